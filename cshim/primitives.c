@@ -1,0 +1,313 @@
+/* See primitives.h for what each function promises; here is only why it is done so. */
+#define _GNU_SOURCE
+#include "primitives.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18
+#endif
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+
+static const int64_t NS_PER_SECOND = 1000000000;
+static const uint64_t PAGE_BYTES = 4096;
+
+static int resultOf(long result) { return result < 0 ? -errno : (int)result; }
+
+/* --- atomics --- */
+
+uint32_t mnnLoadAcquire32(const uint32_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+uint64_t mnnLoadAcquire64(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+uint32_t mnnLoadSeqCst32(const uint32_t *word) { return __atomic_load_n(word, __ATOMIC_SEQ_CST); }
+uint64_t mnnLoadSeqCst64(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_SEQ_CST); }
+void mnnStoreRelease32(uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+void mnnStoreRelease64(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+uint32_t mnnExchangeSeqCst32(uint32_t *word, uint32_t value) { return __atomic_exchange_n(word, value, __ATOMIC_SEQ_CST); }
+uint64_t mnnExchangeSeqCst64(uint64_t *word, uint64_t value) { return __atomic_exchange_n(word, value, __ATOMIC_SEQ_CST); }
+
+uint32_t mnnCasSeqCst32(uint32_t *word, uint32_t expected, uint32_t desired)
+{
+	__atomic_compare_exchange_n(word, &expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	return expected;
+}
+
+uint64_t mnnCasSeqCst64(uint64_t *word, uint64_t expected, uint64_t desired)
+{
+	__atomic_compare_exchange_n(word, &expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	return expected;
+}
+
+uint32_t mnnFetchAddAcqRel32(uint32_t *word, uint32_t addend) { return __atomic_fetch_add(word, addend, __ATOMIC_ACQ_REL); }
+uint64_t mnnFetchAddAcqRel64(uint64_t *word, uint64_t addend) { return __atomic_fetch_add(word, addend, __ATOMIC_ACQ_REL); }
+
+/* --- many words --- */
+
+uint32_t mnnScan32(const uint32_t *first, size_t strideBytes, uint32_t count, uint32_t mask, uint32_t value, uint32_t *outIndices, uint32_t outMax)
+{
+	uint32_t found = 0;
+	for (uint32_t index = 0; index < count; index++) {
+		const uint32_t *word = (const uint32_t *)((const char *)first + index * strideBytes);
+		if ((__atomic_load_n(word, __ATOMIC_SEQ_CST) & mask) != value)
+			continue;
+		if (found < outMax)
+			outIndices[found] = index;
+		found++;
+	}
+	return found;
+}
+
+uint32_t mnnScan64(const uint64_t *first, size_t strideBytes, uint32_t count, uint64_t mask, uint64_t value, uint32_t *outIndices, uint32_t outMax)
+{
+	uint32_t found = 0;
+	for (uint32_t index = 0; index < count; index++) {
+		const uint64_t *word = (const uint64_t *)((const char *)first + index * strideBytes);
+		if ((__atomic_load_n(word, __ATOMIC_SEQ_CST) & mask) != value)
+			continue;
+		if (found < outMax)
+			outIndices[found] = index;
+		found++;
+	}
+	return found;
+}
+
+uint32_t mnnRaiseField64(uint64_t *first, size_t strideBytes, uint32_t count, uint64_t fieldMask, uint64_t field)
+{
+	uint32_t raised = 0;
+	for (uint32_t index = 0; index < count; index++) {
+		uint64_t *word = (uint64_t *)((char *)first + index * strideBytes);
+		uint64_t seen = __atomic_load_n(word, __ATOMIC_SEQ_CST);
+		while ((seen & fieldMask) < field) {
+			if (__atomic_compare_exchange_n(word, &seen, (seen & ~fieldMask) | field, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+				raised++;
+				break;
+			}
+		}
+	}
+	return raised;
+}
+
+/* --- waiting --- */
+
+static struct timespec timespecOf(int64_t ns) { return (struct timespec){.tv_sec = ns / NS_PER_SECOND, .tv_nsec = ns % NS_PER_SECOND}; }
+
+static int64_t monotonicNs(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * NS_PER_SECOND + now.tv_nsec;
+}
+
+int mnnFutexWait32(const uint32_t *word, uint32_t expected, int64_t timeoutNs)
+{
+	struct timespec timeout = timespecOf(timeoutNs);
+	return resultOf(syscall(SYS_futex, word, FUTEX_WAIT, expected, &timeout, NULL, 0));
+}
+
+int mnnFutexWake32(uint32_t *word, int32_t count) { return resultOf(syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0)); }
+
+static void relax(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ __volatile__("yield");
+#endif
+}
+
+uint64_t mnnSpinWhile64(const uint64_t *word, uint64_t value, int64_t timeoutNs)
+{
+	enum { LOOKS_PER_CLOCK = 64 }; /* the clock costs as much as some ten looks */
+	int64_t end = monotonicNs() + timeoutNs;
+	do {
+		for (int look = 0; look < LOOKS_PER_CLOCK; look++) {
+			uint64_t seen = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+			if (seen != value)
+				return seen;
+			relax();
+		}
+	} while (monotonicNs() < end);
+	return value;
+}
+
+/* --- robust words --- */
+
+struct robustEntry {
+	struct robust_list_head head;
+	struct robust_list node;
+};
+
+size_t mnnRobustListBytes(void) { return sizeof(struct robustEntry); }
+
+int mnnRobustHold(void *list, uint32_t *word)
+{
+	struct robustEntry *entry = list;
+	uint32_t seen = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+	if ((seen & FUTEX_TID_MASK) != 0 && (seen & FUTEX_OWNER_DIED) == 0)
+		return -EBUSY;
+	memset(entry, 0, sizeof *entry);
+	entry->head.list.next = &entry->node;
+	entry->node.next = &entry->head.list;
+	/* The kernel looks for the word of an entry at a fixed distance from it. With one entry, any distance can be the fixed one, so the entry is private and only the word is shared. */
+	entry->head.futex_offset = (char *)word - (char *)&entry->node;
+	if (syscall(SYS_set_robust_list, &entry->head, sizeof entry->head) != 0)
+		return -errno;
+	/* Last: a death before this leaves the word as it was, a death after it is marked. */
+	uint32_t found = mnnCasSeqCst32(word, seen, mnnThreadId());
+	return found == seen ? 0 : -EBUSY;
+}
+
+/* --- liveness --- */
+
+static int byteLock(int fd, int64_t offset, short kind, int command, struct flock *lock)
+{
+	*lock = (struct flock){.l_type = kind, .l_whence = SEEK_SET, .l_start = offset, .l_len = 1};
+	return resultOf(fcntl(fd, command, lock));
+}
+
+int mnnByteLock(int fd, int64_t offset)
+{
+	struct flock lock;
+	int result = byteLock(fd, offset, F_WRLCK, F_SETLK, &lock);
+	return result == -EACCES ? -EAGAIN : result; /* POSIX allows either for "another has it" */
+}
+
+int mnnByteUnlock(int fd, int64_t offset)
+{
+	struct flock lock;
+	return byteLock(fd, offset, F_UNLCK, F_SETLK, &lock);
+}
+
+int mnnByteHolder(int fd, int64_t offset)
+{
+	struct flock lock;
+	int result = byteLock(fd, offset, F_WRLCK, F_GETLK, &lock);
+	if (result < 0)
+		return result;
+	if (lock.l_type == F_UNLCK)
+		return 0;
+	return lock.l_pid > 0 ? lock.l_pid : INT_MAX;
+}
+
+int mnnPidfdOpen(int pid) { return resultOf(syscall(SYS_pidfd_open, pid, 0)); }
+
+int mnnPidfdDead(int pidfd)
+{
+	struct pollfd poll1 = {.fd = pidfd, .events = POLLIN};
+	return resultOf(poll(&poll1, 1, 0));
+}
+
+uint32_t mnnThreadId(void) { return (uint32_t)syscall(SYS_gettid); }
+
+int mnnBlockSignals(void)
+{
+	sigset_t blocked;
+	sigfillset(&blocked);
+	sigdelset(&blocked, SIGSEGV);
+	sigdelset(&blocked, SIGBUS);
+	sigdelset(&blocked, SIGFPE);
+	sigdelset(&blocked, SIGILL);
+	return -pthread_sigmask(SIG_SETMASK, &blocked, NULL);
+}
+
+/* --- memory --- */
+
+int mnnMemfdCreate(const char *name, uint64_t bytes)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
+		return -errno;
+	int error = fchmod(fd, 0600) != 0 || ftruncate(fd, (off_t)bytes) != 0 ? errno : posix_fallocate(fd, 0, (off_t)bytes);
+	if (error == 0)
+		return fd;
+	close(fd);
+	return -error;
+}
+
+int mnnSeal(int fd, int seals) { return resultOf(fcntl(fd, F_ADD_SEALS, seals)); }
+
+static int protectionOf(int writable) { return writable ? PROT_READ | PROT_WRITE : PROT_READ; }
+
+int mnnMap(int fd, uint64_t bytes, uint64_t alignment, int writable, void **out)
+{
+	int flags = MAP_SHARED | MAP_NORESERVE;
+	if (alignment <= PAGE_BYTES) {
+		*out = mmap(NULL, bytes, protectionOf(writable), flags, fd, 0);
+		return *out == MAP_FAILED ? -errno : 0;
+	}
+	/* Take more addresses than needed, put the file at an aligned place among them, and give the rest back: only so does nobody else get in between. */
+	uint64_t pages = (bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1), reserved = pages + alignment;
+	char *start = mmap(NULL, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (start == MAP_FAILED)
+		return -errno;
+	char *aligned = start + (alignment - (uintptr_t)start % alignment) % alignment;
+	if (mmap(aligned, bytes, protectionOf(writable), flags | MAP_FIXED, fd, 0) == MAP_FAILED) {
+		int error = errno;
+		munmap(start, reserved);
+		return -error;
+	}
+	if (aligned > start)
+		munmap(start, (size_t)(aligned - start));
+	munmap(aligned + pages, (size_t)(start + reserved - (aligned + pages)));
+	*out = aligned;
+	return 0;
+}
+
+int mnnUnmap(void *address, uint64_t bytes) { return resultOf(munmap(address, bytes)); }
+int mnnProtect(void *address, uint64_t bytes, int writable) { return resultOf(mprotect(address, bytes, protectionOf(writable))); }
+int mnnAdvise(void *address, uint64_t bytes, int advice) { return resultOf(madvise(address, bytes, advice)); }
+
+int mnnMapWipedOnFork(uint64_t bytes, void **out)
+{
+	void *address = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (address == MAP_FAILED)
+		return -errno;
+	if (madvise(address, bytes, MADV_WIPEONFORK) != 0) {
+		int error = errno;
+		munmap(address, bytes);
+		return -error;
+	}
+	*out = address;
+	return 0;
+}
+
+int mnnBindNode(void *address, uint64_t bytes, int node)
+{
+	enum { MAX_NODES = 1024, BITS = 8 * sizeof(unsigned long), BIND = 2 /* MPOL_BIND; numaif.h is not everywhere */ };
+	unsigned long nodes[MAX_NODES / BITS] = {0};
+	if (node < 0 || node >= MAX_NODES)
+		return -EINVAL;
+	nodes[node / (int)BITS] = 1UL << (node % (int)BITS);
+	return resultOf(syscall(SYS_mbind, address, bytes, BIND, nodes, (unsigned long)MAX_NODES, 0U));
+}
+
+void mnnCopy(void *target, const void *source, uint64_t bytes) { memcpy(target, source, bytes); }
+
+int mnnSeqRead(const uint64_t *generation, const void *source, void *target, uint64_t bytes, uint32_t attempts, uint64_t *outGeneration)
+{
+	for (uint32_t attempt = 0; attempt < attempts; attempt++) {
+		uint64_t before = __atomic_load_n(generation, __ATOMIC_ACQUIRE);
+		*outGeneration = before;
+		if (before & 1)
+			return -EBUSY;
+		memcpy(target, source, bytes);
+		/* The copy's loads stay before the second look at the generation (Boehm, "Can seqlocks get along with programming language memory models?", 2012). */
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		if (__atomic_load_n(generation, __ATOMIC_RELAXED) == before)
+			return 0;
+	}
+	return -EAGAIN;
+}

@@ -1,0 +1,98 @@
+/* Primitives: what Muninn needs of the processor and the kernel, and Python can not say.
+ *
+ * Owns nothing: no policy, no allocation, no globals. Words live in memory that several processes map; the memory order is in the name of each function. Everything that can
+ * fail returns 0 or a count, or -errno. Preconditions, stated once: pointers are valid for the length that is given and stay so during the call; words are
+ * naturally aligned; times are nanoseconds, relative, and not negative.
+ *
+ * The shared words are those of `layout.h`. Python reaches these functions through `muninn/control/atomics.py`.
+ */
+#ifndef MUNINN_PRIMITIVES_H
+#define MUNINN_PRIMITIVES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MNN_API __attribute__((visibility("default")))
+
+/* --- atomics ----------------------------------------------------------------------------------------------------------
+ * Acquire: what the peer wrote before its release is visible after. SeqCst: also one total order over all SeqCst operations, which "write mine, then read yours" needs on both
+ * sides (open against free). On x86-64 the loads are plain moves and the exchanges are full barriers. */
+MNN_API uint32_t mnnLoadAcquire32(const uint32_t *word);
+MNN_API uint64_t mnnLoadAcquire64(const uint64_t *word);
+MNN_API uint32_t mnnLoadSeqCst32(const uint32_t *word);
+MNN_API uint64_t mnnLoadSeqCst64(const uint64_t *word);
+MNN_API void mnnStoreRelease32(uint32_t *word, uint32_t value);
+MNN_API void mnnStoreRelease64(uint64_t *word, uint64_t value);
+MNN_API uint32_t mnnExchangeSeqCst32(uint32_t *word, uint32_t value);
+MNN_API uint64_t mnnExchangeSeqCst64(uint64_t *word, uint64_t value);
+/* Compare and swap. Returns the value found: the swap happened if and only if it equals `expected`. */
+MNN_API uint32_t mnnCasSeqCst32(uint32_t *word, uint32_t expected, uint32_t desired);
+MNN_API uint64_t mnnCasSeqCst64(uint64_t *word, uint64_t expected, uint64_t desired);
+/* Return the value before the addition. */
+MNN_API uint32_t mnnFetchAddAcqRel32(uint32_t *word, uint32_t addend);
+MNN_API uint64_t mnnFetchAddAcqRel64(uint64_t *word, uint64_t addend);
+
+/* --- many words -------------------------------------------------------------------------------------------------------
+ * Count the words, `strideBytes` apart, for which (word & mask) == value, and store the indices of the first `outMax` of them. Each load is SeqCst; the
+ * scan as a whole is no snapshot. `outIndices` may be NULL when `outMax` is 0. */
+MNN_API uint32_t mnnScan32(const uint32_t *first, size_t strideBytes, uint32_t count, uint32_t mask, uint32_t value, uint32_t *outIndices, uint32_t outMax);
+MNN_API uint32_t mnnScan64(const uint64_t *first, size_t strideBytes, uint32_t count, uint64_t mask, uint64_t value, uint32_t *outIndices, uint32_t outMax);
+/* In each word whose field is below `field` (as masked integers), CAS the field up to it and leave the rest. Returns how many were changed. A word that others change meanwhile is
+ * tried again until its field is not below: fields only go up, so that ends. */
+MNN_API uint32_t mnnRaiseField64(uint64_t *first, size_t strideBytes, uint32_t count, uint64_t fieldMask, uint64_t field);
+
+/* --- waiting ----------------------------------------------------------------------------------------------------------
+ * Sleep while the word has the expected value. 0: woken, perhaps for nothing. -EAGAIN: it had another value. -ETIMEDOUT, -EINTR. Between processes (not FUTEX_PRIVATE). */
+MNN_API int mnnFutexWait32(const uint32_t *word, uint32_t expected, int64_t timeoutNs);
+/* Wake at most `count` sleepers; returns how many. */
+MNN_API int mnnFutexWake32(uint32_t *word, int32_t count);
+/* Look at the word until it differs from `value` or the time is over; returns what was seen last (acquire). For waits shorter than a sleep and a wake-up. */
+MNN_API uint64_t mnnSpinWhile64(const uint64_t *word, uint64_t value, int64_t timeoutNs);
+
+/* --- robust words -----------------------------------------------------------------------------------------------------
+ * The kernel's robust-futex list (Documentation/locking/robust-futex-ABI.rst) with one entry. When the calling thread ends, for whatever reason, the kernel sets FUTEX_OWNER_DIED
+ * in `*word` and wakes one waiter if FUTEX_WAITERS was set. That is 0.1 ms after a SIGKILL, before the kernel tears the memory down.
+ *
+ * It replaces libc's list head of the CALLING thread, which must never lock a robust pthread mutex. `list` is private memory of mnnRobustListBytes() bytes that outlives the thread. */
+MNN_API size_t mnnRobustListBytes(void);
+/* `*word` becomes the thread's id. -EBUSY: it is a thread's already that has not died. */
+MNN_API int mnnRobustHold(void *list, uint32_t *word);
+
+/* --- liveness ---------------------------------------------------------------------------------------------------------
+ * POSIX byte locks: owned by the process; freed when its last thread has passed exit_files, or when it closes ANY descriptor of the file. */
+MNN_API int mnnByteLock(int fd, int64_t offset); /* -EAGAIN: another process has it */
+MNN_API int mnnByteUnlock(int fd, int64_t offset);
+/* The pid of ANOTHER process that has the byte, INT_MAX when that pid means nothing in this PID namespace; 0: free, or our own. */
+MNN_API int mnnByteHolder(int fd, int64_t offset);
+MNN_API int mnnPidfdOpen(int pid); /* a close-on-exec descriptor */
+MNN_API int mnnPidfdDead(int pidfd); /* 1: the process has ended, a zombie included; 0: it runs, or is stopped */
+MNN_API uint32_t mnnThreadId(void);
+/* Block every signal in the calling thread that is not the thread's own fault: handlers belong to the program's threads. */
+MNN_API int mnnBlockSignals(void);
+
+/* --- memory -----------------------------------------------------------------------------------------------------------
+ * A memfd of `bytes` allocated bytes that may be sealed, mode 0600 (the kernel makes them 0777) and close-on-exec; returns the descriptor. */
+MNN_API int mnnMemfdCreate(const char *name, uint64_t bytes);
+MNN_API int mnnSeal(int fd, int seals);
+/* Map the file from its beginning, shared. `alignment` is 0 or a power of two: the address is a multiple of it. */
+MNN_API int mnnMap(int fd, uint64_t bytes, uint64_t alignment, int writable, void **out);
+MNN_API int mnnUnmap(void *address, uint64_t bytes);
+MNN_API int mnnProtect(void *address, uint64_t bytes, int writable);
+MNN_API int mnnAdvise(void *address, uint64_t bytes, int advice);
+/* Private memory that reads zero in a forked child. */
+MNN_API int mnnMapWipedOnFork(uint64_t bytes, void **out);
+/* Let the pages of the range come from one NUMA node (MPOL_BIND). Without NUMA in the kernel: -ENOSYS. */
+MNN_API int mnnBindNode(void *address, uint64_t bytes, int node);
+MNN_API void mnnCopy(void *target, const void *source, uint64_t bytes);
+/* The reader's half of a seqlock: copy `bytes` that belong to one even generation. 0: copied. -EBUSY: odd, somebody writes. -EAGAIN: every attempt was overtaken by a writer.
+ * `*outGeneration` is the generation of the copy, or the last one seen. The copy races with writers by design, and is thrown away when one was there. */
+MNN_API int mnnSeqRead(const uint64_t *generation, const void *source, void *target, uint64_t bytes, uint32_t attempts, uint64_t *outGeneration);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,61 @@
+"""What an operator asks of a domain: evict, drain, keep, repair."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from muninn.api import membership
+from muninn.errors import BufferNotFound
+from muninn.terms import asName, asTenant
+
+
+def evict(name: str | None = None, tenant: str | None = None, pid: int | None = None, reason: str = "evicted") -> int:
+    """Revoke leases: their holders' next operation is `LeaseRevoked`, and the memory goes when they let go or die.
+
+    Parameters
+    ----------
+    name, tenant, pid
+        Whose leases; what is None is not asked for, but one of the first two must be given.
+    reason
+        One of `muninn.control.leases.REVOCATION_REASONS`.
+
+    Returns
+    -------
+    int
+        How many leases were revoked.
+    """
+    if name is None and tenant is None:
+        raise TypeError("evict needs a name or a tenant")
+    wantedName, wantedTenant = "" if name is None else asName(name), "" if tenant is None else asTenant(tenant)
+    request = membership.current().client.request
+    reply, _ = request("evict", name=wantedName, tenant=wantedTenant, pid=pid or 0, reason=reason)
+    if not reply["buffers"]:
+        raise BufferNotFound(f"no buffer matches name {name!r} and tenant {tenant!r}")
+    return int(reply["revoked"])
+
+
+def drain(on: bool = True, reason: str = "") -> int:
+    """Let the domain create nothing new, or again. Returns how many leases are still held."""
+    reply, _ = membership.current().client.request("drain", on=on, reason=reason[:200])
+    return int(reply["holds"])
+
+
+def keep(stop: threading.Event) -> None:
+    """Be an ordinary member that stays, and is preferred as broker, until `stop` is set."""
+    member = membership.joinPreferred()
+    stop.wait()
+    member.leave()
+
+
+def repair() -> dict[str, Any]:
+    """Rebuild a control block that is damaged or of another version, from the journals. Nobody may be in the domain."""
+    import os
+
+    from muninn.broker.repair import rebuild
+    from muninn.config import loadSettings
+    from muninn.control.layout import Geometry
+    from muninn.control.places import Places
+
+    control = loadSettings().control
+    return rebuild(Places(os.getuid(), control.domain), Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases))

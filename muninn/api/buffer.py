@@ -1,0 +1,454 @@
+"""`MuninnBuffer`: what users get, one object per open.
+
+It is a view of a holding (the process's one lease and one mapping of that buffer) with rights of its own. Closing it twice is fine;
+arrays taken from it keep the memory.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from muninn.api import fences
+from muninn.api.dtypes import dtypeOf
+from muninn.api.holdings import Holding, checkExpiry
+from muninn.api.membership import current
+from muninn.control import atomics, claims
+from muninn.control.block import monotonicMs
+from muninn.errors import BufferFreed, InvalidArgument, PermissionDenied, WriterDied
+from muninn.terms import Access, Renew, asRenew
+
+_READ_BOUND_SECONDS = 10.0
+
+
+class MuninnBuffer:
+    """A named region of memory that every process of this host may share.
+
+    Calling the class creates a buffer; `muninn.open` finds one.
+
+    Parameters
+    ----------
+    size
+        Bytes; above 0. Also as text, ``"128G"``.
+    mode
+        ``"bigMode"`` (host memory) or ``"fastMode"`` (VRAM of `preferredGpu`).
+    preferredGpu
+        Whose VRAM, or whose NUMA node.
+    access
+        What others may do: ``"readOnly"`` (nobody writes once it is shared), ``"readMostly"`` or ``"readWrite"``.
+    name
+        1 to 127 bytes of UTF-8; None makes one up, and the buffer goes with its last user.
+    tenant
+        Whose quota the bytes count against.
+    lifetime
+        ``"keep"`` (default for named buffers: until freed) or ``"lastClose"``.
+    lifetimeMs
+        Milliseconds after which the buffer is freed.
+    reserve
+        ``"full"`` allocates every page now; ``"lazy"`` at the first touch, which on a full host is a SIGBUS.
+    renew
+        ``"auto"`` renews the lease while the buffer is open; ``"onUse"`` only when it is used.
+    numaNode
+        Bind the pages to this node.
+    progress
+        Called with the bytes reserved since the last call.
+
+    Raises
+    ------
+    UnsupportedMode, InvalidArgument, BufferExists, QuotaExceeded, HostMemoryFull, DomainDraining
+    """
+
+    __slots__ = ("__weakref__", "_array", "_expiresMs", "_holding", "_renewal", "_writable")
+
+    def __init__(
+        self,
+        size: int | str,
+        mode: str = "bigMode",
+        preferredGpu: int | None = None,
+        access: str | None = None,
+        name: str | None = None,
+        tenant: str | None = None,
+        *,
+        lifetime: str | None = None,
+        lifetimeMs: int | None = None,
+        reserve: str = "full",
+        renew: str = "auto",
+        numaNode: int | None = None,
+        progress: Any = None,
+    ) -> None:
+        from muninn.api import creation
+
+        sizeBytes = creation.asSize(size)
+        draft = creation.draft(
+            (sizeBytes,), np.dtype(np.uint8), mode=mode, preferredGpu=preferredGpu, access=access, name=name, tenant=tenant,
+            lifetime=lifetime, lifetimeMs=lifetimeMs, reserve=reserve, numaNode=numaNode,
+        )  # fmt: skip
+        holding = creation.create(draft, progress=progress)
+        self._bind(holding, Access.READ_WRITE, asRenew(renew))
+
+    @classmethod
+    def _of(cls, holding: Holding, access: Access, renew: Renew = Renew.AUTO) -> MuninnBuffer:
+        """A buffer object on a holding."""
+        buffer = cls.__new__(cls)
+        buffer._bind(holding, access, renew)
+        return buffer
+
+    def _bind(self, holding: Holding, access: Access, renew: Renew) -> None:
+        self._writable = access is not Access.READ_ONLY
+        if self._writable:
+            holding.allowWriting()
+        self._renewal = holding.renewal() if renew is Renew.AUTO else None
+        self._expiresMs = 0 if renew is Renew.AUTO else monotonicMs() + holding.ttlMs
+        self._holding: Holding | None = holding
+        self._array: np.ndarray[Any, np.dtype[Any]] | None = None
+
+    def _checked(self) -> Holding:
+        """The holding, for one more operation: open, not freed, lease in force. After a fork it is taken anew."""
+        holding = self._holding
+        if holding is None:
+            raise BufferFreed("this buffer object is closed", "Open the name again")
+        if holding.membership.isStale():
+            holding = self._reopen(holding)
+        if self._expiresMs:
+            checkExpiry(holding.description.name, self._expiresMs)
+            self._expiresMs = monotonicMs() + holding.ttlMs
+        holding.check()
+        return holding
+
+    def _reopen(self, old: Holding) -> Holding:
+        """In a forked child: the parent's lease is not ours, so take one."""
+        holding = current().holdings.hold(old.row, old.incarnation)
+        if holding is None:
+            raise BufferFreed(f"{old.description.name!r} was freed")
+        self._bind(holding, Access.READ_WRITE if self._writable else Access.READ_ONLY, Renew.ON_USE if self._expiresMs else Renew.AUTO)
+        return holding
+
+    # --- what it is --------------------------------------------------------------------------------------------------
+
+    @property
+    def _description(self) -> Any:
+        if self._holding is None:
+            raise BufferFreed("this buffer object is closed", "Open the name again")
+        return self._holding.description
+
+    @property
+    def name(self) -> str:
+        return str(self._description.name)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._description.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        holding = self._holding
+        if holding is None:
+            raise BufferFreed("this buffer object is closed", "Open the name again")
+        return dtypeOf(holding)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of data."""
+        return int(self._description.sizeBytes)
+
+    size = nbytes
+
+    @property
+    def mode(self) -> str:
+        return str(self._description.mode.value)
+
+    @property
+    def gpu(self) -> int | None:
+        """The GPU whose VRAM it is, or None."""
+        return self._description.gpu if self._description.gpu >= 0 else None
+
+    @property
+    def access(self) -> str:
+        """What the buffer allows; `writable` says what this object may."""
+        return str(self._description.access.value)
+
+    @property
+    def writable(self) -> bool:
+        return self._writable
+
+    @property
+    def tenant(self) -> str:
+        return str(self._description.tenant)
+
+    @property
+    def generation(self) -> int:
+        """The publication counter: even, or odd while somebody writes."""
+        return self._checked().generation.value()
+
+    @property
+    def handle(self) -> bytes:
+        """64 opaque bytes that open this buffer, with the rights of this object, wherever they are taken in this domain."""
+        from muninn.broker import capabilities
+
+        holding = self._checked()
+        secret = holding.membership.block.secret
+        access = Access.READ_WRITE if self._writable else Access.READ_ONLY
+        description = holding.description
+        return capabilities.issue(secret, holding.row, holding.incarnation, access, description.sizeBytes, description.tenant)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything there is to say about the buffer, in the schema of the roadmap's section 15.3 and more."""
+        from muninn.api.listing import describeRow
+
+        holding = self._checked()
+        return describeRow(holding.membership, holding.row, holding.description)
+
+    # --- the bytes ---------------------------------------------------------------------------------------------------
+
+    @property
+    def array(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """The live bytes as an array of `shape` and `dtype`: no copy, no fence. Read-only unless opened for writing."""
+        return self._view(self._checked())
+
+    def _view(self, holding: Holding) -> np.ndarray[Any, np.dtype[Any]]:
+        if self._array is None:
+            description = holding.description
+            flat = holding.memory.array(description.sizeBytes, writable=self._writable)
+            self._array = flat.view(dtypeOf(holding)).reshape(description.shape)
+        return self._array.view()  # an array of the caller's own, whose shape and flags it may change
+
+    def write(self, timeout: float | None = None) -> Writing:
+        """Publish: ``with buffer.write() as view:`` gives the array to one writer at a time, and readers see all of it or nothing.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait for another writer; None waits as long as that one lives. `TimeoutError` when they are over.
+        """
+        if not self._writable:
+            raise PermissionDenied(f"{self.name!r} is open for reading", 'Open it with access="readWrite"')
+        return Writing(self, timeout)
+
+    def read(self, out: np.ndarray[Any, Any] | None = None, timeout: float = _READ_BOUND_SECONDS) -> np.ndarray[Any, np.dtype[Any]]:
+        """A private copy of one whole generation, never torn.
+
+        Parameters
+        ----------
+        out
+            A C-contiguous array of the same shape and dtype that takes the copy; None makes one.
+        timeout
+            Seconds after which a buffer that is written without a pause is a `TimeoutError`.
+
+        Raises
+        ------
+        WriterDied
+            The last writer died half way; the next one repairs it.
+        """
+        holding = self._checked()
+        description, dtype = holding.description, dtypeOf(holding)
+        if out is None:
+            out = np.empty(description.shape, dtype)
+        elif out.shape != description.shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
+            raise InvalidArgument(
+                f"out has shape {out.shape} and dtype {out.dtype}, the buffer {description.shape} and {dtype}",
+                "Pass a C-contiguous, writable array of the same shape and dtype",
+            )
+        copied = holding.generation.copy(
+            holding.memory.source.address, out.ctypes.data, description.sizeBytes, timeout, lambda: _writerIsDead(holding)
+        )
+        if copied is None:
+            raise WriterDied(f"a writer of {description.name!r} died half way")
+        return out
+
+    def waitNext(self, timeout: float | None = None, after: int | None = None) -> int:
+        """Wait until a newer generation is published; returns it.
+
+        Parameters
+        ----------
+        timeout
+            Seconds; None waits as long as the buffer lives. `TimeoutError` when they are over.
+        after
+            The generation that is known already; the present one when not given.
+
+        Raises
+        ------
+        WriterDied, BufferFreed, LeaseRevoked
+        """
+        return self._waitNext(timeout, after, threading.Event())
+
+    def _waitNext(self, timeout: float | None, after: int | None, cancelled: threading.Event) -> int:
+        holding = self._checked()
+        generation = holding.generation
+        known = generation.value() & ~1 if after is None else after
+
+        def check() -> None:
+            if cancelled.is_set():
+                raise InterruptedError
+            self._checked()
+            if generation.value() & 1 and _writerIsDead(holding) and generation.value() & 1:
+                raise WriterDied(f"a writer of {holding.description.name!r} died half way")
+
+        value = generation.wait(known, timeout, check)
+        if value is None:
+            raise TimeoutError(f"no generation after {known} within {timeout} s")
+        return value
+
+    async def waitNextAsync(self, timeout: float | None = None, after: int | None = None) -> int:
+        """`waitNext` for asyncio: it waits in a thread of its own, which ends at once when the task is cancelled."""
+        import asyncio
+        from concurrent.futures import ThreadPoolExecutor
+
+        cancelled = threading.Event()
+        pool = ThreadPoolExecutor(1, "muninn-wait")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, self._waitNext, timeout, after, cancelled)
+        except asyncio.CancelledError:
+            cancelled.set()
+            if self._holding is not None:
+                self._holding.generation.wake()
+            raise
+        finally:
+            pool.shutdown(wait=False)
+
+    # --- fences ------------------------------------------------------------------------------------------------------
+
+    def signal(self, stream: Any = None) -> int:
+        """Promise: what `stream` was given so far is done when this ticket is. Returns the ticket."""
+        return fences.signal(self._checked(), stream)
+
+    def wait(self, stream: Any = None, ticket: int | None = None, timeout: float | None = None) -> int:
+        """Make `stream` wait for a ticket, the last one issued when none is given; with no stream, wait here and now.
+
+        Raises
+        ------
+        OwnerDied
+            The member that issued the ticket died before it was done.
+        TimeoutError
+            `timeout` seconds passed.
+        """
+        return fences.wait(self._checked(), stream, ticket, timeout)
+
+    # --- the life of it ----------------------------------------------------------------------------------------------
+
+    def open(self) -> int:
+        """The address at which kernels and C of this process reach the bytes; it does not change while the buffer is open."""
+        return self._checked().memory.source.address
+
+    def close(self) -> None:
+        """Give this object's hold back. Arrays taken from it stay valid, and keep the memory, until they are gone."""
+        holding, self._holding, self._renewal, self._array = self._holding, None, None, None
+        if holding is not None:
+            holdings = holding.membership.holdings
+            del holding  # perhaps the last reference: without arrays on it, memory and lease go here and now
+            holdings.settleReleased()
+
+    def free(self) -> None:
+        """Free the name now, and the memory when its last holder lets go. Freeing what is free already is fine."""
+        if self._holding is None:
+            raise BufferFreed("this buffer object is closed", "Open the name again to free it")
+        row, incarnation = self._holding.row, self._holding.incarnation
+        try:
+            current().client.request("free", row=row, incarnation=incarnation)
+        except BufferFreed:
+            return  # somebody else was faster
+        finally:
+            self.close()
+
+    def __enter__(self) -> MuninnBuffer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # --- what others take it for -----------------------------------------------------------------------------------------
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, np.dtype[Any]]:
+        array = self.array
+        if dtype is not None and np.dtype(dtype) != array.dtype:
+            if copy is False:
+                raise ValueError(f"a view as {dtype} is not possible without a copy")
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __buffer__(self, flags: int) -> memoryview:
+        return memoryview(self.array)  # type: ignore[arg-type]  # numpy declares the protocol from Python 3.12 on
+
+    def __dlpack__(self, **keywords: Any) -> Any:
+        return self.array.__dlpack__(**keywords)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a buffer without dimensions has no length")
+        return self.shape[0]
+
+    def __reduce__(self) -> tuple[Any, tuple[str, bytes]]:
+        return _unpickle, (self.name, self.handle)
+
+    def __repr__(self) -> str:
+        if self._holding is None:
+            return "<MuninnBuffer closed>"
+        description = self._holding.description
+        where = description.mode.value if description.gpu < 0 else f"{description.mode.value} gpu={description.gpu}"
+        return f"<MuninnBuffer {description.name!r} {description.dtype}{list(description.shape)} {_human(description.sizeBytes)} {where}>"
+
+    def _repr_html_(self) -> str:
+        from muninn.api.listing import htmlOf
+
+        return htmlOf(self)
+
+
+class Writing:
+    """One writer's turn. Leaving it by an exception leaves the buffer half written: readers are told, and the next writer repairs it."""
+
+    __slots__ = ("_buffer", "_holding", "_timeout")
+
+    def __init__(self, buffer: MuninnBuffer, timeout: float | None) -> None:
+        self._buffer = buffer
+        self._timeout = timeout
+
+    def __enter__(self) -> np.ndarray[Any, np.dtype[Any]]:
+        holding = self._holding = self._buffer._checked()
+        if not holding.claimLock.acquire(timeout=-1 if self._timeout is None else self._timeout):
+            raise TimeoutError(f"another thread has been writing {holding.description.name!r} for {self._timeout} s")
+        try:
+            membership = holding.membership
+            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, self._timeout) is None:
+                raise TimeoutError(f"another process has been writing {holding.description.name!r} for {self._timeout} s")
+            holding.generation.begin()
+            return self._buffer._view(holding)
+        except BaseException:
+            holding.claimLock.release()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Literal[False]:
+        holding = self._holding
+        if kind is None:
+            holding.generation.publish()
+        claims.release(holding.claimAddress)
+        if kind is not None:
+            holding.generation.wake()
+        holding.claimLock.release()
+        return False
+
+
+def _writerIsDead(holding: Holding) -> bool:
+    """Whether nobody who lives is writing: the claim is free, or in a dead member's name."""
+    owner = claims.ownerOf(int(atomics.loadAcquire32(holding.claimAddress)))
+    return owner is None or holding.membership.isDead(*owner)
+
+
+def _unpickle(name: str, handle: bytes) -> MuninnBuffer:
+    """Open what was pickled; the handle decides, the name is for the error message."""
+    from muninn.api.sharing import openHandle
+
+    return openHandle(handle, name)
+
+
+def _human(sizeBytes: int) -> str:
+    """`sizeBytes` for a person: 512 B, 1.5 MiB."""
+    if sizeBytes < 1024:
+        return f"{sizeBytes} B"
+    power = min(4, int(math.log(sizeBytes, 1024)))
+    return f"{sizeBytes / 1024**power:.4g} {'KMGT'[power - 1]}iB"

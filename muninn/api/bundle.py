@@ -1,0 +1,185 @@
+"""Bundles: many arrays in one segment, found by one name.
+
+The manifest {key: offset, shape, dtype} stands behind the data and is written before anybody can open the bundle. Tensors begin at
+multiples of 256 bytes, which is what vector units and CUDA's texture alignment ask for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from muninn.api import creation
+from muninn.api.buffer import MuninnBuffer
+from muninn.api.dtypes import asDtype
+from muninn.api.holdings import Holding, Memory
+from muninn.api.sharing import _asArray, open
+from muninn.control import layout
+from muninn.errors import BufferMismatch, ControlBlockInvalid, InvalidArgument, InvalidDtype
+from muninn.terms import Renew
+
+_ALIGNMENT = 256
+_MAX_KEYS = 1 << 20
+
+
+class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
+    """A shared set of arrays: a mapping from key to array, read-only unless opened for writing. Nothing is copied."""
+
+    def __init__(self, buffer: MuninnBuffer) -> None:
+        description = buffer._description
+        if description.kind != layout.ROW_KIND_BUNDLE:
+            raise BufferMismatch(f"{buffer.name!r} is an array and no bundle", "Open it by muninn.open")
+        self.buffer = buffer
+        self._entries = _unpacked(buffer._checked())
+
+    @property
+    def name(self) -> str:
+        return self.buffer.name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, alignment included."""
+        return self.buffer.nbytes
+
+    def __getitem__(self, key: str) -> np.ndarray[Any, np.dtype[Any]]:
+        offset, shape, dtype = self._entries[key]
+        sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        holding = self.buffer._checked()
+        return holding.memory.array(sizeBytes, offset, self.buffer.writable).view(dtype).reshape(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def describe(self) -> dict[str, Any]:
+        """`MuninnBuffer.describe`, and ``"entries"``: key to shape and dtype."""
+        entries = {key: {"shape": list(shape), "dtype": dtype.str} for key, (_, shape, dtype) in self._entries.items()}
+        return {**self.buffer.describe(), "entries": entries}
+
+    def close(self) -> None:
+        self.buffer.close()
+
+    def free(self) -> None:
+        self.buffer.free()
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<muninn.Bundle {self.buffer!r} of {len(self)} arrays>" if self.buffer._holding else "<muninn.Bundle closed>"
+
+    def __reduce__(self) -> tuple[Any, tuple[MuninnBuffer]]:
+        return Bundle, (self.buffer,)
+
+    def _repr_html_(self) -> str:
+        return self.buffer._repr_html_()
+
+
+class BundleDraft:
+    """A bundle that is being filled: ``draft[key]`` is a writable array, and nobody sees any of it before `publish`.
+
+    It holds its memory from the beginning, so that a loader can read files straight into place.
+    """
+
+    def __init__(self, entries: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], memory: Memory) -> None:
+        self._entries = entries
+        self._memory = memory
+
+    def __getitem__(self, key: str) -> np.ndarray[Any, np.dtype[Any]]:
+        offset, shape, dtype = self._entries[key]
+        sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        return self._memory.array(sizeBytes, offset).view(dtype).reshape(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+
+def shareBundle(arrays: Mapping[str, Any], name: str | None = None, **keywords: Any) -> Bundle:
+    """Share many arrays in one segment.
+
+    Parameters
+    ----------
+    arrays
+        Key to array, as in `share`.
+    name, keywords
+        As in `share`.
+
+    Raises
+    ------
+    InvalidArgument, InvalidDtype, BufferExists, QuotaExceeded, HostMemoryFull
+    """
+    sources = {key: _asArray(array) for key, array in arrays.items()}
+
+    def fill(draft: BundleDraft) -> None:
+        for key, source in sources.items():
+            np.copyto(draft[key], source)
+
+    return loadBundle({key: (source.shape, source.dtype) for key, source in sources.items()}, fill, name, **keywords)
+
+
+def loadBundle(
+    specs: Mapping[str, tuple[Any, Any]], fill: Callable[[BundleDraft], None], name: str | None = None, **keywords: Any
+) -> Bundle:
+    """Make a bundle whose arrays `fill` puts in place.
+
+    Parameters
+    ----------
+    specs
+        Key to (shape, dtype).
+    fill
+        Called once with the `BundleDraft`; what it raises abandons the bundle.
+    """
+    entries, sizeBytes = _laidOut(specs)
+    manifest: bytes = msgpack.packb([[key, offset, list(shape), dtype.str] for key, (offset, shape, dtype) in entries.items()])
+    keywords.setdefault("access", None)
+    wanted = creation.draft((sizeBytes,), np.uint8, name=name, kind=layout.ROW_KIND_BUNDLE, manifest=manifest, **keywords)
+    holding = creation.create(wanted, fill=lambda memory: fill(BundleDraft(entries, memory)))
+    return Bundle(MuninnBuffer._of(holding, wanted.access, Renew.AUTO))
+
+
+def openBundle(name: str, access: str = "readOnly", timeout: float | None = None, **keywords: Any) -> Bundle:
+    """Open a bundle, as `muninn.open`. `BufferMismatch` when the name is an array's."""
+    return Bundle(open(name, access, timeout, **keywords))
+
+
+def _laidOut(specs: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], int]:
+    """(entries with offsets, total bytes)."""
+    if not specs or len(specs) > _MAX_KEYS:
+        raise InvalidArgument(f"a bundle of {len(specs)} arrays can not be", f"Use 1 to {_MAX_KEYS} arrays")
+    entries: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]] = {}
+    end = 0
+    for key, (shape, dtype) in specs.items():
+        if not isinstance(key, str):
+            raise TypeError(f"the keys of a bundle are str, not {type(key).__name__}")
+        itemType = asDtype(dtype)
+        if itemType.fields is not None or itemType.subdtype is not None:
+            raise InvalidDtype(f"{key!r} has dtype {itemType}: a bundle holds plain types", "Share it as an array of its own")
+        offset = -(-end // _ALIGNMENT) * _ALIGNMENT
+        lengths = creation.asShape(shape)
+        entries[key] = (offset, lengths, itemType)
+        end = offset + int(np.prod(lengths, dtype=object)) * itemType.itemsize
+    return entries, end
+
+
+def _unpacked(holding: Holding) -> dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]:
+    """The entries of a bundle's manifest, copied and then checked against the bundle's size."""
+    description = holding.description
+    raw = holding.memory.array(description.metaBytes, description.metaOffset, writable=False).tobytes()
+    try:
+        entries = {key: (offset, tuple(shape), asDtype(dtype)) for key, offset, shape, dtype in msgpack.unpackb(raw)}
+        ends = [offset + int(np.prod(shape, dtype=object)) * dtype.itemsize for offset, shape, dtype in entries.values()]
+        starts = [offset for offset, _, _ in entries.values()]
+    except (ValueError, TypeError, InvalidDtype, msgpack.UnpackException) as error:
+        raise ControlBlockInvalid(f"the manifest of bundle {description.name!r} is damaged: {error}") from error
+    if min(starts) < 0 or max(ends) > description.sizeBytes:
+        raise ControlBlockInvalid(f"the manifest of bundle {description.name!r} points outside of it")
+    return entries

@@ -1,0 +1,320 @@
+"""Creating a buffer: granted by the broker, filled here, and only then there for everybody.
+
+The steps are grant, description, memory, fill, commit. Until the commit nobody else can open the buffer; a creator that fails gives
+up, and for one that dies the broker does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from muninn.api.dtypes import asDtype, encoded
+from muninn.api.gpus import deviceOf
+from muninn.api.holdings import Bytes, Holding, Memory, NoBytes, exported
+from muninn.api.membership import Membership, current
+from muninn.config import asBytes
+from muninn.control import layout, segments
+from muninn.control.block import monotonicMs
+from muninn.control.rows import RowDescription
+from muninn.errors import InvalidArgument, MuninnError
+from muninn.terms import (
+    INTERNAL_PREFIX,
+    Access,
+    Lifetime,
+    Mode,
+    Reserve,
+    asAccess,
+    asLifetime,
+    asMode,
+    asName,
+    asReserve,
+    asTenant,
+)
+
+if TYPE_CHECKING:
+    from muninn.devices.port import Device
+
+_MAX_BYTES = 1 << 56
+Progress = Callable[[int], None]
+
+
+class Draft(NamedTuple):
+    """A buffer as its creator wants it; checked, and nothing of it exists yet."""
+
+    name: str
+    tenant: str
+    mode: Mode
+    access: Access
+    lifetime: Lifetime
+    kind: int
+    gpu: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    sizeBytes: int
+    manifest: bytes
+    reserve: Reserve
+    deadlineMs: int
+    numaNode: int | None
+
+    @property
+    def metaOffset(self) -> int:
+        return segments.pagesUp(self.sizeBytes) if self.manifest else 0
+
+    @property
+    def segmentBytes(self) -> int:
+        return segments.pagesUp(self.sizeBytes) + segments.pagesUp(len(self.manifest))
+
+
+def asSize(value: int | str) -> int:
+    """Bytes above 0 from a number or text like ``"128G"``, or `InvalidArgument`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer | str):
+        raise TypeError(f'size must be a number of bytes or text like "128G", not {type(value).__name__}')
+    sizeBytes = asBytes(value) if isinstance(value, str) else int(value)
+    if not 0 < sizeBytes <= _MAX_BYTES:
+        raise InvalidArgument(f"a size of {sizeBytes} bytes can not be", f"Use 1 to {_MAX_BYTES} bytes")
+    return sizeBytes
+
+
+def asShape(value: Any) -> tuple[int, ...]:
+    """A tuple of lengths above 0, at most 8, or `InvalidArgument`."""
+    try:
+        shape = (int(value),) if isinstance(value, int | np.integer) else tuple(int(length) for length in value)
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"{value!r} is no shape", "Pass a length or a tuple of lengths") from None
+    if len(shape) > layout.MAX_NDIM or any(length <= 0 for length in shape):
+        raise InvalidArgument(f"shape {shape} can not be", f"Use at most {layout.MAX_NDIM} lengths, each above 0")
+    return shape
+
+
+def draft(
+    shape: Any,
+    dtype: Any,
+    *,
+    mode: str | None = None,
+    preferredGpu: int | None = None,
+    access: str | None = None,
+    name: str | None = None,
+    tenant: str | None = None,
+    lifetime: str | None = None,
+    lifetimeMs: int | None = None,
+    reserve: str = "full",
+    numaNode: int | None = None,
+    kind: int = layout.ROW_KIND_ARRAY,
+    manifest: bytes = b"",
+) -> Draft:
+    """Check what a caller asked for, and fill in what was left open."""
+    membership = current()
+    settings = membership.settings
+    asked = asMode(mode) if mode is not None else Mode.BIG
+    lengths, itemType = asShape(shape), asDtype(dtype)
+    text, described = encoded(itemType)
+    sizeBytes = int(np.prod(lengths, dtype=object)) * itemType.itemsize
+    if sizeBytes > _MAX_BYTES:
+        raise InvalidArgument(f"{sizeBytes} bytes can not be", f"Use at most {_MAX_BYTES} bytes")
+    gpu = _asGpu(membership, asked, preferredGpu)
+    made = f"anonymous-{os.urandom(8).hex()}"
+    asLasting = Lifetime.LAST_CLOSE if name is None else Lifetime.KEEP
+    return Draft(
+        name=made if name is None else asName(name),
+        tenant=settings.tenancy.defaultTenant if tenant is None else asTenant(tenant),
+        mode=asked,
+        access=asAccess(settings.promotion.defaultPolicy if access is None else access),
+        lifetime=asLasting if lifetime is None else asLifetime(lifetime),
+        kind=kind,
+        gpu=gpu,
+        shape=lengths,
+        dtype=np.dtype(text),
+        sizeBytes=sizeBytes,
+        manifest=manifest or described,
+        reserve=asReserve(reserve),
+        deadlineMs=_asDeadline(lifetimeMs),
+        numaNode=_asNode(numaNode),
+    )
+
+
+def lockDraft(name: str) -> Draft:
+    """A row without memory, for `muninn.Lock`."""
+    return Draft(
+        INTERNAL_PREFIX + name, "internal", Mode.BIG, Access.READ_WRITE, Lifetime.LAST_CLOSE, layout.ROW_KIND_LOCK, -1, (),
+        np.dtype("u1"), 0, b"",
+        Reserve.LAZY, 0, None,
+    )  # fmt: skip
+
+
+def create(
+    wanted: Draft,
+    fill: Callable[[Memory], None] | None = None,
+    source: np.ndarray[Any, Any] | None = None,
+    progress: Progress | None = None,
+) -> Holding:
+    """Make the buffer.
+
+    Parameters
+    ----------
+    fill
+        Called with the memory before anybody else can open it.
+    source
+        A C-contiguous array whose bytes are copied in, in parallel with the reservation.
+    progress
+        Called with the bytes that are ready since the last call.
+
+    Raises
+    ------
+    BufferExists, QuotaExceeded, HostMemoryFull, TableFull, DomainDraining
+    """
+    membership = current()
+    request = membership.client.request
+    device = _deviceFor(membership, wanted)
+    capacity = 0 if device is None else device.memoryInfo(wanted.gpu).totalBytes
+    granted, _ = request(
+        "create", name=wanted.name, tenant=wanted.tenant, mode=wanted.mode.value, gpu=wanted.gpu, sizeBytes=wanted.segmentBytes,
+        gpuCapacityBytes=capacity, deadlineMs=wanted.deadlineMs,
+    )  # fmt: skip
+    row, incarnation = granted["row"], granted["incarnation"]
+    try:
+        with membership.leaseLock:
+            index = membership.leaseTable.take(row, incarnation, membership.settings.security.leaseTtlMs)
+        try:
+            made = _makeBytes(membership, wanted, device, row, incarnation, source, progress)
+        except BaseException:
+            membership.leaseTable.release(index)
+            raise
+        memory = membership.holdings.memory(made, index, row, incarnation, wanted.lifetime)
+        description = _describe(wanted, made)
+        membership.rows.describe(row, description)
+        if wanted.manifest:
+            memory.array(len(wanted.manifest), wanted.metaOffset)[:] = np.frombuffer(wanted.manifest, np.uint8)
+        if fill is not None:
+            fill(memory)
+        _commit(membership, made, row, incarnation)
+    except BaseException:
+        _abandon(membership, row, incarnation)
+        raise
+    return membership.holdings.add(Holding(membership.holdings, row, incarnation, description, memory))
+
+
+def _commit(membership: Membership, made: Bytes, row: int, incarnation: int) -> None:
+    """Ask for CREATING → LIVE; memory without a name goes along as a descriptor."""
+    descriptors = exported(made)
+    try:
+        membership.client.request("commit", descriptors, row=row, incarnation=incarnation)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _abandon(membership: Membership, row: int, incarnation: int) -> None:
+    """Give a granted row back. The error that led here is the one that counts; a broker that does not hear this learns of our end."""
+    try:
+        membership.client.request("abandon", row=row, incarnation=incarnation)
+    except MuninnError:
+        return
+
+
+def _makeBytes(
+    membership: Membership,
+    wanted: Draft,
+    device: Device | None,
+    row: int,
+    incarnation: int,
+    source: np.ndarray[Any, Any] | None,
+    progress: Progress | None,
+) -> Bytes:
+    if device is not None:
+        allocation = device.allocate(wanted.gpu, wanted.segmentBytes)
+        if source is not None:
+            device.copy(allocation.address, source.ctypes.data, source.nbytes)
+        return allocation
+    if not wanted.segmentBytes:
+        return NoBytes()
+    fd = segments.create(membership.places, row, incarnation, wanted.segmentBytes)
+    try:
+        mapping = segments.Mapping(fd, wanted.segmentBytes, writable=True)
+        try:
+            _fillSegment(membership, wanted, fd, mapping, source, progress)
+        except BaseException:
+            mapping.close()
+            raise
+        return mapping
+    finally:
+        os.close(fd)
+
+
+def _fillSegment(
+    membership: Membership,
+    wanted: Draft,
+    fd: int,
+    mapping: segments.Mapping,
+    source: np.ndarray[Any, Any] | None,
+    progress: Progress | None,
+) -> None:
+    try:
+        segments.advise(mapping, wanted.numaNode)
+    except OSError as error:
+        raise InvalidArgument(
+            f"{error.strerror}: {error}", "Leave numaNode out, or name a node that `python -m muninn doctor` lists"
+        ) from error
+    address, sizeBytes = (None, 0) if source is None else (source.ctypes.data, source.nbytes)
+    if wanted.reserve is Reserve.FULL:
+        segments.reserve(fd, mapping, membership.settings.memory.prefaultThreads, address, sizeBytes, progress)
+    elif address is not None:
+        segments.copyIn(mapping, address, sizeBytes)
+
+
+def _describe(wanted: Draft, made: Bytes) -> RowDescription:
+    return RowDescription(
+        sizeBytes=wanted.sizeBytes,
+        segmentBytes=wanted.segmentBytes,
+        createdMs=monotonicMs(),
+        deadlineMs=wanted.deadlineMs,
+        metaOffset=wanted.metaOffset,
+        metaBytes=len(wanted.manifest),
+        mode=wanted.mode,
+        access=wanted.access,
+        lifetime=wanted.lifetime,
+        kind=wanted.kind,
+        gpu=wanted.gpu,
+        flags=layout.ROW_FLAG_LAZY if wanted.reserve is Reserve.LAZY else 0,
+        transport=getattr(made, "transport", "segment"),
+        shape=wanted.shape,
+        dtype=wanted.dtype.str,
+        tenant=wanted.tenant,
+        name=wanted.name,
+    )
+
+
+def _deviceFor(membership: Membership, wanted: Draft) -> Device | None:
+    """The device whose VRAM is wanted; None for host memory."""
+    if wanted.mode is Mode.BIG:
+        return None
+    return deviceOf(membership)
+
+
+def _asGpu(membership: Membership, mode: Mode, preferredGpu: int | None) -> int:
+    if preferredGpu is None:
+        return 0 if mode is Mode.FAST else -1
+    if isinstance(preferredGpu, bool) or not isinstance(preferredGpu, int):
+        raise TypeError(f"preferredGpu must be an int, not {type(preferredGpu).__name__}")
+    if not 0 <= preferredGpu < 1 << 15:
+        raise InvalidArgument(f"GPU {preferredGpu} can not be", "Use the number of a GPU that `python -m muninn doctor` lists")
+    if mode is Mode.FAST:
+        deviceOf(membership).requireGpu(preferredGpu)
+    return preferredGpu if mode is Mode.FAST else -1
+
+
+def _asDeadline(lifetimeMs: int | None) -> int:
+    if lifetimeMs is None:
+        return 0
+    if isinstance(lifetimeMs, bool) or not isinstance(lifetimeMs, int) or lifetimeMs <= 0:
+        raise InvalidArgument(f"lifetimeMs {lifetimeMs!r} can not be", "Use milliseconds above 0, or leave it out")
+    return monotonicMs() + lifetimeMs
+
+
+def _asNode(numaNode: int | None) -> int | None:
+    if numaNode is not None and (isinstance(numaNode, bool) or not isinstance(numaNode, int) or not 0 <= numaNode < 64):
+        raise InvalidArgument(f"NUMA node {numaNode!r} can not be", "Use a node's number, from 0")
+    return numaNode

@@ -1,0 +1,78 @@
+"""Data types as text in a row, and back.
+
+A plain dtype is its `dtype.str` in the row. One with fields, or longer than the row has room for, is a description in the segment's
+manifest. Types that hold Python objects can not be shared.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+import numpy as np
+
+from muninn.control.layout import MAX_DTYPE_BYTES
+from muninn.errors import ControlBlockInvalid, InvalidDtype
+
+if TYPE_CHECKING:
+    from muninn.api.holdings import Holding
+
+
+def asDtype(value: Any) -> np.dtype[Any]:
+    """`value` as a dtype that can live in shared memory, or `InvalidDtype`."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError as error:
+        raise InvalidDtype(f"{value!r} is no dtype: {error}") from None
+    if dtype.hasobject:
+        raise InvalidDtype(f"dtype {dtype} holds Python objects, which are addresses of one process")
+    if dtype.itemsize == 0:
+        raise InvalidDtype(f"dtype {dtype} has no size", "Give the type a length, as in `S16` or `V8`")
+    return dtype
+
+
+def encoded(dtype: np.dtype[Any]) -> tuple[str, bytes]:
+    """(text for the row, manifest); the manifest is empty for plain types."""
+    if dtype.fields is None and dtype.subdtype is None and len(dtype.str) <= MAX_DTYPE_BYTES:
+        return dtype.str, b""
+    manifest: bytes = msgpack.packb({"descr": _listed(np.lib.format.dtype_to_descr(dtype))})
+    return f"|V{dtype.itemsize}", manifest
+
+
+def dtypeOf(holding: Holding) -> np.dtype[Any]:
+    """The dtype of a holding's buffer."""
+    description = holding.description
+    if not description.metaBytes:
+        return plain(description.dtype)
+    raw = holding.memory.array(description.metaBytes, description.metaOffset, writable=False).tobytes()
+    return _described(raw)
+
+
+@functools.lru_cache(maxsize=256)
+def plain(text: str) -> np.dtype[Any]:
+    try:
+        return np.dtype(asDtype(text))
+    except InvalidDtype as error:
+        raise ControlBlockInvalid(f"a row states the dtype {text!r}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _described(raw: bytes) -> np.dtype[Any]:
+    try:
+        return asDtype(np.lib.format.descr_to_dtype(_tupled(msgpack.unpackb(raw)["descr"])))
+    except (ValueError, KeyError, TypeError, IndexError, msgpack.UnpackException) as error:
+        raise ControlBlockInvalid(f"the description of a dtype is damaged: {error}") from error
+
+
+def _listed(descr: Any) -> Any:
+    """msgpack knows no tuples; a marker keeps them apart from lists, which mean something else in a dtype."""
+    if isinstance(descr, tuple):
+        return {"tuple": [_listed(part) for part in descr]}
+    return [_listed(part) for part in descr] if isinstance(descr, list) else descr
+
+
+def _tupled(descr: Any) -> Any:
+    if isinstance(descr, dict):
+        return tuple(_tupled(part) for part in descr["tuple"])
+    return [_tupled(part) for part in descr] if isinstance(descr, list) else descr

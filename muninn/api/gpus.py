@@ -1,0 +1,46 @@
+"""The device of this process: chosen once, at its first use."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from muninn.api.membership import current
+
+if TYPE_CHECKING:
+    from muninn.api.membership import Membership
+    from muninn.devices.port import Device, Stream
+
+_lock = threading.Lock()
+
+
+def deviceOf(membership: Membership) -> Device:
+    """The back-end that the settings ask for. Its memory is counted by the rows of the whole domain."""
+    with _lock:
+        if membership.device is None:
+            from muninn.devices.choose import chooseDevice
+
+            membership.device = chooseDevice(membership.settings.devices, lambda gpu: usedBytes(membership, gpu))
+        return membership.device
+
+
+def usedBytes(membership: Membership, gpu: int) -> int:
+    """Bytes that the domain holds on a GPU: a sum over the rows."""
+    from muninn.control import layout
+    from muninn.terms import Mode
+
+    rows = membership.rows
+    held = (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING)
+    described = (rows.description(row) for row, state in rows.notFree() if state.state in held)
+    return sum(each.segmentBytes for each in described if each.mode is Mode.FAST and each.gpu == gpu)
+
+
+def createStream(gpu: int = 0) -> Stream:
+    """A new stream of a GPU, for `signal` and `wait`: a queue whose work is done in order, beside the caller.
+
+    Raises
+    ------
+    DeviceUnavailable
+        There is no such GPU, not even a pretended one.
+    """
+    return deviceOf(current()).createStream(gpu)

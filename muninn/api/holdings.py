@@ -1,0 +1,310 @@
+"""Holdings: what this process has open, each buffer once.
+
+A holding is one buffer in this process: one lease, one mapping at one address, any number of `MuninnBuffer` objects on it. The
+lease lasts as long as the memory is mapped, arrays that outlive `close()` included, so what the table of leases says about who
+holds memory is true.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from muninn.api.gpus import deviceOf
+from muninn.control import layout, segments
+from muninn.control.block import monotonicMs
+from muninn.control.generations import Generation
+from muninn.control.rows import RowDescription
+from muninn.control.tickets import Tickets
+from muninn.devices.port import Allocation
+from muninn.errors import BufferFreed, LeaseExpired, LeaseRevoked, MuninnError, OwnerDied, PermissionDenied
+from muninn.terms import Access, Lifetime, Mode
+
+if TYPE_CHECKING:
+    from muninn.api.membership import Membership
+
+_FETCH_ATTEMPTS = 200
+_FETCH_PAUSE_SECONDS = 0.005
+
+
+class Bytes(Protocol):
+    """A range of this process's addresses: a segment's mapping, or a device's allocation."""
+
+    @property
+    def address(self) -> int: ...
+    @property
+    def writable(self) -> bool: ...
+    def close(self) -> None: ...
+
+
+class Memory:
+    """Mapped memory and the lease that covers it; both go when the last holding *and* the last array on it are gone."""
+
+    __slots__ = ("__weakref__", "leaseIndex", "source")
+
+    def __init__(self, source: Bytes, leaseIndex: int, onGone: Callable[[], None]) -> None:
+        self.source = source
+        self.leaseIndex = leaseIndex
+        weakref.finalize(self, _gone, source, onGone).atexit = False  # the kernel unmaps at exit; other exit handlers may still read arrays
+
+    def array(self, sizeBytes: int, offset: int = 0, writable: bool = True) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """`sizeBytes` bytes from `offset` as an array that keeps the memory mapped."""
+        return np.asarray(_Exposed(self, self.source.address + offset, sizeBytes, not writable))
+
+
+class _Exposed:
+    """What numpy takes an array from; the array keeps it, and it keeps the memory."""
+
+    __slots__ = ("__array_interface__", "_memory")
+
+    def __init__(self, memory: Memory, address: int, sizeBytes: int, readOnly: bool) -> None:
+        self._memory = memory
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (sizeBytes,), "data": (address, readOnly)}
+
+
+def _gone(source: Bytes, onGone: Callable[[], None]) -> None:
+    source.close()
+    onGone()
+
+
+class Renewal:
+    """What a buffer object with ``renew="auto"`` keeps."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Holding:
+    """One buffer that this process has open. It ends when the last buffer object lets go of it."""
+
+    __slots__ = (
+        "__weakref__", "_holdings", "_renewAtMs", "_renewal", "claimAddress", "claimLock", "description", "generation", "incarnation",
+        "memory", "row", "tickets",
+    )  # fmt: skip
+
+    def __init__(self, holdings: Holdings, row: int, incarnation: int, description: RowDescription, memory: Memory) -> None:
+        block = holdings.membership.block
+        self._holdings = holdings
+        self.row = row
+        self.incarnation = incarnation
+        self.description = description
+        self.memory = memory
+        self.generation = Generation(block.rowAddress(row))
+        self.tickets = Tickets(block.rowAddress(row))
+        self.claimAddress = block.rowAddress(row) + layout.ROW_CLAIM_OFFSET
+        self.claimLock = threading.RLock()
+        self._renewal: weakref.ref[Renewal] | None = None
+        self._renewAtMs = 0
+
+    @property
+    def membership(self) -> Membership:
+        return self._holdings.membership
+
+    @property
+    def ttlMs(self) -> int:
+        return self.membership.settings.security.leaseTtlMs
+
+    def renewal(self) -> Renewal:
+        """A token: while anybody keeps it, the background thread renews the lease."""
+        token = self._renewal() if self._renewal is not None else None
+        if token is None:
+            token = Renewal()
+            self._renewal = weakref.ref(token)
+        return token
+
+    def isRenewed(self) -> bool:
+        """Whether the background thread renews the lease: somebody has it open so."""
+        return self._renewal is not None and self._renewal() is not None
+
+    def isLive(self) -> bool:
+        return self.membership.rows.isLive(self.row, self.incarnation)
+
+    def check(self) -> None:
+        """Before a new operation: the lease still allows it. Renews the lease when half of it has passed.
+
+        Raises
+        ------
+        LeaseRevoked, BufferFreed
+        """
+        table = self.membership.leaseTable
+        if reason := table.revocation(self.memory.leaseIndex):
+            raise LeaseRevoked(f"the lease on {self.description.name!r} was revoked: {reason}")
+        if not self.isLive():
+            raise BufferFreed(f"{self.description.name!r} was freed")
+        if monotonicMs() >= self._renewAtMs:
+            self.renew()
+
+    def renew(self) -> None:
+        self._renewAtMs = self.membership.leaseTable.renew(self.memory.leaseIndex, self.ttlMs) - self.ttlMs // 2
+
+    def allowWriting(self) -> None:
+        """Let this process write; the buffer's access must allow it."""
+        if self.description.access is Access.READ_ONLY:
+            raise PermissionDenied(f"{self.description.name!r} was shared readOnly")
+        if isinstance(self.memory.source, segments.Mapping):
+            self.memory.source.allowWriting()
+
+
+class Holdings:
+    """All holdings of one membership."""
+
+    def __init__(self, membership: Membership) -> None:
+        self.membership = membership
+        self._byName: weakref.WeakValueDictionary[str, Holding] = weakref.WeakValueDictionary()
+        self._all: weakref.WeakValueDictionary[tuple[int, int], Holding] = weakref.WeakValueDictionary()
+        self._memories: weakref.WeakValueDictionary[tuple[int, int], Memory] = weakref.WeakValueDictionary()
+        self._released: deque[tuple[int, int]] = deque()
+        self._renewAtMs = 0
+
+    # --- opening -----------------------------------------------------------------------------------------------------
+
+    def find(self, name: str) -> Holding | None:
+        """The holding of a name that is live now: opened before, or opened here. None when there is no such buffer."""
+        holding = self._byName.get(name)
+        if holding is not None and holding.isLive():
+            return holding
+        membership, encoded = self.membership, name.encode()
+        for row, incarnation in membership.index.candidates(encoded):
+            if membership.rows.isLive(row, incarnation) and membership.rows.nameIs(row, encoded):
+                holding = self.hold(row, incarnation)
+                if holding is not None:
+                    return holding
+        found, _ = membership.client.request("find", name=name)
+        return self.hold(found["row"], found["incarnation"]) if found.get("live") else None
+
+    def hold(self, row: int, incarnation: int) -> Holding | None:
+        """The holding of a live row; None when it is not live (any more)."""
+        membership = self.membership
+        with membership.leaseLock:
+            holding = self._all.get((row, incarnation))
+            if holding is not None and holding.isLive():
+                return holding
+            # Memory that only arrays still hold is taken up again: its lease stands, so a live row stays.
+            memory = self._memories.get((row, incarnation)) or self._map(row, incarnation)
+            if memory is None or not membership.rows.isLive(row, incarnation):
+                return None
+            return self.add(Holding(self, row, incarnation, membership.rows.description(row), memory))
+
+    def _map(self, row: int, incarnation: int) -> Memory | None:
+        membership = self.membership
+        index = membership.leaseTable.take(row, incarnation, membership.settings.security.leaseTtlMs)
+        try:
+            # SYNC open: pairs with Directory.settle. The lease stands; if the row is still live now, nobody reclaims it before we let go.
+            if not membership.rows.isLive(row, incarnation):
+                membership.leaseTable.release(index)
+                return None
+            description = membership.rows.description(row)
+            source = self._source(row, incarnation, description)
+        except BaseException:
+            membership.leaseTable.release(index)
+            raise
+        return self.memory(source, index, row, incarnation, description.lifetime)
+
+    def _source(self, row: int, incarnation: int, description: RowDescription) -> Bytes:
+        if description.mode is Mode.FAST:
+            return self._import(row, incarnation, description)
+        if not description.segmentBytes:
+            return NoBytes()
+        fd = segments.open_(self.membership.places, row, incarnation, description.segmentBytes)
+        try:
+            return segments.Mapping(fd, description.segmentBytes, writable=False)
+        finally:
+            os.close(fd)
+
+    def _import(self, row: int, incarnation: int, description: RowDescription) -> Bytes:
+        """Ask the broker for the memory's descriptor. A new broker may have to wait for a holder to bring it."""
+        for _ in range(_FETCH_ATTEMPTS):
+            reply, descriptors = self.membership.client.request("fetch", row=row, incarnation=incarnation)
+            if reply.get("found"):
+                writable = description.access is not Access.READ_ONLY
+                try:
+                    return deviceOf(self.membership).importAllocation(description.gpu, descriptors[0], description.segmentBytes, writable)
+                finally:
+                    os.close(descriptors[0])
+            time.sleep(_FETCH_PAUSE_SECONDS)
+        raise OwnerDied(f"no holder of {description.name!r} brought its memory to the new broker")
+
+    def memory(self, source: Bytes, leaseIndex: int, row: int, incarnation: int, lifetime: Lifetime) -> Memory:
+        """Register memory that this process has mapped and leased."""
+        membership = self.membership
+
+        def onGone() -> None:
+            if not membership.isStale():
+                membership.leaseTable.release(leaseIndex)
+                if lifetime is Lifetime.LAST_CLOSE or not membership.rows.isLive(row, incarnation):
+                    self._released.append((row, incarnation))
+                    membership.kick()
+
+        memory = Memory(source, leaseIndex, onGone)
+        self._memories[row, incarnation] = memory
+        return memory
+
+    def add(self, holding: Holding) -> Holding:
+        self._all[holding.row, holding.incarnation] = holding
+        self._byName[holding.description.name] = holding
+        return holding
+
+    # --- upkeep ------------------------------------------------------------------------------------------------------
+
+    def settleReleased(self) -> None:
+        """Tell the broker of buffers that may have had their last lease."""
+        while self._released:
+            try:
+                row, incarnation = self._released.popleft()
+            except IndexError:
+                return
+            self.membership.client.request("settle", row=row, incarnation=incarnation)
+
+    def renewAll(self) -> None:
+        """Renew the leases that are renewed while held, if it is time."""
+        if monotonicMs() < self._renewAtMs:
+            return
+        self._renewAtMs = monotonicMs() + self.membership.settings.security.leaseTtlMs // 4
+        for holding in list(self._all.values()):
+            if holding.isRenewed():
+                holding.renew()
+
+    def allocations(self) -> list[tuple[tuple[int, int], int]]:
+        """((row, incarnation), descriptor) of the memory that only its holders can hand on; the descriptors are the caller's to close."""
+        held = list(self._memories.items())
+        return [(key, descriptor) for key, memory in held for descriptor in exported(memory.source)]
+
+    def closeAll(self) -> None:
+        """At the end: give back every lease. Arrays stay readable until the process is gone."""
+        table = self.membership.leaseTable
+        with self.membership.leaseLock:
+            memories = list(self._memories.items())
+            for (row, incarnation), memory in memories:
+                table.release(memory.leaseIndex)
+                self._released.append((row, incarnation))
+        try:
+            self.settleReleased()
+        except MuninnError:
+            return  # the domain's next broker finds these rows without a lease
+
+
+def exported(source: Bytes) -> tuple[int, ...]:
+    """A new descriptor of memory that has no name; nothing for memory that has one."""
+    return (source.exportDescriptor(),) if isinstance(source, Allocation) else ()
+
+
+class NoBytes:
+    """The memory of what has none: a lock."""
+
+    address = 0
+    writable = True
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def checkExpiry(name: str, expiresMs: int) -> None:
+    """Refuse an operation on a strict lease that has run out."""
+    if monotonicMs() >= expiresMs:
+        raise LeaseExpired(f"the lease on {name!r} ran out {monotonicMs() - expiresMs} ms ago")

@@ -1,0 +1,163 @@
+"""What there is: buffers, their holders, the domain, as plain dicts for people and programs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from muninn.api.gpus import deviceOf
+from muninn.api.membership import Membership, current
+from muninn.control import layout, leases, segments
+from muninn.control.block import monotonicMs
+from muninn.control.generations import Generation
+from muninn.control.rows import RowDescription, RowState
+from muninn.errors import ControlBlockInvalid
+from muninn.terms import Mode
+
+if TYPE_CHECKING:
+    from muninn.api.buffer import MuninnBuffer
+
+_KINDS = {layout.ROW_KIND_ARRAY: "array", layout.ROW_KIND_BUNDLE: "bundle", layout.ROW_KIND_LOCK: "lock"}
+_STATES = {
+    layout.ROW_CREATING: "creating", layout.ROW_LIVE: "live", layout.ROW_PROBING: "live",
+    layout.ROW_DYING: "dying", layout.ROW_DEAD: "dying",
+}  # fmt: skip
+
+
+def listBuffers() -> list[dict[str, Any]]:
+    """`describe()` of every buffer of the domain, by name. Locks are not among them."""
+    membership = current()
+    described = []
+    for row, state in membership.rows.notFree():
+        description = _stableDescription(membership, row, state)
+        if description is not None and description.kind != layout.ROW_KIND_LOCK:
+            described.append(describeRow(membership, row, description))
+    return sorted(described, key=lambda buffer: buffer["name"])
+
+
+def domainInfo() -> dict[str, Any]:
+    """The domain, its broker and its members.
+
+    Returns
+    -------
+    dict
+        ``domain``, ``brokerPid`` (None between two brokers), ``epoch``, ``draining``, ``device`` and ``members``: a list of
+        ``pid``, ``program``, ``slot``, ``preferred`` and ``leases``.
+    """
+    from muninn.control import atomics
+
+    membership = current()
+    term = membership.election.term()
+    members = [_describeMember(membership, key.slot) for key in membership.members.live()]
+    broker = next((member["pid"] for member in members if member["slot"] == term.slot), None)
+    return {
+        "domain": membership.places.domain,
+        "brokerPid": broker,
+        "epoch": term.epoch,
+        "draining": bool(atomics.loadAcquire64(membership.block.drainAddress) & 1),
+        "members": members,
+    }
+
+
+def describeRow(membership: Membership, row: int, description: RowDescription) -> dict[str, Any]:
+    """One buffer, in the schema of the roadmap's section 15.3 and more. Sizes in bytes, times in ms."""
+    state = membership.rows.state(row)
+    now = monotonicMs()
+    mapped = description.mode is Mode.BIG
+    topology: dict[str, list[str]] = {"p2p": [], "staged": []} if mapped else deviceOf(membership).topology()
+    return {
+        "bufferId": f"{row}.{state.incarnation}",
+        "name": description.name,
+        "kind": _KINDS.get(description.kind, "unknown"),
+        "mode": description.mode.value,
+        "gpu": description.gpu if description.gpu >= 0 else None,
+        "size": description.sizeBytes,
+        "shape": list(description.shape),
+        "dtype": np.dtype(description.dtype).name if description.kind == layout.ROW_KIND_ARRAY else None,
+        "access": description.access.value,
+        "tenant": description.tenant,
+        "state": _STATES.get(state.state, "free"),
+        "generation": Generation(membership.block.rowAddress(row)).value(),
+        "lifetime": description.lifetime.value,
+        "leaseTtlMs": membership.settings.security.leaseTtlMs,
+        "ageMs": max(0, now - description.createdMs),
+        "endsInMs": description.deadlineMs - now if description.deadlineMs else None,
+        "reserve": "lazy" if description.flags & layout.ROW_FLAG_LAZY else "full",
+        "transport": description.transport,
+        "transportReason": _transportReason(description),
+        "segment": membership.places.segmentName(row, state.incarnation) if mapped else None,
+        "hugePages": segments.hugePages() if mapped else None,
+        "peerable": mapped or not topology["staged"],
+        "topology": topology,
+        "importers": [_describeHold(membership, hold, now) for hold in leases.scanHolds(membership.block, membership.members, row)],
+    }
+
+
+def _transportReason(description: RowDescription) -> str:
+    reasons = {
+        "segment": "host memory has a name that outlives every process",
+        "memfd": "the pretended VRAM of the host back-end is passed by descriptor, and outlives its owner",
+    }
+    return reasons.get(description.transport, description.transport)
+
+
+def _describeHold(membership: Membership, hold: leases.Hold, now: int) -> dict[str, Any]:
+    identity = membership.members.identity(hold.slot)
+    expired = "expired" if hold.expiryMs <= now else "ok"
+    return {
+        "pid": identity.pid,
+        "program": membership.members.program(hold.slot),
+        "slot": hold.slot,
+        "lease": f"revoked ({hold.reason})" if hold.reason else expired,
+        "leaseExpiresMs": max(0, hold.expiryMs - now),
+        "revoked": hold.reason or None,
+    }
+
+
+def _describeMember(membership: Membership, slot: int) -> dict[str, Any]:
+    identity = membership.members.identity(slot)
+    return {
+        "pid": identity.pid,
+        "program": membership.members.program(slot),
+        "slot": slot,
+        "preferred": bool(identity.flags & layout.MEMBER_FLAG_PREFERRED),
+        "leases": len(leases.holdsOf(membership.block, membership.members, slot)),
+        "ageMs": max(0, monotonicMs() - identity.joinedMs),
+    }
+
+
+def _stableDescription(membership: Membership, row: int, state: RowState) -> RowDescription | None:
+    """The description of a row that nobody has a lease on for us: believed if the state is the same before and after."""
+    if state.state == layout.ROW_CREATING:
+        return None
+    try:
+        description = membership.rows.description(row)
+    except ControlBlockInvalid:
+        return None
+    after = membership.rows.state(row)
+    return description if (after.state, after.incarnation) == (state.state, state.incarnation) else None
+
+
+def htmlOf(buffer: MuninnBuffer) -> str:
+    """A small table for notebooks."""
+    import html
+
+    if buffer._holding is None:
+        return "<pre>MuninnBuffer (closed)</pre>"
+    described = buffer.describe()
+    holders = ", ".join(f"{holder['program']} ({holder['pid']})" for holder in described["importers"])
+    where = described["mode"] if described["gpu"] is None else f"{described['mode']} on GPU {described['gpu']}"
+    rows = {
+        "name": described["name"],
+        "array": f"{described['dtype'] or described['kind']} {tuple(described['shape'])}",
+        "bytes": f"{described['size']:,} in {where}",
+        "access": f"{'read-write' if buffer.writable else 'read-only'} here, shared {described['access']}",
+        "generation": described["generation"],
+        "held by": holders,
+    }
+    cells = "".join(
+        f'<tr><th style="text-align:left">{html.escape(key)}</th><td style="text-align:left">{html.escape(str(value))}</td></tr>'
+        for key, value in rows.items()
+    )
+    return f'<table style="border-left:3px solid #4a6fa5"><caption style="text-align:left"><b>MuninnBuffer</b></caption>{cells}</table>'

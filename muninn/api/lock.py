@@ -1,0 +1,136 @@
+"""`muninn.Lock`: a named lock between processes that survives its holder's death.
+
+It is the writer claim of a row without memory, so it is found, leased and reclaimed like a buffer. Between processes the owner is
+the process; its threads agree among themselves by an `RLock` first, which also makes it re-entrant.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from muninn.api import creation
+from muninn.api.holdings import Holding
+from muninn.api.membership import current
+from muninn.control import atomics, claims
+from muninn.errors import BufferExists, BufferNotFound
+from muninn.terms import asName
+
+_CREATION_BOUND_SECONDS = 30.0
+
+
+class Lock:
+    """A lock that all processes of the domain know by its name.
+
+    Parameters
+    ----------
+    name
+        1 to 120 bytes. Locks have names of their own: a buffer may be called the same.
+
+    Attributes
+    ----------
+    recovered
+        Whether the last acquisition took the lock over from a holder that had died: what it protects may be half changed.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = asName(name)
+        self.recovered = False
+        self._holding = self._attach()
+
+    def _attach(self) -> Holding:
+        wanted = creation.lockDraft(self.name)
+        membership = current()
+        deadline = time.monotonic() + _CREATION_BOUND_SECONDS
+        while time.monotonic() < deadline:
+            seen = atomics.loadAcquire32(membership.block.directoryWakeAddress)
+            holding = membership.holdings.find(wanted.name)
+            if holding is not None:
+                return holding
+            try:
+                return creation.create(wanted)
+            except BufferExists:
+                atomics.futexWait32(membership.block.directoryWakeAddress, seen, 50_000_000)
+        raise BufferNotFound(f"the lock {self.name!r} could not be attached within {_CREATION_BOUND_SECONDS:.0f} s")
+
+    def acquire(self, timeout: float | None = None) -> bool:
+        """Take the lock, again if this thread has it.
+
+        Parameters
+        ----------
+        timeout
+            Seconds; None waits as long as the holder lives. `TimeoutError` when they are over.
+        """
+        if self._holding.membership.isStale():
+            self._holding = self._attach()
+        holding = self._holding
+        started = time.monotonic()
+        if not holding.claimLock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            raise TimeoutError(f"another thread has held lock {self.name!r} for {timeout} s")
+        try:
+            if not self._isOurs(holding):
+                remaining = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
+                clean = claims.acquire(holding.claimAddress, holding.membership.key, holding.membership.isDead, remaining)
+                if clean is None:
+                    raise TimeoutError(f"another process has held lock {self.name!r} for {timeout} s")
+                self.recovered = not clean
+            _depths.count(holding, 1)
+        except BaseException:
+            holding.claimLock.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        """Give the lock back, once for each `acquire`. `RuntimeError` when this thread does not have it."""
+        holding = self._holding
+        if not holding.claimLock.acquire(blocking=False):
+            raise RuntimeError(f"lock {self.name!r} is held by another thread")
+        try:
+            if not self._isOurs(holding):
+                raise RuntimeError(f"lock {self.name!r} is not held by this process")
+            if _depths.count(holding, -1) == 0:
+                claims.release(holding.claimAddress)
+            holding.claimLock.release()
+        finally:
+            holding.claimLock.release()
+
+    @staticmethod
+    def _isOurs(holding: Holding) -> bool:
+        return claims.belongsTo(int(atomics.loadAcquire32(holding.claimAddress)), holding.membership.key)
+
+    @contextmanager
+    def held(self, timeout: float | None) -> Iterator[Lock]:
+        """``with lock.held(timeout=2.0):``, for a bounded wait."""
+        self.acquire(timeout)
+        try:
+            yield self
+        finally:
+            self.release()
+
+    def __enter__(self) -> Lock:
+        self.acquire()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<muninn.Lock {self.name!r}>"
+
+
+class _Depths(threading.local):
+    """How often this thread holds each lock; two `Lock` objects of one name are one lock."""
+
+    def __init__(self) -> None:
+        self._depths: dict[int, int] = {}
+
+    def count(self, holding: Holding, change: int) -> int:
+        depth = self._depths.get(holding.claimAddress, 0) + change
+        self._depths[holding.claimAddress] = depth
+        return depth
+
+
+_depths = _Depths()

@@ -1,0 +1,351 @@
+"""Membership: this process's place in a domain, and the one background thread that it costs.
+
+The thread holds the slot's robust word, so that the kernel tells the others when it ends; serves as broker while elected; otherwise
+sleeps on the broker's robust word until that one dies or leases are to be renewed. Nothing depends on a polite end: `leave` at exit
+only saves the broker the work. A forked child finds its identity page wiped and joins anew.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from muninn.broker.client import Client, Office
+from muninn.broker.limits import Limits
+from muninn.config import Settings, loadSettings
+from muninn.control import atomics, layout
+from muninn.control.block import ControlBlock, openOrCreate, unlinkQuietly
+from muninn.control.election import Election, Term
+from muninn.control.index import NameIndex
+from muninn.control.layout import Geometry
+from muninn.control.leases import LeaseTable
+from muninn.control.lockfile import LockFile
+from muninn.control.members import MemberKey, MemberTable
+from muninn.control.places import Places
+from muninn.control.rows import Deposed, RowTable
+from muninn.control.watch import disturb, watch
+from muninn.errors import BrokerUnavailable, ControlBlockInvalid, MuninnError
+
+if TYPE_CHECKING:
+    from muninn.api.holdings import Holdings
+    from muninn.broker.broker import Broker
+    from muninn.devices.port import Device
+
+_log = logging.getLogger("muninn.member")
+_PAGE_BYTES = 4096
+#: How long the others wait for a member that is preferred as broker.
+_HEAD_START_NS = 5_000_000
+_LONGEST_SLEEP_SECONDS = 60.0
+_RESIGNED_PAUSE_SECONDS = 0.05
+_LEAVE_BOUND_SECONDS = 5.0
+_JOIN_BOUND_SECONDS = 10.0
+
+
+class Identity:
+    """A number that is this process's alone: the kernel wipes it in a forked child."""
+
+    def __init__(self, nonce: int) -> None:
+        self._word = ctypes.c_uint64.from_address(atomics.mappedWipedOnFork(_PAGE_BYTES))
+        self._word.value = nonce
+
+    def isWiped(self) -> bool:
+        return self._word.value == 0
+
+
+class Membership:
+    """One process in one domain.
+
+    Parameters
+    ----------
+    settings
+        Where to join, and with which bounds.
+    preferred
+        Whether this member stays and should be broker before others.
+    """
+
+    def __init__(self, settings: Settings, preferred: bool = False) -> None:
+        from muninn.api.holdings import Holdings
+
+        self.settings = settings
+        self.places = Places(os.getuid(), settings.control.domain)
+        self._lockFile = LockFile(self.places)
+        self._preferred = preferred
+        self.device: Device | None = None
+        self._broker: Broker | None = None
+        self._stopping = False
+        self._kicked = False
+        self._entered = threading.Event()
+        self._failure: BaseException | None = None
+        try:
+            self._join()
+        except BaseException:
+            self._lockFile.close()
+            raise
+        self._wakeFd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.leaseTable = LeaseTable(self.block, self.members, self.key)
+        self.leaseLock = threading.RLock()
+        self.holdings: Holdings = Holdings(self)
+        nonce = self.members.identity(self.key.slot).nonce
+        self.identity = Identity(nonce)
+        control = settings.control
+        self.client = Client(
+            Office(
+                self.places, self.members, self.election, self.key, nonce, control.takeoverMs, control.requestTimeoutMs,
+                lambda: self._broker, self._campaign, self.holdings.allocations,
+            )
+        )  # fmt: skip
+        self._robustList = ctypes.create_string_buffer(atomics.robustListBytes())
+        self._thread = threading.Thread(target=self._attend, name="muninn", daemon=True)
+        self._thread.start()
+        self._awaitEntry()
+
+    def _join(self) -> None:
+        control = self.settings.control
+        limits = Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases)
+        deadline = time.monotonic() + _JOIN_BOUND_SECONDS
+        while True:
+            self.block: ControlBlock = openOrCreate(self.places, self._lockFile, limits)
+            self.members = MemberTable(self.block)
+            self.key: MemberKey = self.members.claim(self._preferred)
+            # SYNC retire: pairs with _retire. Slot first and version second here, version first and slots second there.
+            if not self.block.isRetired():
+                break
+            self.members.vacate(self.key, layout.MEMBER_CLAIMING)
+            self._lockFile.unlockSlot(self.key.slot)
+            self.block.close()
+            if time.monotonic() > deadline:
+                raise ControlBlockInvalid(f"{self.places.blockName} was withdrawn again and again", "Try again")
+        self.election = Election(self.block)
+        self.rows = RowTable(self.block)
+        self.index = NameIndex(self.block)
+
+    def _awaitEntry(self) -> None:
+        if not self._entered.wait(_JOIN_BOUND_SECONDS) or self._failure is not None:
+            self._lockFile.close()
+            raise BrokerUnavailable(f"this process could not join {self.places.domain!r}: {self._failure or 'its thread did not start'}")
+
+    # --- what is asked of it ---------------------------------------------------------------------------------------------
+
+    def isStale(self) -> bool:
+        """Whether this is a forked child, or the membership has ended: join anew."""
+        return self.identity.isWiped() or self._stopping
+
+    def isDead(self, slot: int, generationBits: int) -> bool:
+        """Whether the owner of a claim (slot, low bits of its generation) is proven dead. Its own process is not."""
+        state, generation = self.members.state(slot)
+        key = MemberKey(slot, generation)
+        if key == self.key and generation & 0x7FFFF == generationBits:
+            return False
+        return generation & 0x7FFFF != generationBits or state == layout.MEMBER_FREE or self.members.isProvenDead(key)
+
+    def limits(self) -> Limits:
+        memory, tenancy = self.settings.memory, self.settings.tenancy
+        return Limits(memory.bigModeMaxBytes, memory.fastModeMaxBytes, tenancy.defaultPinnedHostQuota, tenancy.defaultVramQuota)
+
+    # --- the background thread -------------------------------------------------------------------------------------------
+
+    def _attend(self) -> None:
+        try:
+            atomics.blockSignals()
+            robustWord = self.members.robustAddress(self.key.slot)
+            atomics.exchangeSeqCst32(robustWord, 0)  # what the slot's last member left; nobody watches a slot that is not LIVE
+            atomics.checked(atomics.robustHold(ctypes.addressof(self._robustList), robustWord), "the robust list")
+            self.members.enter(self.key)
+        except BaseException as error:
+            self._failure = error
+            raise
+        finally:
+            self._entered.set()
+        while not self._stopping:
+            try:
+                self._attendOnce()
+            except MuninnError as error:
+                _log.error("the background thread goes on after: %s", error)
+                time.sleep(_RESIGNED_PAUSE_SECONDS)
+            except Exception:
+                # An end of this thread says to the others that the whole process is dead; no descriptor left, say, is not the end.
+                _log.exception("the background thread goes on")
+                time.sleep(_RESIGNED_PAUSE_SECONDS)
+
+    def _attendOnce(self) -> None:
+        self._kicked = False
+        term = self.election.term()
+        self.client.forsake(term.epoch)
+        self.holdings.renewAll()
+        if term.slot == self.key.slot:
+            self._serve(term)
+        elif term.slot is None or self.members.isNoticedDead(MemberKey(term.slot, self.members.state(term.slot)[1])):
+            self._campaign(term)
+        else:
+            self._follow(term)
+
+    def _serve(self, term: Term) -> None:
+        from muninn.broker.broker import Broker  # most members never are
+
+        broker: Broker | None = None
+        try:
+            broker = Broker(self.block, self.members, self.election, term, self.key, self.limits(), self._wakeFd)
+            broker.start()
+            self._broker = broker
+            while not self._stopping:
+                broker.step(self._untilRenewal())
+                self.holdings.renewAll()
+                self.holdings.settleReleased()
+        except Deposed:
+            _log.info("deposed as broker of epoch %d", term.epoch)
+        except Exception:
+            # Whatever it is, another member may do better; a broker that can not serve must not sit in office.
+            _log.exception("resigned as broker of epoch %d", term.epoch)
+            self._broker = None
+            self.election.replace(term, None)
+            time.sleep(_RESIGNED_PAUSE_SECONDS)
+        finally:
+            self._broker = None
+            if broker is not None:
+                broker.close()
+
+    def _follow(self, term: Term) -> None:
+        if not self.client.greet():
+            return
+        if self._preferred:
+            self._askToYield(term)
+        self.holdings.settleReleased()
+        assert term.slot is not None
+
+        def mustLook() -> bool:
+            return self._kicked or self._stopping or self.election.term() != term
+
+        watch(self.members.robustAddress(term.slot), mustLook, int(self._untilRenewal() * 1e9))
+
+    def _askToYield(self, term: Term) -> None:
+        if not self.members.identity(term.slot or 0).flags & layout.MEMBER_FLAG_PREFERRED:
+            self.client.request("yield", slot=self.key.slot, generation=self.key.generation)
+
+    def _campaign(self, term: Term) -> None:
+        """Stand for the succession of `term`. Called by the background thread, and by any that waits for an answer."""
+        onThread = threading.current_thread() is self._thread
+        if term.slot != self.key.slot:
+            if not self._preferred and onThread and self._somebodyIsPreferred():
+                self.election.awaitReady(self.election.readyEpoch(), _HEAD_START_NS)
+            self.election.replace(term, self.key.slot)
+
+    def _somebodyIsPreferred(self) -> bool:
+        keys = (key for key in self.members.live() if key != self.key)
+        return any(
+            self.members.identity(key.slot).flags & layout.MEMBER_FLAG_PREFERRED and not self.members.isNoticedDead(key) for key in keys
+        )
+
+    def kick(self) -> None:
+        """Make the background thread look around. Takes no lock: finalizers call it."""
+        self._kicked = True
+        os.eventfd_write(self._wakeFd, 1)
+        slot = self.election.term().slot
+        if slot is not None and slot != self.key.slot:
+            disturb(self.members.robustAddress(slot))
+
+    def _untilRenewal(self) -> float:
+        return min(_LONGEST_SLEEP_SECONDS, self.settings.security.leaseTtlMs / 3000)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Say good-bye: close what is open, hand the broker's office on, give the slot back. Everything in it may be skipped by a death."""
+        if self.isStale():
+            return
+        self.holdings.closeAll()
+        # Whoever is broker, we ourselves perhaps, takes the slot back: no other could while this process lives, since its death can not be proven.
+        with contextlib.suppress(MuninnError):
+            self.client.request("leave")
+        term = self.election.term()
+        self._stopping = True
+        if term.slot == self.key.slot:
+            self.election.replace(term, self._heir())
+        self.kick()
+        self._thread.join(_LEAVE_BOUND_SECONDS)
+        self.client.close()
+        with contextlib.suppress(MuninnError):
+            self._retire()
+        self._lockFile.close()
+
+    def _retire(self) -> None:
+        """Withdraw the control block, if we are the last and nothing is shared.
+
+        The lock file stays: its bytes mean something only while it is one file.
+        """
+        with self._lockFile.creating():
+            version = self.block.address + layout.VERSION_OFFSET
+            # SYNC retire: pairs with _join. Version first and slots second here, slot first and version second there.
+            atomics.exchangeSeqCst32(version, 0)
+            others = [slot for slot in self.members.occupied() if slot != self.key.slot]
+            if others or self.rows.notFree() or self.places.segments():
+                atomics.exchangeSeqCst32(version, layout.VERSION)
+                return
+            unlinkQuietly(self.places.blockName)
+            for epoch in self.places.epochsOf("journal"):
+                os.unlink(self.places.journalPath(epoch))
+
+    def _heir(self) -> int | None:
+        """Whom a leaving broker names: a member that stays, if there is one; otherwise whoever notices first."""
+        keys = [key for key in self.members.live() if key != self.key and not self.members.isNoticedDead(key)]
+        preferred = [key.slot for key in keys if self.members.identity(key.slot).flags & layout.MEMBER_FLAG_PREFERRED]
+        return preferred[0] if preferred else None
+
+    def forgetInChild(self) -> None:
+        """In a forked child: close this process's copies of the parent's descriptors, and touch nothing that is shared."""
+        self.client.closeInChild()
+        self._lockFile.close()
+
+
+_current: Membership | None = None
+_currentLock = threading.Lock()
+
+
+def current() -> Membership:
+    """The membership of this process; it joins at the first use, and again after a fork."""
+    membership = _current
+    if membership is None or membership.isStale():
+        return _joinNow()
+    return membership
+
+
+def _joinNow(preferred: bool = False) -> Membership:
+    global _current
+    with _currentLock:
+        if _current is not None and not _current.isStale():
+            return _current
+        if _current is not None and _current.identity.isWiped():
+            _current.forgetInChild()
+        _current = Membership(loadSettings(), preferred)
+        return _current
+
+
+def joinPreferred() -> Membership:
+    """Join as a member that stays. The process must not be a member yet."""
+    membership = _joinNow(preferred=True)
+    assert membership._preferred, "joined before as an ordinary member"
+    return membership
+
+
+def isForeign(membership: Membership) -> bool:
+    """Whether `membership` is not the one of this process now."""
+    return membership is not _current or membership.isStale()
+
+
+def _leaveAtExit() -> None:
+    if _current is not None and not _current.isStale():
+        _current.leave()
+
+
+def _resetInChild() -> None:
+    global _currentLock
+    _currentLock = threading.Lock()
+
+
+atexit.register(_leaveAtExit)
+os.register_at_fork(after_in_child=_resetInChild)

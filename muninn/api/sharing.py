@@ -1,0 +1,238 @@
+"""Sharing and finding arrays: `share`, `open`, `array`, `shareOnce`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from muninn.api import creation
+from muninn.api.buffer import MuninnBuffer
+from muninn.api.dtypes import asDtype, dtypeOf
+from muninn.api.gpus import deviceOf
+from muninn.api.holdings import Holding
+from muninn.api.lock import Lock
+from muninn.api.membership import Membership, current
+from muninn.control import atomics, layout
+from muninn.errors import BufferExists, BufferMismatch, BufferNotFound, HandleInvalid, InvalidArgument, PermissionDenied
+from muninn.terms import Access, Mode, Renew, asAccess, asMode, asName, asRenew, asTenant
+
+#: A name that waits to appear is looked up again at least so often; the broker wakes waiters sooner.
+_LOOK_SECONDS = 0.5
+_CREATION_BOUND_SECONDS = 60.0
+
+
+def share(
+    array: Any,
+    name: str | None = None,
+    mode: str | None = None,
+    access: str | None = None,
+    tenant: str | None = None,
+    preferredGpu: int | None = None,
+    lifetime: str | None = None,
+    *,
+    lifetimeMs: int | None = None,
+    reserve: str = "full",
+    renew: str = "auto",
+    numaNode: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> MuninnBuffer:
+    """Put an array where every process of this host can use it. The bytes are copied once, here.
+
+    Parameters
+    ----------
+    array
+        A numpy array, or anything that numpy takes without guessing (`__array_interface__`, the buffer protocol, `__dlpack__` on
+        the CPU). Not a list.
+    name
+        Under which others `open` it; None makes one up, and the buffer goes with its last user.
+    mode, access, tenant, preferredGpu, lifetime, lifetimeMs, reserve, renew, numaNode, progress
+        As in `MuninnBuffer`; `access` is ``"readMostly"`` unless configured otherwise.
+
+    Returns
+    -------
+    MuninnBuffer
+        Of the same shape and dtype; writable unless shared ``"readOnly"``.
+
+    Raises
+    ------
+    InvalidDtype, InvalidArgument, BufferExists, QuotaExceeded, HostMemoryFull
+    """
+    source = _asArray(array)
+    wanted = creation.draft(
+        source.shape, source.dtype, mode=mode, preferredGpu=preferredGpu, access=access, name=name, tenant=tenant, lifetime=lifetime,
+        lifetimeMs=lifetimeMs, reserve=reserve, numaNode=numaNode,
+    )  # fmt: skip
+    if source.flags.c_contiguous:
+        holding = creation.create(wanted, source=source, progress=progress)
+    else:
+        holding = creation.create(wanted, fill=lambda memory: np.copyto(_shaped(memory, wanted, source.dtype), source), progress=progress)
+    return MuninnBuffer._of(holding, wanted.access, asRenew(renew))
+
+
+def open(
+    name: str | bytes, access: str = "readOnly", timeout: float | None = None, *, tenant: str | None = None, renew: str = "auto"
+) -> MuninnBuffer:
+    """Open a buffer that somebody shared, by its name or by a handle.
+
+    Parameters
+    ----------
+    name
+        The name, or the 64 bytes of a handle.
+    access
+        ``"readOnly"``, or ``"readWrite"`` (``"readMostly"`` means the same here) where the buffer allows it.
+    timeout
+        Seconds to wait for the name to appear; None does not wait.
+    tenant
+        If given, the buffer must be this tenant's.
+    renew
+        ``"auto"`` or ``"onUse"``, as in `MuninnBuffer`.
+
+    Raises
+    ------
+    BufferNotFound, PermissionDenied, HandleInvalid, DescriptorsExhausted, TableFull
+    """
+    wanted, renewal = asAccess(access), asRenew(renew)
+    if isinstance(name, bytes | bytearray | memoryview):
+        return openHandle(bytes(name), None, wanted, renewal, tenant)
+    holding = _find(current(), asName(name), timeout)
+    if tenant is not None and holding.description.tenant != asTenant(tenant):
+        raise PermissionDenied(f"{name!r} belongs to another tenant than {tenant!r}")
+    return MuninnBuffer._of(holding, wanted, renewal)
+
+
+def openHandle(
+    handle: bytes, name: str | None = None, access: Access | None = None, renew: Renew = Renew.AUTO, tenant: str | None = None
+) -> MuninnBuffer:
+    """Open what a handle names, with at most the rights in it. `name` only makes the error clearer."""
+    from muninn.broker import capabilities
+
+    membership = current()
+    capability = capabilities.check(membership.block.secret, handle)
+    inRange = capability.row < membership.rows.count()
+    holding = membership.holdings.hold(capability.row, capability.incarnation) if inRange else None
+    if holding is None:
+        raise BufferNotFound(f"the buffer {name!r} of this handle was freed" if name else "the buffer of this handle was freed")
+    description = holding.description
+    if capability.tenantDigest != capabilities.tenantDigest(description.tenant) or capability.sizeBytes != description.sizeBytes:
+        raise HandleInvalid(f"the handle does not match the buffer {description.name!r}")
+    if tenant is not None and asTenant(tenant) != description.tenant:
+        raise PermissionDenied(f"the handle is for tenant {description.tenant!r}, not {tenant!r}")
+    granted = capability.access
+    if access is not None and access is not Access.READ_ONLY and granted is Access.READ_ONLY:
+        raise PermissionDenied(f"the handle of {description.name!r} allows reading only")
+    return MuninnBuffer._of(holding, granted if access is None else access, renew)
+
+
+def array(
+    name: str, shape: Any, dtype: Any = np.float64, *, access: str = "readWrite", timeout: float = _CREATION_BOUND_SECONDS, **keywords: Any
+) -> MuninnBuffer:
+    """Attach to the named array, or create it filled with zeros.
+
+    Parameters
+    ----------
+    name, shape, dtype
+        What must be there, or will be.
+    timeout
+        Seconds to wait for somebody who is creating it right now.
+    keywords
+        For a creation, as in `MuninnBuffer`.
+
+    Raises
+    ------
+    BufferMismatch
+        The name exists with another shape or dtype.
+    """
+    lengths, itemType = creation.asShape(shape), asDtype(dtype)
+    wanted = creation.draft(lengths, itemType, name=name, access=access, **keywords)
+    holding = _attachOrCreate(current(), wanted, timeout)
+    _compare(holding, lengths, itemType, wanted.mode)
+    return MuninnBuffer._of(holding, asAccess(access))
+
+
+def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = None, **keywords: Any) -> MuninnBuffer:
+    """Open the named buffer; if there is none, the first who asks loads it and all others wait for that.
+
+    Parameters
+    ----------
+    loader
+        Returns the array to share. It runs in one process only; when that one dies, or the loader raises, the next one takes its turn.
+    timeout
+        Seconds to wait for another's loader; None waits as long as that process lives.
+    keywords
+        As in `share`.
+    """
+    membership = current()
+    holding = membership.holdings.find(asName(name))
+    if holding is None:
+        with Lock(f"shareOnce:{name}"[:120]).held(timeout):
+            holding = membership.holdings.find(name)
+            if holding is None:
+                return share(loader(), name, **keywords)
+    return MuninnBuffer._of(holding, Access.READ_ONLY)
+
+
+def _attachOrCreate(membership: Membership, wanted: creation.Draft, timeout: float) -> Holding:
+    deadline = time.monotonic() + timeout
+    while True:
+        seen = atomics.loadAcquire32(membership.block.directoryWakeAddress)
+        holding = membership.holdings.find(wanted.name)
+        if holding is not None:
+            return holding
+        try:
+            return creation.create(wanted)
+        except BufferExists:
+            # Somebody is creating it, and has not committed yet.
+            if (remaining := deadline - time.monotonic()) <= 0:
+                raise
+            atomics.futexWait32(membership.block.directoryWakeAddress, seen, int(min(_LOOK_SECONDS, remaining) * 1e9))
+
+
+def _find(membership: Membership, name: str, timeout: float | None) -> Holding:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        seen = atomics.loadAcquire32(membership.block.directoryWakeAddress)
+        holding = membership.holdings.find(name)
+        if holding is not None:
+            return holding
+        remaining = 0.0 if deadline is None else deadline - time.monotonic()
+        if remaining <= 0:
+            waited = "" if timeout is None else f" within {timeout} s"
+            raise BufferNotFound(f"there is no buffer {name!r} in domain {membership.places.domain!r}{waited}")
+        # SYNC names: pairs with Directory._wakeNames; the word was read before the look, so nothing that appeared since is missed.
+        atomics.futexWait32(membership.block.directoryWakeAddress, seen, int(min(_LOOK_SECONDS, remaining) * 1e9))
+
+
+def _compare(holding: Holding, shape: tuple[int, ...], dtype: np.dtype[Any], mode: Mode) -> None:
+    description = holding.description
+    there = (description.shape, dtypeOf(holding), asMode(description.mode))
+    if description.kind != layout.ROW_KIND_ARRAY or there != (shape, dtype, mode):
+        raise BufferMismatch(
+            f"{description.name!r} has shape {there[0]}, dtype {there[1]} and {there[2].value}; wanted {shape}, {dtype} and {mode.value}"
+        )
+
+
+def _asArray(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
+    """`value` as a numpy array, without guessing what a list or a number might mean."""
+    if isinstance(value, np.ndarray):
+        source = value
+    elif hasattr(value, "__cuda_array_interface__"):
+        source = deviceOf(current()).deviceArray(value)
+    elif hasattr(value, "__array_interface__") or hasattr(value, "__array__"):
+        source = np.asarray(value)
+    elif hasattr(value, "__dlpack__"):
+        source = np.from_dlpack(value)
+    elif isinstance(value, bytes | bytearray | memoryview):
+        source = np.frombuffer(value, np.uint8) if not isinstance(value, memoryview) else np.asarray(value)
+    else:
+        raise TypeError(f"can not share a {type(value).__name__}: pass an array (numpy.asarray makes one)")
+    if source.size == 0:
+        raise InvalidArgument(f"an array of shape {source.shape} has no bytes to share", "Share at least one element")
+    return source
+
+
+def _shaped(memory: Any, wanted: creation.Draft, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]]:
+    view: np.ndarray[Any, np.dtype[Any]] = memory.array(wanted.sizeBytes).view(dtype).reshape(wanted.shape)
+    return view

@@ -1,0 +1,450 @@
+"""The broker: the one member that changes the directory, for one epoch.
+
+It runs on its member's background thread, one `step` at a time, and is asked through a socket by other members and directly by its
+own process. Between steps it may be deposed at any moment: it looks at the election word before each request, and what it changes
+is fenced (`rows.py`), so a request that was half served when its term ended has either happened or not. It keeps nothing that its
+successor could not find in the control block, save the descriptors in the vault, which their holders bring again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from muninn.broker import requests
+from muninn.broker.catalog import Catalog, Usage
+from muninn.broker.directory import Directory
+from muninn.broker.journal import Journal
+from muninn.broker.limits import Limits
+from muninn.broker.watchdog import Watchdog
+from muninn.control import atomics, layout, leases, segments, wire
+from muninn.control.block import ControlBlock, monotonicMs
+from muninn.control.election import Election, Term
+from muninn.control.members import MemberKey, MemberTable
+from muninn.control.rows import Deposed, RowTable
+from muninn.control.wire import Message
+from muninn.errors import BufferFreed, ControlBlockInvalid, DomainDraining, InvalidArgument, MuninnError, OwnerDied, ProtocolViolation
+from muninn.terms import asMode
+
+_log = logging.getLogger("muninn.broker")
+#: How soon a death that was noticed but not yet proven is looked at again.
+_PROOF_RETRY_SECONDS = 0.005
+_SNAPSHOT_ROWS = 256
+#: How often the broker looks for members that died without ever having said hello to it.
+_SWEEP_SECONDS = 10.0
+
+
+class Session:
+    """One member's connection, and who it said it is (checked)."""
+
+    def __init__(self, connection: socket.socket | None, key: MemberKey | None = None) -> None:
+        self.connection = connection
+        self.key = key
+
+    def member(self) -> MemberKey:
+        if self.key is None:
+            raise ProtocolViolation("the first request must be hello")
+        return self.key
+
+
+class Broker:
+    """A broker's term, from election to deposition. Writing to `wakeFd`, an eventfd of the member's, ends a step."""
+
+    def __init__(
+        self, block: ControlBlock, members: MemberTable, election: Election, term: Term, own: MemberKey, limits: Limits, wakeFd: int
+    ) -> None:
+        self._block = block
+        self._members = members
+        self._election = election
+        self._term = term
+        self._own = Session(None, own)
+        self._lock = threading.RLock()
+        self._sessions: dict[int, Session] = {}
+        self._unproven: set[int] = set()
+        self._chores: deque[Callable[[], None]] = deque()
+        self._sweepAt = 0.0
+        self._wakeFd = wakeFd
+        self._listener: socket.socket | None = None
+        self._journal = Journal(block.places, term.epoch)
+        try:
+            self._poll = select.epoll()
+        except OSError:
+            self._journal.close()
+            raise
+        self._directory = Directory(block, members, term.epoch, self._journal, lambda rows: Catalog(rows, limits))
+        self._watchdog = Watchdog(block, members, self._directory, self._watchPidfd, self._poll.unregister)
+        self._handlers: dict[str, Callable[[Session, Message, list[int]], tuple[Message, tuple[int, ...]]]] = {
+            op: getattr(self, f"_on{op.capitalize()}") for op in requests.REQUESTS
+        }
+
+    # --- the term ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Fence the predecessors, listen, and say so. What they left half done follows while requests are served already."""
+        self._directory.fence()
+        path = self._block.places.socketPath(self._term.epoch)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._listener.bind(path)
+        self._listener.listen(256)
+        self._poll.register(self._listener, select.EPOLLIN)
+        self._poll.register(self._wakeFd, select.EPOLLIN)
+        self._election.announce(self._term.epoch)
+        self._journal.note("begin", epoch=self._term.epoch)
+        self._chores.extend((self._finishRows, self._sweepMembers, self._collectOrphans, self._dropSockets))
+        self._chores.append(lambda: self._snapshot(0))
+
+    def isDeposed(self) -> bool:
+        return self._election.term() != self._term
+
+    def step(self, timeoutSeconds: float) -> None:
+        """Wait for something to do, at most so long, and do it. Raises `Deposed` when the term has ended."""
+        timeoutSeconds = min(timeoutSeconds, _PROOF_RETRY_SECONDS if self._unproven else _SWEEP_SECONDS)
+        events = self._poll.poll(0 if self._chores else min(timeoutSeconds, self._untilDeadline()))
+        with self._lock:
+            self._election.beat()
+            if self.isDeposed():
+                raise Deposed
+            for descriptor, _ in events:
+                self._handle(descriptor)
+            for pidfd in list(self._unproven):
+                self._pidfdEnded(pidfd)
+            self._endLifetimes()
+            if not events and self._chores:
+                self._chores.popleft()()
+            elif not self._chores and time.monotonic() >= self._sweepAt:
+                self._chores.append(self._sweepMembers)
+
+    def close(self) -> None:
+        """Let go of everything that belongs to the term. Nothing shared is touched: it is the successor's."""
+        with self._lock:
+            for session in list(self._sessions.values()):
+                self._drop(session)
+            if self._listener is not None:
+                self._listener.close()
+            self._watchdog.close()
+            self._directory.vault.close()
+            self._journal.close()
+            self._poll.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._block.places.socketPath(self._term.epoch))
+
+    def _watchPidfd(self, pidfd: int) -> None:
+        self._poll.register(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
+
+    def _handle(self, descriptor: int) -> None:
+        if descriptor == self._wakeFd:
+            with contextlib.suppress(BlockingIOError):  # one wake-up may be seen twice, the second time empty
+                os.eventfd_read(self._wakeFd)
+        elif self._listener is not None and descriptor == self._listener.fileno():
+            self._accept(self._listener)
+        elif self._watchdog.owns(descriptor):
+            self._pidfdEnded(descriptor)
+        elif (session := self._sessions.get(descriptor)) is not None:
+            self._serve(session)
+
+    def _pidfdEnded(self, pidfd: int) -> None:
+        if not self._watchdog.owns(pidfd) or self._watchdog.ended(pidfd):
+            self._unproven.discard(pidfd)
+            self._settleLastClosed(0)
+        else:
+            self._unproven.add(pidfd)  # its byte lock is still held: the kernel is not through with it
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # any other error, no descriptor left above all, ends the term: a broker that can not be reached must not sit in office
+        _, uid = wire.peerOf(connection)
+        if uid != os.getuid():
+            _log.warning("refused a connection of uid %d", uid)
+            connection.close()
+            return
+        connection.setblocking(False)
+        self._sessions[connection.fileno()] = Session(connection)
+        self._poll.register(connection, select.EPOLLIN)
+
+    def _drop(self, session: Session) -> None:
+        """End a connection. Its member's death, if it is one, is the pidfd's to prove."""
+        if session.connection is not None:
+            self._sessions.pop(session.connection.fileno(), None)
+            self._poll.unregister(session.connection)
+            session.connection.close()
+
+    def _serve(self, session: Session) -> None:
+        assert session.connection is not None
+        try:
+            try:
+                received = wire.receive(session.connection, wire.MAX_DESCRIPTORS)
+            except BlockingIOError:
+                return  # the event was that of a descriptor of the same number which this step has closed
+            if received is None:
+                self._drop(session)
+                return
+            reply, descriptors = self._reply(session, *received)
+            wire.send(session.connection, reply, descriptors)
+        except MuninnError as error:
+            # Bytes that are no request: this peer does not speak our language, so it is told once and let go.
+            _log.warning("dropped a connection: %s", error)
+            with contextlib.suppress(OSError):
+                wire.send(session.connection, requests.failure(error))
+            self._drop(session)
+        except OSError as error:
+            # The member is gone, or does not read its answers; it will connect again if it lives.
+            _log.info("dropped a connection: %s", error)
+            self._drop(session)
+        except Deposed:
+            raise
+        except Exception as error:
+            # A request that no check refused and no handler can serve. It must not go from broker to broker, and end the term of each.
+            _log.exception("dropped a connection")
+            with contextlib.suppress(OSError):
+                wire.send(session.connection, requests.failure(ProtocolViolation(f"the broker could not serve this: {type(error).__name__}")))
+            self._drop(session)
+
+    def _reply(self, session: Session, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
+        """The answer to one request; a typed error of the request is an answer too."""
+        request = requests.checked(message)
+        try:
+            return self._handlers[request["op"]](session, request, descriptors)
+        except MuninnError as error:
+            if isinstance(error, ProtocolViolation):
+                raise
+            return requests.failure(error), ()
+        finally:
+            wire.closeAll(descriptors)  # a handler empties the list of those that it keeps
+
+    def execute(self, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
+        """A request of the broker's own process. Raises `Deposed` when the term has ended; the descriptors in the answer are borrowed."""
+        with self._lock:
+            if self._poll.closed:
+                raise Deposed
+            if self.isDeposed():
+                self.wake()  # the thread that serves does not know yet, and until it does this process has no other broker to ask
+                raise Deposed
+            return self._reply(self._own, message, descriptors)
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def _onHello(self, session: Session, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
+        key = MemberKey(message["slot"], message["generation"])
+        known = (
+            0 <= key.slot < self._members.count
+            and self._members.isCurrent(key)
+            and self._members.identity(key.slot).nonce == message["nonce"]
+        )
+        if not known or not descriptors or not self._members.isPidfdOf(descriptors[0], key):
+            raise ProtocolViolation(f"hello does not match member slot {key.slot}")
+        pairs = requests.allocationsOf(message, descriptors[1:])
+        session.key = key
+        self._watchdog.follow(key, descriptors.pop(0))
+        self._keepAllocations(pairs, descriptors)
+        return {"epoch": self._term.epoch}, ()
+
+    def _onBring(self, session: Session, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
+        session.member()
+        self._keepAllocations(requests.allocationsOf(message, descriptors), descriptors)
+        return {}, ()
+
+    def _keepAllocations(self, pairs: list[tuple[int, int]], descriptors: list[int]) -> None:
+        rows = self._directory.rows
+        for row, incarnation in pairs:
+            descriptor = descriptors.pop(0)
+            if self._rowExists(row, incarnation) and rows.state(row).state != layout.ROW_FREE:
+                self._directory.vault.put(row, incarnation, descriptor)
+            else:
+                os.close(descriptor)
+
+    def _onCreate(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+        if atomics.loadAcquire64(self._block.drainAddress) & 1:
+            raise DomainDraining("the domain is draining")
+        mode = asMode(message["mode"])
+        if not 0 <= message["sizeBytes"] < 1 << 62 or (message["sizeBytes"] == 0 and not message["name"].startswith("\x01")):
+            raise InvalidArgument(f"a buffer of {message['sizeBytes']} bytes can not be")
+        for field, most in (("name", layout.MAX_NAME_BYTES), ("tenant", layout.MAX_TENANT_BYTES)):
+            if not 0 < len(message[field].encode(errors="replace")) <= most:
+                raise InvalidArgument(f"a {field} of {len(message[field])} characters can not be")
+        usage = Usage(message["name"], message["tenant"], mode, message["gpu"], message["sizeBytes"], message["deadlineMs"])
+        row, incarnation = self._directory.grant(session.member(), usage, message["gpuCapacityBytes"])
+        return {"row": row, "incarnation": incarnation}, ()
+
+    def _onCommit(self, session: Session, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
+        row, incarnation = self._named(message)
+        descriptor = descriptors.pop(0) if descriptors else None
+        self._directory.commit(session.member(), row, incarnation, descriptor)
+        return {}, ()
+
+    def _onAbandon(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+        self._directory.abandon(session.member(), *self._named(message))
+        return {}, ()
+
+    def _onFind(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+        session.member()
+        found = self._directory.find(message["name"])
+        return ({}, ()) if found is None else ({"row": found[0], "incarnation": found[1], "live": found[2]}, ())
+
+    def _onFetch(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+        session.member()
+        row, incarnation = self._named(message)
+        descriptor = self._directory.vault.get(row, incarnation)
+        if descriptor is not None:
+            return {"found": True}, (descriptor,)
+        if self._directory.rows.isLive(row, incarnation) and self._mayStillCome(row):
+            return {"found": False}, ()
+        raise OwnerDied(f"nobody holds the memory of row {row}.{incarnation} any more")
+
+    def _mayStillCome(self, row: int) -> bool:
+        """After a takeover: whether a holder that has not said hello to this broker yet may bring the descriptor."""
+        greeted = {session.key for session in self._sessions.values()}
+        holders = {hold.slot for hold in leases.scanHolds(self._block, self._members, row)}
+        return any(key.slot in holders and key not in greeted for key in self._members.live() if key != self._own.key)
+
+    def _onFree(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+        session.member()
+        self._directory.free(*self._named(message))
+        return {}, ()
+
+    def _onSettle(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+        session.member()
+        row, incarnation = self._named(message)
+        if self._directory.rows.state(row).incarnation == incarnation:
+            self._directory.settle(row)
+        return {}, ()
+
+    def _onEvict(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+        session.member()
+        reason = message["reason"] if message["reason"] in leases.REVOCATION_REASONS[1:] else "evicted"
+        rows = [row for row in self._directory.rows.inState(layout.ROW_LIVE) if self._isMeant(row, message)]
+        revoked = sum(self._revokeAll(row, reason, message["pid"]) for row in rows)
+        return {"revoked": revoked, "buffers": len(rows)}, ()
+
+    def _isMeant(self, row: int, message: Message) -> bool:
+        try:
+            description = self._directory.rows.description(row)
+        except ControlBlockInvalid:
+            return False  # damaged; `doctor` reports it
+        return message["name"] in ("", description.name) and message["tenant"] in ("", description.tenant)
+
+    def _revokeAll(self, row: int, reason: str, pid: int = 0) -> int:
+        holds = leases.scanHolds(self._block, self._members, row)
+        meant = [hold for hold in holds if pid <= 0 or self._members.identity(hold.slot).pid == pid]
+        return sum(leases.revoke(self._block, hold, reason) for hold in meant)
+
+    def _onDrain(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+        session.member()
+        word = atomics.loadAcquire64(self._block.drainAddress)
+        if (
+            word >> 40 > self._term.epoch
+            or atomics.casSeqCst64(self._block.drainAddress, word, self._term.epoch << 40 | message["on"]) != word
+        ):
+            raise Deposed
+        _log.warning("draining %s: %s", "on" if message["on"] else "off", message["reason"] or "no reason given")
+        return {"holds": sum(len(leases.holdsOf(self._block, self._members, slot)) for slot in self._members.occupied())}, ()
+
+    def _onYield(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+        """A member that stays takes over politely. Its request was the last one of this term."""
+        key = session.member()
+        if key == self._own.key or self._members.identity(self._own.member().slot).flags & layout.MEMBER_FLAG_PREFERRED:
+            return {"yielded": False}, ()
+        return {"yielded": self._election.replace(self._term, key.slot) is not None}, ()
+
+    def _onLeave(self, session: Session, _: Message, __: list[int]) -> tuple[Message, tuple[int, ...]]:
+        key = session.member()
+        self._watchdog.leave(key)
+        self._settleLastClosed(0)
+        return {}, ()
+
+    def _onPing(self, _: Session, __: Message, ___: list[int]) -> tuple[Message, tuple[int, ...]]:
+        return {"epoch": self._term.epoch}, ()
+
+    def _named(self, message: Message) -> tuple[int, int]:
+        row, incarnation = message["row"], message["incarnation"]
+        if not self._rowExists(row, incarnation):
+            raise BufferFreed(f"row {row}.{incarnation} is not there any more")
+        return row, incarnation
+
+    def _rowExists(self, row: int, incarnation: int) -> bool:
+        return 0 <= row < self._directory.rows.count() and self._directory.rows.state(row).incarnation == incarnation
+
+    # --- what is done on the side ------------------------------------------------------------------------------------
+
+    def _untilDeadline(self) -> float:
+        """Seconds until the first lifetime ends; a day when none does."""
+        first = next(iter(self._directory.catalog.deadlines()), None) if not self._chores else None
+        return 86400.0 if first is None else max(0.0, (first[0] - monotonicMs()) / 1000)
+
+    def _endLifetimes(self) -> None:
+        if self._chores:
+            return
+        now = monotonicMs()
+        for deadlineMs, row in self._directory.catalog.deadlines():
+            if deadlineMs > now:
+                return
+            self._revokeAll(row, "lifetimeEnded")
+            self._directory.endLifetime(row)
+
+    def _finishRows(self) -> None:
+        """What predecessors left half done."""
+        for row, state in self._directory.rows.notFree():
+            if state.state in (layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD):
+                self._directory.settle(row)
+
+    def _sweepMembers(self) -> None:
+        """The dead of the time before this term, those that died with their broker, and those that died before they had said hello."""
+        self._sweepAt = time.monotonic() + _SWEEP_SECONDS
+        if dead := self._watchdog.adopt(self._own.member()):
+            for key in dead:
+                self._watchdog.reclaim(key)
+            self._settleLastClosed(0)
+
+    def _collectOrphans(self) -> None:
+        """Segments that no row vouches for, and rows that nobody will ever close."""
+        places = self._block.places
+        for row, incarnation in places.segments():
+            state = self._directory.rows.state(row) if row < self._directory.rows.count() else None
+            if state is None or state.incarnation != incarnation or state.state == layout.ROW_FREE:
+                _log.warning("collected the orphaned segment %s", places.segmentName(row, incarnation))
+                segments.unlink(places, row, incarnation)
+        self._settleLastClosed(0)
+
+    def _settleLastClosed(self, first: int) -> None:
+        """Rows that nobody will ever close, a slice at a time: their last holder died after it had let go and before it had said so."""
+        rows = self._directory.rows
+        for row in rows.lastClosed(first, end := min(first + _SNAPSHOT_ROWS, rows.count())):
+            self._directory.settle(row)
+        if end < rows.count():
+            self._chores.append(lambda: self._settleLastClosed(end))
+
+    def _dropSockets(self) -> None:
+        for epoch in self._block.places.epochsOf("broker"):
+            if epoch < self._term.epoch:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._block.places.socketPath(epoch))
+
+    def _snapshot(self, first: int) -> None:
+        """Copy what lives into this epoch's journal, a slice at a time, and then drop the older journals."""
+        rows: RowTable = self._directory.rows
+        end = min(first + _SNAPSHOT_ROWS, rows.count())
+        for row in range(first, end):
+            state = rows.state(row)
+            if state.state == layout.ROW_LIVE and not self._journal.note(
+                "live", row=row, incarnation=state.incarnation, description=rows.packed(row)
+            ):
+                return  # no room for a whole snapshot: the older journals stay
+        if end < rows.count():
+            self._chores.append(lambda: self._snapshot(end))
+            return
+        for epoch in self._block.places.epochsOf("journal"):
+            if epoch < self._term.epoch:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._block.places.journalPath(epoch))

@@ -1,0 +1,244 @@
+"""The client: how a member asks whoever is broker now, and gets an answer or an error within a bound of time.
+
+One connection per member, made anew for each epoch, begun by a hello that carries the member's pidfd and the descriptors that it
+holds. An answer that does not come ends in one of three ways: the broker has died (the connection ends: ask its successor), it is
+busy (its heartbeat moves: wait on), or it is stuck (the heartbeat stands still for `takeoverMs` on this process's monotonic clock:
+depose it). Requests are idempotent, so asking again is safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from muninn.broker import requests
+from muninn.control import atomics, wire
+from muninn.control.election import Election, Term
+from muninn.control.members import MemberKey, MemberTable
+from muninn.control.places import Places
+from muninn.control.rows import Deposed
+from muninn.control.wire import Message
+from muninn.errors import BrokerUnavailable, DescriptorsExhausted
+
+if TYPE_CHECKING:
+    from muninn.broker.broker import Broker
+
+_RETRY_SECONDS = 0.001
+
+
+class Office(NamedTuple):
+    """What the client needs of its membership."""
+
+    places: Places
+    members: MemberTable
+    election: Election
+    key: MemberKey
+    nonce: int
+    takeoverMs: int
+    requestTimeoutMs: int
+    #: This process's own broker, while it is elected.
+    broker: Callable[[], Broker | None]
+    #: Ask for the succession of a term.
+    campaign: Callable[[Term], None]
+    #: ((row, incarnation), descriptor) of the memory held here that has no name.
+    allocations: Callable[[], list[tuple[tuple[int, int], int]]]
+
+
+class _Retry(Exception):
+    """This broker will not answer; look who is broker now."""
+
+
+class Patience:
+    """How long the broker has been standing still, on this process's clock."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._seen: tuple[int, int, int] | None = None
+        self._since = 0.0
+
+    def isOver(self) -> bool:
+        """Whether neither epoch, ready word nor heartbeat has moved for `takeoverMs`."""
+        election, now = self._office.election, time.monotonic()
+        seen = (election.epoch(), election.readyEpoch(), election.heartbeat())
+        if seen != self._seen:
+            self._seen, self._since = seen, now
+        return now - self._since >= self._office.takeoverMs / 1000
+
+    def remaining(self) -> float:
+        """Seconds until it would be over, if nothing moved."""
+        return max(_RETRY_SECONDS, self._since + self._office.takeoverMs / 1000 - time.monotonic())
+
+
+class Client:
+    """This member's side of the socket."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._lock = threading.Lock()
+        self._connection: socket.socket | None = None
+        self._epoch = -1
+
+    def request(self, op: str, descriptors: tuple[int, ...] = (), **fields: object) -> tuple[Message, list[int]]:
+        """Ask, and return the answer and the descriptors in it, which are the caller's.
+
+        Raises
+        ------
+        BrokerUnavailable
+            Nobody answered within `control.requestTimeoutMs`.
+        MuninnError
+            What the broker answered.
+        """
+        message: Message = {"op": op, **fields}
+        deadline = time.monotonic() + self._office.requestTimeoutMs / 1000
+        patience = Patience(self._office)
+        while True:
+            try:
+                reply, received = self._ask(message, descriptors, patience, deadline)
+            except (_Retry, Deposed):
+                if time.monotonic() >= deadline:
+                    raise BrokerUnavailable(f"no broker answered {op!r} within {self._office.requestTimeoutMs} ms") from None
+                time.sleep(_RETRY_SECONDS)
+                continue
+            requests.raiseFailure(reply)
+            return reply, received
+
+    def greet(self) -> bool:
+        """Connect to the broker of now, if there is no connection yet; False when it does not answer."""
+        try:
+            with self._lock:
+                self._connected(Patience(self._office), time.monotonic() + self._office.requestTimeoutMs / 1000)
+        except _Retry:
+            return False
+        return True
+
+    def forsake(self, epoch: int) -> None:
+        """The term of `epoch` has begun: whoever waits for an answer of an earlier one must look again. Takes no lock."""
+        connection = self._connection
+        if connection is not None and self._epoch < epoch:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with self._lock:
+            self._disconnect()
+
+    def closeInChild(self) -> None:
+        """Close this process's copy of the parent's connection, without ending it. No lock: its holder was not forked."""
+        if self._connection is not None:
+            os.close(self._connection.detach())
+            self._connection = None
+
+    # --- one attempt -------------------------------------------------------------------------------------------------
+
+    def _ask(self, message: Message, descriptors: tuple[int, ...], patience: Patience, deadline: float) -> tuple[Message, list[int]]:
+        broker = self._office.broker()
+        if broker is not None:
+            reply, lent = broker.execute(message, [os.dup(descriptor) for descriptor in descriptors])
+            return reply, [os.dup(descriptor) for descriptor in lent]
+        with self._lock:
+            connection = self._connected(patience, deadline)
+            return self._exchange(connection, message, descriptors, patience, deadline)
+
+    def _connected(self, patience: Patience, deadline: float) -> socket.socket:
+        term = self._office.election.term()
+        if self._connection is not None and self._epoch == term.epoch:
+            return self._connection
+        self._disconnect()
+        self._awaitBroker(term, patience)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            connection.connect(self._office.places.socketPath(term.epoch))
+            self._connection, self._epoch = connection, term.epoch
+            self._hello(connection, patience, deadline)
+        except OSError as error:
+            # Gone, or its queue of connections is full: a broker that does not accept does not beat either.
+            self._disconnect()
+            connection.close()
+            self._deposeIfStuck(term, patience)
+            raise _Retry from error
+        return connection
+
+    def _awaitBroker(self, term: Term, patience: Patience) -> None:
+        """Return when the socket of `term` listens; otherwise do what can be done about it, and `_Retry`."""
+        office = self._office
+        if term.slot == office.key.slot:
+            office.campaign(term)  # it is us, and our thread is about to serve
+            raise _Retry
+        if term.slot is None or office.members.isNoticedDead(MemberKey(term.slot, office.members.state(term.slot)[1])):
+            office.campaign(term)
+            raise _Retry
+        ready = office.election.readyEpoch()
+        if ready < term.epoch:
+            self._deposeIfStuck(term, patience)
+            office.election.awaitReady(ready, int(patience.remaining() * 1e9))
+            raise _Retry
+
+    def _deposeIfStuck(self, term: Term, patience: Patience) -> None:
+        if patience.isOver():
+            self._office.campaign(term)
+
+    def _hello(self, connection: socket.socket, patience: Patience, deadline: float) -> None:
+        office = self._office
+        pidfd = atomics.pidfdOpen(os.getpid())
+        if pidfd < 0:
+            raise DescriptorsExhausted(f"no descriptor is left for a pidfd: {os.strerror(-pidfd)}")
+        held = office.allocations()
+        batch, rest = held[: wire.MAX_DESCRIPTORS - 1], held[wire.MAX_DESCRIPTORS - 1 :]
+        try:
+            hello = {"op": "hello", "slot": office.key.slot, "generation": office.key.generation, "nonce": office.nonce}
+            self._bring(connection, hello, batch, (pidfd,), patience, deadline)
+            while rest:
+                batch, rest = rest[: wire.MAX_DESCRIPTORS], rest[wire.MAX_DESCRIPTORS :]
+                self._bring(connection, {"op": "bring"}, batch, (), patience, deadline)
+        finally:
+            wire.closeAll([pidfd, *(descriptor for _, descriptor in held)])
+
+    def _bring(
+        self,
+        connection: socket.socket,
+        message: Message,
+        batch: list[tuple[tuple[int, int], int]],
+        first: tuple[int, ...],
+        patience: Patience,
+        deadline: float,
+    ) -> None:
+        message["allocations"] = [list(pair) for pair, _ in batch]
+        descriptors = (*first, *(descriptor for _, descriptor in batch))
+        requests.raiseFailure(self._exchange(connection, message, descriptors, patience, deadline)[0])
+
+    def _exchange(
+        self, connection: socket.socket, message: Message, descriptors: tuple[int, ...], patience: Patience, deadline: float
+    ) -> tuple[Message, list[int]]:
+        """Send, and wait for the answer as long as the broker moves."""
+        term = self._office.election.term()
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        try:
+            wire.send(connection, message, descriptors)
+            patience.isOver()
+            while not poll.poll(patience.remaining() * 1000):
+                if self._office.election.epoch() != self._epoch or time.monotonic() >= deadline:
+                    raise _Retry
+                self._deposeIfStuck(term, patience)
+            answer = wire.receive(connection)
+        except BaseException as error:
+            # Whatever else this connection brings could be the answer to another question: also after Ctrl-C.
+            self._disconnect()
+            if isinstance(error, OSError):
+                raise _Retry from error
+            raise
+        if answer is None:
+            self._disconnect()
+            raise _Retry
+        return answer
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

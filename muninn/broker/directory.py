@@ -1,0 +1,205 @@
+"""The directory: the life of a row, from grant to FREE.
+
+Every step is one CAS of the row's state word, stamped with this broker's epoch, between two records of the journal; whatever a
+broker leaves half done can be read off the word and is finished by `settle`, by this broker or by any successor. Nothing is
+unlinked before the row is DEAD.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from muninn.broker.catalog import Catalog, Usage, usageOf
+from muninn.broker.journal import Journal
+from muninn.broker.vault import Vault
+from muninn.control import atomics, layout, leases, segments
+from muninn.control.block import ControlBlock
+from muninn.control.index import NameIndex
+from muninn.control.members import MemberKey, MemberTable
+from muninn.control.rows import RowDescription, RowState, RowTable
+from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, ProtocolViolation
+from muninn.terms import Lifetime, Mode
+
+_FUTEX_ALL = 0x7FFFFFFF
+_HELD_BY_NAME = (layout.ROW_LIVE, layout.ROW_PROBING)
+
+
+class Directory:
+    """The rows of a domain, as the broker of one epoch changes them."""
+
+    def __init__(
+        self, block: ControlBlock, members: MemberTable, epoch: int, journal: Journal, makeCatalog: Callable[[RowTable], Catalog]
+    ) -> None:
+        self.rows = RowTable(block)
+        self.vault = Vault()
+        self._block = block
+        self._members = members
+        self._epoch = epoch
+        self._journal = journal
+        self._index = NameIndex(block)
+        self._makeCatalog = makeCatalog
+        self._catalog: Catalog | None = None
+
+    @property
+    def catalog(self) -> Catalog:
+        """Built at its first use: a takeover does not wait for it."""
+        if self._catalog is None:
+            self._catalog = self._makeCatalog(self.rows)
+        return self._catalog
+
+    def fence(self) -> None:
+        """Make everything that earlier brokers still try fail. The first thing that a broker does."""
+        self.rows.fence(self._epoch)
+
+    # --- creating ----------------------------------------------------------------------------------------------------
+
+    def grant(self, member: MemberKey, usage: Usage, gpuCapacityBytes: int) -> tuple[int, int]:
+        """A CREATING row for a member that will fill and commit it; returns (row, incarnation)."""
+        if (other := self.catalog.find(usage.name)) is not None:
+            again = self._grantedBefore(member, other)
+            if again is None:
+                raise BufferExists(f"{usage.name!r} exists already")
+            return other, again
+        # Its lifetime counts from the commit on: what nobody can open yet can not be freed either.
+        usage = usage._replace(deadlineMs=0)
+        self.catalog.admit(usage.tenant, usage.mode, usage.gpu, usage.sizeBytes, gpuCapacityBytes)
+        row = self.rows.free(self._epoch)
+        old = self.rows.state(row)
+        incarnation = (old.incarnation + 1) & 0xFFFFFF or 1
+        self._journal.append("create", row=row, incarnation=incarnation, slot=member.slot, name=usage.name)
+        self.rows.change(row, old, self._epoch, layout.ROW_CREATING, creator=member.slot, incarnation=incarnation)
+        self.catalog.add(row, usage)
+        return row, incarnation
+
+    def _grantedBefore(self, member: MemberKey, row: int) -> int | None:
+        """The incarnation, when this member repeats a request whose answer it did not get."""
+        state = self.rows.state(row)
+        return state.incarnation if (state.state, state.creator) == (layout.ROW_CREATING, member.slot) else None
+
+    def commit(self, member: MemberKey, row: int, incarnation: int, descriptor: int | None) -> None:
+        """CREATING → LIVE: the creator has filled the memory and the description. The descriptor is the directory's from here."""
+        state = self.rows.state(row)
+        isRepeated = (state.state, state.incarnation) == (layout.ROW_LIVE, incarnation)
+        if not isRepeated and (state.state, state.creator, state.incarnation) != (layout.ROW_CREATING, member.slot, incarnation):
+            if descriptor is not None:
+                os.close(descriptor)
+            raise ProtocolViolation(f"row {row}.{incarnation} is not being created by slot {member.slot}")
+        if descriptor is not None:
+            self.vault.put(row, incarnation, descriptor)
+        if isRepeated:
+            return
+        try:
+            description = self._checkedDescription(row, incarnation)
+            self.catalog.forgetName(row)  # the name of the grant, should the description say another
+            self.catalog.add(row, usageOf(description))
+            self._journal.append("live", row=row, incarnation=incarnation, description=description.packed())
+        except Exception:
+            self._bury(row, state)
+            raise
+        self._index.insert(description.name.encode(), row, incarnation)
+        self.rows.change(row, state, self._epoch, layout.ROW_LIVE)
+        self._wakeNames()
+
+    def _checkedDescription(self, row: int, incarnation: int) -> RowDescription:
+        description = self.rows.description(row)
+        if description.mode is Mode.FAST and self.vault.get(row, incarnation) is None:
+            raise ProtocolViolation(f"the fastMode buffer {description.name!r} came without its descriptor")
+        return description
+
+    def abandon(self, member: MemberKey, row: int, incarnation: int) -> None:
+        """The creator gives up; what there is of the segment goes."""
+        state = self.rows.state(row)
+        if (state.state, state.creator, state.incarnation) == (layout.ROW_CREATING, member.slot, incarnation):
+            self._bury(row, state)
+
+    # --- finding -----------------------------------------------------------------------------------------------------
+
+    def find(self, name: str) -> tuple[int, int, bool] | None:
+        """(row, incarnation, live) of a name; not live: it is being created."""
+        row = self.catalog.find(name)
+        if row is None:
+            return None
+        state = self.settle(row)
+        if state.state == layout.ROW_LIVE:
+            self._index.insert(name.encode(), row, state.incarnation)
+        if state.state not in (layout.ROW_LIVE, layout.ROW_CREATING):
+            return None
+        return row, state.incarnation, state.state == layout.ROW_LIVE
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    def free(self, row: int, incarnation: int) -> None:
+        """LIVE → DYING: the name is free at once, the memory when its last holder lets go. Freeing twice is fine."""
+        state = self.rows.state(row)
+        if state.incarnation != incarnation or state.state not in (*_HELD_BY_NAME, layout.ROW_DYING, layout.ROW_DEAD):
+            raise BufferFreed(f"row {row}.{incarnation} is free already")
+        if state.state in _HELD_BY_NAME:
+            self._journal.note("free", row=row, incarnation=state.incarnation)
+            self.rows.change(row, state, self._epoch, layout.ROW_DYING)
+            self._unname(row, state)
+        self.settle(row)
+
+    def endLifetime(self, row: int) -> None:
+        """A deadline has passed: free the row, once."""
+        self.catalog.forgetDeadline(row)
+        state = self.rows.state(row)
+        if state.state in _HELD_BY_NAME:
+            self.free(row, state.incarnation)
+
+    def settle(self, row: int) -> RowState:
+        """Take a row as far as its holders allow; returns its state then. Safe to call at any time, for any row."""
+        state = self.rows.state(row)
+        if state.state == layout.ROW_LIVE and self._endsWithLastClose(row) and not self._isHeld(row):
+            state = self.rows.change(row, state, self._epoch, layout.ROW_PROBING)
+        # SYNC free: pairs with LeaseTable.take. The state first and the leases second here, the lease first and the state second there.
+        if state.state == layout.ROW_PROBING and self._isHeld(row):
+            return self.rows.change(row, state, self._epoch, layout.ROW_LIVE)
+        if state.state in (layout.ROW_PROBING, layout.ROW_DYING) and not self._isHeld(row):
+            self._unname(row, state)
+            return self._bury(row, state)
+        if state.state == layout.ROW_DEAD:
+            return self._bury(row, state)
+        return state
+
+    def orphaned(self, row: int) -> None:
+        """The creator of a CREATING row is proven dead."""
+        state = self.rows.state(row)
+        if state.state == layout.ROW_CREATING:
+            self._bury(row, state)
+
+    def _bury(self, row: int, state: RowState) -> RowState:
+        """→ DEAD → memory gone → FREE."""
+        if state.state == layout.ROW_CREATING:
+            self._unname(row, state)  # a broker may have died between the index entry and LIVE
+        if state.state != layout.ROW_DEAD:
+            state = self.rows.change(row, state, self._epoch, layout.ROW_DEAD)
+        segments.unlink(self._block.places, row, state.incarnation)
+        self.vault.drop(row, state.incarnation)
+        self.catalog.remove(row)
+        self._journal.note("gone", row=row, incarnation=state.incarnation)
+        state = self.rows.change(row, state, self._epoch, layout.ROW_FREE, creator=0)
+        self._wakeNames()
+        return state
+
+    def _unname(self, row: int, state: RowState) -> None:
+        self.catalog.forgetName(row)
+        try:
+            name = self.rows.description(row).name
+        except ControlBlockInvalid:
+            return  # the index entry of a damaged row is a stale hint, and readers check
+        self._index.remove(name.encode(), row, state.incarnation)
+        self._wakeNames()
+
+    def _endsWithLastClose(self, row: int) -> bool:
+        try:
+            return self.rows.description(row).lifetime is Lifetime.LAST_CLOSE
+        except ControlBlockInvalid:
+            return False
+
+    def _isHeld(self, row: int) -> bool:
+        return leases.countHolds(self._block, self._members, row) > 0
+
+    def _wakeNames(self) -> None:
+        atomics.fetchAddAcqRel32(self._block.directoryWakeAddress, 1)
+        atomics.futexWake32(self._block.directoryWakeAddress, _FUTEX_ALL)

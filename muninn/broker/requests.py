@@ -1,0 +1,68 @@
+"""What a member may ask its broker: the fields of each request, checked before anything acts on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from muninn.control.wire import Message
+from muninn.errors import ERROR_OF_NUMBER, MuninnError, ProtocolViolation
+
+_ROW = {"row": int, "incarnation": int}
+#: op → field → type. Every field is required, and no other is allowed.
+REQUESTS: dict[str, Mapping[str, type]] = {
+    "hello": {"slot": int, "generation": int, "nonce": int, "allocations": list},
+    "bring": {"allocations": list},
+    "create": {"name": str, "tenant": str, "mode": str, "gpu": int, "sizeBytes": int, "gpuCapacityBytes": int, "deadlineMs": int},
+    "commit": _ROW,
+    "abandon": _ROW,
+    "find": {"name": str},
+    "fetch": _ROW,
+    "free": _ROW,
+    "settle": _ROW,
+    "evict": {"name": str, "tenant": str, "pid": int, "reason": str},
+    "drain": {"on": bool, "reason": str},
+    "yield": {"slot": int, "generation": int},
+    "leave": {},
+    "ping": {},
+}
+
+
+def checked(message: Message) -> Message:
+    """The request, or `ProtocolViolation`."""
+    op = message.get("op")
+    fields = REQUESTS.get(op) if isinstance(op, str) else None
+    if fields is None:
+        raise ProtocolViolation(f"{op!r:.80} is no request" if isinstance(op, str) else "a message without an op is no request")
+    if message.keys() - {"op"} != fields.keys():
+        raise ProtocolViolation(f"the fields of {op!r} are {sorted(fields)}, not {sorted(message.keys() - {'op'})!r:.200}")
+    for field, kind in fields.items():
+        value = message[field]
+        wrongInteger = kind is int and (isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < 1 << 64)
+        if not isinstance(value, kind) or wrongInteger:
+            # Its type only: the text of a value that is nested deep enough is an error of its own.
+            raise ProtocolViolation(f"{field} of {op!r} is a {type(value).__name__}, or out of range, and must be {kind.__name__}")
+    return message
+
+
+def allocationsOf(message: Message, descriptors: list[int]) -> list[tuple[int, int]]:
+    """(row, incarnation) of each descriptor that came with the message."""
+    allocations: list[Any] = message["allocations"]
+    pairs = [
+        tuple(pair) for pair in allocations if isinstance(pair, list) and len(pair) == 2 and all(isinstance(number, int) for number in pair)
+    ]
+    if len(pairs) != len(allocations) or len(pairs) != len(descriptors):
+        raise ProtocolViolation(f"{len(descriptors)} descriptors came for {len(allocations)} allocations")
+    return pairs
+
+
+def failure(error: MuninnError) -> Message:
+    """An error as it crosses the socket."""
+    return {"error": error.number, "reason": error.reason, "fix": error.fix}
+
+
+def raiseFailure(reply: Message) -> None:
+    """Raise what the broker answered, if it is an error."""
+    if "error" in reply:
+        errorClass = ERROR_OF_NUMBER.get(reply["error"], ProtocolViolation)
+        raise errorClass(str(reply.get("reason")), str(reply["fix"]) if reply.get("fix") else None)

@@ -1,0 +1,141 @@
+"""The watchdog: proof that a member is dead, and what follows from it.
+
+The broker holds a pidfd of every member. When one becomes readable and the member's byte lock is free, the death is proven, and
+only then are its leases cleared, its half-made rows buried, its tickets poisoned and its slot given back, in that order: the slot
+comes last, so a successor that finds it DEAD does it all again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+
+from muninn.broker.directory import Directory
+from muninn.control import atomics, claims, layout, leases
+from muninn.control.block import ControlBlock
+from muninn.control.generations import Generation
+from muninn.control.members import MemberKey, MemberTable, openPidfd, ownPidNamespace
+from muninn.control.tickets import Tickets
+
+_log = logging.getLogger("muninn.broker")
+_CLAIM_BITS = 0x7FFFFFFF
+
+
+class Watchdog:
+    """The pidfds of the members, and the reclaiming of those that have died.
+
+    Parameters
+    ----------
+    watch, unwatch
+        Called with a descriptor that the broker's loop should, or should no longer, wait for.
+    """
+
+    def __init__(
+        self, block: ControlBlock, members: MemberTable, directory: Directory, watch: Callable[[int], None], unwatch: Callable[[int], None]
+    ) -> None:
+        self._block = block
+        self._members = members
+        self._directory = directory
+        self._watch = watch
+        self._unwatch = unwatch
+        self._pidfds: dict[MemberKey, int] = {}
+        self._memberOf: dict[int, MemberKey] = {}
+
+    def follow(self, key: MemberKey, pidfd: int) -> None:
+        """Wait for the death of a member by a descriptor that is the watchdog's from now on."""
+        self.forget(key)
+        try:
+            self._watch(pidfd)
+        except OSError:
+            os.close(pidfd)
+            raise
+        self._pidfds[key] = pidfd
+        self._memberOf[pidfd] = key
+
+    def forget(self, key: MemberKey) -> None:
+        pidfd = self._pidfds.pop(key, None)
+        if pidfd is not None:
+            del self._memberOf[pidfd]
+            self._unwatch(pidfd)
+            os.close(pidfd)
+
+    def owns(self, descriptor: int) -> bool:
+        return descriptor in self._memberOf
+
+    def adopt(self, own: MemberKey) -> list[MemberKey]:
+        """Follow every member that lives and has not said hello (yet), and return those that are dead: those of before this term, and those that died between joining and hello."""
+        dead = []
+        for slot in self._members.occupied():
+            state, generation = self._members.state(slot)
+            key = MemberKey(slot, generation)
+            if key == own or key in self._pidfds:
+                continue
+            if state == layout.MEMBER_DEAD or self._members.isProvenDead(key):
+                dead.append(key)
+            elif state == layout.MEMBER_LIVE and (identity := self._members.identity(slot)).pidNamespace == ownPidNamespace():
+                # None to be had is no proof of death: the next look, or the member's hello, brings one.
+                if (pidfd := openPidfd(identity.pid, identity.startTime)) >= 0:
+                    self.follow(key, pidfd)
+        return dead
+
+    def ended(self, pidfd: int) -> bool:
+        """A pidfd became readable. Reclaims its member once the death is proven; False when that takes another look."""
+        key = self._memberOf[pidfd]
+        if not self._members.isProvenDead(key, pidfd):
+            return False
+        self.forget(key)
+        self.reclaim(key)
+        return True
+
+    def reclaim(self, key: MemberKey) -> None:
+        """Take back everything of a member that is proven dead. Idempotent, and harmless when somebody else has done it."""
+        state, generation = self._members.state(key.slot)
+        if generation != key.generation or state == layout.MEMBER_FREE:
+            return
+        if state == layout.MEMBER_CLAIMING:
+            self._members.vacate(key, layout.MEMBER_CLAIMING)
+            return
+        if not self._members.condemn(key):
+            return
+        held = leases.clearDead(self._block, self._members, key)
+        for row in self._directory.rows.createdBy(key.slot):
+            self._directory.orphaned(row)
+        self._poison(key)
+        for row in dict.fromkeys(held):
+            self._directory.settle(row)
+        self._members.vacate(key, layout.MEMBER_DEAD)
+        _log.info("reclaimed member %d.%d: %d leases", key.slot, key.generation, len(held))
+
+    def leave(self, key: MemberKey) -> None:
+        """A member said good-bye: the same, without waiting for its death. It has let go of everything that it could."""
+        self.forget(key)
+        self.reclaim(key)
+
+    def _poison(self, key: MemberKey) -> None:
+        """Tell those who wait for the dead: for its tickets, for its claims, for what it was writing."""
+        rows = self._directory.rows
+        count = rows.count()
+        if not count:
+            return
+        first, indices = self._block.rowAddress(0), atomics.indexBuffer(count)
+        claimed = atomics.scan32(
+            first + layout.ROW_CLAIM_OFFSET, layout.ROW_BYTES, count, _CLAIM_BITS, claims.claimWord(key), indices, count
+        )
+        for row in list(indices[: min(claimed, count)]):
+            claims.wakeWaiters(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET)
+            Generation(self._block.rowAddress(row)).wake()
+        for row in self._pendingOf(key, count):
+            Tickets(self._block.rowAddress(row)).poison(key)
+
+    def _pendingOf(self, key: MemberKey, count: int) -> set[int]:
+        first, indices = self._block.rowAddress(0) + layout.ROW_TICKETS_OFFSET, atomics.indexBuffer(count)
+        pending: set[int] = set()
+        for position in range(layout.TICKET_RING):
+            found = atomics.scan64(first + position * 8, layout.ROW_BYTES, count, 0xFFFFFFFF, Tickets.pendingWord(key), indices, count)
+            pending.update(indices[: min(found, count)])
+        return pending
+
+    def close(self) -> None:
+        for key in list(self._pidfds):
+            self.forget(key)

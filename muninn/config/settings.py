@@ -1,0 +1,258 @@
+"""The settings: what they are, where they come from, and what is refused.
+
+`loadSettings` reads the defaults, the file named by ``MUNINN_CONFIG``, the ``MUNINN_*`` variables and the caller's overrides, in
+that order, and checks every value against the tables below. Whatever does not fit is `InvalidConfig`, with the file and line, the
+variable or the argument that it came from. Settings are this process's own; nothing of them is shared but the sizes that the
+creator of a domain writes into its control block.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from muninn.config.sizes import asBytes
+from muninn.errors import InvalidArgument, InvalidConfig
+
+DEFAULTS = Path(__file__).with_name("defaults.toml")
+FILE_VARIABLE = "MUNINN_CONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    logLevel: str
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    bigModeMaxBytes: int
+    fastModeMaxBytes: int
+    prefaultThreads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tenancy:
+    defaultTenant: str
+    defaultPinnedHostQuota: int
+    defaultVramQuota: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    defaultPolicy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    leaseTtlMs: int
+    handleBytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    domain: str
+    takeoverMs: int
+    requestTimeoutMs: int
+    maxMembers: int
+    maxBuffers: int
+    maxLeases: int
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    device: str
+    hostGpus: int
+    hostGpuBytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings, by table. The keys are explained in ``defaults.toml``; sizes are bytes here."""
+
+    server: Server
+    memory: Memory
+    tenancy: Tenancy
+    promotion: Promotion
+    security: Security
+    control: Control
+    devices: Devices
+
+
+class Found(NamedTuple):
+    """A value and where it was found, in words."""
+
+    value: Any
+    where: str
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str):
+        return asBytes(value)
+    return _count(0)(value)
+
+
+def _count(least: int, most: int = 1 << 56) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if isinstance(value, str) and re.fullmatch(r"-?\d+", value):
+            value = int(value)  # a variable is always text
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InvalidArgument(f"{value!r} is no whole number")
+        if not least <= value <= most:
+            raise InvalidArgument(f"{value} is not between {least} and {most}")
+        return value
+
+    return check
+
+
+def _word(*choices: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in choices:
+            raise InvalidArgument(f"{value!r} is not one of {', '.join(choices)}")
+        return str(value)
+
+    return check
+
+
+def _text(pattern: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise InvalidArgument(f"{value!r} does not match {pattern}")
+        return value
+
+    return check
+
+
+_CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "server": {"logLevel": _word("debug", "info", "warning", "error")},
+    "memory": {"bigModeMaxBytes": _size, "fastModeMaxBytes": _size, "prefaultThreads": _count(0, 1024)},
+    "tenancy": {"defaultTenant": _text(r"[!-~]{1,63}"), "defaultPinnedHostQuota": _size, "defaultVramQuota": _size},
+    "promotion": {"defaultPolicy": _word("readOnly", "readMostly", "readWrite")},
+    "security": {"leaseTtlMs": _count(10, 1 << 40), "handleBytes": _count(64, 64)},
+    "control": {
+        "domain": _text(r"[A-Za-z0-9_-]{1,32}"),
+        "takeoverMs": _count(10, 60_000),
+        "requestTimeoutMs": _count(100, 3_600_000),
+        "maxMembers": _count(1, 4094),
+        "maxBuffers": _count(1, 1_048_574),
+        "maxLeases": _count(1, 65_536),
+    },
+    "devices": {"device": _word("auto", "host", "cuda"), "hostGpus": _count(0, 64), "hostGpuBytes": _size},
+}
+_TABLE_OF_KEY = {key: table for table, keys in _CHECKS.items() for key in keys}
+_TABLES: dict[str, type[Any]] = {
+    "server": Server, "memory": Memory, "tenancy": Tenancy, "promotion": Promotion, "security": Security, "control": Control, "devices": Devices,
+}  # fmt: skip
+#: Keys of the specification that mean nothing in this version, and why.
+_NOT_HERE = {
+    "udsPath": "sockets live in the domain's own directory below /dev/shm",
+    "udsPerm": "the domain's directory below /dev/shm is 0700, always",
+    **dict.fromkeys(("metricsPort", "enableTracing"), "metrics and traces are not in this version"),
+    **dict.fromkeys(("nvmeEnabled", "nvmePath", "nvmePrefetch", "nvmeAioDepth", "defaultNvmeQuota"), "NVMe spill is not in this version"),
+    **dict.fromkeys(
+        ("enablePromotion", "defaultSliceBytes", "perGpuScratchBytes", "maxConcurrentPromotions"), "promotion is not in this version"
+    ),
+    **dict.fromkeys(("enablePeerProbing", "preferP2P"), "routes between GPUs are not in this version"),
+}
+
+
+def variableOf(key: str) -> str:
+    """The environment variable of a key: `takeoverMs` is ``MUNINN_TAKEOVER_MS``."""
+    return "MUNINN_" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).upper()
+
+
+_KEY_OF_VARIABLE = {variableOf(key): key for key in _TABLE_OF_KEY}
+
+
+def loadSettings(environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """The settings that hold now.
+
+    Parameters
+    ----------
+    environ
+        The environment; that of the process when not given.
+    overrides
+        Key to value, above everything else.
+
+    Raises
+    ------
+    InvalidConfig
+        An unknown key, a wrong type, a value out of range, or a file that can not be read.
+    """
+    environ = os.environ if environ is None else environ
+    found = _ofFile(DEFAULTS)
+    if path := environ.get(FILE_VARIABLE):
+        found |= _ofFile(Path(path))
+    found |= _ofVariables(environ)
+    found |= {_known(key, "argument"): Found(value, f"argument {key}") for key, value in (overrides or {}).items()}
+    values: dict[str, dict[str, Any]] = {table: {} for table in _TABLES}
+    for key, (value, where) in found.items():
+        table = _TABLE_OF_KEY[key]
+        try:
+            values[table][key] = _CHECKS[table][key](value)
+        except InvalidArgument as error:
+            raise InvalidConfig(f"{where}: {key}: {error.reason}") from None
+    return Settings(**{field.name: _TABLES[field.name](**values[field.name]) for field in fields(Settings)})
+
+
+def _known(key: str, where: str) -> str:
+    if key in _TABLE_OF_KEY:
+        return key
+    if key in _NOT_HERE:
+        raise InvalidConfig(f"{where}: {key} has no meaning here: {_NOT_HERE[key]}", "Remove the key")
+    raise InvalidConfig(f"{where}: {key} is not known", f"Use one of {', '.join(sorted(_TABLE_OF_KEY))}")
+
+
+def _ofVariables(environ: Mapping[str, str]) -> dict[str, Found]:
+    found = {}
+    for variable, value in environ.items():
+        if variable.startswith("MUNINN_") and variable != FILE_VARIABLE:
+            key = _KEY_OF_VARIABLE.get(variable)
+            if key is None:
+                raise InvalidConfig(
+                    f"variable {variable} is not known", f"Use {FILE_VARIABLE}, or one of {', '.join(sorted(_KEY_OF_VARIABLE))}"
+                )
+            found[key] = Found(value, f"variable {variable}")
+    return found
+
+
+def _ofFile(path: Path) -> dict[str, Found]:
+    import tomllib
+
+    try:
+        text = path.read_text()
+        tables = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidConfig(f"{path} can not be read: {getattr(error, 'strerror', None) or error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidConfig(f"{path}: {error}") from error
+    found = {}
+    for table, entries in tables.items():
+        where = f"{path}:{_lineOf(text, table, None)}"
+        if table not in _CHECKS or not isinstance(entries, dict):
+            known = ", ".join(f"[{each}]" for each in _CHECKS)
+            reason = _NOT_HERE.get(next(iter(entries), "") if isinstance(entries, dict) else table)
+            raise InvalidConfig(f"{where}: [{table}] is not known" + (f": {reason}" if reason else ""), f"Use {known}")
+        for key, value in entries.items():
+            where = f"{path}:{_lineOf(text, table, key)}"
+            if _TABLE_OF_KEY.get(_known(key, where)) != table:
+                raise InvalidConfig(f"{where}: {key} belongs to [{_TABLE_OF_KEY[key]}], not to [{table}]", "Move the key")
+            found[key] = Found(value, where)
+    return found
+
+
+def _lineOf(text: str, table: str, key: str | None) -> int:
+    """The line of a table's heading, or of a key in it; 1 when it is written in a way that this does not see (dotted, inline)."""
+    current, heading = "", 1
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := re.match(r"\s*\[\s*([^\]]+?)\s*\]", line):
+            current = match[1].strip("\"' ")
+            heading = number if current == table else heading
+            if current == table and key is None:
+                return number
+        elif current == table and key is not None and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+            return number
+    return heading

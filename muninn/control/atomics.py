@@ -1,0 +1,114 @@
+"""The C primitives, as Python calls: the only way to a shared word.
+
+Names are those of `cshim/primitives.h` without their prefix; addresses are integers. What returns at once goes through `PyDLL`,
+which keeps the interpreter's lock and costs 0.2 µs; what may sleep, copy or fault many pages goes through `CDLL`, which lets other
+threads run meanwhile. The functions are bare ctypes objects: a Python wrapper would cost more than most of them do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+from muninn.errors import PlatformUnsupported
+
+LIBRARY = Path(__file__).resolve().parent.parent / "_shim" / "libmuninn.so"
+
+_U32, _U64, _I32, _I64 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64
+_ADDRESS, _SIZE = ctypes.c_void_p, ctypes.c_size_t
+
+
+def _loaded(kind: type[ctypes.CDLL]) -> ctypes.CDLL:
+    try:
+        return kind(str(LIBRARY))
+    except OSError as error:
+        raise PlatformUnsupported(
+            f"the C primitives can not be loaded: {error}", "Install Muninn where a C compiler is: `make setup`, or `pip install .`"
+        ) from error
+
+
+_quick, _slow = _loaded(ctypes.PyDLL), _loaded(ctypes.CDLL)
+
+
+def _bound(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+    function = getattr(library, name)
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+loadAcquire32 = _bound(_quick, "mnnLoadAcquire32", _U32, _ADDRESS)
+loadAcquire64 = _bound(_quick, "mnnLoadAcquire64", _U64, _ADDRESS)
+loadSeqCst32 = _bound(_quick, "mnnLoadSeqCst32", _U32, _ADDRESS)
+loadSeqCst64 = _bound(_quick, "mnnLoadSeqCst64", _U64, _ADDRESS)
+storeRelease32 = _bound(_quick, "mnnStoreRelease32", None, _ADDRESS, _U32)
+storeRelease64 = _bound(_quick, "mnnStoreRelease64", None, _ADDRESS, _U64)
+exchangeSeqCst32 = _bound(_quick, "mnnExchangeSeqCst32", _U32, _ADDRESS, _U32)
+exchangeSeqCst64 = _bound(_quick, "mnnExchangeSeqCst64", _U64, _ADDRESS, _U64)
+casSeqCst32 = _bound(_quick, "mnnCasSeqCst32", _U32, _ADDRESS, _U32, _U32)
+casSeqCst64 = _bound(_quick, "mnnCasSeqCst64", _U64, _ADDRESS, _U64, _U64)
+fetchAddAcqRel32 = _bound(_quick, "mnnFetchAddAcqRel32", _U32, _ADDRESS, _U32)
+fetchAddAcqRel64 = _bound(_quick, "mnnFetchAddAcqRel64", _U64, _ADDRESS, _U64)
+
+# A full table is scanned in some 10 µs, which is less than giving the interpreter away and getting it back may take.
+scan32 = _bound(_quick, "mnnScan32", _U32, _ADDRESS, _SIZE, _U32, _U32, _U32, _ADDRESS, _U32)
+scan64 = _bound(_quick, "mnnScan64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64, _ADDRESS, _U32)
+raiseField64 = _bound(_quick, "mnnRaiseField64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64)
+
+futexWait32 = _bound(_slow, "mnnFutexWait32", _I32, _ADDRESS, _U32, _I64)
+futexWake32 = _bound(_quick, "mnnFutexWake32", _I32, _ADDRESS, ctypes.c_int32)
+spinWhile64 = _bound(_slow, "mnnSpinWhile64", _U64, _ADDRESS, _U64, _I64)
+
+robustListBytes = _bound(_quick, "mnnRobustListBytes", _SIZE)
+robustHold = _bound(_quick, "mnnRobustHold", _I32, _ADDRESS, _ADDRESS)
+byteLock = _bound(_quick, "mnnByteLock", _I32, _I32, _I64)
+byteUnlock = _bound(_quick, "mnnByteUnlock", _I32, _I32, _I64)
+byteHolder = _bound(_quick, "mnnByteHolder", _I32, _I32, _I64)
+pidfdOpen = _bound(_quick, "mnnPidfdOpen", _I32, _I32)
+pidfdDead = _bound(_quick, "mnnPidfdDead", _I32, _I32)
+threadId = _bound(_quick, "mnnThreadId", _U32)
+blockSignals = _bound(_quick, "mnnBlockSignals", _I32)
+
+memfdCreate = _bound(_slow, "mnnMemfdCreate", _I32, ctypes.c_char_p, _U64)
+seal = _bound(_quick, "mnnSeal", _I32, _I32, _I32)
+unmap = _bound(_slow, "mnnUnmap", _I32, _ADDRESS, _U64)
+protect = _bound(_slow, "mnnProtect", _I32, _ADDRESS, _U64, _I32)
+advise = _bound(_slow, "mnnAdvise", _I32, _ADDRESS, _U64, _I32)
+bindNode = _bound(_slow, "mnnBindNode", _I32, _ADDRESS, _U64, _I32)
+copy = _bound(_slow, "mnnCopy", None, _ADDRESS, _ADDRESS, _U64)
+seqRead = _bound(_slow, "mnnSeqRead", _I32, _ADDRESS, _ADDRESS, _ADDRESS, _U64, _U32, _ADDRESS)
+
+_map = _bound(_slow, "mnnMap", _I32, _I32, _U64, _U64, _I32, _ADDRESS)
+_mapWipedOnFork = _bound(_quick, "mnnMapWipedOnFork", _I32, _U64, _ADDRESS)
+
+
+def checked(result: int, what: str) -> int:
+    """The result, or for a negative one the `OSError` that it stands for."""
+    if result < 0:
+        raise OSError(-result, f"{what}: {os.strerror(-result)}")
+    return result
+
+
+def mapped(fd: int, sizeBytes: int, writable: bool, alignment: int = 0) -> int:
+    """Map a file from its beginning, shared; returns the address. Raises `OSError`."""
+    address = ctypes.c_void_p()
+    checked(_map(fd, sizeBytes, alignment, writable, ctypes.byref(address)), "mmap")
+    return address.value or 0
+
+
+def mappedWipedOnFork(sizeBytes: int) -> int:
+    """Private memory that reads zero in a forked child; returns the address. Raises `OSError`."""
+    address = ctypes.c_void_p()
+    checked(_mapWipedOnFork(sizeBytes, ctypes.byref(address)), "madvise(MADV_WIPEONFORK)")
+    return address.value or 0
+
+
+def indexBuffer(count: int) -> Any:
+    """Room for the indices of a scan."""
+    return (ctypes.c_uint32 * max(1, count))()
+
+
+def generationBuffer() -> Any:
+    """Room for the generation of a `seqRead`."""
+    return (ctypes.c_uint64 * 1)()

@@ -1,0 +1,81 @@
+"""Claims: words in shared memory that one member at a time owns, and that survive their owner's death.
+
+A claim is 32 bits {contended, slot generation, slot+1}, so a waiter knows whom it waits for and can ask whether that one is
+*proven* dead; noticed is not enough, since another thread of a dying process may still be writing. The writer's right to a buffer
+and `muninn.Lock` are claims. They belong to processes: threads of one process agree among themselves first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from muninn.control import atomics
+from muninn.control.members import MemberKey
+
+_SLOT_MASK = 0xFFF
+_GENERATION_SHIFT, _GENERATION_MASK = 12, 0x7FFFF
+_CONTENDED = 1 << 31
+_FUTEX_ALL = 0x7FFFFFFF
+#: How long a waiter sleeps before it looks at its owner again; the reclaiming broker wakes it sooner.
+_CHECK_NS = 50_000_000
+
+
+def claimWord(key: MemberKey) -> int:
+    """What the word says while `key` owns it."""
+    return (key.generation & _GENERATION_MASK) << _GENERATION_SHIFT | (key.slot + 1)
+
+
+def ownerOf(word: int) -> tuple[int, int] | None:
+    """(slot, generation bits) of the owner, or None."""
+    slot = (word & _SLOT_MASK) - 1
+    return None if slot < 0 else (slot, word >> _GENERATION_SHIFT & _GENERATION_MASK)
+
+
+def belongsTo(word: int, key: MemberKey) -> bool:
+    return ownerOf(word) == (key.slot, key.generation & _GENERATION_MASK)
+
+
+def acquire(address: int, key: MemberKey, isDead: Callable[[int, int], bool], timeout: float | None) -> bool | None:
+    """Own the claim.
+
+    Parameters
+    ----------
+    isDead
+        Whether the owner (slot, generation bits) is proven dead.
+    timeout
+        Seconds; None waits as long as the owner lives.
+
+    Returns
+    -------
+    bool or None
+        True: owned. False: owned, taken over from an owner that died. None: the time ran out.
+    """
+    mine = claimWord(key)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        word = int(atomics.loadAcquire32(address))
+        owner = ownerOf(word)
+        if owner is None or isDead(*owner):
+            # SYNC claim: pairs with release; what the last owner wrote is visible. A waiter may have been lost with its wake, so
+            # contention is kept.
+            if atomics.casSeqCst32(address, word, mine | word & _CONTENDED) == word:
+                return owner is None
+            continue
+        remainingNs = _CHECK_NS if deadline is None else min(_CHECK_NS, int((deadline - time.monotonic()) * 1e9))
+        if remainingNs <= 0:
+            return None
+        if word & _CONTENDED or atomics.casSeqCst32(address, word, word | _CONTENDED) == word:
+            atomics.futexWait32(address, word | _CONTENDED, remainingNs)
+
+
+def release(address: int) -> None:
+    """Give the claim up and wake who waits."""
+    # SYNC claim: pairs with acquire.
+    if atomics.exchangeSeqCst32(address, 0) & _CONTENDED:
+        atomics.futexWake32(address, _FUTEX_ALL)
+
+
+def wakeWaiters(address: int) -> None:
+    """Make the waiters look at the owner again: it has died."""
+    atomics.futexWake32(address, _FUTEX_ALL)

@@ -1,0 +1,82 @@
+"""Who is broker: one word, CASed upward by one epoch at a time.
+
+Any member may become broker by that CAS alone. What makes it safe is not that the old one has stopped, but that whatever it still does
+fails: its epoch is in every word it changes, and its successor re-stamps them first (`rows.py`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from muninn.control import atomics, layout
+from muninn.control.block import ControlBlock
+from muninn.control.watch import disturb
+
+_SLOT_BITS = 16
+_FUTEX_ALL = 0x7FFFFFFF
+
+
+class Term(NamedTuple):
+    """One broker's time in office; `slot` is None when nobody holds it."""
+
+    epoch: int
+    slot: int | None
+
+    def word(self) -> int:
+        return self.epoch << _SLOT_BITS | (0 if self.slot is None else self.slot + 1)
+
+
+class Election:
+    """The election word, the ready word and the heartbeat of a control block."""
+
+    def __init__(self, block: ControlBlock) -> None:
+        self._block = block
+        self._election = block.electionAddress
+        self._ready = block.readyAddress
+        self._heartbeat = block.heartbeatAddress
+        self._slots = block.geometry.maxMembers
+
+    def term(self) -> Term:
+        word = atomics.loadSeqCst64(self._election)
+        slot = (word & ((1 << _SLOT_BITS) - 1)) - 1
+        return Term(word >> _SLOT_BITS, slot if 0 <= slot < self._slots else None)
+
+    def epoch(self) -> int:
+        return int(atomics.loadSeqCst64(self._election)) >> _SLOT_BITS
+
+    def replace(self, old: Term, slot: int | None) -> Term | None:
+        """End `old` and begin the next term with `slot`; None when `old` had ended already.
+
+        The word is compared whole, so of several that noticed the same death one wins.
+        """
+        new = Term(old.epoch + 1, slot)
+        # SYNC elect: pairs with term() in the deposed broker, which reads the word before each request that it serves.
+        if atomics.casSeqCst64(self._election, old.word(), new.word()) != old.word():
+            return None
+        # Whoever waits for the old term's socket, or watches the old broker, must look again.
+        atomics.futexWake32(self._ready, _FUTEX_ALL)
+        if old.slot is not None:
+            disturb(self._block.memberAddress(old.slot) + layout.MEMBER_ROBUST_OFFSET)
+        return new
+
+    def announce(self, epoch: int) -> None:
+        """Say that the socket of `epoch` listens. Never lowers the word: a deposed broker that is late changes nothing."""
+        while (seen := int(atomics.loadAcquire64(self._ready))) < epoch:
+            # SYNC ready: pairs with awaitReady; the socket exists before the word says so.
+            if atomics.casSeqCst64(self._ready, seen, epoch) == seen:
+                break
+        atomics.futexWake32(self._ready, _FUTEX_ALL)
+
+    def readyEpoch(self) -> int:
+        return int(atomics.loadAcquire64(self._ready))
+
+    def awaitReady(self, seenReady: int, timeoutNs: int) -> None:
+        """Wait until the ready word differs from `seenReady`, somebody is elected, or the bound is reached."""
+        atomics.futexWait32(self._ready, seenReady & 0xFFFFFFFF, timeoutNs)
+
+    def beat(self) -> None:
+        """One more thing done: observers see the broker move."""
+        atomics.fetchAddAcqRel64(self._heartbeat, 1)
+
+    def heartbeat(self) -> int:
+        return int(atomics.loadAcquire64(self._heartbeat))

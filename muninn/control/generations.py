@@ -1,0 +1,94 @@
+"""Generations: how a buffer's content is published and read without locks.
+
+The generation word is a seqlock. It is odd while someone who holds the writer claim writes, and goes up by two with every
+publication. Readers never write. A writer that is killed half way leaves the word odd and the claim in a dead member's name:
+readers say so (`WriterDied`), and the next writer takes the claim over, writes, and makes the word even again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from muninn.control import atomics, layout
+
+_FUTEX_ALL = 0x7FFFFFFF
+_COPY_ATTEMPTS = 64
+#: How often a waiter asks whether a writer that is half way still lives; the reclaiming broker wakes it sooner.
+_CHECK_NS = 200_000_000
+#: How long a waiter looks at the word before it sleeps: about what a sleep and a wake-up cost, so a prompt answer costs no system
+#: call and a late one at most twice. Nothing on a single processor, where the writer could not run meanwhile.
+_SPIN_NS = 60_000 if len(os.sched_getaffinity(0)) > 1 else 0
+
+
+class Generation:
+    """The generation word of one row."""
+
+    __slots__ = ("_word",)
+
+    def __init__(self, rowAddress: int) -> None:
+        self._word = rowAddress + layout.ROW_GENERATION_OFFSET
+
+    def value(self) -> int:
+        return int(atomics.loadAcquire64(self._word))
+
+    def begin(self) -> int:
+        """Make the word odd; the caller holds the writer claim. It is odd already when the last writer died."""
+        value = int(atomics.loadAcquire64(self._word))
+        if not value & 1:
+            # SYNC write: pairs with seqRead. An exchange, so that no write to the data is seen before the word is odd.
+            atomics.exchangeSeqCst64(self._word, value + 1)
+            value += 1
+        return value
+
+    def publish(self) -> int:
+        """Make the word even, and wake who waits. Returns the new generation."""
+        value = int(atomics.loadAcquire64(self._word)) + 1
+        # SYNC publish: pairs with seqRead and wait; the data is visible before the even generation.
+        atomics.storeRelease64(self._word, value)
+        atomics.futexWake32(self._word, _FUTEX_ALL)
+        return value
+
+    def wake(self) -> None:
+        """Make waiters look again: the writer has died, or one of them is to stop."""
+        atomics.futexWake32(self._word, _FUTEX_ALL)
+
+    def copy(self, source: int, target: int, sizeBytes: int, timeout: float, writerIsDead: Callable[[], bool]) -> int | None:
+        """Copy `sizeBytes` of one generation, never torn, to private memory; returns the generation.
+
+        None when a writer died half way, and `TimeoutError` when writers never leave room for a whole copy within `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        seen = atomics.generationBuffer()
+        while (result := atomics.seqRead(self._word, source, target, sizeBytes, _COPY_ATTEMPTS, seen)) != 0:
+            value = int(seen[0])
+            if value & 1 and writerIsDead() and self.value() == value:
+                return None
+            if (remaining := deadline - time.monotonic()) <= 0:
+                raise TimeoutError(
+                    f"no whole copy of {sizeBytes} bytes within {timeout} s: the buffer is written without a pause ({result})"
+                )
+            if value & 1:
+                atomics.futexWait32(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(remaining * 1e9)))
+        return int(seen[0])
+
+    def wait(self, after: int, timeout: float | None, check: Callable[[], None]) -> int | None:
+        """Wait until an even generation above `after` is published, and return it; None when the time runs out.
+
+        `check` is called after every wake-up and raises what ends the wait: a dead writer, a lease that went, a cancellation.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        spinNs = _SPIN_NS
+        while True:
+            value = int(atomics.loadAcquire64(self._word))
+            if value > after and not value & 1:
+                return value
+            if spinNs and atomics.spinWhile64(self._word, value, spinNs) != value:
+                continue
+            spinNs = 0
+            check()
+            remainingNs = _CHECK_NS if deadline is None else min(_CHECK_NS, int((deadline - time.monotonic()) * 1e9))
+            if remainingNs <= 0:
+                return None
+            atomics.futexWait32(self._word, value & 0xFFFFFFFF, remainingNs)

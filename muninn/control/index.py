@@ -1,0 +1,67 @@
+"""The name index: from a name to a row without asking anybody.
+
+An open-addressing table of words {hash, incarnation, row}, written by the broker by CAS. It is a hint: an entry may be stale, and
+is believed only after the row itself was read; a missing entry sends the opener to the broker, who knows all names. The incarnation
+in an entry keeps a deposed broker from removing the entry of a row's next buffer.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from muninn.control import atomics, layout
+from muninn.control.block import ControlBlock
+
+_ROW_MASK = 0xFFFFF
+_INCARNATION_SHIFT, _INCARNATION_MASK = 20, 0xFFFFFF
+_HASH_SHIFT = 44
+
+
+class NameIndex:
+    """The index of a control block."""
+
+    def __init__(self, block: ControlBlock) -> None:
+        self._first = block.address + block.geometry.indexOffset
+        self._mask = block.geometry.indexSlots - 1
+        self._maxRow = block.geometry.maxBuffers
+
+    def candidates(self, name: bytes) -> list[tuple[int, int]]:
+        """(row, incarnation) of the entries that may be `name`'s, at most a handful."""
+        digest = zlib.crc32(name)
+        wanted, position, first, mask = digest >> 12, digest, self._first, self._mask
+        found = []
+        for _ in range(layout.MAX_INDEX_PROBES):
+            entry = atomics.loadAcquire64(first + (position & mask) * layout.INDEX_ENTRY_BYTES)
+            if entry == 0:
+                break
+            row = (entry & _ROW_MASK) - 1
+            if entry >> _HASH_SHIFT == wanted and 0 <= row < self._maxRow:
+                found.append((row, entry >> _INCARNATION_SHIFT & _INCARNATION_MASK))
+            position += 1
+        return found
+
+    def insert(self, name: bytes, row: int, incarnation: int) -> None:
+        """Add an entry where the probe finds room; where it finds none the name is not indexed and opens ask the broker."""
+        digest = zlib.crc32(name)
+        entry = self._entry(digest, row, incarnation)
+        for step in range(layout.MAX_INDEX_PROBES):
+            address = self._first + ((digest + step) & self._mask) * layout.INDEX_ENTRY_BYTES
+            seen = atomics.loadAcquire64(address)
+            if seen == entry:
+                return  # its broker, or a deposed one that had come so far
+            # SYNC index: pairs with candidates; the row's name was written by its creator before the broker was asked to commit it.
+            if seen in (0, layout.INDEX_TOMBSTONE) and atomics.casSeqCst64(address, seen, entry) == seen:
+                return
+
+    def remove(self, name: bytes, row: int, incarnation: int) -> None:
+        """Turn the entry into a tombstone, so that probes go on past it."""
+        digest = zlib.crc32(name)
+        entry = self._entry(digest, row, incarnation)
+        for step in range(layout.MAX_INDEX_PROBES):
+            address = self._first + ((digest + step) & self._mask) * layout.INDEX_ENTRY_BYTES
+            if atomics.casSeqCst64(address, entry, layout.INDEX_TOMBSTONE) in (entry, 0):
+                return
+
+    @staticmethod
+    def _entry(digest: int, row: int, incarnation: int) -> int:
+        return (digest >> 12) << _HASH_SHIFT | incarnation << _INCARNATION_SHIFT | (row + 1)

@@ -1,0 +1,221 @@
+"""The control block, byte by byte.
+
+One POSIX shared-memory object per domain. This file is its only description: a drawing, offsets each derived from the one
+before, and assertions. `cshim/layout.h` states the same numbers for C, and a test compares the two. The object is
+written by every member of the domain (who writes which word: the owner lines below) and survives all of them.
+
+    ┌──────────────────────────────┐ 0
+    │ header, 4 KiB                │ magic, version (stored last), sizes, election, ready, heartbeat, ...
+    ├──────────────────────────────┤ MEMBERS_OFFSET
+    │ member slots                 │ maxMembers x 256 B: state, robust word, identity
+    ├──────────────────────────────┤ Geometry.indexOffset
+    │ name index                   │ indexSlots x 8 B: {hash, incarnation, row}, a hint
+    ├──────────────────────────────┤ Geometry.rowsOffset         (grown in chunks of ROW_CHUNK rows: `rowsReady`)
+    │ buffer rows                  │ maxBuffers x 512 B: state, description, generation, claim, tickets
+    ├──────────────────────────────┤ Geometry.areasOffset        (grown when a member joins)
+    │ member areas                 │ maxMembers x maxLeases x 16 B: lease slots {hold, expiry}
+    └──────────────────────────────┘ Geometry.totalBytes
+
+The object is sparse. Header, slots and index are allocated when it is created; rows and areas with `posix_fallocate` just before
+their first use, so that a full `/dev/shm` is an error and never a SIGBUS. Nobody touches a row at or above `rowsReady`, nor the area
+of a slot that has never been LIVE: reading a hole would allocate it.
+
+All integers are little-endian and naturally aligned. Offsets named ``*_OFFSET`` are relative to the structure that they are in.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from muninn.errors import ControlBlockInvalid
+
+MAGIC = b"MUNINN\x00\x01"
+#: Changes with any change of this file; members of different versions refuse each other by MNN-0019.
+VERSION = 1
+PAGE_BYTES = 4096
+CACHE_LINE_BYTES = 64
+
+# --- header ------------------------------------------------------------------------------------------------------------
+# owner: the creator, under the lock file's CREATE byte; never written again once VERSION is stored. A stale read costs nothing.
+MAGIC_OFFSET = 0
+VERSION_OFFSET = MAGIC_OFFSET + 8  # u32, release store, last of all: anything else is valid once this is
+BOOT_ID_OFFSET = VERSION_OFFSET + 8  # 16 B, /proc/sys/kernel/random/boot_id
+TOTAL_BYTES_OFFSET = BOOT_ID_OFFSET + 16  # u64
+MAX_MEMBERS_OFFSET = TOTAL_BYTES_OFFSET + 8  # u32
+MAX_BUFFERS_OFFSET = MAX_MEMBERS_OFFSET + 4  # u32
+MAX_LEASES_OFFSET = MAX_BUFFERS_OFFSET + 4  # u32, per member
+INDEX_SLOTS_OFFSET = MAX_LEASES_OFFSET + 4  # u32, a power of two
+SECRET_OFFSET = INDEX_SLOTS_OFFSET + 4  # 32 B, the key of the domain's capabilities
+SECRET_BYTES = 32
+# owner: any member, CAS {epoch, slot+1} -> {epoch+1, slot+1}. A stale read costs a failed CAS or a connection to a dead socket.
+ELECTION_OFFSET = 2 * CACHE_LINE_BYTES  # u64 {epoch:48 | slot+1:16}; slot+1 = 0: nobody
+# owner: the broker, CAS upward to its own epoch. Clients futex-wait on the low half. A stale read costs one more wait.
+READY_OFFSET = ELECTION_OFFSET + CACHE_LINE_BYTES  # u64, epoch whose socket listens
+# owner: the broker, fetch-add. Observers compare two reads; a stale read delays a deposition.
+HEARTBEAT_OFFSET = READY_OFFSET + CACHE_LINE_BYTES  # u64
+# owner: the broker, CAS {epoch:24 | count:40}. A stale read hides rows that the broker can still name.
+ROWS_READY_OFFSET = HEARTBEAT_OFFSET + CACHE_LINE_BYTES  # u64
+# owner: anyone, fetch-add, then futex wake: a name has appeared or gone. A stale read costs one more look.
+DIRECTORY_WAKE_OFFSET = ROWS_READY_OFFSET + CACHE_LINE_BYTES  # u32
+# owner: the broker, CAS. Non-zero: the domain is draining and creates nothing new.
+DRAIN_OFFSET = DIRECTORY_WAKE_OFFSET + CACHE_LINE_BYTES  # u64 {epoch:24 | draining:1}
+HEADER_BYTES = PAGE_BYTES
+
+# --- member slot -------------------------------------------------------------------------------------------------------
+MEMBERS_OFFSET = HEADER_BYTES
+# owner: the member; after proof of its death the reclaiming member. CAS on the exact word. A stale read costs a scan more or less
+# of an area.
+MEMBER_STATE_OFFSET = 0  # u64 {generation:32 | unused:24 | state:8}
+# owner: the member's background thread (its tid); the kernel ORs FUTEX_OWNER_DIED when that thread ends.
+MEMBER_ROBUST_OFFSET = MEMBER_STATE_OFFSET + 8  # u32
+# owner: the member, before LIVE (identity), at any time (flags, leaseHigh). A stale leaseHigh is too low only for leases that
+# re-check the row.
+MEMBER_FLAGS_OFFSET = MEMBER_ROBUST_OFFSET + 4  # u32, MEMBER_FLAG_*
+MEMBER_PID_OFFSET = MEMBER_FLAGS_OFFSET + 4  # u32
+MEMBER_UID_OFFSET = MEMBER_PID_OFFSET + 4  # u32
+MEMBER_START_TIME_OFFSET = MEMBER_UID_OFFSET + 4  # u64, clock ticks since boot, /proc/<pid>/stat field 22
+MEMBER_PID_NAMESPACE_OFFSET = MEMBER_START_TIME_OFFSET + 8  # u64, inode of /proc/self/ns/pid
+MEMBER_NONCE_OFFSET = MEMBER_PID_NAMESPACE_OFFSET + 8  # u64, random, never 0
+MEMBER_JOINED_MS_OFFSET = MEMBER_NONCE_OFFSET + 8  # u64, monotonic ms
+MEMBER_LEASE_HIGH_OFFSET = MEMBER_JOINED_MS_OFFSET + 8  # u32, lease slots ever used; raised before the slot is
+MEMBER_PROGRAM_OFFSET = 72  # 64 B, UTF-8, zero padded
+MEMBER_PROGRAM_BYTES = 64
+MEMBER_BYTES = 256
+
+MEMBER_FREE, MEMBER_CLAIMING, MEMBER_LIVE, MEMBER_DEAD = 0, 1, 2, 3
+#: The member stays (`python -m muninn keep`) and is preferred as broker.
+MEMBER_FLAG_PREFERRED = 1
+
+# --- name index -------------------------------------------------------------------------------------------------------- owner: the
+# broker, CAS. {hash:20 | incarnation:24 | row+1:20}. 0: never used, ends a probe. A stale or missing entry costs a question to the
+# broker.
+INDEX_ENTRY_BYTES = 8
+INDEX_TOMBSTONE = 0xFFFFF  # row+1 of an entry that was removed
+MAX_INDEX_PROBES = 64
+
+# --- buffer row --------------------------------------------------------------------------------------------------------
+ROW_CHUNK = 256
+# owner: the broker, CAS on the exact word; every successor re-stamps the epoch. A stale read costs a failed CAS, or an open that is
+# taken back.
+ROW_STATE_OFFSET = 0  # u64 {incarnation:24 | epoch:24 | creator slot:12 | state:4}
+# owner: the creator while CREATING, nobody after. Published by the CAS to LIVE.
+ROW_SIZE_OFFSET = ROW_STATE_OFFSET + 8  # u64, bytes of data as the user sees them
+ROW_SEGMENT_BYTES_OFFSET = ROW_SIZE_OFFSET + 8  # u64, bytes of the segment or allocation
+ROW_CREATED_MS_OFFSET = ROW_SEGMENT_BYTES_OFFSET + 8  # u64, monotonic ms
+ROW_DEADLINE_MS_OFFSET = ROW_CREATED_MS_OFFSET + 8  # u64, monotonic ms at which lifetimeMs ends; 0: never
+ROW_META_OFFSET_OFFSET = ROW_DEADLINE_MS_OFFSET + 8  # u64, where in the segment the manifest starts
+ROW_META_BYTES_OFFSET = ROW_META_OFFSET_OFFSET + 8  # u32, 0: no manifest
+ROW_MODE_OFFSET = ROW_META_BYTES_OFFSET + 4  # u8, index into terms.MODES
+ROW_ACCESS_OFFSET = ROW_MODE_OFFSET + 1  # u8, index into terms.ACCESSES
+ROW_LIFETIME_OFFSET = ROW_ACCESS_OFFSET + 1  # u8, index into terms.LIFETIMES
+ROW_KIND_OFFSET = ROW_LIFETIME_OFFSET + 1  # u8, ROW_KIND_*
+ROW_GPU_OFFSET = ROW_KIND_OFFSET + 1  # i16, -1: none
+ROW_NDIM_OFFSET = ROW_GPU_OFFSET + 2  # u8
+ROW_FLAGS_OFFSET = ROW_NDIM_OFFSET + 1  # u8, ROW_FLAG_*
+ROW_NAME_LENGTH_OFFSET = ROW_FLAGS_OFFSET + 1  # u8
+ROW_TENANT_LENGTH_OFFSET = ROW_NAME_LENGTH_OFFSET + 1  # u8
+ROW_DTYPE_LENGTH_OFFSET = ROW_TENANT_LENGTH_OFFSET + 1  # u8
+ROW_TRANSPORT_OFFSET = ROW_DTYPE_LENGTH_OFFSET + 1  # u8, index into terms.TRANSPORTS
+ROW_SHAPE_OFFSET = 64  # MAX_NDIM x u64
+MAX_NDIM = 8
+ROW_DTYPE_OFFSET = ROW_SHAPE_OFFSET + MAX_NDIM * 8  # 48 B, numpy's dtype.str
+MAX_DTYPE_BYTES = 48
+ROW_TENANT_OFFSET = ROW_DTYPE_OFFSET + MAX_DTYPE_BYTES  # 64 B, UTF-8
+MAX_TENANT_BYTES = 64
+ROW_NAME_OFFSET = ROW_TENANT_OFFSET + MAX_TENANT_BYTES  # 128 B, UTF-8
+MAX_NAME_BYTES = 128
+# owner: whoever holds the writer claim; odd while it writes. Readers futex-wait on the low half. A stale read costs one more wait
+# or a retry.
+ROW_GENERATION_OFFSET = 448 - CACHE_LINE_BYTES  # u64
+# owner: members, CAS. {contended:1 | slot generation:19 | slot+1:12}; 0: nobody. See control/claims.py.
+ROW_CLAIM_OFFSET = ROW_GENERATION_OFFSET + 8  # u32
+# owner: members, fetch-add. A stale read costs one more wait.
+ROW_TICKET_WAKE_OFFSET = ROW_CLAIM_OFFSET + 4  # u32, changes whenever a ticket completes
+ROW_TICKET_NEXT_OFFSET = ROW_TICKET_WAKE_OFFSET + 4  # u64, last ticket issued
+# owner: the signalling member, CAS; the broker poisons those of the dead. {ticket:32 | slot generation:16 | slot+1:12 | status:4}
+ROW_TICKETS_OFFSET = 448  # TICKET_RING x u64
+TICKET_RING = 8
+ROW_BYTES = 512
+
+ROW_FREE, ROW_CREATING, ROW_LIVE, ROW_PROBING, ROW_DYING, ROW_DEAD = 0, 1, 2, 3, 4, 5
+ROW_KIND_ARRAY, ROW_KIND_BUNDLE, ROW_KIND_LOCK = 0, 1, 2
+ROW_FLAG_LAZY = 1
+TICKET_PENDING, TICKET_DONE, TICKET_POISONED = 1, 2, 3
+
+# --- member area -------------------------------------------------------------------------------------------------------
+# owner: the member, exchange; the broker CASes the revocation. {incarnation:24 | slot generation:12 | reason:8 | row+1:20}; 0: not held.
+# The generation keeps a deposed broker, that still clears the slots of a dead member, off those of its slot's next member.
+LEASE_HOLD_OFFSET = 0  # u64
+# owner: the member. Monotonic ms at which the lease expires. A stale read costs an early or late refusal by the holder itself.
+LEASE_EXPIRY_OFFSET = LEASE_HOLD_OFFSET + 8  # u64
+LEASE_BYTES = 16
+
+MAX_MEMBERS_LIMIT = (1 << 12) - 2
+MAX_BUFFERS_LIMIT = (1 << 20) - 2
+MAX_LEASES_LIMIT = 1 << 16
+
+
+class Geometry(NamedTuple):
+    """The sizes that the creator of a control block chose, and the offsets that follow from them."""
+
+    maxMembers: int
+    maxBuffers: int
+    maxLeases: int
+    indexSlots: int
+
+    @staticmethod
+    def of(maxMembers: int, maxBuffers: int, maxLeases: int) -> Geometry:
+        """The geometry for these limits: an index at most half full, rows in whole chunks."""
+        rows = -(-maxBuffers // ROW_CHUNK) * ROW_CHUNK
+        return Geometry(maxMembers, rows, maxLeases, 1 << (2 * rows - 1).bit_length()).checked()
+
+    def checked(self) -> Geometry:
+        """Itself, or `ControlBlockInvalid`: these four numbers come from shared memory."""
+        sane = (
+            0 < self.maxMembers <= MAX_MEMBERS_LIMIT
+            and 0 < self.maxBuffers <= MAX_BUFFERS_LIMIT
+            and self.maxBuffers % ROW_CHUNK == 0
+            and 0 < self.maxLeases <= MAX_LEASES_LIMIT
+            and self.indexSlots >= self.maxBuffers
+            and self.indexSlots & (self.indexSlots - 1) == 0
+            and self.indexSlots <= 4 * MAX_BUFFERS_LIMIT
+        )
+        if not sane:
+            raise ControlBlockInvalid(f"its sizes {tuple(self)} are impossible")
+        return self
+
+    @property
+    def indexOffset(self) -> int:
+        return _pageUp(MEMBERS_OFFSET + self.maxMembers * MEMBER_BYTES)
+
+    @property
+    def rowsOffset(self) -> int:
+        return _pageUp(self.indexOffset + self.indexSlots * INDEX_ENTRY_BYTES)
+
+    @property
+    def areaBytes(self) -> int:
+        """Bytes of one member's lease slots, whole pages."""
+        return _pageUp(self.maxLeases * LEASE_BYTES)
+
+    @property
+    def areasOffset(self) -> int:
+        return _pageUp(self.rowsOffset + self.maxBuffers * ROW_BYTES)
+
+    @property
+    def totalBytes(self) -> int:
+        return self.areasOffset + self.maxMembers * self.areaBytes
+
+
+def _pageUp(offset: int) -> int:
+    return -(-offset // PAGE_BYTES) * PAGE_BYTES
+
+
+assert SECRET_OFFSET + SECRET_BYTES <= ELECTION_OFFSET
+assert DRAIN_OFFSET + 8 <= HEADER_BYTES
+assert MEMBER_LEASE_HIGH_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
+assert MEMBER_PROGRAM_OFFSET + MEMBER_PROGRAM_BYTES <= MEMBER_BYTES
+assert ROW_TRANSPORT_OFFSET + 1 <= ROW_SHAPE_OFFSET
+assert ROW_NAME_OFFSET + MAX_NAME_BYTES <= ROW_GENERATION_OFFSET
+assert ROW_TICKET_NEXT_OFFSET + 8 <= ROW_TICKETS_OFFSET
+assert ROW_TICKETS_OFFSET + TICKET_RING * 8 == ROW_BYTES
+assert ROW_TICKET_NEXT_OFFSET % 8 == 0 and MEMBER_START_TIME_OFFSET % 8 == 0

@@ -1,0 +1,158 @@
+"""Lease slots: who holds which buffer, until when.
+
+Each member has an area of lease slots that only it fills. A refcount is a scan of these slots, never a counter, so a death at any
+instruction leaves nothing that is not its own and can be found. Words are {hold, expiry}. The holder exchanges `hold`; the broker
+may CAS a revocation reason into it, and clears the slots of a member that is proven dead. An expired or revoked lease refuses new
+operations; the memory stays until the holder lets go or dies.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from muninn.control import atomics, layout
+from muninn.control.block import ControlBlock, monotonicMs
+from muninn.control.members import MemberKey, MemberTable
+from muninn.errors import TableFull
+
+_ROW_MASK = 0xFFFFF
+_REASON_SHIFT, _REASON_MASK = 20, 0xFF
+_GENERATION_SHIFT, _GENERATION_MASK = 28, 0xFFF
+_INCARNATION_SHIFT = 40
+
+#: Why a lease was revoked; the position is what the word stores.
+REVOCATION_REASONS = ("", "evicted", "drained", "lifetimeEnded", "quota", "ownerDied")
+
+
+class Hold(NamedTuple):
+    """One held lease slot, as somebody saw it."""
+
+    slot: int
+    position: int
+    row: int
+    incarnation: int
+    reason: str
+    expiryMs: int
+
+
+class LeaseTable:
+    """The lease slots of this member. Threads of the process are kept apart by the caller's lock."""
+
+    def __init__(self, block: ControlBlock, members: MemberTable, key: MemberKey) -> None:
+        self._first = block.areaAddress(key.slot)
+        self._highAddress = block.memberAddress(key.slot) + layout.MEMBER_LEASE_HIGH_OFFSET
+        self._generationField = (key.generation & _GENERATION_MASK) << _GENERATION_SHIFT
+        self._max = block.geometry.maxLeases
+        self._high = 0
+        self._free: list[int] = []
+
+    def take(self, row: int, incarnation: int, ttlMs: int) -> int:
+        """Hold (row, incarnation) in a slot of one's own. The caller reads the row's state *afterwards*. Raises `TableFull`."""
+        if self._free:
+            index = self._free.pop()
+        elif self._high < self._max:
+            index = self._high
+            self._high += 1
+            # SYNC leaseHigh: pairs with MemberTable.leaseHigh in a scan; raised before the slot is used, in one total order with it.
+            atomics.exchangeSeqCst32(self._highAddress, self._high)
+        else:
+            raise TableFull(
+                f"this process holds {self._max} leases, all that it may", "Close buffers, use bundles, or raise control.maxLeases"
+            )
+        address = self._first + index * layout.LEASE_BYTES
+        atomics.storeRelease64(address + layout.LEASE_EXPIRY_OFFSET, monotonicMs() + ttlMs)
+        # SYNC lease: pairs with scanHolds after LIVE→DYING in the broker. Lease first and row second here, row first and leases
+        # second there.
+        atomics.exchangeSeqCst64(address, incarnation << _INCARNATION_SHIFT | self._generationField | (row + 1))
+        return index
+
+    def release(self, index: int) -> None:
+        """Give the slot back."""
+        # SYNC release: pairs with scanHolds; what the holder did with the memory comes before.
+        atomics.exchangeSeqCst64(self._first + index * layout.LEASE_BYTES, 0)
+        self._free.append(index)
+
+    def renew(self, index: int, ttlMs: int) -> int:
+        """Move the expiry `ttlMs` from now; returns it."""
+        expiryMs = monotonicMs() + ttlMs
+        atomics.storeRelease64(self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET, expiryMs)
+        return expiryMs
+
+    def expiryMs(self, index: int) -> int:
+        return int(atomics.loadAcquire64(self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET))
+
+    def revocation(self, index: int) -> str:
+        """Why the broker revoked the lease, or an empty string."""
+        reason = atomics.loadAcquire64(self._first + index * layout.LEASE_BYTES) >> _REASON_SHIFT & _REASON_MASK
+        return reasonName(reason) if reason else ""
+
+
+def reasonName(reason: int) -> str:
+    return REVOCATION_REASONS[reason] if reason < len(REVOCATION_REASONS) else f"reason {reason}"
+
+
+def scanHolds(block: ControlBlock, members: MemberTable, row: int) -> list[Hold]:
+    """Every lease on `row`, whatever the state of its member: a claim that ended without being reclaimed still counts."""
+    return [hold for slot in members.occupied() for hold in holdsOf(block, members, slot, row)]
+
+
+def countHolds(block: ControlBlock, members: MemberTable, row: int) -> int:
+    """How many leases there are on `row`; the refcount."""
+    total = 0
+    for slot in members.occupied():
+        high = members.leaseHigh(slot)
+        if high:
+            total += atomics.scan64(block.areaAddress(slot), layout.LEASE_BYTES, high, _ROW_MASK, row + 1, None, 0)
+    return total
+
+
+def holdsOf(block: ControlBlock, members: MemberTable, slot: int, row: int | None = None) -> list[Hold]:
+    """The leases in one member's area, all or those on `row`."""
+    high = members.leaseHigh(slot)
+    if not high:
+        return []
+    first = block.areaAddress(slot)
+    if row is not None and not atomics.scan64(first, layout.LEASE_BYTES, high, _ROW_MASK, row + 1, None, 0):
+        return []
+    holds = []
+    for index in range(high):
+        address = first + index * layout.LEASE_BYTES
+        word = atomics.loadSeqCst64(address)
+        held = (word & _ROW_MASK) - 1
+        if held < 0 or row not in (None, held):
+            continue
+        expiryMs = int(atomics.loadAcquire64(address + layout.LEASE_EXPIRY_OFFSET))
+        reason = reasonName(word >> _REASON_SHIFT & _REASON_MASK)
+        holds.append(Hold(slot, index, held, word >> _INCARNATION_SHIFT, reason, expiryMs))
+    return holds
+
+
+def revoke(block: ControlBlock, hold: Hold, reason: str) -> bool:
+    """CAS a reason into a lease; False when the holder has let go meanwhile.
+
+    It forbids new operations and frees nothing, so one that a deposed broker gets in late is harmless.
+    """
+    address = block.areaAddress(hold.slot) + hold.position * layout.LEASE_BYTES
+    word = atomics.loadSeqCst64(address)
+    same = (word & _ROW_MASK) == hold.row + 1 and word >> _INCARNATION_SHIFT == hold.incarnation
+    if not same or word >> _REASON_SHIFT & _REASON_MASK:
+        return False
+    return bool(atomics.casSeqCst64(address, word, word | REVOCATION_REASONS.index(reason) << _REASON_SHIFT) == word)
+
+
+def clearDead(block: ControlBlock, members: MemberTable, key: MemberKey) -> list[int]:
+    """Clear all leases of a member that is proven dead and condemned; returns the rows that it held.
+
+    The slot's generation is in each word, so nothing of the slot's next member can match.
+    """
+    rows = []
+    for index in range(members.leaseHigh(key.slot)):
+        address = block.areaAddress(key.slot) + index * layout.LEASE_BYTES
+        word = atomics.loadSeqCst64(address)
+        if (
+            word
+            and word >> _GENERATION_SHIFT & _GENERATION_MASK == key.generation & _GENERATION_MASK
+            and atomics.casSeqCst64(address, word, 0) == word
+        ):
+            rows.append((word & _ROW_MASK) - 1)
+    return rows

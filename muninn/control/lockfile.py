@@ -1,0 +1,75 @@
+"""The domain's lock file: one byte for the creation of the control block, one byte for each member slot.
+
+POSIX byte locks belong to the process and go when its last thread has passed `exit_files`, after its memory: they are half of a
+proof of death (`members.py`). They also go when the process closes *any* descriptor of the file, so it is opened once per process
+and domain, here, and the descriptor is not handed out.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from muninn.control import atomics
+from muninn.control.places import Places
+from muninn.errors import BrokerUnavailable, DescriptorsExhausted, HostMemoryFull
+
+_CREATE_BYTE = 0
+_FIRST_SLOT_BYTE = 16
+_CREATE_BOUND_SECONDS = 10.0
+
+
+class LockFile:
+    """The byte locks of one domain, as this process sees them."""
+
+    def __init__(self, places: Places) -> None:
+        places.makeDirectory()
+        try:
+            self._fd = os.open(places.lockPath, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise fileError(error, places.lockPath) from error
+
+    @contextmanager
+    def creating(self) -> Iterator[None]:
+        """Hold the CREATE byte. Its holder may have been stopped, so the wait is bounded: `BrokerUnavailable`."""
+        deadline = time.monotonic() + _CREATE_BOUND_SECONDS
+        while atomics.byteLock(self._fd, _CREATE_BYTE) != 0:
+            if time.monotonic() > deadline:
+                holder = atomics.byteHolder(self._fd, _CREATE_BYTE)
+                raise BrokerUnavailable(
+                    f"process {holder} has been creating the control block for {_CREATE_BOUND_SECONDS:.0f} s", "End that process"
+                )
+            time.sleep(0.001)
+        try:
+            yield
+        finally:
+            atomics.byteUnlock(self._fd, _CREATE_BYTE)
+
+    def lockSlot(self, slot: int) -> bool:
+        """Take the byte of a slot for the rest of this process's life; False when another process has it."""
+        return int(atomics.byteLock(self._fd, _FIRST_SLOT_BYTE + slot)) == 0
+
+    def unlockSlot(self, slot: int) -> None:
+        atomics.byteUnlock(self._fd, _FIRST_SLOT_BYTE + slot)
+
+    def slotIsLocked(self, slot: int) -> bool:
+        """Whether *another* process has the byte; one's own locks are invisible to oneself."""
+        return int(atomics.byteHolder(self._fd, _FIRST_SLOT_BYTE + slot)) != 0
+
+    def close(self) -> None:
+        """Close the file, and with it drop every lock that this process has on it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def fileError(error: OSError, path: str) -> Exception:
+    """The typed error for a failed open or create of `path`."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return DescriptorsExhausted(f"{path}: {error.strerror}")
+    if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT):
+        return HostMemoryFull(f"{path}: {error.strerror}")
+    return error

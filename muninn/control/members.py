@@ -1,0 +1,245 @@
+"""Member slots: who is in the domain, and whether it is still alive.
+
+A process claims one slot and writes its identity there. Two things are kept apart. *Noticing* a death: the kernel marks the slot's
+robust word 0.1 ms after the member's background thread has ended, which is enough to elect another broker, because epochs fence the
+old one. *Proving* it: the slot's byte lock is free and the process's pidfd is readable; only then may what the member held be
+reclaimed. `kill(pid, 0)` is never asked, since it succeeds on zombies and on strangers that got the number.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import sys
+from typing import NamedTuple
+
+from muninn.control import atomics, layout
+from muninn.control.block import ControlBlock, monotonicMs
+from muninn.errors import TableFull
+
+_IDENTITY = struct.Struct("<IIIQQQQ")
+_IDENTITY_OFFSET = layout.MEMBER_FLAGS_OFFSET
+_STATE_BITS = 8
+_FUTEX_OWNER_DIED = 0x40000000
+_FUTEX_TID_MASK = 0x3FFFFFFF
+#: What pidfd_open says of a number that no process has: nobody's, or that of another process's thread (EINVAL, since Linux 6.15 ENOENT).
+_NO_SUCH_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
+
+
+class MemberIdentity(NamedTuple):
+    """Who claimed a slot: enough to tell a process from any other that ever had its pid."""
+
+    flags: int
+    pid: int
+    uid: int
+    startTime: int
+    pidNamespace: int
+    nonce: int
+    joinedMs: int
+
+
+class MemberKey(NamedTuple):
+    """One member for ever: a slot and the generation of its claim."""
+
+    slot: int
+    generation: int
+
+
+class MemberTable:
+    """All member slots of a control block."""
+
+    def __init__(self, block: ControlBlock) -> None:
+        self._block = block
+        self._nonce = 0
+        self.count = block.geometry.maxMembers
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def state(self, slot: int) -> tuple[int, int]:
+        """(state, generation) of a slot."""
+        word = atomics.loadSeqCst64(self._block.memberAddress(slot))
+        return word & 0xFF, word >> 32
+
+    def isCurrent(self, key: MemberKey) -> bool:
+        """Whether the slot still belongs to that claim."""
+        return self.state(key.slot) == (layout.MEMBER_LIVE, key.generation)
+
+    def occupied(self) -> list[int]:
+        """The slots that are not FREE."""
+        first, stride = self._block.memberAddress(0), layout.MEMBER_BYTES
+        total = atomics.scan64(first, stride, self.count, 0xFF, layout.MEMBER_FREE, None, 0)
+        if total == self.count:
+            return []
+        return [slot for slot in range(self.count) if self.state(slot)[0] != layout.MEMBER_FREE]
+
+    def live(self) -> list[MemberKey]:
+        """The claims that are LIVE, dead processes that nobody has reclaimed among them."""
+        states = ((slot, *self.state(slot)) for slot in self.occupied())
+        return [MemberKey(slot, generation) for slot, state, generation in states if state == layout.MEMBER_LIVE]
+
+    def identity(self, slot: int) -> MemberIdentity:
+        start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + _IDENTITY_OFFSET
+        return MemberIdentity(*_IDENTITY.unpack(self._block.bytes[start : start + _IDENTITY.size]))
+
+    def program(self, slot: int) -> str:
+        start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + layout.MEMBER_PROGRAM_OFFSET
+        raw = bytes(self._block.bytes[start : start + layout.MEMBER_PROGRAM_BYTES])
+        return raw.rstrip(b"\0").decode(errors="replace")
+
+    def leaseHigh(self, slot: int) -> int:
+        """How many lease slots of the member's area were ever used."""
+        word = atomics.loadSeqCst32(self._block.memberAddress(slot) + layout.MEMBER_LEASE_HIGH_OFFSET)
+        return min(int(word), self._block.geometry.maxLeases)
+
+    def robustAddress(self, slot: int) -> int:
+        return self._block.memberAddress(slot) + layout.MEMBER_ROBUST_OFFSET
+
+    # --- death -------------------------------------------------------------------------------------------------------
+
+    def isNoticedDead(self, key: MemberKey) -> bool:
+        """Whether the kernel has marked the member's robust word, or the slot is no longer its own."""
+        word = atomics.loadAcquire32(self.robustAddress(key.slot))
+        return not self.isCurrent(key) or word == 0 or bool(word & _FUTEX_OWNER_DIED)
+
+    def isProvenDead(self, key: MemberKey, pidfd: int | None = None) -> bool:
+        """Whether nothing of the member runs or writes any more: its byte lock is free *and* its process is gone.
+
+        Parameters
+        ----------
+        pidfd
+            A descriptor that the member gave of itself; without it one is opened by pid, which works within one PID namespace.
+        """
+        state, generation = self.state(key.slot)
+        if generation != key.generation or state == layout.MEMBER_FREE:
+            return True
+        identity = self.identity(key.slot)
+        if identity.nonce == self._nonce or self._block.lockFile.slotIsLocked(key.slot):
+            return False
+        if state == layout.MEMBER_CLAIMING or pidfd is not None:
+            # The byte is locked before CLAIMING is stored, so a free byte is all there is to know of a claimer.
+            return state == layout.MEMBER_CLAIMING or atomics.pidfdDead(pidfd) == 1
+        if identity.pidNamespace != ownPidNamespace():
+            # Its pid means nothing here and it gave no pidfd to this process: its byte lock and its robust word must do.
+            return bool(atomics.loadAcquire32(self.robustAddress(key.slot)) & _FUTEX_OWNER_DIED)
+        return processIsGone(identity.pid, identity.startTime)
+
+    def isPidfdOf(self, descriptor: int, key: MemberKey) -> bool:
+        """Whether a descriptor that came over the socket is a pidfd, and of the process that the slot names (as far as this PID namespace can tell)."""
+        try:
+            with open(f"/proc/self/fdinfo/{descriptor}") as file:
+                pids = [line.partition(":")[2].strip() for line in file if line.startswith("Pid:")]
+        except OSError:
+            return False
+        identity = self.identity(key.slot)
+        return bool(pids) and (identity.pidNamespace != ownPidNamespace() or pids[0] == str(identity.pid))
+
+    # --- one's own slot ----------------------------------------------------------------------------------------------
+
+    def claim(self, preferred: bool) -> MemberKey:
+        """Claim a free slot for this process; it is CLAIMING until `enter`. Raises `TableFull`."""
+        lockFile = self._block.lockFile
+        for slot in range(self.count):
+            address = self._block.memberAddress(slot)
+            word = atomics.loadAcquire64(address)
+            # A claimer that died half way has left CLAIMING and a free byte, and nothing else.
+            if word & 0xFF not in (layout.MEMBER_FREE, layout.MEMBER_CLAIMING) or not lockFile.lockSlot(slot):
+                continue
+            generation = ((word >> 32) + 1) & 0xFFFFFFFF or 1
+            # SYNC claim: pairs with isProvenDead. The byte is ours before the state says CLAIMING, so CLAIMING with a free byte is
+            # a dead claim.
+            if atomics.casSeqCst64(address, word, generation << 32 | layout.MEMBER_CLAIMING) != word:
+                lockFile.unlockSlot(slot)
+                continue
+            key = MemberKey(slot, generation)
+            try:
+                self._prepare(slot, preferred)
+            except BaseException:
+                self.vacate(key, layout.MEMBER_CLAIMING)
+                lockFile.unlockSlot(slot)
+                raise
+            return key
+        raise TableFull(
+            f"all {self.count} member slots are taken",
+            "End processes that use this domain, or raise control.maxMembers and restart the domain",
+        )
+
+    def _prepare(self, slot: int, preferred: bool) -> None:
+        block = self._block
+        block.allocate(block.geometry.areasOffset + slot * block.geometry.areaBytes, block.geometry.areaBytes)
+        # Its leases are gone since the slot was vacated. Only the slot's owner lowers this word, so no late broker can hide a lease from a scan.
+        atomics.exchangeSeqCst32(block.memberAddress(slot) + layout.MEMBER_LEASE_HIGH_OFFSET, 0)
+        self._nonce = int.from_bytes(os.urandom(8), "little") or 1
+        flags = layout.MEMBER_FLAG_PREFERRED if preferred else 0
+        identity = MemberIdentity(flags, os.getpid(), os.getuid(), startTimeOf(os.getpid()), ownPidNamespace(), self._nonce, monotonicMs())
+        start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES
+        block.bytes[start + _IDENTITY_OFFSET : start + _IDENTITY_OFFSET + _IDENTITY.size] = _IDENTITY.pack(*identity)
+        program = programName().encode()[: layout.MEMBER_PROGRAM_BYTES].ljust(layout.MEMBER_PROGRAM_BYTES, b"\0")
+        start += layout.MEMBER_PROGRAM_OFFSET
+        block.bytes[start : start + layout.MEMBER_PROGRAM_BYTES] = program
+
+    def enter(self, key: MemberKey) -> None:
+        """CLAIMING → LIVE: identity, robust word and byte lock are in place."""
+        address = self._block.memberAddress(key.slot)
+        # SYNC enter: pairs with `live` and `occupied`; the identity is visible to whoever reads LIVE.
+        atomics.casSeqCst64(address, key.generation << 32 | layout.MEMBER_CLAIMING, key.generation << 32 | layout.MEMBER_LIVE)
+
+    def condemn(self, key: MemberKey) -> bool:
+        """LIVE → DEAD, once death is proven: the claim takes no more leases. False when somebody else was faster."""
+        live, dead = (key.generation << 32 | state for state in (layout.MEMBER_LIVE, layout.MEMBER_DEAD))
+        return atomics.casSeqCst64(self._block.memberAddress(key.slot), live, dead) in (live, dead)
+
+    def vacate(self, key: MemberKey, state: int) -> None:
+        """`state` → FREE, when nothing of the member is left in the control block."""
+        # The CAS alone: a deposed broker that comes here late finds another generation. What the slot holds besides is its next member's to clear.
+        atomics.casSeqCst64(self._block.memberAddress(key.slot), key.generation << 32 | state, key.generation << 32 | layout.MEMBER_FREE)
+
+
+def processIsGone(pid: int, startTime: int) -> bool:
+    """Whether the process that had `pid` and began at `startTime` has ended (a zombie has). False when this process has no descriptor left to find out."""
+    pidfd = openPidfd(pid, startTime)
+    if pidfd < 0:
+        return -pidfd in _NO_SUCH_PROCESS
+    try:
+        return atomics.pidfdDead(pidfd) == 1
+    finally:
+        os.close(pidfd)
+
+
+def openPidfd(pid: int, startTime: int) -> int:
+    """A pidfd of the process that had `pid` and began at `startTime`; `-ESRCH` when that one has ended, another `-errno` when there is no telling."""
+    pidfd = int(atomics.pidfdOpen(pid))
+    if pidfd < 0:
+        return -errno.ESRCH if -pidfd in _NO_SUCH_PROCESS else pidfd
+    try:
+        # The descriptor is opened first: whatever has the pid now, what is read of /proc next is of it or of a later one.
+        sameProcess = startTimeOf(pid) == startTime
+    except OSError as error:
+        os.close(pidfd)
+        return -(error.errno or errno.EIO)
+    if not sameProcess:
+        os.close(pidfd)
+        return -errno.ESRCH
+    return pidfd
+
+
+def startTimeOf(pid: int) -> int:
+    """Clock ticks since boot at which the process began; 0 when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def ownPidNamespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def programName() -> str:
+    """What a person would call this process: the script, the module, or the notebook's kernel."""
+    main = sys.argv[0] if sys.argv and sys.argv[0] else ""
+    if main in ("", "-c", "-m"):
+        return os.path.basename(sys.executable or "python")
+    parts = main.rsplit("/", 2)
+    return "/".join(parts[-2:]) if parts[-1] == "__main__.py" else parts[-1]

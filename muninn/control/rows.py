@@ -1,0 +1,260 @@
+"""Buffer rows: the directory of the domain, one row a buffer.
+
+The state word of a row is changed by the broker only, by CAS on the exact word that it read. Each word carries the epoch of who
+wrote it: a successor first raises the epoch in all of them (`fence`), after which a deposed broker's remembered words are stale and
+the ones that it reads anew are above its own epoch. The description is written by the creating member while the row is CREATING,
+and does not change until the row is FREE again.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from muninn.control import atomics, layout
+from muninn.control.block import ControlBlock
+from muninn.errors import ControlBlockInvalid, TableFull
+from muninn.terms import ACCESSES, LIFETIMES, MODES, TRANSPORTS, Access, Lifetime, Mode
+
+_DESCRIPTION = struct.Struct(
+    f"<QQQQQIBBBBhBBBBBB{layout.MAX_NDIM}Q{layout.MAX_DTYPE_BYTES}s{layout.MAX_TENANT_BYTES}s{layout.MAX_NAME_BYTES}s"
+)
+_DESCRIPTION_OFFSET = layout.ROW_SIZE_OFFSET
+assert _DESCRIPTION_OFFSET + _DESCRIPTION.size == layout.ROW_NAME_OFFSET + layout.MAX_NAME_BYTES
+
+_STATE_MASK = 0xF
+_CREATOR_SHIFT, _CREATOR_MASK = 4, 0xFFF
+_EPOCH_SHIFT, _EPOCH_MASK = 16, 0xFFFFFF
+_INCARNATION_SHIFT, _INCARNATION_MASK = 40, 0xFFFFFF
+_COUNT_MASK = (1 << 40) - 1
+#: Where the lifetime is in the word of four bytes that begins with the mode.
+_LIFETIME_SHIFT = (layout.ROW_LIFETIME_OFFSET - layout.ROW_MODE_OFFSET) * 8
+assert layout.ROW_MODE_OFFSET % 4 == 0 and 0 < _LIFETIME_SHIFT < 32
+MAX_EPOCH = _EPOCH_MASK
+
+
+class Deposed(Exception):
+    """This broker's term has ended: the word that it wanted to change belongs to a later epoch."""
+
+
+class RowState(NamedTuple):
+    """The state word of a row, taken apart."""
+
+    state: int
+    creator: int
+    epoch: int
+    incarnation: int
+
+    @staticmethod
+    def of(word: int) -> RowState:
+        return RowState(
+            word & _STATE_MASK,
+            word >> _CREATOR_SHIFT & _CREATOR_MASK,
+            word >> _EPOCH_SHIFT & _EPOCH_MASK,
+            word >> _INCARNATION_SHIFT & _INCARNATION_MASK,
+        )
+
+    def word(self) -> int:
+        return self.state | self.creator << _CREATOR_SHIFT | self.epoch << _EPOCH_SHIFT | self.incarnation << _INCARNATION_SHIFT
+
+
+class RowDescription(NamedTuple):
+    """What a buffer is. Sizes in bytes, times in monotonic milliseconds."""
+
+    sizeBytes: int
+    segmentBytes: int
+    createdMs: int
+    deadlineMs: int
+    metaOffset: int
+    metaBytes: int
+    mode: Mode
+    access: Access
+    lifetime: Lifetime
+    kind: int
+    gpu: int
+    flags: int
+    transport: str
+    shape: tuple[int, ...]
+    dtype: str
+    tenant: str
+    name: str
+
+    def packed(self) -> bytes:
+        name, tenant, dtype = self.name.encode(), self.tenant.encode(), self.dtype.encode()
+        shape = (*self.shape, *(0,) * (layout.MAX_NDIM - len(self.shape)))
+        words = (
+            MODES.index(self.mode),
+            ACCESSES.index(self.access),
+            LIFETIMES.index(self.lifetime),
+            self.kind,
+            self.gpu,
+            len(self.shape),
+            self.flags,
+        )
+        lengths = (len(name), len(tenant), len(dtype), TRANSPORTS.index(self.transport))
+        return _DESCRIPTION.pack(*self[:6], *words, *lengths, *shape, dtype, tenant, name)
+
+    @staticmethod
+    def unpacked(raw: bytes) -> RowDescription:
+        """The description in `raw`, a private copy; `ControlBlockInvalid` when it is out of range."""
+        values = _DESCRIPTION.unpack(raw)
+        sizeBytes, segmentBytes, createdMs, deadlineMs, metaOffset, metaBytes = values[:6]
+        rest = values[6:]
+        mode, access, lifetime, kind, gpu, ndim, flags, nameLength, tenantLength, dtypeLength, transport = rest[:11]
+        shape, (dtype, tenant, name) = rest[11 : 11 + layout.MAX_NDIM], rest[-3:]
+        try:
+            description = RowDescription(
+                sizeBytes,
+                segmentBytes,
+                createdMs,
+                deadlineMs,
+                metaOffset,
+                metaBytes,
+                MODES[mode],
+                ACCESSES[access],
+                LIFETIMES[lifetime],
+                kind,
+                gpu,
+                flags,
+                TRANSPORTS[transport],
+                tuple(shape[:ndim]),
+                dtype[:dtypeLength].decode("ascii"),
+                tenant[:tenantLength].decode(),
+                name[:nameLength].decode(),
+            )
+        except (IndexError, UnicodeDecodeError) as error:
+            raise ControlBlockInvalid(f"a row's description is out of range: {error}") from error
+        if ndim > layout.MAX_NDIM or description.sizeBytes > description.segmentBytes > 1 << 62:
+            raise ControlBlockInvalid(f"the row of {description.name!r} states impossible sizes")
+        return description
+
+
+class RowTable:
+    """All buffer rows of a control block."""
+
+    def __init__(self, block: ControlBlock) -> None:
+        self._block = block
+        self._first = block.rowAddress(0)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def count(self) -> int:
+        """Rows that may be touched."""
+        return min(int(atomics.loadAcquire64(self._block.rowsReadyAddress)) & _COUNT_MASK, self._block.geometry.maxBuffers)
+
+    def word(self, row: int) -> int:
+        return int(atomics.loadSeqCst64(self._first + row * layout.ROW_BYTES))
+
+    def state(self, row: int) -> RowState:
+        return RowState.of(self.word(row))
+
+    def isLive(self, row: int, incarnation: int) -> bool:
+        word = int(atomics.loadSeqCst64(self._first + row * layout.ROW_BYTES))
+        return (word & _STATE_MASK) == layout.ROW_LIVE and word >> _INCARNATION_SHIFT == incarnation
+
+    def nameIs(self, row: int, name: bytes) -> bool:
+        """Whether the row's name reads so now; only a lease makes the answer last."""
+        start = self._block.geometry.rowsOffset + row * layout.ROW_BYTES
+        content = self._block.bytes
+        nameStart = start + layout.ROW_NAME_OFFSET
+        return content[start + layout.ROW_NAME_LENGTH_OFFSET] == len(name) and content[nameStart : nameStart + len(name)] == name
+
+    def description(self, row: int) -> RowDescription:
+        """The description; meaningful to whoever holds a lease on the row, or reads the same state word before and after."""
+        return RowDescription.unpacked(self.packed(row))
+
+    def packed(self, row: int) -> bytes:
+        """A private copy of the description's bytes, unchecked."""
+        start = self._block.geometry.rowsOffset + row * layout.ROW_BYTES + _DESCRIPTION_OFFSET
+        return bytes(self._block.bytes[start : start + _DESCRIPTION.size])
+
+    def inState(self, state: int) -> list[int]:
+        """The rows whose state is `state` now."""
+        return self._matching(_STATE_MASK, state)
+
+    def notFree(self) -> list[tuple[int, RowState]]:
+        """All rows that are not FREE, with the state that was read."""
+        count = self.count()
+        if self.countInState(layout.ROW_FREE) == count:
+            return []
+        states = ((row, RowState.of(self.word(row))) for row in range(count))
+        return [(row, state) for row, state in states if state.state != layout.ROW_FREE]
+
+    def countInState(self, state: int) -> int:
+        return int(atomics.scan64(self._first, layout.ROW_BYTES, self.count(), _STATE_MASK, state, None, 0))
+
+    def lastClosed(self, first: int, end: int) -> list[int]:
+        """The LIVE rows from `first` to `end` that go with their last lease."""
+        if first >= end:
+            return []
+        indices = atomics.indexBuffer(end - first)
+        field = LIFETIMES.index(Lifetime.LAST_CLOSE) << _LIFETIME_SHIFT
+        address = self._first + first * layout.ROW_BYTES + layout.ROW_MODE_OFFSET
+        found = atomics.scan32(address, layout.ROW_BYTES, end - first, 0xFF << _LIFETIME_SHIFT, field, indices, end - first)
+        rows = (first + index for index in indices[: min(found, end - first)])
+        return [row for row in rows if self.state(row).state == layout.ROW_LIVE]
+
+    def createdBy(self, slot: int) -> list[int]:
+        """The CREATING rows of a member."""
+        return self._matching(_STATE_MASK | _CREATOR_MASK << _CREATOR_SHIFT, layout.ROW_CREATING | slot << _CREATOR_SHIFT)
+
+    def _matching(self, mask: int, value: int) -> list[int]:
+        count = self.count()
+        indices = atomics.indexBuffer(count)
+        found = atomics.scan64(self._first, layout.ROW_BYTES, count, mask, value, indices, count)
+        return list(indices[: min(found, count)])
+
+    # --- what the creator writes -------------------------------------------------------------------------------------
+
+    def describe(self, row: int, description: RowDescription) -> None:
+        """Write the description, and clear what the row's last buffer left. The row is CREATING and the caller's."""
+        offset = self._block.geometry.rowsOffset + row * layout.ROW_BYTES
+        self._block.bytes[offset + layout.ROW_GENERATION_OFFSET : offset + layout.ROW_BYTES] = bytes(
+            layout.ROW_BYTES - layout.ROW_GENERATION_OFFSET
+        )
+        self._block.bytes[offset + _DESCRIPTION_OFFSET : offset + _DESCRIPTION_OFFSET + _DESCRIPTION.size] = description.packed()
+
+    # --- what the broker writes --------------------------------------------------------------------------------------
+
+    def change(self, row: int, old: RowState, epoch: int, state: int, **changes: int) -> RowState:
+        """CAS the row from exactly `old` to `state`, stamped with `epoch`. Raises `Deposed` when that is not possible any more."""
+        new = old._replace(state=state, epoch=epoch, **changes)
+        # SYNC row: pairs with isLive in openers (a lease first, then this word) and with fence in a successor (its epoch makes
+        # `old` stale).
+        if old.epoch > epoch or atomics.casSeqCst64(self._first + row * layout.ROW_BYTES, old.word(), new.word()) != old.word():
+            raise Deposed
+        return new
+
+    def fence(self, epoch: int) -> None:
+        """Raise the epoch of every row, of the row count and of the drain word to `epoch`. The count first: from there on nobody else adds rows."""
+        for address in (self._block.rowsReadyAddress, self._block.drainAddress):
+            atomics.raiseField64(address, 8, 1, _EPOCH_MASK << 40, (epoch & _EPOCH_MASK) << 40)
+        field = (epoch & _EPOCH_MASK) << _EPOCH_SHIFT
+        atomics.raiseField64(self._first, layout.ROW_BYTES, self.count(), _EPOCH_MASK << _EPOCH_SHIFT, field)
+
+    def free(self, epoch: int) -> int:
+        """A FREE row; the table grows by a chunk when there is none. Raises `TableFull` or `HostMemoryFull`."""
+        indices = atomics.indexBuffer(1)
+        if atomics.scan64(self._first, layout.ROW_BYTES, self.count(), _STATE_MASK, layout.ROW_FREE, indices, 1):
+            return int(indices[0])
+        return self.grow(epoch)
+
+    def grow(self, epoch: int) -> int:
+        """Add a chunk of FREE rows; returns the first. Raises `TableFull` or `HostMemoryFull`."""
+        block = self._block
+        word = int(atomics.loadAcquire64(block.rowsReadyAddress))
+        count = word & _COUNT_MASK
+        if word >> 40 > epoch:
+            raise Deposed
+        if count >= block.geometry.maxBuffers:
+            raise TableFull(
+                f"all {count} buffer rows are taken", "Free buffers, use bundles, or raise control.maxBuffers and restart the domain"
+            )
+        block.allocate(block.geometry.rowsOffset + count * layout.ROW_BYTES, layout.ROW_CHUNK * layout.ROW_BYTES)
+        # New rows read zero, FREE of epoch 0, which any deposed broker could still change: they are stamped before the count shows them.
+        field = (epoch & _EPOCH_MASK) << _EPOCH_SHIFT
+        atomics.raiseField64(self._first + count * layout.ROW_BYTES, layout.ROW_BYTES, layout.ROW_CHUNK, _EPOCH_MASK << _EPOCH_SHIFT, field)
+        # SYNC rowsReady: pairs with count(); the chunk's pages exist and are stamped before the count says so.
+        if atomics.casSeqCst64(block.rowsReadyAddress, word, word + layout.ROW_CHUNK) != word:
+            raise Deposed
+        return count

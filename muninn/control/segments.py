@@ -1,0 +1,190 @@
+"""Segments: the named shared memory behind bigMode buffers.
+
+A segment is a POSIX shared-memory object named after its row and incarnation, so that whoever finds one knows which row vouches for
+it. Its creator allocates every page before anybody maps it (`reserve="full"`): a full `/dev/shm` is then an error of the creator,
+and never a SIGBUS of a reader. Each process maps a segment once. A segment outlives all processes; only the broker unlinks it, when
+its row is DEAD.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+
+import posix_ipc
+
+from muninn.control import atomics
+from muninn.control.layout import PAGE_BYTES
+from muninn.control.lockfile import fileError
+from muninn.control.places import SHM_ROOT, Places
+from muninn.errors import BufferFreed, ControlBlockInvalid, HostMemoryFull
+
+HUGE_PAGE_BYTES = 2 << 20
+#: What one thread reserves or copies at a time: large enough to amortise the calls, small enough for a smooth progress bar.
+CHUNK_BYTES = 16 << 20
+_MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23
+_SHMEM_HUGE = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+
+Progress = Callable[[int], None]
+
+
+class Mapping:
+    """One mapping of shared memory into this process.
+
+    Attributes
+    ----------
+    address
+        Where the bytes are; the same for the life of the mapping.
+    sizeBytes
+        How many there are.
+    writable
+        Whether this process may write them; `allowWriting` may make it so later, in place.
+    """
+
+    __slots__ = ("address", "sizeBytes", "writable")
+
+    def __init__(self, fd: int, sizeBytes: int, writable: bool) -> None:
+        alignment = HUGE_PAGE_BYTES if sizeBytes >= HUGE_PAGE_BYTES else 0
+        self.address = atomics.mapped(fd, sizeBytes, writable=writable, alignment=alignment)
+        self.sizeBytes = sizeBytes
+        self.writable = writable
+
+    def allowWriting(self) -> None:
+        """Make a read-only mapping writable, where it is."""
+        if not self.writable:
+            atomics.checked(atomics.protect(self.address, self.sizeBytes, 1), "mprotect")
+            self.writable = True
+
+    def close(self) -> None:
+        """Unmap. The address must not be used afterwards; a second call does nothing."""
+        if self.address:
+            address, self.address = self.address, 0
+            atomics.unmap(address, self.sizeBytes)
+
+
+def create(places: Places, row: int, incarnation: int, sizeBytes: int) -> int:
+    """Create the segment, sparse; returns its descriptor. A left-over of that name is from a dead creator of this row and goes."""
+    name = places.segmentName(row, incarnation)
+    with contextlib.suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_shared_memory(name)
+    try:
+        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
+    except OSError as error:
+        raise fileError(error, name) from error
+    try:
+        os.ftruncate(memory.fd, sizeBytes)
+        return os.dup(memory.fd)
+    except OSError as error:
+        posix_ipc.unlink_shared_memory(name)
+        raise fileError(error, name) from error
+    finally:
+        memory.close_fd()
+
+
+def open_(places: Places, row: int, incarnation: int, sizeBytes: int) -> int:
+    """A descriptor of an existing segment of at least `sizeBytes`; mapping more than there is would be a SIGBUS later."""
+    path = f"{SHM_ROOT}{places.segmentName(row, incarnation)}"
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise BufferFreed(f"the segment {path} is gone") from None
+    except OSError as error:
+        raise fileError(error, path) from error
+    if (actual := os.fstat(fd).st_size) < sizeBytes:
+        os.close(fd)
+        raise ControlBlockInvalid(
+            f"{path} has {actual} bytes where its row states {sizeBytes}", "Free the buffer: its memory was truncated from outside"
+        )
+    return fd
+
+
+def unlink(places: Places, row: int, incarnation: int) -> None:
+    """Remove the name; the memory goes with the last mapping. Removing it twice is fine."""
+    with contextlib.suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_shared_memory(places.segmentName(row, incarnation))
+
+
+def pagesUp(sizeBytes: int) -> int:
+    """`sizeBytes` in whole pages."""
+    return -(-sizeBytes // PAGE_BYTES) * PAGE_BYTES
+
+
+def hugePages() -> str:
+    """What this machine offers for shared memory: `"advise"`, `"always"`, `"never"`, ...; `"unavailable"` when the kernel does not say."""
+    try:
+        with open(_SHMEM_HUGE) as file:
+            return file.read().partition("[")[2].partition("]")[0] or "unavailable"
+    except OSError:
+        return "unavailable"
+
+
+def advise(mapping: Mapping, node: int | None) -> None:
+    """Before the first page exists: huge pages where the machine offers them, and the NUMA node that was asked for."""
+    if hugePages() in ("advise", "within_size", "always") and mapping.sizeBytes >= HUGE_PAGE_BYTES:
+        atomics.checked(atomics.advise(mapping.address, mapping.sizeBytes, _MADV_HUGEPAGE), "madvise(MADV_HUGEPAGE)")
+    if node is not None:
+        atomics.checked(atomics.bindNode(mapping.address, mapping.sizeBytes, node), f"mbind to NUMA node {node}")
+
+
+def reserve(
+    fd: int, mapping: Mapping, threads: int, source: int | None = None, sourceBytes: int = 0, progress: Progress | None = None
+) -> None:
+    """Allocate every page of a segment, in parallel, and copy `source` into it on the way.
+
+    Parameters
+    ----------
+    fd, mapping
+        The segment, and the caller's mapping of it.
+    threads
+        How many threads work; 0: as many as the process may use, at most 8.
+    source, sourceBytes
+        Address and length of what is copied to the segment's beginning.
+    progress
+        Called with the bytes that were finished since the last call, one call at a time.
+
+    Raises
+    ------
+    HostMemoryFull
+        `/dev/shm` ended before the segment did. What was allocated is the caller's to unlink.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    reporting = threading.Lock()
+
+    def work(offset: int) -> None:
+        length = min(CHUNK_BYTES, mapping.sizeBytes - offset)
+        # Populating works in parallel, where fallocate holds the file's lock, and takes the huge pages that the mapping asks for. It fails
+        # where a touch is a SIGBUS; what fallocate then says is the reason, or it succeeds on a kernel that can not populate.
+        if atomics.advise(mapping.address + offset, length, _MADV_POPULATE_WRITE) != 0:
+            os.posix_fallocate(fd, offset, length)
+        if source is not None and offset < sourceBytes:
+            atomics.copy(mapping.address + offset, source + offset, min(length, sourceBytes - offset))
+        if progress is not None:
+            with reporting:
+                progress(length)
+
+    offsets = range(0, mapping.sizeBytes, CHUNK_BYTES)
+    try:
+        if len(offsets) == 1:
+            work(0)
+            return
+        with ThreadPoolExecutor(threads or min(8, len(os.sched_getaffinity(0))), "muninn-reserve") as pool:
+            try:
+                for _ in pool.map(work, offsets):
+                    pass
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+    except OSError as error:
+        raise HostMemoryFull(f"{mapping.sizeBytes} bytes do not fit into {SHM_ROOT}: {error.strerror}") from error
+
+
+def copyIn(mapping: Mapping, source: int, sizeBytes: int) -> None:
+    """Copy into a lazily reserved segment; only a touch allocates there, and where it can not it is an error instead of a SIGBUS."""
+    for offset in range(0, sizeBytes, CHUNK_BYTES):
+        length = min(CHUNK_BYTES, sizeBytes - offset)
+        if (result := atomics.advise(mapping.address + offset, pagesUp(length), _MADV_POPULATE_WRITE)) != 0:
+            raise HostMemoryFull(f"{SHM_ROOT} is full at byte {offset} of {sizeBytes}: {os.strerror(-result)}")
+        atomics.copy(mapping.address + offset, source + offset, length)

@@ -1,0 +1,110 @@
+"""Tickets: the fences of a buffer, as a ring of words.
+
+`issue` reserves a ticket and its ring slot in the signalling member's name; `complete` says that everything before it in the stream
+is done. The ring is small: a slot whose older ticket is still pending makes `issue` wait, so a waiter that finds its slot
+overwritten knows that its ticket is done. The tickets of a dead member are poisoned by the broker, and waiters wake with an error
+instead of hanging.
+"""
+
+from __future__ import annotations
+
+import time
+
+from muninn.control import atomics, layout
+from muninn.control.members import MemberKey
+
+_FUTEX_ALL = 0x7FFFFFFF
+_CHECK_NS = 200_000_000
+_STATUS_MASK = 0xF
+_SLOT_SHIFT, _SLOT_MASK = 4, 0xFFF
+_GENERATION_SHIFT, _GENERATION_MASK = 16, 0xFFFF
+_TICKET_SHIFT = 32
+
+
+class Tickets:
+    """The ticket ring of one row."""
+
+    __slots__ = ("_next", "_ring", "_wake")
+
+    def __init__(self, rowAddress: int) -> None:
+        self._ring = rowAddress + layout.ROW_TICKETS_OFFSET
+        self._wake = rowAddress + layout.ROW_TICKET_WAKE_OFFSET
+        self._next = rowAddress + layout.ROW_TICKET_NEXT_OFFSET
+
+    def last(self) -> int:
+        """The last ticket that was issued; 0: none."""
+        return int(atomics.loadAcquire64(self._next))
+
+    def issue(self, key: MemberKey, timeout: float) -> int | None:
+        """Reserve the next ticket, PENDING; None when the ring's oldest is still pending after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            ticket = int(atomics.loadAcquire64(self._next)) + 1
+            address = self._slot(ticket)
+            wake = atomics.loadAcquire32(self._wake)
+            word = int(atomics.loadAcquire64(address))
+            if word >> _TICKET_SHIFT >= ticket:
+                # Somebody reserved this ticket and has not moved `next` on: do it for it, and try the next one.
+                atomics.casSeqCst64(self._next, ticket - 1, ticket)
+            elif word & _STATUS_MASK != layout.TICKET_PENDING:
+                # SYNC ticket: pairs with state(); the slot names its member before `next` shows the ticket.
+                if atomics.casSeqCst64(address, word, _ticketWord(ticket, key, layout.TICKET_PENDING)) == word:
+                    atomics.casSeqCst64(self._next, ticket - 1, ticket)
+                    return ticket
+            elif (remaining := deadline - time.monotonic()) > 0:
+                atomics.futexWait32(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
+            else:
+                return None
+
+    def complete(self, ticket: int, key: MemberKey, status: int = layout.TICKET_DONE) -> None:
+        """PENDING → `status`, and wake who waits."""
+        pending = _ticketWord(ticket, key, layout.TICKET_PENDING)
+        # SYNC ticket: pairs with state(); what the stream wrote is visible before DONE.
+        atomics.casSeqCst64(self._slot(ticket), pending, _ticketWord(ticket, key, status))
+        self._wakeAll()
+
+    def state(self, ticket: int) -> int:
+        """PENDING, DONE or POISONED. A slot that a later ticket has taken says that this one is DONE."""
+        word = int(atomics.loadAcquire64(self._slot(ticket)))
+        return word & _STATUS_MASK if word >> _TICKET_SHIFT == ticket else layout.TICKET_DONE
+
+    def await_(self, ticket: int, seconds: float) -> int:
+        """Wait at most `seconds` for the ticket to leave PENDING; returns its state then."""
+        deadline = time.monotonic() + seconds
+        while True:
+            wake = atomics.loadAcquire32(self._wake)
+            state = self.state(ticket)
+            remaining = deadline - time.monotonic()
+            if state != layout.TICKET_PENDING or remaining <= 0:
+                return state
+            atomics.futexWait32(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
+
+    @staticmethod
+    def pendingWord(key: MemberKey) -> int:
+        """The low half of a ring slot that holds a pending ticket of `key`."""
+        return _ticketWord(0, key, layout.TICKET_PENDING)
+
+    def poison(self, key: MemberKey) -> int:
+        """POISON every pending ticket of a member that is proven dead; returns how many."""
+        poisoned = 0
+        for position in range(layout.TICKET_RING):
+            address = self._ring + position * 8
+            word = int(atomics.loadAcquire64(address))
+            if word & 0xFFFFFFFF == self.pendingWord(key):
+                desired = word & ~_STATUS_MASK | layout.TICKET_POISONED
+                poisoned += atomics.casSeqCst64(address, word, desired) == word
+        if poisoned:
+            self._wakeAll()
+        return poisoned
+
+    def _slot(self, ticket: int) -> int:
+        return self._ring + (ticket % layout.TICKET_RING) * 8
+
+    def _wakeAll(self) -> None:
+        atomics.fetchAddAcqRel32(self._wake, 1)
+        atomics.futexWake32(self._wake, _FUTEX_ALL)
+
+
+def _ticketWord(ticket: int, key: MemberKey, status: int) -> int:
+    generation = key.generation & _GENERATION_MASK
+    return ticket << _TICKET_SHIFT | generation << _GENERATION_SHIFT | (key.slot & _SLOT_MASK) << _SLOT_SHIFT | status

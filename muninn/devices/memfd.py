@@ -1,0 +1,177 @@
+"""Memory of a pretended GPU: one sealed memfd per allocation.
+
+The creator allocates every page, then seals size and seals; whoever maps such a file can touch every byte of it for ever, whatever
+its peers do: no SIGBUS. It has no name, and lives while any process has a descriptor or a mapping: a creator that is killed takes
+nothing with it, and nothing stays behind when all are gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import threading
+import weakref
+
+from muninn.control import atomics
+from muninn.devices import room
+from muninn.devices.port import Allocation
+from muninn.errors import BufferFreed, DescriptorsExhausted, HostMemoryFull, InvalidArgument, IpcHandleMismatch, PermissionDenied
+
+TRANSPORT = "memfd"
+_REASON = "a pretended GPU's memory is a sealed memfd"
+PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+_HUGE_PAGE_BYTES = 2 << 20
+#: How much is allocated between two looks at the room that is left.
+_CHUNK_BYTES = 256 << 20
+#: What is left to the host: below that, its own work would make it reclaim.
+_SPARE_BYTES = 64 << 20
+_MAX_BYTES = 1 << 47
+#: SHRINK and GROW are what a reader's safety needs; SEAL keeps a peer from forbidding writes to the others later.
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class Mapping:
+    """One mapping, until it is collected: the anchor of an allocation."""
+
+    __slots__ = ("__weakref__", "_finalizer", "address", "claim")
+
+    def __init__(self, fd: int, sizeBytes: int, writable: bool, claim: object) -> None:
+        alignment = _HUGE_PAGE_BYTES if sizeBytes >= _HUGE_PAGE_BYTES else 0
+        self.address = int(atomics.mapped(fd, sizeBytes, writable=writable, alignment=alignment))
+        #: What the device counts these bytes by; it goes with the mapping.
+        self.claim = claim
+        self._finalizer = weakref.finalize(self, atomics.unmap, self.address, sizeBytes)
+        self._finalizer.atexit = False  # the kernel unmaps at exit, and arrays may still be read by other exit handlers
+
+
+class MemfdAllocation(Allocation):
+    """A mapped memfd and its descriptor, which becomes this object's, also when it can not be mapped."""
+
+    def __init__(self, gpu: int, fd: int, sizeBytes: int, writable: bool, claim: object = None) -> None:
+        self.gpu, self.sizeBytes, self.writable = gpu, sizeBytes, writable
+        self.allocatedBytes = pagesUp(sizeBytes)
+        self.transport, self.transportReason, self.handle = TRANSPORT, _REASON, b""
+        self._fd = fd
+        # A descriptor's number is reused at once: an export must not meet a close half way.
+        self._closing = threading.Lock()
+        self._finalizer = weakref.finalize(self, os.close, fd)
+        self._finalizer.atexit = False
+        try:
+            self._mapping: Mapping | None = Mapping(fd, self.allocatedBytes, writable, claim)
+        except OSError as error:
+            self._finalizer()
+            raise _typed(error, f"{sizeBytes} bytes can not be mapped") from error
+
+    @property
+    def address(self) -> int:
+        return self._mapped().address
+
+    @property
+    def anchor(self) -> object:
+        return self._mapped()
+
+    def _mapped(self) -> Mapping:
+        mapping = self._mapping
+        if mapping is None:
+            raise BufferFreed(f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed")
+        return mapping
+
+    def exportDescriptor(self, writable: bool = True) -> int:
+        with self._closing:
+            self._mapped()
+            mayWrite = _mayWrite(self._fd)
+            if writable and not mayWrite:
+                raise PermissionDenied("this process was given read access only, and can not pass on more")
+            try:
+                if writable == mayWrite:
+                    return fcntl.fcntl(self._fd, fcntl.F_DUPFD_CLOEXEC, 0)
+                # A second open of the same memory; its mode is 0600, so that only this uid can do that, and not the one that gets it.
+                return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise _typed(error, "the allocation can not be exported") from error
+
+    def close(self) -> None:
+        with self._closing:
+            self._mapping = None
+            self._finalizer()
+
+
+def allocate(gpu: int, sizeBytes: int, claim: object) -> MemfdAllocation:
+    """New memory: allocated, sealed, mapped. Raises `HostMemoryFull` or `DescriptorsExhausted`, and leaves nothing behind then."""
+    checkSize(sizeBytes)
+    with contextlib.ExitStack() as undo:
+        try:
+            fd = os.memfd_create(f"muninn-gpu{gpu}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            undo.callback(os.close, fd)
+            os.fchmod(fd, 0o600)  # memfds are 0777: another uid with a read-only descriptor could open it again for writing
+            _fill(fd, pagesUp(sizeBytes))
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        except OSError as error:
+            raise _typed(error, f"{sizeBytes} bytes for GPU {gpu}") from error
+        undo.pop_all()
+    return MemfdAllocation(gpu, fd, sizeBytes, True, claim)
+
+
+def importDescriptor(gpu: int, descriptor: int, sizeBytes: int, writable: bool) -> MemfdAllocation:
+    """Map a peer's memfd, after it has been checked that nobody can take its bytes away."""
+    checkSize(sizeBytes)
+    try:
+        # Dup first and check the copy: the caller's number may be closed and reused by another thread.
+        fd = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+    except (OSError, ValueError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise _typed(error, "the descriptor can not be kept") from error
+        raise IpcHandleMismatch(f"{descriptor} is not an open descriptor") from error
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, fd)
+        _checkMemfd(fd, sizeBytes)
+        if writable and not _mayWrite(fd):
+            raise PermissionDenied("the descriptor is read-only")
+        undo.pop_all()
+    return MemfdAllocation(gpu, fd, sizeBytes, writable)
+
+
+def pagesUp(sizeBytes: int) -> int:
+    """`sizeBytes` in whole pages."""
+    return -(-sizeBytes // PAGE_BYTES) * PAGE_BYTES
+
+
+def checkSize(sizeBytes: int) -> None:
+    """`InvalidArgument` unless so many bytes could be mapped at all."""
+    if not 0 < sizeBytes <= _MAX_BYTES:
+        raise InvalidArgument(f"{sizeBytes} is not a size in bytes")
+
+
+def _fill(fd: int, sizeBytes: int) -> None:
+    for offset in range(0, sizeBytes, _CHUNK_BYTES):
+        wanted = sizeBytes - offset
+        if wanted > (available := room.availableBytes() - _SPARE_BYTES):
+            raise OSError(errno.ENOMEM, f"{max(0, available)} bytes of host memory are left for {wanted}")
+        os.posix_fallocate(fd, offset, min(_CHUNK_BYTES, wanted))
+
+
+def _checkMemfd(fd: int, sizeBytes: int) -> None:
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        raise IpcHandleMismatch("the descriptor is not a memfd") from None
+    if seals & _SEALS != _SEALS:
+        raise IpcHandleMismatch(f"the memfd is not sealed as its exporter seals it (seals {seals:#x})")
+    if (actual := os.fstat(fd).st_size) < pagesUp(sizeBytes):
+        raise IpcHandleMismatch(f"the memfd has {actual} bytes where {sizeBytes} were announced")
+
+
+def _mayWrite(fd: int) -> bool:
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+
+
+def _typed(error: OSError, what: str) -> Exception:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return DescriptorsExhausted(f"{what}: {error.strerror}")
+    if error.errno in (errno.ENOMEM, errno.ENOSPC, errno.EFBIG, errno.EAGAIN):
+        return HostMemoryFull(f"{what}: {error.strerror}", "Free buffers, or lower [devices] hostGpuBytes")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return PermissionDenied(f"{what}: {error.strerror}")
+    return error

@@ -1,0 +1,314 @@
+"""The device port: the contract that every back-end keeps. `tests/conformance` holds each of them to it.
+
+*Who owns what.* A `Device` is this process's view of the GPUs; it shares nothing by itself. Memory is shared by passing an
+allocation's descriptor (`SCM_RIGHTS`) or, where the platform has no descriptors, its `handle` bytes. The port knows no names, no
+tenants and no leases; it reads no control block.
+
+*Addresses.* An address is an integer that kernels of this back-end may use, in this process only: the same memory is elsewhere in
+another one. Host and device addresses share one space, so `copy` takes any mixture and finds out itself what is where.
+
+*Lifetime.* Memory stays mapped until its allocation was closed **and** the last reference to its `anchor` is gone: whoever lends an
+address out (an array, a copy under way) holds the anchor. What the bytes outlive is said by the transport: `memfd` and `vmm` live
+while any process has a descriptor or a mapping, `cudaIpc` dies with the process that allocated.
+
+*Order.* Operations of one stream happen in the order of their submission, and those of two streams in none, unless a fence makes
+one. A stream's work may begin before the submitting call has returned, and need not have. The default stream of the host back-end
+is synchronous.
+
+*Failure.* A call that can know its failure raises it and has then changed nothing. What fails later, inside a stream, is kept by
+the stream: from then on its other work is not run, and `synchronize`, `query` and each submission raise that error again, as long
+as the stream is there. Bytes and integers that came from another process are checked before the driver sees them.
+
+*Threads and forks.* Every method may be called by any thread. A child made by `fork` uses nothing of its parent's but host memory.
+"""
+
+from __future__ import annotations
+
+import types
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from muninn.errors import DeviceUnavailable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: The length of an interprocess event, as CUDA exports it.
+FENCE_EVENT_BYTES = 64
+#: For how long a back-end lets `ready` block at a time: how late it may notice that the wait has become pointless.
+READY_SLICE_SECONDS = 0.2
+
+#: Bytes held on a GPU by the whole domain, as whoever keeps the directory counts them.
+UsedBytes = Callable[[int], int]
+#: Is the fence reached? Blocks for at most the seconds given; raises when it never will be (`OwnerDied`).
+Ready = Callable[[float], bool]
+#: Called once when a fence is reached: with None, or with the error because of which it never will be.
+OnReached = Callable[[BaseException | None], None]
+
+
+class MemoryInfo(NamedTuple):
+    """A GPU's memory, over all processes of the domain."""
+
+    freeBytes: int
+    totalBytes: int
+
+
+class Closable(ABC):
+    """What is given back by `close`, twice if need be, and at the latest when it is collected. Never at exit: the kernel does it then."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None) -> None:
+        self.close()
+
+
+class Allocation(Closable):
+    """Memory of one GPU, mapped into this process.
+
+    Attributes
+    ----------
+    gpu
+        Whose memory it is.
+    sizeBytes, allocatedBytes
+        What was asked for, and what it takes in whole pages or granules.
+    writable
+        Whether this process may write it.
+    transport, transportReason
+        `memfd`, `vmm` or `cudaIpc`, and why that one.
+    handle
+        What an importer needs beside, or instead of, the descriptor; at most 128 bytes, empty where a descriptor is all.
+    """
+
+    gpu: int
+    sizeBytes: int
+    allocatedBytes: int
+    writable: bool
+    transport: str
+    transportReason: str
+    handle: bytes
+
+    @property
+    @abstractmethod
+    def address(self) -> int:
+        """Where it is in this process. Raises `BufferFreed` once closed."""
+
+    @property
+    @abstractmethod
+    def anchor(self) -> object:
+        """Hold it, and the memory stays mapped. Raises `BufferFreed` once closed."""
+
+    @abstractmethod
+    def exportDescriptor(self, writable: bool = True) -> int:
+        """A new descriptor of the memory, the caller's to pass on and to close.
+
+        With `writable=False` the kernel refuses to map it for writing, where the platform can do that (memfds); elsewhere it is as
+        good as the allocation's own. Raises `PermissionDenied` when this process has no more than read access itself, `BufferFreed`
+        once closed, `IpcHandleMismatch` when this transport has no descriptors, and `DescriptorsExhausted`.
+        """
+
+
+class Registration(Closable):
+    """Host memory that kernels may use.
+
+    Attributes
+    ----------
+    devicePointer
+        Its address for kernels on all GPUs; contiguous. Invalid once closed.
+    """
+
+    devicePointer: int
+    sizeBytes: int
+    writable: bool
+
+
+class Stream(Closable):
+    """A queue of work on one GPU. Closing it refuses more; what was submitted is still done.
+
+    Attributes
+    ----------
+    gpu
+        Where its work runs.
+    handle
+        The integer that `asStream` takes back for this stream; 0 for the default stream.
+    """
+
+    gpu: int
+    handle: int
+
+    @abstractmethod
+    def submit(self, work: Callable[[], object]) -> None:
+        """Run `work` on the host after everything before it. It must not call the port; what it raises becomes the stream's error."""
+
+    @abstractmethod
+    def synchronize(self, timeout: float | None = None) -> None:
+        """Wait for everything submitted before this call; raises the stream's error, or `TimeoutError` after `timeout` seconds."""
+
+    @abstractmethod
+    def query(self) -> bool:
+        """Whether everything submitted has been done; raises the stream's error."""
+
+
+class Device(ABC):
+    """The GPUs that this process sees, by index.
+
+    Attributes
+    ----------
+    backend
+        `"host"` or `"cuda"`.
+    reason
+        Why this back-end was chosen, for people.
+    gpuCount
+        How many GPUs there are. Any other index is `DeviceUnavailable` everywhere.
+    usedBytes
+        Set by whoever keeps the domain's directory; None: nobody does, and only this process's own allocations are known. A driver
+        that counts over all processes does not ask it.
+    """
+
+    backend: str
+    reason: str
+    gpuCount: int
+    usedBytes: UsedBytes | None
+
+    def requireGpu(self, gpu: int) -> int:
+        """`gpu` itself, or `DeviceUnavailable`."""
+        if isinstance(gpu, bool) or not isinstance(gpu, int):
+            raise TypeError(f"a GPU is named by its index, not by {type(gpu).__name__}")
+        if not 0 <= gpu < self.gpuCount:
+            raise DeviceUnavailable(f"there is no GPU {gpu}: the {self.backend} back-end has {self.gpuCount}", "Use a smaller index")
+        return gpu
+
+    @abstractmethod
+    def gpuName(self, gpu: int) -> str:
+        """What people call it."""
+
+    @abstractmethod
+    def gpuUuid(self, gpu: int) -> str:
+        """The same in all processes of this host, whatever order they see the GPUs in."""
+
+    @abstractmethod
+    def memoryInfo(self, gpu: int) -> MemoryInfo:
+        """How much of the GPU's memory is free, over all processes. Out of date when it returns: a display, not an admission."""
+
+    @abstractmethod
+    def canAccessPeer(self, gpu: int, peer: int) -> bool:
+        """Whether kernels and copies of `gpu` reach the memory of `peer` directly. True for a GPU and itself."""
+
+    def topology(self) -> dict[str, list[str]]:
+        """The pairs of GPUs as the roadmap's section 15.3 writes them: `p2p` when both reach each other, else `staged`."""
+        pairs: dict[str, list[str]] = {"p2p": [], "staged": []}
+        for low in range(self.gpuCount):
+            for high in range(low + 1, self.gpuCount):
+                both = self.canAccessPeer(low, high) and self.canAccessPeer(high, low)
+                pairs["p2p" if both else "staged"].append(f"{low}-{high}")
+        return pairs
+
+    @abstractmethod
+    def allocate(self, gpu: int, sizeBytes: int, *, admitted: bool = False) -> Allocation:
+        """Allocate memory that other processes can import. Its bytes read zero.
+
+        Parameters
+        ----------
+        admitted
+            The caller's accounting (`usedBytes`) counts these bytes already.
+
+        Raises
+        ------
+        QuotaExceeded
+            The GPU has less memory left than that.
+        HostMemoryFull
+            The host memory that stands behind a pretended GPU would end.
+        DescriptorsExhausted
+            There is no descriptor left.
+        """
+
+    @abstractmethod
+    def importAllocation(self, gpu: int, descriptor: int, sizeBytes: int, writable: bool, handle: bytes = b"") -> Allocation:
+        """Map what another process allocated, or this one: that gives an alias, and not an error.
+
+        Parameters
+        ----------
+        descriptor
+            What came from the peer; stays the caller's to close. -1 where `handle` is all there is.
+        sizeBytes
+            How much is mapped; all of it must be there.
+        writable
+            False maps it so that this process can not write it.
+        handle
+            The exporter's `Allocation.handle`.
+
+        Raises
+        ------
+        IpcHandleMismatch
+            It is not what an allocation of this back-end and this size would have exported.
+        PermissionDenied
+            Write access was asked for and the descriptor does not give it.
+        """
+
+    @abstractmethod
+    def registerHost(self, address: int, sizeBytes: int, writable: bool, progress: Callable[[int], None] | None = None) -> Registration:
+        """Let kernels on all GPUs use host memory, all of it or none; a failure half way leaves nothing registered.
+
+        The memory outlives the registration by the caller's care, and a byte is registered once at a time. `progress` gets the
+        bytes that were pinned since its last call.
+        """
+
+    @abstractmethod
+    def copy(self, target: int, source: int, sizeBytes: int, stream: object = None, keepAlive: object = None) -> None:
+        """Copy between host and device, within a GPU, or across GPUs, on a stream. The two ranges do not overlap.
+
+        `keepAlive` is held until the copy is done: the anchors of what it touches, so that closing them meanwhile is no fault.
+        """
+
+    @abstractmethod
+    def deviceArray(self, value: object) -> np.ndarray[Any, np.dtype[Any]]:
+        """A host copy of an array with `__cuda_array_interface__`, made after what its stream has to do.
+
+        Raises `DeviceUnavailable` when its memory is not on these GPUs.
+        """
+
+    @abstractmethod
+    def createStream(self, gpu: int) -> Stream:
+        """A new stream, independent of all others, the default one included."""
+
+    @abstractmethod
+    def asStream(self, stream: object, gpu: int = 0) -> Stream:
+        """The stream that the caller means: None (the default stream of `gpu`), a `Stream`, an integer handle, or what another library has.
+
+        Raises
+        ------
+        TypeError
+            It is nothing that has ever been a stream.
+        InvalidArgument
+            It is a stream, and not one of this device.
+        """
+
+    @abstractmethod
+    def recordFence(self, stream: object, onReached: OnReached) -> bytes:
+        """Mark a place in a stream.
+
+        `onReached` is called exactly once, on a thread of the port's choice, when everything before the place is done, and what
+        that wrote is visible to whoever is told so: with None, or with the stream's error. It must not block, raise or call the
+        port.
+
+        Returns
+        -------
+        bytes
+            An interprocess event of `FENCE_EVENT_BYTES` that stands for this place, to be published beside the fence; or nothing,
+            where the back-end has no such thing, and then the caller's own word is the fence. It may be recorded anew, for a later
+            place, once `onReached` was called.
+        """
+
+    @abstractmethod
+    def delayStream(self, stream: object, ready: Ready, event: bytes = b"") -> None:
+        """Run nothing that is submitted to `stream` later before a fence, of this or any other process, is reached.
+
+        `ready` is the truth, and is called on a thread of the port's choice with at most `READY_SLICE_SECONDS`; what it raises
+        becomes the stream's error. It must not call the port. `event` is what `recordFence` returned to the peer; a back-end may
+        let the GPU wait for it instead of the host, provided that it still notices when `ready` raises, and may ignore it. Pass it
+        only if the peer's `recordFence` has returned.
+        """

@@ -1,0 +1,60 @@
+"""How much memory the host can still give. Reading only; the answer is old when it arrives.
+
+A memfd has no file system that could be full. Allocating its pages goes on until the kernel's out-of-memory killer ends some
+process, perhaps another one; so a pretended GPU asks first, before each chunk. The sources are `/proc/meminfo` and the memory
+controllers of this process's control group and its ancestors (versions 2 and 1).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+_CONTROL_GROUPS = "/sys/fs/cgroup"
+#: (limit, usage) by version of the interface.
+_FILES = {2: ("memory.max", "memory.current"), 1: ("memory.limit_in_bytes", "memory.usage_in_bytes")}
+_UNLIMITED_BYTES = 1 << 60
+
+
+def availableBytes() -> int:
+    """What this process could allocate without reclaiming other processes' memory, swap included."""
+    fields = {line.partition(":")[0]: line.partition(":")[2] for line in _text("/proc/meminfo").splitlines()}
+    host = sum(int(fields.get(key, "0 kB").split()[0]) * 1024 for key in ("MemAvailable", "SwapFree"))
+    return min([host, *_groupRooms(_text("/proc/self/cgroup"))])
+
+
+def _groupRooms(membership: str) -> Iterator[int]:
+    for line in membership.splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            version, root = 2, _CONTROL_GROUPS
+        elif "memory" in controllers.split(","):
+            version, root = 1, f"{_CONTROL_GROUPS}/memory"
+        else:
+            continue
+        # In a container the path may be the host's, and then only the root is mounted: what can not be read does not limit.
+        parts = [part for part in path.split("/") if part]
+        for depth in range(len(parts), -1, -1):
+            room = _groupRoom("/".join([root, *parts[:depth]]), *_FILES[version])
+            if room is not None:
+                yield room
+
+
+def _groupRoom(directory: str, limitFile: str, usageFile: str) -> int | None:
+    limit = _text(os.path.join(directory, limitFile)).strip()
+    if not limit.isdigit() or int(limit) >= _UNLIMITED_BYTES:  # missing, "max", or version 1's way to say it
+        return None
+    usage = _text(os.path.join(directory, usageFile)).strip()
+    if not usage.isdigit():
+        return None
+    # The page cache counts as usage until the kernel needs the room; only what is clean and not in use is sure to be given back.
+    statistics = dict(line.split(maxsplit=1) for line in _text(os.path.join(directory, "memory.stat")).splitlines())
+    return max(0, int(limit) - int(usage) + int(statistics.get("inactive_file", 0)))
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""

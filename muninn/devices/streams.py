@@ -1,0 +1,198 @@
+"""Streams of pretended GPUs: a thread each, started with the first work, and the default stream, which has none and works at once.
+
+A stream and its worker share a `_Lane`. An idle worker holds no reference to it, so a stream that is dropped is collected, its
+lane ends with what was submitted, and its thread with the lane. Threads are daemons: a process never waits for a stream at its
+exit. Nothing here is shared between processes; what crosses them does so in the callables of fences.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import threading
+import time
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable
+from types import TracebackType
+
+from muninn.devices.foreign import DEFAULT_HANDLES
+from muninn.devices.port import READY_SLICE_SECONDS, OnReached, Ready, Stream
+from muninn.errors import DeviceUnavailable, InvalidArgument
+
+#: One piece of work; it is given the stream's error, and decides what that means to it.
+_Item = Callable[[BaseException | None], object]
+#: Small integers: nothing that a CUDA library could take for a pointer to its own stream.
+_HANDLES = itertools.count(max(DEFAULT_HANDLES) + 1)
+
+
+class HostStream(Stream):
+    """What a stream of a pretended GPU can do. `enqueue` is the one way in."""
+
+    @abstractmethod
+    def enqueue(self, item: _Item) -> None:
+        """Run `item` after everything before it, also when the stream has failed."""
+
+    def submit(self, work: Callable[[], object]) -> None:
+        self.query()
+        self.enqueue(lambda error: work() if error is None else None)
+
+    def recordFence(self, onReached: OnReached) -> None:
+        """The port's `recordFence`. It is told of an error instead of raising it, so that whoever waits for the fence is told."""
+        self.enqueue(onReached)
+
+    def delay(self, ready: Ready) -> None:
+        """The port's `delayStream`."""
+        self.query()
+        self.enqueue(lambda error: _await(ready) if error is None else None)
+
+
+class DefaultStream(HostStream):
+    """The default stream: work is done before the call returns, and its errors are raised by it."""
+
+    handle = 0
+
+    def __init__(self, gpu: int) -> None:
+        self.gpu = gpu
+
+    def enqueue(self, item: _Item) -> None:
+        item(None)
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        """Nothing is ever pending."""
+
+    def query(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """It belongs to the GPU, as CUDA's does."""
+
+
+class WorkerStream(HostStream):
+    """A stream with a thread of its own."""
+
+    def __init__(self, gpu: int) -> None:
+        self.gpu = gpu
+        self.handle = next(_HANDLES)
+        self._lane = _Lane(f"muninn-stream-{self.handle}")
+        # Not a method of the lane: an error that was raised holds its catcher's frames, and they may hold the stream.
+        self._finalizer = weakref.finalize(self, self._lane.items.put, None)
+        self._finalizer.atexit = False
+
+    def enqueue(self, item: _Item) -> None:
+        self._lane.put(item)
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        self._lane.wait(timeout)
+
+    def query(self) -> bool:
+        return self._lane.isIdle()
+
+    def close(self) -> None:
+        self._lane.shut()
+        self._finalizer()
+
+
+class _Lane:
+    """The work of one stream: a queue, two counts, and the first error."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._pid = os.getpid()
+        #: Work with its lane, so that an idle worker holds none; None ends the worker after what came before.
+        # Not a list under the condition: the garbage collector puts at any point of any thread, and this put is made for that.
+        self.items: queue.SimpleQueue[tuple[_Lane, _Item] | None] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._submitted = self._finished = 0
+        self._error: BaseException | None = None
+        self._trace: TracebackType | None = None
+        self._thread: threading.Thread | None = None
+        self._shut = False
+
+    def put(self, item: _Item) -> None:
+        self._check()
+        with self._changed:
+            if self._shut:
+                raise InvalidArgument("the stream was closed", "Create another one")
+            if self._thread is None:
+                thread = threading.Thread(target=_work, args=(self.items,), name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
+            self._submitted += 1
+            self.items.put((self, item))
+
+    def wait(self, timeout: float | None) -> None:
+        self._check()
+        if threading.current_thread() is self._thread:
+            raise InvalidArgument("a stream's own work waits for the stream", "Synchronize from outside")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            target = self._submitted
+            while self._finished < target:
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
+                    raise TimeoutError(f"{target - self._finished} operations of the stream are still pending after {timeout} s")
+                self._changed.wait(remaining)
+        self._raise()
+
+    def isIdle(self) -> bool:
+        self._check()
+        idle = self._finished == self._submitted
+        self._raise()  # after the look: what has finished has told its error
+        return idle
+
+    def shut(self) -> None:
+        """Refuse more work."""
+        if os.getpid() == self._pid:  # in a forked child the lock may be held by a thread that is not there
+            with self._changed:
+                self._shut = True
+
+    def finish(self, error: BaseException | None) -> None:
+        """One piece of work is done; the first error stays."""
+        with self._changed:
+            if error is not None and self._error is None:
+                self._error, self._trace = error, error.__traceback__
+            self._finished += 1
+            self._changed.notify_all()
+
+    @property
+    def error(self) -> BaseException | None:
+        return self._error
+
+    def _raise(self) -> None:
+        error = self._error
+        if error is not None:
+            raise error.with_traceback(self._trace)  # else each raise would add its frames to the last one's
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise DeviceUnavailable("the stream belongs to the parent process: a fork copies no threads", "Create a stream in the child")
+
+
+def _work(items: queue.SimpleQueue[tuple[_Lane, _Item] | None]) -> None:
+    while _runNext(items):
+        pass
+
+
+def _runNext(items: queue.SimpleQueue[tuple[_Lane, _Item] | None]) -> bool:
+    # A function of its own: its locals are gone while the worker waits.
+    queued = items.get()
+    if queued is None:
+        return False
+    lane, item = queued
+    error: BaseException | None = None
+    try:
+        item(lane.error)
+    except BaseException as raised:  # a SystemExit too: a thread has nobody else to tell
+        error = raised
+    del queued, item  # what the work held is released before anybody is told that it is done
+    lane.finish(error)
+    error = None  # its traceback holds this frame
+    return True
+
+
+def _await(ready: Ready) -> None:
+    # Bounded by `ready`, which raises when the peer that it waits for has died.
+    while not ready(READY_SLICE_SECONDS):
+        pass

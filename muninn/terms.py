@@ -1,0 +1,115 @@
+"""The words that users pass as strings, and the checks of the names that they choose.
+
+The position of a word in its tuple is what the control block stores: words are only ever appended.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from muninn.errors import InvalidArgument, MuninnError, UnsupportedMode
+
+MAX_NAME_BYTES = 127
+MAX_TENANT_BYTES = 63
+#: What stands before the name of an internal row (a lock); users can not type it, because control characters are refused.
+INTERNAL_PREFIX = "\x01"
+
+
+class Mode(enum.StrEnum):
+    """Where a buffer's bytes live."""
+
+    BIG = "bigMode"
+    FAST = "fastMode"
+
+
+class Access(enum.StrEnum):
+    """What may be done with a buffer, and what a promotion writes back."""
+
+    READ_ONLY = "readOnly"
+    READ_MOSTLY = "readMostly"
+    READ_WRITE = "readWrite"
+
+
+class Lifetime(enum.StrEnum):
+    """When a buffer goes by itself: never, or with its last lease."""
+
+    KEEP = "keep"
+    LAST_CLOSE = "lastClose"
+
+
+class Renew(enum.StrEnum):
+    """Who renews a lease: the member's background thread while it is held, or only its use."""
+
+    AUTO = "auto"
+    ON_USE = "onUse"
+
+
+class Reserve(enum.StrEnum):
+    """Whether a segment's pages are allocated when it is created, or at their first touch."""
+
+    FULL = "full"
+    LAZY = "lazy"
+
+
+MODES = tuple(Mode)
+ACCESSES = tuple(Access)
+LIFETIMES = tuple(Lifetime)
+#: How the bytes get from process to process.
+TRANSPORTS = ("segment", "memfd", "vmm", "cudaIpc")
+
+
+def _choice(kind: type[enum.StrEnum], what: str, value: object, error: type[MuninnError]) -> str:
+    try:
+        return kind(str(value))
+    except ValueError:
+        choices = " or ".join(f"`{member.value}`" for member in kind)
+        raise error(f"{what} {value!r} is not known", f"Use {choices}") from None
+
+
+def asMode(value: object) -> Mode:
+    """`value` as a `Mode`, or `UnsupportedMode`."""
+    return Mode(_choice(Mode, "mode", value, UnsupportedMode))
+
+
+def asAccess(value: object) -> Access:
+    """`value` as an `Access`, or `InvalidArgument`."""
+    return Access(_choice(Access, "access", value, InvalidArgument))
+
+
+def asLifetime(value: object) -> Lifetime:
+    """`value` as a `Lifetime`, or `InvalidArgument`."""
+    return Lifetime(_choice(Lifetime, "lifetime", value, InvalidArgument))
+
+
+def asRenew(value: object) -> Renew:
+    """`value` as a `Renew`, or `InvalidArgument`."""
+    return Renew(_choice(Renew, "renew", value, InvalidArgument))
+
+
+def asReserve(value: object) -> Reserve:
+    """`value` as a `Reserve`, or `InvalidArgument`."""
+    return Reserve(_choice(Reserve, "reserve", value, InvalidArgument))
+
+
+def asName(value: object) -> str:
+    """A buffer's name: 1 to 127 bytes of UTF-8 without control characters; anything else is `InvalidArgument`."""
+    return _text("name", value, MAX_NAME_BYTES)
+
+
+def asTenant(value: object) -> str:
+    """A tenant's name: 1 to 63 bytes of UTF-8 without control characters; anything else is `InvalidArgument`."""
+    return _text("tenant", value, MAX_TENANT_BYTES)
+
+
+def _text(what: str, value: object, maxBytes: int) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a str, not {type(value).__name__}")
+    try:
+        length = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{what} {value!r} is not valid Unicode") from None
+    if not 0 < length <= maxBytes:
+        raise InvalidArgument(f"{what} has {length} bytes", f"Use 1 to {maxBytes} bytes of UTF-8")
+    if not value.isprintable():
+        raise InvalidArgument(f"{what} {value!r} has control characters", "Use printable characters")
+    return value

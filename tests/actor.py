@@ -1,0 +1,33 @@
+"""A process that does what a test tells it: one line of JSON in, one line out. Run by `support.Actor`, never imported."""
+
+import ast
+import json
+import sys
+
+
+def evaluate(code: str, names: dict[str, object]) -> object:
+    """Run `code`; the value is that of its last expression."""
+    tree = ast.parse(code)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "<test>", "exec"), names)
+    return eval(compile(ast.Expression(last.value), "<test>", "eval"), names) if last is not None else None
+
+
+def main() -> None:
+    # Answers go where the test reads; what the code prints goes to stderr, so that the two can not mix.
+    answers, sys.stdout = sys.stdout, sys.stderr
+    names: dict[str, object] = {"__name__": "__main__"}
+    for line in sys.stdin:
+        try:
+            answer = {"value": evaluate(json.loads(line), names)}
+        except BaseException as error:
+            answer = {"error": type(error).__name__, "message": str(error)}
+        try:
+            text = json.dumps(answer)
+        except TypeError:
+            text = json.dumps({"value": repr(answer["value"])})
+        answers.write(text + "\n")
+        answers.flush()
+
+
+main()

@@ -1,0 +1,360 @@
+"""The rules of the device port about memory: identity, allocation, sharing, copies."""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import gc
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from muninn.devices.port import Allocation, Device
+from muninn.errors import (
+    BufferFreed,
+    DeviceUnavailable,
+    HostMemoryFull,
+    InvalidArgument,
+    IpcHandleMismatch,
+    PermissionDenied,
+    QuotaExceeded,
+)
+
+from .peer import WATCHDOG_SECONDS, Peer, readBytes, writeBytes
+from .platforms import MIB, Platform
+
+PAGE_BYTES = 4096
+pytestmark = pytest.mark.timeout(WATCHDOG_SECONDS)
+StartPeer = Callable[[], Peer]
+
+
+def openDescriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def alias(device: Device, allocation: Allocation, writable: bool = True) -> Allocation:
+    """Export and import again in this process."""
+    descriptor = allocation.exportDescriptor()
+    try:
+        return device.importAllocation(allocation.gpu, descriptor, allocation.sizeBytes, writable, allocation.handle)
+    finally:
+        os.close(descriptor)
+
+
+def lend(peer: Peer, allocation: Allocation, writable: bool = True) -> dict[str, object]:
+    """Let a peer import it."""
+    descriptor = allocation.exportDescriptor()
+    handle = base64.b64encode(allocation.handle).decode()
+    try:
+        return peer.ask("adopt", descriptor, gpu=allocation.gpu, sizeBytes=allocation.sizeBytes, writable=writable, handle=handle)
+    finally:
+        os.close(descriptor)
+
+
+def borrow(device: Device, peer: Peer, sizeBytes: int) -> Allocation:
+    """Import what a peer allocates."""
+    answer = peer.ask("allocate", gpu=0, sizeBytes=sizeBytes)
+    try:
+        return device.importAllocation(0, answer["descriptor"], sizeBytes, True, base64.b64decode(answer["handle"]))
+    finally:
+        os.close(answer["descriptor"])
+
+
+def test_saysWhatItIsAndWhy(device: Device) -> None:
+    assert device.backend in ("host", "cuda")
+    assert device.reason
+    assert device.gpuCount >= 2
+    assert all(device.gpuName(gpu) for gpu in range(device.gpuCount))
+
+
+def test_uuidsAreTheSameInAllProcesses(device: Device, startPeer: StartPeer) -> None:
+    uuids = [device.gpuUuid(gpu) for gpu in range(device.gpuCount)]
+    assert len(set(uuids)) == len(uuids)
+    assert startPeer().ask("uuids")["uuids"] == uuids
+
+
+@pytest.mark.parametrize("gpu", [-1, 1000, 2**70])
+def test_unknownGpuIsDeviceUnavailable(device: Device, gpu: int) -> None:
+    for use in (
+        device.gpuName,
+        device.gpuUuid,
+        device.memoryInfo,
+        device.createStream,
+        lambda index: device.canAccessPeer(0, index),
+        lambda index: device.allocate(index, 1),
+        lambda index: device.importAllocation(index, 0, 1, True),
+        lambda index: device.asStream(None, index),
+    ):
+        with pytest.raises(DeviceUnavailable):
+            use(gpu)
+
+
+@pytest.mark.parametrize("gpu", [None, "0", 1.0, True])
+def test_gpuIsAnInteger(device: Device, gpu: object) -> None:
+    with pytest.raises(TypeError):
+        device.allocate(gpu, 1)  # type: ignore[arg-type]
+
+
+def test_topologyHasEveryPairOnce(device: Device) -> None:
+    topology = device.topology()
+    pairs = topology["p2p"] + topology["staged"]
+    assert sorted(pairs) == sorted(f"{low}-{high}" for high in range(device.gpuCount) for low in range(high))
+    assert all(device.canAccessPeer(gpu, gpu) for gpu in range(device.gpuCount))
+
+
+def test_statesWhatItAllocated(device: Device) -> None:
+    with device.allocate(1, 100) as allocation:
+        assert (allocation.gpu, allocation.sizeBytes, allocation.writable) == (1, 100, True)
+        assert allocation.allocatedBytes >= 100
+        assert allocation.transport in ("memfd", "vmm", "cudaIpc")
+        assert allocation.transportReason
+        assert len(allocation.handle) <= 128
+
+
+def test_freshMemoryReadsZero(device: Device) -> None:
+    for _ in range(2):
+        with device.allocate(0, 3 * MIB) as allocation:
+            assert not any(readBytes(device, allocation.address, 3 * MIB))
+            writeBytes(device, allocation.address, b"\xff" * MIB)
+
+
+def test_bytesAreVisibleBothWays(device: Device, startPeer: StartPeer) -> None:
+    peer = startPeer()
+    with device.allocate(0, 3 * MIB + 5) as allocation:
+        writeBytes(device, allocation.address + 3 * MIB, b"right")
+        assert lend(peer, allocation).get("error") is None
+        assert bytes.fromhex(peer.ask("read", offset=3 * MIB, sizeBytes=5)["data"]) == b"right"
+        peer.ask("write", offset=7, data=b"back".hex())
+        assert readBytes(device, allocation.address + 7, 4) == b"back"
+
+
+def test_importOfOnesOwnAllocationIsAnAlias(device: Device) -> None:
+    with device.allocate(1, MIB) as allocation, alias(device, allocation) as first, alias(device, allocation) as second:
+        writeBytes(device, first.address, b"one memory")
+        assert readBytes(device, second.address, 10) == readBytes(device, allocation.address, 10) == b"one memory"
+        first.close()
+        assert readBytes(device, second.address, 10) == b"one memory"
+
+
+def test_survivesTheAllocatorsSigkill(device: Device, platform: Platform, startPeer: StartPeer) -> None:
+    if not platform.outlivesOwner:
+        pytest.skip(f"{platform.name}: memory goes with its owner by design")
+    peer, heir = startPeer(), startPeer()
+    with borrow(device, peer, MIB) as allocation:
+        peer.ask("write", offset=0, data=b"legacy".hex())
+        assert peer.kill() == -signal.SIGKILL
+        assert readBytes(device, allocation.address, 6) == b"legacy"
+        writeBytes(device, allocation.address, b"mine")
+        # And it can be handed on, long after its creator.
+        assert lend(heir, allocation).get("error") is None
+        assert bytes.fromhex(heir.ask("read", offset=0, sizeBytes=6)["data"]) == b"minecy"
+
+
+def test_readOnlyImportCanNotBeWritten(device: Device, startPeer: StartPeer) -> None:
+    peer = startPeer()
+    with device.allocate(0, MIB) as allocation:
+        writeBytes(device, allocation.address, b"untouched")
+        assert lend(peer, allocation, writable=False).get("error") is None
+        assert bytes.fromhex(peer.ask("read", offset=0, sizeBytes=9)["data"]) == b"untouched"
+        try:
+            assert "error" in peer.ask("write", offset=0, data=b"scribbled".hex())
+        except (EOFError, ConnectionResetError):
+            assert peer.process.wait(30) == -signal.SIGSEGV
+        assert readBytes(device, allocation.address, 9) == b"untouched"
+
+
+def test_readOnlyDescriptorGivesNoWriteAccess(device: Device) -> None:
+    with device.allocate(0, MIB) as allocation:
+        if allocation.transport != "memfd":
+            pytest.skip(f"{allocation.transport}: the platform has no read-only descriptors")
+        descriptor = allocation.exportDescriptor(writable=False)
+        try:
+            with pytest.raises(PermissionDenied):
+                device.importAllocation(0, descriptor, MIB, True)
+            with device.importAllocation(0, descriptor, MIB, False) as reader:
+                writeBytes(device, allocation.address, b"news")
+                assert readBytes(device, reader.address, 4) == b"news"
+                with pytest.raises(PermissionDenied):
+                    reader.exportDescriptor()
+                os.close(reader.exportDescriptor(writable=False))
+        finally:
+            os.close(descriptor)
+
+
+def test_refusesMoreThanTheGpuHas(device: Device) -> None:
+    total = device.memoryInfo(0).totalBytes
+    before = openDescriptors()
+    with pytest.raises((QuotaExceeded, HostMemoryFull)):
+        device.allocate(0, total + PAGE_BYTES)
+    assert openDescriptors() == before
+
+
+def test_capacityIsThatOfEachGpu(device: Device, platform: Platform) -> None:
+    if not platform.exactAccounting:
+        pytest.skip(f"{platform.name}: others use the GPU meanwhile")
+    free, total = device.memoryInfo(0)
+    assert 0 < free <= total
+    half = total // 2
+    with device.allocate(0, half), device.allocate(0, free - half):
+        assert device.memoryInfo(0).freeBytes == 0
+        with pytest.raises(QuotaExceeded):
+            device.allocate(0, 1)
+        device.allocate(1, half).close()
+    gc.collect()
+    assert device.memoryInfo(0).freeBytes == free
+
+
+@pytest.mark.parametrize("sizeBytes", [0, -1, 1 << 60])
+def test_refusesSizesThatCanNotBe(device: Device, sizeBytes: int) -> None:
+    with pytest.raises(InvalidArgument):
+        device.allocate(0, sizeBytes)
+    with pytest.raises(InvalidArgument):
+        device.importAllocation(0, 0, sizeBytes, True)
+    with pytest.raises(InvalidArgument):
+        device.registerHost(PAGE_BYTES, sizeBytes, True)
+
+
+def test_closeTwiceIsFine(device: Device) -> None:
+    allocation = device.allocate(0, 1)
+    other = alias(device, allocation)
+    for item in (allocation, allocation, other, other):
+        item.close()
+    for name in ("address", "anchor"):
+        with pytest.raises(BufferFreed):
+            getattr(allocation, name)
+    with pytest.raises(BufferFreed):
+        allocation.exportDescriptor()
+    assert allocation.sizeBytes == 1
+
+
+def test_anchorKeepsTheMemoryMapped(device: Device) -> None:
+    allocation = device.allocate(0, MIB)
+    address, anchor = allocation.address, allocation.anchor
+    writeBytes(device, address, b"held")
+    allocation.close()
+    del allocation
+    gc.collect()
+    assert readBytes(device, address, 4) == b"held"
+    del anchor
+
+
+def forgedDescriptors() -> dict[str, int]:
+    readEnd, writeEnd = os.pipe()
+    os.close(writeEnd)
+    unsealed = os.memfd_create("forged", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(unsealed, MIB)
+    return {"pipe": readEnd, "unsealed": unsealed, "device": os.open("/dev/zero", os.O_RDWR), "directory": os.open("/", os.O_RDONLY)}
+
+
+def test_refusesForgedDescriptors(device: Device) -> None:
+    closed = os.dup(0)
+    os.close(closed)
+    for number in (closed, -1, -2, 1 << 40):
+        with pytest.raises(IpcHandleMismatch):
+            device.importAllocation(0, number, MIB, True)
+    for what, descriptor in forgedDescriptors().items():
+        before = openDescriptors()
+        with pytest.raises(IpcHandleMismatch):
+            device.importAllocation(0, descriptor, MIB, False)
+        assert openDescriptors() == before, what
+        os.close(descriptor)
+
+
+def test_refusesMoreBytesThanThereAre(device: Device) -> None:
+    with device.allocate(0, MIB) as allocation:
+        descriptor = allocation.exportDescriptor()
+        with pytest.raises(IpcHandleMismatch):
+            device.importAllocation(0, descriptor, allocation.allocatedBytes + 1, True, allocation.handle)
+        device.importAllocation(0, descriptor, 1, True, allocation.handle).close()
+        os.close(descriptor)
+
+
+def test_refusesAHandleThatItDidNotMake(device: Device) -> None:
+    with device.allocate(0, MIB) as allocation:
+        descriptor = allocation.exportDescriptor()
+        with pytest.raises(IpcHandleMismatch):
+            device.importAllocation(0, descriptor, MIB, True, b"\x5a" * 127)
+        os.close(descriptor)
+
+
+def test_leaksNoDescriptorOver1000Cycles(device: Device) -> None:
+    def cycle() -> None:
+        with device.allocate(0, 1) as allocation:
+            alias(device, allocation).close()
+            alias(device, allocation)  # dropped, not closed
+
+    cycle()
+    gc.collect()
+    before = openDescriptors()
+    for _ in range(1000):
+        cycle()
+    gc.collect()
+    assert openDescriptors() == before
+
+
+def test_severalThreadsAllocateImportAndClose(device: Device) -> None:
+    def work(number: int) -> None:
+        for step in range(20):
+            with device.allocate(number % 2, 8 * PAGE_BYTES) as allocation, alias(device, allocation) as other:
+                mark = bytes([number, step]) * 8
+                writeBytes(device, allocation.address, mark)
+                assert readBytes(device, other.address, 16) == mark
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+
+
+def test_registersHostMemory(device: Device) -> None:
+    source = ctypes.create_string_buffer(b"hosts", MIB)
+    seen: list[int] = []
+    with (
+        device.registerHost(ctypes.addressof(source), MIB, True, seen.append) as registration,
+        device.allocate(1, MIB) as target,
+    ):
+        device.copy(target.address, registration.devicePointer, MIB)
+        assert readBytes(device, target.address, 5) == b"hosts"
+    assert sum(seen) == MIB
+    registration.close()
+    with pytest.raises(InvalidArgument):
+        device.registerHost(0, MIB, True)
+
+
+def test_copiesBetweenAllPlaces(device: Device) -> None:
+    data = os.urandom(MIB + 3)
+    for stream in (None, device.createStream(0)):
+        with device.allocate(0, len(data)) as first, device.allocate(0, len(data)) as second, device.allocate(1, len(data)) as other:
+            source = ctypes.create_string_buffer(data, len(data))
+            result = ctypes.create_string_buffer(len(data))
+            places = [ctypes.addressof(source), first.address, second.address, other.address, ctypes.addressof(result)]
+            for origin, target in itertools.pairwise(places):
+                device.copy(target, origin, len(data), stream)
+            device.asStream(stream).synchronize()
+            assert result.raw == data
+
+
+def test_copyOfNothingIsFineAndOfLessIsNot(device: Device) -> None:
+    device.copy(0, 0, 0)
+    for target, source, sizeBytes in ((PAGE_BYTES, PAGE_BYTES, -1), (0, PAGE_BYTES, 1), (PAGE_BYTES, 0, 1)):
+        with pytest.raises(InvalidArgument):
+            device.copy(target, source, sizeBytes)
+
+
+def test_copyUnderWayKeepsItsMemoryMapped(device: Device) -> None:
+    gate = threading.Event()
+    stream = device.createStream(0)
+    result = ctypes.create_string_buffer(6)
+    allocation = device.allocate(0, MIB)
+    writeBytes(device, allocation.address, b"kept!!")
+    stream.submit(gate.wait)
+    device.copy(ctypes.addressof(result), allocation.address, 6, stream, keepAlive=allocation.anchor)
+    allocation.close()
+    del allocation
+    gc.collect()
+    gate.set()
+    stream.synchronize()
+    assert result.raw == b"kept!!"

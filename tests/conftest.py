@@ -1,0 +1,58 @@
+"""Fixtures: each test gets a domain of its own, and leaves nothing of it behind."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from muninn.api import membership
+from lab import Lab
+from support import Actor
+
+
+@pytest.fixture
+def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A fresh domain for this process and for the actors that it starts."""
+    name = f"test-{secrets.token_hex(6)}"
+    monkeypatch.setenv("MUNINN_DOMAIN", name)
+    yield name
+    current = membership._current
+    if current is not None:
+        current.leave()
+        membership._current = None
+    removeDomain(name)
+
+
+@pytest.fixture
+def actor(domain: str) -> Iterator[Callable[..., Actor]]:
+    """Start actors; those that still run at the end are killed."""
+    started: list[Actor] = []
+
+    def start(code: str = "", **environment: str) -> Actor:
+        started.append(Actor(code, **environment))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+
+
+@pytest.fixture
+def lab(domain: str) -> Iterator[Lab]:
+    """A control block of the test's own, without threads and sockets."""
+    made = Lab(domain)
+    yield made
+    made.close()
+
+
+def removeDomain(name: str) -> None:
+    """Remove everything of a domain that nobody is in any more."""
+    stem = f"muninn-{os.getuid()}-{name}"
+    for entry in os.listdir("/dev/shm"):
+        if entry == stem or entry.startswith(f"{stem}."):
+            path = f"/dev/shm/{entry}"
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)

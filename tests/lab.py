@@ -1,0 +1,124 @@
+"""A domain inside one process: a control block, and as many members and brokers on it as a test wants, without threads or sockets.
+
+Brokers are given by their epochs, so a test can let a deposed one act after its successor has begun. The byte locks of one process
+do not exclude each other: what needs proof of death is tested with real processes (`support.Actor`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from muninn.broker.broker import Broker
+from muninn.broker.catalog import Catalog, Usage
+from muninn.broker.directory import Directory
+from muninn.broker.journal import Journal
+from muninn.broker.limits import Limits
+from muninn.control.block import ControlBlock, openOrCreate
+from muninn.control.election import Election, Term
+from muninn.control.layout import Geometry
+from muninn.control.leases import LeaseTable
+from muninn.control.lockfile import LockFile
+from muninn.control.members import MemberKey, MemberTable
+from muninn.control.places import Places
+from muninn.control.rows import RowDescription, RowTable
+from muninn.terms import Access, Lifetime, Mode
+
+PAGE = 4096
+LIMITS = Limits(1 << 40, 1 << 40, 1 << 40, 1 << 40)
+
+
+def describe(name: str = "a", **changes: object) -> RowDescription:
+    """The description of a small array."""
+    plain = RowDescription(
+        sizeBytes=8, segmentBytes=PAGE, createdMs=1, deadlineMs=0, metaOffset=0, metaBytes=0, mode=Mode.BIG, access=Access.READ_WRITE, lifetime=Lifetime.KEEP,
+        kind=0, gpu=-1, flags=0, transport="segment", shape=(1,), dtype="<f8", tenant="default", name=name,
+    )  # fmt: skip
+    return plain._replace(**changes)  # type: ignore[arg-type]
+
+
+def usage(name: str = "a", **changes: object) -> Usage:
+    plain = Usage(name, "default", Mode.BIG, -1, PAGE, 0)
+    return plain._replace(**changes)  # type: ignore[arg-type]
+
+
+class Member:
+    """One claimed and entered slot."""
+
+    def __init__(self, block: ControlBlock) -> None:
+        self.table = MemberTable(block)
+        self.key: MemberKey = self.table.claim(preferred=False)
+        self.table.enter(self.key)
+        self.leases = LeaseTable(block, self.table, self.key)
+
+
+class Lab:
+    """A control block and what stands on it."""
+
+    def __init__(self, domain: str, maxMembers: int = 8, maxBuffers: int = 512, maxLeases: int = 256) -> None:
+        self.places = Places(os.getuid(), domain)
+        self.lockFile = LockFile(self.places)
+        self.block = openOrCreate(self.places, self.lockFile, Geometry.of(maxMembers, maxBuffers, maxLeases))
+        self.members = MemberTable(self.block)
+        self.election = Election(self.block)
+        self.rows = RowTable(self.block)
+        self._closers: list[object] = []
+
+    def member(self) -> Member:
+        return Member(self.block)
+
+    def directory(self, epoch: int, fence: bool = True) -> Directory:
+        """The directory of the broker of `epoch`, in office from now on if `fence`."""
+        journal = Journal(self.places, epoch)
+        self._closers.append(journal)
+        made = Directory(self.block, self.members, epoch, journal, lambda rows: Catalog(rows, LIMITS))
+        if fence:
+            made.fence()
+        return made
+
+    def broker(self, member: Member) -> Broker:
+        """A started broker, elected as the next; `step` it."""
+        old = self.election.term()
+        term = self.election.replace(old, member.key.slot)
+        assert term is not None
+        made = Broker(self.block, member.table, self.election, term, member.key, LIMITS)
+        self._closers.append(made)
+        made.start()
+        return made
+
+    def settled(self, broker: Broker) -> Broker:
+        """The broker, once it has done what it does on the side at the beginning of its term."""
+        for _ in range(50):
+            broker.step(0)
+        return broker
+
+    def elect(self, slot: int | None) -> Term:
+        term = self.election.replace(self.election.term(), slot)
+        assert term is not None
+        return term
+
+    def make(self, directory: Directory, creator: Member, name: str = "a", **changes: object) -> tuple[int, int]:
+        """A LIVE row without memory; returns (row, incarnation)."""
+        row, incarnation = directory.grant(creator.key, usage(name), 0)
+        directory.rows.describe(row, describe(name, **changes))
+        directory.commit(creator.key, row, incarnation, None)
+        return row, incarnation
+
+    def close(self) -> None:
+        for each in reversed(self._closers):
+            each.close()  # type: ignore[attr-defined]
+        self.block.close()
+        self.lockFile.close()
+
+
+@contextmanager
+def opened(domain: str, **limits: int) -> Iterator[Lab]:
+    lab = Lab(domain, **limits)
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+__all__ = ["LIMITS", "Lab", "Member", "Term", "describe", "opened", "usage"]

@@ -1,0 +1,114 @@
+"""What multi-process tests share: actors, a domain of one's own, and waiting with a bound."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ACTOR = Path(__file__).with_name("actor.py")
+#: Above anything that a sound run needs on a busy machine, so reaching it means a hang.
+BOUND_SECONDS = 60.0
+
+
+class ActorError(AssertionError):
+    """The code of an actor raised; `kind` is the class's name."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+
+
+class Actor:
+    """Another, unrelated Python process in the test's domain.
+
+    Parameters
+    ----------
+    code
+        Run first; ``import muninn`` and numpy as np are done already.
+    environment
+        On top of the test's own.
+    """
+
+    def __init__(self, code: str = "", **environment: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-u", str(ACTOR)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+        self.pid = self._process.pid
+        self.do("import os, time, muninn, numpy as np\n" + code)
+
+    def begin(self, code: str) -> None:
+        """Send code without waiting for it; `result` waits."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(code) + "\n")
+        self._process.stdin.flush()
+
+    def result(self, bound: float = BOUND_SECONDS) -> Any:
+        """The value of what `begin` sent last. Raises `ActorError` when it raised, and fails the test when it hangs."""
+        assert self._process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            if not selector.select(bound):
+                self.kill()
+                raise AssertionError(f"actor {self.pid} gave no answer within {bound} s")
+        line = self._process.stdout.readline()
+        assert line, f"actor {self.pid} ended with status {self._process.wait(5)}"
+        answer = json.loads(line)
+        if "error" in answer:
+            raise ActorError(answer["error"], answer["message"])
+        return answer["value"]
+
+    def do(self, code: str, bound: float = BOUND_SECONDS) -> Any:
+        """Run code there and return the value of its last expression."""
+        self.begin(code)
+        return self.result(bound)
+
+    def join(self) -> Actor:
+        """Be a member from now on."""
+        self.do("muninn.domainInfo()['epoch']")
+        return self
+
+    def stop(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until the kernel is through with it. Harmless when it is dead already."""
+        self._process.kill()
+        self._process.wait(BOUND_SECONDS)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def leave(self) -> int:
+        """End politely; returns the exit status."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        status = self._process.wait(BOUND_SECONDS)
+        self._process.stdout.close()
+        return status
+
+
+def eventually(condition: Callable[[], Any], what: str, bound: float = BOUND_SECONDS) -> Any:
+    """Wait until `condition` is true and return its value; fail the test when it never is."""
+    deadline = time.monotonic() + bound
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {bound} s: {what}"
+        time.sleep(0.002)
+    return value
+
+
+def leftovers(domain: str) -> list[str]:
+    """What of the domain lies in `/dev/shm`: segments, that is, not the control block and its directory."""
+    prefix = f"muninn-{os.getuid()}-{domain}."
+    return sorted(entry for entry in os.listdir("/dev/shm") if entry.startswith(prefix) and not entry.endswith(".d"))

@@ -1,0 +1,40 @@
+"""Handles: 64 bytes that say what they say only in the domain that issued them, and unaltered."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from muninn.broker import capabilities
+from muninn.errors import HandleInvalid
+from muninn.terms import ACCESSES, Access
+
+_SECRET = bytes(range(32))
+
+
+@given(st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 24) - 1), st.sampled_from(ACCESSES), st.integers(0, (1 << 64) - 1), st.text())
+def test_saysWhatWasIssued(row: int, incarnation: int, access: Access, sizeBytes: int, tenant: str) -> None:
+    handle = capabilities.issue(_SECRET, row, incarnation, access, sizeBytes, tenant)
+    assert len(handle) == capabilities.HANDLE_BYTES
+    assert capabilities.check(_SECRET, handle) == (row, incarnation, access, sizeBytes, capabilities.tenantDigest(tenant))
+
+
+@given(st.integers(0, 64 * 8 - 1))
+def test_refusesAnyFlippedBit(bit: int) -> None:
+    handle = bytearray(capabilities.issue(_SECRET, 1, 2, Access.READ_WRITE, 3, "a"))
+    handle[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(HandleInvalid):
+        capabilities.check(_SECRET, bytes(handle))
+
+
+@given(st.binary(max_size=80))
+def test_refusesGarbage(raw: bytes) -> None:
+    with pytest.raises(HandleInvalid):
+        capabilities.check(_SECRET, raw)
+
+
+def test_refusesTheHandleOfAnotherDomain() -> None:
+    handle = capabilities.issue(_SECRET, 1, 2, Access.READ_ONLY, 3, "a")
+    with pytest.raises(HandleInvalid):
+        capabilities.check(bytes(32), handle)

@@ -1,0 +1,96 @@
+"""The catalog: names are taken once, and sums are the sums of the rows."""
+
+from __future__ import annotations
+
+import pytest
+from lab import Lab, describe, usage
+
+from muninn.broker.catalog import Catalog
+from muninn.broker.limits import Limits
+from muninn.control import layout
+from muninn.errors import BufferExists, QuotaExceeded
+from muninn.terms import Mode
+
+_LIMITS = Limits(bigModeMaxBytes=1000, fastModeMaxBytes=500, pinnedHostQuota=600, vramQuota=300)
+
+
+def test_aNameIsTakenOnce(lab: Lab) -> None:
+    catalog = Catalog(lab.rows, _LIMITS)
+    catalog.add(1, usage("a"))
+    with pytest.raises(BufferExists):
+        catalog.add(2, usage("a"))
+    assert catalog.find("a") == 1
+
+
+def test_aForgottenNameIsFreeAndItsBytesStillCount(lab: Lab) -> None:
+    catalog = Catalog(lab.rows, _LIMITS)
+    catalog.add(1, usage("a", sizeBytes=600))
+    catalog.forgetName(1)
+    assert catalog.find("a") is None
+    with pytest.raises(QuotaExceeded):
+        catalog.admit("default", Mode.BIG, -1, 1, 0)
+    catalog.remove(1)
+    catalog.admit("default", Mode.BIG, -1, 600, 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "tenant", "sizeBytes", "key"),
+    [
+        (Mode.BIG, "b", 501, "memory.bigModeMaxBytes"),
+        (Mode.BIG, "default", 101, "tenancy.defaultPinnedHostQuota"),
+        (Mode.FAST, "b", 501, "memory.fastModeMaxBytes"),
+        (Mode.FAST, "b", 301, "tenancy.defaultVramQuota"),
+        (Mode.FAST, "b", 201, "devices.hostGpuBytes"),
+    ],
+)
+def test_refusesAboveTheLimitThatItNames(lab: Lab, mode: Mode, tenant: str, sizeBytes: int, key: str) -> None:
+    catalog = Catalog(lab.rows, _LIMITS)
+    catalog.add(1, usage("a", sizeBytes=500))
+    catalog.admit(tenant, mode, 0, 100, 200)
+    with pytest.raises(QuotaExceeded, match=key):
+        catalog.admit(tenant, mode, 0, sizeBytes, 200)
+
+
+def test_countingARowTwiceCountsItOnce(lab: Lab) -> None:
+    catalog = Catalog(lab.rows, _LIMITS)
+    for sizeBytes in (400, 100):
+        catalog.add(1, usage("a", sizeBytes=sizeBytes, mode=Mode.FAST, gpu=0))
+    assert catalog.used(0) == 100
+    catalog.remove(1)
+    catalog.remove(1)
+    assert catalog.used(0) == 0
+
+
+def test_adoptsNamesAndBytesFromTheRows(lab: Lab) -> None:
+    directory, member = lab.directory(1), lab.member()
+    alive, _ = lab.make(directory, member, "alive")
+    dying, incarnation = lab.make(directory, member, "dying")
+    member.leases.take(dying, incarnation, 1000)
+    directory.free(dying, incarnation)
+    assert directory.rows.state(dying).state == layout.ROW_DYING
+    catalog = Catalog(lab.rows, Limits(3 * layout.PAGE_BYTES - 1, 0, 1 << 40, 0))
+    assert (catalog.find("alive"), catalog.find("dying")) == (alive, None)
+    with pytest.raises(QuotaExceeded):
+        catalog.admit("default", Mode.BIG, -1, layout.PAGE_BYTES, 0)
+
+
+def test_aDamagedRowStopsNobody(lab: Lab) -> None:
+    directory, member = lab.directory(1), lab.member()
+    row, _ = lab.make(directory, member, "broken")
+    lab.make(directory, member, "whole")
+    lab.block.bytes[lab.block.geometry.rowsOffset + row * layout.ROW_BYTES + layout.ROW_MODE_OFFSET] = 99
+    assert Catalog(lab.rows, _LIMITS).find("whole") is not None
+
+
+def test_deadlinesComeSoonestFirstAndGoWithTheirRow(lab: Lab) -> None:
+    catalog = Catalog(lab.rows, _LIMITS)
+    for row, deadlineMs in enumerate((30, 10, 0, 20)):
+        catalog.add(row, usage(str(row), deadlineMs=deadlineMs))
+    catalog.remove(1)
+    assert catalog.deadlines() == [(20, 3), (30, 0)]
+
+
+def test_describesARowAsItsUsage() -> None:
+    from muninn.broker.catalog import usageOf
+
+    assert usageOf(describe("n", deadlineMs=5)) == usage("n", deadlineMs=5)

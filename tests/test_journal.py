@@ -1,0 +1,113 @@
+"""The journal: what is whole is replayed, and nothing after the first record that is not."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from muninn.broker import journal
+from muninn.broker.journal import Journal
+from muninn.control.places import Places
+from muninn.errors import HostMemoryFull
+
+
+@pytest.fixture
+def places(domain: str) -> Places:
+    made = Places(os.getuid(), domain)
+    made.makeDirectory()
+    return made
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A journal of ten records."""
+    directory = tmp_path_factory.mktemp("journal")
+
+    class Here(Places):
+        @property
+        def directory(self) -> str:
+            return str(directory)
+
+    here = Here(os.getuid(), "raw")
+    written = Journal(here, 1)
+    for number in range(10):
+        written.append("live", row=number, description=os.urandom(number * 7))
+    written.close()
+    return (directory / "journal-1").read_bytes()
+
+
+def rowsOf(content: bytes) -> list[int]:
+    return [record["row"] for record in journal.replay(content)]
+
+
+def test_replaysWhatWasAppended(places: Places) -> None:
+    written = Journal(places, 7)
+    written.append("create", row=1, name="ä")
+    written.append("gone", row=1)
+    written.close()
+    assert journal.read(places, 7) == [{"op": "create", "row": 1, "name": "ä"}, {"op": "gone", "row": 1}]
+
+
+def test_aJournalThatIsGoneHasNoRecords(places: Places) -> None:
+    assert journal.read(places, 99) == []
+
+
+def test_aTornRecordEndsTheReplay(raw: bytes) -> None:
+    for length in range(len(raw)):
+        rows = rowsOf(raw[:length])
+        assert rows == list(range(len(rows))) and len(rows) < 10
+
+
+@given(st.data())
+def test_aFlippedBitEndsTheReplayBeforeItsRecord(raw: bytes, data: st.DataObject) -> None:
+    bit = data.draw(st.integers(0, len(raw) * 8 - 1))
+    damaged = bytearray(raw)
+    damaged[bit // 8] ^= 1 << bit % 8
+    rows = rowsOf(bytes(damaged))
+    assert rows == list(range(len(rows))) and len(rows) < 10
+
+
+@given(st.binary(max_size=300))
+def test_garbageIsNoRecord(content: bytes) -> None:
+    assert all("op" in record for record in journal.replay(content))
+
+
+def test_appendsWholeOrNotAtAll(places: Places) -> None:
+    """RLIMIT_FSIZE stands for a full disk: the write ends in the middle of a record."""
+    written = Journal(places, 3)
+    written.append("create", row=1)
+    size = os.stat(places.journalPath(3)).st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))
+    try:
+        with pytest.raises(HostMemoryFull):
+            written.append("create", row=2)
+        assert not written.note("gone", row=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    written.append("create", row=3)
+    written.close()
+    assert [record["row"] for record in journal.read(places, 3)] == [1, 3]
+
+
+def test_aRecordTooLongToReplayIsNotWritten(places: Places) -> None:
+    """One that `replay` refuses would hide all that follow."""
+    written = Journal(places, 4)
+    with pytest.raises(ValueError, match="record"):
+        written.append("create", name="x" * journal.MAX_RECORD_BYTES)
+    written.append("gone", row=1)
+    written.close()
+    assert len(journal.read(places, 4)) == 1
+
+
+def test_closingTwiceIsFine(places: Places) -> None:
+    written = Journal(places, 5)
+    written.close()
+    written.close()
