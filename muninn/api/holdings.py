@@ -7,6 +7,7 @@ holds memory is true.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -252,28 +253,47 @@ class Holdings:
 
     # --- upkeep ------------------------------------------------------------------------------------------------------
 
-    def settleReleased(self) -> None:
-        """Tell the broker of buffers that may have had their last lease."""
+    def settleReleased(self) -> bool:
+        """Tell the broker of buffers that may have had their last lease; False when it does not answer now, and is to be told again."""
         while self._released:
             try:
-                row, incarnation = self._released.popleft()
+                released = self._released.popleft()
             except IndexError:
-                return
-            self.membership.client.request("settle", row=row, incarnation=incarnation)
+                break
+            answered = False
+            try:
+                with contextlib.suppress(BufferFreed):  # then it is gone already
+                    if self.membership.client.once("settle", row=released[0], incarnation=released[1]) is None:
+                        return False
+                answered = True
+            finally:
+                if not answered:
+                    self._released.append(released)
+        return True
 
     def renewAll(self) -> None:
         """Renew the leases that are renewed while held, if it is time."""
         if monotonicMs() < self._renewAtMs:
             return
         self._renewAtMs = monotonicMs() + self.membership.settings.security.leaseTtlMs // 4
-        for holding in list(self._all.values()):
-            if holding.isRenewed():
+        # The references are copied in one step; other threads open buffers meanwhile.
+        for holding in [reference() for reference in self._all.valuerefs()]:
+            if holding is not None and holding.isRenewed():
                 holding.renew()
 
     def allocations(self) -> list[tuple[tuple[int, int], int]]:
         """((row, incarnation), descriptor) of the memory that only its holders can hand on; the descriptors are the caller's to close."""
-        held = list(self._memories.items())
-        return [(key, descriptor) for key, memory in held for descriptor in exported(memory.source)]
+        made: list[tuple[tuple[int, int], int]] = []
+        try:
+            for reference in self._memories.valuerefs():
+                memory = reference()
+                if memory is not None:
+                    made.extend((reference.key, descriptor) for descriptor in exported(memory.source))
+        except BaseException:
+            for _, descriptor in made:
+                os.close(descriptor)
+            raise
+        return made
 
     def closeAll(self) -> None:
         """At the end: give back every lease. Arrays stay readable until the process is gone."""

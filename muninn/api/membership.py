@@ -215,17 +215,18 @@ class Membership:
             return
         if self._preferred:
             self._askToYield(term)
-        self.holdings.settleReleased()
+        settled = self.holdings.settleReleased()
         assert term.slot is not None
 
         def mustLook() -> bool:
             return self._kicked or self._stopping or self.election.term() != term
 
-        watch(self.members.robustAddress(term.slot), mustLook, int(self._untilRenewal() * 1e9))
+        seconds = self._untilRenewal() if settled else _RESIGNED_PAUSE_SECONDS
+        watch(self.members.robustAddress(term.slot), mustLook, int(seconds * 1e9))
 
     def _askToYield(self, term: Term) -> None:
         if not self.members.identity(term.slot or 0).flags & layout.MEMBER_FLAG_PREFERRED:
-            self.client.request("yield", slot=self.key.slot, generation=self.key.generation)
+            self.client.once("yield", slot=self.key.slot, generation=self.key.generation)
 
     def _campaign(self, term: Term) -> None:
         """Stand for the succession of `term`. Called by the background thread, and by any that waits for an answer."""

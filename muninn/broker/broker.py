@@ -230,7 +230,7 @@ class Broker:
             if self._poll.closed:
                 raise Deposed
             if self.isDeposed():
-                self.wake()  # the thread that serves does not know yet, and until it does this process has no other broker to ask
+                os.eventfd_write(self._wakeFd, 1)  # the thread that serves does not know yet, and until it does this process has no other broker to ask
                 raise Deposed
             return self._reply(self._own, message, descriptors)
 

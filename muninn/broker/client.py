@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from muninn.broker.broker import Broker
 
 _RETRY_SECONDS = 0.001
+#: How long the background thread waits for another thread of this process that is asking.
+_BUSY_SECONDS = 0.05
 
 
 class Office(NamedTuple):
@@ -95,11 +97,11 @@ class Client:
             What the broker answered.
         """
         message: Message = {"op": op, **fields}
-        deadline = time.monotonic() + self._office.requestTimeoutMs / 1000
+        deadline = self._deadline()
         patience = Patience(self._office)
         while True:
             try:
-                reply, received = self._ask(message, descriptors, patience, deadline)
+                reply, received = self._ask(message, descriptors, patience, deadline, self._office.requestTimeoutMs / 1000)
             except (_Retry, Deposed):
                 if time.monotonic() >= deadline:
                     raise BrokerUnavailable(f"no broker answered {op!r} within {self._office.requestTimeoutMs} ms") from None
@@ -108,14 +110,36 @@ class Client:
             requests.raiseFailure(reply)
             return reply, received
 
-    def greet(self) -> bool:
-        """Connect to the broker of now, if there is no connection yet; False when it does not answer."""
+    def once(self, op: str, **fields: object) -> Message | None:
+        """Ask the broker of now a single time, and return its answer; None when there is none.
+
+        For the background thread: while it waits it may itself be elected, and then it has to serve and not to ask again.
+        """
         try:
-            with self._lock:
-                self._connected(Patience(self._office), time.monotonic() + self._office.requestTimeoutMs / 1000)
+            reply, received = self._ask({"op": op, **fields}, (), Patience(self._office), self._deadline(), _BUSY_SECONDS)
+        except (_Retry, Deposed):
+            return None
+        wire.closeAll(received)
+        requests.raiseFailure(reply)
+        return reply
+
+    def greet(self) -> bool:
+        """Connect to the broker of now, if there is no connection yet; False when it does not answer.
+
+        For the background thread too: when another thread is asking it does not wait for that, since nobody would watch the broker meanwhile.
+        """
+        if not self._lock.acquire(blocking=False):
+            return True
+        try:
+            self._connected(Patience(self._office), self._deadline())
         except _Retry:
             return False
+        finally:
+            self._lock.release()
         return True
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._office.requestTimeoutMs / 1000
 
     def forsake(self, epoch: int) -> None:
         """The term of `epoch` has begun: whoever waits for an answer of an earlier one must look again. Takes no lock."""
@@ -136,14 +160,20 @@ class Client:
 
     # --- one attempt -------------------------------------------------------------------------------------------------
 
-    def _ask(self, message: Message, descriptors: tuple[int, ...], patience: Patience, deadline: float) -> tuple[Message, list[int]]:
+    def _ask(
+        self, message: Message, descriptors: tuple[int, ...], patience: Patience, deadline: float, busySeconds: float
+    ) -> tuple[Message, list[int]]:
         broker = self._office.broker()
         if broker is not None:
-            reply, lent = broker.execute(message, [os.dup(descriptor) for descriptor in descriptors])
-            return reply, [os.dup(descriptor) for descriptor in lent]
-        with self._lock:
+            reply, lent = broker.execute(message, [_duplicate(descriptor) for descriptor in descriptors])
+            return reply, [_duplicate(descriptor) for descriptor in lent]
+        if not self._lock.acquire(timeout=busySeconds):
+            raise _Retry
+        try:
             connection = self._connected(patience, deadline)
             return self._exchange(connection, message, descriptors, patience, deadline)
+        finally:
+            self._lock.release()
 
     def _connected(self, patience: Patience, deadline: float) -> socket.socket:
         term = self._office.election.term()
@@ -151,7 +181,10 @@ class Client:
             return self._connection
         self._disconnect()
         self._awaitBroker(term, patience)
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            raise DescriptorsExhausted(f"no descriptor is left for a socket: {error.strerror}") from error
         try:
             connection.connect(self._office.places.socketPath(term.epoch))
             self._connection, self._epoch = connection, term.epoch
@@ -162,6 +195,9 @@ class Client:
             connection.close()
             self._deposeIfStuck(term, patience)
             raise _Retry from error
+        except BaseException:
+            self._disconnect()  # whoever uses it next would ask without a hello
+            raise
         return connection
 
     def _awaitBroker(self, term: Term, patience: Patience) -> None:
@@ -242,3 +278,10 @@ class Client:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _duplicate(descriptor: int) -> int:
+    try:
+        return os.dup(descriptor)
+    except OSError as error:
+        raise DescriptorsExhausted(f"a descriptor can not be duplicated: {error.strerror}") from error

@@ -1,0 +1,137 @@
+/* The control block for C: the numbers of `muninn/control/layout.py`, which has the drawing and says who writes which word.
+ *
+ * `tests/test_layout.py` compares the two files number by number, so a change of one without the other does not pass. Offsets that end in _OFFSET
+ * are relative to the structure that they are in.
+ */
+#ifndef MUNINN_LAYOUT_H
+#define MUNINN_LAYOUT_H
+
+#define MNN_MAGIC "MUNINN\0\1"
+
+#define MNN_VERSION 1
+#define MNN_PAGE_BYTES 4096
+#define MNN_CACHE_LINE_BYTES 64
+
+#define MNN_MAGIC_OFFSET 0
+#define MNN_VERSION_OFFSET 8
+#define MNN_BOOT_ID_OFFSET 16
+#define MNN_TOTAL_BYTES_OFFSET 32
+
+#define MNN_MAX_MEMBERS_OFFSET 40
+#define MNN_MAX_BUFFERS_OFFSET 44
+#define MNN_MAX_LEASES_OFFSET 48
+
+#define MNN_INDEX_SLOTS_OFFSET 52
+#define MNN_SECRET_OFFSET 56
+#define MNN_SECRET_BYTES 32
+#define MNN_ELECTION_OFFSET 128
+#define MNN_READY_OFFSET 192
+#define MNN_HEARTBEAT_OFFSET 256
+#define MNN_ROWS_READY_OFFSET 320
+#define MNN_DIRECTORY_WAKE_OFFSET 384
+#define MNN_DRAIN_OFFSET 448
+#define MNN_HEADER_BYTES 4096
+
+#define MNN_MEMBERS_OFFSET 4096
+
+#define MNN_MEMBER_STATE_OFFSET 0
+#define MNN_MEMBER_ROBUST_OFFSET 8
+#define MNN_MEMBER_FLAGS_OFFSET 12
+#define MNN_MEMBER_PID_OFFSET 16
+#define MNN_MEMBER_UID_OFFSET 20
+#define MNN_MEMBER_START_TIME_OFFSET 24
+#define MNN_MEMBER_PID_NAMESPACE_OFFSET 32
+#define MNN_MEMBER_NONCE_OFFSET 40
+#define MNN_MEMBER_JOINED_MS_OFFSET 48
+#define MNN_MEMBER_LEASE_HIGH_OFFSET 56
+#define MNN_MEMBER_PROGRAM_OFFSET 72
+#define MNN_MEMBER_PROGRAM_BYTES 64
+#define MNN_MEMBER_BYTES 256
+#define MNN_MEMBER_FREE 0
+#define MNN_MEMBER_CLAIMING 1
+#define MNN_MEMBER_LIVE 2
+#define MNN_MEMBER_DEAD 3
+#define MNN_MEMBER_FLAG_PREFERRED 1
+
+#define MNN_INDEX_ENTRY_BYTES 8
+#define MNN_INDEX_TOMBSTONE 1048575
+
+#define MNN_MAX_INDEX_PROBES 64
+
+#define MNN_ROW_CHUNK 256
+#define MNN_ROW_STATE_OFFSET 0
+#define MNN_ROW_SIZE_OFFSET 8
+#define MNN_ROW_SEGMENT_BYTES_OFFSET 16
+#define MNN_ROW_CREATED_MS_OFFSET 24
+#define MNN_ROW_DEADLINE_MS_OFFSET 32
+#define MNN_ROW_META_OFFSET_OFFSET 40
+#define MNN_ROW_META_BYTES_OFFSET 48
+#define MNN_ROW_MODE_OFFSET 52
+#define MNN_ROW_ACCESS_OFFSET 53
+#define MNN_ROW_LIFETIME_OFFSET 54
+#define MNN_ROW_KIND_OFFSET 55
+#define MNN_ROW_GPU_OFFSET 56
+#define MNN_ROW_NDIM_OFFSET 58
+#define MNN_ROW_FLAGS_OFFSET 59
+#define MNN_ROW_NAME_LENGTH_OFFSET 60
+#define MNN_ROW_TENANT_LENGTH_OFFSET 61
+#define MNN_ROW_DTYPE_LENGTH_OFFSET 62
+#define MNN_ROW_TRANSPORT_OFFSET 63
+#define MNN_ROW_SHAPE_OFFSET 64
+
+#define MNN_MAX_NDIM 8
+
+#define MNN_ROW_DTYPE_OFFSET 128
+
+#define MNN_MAX_DTYPE_BYTES 48
+
+#define MNN_ROW_TENANT_OFFSET 176
+
+#define MNN_MAX_TENANT_BYTES 64
+
+#define MNN_ROW_NAME_OFFSET 240
+
+#define MNN_MAX_NAME_BYTES 128
+
+#define MNN_ROW_GENERATION_OFFSET 384
+#define MNN_ROW_CLAIM_OFFSET 392
+#define MNN_ROW_TICKET_WAKE_OFFSET 396
+#define MNN_ROW_TICKET_NEXT_OFFSET 400
+#define MNN_ROW_TICKETS_OFFSET 448
+#define MNN_TICKET_RING 8
+
+#define MNN_ROW_BYTES 512
+#define MNN_ROW_FREE 0
+#define MNN_ROW_CREATING 1
+#define MNN_ROW_LIVE 2
+#define MNN_ROW_PROBING 3
+#define MNN_ROW_DYING 4
+#define MNN_ROW_DEAD 5
+#define MNN_ROW_KIND_ARRAY 0
+#define MNN_ROW_KIND_BUNDLE 1
+#define MNN_ROW_KIND_LOCK 2
+#define MNN_ROW_FLAG_LAZY 1
+#define MNN_TICKET_PENDING 1
+#define MNN_TICKET_DONE 2
+#define MNN_TICKET_POISONED 3
+
+#define MNN_LEASE_HOLD_OFFSET 0
+#define MNN_LEASE_EXPIRY_OFFSET 8
+#define MNN_LEASE_BYTES 16
+
+#define MNN_MAX_MEMBERS_LIMIT 4094
+#define MNN_MAX_BUFFERS_LIMIT 1048574
+#define MNN_MAX_LEASES_LIMIT 65536
+
+#ifndef __cplusplus
+_Static_assert(MNN_SECRET_OFFSET + MNN_SECRET_BYTES <= MNN_ELECTION_OFFSET, "the secret ends before the election word");
+_Static_assert(MNN_ELECTION_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");
+_Static_assert(MNN_READY_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");
+_Static_assert(MNN_HEARTBEAT_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");
+_Static_assert(MNN_MEMBER_PROGRAM_OFFSET + MNN_MEMBER_PROGRAM_BYTES <= MNN_MEMBER_BYTES, "a member slot holds its program's name");
+_Static_assert(MNN_ROW_NAME_OFFSET + MNN_MAX_NAME_BYTES <= MNN_ROW_GENERATION_OFFSET, "a row's description ends before its hot words");
+_Static_assert(MNN_ROW_TICKETS_OFFSET + MNN_TICKET_RING * 8 == MNN_ROW_BYTES, "the ticket ring ends the row");
+_Static_assert(MNN_ROW_GENERATION_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");
+#endif
+
+#endif

@@ -1,0 +1,143 @@
+"""What the documentation says is true: its runnable blocks run, its links lead somewhere, its tables are complete.
+
+A fenced block that begins with ``python runnable`` is a program of its own; all blocks of a page share a domain and run in the order of the page. A block ``text output`` behind it is what it prints, where
+``...`` stands for anything.
+"""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from support import BOUND_SECONDS
+
+from muninn.errors import ERRORS, ErrorRow
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+_FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
+_LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A runnable block of a page and what it should print; `output` is None when the page does not say."""
+
+    line: int
+    code: str
+    output: str | None
+
+
+def blocksOf(page: Path) -> list[Block]:
+    text = page.read_text()
+    fences = [(match[1].strip(), match[2], text.count("\n", 0, match.start()) + 2) for match in _FENCE.finditer(text)]
+    followers = [*fences[1:], ("", "", 0)]
+    return [
+        Block(line, code, following[1] if following[0] == "text output" else None)
+        for (kind, code, line), following in zip(fences, followers, strict=False)
+        if kind == "python runnable"
+    ]
+
+
+def prose(page: Path) -> str:
+    """The text of a page without its code."""
+    return re.sub(r"`[^`\n]*`", "``", _FENCE.sub("", page.read_text()))
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).replace(" ", "-")
+
+
+def anchorsOf(page: Path) -> set[str]:
+    return {slug(heading) for heading in _HEADING.findall(_FENCE.sub("", page.read_text()))}
+
+
+def relative(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocksOf(page)], ids=relative)
+def test_runnableBlocksPrintWhatThePageSays(page: Path, domain: str, tmp_path: Path) -> None:
+    checker, flags = doctest.OutputChecker(), doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    script = tmp_path / "block.py"
+    for block in blocksOf(page):
+        script.write_text(block.code)
+        environment = {**os.environ, "MUNINN_DOMAIN": domain}
+        ended = subprocess.run(
+            [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=BOUND_SECONDS, check=False, env=environment
+        )
+        assert ended.returncode == 0, f"{page}:{block.line}: {ended.stderr}"
+        if block.output is not None:
+            right = checker.check_output(block.output, ended.stdout, flags)
+            assert right, f"{page}:{block.line} prints\n{ended.stdout}\nand not\n{block.output}"
+
+
+def test_manyBlocksAreRunnable() -> None:
+    assert sum(len(blocksOf(page)) for page in PAGES) >= 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_linksLeadSomewhere(page: Path) -> None:
+    for target in _LINK.findall(prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), f"{page} links to {target}"
+        assert not anchor or anchor in anchorsOf(found), f"{page} links to {target}, which has no such heading"
+
+
+@pytest.mark.parametrize("index", [ROOT / "docs" / "index.md", ROOT / "docs" / "design" / "0000-index.md"], ids=relative)
+def test_indexLinksEveryPage(index: Path) -> None:
+    linked = {(index.parent / target.partition("#")[0]).resolve() for target in _LINK.findall(index.read_text())}
+    assert set(index.parent.glob("*.md")) - linked - {index} == set()
+
+
+def test_troubleshootingHasEveryCodeAndNoOther() -> None:
+    headings = _HEADING.findall((ROOT / "docs" / "troubleshooting.md").read_text())
+    assert [heading for heading in headings if heading.startswith("MNN-")] == [f"{row.code} {row.name}" for row in ERRORS]
+
+
+@pytest.mark.parametrize("row", ERRORS, ids=[row.code for row in ERRORS])
+def test_troubleshootingAgreesWithTheTableOfErrors(row: ErrorRow) -> None:
+    section = (ROOT / "docs" / "troubleshooting.md").read_text().partition(f"## {row.code} {row.name}\n")[2].partition("\n## ")[0]
+    assert f"> {row.meaning}. {row.fix}. ({row.category})" in section
+    for part in ("**You see.** ", "**Why.** ", "**Do.** "):
+        assert part in section
+
+
+def asToml(value: object) -> str:
+    """A default as the page shows it."""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+
+
+def test_configurationPageHasEveryKeyAndItsDefault() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    defaults = tomllib.loads((ROOT / "muninn" / "config" / "defaults.toml").read_text())
+    for table, keys in defaults.items():
+        section = page.partition(f"## `[{table}]`\n")[2].partition("\n## ")[0]
+        documented = re.findall(r"^\| `(\w+)` \| (`.+?`) \|", section, re.MULTILINE)
+        assert documented == [(key, asToml(value)) for key, value in keys.items()], f"[{table}]"
+
+
+def test_examplesTalkToEachOther(domain: str) -> None:
+    consumer = subprocess.Popen([sys.executable, str(ROOT / "examples" / "consumer.py")], stdout=subprocess.PIPE, text=True)
+    try:
+        producer = [sys.executable, str(ROOT / "examples" / "producer.py"), "--count", "3", "--seconds", "0.5"]
+        published = subprocess.run(producer, capture_output=True, text=True, timeout=BOUND_SECONDS, check=True).stdout
+        seen, _ = consumer.communicate(timeout=BOUND_SECONDS)
+    finally:
+        consumer.kill()
+    assert "published 3 as generation 6" in published
+    assert "generation 6: [3. 3. 3. 3.]" in seen
+    assert consumer.returncode == 0

@@ -1,0 +1,48 @@
+"""The C primitives: their own test program under sanitizers, and the Python bindings of each."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from muninn.control import atomics
+
+ROOT = Path(__file__).parent.parent
+HEADER = ROOT / "cshim" / "primitives.h"
+
+
+def test_primitivesKeepTheirPromisesUnderSanitizers() -> None:
+    run = subprocess.run(["make", "--no-print-directory", "sanitize"], cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "all primitives keep their promises" in run.stdout
+
+
+def test_everyPrimitiveIsBound() -> None:
+    declared = set(re.findall(r"MNN_API [\w ]+?\*?(mnn\w+)\(", HEADER.read_text()))
+    source = Path(atomics.__file__).read_text()
+    assert declared == set(re.findall(r'"(mnn\w+)"', source))
+
+
+@pytest.mark.parametrize(("width", "top"), [(32, (1 << 32) - 1), (64, (1 << 64) - 1)])
+def test_wordsKeepAllTheirBits(width: int, top: int) -> None:
+    word = (ctypes.c_uint32 if width == 32 else ctypes.c_uint64)(top)
+    address = ctypes.addressof(word)
+    calls = {name: getattr(atomics, f"{name}{width}") for name in ("loadAcquire", "loadSeqCst", "exchangeSeqCst", "casSeqCst", "fetchAddAcqRel")}
+    assert calls["loadAcquire"](address) == calls["loadSeqCst"](address) == top
+    assert calls["exchangeSeqCst"](address, 5) == top
+    assert calls["casSeqCst"](address, 4, 6) == 5
+    assert calls["casSeqCst"](address, 5, top) == 5
+    assert calls["fetchAddAcqRel"](address, 1) == top
+    assert word.value == 0
+    getattr(atomics, f"storeRelease{width}")(address, 9)
+    assert word.value == 9
+
+
+def test_failuresBecomeOsErrors() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        atomics.mapped(-1, 4096, writable=True)
+    assert atomics.checked(3, "anything") == 3
