@@ -11,7 +11,7 @@ call joins the domain. See `CONTRIBUTING.md` for the reading order and `docs/des
 
 from muninn import errors
 from muninn.api.buffer import MuninnBuffer
-from muninn.api.bundle import Bundle, loadBundle, openBundle, shareBundle
+from muninn.api.bundle import Bundle, BundleDraft, loadBundle, openBundle, shareBundle
 from muninn.api.gpus import createStream
 from muninn.api.listing import domainInfo, listBuffers
 from muninn.api.lock import Lock
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bundle",
+    "BundleDraft",
     "Lock",
     "MuninnBuffer",
     "MuninnError",

@@ -64,6 +64,7 @@ class Lab:
         self.election = Election(self.block)
         self.rows = RowTable(self.block)
         self._closers: list[object] = []
+        self._descriptors: list[int] = []
 
     def member(self) -> Member:
         return Member(self.block)
@@ -82,7 +83,9 @@ class Lab:
         old = self.election.term()
         term = self.election.replace(old, member.key.slot)
         assert term is not None
-        made = Broker(self.block, member.table, self.election, term, member.key, LIMITS)
+        wakeFd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._descriptors.append(wakeFd)
+        made = Broker(self.block, member.table, self.election, term, member.key, LIMITS, wakeFd)
         self._closers.append(made)
         made.start()
         return made
@@ -108,6 +111,8 @@ class Lab:
     def close(self) -> None:
         for each in reversed(self._closers):
             each.close()  # type: ignore[attr-defined]
+        for descriptor in self._descriptors:
+            os.close(descriptor)
         self.block.close()
         self.lockFile.close()
 

@@ -1,7 +1,7 @@
 """What the documentation says is true: its runnable blocks run, its links lead somewhere, its tables are complete.
 
-A fenced block that begins with ``python runnable`` is a program of its own; all blocks of a page share a domain and run in the order of the page. A block ``text output`` behind it is what it prints, where
-``...`` stands for anything.
+A fenced block that begins with ``python runnable`` is a program of its own; all blocks of a page share a domain and run in the order
+of the page. A block ``text output`` behind it is what it prints, where ``...`` stands for anything.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support import BOUND_SECONDS
 
 from muninn.errors import ERRORS, ErrorRow
+from support import BOUND_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -99,6 +99,13 @@ def test_linksLeadSomewhere(page: Path) -> None:
 def test_indexLinksEveryPage(index: Path) -> None:
     linked = {(index.parent / target.partition("#")[0]).resolve() for target in _LINK.findall(index.read_text())}
     assert set(index.parent.glob("*.md")) - linked - {index} == set()
+
+
+def test_contributingMapsEveryModule() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    for layer in ("control", "broker", "api", "devices"):
+        modules = {path.name for path in (ROOT / "muninn" / layer).glob("*.py")} - {"__init__.py"}
+        assert not {module for module in modules if f"`{module}`" not in page}, f"CONTRIBUTING.md does not map all of muninn/{layer}"
 
 
 def test_troubleshootingHasEveryCodeAndNoOther() -> None:

@@ -186,7 +186,7 @@ class Membership:
             self._follow(term)
 
     def _serve(self, term: Term) -> None:
-        from muninn.broker.broker import Broker  # most members never are
+        from muninn.broker.broker import Broker
 
         broker: Broker | None = None
         try:
@@ -213,6 +213,9 @@ class Membership:
     def _follow(self, term: Term) -> None:
         if not self.client.greet():
             return
+        # A successor is wanted in a hurry: what it needs is loaded while there is time.
+        import muninn.broker.broker
+
         if self._preferred:
             self._askToYield(term)
         settled = self.holdings.settleReleased()

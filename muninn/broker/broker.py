@@ -38,7 +38,7 @@ _log = logging.getLogger("muninn.broker")
 _PROOF_RETRY_SECONDS = 0.005
 _SNAPSHOT_ROWS = 256
 #: How often the broker looks for members that died without ever having said hello to it.
-_SWEEP_SECONDS = 10.0
+_SWEEP_SECONDS = 3.0
 
 
 class Session:
@@ -190,6 +190,8 @@ class Broker:
                 return  # the event was that of a descriptor of the same number which this step has closed
             if received is None:
                 self._drop(session)
+                if session.key is None:
+                    self._chores.append(self._sweepMembers)  # it died before its hello, so nobody has its pidfd
                 return
             reply, descriptors = self._reply(session, *received)
             wire.send(session.connection, reply, descriptors)

@@ -124,7 +124,8 @@ class RowDescription(NamedTuple):
             )
         except (IndexError, UnicodeDecodeError) as error:
             raise ControlBlockInvalid(f"a row's description is out of range: {error}") from error
-        if ndim > layout.MAX_NDIM or description.sizeBytes > description.segmentBytes > 1 << 62:
+        inRange = 0 <= description.sizeBytes <= description.segmentBytes <= 1 << 62 and description.metaOffset + description.metaBytes <= description.segmentBytes
+        if ndim > layout.MAX_NDIM or not inRange:
             raise ControlBlockInvalid(f"the row of {description.name!r} states impossible sizes")
         return description
 

@@ -1,0 +1,62 @@
+"""Embeds text with a model: `python embedder.py NAME` takes the shared one, `python embedder.py --private` reads a copy of its own.
+
+It prints one line of JSON about what that cost, waits for a line on its standard input, and ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+
+import model
+import numpy as np
+from wordpiece import embedded
+
+import muninn
+from muninn.formats import openFile
+
+
+def pss() -> int:
+    """Bytes of this process's memory, what is shared divided among its sharers (`/proc/self/smaps_rollup`)."""
+    with open("/proc/self/smaps_rollup") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("Pss:"))
+
+
+def shared(name: str) -> tuple[dict[str, np.ndarray], float]:
+    """The tensors of the bundle, and the seconds that opening it took in a process that is a member already."""
+    muninn.domainInfo()
+    started = time.perf_counter()
+    bundle = muninn.openBundle(name)
+    seconds = time.perf_counter() - started
+    return {key: bundle[key] for key in bundle}, seconds
+
+
+def private() -> tuple[dict[str, np.ndarray], float]:
+    """The same tensors, read into memory of this process."""
+    started = time.perf_counter()
+    with openFile(model.folder() / "model.safetensors") as source:
+        tensors = {key: np.empty(entry.shape, entry.dtype) for key, entry in source.entries.items()}
+        for key, tensor in tensors.items():
+            source.readInto(key, tensor)
+    tensors[model.VOCABULARY] = np.frombuffer((model.folder() / "vocab.txt").read_bytes(), np.uint8)
+    return tensors, time.perf_counter() - started
+
+
+def main(argument: str) -> None:
+    before = pss()
+    tensors, seconds = private() if argument == "--private" else shared(argument)
+    vectors = embedded(model.SENTENCES, tensors[model.VOCABULARY].tobytes().decode(), tensors[model.WORDS])
+    checksum = hashlib.sha256(b"".join(tensors[key].tobytes() for key in sorted(tensors))).hexdigest()
+    print(
+        json.dumps({"pid": os.getpid(), "seconds": seconds, "pssBefore": before, "vectors": vectors.tobytes().hex(), "checksum": checksum}),
+        flush=True,
+    )
+    for _ in sys.stdin:
+        print(json.dumps({"pss": pss()}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

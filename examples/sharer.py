@@ -1,0 +1,38 @@
+"""Shares a model and stays: `python sharer.py NAME`. The demo kills it.
+
+Every tensor of the model's file and the tokenizer's vocabulary go into one bundle; the file is read straight into shared memory.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import model
+import numpy as np
+from embedder import pss
+
+import muninn
+from muninn.formats import openFile
+
+
+def main(name: str) -> None:
+    print(json.dumps({"pssBefore": pss()}), flush=True)
+    vocabulary = np.frombuffer((model.folder() / "vocab.txt").read_bytes(), np.uint8)
+    with openFile(model.folder() / "model.safetensors") as source:
+        specs: dict[str, tuple[object, object]] = dict(source.entries)
+        specs[model.VOCABULARY] = (vocabulary.shape, vocabulary.dtype)
+
+        def fill(draft: muninn.BundleDraft) -> None:
+            draft[model.VOCABULARY][:] = vocabulary
+            for key in source.entries:
+                source.readInto(key, draft[key], progress=lambda count: print(json.dumps({"read": count}), flush=True))
+
+        bundle = muninn.loadBundle(specs, fill, name=name, access="readOnly")
+    print(json.dumps({"shared": bundle.nbytes, "tensors": len(source.entries)}), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps({"pss": pss()}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
