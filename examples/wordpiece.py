@@ -1,6 +1,7 @@
 """WordPiece, as BERT's uncased models use it: lower case, words and punctuation apart, and of each word the longest known piece first.
 
-Source: Wu et al., "Google's Neural Machine Translation System" (2016), section 4.1, and the vocabulary's own convention that a piece inside a word begins with ``##``.
+Source: Wu et al., "Google's Neural Machine Translation System" (2016), section 4.1, and the vocabulary's own convention that a
+piece inside a word begins with ``##``.
 """
 
 from __future__ import annotations

@@ -65,15 +65,12 @@ def relative(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocksOf(page)], ids=relative)
-def test_runnableBlocksPrintWhatThePageSays(page: Path, domain: str, tmp_path: Path) -> None:
+def test_runnableBlocksPrintWhatThePageSays(page: Path, domain: str) -> None:
     checker, flags = doctest.OutputChecker(), doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    script = tmp_path / "block.py"
     for block in blocksOf(page):
-        script.write_text(block.code)
         environment = {**os.environ, "MUNINN_DOMAIN": domain}
-        ended = subprocess.run(
-            [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=BOUND_SECONDS, check=False, env=environment
-        )
+        program = [sys.executable, "-c", block.code]
+        ended = subprocess.run(program, capture_output=True, text=True, timeout=BOUND_SECONDS, check=False, env=environment)
         assert ended.returncode == 0, f"{page}:{block.line}: {ended.stderr}"
         if block.output is not None:
             right = checker.check_output(block.output, ended.stdout, flags)

@@ -20,10 +20,11 @@ SHARING = NOTEBOOKS[0]
 
 
 @pytest.fixture(autouse=True)
-def jupyterAtHome(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, domain: str) -> None:
+def jupyterAtHome(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, domain: str) -> None:
     """Kernels in a domain and a folder of the test's own."""
+    folder: Path = request.getfixturevalue("tmp_path")
     for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
+        monkeypatch.setenv(variable, str(folder / variable.lower()))
 
 
 class Run:

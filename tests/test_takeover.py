@@ -1,13 +1,24 @@
-"""A broker that dies or is stuck costs the others a moment, once."""
+"""A broker that dies or is stuck costs the others a moment, once; and whoever dies when, nothing is lost or leaked."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
+from random import Random
 
+import numpy as np
 import pytest
+from support import Actor, ActorError, eventually, leftovers
 
 import muninn
-from support import Actor, eventually, leftovers
+from muninn.api.membership import current
+from muninn.control import layout, segments
+from muninn.control.places import Places
 
 Start = Callable[..., Actor]
 
@@ -15,6 +26,21 @@ Start = Callable[..., Actor]
 def brokerPid() -> int | None:
     pid: int | None = muninn.domainInfo()["brokerPid"]
     return pid
+
+
+def brokerOf(other: Actor) -> int | None:
+    """The same, as another process sees it."""
+    pid: int | None = other.do("muninn.domainInfo()['brokerPid']")
+    return pid
+
+
+def epochNow() -> int:
+    epoch: int = muninn.domainInfo()["epoch"]
+    return epoch
+
+
+def nameList() -> list[str]:
+    return sorted(each["name"] for each in muninn.listBuffers())
 
 
 def test_survivesTheDeathOfTheBroker(domain: str, actor: Start) -> None:
@@ -56,3 +82,345 @@ def test_reclaimsWhatAKilledMemberHeld(domain: str, actor: Start, count: int) ->
     member.kill()
     eventually(lambda: not muninn.listBuffers(), "the buffers of the dead member are gone")
     assert leftovers(domain) == []
+
+
+# --- stuck brokers ---------------------------------------------------------------------------------------------------------
+
+
+def test_aBrokerInACCallCostsTheOthersOneTakeover(domain: str, actor: Start) -> None:
+    """`PyDLL` keeps the GIL, so nothing of that process's Python runs, and its background thread neither."""
+    broker = actor("import ctypes\nbuffer = muninn.share(np.arange(8), name='kept')")
+    assert brokerPid() == broker.pid
+    epoch = epochNow()
+    broker.begin("ctypes.PyDLL(None).sleep(3)")
+    muninn.share(b"x", name="meanwhile")
+    assert muninn.open("kept").array.sum() == 28
+    assert (brokerPid(), epochNow()) == (os.getpid(), epoch + 1)
+    broker.result()
+    assert broker.do("muninn.share(b'y', name='back').name") == "back"
+    assert broker.do("int(buffer.array.sum())") == 28
+    assert (brokerPid(), epochNow()) == (os.getpid(), epoch + 1)
+    assert nameList() == ["back", "kept", "meanwhile"]
+
+
+def test_aBrokerStoppedDuringARequestIsDeposed(domain: str, actor: Start) -> None:
+    """It is stopped with a request in its socket, which it will read when it is no broker any more."""
+    broker, member = actor().join(), actor().join()
+    assert member.do("muninn.domainInfo()['brokerPid']") == broker.pid
+    for number in range(3):
+        stopped = member.do("muninn.domainInfo()['brokerPid']")
+        victim, asker = (broker, member) if stopped == broker.pid else (member, broker)
+        victim.stop()
+        asker.begin(f"muninn.share(b'x', name='n{number}').name")
+        assert asker.result() == f"n{number}"
+        victim.resume()
+        assert victim.do(f"bytes(muninn.open('n{number}').array).decode()") == "x"
+    assert nameList() == ["n0", "n1", "n2"]
+    assert len(leftovers(domain)) == 3
+
+
+# --- deaths in the middle ------------------------------------------------------------------------------------------------------
+
+_KEEPER = """
+import threading
+from muninn.api import admin
+stop = threading.Event()
+keeper = threading.Thread(target=admin.keep, args=(stop,), daemon=True)
+keeper.start()
+"""
+
+_WORKER = """
+def work(first, count):
+    kept = []
+    for number in range(first, first + count):
+        name = f'w{number}'
+        buffer = muninn.share(np.full(600, number), name=name)
+        assert muninn.open(name).array[0] == number
+        if number % 3:
+            buffer.free()
+        else:
+            kept.append(name)
+        buffer.close()
+    return kept
+"""
+
+
+def test_nothingIsLostOrLeakedWhenBrokersDieInTheMiddleOfRequests(domain: str, actor: Start) -> None:
+    """A worker creates and frees without a pause while the broker is killed again and again, at a random moment of whatever it is doing."""
+    seed = 20261123
+    random = Random(seed)
+    worker = actor(_WORKER).join()
+    kept: list[str] = []
+    for round_ in range(8):
+        broker = actor(_KEEPER)
+        eventually(lambda broker=broker: brokerOf(worker) == broker.pid, "the member that stays is broker")
+        worker.begin(f"work({round_ * 40}, 40)")
+        time.sleep(random.uniform(0, 0.06))
+        broker.kill()
+        kept += worker.result()
+        assert sorted(worker.do("[each['name'] for each in muninn.listBuffers()]")) == sorted(kept), f"seed {seed}, round {round_}"
+    rows = current().rows
+    eventually(lambda: all(state.state == layout.ROW_LIVE for _, state in rows.notFree()), f"no row is left half way (seed {seed})")
+    assert len(leftovers(domain)) == len(kept) == len(rows.notFree()), f"seed {seed}"
+    assert all(muninn.open(name).array[-1] == int(name[1:]) for name in kept)
+
+
+def test_aMemberKilledInTheMiddleOfARequestLeavesWholeBuffersOnly(domain: str, actor: Start) -> None:
+    seed = 7
+    random = Random(seed)
+    muninn.domainInfo()
+    for round_ in range(8):
+        worker = actor(_WORKER)
+        worker.begin(f"work({round_ * 1000}, 1000)")
+        time.sleep(random.uniform(0, 0.08))
+        worker.kill()
+    eventually(lambda: len(muninn.domainInfo()["members"]) == 1, f"the dead are reclaimed (seed {seed})")
+    rows = current().rows
+    eventually(lambda: all(state.state == layout.ROW_LIVE for _, state in rows.notFree()), f"no row is left half way (seed {seed})")
+    for name in nameList():
+        assert (muninn.open(name).array == int(name[1:])).all(), f"seed {seed}"
+    assert len(leftovers(domain)) == len(nameList()), f"seed {seed}"
+
+
+def test_aSuccessorThatIsKilledTooIsSucceeded(domain: str, actor: Start) -> None:
+    muninn.share(np.arange(5), name="kept")
+    last = actor().join()
+    chain = [actor(_KEEPER) for _ in range(3)]
+    eventually(lambda: brokerOf(last) in {each.pid for each in chain}, "one that stays is broker")
+    for _ in range(3):
+        pid = eventually(lambda: brokerOf(last), "a broker")
+        next(each for each in chain if each.pid == pid).kill()
+        chain = [each for each in chain if each.pid != pid]
+        assert last.do("int(muninn.open('kept').array.sum())") == 10
+        assert last.do("muninn.share(b'x').close()") is None
+        if chain:
+            eventually(lambda: brokerOf(last) in {each.pid for each in chain}, "the next that stays is broker")
+    eventually(lambda: len(muninn.domainInfo()["members"]) == 2, "the dead are reclaimed")
+
+
+def test_allBrokersKilledAtOnceAreSucceeded(domain: str, actor: Start) -> None:
+    others = [actor("held = muninn.share(b'x' * 10, lifetime='lastClose')") for _ in range(4)]
+    muninn.share(b"mine", name="mine")
+    for each in others:
+        os.kill(each.pid, signal.SIGKILL)
+    assert bytes(muninn.open("mine").array) == b"mine"
+    muninn.share(b"next", name="next")
+    eventually(lambda: nameList() == ["mine", "next"], "what the dead held is gone")
+    eventually(lambda: len(leftovers(domain)) == 2, "and its memory")
+
+
+# --- members that stay -------------------------------------------------------------------------------------------------------
+
+
+def test_aMemberThatStaysTakesOverPolitely(domain: str, actor: Start) -> None:
+    muninn.share(b"x", name="a")
+    assert brokerPid() == os.getpid()
+    keeper = actor(_KEEPER)
+    eventually(lambda: brokerPid() == keeper.pid, "it is broker")
+    muninn.share(b"y", name="b")
+    assert nameList() == ["a", "b"]
+    second = actor(_KEEPER)
+    eventually(lambda: len(muninn.domainInfo()["members"]) == 3, "the second one has joined")
+    muninn.share(b"z", name="c")
+    assert brokerPid() == keeper.pid, "one that stays does not replace another"
+    keeper.kill()
+    eventually(lambda: brokerPid() == second.pid, "the other one that stays is preferred, or takes over")
+    second.do("stop.set(); keeper.join(30); keeper.is_alive()")
+    muninn.share(b"w", name="d")
+    assert brokerPid() == os.getpid()
+    assert len(nameList()) == 4
+
+
+def test_leavingHandsOverAtOnce(domain: str, actor: Start) -> None:
+    broker = actor("muninn.domainInfo()")
+    assert brokerPid() == broker.pid
+    epoch = epochNow()
+    assert broker.leave() == 0
+    eventually(lambda: brokerPid() == os.getpid(), "its successor")
+    assert epochNow() > epoch
+    eventually(lambda: len(muninn.domainInfo()["members"]) == 1, "its slot is given back")
+
+
+# --- what nobody is left for ---------------------------------------------------------------------------------------------------
+
+
+def test_theNextMemberAdoptsWhatAllTheDeadLeft(domain: str, actor: Start) -> None:
+    members = [actor(f"kept = muninn.share(np.full(9, {number}), name='n{number}')\nbrief = muninn.share(b'x')") for number in range(3)]
+    for each in members:
+        os.kill(each.pid, signal.SIGKILL)
+    for each in members:
+        each.kill()
+    assert [int(muninn.open(f"n{number}").array.sum()) for number in range(3)] == [0, 9, 18]
+    eventually(lambda: nameList() == ["n0", "n1", "n2"] and len(leftovers(domain)) == 3, "what lived with the dead is gone")
+    eventually(lambda: len(muninn.domainInfo()["members"]) == 1, "their slots are free")
+
+
+def test_collectsTheRowsOfDeadCreators(domain: str, actor: Start) -> None:
+    """A creator is killed between grant and commit, with memory made already; once under a living broker, once together with it."""
+    code = """
+from muninn.api import creation
+commit = creation._commit
+creation._commit = lambda *arguments: time.sleep(600)
+"""
+    muninn.domainInfo()
+    rows = current().rows
+    creator = actor(code)
+    creator.begin("muninn.share(np.arange(1000), name='half')")
+    eventually(lambda: rows.countInState(layout.ROW_CREATING) and leftovers(domain), "it is half way")
+    assert nameList() == []
+    creator.kill()
+    eventually(lambda: not rows.notFree() and leftovers(domain) == [], "its row and its memory are collected")
+    broker = actor(code + _KEEPER)
+    eventually(lambda: brokerPid() == broker.pid, "the next creator is broker")
+    broker.begin("muninn.share(np.arange(1000), name='half')")
+    eventually(lambda: rows.countInState(layout.ROW_CREATING) and leftovers(domain), "it is half way")
+    broker.kill()
+    muninn.share(b"x", name="half").free()
+    eventually(lambda: not rows.notFree() and leftovers(domain) == [], "its row and its memory are collected")
+
+
+def test_aRepeatedCreateFindsItsRowUnderASuccessor(domain: str, actor: Start) -> None:
+    """The grant was made and its answer lost with the broker: the same member asks the successor again and must not leave a second row behind."""
+    broker = actor(_KEEPER)
+    eventually(lambda: brokerPid() == broker.pid, "another is broker")
+    member = current()
+    fields = {"name": "a", "tenant": "default", "mode": "bigMode", "gpu": -1, "sizeBytes": 4096, "gpuCapacityBytes": 0, "deadlineMs": 0}
+    first, _ = member.client.request("create", **fields)
+    broker.kill()
+    again, _ = member.client.request("create", **fields)
+    assert again == first
+    assert member.rows.countInState(layout.ROW_CREATING) == 1
+    with pytest.raises(ActorError, match="BufferExists"):
+        actor().do("muninn.share(b'x', name='a')")
+
+
+def test_collectsSegmentsThatNoRowVouchesFor(domain: str, actor: Start) -> None:
+    keeper = actor("kept = muninn.share(b'x', name='kept')")
+    for row, incarnation in ((0, 77), (5, 1), (400000, 3)):
+        os.close(segments.create(Places(os.getuid(), domain), row, incarnation, 4096))
+    assert len(leftovers(domain)) == 4
+    keeper.kill()
+    muninn.share(b"y", name="next")
+    eventually(lambda: len(leftovers(domain)) == 2, "the orphans are collected")
+    assert bytes(muninn.open("kept").array) == b"x"
+
+
+def test_fastModeMemoryGoesOnWithItsHoldersAndEndsWithTheLast(domain: str, actor: Start) -> None:
+    muninn.domainInfo()
+    owner = actor("mine = muninn.share(np.arange(6), name='f', mode='fastMode', lifetime='lastClose')", MUNINN_DEVICE="host")
+    holder = actor("theirs = muninn.open('f')", MUNINN_DEVICE="host")
+    owner.kill()
+    assert holder.do("int(np.asarray(theirs.array).sum())") == 15
+    holder.kill()
+    eventually(lambda: nameList() == [], "it went with its last holder")
+
+
+def test_aNamedFastModeBufferSurvivesAPoliteTakeover(domain: str, actor: Start) -> None:
+    """Nobody has it open, so the broker's vault is all that keeps it; the broker hands its office on."""
+    owner = actor("mine = muninn.share(np.arange(6), name='f', mode='fastMode')")
+    muninn.domainInfo()
+    second = actor().join()
+    assert brokerPid() == owner.pid
+    first = actor(_KEEPER)
+    eventually(lambda: brokerPid() == first.pid, "another is broker")
+    owner.leave()
+    assert second.do("int(muninn.open('f').array.sum())") == 15
+    second.do("muninn.open('f').close()")
+    first.do("stop.set(); keeper.join(30); keeper.is_alive()")
+    eventually(lambda: brokerPid() not in (None, first.pid), "a successor")
+    assert second.do("int(muninn.open('f').array.sum())") == 15
+
+
+# --- many, and limits ------------------------------------------------------------------------------------------------------------
+
+
+def test_sixtyMembersJoinAndLeaveAtOnce(domain: str, actor: Start) -> None:
+    """Forked from one parent, so that they come at the same time; half of them leave, half of them just end."""
+    muninn.share(np.arange(4), name="common")
+    parent = actor("muninn.domainInfo()")
+    parent.do("""
+children = []
+for number in range(60):
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            assert muninn.open('common').array.sum() == 6
+            mine = muninn.share(np.full(3, number), name=f'm{number}', lifetime='lastClose')
+            assert muninn.open(f'm{number}').array[0] == number
+            if number % 2:
+                from muninn.api import membership
+                membership.current().leave()
+            status = 0
+        except BaseException as error:
+            import traceback
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    children.append(child)
+""")
+    assert parent.do("[os.waitpid(child, 0)[1] for child in children]") == [0] * 60
+    eventually(lambda: nameList() == ["common"] and len(leftovers(domain)) == 1, "what they had is gone")
+    eventually(lambda: len(muninn.domainInfo()["members"]) == 2, "their slots are free")
+
+
+@pytest.mark.parametrize("company", [False, True], ids=["alone", "inCompany"])
+def test_joiningAndLeavingLeavesNothingInTheProcess(domain: str, actor: Start, company: bool) -> None:
+    if company:
+        muninn.share(b"x", name="kept")
+    member = actor("""
+import gc, threading
+from muninn.api import membership
+def cycle():
+    buffer = muninn.share(np.arange(3), lifetime='lastClose')
+    assert buffer.array.sum() == 3
+    membership.current().leave()
+def count():
+    gc.collect()
+    return len(os.listdir('/proc/self/fd')), threading.active_count(), sum('muninn' in line for line in open('/proc/self/maps'))
+for _ in range(3):
+    cycle()
+""")
+    before = member.do("count()")
+    member.do("for _ in range(200): cycle()\n")
+    assert member.do("count()") == before
+    if company:
+        eventually(lambda: len(muninn.domainInfo()["members"]) == 1, "its slots are free")
+    eventually(lambda: len(leftovers(domain)) == company, "its buffers are gone")
+
+
+def test_aFullShmStopsNeitherTakeoverNorFrees(domain: str, tmp_path: Path) -> None:
+    """In a mount namespace of its own, whose /dev/shm has a few MiB and is filled to the last page."""
+    script = tmp_path / "full.py"
+    script.write_text("""
+import os, sys
+import muninn
+from support import Actor, ActorError, eventually, leftovers
+broker = Actor("a = muninn.share(np.arange(1000), name='a'); b = muninn.share(b'x' * 100000, name='b')")
+assert muninn.domainInfo()["brokerPid"] == broker.pid
+with open("/dev/shm/filler", "wb", buffering=0) as filler:
+    try:
+        while filler.write(b"x" * 4096):
+            pass
+    except OSError:
+        pass
+broker.kill()
+assert muninn.open("a").array.sum() == 499500
+try:
+    muninn.share(b"x" * 50000, name="c")
+    raise SystemExit("it is not full")
+except muninn.errors.HostMemoryFull as error:
+    print(error)
+assert muninn.domainInfo()["brokerPid"] == os.getpid()
+muninn.open("b").free()
+eventually(lambda: len(leftovers(os.environ["MUNINN_DOMAIN"])) == 1, "the freed buffer's memory is there again")
+muninn.share(b"x" * 50000, name="c")
+assert sorted(each["name"] for each in muninn.listBuffers()) == ["a", "c"]
+print("good")
+""")
+    command = f"mount -t tmpfs -o size=8m tmpfs /dev/shm && exec {sys.executable} {script}"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "MUNINN_MAX_MEMBERS": "8", "MUNINN_MAX_BUFFERS": "256"}
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], capture_output=True).returncode:
+        pytest.skip("this machine allows no mount namespace (unshare -rm), so /dev/shm can not be filled without harming others")
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "good" in done.stdout, done.stdout + done.stderr

@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 from muninn.broker.client import Client, Office
@@ -88,6 +89,8 @@ class Membership:
             self._lockFile.close()
             raise
         self._wakeFd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # Not in `leave`: buffers that are still referenced reach the block, and finalizers wake the thread, until the last of them is gone.
+        weakref.finalize(self, _letGo, self.block, self._wakeFd).atexit = False
         self.leaseTable = LeaseTable(self.block, self.members, self.key)
         self.leaseLock = threading.RLock()
         self.holdings: Holdings = Holdings(self)
@@ -214,7 +217,6 @@ class Membership:
         if not self.client.greet():
             return
         # A successor is wanted in a hurry: what it needs is loaded while there is time.
-        import muninn.broker.broker
 
         if self._preferred:
             self._askToYield(term)
@@ -304,6 +306,11 @@ class Membership:
         """In a forked child: close this process's copies of the parent's descriptors, and touch nothing that is shared."""
         self.client.closeInChild()
         self._lockFile.close()
+
+
+def _letGo(block: ControlBlock, wakeFd: int) -> None:
+    block.close()
+    os.close(wakeFd)
 
 
 _current: Membership | None = None

@@ -72,6 +72,24 @@ def share(
     return MuninnBuffer._of(holding, wanted.access, asRenew(renew))
 
 
+def loadArray(
+    shape: Any, dtype: Any, fill: Callable[[np.ndarray[Any, np.dtype[Any]]], None], name: str | None = None, **keywords: Any
+) -> MuninnBuffer:
+    """Make an array that `fill` puts in place: a loader reads straight into shared memory.
+
+    Parameters
+    ----------
+    fill
+        Called once with the writable array, before anybody else can open it; what it raises abandons the buffer.
+    name, keywords
+        As in `MuninnBuffer`.
+    """
+    renew = asRenew(keywords.pop("renew", "auto"))
+    wanted = creation.draft(shape, dtype, name=name, **keywords)
+    holding = creation.create(wanted, fill=lambda memory: fill(_shaped(memory, wanted, np.dtype(dtype))))
+    return MuninnBuffer._of(holding, wanted.access, renew)
+
+
 def open(
     name: str | bytes, access: str = "readOnly", timeout: float | None = None, *, tenant: str | None = None, renew: str = "auto"
 ) -> MuninnBuffer:

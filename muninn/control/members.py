@@ -242,4 +242,4 @@ def programName() -> str:
     if main in ("", "-c", "-m"):
         return os.path.basename(sys.executable or "python")
     parts = main.rsplit("/", 2)
-    return "/".join(parts[-2:]) if parts[-1] == "__main__.py" else parts[-1]
+    return parts[-2] if parts[-1] == "__main__.py" and len(parts) > 1 else parts[-1]

@@ -1,0 +1,145 @@
+"""The grammar of `python -m muninn`, and what is common to all commands.
+
+Exit status: 0 success, 1 an error (on stderr, with its code and fix), 2 wrong usage, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from muninn.errors import MuninnError
+
+_LATER = {"promote": "promotion to VRAM", "top": "the live view", "prof": "the profiler"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    if arguments.domain is not None:
+        os.environ["MUNINN_DOMAIN"] = arguments.domain
+    try:
+        _configureLogging()
+        status = _runnerOf(arguments.run)(arguments)
+        sys.stdout.flush()
+    except MuninnError as error:
+        _printError(error, arguments)
+        return 1
+    except TimeoutError as error:
+        print(f"muninn: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read us has gone. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def topMain() -> int:
+    """`muninn-top`."""
+    return _later("top")
+
+
+def profMain() -> int:
+    """`muninn-prof`."""
+    return _later("prof")
+
+
+def _later(name: str) -> int:
+    print(f"muninn: {_LATER[name]} ({name}) is not in this version", file=sys.stderr)
+    return 2
+
+
+def _runnerOf(path: str) -> Callable[[argparse.Namespace], int]:
+    """`module:function` below `muninn.cli`; loaded only when it runs, so that `--help` is quick."""
+    module, _, name = path.partition(":")
+    runner: Callable[[argparse.Namespace], int] = getattr(import_module(f"muninn.cli.{module}"), name)
+    return runner
+
+
+def _printError(error: MuninnError, arguments: argparse.Namespace) -> None:
+    from muninn.cli.output import printError
+
+    printError(error, arguments.json)
+
+
+def _configureLogging() -> None:
+    import logging
+
+    from muninn.config import loadSettings
+
+    logging.basicConfig(format="muninn: %(message)s", level=loadSettings().server.logLevel.upper())
+
+
+def runLater(arguments: argparse.Namespace) -> int:
+    return _later(arguments.command)
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print JSON and nothing else on standard output")
+    common.add_argument("--domain", metavar="D", help="the domain to look at (default: MUNINN_DOMAIN, or `default`)")
+    parser = argparse.ArgumentParser(
+        prog="python -m muninn", parents=[common], description="Look at, and change, the buffers that the processes of this host share.",
+        epilog="Without a command: the buffers, and under each of them who holds it.",
+    )  # fmt: skip
+    parser.set_defaults(run="listing:runList", command="list", mode=None, tenant=None, holders=True)
+    commands = parser.add_subparsers(metavar="COMMAND")
+
+    def add(name: str, run: str, text: str, example: str) -> argparse.ArgumentParser:
+        described = f"{text[0].upper()}{text[1:]}."
+        command = commands.add_parser(
+            name, parents=[common], help=text, description=described, epilog=f"example: python -m muninn {example}"
+        )
+        command.set_defaults(run=run, command=name)
+        return command
+
+    command = add("list", "listing:runList", "list the buffers", "list --mode bigMode")
+    command.add_argument("--mode", help="only bigMode, or only fastMode")
+    command.add_argument("--tenant", help="only this tenant's")
+    command.add_argument("--holders", action="store_true", default=False, help="and who holds each")
+    command = add("describe", "listing:runDescribe", "say everything about a buffer", "describe weights --json")
+    command.add_argument("name", metavar="NAME")
+    command = add("alloc", "commands:runAlloc", "create a buffer of zeros", "alloc --size 4G --name scratch --tenant org/job7")
+    command.add_argument("--size", required=True, help='bytes, or text such as "128G"')
+    command.add_argument("--name", required=True)
+    command.add_argument("--mode", default="bigMode", help="bigMode (default) or fastMode")
+    command.add_argument("--tenant", help="whose quota it counts against")
+    command.add_argument("--gpu", type=int, help="for fastMode: whose VRAM")
+    command.add_argument("--access", default="readWrite", help="readOnly, readMostly or readWrite (default)")
+    command.add_argument("--lifetime-ms", type=int, metavar="MS", help="free it after so many milliseconds")
+    command.add_argument("--reserve", default="full", help="full (default) allocates now, lazy at the first touch")
+    command = add("open", "commands:runOpen", "open a buffer and hold it until Ctrl-C", "open weights --seconds 60")
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("--access", default="readOnly", help="readOnly (default) or readWrite")
+    command.add_argument("--timeout", type=float, metavar="S", help="wait so many seconds for the name")
+    command.add_argument("--seconds", type=float, metavar="S", help="hold it so long instead of until Ctrl-C")
+    command = add("close", "commands:runClose", "make another process let go: revoke its lease on a buffer", "close weights --pid 4711")
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("--pid", type=int, required=True, help="the process; its next use of the buffer is LeaseRevoked")
+    command = add("free", "commands:runFree", "free a buffer: its name now, its memory with its last holder", "free weights")
+    command.add_argument("name", metavar="NAME")
+    command = add("evict", "commands:runEvict", "revoke all leases of a buffer or a tenant", "evict --name weights")
+    command.add_argument("--name")
+    command.add_argument("--tenant")
+    command = add("drain", "commands:runDrain", "let the domain create nothing new", "drain --reason maintenance")
+    command.add_argument("--reason", default="", help="for the log")
+    command.add_argument("--off", action="store_true", help="let it create buffers again")
+    add("keep", "commands:runKeep", "stay in the domain, and be its broker, until Ctrl-C", "keep")
+    command = add(
+        "load", "commands:runLoad", "read a .npy, .npz or .safetensors file into shared memory", "load model.safetensors --name model"
+    )
+    command.add_argument("file", metavar="FILE")
+    command.add_argument("--name", required=True)
+    command.add_argument("--tenant", help="whose quota it counts against")
+    command.add_argument("--access", default="readOnly", help="readOnly (default), readMostly or readWrite")
+    command = add("doctor", "doctor:runDoctor", "check what this machine can do, and say what to do about the rest", "doctor")
+    command.add_argument("--repair", action="store_true", help="rebuild a damaged control block; no process may be in the domain")
+    for name, text in _LATER.items():
+        add(name, "main:runLater", f"{text} (not in this version)", name)
+    return parser
