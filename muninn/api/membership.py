@@ -81,6 +81,8 @@ class Membership:
         self._broker: Broker | None = None
         self._stopping = False
         self._kicked = False
+        self._handOverUntil = 0.0
+        self._bequest: list[tuple[tuple[int, int], int]] = []
         self._entered = threading.Event()
         self._failure: BaseException | None = None
         try:
@@ -100,7 +102,7 @@ class Membership:
         self.client = Client(
             Office(
                 self.places, self.members, self.election, self.key, nonce, control.takeoverMs, control.requestTimeoutMs,
-                lambda: self._broker, self._campaign, self.holdings.allocations,
+                lambda: self._broker, self._campaign, self._allocations,
             )
         )  # fmt: skip
         self._robustList = ctypes.create_string_buffer(atomics.robustListBytes())
@@ -195,6 +197,8 @@ class Membership:
         try:
             broker = Broker(self.block, self.members, self.election, term, self.key, self.limits(), self._wakeFd)
             broker.start()
+            inherited, self._bequest = self._bequest, []
+            broker.inherit(inherited)
             self._broker = broker
             while not self._stopping:
                 broker.step(self._untilRenewal())
@@ -211,11 +215,14 @@ class Membership:
         finally:
             self._broker = None
             if broker is not None:
+                self._bequest += broker.bequeath()
                 broker.close()
 
     def _follow(self, term: Term) -> None:
         if not self.client.greet():
             return
+        if self._bequest and self.client.hasGreeted(term.epoch):
+            self._dropBequest()
         # A successor is wanted in a hurry: what it needs is loaded while there is time.
 
         if self._preferred:
@@ -229,12 +236,27 @@ class Membership:
         seconds = self._untilRenewal() if settled else _RESIGNED_PAUSE_SECONDS
         watch(self.members.robustAddress(term.slot), mustLook, int(seconds * 1e9))
 
+    def _allocations(self) -> list[tuple[tuple[int, int], int]]:
+        """What this member brings to a new broker: the nameless memory that it has open, and what it kept as broker before."""
+        held = self.holdings.allocations()
+        for pair, descriptor in list(self._bequest):
+            held.append((pair, os.dup(descriptor)))
+        return held
+
+    def _dropBequest(self) -> None:
+        bequest, self._bequest = self._bequest, []
+        for _, descriptor in bequest:
+            os.close(descriptor)
+
     def _askToYield(self, term: Term) -> None:
         if not self.members.identity(term.slot or 0).flags & layout.MEMBER_FLAG_PREFERRED:
             self.client.once("yield", slot=self.key.slot, generation=self.key.generation)
 
     def _campaign(self, term: Term) -> None:
         """Stand for the succession of `term`. Called by the background thread, and by any that waits for an answer."""
+        if time.monotonic() < self._handOverUntil:
+            self.election.awaitReady(self.election.readyEpoch(), _HEAD_START_NS)  # we are leaving, and others are there
+            return
         onThread = threading.current_thread() is self._thread
         if term.slot != self.key.slot:
             if not self._preferred and onThread and self._somebodyIsPreferred():
@@ -265,6 +287,12 @@ class Membership:
         if self.isStale():
             return
         self.holdings.closeAll()
+        term = self.election.term()
+        if term.slot == self.key.slot and self._othersLive():
+            # First the office, then good-bye as anybody else: so the successor gets what the vault holds.
+            self._handOverUntil = time.monotonic() + 2 * self.settings.control.takeoverMs / 1000
+            self.election.replace(term, self._heir())
+            self.kick()
         # Whoever is broker, we ourselves perhaps, takes the slot back: no other could while this process lives, since its death can not be proven.
         with contextlib.suppress(MuninnError):
             self.client.request("leave")
@@ -274,6 +302,7 @@ class Membership:
             self.election.replace(term, self._heir())
         self.kick()
         self._thread.join(_LEAVE_BOUND_SECONDS)
+        self._dropBequest()
         self.client.close()
         with contextlib.suppress(MuninnError):
             self._retire()
@@ -295,6 +324,9 @@ class Membership:
             unlinkQuietly(self.places.blockName)
             for epoch in self.places.epochsOf("journal"):
                 os.unlink(self.places.journalPath(epoch))
+
+    def _othersLive(self) -> bool:
+        return any(key != self.key and not self.members.isNoticedDead(key) for key in self.members.live())
 
     def _heir(self) -> int | None:
         """Whom a leaving broker names: a member that stays, if there is one; otherwise whoever notices first."""

@@ -137,6 +137,15 @@ class Broker:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._block.places.socketPath(self._term.epoch))
 
+    def bequeath(self) -> list[tuple[tuple[int, int], int]]:
+        """The descriptors in the vault, which are the caller's from now on: to bring to the successor, or to die with."""
+        with self._lock:
+            return self._directory.vault.takeAll()
+
+    def inherit(self, allocations: list[tuple[tuple[int, int], int]]) -> None:
+        """Keep descriptors that this member still has of an earlier term."""
+        self._keepAllocations([pair for pair, _ in allocations], [descriptor for _, descriptor in allocations])
+
     def _watchPidfd(self, pidfd: int) -> None:
         self._poll.register(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
 
@@ -216,8 +225,11 @@ class Broker:
 
     def _reply(self, session: Session, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
         """The answer to one request; a typed error of the request is an answer too."""
-        request = requests.checked(message)
         try:
+            request = requests.checked(message)
+            if session is not self._own and session.key is not None and not self._members.isCurrent(session.key):
+                # Sent before its death, read after it: nobody would ever take back what is granted now.
+                raise ProtocolViolation(f"member slot {session.key.slot} was given back")
             return self._handlers[request["op"]](session, request, descriptors)
         except MuninnError as error:
             if isinstance(error, ProtocolViolation):
@@ -301,15 +313,14 @@ class Broker:
         descriptor = self._directory.vault.get(row, incarnation)
         if descriptor is not None:
             return {"found": True}, (descriptor,)
-        if self._directory.rows.isLive(row, incarnation) and self._mayStillCome(row):
+        if self._directory.rows.isLive(row, incarnation) and self._mayStillCome():
             return {"found": False}, ()
         raise OwnerDied(f"nobody holds the memory of row {row}.{incarnation} any more")
 
-    def _mayStillCome(self, row: int) -> bool:
-        """After a takeover: whether a holder that has not said hello to this broker yet may bring the descriptor."""
+    def _mayStillCome(self) -> bool:
+        """After a takeover: whether somebody who has not said hello to this broker yet, a holder or the broker before, may bring a descriptor."""
         greeted = {session.key for session in self._sessions.values()}
-        holders = {hold.slot for hold in leases.scanHolds(self._block, self._members, row)}
-        return any(key.slot in holders and key not in greeted for key in self._members.live() if key != self._own.key)
+        return any(key not in greeted and not self._members.isNoticedDead(key) for key in self._members.live() if key != self._own.key)
 
     def _onFree(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
         session.member()
@@ -408,6 +419,19 @@ class Broker:
             for key in dead:
                 self._watchdog.reclaim(key)
             self._settleLastClosed(0)
+        self._collectLost()
+
+    def _collectLost(self) -> None:
+        """fastMode rows whose memory went with its last holder: nobody has it, and nobody is left who could bring it."""
+        rows = self._directory.rows.fastMode()
+        if not rows or self._mayStillCome():
+            return
+        for row in rows:
+            state = self._directory.rows.state(row)
+            if state.state == layout.ROW_LIVE and self._directory.vault.get(row, state.incarnation) is None:
+                _log.warning("row %d.%d has lost its memory", row, state.incarnation)
+                self._revokeAll(row, "ownerDied")
+                self._directory.free(row, state.incarnation)
 
     def _collectOrphans(self) -> None:
         """Segments that no row vouches for, and rows that nobody will ever close."""
@@ -446,6 +470,7 @@ class Broker:
         if end < rows.count():
             self._chores.append(lambda: self._snapshot(end))
             return
+        _ = self._directory.catalog  # it takes from the older journals what it needs
         for epoch in self._block.places.epochsOf("journal"):
             if epoch < self._term.epoch:
                 with contextlib.suppress(FileNotFoundError):

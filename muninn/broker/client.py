@@ -85,6 +85,7 @@ class Client:
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
         self._epoch = -1
+        self._greeted = -1
 
     def request(self, op: str, descriptors: tuple[int, ...] = (), **fields: object) -> tuple[Message, list[int]]:
         """Ask, and return the answer and the descriptors in it, which are the caller's.
@@ -138,6 +139,10 @@ class Client:
             self._lock.release()
         return True
 
+    def hasGreeted(self, epoch: int) -> bool:
+        """Whether the broker of `epoch`, or of a later one, has what this member brought."""
+        return self._greeted >= epoch
+
     def _deadline(self) -> float:
         return time.monotonic() + self._office.requestTimeoutMs / 1000
 
@@ -189,6 +194,7 @@ class Client:
             connection.connect(self._office.places.socketPath(term.epoch))
             self._connection, self._epoch = connection, term.epoch
             self._hello(connection, patience, deadline)
+            self._greeted = term.epoch
         except OSError as error:
             # Gone, or its queue of connections is full: a broker that does not accept does not beat either.
             self._disconnect()

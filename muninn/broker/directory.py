@@ -11,15 +11,15 @@ import os
 from collections.abc import Callable
 
 from muninn.broker.catalog import Catalog, Usage, usageOf
-from muninn.broker.journal import Journal
+from muninn.broker.journal import Journal, Record, read
 from muninn.broker.vault import Vault
 from muninn.control import atomics, layout, leases, segments
 from muninn.control.block import ControlBlock
 from muninn.control.index import NameIndex
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowDescription, RowState, RowTable
-from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, ProtocolViolation
-from muninn.terms import Lifetime, Mode
+from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, MuninnError, ProtocolViolation
+from muninn.terms import Lifetime, Mode, asMode
 
 _FUTEX_ALL = 0x7FFFFFFF
 _HELD_BY_NAME = (layout.ROW_LIVE, layout.ROW_PROBING)
@@ -46,7 +46,26 @@ class Directory:
         """Built at its first use: a takeover does not wait for it."""
         if self._catalog is None:
             self._catalog = self._makeCatalog(self.rows)
+            self._adoptHalfMade(self._catalog)
         return self._catalog
+
+    def _adoptHalfMade(self, catalog: Catalog) -> None:
+        """The names of CREATING rows, which only the journals know: who asked for one and lost the answer gets the same row again, and nobody else that name."""
+        halfMade = {(row, self.rows.state(row).incarnation) for row in self.rows.inState(layout.ROW_CREATING)}
+        if not halfMade:
+            return
+        granted: dict[tuple[int, int], Record] = {}
+        for epoch in self._block.places.epochsOf("journal"):
+            if epoch < self._epoch:
+                granted.update({(record.get("row", -1), record.get("incarnation", -1)): record for record in read(self._block.places, epoch) if record["op"] == "create"})
+        for row, incarnation in halfMade & granted.keys():
+            record = granted[row, incarnation]
+            try:
+                usage = Usage(record["name"], record["tenant"], asMode(record["mode"]), record["gpu"], record["sizeBytes"], 0)
+                catalog.add(row, usage)
+            except (KeyError, TypeError, MuninnError):
+                continue  # a record that says nothing useful, or the name went to somebody else meanwhile: its commit will be refused
+            self._journal.note("create", **_granted(row, incarnation, record["slot"], usage))
 
     def fence(self) -> None:
         """Make everything that earlier brokers still try fail. The first thing that a broker does."""
@@ -67,7 +86,7 @@ class Directory:
         row = self.rows.free(self._epoch)
         old = self.rows.state(row)
         incarnation = (old.incarnation + 1) & 0xFFFFFF or 1
-        self._journal.append("create", row=row, incarnation=incarnation, slot=member.slot, name=usage.name)
+        self._journal.append("create", **_granted(row, incarnation, member.slot, usage))
         self.rows.change(row, old, self._epoch, layout.ROW_CREATING, creator=member.slot, incarnation=incarnation)
         self.catalog.add(row, usage)
         return row, incarnation
@@ -203,3 +222,11 @@ class Directory:
     def _wakeNames(self) -> None:
         atomics.fetchAddAcqRel32(self._block.directoryWakeAddress, 1)
         atomics.futexWake32(self._block.directoryWakeAddress, _FUTEX_ALL)
+
+
+def _granted(row: int, incarnation: int, slot: int, usage: Usage) -> dict[str, str | int]:
+    """The fields of a `create` record."""
+    return {
+        "row": row, "incarnation": incarnation, "slot": slot, "name": usage.name, "tenant": usage.tenant, "mode": usage.mode.value, "gpu": usage.gpu,
+        "sizeBytes": usage.sizeBytes,
+    }  # fmt: skip

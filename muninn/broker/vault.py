@@ -29,6 +29,12 @@ class Vault:
         if descriptor is not None:
             os.close(descriptor)
 
+    def takeAll(self) -> list[tuple[tuple[int, int], int]]:
+        """Empty the vault: what was in it is the caller's."""
+        taken = list(self._descriptors.items())
+        self._descriptors.clear()
+        return taken
+
     def close(self) -> None:
         for descriptor in self._descriptors.values():
             os.close(descriptor)

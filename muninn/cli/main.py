@@ -80,12 +80,19 @@ def runLater(arguments: argparse.Namespace) -> int:
     return _later(arguments.command)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _common(**defaults: object) -> argparse.ArgumentParser:
+    """The options that may stand before and after the command. After it they have no default, which would undo what stood before."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="print JSON and nothing else on standard output")
-    common.add_argument("--domain", metavar="D", help="the domain to look at (default: MUNINN_DOMAIN, or `default`)")
+    json = defaults.get("json", argparse.SUPPRESS)
+    domain = defaults.get("domain", argparse.SUPPRESS)
+    common.add_argument("--json", action="store_true", default=json, help="print JSON and nothing else on standard output")
+    common.add_argument("--domain", metavar="D", default=domain, help="the domain (default: MUNINN_DOMAIN, or `default`)")
+    return common
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m muninn", parents=[common], description="Look at, and change, the buffers that the processes of this host share.",
+        prog="python -m muninn", parents=[_common(json=False, domain=None)], description="Look at, and change, the buffers that the processes of this host share.",
         epilog="Without a command: the buffers, and under each of them who holds it.",
     )  # fmt: skip
     parser.set_defaults(run="listing:runList", command="list", mode=None, tenant=None, holders=True)

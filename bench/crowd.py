@@ -1,0 +1,101 @@
+"""Rows about deaths and crowds: takeover, many buffers and members, idling, memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import numpy as np
+import psutil
+
+import muninn
+from bench.harness import Options, Peer, Row, newDomain, quantile
+
+
+def takeover(options: Options) -> list[Row]:
+    """SIGKILL of the broker → the first successful operation of another member, in ms."""
+    newDomain()
+    kills = options.pick(100, 5)
+    opened, shared = [], []
+    for _ in range(kills):
+        owner = Peer("broker")
+        assert owner.line() == owner.pid, "the first process is broker"
+        with muninn.open("kept"):
+            time.sleep(0.02)
+        owner.process.kill()
+        started = time.perf_counter()
+        with muninn.open("kept") as kept:
+            opened.append((time.perf_counter() - started) * 1e3)
+            muninn.share(b"x", name="next").free()
+            shared.append((time.perf_counter() - started) * 1e3)
+            kept.free()
+        owner.end()
+        newDomain()
+    return [
+        Row("broker killed → open, p50", "ms", [quantile(opened, 0.5)], [], "", 20.0, 5.0, f"{kills} kills"),
+        Row("broker killed → open, p99", "ms", [quantile(opened, 0.99)], [], "", 100.0, 20.0),
+        Row("broker killed → share + free, p50", "ms", [quantile(shared, 0.5)], [], "", 20.0, 5.0, "needs the new broker"),
+        Row("broker killed → share + free, p99", "ms", [quantile(shared, 0.99)], [], "", 100.0, 20.0),
+    ]
+
+
+def crowding(options: Options) -> list[Row]:
+    """Open latency in a full domain against that in an empty one."""
+    few, many = _openTimes(10, 2, options), _openTimes(options.pick(10_000, 300), options.pick(200, 6), options)
+    what = f"open + close with {options.pick(10_000, 300)} buffers, {options.pick(200, 6)} members"
+    return [Row(what, "µs", many, few, "with 10 and 2", 1.5, 1.1)]
+
+
+def _openTimes(buffers: int, members: int, options: Options) -> list[float]:
+    newDomain()
+    kept = [muninn.share(np.zeros(16), name=f"buffer{index}") for index in range(min(buffers, 1000))]
+    for buffer in kept:
+        buffer.close()
+    for index in range(len(kept), buffers):
+        muninn.share(b"x" * 128, name=f"buffer{index}").close()
+    crowd = [Peer("idle", "") for _ in range(members - 2)]
+    for peer in crowd:
+        peer.line()
+    timer = Peer("openTimes", f"buffer{buffers // 2}", options.pick(1000, 100))
+    timer.line()
+    times = [timer.ask() for _ in range(options.pick(9, 3))]
+    for peer in (timer, *crowd):
+        peer.end(kill=True)
+    for index in range(buffers):
+        muninn.open(f"buffer{index}").free()
+    return times
+
+
+def idling(options: Options) -> list[Row]:
+    """Processor time of a member and of the broker that have nothing to do, in % of a core."""
+    newDomain()
+    span = options.pick(20, 2)
+    owner = Peer("broker")
+    owner.line()
+    member = Peer("idle", "kept")
+    member.line()
+    time.sleep(0.5)
+    used = {}
+    before = {peer.pid: psutil.Process(peer.pid).cpu_times() for peer in (owner, member)}
+    time.sleep(span)
+    for name, peer in (("the broker", owner), ("a member", member)):
+        after = psutil.Process(peer.pid).cpu_times()
+        used[name] = (after.user + after.system - before[peer.pid].user - before[peer.pid].system) / span * 100
+    for peer in (member, owner):
+        peer.end(kill=True)
+    return [Row(f"idle processor time of {name}", "%", [share], [], "", 0.2, 0.0, f"over {span} s") for name, share in used.items()]
+
+
+def memory(options: Options) -> list[Row]:
+    """Resident memory that a member adds over numpy, in MiB."""
+    newDomain()
+    one = muninn.share(np.ones(16), name="one")
+    plain, ours = [], []
+    for _ in range(options.pick(5, 1)):
+        for collected, withMuninn in ((plain, False), (ours, True)):
+            peer = Peer("memory", withMuninn)
+            collected.append(peer.line()["rss"] / (1 << 20))
+            peer.end()
+    one.free()
+    added = statistics.median(ours) - statistics.median(plain)
+    return [Row("resident memory that a member adds", "MiB", [added], [], "", 8.0, None, "over a process with numpy and psutil")]

@@ -1,0 +1,129 @@
+"""What every measurement shares: rounds that take turns, medians, processes, and a domain of its own.
+
+A figure of a busy machine means little alone, so every row is a ratio: ours and the peer's are measured in turn, round by round,
+and the ratio of each round is what counts. What is shown is the median, with the smallest and largest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parent.parent
+
+
+class Row(NamedTuple):
+    """One line of the table. `ours` and `peer` are in `unit`; `limit` and `goal` bound the ratio, or with no peer `ours` itself."""
+
+    what: str
+    unit: str
+    ours: list[float]
+    peer: list[float]
+    peerName: str
+    limit: float | None
+    goal: float | None
+    note: str = ""
+
+    @property
+    def ratios(self) -> list[float]:
+        return [mine / other for mine, other in zip(self.ours, self.peer, strict=True)] if self.peer else []
+
+    @property
+    def compared(self) -> float:
+        """What the limit is compared with."""
+        return statistics.median(self.ratios or self.ours)
+
+    @property
+    def verdict(self) -> str:
+        if self.limit is None:
+            return "beside"
+        if self.goal is not None and self.compared <= self.goal:
+            return "goal"
+        return "ok" if self.compared <= self.limit else "SHORT"
+
+
+class Options(NamedTuple):
+    """How much is measured."""
+
+    quick: bool
+
+    def pick(self, full: int, quick: int) -> int:
+        return quick if self.quick else full
+
+
+def microseconds(action: Callable[[], object], repeats: int) -> float:
+    """The median duration of `action`, in µs."""
+    durations = []
+    for _ in range(repeats):
+        started = time.perf_counter_ns()
+        action()
+        durations.append(time.perf_counter_ns() - started)
+    return statistics.median(durations) / 1e3
+
+
+def seconds(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def quantile(values: Sequence[float], part: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(part * len(values)))]
+
+
+def newDomain() -> str:
+    """Leave the domain of before, and choose another of one's own for this process and those that it starts."""
+    from muninn.api import membership
+
+    if membership._current is not None:
+        membership.current().leave()
+    os.environ["MUNINN_DOMAIN"] = f"bench-{secrets.token_hex(4)}"
+    return os.environ["MUNINN_DOMAIN"]
+
+
+def environment() -> dict[str, str]:
+    """For child processes: the checkout is importable, and compiled modules are kept as they would be on a user's machine."""
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": str(ROOT)}
+
+
+class Peer:
+    """Another Python process that runs `bench.parts:function(*arguments)` and talks in lines of JSON."""
+
+    def __init__(self, function: str, *arguments: object) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bench.parts", function, json.dumps(arguments)], cwd=ROOT, env=environment(), text=True, bufsize=1,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.pid = self.process.pid
+
+    def line(self) -> Any:
+        assert self.process.stdout is not None
+        text = self.process.stdout.readline()
+        if not text:
+            raise RuntimeError(f"{self.process.args!r:.200} ended with status {self.process.wait()}")
+        return json.loads(text)
+
+    def say(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+
+    def ask(self) -> Any:
+        self.say()
+        return self.line()
+
+    def end(self, kill: bool = False) -> None:
+        if kill:
+            self.process.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self.process.wait()

@@ -1,0 +1,124 @@
+"""The other processes of the benchmarks: `python -m bench.parts FUNCTION '[ARGUMENTS]'`. Each talks in lines of JSON."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import time
+from typing import Any
+
+
+def say(value: Any) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def idle(name: str) -> None:
+    """Join, open the buffer if there is a name, and stay."""
+    import muninn
+
+    kept = muninn.open(name) if name else muninn.domainInfo()
+    say(True)
+    for _ in sys.stdin:
+        say(bool(kept))
+
+
+def echoOurs(rounds: int) -> None:
+    """Answer each request of the buffer `request` in `answer`."""
+    import numpy as np
+
+    import muninn
+
+    request, answer = muninn.open("request"), muninn.open("answer", access="readWrite")
+    out = np.empty(request.shape, request.dtype)
+    known = request.generation
+    say(True)
+    for _ in range(rounds):
+        known = request.waitNext(30, after=known)
+        request.read(out)
+        with answer.write() as view:
+            view[:] = out
+
+
+def echoPyshmem(prefix: str, rounds: int) -> None:
+    """The same with pyshmem."""
+    import numpy as np
+    import pyshmem
+
+    request, answer = pyshmem.open(f"{prefix}q"), pyshmem.open(f"{prefix}a")
+    out = np.empty(1 << 16, np.uint8)
+    say(True)
+    for _ in range(rounds):
+        answer.write(request.read_new(timeout=30, out=out))
+
+
+def streamShared(name: str, rounds: int) -> None:
+    """Read the shared buffer `rounds` times when told; say the seconds of each."""
+    import muninn
+
+    _stream(muninn.open(name).array, rounds)
+
+
+def streamPrivate(sizeBytes: int, rounds: int) -> None:
+    """Read private memory of that size the same way."""
+    import numpy as np
+
+    array = np.empty(sizeBytes // 8, np.float64)
+    array[:] = 1.0
+    _stream(array, rounds)
+
+
+def _stream(array: Any, rounds: int) -> None:
+    flat = array.reshape(-1)
+    flat.sum()
+    say(True)
+    for _ in sys.stdin:
+        durations = []
+        for _ in range(rounds):
+            started = time.perf_counter()
+            flat.sum()
+            durations.append(time.perf_counter() - started)
+        say(durations)
+
+
+def memory(withMuninn: bool) -> None:
+    """Bytes of this process with numpy, and with Muninn, joined and one buffer open."""
+    import numpy as np
+    import psutil
+
+    kept: list[Any] = [np.ones(1)]
+    if withMuninn:
+        import muninn
+
+        kept.append(muninn.open("one"))
+        kept.append(kept[-1].array.sum())
+    gc.collect()
+    info = psutil.Process().memory_full_info()
+    say({"rss": info.rss, "uss": info.uss, "pss": info.pss})
+
+
+def openTimes(name: str, repeats: int) -> None:
+    """When told: the median time of open + close in a joined process, in µs."""
+    import muninn
+    from bench.harness import microseconds
+
+    muninn.domainInfo()
+    say(True)
+    for _ in sys.stdin:
+        say(microseconds(lambda: muninn.open(name).close(), repeats))
+
+
+def broker() -> None:
+    """Be there first, and share something."""
+    import numpy as np
+
+    import muninn
+
+    kept = muninn.share(np.zeros(1024), name="kept")
+    say(muninn.domainInfo()["brokerPid"])
+    for _ in sys.stdin:
+        say(bool(kept))
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*json.loads(sys.argv[2]))
