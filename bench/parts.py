@@ -47,9 +47,11 @@ def echoPyshmem(prefix: str, rounds: int) -> None:
 
     request, answer = pyshmem.open(f"{prefix}q"), pyshmem.open(f"{prefix}a")
     out = np.empty(1 << 16, np.uint8)
+    known = request.count
     say(True)
     for _ in range(rounds):
-        answer.write(request.read_new(timeout=30, out=out))
+        answer.write(request.read_after(known, timeout=30, out=out))
+        known = request.last_read_count
 
 
 def streamShared(name: str, rounds: int) -> None:

@@ -1,7 +1,7 @@
 """What the documentation says is true: its runnable blocks run, its links lead somewhere, its tables are complete.
 
-A fenced block that begins with ``python runnable`` is a program of its own; all blocks of a page share a domain and run in the order
-of the page. A block ``text output`` behind it is what it prints, where ``...`` stands for anything.
+A fenced block that begins with ``python runnable`` or ``sh runnable`` is a program of its own; all blocks of a page share a domain and
+a folder, and run in the order of the page. A block ``text output`` behind it is what it prints, where ``...`` stands for anything.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Block(NamedTuple):
     """A runnable block of a page and what it should print; `output` is None when the page does not say."""
 
     line: int
+    language: str
     code: str
     output: str | None
 
@@ -40,9 +41,9 @@ def blocksOf(page: Path) -> list[Block]:
     fences = [(match[1].strip(), match[2], text.count("\n", 0, match.start()) + 2) for match in _FENCE.finditer(text)]
     followers = [*fences[1:], ("", "", 0)]
     return [
-        Block(line, code, following[1] if following[0] == "text output" else None)
+        Block(line, kind.split()[0], code, following[1] if following[0] == "text output" else None)
         for (kind, code, line), following in zip(fences, followers, strict=False)
-        if kind == "python runnable"
+        if kind in ("python runnable", "sh runnable")
     ]
 
 
@@ -65,12 +66,18 @@ def relative(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocksOf(page)], ids=relative)
-def test_runnableBlocksPrintWhatThePageSays(page: Path, domain: str) -> None:
+def test_runnableBlocksPrintWhatThePageSays(page: Path, request: pytest.FixtureRequest, domain: str) -> None:
     checker, flags = doctest.OutputChecker(), doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    folder: Path = request.getfixturevalue("tmp_path")
+    # `python` in a shell block is this one; the package is found wherever this process found it.
+    places = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    environment = {**os.environ, "MUNINN_DOMAIN": domain, "PYTHONPATH": places, "PATH": path}
     for block in blocksOf(page):
-        environment = {**os.environ, "MUNINN_DOMAIN": domain}
-        program = [sys.executable, "-c", block.code]
-        ended = subprocess.run(program, capture_output=True, text=True, timeout=BOUND_SECONDS, check=False, env=environment)
+        program = [sys.executable, "-c"] if block.language == "python" else ["bash", "-e", "-c"]
+        ended = subprocess.run(
+            [*program, block.code], cwd=folder, capture_output=True, text=True, timeout=BOUND_SECONDS, check=False, env=environment
+        )
         assert ended.returncode == 0, f"{page}:{block.line}: {ended.stderr}"
         if block.output is not None:
             right = checker.check_output(block.output, ended.stdout, flags)

@@ -92,7 +92,8 @@ def _common(**defaults: object) -> argparse.ArgumentParser:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m muninn", parents=[_common(json=False, domain=None)], description="Look at, and change, the buffers that the processes of this host share.",
+        prog="python -m muninn", parents=[_common(json=False, domain=None)],
+        description="Look at, and change, the buffers that the processes of this host share.",
         epilog="Without a command: the buffers, and under each of them who holds it.",
     )  # fmt: skip
     parser.set_defaults(run="listing:runList", command="list", mode=None, tenant=None, holders=True)
@@ -100,9 +101,8 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, run: str, text: str, example: str) -> argparse.ArgumentParser:
         described = f"{text[0].upper()}{text[1:]}."
-        command = commands.add_parser(
-            name, parents=[common], help=text, description=described, epilog=f"example: python -m muninn {example}"
-        )
+        epilog = f"example: python -m muninn {example}"
+        command = commands.add_parser(name, parents=[_common()], help=text, description=described, epilog=epilog)
         command.set_defaults(run=run, command=name)
         return command
 
