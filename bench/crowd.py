@@ -81,6 +81,7 @@ def idling(options: Options) -> list[Row]:
     for name, peer in (("the broker", owner), ("a member", member)):
         after = psutil.Process(peer.pid).cpu_times()
         used[name] = (after.user + after.system - before[peer.pid].user - before[peer.pid].system) / span * 100
+        used[name] = round(used[name], 3)
     for peer in (member, owner):
         peer.end(kill=True)
     return [Row(f"idle processor time of {name}", "%", [share], [], "", 0.2, 0.0, f"over {span} s") for name, share in used.items()]

@@ -56,9 +56,11 @@ def echoPyshmem(prefix: str, rounds: int) -> None:
 
 def streamShared(name: str, rounds: int) -> None:
     """Read the shared buffer `rounds` times when told; say the seconds of each."""
+    import numpy as np
+
     import muninn
 
-    _stream(muninn.open(name).array, rounds)
+    _stream(muninn.open(name).array.view(np.float64), rounds)
 
 
 def streamPrivate(sizeBytes: int, rounds: int) -> None:

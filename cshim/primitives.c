@@ -8,6 +8,7 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -139,6 +140,8 @@ uint64_t mnnSpinWhile64(const uint64_t *word, uint64_t value, int64_t timeoutNs)
 				return seen;
 			relax();
 		}
+		/* Whoever is to change the word may be waiting for this very processor. */
+		sched_yield();
 	} while (monotonicNs() < end);
 	return value;
 }
@@ -296,18 +299,17 @@ int mnnBindNode(void *address, uint64_t bytes, int node)
 
 void mnnCopy(void *target, const void *source, uint64_t bytes) { memcpy(target, source, bytes); }
 
-int mnnSeqRead(const uint64_t *generation, const void *source, void *target, uint64_t bytes, uint32_t attempts, uint64_t *outGeneration)
+int64_t mnnSeqRead(const uint64_t *generation, const void *source, void *target, uint64_t bytes, uint32_t attempts)
 {
 	for (uint32_t attempt = 0; attempt < attempts; attempt++) {
 		uint64_t before = __atomic_load_n(generation, __ATOMIC_ACQUIRE);
-		*outGeneration = before;
 		if (before & 1)
 			return -EBUSY;
 		memcpy(target, source, bytes);
 		/* The copy's loads stay before the second look at the generation (Boehm, "Can seqlocks get along with programming language memory models?", 2012). */
 		__atomic_thread_fence(__ATOMIC_ACQUIRE);
 		if (__atomic_load_n(generation, __ATOMIC_RELAXED) == before)
-			return 0;
+			return (int64_t)before;
 	}
 	return -EAGAIN;
 }

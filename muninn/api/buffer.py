@@ -244,19 +244,17 @@ class MuninnBuffer:
             The last writer died half way; the next one repairs it.
         """
         holding = self._checked()
-        description, dtype = holding.description, dtypeOf(holding)
+        view = self._view(holding)
         if out is None:
-            out = np.empty(description.shape, dtype)
-        elif out.shape != description.shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
+            out = np.empty(view.shape, view.dtype)
+        elif out.shape != view.shape or out.dtype != view.dtype or not out.flags.c_contiguous or not out.flags.writeable:
             raise InvalidArgument(
-                f"out has shape {out.shape} and dtype {out.dtype}, the buffer {description.shape} and {dtype}",
+                f"out has shape {out.shape} and dtype {out.dtype}, the buffer {view.shape} and {view.dtype}",
                 "Pass a C-contiguous, writable array of the same shape and dtype",
             )
-        copied = holding.generation.copy(
-            holding.memory.source.address, out.ctypes.data, description.sizeBytes, timeout, lambda: _writerIsDead(holding)
-        )
-        if copied is None:
-            raise WriterDied(f"a writer of {description.name!r} died half way")
+        target = out.__array_interface__["data"][0]
+        if holding.generation.copy(holding.memory.source.address, target, view.nbytes, timeout, lambda: _writerIsDead(holding)) is None:
+            raise WriterDied(f"a writer of {holding.description.name!r} died half way")
         return out
 
     def waitNext(self, timeout: float | None = None, after: int | None = None) -> int:
@@ -273,15 +271,15 @@ class MuninnBuffer:
         ------
         WriterDied, BufferFreed, LeaseRevoked
         """
-        return self._waitNext(timeout, after, threading.Event())
+        return self._waitNext(timeout, after, None)
 
-    def _waitNext(self, timeout: float | None, after: int | None, cancelled: threading.Event) -> int:
+    def _waitNext(self, timeout: float | None, after: int | None, cancelled: threading.Event | None) -> int:
         holding = self._checked()
         generation = holding.generation
         known = generation.value() & ~1 if after is None else after
 
         def check() -> None:
-            if cancelled.is_set():
+            if cancelled is not None and cancelled.is_set():
                 raise InterruptedError
             self._checked()
             if generation.value() & 1 and _writerIsDead(holding) and generation.value() & 1:
@@ -402,7 +400,7 @@ class MuninnBuffer:
 class Writing:
     """One writer's turn. Leaving it by an exception leaves the buffer half written: readers are told, and the next writer repairs it."""
 
-    __slots__ = ("_buffer", "_holding", "_timeout")
+    __slots__ = ("_begun", "_buffer", "_holding", "_timeout")
 
     def __init__(self, buffer: MuninnBuffer, timeout: float | None) -> None:
         self._buffer = buffer
@@ -413,10 +411,13 @@ class Writing:
         if not holding.claimLock.acquire(timeout=-1 if self._timeout is None else self._timeout):
             raise TimeoutError(f"another thread has been writing {holding.description.name!r} for {self._timeout} s")
         try:
+            if holding.isWriting:
+                raise RuntimeError(f"this thread is writing {holding.description.name!r} already")
             membership = holding.membership
             if claims.acquire(holding.claimAddress, membership.key, membership.isDead, self._timeout) is None:
                 raise TimeoutError(f"another process has been writing {holding.description.name!r} for {self._timeout} s")
-            holding.generation.begin()
+            self._begun = holding.generation.begin()
+            holding.isWriting = True
             return self._buffer._view(holding)
         except BaseException:
             holding.claimLock.release()
@@ -424,8 +425,9 @@ class Writing:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Literal[False]:
         holding = self._holding
+        holding.isWriting = False
         if kind is None:
-            holding.generation.publish()
+            holding.generation.publish(self._begun)
         claims.release(holding.claimAddress)
         if kind is not None:
             holding.generation.wake()

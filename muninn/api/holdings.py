@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from muninn.api.gpus import deviceOf
-from muninn.control import layout, segments
+from muninn.control import atomics, layout, segments
 from muninn.control.block import monotonicMs
 from muninn.control.generations import Generation
 from muninn.control.rows import RowDescription
@@ -85,13 +85,13 @@ class Holding:
     """One buffer that this process has open. It ends when the last buffer object lets go of it."""
 
     __slots__ = (
-        "__weakref__", "_holdings", "_renewAtMs", "_renewal", "claimAddress", "claimLock", "description", "generation", "incarnation",
-        "memory", "row", "tickets",
+        "__weakref__", "_leaseAddress", "_leaseWord", "_renewAtMs", "_renewal", "claimAddress", "claimLock", "description", "generation",
+        "incarnation", "isWriting", "membership", "memory", "row", "tickets",
     )  # fmt: skip
 
     def __init__(self, holdings: Holdings, row: int, incarnation: int, description: RowDescription, memory: Memory) -> None:
-        block = holdings.membership.block
-        self._holdings = holdings
+        self.membership = membership = holdings.membership
+        block = membership.block
         self.row = row
         self.incarnation = incarnation
         self.description = description
@@ -100,12 +100,10 @@ class Holding:
         self.tickets = Tickets(block.rowAddress(row))
         self.claimAddress = block.rowAddress(row) + layout.ROW_CLAIM_OFFSET
         self.claimLock = threading.RLock()
+        self.isWriting = False  # guarded by claimLock
+        self._leaseAddress, self._leaseWord = membership.leaseTable.held(memory.leaseIndex, row, incarnation)
         self._renewal: weakref.ref[Renewal] | None = None
         self._renewAtMs = 0
-
-    @property
-    def membership(self) -> Membership:
-        return self._holdings.membership
 
     @property
     def ttlMs(self) -> int:
@@ -133,10 +131,10 @@ class Holding:
         ------
         LeaseRevoked, BufferFreed
         """
-        table = self.membership.leaseTable
-        if reason := table.revocation(self.memory.leaseIndex):
+        if atomics.loadAcquire64(self._leaseAddress) != self._leaseWord:
+            reason = self.membership.leaseTable.revocation(self.memory.leaseIndex) or "given back, as this process left the domain"
             raise LeaseRevoked(f"the lease on {self.description.name!r} was revoked: {reason}")
-        if not self.isLive():
+        if not self.membership.rows.isLive(self.row, self.incarnation):
             raise BufferFreed(f"{self.description.name!r} was freed")
         if monotonicMs() >= self._renewAtMs:
             self.renew()

@@ -163,7 +163,7 @@ class Broker:
     def _pidfdEnded(self, pidfd: int) -> None:
         if not self._watchdog.owns(pidfd) or self._watchdog.ended(pidfd):
             self._unproven.discard(pidfd)
-            self._settleLastClosed(0)
+            self._settleUnheld(0)
         else:
             self._unproven.add(pidfd)  # its byte lock is still held: the kernel is not through with it
 
@@ -374,7 +374,7 @@ class Broker:
     def _onLeave(self, session: Session, _: Message, __: list[int]) -> tuple[Message, tuple[int, ...]]:
         key = session.member()
         self._watchdog.leave(key)
-        self._settleLastClosed(0)
+        self._settleUnheld(0)
         return {}, ()
 
     def _onPing(self, _: Session, __: Message, ___: list[int]) -> tuple[Message, tuple[int, ...]]:
@@ -418,7 +418,7 @@ class Broker:
         if dead := self._watchdog.adopt(self._own.member()):
             for key in dead:
                 self._watchdog.reclaim(key)
-            self._settleLastClosed(0)
+            self._settleUnheld(0)
         self._collectLost()
 
     def _collectLost(self) -> None:
@@ -441,15 +441,16 @@ class Broker:
             if state is None or state.incarnation != incarnation or state.state == layout.ROW_FREE:
                 _log.warning("collected the orphaned segment %s", places.segmentName(row, incarnation))
                 segments.unlink(places, row, incarnation)
-        self._settleLastClosed(0)
+        self._settleUnheld(0)
 
-    def _settleLastClosed(self, first: int) -> None:
+    def _settleUnheld(self, first: int) -> None:
         """Rows that nobody will ever close, a slice at a time: their last holder died after it had let go and before it had said so."""
         rows = self._directory.rows
-        for row in rows.lastClosed(first, end := min(first + _SNAPSHOT_ROWS, rows.count())):
+        end = min(first + _SNAPSHOT_ROWS, rows.count())
+        for row in (*rows.ending(first, end), *rows.lastClosed(first, end)):
             self._directory.settle(row)
         if end < rows.count():
-            self._chores.append(lambda: self._settleLastClosed(end))
+            self._chores.append(lambda: self._settleUnheld(end))
 
     def _dropSockets(self) -> None:
         for epoch in self._block.places.epochsOf("broker"):

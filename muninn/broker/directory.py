@@ -75,7 +75,11 @@ class Directory:
 
     def grant(self, member: MemberKey, usage: Usage, gpuCapacityBytes: int) -> tuple[int, int]:
         """A CREATING row for a member that will fill and commit it; returns (row, incarnation)."""
-        if (other := self.catalog.find(usage.name)) is not None:
+        other = self.catalog.find(usage.name)
+        if other is not None and self._isGivenUp(other):
+            self.catalog.forgetName(other)
+            other = None
+        if other is not None:
             again = self._grantedBefore(member, other)
             if again is None:
                 raise BufferExists(f"{usage.name!r} exists already")
@@ -90,6 +94,12 @@ class Directory:
         self.rows.change(row, old, self._epoch, layout.ROW_CREATING, creator=member.slot, incarnation=incarnation)
         self.catalog.add(row, usage)
         return row, incarnation
+
+    def _isGivenUp(self, row: int) -> bool:
+        """Whether the row's creator was seen to die: its name is free from then on, its memory when the death is proven."""
+        state = self.rows.state(row)
+        creator = MemberKey(state.creator, self._members.state(state.creator)[1]) if state.creator < self._members.count else None
+        return state.state == layout.ROW_CREATING and creator is not None and self._members.isNoticedDead(creator)
 
     def _grantedBefore(self, member: MemberKey, row: int) -> int | None:
         """The incarnation, when this member repeats a request whose answer it did not get."""

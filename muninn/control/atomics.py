@@ -77,7 +77,7 @@ protect = _bound(_slow, "mnnProtect", _I32, _ADDRESS, _U64, _I32)
 advise = _bound(_slow, "mnnAdvise", _I32, _ADDRESS, _U64, _I32)
 bindNode = _bound(_slow, "mnnBindNode", _I32, _ADDRESS, _U64, _I32)
 copy = _bound(_slow, "mnnCopy", None, _ADDRESS, _ADDRESS, _U64)
-seqRead = _bound(_slow, "mnnSeqRead", _I32, _ADDRESS, _ADDRESS, _ADDRESS, _U64, _U32, _ADDRESS)
+seqRead = _bound(_slow, "mnnSeqRead", _I64, _ADDRESS, _ADDRESS, _ADDRESS, _U64, _U32)
 
 _map = _bound(_slow, "mnnMap", _I32, _I32, _U64, _U64, _I32, _ADDRESS)
 _mapWipedOnFork = _bound(_quick, "mnnMapWipedOnFork", _I32, _U64, _ADDRESS)
@@ -107,8 +107,3 @@ def mappedWipedOnFork(sizeBytes: int) -> int:
 def indexBuffer(count: int) -> Any:
     """Room for the indices of a scan."""
     return (ctypes.c_uint32 * max(1, count))()
-
-
-def generationBuffer() -> Any:
-    """Room for the generation of a `seqRead`."""
-    return (ctypes.c_uint64 * 1)()

@@ -49,13 +49,18 @@ def acquire(address: int, key: MemberKey, isDead: Callable[[int, int], bool], ti
     Returns
     -------
     bool or None
-        True: owned. False: owned, taken over from an owner that died. None: the time ran out.
+        True: owned. False: owned, taken over from an owner that died, or from an acquisition of this process that was interrupted (the
+        caller holds the lock that keeps its threads apart, so nobody else can have it here). None: the time ran out.
     """
     mine = claimWord(key)
+    if atomics.casSeqCst32(address, 0, mine) == 0:
+        return True
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         word = int(atomics.loadAcquire32(address))
         owner = ownerOf(word)
+        if belongsTo(word, key):
+            return False
         if owner is None or isDead(*owner):
             # SYNC claim: pairs with release; what the last owner wrote is visible. A waiter may have been lost with its wake, so
             # contention is kept.

@@ -42,9 +42,9 @@ class Generation:
             value += 1
         return value
 
-    def publish(self) -> int:
-        """Make the word even, and wake who waits. Returns the new generation."""
-        value = int(atomics.loadAcquire64(self._word)) + 1
+    def publish(self, begun: int) -> int:
+        """Make the word even, and wake who waits. `begun` is what `begin` returned; returns the new generation."""
+        value = begun + 1
         # SYNC publish: pairs with seqRead and wait; the data is visible before the even generation.
         atomics.storeRelease64(self._word, value)
         atomics.futexWake32(self._word, _FUTEX_ALL)
@@ -60,9 +60,8 @@ class Generation:
         None when a writer died half way, and `TimeoutError` when writers never leave room for a whole copy within `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
-        seen = atomics.generationBuffer()
-        while (result := atomics.seqRead(self._word, source, target, sizeBytes, _COPY_ATTEMPTS, seen)) != 0:
-            value = int(seen[0])
+        while (result := int(atomics.seqRead(self._word, source, target, sizeBytes, _COPY_ATTEMPTS))) < 0:
+            value = self.value()
             if value & 1 and writerIsDead() and self.value() == value:
                 return None
             if (remaining := deadline - time.monotonic()) <= 0:
@@ -71,7 +70,7 @@ class Generation:
                 )
             if value & 1:
                 atomics.futexWait32(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(remaining * 1e9)))
-        return int(seen[0])
+        return result
 
     def wait(self, after: int, timeout: float | None, check: Callable[[], None]) -> int | None:
         """Wait until an even generation above `after` is published, and return it; None when the time runs out.

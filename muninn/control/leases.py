@@ -59,12 +59,17 @@ class LeaseTable:
             raise TableFull(
                 f"this process holds {self._max} leases, all that it may", "Close buffers, use bundles, or raise control.maxLeases"
             )
-        address = self._first + index * layout.LEASE_BYTES
+        address, word = self.held(index, row, incarnation)
         atomics.storeRelease64(address + layout.LEASE_EXPIRY_OFFSET, monotonicMs() + ttlMs)
         # SYNC lease: pairs with scanHolds after LIVE→DYING in the broker. Lease first and row second here, row first and leases
         # second there.
-        atomics.exchangeSeqCst64(address, incarnation << _INCARNATION_SHIFT | self._generationField | (row + 1))
+        atomics.exchangeSeqCst64(address, word)
         return index
+
+    def held(self, index: int, row: int, incarnation: int) -> tuple[int, int]:
+        """(address, word) of a slot that holds (row, incarnation) and was not revoked."""
+        word = incarnation << _INCARNATION_SHIFT | self._generationField | (row + 1)
+        return self._first + index * layout.LEASE_BYTES, word
 
     def release(self, index: int) -> None:
         """Give the slot back."""

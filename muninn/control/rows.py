@@ -191,6 +191,16 @@ class RowTable:
         found = atomics.scan32(self._first + layout.ROW_MODE_OFFSET, layout.ROW_BYTES, count, 0xFF, MODES.index(Mode.FAST), indices, count)
         return list(indices[: min(found, count)])
 
+    def ending(self, first: int, end: int) -> list[int]:
+        """The rows from `first` to `end` whose end is decided, and waits for their holders."""
+        if first >= end:
+            return []
+        indices, found = atomics.indexBuffer(end - first), list[int]()
+        for state in (layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD):
+            count = atomics.scan64(self._first + first * layout.ROW_BYTES, layout.ROW_BYTES, end - first, _STATE_MASK, state, indices, end - first)
+            found += (first + index for index in indices[: min(count, end - first)])
+        return found
+
     def lastClosed(self, first: int, end: int) -> list[int]:
         """The LIVE rows from `first` to `end` that go with their last lease."""
         if first >= end:

@@ -1,0 +1,61 @@
+"""Claims: one owner at a time, known by name, and taken over when that one is proven dead."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from muninn.control import atomics, claims
+from muninn.control.members import MemberKey
+
+_MINE, _THEIRS = MemberKey(3, 70000), MemberKey(4, 1)
+
+
+@pytest.fixture
+def address() -> Iterator[int]:
+    word = ctypes.c_uint32(0)
+    yield ctypes.addressof(word)
+
+
+@given(st.integers(0, 4093), st.integers(0, (1 << 32) - 1))
+def test_aClaimNamesItsOwner(slot: int, generation: int) -> None:
+    key = MemberKey(slot, generation)
+    assert claims.ownerOf(claims.claimWord(key)) == (slot, generation & 0x7FFFF)
+    assert claims.belongsTo(claims.claimWord(key) | 1 << 31, key)
+
+
+def test_isFreeOrOwned(address: int) -> None:
+    assert claims.acquire(address, _MINE, lambda *_: False, 0) is True
+    assert claims.acquire(address, _THEIRS, lambda *_: False, 0.01) is None
+    claims.release(address)
+    assert claims.acquire(address, _THEIRS, lambda *_: False, 0) is True
+
+
+def test_theDeadLoseIt(address: int) -> None:
+    claims.acquire(address, _THEIRS, lambda *_: False, 0)
+    asked: list[tuple[int, int]] = []
+    assert claims.acquire(address, _MINE, lambda *owner: asked.append(owner) or True, 0) is False
+    assert asked == [(_THEIRS.slot, _THEIRS.generation)]
+    assert claims.belongsTo(atomics.loadAcquire32(address), _MINE)
+
+
+def test_aReleaseWakesEveryWaiter(address: int) -> None:
+    claims.acquire(address, _THEIRS, lambda *_: False, 0)
+    got: list[bool | None] = []
+
+    def take(slot: int) -> None:
+        got.append(claims.acquire(address, MemberKey(slot, 1), lambda *_: False, 60))
+        claims.release(address)
+
+    threads = [threading.Thread(target=take, args=(slot,)) for slot in range(10, 16)]
+    for thread in threads:
+        thread.start()
+    claims.release(address)
+    for thread in threads:
+        thread.join(60)
+    assert got == [True] * 6 and atomics.loadAcquire32(address) == 0

@@ -1,0 +1,81 @@
+"""Generations: odd while somebody writes, up by two with each publication, and read whole or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from muninn.control import layout
+from muninn.control.generations import Generation
+
+
+@pytest.fixture
+def row() -> Iterator[int]:
+    memory = ctypes.create_string_buffer(layout.ROW_BYTES)
+    yield ctypes.addressof(memory)
+    del memory
+
+
+def test_isOddWhileSomebodyWrites(row: int) -> None:
+    generation = Generation(row)
+    assert generation.value() == 0
+    assert generation.begin() == 1 and generation.begin() == 1, "the next writer finds it odd when the last one died"
+    assert generation.publish(1) == 2 == generation.value()
+
+
+def test_waitsForAPublicationAfterTheOneThatIsKnown(row: int) -> None:
+    generation = Generation(row)
+    assert generation.wait(0, 0.01, lambda: None) is None
+    begun = generation.begin()
+    assert generation.wait(0, 0.01, lambda: None) is None
+    generation.publish(begun)
+    assert generation.wait(0, None, lambda: None) == 2
+    thread = threading.Timer(0.05, lambda: generation.publish(generation.begin()))
+    thread.start()
+    assert generation.wait(2, 60, lambda: None) == 4
+    thread.join()
+
+
+def test_whatItsCheckRaisesEndsAWait(row: int) -> None:
+    def check() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        Generation(row).wait(0, None, check)
+
+
+def test_aCopyIsNeverTorn(row: int) -> None:
+    generation, shared = Generation(row), np.zeros(20_000, np.int64)
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            begun = generation.begin()
+            shared[:] = (number := number + 1)
+            generation.publish(begun)
+            stop.wait(0.0005)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    copy = np.empty_like(shared)
+    try:
+        for _ in range(200):
+            assert generation.copy(shared.ctypes.data, copy.ctypes.data, copy.nbytes, 60, lambda: False) is not None
+            assert (copy == copy[0]).all()
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_aWriterThatDiedIsSaidAndOneThatIsSlowIsATimeout(row: int) -> None:
+    generation, data = Generation(row), np.zeros(8)
+    generation.begin()
+    arguments = data.ctypes.data, np.empty(8).ctypes.data, data.nbytes
+    assert generation.copy(*arguments, 60, lambda: True) is None
+    with pytest.raises(TimeoutError):
+        generation.copy(*arguments, 0.01, lambda: False)

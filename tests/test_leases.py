@@ -1,0 +1,81 @@
+"""Leases: one's own slots, counted by scan, revoked by a reason, and cleared for the dead alone."""
+
+from __future__ import annotations
+
+import pytest
+from lab import Lab
+
+from muninn.control import leases
+from muninn.control.block import monotonicMs
+from muninn.errors import TableFull
+
+
+def test_aHeldRowIsFoundByItsHolder(lab: Lab) -> None:
+    member = lab.member()
+    index = member.leases.take(7, 3, 1000)
+    (hold,) = leases.scanHolds(lab.block, lab.members, 7)
+    assert (hold.slot, hold.position, hold.row, hold.incarnation, hold.reason) == (member.key.slot, index, 7, 3, "")
+    assert leases.scanHolds(lab.block, lab.members, 8) == []
+    member.leases.release(index)
+    assert leases.countHolds(lab.block, lab.members, 7) == 0
+
+
+def test_aReleasedSlotIsUsedAgain(lab: Lab) -> None:
+    member = lab.member()
+    indices = [member.leases.take(row, 1, 1000) for row in range(3)]
+    member.leases.release(indices[1])
+    assert member.leases.take(9, 1, 1000) == indices[1]
+    assert lab.members.leaseHigh(member.key.slot) == 3
+
+
+def test_moreLeasesThanTheTableHasAreRefused(lab: Lab) -> None:
+    member = lab.member()
+    for _ in range(lab.block.geometry.maxLeases):
+        last = member.leases.take(1, 1, 1000)
+    with pytest.raises(TableFull):
+        member.leases.take(1, 1, 1000)
+    member.leases.release(last)
+    member.leases.take(1, 1, 1000)
+
+
+def test_renewingMovesTheExpiryOnly(lab: Lab) -> None:
+    member = lab.member()
+    index = member.leases.take(1, 1, 0)
+    assert member.leases.expiryMs(index) <= monotonicMs()
+    assert member.leases.renew(index, 60_000) == member.leases.expiryMs(index) > monotonicMs()
+    assert leases.countHolds(lab.block, lab.members, 1) == 1
+
+
+def test_aRevocationHitsTheLeaseThatWasSeenAndNoLaterOne(lab: Lab) -> None:
+    member = lab.member()
+    index = member.leases.take(1, 1, 1000)
+    (hold,) = leases.scanHolds(lab.block, lab.members, 1)
+    member.leases.release(index)
+    assert not leases.revoke(lab.block, hold, "evicted")
+    assert member.leases.take(1, 2, 1000) == index
+    assert not leases.revoke(lab.block, hold, "evicted")
+    assert member.leases.revocation(index) == ""
+
+
+@pytest.mark.parametrize("reason", leases.REVOCATION_REASONS[1:])
+def test_theFirstReasonStands(lab: Lab, reason: str) -> None:
+    member = lab.member()
+    index = member.leases.take(1, 1, 1000)
+    (hold,) = leases.scanHolds(lab.block, lab.members, 1)
+    assert leases.revoke(lab.block, hold, reason)
+    assert not leases.revoke(lab.block, hold, "drained")
+    assert member.leases.revocation(index) == reason
+
+
+def test_aReasonFromTheFutureHasAName() -> None:
+    assert leases.reasonName(200) == "reason 200"
+
+
+def test_clearingTheDeadNamesTheirRowsAndLeavesTheOthers(lab: Lab) -> None:
+    dead, living = lab.member(), lab.member()
+    for row in (1, 2, 2):
+        dead.leases.take(row, 1, 1000)
+    living.leases.take(2, 1, 1000)
+    assert leases.clearDead(lab.block, lab.members, dead.key) == [1, 2, 2]
+    assert leases.clearDead(lab.block, lab.members, dead.key) == []
+    assert leases.countHolds(lab.block, lab.members, 2) == 1

@@ -1,0 +1,86 @@
+"""Member slots: claimed by one, told apart by generation, and given back once."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from lab import Lab
+
+from muninn.control import atomics, layout
+from muninn.control.members import MemberKey, MemberTable, ownPidNamespace, processIsGone, programName, startTimeOf
+from muninn.errors import TableFull
+
+
+def test_aMemberSaysWhoItIs(lab: Lab) -> None:
+    member = lab.member()
+    identity = lab.members.identity(member.key.slot)
+    assert (identity.pid, identity.uid, identity.startTime) == (os.getpid(), os.getuid(), startTimeOf(os.getpid()))
+    assert identity.pidNamespace == ownPidNamespace() and identity.nonce != 0
+    assert lab.members.program(member.key.slot) == programName()
+    assert lab.members.live() == [member.key]
+
+
+def test_eachClaimGetsASlotOfItsOwnUntilTheTableIsFull(lab: Lab) -> None:
+    members = [lab.member() for _ in range(lab.members.count)]
+    assert [each.key.slot for each in members] == list(range(lab.members.count)) == lab.members.occupied()
+    with pytest.raises(TableFull):
+        lab.member()
+
+
+def test_aSlotIsUsedAgainUnderTheNextGeneration(lab: Lab) -> None:
+    first = lab.member()
+    assert lab.members.condemn(first.key)
+    assert not lab.members.isCurrent(first.key)
+    lab.members.vacate(first.key, layout.MEMBER_DEAD)
+    second = lab.member()
+    assert second.key == MemberKey(first.key.slot, first.key.generation + 1)
+    assert lab.members.isProvenDead(first.key) and not lab.members.isProvenDead(second.key)
+
+
+def test_aMemberIsCondemnedOnceAndNeverUnderAnotherGeneration(lab: Lab) -> None:
+    member = lab.member()
+    assert not lab.members.condemn(member.key._replace(generation=9))
+    assert lab.members.condemn(member.key) and lab.members.condemn(member.key)
+    assert lab.members.state(member.key.slot)[0] == layout.MEMBER_DEAD
+
+
+def test_aClaimThatFailsLeavesTheSlotFree(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(type(lab.block), "allocate", full)
+    with pytest.raises(OSError, match="no room"):
+        MemberTable(lab.block).claim(preferred=False)
+    assert lab.members.occupied() == []
+
+
+def test_aSlotWithoutARobustWordIsNoticedDead(lab: Lab) -> None:
+    member = lab.member()
+    assert lab.members.isNoticedDead(member.key), "its word is 0: no thread holds it"
+    atomics.storeRelease32(lab.members.robustAddress(member.key.slot), 4242)
+    assert not lab.members.isNoticedDead(member.key)
+    atomics.storeRelease32(lab.members.robustAddress(member.key.slot), 4242 | 0x40000000)
+    assert lab.members.isNoticedDead(member.key)
+
+
+def test_leaseHighIsNeverBelievedAboveTheTable(lab: Lab) -> None:
+    member = lab.member()
+    atomics.storeRelease32(lab.block.memberAddress(member.key.slot) + layout.MEMBER_LEASE_HIGH_OFFSET, 1 << 31)
+    assert lab.members.leaseHigh(member.key.slot) == lab.block.geometry.maxLeases
+
+
+def test_knowsItsOwnPidfdFromOtherDescriptors(lab: Lab) -> None:
+    member = lab.member()
+    pidfd, null = os.pidfd_open(os.getpid()), os.open("/dev/null", os.O_RDONLY)
+    parent = os.pidfd_open(os.getppid())
+    assert lab.members.isPidfdOf(pidfd, member.key)
+    assert not lab.members.isPidfdOf(null, member.key)
+    assert not lab.members.isPidfdOf(parent, member.key)
+    for descriptor in (pidfd, null, parent):
+        os.close(descriptor)
+
+
+def test_aPidThatNobodyHasIsGone() -> None:
+    assert startTimeOf((1 << 22) - 3) == 0
+    assert processIsGone((1 << 22) - 3, 5)

@@ -1,0 +1,100 @@
+"""Rows: words and descriptions come back as they went in, and a change is from exactly what was read."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lab import Lab, describe
+
+from muninn.control import atomics, layout
+from muninn.control.rows import Deposed, RowDescription, RowState
+from muninn.errors import ControlBlockInvalid, TableFull
+from muninn.terms import ACCESSES, LIFETIMES, MODES, TRANSPORTS, Lifetime, Mode
+
+_u64 = st.integers(0, (1 << 62) - 1)
+
+
+def _text(most: int) -> st.SearchStrategy[str]:
+    return st.text(st.characters(codec="utf-8"), max_size=most).filter(lambda text: len(text.encode()) <= most)
+
+
+@given(st.builds(RowState, st.integers(0, 5), st.integers(0, 4095), st.integers(0, (1 << 24) - 1), st.integers(0, (1 << 24) - 1)))
+def test_aStateSurvivesItsWord(state: RowState) -> None:
+    assert RowState.of(state.word()) == state
+
+
+@given(
+    st.builds(
+        RowDescription,
+        sizeBytes=st.integers(0, 1 << 40), segmentBytes=st.integers(1 << 41, 1 << 61), createdMs=_u64, deadlineMs=_u64, metaOffset=st.integers(0, 1 << 40),
+        metaBytes=st.integers(0, (1 << 32) - 1), mode=st.sampled_from(MODES), access=st.sampled_from(ACCESSES), lifetime=st.sampled_from(LIFETIMES),
+        kind=st.integers(0, 255), gpu=st.integers(-1, (1 << 15) - 1), flags=st.integers(0, 255), transport=st.sampled_from(TRANSPORTS),
+        shape=st.lists(_u64, max_size=layout.MAX_NDIM).map(tuple), dtype=st.text("<>|fiu248", max_size=layout.MAX_DTYPE_BYTES),
+        tenant=_text(layout.MAX_TENANT_BYTES), name=_text(layout.MAX_NAME_BYTES),
+    )
+)  # fmt: skip
+def test_aDescriptionSurvivesItsBytes(description: RowDescription) -> None:
+    assert RowDescription.unpacked(description.packed()) == description
+
+
+@given(st.binary(min_size=len(describe().packed()), max_size=len(describe().packed())))
+def test_randomBytesAreADescriptionInRangeOrATypedError(raw: bytes) -> None:
+    try:
+        description = RowDescription.unpacked(raw)
+    except ControlBlockInvalid:
+        return
+    assert description.sizeBytes <= description.segmentBytes and len(description.shape) <= layout.MAX_NDIM
+
+
+@pytest.mark.parametrize("changes", [{"sizeBytes": 5000}, {"segmentBytes": 1 << 63}, {"metaOffset": 4096, "metaBytes": 1}])
+def test_sizesThatDoNotFitTheSegmentAreRefused(changes: dict[str, int]) -> None:
+    """What a reader would map, or read, beyond the memory's end."""
+    with pytest.raises(ControlBlockInvalid):
+        RowDescription.unpacked(describe(**changes).packed())
+
+
+def test_aChangeIsFromExactlyWhatWasRead(lab: Lab) -> None:
+    row = lab.rows.free(1)
+    seen = lab.rows.state(row)
+    creating = lab.rows.change(row, seen, 1, layout.ROW_CREATING, creator=3, incarnation=1)
+    assert lab.rows.state(row) == creating == RowState(layout.ROW_CREATING, 3, 1, 1)
+    with pytest.raises(Deposed):
+        lab.rows.change(row, seen, 1, layout.ROW_LIVE)
+    assert lab.rows.createdBy(3) == [row] and lab.rows.createdBy(2) == []
+
+
+def test_theTableGrowsAChunkAtATimeUpToItsEnd(lab: Lab) -> None:
+    assert lab.rows.count() == 0
+    assert lab.rows.free(1) == 0 and lab.rows.count() == layout.ROW_CHUNK
+    assert lab.rows.grow(1) == layout.ROW_CHUNK
+    with pytest.raises(TableFull):
+        lab.rows.grow(1)
+
+
+def test_aRowCountAboveTheTableIsNotBelieved(lab: Lab) -> None:
+    atomics.storeRelease64(lab.block.rowsReadyAddress, (1 << 40) - 1)
+    assert lab.rows.count() == lab.block.geometry.maxBuffers
+
+
+def test_findsRowsByStateLifetimeAndMode(lab: Lab) -> None:
+    directory, member = lab.directory(1), lab.member()
+    rows = [lab.make(directory, member, name, lifetime=lifetime)[0] for name, lifetime in (("a", Lifetime.KEEP), ("b", Lifetime.LAST_CLOSE), ("c", Lifetime.LAST_CLOSE))]
+    assert lab.rows.inState(layout.ROW_LIVE) == rows
+    assert lab.rows.lastClosed(0, lab.rows.count()) == rows[1:] and lab.rows.lastClosed(rows[2], lab.rows.count()) == rows[2:]
+    assert lab.rows.lastClosed(5, 5) == []
+    assert lab.rows.fastMode() == []
+    lab.rows.describe(rows[0], describe(mode=Mode.FAST))
+    assert lab.rows.fastMode() == rows[:1]
+    assert [row for row, _ in lab.rows.notFree()] == rows
+
+
+def test_describingClearsWhatTheLastBufferLeft(lab: Lab) -> None:
+    directory, member = lab.directory(1), lab.member()
+    row, _ = lab.make(directory, member)
+    for offset in (layout.ROW_GENERATION_OFFSET, layout.ROW_TICKETS_OFFSET, layout.ROW_TICKET_NEXT_OFFSET):
+        atomics.storeRelease64(lab.block.rowAddress(row) + offset, 77)
+    lab.rows.describe(row, describe("b"))
+    assert atomics.loadAcquire64(lab.block.rowAddress(row) + layout.ROW_GENERATION_OFFSET) == 0
+    assert atomics.loadAcquire64(lab.block.rowAddress(row) + layout.ROW_TICKETS_OFFSET) == 0
+    assert lab.rows.nameIs(row, b"b") and not lab.rows.nameIs(row, b"a") and not lab.rows.nameIs(row, b"bb")

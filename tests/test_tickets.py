@@ -1,0 +1,83 @@
+"""Tickets: issued in order, completed by their member alone, and poisoned when it dies."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from muninn.control import layout
+from muninn.control.layout import TICKET_DONE, TICKET_PENDING, TICKET_POISONED, TICKET_RING
+from muninn.control.members import MemberKey
+from muninn.control.tickets import Tickets
+
+_MINE, _THEIRS = MemberKey(0, 1), MemberKey(5, 70000)
+
+
+@pytest.fixture
+def tickets() -> Iterator[Tickets]:
+    memory = ctypes.create_string_buffer(layout.ROW_BYTES)
+    yield Tickets(ctypes.addressof(memory))
+    del memory
+
+
+def test_areIssuedInOrderAndPendUntilTheyAreDone(tickets: Tickets) -> None:
+    assert tickets.last() == 0
+    assert [tickets.issue(_MINE, 0) for _ in range(3)] == [1, 2, 3] and tickets.last() == 3
+    assert tickets.state(2) == TICKET_PENDING == tickets.await_(2, 0.01)
+    tickets.complete(2, _MINE)
+    assert [tickets.state(ticket) for ticket in (1, 2, 3)] == [TICKET_PENDING, TICKET_DONE, TICKET_PENDING]
+
+
+def test_aFullRingMakesTheNextOneWait(tickets: Tickets) -> None:
+    for _ in range(TICKET_RING):
+        tickets.issue(_MINE, 0)
+    assert tickets.issue(_MINE, 0.01) is None
+    thread = threading.Timer(0.05, tickets.complete, (1, _MINE))
+    thread.start()
+    assert tickets.issue(_MINE, 60) == TICKET_RING + 1
+    thread.join()
+    assert tickets.state(1) == TICKET_DONE, "its slot is another ticket's now"
+
+
+def test_onlyItsMemberCompletesATicket(tickets: Tickets) -> None:
+    ticket = tickets.issue(_MINE, 0)
+    assert ticket is not None
+    tickets.complete(ticket, _THEIRS)
+    assert tickets.state(ticket) == TICKET_PENDING
+
+
+def test_theTicketsOfTheDeadArePoisonedAndNoOthers(tickets: Tickets) -> None:
+    mine, theirs, done = tickets.issue(_MINE, 0), tickets.issue(_THEIRS, 0), tickets.issue(_THEIRS, 0)
+    assert mine and theirs and done
+    tickets.complete(done, _THEIRS)
+    woken: list[int] = []
+    thread = threading.Thread(target=lambda: woken.append(tickets.await_(theirs, 60)))
+    thread.start()
+    assert tickets.poison(_THEIRS) == 1
+    thread.join(60)
+    assert woken == [TICKET_POISONED]
+    assert [tickets.state(ticket) for ticket in (mine, done)] == [TICKET_PENDING, TICKET_DONE]
+    tickets.complete(theirs, _THEIRS)
+    assert tickets.state(theirs) == TICKET_POISONED, "what the dead still do changes nothing"
+
+
+def test_manyMembersGetDifferentTickets(tickets: Tickets) -> None:
+    got: list[int] = []
+
+    def work(slot: int) -> None:
+        key = MemberKey(slot, 1)
+        for _ in range(50):
+            ticket = tickets.issue(key, 60)
+            assert ticket is not None
+            got.append(ticket)
+            tickets.complete(ticket, key)
+
+    threads = [threading.Thread(target=work, args=(slot,)) for slot in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(got) == list(range(1, 201))
