@@ -1,0 +1,142 @@
+"""The control block: whole and of this version, or a typed error; made once, whoever comes at the same time."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+
+import pytest
+from lab import Lab
+from support import Actor, ActorError, eventually
+
+import muninn
+from muninn.control import layout
+from muninn.control.block import openOrCreate
+from muninn.control.layout import Geometry
+from muninn.control.lockfile import LockFile
+from muninn.control.places import Places
+from muninn.errors import ControlBlockInvalid, TableFull
+
+Start = Callable[..., Actor]
+
+
+def damage(lab: Lab, offset: int, raw: bytes) -> None:
+    lab.block.bytes[offset : offset + len(raw)] = raw
+
+
+def openAgain(lab: Lab) -> None:
+    openOrCreate(lab.places, lab.lockFile, lab.block.geometry).close()
+
+
+@pytest.mark.parametrize(
+    ("offset", "raw"),
+    [
+        (layout.MAGIC_OFFSET, b"X"),
+        (layout.VERSION_OFFSET, struct.pack("<I", layout.VERSION + 1)),
+        (layout.TOTAL_BYTES_OFFSET, struct.pack("<Q", 4096)),
+        (layout.MAX_MEMBERS_OFFSET, struct.pack("<I", 0)),
+        (layout.MAX_MEMBERS_OFFSET, struct.pack("<I", 1 << 31)),
+        (layout.MAX_BUFFERS_OFFSET, struct.pack("<I", 257)),
+        (layout.INDEX_SLOTS_OFFSET, struct.pack("<I", 3)),
+    ],
+)
+def test_aDamagedHeaderIsATypedError(lab: Lab, offset: int, raw: bytes) -> None:
+    damage(lab, offset, raw)
+    with pytest.raises(ControlBlockInvalid):
+        openAgain(lab)
+
+
+def test_aTruncatedBlockIsNotMapped(lab: Lab) -> None:
+    os.truncate(f"/dev/shm{lab.places.blockName}", 8192)
+    with pytest.raises(ControlBlockInvalid):
+        openAgain(lab)
+
+
+def test_anUnfinishedBlockIsReplaced(lab: Lab) -> None:
+    damage(lab, layout.VERSION_OFFSET, bytes(4))
+    before = os.stat(f"/dev/shm{lab.places.blockName}").st_ino
+    openAgain(lab)
+    assert os.stat(f"/dev/shm{lab.places.blockName}").st_ino != before
+
+
+def test_aBlockOfAnotherBootGoesWithAllThatItNamed(lab: Lab) -> None:
+    lab.make(lab.directory(1), lab.member())
+    from muninn.control import segments
+
+    os.close(segments.create(lab.places, 0, 1, 4096))
+    damage(lab, layout.BOOT_ID_OFFSET, b"another boot id!")
+    openAgain(lab)
+    assert lab.places.segments() == [] and lab.places.epochsOf("journal") == []
+
+
+def test_aBlockThatSomebodyStillUsesIsNotReplaced(domain: str, actor: Start) -> None:
+    """Its last member but one was killed while it withdrew it: the version reads 0, and a member lives in it."""
+    member = actor("buffer = muninn.share(b'x', name='a')")
+    member.do("from muninn.api.membership import current\nfrom muninn.control import atomics, layout\natomics.exchangeSeqCst32(current().block.address + layout.VERSION_OFFSET, 0)")
+    assert bytes(muninn.open("a").array) == b"x"
+
+
+def test_onlyOneBlockIsMadeByManyWhoComeAtOnce(domain: str, actor: Start) -> None:
+    parent = actor()
+    parent.do("""
+reading, writing = os.pipe()
+children = []
+for number in range(12):
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(writing)
+            os.read(reading, 1)
+            held = muninn.share(np.arange(3), name=f'n{number}')
+            status = 0
+        finally:
+            os._exit(status)
+    children.append(child)
+os.close(reading)
+os.close(writing)
+""")
+    assert parent.do("[os.waitpid(child, 0)[1] for child in children]") == [0] * 12
+    assert len(muninn.listBuffers()) == 12
+
+
+def test_theCreatorsLimitsHold(domain: str, actor: Start) -> None:
+    limits = {"MUNINN_CONTROL_MAX_MEMBERS": "2", "MUNINN_MAX_MEMBERS": "2"}
+    first, second = actor(**limits).join(), actor(**limits).join()
+    with pytest.raises(ActorError) as caught:
+        actor(**limits).join()
+    assert caught.value.kind == TableFull.__name__
+    second.kill()
+    third = actor(**limits)
+    eventually(lambda: _joins(third), "a slot is free again")
+    assert first.do("len(muninn.domainInfo()['members'])") == 2
+
+
+def _joins(other: Actor) -> bool:
+    try:
+        other.join()
+    except ActorError as error:
+        assert error.kind == TableFull.__name__
+        return False
+    return True
+
+
+def test_aDirectoryThatIsNotOursIsRefused(domain: str) -> None:
+    places = Places(os.getuid(), domain)
+    os.mkdir(places.directory, 0o777)
+    os.chmod(places.directory, 0o777)
+    with pytest.raises(ControlBlockInvalid):
+        LockFile(places)
+
+
+@pytest.mark.parametrize("limits", [(1, 1, 1), (4094, 1 << 20, 1), (7, 300, 65536)])
+def test_aGeometryHasRoomForEachOfItsParts(limits: tuple[int, int, int]) -> None:
+    if limits[1] > layout.MAX_BUFFERS_LIMIT:
+        with pytest.raises(ControlBlockInvalid):
+            Geometry.of(*limits)
+        return
+    geometry = Geometry.of(*limits)
+    ends = (layout.HEADER_BYTES, geometry.indexOffset, geometry.rowsOffset, geometry.areasOffset, geometry.totalBytes)
+    assert list(ends) == sorted(ends) and all(end % layout.PAGE_BYTES == 0 for end in ends)
+    assert geometry.indexSlots >= 2 * geometry.maxBuffers >= 2 * limits[1]

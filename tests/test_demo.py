@@ -1,0 +1,22 @@
+"""The demo's claims hold: its exit status is 0 only then."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_theDemoHolds() -> None:
+    done = subprocess.run([sys.executable, "examples/demo.py"], cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("equal, bit for bit") == 5
+    assert "All of it holds." in done.stdout
+
+
+def test_theBenchmarksRun() -> None:
+    done = subprocess.run([sys.executable, "-m", "bench", "--quick", "--only", "open", "--only", "memory"], cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "written to" in done.stdout

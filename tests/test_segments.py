@@ -1,0 +1,92 @@
+"""Segments: named memory of a stated size, allocated before anybody maps it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+
+import numpy as np
+import pytest
+from support import leftovers
+
+from muninn.control import segments
+from muninn.control.places import Places
+from muninn.errors import BufferFreed, ControlBlockInvalid, HostMemoryFull
+
+
+@pytest.fixture
+def places(domain: str) -> Places:
+    return Places(os.getuid(), domain)
+
+
+def test_whatOneMappingWritesTheOtherReads(places: Places) -> None:
+    fd = segments.create(places, 1, 2, 8192)
+    writing = segments.Mapping(fd, 8192, writable=True)
+    other = segments.open_(places, 1, 2, 8192)
+    reading = segments.Mapping(other, 8192, writable=False)
+    data = np.arange(1024)
+    segments.reserve(fd, writing, 1, data.ctypes.data, data.nbytes)
+    copy = np.empty_like(data)
+    segments.atomics.copy(copy.ctypes.data, reading.address, data.nbytes)
+    assert (copy == data).all() and places.segments() == [(1, 2)]
+    for mapping in (writing, reading, reading):
+        mapping.close()
+    os.close(fd)
+    os.close(other)
+
+
+def test_aLeftoverOfADeadCreatorIsReplaced(places: Places) -> None:
+    first, second = segments.create(places, 1, 2, 4096), segments.create(places, 1, 2, 8192)
+    assert os.fstat(second).st_size == 8192 and os.fstat(first).st_ino != os.fstat(second).st_ino
+    os.close(first)
+    os.close(second)
+
+
+def test_unlinkingTwiceIsFine(places: Places, domain: str) -> None:
+    os.close(segments.create(places, 1, 2, 4096))
+    segments.unlink(places, 1, 2)
+    segments.unlink(places, 1, 2)
+    assert leftovers(domain) == []
+    with pytest.raises(BufferFreed):
+        segments.open_(places, 1, 2, 4096)
+
+
+def test_aTruncatedSegmentIsNotMapped(places: Places) -> None:
+    fd = segments.create(places, 1, 2, 8192)
+    os.ftruncate(fd, 4096)
+    with pytest.raises(ControlBlockInvalid):
+        segments.open_(places, 1, 2, 8192)
+    os.close(fd)
+
+
+def test_aLinkInPlaceOfASegmentIsNotFollowed(places: Places, domain: str) -> None:
+    os.symlink("/etc/passwd", f"/dev/shm{places.segmentName(1, 2)}")
+    with pytest.raises(OSError, match="symbolic"):
+        segments.open_(places, 1, 2, 1)
+
+
+def test_aFullShmIsAnErrorBeforeAnyTouch(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's answer is played; `test_takeover` has a real full /dev/shm in a namespace of its own."""
+    fd = segments.create(places, 1, 2, 8192)
+    mapping = segments.Mapping(fd, 8192, writable=True)
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(HostMemoryFull, match="No space left"):
+        segments.reserve(fd, mapping, 1, mapping.address, 1)
+    mapping.close()
+    os.close(fd)
+
+
+def test_progressAddsUpWhateverTheNumberOfThreads(places: Places) -> None:
+    sizeBytes = segments.CHUNK_BYTES * 2 + 4096
+    fd = segments.create(places, 1, 2, sizeBytes)
+    mapping = segments.Mapping(fd, sizeBytes, writable=True)
+    seen: list[int] = []
+    segments.reserve(fd, mapping, 3, progress=seen.append)
+    assert sum(seen) == sizeBytes and threading.active_count() < 20
+    mapping.close()
+    os.close(fd)
