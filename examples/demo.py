@@ -135,9 +135,8 @@ def succession(sharer: Program, private: dict[str, Any]) -> list[str]:
     same = (answer["vectors"], answer["checksum"]) == (private["vectors"], private["checksum"])
     console.print(f"   first open by another member    {opened * 1e3:8.2f} ms after the kill")
     console.print(f"   first share, by the new broker  {created * 1e3:8.2f} ms after the kill")
-    console.print(
-        f"   a fifth worker, {answer['pid']}: opened in {answer['seconds'] * 1e6:.0f} µs, results {'equal, bit for bit' if same else 'DIFFERENT'}"
-    )
+    result = "equal, bit for bit" if same else "DIFFERENT"
+    console.print(f"   a fifth worker, {answer['pid']}: opened in {answer['seconds'] * 1e6:.0f} µs, results {result}")
     console.print(f"   broker now: process {after['brokerPid']}, epoch {after['epoch']}")
     fifth.end()
     checks = {
@@ -167,9 +166,8 @@ def main() -> int:
         console.print(table(answers, privates[0]))
         copied = sum(answer["added"] for answer in privates)
         console.print(f"\n   held once   {mib(once):>10}  by the sharer and {WORKERS} workers together")
-        console.print(
-            f"   {WORKERS} copies    {mib(copied):>10}  by {WORKERS} workers together, and {privates[0]['seconds'] * 1e3:.0f} ms to read each"
-        )
+        reading = f"{privates[0]['seconds'] * 1e3:.0f} ms to read each"
+        console.print(f"   {WORKERS} copies    {mib(copied):>10}  by {WORKERS} workers together, and {reading}")
         console.print(f"   most alike, they all say:\n     {closest(answers[0])}")
         failures = succession(sharer, privates[0])
         if any((each["vectors"], each["checksum"]) != (privates[0]["vectors"], privates[0]["checksum"]) for each in answers):

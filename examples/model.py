@@ -12,12 +12,12 @@ VOCABULARY = "vocabulary"
 
 #: Opening sentences of books in the public domain.
 SENTENCES = [
-    "Call me Ishmael. Some years ago, never mind how long precisely, I thought I would sail about a little and see the watery part of the world.",
+    "Call me Ishmael. Some years ago, I thought I would sail about a little and see the watery part of the world.",
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness.",
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a wife.",
     "Happy families are all alike; every unhappy family is unhappy in its own way.",
     "Alice was beginning to get very tired of sitting by her sister on the bank, and of having nothing to do.",
-    "You will rejoice to hear that no disaster has accompanied the commencement of an enterprise which you have regarded with such evil forebodings.",
+    "You will rejoice to hear that no disaster has accompanied the commencement of an enterprise.",
     "The Time Traveller was expounding a recondite matter to us. His grey eyes shone and twinkled.",
     "No one would have believed that this world was being watched keenly and closely by intelligences greater than man's.",
     "The year 1866 was marked by a bizarre development, an unexplained and downright inexplicable phenomenon.",

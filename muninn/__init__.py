@@ -15,7 +15,7 @@ from muninn.api.bundle import Bundle, BundleDraft, loadBundle, openBundle, share
 from muninn.api.gpus import createStream
 from muninn.api.listing import domainInfo, listBuffers
 from muninn.api.lock import Lock
-from muninn.api.sharing import array, loadArray, open, share, shareOnce
+from muninn.api.sharing import array, free, loadArray, open, share, shareOnce
 from muninn.errors import MuninnError
 
 __version__ = "0.1.0"
@@ -30,6 +30,7 @@ __all__ = [
     "createStream",
     "domainInfo",
     "errors",
+    "free",
     "listBuffers",
     "loadArray",
     "loadBundle",

@@ -1,4 +1,4 @@
-"""Every error of Muninn, as data: the table of the roadmap's section 16, continued.
+"""Every error of Muninn, as data: one table.
 
 A row is a code that is never reused, a name, what it means, what usually mends it, and who can mend it: `retry` (the same call may
 succeed later), `caller` (the arguments or the program are wrong) or `fatal` (this buffer or this domain is lost). One class per

@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
+from lab import Lab
 
 from muninn.api import membership
-from lab import Lab
 from support import Actor
 
 

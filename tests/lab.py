@@ -15,6 +15,7 @@ from muninn.broker.catalog import Catalog, Usage
 from muninn.broker.directory import Directory
 from muninn.broker.journal import Journal
 from muninn.broker.limits import Limits
+from muninn.control import atomics
 from muninn.control.block import ControlBlock, openOrCreate
 from muninn.control.election import Election, Term
 from muninn.control.layout import Geometry
@@ -44,13 +45,18 @@ def usage(name: str = "a", **changes: object) -> Usage:
 
 
 class Member:
-    """One claimed and entered slot."""
+    """One claimed and entered slot; `die` is what the kernel does when its thread ends."""
 
     def __init__(self, block: ControlBlock) -> None:
         self.table = MemberTable(block)
         self.key: MemberKey = self.table.claim(preferred=False)
         self.table.enter(self.key)
+        # As if a thread held the robust word; no thread has so high an id.
+        atomics.storeRelease32(self.table.robustAddress(self.key.slot), 0x3FFFFFF0)
         self.leases = LeaseTable(block, self.table, self.key)
+
+    def die(self) -> None:
+        atomics.storeRelease32(self.table.robustAddress(self.key.slot), 0x40000000)
 
 
 class Lab:

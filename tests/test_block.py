@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pytest
 from lab import Lab
-from support import Actor, ActorError, eventually
 
 import muninn
 from muninn.control import layout
@@ -17,6 +16,7 @@ from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.control.places import Places
 from muninn.errors import ControlBlockInvalid, TableFull
+from support import Actor, ActorError, eventually
 
 Start = Callable[..., Actor]
 
@@ -73,7 +73,9 @@ def test_aBlockOfAnotherBootGoesWithAllThatItNamed(lab: Lab) -> None:
 def test_aBlockThatSomebodyStillUsesIsNotReplaced(domain: str, actor: Start) -> None:
     """Its last member but one was killed while it withdrew it: the version reads 0, and a member lives in it."""
     member = actor("buffer = muninn.share(b'x', name='a')")
-    member.do("from muninn.api.membership import current\nfrom muninn.control import atomics, layout\natomics.exchangeSeqCst32(current().block.address + layout.VERSION_OFFSET, 0)")
+    member.do(
+        "from muninn.api.membership import current\nfrom muninn.control import atomics, layout\natomics.exchangeSeqCst32(current().block.address + layout.VERSION_OFFSET, 0)"
+    )
     assert bytes(muninn.open("a").array) == b"x"
 
 
@@ -102,7 +104,7 @@ os.close(writing)
 
 
 def test_theCreatorsLimitsHold(domain: str, actor: Start) -> None:
-    limits = {"MUNINN_CONTROL_MAX_MEMBERS": "2", "MUNINN_MAX_MEMBERS": "2"}
+    limits = {"MUNINN_MAX_MEMBERS": "2"}
     first, second = actor(**limits).join(), actor(**limits).join()
     with pytest.raises(ActorError) as caught:
         actor(**limits).join()

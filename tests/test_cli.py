@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import Actor, eventually, leftovers
 
 import muninn
+from support import Actor, eventually, leftovers
 
 Start = Callable[..., Actor]
 COMMANDS = ("list", "alloc", "open", "close", "free", "describe", "evict", "drain", "keep", "load", "doctor", "promote", "top", "prof")

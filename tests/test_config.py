@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,15 @@ from muninn.config.settings import _TABLE_OF_KEY, DEFAULTS, variableOf
 from muninn.errors import InvalidArgument, InvalidConfig
 
 
-def test_laterSourcesWin(tmp_path: Path) -> None:
-    file = tmp_path / "muninn.toml"
+@pytest.fixture
+def folder(request: pytest.FixtureRequest) -> Path:
+    """A fresh one; pytest's own name for it is not in our style."""
+    path: Path = request.getfixturevalue("tmp_path")
+    return path
+
+
+def test_laterSourcesWin(folder: Path) -> None:
+    file = folder / "muninn.toml"
     file.write_text('[control]\ntakeoverMs = 400\nmaxMembers = 10\n[memory]\nbigModeMaxBytes = "2G"\n')
     environ = {"MUNINN_CONFIG": str(file), "MUNINN_TAKEOVER_MS": "500"}
     settings = loadSettings(environ, {"maxLeases": 9})
@@ -44,7 +54,9 @@ def test_readsSizes(text: str, sizeBytes: int) -> None:
     assert asBytes(text) == sizeBytes
 
 
-@pytest.mark.parametrize("text", ["", "K", "-1", "1Q", "1e3", "99999999P", "1 0", "0x10", "٣K", "1.K"])
+@pytest.mark.parametrize(
+    "text", ["", "K", "-1", "1Q", "1e3", "99999999P", "1 0", "0x10", "٣K", "1.K", "9" * 5000, "9" * 400 + ".5", "1\nK", "nan", "inf"]
+)
 def test_refusesWhatIsNoSize(text: str) -> None:
     with pytest.raises(InvalidArgument):
         asBytes(text)
@@ -63,26 +75,43 @@ def test_refusesWhatIsNoSize(text: str) -> None:
         ("[server]\nudsPath = '/x'\n", ":2", "sockets live in"),
         ("[memory]\nnvmeEnabled = true\n", ":2", "NVMe"),
         ("[topology]\npreferP2P = true\n", ":1", "routes"),
-        ("control = 3\n", "", "control"),
-        ("[control\n", "", "Expected"),
+        ("control = 3\n", ":1", "outside of a table"),
+        ("[[control]]\ndomain = 'x'\n", ":1", "outside of a table"),
+        ("\ntakeoverMs = 3\n", ":2", "outside of a table"),
+        ("[control\n", ":1", "Expected"),
+        ("[control]\n\ndomain = \n", ":3", "Invalid value"),
+        ("[control]\ndomain = 'x'\ndomain = 'y'\n", ":3", "Cannot overwrite"),
+        ("x = " + "[" * 5000, "", "read"),
+        ("[memory]\n[control]\n'takeoverMs' = -1\n", ":3", "between"),
+        ("control.takeoverMs = -1\n", ":1", "between"),
+        ("# c\ncontrol = { takeoverMs = -1 }\n", ":2", "between"),
+        ('[tenancy]\ndefaultTenant = """\n[control]\ntakeoverMs = 1\n"""\n', ":2", "control characters"),
+        ("[tenancy]\ndefaultTenant = 3\n", ":2", "no text"),
+        ("[memory]\nbigModeMaxBytes = 1.5\n", ":2", "whole number"),
+        ("[memory]\nbigModeMaxBytes = -1\n", ":2", "between"),
+        ("[memory]\nbigModeMaxBytes = [1]\n", ":2", "whole number"),
+        ("[server]\nlogLevel = ['debug']\n", ":2", "debug, info"),
+        ("[devices]\nhostGpuBytes = 0\n", ":2", "between"),
+        ("[server]\nudsPerm = '0700'\n", ":2", "0700, always"),
+        ("[promotion]\nperGpuScratchBytes = '8G'\n", ":2", "not yet in this version"),
         ("[control]\ndomain = 'a b'\n", ":2", "domain"),
         ("[devices]\ndevice = 'tpu'\n", ":2", "auto, host, cuda"),
         ("[security]\nhandleBytes = 32\n", ":2", "handleBytes"),
     ],
 )
-def test_refusesAFileWithItsLine(tmp_path: Path, text: str, place: str, words: str) -> None:
-    file = tmp_path / "bad.toml"
+def test_refusesAFileWithItsLine(folder: Path, text: str, place: str, words: str) -> None:
+    file = folder / "bad.toml"
     file.write_text(text)
     with pytest.raises(InvalidConfig, match=words) as caught:
         loadSettings({"MUNINN_CONFIG": str(file)})
     assert f"{file}{place}" in caught.value.reason
 
 
-def test_refusesAFileThatCanNotBeRead(tmp_path: Path) -> None:
-    for path in (tmp_path / "missing.toml", tmp_path):
+def test_refusesAFileThatCanNotBeRead(folder: Path) -> None:
+    for path in (folder / "missing.toml", folder):
         with pytest.raises(InvalidConfig, match=re.escape(str(path))):
             loadSettings({"MUNINN_CONFIG": str(path)})
-    binary = tmp_path / "binary.toml"
+    binary = folder / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InvalidConfig):
         loadSettings({"MUNINN_CONFIG": str(binary)})
@@ -92,6 +121,37 @@ def test_refusesAFileThatCanNotBeRead(tmp_path: Path) -> None:
 def test_refusesUnknownVariables(variable: str) -> None:
     with pytest.raises(InvalidConfig, match=variable):
         loadSettings({variable: "1"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "words"), [("MUNINN_UDS_PATH", "sockets live in"), ("MUNINN_NVME_ENABLED", "not yet in this version")]
+)
+def test_saysWhyAVariableOfTheSpecificationMeansNothing(variable: str, words: str) -> None:
+    with pytest.raises(InvalidConfig, match=words):
+        loadSettings({variable: "1"})
+
+
+@pytest.mark.parametrize("value", ["", "9" * 5000, "-1", "1.5", "٣", "1e3", "true"])
+def test_refusesVariablesThatAreNoNumbers(value: str) -> None:
+    with pytest.raises(InvalidConfig, match="variable MUNINN_LEASE_TTL_MS: leaseTtlMs"):
+        loadSettings({"MUNINN_LEASE_TTL_MS": value})
+
+
+def test_readsTheFileAsUtf8WhateverTheLocale(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("locale.getpreferredencoding", lambda *_: "ascii")
+    file = folder / "muninn.toml"
+    file.write_text("[tenancy]\ndefaultTenant = 'Hüginn'\n", encoding="utf-8")
+    assert loadSettings({"MUNINN_CONFIG": str(file)}).tenancy.defaultTenant == "Hüginn"
+
+
+def test_loadsNoParserUntilItIsCalled() -> None:
+    code = "import sys; import muninn.config; print('tomllib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_whatIsReturnedStaysAsItIs() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        loadSettings({}).control.takeoverMs = 1  # type: ignore[misc]
 
 
 def test_namesTheVariableOrArgumentThatIsWrong() -> None:

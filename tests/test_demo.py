@@ -17,6 +17,12 @@ def test_theDemoHolds() -> None:
 
 
 def test_theBenchmarksRun() -> None:
-    done = subprocess.run([sys.executable, "-m", "bench", "--quick", "--only", "open", "--only", "memory"], cwd=ROOT, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", "--only", "open", "--only", "memory"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "written to" in done.stdout

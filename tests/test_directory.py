@@ -7,14 +7,9 @@ import os
 import pytest
 from lab import Lab, describe, usage
 
-from muninn.control import atomics, layout, segments
+from muninn.control import layout, segments
 from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, ProtocolViolation
 from muninn.terms import Lifetime, Mode
-
-
-def _alive(lab: Lab, slot: int) -> None:
-    """As if a thread held the slot's robust word."""
-    atomics.storeRelease32(lab.members.robustAddress(slot), 4242)
 
 
 def test_aCommittedRowIsFoundByItsNameWithoutTheBroker(lab: Lab) -> None:
@@ -28,7 +23,6 @@ def test_aCommittedRowIsFoundByItsNameWithoutTheBroker(lab: Lab) -> None:
 
 def test_aNameIsGrantedToOneMember(lab: Lab) -> None:
     directory, first, second = lab.directory(1), lab.member(), lab.member()
-    _alive(lab, first.key.slot)
     granted = directory.grant(first.key, usage(), 0)
     with pytest.raises(BufferExists):
         directory.grant(second.key, usage(), 0)
@@ -39,6 +33,7 @@ def test_theNameOfADeadCreatorIsGrantedAtOnce(lab: Lab) -> None:
     """Its death was noticed and not proven: the memory waits, the name need not."""
     directory, dead, other = lab.directory(1), lab.member(), lab.member()
     old = directory.grant(dead.key, usage(), 0)
+    dead.die()
     new = directory.grant(other.key, usage(), 0)
     assert old != new and directory.find("a") == (*new, False)
     directory.orphaned(old[0])
@@ -48,7 +43,6 @@ def test_theNameOfADeadCreatorIsGrantedAtOnce(lab: Lab) -> None:
 def test_aSuccessorKnowsTheNamesThatWereGranted(lab: Lab) -> None:
     """Broken: the catalog without the journals: a repeated request leaves a second row behind."""
     member = lab.member()
-    _alive(lab, member.key.slot)
     granted = lab.directory(1).grant(member.key, usage("half", sizeBytes=4096), 0)
     for epoch in (2, 3):
         successor = lab.directory(epoch)

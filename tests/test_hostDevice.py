@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from muninn.control import atomics
-from muninn.devices import chooseDevice, memfd, room, streams
+from muninn.control import atomics, room
+from muninn.devices import chooseDevice, memfd, streams
 from muninn.devices.host import HostDevice
 from muninn.errors import (
     DescriptorsExhausted,

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from lab import Lab, Member, describe, usage
-from support import Actor, ActorError, eventually, leftovers
 
 import muninn
 from muninn.api.membership import current
@@ -25,6 +24,7 @@ from muninn.control import atomics, claims, layout, leases, segments
 from muninn.control.members import MemberKey, openPidfd, processIsGone, startTimeOf
 from muninn.control.rows import Deposed
 from muninn.errors import BufferFreed, ControlBlockInvalid
+from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
 
@@ -33,7 +33,11 @@ Start = Callable[..., Actor]
 
 
 def test_i1TheRefcountFollowsTheLeasesThatThereAreWhateverHappenedBefore(lab: Lab) -> None:
-    """Broken: `countHolds` returned what a counter, raised by `take` and lowered by `release`, said; a slot cleared for a dead member is not in it."""
+    """Broken.
+
+    `countHolds` returned what a counter, raised by `take` and lowered by `release`, said; a slot cleared for a dead member is not
+    in it.
+    """
     directory, creator, other = lab.directory(1), lab.member(), lab.member()
     row, incarnation = lab.make(directory, creator)
     for member in (creator, other, other):
@@ -44,7 +48,7 @@ def test_i1TheRefcountFollowsTheLeasesThatThereAreWhateverHappenedBefore(lab: La
 
 
 def test_i1AKilledHolderLeavesNoReference(domain: str, actor: Start) -> None:
-    """Broken: `Watchdog.reclaim` without `clearDead`."""
+    """Broken: the broker waited for good-byes: it followed no pidfd and swept no slot."""
     buffer = muninn.share(b"x", name="a", lifetime="lastClose")
     holder = actor("held = muninn.open('a')")
     buffer.close()
@@ -52,6 +56,23 @@ def test_i1AKilledHolderLeavesNoReference(domain: str, actor: Start) -> None:
     assert [each["name"] for each in muninn.listBuffers()] == ["a"]
     holder.kill()
     eventually(lambda: not muninn.listBuffers() and not leftovers(domain), "the buffer went with its last holder")
+
+
+def test_i1TheNextMemberOfASlotInheritsNoReference(lab: Lab) -> None:
+    """Broken.
+
+    `Watchdog.reclaim` without `clearDead`: the leases of the dead count again, if only until the slot's next member overwrites
+    them.
+    """
+    broker = lab.settled(lab.broker(own := lab.member()))
+    dead = lab.member()
+    row, incarnation = lab.make(broker._directory, own)
+    for _ in range(3):
+        dead.leases.take(row, incarnation, 1000)
+    broker._watchdog.reclaim(dead.key)
+    area = lab.block.areaAddress(dead.key.slot)
+    assert [atomics.loadSeqCst64(area + index * layout.LEASE_BYTES) for index in range(3)] == [0, 0, 0]
+    assert lab.member().key.slot == dead.key.slot
 
 
 def test_i1QuotaUseIsTheSumOverTheRows(lab: Lab) -> None:
@@ -74,7 +95,9 @@ def test_i2AFreeNeverReclaimsWhatAnOpenerHolds(lab: Lab, monkeypatch: pytest.Mon
         steps = itertools.count()
         opened: list[bool] = []
 
-        def openNow(step: int, row: int = row, incarnation: int = incarnation, opener: Member = opener, opened: list[bool] = opened) -> None:
+        def openNow(
+            step: int, row: int = row, incarnation: int = incarnation, opener: Member = opener, opened: list[bool] = opened
+        ) -> None:
             if step == point and not opened:
                 index = opener.leases.take(row, incarnation, 1000)
                 opened.append(directory.rows.isLive(row, incarnation))
@@ -181,7 +204,8 @@ def _words(lab: Lab) -> list[int]:
     ids=["free", "settleProbing", "settleDying", "settleDead", "abandon", "orphaned", "commit", "grant", "grow"],
 )
 def test_i3WhatADeposedBrokerStillDoesFails(
-    deposed: tuple[Lab, Directory, Member, dict[str, tuple[int, int]]], act: Callable[[Directory, Member, dict[str, tuple[int, int]]], object]
+    deposed: tuple[Lab, Directory, Member, dict[str, tuple[int, int]]],
+    act: Callable[[Directory, Member, dict[str, tuple[int, int]]], object],
 ) -> None:
     """Broken: `fence` did nothing (all but grow fail); `change` without the comparison of epochs (all); `grow` without it (grow)."""
     lab, old, member, made = deposed
@@ -220,13 +244,17 @@ def test_i3TheJournalOfADeposedBrokerIsADeadFile(lab: Lab) -> None:
     """Broken: `Journal` opened one path whatever the epoch."""
     old = lab.directory(1)
     new = lab.directory(2)
-    old._journal.append("live", row=1)
     new._journal.append("live", row=2)
+    old._journal.append("live", row=1)
     assert [record["row"] for record in journal.read(lab.places, 2)] == [2]
 
 
 def test_i3ALateSlotCleanupLeavesTheNextMemberItsLeases(lab: Lab) -> None:
-    """Broken: `vacate` set `leaseHigh` to 0 before its CAS, as it once did: a scan then misses the lease, and the memory is reclaimed under its holder."""
+    """Broken.
+
+    `vacate` set `leaseHigh` to 0 before its CAS, as it once did: a scan then misses the lease, and the memory is reclaimed under
+    its holder.
+    """
     directory, creator, dead = lab.directory(1), lab.member(), lab.member()
     row, incarnation = lab.make(directory, creator)
     assert lab.members.condemn(dead.key)
@@ -270,7 +298,10 @@ def test_i3ADeposedBrokerDoesNotDrain(lab: Lab) -> None:
 
 def test_i4AnExpiredLeaseKeepsItsMemory(domain: str, actor: Start) -> None:
     """Broken: `scan64` in `countHolds` left leases out whose expiry had passed."""
-    holder = actor("import gc\nbuffer = muninn.share(np.arange(4), name='a', lifetime='lastClose', renew='onUse')\nview = buffer.array", MUNINN_LEASE_TTL_MS="50")
+    holder = actor(
+        "import gc\nbuffer = muninn.share(np.arange(4), name='a', lifetime='lastClose', renew='onUse')\nview = buffer.array",
+        MUNINN_LEASE_TTL_MS="50",
+    )
     holder.do("time.sleep(0.2)")
     with pytest.raises(ActorError) as caught:
         holder.do("buffer.read()")
@@ -312,6 +343,13 @@ def test_i5AZombieIsProvenDead(domain: str, actor: Start) -> None:
     os.kill(zombie.pid, signal.SIGKILL)  # and nobody waits for it
     eventually(lambda: not muninn.listBuffers(), "the zombie's lease is cleared")
     os.kill(zombie.pid, 0)
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    started = startTimeOf(child)
+    eventually(lambda: processIsGone(child, started), "a zombie of our own is gone too")
+    os.kill(child, 0)
+    os.waitpid(child, 0)
 
 
 def test_i5AStoppedProcessIsAlive(domain: str, actor: Start) -> None:
@@ -337,7 +375,10 @@ def test_i5AStrangerWithTheSamePidIsNotTheMember() -> None:
 
 
 def test_i5WithoutADescriptorNobodyIsDead(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: a pidfd that can not be opened (EMFILE) counted as a death, as it once did, and the successor reclaimed every living member."""
+    """Broken.
+
+    A pidfd that can not be opened (EMFILE) counted as a death, as it once did, and the successor reclaimed every living member.
+    """
     import errno
 
     member = current()
@@ -365,7 +406,10 @@ def test_i5ALockThatIsHeldIsNoDeath(domain: str, actor: Start) -> None:
 
 
 def test_i5AnExecutedProcessIsNoticedAndNotProven(domain: str, actor: Start) -> None:
-    """`exec` frees the byte lock; the process lives on, with descriptors of the old one perhaps. Broken: `isProvenDead` asked for the byte lock only."""
+    """`exec` frees the byte lock.
+
+    The process lives on, with descriptors of the old one perhaps. Broken: `isProvenDead` asked for the byte lock only.
+    """
     other = actor().join()
     member = current()
     key = _keyOf(other.pid)
@@ -408,7 +452,10 @@ def test_i6AStandingHeartbeatIsTimedByTheObserver(lab: Lab) -> None:
 
 
 def test_i7ASuccessorFinishesWhateverStepTheBrokerDiedAt(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A free is cut off after each of its steps, and its successor too. Broken: `_bury` freed the row before it unlinked the segment; `_finishRows` skipped a state."""
+    """A free is cut off after each of its steps, and its successor too.
+
+    Broken: `_bury` freed the row before it unlinked the segment; `_finishRows` skipped a state.
+    """
 
     class Died(Exception):
         pass
@@ -488,7 +535,13 @@ def test_i8ADamagedRowIsATypedError(lab: Lab) -> None:
     row, _ = lab.make(directory, member)
     start = lab.block.geometry.rowsOffset + row * layout.ROW_BYTES
     whole = bytes(lab.block.bytes[start : start + layout.ROW_BYTES])
-    for offset, value in ((layout.ROW_MODE_OFFSET, 9), (layout.ROW_NDIM_OFFSET, 200), (layout.ROW_NAME_OFFSET, 0xFF), (layout.ROW_TRANSPORT_OFFSET, 77), (layout.ROW_SIZE_OFFSET + 7, 0x7F)):
+    for offset, value in (
+        (layout.ROW_MODE_OFFSET, 9),
+        (layout.ROW_NDIM_OFFSET, 200),
+        (layout.ROW_NAME_OFFSET, 0xFF),
+        (layout.ROW_TRANSPORT_OFFSET, 77),
+        (layout.ROW_SIZE_OFFSET + 7, 0x7F),
+    ):
         lab.block.bytes[start + offset] = value
         with pytest.raises(ControlBlockInvalid):
             lab.rows.description(row)

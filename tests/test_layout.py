@@ -47,7 +47,9 @@ def test_partsFollowEachOtherWithoutOverlap(limits: tuple[int, int, int]) -> Non
     assert geometry.indexSlots >= 2 * geometry.maxBuffers
 
 
-@pytest.mark.parametrize("sizes", [(0, 256, 1, 512), (5000, 256, 1, 512), (1, 255, 1, 512), (1, 256, 0, 512), (1, 256, 1, 500), (1, 256, 1, 1 << 40)])
+@pytest.mark.parametrize(
+    "sizes", [(0, 256, 1, 512), (5000, 256, 1, 512), (1, 255, 1, 512), (1, 256, 0, 512), (1, 256, 1, 500), (1, 256, 1, 1 << 40)]
+)
 def test_refusesImpossibleSizes(sizes: tuple[int, int, int, int]) -> None:
     with pytest.raises(ControlBlockInvalid):
         Geometry(*sizes).checked()

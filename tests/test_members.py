@@ -57,7 +57,8 @@ def test_aClaimThatFailsLeavesTheSlotFree(lab: Lab, monkeypatch: pytest.MonkeyPa
 
 def test_aSlotWithoutARobustWordIsNoticedDead(lab: Lab) -> None:
     member = lab.member()
-    assert lab.members.isNoticedDead(member.key), "its word is 0: no thread holds it"
+    atomics.storeRelease32(lab.members.robustAddress(member.key.slot), 0)
+    assert lab.members.isNoticedDead(member.key), "no thread holds it"
     atomics.storeRelease32(lab.members.robustAddress(member.key.slot), 4242)
     assert not lab.members.isNoticedDead(member.key)
     atomics.storeRelease32(lab.members.robustAddress(member.key.slot), 4242 | 0x40000000)

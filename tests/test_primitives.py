@@ -31,7 +31,9 @@ def test_everyPrimitiveIsBound() -> None:
 def test_wordsKeepAllTheirBits(width: int, top: int) -> None:
     word = (ctypes.c_uint32 if width == 32 else ctypes.c_uint64)(top)
     address = ctypes.addressof(word)
-    calls = {name: getattr(atomics, f"{name}{width}") for name in ("loadAcquire", "loadSeqCst", "exchangeSeqCst", "casSeqCst", "fetchAddAcqRel")}
+    calls = {
+        name: getattr(atomics, f"{name}{width}") for name in ("loadAcquire", "loadSeqCst", "exchangeSeqCst", "casSeqCst", "fetchAddAcqRel")
+    }
     assert calls["loadAcquire"](address) == calls["loadSeqCst"](address) == top
     assert calls["exchangeSeqCst"](address, 5) == top
     assert calls["casSeqCst"](address, 4, 6) == 5

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from support import Actor, eventually, leftovers
 
 import muninn
 from muninn.api import admin
 from muninn.api.membership import current
 from muninn.control.places import Places
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid
+from support import Actor, eventually, leftovers
 
 Start = Callable[..., Actor]
 
@@ -25,7 +25,9 @@ def _ruin(domain: str) -> None:
 
 
 def _makeAndEnd(actor: Start) -> None:
-    maker = actor("for n in range(3): muninn.share(np.full(1000, n), name=f'n{n}')\nmuninn.open('n1').free()\nmuninn.share(b'x', name='fast', mode='fastMode')")
+    maker = actor(
+        "for n in range(3): muninn.share(np.full(1000, n), name=f'n{n}')\nmuninn.open('n1').free()\nmuninn.share(b'x', name='fast', mode='fastMode')"
+    )
     maker.kill()
 
 

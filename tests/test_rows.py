@@ -79,7 +79,10 @@ def test_aRowCountAboveTheTableIsNotBelieved(lab: Lab) -> None:
 
 def test_findsRowsByStateLifetimeAndMode(lab: Lab) -> None:
     directory, member = lab.directory(1), lab.member()
-    rows = [lab.make(directory, member, name, lifetime=lifetime)[0] for name, lifetime in (("a", Lifetime.KEEP), ("b", Lifetime.LAST_CLOSE), ("c", Lifetime.LAST_CLOSE))]
+    rows = [
+        lab.make(directory, member, name, lifetime=lifetime)[0]
+        for name, lifetime in (("a", Lifetime.KEEP), ("b", Lifetime.LAST_CLOSE), ("c", Lifetime.LAST_CLOSE))
+    ]
     assert lab.rows.inState(layout.ROW_LIVE) == rows
     assert lab.rows.lastClosed(0, lab.rows.count()) == rows[1:] and lab.rows.lastClosed(rows[2], lab.rows.count()) == rows[2:]
     assert lab.rows.lastClosed(5, 5) == []

@@ -8,11 +8,11 @@ import threading
 
 import numpy as np
 import pytest
-from support import leftovers
 
 from muninn.control import segments
 from muninn.control.places import Places
 from muninn.errors import BufferFreed, ControlBlockInvalid, HostMemoryFull
+from support import leftovers
 
 
 @pytest.fixture
@@ -75,6 +75,7 @@ def test_aFullShmIsAnErrorBeforeAnyTouch(places: Places, monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(segments.atomics, "advise", lambda *_: -errno.ENOSPC)
     with pytest.raises(HostMemoryFull, match="No space left"):
         segments.reserve(fd, mapping, 1, mapping.address, 1)
     mapping.close()

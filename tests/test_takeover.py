@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,13 @@ from random import Random
 
 import numpy as np
 import pytest
-from support import Actor, ActorError, eventually, leftovers
 
 import muninn
 from muninn.api.membership import current
 from muninn.control import layout, segments
 from muninn.control.places import Places
+from muninn.errors import BufferExists
+from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
 
@@ -151,14 +153,14 @@ def test_nothingIsLostOrLeakedWhenBrokersDieInTheMiddleOfRequests(domain: str, a
     random = Random(seed)
     worker = actor(_WORKER).join()
     kept: list[str] = []
-    for round_ in range(8):
+    for turn in range(8):
         broker = actor(_KEEPER)
         eventually(lambda broker=broker: brokerOf(worker) == broker.pid, "the member that stays is broker")
-        worker.begin(f"work({round_ * 40}, 40)")
+        worker.begin(f"work({turn * 40}, 40)")
         time.sleep(random.uniform(0, 0.06))
         broker.kill()
         kept += worker.result()
-        assert sorted(worker.do("[each['name'] for each in muninn.listBuffers()]")) == sorted(kept), f"seed {seed}, round {round_}"
+        assert sorted(worker.do("[each['name'] for each in muninn.listBuffers()]")) == sorted(kept), f"seed {seed}, round {turn}"
     rows = current().rows
     eventually(lambda: all(state.state == layout.ROW_LIVE for _, state in rows.notFree()), f"no row is left half way (seed {seed})")
     assert len(leftovers(domain)) == len(kept) == len(rows.notFree()), f"seed {seed}"
@@ -169,9 +171,9 @@ def test_aMemberKilledInTheMiddleOfARequestLeavesWholeBuffersOnly(domain: str, a
     seed = 7
     random = Random(seed)
     muninn.domainInfo()
-    for round_ in range(8):
+    for turn in range(8):
         worker = actor(_WORKER)
-        worker.begin(f"work({round_ * 1000}, 1000)")
+        worker.begin(f"work({turn * 1000}, 1000)")
         time.sleep(random.uniform(0, 0.08))
         worker.kill()
     eventually(lambda: len(muninn.domainInfo()["members"]) == 1, f"the dead are reclaimed (seed {seed})")
@@ -280,7 +282,10 @@ creation._commit = lambda *arguments: time.sleep(600)
 
 
 def test_aRepeatedCreateFindsItsRowUnderASuccessor(domain: str, actor: Start) -> None:
-    """The grant was made and its answer lost with the broker: the same member asks the successor again and must not leave a second row behind."""
+    """The grant was made and its answer lost with the broker.
+
+    The same member asks the successor again and must not leave a second row behind.
+    """
     broker = actor(_KEEPER)
     eventually(lambda: brokerPid() == broker.pid, "another is broker")
     member = current()
@@ -292,6 +297,36 @@ def test_aRepeatedCreateFindsItsRowUnderASuccessor(domain: str, actor: Start) ->
     assert member.rows.countInState(layout.ROW_CREATING) == 1
     with pytest.raises(ActorError, match="BufferExists"):
         actor().do("muninn.share(b'x', name='a')")
+
+
+def test_aNameIsCreatedByOneOfManyThreads(domain: str) -> None:
+    """Broken.
+
+    The broker gave each of them the same row, as if one had asked twice, and all but the last had memory that nobody else saw.
+    """
+    for number in range(30):
+        barrier, made, refused = threading.Barrier(4), list[object](), list[BufferExists]()
+
+        def work(
+            thread: int,
+            number: int = number,
+            barrier: threading.Barrier = barrier,
+            made: list[object] = made,
+            refused: list[BufferExists] = refused,
+        ) -> None:
+            barrier.wait()
+            try:
+                made.append((muninn.share(np.full(100, thread), name=f"n{number}"), thread))
+            except BufferExists as error:
+                refused.append(error)
+
+        threads = [threading.Thread(target=work, args=(thread,)) for thread in range(4)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join(60)
+        ((_, winner),) = made  # type: ignore[misc]
+        assert len(refused) == 3 and muninn.open(f"n{number}").array[0] == winner
 
 
 def test_collectsSegmentsThatNoRowVouchesFor(domain: str, actor: Start) -> None:
@@ -419,7 +454,12 @@ assert sorted(each["name"] for each in muninn.listBuffers()) == ["a", "c"]
 print("good")
 """)
     command = f"mount -t tmpfs -o size=8m tmpfs /dev/shm && exec {sys.executable} {script}"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "MUNINN_MAX_MEMBERS": "8", "MUNINN_MAX_BUFFERS": "256"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+        "MUNINN_MAX_MEMBERS": "8",
+        "MUNINN_MAX_BUFFERS": "256",
+    }
     if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], capture_output=True).returncode:
         pytest.skip("this machine allows no mount namespace (unshare -rm), so /dev/shm can not be filled without harming others")
     done = subprocess.run(["unshare", "-rm", "sh", "-c", command], env=environment, capture_output=True, text=True, timeout=120)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 import msgpack
 import pytest
 from lab import Lab, Member, describe, usage
-from support import Actor, ActorError, eventually, leftovers
 
 import muninn
 from muninn.api.membership import current
@@ -20,6 +19,7 @@ from muninn.broker.broker import Broker
 from muninn.control import atomics, claims, layout, leases, wire
 from muninn.control.block import monotonicMs
 from muninn.control.tickets import Tickets
+from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
 
@@ -142,13 +142,25 @@ def test_whatADeadMemberHadIsTakenBack(served: tuple[Lab, Broker, Member]) -> No
 
 
 def test_aRequestOfTheDeadThatIsReadLateGrantsNothing(served: tuple[Lab, Broker, Member]) -> None:
-    """It was in the socket when its sender died. Broken: the session's member was believed for ever; the row then belonged to nobody and stayed CREATING."""
+    """It was in the socket when its sender died.
+
+    Broken: the session's member was believed for ever; the row then belonged to nobody and stayed CREATING.
+    """
     lab, broker, _ = served
     dead = lab.member()
     peer, pidfd = Peer(lab, broker), os.pidfd_open(os.getpid())
     assert peer.ask(_hello(dead), [pidfd]) == {"epoch": 1}
     broker._watchdog.leave(dead.key)
-    fields = {"op": "create", "name": "late", "tenant": "t", "mode": "bigMode", "gpu": -1, "sizeBytes": 4096, "gpuCapacityBytes": 0, "deadlineMs": 0}
+    fields = {
+        "op": "create",
+        "name": "late",
+        "tenant": "t",
+        "mode": "bigMode",
+        "gpu": -1,
+        "sizeBytes": 4096,
+        "gpuCapacityBytes": 0,
+        "deadlineMs": 0,
+    }
     answer = peer.ask(msgpack.packb(fields))
     assert answer is not None and answer["error"] == 20
     assert lab.rows.notFree() == []
@@ -162,7 +174,7 @@ def test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce(served: tuple[Lab, Bro
     lease = own.leases.take(row, incarnation, 1000)
     eventually(lambda: broker.step(0.001) or own.leases.revocation(lease), "its lease is revoked")
     assert own.leases.revocation(lease) == "lifetimeEnded"
-    assert broker._untilDeadline() > 1000
+    assert broker._upkeep.untilDeadline() > 1000
     own.leases.release(lease)
     broker.execute({"op": "settle", "row": row, "incarnation": incarnation}, [])
     assert lab.rows.state(row).state == layout.ROW_FREE
@@ -205,28 +217,30 @@ def test_whatADeadHolderHadLetGoOfIsCollectedToo(served: tuple[Lab, Broker, Memb
     for lease in leased:
         dead.leases.release(lease)
     broker._watchdog.leave(dead.key)
-    broker._settleUnheld(0)
+    broker._upkeep.settleUnheld()
     lab.settled(broker)
     assert lab.rows.notFree() == []
 
 
 def test_aBrokerWithoutDescriptorsGivesWay(domain: str, actor: Start) -> None:
     """Broken: it logged each refused connection, and its heart went on beating, so nobody was served for as long as that lasted."""
-    broker = actor("import resource\nmuninn.domainInfo()")
+    broker = actor("import resource\nmuninn.share(b'warm').close()")  # what is imported at the first use is imported
     broker.do("""
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
 taken = []
-try:
-    while True:
-        taken.append(os.open('/dev/null', os.O_RDONLY))
-except OSError:
-    pass
+def exhaust():
+    try:
+        while True:
+            taken.append(os.open('/dev/null', os.O_RDONLY))
+    except OSError:
+        pass
+exhaust()
 """)
     assert muninn.share(b"x", name="a").name == "a"
     assert muninn.domainInfo()["brokerPid"] == os.getpid()
     with pytest.raises(ActorError) as caught:
-        broker.do("muninn.share(b'y', name='b')")
+        broker.do("exhaust()\nmuninn.share(b'y', name='b')")  # what its office took is free since it gave way
     assert caught.value.kind == "DescriptorsExhausted"
     broker.do("[os.close(fd) for fd in taken]; None")
     assert broker.do("muninn.share(b'y', name='b').name") == "b"
@@ -252,7 +266,10 @@ def test_theBackgroundThreadSurvivesAnErrorThatNobodyForesaw(domain: str, actor:
 
 
 def test_aMemberThatIsElectedWhileItSettlesServesAtOnce(domain: str, actor: Start) -> None:
-    """The background thread tells a broker of a released buffer, and that one is killed before it answers. Broken: it asked on, for itself to serve, until the request timed out."""
+    """The background thread tells a broker of a released buffer, and that one is killed before it answers.
+
+    Broken: it asked on, for itself to serve, until the request timed out.
+    """
     broker = actor().join()
     member = current()
     buffer = muninn.share(b"x", lifetime="lastClose")
@@ -283,3 +300,12 @@ def test_aWordThatChangedWhileNobodyLookedIsSeen(lab: Lab) -> None:
     watch(address, disturbed, 60_000_000_000)
     atomics.storeRelease32(address, 4242 | 0x40000000)
     watch(address, lambda: False, 60_000_000_000)
+
+
+def test_aRowOfAnEpochThatHasNotComeIsAnErrorAndNoDeposition(served: tuple[Lab, Broker, Member]) -> None:
+    """Broken: `Deposed` from a damaged word made the broker begin its term anew, without end."""
+    lab, broker, own = served
+    row, incarnation = lab.make(broker._directory, own)
+    atomics.exchangeSeqCst64(lab.block.rowAddress(row), lab.rows.state(row)._replace(epoch=9999).word())
+    assert broker.execute({"op": "free", "row": row, "incarnation": incarnation}, [])[0]["error"] == 19
+    assert broker.execute({"op": "ping"}, [])[0] == {"epoch": 1}

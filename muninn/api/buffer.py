@@ -37,7 +37,7 @@ class MuninnBuffer:
     mode
         ``"bigMode"`` (host memory) or ``"fastMode"`` (VRAM of `preferredGpu`).
     preferredGpu
-        Whose VRAM, or whose NUMA node.
+        Whose VRAM, for fastMode.
     access
         What others may do: ``"readOnly"`` (nobody writes once it is shared), ``"readMostly"`` or ``"readWrite"``.
     name
@@ -196,7 +196,7 @@ class MuninnBuffer:
         return capabilities.issue(secret, holding.row, holding.incarnation, access, description.sizeBytes, description.tenant)
 
     def describe(self) -> dict[str, Any]:
-        """Everything there is to say about the buffer, in the schema of the roadmap's section 15.3 and more."""
+        """Everything there is to say about the buffer, as a plain dict."""
         from muninn.api.listing import describeRow
 
         holding = self._checked()
@@ -241,7 +241,7 @@ class MuninnBuffer:
         Raises
         ------
         WriterDied
-            The last writer died half way; the next one repairs it.
+            The last writer died or gave up half way; the next one repairs it.
         """
         holding = self._checked()
         view = self._view(holding)
@@ -254,7 +254,7 @@ class MuninnBuffer:
             )
         target = out.__array_interface__["data"][0]
         if holding.generation.copy(holding.memory.source.address, target, view.nbytes, timeout, lambda: _writerIsDead(holding)) is None:
-            raise WriterDied(f"a writer of {holding.description.name!r} died half way")
+            raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
         return out
 
     def waitNext(self, timeout: float | None = None, after: int | None = None) -> int:
@@ -283,7 +283,7 @@ class MuninnBuffer:
                 raise InterruptedError
             self._checked()
             if generation.value() & 1 and _writerIsDead(holding) and generation.value() & 1:
-                raise WriterDied(f"a writer of {holding.description.name!r} died half way")
+                raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
 
         value = generation.wait(known, timeout, check)
         if value is None:

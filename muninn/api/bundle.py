@@ -17,7 +17,7 @@ from muninn.api import creation
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.dtypes import asDtype
 from muninn.api.holdings import Holding, Memory
-from muninn.api.sharing import _asArray, open
+from muninn.api.sharing import _asArray, openAny
 from muninn.control import layout
 from muninn.errors import BufferMismatch, ControlBlockInvalid, InvalidArgument, InvalidDtype
 from muninn.terms import Renew
@@ -148,7 +148,7 @@ def loadBundle(
 
 def openBundle(name: str, access: str = "readOnly", timeout: float | None = None, **keywords: Any) -> Bundle:
     """Open a bundle, as `muninn.open`. `BufferMismatch` when the name is an array's."""
-    return Bundle(open(name, access, timeout, **keywords))
+    return Bundle(openAny(name, access, timeout, **keywords))
 
 
 def _laidOut(specs: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], int]:

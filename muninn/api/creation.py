@@ -20,7 +20,7 @@ from muninn.config import asBytes
 from muninn.control import layout, segments
 from muninn.control.block import monotonicMs
 from muninn.control.rows import RowDescription
-from muninn.errors import InvalidArgument, MuninnError
+from muninn.errors import BufferExists, InvalidArgument, MuninnError
 from muninn.terms import (
     INTERNAL_PREFIX,
     Access,
@@ -167,6 +167,23 @@ def create(
     BufferExists, QuotaExceeded, HostMemoryFull, TableFull, DomainDraining
     """
     membership = current()
+    # The broker takes a second request of one process for the first one repeated, so the threads of a process are told apart here.
+    token = object()
+    if membership.holdings.creating.setdefault(wanted.name, token) is not token:
+        raise BufferExists(f"another thread of this process is creating {wanted.name!r}")
+    try:
+        return _create(membership, wanted, fill, source, progress)
+    finally:
+        del membership.holdings.creating[wanted.name]
+
+
+def _create(
+    membership: Membership,
+    wanted: Draft,
+    fill: Callable[[Memory], None] | None,
+    source: np.ndarray[Any, Any] | None,
+    progress: Progress | None,
+) -> Holding:
     request = membership.client.request
     device = _deviceFor(membership, wanted)
     capacity = 0 if device is None else device.memoryInfo(wanted.gpu).totalBytes

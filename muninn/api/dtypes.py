@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def asDtype(value: Any) -> np.dtype[Any]:
     """`value` as a dtype that can live in shared memory, or `InvalidDtype`."""
     try:
-        dtype = np.dtype(value)
+        dtype: np.dtype[Any] = np.dtype(value)
     except TypeError as error:
         raise InvalidDtype(f"{value!r} is no dtype: {error}") from None
     if dtype.hasobject:
@@ -52,9 +52,10 @@ def dtypeOf(holding: Holding) -> np.dtype[Any]:
 @functools.lru_cache(maxsize=256)
 def plain(text: str) -> np.dtype[Any]:
     try:
-        return np.dtype(asDtype(text))
+        dtype: np.dtype[Any] = asDtype(text)
     except InvalidDtype as error:
         raise ControlBlockInvalid(f"a row states the dtype {text!r}") from error
+    return dtype
 
 
 @functools.lru_cache(maxsize=64)

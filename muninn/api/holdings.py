@@ -159,6 +159,8 @@ class Holdings:
         self._all: weakref.WeakValueDictionary[tuple[int, int], Holding] = weakref.WeakValueDictionary()
         self._memories: weakref.WeakValueDictionary[tuple[int, int], Memory] = weakref.WeakValueDictionary()
         self._released: deque[tuple[int, int]] = deque()
+        #: The names that threads of this process are creating now, and who does.
+        self.creating: dict[str, object] = {}
         self._renewAtMs = 0
 
     # --- opening -----------------------------------------------------------------------------------------------------

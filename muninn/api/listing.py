@@ -42,7 +42,7 @@ def domainInfo() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``domain``, ``brokerPid`` (None between two brokers), ``epoch``, ``draining``, ``device`` and ``members``: a list of
+        ``domain``, ``brokerPid`` (None between two brokers), ``epoch``, ``draining`` and ``members``: a list of
         ``pid``, ``program``, ``slot``, ``preferred`` and ``leases``.
     """
     from muninn.control import atomics
@@ -61,7 +61,7 @@ def domainInfo() -> dict[str, Any]:
 
 
 def describeRow(membership: Membership, row: int, description: RowDescription) -> dict[str, Any]:
-    """One buffer, in the schema of the roadmap's section 15.3 and more. Sizes in bytes, times in ms."""
+    """One buffer as a plain dict. Sizes in bytes, times in ms."""
     state = membership.rows.state(row)
     now = monotonicMs()
     mapped = description.mode is Mode.BIG

@@ -210,12 +210,17 @@ class Membership:
             # Whatever it is, another member may do better; a broker that can not serve must not sit in office.
             _log.exception("resigned as broker of epoch %d", term.epoch)
             self._broker = None
+            if broker is not None:
+                self._bequest += broker.bequeath()
             self.election.replace(term, None)
             time.sleep(_RESIGNED_PAUSE_SECONDS)
         finally:
-            self._broker = None
+            # The bequest first: from the moment that there is no broker here, another thread may say hello to the successor, with
+            # what we have then.
             if broker is not None:
                 self._bequest += broker.bequeath()
+            self._broker = None
+            if broker is not None:
                 broker.close()
 
     def _follow(self, term: Term) -> None:
@@ -293,7 +298,8 @@ class Membership:
             self._handOverUntil = time.monotonic() + 2 * self.settings.control.takeoverMs / 1000
             self.election.replace(term, self._heir())
             self.kick()
-        # Whoever is broker, we ourselves perhaps, takes the slot back: no other could while this process lives, since its death can not be proven.
+        # Whoever is broker, we ourselves perhaps, takes the slot back: no other could while this process lives, since its death can
+        # not be proven.
         with contextlib.suppress(MuninnError):
             self.client.request("leave")
         term = self.election.term()

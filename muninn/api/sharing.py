@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from muninn.api.holdings import Holding
 from muninn.api.lock import Lock
 from muninn.api.membership import Membership, current
 from muninn.control import atomics, layout
-from muninn.errors import BufferExists, BufferMismatch, BufferNotFound, HandleInvalid, InvalidArgument, PermissionDenied
+from muninn.errors import BufferExists, BufferFreed, BufferMismatch, BufferNotFound, HandleInvalid, InvalidArgument, PermissionDenied
 from muninn.terms import Access, Mode, Renew, asAccess, asMode, asName, asRenew, asTenant
 
 #: A name that waits to appear is looked up again at least so often; the broker wakes waiters sooner.
@@ -112,6 +113,16 @@ def open(
     ------
     BufferNotFound, PermissionDenied, HandleInvalid, DescriptorsExhausted, TableFull
     """
+    buffer = openAny(name, access, timeout, tenant=tenant, renew=renew)
+    if buffer._checked().description.kind == layout.ROW_KIND_BUNDLE:
+        raise BufferMismatch(f"{buffer.name!r} is a bundle of arrays", "Open it by muninn.openBundle")
+    return buffer
+
+
+def openAny(
+    name: str | bytes, access: str = "readOnly", timeout: float | None = None, *, tenant: str | None = None, renew: str = "auto"
+) -> MuninnBuffer:
+    """`open`, also for the bytes of a bundle."""
     wanted, renewal = asAccess(access), asRenew(renew)
     if isinstance(name, bytes | bytearray | memoryview):
         return openHandle(bytes(name), None, wanted, renewal, tenant)
@@ -170,8 +181,25 @@ def array(
     return MuninnBuffer._of(holding, asAccess(access))
 
 
+def free(name: str) -> None:
+    """Free a buffer by its name, without opening it: the name now, the memory when its last holder lets go.
+
+    Raises
+    ------
+    BufferNotFound
+    """
+    membership = current()
+    found, _ = membership.client.request("find", name=asName(name))
+    if not found.get("live"):
+        raise BufferNotFound(f"there is no buffer {name!r} in domain {membership.places.domain!r}")
+    with contextlib.suppress(BufferFreed):  # somebody else was faster
+        membership.client.request("free", row=found["row"], incarnation=found["incarnation"])
+
+
 def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = None, **keywords: Any) -> MuninnBuffer:
     """Open the named buffer; if there is none, the first who asks loads it and all others wait for that.
+
+    Whoever loaded gets it for reading too, so that a program does not depend on who came first.
 
     Parameters
     ----------
@@ -188,7 +216,8 @@ def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = N
         with Lock(f"shareOnce:{name}"[:120]).held(timeout):
             holding = membership.holdings.find(name)
             if holding is None:
-                return share(loader(), name, **keywords)
+                loaded = share(loader(), name, **keywords)
+                holding = loaded._checked()
     return MuninnBuffer._of(holding, Access.READ_ONLY)
 
 
@@ -242,10 +271,11 @@ def _asArray(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
         source = np.asarray(value)
     elif hasattr(value, "__dlpack__"):
         source = np.from_dlpack(value)
-    elif isinstance(value, bytes | bytearray | memoryview):
-        source = np.frombuffer(value, np.uint8) if not isinstance(value, memoryview) else np.asarray(value)
     else:
-        raise TypeError(f"can not share a {type(value).__name__}: pass an array (numpy.asarray makes one)")
+        try:
+            source = np.asarray(memoryview(value))
+        except TypeError:
+            raise TypeError(f"can not share a {type(value).__name__}: pass an array (numpy.asarray makes one)") from None
     if source.size == 0:
         raise InvalidArgument(f"an array of shape {source.shape} has no bytes to share", "Share at least one element")
     return source

@@ -14,8 +14,6 @@ import os
 import select
 import socket
 import threading
-import time
-from collections import deque
 from collections.abc import Callable
 
 from muninn.broker import requests
@@ -23,12 +21,13 @@ from muninn.broker.catalog import Catalog, Usage
 from muninn.broker.directory import Directory
 from muninn.broker.journal import Journal
 from muninn.broker.limits import Limits
+from muninn.broker.upkeep import SWEEP_SECONDS, Upkeep
 from muninn.broker.watchdog import Watchdog
-from muninn.control import atomics, layout, leases, segments, wire
-from muninn.control.block import ControlBlock, monotonicMs
+from muninn.control import atomics, layout, leases, wire
+from muninn.control.block import ControlBlock
 from muninn.control.election import Election, Term
 from muninn.control.members import MemberKey, MemberTable
-from muninn.control.rows import Deposed, RowTable
+from muninn.control.rows import Deposed
 from muninn.control.wire import Message
 from muninn.errors import BufferFreed, ControlBlockInvalid, DomainDraining, InvalidArgument, MuninnError, OwnerDied, ProtocolViolation
 from muninn.terms import asMode
@@ -36,9 +35,6 @@ from muninn.terms import asMode
 _log = logging.getLogger("muninn.broker")
 #: How soon a death that was noticed but not yet proven is looked at again.
 _PROOF_RETRY_SECONDS = 0.005
-_SNAPSHOT_ROWS = 256
-#: How often the broker looks for members that died without ever having said hello to it.
-_SWEEP_SECONDS = 3.0
 
 
 class Session:
@@ -68,8 +64,6 @@ class Broker:
         self._lock = threading.RLock()
         self._sessions: dict[int, Session] = {}
         self._unproven: set[int] = set()
-        self._chores: deque[Callable[[], None]] = deque()
-        self._sweepAt = 0.0
         self._wakeFd = wakeFd
         self._listener: socket.socket | None = None
         self._journal = Journal(block.places, term.epoch)
@@ -80,6 +74,7 @@ class Broker:
             raise
         self._directory = Directory(block, members, term.epoch, self._journal, lambda rows: Catalog(rows, limits))
         self._watchdog = Watchdog(block, members, self._directory, self._watchPidfd, self._poll.unregister)
+        self._upkeep = Upkeep(block, term.epoch, own, self._directory, self._watchdog, self._journal, self._mayStillCome)
         self._handlers: dict[str, Callable[[Session, Message, list[int]], tuple[Message, tuple[int, ...]]]] = {
             op: getattr(self, f"_on{op.capitalize()}") for op in requests.REQUESTS
         }
@@ -99,16 +94,15 @@ class Broker:
         self._poll.register(self._wakeFd, select.EPOLLIN)
         self._election.announce(self._term.epoch)
         self._journal.note("begin", epoch=self._term.epoch)
-        self._chores.extend((self._finishRows, self._sweepMembers, self._collectOrphans, self._dropSockets))
-        self._chores.append(lambda: self._snapshot(0))
+        self._upkeep.takeOver()
 
     def isDeposed(self) -> bool:
         return self._election.term() != self._term
 
     def step(self, timeoutSeconds: float) -> None:
         """Wait for something to do, at most so long, and do it. Raises `Deposed` when the term has ended."""
-        timeoutSeconds = min(timeoutSeconds, _PROOF_RETRY_SECONDS if self._unproven else _SWEEP_SECONDS)
-        events = self._poll.poll(0 if self._chores else min(timeoutSeconds, self._untilDeadline()))
+        timeoutSeconds = min(timeoutSeconds, _PROOF_RETRY_SECONDS if self._unproven else SWEEP_SECONDS)
+        events = self._poll.poll(0 if self._upkeep.isPending() else min(timeoutSeconds, self._upkeep.untilDeadline()))
         with self._lock:
             self._election.beat()
             if self.isDeposed():
@@ -117,11 +111,17 @@ class Broker:
                 self._handle(descriptor)
             for pidfd in list(self._unproven):
                 self._pidfdEnded(pidfd)
-            self._endLifetimes()
-            if not events and self._chores:
-                self._chores.popleft()()
-            elif not self._chores and time.monotonic() >= self._sweepAt:
-                self._chores.append(self._sweepMembers)
+            if not events:
+                self._doUpkeep()
+
+    def _doUpkeep(self) -> None:
+        try:
+            self._upkeep.endLifetimes()
+            self._upkeep.workOnce()
+        except Deposed:
+            if self.isDeposed():
+                raise
+            _log.error("a row of the control block carries an epoch that has not come yet; run `python -m muninn doctor`")
 
     def close(self) -> None:
         """Let go of everything that belongs to the term. Nothing shared is touched: it is the successor's."""
@@ -163,7 +163,7 @@ class Broker:
     def _pidfdEnded(self, pidfd: int) -> None:
         if not self._watchdog.owns(pidfd) or self._watchdog.ended(pidfd):
             self._unproven.discard(pidfd)
-            self._settleUnheld(0)
+            self._upkeep.settleUnheld()
         else:
             self._unproven.add(pidfd)  # its byte lock is still held: the kernel is not through with it
 
@@ -200,7 +200,7 @@ class Broker:
             if received is None:
                 self._drop(session)
                 if session.key is None:
-                    self._chores.append(self._sweepMembers)  # it died before its hello, so nobody has its pidfd
+                    self._upkeep.sweepSoon()  # it died before its hello, so nobody has its pidfd
                 return
             reply, descriptors = self._reply(session, *received)
             wire.send(session.connection, reply, descriptors)
@@ -220,7 +220,9 @@ class Broker:
             # A request that no check refused and no handler can serve. It must not go from broker to broker, and end the term of each.
             _log.exception("dropped a connection")
             with contextlib.suppress(OSError):
-                wire.send(session.connection, requests.failure(ProtocolViolation(f"the broker could not serve this: {type(error).__name__}")))
+                wire.send(
+                    session.connection, requests.failure(ProtocolViolation(f"the broker could not serve this: {type(error).__name__}"))
+                )
             self._drop(session)
 
     def _reply(self, session: Session, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
@@ -235,6 +237,11 @@ class Broker:
             if isinstance(error, ProtocolViolation):
                 raise
             return requests.failure(error), ()
+        except Deposed:
+            if self.isDeposed():
+                raise
+            # Not ours to change, and nobody else's either: the word is damaged.
+            return requests.failure(ControlBlockInvalid("a row carries an epoch that has not come yet")), ()
         finally:
             wire.closeAll(descriptors)  # a handler empties the list of those that it keeps
 
@@ -244,9 +251,13 @@ class Broker:
             if self._poll.closed:
                 raise Deposed
             if self.isDeposed():
-                os.eventfd_write(self._wakeFd, 1)  # the thread that serves does not know yet, and until it does this process has no other broker to ask
+                # The thread that serves does not know yet, and until it does this process has no other broker to ask.
+                os.eventfd_write(self._wakeFd, 1)
                 raise Deposed
-            return self._reply(self._own, message, descriptors)
+            reply = self._reply(self._own, message, descriptors)
+            if self._directory.catalog.deadlines():
+                os.eventfd_write(self._wakeFd, 1)  # the thread that serves sleeps until the first lifetime that it knew of
+            return reply
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -318,7 +329,10 @@ class Broker:
         raise OwnerDied(f"nobody holds the memory of row {row}.{incarnation} any more")
 
     def _mayStillCome(self) -> bool:
-        """After a takeover: whether somebody who has not said hello to this broker yet, a holder or the broker before, may bring a descriptor."""
+        """After a takeover.
+
+        Whether somebody who has not said hello to this broker yet, a holder or the broker before, may bring a descriptor.
+        """
         greeted = {session.key for session in self._sessions.values()}
         return any(key not in greeted and not self._members.isNoticedDead(key) for key in self._members.live() if key != self._own.key)
 
@@ -338,7 +352,7 @@ class Broker:
         session.member()
         reason = message["reason"] if message["reason"] in leases.REVOCATION_REASONS[1:] else "evicted"
         rows = [row for row in self._directory.rows.inState(layout.ROW_LIVE) if self._isMeant(row, message)]
-        revoked = sum(self._revokeAll(row, reason, message["pid"]) for row in rows)
+        revoked = sum(self._directory.revoke(row, reason, message["pid"]) for row in rows)
         return {"revoked": revoked, "buffers": len(rows)}, ()
 
     def _isMeant(self, row: int, message: Message) -> bool:
@@ -347,11 +361,6 @@ class Broker:
         except ControlBlockInvalid:
             return False  # damaged; `doctor` reports it
         return message["name"] in ("", description.name) and message["tenant"] in ("", description.tenant)
-
-    def _revokeAll(self, row: int, reason: str, pid: int = 0) -> int:
-        holds = leases.scanHolds(self._block, self._members, row)
-        meant = [hold for hold in holds if pid <= 0 or self._members.identity(hold.slot).pid == pid]
-        return sum(leases.revoke(self._block, hold, reason) for hold in meant)
 
     def _onDrain(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
         session.member()
@@ -374,7 +383,7 @@ class Broker:
     def _onLeave(self, session: Session, _: Message, __: list[int]) -> tuple[Message, tuple[int, ...]]:
         key = session.member()
         self._watchdog.leave(key)
-        self._settleUnheld(0)
+        self._upkeep.settleUnheld()
         return {}, ()
 
     def _onPing(self, _: Session, __: Message, ___: list[int]) -> tuple[Message, tuple[int, ...]]:
@@ -388,91 +397,3 @@ class Broker:
 
     def _rowExists(self, row: int, incarnation: int) -> bool:
         return 0 <= row < self._directory.rows.count() and self._directory.rows.state(row).incarnation == incarnation
-
-    # --- what is done on the side ------------------------------------------------------------------------------------
-
-    def _untilDeadline(self) -> float:
-        """Seconds until the first lifetime ends; a day when none does."""
-        first = next(iter(self._directory.catalog.deadlines()), None) if not self._chores else None
-        return 86400.0 if first is None else max(0.0, (first[0] - monotonicMs()) / 1000)
-
-    def _endLifetimes(self) -> None:
-        if self._chores:
-            return
-        now = monotonicMs()
-        for deadlineMs, row in self._directory.catalog.deadlines():
-            if deadlineMs > now:
-                return
-            self._revokeAll(row, "lifetimeEnded")
-            self._directory.endLifetime(row)
-
-    def _finishRows(self) -> None:
-        """What predecessors left half done."""
-        for row, state in self._directory.rows.notFree():
-            if state.state in (layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD):
-                self._directory.settle(row)
-
-    def _sweepMembers(self) -> None:
-        """The dead of the time before this term, those that died with their broker, and those that died before they had said hello."""
-        self._sweepAt = time.monotonic() + _SWEEP_SECONDS
-        if dead := self._watchdog.adopt(self._own.member()):
-            for key in dead:
-                self._watchdog.reclaim(key)
-            self._settleUnheld(0)
-        self._collectLost()
-
-    def _collectLost(self) -> None:
-        """fastMode rows whose memory went with its last holder: nobody has it, and nobody is left who could bring it."""
-        rows = self._directory.rows.fastMode()
-        if not rows or self._mayStillCome():
-            return
-        for row in rows:
-            state = self._directory.rows.state(row)
-            if state.state == layout.ROW_LIVE and self._directory.vault.get(row, state.incarnation) is None:
-                _log.warning("row %d.%d has lost its memory", row, state.incarnation)
-                self._revokeAll(row, "ownerDied")
-                self._directory.free(row, state.incarnation)
-
-    def _collectOrphans(self) -> None:
-        """Segments that no row vouches for, and rows that nobody will ever close."""
-        places = self._block.places
-        for row, incarnation in places.segments():
-            state = self._directory.rows.state(row) if row < self._directory.rows.count() else None
-            if state is None or state.incarnation != incarnation or state.state == layout.ROW_FREE:
-                _log.warning("collected the orphaned segment %s", places.segmentName(row, incarnation))
-                segments.unlink(places, row, incarnation)
-        self._settleUnheld(0)
-
-    def _settleUnheld(self, first: int) -> None:
-        """Rows that nobody will ever close, a slice at a time: their last holder died after it had let go and before it had said so."""
-        rows = self._directory.rows
-        end = min(first + _SNAPSHOT_ROWS, rows.count())
-        for row in (*rows.ending(first, end), *rows.lastClosed(first, end)):
-            self._directory.settle(row)
-        if end < rows.count():
-            self._chores.append(lambda: self._settleUnheld(end))
-
-    def _dropSockets(self) -> None:
-        for epoch in self._block.places.epochsOf("broker"):
-            if epoch < self._term.epoch:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._block.places.socketPath(epoch))
-
-    def _snapshot(self, first: int) -> None:
-        """Copy what lives into this epoch's journal, a slice at a time, and then drop the older journals."""
-        rows: RowTable = self._directory.rows
-        end = min(first + _SNAPSHOT_ROWS, rows.count())
-        for row in range(first, end):
-            state = rows.state(row)
-            if state.state == layout.ROW_LIVE and not self._journal.note(
-                "live", row=row, incarnation=state.incarnation, description=rows.packed(row)
-            ):
-                return  # no room for a whole snapshot: the older journals stay
-        if end < rows.count():
-            self._chores.append(lambda: self._snapshot(end))
-            return
-        _ = self._directory.catalog  # it takes from the older journals what it needs
-        for epoch in self._block.places.epochsOf("journal"):
-            if epoch < self._term.epoch:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._block.places.journalPath(epoch))

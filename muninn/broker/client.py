@@ -127,7 +127,8 @@ class Client:
     def greet(self) -> bool:
         """Connect to the broker of now, if there is no connection yet; False when it does not answer.
 
-        For the background thread too: when another thread is asking it does not wait for that, since nobody would watch the broker meanwhile.
+        For the background thread too: when another thread is asking it does not wait for that, since nobody would watch the broker
+        meanwhile.
         """
         if not self._lock.acquire(blocking=False):
             return True

@@ -50,14 +50,23 @@ class Directory:
         return self._catalog
 
     def _adoptHalfMade(self, catalog: Catalog) -> None:
-        """The names of CREATING rows, which only the journals know: who asked for one and lost the answer gets the same row again, and nobody else that name."""
+        """The names of CREATING rows, which only the journals know.
+
+        Who asked for one and lost the answer gets the same row again, and nobody else that name.
+        """
         halfMade = {(row, self.rows.state(row).incarnation) for row in self.rows.inState(layout.ROW_CREATING)}
         if not halfMade:
             return
         granted: dict[tuple[int, int], Record] = {}
         for epoch in self._block.places.epochsOf("journal"):
             if epoch < self._epoch:
-                granted.update({(record.get("row", -1), record.get("incarnation", -1)): record for record in read(self._block.places, epoch) if record["op"] == "create"})
+                granted.update(
+                    {
+                        (record.get("row", -1), record.get("incarnation", -1)): record
+                        for record in read(self._block.places, epoch)
+                        if record["op"] == "create"
+                    }
+                )
         for row, incarnation in halfMade & granted.keys():
             record = granted[row, incarnation]
             try:
@@ -176,6 +185,12 @@ class Directory:
         if state.state in _HELD_BY_NAME:
             self.free(row, state.incarnation)
 
+    def revoke(self, row: int, reason: str, pid: int = 0) -> int:
+        """Revoke the leases on a row, all or those of one process; returns how many were."""
+        holds = leases.scanHolds(self._block, self._members, row)
+        meant = [hold for hold in holds if pid <= 0 or self._members.identity(hold.slot).pid == pid]
+        return sum(leases.revoke(self._block, hold, reason) for hold in meant)
+
     def settle(self, row: int) -> RowState:
         """Take a row as far as its holders allow; returns its state then. Safe to call at any time, for any row."""
         state = self.rows.state(row)
@@ -237,6 +252,7 @@ class Directory:
 def _granted(row: int, incarnation: int, slot: int, usage: Usage) -> dict[str, str | int]:
     """The fields of a `create` record."""
     return {
-        "row": row, "incarnation": incarnation, "slot": slot, "name": usage.name, "tenant": usage.tenant, "mode": usage.mode.value, "gpu": usage.gpu,
+        "row": row, "incarnation": incarnation, "slot": slot, "name": usage.name, "tenant": usage.tenant, "mode": usage.mode.value,
+        "gpu": usage.gpu,
         "sizeBytes": usage.sizeBytes,
     }  # fmt: skip

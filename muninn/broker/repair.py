@@ -14,6 +14,7 @@ import posix_ipc
 from muninn.broker import journal
 from muninn.control import layout, segments
 from muninn.control.block import openOrCreate, unlinkQuietly
+from muninn.control.election import Election
 from muninn.control.index import NameIndex
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
@@ -50,6 +51,7 @@ def rebuild(places: Places, limits: Geometry) -> dict[str, Any]:
         block = openOrCreate(places, lockFile, limits)
         try:
             recovered, kept = _install(block, RowTable(block), NameIndex(block), known, epoch + 1)
+            Election(block).startAt(epoch + 1)
         finally:
             block.close()
         discarded = [segment for segment in places.segments() if segment not in kept]

@@ -64,7 +64,10 @@ class Watchdog:
         return descriptor in self._memberOf
 
     def adopt(self, own: MemberKey) -> list[MemberKey]:
-        """Follow every member that lives and has not said hello (yet), and return those that are dead: those of before this term, and those that died between joining and hello."""
+        """Follow every member that lives and has not said hello (yet), and return those that are dead.
+
+        Those of before this term, and those that died between joining and hello.
+        """
         dead = []
         for slot in self._members.occupied():
             state, generation = self._members.state(slot)
@@ -73,11 +76,18 @@ class Watchdog:
                 continue
             if state == layout.MEMBER_DEAD or self._members.isProvenDead(key):
                 dead.append(key)
-            elif state == layout.MEMBER_LIVE and (identity := self._members.identity(slot)).pidNamespace == ownPidNamespace():
-                # None to be had is no proof of death: the next look, or the member's hello, brings one.
-                if (pidfd := openPidfd(identity.pid, identity.startTime)) >= 0:
-                    self.follow(key, pidfd)
+            elif state == layout.MEMBER_LIVE:
+                self._followByPid(key)
         return dead
+
+    def _followByPid(self, key: MemberKey) -> None:
+        """Follow a member that has not sent a pidfd, where its pid means something. None to be had is no proof of death."""
+        identity = self._members.identity(key.slot)
+        if identity.pidNamespace != ownPidNamespace():
+            return
+        pidfd = openPidfd(identity.pid, identity.startTime)
+        if pidfd >= 0:
+            self.follow(key, pidfd)
 
     def ended(self, pidfd: int) -> bool:
         """A pidfd became readable. Reclaims its member once the death is proven; False when that takes another look."""

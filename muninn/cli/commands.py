@@ -7,11 +7,18 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muninn.cli.output import printJson, size
+
+if TYPE_CHECKING:
+    from muninn import MuninnBuffer
+    from muninn.formats import Source
+
+_LOOK_SECONDS = 0.5
 
 
 def _stopped() -> threading.Event:
@@ -20,6 +27,16 @@ def _stopped() -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+def _hold(buffer: MuninnBuffer, stop: threading.Event, seconds: float | None = None) -> None:
+    """Keep the lease until told to stop. One that is revoked, or whose buffer is freed, is an error, and is given back."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        left = _LOOK_SECONDS if deadline is None else min(_LOOK_SECONDS, deadline - time.monotonic())
+        if left <= 0 or stop.wait(left):
+            return
+        buffer.open()
 
 
 def _say(arguments: argparse.Namespace, result: dict[str, Any], text: str) -> int:
@@ -60,18 +77,19 @@ def runAlloc(arguments: argparse.Namespace) -> int:
             print("muninn: fastMode memory lives as long as somebody holds it; holding it until Ctrl-C", file=sys.stderr)
         status = _say(arguments, buffer.describe(), f"{buffer.name}: {size(buffer.nbytes)} of {buffer.mode}")
         if buffer.mode == "fastMode":
-            _stopped().wait()
+            _hold(buffer, _stopped())
     return status
 
 
 def runOpen(arguments: argparse.Namespace) -> int:
-    import muninn
+    from muninn.api.sharing import openAny
 
-    with muninn.open(arguments.name, arguments.access, arguments.timeout) as buffer:
+    with openAny(arguments.name, arguments.access, arguments.timeout) as buffer:
         stop = _stopped()
-        shown = f"{buffer.name}: {size(buffer.nbytes)} of {buffer.mode} at {buffer.open():#x}; held until Ctrl-C"
+        bound = "" if arguments.seconds is None else f"for {arguments.seconds:g} s, or "
+        shown = f"{buffer.name}: {size(buffer.nbytes)} of {buffer.mode} at {buffer.open():#x}; held {bound}until Ctrl-C"
         status = _say(arguments, buffer.describe(), shown)
-        stop.wait(arguments.seconds)
+        _hold(buffer, stop, arguments.seconds)
     return status
 
 
@@ -88,22 +106,28 @@ def runClose(arguments: argparse.Namespace) -> int:
 def runFree(arguments: argparse.Namespace) -> int:
     import muninn
 
-    muninn.open(arguments.name).free()
+    muninn.free(arguments.name)
     return _say(arguments, {"freed": arguments.name}, f"{arguments.name}: freed; its memory goes with its last holder")
 
 
 def runEvict(arguments: argparse.Namespace) -> int:
     from muninn.api import admin
 
+    if arguments.name is None and arguments.tenant is None:
+        arguments.fail("give --name, --tenant or both")
     revoked = admin.evict(arguments.name, arguments.tenant)
-    return _say(arguments, {"revoked": revoked}, f"{revoked} leases revoked")
+    return _say(arguments, {"revoked": revoked}, f"{revoked} lease{'s' * (revoked != 1)} revoked")
 
 
 def runDrain(arguments: argparse.Namespace) -> int:
     from muninn.api import admin
 
     held = admin.drain(not arguments.off, arguments.reason)
-    text = "the domain creates buffers again" if arguments.off else f"the domain creates nothing new; {held} leases are still held"
+    text = (
+        "the domain creates buffers again"
+        if arguments.off
+        else f"the domain creates nothing new; {held} lease{'s are' if held != 1 else ' is'} still held"
+    )
     return _say(arguments, {"draining": not arguments.off, "leases": held}, text)
 
 
@@ -126,6 +150,7 @@ def runLoad(arguments: argparse.Namespace) -> int:
 
     keywords = {"name": arguments.name, "tenant": arguments.tenant, "access": arguments.access}
     with openFile(arguments.file) as source, _bar(f"loading {source.path.name}", source.sizeBytes) as progress:
+        _checkShareable(source)
         if source.isBundle:
 
             def fill(draft: muninn.BundleDraft) -> None:
@@ -141,5 +166,23 @@ def runLoad(arguments: argparse.Namespace) -> int:
 
             loaded = muninn.loadArray(entry.shape, entry.dtype, fillOne, **keywords)
     with loaded:
+        if source.keptAsBits:
+            kinds = ", ".join(sorted(set(source.keptAsBits.values())))
+            print(f"muninn: {len(source.keptAsBits)} arrays of {kinds} are kept as the unsigned integers of their bits", file=sys.stderr)
         what = f"{len(source.entries)} arrays" if source.isBundle else "1 array"
-        return _say(arguments, loaded.describe(), f"{arguments.name}: {what}, {size(source.sizeBytes)}, from {source.path.name}")
+        text = f"{arguments.name}: {what}, {size(source.sizeBytes)}, from {source.path.name}"
+        return _say(arguments, {**loaded.describe(), "keptAsBits": source.keptAsBits}, text)
+
+
+def _checkShareable(source: Source) -> None:
+    """Say which array of a sound file can not be shared, before anything is allocated."""
+    from muninn.api.creation import asShape
+    from muninn.api.dtypes import asDtype
+    from muninn.errors import MuninnError
+
+    for key, entry in source.entries.items():
+        try:
+            asShape(entry.shape)
+            asDtype(entry.dtype)
+        except MuninnError as error:
+            raise type(error)(f"{source.path}: {key or 'the array'}: {error.reason}", error.fix) from None

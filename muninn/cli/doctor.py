@@ -1,6 +1,7 @@
 """`doctor`: what this machine can do for Muninn, one line a check, each found out by trying it.
 
 A check returns a verdict (ok, warn, fail), what was found, and what to do about it. Only `fail` means that Muninn does not work here.
+The last one joins the domain, if there is one, as every command does; all others leave no trace.
 """
 
 from __future__ import annotations
@@ -11,17 +12,29 @@ import ctypes
 import os
 import platform
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from muninn.cli.output import printJson, size
-from muninn.errors import MuninnError, PlatformUnsupported
+from muninn.cli.output import Row, printJson, printTable, size
+from muninn.errors import MuninnError
 
 _MIN_SHM_BYTES = 1 << 30
 _MIN_DESCRIPTORS = 1024
+#: Succeeds if byte 1 of the descriptor is locked by somebody else, and byte 2 is not.
+_SEES_LOCK = """
+import fcntl, sys
+descriptor = int(sys.argv[1])
+fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 2)
+try:
+    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1)
+except (BlockingIOError, PermissionError):
+    sys.exit(0)
+sys.exit(1)
+"""
 
 
 class Finding(NamedTuple):
@@ -30,6 +43,9 @@ class Finding(NamedTuple):
     verdict: str
     found: str
     advice: str = ""
+
+    def text(self) -> str:
+        return f"{self.found}. {self.advice}." if self.advice else self.found
 
 
 def runDoctor(arguments: argparse.Namespace) -> int:
@@ -40,9 +56,7 @@ def runDoctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         printJson({name: finding._asdict() for name, finding in findings.items()})
     else:
-        width = max(map(len, findings))
-        for name, finding in findings.items():
-            print(f"{finding.verdict:4}  {name.ljust(width)}  {finding.found}" + (f". {finding.advice}." if finding.advice else ""))
+        printTable(("", "", ""), [Row.of((finding.verdict, name, finding.text())) for name, finding in findings.items()])
     return 1 if any(finding.verdict == "fail" for finding in findings.values()) else 0
 
 
@@ -53,9 +67,8 @@ def _repair(arguments: argparse.Namespace) -> int:
     if arguments.json:
         printJson(done)
     else:
-        print(
-            f"a sound control block is in place; recovered: {', '.join(done['recovered']) or 'nothing'}; discarded: {len(done['discarded'])} segments"
-        )
+        recovered = ", ".join(done["recovered"]) or "nothing"
+        print(f"a sound control block is in place; recovered: {recovered}; discarded: {len(done['discarded'])} segments")
     return 0
 
 
@@ -63,10 +76,8 @@ def _tried(check: Callable[[], Finding]) -> Finding:
     """The check's finding; what it raises is one too."""
     try:
         return check()
-    except PlatformUnsupported as error:
-        return Finding("fail", error.reason, error.fix)
     except MuninnError as error:
-        return Finding("warn", f"{error.code} {error.reason}", error.fix)
+        return Finding("fail", f"{error.code} {error.reason}", error.fix)
     except OSError as error:
         return Finding("fail", f"{error.strerror or error}", "The kernel, a seccomp filter or a container's policy forbids it")
 
@@ -84,15 +95,42 @@ def _primitives() -> Finding:
     return Finding("ok" if works else "fail", f"{atomics.LIBRARY.name} loads and works")
 
 
+def _configuration() -> Finding:
+    from muninn.config import FILE_VARIABLE, loadSettings
+
+    loadSettings()
+    variables = sorted(name for name in os.environ if name.startswith("MUNINN_"))
+    sources = [f"{name}={os.environ[name]}" if name == FILE_VARIABLE else name for name in variables]
+    return Finding("ok", ", ".join(["the defaults", *sources]))
+
+
 def _shm() -> Finding:
-    status = os.statvfs("/dev/shm")
+    from muninn.control.places import SHM_ROOT
+
+    status = os.statvfs(SHM_ROOT)
     total, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
-    found = f"{size(free)} free of {size(total)}"
+    kind, options = _mountOf(SHM_ROOT)
+    found = f"{size(free)} free of {size(total)}, {kind} ({options})"
+    if "ro" in options.split(",") or not os.access(SHM_ROOT, os.W_OK | os.X_OK):
+        return Finding("fail", found, "It must be writable: everything that is shared lives there")
+    if kind != "tmpfs":
+        return Finding("warn", found, f"Mount a tmpfs at {SHM_ROOT}: on a disk's file system shared memory is as slow as the disk")
     if free >= _MIN_SHM_BYTES:
         return Finding("ok", found)
-    return Finding(
-        "warn", found, "Enlarge it (`mount -o remount,size=… /dev/shm`, or `docker run --shm-size=…`): bigMode buffers live there"
-    )
+    advice = f"Enlarge it (`mount -o remount,size=… {SHM_ROOT}`, or `docker run --shm-size=…`): bigMode buffers live there"
+    return Finding("warn", found, advice)
+
+
+def _mountOf(path: str) -> tuple[str, str]:
+    """(file system, options) of what is mounted at `path`; of what is above it when nothing is."""
+    mounts = [line.split() for line in _text("/proc/self/mounts").splitlines()]
+    # The last of those at one place is the one on top.
+    best = max((mount for mount in mounts if len(mount) > 3 and _isWithin(path, mount[1])), key=lambda mount: len(mount[1]), default=None)
+    return (best[2], best[3]) if best else ("unknown", "")
+
+
+def _isWithin(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")
 
 
 def _memlock() -> Finding:
@@ -207,13 +245,11 @@ def _byteLocks() -> Finding:
     fd = atomics.checked(atomics.memfdCreate(b"muninn-doctor", 4096), "memfd_create")
     try:
         atomics.checked(atomics.byteLock(fd, 1), "fcntl(F_SETLK)")
-        pid = os.fork()
-        if pid == 0:
-            os._exit(0 if atomics.byteHolder(fd, 1) != 0 and atomics.byteHolder(fd, 2) == 0 else 1)
-        _, status = os.waitpid(pid, 0)
+        # A program of its own: a fork would have to ask first which threads the libraries have started.
+        status = subprocess.run([sys.executable, "-I", "-S", "-c", _SEES_LOCK, str(fd)], pass_fds=[fd], check=False).returncode
     finally:
         os.close(fd)
-    return Finding("ok" if status == 0 else "fail", "another process sees them")
+    return Finding("ok", "another process sees them") if status == 0 else Finding("fail", "another process does not see them")
 
 
 def _cuda() -> Finding:
@@ -226,7 +262,15 @@ def _cuda() -> Finding:
     count, version = ctypes.c_int(), ctypes.c_int()
     driver.cuDeviceGetCount(ctypes.byref(count))
     driver.cuDriverGetVersion(ctypes.byref(version))
-    return Finding("ok", f"driver for CUDA {version.value // 1000}.{version.value % 1000 // 10}, {count.value} devices")
+    names = [_gpuName(driver, number) for number in range(count.value)]
+    found = f"driver for CUDA {version.value // 1000}.{version.value % 1000 // 10}; devices: {', '.join(names) or 'none'}"
+    return Finding("ok" if names else "warn", found, "" if names else "Look at `nvidia-smi`, and at CUDA_VISIBLE_DEVICES")
+
+
+def _gpuName(driver: ctypes.CDLL, number: int) -> str:
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    failed = driver.cuDeviceGet(ctypes.byref(device), number) or driver.cuDeviceGetName(name, len(name), device)
+    return f"{number} (unknown)" if failed else f"{number} {name.value.decode(errors='replace')}"
 
 
 def _device() -> Finding:
@@ -244,25 +288,26 @@ def _domain() -> Finding:
 
     places = Places(os.getuid(), loadSettings().control.domain)
     path = f"{SHM_ROOT}{places.blockName}"
+    orphans = len(places.segments())
+    left = f", and {orphans} segments are left over" if orphans else ""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        orphans = len(places.segments())
-        found = f"{places.domain!r}: nobody is in it" + (f", {orphans} segments are left over" if orphans else "")
-        return Finding("ok", found, "The next process that joins collects them" if orphans else "")
+        return Finding("ok", f"{places.domain!r}: nobody is in it{left}", "The next process that joins collects them" if orphans else "")
     try:
         if readHeader(fd, path) is None:
-            return Finding("warn", f"{path} is unfinished, or of another boot", "The next process that joins replaces it")
+            return Finding("warn", f"{path} is unfinished, or of another boot{left}", "The next process that joins replaces it")
     finally:
         os.close(fd)
     import muninn
+    from muninn.control import layout
 
     info, buffers = muninn.domainInfo(), muninn.listBuffers()
-    total = size(sum(buffer["size"] for buffer in buffers))
-    return Finding(
-        "ok",
-        f"{places.domain!r}: {len(info['members'])} members with this one, broker {info['brokerPid']}, {len(buffers)} buffers, {total}",
-    )
+    held = f"{len(buffers)} buffers, {size(sum(buffer['size'] for buffer in buffers))}"
+    broker = f"broker {info['brokerPid'] or 'none'}, epoch {info['epoch']}"
+    draining = ", draining" if info.get("draining") else ""
+    members = f"{len(info['members'])} members with this one"
+    return Finding("ok", f"{places.domain!r}: {members}, {broker}, {held}{draining}; layout version {layout.VERSION}")
 
 
 def _text(path: str) -> str:
@@ -274,6 +319,7 @@ def _text(path: str) -> str:
 
 _CHECKS: dict[str, Callable[[], Finding]] = {
     "python": _python,
+    "configuration": _configuration,
     "primitives": _primitives,
     "/dev/shm": _shm,
     "memlock": _memlock,

@@ -6,9 +6,11 @@ import argparse
 import os
 from typing import Any
 
-from muninn.cli.output import age, printJson, size, table
+from muninn.cli.output import Row, age, printJson, printTable, size
 
 _HEADINGS = ("BUFFER", "MODE", "SIZE", "TENANT", "GPU", "IMPORTERS", "LEASE", "AGE")
+#: The columns whose words people choose.
+_SHRINKING = (0, 3)
 
 
 def runList(arguments: argparse.Namespace) -> int:
@@ -25,39 +27,68 @@ def runList(arguments: argparse.Namespace) -> int:
     if arguments.json:
         printJson({**info, "buffers": buffers})
         return 0
-    lines = table(_HEADINGS, [_row(buffer) for buffer in buffers])
-    if arguments.holders:
-        lines = [lines[0], *(line for text, buffer in zip(lines[1:], buffers, strict=True) for line in (text, *_holders(buffer)))]
-    print("\n".join(lines))
+    printTable(_HEADINGS, [Row.of(_cells(each), _holders(each) if arguments.holders else ()) for each in buffers], _SHRINKING)
     if not buffers:
         print(f"(no buffer in domain {info['domain']!r})")
     elif arguments.holders:
-        print(f"\ndomain {info['domain']!r}: {len(info['members'])} members, broker {info['brokerPid'] or 'none'}, epoch {info['epoch']}")
+        draining = ", draining" if info.get("draining") else ""
+        members = f"{len(info['members'])} members, broker {info['brokerPid'] or 'none'}, epoch {info['epoch']}{draining}"
+        print(f"\ndomain {info['domain']!r}: {members}")
     return 0
 
 
 def runDescribe(arguments: argparse.Namespace) -> int:
-    import muninn
-
-    with muninn.open(arguments.name) as buffer:
-        described = buffer.describe()
+    described = _described(arguments.name)
+    # This process held it only to look.
     described["importers"] = [holder for holder in described["importers"] if holder["pid"] != os.getpid()]
     if arguments.json:
         printJson(described)
-        return 0
-    width = max(map(len, described))
-    for key, value in described.items():
-        if key == "importers":
-            continue
-        shown = f"{value} ({size(value)})" if key == "size" else value
-        print(f"{key.ljust(width)}  {'-' if shown is None else shown}")
-    print(f"{'importers'.ljust(width)}  {len(described['importers'])}")
-    for line in _holders(described):
-        print(line)
+    else:
+        printDescription(described)
     return 0
 
 
-def _row(buffer: dict[str, Any]) -> tuple[str, ...]:
+def printDescription(described: dict[str, Any]) -> None:
+    """Everything that `describe()` says, a line for each key; who holds the buffer at the end."""
+    entries = described.get("entries", {})
+    rows = [Row.of((key, _shown(key, value))) for key, value in described.items() if key not in ("importers", "entries")]
+    if entries:
+        notes = [f"{key}  {entry['dtype']} {_shown('shape', entry['shape'])}" for key, entry in entries.items()]
+        rows.append(Row.of(("entries", str(len(entries))), notes))
+    rows.append(Row.of(("importers", str(len(described["importers"]))), _holders(described)))
+    printTable(("", ""), rows)
+
+
+def _described(name: str) -> dict[str, Any]:
+    import muninn
+    from muninn.api.sharing import openAny
+
+    with openAny(name) as buffer:
+        described = buffer.describe()
+    if described["kind"] == "bundle":
+        with muninn.openBundle(name) as bundle:
+            described = bundle.describe()
+    return described
+
+
+def _shown(key: str, value: Any) -> str:
+    """A value of a description as people read it."""
+    if value is None or value == []:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if key == "size":
+        return f"{value} ({size(value)})"
+    if key in ("ageMs", "endsInMs"):
+        return f"{value} ({age(value)})"
+    if isinstance(value, dict):
+        return "; ".join(f"{part}: {_shown(part, inner)}" for part, inner in value.items())
+    if isinstance(value, list):
+        return (" x " if key == "shape" else ", ").join(map(str, value))
+    return str(value)
+
+
+def _cells(buffer: dict[str, Any]) -> tuple[str, ...]:
     gpu = "-" if buffer["gpu"] is None else str(buffer["gpu"])
     importers = str(len(buffer["importers"]))
     return (buffer["name"], buffer["mode"], size(buffer["size"]), buffer["tenant"], gpu, importers, _lease(buffer), age(buffer["ageMs"]))
@@ -72,4 +103,4 @@ def _lease(buffer: dict[str, Any]) -> str:
 
 
 def _holders(buffer: dict[str, Any]) -> list[str]:
-    return [f"  held by {holder['pid']} {holder['program']} ({holder['lease']})" for holder in buffer["importers"]]
+    return [f"held by {holder['pid']} {holder['program']} ({holder['lease']})" for holder in buffer["importers"]]

@@ -6,31 +6,27 @@ Exit status: 0 success, 1 an error (on stderr, with its code and fix), 2 wrong u
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from muninn.errors import MuninnError
+from muninn.errors import InvalidConfig, MuninnError
 
 _LATER = {"promote": "promotion to VRAM", "top": "the live view", "prof": "the profiler"}
+_MAX_SECONDS = 10**9
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    arguments = _parser().parse_args(argv)
-    if arguments.domain is not None:
-        os.environ["MUNINN_DOMAIN"] = arguments.domain
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that this locale can not spell is no reason to fail
+    arguments = _arguments(argv)
     try:
-        _configureLogging()
-        status = _runnerOf(arguments.run)(arguments)
+        status = _run(arguments)
         sys.stdout.flush()
-    except MuninnError as error:
-        _printError(error, arguments)
-        return 1
-    except TimeoutError as error:
-        print(f"muninn: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -38,6 +34,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from muninn.cli.output import printError, printProblem
+
+    try:
+        _configure(arguments)
+        return _runnerOf(arguments.run)(arguments)
+    except MuninnError as error:
+        printError(error, arguments.json)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a TimeoutError among them
+        printProblem(str(error), arguments.json)
+    return 1
 
 
 def topMain() -> int:
@@ -50,9 +61,15 @@ def profMain() -> int:
     return _later("prof")
 
 
-def _later(name: str) -> int:
-    print(f"muninn: {_LATER[name]} ({name}) is not in this version", file=sys.stderr)
+def _later(name: str, asJson: bool = False) -> int:
+    from muninn.cli.output import printProblem
+
+    printProblem(f"{_LATER[name]} ({name}) is not in this version", asJson)
     return 2
+
+
+def runLater(arguments: argparse.Namespace) -> int:
+    return _later(arguments.command, arguments.json)
 
 
 def _runnerOf(path: str) -> Callable[[argparse.Namespace], int]:
@@ -62,22 +79,54 @@ def _runnerOf(path: str) -> Callable[[argparse.Namespace], int]:
     return runner
 
 
-def _printError(error: MuninnError, arguments: argparse.Namespace) -> None:
-    from muninn.cli.output import printError
-
-    printError(error, arguments.json)
-
-
-def _configureLogging() -> None:
+def _configure(arguments: argparse.Namespace) -> None:
+    """Choose the domain and the verbosity. A configuration that is wrong ends every command but the one that says what is wrong."""
     import logging
 
     from muninn.config import loadSettings
 
-    logging.basicConfig(format="muninn: %(message)s", level=loadSettings().server.logLevel.upper())
+    overrides = {} if arguments.domain is None else {"domain": arguments.domain}
+    try:
+        settings = loadSettings(overrides=overrides)
+    except InvalidConfig:
+        if arguments.command != "doctor":
+            raise
+        return
+    os.environ["MUNINN_DOMAIN"] = settings.control.domain
+    logging.basicConfig(format="muninn: %(message)s", level=settings.server.logLevel.upper())
 
 
-def runLater(arguments: argparse.Namespace) -> int:
-    return _later(arguments.command)
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    # What is not there yet has no grammar yet: it says so instead of complaining about its options.
+    if unknown and arguments.run != "main:runLater":
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return arguments
+
+
+def _count(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isascii() or not text.isdecimal() or not 0 < len(text) < 16 or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= _MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 to {_MAX_SECONDS}")
+    return value
+
+
+def _named(command: argparse.ArgumentParser) -> None:
+    """The buffer's name, in its place or, as the manual of `muninctl` has it, as an option."""
+    group = command.add_mutually_exclusive_group(required=True)
+    group.add_argument("name", metavar="NAME", nargs="?", default=argparse.SUPPRESS)
+    group.add_argument("--name", dest="name", metavar="NAME", default=argparse.SUPPRESS, help="the same")
 
 
 def _common(**defaults: object) -> argparse.ArgumentParser:
@@ -103,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         described = f"{text[0].upper()}{text[1:]}."
         epilog = f"example: python -m muninn {example}"
         command = commands.add_parser(name, parents=[_common()], help=text, description=described, epilog=epilog)
-        command.set_defaults(run=run, command=name)
+        command.set_defaults(run=run, command=name, fail=command.error)
         return command
 
     command = add("list", "listing:runList", "list the buffers", "list --mode bigMode")
@@ -111,26 +160,26 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--tenant", help="only this tenant's")
     command.add_argument("--holders", action="store_true", default=False, help="and who holds each")
     command = add("describe", "listing:runDescribe", "say everything about a buffer", "describe weights --json")
-    command.add_argument("name", metavar="NAME")
+    _named(command)
     command = add("alloc", "commands:runAlloc", "create a buffer of zeros", "alloc --size 4G --name scratch --tenant org/job7")
     command.add_argument("--size", required=True, help='bytes, or text such as "128G"')
     command.add_argument("--name", required=True)
     command.add_argument("--mode", default="bigMode", help="bigMode (default) or fastMode")
     command.add_argument("--tenant", help="whose quota it counts against")
-    command.add_argument("--gpu", type=int, help="for fastMode: whose VRAM")
+    command.add_argument("--gpu", type=int, metavar="G", help="for fastMode: whose VRAM")
     command.add_argument("--access", default="readWrite", help="readOnly, readMostly or readWrite (default)")
-    command.add_argument("--lifetime-ms", type=int, metavar="MS", help="free it after so many milliseconds")
+    command.add_argument("--lifetime-ms", type=_count, metavar="MS", help="free it after so many milliseconds")
     command.add_argument("--reserve", default="full", help="full (default) allocates now, lazy at the first touch")
     command = add("open", "commands:runOpen", "open a buffer and hold it until Ctrl-C", "open weights --seconds 60")
-    command.add_argument("name", metavar="NAME")
+    _named(command)
     command.add_argument("--access", default="readOnly", help="readOnly (default) or readWrite")
-    command.add_argument("--timeout", type=float, metavar="S", help="wait so many seconds for the name")
-    command.add_argument("--seconds", type=float, metavar="S", help="hold it so long instead of until Ctrl-C")
+    command.add_argument("--timeout", type=_seconds, metavar="S", help="wait so many seconds for the name")
+    command.add_argument("--seconds", type=_seconds, metavar="S", help="hold it so long instead of until Ctrl-C")
     command = add("close", "commands:runClose", "make another process let go: revoke its lease on a buffer", "close weights --pid 4711")
-    command.add_argument("name", metavar="NAME")
-    command.add_argument("--pid", type=int, required=True, help="the process; its next use of the buffer is LeaseRevoked")
+    _named(command)
+    command.add_argument("--pid", type=_count, required=True, help="the process; its next use of the buffer is LeaseRevoked")
     command = add("free", "commands:runFree", "free a buffer: its name now, its memory with its last holder", "free weights")
-    command.add_argument("name", metavar="NAME")
+    _named(command)
     command = add("evict", "commands:runEvict", "revoke all leases of a buffer or a tenant", "evict --name weights")
     command.add_argument("--name")
     command.add_argument("--tenant")

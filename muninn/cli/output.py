@@ -1,12 +1,36 @@
-"""How the inspector prints: text for people, JSON for programs, errors on stderr."""
+"""How the inspector prints: text for people, JSON for programs, errors on stderr.
+
+The text is the same in a pipe and on a terminal; there it has colours too (unless NO_COLOR is set) and is cut to the window's width.
+What other processes wrote (names, programs) is shown without characters that a terminal would obey.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from muninn.errors import MuninnError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "-": "dim", "dying": "yellow", "expired": "yellow"}
+_LEAST_WIDTH = 8
+
+
+class Row(tuple[str, ...]):
+    """The cells of one line of a table, and what is printed below it."""
+
+    notes: Sequence[str] = ()
+
+    @staticmethod
+    def of(cells: Iterable[str], notes: Sequence[str] = ()) -> Row:
+        row = Row(map(printable, cells))
+        row.notes = [printable(note) for note in notes]
+        return row
 
 
 def printJson(value: Any) -> None:
@@ -15,9 +39,20 @@ def printJson(value: Any) -> None:
 
 def printError(error: MuninnError, asJson: bool) -> None:
     """`MNN-xxxx name: what happened. Fix: …` on stderr; with JSON the same as an object on stdout."""
-    print(error, file=sys.stderr)
+    print(printable(str(error)), file=sys.stderr)
     if asJson:
         printJson({"error": {"code": error.code, "name": type(error).__name__, "reason": error.reason, "fix": error.fix}})
+
+
+def printProblem(reason: str, asJson: bool) -> None:
+    """An error that is none of Muninn's own, and so has no code."""
+    print(f"muninn: {printable(reason)}", file=sys.stderr)
+    if asJson:
+        printJson({"error": {"code": None, "name": None, "reason": reason, "fix": None}})
+
+
+def printable(text: str) -> str:
+    return text if text.isprintable() else "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def size(sizeBytes: int) -> str:
@@ -38,7 +73,55 @@ def age(milliseconds: int) -> str:
     return f"{seconds}s"
 
 
-def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    """Aligned lines, the headings first. Plain text: it is read by people, and by `grep` and `awk`."""
-    widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (headings, *rows)]
+def printTable(headings: Sequence[str], rows: Sequence[Row], shrinking: Sequence[int] = ()) -> None:
+    """Aligned lines, the headings first if there are any; the columns `shrinking` give way in a narrow window."""
+    console = _console()
+    widths = [max([len(heading), *(_width(row[column]) for row in rows)]) for column, heading in enumerate(headings)]
+    if console is not None:
+        _shrink(widths, shrinking, console.width)
+    if any(headings):
+        _printLine(console, headings, widths, "bold")
+    for row in rows:
+        _printLine(console, row, widths, "")
+        for note in row.notes:
+            _printLine(console, [f"  {note}"], [0], "dim")
+
+
+def _console() -> Console | None:
+    """What draws on the terminal, or None where there is none. It knows about NO_COLOR and TERM=dumb."""
+    if not sys.stdout.isatty():
+        return None
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _printLine(console: Console | None, cells: Sequence[str], widths: Sequence[int], style: str) -> None:
+    padded = [cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True)]
+    if console is None:
+        print("  ".join(padded).rstrip())
+        return
+    from rich.text import Text
+
+    line = Text(no_wrap=True, overflow="ellipsis", style=style)
+    for number, (cell, text, width) in enumerate(zip(cells, padded, widths, strict=True)):
+        shown = Text(text, style=_COLOURS.get(cell, "red" if cell.startswith("revoked") else ""))
+        if width:
+            shown.truncate(width, overflow="ellipsis")
+        line.append("  " if number else "").append_text(shown)
+    console.print(line)
+
+
+def _shrink(widths: list[int], shrinking: Sequence[int], room: int) -> None:
+    excess = sum(widths) + 2 * (len(widths) - 1) - room
+    for column in sorted(shrinking, key=lambda each: -widths[each]):
+        taken = max(0, min(excess, widths[column] - _LEAST_WIDTH))
+        widths[column] -= taken
+        excess -= taken
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: East Asian characters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(2 if unicodedata.east_asian_width(each) in "WF" else int(not unicodedata.combining(each)) for each in text)

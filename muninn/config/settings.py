@@ -15,8 +15,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from muninn.config.sizes import asBytes
+from muninn.config.sizes import MAX_BYTES, asBytes
 from muninn.errors import InvalidArgument, InvalidConfig
+from muninn.terms import asTenant
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 FILE_VARIABLE = "MUNINN_CONFIG"
@@ -89,23 +90,28 @@ class Found(NamedTuple):
     where: str
 
 
-def _size(value: Any) -> int:
-    if isinstance(value, str):
-        return asBytes(value)
-    return _count(0)(value)
+def _size(least: int) -> Callable[[Any], int]:
+    check = _count(least)
+    return lambda value: check(asBytes(value) if isinstance(value, str) else value)
 
 
-def _count(least: int, most: int = 1 << 56) -> Callable[[Any], int]:
+def _count(least: int, most: int = MAX_BYTES) -> Callable[[Any], int]:
     def check(value: Any) -> int:
-        if isinstance(value, str) and re.fullmatch(r"-?\d+", value):
+        if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value, re.ASCII):
             value = int(value)  # a variable is always text
         if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidArgument(f"{value!r} is no whole number")
+            raise InvalidArgument(f"{str(value)[:40]!r} is no whole number")
         if not least <= value <= most:
             raise InvalidArgument(f"{value} is not between {least} and {most}")
         return value
 
     return check
+
+
+def _tenant(value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{value!r} is no text")
+    return asTenant(value)
 
 
 def _word(*choices: str) -> Callable[[Any], str]:
@@ -128,8 +134,8 @@ def _text(pattern: str) -> Callable[[Any], str]:
 
 _CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "server": {"logLevel": _word("debug", "info", "warning", "error")},
-    "memory": {"bigModeMaxBytes": _size, "fastModeMaxBytes": _size, "prefaultThreads": _count(0, 1024)},
-    "tenancy": {"defaultTenant": _text(r"[!-~]{1,63}"), "defaultPinnedHostQuota": _size, "defaultVramQuota": _size},
+    "memory": {"bigModeMaxBytes": _size(0), "fastModeMaxBytes": _size(0), "prefaultThreads": _count(0, 1024)},
+    "tenancy": {"defaultTenant": _tenant, "defaultPinnedHostQuota": _size(0), "defaultVramQuota": _size(0)},
     "promotion": {"defaultPolicy": _word("readOnly", "readMostly", "readWrite")},
     "security": {"leaseTtlMs": _count(10, 1 << 40), "handleBytes": _count(64, 64)},
     "control": {
@@ -140,22 +146,30 @@ _CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "maxBuffers": _count(1, 1_048_574),
         "maxLeases": _count(1, 65_536),
     },
-    "devices": {"device": _word("auto", "host", "cuda"), "hostGpus": _count(0, 64), "hostGpuBytes": _size},
+    "devices": {"device": _word("auto", "host", "cuda"), "hostGpus": _count(0, 64), "hostGpuBytes": _size(1)},
 }
 _TABLE_OF_KEY = {key: table for table, keys in _CHECKS.items() for key in keys}
 _TABLES: dict[str, type[Any]] = {
-    "server": Server, "memory": Memory, "tenancy": Tenancy, "promotion": Promotion, "security": Security, "control": Control, "devices": Devices,
-}  # fmt: skip
+    "server": Server,
+    "memory": Memory,
+    "tenancy": Tenancy,
+    "promotion": Promotion,
+    "security": Security,
+    "control": Control,
+    "devices": Devices,
+}
 #: Keys of the specification that mean nothing in this version, and why.
 _NOT_HERE = {
     "udsPath": "sockets live in the domain's own directory below /dev/shm",
     "udsPerm": "the domain's directory below /dev/shm is 0700, always",
-    **dict.fromkeys(("metricsPort", "enableTracing"), "metrics and traces are not in this version"),
-    **dict.fromkeys(("nvmeEnabled", "nvmePath", "nvmePrefetch", "nvmeAioDepth", "defaultNvmeQuota"), "NVMe spill is not in this version"),
+    **dict.fromkeys(("metricsPort", "enableTracing"), "metrics and traces are not yet in this version"),
     **dict.fromkeys(
-        ("enablePromotion", "defaultSliceBytes", "perGpuScratchBytes", "maxConcurrentPromotions"), "promotion is not in this version"
+        ("nvmeEnabled", "nvmePath", "nvmePrefetch", "nvmeAioDepth", "defaultNvmeQuota"), "NVMe spill is not yet in this version"
     ),
-    **dict.fromkeys(("enablePeerProbing", "preferP2P"), "routes between GPUs are not in this version"),
+    **dict.fromkeys(
+        ("enablePromotion", "defaultSliceBytes", "perGpuScratchBytes", "maxConcurrentPromotions"), "promotion is not yet in this version"
+    ),
+    **dict.fromkeys(("enablePeerProbing", "preferP2P"), "routes between GPUs are not yet in this version"),
 }
 
 
@@ -165,6 +179,7 @@ def variableOf(key: str) -> str:
 
 
 _KEY_OF_VARIABLE = {variableOf(key): key for key in _TABLE_OF_KEY}
+_REASON_OF_VARIABLE = {variableOf(key): reason for key, reason in _NOT_HERE.items()}
 
 
 def loadSettings(environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -187,7 +202,7 @@ def loadSettings(environ: Mapping[str, str] | None = None, overrides: Mapping[st
     if path := environ.get(FILE_VARIABLE):
         found |= _ofFile(Path(path))
     found |= _ofVariables(environ)
-    found |= {_known(key, "argument"): Found(value, f"argument {key}") for key, value in (overrides or {}).items()}
+    found |= {_known(key, f"argument {key}"): Found(value, f"argument {key}") for key, value in (overrides or {}).items()}
     values: dict[str, dict[str, Any]] = {table: {} for table in _TABLES}
     for key, (value, where) in found.items():
         table = _TABLE_OF_KEY[key]
@@ -202,40 +217,38 @@ def _known(key: str, where: str) -> str:
     if key in _TABLE_OF_KEY:
         return key
     if key in _NOT_HERE:
-        raise InvalidConfig(f"{where}: {key} has no meaning here: {_NOT_HERE[key]}", "Remove the key")
+        raise InvalidConfig(f"{where}: {key} has no meaning here: {_NOT_HERE[key]}", "Remove it")
     raise InvalidConfig(f"{where}: {key} is not known", f"Use one of {', '.join(sorted(_TABLE_OF_KEY))}")
 
 
 def _ofVariables(environ: Mapping[str, str]) -> dict[str, Found]:
     found = {}
     for variable, value in environ.items():
-        if variable.startswith("MUNINN_") and variable != FILE_VARIABLE:
-            key = _KEY_OF_VARIABLE.get(variable)
-            if key is None:
-                raise InvalidConfig(
-                    f"variable {variable} is not known", f"Use {FILE_VARIABLE}, or one of {', '.join(sorted(_KEY_OF_VARIABLE))}"
-                )
-            found[key] = Found(value, f"variable {variable}")
+        if not variable.startswith("MUNINN_") or variable == FILE_VARIABLE:
+            continue
+        key = _KEY_OF_VARIABLE.get(variable)
+        if key is None:
+            reason = _REASON_OF_VARIABLE.get(variable)
+            if reason is not None:
+                raise InvalidConfig(f"variable {variable} has no meaning here: {reason}", "Remove it")
+            names = ", ".join(sorted(_KEY_OF_VARIABLE))
+            raise InvalidConfig(f"variable {variable} is not known", f"Use {FILE_VARIABLE}, or one of {names}")
+        found[key] = Found(value, f"variable {variable}")
     return found
 
 
 def _ofFile(path: Path) -> dict[str, Found]:
-    import tomllib
-
-    try:
-        text = path.read_text()
-        tables = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfig(f"{path} can not be read: {getattr(error, 'strerror', None) or error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidConfig(f"{path}: {error}") from error
+    text, tables = _parsed(path)
     found = {}
     for table, entries in tables.items():
         where = f"{path}:{_lineOf(text, table, None)}"
-        if table not in _CHECKS or not isinstance(entries, dict):
-            known = ", ".join(f"[{each}]" for each in _CHECKS)
-            reason = _NOT_HERE.get(next(iter(entries), "") if isinstance(entries, dict) else table)
-            raise InvalidConfig(f"{where}: [{table}] is not known" + (f": {reason}" if reason else ""), f"Use {known}")
+        if not isinstance(entries, dict):
+            raise InvalidConfig(f"{where}: {table} stands outside of a table", _whereTo(table))
+        if table not in _CHECKS:
+            reason = _NOT_HERE.get(next(iter(entries), ""))
+            raise InvalidConfig(
+                f"{where}: [{table}] is not known" + (f": {reason}" if reason else ""), f"Use {', '.join(f'[{each}]' for each in _CHECKS)}"
+            )
         for key, value in entries.items():
             where = f"{path}:{_lineOf(text, table, key)}"
             if _TABLE_OF_KEY.get(_known(key, where)) != table:
@@ -244,15 +257,43 @@ def _ofFile(path: Path) -> dict[str, Found]:
     return found
 
 
+def _whereTo(key: str) -> str:
+    if key in _CHECKS:
+        return f"Write [{key}], and its keys below"
+    return f"Write it below [{_TABLE_OF_KEY[key]}]" if key in _TABLE_OF_KEY else "Remove it"
+
+
+def _parsed(path: Path) -> tuple[str, dict[str, Any]]:
+    import tomllib
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        raise InvalidConfig(f"{path}:{line[1] if line else text.count(chr(10)) + 1}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidConfig(f"{path} can not be read: {getattr(error, 'strerror', None) or error}") from error
+
+
 def _lineOf(text: str, table: str, key: str | None) -> int:
-    """The line of a table's heading, or of a key in it; 1 when it is written in a way that this does not see (dotted, inline)."""
-    current, heading = "", 1
+    """The line of a table's heading, or of a key in it. Of a key within braces it is the line of the table."""
+    current, heading, inText = "", 0, False
     for number, line in enumerate(text.splitlines(), 1):
-        if match := re.match(r"\s*\[\s*([^\]]+?)\s*\]", line):
+        begins = not inText
+        inText ^= bool((line.count('"""') + line.count("'''")) % 2)
+        if not begins:
+            continue
+        if match := re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line):
             current = match[1].strip("\"' ")
-            heading = number if current == table else heading
-            if current == table and key is None:
-                return number
-        elif current == table and key is not None and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+            names = [current]
+        elif match := re.match(r"\s*([^=#]+?)\s*=", line):
+            names = [part.strip("\"' ") for part in match[1].split(".")]
+            names = [current, *names] if current else names
+        else:
+            continue
+        if names == [table, key]:
             return number
-    return heading
+        if names[0] == table and not heading:
+            heading = number
+    return heading or 1

@@ -6,7 +6,8 @@ import re
 
 from muninn.errors import InvalidArgument
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+# Not more digits than any size has: what follows may then convert them without a bound of its own.
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?) *([KMGTP]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 MAX_BYTES = 1 << 56
 
@@ -15,7 +16,7 @@ def asBytes(text: str) -> int:
     """The bytes that `text` means, at most 2**56, or `InvalidArgument`."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise InvalidArgument(f"{text!r} is no size", 'Write a number and K, M, G or T, such as "512G"')
+        raise InvalidArgument(f"{text[:40]!r} is no size", 'Write a number and K, M, G or T, such as "512G"')
     number, power = match[1], _POWERS[match[2].upper()]
     # Integers stay exact; a fraction is of the unit, and what is below a byte is cut off.
     sizeBytes = int(number) << 10 * power if "." not in number else int(float(number) * (1 << 10 * power))

@@ -107,6 +107,7 @@ def openOrCreate(places: Places, lockFile: LockFile, limits: Geometry) -> Contro
     if block is not None:
         return block
     with lockFile.creating():
+        _reinstate(places, lockFile)
         block = _open(places, lockFile)
         if block is None:
             _discard(places)
@@ -151,6 +152,28 @@ def _open(places: Places, lockFile: LockFile) -> ControlBlock | None:
     finally:
         memory.close_fd()
     return None
+
+
+def _reinstate(places: Places, lockFile: LockFile) -> None:
+    """Give a block its version back, if somebody was killed while withdrawing it and others live in it.
+
+    The caller holds CREATE, as who withdraws does.
+    """
+    try:
+        memory = posix_ipc.SharedMemory(places.blockName)
+    except (posix_ipc.ExistentialError, OSError):
+        return
+    try:
+        raw = os.pread(memory.fd, _HEADER.size, 0)
+        if len(raw) < _HEADER.size:
+            return
+        magic, version, boot, _, maxMembers, *_ = _HEADER.unpack(raw)
+        # A creator stores the version before anybody can claim a slot, so a locked slot says that it was there.
+        ours = (magic, version, boot) == (layout.MAGIC, 0, bootId())
+        if ours and any(lockFile.slotIsLocked(slot) for slot in range(min(maxMembers, layout.MAX_MEMBERS_LIMIT))):
+            os.pwrite(memory.fd, layout.VERSION.to_bytes(4, "little"), layout.VERSION_OFFSET)
+    finally:
+        memory.close_fd()
 
 
 def _discard(places: Places) -> None:

@@ -59,6 +59,14 @@ class Election:
             disturb(self._block.memberAddress(old.slot) + layout.MEMBER_ROBUST_OFFSET)
         return new
 
+    def startAt(self, epoch: int) -> None:
+        """The first terms of a block that was rebuilt come after all that its rows and journals remember.
+
+        Nobody else uses the block yet.
+        """
+        if self.term().epoch < epoch:
+            atomics.casSeqCst64(self._election, self.term().word(), Term(epoch, None).word())
+
     def announce(self, epoch: int) -> None:
         """Say that the socket of `epoch` listens. Never lowers the word: a deposed broker that is late changes nothing."""
         while (seen := int(atomics.loadAcquire64(self._ready))) < epoch:

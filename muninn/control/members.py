@@ -125,7 +125,9 @@ class MemberTable:
         return processIsGone(identity.pid, identity.startTime)
 
     def isPidfdOf(self, descriptor: int, key: MemberKey) -> bool:
-        """Whether a descriptor that came over the socket is a pidfd, and of the process that the slot names (as far as this PID namespace can tell)."""
+        """Whether a descriptor that came over the socket is a pidfd, and of the process that the slot names (as far as this PID namespace
+        can tell).
+        """
         try:
             with open(f"/proc/self/fdinfo/{descriptor}") as file:
                 pids = [line.partition(":")[2].strip() for line in file if line.startswith("Pid:")]
@@ -167,7 +169,8 @@ class MemberTable:
     def _prepare(self, slot: int, preferred: bool) -> None:
         block = self._block
         block.allocate(block.geometry.areasOffset + slot * block.geometry.areaBytes, block.geometry.areaBytes)
-        # Its leases are gone since the slot was vacated. Only the slot's owner lowers this word, so no late broker can hide a lease from a scan.
+        # Its leases are gone since the slot was vacated. Only the slot's owner lowers this word, so no late broker can hide a lease
+        # from a scan.
         atomics.exchangeSeqCst32(block.memberAddress(slot) + layout.MEMBER_LEASE_HIGH_OFFSET, 0)
         self._nonce = int.from_bytes(os.urandom(8), "little") or 1
         flags = layout.MEMBER_FLAG_PREFERRED if preferred else 0
@@ -191,23 +194,30 @@ class MemberTable:
 
     def vacate(self, key: MemberKey, state: int) -> None:
         """`state` → FREE, when nothing of the member is left in the control block."""
-        # The CAS alone: a deposed broker that comes here late finds another generation. What the slot holds besides is its next member's to clear.
+        # The CAS alone: a deposed broker that comes here late finds another generation. What the slot holds besides is its next
+        # member's to clear.
         atomics.casSeqCst64(self._block.memberAddress(key.slot), key.generation << 32 | state, key.generation << 32 | layout.MEMBER_FREE)
 
 
 def processIsGone(pid: int, startTime: int) -> bool:
-    """Whether the process that had `pid` and began at `startTime` has ended (a zombie has). False when this process has no descriptor left to find out."""
+    """Whether the process that had `pid` and began at `startTime` has ended (a zombie has).
+
+    False when this process has no descriptor left to find out.
+    """
     pidfd = openPidfd(pid, startTime)
     if pidfd < 0:
         return -pidfd in _NO_SUCH_PROCESS
     try:
-        return atomics.pidfdDead(pidfd) == 1
+        return bool(atomics.pidfdDead(pidfd) == 1)
     finally:
         os.close(pidfd)
 
 
 def openPidfd(pid: int, startTime: int) -> int:
-    """A pidfd of the process that had `pid` and began at `startTime`; `-ESRCH` when that one has ended, another `-errno` when there is no telling."""
+    """A pidfd of the process that had `pid` and began at `startTime`.
+
+    `-ESRCH` when that one has ended, another `-errno` when there is no telling.
+    """
     pidfd = int(atomics.pidfdOpen(pid))
     if pidfd < 0:
         return -errno.ESRCH if -pidfd in _NO_SUCH_PROCESS else pidfd

@@ -124,7 +124,10 @@ class RowDescription(NamedTuple):
             )
         except (IndexError, UnicodeDecodeError) as error:
             raise ControlBlockInvalid(f"a row's description is out of range: {error}") from error
-        inRange = 0 <= description.sizeBytes <= description.segmentBytes <= 1 << 62 and description.metaOffset + description.metaBytes <= description.segmentBytes
+        inRange = (
+            0 <= description.sizeBytes <= description.segmentBytes <= 1 << 62
+            and description.metaOffset + description.metaBytes <= description.segmentBytes
+        )
         if ndim > layout.MAX_NDIM or not inRange:
             raise ControlBlockInvalid(f"the row of {description.name!r} states impossible sizes")
         return description
@@ -197,7 +200,9 @@ class RowTable:
             return []
         indices, found = atomics.indexBuffer(end - first), list[int]()
         for state in (layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD):
-            count = atomics.scan64(self._first + first * layout.ROW_BYTES, layout.ROW_BYTES, end - first, _STATE_MASK, state, indices, end - first)
+            count = atomics.scan64(
+                self._first + first * layout.ROW_BYTES, layout.ROW_BYTES, end - first, _STATE_MASK, state, indices, end - first
+            )
             found += (first + index for index in indices[: min(count, end - first)])
         return found
 
@@ -244,7 +249,10 @@ class RowTable:
         return new
 
     def fence(self, epoch: int) -> None:
-        """Raise the epoch of every row, of the row count and of the drain word to `epoch`. The count first: from there on nobody else adds rows."""
+        """Raise the epoch of every row, of the row count and of the drain word to `epoch`.
+
+        The count first: from there on nobody else adds rows.
+        """
         for address in (self._block.rowsReadyAddress, self._block.drainAddress):
             atomics.raiseField64(address, 8, 1, _EPOCH_MASK << 40, (epoch & _EPOCH_MASK) << 40)
         field = (epoch & _EPOCH_MASK) << _EPOCH_SHIFT

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import posix_ipc
 
-from muninn.control import atomics
+from muninn.control import atomics, room
 from muninn.control.layout import PAGE_BYTES
 from muninn.control.lockfile import fileError
 from muninn.control.places import SHM_ROOT, Places
@@ -151,6 +151,7 @@ def reserve(
     """
     from concurrent.futures import ThreadPoolExecutor
 
+    _requireRoom(mapping.sizeBytes)
     reporting = threading.Lock()
 
     def work(offset: int) -> None:
@@ -179,6 +180,15 @@ def reserve(
                 raise
     except OSError as error:
         raise HostMemoryFull(f"{mapping.sizeBytes} bytes do not fit into {SHM_ROOT}: {error.strerror}") from error
+
+
+def _requireRoom(sizeBytes: int) -> None:
+    """Refuse what can not fit before a page of it is taken. What is not enough in spite of this is an error of the reservation."""
+    status = os.statvfs(SHM_ROOT)
+    limits = {SHM_ROOT: status.f_bavail * status.f_frsize, "this machine's memory": room.availableBytes()}
+    for place, free in limits.items():
+        if sizeBytes > free:
+            raise HostMemoryFull(f"{sizeBytes} bytes do not fit: {place} has room for {free}")
 
 
 def copyIn(mapping: Mapping, source: int, sizeBytes: int) -> None:

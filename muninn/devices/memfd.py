@@ -14,8 +14,7 @@ import os
 import threading
 import weakref
 
-from muninn.control import atomics
-from muninn.devices import room
+from muninn.control import atomics, room
 from muninn.devices.port import Allocation
 from muninn.errors import BufferFreed, DescriptorsExhausted, HostMemoryFull, InvalidArgument, IpcHandleMismatch, PermissionDenied
 

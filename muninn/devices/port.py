@@ -199,7 +199,7 @@ class Device(ABC):
         """Whether kernels and copies of `gpu` reach the memory of `peer` directly. True for a GPU and itself."""
 
     def topology(self) -> dict[str, list[str]]:
-        """The pairs of GPUs as the roadmap's section 15.3 writes them: `p2p` when both reach each other, else `staged`."""
+        """The pairs of GPUs by name: `p2p` when both reach each other, else `staged`."""
         pairs: dict[str, list[str]] = {"p2p": [], "staged": []}
         for low in range(self.gpuCount):
             for high in range(low + 1, self.gpuCount):

@@ -1,16 +1,28 @@
-"""numpy's own files: ``.npy``, one array, and ``.npz``, a ZIP archive of them. Headers are read by numpy, which never unpickles here."""
+"""numpy's own files: ``.npy``, one array, and ``.npz``, a ZIP archive of them.
+
+Headers are read by numpy, which never unpickles here; the bytes go straight into the target. A member of an archive is read to its
+end, since only there `zipfile` compares its checksum.
+"""
 
 from __future__ import annotations
 
 import tokenize
 import zipfile
 import zlib
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from muninn.formats.source import Entry, Progress, Source
+from muninn.formats.source import CHUNK_BYTES, Entry, Progress, Source
+
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+_ENCRYPTED = 1
+_HEADER_DAMAGE = (ValueError, SyntaxError, tokenize.TokenError, EOFError, TypeError, MemoryError, RecursionError)
+#: What `zipfile` raises on damage. Of its own errors are the first; the others come through from what it calls.
+_ARCHIVE_DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+
+#: What the ZIP library raises for a damaged archive; an unknown compression or an encryption is one here.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 def _header(file: IO[bytes], source: Source, key: str) -> tuple[Entry, bool]:
@@ -19,21 +31,25 @@ def _header(file: IO[bytes], source: Source, key: str) -> tuple[Entry, bool]:
         version = np.lib.format.read_magic(file)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in readers:
-            raise source.refuse(f"version {version} of the format is not known")
+            raise source.refuse(f"version {version} of the header of {key or 'the array'} is not known", "Save it without field names")
         shape, fortran, dtype = readers[version](file)
-    except (ValueError, SyntaxError, tokenize.TokenError, EOFError, UnicodeDecodeError, MemoryError, RecursionError) as error:
+    except _HEADER_DAMAGE as error:
         raise source.refuse(f"the header of {key or 'the array'} is damaged: {error}") from error
     return source.checkedEntry(key, shape, dtype), fortran
 
 
-def _read(file: IO[bytes], source: Source, key: str, target: np.ndarray[Any, Any], progress: Progress | None) -> None:
-    entry, fortran = _header(file, source, key)
-    if not fortran or len(entry.shape) < 2:
+def _fill(file: IO[bytes], source: Source, target: np.ndarray[Any, Any], fortran: bool, progress: Progress | None) -> None:
+    if not fortran or target.ndim < 2:
         source.fill(file, target, progress)
         return
-    turned = np.empty(entry.shape[::-1], entry.dtype)
-    source.fill(file, turned, progress)
-    np.copyto(target, turned.T)
+    # The file has the columns one after the other. They are turned some at a time, so that no second copy of the array is needed.
+    turned = target.T
+    count = max(1, CHUNK_BYTES // max(1, target.nbytes // max(1, len(turned))))
+    for start in range(0, len(turned), count):
+        columns = turned[start : start + count]
+        read = np.empty(columns.shape, target.dtype)
+        source.fill(file, read, progress)
+        np.copyto(columns, read)
 
 
 class NpySource(Source):
@@ -41,58 +57,67 @@ class NpySource(Source):
 
     isBundle = False
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        with path.open("rb") as file:
-            entry, _ = _header(file, self, "")
-            there = path.stat().st_size - file.tell()
-        if there < entry.sizeBytes:
-            raise self.refuse(f"it has {there} bytes of data and states {entry.sizeBytes}")
+    def _read(self) -> None:
+        entry, self._fortran = _header(self._file, self, "")
+        self._dataOffset = self._file.tell()
+        there = self._fileBytes - self._dataOffset
+        if there != entry.sizeBytes:
+            raise self.refuse(f"its header states {entry.sizeBytes} bytes of data, and it has {there}")
         self.entries = {"": entry}
 
-    def readInto(self, key: str, target: np.ndarray[Any, Any], progress: Progress | None = None) -> None:
-        with self.path.open("rb") as file:
-            _read(file, self, key, target, progress)
-
-    def close(self) -> None:
-        """Nothing stays open between reads."""
+    def _readInto(self, key: str, target: np.ndarray[Any, Any], progress: Progress | None) -> None:
+        self._file.seek(self._dataOffset)
+        _fill(self._file, self, target, self._fortran, progress)
 
 
 class NpzSource(Source):
     """Named arrays in a ``.npz`` file, stored or deflated."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def _read(self) -> None:
         try:
-            self._archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, EOFError, ValueError) as error:
+            self._archive = zipfile.ZipFile(self._file)
+            members = self._archive.infolist()
+        except _ARCHIVE_DAMAGE as error:
             raise self.refuse(f"it is no ZIP archive: {error}") from error
-        try:
-            self._names = {name.removesuffix(".npy"): name for name in self._archive.namelist()}
-            self.entries = {key: self._entry(key) for key in self._names}
-        except BaseException:
-            self._archive.close()
-            raise
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        self.entries = {}
+        for member in members:
+            self._add(member)
         if not self.entries:
             raise self.refuse("there is no array in it")
 
-    def _entry(self, key: str) -> Entry:
+    def _add(self, member: zipfile.ZipInfo) -> None:
+        name = member.filename
+        key = name.removesuffix(".npy")
+        if key == name:
+            raise self.refuse(f"its member {name!r} is no .npy file")
+        if key in self._members:
+            raise self.refuse(f"its member {name!r} is there twice")
+        if member.flag_bits & _ENCRYPTED or member.compress_type not in _METHODS:
+            raise self.refuse(
+                f"its member {name!r} is encrypted, or compressed by method {member.compress_type}", "Use numpy.savez_compressed"
+            )
         try:
-            with self._archive.open(self._names[key]) as member:
-                entry, _ = _header(member, self, key)
-                there = self._archive.getinfo(self._names[key]).file_size
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+            with self._archive.open(member) as file:
+                entry, _ = _header(file, self, key)
+                there = member.file_size - file.tell()
+        except (*_ARCHIVE_DAMAGE, OSError) as error:
             raise self.refuse(f"{key} is damaged: {error}") from error
-        if there < entry.sizeBytes:
-            raise self.refuse(f"{key} has {there} bytes and states {entry.sizeBytes}")
-        return entry
+        if there != entry.sizeBytes:
+            raise self.refuse(f"the header of {key} states {entry.sizeBytes} bytes of data, and it has {there}")
+        self._members[key] = member
+        self.entries[key] = entry
 
-    def readInto(self, key: str, target: np.ndarray[Any, Any], progress: Progress | None = None) -> None:
+    def _readInto(self, key: str, target: np.ndarray[Any, Any], progress: Progress | None) -> None:
         try:
-            with self._archive.open(self._names[key]) as member:
-                _read(member, self, key, target, progress)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            with self._archive.open(self._members[key]) as file:
+                _, fortran = _header(file, self, key)
+                _fill(file, self, target, fortran, progress)
+                if file.read(1):
+                    raise self.refuse(f"{key} has more bytes than its header states")
+        except _ARCHIVE_DAMAGE as error:
             raise self.refuse(f"{key} is damaged: {error}") from error
 
     def close(self) -> None:
         self._archive.close()
+        super().close()

@@ -1,4 +1,8 @@
-"""The contract of a file format: entries first, bytes when they are asked for."""
+"""The contract of a file format: entries first, bytes when they are asked for.
+
+A source belongs to one thread of one process. It keeps the file open, so that what was checked is what is read, also when somebody
+puts another file in its place meanwhile; one that is shortened or overwritten in place is noticed where its bytes run out.
+"""
 
 from __future__ import annotations
 
@@ -33,30 +37,62 @@ class Entry(NamedTuple):
 class Source(ABC):
     """An open file of arrays.
 
+    Parameters
+    ----------
+    path
+        For messages.
+    file
+        The file, open for reading at its beginning; it is the source's from now on.
+
     Attributes
     ----------
     entries
         Key to shape and dtype, checked against the length of the file.
     isBundle
         Whether the file holds named arrays; otherwise its one entry has the key ``""``.
+    keptAsBits
+        Key to the file's name of a type that numpy does not know, for the entries that are kept as unsigned integers of its size.
     """
 
     entries: dict[str, Entry]
     isBundle = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
         self.path = path
+        self.keptAsBits: dict[str, str] = {}
+        self._file = file
+        self._fileBytes = os.fstat(file.fileno()).st_size
+        self._read()
 
     @property
     def sizeBytes(self) -> int:
         return sum(entry.sizeBytes for entry in self.entries.values())
 
-    @abstractmethod
     def readInto(self, key: str, target: np.ndarray[Any, Any], progress: Progress | None = None) -> None:
-        """Read one entry into a C-contiguous array of its shape and dtype. `progress` gets the bytes read since its last call."""
+        """Read one entry into an array.
 
-    @abstractmethod
-    def close(self) -> None: ...
+        Parameters
+        ----------
+        target
+            C-contiguous, writable, and of the entry's shape and dtype.
+        progress
+            Called with the bytes read since its last call.
+
+        Raises
+        ------
+        FileInvalid
+            The file ends early, is damaged, or the disk fails. What is in `target` then is no array.
+        """
+        entry = self.entries[key]
+        if (target.shape, target.dtype) != (entry.shape, entry.dtype) or not target.flags.c_contiguous:
+            raise ValueError(f"the target of {key!r} must be a C-contiguous array of shape {entry.shape} and dtype {entry.dtype}")
+        try:
+            self._readInto(key, target, progress)
+        except OSError as error:
+            raise self.refuse(f"{key or 'the array'} can not be read: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -64,22 +100,35 @@ class Source(ABC):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def refuse(self, reason: str) -> FileInvalid:
+    @abstractmethod
+    def _read(self) -> None:
+        """Read and check the headers, and set `entries`."""
+
+    @abstractmethod
+    def _readInto(self, key: str, target: np.ndarray[Any, Any], progress: Progress | None) -> None: ...
+
+    def refuse(self, reason: str, fix: str | None = None) -> FileInvalid:
         """The error that says what is wrong with this file."""
-        return FileInvalid(f"{self.path}: {reason}")
+        return FileInvalid(f"{self.path}: {reason}", fix)
 
     def checkedEntry(self, key: str, shape: Any, dtype: np.dtype[Any]) -> Entry:
-        """An entry that can be shared."""
+        """An entry that makes sense by itself."""
+        what = key or "the array"
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            raise self.refuse(f"the key {key!r} is not valid Unicode") from None
         if dtype.hasobject:
-            raise self.refuse(f"{key or 'the array'} holds Python objects")
-        if not isinstance(shape, list | tuple) or any(
-            isinstance(length, bool) or not isinstance(length, int) or length < 0 for length in shape
-        ):
-            raise self.refuse(f"the shape {shape!r} of {key or 'the array'} can not be")
-        return Entry(tuple(shape), dtype)
+            raise self.refuse(
+                f"{what} holds Python objects, which are never unpickled here", "Save it again as an array of numbers or text"
+            )
+        lengths = shape if isinstance(shape, list | tuple) else [-1]
+        if any(isinstance(length, bool) or not isinstance(length, int) or length < 0 for length in lengths) or len(lengths) > 64:
+            raise self.refuse(f"the shape {str(shape)[:80]} of {what} can not be")
+        return Entry(tuple(lengths), dtype)
 
     def fill(self, file: IO[bytes], target: np.ndarray[Any, Any], progress: Progress | None) -> None:
-        """Read exactly the bytes of `target` from where `file` stands."""
+        """Read exactly the bytes of a C-contiguous `target` from where `file` stands."""
         view = memoryview(target.reshape(-1).view(np.uint8))  # type: ignore[arg-type]  # numpy declares the protocol from Python 3.12 on
         done = 0
         while done < len(view):
@@ -108,8 +157,15 @@ def openFile(path: str | os.PathLike[str]) -> Source:
     if kind is None:
         raise FileInvalid(f"{place}: files of kind {place.suffix or '(none)'} are not known", f"Use one of {', '.join(kinds)}")
     try:
+        # Before it is opened: opening a pipe waits for its writer.
         if not stat.S_ISREG(place.stat().st_mode):
             raise FileInvalid(f"{place} is no regular file")
-        return kind(place)
-    except OSError as error:
-        raise FileInvalid(f"{place} can not be read: {error.strerror or error}") from error
+        file = place.open("rb")
+        try:
+            return kind(place, file)
+        except BaseException:
+            file.close()
+            raise
+    except (OSError, ValueError) as error:
+        # ValueError: a path with a NUL in it.
+        raise FileInvalid(f"{place} can not be read: {getattr(error, 'strerror', None) or error}") from error

@@ -1,0 +1,158 @@
+"""Upkeep: what a broker does on the side, one piece at a time, while it serves.
+
+After a takeover: finish the rows that predecessors left half done, reclaim the dead, collect what nobody vouches for, copy what
+lives into this epoch's journal. Later: end lifetimes, and look for deaths that nobody reported. Each piece is idempotent, so a
+successor does it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+
+from muninn.broker.directory import Directory
+from muninn.broker.journal import Journal
+from muninn.broker.watchdog import Watchdog
+from muninn.control import layout, segments
+from muninn.control.block import ControlBlock, monotonicMs
+from muninn.control.members import MemberKey
+
+_log = logging.getLogger("muninn.broker")
+#: How often the broker looks for members that died without ever having said hello to it.
+SWEEP_SECONDS = 3.0
+_SLICE_ROWS = 256
+
+
+class Upkeep:
+    """The chores of one broker's term. The caller holds the broker's lock.
+
+    Parameters
+    ----------
+    own
+        The broker's own member, which is not swept.
+    mayStillCome
+        Whether somebody who has not said hello yet may bring a descriptor.
+    """
+
+    def __init__(
+        self, block: ControlBlock, epoch: int, own: MemberKey, directory: Directory, watchdog: Watchdog, journal: Journal,
+        mayStillCome: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self._places = block.places
+        self._epoch = epoch
+        self._own = own
+        self._directory = directory
+        self._watchdog = watchdog
+        self._journal = journal
+        self._mayStillCome = mayStillCome
+        self._chores: deque[Callable[[], None]] = deque()
+        self._sweepAt = 0.0
+
+    def takeOver(self) -> None:
+        """There is everything to do that predecessors may have left."""
+        self._chores.extend((self._finishRows, self._sweepMembers, self._collectOrphans, self._dropSockets, lambda: self._snapshot(0)))
+
+    def isPending(self) -> bool:
+        return bool(self._chores)
+
+    def sweepSoon(self) -> None:
+        """Look for unreported deaths at the next opportunity."""
+        self._chores.append(self._sweepMembers)
+
+    def workOnce(self) -> None:
+        """Do one piece; look for unreported deaths when nothing else is to be done and it is time again."""
+        if self._chores:
+            self._chores.popleft()()
+        elif time.monotonic() >= self._sweepAt:
+            self._sweepMembers()
+
+    def untilDeadline(self) -> float:
+        """Seconds until the first lifetime ends; a day when none does, or when there is other work first."""
+        first = next(iter(self._directory.catalog.deadlines()), None) if not self._chores else None
+        return 86400.0 if first is None else max(0.0, (first[0] - monotonicMs()) / 1000)
+
+    def endLifetimes(self) -> None:
+        """Free the buffers whose time is over."""
+        if self._chores:
+            return
+        now = monotonicMs()
+        for deadlineMs, row in self._directory.catalog.deadlines():
+            if deadlineMs > now:
+                return
+            self._directory.revoke(row, "lifetimeEnded")
+            self._directory.endLifetime(row)
+
+    def _finishRows(self) -> None:
+        """What predecessors left half done."""
+        for row, state in self._directory.rows.notFree():
+            if state.state in (layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD):
+                self._directory.settle(row)
+
+    def _sweepMembers(self) -> None:
+        """The dead of the time before this term, those that died with their broker, and those that died before they had said hello."""
+        self._sweepAt = time.monotonic() + SWEEP_SECONDS
+        if dead := self._watchdog.adopt(self._own):
+            for key in dead:
+                self._watchdog.reclaim(key)
+            self.settleUnheld()
+        self._collectLost()
+
+    def _collectLost(self) -> None:
+        """fastMode rows whose memory went with its last holder: nobody has it, and nobody is left who could bring it."""
+        rows = self._directory.rows.fastMode()
+        if not rows or self._mayStillCome():
+            return
+        for row in rows:
+            state = self._directory.rows.state(row)
+            if state.state == layout.ROW_LIVE and self._directory.vault.get(row, state.incarnation) is None:
+                _log.warning("row %d.%d has lost its memory", row, state.incarnation)
+                self._directory.revoke(row, "ownerDied")
+                self._directory.free(row, state.incarnation)
+
+    def _collectOrphans(self) -> None:
+        """Segments that no row vouches for, and rows that nobody will ever close."""
+        places = self._places
+        for row, incarnation in places.segments():
+            state = self._directory.rows.state(row) if row < self._directory.rows.count() else None
+            if state is None or state.incarnation != incarnation or state.state == layout.ROW_FREE:
+                _log.warning("collected the orphaned segment %s", places.segmentName(row, incarnation))
+                segments.unlink(places, row, incarnation)
+        self.settleUnheld()
+
+    def settleUnheld(self, first: int = 0) -> None:
+        """Rows that nobody will ever close, a slice at a time: their last holder died after it had let go and before it had said so."""
+        rows = self._directory.rows
+        end = min(first + _SLICE_ROWS, rows.count())
+        for row in (*rows.ending(first, end), *rows.lastClosed(first, end)):
+            self._directory.settle(row)
+        if end < rows.count():
+            self._chores.append(lambda: self.settleUnheld(end))
+
+    def _dropSockets(self) -> None:
+        for epoch in self._places.epochsOf("broker"):
+            if epoch < self._epoch:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._places.socketPath(epoch))
+
+    def _snapshot(self, first: int) -> None:
+        """Copy what lives into this epoch's journal, a slice at a time, and then drop the older journals."""
+        rows = self._directory.rows
+        end = min(first + _SLICE_ROWS, rows.count())
+        for row in range(first, end):
+            state = rows.state(row)
+            if state.state == layout.ROW_LIVE and not self._journal.note(
+                "live", row=row, incarnation=state.incarnation, description=rows.packed(row)
+            ):
+                return  # no room for a whole snapshot: the older journals stay
+        if end < rows.count():
+            self._chores.append(lambda: self._snapshot(end))
+            return
+        _ = self._directory.catalog  # it takes from the older journals what it needs
+        for epoch in self._places.epochsOf("journal"):
+            if epoch < self._epoch:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._places.journalPath(epoch))
