@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import muninn
+from muninn.cli.main import profMain, topMain
 from support import Actor, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -25,11 +32,36 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
 
 
-def answer(*arguments: str) -> dict[str, object]:
+def answer(*arguments: str) -> dict[str, Any]:
     done = run(*arguments, "--json")
     assert done.returncode == 0, done.stderr
-    value: dict[str, object] = json.loads(done.stdout)
+    value: dict[str, Any] = json.loads(done.stdout)
     return value
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest) -> Path:
+    """A fresh one; pytest's own name for it is not in our style."""
+    path: Path = request.getfixturevalue("tmp_path")
+    return path
+
+
+def onTerminal(*arguments: str, columns: int = 80, **environment: str) -> str:
+    """What a command prints in a terminal of that width."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    settings = {"TERM": "xterm", "COLUMNS": str(columns), **environment}
+    ended = subprocess.run(
+        [sys.executable, "-m", "muninn", *arguments], stdout=theirs, stderr=theirs, stdin=theirs, timeout=60, env={**os.environ, **settings}
+    )
+    assert ended.returncode == 0
+    os.close(theirs)
+    raw = b""
+    with contextlib.suppress(OSError):  # the end of a terminal is EIO
+        while chunk := os.read(ours, 65536):
+            raw += chunk
+    os.close(ours)
+    return raw.decode()
 
 
 def test_listsWithTheColumnsOfTheManual(domain: str, actor: Start) -> None:
@@ -44,6 +76,33 @@ def test_listsWithTheColumnsOfTheManual(domain: str, actor: Start) -> None:
     assert "broker" in bare.splitlines()[-1]
     assert len(run("list", "--tenant", "org/a").stdout.splitlines()) == 2
     assert len(run("list", "--mode", "fastMode").stdout.splitlines()) == 2
+
+
+def test_aTerminalGetsColoursAndLinesThatFit(domain: str) -> None:
+    held = muninn.share(b"x", name="a-name-" * 15, tenant="tenant/" * 8)
+    shown = onTerminal("list", columns=72)
+    assert "\x1b[32mok" in shown
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    assert len(plain) == 2
+    assert all(len(line) <= 72 for line in plain)
+    assert "…" in plain[1]
+    assert held.name in run("list").stdout
+    assert "\x1b[32m" not in onTerminal("list", NO_COLOR="1")
+    assert "\x1b" not in run("list").stdout
+    assert json.loads(onTerminal("list", "--json"))["domain"] == domain
+
+
+def test_showsNothingThatATerminalWouldObey(domain: str, actor: Start) -> None:
+    actor("import sys\nsys.argv[0] = 'evil\\x1b[2J'\nheld = muninn.share(b'x', name='one')")
+    assert "\x1b" not in run().stdout
+    assert "evil\N{REPLACEMENT CHARACTER}[2J" in run().stdout
+
+
+def test_namesThatTheLocaleCanNotSpellAreNoFailure(domain: str) -> None:
+    muninn.share(b"x", name="日本").close()
+    done = run("list", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "\\u65e5" in done.stdout
 
 
 def test_jsonOfListIsTheDomainAndItsBuffers(domain: str) -> None:
@@ -68,12 +127,60 @@ def test_opensAndHoldsUntilItIsTold(domain: str) -> None:
     muninn.share(b"x", name="one").close()
     opened = subprocess.Popen([sys.executable, "-m", "muninn", "open", "one"], stdout=subprocess.PIPE, text=True)
     assert opened.stdout is not None
-    assert "held until Ctrl-C" in opened.stdout.readline()
+    lines = iter(opened.stdout.readline, "")
+    assert any("held until Ctrl-C" in line for line in lines)
     assert len(muninn.listBuffers()[0]["importers"]) == 1
     opened.send_signal(signal.SIGINT)
     assert opened.wait(30) == 0
     opened.stdout.close()
     eventually(lambda: not muninn.listBuffers()[0]["importers"], "its lease is given back")
+
+
+def test_openHoldsForItsTime(domain: str) -> None:
+    muninn.share(b"x", name="one").close()
+    done = run("open", "--name", "one", "--seconds", "0.2")
+    assert done.returncode == 0
+    assert "held for 0.2 s" in done.stdout
+
+
+def test_openLetsGoOfWhatIsRevoked(domain: str) -> None:
+    muninn.share(b"x", name="one").close()
+    opened = subprocess.Popen(
+        [sys.executable, "-m", "muninn", "open", "one", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    eventually(lambda: muninn.listBuffers()[0]["importers"], "it is held")
+    assert answer("evict", "--name", "one") == {"revoked": 1}
+    printed, said = opened.communicate(timeout=60)
+    assert opened.returncode == 1
+    assert said.startswith("MNN-0014 LeaseRevoked: ")
+    assert json.loads(printed.splitlines()[-1])["error"]["code"] == "MNN-0014"
+    assert not muninn.listBuffers()[0]["importers"]
+
+
+def test_allocHoldsFastModeUntilItIsTold(domain: str) -> None:
+    muninn.domainInfo()
+    held = subprocess.Popen(
+        [sys.executable, "-m", "muninn", "alloc", "--size", "1K", "--name", "v", "--mode", "fastMode", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert held.stdout is not None
+    assert json.loads(held.stdout.readline())["mode"] == "fastMode"
+    assert [each["name"] for each in muninn.listBuffers()] == ["v"]
+    held.terminate()
+    _, said = held.communicate(timeout=60)
+    assert held.returncode == 0
+    assert "holding it until Ctrl-C" in said
+
+
+def test_describesABundleWithItsEntries(domain: str) -> None:
+    muninn.shareBundle({"a": np.ones(3), "bb": np.zeros((2, 2), np.int8)}, name="both").close()
+    described = run("describe", "both").stdout.splitlines()
+    assert "  bb  |i1  2 x 2" in described
+    assert answer("describe", "both")["entries"] == {"a": {"shape": [3], "dtype": "<f8"}, "bb": {"shape": [2, 2], "dtype": "|i1"}}
+    assert run("open", "both", "--seconds", "0").returncode == 0
+    assert run("free", "both").returncode == 0
 
 
 def test_closeRevokesAnotherProcessesLease(domain: str, actor: Start) -> None:
@@ -95,15 +202,46 @@ def test_drainStopsCreation(domain: str) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [(".npy", "array"), (".npz", "bundle")])
-def test_loadsFiles(domain: str, tmp_path: Path, suffix: str, kind: str) -> None:
+def test_loadsFiles(domain: str, folder: Path, suffix: str, kind: str) -> None:
     muninn.domainInfo()
     array = np.arange(1000.0)
-    np.save(tmp_path / "x.npy", array)
-    np.savez(tmp_path / "x.npz", inside=array)
-    assert answer("load", str(tmp_path / f"x{suffix}"), "--name", "loaded")["kind"] == kind
+    np.save(folder / "x.npy", array)
+    np.savez(folder / "x.npz", inside=array)
+    assert answer("load", str(folder / f"x{suffix}"), "--name", "loaded")["kind"] == kind
     there = muninn.open("loaded").array if kind == "array" else muninn.openBundle("loaded")["inside"]
     assert np.array_equal(there, array)
     assert not there.flags.writeable
+
+
+def test_saysWhichTypesAreKeptAsBits(domain: str, folder: Path) -> None:
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    (folder / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"1234")
+    done = run("load", str(folder / "x.safetensors"), "--name", "model", "--json")
+    assert json.loads(done.stdout)["keptAsBits"] == {"w": "BF16"}
+    assert "1 arrays of BF16" in done.stderr
+    assert muninn.openBundle("model")["w"].dtype == np.uint16
+
+
+@pytest.mark.parametrize(("array", "words"), [(np.empty((0, 3)), "lengths, each above 0"), (np.array([(1, 2)], "i4,i4"), "plain types")])
+def test_loadNamesTheArrayThatCanNotBeShared(domain: str, folder: Path, array: np.ndarray[Any, Any], words: str) -> None:
+    np.savez(folder / "x.npz", good=np.ones(3), bad=array)
+    done = run("load", str(folder / "x.npz"), "--name", "x")
+    assert done.returncode == 1
+    assert "bad" in done.stderr
+    assert words in done.stderr
+    assert muninn.listBuffers() == []
+
+
+def test_aDamagedFileLeavesNothing(domain: str, folder: Path) -> None:
+    np.savez_compressed(folder / "x.npz", a=np.arange(100_000))
+    raw = bytearray((folder / "x.npz").read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    (folder / "x.npz").write_bytes(raw)
+    muninn.domainInfo()
+    done = run("load", str(folder / "x.npz"), "--name", "x")
+    assert (done.returncode, done.stderr[:20]) == (1, "MNN-0023 FileInvalid")
+    assert leftovers(domain) == []
+    assert muninn.listBuffers() == []
 
 
 def test_keepIsPreferredAsBrokerAndEndsPolitely(domain: str, actor: Start) -> None:
@@ -151,9 +289,39 @@ def test_everyCommandExplainsItself(command: str) -> None:
     assert "example: python -m muninn" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [("bogus",), ("alloc",), ("promote",), ("top",), ("prof",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bogus",),
+        ("alloc",),
+        ("list", "--bogus"),
+        ("evict",),
+        ("describe",),
+        ("describe", "a", "--name", "b"),
+        ("close", "a", "--pid", "0"),
+        ("close", "a", "--pid", "-4"),
+        ("open", "a", "--seconds", "inf"),
+        ("open", "a", "--seconds", "nan"),
+        ("open", "a", "--timeout", "-1"),
+        ("alloc", "--size", "1", "--name", "a", "--lifetime-ms", "0"),
+    ],
+)
 def test_wrongUsageIsStatusTwo(arguments: tuple[str, ...]) -> None:
-    assert run(*arguments).returncode == 2
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("promote", "--name", "a", "--offset", "4G", "--length", "512M", "--gpu", "0"), ("promote",), ("top",), ("prof", "x")]
+)
+def test_whatIsNotThereYetSaysSo(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "not in this version" in done.stderr
+    assert "not in this version" in json.loads(run(*arguments, "--json").stdout)["error"]["reason"]
+    assert (topMain(), profMain()) == (2, 2)
 
 
 @pytest.mark.parametrize("script", ["muninctl", "muninn-top", "muninn-prof"])
@@ -172,6 +340,69 @@ def test_doctorFindsThisMachineFit(domain: str) -> None:
     assert all(line.split()[0] in ("ok", "warn") for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "check"), [("MUNINN_TAKEOVER_MS", "soon", "configuration"), ("MUNINN_DEVICE", "cuda", "device")]
+)
+def test_doctorFailsWhereMuninnWould(domain: str, variable: str, value: str, check: str) -> None:
+    done = run("doctor", "--json", **{variable: value})
+    finding = json.loads(done.stdout)[check]
+    if check == "device" and finding["verdict"] == "ok":
+        pytest.skip("this machine has a GPU that can be had")
+    assert done.returncode == 1
+    assert finding["verdict"] == "fail"
+    assert finding["advice"]
+
+
+_DRIVER = """
+#include <string.h>
+int cuInit(unsigned flags) { return INIT; }
+int cuDeviceGetCount(int *count) { *count = COUNT; return 0; }
+int cuDriverGetVersion(int *version) { *version = 13020; return 0; }
+int cuDeviceGet(int *device, int number) { *device = number; return number == 1; }
+int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Card", length); return 0; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("init", "count", "verdict", "found"),
+    [
+        (0, 2, "ok", "driver for CUDA 13.2; devices: 0 Card, 1 (unknown)"),
+        (0, 0, "warn", "driver for CUDA 13.2; devices: none"),
+        (100, 1, "warn", "libcuda.so.1 is there, and cuInit fails with 100"),
+    ],
+)
+def test_doctorAsksTheCudaDriver(domain: str, folder: Path, init: int, count: int, verdict: str, found: str) -> None:
+    (folder / "driver.c").write_text(_DRIVER)
+    compiler = os.environ.get("CC", "cc")
+    made = [
+        compiler,
+        "-shared",
+        "-fPIC",
+        f"-DINIT={init}",
+        f"-DCOUNT={count}",
+        "-o",
+        str(folder / "libcuda.so.1"),
+        str(folder / "driver.c"),
+    ]
+    subprocess.run(made, check=True)
+    finding = json.loads(run("doctor", "--json", LD_LIBRARY_PATH=str(folder)).stdout)["cuda"]
+    assert (finding["verdict"], finding["found"]) == (verdict, found)
+
+
+def test_doctorSaysWhatIsLeftOfADomain(domain: str) -> None:
+    stem = f"/dev/shm/muninn-{os.getuid()}-{domain}"
+    assert "nobody is in it" in answer("doctor")["domain"]["found"]
+    Path(f"{stem}.3.1").write_bytes(b"x")
+    assert "1 segments are left over" in answer("doctor")["domain"]["found"]
+    Path(stem).write_bytes(b"\0" * 8192)
+    assert "unfinished" in answer("doctor")["domain"]["found"]
+    Path(stem).write_bytes(b"garbage!" * 1024)
+    done = run("doctor")
+    assert done.returncode == 1
+    assert "fail  domain" in done.stdout
+    assert "doctor --repair" in done.stdout
+
+
 def test_doctorRepairsADamagedControlBlock(domain: str) -> None:
     assert run("alloc", "--size", "1K", "--name", "kept").returncode == 0
     block = Path(f"/dev/shm/muninn-{os.getuid()}-{domain}")
@@ -185,3 +416,11 @@ def test_doctorRepairsADamagedControlBlock(domain: str) -> None:
 def test_aReaderThatLeavesIsNoError(domain: str) -> None:
     done = subprocess.run(f"{sys.executable} -m muninn list --json | true", shell=True, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "said"), [(">&-", 0, ""), ("> /dev/full", 1, "muninn: [Errno 28] No space left on device\n")]
+)
+def test_outputThatGoesNowhereIsNoTraceback(domain: str, redirection: str, status: int, said: str) -> None:
+    done = subprocess.run(f"{sys.executable} -m muninn list {redirection}", shell=True, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (status, said)

@@ -292,6 +292,7 @@ class Membership:
         if self.isStale():
             return
         self.holdings.closeAll()
+        self._preferred = False  # or our thread would ask for the office back
         term = self.election.term()
         if term.slot == self.key.slot and self._othersLive():
             # First the office, then good-bye as anybody else: so the successor gets what the vault holds.

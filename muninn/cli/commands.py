@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from muninn.cli.listing import printDescription
 from muninn.cli.output import printJson, size
 
 if TYPE_CHECKING:
@@ -59,8 +60,13 @@ def _bar(what: str, total: int) -> Iterator[Any]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)
+        # Without a total it only shows that something goes on: memory is reserved before the first byte is there.
+        task = progress.add_task(f"{what}: reserving memory", total=None)
+
+        def advance(count: int) -> None:
+            progress.update(task, advance=count, total=total, description=what)
+
+        yield advance
 
 
 def runAlloc(arguments: argparse.Namespace) -> int:
@@ -88,6 +94,8 @@ def runOpen(arguments: argparse.Namespace) -> int:
         stop = _stopped()
         bound = "" if arguments.seconds is None else f"for {arguments.seconds:g} s, or "
         shown = f"{buffer.name}: {size(buffer.nbytes)} of {buffer.mode} at {buffer.open():#x}; held {bound}until Ctrl-C"
+        if not arguments.json:
+            printDescription(buffer.describe())
         status = _say(arguments, buffer.describe(), shown)
         _hold(buffer, stop, arguments.seconds)
     return status

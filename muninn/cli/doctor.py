@@ -56,7 +56,7 @@ def runDoctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         printJson({name: finding._asdict() for name, finding in findings.items()})
     else:
-        printTable(("", "", ""), [Row.of((finding.verdict, name, finding.text())) for name, finding in findings.items()])
+        printTable(("", "", ""), [Row.of((finding.verdict, name, finding.text())) for name, finding in findings.items()], wrapping=True)
     return 1 if any(finding.verdict == "fail" for finding in findings.values()) else 0
 
 
@@ -123,8 +123,8 @@ def _shm() -> Finding:
 
 def _mountOf(path: str) -> tuple[str, str]:
     """(file system, options) of what is mounted at `path`; of what is above it when nothing is."""
-    mounts = [line.split() for line in _text("/proc/self/mounts").splitlines()]
-    # The last of those at one place is the one on top.
+    # Of several at one place the last is on top, and `max` takes the first.
+    mounts = [line.split() for line in reversed(_text("/proc/self/mounts").splitlines())]
     best = max((mount for mount in mounts if len(mount) > 3 and _isWithin(path, mount[1])), key=lambda mount: len(mount[1]), default=None)
     return (best[2], best[3]) if best else ("unknown", "")
 

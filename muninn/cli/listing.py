@@ -53,10 +53,11 @@ def printDescription(described: dict[str, Any]) -> None:
     entries = described.get("entries", {})
     rows = [Row.of((key, _shown(key, value))) for key, value in described.items() if key not in ("importers", "entries")]
     if entries:
-        notes = [f"{key}  {entry['dtype']} {_shown('shape', entry['shape'])}" for key, entry in entries.items()]
+        width = max(map(len, entries))
+        notes = [f"{key.ljust(width)}  {entry['dtype']}  {_shown('shape', entry['shape'])}" for key, entry in entries.items()]
         rows.append(Row.of(("entries", str(len(entries))), notes))
     rows.append(Row.of(("importers", str(len(described["importers"]))), _holders(described)))
-    printTable(("", ""), rows)
+    printTable(("", ""), rows, wrapping=True)
 
 
 def _described(name: str) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def _shown(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if key == "size":
-        return f"{value} ({size(value)})"
+        return f"{value} ({size(value)})" if value >= 1024 else str(value)
     if key in ("ageMs", "endsInMs"):
         return f"{value} ({age(value)})"
     if isinstance(value, dict):

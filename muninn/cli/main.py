@@ -23,15 +23,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that this locale can not spell is no reason to fail
+    if sys.stdout is None:  # started with its descriptor closed
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for as long as the program lasts
     arguments = _arguments(argv)
     try:
         status = _run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Whoever read us has gone. Python would complain once more when it flushes at exit.
+    except OSError as error:
+        # Nobody reads us any more, or the disk is full. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"muninn: {error}", file=sys.stderr)
         return 1
     return status
 
@@ -83,7 +87,7 @@ def _configure(arguments: argparse.Namespace) -> None:
     """Choose the domain and the verbosity. A configuration that is wrong ends every command but the one that says what is wrong."""
     import logging
 
-    from muninn.config import loadSettings
+    from muninn.config import loadSettings, variableOf
 
     overrides = {} if arguments.domain is None else {"domain": arguments.domain}
     try:
@@ -92,7 +96,8 @@ def _configure(arguments: argparse.Namespace) -> None:
         if arguments.command != "doctor":
             raise
         return
-    os.environ["MUNINN_DOMAIN"] = settings.control.domain
+    if arguments.domain is not None:
+        os.environ[variableOf("domain")] = arguments.domain
     logging.basicConfig(format="muninn: %(message)s", level=settings.server.logLevel.upper())
 
 
@@ -143,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m muninn", parents=[_common(json=False, domain=None)],
         description="Look at, and change, the buffers that the processes of this host share.",
-        epilog="Without a command: the buffers, and under each of them who holds it.",
+        epilog="Without a command: the buffers, and who holds each. Example: python -m muninn load model.safetensors --name model",
     )  # fmt: skip
     parser.set_defaults(run="listing:runList", command="list", mode=None, tenant=None, holders=True)
     commands = parser.add_subparsers(metavar="COMMAND")

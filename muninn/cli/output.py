@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muninn.errors import MuninnError
 
@@ -21,16 +22,16 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "-": "dim", "dy
 _LEAST_WIDTH = 8
 
 
-class Row(tuple[str, ...]):
-    """The cells of one line of a table, and what is printed below it."""
+class Row(NamedTuple):
+    """The cells of one line of a table, and the lines that are printed below it."""
 
-    notes: Sequence[str] = ()
+    cells: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @staticmethod
-    def of(cells: Iterable[str], notes: Sequence[str] = ()) -> Row:
-        row = Row(map(printable, cells))
-        row.notes = [printable(note) for note in notes]
-        return row
+    def of(cells: Iterable[str], notes: Iterable[str] = ()) -> Row:
+        """A row of words that others may have written."""
+        return Row(tuple(map(printable, cells)), tuple(map(printable, notes)))
 
 
 def printJson(value: Any) -> None:
@@ -60,7 +61,7 @@ def size(sizeBytes: int) -> str:
     for unit, power in (("T", 40), ("G", 30), ("M", 20), ("K", 10)):
         if sizeBytes >= 1 << power:
             value = sizeBytes / (1 << power)
-            return f"{value:.0f}{unit}" if value >= 100 or value == int(value) else f"{value:.1f}{unit}"
+            return f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}".removesuffix(".0") + unit
     return str(sizeBytes)
 
 
@@ -73,18 +74,41 @@ def age(milliseconds: int) -> str:
     return f"{seconds}s"
 
 
-def printTable(headings: Sequence[str], rows: Sequence[Row], shrinking: Sequence[int] = ()) -> None:
-    """Aligned lines, the headings first if there are any; the columns `shrinking` give way in a narrow window."""
+def printTable(headings: Sequence[str], rows: Sequence[Row], shrinking: Sequence[int] = (), wrapping: bool = False) -> None:
+    """Aligned lines.
+
+    Parameters
+    ----------
+    headings
+        One for each column; no line is printed for them if all are empty.
+    shrinking
+        Columns that give way in a narrow window.
+    wrapping
+        Whether the last column goes on in the next line there.
+    """
     console = _console()
-    widths = [max([len(heading), *(_width(row[column]) for row in rows)]) for column, heading in enumerate(headings)]
+    widths = [max([_width(heading), *(_width(row.cells[column]) for row in rows)]) for column, heading in enumerate(headings)]
     if console is not None:
         _shrink(widths, shrinking, console.width)
+        if wrapping:
+            room = console.width - sum(widths[:-1]) - 2 * (len(widths) - 1)
+            rows = [line for row in rows for line in _wrapped(row, max(room, 20))]
+            widths[-1] = max(room, 20)
     if any(headings):
         _printLine(console, headings, widths, "bold")
     for row in rows:
-        _printLine(console, row, widths, "")
+        _printLine(console, row.cells, widths, "")
         for note in row.notes:
             _printLine(console, [f"  {note}"], [0], "dim")
+
+
+def _wrapped(row: Row, room: int) -> list[Row]:
+    """The row as several, of which only the first has more than its last cell, and only the last has notes."""
+    parts = textwrap.wrap(row.cells[-1], room, break_long_words=False, break_on_hyphens=False) or [""]
+    blank = ("",) * (len(row.cells) - 1)
+    lines = [Row((*(row.cells[:-1] if number == 0 else blank), part)) for number, part in enumerate(parts)]
+    lines[-1] = lines[-1]._replace(notes=row.notes)
+    return lines
 
 
 def _console() -> Console | None:

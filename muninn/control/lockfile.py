@@ -68,8 +68,9 @@ class LockFile:
 
 def fileError(error: OSError, path: str) -> Exception:
     """The typed error for a failed open or create of `path`."""
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return DescriptorsExhausted(f"{path}: {error.strerror}")
+    # posix_ipc puts EMFILE and ENFILE into words of its own and leaves the number out.
+    if error.errno in (errno.EMFILE, errno.ENFILE) or (error.errno is None and "files" in str(error)):
+        return DescriptorsExhausted(f"{path}: {error.strerror or error}")
     if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT):
         return HostMemoryFull(f"{path}: {error.strerror}")
     return error

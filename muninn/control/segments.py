@@ -24,7 +24,9 @@ from muninn.errors import BufferFreed, ControlBlockInvalid, HostMemoryFull
 HUGE_PAGE_BYTES = 2 << 20
 #: What one thread reserves or copies at a time: large enough to amortise the calls, small enough for a smooth progress bar.
 CHUNK_BYTES = 16 << 20
-_MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23
+_MADV_HUGEPAGE, _MADV_POPULATE_WRITE, _MADV_COLLAPSE = 14, 23, 25
+#: Segments of at least so many bytes are worth huge pages: reading them from end to end is a fifth faster than with small ones.
+_HUGE_SEGMENT_BYTES = 64 << 20
 _SHMEM_HUGE = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 
 Progress = Callable[[int], None]
@@ -152,10 +154,14 @@ def reserve(
     from concurrent.futures import ThreadPoolExecutor
 
     _requireRoom(mapping.sizeBytes)
+    huge = mapping.sizeBytes >= _HUGE_SEGMENT_BYTES and hugePages() != "deny"
     reporting = threading.Lock()
 
     def work(offset: int) -> None:
         length = min(CHUNK_BYTES, mapping.sizeBytes - offset)
+        if huge and length >= HUGE_PAGE_BYTES:
+            # Asks for huge pages once, whatever the machine does by default; where none are to be had, small ones follow.
+            atomics.advise(mapping.address + offset, length, _MADV_COLLAPSE)
         # Populating works in parallel, where fallocate holds the file's lock, and takes the huge pages that the mapping asks for. It fails
         # where a touch is a SIGBUS; what fallocate then says is the reason, or it succeeds on a kernel that can not populate.
         if atomics.advise(mapping.address + offset, length, _MADV_POPULATE_WRITE) != 0:

@@ -1,7 +1,7 @@
 """numpy's own files: ``.npy``, one array, and ``.npz``, a ZIP archive of them.
 
-Headers are read by numpy, which never unpickles here; the bytes go straight into the target. A member of an archive is read to its
-end, since only there `zipfile` compares its checksum.
+Headers are read by numpy, which never unpickles here; the bytes go straight into the target. An array takes all of its file or
+member, so that reading it reaches the end, where `zipfile` compares the checksum.
 """
 
 from __future__ import annotations
@@ -113,8 +113,6 @@ class NpzSource(Source):
             with self._archive.open(self._members[key]) as file:
                 _, fortran = _header(file, self, key)
                 _fill(file, self, target, fortran, progress)
-                if file.read(1):
-                    raise self.refuse(f"{key} has more bytes than its header states")
         except _ARCHIVE_DAMAGE as error:
             raise self.refuse(f"{key} is damaged: {error}") from error
 
