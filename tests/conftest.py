@@ -20,11 +20,12 @@ def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     name = f"test-{secrets.token_hex(6)}"
     monkeypatch.setenv("MUNINN_DOMAIN", name)
     yield name
-    current = membership._current
-    if current is not None:
-        current.leave()
-        membership._current = None
-    removeDomain(name)
+    current, membership._current = membership._current, None  # whatever comes of its end, the next test joins anew
+    try:
+        if current is not None:
+            current.leave()
+    finally:
+        removeDomain(name)
 
 
 @pytest.fixture

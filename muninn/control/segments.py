@@ -27,6 +27,8 @@ CHUNK_BYTES = 16 << 20
 _MADV_HUGEPAGE, _MADV_POPULATE_WRITE, _MADV_COLLAPSE = 14, 23, 25
 #: Segments of at least so many bytes are worth huge pages: reading them from end to end is a fifth faster than with small ones.
 _HUGE_SEGMENT_BYTES = 64 << 20
+#: Freeing so many bytes takes some milliseconds.
+_SLOW_TO_FREE_BYTES = 256 << 20
 _SHMEM_HUGE = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 
 Progress = Callable[[int], None]
@@ -103,9 +105,26 @@ def open_(places: Places, row: int, incarnation: int, sizeBytes: int) -> int:
 
 
 def unlink(places: Places, row: int, incarnation: int) -> None:
-    """Remove the name; the memory goes with the last mapping. Removing it twice is fine."""
+    """Remove the name; the memory goes with the last mapping. Removing it twice is fine.
+
+    The kernel gives a large segment's pages back in whoever lets go last, which takes a second for some ten GiB. That is not to be
+    the caller, on whom others wait: a descriptor outlives the name, and a thread closes it.
+    """
+    name = places.segmentName(row, incarnation)
+    held: posix_ipc.SharedMemory | None = None
+    try:
+        held = posix_ipc.SharedMemory(name)
+        large = held.size >= _SLOW_TO_FREE_BYTES
+    except posix_ipc.ExistentialError:
+        return
+    except OSError:
+        large = False  # no descriptor is left: the name goes all the same
     with contextlib.suppress(posix_ipc.ExistentialError):
-        posix_ipc.unlink_shared_memory(places.segmentName(row, incarnation))
+        posix_ipc.unlink_shared_memory(name)
+    if held is not None and large:
+        threading.Thread(target=held.close_fd, name="muninn-unlink", daemon=True).start()
+    elif held is not None:
+        held.close_fd()
 
 
 def pagesUp(sizeBytes: int) -> int:

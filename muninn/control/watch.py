@@ -3,7 +3,8 @@
 The word is {owner died:1 | waiters:1 | thread id:30}; the kernel sets the first bit when the owner's thread ends, and wakes one
 waiter if the second bit is set. A watcher arms the word (sets the waiters bit), asks whether there is still a reason to sleep, and
 sleeps only while the word is as it armed it. Whoever gives it another reason clears the bit and wakes all, so a watcher that was
-between the question and the sleep finds the word changed and does not fall asleep.
+between the question and the sleep finds the word changed and does not fall asleep, unless a third one has armed it again just then:
+so no sleep is longer than a second, and what was missed is seen then.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from muninn.control import atomics
 _OWNER_DIED = 0x40000000
 _WAITERS = 0x80000000
 _FUTEX_ALL = 0x7FFFFFFF
+_LONGEST_NS = 1_000_000_000
 
 
 def watch(address: int, mustLook: Callable[[], bool], timeoutNs: int) -> None:
@@ -27,7 +29,7 @@ def watch(address: int, mustLook: Callable[[], bool], timeoutNs: int) -> None:
         return
     if mustLook():
         return
-    atomics.futexWait32(address, word | _WAITERS, timeoutNs)
+    atomics.futexWait32(address, word | _WAITERS, min(timeoutNs, _LONGEST_NS))
     if atomics.loadAcquire32(address) & _OWNER_DIED:
         atomics.futexWake32(address, _FUTEX_ALL)  # the kernel woke one of us
 
