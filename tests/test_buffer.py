@@ -1,0 +1,290 @@
+"""A buffer object: publishing and reading, fences, leases, and what others take it for."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import muninn
+from muninn import errors
+from muninn.api import admin
+from support import Actor, eventually, leftovers
+
+Start = Callable[..., Actor]
+
+
+# --- publishing and reading --------------------------------------------------------------------------------------------------------
+
+
+def test_publishesGenerationsToWaitingReaders(domain: str, actor: Start) -> None:
+    mine = muninn.share(np.zeros(100), name="g")
+    reader = actor("buffer = muninn.open('g')")
+    assert mine.generation == 0
+    reader.begin("generation = buffer.waitNext(50, after=0); generation, float(buffer.read().sum())")
+    with mine.write() as view:
+        view[:] = 3
+    assert reader.result() == [2, 300.0]
+
+
+def test_readsAreNeverTorn(domain: str, actor: Start) -> None:
+    writer = actor(
+        "import threading\nbuffer = muninn.share(np.zeros(50_000, 'i8'), name='t', access='readWrite')\nstop = threading.Event()"
+    )
+    reader = muninn.open("t")
+    writer.do(
+        "def hammer():\n"
+        "    number = 0\n"
+        "    while not stop.wait(0.0005):\n"
+        "        number += 1\n"
+        "        with buffer.write() as view:\n"
+        "            view[:] = number\n"
+        "thread = threading.Thread(target=hammer); thread.start()"
+    )
+    out, seen = np.empty(50_000, "i8"), set()
+    for _ in range(300):
+        reader.read(out)
+        assert (out == out[0]).all()
+        seen.add(int(out[0]))
+    assert len(seen) > 1
+    writer.do("stop.set(); thread.join()")
+
+
+def test_aDeadWriterIsSeenAndRepaired(domain: str, actor: Start) -> None:
+    mine = muninn.share(np.zeros(10), name="d")
+    writer = actor("buffer = muninn.open('d', access='readWrite'); turn = buffer.write(); view = turn.__enter__(); view[:5] = 1")
+    assert mine.generation == 1
+    with pytest.raises(TimeoutError):
+        mine.read(timeout=0.05)
+    writer.kill()
+    with pytest.raises(errors.WriterDied):
+        mine.read()
+    with pytest.raises(errors.WriterDied):
+        mine.waitNext(50)
+    with mine.write(timeout=50) as view:
+        view[:] = 9
+    assert mine.generation == 2
+    assert mine.read().tolist() == [9.0] * 10
+
+
+def test_aWriterThatRaisesLeavesATornBuffer(domain: str) -> None:
+    mine = muninn.share(np.zeros(4))
+    with pytest.raises(ZeroDivisionError), mine.write() as view:
+        view[:2] = 1 / 0
+    with pytest.raises(errors.WriterDied, match="gave up"):
+        mine.read()
+    with mine.write():
+        pass
+    assert mine.read().sum() == 0
+
+
+def test_writersTakeTurns(domain: str, actor: Start) -> None:
+    mine = muninn.share(np.zeros(1, "i8"), name="c", access="readWrite")
+    writers = [actor("buffer = muninn.open('c', access='readWrite')") for _ in range(3)]
+    for writer in writers:
+        writer.begin("for _ in range(200):\n    with buffer.write() as view:\n        view[0] = view[0] + 1\nTrue")
+    assert all(writer.result() for writer in writers)
+    assert mine.read()[0] == 600
+    assert mine.generation == 1200
+
+
+def test_nestedWritingIsAnErrorAndNoHang(domain: str) -> None:
+    mine = muninn.share(np.zeros(1))
+    with mine.write(), pytest.raises(RuntimeError, match="already"), mine.write():
+        pass
+    with mine.write(timeout=1):
+        pass
+
+
+def test_aWaitEndsWithItsTime(domain: str, actor: Start) -> None:
+    mine = muninn.share(np.zeros(1), name="w")
+    with pytest.raises(TimeoutError):
+        mine.waitNext(0.02)
+    holder = actor("buffer = muninn.open('w', access='readWrite'); turn = buffer.write(); turn.__enter__()")
+    with pytest.raises(TimeoutError), mine.write(timeout=0.02):
+        pass
+    holder.do("turn.__exit__(None, None, None)")
+    assert mine.waitNext(5, after=0) == 2
+
+
+def test_waitsInAsyncio(domain: str) -> None:
+    mine = muninn.share(np.zeros(1))
+
+    async def run() -> int:
+        waiting = asyncio.create_task(mine.waitNextAsync(50))
+        await asyncio.sleep(0.05)
+        with mine.write() as view:
+            view[:] = 1
+        return await waiting
+
+    async def cancel() -> None:
+        waiting = asyncio.create_task(mine.waitNextAsync(50))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    assert asyncio.run(run()) == 2
+    asyncio.run(cancel())
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("muninn-wait")], "the waiting threads end")
+
+
+def test_readsIntoWhatItIsGiven(domain: str) -> None:
+    mine = muninn.share(np.arange(6.0).reshape(2, 3))
+    out = np.empty((2, 3))
+    assert mine.read(out) is out
+    assert out.sum() == 15
+    for wrong in (np.empty((3, 2)), np.empty((2, 3), "f4"), np.empty((2, 6))[:, ::2]):
+        with pytest.raises(errors.InvalidArgument):
+            mine.read(wrong)
+
+
+# --- fences ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_aTicketIsDoneWhenItsStreamGetsThere(domain: str, actor: Start) -> None:
+    mine = muninn.share(np.zeros(4), name="s")
+    gate, stream = threading.Event(), muninn.createStream()
+    stream.submit(lambda: gate.wait(50))
+    ticket = mine.signal(stream)
+    reader = actor("buffer = muninn.open('s'); ours = muninn.createStream(); done = []")
+    reader.do("buffer.wait(ours); ours.submit(lambda: done.append(1))")
+    assert reader.do("time.sleep(0.05); done") == []
+    with pytest.raises(TimeoutError):
+        mine.wait(None, ticket, timeout=0.02)
+    gate.set()
+    assert mine.wait(None, ticket) == ticket
+    assert reader.do("ours.synchronize(50); done") == [1]
+
+
+def test_aDeadPromiseIsPoisoned(domain: str, actor: Start) -> None:
+    mine = muninn.share(np.zeros(4), name="s")
+    dying = actor(
+        "import threading\nbuffer = muninn.open('s'); stream = muninn.createStream(); stream.submit(threading.Event().wait); buffer.signal(stream)"
+    )
+    dying.kill()
+    with pytest.raises(errors.OwnerDied):
+        mine.wait(timeout=50)
+    with pytest.raises(ValueError, match="never issued"):
+        mine.wait(None, 99)
+
+
+# --- leases ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot(domain: str, actor: Start) -> None:
+    muninn.domainInfo()
+    other = actor(
+        "mine = muninn.share(b'x', name='l'); strict = muninn.open('l', renew='onUse'); auto = muninn.open('l')", MUNINN_LEASE_TTL_MS="60"
+    )
+    other.do("time.sleep(0.3)")
+    assert other.do("auto.array[0] == 120 and auto.describe()['importers'][0]['lease']") == "ok"
+    assert other.do("try:\n    strict.array\nexcept muninn.errors.LeaseExpired as error:\n    code = error.code\ncode") == "MNN-0004"
+
+
+def test_aRevokedLeaseForbidsAndFreesNothing(domain: str) -> None:
+    mine = muninn.share(np.arange(5), name="r")
+    array = mine.array
+    assert admin.evict("r") == 1
+    with pytest.raises(errors.LeaseRevoked, match="evicted"):
+        mine.read()
+    assert array.sum() == 10
+    assert muninn.listBuffers()[0]["importers"][0]["revoked"] == "evicted"
+    mine.close()
+    del array
+    assert muninn.open("r").array.sum() == 10
+
+
+def test_aLifetimeEnds(domain: str, actor: Start) -> None:
+    other = actor()
+    mine = muninn.share(b"x", name="short", lifetimeMs=1000)
+    other.do("other = muninn.open('short')")
+    eventually(lambda: not [each for each in muninn.listBuffers() if each["state"] == "live"], "its time is over")
+    with pytest.raises((errors.LeaseRevoked, errors.BufferFreed)):
+        mine.read()
+    other.do("other.close()")
+    mine.close()
+    eventually(lambda: leftovers(domain) == [], "the holders have let go")
+
+
+def test_arraysKeepTheMemoryAndItsLease(domain: str) -> None:
+    mine = muninn.share(np.arange(9), name="k")
+    array, address = mine.array, mine.open()
+    mine.close()
+    assert array.sum() == 36
+    assert len(muninn.listBuffers()[0]["importers"]) == 1
+    again = muninn.open("k")
+    assert again.open() == address
+    again.close()
+    del array
+    gc.collect()
+    assert muninn.listBuffers()[0]["importers"] == []
+
+
+def test_freeingKeepsWhatIsMapped(domain: str, actor: Start) -> None:
+    mine = muninn.share(np.arange(9), name="k")
+    other = actor("other = muninn.open('k'); array = other.array")
+    mine.free()
+    with pytest.raises(errors.BufferNotFound):
+        muninn.open("k")
+    assert other.do("int(array.sum())") == 36
+    assert other.do("try:\n    other.read()\nexcept muninn.errors.BufferFreed as error:\n    code = error.code\ncode") == "MNN-0013"
+    muninn.share(b"new", name="k")
+    assert other.do("muninn.open('k').array.tobytes().decode()") == "new"
+    other.do("del array; other.close()")
+    eventually(lambda: len(leftovers(domain)) == 1, "only the new one is left")
+
+
+def test_closingTwiceIsFineAndUseAfterwardsIsNot(domain: str) -> None:
+    with muninn.share(b"x") as mine:
+        mine.close()
+    mine.close()
+    for use in (lambda: mine.array, lambda: mine.name, mine.read, mine.describe, mine.free, mine.signal, lambda: mine.handle):
+        with pytest.raises(errors.BufferFreed):
+            use()
+    assert "closed" in repr(mine)
+    assert "closed" in mine._repr_html_()
+
+
+# --- what others take it for -----------------------------------------------------------------------------------------------------------
+
+
+def test_describesItself(domain: str) -> None:
+    described = muninn.share(np.zeros((2, 3), "f4"), name="d", tenant="org/x").describe()
+    fixed = {"mode": "bigMode", "gpu": None, "size": 24, "access": "readMostly", "tenant": "org/x", "leaseTtlMs": 120_000, "peerable": True}
+    assert fixed.items() <= described.items()
+    assert described["topology"] == {"p2p": [], "staged": []}
+    assert described["shape"] == [2, 3]
+    assert described["importers"][0]["pid"] == os.getpid()
+
+
+def test_isAnArrayToNumpyAndDlpack(domain: str) -> None:
+    mine = muninn.share(np.arange(4.0))
+    assert np.shares_memory(np.asarray(mine), mine.array)
+    assert np.asarray(mine, dtype="i4").tolist() == [0, 1, 2, 3]
+    assert not np.shares_memory(np.array(mine, copy=True), mine.array)
+    with pytest.raises(ValueError, match="copy"):
+        mine.__array__(np.dtype("i4"), copy=False)
+    assert np.shares_memory(np.from_dlpack(mine), mine.array)
+    assert len(mine) == 4
+    with pytest.raises(TypeError):
+        len(muninn.share(np.array(1.0)))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="memoryview of a Python object needs Python 3.12")
+def test_isAMemoryview(domain: str) -> None:
+    mine = muninn.share(np.arange(4.0))
+    assert memoryview(mine).format == "d"
+    assert memoryview(mine).tolist() == [0, 1, 2, 3]
+
+
+def test_showsItselfInNotebooks(domain: str) -> None:
+    html = muninn.share(b"x", name="<b>")._repr_html_()
+    assert "&lt;b&gt;" in html
+    assert "<b>&lt;" not in html.replace("<b>MuninnBuffer</b>", "")

@@ -1,0 +1,276 @@
+"""Sharing and finding arrays, between processes that have nothing in common but the domain."""
+
+from __future__ import annotations
+
+import array
+import multiprocessing
+import os
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import muninn
+from muninn import errors
+from support import Actor, eventually, leftovers
+
+Start = Callable[..., Actor]
+
+
+def childSum(buffer: muninn.MuninnBuffer) -> int:
+    return int(buffer.array.sum())
+
+
+def test_bothSeeTheSameBytes(domain: str, actor: Start) -> None:
+    mine = muninn.share(np.arange(12.0).reshape(3, 4), name="a")
+    other = actor("buffer = muninn.open('a', access='readWrite')")
+    assert other.do("buffer.shape, buffer.dtype.str, float(buffer.array.sum())") == [[3, 4], "<f8", 66.0]
+    other.do("buffer.array[1, 2] = 100")
+    assert mine.array[1, 2] == 100
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.arange(6, dtype=">i4").reshape(2, 3),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(20)[::3],
+        np.array(7.5),
+        np.array(["2026-11-23", "NaT"], "M8[s]"),
+        np.array([(1, 2.5, b"ab")], [("a", "i4"), ("b", "f8"), ("c", "S2")]),
+        np.array([True, False]),
+        np.array([b"abc", b"d"]),
+        np.arange(8, dtype=np.complex64).reshape(1, 2, 1, 2, 1, 2, 1, 1),
+    ],
+)
+def test_anyFixedTypeArrivesAsItIs(domain: str, value: np.ndarray[Any, Any]) -> None:
+    with muninn.share(value, name="v"), muninn.open("v") as found:
+        assert found.dtype == value.dtype
+        assert found.shape == value.shape
+        assert found.array.tobytes() == np.ascontiguousarray(value).tobytes()
+        muninn.free("v")
+
+
+@pytest.mark.parametrize("value", [b"bytes", bytearray(b"bytes"), memoryview(b"bytes"), array.array("i", [1, 2, 3])])
+def test_takesWhateverHasABuffer(domain: str, value: Any) -> None:
+    assert muninn.share(value).array.tobytes() == memoryview(value).tobytes()
+
+
+def test_takesWhatSpeaksDlpack(domain: str) -> None:
+    class Foreign:
+        def __init__(self) -> None:
+            self.content = np.arange(5.0)
+
+        def __dlpack__(self, **keywords: Any) -> Any:
+            return self.content.__dlpack__(**keywords)
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return self.content.__dlpack_device__()
+
+    assert muninn.share(Foreign()).array.sum() == 10
+
+
+def test_unnamedBuffersGoWithTheirLastUser(domain: str, actor: Start) -> None:
+    mine = muninn.share(np.arange(4))
+    other = actor(f"import pickle; buffer = pickle.loads(bytes.fromhex('{pickle.dumps(mine).hex()}'))")
+    mine.close()
+    assert other.do("int(buffer.array.sum())") == 6
+    assert len(leftovers(domain)) == 1
+    other.do("buffer.close()")
+    eventually(lambda: leftovers(domain) == [], "the last user has closed it")
+
+
+def test_namedBuffersStayUntilTheyAreFreed(domain: str, actor: Start) -> None:
+    actor("muninn.share(b'abc', name='kept')").leave()
+    assert muninn.open("kept").array.tobytes() == b"abc"
+    muninn.free("kept")
+    assert leftovers(domain) == []
+
+
+def test_waitsForANameToAppear(domain: str, actor: Start) -> None:
+    muninn.domainInfo()
+    waiter = actor()
+    waiter.begin("muninn.open('late', timeout=50).array.tobytes().decode()")
+    muninn.share(b"here", name="late")
+    assert waiter.result() == "here"
+    with pytest.raises(errors.BufferNotFound, match="within"):
+        muninn.open("never", timeout=0.05)
+
+
+def test_attachesOrCreatesOnce(domain: str, actor: Start) -> None:
+    actors = [actor() for _ in range(4)]
+    for each in actors:
+        each.begin("buffer = muninn.array('shared', (3,), 'i8'); buffer.array[0] + 0; buffer.describe()['bufferId']")
+    assert len({each.result() for each in actors}) == 1
+    assert muninn.array("shared", (3,), "i8").array.tolist() == [0, 0, 0]
+    for shape, dtype in (((4,), "i8"), ((3,), "f8")):
+        with pytest.raises(errors.BufferMismatch):
+            muninn.array("shared", shape, dtype)
+
+
+def test_loadsOnce(domain: str, actor: Start) -> None:
+    load = "def load():\n    open('/dev/shm/muninn-{}-{}.d/loaded', 'a').write('x')\n    time.sleep(0.2)\n    return np.arange(5)\n"
+    actors = [actor(load.format(os.getuid(), domain)) for _ in range(3)]
+    for each in actors:
+        each.begin("buffer = muninn.shareOnce('once', load); int(buffer.array.sum()), buffer.writable")
+    assert [each.result() for each in actors] == [[10, False]] * 3
+    with open(f"/dev/shm/muninn-{os.getuid()}-{domain}.d/loaded") as file:
+        assert file.read() == "x"
+
+
+def test_anotherLoadsWhenTheLoaderDies(domain: str, actor: Start) -> None:
+    muninn.domainInfo()
+    first = actor()
+    first.begin("muninn.shareOnce('once', lambda: time.sleep(1000))")
+    second = actor()
+    eventually(lambda: muninn.Lock("shareOnce:once") and _isHeld("shareOnce:once"), "the first is loading")
+    second.begin("int(muninn.shareOnce('once', lambda: np.arange(4)).array.sum())")
+    first.kill()
+    assert second.result() == 6
+
+
+def _isHeld(name: str) -> bool:
+    lock = muninn.Lock(name)
+    try:
+        lock.acquire(timeout=0)
+    except TimeoutError:
+        return True
+    lock.release()
+    return False
+
+
+def test_aLoaderThatFailsLetsTheNextOneTry(domain: str) -> None:
+    def fail() -> None:
+        raise OSError("no disk")
+
+    with pytest.raises(OSError, match="no disk"):
+        muninn.shareOnce("once", fail)
+    assert muninn.shareOnce("once", lambda: np.ones(3)).array.sum() == 3
+
+
+def test_readOnlyStaysReadOnly(domain: str, actor: Start) -> None:
+    mine = muninn.share(np.arange(3), name="fixed", access="readOnly")
+    assert not mine.array.flags.writeable
+    with pytest.raises(errors.PermissionDenied):
+        mine.write()
+    other = actor()
+    assert other.do("muninn.open('fixed').array.flags.writeable") is False
+    assert (
+        other.do(
+            "try:\n    muninn.open('fixed', access='readWrite')\nexcept muninn.errors.PermissionDenied as error:\n    code = error.code\ncode"
+        )
+        == "MNN-0008"
+    )
+
+
+def test_aReadOnlyMappingCanNotBeWrittenAtAll(domain: str, actor: Start) -> None:
+    mine = muninn.share(np.zeros(4096, np.uint8), name="a")
+    other = actor("import ctypes; buffer = muninn.open('a')")
+    other.begin("ctypes.memset(buffer.open(), 1, 1)")
+    with pytest.raises(AssertionError, match="ended with status -11"):
+        other.result()
+    assert not mine.array.any()
+
+
+def test_oneMappingPerProcessThatBecomesWritableInPlace(domain: str, actor: Start) -> None:
+    muninn.share(np.zeros(10), name="a").close()
+    reader, again = muninn.open("a"), muninn.open("a")
+    address = reader.open()
+    assert again.open() == address
+    writer = muninn.open("a", access="readWrite")
+    assert writer.open() == address
+    writer.array[:] = 2
+    assert reader.array.sum() == 20
+    assert not reader.array.flags.writeable
+
+
+def test_tenantsAreKeptApart(domain: str) -> None:
+    muninn.share(b"x", name="a", tenant="org/one")
+    assert muninn.open("a", tenant="org/one").tenant == "org/one"
+    with pytest.raises(errors.PermissionDenied):
+        muninn.open("a", tenant="org/two")
+
+
+def test_handlesCarryTheRightsOfTheirObject(domain: str, actor: Start) -> None:
+    mine = muninn.share(np.arange(3), name="a", access="readWrite")
+    reading = muninn.open("a").handle
+    other = actor(
+        "def tried(handle, access):\n    try:\n        return muninn.open(bytes.fromhex(handle), access=access).writable\n    except muninn.errors.MuninnError as error:\n        return error.code"
+    )
+    assert other.do(f"tried('{mine.handle.hex()}', 'readWrite')") is True
+    assert other.do(f"tried('{reading.hex()}', 'readOnly')") is False
+    assert other.do(f"tried('{reading.hex()}', 'readWrite')") == "MNN-0008"
+    mine.free()
+    assert other.do(f"tried('{reading.hex()}', 'readOnly')") == "MNN-0011"
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_pickledBuffersOpenInWorkers(domain: str, method: str) -> None:
+    buffer = muninn.share(np.arange(100), name="p")
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert pool.apply(childSum, (buffer,)) == 4950
+
+
+def test_aForkedChildTakesALeaseOfItsOwn(domain: str, actor: Start) -> None:
+    code = "buffer = muninn.share(np.arange(10), name='f')\nreadEnd, writeEnd = os.pipe()\n"
+    parent = actor(code)
+    child = (
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    holders = {each['pid'] for each in buffer.describe()['importers']}\n"
+        "    os.write(writeEnd, f'{int(buffer.array.sum())} {os.getpid() in holders} {os.getppid() in holders}'.encode())\n"
+        "    os._exit(0)\n"
+        "said = os.read(readEnd, 100).decode(); os.waitpid(pid, 0); said"
+    )
+    assert parent.do(child) == "45 True True"
+    assert parent.do("len([each for each in buffer.describe()['importers'] if each['pid'] == os.getpid()])") == 1
+    assert muninn.open("f").array.sum() == 45
+
+
+def test_lazyReservationMapsMoreThanThereIs(domain: str, actor: Start) -> None:
+    buffer = muninn.MuninnBuffer("128G", name="huge", access="readWrite", reserve="lazy")
+    buffer.array[100 << 30] = 7
+    assert actor().do("int(muninn.open('huge').array[100 << 30])") == 7
+    buffer.free()
+
+
+def test_fullReservationReportsItsProgress(domain: str) -> None:
+    counted: list[int] = []
+    buffer = muninn.MuninnBuffer(40 << 20, progress=counted.append)
+    assert sum(counted) == 40 << 20
+    assert len(counted) > 1
+    status = os.stat(f"/dev/shm{buffer.describe()['segment']}")
+    assert status.st_blocks * 512 >= 40 << 20
+
+
+def test_bindsToANumaNode(domain: str) -> None:
+    if not os.path.exists("/sys/devices/system/node/node0"):
+        pytest.skip("this kernel knows no NUMA nodes")
+    assert muninn.MuninnBuffer(1 << 20, numaNode=0).array.sum() == 0
+    with pytest.raises(errors.InvalidArgument):
+        muninn.MuninnBuffer(1 << 20, numaNode=63)
+
+
+def test_fastModeMemoryOutlivesItsOwnerAndTheBroker(domain: str, actor: Start) -> None:
+    owner = actor("mine = muninn.share(np.arange(1000), name='v', mode='fastMode')")
+    holder = actor("held = muninn.open('v', access='readWrite')")
+    assert holder.do("held.describe()['transport'], held.gpu") == ["memfd", 0]
+    owner.kill()
+    eventually(lambda: muninn.domainInfo()["brokerPid"] not in (None, owner.pid), "another is broker")
+    late = actor()
+    holder.do("held.array[0] = 500")
+    assert late.do("muninn.open('v', timeout=20).array[:3].tolist()") == [500, 1, 2]
+
+
+def test_aPretendedGpuHasAnEnd(domain: str) -> None:
+    os.environ["MUNINN_HOST_GPU_BYTES"] = "2M"
+    try:
+        with pytest.raises(errors.QuotaExceeded):
+            muninn.MuninnBuffer("3M", mode="fastMode")
+        with pytest.raises(errors.DeviceUnavailable):
+            muninn.MuninnBuffer("1M", mode="fastMode", preferredGpu=7)
+        assert muninn.MuninnBuffer("1M", mode="fastMode").nbytes == 1 << 20
+    finally:
+        del os.environ["MUNINN_HOST_GPU_BYTES"]
