@@ -1,0 +1,82 @@
+"""Bundles: many arrays, one segment, one name."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import muninn
+from muninn import errors
+from support import Actor, leftovers
+
+Start = Callable[..., Actor]
+ARRAYS = {"wte": np.arange(12, dtype="f4").reshape(3, 4), "ln/β": np.array([1, 2], ">i8"), "flag": np.array(True)}
+
+
+def test_anotherProcessFindsEveryArray(domain: str, actor: Start) -> None:
+    bundle = muninn.shareBundle(ARRAYS, name="model")
+    other = actor("bundle = muninn.openBundle('model')")
+    assert other.do("sorted(bundle), float(bundle['wte'].sum()), bundle['ln/β'].tolist(), bool(bundle['flag'])") == [
+        sorted(ARRAYS),
+        66.0,
+        [1, 2],
+        True,
+    ]
+    assert other.do("bundle['wte'].flags.writeable") is False
+    assert all(array.ctypes.data % 256 == 0 for array in bundle.values())
+    assert len(leftovers(domain)) == 1
+    assert bundle.describe()["entries"]["wte"] == {"shape": [3, 4], "dtype": "<f4"}
+
+
+def test_pickledBundlesOpenElsewhere(domain: str, actor: Start) -> None:
+    bundle = muninn.shareBundle(ARRAYS)
+    text = pickle.dumps(bundle).hex()
+    assert actor("import pickle").do(f"int(pickle.loads(bytes.fromhex('{text}'))['wte'].sum())") == 66
+
+
+def test_bundlesAndArraysAreNotMistakenForEachOther(domain: str) -> None:
+    muninn.shareBundle(ARRAYS, name="bundle")
+    muninn.share(np.zeros(3), name="array")
+    with pytest.raises(errors.BufferMismatch):
+        muninn.open("bundle")
+    with pytest.raises(errors.BufferMismatch):
+        muninn.openBundle("array")
+
+
+def test_aLoaderThatFailsLeavesNothing(domain: str) -> None:
+    def fail(draft: muninn.BundleDraft) -> None:
+        draft["a"][:] = 1
+        raise OSError("unreadable")
+
+    with pytest.raises(OSError, match="unreadable"):
+        muninn.loadBundle({"a": ((1000,), "f8")}, fail, name="half")
+    assert leftovers(domain) == []
+    assert muninn.listBuffers() == []
+    muninn.shareBundle(ARRAYS, name="half").free()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "error"),
+    [({}, errors.InvalidArgument), ({"a": np.zeros(0)}, errors.InvalidArgument), ({"a": np.array([{}], object)}, errors.InvalidDtype),
+     ({1: np.zeros(1)}, TypeError), ({"a": np.zeros(1, "i4,f4")}, errors.InvalidDtype), ({"a": [1, 2]}, TypeError)],
+)  # fmt: skip
+def test_refusesWhatCanNotBeShared(domain: str, arrays: dict[str, object], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        muninn.shareBundle(arrays, name="bad")
+    assert muninn.listBuffers() == []
+
+
+def test_aDamagedManifestIsRefused(domain: str) -> None:
+    with muninn.shareBundle(ARRAYS, name="model") as bundle:
+        path, size = f"/dev/shm{bundle.buffer.describe()['segment']}", bundle.buffer._description
+        for damage in (b"\xc1" * 8, b"\x91\x94\xa1a\xcd\xff\xff\x91\x01\xa2u1"):
+            with open(path, "r+b") as file:
+                file.seek(size.metaOffset)
+                file.write(damage.ljust(8, b"\0"))
+            with pytest.raises(errors.ControlBlockInvalid, match="manifest"):
+                muninn.openBundle("model")
+    assert os.path.exists(path)

@@ -1,0 +1,113 @@
+"""Locks between processes, that survive their holders."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+import muninn
+from support import Actor
+
+Start = Callable[..., Actor]
+
+
+def test_processesTakeTurns(domain: str, actor: Start) -> None:
+    counter = muninn.array("counter", (1,), "i8")
+    workers = [actor("lock = muninn.Lock('turns'); counter = muninn.array('counter', (1,), 'i8').array") for _ in range(3)]
+    for worker in workers:
+        worker.begin("for _ in range(300):\n    with lock:\n        counter[0] = counter[0] + 1\nTrue")
+    assert all(worker.result() for worker in workers)
+    assert counter.array[0] == 900
+
+
+def test_threadsTakeTurns(domain: str) -> None:
+    lock, count = muninn.Lock("turns"), [0]
+
+    def work() -> None:
+        for _ in range(300):
+            with muninn.Lock("turns"):
+                value = count[0]
+                count[0] = value + 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert count == [1200]
+    assert lock.acquire(timeout=1)
+    lock.release()
+
+
+def test_isReentrantAcrossObjects(domain: str, actor: Start) -> None:
+    first, second = muninn.Lock("again"), muninn.Lock("again")
+    other = actor("lock = muninn.Lock('again')")
+    taken = "try:\n    taken = lock.acquire(timeout=0.05)\nexcept TimeoutError:\n    taken = False\ntaken"
+    with first, second, first:
+        assert other.do(taken) is False
+    assert other.do(taken) is True
+    with pytest.raises(TimeoutError):
+        first.acquire(timeout=0.05)
+    other.do("lock.release()")
+    assert first.acquire(timeout=50)
+    first.release()
+
+
+def test_aKilledHolderIsSucceeded(domain: str, actor: Start) -> None:
+    mine = muninn.Lock("dying")
+    holder = actor("lock = muninn.Lock('dying'); lock.acquire()")
+    with pytest.raises(TimeoutError):
+        mine.acquire(timeout=0.05)
+    holder.kill()
+    assert mine.acquire(timeout=50)
+    assert mine.recovered
+    mine.release()
+    with mine:
+        assert not mine.recovered
+
+
+def test_aStoppedHolderKeepsItsLock(domain: str, actor: Start) -> None:
+    mine = muninn.Lock("stopped")
+    holder = actor("lock = muninn.Lock('stopped'); lock.acquire()")
+    holder.stop()
+    with pytest.raises(TimeoutError):
+        mine.acquire(timeout=0.3)
+    holder.resume()
+    holder.do("lock.release()")
+    assert mine.acquire(timeout=50)
+    mine.release()
+
+
+def test_onlyTheHolderReleases(domain: str, actor: Start) -> None:
+    mine = muninn.Lock("whose")
+    with pytest.raises(RuntimeError):
+        mine.release()
+    holder = actor("lock = muninn.Lock('whose'); lock.acquire()")
+    with pytest.raises(RuntimeError):
+        mine.release()
+    holder.do("lock.release()")
+
+
+def test_aForkedChildDoesNotHoldItsParentsLock(domain: str, actor: Start) -> None:
+    parent = actor("lock = muninn.Lock('forked'); lock.acquire(); readEnd, writeEnd = os.pipe()")
+    child = (
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    try:\n"
+        "        muninn.Lock('forked').acquire(timeout=0.1); said = b'taken'\n"
+        "    except TimeoutError:\n"
+        "        said = b'refused'\n"
+        "    os.write(writeEnd, said); os._exit(0)\n"
+        "said = os.read(readEnd, 20).decode(); os.waitpid(pid, 0); said"
+    )
+    assert parent.do(child) == "refused"
+
+
+def test_locksAreNotListedAsBuffers(domain: str) -> None:
+    lock = muninn.Lock("hidden")
+    muninn.share(b"x", name="hidden")
+    assert [each["name"] for each in muninn.listBuffers()] == ["hidden"]
+    assert lock.acquire(timeout=1)
+    lock.release()
