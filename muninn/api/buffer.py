@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from types import TracebackType
 from typing import Any, Literal
 
@@ -17,9 +18,9 @@ from muninn.api import fences
 from muninn.api.dtypes import dtypeOf
 from muninn.api.holdings import Holding, checkExpiry
 from muninn.api.membership import current
-from muninn.control import atomics, claims
+from muninn.control import atomics, claims, layout
 from muninn.control.block import monotonicMs
-from muninn.errors import BufferFreed, InvalidArgument, PermissionDenied, WriterDied
+from muninn.errors import BufferFreed, ControlBlockInvalid, InvalidArgument, PermissionDenied, WriterDied
 from muninn.terms import Access, Renew, asRenew
 
 _READ_BOUND_SECONDS = 10.0
@@ -82,13 +83,12 @@ class MuninnBuffer:
     ) -> None:
         from muninn.api import creation
 
-        sizeBytes = creation.asSize(size)
+        sizeBytes, renewal = creation.asSize(size), asRenew(renew)
         draft = creation.draft(
             (sizeBytes,), np.dtype(np.uint8), mode=mode, preferredGpu=preferredGpu, access=access, name=name, tenant=tenant,
             lifetime=lifetime, lifetimeMs=lifetimeMs, reserve=reserve, numaNode=numaNode,
         )  # fmt: skip
-        holding = creation.create(draft, progress=progress)
-        self._bind(holding, Access.READ_WRITE, asRenew(renew))
+        self._bind(creation.create(draft, progress=progress), draft.access, renewal)
 
     @classmethod
     def _of(cls, holding: Holding, access: Access, renew: Renew = Renew.AUTO) -> MuninnBuffer:
@@ -200,7 +200,10 @@ class MuninnBuffer:
         from muninn.api.listing import describeRow
 
         holding = self._checked()
-        return describeRow(holding.membership, holding.row, holding.description)
+        described = describeRow(holding.membership, holding.row, holding.description)
+        if holding.description.kind == layout.ROW_KIND_ARRAY and self.dtype.fields is not None:
+            described["dtype"] = str(self.dtype)  # the row alone knows no fields
+        return described
 
     # --- the bytes ---------------------------------------------------------------------------------------------------
 
@@ -213,7 +216,10 @@ class MuninnBuffer:
         if self._array is None:
             description = holding.description
             flat = holding.memory.array(description.sizeBytes, writable=self._writable)
-            self._array = flat.view(dtypeOf(holding)).reshape(description.shape)
+            try:
+                self._array = flat.view(dtypeOf(holding)).reshape(description.shape)
+            except ValueError as error:
+                raise ControlBlockInvalid(f"the row of {description.name!r} states a shape that its bytes do not have: {error}") from error
         return self._array.view()  # an array of the caller's own, whose shape and flags it may change
 
     def write(self, timeout: float | None = None) -> Writing:
@@ -321,7 +327,7 @@ class MuninnBuffer:
         OwnerDied
             The member that issued the ticket died before it was done.
         TimeoutError
-            `timeout` seconds passed.
+            `timeout` seconds passed since this call. Of a stream that waits, these errors are the stream's.
         """
         return fences.wait(self._checked(), stream, ticket, timeout)
 
@@ -335,9 +341,10 @@ class MuninnBuffer:
         """Give this object's hold back. Arrays taken from it stay valid, and keep the memory, until they are gone."""
         holding, self._holding, self._renewal, self._array = self._holding, None, None, None
         if holding is not None:
-            holdings = holding.membership.holdings
+            membership = holding.membership
             del holding  # perhaps the last reference: without arrays on it, memory and lease go here and now
-            holdings.settleReleased()
+            if not membership.isStale():
+                membership.holdings.settleReleased()
 
     def free(self) -> None:
         """Free the name now, and the memory when its last holder lets go. Freeing what is free already is fine."""
@@ -408,13 +415,15 @@ class Writing:
 
     def __enter__(self) -> np.ndarray[Any, np.dtype[Any]]:
         holding = self._holding = self._buffer._checked()
-        if not holding.claimLock.acquire(timeout=-1 if self._timeout is None else self._timeout):
+        started = time.monotonic()
+        if not holding.claimLock.acquire(timeout=-1 if self._timeout is None else max(0.0, self._timeout)):
             raise TimeoutError(f"another thread has been writing {holding.description.name!r} for {self._timeout} s")
         try:
             if holding.isWriting:
                 raise RuntimeError(f"this thread is writing {holding.description.name!r} already")
             membership = holding.membership
-            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, self._timeout) is None:
+            remaining = None if self._timeout is None else max(0.0, self._timeout - (time.monotonic() - started))
+            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, remaining) is None:
                 raise TimeoutError(f"another process has been writing {holding.description.name!r} for {self._timeout} s")
             self._begun = holding.generation.begin()
             holding.isWriting = True

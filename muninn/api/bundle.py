@@ -20,7 +20,7 @@ from muninn.api.holdings import Holding, Memory
 from muninn.api.sharing import _asArray, openAny
 from muninn.control import layout
 from muninn.errors import BufferMismatch, ControlBlockInvalid, InvalidArgument, InvalidDtype
-from muninn.terms import Renew
+from muninn.terms import asRenew
 
 _ALIGNMENT = 256
 _MAX_KEYS = 1 << 20
@@ -127,7 +127,13 @@ def shareBundle(arrays: Mapping[str, Any], name: str | None = None, **keywords: 
 
 
 def loadBundle(
-    specs: Mapping[str, tuple[Any, Any]], fill: Callable[[BundleDraft], None], name: str | None = None, **keywords: Any
+    specs: Mapping[str, tuple[Any, Any]],
+    fill: Callable[[BundleDraft], None],
+    name: str | None = None,
+    *,
+    renew: str = "auto",
+    progress: Callable[[int], None] | None = None,
+    **keywords: Any,
 ) -> Bundle:
     """Make a bundle whose arrays `fill` puts in place.
 
@@ -137,13 +143,15 @@ def loadBundle(
         Key to (shape, dtype).
     fill
         Called once with the `BundleDraft`; what it raises abandons the bundle.
+    name, renew, progress, keywords
+        As in `share`.
     """
+    renewal = asRenew(renew)
     entries, sizeBytes = _laidOut(specs)
     manifest: bytes = msgpack.packb([[key, offset, list(shape), dtype.str] for key, (offset, shape, dtype) in entries.items()])
-    keywords.setdefault("access", None)
     wanted = creation.draft((sizeBytes,), np.uint8, name=name, kind=layout.ROW_KIND_BUNDLE, manifest=manifest, **keywords)
-    holding = creation.create(wanted, fill=lambda memory: fill(BundleDraft(entries, memory)))
-    return Bundle(MuninnBuffer._of(holding, wanted.access, Renew.AUTO))
+    holding = creation.create(wanted, fill=lambda memory: fill(BundleDraft(entries, memory)), progress=progress)
+    return Bundle(MuninnBuffer._of(holding, wanted.access, renewal))
 
 
 def openBundle(name: str, access: str = "readOnly", timeout: float | None = None, **keywords: Any) -> Bundle:
@@ -178,8 +186,10 @@ def _unpacked(holding: Holding) -> dict[str, tuple[int, tuple[int, ...], np.dtyp
         entries = {key: (offset, tuple(shape), asDtype(dtype)) for key, offset, shape, dtype in msgpack.unpackb(raw)}
         ends = [offset + int(np.prod(shape, dtype=object)) * dtype.itemsize for offset, shape, dtype in entries.values()]
         starts = [offset for offset, _, _ in entries.values()]
+        lengths = [length for _, shape, _ in entries.values() for length in shape]
+        inside = min(starts) >= 0 and max(ends) <= description.sizeBytes and min(lengths, default=1) > 0
     except (ValueError, TypeError, InvalidDtype, msgpack.UnpackException) as error:
         raise ControlBlockInvalid(f"the manifest of bundle {description.name!r} is damaged: {error}") from error
-    if min(starts) < 0 or max(ends) > description.sizeBytes:
+    if not inside:
         raise ControlBlockInvalid(f"the manifest of bundle {description.name!r} points outside of it")
     return entries

@@ -6,6 +6,7 @@ up, and for one that dies the broker does.
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -82,8 +83,9 @@ def asSize(value: int | str) -> int:
 def asShape(value: Any) -> tuple[int, ...]:
     """A tuple of lengths above 0, at most 8, or `InvalidArgument`."""
     try:
-        shape = (int(value),) if isinstance(value, int | np.integer) else tuple(int(length) for length in value)
-    except (TypeError, ValueError):
+        lengths = (value,) if isinstance(value, int | np.integer) else value
+        shape = tuple(operator.index(length) for length in lengths)
+    except TypeError:
         raise InvalidArgument(f"{value!r} is no shape", "Pass a length or a tuple of lengths") from None
     if len(shape) > layout.MAX_NDIM or any(length <= 0 for length in shape):
         raise InvalidArgument(f"shape {shape} can not be", f"Use at most {layout.MAX_NDIM} lengths, each above 0")
@@ -278,8 +280,10 @@ def _fillSegment(
     address, sizeBytes = (None, 0) if source is None else (source.ctypes.data, source.nbytes)
     if wanted.reserve is Reserve.FULL:
         segments.reserve(fd, mapping, membership.settings.memory.prefaultThreads, address, sizeBytes, progress)
-    elif address is not None:
+        return
+    if address is not None:
         segments.copyIn(mapping, address, sizeBytes)
+    segments.populate(mapping, wanted.metaOffset, len(wanted.manifest))
 
 
 def _describe(wanted: Draft, made: Bytes) -> RowDescription:

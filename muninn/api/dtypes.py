@@ -23,7 +23,7 @@ def asDtype(value: Any) -> np.dtype[Any]:
     """`value` as a dtype that can live in shared memory, or `InvalidDtype`."""
     try:
         dtype: np.dtype[Any] = np.dtype(value)
-    except TypeError as error:
+    except (TypeError, ValueError, SyntaxError) as error:  # numpy reads repeats as Python does
         raise InvalidDtype(f"{value!r} is no dtype: {error}") from None
     if dtype.hasobject:
         raise InvalidDtype(f"dtype {dtype} holds Python objects, which are addresses of one process")
@@ -36,7 +36,11 @@ def encoded(dtype: np.dtype[Any]) -> tuple[str, bytes]:
     """(text for the row, manifest); the manifest is empty for plain types."""
     if dtype.fields is None and dtype.subdtype is None and len(dtype.str) <= MAX_DTYPE_BYTES:
         return dtype.str, b""
-    manifest: bytes = msgpack.packb({"descr": _listed(np.lib.format.dtype_to_descr(dtype))})
+    try:
+        description = np.lib.format.dtype_to_descr(dtype)
+    except ValueError as error:
+        raise InvalidDtype(f"dtype {dtype} can not be described: {error}", "Copy to a dtype whose fields follow each other") from None
+    manifest: bytes = msgpack.packb({"descr": _listed(description)})
     return f"|V{dtype.itemsize}", manifest
 
 

@@ -53,21 +53,22 @@ def wait(holding: Holding, stream: Any, ticket: int | None, timeout: float | Non
         raise ValueError(f"ticket {wanted} of {holding.description.name!r} was never issued; the last one is {tickets.last()}")
     if wanted == 0:
         return 0
-    if stream is None:
-        _waitHere(holding, wanted, timeout)
-    else:
-        deviceOf(holding.membership).delayStream(stream, lambda seconds: _isReached(holding, wanted, seconds))
-    return wanted
-
-
-def _waitHere(holding: Holding, ticket: int, timeout: float | None) -> None:
     deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
-        seconds = _SLICE_SECONDS if deadline is None else min(_SLICE_SECONDS, deadline - time.monotonic())
-        if seconds <= 0:
-            raise TimeoutError(f"ticket {ticket} of {holding.description.name!r} was not done within {timeout} s")
-        if _isReached(holding, ticket, seconds):
-            return
+
+    def isReachedInTime(seconds: float) -> bool:
+        remaining = seconds if deadline is None else min(seconds, max(0.0, deadline - time.monotonic()))
+        if _isReached(holding, wanted, remaining):
+            return True
+        if deadline is not None and time.monotonic() >= deadline:
+            raise TimeoutError(f"ticket {wanted} of {holding.description.name!r} was not done within {timeout} s")
+        return False
+
+    if stream is None:
+        while not isReachedInTime(_SLICE_SECONDS):
+            pass
+    else:
+        deviceOf(holding.membership).delayStream(stream, isReachedInTime)
+    return wanted
 
 
 def _isReached(holding: Holding, ticket: int, seconds: float) -> bool:

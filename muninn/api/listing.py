@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from muninn.api.dtypes import plain
 from muninn.api.gpus import deviceOf
 from muninn.api.membership import Membership, current
 from muninn.control import layout, leases, segments
@@ -31,7 +31,9 @@ def listBuffers() -> list[dict[str, Any]]:
     described = []
     for row, state in membership.rows.notFree():
         description = _stableDescription(membership, row, state)
-        if description is not None and description.kind != layout.ROW_KIND_LOCK:
+        if description is None or description.kind == layout.ROW_KIND_LOCK:
+            continue
+        with contextlib.suppress(ControlBlockInvalid):  # one damaged row hides no others; `doctor` reports it
             described.append(describeRow(membership, row, description))
     return sorted(described, key=lambda buffer: buffer["name"])
 
@@ -74,7 +76,7 @@ def describeRow(membership: Membership, row: int, description: RowDescription) -
         "gpu": description.gpu if description.gpu >= 0 else None,
         "size": description.sizeBytes,
         "shape": list(description.shape),
-        "dtype": np.dtype(description.dtype).name if description.kind == layout.ROW_KIND_ARRAY else None,
+        "dtype": plain(description.dtype).name if description.kind == layout.ROW_KIND_ARRAY else None,
         "access": description.access.value,
         "tenant": description.tenant,
         "state": _STATES.get(state.state, "free"),

@@ -18,11 +18,14 @@ from muninn.api.lock import Lock
 from muninn.api.membership import Membership, current
 from muninn.control import atomics, layout
 from muninn.errors import BufferExists, BufferFreed, BufferMismatch, BufferNotFound, HandleInvalid, InvalidArgument, PermissionDenied
-from muninn.terms import Access, Mode, Renew, asAccess, asMode, asName, asRenew, asTenant
+from muninn.terms import Access, Mode, Renew, Reserve, asAccess, asMode, asName, asRenew, asTenant
 
 #: A name that waits to appear is looked up again at least so often; the broker wakes waiters sooner.
 _LOOK_SECONDS = 0.5
 _CREATION_BOUND_SECONDS = 60.0
+#: Names up to here are a part of the name of `shareOnce`'s lock.
+_LOCKED_NAME_BYTES = 100
+_DLPACK_HOST_DEVICES = (1, 3)  # kDLCPU, kDLCUDAHost (dlpack.h)
 
 
 def share(
@@ -61,7 +64,7 @@ def share(
     ------
     InvalidDtype, InvalidArgument, BufferExists, QuotaExceeded, HostMemoryFull
     """
-    source = _asArray(array)
+    source, renewal = _asArray(array), asRenew(renew)
     wanted = creation.draft(
         source.shape, source.dtype, mode=mode, preferredGpu=preferredGpu, access=access, name=name, tenant=tenant, lifetime=lifetime,
         lifetimeMs=lifetimeMs, reserve=reserve, numaNode=numaNode,
@@ -69,12 +72,20 @@ def share(
     if source.flags.c_contiguous:
         holding = creation.create(wanted, source=source, progress=progress)
     else:
+        wanted = wanted._replace(reserve=Reserve.FULL)  # the copy touches every page, and on a full host that is to be an error
         holding = creation.create(wanted, fill=lambda memory: np.copyto(_shaped(memory, wanted, source.dtype), source), progress=progress)
-    return MuninnBuffer._of(holding, wanted.access, asRenew(renew))
+    return MuninnBuffer._of(holding, wanted.access, renewal)
 
 
 def loadArray(
-    shape: Any, dtype: Any, fill: Callable[[np.ndarray[Any, np.dtype[Any]]], None], name: str | None = None, **keywords: Any
+    shape: Any,
+    dtype: Any,
+    fill: Callable[[np.ndarray[Any, np.dtype[Any]]], None],
+    name: str | None = None,
+    *,
+    renew: str = "auto",
+    progress: Callable[[int], None] | None = None,
+    **keywords: Any,
 ) -> MuninnBuffer:
     """Make an array that `fill` puts in place: a loader reads straight into shared memory.
 
@@ -82,13 +93,12 @@ def loadArray(
     ----------
     fill
         Called once with the writable array, before anybody else can open it; what it raises abandons the buffer.
-    name, keywords
+    name, renew, progress, keywords
         As in `MuninnBuffer`.
     """
-    renew = asRenew(keywords.pop("renew", "auto"))
-    wanted = creation.draft(shape, dtype, name=name, **keywords)
-    holding = creation.create(wanted, fill=lambda memory: fill(_shaped(memory, wanted, np.dtype(dtype))))
-    return MuninnBuffer._of(holding, wanted.access, renew)
+    renewal, wanted = asRenew(renew), creation.draft(shape, dtype, name=name, **keywords)
+    holding = creation.create(wanted, fill=lambda memory: fill(_shaped(memory, wanted, np.dtype(dtype))), progress=progress)
+    return MuninnBuffer._of(holding, wanted.access, renewal)
 
 
 def open(
@@ -156,7 +166,15 @@ def openHandle(
 
 
 def array(
-    name: str, shape: Any, dtype: Any = np.float64, *, access: str = "readWrite", timeout: float = _CREATION_BOUND_SECONDS, **keywords: Any
+    name: str,
+    shape: Any,
+    dtype: Any = np.float64,
+    *,
+    access: str = "readWrite",
+    timeout: float = _CREATION_BOUND_SECONDS,
+    renew: str = "auto",
+    progress: Callable[[int], None] | None = None,
+    **keywords: Any,
 ) -> MuninnBuffer:
     """Attach to the named array, or create it filled with zeros.
 
@@ -164,9 +182,13 @@ def array(
     ----------
     name, shape, dtype
         What must be there, or will be.
+    access
+        What this object may do. Others may write what was created here in any case, or it would be zeros for ever.
     timeout
         Seconds to wait for somebody who is creating it right now.
-    keywords
+    renew
+        As in `open`.
+    progress, keywords
         For a creation, as in `MuninnBuffer`.
 
     Raises
@@ -174,11 +196,12 @@ def array(
     BufferMismatch
         The name exists with another shape or dtype.
     """
-    lengths, itemType = creation.asShape(shape), asDtype(dtype)
-    wanted = creation.draft(lengths, itemType, name=name, access=access, **keywords)
-    holding = _attachOrCreate(current(), wanted, timeout)
+    lengths, itemType, own, renewal = creation.asShape(shape), asDtype(dtype), asAccess(access), asRenew(renew)
+    allowed = Access.READ_WRITE if own is Access.READ_ONLY else own
+    wanted = creation.draft(lengths, itemType, name=asName(name), access=allowed, **keywords)
+    holding = _attachOrCreate(current(), wanted, timeout, progress)
     _compare(holding, lengths, itemType, wanted.mode)
-    return MuninnBuffer._of(holding, asAccess(access))
+    return MuninnBuffer._of(holding, own, renewal)
 
 
 def free(name: str) -> None:
@@ -213,15 +236,27 @@ def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = N
     membership = current()
     holding = membership.holdings.find(asName(name))
     if holding is None:
-        with Lock(f"shareOnce:{name}"[:120]).held(timeout):
+        with Lock(f"shareOnce:{_asLockName(name)}").held(timeout):
             holding = membership.holdings.find(name)
             if holding is None:
                 loaded = share(loader(), name, **keywords)
                 holding = loaded._checked()
+    if holding.description.kind != layout.ROW_KIND_ARRAY:
+        raise BufferMismatch(f"{name!r} is a bundle of arrays", "Open it by muninn.openBundle")
     return MuninnBuffer._of(holding, Access.READ_ONLY)
 
 
-def _attachOrCreate(membership: Membership, wanted: creation.Draft, timeout: float) -> Holding:
+def _asLockName(name: str) -> str:
+    """`name`, or what stands for it where a lock's name has no room for all of it."""
+    encoded = name.encode()
+    if len(encoded) <= _LOCKED_NAME_BYTES:
+        return name
+    import hashlib
+
+    return hashlib.blake2b(encoded, digest_size=32).hexdigest()
+
+
+def _attachOrCreate(membership: Membership, wanted: creation.Draft, timeout: float, progress: Callable[[int], None] | None) -> Holding:
     deadline = time.monotonic() + timeout
     while True:
         seen = atomics.loadAcquire32(membership.block.directoryWakeAddress)
@@ -229,7 +264,7 @@ def _attachOrCreate(membership: Membership, wanted: creation.Draft, timeout: flo
         if holding is not None:
             return holding
         try:
-            return creation.create(wanted)
+            return creation.create(wanted, progress=progress)
         except BufferExists:
             # Somebody is creating it, and has not committed yet.
             if (remaining := deadline - time.monotonic()) <= 0:
@@ -254,8 +289,10 @@ def _find(membership: Membership, name: str, timeout: float | None) -> Holding:
 
 def _compare(holding: Holding, shape: tuple[int, ...], dtype: np.dtype[Any], mode: Mode) -> None:
     description = holding.description
+    if description.kind != layout.ROW_KIND_ARRAY:
+        raise BufferMismatch(f"{description.name!r} is a bundle of arrays", "Open it by muninn.openBundle")
     there = (description.shape, dtypeOf(holding), asMode(description.mode))
-    if description.kind != layout.ROW_KIND_ARRAY or there != (shape, dtype, mode):
+    if there != (shape, dtype, mode):
         raise BufferMismatch(
             f"{description.name!r} has shape {there[0]}, dtype {there[1]} and {there[2].value}; wanted {shape}, {dtype} and {mode.value}"
         )
@@ -264,8 +301,10 @@ def _compare(holding: Holding, shape: tuple[int, ...], dtype: np.dtype[Any], mod
 def _asArray(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
     """`value` as a numpy array, without guessing what a list or a number might mean."""
     if isinstance(value, np.ndarray):
+        if hasattr(value, "mask"):
+            raise TypeError("can not share a masked array, which would lose its mask: share its data and its mask")
         source = value
-    elif hasattr(value, "__cuda_array_interface__"):
+    elif hasattr(value, "__cuda_array_interface__") or _isOnDevice(value):
         source = deviceOf(current()).deviceArray(value)
     elif hasattr(value, "__array_interface__") or hasattr(value, "__array__"):
         source = np.asarray(value)
@@ -279,6 +318,11 @@ def _asArray(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
     if source.size == 0:
         raise InvalidArgument(f"an array of shape {source.shape} has no bytes to share", "Share at least one element")
     return source
+
+
+def _isOnDevice(value: Any) -> bool:
+    """Whether a DLPack object says that the CPU does not reach its memory."""
+    return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] not in _DLPACK_HOST_DEVICES
 
 
 def _shaped(memory: Any, wanted: creation.Draft, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]]:

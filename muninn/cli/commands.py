@@ -79,11 +79,12 @@ def runAlloc(arguments: argparse.Namespace) -> int:
             lifetime="keep", lifetimeMs=arguments.lifetime_ms, reserve=arguments.reserve, progress=progress,
         )  # fmt: skip
     with buffer:
-        if buffer.mode == "fastMode":
+        stop = _stopped() if buffer.mode == "fastMode" else None  # before anybody is told that it may be stopped
+        if stop is not None:
             print("muninn: fastMode memory lives as long as somebody holds it; holding it until Ctrl-C", file=sys.stderr)
         status = _say(arguments, buffer.describe(), f"{buffer.name}: {size(buffer.nbytes)} of {buffer.mode}")
-        if buffer.mode == "fastMode":
-            _hold(buffer, _stopped())
+        if stop is not None:
+            _hold(buffer, stop)
     return status
 
 

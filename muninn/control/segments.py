@@ -217,9 +217,14 @@ def _requireRoom(sizeBytes: int) -> None:
 
 
 def copyIn(mapping: Mapping, source: int, sizeBytes: int) -> None:
-    """Copy into a lazily reserved segment; only a touch allocates there, and where it can not it is an error instead of a SIGBUS."""
+    """Copy to the beginning of a lazily reserved segment."""
     for offset in range(0, sizeBytes, CHUNK_BYTES):
         length = min(CHUNK_BYTES, sizeBytes - offset)
-        if (result := atomics.advise(mapping.address + offset, pagesUp(length), _MADV_POPULATE_WRITE)) != 0:
-            raise HostMemoryFull(f"{SHM_ROOT} is full at byte {offset} of {sizeBytes}: {os.strerror(-result)}")
+        populate(mapping, offset, length)
         atomics.copy(mapping.address + offset, source + offset, length)
+
+
+def populate(mapping: Mapping, offset: int, sizeBytes: int) -> None:
+    """Allocate a range, from a page's beginning, of a lazily reserved segment; where a touch would be a SIGBUS it is an error."""
+    if sizeBytes and (result := atomics.advise(mapping.address + offset, pagesUp(sizeBytes), _MADV_POPULATE_WRITE)) != 0:
+        raise HostMemoryFull(f"{SHM_ROOT} is full at byte {offset} of {mapping.sizeBytes}: {os.strerror(-result)}")
