@@ -1,0 +1,345 @@
+"""A process has a buffer once: one mapping at one address, one lease, for as long as an object or an array of it lives."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import muninn
+from muninn.api import admin
+from muninn.api.membership import current
+from muninn.errors import BufferFreed, BufferNotFound, LeaseRevoked, PermissionDenied
+from support import Actor, ActorError, eventually, leftovers
+
+Start = Callable[..., Actor]
+
+_MAPPED = """
+def mapped():
+    return len([line for line in open('/proc/self/maps') if '/dev/shm/muninn' in line and line.split()[5].rpartition('.')[2].isdigit()])
+"""
+
+
+def holdersOf(name: str) -> list[int]:
+    (described,) = (each for each in muninn.listBuffers() if each["name"] == name)
+    return sorted(hold["pid"] for hold in described["importers"])
+
+
+# --- one mapping, one lease ----------------------------------------------------------------------------------------------------------
+
+
+def test_aProcessMapsAndLeasesABufferOnce(domain: str, actor: Start) -> None:
+    muninn.share(np.arange(100_000), name="a").close()
+    other = actor(_MAPPED)
+    other.do("buffers = [muninn.open('a') for _ in range(20)] + [muninn.open('a', access='readWrite') for _ in range(5)]")
+    other.do("arrays = [each.array for each in buffers] + [np.asarray(each) for each in buffers]")
+    assert other.do("len({each.ctypes.data for each in arrays}), len({each.open() for each in buffers}), mapped()") == [1, 1, 1]
+    assert holdersOf("a") == [other.pid]
+    other.do("for each in buffers: each.close()\nbuffers.clear()")
+    assert holdersOf("a") == [other.pid], "the arrays keep it"
+    assert other.do("int(arrays[7].sum())") == 4999950000
+    other.do("arrays.clear()")
+    assert other.do("mapped()") == 0
+    assert holdersOf("a") == []
+
+
+def test_threadsThatOpenAtOnceShareOneMapping(domain: str) -> None:
+    for number in range(20):
+        muninn.share(np.arange(1000), name=f"a{number}").close()
+        barrier, buffers = threading.Barrier(4), list[muninn.MuninnBuffer]()
+
+        def work() -> None:
+            barrier.wait()
+            buffers.append(muninn.open(f"a{number}"))
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join(60)
+        assert len({each.open() for each in buffers}) == 1 and len(buffers) == 4
+        assert holdersOf(f"a{number}") == [os.getpid()]
+
+
+def test_writingIsAllowedInPlaceAtTheSameAddress(domain: str, actor: Start) -> None:
+    muninn.share(np.zeros(1000), name="a")
+    other = actor(
+        _MAPPED + "reader = muninn.open('a'); before = reader.array; writer = muninn.open('a', access='readWrite'); writer.array[:] = 2"
+    )
+    assert other.do("reader.open() == writer.open() == before.ctypes.data == writer.array.ctypes.data, mapped()") == [True, 1]
+    assert other.do("float(before.sum()), before.flags.writeable, reader.array.flags.writeable, reader.writable") == [
+        2000.0,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_readOnlyViewsRefuseToBeWritten(domain: str) -> None:
+    muninn.share(np.arange(5), name="a")
+    reader = muninn.open("a")
+    for view in (reader.array, np.asarray(reader), np.from_dlpack(reader), reader.array[1:3]):
+        with pytest.raises(ValueError, match="read-only"):
+            view[0] = 1
+        with pytest.raises(ValueError):
+            view.flags.writeable = True
+    with pytest.raises(PermissionDenied, match="readWrite"):
+        reader.write()
+
+
+@pytest.mark.parametrize(
+    "view", [np.asarray, lambda buffer: memoryview(buffer.array), np.from_dlpack, lambda buffer: buffer.array[3:].reshape(-1, 1)]
+)
+def test_anyViewKeepsTheMemoryAndTheBuffer(domain: str, view: Callable[[Any], Any]) -> None:
+    held = view(muninn.share(np.arange(10)))
+    gc.collect()
+    assert len(muninn.listBuffers()) == 1 == len(leftovers(domain))
+    assert int(np.asarray(held).sum()) in (45, 42)
+    del held
+    gc.collect()
+    eventually(lambda: muninn.listBuffers() == [] and leftovers(domain) == [], "it went with its last view")
+
+
+def test_aBufferIsTakenUpAgainFromAnArrayOfIt(domain: str, actor: Start) -> None:
+    other = actor(_MAPPED + "array = muninn.share(np.arange(10), name='a', lifetime='lastClose').array\nagain = muninn.open('a')")
+    assert other.do("again.open() == array.ctypes.data, mapped()") == [True, 1]
+    other.do("again.close(); del array")
+    eventually(lambda: leftovers(domain) == [], "it went with its last user")
+
+
+def test_closingInAnyOrderIsFine(domain: str, actor: Start) -> None:
+    first, second = muninn.share(b"x", name="a"), muninn.open("a")
+    for close in (first.close, first.close, second.free, second.close, second.close):
+        close()
+    with pytest.raises(BufferFreed):
+        second.free()
+    third = muninn.share(b"x", name="a")
+    actor().do("muninn.open('a').free()")
+    third.free()
+    third.close()
+    eventually(lambda: leftovers(domain) == [], "nothing is left")
+
+
+def test_openingCostsNoDescriptor(domain: str, actor: Start) -> None:
+    for number in range(30):
+        muninn.share(b"x", name=f"a{number}")
+    other = actor().join()
+    other.do("muninn.open('a0')")
+    before = other.do("len(os.listdir('/proc/self/fd'))")
+    other.do("held = [muninn.open(f'a{number}') for number in range(30)]")
+    assert other.do("len(os.listdir('/proc/self/fd'))") <= before
+
+
+# --- leases ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_useRenewsAStrictLease(domain: str, actor: Start) -> None:
+    other = actor("strict = muninn.share(b'x', name='a', renew='onUse')", MUNINN_LEASE_TTL_MS="1000")
+    other.do("for _ in range(6):\n    time.sleep(0.2); strict.array")
+    assert other.do("bytes(muninn.open('a').array).decode()") == "x"
+    other.do("time.sleep(1.1)")
+    for use in ("strict.array", "strict.read()", "strict.write().__enter__()", "strict.waitNext(1)", "strict.signal()", "strict.handle"):
+        with pytest.raises(ActorError, match="MNN-0004 LeaseExpired"):
+            other.do(use)
+    assert other.do("strict.name, bytes(muninn.open('a', renew='onUse').array).decode()") == ["a", "x"], "opened again"
+
+
+def test_anExpiredLeaseKeepsItsMemory(domain: str, actor: Start) -> None:
+    """Refused are new operations; what is mapped stays."""
+    other = actor("strict = muninn.share(np.arange(9), renew='onUse'); array = strict.array", MUNINN_LEASE_TTL_MS="50")
+    other.do("time.sleep(0.2)")
+    assert other.do("int(array.sum())") == 36
+    assert len(muninn.listBuffers()) == 1 == len(leftovers(domain))
+
+
+def test_aRevokedBufferCanBeOpenedAgain(domain: str, actor: Start) -> None:
+    muninn.domainInfo()
+    other = actor("first = muninn.share(np.arange(5), name='a'); array = first.array")
+    assert admin.evict("a", pid=other.pid) == 1
+    for use in ("first.array", "first.read()", "first.generation", "first.open()"):
+        with pytest.raises(ActorError, match="MNN-0014 LeaseRevoked.*evicted"):
+            other.do(use)
+    assert other.do("int(array.sum())") == 10
+    other.do("first.close(); del array")
+    assert other.do("int(muninn.open('a').array.sum())") == 10
+
+
+def test_evictingOneProcessLeavesTheOthers(domain: str, actor: Start) -> None:
+    mine = muninn.share(np.arange(5), name="a")
+    other = actor("theirs = muninn.open('a')")
+    assert admin.evict("a", pid=other.pid) == 1
+    assert mine.array.sum() == 10
+    with pytest.raises(ActorError, match="LeaseRevoked"):
+        other.do("theirs.array")
+    assert admin.evict(tenant="default") == 1
+    with pytest.raises(LeaseRevoked):
+        mine.array  # noqa: B018
+
+
+def test_aTenantThatIsNamedMustMatch(domain: str, actor: Start) -> None:
+    buffer = muninn.share(b"x", name="a", tenant="alice")
+    handle = buffer.handle
+    assert muninn.open("a", tenant="alice").tenant == muninn.open(handle, tenant="alice").tenant == "alice"
+    other = actor()
+    for attempt in ("muninn.open('a', tenant='bob')", f"muninn.open({handle!r}, tenant='bob')"):
+        with pytest.raises(ActorError, match=r"PermissionDenied.*bob"):
+            other.do(attempt)
+    assert holdersOf("a") == [os.getpid()], "who was refused holds nothing"
+
+
+# --- handles and pickles ------------------------------------------------------------------------------------------------------------------
+
+
+def test_aHandleNamesOneBufferForEver(domain: str, actor: Start) -> None:
+    first = muninn.share(np.arange(5), name="a")
+    handle, pickled = first.handle, pickle.dumps(first)
+    assert len(handle) == 64 and handle == first.handle
+    for kind in (bytearray, memoryview):
+        assert muninn.open(kind(handle)).name == "a"
+    first.free()
+    muninn.share(np.arange(5), name="a")
+    with pytest.raises(BufferNotFound):
+        muninn.open(handle)
+    with pytest.raises(BufferNotFound, match="'a'"):
+        pickle.loads(pickled)
+    with pytest.raises(ActorError, match="BufferNotFound"):
+        actor().do(f"muninn.open({handle!r})")
+
+
+def test_aHandleOutlivesTheBroker(domain: str, actor: Start) -> None:
+    broker = actor("buffer = muninn.share(np.arange(5), name='a')")
+    handle = broker.do("buffer.handle.hex()")
+    broker.kill()
+    assert muninn.open(bytes.fromhex(handle)).array.sum() == 10
+
+
+def test_picklesAreSmallAndCarryTheRights(domain: str, actor: Start) -> None:
+    buffer = muninn.share(np.arange(100_000), name="a")
+    assert len(pickle.dumps(buffer)) < 400
+    assert pickle.loads(pickle.dumps(buffer)).open() == buffer.open()
+    other = actor("import pickle")
+    assert other.do(f"b = pickle.loads({pickle.dumps(buffer)!r}); b.array[0] = 9; b.writable") is True
+    assert buffer.array[0] == 9
+    assert other.do(f"pickle.loads({pickle.dumps(muninn.open('a'))!r}).writable") is False
+
+
+def addOne(buffer: muninn.MuninnBuffer) -> int:
+    with buffer.write() as view:
+        view += 1
+    return os.getpid()
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_workersOfEveryKindWriteTheSameBytes(domain: str, method: str) -> None:
+    buffer = muninn.share(np.arange(5), name="a")
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        pids = pool.map(addOne, [buffer] * 6, chunksize=1)
+    assert os.getpid() not in pids
+    assert buffer.array.tolist() == [6, 7, 8, 9, 10] and buffer.generation == 12
+
+
+# --- fork ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_aForkedChildJoinsAnewAndTheParentsLeasesStay(domain: str, actor: Start) -> None:
+    muninn.domainInfo()
+    parent = actor("""
+kept, brief = muninn.share(np.arange(5), name='a'), muninn.share(np.arange(7), name='brief', lifetime='lastClose')
+array = kept.array
+said, say = os.pipe()
+heard, tell = os.pipe()
+child = os.fork()
+if child == 0:
+    status = 1
+    try:
+        assert array.sum() == 10 and kept.array.sum() == 10 and brief.array.sum() == 21
+        with kept.write() as view:
+            view[0] = 100
+        mine = muninn.share(np.arange(3), name='child')
+        os.write(say, b'x')
+        os.read(heard, 1)
+        kept.close(); brief.close()
+        status = 0
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+        os.write(say, b'-')
+    finally:
+        os._exit(status)
+assert os.read(said, 1) == b'x'
+""")
+    child = parent.do("child")
+    assert parent.do("int(kept.array[0]), int(kept.generation)") == [100, 2]
+    assert holdersOf("a") == holdersOf("brief") == sorted([parent.pid, child]) and holdersOf("child") == [child]
+    assert sorted(each["pid"] for each in muninn.domainInfo()["members"]) == sorted([os.getpid(), parent.pid, child])
+    parent.do("os.write(tell, b'x')")
+    assert parent.do("os.waitpid(child, 0)[1]") == 0
+    eventually(lambda: len(muninn.domainInfo()["members"]) == 2, "the child's slot is free")
+    assert holdersOf("a") == holdersOf("brief") == [parent.pid]
+    assert parent.do("int(brief.array.sum()), int(muninn.open('child').array.sum())") == [21, 3]
+
+
+_LETTING_GO = [
+    "pass",
+    "buffer.close(); brief.close()",
+    "del buffer, brief; import gc; gc.collect()",
+    "import atexit; atexit._run_exitfuncs()",
+]
+
+
+@pytest.mark.parametrize("child", _LETTING_GO, ids=["ends", "closes", "drops", "exits"])
+def test_aForkedChildThatLetsGoTakesNothingFromItsParent(domain: str, actor: Start, child: str) -> None:
+    muninn.share(np.arange(5), name="a")
+    parent = actor("buffer = muninn.open('a'); brief = muninn.share(b'x')")
+    parent.do(f"child = os.fork()\nif child == 0:\n    {child}\n    os._exit(0)\nassert os.waitpid(child, 0)[1] == 0")
+    assert parent.do("int(buffer.array.sum()), bytes(brief.array).decode()") == [10, "x"]
+    assert sorted(each["pid"] for each in muninn.domainInfo()["members"]) == sorted([os.getpid(), parent.pid])
+    assert sorted(len(each["importers"]) for each in muninn.listBuffers()) == [1, 1]
+
+
+def test_aForkedBrokersChildIsNoBroker(domain: str, actor: Start) -> None:
+    broker = actor("buffer = muninn.share(np.arange(5), name='a')")
+    broker.do("""
+said, say = os.pipe()
+child = os.fork()
+if child == 0:
+    info = muninn.domainInfo()
+    os.write(say, f"{info['brokerPid'] == os.getppid()} {int(buffer.array.sum())}".encode())
+    os._exit(0)
+""")
+    assert broker.do("os.read(said, 100).decode()") == "True 10"
+    assert broker.do("os.waitpid(child, 0)[1]") == 0
+    assert current().election.term().slot is not None and muninn.domainInfo()["brokerPid"] == broker.pid
+
+
+def test_aChildHasItsBuffersAfterItsParentWasKilled(domain: str, actor: Start) -> None:
+    muninn.domainInfo()
+    parent = actor("""
+buffer = muninn.share(np.arange(5), name='a', lifetime='lastClose')
+said, say = os.pipe()
+parentPid = os.getpid()
+child = os.fork()
+if child == 0:
+    theirs = buffer.array
+    os.write(say, b'x')
+    while os.getppid() == parentPid:
+        time.sleep(0.005)
+    muninn.array('told', 1, 'i8').array[0] = buffer.array.sum() + 1
+    time.sleep(60)
+assert os.read(said, 1) == b'x'
+""")
+    child = parent.do("child")
+    parent.kill()
+    try:
+        assert eventually(lambda: muninn.array("told", 1, "i8").array[0] == 11, "the child has its buffer")
+        eventually(lambda: holdersOf("a") == [child], "the parent's lease is reclaimed, the child's stands")
+    finally:
+        os.kill(child, 9)
+    eventually(lambda: [each["name"] for each in muninn.listBuffers()] == ["told"], "it went with the child")
