@@ -107,6 +107,21 @@ def test_aFillThatRaisesLeavesNothing(domain: str) -> None:
     muninn.share(b"x", name="a")
 
 
+def test_aCreatorThatGaveUpHoldsNothingOfTheRowsNextBuffer(domain: str) -> None:
+    """The error holds the frames that hold the memory. Broken: the next buffer of that row was never let go."""
+
+    def fill(_: object) -> None:
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError) as kept:
+        muninn.loadArray((4,), "f8", fill, "a")
+    buffer = muninn.share(b"x")
+    assert [len(each["importers"]) for each in muninn.listBuffers()] == [1]
+    buffer.close()
+    eventually(lambda: nothingIsLeft(domain), "it went with its last close")
+    assert kept.value.args == ("the disk is gone",)
+
+
 def test_whatIsWrongIsSaidBeforeAnythingIsMade(domain: str) -> None:
     attempts: list[Callable[[], object]] = [
         lambda: muninn.share(b"x", name="a", renew="sometimes"),

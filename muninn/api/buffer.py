@@ -434,6 +434,8 @@ class Writing:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Literal[False]:
         holding = self._holding
+        if holding.membership.isStale():
+            return False  # a child that was forked meanwhile: the turn is its parent's
         holding.isWriting = False
         if kind is None:
             holding.generation.publish(self._begun)

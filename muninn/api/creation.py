@@ -20,6 +20,7 @@ from muninn.api.membership import Membership, current
 from muninn.config import asBytes
 from muninn.control import layout, segments
 from muninn.control.block import monotonicMs
+from muninn.control.lockfile import typedErrors
 from muninn.control.rows import RowDescription
 from muninn.errors import BufferExists, InvalidArgument, MuninnError
 from muninn.terms import (
@@ -198,7 +199,8 @@ def _create(
         with membership.leaseLock:
             index = membership.leaseTable.take(row, incarnation, membership.settings.security.leaseTtlMs)
         try:
-            made = _makeBytes(membership, wanted, device, row, incarnation, source, progress)
+            with typedErrors(f"memory for {wanted.name!r}"):
+                made = _makeBytes(membership, wanted, device, row, incarnation, source, progress)
         except BaseException:
             membership.leaseTable.release(index)
             raise

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from muninn.api.membership import current
+from muninn.control.lockfile import typedErrors
 
 if TYPE_CHECKING:
     from muninn.api.membership import Membership
@@ -18,9 +19,10 @@ def deviceOf(membership: Membership) -> Device:
     """The back-end that the settings ask for. Its memory is counted by the rows of the whole domain."""
     with _lock:
         if membership.device is None:
-            from muninn.devices.choose import chooseDevice
+            with typedErrors("the device back-end"):
+                from muninn.devices.choose import chooseDevice
 
-            membership.device = chooseDevice(membership.settings.devices, lambda gpu: usedBytes(membership, gpu))
+                membership.device = chooseDevice(membership.settings.devices, lambda gpu: usedBytes(membership, gpu))
         return membership.device
 
 

@@ -85,8 +85,8 @@ class Holding:
     """One buffer that this process has open. It ends when the last buffer object lets go of it."""
 
     __slots__ = (
-        "__weakref__", "_leaseAddress", "_leaseWord", "_renewAtMs", "_renewal", "claimAddress", "claimLock", "description", "generation",
-        "incarnation", "isWriting", "membership", "memory", "row", "tickets",
+        "__weakref__", "_leaseAddress", "_leaseWord", "_renewAtMs", "_renewal", "claimAddress", "claimDepth", "claimLock", "description",
+        "generation", "incarnation", "isWriting", "membership", "memory", "row", "tickets",
     )  # fmt: skip
 
     def __init__(self, holdings: Holdings, row: int, incarnation: int, description: RowDescription, memory: Memory) -> None:
@@ -101,6 +101,7 @@ class Holding:
         self.claimAddress = block.rowAddress(row) + layout.ROW_CLAIM_OFFSET
         self.claimLock = threading.RLock()
         self.isWriting = False  # guarded by claimLock
+        self.claimDepth = 0  # how often a `Lock` holds the claim; guarded by claimLock
         self._leaseAddress, self._leaseWord = membership.leaseTable.held(memory.leaseIndex, row, incarnation)
         self._renewal: weakref.ref[Renewal] | None = None
         self._renewAtMs = 0
@@ -161,6 +162,8 @@ class Holdings:
         self._released: deque[tuple[int, int]] = deque()
         #: The names that threads of this process are creating now, and who does.
         self.creating: dict[str, object] = {}
+        #: The locks that this process holds: they are held although nobody may have kept the `Lock` object.
+        self.locked: set[Holding] = set()
         self._renewAtMs = 0
 
     # --- opening -----------------------------------------------------------------------------------------------------

@@ -92,7 +92,11 @@ def describeRow(membership: Membership, row: int, description: RowDescription) -
         "hugePages": segments.hugePages() if mapped else None,
         "peerable": mapped or not topology["staged"],
         "topology": topology,
-        "importers": [_describeHold(membership, hold, now) for hold in leases.scanHolds(membership.block, membership.members, row)],
+        "importers": [
+            _describeHold(membership, hold, now)
+            for hold in leases.scanHolds(membership.block, membership.members, row)
+            if hold.incarnation == state.incarnation
+        ],
     }
 
 

@@ -71,13 +71,14 @@ class Lock:
         if not holding.claimLock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
             raise TimeoutError(f"another thread has held lock {self.name!r} for {timeout} s")
         try:
-            if not self._isOurs(holding):
+            if holding.claimDepth == 0:
                 remaining = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
                 clean = claims.acquire(holding.claimAddress, holding.membership.key, holding.membership.isDead, remaining)
                 if clean is None:
                     raise TimeoutError(f"another process has held lock {self.name!r} for {timeout} s")
                 self.recovered = not clean
-            _depths.count(holding, 1)
+                holding.membership.holdings.locked.add(holding)
+            holding.claimDepth += 1
         except BaseException:
             holding.claimLock.release()
             raise
@@ -86,20 +87,20 @@ class Lock:
     def release(self) -> None:
         """Give the lock back, once for each `acquire`. `RuntimeError` when this thread does not have it."""
         holding = self._holding
+        if holding.membership.isStale():
+            raise RuntimeError(f"lock {self.name!r} is not held by this process: the one that it was forked from may hold it")
         if not holding.claimLock.acquire(blocking=False):
             raise RuntimeError(f"lock {self.name!r} is held by another thread")
         try:
-            if not self._isOurs(holding):
+            if holding.claimDepth == 0:
                 raise RuntimeError(f"lock {self.name!r} is not held by this process")
-            if _depths.count(holding, -1) == 0:
+            holding.claimDepth -= 1
+            if holding.claimDepth == 0:
+                holding.membership.holdings.locked.discard(holding)
                 claims.release(holding.claimAddress)
             holding.claimLock.release()
         finally:
             holding.claimLock.release()
-
-    @staticmethod
-    def _isOurs(holding: Holding) -> bool:
-        return claims.belongsTo(int(atomics.loadAcquire32(holding.claimAddress)), holding.membership.key)
 
     @contextmanager
     def held(self, timeout: float | None) -> Iterator[Lock]:
@@ -119,18 +120,3 @@ class Lock:
 
     def __repr__(self) -> str:
         return f"<muninn.Lock {self.name!r}>"
-
-
-class _Depths(threading.local):
-    """How often this thread holds each lock; two `Lock` objects of one name are one lock."""
-
-    def __init__(self) -> None:
-        self._depths: dict[int, int] = {}
-
-    def count(self, holding: Holding, change: int) -> int:
-        depth = self._depths.get(holding.claimAddress, 0) + change
-        self._depths[holding.claimAddress] = depth
-        return depth
-
-
-_depths = _Depths()

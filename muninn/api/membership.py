@@ -26,7 +26,7 @@ from muninn.control.election import Election, Term
 from muninn.control.index import NameIndex
 from muninn.control.layout import Geometry
 from muninn.control.leases import LeaseTable
-from muninn.control.lockfile import LockFile
+from muninn.control.lockfile import LockFile, typedErrors
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
 from muninn.control.rows import Deposed, RowTable
@@ -75,7 +75,6 @@ class Membership:
 
         self.settings = settings
         self.places = Places(os.getuid(), settings.control.domain)
-        self._lockFile = LockFile(self.places)
         self._preferred = preferred
         self.device: Device | None = None
         self._broker: Broker | None = None
@@ -85,45 +84,49 @@ class Membership:
         self._bequest: list[tuple[tuple[int, int], int]] = []
         self._entered = threading.Event()
         self._failure: BaseException | None = None
-        try:
-            self._join()
-        except BaseException:
-            self._lockFile.close()
-            raise
-        self._wakeFd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.leaseLock = threading.RLock()
+        with contextlib.ExitStack() as undo:
+            self._lockFile = LockFile(self.places)
+            undo.callback(self._lockFile.close)
+            self._join(undo)
+            self._wakeFd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            undo.callback(os.close, self._wakeFd)
+            nonce = self.members.identity(self.key.slot).nonce
+            self.identity = Identity(nonce)
+            self.leaseTable = LeaseTable(self.block, self.members, self.key)
+            self.holdings: Holdings = Holdings(self)
+            control = settings.control
+            self.client = Client(
+                Office(
+                    self.places, self.members, self.election, self.key, nonce, control.takeoverMs, control.requestTimeoutMs,
+                    lambda: self._broker, self._campaign, self._allocations,
+                )
+            )  # fmt: skip
+            self._robustList = ctypes.create_string_buffer(atomics.robustListBytes())
+            self._thread = threading.Thread(target=self._attend, name="muninn", daemon=True)
+            self._thread.start()
+            undo.pop_all()
         # Not in `leave`: buffers that are still referenced reach the block, and finalizers wake the thread, until the last of them is gone.
         weakref.finalize(self, _letGo, self.block, self._wakeFd).atexit = False
-        self.leaseTable = LeaseTable(self.block, self.members, self.key)
-        self.leaseLock = threading.RLock()
-        self.holdings: Holdings = Holdings(self)
-        nonce = self.members.identity(self.key.slot).nonce
-        self.identity = Identity(nonce)
-        control = settings.control
-        self.client = Client(
-            Office(
-                self.places, self.members, self.election, self.key, nonce, control.takeoverMs, control.requestTimeoutMs,
-                lambda: self._broker, self._campaign, self._allocations,
-            )
-        )  # fmt: skip
-        self._robustList = ctypes.create_string_buffer(atomics.robustListBytes())
-        self._thread = threading.Thread(target=self._attend, name="muninn", daemon=True)
-        self._thread.start()
         self._awaitEntry()
 
-    def _join(self) -> None:
+    def _join(self, undo: contextlib.ExitStack) -> None:
+        """Claim a slot in the domain's block; what takes it back is pushed to `undo`."""
         control = self.settings.control
         limits = Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases)
         deadline = time.monotonic() + _JOIN_BOUND_SECONDS
         while True:
-            self.block: ControlBlock = openOrCreate(self.places, self._lockFile, limits)
-            self.members = MemberTable(self.block)
-            self.key: MemberKey = self.members.claim(self._preferred)
-            # SYNC retire: pairs with _retire. Slot first and version second here, version first and slots second there.
-            if not self.block.isRetired():
-                break
-            self.members.vacate(self.key, layout.MEMBER_CLAIMING)
-            self._lockFile.unlockSlot(self.key.slot)
-            self.block.close()
+            with contextlib.ExitStack() as attempt:
+                self.block: ControlBlock = openOrCreate(self.places, self._lockFile, limits)
+                attempt.callback(self.block.close)
+                self.members = MemberTable(self.block)
+                self.key: MemberKey = self.members.claim(self._preferred)
+                attempt.callback(self._lockFile.unlockSlot, self.key.slot)
+                attempt.callback(self.members.vacate, self.key, layout.MEMBER_CLAIMING)
+                # SYNC retire: pairs with _retire. Slot first and version second here, version first and slots second there.
+                if not self.block.isRetired():
+                    undo.push(attempt.pop_all())
+                    break
             if time.monotonic() > deadline:
                 raise ControlBlockInvalid(f"{self.places.blockName} was withdrawn again and again", "Try again")
         self.election = Election(self.block)
@@ -132,6 +135,7 @@ class Membership:
 
     def _awaitEntry(self) -> None:
         if not self._entered.wait(_JOIN_BOUND_SECONDS) or self._failure is not None:
+            self.members.vacate(self.key, layout.MEMBER_CLAIMING)
             self._lockFile.close()
             raise BrokerUnavailable(f"this process could not join {self.places.domain!r}: {self._failure or 'its thread did not start'}")
 
@@ -371,7 +375,8 @@ def _joinNow(preferred: bool = False) -> Membership:
             return _current
         if _current is not None and _current.identity.isWiped():
             _current.forgetInChild()
-        _current = Membership(loadSettings(), preferred)
+        with typedErrors("joining"):
+            _current = Membership(loadSettings(), preferred)
         return _current
 
 

@@ -242,7 +242,7 @@ class Directory:
             return False
 
     def _isHeld(self, row: int) -> bool:
-        return leases.countHolds(self._block, self._members, row) > 0
+        return leases.countHolds(self._block, self._members, row, self.rows.state(row).incarnation) > 0
 
     def _wakeNames(self) -> None:
         atomics.fetchAddAcqRel32(self._block.directoryWakeAddress, 1)

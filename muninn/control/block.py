@@ -143,8 +143,13 @@ def _open(places: Places, lockFile: LockFile) -> ControlBlock | None:
         memory = posix_ipc.SharedMemory(places.blockName)
     except posix_ipc.ExistentialError:
         return None
-    except OSError as error:
-        raise fileError(error, places.blockName) from error
+    except (posix_ipc.Error, ValueError, OSError) as error:
+        typed = fileError(error, places.blockName) if isinstance(error, OSError) else error
+        if typed is not error:
+            raise typed from error
+        raise ControlBlockInvalid(
+            f"/dev/shm{places.blockName} can not be opened as shared memory: {error}", "Remove it, once you know who made it"
+        ) from error
     try:
         geometry = readHeader(memory.fd, f"/dev/shm{places.blockName}")
         if geometry is not None:

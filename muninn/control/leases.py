@@ -18,7 +18,7 @@ from muninn.errors import TableFull
 _ROW_MASK = 0xFFFFF
 _REASON_SHIFT, _REASON_MASK = 20, 0xFF
 _GENERATION_SHIFT, _GENERATION_MASK = 28, 0xFFF
-_INCARNATION_SHIFT = 40
+_INCARNATION_SHIFT, _INCARNATION_MASK = 40, 0xFFFFFF
 
 #: Why a lease was revoked; the position is what the word stores.
 REVOCATION_REASONS = ("", "evicted", "drained", "lifetimeEnded", "quota", "ownerDied")
@@ -101,13 +101,19 @@ def scanHolds(block: ControlBlock, members: MemberTable, row: int) -> list[Hold]
     return [hold for slot in members.occupied() for hold in holdsOf(block, members, slot, row)]
 
 
-def countHolds(block: ControlBlock, members: MemberTable, row: int) -> int:
-    """How many leases there are on `row`; the refcount."""
+def countHolds(block: ControlBlock, members: MemberTable, row: int, incarnation: int | None = None) -> int:
+    """How many leases there are on `row`; the refcount.
+
+    With an incarnation, those on that one only: a creator that gave up lets go of its memory later than of its row.
+    """
+    mask, value = _ROW_MASK, row + 1
+    if incarnation is not None:
+        mask, value = mask | _INCARNATION_MASK << _INCARNATION_SHIFT, value | incarnation << _INCARNATION_SHIFT
     total = 0
     for slot in members.occupied():
         high = members.leaseHigh(slot)
         if high:
-            total += atomics.scan64(block.areaAddress(slot), layout.LEASE_BYTES, high, _ROW_MASK, row + 1, None, 0)
+            total += atomics.scan64(block.areaAddress(slot), layout.LEASE_BYTES, high, mask, value, None, 0)
     return total
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from muninn.control import atomics
 from muninn.control.places import Places
-from muninn.errors import BrokerUnavailable, DescriptorsExhausted, HostMemoryFull
+from muninn.errors import BrokerUnavailable, DescriptorsExhausted, HostMemoryFull, MuninnError
 
 _CREATE_BYTE = 0
 _FIRST_SLOT_BYTE = 16
@@ -64,6 +64,20 @@ class LockFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+@contextmanager
+def typedErrors(what: str) -> Iterator[None]:
+    """An `OSError` of the body that has a type of its own, above all that no descriptor is left, becomes one."""
+    try:
+        yield
+    except MuninnError:
+        raise
+    except OSError as error:
+        typed = fileError(error, what)
+        if typed is error:
+            raise
+        raise typed from error
 
 
 def fileError(error: OSError, path: str) -> Exception:

@@ -7,6 +7,7 @@ controllers of this process's control group and its ancestors (versions 2 and 1)
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 
@@ -56,5 +57,7 @@ def _text(path: str) -> str:
     try:
         with open(path) as file:
             return file.read()
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # that says nothing about memory
         return ""

@@ -1,0 +1,569 @@
+"""Surroundings that are broken or hostile: a full `/dev/shm`, no descriptors, bytes from strangers. Each a typed error, and everybody else unharmed."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+
+import muninn
+from muninn.api.membership import current
+from muninn.broker import capabilities, requests
+from muninn.control import layout
+from muninn.errors import BufferNotFound, ControlBlockInvalid, HandleInvalid, MuninnError, ProtocolViolation
+from muninn.terms import Access
+from support import Actor, ActorError, eventually, leftovers
+
+Start = Callable[..., Actor]
+
+
+@contextlib.contextmanager
+def unharmed(domain: str, actor: Start) -> Iterator[Actor]:
+    """While the body does its worst, two members share, open and write; afterwards broker, epoch, buffers and members are as before."""
+    broker = actor("kept = muninn.share(np.arange(8), name='kept')")
+    worker = actor("""
+import threading
+stop, done, failed = threading.Event(), [0], []
+kept = muninn.open('kept', access='readWrite')
+def work():
+    try:
+        while not stop.is_set():
+            with muninn.share(np.full(100, done[0]), name=f'w{done[0]}') as mine:
+                assert muninn.open(mine.name).array[-1] == done[0]
+                mine.free()
+            with kept.write() as view:
+                view[0] = done[0]
+            done[0] += 1
+    except BaseException as error:
+        failed.append(repr(error))
+thread = threading.Thread(target=work); thread.start()
+""")
+    before = muninn.domainInfo()
+    assert before["brokerPid"] == broker.pid
+    descriptors = broker.do("len(os.listdir('/proc/self/fd'))")
+    yield broker
+    worker.do("stop.set(); thread.join()")
+    assert worker.do("failed") == [] and worker.do("done[0]") > 0
+    after = muninn.domainInfo()
+    assert (after["brokerPid"], after["epoch"]) == (before["brokerPid"], before["epoch"])
+    assert {each["pid"] for each in after["members"]} == {each["pid"] for each in before["members"]}
+    assert [each["name"] for each in muninn.listBuffers()] == ["kept"]
+    eventually(lambda: len(current().rows.notFree()) == 1 == len(leftovers(domain)), "no row and no segment is left half way")
+    eventually(lambda: broker.do("len(os.listdir('/proc/self/fd'))") <= descriptors, "the broker has no descriptor more than before")
+
+
+# --- strangers on the socket -----------------------------------------------------------------------------------------------------------
+
+
+def socketPath(domain: str) -> str:
+    folder = Path(f"/dev/shm/muninn-{os.getuid()}-{domain}.d")
+    return str(next(entry for entry in folder.iterdir() if entry.name.startswith("broker-")))
+
+
+def told(connection: socket.socket) -> dict[str, Any] | None:
+    """What the broker says to it; None when it hangs up without a word."""
+    with contextlib.suppress(ConnectionResetError):
+        raw = connection.recv(1 << 17)
+        return msgpack.unpackb(raw) if raw else None
+    return None
+
+
+def stranger(domain: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.settimeout(60)
+    connection.connect(socketPath(domain))
+    return connection
+
+
+_DEEP = b"\x91" * 5000 + b"\xc0"
+_PACKETS: dict[str, bytes] = {
+    "oneByte": b"\0",
+    "noMap": msgpack.packb([1, 2, 3]),
+    "empty": msgpack.packb({}),
+    "numberKeys": b"\x81\x01\x02",
+    "bytesKeys": msgpack.packb({b"op": "ping"}),
+    "trailing": msgpack.packb({"op": "ping"}) + b"\0",
+    "truncated": msgpack.packb({"op": "find", "name": "kept"})[:-2],
+    "invalidText": b"\x81\xa2op\xa2\xff\xfe",
+    "unknownOp": msgpack.packb({"op": "shutdown"}),
+    "privateOp": msgpack.packb({"op": "__init__"}),
+    "opIsNoText": msgpack.packb({"op": ["ping"]}),
+    "deep": b"\x81\xa2op" + _DEEP,
+    "hugeLength": b"\xdf\xff\xff\xff\xff",
+    "hugeText": b"\x81\xa2op\xdb\xff\xff\xff\xff",
+    "extension": b"\x81\xa2op\xc7\x05\x01hello",
+    "missingFields": msgpack.packb({"op": "create"}),
+    "extraFields": msgpack.packb({"op": "ping", "x": 1}),
+    "wrongTypes": msgpack.packb({"op": "free", "row": "0", "incarnation": 1.5}),
+    "boolIsNoNumber": msgpack.packb({"op": "free", "row": True, "incarnation": False}),
+    "beforeHello": msgpack.packb({"op": "find", "name": "kept"}),
+    "freeBeforeHello": msgpack.packb({"op": "free", "row": 0, "incarnation": 1}),
+    "leaveBeforeHello": msgpack.packb({"op": "leave"}),
+    "helloOfNobody": msgpack.packb({"op": "hello", "slot": 99999, "generation": 1, "nonce": 1, "allocations": []}),
+    "helloOfTheBroker": msgpack.packb({"op": "hello", "slot": 0, "generation": 1, "nonce": 12345, "allocations": []}),
+    "helloBelowZero": msgpack.packb({"op": "hello", "slot": -1, "generation": -1, "nonce": -1, "allocations": []}),
+}
+
+
+@pytest.mark.parametrize("name", _PACKETS)
+def test_malformedPacketsAreAnsweredOnceAndDropped(domain: str, actor: Start, name: str) -> None:
+    actor("kept = muninn.share(np.arange(8), name='kept')")
+    epoch = muninn.domainInfo()["epoch"]
+    with stranger(domain) as connection:
+        connection.send(_PACKETS[name])
+        answer = told(connection)
+        assert answer is not None and answer["error"] == ProtocolViolation.number and answer["reason"] and answer["fix"]
+        assert told(connection) is None, "then it hangs up"
+    assert muninn.domainInfo()["epoch"] == epoch and muninn.open("kept").array.sum() == 28
+
+
+def test_strangersDisturbNobody(domain: str, actor: Start) -> None:
+    """Random bytes, mutated requests, packets that are too long, descriptors that nobody asked for, and connections that say nothing."""
+    seed = 20261123
+    random = Random(seed)
+    with unharmed(domain, actor):
+        silent = [stranger(domain) for _ in range(20)]
+        for _ in range(150):
+            with stranger(domain) as connection:
+                packet = bytearray(random.choice(list(_PACKETS.values())))
+                if random.random() < 0.5:
+                    packet = bytearray(random.randbytes(random.choice([1, 7, 300, 65_000])))
+                elif packet:
+                    packet[random.randrange(len(packet))] = random.randrange(256)
+                descriptors = array.array("i", [0] * random.choice([0, 0, 1, 253]))
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if descriptors else []
+                connection.sendmsg([packet], rights)
+                if random.random() < 0.7:
+                    answer = told(connection)
+                    assert answer is None or "error" in answer or answer.keys() <= {"epoch"}, f"seed {seed}"
+        with stranger(domain) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            connection.send(bytes(100_000))
+            answer = told(connection)
+            assert answer is not None and answer["error"] == ProtocolViolation.number and "65536" in answer["reason"]
+        for each in silent:
+            each.close()
+
+
+def test_aPeerThatDoesNotReadIsDropped(domain: str, actor: Start) -> None:
+    """Its answers pile up in the socket; the broker does not wait for it."""
+    with unharmed(domain, actor):
+        with stranger(domain) as connection:
+            connection.setblocking(False)
+            with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+                for _ in range(10_000):
+                    connection.send(msgpack.packb({"op": "ping"}))
+            assert muninn.open("kept").nbytes == 64
+
+
+_HOSTILE_NUMBERS = (-1, 0, 1, 2**31, 2**40, 2**63, 2**64 - 1)
+_HOSTILE_TEXTS = ("", "kept", "x" * 200, "\0", "\x01", "ä" * 100, "\x1b[31m", "../..", "fastMode", "x" * 60_000)
+
+
+def test_aMemberWhoseRequestsMakeNoSenseGetsErrors(domain: str, actor: Start) -> None:
+    """Well-formed, from a member, and with fields that can not be: an error each, or an answer; the broker goes on."""
+    seed = 7
+    random = Random(seed)
+    operations = [op for op in requests.REQUESTS if op not in ("hello", "leave", "drain", "yield", "evict")]
+    with unharmed(domain, actor):
+        client = current().client
+        for _ in range(600):
+            op = random.choice(operations)
+            choices: dict[type, tuple[Any, ...]] = {int: _HOSTILE_NUMBERS, str: _HOSTILE_TEXTS, list: ([], [[1]], [["a", 2]], [[0, 1]] * 300)}
+            fields = {name: random.choice(choices[kind]) for name, kind in requests.REQUESTS[op].items()}
+            if op in ("free", "commit", "abandon", "settle") and fields.get("row") == 0:
+                continue  # it is a member, so what it may free it may free
+            try:
+                reply, descriptors = client.request(op, **fields)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                if op == "create":
+                    client.request("abandon", row=reply["row"], incarnation=reply["incarnation"])
+            except MuninnError as error:
+                assert error.reason and error.fix and error.code not in ("MNN-0021",), f"seed {seed}: {op} {fields}"
+
+
+@pytest.mark.parametrize("op", ["evict", "drain"])
+def test_operatorsMistakesAreErrors(domain: str, op: str) -> None:
+    muninn.share(b"x", name="kept")
+    client = current().client
+    for reason in ("", "nonsense", "\0", "x" * 60_000):
+        fields: dict[str, Any] = {"name": "nothing", "tenant": "", "pid": 2**40, "reason": reason} if op == "evict" else {"on": False, "reason": reason}
+        with contextlib.suppress(MuninnError):
+            client.request(op, **fields)
+    assert bytes(muninn.open("kept").array) == b"x" and not muninn.domainInfo()["draining"]
+
+
+# --- handles -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_everyAlterationOfAHandleIsRefused(domain: str) -> None:
+    handle = muninn.share(b"x", name="a", tenant="t").handle
+    random = Random(1)
+    altered = [handle[:length] for length in range(64)] + [handle + b"\0", handle * 2, b"\0" * 64, b"\xff" * 64, handle[::-1]]
+    altered += [bytes(byte ^ (1 << bit % 8) * (position == bit // 8) for position, byte in enumerate(handle)) for bit in range(512)]
+    altered += [random.randbytes(64) for _ in range(50)]
+    for each in altered:
+        with pytest.raises(HandleInvalid) as caught:
+            muninn.open(each)
+        assert caught.value.fix
+    assert bytes(muninn.open(handle).array) == b"x"
+    assert [len(each["importers"]) for each in muninn.listBuffers()] == [0], "who was refused holds nothing"
+
+
+def test_handlesThatAreWellSignedAndNameNothingAreRefused(domain: str) -> None:
+    """As one that was issued long ago: its row is another buffer's now, or of a table that has shrunk."""
+    buffer = muninn.share(b"0123", name="a")
+    secret, row, incarnation = current().block.secret, buffer._checked().row, buffer._checked().incarnation
+    for wrongRow, wrongIncarnation in ((row, incarnation + 1), (row, 0), (row + 1, 0), (2**32 - 1, 1), (100_000, 1)):
+        with pytest.raises(BufferNotFound):
+            muninn.open(capabilities.issue(secret, wrongRow, wrongIncarnation, Access.READ_WRITE, 4, "default"))
+    for size, tenant in ((5, "default"), (4, "other")):
+        with pytest.raises(HandleInvalid):
+            muninn.open(capabilities.issue(secret, row, incarnation, Access.READ_WRITE, size, tenant))
+
+
+def test_aHandleOfAnotherDomainOpensNothing(domain: str, actor: Start) -> None:
+    """Both domains have a buffer of that name in that row; the handle is still of one of them."""
+    handle = muninn.share(b"x", name="a").handle
+    other = actor("mine = muninn.share(b'y', name='a')", MUNINN_DOMAIN=f"{domain}-other")
+    with pytest.raises(ActorError, match="MNN-0018"):
+        other.do(f"muninn.open({handle!r})")
+    assert other.do("bytes(mine.array).decode()") == "y"
+    other.do("mine.free()")
+    other.leave()
+
+
+# --- the control block -------------------------------------------------------------------------------------------------------------------
+
+
+def blockPath(domain: str) -> Path:
+    return Path(f"/dev/shm/muninn-{os.getuid()}-{domain}")
+
+
+def test_aBlockOfAnotherVersionIsLeftAlone(domain: str, actor: Start) -> None:
+    holder = actor("kept = muninn.share(np.arange(8), name='kept')")
+    whole = blockPath(domain).read_bytes()[: layout.HEADER_BYTES]
+    with blockPath(domain).open("r+b") as file:
+        file.seek(layout.VERSION_OFFSET)
+        file.write(struct.pack("<I", layout.VERSION + 1))
+    with pytest.raises(ControlBlockInvalid, match=f"version {layout.VERSION + 1}") as caught:
+        muninn.domainInfo()
+    assert "one version" in caught.value.fix.lower()
+    assert holder.do("int(kept.array.sum())") == 28, "who is in it is not disturbed"
+    with blockPath(domain).open("r+b") as file:
+        file.write(whole[: layout.ELECTION_OFFSET])
+    assert muninn.open("kept").array.sum() == 28
+
+
+def test_aHeaderThatIsDamagedAnywhereIsRefusedOrHarmless(domain: str, actor: Start) -> None:
+    """Every byte of the header's description, turned over: refused by its name, or taken for a block of before the boot, and never a crash."""
+    actor("muninn.share(b'kept', name='kept')").leave()
+    whole = blockPath(domain).read_bytes()
+    segment = leftovers(domain)[0]
+    content = Path(f"/dev/shm/{segment}").read_bytes()
+    for offset in range(layout.SECRET_OFFSET):
+        if offset in range(layout.VERSION_OFFSET + 4, layout.BOOT_ID_OFFSET + 16):
+            continue  # nothing, or another boot: tested below
+        blockPath(domain).write_bytes(whole[:offset] + bytes([whole[offset] ^ 0xFF]) + whole[offset + 1 :])
+        with pytest.raises(ControlBlockInvalid):
+            muninn.domainInfo()
+        assert Path(f"/dev/shm/{segment}").read_bytes() == content
+    blockPath(domain).write_bytes(whole)
+    assert bytes(muninn.open("kept").array) == b"kept"
+
+
+def test_aBlockOfAnotherBootGoesWithAllThatItNamed(domain: str, actor: Start) -> None:
+    actor("muninn.share(b'kept', name='kept')").leave()
+    with blockPath(domain).open("r+b") as file:
+        file.seek(layout.BOOT_ID_OFFSET)
+        file.write(b"anotherBoot12345")
+    assert muninn.listBuffers() == [] and leftovers(domain) == []
+    assert bytes(muninn.share(b"new", name="kept").array) == b"new"
+
+
+@pytest.mark.parametrize("length", [0, 7, 55, 64, 100, 4095, 4096, 70_000])
+def test_aBlockThatWasCutOffIsRefusedOrMadeAnew(domain: str, actor: Start, length: int) -> None:
+    actor("muninn.share(b'kept', name='kept')").leave()
+    os.truncate(blockPath(domain), length)
+    if length < 64:
+        assert muninn.domainInfo()["brokerPid"] == os.getpid(), "a creator that was killed leaves that"
+        return
+    with pytest.raises(ControlBlockInvalid):
+        muninn.domainInfo()
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "foreign"])
+def test_whatIsNoControlBlockIsNotTakenForOne(domain: str, tmp_path: Path, kind: str) -> None:
+    path = blockPath(domain)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious" * 1000)
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to(victim)
+    else:
+        path.write_bytes(os.urandom(100_000))
+    with pytest.raises(MuninnError) as caught:
+        muninn.domainInfo()
+    assert caught.value.reason and caught.value.fix
+    assert victim.read_bytes() == b"precious" * 1000
+    if kind == "link":
+        path.unlink()
+
+
+# --- no descriptors ------------------------------------------------------------------------------------------------------------------------
+
+_WITHOUT = """
+import resource
+def without(spare, code):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    filler = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(int(fd) for fd in os.listdir('/proc/self/fd')) + 40, hard))
+        while True:
+            try:
+                filler.append(os.dup(2))
+            except OSError:
+                break
+        for _ in range(spare):
+            os.close(filler.pop())
+        try:
+            exec(code, globals())
+            return 'done'
+        except muninn.MuninnError as error:
+            return error.code
+        except BaseException as error:
+            import traceback; return "".join(traceback.format_exception(error)[-2:])
+    finally:
+        for fd in filler:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+def descriptors():
+    return len(os.listdir('/proc/self/fd'))
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "muninn.share(np.arange(100)).close()",
+        "muninn.share(np.arange(100), mode='fastMode').close()",
+        "muninn.open('kept').close()",
+        "muninn.open('vram').close()",
+        "muninn.shareBundle({'a': np.arange(3)}).close()",
+        "muninn.Lock('lock').acquire(); muninn.Lock('lock').release()",
+        "muninn.listBuffers()",
+        "muninn.createStream().synchronize()",
+    ],
+)
+@pytest.mark.parametrize("joined", [True, False], ids=["member", "stranger"])
+def test_withoutDescriptorsItIsAnErrorAndThenItWorks(domain: str, actor: Start, code: str, joined: bool) -> None:
+    muninn.share(np.arange(8), name="kept")
+    muninn.share(np.arange(8), name="vram", mode="fastMode")
+    held = muninn.open("vram")
+    other = actor(_WITHOUT)
+    if joined:
+        other.do("muninn.share(b'x').close(); muninn.createStream()")
+    before = other.do("descriptors()")
+    outcomes = [other.do(f"without({spare}, {code!r})") for spare in range(12)]
+    assert set(outcomes) <= {"done", "MNN-0025", "MNN-0021"} and outcomes[-1] == "done", outcomes
+    other.do(code)
+    if joined:
+        eventually(lambda: other.do("descriptors()") <= before + 1, "no descriptor is left open")
+    assert held.array.sum() == 28
+    assert sorted(each["name"] for each in muninn.listBuffers()) == ["kept", "vram"]
+    eventually(lambda: len(leftovers(domain)) == 1, "no segment is left")
+
+
+def test_aBrokerWithoutDescriptorsGivesItsOfficeUp(domain: str, actor: Start) -> None:
+    broker = actor(_WITHOUT + "kept = muninn.share(np.arange(8), name='kept')")
+    assert muninn.domainInfo()["brokerPid"] == broker.pid
+    muninn.share(b"x", name="mine")
+    broker.begin("without(0, 'time.sleep(1.5)')")
+    late = actor()
+    assert late.do("muninn.share(b'y', name='late').close(); sorted(each['name'] for each in muninn.listBuffers())") == ["kept", "late", "mine"]
+    assert broker.result() == "done"
+    assert broker.do("int(kept.array.sum()); muninn.share(b'z', name='again').name") == "again"
+
+
+# --- a full /dev/shm ------------------------------------------------------------------------------------------------------------------------
+
+
+def inSmallShm(script: str, size: str) -> str:
+    """Run a script in a mount namespace of its own, whose `/dev/shm` has `size`; returns what it printed."""
+    flags = ["-m"] if os.getuid() == 0 else ["-rm"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "MUNINN_MAX_MEMBERS": "8", "MUNINN_MAX_BUFFERS": "256"}
+    command = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {sys.executable} -c '{script}'"
+    done = subprocess.run(["unshare", *flags, "sh", "-c", command], env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, f"status {done.returncode} (mounting needs root, or user namespaces): {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+_CROWDED = """
+import os
+import numpy as np
+import muninn
+from muninn.errors import HostMemoryFull
+small = muninn.share(np.ones(1000), name="small")
+def segments():
+    return sorted(entry for entry in os.listdir("/dev/shm") if entry.rpartition(".")[2].isdigit())
+before = segments()
+def full(what, make):
+    free, descriptors = os.statvfs("/dev/shm").f_bfree, len(os.listdir("/proc/self/fd"))
+    try:
+        make()
+    except HostMemoryFull as error:
+        assert error.code == "MNN-0015" and error.reason and error.fix
+    else:
+        raise SystemExit(what + ": there was room")
+    assert segments() == before and [each["name"] for each in muninn.listBuffers()] == ["small"], what
+    assert os.statvfs("/dev/shm").f_bfree >= free - 1 and len(os.listdir("/proc/self/fd")) == descriptors, what
+source = np.ones(4 << 20)
+records = np.zeros(100, [("f%d" % number, "<f8") for number in range(500)])
+full("whole", lambda: muninn.MuninnBuffer("30M", name="big"))
+full("larger than all", lambda: muninn.MuninnBuffer("1G", name="big"))
+full("copy", lambda: muninn.share(source, name="big"))
+full("strided copy", lambda: muninn.share(source[::2], name="big"))
+full("lazy copy", lambda: muninn.share(source, name="big", reserve="lazy"))
+full("lazy strided copy", lambda: muninn.share(np.ones(8 << 20)[::2], name="big", reserve="lazy"))
+full("bundle", lambda: muninn.shareBundle({"a": source}, name="big"))
+full("load", lambda: muninn.loadArray(4 << 20, "f8", lambda array: None, "big"))
+full("attach or create", lambda: muninn.array("big", 4 << 20))
+full("once", lambda: muninn.shareOnce("big", lambda: source))
+with open("/dev/shm/filler", "wb", buffering=0) as filler:
+    try:
+        while filler.write(b"x" * 4096):
+            pass
+    except OSError:
+        pass
+full("one page", lambda: muninn.share(b"x", name="big"))
+full("lazy manifest", lambda: muninn.array("big", 100, records.dtype, reserve="lazy"))
+assert small.array.sum() == 1000 and muninn.open("small").array.sum() == 1000
+with small.write() as view:
+    view[:] = 2
+assert small.read().sum() == 2000
+os.unlink("/dev/shm/filler")
+assert muninn.share(np.ones(1000), name="big").array.sum() == 1000
+assert muninn.array("lazy", 100, records.dtype, reserve="lazy").array["f7"].sum() == 0
+print("survived")
+"""
+
+_NO_ROOM_TO_JOIN = """
+import muninn
+from muninn.errors import HostMemoryFull
+for attempt in range(3):
+    try:
+        muninn.domainInfo()
+    except HostMemoryFull as error:
+        print(error.code, bool(error.fix))
+    except RuntimeError as error:
+        raise SystemExit(repr(error))
+import os, subprocess
+assert os.statvfs("/dev/shm").f_bfree >= 0
+print(len(os.listdir("/proc/self/fd")), sum("muninn-" in line for line in open("/proc/self/maps")))
+subprocess.run(["mount", "-o", "remount,size=16m", "/dev/shm"], check=True)
+print(muninn.share(b"there", name="a").array.tobytes().decode())
+"""
+
+
+def test_aFullShmIsAnErrorWhateverIsMade(domain: str) -> None:
+    assert inSmallShm(_CROWDED, "16m") == "survived\n"
+
+
+def test_noRoomForTheControlBlockIsAnErrorToo(domain: str) -> None:
+    """And nothing is left of each attempt: no descriptor, no mapping, no slot. With room it works."""
+    for size in ("4k", "8k", "12k", "16k", "32k", "44k", "48k"):
+        assert inSmallShm(_NO_ROOM_TO_JOIN, size) == "MNN-0015 True\n" * 3 + "3 0\nthere\n", size
+
+
+# --- tables that are full -----------------------------------------------------------------------------------------------------------------
+
+
+def test_fullTablesAreErrorsThatPass(domain: str, actor: Start) -> None:
+    limits = {"MUNINN_MAX_LEASES": "8", "MUNINN_MAX_BUFFERS": "256", "MUNINN_MAX_MEMBERS": "3"}
+    first = actor("held = [muninn.share(b'x', name=f'a{number}') for number in range(8)]", **limits)
+    for attempt in ("muninn.share(b'x', name='more')", "muninn.Lock('more')"):
+        with pytest.raises(ActorError, match=r"MNN-0017 TableFull.*maxLeases"):
+            first.do(attempt)
+    first.do("held.pop().close(); held.append(muninn.share(b'x', name='more'))")
+    second = actor("for number in range(247):\n    muninn.share(b'x', name=f'b{number}').close()", **limits)
+    with pytest.raises(ActorError, match=r"MNN-0017 TableFull.*maxBuffers"):
+        second.do("muninn.share(b'x', name='last')")
+    second.do("muninn.free('b7'); muninn.share(b'x', name='last').close()")
+    third = actor("muninn.domainInfo()", **limits)
+    with pytest.raises(muninn.errors.TableFull, match="maxMembers"):
+        muninn.domainInfo()
+    third.leave()
+    assert len(muninn.listBuffers()) == 256
+
+
+def test_quotasNameTheLimitAndCountWhatIsThere(domain: str, actor: Start) -> None:
+    small = actor("b = muninn.MuninnBuffer('6M', name='a', tenant='t')", MUNINN_BIG_MODE_MAX_BYTES="10M", MUNINN_DEFAULT_PINNED_HOST_QUOTA="8M")
+    with pytest.raises(ActorError, match=r"MNN-0016 QuotaExceeded.*bigModeMaxBytes"):
+        small.do("muninn.MuninnBuffer('5M')")
+    with pytest.raises(ActorError, match=r"MNN-0016 QuotaExceeded.*defaultPinnedHostQuota"):
+        small.do("muninn.MuninnBuffer('3M', tenant='t')")
+    assert small.do("muninn.MuninnBuffer('3M', tenant='u').nbytes") == 3 << 20
+    small.do("b.free()")
+    assert small.do("muninn.MuninnBuffer('8M', tenant='t').nbytes") == 8 << 20
+
+
+def test_aDrainingDomainCreatesNothingAndKeepsWhatThereIs(domain: str, actor: Start) -> None:
+    from muninn.api import admin
+
+    buffer = muninn.share(np.arange(5), name="a")
+    admin.drain(reason="maintenance")
+    other = actor()
+    for attempt in ("muninn.share(b'x')", "muninn.array('new', 3)", "muninn.shareOnce('new', lambda: np.arange(3))"):
+        with pytest.raises(ActorError, match="MNN-0024 DomainDraining"):
+            other.do(attempt)
+    assert other.do("int(muninn.open('a').array.sum()), int(muninn.array('a', 5, 'i8').array.sum())") == [10, 10]
+    admin.drain(on=False)
+    other.do("muninn.share(b'x', name='b')")
+    assert buffer.array.sum() == 10
+
+
+def test_threadsThatFailAtOnceLeaveNothing(domain: str) -> None:
+    """Errors of many kinds from many threads, against one thread that goes on."""
+    kept = muninn.share(np.arange(8), name="kept")
+    attempts: list[Callable[[], object]] = [
+        lambda: muninn.open("nothing"), lambda: muninn.share(np.zeros(0)), lambda: muninn.share(b"x", name="kept"), lambda: muninn.open(b"x" * 64),
+        lambda: muninn.MuninnBuffer("513G"), lambda: muninn.array("kept", 9), lambda: muninn.share(b"x", mode="fastMode", preferredGpu=9),
+        lambda: muninn.loadArray(9, "f8", lambda array: array.fill(object())),  # type: ignore[arg-type]
+    ]  # fmt: skip
+    unexpected: list[BaseException] = []
+
+    def fail(seed: int) -> None:
+        random = Random(seed)
+        for _ in range(60):
+            try:
+                random.choice(attempts)()
+            except (MuninnError, TypeError):
+                continue
+            except BaseException as error:
+                unexpected.append(error)
+
+    threads = [threading.Thread(target=fail, args=(seed,)) for seed in range(4)]
+    for each in threads:
+        each.start()
+    for number in range(50):
+        muninn.share(np.full(9, number), name=f"n{number}").free()
+    for each in threads:
+        each.join(60)
+    assert unexpected == []
+    assert [each["name"] for each in muninn.listBuffers()] == ["kept"] and kept.array.sum() == 28
+    assert len(leftovers(domain)) == 1 == len(current().rows.notFree())
