@@ -238,6 +238,7 @@ def addOne(buffer: muninn.MuninnBuffer) -> int:
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
 def test_workersOfEveryKindWriteTheSameBytes(domain: str, method: str) -> None:
+    # The one test that may use the fork server: that process keeps the environment, and so the domain, of the test that started it.
     buffer = muninn.share(np.arange(5), name="a")
     with multiprocessing.get_context(method).Pool(2) as pool:
         pids = pool.map(addOne, [buffer] * 6, chunksize=1)

@@ -121,6 +121,7 @@ def test_namedSharedMemoryIsRefused() -> None:
 
 
 def test_outOfHostMemoryIsAnErrorAndNotAKill() -> None:
+    gc.collect()
     before = openDescriptors()
     there = host(1 << 46)
     with pytest.raises(HostMemoryFull):

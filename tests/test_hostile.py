@@ -51,6 +51,8 @@ def work():
         failed.append(repr(error))
 thread = threading.Thread(target=work); thread.start()
 """)
+    eventually(lambda: worker.do("done[0]") > 0, "the worker is connected")
+    muninn.share(b"x").close()
     before = muninn.domainInfo()
     assert before["brokerPid"] == broker.pid
     descriptors = broker.do("len(os.listdir('/proc/self/fd'))")
@@ -160,13 +162,12 @@ def test_strangersDisturbNobody(domain: str, actor: Start) -> None:
 
 def test_aPeerThatDoesNotReadIsDropped(domain: str, actor: Start) -> None:
     """Its answers pile up in the socket; the broker does not wait for it."""
-    with unharmed(domain, actor):
-        with stranger(domain) as connection:
-            connection.setblocking(False)
-            with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
-                for _ in range(10_000):
-                    connection.send(msgpack.packb({"op": "ping"}))
-            assert muninn.open("kept").nbytes == 64
+    with unharmed(domain, actor), stranger(domain) as connection:
+        connection.setblocking(False)
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            for _ in range(10_000):
+                connection.send(msgpack.packb({"op": "ping"}))
+        assert muninn.open("kept").nbytes == 64
 
 
 _HOSTILE_NUMBERS = (-1, 0, 1, 2**31, 2**40, 2**63, 2**64 - 1)
@@ -182,7 +183,11 @@ def test_aMemberWhoseRequestsMakeNoSenseGetsErrors(domain: str, actor: Start) ->
         client = current().client
         for _ in range(600):
             op = random.choice(operations)
-            choices: dict[type, tuple[Any, ...]] = {int: _HOSTILE_NUMBERS, str: _HOSTILE_TEXTS, list: ([], [[1]], [["a", 2]], [[0, 1]] * 300)}
+            choices: dict[type, tuple[Any, ...]] = {
+                int: _HOSTILE_NUMBERS,
+                str: _HOSTILE_TEXTS,
+                list: ([], [[1]], [["a", 2]], [[0, 1]] * 300),
+            }
             fields = {name: random.choice(choices[kind]) for name, kind in requests.REQUESTS[op].items()}
             if op in ("free", "commit", "abandon", "settle") and fields.get("row") == 0:
                 continue  # it is a member, so what it may free it may free
@@ -201,7 +206,9 @@ def test_operatorsMistakesAreErrors(domain: str, op: str) -> None:
     muninn.share(b"x", name="kept")
     client = current().client
     for reason in ("", "nonsense", "\0", "x" * 60_000):
-        fields: dict[str, Any] = {"name": "nothing", "tenant": "", "pid": 2**40, "reason": reason} if op == "evict" else {"on": False, "reason": reason}
+        fields: dict[str, Any] = (
+            {"name": "nothing", "tenant": "", "pid": 2**40, "reason": reason} if op == "evict" else {"on": False, "reason": reason}
+        )
         with contextlib.suppress(MuninnError):
             client.request(op, **fields)
     assert bytes(muninn.open("kept").array) == b"x" and not muninn.domainInfo()["draining"]
@@ -395,7 +402,11 @@ def test_aBrokerWithoutDescriptorsGivesItsOfficeUp(domain: str, actor: Start) ->
     muninn.share(b"x", name="mine")
     broker.begin("without(0, 'time.sleep(1.5)')")
     late = actor()
-    assert late.do("muninn.share(b'y', name='late').close(); sorted(each['name'] for each in muninn.listBuffers())") == ["kept", "late", "mine"]
+    assert late.do("muninn.share(b'y', name='late').close(); sorted(each['name'] for each in muninn.listBuffers())") == [
+        "kept",
+        "late",
+        "mine",
+    ]
     assert broker.result() == "done"
     assert broker.do("int(kept.array.sum()); muninn.share(b'z', name='again').name") == "again"
 
@@ -406,7 +417,12 @@ def test_aBrokerWithoutDescriptorsGivesItsOfficeUp(domain: str, actor: Start) ->
 def inSmallShm(script: str, size: str) -> str:
     """Run a script in a mount namespace of its own, whose `/dev/shm` has `size`; returns what it printed."""
     flags = ["-m"] if os.getuid() == 0 else ["-rm"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "MUNINN_MAX_MEMBERS": "8", "MUNINN_MAX_BUFFERS": "256"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+        "MUNINN_MAX_MEMBERS": "8",
+        "MUNINN_MAX_BUFFERS": "256",
+    }
     command = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {sys.executable} -c '{script}'"
     done = subprocess.run(["unshare", *flags, "sh", "-c", command], env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, f"status {done.returncode} (mounting needs root, or user namespaces): {done.stdout}{done.stderr}"
@@ -463,7 +479,9 @@ print("survived")
 """
 
 _NO_ROOM_TO_JOIN = """
+import os, subprocess
 import muninn
+descriptors = len(os.listdir("/proc/self/fd"))
 from muninn.errors import HostMemoryFull
 for attempt in range(3):
     try:
@@ -472,9 +490,8 @@ for attempt in range(3):
         print(error.code, bool(error.fix))
     except RuntimeError as error:
         raise SystemExit(repr(error))
-import os, subprocess
 assert os.statvfs("/dev/shm").f_bfree >= 0
-print(len(os.listdir("/proc/self/fd")), sum("muninn-" in line for line in open("/proc/self/maps")))
+print(len(os.listdir("/proc/self/fd")) - descriptors, sum("muninn-" in line for line in open("/proc/self/maps")))
 subprocess.run(["mount", "-o", "remount,size=16m", "/dev/shm"], check=True)
 print(muninn.share(b"there", name="a").array.tobytes().decode())
 """
@@ -486,8 +503,8 @@ def test_aFullShmIsAnErrorWhateverIsMade(domain: str) -> None:
 
 def test_noRoomForTheControlBlockIsAnErrorToo(domain: str) -> None:
     """And nothing is left of each attempt: no descriptor, no mapping, no slot. With room it works."""
-    for size in ("4k", "8k", "12k", "16k", "32k", "44k", "48k"):
-        assert inSmallShm(_NO_ROOM_TO_JOIN, size) == "MNN-0015 True\n" * 3 + "3 0\nthere\n", size
+    for size in ("4k", "8k", "12k", "16k", "32k"):
+        assert inSmallShm(_NO_ROOM_TO_JOIN, size) == "MNN-0015 True\n" * 3 + "0 0\nthere\n", size
 
 
 # --- tables that are full -----------------------------------------------------------------------------------------------------------------
@@ -512,7 +529,9 @@ def test_fullTablesAreErrorsThatPass(domain: str, actor: Start) -> None:
 
 
 def test_quotasNameTheLimitAndCountWhatIsThere(domain: str, actor: Start) -> None:
-    small = actor("b = muninn.MuninnBuffer('6M', name='a', tenant='t')", MUNINN_BIG_MODE_MAX_BYTES="10M", MUNINN_DEFAULT_PINNED_HOST_QUOTA="8M")
+    small = actor(
+        "b = muninn.MuninnBuffer('6M', name='a', tenant='t')", MUNINN_BIG_MODE_MAX_BYTES="10M", MUNINN_DEFAULT_PINNED_HOST_QUOTA="8M"
+    )
     with pytest.raises(ActorError, match=r"MNN-0016 QuotaExceeded.*bigModeMaxBytes"):
         small.do("muninn.MuninnBuffer('5M')")
     with pytest.raises(ActorError, match=r"MNN-0016 QuotaExceeded.*defaultPinnedHostQuota"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import multiprocessing
 import os
 import pickle
 from collections.abc import Callable
@@ -17,10 +16,6 @@ from muninn import errors
 from support import Actor, eventually, leftovers
 
 Start = Callable[..., Actor]
-
-
-def childSum(buffer: muninn.MuninnBuffer) -> int:
-    return int(buffer.array.sum())
 
 
 def test_bothSeeTheSameBytes(domain: str, actor: Start) -> None:
@@ -204,13 +199,6 @@ def test_handlesCarryTheRightsOfTheirObject(domain: str, actor: Start) -> None:
     assert other.do(f"tried('{reading.hex()}', 'readWrite')") == "MNN-0008"
     mine.free()
     assert other.do(f"tried('{reading.hex()}', 'readOnly')") == "MNN-0011"
-
-
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_pickledBuffersOpenInWorkers(domain: str, method: str) -> None:
-    buffer = muninn.share(np.arange(100), name="p")
-    with multiprocessing.get_context(method).Pool(1) as pool:
-        assert pool.apply(childSum, (buffer,)) == 4950
 
 
 def test_aForkedChildTakesALeaseOfItsOwn(domain: str, actor: Start) -> None:

@@ -6,7 +6,6 @@ the process; its threads agree among themselves by an `RLock` first, which also 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

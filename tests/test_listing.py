@@ -1,0 +1,133 @@
+"""What there is, as plain dicts: every buffer once, its holders, its members; damaged rows hide nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import muninn
+from muninn.api.membership import current
+from muninn.control import layout
+from support import Actor, ActorError, eventually
+
+Start = Callable[..., Actor]
+
+#: R§15.3, and what was added.
+_KEYS = {
+    "bufferId", "mode", "gpu", "size", "access", "tenant", "leaseTtlMs", "peerable", "topology",
+    "name", "kind", "shape", "dtype", "state", "generation", "lifetime", "ageMs", "endsInMs", "reserve", "transport", "transportReason", "segment",
+    "hugePages", "importers",
+}  # fmt: skip
+
+
+def test_describeHasTheSchemaAndIsJson(domain: str) -> None:
+    buffer = muninn.share(np.zeros((2, 3), ">f4"), name="a", tenant="org/x", lifetimeMs=600_000)
+    described = buffer.describe()
+    assert described.keys() == _KEYS
+    assert json.loads(json.dumps(described)) == described
+    assert 0 < described["endsInMs"] <= 600_000 and described["ageMs"] >= 0
+    expected = {
+        "name": "a", "kind": "array", "mode": "bigMode", "gpu": None, "size": 24, "shape": [2, 3], "access": "readMostly", "tenant": "org/x",
+        "state": "live", "generation": 0, "lifetime": "keep", "leaseTtlMs": 120_000, "reserve": "full", "transport": "segment", "peerable": True,
+    }  # fmt: skip
+    assert expected.items() <= described.items()
+    assert os.path.exists(f"/dev/shm{described['segment']}")
+    (holder,) = described["importers"]
+    assert (holder["pid"], holder["lease"], holder["revoked"]) == (os.getpid(), "ok", None) and holder["program"]
+
+
+def test_listsEveryBufferByNameAndNoLocks(domain: str, actor: Start) -> None:
+    muninn.Lock("hidden")
+    other = actor("held = [muninn.share(b'x', name=name) for name in ('b', 'ä', 'a')]")
+    mine = muninn.shareBundle({"w": np.arange(3)}, name="c")
+    listed = muninn.listBuffers()
+    assert [each["name"] for each in listed] == ["a", "b", "c", "ä"]
+    assert all(each.keys() == _KEYS for each in listed)
+    assert [[hold["pid"] for hold in each["importers"]] for each in listed] == [[other.pid], [other.pid], [os.getpid()], [other.pid]]
+    assert [each["kind"] for each in listed] == ["array", "array", "bundle", "array"]
+    assert listed[2]["dtype"] is None and mine.describe()["entries"] == {"w": {"shape": [3], "dtype": "<i8"}}
+    assert other.do("[each['bufferId'] for each in muninn.listBuffers()]") == [each["bufferId"] for each in listed]
+
+
+def test_aFreedBufferIsListedAsDyingWhileItIsHeld(domain: str, actor: Start) -> None:
+    other = actor("held = muninn.share(b'x', name='a')")
+    muninn.free("a")
+    assert [(each["name"], each["state"]) for each in muninn.listBuffers()] == [("a", "dying")]
+    muninn.share(b"y", name="a")
+    assert sorted(each["state"] for each in muninn.listBuffers()) == ["dying", "live"]
+    other.do("held.close()")
+    eventually(lambda: [each["state"] for each in muninn.listBuffers()] == ["live"], "the holder has let go")
+
+
+def test_domainInfoSaysWhoIsThere(domain: str, actor: Start) -> None:
+    other = actor("held = [muninn.share(b'x') for _ in range(3)]")
+    info = muninn.domainInfo()
+    assert json.loads(json.dumps(info)) == info
+    assert (info["domain"], info["brokerPid"], info["epoch"] > 0, info["draining"]) == (domain, other.pid, True, False)
+    assert {each["pid"]: each["leases"] for each in info["members"]} == {other.pid: 3, os.getpid(): 0}
+    (theirs,) = (each for each in info["members"] if each["pid"] == other.pid)
+    assert theirs["program"] == "actor.py" and theirs["preferred"] is False and theirs["ageMs"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("offset", "damage"),
+    [
+        (layout.ROW_DTYPE_OFFSET, b"garbage!"),
+        (layout.ROW_DTYPE_OFFSET, b"\xff\xfe"),
+        (layout.ROW_MODE_OFFSET, b"\x09"),
+        (layout.ROW_ACCESS_OFFSET, b"\xff"),
+        (layout.ROW_LIFETIME_OFFSET, b"\x05"),
+        (layout.ROW_TRANSPORT_OFFSET, b"\x77"),
+        (layout.ROW_NDIM_OFFSET, b"\x09"),
+        (layout.ROW_SIZE_OFFSET, b"\xff" * 8),
+        (layout.ROW_SEGMENT_BYTES_OFFSET, b"\xff" * 8),
+        (layout.ROW_SEGMENT_BYTES_OFFSET, (1 << 30).to_bytes(8, "little")),
+        (layout.ROW_META_OFFSET_OFFSET, b"\xff" * 8),
+        (layout.ROW_META_BYTES_OFFSET, b"\x00\x10\x00\x00"),
+        (layout.ROW_TENANT_OFFSET, b"\xff\xfe"),
+        (layout.ROW_SHAPE_OFFSET, b"\x07"),
+        (layout.ROW_SHAPE_OFFSET, b"\xff" * 8),
+    ],
+)
+def test_aDamagedRowIsATypedErrorAndHidesNoOther(domain: str, actor: Start, offset: int, damage: bytes) -> None:
+    """Written over from outside, as a stray pointer would; the others open, list, share and free as before."""
+    muninn.share(np.arange(10), name="hurt").close()
+    muninn.share(np.arange(10), name="well").close()
+    row = int(next(each["bufferId"] for each in muninn.listBuffers() if each["name"] == "hurt").partition(".")[0])
+    with open(f"/dev/shm{current().places.blockName}", "r+b") as file:
+        file.seek(current().block.geometry.rowsOffset + row * layout.ROW_BYTES + offset)
+        file.write(damage)
+    other = actor()
+    for who in (other.do, lambda code: eval(code, {"muninn": muninn})):
+        assert "well" in who("[each['name'] for each in muninn.listBuffers()]")
+        assert who("int(muninn.open('well').array.sum())") == 45
+    with pytest.raises(ActorError, match="MNN-0019"):
+        other.do("muninn.open('hurt').array")
+    muninn.share(b"x", name="next").free()
+    muninn.free("hurt")
+    muninn.share(b"x", name="hurt").free()
+    assert other.do("[each['name'] for each in muninn.listBuffers()]") == ["well"]
+
+
+def test_showsItselfInNotebooksWithoutTrustingNames(domain: str) -> None:
+    name, tenant = "<script>alert('a&b')</script>", "<b>"
+    buffer = muninn.share(np.zeros(3, "i4,f8"), name=name, tenant=tenant)
+    html = buffer._repr_html_()
+    assert "<script>" not in html and "&lt;script&gt;alert(&#x27;a&amp;b&#x27;)&lt;/script&gt;" in html
+    assert f"({os.getpid()})" in html and "read-write here, shared readMostly" in html
+    assert "read-only here" in muninn.open(name)._repr_html_()
+    muninn.free(name)
+    assert "&lt;script" in html
+
+
+def test_representsItselfInOneLine(domain: str) -> None:
+    buffer = muninn.share(np.zeros((2, 3), "f4"), name="a")
+    assert repr(buffer) == "<MuninnBuffer 'a' <f4[2, 3] 24 B bigMode>"
+    muninn.free("a")
+    assert repr(buffer) == "<MuninnBuffer 'a' <f4[2, 3] 24 B bigMode>", "what it was"
+    buffer.close()
+    assert repr(buffer) == "<MuninnBuffer closed>"
