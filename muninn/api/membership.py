@@ -195,11 +195,9 @@ class Membership:
             self._follow(term)
 
     def _serve(self, term: Term) -> None:
-        from muninn.broker.broker import Broker
-
         broker: Broker | None = None
         try:
-            broker = Broker(self.block, self.members, self.election, term, self.key, self.limits(), self._wakeFd)
+            broker = _loadBroker()(self.block, self.members, self.election, term, self.key, self.limits(), self._wakeFd)
             broker.start()
             inherited, self._bequest = self._bequest, []
             broker.inherit([*inherited, *self.holdings.allocations()])  # the others bring theirs with their hello
@@ -232,8 +230,7 @@ class Membership:
             return
         if self._bequest and self.client.hasGreeted(term.epoch):
             self._dropBequest()
-        # A successor is wanted in a hurry: what it needs is loaded while there is time.
-
+        _loadBroker()  # a successor is wanted in a hurry: what it needs is loaded while there is time
         if self._preferred:
             self._askToYield(term)
         settled = self.holdings.settleReleased()
@@ -366,6 +363,12 @@ def current() -> Membership:
     if membership is None or membership.isStale():
         return _joinNow()
     return membership
+
+
+def _loadBroker() -> type[Broker]:
+    from muninn.broker.broker import Broker
+
+    return Broker
 
 
 def _joinNow(preferred: bool = False) -> Membership:
