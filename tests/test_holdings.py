@@ -344,3 +344,23 @@ assert os.read(said, 1) == b'x'
     finally:
         os.kill(child, 9)
     eventually(lambda: [each["name"] for each in muninn.listBuffers()] == ["told"], "it went with the child")
+
+
+# --- opens that come to nothing ----------------------------------------------------------------------------------------------------------------
+
+
+def test_aLeaseThatCameTooLateDoesNotKeepTheRow(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker sees the lease and lets the row be, the opener sees the row's end and gives up. Broken: nobody came back to it."""
+    other = actor("b = muninn.share(b'x', name='a')")
+    table = current().leaseTable
+    take = table.take
+
+    def late(row: int, incarnation: int, ttlMs: int) -> int:
+        index = take(row, incarnation, ttlMs)
+        other.do("b.free()")
+        return index
+
+    monkeypatch.setattr(table, "take", late)
+    with pytest.raises(BufferNotFound):
+        muninn.open("a")
+    eventually(lambda: not current().rows.notFree() and not leftovers(domain), "nothing is left of the row")

@@ -201,14 +201,20 @@ class Holdings:
         try:
             # SYNC open: pairs with Directory.settle. The lease stands; if the row is still live now, nobody reclaims it before we let go.
             if not membership.rows.isLive(row, incarnation):
-                membership.leaseTable.release(index)
+                self._giveUp(index, row, incarnation)
                 return None
             description = membership.rows.description(row)
             source = self._source(row, incarnation, description)
         except BaseException:
-            membership.leaseTable.release(index)
+            self._giveUp(index, row, incarnation)
             raise
         return self.memory(source, index, row, incarnation, description.lifetime)
+
+    def _giveUp(self, index: int, row: int, incarnation: int) -> None:
+        """Take back a lease that came to nothing. While it stood, the broker may have let the row be because of it."""
+        self.membership.leaseTable.release(index)
+        self._released.append((row, incarnation))
+        self.membership.kick()
 
     def _source(self, row: int, incarnation: int, description: RowDescription) -> Bytes:
         if description.mode is Mode.FAST:

@@ -37,6 +37,10 @@ _log = logging.getLogger("muninn.broker")
 _PROOF_RETRY_SECONDS = 0.005
 
 
+class _SlotGivenBack(ProtocolViolation):
+    """What a member sent before its death and is read after it: nobody's fault, and nobody waits for the answer."""
+
+
 class Session:
     """One member's connection, and who it said it is (checked)."""
 
@@ -206,7 +210,7 @@ class Broker:
             wire.send(session.connection, reply, descriptors)
         except MuninnError as error:
             # Bytes that are no request: this peer does not speak our language, so it is told once and let go.
-            _log.warning("dropped a connection: %s", error)
+            _log.log(logging.INFO if isinstance(error, _SlotGivenBack) else logging.WARNING, "dropped a connection: %s", error)
             with contextlib.suppress(OSError):
                 wire.send(session.connection, requests.failure(error))
             self._drop(session)
@@ -230,8 +234,8 @@ class Broker:
         try:
             request = requests.checked(message)
             if session is not self._own and session.key is not None and not self._members.isCurrent(session.key):
-                # Sent before its death, read after it: nobody would ever take back what is granted now.
-                raise ProtocolViolation(f"member slot {session.key.slot} was given back")
+                # Nobody would ever take back what is granted now.
+                raise _SlotGivenBack(f"member slot {session.key.slot} was given back")
             return self._handlers[request["op"]](session, request, descriptors)
         except MuninnError as error:
             if isinstance(error, ProtocolViolation):
@@ -263,11 +267,11 @@ class Broker:
 
     def _onHello(self, session: Session, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
         key = MemberKey(message["slot"], message["generation"])
-        known = (
-            0 <= key.slot < self._members.count
-            and self._members.isCurrent(key)
-            and self._members.identity(key.slot).nonce == message["nonce"]
-        )
+        if not 0 <= key.slot < self._members.count:
+            raise ProtocolViolation(f"there is no member slot {key.slot}")
+        if not self._members.isCurrent(key):
+            raise _SlotGivenBack(f"member slot {key.slot} was given back")
+        known = self._members.identity(key.slot).nonce == message["nonce"]
         if not known or not descriptors or not self._members.isPidfdOf(descriptors[0], key):
             raise ProtocolViolation(f"hello does not match member slot {key.slot}")
         pairs = requests.allocationsOf(message, descriptors[1:])

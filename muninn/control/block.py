@@ -43,7 +43,7 @@ class ControlBlock:
     address
         Where it is mapped, as an integer; words are reached through `atomics` only.
     bytes
-        A writable view, for descriptions (which are published by a word) and not for words.
+        A view, to read descriptions (which are published by a word) and not words.
     """
 
     def __init__(self, places: Places, lockFile: LockFile, fd: int, geometry: Geometry) -> None:
@@ -79,6 +79,10 @@ class ControlBlock:
             raise HostMemoryFull(
                 f"the control block can not grow by {sizeBytes} bytes: {error.strerror}", "Enlarge /dev/shm, or free buffers"
             ) from error
+
+    def put(self, offset: int, raw: bytes) -> None:
+        """Write a description. Plain stores: a word that is changed later publishes them."""
+        self.bytes[offset : offset + len(raw)] = raw
 
     def isRetired(self) -> bool:
         """Whether the last member has withdrawn this block; a new one must be opened."""

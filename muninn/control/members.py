@@ -176,10 +176,9 @@ class MemberTable:
         flags = layout.MEMBER_FLAG_PREFERRED if preferred else 0
         identity = MemberIdentity(flags, os.getpid(), os.getuid(), startTimeOf(os.getpid()), ownPidNamespace(), self._nonce, monotonicMs())
         start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES
-        block.bytes[start + _IDENTITY_OFFSET : start + _IDENTITY_OFFSET + _IDENTITY.size] = _IDENTITY.pack(*identity)
+        block.put(start + _IDENTITY_OFFSET, _IDENTITY.pack(*identity))
         program = programName().encode()[: layout.MEMBER_PROGRAM_BYTES].ljust(layout.MEMBER_PROGRAM_BYTES, b"\0")
-        start += layout.MEMBER_PROGRAM_OFFSET
-        block.bytes[start : start + layout.MEMBER_PROGRAM_BYTES] = program
+        block.put(start + layout.MEMBER_PROGRAM_OFFSET, program)
 
     def enter(self, key: MemberKey) -> None:
         """CLAIMING → LIVE: identity, robust word and byte lock are in place."""

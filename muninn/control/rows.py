@@ -232,10 +232,8 @@ class RowTable:
     def describe(self, row: int, description: RowDescription) -> None:
         """Write the description, and clear what the row's last buffer left. The row is CREATING and the caller's."""
         offset = self._block.geometry.rowsOffset + row * layout.ROW_BYTES
-        self._block.bytes[offset + layout.ROW_GENERATION_OFFSET : offset + layout.ROW_BYTES] = bytes(
-            layout.ROW_BYTES - layout.ROW_GENERATION_OFFSET
-        )
-        self._block.bytes[offset + _DESCRIPTION_OFFSET : offset + _DESCRIPTION_OFFSET + _DESCRIPTION.size] = description.packed()
+        self._block.put(offset + layout.ROW_GENERATION_OFFSET, bytes(layout.ROW_BYTES - layout.ROW_GENERATION_OFFSET))
+        self._block.put(offset + _DESCRIPTION_OFFSET, description.packed())
 
     # --- what the broker writes --------------------------------------------------------------------------------------
 

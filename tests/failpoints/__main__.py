@@ -1,0 +1,130 @@
+"""Perform the scenes: `make failpoints`, or a sample of them in the tests.
+
+Singles: each role, each point that it passes, at its first and at its last pass, before and after the change, killed and stopped.
+Pairs: each ordered pair of a first end and one during the recovery from it. Repeats: each point of a client, more often in one domain
+than any table has rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import NamedTuple
+
+import muninn.api.admin
+import muninn.api.lock
+import muninn.broker.broker
+import muninn.devices.choose
+import muninn.devices.host
+import muninn.devices.memfd
+from failpoints import scenes
+from failpoints.player import Deed
+from failpoints.scenes import Scene
+from muninn.broker import upkeep
+from muninn.control import failpoints, layout
+
+_JOBS = 2
+
+
+class Task(NamedTuple):
+    """A scene, and how it is performed."""
+
+    kind: str
+    scene: Scene
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 when every scene ended well and none of the points is unknown."""
+    parser = argparse.ArgumentParser(prog="failpoints", description=__doc__)
+    parser.add_argument("--seed", type=int, default=20261123, help="of the sample")
+    parser.add_argument("--sample", type=int, help="perform so many scenes only, chosen by the seed")
+    parser.add_argument("--only", help="perform only the scenes whose description holds this text")
+    options = parser.parse_args(arguments)
+    _prepare()
+    passes = {role: scenes.rehearse(role) for role in scenes.ROLES}
+    tasks = [task for task in plan(passes) if not options.only or options.only in describe(task)]
+    if options.sample is not None:
+        tasks = random.Random(options.seed).sample(tasks, min(options.sample, len(tasks)))
+    outcomes, failures = _performAll(tasks)
+    _report(passes, tasks, outcomes, failures, options.seed)
+    return 1 if failures or not tasks else 0
+
+
+def _prepare() -> None:
+    """What all players inherit: warm caches, small tables, and a broker that looks for silent deaths often."""
+    failpoints.warm()
+    upkeep.SWEEP_SECONDS = 0.1
+    layout.ROW_CHUNK = 32
+    logging.basicConfig(level=logging.WARNING)
+
+
+def plan(passes: dict[str, dict[str, int]]) -> list[Task]:
+    """All scenes there are, given how often each role passes each point."""
+    tasks = []
+    for role, points in passes.items():
+        for point, total in sorted(points.items()):
+            for how in scenes.SIGNALS:
+                for hit, isBefore in dict.fromkeys(((1, True), (1, False), (total, True))):
+                    tasks.append(Task("single", Scene(role, Deed(point, hit, isBefore, how))))
+    for role, second in (("client", "broker"), ("broker", "successor")):
+        tasks += [Task("pair", Scene(role, Deed(a), Deed(b))) for a in sorted(passes[role]) for b in sorted(passes[second])]
+    tasks += [Task("repeat", Scene("client", Deed(point))) for point in sorted(passes["client"])]
+    return tasks
+
+
+def describe(task: Task) -> str:
+    return f"{task.kind}: {task.scene}"
+
+
+def _perform(task: Task) -> tuple[bool, str]:
+    """Whether the scene's deeds were done, and what was wrong after them."""
+    signal.alarm(240)  # no scene takes so long unless something hangs in it
+    try:
+        return (scenes.repeat if task.kind == "repeat" else scenes.perform)(task.scene), ""
+    except Exception as error:
+        return True, f"{type(error).__name__}: {error}"
+    finally:
+        signal.alarm(0)
+
+
+def _performAll(tasks: list[Task]) -> tuple[Counter[str], list[tuple[Task, str]]]:
+    outcomes: Counter[str] = Counter()
+    failures = []
+    shown = time.monotonic()
+    with ProcessPoolExecutor(_JOBS, mp_context=get_context("fork")) as pool:
+        running = {pool.submit(_perform, task): task for task in tasks}
+        for number, future in enumerate(as_completed(running), 1):
+            task = running[future]
+            happened, wrong = future.result()
+            outcomes[f"{task.kind} {'done' if happened else 'passed by'}"] += 1
+            if wrong:
+                failures.append((task, wrong))
+                print(f"FAILED {describe(task)}\n{wrong}", flush=True)
+            if time.monotonic() - shown > 10:
+                shown = time.monotonic()
+                print(f"{number} of {len(tasks)} scenes, {len(failures)} failures", flush=True)
+    return outcomes, failures
+
+
+def _report(
+    passes: dict[str, dict[str, int]], tasks: list[Task], outcomes: Counter[str], failures: list[tuple[Task, str]], seed: int
+) -> None:
+    known = {point.name for point in failpoints.points()}
+    reached = {point for points in passes.values() for point in points}
+    print(f"points: {len(known)}, {len(reached)} of them passed by some role")
+    for point in sorted(known - reached):
+        print(f"  not passed: {point}")
+    for outcome, count in sorted(outcomes.items()):
+        print(f"{outcome}: {count}")
+    print(f"runs: {len(tasks)}  failures: {len(failures)}  seed: {seed}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

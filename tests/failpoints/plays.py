@@ -1,0 +1,228 @@
+"""What players do: a bit of everything that the library offers, and looking whether all is well afterwards."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+
+import muninn
+from muninn.api import admin, membership
+from muninn.control import layout, leases
+from muninn.control.places import Places
+from muninn.errors import BufferExists, BufferFreed, BufferNotFound, OwnerDied, WriterDied
+
+_WORDS = 64
+_BOUND_SECONDS = 20.0
+_held: list[Any] = []
+_SHARED = ("kept", "precious", "vram")
+
+
+def prepare() -> None:
+    """Make what is there before anything happens, unless it is there. `precious` nobody writes, `kept` everybody does."""
+    for name in ("precious", "kept"):
+        if name not in {each["name"] for each in muninn.listBuffers()}:
+            muninn.share(np.full(_WORDS, 7), name=name).close()
+    _held[:] = [_vram()]
+
+
+def _vram() -> muninn.MuninnBuffer:
+    """The memory of a GPU goes with the last who had it; its name is free once the broker has seen that."""
+    deadline = time.monotonic() + _BOUND_SECONDS
+    while True:
+        try:
+            return muninn.share(np.full(_WORDS, 7), name="vram", mode="fastMode")
+        except BufferExists:
+            try:
+                return muninn.open("vram")
+            except (OwnerDied, BufferNotFound, BufferFreed):
+                assert time.monotonic() < deadline, "the name of lost memory is not given free"
+                time.sleep(0.01)
+
+
+def join() -> None:
+    """Be a member, and one of those by whom the memory of `vram` outlives its maker."""
+    _held[:] = [muninn.open("vram")]
+
+
+def holdBack() -> None:
+    """Join, and let others be elected first."""
+    join()
+    member = membership.current()
+    stand = member._campaign
+
+    def campaign(term: Any) -> None:
+        time.sleep(0.03)
+        if member.election.term() == term:
+            stand(term)
+
+    member._campaign = campaign  # type: ignore[method-assign]
+    member.client._office = member.client._office._replace(campaign=campaign)
+
+
+def hold() -> None:
+    """Have a share in everything that a death must give back."""
+    nameless = muninn.share(b"nameless")
+    lock = muninn.Lock("held")
+    lock.acquire()
+    kept = muninn.open("precious")
+    ticket = kept.signal()
+    _held[:] = [nameless, lock, kept, ticket, muninn.open("vram")]
+
+
+def everything(tag: str, isExclusive: bool = True) -> None:
+    """A bit of everything, under names of the player's own; what others may block is left out unless `isExclusive`."""
+    _bigMode(tag)
+    _fastMode(tag)
+    _together(tag)
+    assert _sum("precious") == 7 * _WORDS
+    if isExclusive:
+        _common()
+    assert admin.drain(False) >= 0
+
+
+def _bigMode(tag: str) -> None:
+    mine = muninn.share(np.zeros(_WORDS), name=f"{tag}-mine")
+    with mine.write() as view:
+        view += 1
+    with muninn.open(f"{tag}-mine") as again:
+        assert again.read().sum() == _WORDS
+    other = muninn.open(mine.handle)
+    mine.wait(ticket=mine.signal())
+    admin.evict(f"{tag}-mine")
+    muninn.free(f"{tag}-mine")
+    other.close()
+    mine.close()
+    nameless = muninn.share(np.arange(9))
+    assert nameless.array[8] == 8
+    nameless.close()
+
+
+def _fastMode(tag: str) -> None:
+    with muninn.open("vram") as vram:
+        assert vram.read().sum() == 7 * _WORDS
+    mine = muninn.MuninnBuffer(4096, mode="fastMode", name=f"{tag}-fast")
+    mine.array[:] = 3
+    muninn.open(f"{tag}-fast").close()
+    mine.free()
+    mine.close()
+
+
+def _together(tag: str) -> None:
+    bundle = muninn.shareBundle({"a": np.arange(5), "b": np.ones((2, 2))}, name=f"{tag}-bundle")
+    assert muninn.openBundle(f"{tag}-bundle")["a"][4] == 4
+    bundle.free()
+    once = muninn.shareOnce(f"{tag}-once", lambda: np.arange(3))
+    once.free()
+    once.close()
+    attached = muninn.array(f"{tag}-array", (4,), "f8")
+    attached.free()
+    attached.close()
+
+
+def _common() -> None:
+    with muninn.open("kept", access="readWrite") as kept:
+        with kept.write() as view:
+            view[:] = view[0] + 1
+        assert len(set(kept.read().tolist())) == 1
+    with muninn.Lock("lock"), muninn.Lock("lock"):
+        pass
+    with muninn.Lock("held"):
+        pass
+
+
+def _sum(name: str) -> int:
+    with muninn.open(name) as buffer:
+        return int(buffer.read().sum())
+
+
+def inspect(alive: list[int]) -> None:
+    """All is well: what was there is there, and of the dead nothing is left. `alive` are the pids of the members that there are."""
+    member = membership.current()
+    for buffer in muninn.listBuffers():
+        if buffer["name"] not in _SHARED:
+            _endLeftover(buffer["name"])
+    assert _sum("precious") == 7 * _WORDS
+    with muninn.open("kept", access="readWrite") as kept:
+        try:
+            assert len(set(kept.read().tolist())) == 1
+        except WriterDied:
+            with kept.write() as view:
+                view[:] = 8
+            assert kept.read().sum() == 8 * _WORDS
+    wanted = (sorted(alive), sorted(_SHARED), 2, [], [])
+    deadline = time.monotonic() + _BOUND_SECONDS
+    while (found := _census(member)) != wanted:
+        assert time.monotonic() < deadline, f"{found} and not {wanted}: {muninn.listBuffers()}"
+        time.sleep(0.002)
+
+
+def _endLeftover(name: str) -> None:
+    """What a dead player had made is either whole or not there."""
+    try:
+        with muninn.open(name) as buffer:
+            buffer.read()
+            buffer.free()
+    except (BufferNotFound, BufferFreed):
+        return
+    except WriterDied:
+        muninn.free(name)
+
+
+def _census(member: membership.Membership) -> tuple[list[int], list[str], int, list[str], list[str]]:
+    """Who is a member; which buffers there are; how many segments; which leases of the absent; what the broker holds in vain."""
+    slots = member.members.occupied()
+    pids = sorted(member.members.identity(slot).pid for slot in slots)
+    names = sorted(
+        member.rows.description(row).name if state.state == layout.ROW_LIVE else f"{row} is {state}" for row, state in member.rows.notFree()
+    )
+    held = [
+        f"slot {slot} holds row {hold.row}"
+        for slot in range(member.members.count)
+        if slot not in slots
+        for hold in leases.holdsOf(member.block, member.members, slot)
+    ]
+    return pids, [name for name in names if name not in _locks(names)], len(member.places.segments()), held, _inVain(member, len(pids))
+
+
+def _locks(names: list[str]) -> list[str]:
+    """The rows behind `muninn.Lock`: they have no memory, and are kept like any named buffer."""
+    return [name for name in names if name.startswith("\x01")]
+
+
+def _inVain(member: membership.Membership, members: int) -> list[str]:
+    """The broker's descriptors that stand for nobody: more pidfds or connections than members, more memory than there is."""
+    slot = member.election.term().slot
+    assert slot is not None
+    folder = f"/proc/{member.members.identity(slot).pid}/fd"
+    kinds = [os.readlink(f"{folder}/{entry}") for entry in os.listdir(folder) if os.path.lexists(f"{folder}/{entry}")]
+    pidfds = sum(kind == "anon_inode:[pidfd]" for kind in kinds)
+    memories = sum(kind.startswith("/memfd:muninn") for kind in kinds)
+    excess = {"pidfds": pidfds - members, "memories": memories - 2}
+    return [f"{number} {what} too many" for what, number in excess.items() if number > 0]
+
+
+def ownPid() -> int:
+    return os.getpid()
+
+
+def nothingIsLeft(domain: str) -> bool:
+    """Whether the block and everything that it named are gone."""
+    places = Places(os.getuid(), domain)
+    return not places.segments() and not os.path.exists(f"/dev/shm{places.blockName}")
+
+
+def wholeLife() -> None:
+    """Be the first and the last."""
+    prepare()
+    everything("first")
+    _held.clear()
+    endAll()
+
+
+def endAll() -> None:
+    """Free what was shared: after that nothing is to be left."""
+    for each in muninn.listBuffers():
+        muninn.free(each["name"])

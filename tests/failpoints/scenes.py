@@ -1,0 +1,268 @@
+"""The scenes: who plays, to whom what happens, and that all is well afterwards.
+
+In every scene a player comes to a bad end at a fail point: as the *first* and only one, as an ordinary member (*client*), as *broker*,
+or as the broker's *successor*.
+A *pair* lets a second one come to its own while the others still recover from the first. After it the survivors and a newcomer go on
+as if nothing had happened, or the scene has failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from conftest import removeDomain
+from failpoints import plays
+from failpoints.player import BOUND_SECONDS, Deed, Player, PlayerError, count, counted, giveCue, leave, meet, resetCue
+
+_ENVIRONMENT = {
+    "MUNINN_TAKEOVER_MS": "100", "MUNINN_MAX_MEMBERS": "8", "MUNINN_MAX_BUFFERS": "32", "MUNINN_MAX_LEASES": "16", "MUNINN_HOST_GPUS": "1",
+    "MUNINN_DEVICE": "host",
+}  # fmt: skip
+#: More passes than the smallest table has rows.
+REPEATS = 33
+
+
+class Scene(NamedTuple):
+    """One performance: a role, and what happens to whom."""
+
+    role: str
+    deed: Deed
+    second: Deed | None = None
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.deed}" + (f", then {_SECOND[self.role]} {self.second}" if self.second else "")
+
+
+#: Who the second deed of a pair happens to.
+_SECOND = {"client": "the broker", "broker": "its successor"}
+
+
+class Stage:
+    """A domain of its own and the players in it. What is left of them at the end is a failure of the scene."""
+
+    def __init__(self) -> None:
+        self.domain = f"scene-{secrets.token_hex(6)}"
+        self.players: list[Player] = []
+        resetCue()
+
+    def enter(self, name: str) -> Player:
+        player = Player(name, {**_ENVIRONMENT, "MUNINN_DOMAIN": self.domain})
+        self.players.append(player)
+        return player
+
+    def alive(self) -> list[Player]:
+        return [player for player in self.players if player.fate == "alive"]
+
+    def finish(self) -> None:
+        """A newcomer finds all well; everybody leaves; nothing is left."""
+        newcomer = self.enter("newcomer")
+        newcomer.call(plays.join)
+        for player in self.alive():
+            player.call(plays.everything, player.name)
+        newcomer.call(plays.inspect, [player.pid for player in self.alive()])
+        newcomer.call(plays.endAll)
+        for player in self.alive():
+            player.call(leave)
+        deadline = time.monotonic() + BOUND_SECONDS
+        while not plays.nothingIsLeft(self.domain):
+            if time.monotonic() > deadline:
+                raise PlayerError("something of the domain is left after all have gone")
+            time.sleep(0.002)
+
+    def close(self) -> None:
+        for player in self.players:
+            player.kill()
+        removeDomain(self.domain)
+
+
+@contextlib.contextmanager
+def staged() -> Iterator[Stage]:
+    stage = Stage()
+    try:
+        yield stage
+    finally:
+        stage.close()
+
+
+def _happens(player: Player, deed: Deed | None) -> None:
+    """Something will happen to a player; without a deed its passes are counted."""
+    if deed is None:
+        player.call(count)
+    else:
+        player.call(meet, deed)
+
+
+def perform(scene: Scene) -> bool:
+    """Whether what was to happen has happened. Raises `PlayerError` when not all is well after it."""
+    with staged() as stage:
+        happened = _PERFORM[scene.role](stage, scene.deed, scene.second)
+        if happened:
+            stage.finish()
+        return happened
+
+
+def rehearse(role: str) -> dict[str, int]:
+    """How often a player in that role passes each point, when nothing happens to it."""
+    with staged() as stage:
+        passes: dict[str, int] = _PERFORM[role](stage, None, None)
+        return passes
+
+
+def repeat(scene: Scene) -> bool:
+    """The same end for one client after the other in one domain, more of them than any table has rows; whether it came each time."""
+    with staged() as stage:
+        stage.enter("host").call(plays.prepare)
+        happened = 0
+        for number in range(REPEATS):
+            victim = stage.enter(f"victim{number}")
+            _happens(victim, scene.deed)
+            happened += _act(victim, plays.everything, "victim")
+            victim.kill()
+            stage.players.remove(victim)
+            resetCue()
+        stage.finish()
+        return happened == REPEATS
+
+
+def _act(player: Player, function: Callable[..., Any], *arguments: Any) -> bool:
+    """Let a player do something, which it may not survive, and leave; whether something happened to it."""
+    for step, given in ((function, arguments), (leave, ())):
+        player.begin(step, *given)
+        player.result()
+        if player.fate != "alive":
+            return True
+    return False
+
+
+def _client(stage: Stage, deed: Deed | None, second: Deed | None) -> Any:
+    host = stage.enter("host")
+    host.call(plays.prepare)
+    other = stage.enter("other")
+    other.call(plays.holdBack)
+    if second is not None:
+        host.call(meet, second._replace(cue=1))
+    victim = stage.enter("victim")
+    _happens(victim, deed)
+    happened = _act(victim, plays.everything, "victim")
+    if deed is None:
+        return victim.call(counted)
+    if not happened:
+        return False
+    if victim.fate == "stopped":
+        other.call(plays.everything, "other", False)
+        if host.fate == "alive":
+            host.kill()  # and a broker's death meanwhile
+        other.call(plays.everything, "again", False)
+        return _comesBack(victim)
+    other.call(plays.everything, "other")
+    if second is not None:
+        _awaitFate(host, lambda: other.call(plays.everything, "other"))
+        return host.fate != "alive"
+    return True
+
+
+def _first(stage: Stage, deed: Deed | None, _: Deed | None) -> Any:
+    victim = stage.enter("victim")
+    _happens(victim, deed)
+    happened = _act(victim, plays.wholeLife)
+    if deed is None:
+        return victim.call(counted)
+    if not happened:
+        return False
+    if victim.fate == "stopped":
+        victim.resume()  # nobody may have come so far that others could go on without it
+        victim.result()
+        victim.call(plays.prepare)
+    else:
+        stage.enter("host").call(plays.prepare)
+    return True
+
+
+def _comesBack(victim: Player) -> bool:
+    """A stopped player goes on, does what it was doing, and more; it may have been at its good-bye."""
+    victim.resume()
+    victim.result()
+    if victim.fate != "alive":
+        raise PlayerError(f"{victim.name} is {victim.fate} after it went on\n{victim.log()}")
+    victim.call(plays.everything, "victim")
+    return True
+
+
+def _awaitFate(player: Player, meanwhile: Callable[[], Any]) -> None:
+    """Give something the occasion to happen to a player that works in the background."""
+    for _ in range(3):
+        if player._look() != "alive":
+            return
+        meanwhile()
+        time.sleep(0.02)
+    player._look()
+
+
+def _broker(stage: Stage, deed: Deed | None, second: Deed | None) -> Any:
+    victim = stage.enter("victim")
+    victim.call(plays.prepare)
+    heir = stage.enter("heir")
+    heir.call(plays.join)
+    _happens(victim, deed)
+    if second is not None:
+        heir.call(meet, second._replace(cue=1))
+    client = stage.enter("client")
+    client.call(plays.holdBack)
+    doomed = stage.enter("doomed")
+    doomed.call(plays.hold)
+    doomed.kill()
+    client.call(plays.everything, "client")
+    if victim._look() == "alive" and deed is not None:
+        _act(victim, plays.join)
+    if deed is None:
+        victim.call(leave)
+        return victim.call(counted)
+    if victim.fate == "alive":
+        return False
+    client.call(plays.everything, "client")
+    if victim.fate == "stopped":
+        return _comesBack(victim)
+    if second is not None:
+        _awaitFate(heir, lambda: client.call(plays.everything, "client"))
+        return heir.fate != "alive"
+    return True
+
+
+def _successor(stage: Stage, deed: Deed | None, _: Deed | None) -> Any:
+    host = stage.enter("host")
+    host.call(plays.prepare)
+    victim = stage.enter("victim")
+    victim.call(plays.join)
+    if deed is None:
+        victim.call(count, 1)
+    else:
+        victim.call(meet, deed._replace(cue=1))
+    client = stage.enter("client")
+    client.call(plays.holdBack)
+    doomed = stage.enter("doomed")
+    doomed.call(plays.hold)
+    halfway = stage.enter("halfway")
+    halfway.call(meet, Deed("rows.RowTable.describe:put"))
+    halfway.begin(plays.everything, "halfway")
+    halfway.result()
+    doomed.kill()
+    giveCue()
+    host.kill()
+    client.call(plays.everything, "client")
+    if deed is None:
+        return victim.call(counted)
+    _awaitFate(victim, lambda: client.call(plays.everything, "client"))
+    if victim.fate == "alive":
+        return False
+    client.call(plays.everything, "client")
+    return _comesBack(victim) if victim.fate == "stopped" else True
+
+
+_PERFORM: dict[str, Callable[[Stage, Deed | None, Deed | None], Any]] = {"first": _first, "client": _client, "broker": _broker, "successor": _successor}
+ROLES = tuple(_PERFORM)
+SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
