@@ -331,6 +331,7 @@ class Broker:
             return {"found": True}, (descriptor,)
         if self._directory.rows.isLive(row, incarnation) and self._mayStillCome():
             return {"found": False}, ()
+        self._upkeep.collectLost()  # whoever is told that it is gone may make it anew at once
         raise OwnerDied(f"nobody holds the memory of row {row}.{incarnation} any more")
 
     def _mayStillCome(self) -> bool:
