@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 SANITIZE := build/sanitize
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench sanitize format clean
+.PHONY: help setup demo test lint types bench soak sanitize format clean
 
 help: ## say what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,13 +31,16 @@ test: $(STAMP) ## run all tests, the C ones under sanitizers among them
 lint: $(STAMP) ## style and names
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/pylint muninn tests/*.py bench examples/*.py hatch_build.py
+	@$(VENV)/bin/pylint muninn tests/*.py tests/soak bench examples/*.py hatch_build.py
 
 types: $(STAMP) ## mypy, strict
 	@$(VENV)/bin/mypy
 
 bench: $(STAMP) ## measure beside the peers; CSV in bench/results/
 	@$(PY) -m bench
+
+soak: $(STAMP) ## kill, stop and leave for HOURS (1), and count what is left; CSV in build/soak/
+	@$(PY) -m tests.soak --hours $(or $(HOURS),1)
 
 sanitize: ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@mkdir -p $(SANITIZE)

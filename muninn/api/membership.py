@@ -79,6 +79,7 @@ class Membership:
         self.device: Device | None = None
         self._broker: Broker | None = None
         self._stopping = False
+        self._leaving = False
         self._kicked = False
         self._handOverUntil = 0.0
         self._bequest: list[tuple[tuple[int, int], int]] = []
@@ -175,7 +176,8 @@ class Membership:
             try:
                 self._attendOnce()
             except MuninnError as error:
-                _log.error("the background thread goes on after: %s", error)
+                if not self._leaving:  # what was under way when our slot was given back is refused, and nobody waits for it
+                    _log.error("the background thread goes on after: %s", error)
                 time.sleep(_RESIGNED_PAUSE_SECONDS)
             except Exception:
                 # An end of this thread says to the others that the whole process is dead; no descriptor left, say, is not the end.
@@ -226,14 +228,9 @@ class Membership:
                 broker.close()
 
     def _follow(self, term: Term) -> None:
-        if not self.client.greet():
+        settled: bool | None = True
+        if not self._leaving and (settled := self._deal(term)) is None:
             return
-        if self._bequest and self.client.hasGreeted(term.epoch):
-            self._dropBequest()
-        _loadBroker()  # a successor is wanted in a hurry: what it needs is loaded while there is time
-        if self._preferred:
-            self._askToYield(term)
-        settled = self.holdings.settleReleased()
         assert term.slot is not None
 
         def mustLook() -> bool:
@@ -241,6 +238,17 @@ class Membership:
 
         seconds = self._untilRenewal() if settled else _RESIGNED_PAUSE_SECONDS
         watch(self.members.robustAddress(term.slot), mustLook, int(seconds * 1e9))
+
+    def _deal(self, term: Term) -> bool | None:
+        """Say hello to the broker of `term`, and what it is to know; None when it does not answer, False when it is to be told again."""
+        if not self.client.greet():
+            return None
+        if self._bequest and self.client.hasGreeted(term.epoch):
+            self._dropBequest()
+        _loadBroker()  # 15 ms; a successor is wanted in a hurry, so it is loaded while there is time
+        if self._preferred:
+            self._askToYield(term)
+        return self.holdings.settleReleased()
 
     def _allocations(self) -> list[tuple[tuple[int, int], int]]:
         """What this member brings to a new broker: the nameless memory that it has open, and what it kept as broker before."""
@@ -302,6 +310,7 @@ class Membership:
             self.kick()
         # Whoever is broker, we ourselves perhaps, takes the slot back: no other could while this process lives, since its death can
         # not be proven.
+        self._leaving = True
         with contextlib.suppress(MuninnError):
             self.client.request("leave")
         term = self.election.term()

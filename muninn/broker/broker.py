@@ -35,6 +35,8 @@ from muninn.terms import asMode
 _log = logging.getLogger("muninn.broker")
 #: How soon a death that was noticed but not yet proven is looked at again.
 _PROOF_RETRY_SECONDS = 0.005
+#: How many steps with something to serve may come before a piece of upkeep; a busy broker knows no other.
+_SERVED_FIRST = 16
 
 
 class _SlotGivenBack(ProtocolViolation):
@@ -68,6 +70,7 @@ class Broker:
         self._lock = threading.RLock()
         self._sessions: dict[int, Session] = {}
         self._unproven: set[int] = set()
+        self._served = 0  # steps since the last piece of upkeep
         self._wakeFd = wakeFd
         self._listener: socket.socket | None = None
         self._journal = Journal(block.places, term.epoch)
@@ -115,10 +118,12 @@ class Broker:
                 self._handle(descriptor)
             for pidfd in list(self._unproven):
                 self._pidfdEnded(pidfd)
-            if not events:
+            self._served += 1
+            if not events or self._served > _SERVED_FIRST:
                 self._doUpkeep()
 
     def _doUpkeep(self) -> None:
+        self._served = 0
         try:
             self._upkeep.endLifetimes()
             self._upkeep.workOnce()
@@ -330,6 +335,7 @@ class Broker:
             return {"found": True}, (descriptor,)
         if self._directory.rows.isLive(row, incarnation) and self._mayStillCome():
             return {"found": False}, ()
+        self._upkeep.collectLost()  # whoever is told that it is gone may make it anew at once
         raise OwnerDied(f"nobody holds the memory of row {row}.{incarnation} any more")
 
     def _mayStillCome(self) -> bool:

@@ -99,9 +99,9 @@ class Upkeep:
             for key in dead:
                 self._watchdog.reclaim(key)
             self.settleUnheld()
-        self._collectLost()
+        self.collectLost()
 
-    def _collectLost(self) -> None:
+    def collectLost(self) -> None:
         """fastMode rows whose memory went with its last holder: nobody has it, and nobody is left who could bring it."""
         rows = self._directory.rows.fastMode()
         if not rows or self._mayStillCome():

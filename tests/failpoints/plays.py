@@ -23,7 +23,7 @@ _SHARED = ("kept", "precious", "vram")
 def prepare() -> None:
     """Make what is there before anything happens, unless it is there. `precious` nobody writes, `kept` everybody does."""
     for name in ("precious", "kept"):
-        if name not in {each["name"] for each in muninn.listBuffers()}:
+        if name not in {each["name"] for each in muninn.listBuffers() if each["state"] == "live"}:
             muninn.share(np.full(_WORDS, 7), name=name).close()
     _held[:] = [_vram()]
 

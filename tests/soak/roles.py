@@ -1,0 +1,375 @@
+"""What a worker of the soak does, a role a class. Each checks what it sees: a `Violation` says that Muninn has broken a promise.
+
+Everything is made of int64, and filled with one number wherever it is whole: with the generation that published it, or with the number
+that its maker chose.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from typing import Any
+
+import numpy as np
+
+import muninn
+from muninn.api.admin import evict
+from muninn.errors import (
+    BufferExists,
+    BufferFreed,
+    BufferNotFound,
+    LeaseExpired,
+    LeaseRevoked,
+    OwnerDied,
+    WriterDied,
+)  # fmt: skip
+
+_CHANNEL_WORDS = (512, 4096, 16384, 65536)
+_LOCKS = 3
+_BOUND_SECONDS = 30.0
+#: What anybody may get who uses what others free and evict.
+_GONE = (BufferFreed, BufferNotFound, LeaseRevoked)
+
+
+class Violation(AssertionError):
+    """A promise that was broken."""
+
+
+class Interrupted(Exception):
+    """A writer gives up half way, on purpose."""
+
+
+def require(holds: Any, what: str) -> None:
+    if not holds:
+        raise Violation(what)
+
+
+def uniform(content: np.ndarray[Any, Any], what: str) -> int:
+    """The number that `content` is filled with."""
+    first = int(content.flat[0])
+    if not (content == first).all():
+        values, counts = np.unique(content, return_counts=True)
+        raise Violation(f"{what} is torn: {dict(zip(values.tolist()[:8], counts.tolist()[:8]))}")
+    return first
+
+
+class Role:
+    """One step at a time. `expected`: the errors that others' frees, evictions and deaths explain."""
+
+    expected: tuple[type[BaseException], ...] = _GONE
+    pauseSeconds = 0.012
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.held: dict[str, Any] = {}
+
+    def pause(self) -> float:
+        return self.pauseSeconds * self.chance.uniform(0.2, 1.8)
+
+    def step(self) -> int:
+        """Do something; returns how many operations that were."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        for buffer in self.held.values():
+            buffer.close()
+        self.held.clear()
+
+    def channel(self, access: str, renew: str = "auto") -> Any:
+        """One of the buffers that are written and read all the time, from the last time or opened anew."""
+        index = self.chance.randrange(len(_CHANNEL_WORDS))
+        name = f"channel-{index}"
+        buffer = self.held.pop(name, None)
+        if buffer is not None and self.chance.random() < 0.1:
+            buffer.close()
+            buffer = None
+        if buffer is None:
+            buffer = muninn.array(name, _CHANNEL_WORDS[index], np.int64, access=access, renew=renew)
+        self.held[name] = buffer
+        return buffer
+
+    def forget(self, buffer: Any) -> None:
+        """After an error: open it anew the next time."""
+        for name in [name for name, held in self.held.items() if held is buffer]:
+            self.held.pop(name).close()
+
+
+class Reader(Role):
+    """Snapshots are never torn, and are of a generation between those seen before and after."""
+
+    expected = (*_GONE, WriterDied)
+
+    def step(self) -> int:
+        buffer = self.channel("readOnly")
+        try:
+            if self.chance.random() < 0.2:
+                self._waitNext(buffer)
+            before = buffer.generation
+            stamp = uniform(buffer.read(), f"a snapshot of {buffer.name}")
+            after = buffer.generation
+        except self.expected:
+            self.forget(buffer)
+            raise
+        require(before <= stamp <= after and stamp % 2 == 0, f"{buffer.name} reads {stamp}, of {before} to {after}")
+        return 1
+
+    def _waitNext(self, buffer: Any) -> None:
+        known = buffer.generation & ~1
+        try:
+            value = buffer.waitNext(timeout=0.5)
+        except TimeoutError:
+            return
+        require(value > known and value % 2 == 0, f"waitNext of {buffer.name} gave {value} after {known}")
+
+
+class Writer(Role):
+    """One writer at a time, over all processes; some die half way, some give up."""
+
+    expected = (*_GONE, Interrupted)
+
+    def step(self) -> int:
+        buffer = self.channel("readWrite")
+        try:
+            with buffer.write(timeout=_BOUND_SECONDS) as view:
+                stamp = buffer.generation + 1
+                view[: view.size // 2] = stamp
+                if self.chance.random() < 0.2:
+                    time.sleep(0.002)
+                if self.chance.random() < 0.02:
+                    raise Interrupted
+                view[view.size // 2 :] = stamp
+                require(uniform(view, f"what a writer of {buffer.name} wrote") == stamp, "another wrote too")
+        except _GONE:
+            self.forget(buffer)
+            raise
+        return 1
+
+
+class Churner(Role):
+    """Create, open, hand on, evict and free: named, unnamed, bundles."""
+
+    expected = (*_GONE, BufferExists)
+
+    def step(self) -> int:
+        deeds = (
+            self.named,
+            self.named,
+            self.opened,
+            self.opened,
+            self.unnamed,
+            self.bundle,
+            self.byHandle,
+            self.freed,
+            self.evicted,
+            self.listed,
+        )
+        return self.chance.choice(deeds)()
+
+    def _name(self) -> str:
+        return f"churn-{self.chance.randrange(12)}"
+
+    def _array(self) -> np.ndarray[Any, Any]:
+        return np.full(self.chance.choice((1, 100, 5000, 30000)), self.chance.randrange(1 << 40), np.int64)
+
+    def named(self) -> int:
+        content, reserve = self._array(), self.chance.choice(("full", "lazy"))
+        buffer = muninn.share(content, self._name(), lifetime=self.chance.choice(("keep", "lastClose", None)), reserve=reserve)
+        require((buffer.array == content).all(), "what was shared reads otherwise")
+        if self.chance.random() < 0.3:
+            old = self.held.pop(buffer.name, None)
+            if old is not None:
+                old.close()
+            self.held[buffer.name] = buffer  # stays open for a while
+        elif self.chance.random() < 0.6:
+            buffer.free()
+        else:
+            buffer.close()
+        return 2
+
+    def opened(self) -> int:
+        with muninn.open(self._name(), timeout=self.chance.choice((None, 0.05))) as buffer:
+            array = buffer.array
+            uniform(array, buffer.name)
+        uniform(array, "an array that outlived its buffer object")
+        return 2
+
+    def unnamed(self) -> int:
+        content = self._array()
+        with muninn.share(content) as buffer:
+            require((buffer.array == content).all(), "what was shared reads otherwise")
+        return 2
+
+    def bundle(self) -> int:
+        name, stamp = f"bundle-{self.chance.randrange(3)}", self.chance.randrange(1 << 40)
+        try:
+            muninn.shareBundle({"a": np.full(100, stamp), "b": np.full((7, 9), stamp)}, name).close()
+        except BufferExists:
+            with muninn.openBundle(name) as found:
+                require(uniform(found["a"], "a bundle") == uniform(found["b"], "a bundle"), "a bundle is of two makers")
+                found.free()
+        return 2
+
+    def byHandle(self) -> int:
+        with muninn.open(self._name()) as buffer:
+            stamp, handle = uniform(buffer.array, buffer.name), buffer.handle
+        with muninn.open(handle) as again:
+            require(uniform(again.array, "what a handle opened") == stamp, "a handle opened something else")
+        return 2
+
+    def freed(self) -> int:
+        channels = self.chance.random() < 0.05
+        muninn.free(f"channel-{self.chance.randrange(len(_CHANNEL_WORDS))}" if channels else self._name())
+        return 1
+
+    def evicted(self) -> int:
+        channels = self.chance.random() < 0.1
+        evict(f"channel-{self.chance.randrange(len(_CHANNEL_WORDS))}" if channels else self._name())
+        return 1
+
+    def listed(self) -> int:
+        for described in muninn.listBuffers():
+            require(described["size"] > 0, f"a buffer without bytes is listed: {described}")
+        self.close()
+        return 1
+
+
+class Locker(Role):
+    """No two holders at a time. The cells are a holder's number; who finds one that was not recovered has company."""
+
+    expected = ()
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(chance)
+        self._locks: dict[int, muninn.Lock] = {}
+
+    def step(self) -> int:
+        index = self.chance.randrange(_LOCKS)
+        lock = self._locks.pop(index, None) or muninn.Lock(f"lock-{index}")
+        self._locks[index] = lock
+        cells, me = self._cells(), os.getpid()
+        with lock.held(_BOUND_SECONDS):
+            holder = int(cells[index, 0])
+            require(holder == 0 or lock.recovered, f"{lock} was free while {holder} held it")
+            cells[index, 0] = me
+            count = int(cells[index, 1])
+            for _ in range(self.chance.randrange(50)):
+                require(cells[index, 0] == me and cells[index, 1] == count, f"{lock} has two holders: {me} and {int(cells[index, 0])}")
+            if self.chance.random() < 0.1:
+                time.sleep(0.002)
+            cells[index, 1] = count + 1
+            require(cells[index, 0] == me and cells[index, 1] == count + 1, f"{lock} has two holders: {me} and {int(cells[index, 0])}")
+            cells[index, 0] = 0
+        if self.chance.random() < 0.05:
+            self._locks.pop(index)
+        return 1
+
+    def _cells(self) -> np.ndarray[Any, Any]:
+        cells = self.held.get("cells")
+        if cells is None:
+            cells = self.held["cells"] = muninn.array("cells", (_LOCKS, 2), np.int64)
+        array: np.ndarray[Any, Any] = cells.array
+        return array
+
+    def close(self) -> None:
+        super().close()
+        self._locks.clear()
+
+
+class Lessee(Role):
+    """Strict leases: used in time they hold, used too late they are refused."""
+
+    expected = (*_GONE, WriterDied)
+
+    def step(self) -> int:
+        ttl = int(os.environ["MUNINN_LEASE_TTL_MS"]) / 1000
+        buffer = self.channel("readOnly", renew="onUse")
+        try:
+            buffer.read()
+        except LeaseExpired:
+            self.forget(buffer)  # lay here since another step
+            return 1
+        except self.expected:
+            self.forget(buffer)
+            raise
+        used = time.monotonic()
+        time.sleep(self.chance.choice((ttl / 4, ttl * 1.2)))
+        try:
+            before = time.monotonic()
+            uniform(buffer.read(), f"a snapshot of {buffer.name}")
+            require(before - used < ttl + 0.001, f"a lease of {ttl} s was good for {before - used} s")
+        except LeaseExpired as error:
+            self.forget(buffer)
+            require(time.monotonic() - used >= ttl - 0.002, f"a lease of {ttl} s ended after {time.monotonic() - used} s: {error}")
+        except self.expected:
+            self.forget(buffer)
+            raise
+        return 2
+
+
+class Loader(Role):
+    """shareOnce: one loader at a time, and everybody gets the whole of what it made."""
+
+    expected = _GONE
+
+    def step(self) -> int:
+        index = self.chance.randrange(3)
+        stamp = self.chance.randrange(1 << 40)
+        with muninn.shareOnce(f"once-{index}", lambda: self._load(index, stamp), timeout=_BOUND_SECONDS) as buffer:
+            uniform(buffer.array, buffer.name)
+        if self.chance.random() < 0.3:
+            muninn.free(f"once-{index}")
+        return 1
+
+    def _load(self, index: int, stamp: int) -> np.ndarray[Any, Any]:
+        with muninn.array("loaders", 3, np.int64) as loaders:
+            cells = loaders.array
+            other = int(cells[index])
+            require(other in (0, os.getpid()) or not _isRunning(other) or cells[index] != other, f"once-{index} is loaded by {other} too")
+            cells[index] = os.getpid()
+            time.sleep(0.005)
+            require(cells[index] == os.getpid(), f"once-{index} is loaded twice")
+            cells[index] = 0
+        return np.full(3000, stamp, np.int64)
+
+
+class Gamer(Role):
+    """fastMode: memory without a name, that lives as long as somebody holds it, through changes of brokers. And its fences."""
+
+    expected = (*_GONE, BufferExists, OwnerDied)
+
+    def step(self) -> int:
+        name = f"fast-{self.chance.randrange(4)}"
+        if self.chance.random() < 0.4:
+            content = np.full(self.chance.choice((10, 9000)), self.chance.randrange(1 << 40), np.int64)
+            buffer = muninn.share(content, name, mode="fastMode", access="readWrite", lifetime=self.chance.choice(("keep", "lastClose")))
+        else:
+            buffer = muninn.open(name)
+        with buffer:
+            uniform(buffer.array, name)
+            ticket = buffer.signal()
+            buffer.wait(ticket=ticket, timeout=_BOUND_SECONDS)
+            if self.chance.random() < 0.2:
+                buffer.free()
+        return 3
+
+
+def _isRunning(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def releaseAll() -> list[str]:
+    """Free every buffer of the domain; returns their names."""
+    names = [described["name"] for described in muninn.listBuffers()]
+    for name in names:
+        muninn.free(name)
+    return names
+
+
+ROLES: dict[str, type[Role]] = {
+    "reader": Reader, "writer": Writer, "churner": Churner, "locker": Locker, "lessee": Lessee, "loader": Loader, "gamer": Gamer,
+}  # fmt: skip
