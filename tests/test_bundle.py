@@ -80,3 +80,16 @@ def test_aDamagedManifestIsRefused(domain: str) -> None:
             with pytest.raises(errors.ControlBlockInvalid, match="manifest"):
                 muninn.openBundle("model")
     assert os.path.exists(path)
+
+
+def test_aBundleIsPublishedAsAWhole(domain: str) -> None:
+    """Its bytes are a buffer: one writer at a time, generations, and reads that are never torn."""
+    with muninn.shareBundle({"a": np.arange(5), "b": np.ones(3, "f4")}, name="model") as bundle:
+        with bundle.buffer.write():
+            bundle["a"][:] = 7
+            bundle["b"][:] = 2
+        assert bundle.buffer.generation == 2
+        with muninn.openBundle("model") as seen:
+            whole = seen.buffer.read()
+            assert (whole.dtype, whole.shape) == (np.uint8, (bundle.nbytes,)) and np.array_equal(whole, seen.buffer.array)
+            assert whole[:40].view("i8").tolist() == [7] * 5 and seen["b"].tolist() == [2, 2, 2]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import numpy as np
 
-from muninn.control.layout import MAX_DTYPE_BYTES
+from muninn.control.layout import MAX_DTYPE_BYTES, ROW_KIND_BUNDLE
 from muninn.errors import ControlBlockInvalid, InvalidDtype
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def encoded(dtype: np.dtype[Any]) -> tuple[str, bytes]:
 
 
 def dtypeOf(holding: Holding) -> np.dtype[Any]:
-    """The dtype of a holding's buffer."""
+    """The dtype of a holding's buffer. A bundle's manifest describes its arrays; the bundle itself is bytes, as its row says."""
     description = holding.description
-    if not description.metaBytes:
+    if not description.metaBytes or description.kind == ROW_KIND_BUNDLE:
         return plain(description.dtype)
     raw = holding.memory.array(description.metaBytes, description.metaOffset, writable=False).tobytes()
     return _described(raw)
