@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 from muninn.broker import requests
@@ -35,6 +36,8 @@ from muninn.terms import asMode
 _log = logging.getLogger("muninn.broker")
 #: How soon a death that was noticed but not yet proven is looked at again.
 _PROOF_RETRY_SECONDS = 0.005
+#: How long a broker that is asked without a pause puts off what it does on the side: deaths that nobody reports would wait for ever.
+_UPKEEP_PATIENCE_SECONDS = 0.05
 
 
 class Session:
@@ -64,6 +67,7 @@ class Broker:
         self._lock = threading.RLock()
         self._sessions: dict[int, Session] = {}
         self._unproven: set[int] = set()
+        self._upkeepBy = 0.0
         self._wakeFd = wakeFd
         self._listener: socket.socket | None = None
         self._journal = Journal(block.places, term.epoch)
@@ -111,8 +115,9 @@ class Broker:
                 self._handle(descriptor)
             for pidfd in list(self._unproven):
                 self._pidfdEnded(pidfd)
-            if not events:
+            if not events or time.monotonic() >= self._upkeepBy:
                 self._doUpkeep()
+                self._upkeepBy = time.monotonic() + _UPKEEP_PATIENCE_SECONDS
 
     def _doUpkeep(self) -> None:
         try:
