@@ -105,7 +105,11 @@ class Hands:
         if buffer.generation != generation:
             return f"generation {buffer.generation}, not {generation}"
         if isinstance(made, muninn.Bundle):
-            return "".join(f"{part} has {made[part][:5]}..." for part, content in parts(count, token).items() if not np.array_equal(made[part], content))
+            return "".join(
+                f"{part} has {made[part][:5]}..."
+                for part, content in parts(count, token).items()
+                if not np.array_equal(made[part], content)
+            )
         return "" if np.array_equal(read, pattern(count, dtype, token)) else f"it has {read[:5]}..., not those of {token}"
 
     def check(self, expectations: list[tuple[int, str, Any]]) -> list[str]:

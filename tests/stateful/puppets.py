@@ -92,7 +92,9 @@ class Zygote:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
         environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}  # it forks, and only its own thread survives that
-        self._process = subprocess.Popen([sys.executable, "-m", "stateful.zygote", str(theirs.fileno())], pass_fds=[theirs.fileno()], env=environment)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "stateful.zygote", str(theirs.fileno())], pass_fds=[theirs.fileno()], env=environment
+        )
         theirs.close()
 
     def fork(self, name: str, **environment: str) -> Puppet:

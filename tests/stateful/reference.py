@@ -127,7 +127,8 @@ class Reference:
             for each in self.buffers if not each.isLingering
         )  # fmt: skip
         leases = {
-            str(puppet.pid): sum(puppet in self.holders(each) for each in self.buffers) + sum(puppet in lock.attached for lock in self.locks.values())
+            str(puppet.pid): sum(puppet in self.holders(each) for each in self.buffers)
+            + sum(puppet in lock.attached for lock in self.locks.values())
             for puppet in alive
         }
         return buffers, leases

@@ -37,7 +37,9 @@ def runRound(number: int, profile: Profile) -> None:
         run_state_machine_as_test(seed(number)(Machine), settings=chosenSettings)
     except Difference as error:
         steps = "\n".join(DomainMachine.trace[-80:])
-        pytest.fail(f"{error}\nafter these steps:\n{steps}\nDo it again: MUNINN_SEED={number} python -m pytest tests/stateful", pytrace=False)
+        pytest.fail(
+            f"{error}\nafter these steps:\n{steps}\nDo it again: MUNINN_SEED={number} python -m pytest tests/stateful", pytrace=False
+        )
 
 
 @pytest.mark.timeout(PROFILE.seconds * 2 + 300)
@@ -53,4 +55,6 @@ def test_theApiDoesWhatTheReferenceDoes(zygote: Zygote, capsys: pytest.CaptureFi
         done += 1
     with capsys.disabled():
         spent = time.monotonic() - started
-        print(f"\nstateful: profile {PROFILE.name}, seeds {PROFILE.first} to {PROFILE.first + done - 1}, {DomainMachine.steps} steps in {spent:.0f} s")
+        print(
+            f"\nstateful: profile {PROFILE.name}, seeds {PROFILE.first} to {PROFILE.first + done - 1}, {DomainMachine.steps} steps in {spent:.0f} s"
+        )
