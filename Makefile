@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 SANITIZE := build/sanitize
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench soak sanitize format clean
+.PHONY: help setup demo test stateful failpoints soak lint types bench sanitize format clean
 
 help: ## say what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,10 +28,16 @@ demo: $(STAMP) ## share a real model between processes, and kill the broker
 test: $(STAMP) ## run all tests, the C ones under sanitizers among them
 	@$(PY) -m pytest
 
+stateful: $(STAMP) ## random steps of real processes against a model: SECONDS=1800
+	@MUNINN_STATEFUL=long MUNINN_STATEFUL_SECONDS=$(or $(SECONDS),1800) $(PY) -m pytest tests/stateful
+
+failpoints: $(STAMP) ## kill and stop processes at every change of shared state, and in pairs (half an hour)
+	@PYTHONPATH=tests $(PY) -m failpoints
+
 lint: $(STAMP) ## style and names
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/pylint muninn tests/*.py tests/soak bench examples/*.py hatch_build.py
+	@$(VENV)/bin/pylint muninn tests/*.py tests/failpoints tests/stateful tests/soak bench examples/*.py hatch_build.py
 
 types: $(STAMP) ## mypy, strict
 	@$(VENV)/bin/mypy

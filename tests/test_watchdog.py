@@ -206,6 +206,25 @@ def test_aMemberKilledBeforeItsHelloIsFound(served: tuple[Lab, Broker, Member], 
     eventually(lambda: broker.step(0) or lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE, "its slot is free")
 
 
+def test_aBrokerThatIsAskedWithoutAPauseFindsTheDeadToo(served: tuple[Lab, Broker, Member]) -> None:
+    """Broken: what a broker does on the side was done in steps without a request only, so a domain with one a second never swept."""
+    lab, broker, _ = served
+    dead = lab.member()
+    ended = os.fork()
+    if ended == 0:
+        os._exit(0)
+    os.waitpid(ended, 0)
+    start = layout.MEMBERS_OFFSET + dead.key.slot * layout.MEMBER_BYTES
+    lab.block.bytes[start + layout.MEMBER_PID_OFFSET : start + layout.MEMBER_PID_OFFSET + 4] = ended.to_bytes(4, "little")
+
+    def stepIsBusy() -> bool:
+        os.eventfd_write(broker._wakeFd, 1)
+        broker.step(0)
+        return lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
+
+    eventually(stepIsBusy, "its slot is free", bound=20.0)
+
+
 def test_whatADeadHolderHadLetGoOfIsCollectedToo(served: tuple[Lab, Broker, Member]) -> None:
     """It died after the release and before it said so. Broken: only the rows that the dead still held were looked at."""
     lab, broker, own = served

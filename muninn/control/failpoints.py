@@ -88,8 +88,10 @@ def _changeOf(call: ast.Call) -> str | None:
     through = function.value.id if isinstance(function.value, ast.Name) else ""
     if through in _CHANGES:
         return function.attr if function.attr in _CHANGES[through] else None
-    ofBlock = function.attr in _BLOCK_CHANGES and ast.unparse(function.value).endswith("block")
-    return function.attr if ofBlock or function.attr in _SOCKET_CHANGES else None
+    of = ast.unparse(function.value)
+    ofBlock = function.attr in _BLOCK_CHANGES and of.endswith("block")
+    ofSocket = function.attr in _SOCKET_CHANGES and of.endswith(("connection", "listener"))
+    return function.attr if ofBlock or ofSocket else None
 
 
 def warm() -> None:

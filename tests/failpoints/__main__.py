@@ -8,7 +8,9 @@ than any table has rows.
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
+import pkgutil
 import random
 import signal
 import sys
@@ -18,12 +20,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import NamedTuple
 
-import muninn.api.admin
-import muninn.api.lock
-import muninn.broker.broker
-import muninn.devices.choose
-import muninn.devices.host
-import muninn.devices.memfd
+import muninn
 from failpoints import scenes
 from failpoints.player import Deed
 from failpoints.scenes import Scene
@@ -31,6 +28,23 @@ from muninn.broker import upkeep
 from muninn.control import failpoints, layout
 
 _JOBS = 2
+#: Points that no role passes, and why: what leads there.
+_UNPASSED = {
+    "block._create:unlink_shared_memory": "/dev/shm is full (test_hostile)",
+    "block._discard:unlink": "a block of another boot (test_hostile)",
+    "block._reinstate:pwrite": "a death while the block is withdrawn and another joins (test_invariants)",
+    "broker.Broker._serve:send#2": "a stranger's bytes (test_hostile)",
+    "broker.Broker._serve:send#3": "an error of the broker's own (test_directory)",
+    "client.Client.forsake:shutdown": "a thread waits for a broker that was deposed (test_takeover)",
+    "election.Election.startAt:casSeqCst64": "repair (test_repair)",
+    "journal.Journal.append:ftruncate": "/dev/shm is full (test_journal)",
+    "lockfile.LockFile.unlockSlot:byteUnlock": "two claim one slot at once (test_members)",
+    "memfd.MemfdAllocation.exportDescriptor:open": "a descriptor for reading alone, which another uid will be given (test_hostDevice)",
+    "repair._segmentBytes:SharedMemory": "repair (test_repair)",
+    "segments.create:unlink_shared_memory#2": "/dev/shm is full (test_segments)",
+    "segments.reserve.work:posix_fallocate": "a kernel that can not populate, or /dev/shm is full (test_segments)",
+    "tickets.Tickets.issue:casSeqCst64": "two signal at once (test_tickets)",
+}
 
 
 class Task(NamedTuple):
@@ -53,12 +67,15 @@ def main(arguments: list[str] | None = None) -> int:
     if options.sample is not None:
         tasks = random.Random(options.seed).sample(tasks, min(options.sample, len(tasks)))
     outcomes, failures = _performAll(tasks)
-    _report(passes, tasks, outcomes, failures, options.seed)
-    return 1 if failures or not tasks else 0
+    isComplete = _report(passes, tasks, outcomes, failures, options.seed)
+    return 0 if tasks and isComplete and not failures else 1
 
 
 def _prepare() -> None:
-    """What all players inherit: warm caches, small tables, and a broker that looks for silent deaths often."""
+    """What all players inherit: every module, warm caches, small tables, and a broker that looks for silent deaths often."""
+    for module in pkgutil.walk_packages(muninn.__path__, "muninn."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     failpoints.warm()
     upkeep.SWEEP_SECONDS = 0.1
     layout.ROW_CHUNK = 32
@@ -115,15 +132,17 @@ def _performAll(tasks: list[Task]) -> tuple[Counter[str], list[tuple[Task, str]]
 
 def _report(
     passes: dict[str, dict[str, int]], tasks: list[Task], outcomes: Counter[str], failures: list[tuple[Task, str]], seed: int
-) -> None:
+) -> bool:
+    """Print the result; returns whether each point was passed, or is known not to be."""
     known = {point.name for point in failpoints.points()}
     reached = {point for points in passes.values() for point in points}
     print(f"points: {len(known)}, {len(reached)} of them passed by some role")
     for point in sorted(known - reached):
-        print(f"  not passed: {point}")
+        print(f"  not passed: {point}: {_UNPASSED.get(point, 'NOBODY KNOWS WHY')}")
     for outcome, count in sorted(outcomes.items()):
         print(f"{outcome}: {count}")
     print(f"runs: {len(tasks)}  failures: {len(failures)}  seed: {seed}")
+    return known - reached <= _UNPASSED.keys()
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class Player:
         self.name = name
         self.fate = "alive"
         self._isAsked = False
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the player
         self._socket, other = socket.socketpair()
         self.pid = os.fork()
         if self.pid == 0:

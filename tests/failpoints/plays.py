@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import Any
@@ -43,14 +44,16 @@ def _vram() -> muninn.MuninnBuffer:
 
 
 def join() -> None:
-    """Be a member, and one of those by whom the memory of `vram` outlives its maker."""
-    _held[:] = [muninn.open("vram")]
+    """Be a member, and one of those by whom the memory of `vram`, and the lock that others take, outlive their makers."""
+    _held[:] = [muninn.open("vram"), muninn.Lock("held")]
 
 
 def holdBack() -> None:
-    """Join, and let others be elected first."""
+    """Join, and let others be elected first. Twice is once."""
     join()
     member = membership.current()
+    if "_campaign" in vars(member):
+        return
     stand = member._campaign
 
     def campaign(term: Any) -> None:
@@ -68,18 +71,30 @@ def hold() -> None:
     lock = muninn.Lock("held")
     lock.acquire()
     kept = muninn.open("precious")
-    ticket = kept.signal()
-    _held[:] = [nameless, lock, kept, ticket, muninn.open("vram")]
+    stream = muninn.createStream(0)
+    stream.submit(lambda: time.sleep(_BOUND_SECONDS))
+    kept.signal(stream)
+    _held[:] = [nameless, lock, kept, stream, muninn.open("vram")]
+
+
+def holdForAMoment() -> None:
+    """Make others wait for a lock, and wait for theirs."""
+    with muninn.Lock("held"):
+        time.sleep(0.08)
+    theirs = muninn.Lock("lock")
+    for _ in range(20):
+        with contextlib.suppress(TimeoutError), theirs.held(0.2):  # its holder may be stopped
+            time.sleep(0.001)
 
 
 def everything(tag: str, isExclusive: bool = True) -> None:
     """A bit of everything, under names of the player's own; what others may block is left out unless `isExclusive`."""
+    if isExclusive:
+        _common()
     _bigMode(tag)
     _fastMode(tag)
     _together(tag)
     assert _sum("precious") == 7 * _WORDS
-    if isExclusive:
-        _common()
     assert admin.drain(False) >= 0
 
 
@@ -98,6 +113,8 @@ def _bigMode(tag: str) -> None:
     nameless = muninn.share(np.arange(9))
     assert nameless.array[8] == 8
     nameless.close()
+    muninn.MuninnBuffer(8192).close()
+    muninn.share(np.arange(9), reserve="lazy").close()
 
 
 def _fastMode(tag: str) -> None:
@@ -108,6 +125,9 @@ def _fastMode(tag: str) -> None:
     muninn.open(f"{tag}-fast").close()
     mine.free()
     mine.close()
+    with muninn.share(np.arange(9), name=f"{tag}-constant", mode="fastMode", access="readOnly") as constant:
+        assert muninn.open(constant.handle).array.sum() == 36
+        constant.free()
 
 
 def _together(tag: str) -> None:
@@ -127,10 +147,10 @@ def _common() -> None:
         with kept.write() as view:
             view[:] = view[0] + 1
         assert len(set(kept.read().tolist())) == 1
+    with muninn.Lock("held").held(_BOUND_SECONDS):
+        pass
     with muninn.Lock("lock"), muninn.Lock("lock"):
-        pass
-    with muninn.Lock("held"):
-        pass
+        time.sleep(0.01)
 
 
 def _sum(name: str) -> int:
@@ -141,9 +161,7 @@ def _sum(name: str) -> int:
 def inspect(alive: list[int]) -> None:
     """All is well: what was there is there, and of the dead nothing is left. `alive` are the pids of the members that there are."""
     member = membership.current()
-    for buffer in muninn.listBuffers():
-        if buffer["name"] not in _SHARED:
-            _endLeftover(buffer["name"])
+    tidy()
     assert _sum("precious") == 7 * _WORDS
     with muninn.open("kept", access="readWrite") as kept:
         try:
@@ -157,6 +175,13 @@ def inspect(alive: list[int]) -> None:
     while (found := _census(member)) != wanted:
         assert time.monotonic() < deadline, f"{found} and not {wanted}: {muninn.listBuffers()}"
         time.sleep(0.002)
+
+
+def tidy() -> None:
+    """What the dead had named lasts until somebody frees it, as named buffers do."""
+    for buffer in muninn.listBuffers():
+        if buffer["name"] not in _SHARED:
+            _endLeftover(buffer["name"])
 
 
 def _endLeftover(name: str) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from conftest import removeDomain
+
 from failpoints import plays
 from failpoints.player import BOUND_SECONDS, Deed, Player, PlayerError, count, counted, giveCue, leave, meet, resetCue
 
@@ -116,7 +117,8 @@ def rehearse(role: str) -> dict[str, int]:
 def repeat(scene: Scene) -> bool:
     """The same end for one client after the other in one domain, more of them than any table has rows; whether it came each time."""
     with staged() as stage:
-        stage.enter("host").call(plays.prepare)
+        host = stage.enter("host")
+        host.call(plays.prepare)
         happened = 0
         for number in range(REPEATS):
             victim = stage.enter(f"victim{number}")
@@ -124,6 +126,7 @@ def repeat(scene: Scene) -> bool:
             happened += _act(victim, plays.everything, "victim")
             victim.kill()
             stage.players.remove(victim)
+            host.call(plays.tidy)
             resetCue()
         stage.finish()
         return happened == REPEATS
@@ -148,7 +151,9 @@ def _client(stage: Stage, deed: Deed | None, second: Deed | None) -> Any:
         host.call(meet, second._replace(cue=1))
     victim = stage.enter("victim")
     _happens(victim, deed)
+    other.begin(plays.holdForAMoment)
     happened = _act(victim, plays.everything, "victim")
+    other.result()
     if deed is None:
         return victim.call(counted)
     if not happened:
@@ -208,15 +213,18 @@ def _broker(stage: Stage, deed: Deed | None, second: Deed | None) -> Any:
     victim.call(plays.prepare)
     heir = stage.enter("heir")
     heir.call(plays.join)
-    _happens(victim, deed)
-    if second is not None:
-        heir.call(meet, second._replace(cue=1))
     client = stage.enter("client")
+    if second is not None:
+        client.call(plays.holdBack)  # a third one has the memory of `vram`, which would go with the other two
+        heir.call(meet, second._replace(cue=1))
+    _happens(victim, deed)
     client.call(plays.holdBack)
     doomed = stage.enter("doomed")
     doomed.call(plays.hold)
+    client.begin(plays.everything, "client")
+    time.sleep(0.03)  # it waits for the lock of the doomed
     doomed.kill()
-    client.call(plays.everything, "client")
+    client.result()
     if victim._look() == "alive" and deed is not None:
         _act(victim, plays.join)
     if deed is None:
@@ -248,7 +256,7 @@ def _successor(stage: Stage, deed: Deed | None, _: Deed | None) -> Any:
     doomed.call(plays.hold)
     halfway = stage.enter("halfway")
     halfway.call(meet, Deed("rows.RowTable.describe:put"))
-    halfway.begin(plays.everything, "halfway")
+    halfway.begin(plays.everything, "halfway", False)
     halfway.result()
     doomed.kill()
     giveCue()
@@ -263,6 +271,11 @@ def _successor(stage: Stage, deed: Deed | None, _: Deed | None) -> Any:
     return _comesBack(victim) if victim.fate == "stopped" else True
 
 
-_PERFORM: dict[str, Callable[[Stage, Deed | None, Deed | None], Any]] = {"first": _first, "client": _client, "broker": _broker, "successor": _successor}
+_PERFORM: dict[str, Callable[[Stage, Deed | None, Deed | None], Any]] = {
+    "first": _first,
+    "client": _client,
+    "broker": _broker,
+    "successor": _successor,
+}
 ROLES = tuple(_PERFORM)
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP)

@@ -1,0 +1,235 @@
+"""What a puppet can do: the public API, one method an operation. Runs in the forked processes; imported before they are forked.
+
+Buffers are kept under numbers that the test gives, and contents are patterns that follow from one number, so that only numbers cross the socket.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+
+import muninn
+from muninn.errors import WriterDied
+
+#: A content that is all zeros: what `muninn.array` creates.
+ZEROS = -1
+
+
+def pattern(count: int, dtype: str, token: int) -> np.ndarray[Any, Any]:
+    """The content that `token` stands for."""
+    if token == ZEROS:
+        return np.zeros(count, dtype)
+    return ((np.arange(count) * 3 + token) % 251).astype(dtype)
+
+
+def parts(count: int, token: int) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of a bundle."""
+    return {"x": pattern(count, "<i8", token), "y": pattern(count // 2 + 1, "<f4", token + 1)}
+
+
+class Hands:
+    """One process's buffers, arrays and locks."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, Any] = {}
+        self.writing: dict[int, Any] = {}
+        self.locks: dict[str, muninn.Lock] = {}
+
+    def join(self) -> int:
+        return int(muninn.domainInfo()["epoch"])
+
+    # --- making ----------------------------------------------------------------------------------------------------------
+
+    def _keep(self, key: int, made: Any) -> dict[str, Any]:
+        self.kept[key] = made
+        buffer = made.buffer if isinstance(made, muninn.Bundle) else made
+        described = buffer.describe()
+        return {
+            "name": buffer.name, "identity": described["bufferId"], "generation": buffer.generation, "handle": buffer.handle.hex(), "writable": buffer.writable,
+        }  # fmt: skip
+
+    def share(self, key: int, name: str | None, count: int, dtype: str, token: int, keywords: dict[str, Any]) -> dict[str, Any]:
+        return self._keep(key, muninn.share(pattern(count, dtype, token), name, **keywords))
+
+    def load(self, key: int, name: str | None, count: int, dtype: str, token: int, isBroken: bool) -> dict[str, Any]:
+        def fill(array: np.ndarray[Any, Any]) -> None:
+            array[: count // 2] = 7
+            if isBroken:
+                raise ArithmeticError("the loader gives up")
+            array[:] = pattern(count, dtype, token)
+
+        return self._keep(key, muninn.loadArray(count, dtype, fill, name))
+
+    def array(self, key: int, name: str, count: int, dtype: str) -> dict[str, Any]:
+        return self._keep(key, muninn.array(name, count, dtype))
+
+    def once(self, key: int, name: str, count: int, dtype: str, token: int) -> dict[str, Any]:
+        loads = []
+
+        def loader() -> np.ndarray[Any, Any]:
+            loads.append(1)
+            return pattern(count, dtype, token)
+
+        return {**self._keep(key, muninn.shareOnce(name, loader)), "loads": len(loads)}
+
+    def bundle(self, key: int, name: str | None, count: int, token: int, keywords: dict[str, Any]) -> dict[str, Any]:
+        return self._keep(key, muninn.shareBundle(parts(count, token), name, **keywords))
+
+    # --- finding ---------------------------------------------------------------------------------------------------------
+
+    def open(self, key: int, name: str, access: str) -> dict[str, Any]:
+        return self._keep(key, muninn.open(bytes.fromhex(name[1:]) if name.startswith("#") else name, access))
+
+    def openBundle(self, key: int, name: str, access: str) -> dict[str, Any]:
+        return self._keep(key, muninn.openBundle(bytes.fromhex(name[1:]) if name.startswith("#") else name, access))
+
+    def handle(self, key: int) -> str:
+        return str(self._buffer(key).handle.hex())
+
+    def _buffer(self, key: int) -> muninn.MuninnBuffer:
+        made = self.kept[key]
+        return made.buffer if isinstance(made, muninn.Bundle) else made
+
+    # --- contents --------------------------------------------------------------------------------------------------------
+
+    def differs(self, key: int, count: int, dtype: str, token: int, generation: int) -> str:
+        """What of the buffer is not as it should be; nothing if all is."""
+        made = self.kept[key]
+        if isinstance(made, np.ndarray):
+            return "" if np.array_equal(made, pattern(count, dtype, token)) else f"a kept array has {made[:5]}..., not those of {token}"
+        buffer = self._buffer(key)
+        read = buffer.read(timeout=5.0)
+        if buffer.generation != generation:
+            return f"generation {buffer.generation}, not {generation}"
+        if isinstance(made, muninn.Bundle):
+            return "".join(
+                f"{part} has {made[part][:5]}..."
+                for part, content in parts(count, token).items()
+                if not np.array_equal(made[part], content)
+            )
+        return "" if np.array_equal(read, pattern(count, dtype, token)) else f"it has {read[:5]}..., not those of {token}"
+
+    def check(self, expectations: list[tuple[int, str, Any]]) -> list[str]:
+        """Each of (number, the error that reading must be or nothing, how it must read otherwise)."""
+        wrong = []
+        for key, error, content in expectations:
+            try:
+                said = self.differs(key, *content)
+            except muninn.MuninnError as caught:
+                said = "" if type(caught).__name__ == error else f"{caught}"
+            else:
+                said = f"no {error}" if error else said
+            if said:
+                wrong.append(f"{key}: {said}")
+        return wrong
+
+    def checkNamed(self, expectations: list[tuple[str, bool, Any]]) -> list[str]:
+        """Open each by its name, read it, and close it again."""
+        wrong = []
+        for name, isBundle, content in expectations:
+            self.kept[-1] = muninn.openBundle(name) if isBundle else muninn.open(name)
+            if said := self.differs(-1, *content):
+                wrong.append(f"{name}: {said}")
+            self.kept.pop(-1).close()
+        return wrong
+
+    def write(self, key: int, count: int, dtype: str, token: int, timeout: float) -> int:
+        made = self.kept[key]
+        with self._buffer(key).write(timeout) as view:
+            if isinstance(made, muninn.Bundle):
+                for part, content in parts(count, token).items():
+                    made[part][:] = content
+            else:
+                view[:] = pattern(count, dtype, token)
+        return self._buffer(key).generation
+
+    def beginWriting(self, key: int, timeout: float) -> int:
+        """Half a write; the rest is `endWriting`, or a death."""
+        writing = self._buffer(key).write(timeout)
+        view = writing.__enter__()
+        self.writing[key] = writing, view
+        view[: len(view) // 2] = 99
+        return self._buffer(key).generation
+
+    def endWriting(self, key: int, count: int, dtype: str, token: int) -> None:
+        writing, view = self.writing.pop(key)
+        view[:] = pattern(count, dtype, token)
+        writing.__exit__(None, None, None)
+
+    def tryRead(self, key: int) -> str:
+        """What a reader is told while somebody writes."""
+        try:
+            self._buffer(key).read(timeout=0.01)
+        except TimeoutError:
+            return "TimeoutError"
+        return "read"
+
+    def waitNext(self, key: int, after: int) -> int:
+        return self._buffer(key).waitNext(timeout=50.0, after=after)
+
+    # --- ending ----------------------------------------------------------------------------------------------------------
+
+    def keepArray(self, key: int, of: int) -> None:
+        self.kept[key] = self.kept[of].array
+
+    def close(self, key: int) -> None:
+        made = self.kept.pop(key)
+        if not isinstance(made, np.ndarray):
+            made.close()
+            made.close()
+
+    def free(self, key: int) -> None:
+        self.kept.pop(key).free()
+
+    def freeName(self, name: str) -> None:
+        muninn.free(name)
+
+    # --- locks -----------------------------------------------------------------------------------------------------------
+
+    def acquire(self, name: str) -> bool:
+        """Take the lock without much of a wait; returns whether it was a dead holder's."""
+        if name not in self.locks:
+            self.locks[name] = muninn.Lock(name)
+        self.locks[name].acquire(timeout=0.02)
+        return self.locks[name].recovered
+
+    def release(self, name: str) -> None:
+        self.locks[name].release()
+
+    def forget(self, name: str) -> None:
+        del self.locks[name]
+
+    # --- looking ---------------------------------------------------------------------------------------------------------
+
+    def probe(self) -> str:
+        """Something that needs a broker, from beginning to end."""
+        with muninn.share(b"probe") as buffer:
+            assert bytes(buffer.array) == b"probe"
+            return buffer.name
+
+    def view(self) -> dict[str, Any]:
+        """What there is, without what differs from run to run."""
+        listed = [
+            [
+                each["bufferId"], each["name"], each["kind"], each["state"], each["size"], each["dtype"], each["access"], each["lifetime"], each["generation"],
+                sorted(holder["pid"] for holder in each["importers"]),
+            ]
+            for each in muninn.listBuffers()
+        ]  # fmt: skip
+        info = muninn.domainInfo()
+        members = {str(member["pid"]): member["leases"] for member in info["members"]}
+        return {"buffers": sorted(listed), "members": members, "broker": info["brokerPid"]}
+
+    def describes(self, key: int) -> list[Any]:
+        described = self._buffer(key).describe()
+        return [described["bufferId"], described["name"], described["state"], described["generation"]]
+
+    def sleep(self, seconds: float) -> int:
+        time.sleep(seconds)
+        return os.getpid()
+
+
+__all__ = ["ZEROS", "Hands", "WriterDied", "parts", "pattern"]

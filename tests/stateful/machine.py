@@ -1,0 +1,651 @@
+"""The state machine: steps that Hypothesis chooses, done by puppets and by the reference, and compared after each.
+
+A step that ends a process may leave it to the next one to meet a domain that nobody has tidied up yet. What is compared otherwise: every row with its
+holders, every member with its count of leases, every segment in `/dev/shm`, and the contents by every way that leads to them.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from conftest import removeDomain
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from stateful.hands import ZEROS
+from stateful.puppets import Difference, Outcome, Puppet, Zygote
+from stateful.reference import NamedLock, Published, Reference
+from support import BOUND_SECONDS, leftovers
+
+MAX_PUPPETS = 4
+_ENVIRONMENT = {"MUNINN_TAKEOVER_MS": "100", "MUNINN_MAX_MEMBERS": "12", "MUNINN_MAX_BUFFERS": "256", "MUNINN_MAX_LEASES": "128"}
+
+_picks = st.integers(0, 1 << 16)
+_names = st.sampled_from(["a", "b", "c", "ä d"])
+_tokens = st.integers(0, 250)
+_counts = st.sampled_from([1, 5, 700, 70_000])
+_dtypes = st.sampled_from(["<i8", "<f4", "|u1"])
+_lifetimes = st.sampled_from([None, "keep", "lastClose"])
+_accesses = st.sampled_from([None, "readOnly", "readWrite"])
+_lockNames = st.sampled_from(["l", "m"])
+
+
+class DomainMachine(RuleBasedStateMachine):
+    """A domain of its own, three processes, and what they do."""
+
+    zygote: Zygote
+    #: Steps that were done, over all machines: for the report.
+    steps = 0
+    #: What the machine of now did.
+    trace: list[str] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.domain = f"test-{secrets.token_hex(6)}"
+        self.reference = Reference()
+        self.puppets: list[Puppet] = []
+        #: (buffer, handle, whether it allows writing) of every buffer object that there was.
+        self.handles: list[tuple[Published, str, bool]] = []
+        self.trace = DomainMachine.trace = []
+        self._keys = 0
+        self._born = 0
+        self._turn = 0
+
+    @initialize()
+    def begin(self) -> None:
+        for _ in range(3):
+            self._bear()
+        self._compare()
+
+    # --- whom and what a step is about -----------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> list[Puppet]:
+        return [each for each in self.puppets if not each.isStopped]
+
+    def _bear(self) -> Puppet:
+        self._born += 1
+        puppet = self.zygote.fork(f"p{self._born}", MUNINN_DOMAIN=self.domain, **_ENVIRONMENT)
+        self.puppets.append(puppet)
+        self._do(puppet, "join")
+        return puppet
+
+    def _puppet(self, pick: int) -> Puppet:
+        return self.running[pick % len(self.running)]
+
+    def _key(self) -> int:
+        self._keys += 1
+        return self._keys
+
+    def _owned(self, pick: int, suits: Callable[[Any], bool] = lambda opened: True) -> int | None:
+        """A number of a running puppet."""
+        keys = [key for key, each in self.reference.opened.items() if not each.puppet.isStopped and suits(each)]
+        return keys[pick % len(keys)] if keys else None
+
+    def _isWriting(self, key: int) -> bool:
+        opened = self.reference.opened[key]
+        return opened.buffer.writer == (opened.puppet, key)
+
+    # --- doing and expecting ---------------------------------------------------------------------------------------------
+
+    def _do(self, puppet: Puppet, op: str, *arguments: Any, error: str = "") -> Any:
+        """Do it; it must come to `error`, one of several by commas, or to a value, which is returned."""
+        return self._expect(f"{puppet}.{op}{arguments}", puppet.do(op, *arguments), error)
+
+    def _expect(self, what: str, outcome: Outcome, error: str = "") -> Any:
+        self.trace.append(f"{what} -> {outcome.error} {outcome.value}")
+        self._require(
+            outcome.error in error.split(","), f"{what} came to {outcome.error or 'success'} ({outcome.value}), not to {error or 'success'}"
+        )
+        return outcome.value
+
+    def _require(self, condition: object, what: str) -> None:
+        if not condition:
+            raise Difference(what)
+
+    # --- making ----------------------------------------------------------------------------------------------------------
+
+    def _make(self, puppet: Puppet, key: int, made: dict[str, Any], **what: Any) -> Published:
+        buffer = Published(identity=made["identity"], name=made["name"], **what)
+        self._require(made["generation"] == 0, f"a new buffer has the generation {made['generation']}")
+        lingering = self.reference.named(buffer.name)
+        if lingering is not None:
+            self.reference.buffers.remove(lingering)
+        self.reference.add(key, puppet, buffer, made["writable"])
+        self.handles.append((buffer, made["handle"], made["writable"]))
+        return buffer
+
+    def _taken(self, name: str | None) -> str:
+        """What creating under this name must come to."""
+        there = None if name is None else self.reference.named(name)
+        if there is None:
+            return ""
+        return ",BufferExists" if there.isLingering else "BufferExists"
+
+    @precondition(lambda self: self.running)
+    @rule(pick=_picks, name=_names | st.none(), count=_counts, dtype=_dtypes, token=_tokens, lifetime=_lifetimes, access=_accesses)
+    def share(self, pick: int, name: str | None, count: int, dtype: str, token: int, lifetime: str | None, access: str | None) -> None:
+        puppet, key = self._puppet(pick), self._key()
+        keywords = {key: value for key, value in (("lifetime", lifetime), ("access", access)) if value is not None}
+        made = self._do(puppet, "share", key, name, count, dtype, token, keywords, error=self._taken(name))
+        if isinstance(made, dict):
+            lasting = lifetime or ("lastClose" if name is None else "keep")
+            self._make(
+                puppet, key, made, kind="array", count=count, dtype=dtype, token=token, access=access or "readMostly", lifetime=lasting
+            )
+        self._compare()
+
+    @precondition(lambda self: self.running)
+    @rule(pick=_picks, name=_names, count=_counts, dtype=_dtypes, token=_tokens, isBroken=st.booleans())
+    def load(self, pick: int, name: str, count: int, dtype: str, token: int, isBroken: bool) -> None:
+        puppet, key, taken = self._puppet(pick), self._key(), self._taken(name)
+        done = "ArithmeticError" if isBroken else ""
+        made = self._do(
+            puppet, "load", key, name, count, dtype, token, isBroken, error=done + taken if taken.startswith(",") else taken or done
+        )
+        if isinstance(made, dict):
+            self._make(puppet, key, made, kind="array", count=count, dtype=dtype, token=token, access="readMostly", lifetime="keep")
+        self._compare()
+
+    @precondition(lambda self: self.running)
+    @rule(pick=_picks, name=_names | st.none(), count=_counts, token=_tokens, lifetime=_lifetimes)
+    def shareBundle(self, pick: int, name: str | None, count: int, token: int, lifetime: str | None) -> None:
+        puppet, key = self._puppet(pick), self._key()
+        keywords = {} if lifetime is None else {"lifetime": lifetime}
+        made = self._do(puppet, "bundle", key, name, count, token, keywords, error=self._taken(name))
+        if isinstance(made, dict):
+            lasting = lifetime or ("lastClose" if name is None else "keep")
+            self._make(puppet, key, made, kind="bundle", count=count, dtype="|u1", token=token, access="readMostly", lifetime=lasting)
+        self._compare()
+
+    @precondition(lambda self: self.running)
+    @rule(pick=_picks, name=_names, count=_counts, dtype=_dtypes)
+    def attachOrCreate(self, pick: int, name: str, count: int, dtype: str) -> None:
+        puppet, key, there = self._puppet(pick), self._key(), self.reference.named(name)
+        mayWrite = there is None or there.access != "readOnly"
+        fits = there is not None and (there.kind, there.count, there.dtype) == ("array", count, dtype)
+        error = "" if there is None or (fits and mayWrite) else "PermissionDenied" if fits else "BufferMismatch"
+        if there is not None and there.isLingering:
+            error = f",{error}"
+        made = self._do(puppet, "array", key, name, count, dtype, error=error)
+        if isinstance(made, dict):
+            if there is not None and made["identity"] == there.identity:
+                self._attached(puppet, key, made, there)
+            else:
+                self._make(puppet, key, made, kind="array", count=count, dtype=dtype, token=ZEROS, access="readWrite", lifetime="keep")
+        self._compare()
+
+    @precondition(lambda self: self.running)
+    @rule(pick=_picks, name=_names, count=_counts, dtype=_dtypes, token=_tokens)
+    def shareOnce(self, pick: int, name: str, count: int, dtype: str, token: int) -> None:
+        puppet, key, there = self._puppet(pick), self._key(), self.reference.named(name)
+        error = "BufferMismatch" if there is not None and there.kind == "bundle" else ""
+        if there is not None and there.isLingering:
+            error = f",{error}"
+        made = self._do(puppet, "once", key, name, count, dtype, token, error=error)
+        if isinstance(made, dict):
+            if there is not None and made["identity"] == there.identity:
+                self._attached(puppet, key, made, there)
+                self._require(made["loads"] == 0, "shareOnce loaded what was there")
+            else:
+                self._require(made["loads"] == 1, "shareOnce made a buffer without its loader")
+                self._make(puppet, key, made, kind="array", count=count, dtype=dtype, token=token, access="readMostly", lifetime="keep")
+        self._compare()
+
+    # --- finding ---------------------------------------------------------------------------------------------------------
+
+    def _attached(self, puppet: Puppet, key: int, made: dict[str, Any], buffer: Published) -> None:
+        self._require(made["identity"] == buffer.identity, f"opened {made['identity']}, not {buffer.identity}")
+        self._require(made["generation"] == buffer.generation, f"opened generation {made['generation']}, not {buffer.generation}")
+        self.reference.attach(key, puppet, buffer, made["writable"])
+        self.handles.append((buffer, made["handle"], made["writable"]))
+
+    def _opening(self, buffer: Published | None, access: str, asBundle: bool, missing: str, mayWrite: bool = True) -> str:
+        if buffer is None:
+            return missing
+        error = "PermissionDenied" if access == "readWrite" and (buffer.access == "readOnly" or not mayWrite) else ""
+        error = error or "BufferMismatch" * ((buffer.kind == "bundle") != asBundle)
+        return f"{error},{missing}" if buffer.isLingering else error
+
+    @precondition(lambda self: self.running)
+    @rule(pick=_picks, name=_names, access=st.sampled_from(["readOnly", "readWrite"]), asBundle=st.sampled_from([False, False, True]))
+    def openNamed(self, pick: int, name: str, access: str, asBundle: bool) -> None:
+        puppet, key, there = self._puppet(pick), self._key(), self.reference.named(name)
+        made = self._do(
+            puppet, "openBundle" if asBundle else "open", key, name, access, error=self._opening(there, access, asBundle, "BufferNotFound")
+        )
+        if isinstance(made, dict) and there is not None:
+            self._attached(puppet, key, made, there)
+        self._compare()
+
+    @precondition(lambda self: self.running and self.handles)
+    @rule(pick=_picks, which=_picks, access=st.sampled_from(["readOnly", "readWrite"]))
+    def openHandle(self, pick: int, which: int, access: str) -> None:
+        puppet, key = self._puppet(pick), self._key()
+        buffer, handle, mayWrite = self.handles[which % len(self.handles)]
+        there = buffer if buffer in self.reference.buffers and not buffer.isFreed else None
+        # After the last member has left an empty domain, the next one's has another secret.
+        error = self._opening(there, access, buffer.kind == "bundle", "BufferNotFound,HandleInvalid", mayWrite)
+        made = self._do(puppet, "openBundle" if buffer.kind == "bundle" else "open", key, f"#{handle}", access, error=error)
+        if isinstance(made, dict):
+            self._attached(puppet, key, made, buffer)
+        self._compare()
+
+    @precondition(lambda self: self._owned(0) is not None)
+    @rule(pick=_picks)
+    def describe(self, pick: int) -> None:
+        key = self._owned(pick, lambda each: not each.isArray)
+        if key is None:
+            return
+        opened, buffer = self.reference.opened[key], self.reference.opened[key].buffer
+        described = self._do(opened.puppet, "describes", key, error="BufferFreed" * buffer.isFreed)
+        self._require(
+            buffer.isFreed or described == [buffer.identity, buffer.name, "live", buffer.generation], f"it describes itself as {described}"
+        )
+
+    # --- writing and reading -----------------------------------------------------------------------------------------------
+
+    def _writing(self, key: int) -> str:
+        opened = self.reference.opened[key]
+        if not opened.isWritable:
+            return "PermissionDenied"
+        return "BufferFreed" if opened.buffer.isFreed else "TimeoutError" if opened.buffer.writer is not None else ""
+
+    @precondition(lambda self: self._owned(0) is not None)
+    @rule(pick=_picks, token=_tokens)
+    def write(self, pick: int, token: int) -> None:
+        key = self._owned(pick, lambda each: not each.isArray and (each.buffer.writer is None or each.buffer.writer[0] is not each.puppet))
+        if key is None:
+            return
+        opened, buffer = self.reference.opened[key], self.reference.opened[key].buffer
+        error = self._writing(key)
+        generation = self._do(opened.puppet, "write", key, buffer.count, buffer.dtype, token, 20.0 if not error else 0.02, error=error)
+        if not error:
+            buffer.generation += 1 if buffer.isTorn else 2
+            buffer.isTorn, buffer.token = False, token
+            self._require(generation == buffer.generation, f"published generation {generation}, not {buffer.generation}")
+        self._compare()
+
+    @precondition(lambda self: self._owned(0, lambda each: each.isWritable and not each.buffer.isFreed) is not None)
+    @rule(pick=_picks)
+    def beginWriting(self, pick: int) -> None:
+        key = self._owned(
+            pick, lambda each: each.isWritable and not each.isArray and each.buffer.kind == "array" and not each.buffer.isFreed
+        )
+        if key is None or self.reference.opened[key].buffer.writer is not None:
+            return
+        opened, buffer = self.reference.opened[key], self.reference.opened[key].buffer
+        self._do(opened.puppet, "beginWriting", key, 20.0)
+        buffer.generation += 0 if buffer.isTorn else 1
+        buffer.isTorn, buffer.writer = False, (opened.puppet, key)
+        self._compare()
+
+    @precondition(lambda self: self._owned(0, lambda each: each.buffer.writer is not None) is not None)
+    @rule(pick=_picks, token=_tokens)
+    def endWriting(self, pick: int, token: int) -> None:
+        key = next((key for key in self.reference.opened if self._isWriting(key) and not self.reference.opened[key].puppet.isStopped), None)
+        if key is None:
+            return
+        opened, buffer = self.reference.opened[key], self.reference.opened[key].buffer
+        self._do(
+            opened.puppet, "endWriting", key, buffer.count, buffer.dtype, token
+        )  # also of what was freed meanwhile: it goes with its holders
+        buffer.writer = None
+        buffer.generation += 1
+        buffer.token = token
+        self._compare()
+
+    @precondition(lambda self: any(each.writer is not None for each in self.reference.buffers))
+    @rule(pick=_picks)
+    def readWhileWritten(self, pick: int) -> None:
+        key = self._owned(pick, lambda each: each.buffer.writer is not None and not each.isArray and not each.buffer.isFreed)
+        if key is not None:
+            said = self._do(self.reference.opened[key].puppet, "tryRead", key)
+            self._require(said == "TimeoutError", "a reader got what is half written")
+
+    @precondition(lambda self: self._owned(0) is not None)
+    @rule(pick=_picks, by=_picks, token=_tokens)
+    def waitForAnother(self, pick: int, by: int, token: int) -> None:
+        """One waits for the next generation, another publishes it."""
+        quiet = lambda each: not each.isArray and not each.buffer.isFreed and each.buffer.writer is None and not each.buffer.isTorn  # noqa: E731
+        reader = self._owned(pick, quiet)
+        if reader is None:
+            return
+        waiting, buffer = self.reference.opened[reader].puppet, self.reference.opened[reader].buffer
+        writer = self._owned(by, lambda each: each.buffer is buffer and each.isWritable and not each.isArray and each.puppet is not waiting)
+        if writer is None:
+            return
+        waiting.begin("waitNext", reader, buffer.generation)
+        self._do(self.reference.opened[writer].puppet, "write", writer, buffer.count, buffer.dtype, token, 20.0)
+        buffer.generation, buffer.token = buffer.generation + 2, token
+        seen = self._expect(f"{waiting}.waitNext", waiting.result())
+        self._require(seen == buffer.generation, f"waited for {buffer.generation}, got {seen}")
+        self._compare()
+
+    # --- ending ------------------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self._owned(0) is not None)
+    @rule(pick=_picks)
+    def keepArray(self, pick: int) -> None:
+        key, new = self._owned(pick, lambda each: not each.isArray and each.buffer.kind == "array" and not each.buffer.isFreed), self._key()
+        if key is not None:
+            opened = self.reference.opened[key]
+            self._do(opened.puppet, "keepArray", new, key)
+            self.reference.attach(new, opened.puppet, opened.buffer, opened.isWritable, isArray=True)
+            self._compare()
+
+    @precondition(lambda self: self._owned(0) is not None)
+    @rule(pick=_picks)
+    def close(self, pick: int) -> None:
+        key = self._owned(pick)
+        if key is not None and not self._isWriting(key):
+            self._do(self.reference.opened[key].puppet, "close", key)
+            self.reference.close(key)
+            self._compare()
+
+    @precondition(lambda self: self._owned(0) is not None)
+    @rule(pick=_picks)
+    def free(self, pick: int) -> None:
+        key = self._owned(pick, lambda each: not each.isArray)
+        if key is not None and not self._isWriting(key):
+            opened = self.reference.opened[key]
+            self._do(opened.puppet, "free", key)
+            self.reference.close(key)
+            self.reference.free(opened.buffer)
+            self._compare()
+
+    @precondition(lambda self: self.running)
+    @rule(pick=_picks, name=_names)
+    def freeNamed(self, pick: int, name: str) -> None:
+        there = self.reference.named(name)
+        error = "BufferNotFound" if there is None else ",BufferNotFound" if there.isLingering else ""
+        self._do(self._puppet(pick), "freeName", name, error=error)
+        if there is not None:
+            self.reference.free(there)
+        self._compare()
+
+    # --- locks ---------------------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.running)
+    @rule(pick=_picks, name=_lockNames)
+    def acquire(self, pick: int, name: str) -> None:
+        puppet = self._puppet(pick)
+        lock = self.reference.locks.get(name)
+        isFree = lock is None or lock.holder in (None, puppet)
+        mayBeNew = lock is None or not lock.attached
+        recovered = self._do(puppet, "acquire", name, error="" if isFree else "TimeoutError")
+        lock = self.reference.locks.setdefault(name, NamedLock())
+        lock.attached.add(puppet)
+        if isFree:
+            self._require(mayBeNew or lock.depth or recovered == lock.isOrphaned, f"recovered is {recovered}")
+            lock.holder, lock.depth, lock.isOrphaned = puppet, lock.depth + 1, False
+        self._compare()
+
+    @precondition(lambda self: self.running)
+    @rule(pick=_picks, name=_lockNames)
+    def release(self, pick: int, name: str) -> None:
+        lock = self.reference.locks.get(name)
+        attached = [each for each in self.running if lock is not None and each in lock.attached]
+        if lock is None or not attached:
+            return
+        puppet = attached[pick % len(attached)]
+        self._do(puppet, "release", name, error="" if lock.holder is puppet else "RuntimeError")
+        if lock.holder is puppet:
+            lock.depth -= 1
+            lock.holder = puppet if lock.depth else None
+        self._compare()
+
+    @precondition(lambda self: self.running)
+    @rule(pick=_picks, name=_lockNames)
+    def forgetLock(self, pick: int, name: str) -> None:
+        """Nobody keeps the object; a lock that is held is held all the same, so only one that is not is let go of."""
+        lock = self.reference.locks.get(name)
+        attached = [each for each in self.running if lock is not None and each in lock.attached and lock.holder is not each]
+        if lock is not None and attached:
+            self._do(attached[pick % len(attached)], "forget", name)
+            lock.attached.discard(attached[pick % len(attached)])
+            self._compare()
+
+    # --- processes -----------------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.puppets) < MAX_PUPPETS)
+    @rule()
+    def start(self) -> None:
+        self._bear()
+        self._compare()
+
+    @precondition(lambda self: self.puppets)
+    @rule(pick=_picks, tidy=st.booleans())
+    def kill(self, pick: int, tidy: bool) -> None:
+        self._kill(self.puppets[pick % len(self.puppets)])
+        if tidy:
+            self._compare()
+
+    @precondition(lambda self: self.running)
+    @rule(tidy=st.booleans())
+    def killTheBroker(self, tidy: bool) -> None:
+        broker = self._broker()
+        if broker is not None:
+            self._kill(broker)
+            if tidy:
+                self._compare()
+
+    @precondition(lambda self: len(self.running) > 1)
+    @rule(pick=_picks, name=_names, count=_counts, token=_tokens)
+    def killTheBrokerWhileSomebodyCreates(self, pick: int, name: str, count: int, token: int) -> None:
+        """The request meets a dying broker; it must come to what it would have come to."""
+        broker = self._broker()
+        others = [each for each in self.running if each is not broker]
+        if broker is None or not others:
+            return
+        taken = self._taken(name)
+        holders = {each.puppet for each in self.reference.opened.values() if each.buffer is self.reference.named(name)}
+        if taken and holders <= {broker} and getattr(self.reference.named(name), "lifetime", "") == "lastClose":
+            taken = ",BufferExists"
+        puppet, key = others[pick % len(others)], self._key()
+        puppet.begin("share", key, name, count, "<i8", token, {})
+        self._kill(broker)
+        made = self._expect(f"{puppet}.share({key}, {name!r})", puppet.result(), taken)
+        if isinstance(made, dict):
+            self._make(puppet, key, made, kind="array", count=count, dtype="<i8", token=token, access="readMostly", lifetime="keep")
+        self._compare()
+
+    @precondition(lambda self: len(self.running) > 1)
+    @rule(pick=_picks, name=_names, count=_counts, token=_tokens)
+    def killWhoCreates(self, pick: int, name: str, count: int, token: int) -> None:
+        """It may have come to be or not; never to half of it."""
+        puppet, key = self._puppet(pick), self._key()
+        if self.reference.named(name) is not None:
+            return
+        puppet.begin("share", key, name, count, "<i8", token, {})
+        time.sleep(pick % 7 / 2000)
+        self._kill(puppet)
+        observer = self._puppet(0)
+        there = self._settled(observer, lambda view: len(view["members"]) == len(self.puppets))
+        row = next((each for each in there["buffers"] if each[1] == name and each[3] == "live"), None)
+        if row is not None:
+            made = self._do(observer, "open", key, name, "readOnly")
+            self._make(observer, key, made, kind="array", count=count, dtype="<i8", token=token, access="readMostly", lifetime="keep")
+        self._compare()
+
+    @precondition(lambda self: len(self.running) > 1)
+    @rule(pick=_picks, name=_names, count=_counts, tokens=st.tuples(_tokens, _tokens))
+    def raceForAName(self, pick: int, name: str, count: int, tokens: tuple[int, int]) -> None:
+        """Two create the same at once: one wins, and the other is told."""
+        if self.reference.named(name) is not None:
+            return
+        pair = [self._puppet(pick), self._puppet(pick + 1)]
+        keys = [self._key(), self._key()]
+        for puppet, key, token in zip(pair, keys, tokens):
+            puppet.begin("share", key, name, count, "<i8", token, {})
+        outcomes = [puppet.result() for puppet in pair]
+        self.trace.append(f"{pair} race for {name!r} -> {outcomes}")
+        self._require(sorted(each.error for each in outcomes) == ["", "BufferExists"], f"a race for {name!r} came to {outcomes}")
+        for puppet, key, token, outcome in zip(pair, keys, tokens, outcomes):
+            if not outcome.error:
+                self._make(
+                    puppet, key, outcome.value, kind="array", count=count, dtype="<i8", token=token, access="readMostly", lifetime="keep"
+                )
+        self._compare()
+
+    @precondition(lambda self: len(self.running) > 1)
+    @rule(pick=_picks, name=_names, count=_counts, tokens=st.tuples(_tokens, _tokens))
+    def raceToShareOnce(self, pick: int, name: str, count: int, tokens: tuple[int, int]) -> None:
+        """Two ask for the same at once: one loads, and both have it."""
+        if self.reference.named(name) is not None:
+            return
+        pair = [self._puppet(pick), self._puppet(pick + 1)]
+        keys = [self._key(), self._key()]
+        for puppet, key, token in zip(pair, keys, tokens):
+            puppet.begin("once", key, name, count, "<i8", token)
+        made = [self._expect(f"{puppet}.once({name!r})", puppet.result()) for puppet in pair]
+        self._require(sorted(each["loads"] for each in made) == [0, 1], f"the loads were {[each['loads'] for each in made]}")
+        first = 0 if made[0]["loads"] else 1
+        buffer = self._make(
+            pair[first],
+            keys[first],
+            made[first],
+            kind="array",
+            count=count,
+            dtype="<i8",
+            token=tokens[first],
+            access="readMostly",
+            lifetime="keep",
+        )
+        self._attached(pair[1 - first], keys[1 - first], made[1 - first], buffer)
+        self._compare()
+
+    @precondition(lambda self: len(self.running) > 1)
+    @rule()
+    def stopTheBroker(self) -> None:
+        """The next request deposes it; it goes on later, as an ordinary member."""
+        broker = self._broker()
+        if broker is not None and len(self.running) > 1:
+            broker.stop()
+            self.trace.append(f"{broker} is stopped")
+            self._compare()
+            self._require(self._broker() is not broker, "a broker that was stopped is broker still")
+
+    @precondition(lambda self: any(each.isStopped for each in self.puppets))
+    @rule(pick=_picks)
+    def resume(self, pick: int) -> None:
+        stopped = [each for each in self.puppets if each.isStopped]
+        stopped[pick % len(stopped)].resume()
+        self.trace.append(f"{stopped[pick % len(stopped)]} goes on")
+        self._do(stopped[pick % len(stopped)], "probe")
+        self._compare()
+
+    @precondition(lambda self: self.running)
+    @rule(pick=_picks)
+    def leave(self, pick: int) -> None:
+        puppet = self._puppet(pick)
+        if any(self._isWriting(key) for key, each in self.reference.opened.items() if each.puppet is puppet):
+            return  # a program does not end in the middle of a with-statement without leaving it
+        puppet.leave()
+        self.trace.append(f"{puppet} left")
+        self._forget(puppet)
+        self._compare()
+
+    def _broker(self) -> Puppet | None:
+        """Who is broker, of those that run."""
+        pid = self._do(self._puppet(0), "view")["broker"]
+        return next((each for each in self.running if each.pid == pid), None)
+
+    def _kill(self, puppet: Puppet) -> None:
+        puppet.kill()
+        self.trace.append(f"{puppet} was killed")
+        self._forget(puppet)
+
+    def _forget(self, puppet: Puppet) -> None:
+        self.puppets.remove(puppet)
+        self.reference.end(puppet)
+
+    # --- comparing -------------------------------------------------------------------------------------------------------------
+
+    def _settled(self, observer: Puppet, isSo: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """The view once it is so; a request each time, since a broker that is stopped is deposed by who asks."""
+        deadline = time.monotonic() + BOUND_SECONDS
+        while True:
+            view: dict[str, Any] = self._expect("view", observer.do("view"))
+            self.trace.pop()
+            if isSo(view):
+                return view
+            self._require(
+                time.monotonic() < deadline, f"it never looked as it should, but so: {view}; in /dev/shm: {leftovers(self.domain)}"
+            )
+            outcome = observer.do("probe")
+            self._require(not outcome.error, f"{observer}.probe came to {outcome}")
+            time.sleep(0.002)
+
+    def _compare(self) -> None:
+        """Everything is as the reference says, soon: what a broker does on the side takes its time."""
+        DomainMachine.steps += 1
+        if not self.running:
+            return  # who comes next, at the latest in `teardown`, compares
+        self._turn += 1
+        observer = self._puppet(self._turn)
+        self._require(not (outcome := observer.do("probe")).error, f"{observer}.probe came to {outcome}")
+        self._expectedView(observer)
+        self.reference.settle()
+        named = [
+            (each.name, each.kind == "bundle", each.content)
+            for each in self.reference.buffers
+            if not (each.isFreed or each.isTorn or each.writer is not None)
+        ]
+        wrong = self._do(observer, "checkNamed", named)
+        self._require(not wrong, f"{observer} finds that {wrong}")
+        for puppet in self.running:
+            own = [
+                reading
+                for key, each in self.reference.opened.items()
+                if each.puppet is puppet and (reading := self.reference.reading(key)) is not None
+            ]
+            wrong = self._do(puppet, "check", own)
+            self._require(not wrong, f"{puppet} finds that {wrong}")
+        del self.trace[-1 - len(self.running) :]
+
+    def _expectedView(self, observer: Puppet) -> None:
+        buffers, members = self.reference.view(self.puppets)
+        segments = sorted(f"muninn-{os.getuid()}-{self.domain}.{each[0]}" for each in buffers)
+
+        def isSo(view: dict[str, Any]) -> bool:
+            return view["buffers"] == buffers and view["members"] == members and leftovers(self.domain) == segments
+
+        self.trace.append(f"expecting {buffers}, {members}")
+        self._settled(observer, isSo)
+        self.trace.pop()
+
+    def teardown(self) -> None:
+        try:
+            if not isinstance(sys.exception(), Difference):  # then there is nothing more to learn, and much to wait for
+                self._endAll()
+        finally:
+            for puppet in list(self.puppets):
+                puppet.kill()
+            removeDomain(self.domain)
+
+    def _endAll(self) -> None:
+        """Everybody goes on, then everybody is killed; who comes then finds what is named, frees it, and leaves nothing."""
+        for puppet in self.puppets:
+            if puppet.isStopped:
+                puppet.resume()
+        self._compare()
+        for puppet in list(self.puppets):
+            self._kill(puppet)
+        last = self._bear()
+        self._compare()
+        for buffer in list(self.reference.buffers):
+            self._do(last, "freeName", buffer.name)
+            self.reference.free(buffer)
+        self._compare()
+        self._require(not self.reference.buffers and not leftovers(self.domain), "something is left")
+        self.puppets.remove(last)
+        last.leave()
+        self._require(
+            not os.path.exists(f"/dev/shm/muninn-{os.getuid()}-{self.domain}"), "the last to leave an empty domain leaves its control block"
+        )

@@ -1,0 +1,60 @@
+"""The public API does what a plain model of it does, whatever processes do and die of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from stateful.machine import DomainMachine
+from stateful.profiles import Profile, chosen
+from stateful.puppets import Difference, Zygote
+
+PROFILE = chosen()
+
+
+@pytest.fixture
+def zygote() -> Iterator[Zygote]:
+    made = Zygote()
+    yield made
+    made.close()
+
+
+def runRound(number: int, profile: Profile) -> None:
+    """The machines of one seed."""
+
+    class Machine(DomainMachine):
+        pass
+
+    chosenSettings = settings(
+        max_examples=profile.machines, stateful_step_count=profile.steps, deadline=None, database=None, phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck), report_multiple_bugs=False, print_blob=False,
+    )  # fmt: skip
+    try:
+        run_state_machine_as_test(seed(number)(Machine), settings=chosenSettings)
+    except Difference as error:
+        steps = "\n".join(DomainMachine.trace[-80:])
+        pytest.fail(
+            f"{error}\nafter these steps:\n{steps}\nDo it again: MUNINN_SEED={number} python -m pytest tests/stateful", pytrace=False
+        )
+
+
+@pytest.mark.timeout(PROFILE.seconds * 2 + 300)
+def test_theApiDoesWhatTheReferenceDoes(zygote: Zygote, capsys: pytest.CaptureFixture[str]) -> None:
+    DomainMachine.zygote = zygote
+    DomainMachine.steps = 0
+    started = time.monotonic()
+    done = 0
+    for number in PROFILE.seeds():
+        if done and time.monotonic() - started > PROFILE.seconds:
+            break
+        runRound(number, PROFILE)
+        done += 1
+    with capsys.disabled():
+        spent = time.monotonic() - started
+        print(
+            f"\nstateful: profile {PROFILE.name}, seeds {PROFILE.first} to {PROFILE.first + done - 1}, {DomainMachine.steps} steps in {spent:.0f} s"
+        )
