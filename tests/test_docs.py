@@ -152,3 +152,9 @@ def test_examplesTalkToEachOther(domain: str) -> None:
     assert "published 3 as generation 6" in published
     assert "generation 6: [3. 3. 3. 3.]" in seen
     assert consumer.returncode == 0
+
+
+def test_reliabilityNamesTestsThatExist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text()))
+    written = {name for file in (ROOT / "tests").rglob("*.py") for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)}
+    assert named and named <= written, named - written

@@ -1,0 +1,551 @@
+/*
+ * The life of a buffer: election, grant, commit, open, close, free, revoke, reclaim, adopt.
+ *
+ * One row, N members. Each member is two threads: Client does what programs do, Broker is its background thread. A member may die
+ * between any two steps, and a broker may be deposed between any two of its own: that it was stopped needs no transition, it just
+ * takes no step. What a step reads or writes at once is one word of shared memory, or one system call.
+ *
+ * Each -D below takes away one thing that the code does; check.py expects every one of them to fail.
+ */
+#ifndef N
+#define N 3
+#endif
+#ifndef OPS
+#define OPS 1
+#endif
+#ifndef DEATHS
+#define DEATHS 1
+#endif
+#ifndef SPURIOUS
+#define SPURIOUS 1 /* depositions of a broker that lives */
+#endif
+#ifndef REJOINS
+#define REJOINS 0
+#endif
+#define MAX_EPOCH (2 + DEATHS + SPURIOUS)
+#define NOBODY N
+
+/* row states */
+#define FREE 0
+#define CREATING 1
+#define LIVE 2
+#define PROBING 3
+#define DYING 4
+#define DEAD 5
+
+/* member states */
+#define VACANT 0
+#define MEMBER 1
+#define CONDEMNED 2
+
+/* requests */
+#define NONE 0
+#define CREATE 1
+#define COMMIT 2
+#define RELEASED 3 /* free() */
+#define SETTLE 4
+#define REVOKE 5
+#define REFUSED 255
+
+/* ---- shared memory --------------------------------------------------------------------------------------------------------- */
+byte epoch, office = NOBODY;                 /* the election word */
+byte rowState, rowEpoch, rowInc, rowMaker;   /* the state word of the row */
+byte described;                              /* the description: which incarnation it is of; plain stores */
+bool lastClose;                              /* a part of it */
+byte lease[N];                               /* lease slots: the incarnation, 0 for none; a revocation sets the bit REVOKED */
+bool leaseGen[N];                            /* the slot generation in the same word */
+byte member[N];                              /* member slots, with their generation */
+bool gen[N];
+#define REVOKED 128
+#define HELD(k) (lease[k] & 127)
+
+/* ---- the kernel ------------------------------------------------------------------------------------------------------------ */
+bool alive[N];            /* false is a proof: the byte lock is free and the pidfd readable */
+bool threadGone[N];       /* noticed: the robust word is marked; in the code always just before the death is proven */
+bool there[8];            /* which segments exist, by incarnation */
+byte req[N], reqTo[N], reqInc[N], ans[N]; /* sockets: what is asked, of which epoch's broker, about what; the answer */
+byte ended[N];            /* how many of the member's two threads have ended */
+
+/* x86-TSO: one store may wait in a member's buffer; locked instructions and system calls drain it, and so does time */
+byte buffered[N], bufferedValue[N];
+#define TO_DESCRIPTION 1
+#define TO_LEASE 2
+
+/* ---- what the checks need -------------------------------------------------------------------------------------------------- */
+byte mapped[N];           /* the incarnation that the member uses, after its open has succeeded */
+byte deaths, spurious, rejoins;
+#ifdef COUNTER
+byte count;               /* a refcount that is one word */
+#endif
+
+#define DRAIN(p) \
+	if \
+	:: buffered[p] == TO_DESCRIPTION -> described = bufferedValue[p] \
+	:: buffered[p] == TO_LEASE -> lease[p] = bufferedValue[p]; leaseGen[p] = gen[p] \
+	:: else \
+	fi; \
+	buffered[p] = 0; bufferedValue[p] = 0
+
+/* a locked instruction on the member's own lease slot */
+inline exchangeLease(value) {
+	d_step { DRAIN(p); lease[p] = value; leaseGen[p] = gen[p] }
+}
+
+/* ---- programs -------------------------------------------------------------------------------------------------------------- */
+
+/* Client.request: ask the broker of now; when another is elected before the answer, ask that one */
+inline ask(kind, about) {
+	d_step { DRAIN(p); req[p] = kind; reqInc[p] = about; reqTo[p] = epoch; ans[p] = 0 }
+	do
+	:: ans[p] != 0 -> break
+	:: ans[p] == 0 && reqTo[p] != epoch -> reqTo[p] = epoch
+	od;
+	skip;
+	d_step { got = ans[p]; ans[p] = 0; req[p] = NONE; reqInc[p] = 0; reqTo[p] = 0 }
+}
+
+/* creation.create */
+inline create() {
+	ask(CREATE, 0);
+	if
+	:: got == REFUSED
+	:: else ->
+		i = got;
+		exchangeLease(i);
+#ifdef COUNTER
+		count++;
+#endif
+		there[i] = true; /* segments.create */
+		/* rows.describe: plain stores */
+		d_step { buffered[p] = TO_DESCRIPTION; bufferedValue[p] = i };
+		if
+		:: lastClose = true
+		:: lastClose = false
+		fi;
+		ask(COMMIT, i);
+		if
+		:: got == REFUSED -> skip /* it was freed since a commit whose answer was lost */
+		:: else -> mapped[p] = i
+		fi;
+		close();
+	fi
+}
+
+/* Holdings._map */
+inline open() {
+	i = 0;
+	d_step { if :: rowState == LIVE -> i = rowInc :: else fi };
+	if
+	:: i == 0
+	:: else ->
+#ifdef VALIDATE_BEFORE_LEASE
+		atomic { if :: rowState == LIVE && rowInc == i -> ok = true :: else -> ok = false fi };
+#endif
+#ifdef PLAIN_LEASE
+		d_step { buffered[p] = TO_LEASE; bufferedValue[p] = i };
+#else
+		exchangeLease(i);
+#endif
+#ifdef COUNTER
+		count++;
+#endif
+#ifndef VALIDATE_BEFORE_LEASE
+#ifdef NO_INCARNATION
+		d_step { ok = (rowState == LIVE) };
+#else
+		d_step { ok = (rowState == LIVE && rowInc == i) };
+#endif
+#endif
+		if
+		:: ok -> d_step { mapped[p] = i; ok = false; assert(described == i && there[i]) }
+			close()
+		:: else -> exchangeLease(0);
+#ifdef COUNTER
+			count--;
+#endif
+#ifndef NO_SETTLE_AFTER_FAILED_OPEN
+			ask(SETTLE, i)
+#endif
+		fi
+	fi
+}
+
+/* Memory.onGone */
+inline close() {
+	mapped[p] = 0;
+	exchangeLease(0);
+#ifdef COUNTER
+	count--;
+#endif
+#ifndef NO_SETTLE_AFTER_CLOSE
+	d_step { if :: rowInc == i && rowState == LIVE && !lastClose -> ok = false :: else -> ok = true fi };
+	if
+	:: ok -> ok = false; ask(SETTLE, i)
+	:: else
+	fi;
+#endif
+	i = 0
+}
+
+proctype Client(byte p) {
+	byte i, got, ops;
+	bool ok;
+	{
+		do
+		:: ops < OPS ->
+			ops++;
+			if
+			:: create()
+			:: open()
+			:: d_step { i = rowInc }; ask(RELEASED, i); i = 0
+#ifdef WITH_REVOKE
+			:: d_step { i = rowInc }; ask(REVOKE, i); i = 0
+#endif
+			fi;
+			got = 0
+		:: else -> break
+		od;
+		false /* it lives on, and does nothing more */
+	} unless { !alive[p] };
+	d_step { ended[p]++; i = 0; got = 0; ops = 0; ok = false }
+}
+
+/* ---- brokers --------------------------------------------------------------------------------------------------------------- */
+
+/* rows.state */
+#define READ d_step { s = rowState; se = rowEpoch; si = rowInc; sm = rowMaker }
+
+/* rows.change: a CAS of exactly what was read, stamped with the own epoch */
+#ifdef NO_EPOCH
+#define UNCHANGED (rowState == s && rowInc == si && rowMaker == sm)
+#else
+#define UNCHANGED (rowState == s && rowEpoch == se && rowInc == si && rowMaker == sm && se <= e)
+#endif
+#ifdef PLAIN_ROW_STORE
+#define CHANGE(to, maker, inc) \
+	d_step { rowState = to; rowEpoch = e; rowInc = inc; rowMaker = maker; s = to; se = e; si = inc; sm = maker }
+#else
+#define CHANGE(to, maker, inc) \
+	if \
+	:: atomic { UNCHANGED -> rowState = to; rowEpoch = e; rowInc = inc; rowMaker = maker; s = to; se = e; si = inc; sm = maker } \
+	:: !(UNCHANGED) -> goto deposed \
+	fi
+#endif
+
+/* leases.countHolds: one slot after the other */
+inline scan() {
+	held = false;
+#ifdef COUNTER
+	d_step { held = (count > 0) };
+#else
+	k = 0;
+	do
+	:: k < N -> d_step { held = (held || (member[k] != VACANT && HELD(k) == si)); k++ }
+	:: else -> break
+	od;
+	k = 0
+#endif
+}
+
+/* Directory._bury */
+inline bury() {
+	if
+	:: s != DEAD ->
+#ifdef UNLINK_BEFORE_DEAD
+		unlink();
+#endif
+		CHANGE(DEAD, sm, si)
+	:: else
+	fi;
+	unlink();
+	CHANGE(FREE, NOBODY, si)
+}
+
+/* segments.unlink; this is where the memory goes */
+inline unlink() {
+	d_step {
+		k = 0;
+		do
+		:: k < N -> assert(!(alive[k] && mapped[k] == si)); k++
+		:: else -> break
+		od;
+		k = 0;
+		there[si] = false
+	}
+}
+
+/* Directory.settle */
+inline settle() {
+	READ;
+	if
+	:: s == LIVE && lastClose ->
+		scan();
+		if
+		:: !held -> CHANGE(PROBING, sm, si)
+		:: else
+		fi
+	:: else
+	fi;
+	if
+	:: s == PROBING || s == DYING ->
+#ifdef NO_SCAN_AFTER_STATE
+		held = false;
+#else
+		scan();
+#endif
+		if
+		:: held && s == PROBING -> CHANGE(LIVE, sm, si)
+		:: held && s == DYING
+		:: !held -> bury()
+		fi
+	:: s == DEAD -> bury()
+	:: else
+	fi;
+	held = false
+}
+
+/* Watchdog.reclaim; `d` is proven dead */
+inline reclaim() {
+	d_step { dg = gen[d] };
+	if /* condemn */
+	:: d_step { member[d] == MEMBER && gen[d] == dg -> member[d] = CONDEMNED }
+	:: member[d] != MEMBER
+	fi;
+	/* leases.clearDead: CAS of the exact word, whose generation is the dead one's */
+	d_step {
+		if
+		:: member[d] == CONDEMNED && leaseGen[d] == dg -> lease[d] = 0
+		:: else
+		fi
+	};
+	READ;
+	if
+	:: s == CREATING && sm == d -> bury() /* Directory.orphaned */
+	:: else
+	fi;
+	settle();
+	if /* vacate */
+	:: d_step { member[d] == CONDEMNED && gen[d] == dg -> member[d] = VACANT }
+	:: !(member[d] == CONDEMNED && gen[d] == dg)
+	fi;
+#ifndef NO_SETTLE_AFTER_DEATH
+	settle(); /* Upkeep.settleUnheld */
+#endif
+	dg = false; d = 0
+}
+
+/* the broker's answer goes out on the connection of its epoch, if that is still the one that the client reads */
+#define ANSWER(value) d_step { if :: req[c] != NONE && reqTo[c] == e && ans[c] == 0 -> ans[c] = value :: else fi }
+
+inline serve() {
+	if
+	:: q == CREATE ->
+		READ;
+		if
+		:: s == FREE && si < 6 ->
+			CHANGE(CREATING, c, si + 1);
+			ANSWER(si)
+		:: s == CREATING && sm == c -> ANSWER(si) /* asked before, and the answer was lost */
+		:: else -> ANSWER(REFUSED)
+		fi
+	:: q == COMMIT ->
+		READ;
+		if
+		:: s == CREATING && sm == c && si == qi ->
+			CHANGE(LIVE, sm, si);
+			ANSWER(1)
+		:: (s == LIVE || s == PROBING) && si == qi -> ANSWER(1)
+		:: else -> ANSWER(REFUSED)
+		fi
+	:: q == RELEASED ->
+		READ;
+		if
+		:: si == qi && (s == LIVE || s == PROBING) ->
+#ifdef SCAN_BEFORE_STATE
+			scan();
+			if
+			:: held
+			:: else -> CHANGE(DYING, sm, si); bury()
+			fi
+#else
+			CHANGE(DYING, sm, si);
+			settle()
+#endif
+		:: else
+		fi;
+		ANSWER(1)
+	:: q == SETTLE ->
+		READ;
+		if
+		:: si == qi -> settle()
+		:: else
+		fi;
+		ANSWER(1)
+	:: q == REVOKE ->
+		k = 0;
+		do
+		:: k < N ->
+			/* leases.revoke: read, then CAS of the exact word */
+			d_step { dg = leaseGen[k]; held = (HELD(k) == qi && qi != 0 && lease[k] < REVOKED) };
+			d_step { if :: held && lease[k] == qi && leaseGen[k] == dg -> lease[k] = qi + REVOKED :: else fi; held = false; dg = false; k++ }
+		:: else -> break
+		od;
+		k = 0;
+		ANSWER(1)
+	fi
+}
+
+#define IS_GONE(x) (member[x] != VACANT && DEATH(x))
+#ifdef NO_PROOF
+#define DEATH(x) threadGone[x]
+#else
+#define DEATH(x) !alive[x]
+#endif
+#define WORK_FOR(x) (req[x] != NONE && reqTo[x] == e && ans[x] == 0 && member[x] == MEMBER)
+#define PICK(x) d_step { WORK_FOR(x) -> c = x; q = req[x]; qi = reqInc[x] }
+#define HALF_DONE (rowState == PROBING || rowState == DYING || rowState == DEAD)
+
+proctype Broker(byte p) {
+	byte e, s, se, si, sm, k, c, q, qi, d;
+	bool held, ok, dg, settled;
+	{
+	follow:
+		do
+		:: atomic {
+			office != p && (office == NOBODY || threadGone[office]) && epoch < MAX_EPOCH ->
+			epoch++; office = p; e = epoch; break
+		}
+		:: atomic { /* the heartbeat stood still */
+			office != p && office != NOBODY && spurious < SPURIOUS && epoch < MAX_EPOCH ->
+			spurious++; epoch++; office = p; e = epoch; break
+		}
+		od;
+		skip;
+#ifndef NO_FENCE
+		d_step { if :: rowEpoch < e -> rowEpoch = e :: else fi };
+#endif
+#ifndef NO_ADOPT
+		if
+		:: HALF_DONE -> settle() /* Upkeep._finishRows */
+		:: else
+		fi;
+#endif
+		settled = false;
+		do
+		:: epoch != e -> goto deposed /* looked at before each step */
+		:: epoch == e && IS_GONE(0) -> d = 0; reclaim()
+		:: epoch == e && IS_GONE(1) -> d = 1; reclaim()
+#if N > 2
+		:: epoch == e && IS_GONE(2) -> d = 2; reclaim()
+#endif
+#ifndef NO_ADOPT
+		:: epoch == e && !settled -> settled = true; settle() /* Upkeep._collectOrphans */
+#endif
+#ifdef TTL_REAPS
+		:: d_step { epoch == e && lease[0] != 0 -> lease[0] = 0 }
+#endif
+		:: PICK(0) -> if :: epoch != e -> goto deposed :: else -> serve() fi; c = 0; q = 0; qi = 0
+		:: PICK(1) -> if :: epoch != e -> goto deposed :: else -> serve() fi; c = 0; q = 0; qi = 0
+#if N > 2
+		:: PICK(2) -> if :: epoch != e -> goto deposed :: else -> serve() fi; c = 0; q = 0; qi = 0
+#endif
+		od;
+	deposed:
+		skip;
+		d_step { e = 0; s = 0; se = 0; si = 0; sm = 0; k = 0; c = 0; q = 0; qi = 0; d = 0; held = false; dg = false; settled = false };
+		goto follow
+	} unless { threadGone[p] };
+	d_step {
+		ended[p]++;
+		e = 0; s = 0; se = 0; si = 0; sm = 0; k = 0; c = 0; q = 0; qi = 0; d = 0; held = false; dg = false; settled = false
+	}
+}
+
+/* ---- fate ------------------------------------------------------------------------------------------------------------------ */
+
+/* A buffered store reaches memory at some time; that of a dead process does, or has never been made. */
+proctype Memory() {
+	byte p;
+end:	do
+	:: atomic { buffered[0] != 0 -> p = 0; DRAIN(p) }
+	:: atomic { buffered[1] != 0 -> p = 1; DRAIN(p) }
+#if N > 2
+	:: atomic { buffered[2] != 0 -> p = 2; DRAIN(p); p = 0 }
+#endif
+	od
+}
+
+/* The kernel's order: the robust word first, then, when nothing of the process runs any more, the byte lock and the pidfd. */
+proctype Fate() {
+	byte p;
+	do
+	:: deaths < DEATHS ->
+		atomic { select(p : 0 .. N - 1); alive[p] && !threadGone[p] -> threadGone[p] = true; deaths++ }
+		/* other threads of it may go on for a while */
+		d_step {
+			alive[p] = false; mapped[p] = 0;
+			buffered[p] = 0; bufferedValue[p] = 0;
+			req[p] = NONE; ans[p] = 0; reqInc[p] = 0; reqTo[p] = 0;
+			p = 0
+		}
+#if REJOINS > 0
+	:: rejoins < REJOINS ->
+		atomic {
+			select(p : 0 .. N - 1);
+			member[p] == VACANT && !alive[p] && ended[p] == 2 ->
+			gen[p] = !gen[p]; ended[p] = 0; threadGone[p] = false; alive[p] = true; member[p] = MEMBER; rejoins++;
+			run Client(p); run Broker(p);
+			p = 0
+		}
+#endif
+	:: break
+	od
+}
+
+/* When nothing can move any more: nobody hangs, and nothing has leaked. */
+proctype Quiescence() {
+	byte k;
+	timeout;
+	d_step {
+		k = 0;
+		do
+		:: k < N ->
+			assert(!alive[k] || req[k] == NONE);
+			if
+			:: !alive[k] && office != NOBODY && alive[office] -> assert(member[k] == VACANT && lease[k] == 0)
+			:: else
+			fi;
+			k++
+		:: else -> break
+		od;
+		if
+		:: office != NOBODY && alive[office] ->
+			assert(rowState == FREE || (rowState == LIVE && !lastClose));
+			k = 1;
+			do
+			:: k < 8 -> assert(!there[k] || (rowState == LIVE && rowInc == k)); k++
+			:: else -> break
+			od
+		:: else -> /* nobody is left to see to it: all are dead */
+			k = 0;
+			do
+			:: k < N -> assert(!alive[k]); k++
+			:: else -> break
+			od
+		fi
+	}
+}
+
+init {
+	byte p;
+	atomic {
+		rowMaker = NOBODY;
+		p = 0;
+		do
+		:: p < N -> alive[p] = true; member[p] = MEMBER; run Client(p); run Broker(p); p++
+		:: else -> break
+		od;
+		p = 0;
+		run Memory(); run Fate(); run Quiescence()
+	}
+}
