@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 SANITIZE := build/sanitize
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test stateful lint types bench sanitize format clean
+.PHONY: help setup demo test stateful fuzz lint types bench sanitize format clean
 
 help: ## say what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,10 +31,13 @@ test: $(STAMP) ## run all tests, the C ones under sanitizers among them
 stateful: $(STAMP) ## random steps of real processes against a model: SECONDS=1800
 	@MUNINN_STATEFUL=long MUNINN_STATEFUL_SECONDS=$(or $(SECONDS),1800) $(PY) -m pytest tests/stateful
 
+fuzz: $(STAMP) ## bytes that nobody wrote, to everything that reads them: SECONDS=600, or QUICK=1; SEED=n does a run again
+	@cd tests && ../$(PY) -m fuzz $(if $(QUICK),--inputs 1000000 --seed $(or $(SEED),20261123),--seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)))
+
 lint: $(STAMP) ## style and names
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/pylint muninn tests/*.py tests/stateful/*.py bench examples/*.py hatch_build.py
+	@$(VENV)/bin/pylint muninn tests/*.py tests/stateful/*.py tests/fuzz/*.py bench examples/*.py hatch_build.py
 
 types: $(STAMP) ## mypy, strict
 	@$(VENV)/bin/mypy
