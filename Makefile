@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 SANITIZE := build/sanitize
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test stateful failpoints soak lint types bench sanitize format clean
+.PHONY: help setup demo test stateful failpoints fuzz soak lint types bench sanitize format clean
 
 help: ## say what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,10 +34,13 @@ stateful: $(STAMP) ## random steps of real processes against a model: SECONDS=18
 failpoints: $(STAMP) ## kill and stop processes at every change of shared state, and in pairs (half an hour)
 	@PYTHONPATH=tests $(PY) -m failpoints
 
+fuzz: $(STAMP) ## bytes that nobody wrote, to everything that reads them: SECONDS=600, or QUICK=1; SEED=n does a run again
+	@cd tests && ../$(PY) -m fuzz $(if $(QUICK),--inputs 1000000 --seed $(or $(SEED),20261123),--seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)))
+
 lint: $(STAMP) ## style and names
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/pylint muninn tests/*.py tests/failpoints tests/stateful tests/soak bench examples/*.py hatch_build.py
+	@$(VENV)/bin/pylint muninn tests/*.py tests/failpoints tests/stateful tests/fuzz tests/soak bench examples/*.py hatch_build.py
 
 types: $(STAMP) ## mypy, strict
 	@$(VENV)/bin/mypy

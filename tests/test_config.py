@@ -12,6 +12,7 @@ import pytest
 
 from muninn.config import asBytes, loadSettings
 from muninn.config.settings import _TABLE_OF_KEY, DEFAULTS, variableOf
+from muninn.control.layout import Geometry
 from muninn.errors import InvalidArgument, InvalidConfig
 
 
@@ -161,3 +162,13 @@ def test_namesTheVariableOrArgumentThatIsWrong() -> None:
         loadSettings({}, {"maxMembers": 0})
     with pytest.raises(InvalidConfig, match="argument unheard"):
         loadSettings({}, {"unheard": 0})
+
+
+def test_everyLimitThatIsTakenMakesAControlBlock() -> None:
+    """Rows come in whole chunks; broken, the largest `maxBuffers` was one chunk more than a control block can say."""
+    largest = {"maxMembers": 4094, "maxBuffers": 1_048_320, "maxLeases": 65_536}
+    control = loadSettings({}, largest).control
+    assert Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases).maxBuffers == control.maxBuffers
+    for key, value in largest.items():
+        with pytest.raises(InvalidConfig, match=key):
+            loadSettings({}, {key: value + 1})

@@ -7,6 +7,7 @@ import os
 import pytest
 from lab import Lab, describe, usage
 
+from muninn.broker.journal import Journal
 from muninn.control import layout, segments
 from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, ProtocolViolation
 from muninn.terms import Lifetime, Mode
@@ -135,3 +136,26 @@ def test_lastCloseGoesWithItsLastLeaseAndKeepDoesNot(lab: Lab) -> None:
     member.leases.release(lease)
     assert directory.settle(brief[0]).state == layout.ROW_FREE
     assert directory.settle(keep[0]).state == layout.ROW_LIVE
+
+
+@pytest.mark.parametrize(
+    "changes", [{"row": []}, {"row": None}, {"slot": None}, {"name": 3}, {"sizeBytes": "4096"}, {"tenant": {}}, {"mode": "none"}]
+)
+def test_aGrantThatTheJournalTellsWrongIsNoGrant(lab: Lab, changes: dict[str, object]) -> None:
+    """Whole records, as a program of another version may write them; broken, each successor resigned over them."""
+    member = lab.member()
+    row, incarnation = lab.directory(1).grant(member.key, usage("half"), 0)
+    plain = {
+        "row": row,
+        "incarnation": incarnation,
+        "slot": 0,
+        "name": "half",
+        "tenant": "default",
+        "mode": "bigMode",
+        "gpu": -1,
+        "sizeBytes": 4096,
+    }
+    written = Journal(lab.places, 1)
+    written.append("create", **{**plain, **changes})
+    written.close()
+    assert lab.directory(2).catalog.find("half") is None

@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 
 import muninn
-from muninn.api.dtypes import asDtype, encoded, plain
+from muninn.api.dtypes import _described, asDtype, encoded, plain
 from muninn.errors import ControlBlockInvalid, DeviceUnavailable, InvalidDtype
 from support import Actor, leftovers
 
@@ -195,3 +196,9 @@ def test_plainTypesNeedNoManifest() -> None:
 def test_describesTheFieldsOfAStructuredArray(domain: str) -> None:
     assert muninn.share(np.zeros(3, "i4,>f8")).describe()["dtype"] == "[('f0', '<i4'), ('f1', '>f8')]"
     assert muninn.share(np.zeros(3, "f4")).describe()["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("description", [",f8", "2**9,f8", [["a"]], {"tuple": 7}, [{"tuple": ["a", "<f8", "x"]}], 3])
+def test_aDescriptionThatNobodyWroteIsATypedError(description: object) -> None:
+    with pytest.raises(ControlBlockInvalid, match="damaged"):
+        _described(msgpack.packb({"descr": description}))

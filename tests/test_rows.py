@@ -101,3 +101,10 @@ def test_describingClearsWhatTheLastBufferLeft(lab: Lab) -> None:
     assert atomics.loadAcquire64(lab.block.rowAddress(row) + layout.ROW_GENERATION_OFFSET) == 0
     assert atomics.loadAcquire64(lab.block.rowAddress(row) + layout.ROW_TICKETS_OFFSET) == 0
     assert lab.rows.nameIs(row, b"b") and not lab.rows.nameIs(row, b"a") and not lab.rows.nameIs(row, b"bb")
+
+
+@pytest.mark.parametrize("length", [0, 1, 359, 361])
+def test_aDescriptionOfAnotherLengthIsATypedError(length: int) -> None:
+    """As a journal may have it, from a program of another version; broken, `doctor --repair` ended by it."""
+    with pytest.raises(ControlBlockInvalid, match=f"{length} bytes"):
+        RowDescription.unpacked(bytes(length))

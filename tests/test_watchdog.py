@@ -8,13 +8,14 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import msgpack
 import pytest
 from lab import Lab, Member, describe, usage
 
 import muninn
-from muninn.api.membership import current
+from muninn.api.membership import Membership, current
 from muninn.broker.broker import Broker
 from muninn.control import atomics, claims, layout, leases, wire
 from muninn.control.block import monotonicMs
@@ -328,3 +329,25 @@ def test_aRowOfAnEpochThatHasNotComeIsAnErrorAndNoDeposition(served: tuple[Lab, 
     atomics.exchangeSeqCst64(lab.block.rowAddress(row), lab.rows.state(row)._replace(epoch=9999).word())
     assert broker.execute({"op": "free", "row": row, "incarnation": incarnation}, [])[0]["error"] == 19
     assert broker.execute({"op": "ping"}, [])[0] == {"epoch": 1}
+
+
+def test_aLeaseOnARowThatTheTableDoesNotHaveIsClearedAndNoMore(served: tuple[Lab, Broker, Member]) -> None:
+    """In a child, since what was read then lay outside of the block: broken, every broker of the domain died of it, one after the other."""
+    lab, broker, _ = served
+    dead = lab.member()
+    dead.leases.take(1_000_000, 1, 1000)
+    child = os.fork()
+    if child == 0:
+        broker._watchdog.reclaim(dead.key)
+        os._exit(0 if lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_aClaimOfASlotThatTheTableDoesNotHaveIsNobodys(served: tuple[Lab, Broker, Member]) -> None:
+    """Broken, whatever stood behind the table was taken for a member; here for one that lives, and whose lock nobody would ever get."""
+    lab, _, own = served
+    beyond = 40
+    atomics.storeRelease64(lab.block.memberAddress(beyond), 7 << 32 | layout.MEMBER_LIVE)
+    seen = SimpleNamespace(members=lab.members, key=own.key)
+    assert Membership.isDead(seen, beyond, 7)  # type: ignore[arg-type]
+    assert not Membership.isDead(seen, own.key.slot, own.key.generation)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muninn.broker import requests
 from muninn.control import wire
 from muninn.errors import MuninnError, ProtocolViolation
 
@@ -91,3 +92,19 @@ def test_closesDescriptorsThatCameWithGarbage(pair: Pair) -> None:
 
 def test_namesTheOtherEnd(pair: Pair) -> None:
     assert wire.peerOf(pair[0]) == (os.getpid(), os.getuid())
+
+
+@pytest.mark.parametrize("number", [{}, [], "11", 1.5, None, -1, 1 << 63])
+def test_anErrorWithANumberThatNoErrorHasIsAProtocolViolation(number: object) -> None:
+    with pytest.raises(ProtocolViolation):
+        requests.raiseFailure({"error": number, "reason": "x", "fix": ""})
+
+
+@pytest.mark.parametrize(
+    ("op", "answer"),
+    [("create", {}), ("create", {"row": "0", "incarnation": 1}), ("create", {"row": True, "incarnation": 1}), ("find", {"live": True}), ("fetch", {}), ("evict", {"revoked": 1})],
+)  # fmt: skip
+def test_anAnswerThatLacksWhatWasAskedForIsAProtocolViolation(op: str, answer: dict[str, object]) -> None:
+    with pytest.raises(ProtocolViolation, match=op):
+        requests.answered(op, answer)
+    requests.answered("find", {})

@@ -6,6 +6,7 @@ multiples of 256 bytes, which is what vector units and CUDA's texture alignment 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
@@ -184,12 +185,18 @@ def _unpacked(holding: Holding) -> dict[str, tuple[int, tuple[int, ...], np.dtyp
     raw = holding.memory.array(description.metaBytes, description.metaOffset, writable=False).tobytes()
     try:
         entries = {key: (offset, tuple(shape), asDtype(dtype)) for key, offset, shape, dtype in msgpack.unpackb(raw)}
-        ends = [offset + int(np.prod(shape, dtype=object)) * dtype.itemsize for offset, shape, dtype in entries.values()]
-        starts = [offset for offset, _, _ in entries.values()]
-        lengths = [length for _, shape, _ in entries.values() for length in shape]
-        inside = min(starts) >= 0 and max(ends) <= description.sizeBytes and min(lengths, default=1) > 0
-    except (ValueError, TypeError, InvalidDtype, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, RecursionError, InvalidDtype, msgpack.UnpackException) as error:
         raise ControlBlockInvalid(f"the manifest of bundle {description.name!r} is damaged: {error}") from error
-    if not inside:
-        raise ControlBlockInvalid(f"the manifest of bundle {description.name!r} points outside of it")
+    if not entries or not all(_isInside(key, entry, description.sizeBytes) for key, entry in entries.items()):
+        raise ControlBlockInvalid(f"the manifest of bundle {description.name!r} names no arrays, or some that are not inside of it")
     return entries
+
+
+def _isInside(key: Any, entry: tuple[Any, tuple[Any, ...], np.dtype[Any]], sizeBytes: int) -> bool:
+    """Whether an entry is what `_laidOut` makes, and lies within the bundle. msgpack gives any type for any other."""
+    offset, shape, dtype = entry
+    if not isinstance(key, str) or len(shape) > layout.MAX_NDIM or any(type(number) is not int for number in (offset, *shape)):
+        return False
+    if dtype.fields is not None or dtype.subdtype is not None or offset < 0 or min(shape, default=1) <= 0:
+        return False
+    return bool(offset + math.prod(shape) * dtype.itemsize <= sizeBytes)

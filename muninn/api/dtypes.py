@@ -18,6 +18,9 @@ from muninn.errors import ControlBlockInvalid, InvalidDtype
 if TYPE_CHECKING:
     from muninn.api.holdings import Holding
 
+#: What numpy raises for descriptions that it did not write; it reads repeats as Python does.
+_DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SyntaxError, RecursionError)
+
 
 def asDtype(value: Any) -> np.dtype[Any]:
     """`value` as a dtype that can live in shared memory, or `InvalidDtype`."""
@@ -66,7 +69,7 @@ def plain(text: str) -> np.dtype[Any]:
 def _described(raw: bytes) -> np.dtype[Any]:
     try:
         return asDtype(np.lib.format.descr_to_dtype(_tupled(msgpack.unpackb(raw)["descr"])))
-    except (ValueError, KeyError, TypeError, IndexError, msgpack.UnpackException) as error:
+    except (*_DAMAGE, msgpack.UnpackException) as error:
         raise ControlBlockInvalid(f"the description of a dtype is damaged: {error}") from error
 
 

@@ -231,7 +231,7 @@ class Holdings:
         """Ask the broker for the memory's descriptor. A new broker may have to wait for a holder to bring it."""
         for _ in range(_FETCH_ATTEMPTS):
             reply, descriptors = self.membership.client.request("fetch", row=row, incarnation=incarnation)
-            if reply.get("found"):
+            if reply["found"] and descriptors:
                 writable = description.access is not Access.READ_ONLY
                 try:
                     return deviceOf(self.membership).importAllocation(description.gpu, descriptors[0], description.segmentBytes, writable)

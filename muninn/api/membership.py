@@ -147,7 +147,11 @@ class Membership:
         return self.identity.isWiped() or self._stopping
 
     def isDead(self, slot: int, generationBits: int) -> bool:
-        """Whether the owner of a claim (slot, low bits of its generation) is proven dead. Its own process is not."""
+        """Whether the owner of a claim (slot, low bits of its generation) is proven dead. Its own process is not; a slot that the table
+        does not have is nobody's.
+        """
+        if slot >= self.members.count:
+            return True
         state, generation = self.members.state(slot)
         key = MemberKey(slot, generation)
         if key == self.key and generation & 0x7FFFF == generationBits:

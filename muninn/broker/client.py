@@ -108,7 +108,11 @@ class Client:
                     raise BrokerUnavailable(f"no broker answered {op!r} within {self._office.requestTimeoutMs} ms") from None
                 time.sleep(_RETRY_SECONDS)
                 continue
-            requests.raiseFailure(reply)
+            try:
+                requests.answered(op, reply)
+            except BaseException:
+                wire.closeAll(received)
+                raise
             return reply, received
 
     def once(self, op: str, **fields: object) -> Message | None:

@@ -22,6 +22,8 @@ from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, Muninn
 from muninn.terms import Lifetime, Mode, asMode
 
 _FUTEX_ALL = 0x7FFFFFFF
+#: The fields of a `create` record. One that lacks any is of another version, and says nothing.
+_GRANTED = {"row": int, "incarnation": int, "slot": int, "name": str, "tenant": str, "mode": str, "gpu": int, "sizeBytes": int}
 _HELD_BY_NAME = (layout.ROW_LIVE, layout.ROW_PROBING)
 
 
@@ -62,9 +64,9 @@ class Directory:
             if epoch < self._epoch:
                 granted.update(
                     {
-                        (record.get("row", -1), record.get("incarnation", -1)): record
+                        (record["row"], record["incarnation"]): record
                         for record in read(self._block.places, epoch)
-                        if record["op"] == "create"
+                        if record["op"] == "create" and all(type(record.get(field)) is kind for field, kind in _GRANTED.items())
                     }
                 )
         for row, incarnation in halfMade & granted.keys():
@@ -72,8 +74,8 @@ class Directory:
             try:
                 usage = Usage(record["name"], record["tenant"], asMode(record["mode"]), record["gpu"], record["sizeBytes"], 0)
                 catalog.add(row, usage)
-            except (KeyError, TypeError, MuninnError):
-                continue  # a record that says nothing useful, or the name went to somebody else meanwhile: its commit will be refused
+            except MuninnError:
+                continue  # a mode that is none, or the name went to somebody else meanwhile: its commit will be refused
             self._journal.note("create", **_granted(row, incarnation, record["slot"], usage))
 
     def fence(self) -> None:

@@ -27,6 +27,14 @@ REQUESTS: dict[str, Mapping[str, type]] = {
     "ping": {},
 }
 
+#: op → field → type of an answer; other fields may stand beside them. What is not here answers nothing, or may.
+ANSWERS: dict[str, Mapping[str, type]] = {
+    "create": _ROW,
+    "fetch": {"found": bool},
+    "evict": {"revoked": int, "buffers": int},
+    "drain": {"holds": int},
+}
+
 
 def checked(message: Message) -> Message:
     """The request, or `ProtocolViolation`."""
@@ -64,5 +72,17 @@ def failure(error: MuninnError) -> Message:
 def raiseFailure(reply: Message) -> None:
     """Raise what the broker answered, if it is an error."""
     if "error" in reply:
-        errorClass = ERROR_OF_NUMBER.get(reply["error"], ProtocolViolation)
-        raise errorClass(str(reply.get("reason")), str(reply["fix"]) if reply.get("fix") else None)
+        number = reply["error"]
+        errorClass = ERROR_OF_NUMBER.get(number, ProtocolViolation) if isinstance(number, int) else ProtocolViolation
+        raise errorClass(f"{reply.get('reason')!s:.4000}", f"{reply['fix']!s:.4000}" if reply.get("fix") else None)
+
+
+def answered(op: str, reply: Message) -> None:
+    """Raise what the broker answered, if it is an error, and refuse an answer that lacks what `op` asks for."""
+    raiseFailure(reply)
+    fields = ANSWERS.get(op, {})
+    if op == "find" and reply.get("live"):
+        fields = _ROW
+    for field, kind in fields.items():
+        if type(reply.get(field)) is not kind:
+            raise ProtocolViolation(f"the answer to {op!r} has no {field} that is {kind.__name__}")

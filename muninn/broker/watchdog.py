@@ -113,7 +113,8 @@ class Watchdog:
             self._directory.orphaned(row)
         self._poison(key)
         for row in dict.fromkeys(held):
-            self._directory.settle(row)
+            if row < self._directory.rows.count():  # what a lease word says is not checked by anybody before
+                self._directory.settle(row)
         self._members.vacate(key, layout.MEMBER_DEAD)
         _log.info("reclaimed member %d.%d: %d leases", key.slot, key.generation, len(held))
 

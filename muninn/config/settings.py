@@ -143,7 +143,7 @@ _CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "takeoverMs": _count(10, 60_000),
         "requestTimeoutMs": _count(100, 3_600_000),
         "maxMembers": _count(1, 4094),
-        "maxBuffers": _count(1, 1_048_574),
+        "maxBuffers": _count(1, 1_048_320),
         "maxLeases": _count(1, 65_536),
     },
     "devices": {"device": _word("auto", "host", "cuda"), "hostGpus": _count(0, 64), "hostGpuBytes": _size(1)},

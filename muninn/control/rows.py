@@ -97,6 +97,8 @@ class RowDescription(NamedTuple):
     @staticmethod
     def unpacked(raw: bytes) -> RowDescription:
         """The description in `raw`, a private copy; `ControlBlockInvalid` when it is out of range."""
+        if len(raw) != _DESCRIPTION.size:
+            raise ControlBlockInvalid(f"a row's description has {len(raw)} bytes, and not {_DESCRIPTION.size}")
         values = _DESCRIPTION.unpack(raw)
         sizeBytes, segmentBytes, createdMs, deadlineMs, metaOffset, metaBytes = values[:6]
         rest = values[6:]

@@ -21,7 +21,7 @@ class Profile(NamedTuple):
     first: int
     rounds: int
     seconds: float
-    machines: int = 5
+    machines: int = 2
     steps: int = 30
 
     def seeds(self) -> range:
@@ -46,4 +46,4 @@ def chosen() -> Profile:
         return Profile("one seed", int(number), 1, 600)
     if length == "long":
         return Profile("long", secrets.randbelow(1 << 40), 1 << 20, float(seconds or 1800), steps=60)
-    return Profile("slice", FIRST_SEED, 12, 75)
+    return Profile("slice", FIRST_SEED, 30, 60)

@@ -1,0 +1,145 @@
+"""Readers of files: configuration, and arrays in the formats that `load` takes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from fuzz.target import Target, eachLength
+from muninn.config import loadSettings, settings
+from muninn.config.settings import DEFAULTS, FILE_VARIABLE
+from muninn.formats import openFile
+
+#: What a file says that it holds is only believed up to here: the target makes the arrays that a caller would.
+_MAX_READ_BYTES = 1 << 20
+
+
+class _FileTarget(Target):
+    ending = ""
+
+    def open(self) -> None:
+        self._folder = tempfile.mkdtemp(prefix="muninn-fuzz-")
+        self._path = Path(self._folder) / f"input{self.ending}"
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def _write(self, raw: bytes) -> None:
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, raw, 0)
+
+    def run(self, raw: bytes) -> None:
+        self._write(raw)
+        with openFile(self._path) as source:
+            for key, entry in source.entries.items():
+                if entry.sizeBytes <= _MAX_READ_BYTES:
+                    source.readInto(key, np.empty(entry.shape, entry.dtype))
+
+    def close(self) -> None:
+        os.close(self._file)
+        shutil.rmtree(self._folder)
+
+
+def _readDefaultsOnce() -> None:
+    """They are the same for every input, and take most of the time."""
+    read = settings._ofFile
+    defaults = read(DEFAULTS)
+    settings._ofFile = lambda path: dict(defaults) if path == DEFAULTS else read(path)
+
+
+class ConfigTarget(_FileTarget):
+    """A configuration file."""
+
+    name, share, ending = "config", 5, ".toml"
+
+    def seeds(self) -> list[bytes]:
+        texts = [
+            "[control]\ndomain = 'a'\ntakeoverMs = 300\n", "[memory]\nbigModeMaxBytes = '1G'\n", "control.maxMembers = 7\n", "[[control]]\n", "a = 1\n",
+            "[control]\nx = '''\n[memory]\n'''\n", "[devices]\nhostGpus = 0x10\nhostGpuBytes = 1e3\n", "[tenancy]\ndefaultTenant = \"\\u0000\"\n",
+            "[security]\nleaseTtlMs = 1979-05-27T07:32:00Z\n", "[control]\nmaxLeases = nan\n", "x = " + "[" * 300,
+        ]  # fmt: skip
+        return [*(text.encode() for text in texts), DEFAULTS.read_bytes()]
+
+    def open(self) -> None:
+        super().open()
+        _readDefaultsOnce()
+
+    def run(self, raw: bytes) -> None:
+        self._write(raw)
+        loadSettings({FILE_VARIABLE: str(self._path)})
+
+
+class VariablesTarget(Target):
+    """The environment: a variable and its value, with a NUL between them."""
+
+    name, share = "variables", 4
+
+    def seeds(self) -> list[bytes]:
+        return [
+            b"MUNINN_TAKEOVER_MS\x00300",
+            b"MUNINN_DOMAIN\0a",
+            b"MUNINN_HOST_GPU_BYTES\x0064G",
+            b"MUNINN_DEFAULT_TENANT\0\xc3\xa4",
+            b"MUNINN_CONFIG\0/dev/null",
+        ]
+
+    def open(self) -> None:
+        _readDefaultsOnce()
+
+    def run(self, raw: bytes) -> None:
+        variable, _, value = raw.partition(b"\0")
+        loadSettings({os.fsdecode(variable): os.fsdecode(value)})
+
+
+class NpyTarget(_FileTarget):
+    name, share, ending = "npy", 6, ".npy"
+
+    def seeds(self) -> list[bytes]:
+        made = []
+        for array in (
+            np.arange(6.0).reshape(2, 3),
+            np.asfortranarray(np.ones((3, 4), "i2")),
+            np.zeros(2, [("a", "f4"), ("b", "S3")]),
+            np.array(7),
+            np.zeros((0, 3)),
+        ):
+            file = io.BytesIO()
+            np.save(file, array)
+            made.append(file.getvalue())
+        return made
+
+    def all(self) -> Iterable[bytes]:
+        return eachLength(self.seeds()[0])
+
+
+class NpzTarget(_FileTarget):
+    name, share, ending = "npz", 3, ".npz"
+
+    def seeds(self) -> list[bytes]:
+        made = []
+        for save in (np.savez, np.savez_compressed):
+            file = io.BytesIO()
+            save(file, a=np.arange(4), b=np.ones((2, 2), "f4", order="F"))
+            made.append(file.getvalue())
+        return made
+
+
+class SafetensorsTarget(_FileTarget):
+    name, share, ending = "safetensors", 6, ".safetensors"
+
+    def seeds(self) -> list[bytes]:
+        headers = (
+            {"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}, "b": {"dtype": "BF16", "shape": [3], "data_offsets": [16, 22]}, "__metadata__": {"x": "y"}},
+            {"a": {"dtype": "U8", "shape": [], "data_offsets": [0, 1]}}, {"a": {"dtype": "U8", "shape": [1 << 62, 4], "data_offsets": [0, 1 << 64]}},
+        )  # fmt: skip
+        texts = [json.dumps(header).encode() for header in headers]
+        return [struct.pack("<Q", len(text)) + text + bytes(22) for text in texts] + [struct.pack("<Q", 1 << 63) + b"{}"]
+
+
+TARGETS = [ConfigTarget, VariablesTarget, NpyTarget, NpzTarget, SafetensorsTarget]
