@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 SANITIZE := build/sanitize
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench soak sanitize format clean
+.PHONY: help setup demo test lint types bench soak mutation sanitize format clean
 
 help: ## say what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ test: $(STAMP) ## run all tests, the C ones under sanitizers among them
 lint: $(STAMP) ## style and names
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/pylint muninn tests/*.py tests/soak bench examples/*.py hatch_build.py
+	@$(VENV)/bin/pylint muninn tests/*.py tests/soak tests/mutation bench examples/*.py hatch_build.py
 
 types: $(STAMP) ## mypy, strict
 	@$(VENV)/bin/mypy
@@ -41,6 +41,9 @@ bench: $(STAMP) ## measure beside the peers; CSV in bench/results/
 
 soak: $(STAMP) ## kill, stop and leave for HOURS (1), and count what is left; CSV in build/soak/
 	@$(PY) -m tests.soak --hours $(or $(HOURS),1)
+
+mutation: $(STAMP) ## take each check away in turn, and see that a test notices; QUICK=1 tries a sample
+	@$(PY) -m tests.mutation $(if $(QUICK),--quick)
 
 sanitize: ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@mkdir -p $(SANITIZE)

@@ -17,7 +17,7 @@ from support import Actor
 @pytest.fixture
 def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A fresh domain for this process and for the actors that it starts."""
-    name = f"test-{secrets.token_hex(6)}"
+    name = f"{os.environ.get('TEST_DOMAINS', 'test')}-{secrets.token_hex(6)}"  # what `make mutation` has to kill, it can so find
     monkeypatch.setenv("MUNINN_DOMAIN", name)
     yield name
     current, membership._current = membership._current, None  # whatever comes of its end, the next test joins anew

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from muninn.control import layout
+from muninn.control import generations, layout
 from muninn.control.generations import Generation
+from support import Background
 
 
 @pytest.fixture
@@ -79,3 +80,35 @@ def test_aWriterThatDiedIsSaidAndOneThatIsSlowIsATimeout(row: int) -> None:
     assert generation.copy(*arguments, 60, lambda: True) is None
     with pytest.raises(TimeoutError):
         generation.copy(*arguments, 0.01, lambda: False)
+
+
+def test_aPublicationAndAWakeUpEndASleep(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: `publish` or `wake` without its wake-up, which the next look every 0.2 s hid."""
+    monkeypatch.setattr(generations, "_CHECK_NS", 60_000_000_000)
+    generation, stop = Generation(row), threading.Event()
+
+    def check() -> None:
+        if stop.is_set():
+            raise InterruptedError
+
+    waiting = Background(lambda: generation.wait(0, None, check)).asleep()
+    generation.publish(generation.begin())
+    assert waiting.ended() == 2
+    waiting = Background(lambda: generation.wait(2, None, check)).asleep()
+    stop.set()
+    generation.wake()
+    assert isinstance(waiting.ended(), InterruptedError)
+
+
+def test_aWriterThatEndedJustNowHasNotDied(row: int) -> None:
+    """It published and let go between the look at the word and the look at the claim. Broken: the word was not read again."""
+    generation = Generation(row)
+    begun = generation.begin()
+    source, target = np.arange(4.0), np.empty(4)
+
+    def endedNow() -> bool:
+        if generation.value() & 1:
+            generation.publish(begun)
+        return True
+
+    assert generation.copy(source.ctypes.data, target.ctypes.data, source.nbytes, 5, endedNow) == 2
