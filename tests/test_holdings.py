@@ -16,6 +16,7 @@ import pytest
 import muninn
 from muninn.api import admin
 from muninn.api.membership import current
+from muninn.control import leases
 from muninn.errors import BufferFreed, BufferNotFound, LeaseRevoked, PermissionDenied
 from support import Actor, ActorError, eventually, leftovers
 
@@ -343,3 +344,19 @@ assert os.read(said, 1) == b'x'
     finally:
         os.kill(child, 9)
     eventually(lambda: [each["name"] for each in muninn.listBuffers()] == ["told"], "it went with the child")
+
+
+def test_theRowIsReadAgainAfterTheLease(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was freed, and its memory gone, between the look and the lease. Broken: what the row had said was opened all the same."""
+    other = actor("held = muninn.share(b'x', name='a')")
+    table = current().leaseTable
+    take = table.take
+
+    def late(row: int, incarnation: int, ttlMs: int) -> int:
+        other.do("held.free()")
+        return take(row, incarnation, ttlMs)
+
+    monkeypatch.setattr(table, "take", late)
+    with pytest.raises(BufferNotFound):
+        muninn.open("a")
+    assert leases.holdsOf(current().block, current().members, current().key.slot) == []

@@ -416,6 +416,7 @@ def test_i5AnExecutedProcessIsNoticedAndNotProven(domain: str, actor: Start) -> 
     pidfd = os.pidfd_open(other.pid)
     other.begin("os.execv('/bin/sleep', ['sleep', '60'])")
     eventually(lambda: member.members.isNoticedDead(key), "the robust word is marked")
+    eventually(lambda: not member.block.lockFile.slotIsLocked(key.slot), "the byte lock is gone too")
     assert not member.members.isProvenDead(key, pidfd)
     eventually(lambda: muninn.domainInfo()["brokerPid"] == os.getpid(), "a successor")
     os.close(pidfd)
