@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 
 import pytest
 
 import muninn
-from support import Actor
+from support import Actor, ActorError
 
 Start = Callable[..., Actor]
 
@@ -111,3 +112,13 @@ def test_locksAreNotListedAsBuffers(domain: str) -> None:
     assert [each["name"] for each in muninn.listBuffers()] == ["hidden"]
     assert lock.acquire(timeout=1)
     lock.release()
+
+
+def test_isHeldAlthoughNobodyKeptTheObject(domain: str, actor: Start) -> None:
+    """Broken: the last object of a lock took the lock with it, and another process got one of the same name."""
+    muninn.Lock("l").acquire()
+    gc.collect()
+    with pytest.raises(ActorError) as caught:
+        actor().do("muninn.Lock('l').acquire(timeout=0.3)")
+    assert caught.value.kind == "TimeoutError"
+    muninn.Lock("l").release()
