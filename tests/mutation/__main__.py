@@ -108,7 +108,12 @@ def baseline(mutants: list[Mutant]) -> dict[str, float]:
     """Seconds of each test that is named, without any mutation. All must pass, or nothing that follows means anything."""
     root = copied("none")
     where = subprocess.run(
-        [sys.executable, "-c", "import muninn; print(muninn.__file__)"], cwd=root, env=environment(root, ""), capture_output=True, text=True, check=True
+        [sys.executable, "-c", "import muninn; print(muninn.__file__)"],
+        cwd=root,
+        env=environment(root, ""),
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert where.startswith(str(root)), f"the copy's tests would use {where}"
     named = " ".join(sorted({test for mutant in mutants for test in mutant.tests.split()}))
@@ -142,7 +147,9 @@ def tryOut(number: int, mutant: Mutant, bound: float) -> Result:
         if path.suffix == ".c":
             library = root / "muninn" / "_shim" / "libmuninn.so"
             made = subprocess.run(
-                [*shlex.split(os.environ.get("CC", "cc")), *compilerFlags(), "-Wno-error", "-o", str(library), str(path)], capture_output=True, text=True
+                [*shlex.split(os.environ.get("CC", "cc")), *compilerFlags(), "-Wno-error", "-o", str(library), str(path)],
+                capture_output=True,
+                text=True,
             )
             if made.returncode != 0:
                 return result("error", f"does not compile: {made.stderr[-500:]}")
@@ -207,12 +214,17 @@ def main() -> int:
     print(f"without a mutation {len(seconds)} tests and files pass", flush=True)
     results = []
     with ThreadPoolExecutor(PARALLEL) as pool:
-        futures = [pool.submit(tryOut, number, mutant, LEAST_SECONDS + TIMES_LONGER * secondsOf(mutant, seconds)) for number, mutant in numbered]
+        futures = [
+            pool.submit(tryOut, number, mutant, LEAST_SECONDS + TIMES_LONGER * secondsOf(mutant, seconds)) for number, mutant in numbered
+        ]
         for future in futures:
             result = future.result()
             results.append(result)
             mark = "" if not result.isWrong() else "  <<<"
-            print(f"{result.number:4} {result.outcome:8} {result.seconds:5.1f} s  {result.mutant.file}: {result.mutant.breaks}  {result.how}{mark}", flush=True)
+            print(
+                f"{result.number:4} {result.outcome:8} {result.seconds:5.1f} s  {result.mutant.file}: {result.mutant.breaks}  {result.how}{mark}",
+                flush=True,
+            )
     return conclude(results)
 
 
@@ -223,8 +235,12 @@ def conclude(results: list[Result]) -> int:
     bad = [result for result in results if result.isWrong()]
     for result in bad:
         what = "is called equivalent and was noticed" if result.outcome == "noticed" else result.outcome
-        print(f"\n{what}: {result.number} {result.mutant.file}: {result.mutant.breaks}\n- {result.mutant.old}\n+ {result.mutant.new}\n{result.how}")
-    print(f"\nmutation: {len(results)} mutants: {counts['noticed']} noticed, {len(explained)} equivalent and explained, {len(bad)} not as they should be")
+        print(
+            f"\n{what}: {result.number} {result.mutant.file}: {result.mutant.breaks}\n- {result.mutant.old}\n+ {result.mutant.new}\n{result.how}"
+        )
+    print(
+        f"\nmutation: {len(results)} mutants: {counts['noticed']} noticed, {len(explained)} equivalent and explained, {len(bad)} not as they should be"
+    )
     return 1 if bad else 0
 
 
