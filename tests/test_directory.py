@@ -8,8 +8,9 @@ import pytest
 from lab import Lab, describe, usage
 
 from muninn.broker import journal
+from muninn.broker.limits import Limits
 from muninn.control import atomics, layout, segments
-from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, ProtocolViolation
+from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, HostMemoryFull, ProtocolViolation, QuotaExceeded
 from muninn.terms import Lifetime, Mode
 from support import Background
 
@@ -223,3 +224,26 @@ def test_nothingOfWhatIsGoneCountsOrStaysOpen(lab: Lab) -> None:
     os.close(segments.create(lab.places, row, incarnation, layout.PAGE_BYTES))
     directory.free(row, incarnation)
     assert lab.places.segments() == [] and directory._index.candidates(b"a") == []
+
+
+def test_whatNoQuotaAllowsIsNotGranted(lab: Lab) -> None:
+    """Broken: `grant` did not ask the catalog."""
+    directory, member = lab.directory(1), lab.member()
+    directory.catalog._limits = Limits(layout.PAGE_BYTES, 0, layout.PAGE_BYTES, 0)
+    lab.make(directory, member, "fits")
+    with pytest.raises(QuotaExceeded):
+        directory.grant(member.key, usage("more"), 0)
+    assert directory.find("more") is None and len(lab.rows.notFree()) == 1
+
+
+def test_aCommitThatIsRepeatedChangesNothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: it was done again, and a full `/dev/shm` then buried a buffer that lived."""
+    directory, member = lab.directory(1), lab.member()
+    row, incarnation = lab.make(directory, member)
+
+    def full(op: str, **fields: object) -> None:
+        raise HostMemoryFull("full")
+
+    monkeypatch.setattr(directory._journal, "append", full)
+    directory.commit(member.key, row, incarnation, None)
+    assert lab.rows.isLive(row, incarnation)
