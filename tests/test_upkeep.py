@@ -110,3 +110,13 @@ def test_aSuccessorFinishesWhatWasBegun(lab: Lab) -> None:
     lab.elect(5)
     lab.settled(lab.broker(member))
     assert lab.rows.notFree() == []
+
+
+def test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf(lab: Lab) -> None:
+    """Broken: only what the dead still held was looked at: the last close that they did not come to tell of was nobody's."""
+    broker = lab.settled(lab.broker(member := lab.member()))
+    dead = lab.member()
+    row, _ = lab.make(broker._directory, member, lifetime=Lifetime.LAST_CLOSE)
+    assert lab.members.condemn(dead.key)
+    broker._upkeep._sweepMembers()
+    assert lab.rows.state(row).state == layout.ROW_FREE

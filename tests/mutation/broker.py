@@ -88,7 +88,7 @@ MUTANTS = [
     Mutant(_UPKEEP, "        _ = self._directory.catalog  # it takes from the older journals what it needs\n", "", "names that were granted are known before the older journals go", "test_upkeep.py"),
     Mutant(_UPKEEP, "        if not rows or self._mayStillCome():", "        if not rows:", "memory that may still be brought is waited for", "test_upkeep.py"),
     Mutant(_UPKEEP, "            self._directory.revoke(row, \"lifetimeEnded\")\n", "", "a lifetime that ends refuses new operations", "test_watchdog.py::test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce"),
-    Mutant(_UPKEEP, "            self.settleUnheld()\n        self.collectLost()\n", "        self.collectLost()\n", "what the dead had let go of is collected", "test_watchdog.py::test_whatADeadHolderHadLetGoOfIsCollectedToo"),
+    Mutant(_UPKEEP, "            self.settleUnheld()\n        self.collectLost()\n", "        self.collectLost()\n", "what the dead had let go of is collected", "test_upkeep.py::test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf"),
     Mutant(_UPKEEP, "            self._chores.append(lambda: self.settleUnheld(end))\n", "            pass\n", "all rows are looked at, a slice at a time", "test_upkeep.py"),
     # --- broker ---
     Mutant(_BROKER, "            if self.isDeposed():\n                raise Deposed\n            for descriptor", "            for descriptor", "a deposed broker serves nobody", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
