@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -118,9 +119,9 @@ def test_nothingIsAskedBeforeTheHello(lab: Lab, serve: Callable[[], Serving]) ->
     serve()
     client = _client(lab, lab.member(), allocations=allocations)
     with pytest.raises(DescriptorsExhausted):
-        client.request("ping")
+        client.request("find", name="a")
     failing.clear()
-    assert client.request("ping")[0] == {"epoch": 1}
+    assert client.request("find", name="a")[0] == {}
     client.close()
 
 
@@ -136,4 +137,15 @@ def test_whoAsksAnEarlierBrokerIsCalledAway(lab: Lab, serve: Callable[[], Servin
     assert asking.isRunning(), "the epoch of its own broker is no reason"
     client.forsake(2)
     assert asking.ended() == {"epoch": 2}
+    client.close()
+
+
+def test_aHelloBringsTheMemoryThatHasNoName(lab: Lab, serve: Callable[[], Serving]) -> None:
+    """Broken: a new broker was told who we are, and not what we hold."""
+    member, first = lab.member(), serve()
+    with first.broker._lock:
+        made = lab.make(first.broker._directory, member)
+    client = _client(lab, member, allocations=lambda: [(made, os.memfd_create("held"))])
+    client.request("ping")
+    assert first.broker._directory.vault.get(*made) is not None
     client.close()

@@ -495,3 +495,10 @@ def test_eachAllocationComesWithItsDescriptor() -> None:
     for allocations, descriptors in (([[1, 2]], []), ([], [7]), ([[1, 2, 3]], [7]), ([[1, "2"]], [7]), ([7], [7])):
         with pytest.raises(ProtocolViolation):
             requests.allocationsOf({"allocations": allocations}, descriptors)
+
+
+@pytest.mark.parametrize("fields", [{}, {"row": 1}, {"row": 1, "incarnation": 1, "more": 1}])
+def test_aRequestHasItsFieldsAndNoOthers(fields: dict[str, int]) -> None:
+    """Broken: `checked` looked at no keys; what was missing was a `KeyError` of the broker's."""
+    with pytest.raises(ProtocolViolation):
+        requests.checked({"op": "free", **fields})

@@ -112,7 +112,7 @@ MUTANTS = [
     Mutant(_BROKER, "            if self._rowExists(row, incarnation) and rows.state(row).state != layout.ROW_FREE:", "            if True:", "memory that no row vouches for is not kept", "test_watchdog.py::test_descriptorsThatNobodyAskedForAreClosed"),
     Mutant(_BROKER, "        if self._directory.rows.isLive(row, incarnation) and self._mayStillCome():", "        if self._mayStillCome():", "nobody waits for the memory of what is gone", "test_watchdog.py::test_nobodyWaitsForTheMemoryOfWhatWasFreed"),
     # --- requests, client, repair ---
-    Mutant(_REQUESTS, "    if message.keys() - {\"op\"} != fields.keys():", "    if False:", "a request has its fields", "test_watchdog.py::test_nonsenseIsAnsweredWithAnErrorAndHarmsNobody"),
+    Mutant(_REQUESTS, "    if message.keys() - {\"op\"} != fields.keys():", "    if False:", "a request has its fields", "test_watchdog.py::test_aRequestHasItsFieldsAndNoOthers"),
     Mutant(_REQUESTS, "not -1 <= value < 1 << 64)", "False)", "numbers of a request are in range", "test_watchdog.py::test_numbersOfARequestAreNumbersInRange"),
     Mutant(_REQUESTS, "isinstance(value, bool) or not isinstance(value, int)", "not isinstance(value, int)", "a number is no truth value", "test_watchdog.py::test_numbersOfARequestAreNumbersInRange"),
     Mutant(_REQUESTS, "    if len(pairs) != len(allocations) or len(pairs) != len(descriptors):", "    if len(pairs) != len(allocations):", "each allocation comes with its descriptor", "test_watchdog.py::test_eachAllocationComesWithItsDescriptor"),
@@ -123,7 +123,7 @@ MUTANTS = [
     Mutant(_CLIENT, "        if self._connection is not None and self._epoch == term.epoch:", "        if self._connection is not None:", "a new broker is asked on a new connection", "test_client.py::test_aNewBrokerIsAskedOnANewConnection"),
     Mutant(_CLIENT, "            self._disconnect()\n            if isinstance(error, OSError):", "            if isinstance(error, OSError):", "an answer that came too late is nobody's", "test_client.py"),
     Mutant(_CLIENT, "            self._disconnect()  # whoever uses it next would ask without a hello\n", "            pass\n", "no request goes before the hello", "test_client.py"),
-    Mutant(_CLIENT, "        held = office.allocations()\n", "        held: list[tuple[tuple[int, int], int]] = []\n", "a holder brings its memory to the successor", "test_takeover.py::test_fastModeMemoryGoesOnWithItsHoldersAndEndsWithTheLast"),
+    Mutant(_CLIENT, "        held = office.allocations()\n", "        held: list[tuple[tuple[int, int], int]] = []\n", "a holder brings its memory to the successor", "test_client.py::test_aHelloBringsTheMemoryThatHasNoName"),
     Mutant(_CLIENT, "            with contextlib.suppress(OSError):\n                connection.shutdown(socket.SHUT_RDWR)\n", "            pass\n", "who waits for an earlier broker is called away", "test_client.py"),
     Mutant(_REPAIR, "        if running := [slot for slot in range(_SLOTS) if lockFile.slotIsLocked(slot)]:", "        if running := []:", "nothing is repaired under somebody", "test_repair.py::test_isRefusedWhileSomebodyIsInTheDomain"),
     Mutant(_REPAIR, "        if _segmentBytes(block.places, row, incarnation) < description.segmentBytes:", "        if False:", "a truncated segment is not recovered", "test_repair.py::test_aTruncatedSegmentIsNotBroughtBack"),
