@@ -460,3 +460,11 @@ def test_aCreationThatFailsGivesItsLeaseBack(domain: str, monkeypatch: pytest.Mo
     with pytest.raises(HostMemoryFull):
         muninn.share(b"x", name="a")
     assert _ownLeases() == 0
+
+
+def test_aNameIsWhatIsCalledSoNow(domain: str, actor: Start) -> None:
+    """Broken: a process that had an earlier buffer of that name open got that one again."""
+    old = muninn.share(b"old", name="a")
+    array = old.array
+    actor().do("muninn.free('a'); muninn.share(b'new', name='a').name")
+    assert bytes(muninn.open("a").array) == b"new" and bytes(array) == b"old"
