@@ -15,6 +15,7 @@ import pytest
 
 import muninn
 from muninn.api import admin, holdings
+from muninn.api.holdings import Holdings
 from muninn.api.membership import current
 from muninn.broker import capabilities
 from muninn.control import leases, segments
@@ -468,3 +469,16 @@ def test_aNameIsWhatIsCalledSoNow(domain: str, actor: Start) -> None:
     array = old.array
     actor().do("muninn.free('a'); muninn.share(b'new', name='a').name")
     assert bytes(muninn.open("a").array) == b"new" and bytes(array) == b"old"
+
+
+def test_whatTheBrokerDidNotHearIsToldAgain(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: a last close that was told while there was no broker was forgotten."""
+    actor().join()
+    muninn.domainInfo()
+    own = Holdings(current())
+    own._released.append((0, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(current().client, "once", lambda *_, **__: None)
+        assert not own.settleReleased() and list(own._released) == [(0, 1)]
+    eventually(own.settleReleased, "the broker heard of it")
+    assert not own._released
