@@ -335,3 +335,16 @@ def test_aFenceThatCanNotBeRecordedIsPoisoned(domain: str, monkeypatch: pytest.M
         buffer.wait(ticket=2, timeout=20)
     with pytest.raises(ValueError):
         buffer.wait(ticket=3, timeout=0.1)
+
+
+def test_aWriterKeepsTheOthersOut(domain: str, actor: Start) -> None:
+    """Broken: `write` without the claim."""
+    buffer = muninn.share(np.zeros(4), name="a", access="readWrite")
+    other = actor("turn = muninn.open('a', access='readWrite').write()\nturn.__enter__()[0] = 7")
+    assert other.do("1") == 1 and buffer.generation == 1
+    with pytest.raises(TimeoutError), buffer.write(timeout=0.2):
+        pass
+    other.do("turn.__exit__(None, None, None)")
+    with buffer.write(timeout=20) as view:
+        assert view[0] == 7
+    assert buffer.generation == 4

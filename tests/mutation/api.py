@@ -48,7 +48,7 @@ MUTANTS = [
     # --- buffer ---
     Mutant(_BUFFER, "        if not self._writable:\n            raise", "        if False:\n            raise", "a buffer open for reading is not written", "test_sharing.py::test_readOnlyStaysReadOnly test_buffer.py::test_publishesGenerationsToWaitingReaders"),
     Mutant(_BUFFER, "        if kind is None:\n            holding.generation.publish(self._begun)\n", "        holding.generation.publish(self._begun)\n", "what was not written to its end is not published", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),
-    Mutant(_BUFFER, "            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, remaining) is None:", "            if False:", "one writer at a time", "test_buffer.py::test_writersTakeTurns"),
+    Mutant(_BUFFER, "            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, remaining) is None:", "            if False:", "one writer at a time", "test_buffer.py::test_aWriterKeepsTheOthersOut"),
     Mutant(_BUFFER, "        claims.release(holding.claimAddress)\n", "", "a writer gives its turn back", "test_buffer.py::test_writersTakeTurns"),
     Mutant(_BUFFER, "            if holding.isWriting:\n", "            if False:\n", "a thread that writes does not write again", "test_buffer.py::test_nestedWritingIsAnErrorAndNoHang"),
     Mutant(_BUFFER, "        if holding.membership.isStale():\n            return False  # a child", "        if False:\n            return False  # a child", "a forked child does not end its parent's turn", "test_buffer.py::test_aForkedChildDoesNotEndItsParentsTurn"),
