@@ -65,8 +65,8 @@ MUTANTS = [
     # --- lock, sharing, fences ---
     Mutant(_LOCK, "                self.recovered = not clean\n", "", "who takes a lock over from the dead is told", "test_lock.py::test_aKilledHolderIsSucceeded"),
     Mutant(_LOCK, "                claims.release(holding.claimAddress)\n", "                pass\n", "a lock is given back", "test_lock.py::test_processesTakeTurns"),
-    Mutant(_LOCK, "            if holding.claimDepth == 0:\n                raise RuntimeError", "            if False:\n                raise RuntimeError", "only its holder releases a lock", "test_lock.py::test_onlyTheHolderReleases"),
-    Mutant(_LOCK, "        if holding.membership.isStale():\n            raise", "        if False:\n            raise", "a forked child does not release its parent's lock", "test_lock.py::test_aForkedChildDoesNotHoldItsParentsLock"),
+    Mutant(_LOCK, "            if holding.claimDepth == 0:\n                raise RuntimeError", "            if False:\n                raise RuntimeError", "only its holder releases a lock", "test_lock.py::test_aReleaseTooManyLeavesTheLockWhole"),
+    Mutant(_LOCK, "        if holding.membership.isStale():\n            raise", "        if False:\n            raise", "a forked child does not release its parent's lock", "test_lock.py::test_aForkedChildDoesNotReleaseItsParentsLock"),
     Mutant(_LOCK, "                holding.membership.holdings.locked.add(holding)\n", "", "a lock is held although nobody kept the object", "test_lock.py::test_isHeldAlthoughNobodyKeptTheObject"),
     Mutant(_LOCK, "        if not holding.claimLock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):", "        if False:", "the threads of a process take turns", "test_lock.py::test_threadsTakeTurns"),
     Mutant(_SHARING, "            holding = membership.holdings.find(name)\n            if holding is None:\n                loaded", "            holding = None\n            if holding is None:\n                loaded", "who waited for a loader looks again", "test_sharing.py::test_loadsOnce test_creation.py::test_oneOfManyLoadsForAll"),
