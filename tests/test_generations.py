@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from muninn.control import generations, layout
+from muninn.control import atomics, generations, layout
 from muninn.control.generations import Generation
 from support import Background
 
@@ -112,3 +113,12 @@ def test_aWriterThatEndedJustNowHasNotDied(row: int) -> None:
         return True
 
     assert generation.copy(source.ctypes.data, target.ctypes.data, source.nbytes, 5, endedNow) == 2
+
+
+def test_aCopyDuringWhichTheGenerationChangedIsMadeAgain() -> None:
+    """The copy itself changes the word here, so that it is between the two looks. Broken: `seqRead` without the second look."""
+    word, source = ctypes.c_uint64(2), ctypes.c_uint64(4)
+    address = ctypes.addressof(word)
+    assert atomics.seqRead(address, ctypes.addressof(source), address, 8, 1) == -errno.EAGAIN
+    word.value = 2
+    assert atomics.seqRead(address, ctypes.addressof(source), address, 8, 2) == 4

@@ -8,7 +8,7 @@ _SHIM = "cshim/primitives.c"
 
 # fmt: off
 MUTANTS = [
-    Mutant(_SHIM, "\t\tif (__atomic_load_n(generation, __ATOMIC_RELAXED) == before)\n", "\t\tif (1)\n", "a copy is of one generation", "test_primitives.py test_generations.py::test_aCopyIsNeverTorn"),
+    Mutant(_SHIM, "\t\tif (__atomic_load_n(generation, __ATOMIC_RELAXED) == before)\n", "\t\tif (1)\n", "a copy is of one generation", "test_generations.py::test_aCopyDuringWhichTheGenerationChangedIsMadeAgain"),
     Mutant(_SHIM, "\t\tif (before & 1)\n\t\t\treturn -EBUSY;\n", "", "nothing is copied while somebody writes", "test_primitives.py test_generations.py"),
     Mutant(_SHIM, "\t\t__atomic_thread_fence(__ATOMIC_ACQUIRE);\n", "", "the copy comes before the second look", "test_generations.py::test_aCopyIsNeverTorn", "x86-64 keeps loads in order, and memcpy is a call that the compiler does not look into"),
     Mutant(_SHIM, "\tif ((seen & FUTEX_TID_MASK) != 0 && (seen & FUTEX_OWNER_DIED) == 0)\n\t\treturn -EBUSY;\n", "", "a robust word that somebody holds is refused", "test_primitives.py"),
