@@ -194,7 +194,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a sample for CI")
     parser.add_argument("--seed", type=int, default=QUICK_SEED, help="of the sample")
-    parser.add_argument("--only", default="", help="mutants whose number, file or text this is a part of")
+    parser.add_argument("--only", default="", help="numbers with commas, or text that the file, the source or what breaks has")
     asked = parser.parse_args()
     wrong = list(misplaced(MUTANTS))
     for text in wrong:
@@ -203,7 +203,7 @@ def main() -> int:
         return 2
     numbered = [
         (number, mutant) for number, mutant in enumerate(MUTANTS)
-        if asked.only in (str(number), "") or (not asked.only.isdigit() and asked.only in f"{mutant.file} {mutant.old} {mutant.breaks}")
+        if not asked.only or str(number) in asked.only.split(",") or asked.only in f"{mutant.file} {mutant.old} {mutant.breaks}"
     ]  # fmt: skip
     if asked.quick:
         # The sample first, by what a test takes on the average; only what it names is run without a mutation.
