@@ -26,6 +26,7 @@ def test_isOddWhileSomebodyWrites(row: int) -> None:
     generation = Generation(row)
     assert generation.value() == 0
     assert generation.begin() == 1 and generation.begin() == 1, "the next writer finds it odd when the last one died"
+    assert generation.value() == 1, "and who reads sees that"
     assert generation.publish(1) == 2 == generation.value()
 
 

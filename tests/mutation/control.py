@@ -135,7 +135,7 @@ MUTANTS = [
     Mutant(_SEGMENTS, "    if (actual := os.fstat(fd).st_size) < sizeBytes:", "    if (actual := os.fstat(fd).st_size) < 0:", "a truncated segment is not mapped", "test_segments.py::test_aTruncatedSegmentIsNotMapped"),
     Mutant(_SEGMENTS, "os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)", "os.O_RDWR | os.O_CLOEXEC)", "a link in place of a segment is not followed", "test_segments.py::test_aLinkInPlaceOfASegmentIsNotFollowed"),
     Mutant(_SEGMENTS, "    with contextlib.suppress(posix_ipc.ExistentialError):\n        posix_ipc.unlink_shared_memory(name)\n    try:\n        memory", "    try:\n        memory", "what a dead creator left makes room", "test_segments.py::test_aLeftoverOfADeadCreatorIsReplaced"),
-    Mutant(_SEGMENTS, "    _requireRoom(mapping.sizeBytes)\n", "", "what can not fit is refused before a page is taken", "test_segments.py"),
+    Mutant(_SEGMENTS, "    _requireRoom(mapping.sizeBytes)\n", "", "what can not fit is refused before a page is taken", "test_segments.py::test_whatCanNotFitIsRefusedBeforeAPageIsTaken"),
     Mutant(_SEGMENTS, "            os.posix_fallocate(fd, offset, length)\n", "            pass\n", "a page that can not be had is an error and no SIGBUS", "test_segments.py::test_aFullShmIsAnErrorBeforeAnyTouch"),
     # --- wire ---
     Mutant(_WIRE, "        if flags & socket.MSG_TRUNC:", "        if False:", "a packet that is too long is refused", "test_wire.py::test_refusesAPacketThatIsTooLong"),
