@@ -20,7 +20,7 @@ MUTANTS = [
     # --- journal ---
     Mutant(_JOURNAL, " or zlib.crc32(body) != checksum:", ":", "a damaged record ends the replay", "test_journal.py"),
     Mutant(_JOURNAL, "len(body) < length or zlib", "zlib", "a torn record ends the replay", "test_journal.py", "a body that is shorter than its length has another checksum; the comparison says so in words"),
-    Mutant(_JOURNAL, "            os.ftruncate(self._fd, self._length)\n", "", "a record stands whole or not at all", "test_journal.py::test_appendsWholeOrNotAtAll"),
+    Mutant(_JOURNAL, "            os.ftruncate(self._fd, self._length)\n", "", "a record stands whole or not at all", "test_journal.py::test_nothingOfARecordThatDidNotFitStays"),
     Mutant(_JOURNAL, "        if not isinstance(record, dict) or not isinstance(record.get(\"op\"), str):", "        if False:", "a record says what it is", "test_journal.py"),
     Mutant(_JOURNAL, "        if len(body) > MAX_RECORD_BYTES:", "        if False:", "nothing is written that replay would not read", "test_journal.py::test_aRecordTooLongToReplayIsNotWritten"),
     Mutant(_JOURNAL, "        except HostMemoryFull as error:\n            _log", "        except KeyError as error:\n            _log", "an ending goes on when the journal can not grow", "test_takeover.py::test_aFullShmStopsNeitherTakeoverNorFrees"),
