@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 SANITIZE := build/sanitize
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test stateful failpoints fuzz soak lint types bench sanitize format clean
+.PHONY: help setup demo test stateful failpoints fuzz mutation soak lint types bench sanitize format clean
 
 help: ## say what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +40,7 @@ fuzz: $(STAMP) ## bytes that nobody wrote, to everything that reads them: SECOND
 lint: $(STAMP) ## style and names
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/pylint muninn tests/*.py tests/failpoints tests/stateful tests/fuzz tests/soak bench examples/*.py hatch_build.py
+	@$(VENV)/bin/pylint muninn tests/*.py tests/failpoints tests/stateful tests/fuzz tests/mutation tests/soak bench examples/*.py hatch_build.py
 
 types: $(STAMP) ## mypy, strict
 	@$(VENV)/bin/mypy
@@ -50,6 +50,9 @@ bench: $(STAMP) ## measure beside the peers; CSV in bench/results/
 
 soak: $(STAMP) ## kill, stop and leave for HOURS (1), and count what is left; CSV in build/soak/
 	@$(PY) -m tests.soak --hours $(or $(HOURS),1)
+
+mutation: $(STAMP) ## take each check away in turn, and see that a test notices; QUICK=1 tries a sample
+	@$(PY) -m tests.mutation $(if $(QUICK),--quick)
 
 sanitize: ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@mkdir -p $(SANITIZE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -17,9 +18,12 @@ from support import Actor
 @pytest.fixture
 def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A fresh domain for this process and for the actors that it starts."""
-    name = f"test-{secrets.token_hex(6)}"
+    name = f"{os.environ.get('TEST_DOMAINS', 'test')}-{secrets.token_hex(6)}"  # what `make mutation` has to kill, it can so find
     monkeypatch.setenv("MUNINN_DOMAIN", name)
     yield name
+    if "multiprocessing.forkserver" in sys.modules:
+        # It keeps the environment of the test that began it, and with that the domain.
+        sys.modules["multiprocessing.forkserver"]._forkserver._stop()
     current, membership._current = membership._current, None  # whatever comes of its end, the next test joins anew
     try:
         if current is not None:

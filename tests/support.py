@@ -8,6 +8,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -112,3 +113,33 @@ def leftovers(domain: str) -> list[str]:
     """What of the domain lies in `/dev/shm`: segments, that is, not the control block and its directory."""
     prefix = f"muninn-{os.getuid()}-{domain}."
     return sorted(entry for entry in os.listdir("/dev/shm") if entry.startswith(prefix) and not entry.endswith(".d"))
+
+
+class Background:
+    """A call on a thread of its own. `ended` fails the test when it does not return; a wait that was lost would sleep on."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.value: Any = None
+        self._thread = threading.Thread(target=self._run, args=(call,), daemon=True)
+        self._thread.start()
+
+    def _run(self, call: Callable[[], Any]) -> None:
+        try:
+            self.value = call()
+        except Exception as error:
+            self.value = error
+
+    def isRunning(self) -> bool:
+        return self._thread.is_alive()
+
+    def asleep(self) -> Background:
+        """Once it has had time to fall asleep. A test that is too fast here passes, and never fails for it."""
+        time.sleep(0.1)
+        assert self.isRunning(), self.value
+        return self
+
+    def ended(self, bound: float = 20.0) -> Any:
+        """What the call returned or raised."""
+        self._thread.join(bound)
+        assert not self.isRunning(), f"it still waits after {bound} s"
+        return self.value

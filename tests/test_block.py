@@ -10,13 +10,13 @@ import pytest
 from lab import Lab
 
 import muninn
-from muninn.control import layout
+from muninn.control import layout, lockfile
 from muninn.control.block import openOrCreate
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.control.places import Places
-from muninn.errors import ControlBlockInvalid, TableFull
-from support import Actor, ActorError, eventually
+from muninn.errors import BrokerUnavailable, ControlBlockInvalid, TableFull
+from support import Actor, ActorError, Background, eventually
 
 Start = Callable[..., Actor]
 
@@ -142,3 +142,39 @@ def test_aGeometryHasRoomForEachOfItsParts(limits: tuple[int, int, int]) -> None
     ends = (layout.HEADER_BYTES, geometry.indexOffset, geometry.rowsOffset, geometry.areasOffset, geometry.totalBytes)
     assert list(ends) == sorted(ends) and all(end % layout.PAGE_BYTES == 0 for end in ends)
     assert geometry.indexSlots >= 2 * geometry.maxBuffers >= 2 * limits[1]
+
+
+def test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: `openOrCreate` made a block without the CREATE byte; `creating` waited without a bound."""
+    places = Places(os.getuid(), domain)
+    lockFile = LockFile(places)
+    holder = actor(
+        f"from muninn.control import atomics\nfile = __import__('builtins').open({places.lockPath!r}, 'r+b')\natomics.byteLock(file.fileno(), 0)"
+    )
+    assert holder.do("atomics.byteLock(file.fileno(), 0)") == 0
+    monkeypatch.setattr(lockfile, "_CREATE_BOUND_SECONDS", 0.2)
+    made = Background(lambda: openOrCreate(places, lockFile, Geometry.of(8, 256, 16)))
+    assert isinstance(made.ended(), BrokerUnavailable)
+    holder.kill()
+    openOrCreate(places, lockFile, Geometry.of(8, 256, 16)).close()
+    lockFile.close()
+
+
+def test_aCreatorThatDiesHalfWayLeavesNobodysBlock(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: the header was written with its version, before the secret was."""
+
+    class Died(BaseException):
+        pass
+
+    def die(size: int) -> bytes:
+        raise Died
+
+    places = Places(os.getuid(), domain)
+    lockFile = LockFile(places)
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(os, "urandom", die)
+        openOrCreate(places, lockFile, Geometry.of(8, 256, 16))
+    block = openOrCreate(places, lockFile, Geometry.of(8, 256, 16))
+    assert any(block.secret)
+    block.close()
+    lockFile.close()

@@ -15,7 +15,10 @@ import pytest
 import muninn
 from muninn import errors
 from muninn.api import admin
-from support import Actor, eventually, leftovers
+from muninn.api.membership import current
+from muninn.control import generations
+from muninn.errors import OwnerDied, WriterDied
+from support import Actor, Background, eventually, leftovers
 
 Start = Callable[..., Actor]
 
@@ -288,3 +291,60 @@ def test_showsItselfInNotebooks(domain: str) -> None:
     html = muninn.share(b"x", name="<b>")._repr_html_()
     assert "&lt;b&gt;" in html
     assert "<b>&lt;" not in html.replace("<b>MuninnBuffer</b>", "")
+
+
+def test_aForkedChildDoesNotEndItsParentsTurn(domain: str) -> None:
+    """Broken: the child published what its parent was half through, and gave the parent's claim away."""
+    buffer = muninn.share(np.zeros(4), name="a")
+    with buffer.write() as view:
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            assert buffer.generation == 1
+            view += 1
+    if not child:
+        os._exit(0)
+    assert buffer.generation == 2 and buffer.read().sum() == 4
+
+
+def test_whoWaitsForAWriterThatGivesUpIsToldAtOnce(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: a writer that raised woke nobody, which the next look every 0.2 s hid."""
+    monkeypatch.setattr(generations, "_CHECK_NS", 60_000_000_000)
+    buffer = muninn.share(np.zeros(4), name="a")
+    waiting = Background(lambda: buffer.waitNext())
+    with pytest.raises(KeyError), buffer.write():
+        waiting.asleep()
+        raise KeyError
+    assert isinstance(waiting.ended(), WriterDied)
+
+
+def test_aFenceThatCanNotBeRecordedIsPoisoned(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: its ticket stayed pending, and who waited for it hung."""
+    buffer = muninn.share(np.zeros(4), name="a")
+    buffer.signal()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no fence")
+
+    from muninn.api.gpus import deviceOf
+
+    monkeypatch.setattr(deviceOf(current()), "recordFence", fail)
+    with pytest.raises(RuntimeError):
+        buffer.signal()
+    with pytest.raises(OwnerDied):
+        buffer.wait(ticket=2, timeout=20)
+    with pytest.raises(ValueError):
+        buffer.wait(ticket=3, timeout=0.1)
+
+
+def test_aWriterKeepsTheOthersOut(domain: str, actor: Start) -> None:
+    """Broken: `write` without the claim."""
+    buffer = muninn.share(np.zeros(4), name="a", access="readWrite")
+    other = actor("turn = muninn.open('a', access='readWrite').write()\nturn.__enter__()[0] = 7")
+    assert other.do("1") == 1 and buffer.generation == 1
+    with pytest.raises(TimeoutError), buffer.write(timeout=0.2):
+        pass
+    other.do("turn.__exit__(None, None, None)")
+    with buffer.write(timeout=20) as view:
+        assert view[0] == 7
+    assert buffer.generation == 4

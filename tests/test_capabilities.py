@@ -38,3 +38,11 @@ def test_refusesTheHandleOfAnotherDomain() -> None:
     handle = capabilities.issue(_SECRET, 1, 2, Access.READ_ONLY, 3, "a")
     with pytest.raises(HandleInvalid):
         capabilities.check(bytes(32), handle)
+
+
+@pytest.mark.parametrize("head", [(b"MNNX", 1, 0), (b"MNNH", 2, 0), (b"MNNH", 1, len(ACCESSES))])
+def test_refusesWhatAnotherVersionSigned(head: tuple[bytes, int, int]) -> None:
+    """The MAC is right. Broken: only the MAC was looked at, and the fields were read as this version writes them."""
+    body = capabilities._BODY.pack(*head, 1, 2, 3, bytes(16))
+    with pytest.raises(HandleInvalid):
+        capabilities.check(_SECRET, body + capabilities._mac(_SECRET, body))

@@ -94,3 +94,13 @@ def test_describesARowAsItsUsage() -> None:
     from muninn.broker.catalog import usageOf
 
     assert usageOf(describe("n", deadlineMs=5)) == usage("n", deadlineMs=5)
+
+
+def test_aRowForgetsNoOthersName(lab: Lab) -> None:
+    """Broken: whoever had given a name up took it from its next owner too."""
+    catalog = Catalog(lab.rows, _LIMITS)
+    catalog.add(1, usage())
+    catalog.forgetName(1)
+    catalog.add(2, usage())
+    catalog.remove(1)
+    assert catalog.find("a") == 2

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from muninn.control import atomics, claims
 from muninn.control.members import MemberKey
+from support import Background
 
 _MINE, _THEIRS = MemberKey(3, 70000), MemberKey(4, 1)
 
@@ -59,3 +60,48 @@ def test_aReleaseWakesEveryWaiter(address: int) -> None:
     for thread in threads:
         thread.join(60)
     assert got == [True] * 6 and atomics.loadAcquire32(address) == 0
+
+
+def test_aReleaseOrADeathEndsASleep(address: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: `release` or `wakeWaiters` without its wake-up, which the next look every 50 ms hid."""
+    monkeypatch.setattr(claims, "_CHECK_NS", 60_000_000_000)
+    claims.acquire(address, _THEIRS, lambda *_: False, 0)
+    waiting = Background(lambda: claims.acquire(address, _MINE, lambda *_: False, 60)).asleep()
+    claims.release(address)
+    assert waiting.ended() is True
+    died = threading.Event()
+    waiting = Background(lambda: claims.acquire(address, _THEIRS, lambda *_: died.is_set(), 60)).asleep()
+    died.set()
+    claims.wakeWaiters(address)
+    assert waiting.ended() is False
+
+
+def test_anHeirWakesWhoWasWaitingForTheDead(address: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: whoever took over from the dead forgot that others waited, and its release woke nobody."""
+    monkeypatch.setattr(claims, "_CHECK_NS", 60_000_000_000)
+    claims.acquire(address, _THEIRS, lambda *_: False, 0)
+    waiting = Background(lambda: claims.acquire(address, MemberKey(9, 1), lambda *_: False, 60)).asleep()
+    assert claims.acquire(address, _MINE, lambda *_: True, 0) is False
+    claims.release(address)
+    assert waiting.ended() is True
+
+
+def test_ofTwoHeirsOneGetsIt(address: int) -> None:
+    """Another took the claim over while we asked whether its owner was dead. Broken: the claim was stored, and not compared."""
+    claims.acquire(address, _THEIRS, lambda *_: False, 0)
+    heir = MemberKey(9, 1)
+
+    def isDead(slot: int, generation: int) -> bool:
+        if slot != _THEIRS.slot:
+            return False
+        claims.acquire(address, heir, lambda *_: True, 0)
+        return True
+
+    assert claims.acquire(address, _MINE, isDead, 0.05) is None
+    assert claims.belongsTo(atomics.loadAcquire32(address), heir)
+
+
+def test_anAcquisitionThatWasInterruptedIsTakenUpAgain(address: int) -> None:
+    """Ctrl-C came between the CAS and the return. Broken: the process waited for itself."""
+    claims.acquire(address, _MINE, lambda *_: False, 0)
+    assert claims.acquire(address, _MINE, lambda *_: False, 0.05) is False

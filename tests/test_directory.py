@@ -7,10 +7,13 @@ import os
 import pytest
 from lab import Lab, describe, usage
 
+from muninn.broker import journal
 from muninn.broker.journal import Journal
-from muninn.control import layout, segments
-from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, ProtocolViolation
+from muninn.broker.limits import Limits
+from muninn.control import atomics, layout, segments
+from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, HostMemoryFull, ProtocolViolation, QuotaExceeded
 from muninn.terms import Lifetime, Mode
+from support import Background
 
 
 def test_aCommittedRowIsFoundByItsNameWithoutTheBroker(lab: Lab) -> None:
@@ -136,6 +139,115 @@ def test_lastCloseGoesWithItsLastLeaseAndKeepDoesNot(lab: Lab) -> None:
     member.leases.release(lease)
     assert directory.settle(brief[0]).state == layout.ROW_FREE
     assert directory.settle(keep[0]).state == layout.ROW_LIVE
+
+
+def test_theJournalTellsEachStep(lab: Lab) -> None:
+    """Broken: any of the four records left out."""
+    directory, member = lab.directory(1), lab.member()
+    row, incarnation = lab.make(directory, member)
+    lease = member.leases.take(row, incarnation, 1000)
+
+    def told() -> list[object]:
+        return [record["op"] for record in journal.read(lab.places, 1)]
+
+    assert told() == ["create", "live"]
+    directory.free(row, incarnation)
+    assert told() == ["create", "live", "free"]
+    member.leases.release(lease)
+    directory.settle(row)
+    assert told() == ["create", "live", "free", "gone"]
+
+
+def test_theFinishedBufferOfADeadCreatorKeepsItsName(lab: Lab) -> None:
+    """Broken: the name of whatever a dead member had made was given away."""
+    directory, dead, other = lab.directory(1), lab.member(), lab.member()
+    made = lab.make(directory, dead)
+    dead.die()
+    with pytest.raises(BufferExists):
+        directory.grant(other.key, usage(), 0)
+    assert directory.find("a") == (*made, True)
+
+
+def test_onlyItsCreatorGivesARowUp(lab: Lab) -> None:
+    """Broken: `abandon` asked for the state only."""
+    directory, creator, other = lab.directory(1), lab.member(), lab.member()
+    row, incarnation = directory.grant(creator.key, usage(), 0)
+    directory.abandon(other.key, row, incarnation)
+    directory.abandon(creator.key, row, incarnation + 1)
+    assert lab.rows.state(row).state == layout.ROW_CREATING
+    directory.abandon(creator.key, row, incarnation)
+    assert lab.rows.state(row).state == layout.ROW_FREE
+
+
+def test_aFreeIsOfOneIncarnation(lab: Lab) -> None:
+    """Broken: a free that came late freed the row's next buffer."""
+    directory, member = lab.directory(1), lab.member()
+    row, incarnation = lab.make(directory, member)
+    directory.free(row, incarnation)
+    again = lab.make(directory, member)
+    assert again == (row, incarnation + 1)
+    with pytest.raises(BufferFreed):
+        directory.free(row, incarnation)
+    assert directory.find("a") == (*again, True)
+
+
+def test_namesThatComeAndGoAreTold(lab: Lab) -> None:
+    """Broken: `commit` or `_unname` without `_wakeNames`, which the next look every half second hid."""
+    directory, member = lab.directory(1), lab.member()
+
+    def told() -> int:
+        return int(atomics.loadAcquire32(lab.block.directoryWakeAddress))
+
+    before = told()
+    row, incarnation = lab.make(directory, member)
+    member.leases.take(row, incarnation, 1000)
+    assert told() == before + 1
+    directory.free(row, incarnation)
+    assert told() == before + 2
+    waiting = Background(lambda: atomics.futexWait32(lab.block.directoryWakeAddress, told(), 60_000_000_000)).asleep()
+    lab.make(directory, member, "b")
+    waiting.ended()
+
+
+def test_nothingOfWhatIsGoneCountsOrStaysOpen(lab: Lab) -> None:
+    """Broken: `_bury` without the vault, the catalog or the segment."""
+    directory, member = lab.directory(1), lab.member()
+    row, incarnation = directory.grant(member.key, usage(mode=Mode.FAST, gpu=0), 1 << 30)
+    directory.rows.describe(row, describe(mode=Mode.FAST, gpu=0))
+    reading, writing = os.pipe()
+    directory.commit(member.key, row, incarnation, writing)
+    assert directory.catalog.used(0) == layout.PAGE_BYTES
+    directory.free(row, incarnation)
+    assert directory.catalog.used(0) == 0 and len(directory.vault) == 0
+    assert os.read(reading, 1) == b"", "the vault's descriptor is closed"
+    os.close(reading)
+    row, incarnation = lab.make(directory, member)
+    os.close(segments.create(lab.places, row, incarnation, layout.PAGE_BYTES))
+    directory.free(row, incarnation)
+    assert lab.places.segments() == [] and directory._index.candidates(b"a") == []
+
+
+def test_whatNoQuotaAllowsIsNotGranted(lab: Lab) -> None:
+    """Broken: `grant` did not ask the catalog."""
+    directory, member = lab.directory(1), lab.member()
+    directory.catalog._limits = Limits(layout.PAGE_BYTES, 0, layout.PAGE_BYTES, 0)
+    lab.make(directory, member, "fits")
+    with pytest.raises(QuotaExceeded):
+        directory.grant(member.key, usage("more"), 0)
+    assert directory.find("more") is None and len(lab.rows.notFree()) == 1
+
+
+def test_aCommitThatIsRepeatedChangesNothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: it was done again, and a full `/dev/shm` then buried a buffer that lived."""
+    directory, member = lab.directory(1), lab.member()
+    row, incarnation = lab.make(directory, member)
+
+    def full(op: str, **fields: object) -> None:
+        raise HostMemoryFull("full")
+
+    monkeypatch.setattr(directory._journal, "append", full)
+    directory.commit(member.key, row, incarnation, None)
+    assert lab.rows.isLive(row, incarnation)
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from muninn.control import layout
+from muninn.control import atomics, generations, layout
 from muninn.control.generations import Generation
+from support import Background
 
 
 @pytest.fixture
@@ -24,6 +26,7 @@ def test_isOddWhileSomebodyWrites(row: int) -> None:
     generation = Generation(row)
     assert generation.value() == 0
     assert generation.begin() == 1 and generation.begin() == 1, "the next writer finds it odd when the last one died"
+    assert generation.value() == 1, "and who reads sees that"
     assert generation.publish(1) == 2 == generation.value()
 
 
@@ -79,3 +82,44 @@ def test_aWriterThatDiedIsSaidAndOneThatIsSlowIsATimeout(row: int) -> None:
     assert generation.copy(*arguments, 60, lambda: True) is None
     with pytest.raises(TimeoutError):
         generation.copy(*arguments, 0.01, lambda: False)
+
+
+def test_aPublicationAndAWakeUpEndASleep(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: `publish` or `wake` without its wake-up, which the next look every 0.2 s hid."""
+    monkeypatch.setattr(generations, "_CHECK_NS", 60_000_000_000)
+    generation, stop = Generation(row), threading.Event()
+
+    def check() -> None:
+        if stop.is_set():
+            raise InterruptedError
+
+    waiting = Background(lambda: generation.wait(0, None, check)).asleep()
+    generation.publish(generation.begin())
+    assert waiting.ended() == 2
+    waiting = Background(lambda: generation.wait(2, None, check)).asleep()
+    stop.set()
+    generation.wake()
+    assert isinstance(waiting.ended(), InterruptedError)
+
+
+def test_aWriterThatEndedJustNowHasNotDied(row: int) -> None:
+    """It published and let go between the look at the word and the look at the claim. Broken: the word was not read again."""
+    generation = Generation(row)
+    begun = generation.begin()
+    source, target = np.arange(4.0), np.empty(4)
+
+    def endedNow() -> bool:
+        if generation.value() & 1:
+            generation.publish(begun)
+        return True
+
+    assert generation.copy(source.ctypes.data, target.ctypes.data, source.nbytes, 5, endedNow) == 2
+
+
+def test_aCopyDuringWhichTheGenerationChangedIsMadeAgain() -> None:
+    """The copy itself changes the word here, so that it is between the two looks. Broken: `seqRead` without the second look."""
+    word, source = ctypes.c_uint64(2), ctypes.c_uint64(4)
+    address = ctypes.addressof(word)
+    assert atomics.seqRead(address, ctypes.addressof(source), address, 8, 1) == -errno.EAGAIN
+    word.value = 2
+    assert atomics.seqRead(address, ctypes.addressof(source), address, 8, 2) == 4

@@ -14,9 +14,13 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api import admin
+from muninn.api import admin, holdings
+from muninn.api.holdings import Holdings
 from muninn.api.membership import current
-from muninn.errors import BufferFreed, BufferNotFound, LeaseRevoked, PermissionDenied
+from muninn.broker import capabilities
+from muninn.control import leases, segments
+from muninn.errors import BufferFreed, BufferNotFound, ControlBlockInvalid, HandleInvalid, HostMemoryFull, LeaseRevoked, PermissionDenied
+from muninn.terms import Access
 from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -238,7 +242,6 @@ def addOne(buffer: muninn.MuninnBuffer) -> int:
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
 def test_workersOfEveryKindWriteTheSameBytes(domain: str, method: str) -> None:
-    # The one test that may use the fork server: that process keeps the environment, and so the domain, of the test that started it.
     buffer = muninn.share(np.arange(5), name="a")
     with multiprocessing.get_context(method).Pool(2) as pool:
         pids = pool.map(addOne, [buffer] * 6, chunksize=1)
@@ -346,7 +349,139 @@ assert os.read(said, 1) == b'x'
     eventually(lambda: [each["name"] for each in muninn.listBuffers()] == ["told"], "it went with the child")
 
 
-# --- opens that come to nothing ----------------------------------------------------------------------------------------------------------------
+def test_theRowIsReadAgainAfterTheLease(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was freed, and its memory gone, between the look and the lease. Broken: what the row had said was opened all the same."""
+    other = actor("held = muninn.share(b'x', name='a')")
+    table = current().leaseTable
+    take = table.take
+
+    def late(row: int, incarnation: int, ttlMs: int) -> int:
+        other.do("held.free()")
+        return take(row, incarnation, ttlMs)
+
+    monkeypatch.setattr(table, "take", late)
+    with pytest.raises(BufferNotFound):
+        muninn.open("a")
+    assert leases.holdsOf(current().block, current().members, current().key.slot) == []
+
+
+def _ownLeases() -> int:
+    member = current()
+    return len(leases.holdsOf(member.block, member.members, member.key.slot))
+
+
+def test_anOpenThatFailsGivesItsLeaseBack(domain: str, actor: Start) -> None:
+    """Broken: the lease of a buffer that could not be mapped stayed for ever."""
+    actor("held = muninn.share(np.zeros(10000), name='a')").do("1")
+    muninn.domainInfo()
+    (segment,) = leftovers(domain)
+    os.truncate(f"/dev/shm/{segment}", 100)
+    with pytest.raises(ControlBlockInvalid):
+        muninn.open("a")
+    assert _ownLeases() == 0
+
+
+def test_whatOnlyArraysHoldAndWasFreedIsNoBuffer(domain: str) -> None:
+    """Broken: a handle took up the memory of a freed buffer again, since it was still mapped."""
+    buffer = muninn.share(np.arange(3), name="a")
+    array, handle = buffer.array, buffer.handle
+    buffer.free()
+    with pytest.raises(BufferNotFound):
+        muninn.open(handle)
+    assert array.sum() == 3
+
+
+def test_aHintThatIsAnotherNamesIsNotBelieved(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two names may have one hash. Broken: whatever the index named was opened."""
+    actor("held = muninn.share(b'x', name='b')").do("1")
+    member = current()
+    hinted = member.index.candidates(b"b")
+    monkeypatch.setattr(member.index, "candidates", lambda name: hinted)
+    with pytest.raises(BufferNotFound):
+        muninn.open("a")
+
+
+def test_memoryIsUnmappedBeforeItsLeaseIsGivenBack() -> None:
+    """Broken: the other way round: it could be reclaimed, and its name made anew, while it was still mapped here."""
+    order: list[str] = []
+
+    class Source:
+        address, writable = 0, True
+
+        def close(self) -> None:
+            order.append("unmapped")
+
+    holdings._gone(Source(), lambda: order.append("given back"))
+    assert order == ["unmapped", "given back"]
+
+
+def test_anIdleHoldersLeaseIsRenewed(domain: str, actor: Start) -> None:
+    """Broken: the background thread renewed nothing: an operator saw holders expire that had the buffer open."""
+    holder = actor("held = muninn.share(b'x', name='a')", MUNINN_LEASE_TTL_MS="600")
+    first = holder.do("muninn.listBuffers()[0]['importers'][0]['lease']")
+    holder.do("time.sleep(1.5)")
+    (hold,) = muninn.listBuffers()[0]["importers"]
+    assert (first, hold["lease"]) == ("ok", "ok")
+
+
+def test_memoryThatAHolderIsYetToBringIsWaitedFor(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: the first "not yet" of a new broker was the end."""
+    actor("held = muninn.share(b'x', name='a', mode='fastMode')").do("1")
+    client = current().client
+    request, asked = client.request, list[str]()
+
+    def slow(op: str, *arguments: Any, **fields: Any) -> Any:
+        asked.append(op)
+        return ({"found": False}, []) if op == "fetch" and asked.count("fetch") < 4 else request(op, *arguments, **fields)
+
+    monkeypatch.setattr(client, "request", slow)
+    assert bytes(muninn.open("a").array) == b"x"
+    assert asked.count("fetch") == 4
+
+
+def test_aHandleThatDoesNotMatchItsBufferIsRefused(domain: str) -> None:
+    """Its MAC is right, and what it says is not. Broken: only the row was looked at; its range was not."""
+    buffer = muninn.share(b"xyz", name="a")
+    holding, secret = buffer._checked(), current().block.secret
+    for sizeBytes, tenant in ((4, "default"), (3, "other")):
+        with pytest.raises(HandleInvalid):
+            muninn.open(capabilities.issue(secret, holding.row, holding.incarnation, Access.READ_ONLY, sizeBytes, tenant))
+    for row in (holding.row + 1, 256, 1 << 24, (1 << 32) - 1):
+        with pytest.raises(BufferNotFound):
+            muninn.open(capabilities.issue(secret, row, 1, Access.READ_ONLY, 3, "default"))
+
+
+def test_aCreationThatFailsGivesItsLeaseBack(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: the lease of a buffer that was never made stayed for ever."""
+
+    def full(*_: object) -> int:
+        raise HostMemoryFull("full")
+
+    monkeypatch.setattr(segments, "create", full)
+    with pytest.raises(HostMemoryFull):
+        muninn.share(b"x", name="a")
+    assert _ownLeases() == 0
+
+
+def test_aNameIsWhatIsCalledSoNow(domain: str, actor: Start) -> None:
+    """Broken: a process that had an earlier buffer of that name open got that one again."""
+    old = muninn.share(b"old", name="a")
+    array = old.array
+    actor().do("muninn.free('a'); muninn.share(b'new', name='a').name")
+    assert bytes(muninn.open("a").array) == b"new" and bytes(array) == b"old"
+
+
+def test_whatTheBrokerDidNotHearIsToldAgain(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: a last close that was told while there was no broker was forgotten."""
+    actor().join()
+    muninn.domainInfo()
+    own = Holdings(current())
+    own._released.append((0, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(current().client, "once", lambda *_, **__: None)
+        assert not own.settleReleased() and list(own._released) == [(0, 1)]
+    eventually(own.settleReleased, "the broker heard of it")
+    assert not own._released
 
 
 def test_aLeaseThatCameTooLateDoesNotKeepTheRow(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lab import Lab, opened
 
-from muninn.control import layout
+from muninn.control import atomics, layout
 from muninn.control.index import NameIndex
 
 _operations = st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=120)
@@ -63,3 +63,30 @@ def test_withoutRoomTheNameIsNotIndexedAndNothingElseIsHarmed(lab: Lab, monkeypa
     for row in range(layout.MAX_INDEX_PROBES + 5):
         index.insert(b"%d" % row, row, 1)
     assert len(index.candidates(b"x")) == layout.MAX_INDEX_PROBES
+
+
+def test_aHintOutOfRangeIsNoHint(lab: Lab) -> None:
+    """Broken: rows that no table has were looked up."""
+    index = NameIndex(lab.block)
+    for row in (lab.block.geometry.maxBuffers, 0xFFFF0):
+        index.insert(b"a", row, 1)
+    assert index.candidates(b"a") == []
+
+
+def test_anEntryThatCameInBetweenIsKept(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deposed broker and its successor insert at once. Broken: the entry was stored, and not compared."""
+    index = NameIndex(lab.block)
+    load = atomics.loadAcquire64
+    came: list[int] = []
+
+    def lateLoad(address: int) -> int:
+        seen = int(load(address))
+        if not came:
+            came.append(address)
+            index.insert(b"a", 7, 1)
+        return seen
+
+    monkeypatch.setattr(atomics, "loadAcquire64", lateLoad)
+    index.insert(b"a", 8, 1)
+    monkeypatch.undo()
+    assert sorted(index.candidates(b"a")) == [(7, 1), (8, 1)]

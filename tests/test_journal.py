@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import zlib
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,3 +113,25 @@ def test_closingTwiceIsFine(places: Places) -> None:
     written = Journal(places, 5)
     written.close()
     written.close()
+
+
+def test_nothingOfARecordThatDidNotFitStays(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: its beginning stayed in the file, behind whatever shorter record came next."""
+    written = Journal(places, 6)
+    written.append("create", row=1)
+    size = os.stat(places.journalPath(6)).st_size
+    pwrite = os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[: len(data) // 2], offset))
+        with pytest.raises(HostMemoryFull):
+            written.append("create", row=2, name="x" * 100)
+    assert os.stat(places.journalPath(6)).st_size == size
+    written.close()
+
+
+@pytest.mark.parametrize("value", [7, [1], {}, {"row": 1}, {"op": 3}, {"op": None, "row": 1}])
+def test_aFrameThatIsNoRecordEndsTheReplay(raw: bytes, value: object) -> None:
+    """Whole, with the right checksum. Broken: whatever msgpack could read was a record."""
+    body = msgpack.packb(value)
+    frame = journal._FRAME.pack(len(body), zlib.crc32(body)) + body
+    assert rowsOf(raw + frame + raw) == list(range(10))

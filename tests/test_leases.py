@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from lab import Lab
 
-from muninn.control import leases
+from muninn.control import atomics, leases
 from muninn.control.block import monotonicMs
 from muninn.errors import TableFull
 
@@ -79,3 +79,21 @@ def test_clearingTheDeadNamesTheirRowsAndLeavesTheOthers(lab: Lab) -> None:
     assert leases.clearDead(lab.block, lab.members, dead.key) == [1, 2, 2]
     assert leases.clearDead(lab.block, lab.members, dead.key) == []
     assert leases.countHolds(lab.block, lab.members, 2) == 1
+
+
+def test_aRevocationRevivesNoLeaseThatWasGivenBackMeanwhile(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: the reason was stored, and not compared: a lease that nobody would ever give back."""
+    member = lab.member()
+    index = member.leases.take(7, 3, 1000)
+    (hold,) = leases.scanHolds(lab.block, lab.members, 7)
+    load = atomics.loadSeqCst64
+
+    def releasedNow(address: int) -> int:
+        seen = int(load(address))
+        member.leases.release(index)
+        return seen
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomics, "loadSeqCst64", releasedNow)
+        assert not leases.revoke(lab.block, hold, "evicted")
+    assert leases.countHolds(lab.block, lab.members, 7) == 0

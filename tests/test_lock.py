@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import threading
 from collections.abc import Callable
 
 import pytest
 
 import muninn
-from support import Actor
+from support import Actor, ActorError
 
 Start = Callable[..., Actor]
 
@@ -111,3 +113,46 @@ def test_locksAreNotListedAsBuffers(domain: str) -> None:
     assert [each["name"] for each in muninn.listBuffers()] == ["hidden"]
     assert lock.acquire(timeout=1)
     lock.release()
+
+
+def test_isHeldAlthoughNobodyKeptTheObject(domain: str, actor: Start) -> None:
+    """Broken: the last object of a lock took the lock with it, and another process got one of the same name."""
+    muninn.Lock("l").acquire()
+    gc.collect()
+    with pytest.raises(ActorError) as caught:
+        actor().do("muninn.Lock('l').acquire(timeout=0.3)")
+    assert caught.value.kind == "TimeoutError"
+    muninn.Lock("l").release()
+
+
+def _othersCanTakeIt(actor: Start) -> bool:
+    try:
+        return bool(actor().do("muninn.Lock('l').acquire(timeout=0.3)"))
+    except ActorError as error:
+        assert error.kind == "TimeoutError"
+        return False
+
+
+def test_aReleaseTooManyLeavesTheLockWhole(domain: str, actor: Start) -> None:
+    """Broken: the depth went below zero, and the next `acquire` of this process took nothing."""
+    lock = muninn.Lock("l")
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            lock.release()
+        with lock:
+            assert not _othersCanTakeIt(actor)
+
+
+def test_aForkedChildDoesNotReleaseItsParentsLock(domain: str, actor: Start) -> None:
+    """Broken: the child gave away, in shared memory, what its parent held."""
+    lock = muninn.Lock("l")
+    with lock:
+        child = os.fork()
+        if child == 0:
+            try:
+                lock.release()
+            except RuntimeError:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert not _othersCanTakeIt(actor)

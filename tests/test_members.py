@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 from lab import Lab
 
+from muninn.api.membership import current
 from muninn.control import atomics, layout
 from muninn.control.members import MemberKey, MemberTable, ownPidNamespace, processIsGone, programName, startTimeOf
 from muninn.errors import TableFull
+from support import Actor
 
 
 def test_aMemberSaysWhoItIs(lab: Lab) -> None:
@@ -85,3 +88,52 @@ def test_knowsItsOwnPidfdFromOtherDescriptors(lab: Lab) -> None:
 def test_aPidThatNobodyHasIsGone() -> None:
     assert startTimeOf((1 << 22) - 3) == 0
     assert processIsGone((1 << 22) - 3, 5)
+
+
+def test_nobodyProvesItselfDead(lab: Lab) -> None:
+    """One's own byte lock is invisible to oneself, so half way through a claim the slot looks deserted. Broken: the nonce was not compared."""
+    table = MemberTable(lab.block)
+    key = table.claim(preferred=False)
+    assert not table.isProvenDead(key)
+    assert MemberTable(lab.block).isProvenDead(key)
+
+
+def test_aPidOfAnotherNamespaceProvesNothing(lab: Lab) -> None:
+    """Broken: the pid was looked up in this namespace, where nobody has it."""
+    member = lab.member()
+    start = layout.MEMBERS_OFFSET + member.key.slot * layout.MEMBER_BYTES
+    for offset, size, value in ((layout.MEMBER_PID_OFFSET, 4, 1 << 21), (layout.MEMBER_PID_NAMESPACE_OFFSET, 8, 1)):
+        lab.block.bytes[start + offset : start + offset + size] = value.to_bytes(size, "little")
+    assert not lab.members.isProvenDead(member.key)
+    member.die()
+    assert lab.members.isProvenDead(member.key)
+
+
+def test_theByteOfASlotIsItsMembersOnly(domain: str, actor: Callable[..., Actor]) -> None:
+    """Broken: `lockSlot` said yes whoever had the byte: two processes in one slot."""
+    other = actor().join()
+    member = current()
+    (key,) = (key for key in member.members.live() if member.members.identity(key.slot).pid == other.pid)
+    assert not member.block.lockFile.lockSlot(key.slot) and member.block.lockFile.slotIsLocked(key.slot)
+
+
+def test_aSlotThatChangedSinceItWasReadIsNotClaimed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: the claim did not look whether its CAS had succeeded."""
+    lockSlot = lab.lockFile.lockSlot
+
+    def late(slot: int) -> bool:
+        if slot == 0:
+            atomics.exchangeSeqCst64(lab.block.memberAddress(0), 7 << 32 | layout.MEMBER_LIVE)
+        return lockSlot(slot)
+
+    monkeypatch.setattr(lab.lockFile, "lockSlot", late)
+    assert lab.member().key.slot == 1
+    assert lab.members.state(0) == (layout.MEMBER_LIVE, 7)
+
+
+def test_whatOneBrokerCondemnedAnotherMayGoOnWith(lab: Lab) -> None:
+    """Broken: `condemn` said no to a slot that is DEAD already, and what the first broker had not come to stayed."""
+    member = lab.member()
+    assert lab.members.condemn(member.key) and lab.members.condemn(member.key)
+    lab.members.vacate(member.key, layout.MEMBER_DEAD)
+    assert not lab.members.condemn(member.key)

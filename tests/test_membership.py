@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,9 @@ import pytest
 
 import muninn
 from muninn.api import membership
+from muninn.control import atomics, layout
+from muninn.control.members import MemberKey, MemberTable
+from muninn.control.places import Places
 from support import Actor, eventually
 
 
@@ -48,3 +52,92 @@ def test_hasLoadedWhatASuccessorNeeds(domain: str, actor: Callable[..., Actor]) 
     actor().join()
     follower = actor("import sys").join()
     eventually(lambda: follower.do("'muninn.broker.broker' in sys.modules"), "a follower has loaded the broker")
+
+
+def _blockPath(domain: str) -> str:
+    return f"/dev/shm{Places(os.getuid(), domain).blockName}"
+
+
+def test_nobodyStaysInABlockThatWasWithdrawnMeanwhile(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: who joined did not look again after it had its slot, and was alone in a block that nobody finds."""
+    claim, withdrawn = MemberTable.claim, list[int]()
+
+    def late(table: MemberTable, preferred: bool) -> MemberKey:
+        key = claim(table, preferred)
+        if not withdrawn:
+            withdrawn.append(key.slot)
+            atomics.exchangeSeqCst32(table._block.address + layout.VERSION_OFFSET, 0)
+            os.unlink(_blockPath(domain))
+        return key
+
+    monkeypatch.setattr(MemberTable, "claim", late)
+    muninn.share(b"x", name="a")
+    assert withdrawn and os.path.exists(_blockPath(domain)) and not membership.current().block.isRetired()
+
+
+def test_whoWithdrawsTheBlockSaysSoBeforeItLooks(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: slots first and version second on both sides, so that neither saw the other."""
+    muninn.domainInfo()
+    current = membership.current()
+    occupied, seen = current.members.occupied, list[bool]()
+
+    def looking() -> list[int]:
+        seen.append(current.block.isRetired())
+        return occupied()
+
+    monkeypatch.setattr(current.members, "occupied", looking)
+    current.leave()
+    assert seen[-1] and not os.path.exists(_blockPath(domain))
+
+
+@pytest.mark.parametrize("mode", ["bigMode", "fastMode"])
+def test_aBlockWithBuffersStaysAndIsValid(domain: str, mode: str) -> None:
+    """Broken: only segments kept the block; the version was not put back."""
+    muninn.share(b"x", name="a", mode=mode)
+    membership.current().leave()
+    assert os.path.exists(_blockPath(domain))
+    if mode == "bigMode":
+        assert bytes(muninn.open("a").array) == b"x"
+    else:
+        muninn.share(b"y", name="a", mode=mode)
+
+
+def test_aBlockThatOthersAreInStays(domain: str, actor: Callable[..., Actor]) -> None:
+    """Broken: whoever left withdrew the block when nothing was shared."""
+    other = actor().join()
+    muninn.domainInfo()
+    inode = os.stat(_blockPath(domain)).st_ino
+    membership.current().leave()
+    assert os.stat(_blockPath(domain)).st_ino == inode
+    other.do("muninn.share(b'x', name='a')")
+    assert bytes(muninn.open("a").array) == b"x"
+
+
+def test_whateverTheSlotsLastMemberLeftInTheRobustWordIsForgotten(domain: str, actor: Callable[..., Actor]) -> None:
+    """Broken: a word that still named a thread made the slot useless: nobody could join in it."""
+    muninn.domainInfo()
+    atomics.exchangeSeqCst32(membership.current().members.robustAddress(1), 4242)
+    assert actor().do("muninn.domainInfo()['members'][1]['slot']") == 1
+
+
+def test_aClaimOfTheSlotsLastMemberIsADeadOnes(domain: str, actor: Callable[..., Actor]) -> None:
+    """Broken: the generation in the claim was not compared, and the dead kept their locks until the slot's next member died."""
+    other = actor().join()
+    muninn.domainInfo()
+    current = membership.current()
+    (key,) = (key for key in current.members.live() if current.members.identity(key.slot).pid == other.pid)
+    assert not current.isDead(key.slot, key.generation & 0x7FFFF)
+    assert current.isDead(key.slot, key.generation - 1 & 0x7FFFF)
+    assert not current.isDead(current.key.slot, current.key.generation & 0x7FFFF)
+
+
+def test_aNewTermCallsAwayWhoAsksAnEarlierBroker(domain: str, actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: the background thread did not tell the client of the new term."""
+    broker = actor().join()
+    muninn.domainInfo()
+    current = membership.current()
+    told: list[int] = []
+    monkeypatch.setattr(current.client, "forsake", told.append)
+    epoch = current.election.epoch()
+    broker.kill()
+    eventually(lambda: any(each > epoch for each in told), "the client was told")

@@ -68,3 +68,32 @@ def test_aTornJournalBringsBackWhatStandsBeforeTheTear(domain: str, actor: Start
     recovered = admin.repair()["recovered"]
     assert all(muninn.open(name).array.size == 1000 for name in recovered)
     assert len(leftovers(domain)) == len(recovered)
+
+
+def test_whatWasFreedAndStillHeldIsNotBroughtBack(domain: str, actor: Start) -> None:
+    """It was DYING when all died. Broken: only what was gone altogether counted as freed."""
+    maker = actor("held = muninn.share(b'x', name='a')\nview = held.array\nmuninn.share(b'y', name='b')\nheld.free()")
+    assert maker.do("bytes(view).decode()") == "x"
+    maker.kill()
+    _ruin(domain)
+    assert admin.repair()["recovered"] == ["b"]
+
+
+def test_aTruncatedSegmentIsNotBroughtBack(domain: str, actor: Start) -> None:
+    """Broken: whatever had the right name was taken for the buffer."""
+    _makeAndEnd(actor)
+    _ruin(domain)
+    first = leftovers(domain)[0]
+    os.truncate(f"/dev/shm/{first}", 100)
+    assert len(admin.repair()["recovered"]) == 1
+    assert first not in leftovers(domain)
+
+
+def test_theNextTermComesAfterAllThatTheJournalsRemember(domain: str, actor: Start) -> None:
+    """Broken: the new block began with epoch 1, and the rows in it were of a later one."""
+    _makeAndEnd(actor)
+    actor().join().kill()
+    last = Places(os.getuid(), domain).epochsOf("journal")[-1]
+    _ruin(domain)
+    admin.repair()
+    assert current().election.epoch() > last

@@ -9,7 +9,7 @@ from lab import Lab, describe
 
 from muninn.control import atomics, layout
 from muninn.control.rows import Deposed, RowDescription, RowState
-from muninn.errors import ControlBlockInvalid, TableFull
+from muninn.errors import ControlBlockInvalid, HostMemoryFull, TableFull
 from muninn.terms import ACCESSES, LIFETIMES, MODES, TRANSPORTS, Lifetime, Mode
 
 _u64 = st.integers(0, (1 << 62) - 1)
@@ -101,6 +101,47 @@ def test_describingClearsWhatTheLastBufferLeft(lab: Lab) -> None:
     assert atomics.loadAcquire64(lab.block.rowAddress(row) + layout.ROW_GENERATION_OFFSET) == 0
     assert atomics.loadAcquire64(lab.block.rowAddress(row) + layout.ROW_TICKETS_OFFSET) == 0
     assert lab.rows.nameIs(row, b"b") and not lab.rows.nameIs(row, b"a") and not lab.rows.nameIs(row, b"bb")
+
+
+def test_liveIsALiveRowOfThisIncarnation(lab: Lab) -> None:
+    """Broken: `isLive` without the state, or without the incarnation."""
+    directory, member = lab.directory(1), lab.member()
+    row, incarnation = lab.make(directory, member)
+    assert lab.rows.isLive(row, incarnation) and not lab.rows.isLive(row, incarnation + 1)
+    directory.rows.change(row, lab.rows.state(row), 1, layout.ROW_DYING)
+    assert not lab.rows.isLive(row, incarnation)
+
+
+def test_aNameIsComparedWhole(lab: Lab) -> None:
+    """Two names may share their hash. Broken: only the lengths were compared."""
+    row, _ = lab.make(lab.directory(1), lab.member(), "name")
+    assert lab.rows.nameIs(row, b"name") and not lab.rows.nameIs(row, b"nama") and not lab.rows.nameIs(row, b"nam")
+
+
+def test_whoeverIsDeposedWhileTheTableGrowsIsTold(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: `grow` did not look whether its CAS had succeeded: the rows were the successor's to count."""
+    allocate = lab.block.allocate
+
+    def slowly(offset: int, sizeBytes: int) -> None:
+        allocate(offset, sizeBytes)
+        lab.rows.fence(2)
+
+    monkeypatch.setattr(lab.block, "allocate", slowly)
+    with pytest.raises(Deposed):
+        lab.rows.grow(1)
+    assert lab.rows.count() == 0
+
+
+def test_rowsHaveTheirPagesBeforeTheyCount(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: `grow` without `allocate`: on a full `/dev/shm` the first touch was a SIGBUS."""
+
+    def full(offset: int, sizeBytes: int) -> None:
+        raise HostMemoryFull("full")
+
+    monkeypatch.setattr(lab.block, "allocate", full)
+    with pytest.raises(HostMemoryFull):
+        lab.rows.grow(1)
+    assert lab.rows.count() == 0
 
 
 @pytest.mark.parametrize("length", [0, 1, 359, 361])

@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from muninn.control import segments
+from muninn.control import layout, segments
 from muninn.control.places import Places
 from muninn.errors import BufferFreed, ControlBlockInvalid, HostMemoryFull
 from support import leftovers
@@ -89,5 +89,17 @@ def test_progressAddsUpWhateverTheNumberOfThreads(places: Places) -> None:
     seen: list[int] = []
     segments.reserve(fd, mapping, 3, progress=seen.append)
     assert sum(seen) == sizeBytes and threading.active_count() < 20
+    mapping.close()
+    os.close(fd)
+
+
+def test_whatCanNotFitIsRefusedBeforeAPageIsTaken(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: `reserve` asked nobody, and the kernel's out-of-memory killer had the answer."""
+    fd = segments.create(places, 0, 1, 4 * layout.PAGE_BYTES)
+    mapping = segments.Mapping(fd, 4 * layout.PAGE_BYTES, writable=True)
+    monkeypatch.setattr(segments.room, "availableBytes", lambda: layout.PAGE_BYTES)
+    with pytest.raises(HostMemoryFull):
+        segments.reserve(fd, mapping, 1)
+    assert os.fstat(fd).st_blocks == 0
     mapping.close()
     os.close(fd)

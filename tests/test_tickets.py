@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from muninn.control import layout
+from muninn.control import atomics, layout
+from muninn.control import tickets as ticketing
 from muninn.control.layout import TICKET_DONE, TICKET_PENDING, TICKET_POISONED, TICKET_RING
 from muninn.control.members import MemberKey
 from muninn.control.tickets import Tickets
+from support import Background
 
 _MINE, _THEIRS = MemberKey(0, 1), MemberKey(5, 70000)
 
@@ -81,3 +83,43 @@ def test_manyMembersGetDifferentTickets(tickets: Tickets) -> None:
     for thread in threads:
         thread.join(60)
     assert sorted(got) == list(range(1, 201))
+
+
+def test_aCompletionEndsASleep(tickets: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: `complete` without its wake-up, which the next look every 0.2 s hid."""
+    monkeypatch.setattr(ticketing, "_CHECK_NS", 60_000_000_000)
+    tickets.issue(_MINE, 0)
+    waiting = Background(lambda: tickets.await_(1, 60)).asleep()
+    tickets.complete(1, _MINE)
+    assert waiting.ended() == TICKET_DONE
+
+
+def test_aCompletionBetweenTheLookAndTheSleepIsSeen(tickets: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: a completion woke those who slept, and left the word that says so as it was."""
+    monkeypatch.setattr(ticketing, "_CHECK_NS", 60_000_000_000)
+    tickets.issue(_MINE, 0)
+    state = Tickets.state
+
+    def completedNow(own: Tickets, ticket: int) -> int:
+        seen = state(own, ticket)
+        own.complete(ticket, _MINE)
+        return seen
+
+    monkeypatch.setattr(Tickets, "state", completedNow)
+    assert Background(lambda: tickets.await_(1, 60)).ended() == TICKET_DONE
+
+
+def test_aMemberThatDiedBetweenTwoStepsStopsNobody(tickets: Tickets) -> None:
+    """It had reserved ticket 1 and not moved `next` on. Broken: whoever came next looked at the same ticket for ever."""
+    tickets.issue(_THEIRS, 0)
+    atomics.exchangeSeqCst64(tickets._next, 0)
+    assert Background(lambda: tickets.issue(_MINE, 1)).ended() == 2
+
+
+def test_aTicketThatWasOvertakenIsDone(tickets: Tickets) -> None:
+    """Broken: the state of whatever ticket had the slot was taken for that of the one that was asked for."""
+    for ticket in range(1, TICKET_RING + 2):
+        tickets.issue(_MINE, 0)
+        if ticket <= TICKET_RING:
+            tickets.complete(ticket, _MINE)
+    assert tickets.state(TICKET_RING + 1) == TICKET_PENDING and tickets.state(1) == TICKET_DONE

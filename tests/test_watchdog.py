@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -16,11 +17,15 @@ from lab import Lab, Member, describe, usage
 
 import muninn
 from muninn.api.membership import Membership, current
+from muninn.broker import requests
 from muninn.broker.broker import Broker
-from muninn.control import atomics, claims, layout, leases, wire
+from muninn.control import atomics, claims, generations, layout, leases, wire
 from muninn.control.block import monotonicMs
+from muninn.control.members import MemberTable
+from muninn.control.rows import Deposed
 from muninn.control.tickets import Tickets
-from support import Actor, ActorError, eventually, leftovers
+from muninn.errors import ProtocolViolation
+from support import Actor, ActorError, Background, eventually, leftovers
 
 Start = Callable[..., Actor]
 
@@ -203,27 +208,8 @@ def test_aMemberKilledBeforeItsHelloIsFound(served: tuple[Lab, Broker, Member], 
     os.waitpid(ended, 0)
     start = layout.MEMBERS_OFFSET + dead.key.slot * layout.MEMBER_BYTES
     lab.block.bytes[start + layout.MEMBER_PID_OFFSET : start + layout.MEMBER_PID_OFFSET + 4] = ended.to_bytes(4, "little")
-    broker._sweepAt = 0.0
+    broker._upkeep._sweepAt = 0.0
     eventually(lambda: broker.step(0) or lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE, "its slot is free")
-
-
-def test_aBrokerThatIsAskedWithoutAPauseFindsTheDeadToo(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: what a broker does on the side was done in steps without a request only, so a domain with one a second never swept."""
-    lab, broker, _ = served
-    dead = lab.member()
-    ended = os.fork()
-    if ended == 0:
-        os._exit(0)
-    os.waitpid(ended, 0)
-    start = layout.MEMBERS_OFFSET + dead.key.slot * layout.MEMBER_BYTES
-    lab.block.bytes[start + layout.MEMBER_PID_OFFSET : start + layout.MEMBER_PID_OFFSET + 4] = ended.to_bytes(4, "little")
-
-    def stepIsBusy() -> bool:
-        os.eventfd_write(broker._wakeFd, 1)
-        broker.step(0)
-        return lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
-
-    eventually(stepIsBusy, "its slot is free", bound=20.0)
 
 
 def test_whatADeadHolderHadLetGoOfIsCollectedToo(served: tuple[Lab, Broker, Member]) -> None:
@@ -329,6 +315,213 @@ def test_aRowOfAnEpochThatHasNotComeIsAnErrorAndNoDeposition(served: tuple[Lab, 
     atomics.exchangeSeqCst64(lab.block.rowAddress(row), lab.rows.state(row)._replace(epoch=9999).word())
     assert broker.execute({"op": "free", "row": row, "incarnation": incarnation}, [])[0]["error"] == 19
     assert broker.execute({"op": "ping"}, [])[0] == {"epoch": 1}
+
+
+def test_whatTheDeadHeldLastGoesWithThem(served: tuple[Lab, Broker, Member]) -> None:
+    """Broken: `reclaim` cleared the leases, and left their rows to the next one who would look."""
+    lab, broker, own = served
+    dead = lab.member()
+    row, incarnation = lab.make(broker._directory, own, lifetime=describe().lifetime.LAST_CLOSE)
+    dead.leases.take(row, incarnation, 1000)
+    broker._watchdog.reclaim(dead.key)
+    assert lab.rows.state(row).state == layout.ROW_FREE
+
+
+def test_theSlotsOfDeadClaimersAndOfTheCondemnedAreGivenBack(served: tuple[Lab, Broker, Member]) -> None:
+    """Broken: `reclaim` without CLAIMING; `adopt` without those that an earlier broker had condemned."""
+    lab, broker, own = served
+    condemned = lab.member()
+    claimer = MemberTable(lab.block).claim(preferred=False)
+    assert lab.members.condemn(condemned.key)
+    dead = broker._watchdog.adopt(own.key)
+    assert sorted(dead) == sorted([claimer, condemned.key])
+    for key in dead:
+        broker._watchdog.reclaim(key)
+    assert lab.members.occupied() == [own.key.slot]
+
+
+def test_aPidOfAnotherNamespaceIsNotFollowed(served: tuple[Lab, Broker, Member]) -> None:
+    """Broken: the process that has that number here was followed; its end would be the member's."""
+    lab, broker, own = served
+    member = lab.member()
+    start = layout.MEMBERS_OFFSET + member.key.slot * layout.MEMBER_BYTES + layout.MEMBER_PID_NAMESPACE_OFFSET
+    lab.block.bytes[start : start + 8] = (1).to_bytes(8, "little")
+    broker._watchdog.forget(member.key)
+    assert broker._watchdog.adopt(own.key) == []
+    assert member.key not in broker._watchdog._pidfds
+
+
+def test_whoWaitsForTheDeadIsWoken(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: `_poison` without one of its wake-ups, which the waiters' own looks hid."""
+    for module in (claims, generations):
+        monkeypatch.setattr(module, "_CHECK_NS", 60_000_000_000)
+    lab, broker, own = served
+    dead, waiter = lab.member(), lab.member()
+    row, _ = lab.make(broker._directory, own)
+    address = lab.block.rowAddress(row) + layout.ROW_CLAIM_OFFSET
+    claims.acquire(address, dead.key, lambda *_: False, 0)
+
+    def isDead(slot: int, generation: int) -> bool:
+        return not lab.members.isCurrent(dead.key)
+
+    def check() -> None:
+        if not lab.members.isCurrent(dead.key):
+            raise InterruptedError
+
+    reading = Background(lambda: generations.Generation(lab.block.rowAddress(row)).wait(0, None, check))
+    heir = Background(lambda: claims.acquire(address, waiter.key, isDead, 60))
+    reading.asleep()
+    heir.asleep()
+    broker._watchdog.reclaim(dead.key)
+    assert heir.ended() is False
+    assert isinstance(reading.ended(), InterruptedError)
+
+
+def test_aDeathThatIsNotYetProvenIsLookedAtAgain(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pidfd is readable, and the kernel still holds the byte.
+
+    Broken: the one event of the pidfd was all that there was; `ended` kept the pidfd.
+    """
+    lab, broker, _ = served
+    dead, proofs = lab.member(), [False, False, True]
+    ended = os.fork()
+    if ended == 0:
+        os._exit(0)
+    pidfd = os.pidfd_open(ended)
+    os.waitpid(ended, 0)
+    monkeypatch.setattr(broker._members, "isProvenDead", lambda *_: proofs.pop(0) if len(proofs) > 1 else proofs[0])
+    broker._watchdog.follow(dead.key, pidfd)
+    for _ in range(20):
+        broker.step(0.001)
+    assert lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
+    assert not broker._watchdog.owns(pidfd) and not broker._unproven
+
+
+def test_aDeposedBrokerServesNobody(served: tuple[Lab, Broker, Member]) -> None:
+    """Broken: `step` without a look at the election; `start` without the fence."""
+    lab, broker, own = served
+    row, incarnation = lab.make(broker._directory, own)
+    successor = lab.broker(lab.member())
+    with pytest.raises(Deposed):
+        broker.step(0)
+    with pytest.raises(Deposed):
+        broker.execute({"op": "ping"}, [])
+    with pytest.raises(Deposed):
+        broker._directory.free(row, incarnation)
+    assert successor.execute({"op": "ping"}, [])[0] == {"epoch": 2}
+
+
+def test_anotherUserIsRefused(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: whoever could connect was served."""
+    lab, broker, _ = served
+    monkeypatch.setattr(wire, "peerOf", lambda connection: (1, os.getuid() + 1))
+    stranger = Peer(lab, broker)
+    broker.step(0)
+    assert not broker._sessions and wire.receive(stranger.socket) is None
+
+
+def test_aHelloOfTheDeadIsRefused(served: tuple[Lab, Broker, Member]) -> None:
+    """Broken: the slot was not looked at."""
+    lab, broker, _ = served
+    dead, pidfd = lab.member(), os.pidfd_open(os.getpid())
+    hello = _hello(dead)
+    broker._watchdog.reclaim(dead.key)
+    answer = Peer(lab, broker).ask(hello, [pidfd])
+    assert answer is not None and answer["error"] == 20
+    os.close(pidfd)
+
+
+def test_descriptorsThatNobodyAskedForAreClosed(served: tuple[Lab, Broker, Member]) -> None:
+    """Broken: only a handler closed what came with a request; `bring` kept the memory of rows that are not there."""
+    _, broker, _ = served
+    for message in (
+        {"op": "ping"},
+        {"op": "find", "name": "a"},
+        {"op": "nonsense"},
+        {"op": "bring", "allocations": [[3, 1]]},
+        {"op": "bring", "allocations": [[1 << 30, 1]]},
+        {"op": "bring", "allocations": []},
+    ):
+        reading, writing = os.pipe()
+        with contextlib.suppress(ProtocolViolation):
+            broker.execute(message, [writing])
+        assert os.read(reading, 1) == b"", message
+        os.close(reading)
+
+
+def test_whoEndsBeforeItsHelloIsLookedForAtOnce(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has its pidfd. Broken: it was left to the next sweep."""
+    lab, broker, _ = served
+    swept: list[int] = []
+    monkeypatch.setattr(broker._upkeep, "_sweepMembers", lambda: swept.append(1))
+    broker._upkeep._sweepAt = time.monotonic() + 1000
+    peer = Peer(lab, broker)
+    broker.step(0)
+    peer.socket.close()
+    for _ in range(5):
+        broker.step(0)
+    assert swept == [1]
+
+
+def test_nobodyWaitsForTheMemoryOfWhatWasFreed(served: tuple[Lab, Broker, Member]) -> None:
+    """A holder that has not said hello may bring what lives. Broken: it was waited for also when the row was freed."""
+    lab, broker, own = served
+    lab.member()
+    row, incarnation = lab.make(broker._directory, own)
+    fetch = {"op": "fetch", "row": row, "incarnation": incarnation}
+    assert broker.execute(fetch, [])[0] == {"found": False}
+    own.leases.take(row, incarnation, 1000)
+    broker._directory.free(row, incarnation)
+    assert broker.execute(fetch, [])[0]["error"] == 10
+
+
+@pytest.mark.parametrize("row", [-1, 5, 1 << 20, 1 << 40])
+def test_rowsThatNobodyMadeAreNotTouched(served: tuple[Lab, Broker, Member], row: int) -> None:
+    """Broken: the range of a row was not looked at before it was read."""
+    _, broker, _ = served
+    for op in ("commit", "abandon", "fetch", "free", "settle"):
+        assert broker.execute({"op": op, "row": row, "incarnation": 1}, [])[0]["error"] == 13
+
+
+@pytest.mark.parametrize("value", [-2, 1 << 64, True, 1.5, "1", None])
+def test_numbersOfARequestAreNumbersInRange(value: object) -> None:
+    """Broken: `checked` without the range, or with truth values as numbers."""
+    with pytest.raises(ProtocolViolation):
+        requests.checked({"op": "free", "row": value, "incarnation": 1})
+
+
+def test_eachAllocationComesWithItsDescriptor() -> None:
+    """Broken: the numbers of both were not compared, and a descriptor was asked for that was not there."""
+    assert requests.allocationsOf({"allocations": [[1, 2]]}, [7]) == [(1, 2)]
+    for allocations, descriptors in (([[1, 2]], []), ([], [7]), ([[1, 2, 3]], [7]), ([[1, "2"]], [7]), ([7], [7])):
+        with pytest.raises(ProtocolViolation):
+            requests.allocationsOf({"allocations": allocations}, descriptors)
+
+
+@pytest.mark.parametrize("fields", [{}, {"row": 1}, {"row": 1, "incarnation": 1, "more": 1}])
+def test_aRequestHasItsFieldsAndNoOthers(fields: dict[str, int]) -> None:
+    """Broken: `checked` looked at no keys; what was missing was a `KeyError` of the broker's."""
+    with pytest.raises(ProtocolViolation):
+        requests.checked({"op": "free", **fields})
+
+
+def test_aBrokerThatIsAskedWithoutAPauseFindsTheDeadToo(served: tuple[Lab, Broker, Member]) -> None:
+    """Broken: what a broker does on the side was done in steps without a request only, so a domain with one a second never swept."""
+    lab, broker, _ = served
+    dead = lab.member()
+    ended = os.fork()
+    if ended == 0:
+        os._exit(0)
+    os.waitpid(ended, 0)
+    start = layout.MEMBERS_OFFSET + dead.key.slot * layout.MEMBER_BYTES
+    lab.block.bytes[start + layout.MEMBER_PID_OFFSET : start + layout.MEMBER_PID_OFFSET + 4] = ended.to_bytes(4, "little")
+
+    def stepIsBusy() -> bool:
+        os.eventfd_write(broker._wakeFd, 1)
+        broker.step(0)
+        return lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
+
+    eventually(stepIsBusy, "its slot is free", bound=20.0)
 
 
 def test_aLeaseOnARowThatTheTableDoesNotHaveIsClearedAndNoMore(served: tuple[Lab, Broker, Member]) -> None:

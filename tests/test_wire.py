@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from muninn.broker import requests
 from muninn.control import wire
-from muninn.errors import MuninnError, ProtocolViolation
+from muninn.errors import DescriptorsExhausted, MuninnError, ProtocolViolation
 
 Pair = tuple[socket.socket, socket.socket]
 _values = st.recursive(
@@ -92,6 +92,15 @@ def test_closesDescriptorsThatCameWithGarbage(pair: Pair) -> None:
 
 def test_namesTheOtherEnd(pair: Pair) -> None:
     assert wire.peerOf(pair[0]) == (os.getpid(), os.getuid())
+
+
+def test_noticesThatADescriptorWasLost(pair: Pair) -> None:
+    """Broken: a message whose descriptors did not fit was taken for one that had none."""
+    reading, writing = os.pipe()
+    wire.send(pair[0], {"op": "x"}, (reading,) * 8)
+    with pytest.raises(DescriptorsExhausted):
+        wire.receive(pair[1], maxDescriptors=1)
+    wire.closeAll([reading, writing])
 
 
 @pytest.mark.parametrize("number", [{}, [], "11", 1.5, None, -1, 1 << 63])

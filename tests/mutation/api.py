@@ -1,0 +1,80 @@
+"""Mutants of `muninn/api/`: what users call."""
+
+from __future__ import annotations
+
+from tests.mutation.mutant import Mutant
+
+_HOLDINGS, _MEMBERSHIP, _BUFFER, _CREATION, _LOCK, _SHARING, _FENCES = (
+    f"muninn/api/{name}.py" for name in ("holdings", "membership", "buffer", "creation", "lock", "sharing", "fences")
+)
+
+# fmt: off
+MUTANTS = [
+    # --- holdings ---
+    Mutant(_HOLDINGS, "            if not membership.rows.isLive(row, incarnation):\n                membership.leaseTable.release(index)\n                return None\n", "", "the row is read again after the lease", "test_holdings.py::test_theRowIsReadAgainAfterTheLease"),
+    Mutant(_HOLDINGS, "        except BaseException:\n            membership.leaseTable.release(index)\n            raise\n        return self.memory", "        except KeyError:\n            raise\n        return self.memory", "an open that fails gives its lease back", "test_holdings.py::test_anOpenThatFailsGivesItsLeaseBack"),
+    Mutant(_HOLDINGS, "            if memory is None or not membership.rows.isLive(row, incarnation):", "            if memory is None:", "memory that arrays keep is no buffer when it was freed", "test_holdings.py::test_whatOnlyArraysHoldAndWasFreedIsNoBuffer"),
+    Mutant(_HOLDINGS, "        if atomics.loadAcquire64(self._leaseAddress) != self._leaseWord:", "        if False:", "a revoked lease refuses", "test_buffer.py::test_aRevokedLeaseForbidsAndFreesNothing"),
+    Mutant(_HOLDINGS, "        if not self.membership.rows.isLive(self.row, self.incarnation):\n            raise", "        if False:\n            raise", "a freed buffer refuses", "test_buffer.py::test_freeingKeepsWhatIsMapped"),
+    Mutant(_HOLDINGS, "        if self.description.access is Access.READ_ONLY:", "        if False:", "what was shared readOnly stays so", "test_sharing.py::test_readOnlyStaysReadOnly"),
+    Mutant(_HOLDINGS, "        if holding is not None and holding.isLive():\n            return holding\n        membership, encoded", "        if holding is not None:\n            return holding\n        membership, encoded", "a name is what is called so now", "test_holdings.py::test_aNameIsWhatIsCalledSoNow"),
+    Mutant(_HOLDINGS, "if membership.rows.isLive(row, incarnation) and membership.rows.nameIs(row, encoded):", "if membership.rows.isLive(row, incarnation):", "a hint is believed only after the name was read", "test_holdings.py::test_aHintThatIsAnotherNamesIsNotBelieved"),
+    Mutant(_HOLDINGS, "    source.close()\n    onGone()\n", "    onGone()\n    source.close()\n", "memory is unmapped before its lease is given back", "test_holdings.py::test_memoryIsUnmappedBeforeItsLeaseIsGivenBack"),
+    Mutant(_HOLDINGS, "                membership.leaseTable.release(leaseIndex)\n                if", "                if", "memory that is unmapped has no lease", "test_sharing.py::test_unnamedBuffersGoWithTheirLastUser"),
+    Mutant(_HOLDINGS, "                    self._released.append((row, incarnation))\n                    membership.kick()\n", "                    pass\n", "a last close is told to the broker", "test_sharing.py::test_unnamedBuffersGoWithTheirLastUser"),
+    Mutant(_HOLDINGS, "lifetime is Lifetime.LAST_CLOSE or not membership.rows.isLive(row, incarnation):", "lifetime is Lifetime.LAST_CLOSE:", "the last holder of what was freed tells the broker", "test_buffer.py::test_freeingKeepsWhatIsMapped"),
+    Mutant(_HOLDINGS, "                if not answered:\n                    self._released.append(released)\n", "                pass\n", "what the broker did not hear is told again", "test_holdings.py::test_whatTheBrokerDidNotHearIsToldAgain"),
+    Mutant(_HOLDINGS, "            if holding is not None and holding.isRenewed():\n                holding.renew()\n", "            pass\n", "a lease is renewed while its buffer is open", "test_holdings.py::test_anIdleHoldersLeaseIsRenewed"),
+    Mutant(_HOLDINGS, "    if monotonicMs() >= expiresMs:", "    if False:", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
+    Mutant(_HOLDINGS, "        for _ in range(_FETCH_ATTEMPTS):", "        for _ in range(1):", "memory that a holder is to bring is waited for", "test_holdings.py::test_memoryThatAHolderIsYetToBringIsWaitedFor"),
+    # --- membership ---
+    Mutant(_MEMBERSHIP, "        return self.identity.isWiped() or self._stopping", "        return self._stopping", "a forked child is another process", "test_invariants.py::test_i9AForkedChildJoinsAnew"),
+    Mutant(_MEMBERSHIP, "                if not self.block.isRetired():\n", "                if True:\n", "nobody joins a block that was withdrawn", "test_membership.py::test_nobodyStaysInABlockThatWasWithdrawnMeanwhile"),
+    Mutant(_MEMBERSHIP, "            atomics.exchangeSeqCst32(robustWord, 0)  # what", "            pass  # what", "a slot's next member has its robust word", "test_membership.py::test_whateverTheSlotsLastMemberLeftInTheRobustWordIsForgotten"),
+    Mutant(_MEMBERSHIP, "        self.client.forsake(term.epoch)\n", "", "who asks an earlier broker is called away", "test_membership.py::test_aNewTermCallsAwayWhoAsksAnEarlierBroker"),
+    Mutant(_MEMBERSHIP, "            atomics.exchangeSeqCst32(version, 0)\n", "", "who withdraws a block says so before it looks", "test_membership.py::test_whoWithdrawsTheBlockSaysSoBeforeItLooks"),
+    Mutant(_MEMBERSHIP, "            if others or self.rows.notFree() or self.places.segments():", "            if self.rows.notFree() or self.places.segments():", "a block that others are in is not withdrawn", "test_membership.py::test_aBlockThatOthersAreInStays"),
+    Mutant(_MEMBERSHIP, "            if others or self.rows.notFree() or self.places.segments():", "            if others or self.places.segments():", "a block with buffers is not withdrawn", "test_membership.py::test_aBlockWithBuffersStaysAndIsValid"),
+    Mutant(_MEMBERSHIP, "                atomics.exchangeSeqCst32(version, layout.VERSION)\n", "", "a block that is not withdrawn is valid again", "test_membership.py::test_aBlockWithBuffersStaysAndIsValid"),
+    Mutant(_MEMBERSHIP, "        self.holdings.closeAll()\n        self._preferred", "        self._preferred", "who leaves gives its leases back", "test_invariants.py::test_i10EveryEndIsTheSame", "the good-bye takes back what is left, as a death does"),
+    Mutant(_MEMBERSHIP, "            if broker is not None:\n                self._bequest += broker.bequeath()\n            self.election.replace(term, None)\n", "            self.election.replace(term, None)\n", "a broker that resigns takes the descriptors along before it goes", "test_membership.py", "the `finally` takes them too; what is here closes the time between"),
+    Mutant(_MEMBERSHIP, "            self.election.replace(term, None)\n            time", "            time", "a broker that can not serve does not sit in office", "test_watchdog.py::test_aBrokerWithoutDescriptorsGivesWay"),
+    Mutant(_MEMBERSHIP, "            broker.inherit([*inherited, *self.holdings.allocations()])  # the others bring theirs with their hello\n", "            pass\n", "a successor keeps what it holds itself", "test_takeover.py::test_fastModeMemoryGoesOnWithItsHoldersAndEndsWithTheLast test_sharing.py::test_fastModeMemoryOutlivesItsOwnerAndTheBroker"),
+    Mutant(_MEMBERSHIP, "            held.append((pair, os.dup(descriptor)))\n", "            pass\n", "a broker that left office brings the vault to its successor", "test_takeover.py::test_aNamedFastModeBufferSurvivesAPoliteTakeover"),
+    Mutant(_MEMBERSHIP, "            self.election.replace(term, self._heir())\n            self.kick()\n        # Whoever", "        # Whoever", "who leaves hands the office on", "test_takeover.py::test_leavingHandsOverAtOnce test_takeover.py::test_aNamedFastModeBufferSurvivesAPoliteTakeover"),
+    Mutant(_MEMBERSHIP, "        return generation & 0x7FFFF != generationBits or state", "        return state", "a claim of the slot's last member is a dead one's", "test_membership.py::test_aClaimOfTheSlotsLastMemberIsADeadOnes"),
+    Mutant(_MEMBERSHIP, "                if not self._leaving:  # what", "                if True:  # what", "who leaves leaves quietly", "test_membership.py::test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye"),
+    Mutant(_MEMBERSHIP, "        importlib.import_module(\"muninn.broker.broker\")", "        pass", "a successor has loaded what it needs", "test_membership.py::test_hasLoadedWhatASuccessorNeeds"),
+    # --- buffer ---
+    Mutant(_BUFFER, "        if not self._writable:\n            raise", "        if False:\n            raise", "a buffer open for reading is not written", "test_sharing.py::test_readOnlyStaysReadOnly test_buffer.py::test_publishesGenerationsToWaitingReaders"),
+    Mutant(_BUFFER, "        if kind is None:\n            holding.generation.publish(self._begun)\n", "        holding.generation.publish(self._begun)\n", "what was not written to its end is not published", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),
+    Mutant(_BUFFER, "            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, remaining) is None:", "            if False:", "one writer at a time", "test_buffer.py::test_aWriterKeepsTheOthersOut"),
+    Mutant(_BUFFER, "        claims.release(holding.claimAddress)\n", "", "a writer gives its turn back", "test_buffer.py::test_writersTakeTurns"),
+    Mutant(_BUFFER, "            if holding.isWriting:\n", "            if False:\n", "a thread that writes does not write again", "test_buffer.py::test_nestedWritingIsAnErrorAndNoHang"),
+    Mutant(_BUFFER, "        if holding.membership.isStale():\n            return False  # a child", "        if False:\n            return False  # a child", "a forked child does not end its parent's turn", "test_buffer.py::test_aForkedChildDoesNotEndItsParentsTurn"),
+    Mutant(_BUFFER, "        if kind is not None:\n            holding.generation.wake()\n", "", "who waits for a writer that gave up is woken", "test_buffer.py::test_whoWaitsForAWriterThatGivesUpIsToldAtOnce"),
+    Mutant(_BUFFER, "            checkExpiry(holding.description.name, self._expiresMs)\n", "", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
+    Mutant(_BUFFER, "            if generation.value() & 1 and _writerIsDead(holding) and generation.value() & 1:", "            if False:", "a wait ends when its writer dies", "test_buffer.py::test_aDeadWriterIsSeenAndRepaired"),
+    Mutant(_BUFFER, "        if holding.membership.isStale():\n            holding = self._reopen(holding)\n", "", "a forked child takes a lease of its own", "test_sharing.py::test_aForkedChildTakesALeaseOfItsOwn"),
+    Mutant(_BUFFER, "return owner is None or holding.membership.isDead(*owner)", "return owner is not None and holding.membership.isDead(*owner)", "a writer that gave up is said", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),
+    # --- creation ---
+    Mutant(_CREATION, "    except BaseException:\n        _abandon(membership, row, incarnation)\n        raise\n", "    except KeyError:\n        raise\n", "a creation that fails leaves nothing", "test_creation.py::test_aFillThatRaisesLeavesNothing"),
+    Mutant(_CREATION, "        except BaseException:\n            membership.leaseTable.release(index)\n            raise\n        memory", "        except KeyError:\n            raise\n        memory", "a creation that fails gives its lease back", "test_holdings.py::test_aCreationThatFailsGivesItsLeaseBack"),
+    Mutant(_CREATION, "        if fill is not None:\n            fill(memory)\n        _commit(membership, made, row, incarnation)\n", "        _commit(membership, made, row, incarnation)\n        if fill is not None:\n            fill(memory)\n", "nobody sees a buffer that is not filled", "test_creation.py::test_nobodySeesABufferThatIsNotFilled"),
+    Mutant(_CREATION, "    if membership.holdings.creating.setdefault(wanted.name, token) is not token:", "    if False:", "the threads of a process are told apart", "test_takeover.py::test_aNameIsCreatedByOneOfManyThreads"),
+    # --- lock, sharing, fences ---
+    Mutant(_LOCK, "                self.recovered = not clean\n", "", "who takes a lock over from the dead is told", "test_lock.py::test_aKilledHolderIsSucceeded"),
+    Mutant(_LOCK, "                claims.release(holding.claimAddress)\n", "                pass\n", "a lock is given back", "test_lock.py::test_processesTakeTurns"),
+    Mutant(_LOCK, "            if holding.claimDepth == 0:\n                raise RuntimeError", "            if False:\n                raise RuntimeError", "only its holder releases a lock", "test_lock.py::test_aReleaseTooManyLeavesTheLockWhole"),
+    Mutant(_LOCK, "        if holding.membership.isStale():\n            raise", "        if False:\n            raise", "a forked child does not release its parent's lock", "test_lock.py::test_aForkedChildDoesNotReleaseItsParentsLock"),
+    Mutant(_LOCK, "                holding.membership.holdings.locked.add(holding)\n", "", "a lock is held although nobody kept the object", "test_lock.py::test_isHeldAlthoughNobodyKeptTheObject"),
+    Mutant(_LOCK, "        if not holding.claimLock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):", "        if False:", "the threads of a process take turns", "test_lock.py::test_threadsTakeTurns"),
+    Mutant(_SHARING, "            holding = membership.holdings.find(name)\n            if holding is None:\n                loaded", "            holding = None\n            if holding is None:\n                loaded", "who waited for a loader looks again", "test_sharing.py::test_loadsOnce test_creation.py::test_oneOfManyLoadsForAll"),
+    Mutant(_SHARING, "    if capability.tenantDigest != capabilities.tenantDigest(description.tenant) or capability.sizeBytes != description.sizeBytes:", "    if False:", "a handle matches its buffer", "test_holdings.py::test_aHandleThatDoesNotMatchItsBufferIsRefused"),
+    Mutant(_SHARING, "access is not Access.READ_ONLY and granted is Access.READ_ONLY:", "False:", "a handle gives no more than the rights in it", "test_sharing.py::test_handlesCarryTheRightsOfTheirObject"),
+    Mutant(_SHARING, "    inRange = capability.row < membership.rows.count()\n", "    inRange = True\n", "a handle's row is one that is there", "test_holdings.py::test_aHandleThatDoesNotMatchItsBufferIsRefused"),
+    Mutant(_FENCES, "    if not 0 <= wanted <= tickets.last():", "    if False:", "a ticket that was never issued is not waited for", "test_buffer.py::test_aFenceThatCanNotBeRecordedIsPoisoned"),
+    Mutant(_FENCES, "        onReached(error)  # nobody else would complete the ticket, and its waiters must not hang\n", "", "a fence that can not be recorded is poisoned", "test_buffer.py::test_aFenceThatCanNotBeRecordedIsPoisoned"),
+    Mutant(_FENCES, "    if state == layout.TICKET_POISONED:\n", "    if False:\n", "a dead promise is said", "test_buffer.py::test_aDeadPromiseIsPoisoned"),
+]
+# fmt: on

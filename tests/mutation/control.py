@@ -1,0 +1,147 @@
+"""Mutants of `muninn/control/`: the shared words, and who lives."""
+
+from __future__ import annotations
+
+from tests.mutation.mutant import Mutant
+
+_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT = (
+    f"muninn/control/{name}.py"
+    for name in (
+        "block", "lockfile", "members", "election", "watch", "rows", "index", "leases", "generations", "claims", "tickets", "segments", "wire",
+        "layout",
+    )
+)  # fmt: skip
+
+# fmt: off
+MUTANTS = [
+    # --- block ---
+    Mutant(_BLOCK, "    if version == 0:\n        return None\n", "", "a block without a version is nobody's", "test_block.py::test_anUnfinishedBlockIsReplaced"),
+    Mutant(_BLOCK, "    if magic != layout.MAGIC:\n", "    if False:\n", "a block begins with the magic", "test_block.py::test_aDamagedHeaderIsATypedError"),
+    Mutant(_BLOCK, "    if boot != bootId():\n", "    if False:\n", "a block of another boot is discarded", "test_block.py::test_aBlockOfAnotherBootGoesWithAllThatItNamed"),
+    Mutant(_BLOCK, "    if version != layout.VERSION:\n", "    if False:\n", "versions refuse each other", "test_block.py::test_aDamagedHeaderIsATypedError"),
+    Mutant(_BLOCK, "    if geometry.totalBytes != totalBytes or os", "    if os", "the sizes of a block agree", "test_block.py::test_aDamagedHeaderIsATypedError"),
+    Mutant(_BLOCK, " or os.fstat(fd).st_size < totalBytes:", ":", "a truncated block is not mapped", "test_block.py::test_aTruncatedBlockIsNotMapped"),
+    Mutant(_BLOCK, "    with lockFile.creating():\n        _reinstate", "    if True:\n        _reinstate", "one process at a time makes the block", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
+    Mutant(_BLOCK, "        block = _open(places, lockFile)\n        if block is None:\n            _discard", "        block = None\n        if block is None:\n            _discard", "who comes second looks again under the lock", "test_block.py::test_onlyOneBlockIsMadeByManyWhoComeAtOnce test_block.py::test_aBlockThatSomebodyStillUsesIsNotReplaced"),
+    Mutant(_BLOCK, "        _reinstate(places, lockFile)\n", "", "a block in use, half withdrawn, is given its version back", "test_block.py::test_aBlockThatSomebodyStillUsesIsNotReplaced"),
+    Mutant(_BLOCK, "if ours and any(", "if ours or any(", "only a block in use is given its version back", "test_block.py::test_anUnfinishedBlockIsReplaced"),
+    Mutant(_BLOCK, "    if ofAnotherBoot:\n", "    if False:\n", "what another boot's block named goes with it", "test_block.py::test_aBlockOfAnotherBootGoesWithAllThatItNamed"),
+    Mutant(_BLOCK, "_HEADER.pack(layout.MAGIC, 0, bootId()", "_HEADER.pack(layout.MAGIC, layout.VERSION, bootId()", "the version is stored last", "test_block.py::test_aCreatorThatDiesHalfWayLeavesNobodysBlock"),
+    Mutant(_BLOCK, "layout.VERSION_OFFSET)) != layout.VERSION\n", "layout.VERSION_OFFSET)) == 77\n", "who joins sees that the block was withdrawn", "test_membership.py::test_nobodyStaysInABlockThatWasWithdrawnMeanwhile"),
+    Mutant(_LAYOUT, "        if not sane:\n", "        if False:\n", "impossible sizes are refused", "test_layout.py"),
+    # --- lockfile ---
+    Mutant(_LOCKFILE, "while atomics.byteLock(self._fd, _CREATE_BYTE) != 0:", "while atomics.byteLock(self._fd, _CREATE_BYTE) == 99:", "CREATE excludes", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
+    Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd, _FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
+    Mutant(_LOCKFILE, "return int(atomics.byteLock(self._fd, _FIRST_SLOT_BYTE + slot)) == 0", "return True", "a claimer that lives keeps its slot", "test_members.py::test_theByteOfASlotIsItsMembersOnly"),
+    Mutant(_LOCKFILE, "            if time.monotonic() > deadline:\n                holder", "            if False:\n                holder", "the wait for CREATE is bounded", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
+    # --- members ---
+    Mutant(_MEMBERS, "return not self.isCurrent(key) or word == 0", "return word == 0", "a slot that is another's is noticed", "test_members.py"),
+    Mutant(_MEMBERS, "or word == 0 or bool(word & _FUTEX_OWNER_DIED)", "or bool(word & _FUTEX_OWNER_DIED)", "a slot without a robust word is noticed", "test_members.py::test_aSlotWithoutARobustWordIsNoticedDead"),
+    Mutant(_MEMBERS, "or word == 0 or bool(word & _FUTEX_OWNER_DIED)", "or word == 0", "the kernel's mark is noticed", "test_takeover.py::test_survivesTheDeathOfTheBroker test_invariants.py::test_i5AnExecutedProcessIsNoticedAndNotProven"),
+    Mutant(_MEMBERS, "        if generation != key.generation or state == layout.MEMBER_FREE:\n            return True\n", "", "the claim before this one is dead", "test_members.py"),
+    Mutant(_MEMBERS, "if identity.nonce == self._nonce or self._block", "if self._block", "nobody proves itself dead", "test_members.py"),
+    Mutant(_MEMBERS, " or self._block.lockFile.slotIsLocked(key.slot):", ":", "a proof needs the byte lock", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
+    Mutant(_MEMBERS, "or atomics.pidfdDead(pidfd) == 1\n", "or True\n", "a proof needs the pidfd", "test_invariants.py::test_i5AnExecutedProcessIsNoticedAndNotProven"),
+    Mutant(_MEMBERS, "        if identity.pidNamespace != ownPidNamespace():\n            # Its pid", "        if False:\n            # Its pid", "a pid of another namespace means nothing", "test_members.py"),
+    Mutant(_MEMBERS, " and (identity.pidNamespace != ownPidNamespace() or pids[0] == str(identity.pid))", "", "a hello's pidfd is of the member itself", "test_members.py::test_knowsItsOwnPidfdFromOtherDescriptors"),
+    Mutant(_MEMBERS, "not in (layout.MEMBER_FREE, layout.MEMBER_CLAIMING) or not lock", "!= layout.MEMBER_FREE or not lock", "a slot that somebody died claiming is used again", "test_invariants.py::test_i10AMemberKilledWhileItClaimsLeavesItsSlot"),
+    Mutant(_MEMBERS, "layout.MEMBER_CLAIMING) != word:", "layout.MEMBER_CLAIMING) == -1:", "a claim is won by CAS", "test_members.py"),
+    Mutant(_MEMBERS, "generation = ((word >> 32) + 1) & 0xFFFFFFFF or 1", "generation = (word >> 32) & 0xFFFFFFFF or 1", "each claim has a generation of its own", "test_members.py"),
+    Mutant(_MEMBERS, "                self.vacate(key, layout.MEMBER_CLAIMING)\n", "", "a claim that fails leaves the slot free", "test_members.py::test_aClaimThatFailsLeavesTheSlotFree"),
+    Mutant(_MEMBERS, "in (live, dead)\n", "in (live,)\n", "a successor goes on with a condemned member", "test_members.py"),
+    Mutant(_MEMBERS, "        atomics.casSeqCst64(self._block.memberAddress(key.slot), key.generation << 32 | state, key", "        atomics.exchangeSeqCst64(self._block.memberAddress(key.slot), key", "a late clean-up leaves the next member its slot", "test_invariants.py::test_i3ALateSlotCleanupLeavesTheNextMemberItsLeases"),
+    Mutant(_MEMBERS, "sameProcess = startTimeOf(pid) == startTime", "sameProcess = True", "a stranger with the same pid is not the member", "test_invariants.py::test_i5AStrangerWithTheSamePidIsNotTheMember"),
+    Mutant(_MEMBERS, "return -errno.ESRCH if -pidfd in _NO_SUCH_PROCESS else pidfd", "return -errno.ESRCH", "without a descriptor nobody is dead", "test_invariants.py::test_i5WithoutADescriptorNobodyIsDead"),
+    Mutant(_MEMBERS, "return bool(atomics.pidfdDead(pidfd) == 1)", "return False", "a process that has ended is proven dead without its hello", "test_invariants.py::test_i5AZombieIsProvenDead"),
+    # --- election and watch ---
+    Mutant(_ELECTION, "        if atomics.casSeqCst64(self._election, old.word(), new.word()) != old.word():", "        if atomics.exchangeSeqCst64(self._election, new.word()) == -1:", "of several that noticed the same death one wins", "test_election.py"),
+    Mutant(_ELECTION, "        atomics.futexWake32(self._ready, _FUTEX_ALL)\n        if old.slot", "        if old.slot", "an election wakes who waits for the old socket", "test_election.py"),
+    Mutant(_ELECTION, "            disturb(self._block.memberAddress(old.slot) + layout.MEMBER_ROBUST_OFFSET)\n", "            pass\n", "an election wakes who watches the old broker", "test_election.py"),
+    Mutant(_ELECTION, "            if atomics.casSeqCst64(self._ready, seen, epoch) == seen:\n                break\n        atomics.futexWake32(self._ready, _FUTEX_ALL)\n", "            if atomics.casSeqCst64(self._ready, seen, epoch) == seen:\n                break\n", "a new socket wakes who waits for it", "test_election.py"),
+    Mutant(_ELECTION, "while (seen := int(atomics.loadAcquire64(self._ready))) < epoch:", "while (seen := int(atomics.loadAcquire64(self._ready))) != epoch:", "ready is never lowered", "test_election.py::test_readyIsNeverLowered"),
+    Mutant(_ELECTION, "slot if 0 <= slot < self._slots else None", "slot if 0 <= slot else None", "a slot out of range is nobody", "test_election.py::test_aSlotOutOfRangeIsNobody"),
+    Mutant(_ELECTION, "Term(epoch, None).word())", "Term(0, None).word())", "a rebuilt block begins after all that was", "test_repair.py::test_theNextTermComesAfterAllThatTheJournalsRemember"),
+    Mutant(_ELECTION, "atomics.fetchAddAcqRel64(self._heartbeat, 1)", "atomics.fetchAddAcqRel64(self._heartbeat, 0)", "a broker that moves is seen to move", "test_election.py::test_beatsAreCounted"),
+    Mutant(_WATCH, "    if word == 0 or word & _OWNER_DIED:\n        return\n", "", "the dead are not waited for", "test_watchdog.py test_election.py"),
+    Mutant(_WATCH, "    if mustLook():\n        return\n", "", "what came before the sleep is seen", "test_watchdog.py test_election.py"),
+    Mutant(_WATCH, "        atomics.futexWake32(address, _FUTEX_ALL)  # the kernel woke one of us\n", "        pass\n", "all who watch are woken", "test_election.py"),
+    Mutant(_WATCH, "    while word & _WAITERS and (found", "    while False and (found", "a watcher that is about to sleep finds the word changed", "test_watchdog.py::test_aWordThatChangedWhileNobodyLookedIsSeen test_election.py"),
+    Mutant(_WATCH, "        word = found\n    atomics.futexWake32(address, _FUTEX_ALL)\n", "        word = found\n", "who sleeps is woken", "test_election.py"),
+    # --- rows ---
+    Mutant(_ROWS, "if old.epoch > epoch or atomics", "if atomics", "a deposed broker changes no row that it reads anew", "test_invariants.py::test_i3WhatADeposedBrokerStillDoesFails"),
+    Mutant(_ROWS, "old.word(), new.word()) != old.word():\n            raise Deposed", "self.word(row), new.word()) == -1:\n            raise Deposed", "a row is changed from exactly what was read", "test_rows.py test_invariants.py::test_i3AWordRememberedFromBeforeTheFenceIsStale"),
+    Mutant(_ROWS, "        atomics.raiseField64(self._first, layout.ROW_BYTES, self.count(), _EPOCH_MASK << _EPOCH_SHIFT, field)\n\n", "\n", "a successor stamps all rows", "test_invariants.py::test_i3AWordRememberedFromBeforeTheFenceIsStale"),
+    Mutant(_ROWS, "for address in (self._block.rowsReadyAddress, self._block.drainAddress):", "for address in (self._block.drainAddress,):", "a successor stamps the row count", "test_invariants.py::test_i3WhatADeposedBrokerStillDoesFails"),
+    Mutant(_ROWS, "for address in (self._block.rowsReadyAddress, self._block.drainAddress):", "for address in (self._block.rowsReadyAddress,):", "a successor stamps the drain word", "test_invariants.py::test_i3ADeposedBrokerDoesNotDrain"),
+    Mutant(_ROWS, "        if word >> 40 > epoch:\n            raise Deposed\n", "", "a deposed broker adds no rows", "test_invariants.py::test_i3WhatADeposedBrokerStillDoesFails"),
+    Mutant(_ROWS, "        atomics.raiseField64(self._first + count * layout.ROW_BYTES", "        0 and atomics.raiseField64(self._first + count * layout.ROW_BYTES", "new rows are stamped", "test_invariants.py::test_i3RowsThatASuccessorAddsAreNotTheOldBrokers"),
+    Mutant(_ROWS, "word + layout.ROW_CHUNK) != word:", "word + layout.ROW_CHUNK) == -1:", "a broker that is deposed while the table grows is told", "test_rows.py"),
+    Mutant(_ROWS, "        block.allocate(block.geometry.rowsOffset", "        0 and block.allocate(block.geometry.rowsOffset", "rows have their pages before anybody touches them", "test_rows.py"),
+    Mutant(_ROWS, "        if count >= block.geometry.maxBuffers:", "        if False:", "the table has an end", "test_rows.py::test_theTableGrowsAChunkAtATimeUpToItsEnd"),
+    Mutant(_ROWS, "return min(int(atomics.loadAcquire64(self._block.rowsReadyAddress)) & _COUNT_MASK, self._block.geometry.maxBuffers)", "return int(atomics.loadAcquire64(self._block.rowsReadyAddress)) & _COUNT_MASK", "a row count above the table is not believed", "test_rows.py::test_aRowCountAboveTheTableIsNotBelieved"),
+    Mutant(_ROWS, "return (word & _STATE_MASK) == layout.ROW_LIVE and word >> _INCARNATION_SHIFT == incarnation", "return (word & _STATE_MASK) == layout.ROW_LIVE", "live means this incarnation", "test_rows.py"),
+    Mutant(_ROWS, "return (word & _STATE_MASK) == layout.ROW_LIVE and word", "return word", "live means LIVE", "test_rows.py"),
+    Mutant(_ROWS, " and content[nameStart : nameStart + len(name)] == name", "", "a hint is believed only after the name was read", "test_rows.py"),
+    Mutant(_ROWS, "0 <= description.sizeBytes <= description.segmentBytes <= 1 << 62", "True", "sizes fit their segment", "test_rows.py::test_sizesThatDoNotFitTheSegmentAreRefused"),
+    Mutant(_ROWS, "            and description.metaOffset + description.metaBytes <= description.segmentBytes\n", "", "the manifest is inside the segment", "test_rows.py::test_sizesThatDoNotFitTheSegmentAreRefused"),
+    Mutant(_ROWS, "if ndim > layout.MAX_NDIM or not inRange:", "if not inRange:", "dimensions are in range", "test_invariants.py::test_i8ADamagedRowIsATypedError"),
+    Mutant(_ROWS, "(IndexError, UnicodeDecodeError) as error:", "(KeyError, UnicodeDecodeError) as error:", "a word out of range is a typed error", "test_invariants.py::test_i8ADamagedRowIsATypedError"),
+    Mutant(_ROWS, "        self._block.bytes[offset + layout.ROW_GENERATION_OFFSET : offset + layout.ROW_BYTES] = bytes(\n            layout.ROW_BYTES - layout.ROW_GENERATION_OFFSET\n        )\n", "", "a new buffer has nothing of the row's last one", "test_rows.py::test_describingClearsWhatTheLastBufferLeft"),
+    Mutant(_ROWS, "return bytes(self._block.bytes[start : start + _DESCRIPTION.size])", "return self._block.bytes[start : start + _DESCRIPTION.size]", "bytes are copied before they are checked", "test_invariants.py::test_i8BytesAreCopiedBeforeTheyAreChecked"),
+    # --- index ---
+    Mutant(_INDEX, "_HASH_SHIFT | incarnation << _INCARNATION_SHIFT | (row + 1)\n", "_HASH_SHIFT | (row + 1)\n", "an entry is of one incarnation", "test_invariants.py::test_i3ALateIndexRemovalLeavesTheNextBuffersEntry"),
+    Mutant(_INDEX, "entry, layout.INDEX_TOMBSTONE) in (entry, 0)", "entry, 0) in (entry, 0)", "a removal does not end other names' probes", "test_index.py"),
+    Mutant(_INDEX, "            if seen == entry:\n                return  # its", "            if False:\n                return  # its", "inserting twice leaves one entry", "test_index.py::test_insertingTwiceLeavesOneEntry"),
+    Mutant(_INDEX, "== wanted and 0 <= row < self._maxRow:", "== wanted:", "a hint out of range is no hint", "test_index.py"),
+    Mutant(_INDEX, " and atomics.casSeqCst64(address, seen, entry) == seen:", " and (atomics.storeRelease64(address, entry) or True):", "an entry is put by CAS", "test_index.py"),
+    # --- leases ---
+    Mutant(_LEASES, "            atomics.exchangeSeqCst32(self._highAddress, self._high)\n", "", "a scan looks as far as leases are", "test_leases.py test_invariants.py::test_i1TheRefcountFollowsTheLeasesThatThereAreWhateverHappenedBefore"),
+    Mutant(_LEASES, "incarnation << _INCARNATION_SHIFT | self._generationField | (row + 1)", "incarnation << _INCARNATION_SHIFT | (row + 1)", "a lease says whose claim of the slot it is", "test_leases.py"),
+    Mutant(_LEASES, "    if not same or word >>", "    if word >>", "a revocation hits the lease that was seen", "test_leases.py::test_aRevocationHitsTheLeaseThatWasSeenAndNoLaterOne"),
+    Mutant(_LEASES, "    if not same or word >> _REASON_SHIFT & _REASON_MASK:", "    if not same:", "the first reason stands", "test_leases.py::test_theFirstReasonStands"),
+    Mutant(_LEASES, "    return bool(atomics.casSeqCst64(address, word, word | REVOCATION_REASONS.index(reason) << _REASON_SHIFT) == word)", "    return bool(atomics.exchangeSeqCst64(address, word | REVOCATION_REASONS.index(reason) << _REASON_SHIFT) == word)", "a revocation revives no lease that was given back meanwhile", "test_leases.py"),
+    Mutant(_LEASES, "    if incarnation is not None:\n", "    if False:\n", "holds are counted by incarnation", "test_creation.py::test_aCreatorThatGaveUpHoldsNothingOfTheRowsNextBuffer"),
+    Mutant(_LEASES, "            and word >> _GENERATION_SHIFT & _GENERATION_MASK == key.generation & _GENERATION_MASK\n", "", "a late clean-up leaves the next member its leases", "test_invariants.py::test_i3ALateSlotCleanupLeavesTheNextMemberItsLeases"),
+    Mutant(_LEASES, "        self._free.append(index)\n", "", "a lease slot that was given back is used again", "test_leases.py::test_aReleasedSlotIsUsedAgain"),
+    Mutant(_LEASES, "        atomics.exchangeSeqCst64(self._first + index * layout.LEASE_BYTES, 0)\n", "", "a release ends the hold", "test_leases.py"),
+    Mutant(_LEASES, "        atomics.storeRelease64(self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET, expiryMs)\n", "", "renewing moves the expiry", "test_leases.py::test_renewingMovesTheExpiryOnly"),
+    # --- generations ---
+    Mutant(_GENERATIONS, "            atomics.exchangeSeqCst64(self._word, value + 1)\n", "", "the word is odd while somebody writes", "test_generations.py::test_isOddWhileSomebodyWrites"),
+    Mutant(_GENERATIONS, "        if not value & 1:\n            # SYNC write", "        if True:\n            # SYNC write", "a repair keeps the word odd until it is whole", "test_generations.py test_buffer.py::test_aDeadWriterIsSeenAndRepaired"),
+    Mutant(_GENERATIONS, "        atomics.storeRelease64(self._word, value)\n        atomics.futexWake32(self._word, _FUTEX_ALL)\n", "        atomics.storeRelease64(self._word, value)\n", "a publication wakes who waits for it", "test_generations.py"),
+    Mutant(_GENERATIONS, "        \"\"\"Make waiters look again: the writer has died, or one of them is to stop.\"\"\"\n        atomics.futexWake32(self._word, _FUTEX_ALL)\n", "        \"\"\"Make waiters look again.\"\"\"\n", "a dead writer's waiters are woken", "test_generations.py"),
+    Mutant(_GENERATIONS, "if value & 1 and writerIsDead() and self.value() == value:", "if value & 1 and self.value() == value:", "a slow writer is not called dead", "test_generations.py::test_aWriterThatDiedIsSaidAndOneThatIsSlowIsATimeout"),
+    Mutant(_GENERATIONS, "if value & 1 and writerIsDead() and self.value() == value:", "if value & 1 and writerIsDead():", "a writer that ended just now has not died", "test_generations.py"),
+    Mutant(_GENERATIONS, "            if value > after and not value & 1:", "            if value > after:", "a wait ends with a publication", "test_generations.py"),
+    Mutant(_GENERATIONS, "            check()\n", "", "a wait ends when its writer dies", "test_generations.py::test_whatItsCheckRaisesEndsAWait"),
+    # --- claims ---
+    Mutant(_CLAIMS, "        if owner is None or isDead(*owner):", "        if owner is None or True:", "a claim whose owner lives is its own", "test_claims.py test_lock.py::test_aStoppedHolderKeepsItsLock"),
+    Mutant(_CLAIMS, "        if owner is None or isDead(*owner):", "        if owner is None:", "the dead lose their claims", "test_claims.py::test_theDeadLoseIt"),
+    Mutant(_CLAIMS, "    if atomics.exchangeSeqCst32(address, 0) & _CONTENDED:\n        atomics.futexWake32(address, _FUTEX_ALL)\n", "    atomics.exchangeSeqCst32(address, 0)\n", "a release wakes who waits", "test_claims.py"),
+    Mutant(_CLAIMS, "mine | word & _CONTENDED) == word:", "mine) == word:", "a waiter that was lost with its wake-up is woken by the next release", "test_claims.py::test_anHeirWakesWhoWasWaitingForTheDead"),
+    Mutant(_CLAIMS, "        if belongsTo(word, key):\n            return False\n", "", "an acquisition that was interrupted is taken up again", "test_claims.py"),
+    Mutant(_CLAIMS, "                return owner is None\n", "                return True\n", "who takes over from the dead is told", "test_claims.py::test_theDeadLoseIt"),
+    Mutant(_CLAIMS, "            if atomics.casSeqCst32(address, word, mine | word & _CONTENDED) == word:", "            if atomics.exchangeSeqCst32(address, mine | word & _CONTENDED) is not None:", "of several heirs one gets the claim", "test_claims.py"),
+    Mutant(_CLAIMS, "    \"\"\"Make the waiters look at the owner again: it has died.\"\"\"\n    atomics.futexWake32(address, _FUTEX_ALL)\n", "    \"\"\"Make the waiters look at the owner again: it has died.\"\"\"\n", "who waits for a dead owner is woken", "test_claims.py"),
+    # --- tickets ---
+    Mutant(_TICKETS, "elif word & _STATUS_MASK != layout.TICKET_PENDING:", "elif True:", "a pending ticket keeps its place", "test_tickets.py::test_aFullRingMakesTheNextOneWait"),
+    Mutant(_TICKETS, "                atomics.casSeqCst64(self._next, ticket - 1, ticket)\n            elif", "                pass\n            elif", "a ticket whose member died between two steps stops nobody", "test_tickets.py"),
+    Mutant(_TICKETS, "        atomics.casSeqCst64(self._slot(ticket), pending, _ticketWord(ticket, key, status))", "        atomics.storeRelease64(self._slot(ticket), _ticketWord(ticket, key, status))", "only its member completes a ticket", "test_tickets.py::test_onlyItsMemberCompletesATicket"),
+    Mutant(_TICKETS, "if word & 0xFFFFFFFF == self.pendingWord(key):", "if word & _STATUS_MASK == layout.TICKET_PENDING:", "only the tickets of the dead are poisoned", "test_tickets.py::test_theTicketsOfTheDeadArePoisonedAndNoOthers"),
+    Mutant(_TICKETS, "if word >> _TICKET_SHIFT == ticket else layout.TICKET_DONE", "if True else layout.TICKET_DONE", "a ticket that was overtaken is done", "test_tickets.py"),
+    Mutant(_TICKETS, "        atomics.fetchAddAcqRel32(self._wake, 1)\n", "", "a completion between the look and the sleep is seen", "test_tickets.py"),
+    Mutant(_TICKETS, "        atomics.futexWake32(self._wake, _FUTEX_ALL)\n", "", "a completion wakes who waits", "test_tickets.py"),
+    # --- segments ---
+    Mutant(_SEGMENTS, "    if (actual := os.fstat(fd).st_size) < sizeBytes:", "    if (actual := os.fstat(fd).st_size) < 0:", "a truncated segment is not mapped", "test_segments.py::test_aTruncatedSegmentIsNotMapped"),
+    Mutant(_SEGMENTS, "os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)", "os.O_RDWR | os.O_CLOEXEC)", "a link in place of a segment is not followed", "test_segments.py::test_aLinkInPlaceOfASegmentIsNotFollowed"),
+    Mutant(_SEGMENTS, "    with contextlib.suppress(posix_ipc.ExistentialError):\n        posix_ipc.unlink_shared_memory(name)\n    try:\n        memory", "    try:\n        memory", "what a dead creator left makes room", "test_segments.py::test_aLeftoverOfADeadCreatorIsReplaced"),
+    Mutant(_SEGMENTS, "    _requireRoom(mapping.sizeBytes)\n", "", "what can not fit is refused before a page is taken", "test_segments.py::test_whatCanNotFitIsRefusedBeforeAPageIsTaken"),
+    Mutant(_SEGMENTS, "            os.posix_fallocate(fd, offset, length)\n", "            pass\n", "a page that can not be had is an error and no SIGBUS", "test_segments.py::test_aFullShmIsAnErrorBeforeAnyTouch"),
+    # --- wire ---
+    Mutant(_WIRE, "        if flags & socket.MSG_TRUNC:", "        if False:", "a packet that is too long is refused", "test_wire.py::test_refusesAPacketThatIsTooLong"),
+    Mutant(_WIRE, "        if flags & socket.MSG_CTRUNC:", "        if False:", "lost descriptors are noticed", "test_wire.py"),
+    Mutant(_WIRE, "        closeAll(descriptors.tolist())\n", "", "descriptors that came with garbage are closed", "test_wire.py::test_closesDescriptorsThatCameWithGarbage"),
+    Mutant(_WIRE, "    if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):", "    if False:", "a message is a map with text keys", "test_wire.py::test_refusesWhatIsNoMapWithTextKeys"),
+    Mutant(_WIRE, "    if len(raw) > MAX_MESSAGE_BYTES:", "    if False:", "nothing is sent that nobody would take", "test_wire.py::test_refusesToSendMoreThanAMessageMayHave"),
+]
+# fmt: on

@@ -1,0 +1,30 @@
+"""Mutants of `cshim/primitives.c`, compiled into the copy. What differs only in the order that x86-64 keeps anyway can not be noticed here."""
+
+from __future__ import annotations
+
+from tests.mutation.mutant import Mutant
+
+_SHIM = "cshim/primitives.c"
+
+# fmt: off
+MUTANTS = [
+    Mutant(_SHIM, "\t\tif (__atomic_load_n(generation, __ATOMIC_RELAXED) == before)\n", "\t\tif (1)\n", "a copy is of one generation", "test_generations.py::test_aCopyDuringWhichTheGenerationChangedIsMadeAgain"),
+    Mutant(_SHIM, "\t\tif (before & 1)\n\t\t\treturn -EBUSY;\n", "", "nothing is copied while somebody writes", "test_primitives.py test_generations.py"),
+    Mutant(_SHIM, "\t\t__atomic_thread_fence(__ATOMIC_ACQUIRE);\n", "", "the copy comes before the second look", "test_generations.py::test_aCopyIsNeverTorn", "x86-64 keeps loads in order, and memcpy is a call that the compiler does not look into"),
+    Mutant(_SHIM, "\tif ((seen & FUTEX_TID_MASK) != 0 && (seen & FUTEX_OWNER_DIED) == 0)\n\t\treturn -EBUSY;\n", "", "a robust word that somebody holds is refused", "test_primitives.py"),
+    Mutant(_SHIM, "\tentry->head.futex_offset = (char *)word - (char *)&entry->node;\n", "", "the kernel finds the word", "test_primitives.py"),
+    Mutant(_SHIM, "	if (lock.l_type == F_UNLCK)\n		return 0;\n", "", "a free byte has no holder", "test_primitives.py"),
+    Mutant(_SHIM, "\treturn resultOf(poll(&poll1, 1, 0));\n", "\t(void)poll1;\n\treturn 1;\n", "a pidfd tells the living from the dead", "test_primitives.py"),
+    Mutant(_SHIM, "	sigdelset(&blocked, SIGSEGV);\n", "", "a fault in the background thread is a fault", "test_primitives.py"),
+    Mutant(_SHIM, "\treturn -pthread_sigmask(SIG_SETMASK, &blocked, NULL);\n", "\treturn -pthread_sigmask(SIG_SETMASK, NULL, NULL);\n", "signals are the other threads'", "test_primitives.py"),
+    Mutant(_SHIM, "\tif (madvise(address, bytes, MADV_WIPEONFORK) != 0) {\n", "\tif (0) {\n", "the kernel wipes the identity in a child", "test_primitives.py"),
+    Mutant(_SHIM, "fchmod(fd, 0600) != 0 || ftruncate", "ftruncate", "a memfd is its owner's only", "test_primitives.py"),
+    Mutant(_SHIM, ": posix_fallocate(fd, 0, (off_t)bytes);\n", ": 0;\n", "a memfd has its pages", "test_primitives.py"),
+    Mutant(_SHIM, "\t\twhile ((seen & fieldMask) < field) {\n", "\t\twhile ((seen & fieldMask) != field) {\n", "a field is raised and never lowered", "test_primitives.py test_rows.py"),
+    Mutant(_SHIM, "(seen & ~fieldMask) | field, 0,", "field, 0,", "raising a field leaves the others alone", "test_primitives.py"),
+    Mutant(_SHIM, "\t\tif (found < outMax)\n\t\t\toutIndices[found] = index;\n\t\tfound++;\n\t}\n\treturn found;\n}\n\nuint32_t mnnScan64", "\t\toutIndices[found] = index;\n\t\tfound++;\n\t}\n\treturn found;\n}\n\nuint32_t mnnScan64", "a scan writes no more than it was given room for", "test_primitives.py"),
+    Mutant(_SHIM, "\tuint64_t pages = (bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1), reserved = pages + alignment;\n", "\tuint64_t pages = (bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1), reserved = pages;\n", "an aligned mapping takes nobody's addresses", "test_primitives.py test_segments.py"),
+    Mutant(_SHIM, "\treturn result == -EACCES ? -EAGAIN : result; /* POSIX allows either for \"another has it\" */\n", "\treturn 0;\n", "a byte that another has is not taken", "test_primitives.py test_members.py"),
+    Mutant(_SHIM, "\tstruct timespec timeout = timespecOf(timeoutNs);\n\treturn resultOf(syscall(SYS_futex, word, FUTEX_WAIT, expected, &timeout", "\t(void)timeoutNs;\n\treturn resultOf(syscall(SYS_futex, word, FUTEX_WAIT, expected, NULL", "no wait is without a bound", "test_primitives.py"),
+]
+# fmt: on

@@ -1,0 +1,151 @@
+"""The client: it asks whoever is broker now, says hello first, and takes no answer for that to another question."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+from lab import Lab, Member
+
+from muninn.broker import client as clients
+from muninn.broker.broker import Broker
+from muninn.broker.client import Client, Office
+from muninn.control import wire
+from muninn.control.rows import Deposed
+from muninn.errors import DescriptorsExhausted
+from support import Background, eventually
+
+Allocations = Callable[[], list[tuple[tuple[int, int], int]]]
+
+
+class Serving:
+    """A broker that is stepped by a thread until it is deposed or the test ends."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self._stop = threading.Event()
+        self._thread = Background(self._serve)
+
+    def _serve(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.broker.step(0.01)
+            except Deposed:
+                return
+
+    def end(self) -> None:
+        """It does nothing more; its sockets stay."""
+        self._stop.set()
+        self._thread.ended()
+
+
+@pytest.fixture
+def serve(lab: Lab) -> Iterator[Callable[[], Serving]]:
+    """Elect another broker, and let it serve."""
+    made: list[Serving] = []
+
+    def start() -> Serving:
+        made.append(Serving(lab.broker(lab.member())))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.end()
+
+
+def _client(lab: Lab, member: Member, takeoverMs: int = 100, allocations: Allocations = list) -> Client:
+    nonce = member.table.identity(member.key.slot).nonce
+    return Client(
+        Office(lab.places, member.table, lab.election, member.key, nonce, takeoverMs, 50_000, lambda: None, lambda term: None, allocations)
+    )
+
+
+def _greeted(broker: Broker) -> bool:
+    return any(session.key is not None for session in broker._sessions.values())
+
+
+def test_whoWaitsForADeposedBrokerAsksItsSuccessor(lab: Lab, serve: Callable[[], Serving]) -> None:
+    """Broken: the wait for an answer ended with the request's time only."""
+    first, client = serve(), _client(lab, lab.member())
+    assert client.request("ping")[0] == {"epoch": 1}
+    first.end()
+    asking = Background(lambda: client.request("ping")[0]).asleep()
+    serve()
+    assert asking.ended() == {"epoch": 2}
+    client.close()
+
+
+def test_aNewBrokerIsAskedOnANewConnection(lab: Lab, serve: Callable[[], Serving]) -> None:
+    """Broken: the connection to the old broker was used for as long as there was one."""
+    first, client = serve(), _client(lab, lab.member())
+    client.request("ping")
+    first.end()
+    (session,) = first.broker._sessions.values()
+    serve()
+    assert client.request("ping")[0] == {"epoch": 2}
+    assert session.connection is not None
+    assert wire.receive(session.connection) is None, "the old broker was asked nothing more"
+    client.close()
+
+
+def test_anAnswerThatNobodyTookIsNotTheNextOnes(lab: Lab, serve: Callable[[], Serving], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C came before the answer. Broken: the connection was kept, and the next question got that answer."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    serve()
+    client = _client(lab, lab.member())
+    client.request("ping")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(clients, "wire", SimpleNamespace(send=wire.send, receive=interrupted))
+        client.request("find", name="a")
+    assert client.request("ping")[0] == {"epoch": 1}
+    client.close()
+
+
+def test_nothingIsAskedBeforeTheHello(lab: Lab, serve: Callable[[], Serving]) -> None:
+    """Broken: a hello that failed left its connection, on which the next request went without one."""
+    failing = [True]
+
+    def allocations() -> list[tuple[tuple[int, int], int]]:
+        if failing:
+            raise DescriptorsExhausted("none left")
+        return []
+
+    serve()
+    client = _client(lab, lab.member(), allocations=allocations)
+    with pytest.raises(DescriptorsExhausted):
+        client.request("find", name="a")
+    failing.clear()
+    assert client.request("find", name="a")[0] == {}
+    client.close()
+
+
+def test_whoAsksAnEarlierBrokerIsCalledAway(lab: Lab, serve: Callable[[], Serving]) -> None:
+    """Broken: `forsake` did nothing, and the wait went on until the old broker's time was over."""
+    first, client = serve(), _client(lab, lab.member(), takeoverMs=40_000)
+    client.request("ping")
+    eventually(lambda: _greeted(first.broker), "the hello")
+    first.end()
+    asking = Background(lambda: client.request("ping")[0]).asleep()
+    serve()
+    client.forsake(1)
+    assert asking.isRunning(), "the epoch of its own broker is no reason"
+    client.forsake(2)
+    assert asking.ended() == {"epoch": 2}
+    client.close()
+
+
+def test_aHelloBringsTheMemoryThatHasNoName(lab: Lab, serve: Callable[[], Serving]) -> None:
+    """Broken: a new broker was told who we are, and not what we hold."""
+    member, first = lab.member(), serve()
+    with first.broker._lock:
+        made = lab.make(first.broker._directory, member)
+    client = _client(lab, member, allocations=lambda: [(made, os.memfd_create("held"))])
+    client.request("ping")
+    assert first.broker._directory.vault.get(*made) is not None
+    client.close()
