@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from muninn.api import membership
 from muninn.control import atomics, layout
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
+from muninn.errors import ProtocolViolation
 from support import Actor, eventually
 
 
@@ -141,3 +143,27 @@ def test_aNewTermCallsAwayWhoAsksAnEarlierBroker(domain: str, actor: Callable[..
     epoch = current.election.epoch()
     broker.kill()
     eventually(lambda: any(each > epoch for each in told), "the client was told")
+
+
+def test_whatWasUnderWayAtTheGoodByeIsNoError(
+    domain: str, actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The thread was waiting for its answer when the slot was given back. Broken: the refusal was logged as an error."""
+    actor().join()
+    muninn.domainInfo()
+    current = membership.current()
+    settleReleased, asking = current.holdings.settleReleased, threading.Event()
+
+    def underWay() -> bool:
+        if threading.current_thread() is not current._thread:
+            return settleReleased()
+        asking.set()
+        eventually(lambda: current._leaving, "the good-bye")
+        raise ProtocolViolation("member slot 1 was given back")
+
+    monkeypatch.setattr(current.holdings, "settleReleased", underWay)
+    current.kick()
+    assert asking.wait(20)
+    with caplog.at_level(logging.ERROR, "muninn"):
+        current.leave()
+    assert not caplog.records, caplog.text

@@ -27,7 +27,7 @@ BUILD = Path("build/mutation")
 COPIED = ("muninn", "tests", "cshim", "ops", "Makefile", "pyproject.toml", "hatch_build.py")
 #: A mutant that takes longer than its tests do without it, by so much, hangs.
 LEAST_SECONDS, TIMES_LONGER = 30.0, 6.0
-QUICK_SECONDS, QUICK_SEED = 45.0, 20
+QUICK_SECONDS, QUICK_SEED = 36.0, 20
 PARALLEL = 2
 #: What pytest says by its exit status (pytest.ExitCode).
 PASSED, FAILED = 0, 1
