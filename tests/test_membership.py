@@ -14,6 +14,7 @@ import pytest
 import muninn
 from muninn.api import membership
 from muninn.control import atomics, layout
+from muninn.control.block import unlinkQuietly
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
 from muninn.errors import ProtocolViolation
@@ -75,6 +76,24 @@ def test_nobodyStaysInABlockThatWasWithdrawnMeanwhile(domain: str, monkeypatch: 
     monkeypatch.setattr(MemberTable, "claim", late)
     muninn.share(b"x", name="a")
     assert withdrawn and os.path.exists(_blockPath(domain)) and not membership.current().block.isRetired()
+
+
+def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(domain: str) -> None:
+    """Two leave at once, and a third has begun to claim a slot: one withdraws the block, the other finds the claim (found by the model).
+
+    Broken: the other gave the block, which had no name any more, its version back: the third stayed in it, alone for ever.
+    """
+    muninn.domainInfo()
+    leaving = membership.current()
+    version = leaving.block.address + layout.VERSION_OFFSET
+    with leaving._lockFile.creating():
+        atomics.exchangeSeqCst32(version, 0)
+        unlinkQuietly(leaving.places.blockName)
+    claiming = leaving.block.memberAddress(leaving.key.slot + 1)
+    atomics.storeRelease64(claiming, 1 << 32 | layout.MEMBER_CLAIMING)
+    leaving._retire()
+    assert leaving.block.isRetired()
+    atomics.storeRelease64(claiming, 1 << 32 | layout.MEMBER_FREE)
 
 
 def test_whoWithdrawsTheBlockSaysSoBeforeItLooks(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:

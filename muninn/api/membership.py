@@ -335,6 +335,8 @@ class Membership:
         The lock file stays: its bytes mean something only while it is one file.
         """
         with self._lockFile.creating():
+            if not self.block.hasName():
+                return  # withdrawn by another who left at the same time: who claims a slot in it now must go on noticing
             version = self.block.address + layout.VERSION_OFFSET
             # SYNC retire: pairs with _join. Version first and slots second here, slot first and version second there.
             atomics.exchangeSeqCst32(version, 0)

@@ -18,7 +18,7 @@ import posix_ipc
 from muninn.control import atomics, layout
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile, fileError
-from muninn.control.places import Places
+from muninn.control.places import SHM_ROOT, Places
 from muninn.errors import ControlBlockInvalid, HostMemoryFull
 
 _HEADER = struct.Struct("<8sIxxxx16sQIIII")
@@ -87,6 +87,14 @@ class ControlBlock:
     def isRetired(self) -> bool:
         """Whether the last member has withdrawn this block; a new one must be opened."""
         return int(atomics.loadSeqCst32(self.address + layout.VERSION_OFFSET)) != layout.VERSION
+
+    def hasName(self) -> bool:
+        """Whether the domain's name still leads to this block; only who holds CREATE can rely on the answer."""
+        try:
+            named = os.stat(f"{SHM_ROOT}{self.places.blockName}")
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(self._fd))
 
     def close(self) -> None:
         """Unmap. Words must not be touched afterwards."""

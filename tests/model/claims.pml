@@ -47,7 +47,10 @@ byte bufferWhere[9], bufferValue[9], waiting[N];
 	WHERE(p, 1) = WHERE(p, 2); VALUE(p, 1) = VALUE(p, 2); \
 	WHERE(p, 2) = 0; VALUE(p, 2) = 0; waiting[p]--
 
-#define DRAIN(p) do :: waiting[p] > 0 -> FLUSH(p) :: else -> break od
+#define DRAIN(p) \
+	if :: waiting[p] > 0 -> FLUSH(p) :: else fi; \
+	if :: waiting[p] > 0 -> FLUSH(p) :: else fi; \
+	if :: waiting[p] > 0 -> FLUSH(p) :: else fi
 
 inline store(where, value) {
 	d_step { WHERE(p, waiting[p]) = where; VALUE(p, waiting[p]) = value; waiting[p]++ }
@@ -72,7 +75,8 @@ inline acquire() {
 		:: d_step { asleep[p] -> asleep[p] = false }
 #endif
 		fi
-	od
+	od;
+	skip
 }
 
 /* claims.release: an exchange, and then the wake-up */
@@ -140,6 +144,7 @@ proctype Member(byte p) {
 		:: ops < OPS -> ops++; if :: write() :: read() fi
 		:: else -> break
 		od;
+		skip;
 		false
 	} unless { !alive[p] };
 	d_step { g = 0; first = 0; second = 0; ops = 0; ok = false }

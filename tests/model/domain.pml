@@ -109,20 +109,26 @@ inline assertOne() {
 inline leave() {
 	d_step { SLOT(b, p) = VACANT; inside[p] = false; inBlock[p] = NOTHING };
 	LOCK;
+	if
+#ifndef NO_LOOK_AT_THE_NAME
+	:: named != b /* somebody has withdrawn it: what is in it now will notice */
+#endif
+	:: else ->
 #ifdef LOOK_BEFORE_WITHDRAWAL
 	d_step { others = (SLOT(b, 0) != VACANT || SLOT(b, 1) != VACANT || SLOT(b, N - 1) != VACANT) };
 	if
 	:: others
 	:: else -> ready[b] = false; if :: named == b -> named = NOTHING :: else fi
-	fi;
+	fi
 #else
 	ready[b] = false;
 	d_step { others = (SLOT(b, 0) != VACANT || SLOT(b, 1) != VACANT || SLOT(b, N - 1) != VACANT) };
 	if
 	:: others -> ready[b] = true
 	:: else -> if :: named == b -> named = NOTHING :: else fi
-	fi;
+	fi
 #endif
+	fi;
 	others = false;
 	UNLOCK;
 	locked[p] = false;
@@ -138,8 +144,8 @@ proctype Member(byte p) {
 		:: else -> break
 		od;
 		if
-		:: join()
-		:: skip
+		:: p == 0 -> join() /* one comes again */
+		:: else
 		fi;
 		false
 	} unless { !alive[p] };
@@ -170,8 +176,8 @@ proctype Quiescence() {
 	byte k;
 	timeout;
 	assert(creating == NOBODY);
-	do /* whoever is in the domain can be found */
-	:: k < N -> assert(!(alive[k] && inside[k]) || (named == inBlock[k] && ready[named])); k++
+	do /* whoever is in the domain can be found; that its block is ready is seen to by who looks for it */
+	:: k < N -> assert(!(alive[k] && inside[k]) || named == inBlock[k]); k++
 	:: else -> break
 	od
 }
