@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 SANITIZE := build/sanitize
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test stateful failpoints fuzz mutation soak lint types bench sanitize format clean
+.PHONY: help setup demo test model stateful failpoints fuzz mutation soak lint types bench sanitize format clean
 
 help: ## say what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ demo: $(STAMP) ## share a real model between processes, and kill the broker
 test: $(STAMP) ## run all tests, the C ones under sanitizers among them
 	@$(PY) -m pytest
 
+model: ## explore the protocol's models with SPIN, whole and with each invariant taken away; QUICK=1 for the small ones
+	@SPIN=$$(sh ops/findspin.sh) && python3 tests/model/check.py $(if $(QUICK),--quick)
+
 stateful: $(STAMP) ## random steps of real processes against a model: SECONDS=1800
 	@MUNINN_STATEFUL=long MUNINN_STATEFUL_SECONDS=$(or $(SECONDS),1800) $(PY) -m pytest tests/stateful
 
@@ -40,7 +43,7 @@ fuzz: $(STAMP) ## bytes that nobody wrote, to everything that reads them: SECOND
 lint: $(STAMP) ## style and names
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/pylint muninn tests/*.py tests/failpoints tests/stateful tests/fuzz tests/mutation tests/soak bench examples/*.py hatch_build.py
+	@$(VENV)/bin/pylint muninn tests/*.py tests/model/*.py tests/failpoints tests/stateful tests/fuzz tests/mutation tests/soak bench examples/*.py hatch_build.py
 
 types: $(STAMP) ## mypy, strict
 	@$(VENV)/bin/mypy

@@ -17,7 +17,7 @@ from muninn.control import atomics, layout
 from muninn.control.block import unlinkQuietly
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
-from muninn.errors import ProtocolViolation
+from muninn.errors import ProtocolViolation, TableFull
 from support import Actor, eventually
 
 
@@ -186,3 +186,17 @@ def test_whatWasUnderWayAtTheGoodByeIsNoError(
     with caplog.at_level(logging.ERROR, "muninn"):
         current.leave()
     assert not caplog.records, caplog.text
+
+
+def test_aTableThatIsFullOfTheDeadIsWaitedFor(domain: str, actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills in quick succession fill the slots faster than they are taken back (found by the fail points). Broken: `TableFull` at once."""
+    monkeypatch.setenv("MUNINN_MAX_MEMBERS", "3")
+    broker = actor().join()
+    doomed = [actor().join() for _ in range(2)]
+    with pytest.raises(TableFull):
+        muninn.domainInfo()  # nobody has died: that is said at once
+    broker.stop()
+    for each in doomed:
+        each.kill()
+    threading.Timer(0.2, broker.resume).start()
+    assert broker.pid in {member["pid"] for member in muninn.domainInfo()["members"]}

@@ -31,7 +31,7 @@ from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
 from muninn.control.rows import Deposed, RowTable
 from muninn.control.watch import disturb, watch
-from muninn.errors import BrokerUnavailable, ControlBlockInvalid, MuninnError
+from muninn.errors import BrokerUnavailable, ControlBlockInvalid, MuninnError, TableFull
 
 if TYPE_CHECKING:
     from muninn.api.holdings import Holdings
@@ -46,6 +46,7 @@ _LONGEST_SLEEP_SECONDS = 60.0
 _RESIGNED_PAUSE_SECONDS = 0.05
 _LEAVE_BOUND_SECONDS = 5.0
 _JOIN_BOUND_SECONDS = 10.0
+_FULL_PAUSE_SECONDS = 0.01
 
 
 class Identity:
@@ -121,7 +122,7 @@ class Membership:
                 self.block: ControlBlock = openOrCreate(self.places, self._lockFile, limits)
                 attempt.callback(self.block.close)
                 self.members = MemberTable(self.block)
-                self.key: MemberKey = self.members.claim(self._preferred)
+                self.key: MemberKey = self._claim(deadline)
                 attempt.callback(self._lockFile.unlockSlot, self.key.slot)
                 attempt.callback(self.members.vacate, self.key, layout.MEMBER_CLAIMING)
                 # SYNC retire: pairs with _retire. Slot first and version second here, version first and slots second there.
@@ -133,6 +134,16 @@ class Membership:
         self.election = Election(self.block)
         self.rows = RowTable(self.block)
         self.index = NameIndex(self.block)
+
+    def _claim(self, deadline: float) -> MemberKey:
+        """A member slot. A full table with dead members in it is not full for long: the broker is about to take their slots back."""
+        while True:
+            try:
+                return self.members.claim(self._preferred)
+            except TableFull:
+                if not self.members.anyEnded() or time.monotonic() > deadline:
+                    raise
+                time.sleep(_FULL_PAUSE_SECONDS)
 
     def _awaitEntry(self) -> None:
         if not self._entered.wait(_JOIN_BOUND_SECONDS) or self._failure is not None:

@@ -124,6 +124,10 @@ class MemberTable:
             return bool(atomics.loadAcquire32(self.robustAddress(key.slot)) & _FUTEX_OWNER_DIED)
         return processIsGone(identity.pid, identity.startTime)
 
+    def anyEnded(self) -> bool:
+        """Whether some slot is taken, and its byte free: its member has ended, or is about to."""
+        return any(not self._block.lockFile.slotIsLocked(slot) for slot in self.occupied())
+
     def isPidfdOf(self, descriptor: int, key: MemberKey) -> bool:
         """Whether a descriptor that came over the socket is a pidfd, and of the process that the slot names (as far as this PID namespace
         can tell).

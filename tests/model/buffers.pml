@@ -10,9 +10,6 @@
 #ifndef N
 #define N 3
 #endif
-#ifndef OPS
-#define OPS 1
-#endif
 #ifndef DEATHS
 #define DEATHS 1
 #endif
@@ -22,7 +19,23 @@
 #ifndef REJOINS
 #define REJOINS 0
 #endif
-#define MAX_EPOCH (2 + DEATHS + SPURIOUS)
+/* what the program of each member does, one after the other */
+#define CREATES create()
+#define OPENS open()
+#define FREES free()
+#define REVOKES revoke()
+#define RENEWS free(); create()
+#define RESTS skip
+#ifndef DOES0
+#define DOES0 CREATES
+#endif
+#ifndef DOES1
+#define DOES1 OPENS
+#endif
+#ifndef DOES2
+#define DOES2 FREES
+#endif
+#define MAX_EPOCH (1 + DEATHS + SPURIOUS)
 #define NOBODY N
 
 /* row states */
@@ -187,27 +200,29 @@ inline close() {
 	i = 0
 }
 
+inline free() {
+	d_step { i = rowInc };
+	ask(RELEASED, i)
+}
+
+inline revoke() {
+	d_step { i = rowInc };
+	ask(REVOKE, i)
+}
+
 proctype Client(byte p) {
-	byte i, got, ops;
+	byte i, got;
 	bool ok;
 	{
-		do
-		:: ops < OPS ->
-			ops++;
-			if
-			:: create()
-			:: open()
-			:: d_step { i = rowInc }; ask(RELEASED, i); i = 0
-#ifdef WITH_REVOKE
-			:: d_step { i = rowInc }; ask(REVOKE, i); i = 0
-#endif
-			fi;
-			got = 0
-		:: else -> break
-		od;
+		if
+		:: p == 0 -> DOES0
+		:: p == 1 -> DOES1
+		:: p == 2 -> DOES2
+		fi;
+		d_step { i = 0; got = 0; ok = false };
 		false /* it lives on, and does nothing more */
 	} unless { !alive[p] };
-	d_step { ended[p]++; i = 0; got = 0; ops = 0; ok = false }
+	d_step { ended[p]++; i = 0; got = 0; ok = false }
 }
 
 /* ---- brokers --------------------------------------------------------------------------------------------------------------- */
@@ -323,7 +338,9 @@ inline reclaim() {
 	:: s == CREATING && sm == d -> bury() /* Directory.orphaned */
 	:: else
 	fi;
-	settle();
+#ifndef NO_SETTLE_AFTER_DEATH
+	settle(); /* what it held */
+#endif
 	if /* vacate */
 	:: d_step { member[d] == CONDEMNED && gen[d] == dg -> member[d] = VACANT }
 	:: !(member[d] == CONDEMNED && gen[d] == dg)
@@ -405,10 +422,16 @@ inline serve() {
 #define PICK(x) d_step { WORK_FOR(x) -> c = x; q = req[x]; qi = reqInc[x] }
 #define HALF_DONE (rowState == PROBING || rowState == DYING || rowState == DEAD)
 
+#define FORGET d_step { s = 0; se = 0; si = 0; sm = 0; k = 0; c = 0; q = 0; qi = 0; d = 0; held = false; dg = false }
+
 proctype Broker(byte p) {
 	byte e, s, se, si, sm, k, c, q, qi, d;
 	bool held, ok, dg, settled;
 	{
+		if
+		:: p == 0 -> e = 1; goto fencing /* the first is broker already */
+		:: else
+		fi;
 	follow:
 		do
 		:: atomic {
@@ -420,34 +443,35 @@ proctype Broker(byte p) {
 			spurious++; epoch++; office = p; e = epoch; break
 		}
 		od;
+	fencing:
 		skip;
 #ifndef NO_FENCE
 		d_step { if :: rowEpoch < e -> rowEpoch = e :: else fi };
 #endif
 #ifndef NO_ADOPT
 		if
-		:: HALF_DONE -> settle() /* Upkeep._finishRows */
+		:: HALF_DONE -> settle(); FORGET /* Upkeep._finishRows */
 		:: else
 		fi;
 #endif
 		settled = false;
 		do
 		:: epoch != e -> goto deposed /* looked at before each step */
-		:: epoch == e && IS_GONE(0) -> d = 0; reclaim()
-		:: epoch == e && IS_GONE(1) -> d = 1; reclaim()
+		:: epoch == e && IS_GONE(0) -> d = 0; reclaim(); FORGET
+		:: epoch == e && IS_GONE(1) -> d = 1; reclaim(); FORGET
 #if N > 2
-		:: epoch == e && IS_GONE(2) -> d = 2; reclaim()
+		:: epoch == e && IS_GONE(2) -> d = 2; reclaim(); FORGET
 #endif
 #ifndef NO_ADOPT
-		:: epoch == e && !settled -> settled = true; settle() /* Upkeep._collectOrphans */
+		:: epoch == e && !settled -> settled = true; settle(); FORGET /* Upkeep._collectOrphans */
 #endif
 #ifdef TTL_REAPS
 		:: d_step { epoch == e && lease[0] != 0 -> lease[0] = 0 }
 #endif
-		:: PICK(0) -> if :: epoch != e -> goto deposed :: else -> serve() fi; c = 0; q = 0; qi = 0
-		:: PICK(1) -> if :: epoch != e -> goto deposed :: else -> serve() fi; c = 0; q = 0; qi = 0
+		:: PICK(0) -> if :: epoch != e -> goto deposed :: else -> serve() fi; FORGET
+		:: PICK(1) -> if :: epoch != e -> goto deposed :: else -> serve() fi; FORGET
 #if N > 2
-		:: PICK(2) -> if :: epoch != e -> goto deposed :: else -> serve() fi; c = 0; q = 0; qi = 0
+		:: PICK(2) -> if :: epoch != e -> goto deposed :: else -> serve() fi; FORGET
 #endif
 		od;
 	deposed:
@@ -540,6 +564,14 @@ init {
 	byte p;
 	atomic {
 		rowMaker = NOBODY;
+		epoch = 1; office = 0;
+#ifdef THERE_IS_ONE
+		/* one that nobody holds any more */
+		rowState = LIVE; rowEpoch = 1; rowInc = 1; described = 1; there[1] = true;
+#if THERE_IS_ONE == 2
+		lastClose = true;
+#endif
+#endif
 		p = 0;
 		do
 		:: p < N -> alive[p] = true; member[p] = MEMBER; run Client(p); run Broker(p); p++

@@ -47,6 +47,12 @@ byte bufferWhere[9], bufferValue[9], waiting[N];
 	WHERE(p, 1) = WHERE(p, 2); VALUE(p, 1) = VALUE(p, 2); \
 	WHERE(p, 2) = 0; VALUE(p, 2) = 0; waiting[p]--
 
+#define OVERTAKE(p) d_step { \
+	waiting[p] > 1 && WHERE(p, 0) != WHERE(p, 1) && (WHERE(p, 1) != 2 || VALUE(p, 1) % 2 == 1) -> \
+	TO_MEMORY(WHERE(p, 1), VALUE(p, 1)); \
+	WHERE(p, 1) = WHERE(p, 2); VALUE(p, 1) = VALUE(p, 2); \
+	WHERE(p, 2) = 0; VALUE(p, 2) = 0; waiting[p]-- }
+
 #define DRAIN(p) \
 	if :: waiting[p] > 0 -> FLUSH(p) :: else fi; \
 	if :: waiting[p] > 0 -> FLUSH(p) :: else fi; \
@@ -153,11 +159,12 @@ proctype Member(byte p) {
 proctype Memory() {
 	do
 #ifdef WEAK
-	/* a data store may overtake an older one to another place, never a release store */
-	:: d_step { waiting[0] > 1 && WHERE(0, 0) == 0 && WHERE(0, 1) == 1 -> data[1] = VALUE(0, 1);
-		WHERE(0, 1) = WHERE(0, 2); VALUE(0, 1) = VALUE(0, 2); WHERE(0, 2) = 0; VALUE(0, 2) = 0; waiting[0]-- }
-	:: d_step { waiting[0] > 1 && WHERE(0, 0) == 2 && VALUE(0, 0) % 2 == 1 -> data[WHERE(0, 1)] = VALUE(0, 1);
-		WHERE(0, 1) = WHERE(0, 2); VALUE(0, 1) = VALUE(0, 2); WHERE(0, 2) = 0; VALUE(0, 2) = 0; waiting[0]-- }
+	/* the second store before the first: unless the second is the release that publishes, or both are to one place */
+	:: OVERTAKE(0)
+	:: OVERTAKE(1)
+#if N > 2
+	:: OVERTAKE(2)
+#endif
 #endif
 	:: d_step { waiting[0] > 0 -> FLUSH(0) }
 	:: d_step { waiting[1] > 0 -> FLUSH(1) }

@@ -1,0 +1,134 @@
+"""Explore the models with SPIN, whole, and with each thing that the code does taken away: `make model`, or `make model QUICK=1`.
+
+Exits with 0 when every model holds and every mutilated one fails. Needs `spin` and a C compiler; no Python package.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parent
+_BOUND_SECONDS = 1200
+_MEMORY_MIB = 6000
+
+_OPEN_FREE = "N=2 THERE_IS_ONE=1 DOES0=OPENS DOES1=FREES SPURIOUS=0"
+_TWO_BROKERS = "N=2 THERE_IS_ONE=2 DOES0=OPENS DOES1=OPENS DEATHS=0 SPURIOUS=1"
+
+
+class Case(NamedTuple):
+    """One exploration: a model, its parameters, and the thing taken away, if any."""
+
+    model: str
+    parameters: str
+    without: str = ""
+    isQuick: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.parameters}" + (f", {self.without}" if self.without else "")
+
+
+SOUND = (
+    Case("domain", "N=2"),
+    Case("domain", "N=3", isQuick=False),
+    Case("claims", "N=2 OPS=2"),
+    Case("claims", "N=2 WEAK"),
+    Case("claims", "N=3", isQuick=False),
+    Case("buffers", f"{_OPEN_FREE} DEATHS=0"),
+    Case("buffers", "N=2 THERE_IS_ONE=1 DOES0=RENEWS DOES1=OPENS DEATHS=0 SPURIOUS=0"),
+    Case("buffers", "N=2 THERE_IS_ONE=1 DOES0=OPENS DOES1=REVOKES DEATHS=0 SPURIOUS=0"),
+    Case("buffers", "N=3 THERE_IS_ONE=1 DOES0=OPENS DOES1=OPENS DOES2=FREES DEATHS=0 SPURIOUS=0"),
+    Case("buffers", f"{_OPEN_FREE} DEATHS=1", isQuick=False),
+    Case("buffers", "N=2 THERE_IS_ONE=2 DOES0=RESTS DOES1=OPENS DEATHS=1 SPURIOUS=0", isQuick=False),
+    Case("buffers", "N=2 DOES0=RESTS DOES1=CREATES DEATHS=1 SPURIOUS=0", isQuick=False),
+    Case("buffers", "N=2 DOES0=CREATES DOES1=OPENS DEATHS=0 SPURIOUS=1", isQuick=False),
+    Case("buffers", _TWO_BROKERS, isQuick=False),
+    Case("buffers", "N=3 THERE_IS_ONE=1 DOES0=RESTS DOES1=OPENS DOES2=RESTS DEATHS=1 SPURIOUS=0", isQuick=False),
+)
+MUTILATED = (
+    *(Case("domain", "N=2", without) for without in ("NO_CREATE_LOCK", "NO_LOOK_AFTER_CLAIM", "LOOK_BEFORE_WITHDRAWAL")),
+    *(Case("domain", "N=3", without, isQuick=False) for without in ("NO_REINSTATE", "NO_LOOK_AT_THE_NAME")),
+    *(Case("claims", "N=2", without) for without in ("TAKE_FROM_THE_NOTICED", "NO_BOUND", "NO_ODD", "NO_SECOND_LOOK")),
+    Case("claims", "N=2 OPS=2", "RELEASE_BEFORE_DATA"),
+    Case("claims", "N=2 WEAK", "PLAIN_BEGIN"),
+    *(
+        Case("buffers", f"{_OPEN_FREE} DEATHS=0", without)
+        for without in (
+            "PLAIN_LEASE", "VALIDATE_BEFORE_LEASE", "NO_SCAN_AFTER_STATE", "SCAN_BEFORE_STATE", "TTL_REAPS", "NO_SETTLE_AFTER_FAILED_OPEN",
+        )
+    ),
+    *(Case("buffers", f"{_OPEN_FREE} DEATHS=1", without) for without in ("NO_PROOF", "COUNTER", "NO_SETTLE_AFTER_DEATH")),
+    Case("buffers", "N=2 THERE_IS_ONE=1 DOES0=RENEWS DOES1=OPENS DEATHS=0 SPURIOUS=0", "NO_INCARNATION"),
+    Case("buffers", "N=2 THERE_IS_ONE=2 DOES0=RESTS DOES1=OPENS DEATHS=1 SPURIOUS=0", "NO_SETTLE_AFTER_CLOSE"),
+    *(Case("buffers", _TWO_BROKERS, without) for without in ("NO_EPOCH", "NO_FENCE", "PLAIN_ROW_STORE", "UNLINK_BEFORE_DEAD")),
+)  # fmt: skip
+
+
+class Outcome(NamedTuple):
+    """What an exploration found."""
+
+    isWhole: bool
+    violation: str
+    states: int
+    depth: int
+    seconds: float
+
+
+def explore(case: Case) -> Outcome:
+    """Generate the verifier, compile it, run it."""
+    defines = [f"-D{each}" for each in (*case.parameters.split(), *case.without.split())]
+    with tempfile.TemporaryDirectory(prefix="muninn-model-") as folder:
+        began = time.monotonic()
+        _run([os.environ.get("SPIN", "spin"), *defines, "-a", str(HERE / f"{case.model}.pml")], folder)
+        optimise = "-O0" if case.without else "-O2"  # compiling them costs more than running them
+        compiler = os.environ.get("CC", "cc")
+        _run([compiler, optimise, "-w", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={_MEMORY_MIB}", "-o", "pan", "pan.c"], folder)
+        said = _run(["./pan", "-E", "-m1000000"], folder)
+    found = re.search(r"^pan:1: (.*?) \(at depth", said, re.MULTILINE)
+    states = re.search(r"(\d+) states, stored", said)
+    depth = re.search(r"depth reached (\d+)", said)
+    if not states or not depth:
+        raise SystemExit(f"{case}: the verifier said nothing of its states:\n{said}")
+    isWhole = "Search not completed" not in said and "max search depth too small" not in said
+    return Outcome(isWhole, found[1] if found else "", int(states[1]), int(depth[1]), time.monotonic() - began)
+
+
+def _run(command: list[str], folder: str) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_BOUND_SECONDS)
+    if done.returncode != 0 and command[0] != "./pan":
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def main() -> int:
+    quick = "--quick" in sys.argv[1:]
+    cases = [case for case in (*SOUND, *MUTILATED) if case.isQuick or not quick]
+    wrong, states, began = 0, 0, time.monotonic()
+    print(f"{'states':>12} {'depth':>6} {'s':>6}  verdict")
+    with ThreadPoolExecutor(2) as pool:
+        for case, outcome in zip(cases, pool.map(explore, cases), strict=True):
+            if case.without:
+                isRight, verdict = bool(outcome.violation), "fails, as it must" if outcome.violation else "HOLDS, AND MUST NOT"
+            else:
+                isRight = outcome.isWhole and not outcome.violation
+                verdict = "holds" if isRight else f"FAILS: {outcome.violation or 'not explored whole'}"
+                states += outcome.states
+            wrong += not isRight
+            print(f"{outcome.states:>12,} {outcome.depth:>6} {outcome.seconds:>6.1f}  {verdict}: {case}", flush=True)
+    mutilated = sum(bool(case.without) for case in cases)
+    print(
+        f"{len(cases) - mutilated} models, {states:,} states, {mutilated} with something taken away; "
+        f"{wrong} not as they should be; {time.monotonic() - began:.0f} s"
+    )
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
