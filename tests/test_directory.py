@@ -78,6 +78,16 @@ def test_onlyItsCreatorCommitsARow(lab: Lab) -> None:
     directory.commit(creator.key, row, incarnation, None)
 
 
+def test_aCommitThatIsRepeatedAfterTheFreeSaysSo(lab: Lab) -> None:
+    """The answer was lost with its broker, and somebody freed the buffer meanwhile. Broken: the creator was told of a protocol violation."""
+    directory, creator = lab.directory(1), lab.member()
+    row, incarnation = lab.make(directory, creator)
+    creator.leases.take(row, incarnation, 1000)
+    directory.free(row, incarnation)
+    with pytest.raises(BufferFreed):
+        lab.directory(2).commit(creator.key, row, incarnation, None)
+
+
 def test_aCommitOfAnotherDamagesNothingInTheVault(lab: Lab) -> None:
     """Broken: `commit` put the descriptor into the vault before it looked whose row it is, and dropped the right one with it."""
     directory, creator, other = lab.directory(1), lab.member(), lab.member()

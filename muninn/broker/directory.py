@@ -120,7 +120,11 @@ class Directory:
     def commit(self, member: MemberKey, row: int, incarnation: int, descriptor: int | None) -> None:
         """CREATING → LIVE: the creator has filled the memory and the description. The descriptor is the directory's from here."""
         state = self.rows.state(row)
-        isRepeated = (state.state, state.incarnation) == (layout.ROW_LIVE, incarnation)
+        isRepeated = state.state in _HELD_BY_NAME and state.incarnation == incarnation
+        if (state.state, state.creator, state.incarnation) == (layout.ROW_DYING, member.slot, incarnation):
+            if descriptor is not None:
+                os.close(descriptor)
+            raise BufferFreed(f"row {row}.{incarnation} was freed as soon as it was there")  # and the first answer was lost
         if not isRepeated and (state.state, state.creator, state.incarnation) != (layout.ROW_CREATING, member.slot, incarnation):
             if descriptor is not None:
                 os.close(descriptor)
