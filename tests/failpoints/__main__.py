@@ -28,8 +28,12 @@ from muninn.broker import upkeep
 from muninn.control import failpoints, layout
 
 _JOBS = 2
-#: Points that no role passes, and why: what leads there.
+_RARELY = "two want one claim at once, which not every rehearsal brings about (test_claims)"
+#: Points that no role passes, or not each time, and why: what leads there.
 _UNPASSED = {
+    "claims.acquire:casSeqCst32#2": _RARELY,
+    "claims.acquire:casSeqCst32#3": _RARELY,
+    "claims.release:futexWake32": _RARELY,
     "block._create:unlink_shared_memory": "/dev/shm is full (test_hostile)",
     "block._discard:unlink": "a block of another boot (test_hostile)",
     "block._reinstate:pwrite": "a death while the block is withdrawn and another joins (test_invariants)",
