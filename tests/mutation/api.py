@@ -11,8 +11,9 @@ _HOLDINGS, _MEMBERSHIP, _BUFFER, _CREATION, _LOCK, _SHARING, _FENCES = (
 # fmt: off
 MUTANTS = [
     # --- holdings ---
-    Mutant(_HOLDINGS, "            if not membership.rows.isLive(row, incarnation):\n                membership.leaseTable.release(index)\n                return None\n", "", "the row is read again after the lease", "test_holdings.py::test_theRowIsReadAgainAfterTheLease"),
-    Mutant(_HOLDINGS, "        except BaseException:\n            membership.leaseTable.release(index)\n            raise\n        return self.memory", "        except KeyError:\n            raise\n        return self.memory", "an open that fails gives its lease back", "test_holdings.py::test_anOpenThatFailsGivesItsLeaseBack"),
+    Mutant(_HOLDINGS, "            if not membership.rows.isLive(row, incarnation):\n                self._giveUp(index, row, incarnation)\n                return None\n", "", "the row is read again after the lease", "test_holdings.py::test_theRowIsReadAgainAfterTheLease"),
+    Mutant(_HOLDINGS, "        self._released.append((row, incarnation))\n        self.membership.kick()\n", "", "a lease that came to nothing is told to the broker", "test_holdings.py::test_aLeaseThatCameTooLateDoesNotKeepTheRow"),
+    Mutant(_HOLDINGS, "        except BaseException:\n            self._giveUp(index, row, incarnation)\n            raise\n        return self.memory", "        except KeyError:\n            raise\n        return self.memory", "an open that fails gives its lease back", "test_holdings.py::test_anOpenThatFailsGivesItsLeaseBack"),
     Mutant(_HOLDINGS, "            if memory is None or not membership.rows.isLive(row, incarnation):", "            if memory is None:", "memory that arrays keep is no buffer when it was freed", "test_holdings.py::test_whatOnlyArraysHoldAndWasFreedIsNoBuffer"),
     Mutant(_HOLDINGS, "        if atomics.loadAcquire64(self._leaseAddress) != self._leaseWord:", "        if False:", "a revoked lease refuses", "test_buffer.py::test_aRevokedLeaseForbidsAndFreesNothing"),
     Mutant(_HOLDINGS, "        if not self.membership.rows.isLive(self.row, self.incarnation):\n            raise", "        if False:\n            raise", "a freed buffer refuses", "test_buffer.py::test_freeingKeepsWhatIsMapped"),
@@ -45,7 +46,9 @@ MUTANTS = [
     Mutant(_MEMBERSHIP, "        return generation & 0x7FFFF != generationBits or state", "        return state", "a claim of the slot's last member is a dead one's", "test_membership.py::test_aClaimOfTheSlotsLastMemberIsADeadOnes"),
     Mutant(_MEMBERSHIP, "                if not self._leaving:  # what", "                if True:  # what", "who leaves leaves quietly", "test_membership.py::test_whatWasUnderWayAtTheGoodByeIsNoError"),
     Mutant(_MEMBERSHIP, "        if not self._leaving and (settled", "        if (settled", "who has said good-bye asks nothing more", "test_membership.py::test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye", "it is refused, and that is not logged; only the broker's log says that it was asked"),
-    Mutant(_MEMBERSHIP, "        importlib.import_module(\"muninn.broker.broker\")", "        pass", "a successor has loaded what it needs", "test_membership.py::test_hasLoadedWhatASuccessorNeeds"),
+    Mutant(_MEMBERSHIP, "        _loadBroker()  # 15 ms", "        pass  # 15 ms", "a successor has loaded what it needs", "test_membership.py::test_hasLoadedWhatASuccessorNeeds"),
+    Mutant(_MEMBERSHIP, "            if not self.block.hasName():\n                return", "            if False:\n                return", "a block without a name is not made valid again", "test_membership.py::test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain"),
+    Mutant(_MEMBERSHIP, "                if not self.members.anyEnded() or time.monotonic() > deadline:\n", "                if True:\n", "a table full of the dead is waited for", "test_membership.py::test_aTableThatIsFullOfTheDeadIsWaitedFor"),
     # --- buffer ---
     Mutant(_BUFFER, "        if not self._writable:\n            raise", "        if False:\n            raise", "a buffer open for reading is not written", "test_sharing.py::test_readOnlyStaysReadOnly test_buffer.py::test_publishesGenerationsToWaitingReaders"),
     Mutant(_BUFFER, "        if kind is None:\n            holding.generation.publish(self._begun)\n", "        holding.generation.publish(self._begun)\n", "what was not written to its end is not published", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),
