@@ -9,7 +9,7 @@ SANITIZE := build/sanitize
 .PHONY: help setup demo test model stateful failpoints fuzz mutation soak lint types bench sanitize format clean
 
 help: ## say what can be made
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install into .venv what the other targets use
 
