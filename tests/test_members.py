@@ -58,6 +58,15 @@ def test_aClaimThatFailsLeavesTheSlotFree(lab: Lab, monkeypatch: pytest.MonkeyPa
     assert lab.members.occupied() == []
 
 
+def test_aSlotThatIsAnothersByNowIsNoticedDead(lab: Lab) -> None:
+    """Its robust word is held, and by somebody else. Broken: whoever had the slot before lived on in the next one."""
+    member = lab.member()
+    assert not lab.members.isNoticedDead(member.key)
+    assert lab.members.isNoticedDead(member.key._replace(generation=member.key.generation - 1))
+    lab.members.vacate(member.key, layout.MEMBER_LIVE)
+    assert lab.members.isNoticedDead(member.key)
+
+
 def test_aSlotWithoutARobustWordIsNoticedDead(lab: Lab) -> None:
     member = lab.member()
     atomics.storeRelease32(lab.members.robustAddress(member.key.slot), 0)

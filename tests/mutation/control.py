@@ -35,7 +35,7 @@ MUTANTS = [
     Mutant(_LOCKFILE, "return int(atomics.byteLock(self._fd, _FIRST_SLOT_BYTE + slot)) == 0", "return True", "a claimer that lives keeps its slot", "test_members.py::test_theByteOfASlotIsItsMembersOnly"),
     Mutant(_LOCKFILE, "            if time.monotonic() > deadline:\n                holder", "            if False:\n                holder", "the wait for CREATE is bounded", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
     # --- members ---
-    Mutant(_MEMBERS, "return not self.isCurrent(key) or word == 0", "return word == 0", "a slot that is another's is noticed", "test_members.py"),
+    Mutant(_MEMBERS, "return not self.isCurrent(key) or word == 0", "return word == 0", "a slot that is another's is noticed", "test_members.py::test_aSlotThatIsAnothersByNowIsNoticedDead"),
     Mutant(_MEMBERS, "or word == 0 or bool(word & _FUTEX_OWNER_DIED)", "or bool(word & _FUTEX_OWNER_DIED)", "a slot without a robust word is noticed", "test_members.py::test_aSlotWithoutARobustWordIsNoticedDead"),
     Mutant(_MEMBERS, "or word == 0 or bool(word & _FUTEX_OWNER_DIED)", "or word == 0", "the kernel's mark is noticed", "test_takeover.py::test_survivesTheDeathOfTheBroker test_invariants.py::test_i5AnExecutedProcessIsNoticedAndNotProven"),
     Mutant(_MEMBERS, "        if generation != key.generation or state == layout.MEMBER_FREE:\n            return True\n", "", "the claim before this one is dead", "test_members.py"),
