@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-typedef struct { uint64_t target, source, bytes; } Copy;
+typedef struct { uint64_t target, source, bytes; int to, from; } Copy; /* to, from: how to resolve them */
 typedef struct { uint64_t target, count; uint32_t value; int width; } Fill;
 
 static CUresult runCopy(void *given, CUresult before) {
@@ -17,8 +17,8 @@ static CUresult runCopy(void *given, CUresult before) {
         char *to, *from;
         Physical *toHeld, *fromHeld;
         uint64_t bytes = copy->bytes;
-        CHECK(resolve(copy->target, &bytes, true, &to, &toHeld));
-        CUresult result = resolve(copy->source, &bytes, false, &from, &fromHeld);
+        CHECK(resolve(copy->target, &bytes, copy->to, &to, &toHeld));
+        CUresult result = resolve(copy->source, &bytes, copy->from, &from, &fromHeld);
         if (!result) {
             memmove(to, from, bytes);
             physicalUnpin(fromHeld);
@@ -32,12 +32,12 @@ static CUresult runCopy(void *given, CUresult before) {
     return before;
 }
 
-static bool mayReach(uint64_t address, uint64_t bytes, bool write) {
+static bool mayReach(uint64_t address, uint64_t bytes, int how) {
     while (bytes) {
         uint64_t part = bytes;
         char *where;
         Physical *held;
-        if (resolve(address, &part, write, &where, &held)) return false;
+        if (resolve(address, &part, how, &where, &held)) return false;
         physicalUnpin(held);
         address += part;
         bytes -= part;
@@ -48,10 +48,10 @@ static bool mayReach(uint64_t address, uint64_t bytes, bool write) {
 static CUresult copyNow(uint64_t target, uint64_t source, uint64_t bytes, Stream *stream, bool async) {
     if (!bytes) return OK;
     bool toDevice = isDevice(target, bytes), fromDevice = isDevice(source, bytes);
-    if (!target || !source || !mayReach(target, bytes, true) || !mayReach(source, bytes, false)) return INVALID_VALUE;
+    if (!target || !source || !mayReach(target, bytes, TO_WRITE) || !mayReach(source, bytes, TO_READ)) return INVALID_VALUE;
     bool pinned = (toDevice || isPinned(target, bytes)) && (fromDevice || isPinned(source, bytes));
     bool wait = async ? !pinned : !(toDevice && fromDevice);
-    Copy copy = {target, source, bytes};
+    Copy copy = {target, source, bytes, TO_WRITE | (toDevice ? KNOWN : 0), TO_READ | (fromDevice ? KNOWN : 0)};
     logLine("copy %s to %s, bytes=%llu", fromDevice ? "device" : "host", toDevice ? "device" : "host", (unsigned long long)bytes);
     return streamSubmit(stream, runCopy, &copy, sizeof copy, wait);
 }
@@ -123,7 +123,7 @@ static CUresult runFill(void *given, CUresult before) {
         char *to;
         Physical *held;
         uint64_t bytes = left;
-        CHECK(resolve(fill->target, &bytes, true, &to, &held));
+        CHECK(resolve(fill->target, &bytes, KNOWN | TO_WRITE, &to, &held));
         if (fill->width == 1) memset(to, (int)fill->value, bytes);
         else for (uint64_t at = 0; at + (uint64_t)fill->width <= bytes; at += (uint64_t)fill->width) memcpy(to + at, &fill->value, (size_t)fill->width);
         physicalUnpin(held);
@@ -136,7 +136,7 @@ static CUresult runFill(void *given, CUresult before) {
 static CUresult fillNow(uint64_t target, uint32_t value, size_t count, int width, Stream *stream) {
     uint64_t bytes = count * (uint64_t)width;
     if (!count) return OK;
-    if (target % (uint64_t)width || !known(target, bytes) || !mayReach(target, bytes, true)) return INVALID_VALUE;
+    if (target % (uint64_t)width || !known(target, bytes) || !mayReach(target, bytes, TO_WRITE)) return INVALID_VALUE;
     Fill fill = {target, count, value, width};
     return streamSubmit(stream, runFill, &fill, sizeof fill, !stream && isPinned(target, bytes));
 }

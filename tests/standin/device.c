@@ -230,6 +230,11 @@ Context *contextCurrent(void) {
     return top && (top->retained || !top->primary) ? top : NULL;
 }
 
+void contextAdopt(Context *context) {
+    depth = 1;
+    stack[0] = context;
+}
+
 API CUresult cuDevicePrimaryCtxRetain(Context **context, CUdevice device) {
     CALL("device=%d", device);
     if (!context) return INVALID_VALUE;

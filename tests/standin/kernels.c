@@ -302,11 +302,7 @@ static CUresult runTwin(void *given, CUresult before) {
     CUresult result = before;
     for (int i = 0; i < queued->launch.parameterCount; i++) parameters[i] = queued->values + queued->kernel->offsets[i];
     queued->launch.parameters = parameters;
-    if (!before) {
-        inHostFunction = true;
-        result = queued->twin(&queued->launch, queued->data);
-        inHostFunction = false;
-    }
+    if (!before) result = queued->twin(&queued->launch, queued->data);
     free(queued->values);
     return result;
 }

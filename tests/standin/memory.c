@@ -188,7 +188,7 @@ static bool lostWithExporter(const Mapping *mapping) {
     return text && !strcmp(text, "lost") && processStart(mapping->exporter) != mapping->exporterStart;
 }
 
-CUresult resolve(uint64_t address, uint64_t *bytes, bool write, char **where, Physical **held) {
+CUresult resolve(uint64_t address, uint64_t *bytes, int how, char **where, Physical **held) {
     CUresult result = OK;
     pthread_mutex_lock(&gate);
     size_t at = indexAfter(address);
@@ -197,10 +197,11 @@ CUresult resolve(uint64_t address, uint64_t *bytes, bool write, char **where, Ph
     if (!mapping) { /* plain host memory, up to the next range that is known */
         if (at < count && table[at]->base - address < *bytes) *bytes = table[at]->base - address;
         *where = (char *)address;
+        if (how & KNOWN) result = ILLEGAL_ADDRESS;
     } else {
         uint64_t within = address - mapping->base;
         if (mapping->bytes - within < *bytes) *bytes = mapping->bytes - within;
-        if (!mayUse(mapping, write) || (mapping->kind == KIND_IPC && lostWithExporter(mapping))) {
+        if (!mayUse(mapping, how & TO_WRITE) || (mapping->kind == KIND_IPC && lostWithExporter(mapping))) {
             result = ILLEGAL_ADDRESS;
         } else if (mapping->physical && mapping->kind != KIND_MANAGED) {
             *where = mapping->physical->alias + mapping->offset + within;
@@ -518,7 +519,7 @@ API void *standinHostPointer(CUdeviceptr address, uint64_t bytes, int write) {
     char *where = NULL;
     Physical *held = NULL;
     uint64_t reached = bytes;
-    if (resolve(address, &reached, write != 0, &where, &held) || reached < bytes) where = NULL;
+    if (resolve(address, &reached, KNOWN | (write ? TO_WRITE : TO_READ), &where, &held) || reached < bytes) where = NULL;
     physicalUnpin(held);
     return where;
 }

@@ -117,6 +117,7 @@ extern Driver driver;
 Context *contextCurrent(void);
 Context *contextPrimary(int device); /* active or not */
 bool contextKnown(Context *context);
+void contextAdopt(Context *context); /* for this thread */
 
 /* --- memory.c --- */
 
@@ -167,7 +168,8 @@ bool physicalKnown(const Physical *physical);              /* under gate */
 void physicalRelease(Physical *physical);                    /* under gate */
 uint64_t reserveRange(uint64_t bytes);                       /* PROT_NONE, aligned to GRANULE; 0 when there is none */
 /* Where `address` really is, and up to `*bytes` from there; *held must be given back by physicalUnpin. */
-CUresult resolve(uint64_t address, uint64_t *bytes, bool write, char **where, Physical **held);
+enum { TO_READ = 0, TO_WRITE = 1, KNOWN = 2 }; /* KNOWN: plain host memory will not do */
+CUresult resolve(uint64_t address, uint64_t *bytes, int how, char **where, Physical **held);
 void physicalUnpin(Physical *held);
 bool isDevice(uint64_t address, uint64_t bytes);             /* all of it */
 bool isPinned(uint64_t address, uint64_t bytes);             /* host memory that a queued copy may use */

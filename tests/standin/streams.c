@@ -40,6 +40,7 @@ struct Stream {
 static pthread_mutex_t submitLock = PTHREAD_MUTEX_INITIALIZER;
 static Stream *streams;
 static _Thread_local Stream *perThread[MAX_DEVICES];
+static _Thread_local Stream *working; /* whose worker this thread is */
 
 void futexWake(uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0); }
 
@@ -62,6 +63,8 @@ static void unref(Stream *stream) {
 static void *workOff(void *given) {
     Stream *stream = given;
     uint64_t delay = settingBytes("STANDIN_DELAY", 0);
+    working = stream;
+    contextAdopt(stream->context); /* a twin's interpreter may collect what needs one to be freed */
     pthread_mutex_lock(&stream->lock);
     for (;;) {
         while (!stream->head && !stream->closing) pthread_cond_wait(&stream->changed, &stream->lock);
@@ -203,7 +206,7 @@ CUresult streamIdle(Context *context) {
     int found = 0;
     pthread_mutex_lock(&submitLock);
     for (Stream *each = streams; each && found < 256; each = each->next)
-        if (each->context == context) {
+        if (each->context == context && each != working) { /* whoever frees from within the work must not wait for it */
             pthread_mutex_lock(&each->lock);
             if (each->done < each->submitted) {
                 each->refs++;
@@ -385,7 +388,7 @@ static CUresult writeWord(void *given, CUresult before) {
     char *where;
     Physical *held;
     if (before) return before;
-    CHECK(resolve(word->address, &bytes, true, &where, &held));
+    CHECK(resolve(word->address, &bytes, KNOWN | TO_WRITE, &where, &held));
     if (word->wide) __atomic_store_n((uint64_t *)where, word->value, __ATOMIC_RELEASE);
     else __atomic_store_n((uint32_t *)where, (uint32_t)word->value, __ATOMIC_RELEASE);
     physicalUnpin(held);
@@ -408,7 +411,7 @@ static CUresult waitWord(void *given, CUresult before) {
         uint64_t bytes = word->wide ? 8 : 4;
         char *where;
         Physical *held;
-        CHECK(resolve(word->address, &bytes, false, &where, &held));
+        CHECK(resolve(word->address, &bytes, KNOWN | TO_READ, &where, &held));
         uint64_t now = word->wide ? __atomic_load_n((uint64_t *)where, __ATOMIC_ACQUIRE) : __atomic_load_n((uint32_t *)where, __ATOMIC_ACQUIRE);
         physicalUnpin(held);
         if (reached(word, now)) break;
