@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -99,7 +100,12 @@ static Stream *streamNew(Context *context, unsigned flags, int priority) {
     pthread_mutex_init(&made->lock, NULL);
     pthread_cond_init(&made->changed, NULL);
     pthread_t thread;
-    if (pthread_create(&thread, NULL, workOff, made)) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the program's own threads */
+    int failed = pthread_create(&thread, NULL, workOff, made);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed) {
         free(made);
         return NULL;
     }
