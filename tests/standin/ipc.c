@@ -27,7 +27,7 @@ static CUresult openPeer(const Handle *handle, int *fd) {
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/fd/%d", handle->pid, handle->fd);
     *fd = open(path, O_RDWR | O_CLOEXEC);
-    return *fd >= 0 ? OK : errno == EMFILE || errno == ENFILE ? OPERATING_SYSTEM : INVALID_HANDLE;
+    return *fd >= 0 ? OK : errno == EMFILE || errno == ENFILE ? OPERATING_SYSTEM : INVALID_VALUE; /* its memory was freed */
 }
 
 API CUresult cuIpcGetMemHandle(CUipcHandle *out, CUdeviceptr address) {
@@ -59,7 +59,7 @@ static CUresult mapImport(const Handle *handle, int fd, Context *context, uint64
     Trailer trailer;
     Physical *physical;
     CUresult result = physicalImport(&physical, fd, false, &trailer);
-    if (result) return result == OPERATING_SYSTEM ? result : INVALID_HANDLE;
+    if (result) return result == OPERATING_SYSTEM ? result : INVALID_VALUE;
     bool right = trailer.nonce == handle->nonce && trailer.device == handle->device && handle->bytes && handle->offset < trailer.bytes &&
                  handle->bytes <= trailer.bytes - handle->offset;
     if (right && !physical->deviceVa) physical->deviceVa = reserveRange(physical->bytes);
@@ -67,7 +67,7 @@ static CUresult mapImport(const Handle *handle, int fd, Context *context, uint64
         : mappingAdd((Mapping){.base = physical->deviceVa + handle->offset, .bytes = handle->bytes, .kind = KIND_IPC, .physical = physical,
                                .offset = handle->offset, .context = context, .opens = 1, .exporter = handle->pid, .exporterStart = handle->start});
     physicalRelease(physical);
-    if (!made) return right ? MAPPING_FAILED : INVALID_HANDLE;
+    if (!made) return right ? MAPPING_FAILED : INVALID_VALUE;
     *address = made->base;
     return OK;
 }
@@ -77,7 +77,7 @@ API CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *address, CUipcHandle raw, unsign
     Handle handle;
     memcpy(&handle, &raw, sizeof handle);
     if (!address || flags != 1) return INVALID_VALUE;
-    if (handle.magic != MEMORY_MAGIC) return INVALID_HANDLE;
+    if (handle.magic != MEMORY_MAGIC) return INVALID_VALUE;
     if (handle.pid == getpid()) return INVALID_CONTEXT;
     int ordinal = -1;
     for (int i = 0; i < driver.deviceCount; i++)

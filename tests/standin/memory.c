@@ -416,7 +416,7 @@ API CUresult cuMemHostUnregister(void *address) {
     bool right = mapping && mapping->kind == KIND_REGISTERED && mapping->base == (uint64_t)address;
     Context *owner = right ? mapping->context : NULL;
     pthread_mutex_unlock(&gate);
-    if (!right) return HOST_MEMORY_NOT_REGISTERED;
+    if (!right) return mapping && mapping->kind == KIND_REGISTERED ? INVALID_VALUE : HOST_MEMORY_NOT_REGISTERED;
     CUresult result = streamIdle(owner);
     pthread_mutex_lock(&gate);
     mapping = mappingFind((uint64_t)address);

@@ -44,6 +44,7 @@ enum {
     LAUNCH_FAILED = 719,
     NOT_PERMITTED = 800,
     NOT_SUPPORTED = 801,
+    UNKNOWN = 999,
 };
 
 typedef unsigned long long CUdeviceptr;

@@ -117,7 +117,7 @@ API CUresult cuMemImportFromShareableHandle(Physical **handle, void *shared, int
         *handle = made;
     }
     pthread_mutex_unlock(&gate);
-    return result;
+    return result == INVALID_VALUE ? UNKNOWN : result; /* a descriptor of something else */
 }
 
 API CUresult cuMemAddressReserve(CUdeviceptr *address, size_t bytes, size_t alignment, CUdeviceptr wished, unsigned long long flags) {
@@ -184,7 +184,8 @@ API CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset, Physical
     pthread_mutex_lock(&gate);
     bool reserved = false;
     for (Range *each = ranges; each && !reserved; each = each->next) reserved = each->base <= address && address + bytes <= each->base + each->bytes;
-    if (reserved && physicalKnown(handle) && handle->handles && bytes <= handle->bytes &&
+    if (reserved && physicalKnown(handle) && handle->handles && bytes < handle->bytes) result = NOT_SUPPORTED;
+    else if (reserved && physicalKnown(handle) && handle->handles && bytes == handle->bytes &&
         mappingAdd((Mapping){.base = address, .bytes = bytes, .kind = KIND_VMM, .physical = handle}))
         result = OK;
     pthread_mutex_unlock(&gate);
