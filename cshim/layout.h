@@ -8,7 +8,7 @@
 
 #define MNN_MAGIC "MUNINN\0\1"
 
-#define MNN_VERSION 1
+#define MNN_VERSION 2
 #define MNN_PAGE_BYTES 4096
 #define MNN_CACHE_LINE_BYTES 64
 
@@ -100,7 +100,10 @@
 #define MNN_ROW_TICKETS_OFFSET 448
 #define MNN_TICKET_RING 8
 
-#define MNN_ROW_BYTES 512
+#define MNN_ROW_HANDLE_OFFSET 512
+#define MNN_MAX_HANDLE_BYTES 128
+#define MNN_ROW_BYTES 640
+#define MNN_FENCE_BYTES 64
 #define MNN_ROW_FREE 0
 #define MNN_ROW_CREATING 1
 #define MNN_ROW_LIVE 2
@@ -130,7 +133,8 @@ _Static_assert(MNN_READY_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a c
 _Static_assert(MNN_HEARTBEAT_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");
 _Static_assert(MNN_MEMBER_PROGRAM_OFFSET + MNN_MEMBER_PROGRAM_BYTES <= MNN_MEMBER_BYTES, "a member slot holds its program's name");
 _Static_assert(MNN_ROW_NAME_OFFSET + MNN_MAX_NAME_BYTES <= MNN_ROW_GENERATION_OFFSET, "a row's description ends before its hot words");
-_Static_assert(MNN_ROW_TICKETS_OFFSET + MNN_TICKET_RING * 8 == MNN_ROW_BYTES, "the ticket ring ends the row");
+_Static_assert(MNN_ROW_TICKETS_OFFSET + MNN_TICKET_RING * 8 == MNN_ROW_HANDLE_OFFSET, "the handle comes after the ticket ring");
+_Static_assert(MNN_ROW_HANDLE_OFFSET + MNN_MAX_HANDLE_BYTES == MNN_ROW_BYTES, "the handle ends the row");
 _Static_assert(MNN_ROW_GENERATION_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");
 #endif
 

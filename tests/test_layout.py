@@ -39,6 +39,7 @@ def test_partsFollowEachOtherWithoutOverlap(limits: tuple[int, int, int]) -> Non
         (layout.MEMBERS_OFFSET, layout.MEMBERS_OFFSET + geometry.maxMembers * layout.MEMBER_BYTES),
         (geometry.indexOffset, geometry.indexOffset + geometry.indexSlots * layout.INDEX_ENTRY_BYTES),
         (geometry.rowsOffset, geometry.rowsOffset + geometry.maxBuffers * layout.ROW_BYTES),
+        (geometry.fencesOffset, geometry.fencesOffset + geometry.maxBuffers * layout.FENCE_BYTES),
         (geometry.areasOffset, geometry.areasOffset + geometry.maxMembers * geometry.areaBytes),
     ]
     starts = [start for start, _ in ends] + [geometry.totalBytes]

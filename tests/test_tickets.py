@@ -20,8 +20,8 @@ _MINE, _THEIRS = MemberKey(0, 1), MemberKey(5, 70000)
 
 @pytest.fixture
 def tickets() -> Iterator[Tickets]:
-    memory = ctypes.create_string_buffer(layout.ROW_BYTES)
-    yield Tickets(ctypes.addressof(memory))
+    memory = ctypes.create_string_buffer(layout.ROW_BYTES + layout.FENCE_BYTES)
+    yield Tickets(ctypes.addressof(memory), ctypes.addressof(memory) + layout.ROW_BYTES)
     del memory
 
 

@@ -97,7 +97,7 @@ class Holding:
         self.description = description
         self.memory = memory
         self.generation = Generation(block.rowAddress(row))
-        self.tickets = Tickets(block.rowAddress(row))
+        self.tickets = Tickets(block.rowAddress(row), block.fencesAddress(row))
         self.claimAddress = block.rowAddress(row) + layout.ROW_CLAIM_OFFSET
         self.claimLock = threading.RLock()
         self.isWriting = False  # guarded by claimLock

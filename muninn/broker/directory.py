@@ -147,7 +147,7 @@ class Directory:
 
     def _checkedDescription(self, row: int, incarnation: int) -> RowDescription:
         description = self.rows.description(row)
-        if description.mode is Mode.FAST and self.vault.get(row, incarnation) is None:
+        if description.mode is Mode.FAST and description.transport != "cudaIpc" and self.vault.get(row, incarnation) is None:
             raise ProtocolViolation(f"the fastMode buffer {description.name!r} came without its descriptor")
         return description
 
@@ -211,6 +211,13 @@ class Directory:
         if state.state == layout.ROW_DEAD:
             return self._bury(row, state)
         return state
+
+    def ownerGone(self, row: int) -> None:
+        """The memory of a LIVE row was its creator's own, and went with it: who holds it is told at its next use."""
+        state = self.rows.state(row)
+        if state.state in _HELD_BY_NAME:
+            self.revoke(row, "ownerDied")
+            self.free(row, state.incarnation)
 
     def orphaned(self, row: int) -> None:
         """The creator of a CREATING row is proven dead."""

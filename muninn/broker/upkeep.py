@@ -108,10 +108,10 @@ class Upkeep:
             return
         for row in rows:
             state = self._directory.rows.state(row)
-            if state.state == layout.ROW_LIVE and self._directory.vault.get(row, state.incarnation) is None:
+            isLost = state.state == layout.ROW_LIVE and self._directory.vault.get(row, state.incarnation) is None
+            if isLost and self._directory.rows.needsDescriptor(row):
                 _log.warning("row %d.%d has lost its memory", row, state.incarnation)
-                self._directory.revoke(row, "ownerDied")
-                self._directory.free(row, state.incarnation)
+                self._directory.ownerGone(row)
 
     def _collectOrphans(self) -> None:
         """Segments that no row vouches for, and rows that nobody will ever close."""

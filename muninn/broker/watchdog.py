@@ -108,6 +108,8 @@ class Watchdog:
             return
         if not self._members.condemn(key):
             return
+        for row in self._directory.rows.ownedBy(key.slot):
+            self._directory.ownerGone(row)
         held = leases.clearDead(self._block, self._members, key)
         for row in self._directory.rows.createdBy(key.slot):
             self._directory.orphaned(row)
@@ -137,7 +139,7 @@ class Watchdog:
             claims.wakeWaiters(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET)
             Generation(self._block.rowAddress(row)).wake()
         for row in self._pendingOf(key, count):
-            Tickets(self._block.rowAddress(row)).poison(key)
+            Tickets(self._block.rowAddress(row), self._block.fencesAddress(row)).poison(key)
 
     def _pendingOf(self, key: MemberKey, count: int) -> set[int]:
         first, indices = self._block.rowAddress(0) + layout.ROW_TICKETS_OFFSET, atomics.indexBuffer(count)

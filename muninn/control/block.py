@@ -68,6 +68,9 @@ class ControlBlock:
     def rowAddress(self, row: int) -> int:
         return self.rowsAddress + row * layout.ROW_BYTES
 
+    def fencesAddress(self, row: int) -> int:
+        return self.address + self.geometry.fencesOffset + row * layout.FENCE_BYTES
+
     def areaAddress(self, slot: int) -> int:
         return self.address + self.geometry.areasOffset + slot * self.geometry.areaBytes
 

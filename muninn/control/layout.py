@@ -11,7 +11,9 @@ written by every member of the domain (who writes which word: the owner lines be
     ├──────────────────────────────┤ Geometry.indexOffset
     │ name index                   │ indexSlots x 8 B: {hash, incarnation, row}, a hint
     ├──────────────────────────────┤ Geometry.rowsOffset         (grown in chunks of ROW_CHUNK rows: `rowsReady`)
-    │ buffer rows                  │ maxBuffers x 512 B: state, description, generation, claim, tickets
+    │ buffer rows                  │ maxBuffers x 640 B: state, description, generation, claim, tickets, handle
+    ├──────────────────────────────┤ Geometry.fencesOffset       (grown with the rows)
+    │ fence words                  │ maxBuffers x 64 B: what GPUs write and wait for
     ├──────────────────────────────┤ Geometry.areasOffset        (grown when a member joins)
     │ member areas                 │ maxMembers x maxLeases x 16 B: lease slots {hold, expiry}
     └──────────────────────────────┘ Geometry.totalBytes
@@ -31,7 +33,7 @@ from muninn.errors import ControlBlockInvalid
 
 MAGIC = b"MUNINN\x00\x01"
 #: Changes with any change of this file; members of different versions refuse each other by MNN-0019.
-VERSION = 1
+VERSION = 2
 PAGE_BYTES = 4096
 CACHE_LINE_BYTES = 64
 
@@ -135,12 +137,21 @@ ROW_TICKET_NEXT_OFFSET = ROW_TICKET_WAKE_OFFSET + 4  # u64, last ticket issued
 # owner: the signalling member, CAS; the broker poisons those of the dead. {ticket:32 | slot generation:16 | slot+1:12 | status:4}
 ROW_TICKETS_OFFSET = 448  # TICKET_RING x u64
 TICKET_RING = 8
-ROW_BYTES = 512
+# owner: the creator while CREATING, nobody after. What an importer of device memory needs beside, or instead of, a descriptor.
+ROW_HANDLE_OFFSET = ROW_TICKETS_OFFSET + TICKET_RING * 8  # 128 B, as the device back-end made it, zero padded
+MAX_HANDLE_BYTES = 128
+ROW_BYTES = ROW_HANDLE_OFFSET + MAX_HANDLE_BYTES
 
 ROW_FREE, ROW_CREATING, ROW_LIVE, ROW_PROBING, ROW_DYING, ROW_DEAD = 0, 1, 2, 3, 4, 5
 ROW_KIND_ARRAY, ROW_KIND_BUNDLE, ROW_KIND_LOCK = 0, 1, 2
 ROW_FLAG_LAZY = 1
 TICKET_PENDING, TICKET_DONE, TICKET_POISONED = 1, 2, 3
+
+# --- fence words -------------------------------------------------------------------------------------------------------
+# owner: the signaller of the slot's pending ticket, by its GPU or its CPU; the broker raises those of the dead. They only grow, while
+# the row's buffer lives. On pages of their own, because GPUs map them: a kernel that writes at random meets no other word here. A
+# stale read costs a GPU that waits a little longer.
+FENCE_BYTES = TICKET_RING * 8  # TICKET_RING x u64, the last ticket of that slot of the ring whose work is over
 
 # --- member area -------------------------------------------------------------------------------------------------------
 # owner: the member, exchange; the broker CASes the revocation. {incarnation:24 | slot generation:12 | reason:8 | row+1:20}; 0: not held.
@@ -198,8 +209,12 @@ class Geometry(NamedTuple):
         return _pageUp(self.maxLeases * LEASE_BYTES)
 
     @property
-    def areasOffset(self) -> int:
+    def fencesOffset(self) -> int:
         return _pageUp(self.rowsOffset + self.maxBuffers * ROW_BYTES)
+
+    @property
+    def areasOffset(self) -> int:
+        return _pageUp(self.fencesOffset + self.maxBuffers * FENCE_BYTES)
 
     @property
     def totalBytes(self) -> int:
@@ -217,5 +232,6 @@ assert MEMBER_PROGRAM_OFFSET + MEMBER_PROGRAM_BYTES <= MEMBER_BYTES
 assert ROW_TRANSPORT_OFFSET + 1 <= ROW_SHAPE_OFFSET
 assert ROW_NAME_OFFSET + MAX_NAME_BYTES <= ROW_GENERATION_OFFSET
 assert ROW_TICKET_NEXT_OFFSET + 8 <= ROW_TICKETS_OFFSET
-assert ROW_TICKETS_OFFSET + TICKET_RING * 8 == ROW_BYTES
+assert ROW_BYTES % CACHE_LINE_BYTES == 0 and ROW_CHUNK * ROW_BYTES % PAGE_BYTES == 0
+assert ROW_CHUNK * FENCE_BYTES % PAGE_BYTES == 0
 assert ROW_TICKET_NEXT_OFFSET % 8 == 0 and MEMBER_START_TIME_OFFSET % 8 == 0

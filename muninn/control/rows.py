@@ -24,6 +24,7 @@ assert _DESCRIPTION_OFFSET + _DESCRIPTION.size == layout.ROW_NAME_OFFSET + layou
 
 _STATE_MASK = 0xF
 _CREATOR_SHIFT, _CREATOR_MASK = 4, 0xFFF
+_CREATED_MASK = _CREATOR_MASK << _CREATOR_SHIFT
 _EPOCH_SHIFT, _EPOCH_MASK = 16, 0xFFFFFF
 _INCARNATION_SHIFT, _INCARNATION_MASK = 40, 0xFFFFFF
 _COUNT_MASK = (1 << 40) - 1
@@ -174,6 +175,25 @@ class RowTable:
         start = self._block.geometry.rowsOffset + row * layout.ROW_BYTES + _DESCRIPTION_OFFSET
         return bytes(self._block.bytes[start : start + _DESCRIPTION.size])
 
+    def handle(self, row: int) -> bytes:
+        """A private copy of the device handle's bytes, with its padding, unchecked."""
+        start = self._block.geometry.rowsOffset + row * layout.ROW_BYTES + layout.ROW_HANDLE_OFFSET
+        return bytes(self._block.bytes[start : start + layout.MAX_HANDLE_BYTES])
+
+    def ownedBy(self, slot: int) -> list[int]:
+        """The rows that can be opened and whose memory is their creator's, and goes with it: transport `cudaIpc`."""
+        creator = slot << _CREATOR_SHIFT
+        live = (row for state in (layout.ROW_LIVE, layout.ROW_PROBING) for row in self._matching(_STATE_MASK | _CREATED_MASK, state | creator))
+        return [row for row in live if not self.needsDescriptor(row)]
+
+    def needsDescriptor(self, row: int) -> bool:
+        """Whether the memory of this fastMode row is opened by a descriptor. Otherwise it is its creator's, and opened by the row's handle."""
+        return self._transport(row) != "cudaIpc"
+
+    def _transport(self, row: int) -> str:
+        index = self._block.bytes[self._block.geometry.rowsOffset + row * layout.ROW_BYTES + layout.ROW_TRANSPORT_OFFSET]
+        return TRANSPORTS[index] if index < len(TRANSPORTS) else ""
+
     def inState(self, state: int) -> list[int]:
         """The rows whose state is `state` now."""
         return self._matching(_STATE_MASK, state)
@@ -221,7 +241,7 @@ class RowTable:
 
     def createdBy(self, slot: int) -> list[int]:
         """The CREATING rows of a member."""
-        return self._matching(_STATE_MASK | _CREATOR_MASK << _CREATOR_SHIFT, layout.ROW_CREATING | slot << _CREATOR_SHIFT)
+        return self._matching(_STATE_MASK | _CREATED_MASK, layout.ROW_CREATING | slot << _CREATOR_SHIFT)
 
     def _matching(self, mask: int, value: int) -> list[int]:
         count = self.count()
@@ -231,10 +251,12 @@ class RowTable:
 
     # --- what the creator writes -------------------------------------------------------------------------------------
 
-    def describe(self, row: int, description: RowDescription) -> None:
+    def describe(self, row: int, description: RowDescription, handle: bytes = b"") -> None:
         """Write the description, and clear what the row's last buffer left. The row is CREATING and the caller's."""
         offset = self._block.geometry.rowsOffset + row * layout.ROW_BYTES
-        self._block.put(offset + layout.ROW_GENERATION_OFFSET, bytes(layout.ROW_BYTES - layout.ROW_GENERATION_OFFSET))
+        self._block.put(self._block.geometry.fencesOffset + row * layout.FENCE_BYTES, bytes(layout.FENCE_BYTES))
+        self._block.put(offset + layout.ROW_GENERATION_OFFSET, bytes(layout.ROW_HANDLE_OFFSET - layout.ROW_GENERATION_OFFSET))
+        self._block.put(offset + layout.ROW_HANDLE_OFFSET, handle.ljust(layout.MAX_HANDLE_BYTES, b"\0"))
         self._block.put(offset + _DESCRIPTION_OFFSET, description.packed())
 
     # --- what the broker writes --------------------------------------------------------------------------------------
@@ -277,6 +299,7 @@ class RowTable:
                 f"all {count} buffer rows are taken", "Free buffers, use bundles, or raise control.maxBuffers and restart the domain"
             )
         block.allocate(block.geometry.rowsOffset + count * layout.ROW_BYTES, layout.ROW_CHUNK * layout.ROW_BYTES)
+        block.allocate(block.geometry.fencesOffset + count * layout.FENCE_BYTES, layout.ROW_CHUNK * layout.FENCE_BYTES)
         # New rows read zero, FREE of epoch 0, which any deposed broker could still change: they are stamped before the count shows them.
         field = (epoch & _EPOCH_MASK) << _EPOCH_SHIFT
         atomics.raiseField64(self._first + count * layout.ROW_BYTES, layout.ROW_BYTES, layout.ROW_CHUNK, _EPOCH_MASK << _EPOCH_SHIFT, field)

@@ -4,6 +4,10 @@
 is done. The ring is small: a slot whose older ticket is still pending makes `issue` wait, so a waiter that finds its slot
 overwritten knows that its ticket is done. The tickets of a dead member are poisoned by the broker, and waiters wake with an error
 instead of hanging.
+
+Beside each ring slot stands a fence word, for GPUs: the last ticket of that slot whose work is over. The signaller's GPU may write it
+from its stream, and a waiter's GPU may wait for it to reach its ticket, without a CPU between them. It says "go on" and no more;
+whether the work came to something is what the ticket says.
 """
 
 from __future__ import annotations
@@ -22,11 +26,12 @@ _TICKET_SHIFT = 32
 
 
 class Tickets:
-    """The ticket ring of one row."""
+    """The ticket ring of one row, and its fence words."""
 
-    __slots__ = ("_next", "_ring", "_wake")
+    __slots__ = ("_fences", "_next", "_ring", "_wake")
 
-    def __init__(self, rowAddress: int) -> None:
+    def __init__(self, rowAddress: int, fencesAddress: int) -> None:
+        self._fences = fencesAddress
         self._ring = rowAddress + layout.ROW_TICKETS_OFFSET
         self._wake = rowAddress + layout.ROW_TICKET_WAKE_OFFSET
         self._next = rowAddress + layout.ROW_TICKET_NEXT_OFFSET
@@ -57,10 +62,13 @@ class Tickets:
                 return None
 
     def complete(self, ticket: int, key: MemberKey, status: int = layout.TICKET_DONE) -> None:
-        """PENDING → `status`, and wake who waits."""
+        """PENDING → `status`, and wake who waits, GPUs too."""
         pending = _ticketWord(ticket, key, layout.TICKET_PENDING)
+        if status == layout.TICKET_DONE:
+            self._raiseFence(ticket)  # before the slot may become another's
         # SYNC ticket: pairs with state(); what the stream wrote is visible before DONE.
         atomics.casSeqCst64(self._slot(ticket), pending, _ticketWord(ticket, key, status))
+        self._raiseFence(ticket)  # a GPU that goes on because of a poisoned ticket can be told why already
         self._wakeAll()
 
     def state(self, ticket: int) -> int:
@@ -79,6 +87,15 @@ class Tickets:
                 return state
             atomics.futexWait32(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
 
+    def pending(self) -> list[int]:
+        """The tickets that are PENDING now, oldest first."""
+        words = (int(atomics.loadAcquire64(self._ring + position * 8)) for position in range(layout.TICKET_RING))
+        return sorted(word >> _TICKET_SHIFT for word in words if word & _STATUS_MASK == layout.TICKET_PENDING)
+
+    def fenceAddress(self, ticket: int) -> int:
+        """Where the ticket's fence word is: once it has reached the ticket, a GPU may go on."""
+        return self._fences + (ticket % layout.TICKET_RING) * 8
+
     @staticmethod
     def pendingWord(key: MemberKey) -> int:
         """The low half of a ring slot that holds a pending ticket of `key`."""
@@ -86,19 +103,32 @@ class Tickets:
 
     def poison(self, key: MemberKey) -> int:
         """POISON every pending ticket of a member that is proven dead; returns how many."""
-        poisoned = 0
+        poisoned, found = 0, False
         for position in range(layout.TICKET_RING):
             address = self._ring + position * 8
             word = int(atomics.loadAcquire64(address))
             if word & 0xFFFFFFFF == self.pendingWord(key):
-                desired = word & ~_STATUS_MASK | layout.TICKET_POISONED
-                poisoned += atomics.casSeqCst64(address, word, desired) == word
-        if poisoned:
+                ticket = word >> _TICKET_SHIFT
+                # Its GPU may have come to the fence, and its CPU never to saying so.
+                isOver = int(atomics.loadAcquire64(self.fenceAddress(ticket))) >= ticket
+                desired = word & ~_STATUS_MASK | (layout.TICKET_DONE if isOver else layout.TICKET_POISONED)
+                poisoned += atomics.casSeqCst64(address, word, desired) == word and not isOver
+                # A GPU's wait has no other end; whoever waits there asks for the ticket's state behind it.
+                self._raiseFence(ticket)
+                found = True
+        if found:
             self._wakeAll()
         return poisoned
 
     def _slot(self, ticket: int) -> int:
         return self._ring + (ticket % layout.TICKET_RING) * 8
+
+    def _raiseFence(self, ticket: int) -> None:
+        """Fence word → `ticket`, unless a later one is over already."""
+        address = self.fenceAddress(ticket)
+        # SYNC fence: pairs with the GPU that waits for `ticket` or more (Device.delayStream). Bounded: others only ever raise it.
+        while (word := int(atomics.loadAcquire64(address))) < ticket:
+            atomics.casSeqCst64(address, word, ticket)
 
     def _wakeAll(self) -> None:
         atomics.fetchAddAcqRel32(self._wake, 1)

@@ -11,17 +11,13 @@ import threading
 import uuid
 import weakref
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
 
 from muninn.control import atomics
 from muninn.devices import memfd
 from muninn.devices.foreign import DEFAULT_HANDLES, streamHandle
-from muninn.devices.port import Allocation, Device, MemoryInfo, OnReached, Ready, Registration, Stream, UsedBytes
+from muninn.devices.port import Allocation, Device, FenceWord, MemoryInfo, OnReached, Ready, Registration, Stream, UsedBytes
 from muninn.devices.streams import DefaultStream, HostStream, WorkerStream
 from muninn.errors import DeviceUnavailable, InvalidArgument, IpcHandleMismatch, QuotaExceeded
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _NAMESPACE = uuid.UUID("6d756e69-6e6e-5f68-6f73-745f67707500")
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -72,6 +68,9 @@ class HostRegistration(Registration):
 
     def close(self) -> None:
         """Nothing was pinned."""
+
+    def closeThen(self, closed: Callable[[], object]) -> None:
+        closed()
 
 
 class HostDevice(Device):
@@ -162,9 +161,12 @@ class HostDevice(Device):
 
         self._stream(stream).submit(work)
 
-    def deviceArray(self, value: object) -> np.ndarray[Any, np.dtype[Any]]:
+    def lend(self, address: int, sizeBytes: int, owner: object) -> Allocation:
         # The pointer is a real GPU's: the CPU would fault on it.
-        raise DeviceUnavailable(f"a {type(value).__name__} is on a real GPU, and this is the host back-end", "Copy it to the host first")
+        raise DeviceUnavailable("this is memory of a real GPU, and this is the host back-end", "Copy it to the host first")
+
+    def gpuOf(self, address: int) -> int | None:
+        return None
 
     def createStream(self, gpu: int) -> Stream:
         stream = WorkerStream(self.requireGpu(gpu))
@@ -186,10 +188,8 @@ class HostDevice(Device):
             raise InvalidArgument(reason, "Use a stream of createStream, or None")
         return known
 
-    def recordFence(self, stream: object, onReached: OnReached) -> bytes:
+    def recordFence(self, stream: object, onReached: OnReached, word: FenceWord | None = None) -> None:
         self._stream(stream).recordFence(onReached)
-        return b""
 
-    def delayStream(self, stream: object, ready: Ready, event: bytes = b"") -> None:
-        # An event means that the peer works on a real GPU. `ready` is true for both.
+    def delayStream(self, stream: object, ready: Ready, word: FenceWord | None = None) -> None:
         self._stream(stream).delay(ready)

@@ -52,6 +52,7 @@ class MemfdAllocation(Allocation):
         self.gpu, self.sizeBytes, self.writable = gpu, sizeBytes, writable
         self.allocatedBytes = pagesUp(sizeBytes)
         self.transport, self.transportReason, self.handle = TRANSPORT, _REASON, b""
+        self.isHostVisible, self.isOwned = True, False
         self._fd = fd
         # A descriptor's number is reused at once: an export must not meet a close half way.
         self._closing = threading.Lock()

@@ -27,15 +27,10 @@ from __future__ import annotations
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from muninn.errors import DeviceUnavailable
 
-if TYPE_CHECKING:
-    import numpy as np
-
-#: The length of an interprocess event, as CUDA exports it.
-FENCE_EVENT_BYTES = 64
 #: For how long a back-end lets `ready` block at a time: how late it may notice that the wait has become pointless.
 READY_SLICE_SECONDS = 0.2
 
@@ -45,6 +40,21 @@ UsedBytes = Callable[[int], int]
 Ready = Callable[[float], bool]
 #: Called once when a fence is reached: with None, or with the error because of which it never will be.
 OnReached = Callable[[BaseException | None], None]
+
+
+class FenceWord(NamedTuple):
+    """A word of shared memory that CPUs and GPUs of several processes reach, and the value that says that a fence is reached.
+
+    Attributes
+    ----------
+    address
+        Of eight bytes; for the GPU, as a `Registration` gives it.
+    value
+        Reached is this value, or a greater one.
+    """
+
+    address: int
+    value: int
 
 
 class MemoryInfo(NamedTuple):
@@ -82,6 +92,10 @@ class Allocation(Closable):
         `memfd`, `vmm` or `cudaIpc`, and why that one.
     handle
         What an importer needs beside, or instead of, the descriptor; at most 128 bytes, empty where a descriptor is all.
+    isHostVisible
+        Whether the CPU may use its address too.
+    isOwned
+        Whether the memory goes with this process, whoever else has it open: the transport `cudaIpc`, on its exporter's side.
     """
 
     gpu: int
@@ -91,6 +105,8 @@ class Allocation(Closable):
     transport: str
     transportReason: str
     handle: bytes
+    isHostVisible: bool
+    isOwned: bool
 
     @property
     @abstractmethod
@@ -124,6 +140,10 @@ class Registration(Closable):
     devicePointer: int
     sizeBytes: int
     writable: bool
+
+    @abstractmethod
+    def closeThen(self, closed: Callable[[], object]) -> None:
+        """Close, and call `closed` once when no work uses the memory any more: now, or later on a thread of the port's choice."""
 
 
 class Stream(Closable):
@@ -250,11 +270,37 @@ class Device(ABC):
         """
 
     @abstractmethod
+    def lend(self, address: int, sizeBytes: int, owner: object) -> Allocation:
+        """Make device memory that this process has, whoever allocated it, importable where it lies.
+
+        Parameters
+        ----------
+        owner
+            Whatever keeps the memory; held as long as the allocation and its anchors are.
+
+        Raises
+        ------
+        InvalidArgument
+            It is not memory of a GPU, or of a kind that can not be exported.
+        """
+
+    @abstractmethod
+    def gpuOf(self, address: int) -> int | None:
+        """Whose device memory the address lies in; None: in no GPU's."""
+
+    @abstractmethod
     def registerHost(self, address: int, sizeBytes: int, writable: bool, progress: Callable[[int], None] | None = None) -> Registration:
         """Let kernels on all GPUs use host memory, all of it or none; a failure half way leaves nothing registered.
 
-        The memory outlives the registration by the caller's care, and a byte is registered once at a time. `progress` gets the
-        bytes that were pinned since its last call.
+        The memory outlives the registration by the caller's care (`closeThen`), and a byte is registered once at a time. `progress`
+        gets the bytes that were pinned since its last call.
+
+        Raises
+        ------
+        BarPressureHigh
+            The budget of mapped host memory, or the driver's own, does not allow so many bytes more.
+        InvalidArgument
+            It is no range of addresses, or registered already.
         """
 
     @abstractmethod
@@ -262,13 +308,6 @@ class Device(ABC):
         """Copy between host and device, within a GPU, or across GPUs, on a stream. The two ranges do not overlap.
 
         `keepAlive` is held until the copy is done: the anchors of what it touches, so that closing them meanwhile is no fault.
-        """
-
-    @abstractmethod
-    def deviceArray(self, value: object) -> np.ndarray[Any, np.dtype[Any]]:
-        """A host copy of an array with `__cuda_array_interface__`, made after what its stream has to do.
-
-        Raises `DeviceUnavailable` when its memory is not on these GPUs.
         """
 
     @abstractmethod
@@ -288,27 +327,21 @@ class Device(ABC):
         """
 
     @abstractmethod
-    def recordFence(self, stream: object, onReached: OnReached) -> bytes:
+    def recordFence(self, stream: object, onReached: OnReached, word: FenceWord | None = None) -> None:
         """Mark a place in a stream.
 
         `onReached` is called exactly once, on a thread of the port's choice, when everything before the place is done, and what
         that wrote is visible to whoever is told so: with None, or with the stream's error. It must not block, raise or call the
-        port.
-
-        Returns
-        -------
-        bytes
-            An interprocess event of `FENCE_EVENT_BYTES` that stands for this place, to be published beside the fence; or nothing,
-            where the back-end has no such thing, and then the caller's own word is the fence. It may be recorded anew, for a later
-            place, once `onReached` was called.
+        port. A back-end that can lets the GPU write `word` at that place, before `onReached`; the caller writes it in `onReached`
+        in any case.
         """
 
     @abstractmethod
-    def delayStream(self, stream: object, ready: Ready, event: bytes = b"") -> None:
+    def delayStream(self, stream: object, ready: Ready, word: FenceWord | None = None) -> None:
         """Run nothing that is submitted to `stream` later before a fence, of this or any other process, is reached.
 
         `ready` is the truth, and is called on a thread of the port's choice with at most `READY_SLICE_SECONDS`; what it raises
-        becomes the stream's error. It must not call the port. `event` is what `recordFence` returned to the peer; a back-end may
-        let the GPU wait for it instead of the host, provided that it still notices when `ready` raises, and may ignore it. Pass it
-        only if the peer's `recordFence` has returned.
+        becomes the stream's error. It must not call the port. A back-end may let the GPU itself wait for `word` meanwhile, and may
+        ignore it: pass it only if whoever makes `ready` raise writes the word as well, for nothing else ends that wait. Work that
+        others (a kernel launch) have put behind it is then run; the port's own is not.
         """

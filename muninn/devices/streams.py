@@ -1,6 +1,6 @@
 """Streams of pretended GPUs: a thread each, started with the first work, and the default stream, which has none and works at once.
 
-A stream and its worker share a `_Lane`. An idle worker holds no reference to it, so a stream that is dropped is collected, its
+A stream and its worker share a `Lane`. An idle worker holds no reference to it, so a stream that is dropped is collected, its
 lane ends with what was submitted, and its thread with the lane. Threads are daemons: a process never waits for a stream at its
 exit. Nothing here is shared between processes; what crosses them does so in the callables of fences.
 """
@@ -22,7 +22,7 @@ from muninn.devices.port import READY_SLICE_SECONDS, OnReached, Ready, Stream
 from muninn.errors import DeviceUnavailable, InvalidArgument
 
 #: One piece of work; it is given the stream's error, and decides what that means to it.
-_Item = Callable[[BaseException | None], object]
+Item = Callable[[BaseException | None], object]
 #: Small integers: nothing that a CUDA library could take for a pointer to its own stream.
 _HANDLES = itertools.count(max(DEFAULT_HANDLES) + 1)
 
@@ -31,7 +31,7 @@ class HostStream(Stream):
     """What a stream of a pretended GPU can do. `enqueue` is the one way in."""
 
     @abstractmethod
-    def enqueue(self, item: _Item) -> None:
+    def enqueue(self, item: Item) -> None:
         """Run `item` after everything before it, also when the stream has failed."""
 
     def submit(self, work: Callable[[], object]) -> None:
@@ -45,7 +45,7 @@ class HostStream(Stream):
     def delay(self, ready: Ready) -> None:
         """The port's `delayStream`."""
         self.query()
-        self.enqueue(lambda error: _await(ready) if error is None else None)
+        self.enqueue(lambda error: awaitReady(ready) if error is None else None)
 
 
 class DefaultStream(HostStream):
@@ -56,7 +56,7 @@ class DefaultStream(HostStream):
     def __init__(self, gpu: int) -> None:
         self.gpu = gpu
 
-    def enqueue(self, item: _Item) -> None:
+    def enqueue(self, item: Item) -> None:
         item(None)
 
     def synchronize(self, timeout: float | None = None) -> None:
@@ -75,12 +75,12 @@ class WorkerStream(HostStream):
     def __init__(self, gpu: int) -> None:
         self.gpu = gpu
         self.handle = next(_HANDLES)
-        self._lane = _Lane(f"muninn-stream-{self.handle}")
+        self._lane = Lane(f"muninn-stream-{self.handle}")
         # Not a method of the lane: an error that was raised holds its catcher's frames, and they may hold the stream.
         self._finalizer = weakref.finalize(self, self._lane.items.put, None)
         self._finalizer.atexit = False
 
-    def enqueue(self, item: _Item) -> None:
+    def enqueue(self, item: Item) -> None:
         self._lane.put(item)
 
     def synchronize(self, timeout: float | None = None) -> None:
@@ -94,7 +94,7 @@ class WorkerStream(HostStream):
         self._finalizer()
 
 
-class _Lane:
+class Lane:
     """The work of one stream: a queue, two counts, and the first error."""
 
     def __init__(self, name: str) -> None:
@@ -102,7 +102,7 @@ class _Lane:
         self._pid = os.getpid()
         #: Work with its lane, so that an idle worker holds none; None ends the worker after what came before.
         # Not a list under the condition: the garbage collector puts at any point of any thread, and this put is made for that.
-        self.items: queue.SimpleQueue[tuple[_Lane, _Item] | None] = queue.SimpleQueue()
+        self.items: queue.SimpleQueue[tuple[Lane, Item] | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._submitted = self._finished = 0
         self._error: BaseException | None = None
@@ -110,7 +110,7 @@ class _Lane:
         self._thread: threading.Thread | None = None
         self._shut = False
 
-    def put(self, item: _Item) -> None:
+    def put(self, item: Item) -> None:
         self._check()
         with self._changed:
             if self._shut:
@@ -160,6 +160,27 @@ class _Lane:
     def error(self) -> BaseException | None:
         return self._error
 
+    def check(self) -> None:
+        """Raise the error, if there is one, and `DeviceUnavailable` in a forked child."""
+        self._check()
+        self._raise()
+
+    def forgetError(self) -> None:
+        """Go on as if nothing had failed: somebody has been told."""
+        with self._changed:
+            self._error = self._trace = None
+
+    def endWith(self, item: Item) -> bool:
+        """`item` is the last that the worker does, after all that it was given; False: there is no worker, for it was given nothing.
+
+        Takes no lock: the collector calls it.
+        """
+        if self._thread is None:
+            return False
+        self.items.put((self, item))
+        self.items.put(None)
+        return True
+
     def _raise(self) -> None:
         error = self._error
         if error is not None:
@@ -170,12 +191,12 @@ class _Lane:
             raise DeviceUnavailable("the stream belongs to the parent process: a fork copies no threads", "Create a stream in the child")
 
 
-def _work(items: queue.SimpleQueue[tuple[_Lane, _Item] | None]) -> None:
+def _work(items: queue.SimpleQueue[tuple[Lane, Item] | None]) -> None:
     while _runNext(items):
         pass
 
 
-def _runNext(items: queue.SimpleQueue[tuple[_Lane, _Item] | None]) -> bool:
+def _runNext(items: queue.SimpleQueue[tuple[Lane, Item] | None]) -> bool:
     # A function of its own: its locals are gone while the worker waits.
     queued = items.get()
     if queued is None:
@@ -192,7 +213,7 @@ def _runNext(items: queue.SimpleQueue[tuple[_Lane, _Item] | None]) -> bool:
     return True
 
 
-def _await(ready: Ready) -> None:
+def awaitReady(ready: Ready) -> None:
     # Bounded by `ready`, which raises when the peer that it waits for has died.
     while not ready(READY_SLICE_SECONDS):
         pass

@@ -16,8 +16,6 @@ from .platforms import PLATFORMS, Platform
 @pytest.fixture(params=PLATFORMS.values(), ids=lambda platform: platform.name)
 def platform(request: pytest.FixtureRequest) -> Platform:
     chosen: Platform = request.param
-    if missing := chosen.missing():
-        pytest.skip(f"{chosen.name}: {missing}")
     return chosen
 
 

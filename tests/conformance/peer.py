@@ -135,12 +135,11 @@ class _Server:
     def write(self, descriptor: int, offset: int, data: str) -> None:
         writeBytes(self._device, self._allocation.address + offset, bytes.fromhex(data))
 
-    def signal(self, descriptor: int, gpu: int) -> dict[str, Any]:
+    def signal(self, descriptor: int, gpu: int) -> None:
         """Record a fence behind work that waits for `release`; a packet of its own says that it was reached."""
         self._stream = self._device.createStream(gpu)
         self._stream.submit(lambda: self._gate.wait(WATCHDOG_SECONDS))
-        event = self._device.recordFence(self._stream, lambda error: send(self._connection, {"reached": error is None}))
-        return {"event": base64.b64encode(event).decode()}
+        self._device.recordFence(self._stream, lambda error: send(self._connection, {"reached": error is None}))
 
     def release(self, descriptor: int) -> None:
         self._gate.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -11,6 +12,12 @@ MIB = 1 << 20
 HOST_GPU_BYTES = 64 * MIB
 
 
+def cudaDevice() -> Device:
+    from muninn.devices.cuda import CudaDevice
+
+    return CudaDevice()
+
+
 def hostDevice() -> Device:
     from muninn.devices.host import HostDevice
 
@@ -18,7 +25,7 @@ def hostDevice() -> Device:
 
 
 class Platform(NamedTuple):
-    """One back-end in one environment.
+    """One back-end in one environment. Which of them run is said by MUNINN_TEST_DRIVER, since a process loads one driver only.
 
     Attributes
     ----------
@@ -30,8 +37,6 @@ class Platform(NamedTuple):
         Whether memory lives on in its importers when the process that allocated it is killed.
     exactAccounting
         Whether `memoryInfo` counts nothing but this suite's own allocations.
-    missing
-        What is missing here to run it; empty: nothing.
     """
 
     name: str
@@ -39,7 +44,12 @@ class Platform(NamedTuple):
     environment: Mapping[str, str] = {}
     outlivesOwner: bool = True
     exactAccounting: bool = True
-    missing: Callable[[], str] = str
 
 
-PLATFORMS = {platform.name: platform for platform in (Platform("host", hostDevice),)}
+#: By the value of MUNINN_TEST_DRIVER: `make test` runs the first two, each in a process of its own, and `make gpu` the third.
+_OF_DRIVER = {
+    "": (Platform("host", hostDevice),),
+    "standin": (Platform("standin", cudaDevice),),
+    "gpu": (Platform("gpu", cudaDevice, exactAccounting=False),),
+}
+PLATFORMS = {platform.name: platform for platform in _OF_DRIVER[os.environ.get("MUNINN_TEST_DRIVER", "")]}

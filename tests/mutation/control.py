@@ -86,7 +86,7 @@ MUTANTS = [
     Mutant(_ROWS, "            and description.metaOffset + description.metaBytes <= description.segmentBytes\n", "", "the manifest is inside the segment", "test_rows.py::test_sizesThatDoNotFitTheSegmentAreRefused"),
     Mutant(_ROWS, "if ndim > layout.MAX_NDIM or not inRange:", "if not inRange:", "dimensions are in range", "test_invariants.py::test_i8ADamagedRowIsATypedError"),
     Mutant(_ROWS, "(IndexError, UnicodeDecodeError) as error:", "(KeyError, UnicodeDecodeError) as error:", "a word out of range is a typed error", "test_invariants.py::test_i8ADamagedRowIsATypedError"),
-    Mutant(_ROWS, "        self._block.put(offset + layout.ROW_GENERATION_OFFSET, bytes(layout.ROW_BYTES - layout.ROW_GENERATION_OFFSET))\n", "", "a new buffer has nothing of the row's last one", "test_rows.py::test_describingClearsWhatTheLastBufferLeft"),
+    Mutant(_ROWS, "        self._block.put(offset + layout.ROW_GENERATION_OFFSET, bytes(layout.ROW_HANDLE_OFFSET - layout.ROW_GENERATION_OFFSET))\n", "", "a new buffer has nothing of the row's last one", "test_rows.py::test_describingClearsWhatTheLastBufferLeft"),
     Mutant(_ROWS, "return bytes(self._block.bytes[start : start + _DESCRIPTION.size])", "return self._block.bytes[start : start + _DESCRIPTION.size]", "bytes are copied before they are checked", "test_invariants.py::test_i8BytesAreCopiedBeforeTheyAreChecked"),
     # --- index ---
     Mutant(_INDEX, "_HASH_SHIFT | incarnation << _INCARNATION_SHIFT | (row + 1)\n", "_HASH_SHIFT | (row + 1)\n", "an entry is of one incarnation", "test_invariants.py::test_i3ALateIndexRemovalLeavesTheNextBuffersEntry"),

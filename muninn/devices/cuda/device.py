@@ -1,0 +1,317 @@
+"""The CUDA back-end of the device port: its nouns put together.
+
+Streams and memory of other libraries in this process (Numba, CuPy, PyTorch) are the driver's own, so theirs and Muninn's mix freely.
+Memory is `vmm` where the GPU exports descriptors, else `cudaIpc`; what others allocated is lent by `cudaIpc` where it lies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cuda.bindings import driver as cu
+
+from muninn.devices.cuda import driver, registration, vmm
+from muninn.devices.cuda.driver import DriverError, call, typed
+from muninn.devices.cuda.gpu import Entered, Gpu
+from muninn.devices.cuda.handle import gpuText, unpacked
+from muninn.devices.cuda.legacy import LegacyMemory
+from muninn.devices.cuda.reaper import Reaper
+from muninn.devices.cuda.streams import CudaStream, Events, Gates
+from muninn.devices.foreign import DEFAULT_HANDLES, streamHandle
+from muninn.devices.port import Allocation, Device, FenceWord, MemoryInfo, OnReached, Ready, Registration, Stream, UsedBytes
+from muninn.errors import DeviceUnavailable, InvalidArgument, IpcHandleMismatch
+
+_NON_BLOCKING = int(cu.CUstream_flags.CU_STREAM_NON_BLOCKING)
+_MEMORY_TYPE = cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE
+_DEVICE_ORDINAL = cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+_ON_DEVICE = int(cu.CUmemorytype.CU_MEMORYTYPE_DEVICE)
+_MAX_BYTES = 1 << 47
+#: How long an allocation that found no room waits for memory that was closed and is not given back yet.
+_DRAIN_SECONDS = 5.0
+#: How many wrappers of other libraries' streams are kept: their errors must outlive the call that wrapped them.
+_MAX_FOREIGN = 256
+
+
+class CudaDevice(Device):
+    """The GPUs of the driver.
+
+    Parameters
+    ----------
+    reason
+        Why this back-end was chosen.
+    mappedWindowBytes
+        The most bytes of host memory that this process maps for GPUs.
+    windowBytes
+        The most bytes that one registration call gets.
+
+    Raises
+    ------
+    DeviceUnavailable
+        The driver does not start.
+    ForkedAfterCuda
+        A parent of this process has started it before the fork.
+    """
+
+    backend = "cuda"
+
+    def __init__(
+        self, reason: str = "asked for", mappedWindowBytes: int = _MAX_BYTES, windowBytes: int = registration.WINDOW_BYTES
+    ) -> None:
+        self.reason = reason
+        self.usedBytes: UsedBytes | None = None
+        driver.initialise()
+        try:
+            self._gpus = [Gpu(index) for index in range(int(call(cu.cuDeviceGetCount)))]
+            self._version = driver.version()
+        except DriverError as error:
+            raise typed(error, "the GPUs can not be asked") from error
+        self.gpuCount = len(self._gpus)
+        self._budget = registration.Budget(mappedWindowBytes)
+        self._windowBytes = windowBytes
+        self._reaper = Reaper()
+        self._legacy = LegacyMemory(self._reaper)
+        self._gates = Gates()
+        self._events: dict[int, Events] = {}
+        self._defaults: dict[tuple[int, int], CudaStream] = {}
+        self._copiers: dict[int, Any] = {}
+        self._own: weakref.WeakValueDictionary[int, CudaStream] = weakref.WeakValueDictionary()
+        self._foreign: dict[int, CudaStream] = {}
+        self._making = threading.Lock()
+
+    # --- GPUs --------------------------------------------------------------------------------------------------------
+
+    def _gpu(self, gpu: int) -> Gpu:
+        return self._gpus[self.requireGpu(gpu)]
+
+    def gpuName(self, gpu: int) -> str:
+        return self._gpu(gpu).name
+
+    def gpuUuid(self, gpu: int) -> str:
+        return self._gpu(gpu).uuidText
+
+    def memoryInfo(self, gpu: int) -> MemoryInfo:
+        with self._working(gpu, "the GPU's memory can not be asked"):
+            self._reaper.drain(_DRAIN_SECONDS)
+            return MemoryInfo(*(int(value) for value in call(cu.cuMemGetInfo)))
+
+    def canAccessPeer(self, gpu: int, peer: int) -> bool:
+        driver.guard()
+        try:
+            return self._gpu(gpu).canReach(self._gpu(peer))
+        except DriverError as error:
+            raise typed(error, "the topology can not be asked") from error
+
+    @contextlib.contextmanager
+    def _working(self, gpu: int, what: str) -> Iterator[Gpu]:
+        """In the primary context of a GPU; what the driver refuses becomes an error of Muninn."""
+        chosen = self._gpu(gpu)
+        try:
+            with chosen.entered():
+                yield chosen
+        except DriverError as error:
+            raise typed(error, f"GPU {gpu}: {what}") from error
+
+    def _peersOf(self, gpu: Gpu) -> list[Gpu]:
+        """Who may map its memory: the GPUs that reach it."""
+        return [peer for peer in self._gpus if peer is not gpu and peer.canReach(gpu)]
+
+    # --- memory ------------------------------------------------------------------------------------------------------
+
+    def allocate(self, gpu: int, sizeBytes: int, *, admitted: bool = False) -> Allocation:
+        self.requireGpu(gpu)
+        _checkSize(sizeBytes)
+        with self._working(gpu, f"{sizeBytes} bytes can not be allocated") as chosen:
+            try:
+                made = self._allocated(chosen, sizeBytes)
+            except DriverError as error:
+                # What was closed a moment ago may still wait for the work that used it.
+                if error.code != "OUT_OF_MEMORY" or not self._reaper.drain(_DRAIN_SECONDS):
+                    raise
+                made = self._allocated(chosen, sizeBytes)
+            self._zero(made)
+            return made
+
+    def _allocated(self, gpu: Gpu, sizeBytes: int) -> Allocation:
+        if gpu.hasDescriptors:
+            return vmm.allocate(self._reaper, gpu, self._peersOf(gpu), sizeBytes)
+        return self._legacy.allocate(gpu, sizeBytes, gpu.vmmReason)
+
+    def _zero(self, made: Allocation) -> None:
+        copier = self._copier(made.gpu)
+        call(cu.cuMemsetD8Async, made.address, 0, made.allocatedBytes, copier)
+        call(cu.cuStreamSynchronize, copier)
+
+    def importAllocation(self, gpu: int, descriptor: int, sizeBytes: int, writable: bool, handle: bytes = b"") -> Allocation:
+        self.requireGpu(gpu)
+        _checkSize(sizeBytes)
+        stated = unpacked(handle, self._version)
+        home = self._homeOf(gpu, stated.gpuUuid)
+        with self._working(home.index, f"{sizeBytes} bytes can not be opened"):
+            if stated.transport == "vmm":
+                return vmm.importDescriptor(self._reaper, home, self._peersOf(home), descriptor, sizeBytes, writable, stated)
+            return self._legacy.importHandle(home, sizeBytes, stated)
+
+    def _homeOf(self, gpu: int, gpuUuid: bytes) -> Gpu:
+        """The GPU of that UUID; its index may be another one here than in the exporter's process."""
+        found = next((each for each in (self._gpus[gpu], *self._gpus) if each.uuid == gpuUuid), None)
+        if found is None:
+            here = ", ".join(each.uuidText for each in self._gpus)
+            raise IpcHandleMismatch(
+                f"the memory is on {gpuText(gpuUuid)}, and this process sees {here}",
+                "Let both processes see the same GPU (CUDA_VISIBLE_DEVICES)",
+            )
+        return found
+
+    def lend(self, address: int, sizeBytes: int, owner: object) -> Allocation:
+        _checkSize(sizeBytes)
+        gpu = self.gpuOf(address)
+        if gpu is None:
+            raise InvalidArgument(f"{address:#x} is not in a GPU's memory", "Share it as a host array")
+        with self._working(gpu, "the memory can not be lent") as chosen:
+            return self._legacy.lend(chosen, address, sizeBytes, owner, "another library allocated it, and it is shared where it lies")
+
+    def gpuOf(self, address: int) -> int | None:
+        if self._memoryType(address) != _ON_DEVICE:
+            return None
+        with self._someGpu().entered():
+            return int(call(cu.cuPointerGetAttribute, _DEVICE_ORDINAL, address))
+
+    def _someGpu(self) -> Gpu:
+        """For what needs a context and does not mind which: one that is there already, since a context takes memory."""
+        return next((gpu for gpu in self._gpus if gpu.isActive()), self._gpus[0])
+
+    def _memoryType(self, address: int) -> int | None:
+        """What the driver calls the memory at an address; None: it does not know it."""
+        driver.guard()
+        try:
+            with self._someGpu().entered():
+                return int(call(cu.cuPointerGetAttribute, _MEMORY_TYPE, address))
+        except DriverError as error:
+            if error.code != "INVALID_VALUE":
+                raise typed(error, f"{address:#x} can not be asked for") from error
+            return None
+
+    def registerHost(self, address: int, sizeBytes: int, writable: bool, progress: Callable[[int], None] | None = None) -> Registration:
+        with self._working(self._someGpu().index, f"{sizeBytes} bytes of host memory can not be mapped") as gpu:
+            return registration.register(self._reaper, gpu, address, sizeBytes, writable, progress, self._budget, self._windowBytes)
+
+    def copy(self, target: int, source: int, sizeBytes: int, stream: object = None, keepAlive: object = None) -> None:
+        if sizeBytes < 0 or (sizeBytes > 0 and (target <= 0 or source <= 0)):
+            raise InvalidArgument(f"{sizeBytes} bytes can not be copied from {source:#x} to {target:#x}")
+        chosen = self._stream(stream)
+        if not sizeBytes:
+            return
+        isPageable = self._memoryType(target) is None or self._memoryType(source) is None
+        try:
+            # The driver lets the caller wait for pageable memory, for as long as the stream does; our lane waits instead.
+            if isPageable and not (chosen.handle in DEFAULT_HANDLES and chosen.isQuiet()):
+                chosen.submit(lambda: self._copyNow(chosen.gpu, target, source, sizeBytes, keepAlive))
+            else:
+                chosen.copy(target, source, sizeBytes, keepAlive)
+        except DriverError as error:
+            raise typed(error, f"{sizeBytes} bytes can not be copied") from error
+
+    def _copyNow(self, gpu: int, target: int, source: int, sizeBytes: int, held: object) -> None:
+        with self._working(gpu, f"{sizeBytes} bytes can not be copied"):
+            copier = self._copier(gpu)
+            call(cu.cuMemcpyAsync, target, source, sizeBytes, copier)
+            call(cu.cuStreamSynchronize, copier)
+
+    def _copier(self, gpu: int) -> Any:
+        """The stream of what is waited for at once. Nothing in it ever waits for anybody else."""
+        with self._making:
+            if gpu not in self._copiers:
+                with self._gpus[gpu].entered():
+                    self._copiers[gpu] = call(cu.cuStreamCreate, _NON_BLOCKING)
+            return self._copiers[gpu]
+
+    # --- streams -----------------------------------------------------------------------------------------------------
+
+    def createStream(self, gpu: int) -> Stream:
+        with self._working(gpu, "no stream can be made") as chosen:
+            raw = int(call(cu.cuStreamCreate, _NON_BLOCKING))
+            stream = CudaStream(gpu, raw, self._eventsOf(chosen.context), self._gates, isOwned=True)
+        self._own[raw] = stream
+        return stream
+
+    def asStream(self, stream: object, gpu: int = 0) -> Stream:
+        return self._stream(stream, gpu)
+
+    def _stream(self, stream: object, gpu: int = 0) -> CudaStream:
+        driver.guard()
+        if isinstance(stream, CudaStream):
+            return stream
+        if isinstance(stream, Stream):
+            raise InvalidArgument(
+                f"{type(stream).__name__} is a stream of another back-end", "Use a stream of muninn.createStream, or None"
+            )
+        raw = streamHandle(stream)
+        if raw in DEFAULT_HANDLES:
+            return self._default(raw, gpu)
+        known = self._own.get(raw) or self._foreign.get(raw)
+        return known if known is not None else self._adopt(raw)
+
+    def _default(self, raw: int, gpu: int) -> CudaStream:
+        context = self._gpu(gpu).context
+        with self._making:
+            if (gpu, raw) not in self._defaults:
+                self._defaults[gpu, raw] = CudaStream(gpu, raw, self._eventsOf(context), self._gates, isOwned=False, isDefault=True)
+            return self._defaults[gpu, raw]
+
+    def _adopt(self, raw: int) -> CudaStream:
+        """A stream that another library made, perhaps in a context of its own."""
+        try:
+            context = call(cu.cuStreamGetCtx, raw)
+            context = context[0] if isinstance(context, tuple) else context
+            with Entered(context):
+                gpu = int(call(cu.cuCtxGetDevice))
+        except DriverError as error:
+            raise InvalidArgument(f"{raw:#x} is no stream of this process: {error}") from error
+        made = CudaStream(gpu, raw, self._eventsOf(context), self._gates, isOwned=False)
+        with self._making:
+            for old in [each for each, wrapper in self._foreign.items() if wrapper.isQuiet()][: max(0, len(self._foreign) - _MAX_FOREIGN)]:
+                del self._foreign[old]
+            return self._foreign.setdefault(raw, made)
+
+    def _eventsOf(self, context: Any) -> Events:
+        return self._events.setdefault(int(context), Events(context))
+
+    def recordFence(self, stream: object, onReached: OnReached, word: FenceWord | None = None) -> None:
+        chosen = self._stream(stream)
+        try:
+            chosen.recordFence(onReached, word)
+        except DriverError as error:
+            raise typed(error, "the fence can not be recorded") from error
+
+    def delayStream(self, stream: object, ready: Ready, word: FenceWord | None = None) -> None:
+        chosen = self._stream(stream)
+        try:
+            chosen.delay(ready, word)
+        except DriverError as error:
+            raise typed(error, "the stream can not wait") from error
+
+
+def _checkSize(sizeBytes: int) -> None:
+    if not 0 < sizeBytes <= _MAX_BYTES:
+        raise InvalidArgument(f"{sizeBytes} is not a size in bytes")
+
+
+def findGpus() -> tuple[int, str]:
+    """How many GPUs the driver has, and what it says when there are none.
+
+    Raises
+    ------
+    ForkedAfterCuda
+    """
+    try:
+        driver.initialise()
+        count = int(call(cu.cuDeviceGetCount))
+    except (DeviceUnavailable, DriverError) as error:
+        return 0, str(error.reason if isinstance(error, DeviceUnavailable) else error)
+    except RuntimeError as error:  # what cuda.bindings raises when there is no driver library
+        return 0, str(error)
+    return count, "" if count else "the driver sees no GPU"

@@ -1,0 +1,96 @@
+"""The driver: every call goes through `call`, which raises what it answers, and refuses to call it in a forked child.
+
+A process that was forked after CUDA was initialised has the parent's contexts as dead memory: each call of it answers
+NOT_INITIALIZED (seen on an H100, driver 580), or worse. So the process that initialised is remembered, and any other is told at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from cuda.bindings import driver as cu
+
+from muninn.errors import DescriptorsExhausted, DeviceUnavailable, ForkedAfterCuda, MuninnError, QuotaExceeded
+
+_SUCCESS = cu.CUresult.CUDA_SUCCESS
+_owner = 0
+
+
+class DriverError(Exception):
+    """What the driver answered.
+
+    Attributes
+    ----------
+    code
+        Its name without the prefix, `"OUT_OF_MEMORY"`.
+    """
+
+    def __init__(self, function: str, code: str) -> None:
+        super().__init__(f"{function} answered {code}")
+        self.function, self.code = function, code
+
+
+def call(function: Callable[..., tuple[Any, ...]], *arguments: object) -> Any:
+    """The value of a driver call, a tuple of several, or None; `DriverError` when it failed."""
+    answer = function(*arguments)
+    if answer[0] != _SUCCESS:
+        raise DriverError(function.__name__, str(answer[0].name).removeprefix("CUDA_").removeprefix("ERROR_"))
+    return answer[1] if len(answer) == 2 else answer[1:] if len(answer) > 2 else None
+
+
+def initialise() -> None:
+    """Initialise CUDA in this process. Again is fine.
+
+    Raises
+    ------
+    ForkedAfterCuda
+        A parent of this process has done it before the fork.
+    DeviceUnavailable
+        The driver does not start.
+    """
+    global _owner
+    guard()
+    try:
+        call(cu.cuInit, 0)
+    except DriverError as error:
+        if error.code == "NOT_INITIALIZED":
+            raise ForkedAfterCuda("a parent of this process initialised CUDA before the fork") from error
+        raise DeviceUnavailable(f"the CUDA driver does not start: {error}") from error
+    _owner = os.getpid()
+
+
+def guard() -> None:
+    """`ForkedAfterCuda` in a child of the process that initialised CUDA."""
+    if _owner and _owner != os.getpid():
+        raise ForkedAfterCuda(f"CUDA was initialised by process {_owner} before the fork")
+
+
+def isForked() -> bool:
+    """Whether this is such a child: nothing is given back here, it is the parent's."""
+    return _owner != os.getpid()
+
+
+def version() -> int:
+    """The driver's version as CUDA counts: 13000 is 13.0."""
+    return int(call(cu.cuDriverGetVersion))
+
+
+def typed(error: DriverError, what: str) -> MuninnError:
+    """The error of Muninn that says so."""
+    if error.code == "OUT_OF_MEMORY":
+        return QuotaExceeded(f"{what}: the GPU has no memory left ({error})", "Free buffers on this GPU, or use another one")
+    if error.code == "OPERATING_SYSTEM" and not _hasDescriptorLeft():
+        return DescriptorsExhausted(f"{what}: {error}")
+    if error.code == "NOT_INITIALIZED":
+        return ForkedAfterCuda(f"{what}: {error}")
+    return DeviceUnavailable(f"{what}: {error}")
+
+
+def _hasDescriptorLeft() -> bool:
+    try:
+        os.close(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,108 @@
+"""A GPU: the driver's device, what it can do, and its primary context, which other libraries of the process use too.
+
+The context is retained at the first use that needs one (it costs some 500 MiB of an H100's memory) and never released: the kernel
+does that at the end of the process.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from types import TracebackType
+from typing import Any
+
+from cuda.bindings import driver as cu
+
+from muninn.devices.cuda import driver
+from muninn.devices.cuda.driver import call
+
+_ATTRIBUTE = cu.CUdevice_attribute
+_NAME_BYTES = 256
+
+
+class Gpu:
+    """One device of the driver, by its index in this process.
+
+    Attributes
+    ----------
+    index, name, uuid
+        `uuid` are the 16 bytes that say in every process which GPU it is.
+    hasDescriptors
+        Whether its memory can be exported as a POSIX descriptor; else `vmmReason` says why not.
+    hasReadOnlyRegistration
+        Whether host memory can be registered that the process may only read.
+    granuleBytes
+        What VMM memory comes in.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.device: Any = call(cu.cuDeviceGet, index)
+        self.name = call(cu.cuDeviceGetName, _NAME_BYTES, self.device).partition(b"\0")[0].decode()
+        self.uuid = bytes(call(cu.cuDeviceGetUuid, self.device).bytes)
+        self.hasReadOnlyRegistration = self.has(_ATTRIBUTE.CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED)
+        isVirtual = self.has(_ATTRIBUTE.CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED)
+        exports = self.has(_ATTRIBUTE.CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED)
+        self.hasDescriptors = isVirtual and exports
+        missing = "descriptors for its memory" if isVirtual else "virtual memory management"
+        self.vmmReason = "" if self.hasDescriptors else f"{self.name} has no {missing}"
+        self.granuleBytes = self._granule() if self.hasDescriptors else 1
+        self._context: Any = None
+        self._retaining = threading.Lock()
+
+    def has(self, attribute: Any) -> bool:
+        return int(call(cu.cuDeviceGetAttribute, attribute, self.device)) != 0
+
+    @property
+    def uuidText(self) -> str:
+        return f"GPU-{uuid.UUID(bytes=self.uuid)}"
+
+    def canReach(self, peer: Gpu) -> bool:
+        """Whether its kernels and copies reach the other's memory directly."""
+        return self is peer or bool(call(cu.cuDeviceCanAccessPeer, self.device, peer.device))
+
+    @property
+    def context(self) -> Any:
+        """The primary context."""
+        driver.guard()
+        if self._context is None:
+            with self._retaining:
+                if self._context is None:
+                    self._context = call(cu.cuDevicePrimaryCtxRetain, self.device)
+        return self._context
+
+    def isActive(self) -> bool:
+        """Whether anybody in this process uses its primary context."""
+        return bool(call(cu.cuDevicePrimaryCtxGetState, self.device)[1])
+
+    def entered(self) -> Entered:
+        """``with gpu.entered():`` makes its primary context this thread's."""
+        return Entered(self.context)
+
+    def allocationProperties(self) -> Any:
+        """What VMM memory of this GPU is: its own, pinned, exportable as a descriptor."""
+        properties = cu.CUmemAllocationProp()
+        properties.type = cu.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
+        properties.location.type = cu.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+        properties.location.id = self.index
+        properties.requestedHandleTypes = cu.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+        return properties
+
+    def _granule(self) -> int:
+        minimum = cu.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
+        return int(call(cu.cuMemGetAllocationGranularity, self.allocationProperties(), minimum))
+
+
+class Entered:
+    """A context on this thread's stack, for as long as the block lasts. The caller's own context comes back behind it."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        call(cu.cuCtxPushCurrent, self._context)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        call(cu.cuCtxPopCurrent)

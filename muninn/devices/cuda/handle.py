@@ -1,0 +1,69 @@
+"""The handle: what an exporter of device memory tells its importers, in at most 128 bytes.
+
+It says which driver and which GPU made the memory, so that a mismatch is an error with both names in it and not a fault of a kernel,
+and how much there is. It comes through shared memory and is hostile until it was checked here.
+"""
+
+from __future__ import annotations
+
+import struct
+import uuid
+from typing import NamedTuple
+
+from muninn.errors import IpcHandleMismatch
+
+#: Length of what `cuIpcGetMemHandle` gives.
+IPC_BYTES = 64
+_LAYOUT = struct.Struct(f"<4sI16sIIQQ{IPC_BYTES}s")
+_KINDS = {b"MNv1": "vmm", b"MNi1": "cudaIpc"}
+_MAGICS = {kind: magic for magic, kind in _KINDS.items()}
+assert _LAYOUT.size <= 128
+
+
+class Handle(NamedTuple):
+    """
+    Attributes
+    ----------
+    transport
+        `vmm` or `cudaIpc`.
+    driverVersion, gpuUuid, ownerPid
+        Of the exporter.
+    offset, sizeBytes
+        Where the memory begins behind what `ipc` names, and how much of it there is.
+    ipc
+        The driver's own handle; zeros for `vmm`.
+    """
+
+    transport: str
+    driverVersion: int
+    gpuUuid: bytes
+    ownerPid: int
+    offset: int
+    sizeBytes: int
+    ipc: bytes = bytes(IPC_BYTES)
+
+    def packed(self) -> bytes:
+        return _LAYOUT.pack(
+            _MAGICS[self.transport], self.driverVersion, self.gpuUuid, self.ownerPid, 0, self.offset, self.sizeBytes, self.ipc
+        )
+
+
+def unpacked(raw: bytes, driverVersion: int) -> Handle:
+    """The handle in `raw`, zero padded or not, made by a driver of the same version; else `IpcHandleMismatch`."""
+    if len(raw) < _LAYOUT.size or raw[:4] not in _KINDS or any(raw[_LAYOUT.size :]):
+        raise IpcHandleMismatch("the handle is none of the CUDA back-end", "Use the same back-end in all processes (MUNINN_DEVICE)")
+    magic, version, gpuUuid, ownerPid, reserved, offset, sizeBytes, ipc = _LAYOUT.unpack(raw[: _LAYOUT.size])
+    if reserved or not 0 < sizeBytes < 1 << 47 or offset >= 1 << 47:
+        raise IpcHandleMismatch("the handle is damaged")
+    if version != driverVersion:
+        raise IpcHandleMismatch(f"it was exported by CUDA driver {_dotted(version)}, and this process has {_dotted(driverVersion)}")
+    return Handle(_KINDS[magic], version, gpuUuid, ownerPid, offset, sizeBytes, ipc)
+
+
+def gpuText(gpuUuid: bytes) -> str:
+    """A GPU's UUID as `nvidia-smi -L` writes it."""
+    return f"GPU-{uuid.UUID(bytes=gpuUuid)}"
+
+
+def _dotted(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"

@@ -1,0 +1,138 @@
+"""Transport `cudaIpc`: the driver's 64-byte handles, for memory that others allocated and for GPUs that export no descriptors.
+
+The memory is its exporter's. What importers see after its death is not promised by CUDA (an H100 keeps it for them), so the layer
+above takes their leases away. A handle names a whole allocation of the driver, so ours says where in it the memory begins. The driver
+refuses to open what its own process exported; such an import is an alias of it, found by the handle.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from typing import Any
+
+from cuda.bindings import driver as cu
+
+from muninn.devices.cuda import driver
+from muninn.devices.cuda.driver import DriverError, call
+from muninn.devices.cuda.gpu import Gpu
+from muninn.devices.cuda.handle import IPC_BYTES, Handle
+from muninn.devices.cuda.reaper import Reaper
+from muninn.devices.port import Allocation
+from muninn.errors import BufferFreed, InvalidArgument, IpcHandleMismatch
+
+_LAZY_PEER_ACCESS = int(cu.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS)
+
+
+class Lent:
+    """Memory of this process, or a peer's that was opened: the anchor of an allocation. What it keeps goes when it is collected."""
+
+    __slots__ = ("__weakref__", "_finalizer", "address", "isImported")
+
+    def __init__(self, reaper: Reaper, gpu: Gpu, address: int, dispose: Any, isImported: bool) -> None:
+        self.address, self.isImported = address, isImported
+        reaper.start()
+        self._finalizer = weakref.finalize(self, reaper.bury, (gpu,), dispose)
+        self._finalizer.atexit = False
+
+
+class LegacyAllocation(Allocation):
+    """Memory behind a 64-byte handle."""
+
+    def __init__(self, gpu: Gpu, lent: Lent, sizeBytes: int, handle: Handle, reason: str) -> None:
+        self.gpu, self.sizeBytes, self.allocatedBytes, self.writable = gpu.index, sizeBytes, handle.sizeBytes, True
+        self.transport, self.transportReason, self.handle = "cudaIpc", reason, handle.packed()
+        self.isHostVisible, self.isOwned = False, not lent.isImported
+        self._lent: Lent | None = lent
+
+    @property
+    def address(self) -> int:
+        return self._held().address
+
+    @property
+    def anchor(self) -> object:
+        return self._held()
+
+    def _held(self) -> Lent:
+        lent = self._lent
+        if lent is None:
+            raise BufferFreed(f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed")
+        return lent
+
+    def exportDescriptor(self, writable: bool = True) -> int:
+        self._held()
+        raise IpcHandleMismatch("memory of transport cudaIpc has no descriptor", "Pass its handle on")
+
+    def close(self) -> None:
+        self._lent = None
+
+
+class LegacyMemory:
+    """What this process exports and imports by 64-byte handles."""
+
+    def __init__(self, reaper: Reaper) -> None:
+        self._reaper = reaper
+        self._own: weakref.WeakValueDictionary[tuple[bytes, int], Lent] = weakref.WeakValueDictionary()
+        self._changing = threading.Lock()
+
+    def allocate(self, gpu: Gpu, sizeBytes: int, reason: str) -> LegacyAllocation:
+        """New memory of `gpu`, not zeroed. The caller has entered its context. Raises `DriverError`."""
+        address = int(call(cu.cuMemAlloc, sizeBytes))
+        try:
+            handle = _exported(gpu, address, sizeBytes)
+        except DriverError:
+            call(cu.cuMemFree, address)
+            raise
+        return self._allocation(gpu, address, sizeBytes, handle, lambda: _inside(gpu, cu.cuMemFree, address), reason)
+
+    def lend(self, gpu: Gpu, address: int, sizeBytes: int, owner: object, reason: str) -> LegacyAllocation:
+        """What somebody else allocated, where it lies; `owner` is held. The caller has entered its context."""
+        try:
+            base, rangeBytes = (int(value) for value in call(cu.cuMemGetAddressRange, address))
+            if address + sizeBytes > base + rangeBytes:
+                raise InvalidArgument(f"{sizeBytes} bytes at {address:#x} reach beyond their allocation of {rangeBytes} bytes")
+            handle = _exported(gpu, address, sizeBytes, address - base)
+        except DriverError as error:
+            raise InvalidArgument(f"this memory can not be shared where it lies: {error}", "Share a copy (copy=True)") from error
+        kept = [owner]
+        return self._allocation(gpu, address, sizeBytes, handle, kept.clear, reason)
+
+    def _allocation(self, gpu: Gpu, address: int, sizeBytes: int, handle: Handle, dispose: Any, reason: str) -> LegacyAllocation:
+        lent = Lent(self._reaper, gpu, address, dispose, False)
+        with self._changing:
+            self._own[handle.ipc, handle.offset] = lent
+        return LegacyAllocation(gpu, lent, sizeBytes, handle, reason)
+
+    def importHandle(self, gpu: Gpu, sizeBytes: int, handle: Handle) -> LegacyAllocation:
+        """Map what `handle` names. The caller has entered the context of `gpu`."""
+        if sizeBytes > handle.sizeBytes:
+            raise IpcHandleMismatch(f"the handle states {handle.sizeBytes} bytes where {sizeBytes} were announced")
+        with self._changing:
+            own = self._own.get((handle.ipc, handle.offset))
+        if own is not None:
+            return LegacyAllocation(gpu, own, sizeBytes, handle, "exported by this process: an alias")
+        opened = cu.CUipcMemHandle()
+        ctypes.memmove(opened.getPtr(), handle.ipc, IPC_BYTES)
+        try:
+            base = int(call(cu.cuIpcOpenMemHandle, opened, _LAZY_PEER_ACCESS))
+        except DriverError as error:
+            if error.code in ("OUT_OF_MEMORY", "OPERATING_SYSTEM"):
+                raise
+            raise IpcHandleMismatch(f"the memory of process {handle.ownerPid} can not be opened: {error}") from error
+        # The driver counts how often a handle was opened, and each close counts one down.
+        lent = Lent(self._reaper, gpu, base + handle.offset, lambda: _inside(gpu, cu.cuIpcCloseMemHandle, base), True)
+        if handle.offset + sizeBytes > (rangeBytes := int(call(cu.cuMemGetAddressRange, base)[1])):
+            raise IpcHandleMismatch(f"{handle.offset} + {sizeBytes} bytes reach beyond the exporter's allocation of {rangeBytes}")
+        return LegacyAllocation(gpu, lent, sizeBytes, handle, "opened by the exporter's handle")
+
+
+def _exported(gpu: Gpu, address: int, sizeBytes: int, offset: int = 0) -> Handle:
+    ipc = ctypes.string_at(call(cu.cuIpcGetMemHandle, address).getPtr(), IPC_BYTES)
+    return Handle("cudaIpc", driver.version(), gpu.uuid, os.getpid(), offset, sizeBytes, ipc)
+
+
+def _inside(gpu: Gpu, function: Any, address: int) -> None:
+    with gpu.entered():
+        call(function, address)

@@ -1,0 +1,137 @@
+"""Host memory that kernels use: registered with the driver in windows, all of them or none.
+
+A window is at most 64 GiB, because drivers have limits of their own (512 GiB a call since r580, vllm #51080) and because a failure
+late in one giant call costs what it took. All GPUs get the memory (`PORTABLE`) under one contiguous address, which unified addressing
+makes the host's own; where the driver gives another, there is no contiguous pointer and the memory is refused.
+
+Registering pins the pages: they can not be swapped, and a peer that truncates the file takes nothing away (seen on an H100).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable
+
+from cuda.bindings import driver as cu
+
+from muninn.devices.cuda.driver import DriverError, call, guard, typed
+from muninn.devices.cuda.gpu import Gpu
+from muninn.devices.cuda.reaper import Reaper
+from muninn.devices.port import Registration
+from muninn.errors import BarPressureHigh, DeviceUnavailable, InvalidArgument, MuninnError
+
+#: The most bytes of one call.
+WINDOW_BYTES = 64 << 30
+_FLAGS = cu.CU_MEMHOSTREGISTER_PORTABLE | cu.CU_MEMHOSTREGISTER_DEVICEMAP
+
+
+class Budget:
+    """How many bytes of host memory this process may map for GPUs, and how many it does."""
+
+    def __init__(self, limitBytes: int) -> None:
+        self.limitBytes = limitBytes
+        self.usedBytes = 0
+        self._changing = threading.Lock()
+
+    def take(self, sizeBytes: int) -> None:
+        """Admit the bytes, or `BarPressureHigh`."""
+        with self._changing:
+            if self.usedBytes + sizeBytes > self.limitBytes:
+                raise BarPressureHigh(
+                    f"{self.usedBytes} bytes mapped for GPUs + {sizeBytes} wanted > {self.limitBytes} (devices.mappedWindowBytes)",
+                    "Close mapped buffers, or raise [devices] mappedWindowBytes",
+                )
+            self.usedBytes += sizeBytes
+
+    def giveBack(self, sizeBytes: int) -> None:
+        with self._changing:
+            self.usedBytes -= sizeBytes
+
+
+class CudaRegistration(Registration):
+    """Registered memory. It is given back when it is closed or collected, behind the work that uses it."""
+
+    def __init__(self, reaper: Reaper, gpu: Gpu, windows: list[int], sizeBytes: int, writable: bool, budget: Budget) -> None:
+        self.devicePointer, self.sizeBytes, self.writable = windows[0], sizeBytes, writable
+        reaper.start()
+        #: Called behind the unregistration; shared with the finalizer, which must not hold this object.
+        self._closed: list[Callable[[], object]] = []
+        self._finalizer = weakref.finalize(self, reaper.bury, (gpu,), _Unregister(gpu, windows, sizeBytes, budget, self._closed))
+        self._finalizer.atexit = False
+
+    def close(self) -> None:
+        self._finalizer()
+
+    def closeThen(self, closed: Callable[[], object]) -> None:
+        if self._finalizer.alive:
+            self._closed.append(closed)
+        self._finalizer()
+
+
+class _Unregister:
+    """What the reaper does with a registration."""
+
+    def __init__(self, gpu: Gpu, windows: list[int], sizeBytes: int, budget: Budget, closed: list[Callable[[], object]]) -> None:
+        self._gpu, self._windows, self._sizeBytes, self._budget, self._closed = gpu, windows, sizeBytes, budget, closed
+
+    def __call__(self) -> None:
+        try:
+            with self._gpu.entered():
+                for window in self._windows:
+                    call(cu.cuMemHostUnregister, window)
+        finally:
+            self._budget.giveBack(self._sizeBytes)
+            for closed in self._closed:
+                closed()
+
+
+def register(
+    reaper: Reaper,
+    gpu: Gpu,
+    address: int,
+    sizeBytes: int,
+    writable: bool,
+    progress: Callable[[int], None] | None,
+    budget: Budget,
+    windowBytes: int,
+) -> CudaRegistration:
+    """Register whole pages from `address` on; see `Device.registerHost`."""
+    guard()
+    if address <= 0 or sizeBytes <= 0 or address + sizeBytes >= 1 << 47:
+        raise InvalidArgument(f"{sizeBytes} bytes at {address:#x} are no range of addresses")
+    if not writable and not gpu.hasReadOnlyRegistration:
+        raise DeviceUnavailable(f"{gpu.name} can not map what this process may only read", 'Open the buffer with access="readWrite"')
+    flags = _FLAGS | (0 if writable else cu.CU_MEMHOSTREGISTER_READ_ONLY)
+    budget.take(sizeBytes)
+    windows: list[int] = []
+    with gpu.entered(), contextlib.ExitStack() as undo:
+        undo.callback(budget.giveBack, sizeBytes)
+        for offset in range(0, sizeBytes, windowBytes):
+            part = min(windowBytes, sizeBytes - offset)
+            _registerWindow(address + offset, part, flags)
+            undo.callback(call, cu.cuMemHostUnregister, address + offset)
+            windows.append(address + offset)
+            if int(call(cu.cuMemHostGetDevicePointer, address + offset, 0)) != address + offset:
+                raise DeviceUnavailable(f"{gpu.name} maps host memory at addresses of its own: there is no contiguous pointer")
+            if progress is not None:
+                progress(part)
+        undo.pop_all()
+    return CudaRegistration(reaper, gpu, windows, sizeBytes, writable, budget)
+
+
+def _registerWindow(address: int, sizeBytes: int, flags: int) -> None:
+    try:
+        call(cu.cuMemHostRegister, address, sizeBytes, flags)
+    except DriverError as error:
+        raise _refusal(error, address, sizeBytes) from error
+
+
+def _refusal(error: DriverError, address: int, sizeBytes: int) -> MuninnError:
+    what = f"{sizeBytes} bytes at {address:#x} can not be mapped for GPUs"
+    if error.code == "OUT_OF_MEMORY":
+        return BarPressureHigh(f"{what}: {error}", "Close mapped buffers, or map smaller ones")
+    if error.code in ("HOST_MEMORY_ALREADY_REGISTERED", "INVALID_VALUE"):
+        return InvalidArgument(f"{what}: {error}", "Pass memory of this process that is not registered already")
+    return typed(error, what)

@@ -1,0 +1,278 @@
+"""Streams of real GPUs, and the host's part in them.
+
+What the host has to do in a stream (work of `submit`, fences that are told to the layer above, waits for other processes) is done by
+a thread per stream, the stream's lane, and not by the driver's callbacks: those run Python on the driver's thread, stop all streams
+while they wait for the interpreter, and are not called at all once a kernel has failed. The lane waits for an event that was
+recorded in the stream; a stream that must wait for the lane waits for a word in pinned memory, its gate.
+
+Fences between GPUs need no host at all: `recordFence` lets the stream write a word of shared memory, and `delayStream` lets a stream
+of another process wait for it (`cuStreamWriteValue64`, `cuStreamWaitValue64`). Interprocess events would do the same until a recorder
+is killed: its event pends for ever, with every stream and every context that waits for it (seen on an H100, driver 580). A word can be
+written by whoever proves the death.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from cuda.bindings import driver as cu
+
+from muninn.control import atomics
+from muninn.devices.cuda import driver
+from muninn.devices.cuda.driver import DriverError, call, typed
+from muninn.devices.cuda.gpu import Entered
+from muninn.devices.port import FenceWord, OnReached, Ready, Stream
+from muninn.devices.streams import Lane, awaitReady
+
+_EVENT_FLAGS = int(cu.CUevent_flags.CU_EVENT_DISABLE_TIMING) | int(cu.CUevent_flags.CU_EVENT_BLOCKING_SYNC)
+_REACHED = int(cu.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_GEQ)
+_POLL_SECONDS = 0.0002
+_WORD_BYTES = 8
+_PAGE_WORDS = 512
+
+
+class Gates:
+    """Words in pinned host memory, one a stream, at which streams wait for the host. They belong to one context."""
+
+    def __init__(self) -> None:
+        self._free: list[tuple[int, int]] = []
+        self._changing = threading.Lock()
+
+    def take(self) -> tuple[int, int]:
+        """(host address, device address) of a word that reads 0. The caller has entered a context, any one: the pages are portable."""
+        with self._changing:
+            if not self._free:
+                flags = cu.CU_MEMHOSTALLOC_PORTABLE | cu.CU_MEMHOSTALLOC_DEVICEMAP
+                host = int(call(cu.cuMemHostAlloc, _PAGE_WORDS * _WORD_BYTES, flags))
+                device = int(call(cu.cuMemHostGetDevicePointer, host, 0))
+                self._free += [(host + at * _WORD_BYTES, device + at * _WORD_BYTES) for at in range(_PAGE_WORDS)]
+            word = self._free.pop()
+        ctypes.memset(word[0], 0, _WORD_BYTES)
+        return word
+
+    def giveBack(self, word: tuple[int, int]) -> None:
+        self._free.append(word)  # one step: lanes do it
+
+
+class Gate:
+    """A stream's word, and how far it was opened."""
+
+    def __init__(self, gates: Gates) -> None:
+        self.word = gates.take()
+        self._asked = 0
+
+    def ask(self) -> int:
+        """The number that the stream waits for next."""
+        self._asked += 1
+        return self._asked
+
+    def open(self, number: int) -> None:
+        """SYNC gate: pairs with the stream that waits for `number`; what the host did comes before. Numbers only grow: one thread opens."""
+        atomics.storeRelease64(self.word[0], number)
+
+
+class Events:
+    """Events of one context, to be used again and again."""
+
+    def __init__(self, context: Any) -> None:
+        self.context = context
+        self._free: list[Any] = []
+
+    def record(self, handle: int) -> Any:
+        """An event recorded in a stream of this context, which the caller has entered."""
+        try:
+            event = self._free.pop()
+        except IndexError:
+            event = call(cu.cuEventCreate, _EVENT_FLAGS)
+        call(cu.cuEventRecord, event, handle)
+        return event
+
+    def wait(self, event: Any) -> None:
+        """Block until the event is reached; raises what the GPU failed with."""
+        with Entered(self.context):
+            try:
+                call(cu.cuEventSynchronize, event)
+            except DriverError as error:
+                raise typed(error, "the GPU's work failed") from error
+        self._free.append(event)
+
+
+class CudaStream(Stream):
+    """A stream of the driver: our own, another library's, or the default one.
+
+    Parameters
+    ----------
+    isOwned
+        Whether it is destroyed when this object goes.
+    isDefault
+        The default stream is everybody's: an error of the host's part is told once, and does not stay.
+    """
+
+    def __init__(self, gpu: int, handle: int, events: Events, gates: Gates, *, isOwned: bool, isDefault: bool = False) -> None:
+        self.gpu, self.handle, self._isDefault = gpu, handle, isDefault
+        self._events = events
+        self._lane = Lane(f"muninn-stream-{gpu}-{handle:x}")
+        # What is put into the stream and what is put into its lane must come in one order.
+        self._submitting = threading.Lock()
+        with Entered(events.context):
+            self._gate = Gate(gates)
+        self._finalizer = weakref.finalize(self, _retire, self._lane, _End(events.context, handle if isOwned else 0, gates, self._gate))
+        self._finalizer.atexit = False
+
+    # --- the port ----------------------------------------------------------------------------------------------------
+
+    def submit(self, work: Callable[[], object]) -> None:
+        self._raiseKept()
+        events, gate = self._events, self._gate
+        with self._submitting, Entered(events.context):
+            event, number = events.record(self.handle), gate.ask()
+
+            def item(error: BaseException | None) -> None:
+                try:
+                    events.wait(event)
+                    if error is None:
+                        work()
+                finally:
+                    gate.open(number)  # the GPU is never left waiting: what it does next is told of the error by the stream
+
+            self._lane.put(item)
+            call(cu.cuStreamWaitValue64, self.handle, gate.word[1], number, _REACHED)
+
+    def recordFence(self, onReached: OnReached, word: FenceWord | None) -> None:
+        """The port's `recordFence`."""
+        events = self._events
+        with self._submitting, Entered(events.context):
+            if word is not None:
+                # By default a memory barrier comes with it: what the stream wrote is visible before the word (cuda.h).
+                call(cu.cuStreamWriteValue64, self.handle, word.address, word.value, 0)
+            event = events.record(self.handle)
+
+            def item(error: BaseException | None) -> None:
+                failure = error
+                try:
+                    events.wait(event)
+                except BaseException as raised:
+                    failure = failure or raised
+                    raise
+                finally:
+                    onReached(failure)
+
+            self._lane.put(item)
+
+    def delay(self, ready: Ready, word: FenceWord | None) -> None:
+        """The port's `delayStream`."""
+        self._raiseKept()
+        events, gate = self._events, self._gate
+        with self._submitting, Entered(events.context):
+            if word is not None:
+                call(cu.cuStreamWaitValue64, self.handle, word.address, word.value, _REACHED)
+                self._lane.put(lambda error: awaitReady(ready) if error is None else None)
+                return
+            number = gate.ask()
+
+            def item(error: BaseException | None) -> None:
+                try:
+                    if error is None:
+                        awaitReady(ready)
+                finally:
+                    gate.open(number)
+
+            self._lane.put(item)
+            call(cu.cuStreamWaitValue64, self.handle, gate.word[1], number, _REACHED)
+
+    def copy(self, target: int, source: int, sizeBytes: int, keepAlive: object) -> None:
+        """Copy between addresses that the driver knows; `keepAlive` is dropped behind it."""
+        self._raiseKept()
+        events = self._events
+        with self._submitting, Entered(events.context):
+            call(cu.cuMemcpyAsync, target, source, sizeBytes, self.handle)
+            if keepAlive is not None:
+                event = events.record(self.handle)
+
+                def item(error: BaseException | None, held: object = keepAlive) -> None:
+                    events.wait(event)
+
+                self._lane.put(item)
+
+    def isQuiet(self) -> bool:
+        """Whether the host has nothing to do in it."""
+        return self._lane.error is None and self._lane.isIdle()
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            self._lane.wait(timeout)
+        finally:
+            if self._isDefault:
+                self._lane.forgetError()
+        if deadline is None:
+            with Entered(self._events.context):
+                self._typed(lambda: call(cu.cuStreamSynchronize, self.handle))
+            return
+        while not self.query():
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"work of the stream is still pending after {timeout} s")
+            time.sleep(_POLL_SECONDS)
+
+    def query(self) -> bool:
+        if not self._lane.isIdle():
+            return False
+        with Entered(self._events.context):
+            try:
+                call(cu.cuStreamQuery, self.handle)
+            except DriverError as error:
+                if error.code == "NOT_READY":
+                    return False
+                raise typed(error, "the GPU's work failed") from error
+        return True
+
+    def close(self) -> None:
+        if not self._isDefault:
+            self._lane.shut()
+            self._finalizer()
+
+    def _raiseKept(self) -> None:
+        """The stream's error, if its host part failed; the GPU's own is told by the driver."""
+        driver.guard()
+        try:
+            self._lane.check()
+        finally:
+            if self._isDefault:
+                self._lane.forgetError()
+
+    def _typed(self, use: Callable[[], object]) -> None:
+        try:
+            use()
+        except DriverError as error:
+            raise typed(error, "the GPU's work failed") from error
+
+
+class _End:
+    """The last item of a lane: the stream goes, and its gate is another's."""
+
+    def __init__(self, context: Any, handle: int, gates: Gates, gate: Gate) -> None:
+        self._context, self._handle, self._gates, self._gate = context, handle, gates, gate
+
+    def __call__(self, error: BaseException | None) -> None:
+        if self._handle:
+            with Entered(self._context):
+                call(cu.cuStreamSynchronize, self._handle)  # it may still wait at the gate
+        self.atOnce()
+
+    def atOnce(self) -> None:
+        """For a stream in which the host had nothing to do; the driver finishes what it was given."""
+        if self._handle:
+            with Entered(self._context):
+                call(cu.cuStreamDestroy, self._handle)
+        self._gates.giveBack(self._gate.word)
+
+
+def _retire(lane: Lane, end: _End) -> None:
+    """The stream object is gone: what it was given is still done. Called by the collector, at any point of any thread."""
+    if not driver.isForked() and not lane.endWith(end):
+        end.atOnce()

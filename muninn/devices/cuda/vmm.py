@@ -1,0 +1,147 @@
+"""Transport `vmm`: physical memory of a GPU behind a POSIX descriptor, mapped into an address range of each process.
+
+It lives as long as any process has a descriptor, a handle or a mapping: it outlives whoever allocated it, killed or not (seen on an
+H100). An import is a mapping like the first one, also in the process that allocated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from cuda.bindings import driver as cu
+
+from muninn.devices.cuda import driver
+from muninn.devices.cuda.driver import DriverError, call
+from muninn.devices.cuda.gpu import Gpu
+from muninn.devices.cuda.handle import Handle
+from muninn.devices.cuda.reaper import Reaper
+from muninn.devices.port import Allocation
+from muninn.errors import BufferFreed, IpcHandleMismatch, PermissionDenied
+
+_REASON = "the GPU exports memory as a descriptor, so it outlives its owner"
+_POSIX = cu.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+_FLAGS = cu.CUmemAccess_flags
+
+
+class VmmMapping:
+    """One mapping and its physical handle, until it is collected: the anchor of an allocation."""
+
+    __slots__ = ("__weakref__", "_finalizer", "address", "physical")
+
+    def __init__(self, reaper: Reaper, gpus: tuple[Gpu, ...], physical: Any, address: int, sizeBytes: int) -> None:
+        self.physical, self.address = physical, address
+        reaper.start()
+        self._finalizer = weakref.finalize(self, reaper.bury, gpus, lambda: _unmap(physical, address, sizeBytes))
+        self._finalizer.atexit = False  # the kernel does it then
+
+
+class VmmAllocation(Allocation):
+    """A mapped piece of VMM memory."""
+
+    def __init__(self, gpu: Gpu, mapping: VmmMapping, sizeBytes: int, allocatedBytes: int, writable: bool) -> None:
+        self.gpu, self.sizeBytes, self.allocatedBytes, self.writable = gpu.index, sizeBytes, allocatedBytes, writable
+        self.transport, self.transportReason = "vmm", _REASON
+        self.isHostVisible, self.isOwned = False, False
+        self.handle = Handle("vmm", driver.version(), gpu.uuid, os.getpid(), 0, allocatedBytes).packed()
+        self._mapping: VmmMapping | None = mapping
+
+    @property
+    def address(self) -> int:
+        return self._mapped().address
+
+    @property
+    def anchor(self) -> object:
+        return self._mapped()
+
+    def _mapped(self) -> VmmMapping:
+        mapping = self._mapping
+        if mapping is None:
+            raise BufferFreed(f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed")
+        return mapping
+
+    def exportDescriptor(self, writable: bool = True) -> int:
+        mapping = self._mapped()  # held while it is exported
+        driver.guard()
+        if writable and not self.writable:
+            raise PermissionDenied("this process was given read access only, and can not pass on more")
+        try:
+            descriptor = int(call(cu.cuMemExportToShareableHandle, mapping.physical, _POSIX, 0))
+        except DriverError as error:
+            raise driver.typed(error, "the allocation can not be exported") from error
+        fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+        return descriptor
+
+    def close(self) -> None:
+        self._mapping = None
+
+
+def allocate(reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], sizeBytes: int) -> VmmAllocation:
+    """New memory of `gpu`, mapped for it and for `peers`; not zeroed. Raises `DriverError`, and leaves nothing behind then."""
+    allocatedBytes = granulesUp(gpu, sizeBytes)
+    with contextlib.ExitStack() as undo:
+        physical = call(cu.cuMemCreate, allocatedBytes, gpu.allocationProperties(), 0)
+        undo.callback(call, cu.cuMemRelease, physical)
+        mapping = _mapped(reaper, gpu, peers, physical, allocatedBytes, True)
+        undo.pop_all()
+    return VmmAllocation(gpu, mapping, sizeBytes, allocatedBytes, True)
+
+
+def importDescriptor(
+    reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], descriptor: int, sizeBytes: int, writable: bool, handle: Handle
+) -> VmmAllocation:
+    """Map what a peer exported. The driver knows its own descriptors; anything else, or less memory than stated, is `IpcHandleMismatch`."""
+    if handle.offset or granulesUp(gpu, handle.sizeBytes) != handle.sizeBytes or sizeBytes > handle.sizeBytes:
+        raise IpcHandleMismatch(f"the handle states {handle.sizeBytes} bytes where {sizeBytes} were announced")
+    try:
+        own = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+    except (OSError, ValueError, OverflowError) as error:
+        raise IpcHandleMismatch(f"{descriptor} is not an open descriptor: {error}") from error
+    try:
+        with contextlib.ExitStack() as undo:
+            physical = call(cu.cuMemImportFromShareableHandle, own, _POSIX)
+            undo.callback(call, cu.cuMemRelease, physical)
+            mapping = _mapped(reaper, gpu, peers, physical, handle.sizeBytes, writable)
+            undo.pop_all()
+    except DriverError as error:
+        if error.code in ("OUT_OF_MEMORY", "OPERATING_SYSTEM"):
+            raise
+        raise IpcHandleMismatch(f"the descriptor is not {handle.sizeBytes} bytes of a GPU's memory: {error}") from error
+    finally:
+        os.close(own)
+    return VmmAllocation(gpu, mapping, sizeBytes, handle.sizeBytes, writable)
+
+
+def granulesUp(gpu: Gpu, sizeBytes: int) -> int:
+    """`sizeBytes` in whole granules."""
+    return -(-sizeBytes // gpu.granuleBytes) * gpu.granuleBytes
+
+
+def _mapped(reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], physical: Any, sizeBytes: int, writable: bool) -> VmmMapping:
+    with contextlib.ExitStack() as undo:
+        address = int(call(cu.cuMemAddressReserve, sizeBytes, 0, 0, 0))
+        undo.callback(call, cu.cuMemAddressFree, address, sizeBytes)
+        call(cu.cuMemMap, address, sizeBytes, 0, physical, 0)
+        undo.callback(call, cu.cuMemUnmap, address, sizeBytes)
+        grants = [_grant(each, writable) for each in (gpu, *peers)]
+        call(cu.cuMemSetAccess, address, sizeBytes, grants, len(grants))
+        undo.pop_all()
+    return VmmMapping(reaper, (gpu, *peers), physical, address, sizeBytes)
+
+
+def _grant(gpu: Gpu, writable: bool) -> Any:
+    grant = cu.CUmemAccessDesc()
+    grant.location.type = cu.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+    grant.location.id = gpu.index
+    grant.flags = _FLAGS.CU_MEM_ACCESS_FLAGS_PROT_READWRITE if writable else _FLAGS.CU_MEM_ACCESS_FLAGS_PROT_READ
+    return grant
+
+
+def _unmap(physical: Any, address: int, sizeBytes: int) -> None:
+    call(cu.cuMemUnmap, address, sizeBytes)
+    call(cu.cuMemRelease, physical)
+    call(cu.cuMemAddressFree, address, sizeBytes)
