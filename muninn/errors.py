@@ -172,6 +172,13 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             "caller",
         ),
         (31, "PlatformUnsupported", "This kernel or machine lacks something that Muninn needs", "Run `python -m muninn doctor`", "fatal"),
+        (
+            32,
+            "NotHostVisible",
+            "The bytes are in VRAM, which the CPU does not reach",
+            "Use `deviceArray()` in kernels, or `read()` for a copy on the host",
+            "caller",
+        ),
     )
 )
 
@@ -269,6 +276,9 @@ class ForkedAfterCuda(MuninnError): ...
 
 
 class PlatformUnsupported(MuninnError): ...
+
+
+class NotHostVisible(MuninnError): ...
 
 
 ERROR_OF_NUMBER: dict[int, type[MuninnError]] = {

@@ -14,6 +14,9 @@ from lab import Lab
 from muninn.api import membership
 from support import Actor
 
+#: A process loads one driver, or none: these are run by themselves (`make test`, `make gpu`).
+collect_ignore = [] if os.environ.get("TEST_DRIVER") else ["cuda"]
+
 
 @pytest.fixture
 def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api import admin, holdings
+from muninn.api import admin, memory
 from muninn.api.holdings import Holdings
 from muninn.api.membership import current
 from muninn.broker import capabilities
@@ -406,12 +406,12 @@ def test_memoryIsUnmappedBeforeItsLeaseIsGivenBack() -> None:
     order: list[str] = []
 
     class Source:
-        address, writable = 0, True
+        address, sizeBytes, writable = 0, 0, True
 
         def close(self) -> None:
             order.append("unmapped")
 
-    holdings._gone(Source(), lambda: order.append("given back"))
+    memory._gone(Source(), [], lambda: order.append("given back"))
     assert order == ["unmapped", "given back"]
 
 

@@ -6,21 +6,25 @@ arrays taken from it keep the memory.
 
 from __future__ import annotations
 
-import math
 import threading
-import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from muninn.api import fences
+from muninn.api import fences, views
 from muninn.api.dtypes import dtypeOf
+from muninn.api.gpus import deviceOf
 from muninn.api.holdings import Holding, checkExpiry
 from muninn.api.membership import current
-from muninn.control import atomics, claims, layout
+from muninn.api.snapshots import snapshot, writerIsDead
+from muninn.api.turns import WITHOUT_STREAM, Reading, Writing
+from muninn.config.sizes import asText
+from muninn.control import layout
 from muninn.control.block import monotonicMs
-from muninn.errors import BufferFreed, ControlBlockInvalid, InvalidArgument, PermissionDenied, WriterDied
+from muninn.devices import arrays
+from muninn.errors import BufferFreed, ControlBlockInvalid, PermissionDenied, WriterDied
 from muninn.terms import Access, Renew, asRenew
 
 _READ_BOUND_SECONDS = 10.0
@@ -63,7 +67,7 @@ class MuninnBuffer:
     UnsupportedMode, InvalidArgument, BufferExists, QuotaExceeded, HostMemoryFull, DomainDraining
     """
 
-    __slots__ = ("__weakref__", "_array", "_expiresMs", "_holding", "_renewal", "_writable")
+    __slots__ = ("__weakref__", "_array", "_expiresMs", "_holding", "_isLender", "_renewal", "_writable")
 
     def __init__(
         self,
@@ -104,6 +108,7 @@ class MuninnBuffer:
         self._renewal = holding.renewal() if renew is Renew.AUTO else None
         self._expiresMs = 0 if renew is Renew.AUTO else monotonicMs() + holding.ttlMs
         self._holding: Holding | None = holding
+        self._isLender = False
         self._array: np.ndarray[Any, np.dtype[Any]] | None = None
 
     def _checked(self) -> Holding:
@@ -163,8 +168,8 @@ class MuninnBuffer:
 
     @property
     def gpu(self) -> int | None:
-        """The GPU whose VRAM it is, or None."""
-        return self._description.gpu if self._description.gpu >= 0 else None
+        """The GPU whose VRAM it is, as this process counts them, or None."""
+        return self._checked().memory.gpu
 
     @property
     def access(self) -> str:
@@ -212,6 +217,28 @@ class MuninnBuffer:
         """The live bytes as an array of `shape` and `dtype`: no copy, no fence. Read-only unless opened for writing."""
         return self._view(self._checked())
 
+    def deviceArray(self, gpu: int | None = None) -> Any:
+        """The live bytes as an array that kernels take: Numba's device array of `shape` and `dtype`, no copy, no fence.
+
+        On pretended GPUs, where kernels are their CPU twins, it is `array`.
+
+        Parameters
+        ----------
+        gpu
+            Whose kernels will use it; the buffer's own GPU, or the one that is worked on, when not given.
+
+        Raises
+        ------
+        DeviceUnavailable
+            There is no such GPU, or Numba is not installed.
+        BarPressureHigh
+            The host memory can not be mapped for GPUs: the budget is used up.
+        """
+        holding = self._checked()
+        memory, description = holding.memory, holding.description
+        memory.device = deviceOf(holding.membership)
+        return views.deviceArray(memory, 0, description.shape, dtypeOf(holding), self._writable, gpu)
+
     def _view(self, holding: Holding) -> np.ndarray[Any, np.dtype[Any]]:
         if self._array is None:
             description = holding.description
@@ -222,20 +249,25 @@ class MuninnBuffer:
                 raise ControlBlockInvalid(f"the row of {description.name!r} states a shape that its bytes do not have: {error}") from error
         return self._array.view()  # an array of the caller's own, whose shape and flags it may change
 
-    def write(self, timeout: float | None = None) -> Writing:
+    def write(self, timeout: float | None = None, *, stream: Any = WITHOUT_STREAM) -> Writing:
         """Publish: ``with buffer.write() as view:`` gives the array to one writer at a time, and readers see all of it or nothing.
 
         Parameters
         ----------
         timeout
             Seconds to wait for another writer; None waits as long as that one lives. `TimeoutError` when they are over.
+        stream
+            If given, kernels write: the view is `deviceArray()`, the stream waits for those who still read or write, and leaving
+            signals. None is the default stream, and what is meant for a buffer in VRAM.
         """
         if not self._writable:
             raise PermissionDenied(f"{self.name!r} is open for reading", 'Open it with access="readWrite"')
-        return Writing(self, timeout)
+        return Writing(self, timeout, stream)
 
-    def read(self, out: np.ndarray[Any, Any] | None = None, timeout: float = _READ_BOUND_SECONDS) -> np.ndarray[Any, np.dtype[Any]]:
-        """A private copy of one whole generation, never torn.
+    def read(
+        self, out: np.ndarray[Any, Any] | None = None, timeout: float | None = _READ_BOUND_SECONDS, *, stream: Any = WITHOUT_STREAM
+    ) -> Any:
+        """A private copy of one whole generation on the host, never torn; with a stream, a reader's turn for kernels.
 
         Parameters
         ----------
@@ -243,25 +275,20 @@ class MuninnBuffer:
             A C-contiguous array of the same shape and dtype that takes the copy; None makes one.
         timeout
             Seconds after which a buffer that is written without a pause is a `TimeoutError`.
+        stream
+            ``with buffer.read(stream=s) as view:`` copies nothing: the view is `deviceArray()`, the stream waits for who writes, and
+            the next writer's stream waits for what this one was given inside. None is the default stream.
 
         Raises
         ------
         WriterDied
             The last writer died or gave up half way; the next one repairs it.
+        OwnerDied
+            The last writer died before its kernels were done.
         """
-        holding = self._checked()
-        view = self._view(holding)
-        if out is None:
-            out = np.empty(view.shape, view.dtype)
-        elif out.shape != view.shape or out.dtype != view.dtype or not out.flags.c_contiguous or not out.flags.writeable:
-            raise InvalidArgument(
-                f"out has shape {out.shape} and dtype {out.dtype}, the buffer {view.shape} and {view.dtype}",
-                "Pass a C-contiguous, writable array of the same shape and dtype",
-            )
-        target = out.__array_interface__["data"][0]
-        if holding.generation.copy(holding.memory.source.address, target, view.nbytes, timeout, lambda: _writerIsDead(holding)) is None:
-            raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
-        return out
+        if stream is not WITHOUT_STREAM:
+            return Reading(self, stream, None if timeout == _READ_BOUND_SECONDS else timeout)
+        return snapshot(self._checked(), out, _READ_BOUND_SECONDS if timeout is None else timeout)
 
     def waitNext(self, timeout: float | None = None, after: int | None = None) -> int:
         """Wait until a newer generation is published; returns it.
@@ -288,7 +315,7 @@ class MuninnBuffer:
             if cancelled is not None and cancelled.is_set():
                 raise InterruptedError
             self._checked()
-            if generation.value() & 1 and _writerIsDead(holding) and generation.value() & 1:
+            if generation.value() & 1 and writerIsDead(holding) and generation.value() & 1:
                 raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
 
         value = generation.wait(known, timeout, check)
@@ -333,15 +360,32 @@ class MuninnBuffer:
 
     # --- the life of it ----------------------------------------------------------------------------------------------
 
-    def open(self) -> int:
-        """The address at which kernels and C of this process reach the bytes; it does not change while the buffer is open."""
-        return self._checked().memory.source.address
+    def open(self, *, progress: Callable[[int], None] | None = None) -> int:
+        """The address at which kernels and C of this process reach the bytes; it does not change while the buffer is open.
+
+        On a machine with GPUs the first call maps a bigMode buffer for them, which pins its pages.
+
+        Parameters
+        ----------
+        progress
+            Called with the bytes that were pinned since the last call.
+
+        Raises
+        ------
+        BarPressureHigh
+            The budget of mapped host memory is used up.
+        """
+        holding = self._checked()
+        holding.memory.device = device = deviceOf(holding.membership)
+        return holding.memory.devicePointer(device, self._writable, progress)
 
     def close(self) -> None:
         """Give this object's hold back. Arrays taken from it stay valid, and keep the memory, until they are gone."""
         holding, self._holding, self._renewal, self._array = self._holding, None, None, None
         if holding is not None:
             membership = holding.membership
+            if self._isLender and not membership.isStale():
+                membership.holdings.takeBack(holding)
             del holding  # perhaps the last reference: without arrays on it, memory and lease go here and now
             if not membership.isStale():
                 membership.holdings.settleReleased()
@@ -367,6 +411,10 @@ class MuninnBuffer:
     # --- what others take it for -----------------------------------------------------------------------------------------
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, np.dtype[Any]]:
+        if not self._checked().memory.isHostVisible:
+            if copy is False:
+                raise ValueError(f"{self.name!r} is in VRAM: an array on the host is a copy of it")
+            return np.asarray(self.read(), dtype)
         array = self.array
         if dtype is not None and np.dtype(dtype) != array.dtype:
             if copy is False:
@@ -377,11 +425,26 @@ class MuninnBuffer:
     def __buffer__(self, flags: int) -> memoryview:
         return memoryview(self.array)  # type: ignore[arg-type]  # numpy declares the protocol from Python 3.12 on
 
-    def __dlpack__(self, **keywords: Any) -> Any:
-        return self.array.__dlpack__(**keywords)
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """For real GPUs: VRAM, and host memory that `open` or `deviceArray` has mapped. Any other buffer has no such attribute."""
+        holding = self._checked()
+        memory = holding.memory
+        if memory.device is None or not memory.isMapped() or memory.device.backend == "host":
+            raise AttributeError(f"{self.name!r} is not mapped for a GPU")
+        address = memory.devicePointer(memory.device, self._writable)
+        return arrays.cudaArrayInterface(address, self.shape, None, dtypeOf(holding), not self._writable, None)
+
+    def __dlpack__(self, *, stream: Any = None, **keywords: Any) -> Any:
+        holding = self._checked()
+        if holding.memory.isHostVisible:
+            return self.array.__dlpack__(stream=stream, **keywords)
+        if (consumer := arrays.consumerStream(stream)) is not None:
+            fences.holdBack(holding, consumer, writing=False, timeout=None)
+        return views.tensor(holding.memory, self.shape, dtypeOf(holding), self._writable, **keywords)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return self.array.__dlpack_device__()
+        return views.tensorDevice(self._checked().memory)
 
     def __len__(self) -> int:
         if not self.shape:
@@ -396,7 +459,7 @@ class MuninnBuffer:
             return "<MuninnBuffer closed>"
         description = self._holding.description
         where = description.mode.value if description.gpu < 0 else f"{description.mode.value} gpu={description.gpu}"
-        return f"<MuninnBuffer {description.name!r} {description.dtype}{list(description.shape)} {_human(description.sizeBytes)} {where}>"
+        return f"<MuninnBuffer {description.name!r} {description.dtype}{list(description.shape)} {asText(description.sizeBytes)} {where}>"
 
     def _repr_html_(self) -> str:
         from muninn.api.listing import htmlOf
@@ -404,64 +467,8 @@ class MuninnBuffer:
         return htmlOf(self)
 
 
-class Writing:
-    """One writer's turn. Leaving it by an exception leaves the buffer half written: readers are told, and the next writer repairs it."""
-
-    __slots__ = ("_begun", "_buffer", "_holding", "_timeout")
-
-    def __init__(self, buffer: MuninnBuffer, timeout: float | None) -> None:
-        self._buffer = buffer
-        self._timeout = timeout
-
-    def __enter__(self) -> np.ndarray[Any, np.dtype[Any]]:
-        holding = self._holding = self._buffer._checked()
-        started = time.monotonic()
-        if not holding.claimLock.acquire(timeout=-1 if self._timeout is None else max(0.0, self._timeout)):
-            raise TimeoutError(f"another thread has been writing {holding.description.name!r} for {self._timeout} s")
-        try:
-            if holding.isWriting:
-                raise RuntimeError(f"this thread is writing {holding.description.name!r} already")
-            membership = holding.membership
-            remaining = None if self._timeout is None else max(0.0, self._timeout - (time.monotonic() - started))
-            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, remaining) is None:
-                raise TimeoutError(f"another process has been writing {holding.description.name!r} for {self._timeout} s")
-            self._begun = holding.generation.begin()
-            holding.isWriting = True
-            return self._buffer._view(holding)
-        except BaseException:
-            holding.claimLock.release()
-            raise
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Literal[False]:
-        holding = self._holding
-        if holding.membership.isStale():
-            return False  # a child that was forked meanwhile: the turn is its parent's
-        holding.isWriting = False
-        if kind is None:
-            holding.generation.publish(self._begun)
-        claims.release(holding.claimAddress)
-        if kind is not None:
-            holding.generation.wake()
-        holding.claimLock.release()
-        return False
-
-
-def _writerIsDead(holding: Holding) -> bool:
-    """Whether nobody who lives is writing: the claim is free, or in a dead member's name."""
-    owner = claims.ownerOf(int(atomics.loadAcquire32(holding.claimAddress)))
-    return owner is None or holding.membership.isDead(*owner)
-
-
 def _unpickle(name: str, handle: bytes) -> MuninnBuffer:
     """Open what was pickled; the handle decides, the name is for the error message."""
     from muninn.api.sharing import openHandle
 
     return openHandle(handle, name)
-
-
-def _human(sizeBytes: int) -> str:
-    """`sizeBytes` for a person: 512 B, 1.5 MiB."""
-    if sizeBytes < 1024:
-        return f"{sizeBytes} B"
-    power = min(4, int(math.log(sizeBytes, 1024)))
-    return f"{sizeBytes / 1024**power:.4g} {'KMGT'[power - 1]}iB"

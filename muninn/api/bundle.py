@@ -14,10 +14,11 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from muninn.api import creation
+from muninn.api import creation, views
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.dtypes import asDtype
-from muninn.api.holdings import Holding, Memory
+from muninn.api.holdings import Holding
+from muninn.api.memory import Memory, Stage
 from muninn.api.sharing import _asArray, openAny
 from muninn.control import layout
 from muninn.errors import BufferMismatch, ControlBlockInvalid, InvalidArgument, InvalidDtype
@@ -49,8 +50,11 @@ class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
     def __getitem__(self, key: str) -> np.ndarray[Any, np.dtype[Any]]:
         offset, shape, dtype = self._entries[key]
         sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        holding = self.buffer._checked()
-        return holding.memory.array(sizeBytes, offset, self.buffer.writable).view(dtype).reshape(shape)
+        memory = self.buffer._checked().memory
+        if not memory.isHostVisible:
+            kernels: np.ndarray[Any, np.dtype[Any]] = views.deviceArray(memory, offset, shape, dtype, self.buffer.writable)
+            return kernels
+        return memory.array(sizeBytes, offset, self.buffer.writable).view(dtype).reshape(shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -91,7 +95,7 @@ class BundleDraft:
     It holds its memory from the beginning, so that a loader can read files straight into place.
     """
 
-    def __init__(self, entries: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], memory: Memory) -> None:
+    def __init__(self, entries: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], memory: Memory | Stage) -> None:
         self._entries = entries
         self._memory = memory
 
@@ -182,7 +186,7 @@ def _laidOut(specs: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, tuple[int,
 def _unpacked(holding: Holding) -> dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]:
     """The entries of a bundle's manifest, copied and then checked against the bundle's size."""
     description = holding.description
-    raw = holding.memory.array(description.metaBytes, description.metaOffset, writable=False).tobytes()
+    raw = holding.memory.copyBytes(description.metaBytes, description.metaOffset)
     try:
         entries = {key: (offset, tuple(shape), asDtype(dtype)) for key, offset, shape, dtype in msgpack.unpackb(raw)}
     except (ValueError, TypeError, RecursionError, InvalidDtype, msgpack.UnpackException) as error:

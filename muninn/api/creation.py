@@ -6,6 +6,7 @@ up, and for one that dies the broker does.
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 from collections.abc import Callable
@@ -15,8 +16,9 @@ import numpy as np
 
 from muninn.api.dtypes import asDtype, encoded
 from muninn.api.gpus import deviceOf
-from muninn.api.holdings import Bytes, Holding, Memory, NoBytes, exported
+from muninn.api.holdings import Holding
 from muninn.api.membership import Membership, current
+from muninn.api.memory import Bytes, Memory, NoBytes, Stage, exported
 from muninn.config import asBytes
 from muninn.control import layout, segments
 from muninn.control.block import monotonicMs
@@ -38,8 +40,10 @@ from muninn.terms import (
 )
 
 if TYPE_CHECKING:
-    from muninn.devices.port import Device
+    from muninn.devices.arrays import ForeignArray
+    from muninn.devices.port import Allocation, Device
 
+_log = logging.getLogger("muninn.devices")
 _MAX_BYTES = 1 << 56
 Progress = Callable[[int], None]
 
@@ -61,6 +65,8 @@ class Draft(NamedTuple):
     reserve: Reserve
     deadlineMs: int
     numaNode: int | None
+    #: Device memory that is shared where it lies.
+    lent: ForeignArray | None = None
 
     @property
     def metaOffset(self) -> int:
@@ -68,6 +74,8 @@ class Draft(NamedTuple):
 
     @property
     def segmentBytes(self) -> int:
+        if self.lent is not None:
+            return self.sizeBytes
         return segments.pagesUp(self.sizeBytes) + segments.pagesUp(len(self.manifest))
 
 
@@ -150,9 +158,10 @@ def lockDraft(name: str) -> Draft:
 
 def create(
     wanted: Draft,
-    fill: Callable[[Memory], None] | None = None,
+    fill: Callable[[Memory | Stage], None] | None = None,
     source: np.ndarray[Any, Any] | None = None,
     progress: Progress | None = None,
+    put: Callable[[int], None] | None = None,
 ) -> Holding:
     """Make the buffer.
 
@@ -162,6 +171,8 @@ def create(
         Called with the memory before anybody else can open it.
     source
         A C-contiguous array whose bytes are copied in, in parallel with the reservation.
+    put
+        Called with the address of the memory, which may be a GPU's, before anybody else can open it.
     progress
         Called with the bytes that are ready since the last call.
 
@@ -175,7 +186,7 @@ def create(
     if membership.holdings.creating.setdefault(wanted.name, token) is not token:
         raise BufferExists(f"another thread of this process is creating {wanted.name!r}")
     try:
-        return _create(membership, wanted, fill, source, progress)
+        return _create(membership, wanted, fill, source, progress, put)
     finally:
         del membership.holdings.creating[wanted.name]
 
@@ -183,9 +194,10 @@ def create(
 def _create(
     membership: Membership,
     wanted: Draft,
-    fill: Callable[[Memory], None] | None,
+    fill: Callable[[Memory | Stage], None] | None,
     source: np.ndarray[Any, Any] | None,
     progress: Progress | None,
+    put: Callable[[int], None] | None,
 ) -> Holding:
     request = membership.client.request
     device = _deviceFor(membership, wanted)
@@ -206,16 +218,27 @@ def _create(
             raise
         memory = membership.holdings.memory(made, index, row, incarnation, wanted.lifetime)
         description = _describe(wanted, made)
-        membership.rows.describe(row, description)
-        if wanted.manifest:
-            memory.array(len(wanted.manifest), wanted.metaOffset)[:] = np.frombuffer(wanted.manifest, np.uint8)
-        if fill is not None:
-            fill(memory)
+        membership.rows.describe(row, description, getattr(made, "handle", b""))
+        with typedErrors(f"the bytes of {wanted.name!r}"):
+            _fill(memory, wanted, fill)
+            if put is not None:
+                put(made.address)
         _commit(membership, made, row, incarnation)
     except BaseException:
         _abandon(membership, row, incarnation)
         raise
     return membership.holdings.add(Holding(membership.holdings, row, incarnation, description, memory))
+
+
+def _fill(memory: Memory, wanted: Draft, fill: Callable[[Memory | Stage], None] | None) -> None:
+    if fill is not None and memory.isHostVisible:
+        fill(memory)
+    elif fill is not None:
+        stage = Stage(memory, wanted.sizeBytes)
+        fill(stage)
+        stage.flush()
+    if wanted.manifest:
+        memory.put(wanted.manifest, wanted.metaOffset)
 
 
 def _commit(membership: Membership, made: Bytes, row: int, incarnation: int) -> None:
@@ -246,9 +269,10 @@ def _makeBytes(
     progress: Progress | None,
 ) -> Bytes:
     if device is not None:
-        allocation = device.allocate(wanted.gpu, wanted.segmentBytes)
+        allocation = _allocated(device, wanted)
+        _log.info("%r: transport %s (%s)", wanted.name, allocation.transport, allocation.transportReason)
         if source is not None:
-            device.copy(allocation.address, source.ctypes.data, source.nbytes)
+            device.copyNow(allocation.address, source.ctypes.data, source.nbytes, wanted.gpu)
         return allocation
     if not wanted.segmentBytes:
         return NoBytes()
@@ -263,6 +287,11 @@ def _makeBytes(
         return mapping
     finally:
         os.close(fd)
+
+
+def _allocated(device: Device, wanted: Draft) -> Allocation:
+    lent = wanted.lent
+    return device.allocate(wanted.gpu, wanted.segmentBytes) if lent is None else device.lend(lent.address, wanted.sizeBytes, lent.keepAlive)
 
 
 def _fillSegment(

@@ -52,7 +52,7 @@ def dtypeOf(holding: Holding) -> np.dtype[Any]:
     description = holding.description
     if not description.metaBytes or description.kind == ROW_KIND_BUNDLE:
         return plain(description.dtype)
-    raw = holding.memory.array(description.metaBytes, description.metaOffset, writable=False).tobytes()
+    raw = holding.memory.copyBytes(description.metaBytes, description.metaOffset)
     return _described(raw)
 
 

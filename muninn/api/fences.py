@@ -1,44 +1,48 @@
 """Fences: tickets of a buffer, tied to streams.
 
 `signal` promises that what a stream was given so far is done once the ticket is; `wait` holds a stream, or the caller, until then.
-A dead writer's tickets are poisoned by the broker, so a waiter gets `OwnerDied` and does not hang.
+Between GPUs the ticket's fence word does it, which one GPU writes and another waits for, with no CPU between them. A dead writer's
+tickets are poisoned by the broker, which raises their fence words too, so a waiter gets `OwnerDied` and does not hang.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muninn.api.gpus import deviceOf
 from muninn.api.holdings import Holding
 from muninn.control import layout
+from muninn.devices.port import FenceWord
 from muninn.errors import OwnerDied
+
+if TYPE_CHECKING:
+    from muninn.devices.port import Device
 
 #: How long `signal` waits for the ring's oldest ticket: a stream that is stuck for longer is the program's error.
 _ISSUE_BOUND_SECONDS = 30.0
 _SLICE_SECONDS = 1.0
 
 
-def signal(holding: Holding, stream: Any) -> int:
+def signal(holding: Holding, stream: Any, kind: int = layout.TICKET_PENDING) -> int:
     """Issue a ticket, and complete it when `stream` gets there. Raises `TimeoutError` when the ring stays full."""
     membership, tickets = holding.membership, holding.tickets
-    device = deviceOf(membership)
-    if stream is not None or device.gpuCount:
-        stream = device.asStream(stream)
-    ticket = tickets.issue(membership.key, _ISSUE_BOUND_SECONDS)
+    device, stream = _meant(holding, stream)
+    ticket = tickets.issue(membership.key, _ISSUE_BOUND_SECONDS, kind)
     if ticket is None:
         raise TimeoutError(
             f"{layout.TICKET_RING} tickets of {holding.description.name!r} have been pending for {_ISSUE_BOUND_SECONDS:.0f} s"
         )
 
     def onReached(error: BaseException | None) -> None:
-        tickets.complete(ticket, membership.key, layout.TICKET_DONE if error is None else layout.TICKET_POISONED)
+        # By the holding: until then its lease stands, so nobody else's tickets are in this row.
+        holding.tickets.complete(ticket, membership.key, layout.TICKET_DONE if error is None else layout.TICKET_POISONED)
 
-    if stream is None:
-        onReached(None)  # without a GPU, not even a pretended one, there is only the caller's own order
+    if device is None:
+        onReached(None)  # nobody but the caller can have done anything, and that is done
         return ticket
     try:
-        device.recordFence(stream, onReached)
+        device.recordFence(stream, onReached, _wordOf(holding, device, ticket))
     except BaseException as error:
         onReached(error)  # nobody else would complete the ticket, and its waiters must not hang
         raise
@@ -67,12 +71,69 @@ def wait(holding: Holding, stream: Any, ticket: int | None, timeout: float | Non
         while not isReachedInTime(_SLICE_SECONDS):
             pass
     else:
-        deviceOf(holding.membership).delayStream(stream, isReachedInTime)
+        device = deviceOf(holding.membership)
+        # A GPU's wait for a word can not be called off, so one that has a limit is the host's.
+        device.delayStream(stream, isReachedInTime, None if timeout is not None else _wordOf(holding, device, wanted))
     return wanted
+
+
+def holdBack(holding: Holding, stream: Any, *, writing: bool, timeout: float | None) -> None:
+    """Let `stream` wait for those who write, and if it will write itself also for those who read; without a stream, the caller.
+
+    Raises
+    ------
+    OwnerDied
+        Who wrote last died half way; whoever writes next does not mind.
+    """
+    tickets = holding.tickets
+    if not tickets.last():
+        return
+    for ticket in tickets.turns(reading=writing):
+        try:
+            wait(holding, stream, ticket, timeout)
+        except OwnerDied:
+            if not writing:
+                raise
+    if not writing and (torn := tickets.torn()) is not None:
+        raise _died(holding, torn)
+
+
+def defaultStream(holding: Holding) -> Any:
+    """What a kernel runs in if no stream is named: the default stream of the buffer's GPU, or of the one that is worked on."""
+    device = deviceOf(holding.membership)
+    gpu = holding.memory.gpu
+    gpu = device.workingGpu() if gpu is None else gpu
+    return None if gpu is None else device.asStream(None, gpu)
+
+
+def _meant(holding: Holding, stream: Any) -> tuple[Device | None, Any]:
+    """The device and the stream that is meant; no device where no GPU, not even a pretended one, can have any work of this process."""
+    if stream is not None:
+        device = deviceOf(holding.membership)
+        return device, device.asStream(stream)
+    chosen = defaultStream(holding) if holding.membership.device is not None or not holding.memory.isHostVisible else None
+    return (None, None) if chosen is None else (deviceOf(holding.membership), chosen)
+
+
+def _wordOf(holding: Holding, device: Device, ticket: int) -> FenceWord:
+    """The ticket's fence word, as the GPUs of this process find it. Their pages are registered a chunk of rows at a time."""
+    membership = holding.membership
+    first = holding.row // layout.ROW_CHUNK * layout.ROW_CHUNK
+    start = membership.block.fencesAddress(first)
+    with membership.leaseLock:
+        registration = membership.fenceWords.get(first)
+        if registration is None:
+            registration = device.registerHost(start, layout.ROW_CHUNK * layout.FENCE_BYTES, True)
+            membership.fenceWords[first] = registration
+    return FenceWord(registration.devicePointer + holding.tickets.fenceAddress(ticket) - start, ticket)
 
 
 def _isReached(holding: Holding, ticket: int, seconds: float) -> bool:
     state = holding.tickets.await_(ticket, seconds)
     if state == layout.TICKET_POISONED:
-        raise OwnerDied(f"the member that promised ticket {ticket} of {holding.description.name!r} died before it was done")
+        raise _died(holding, ticket)
     return state == layout.TICKET_DONE
+
+
+def _died(holding: Holding, ticket: int) -> OwnerDied:
+    return OwnerDied(f"the member that promised ticket {ticket} of {holding.description.name!r} died before it was done")

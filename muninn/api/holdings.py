@@ -13,18 +13,15 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from muninn.api.gpus import deviceOf
-from muninn.control import atomics, layout, segments
+from muninn.api.memory import Bytes, Memory, NoBytes, exported
+from muninn.control import atomics, layout, leases, segments
 from muninn.control.block import monotonicMs
 from muninn.control.generations import Generation
 from muninn.control.rows import RowDescription
 from muninn.control.tickets import Tickets
-from muninn.devices.port import Allocation
 from muninn.errors import BufferFreed, LeaseExpired, LeaseRevoked, MuninnError, OwnerDied, PermissionDenied
 from muninn.terms import Access, Lifetime, Mode
 
@@ -33,46 +30,6 @@ if TYPE_CHECKING:
 
 _FETCH_ATTEMPTS = 200
 _FETCH_PAUSE_SECONDS = 0.005
-
-
-class Bytes(Protocol):
-    """A range of this process's addresses: a segment's mapping, or a device's allocation."""
-
-    @property
-    def address(self) -> int: ...
-    @property
-    def writable(self) -> bool: ...
-    def close(self) -> None: ...
-
-
-class Memory:
-    """Mapped memory and the lease that covers it; both go when the last holding *and* the last array on it are gone."""
-
-    __slots__ = ("__weakref__", "leaseIndex", "source")
-
-    def __init__(self, source: Bytes, leaseIndex: int, onGone: Callable[[], None]) -> None:
-        self.source = source
-        self.leaseIndex = leaseIndex
-        weakref.finalize(self, _gone, source, onGone).atexit = False  # the kernel unmaps at exit; other exit handlers may still read arrays
-
-    def array(self, sizeBytes: int, offset: int = 0, writable: bool = True) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """`sizeBytes` bytes from `offset` as an array that keeps the memory mapped."""
-        return np.asarray(_Exposed(self, self.source.address + offset, sizeBytes, not writable))
-
-
-class _Exposed:
-    """What numpy takes an array from; the array keeps it, and it keeps the memory."""
-
-    __slots__ = ("__array_interface__", "_memory")
-
-    def __init__(self, memory: Memory, address: int, sizeBytes: int, readOnly: bool) -> None:
-        self._memory = memory
-        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (sizeBytes,), "data": (address, readOnly)}
-
-
-def _gone(source: Bytes, onGone: Callable[[], None]) -> None:
-    source.close()
-    onGone()
 
 
 class Renewal:
@@ -134,6 +91,8 @@ class Holding:
         """
         if atomics.loadAcquire64(self._leaseAddress) != self._leaseWord:
             reason = self.membership.leaseTable.revocation(self.memory.leaseIndex) or "given back, as this process left the domain"
+            if reason == "ownerDied":
+                raise OwnerDied(f"the memory of {self.description.name!r} went with the process that owned it")
             raise LeaseRevoked(f"the lease on {self.description.name!r} was revoked: {reason}")
         if not self.membership.rows.isLive(self.row, self.incarnation):
             raise BufferFreed(f"{self.description.name!r} was freed")
@@ -164,6 +123,8 @@ class Holdings:
         self.creating: dict[str, object] = {}
         #: The locks that this process holds: they are held although nobody may have kept the `Lock` object.
         self.locked: set[Holding] = set()
+        #: What this process shares where it lies: held until it is taken back.
+        self.lent: dict[tuple[int, int], Memory] = {}
         self._renewAtMs = 0
 
     # --- opening -----------------------------------------------------------------------------------------------------
@@ -229,12 +190,18 @@ class Holdings:
 
     def _import(self, row: int, incarnation: int, description: RowDescription) -> Bytes:
         """Ask the broker for the memory's descriptor. A new broker may have to wait for a holder to bring it."""
+        device, handle = deviceOf(self.membership), self.membership.rows.handle(row)
+        writable = description.access is not Access.READ_ONLY
+        # The creator's index; where GPUs are numbered otherwise, the handle says which one it is.
+        gpu = description.gpu if description.gpu < device.gpuCount else 0
+        given = handle if any(handle) else b""
+        if description.transport == "cudaIpc":
+            return device.importAllocation(gpu, -1, description.segmentBytes, writable, given)
         for _ in range(_FETCH_ATTEMPTS):
             reply, descriptors = self.membership.client.request("fetch", row=row, incarnation=incarnation)
             if reply["found"] and descriptors:
-                writable = description.access is not Access.READ_ONLY
                 try:
-                    return deviceOf(self.membership).importAllocation(description.gpu, descriptors[0], description.segmentBytes, writable)
+                    return device.importAllocation(gpu, descriptors[0], description.segmentBytes, writable, given)
                 finally:
                     os.close(descriptors[0])
             time.sleep(_FETCH_PAUSE_SECONDS)
@@ -251,7 +218,7 @@ class Holdings:
                     self._released.append((row, incarnation))
                     membership.kick()
 
-        memory = Memory(source, leaseIndex, onGone)
+        memory = Memory(source, leaseIndex, onGone, membership.device)
         self._memories[row, incarnation] = memory
         return memory
 
@@ -289,6 +256,10 @@ class Holdings:
         for holding in [reference() for reference in self._all.valuerefs()]:
             if holding is not None and holding.isRenewed():
                 holding.renew()
+        for pair in list(self.lent):
+            # Freed by somebody, and let go by all others: nobody is lent it any more.
+            if not self.membership.rows.isLive(*pair) and leases.countHolds(self.membership.block, self.membership.members, *pair) <= 1:
+                del self.lent[pair]
 
     def allocations(self) -> list[tuple[tuple[int, int], int]]:
         """((row, incarnation), descriptor) of the memory that only its holders can hand on; the descriptors are the caller's to close."""
@@ -304,8 +275,18 @@ class Holdings:
             raise
         return made
 
+    def takeBack(self, holding: Holding) -> None:
+        """See `lending.takeBack`."""
+        from muninn.api import lending
+
+        lending.takeBack(holding)
+
     def closeAll(self) -> None:
         """At the end: give back every lease. Arrays stay readable until the process is gone."""
+        if self.lent:
+            from muninn.api import lending
+
+            lending.awaitImporters(self.lent, self.membership.settings.devices.ipcGraceMs)
         table = self.membership.leaseTable
         with self.membership.leaseLock:
             memories = list(self._memories.items())
@@ -316,21 +297,6 @@ class Holdings:
             self.settleReleased()
         except MuninnError:
             return  # the domain's next broker finds these rows without a lease
-
-
-def exported(source: Bytes) -> tuple[int, ...]:
-    """A new descriptor of memory that has no name; nothing for memory that has one."""
-    return (source.exportDescriptor(),) if isinstance(source, Allocation) else ()
-
-
-class NoBytes:
-    """The memory of what has none: a lock."""
-
-    address = 0
-    writable = True
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def checkExpiry(name: str, expiresMs: int) -> None:

@@ -12,6 +12,7 @@ from muninn.control import layout, leases, segments
 from muninn.control.block import monotonicMs
 from muninn.control.generations import Generation
 from muninn.control.rows import RowDescription, RowState
+from muninn.devices import handle
 from muninn.errors import ControlBlockInvalid
 from muninn.terms import Mode
 
@@ -87,7 +88,7 @@ def describeRow(membership: Membership, row: int, description: RowDescription) -
         "endsInMs": description.deadlineMs - now if description.deadlineMs else None,
         "reserve": "lazy" if description.flags & layout.ROW_FLAG_LAZY else "full",
         "transport": description.transport,
-        "transportReason": _transportReason(description),
+        "transportReason": _transportReason(membership, row, description),
         "segment": membership.places.segmentName(row, state.incarnation) if mapped else None,
         "hugePages": segments.hugePages() if mapped else None,
         "peerable": mapped or not topology["staged"],
@@ -100,12 +101,12 @@ def describeRow(membership: Membership, row: int, description: RowDescription) -
     }
 
 
-def _transportReason(description: RowDescription) -> str:
+def _transportReason(membership: Membership, row: int, description: RowDescription) -> str:
     reasons = {
-        "segment": "host memory has a name that outlives every process",
-        "memfd": "the pretended VRAM of the host back-end is passed by descriptor, and outlives its owner",
+        "segment": "hostMemory: it has a name that outlives every process",
+        "memfd": "pretendedVram: the host back-end passes it by descriptor, and it outlives its owner",
     }
-    return reasons.get(description.transport, description.transport)
+    return reasons.get(description.transport) or handle.reasonIn(membership.rows.handle(row))
 
 
 def _describeHold(membership: Membership, hold: leases.Hold, now: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from muninn.errors import BrokerUnavailable, ControlBlockInvalid, MuninnError, T
 if TYPE_CHECKING:
     from muninn.api.holdings import Holdings
     from muninn.broker.broker import Broker
-    from muninn.devices.port import Device
+    from muninn.devices.port import Device, Registration
 
 _log = logging.getLogger("muninn.member")
 _PAGE_BYTES = 4096
@@ -78,6 +78,8 @@ class Membership:
         self.places = Places(os.getuid(), settings.control.domain)
         self._preferred = preferred
         self.device: Device | None = None
+        #: By the first row of a chunk: its fence words, for GPUs.
+        self.fenceWords: dict[int, Registration] = {}
         self._broker: Broker | None = None
         self._stopping = False
         self._leaving = False

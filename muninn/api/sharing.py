@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from muninn.api import creation
+from muninn.api import creation, lending
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.dtypes import asDtype, dtypeOf
-from muninn.api.gpus import deviceOf
 from muninn.api.holdings import Holding
 from muninn.api.lock import Lock
 from muninn.api.membership import Membership, current
 from muninn.control import atomics, layout
+from muninn.devices.arrays import isOnDevice
 from muninn.errors import BufferExists, BufferFreed, BufferMismatch, BufferNotFound, HandleInvalid, InvalidArgument, PermissionDenied
 from muninn.terms import Access, Mode, Renew, Reserve, asAccess, asMode, asName, asRenew, asTenant
 
@@ -25,7 +25,6 @@ _LOOK_SECONDS = 0.5
 _CREATION_BOUND_SECONDS = 60.0
 #: Names up to here are a part of the name of `shareOnce`'s lock.
 _LOCKED_NAME_BYTES = 100
-_DLPACK_HOST_DEVICES = (1, 3)  # kDLCPU, kDLCUDAHost (dlpack.h)
 
 
 def share(
@@ -42,6 +41,7 @@ def share(
     renew: str = "auto",
     numaNode: int | None = None,
     progress: Callable[[int], None] | None = None,
+    copy: bool = True,
 ) -> MuninnBuffer:
     """Put an array where every process of this host can use it. The bytes are copied once, here.
 
@@ -49,11 +49,16 @@ def share(
     ----------
     array
         A numpy array, or anything that numpy takes without guessing (`__array_interface__`, the buffer protocol, `__dlpack__` on
-        the CPU). Not a list.
+        the CPU). Not a list. Or an array on a GPU: anything with `__cuda_array_interface__` or `__dlpack__` (Numba, CuPy, PyTorch,
+        JAX); it goes to VRAM of the same GPU, by a copy there, and outlives this process.
     name
         Under which others `open` it; None makes one up, and the buffer goes with its last user.
     mode, access, tenant, preferredGpu, lifetime, lifetimeMs, reserve, renew, numaNode, progress
         As in `MuninnBuffer`; `access` is ``"readMostly"`` unless configured otherwise.
+    copy
+        False shares an array on a GPU where it lies, without a copy. It is kept as long as this buffer is open here, and goes with
+        this process: those who have it open then get `OwnerDied`. `close`, and the end of the process, wait for them for
+        `devices.ipcGraceMs`.
 
     Returns
     -------
@@ -64,7 +69,15 @@ def share(
     ------
     InvalidDtype, InvalidArgument, BufferExists, QuotaExceeded, HostMemoryFull
     """
-    source, renewal = _asArray(array), asRenew(renew)
+    renewal = asRenew(renew)
+    if isOnDevice(array):
+        return lending.shareDevice(
+            array, copy, renewal, name=name, mode=mode, access=access, tenant=tenant, preferredGpu=preferredGpu, lifetime=lifetime,
+            lifetimeMs=lifetimeMs, reserve=reserve, numaNode=numaNode,
+        )  # fmt: skip
+    if not copy:
+        raise InvalidArgument("only an array on a GPU can be shared where it lies", "Leave copy out: the bytes are copied once")
+    source = _asArray(array)
     wanted = creation.draft(
         source.shape, source.dtype, mode=mode, preferredGpu=preferredGpu, access=access, name=name, tenant=tenant, lifetime=lifetime,
         lifetimeMs=lifetimeMs, reserve=reserve, numaNode=numaNode,
@@ -304,8 +317,8 @@ def _asArray(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
         if hasattr(value, "mask"):
             raise TypeError("can not share a masked array, which would lose its mask: share its data and its mask")
         source = value
-    elif hasattr(value, "__cuda_array_interface__") or _isOnDevice(value):
-        source = deviceOf(current()).deviceArray(value)
+    elif isOnDevice(value):
+        source = lending.hostCopy(value)
     elif hasattr(value, "__array_interface__") or hasattr(value, "__array__"):
         source = np.asarray(value)
     elif hasattr(value, "__dlpack__"):
@@ -318,11 +331,6 @@ def _asArray(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
     if source.size == 0:
         raise InvalidArgument(f"an array of shape {source.shape} has no bytes to share", "Share at least one element")
     return source
-
-
-def _isOnDevice(value: Any) -> bool:
-    """Whether a DLPack object says that the CPU does not reach its memory."""
-    return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] not in _DLPACK_HOST_DEVICES
 
 
 def _shaped(memory: Any, wanted: creation.Draft, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]]:

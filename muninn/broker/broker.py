@@ -29,7 +29,16 @@ from muninn.control.election import Election, Term
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import Deposed
 from muninn.control.wire import Message
-from muninn.errors import BufferFreed, ControlBlockInvalid, DomainDraining, InvalidArgument, MuninnError, OwnerDied, ProtocolViolation
+from muninn.errors import (
+    BufferFreed,
+    ControlBlockInvalid,
+    DomainDraining,
+    InvalidArgument,
+    MuninnError,
+    OwnerDied,
+    PermissionDenied,
+    ProtocolViolation,
+)
 from muninn.terms import asMode
 
 _log = logging.getLogger("muninn.broker")
@@ -349,6 +358,15 @@ class Broker:
     def _onFree(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
         session.member()
         self._directory.free(*self._named(message))
+        return {}, ()
+
+    def _onRecall(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+        """The owner of memory that is shared where it lies takes it back."""
+        key = session.member()
+        row, incarnation = self._named(message)
+        if self._directory.rows.state(row).creator != key.slot or self._directory.rows.needsDescriptor(row):
+            raise PermissionDenied(f"row {row}.{incarnation} is not lent by slot {key.slot}")
+        self._directory.ownerGone(row)
         return {}, ()
 
     def _onSettle(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:

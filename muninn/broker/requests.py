@@ -20,6 +20,7 @@ REQUESTS: dict[str, Mapping[str, type]] = {
     "fetch": _ROW,
     "free": _ROW,
     "settle": _ROW,
+    "recall": _ROW,
     "evict": {"name": str, "tenant": str, "pid": int, "reason": str},
     "drain": {"on": bool, "reason": str},
     "yield": {"slot": int, "generation": int},

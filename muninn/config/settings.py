@@ -68,6 +68,8 @@ class Devices:
     device: str
     hostGpus: int
     hostGpuBytes: int
+    mappedWindowBytes: int
+    ipcGraceMs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,13 @@ _CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "maxBuffers": _count(1, 1_048_320),
         "maxLeases": _count(1, 65_536),
     },
-    "devices": {"device": _word("auto", "host", "cuda"), "hostGpus": _count(0, 64), "hostGpuBytes": _size(1)},
+    "devices": {
+        "device": _word("auto", "host", "cuda"),
+        "hostGpus": _count(0, 64),
+        "hostGpuBytes": _size(1),
+        "mappedWindowBytes": _size(0),
+        "ipcGraceMs": _count(0, 3_600_000),
+    },
 }
 _TABLE_OF_KEY = {key: table for table, keys in _CHECKS.items() for key in keys}
 _TABLES: dict[str, type[Any]] = {

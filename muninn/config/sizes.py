@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from muninn.errors import InvalidArgument
@@ -23,3 +24,11 @@ def asBytes(text: str) -> int:
     if sizeBytes > MAX_BYTES:
         raise InvalidArgument(f"{text!r} is more than any machine has", f"Use at most {MAX_BYTES} bytes")
     return sizeBytes
+
+
+def asText(sizeBytes: int) -> str:
+    """`sizeBytes` for a person: 512 B, 1.5 MiB."""
+    if sizeBytes < 1024:
+        return f"{sizeBytes} B"
+    power = min(4, int(math.log(sizeBytes, 1024)))
+    return f"{sizeBytes / 1024**power:.4g} {'KMGT'[power - 1]}iB"

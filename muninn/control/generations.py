@@ -72,6 +72,22 @@ class Generation:
                 atomics.futexWait32(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(remaining * 1e9)))
         return result
 
+    def copyBy(self, copy: Callable[[], None], timeout: float, writerIsDead: Callable[[], bool]) -> int | None:
+        """`copy` for memory that the CPU does not reach: `copy` copies all of it, and is called again if somebody wrote meanwhile."""
+        deadline = time.monotonic() + timeout
+        while True:
+            value = self.value()
+            if not value & 1:
+                copy()
+                if self.value() == value:
+                    return value
+            elif writerIsDead() and self.value() == value:
+                return None
+            if (remaining := deadline - time.monotonic()) <= 0:
+                raise TimeoutError(f"no whole copy within {timeout} s: the buffer is written without a pause")
+            if value & 1:
+                atomics.futexWait32(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(remaining * 1e9)))
+
     def wait(self, after: int, timeout: float | None, check: Callable[[], None]) -> int | None:
         """Wait until an even generation above `after` is published, and return it; None when the time runs out.
 

@@ -145,7 +145,11 @@ ROW_BYTES = ROW_HANDLE_OFFSET + MAX_HANDLE_BYTES
 ROW_FREE, ROW_CREATING, ROW_LIVE, ROW_PROBING, ROW_DYING, ROW_DEAD = 0, 1, 2, 3, 4, 5
 ROW_KIND_ARRAY, ROW_KIND_BUNDLE, ROW_KIND_LOCK = 0, 1, 2
 ROW_FLAG_LAZY = 1
+#: A ticket promises that work is over. What somebody signals is PENDING, then DONE, or POISONED when its member died before. A writer's
+#: turn is WRITING, then WRITTEN, or TORN; a reader's is READING, then READ in any case: who reads leaves nothing half done.
 TICKET_PENDING, TICKET_DONE, TICKET_POISONED = 1, 2, 3
+TICKET_READING, TICKET_READ = 4, 5
+TICKET_WRITING, TICKET_WRITTEN, TICKET_TORN = 6, 7, 8
 
 # --- fence words -------------------------------------------------------------------------------------------------------
 # owner: the signaller of the slot's pending ticket, by its GPU or its CPU; the broker raises those of the dead. They only grow, while

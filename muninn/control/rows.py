@@ -183,11 +183,13 @@ class RowTable:
     def ownedBy(self, slot: int) -> list[int]:
         """The rows that can be opened and whose memory is their creator's, and goes with it: transport `cudaIpc`."""
         creator = slot << _CREATOR_SHIFT
-        live = (row for state in (layout.ROW_LIVE, layout.ROW_PROBING) for row in self._matching(_STATE_MASK | _CREATED_MASK, state | creator))
+        live = (
+            row for state in (layout.ROW_LIVE, layout.ROW_PROBING) for row in self._matching(_STATE_MASK | _CREATED_MASK, state | creator)
+        )
         return [row for row in live if not self.needsDescriptor(row)]
 
     def needsDescriptor(self, row: int) -> bool:
-        """Whether the memory of this fastMode row is opened by a descriptor. Otherwise it is its creator's, and opened by the row's handle."""
+        """Whether this fastMode row is opened by a descriptor; otherwise its memory is its creator's, and opened by the row's handle."""
         return self._transport(row) != "cudaIpc"
 
     def _transport(self, row: int) -> str:

@@ -13,6 +13,7 @@ whether the work came to something is what the ticket says.
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 from muninn.control import atomics, layout
 from muninn.control.members import MemberKey
@@ -23,6 +24,26 @@ _STATUS_MASK = 0xF
 _SLOT_SHIFT, _SLOT_MASK = 4, 0xFFF
 _GENERATION_SHIFT, _GENERATION_MASK = 16, 0xFFFF
 _TICKET_SHIFT = 32
+
+
+class _Ends(NamedTuple):
+    """What a ticket of one kind is to be when its work is over, and when it never will be."""
+
+    done: int
+    poisoned: int
+
+
+#: By what it is before.
+_ENDS = {
+    layout.TICKET_PENDING: _Ends(layout.TICKET_DONE, layout.TICKET_POISONED),
+    layout.TICKET_READING: _Ends(layout.TICKET_READ, layout.TICKET_READ),
+    layout.TICKET_WRITING: _Ends(layout.TICKET_WRITTEN, layout.TICKET_TORN),
+}
+_OF_WRITERS = (layout.TICKET_WRITING, layout.TICKET_WRITTEN, layout.TICKET_TORN)
+#: To who only wants to know whether it is over, all kinds are one.
+_SIMPLY = dict.fromkeys(_ENDS, layout.TICKET_PENDING)
+_SIMPLY |= {ends.poisoned: layout.TICKET_POISONED for ends in _ENDS.values()}
+_SIMPLY |= {ends.done: layout.TICKET_DONE for ends in _ENDS.values()}
 
 
 class Tickets:
@@ -40,8 +61,8 @@ class Tickets:
         """The last ticket that was issued; 0: none."""
         return int(atomics.loadAcquire64(self._next))
 
-    def issue(self, key: MemberKey, timeout: float) -> int | None:
-        """Reserve the next ticket, PENDING; None when the ring's oldest is still pending after `timeout` seconds."""
+    def issue(self, key: MemberKey, timeout: float, status: int = layout.TICKET_PENDING) -> int | None:
+        """Reserve the next ticket, PENDING, READING or WRITING; None when the ring's oldest is still pending after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while True:
             ticket = int(atomics.loadAcquire64(self._next)) + 1
@@ -51,9 +72,9 @@ class Tickets:
             if word >> _TICKET_SHIFT >= ticket:
                 # Somebody reserved this ticket and has not moved `next` on: do it for it, and try the next one.
                 atomics.casSeqCst64(self._next, ticket - 1, ticket)
-            elif word & _STATUS_MASK != layout.TICKET_PENDING:
+            elif word & _STATUS_MASK not in _ENDS:
                 # SYNC ticket: pairs with state(); the slot names its member before `next` shows the ticket.
-                if atomics.casSeqCst64(address, word, _ticketWord(ticket, key, layout.TICKET_PENDING)) == word:
+                if atomics.casSeqCst64(address, word, _ticketWord(ticket, key, status)) == word:
                     atomics.casSeqCst64(self._next, ticket - 1, ticket)
                     return ticket
             elif (remaining := deadline - time.monotonic()) > 0:
@@ -62,19 +83,22 @@ class Tickets:
                 return None
 
     def complete(self, ticket: int, key: MemberKey, status: int = layout.TICKET_DONE) -> None:
-        """PENDING → `status`, and wake who waits, GPUs too."""
-        pending = _ticketWord(ticket, key, layout.TICKET_PENDING)
+        """Pending → done, or poisoned if `status` says so, each as the ticket's kind has it; and wake who waits, GPUs too."""
+        word = int(atomics.loadAcquire64(self._slot(ticket)))
+        before = next((kind for kind in _ENDS if word == _ticketWord(ticket, key, kind)), layout.TICKET_PENDING)
+        after = _ENDS[before].done if status == layout.TICKET_DONE else _ENDS[before].poisoned
         if status == layout.TICKET_DONE:
             self._raiseFence(ticket)  # before the slot may become another's
         # SYNC ticket: pairs with state(); what the stream wrote is visible before DONE.
-        atomics.casSeqCst64(self._slot(ticket), pending, _ticketWord(ticket, key, status))
+        atomics.casSeqCst64(self._slot(ticket), _ticketWord(ticket, key, before), _ticketWord(ticket, key, after))
         self._raiseFence(ticket)  # a GPU that goes on because of a poisoned ticket can be told why already
         self._wakeAll()
 
     def state(self, ticket: int) -> int:
-        """PENDING, DONE or POISONED. A slot that a later ticket has taken says that this one is DONE."""
+        """PENDING, DONE or POISONED, whatever its kind. A slot that a later ticket has taken says that this one is DONE."""
         word = int(atomics.loadAcquire64(self._slot(ticket)))
-        return word & _STATUS_MASK if word >> _TICKET_SHIFT == ticket else layout.TICKET_DONE
+        status = word & _STATUS_MASK if word >> _TICKET_SHIFT == ticket else layout.TICKET_DONE
+        return _SIMPLY.get(status, status)
 
     def await_(self, ticket: int, seconds: float) -> int:
         """Wait at most `seconds` for the ticket to leave PENDING; returns its state then."""
@@ -87,36 +111,44 @@ class Tickets:
                 return state
             atomics.futexWait32(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
 
-    def pending(self) -> list[int]:
-        """The tickets that are PENDING now, oldest first."""
-        words = (int(atomics.loadAcquire64(self._ring + position * 8)) for position in range(layout.TICKET_RING))
-        return sorted(word >> _TICKET_SHIFT for word in words if word & _STATUS_MASK == layout.TICKET_PENDING)
+    def turns(self, *, reading: bool) -> list[int]:
+        """The tickets of turns whose work is not over, oldest first: of those who write, and if `reading` of those who read."""
+        meant = (layout.TICKET_WRITING, layout.TICKET_READING) if reading else (layout.TICKET_WRITING,)
+        return sorted(word >> _TICKET_SHIFT for word in self._words() if word & _STATUS_MASK in meant)
+
+    def torn(self) -> int | None:
+        """The last writer's ticket, if it died before its work was done: the bytes are half written."""
+        last = max((word for word in self._words() if word & _STATUS_MASK in _OF_WRITERS), default=0)
+        return last >> _TICKET_SHIFT if last & _STATUS_MASK == layout.TICKET_TORN else None
+
+    def _words(self) -> list[int]:
+        return [int(atomics.loadAcquire64(self._ring + position * 8)) for position in range(layout.TICKET_RING)]
 
     def fenceAddress(self, ticket: int) -> int:
         """Where the ticket's fence word is: once it has reached the ticket, a GPU may go on."""
         return self._fences + (ticket % layout.TICKET_RING) * 8
 
     @staticmethod
-    def pendingWord(key: MemberKey) -> int:
-        """The low half of a ring slot that holds a pending ticket of `key`."""
-        return _ticketWord(0, key, layout.TICKET_PENDING)
+    def pendingWords(key: MemberKey) -> list[int]:
+        """The low halves of ring slots that hold a ticket of `key` whose work is not over."""
+        return [_ticketWord(0, key, status) for status in _ENDS]
 
     def poison(self, key: MemberKey) -> int:
-        """POISON every pending ticket of a member that is proven dead; returns how many."""
-        poisoned, found = 0, False
+        """Poison every pending ticket of a member that is proven dead; returns how many."""
+        poisoned, own = 0, self.pendingWords(key)
         for position in range(layout.TICKET_RING):
             address = self._ring + position * 8
             word = int(atomics.loadAcquire64(address))
-            if word & 0xFFFFFFFF == self.pendingWord(key):
-                ticket = word >> _TICKET_SHIFT
-                # Its GPU may have come to the fence, and its CPU never to saying so.
-                isOver = int(atomics.loadAcquire64(self.fenceAddress(ticket))) >= ticket
-                desired = word & ~_STATUS_MASK | (layout.TICKET_DONE if isOver else layout.TICKET_POISONED)
-                poisoned += atomics.casSeqCst64(address, word, desired) == word and not isOver
-                # A GPU's wait has no other end; whoever waits there asks for the ticket's state behind it.
-                self._raiseFence(ticket)
-                found = True
-        if found:
+            if word & 0xFFFFFFFF not in own:
+                continue
+            ticket, ends = word >> _TICKET_SHIFT, _ENDS[word & _STATUS_MASK]
+            # Its GPU may have come to the fence, and its CPU never to saying so.
+            isOver = int(atomics.loadAcquire64(self.fenceAddress(ticket))) >= ticket
+            end = ends.done if isOver else ends.poisoned
+            changed = atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | end) == word
+            poisoned += changed and end != ends.done
+            # A GPU's wait has no other end; whoever waits there asks for the ticket's state behind it.
+            self._raiseFence(ticket)
             self._wakeAll()
         return poisoned
 

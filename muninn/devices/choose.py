@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from typing import Protocol
 
 from muninn.devices.port import Device, UsedBytes
 from muninn.errors import DeviceUnavailable, InvalidConfig
 
 _DRIVER_LIBRARY = "libcuda.so.1"
-_DRIVER_FILES = ("/dev/nvidiactl", "/dev/dxg")
-_NOT_YET = "this version of Muninn has no CUDA back-end yet"
 
 
 class DeviceSettings(Protocol):
@@ -26,6 +23,9 @@ class DeviceSettings(Protocol):
     @property
     def hostGpuBytes(self) -> int: ...
 
+    @property
+    def mappedWindowBytes(self) -> int: ...
+
 
 def chooseDevice(settings: DeviceSettings, usedBytes: UsedBytes | None = None) -> Device:
     """The device that the settings ask for.
@@ -33,7 +33,8 @@ def chooseDevice(settings: DeviceSettings, usedBytes: UsedBytes | None = None) -
     Parameters
     ----------
     settings
-        `device` is `"auto"`, `"host"` or `"cuda"`; the others are the number of pretended GPUs and the bytes of each.
+        `device` is `"auto"`, `"host"` or `"cuda"`; the others are the number of pretended GPUs and the bytes of each, and the bytes of
+        host memory that may be mapped for real ones.
     usedBytes
         Bytes that the domain holds on a GPU; see `HostDevice`.
 
@@ -41,17 +42,23 @@ def chooseDevice(settings: DeviceSettings, usedBytes: UsedBytes | None = None) -
     ------
     DeviceUnavailable
         `"cuda"` was asked for and is not to be had.
+    ForkedAfterCuda
+        A parent of this process initialised CUDA before the fork, and `device` is not `"host"`.
     InvalidConfig
         `device` is something else.
     """
-    if settings.device == "cuda":
-        raise DeviceUnavailable(f"{_NOT_YET} ({_driverFound()})", 'Set [devices] device to "auto" or "host"')
     if settings.device == "host":
         return _host(settings, usedBytes, 'devices.device = "host"')
-    if settings.device == "auto":
-        driver = next((path for path in _DRIVER_FILES if os.path.exists(path)), None)
-        found = f"{_DRIVER_FILES[0]} is missing" if driver is None else f"{driver} exists, but {_NOT_YET}"
-        return _host(settings, usedBytes, f'devices.device = "auto": {found}')
+    if settings.device in ("auto", "cuda"):
+        count, missing = _realGpus()
+        if count:
+            from muninn.devices.cuda import CudaDevice
+
+            why = f'devices.device = "{settings.device}": the driver has {count} GPU{"s" if count > 1 else ""}'
+            return CudaDevice(why, settings.mappedWindowBytes)
+        if settings.device == "cuda":
+            raise DeviceUnavailable(f"there is no CUDA device: {missing}", 'Set [devices] device to "auto" or "host"')
+        return _host(settings, usedBytes, f'devices.device = "auto": {missing}')
     raise InvalidConfig(f"devices.device is {settings.device!r}", "Use `auto`, `host` or `cuda`")
 
 
@@ -61,10 +68,15 @@ def _host(settings: DeviceSettings, usedBytes: UsedBytes | None, reason: str) ->
     return HostDevice(settings.hostGpus, settings.hostGpuBytes, usedBytes=usedBytes, reason=reason)
 
 
-def _driverFound() -> str:
-    # Loading it is the only test that the loader's search path does not fool. Only who asks for CUDA gets here.
+def _realGpus() -> tuple[int, str]:
+    """How many GPUs a driver shows, and what is missing when there are none. What is looked for first costs least."""
     try:
+        # Loading it is the only test that the loader's search path does not fool.
         ctypes.CDLL(_DRIVER_LIBRARY)
     except OSError as error:
-        return str(error)
-    return f"{_DRIVER_LIBRARY} was found"
+        return 0, str(error)
+    try:
+        from muninn.devices.cuda.device import findGpus
+    except ImportError as error:
+        return 0, f"{_DRIVER_LIBRARY} is there, but the bindings are not ({error}): pip install 'muninn[cuda]'"
+    return findGpus()

@@ -168,6 +168,12 @@ class HostDevice(Device):
     def gpuOf(self, address: int) -> int | None:
         return None
 
+    def copyNow(self, target: int, source: int, sizeBytes: int, gpu: int) -> None:
+        self.copy(target, source, sizeBytes)
+
+    def workingGpu(self) -> int | None:
+        return 0 if self.gpuCount else None
+
     def createStream(self, gpu: int) -> Stream:
         stream = WorkerStream(self.requireGpu(gpu))
         self._streams[stream.handle] = stream

@@ -311,6 +311,14 @@ class Device(ABC):
         """
 
     @abstractmethod
+    def copyNow(self, target: int, source: int, sizeBytes: int, gpu: int) -> None:
+        """Copy, and return when it is done. It waits for no stream, and no stream for it."""
+
+    @abstractmethod
+    def workingGpu(self) -> int | None:
+        """The GPU whose default stream is meant where nothing is named; None: no GPU can have been given work by this process."""
+
+    @abstractmethod
     def createStream(self, gpu: int) -> Stream:
         """A new stream, independent of all others, the default one included."""
 

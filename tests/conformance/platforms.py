@@ -25,7 +25,7 @@ def hostDevice() -> Device:
 
 
 class Platform(NamedTuple):
-    """One back-end in one environment. Which of them run is said by MUNINN_TEST_DRIVER, since a process loads one driver only.
+    """One back-end in one environment. Which of them run is said by TEST_DRIVER, since a process loads one driver only.
 
     Attributes
     ----------
@@ -46,10 +46,10 @@ class Platform(NamedTuple):
     exactAccounting: bool = True
 
 
-#: By the value of MUNINN_TEST_DRIVER: `make test` runs the first two, each in a process of its own, and `make gpu` the third.
+#: By the value of TEST_DRIVER: `make test` runs the first two, each in a process of its own, and `make gpu` the third.
 _OF_DRIVER = {
     "": (Platform("host", hostDevice),),
     "standin": (Platform("standin", cudaDevice),),
     "gpu": (Platform("gpu", cudaDevice, exactAccounting=False),),
 }
-PLATFORMS = {platform.name: platform for platform in _OF_DRIVER[os.environ.get("MUNINN_TEST_DRIVER", "")]}
+PLATFORMS = {platform.name: platform for platform in _OF_DRIVER[os.environ.get("TEST_DRIVER", "")]}

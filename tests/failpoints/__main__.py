@@ -46,6 +46,16 @@ _UNPASSED = {
     "memfd.MemfdAllocation.exportDescriptor:open": "a descriptor for reading alone, which another uid will be given (test_hostDevice)",
     "repair._segmentBytes:SharedMemory": "repair (test_repair)",
     "segments.create:unlink_shared_memory#2": "/dev/shm is full (test_segments)",
+    **dict.fromkeys(
+        (
+            "driver._hasDescriptorLeft:open",
+            "streams.Gate.open:storeRelease64",
+            "streams.Gates.take:storeRelease64",
+            "vmm.VmmAllocation.exportDescriptor:fcntl",
+            "vmm.importDescriptor:fcntl",
+        ),
+        "real GPUs (tests/cuda)",
+    ),
     "segments.reserve.work:posix_fallocate": "a kernel that can not populate, or /dev/shm is full (test_segments)",
     "tickets.Tickets.issue:casSeqCst64": "two signal at once (test_tickets)",
 }

@@ -149,7 +149,7 @@ class DescriptionTarget(Target):
 
 
 def _holding(raw: bytes, sizeBytes: int) -> Any:
-    memory = SimpleNamespace(array=lambda size, offset, writable: np.frombuffer(raw, np.uint8))
+    memory = SimpleNamespace(copyBytes=lambda *_: raw)
     return SimpleNamespace(description=describe("bundle", sizeBytes=sizeBytes, metaBytes=len(raw)), memory=memory)
 
 

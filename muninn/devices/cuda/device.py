@@ -17,11 +17,11 @@ from cuda.bindings import driver as cu
 from muninn.devices.cuda import driver, registration, vmm
 from muninn.devices.cuda.driver import DriverError, call, typed
 from muninn.devices.cuda.gpu import Entered, Gpu
-from muninn.devices.cuda.handle import gpuText, unpacked
 from muninn.devices.cuda.legacy import LegacyMemory
 from muninn.devices.cuda.reaper import Reaper
 from muninn.devices.cuda.streams import CudaStream, Events, Gates
 from muninn.devices.foreign import DEFAULT_HANDLES, streamHandle
+from muninn.devices.handle import gpuText, unpacked
 from muninn.devices.port import Allocation, Device, FenceWord, MemoryInfo, OnReached, Ready, Registration, Stream, UsedBytes
 from muninn.errors import DeviceUnavailable, InvalidArgument, IpcHandleMismatch
 
@@ -88,7 +88,7 @@ class CudaDevice(Device):
         return self._gpus[self.requireGpu(gpu)]
 
     def gpuName(self, gpu: int) -> str:
-        return self._gpu(gpu).name
+        return str(self._gpu(gpu).name)
 
     def gpuUuid(self, gpu: int) -> str:
         return self._gpu(gpu).uuidText
@@ -138,7 +138,7 @@ class CudaDevice(Device):
     def _allocated(self, gpu: Gpu, sizeBytes: int) -> Allocation:
         if gpu.hasDescriptors:
             return vmm.allocate(self._reaper, gpu, self._peersOf(gpu), sizeBytes)
-        return self._legacy.allocate(gpu, sizeBytes, gpu.vmmReason)
+        return self._legacy.allocate(gpu, sizeBytes)
 
     def _zero(self, made: Allocation) -> None:
         copier = self._copier(made.gpu)
@@ -172,7 +172,7 @@ class CudaDevice(Device):
         if gpu is None:
             raise InvalidArgument(f"{address:#x} is not in a GPU's memory", "Share it as a host array")
         with self._working(gpu, "the memory can not be lent") as chosen:
-            return self._legacy.lend(chosen, address, sizeBytes, owner, "another library allocated it, and it is shared where it lies")
+            return self._legacy.lend(chosen, address, sizeBytes, owner)
 
     def gpuOf(self, address: int) -> int | None:
         if self._memoryType(address) != _ON_DEVICE:
@@ -209,13 +209,13 @@ class CudaDevice(Device):
         try:
             # The driver lets the caller wait for pageable memory, for as long as the stream does; our lane waits instead.
             if isPageable and not (chosen.handle in DEFAULT_HANDLES and chosen.isQuiet()):
-                chosen.submit(lambda: self._copyNow(chosen.gpu, target, source, sizeBytes, keepAlive))
+                chosen.submit(_HostCopy(self, target, source, sizeBytes, chosen.gpu, keepAlive))
             else:
                 chosen.copy(target, source, sizeBytes, keepAlive)
         except DriverError as error:
             raise typed(error, f"{sizeBytes} bytes can not be copied") from error
 
-    def _copyNow(self, gpu: int, target: int, source: int, sizeBytes: int, held: object) -> None:
+    def copyNow(self, target: int, source: int, sizeBytes: int, gpu: int) -> None:
         with self._working(gpu, f"{sizeBytes} bytes can not be copied"):
             copier = self._copier(gpu)
             call(cu.cuMemcpyAsync, target, source, sizeBytes, copier)
@@ -228,6 +228,14 @@ class CudaDevice(Device):
                 with self._gpus[gpu].entered():
                     self._copiers[gpu] = call(cu.cuStreamCreate, _NON_BLOCKING)
             return self._copiers[gpu]
+
+    def workingGpu(self) -> int | None:
+        driver.guard()
+        current = int(call(cu.cuCtxGetCurrent))
+        for gpu in self._gpus:
+            if gpu.isActive() and (not current or int(gpu.context) == current):
+                return gpu.index
+        return int(call(cu.cuCtxGetDevice)) if current else None
 
     # --- streams -----------------------------------------------------------------------------------------------------
 
@@ -295,6 +303,16 @@ class CudaDevice(Device):
             raise typed(error, "the stream can not wait") from error
 
 
+class _HostCopy:
+    """A copy of pageable memory, when its stream comes to it."""
+
+    def __init__(self, device: CudaDevice, target: int, source: int, sizeBytes: int, gpu: int, held: object) -> None:
+        self._device, self._copied, self._held = device, (target, source, sizeBytes, gpu), held
+
+    def __call__(self) -> None:
+        self._device.copyNow(*self._copied)
+
+
 def _checkSize(sizeBytes: int) -> None:
     if not 0 < sizeBytes <= _MAX_BYTES:
         raise InvalidArgument(f"{sizeBytes} is not a size in bytes")
@@ -312,6 +330,4 @@ def findGpus() -> tuple[int, str]:
         count = int(call(cu.cuDeviceGetCount))
     except (DeviceUnavailable, DriverError) as error:
         return 0, str(error.reason if isinstance(error, DeviceUnavailable) else error)
-    except RuntimeError as error:  # what cuda.bindings raises when there is no driver library
-        return 0, str(error)
     return count, "" if count else "the driver sees no GPU"

@@ -34,7 +34,10 @@ class DriverError(Exception):
 
 def call(function: Callable[..., tuple[Any, ...]], *arguments: object) -> Any:
     """The value of a driver call, a tuple of several, or None; `DriverError` when it failed."""
-    answer = function(*arguments)
+    try:
+        answer = function(*arguments)
+    except RuntimeError as error:  # what the bindings raise for a function that the driver does not have
+        raise DriverError(function.__name__, f"nothing ({error})") from error
     if answer[0] != _SUCCESS:
         raise DriverError(function.__name__, str(answer[0].name).removeprefix("CUDA_").removeprefix("ERROR_"))
     return answer[1] if len(answer) == 2 else answer[1:] if len(answer) > 2 else None

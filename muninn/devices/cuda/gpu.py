@@ -28,7 +28,7 @@ class Gpu:
     index, name, uuid
         `uuid` are the 16 bytes that say in every process which GPU it is.
     hasDescriptors
-        Whether its memory can be exported as a POSIX descriptor; else `vmmReason` says why not.
+        Whether its memory can be exported as a POSIX descriptor.
     hasReadOnlyRegistration
         Whether host memory can be registered that the process may only read.
     granuleBytes
@@ -44,8 +44,6 @@ class Gpu:
         isVirtual = self.has(_ATTRIBUTE.CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED)
         exports = self.has(_ATTRIBUTE.CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED)
         self.hasDescriptors = isVirtual and exports
-        missing = "descriptors for its memory" if isVirtual else "virtual memory management"
-        self.vmmReason = "" if self.hasDescriptors else f"{self.name} has no {missing}"
         self.granuleBytes = self._granule() if self.hasDescriptors else 1
         self._context: Any = None
         self._retaining = threading.Lock()

@@ -18,8 +18,8 @@ from cuda.bindings import driver as cu
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gpu import Gpu
-from muninn.devices.cuda.handle import IPC_BYTES, Handle
 from muninn.devices.cuda.reaper import Reaper
+from muninn.devices.handle import IPC_BYTES, LENT_IN_PLACE, NO_DESCRIPTOR_EXPORT, REASONS, Handle
 from muninn.devices.port import Allocation
 from muninn.errors import BufferFreed, InvalidArgument, IpcHandleMismatch
 
@@ -41,9 +41,9 @@ class Lent:
 class LegacyAllocation(Allocation):
     """Memory behind a 64-byte handle."""
 
-    def __init__(self, gpu: Gpu, lent: Lent, sizeBytes: int, handle: Handle, reason: str) -> None:
+    def __init__(self, gpu: Gpu, lent: Lent, sizeBytes: int, handle: Handle) -> None:
         self.gpu, self.sizeBytes, self.allocatedBytes, self.writable = gpu.index, sizeBytes, handle.sizeBytes, True
-        self.transport, self.transportReason, self.handle = "cudaIpc", reason, handle.packed()
+        self.transport, self.transportReason, self.handle = "cudaIpc", REASONS[handle.reason], handle.packed()
         self.isHostVisible, self.isOwned = False, not lent.isImported
         self._lent: Lent | None = lent
 
@@ -77,33 +77,33 @@ class LegacyMemory:
         self._own: weakref.WeakValueDictionary[tuple[bytes, int], Lent] = weakref.WeakValueDictionary()
         self._changing = threading.Lock()
 
-    def allocate(self, gpu: Gpu, sizeBytes: int, reason: str) -> LegacyAllocation:
+    def allocate(self, gpu: Gpu, sizeBytes: int) -> LegacyAllocation:
         """New memory of `gpu`, not zeroed. The caller has entered its context. Raises `DriverError`."""
         address = int(call(cu.cuMemAlloc, sizeBytes))
         try:
-            handle = _exported(gpu, address, sizeBytes)
+            handle = _exported(gpu, address, sizeBytes, 0, NO_DESCRIPTOR_EXPORT)
         except DriverError:
             call(cu.cuMemFree, address)
             raise
-        return self._allocation(gpu, address, sizeBytes, handle, lambda: _inside(gpu, cu.cuMemFree, address), reason)
+        return self._allocation(gpu, address, sizeBytes, handle, lambda: _inside(gpu, cu.cuMemFree, address))
 
-    def lend(self, gpu: Gpu, address: int, sizeBytes: int, owner: object, reason: str) -> LegacyAllocation:
+    def lend(self, gpu: Gpu, address: int, sizeBytes: int, owner: object) -> LegacyAllocation:
         """What somebody else allocated, where it lies; `owner` is held. The caller has entered its context."""
         try:
             base, rangeBytes = (int(value) for value in call(cu.cuMemGetAddressRange, address))
             if address + sizeBytes > base + rangeBytes:
                 raise InvalidArgument(f"{sizeBytes} bytes at {address:#x} reach beyond their allocation of {rangeBytes} bytes")
-            handle = _exported(gpu, address, sizeBytes, address - base)
+            handle = _exported(gpu, address, sizeBytes, address - base, LENT_IN_PLACE)
         except DriverError as error:
             raise InvalidArgument(f"this memory can not be shared where it lies: {error}", "Share a copy (copy=True)") from error
         kept = [owner]
-        return self._allocation(gpu, address, sizeBytes, handle, kept.clear, reason)
+        return self._allocation(gpu, address, sizeBytes, handle, kept.clear)
 
-    def _allocation(self, gpu: Gpu, address: int, sizeBytes: int, handle: Handle, dispose: Any, reason: str) -> LegacyAllocation:
+    def _allocation(self, gpu: Gpu, address: int, sizeBytes: int, handle: Handle, dispose: Any) -> LegacyAllocation:
         lent = Lent(self._reaper, gpu, address, dispose, False)
         with self._changing:
             self._own[handle.ipc, handle.offset] = lent
-        return LegacyAllocation(gpu, lent, sizeBytes, handle, reason)
+        return LegacyAllocation(gpu, lent, sizeBytes, handle)
 
     def importHandle(self, gpu: Gpu, sizeBytes: int, handle: Handle) -> LegacyAllocation:
         """Map what `handle` names. The caller has entered the context of `gpu`."""
@@ -112,7 +112,7 @@ class LegacyMemory:
         with self._changing:
             own = self._own.get((handle.ipc, handle.offset))
         if own is not None:
-            return LegacyAllocation(gpu, own, sizeBytes, handle, "exported by this process: an alias")
+            return LegacyAllocation(gpu, own, sizeBytes, handle)
         opened = cu.CUipcMemHandle()
         ctypes.memmove(opened.getPtr(), handle.ipc, IPC_BYTES)
         try:
@@ -125,12 +125,12 @@ class LegacyMemory:
         lent = Lent(self._reaper, gpu, base + handle.offset, lambda: _inside(gpu, cu.cuIpcCloseMemHandle, base), True)
         if handle.offset + sizeBytes > (rangeBytes := int(call(cu.cuMemGetAddressRange, base)[1])):
             raise IpcHandleMismatch(f"{handle.offset} + {sizeBytes} bytes reach beyond the exporter's allocation of {rangeBytes}")
-        return LegacyAllocation(gpu, lent, sizeBytes, handle, "opened by the exporter's handle")
+        return LegacyAllocation(gpu, lent, sizeBytes, handle)
 
 
-def _exported(gpu: Gpu, address: int, sizeBytes: int, offset: int = 0) -> Handle:
+def _exported(gpu: Gpu, address: int, sizeBytes: int, offset: int, reason: int) -> Handle:
     ipc = ctypes.string_at(call(cu.cuIpcGetMemHandle, address).getPtr(), IPC_BYTES)
-    return Handle("cudaIpc", driver.version(), gpu.uuid, os.getpid(), offset, sizeBytes, ipc)
+    return Handle("cudaIpc", driver.version(), gpu.uuid, os.getpid(), reason, offset, sizeBytes, ipc)
 
 
 def _inside(gpu: Gpu, function: Any, address: int) -> None:

@@ -13,7 +13,6 @@ written by whoever proves the death.
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import time
 import weakref
@@ -52,7 +51,7 @@ class Gates:
                 device = int(call(cu.cuMemHostGetDevicePointer, host, 0))
                 self._free += [(host + at * _WORD_BYTES, device + at * _WORD_BYTES) for at in range(_PAGE_WORDS)]
             word = self._free.pop()
-        ctypes.memset(word[0], 0, _WORD_BYTES)
+        atomics.storeRelease64(word[0], 0)
         return word
 
     def giveBack(self, word: tuple[int, int]) -> None:

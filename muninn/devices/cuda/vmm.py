@@ -18,12 +18,11 @@ from cuda.bindings import driver as cu
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gpu import Gpu
-from muninn.devices.cuda.handle import Handle
 from muninn.devices.cuda.reaper import Reaper
+from muninn.devices.handle import DESCRIPTOR_EXPORT, REASONS, Handle
 from muninn.devices.port import Allocation
 from muninn.errors import BufferFreed, IpcHandleMismatch, PermissionDenied
 
-_REASON = "the GPU exports memory as a descriptor, so it outlives its owner"
 _POSIX = cu.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 _FLAGS = cu.CUmemAccess_flags
 
@@ -45,9 +44,9 @@ class VmmAllocation(Allocation):
 
     def __init__(self, gpu: Gpu, mapping: VmmMapping, sizeBytes: int, allocatedBytes: int, writable: bool) -> None:
         self.gpu, self.sizeBytes, self.allocatedBytes, self.writable = gpu.index, sizeBytes, allocatedBytes, writable
-        self.transport, self.transportReason = "vmm", _REASON
+        self.transport, self.transportReason = "vmm", REASONS[DESCRIPTOR_EXPORT]
         self.isHostVisible, self.isOwned = False, False
-        self.handle = Handle("vmm", driver.version(), gpu.uuid, os.getpid(), 0, allocatedBytes).packed()
+        self.handle = Handle("vmm", driver.version(), gpu.uuid, os.getpid(), DESCRIPTOR_EXPORT, 0, allocatedBytes).packed()
         self._mapping: VmmMapping | None = mapping
 
     @property

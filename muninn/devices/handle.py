@@ -12,6 +12,14 @@ from typing import NamedTuple
 
 from muninn.errors import IpcHandleMismatch
 
+#: Why memory has the transport that it has, by its number in the handle: a word for programs, and a sentence for people.
+REASONS = (
+    "",
+    "descriptorExport: the GPU exports memory as a descriptor, so it outlives its owner",
+    "noDescriptorExport: the GPU exports no descriptors, so the memory is its owner's",
+    "lentInPlace: another library allocated it, and it is shared where it lies",
+)
+DESCRIPTOR_EXPORT, NO_DESCRIPTOR_EXPORT, LENT_IN_PLACE = 1, 2, 3
 #: Length of what `cuIpcGetMemHandle` gives.
 IPC_BYTES = 64
 _LAYOUT = struct.Struct(f"<4sI16sIIQQ{IPC_BYTES}s")
@@ -28,6 +36,8 @@ class Handle(NamedTuple):
         `vmm` or `cudaIpc`.
     driverVersion, gpuUuid, ownerPid
         Of the exporter.
+    reason
+        Index into `REASONS`.
     offset, sizeBytes
         Where the memory begins behind what `ipc` names, and how much of it there is.
     ipc
@@ -38,13 +48,14 @@ class Handle(NamedTuple):
     driverVersion: int
     gpuUuid: bytes
     ownerPid: int
+    reason: int
     offset: int
     sizeBytes: int
     ipc: bytes = bytes(IPC_BYTES)
 
     def packed(self) -> bytes:
         return _LAYOUT.pack(
-            _MAGICS[self.transport], self.driverVersion, self.gpuUuid, self.ownerPid, 0, self.offset, self.sizeBytes, self.ipc
+            _MAGICS[self.transport], self.driverVersion, self.gpuUuid, self.ownerPid, self.reason, self.offset, self.sizeBytes, self.ipc
         )
 
 
@@ -52,12 +63,21 @@ def unpacked(raw: bytes, driverVersion: int) -> Handle:
     """The handle in `raw`, zero padded or not, made by a driver of the same version; else `IpcHandleMismatch`."""
     if len(raw) < _LAYOUT.size or raw[:4] not in _KINDS or any(raw[_LAYOUT.size :]):
         raise IpcHandleMismatch("the handle is none of the CUDA back-end", "Use the same back-end in all processes (MUNINN_DEVICE)")
-    magic, version, gpuUuid, ownerPid, reserved, offset, sizeBytes, ipc = _LAYOUT.unpack(raw[: _LAYOUT.size])
-    if reserved or not 0 < sizeBytes < 1 << 47 or offset >= 1 << 47:
+    magic, version, gpuUuid, ownerPid, reason, offset, sizeBytes, ipc = _LAYOUT.unpack(raw[: _LAYOUT.size])
+    if not 0 < reason < len(REASONS) or not 0 < sizeBytes < 1 << 47 or offset >= 1 << 47:
         raise IpcHandleMismatch("the handle is damaged")
     if version != driverVersion:
         raise IpcHandleMismatch(f"it was exported by CUDA driver {_dotted(version)}, and this process has {_dotted(driverVersion)}")
-    return Handle(_KINDS[magic], version, gpuUuid, ownerPid, offset, sizeBytes, ipc)
+    return Handle(_KINDS[magic], version, gpuUuid, ownerPid, reason, offset, sizeBytes, ipc)
+
+
+def reasonIn(raw: bytes) -> str:
+    """Why the memory behind a handle has its transport, for people; empty when it is no handle."""
+    try:
+        version = _LAYOUT.unpack(raw[: _LAYOUT.size])[1]
+        return REASONS[unpacked(raw, version).reason]
+    except (struct.error, IpcHandleMismatch):
+        return ""
 
 
 def gpuText(gpuUuid: bytes) -> str:

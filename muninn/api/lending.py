@@ -1,0 +1,110 @@
+"""Arrays on GPUs: shared by a copy in VRAM that outlives its maker, or lent where they lie.
+
+Lent memory is its owner's. It is held as long as the buffer object that shared it is open, or the process lives; an owner that closes
+waits for those who have it open, up to a grace period, and then takes it back: they get `OwnerDied` at their next use.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from muninn.api import creation
+from muninn.api.gpus import deviceOf
+from muninn.api.membership import current
+from muninn.control import leases
+from muninn.devices.arrays import ForeignArray, describeArray
+from muninn.errors import DeviceUnavailable, InvalidArgument, MuninnError
+from muninn.terms import Mode, Renew, asMode
+
+if TYPE_CHECKING:
+    from muninn.api.buffer import MuninnBuffer
+    from muninn.api.holdings import Holding
+    from muninn.api.memory import Memory
+    from muninn.devices.port import Device
+
+_log = logging.getLogger("muninn.member")
+_LOOK_SECONDS = 0.005
+
+
+def shareDevice(value: Any, copy: bool, renewal: Renew, *, mode: str | None, preferredGpu: int | None, **keywords: Any) -> MuninnBuffer:
+    """`muninn.share` for an array on a GPU."""
+    from muninn.api.buffer import MuninnBuffer
+
+    device = deviceOf(current())
+    source, gpu = _described(device, value)
+    asked = Mode.FAST if mode is None else asMode(mode)
+    if not copy and (asked is not Mode.FAST or preferredGpu not in (None, gpu)):
+        raise InvalidArgument("an array that is shared where it lies is fastMode on its own GPU", "Leave mode and preferredGpu out")
+    target = gpu if preferredGpu is None and asked is Mode.FAST else preferredGpu
+    wanted = creation.draft(source.shape, source.dtype, mode=asked.value, preferredGpu=target, **keywords)
+    if copy:
+        holding = creation.create(wanted, put=lambda address: device.copyNow(address, source.address, wanted.sizeBytes, gpu))
+        return MuninnBuffer._of(holding, wanted.access, renewal)
+    if wanted.manifest:
+        raise InvalidArgument(f"dtype {source.dtype} can not be shared where it lies", "Share a copy (copy=True)")
+    holding = creation.create(wanted._replace(lent=source))
+    buffer = MuninnBuffer._of(holding, wanted.access, renewal)
+    buffer._isLender = True
+    holding.membership.holdings.lent[holding.row, holding.incarnation] = holding.memory
+    return buffer
+
+
+def hostCopy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
+    """An array on a GPU, copied to the host."""
+    device = deviceOf(current())
+    source, gpu = _described(device, value)
+    out = np.empty(source.shape, source.dtype)
+    device.copyNow(out.ctypes.data, source.address, out.nbytes, gpu)
+    return out
+
+
+def _described(device: Device, value: Any) -> tuple[ForeignArray, int]:
+    """What the array says of itself, checked, with its GPU; what its stream was given is done."""
+    if device.backend == "host":
+        raise _unreachable(device, value)  # and nothing is asked of it: it is on a GPU that this back-end does not have
+    source = describeArray(value)
+    if source.strides is not None:
+        raise InvalidArgument(f"the array of shape {source.shape} is not C-contiguous", "Share a contiguous copy of it")
+    if 0 in source.shape:
+        raise InvalidArgument(f"an array of shape {source.shape} has no bytes to share", "Share at least one element")
+    gpu = device.gpuOf(source.address)
+    if gpu is None:
+        raise _unreachable(device, value)
+    device.asStream(source.stream, gpu).synchronize()
+    return source, gpu
+
+
+def _unreachable(device: Device, value: Any) -> DeviceUnavailable:
+    return DeviceUnavailable(
+        f"a {type(value).__name__} on a GPU is not the {device.backend} back-end's ({device.reason})", "Copy it to the host first"
+    )
+
+
+def awaitImporters(memories: dict[tuple[int, int], Memory], graceMs: int) -> None:
+    """Wait until nobody else has these rows open, at most so long."""
+    membership = current()
+    deadline = time.monotonic() + graceMs / 1000
+    while time.monotonic() < deadline and any(_othersHold(membership, *pair) for pair in memories):
+        time.sleep(_LOOK_SECONDS)
+
+
+def takeBack(holding: Holding) -> None:
+    """End the sharing of a lent array: wait for its importers, then revoke what they hold and free the name."""
+    membership, pair = holding.membership, (holding.row, holding.incarnation)
+    memory = membership.holdings.lent.pop(pair, None)
+    if memory is None:
+        return
+    awaitImporters({pair: memory}, membership.settings.devices.ipcGraceMs)
+    try:
+        membership.client.request("recall", row=holding.row, incarnation=holding.incarnation)
+    except MuninnError as error:
+        _log.info("%r: %s", holding.description.name, error)  # freed meanwhile; our lease goes in any case
+
+
+def _othersHold(membership: Any, row: int, incarnation: int) -> bool:
+    holds = leases.scanHolds(membership.block, membership.members, row)
+    return any(hold.slot != membership.key.slot and hold.incarnation == incarnation and not hold.reason for hold in holds)

@@ -1,0 +1,176 @@
+"""Memory: what a holding has mapped, with the lease that covers it, and how its bytes are reached from the CPU and from kernels.
+
+Host memory the CPU reaches as it is, and kernels of real GPUs once it is registered, which happens at the first `devicePointer` and
+lasts as long as the mapping. VRAM is reached by kernels as it is, and by the CPU through copies.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from muninn.control import atomics
+from muninn.devices.port import Allocation
+from muninn.errors import NotHostVisible
+
+if TYPE_CHECKING:
+    from muninn.devices.port import Device, Registration
+
+
+class Bytes(Protocol):
+    """A range of this process's addresses: a segment's mapping, or a device's allocation."""
+
+    @property
+    def address(self) -> int: ...
+    @property
+    def sizeBytes(self) -> int: ...
+    @property
+    def writable(self) -> bool: ...
+    def close(self) -> None: ...
+
+
+class NoBytes:
+    """The memory of what has none: a lock."""
+
+    address = sizeBytes = 0
+    writable = True
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Memory:
+    """Mapped memory and the lease that covers it; both go when the last holding *and* the last array on it are gone.
+
+    Attributes
+    ----------
+    isHostVisible
+        Whether the CPU may use its address.
+    """
+
+    __slots__ = ("__weakref__", "_mapped", "_mapping", "device", "isHostVisible", "leaseIndex", "source")
+
+    def __init__(self, source: Bytes, leaseIndex: int, onGone: Callable[[], None], device: Device | None = None) -> None:
+        self.source = source
+        self.leaseIndex = leaseIndex
+        self.device = device
+        self.isHostVisible = not isinstance(source, Allocation) or source.isHostVisible
+        self._mapping = threading.Lock()
+        #: At most one registration; a list, because the finalizer must not hold the memory.
+        self._mapped: list[Registration] = []
+        weakref.finalize(
+            self, _gone, source, self._mapped, onGone
+        ).atexit = False  # the kernel unmaps at exit; others may still read arrays
+
+    @property
+    def gpu(self) -> int | None:
+        """Whose VRAM it is, as this process counts GPUs."""
+        return self.source.gpu if isinstance(self.source, Allocation) else None
+
+    # --- the CPU -----------------------------------------------------------------------------------------------------
+
+    def array(self, sizeBytes: int, offset: int = 0, writable: bool = True) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """`sizeBytes` bytes from `offset` as an array that keeps the memory mapped. Raises `NotHostVisible`."""
+        if not self.isHostVisible:
+            raise NotHostVisible(f"these bytes are in the VRAM of GPU {self.gpu}")
+        return np.asarray(_Exposed(self, self.source.address + offset, sizeBytes, not writable))
+
+    def copyOut(self, target: int, sizeBytes: int, offset: int = 0) -> None:
+        """Copy bytes to a host address, wherever they are, and wait for it."""
+        self._copy(target, self.source.address + offset, sizeBytes)
+
+    def copyIn(self, source: int, sizeBytes: int, offset: int = 0) -> None:
+        """Copy bytes from a host address, wherever they go, and wait for it."""
+        self._copy(self.source.address + offset, source, sizeBytes)
+
+    def copyBytes(self, sizeBytes: int, offset: int) -> bytes:
+        """A private copy of a range."""
+        out = np.empty(sizeBytes, np.uint8)
+        self.copyOut(out.ctypes.data, sizeBytes, offset)
+        return out.tobytes()
+
+    def put(self, raw: bytes, offset: int) -> None:
+        """Write a range."""
+        source = np.frombuffer(raw, np.uint8)
+        self.copyIn(source.ctypes.data, len(raw), offset)
+
+    def _copy(self, target: int, source: int, sizeBytes: int) -> None:
+        if self.device is None or self.isHostVisible:
+            atomics.copy(target, source, sizeBytes)
+        else:
+            self.device.copyNow(target, source, sizeBytes, self.gpu or 0)
+
+    # --- kernels -----------------------------------------------------------------------------------------------------
+
+    def devicePointer(self, device: Device, writable: bool, progress: Callable[[int], None] | None = None) -> int:
+        """Where kernels of all GPUs find it; host memory is registered for that at the first call. It never changes.
+
+        Raises
+        ------
+        BarPressureHigh, DeviceUnavailable
+        """
+        if isinstance(self.source, Allocation):
+            return self.source.address
+        with self._mapping:
+            if self._mapped and writable and not self._mapped[0].writable:
+                self._remap()
+            if not self._mapped:
+                isWritable = writable or self.source.writable
+                self._mapped.append(device.registerHost(self.source.address, self.source.sizeBytes, isWritable, progress))
+            return self._mapped[0].devicePointer
+
+    def _remap(self) -> None:
+        """Give up a registration for reading, so that one for writing can come. Its address is the same."""
+        closed = threading.Event()
+        self._mapped.pop().closeThen(closed.set)
+        closed.wait()  # bounded by the work that the GPUs were given before
+
+    def isMapped(self) -> bool:
+        """Whether kernels of real GPUs reach it now."""
+        return bool(self._mapped) or not self.isHostVisible
+
+
+class Stage:
+    """Host memory that stands for VRAM while somebody fills it: what `Memory.array` is for host memory."""
+
+    def __init__(self, memory: Memory, sizeBytes: int) -> None:
+        self._memory = memory
+        self._bytes = np.zeros(sizeBytes, np.uint8)
+
+    def array(self, sizeBytes: int, offset: int = 0, writable: bool = True) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        part: np.ndarray[Any, np.dtype[np.uint8]] = self._bytes[offset : offset + sizeBytes]
+        return part
+
+    def flush(self) -> None:
+        """Copy it to where it belongs."""
+        self._memory.copyIn(self._bytes.ctypes.data, self._bytes.nbytes)
+
+
+class _Exposed:
+    """What numpy takes an array from; the array keeps it, and it keeps the memory."""
+
+    __slots__ = ("__array_interface__", "_memory")
+
+    def __init__(self, memory: Memory, address: int, sizeBytes: int, readOnly: bool) -> None:
+        self._memory = memory
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (sizeBytes,), "data": (address, readOnly)}
+
+
+def _gone(source: Bytes, mapped: list[Registration], onGone: Callable[[], None]) -> None:
+    def close() -> None:
+        source.close()
+        onGone()
+
+    if mapped:
+        mapped.pop().closeThen(close)  # kernels may still use it
+    else:
+        close()
+
+
+def exported(source: Bytes) -> tuple[int, ...]:
+    """A new descriptor of memory that has no name and can be handed on; nothing for all other memory."""
+    return (source.exportDescriptor(),) if isinstance(source, Allocation) and source.transport != "cudaIpc" else ()

@@ -1,0 +1,40 @@
+"""Snapshots: a private copy of one whole generation on the host, never torn, wherever the bytes are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from muninn.api import fences
+from muninn.api.dtypes import dtypeOf
+from muninn.api.holdings import Holding
+from muninn.control import atomics, claims
+from muninn.errors import InvalidArgument, WriterDied
+
+
+def snapshot(holding: Holding, out: np.ndarray[Any, Any] | None, timeout: float) -> np.ndarray[Any, np.dtype[Any]]:
+    """The bytes of one generation in `out`, or in a new array; what kernels still write is waited for."""
+    shape, dtype = holding.description.shape, dtypeOf(holding)
+    if out is None:
+        out = np.empty(shape, dtype)
+    elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
+        raise InvalidArgument(
+            f"out has shape {out.shape} and dtype {out.dtype}, the buffer {shape} and {dtype}",
+            "Pass a C-contiguous, writable array of the same shape and dtype",
+        )
+    fences.holdBack(holding, None, writing=False, timeout=timeout)
+    target, memory, sizeBytes = out.__array_interface__["data"][0], holding.memory, holding.description.sizeBytes
+    if memory.isHostVisible:
+        copied = holding.generation.copy(memory.source.address, target, sizeBytes, timeout, lambda: writerIsDead(holding))
+    else:
+        copied = holding.generation.copyBy(lambda: memory.copyOut(target, sizeBytes), timeout, lambda: writerIsDead(holding))
+    if copied is None:
+        raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
+    return out
+
+
+def writerIsDead(holding: Holding) -> bool:
+    """Whether nobody who lives is writing: the claim is free, or in a dead member's name."""
+    owner = claims.ownerOf(int(atomics.loadAcquire32(holding.claimAddress)))
+    return owner is None or holding.membership.isDead(*owner)

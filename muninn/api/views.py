@@ -1,0 +1,79 @@
+"""Views: a buffer's bytes as what kernels and other libraries take.
+
+On real GPUs that is a Numba device array, `__cuda_array_interface__` or a DLPack tensor, all on the same bytes, and each of them keeps
+the memory mapped. On pretended GPUs kernels are their CPU twins, and a numpy array is what they take.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from muninn.devices import arrays, dlpack
+from muninn.errors import DeviceUnavailable
+
+if TYPE_CHECKING:
+    from muninn.api.memory import Memory
+
+_CPU, _CUDA = 1, 2  # kDLCPU, kDLCUDA (dlpack.h)
+
+
+class Exposed:
+    """A range that kernels of real GPUs reach: what Numba, CuPy and others take an array from. It keeps the memory mapped."""
+
+    __slots__ = ("__cuda_array_interface__", "_memory")
+
+    def __init__(self, memory: Memory, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], writable: bool) -> None:
+        self._memory = memory
+        self.__cuda_array_interface__ = arrays.cudaArrayInterface(address, shape, None, dtype, not writable, None)
+
+
+def deviceArray(memory: Memory, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], writable: bool, gpu: int | None = None) -> Any:
+    """The array for kernels of `gpu`: Numba's device array on a real one, numpy's on a pretended one. No copy, no fence.
+
+    Raises
+    ------
+    DeviceUnavailable
+        There is no such GPU, or Numba is not installed.
+    """
+    device = memory.device
+    assert device is not None, "whoever calls has chosen a device"
+    home = memory.gpu if gpu is None else device.requireGpu(gpu)
+    if device.backend == "host":
+        sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        return memory.array(sizeBytes, offset, writable).view(dtype).reshape(shape)
+    address = memory.devicePointer(device, writable) + offset
+    return _numba().on(home, Exposed(memory, address, shape, dtype, writable))
+
+
+def _numba() -> Any:
+    try:
+        from muninn.kernels import numbacuda
+    except ImportError as error:
+        raise DeviceUnavailable(f"Numba's device arrays need numba-cuda: {error}", "pip install 'muninn[cuda]'") from error
+    return numbacuda
+
+
+def tensor(
+    memory: Memory,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    writable: bool,
+    *,
+    max_version: tuple[int, int] | None = None,
+    dl_device: tuple[int, int] | None = None,
+    copy: bool | None = None,
+) -> Any:
+    """A DLPack capsule of VRAM; the keywords are those of `__dlpack__`."""
+    device = tensorDevice(memory)
+    if dl_device is not None and tuple(dl_device) != device:
+        raise BufferError(f"the bytes are in the VRAM of GPU {memory.gpu}, and are not copied to device {tuple(dl_device)}")
+    if copy:
+        raise BufferError("this is a view of shared memory; copy the tensor that you get")
+    return dlpack.exportCapsule(memory.source.address, shape, dtype, device, memory, readOnly=not writable, maxVersion=max_version)
+
+
+def tensorDevice(memory: Memory) -> tuple[int, int]:
+    """DLPack's (kind, index) of where the bytes are."""
+    return (_CPU, 0) if memory.isHostVisible else (_CUDA, memory.gpu or 0)

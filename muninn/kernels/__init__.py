@@ -1,0 +1,1 @@
+"""Kernels, and the one place that imports Numba's CUDA target."""

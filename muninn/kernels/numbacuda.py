@@ -1,0 +1,17 @@
+"""The one place that imports `numba.cuda`, which takes half a second and needs the CUDA toolkit's libraries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import cuda
+
+_asArray: Any = cuda.as_cuda_array
+
+
+def on(gpu: int | None, exposed: object) -> Any:
+    """A device array on what has `__cuda_array_interface__`, for kernels of `gpu`, or of the GPU that is worked on; keeps `exposed`."""
+    if gpu is None:
+        return _asArray(exposed, sync=False)
+    with cuda.gpus[gpu]:
+        return _asArray(exposed, sync=False)

@@ -1,0 +1,217 @@
+"""fastMode on a driver: VRAM between processes by `vmm`, that nobody's death takes from the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import muninn
+from muninn.errors import NotHostVisible, PermissionDenied, QuotaExceeded
+from support import Actor, ActorError, eventually, leftovers
+
+Start = Callable[..., Actor]
+Free = Callable[[], int]
+MIB = 1 << 20
+
+
+def test_vramIsSharedBetweenProcesses(domain: str, actor: Start) -> None:
+    buffer = muninn.share(np.arange(1000), name="a", mode="fastMode")
+    other = actor("theirs = muninn.open('a', access='readWrite')")
+    assert other.do("int(theirs.read().sum()), theirs.mode, theirs.gpu, theirs.describe()['transport']") == [499500, "fastMode", 0, "vmm"]
+    other.do("with theirs.write() as view: view.copy_to_device(np.full(1000, 7))")
+    assert buffer.generation == 2 and buffer.read().tolist() == [7] * 1000
+    assert leftovers(domain) == [], "VRAM has no name"
+
+
+def test_newVramReadsZero(domain: str) -> None:
+    for name in ("a", "b"):
+        with muninn.array(name, (3, MIB), np.uint8, mode="fastMode") as buffer:
+            assert not buffer.read().any()
+            with buffer.write() as view:
+                view.copy_to_device(np.full((3, MIB), 255, np.uint8))
+            buffer.free()
+
+
+def test_theCpuIsToldThatItDoesNotReachIt(domain: str) -> None:
+    buffer = muninn.share(np.arange(10.0), name="a", mode="fastMode")
+    with pytest.raises(NotHostVisible, match="VRAM"):
+        _ = buffer.array
+    with pytest.raises(ValueError, match="copy"):
+        np.array(buffer, copy=False)
+    assert np.array_equal(np.asarray(buffer), np.arange(10.0))
+    assert buffer.read().flags.owndata
+    assert not hasattr(muninn.share(np.arange(3), name="b"), "__cuda_array_interface__")
+
+
+def test_structuredTypesAndBundlesLiveInVramToo(domain: str, actor: Start) -> None:
+    records = np.array([(1, 2.5), (3, 4.5)], dtype=[("count", "i4"), ("mass", "f8")])
+    muninn.share(records, name="records", mode="fastMode")
+    muninn.shareBundle({"w": np.ones((3, 4), np.float32), "b": np.arange(4)}, name="model", mode="fastMode")
+    other = actor("r = muninn.open('records'); model = muninn.openBundle('model')")
+    assert other.do("str(r.dtype), r.read()['mass'].tolist()") == [str(records.dtype), [2.5, 4.5]]
+    assert other.do("sorted(model), model['b'].copy_to_host().tolist(), float(model['w'].copy_to_host().sum())") == [
+        ["b", "w"],
+        [0, 1, 2, 3],
+        12.0,
+    ]
+
+
+def test_openedTwiceAndInTheOwnerIsOneMemory(domain: str, actor: Start) -> None:
+    first = muninn.share(np.arange(10), name="a", mode="fastMode")
+    assert muninn.open("a").open() == muninn.open(first.handle).open() == first.open()
+    other = actor("one = muninn.open('a'); two = muninn.open('a', access='readWrite')")
+    assert other.do("one.open() == two.open()")
+
+
+def test_survivesTheKillOfItsOwner(domain: str, actor: Start) -> None:
+    owner = actor("buffer = muninn.share(np.arange(100), 'a', mode='fastMode')")
+    mine = muninn.open("a", access="readWrite")
+    owner.kill()
+    assert mine.read().sum() == 4950
+    assert muninn.open("a").describe()["state"] == "live"
+    newcomer = actor("theirs = muninn.open('a')")
+    assert newcomer.do("int(theirs.read().sum())") == 4950
+
+
+def test_survivesTheKillOfTheBrokerThatMadeIt(domain: str, actor: Start) -> None:
+    broker = actor("buffer = muninn.share(np.arange(100), 'a', mode='fastMode')")
+    heir = actor("theirs = muninn.open('a')")
+    assert muninn.domainInfo()["brokerPid"] == broker.pid
+    broker.kill()
+    newcomer = actor("third = muninn.open('a')")
+    assert newcomer.do("int(third.read().sum())") == 4950
+    heir.kill()
+    assert newcomer.do("int(third.read().sum())") == 4950
+
+
+def test_theBrokerHoldsItWhenNobodyElseDoes(domain: str, actor: Start) -> None:
+    actor().join()
+    maker = actor("buffer = muninn.share(np.arange(100), 'a', mode='fastMode')")
+    maker.kill()
+    assert muninn.open("a").read().sum() == 4950
+
+
+def test_itsMemoryComesBackWhenAllAreGone(domain: str, actor: Start, freeBytes: Free) -> None:
+    before = freeBytes()
+    holders = [actor("buffer = muninn.array('a', 64 << 20, 'u1', mode='fastMode', lifetime='lastClose')") for _ in range(2)]
+    assert freeBytes() <= before - 64 * MIB
+    for holder in holders:
+        holder.kill()
+    eventually(lambda: freeBytes() >= before - 1 * MIB or muninn.listBuffers() is None, "the memory is free again")
+
+
+def test_whatDoesNotFitIsAnErrorAndLeavesNothing(domain: str, actor: Start, freeBytes: Free) -> None:
+    before = freeBytes()
+    total = 1 << 42
+    with pytest.raises(QuotaExceeded):
+        muninn.MuninnBuffer(total, mode="fastMode", name="a")
+    asking = actor("", MUNINN_DEFAULT_VRAM_QUOTA="1T", MUNINN_FAST_MODE_MAX_BYTES="1T")
+    with pytest.raises(ActorError, match="memory|capacity|bytes") as raised:
+        asking.do(f"muninn.MuninnBuffer({freeBytes()} + (1 << 30), mode='fastMode', name='a')")
+    assert raised.value.kind == "QuotaExceeded"
+    assert muninn.listBuffers() == []
+    asking.kill()
+    eventually(lambda: freeBytes() >= before - MIB, "nothing was kept")
+
+
+def test_readOnlyIsReadOnlyForKernelsToo(domain: str, actor: Start) -> None:
+    muninn.share(np.arange(100), "a", mode="fastMode", access="readOnly")
+    other = actor("theirs = muninn.open('a')")
+    with pytest.raises(ActorError) as raised:
+        other.do("theirs.deviceArray().copy_to_device(np.zeros(100, int))")
+    assert raised.value.kind == "CudaAPIError"
+    with pytest.raises(PermissionDenied):
+        muninn.open("a", access="readWrite")
+    assert muninn.open("a").read().sum() == 4950
+
+
+@pytest.mark.usefixtures("standin")
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("cuMemImportFromShareableHandle:999:1", "IpcHandleMismatch"),
+        ("cuMemAddressReserve:2:1", "QuotaExceeded"),
+        ("cuMemMap:1:1", "IpcHandleMismatch"),
+        ("cuMemSetAccess:1:1", "IpcHandleMismatch"),
+        ("cuDevicePrimaryCtxRetain:2:1", "QuotaExceeded"),
+    ],
+)
+def test_anOpenThatFailsIsTypedAndLeavesNoLease(domain: str, actor: Start, fault: str, kind: str) -> None:
+    buffer = muninn.share(np.arange(100), "a", mode="fastMode")
+    other = actor("descriptors = len(os.listdir('/proc/self/fd'))", STANDIN_FAULTS=fault)
+    with pytest.raises(ActorError) as raised:
+        other.do("muninn.open('a')")
+    assert raised.value.kind == kind
+    assert len(buffer.describe()["importers"]) == 1
+    assert other.do("int(muninn.open('a').read().sum())") == 4950, "and the next try works"
+
+
+@pytest.mark.usefixtures("standin")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "cuMemCreate:800:1",
+        "cuMemAddressReserve:800:1",
+        "cuMemMap:1:1",
+        "cuMemSetAccess:1:1",
+        "cuMemExportToShareableHandle:999:1",
+        "cuMemsetD8Async:1:1",
+    ],
+)
+def test_aCreationThatFailsLeavesNothing(domain: str, actor: Start, freeBytes: Free, fault: str) -> None:
+    before = freeBytes()
+    maker = actor("", STANDIN_FAULTS=fault)
+    with pytest.raises(ActorError) as raised:
+        maker.do("muninn.array('a', 8 << 20, 'u1', mode='fastMode')")
+    assert raised.value.kind in ("QuotaExceeded", "DeviceUnavailable")
+    assert muninn.listBuffers() == []
+    eventually(lambda: freeBytes() >= before, "the memory is free again")
+    assert maker.do("muninn.array('a', 8 << 20, 'u1', mode='fastMode').nbytes") == 8 * MIB
+
+
+@pytest.mark.usefixtures("standin")
+def test_anotherDriverIsToldBothVersions(domain: str, actor: Start) -> None:
+    muninn.share(np.arange(100), "a", mode="fastMode")
+    other = actor("", STANDIN_DRIVER="12080")
+    with pytest.raises(ActorError, match=r"13\.0.*12\.8") as raised:
+        other.do("muninn.open('a')")
+    assert raised.value.kind == "IpcHandleMismatch"
+
+
+@pytest.mark.usefixtures("standin")
+def test_aGpuIsFoundByWhatItIsAndNotByItsNumber(domain: str, actor: Start) -> None:
+    muninn.share(np.arange(100), "a", mode="fastMode", preferredGpu=1)
+    turned = actor("theirs = muninn.open('a')", CUDA_VISIBLE_DEVICES="1,0")
+    assert turned.do("int(theirs.read().sum()), theirs.gpu") == [4950, 0]
+    only = actor("theirs = muninn.open('a')", CUDA_VISIBLE_DEVICES="1")
+    assert only.do("int(theirs.read().sum()), theirs.gpu") == [4950, 0]
+    blind = actor("", CUDA_VISIBLE_DEVICES="0")
+    with pytest.raises(ActorError, match="GPU-.*CUDA_VISIBLE|GPU-") as raised:
+        blind.do("muninn.open('a')")
+    assert raised.value.kind == "IpcHandleMismatch"
+
+
+def test_theHostBackEndAndTheDriversDoNotMix(domain: str, actor: Start) -> None:
+    muninn.share(np.arange(100), "real", mode="fastMode")
+    pretending = actor("muninn.share(np.arange(100), 'pretended', mode='fastMode')", MUNINN_DEVICE="host")
+    with pytest.raises(ActorError) as raised:
+        pretending.do("muninn.open('real')")
+    assert raised.value.kind == "IpcHandleMismatch"
+    with pytest.raises(muninn.MuninnError, match="MUNINN_DEVICE|handle"):
+        muninn.open("pretended")
+
+
+def test_closingWhileAKernelReadsIsNoFault(domain: str) -> None:
+    source = muninn.share(np.arange(MIB, dtype=np.uint8), "a", mode="fastMode")
+    from muninn.api import gpus, membership
+
+    device = gpus.deviceOf(membership.current())
+    stream, out = device.createStream(0), np.zeros(MIB, np.uint8)
+    stream.submit(lambda: __import__("time").sleep(0.2))
+    with source.read(stream=stream):
+        device.copy(out.ctypes.data, source.open(), MIB, stream)
+    source.close()
+    stream.synchronize(30)
+    assert np.array_equal(out, np.arange(MIB, dtype=np.uint8))
