@@ -67,6 +67,8 @@ def wait(holding: Holding, stream: Any, ticket: int | None, timeout: float | Non
             raise TimeoutError(f"ticket {wanted} of {holding.description.name!r} was not done within {timeout} s")
         return False
 
+    if tickets.state(wanted) == layout.TICKET_DONE:
+        return wanted
     if stream is None:
         while not isReachedInTime(_SLICE_SECONDS):
             pass

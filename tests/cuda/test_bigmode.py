@@ -1,0 +1,159 @@
+"""bigMode on a driver: host memory that kernels use through one contiguous pointer, in windows, under a budget."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import muninn
+from muninn.errors import BarPressureHigh, InvalidArgument
+from support import Actor, ActorError
+
+Start = Callable[..., Actor]
+MIB = 1 << 20
+DEVICE = "from muninn.api import gpus, membership\nd = gpus.deviceOf(membership.current())\n"
+
+
+def test_oneStablePointerForKernels(domain: str, actor: Start) -> None:
+    muninn.share(np.arange(3 * MIB, dtype=np.uint8), "a")
+    other = actor(DEVICE + "b = muninn.open('a', access='readWrite'); p = b.open(); out = np.zeros(5, np.uint8)")
+    assert other.do("b.open() == p == muninn.open('a', access='readWrite').open()")
+    other.do("d.copyNow(out.ctypes.data, p + 3 * (1 << 20) - 5, 5, 0)")
+    assert other.do("out.tolist()") == list(range(251, 256))
+    # From the GPU's memory into the mapping, as a kernel would write it: every process sees it.
+    other.do("v = d.allocate(0, 4); src = np.array([9, 8, 7, 6], np.uint8); d.copyNow(v.address, src.ctypes.data, 4, 0)")
+    other.do("d.copyNow(p, v.address, 4, 0)")
+    assert muninn.open("a").array[:5].tolist() == [9, 8, 7, 6, 4]
+
+
+def test_isTakenByLibrariesOnceItIsMapped(domain: str, actor: Start) -> None:
+    muninn.share(np.arange(12.0).reshape(3, 4), "a")
+    other = actor("b = muninn.open('a', access='readWrite')")
+    assert other.do("hasattr(b, '__cuda_array_interface__')") is False
+    assert other.do("kernel = b.deviceArray(); kernel.shape, str(kernel.dtype), kernel.device_ctypes_pointer.value == b.open()") == [
+        [3, 4],
+        "float64",
+        True,
+    ]
+    assert other.do("b.__cuda_array_interface__['data'][0] == b.open()")
+
+
+def test_progressCountsEveryByteOnce(domain: str) -> None:
+    seen: list[int] = []
+    with muninn.share(np.zeros(4 * MIB, np.uint8), "a") as buffer:
+        buffer.open(progress=seen.append)
+        assert sum(seen) == 4 * MIB
+        buffer.open(progress=seen.append)
+        assert sum(seen) == 4 * MIB, "the second call maps nothing"
+        buffer.free()
+
+
+def test_windowsMakeOneRange(domain: str, actor: Start) -> None:
+    windows = actor(
+        "from muninn.devices.cuda import CudaDevice\nimport mmap, ctypes\n"
+        "d = CudaDevice(windowBytes=1 << 20)\nm = mmap.mmap(-1, 5 << 20)\naddress = ctypes.addressof(ctypes.c_char.from_buffer(m))\nseen = []"
+    )
+    windows.do("r = d.registerHost(address, (5 << 20) - 4096, True, seen.append); m[(3 << 20) - 2:(3 << 20) + 2] = b'abcd'")
+    assert windows.do("seen") == [MIB] * 4 + [MIB - 4096]
+    windows.do("out = np.zeros(4, np.uint8); d.copyNow(out.ctypes.data, r.devicePointer + (3 << 20) - 2, 4, 0)")
+    assert windows.do("out.tobytes().decode()") == "abcd"
+    windows.do("done = []; r.closeThen(lambda: done.append(1)); d.memoryInfo(0)")
+    assert windows.do("done") == [1]
+    windows.do("d.registerHost(address, 5 << 20, True).close(); d.memoryInfo(0)")
+
+
+@pytest.mark.usefixtures("standin")
+@pytest.mark.parametrize(("code", "kind"), [("2", "BarPressureHigh"), ("1", "InvalidArgument"), ("999", "DeviceUnavailable")])
+def test_aWindowThatFailsHalfWayLeavesNothingMapped(domain: str, actor: Start, code: str, kind: str) -> None:
+    windows = actor(
+        "from muninn.devices.cuda import CudaDevice\nimport mmap, ctypes\n"
+        "d = CudaDevice(mappedWindowBytes=6 << 20, windowBytes=1 << 20)\nm = mmap.mmap(-1, 5 << 20)\n"
+        "address = ctypes.addressof(ctypes.c_char.from_buffer(m))",
+        STANDIN_FAULTS=f"cuMemHostRegister:{code}:4",
+    )
+    with pytest.raises(ActorError) as raised:
+        windows.do("d.registerHost(address, 5 << 20, True)")
+    assert raised.value.kind == kind
+    # All of it can be mapped now: neither a window nor the budget kept a part.
+    assert windows.do("d.registerHost(address, 5 << 20, True).devicePointer == address")
+
+
+def test_theBudgetOfMappedMemoryIsKept(domain: str, actor: Start) -> None:
+    muninn.share(np.zeros(3 * MIB, np.uint8), "a")
+    muninn.share(np.zeros(3 * MIB, np.uint8), "b")
+    small = actor("a, b = muninn.open('a'), muninn.open('b')", MUNINN_MAPPED_WINDOW_BYTES="4M")
+    small.do("a.open()")
+    with pytest.raises(ActorError, match="mappedWindowBytes") as raised:
+        small.do("b.open()")
+    assert raised.value.kind == "BarPressureHigh"
+    assert small.do("int(b.read().sum()), len(b.describe()['importers'])") == [0, 1], "it is open for the CPU all the same"
+    small.do("import gc; a.close(); gc.collect()")
+    small.do("deadline = time.monotonic() + 30")
+    small.do(
+        "while True:\n    try:\n        b.open(); break\n    except muninn.errors.BarPressureHigh:\n"
+        "        assert time.monotonic() < deadline; time.sleep(0.01)"
+    )
+
+
+@pytest.mark.usefixtures("standin")
+def test_whatTheDriverCanNotMapIsTheSameError(domain: str, actor: Start) -> None:
+    muninn.share(np.zeros(3 * MIB, np.uint8), "a")
+    small = actor("a = muninn.open('a')", STANDIN_HOST_MAPPED="1M")
+    with pytest.raises(ActorError) as raised:
+        small.do("a.open()")
+    assert raised.value.kind == BarPressureHigh.__name__
+
+
+def test_aReadOnlyOpenIsReadOnlyForCpuAndKernels(domain: str, actor: Start) -> None:
+    muninn.share(np.arange(4096, dtype=np.uint8), "a", access="readOnly")
+    reader = actor(DEVICE + "a = muninn.open('a'); p = a.open(); v = d.allocate(0, 4096); out = np.zeros(3, np.uint8)")
+    reader.do("d.copyNow(out.ctypes.data, p + 1, 3, 0)")
+    assert reader.do("out.tolist()") == [1, 2, 3]
+    with pytest.raises(ActorError) as raised:
+        reader.do("d.copyNow(p, v.address, 16, 0)")
+    assert raised.value.kind == "DeviceUnavailable"
+    assert muninn.open("a").array[:3].tolist() == [0, 1, 2]
+    assert reader.do("a.array.flags.writeable") is False
+
+
+def test_openedForWritingLaterItKeepsItsPointer(domain: str, actor: Start) -> None:
+    muninn.share(np.arange(4096, dtype=np.uint8), "a")
+    reader = actor(DEVICE + "a = muninn.open('a'); p = a.open(); b = muninn.open('a', access='readWrite')")
+    assert reader.do("b.open() == p")
+    reader.do(
+        "src = np.full(3, 77, np.uint8); v = d.allocate(0, 3); d.copyNow(v.address, src.ctypes.data, 3, 0); d.copyNow(p, v.address, 3, 0)"
+    )
+    assert muninn.open("a").array[:4].tolist() == [77, 77, 77, 3]
+
+
+@pytest.mark.usefixtures("standin")
+def test_gpusThatMapNothingReadOnlySayWhatToDo(domain: str, actor: Start) -> None:
+    muninn.share(np.arange(4096, dtype=np.uint8), "a")
+    reader = actor("a = muninn.open('a')", STANDIN_READ_ONLY="0")
+    with pytest.raises(ActorError, match="readWrite") as raised:
+        reader.do("a.open()")
+    assert raised.value.kind == "DeviceUnavailable"
+    assert reader.do("muninn.open('a', access='readWrite').open() > 0")
+
+
+def test_itsLeaseLastsAsLongAsItIsMapped(domain: str, actor: Start) -> None:
+    buffer = muninn.share(np.zeros(MIB, np.uint8), "a")
+    mapped = actor("a = muninn.open('a'); kernel = a.deviceArray(); a.close()")
+    assert mapped.do("kernel.shape") == [MIB]
+    assert len(buffer.describe()["importers"]) == 2, "a device array keeps the memory, and the lease with it"
+    mapped.do("import gc; del kernel; gc.collect()")
+    mapped.do("for _ in range(3000):\n    if len(muninn.listBuffers()[0]['importers']) == 1: break\n    time.sleep(0.01)")
+    assert len(buffer.describe()["importers"]) == 1
+
+
+def test_registersNoRangeTwice(domain: str) -> None:
+    from muninn.api import gpus, membership
+
+    muninn.domainInfo()
+    device = gpus.deviceOf(membership.current())
+    source = ctypes.create_string_buffer(MIB)
+    with device.registerHost(ctypes.addressof(source), MIB, True), pytest.raises(InvalidArgument, match="registered|REGISTERED"):
+        device.registerHost(ctypes.addressof(source), MIB, True)

@@ -1,0 +1,127 @@
+"""Forks, spawned processes, threads and several contexts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import muninn
+from support import Actor
+
+Start = Callable[..., Actor]
+
+
+def run(code: str) -> str:
+    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=100, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+@pytest.mark.parametrize("who", ["muninn", "numba"])
+def test_aForkAfterCudaIsANamedError(domain: str, who: str) -> None:
+    begin = {"muninn": "b.read()", "numba": "from numba import cuda; cuda.to_device(np.arange(3))"}[who]
+    mode = {"muninn": "fastMode", "numba": "bigMode"}[who]
+    printed = run(f"""
+        import os, numpy as np, muninn
+        b = muninn.share(np.arange(10), "a", mode={mode!r}); {begin}
+        read, write = os.pipe()
+        if (pid := os.fork()) == 0:
+            said = []
+            for use in (lambda: muninn.MuninnBuffer(4096, mode="fastMode"), lambda: b.open()):
+                try:
+                    use(); said.append("nothing")
+                except muninn.MuninnError as error:
+                    said.append(f"{{error.code}} {{type(error).__name__}} {{error.fix}}")
+            os.write(write, "\\n".join(said).encode()); os._exit(0)
+        os.waitpid(pid, 0); print(os.read(read, 65536).decode())
+        print(int(b.read().sum()))
+    """)
+    first, second, mine = printed.splitlines()
+    assert first == second == 'MNN-0030 ForkedAfterCuda Start processes by "spawn" or "forkserver"'
+    assert mine == "45", "the parent goes on"
+
+
+def test_aForkBeforeCudaIsFine(domain: str) -> None:
+    assert run("""
+        import os, numpy as np, muninn
+        b = muninn.share(np.arange(10), "a")
+        if (pid := os.fork()) == 0:
+            v = muninn.share(np.arange(10), "v", mode="fastMode"); os._exit(int(v.read().sum()))
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """) == "45"  # fmt: skip
+
+
+def test_hostMemoryIsUsableInAForkedChild(domain: str) -> None:
+    assert run("""
+        import os, numpy as np, muninn
+        b = muninn.share(np.arange(10), "a"); v = muninn.share(np.arange(3), mode="fastMode"); b.open()
+        if (pid := os.fork()) == 0:
+            os._exit(int(b.read().sum()) + int(muninn.open("a").array.sum()))
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """) == "90"  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_pickledBuffersArriveInSpawnedProcesses(domain: str, method: str, tmp_path: object) -> None:
+    (tmp_path / "work.py").write_text(  # type: ignore[operator]
+        textwrap.dedent("""
+            import multiprocessing, sys, numpy as np, muninn
+            def total(buffer): return int(buffer.read().sum()), buffer.mode
+            if __name__ == "__main__":
+                buffers = [muninn.share(np.arange(100), mode=mode) for mode in ("fastMode", "bigMode")]
+                buffers[1].open()
+                with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+                    print(pool.map(total, buffers))
+        """)
+    )
+    ran = subprocess.run(
+        [sys.executable, str(tmp_path / "work.py"), method],  # type: ignore[operator]
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == "[(4950, 'fastMode'), (4950, 'bigMode')]"
+
+
+def test_threadsOpenAndCloseAtOnce(domain: str, actor: Start) -> None:
+    muninn.share(np.arange(1000), "a", mode="fastMode")
+    many = actor("""
+import threading
+failures = []
+def work():
+    try:
+        for _ in range(15):
+            with muninn.open("a") as b:
+                assert int(b.read().sum()) == 499500
+                assert b.deviceArray().shape == (1000,)
+            with muninn.MuninnBuffer(1 << 20, mode="fastMode", access="readWrite") as c:
+                with c.write() as view: view.copy_to_device(np.ones(1 << 20, np.uint8))
+                assert c.read().all()
+    except BaseException as error:
+        failures.append(repr(error))
+threads = [threading.Thread(target=work) for _ in range(8)]
+for t in threads: t.start()
+for t in threads: t.join(100)
+""")
+    assert many.do("failures, [t.is_alive() for t in threads]") == [[], [False] * 8]
+
+
+def test_aContextOfTheCallersOwnStaysCurrent(domain: str, actor: Start) -> None:
+    """A program with a context of its own, beside the primary one that Muninn and Numba use."""
+    other = actor("""
+from cuda.bindings import driver as cu
+from muninn.api import gpus, membership
+cu.cuInit(0)
+own = cu.cuCtxCreate(None, 0, 0)[1] if cu.cuDriverGetVersion()[1] >= 13000 else cu.cuCtxCreate(0, 0)[1]
+b = muninn.share(np.arange(100), "a", mode="fastMode")
+current = int(cu.cuCtxGetCurrent()[1])
+""")
+    assert other.do("current == int(own) == int(cu.cuCtxGetCurrent()[1])")
+    # A stream of that context waits and signals like any other.
+    other.do("s = cu.cuStreamCreate(1)[1]; t = b.signal(s); b.wait(s, t)")
+    assert other.do("int(cu.cuStreamSynchronize(s)[0]), b.wait(None, t)") == [0, 1]
+    assert other.do("out = np.zeros(100, int); int(cu.cuMemcpyDtoH(out.ctypes.data, b.open(), out.nbytes)[0]), int(out.sum())") == [0, 4950]
