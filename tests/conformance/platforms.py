@@ -24,13 +24,18 @@ def hostDevice() -> Device:
     return HostDevice(2, HOST_GPU_BYTES)
 
 
+def last(device: Device) -> int:
+    """Another GPU than the first, if there is one."""
+    return device.gpuCount - 1
+
+
 class Platform(NamedTuple):
     """One back-end in one environment. Which of them run is said by TEST_DRIVER, since a process loads one driver only.
 
     Attributes
     ----------
     makeDevice
-        Makes a device with two GPUs at least.
+        Makes a device; with two GPUs the rules between them are tried too.
     environment
         What a peer process needs in addition, to get the same.
     outlivesOwner

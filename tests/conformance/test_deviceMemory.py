@@ -26,7 +26,7 @@ from muninn.errors import (
 )
 
 from .peer import WATCHDOG_SECONDS, Peer, readBytes, writeBytes
-from .platforms import MIB, Platform
+from .platforms import MIB, Platform, last
 
 PAGE_BYTES = 4096
 pytestmark = pytest.mark.timeout(WATCHDOG_SECONDS)
@@ -69,7 +69,7 @@ def borrow(device: Device, peer: Peer, sizeBytes: int) -> Allocation:
 def test_saysWhatItIsAndWhy(device: Device) -> None:
     assert device.backend in ("host", "cuda")
     assert device.reason
-    assert device.gpuCount >= 2
+    assert device.gpuCount >= 1
     assert all(device.gpuName(gpu) for gpu in range(device.gpuCount))
 
 
@@ -109,8 +109,8 @@ def test_topologyHasEveryPairOnce(device: Device) -> None:
 
 
 def test_statesWhatItAllocated(device: Device) -> None:
-    with device.allocate(1, 100) as allocation:
-        assert (allocation.gpu, allocation.sizeBytes, allocation.writable) == (1, 100, True)
+    with device.allocate(last(device), 100) as allocation:
+        assert (allocation.gpu, allocation.sizeBytes, allocation.writable) == (last(device), 100, True)
         assert allocation.allocatedBytes >= 100
         assert allocation.transport in ("memfd", "vmm", "cudaIpc")
         assert allocation.transportReason
@@ -135,7 +135,7 @@ def test_bytesAreVisibleBothWays(device: Device, startPeer: StartPeer) -> None:
 
 
 def test_importOfOnesOwnAllocationIsAnAlias(device: Device) -> None:
-    with device.allocate(1, MIB) as allocation, alias(device, allocation) as first, alias(device, allocation) as second:
+    with device.allocate(last(device), MIB) as allocation, alias(device, allocation) as first, alias(device, allocation) as second:
         writeBytes(device, first.address, b"one memory")
         assert readBytes(device, second.address, 10) == readBytes(device, allocation.address, 10) == b"one memory"
         first.close()
@@ -205,7 +205,7 @@ def test_capacityIsThatOfEachGpu(device: Device, platform: Platform) -> None:
         assert device.memoryInfo(0).freeBytes == 0
         with pytest.raises(QuotaExceeded):
             device.allocate(0, 1)
-        device.allocate(1, half).close()
+        device.allocate(last(device), half).close()
     gc.collect()
     assert device.memoryInfo(0).freeBytes == free
 
@@ -301,7 +301,7 @@ def test_leaksNoDescriptorOver1000Cycles(device: Device) -> None:
 def test_severalThreadsAllocateImportAndClose(device: Device) -> None:
     def work(number: int) -> None:
         for step in range(20):
-            with device.allocate(number % 2, 8 * PAGE_BYTES) as allocation, alias(device, allocation) as other:
+            with device.allocate(number % device.gpuCount, 8 * PAGE_BYTES) as allocation, alias(device, allocation) as other:
                 mark = bytes([number, step]) * 8
                 writeBytes(device, allocation.address, mark)
                 assert readBytes(device, other.address, 16) == mark
@@ -315,7 +315,7 @@ def test_registersHostMemory(device: Device) -> None:
     seen: list[int] = []
     with (
         device.registerHost(ctypes.addressof(source), MIB, True, seen.append) as registration,
-        device.allocate(1, MIB) as target,
+        device.allocate(last(device), MIB) as target,
     ):
         device.copy(target.address, registration.devicePointer, MIB)
         assert readBytes(device, target.address, 5) == b"hosts"
@@ -328,7 +328,11 @@ def test_registersHostMemory(device: Device) -> None:
 def test_copiesBetweenAllPlaces(device: Device) -> None:
     data = os.urandom(MIB + 3)
     for stream in (None, device.createStream(0)):
-        with device.allocate(0, len(data)) as first, device.allocate(0, len(data)) as second, device.allocate(1, len(data)) as other:
+        with (
+            device.allocate(0, len(data)) as first,
+            device.allocate(0, len(data)) as second,
+            device.allocate(last(device), len(data)) as other,
+        ):
             source = ctypes.create_string_buffer(data, len(data))
             result = ctypes.create_string_buffer(len(data))
             places = [ctypes.addressof(source), first.address, second.address, other.address, ctypes.addressof(result)]
