@@ -40,6 +40,9 @@ demo: $(STAMP) ## share a real model between processes, and kill the broker
 
 test: $(CUDA) standin ## run all tests, the C ones under sanitizers among them
 	@$(PY) -m pytest
+	@echo "and now on the stand-in CUDA driver:"
+	@TEST_DRIVER=standin STANDIN_DEVICES=2 STANDIN_DOMAIN=test-$$$$ LD_LIBRARY_PATH=$(CURDIR)/$(STANDIN) sh -c \
+		'$(PY) -m pytest tests/conformance tests/cuda; status=$$?; rm -f /dev/shm/standin-$$(id -u)-$$STANDIN_DOMAIN; exit $$status'
 
 model: ## explore the protocol's models with SPIN, whole and with each invariant taken away; QUICK=1 for the small ones
 	@SPIN=$$(sh ops/findspin.sh) && python3 tests/model/check.py $(if $(QUICK),--quick)

@@ -52,6 +52,7 @@ _UNPASSED = {
             "streams.Gate.open:storeRelease64",
             "streams.Gates.take:storeRelease64",
             "vmm.VmmAllocation.exportDescriptor:fcntl",
+            "vmm.allocate:fcntl",
             "vmm.importDescriptor:fcntl",
         ),
         "real GPUs (tests/cuda)",

@@ -45,10 +45,16 @@ static bool mayReach(uint64_t address, uint64_t bytes, int how) {
     return true;
 }
 
+/* Two registrations side by side are one range to a kernel, and two to a copy. */
+static bool crosses(uint64_t address, uint64_t bytes) {
+    Mapping *mapping = mappingFind(address);
+    return mapping && mapping->kind == KIND_REGISTERED && address + bytes > mapping->base + mapping->bytes;
+}
+
 static CUresult copyNow(uint64_t target, uint64_t source, uint64_t bytes, Stream *stream, bool async) {
     if (!bytes) return OK;
     bool toDevice = isDevice(target, bytes), fromDevice = isDevice(source, bytes);
-    if (!target || !source || !mayReach(target, bytes, TO_WRITE) || !mayReach(source, bytes, TO_READ)) return INVALID_VALUE;
+    if (!target || !source || crosses(target, bytes) || crosses(source, bytes) || !mayReach(target, bytes, TO_WRITE) || !mayReach(source, bytes, TO_READ)) return INVALID_VALUE;
     bool pinned = (toDevice || isPinned(target, bytes)) && (fromDevice || isPinned(source, bytes));
     bool wait = async ? !pinned : !(toDevice && fromDevice);
     Copy copy = {target, source, bytes, TO_WRITE | (toDevice ? KNOWN : 0), TO_READ | (fromDevice ? KNOWN : 0)};

@@ -134,6 +134,7 @@ typedef struct Physical {
     int refs;          /* mappings, handles, work under way */
     int handles;       /* how often cuMemRelease is due */
     int exportable, block, counted;
+    int imported; /* from another process: it can not be exported again */
 } Physical;
 
 typedef struct {

@@ -95,7 +95,7 @@ API CUresult cuMemExportToShareableHandle(void *shared, Physical *handle, int ty
     if (type != 1 || !driver.vmmFd) return NOT_SUPPORTED;
     CUresult result = INVALID_VALUE;
     pthread_mutex_lock(&gate);
-    if (physicalKnown(handle) && handle->handles && handle->exportable) {
+    if (physicalKnown(handle) && handle->handles && handle->exportable && !handle->imported) {
         int fd = fcntl(handle->fd, F_DUPFD_CLOEXEC, 3);
         result = fd < 0 ? OPERATING_SYSTEM : OK;
         if (!result) *(int *)shared = fd;
@@ -114,6 +114,7 @@ API CUresult cuMemImportFromShareableHandle(Physical **handle, void *shared, int
     CUresult result = physicalImport(&made, (int)(intptr_t)shared, true, &trailer);
     if (!result) {
         if (made->handles++) physicalRelease(made); /* all handles of a process together hold one reference */
+        made->imported = trailer.exporter != getpid();
         *handle = made;
     }
     pthread_mutex_unlock(&gate);

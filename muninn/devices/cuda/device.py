@@ -71,6 +71,7 @@ class CudaDevice(Device):
             raise typed(error, "the GPUs can not be asked") from error
         self.gpuCount = len(self._gpus)
         self._budget = registration.Budget(mappedWindowBytes)
+        self._seams = registration.Seams()
         self._windowBytes = windowBytes
         self._reaper = Reaper()
         self._legacy = LegacyMemory(self._reaper)
@@ -197,7 +198,9 @@ class CudaDevice(Device):
 
     def registerHost(self, address: int, sizeBytes: int, writable: bool, progress: Callable[[int], None] | None = None) -> Registration:
         with self._working(self._someGpu().index, f"{sizeBytes} bytes of host memory can not be mapped") as gpu:
-            return registration.register(self._reaper, gpu, address, sizeBytes, writable, progress, self._budget, self._windowBytes)
+            return registration.register(
+                self._reaper, gpu, address, sizeBytes, writable, progress, self._budget, self._seams, self._windowBytes
+            )
 
     def copy(self, target: int, source: int, sizeBytes: int, stream: object = None, keepAlive: object = None) -> None:
         if sizeBytes < 0 or (sizeBytes > 0 and (target <= 0 or source <= 0)):
@@ -211,14 +214,15 @@ class CudaDevice(Device):
             if isPageable and not (chosen.handle in DEFAULT_HANDLES and chosen.isQuiet()):
                 chosen.submit(_HostCopy(self, target, source, sizeBytes, chosen.gpu, keepAlive))
             else:
-                chosen.copy(target, source, sizeBytes, keepAlive)
+                chosen.copy(target, source, self._seams.parts(target, source, sizeBytes), keepAlive)
         except DriverError as error:
             raise typed(error, f"{sizeBytes} bytes can not be copied") from error
 
     def copyNow(self, target: int, source: int, sizeBytes: int, gpu: int) -> None:
         with self._working(gpu, f"{sizeBytes} bytes can not be copied"):
             copier = self._copier(gpu)
-            call(cu.cuMemcpyAsync, target, source, sizeBytes, copier)
+            for offset, partBytes in self._seams.parts(target, source, sizeBytes):
+                call(cu.cuMemcpyAsync, target + offset, source + offset, partBytes, copier)
             call(cu.cuStreamSynchronize, copier)
 
     def _copier(self, gpu: int) -> Any:

@@ -10,6 +10,7 @@ Registering pins the pages: they can not be swapped, and a peer that truncates t
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import weakref
 from collections.abc import Callable
@@ -25,6 +26,30 @@ from muninn.errors import BarPressureHigh, DeviceUnavailable, InvalidArgument, M
 #: The most bytes of one call.
 WINDOW_BYTES = 64 << 30
 _FLAGS = cu.CU_MEMHOSTREGISTER_PORTABLE | cu.CU_MEMHOSTREGISTER_DEVICEMAP
+
+
+class Seams:
+    """Where one window ends and the next begins: kernels pass over, and a copy must not (INVALID_VALUE, seen on an H100)."""
+
+    def __init__(self) -> None:
+        self._at: frozenset[int] = frozenset()
+        self._changing = threading.Lock()
+
+    def add(self, windows: list[int]) -> None:
+        with self._changing:
+            self._at |= set(windows[1:])
+
+    def remove(self, windows: list[int]) -> None:
+        with self._changing:
+            self._at -= set(windows[1:])
+
+    def parts(self, target: int, source: int, sizeBytes: int) -> list[tuple[int, int]]:
+        """(offset, bytes) of the copies that a copy is to be made of; one, nearly always."""
+        if not self._at:
+            return [(0, sizeBytes)]
+        offsets = {seam - start for seam in self._at for start in (target, source)}
+        cuts = [0, *sorted(offset for offset in offsets if 0 < offset < sizeBytes), sizeBytes]
+        return [(start, end - start) for start, end in itertools.pairwise(cuts)]
 
 
 class Budget:
@@ -53,12 +78,12 @@ class Budget:
 class CudaRegistration(Registration):
     """Registered memory. It is given back when it is closed or collected, behind the work that uses it."""
 
-    def __init__(self, reaper: Reaper, gpu: Gpu, windows: list[int], sizeBytes: int, writable: bool, budget: Budget) -> None:
+    def __init__(self, reaper: Reaper, gpu: Gpu, windows: list[int], sizeBytes: int, writable: bool, budget: Budget, seams: Seams) -> None:
         self.devicePointer, self.sizeBytes, self.writable = windows[0], sizeBytes, writable
         reaper.start()
         #: Called behind the unregistration; shared with the finalizer, which must not hold this object.
         self._closed: list[Callable[[], object]] = []
-        self._finalizer = weakref.finalize(self, reaper.bury, (gpu,), _Unregister(gpu, windows, sizeBytes, budget, self._closed))
+        self._finalizer = weakref.finalize(self, reaper.bury, (gpu,), _Unregister(gpu, windows, sizeBytes, budget, seams, self._closed))
         self._finalizer.atexit = False
 
     def close(self) -> None:
@@ -73,8 +98,10 @@ class CudaRegistration(Registration):
 class _Unregister:
     """What the reaper does with a registration."""
 
-    def __init__(self, gpu: Gpu, windows: list[int], sizeBytes: int, budget: Budget, closed: list[Callable[[], object]]) -> None:
-        self._gpu, self._windows, self._sizeBytes, self._budget, self._closed = gpu, windows, sizeBytes, budget, closed
+    def __init__(
+        self, gpu: Gpu, windows: list[int], sizeBytes: int, budget: Budget, seams: Seams, closed: list[Callable[[], object]]
+    ) -> None:
+        self._gpu, self._windows, self._sizeBytes, self._budget, self._seams, self._closed = gpu, windows, sizeBytes, budget, seams, closed
 
     def __call__(self) -> None:
         try:
@@ -83,6 +110,7 @@ class _Unregister:
                     call(cu.cuMemHostUnregister, window)
         finally:
             self._budget.giveBack(self._sizeBytes)
+            self._seams.remove(self._windows)
             for closed in self._closed:
                 closed()
 
@@ -95,6 +123,7 @@ def register(
     writable: bool,
     progress: Callable[[int], None] | None,
     budget: Budget,
+    seams: Seams,
     windowBytes: int,
 ) -> CudaRegistration:
     """Register whole pages from `address` on; see `Device.registerHost`."""
@@ -118,7 +147,8 @@ def register(
             if progress is not None:
                 progress(part)
         undo.pop_all()
-    return CudaRegistration(reaper, gpu, windows, sizeBytes, writable, budget)
+    seams.add(windows)
+    return CudaRegistration(reaper, gpu, windows, sizeBytes, writable, budget, seams)
 
 
 def _registerWindow(address: int, sizeBytes: int, flags: int) -> None:

@@ -184,12 +184,13 @@ class CudaStream(Stream):
             self._lane.put(item)
             call(cu.cuStreamWaitValue64, self.handle, gate.word[1], number, _REACHED)
 
-    def copy(self, target: int, source: int, sizeBytes: int, keepAlive: object) -> None:
-        """Copy between addresses that the driver knows; `keepAlive` is dropped behind it."""
+    def copy(self, target: int, source: int, parts: list[tuple[int, int]], keepAlive: object) -> None:
+        """Copy (offset, bytes) between addresses that the driver knows; `keepAlive` is dropped behind it."""
         self._raiseKept()
         events = self._events
         with self._submitting, Entered(events.context):
-            call(cu.cuMemcpyAsync, target, source, sizeBytes, self.handle)
+            for offset, sizeBytes in parts:
+                call(cu.cuMemcpyAsync, target + offset, source + offset, sizeBytes, self.handle)
             if keepAlive is not None:
                 event = events.record(self.handle)
 

@@ -1,12 +1,14 @@
 """Transport `vmm`: physical memory of a GPU behind a POSIX descriptor, mapped into an address range of each process.
 
 It lives as long as any process has a descriptor, a handle or a mapping: it outlives whoever allocated it, killed or not (seen on an
-H100). An import is a mapping like the first one, also in the process that allocated.
+H100). An import is a mapping like the first one, also in the process that allocated. The driver exports only what its own process
+allocated (likewise), so everybody keeps the descriptor too, and whoever is left can hand the memory on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import weakref
@@ -21,21 +23,21 @@ from muninn.devices.cuda.gpu import Gpu
 from muninn.devices.cuda.reaper import Reaper
 from muninn.devices.handle import DESCRIPTOR_EXPORT, REASONS, Handle
 from muninn.devices.port import Allocation
-from muninn.errors import BufferFreed, IpcHandleMismatch, PermissionDenied
+from muninn.errors import BufferFreed, DescriptorsExhausted, IpcHandleMismatch, PermissionDenied
 
 _POSIX = cu.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 _FLAGS = cu.CUmemAccess_flags
 
 
 class VmmMapping:
-    """One mapping and its physical handle, until it is collected: the anchor of an allocation."""
+    """One mapping and its descriptor, until it is collected: the anchor of an allocation."""
 
-    __slots__ = ("__weakref__", "_finalizer", "address", "physical")
+    __slots__ = ("__weakref__", "_finalizer", "address", "descriptor")
 
-    def __init__(self, reaper: Reaper, gpus: tuple[Gpu, ...], physical: Any, address: int, sizeBytes: int) -> None:
-        self.physical, self.address = physical, address
+    def __init__(self, reaper: Reaper, gpus: tuple[Gpu, ...], physical: Any, descriptor: int, address: int, sizeBytes: int) -> None:
+        self.descriptor, self.address = descriptor, address
         reaper.start()
-        self._finalizer = weakref.finalize(self, reaper.bury, gpus, lambda: _unmap(physical, address, sizeBytes))
+        self._finalizer = weakref.finalize(self, reaper.bury, gpus, lambda: _unmap(physical, descriptor, address, sizeBytes))
         self._finalizer.atexit = False  # the kernel does it then
 
 
@@ -65,15 +67,12 @@ class VmmAllocation(Allocation):
 
     def exportDescriptor(self, writable: bool = True) -> int:
         mapping = self._mapped()  # held while it is exported
-        driver.guard()
         if writable and not self.writable:
             raise PermissionDenied("this process was given read access only, and can not pass on more")
         try:
-            descriptor = int(call(cu.cuMemExportToShareableHandle, mapping.physical, _POSIX, 0))
-        except DriverError as error:
-            raise driver.typed(error, "the allocation can not be exported") from error
-        fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
-        return descriptor
+            return fcntl.fcntl(mapping.descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+        except OSError as error:
+            raise DescriptorsExhausted(f"the allocation can not be exported: {error.strerror}") from error
 
     def close(self) -> None:
         self._mapping = None
@@ -85,7 +84,10 @@ def allocate(reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], sizeBytes: int) -> 
     with contextlib.ExitStack() as undo:
         physical = call(cu.cuMemCreate, allocatedBytes, gpu.allocationProperties(), 0)
         undo.callback(call, cu.cuMemRelease, physical)
-        mapping = _mapped(reaper, gpu, peers, physical, allocatedBytes, True)
+        descriptor = int(call(cu.cuMemExportToShareableHandle, physical, _POSIX, 0))
+        undo.callback(os.close, descriptor)
+        fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+        mapping = _mapped(reaper, gpu, peers, physical, descriptor, allocatedBytes, True)
         undo.pop_all()
     return VmmAllocation(gpu, mapping, sizeBytes, allocatedBytes, True)
 
@@ -99,19 +101,20 @@ def importDescriptor(
     try:
         own = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
     except (OSError, ValueError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise DescriptorsExhausted(f"the descriptor can not be kept: {error.strerror}") from error
         raise IpcHandleMismatch(f"{descriptor} is not an open descriptor: {error}") from error
     try:
         with contextlib.ExitStack() as undo:
+            undo.callback(os.close, own)
             physical = call(cu.cuMemImportFromShareableHandle, own, _POSIX)
             undo.callback(call, cu.cuMemRelease, physical)
-            mapping = _mapped(reaper, gpu, peers, physical, handle.sizeBytes, writable)
+            mapping = _mapped(reaper, gpu, peers, physical, own, handle.sizeBytes, writable)
             undo.pop_all()
     except DriverError as error:
         if error.code in ("OUT_OF_MEMORY", "OPERATING_SYSTEM"):
             raise
         raise IpcHandleMismatch(f"the descriptor is not {handle.sizeBytes} bytes of a GPU's memory: {error}") from error
-    finally:
-        os.close(own)
     return VmmAllocation(gpu, mapping, sizeBytes, handle.sizeBytes, writable)
 
 
@@ -120,7 +123,7 @@ def granulesUp(gpu: Gpu, sizeBytes: int) -> int:
     return -(-sizeBytes // gpu.granuleBytes) * gpu.granuleBytes
 
 
-def _mapped(reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], physical: Any, sizeBytes: int, writable: bool) -> VmmMapping:
+def _mapped(reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], physical: Any, descriptor: int, sizeBytes: int, writable: bool) -> VmmMapping:
     with contextlib.ExitStack() as undo:
         address = int(call(cu.cuMemAddressReserve, sizeBytes, 0, 0, 0))
         undo.callback(call, cu.cuMemAddressFree, address, sizeBytes)
@@ -129,7 +132,7 @@ def _mapped(reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], physical: Any, sizeB
         grants = [_grant(each, writable) for each in (gpu, *peers)]
         call(cu.cuMemSetAccess, address, sizeBytes, grants, len(grants))
         undo.pop_all()
-    return VmmMapping(reaper, (gpu, *peers), physical, address, sizeBytes)
+    return VmmMapping(reaper, (gpu, *peers), physical, descriptor, address, sizeBytes)
 
 
 def _grant(gpu: Gpu, writable: bool) -> Any:
@@ -140,7 +143,8 @@ def _grant(gpu: Gpu, writable: bool) -> Any:
     return grant
 
 
-def _unmap(physical: Any, address: int, sizeBytes: int) -> None:
+def _unmap(physical: Any, descriptor: int, address: int, sizeBytes: int) -> None:
+    os.close(descriptor)
     call(cu.cuMemUnmap, address, sizeBytes)
     call(cu.cuMemRelease, physical)
     call(cu.cuMemAddressFree, address, sizeBytes)
