@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from numba import cuda
+from numba import cuda as _cuda
 
-_asArray: Any = cuda.as_cuda_array
+cuda: Any = _cuda
 #: Numba's table of devices is filled without a lock: two threads that use it first at once get "key already in dictionary".
 _entering = threading.Lock()
 
@@ -16,6 +16,6 @@ def on(gpu: int | None, exposed: object) -> Any:
     """A device array on what has `__cuda_array_interface__`, for kernels of `gpu`, or of the GPU that is worked on; keeps `exposed`."""
     with _entering:
         if gpu is None:
-            return _asArray(exposed, sync=False)
+            return cuda.as_cuda_array(exposed, sync=False)
         with cuda.gpus[gpu]:
-            return _asArray(exposed, sync=False)
+            return cuda.as_cuda_array(exposed, sync=False)

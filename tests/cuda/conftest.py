@@ -24,3 +24,9 @@ def freeBytes(actor: Callable[..., Actor]) -> Iterator[Callable[[], int]]:
     """The GPU's free memory, as a process sees it that holds nothing itself but its context."""
     watcher = actor("from muninn.devices.cuda import CudaDevice\nd = CudaDevice(); d.memoryInfo(0)")
     yield lambda: int(watcher.do("d.memoryInfo(0).freeBytes"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if ON_STANDIN and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="it needs a real GPU: make gpu"))

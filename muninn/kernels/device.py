@@ -1,0 +1,103 @@
+"""Kernels for GPUs. Each strides over its elements, so any number of blocks is right; `twins` says the same in numpy.
+
+Integers are kept unsigned by hand: Numba makes a float64 of an int64 and a uint64, which would be slow, and wrong above 2**53.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from muninn.kernels.numbacuda import cuda
+
+#: Threads of a block: what the shared arrays are made for.
+BLOCK_THREADS = 256
+# Of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014).
+_STEP, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_BY_30, _BY_27, _BY_31 = np.uint64(30), np.uint64(27), np.uint64(31)
+
+
+@cuda.jit(device=True, inline="always")  # type: ignore[untyped-decorator]
+def _mixed(value: Any) -> Any:
+    value = value + _STEP
+    value = (value ^ (value >> _BY_30)) * _FIRST
+    value = (value ^ (value >> _BY_27)) * _SECOND
+    return value ^ (value >> _BY_31)
+
+
+@cuda.jit(device=True, inline="always")  # type: ignore[untyped-decorator]
+def _addUp(partial: Any, result: Any, position: Any) -> None:
+    """Add each thread's `partial` to ``result[position]``, by one atomic a block."""
+    sums = cuda.shared.array(BLOCK_THREADS, np.uint64)
+    thread = cuda.threadIdx.x
+    sums[thread] = partial
+    cuda.syncthreads()
+    half = BLOCK_THREADS // 2
+    while half > 0:
+        if thread < half:
+            sums[thread] = sums[thread] + sums[thread + half]
+        cuda.syncthreads()
+        half //= 2
+    if thread == 0:
+        cuda.atomic.add(result, position, sums[0])
+
+
+@cuda.jit  # type: ignore[untyped-decorator]
+def readSum(data: Any, result: Any) -> None:
+    """Add the sum of uint64 `data` to ``result[0]``: reads every byte once, writes hardly any."""
+    partial = np.uint64(0)
+    for index in range(cuda.grid(1), data.size, cuda.gridsize(1)):
+        partial = partial + data[index]
+    _addUp(partial, result, 0)
+
+
+@cuda.jit  # type: ignore[untyped-decorator]
+def copyElements(target: Any, source: Any) -> None:
+    """``target[:] = source``."""
+    for index in range(cuda.grid(1), source.size, cuda.gridsize(1)):
+        target[index] = source[index]
+
+
+@cuda.jit  # type: ignore[untyped-decorator]
+def scaleAdd(y: Any, a: Any, x: Any) -> None:
+    """``y += a * x``, float32."""
+    for index in range(cuda.grid(1), x.size, cuda.gridsize(1)):
+        y[index] = y[index] + a * x[index]
+
+
+@cuda.jit  # type: ignore[untyped-decorator]
+def fillPattern(data: Any, seed: Any) -> None:
+    """Write the pattern of `seed`: element i of uint64 `data` becomes splitmix64(seed + i)."""
+    for index in range(cuda.grid(1), data.size, cuda.gridsize(1)):
+        data[index] = _mixed(seed + np.uint64(index))
+
+
+@cuda.jit  # type: ignore[untyped-decorator]
+def countMismatches(data: Any, seed: Any, result: Any) -> None:
+    """Add to ``result[0]`` how many elements are not those of `fillPattern`."""
+    partial = np.uint64(0)
+    for index in range(cuda.grid(1), data.size, cuda.gridsize(1)):
+        if data[index] != _mixed(seed + np.uint64(index)):
+            partial = partial + np.uint64(1)
+    _addUp(partial, result, 0)
+
+
+@cuda.jit  # type: ignore[untyped-decorator]
+def markDirty(scratch: Any, base: Any, sliceElements: Any, flags: Any) -> None:
+    """Set ``flags[i]`` to 1 where any of the `sliceElements` uint64 elements of slice i differ. All who write it write the same."""
+    for index in range(cuda.grid(1), scratch.size, cuda.gridsize(1)):
+        if scratch[index] != base[index]:
+            flags[index // sliceElements] = 1
+
+
+@cuda.jit  # type: ignore[untyped-decorator]
+def sliceDigests(data: Any, sliceElements: Any, digests: Any) -> None:
+    """Add to each ``digests[i]`` the digest of slice i of uint64 `data`: the sum of splitmix64(element ^ splitmix64(index in it))."""
+    for number in range(cuda.blockIdx.x, digests.size, cuda.gridDim.x):
+        first = number * sliceElements
+        partial = np.uint64(0)
+        for index in range(cuda.threadIdx.x, min(sliceElements, data.size - first), BLOCK_THREADS):
+            partial = partial + _mixed(data[first + index] ^ _mixed(np.uint64(index)))
+        _addUp(partial, digests, number)
+        cuda.syncthreads()  # the block's sums are used again for its next slice

@@ -1,0 +1,94 @@
+"""Running a kernel by its name, on a GPU or by its twin; and its code, for whoever wants to see it without a GPU."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from muninn.errors import DeviceUnavailable, InvalidArgument
+
+#: Every kernel, and the types of its arguments: an array by its element, a number by itself.
+KERNELS: dict[str, tuple[str, ...]] = {
+    "readSum": ("uint64[::1]", "uint64[::1]"),
+    "copyElements": ("uint64[::1]", "uint64[::1]"),
+    "scaleAdd": ("float32[::1]", "float32", "float32[::1]"),
+    "fillPattern": ("uint64[::1]", "uint64"),
+    "countMismatches": ("uint64[::1]", "uint64", "uint64[::1]"),
+    "markDirty": ("uint64[::1]", "uint64[::1]", "int64", "uint8[::1]"),
+    "sliceDigests": ("uint64[::1]", "int64", "uint64[::1]"),
+}
+#: Enough to fill the largest GPU of today several times over; more would only wait.
+_MAX_BLOCKS = 4096
+_NUMBERS = {"uint64": np.uint64, "int64": np.int64, "float32": np.float32}
+
+
+def launch(name: str, *arguments: Any, stream: Any = None) -> None:
+    """Run a kernel: on a GPU when its arrays are there, else its twin, here and now.
+
+    Parameters
+    ----------
+    name
+        One of `KERNELS`.
+    arguments
+        As the kernel's twin has them. Arrays are numpy's, or have `__cuda_array_interface__`; all of one kind.
+    stream
+        In which it runs: a Numba stream, or the integer handle of any other; None is the default stream. It is not waited for.
+
+    Raises
+    ------
+    InvalidArgument
+        There is no such kernel, or it takes another number of arguments.
+    DeviceUnavailable
+        The arrays are on a GPU, and Numba is not installed.
+    """
+    types = KERNELS.get(name)
+    if types is None or len(types) != len(arguments):
+        raise InvalidArgument(f"no kernel {name!r} takes {len(arguments)} arguments", f"Use one of {', '.join(KERNELS)}")
+    arrays = [argument for argument, kind in zip(arguments, types, strict=True) if kind not in _NUMBERS]
+    if all(isinstance(array, np.ndarray) for array in arrays):
+        from muninn.kernels import twins
+
+        getattr(twins, name)(*arguments)
+        return
+    device = _deviceKernels()
+    given = tuple(_NUMBERS[kind](argument) if kind in _NUMBERS else argument for argument, kind in zip(arguments, types, strict=True))
+    blocks = _blocksFor(name, arrays, device.BLOCK_THREADS)
+    if blocks:
+        getattr(device, name)[blocks, device.BLOCK_THREADS, _streamOf(stream)](*given)
+
+
+def ptxOf(name: str, computeCapability: tuple[int, int]) -> str:
+    """The PTX of a kernel for one kind of GPU, such as ``(9, 0)``. Needs Numba and the CUDA toolkit, and no GPU."""
+    device = _deviceKernels()
+    import numba
+
+    named = {kind: getattr(numba, kind.removesuffix("[::1]")) for kind in KERNELS[name]}
+    signature = numba.void(*(named[kind][::1] if kind.endswith("[::1]") else named[kind] for kind in KERNELS[name]))
+    ptx, _ = device.cuda.compile_ptx(getattr(device, name).py_func, signature, cc=computeCapability)
+    return str(ptx)
+
+
+def _deviceKernels() -> ModuleType:
+    try:
+        from muninn.kernels import device
+    except ImportError as error:
+        raise DeviceUnavailable(f"kernels need numba-cuda: {error}", "pip install 'muninn[cuda]'") from error
+    return device
+
+
+def _blocksFor(name: str, arrays: list[Any], blockThreads: int) -> int:
+    """A block a slice for the digests of slices, else as many as it takes to give each thread one element."""
+    sizes = [int(np.prod(array.shape)) for array in arrays]
+    wanted = sizes[-1] if name == "sliceDigests" else -(-(sizes[1] if name == "copyElements" else sizes[0]) // blockThreads)
+    return min(wanted, _MAX_BLOCKS)
+
+
+def _streamOf(stream: Any) -> Any:
+    """What Numba takes for a stream."""
+    from muninn.kernels.numbacuda import cuda
+
+    if stream is None:
+        return 0
+    return cuda.external_stream(stream) if isinstance(stream, int) else stream

@@ -1,0 +1,76 @@
+"""Kernels as they are launched: on a GPU against their twins, and on the stand-in through twins that the driver calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import muninn
+from muninn.kernels import launch, twins
+from support import Actor
+
+Start = Callable[..., Actor]
+STANDIN = str(Path(__file__).parents[1] / "standin")
+#: The twin of `fillPattern`, for the stand-in: its parameters are an array (seven of them) and a number.
+PATTERN = f"""
+import sys; sys.path.insert(0, {STANDIN!r})
+import twins as standin
+from muninn.kernels import launch, twins
+def fill(launched):
+    twins.fillPattern(standin.numbaArray(launched, 0, np.uint64), launched.value(7))
+def count(launched):
+    twins.countMismatches(standin.numbaArray(launched, 0, np.uint64), launched.value(7), standin.numbaArray(launched, 8, np.uint64))
+from numba import cuda
+cuda.current_context()
+standin.register("fillPattern", fill); standin.register("countMismatches", count)
+"""
+
+
+@pytest.mark.usefixtures("standin")
+@pytest.mark.parametrize("mode", ["fastMode", "bigMode"])
+def test_aKernelWritesSharedMemory(domain: str, actor: Start, mode: str) -> None:
+    buffer = muninn.array("a", 5000, np.uint64, mode=mode)
+    other = actor(
+        PATTERN + "b = muninn.open('a', access='readWrite')\nwith b.write(stream=None) as view: launch.launch('fillPattern', view, 42)"
+    )
+    expected = np.zeros(5000, np.uint64)
+    twins.fillPattern(expected, 42)
+    assert np.array_equal(buffer.read(), expected)
+    other.do(
+        "result = cuda.to_device(np.zeros(1, np.uint64))\nwith b.read(stream=None) as view: launch.launch('countMismatches', view, 42, result)"
+    )
+    assert other.do("int(result.copy_to_host()[0])") == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [1, 255, 257, 1_000_003])
+def test_everyKernelDoesOnTheGpuWhatItsTwinDoes(size: int) -> None:
+    from numba import cuda
+
+    rng = np.random.default_rng(size)
+    data = rng.integers(0, 1 << 64, size, np.uint64)
+    changed = data.copy()
+    changed[size // 2] ^= np.uint64(1)
+    slices = 1000
+    count = -(-size // slices)
+    calls = {
+        "readSum": (data, np.array([3], np.uint64)),
+        "copyElements": (np.zeros(size, np.uint64), data),
+        "scaleAdd": (np.ones(size, np.float32), 3.0, np.arange(size, dtype=np.float32) % 1000),
+        "fillPattern": (np.zeros(size, np.uint64), (1 << 64) - 5),
+        "countMismatches": (data, 9, np.zeros(1, np.uint64)),
+        "markDirty": (changed, data, slices, np.zeros(count, np.uint8)),
+        "sliceDigests": (data, slices, np.zeros(count, np.uint64)),
+    }
+    assert calls.keys() == launch.KERNELS.keys()
+    for name, arguments in calls.items():
+        onGpu = [cuda.to_device(argument) if isinstance(argument, np.ndarray) else argument for argument in arguments]
+        launch.launch(name, *onGpu)
+        mine = [argument.copy() if isinstance(argument, np.ndarray) else argument for argument in arguments]
+        launch.launch(name, *mine)
+        for got, expected in zip(onGpu, mine, strict=True):
+            if isinstance(expected, np.ndarray):
+                assert np.array_equal(got.copy_to_host(), expected), name

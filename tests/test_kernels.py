@@ -1,0 +1,157 @@
+"""Kernels: twins against what they say they do, GPU code against the twins under the simulator, and code for each kind of GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from muninn.errors import InvalidArgument
+from muninn.kernels import launch, twins
+
+ROOT = Path(__file__).parent.parent
+CAPABILITIES = ((7, 5), (8, 0), (9, 0), (10, 0))
+_MASK = (1 << 64) - 1
+
+
+def mixed(value: int) -> int:
+    """splitmix64, in Python's integers."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ value >> 27) * 0x94D049BB133111EB) & _MASK
+    return value ^ value >> 31
+
+
+words = st.lists(st.integers(0, _MASK), min_size=1, max_size=70)
+
+
+@given(words)
+def test_readSumAddsAndWrapsAround(values: list[int]) -> None:
+    result = np.array([5], np.uint64)
+    twins.readSum(np.array(values, np.uint64), result)
+    assert int(result[0]) == (5 + sum(values)) & _MASK
+
+
+@given(st.integers(1, 200), st.integers(0, _MASK >> 1))
+@settings(max_examples=30)
+def test_thePatternIsCountedFromItsSeed(count: int, seed: int) -> None:
+    data = np.zeros(count, np.uint64)
+    twins.fillPattern(data, seed)
+    assert data.tolist() == [mixed((seed + index) & _MASK) for index in range(count)]
+    result = np.zeros(1, np.uint64)
+    twins.countMismatches(data, seed, result)
+    assert result[0] == 0
+    data[count // 2] ^= np.uint64(1)
+    data[0] ^= np.uint64(1 << 63)
+    twins.countMismatches(data, seed, result)
+    assert result[0] == len({0, count // 2} if count // 2 else set()) or count == 1
+
+
+def test_thePatternGoesOnBeyondThePartsOfTheTwin() -> None:
+    data = np.zeros(100_000, np.uint64)
+    twins.fillPattern(data, 7)
+    assert int(data[99_999]) == mixed(7 + 99_999)
+    result = np.zeros(1, np.uint64)
+    twins.countMismatches(data, 8, result)
+    assert result[0] == 100_000
+
+
+@given(words, st.integers(1, 9), st.sets(st.integers(0, 69)))
+def test_markDirtyMarksTheSlicesThatDiffer(values: list[int], sliceElements: int, changed: set[int]) -> None:
+    base = np.array(values, np.uint64)
+    scratch, flags = base.copy(), np.zeros(-(-len(values) // sliceElements), np.uint8)
+    changed = {index for index in changed if index < len(values)}
+    for index in changed:
+        scratch[index] ^= np.uint64(1)
+    twins.markDirty(scratch, base, sliceElements, flags)
+    assert set(np.flatnonzero(flags).tolist()) == {index // sliceElements for index in changed}
+
+
+@given(words, st.integers(1, 9))
+def test_sliceDigestsAreThoseOfEachSlice(values: list[int], sliceElements: int) -> None:
+    digests = np.zeros(-(-len(values) // sliceElements), np.uint64)
+    twins.sliceDigests(np.array(values, np.uint64), sliceElements, digests)
+    parts = [values[first : first + sliceElements] for first in range(0, len(values), sliceElements)]
+    assert digests.tolist() == [sum(mixed(value ^ mixed(at)) for at, value in enumerate(part)) & _MASK for part in parts]
+
+
+def test_copyAndScaleAdd() -> None:
+    x, y = np.arange(100, dtype=np.float32), np.ones(100, np.float32)
+    launch.launch("scaleAdd", y, 2.0, x)
+    assert np.array_equal(y, 1 + 2 * np.arange(100, dtype=np.float32))
+    target = np.zeros(100, np.uint64)
+    launch.launch("copyElements", target, np.arange(100, dtype=np.uint64))
+    assert np.array_equal(target, np.arange(100))
+
+
+def test_unknownKernelsAndArgumentsAreRefused() -> None:
+    for name, arguments in (("fillPatterns", ()), ("fillPattern", (np.zeros(3, np.uint64),))):
+        with pytest.raises(InvalidArgument, match="kernel"):
+            launch.launch(name, *arguments)
+
+
+def test_importingThemLoadsNoNumba() -> None:
+    code = "import sys, muninn.kernels.launch, muninn.kernels.twins; print('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout == "False\n"
+
+
+_SIMULATED = """
+import numpy as np
+from muninn.kernels import device, twins
+cuda, rng = device.cuda, np.random.default_rng(1)
+for size, counts in ((1, (1,)), (257, (1, 2)), (600, (2,))):
+    for blocks in counts:
+        data = rng.integers(0, 1 << 64, size, np.uint64)
+        def both(name, *arguments):
+            results = []
+            for run in (getattr(twins, name), getattr(device, name)[blocks, device.BLOCK_THREADS]):
+                given = [argument.copy() if isinstance(argument, np.ndarray) else argument for argument in arguments]
+                run(*given)
+                results.append(given)
+            for mine, theirs in zip(*results):
+                assert np.array_equal(mine, theirs), (name, size, blocks, mine, theirs)
+        both("readSum", data, np.array([3], np.uint64))
+        both("copyElements", np.zeros(size, np.uint64), data)
+        both("scaleAdd", np.ones(size, np.float32), np.float32(3), np.arange(size, dtype=np.float32))
+        both("fillPattern", np.zeros(size, np.uint64), np.uint64((1 << 64) - 5))
+        both("countMismatches", data, np.uint64(9), np.zeros(1, np.uint64))
+        changed = data.copy(); changed[size // 2] ^= np.uint64(1); changed[-1] ^= np.uint64(1)
+        for slices in (100, 1000):
+            both("markDirty", changed, data, slices, np.zeros(-(-size // slices), np.uint8))
+            if size // slices < 8: both("sliceDigests", data, slices, np.zeros(-(-size // slices), np.uint64))
+print("same")
+"""
+
+
+def test_theGpuCodeDoesWhatItsTwinsDoUnderTheSimulator() -> None:
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: make test installs it")
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(_SIMULATED)],
+        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110,
+    )  # fmt: skip
+    assert ran.stdout == "same\n", ran.stderr
+
+
+@pytest.mark.parametrize("name", launch.KERNELS)
+def test_compilesAndAssemblesForEachKindOfGpu(name: str) -> None:
+    nvjitlink = pytest.importorskip("cuda.bindings.nvjitlink", reason="cuda-bindings is not installed: make test installs it")
+    for major, minor in CAPABILITIES:
+        ptx = launch.ptxOf(name, (major, minor))
+        assert f".target sm_{major}{minor}" in ptx
+        assert ".f64" not in ptx, "an integer became a float64"
+        handle = nvjitlink.create(1, [f"-arch=sm_{major}{minor}"])
+        try:
+            nvjitlink.add_data(handle, nvjitlink.InputType.PTX, ptx.encode(), len(ptx), name)
+            nvjitlink.complete(handle)
+            cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
+            nvjitlink.get_linked_cubin(handle, cubin)
+        finally:
+            nvjitlink.destroy(handle)
+        assert cubin[:4] == b"\x7fELF" and name.encode() in cubin
