@@ -1,0 +1,91 @@
+"""What is killed: a process whose kernels write a shared buffer without a pause. `python -m tests.crash.worker ROLE NAME CUBIN SEED`.
+
+The kernel is `fillPattern`, assembled before, so that a process is at work a moment after its start. It says "at work" once its first
+launches are queued, and never ends by itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cuda.bindings import driver as cu
+
+import muninn
+from muninn.devices.cuda.driver import call
+
+BOUND_SECONDS = 120
+ELEMENTS = 1 << 20
+_THREADS, _BLOCKS = 256, 512
+#: Launches between two waits: enough to keep the GPU busy, few enough to be killed in any of them.
+_BATCH = 16
+
+
+class Kernel:
+    """A kernel of a cubin, with the arguments that Numba would give it: an array is seven of them."""
+
+    def __init__(self, cubin: bytes, name: str) -> None:
+        self._library = call(cu.cuLibraryLoadData, cubin, [], [], 0, [], [], 0)
+        count = int(call(cu.cuLibraryGetKernelCount, self._library))
+        kernels = call(cu.cuLibraryEnumerateKernels, count, self._library)
+        self._function = next(
+            call(cu.cuKernelGetFunction, kernel) for kernel in kernels if name.encode() in call(cu.cuKernelGetName, kernel)
+        )
+
+    def launch(self, stream: int, address: int, elements: int, seed: int) -> None:
+        values = (0, 0, elements, 8, address, elements, 8, seed)
+        words = [ctypes.c_uint64(value) for value in values]
+        pointers = (ctypes.c_void_p * len(words))(*(ctypes.addressof(word) for word in words))
+        call(cu.cuLaunchKernel, self._function, _BLOCKS, 1, 1, _THREADS, 1, 1, 0, stream, ctypes.addressof(pointers), 0)
+
+
+def twinOnTheStandin() -> None:
+    """Where the driver is the stand-in, its twin is what a launch runs."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "standin"))
+    import twins as standin
+
+    from muninn.kernels import twins
+
+    def fill(launched: Any) -> None:
+        twins.fillPattern(standin.numbaArray(launched, 0, np.uint64), launched.value(7))
+
+    standin.register("fillPattern", fill)
+
+
+def opened(role: str, name: str) -> muninn.MuninnBuffer:
+    if role == "owner":
+        return muninn.MuninnBuffer(ELEMENTS * 8, mode="fastMode", name=name, access="readWrite", lifetime="lastClose")
+    if role == "lender":
+        from numba import cuda
+
+        return muninn.share(cuda.device_array(ELEMENTS, np.uint64), name, access="readWrite", lifetime="lastClose", copy=False)
+    return muninn.open(name, access="readWrite", timeout=30)
+
+
+def main() -> None:
+    role, name, cubin, seed = sys.argv[1:]
+    signal.alarm(BOUND_SECONDS)
+    buffer = opened(role, name)
+    address = buffer.open()
+    call(cu.cuCtxSetCurrent, call(cu.cuDevicePrimaryCtxRetain, 0))
+    kernel, stream = Kernel(Path(cubin).read_bytes(), "fillPattern"), int(call(cu.cuStreamCreate, 1))
+    if os.environ.get("TEST_DRIVER") == "standin":
+        twinOnTheStandin()
+    said = False
+    while True:
+        for _ in range(_BATCH):
+            kernel.launch(stream, address, ELEMENTS, int(seed))
+        if not said:
+            print("at work", flush=True)
+            said = True
+        buffer.signal(stream)
+        call(cu.cuStreamSynchronize, stream)
+
+
+if __name__ == "__main__":
+    main()
