@@ -10,7 +10,7 @@ STANDIN := build/standin
 STANDIN_SOURCES := $(wildcard tests/standin/*.c)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup interop demo test model stateful failpoints fuzz mutation soak lint types bench sanitize standin format clean
+.PHONY: help setup interop gpu demo test model stateful failpoints fuzz mutation soak lint types bench sanitize standin format clean
 
 help: ## say what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,8 +41,7 @@ demo: $(STAMP) ## share a real model between processes, and kill the broker
 test: $(CUDA) standin ## run all tests, the C ones under sanitizers among them
 	@$(PY) -m pytest
 	@echo "and now on the stand-in CUDA driver:"
-	@TEST_DRIVER=standin STANDIN_DEVICES=2 STANDIN_DOMAIN=test-$$$$ LD_LIBRARY_PATH=$(CURDIR)/$(STANDIN) sh -c \
-		'$(PY) -m pytest tests/conformance tests/cuda; status=$$?; rm -f /dev/shm/standin-$$(id -u)-$$STANDIN_DOMAIN; exit $$status'
+	@sh ops/standin.sh $(PY) -m pytest tests/conformance tests/cuda
 
 model: ## explore the protocol's models with SPIN, whole and with each invariant taken away; QUICK=1 for the small ones
 	@SPIN=$$(sh ops/findspin.sh) && python3 tests/model/check.py $(if $(QUICK),--quick)
@@ -79,13 +78,20 @@ sanitize: ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 		-Icshim -o $(SANITIZE)/primitives cshim/primitives.c tests/c/test_primitives.c
 	@$(SANITIZE)/primitives
 
-standin: $(STANDIN)/libcuda.so.1 ## build the stand-in CUDA driver
+standin: $(STANDIN)/libcuda.so.1 $(STANDIN)/twins.so ## build the stand-in CUDA driver
 
 $(STANDIN)/libcuda.so.1: $(STANDIN_SOURCES) tests/standin/standin.h
 	@mkdir -p $(STANDIN)
 	@$${CC:-cc} -std=c11 -g -O2 -Wall -Wextra -Werror -Wno-format-zero-length -pthread -fPIC -fvisibility=hidden -shared -Wl,-soname,libcuda.so.1 -o $@.new $(STANDIN_SOURCES) -ldl
 	@mv $@.new $@
 	@ln -sf libcuda.so.1 $(STANDIN)/libcuda.so
+
+$(STANDIN)/twins.so: tests/standin/twins/twins.c $(STANDIN)/libcuda.so.1
+	@$${CC:-cc} -std=c11 -g -O2 -Wall -Wextra -Werror -fPIC -shared -o $@.new $< -L$(STANDIN) -lcuda
+	@mv $@.new $@
+
+gpu: $(CUDA) ## what needs a real GPU: suite, kills, demos, benchmarks, in one table; REHEARSE=1 on the stand-in
+	@$(if $(REHEARSE),$(MAKE) --no-print-directory standin && STANDIN_MEMORY=8G sh ops/standin.sh )$(PY) ops/gpu.py $(if $(REHEARSE),--rehearse)
 
 format: $(STAMP) ## let ruff lay the code out
 	@$(VENV)/bin/ruff check --fix .

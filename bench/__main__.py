@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import os
-import platform
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from bench import bulk, crowd, opens
 from bench.harness import Options, Row
+from bench.table import RESULTS, tableOf, write
 
-RESULTS = Path(__file__).parent / "results"
 GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "import": opens.importing,
     "open": opens.opening,
@@ -31,49 +27,6 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "idle": crowd.idling,
     "memory": crowd.memory,
 }
-
-
-def shown(values: list[float], unit: str) -> str:
-    middle = f"{statistics.median(values):.3g} {unit}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):.3g}–{max(values):.3g})"
-
-
-def tableOf(rows: list[Row]) -> Table:
-    table = Table(title="Muninn beside its peers, in one run", title_justify="left", box=None, padding=(0, 1))
-    for heading in ("what", "ours", "peer", "ratio", "must", "go for", "verdict"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        ratio = shown(row.ratios, "×") if row.peer else "-"
-        bounds = [("-" if bound is None else f"{bound:.3g}{' ×' if row.peer else f' {row.unit}'}") for bound in (row.limit, row.goal)]
-        peer = f"{shown(row.peer, row.unit)} {row.peerName}" if row.peer else row.note or "-"
-        colour = {"SHORT": "red", "goal": "green"}.get(row.verdict, "")
-        table.add_row(row.what, shown(row.ours, row.unit), peer, ratio, *bounds, f"[{colour}]{row.verdict}" if colour else row.verdict)
-    return table
-
-
-def write(rows: list[Row], path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    machine = f"{platform.machine()}, {os.cpu_count()} processors, Linux {platform.release()}, Python {platform.python_version()}"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["what", "unit", "ours", "peer", "peerName", "ratio", "must", "goFor", "verdict", "note", "machine"])
-        for row in rows:
-            peer, ratio = (statistics.median(row.peer), statistics.median(row.ratios)) if row.peer else ("", "")
-            writer.writerow(
-                [
-                    row.what,
-                    row.unit,
-                    statistics.median(row.ours),
-                    peer,
-                    row.peerName,
-                    ratio,
-                    row.limit,
-                    row.goal,
-                    row.verdict,
-                    row.note,
-                    machine,
-                ]
-            )
 
 
 def main() -> int:

@@ -112,6 +112,94 @@ def openTimes(name: str, repeats: int) -> None:
         say(microseconds(lambda: muninn.open(name).close(), repeats))
 
 
+def shareVram(name: str, sizeBytes: int) -> None:
+    """Have a buffer in VRAM, and stay."""
+    import muninn
+
+    kept = muninn.MuninnBuffer(sizeBytes, mode="fastMode", name=name, access="readWrite")
+    say(kept.open() > 0)
+    for _ in sys.stdin:
+        say(bool(kept))
+
+
+def openVram(name: str, rounds: int) -> None:
+    """Milliseconds of each open of it, up to the pointer that kernels take."""
+    import muninn
+
+    muninn.open(name).open()  # the context and what else is made once
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        buffer = muninn.open(name)
+        buffer.open()
+        times.append((time.perf_counter() - started) * 1e3)
+        buffer.close()
+        _giveBack()
+    say(times)
+
+
+def _giveBack() -> None:
+    """Wait until what was closed is unmapped: the next open is to be a whole one."""
+    from muninn.api import gpus, membership
+
+    gpus.deviceOf(membership.current()).memoryInfo(0)
+
+
+def openTorch(pickled: str) -> None:
+    """Milliseconds of rebuilding a tensor that `torch.multiprocessing` sent."""
+    import pickle
+
+    import torch
+
+    torch.empty(1, device="cuda")
+    rebuild, arguments = pickle.loads(bytes.fromhex(pickled))
+    started = time.perf_counter()
+    tensor = rebuild(*arguments)
+    torch.cuda.synchronize()
+    say((time.perf_counter() - started) * 1e3)
+    del tensor
+
+
+def answerTickets(exchanges: int) -> None:
+    """Answer each ticket of `there` by one of `back`, stream to stream."""
+    import muninn
+    from bench.gpu import device, lastTicket, spinUntil
+
+    there, back = (muninn.open(name, access="readWrite") for name in ("there", "back"))
+    stream = device().createStream(0)
+    back.open()
+    say(True)
+    for wanted in range(1, exchanges + 1):
+        spinUntil(lambda wanted=wanted: lastTicket(there) >= wanted)
+        there.wait(stream, wanted)
+        back.signal(stream)
+    stream.synchronize(30)
+
+
+def answerEvents(exchanges: int, raw: str) -> None:
+    """The same with bare interprocess events."""
+    import ctypes
+
+    from cuda.bindings import driver as cu
+
+    import muninn
+    from bench.gpu import openEvent, spinUntil
+    from muninn.devices.cuda.driver import call, initialise
+
+    initialise()
+    call(cu.cuCtxSetCurrent, call(cu.cuDevicePrimaryCtxRetain, 0))
+    event = call(cu.cuEventCreate, int(cu.CUevent_flags.CU_EVENT_INTERPROCESS) | int(cu.CUevent_flags.CU_EVENT_DISABLE_TIMING))
+    theirs, stream = openEvent(raw), call(cu.cuStreamCreate, 1)
+    shown = muninn.open("counters", access="readWrite").array
+    say(ctypes.string_at(call(cu.cuIpcGetEventHandle, event).getPtr(), 64).hex())
+    for wanted in range(1, exchanges + 1):
+        spinUntil(lambda wanted=wanted: int(shown[0]) >= wanted)
+        call(cu.cuStreamWaitEvent, stream, theirs, 0)
+        call(cu.cuEventRecord, event, stream)
+        shown[1] = wanted
+    call(cu.cuStreamSynchronize, stream)
+
+
 def broker() -> None:
     """Be there first, and share something."""
     import numpy as np

@@ -37,10 +37,12 @@ def signal(holding: Holding, stream: Any, kind: int = layout.TICKET_PENDING) -> 
     def onReached(error: BaseException | None) -> None:
         # By the holding: until then its lease stands, so nobody else's tickets are in this row.
         holding.tickets.complete(ticket, membership.key, layout.TICKET_DONE if error is None else layout.TICKET_POISONED)
+        membership.promised.discard((holding.row, ticket))
 
     if device is None:
         onReached(None)  # nobody but the caller can have done anything, and that is done
         return ticket
+    membership.promised.add((holding.row, ticket))
     try:
         device.recordFence(stream, onReached, _wordOf(holding, device, ticket))
     except BaseException as error:

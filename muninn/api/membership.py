@@ -47,6 +47,7 @@ _RESIGNED_PAUSE_SECONDS = 0.05
 _LEAVE_BOUND_SECONDS = 5.0
 _JOIN_BOUND_SECONDS = 10.0
 _FULL_PAUSE_SECONDS = 0.01
+_PROMISE_PAUSE_SECONDS = 0.001
 
 
 class Identity:
@@ -78,6 +79,8 @@ class Membership:
         self.places = Places(os.getuid(), settings.control.domain)
         self._preferred = preferred
         self.device: Device | None = None
+        #: (row, ticket) of what streams of this process have promised and not come to.
+        self.promised: set[tuple[int, int]] = set()
         #: By the first row of a chunk: its fence words, for GPUs.
         self.fenceWords: dict[int, Registration] = {}
         self._broker: Broker | None = None
@@ -317,6 +320,7 @@ class Membership:
         """Say good-bye: close what is open, hand the broker's office on, give the slot back. Everything in it may be skipped by a death."""
         if self.isStale():
             return
+        self._keepPromises()
         self.holdings.closeAll()
         self._preferred = False  # or our thread would ask for the office back
         term = self.election.term()
@@ -341,6 +345,12 @@ class Membership:
         with contextlib.suppress(MuninnError):
             self._retire()
         self._lockFile.close()
+
+    def _keepPromises(self) -> None:
+        """Let streams come to what others wait for. What takes longer is poisoned, as by a death."""
+        deadline = time.monotonic() + self.settings.devices.ipcGraceMs / 1000
+        while self.promised and time.monotonic() < deadline:
+            time.sleep(_PROMISE_PAUSE_SECONDS)
 
     def _retire(self) -> None:
         """Withdraw the control block, if we are the last and nothing is shared.

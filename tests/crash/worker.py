@@ -7,11 +7,9 @@ launches are queued, and never ends by itself.
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from cuda.bindings import driver as cu
@@ -44,19 +42,6 @@ class Kernel:
         call(cu.cuLaunchKernel, self._function, _BLOCKS, 1, 1, _THREADS, 1, 1, 0, stream, ctypes.addressof(pointers), 0)
 
 
-def twinOnTheStandin() -> None:
-    """Where the driver is the stand-in, its twin is what a launch runs."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "standin"))
-    import twins as standin
-
-    from muninn.kernels import twins
-
-    def fill(launched: Any) -> None:
-        twins.fillPattern(standin.numbaArray(launched, 0, np.uint64), launched.value(7))
-
-    standin.register("fillPattern", fill)
-
-
 def opened(role: str, name: str) -> muninn.MuninnBuffer:
     if role == "owner":
         return muninn.MuninnBuffer(ELEMENTS * 8, mode="fastMode", name=name, access="readWrite", lifetime="lastClose")
@@ -74,8 +59,6 @@ def main() -> None:
     address = buffer.open()
     call(cu.cuCtxSetCurrent, call(cu.cuDevicePrimaryCtxRetain, 0))
     kernel, stream = Kernel(Path(cubin).read_bytes(), "fillPattern"), int(call(cu.cuStreamCreate, 1))
-    if os.environ.get("TEST_DRIVER") == "standin":
-        twinOnTheStandin()
     said = False
     while True:
         for _ in range(_BATCH):

@@ -217,6 +217,13 @@ def test_takesNumbasStreamsAndIntegers(buffer: muninn.MuninnBuffer, actor: Start
     assert raised.value.kind == "TypeError"
 
 
+def test_whoEndsPolitelyKeepsWhatItsStreamsPromised(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """Broken: a producer that ended behind its last frame took the frame with it."""
+    writer = actor(DEVICE + "s.submit(lambda: time.sleep(0.4)); t = b.signal(s)")
+    assert writer.leave() == 0
+    assert buffer.wait(None, 1, timeout=30) == 1
+
+
 def test_failedWorkPoisonsItsTicket(buffer: muninn.MuninnBuffer) -> None:
     stream = device().createStream(0)
     stream.submit(lambda: [][0])

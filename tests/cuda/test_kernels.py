@@ -1,9 +1,8 @@
-"""Kernels as they are launched: on a GPU against their twins, and on the stand-in through twins that the driver calls."""
+"""Kernels as they are launched: on a GPU against their twins, and on the stand-in through the twins that its driver calls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,28 +12,13 @@ from muninn.kernels import launch, twins
 from support import Actor
 
 Start = Callable[..., Actor]
-STANDIN = str(Path(__file__).parents[1] / "standin")
-#: The twin of `fillPattern`, for the stand-in: its parameters are an array (seven of them) and a number.
-PATTERN = f"""
-import sys; sys.path.insert(0, {STANDIN!r})
-import twins as standin
-from muninn.kernels import launch, twins
-def fill(launched):
-    twins.fillPattern(standin.numbaArray(launched, 0, np.uint64), launched.value(7))
-def count(launched):
-    twins.countMismatches(standin.numbaArray(launched, 0, np.uint64), launched.value(7), standin.numbaArray(launched, 8, np.uint64))
-from numba import cuda
-cuda.current_context()
-standin.register("fillPattern", fill); standin.register("countMismatches", count)
-"""
 
 
-@pytest.mark.usefixtures("standin")
 @pytest.mark.parametrize("mode", ["fastMode", "bigMode"])
 def test_aKernelWritesSharedMemory(domain: str, actor: Start, mode: str) -> None:
     buffer = muninn.array("a", 5000, np.uint64, mode=mode)
     other = actor(
-        PATTERN + "b = muninn.open('a', access='readWrite')\nwith b.write(stream=None) as view: launch.launch('fillPattern', view, 42)"
+        "from muninn.kernels import launch; from numba import cuda\nb = muninn.open('a', access='readWrite')\nwith b.write(stream=None) as view: launch.launch('fillPattern', view, 42)"
     )
     expected = np.zeros(5000, np.uint64)
     twins.fillPattern(expected, 42)

@@ -1,0 +1,373 @@
+"""`python -m bench.gpu`: what CUDA costs, beside the driver alone, in one run. Needs a GPU; on the stand-in it is a rehearsal.
+
+Rows whose title begins with "beside" have nothing to reach. On the stand-in no figure but "without the driver's time" means anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import mmap
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cuda.bindings import driver as cu
+from rich.console import Console
+
+import muninn
+from bench.harness import Options, Peer, Row, microseconds, newDomain
+from bench.table import RESULTS, tableOf, write
+from muninn.devices.cuda.driver import call
+from muninn.kernels import launch
+
+MIB, GIB = 1 << 20, 1 << 30
+IS_REHEARSAL = os.environ.get("TEST_DRIVER") == "standin"
+
+
+def device() -> Any:
+    from muninn.api import gpus, membership
+
+    return gpus.deviceOf(membership.current())
+
+
+def title(sizeBytes: int) -> str:
+    return f"{sizeBytes // GIB} GiB" if sizeBytes >= GIB else f"{sizeBytes // MIB} MiB"
+
+
+# --- opening -------------------------------------------------------------------------------------------------------------
+
+
+def opening(options: Options) -> list[Row]:
+    """The open of VRAM in another process: by `vmm`, by `cudaIpc`, and as PyTorch does it."""
+    rows: list[Row] = []
+    rounds = options.pick(21, 5)
+    for sizeBytes in sizesOf(options):
+        newDomain()
+        from numba import cuda
+
+        owned = muninn.MuninnBuffer(sizeBytes, mode="fastMode", name="vmm", access="readWrite")
+        ours = openedBy("openVram", "vmm", rounds)
+        owned.free()
+        lent = muninn.share(cuda.device_array(sizeBytes, np.uint8), "ipc", copy=False, access="readWrite")
+        legacy = openedBy("openVram", "ipc", rounds)
+        lent.free()
+        size = title(sizeBytes)
+        rows.append(Row(f"open fastMode {size}, vmm, p50", "ms", ours, [], "", 2.0, 0.5))
+        rows.append(Row(f"beside: open {size}, vmm", "ms", ours, legacy, "cudaIpc through Muninn", None, None))
+        if torchs := openedByTorch(sizeBytes, rounds):
+            rows.append(Row(f"beside: open {size}, vmm", "ms", ours, torchs, "torch.multiprocessing", None, None))
+    return rows
+
+
+def sizesOf(options: Options) -> tuple[int, ...]:
+    if IS_REHEARSAL or options.quick:
+        return (MIB, 64 * MIB)
+    return (MIB, GIB, 16 * GIB)
+
+
+def openedBy(function: str, name: str, rounds: int) -> list[float]:
+    peer = Peer(function, name, rounds)
+    times: list[float] = peer.line()
+    peer.end()
+    return times
+
+
+def openedByTorch(sizeBytes: int, rounds: int) -> list[float]:
+    """Milliseconds of what a receiver of `torch.multiprocessing` does with a tensor's handle; empty where torch has no CUDA."""
+    try:
+        import torch
+        from torch.multiprocessing.reductions import reduce_tensor
+    except ImportError:
+        return []
+    if not torch.cuda.is_available():
+        return []
+    import pickle
+
+    times = []
+    for _ in range(rounds):
+        tensor = torch.empty(sizeBytes, dtype=torch.uint8, device="cuda")
+        peer = Peer("openTorch", pickle.dumps(reduce_tensor(tensor)).hex())
+        times.append(peer.line())
+        peer.end()
+        del tensor
+        torch.cuda.ipc_collect()
+        torch.cuda.empty_cache()
+    return times
+
+
+def ownShare(options: Options) -> list[Row]:
+    """An open in this process, less what the driver took of it: Muninn's own share."""
+    newDomain()
+    owner = Peer("shareVram", "own", MIB)
+    owner.line()
+    muninn.open("own").close()
+    shares = []
+    with timedDriver() as spent:
+        for _ in range(options.pick(200, 20)):
+            spent[0] = 0.0
+            started = time.perf_counter()
+            buffer = muninn.open("own")
+            buffer.open()
+            shares.append((time.perf_counter() - started - spent[0]) * 1e6)
+            buffer.close()
+            device().memoryInfo(0)  # behind it, the memory is given back
+    owner.end()
+    return [Row("open fastMode 1 MiB, without the driver's time", "µs", [statistics.median(shares)], [], "", 150.0, None)]
+
+
+@contextlib.contextmanager
+def timedDriver() -> Iterator[list[float]]:
+    """Add up the seconds that this thread spends in the driver's calls."""
+    import threading
+
+    spent, own, names = [0.0], threading.get_ident(), [name for name in dir(cu) if name.startswith("cu") and callable(getattr(cu, name))]
+    originals = {name: getattr(cu, name) for name in names}
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                if threading.get_ident() == own:
+                    spent[0] += time.perf_counter() - started
+
+        run.__name__ = function.__name__
+        return run
+
+    for name, function in originals.items():
+        setattr(cu, name, timed(function))
+    try:
+        yield spent
+    finally:
+        for name, function in originals.items():
+            setattr(cu, name, function)
+
+
+# --- streaming -----------------------------------------------------------------------------------------------------------
+
+
+def streaming(options: Options) -> list[Row]:
+    """A kernel that reads every byte: shared VRAM against private, a bigMode mapping against plain pinned memory."""
+    newDomain()
+    from numba import cuda
+
+    sizeBytes = 16 * MIB if IS_REHEARSAL or options.quick else 4 * GIB
+    rounds, passes = options.pick(15, 3), options.pick(5, 1)
+    result = cuda.to_device(np.zeros(1, np.uint64))
+    maker = Peer("shareVram", "streamed", sizeBytes)
+    maker.line()
+    shared = muninn.open("streamed", access="readWrite").deviceArray().view(np.uint64)
+    private = cuda.device_array(sizeBytes // 8, np.uint64)
+    launch.launch("copyElements", private, shared)
+    ours, peers = inTurn(rounds, lambda: read(shared, result, passes), lambda: read(private, result, passes))
+    maker.end()
+    rows = [Row(f"kernel reads {title(sizeBytes)} of shared VRAM", "ms", ours, peers, "private VRAM", 1 / 0.99, 1.0)]
+    hostBytes = sizeBytes if sizeBytes < GIB else 2 * GIB
+    mapped = muninn.array("mapped", hostBytes // 8, np.uint64)
+    view = mapped.deviceArray()
+    flags = cu.CU_MEMHOSTALLOC_PORTABLE | cu.CU_MEMHOSTALLOC_DEVICEMAP
+    plain = int(call(cu.cuMemHostAlloc, hostBytes, flags))
+    ctypes.memset(plain, 1, hostBytes)
+    pinned = cuda.as_cuda_array(Exposed(plain, hostBytes // 8), sync=False)
+    ours, peers = inTurn(rounds, lambda: read(view, result, 1), lambda: read(pinned, result, 1))
+    call(cu.cuMemFreeHost, plain)
+    rows.append(Row(f"kernel reads {title(hostBytes)} of a bigMode mapping", "ms", ours, peers, "cuMemHostAlloc", 1 / 0.97, 1.0))
+    gigabytes = hostBytes / statistics.median(ours) / 1e6
+    rows.append(Row("beside: bigMode read by a kernel", "GB/s", [gigabytes], [], "", None, None))
+    mapped.free()
+    return rows
+
+
+class Exposed:
+    """Memory at an address, as Numba takes it."""
+
+    def __init__(self, address: int, count: int) -> None:
+        self.__cuda_array_interface__ = {"version": 3, "shape": (count,), "typestr": "<u8", "data": (address, False), "strides": None}
+
+
+def inTurn(rounds: int, ours: Callable[[], float], peer: Callable[[], float]) -> tuple[list[float], list[float]]:
+    ours()
+    peer()
+    pairs = [(ours(), peer()) for _ in range(rounds)]
+    return [mine for mine, _ in pairs], [other for _, other in pairs]
+
+
+def read(array: Any, result: Any, passes: int) -> float:
+    """Milliseconds of `passes` kernels, by the GPU's own clock."""
+    begin, end = (call(cu.cuEventCreate, 0) for _ in range(2))
+    call(cu.cuEventRecord, begin, 0)
+    for _ in range(passes):
+        launch.launch("readSum", array, result)
+    call(cu.cuEventRecord, end, 0)
+    call(cu.cuEventSynchronize, end)
+    elapsed = float(call(cu.cuEventElapsedTime, begin, end))
+    for event in (begin, end):
+        call(cu.cuEventDestroy, event)
+    return elapsed
+
+
+# --- registration ----------------------------------------------------------------------------------------------------------
+
+
+def registering(options: Options) -> list[Row]:
+    """Mapping a bigMode buffer for kernels, beside the bare call on memory of the same size and kind."""
+    newDomain()
+    sizeBytes = 64 * MIB if IS_REHEARSAL or options.quick else 4 * GIB
+    buffer = muninn.array("registered", sizeBytes, np.uint8)
+    descriptor = os.memfd_create("bare")
+    os.posix_fallocate(descriptor, 0, sizeBytes)
+    bare = mmap.mmap(descriptor, sizeBytes)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(bare))
+    ctypes.memset(address, 1, sizeBytes)
+    call(cu.cuCtxSetCurrent, call(cu.cuDevicePrimaryCtxRetain, 0))
+
+    def ours() -> float:
+        with muninn.open("registered", access="readWrite") as opened:
+            memory = opened._checked().memory
+            started = time.perf_counter()
+            opened.open()
+            elapsed = time.perf_counter() - started
+            memory._mapped.pop().close()
+        device().memoryInfo(0)
+        return elapsed / (sizeBytes / GIB)
+
+    def plain() -> float:
+        started = time.perf_counter()
+        call(cu.cuMemHostRegister, address, sizeBytes, cu.CU_MEMHOSTREGISTER_PORTABLE | cu.CU_MEMHOSTREGISTER_DEVICEMAP)
+        elapsed = time.perf_counter() - started
+        call(cu.cuMemHostUnregister, address)
+        return elapsed / (sizeBytes / GIB)
+
+    mine, theirs = inTurn(options.pick(5, 2), ours, plain)
+    buffer.free()
+    os.close(descriptor)
+    return [Row("mapping host memory for kernels, a GiB", "s", mine, theirs, "bare cuMemHostRegister", None, None)]
+
+
+# --- fences ----------------------------------------------------------------------------------------------------------------
+
+
+def fencing(options: Options) -> list[Row]:
+    """There and back between the streams of two processes: by Muninn's tickets, and by bare interprocess events."""
+    newDomain()
+    exchanges, rounds = options.pick(300, 30), options.pick(9, 2)
+    ours, peers = [], []
+    for _ in range(rounds):
+        ours.append(byTickets(exchanges))
+        peers.append(byEvents(exchanges))
+    return [Row("signal→wait between two processes' streams, one way", "µs", ours, peers, "bare interprocess events", None, None)]
+
+
+def byTickets(exchanges: int) -> float:
+    there, back = (muninn.array(name, 8, np.uint8, mode="fastMode", access="readWrite") for name in ("there", "back"))
+    peer = Peer("answerTickets", exchanges)
+    peer.line()
+    stream = device().createStream(0)
+    known = 0
+
+    def exchange() -> None:
+        nonlocal known
+        there.signal(stream)
+        known += 1
+        spinUntil(lambda: lastTicket(back) >= known)
+        back.wait(stream, known)
+        call(cu.cuStreamSynchronize, stream.handle)
+
+    elapsed = microseconds(exchange, exchanges)
+    peer.end()
+    there.free()
+    back.free()
+    return elapsed / 2
+
+
+def lastTicket(buffer: muninn.MuninnBuffer) -> int:
+    holding = buffer._holding
+    assert holding is not None
+    return holding.tickets.last()
+
+
+def spinUntil(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the other process does not answer")
+
+
+def byEvents(exchanges: int) -> float:
+    """The same with events: who has recorded says so by a counter in shared memory."""
+    call(cu.cuCtxSetCurrent, call(cu.cuDevicePrimaryCtxRetain, 0))
+    interprocess = int(cu.CUevent_flags.CU_EVENT_INTERPROCESS) | int(cu.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+    event = call(cu.cuEventCreate, interprocess)
+    counters = muninn.array("counters", 2, np.uint64)
+    raw = ctypes.string_at(call(cu.cuIpcGetEventHandle, event).getPtr(), 64)
+    peer = Peer("answerEvents", exchanges, raw.hex())
+    theirs = openEvent(peer.line())
+    stream, shown = call(cu.cuStreamCreate, 1), counters.array
+    done = 0
+
+    def exchange() -> None:
+        nonlocal done
+        done += 1
+        call(cu.cuEventRecord, event, stream)
+        shown[0] = done
+        spinUntil(lambda: int(shown[1]) >= done)
+        call(cu.cuStreamWaitEvent, stream, theirs, 0)
+        call(cu.cuStreamSynchronize, stream)
+
+    elapsed = microseconds(exchange, exchanges)
+    peer.end()
+    counters.free()
+    return elapsed / 2
+
+
+def openEvent(raw: str) -> Any:
+    handle = cu.CUipcEventHandle()
+    ctypes.memmove(handle.getPtr(), bytes.fromhex(raw), 64)
+    return call(cu.cuIpcOpenEventHandle, handle)
+
+
+GROUPS: dict[str, Callable[[Options], list[Row]]] = {
+    "open": opening,
+    "own": ownShare,
+    "stream": streaming,
+    "register": registering,
+    "fence": fencing,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="Measure the CUDA back-end beside the driver alone.")
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: whether it runs, not what it shows")
+    parser.add_argument("--only", action="append", choices=sorted(GROUPS), help="only this group of rows (may be repeated)")
+    parser.add_argument("--json", type=Path, help="write the rows to this file too")
+    arguments = parser.parse_args()
+    options, rows = Options(arguments.quick), list[Row]()
+    newDomain()
+    name = device().gpuName(0) if device().gpuCount and device().backend == "cuda" else ""
+    if not name:
+        print(f"there is no GPU to measure: {device().reason}", file=sys.stderr)
+        return 2
+    for group, measure in GROUPS.items():
+        if not arguments.only or group in arguments.only:
+            rows += measure(options)
+    Console().print(tableOf(rows, f"On {name}, in one run"))
+    path = RESULTS / f"gpu-{time.strftime('%Y%m%d-%H%M%S')}.csv"
+    write(rows, path)
+    print(f"\nwritten to {path}")
+    if arguments.json:
+        shown = [{**row._asdict(), "median": row.compared, "verdict": row.verdict} for row in rows]
+        arguments.json.write_text(json.dumps({"device": name, "rows": shown}))
+    return 1 if any(row.verdict == "SHORT" for row in rows) and not (arguments.quick or IS_REHEARSAL) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Two processes, one GPU: a producer's kernels write frames into VRAM and a consumer's read them there, fenced, without a host copy.
+
+`python examples/vram.py [FRAMES] [MIB]` starts both, and shows what the driver was asked for while frames were exchanged. Needs a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import muninn
+from muninn.kernels import launch
+
+#: Of the driver's calls, those that move bytes.
+COPIES = ("cuMemcpy",)
+
+
+def recorded() -> Counter[str]:
+    """Count the driver's calls of this process from now on: Muninn's and Numba's go through the same bindings."""
+    from cuda.bindings import driver
+
+    calls: Counter[str] = Counter()
+
+    def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            calls[name] += 1
+            return function(*arguments)
+
+        run.__name__ = name
+        return run
+
+    for name in dir(driver):
+        if name.startswith("cu") and name[2:3].isupper() and callable(getattr(driver, name)):
+            setattr(driver, name, counting(name, getattr(driver, name)))
+    return calls
+
+
+def produce(frames: int, words: int) -> dict[str, Any]:
+    """Write frame after frame; each time the consumer has taken the last one."""
+    from numba import cuda
+
+    frame = muninn.MuninnBuffer(words * 8, mode="fastMode", name="frame", access="readWrite")
+    taken = muninn.array("taken", 1, np.int64)
+    stream = cuda.stream()
+    calls: Counter[str] = Counter()
+    for number in range(frames + 1):
+        if number == 1:
+            calls = recorded()  # the first frame compiles the kernel
+        with frame.write(stream=stream) as view:
+            launch.launch("fillPattern", view.view(np.uint64), number, stream=stream)
+        known = taken.waitNext(60, after=2 * number)
+        assert known == 2 * (number + 1)
+    return dict(calls)
+
+
+def consume(frames: int, words: int) -> dict[str, Any]:
+    """Check frame after frame on the GPU; only the count of what was wrong leaves it, at the end."""
+    from numba import cuda
+
+    frame, taken = (muninn.open(name, access="readWrite", timeout=60) for name in ("frame", "taken"))
+    wrong, stream = cuda.to_device(np.zeros(1, np.uint64)), cuda.stream()
+    calls: Counter[str] = Counter()
+    started = 0.0
+    for number in range(frames + 1):
+        frame.waitNext(60, after=2 * number)
+        if number == 1:
+            calls, started = recorded(), time.perf_counter()
+        with frame.read(stream=stream) as view:
+            launch.launch("countMismatches", view.view(np.uint64), number, wrong, stream=stream)
+        with taken.write() as view:
+            view[0] = number
+    stream.synchronize()
+    seconds = time.perf_counter() - started
+    seen = dict(calls)
+    frame.wait(None)  # raises if the producer died before its kernels had written what was read here
+    return {"calls": seen, "wrong": int(wrong.copy_to_host()[0]), "seconds": seconds}
+
+
+def main() -> int:
+    frames, mib = (int(argument) for argument in (sys.argv[1:] + ["200", "64"][len(sys.argv) - 1 :])[:2])
+    words = mib << 17
+    os.environ.setdefault("MUNINN_DOMAIN", f"vram-{secrets.token_hex(4)}")
+    with muninn.MuninnBuffer(4096, mode="fastMode") as probe:
+        transport, reason = probe.describe()["transport"], probe.describe()["transportReason"]
+        if transport == "memfd":
+            print("this machine has no GPU that a driver shows: there is nothing to see here", file=sys.stderr)
+            return 2
+    print(f"{frames} frames of {mib} MiB in VRAM, by {transport} ({reason})")
+    sides = {
+        name: subprocess.Popen([sys.executable, "-W", "ignore", __file__, name, str(frames), str(words)], stdout=subprocess.PIPE, text=True)
+        for name in ("produce", "consume")
+    }
+    answers = {name: json.loads(process.communicate(timeout=300)[0]) for name, process in sides.items()}
+    muninn.free("frame")
+    muninn.free("taken")
+    consumed, copies = answers["consume"], 0
+    for name, calls in (("producer", answers["produce"]), ("consumer", consumed["calls"])):
+        copies += sum(count for call, count in calls.items() if call.startswith(COPIES))
+        often = ", ".join(f"{call} {count}" for call, count in sorted(calls.items()) if count >= frames)
+        print(f"{name}: {often}")
+    rate = frames * mib / 1024 / consumed["seconds"]
+    wrong = consumed["wrong"]
+    print(f"copies in either process: {copies}; elements that were not the producer's: {wrong}; {rate:.1f} GiB/s through both kernels")
+    return 0 if copies == 0 and wrong == 0 else 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] in (["produce"], ["consume"]):
+        print(json.dumps({"produce": produce, "consume": consume}[sys.argv[1]](int(sys.argv[2]), int(sys.argv[3]))))
+        sys.exit(0)
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""`make gpu`: everything that needs a real GPU, in one command and one table. Without one it says so, and the exit status is 2.
+
+With `--rehearse` the same runs on the stand-in driver, small: whether the command works, and nothing about a GPU. The parts: every
+kernel against its twin and the rules of the device port, the library on real VRAM and the crashes; processes killed by the hundred
+mid-kernel; the two demos; the benchmarks. Written to `build/gpu/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).parent.parent
+OUT = ROOT / "build" / "gpu"
+_BOUND_SECONDS = 1200
+
+
+class Line(NamedTuple):
+    """One line of the table."""
+
+    part: str
+    found: str
+    passed: bool
+
+
+def gpu() -> tuple[str, str]:
+    """The first GPU's name and the driver's version; empty, and why, where there is none."""
+    code = (
+        "from muninn.devices.cuda.device import findGpus\nfrom muninn.devices.cuda import driver, CudaDevice\n"
+        "count, why = findGpus()\nprint(CudaDevice().gpuName(0) if count else ''); print(driver.version() if count else why)"
+    )
+    ran = captured([sys.executable, "-c", code])
+    lines = ran.stdout.splitlines()
+    return (lines[0], lines[1]) if len(lines) == 2 else ("", ran.stderr.strip().splitlines()[-1] if ran.stderr else "")
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]), **more}
+
+
+def captured(command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, check=False, timeout=_BOUND_SECONDS)
+
+
+def run(name: str, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a part; what it prints is kept."""
+    print(f"{time.strftime('%H:%M:%S')} {name} …", flush=True)
+    try:
+        ran = captured([sys.executable, *command], **more)
+    except subprocess.TimeoutExpired as error:
+        ran = subprocess.CompletedProcess(command, 124, str(error.stdout or ""), f"not over after {_BOUND_SECONDS} s")
+    (OUT / f"{name}.txt").write_text(f"{' '.join(command)}\nexit status {ran.returncode}\n{ran.stdout}\n{ran.stderr}")
+    return ran
+
+
+def suite(driver: str) -> Line:
+    report = OUT / "suite.xml"
+    options = ("-q", "-p", "no:cacheprovider", f"--junitxml={report}")
+    run("suite", "-m", "pytest", *options, "tests/conformance", "tests/cuda", TEST_DRIVER=driver)
+    counts = next(iter(ElementTree.parse(report).getroot().iter("testsuite"))).attrib
+    failed = int(counts["failures"]) + int(counts["errors"])
+    passed = int(counts["tests"]) - failed - int(counts["skipped"])
+    return Line(
+        "suite", f"{passed} passed, {failed} failed, {counts['skipped']} skipped (what only the stand-in does)", failed == 0 < passed
+    )
+
+
+def crashes(kills: int, driver: str) -> Line:
+    ran = run("crash", "-m", "tests.crash", "--kills", str(kills), TEST_DRIVER=driver)
+    try:
+        seen = json.loads(ran.stdout)
+    except ValueError:
+        return Line("kills mid-kernel", f"exit status {ran.returncode}: see build/gpu/crash.txt", False)
+    found = (
+        f"{seen['kills']} kills in {seen['seconds']} s: {len(seen['failures'])} failures, {seen['canariesDamaged']} canaries damaged, "
+        f"{len(seen['buffersLeft'])} buffers and {seen['membersLeft']} members left, {seen['freeBytesLost']} bytes of VRAM lost"
+    )
+    return Line("kills mid-kernel", found, ran.returncode == 0)
+
+
+def demo(title: str, name: str, *arguments: str) -> list[Line]:
+    ran = run(name, f"examples/{name}.py", *arguments)
+    printed = ran.stdout.strip().splitlines() or [ran.stderr.strip()[-200:]]
+    return [Line(title if number == 0 else "", text, ran.returncode == 0) for number, text in enumerate(printed)]
+
+
+def benchmarks(quick: bool, driver: str) -> list[Line]:
+    rows = OUT / "bench.json"
+    rows.unlink(missing_ok=True)
+    options = ("--json", str(rows), *(["--quick"] if quick else []))
+    ran = run("bench", "-W", "ignore", "-m", "bench.gpu", *options, TEST_DRIVER=driver, COLUMNS="180")
+    if not rows.exists():
+        return [Line("bench", f"exit status {ran.returncode}: see build/gpu/bench.txt", False)]
+    lines = []
+    for row in json.loads(rows.read_text())["rows"]:
+        value, unit = f"{row['median']:.3g}", "×" if row["peer"] else row["unit"]
+        beside = f" {row['peerName']}" if row["peer"] else ""
+        own = f" ({sorted(row['ours'])[len(row['ours']) // 2]:.3g} {row['unit']})" if row["peer"] else ""
+        must = f", must be at most {row['limit']:.3g}" if row["limit"] is not None else ""
+        lines.append(Line("bench", f"{row['what']}: {value} {unit}{beside}{own}{must}", row["verdict"] != "SHORT"))
+    return lines
+
+
+def sanitizers() -> Line:
+    """compute-sanitizer over every kernel, where it is installed."""
+    found, passed = [], True
+    kernels = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/cuda/test_kernels.py", "-k", "everyKernel")
+    for tool in ("memcheck", "racecheck"):
+        try:
+            ran = captured(["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable, *kernels], TEST_DRIVER="gpu")
+        except FileNotFoundError:
+            return Line("sanitizer", "compute-sanitizer is not installed here", False)
+        (OUT / f"{tool}.txt").write_text(ran.stdout + ran.stderr)
+        summary = re.findall(r"=+ (?:ERROR|RACECHECK) SUMMARY: (.*)", ran.stdout + ran.stderr)
+        found.append(f"{tool}: {summary[-1] if summary else f'exit status {ran.returncode}'}")
+        passed = passed and ran.returncode == 0
+    return Line("sanitizer", "; ".join(found), passed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make gpu", description="Run on a GPU what needs one, and print one table.")
+    parser.add_argument("--rehearse", action="store_true", help="on the stand-in driver, small")
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--only", action="append", choices=["suite", "crash", "demos", "bench", "sanitizer"])
+    arguments = parser.parse_args()
+    name, version = gpu()
+    if not name or (name.startswith("Stand-in") and not arguments.rehearse):
+        print(f"there is no GPU here that a driver shows: {version or name}", file=sys.stderr)
+        return 2
+    OUT.mkdir(parents=True, exist_ok=True)
+    small, driver = arguments.rehearse, "standin" if arguments.rehearse else "gpu"
+    parts = {
+        "suite": lambda: [suite(driver)],
+        "crash": lambda: [crashes(20 if small else arguments.kills, driver)],
+        "demos": lambda: [
+            *demo("demo A", "stream", *(["0.1", "2", "2"] if small else [])),
+            *demo("demo B", "vram", *(["30", "4"] if small else ["500", "256"])),
+        ],
+        "bench": lambda: benchmarks(small, driver),
+        "sanitizer": lambda: [] if small else [sanitizers()],
+    }
+    lines = [line for part, measure in parts.items() if not arguments.only or part in arguments.only for line in measure()]
+    cuda = f"{int(version) // 1000}.{int(version) % 1000 // 10}"
+    what = f"{name}, driver for CUDA {cuda}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
+    text = "\n".join(f"{'ok   ' if line.passed else 'FAIL '} {line.part:17} {line.found}" for line in lines)
+    print(f"\n{what}\n{text}")
+    (OUT / "table.txt").write_text(f"{what}\n{text}\n")
+    return 0 if all(line.passed for line in lines) or small else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
