@@ -92,7 +92,7 @@ def newDomain() -> str:
 def environment() -> dict[str, str]:
     """For child processes: the checkout is importable, and compiled modules are kept as they would be on a user's machine."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "PYTHONPATH": str(ROOT)}
+    return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])}
 
 
 class Peer:
