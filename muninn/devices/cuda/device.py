@@ -82,6 +82,7 @@ class CudaDevice(Device):
         self._own: weakref.WeakValueDictionary[int, CudaStream] = weakref.WeakValueDictionary()
         self._foreign: dict[int, CudaStream] = {}
         self._making = threading.Lock()
+        self._peers: dict[int, list[Gpu]] = {}
 
     # --- GPUs --------------------------------------------------------------------------------------------------------
 
@@ -117,8 +118,10 @@ class CudaDevice(Device):
             raise typed(error, f"GPU {gpu}: {what}") from error
 
     def _peersOf(self, gpu: Gpu) -> list[Gpu]:
-        """Who may map its memory: the GPUs that reach it."""
-        return [peer for peer in self._gpus if peer is not gpu and peer.canReach(gpu)]
+        """Who may map its memory: the GPUs that reach it. They are asked once."""
+        if gpu.index not in self._peers:
+            self._peers[gpu.index] = [peer for peer in self._gpus if peer is not gpu and peer.canReach(gpu)]
+        return self._peers[gpu.index]
 
     # --- memory ------------------------------------------------------------------------------------------------------
 
@@ -138,7 +141,7 @@ class CudaDevice(Device):
 
     def _allocated(self, gpu: Gpu, sizeBytes: int) -> Allocation:
         if gpu.hasDescriptors:
-            return vmm.allocate(self._reaper, gpu, self._peersOf(gpu), sizeBytes)
+            return vmm.allocate(self._reaper, gpu, self._peersOf(gpu), sizeBytes, self._version)
         return self._legacy.allocate(gpu, sizeBytes)
 
     def _zero(self, made: Allocation) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 
 from cuda.bindings import driver as cu
 
-from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gpu import Gpu
 from muninn.devices.cuda.reaper import Reaper
@@ -44,11 +43,11 @@ class VmmMapping:
 class VmmAllocation(Allocation):
     """A mapped piece of VMM memory."""
 
-    def __init__(self, gpu: Gpu, mapping: VmmMapping, sizeBytes: int, allocatedBytes: int, writable: bool) -> None:
-        self.gpu, self.sizeBytes, self.allocatedBytes, self.writable = gpu.index, sizeBytes, allocatedBytes, writable
+    def __init__(self, gpu: Gpu, mapping: VmmMapping, sizeBytes: int, writable: bool, handle: Handle) -> None:
+        self.gpu, self.sizeBytes, self.allocatedBytes, self.writable = gpu.index, sizeBytes, handle.sizeBytes, writable
         self.transport, self.transportReason = "vmm", REASONS[DESCRIPTOR_EXPORT]
         self.isHostVisible, self.isOwned = False, False
-        self.handle = Handle("vmm", driver.version(), gpu.uuid, os.getpid(), DESCRIPTOR_EXPORT, 0, allocatedBytes).packed()
+        self.handle = handle.packed()
         self._mapping: VmmMapping | None = mapping
 
     @property
@@ -78,7 +77,7 @@ class VmmAllocation(Allocation):
         self._mapping = None
 
 
-def allocate(reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], sizeBytes: int) -> VmmAllocation:
+def allocate(reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], sizeBytes: int, driverVersion: int) -> VmmAllocation:
     """New memory of `gpu`, mapped for it and for `peers`; not zeroed. Raises `DriverError`, and leaves nothing behind then."""
     allocatedBytes = granulesUp(gpu, sizeBytes)
     with contextlib.ExitStack() as undo:
@@ -89,7 +88,8 @@ def allocate(reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], sizeBytes: int) -> 
         fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
         mapping = _mapped(reaper, gpu, peers, physical, descriptor, allocatedBytes, True)
         undo.pop_all()
-    return VmmAllocation(gpu, mapping, sizeBytes, allocatedBytes, True)
+    handle = Handle("vmm", driverVersion, gpu.uuid, os.getpid(), DESCRIPTOR_EXPORT, 0, allocatedBytes)
+    return VmmAllocation(gpu, mapping, sizeBytes, True, handle)
 
 
 def importDescriptor(
@@ -115,7 +115,7 @@ def importDescriptor(
         if error.code in ("OUT_OF_MEMORY", "OPERATING_SYSTEM"):
             raise
         raise IpcHandleMismatch(f"the descriptor is not {handle.sizeBytes} bytes of a GPU's memory: {error}") from error
-    return VmmAllocation(gpu, mapping, sizeBytes, handle.sizeBytes, writable)
+    return VmmAllocation(gpu, mapping, sizeBytes, writable, handle)
 
 
 def granulesUp(gpu: Gpu, sizeBytes: int) -> int:
