@@ -88,14 +88,14 @@ def _ofInterface(interface: Any, owner: object) -> ForeignArray:
     try:
         address, readOnly = interface["data"]
         shape = tuple(_integer(length) for length in interface["shape"])
-        dtype = np.dtype(interface["typestr"])
+        dtype = np.dtype(_text(interface["typestr"]))
+        address = _integer(address) if address is not None else 0
         strides = interface.get("strides")
         strides = None if strides is None else tuple(_integer(stride) for stride in strides)
         stream = interface.get("stream")
         stream = None if stream is None else _integer(stream)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidArgument(f"__cuda_array_interface__ is not as it is specified: {error!r}") from error
-    address = _integer(address) if address is not None else 0
     if dtype.hasobject or dtype.itemsize == 0 or len(shape) > _MAX_NDIM or any(length < 0 for length in shape):
         raise InvalidArgument(f"__cuda_array_interface__ states shape {shape} and dtype {dtype}")
     sizeBytes = math.prod(shape) * dtype.itemsize
@@ -108,6 +108,12 @@ def _ofInterface(interface: Any, owner: object) -> ForeignArray:
     if strides is not None and dlpack.isCompact(shape, strides, dtype.itemsize):
         strides = None
     return ForeignArray(address, shape, strides, dtype, bool(readOnly), stream, owner)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _integer(value: Any) -> int:

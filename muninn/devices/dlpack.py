@@ -74,19 +74,26 @@ _pointerAt = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p
 _exported: dict[int, tuple[object, ...]] = {}
 
 
-def _delete(address: int | None) -> None:
-    _exported.pop(address or 0, None)
+def _delete(address: int | None, exported: dict[int, tuple[object, ...]] = _exported) -> None:
+    exported.pop(address or 0, None)
 
 
-def _destroy(capsule: int) -> None:
-    for name in (_LEGACY, _VERSIONED):
-        if _isValidAt(capsule, name):  # nobody consumed it
-            _exported.pop(_pointerAt(capsule, name) or 0, None)
+def _destroy(
+    capsule: int, exported: dict[int, tuple[object, ...]] = _exported, isValid: Any = _isValidAt, pointer: Any = _pointerAt
+) -> None:
+    for name in (b"dltensor", b"dltensor_versioned"):
+        if isValid(capsule, name):  # nobody consumed it
+            exported.pop(pointer(capsule, name) or 0, None)
 
 
-# One of each, never collected: consumers may call them until the process is gone.
-_DELETER = _Deleter(_delete)
-_DESTRUCTOR = _Destructor(_destroy)
+def _immortal(function: Any) -> Any:
+    """`function`, which others call until the process is gone, when this module is not there any more: so nothing of it may be global."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(function))
+    return function
+
+
+_DELETER = _immortal(_Deleter(_delete))
+_DESTRUCTOR = _immortal(_Destructor(_destroy))
 
 
 def exportCapsule(

@@ -1,0 +1,64 @@
+"""JAX: an array that two processes read, without a copy. JAX's arrays do not change, so the writer is numpy or a kernel.
+
+`python examples/withjax.py` shares a tensor and starts a second, unrelated process that opens it by name, doubles it in place, and ends.
+On a machine with a GPU and JAX's CUDA plug-in the array is in VRAM; else it is in host memory. Says so when JAX is missing, with
+exit status 2.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+
+try:
+    import jax
+    import jax.numpy
+except ImportError:
+    jax = None
+import numpy as np
+
+import muninn
+
+
+def isOnGpu() -> bool:
+    return jax.default_backend() == "gpu"
+
+
+def other() -> None:
+    """The other process: the same bytes, changed where they lie."""
+    buffer = muninn.open("array", access="readWrite")
+    total = float(jax.numpy.from_dlpack(buffer).sum())
+    assert abs(total / (1_000_000 * 999_999 / 2) - 1) < 1e-5, total
+    if isOnGpu():
+        from muninn.kernels import launch
+
+        with buffer.write(stream=None) as view:
+            launch.launch("scaleAdd", view, 1.0, view)
+    else:
+        with buffer.write() as view:
+            view *= 2
+
+
+def main() -> int:
+    os.environ.setdefault("MUNINN_DOMAIN", f"withjax-{secrets.token_hex(4)}")
+    if jax is None:
+        print("JAX is not installed (pip install jax)", file=sys.stderr)
+        return 2
+    mine = np.arange(1_000_000, dtype=np.float32)
+    buffer = muninn.share(mine, "array", mode="fastMode" if isOnGpu() else "bigMode", access="readWrite")
+    subprocess.run([sys.executable, "-W", "ignore", __file__, "other"], check=True, timeout=300)
+    buffer.wait(None, timeout=60)
+    view = jax.numpy.from_dlpack(buffer)
+    right = bool((np.asarray(view) == 2 * mine).all())
+    found = "both processes see one array" if right else "WRONG"
+    print(f"JAX {jax.__version__}, {view.size} elements on {next(iter(view.devices()))}: {found}")
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["other"]:
+        other()
+        sys.exit(0)
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Numba: an array in VRAM in two processes, changed by kernels of both.
+
+`python examples/withnumba.py` shares a tensor and starts a second, unrelated process that opens it by name, doubles it in place, and ends.
+Where there is no GPU, the kernel is its CPU twin and the VRAM is pretended: the program is the same.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+
+import numpy as np
+
+import muninn
+from muninn.kernels import launch
+
+
+def other() -> None:
+    """The other process: the same bytes, changed where they lie."""
+    buffer = muninn.open("array", access="readWrite")
+    with buffer.write(stream=None) as view:  # Numba's device array, or numpy's on a pretended GPU
+        launch.launch("fillPattern", view, 42)
+
+
+def main() -> int:
+    os.environ.setdefault("MUNINN_DOMAIN", f"withnumba-{secrets.token_hex(4)}")
+    buffer = muninn.array("array", 1_000_000, np.uint64, mode="fastMode")
+    subprocess.run([sys.executable, "-W", "ignore", __file__, "other"], check=True, timeout=300)
+    wrong = np.zeros(1, np.uint64)
+    launch.launch("countMismatches", buffer.read(), 42, wrong)
+    where = f"{buffer.describe()['transport']} on GPU {buffer.gpu}"
+    print(f"{buffer.nbytes} bytes by {where}: {'both processes see one array' if not wrong[0] else 'WRONG'}")
+    return 0 if not wrong[0] else 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["other"]:
+        other()
+        sys.exit(0)
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""PyTorch: a tensor in two processes, without a copy and without torch.multiprocessing.
+
+`python examples/withtorch.py` shares a tensor and starts a second, unrelated process that opens it by name, doubles it in place, and ends.
+On a machine with a GPU the tensor is in VRAM and outlives its maker; else it is in host memory.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+
+import torch
+
+import muninn
+
+
+def place() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def other() -> None:
+    """The other process: the same bytes, changed where they lie."""
+    buffer = muninn.open("tensor", access="readWrite")
+    tensor = torch.from_dlpack(buffer)
+    assert tensor.device.type == place()
+    if place() == "cuda":
+        stream = torch.cuda.current_stream()
+        with buffer.write(stream=stream):  # the stream waits for who still reads or writes, and signals
+            tensor.mul_(2)
+    else:
+        with buffer.write():
+            tensor.mul_(2)
+
+
+def main() -> int:
+    os.environ.setdefault("MUNINN_DOMAIN", f"withtorch-{secrets.token_hex(4)}")
+    mine = torch.arange(1_000_000, dtype=torch.float32, device=place())
+    buffer = muninn.share(mine, "tensor", access="readWrite")
+    view = torch.from_dlpack(buffer)
+    subprocess.run([sys.executable, "-W", "ignore", __file__, "other"], check=True, timeout=300)
+    buffer.wait(None, timeout=60)
+    right = bool((view == 2 * mine).all())
+    print(f"PyTorch {torch.__version__}, {view.numel()} elements on {view.device}: {'both processes see one tensor' if right else 'WRONG'}")
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["other"]:
+        other()
+        sys.exit(0)
+    sys.exit(main())
