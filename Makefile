@@ -58,7 +58,7 @@ fuzz: $(STAMP) ## bytes that nobody wrote, to everything that reads them: SECOND
 lint: $(CUDA) ## style and names
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/pylint muninn tests/*.py tests/model/*.py tests/failpoints tests/stateful tests/fuzz tests/mutation tests/soak bench examples/*.py hatch_build.py
+	@$(VENV)/bin/pylint muninn tests/*.py tests/model/*.py tests/failpoints tests/stateful tests/fuzz tests/mutation tests/soak tests/cuda tests/crash bench ops/*.py examples/*.py hatch_build.py
 
 types: $(CUDA) ## mypy, strict
 	@$(VENV)/bin/mypy

@@ -62,8 +62,8 @@ def opening(options: Options) -> list[Row]:
         size = title(sizeBytes)
         rows.append(Row(f"open fastMode {size}, vmm, p50", "ms", ours, [], "", 2.0, 0.5))
         rows.append(Row(f"beside: open {size}, vmm", "ms", ours, legacy, "cudaIpc through Muninn", None, None))
-        if torchs := openedByTorch(sizeBytes, rounds):
-            rows.append(Row(f"beside: open {size}, vmm", "ms", ours, torchs, "torch.multiprocessing", None, None))
+        if torchs := openedByTorch(sizeBytes, options.pick(7, 2)):
+            rows.append(Row(f"beside: open {size}, vmm", "ms", ours[: len(torchs)], torchs, "torch.multiprocessing", None, None))
     return rows
 
 

@@ -12,6 +12,7 @@ import secrets
 import subprocess
 import sys
 
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or the first process takes most of the GPU's memory
 try:
     import jax
     import jax.numpy

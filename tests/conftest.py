@@ -15,7 +15,7 @@ from muninn.api import membership
 from support import Actor
 
 #: A process loads one driver, or none: these are run by themselves (`make test`, `make gpu`).
-collect_ignore = [] if os.environ.get("TEST_DRIVER") else ["cuda"]
+collect_ignore = [] if os.environ.get("TEST_DRIVER") else ["cuda"]  # pylint: disable=invalid-name
 
 
 @pytest.fixture

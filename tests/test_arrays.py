@@ -136,12 +136,12 @@ def test_torchTakesAndGives() -> None:
     tensor = torch.from_dlpack(Producer(source))
     tensor += 1
     assert source[0, 0] == 1
-    given_ = torch.arange(6).reshape(2, 3)
-    taken = dlpack.takeTensor(given_, None)
-    assert (taken.address, taken.shape, taken.strides, taken.dtype) == (given_.data_ptr(), (2, 3), None, np.int64)
-    turned = dlpack.takeTensor(given_.T, None)
+    mine = torch.arange(6).reshape(2, 3)
+    taken = dlpack.takeTensor(mine, None)
+    assert (taken.address, taken.shape, taken.strides, taken.dtype) == (mine.data_ptr(), (2, 3), None, np.int64)
+    turned = dlpack.takeTensor(mine.T, None)
     assert turned.strides == (8, 24)
-    assert not arrays.isOnDevice(given_)
+    assert not arrays.isOnDevice(mine)
 
 
 def test_isOnDeviceAsksOnlyWhatIsThere() -> None:

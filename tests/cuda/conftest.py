@@ -26,7 +26,7 @@ def freeBytes(actor: Callable[..., Actor]) -> Iterator[Callable[[], int]]:
     yield lambda: int(watcher.do("d.memoryInfo(0).freeBytes"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:  # pylint: disable=invalid-name
     for item in items:
         if ON_STANDIN and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="it needs a real GPU: make gpu"))

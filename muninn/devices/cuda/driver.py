@@ -15,7 +15,8 @@ from cuda.bindings import driver as cu
 from muninn.errors import DescriptorsExhausted, DeviceUnavailable, ForkedAfterCuda, MuninnError, QuotaExceeded
 
 _SUCCESS = cu.CUresult.CUDA_SUCCESS
-_owner = 0
+#: The process that initialised CUDA; none as long as nobody has. A child inherits it, and is not it.
+_owner: list[int] = []
 
 
 class DriverError(Exception):
@@ -53,7 +54,6 @@ def initialise() -> None:
     DeviceUnavailable
         The driver does not start.
     """
-    global _owner
     guard()
     try:
         call(cu.cuInit, 0)
@@ -61,18 +61,18 @@ def initialise() -> None:
         if error.code == "NOT_INITIALIZED":
             raise ForkedAfterCuda("a parent of this process initialised CUDA before the fork") from error
         raise DeviceUnavailable(f"the CUDA driver does not start: {error}") from error
-    _owner = os.getpid()
+    _owner[:] = [os.getpid()]
 
 
 def guard() -> None:
     """`ForkedAfterCuda` in a child of the process that initialised CUDA."""
-    if _owner and _owner != os.getpid():
-        raise ForkedAfterCuda(f"CUDA was initialised by process {_owner} before the fork")
+    if isForked():
+        raise ForkedAfterCuda(f"CUDA was initialised by process {_owner[0]} before the fork")
 
 
 def isForked() -> bool:
     """Whether this is such a child: nothing is given back here, it is the parent's."""
-    return _owner != os.getpid()
+    return _owner != [] and _owner[0] != os.getpid()
 
 
 def version() -> int:
