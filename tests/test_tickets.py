@@ -123,3 +123,46 @@ def test_aTicketThatWasOvertakenIsDone(tickets: Tickets) -> None:
         if ticket <= TICKET_RING:
             tickets.complete(ticket, _MINE)
     assert tickets.state(TICKET_RING + 1) == TICKET_PENDING and tickets.state(1) == TICKET_DONE
+
+
+def fence(tickets: Tickets, ticket: int) -> int:
+    return int(atomics.loadAcquire64(tickets.fenceAddress(ticket)))
+
+
+def test_completingRaisesTheFenceWord(tickets: Tickets) -> None:
+    for kind in (layout.TICKET_PENDING, layout.TICKET_READING, layout.TICKET_WRITING):
+        ticket = tickets.issue(_MINE, 0, kind)
+        assert ticket is not None and fence(tickets, ticket) < ticket
+        tickets.complete(ticket, _MINE)
+        assert fence(tickets, ticket) == ticket and tickets.state(ticket) == TICKET_DONE
+
+
+def test_theDeathOfASignallerRaisesItsFenceWord(tickets: Tickets) -> None:
+    """Broken: a GPU that waits for the dead waits for ever."""
+    mine, theirs = tickets.issue(_MINE, 0), tickets.issue(_THEIRS, 0)
+    assert mine and theirs
+    assert tickets.poison(_THEIRS) == 1
+    assert (fence(tickets, theirs), fence(tickets, mine)) == (theirs, 0)
+    assert tickets.state(theirs) == TICKET_POISONED
+
+
+def test_whatTheGpuHadReachedIsDone(tickets: Tickets) -> None:
+    """Its process was killed before it could say so."""
+    ticket = tickets.issue(_THEIRS, 0, layout.TICKET_WRITING)
+    assert ticket
+    atomics.storeRelease64(tickets.fenceAddress(ticket), ticket)
+    assert tickets.poison(_THEIRS) == 0
+    assert tickets.state(ticket) == TICKET_DONE and tickets.torn() is None
+
+
+def test_aDeadWritersTurnIsTornAndADeadReadersIsNot(tickets: Tickets) -> None:
+    written, reading = tickets.issue(_THEIRS, 0, layout.TICKET_WRITING), tickets.issue(_THEIRS, 0, layout.TICKET_READING)
+    assert tickets.turns(reading=True) == [written, reading] and tickets.turns(reading=False) == [written]
+    assert tickets.poison(_THEIRS) == 1
+    assert tickets.torn() == written and tickets.turns(reading=True) == []
+    again = tickets.issue(_MINE, 0, layout.TICKET_WRITING)
+    assert again and tickets.torn() is None, "the next writer repairs it"
+    tickets.complete(again, _MINE)
+    signalled = tickets.issue(_THEIRS, 0)
+    assert tickets.poison(_THEIRS) == 1
+    assert signalled and tickets.torn() is None, "what somebody signals for himself is no writer's turn"

@@ -219,10 +219,9 @@ def _create(
         memory = membership.holdings.memory(made, index, row, incarnation, wanted.lifetime)
         description = _describe(wanted, made)
         membership.rows.describe(row, description, getattr(made, "handle", b""))
-        with typedErrors(f"the bytes of {wanted.name!r}"):
-            _fill(memory, wanted, fill)
-            if put is not None:
-                put(made.address)
+        _fill(memory, wanted, fill)
+        if put is not None:
+            put(made.address)
         _commit(membership, made, row, incarnation)
     except BaseException:
         _abandon(membership, row, incarnation)

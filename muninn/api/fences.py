@@ -69,13 +69,13 @@ def wait(holding: Holding, stream: Any, ticket: int | None, timeout: float | Non
             raise TimeoutError(f"ticket {wanted} of {holding.description.name!r} was not done within {timeout} s")
         return False
 
-    if tickets.state(wanted) == layout.TICKET_DONE:
-        return wanted
     if stream is None:
         while not isReachedInTime(_SLICE_SECONDS):
             pass
-    else:
-        device = deviceOf(holding.membership)
+        return wanted
+    device = deviceOf(holding.membership)
+    stream = device.asStream(stream)
+    if tickets.state(wanted) != layout.TICKET_DONE:
         # A GPU's wait for a word can not be called off, so one that has a limit is the host's.
         device.delayStream(stream, isReachedInTime, None if timeout is not None else _wordOf(holding, device, wanted))
     return wanted

@@ -61,6 +61,7 @@ class Writing:
         if self._stream is WITHOUT_STREAM and not holding.memory.isHostVisible:
             self._stream = None  # kernels must write it, and theirs is the default stream if no other is named
         if self._stream is WITHOUT_STREAM:
+            fences.holdBack(holding, None, writing=True, timeout=self._timeout)
             return buffer._view(holding)
         if self._stream is None:
             self._stream = fences.defaultStream(holding)

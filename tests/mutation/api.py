@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_HOLDINGS, _MEMBERSHIP, _BUFFER, _CREATION, _LOCK, _SHARING, _FENCES = (
-    f"muninn/api/{name}.py" for name in ("holdings", "membership", "buffer", "creation", "lock", "sharing", "fences")
+_HOLDINGS, _MEMBERSHIP, _BUFFER, _CREATION, _LOCK, _SHARING, _FENCES, _TURNS, _MEMORY, _SNAPSHOTS = (
+    f"muninn/api/{name}.py"
+    for name in ("holdings", "membership", "buffer", "creation", "lock", "sharing", "fences", "turns", "memory", "snapshots")
 )
 
 # fmt: off
@@ -20,7 +21,7 @@ MUTANTS = [
     Mutant(_HOLDINGS, "        if self.description.access is Access.READ_ONLY:", "        if False:", "what was shared readOnly stays so", "test_sharing.py::test_readOnlyStaysReadOnly"),
     Mutant(_HOLDINGS, "        if holding is not None and holding.isLive():\n            return holding\n        membership, encoded", "        if holding is not None:\n            return holding\n        membership, encoded", "a name is what is called so now", "test_holdings.py::test_aNameIsWhatIsCalledSoNow"),
     Mutant(_HOLDINGS, "if membership.rows.isLive(row, incarnation) and membership.rows.nameIs(row, encoded):", "if membership.rows.isLive(row, incarnation):", "a hint is believed only after the name was read", "test_holdings.py::test_aHintThatIsAnotherNamesIsNotBelieved"),
-    Mutant(_HOLDINGS, "    source.close()\n    onGone()\n", "    onGone()\n    source.close()\n", "memory is unmapped before its lease is given back", "test_holdings.py::test_memoryIsUnmappedBeforeItsLeaseIsGivenBack"),
+    Mutant(_MEMORY, "        source.close()\n        onGone()\n", "        onGone()\n        source.close()\n", "memory is unmapped before its lease is given back", "test_holdings.py::test_memoryIsUnmappedBeforeItsLeaseIsGivenBack"),
     Mutant(_HOLDINGS, "                membership.leaseTable.release(leaseIndex)\n                if", "                if", "memory that is unmapped has no lease", "test_sharing.py::test_unnamedBuffersGoWithTheirLastUser"),
     Mutant(_HOLDINGS, "                    self._released.append((row, incarnation))\n                    membership.kick()\n", "                    pass\n", "a last close is told to the broker", "test_sharing.py::test_unnamedBuffersGoWithTheirLastUser"),
     Mutant(_HOLDINGS, "lifetime is Lifetime.LAST_CLOSE or not membership.rows.isLive(row, incarnation):", "lifetime is Lifetime.LAST_CLOSE:", "the last holder of what was freed tells the broker", "test_buffer.py::test_freeingKeepsWhatIsMapped"),
@@ -51,20 +52,20 @@ MUTANTS = [
     Mutant(_MEMBERSHIP, "                if not self.members.anyEnded() or time.monotonic() > deadline:\n", "                if True:\n", "a table full of the dead is waited for", "test_membership.py::test_aTableThatIsFullOfTheDeadIsWaitedFor"),
     # --- buffer ---
     Mutant(_BUFFER, "        if not self._writable:\n            raise", "        if False:\n            raise", "a buffer open for reading is not written", "test_sharing.py::test_readOnlyStaysReadOnly test_buffer.py::test_publishesGenerationsToWaitingReaders"),
-    Mutant(_BUFFER, "        if kind is None:\n            holding.generation.publish(self._begun)\n", "        holding.generation.publish(self._begun)\n", "what was not written to its end is not published", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),
-    Mutant(_BUFFER, "            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, remaining) is None:", "            if False:", "one writer at a time", "test_buffer.py::test_aWriterKeepsTheOthersOut"),
-    Mutant(_BUFFER, "        claims.release(holding.claimAddress)\n", "", "a writer gives its turn back", "test_buffer.py::test_writersTakeTurns"),
-    Mutant(_BUFFER, "            if holding.isWriting:\n", "            if False:\n", "a thread that writes does not write again", "test_buffer.py::test_nestedWritingIsAnErrorAndNoHang"),
-    Mutant(_BUFFER, "        if holding.membership.isStale():\n            return False  # a child", "        if False:\n            return False  # a child", "a forked child does not end its parent's turn", "test_buffer.py::test_aForkedChildDoesNotEndItsParentsTurn"),
-    Mutant(_BUFFER, "        if kind is not None:\n            holding.generation.wake()\n", "", "who waits for a writer that gave up is woken", "test_buffer.py::test_whoWaitsForAWriterThatGivesUpIsToldAtOnce"),
+    Mutant(_TURNS, "            if kind is None:\n                holding.generation.publish(self._begun)\n", "            holding.generation.publish(self._begun)\n", "what was not written to its end is not published", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),
+    Mutant(_TURNS, "            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, remaining) is None:", "            if False:", "one writer at a time", "test_buffer.py::test_aWriterKeepsTheOthersOut"),
+    Mutant(_TURNS, "            claims.release(holding.claimAddress)\n            if kind", "            if kind", "a writer gives its turn back", "test_buffer.py::test_writersTakeTurns"),
+    Mutant(_TURNS, "            if holding.isWriting:\n", "            if False:\n", "a thread that writes does not write again", "test_buffer.py::test_nestedWritingIsAnErrorAndNoHang"),
+    Mutant(_TURNS, "        if holding.membership.isStale():\n            return False  # a child", "        if False:\n            return False  # a child", "a forked child does not end its parent's turn", "test_buffer.py::test_aForkedChildDoesNotEndItsParentsTurn"),
+    Mutant(_TURNS, "            if kind is not None:\n                holding.generation.wake()\n", "", "who waits for a writer that gave up is woken", "test_buffer.py::test_whoWaitsForAWriterThatGivesUpIsToldAtOnce"),
     Mutant(_BUFFER, "            checkExpiry(holding.description.name, self._expiresMs)\n", "", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
-    Mutant(_BUFFER, "            if generation.value() & 1 and _writerIsDead(holding) and generation.value() & 1:", "            if False:", "a wait ends when its writer dies", "test_buffer.py::test_aDeadWriterIsSeenAndRepaired"),
+    Mutant(_BUFFER, "            if generation.value() & 1 and writerIsDead(holding) and generation.value() & 1:", "            if False:", "a wait ends when its writer dies", "test_buffer.py::test_aDeadWriterIsSeenAndRepaired"),
     Mutant(_BUFFER, "        if holding.membership.isStale():\n            holding = self._reopen(holding)\n", "", "a forked child takes a lease of its own", "test_sharing.py::test_aForkedChildTakesALeaseOfItsOwn"),
-    Mutant(_BUFFER, "return owner is None or holding.membership.isDead(*owner)", "return owner is not None and holding.membership.isDead(*owner)", "a writer that gave up is said", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),
+    Mutant(_SNAPSHOTS, "return owner is None or holding.membership.isDead(*owner)", "return owner is not None and holding.membership.isDead(*owner)", "a writer that gave up is said", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),
     # --- creation ---
     Mutant(_CREATION, "    except BaseException:\n        _abandon(membership, row, incarnation)\n        raise\n", "    except KeyError:\n        raise\n", "a creation that fails leaves nothing", "test_creation.py::test_aFillThatRaisesLeavesNothing"),
     Mutant(_CREATION, "        except BaseException:\n            membership.leaseTable.release(index)\n            raise\n        memory", "        except KeyError:\n            raise\n        memory", "a creation that fails gives its lease back", "test_holdings.py::test_aCreationThatFailsGivesItsLeaseBack"),
-    Mutant(_CREATION, "        if fill is not None:\n            fill(memory)\n        _commit(membership, made, row, incarnation)\n", "        _commit(membership, made, row, incarnation)\n        if fill is not None:\n            fill(memory)\n", "nobody sees a buffer that is not filled", "test_creation.py::test_nobodySeesABufferThatIsNotFilled"),
+    Mutant(_CREATION, "        _fill(memory, wanted, fill)\n        if put is not None:\n            put(made.address)\n        _commit(membership, made, row, incarnation)\n", "        _commit(membership, made, row, incarnation)\n        _fill(memory, wanted, fill)\n", "nobody sees a buffer that is not filled", "test_creation.py::test_nobodySeesABufferThatIsNotFilled"),
     Mutant(_CREATION, "    if membership.holdings.creating.setdefault(wanted.name, token) is not token:", "    if False:", "the threads of a process are told apart", "test_takeover.py::test_aNameIsCreatedByOneOfManyThreads"),
     # --- lock, sharing, fences ---
     Mutant(_LOCK, "                self.recovered = not clean\n", "", "who takes a lock over from the dead is told", "test_lock.py::test_aKilledHolderIsSucceeded"),

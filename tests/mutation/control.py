@@ -124,11 +124,13 @@ MUTANTS = [
     Mutant(_CLAIMS, "            if atomics.casSeqCst32(address, word, mine | word & _CONTENDED) == word:", "            if atomics.exchangeSeqCst32(address, mine | word & _CONTENDED) is not None:", "of several heirs one gets the claim", "test_claims.py"),
     Mutant(_CLAIMS, "    \"\"\"Make the waiters look at the owner again: it has died.\"\"\"\n    atomics.futexWake32(address, _FUTEX_ALL)\n", "    \"\"\"Make the waiters look at the owner again: it has died.\"\"\"\n", "who waits for a dead owner is woken", "test_claims.py"),
     # --- tickets ---
-    Mutant(_TICKETS, "elif word & _STATUS_MASK != layout.TICKET_PENDING:", "elif True:", "a pending ticket keeps its place", "test_tickets.py::test_aFullRingMakesTheNextOneWait"),
+    Mutant(_TICKETS, "elif word & _STATUS_MASK not in _ENDS:", "elif True:", "a pending ticket keeps its place", "test_tickets.py::test_aFullRingMakesTheNextOneWait"),
     Mutant(_TICKETS, "                atomics.casSeqCst64(self._next, ticket - 1, ticket)\n            elif", "                pass\n            elif", "a ticket whose member died between two steps stops nobody", "test_tickets.py"),
-    Mutant(_TICKETS, "        atomics.casSeqCst64(self._slot(ticket), pending, _ticketWord(ticket, key, status))", "        atomics.storeRelease64(self._slot(ticket), _ticketWord(ticket, key, status))", "only its member completes a ticket", "test_tickets.py::test_onlyItsMemberCompletesATicket"),
-    Mutant(_TICKETS, "if word & 0xFFFFFFFF == self.pendingWord(key):", "if word & _STATUS_MASK == layout.TICKET_PENDING:", "only the tickets of the dead are poisoned", "test_tickets.py::test_theTicketsOfTheDeadArePoisonedAndNoOthers"),
+    Mutant(_TICKETS, "        atomics.casSeqCst64(self._slot(ticket), _ticketWord(ticket, key, before), _ticketWord(ticket, key, after))", "        atomics.storeRelease64(self._slot(ticket), _ticketWord(ticket, key, after))", "only its member completes a ticket", "test_tickets.py::test_onlyItsMemberCompletesATicket"),
+    Mutant(_TICKETS, "            if word & 0xFFFFFFFF not in own:", "            if word & _STATUS_MASK not in _ENDS:", "only the tickets of the dead are poisoned", "test_tickets.py::test_theTicketsOfTheDeadArePoisonedAndNoOthers"),
     Mutant(_TICKETS, "if word >> _TICKET_SHIFT == ticket else layout.TICKET_DONE", "if True else layout.TICKET_DONE", "a ticket that was overtaken is done", "test_tickets.py"),
+    Mutant(_TICKETS, "            self._raiseFence(ticket)\n            self._wakeAll()", "            self._wakeAll()", "a GPU that waits for the dead goes on", "test_tickets.py::test_theDeathOfASignallerRaisesItsFenceWord"),
+    Mutant(_TICKETS, "end = ends.done if isOver else ends.poisoned", "end = ends.poisoned", "what the GPU had reached counts", "test_tickets.py::test_whatTheGpuHadReachedIsDone"),
     Mutant(_TICKETS, "        atomics.fetchAddAcqRel32(self._wake, 1)\n", "", "a completion between the look and the sleep is seen", "test_tickets.py"),
     Mutant(_TICKETS, "        atomics.futexWake32(self._wake, _FUTEX_ALL)\n", "", "a completion wakes who waits", "test_tickets.py"),
     # --- segments ---
