@@ -169,7 +169,10 @@ class MuninnBuffer:
     @property
     def gpu(self) -> int | None:
         """The GPU whose VRAM it is, as this process counts them, or None."""
-        return self._checked().memory.gpu
+        holding = self._holding
+        if holding is None:
+            raise BufferFreed("this buffer object is closed", "Open the name again")
+        return holding.memory.gpu
 
     @property
     def access(self) -> str:
@@ -433,7 +436,9 @@ class MuninnBuffer:
         if memory.device is None or not memory.isMapped() or memory.device.backend == "host":
             raise AttributeError(f"{self.name!r} is not mapped for a GPU")
         address = memory.devicePointer(memory.device, self._writable)
-        return arrays.cudaArrayInterface(address, self.shape, None, dtypeOf(holding), not self._writable, None)
+        # Who takes it waits for the stream named in it: the default one, when that has to wait for a writer itself.
+        stream = fences.LEGACY_STREAM if fences.behindWriters(holding) else None
+        return arrays.cudaArrayInterface(address, self.shape, None, dtypeOf(holding), not self._writable, stream)
 
     def __dlpack__(self, *, stream: Any = None, **keywords: Any) -> Any:
         holding = self._checked()

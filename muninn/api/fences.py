@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: How long `signal` waits for the ring's oldest ticket: a stream that is stuck for longer is the program's error.
 _ISSUE_BOUND_SECONDS = 30.0
 _SLICE_SECONDS = 1.0
+#: What `__cuda_array_interface__` calls the default stream.
+LEGACY_STREAM = 1
 
 
 def signal(holding: Holding, stream: Any, kind: int = layout.TICKET_PENDING) -> int:
@@ -100,6 +102,14 @@ def holdBack(holding: Holding, stream: Any, *, writing: bool, timeout: float | N
                 raise
     if not writing and (torn := tickets.torn()) is not None:
         raise _died(holding, torn)
+
+
+def behindWriters(holding: Holding) -> bool:
+    """Put the default stream behind those who write; False when nobody does."""
+    if not holding.tickets.turns(reading=False):
+        return False
+    holdBack(holding, defaultStream(holding), writing=False, timeout=None)
+    return True
 
 
 def defaultStream(holding: Holding) -> Any:

@@ -155,6 +155,16 @@ def test_turnsFenceByThemselves(buffer: muninn.MuninnBuffer, actor: Start) -> No
     assert reading.ended().shape == (4096,)
 
 
+def test_theInterfaceNamesTheStreamThatWaitsForAWriter(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    writer = actor(DEVICE + "s.submit(lambda: gate.wait(60))\nwith b.write(stream=s) as view: pass")
+    buffer.open()
+    assert buffer.__cuda_array_interface__["stream"] == 1
+    assert not device().asStream(None).query()
+    writer.do("gate.set()")
+    device().asStream(None).synchronize(30)
+    assert buffer.__cuda_array_interface__["stream"] is None
+
+
 def test_aWriterWaitsForThoseWhoRead(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     reader = actor(DEVICE + "s.submit(lambda: gate.wait(60))\nwith b.read(stream=s) as view: pass")
     stream = device().createStream(0)
