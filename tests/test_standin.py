@@ -151,7 +151,7 @@ def test_readOnlyMemoryNeedsTheReadOnlyFlag(start: Start) -> None:
 
 
 def test_countsOverProcessesAndForgetsTheKilled(start: Start) -> None:
-    first, second = start(memory="16M"), start(memory="16M")
+    first, second = start(memory="16M", context=0), start(memory="16M", context=0)
     first.do("a = alloc(10 * MIB)")
     assert second.do("freeBytes()") == 6 * MIB
     assert second.do("code(cu.cuMemAlloc(8 * MIB))") == "OUT_OF_MEMORY"
@@ -159,14 +159,34 @@ def test_countsOverProcessesAndForgetsTheKilled(start: Start) -> None:
     assert second.do("freeBytes(), code(cu.cuMemAlloc(8 * MIB))") == [16 * MIB, "SUCCESS"]
 
 
-def test_countsSharedMemoryOnce(start: Start) -> None:
-    owner, other = start(memory="16M"), start(memory="16M")
+def test_countsSharedMemoryOnceAsLongAsAnybodyHasADescriptor(start: Start) -> None:
+    owner, other = start(memory="16M", context=0), start(memory="16M", context=0)
     descriptor = owner.do("h = ok(cu.cuMemCreate(4 * MIB, prop(), 0)); exportFd(h)")
-    other.do(f"h = importFd(fetchFd({owner.pid}, {descriptor}))")
+    other.do(f"fd = fetchFd({owner.pid}, {descriptor}); h = importFd(fd)")
     assert other.do("freeBytes()") == 12 * MIB
     owner.kill()
     assert other.do("freeBytes()") == 12 * MIB
-    assert other.do("ok(cu.cuMemRelease(h)); freeBytes()") == 16 * MIB
+    assert other.do("ok(cu.cuMemRelease(h)); freeBytes()") == 12 * MIB
+    assert other.do("os.close(fd); freeBytes()") == 16 * MIB
+
+
+def test_whatImportersHaveOpenStaysCounted(start: Start) -> None:
+    owner, other = start(memory="16M", context=0), start(memory="16M", context=0)
+    other.do(f"p = openMemory({owner.do('memoryHandle(alloc(4 * MIB))')!r})")
+    owner.kill()
+    assert other.do("freeBytes()") == 12 * MIB
+    assert other.do("ok(cu.cuIpcCloseMemHandle(p)); freeBytes()") == 16 * MIB
+
+
+def test_eachContextTakesMemory(start: Start) -> None:
+    first = start(memory="16M", context="6M")
+    assert first.do("freeBytes()") == 10 * MIB
+    second = start(memory="16M", context="6M")
+    assert first.do("freeBytes()") == 4 * MIB
+    with pytest.raises(ActorError, match="OUT_OF_MEMORY"):
+        start(memory="16M", context="6M")
+    second.kill()
+    assert first.do("freeBytes()") == 10 * MIB
 
 
 # --- sharing ---
@@ -241,6 +261,16 @@ def test_virtualMemoryChecksWhatItIsGiven(start: Start) -> None:
     assert actor.do("code(cu.cuMemAddressFree(p, 2 * MIB)), code(cu.cuIpcGetMemHandle(p))") == ["INVALID_VALUE", "INVALID_VALUE"]
 
 
+def test_eachImportIsAHandleOfItsOwnAndCanNotBeExported(start: Start) -> None:
+    actor = start("enter(); h = ok(cu.cuMemCreate(2 * MIB, prop(), 0)); fd = exportFd(h); i = importFd(fd); j = importFd(fd)")
+    assert actor.do("len({int(h), int(i), int(j)})") == 3
+    assert actor.do("a, b = mapHandle(h, 2 * MIB), mapHandle(i, 2 * MIB); put(a, np.arange(3, dtype=np.int32)); get(b, 3)") == [0, 1, 2]
+    assert actor.do("code(cu.cuMemExportToShareableHandle(i, POSIX_FD, 0))") == "INVALID_VALUE"
+    assert actor.do("[code(cu.cuMemRelease(x)) for x in (h, h, i)]") == ["SUCCESS", "INVALID_VALUE", "SUCCESS"]
+    assert actor.do("c = mapHandle(j, 2 * MIB); get(c, 3)") == [0, 1, 2]
+    assert actor.do("code(cu.cuMemSetAccess(c, 2 * MIB, [access(True, 99)], 1))") == "INVALID_VALUE"
+
+
 def test_mayLackDescriptors(start: Start) -> None:
     actor = start(vmm_fd=0)
     attribute = "cu.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED"
@@ -253,9 +283,9 @@ def test_mayLackDescriptors(start: Start) -> None:
 
 def test_pinnedCopiesAreQueuedAndPageableOnesWait(start: Start) -> None:
     actor = start(delay=300000)
-    actor.do("s = stream(); a = alloc(4096); h = pinned(4096); x = np.zeros(4096, np.uint8)")
+    actor.do("s = stream(); a = alloc(1 << 17); h = pinned(1 << 17); x = np.zeros(1 << 17, np.uint8)")
     assert actor.do("ok(cu.cuMemcpyHtoDAsync(a, h, 4096, s)); code(cu.cuStreamQuery(s))") == "NOT_READY"
-    assert actor.do("ok(cu.cuMemcpyHtoDAsync(a, x.ctypes.data, 4096, s)); code(cu.cuStreamQuery(s))") == "SUCCESS"
+    assert actor.do("ok(cu.cuMemcpyHtoDAsync(a, x.ctypes.data, 1 << 17, s)); code(cu.cuStreamQuery(s))") == "SUCCESS"
     assert actor.do("ok(cu.cuMemcpyDtoDAsync(a, a + 2048, 1024, s)); q = code(cu.cuStreamQuery(s)); ok(cu.cuStreamSynchronize(s)); q, code(cu.cuStreamQuery(s))") == [
         "NOT_READY", "SUCCESS",
     ]  # fmt: skip
@@ -325,19 +355,43 @@ def test_anEventOfTheDeadIsAsTheEnvironmentSays(start: Start, policy: str, answe
     assert other.do("code(cu.cuEventQuery(f))") == answer
 
 
-def test_whatIsUnmappedUnderACopyKillsTheContext(start: Start) -> None:
-    actor = start("enter(); s = stream(); h = ok(cu.cuMemCreate(2 * MIB, prop(), 0)); a = mapHandle(h, 2 * MIB)", delay=100000)
-    actor.do("ok(cu.cuMemsetD8Async(a, 1, 64, s)); ok(cu.cuMemUnmap(a, 2 * MIB))")
-    assert actor.do("code(cu.cuStreamSynchronize(s)), code(cu.cuMemAlloc(64))") == ["ILLEGAL_ADDRESS", "ILLEGAL_ADDRESS"]
+def test_alittlePageableMemoryIsSetAside(start: Start) -> None:
+    actor = start("enter(); s = stream(); a = alloc(4096); x = np.ones(1024, np.int32)", delay=300000)
+    assert actor.do("ok(cu.cuMemcpyHtoDAsync(a, x.ctypes.data, 4096, s)); x[:] = 2; code(cu.cuStreamQuery(s))") == "NOT_READY"
+    assert actor.do("ok(cu.cuStreamSynchronize(s)); get(a, 1024)") == [1] * 1024
 
 
-def test_hostFunctionsRunInTheirPlaceAndMayNotCallBack(start: Start) -> None:
-    actor = start("enter(); s = stream(); seen = []; import ctypes", delay=50000)
-    actor.do("@ctypes.CFUNCTYPE(None, ctypes.c_void_p)\ndef note(_): seen.append(code(cu.cuMemAlloc(64)))\n")
+@pytest.mark.parametrize(
+    ("work", "error"),
+    [("ok(cu.cuMemsetD8Async(a, 1, 64, s))", "LAUNCH_FAILED"), ("ok(cu.cuMemcpyDtoDAsync(b, a, 64, s))", "ILLEGAL_ADDRESS")],
+)
+def test_whatIsUnmappedUnderWorkKillsTheContext(start: Start, work: str, error: str) -> None:
+    actor = start(
+        "enter(); s = stream(); h = ok(cu.cuMemCreate(2 * MIB, prop(), 0)); a = mapHandle(h, 2 * MIB); b = alloc(64)", delay=100000
+    )
+    actor.do("e = ok(cu.cuEventCreate(0)); attribute = cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE")
+    actor.do(f"{work}; ok(cu.cuMemUnmap(a, 2 * MIB))")
+    assert actor.do("code(cu.cuStreamSynchronize(s)), code(cu.cuMemAlloc(64)), code(cu.cuEventQuery(e))") == [error] * 3
+    assert actor.do("code(cu.cuPointerGetAttribute(attribute, b)), code(cu.cuStreamDestroy(s))") == ["SUCCESS", error]
+
+
+def test_aThreadHasADefaultStreamInEachContext(start: Start) -> None:
+    actor = start("enter()")
+    actor.do("h = pinned(64); ok(cu.cuMemsetD8(h, 0, 64)); ok(cu.cuCtxSynchronize()); ok(cu.cuStreamWaitValue64(2, h, 1, 0))")
+    assert actor.do("q = code(cu.cuStreamQuery(2)); c = ok(cu.cuCtxCreate(None, 0, 0)); q, code(cu.cuStreamQuery(2))") == [
+        "NOT_READY",
+        "SUCCESS",
+    ]
+
+
+def test_hostFunctionsRunInTheirPlaceAndMayAskLittle(start: Start) -> None:
+    actor = start("enter(); s = stream(); t = stream(); e = ok(cu.cuEventCreate(0)); seen = []; import ctypes", delay=50000)
+    asked = "cu.cuMemAlloc(64), cu.cuStreamQuery(t), cu.cuEventQuery(e), cu.cuStreamSynchronize(t)"
+    actor.do(f"@ctypes.CFUNCTYPE(None, ctypes.c_void_p)\ndef note(_): seen.extend(code(answer) for answer in ({asked}))\n")
     actor.do(
         "ok(cu.cuLaunchHostFunc(s, cu.CUhostFn(ctypes.cast(note, ctypes.c_void_p).value), 0)); early = len(seen); ok(cu.cuStreamSynchronize(s))"
     )
-    assert actor.do("early, seen") == [0, ["NOT_PERMITTED"]]
+    assert actor.do("early, seen") == [0, ["NOT_PERMITTED", "SUCCESS", "SUCCESS", "SUCCESS"]]
 
 
 # --- faults and the log ---

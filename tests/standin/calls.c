@@ -55,7 +55,7 @@ static void writeLine(const char *name, const char *format, va_list arguments) {
     if (write(logFd, line, (size_t)used) < 0) return; /* a log that can not be written stops nobody */
 }
 
-CUresult callBegin(const char *name, bool needsInit, const char *format, ...) {
+CUresult callBegin(const char *name, Need need, const char *format, ...) {
     pthread_once(&once, readSettings);
     if (logFd >= 0) {
         va_list arguments;
@@ -65,8 +65,8 @@ CUresult callBegin(const char *name, bool needsInit, const char *format, ...) {
     }
     for (int i = 0; i < faultCount; i++)
         if (sameName(faults[i].name, name) && atomic_fetch_add(&faults[i].seen, 1) + 1 == faults[i].nth) return faults[i].code;
-    if (inHostFunction && needsInit) return NOT_PERMITTED;
-    if (driver.forked || (needsInit && !driver.ready)) return NOT_INITIALIZED;
+    if (inHostFunction && need == NEEDS_INIT) return NOT_PERMITTED;
+    if (driver.forked || (need && !driver.ready)) return NOT_INITIALIZED;
     return OK;
 }
 

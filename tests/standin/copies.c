@@ -1,14 +1,20 @@
 /* Copies and fills. Which side is a device is found from the addresses, as with unified addressing; the names only say what must be one.
  *
- * Pageable host memory makes even an Async call wait, pinned memory is queued; between devices nothing waits, not even the call without Async.
- * Addresses are looked up again when the work runs: what was unmapped meanwhile is ILLEGAL_ADDRESS, and stays the context's error.
+ * Pageable host memory makes even an Async call wait, save a little that goes to a device, which is set aside; pinned memory is queued; between devices
+ * nothing waits, not even the call without Async. Addresses are looked up again when the work runs: what was unmapped meanwhile is ILLEGAL_ADDRESS to a copy
+ * and LAUNCH_FAILED to a fill, which is a kernel, and stays the context's error.
  */
 #define _GNU_SOURCE
 #include "standin.h"
 
+#include <stdlib.h>
 #include <string.h>
 
+#define ADDRESS(pointer) ((unsigned long long)(pointer))
+enum { STAGED_BYTES = 64 << 10 };
+
 typedef struct { uint64_t target, source, bytes; int to, from; } Copy; /* to, from: how to resolve them */
+typedef struct { uint64_t target, bytes; char content[]; } Staged;
 typedef struct { uint64_t target, count; uint32_t value; int width; } Fill;
 
 static CUresult runCopy(void *given, CUresult before) {
@@ -30,6 +36,23 @@ static CUresult runCopy(void *given, CUresult before) {
         copy->bytes -= bytes;
     }
     return before;
+}
+
+static CUresult runStaged(void *given, CUresult before) {
+    Staged *staged = given;
+    Copy copy = {staged->target, ADDRESS(staged->content), staged->bytes, TO_WRITE | KNOWN, TO_READ};
+    return runCopy(&copy, before);
+}
+
+/* Set the bytes aside, so that the caller may go on and change his. */
+static CUresult submitStaged(uint64_t target, const void *source, uint64_t bytes, Stream *stream) {
+    Staged *staged = malloc(sizeof *staged + bytes);
+    if (!staged) return OUT_OF_MEMORY;
+    *staged = (Staged){target, bytes};
+    memcpy(staged->content, source, bytes);
+    CUresult result = streamSubmit(stream, runStaged, staged, sizeof *staged + bytes, false);
+    free(staged);
+    return result;
 }
 
 static bool mayReach(uint64_t address, uint64_t bytes, int how) {
@@ -59,11 +82,11 @@ static CUresult copyNow(uint64_t target, uint64_t source, uint64_t bytes, Stream
     bool wait = async ? !pinned : !(toDevice && fromDevice);
     Copy copy = {target, source, bytes, TO_WRITE | (toDevice ? KNOWN : 0), TO_READ | (fromDevice ? KNOWN : 0)};
     logLine("copy %s to %s, bytes=%llu", fromDevice ? "device" : "host", toDevice ? "device" : "host", (unsigned long long)bytes);
+    if (async && toDevice && !pinned && bytes <= STAGED_BYTES) return submitStaged(target, (const void *)source, bytes, stream);
     return streamSubmit(stream, runCopy, &copy, sizeof copy, wait);
 }
 
 #define TWO_SIDES "target=%#llx, source=%#llx, bytes=%zu"
-#define ADDRESS(pointer) ((unsigned long long)(pointer))
 
 API CUresult cuMemcpyHtoD_v2(CUdeviceptr target, const void *source, size_t bytes) {
     CONTEXT_CALL(TWO_SIDES, target, ADDRESS(source), bytes);
@@ -129,7 +152,7 @@ static CUresult runFill(void *given, CUresult before) {
         char *to;
         Physical *held;
         uint64_t bytes = left;
-        CHECK(resolve(fill->target, &bytes, KNOWN | TO_WRITE, &to, &held));
+        if (resolve(fill->target, &bytes, KNOWN | TO_WRITE, &to, &held)) return LAUNCH_FAILED;
         if (fill->width == 1) memset(to, (int)fill->value, bytes);
         else for (uint64_t at = 0; at + (uint64_t)fill->width <= bytes; at += (uint64_t)fill->width) memcpy(to + at, &fill->value, (size_t)fill->width);
         physicalUnpin(held);

@@ -71,6 +71,7 @@ API CUresult cuInit(unsigned flags) {
     if (!driver.ready) {
         driver.driverVersion = (int)settingBytes("STANDIN_DRIVER", 13000);
         driver.memoryBytes = settingBytes("STANDIN_MEMORY", 2ull << 30);
+        driver.contextBytes = settingBytes("STANDIN_CONTEXT", 8ull << 20);
         driver.vmmFd = settingBytes("STANDIN_VMM_FD", 1);
         driver.readOnlyRegister = settingBytes("STANDIN_READ_ONLY", 1);
         readDevices();
@@ -235,15 +236,22 @@ void contextAdopt(Context *context) {
     stack[0] = context;
 }
 
+/* What a context takes of its device; under gate. */
+static CUresult takeContext(Context *context) {
+    context->nonce = freshNonce();
+    return driver.contextBytes ? ledgerHold(context->nonce, driver.physical[context->device], driver.contextBytes, driver.memoryBytes) : OK;
+}
+
 API CUresult cuDevicePrimaryCtxRetain(Context **context, CUdevice device) {
     CALL("device=%d", device);
     if (!context) return INVALID_VALUE;
     if (!known(device)) return INVALID_DEVICE;
     pthread_mutex_lock(&gate);
-    primaries[device].retained++;
+    CUresult result = primaries[device].retained ? OK : takeContext(&primaries[device]);
+    if (!result) primaries[device].retained++;
     pthread_mutex_unlock(&gate);
-    *context = &primaries[device];
-    return OK;
+    if (!result) *context = &primaries[device];
+    return result;
 }
 
 /* The memory that cuMemAlloc, cuMemHostAlloc and the IPC calls made in a context goes with it; what VMM made does not. */
@@ -264,7 +272,10 @@ API CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) {
     int left = primaries[device].retained ? --primaries[device].retained : -1;
     pthread_mutex_unlock(&gate);
     if (left < 0) return INVALID_CONTEXT;
-    if (!left) dropMemory(&primaries[device]);
+    if (!left) {
+        dropMemory(&primaries[device]);
+        ledgerDrop(primaries[device].nonce);
+    }
     return OK;
 }
 
@@ -301,11 +312,12 @@ API CUresult cuCtxCreate_v2(Context **context, unsigned flags, CUdevice device) 
     made->device = device;
     made->flags = flags;
     pthread_mutex_lock(&gate);
-    made->next = created;
-    created = made;
+    CUresult result = takeContext(made);
+    if (!result) made->next = created, created = made;
     pthread_mutex_unlock(&gate);
-    stack[depth++] = *context = made;
-    return OK;
+    if (result) free(made);
+    else stack[depth++] = *context = made;
+    return result;
 }
 
 API CUresult cuCtxCreate_v4(Context **context, void *parameters, unsigned flags, CUdevice device) {
@@ -316,6 +328,7 @@ API CUresult cuCtxDestroy_v2(Context *context) {
     CALL("context=%p", (void *)context);
     if (!contextKnown(context) || context->primary) return INVALID_CONTEXT;
     dropMemory(context);
+    ledgerDrop(context->nonce);
     pthread_mutex_lock(&gate);
     Context **link = &created;
     while (*link != context) link = &(*link)->next;
@@ -416,7 +429,7 @@ API CUresult cuCtxSetLimit(int limit, size_t value) {
 API CUresult cuCtxGetStreamPriorityRange(int *least, int *greatest) {
     CONTEXT_CALL("");
     if (least) *least = 0;
-    if (greatest) *greatest = 0;
+    if (greatest) *greatest = -5;
     return OK;
 }
 

@@ -161,12 +161,14 @@ static CUresult awaitNumber(Page *page, uint64_t number) {
 }
 
 API CUresult cuEventQuery(Event *asked) {
-    CALL("event=%p", (void *)asked);
+    HOST_CALL("event=%p", (void *)asked);
     Event *event = eventRef(asked);
     if (!event) return INVALID_HANDLE;
     CUresult result = stateOf(event->page, atomic_load(&event->page->recorded));
     eventUnref(event);
-    return result;
+    Context *context = contextCurrent();
+    CUresult sticky = context ? atomic_load(&context->error) : OK;
+    return sticky ? sticky : result;
 }
 
 API CUresult cuEventSynchronize(Event *asked) {

@@ -1,12 +1,14 @@
 /* The ledger: who holds how much of which device, over all processes of this user and STANDIN_DOMAIN.
  *
  * One file in /dev/shm, written by every process under one robust mutex. A row is one piece of device memory, with a bit for each process that holds it
- * (importers of a descriptor too: the memory lives as long as one of them). Nothing is subtracted when a process dies: whoever looks next finds the slot's
- * pid and start time gone, and clears its bits. A dead holder of the mutex leaves at worst a row without holders, which the next sweep drops.
+ * (importers too: the memory lives as long as one of them), or what a process's context takes. Nothing is subtracted when a process dies: whoever looks next
+ * finds the slot's pid and start time gone, and clears its bits. Memory that was shared and that nobody has open any more may still be behind a descriptor
+ * that somebody keeps, which /proc tells: until then it counts. A dead holder of the mutex leaves at worst a row without holders, which the next sweep drops.
  */
 #define _GNU_SOURCE
 #include "standin.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -16,11 +18,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { SLOTS = 256, ROWS = 16384, WORDS = SLOTS / 64 };
-static const uint64_t MAGIC = 0x31305245474445c5u;
+enum { SLOTS = 256, ROWS = 16384, WORDS = SLOTS / 64, MANY_ROWS = 1024 };
+static const uint64_t MAGIC = 0x32305245474445c5u;
 
 typedef struct { int32_t pid, unused; uint64_t start; } Slot;
-typedef struct { uint64_t nonce, bytes, device, holders[WORDS]; } Row;
+typedef struct {
+    uint64_t nonce, bytes;
+    uint32_t device, shared; /* shared: others may have a descriptor of it */
+    uint64_t holders[WORDS];
+} Row;
 typedef struct {
     uint64_t magic;
     pthread_mutex_t mutex;
@@ -62,7 +68,42 @@ static bool heldByAny(const Row *row) {
     return false;
 }
 
+static bool keptByNobody(const Row *row) { return row->nonce && row->shared && !heldByAny(row); }
+
+/* Mark the rows in `kept` whose memory is behind a descriptor of this process: its name carries the nonce. */
+static void markDescriptors(const char *pid, bool *kept) {
+    char path[300], name[64];
+    snprintf(path, sizeof path, "/proc/%s/fd", pid);
+    DIR *descriptors = opendir(path);
+    if (!descriptors) return; /* gone, or somebody else's */
+    for (struct dirent *each; (each = readdir(descriptors));) {
+        ssize_t length = readlinkat(dirfd(descriptors), each->d_name, name, sizeof name - 1);
+        unsigned long long nonce;
+        if (length <= 0) continue;
+        name[length] = 0;
+        if (sscanf(name, "/memfd:" MEMORY_NAME, &nonce) != 1) continue;
+        for (uint64_t r = 0; r < ledger->rowsUsed; r++)
+            if (ledger->rows[r].nonce == nonce) kept[r] = true;
+    }
+    closedir(descriptors);
+}
+
+/* Drop the rows that nobody has open, and of which nobody has a descriptor. */
+static void dropUnkept(void) {
+    bool *kept = calloc(ROWS, sizeof *kept);
+    DIR *processes = kept ? opendir("/proc") : NULL;
+    if (processes) {
+        for (struct dirent *each; (each = readdir(processes));)
+            if (each->d_name[0] >= '1' && each->d_name[0] <= '9') markDescriptors(each->d_name, kept);
+        closedir(processes);
+        for (uint64_t r = 0; r < ledger->rowsUsed; r++)
+            if (keptByNobody(&ledger->rows[r]) && !kept[r]) ledger->rows[r].nonce = 0;
+    }
+    free(kept);
+}
+
 static void sweep(void) {
+    bool asked = false;
     uint64_t dead[WORDS] = {0};
     for (int i = 0; i < SLOTS; i++)
         if (!ledger->slots[i].pid || processStart(ledger->slots[i].pid) != ledger->slots[i].start) dead[i / 64] |= 1ull << (i % 64);
@@ -70,8 +111,10 @@ static void sweep(void) {
         Row *row = &ledger->rows[r];
         if (!row->nonce) continue;
         for (int i = 0; i < WORDS; i++) row->holders[i] &= ~dead[i];
-        if (!heldByAny(row)) row->nonce = 0;
+        if (keptByNobody(row)) asked = true;
+        else if (!heldByAny(row)) row->nonce = 0;
     }
+    if (asked) dropUnkept();
     for (int i = 0; i < SLOTS; i++)
         if (dead[i / 64] >> (i % 64) & 1) ledger->slots[i].pid = 0;
 }
@@ -117,7 +160,7 @@ CUresult ledgerOpen(void) {
 static uint64_t usedLocked(int device) {
     uint64_t sum = 0;
     for (uint64_t r = 0; r < ledger->rowsUsed; r++)
-        if (ledger->rows[r].nonce && ledger->rows[r].device == (uint64_t)device) sum += ledger->rows[r].bytes;
+        if (ledger->rows[r].nonce && ledger->rows[r].device == (uint32_t)device) sum += ledger->rows[r].bytes;
     return sum;
 }
 
@@ -137,8 +180,12 @@ CUresult ledgerHold(uint64_t nonce, int device, uint64_t bytes, uint64_t limit) 
     Row *row = result ? NULL : rowOf(nonce);
     if (!result && !row) {
         row = rowOf(0);
+        if (!row && ledger->rowsUsed >= MANY_ROWS) {
+            sweep();
+            row = rowOf(0);
+        }
         if (!row && ledger->rowsUsed < ROWS) row = &ledger->rows[ledger->rowsUsed++];
-        if (row) *row = (Row){.nonce = nonce, .bytes = bytes, .device = (uint64_t)device};
+        if (row) *row = (Row){.nonce = nonce, .bytes = bytes, .device = (uint32_t)device};
         else result = OUT_OF_MEMORY;
     }
     if (row) row->holders[mySlot / 64] |= 1ull << (mySlot % 64);
@@ -146,12 +193,19 @@ CUresult ledgerHold(uint64_t nonce, int device, uint64_t bytes, uint64_t limit) 
     return result;
 }
 
+void ledgerShare(uint64_t nonce) {
+    lockLedger();
+    Row *row = rowOf(nonce);
+    if (row) row->shared = 1;
+    pthread_mutex_unlock(&ledger->mutex);
+}
+
 void ledgerDrop(uint64_t nonce) {
     lockLedger();
     Row *row = rowOf(nonce);
     if (row) {
         row->holders[mySlot / 64] &= ~(1ull << (mySlot % 64));
-        if (!heldByAny(row)) row->nonce = 0;
+        if (!heldByAny(row) && !row->shared) row->nonce = 0;
     }
     pthread_mutex_unlock(&ledger->mutex);
 }

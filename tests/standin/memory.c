@@ -74,6 +74,7 @@ void mappingRemove(Mapping *mapping) {
     memmove(table + at, table + at + 1, (--count - at) * sizeof *table);
     if (mapping->kind == KIND_HOST || mapping->kind == KIND_REGISTERED) hostBytes -= mapping->bytes;
     if (mapping->kind == KIND_HOST) munmap((void *)mapping->base, roundUp(mapping->bytes, PAGE));
+    if (mapping->handle) vmmUnmapped(mapping->handle);
     if (mapping->physical) physicalRelease(mapping->physical);
     free(mapping);
 }
@@ -109,7 +110,9 @@ CUresult physicalCreate(Physical **made, int device, uint64_t bytes, bool vmm, b
     Trailer trailer = {.magic = TRAILER_MAGIC, .nonce = freshNonce(), .bytes = bytes, .device = host, .vmm = vmm, .exportable = exportable,
                        .exporter = getpid(), .exporterStart = processStart(getpid())};
     CHECK(ledgerHold(trailer.nonce, host, bytes, driver.memoryBytes));
-    int fd = memfd_create("standin", MFD_CLOEXEC);
+    char name[32];
+    snprintf(name, sizeof name, MEMORY_NAME, (unsigned long long)trailer.nonce);
+    int fd = memfd_create(name, MFD_CLOEXEC);
     CUresult result = fd < 0 ? OPERATING_SYSTEM : OK;
     if (!result && (ftruncate(fd, (off_t)(bytes + PAGE)) || pwrite(fd, &trailer, sizeof trailer, (off_t)bytes) != sizeof trailer)) result = OUT_OF_MEMORY;
     if (!result && !(*made = enter(fd, &trailer))) result = OUT_OF_MEMORY;
@@ -118,7 +121,6 @@ CUresult physicalCreate(Physical **made, int device, uint64_t bytes, bool vmm, b
         ledgerDrop(trailer.nonce);
         return result;
     }
-    (*made)->counted = 1;
     if (settingBytes("STANDIN_POISON", 1)) memset((*made)->alias, POISON, bytes < POISON_BYTES ? bytes : POISON_BYTES);
     return OK;
 }
@@ -154,10 +156,8 @@ CUresult physicalImport(Physical **made, int fd, bool vmm, Trailer *trailer) {
         close(own);
         return MAPPING_FAILED;
     }
-    if (vmm) {
-        ledgerHold(trailer->nonce, trailer->device, bytes, 0);
-        (*made)->counted = 1;
-    }
+    ledgerHold(trailer->nonce, trailer->device, bytes, 0);
+    ledgerShare(trailer->nonce);
     return OK;
 }
 
@@ -169,7 +169,7 @@ void physicalRelease(Physical *physical) {
     munmap(physical->alias, physical->bytes);
     if (physical->deviceVa) munmap((void *)physical->deviceVa, roundUp(physical->bytes, GRANULE));
     if (physical->fd >= 0) close(physical->fd);
-    if (physical->counted) ledgerDrop(physical->nonce);
+    ledgerDrop(physical->nonce);
     free(physical);
 }
 
@@ -493,7 +493,8 @@ static CUresult attributeOf(void *data, int attribute, uint64_t address) {
 }
 
 API CUresult cuPointerGetAttribute(void *data, int attribute, CUdeviceptr address) {
-    CONTEXT_CALL("attribute=%d, address=%#llx", attribute, address);
+    CALL("attribute=%d, address=%#llx", attribute, address);
+    if (!contextCurrent()) return INVALID_CONTEXT;
     return data ? attributeOf(data, attribute, address) : INVALID_VALUE;
 }
 

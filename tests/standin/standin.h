@@ -70,14 +70,18 @@ enum { MAX_DEVICES = 16, GRANULE = 2 << 20, PAGE = 4096, STREAM_NON_BLOCKING = 1
 
 /* --- calls.c --- */
 
-/* Every entry point begins with one of these. CALL: needs cuInit. CONTEXT_CALL: needs a current context as well, in `context`, and tells its sticky error. */
-#define CALL(...) do { CUresult refused_ = callBegin(__func__, true, __VA_ARGS__); if (refused_) return refused_; } while (0)
-#define FREE_CALL(...) do { CUresult refused_ = callBegin(__func__, false, __VA_ARGS__); if (refused_) return refused_; } while (0)
+/* Every entry point begins with one of these. CALL: needs cuInit. HOST_CALL: needs no more, and host functions may make it too. FREE_CALL: needs nothing.
+ * CONTEXT_CALL: needs a current context as well, in `context`, and tells its sticky error. */
+typedef enum { NEEDS_NOTHING, NEEDS_INIT_ONLY, NEEDS_INIT } Need;
+#define BEGIN(need, ...) do { CUresult refused_ = callBegin(__func__, need, __VA_ARGS__); if (refused_) return refused_; } while (0)
+#define CALL(...) BEGIN(NEEDS_INIT, __VA_ARGS__)
+#define HOST_CALL(...) BEGIN(NEEDS_INIT_ONLY, __VA_ARGS__)
+#define FREE_CALL(...) BEGIN(NEEDS_NOTHING, __VA_ARGS__)
 #define CONTEXT_CALL(...) CALL(__VA_ARGS__); Context *context = contextCurrent(); if (!context) return INVALID_CONTEXT; \
     do { CUresult sticky_ = atomic_load(&context->error); if (sticky_) return sticky_; } while (0)
 #define CHECK(call) do { CUresult failed_ = (call); if (failed_) return failed_; } while (0)
 
-CUresult callBegin(const char *name, bool needsInit, const char *format, ...) __attribute__((format(printf, 3, 4)));
+CUresult callBegin(const char *name, Need need, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void logLine(const char *format, ...) __attribute__((format(printf, 1, 2)));
 uint64_t settingBytes(const char *name, uint64_t otherwise);
 uint64_t nowNs(void);
@@ -88,8 +92,10 @@ extern _Thread_local bool inHostFunction;
 
 CUresult ledgerOpen(void);
 CUresult ledgerHold(uint64_t nonce, int device, uint64_t bytes, uint64_t limit); /* limit 0: an import, which takes nothing new */
+void ledgerShare(uint64_t nonce); /* from now on a descriptor of it may be in other hands */
 void ledgerDrop(uint64_t nonce);
 uint64_t ledgerUsed(int device);
+#define MEMORY_NAME "standin-%016llx" /* of a memfd, by its nonce */
 uint64_t processStart(int pid); /* 0 when there is no such process, or only its zombie */
 
 /* --- device.c --- */
@@ -98,6 +104,7 @@ typedef struct Context {
     int device; /* ordinal in this process */
     bool primary;
     int retained;
+    uint64_t nonce; /* of what it takes in the ledger */
     unsigned flags;
     _Atomic CUresult error; /* sticky: what a kernel or a copy died of */
     _Atomic(struct Stream *) legacy;
@@ -110,7 +117,7 @@ typedef struct {
     int deviceCount, driverVersion;
     int physical[MAX_DEVICES]; /* ordinal -> index of the host, by CUDA_VISIBLE_DEVICES */
     bool peer[MAX_DEVICES][MAX_DEVICES]; /* by ordinal */
-    uint64_t memoryBytes;
+    uint64_t memoryBytes, contextBytes;
     bool vmmFd, readOnlyRegister;
 } Driver;
 extern Driver driver;
@@ -132,9 +139,7 @@ typedef struct Physical {
     char *alias;       /* where this process really reads and writes it */
     uint64_t deviceVa; /* PROT_NONE range that its address is in; 0 under VMM */
     int refs;          /* mappings, handles, work under way */
-    int handles;       /* how often cuMemRelease is due */
-    int exportable, block, counted;
-    int imported; /* from another process: it can not be exported again */
+    int exportable, block;
 } Physical;
 
 typedef struct {
@@ -143,10 +148,14 @@ typedef struct {
     uint64_t exporterStart;
 } Trailer;
 
+typedef struct VmmHandle VmmHandle;
+void vmmUnmapped(VmmHandle *handle); /* vmm.c; under gate */
+
 typedef struct {
     uint64_t base, bytes;
     Kind kind;
     Physical *physical; /* NULL for host memory */
+    VmmHandle *handle;  /* what was mapped, under VMM */
     uint64_t offset;    /* in the physical */
     Context *context;
     int opens;                          /* of an IPC handle */

@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { PER_THREAD = 16 }; /* contexts that one thread has a default stream in */
 static const uint64_t STREAM_MAGIC = 0x6d61657274735c5cu;
 
 typedef struct Item {
@@ -40,7 +41,7 @@ struct Stream {
 
 static pthread_mutex_t submitLock = PTHREAD_MUTEX_INITIALIZER;
 static Stream *streams;
-static _Thread_local Stream *perThread[MAX_DEVICES];
+static _Thread_local struct { Context *context; Stream *stream; } perThread[PER_THREAD];
 static _Thread_local Stream *working; /* whose worker this thread is */
 
 void futexWake(uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0); }
@@ -114,14 +115,22 @@ static Stream *streamNew(Context *context, unsigned flags, int priority) {
     return made;
 }
 
+/* This thread's own stream in a context; under submitLock. */
+static Stream *ownOf(Context *context) {
+    for (int i = 0; i < PER_THREAD; i++) {
+        if (!perThread[i].context) perThread[i].context = context, perThread[i].stream = streamNew(context, 0, 0);
+        if (perThread[i].context == context) return perThread[i].stream;
+    }
+    return NULL;
+}
+
 /* The stream that a handle means; under submitLock. 0 and 1 are the legacy stream of the current context, 2 the thread's own. */
 static CUresult streamOf(Stream *handle, Stream **found) {
     if ((uintptr_t)handle <= 2) {
         Context *context = contextCurrent();
         if (!context) return INVALID_CONTEXT;
         if ((uintptr_t)handle == 2) {
-            if (!perThread[context->device]) perThread[context->device] = streamNew(context, 0, 0);
-            *found = perThread[context->device];
+            *found = ownOf(context);
         } else {
             if (!atomic_load(&context->legacy)) atomic_store(&context->legacy, streamNew(context, 0, 0));
             *found = atomic_load(&context->legacy);
@@ -264,17 +273,18 @@ API CUresult cuStreamDestroy_v2(Stream *stream) {
     stream->closing = true;
     pthread_cond_broadcast(&stream->changed);
     pthread_mutex_unlock(&stream->lock);
+    CUresult sticky = atomic_load(&stream->context->error);
     unref(stream);
-    return OK;
+    return sticky;
 }
 
 API CUresult cuStreamSynchronize(Stream *stream) {
-    CALL("stream=%p", (void *)stream);
+    HOST_CALL("stream=%p", (void *)stream);
     return streamSubmit(stream, nothing, NULL, 0, true);
 }
 
 API CUresult cuStreamQuery(Stream *stream) {
-    CALL("stream=%p", (void *)stream);
+    HOST_CALL("stream=%p", (void *)stream);
     Stream *found = NULL;
     pthread_mutex_lock(&submitLock);
     CUresult result = streamOf(stream, &found);

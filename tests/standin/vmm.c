@@ -1,7 +1,7 @@
 /* Virtual memory management: physical memory, address ranges and the mapping of one into the other as three things, and descriptors that share the first.
  *
- * A handle is this process's; the descriptor of its memory is what crosses processes, and the memory lives as long as any process has a handle, a mapping
- * or a descriptor. Ranges and mappings are under `gate`.
+ * A handle is this process's, and each import makes another one, also of memory that it has; the descriptor is what crosses processes, and the memory
+ * lives as long as any process has a handle, a mapping or a descriptor. Ranges, handles and mappings are under `gate`.
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -17,7 +17,48 @@ typedef struct Range {
     uint64_t base, bytes;
 } Range;
 
+struct VmmHandle {
+    VmmHandle *next;
+    Physical *physical; /* one reference, as long as this is here */
+    int releases;       /* how often cuMemRelease is due */
+    int mappings;       /* what is mapped can be had back by cuMemRetainAllocationHandle */
+    bool imported;      /* it can not be exported again, wherever it came from */
+};
+
 static Range *ranges;
+static VmmHandle *handles;
+
+/* A handle of memory whose reference becomes the handle's. */
+static VmmHandle *handleNew(Physical *physical, bool imported) {
+    VmmHandle *made = malloc(sizeof *made);
+    if (!made) {
+        physicalRelease(physical);
+        return NULL;
+    }
+    *made = (VmmHandle){.next = handles, .physical = physical, .releases = 1, .imported = imported};
+    handles = made;
+    return made;
+}
+
+static bool handleKnown(const VmmHandle *handle) {
+    for (VmmHandle *each = handles; each; each = each->next)
+        if (each == handle) return each->releases > 0;
+    return false;
+}
+
+static void handleSettle(VmmHandle *handle) {
+    if (handle->releases || handle->mappings) return;
+    VmmHandle **link = &handles;
+    while (*link != handle) link = &(*link)->next;
+    *link = handle->next;
+    physicalRelease(handle->physical);
+    free(handle);
+}
+
+void vmmUnmapped(VmmHandle *handle) {
+    handle->mappings--;
+    handleSettle(handle);
+}
 
 static bool aligned(uint64_t value) { return value && value % GRANULE == 0; }
 
@@ -36,75 +77,78 @@ API CUresult cuMemGetAllocationGranularity(size_t *granularity, const CUmemAlloc
     return OK;
 }
 
-API CUresult cuMemCreate(Physical **handle, size_t bytes, const CUmemAllocationProp *prop, unsigned long long flags) {
+API CUresult cuMemCreate(VmmHandle **handle, size_t bytes, const CUmemAllocationProp *prop, unsigned long long flags) {
     CALL("bytes=%zu, flags=%llu", bytes, flags);
     if (!handle || flags || !aligned(bytes)) return INVALID_VALUE;
     CHECK(checkProp(prop));
     pthread_mutex_lock(&gate);
     Physical *made = NULL;
     CUresult result = physicalCreate(&made, prop->location.id, bytes, true, prop->requestedHandleTypes & 1);
-    if (!result) made->handles = 1;
+    if (!result && !(*handle = handleNew(made, false))) result = OUT_OF_MEMORY;
     pthread_mutex_unlock(&gate);
-    *handle = made;
     return result;
 }
 
-API CUresult cuMemRelease(Physical *handle) {
+API CUresult cuMemRelease(VmmHandle *handle) {
     CALL("handle=%p", (void *)handle);
     CUresult result = INVALID_VALUE;
     pthread_mutex_lock(&gate);
-    if (physicalKnown(handle) && handle->handles) {
-        if (!--handle->handles) physicalRelease(handle);
+    if (handleKnown(handle)) {
+        handle->releases--;
+        handleSettle(handle);
         result = OK;
     }
     pthread_mutex_unlock(&gate);
     return result;
 }
 
-API CUresult cuMemRetainAllocationHandle(Physical **handle, void *address) {
+API CUresult cuMemRetainAllocationHandle(VmmHandle **handle, void *address) {
     CALL("address=%p", address);
     if (!handle) return INVALID_VALUE;
     pthread_mutex_lock(&gate);
     Mapping *mapping = mappingFind((uint64_t)address);
     bool right = mapping && mapping->kind == KIND_VMM;
     if (right) {
-        if (!mapping->physical->handles++) mapping->physical->refs++;
-        *handle = mapping->physical;
+        mapping->handle->releases++;
+        *handle = mapping->handle;
     }
     pthread_mutex_unlock(&gate);
     return right ? OK : INVALID_VALUE;
 }
 
-API CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop, Physical *handle) {
+API CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop, VmmHandle *handle) {
     CALL("handle=%p", (void *)handle);
     CUresult result = INVALID_VALUE;
     pthread_mutex_lock(&gate);
-    if (prop && physicalKnown(handle) && handle->handles) {
-        *prop = (CUmemAllocationProp){.type = 1, .requestedHandleTypes = handle->exportable, .location = {1, 0}};
+    if (prop && handleKnown(handle)) {
+        *prop = (CUmemAllocationProp){.type = 1, .requestedHandleTypes = handle->physical->exportable, .location = {1, 0}};
         for (int i = 0; i < driver.deviceCount; i++)
-            if (driver.physical[i] == handle->device) prop->location.id = i;
+            if (driver.physical[i] == handle->physical->device) prop->location.id = i;
         result = OK;
     }
     pthread_mutex_unlock(&gate);
     return result;
 }
 
-API CUresult cuMemExportToShareableHandle(void *shared, Physical *handle, int type, unsigned long long flags) {
+API CUresult cuMemExportToShareableHandle(void *shared, VmmHandle *handle, int type, unsigned long long flags) {
     CALL("handle=%p, type=%d, flags=%llu", (void *)handle, type, flags);
     if (!shared || flags) return INVALID_VALUE;
     if (type != 1 || !driver.vmmFd) return NOT_SUPPORTED;
     CUresult result = INVALID_VALUE;
     pthread_mutex_lock(&gate);
-    if (physicalKnown(handle) && handle->handles && handle->exportable && !handle->imported) {
-        int fd = fcntl(handle->fd, F_DUPFD_CLOEXEC, 3);
+    if (handleKnown(handle) && handle->physical->exportable && !handle->imported) {
+        int fd = fcntl(handle->physical->fd, F_DUPFD_CLOEXEC, 3);
         result = fd < 0 ? OPERATING_SYSTEM : OK;
-        if (!result) *(int *)shared = fd;
+        if (!result) {
+            *(int *)shared = fd;
+            ledgerShare(handle->physical->nonce);
+        }
     }
     pthread_mutex_unlock(&gate);
     return result;
 }
 
-API CUresult cuMemImportFromShareableHandle(Physical **handle, void *shared, int type) {
+API CUresult cuMemImportFromShareableHandle(VmmHandle **handle, void *shared, int type) {
     CALL("descriptor=%d, type=%d", (int)(intptr_t)shared, type);
     if (!handle) return INVALID_VALUE;
     if (type != 1 || !driver.vmmFd) return NOT_SUPPORTED;
@@ -112,11 +156,7 @@ API CUresult cuMemImportFromShareableHandle(Physical **handle, void *shared, int
     pthread_mutex_lock(&gate);
     Physical *made = NULL;
     CUresult result = physicalImport(&made, (int)(intptr_t)shared, true, &trailer);
-    if (!result) {
-        if (made->handles++) physicalRelease(made); /* all handles of a process together hold one reference */
-        made->imported = trailer.exporter != getpid();
-        *handle = made;
-    }
+    if (!result && !(*handle = handleNew(made, true))) result = OUT_OF_MEMORY;
     pthread_mutex_unlock(&gate);
     return result == INVALID_VALUE ? UNKNOWN : result; /* a descriptor of something else */
 }
@@ -178,17 +218,21 @@ API CUresult cuMemAddressFree(CUdeviceptr address, size_t bytes) {
     return result;
 }
 
-API CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset, Physical *handle, unsigned long long flags) {
+API CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset, VmmHandle *handle, unsigned long long flags) {
     CALL("address=%#llx, bytes=%zu, offset=%zu, handle=%p, flags=%llu", address, bytes, offset, (void *)handle, flags);
     if (flags || offset || !aligned(bytes) || address % GRANULE) return INVALID_VALUE;
     CUresult result = INVALID_VALUE;
     pthread_mutex_lock(&gate);
     bool reserved = false;
     for (Range *each = ranges; each && !reserved; each = each->next) reserved = each->base <= address && address + bytes <= each->base + each->bytes;
-    if (reserved && physicalKnown(handle) && handle->handles && bytes < handle->bytes) result = NOT_SUPPORTED;
-    else if (reserved && physicalKnown(handle) && handle->handles && bytes == handle->bytes &&
-        mappingAdd((Mapping){.base = address, .bytes = bytes, .kind = KIND_VMM, .physical = handle}))
-        result = OK;
+    if (reserved && handleKnown(handle)) {
+        if (bytes < handle->physical->bytes) result = NOT_SUPPORTED;
+        else if (bytes == handle->physical->bytes &&
+                 mappingAdd((Mapping){.base = address, .bytes = bytes, .kind = KIND_VMM, .physical = handle->physical, .handle = handle})) {
+            handle->mappings++;
+            result = OK;
+        }
+    }
     pthread_mutex_unlock(&gate);
     return result;
 }
@@ -226,7 +270,7 @@ API CUresult cuMemSetAccess(CUdeviceptr address, size_t bytes, const CUmemAccess
     for (size_t i = 0; i < entries && !result; i++) {
         int device = access[i].location.id;
         if (access[i].location.type != 1 || (access[i].flags != 0 && access[i].flags != 1 && access[i].flags != 3)) result = INVALID_VALUE;
-        else if (device < 0 || device >= driver.deviceCount) result = INVALID_DEVICE;
+        else if (device < 0 || device >= driver.deviceCount) result = INVALID_VALUE;
         for (uint64_t at = address; !result && at < address + bytes;) {
             Mapping *mapping = mappingFind(at);
             bool own = mapping->physical->device == driver.physical[device], reaches = own;

@@ -1,48 +1,14 @@
-"""Settle the guesses: ask whatever driver is there what it does, and print it. On the stand-in and on a GPU the same program.
-
-    LD_LIBRARY_PATH=build/standin python tests/standin/settle.py     # the stand-in
-    python tests/standin/settle.py                                   # the driver of this machine
-
-Each line is `number  what was asked  what was seen`; the numbers are those of README.md, letters are questions of the design.
-"""
+"""What is asked about memory: handles, deaths, mappings, registrations, and what opening costs."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+from asking import actors, question
 
-from support import Actor, ActorError  # noqa: E402
-
-_PREPARE = f"import sys, time, os, mmap, signal; sys.path.insert(0, {str(HERE)!r})\nfrom probe import *\n"
-_KERNEL = os.environ.get("SETTLE_CUBIN", "")  # a cubin with `count(unsigned long long *word, unsigned long long times)`
-
-Ask = Callable[[], Iterator[tuple[str, object]]]
-QUESTIONS: list[tuple[str, Ask]] = []
-
-
-def question(number: str) -> Callable[[Ask], Ask]:
-    def add(ask: Ask) -> Ask:
-        QUESTIONS.append((number, ask))
-        return ask
-
-    return add
-
-
-@contextlib.contextmanager
-def actors(count: int) -> Iterator[list[Actor]]:
-    made = [Actor(_PREPARE + "enter()") for _ in range(count)]
-    try:
-        yield made
-    finally:
-        for each in made:
-            each.kill()
+from support import ActorError
 
 
 @question("0")
@@ -248,40 +214,6 @@ def memory() -> Iterator[tuple[str, object]]:
         )
 
 
-@question("C")
-def lastKernelOfTheDead() -> Iterator[tuple[str, object]]:
-    if not _KERNEL:
-        yield "needs SETTLE_CUBIN", "not asked"
-        return
-    moved = []
-    for _ in range(5):
-        with actors(2) as (owner, importer):
-            owner.do(
-                "h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); a = mapHandle(h, 2 << 20); put(a, np.zeros(8, np.uint64)); fd = exportFd(h)"
-            )
-            importer.do(f"h = importFd(fetchFd({owner.pid}, {owner.do('fd')})); b = mapHandle(h, 2 << 20)")
-            owner.do(f"""
-import ctypes
-m = ok(cu.cuModuleLoad({_KERNEL!r}.encode())); k = ok(cu.cuModuleGetFunction(m, b'count')); s = stream()
-arguments = ((a, 1 << 40), (ctypes.c_uint64, ctypes.c_uint64)); ok(cu.cuLaunchKernel(k, 1, 1, 1, 1, 1, 1, 0, s, arguments, 0))
-""")
-            time.sleep(0.2)
-            importer.do(f"""
-import select
-q = stream(); out = pinned(64)
-def look():
-    ok(cu.cuMemcpyDtoHAsync(out, b, 8, q)); ok(cu.cuStreamSynchronize(q)); return ctypes.c_uint64.from_address(out).value
-import ctypes
-running = look() != look()
-pidfd = os.pidfd_open({owner.pid}); os.kill({owner.pid}, signal.SIGKILL); began = time.monotonic()
-select.select([pidfd], [], []); dead = time.monotonic() - began
-seen = [look()]
-for pause in (0.0, 0.01, 0.1, 0.5): time.sleep(pause); seen.append(look())
-""")
-            moved.append(importer.do("[running, round(dead, 4), seen[0] != seen[-1]]"))
-    yield "kernel ran, seconds until the pidfd was readable, the word moved after it", moved
-
-
 @question("D")
 def times() -> Iterator[tuple[str, object]]:
     for size in (2 << 20, 64 << 20, 1 << 30, 8 << 30):
@@ -308,15 +240,3 @@ def times() -> Iterator[tuple[str, object]]:
                 f"registering {size >> 20} MiB: ms",
                 one.do(f"t = time.perf_counter(); ok(cu.cuMemHostRegister(at, {size}, 3)); round((time.perf_counter() - t) * 1e3, 1)"),
             )
-
-
-def main() -> None:
-    for number, ask in QUESTIONS:
-        try:
-            for what, seen in ask():
-                print(f"{number:<10} {what}: {seen}", flush=True)
-        except Exception as error:
-            print(f"{number:<10} {ask.__name__} ended with {type(error).__name__}: {error}", flush=True)
-
-
-main()

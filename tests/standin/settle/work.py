@@ -1,0 +1,301 @@
+"""What is asked about work: who waits for whom, what a failure leaves, what callbacks may do, and where resources end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from asking import actors, question
+
+from support import Actor
+
+#: `count` stores 1, 2, … in a word; `poke` stores once.
+_PTX = r"""
+.version 7.0
+.target sm_70
+.address_size 64
+.visible .entry count(.param .u64 word, .param .u64 times) {
+  .reg .u64 a, n, i; .reg .pred p;
+  ld.param.u64 a, [word]; ld.param.u64 n, [times]; cvta.to.global.u64 a, a; mov.u64 i, 0;
+AGAIN: add.u64 i, i, 1; st.volatile.global.u64 [a], i; setp.lt.u64 p, i, n; @p bra AGAIN; ret; }
+.visible .entry poke(.param .u64 word) {
+  .reg .u64 a; ld.param.u64 a, [word]; cvta.to.global.u64 a, a; st.volatile.global.u64 [a], 7; ret; }
+"""
+
+#: The words of the processes below.
+_WORDS = f"""
+enter()
+def kernels():
+    "The kernels, or None on a driver that takes no PTX."
+    answer = cu.cuModuleLoadData({_PTX!r}.encode() + b"\\0")
+    if code(answer) == "INVALID_IMAGE": return None
+    return {{name: ok(cu.cuModuleGetFunction(ok(answer), name.encode())) for name in ("count", "poke")}}
+def launch(kernel, stream, *words):
+    return cu.cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, stream, (words, (ctypes.c_uint64,) * len(words)), 0)
+gateAt = pinned(4096); gateWord = ctypes.c_uint64.from_address(gateAt); gateWord.value = 0; gates = 0
+def closed(stream, seconds=0.5):
+    "Let a stream stand until the CPU opens it, by itself after so long."
+    global gates; gates += 1
+    ok(cu.cuStreamWaitValue64(stream, gateAt, gates, 0))
+    timer = threading.Timer(seconds, setattr, (gateWord, "value", gates)); timer.daemon = True; timer.start(); return timer
+def waited(call):
+    "Its answer, and whether it took until the gate opened."
+    began = time.monotonic(); answer = call(); took = time.monotonic() - began
+    return [code(answer), "waited" if took > 0.4 else "at once"]
+def lost(s):
+    "A stream's work fails: by a kernel, or where there is none by memory that is unmapped under it."
+    k = kernels()
+    if k: return code(launch(k["poke"], s, 0xdead000))
+    h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); a = mapHandle(h, 2 << 20); closed(s)
+    ok(cu.cuMemsetD8Async(a, 1, 64, s)); ok(cu.cuMemUnmap(a, 2 << 20)); return "unmapped"
+"""
+
+
+def tried(actor: Actor, what: str, code: str) -> tuple[str, object]:
+    """The value, or how the process ended instead."""
+    try:
+        return what, actor.do(code)
+    except AssertionError as error:
+        return what, f"no answer: {error}"
+
+
+@question("9, 14")
+def otherDevices() -> Iterator[tuple[str, object]]:
+    with actors(2, _WORDS) as (one, two):
+        yield "14 access for a device that is not there", one.do(
+            "h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); a = int(ok(cu.cuMemAddressReserve(2 << 20, 0, 0, 0))); "
+            "ok(cu.cuMemMap(a, 2 << 20, 0, h, 0)); code(cu.cuMemSetAccess(a, 2 << 20, [access(True, 99)], 1))"
+        )  # fmt: skip
+        if one.do("ok(cu.cuDeviceGetCount())") < 2:
+            yield "9, 14 of a second device without peer access", "not asked: there is one device"
+            return
+        yield "can device 1 reach device 0", one.do("ok(cu.cuDeviceCanAccessPeer(1, 0))")
+        yield "14 access for device 1", one.do("code(cu.cuMemSetAccess(a, 2 << 20, [access(), access(True, 1)], 2))")
+        raw = one.do("memoryHandle(alloc(4 << 20))")
+        yield "9 opening it with device 1 current", two.do(f"enter(1); code(tryOpen('{raw}'))")
+
+
+@question("12")
+def unmappingUnderWork() -> Iterator[tuple[str, object]]:
+    with actors(1, _WORDS) as (one,):
+        one.do("h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); a = mapHandle(h, 2 << 20); s = stream()")
+        one.do("closed(s); ok(cu.cuMemsetD8Async(a, 1, 64, s))")
+        yield tried(one, "cuMemUnmap with a fill of it queued", "waited(lambda: cu.cuMemUnmap(a, 2 << 20))")
+        yield tried(one, "then synchronize, allocate", "[code(cu.cuStreamSynchronize(s)), code(cu.cuMemAlloc(64))]")
+
+
+@question("17-18")
+def ends() -> Iterator[tuple[str, object]]:
+    with actors(2, _WORDS) as (one, two):
+        yield "17 64 TiB of pinned host memory", one.do("code(cu.cuMemHostAlloc(1 << 46, 0))")
+        yield "64 TiB by cuMemAlloc, by cuMemCreate", one.do("[code(cu.cuMemAlloc(1 << 46)), code(cu.cuMemCreate(1 << 46, prop(), 0))]")
+        raw = two.do("memoryHandle(alloc(4 << 20))")
+        one.do(f"""
+import resource
+h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); fd = exportFd(h); mine = alloc(4 << 20); theirs = {raw!r}
+event = ok(cu.cuEventCreate(int(cu.CUevent_flags.CU_EVENT_INTERPROCESS | cu.CUevent_flags.CU_EVENT_DISABLE_TIMING)))
+plain = mmap.mmap(-1, 8192); at = ctypes.addressof(ctypes.c_char.from_buffer(plain))
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir('/proc/self/fd'))), hard))
+taken = []
+try:
+    while True: taken.append(os.dup(0))
+except OSError: pass
+""")
+        for what, code in {
+            "cuMemCreate": "code(cu.cuMemCreate(2 << 20, prop(), 0))",
+            "exporting": "code(cu.cuMemExportToShareableHandle(h, POSIX_FD, 0))",
+            "importing": "code(cu.cuMemImportFromShareableHandle(fd, POSIX_FD))",
+            "cuMemAlloc of 64 MiB": "code(cu.cuMemAlloc(64 << 20))",
+            "cuIpcGetMemHandle": "code(cu.cuIpcGetMemHandle(mine))",
+            "cuIpcOpenMemHandle": "code(tryOpen(theirs))",
+            "cuIpcGetEventHandle": "code(cu.cuIpcGetEventHandle(event))",
+            "cuStreamCreate": "code(cu.cuStreamCreate(1))",
+            "registering 4 KiB": "code(cu.cuMemHostRegister(at, 4096, 3))",
+        }.items():
+            yield tried(one, f"18 without a descriptor left: {what}", code)
+
+
+@question("21-22")
+def whoWaits() -> Iterator[tuple[str, object]]:
+    with actors(1, _WORDS) as (one,):
+        one.do("s = stream(); d = alloc(4 << 20); e = alloc(4 << 20); big = pinned(4 << 20); plain = np.zeros(4 << 20, np.uint8)")
+        one.do("h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); v = mapHandle(h, 2 << 20); other = pinned(4096)")
+        one.do("m = mmap.mmap(-1, 4096); at = ctypes.addressof(ctypes.c_char.from_buffer(m)); ok(cu.cuMemHostRegister(at, 4096, 3))")
+        for number, what, standing, call in (
+            (21, "cuMemsetD8 behind it", "0", "cu.cuMemsetD8(d, 1, 64)"),
+            (21, "cuMemcpyDtoD behind it", "0", "cu.cuMemcpyDtoD(d, e, 1 << 20)"),
+            (21, "cuMemcpyHtoD from pinned memory behind it", "0", "cu.cuMemcpyHtoD(d, big, 1 << 20)"),
+            (21, "cuMemAlloc", "s", "cu.cuMemAlloc(4 << 20)"),
+            (21, "cuMemHostAlloc", "s", "cu.cuMemHostAlloc(4096, 0)"),
+            (21, "cuMemCreate", "s", "cu.cuMemCreate(2 << 20, prop(), 0)"),
+            (21, "cuMemFree of other memory", "s", "cu.cuMemFree(e)"),
+            (21, "cuMemFreeHost of other memory", "s", "cu.cuMemFreeHost(other)"),
+            (21, "cuMemHostUnregister of other memory", "s", "cu.cuMemHostUnregister(at)"),
+            (21, "cuMemUnmap of other memory", "s", "cu.cuMemUnmap(v, 2 << 20)"),
+            (21, "cuMemRelease of other memory", "s", "cu.cuMemRelease(h)"),
+            (22, "4 MiB from pageable memory behind it", "s", "cu.cuMemcpyHtoDAsync(d, plain.ctypes.data, 4 << 20, s)"),
+            (22, "4 KiB from pageable memory behind it", "s", "cu.cuMemcpyHtoDAsync(d, plain.ctypes.data, 4096, s)"),
+            (22, "4 MiB to pageable memory behind it", "s", "cu.cuMemcpyDtoHAsync(plain.ctypes.data, d, 4 << 20, s)"),
+            (22, "4 MiB from pinned memory behind it", "s", "cu.cuMemcpyHtoDAsync(d, big, 4 << 20, s)"),
+        ):
+            name = "the default stream" if standing == "0" else "a stream"
+            yield tried(
+                one,
+                f"{number} {name} stands: {what}",
+                f"timer = closed({standing}); seen = waited(lambda: {call}); timer.join(); ok(cu.cuCtxSynchronize()); seen",
+            )
+    with actors(2, _WORDS) as (one, two):
+        raw = one.do("memoryHandle(alloc(4 << 20))")
+        two.do(f"b = openMemory('{raw}'); s = stream()")
+        yield tried(two, "21 a stream stands: cuIpcCloseMemHandle", "closed(s); waited(lambda: cu.cuIpcCloseMemHandle(b))")
+
+
+@question("23")
+def wrongHandles() -> Iterator[tuple[str, object]]:
+    for what, code in {
+        "a stream that never was": "code(cu.cuStreamQuery(0xdead000))",
+        "a stream that was destroyed": "s = stream(); ok(cu.cuStreamDestroy(s)); code(cu.cuStreamQuery(s))",
+        "an event that was destroyed": "e = ok(cu.cuEventCreate(0)); ok(cu.cuEventDestroy(e)); code(cu.cuEventQuery(e))",
+    }.items():
+        with actors(1, _WORDS) as (one,):
+            yield tried(one, what, code)
+
+
+@question("24")
+def callbacksBehindAFailure() -> Iterator[tuple[str, object]]:
+    with actors(1, _WORDS) as (one,):
+        one.do("""
+s = stream(); seen = []
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+def hosted(_): seen.append("host function")
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+def called(_, status, __): seen.append(f"callback {status}")
+hostedAt, calledAt = (ctypes.cast(each, ctypes.c_void_p).value for each in (hosted, called))
+how = lost(s)
+""")
+        yield (
+            "how, and what queueing answered",
+            one.do(
+                "[how, code(cu.cuLaunchHostFunc(s, cu.CUhostFn(hostedAt), 0)), code(cu.cuStreamAddCallback(s, cu.CUstreamCallback(calledAt), 0, 0))]"
+            ),
+        )
+        yield tried(one, "synchronize, then who was called", "[code(cu.cuStreamSynchronize(s)), time.sleep(0.5), seen]")
+
+
+@question("25")
+def callsWithinACallback() -> Iterator[tuple[str, object]]:
+    for call in ("cuDriverGetVersion()", "cuCtxGetCurrent()", "cuDeviceGetCount()", "cuMemGetInfo()", "cuStreamQuery(t)", "cuEventQuery(e)",
+                 "cuMemAlloc(64)", "cuEventCreate(0)", "cuPointerGetAttribute(cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, d)",
+                 "cuStreamSynchronize(t)"):  # fmt: skip
+        with actors(1, _WORDS) as (one,):
+            one.do(f"""
+s, t, e, d, seen = stream(), stream(), ok(cu.cuEventCreate(0)), alloc(64), []
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+def hosted(_): seen.append(code(cu.{call}))
+at = ctypes.cast(hosted, ctypes.c_void_p).value
+""")
+            yield tried(one, call, "ok(cu.cuLaunchHostFunc(s, cu.CUhostFn(at), 0)); ok(cu.cuStreamSynchronize(s)); seen")
+
+
+@question("27-28")
+def figures() -> Iterator[tuple[str, object]]:
+    with actors(1, _WORDS) as (one,):
+        one.do("a = alloc(64); v = mapHandle(ok(cu.cuMemCreate(2 << 20, prop(), 0)), 2 << 20)")
+        owner = "cu.cuPointerGetAttribute(cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_CONTEXT, {})"
+        yield (
+            "27 the context of cuMemAlloc's memory, of VMM memory",
+            one.do(
+                f"[bool(int(answer[1])) if code(answer) == 'SUCCESS' else code(answer) for answer in ({owner.format('a')}, {owner.format('v')})]"
+            ),
+        )
+        yield (
+            "27 compute mode, stream priorities",
+            one.do(
+                "[ok(cu.cuDeviceGetAttribute(cu.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_MODE, 0)), ok(cu.cuCtxGetStreamPriorityRange())]"
+            ),
+        )
+        # A stream that stands in one context, asked in another: the same stream, if it does not go by the context.
+        one.do("first = ok(cu.cuCtxGetCurrent()); closed(2, 1.0); early = code(cu.cuStreamQuery(2)); ok(cu.cuDevicePrimaryCtxRetain(0))")
+        one.do("second = ok(cu.cuCtxCreate(None, 0, 0) if ok(cu.cuDriverGetVersion()) >= 13000 else cu.cuCtxCreate(0, 0))")
+        yield (
+            "28 the thread's default stream while it stands: in its context, in another of that device",
+            one.do("[early, code(cu.cuStreamQuery(2))]"),
+        )
+
+
+@question("30")
+def whoTellsAFailure() -> Iterator[tuple[str, object]]:
+    with actors(1, _WORDS) as (one,):
+        one.do("s = stream(); d = alloc(64); e = ok(cu.cuEventCreate(0)); c = ok(cu.cuCtxGetCurrent()); host = pinned(4096)")
+        one.do("h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); v = mapHandle(h, 2 << 20); fd = exportFd(h)")
+        yield "how, and what waiting for it answers", one.do("[lost(s), code(cu.cuStreamSynchronize(s))]")
+        for call in ("cuCtxGetCurrent()", "cuCtxSetCurrent(c)", "cuCtxPushCurrent(c)", "cuCtxPopCurrent()", "cuCtxGetDevice()", "cuCtxSynchronize()",
+                     "cuStreamQuery(s)", "cuEventQuery(e)", "cuMemGetInfo()", "cuMemAlloc(64)", "cuMemHostAlloc(64, 0)", "cuMemCreate(2 << 20, prop(), 0)",
+                     "cuMemExportToShareableHandle(h, POSIX_FD, 0)", "cuMemImportFromShareableHandle(fd, POSIX_FD)", "cuMemsetD8Async(d, 1, 4, s)",
+                     "cuEventRecord(e, s)", "cuEventCreate(0)", "cuStreamCreate(1)", "cuMemFreeHost(host)", "cuMemFree(d)", "cuMemUnmap(v, 2 << 20)",
+                     "cuMemAddressFree(v, 2 << 20)", "cuMemRelease(h)", "cuStreamDestroy(s)",
+                     "cuPointerGetAttribute(cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, v)"):  # fmt: skip
+            yield tried(one, call.split("(", maxsplit=1)[0], f"code(cu.{call})")
+
+
+@question("8")
+def whatAContextCosts() -> Iterator[tuple[str, object]]:
+    with actors(1) as (one,):
+        before = one.do("freeBytes()")
+        with actors(1) as (other,):
+            yield "MiB that another process's context takes", (before - one.do("freeBytes()")) >> 20
+            other.do("0")
+        time.sleep(1)
+        yield "MiB taken once it has ended", (before - one.do("freeBytes()")) >> 20
+
+
+@question("10")
+def handlesOfOnesOwn() -> Iterator[tuple[str, object]]:
+    with actors(2) as (one, two):
+        before = two.do("freeBytes()")
+        one.do("h = ok(cu.cuMemCreate(256 << 20, prop(), 0)); fd = exportFd(h); i = importFd(fd)")
+        yield (
+            "a handle imported from oneself: the same, MiB taken by both",
+            [one.do("int(h) == int(i)"), (before - two.do("freeBytes()")) >> 20],
+        )
+        yield (
+            "mapped twice, one writes, the other reads",
+            one.do("a, b = mapHandle(h, 256 << 20), mapHandle(i, 256 << 20); put(a, np.arange(4, dtype=np.int32)); get(b, 4)"),
+        )
+        yield "exporting the imported one", one.do("code(cu.cuMemExportToShareableHandle(i, POSIX_FD, 0))")
+        yield "the first one released twice", one.do("[code(cu.cuMemRelease(h)), code(cu.cuMemRelease(h))]")
+        yield "the imported one still maps", one.do("c = mapHandle(i, 256 << 20); get(c, 4)")
+        yield (
+            "the same descriptor imported twice in another process: the same handle",
+            two.do(f"fd = fetchFd({one.pid}, {one.do('fd')}); j, k = importFd(fd), importFd(fd); int(j) == int(k)"),
+        )
+
+
+@question("C")
+def lastKernelOfTheDead() -> Iterator[tuple[str, object]]:
+    with actors(1, _WORDS) as (one,):
+        if not one.do("bool(kernels())"):
+            yield "the last kernel of the dead", "not asked: this driver takes no PTX"
+            return
+    moved = []
+    for _ in range(5):
+        with actors(2, _WORDS) as (owner, importer):
+            owner.do(
+                "h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); a = mapHandle(h, 2 << 20); put(a, np.zeros(8, np.uint64)); fd = exportFd(h)"
+            )
+            importer.do(f"h = importFd(fetchFd({owner.pid}, {owner.do('fd')})); b = mapHandle(h, 2 << 20)")
+            owner.do("ok(launch(kernels()['count'], stream(), a, 1 << 40))")
+            time.sleep(0.2)
+            importer.do(f"""
+import select
+q = stream(); out = pinned(64)
+def look():
+    ok(cu.cuMemcpyDtoHAsync(out, b, 8, q)); ok(cu.cuStreamSynchronize(q)); return ctypes.c_uint64.from_address(out).value
+running = look() != look()
+pidfd = os.pidfd_open({owner.pid}); os.kill({owner.pid}, signal.SIGKILL); began = time.monotonic()
+select.select([pidfd], [], []); dead = time.monotonic() - began
+seen = [look()]
+for pause in (0.0, 0.01, 0.1, 0.5): time.sleep(pause); seen.append(look())
+""")
+            moved.append(importer.do("[running, round(dead, 4), seen[0] != seen[-1]]"))
+    yield "kernel ran, seconds until the pidfd was readable, the word moved after it", moved
