@@ -112,6 +112,11 @@ def behindWriters(holding: Holding) -> bool:
     return True
 
 
+def streamOf(holding: Holding, stream: Any) -> Any:
+    """The stream that is meant, which can be used; None means the default one, and stays None where no GPU has any work of this process."""
+    return defaultStream(holding) if stream is None else deviceOf(holding.membership).asStream(stream)
+
+
 def defaultStream(holding: Holding) -> Any:
     """What a kernel runs in if no stream is named: the default stream of the buffer's GPU, or of the one that is worked on."""
     device = deviceOf(holding.membership)
@@ -123,8 +128,7 @@ def defaultStream(holding: Holding) -> Any:
 def _meant(holding: Holding, stream: Any) -> tuple[Device | None, Any]:
     """The device and the stream that is meant; no device where no GPU, not even a pretended one, can have any work of this process."""
     if stream is not None:
-        device = deviceOf(holding.membership)
-        return device, device.asStream(stream)
+        return deviceOf(holding.membership), streamOf(holding, stream)
     chosen = defaultStream(holding) if holding.membership.device is not None or not holding.memory.isHostVisible else None
     return (None, None) if chosen is None else (deviceOf(holding.membership), chosen)
 

@@ -63,8 +63,7 @@ class Writing:
         if self._stream is WITHOUT_STREAM:
             fences.holdBack(holding, None, writing=True, timeout=self._timeout)
             return buffer._view(holding)
-        if self._stream is None:
-            self._stream = fences.defaultStream(holding)
+        self._stream = fences.streamOf(holding, self._stream)
         fences.holdBack(holding, self._stream, writing=True, timeout=self._timeout)
         return buffer.deviceArray()
 
@@ -99,8 +98,7 @@ class Reading:
 
     def __enter__(self) -> Any:
         holding = self._holding = self._buffer._checked()
-        if self._stream is None:
-            self._stream = fences.defaultStream(holding)
+        self._stream = fences.streamOf(holding, self._stream)
         fences.holdBack(holding, self._stream, writing=False, timeout=self._timeout)
         return self._buffer.deviceArray()
 

@@ -184,6 +184,7 @@ class HostDevice(Device):
 
     def _stream(self, stream: object, gpu: int = 0) -> HostStream:
         if isinstance(stream, HostStream):
+            stream.checkOpen()
             return stream
         handle = streamHandle(stream)
         if handle in DEFAULT_HANDLES:

@@ -147,7 +147,7 @@ class Registration(Closable):
 
 
 class Stream(Closable):
-    """A queue of work on one GPU. Closing it refuses more; what was submitted is still done.
+    """A queue of work on one GPU. What was submitted before it was closed is still done; anything else is refused from then on.
 
     Attributes
     ----------
@@ -331,7 +331,7 @@ class Device(ABC):
         TypeError
             It is nothing that has ever been a stream.
         InvalidArgument
-            It is a stream, and not one of this device.
+            It is a stream, and not one of this device, or one that was closed.
         """
 
     @abstractmethod

@@ -30,6 +30,9 @@ _HANDLES = itertools.count(max(DEFAULT_HANDLES) + 1)
 class HostStream(Stream):
     """What a stream of a pretended GPU can do. `enqueue` is the one way in."""
 
+    def checkOpen(self) -> None:
+        """`InvalidArgument` once it was closed."""
+
     @abstractmethod
     def enqueue(self, item: Item) -> None:
         """Run `item` after everything before it, also when the stream has failed."""
@@ -80,13 +83,18 @@ class WorkerStream(HostStream):
         self._finalizer = weakref.finalize(self, self._lane.items.put, None)
         self._finalizer.atexit = False
 
+    def checkOpen(self) -> None:
+        self._lane.checkOpen()
+
     def enqueue(self, item: Item) -> None:
         self._lane.put(item)
 
     def synchronize(self, timeout: float | None = None) -> None:
+        self._lane.checkOpen()
         self._lane.wait(timeout)
 
     def query(self) -> bool:
+        self._lane.checkOpen()
         return self._lane.isIdle()
 
     def close(self) -> None:
@@ -113,8 +121,7 @@ class Lane:
     def put(self, item: Item) -> None:
         self._check()
         with self._changed:
-            if self._shut:
-                raise InvalidArgument("the stream was closed", "Create another one")
+            self.checkOpen()
             if self._thread is None:
                 thread = threading.Thread(target=_work, args=(self.items,), name=self._name, daemon=True)
                 thread.start()
@@ -141,6 +148,11 @@ class Lane:
         idle = self._finished == self._submitted
         self._raise()  # after the look: what has finished has told its error
         return idle
+
+    def checkOpen(self) -> None:
+        """Refuse what the stream is asked for once it was closed."""
+        if self._shut:
+            raise InvalidArgument("the stream was closed", "Create another one")
 
     def shut(self) -> None:
         """Refuse more work."""

@@ -131,6 +131,26 @@ def test_closedStreamFinishesWhatItHas(device: Device) -> None:
     assert done.wait(WATCHDOG_SECONDS)
 
 
+def test_closedStreamRefusesEverything(device: Device) -> None:
+    stream = device.createStream(0)
+    stream.close()
+    for use in (
+        stream.query,
+        stream.synchronize,
+        lambda: stream.synchronize(0.1),
+        lambda: stream.submit(lambda: None),
+        lambda: device.asStream(stream),
+    ):
+        with pytest.raises(InvalidArgument, match="closed"):
+            use()
+    with pytest.raises(InvalidArgument, match="closed"):
+        device.recordFence(stream, lambda error: None)
+    with pytest.raises(InvalidArgument, match="closed"):
+        device.delayStream(stream, lambda seconds: True)
+    with pytest.raises(InvalidArgument, match="closed"):
+        device.copy(1 << 20, 1 << 21, 16, stream)
+
+
 def test_droppedStreamFinishesWhatItHas(device: Device) -> None:
     gate, done = Gate(), threading.Event()
     stream = device.createStream(0)

@@ -227,6 +227,19 @@ def test_takesNumbasStreamsAndIntegers(buffer: muninn.MuninnBuffer, actor: Start
     assert raised.value.kind == "TypeError"
 
 
+def test_aClosedStreamIsNeverShownToTheDriver(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """A driver does not answer for a stream that was destroyed: it dies of a SIGSEGV (seen on an H100)."""
+    other = actor(DEVICE + "h = s.handle; s.close()")
+    uses = ("b.signal(s)", "b.signal(h)", "b.wait(s, 0)", "b.wait(s)", "b.write(stream=s).__enter__()", "b.read(stream=s).__enter__()",
+            "s.__cuda_stream__()", "s.query()", "s.synchronize(1)", "d.copy(1 << 20, 1 << 21, 16, s)")  # fmt: skip
+    assert other.do("b.signal()") == 1
+    for use in uses[:2] + uses[3:]:
+        with pytest.raises(ActorError, match="closed") as raised:
+            other.do(use)
+        assert raised.value.kind == "InvalidArgument", use
+    assert other.do("b.generation % 2") == 0
+
+
 def test_whoEndsPolitelyKeepsWhatItsStreamsPromised(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     """Broken: a producer that ended behind its last frame took the frame with it."""
     writer = actor(DEVICE + "s.submit(lambda: time.sleep(0.4)); t = b.signal(s)")

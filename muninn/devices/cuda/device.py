@@ -259,6 +259,7 @@ class CudaDevice(Device):
     def _stream(self, stream: object, gpu: int = 0) -> CudaStream:
         driver.guard()
         if isinstance(stream, CudaStream):
+            stream.checkOpen()
             return stream
         if isinstance(stream, Stream):
             raise InvalidArgument(
@@ -268,7 +269,7 @@ class CudaDevice(Device):
         if raw in DEFAULT_HANDLES:
             return self._default(raw, gpu)
         known = self._own.get(raw) or self._foreign.get(raw)
-        return known if known is not None else self._adopt(raw)
+        return self._adopt(raw) if known is None else self._stream(known)
 
     def _default(self, raw: int, gpu: int) -> CudaStream:
         context = self._gpu(gpu).context

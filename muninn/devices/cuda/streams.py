@@ -104,6 +104,8 @@ class Events:
 class CudaStream(Stream):
     """A stream of the driver: our own, another library's, or the default one.
 
+    A closed one is never shown to the driver, which would not answer an error: it dies of a SIGSEGV (seen on an H100, driver 580).
+
     Parameters
     ----------
     isOwned
@@ -129,6 +131,7 @@ class CudaStream(Stream):
         self._raiseKept()
         events, gate = self._events, self._gate
         with self._submitting, Entered(events.context):
+            self._lane.checkOpen()
             event, number = events.record(self.handle), gate.ask()
 
             def item(error: BaseException | None) -> None:
@@ -146,6 +149,7 @@ class CudaStream(Stream):
         """The port's `recordFence`."""
         events = self._events
         with self._submitting, Entered(events.context):
+            self._lane.checkOpen()
             if word is not None:
                 # By default a memory barrier comes with it: what the stream wrote is visible before the word (cuda.h).
                 call(cu.cuStreamWriteValue64, self.handle, word.address, word.value, 0)
@@ -168,6 +172,7 @@ class CudaStream(Stream):
         self._raiseKept()
         events, gate = self._events, self._gate
         with self._submitting, Entered(events.context):
+            self._lane.checkOpen()
             if word is not None:
                 call(cu.cuStreamWaitValue64, self.handle, word.address, word.value, _REACHED)
                 self._lane.put(lambda error: awaitReady(ready) if error is None else None)
@@ -189,6 +194,7 @@ class CudaStream(Stream):
         self._raiseKept()
         events = self._events
         with self._submitting, Entered(events.context):
+            self._lane.checkOpen()
             for offset, sizeBytes in parts:
                 call(cu.cuMemcpyAsync, target + offset, source + offset, sizeBytes, self.handle)
             if keepAlive is not None:
@@ -199,12 +205,22 @@ class CudaStream(Stream):
 
                 self._lane.put(item)
 
+    def checkOpen(self) -> None:
+        """`InvalidArgument` once it was closed."""
+        self._lane.checkOpen()
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """(version of the protocol, handle): what cuda.core, Numba, CuPy and PyTorch take a stream by."""
+        self.checkOpen()
+        return 0, self.handle
+
     def isQuiet(self) -> bool:
         """Whether the host has nothing to do in it."""
         return self._lane.error is None and self._lane.isIdle()
 
     def synchronize(self, timeout: float | None = None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
+        self._lane.checkOpen()
         try:
             self._lane.wait(timeout)
         finally:
@@ -220,6 +236,7 @@ class CudaStream(Stream):
             time.sleep(_POLL_SECONDS)
 
     def query(self) -> bool:
+        self._lane.checkOpen()
         if not self._lane.isIdle():
             return False
         with Entered(self._events.context):
@@ -232,8 +249,9 @@ class CudaStream(Stream):
         return True
 
     def close(self) -> None:
-        if not self._isDefault:
-            self._lane.shut()
+        if not self._isDefault and not driver.isForked():
+            with self._submitting:  # whoever is about to use the handle has done so
+                self._lane.shut()
             self._finalizer()
 
     def _raiseKept(self) -> None:
