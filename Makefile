@@ -17,7 +17,7 @@ help: ## say what can be made
 
 setup: $(STAMP) ## install into .venv what the other targets use
 
-$(STAMP): pyproject.toml hatch_build.py cshim/primitives.c cshim/primitives.h ops/findpython.sh
+$(STAMP): pyproject.toml hatch_build.py $(wildcard cshim/*) ops/findpython.sh
 	@command -v "$${CC:-cc}" >/dev/null || { echo "make: no C compiler: install gcc, or set CC" >&2; exit 1; }
 	@python=$$(sh ops/findpython.sh) || exit 1; \
 	echo "setup: $$($$python --version) into $(VENV) (about a minute, once)"; \
@@ -74,9 +74,10 @@ mutation: $(STAMP) ## take each check away in turn, and see that a test notices;
 
 sanitize: ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@mkdir -p $(SANITIZE)
-	@$${CC:-cc} -std=c11 -g -O1 -Wall -Wextra -Werror -pthread -fsanitize=address,undefined -fno-sanitize-recover=all \
-		-Icshim -o $(SANITIZE)/primitives cshim/primitives.c tests/c/test_primitives.c
-	@$(SANITIZE)/primitives
+	@for each in primitives hatch; do \
+		$${CC:-cc} -std=c11 -g -O1 -Wall -Wextra -Werror -pthread -fsanitize=address,undefined -fno-sanitize-recover=all \
+			-Icshim -o $(SANITIZE)/$$each cshim/$$each.c tests/c/test_$$each.c && $(SANITIZE)/$$each || exit 1; \
+	done
 
 standin: $(STANDIN)/libcuda.so.1 $(STANDIN)/twins.so ## build the stand-in CUDA driver
 

@@ -25,7 +25,14 @@ class CustomBuildHook(BuildHookInterface[Any]):
         # Built beside it and renamed: a process that has the old one mapped keeps it whole.
         fresh = target.with_suffix(".new")
         subprocess.run(
-            [*compiler, *FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), "-o", str(fresh), str(root / "cshim" / "primitives.c")],
+            [
+                *compiler,
+                *FLAGS,
+                *shlex.split(os.environ.get("CFLAGS", "")),
+                "-o",
+                str(fresh),
+                *map(str, sorted((root / "cshim").glob("*.c"))),
+            ],
             check=True,
         )
         fresh.replace(target)

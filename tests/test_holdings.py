@@ -435,6 +435,7 @@ def test_memoryThatAHolderIsYetToBringIsWaitedFor(domain: str, actor: Start, mon
         return ({"found": False}, []) if op == "fetch" and asked.count("fetch") < 4 else request(op, *arguments, **fields)
 
     monkeypatch.setattr(client, "request", slow)
+    monkeypatch.setattr(client._hatch, "fetch", lambda epoch, row, incarnation: None)
     assert bytes(muninn.open("a").array) == b"x"
     assert asked.count("fetch") == 4
 

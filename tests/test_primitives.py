@@ -1,4 +1,4 @@
-"""The C primitives: their own test program under sanitizers, and the Python bindings of each."""
+"""The C functions: their own test programs under sanitizers, and the Python bindings of each."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pytest
 from muninn.control import atomics
 
 ROOT = Path(__file__).parent.parent
-HEADER = ROOT / "cshim" / "primitives.h"
+HEADERS = [ROOT / "cshim" / name for name in ("primitives.h", "hatch.h")]
 
 
 def test_primitivesKeepTheirPromisesUnderSanitizers() -> None:
     run = subprocess.run(["make", "--no-print-directory", "sanitize"], cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "all primitives keep their promises" in run.stdout
+    assert "all primitives keep their promises" in run.stdout and "the hatch keeps its promises" in run.stdout
 
 
 def test_everyPrimitiveIsBound() -> None:
-    declared = set(re.findall(r"MNN_API [\w ]+?\*?(mnn\w+)\(", HEADER.read_text()))
+    declared = {name for header in HEADERS for name in re.findall(r"MNN_API [\w ]+?\*?(mnn\w+)\(", header.read_text())}
     source = Path(atomics.__file__).read_text()
     assert declared == set(re.findall(r'"(mnn\w+)"', source))
 

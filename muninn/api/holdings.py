@@ -151,12 +151,14 @@ class Holdings:
             if holding is not None and holding.isLive():
                 return holding
             # Memory that only arrays still hold is taken up again: its lease stands, so a live row stays.
-            memory = self._memories.get((row, incarnation)) or self._map(row, incarnation)
-            if memory is None or not membership.rows.isLive(row, incarnation):
+            kept = self._memories.get((row, incarnation))
+            mapped = self._map(row, incarnation) if kept is None else (kept, membership.rows.description(row))
+            if mapped is None or not membership.rows.isLive(row, incarnation):
                 return None
-            return self.add(Holding(self, row, incarnation, membership.rows.description(row), memory))
+            memory, description = mapped
+            return self.add(Holding(self, row, incarnation, description, memory))
 
-    def _map(self, row: int, incarnation: int) -> Memory | None:
+    def _map(self, row: int, incarnation: int) -> tuple[Memory, RowDescription] | None:
         membership = self.membership
         index = membership.leaseTable.take(row, incarnation, membership.settings.security.leaseTtlMs)
         try:
@@ -169,7 +171,7 @@ class Holdings:
         except BaseException:
             self._giveUp(index, row, incarnation)
             raise
-        return self.memory(source, index, row, incarnation, description.lifetime)
+        return self.memory(source, index, row, incarnation, description.lifetime), description
 
     def _giveUp(self, index: int, row: int, incarnation: int) -> None:
         """Take back a lease that came to nothing. While it stood, the broker may have let the row be because of it."""
@@ -198,12 +200,12 @@ class Holdings:
         if description.transport == "cudaIpc":
             return device.importAllocation(gpu, -1, description.segmentBytes, writable, given)
         for _ in range(_FETCH_ATTEMPTS):
-            reply, descriptors = self.membership.client.request("fetch", row=row, incarnation=incarnation)
-            if reply["found"] and descriptors:
+            descriptor = self.membership.client.fetch(row, incarnation)
+            if descriptor is not None:
                 try:
-                    return device.importAllocation(gpu, descriptors[0], description.segmentBytes, writable, given)
+                    return device.importAllocation(gpu, descriptor, description.segmentBytes, writable, given)
                 finally:
-                    os.close(descriptors[0])
+                    os.close(descriptor)
             time.sleep(_FETCH_PAUSE_SECONDS)
         raise OwnerDied(f"no holder of {description.name!r} brought its memory to the new broker")
 

@@ -108,6 +108,10 @@ class Broker:
         self._listener.listen(256)
         self._poll.register(self._listener, select.EPOLLIN)
         self._poll.register(self._wakeFd, select.EPOLLIN)
+        hatchPath = self._block.places.hatchPath(self._term.epoch)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(hatchPath)
+        self._directory.vault.open(hatchPath)
         self._election.announce(self._term.epoch)
         self._journal.note("begin", epoch=self._term.epoch)
         self._upkeep.takeOver()

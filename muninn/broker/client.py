@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from muninn.broker import requests
 from muninn.control import atomics, wire
 from muninn.control.election import Election, Term
+from muninn.control.hatch import SPIN_NS, HatchClient
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
 from muninn.control.rows import Deposed
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 _RETRY_SECONDS = 0.001
 #: How long the background thread waits for another thread of this process that is asking.
 _BUSY_SECONDS = 0.05
-#: About what a sleep and a wake-up cost; nothing on a single processor, where the broker could not run meanwhile.
-_SPIN_NS = 100_000 if len(os.sched_getaffinity(0)) > 1 else 0
 
 
 class Office(NamedTuple):
@@ -85,6 +84,7 @@ class Client:
     def __init__(self, office: Office) -> None:
         self._office = office
         self._lock = threading.Lock()
+        self._hatch = HatchClient(office.places)
         self._connection: socket.socket | None = None
         self._epoch = -1
         self._greeted = -1
@@ -116,6 +116,26 @@ class Client:
                 wire.closeAll(received)
                 raise
             return reply, received
+
+    def fetch(self, row: int, incarnation: int) -> int | None:
+        """A descriptor of memory that has no name, the caller's; None when a new broker does not have it yet.
+
+        It says nothing about the row: whoever holds a lease on it looks for himself.
+
+        Raises
+        ------
+        OwnerDied
+            Nobody has it any more.
+        BrokerUnavailable, BufferFreed, DescriptorsExhausted
+        """
+        election = self._office.election
+        epoch = election.epoch()
+        if self._office.broker() is None and election.readyEpoch() == epoch:
+            descriptor = self._hatch.fetch(epoch, row, incarnation)
+            if descriptor is not None:
+                return descriptor
+        reply, descriptors = self.request("fetch", row=row, incarnation=incarnation)
+        return descriptors[0] if reply["found"] and descriptors else None
 
     def once(self, op: str, **fields: object) -> Message | None:
         """Ask the broker of now a single time, and return its answer; None when there is none.
@@ -161,11 +181,13 @@ class Client:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        self._hatch.close()
         with self._lock:
             self._disconnect()
 
     def closeInChild(self) -> None:
-        """Close this process's copy of the parent's connection, without ending it. No lock: its holder was not forked."""
+        """Close this process's copies of the parent's connections, without ending them. No lock: its holder was not forked."""
+        self._hatch.closeInChild()
         if self._connection is not None:
             os.close(self._connection.detach())
             self._connection = None
@@ -296,8 +318,8 @@ class Client:
 
 def _spin(poll: select.poll) -> None:
     """Look for the answer for a moment before sleeping: a broker that is awake answers sooner than this thread would wake up."""
-    end = time.monotonic_ns() + _SPIN_NS
-    while _SPIN_NS and not poll.poll(0) and time.monotonic_ns() < end:
+    end = time.monotonic_ns() + SPIN_NS
+    while SPIN_NS and not poll.poll(0) and time.monotonic_ns() < end:
         pass
 
 

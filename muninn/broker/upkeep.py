@@ -133,10 +133,11 @@ class Upkeep:
             self._chores.append(lambda: self.settleUnheld(end))
 
     def _dropSockets(self) -> None:
-        for epoch in self._places.epochsOf("broker"):
-            if epoch < self._epoch:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._places.socketPath(epoch))
+        for kind, pathOf in (("broker", self._places.socketPath), ("hatch", self._places.hatchPath)):
+            for epoch in self._places.epochsOf(kind):
+                if epoch < self._epoch:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(pathOf(epoch))
 
     def _snapshot(self, first: int) -> None:
         """Copy what lives into this epoch's journal, a slice at a time, and then drop the older journals."""

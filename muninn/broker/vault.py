@@ -1,13 +1,15 @@
 """The vault: descriptors of memory that has no name in `/dev/shm`.
 
 fastMode memory lives as long as somebody holds a descriptor of it. Its holders do, and the broker does too, so that it outlives the
-process that made it and can be handed to a newcomer. After a broker's death the holders bring their descriptors to the successor
-with their first message.
+process that made it and can be handed to a newcomer, through the hatch once that is open. After a broker's death the holders bring
+their descriptors to the successor with their first message.
 """
 
 from __future__ import annotations
 
 import os
+
+from muninn.control.hatch import Hatch
 
 
 class Vault:
@@ -15,11 +17,21 @@ class Vault:
 
     def __init__(self) -> None:
         self._descriptors: dict[tuple[int, int], int] = {}
+        self._hatch: Hatch | None = None
+
+    def open(self, path: str) -> None:
+        """Hand out what is here, and what comes, at a socket of this path. Raises `OSError`."""
+        self._hatch = Hatch(path)
+        for (row, incarnation), descriptor in self._descriptors.items():
+            self._hatch.put(row, incarnation, descriptor)
 
     def put(self, row: int, incarnation: int, descriptor: int) -> None:
         """Keep a descriptor, which is the vault's from now on; a second one for the same memory is closed."""
-        if self._descriptors.setdefault((row, incarnation), descriptor) != descriptor:
+        kept = self._descriptors.setdefault((row, incarnation), descriptor)
+        if kept != descriptor:
             os.close(descriptor)
+        elif self._hatch is not None:
+            self._hatch.put(row, incarnation, descriptor)
 
     def get(self, row: int, incarnation: int) -> int | None:
         return self._descriptors.get((row, incarnation))
@@ -27,18 +39,27 @@ class Vault:
     def drop(self, row: int, incarnation: int) -> None:
         descriptor = self._descriptors.pop((row, incarnation), None)
         if descriptor is not None:
+            self._withdraw((row, incarnation))
             os.close(descriptor)
 
     def takeAll(self) -> list[tuple[tuple[int, int], int]]:
         """Empty the vault: what was in it is the caller's."""
         taken = list(self._descriptors.items())
+        for pair in self._descriptors:
+            self._withdraw(pair)
         self._descriptors.clear()
         return taken
 
     def close(self) -> None:
+        if self._hatch is not None:
+            self._hatch.close()
         for descriptor in self._descriptors.values():
             os.close(descriptor)
         self._descriptors.clear()
+
+    def _withdraw(self, pair: tuple[int, int]) -> None:
+        if self._hatch is not None:
+            self._hatch.take(*pair)
 
     def __len__(self) -> int:
         return len(self._descriptors)

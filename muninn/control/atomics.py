@@ -1,8 +1,8 @@
-"""The C primitives, as Python calls: the only way to a shared word.
+"""The C functions, as Python calls: the only way to a shared word.
 
-Names are those of `cshim/primitives.h` without their prefix; addresses are integers. What returns at once goes through `PyDLL`,
-which keeps the interpreter's lock and costs 0.2 µs; what may sleep, copy or fault many pages goes through `CDLL`, which lets other
-threads run meanwhile. The functions are bare ctypes objects: a Python wrapper would cost more than most of them do.
+Names are those of `cshim/primitives.h` and `hatch.h` without their prefix; addresses are integers. What returns at once goes through
+`PyDLL`, which keeps the interpreter's lock and costs 0.2 µs; what may sleep, copy or fault many pages goes through `CDLL`, which lets
+other threads run meanwhile. The functions are bare ctypes objects: a Python wrapper would cost more than most of them do.
 """
 
 from __future__ import annotations
@@ -79,6 +79,13 @@ bindNode = _bound(_slow, "mnnBindNode", _I32, _ADDRESS, _U64, _I32)
 copy = _bound(_slow, "mnnCopy", None, _ADDRESS, _ADDRESS, _U64)
 seqRead = _bound(_slow, "mnnSeqRead", _I64, _ADDRESS, _ADDRESS, _ADDRESS, _U64, _U32)
 
+_hatchOpen = _bound(_slow, "mnnHatchOpen", _I32, ctypes.c_char_p, _ADDRESS)
+hatchPut = _bound(_slow, "mnnHatchPut", _I32, _ADDRESS, _U32, _U64, _I32)
+hatchTake = _bound(_slow, "mnnHatchTake", None, _ADDRESS, _U32, _U64)
+hatchClose = _bound(_slow, "mnnHatchClose", None, _ADDRESS)
+hatchConnect = _bound(_quick, "mnnHatchConnect", _I32, ctypes.c_char_p)
+hatchFetch = _bound(_slow, "mnnHatchFetch", _I32, _I32, _U32, _U64, _I64, _I64)
+
 _map = _bound(_slow, "mnnMap", _I32, _I32, _U64, _U64, _I32, _ADDRESS)
 _mapWipedOnFork = _bound(_quick, "mnnMapWipedOnFork", _I32, _U64, _ADDRESS)
 
@@ -102,6 +109,13 @@ def mappedWipedOnFork(sizeBytes: int) -> int:
     address = ctypes.c_void_p()
     checked(_mapWipedOnFork(sizeBytes, ctypes.byref(address)), "madvise(MADV_WIPEONFORK)")
     return address.value or 0
+
+
+def openedHatch(path: str) -> int:
+    """A hatch that serves at `path`; what it is called by from then on. Raises `OSError`."""
+    hatch = ctypes.c_void_p()
+    checked(_hatchOpen(path.encode(), ctypes.byref(hatch)), path)
+    return hatch.value or 0
 
 
 def indexBuffer(count: int) -> Any:

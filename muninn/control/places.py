@@ -55,8 +55,11 @@ class Places(NamedTuple):
     def socketPath(self, epoch: int) -> str:
         return f"{self.directory}/broker-{epoch}.sock"
 
+    def hatchPath(self, epoch: int) -> str:
+        return f"{self.directory}/hatch-{epoch}.sock"
+
     def epochsOf(self, kind: str) -> list[int]:
-        """The epochs, ascending, that left a `journal` or a `broker` socket behind."""
+        """The epochs, ascending, that left a `journal`, or a `broker` or `hatch` socket, behind."""
         pattern = re.compile(rf"{kind}-(\d+)(?:\.sock)?")
         try:
             entries = os.listdir(self.directory)

@@ -1,8 +1,9 @@
 /* The primitives under threads, forks and kills. Every check is a sentence; the first that fails ends the program. Run under AddressSanitizer and
  * UndefinedBehaviorSanitizer by `make test`. */
 #define _GNU_SOURCE
-#include "primitives.h"
+#include "check.h"
 #include "layout.h"
+#include "primitives.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,14 +16,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define CHECK(condition)                                                                    \
-	do {                                                                                \
-		if (!(condition)) {                                                         \
-			fprintf(stderr, "%s:%d: not true: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno); \
-			exit(1);                                                            \
-		}                                                                           \
-	} while (0)
 
 enum { THREADS = 4, ROUNDS = 20000, BOUND_MS = 20000 };
 static const int64_t MS = 1000000, FOREVER_NS = 20000000000;

@@ -29,9 +29,11 @@ from muninn.broker.broker import Broker
 from muninn.control import atomics, layout, leases, wire
 from muninn.control.block import bootId, readHeader
 from muninn.control.claims import ownerOf
+from muninn.control.hatch import Hatch, HatchClient
 from muninn.control.index import NameIndex
 from muninn.control.layout import Geometry
 from muninn.control.members import MemberKey
+from muninn.control.places import Places
 from muninn.control.rows import Deposed
 from muninn.errors import MuninnError
 
@@ -275,6 +277,48 @@ class SocketTarget(MessageTarget):
         removeDomain(self._domain)
 
 
+class HatchTarget(Target):
+    """Packets to a hatch by somebody who is no member, with descriptors or without: it goes on, and serves who asks properly."""
+
+    name, share = "hatch", 5
+
+    def open(self) -> None:
+        self._places = Places(os.getuid(), f"test-{secrets.token_hex(6)}")
+        self._places.makeDirectory()
+        self._hatch, self._client = Hatch(self._places.hatchPath(1)), HatchClient(self._places)
+        self._file = os.memfd_create("fuzzed")
+        os.ftruncate(self._file, 77)
+        self._hatch.put(1, 1, self._file)
+
+    def seeds(self) -> list[bytes]:
+        asked = [
+            struct.pack("<BIIQ", how, row, 0, incarnation)
+            for how in (0, 1, 7)
+            for row in (0, 1, 1 << 31)
+            for incarnation in (0, 1, 1 << 63)
+        ]
+        return [*asked, b"", b"\0", b"\0" * 16, b"\xff" * 40]
+
+    def run(self, raw: bytes) -> None:
+        how, packet = (raw[0], raw[1:]) if raw else (0, b"")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection, contextlib.suppress(OSError):
+            connection.setblocking(False)
+            connection.connect(self._places.hatchPath(1))
+            for _ in range(1 + (how >> 3 & 3)):
+                socket.send_fds(connection, [packet], [2] * (how & 7))
+        got = None
+        while got is None:  # it answers late on a busy machine, and is asked again
+            got = self._client.fetch(1, 1, 1)
+        assert os.fstat(got).st_size == 77
+        os.close(got)
+
+    def close(self) -> None:
+        self._client.close()
+        self._hatch.close()
+        os.close(self._file)
+        removeDomain(self._places.domain)
+
+
 class DomainTarget(_PatchTarget):
     """A block with words that are wrong, in a domain of real processes: each operation ends, and by an error with a code if not well."""
 
@@ -322,4 +366,4 @@ class DomainTarget(_PatchTarget):
 _OPERATIONS: tuple[tuple[Any, ...], ...] = (
     ("view",), ("open", 10, "a", "readWrite"), ("probe",), ("openRead", "b"), ("openRead", "c"), ("writeNamed", "d"), ("acquire", "l"), ("freeName", "a"),
 )  # fmt: skip
-TARGETS = [HeaderTarget, BlockTarget, SocketTarget, DomainTarget]
+TARGETS = [HeaderTarget, BlockTarget, SocketTarget, HatchTarget, DomainTarget]

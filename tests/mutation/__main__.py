@@ -147,7 +147,14 @@ def tryOut(number: int, mutant: Mutant, bound: float) -> Result:
         if path.suffix == ".c":
             library = root / "muninn" / "_shim" / "libmuninn.so"
             made = subprocess.run(
-                [*shlex.split(os.environ.get("CC", "cc")), *compilerFlags(), "-Wno-error", "-o", str(library), str(path)],
+                [
+                    *shlex.split(os.environ.get("CC", "cc")),
+                    *compilerFlags(),
+                    "-Wno-error",
+                    "-o",
+                    str(library),
+                    *map(str, sorted((root / "cshim").glob("*.c"))),
+                ],
                 capture_output=True,
                 text=True,
             )

@@ -63,7 +63,10 @@ MUTANTS = [
     Mutant(_CATALOG, " and self._rowOfName.get(usage.name) == row:", ":", "a row forgets no other's name", "test_catalog.py"),
     Mutant(_CATALOG, "(layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING):\n", "(layout.ROW_LIVE, layout.ROW_PROBING):\n", "what waits for its holders counts", "test_catalog.py::test_adoptsNamesAndBytesFromTheRows"),
     Mutant(_CATALOG, "named=state.state != layout.ROW_DYING)", "named=True)", "what was freed has no name", "test_catalog.py::test_adoptsNamesAndBytesFromTheRows"),
-    Mutant(_VAULT, "            os.close(descriptor)\n\n    def get", "            pass\n\n    def get", "memory that is brought twice is kept once", "test_vault.py"),
+    Mutant(_VAULT, "        if kept != descriptor:\n            os.close(descriptor)\n", "        if kept != descriptor:\n            pass\n", "memory that is brought twice is kept once", "test_vault.py"),
+    Mutant(_VAULT, "            self._withdraw((row, incarnation))\n", "", "what is dropped is handed out no more", "test_hatch.py::test_handsOutWhatTheVaultHas"),
+    Mutant(_VAULT, "            self._withdraw(pair)\n", "            pass\n", "what was taken is handed out no more", "test_hatch.py::test_handsOutWhatTheVaultHas"),
+    Mutant(_VAULT, "        elif self._hatch is not None:\n            self._hatch.put(row, incarnation, descriptor)\n", "", "what comes later is handed out too", "test_hatch.py::test_handsOutWhatTheVaultHas"),
     # --- watchdog ---
     Mutant(_WATCHDOG, "        if not self._members.isProvenDead(key, pidfd):\n            return False\n", "", "nothing is reclaimed before the proof", "test_invariants.py::test_i5NothingIsReclaimedBeforeTheProof"),
     Mutant(_WATCHDOG, "        if generation != key.generation or state == layout.MEMBER_FREE:\n            return\n", "", "a late reclaiming harms nobody", "test_watchdog.py test_invariants.py", "`condemn` and `vacate` compare the whole word again; this only saves them the trouble"),

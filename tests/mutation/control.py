@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT = (
+_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT, _HATCH = (
     f"muninn/control/{name}.py"
     for name in (
         "block", "lockfile", "members", "election", "watch", "rows", "index", "leases", "generations", "claims", "tickets", "segments", "wire",
-        "layout",
+        "layout", "hatch",
     )
 )  # fmt: skip
 
@@ -145,5 +145,10 @@ MUTANTS = [
     Mutant(_WIRE, "        closeAll(descriptors.tolist())\n", "", "descriptors that came with garbage are closed", "test_wire.py::test_closesDescriptorsThatCameWithGarbage"),
     Mutant(_WIRE, "    if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):", "    if False:", "a message is a map with text keys", "test_wire.py::test_refusesWhatIsNoMapWithTextKeys"),
     Mutant(_WIRE, "    if len(raw) > MAX_MESSAGE_BYTES:", "    if False:", "nothing is sent that nobody would take", "test_wire.py::test_refusesToSendMoreThanAMessageMayHave"),
+    # --- hatch ---
+    Mutant(_HATCH, "            if self._epoch != epoch:\n", "            if self._epoch < 0:\n", "each epoch has its hatch", "test_hatch.py::test_eachEpochHasItsHatch"),
+    Mutant(_HATCH, "            if got != -errno.ENOENT:\n", "            if False:\n", "a late answer is nobody's", "test_hatch.py::test_aLateAnswerIsNobodys"),
+    Mutant(_HATCH, "                self._shunnedUntil = time.monotonic() + _SHUNNED_SECONDS\n", "", "a hatch that does not answer is left alone", "test_hatch.py::test_aClosedHatchIsAskedNoMore"),
+    Mutant(_HATCH, "            if got == -errno.EMFILE:\n", "            if False:\n", "who may open no more is told so", "test_hatch.py::test_aMemberWithoutDescriptorsIsTold"),
 ]
 # fmt: on

@@ -154,10 +154,13 @@ class CudaDevice(Device):
         _checkSize(sizeBytes)
         stated = unpacked(handle, self._version)
         home = self._homeOf(gpu, stated.gpuUuid)
-        with self._working(home.index, f"{sizeBytes} bytes can not be opened"):
-            if stated.transport == "vmm":
-                return vmm.importDescriptor(self._reaper, home, self._peersOf(home), descriptor, sizeBytes, writable, stated)
-            return self._legacy.importHandle(home, sizeBytes, stated)
+        try:
+            with home.entered():
+                if stated.transport == "vmm":
+                    return vmm.importDescriptor(self._reaper, home, self._peersOf(home), descriptor, sizeBytes, writable, stated)
+                return self._legacy.importHandle(home, sizeBytes, stated)
+        except DriverError as error:
+            raise typed(error, f"GPU {home.index}: {sizeBytes} bytes can not be opened") from error
 
     def _homeOf(self, gpu: int, gpuUuid: bytes) -> Gpu:
         """The GPU of that UUID; its index may be another one here than in the exporter's process."""

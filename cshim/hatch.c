@@ -1,0 +1,332 @@
+/* See hatch.h for what each function promises; here is only why it is done so. */
+#define _GNU_SOURCE
+#include "hatch.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { BATCH = 32, STACK_BYTES = 256 << 10, PAUSE_NS = 10000000 };
+
+typedef struct {
+	uint32_t row, unused;
+	uint64_t incarnation;
+} Request;
+
+typedef struct {
+	int32_t result;
+} Reply;
+
+typedef struct {
+	uint64_t incarnation; /* 0: nothing */
+	int fd;
+} Entry;
+
+struct MnnHatch {
+	pthread_mutex_t lock; /* of what follows; held while a reply is sent, so that nobody closes what is in it */
+	Entry *entries;       /* by row */
+	uint32_t room;
+	pthread_t thread;
+	int epoll, listener, stop;
+	int *connections; /* the thread's, and `close`'s once that has ended */
+	uint32_t connected, connectionRoom;
+	struct sockaddr_un address;
+};
+
+static int addressOf(const char *path, struct sockaddr_un *address)
+{
+	*address = (struct sockaddr_un){.sun_family = AF_UNIX};
+	if (strlen(path) >= sizeof address->sun_path)
+		return -ENAMETOOLONG;
+	strcpy(address->sun_path, path);
+	return 0;
+}
+
+/* --- serving --- */
+
+static int watch(MnnHatch *hatch, int fd)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+	return epoll_ctl(hatch->epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
+}
+
+static void drop(MnnHatch *hatch, int connection)
+{
+	for (uint32_t i = 0; i < hatch->connected; i++)
+		if (hatch->connections[i] == connection) {
+			hatch->connections[i] = hatch->connections[--hatch->connected];
+			break;
+		}
+	/* A forked child may have it too: closing alone would not end its events. */
+	epoll_ctl(hatch->epoll, EPOLL_CTL_DEL, connection, NULL);
+	close(connection);
+}
+
+static int keep(MnnHatch *hatch, int connection)
+{
+	if (hatch->connected == hatch->connectionRoom) {
+		uint32_t room = hatch->connectionRoom ? hatch->connectionRoom * 2 : BATCH;
+		int *grown = realloc(hatch->connections, room * sizeof *grown);
+		if (!grown)
+			return -ENOMEM;
+		hatch->connections = grown;
+		hatch->connectionRoom = room;
+	}
+	int result = watch(hatch, connection);
+	if (!result)
+		hatch->connections[hatch->connected++] = connection;
+	return result;
+}
+
+static void admit(MnnHatch *hatch)
+{
+	int connection = accept4(hatch->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	if (connection < 0) {
+		struct timespec pause = {0, PAUSE_NS};
+		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
+			nanosleep(&pause, NULL); /* who waits there is still there then; without a pause this thread would do nothing else */
+		return;
+	}
+	struct ucred peer;
+	socklen_t length = sizeof peer;
+	if (getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &length) || peer.uid != getuid() || keep(hatch, connection))
+		close(connection);
+}
+
+static int answer(MnnHatch *hatch, int connection, const Request *request)
+{
+	Reply reply = {-ENOENT};
+	struct iovec content = {&reply, sizeof reply};
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr aligned;
+	} control = {{0}};
+	struct msghdr message = {.msg_iov = &content, .msg_iovlen = 1};
+	pthread_mutex_lock(&hatch->lock);
+	const Entry *entry = request->row < hatch->room ? &hatch->entries[request->row] : NULL;
+	if (entry && entry->incarnation && entry->incarnation == request->incarnation) {
+		reply.result = 0;
+		message.msg_control = control.bytes;
+		message.msg_controllen = sizeof control.bytes;
+		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+		header->cmsg_level = SOL_SOCKET;
+		header->cmsg_type = SCM_RIGHTS;
+		header->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(header), &entry->fd, sizeof(int));
+	}
+	ssize_t sent = sendmsg(connection, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+	pthread_mutex_unlock(&hatch->lock);
+	return sent == sizeof reply ? 0 : -1;
+}
+
+static void serve(MnnHatch *hatch, int connection)
+{
+	/* Descriptors that somebody sends along find no room, and are closed by the kernel. */
+	Request request;
+	ssize_t got = recv(connection, &request, sizeof request, MSG_DONTWAIT | MSG_TRUNC);
+	if (got < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (got != sizeof request || answer(hatch, connection, &request))
+		drop(hatch, connection);
+}
+
+static void *run(void *given)
+{
+	MnnHatch *hatch = given;
+	struct epoll_event events[BATCH];
+	for (;;) {
+		int count = epoll_wait(hatch->epoll, events, BATCH, -1);
+		for (int i = 0; i < count; i++) {
+			int fd = events[i].data.fd;
+			if (fd == hatch->stop)
+				return NULL;
+			if (fd == hatch->listener)
+				admit(hatch);
+			else
+				serve(hatch, fd);
+		}
+	}
+}
+
+static int listenAt(MnnHatch *hatch)
+{
+	if ((hatch->epoll = epoll_create1(EPOLL_CLOEXEC)) < 0 || (hatch->stop = eventfd(0, EFD_CLOEXEC)) < 0 ||
+	    (hatch->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) < 0 ||
+	    bind(hatch->listener, (struct sockaddr *)&hatch->address, sizeof hatch->address))
+		return -errno;
+	if (chmod(hatch->address.sun_path, 0600) || listen(hatch->listener, SOMAXCONN)) {
+		int result = -errno;
+		unlink(hatch->address.sun_path);
+		return result;
+	}
+	int result = watch(hatch, hatch->listener);
+	return result ? result : watch(hatch, hatch->stop);
+}
+
+static int start(MnnHatch *hatch)
+{
+	pthread_attr_t attributes;
+	sigset_t all, before;
+	int result = pthread_attr_init(&attributes);
+	if (result)
+		return -result;
+	pthread_attr_setstacksize(&attributes, STACK_BYTES);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the program's own threads */
+	result = pthread_create(&hatch->thread, &attributes, run, hatch);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attributes);
+	return -result;
+}
+
+static void discard(MnnHatch *hatch)
+{
+	int own[] = {hatch->listener, hatch->epoll, hatch->stop};
+	while (hatch->connected)
+		close(hatch->connections[--hatch->connected]);
+	for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+		if (own[i] >= 0)
+			close(own[i]);
+	pthread_mutex_destroy(&hatch->lock);
+	free(hatch->connections);
+	free(hatch->entries);
+	free(hatch);
+}
+
+int mnnHatchOpen(const char *path, MnnHatch **out)
+{
+	MnnHatch *hatch = calloc(1, sizeof *hatch);
+	if (!hatch)
+		return -ENOMEM;
+	hatch->epoll = hatch->listener = hatch->stop = -1;
+	pthread_mutex_init(&hatch->lock, NULL);
+	int result = addressOf(path, &hatch->address);
+	if (!result && !(result = listenAt(hatch)) && (result = start(hatch)))
+		unlink(path);
+	if (result)
+		discard(hatch);
+	else
+		*out = hatch;
+	return result;
+}
+
+int mnnHatchPut(MnnHatch *hatch, uint32_t row, uint64_t incarnation, int fd)
+{
+	int result = 0;
+	pthread_mutex_lock(&hatch->lock);
+	if (row >= hatch->room) {
+		uint32_t room = row < UINT32_MAX / 2 ? (row + 1) * 2 : UINT32_MAX;
+		Entry *grown = realloc(hatch->entries, room * sizeof *grown);
+		if (grown) {
+			memset(grown + hatch->room, 0, (room - hatch->room) * sizeof *grown);
+			hatch->entries = grown;
+			hatch->room = room;
+		}
+	}
+	if (row < hatch->room)
+		hatch->entries[row] = (Entry){incarnation, fd};
+	else
+		result = -ENOMEM;
+	pthread_mutex_unlock(&hatch->lock);
+	return result;
+}
+
+void mnnHatchTake(MnnHatch *hatch, uint32_t row, uint64_t incarnation)
+{
+	pthread_mutex_lock(&hatch->lock);
+	if (row < hatch->room && hatch->entries[row].incarnation == incarnation)
+		hatch->entries[row].incarnation = 0;
+	pthread_mutex_unlock(&hatch->lock);
+}
+
+void mnnHatchClose(MnnHatch *hatch)
+{
+	eventfd_write(hatch->stop, 1);
+	pthread_join(hatch->thread, NULL);
+	unlink(hatch->address.sun_path);
+	discard(hatch);
+}
+
+/* --- the other side --- */
+
+static int64_t now(void)
+{
+	struct timespec time;
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * (int64_t)1000000000 + time.tv_nsec;
+}
+
+int mnnHatchConnect(const char *path)
+{
+	struct sockaddr_un address;
+	int result = addressOf(path, &address);
+	if (result)
+		return result;
+	int connection = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (connection >= 0 && connect(connection, (struct sockaddr *)&address, sizeof address)) {
+		result = -errno;
+		close(connection);
+		return result;
+	}
+	return connection >= 0 ? connection : -errno;
+}
+
+/* 0 once there is something to read, also an end; -ETIMEDOUT. A signal does not end it: its bound is short. */
+static int await(int connection, int64_t spinNs, int64_t timeoutNs)
+{
+	struct pollfd wanted = {connection, POLLIN, 0};
+	int64_t began = now(), passed = 0;
+	for (;;) {
+		int64_t left = timeoutNs - passed;
+		struct timespec sleep = {left / 1000000000, left % 1000000000}, glance = {0, 0};
+		int ready = ppoll(&wanted, 1, passed < spinNs ? &glance : &sleep, NULL);
+		if (ready > 0)
+			return 0;
+		if (ready < 0 && errno != EINTR)
+			return -errno;
+		passed = now() - began;
+		if (passed >= timeoutNs)
+			return -ETIMEDOUT;
+	}
+}
+
+int mnnHatchFetch(int connection, uint32_t row, uint64_t incarnation, int64_t spinNs, int64_t timeoutNs)
+{
+	Request request = {.row = row, .incarnation = incarnation};
+	if (send(connection, &request, sizeof request, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof request)
+		return -EPIPE;
+	int result = await(connection, spinNs, timeoutNs);
+	if (result)
+		return result;
+	Reply reply;
+	struct iovec content = {&reply, sizeof reply};
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr aligned;
+	} control;
+	struct msghdr message = {.msg_iov = &content, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+	ssize_t got = recvmsg(connection, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	if (got <= 0)
+		return -EPIPE;
+	int fd = -1;
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS && header->cmsg_len == CMSG_LEN(sizeof(int)))
+		memcpy(&fd, CMSG_DATA(header), sizeof fd);
+	if (got == sizeof reply && !reply.result && fd >= 0)
+		return fd;
+	if (fd >= 0)
+		close(fd);
+	if (message.msg_flags & MSG_CTRUNC)
+		return -EMFILE;
+	return got == sizeof reply && reply.result == -ENOENT ? -ENOENT : -EPROTO;
+}

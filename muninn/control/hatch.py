@@ -1,0 +1,105 @@
+"""The hatch: descriptors of memory that has no name, handed out by a C thread of the broker's process.
+
+What it saves is the interpreter at both ends: whoever opens VRAM does not wait for the broker's process to get to it, however busy
+with Python that is. It decides nothing. What it hands out is what the vault holds, and whether the row is live its asker sees for
+itself, behind a lease. What it does not have, or does not say in time, the broker is asked by a request.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+
+from muninn.control import atomics
+from muninn.control.places import Places
+from muninn.errors import DescriptorsExhausted
+
+#: About what a sleep and a wake-up cost; nothing on a single processor, where the hatch could not run meanwhile.
+SPIN_NS = 100_000 if len(os.sched_getaffinity(0)) > 1 else 0
+_TIMEOUT_NS = 20_000_000
+#: How long a hatch that did not answer is left alone.
+_SHUNNED_SECONDS = 1.0
+
+
+class Hatch:
+    """The broker's side: what is put here is handed out until it is taken back. The descriptors stay the caller's.
+
+    Raises
+    ------
+    OSError
+        It can not be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._hatch: int | None = atomics.openedHatch(path)
+
+    def put(self, row: int, incarnation: int, descriptor: int) -> None:
+        """Hand it out from now on. Raises `OSError` when there is no memory for that."""
+        if self._hatch is not None:
+            atomics.checked(atomics.hatchPut(self._hatch, row, incarnation, descriptor), "the hatch")
+
+    def take(self, row: int, incarnation: int) -> None:
+        """Hand it out no more; from then on it may be closed."""
+        if self._hatch is not None:
+            atomics.hatchTake(self._hatch, row, incarnation)
+
+    def close(self) -> None:
+        """End the thread and all connections. Again is fine."""
+        if self._hatch is not None:
+            atomics.hatchClose(self._hatch)
+            self._hatch = None
+
+
+class HatchClient:
+    """A member's side: one connection, made at the first use and anew for each epoch."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._using = threading.Lock()
+        self._connection = -1
+        self._epoch = -1
+        self._shunnedUntil = 0.0
+
+    def fetch(self, epoch: int, row: int, incarnation: int) -> int | None:
+        """A descriptor, the caller's; None: ask the broker. Bounded by 20 ms.
+
+        Raises
+        ------
+        DescriptorsExhausted
+        """
+        if not self._using.acquire(blocking=False):
+            return None
+        try:
+            if self._epoch != epoch:
+                self._disconnect()
+                self._epoch, self._shunnedUntil = epoch, 0.0
+            if self._connection < 0 and time.monotonic() >= self._shunnedUntil:
+                self._connection = atomics.hatchConnect(self._places.hatchPath(epoch).encode())
+                self._shunnedUntil = time.monotonic() + _SHUNNED_SECONDS
+            if self._connection < 0:
+                return None
+            got: int = atomics.hatchFetch(self._connection, row, incarnation, SPIN_NS, _TIMEOUT_NS)
+            if got >= 0:
+                return got
+            if got != -errno.ENOENT:
+                self._disconnect()  # its next answer could be the one to this question
+            if got == -errno.EMFILE:
+                raise DescriptorsExhausted("a descriptor sent to this process was lost, because it may open no more")
+            return None
+        finally:
+            self._using.release()
+
+    def close(self) -> None:
+        with self._using:
+            self._disconnect()
+
+    def closeInChild(self) -> None:
+        """Close this process's copy of the parent's connection. No lock: its holder was not forked."""
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connection >= 0:
+            os.close(self._connection)
+            self._connection = -1
