@@ -183,7 +183,7 @@ def run(kills: int, lanes: int, seed: int) -> dict[str, object]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash")
     parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--lanes", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="how many owners at a time")
+    parser.add_argument("--lanes", type=int, default=min(8, max(1, (os.cpu_count() or 2) - 2)), help="how many owners at a time")
     parser.add_argument("--seed", type=int, default=20261123)
     arguments = parser.parse_args()
     seen = run(arguments.kills, arguments.lanes, arguments.seed)
