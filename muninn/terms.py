@@ -6,6 +6,7 @@ The position of a word in its tuple is what the control block stores: words are 
 from __future__ import annotations
 
 import enum
+from typing import TypeVar
 
 from muninn.errors import InvalidArgument, MuninnError, UnsupportedMode
 
@@ -58,7 +59,10 @@ LIFETIMES = tuple(Lifetime)
 TRANSPORTS = ("segment", "memfd", "vmm", "cudaIpc")
 
 
-def _choice(kind: type[enum.StrEnum], what: str, value: object, error: type[MuninnError]) -> str:
+_Word = TypeVar("_Word", bound=enum.StrEnum)
+
+
+def _choice(kind: type[_Word], what: str, value: object, error: type[MuninnError]) -> _Word:
     try:
         return kind(str(value))
     except ValueError:
@@ -68,27 +72,27 @@ def _choice(kind: type[enum.StrEnum], what: str, value: object, error: type[Muni
 
 def asMode(value: object) -> Mode:
     """`value` as a `Mode`, or `UnsupportedMode`."""
-    return Mode(_choice(Mode, "mode", value, UnsupportedMode))
+    return _choice(Mode, "mode", value, UnsupportedMode)
 
 
 def asAccess(value: object) -> Access:
     """`value` as an `Access`, or `InvalidArgument`."""
-    return Access(_choice(Access, "access", value, InvalidArgument))
+    return _choice(Access, "access", value, InvalidArgument)
 
 
 def asLifetime(value: object) -> Lifetime:
     """`value` as a `Lifetime`, or `InvalidArgument`."""
-    return Lifetime(_choice(Lifetime, "lifetime", value, InvalidArgument))
+    return _choice(Lifetime, "lifetime", value, InvalidArgument)
 
 
 def asRenew(value: object) -> Renew:
     """`value` as a `Renew`, or `InvalidArgument`."""
-    return Renew(_choice(Renew, "renew", value, InvalidArgument))
+    return _choice(Renew, "renew", value, InvalidArgument)
 
 
 def asReserve(value: object) -> Reserve:
     """`value` as a `Reserve`, or `InvalidArgument`."""
-    return Reserve(_choice(Reserve, "reserve", value, InvalidArgument))
+    return _choice(Reserve, "reserve", value, InvalidArgument)
 
 
 def asName(value: object) -> str:

@@ -46,7 +46,9 @@ class Holding:
         "generation", "incarnation", "isWriting", "membership", "memory", "row", "tickets",
     )  # fmt: skip
 
-    def __init__(self, holdings: Holdings, row: int, incarnation: int, description: RowDescription, memory: Memory) -> None:
+    def __init__(
+        self, holdings: Holdings, row: int, incarnation: int, description: RowDescription, memory: Memory, *, isFresh: bool = False
+    ) -> None:
         self.membership = membership = holdings.membership
         block = membership.block
         self.row = row
@@ -61,7 +63,7 @@ class Holding:
         self.claimDepth = 0  # how often a `Lock` holds the claim; guarded by claimLock
         self._leaseAddress, self._leaseWord = membership.leaseTable.held(memory.leaseIndex, row, incarnation)
         self._renewal: weakref.ref[Renewal] | None = None
-        self._renewAtMs = 0
+        self._renewAtMs = monotonicMs() + self.ttlMs // 2 if isFresh else 0  # what was kept may be about to run out
 
     @property
     def ttlMs(self) -> int:
@@ -156,7 +158,7 @@ class Holdings:
             if mapped is None or not membership.rows.isLive(row, incarnation):
                 return None
             memory, description = mapped
-            return self.add(Holding(self, row, incarnation, description, memory))
+            return self.add(Holding(self, row, incarnation, description, memory, isFresh=kept is None))
 
     def _map(self, row: int, incarnation: int) -> tuple[Memory, RowDescription] | None:
         membership = self.membership

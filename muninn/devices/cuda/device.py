@@ -164,7 +164,9 @@ class CudaDevice(Device):
 
     def _homeOf(self, gpu: int, gpuUuid: bytes) -> Gpu:
         """The GPU of that UUID; its index may be another one here than in the exporter's process."""
-        found = next((each for each in (self._gpus[gpu], *self._gpus) if each.uuid == gpuUuid), None)
+        if self._gpus[gpu].uuid == gpuUuid:
+            return self._gpus[gpu]
+        found = next((each for each in self._gpus if each.uuid == gpuUuid), None)
         if found is None:
             here = ", ".join(each.uuidText for each in self._gpus)
             raise IpcHandleMismatch(
