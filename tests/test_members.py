@@ -10,7 +10,7 @@ from lab import Lab
 
 from muninn.api.membership import current
 from muninn.control import atomics, layout
-from muninn.control.members import MemberKey, MemberTable, ownPidNamespace, processIsGone, programName, startTimeOf
+from muninn.control.members import MemberKey, MemberTable, ownPidNamespace, pidOf, processIsGone, programName, startTimeOf
 from muninn.errors import TableFull
 from support import Actor
 
@@ -90,6 +90,7 @@ def test_knowsItsOwnPidfdFromOtherDescriptors(lab: Lab) -> None:
     assert lab.members.isPidfdOf(pidfd, member.key)
     assert not lab.members.isPidfdOf(null, member.key)
     assert not lab.members.isPidfdOf(parent, member.key)
+    assert [pidOf(each) for each in (pidfd, null, parent)] == [os.getpid(), None, os.getppid()]
     for descriptor in (pidfd, null, parent):
         os.close(descriptor)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -428,6 +430,24 @@ def test_aHelloOfTheDeadIsRefused(served: tuple[Lab, Broker, Member]) -> None:
     broker._watchdog.reclaim(dead.key)
     answer = Peer(lab, broker).ask(hello, [pidfd])
     assert answer is not None and answer["error"] == 20
+    os.close(pidfd)
+
+
+def test_whoDiesBeforeItsHelloIsReadIsNobodysFault(
+    served: tuple[Lab, Broker, Member], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pidfd names nobody any more. Broken: a warning said that the hello was false, in the notebook of whoever was broker."""
+    lab, broker, _ = served
+    with subprocess.Popen(["sleep", "60"]) as child:
+        pidfd = os.pidfd_open(child.pid)
+        child.kill()
+    caplog.set_level(logging.INFO, "muninn")
+    sweeps: list[None] = []
+    monkeypatch.setattr(broker._upkeep, "sweepSoon", lambda: sweeps.append(None))
+    answer = Peer(lab, broker).ask(_hello(lab.member()), [pidfd])
+    assert answer is not None and answer["error"] == 20
+    assert [(record.levelname, "died before its hello" in record.message) for record in caplog.records] == [("INFO", True)]
+    assert sweeps, "nobody has its pidfd, so it is looked for"
     os.close(pidfd)
 
 

@@ -26,7 +26,7 @@ from muninn.broker.watchdog import Watchdog
 from muninn.control import atomics, layout, leases, wire
 from muninn.control.block import ControlBlock
 from muninn.control.election import Election, Term
-from muninn.control.members import MemberKey, MemberTable
+from muninn.control.members import MemberKey, MemberTable, pidOf
 from muninn.control.rows import Deposed
 from muninn.control.wire import Message
 from muninn.errors import (
@@ -48,7 +48,7 @@ _PROOF_RETRY_SECONDS = 0.005
 _SERVED_FIRST = 16
 
 
-class _SlotGivenBack(ProtocolViolation):
+class _SenderGone(ProtocolViolation):
     """What a member sent before its death and is read after it: nobody's fault, and nobody waits for the answer."""
 
 
@@ -228,7 +228,7 @@ class Broker:
             wire.send(session.connection, reply, descriptors)
         except MuninnError as error:
             # Bytes that are no request: this peer does not speak our language, so it is told once and let go.
-            _log.log(logging.INFO if isinstance(error, _SlotGivenBack) else logging.WARNING, "dropped a connection: %s", error)
+            _log.log(logging.INFO if isinstance(error, _SenderGone) else logging.WARNING, "dropped a connection: %s", error)
             with contextlib.suppress(OSError):
                 wire.send(session.connection, requests.failure(error))
             self._drop(session)
@@ -253,7 +253,7 @@ class Broker:
             request = requests.checked(message)
             if session is not self._own and session.key is not None and not self._members.isCurrent(session.key):
                 # Nobody would ever take back what is granted now.
-                raise _SlotGivenBack(f"member slot {session.key.slot} was given back")
+                raise _SenderGone(f"member slot {session.key.slot} was given back")
             return self._handlers[request["op"]](session, request, descriptors)
         except MuninnError as error:
             if isinstance(error, ProtocolViolation):
@@ -288,8 +288,11 @@ class Broker:
         if not 0 <= key.slot < self._members.count:
             raise ProtocolViolation(f"there is no member slot {key.slot}")
         if not self._members.isCurrent(key):
-            raise _SlotGivenBack(f"member slot {key.slot} was given back")
+            raise _SenderGone(f"member slot {key.slot} was given back")
         known = self._members.identity(key.slot).nonce == message["nonce"]
+        if known and descriptors and pidOf(descriptors[0]) == -1:
+            self._upkeep.sweepSoon()
+            raise _SenderGone(f"the member of slot {key.slot} died before its hello was read")
         if not known or not descriptors or not self._members.isPidfdOf(descriptors[0], key):
             raise ProtocolViolation(f"hello does not match member slot {key.slot}")
         pairs = requests.allocationsOf(message, descriptors[1:])

@@ -132,13 +132,8 @@ class MemberTable:
         """Whether a descriptor that came over the socket is a pidfd, and of the process that the slot names (as far as this PID namespace
         can tell).
         """
-        try:
-            with open(f"/proc/self/fdinfo/{descriptor}") as file:
-                pids = [line.partition(":")[2].strip() for line in file if line.startswith("Pid:")]
-        except OSError:
-            return False
-        identity = self.identity(key.slot)
-        return bool(pids) and (identity.pidNamespace != ownPidNamespace() or pids[0] == str(identity.pid))
+        pid, identity = pidOf(descriptor), self.identity(key.slot)
+        return pid is not None and (identity.pidNamespace != ownPidNamespace() or pid == identity.pid)
 
     # --- one's own slot ----------------------------------------------------------------------------------------------
 
@@ -214,6 +209,15 @@ def processIsGone(pid: int, startTime: int) -> bool:
         return bool(atomics.pidfdDead(pidfd) == 1)
     finally:
         os.close(pidfd)
+
+
+def pidOf(pidfd: int) -> int | None:
+    """The process that a pidfd names; -1 when it has ended, also in the eyes of its parent; None when this is no pidfd."""
+    try:
+        with open(f"/proc/self/fdinfo/{pidfd}") as file:
+            return next((int(line.partition(":")[2]) for line in file if line.startswith("Pid:")), None)
+    except OSError:
+        return None
 
 
 def openPidfd(pid: int, startTime: int) -> int:

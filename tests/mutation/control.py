@@ -43,7 +43,7 @@ MUTANTS = [
     Mutant(_MEMBERS, " or self._block.lockFile.slotIsLocked(key.slot):", ":", "a proof needs the byte lock", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
     Mutant(_MEMBERS, "or atomics.pidfdDead(pidfd) == 1\n", "or True\n", "a proof needs the pidfd", "test_invariants.py::test_i5AnExecutedProcessIsNoticedAndNotProven"),
     Mutant(_MEMBERS, "        if identity.pidNamespace != ownPidNamespace():\n            # Its pid", "        if False:\n            # Its pid", "a pid of another namespace means nothing", "test_members.py"),
-    Mutant(_MEMBERS, " and (identity.pidNamespace != ownPidNamespace() or pids[0] == str(identity.pid))", "", "a hello's pidfd is of the member itself", "test_members.py::test_knowsItsOwnPidfdFromOtherDescriptors"),
+    Mutant(_MEMBERS, " and (identity.pidNamespace != ownPidNamespace() or pid == identity.pid)", "", "a hello's pidfd is of the member itself", "test_members.py::test_knowsItsOwnPidfdFromOtherDescriptors"),
     Mutant(_MEMBERS, "not in (layout.MEMBER_FREE, layout.MEMBER_CLAIMING) or not lock", "!= layout.MEMBER_FREE or not lock", "a slot that somebody died claiming is used again", "test_invariants.py::test_i10AMemberKilledWhileItClaimsLeavesItsSlot"),
     Mutant(_MEMBERS, "layout.MEMBER_CLAIMING) != word:", "layout.MEMBER_CLAIMING) == -1:", "a claim is won by CAS", "test_members.py"),
     Mutant(_MEMBERS, "generation = ((word >> 32) + 1) & 0xFFFFFFFF or 1", "generation = (word >> 32) & 0xFFFFFFFF or 1", "each claim has a generation of its own", "test_members.py"),
