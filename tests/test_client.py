@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -44,7 +45,10 @@ class Serving:
 
 @pytest.fixture
 def serve(lab: Lab) -> Iterator[Callable[[], Serving]]:
-    """Elect another broker, and let it serve."""
+    """Elect another broker, and let it serve.
+
+    What else there is to be of members is made before it: to a sweep in this process, a member that is being made is a dead one.
+    """
     made: list[Serving] = []
 
     def start() -> Serving:
@@ -69,7 +73,7 @@ def _greeted(broker: Broker) -> bool:
 
 def test_whoWaitsForADeposedBrokerAsksItsSuccessor(lab: Lab, serve: Callable[[], Serving]) -> None:
     """Broken: the wait for an answer ended with the request's time only."""
-    first, client = serve(), _client(lab, lab.member())
+    client, first = _client(lab, lab.member()), serve()
     assert client.request("ping")[0] == {"epoch": 1}
     first.end()
     asking = Background(lambda: client.request("ping")[0]).asleep()
@@ -80,7 +84,7 @@ def test_whoWaitsForADeposedBrokerAsksItsSuccessor(lab: Lab, serve: Callable[[],
 
 def test_aNewBrokerIsAskedOnANewConnection(lab: Lab, serve: Callable[[], Serving]) -> None:
     """Broken: the connection to the old broker was used for as long as there was one."""
-    first, client = serve(), _client(lab, lab.member())
+    client, first = _client(lab, lab.member()), serve()
     client.request("ping")
     first.end()
     (session,) = first.broker._sessions.values()
@@ -97,8 +101,8 @@ def test_anAnswerThatNobodyTookIsNotTheNextOnes(lab: Lab, serve: Callable[[], Se
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    serve()
     client = _client(lab, lab.member())
+    serve()
     client.request("ping")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(clients, "wire", SimpleNamespace(send=wire.send, receive=interrupted))
@@ -116,8 +120,8 @@ def test_nothingIsAskedBeforeTheHello(lab: Lab, serve: Callable[[], Serving]) ->
             raise DescriptorsExhausted("none left")
         return []
 
-    serve()
     client = _client(lab, lab.member(), allocations=allocations)
+    serve()
     with pytest.raises(DescriptorsExhausted):
         client.request("find", name="a")
     failing.clear()
@@ -127,7 +131,7 @@ def test_nothingIsAskedBeforeTheHello(lab: Lab, serve: Callable[[], Serving]) ->
 
 def test_whoAsksAnEarlierBrokerIsCalledAway(lab: Lab, serve: Callable[[], Serving]) -> None:
     """Broken: `forsake` did nothing, and the wait went on until the old broker's time was over."""
-    first, client = serve(), _client(lab, lab.member(), takeoverMs=40_000)
+    client, first = _client(lab, lab.member(), takeoverMs=40_000), serve()
     client.request("ping")
     eventually(lambda: _greeted(first.broker), "the hello")
     first.end()
@@ -137,6 +141,27 @@ def test_whoAsksAnEarlierBrokerIsCalledAway(lab: Lab, serve: Callable[[], Servin
     assert asking.isRunning(), "the epoch of its own broker is no reason"
     client.forsake(2)
     assert asking.ended() == {"epoch": 2}
+    client.close()
+
+
+def test_nothingStaysConnectedToAnEarlierBroker(lab: Lab, serve: Callable[[], Serving]) -> None:
+    """Whoever is the next broker itself asks nobody again. Broken: it kept a socket of the last, and one of its hatch, for its term."""
+    own, client = lab.member(), _client(lab, lab.member())
+    first = serve()
+    with first.broker._lock:
+        made = lab.make(first.broker._directory, own)
+        first.broker._directory.vault.put(*made, os.memfd_create("held"))
+    client.request("ping")
+    descriptor = client.fetch(*made)
+    assert descriptor is not None and client._connection is not None
+    connections = [client._connection.fileno(), client._hatch._connection]
+    os.close(descriptor)
+    client.forsake(1)
+    assert all(stat.S_ISSOCK(os.fstat(each).st_mode) for each in connections), "they are of this term"
+    client.forsake(2)
+    for each in connections:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(each)
     client.close()
 
 

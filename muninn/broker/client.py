@@ -174,11 +174,21 @@ class Client:
         return time.monotonic() + self._office.requestTimeoutMs / 1000
 
     def forsake(self, epoch: int) -> None:
-        """The term of `epoch` has begun: whoever waits for an answer of an earlier one must look again. Takes no lock."""
+        """The term of `epoch` has begun: whoever waits for an answer of an earlier one must look again, and what is connected to one is
+        closed. Waits no longer than they take to look up.
+        """
+        self._hatch.forsake(epoch)
         connection = self._connection
-        if connection is not None and self._epoch < epoch:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+        if connection is None or self._epoch >= epoch:
+            return
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        if self._lock.acquire(timeout=_BUSY_SECONDS):
+            try:
+                if self._epoch < epoch:
+                    self._disconnect()
+            finally:
+                self._lock.release()
 
     def close(self) -> None:
         self._hatch.close()
@@ -259,9 +269,10 @@ class Client:
         pidfd = atomics.pidfdOpen(os.getpid())
         if pidfd < 0:
             raise DescriptorsExhausted(f"no descriptor is left for a pidfd: {os.strerror(-pidfd)}")
-        held = office.allocations()
-        batch, rest = held[: wire.MAX_DESCRIPTORS - 1], held[wire.MAX_DESCRIPTORS - 1 :]
+        held: list[tuple[tuple[int, int], int]] = []
         try:
+            held = office.allocations()
+            batch, rest = held[: wire.MAX_DESCRIPTORS - 1], held[wire.MAX_DESCRIPTORS - 1 :]
             hello = {"op": "hello", "slot": office.key.slot, "generation": office.key.generation, "nonce": office.nonce}
             self._bring(connection, hello, batch, (pidfd,), patience, deadline)
             while rest:

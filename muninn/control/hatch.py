@@ -91,6 +91,15 @@ class HatchClient:
         finally:
             self._using.release()
 
+    def forsake(self, epoch: int) -> None:
+        """Let go of a hatch of before `epoch`: it answers no more, and where this process is the next broker nobody fetches."""
+        if self._connection >= 0 and self._epoch < epoch and self._using.acquire(timeout=_TIMEOUT_NS / 1e9):
+            try:
+                if self._epoch < epoch:
+                    self._disconnect()
+            finally:
+                self._using.release()
+
     def close(self) -> None:
         with self._using:
             self._disconnect()
