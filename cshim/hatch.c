@@ -33,7 +33,7 @@ typedef struct {
 } Entry;
 
 struct MnnHatch {
-	pthread_mutex_t lock; /* of what follows; held while a reply is sent, so that nobody closes what is in it */
+	pthread_mutex_t lock; /* of entries and room; held while a reply is sent, so that nobody closes what is in it */
 	Entry *entries;       /* by row */
 	uint32_t room;
 	pthread_t thread;

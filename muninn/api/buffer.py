@@ -113,9 +113,7 @@ class MuninnBuffer:
 
     def _checked(self) -> Holding:
         """The holding, for one more operation: open, not freed, lease in force. After a fork it is taken anew."""
-        holding = self._holding
-        if holding is None:
-            raise BufferFreed("this buffer object is closed", "Open the name again")
+        holding = self._held()
         if holding.membership.isStale():
             holding = self._reopen(holding)
         if self._expiresMs:
@@ -123,6 +121,12 @@ class MuninnBuffer:
             self._expiresMs = monotonicMs() + holding.ttlMs
         holding.check()
         return holding
+
+    def _held(self) -> Holding:
+        """The holding, whatever has become of what it holds. Raises `BufferFreed` once this object is closed."""
+        if self._holding is None:
+            raise BufferFreed("this buffer object is closed", "Open the name again")
+        return self._holding
 
     def _reopen(self, old: Holding) -> Holding:
         """In a forked child: the parent's lease is not ours, so take one."""
@@ -136,9 +140,7 @@ class MuninnBuffer:
 
     @property
     def _description(self) -> Any:
-        if self._holding is None:
-            raise BufferFreed("this buffer object is closed", "Open the name again")
-        return self._holding.description
+        return self._held().description
 
     @property
     def name(self) -> str:
@@ -150,10 +152,7 @@ class MuninnBuffer:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        holding = self._holding
-        if holding is None:
-            raise BufferFreed("this buffer object is closed", "Open the name again")
-        return dtypeOf(holding)
+        return dtypeOf(self._held())
 
     @property
     def nbytes(self) -> int:
@@ -169,10 +168,7 @@ class MuninnBuffer:
     @property
     def gpu(self) -> int | None:
         """The GPU whose VRAM it is, as this process counts them, or None."""
-        holding = self._holding
-        if holding is None:
-            raise BufferFreed("this buffer object is closed", "Open the name again")
-        return holding.memory.gpu
+        return self._held().memory.gpu
 
     @property
     def access(self) -> str:
@@ -395,9 +391,7 @@ class MuninnBuffer:
 
     def free(self) -> None:
         """Free the name now, and the memory when its last holder lets go. Freeing what is free already is fine."""
-        if self._holding is None:
-            raise BufferFreed("this buffer object is closed", "Open the name again to free it")
-        row, incarnation = self._holding.row, self._holding.incarnation
+        row, incarnation = self._held().row, self._held().incarnation
         try:
             current().client.request("free", row=row, incarnation=incarnation)
         except BufferFreed:
@@ -437,7 +431,7 @@ class MuninnBuffer:
             raise AttributeError(f"{self.name!r} is not mapped for a GPU")
         address = memory.devicePointer(memory.device, self._writable)
         # Who takes it waits for the stream named in it: the default one, when that has to wait for a writer itself.
-        stream = fences.LEGACY_STREAM if fences.behindWriters(holding) else None
+        stream = arrays.LEGACY_STREAM if fences.behindWriters(holding) else None
         return arrays.cudaArrayInterface(address, self.shape, None, dtypeOf(holding), not self._writable, stream)
 
     def __dlpack__(self, *, stream: Any = None, **keywords: Any) -> Any:

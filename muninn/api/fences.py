@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 #: How long `signal` waits for the ring's oldest ticket: a stream that is stuck for longer is the program's error.
 _ISSUE_BOUND_SECONDS = 30.0
 _SLICE_SECONDS = 1.0
-#: What `__cuda_array_interface__` calls the default stream.
-LEGACY_STREAM = 1
 
 
 def signal(holding: Holding, stream: Any, kind: int = layout.TICKET_PENDING) -> int:

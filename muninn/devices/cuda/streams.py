@@ -16,7 +16,8 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from cuda.bindings import driver as cu
@@ -118,7 +119,6 @@ class CudaStream(Stream):
         self.gpu, self.handle, self._isDefault = gpu, handle, isDefault
         self._events = events
         self._lane = Lane(f"muninn-stream-{gpu}-{handle:x}")
-        # What is put into the stream and what is put into its lane must come in one order.
         self._submitting = threading.Lock()
         with Entered(events.context):
             self._gate = Gate(gates)
@@ -130,8 +130,7 @@ class CudaStream(Stream):
     def submit(self, work: Callable[[], object]) -> None:
         self._raiseKept()
         events, gate = self._events, self._gate
-        with self._submitting, Entered(events.context):
-            self._lane.checkOpen()
+        with self._submission():
             event, number = events.record(self.handle), gate.ask()
 
             def item(error: BaseException | None) -> None:
@@ -148,8 +147,7 @@ class CudaStream(Stream):
     def recordFence(self, onReached: OnReached, word: FenceWord | None) -> None:
         """The port's `recordFence`."""
         events = self._events
-        with self._submitting, Entered(events.context):
-            self._lane.checkOpen()
+        with self._submission():
             if word is not None:
                 # By default a memory barrier comes with it: what the stream wrote is visible before the word (cuda.h).
                 call(cu.cuStreamWriteValue64, self.handle, word.address, word.value, 0)
@@ -170,9 +168,8 @@ class CudaStream(Stream):
     def delay(self, ready: Ready, word: FenceWord | None) -> None:
         """The port's `delayStream`."""
         self._raiseKept()
-        events, gate = self._events, self._gate
-        with self._submitting, Entered(events.context):
-            self._lane.checkOpen()
+        gate = self._gate
+        with self._submission():
             if word is not None:
                 call(cu.cuStreamWaitValue64, self.handle, word.address, word.value, _REACHED)
                 self._lane.put(lambda error: awaitReady(ready) if error is None else None)
@@ -193,8 +190,7 @@ class CudaStream(Stream):
         """Copy (offset, bytes) between addresses that the driver knows; `keepAlive` is dropped behind it."""
         self._raiseKept()
         events = self._events
-        with self._submitting, Entered(events.context):
-            self._lane.checkOpen()
+        with self._submission():
             for offset, sizeBytes in parts:
                 call(cu.cuMemcpyAsync, target + offset, source + offset, sizeBytes, self.handle)
             if keepAlive is not None:
@@ -204,6 +200,13 @@ class CudaStream(Stream):
                     events.wait(event)
 
                 self._lane.put(item)
+
+    @contextmanager
+    def _submission(self) -> Iterator[None]:
+        """What is put into the stream and into its lane comes in one order. Raises `InvalidArgument` once it was closed."""
+        with self._submitting, Entered(self._events.context):
+            self._lane.checkOpen()
+            yield
 
     def checkOpen(self) -> None:
         """`InvalidArgument` once it was closed."""
