@@ -212,6 +212,8 @@ def main() -> int:
         (number, mutant) for number, mutant in enumerate(MUTANTS)
         if not asked.only or str(number) in asked.only.split(",") or asked.only in f"{mutant.file} {mutant.old} {mutant.breaks}"
     ]  # fmt: skip
+    if not numbered:
+        parser.error(f"no mutant has {asked.only!r}")
     if asked.quick:
         # The sample first, by what a test takes on the average; only what it names is run without a mutation.
         guess = dict.fromkeys((test for mutant in MUTANTS for test in mutant.tests.split()), 3.0)
