@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,14 @@ class Actor:
         return self
 
     def stop(self) -> None:
+        """SIGSTOP, and wait until no thread runs any more: each stops by itself, when it next comes to the kernel."""
         os.kill(self.pid, signal.SIGSTOP)
+        eventually(lambda: set(self._threadStates()) == {"T"}, f"all threads of {self.pid} have stopped")
+
+    def _threadStates(self) -> Iterator[str]:
+        for stat in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+                yield stat.read_text().rpartition(")")[2].split()[0]
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
