@@ -9,7 +9,7 @@ import pytest
 
 import muninn
 from muninn.kernels import launch, twins
-from support import Actor
+from support import Actor, ActorError
 
 Start = Callable[..., Actor]
 
@@ -27,6 +27,21 @@ def test_aKernelWritesSharedMemory(domain: str, actor: Start, mode: str) -> None
         "result = cuda.to_device(np.zeros(1, np.uint64))\nwith b.read(stream=None) as view: launch.launch('countMismatches', view, 42, result)"
     )
     assert other.do("int(result.copy_to_host()[0])") == 0
+
+
+@pytest.mark.parametrize("mode", ["fastMode", "bigMode"])
+def test_aKernelCanNotWriteWhatIsOpenForReading(domain: str, actor: Start, mode: str) -> None:
+    shared = np.arange(5000, dtype=np.uint64)
+    buffer = muninn.share(shared, "a", mode=mode, access="readOnly")
+    reader = actor("from muninn.kernels import launch; from numba import cuda; b = muninn.open('a')")
+    result = (
+        "result = cuda.to_device(np.zeros(1, np.uint64)); launch.launch('readSum', b.deviceArray(), result); int(result.copy_to_host()[0])"
+    )
+    assert reader.do(result) == shared.sum()
+    with pytest.raises(ActorError) as raised:
+        reader.do("launch.launch('fillPattern', b.deviceArray(), 42); cuda.synchronize()")
+    assert raised.value.kind == "CudaAPIError"
+    assert np.array_equal(buffer.read(), shared)
 
 
 @pytest.mark.gpu

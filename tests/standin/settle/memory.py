@@ -10,6 +10,14 @@ from asking import actors, question
 
 from support import ActorError
 
+_MAPPED = "int(cu.CU_MEMHOSTREGISTER_PORTABLE | cu.CU_MEMHOSTREGISTER_DEVICEMAP)"
+_HOST_FILE = """
+libc = ctypes.CDLL(None, use_errno=True); libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+fd = os.memfd_create('host'); os.ftruncate(fd, 8 << 20); os.posix_fallocate(fd, 0, 8 << 20)
+rw = libc.mmap(None, 8 << 20, 3, 1, fd, 0); ro = libc.mmap(None, 8 << 20, 1, 1, fd, 0)
+"""
+
 
 @question("0")
 def driver() -> Iterator[tuple[str, object]]:
@@ -153,19 +161,27 @@ def readOnly() -> Iterator[tuple[str, object]]:
     with actors(1) as (one,):
         one.do("h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); a = mapHandle(h, 2 << 20, False)")
         yield "copy to it from the host", one.do("[code(cu.cuMemcpyHtoD(a, np.zeros(4).ctypes.data, 32)), code(cu.cuCtxSynchronize())]")
+    for what, write in (
+        ("fill of", "cu.cuMemsetD8(p, 1, 16)"),
+        ("copy from the device to", "cu.cuMemcpyDtoD(p, d, 32)"),
+        ("copy to the host's address of", "cu.cuMemcpyDtoH(ro, d, 32)"),
+        ("word written by a stream to", "cu.cuStreamWriteValue64(0, p, 7, 0)"),
+    ):
+        with actors(1) as (one,):
+            one.do(_HOST_FILE + f"ok(cu.cuMemHostRegister(ro, 8 << 20, {_MAPPED} | int(cu.CU_MEMHOSTREGISTER_READ_ONLY)))")
+            one.do("p = int(ok(cu.cuMemHostGetDevicePointer(ro, 0))); d = alloc(4096); put(d, np.ones(4096, np.uint8))")
+            yield (
+                f"{what} a READ_ONLY registration: submission, synchronize, later allocation",
+                one.do(f"[code({write}), code(cu.cuCtxSynchronize()), code(cu.cuMemAlloc(64))]"),
+            )
+            yield "and the bytes", one.do("ctypes.string_at(rw, 4).hex()")
 
 
 @question("15-16, B")
 def registration() -> Iterator[tuple[str, object]]:
-    flags = "int(cu.CU_MEMHOSTREGISTER_PORTABLE | cu.CU_MEMHOSTREGISTER_DEVICEMAP)"
+    flags = _MAPPED
     with actors(1) as (one,):
-        one.do("""
-import ctypes
-libc = ctypes.CDLL(None, use_errno=True); libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-fd = os.memfd_create('host'); os.ftruncate(fd, 8 << 20); os.posix_fallocate(fd, 0, 8 << 20)
-rw = libc.mmap(None, 8 << 20, 3, 1, fd, 0); ro = libc.mmap(None, 8 << 20, 1, 1, fd, 0)
-""")
+        one.do(_HOST_FILE)
         yield "15 a read-only mapping without READ_ONLY", one.do(f"code(cu.cuMemHostRegister(ro, 8 << 20, {flags}))")
         yield "B and with it", one.do(f"code(cu.cuMemHostRegister(ro, 8 << 20, {flags} | int(cu.CU_MEMHOSTREGISTER_READ_ONLY)))")
         yield (
