@@ -363,7 +363,11 @@ def test_alittlePageableMemoryIsSetAside(start: Start) -> None:
 
 @pytest.mark.parametrize(
     ("work", "error"),
-    [("ok(cu.cuMemsetD8Async(a, 1, 64, s))", "LAUNCH_FAILED"), ("ok(cu.cuMemcpyDtoDAsync(b, a, 64, s))", "ILLEGAL_ADDRESS")],
+    [
+        ("ok(cu.cuMemsetD8Async(a, 1, 64, s))", "LAUNCH_FAILED"),
+        ("ok(cu.cuStreamWriteValue64(s, a, 1, 0))", "LAUNCH_FAILED"),
+        ("ok(cu.cuMemcpyDtoDAsync(b, a, 64, s))", "ILLEGAL_ADDRESS"),
+    ],
 )
 def test_whatIsUnmappedUnderWorkKillsTheContext(start: Start, work: str, error: str) -> None:
     actor = start(

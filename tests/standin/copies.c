@@ -2,7 +2,7 @@
  *
  * Pageable host memory makes even an Async call wait, save a little that goes to a device, which is set aside; pinned memory is queued; between devices
  * nothing waits, not even the call without Async. Addresses are looked up again when the work runs: what was unmapped meanwhile is ILLEGAL_ADDRESS to a copy
- * and LAUNCH_FAILED to a fill, which is a kernel, and stays the context's error.
+ * and LAUNCH_FAILED to a fill, which is a kernel, and to a word that a stream writes, and stays the context's error.
  */
 #define _GNU_SOURCE
 #include "standin.h"

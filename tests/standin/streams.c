@@ -404,7 +404,7 @@ static CUresult writeWord(void *given, CUresult before) {
     char *where;
     Physical *held;
     if (before) return before;
-    CHECK(resolve(word->address, &bytes, KNOWN | TO_WRITE, &where, &held));
+    if (resolve(word->address, &bytes, KNOWN | TO_WRITE, &where, &held)) return LAUNCH_FAILED;
     if (word->wide) __atomic_store_n((uint64_t *)where, word->value, __ATOMIC_RELEASE);
     else __atomic_store_n((uint32_t *)where, (uint32_t)word->value, __ATOMIC_RELEASE);
     physicalUnpin(held);
