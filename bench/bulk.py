@@ -8,6 +8,7 @@ import numpy as np
 
 import muninn
 from bench.harness import Options, Peer, Row, newDomain, seconds
+from muninn.control import segments
 
 
 def streaming(options: Options) -> list[Row]:
@@ -56,5 +57,5 @@ def sharing(options: Options) -> list[Row]:
 
     ours(), peer()
     pairs = [(ours(), peer()) for _ in range(options.pick(9, 2))]
-    what = f"share(array) of {array.nbytes >> 20} MiB"
+    what = f"share(array) of {array.nbytes >> 20} MiB, huge={segments.hugePages()} in /dev/shm"
     return [Row(what, "s", [mine for mine, _ in pairs], [other for _, other in pairs], "np.copyto into fresh memory", 1.15, 1.0)]

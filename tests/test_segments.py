@@ -103,3 +103,38 @@ def test_whatCanNotFitIsRefusedBeforeAPageIsTaken(places: Places, monkeypatch: p
     assert os.fstat(fd).st_blocks == 0
     mapping.close()
     os.close(fd)
+
+
+_ROOT = "21 1 8:1 / / rw,relatime - ext4 /dev/root rw,huge=always"
+_SHM = "24 21 0:22 / /dev/shm rw,nosuid - tmpfs tmpfs rw,size=24684084k"
+
+
+@pytest.mark.parametrize(
+    ("machine", "mounts", "expected"),
+    [
+        ("always within_size advise [never] deny force", [_ROOT, _SHM], "never"),
+        ("always within_size [advise] never deny force", [_ROOT, _SHM], "never"),
+        ("always within_size advise [never] deny force", [_SHM + ",huge=advise,inode64", _ROOT], "advise"),
+        ("always within_size advise [never] deny force", [_SHM + ",huge=always", _SHM], "never"),
+        ("always within_size advise [never] deny force", [_SHM, _SHM + ",huge=within_size"], "within_size"),
+        ("always within_size advise never [deny] force", [_SHM + ",huge=always"], "never"),
+        ("always within_size advise never deny [force]", [_SHM], "always"),
+        ("always within_size advise [never] deny force", [_ROOT], "never"),
+    ],
+)
+def test_aMountSaysWhetherItHasHugePages(machine: str, mounts: list[str], expected: str) -> None:
+    assert segments.offered(machine, "\n".join(mounts) + "\n") == expected
+
+
+def test_asksForHugePagesWhereTheyAreOffered(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(segments.atomics, "advise", lambda address, sizeBytes, advice: asked.append(advice) or 0)
+    fd = segments.create(places, 1, 2, segments.HUGE_PAGE_BYTES)
+    mapping = segments.Mapping(fd, segments.HUGE_PAGE_BYTES, writable=True)
+    os.close(fd)
+    for offer, expected in (("never", []), ("unavailable", []), ("advise", [14]), ("within_size", [14]), ("always", [14])):
+        monkeypatch.setattr(segments, "hugePages", lambda offer=offer: offer)
+        asked.clear()
+        segments.advise(mapping, None)
+        assert asked == expected, offer
+    mapping.close()

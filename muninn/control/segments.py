@@ -30,6 +30,9 @@ _HUGE_SEGMENT_BYTES = 64 << 20
 #: Freeing so many bytes takes some milliseconds.
 _SLOW_TO_FREE_BYTES = 256 << 20
 _SHMEM_HUGE = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+_MOUNTS = "/proc/self/mountinfo"
+#: What a mount may say of huge pages that makes asking for them worth while.
+OFFERS_HUGE = ("advise", "within_size", "always")
 
 Progress = Callable[[int], None]
 
@@ -133,17 +136,33 @@ def pagesUp(sizeBytes: int) -> int:
 
 
 def hugePages() -> str:
-    """What this machine offers for shared memory: `"advise"`, `"always"`, `"never"`, ...; `"unavailable"` when the kernel does not say."""
+    """What `/dev/shm` offers of huge pages: `"never"`, `"advise"`, `"within_size"`, `"always"`, or `"unavailable"` in the kernel."""
     try:
-        with open(_SHMEM_HUGE) as file:
-            return file.read().partition("[")[2].partition("]")[0] or "unavailable"
+        with open(_SHMEM_HUGE) as machine, open(_MOUNTS) as mounts:
+            return offered(machine.read(), mounts.read())
     except OSError:
         return "unavailable"
 
 
+def offered(machine: str, mounts: str) -> str:
+    """The same from the texts of `shmem_enabled` and `mountinfo`.
+
+    A mount decides by its own option ``huge=``, which is hidden where it is `never`, as nearly everywhere. The machine's setting is about
+    memory that has no mount, but for `deny` and `force`: they are about all (Linux, Documentation/admin-guide/mm/transhuge.rst).
+    """
+    chosen = machine.partition("[")[2].partition("]")[0]
+    if chosen in ("deny", "force"):
+        return "never" if chosen == "deny" else "always"
+    found = "never"
+    for fields in (line.split() for line in mounts.splitlines()):
+        if fields[4] == SHM_ROOT:  # mounted over one another, the last one is what is seen
+            found = next((option.removeprefix("huge=") for option in fields[-1].split(",") if option.startswith("huge=")), "never")
+    return found
+
+
 def advise(mapping: Mapping, node: int | None) -> None:
     """Before the first page exists: huge pages where the machine offers them, and the NUMA node that was asked for."""
-    if hugePages() in ("advise", "within_size", "always") and mapping.sizeBytes >= HUGE_PAGE_BYTES:
+    if mapping.sizeBytes >= HUGE_PAGE_BYTES and hugePages() in OFFERS_HUGE:
         atomics.checked(atomics.advise(mapping.address, mapping.sizeBytes, _MADV_HUGEPAGE), "madvise(MADV_HUGEPAGE)")
     if node is not None:
         atomics.checked(atomics.bindNode(mapping.address, mapping.sizeBytes, node), f"mbind to NUMA node {node}")
@@ -173,13 +192,13 @@ def reserve(
     from concurrent.futures import ThreadPoolExecutor
 
     _requireRoom(mapping.sizeBytes)
-    huge = mapping.sizeBytes >= _HUGE_SEGMENT_BYTES and hugePages() != "deny"
+    huge = mapping.sizeBytes >= _HUGE_SEGMENT_BYTES
     reporting = threading.Lock()
 
     def work(offset: int) -> None:
         length = min(CHUNK_BYTES, mapping.sizeBytes - offset)
         if huge and length >= HUGE_PAGE_BYTES:
-            # Asks for huge pages once, whatever the machine does by default; where none are to be had, small ones follow.
+            # Asks for huge pages where the mount does not offer them: some kernels grant it, others refuse (6.18, seen). Small ones follow.
             atomics.advise(mapping.address + offset, length, _MADV_COLLAPSE)
         # Populating works in parallel, where fallocate holds the file's lock, and takes the huge pages that the mapping asks for. It fails
         # where a touch is a SIGBUS; what fallocate then says is the reason, or it succeeds on a kernel that can not populate.
