@@ -58,9 +58,9 @@ def lab(domain: str) -> Iterator[Lab]:
 
 
 def removeDomain(name: str) -> None:
-    """Remove everything of a domain that nobody is in any more."""
+    """Remove everything of a domain that nobody is in any more, and of those that a test named after it."""
     stem = f"muninn-{os.getuid()}-{name}"
     for entry in os.listdir("/dev/shm"):
-        if entry == stem or entry.startswith(f"{stem}."):
+        if entry == stem or entry.startswith((f"{stem}.", f"{stem}-")):
             path = f"/dev/shm/{entry}"
             shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
