@@ -1,8 +1,9 @@
 """`python -m tests.crash --kills 1000`: kill owners and importers mid-kernel, and see that nothing else is touched, lost or kept.
 
 Between the buffers that are written and killed lie others, full of a pattern, that nobody writes. After every kill the victim's buffer
-is opened by somebody else, who finds it whole or gone, as it should be; at the end the patterns are what they were, the GPU's free
-memory is what it was, and the domain is empty.
+is opened by somebody else, who finds it whole or gone, as it should be; where it was, a buffer of zeros is made at once, which is to stay
+zero although the memory was a dead kernel's a moment ago. At the end the patterns are what they were, the GPU's free memory is what it
+was, and the domain is empty. Some owners are the brokers of a domain of their own; they take their directory with them.
 """
 
 from __future__ import annotations
@@ -12,18 +13,30 @@ import json
 import os
 import random
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+import muninn
+from muninn.api import gpus, membership
+from muninn.control.places import Places
+from muninn.kernels import twins
+from tests.crash.worker import BOUND_SECONDS, ELEMENTS, mismatches
+
 ROOT = Path(__file__).parents[2]
 CUBIN = ROOT / "build" / "gpu" / "fillPattern.cubin"
 CANARIES, CANARY_ELEMENTS = 8, 1 << 18
+#: Who makes the buffer: VRAM that outlives its owner, the same by a broker, host memory that kernels write, and VRAM that was lent.
+ROLES = ("owner", "owner", "broker", "host", "lender")
+#: How many rounds a buffer of zeros stays where a dead process's memory was.
+HEIRS = 2
 #: What a domain may leave behind in a GPU's books: granules of contexts that are on their way out.
 _SLACK_BYTES = 64 << 20
 
@@ -59,72 +72,99 @@ class Lane:
     def __init__(self, number: int, seed: int) -> None:
         self.random = random.Random(seed * 1000 + number)
         self.name = f"victim{number}"
-        self.kills, self.failures = 0, list[str]()
+        self.kills, self.failures, self.heirsDamaged = 0, list[str](), 0
+        self.heirs: deque[muninn.MuninnBuffer] = deque()
 
-    def start(self, role: str, seed: int) -> subprocess.Popen[str]:
+    def start(self, role: str, seed: int, domain: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.crash.worker", role, self.name, str(CUBIN), str(seed)],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=ROOT, env={**os.environ, "MUNINN_DOMAIN": domain}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def atWork(self, process: subprocess.Popen[str]) -> None:
+    def hear(self, process: subprocess.Popen[str], expected: str) -> None:
         assert process.stdout is not None and process.stderr is not None
-        if process.stdout.readline() != "at work\n":
-            raise RuntimeError(process.stderr.read()[-2000:] or f"status {process.wait()}")
+        if (said := process.stdout.readline()) != f"{expected}\n":
+            raise RuntimeError(said or process.stderr.read()[-2000:] or f"status {process.wait()}")
 
     def kill(self, process: subprocess.Popen[str]) -> None:
         time.sleep(self.random.uniform(0, 0.03))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        for pipe in (process.stdout, process.stderr):
+        self.letGo(process)
+        self.kills += 1
+
+    def letGo(self, process: subprocess.Popen[str]) -> None:
+        for pipe in (process.stdin, process.stdout, process.stderr):
             assert pipe is not None
             pipe.close()
-        self.kills += 1
 
     def round(self) -> None:
         """An owner and two importers: the first importer dies, then the owner, then the one that was left and is at work still."""
-        import muninn
-
         seed = self.random.getrandbits(60)
-        role = self.random.choice(("owner", "owner", "lender"))
-        owner = self.start(role, seed)
+        role = self.random.choice(ROLES)
+        domain = f"{os.environ['MUNINN_DOMAIN']}-{secrets.token_hex(4)}" if role == "broker" else os.environ["MUNINN_DOMAIN"]
+        owner = self.start(role, seed, domain)
         started = [owner]
         try:
-            self.atWork(owner)
-            importers = [self.start("importer", seed) for _ in range(2)]
+            self.hear(owner, "at work")
+            importers = [self.start("importer", seed, domain) for _ in range(2)]
             started += importers
             for importer in importers:
-                self.atWork(importer)
+                self.hear(importer, "at work")
             for victim in (importers[0], owner):
                 self.kill(victim)
-            if role == "owner":
-                self.look(seed)
-            else:
+            if role == "broker":
+                started.append(self.start("heir", seed, domain))
+                self.inherit(importers[1], started[-1])
+                return
+            if role == "lender":
                 self.gone()
+            else:
+                self.look(seed)
             self.kill(importers[1])
-        except (RuntimeError, muninn.MuninnError, AssertionError) as error:
+            self.succeed("bigMode" if role == "host" else "fastMode")
+        except (RuntimeError, OSError, subprocess.TimeoutExpired, muninn.MuninnError, AssertionError) as error:
             self.failures.append(f"{self.name} {role}: {error}")
         finally:
             for process in started:
                 if process.poll() is None:
                     process.kill()
                     process.wait()
+            if role == "broker":
+                removeDirectory(domain)
+
+    def inherit(self, last: subprocess.Popen[str], heir: subprocess.Popen[str]) -> None:
+        """The broker died with its buffer: a newcomer finds it whole, is the only one that is left in the end, and leaves nothing."""
+        self.hear(heir, "whole")
+        self.kill(last)
+        assert heir.stdin is not None
+        heir.stdin.write("\n")
+        heir.stdin.flush()
+        self.hear(heir, "alone, and nothing is left")
+        if status := heir.wait(BOUND_SECONDS):
+            raise RuntimeError(f"the heir ended with status {status}")
+        self.letGo(heir)
+
+    def succeed(self, mode: str) -> None:
+        """All who wrote are dead: their memory is somebody else's next, and stays what that one makes it."""
+        self.heirs.append(muninn.array(f"heir-{secrets.token_hex(4)}", ELEMENTS, np.uint64, mode=mode))
+        while len(self.heirs) > HEIRS:
+            self.retire()
+
+    def retire(self) -> None:
+        heir = self.heirs.popleft()
+        self.heirsDamaged += bool(heir.read().any())
+        heir.free()
 
     def look(self, seed: int) -> None:
         """Its owner is dead, and the buffer is whole for a newcomer."""
-        import muninn
-        from muninn.kernels import twins
-        from tests.crash.worker import ELEMENTS
-
         with muninn.open(self.name) as buffer:
-            found, wrong = buffer.read().view(np.uint64), np.zeros(1, np.uint64)
-            twins.countMismatches(found[:ELEMENTS], seed, wrong)
-            assert wrong[0] == 0, f"{wrong[0]} elements are not what every writer wrote"
+            wrong = mismatches(buffer, seed)
+            assert wrong == 0, f"{wrong} elements are not what every writer wrote"
 
     def gone(self) -> None:
         """It was lent, so it went with its owner."""
-        import muninn
-
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             try:
@@ -135,13 +175,14 @@ class Lane:
         raise AssertionError("the name of lent memory outlived its owner")
 
 
+def removeDirectory(domain: str) -> None:
+    """What a domain keeps for its next members: an empty lock file. There will be none."""
+    shutil.rmtree(Places(os.getuid(), domain).directory, ignore_errors=True)
+
+
 def run(kills: int, lanes: int, seed: int) -> dict[str, object]:
     """Kill so many; what was seen."""
     os.environ["MUNINN_DOMAIN"] = f"crash-{secrets.token_hex(4)}"
-    import muninn
-    from muninn.api import gpus, membership
-    from muninn.kernels import twins
-
     assemble()
     canary = np.zeros(CANARY_ELEMENTS, np.uint64)
     twins.fillPattern(canary, 1)
@@ -157,10 +198,13 @@ def run(kills: int, lanes: int, seed: int) -> dict[str, object]:
 
     with ThreadPoolExecutor(lanes) as pool:
         list(pool.map(work, working))
-    damaged = sum(not np.array_equal(buffer.read(), canary) for buffer in kept)
+    for lane in working:
+        while lane.heirs:
+            lane.retire()
+    damaged = sum(not np.array_equal(buffer.read(), canary) for buffer in kept) + sum(lane.heirsDamaged for lane in working)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        left = [each["name"] for each in muninn.listBuffers() if each["name"].startswith("victim")]
+        left = [each["name"] for each in muninn.listBuffers() if not each["name"].startswith("canary")]
         freeAfter = device.memoryInfo(0).freeBytes
         if not left and freeAfter >= freeBefore - _SLACK_BYTES:
             break
@@ -168,6 +212,8 @@ def run(kills: int, lanes: int, seed: int) -> dict[str, object]:
     members = len(muninn.domainInfo()["members"])
     for buffer in kept:
         buffer.free()
+    membership.current().leave()
+    removeDirectory(os.environ["MUNINN_DOMAIN"])
     return {
         "kills": sum(lane.kills for lane in working),
         "seconds": round(time.monotonic() - started, 1),

@@ -1,7 +1,7 @@
 """What is killed: a process whose kernels write a shared buffer without a pause. `python -m tests.crash.worker ROLE NAME CUBIN SEED`.
 
 The kernel is `fillPattern`, assembled before, so that a process is at work a moment after its start. It says "at work" once its first
-launches are queued, and never ends by itself.
+launches are queued, and never ends by itself. A worker of the role `heir` writes nothing and is not killed: it says what it finds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from cuda.bindings import driver as cu
 
 import muninn
 from muninn.devices.cuda.driver import call
+from muninn.kernels import twins
 
 BOUND_SECONDS = 120
 ELEMENTS = 1 << 20
@@ -43,8 +45,9 @@ class Kernel:
 
 
 def opened(role: str, name: str) -> muninn.MuninnBuffer:
-    if role == "owner":
-        return muninn.MuninnBuffer(ELEMENTS * 8, mode="fastMode", name=name, access="readWrite", lifetime="lastClose")
+    if role in ("owner", "broker", "host"):
+        mode = "bigMode" if role == "host" else "fastMode"
+        return muninn.MuninnBuffer(ELEMENTS * 8, mode=mode, name=name, access="readWrite", lifetime="lastClose")
     if role == "lender":
         from numba import cuda
 
@@ -52,9 +55,35 @@ def opened(role: str, name: str) -> muninn.MuninnBuffer:
     return muninn.open(name, access="readWrite", timeout=30)
 
 
+def mismatches(buffer: muninn.MuninnBuffer, seed: int) -> int:
+    """How many elements are not of the pattern that every writer writes."""
+    wrong = np.zeros(1, np.uint64)
+    twins.countMismatches(buffer.read().view(np.uint64)[:ELEMENTS], seed, wrong)
+    return int(wrong[0])
+
+
+def inherit(name: str, seed: int) -> None:
+    """See that the buffer is whole; once all others are dead, be the one that is left, and see that nothing else is."""
+    with muninn.open(name, timeout=30) as buffer:
+        wrong = mismatches(buffer, seed)
+        print("whole" if wrong == 0 else f"{wrong} elements are not what every writer wrote", flush=True)
+        sys.stdin.readline()
+    deadline = time.monotonic() + BOUND_SECONDS / 2
+    while time.monotonic() < deadline:
+        members, buffers = muninn.domainInfo()["members"], muninn.listBuffers()
+        if len(members) == 1 and not buffers:
+            break
+        time.sleep(0.01)
+    names = [each["name"] for each in buffers]
+    print("alone, and nothing is left" if len(members) == 1 and not names else f"{len(members)} members, {names}", flush=True)
+
+
 def main() -> None:
     role, name, cubin, seed = sys.argv[1:]
     signal.alarm(BOUND_SECONDS)
+    if role == "heir":
+        inherit(name, int(seed))
+        return
     buffer = opened(role, name)
     address = buffer.open()
     call(cu.cuCtxSetCurrent, call(cu.cuDevicePrimaryCtxRetain, 0))
