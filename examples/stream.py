@@ -1,7 +1,8 @@
 """Demo A: one bigMode buffer as large as the host allows, and several processes whose kernels stream it at once.
 
-`python examples/stream.py [GIB] [PROCESSES] [ROUNDS]`. The default size is 60 % of the memory that is free. Each process maps the whole
-buffer once, reads all of it by kernels in every round, and compares the sum with what was written. Needs a GPU.
+`python examples/stream.py [GIB] [PROCESSES] [ROUNDS]`. The default size is nine tenths of the memory that is free. One process's kernel
+writes a pattern into all of it; each of the others maps it once, and its kernels compare every element with the pattern, round
+by round. Beside them, in the same run: one process alone, and the GPU's copy engine, which is as fast as the bus. Needs a GPU.
 """
 
 from __future__ import annotations
@@ -20,43 +21,104 @@ import numpy as np
 import muninn
 from muninn.kernels import launch
 
-#: Words that one process fills at a time, to know the sum of all of them.
-_PART = 1 << 24
+#: What the pattern is made from.
+SEED = 20261126
+#: How often the buffer is opened and closed for a median.
+_OPENS = 101
+#: What the copy engine is given at a time.
+_PART_BYTES = 1 << 28
 
 
-def stream(rounds: int) -> dict[str, Any]:
-    """One reader: milliseconds of opening and of mapping, and GB/s of each round. It begins when its parent says so."""
+def opening() -> tuple[float, float]:
+    """Milliseconds of the first open of this process, which joins the domain, and the median of the next ones."""
+    took = []
+    for _ in range(1 + _OPENS):
+        started = time.perf_counter()
+        opened = muninn.open("all")
+        took.append((time.perf_counter() - started) * 1e3)
+        opened.close()
+    return took[0], statistics.median(took[1:])
+
+
+def readByKernels(buffer: muninn.MuninnBuffer, rounds: int) -> tuple[list[float], int]:
+    """GB/s of each round, and how many elements were not what was written."""
+    from numba import cuda
+
+    wrong, rates = cuda.to_device(np.zeros(1, np.uint64)), []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        with buffer.read(stream=None) as view:
+            launch.launch("countMismatches", view, SEED, wrong)
+        cuda.synchronize()
+        rates.append(buffer.nbytes / (time.perf_counter() - started) / 1e9)
+    return rates, int(wrong.copy_to_host()[0])
+
+
+def readByCopies(buffer: muninn.MuninnBuffer) -> float:
+    """GB/s of the copy engine, from all of the buffer to one piece of VRAM."""
     from cuda.bindings import driver as cu
     from numba import cuda
 
+    source, piece = buffer.open(), cuda.device_array(_PART_BYTES, np.uint8)
+    target = int(piece.__cuda_array_interface__["data"][0])
     started = time.perf_counter()
+    for offset in range(0, buffer.nbytes, _PART_BYTES):
+        (status,) = cu.cuMemcpyHtoDAsync(target, source + offset, min(_PART_BYTES, buffer.nbytes - offset), 0)
+        assert status == cu.CUresult.CUDA_SUCCESS, status
+    cuda.synchronize()
+    return buffer.nbytes / (time.perf_counter() - started) / 1e9
+
+
+def compiled(buffer: muninn.MuninnBuffer) -> None:
+    """The first launch of a kernel compiles it; a few elements will do."""
+    from numba import cuda
+
+    launch.launch("countMismatches", buffer.deviceArray()[:1], SEED, cuda.to_device(np.zeros(1, np.uint64)))
+    cuda.synchronize()
+
+
+def read(rounds: int) -> dict[str, Any]:
+    """One reader. It begins when its parent says so."""
+    firstMs, openMs = opening()
     opened = muninn.open("all")
-    openMs = (time.perf_counter() - started) * 1e3
     started = time.perf_counter()
-    view = opened.deviceArray()
+    opened.open()
     mapSeconds = time.perf_counter() - started
-    result = cuda.to_device(np.zeros(1, np.uint64))
-    launch.launch("readSum", view[:512], result)
-    cu.cuCtxSynchronize()
+    compiled(opened)
     print(json.dumps("ready"), flush=True)
     sys.stdin.readline()
-    rates, sums = [], []
-    for _ in range(rounds):
-        result.copy_to_device(np.zeros(1, np.uint64))
-        started = time.perf_counter()
-        launch.launch("readSum", view, result)
-        cu.cuCtxSynchronize()
-        rates.append(opened.nbytes / (time.perf_counter() - started) / 1e9)
-        sums.append(int(result.copy_to_host()[0]))
-    return {"openMs": openMs, "mapSeconds": mapSeconds, "rates": rates, "sums": sums}
+    rates, wrong = readByKernels(opened, rounds)
+    return {"firstMs": firstMs, "openMs": openMs, "mapSeconds": mapSeconds, "rates": rates, "wrong": wrong}
+
+
+def atOnce(processes: int, rounds: int) -> list[dict[str, Any]]:
+    """What so many readers say that began together."""
+    command = [sys.executable, "-W", "ignore", __file__, "read", str(rounds)]
+    readers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+    try:
+        for reader in readers:
+            assert reader.stdout is not None and reader.stdout.readline() == '"ready"\n', "a reader ended before it was ready"
+        for reader in readers:
+            assert reader.stdin is not None
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+        return [json.loads(reader.communicate(timeout=500)[0]) for reader in readers]
+    finally:
+        for reader in readers:
+            reader.kill()
+
+
+def freeBytes() -> int:
+    """What the machine and its `/dev/shm` have left."""
+    import psutil
+
+    shared = os.statvfs("/dev/shm")
+    return min(int(psutil.virtual_memory().available), shared.f_bavail * shared.f_frsize)
 
 
 def main() -> int:
-    import psutil
-
     gib, processes, rounds = (float(argument) for argument in (*sys.argv[1:4], *("0", "3", "3")[len(sys.argv[1:4]) :]))
-    sizeBytes = int(gib * (1 << 30)) or int(psutil.virtual_memory().available * 0.6)
-    words = sizeBytes // 8
+    words = (int(gib * (1 << 30)) or int(freeBytes() * 0.9)) // 8
     os.environ.setdefault("MUNINN_DOMAIN", f"stream-{secrets.token_hex(4)}")
     with muninn.MuninnBuffer(4096, mode="fastMode") as probe:
         if probe.describe()["transport"] == "memfd":
@@ -64,39 +126,31 @@ def main() -> int:
             return 2
     started = time.perf_counter()
     buffer = muninn.array("all", words, np.uint64)
-    part = np.arange(_PART, dtype=np.uint64)
-    for first in range(0, words, _PART):
-        buffer.array[first : first + _PART] = part[: min(_PART, words - first)]
-    whole, rest = divmod(words, _PART)
-    expected = (whole * (_PART * (_PART - 1) // 2) + rest * (rest - 1) // 2) & ((1 << 64) - 1)
-    print(f"{words * 8 / (1 << 30):.1f} GiB of host memory, made and filled in {time.perf_counter() - started:.1f} s")
-    readers = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, "read", str(int(rounds))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(int(processes))
-    ]
-    for reader in readers:
-        assert reader.stdout is not None and reader.stdout.readline() == '"ready"\n'
-    for reader in readers:
-        assert reader.stdin is not None
-        reader.stdin.write("\n")
-        reader.stdin.flush()
-    answers = [json.loads(reader.communicate(timeout=500)[0]) for reader in readers]
-    buffer.free()
+    try:
+        made = time.perf_counter() - started
+        with buffer.write(stream=None) as view:
+            launch.launch("fillPattern", view, SEED)
+        compiled(buffer)
+        alone, wrongAlone = readByKernels(buffer, 1)
+        copied = readByCopies(buffer)
+        answers = atOnce(int(processes), int(rounds))
+    finally:
+        buffer.free()
+    wrong = wrongAlone + sum(answer["wrong"] for answer in answers)
     rates = [rate for answer in answers for rate in answer["rates"]]
-    right = all(each == expected for answer in answers for each in answer["sums"])
-    openMs, mapped = (statistics.median(answer[key] for answer in answers) for key in ("openMs", "mapSeconds"))
-    print(f"{len(readers)} processes: opened in {openMs:.2f} ms, mapped for kernels in {mapped:.1f} s each")
-    spread = f"{min(rates):.1f} to {max(rates):.1f} GB/s a process"
-    print(
-        f"streamed at once, {int(rounds)} rounds: {spread}, {sum(rates) / rounds:.1f} GB/s together; sums {'right' if right else 'WRONG'}"
-    )
-    return 0 if right else 1
+    together = sum(rates) / int(rounds)
+    firstMs, openMs, mapped = (statistics.median(answer[key] for answer in answers) for key in ("firstMs", "openMs", "mapSeconds"))
+    print(f"{words * 8 / (1 << 30):.1f} GiB of host memory, made in {made:.1f} s, filled by a kernel")
+    print(f"{len(answers)} processes: open p50 {openMs:.3f} ms, the first one, which joins the domain, {firstMs:.1f} ms")
+    print(f"mapped for kernels in {mapped:.1f} s by each at once")
+    print(f"streamed at once, {int(rounds)} rounds: {min(rates):.1f} to {max(rates):.1f} GB/s a process, {together:.1f} GB/s together")
+    print(f"beside: one process alone {alone[0]:.1f} GB/s, the copy engine {copied:.1f} GB/s; together {together / copied:.2f} of that")
+    print(f"elements that were not what was written: {wrong}")
+    return 0 if wrong == 0 else 1
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["read"]:
-        print(json.dumps(stream(int(sys.argv[2]))))
+        print(json.dumps(read(int(sys.argv[2]))))
         sys.exit(0)
     sys.exit(main())

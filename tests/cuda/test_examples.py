@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
     ("name", "arguments", "expected"),
     [
         ("vram", ("20", "2"), "copies in either process: 0; elements that were not the producer's: 0"),
-        ("stream", ("0.05", "2", "2"), "sums right"),
+        ("stream", ("0.05", "2", "2"), "elements that were not what was written: 0"),
         ("withnumba", (), "both processes see one array"),
     ],
 )
