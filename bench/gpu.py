@@ -6,7 +6,6 @@ Rows whose title begins with "beside" have nothing to reach. On the stand-in no 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import json
 import mmap
@@ -14,7 +13,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from rich.console import Console
 
 import muninn
 from bench.harness import Options, Peer, Row, microseconds, newDomain
+from bench.parts import timedDriver
 from bench.table import RESULTS, tableOf, write
 from muninn.devices.cuda.driver import call
 from muninn.kernels import launch
@@ -46,7 +46,7 @@ def title(sizeBytes: int) -> str:
 
 
 def opening(options: Options) -> list[Row]:
-    """The open of VRAM in another process: by `vmm`, by `cudaIpc`, and as PyTorch does it."""
+    """The open in another process: of VRAM by `vmm`, by `cudaIpc`, and as PyTorch does it; and of host memory."""
     rows: list[Row] = []
     rounds = options.pick(21, 5)
     for sizeBytes in sizesOf(options):
@@ -54,16 +54,21 @@ def opening(options: Options) -> list[Row]:
         from numba import cuda
 
         owned = muninn.MuninnBuffer(sizeBytes, mode="fastMode", name="vmm", access="readWrite")
-        ours = openedBy("openVram", "vmm", rounds)
+        ours, driver = told("openVram", "vmm", rounds)
         owned.free()
         lent = muninn.share(cuda.device_array(sizeBytes, np.uint8), "ipc", copy=False, access="readWrite")
-        legacy = openedBy("openVram", "ipc", rounds)
+        legacy, _ = told("openVram", "ipc", rounds)
         lent.free()
         size = title(sizeBytes)
         rows.append(Row(f"open fastMode {size}, vmm, p50", "ms", ours, [], "", 2.0, 0.5))
+        rows.append(Row(f"beside: open {size}, vmm: the driver's time in it", "ms", driver, [], "", None, None))
         rows.append(Row(f"beside: open {size}, vmm", "ms", ours, legacy, "cudaIpc through Muninn", None, None))
         if torchs := openedByTorch(sizeBytes, options.pick(7, 2)):
             rows.append(Row(f"beside: open {size}, vmm", "ms", ours[: len(torchs)], torchs, "torch.multiprocessing", None, None))
+    newDomain()
+    sizeBytes = sizesOf(options)[-1]
+    with muninn.array("big", sizeBytes, np.uint8, lifetime="lastClose"):
+        rows.append(Row(f"open bigMode {title(sizeBytes)}, p50", "ms", told("openBig", "big", rounds), [], "", 2.0, 0.5))
     return rows
 
 
@@ -73,11 +78,12 @@ def sizesOf(options: Options) -> tuple[int, ...]:
     return (MIB, GIB, 16 * GIB)
 
 
-def openedBy(function: str, name: str, rounds: int) -> list[float]:
-    peer = Peer(function, name, rounds)
-    times: list[float] = peer.line()
+def told(function: str, *arguments: object) -> Any:
+    """What another process says when it has run a function of `bench.parts`."""
+    peer = Peer(function, *arguments)
+    said = peer.line()
     peer.end()
-    return times
+    return said
 
 
 def openedByTorch(sizeBytes: int, rounds: int) -> list[float]:
@@ -121,35 +127,6 @@ def ownShare(options: Options) -> list[Row]:
             device().memoryInfo(0)  # behind it, the memory is given back
     owner.end()
     return [Row("open fastMode 1 MiB, without the driver's time", "µs", [statistics.median(shares)], [], "", 150.0, None)]
-
-
-@contextlib.contextmanager
-def timedDriver() -> Iterator[list[float]]:
-    """Add up the seconds that this thread spends in the driver's calls."""
-    import threading
-
-    spent, own, names = [0.0], threading.get_ident(), [name for name in dir(cu) if name.startswith("cu") and callable(getattr(cu, name))]
-    originals = {name: getattr(cu, name) for name in names}
-
-    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*arguments: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                return function(*arguments)
-            finally:
-                if threading.get_ident() == own:
-                    spent[0] += time.perf_counter() - started
-
-        run.__name__ = function.__name__
-        return run
-
-    for name, function in originals.items():
-        setattr(cu, name, timed(function))
-    try:
-        yield spent
-    finally:
-        for name, function in originals.items():
-            setattr(cu, name, function)
 
 
 # --- streaming -----------------------------------------------------------------------------------------------------------

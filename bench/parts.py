@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -123,19 +126,68 @@ def shareVram(name: str, sizeBytes: int) -> None:
 
 
 def openVram(name: str, rounds: int) -> None:
-    """Milliseconds of each open of it, up to the pointer that kernels take."""
+    """Milliseconds of each open of it, up to the pointer that kernels take; and of the driver's part of as many more."""
     import muninn
 
     muninn.open(name).open()  # the context and what else is made once
+
+    def openings(now: Callable[[], float]) -> list[float]:
+        took = []
+        for _ in range(rounds):
+            started = now()
+            buffer = muninn.open(name)
+            buffer.open()
+            took.append((now() - started) * 1e3)
+            buffer.close()
+            _giveBack()
+        return took
+
+    whole = openings(time.perf_counter)
+    with timedDriver() as spent:
+        say([whole, openings(lambda: spent[0])])
+
+
+def openBig(name: str, rounds: int) -> None:
+    """Milliseconds of each open of a buffer in host memory."""
+    import muninn
+
+    muninn.domainInfo()
     times = []
     for _ in range(rounds):
         started = time.perf_counter()
         buffer = muninn.open(name)
-        buffer.open()
         times.append((time.perf_counter() - started) * 1e3)
         buffer.close()
-        _giveBack()
     say(times)
+
+
+@contextlib.contextmanager
+def timedDriver() -> Iterator[list[float]]:
+    """Add up the seconds that this thread spends in the driver's calls."""
+    from cuda.bindings import driver as cu
+
+    spent, own = [0.0], threading.get_ident()
+    originals = {name: getattr(cu, name) for name in dir(cu) if name.startswith("cu") and callable(getattr(cu, name))}
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                if threading.get_ident() == own:
+                    spent[0] += time.perf_counter() - started
+
+        run.__name__ = function.__name__
+        return run
+
+    for name, function in originals.items():
+        setattr(cu, name, timed(function))
+    try:
+        yield spent
+    finally:
+        for name, function in originals.items():
+            setattr(cu, name, function)
 
 
 def _giveBack() -> None:
