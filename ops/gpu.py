@@ -1,8 +1,8 @@
 """`make gpu`: everything that needs a real GPU, in one command and one table. Without one it says so, and the exit status is 2.
 
 With `--rehearse` the same runs on the stand-in driver, small: whether the command works, and nothing about a GPU. The parts: every
-kernel against its twin and the rules of the device port, the library on real VRAM and the crashes; processes killed by the hundred
-mid-kernel; the two demos; the benchmarks. Written to `build/gpu/`.
+kernel against its twin and the rules of the device port, the library on real VRAM and the crashes; the two demos; the benchmarks; what
+the stand-in guessed; the sanitizer; processes killed by the hundred mid-kernel. Written to `build/gpu/`.
 """
 
 from __future__ import annotations
@@ -110,6 +110,14 @@ def benchmarks(quick: bool, driver: str) -> list[Line]:
     return lines
 
 
+def guesses(driver: str) -> Line:
+    """What the stand-in had to guess, asked of this driver, beside what was recorded of a GPU's (tests/standin/README.md)."""
+    recorded = ("--record", str(OUT / "answers.json"), "--beside", "tests/standin/seen.json")
+    ran = run("guesses", "-W", "ignore", "tests/standin/settle", *recorded, TEST_DRIVER=driver)
+    last = (ran.stdout.strip().splitlines() or [f"exit status {ran.returncode}: see build/gpu/guesses.txt"])[-1]
+    return Line("guesses", last, ran.returncode == 0)
+
+
 def sanitizers() -> Line:
     """compute-sanitizer over every kernel, where it is installed."""
     found, passed = [], True
@@ -130,7 +138,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make gpu", description="Run on a GPU what needs one, and print one table.")
     parser.add_argument("--rehearse", action="store_true", help="on the stand-in driver, small")
     parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--only", action="append", choices=["suite", "crash", "demos", "bench", "sanitizer"])
+    parser.add_argument("--only", action="append", choices=["suite", "demos", "bench", "guesses", "sanitizer", "crash"])
     arguments = parser.parse_args()
     name, version = gpu()
     if not name or (name.startswith("Stand-in") and not arguments.rehearse):
@@ -145,6 +153,7 @@ def main() -> int:
             *demo("demo B", "vram", *(["30", "4"] if small else ["500", "256"])),
         ],
         "bench": lambda: benchmarks(small, driver),
+        "guesses": lambda: [guesses(driver)],
         "sanitizer": lambda: [] if small else [sanitizers()],
         "crash": lambda: [crashes(20 if small else arguments.kills, driver)],
     }

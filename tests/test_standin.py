@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from support import Actor, ActorError
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "build" / "standin"
+STANDIN = ROOT / "tests" / "standin"
 MIB = 1 << 20
 Start = Callable[..., Actor]
 
@@ -33,7 +35,7 @@ def start() -> Iterator[Start]:
 
     def begin(code: str = "", **settings: object) -> Actor:
         environment = {f"STANDIN_{name.upper()}": str(value) for name, value in settings.items()}
-        prepare = f"import sys; sys.path.insert(0, {str(ROOT / 'tests' / 'standin')!r})\nfrom probe import *\n"
+        prepare = f"import sys; sys.path.insert(0, {str(STANDIN)!r})\nfrom probe import *\n"
         started.append(Actor(prepare + (code or "enter()"), LD_LIBRARY_PATH=str(LIBRARY), STANDIN_DOMAIN=ledger, **environment))
         return started[-1]
 
@@ -41,6 +43,35 @@ def start() -> Iterator[Start]:
     for each in started:
         each.kill()
     Path(f"/dev/shm/standin-{os.getuid()}-{ledger}").unlink(missing_ok=True)
+
+
+# --- what hardware answered ---
+
+
+def test_answersWhatAGpuAnsweredOrWhatIsDeclared(tmp_path: Path) -> None:
+    ledger = f"test-{secrets.token_hex(6)}"
+    settings = {"LD_LIBRARY_PATH": str(LIBRARY), "STANDIN_DOMAIN": ledger, "STANDIN_DEVICES": "2"}
+    command = [sys.executable, "-W", "ignore", str(STANDIN / "settle"), "--beside", str(STANDIN / "seen.json")]
+    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=110, check=False)
+    Path(f"/dev/shm/standin-{os.getuid()}-{ledger}").unlink(missing_ok=True)
+    assert done.returncode == 0 and "; 0 otherwise" in done.stdout, done.stdout + done.stderr
+
+
+def test_anotherAnswerThanRecordedIsTold() -> None:
+    code = """
+from answers import compare
+from asking import Figure, NotAsked
+given = [("1", "a", "SUCCESS"), ("1", "b", [1, True]), ("2", "c", Figure(3)), ("2", "d", NotAsked("why")), ("3", "e", 0), ("3", "f", "x")]
+recorded = {"device": "G", "answers": [["1", "a", "SUCCESS"], ["1", "b", [1, False]], ["3", "e", 1], ["3", "f", "x"]]}
+print(compare(given, recorded, {}), compare(given, recorded, {("3", "e"): 0, ("3", "f"): "y"}), sep="\\n")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(STANDIN / "settle")}, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == [
+        "(2, ['1          b: [1, True], and G said [1, False]', '3          e: 0, and G said 1'])",
+        "(2, ['1          b: [1, True], and G said [1, False]', '3          f: x, and G said x'])",
+    ], done.stderr
 
 
 # --- devices ---

@@ -1,11 +1,13 @@
-"""A question to the driver, and the processes that put it."""
+"""A question to the driver, the processes that put it, and what is an answer."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HERE.parent))
@@ -16,6 +18,18 @@ _PREPARE = f"import sys, time, os, mmap, signal, ctypes, threading; sys.path.ins
 
 Ask = Callable[[], Iterator[tuple[str, object]]]
 QUESTIONS: list[tuple[str, Ask]] = []
+
+
+class Figure(NamedTuple):
+    """What is measured, or a matter of the machine: two drivers that do the same may differ in it."""
+
+    value: object
+
+
+class NotAsked(NamedTuple):
+    """Why a driver was not asked."""
+
+    reason: str
 
 
 def question(number: str) -> Callable[[Ask], Ask]:
@@ -36,3 +50,21 @@ def actors(count: int, code: str = "enter()") -> Iterator[list[Actor]]:
         for each in made:
             ending.callback(each.kill)
         yield made
+
+
+def tried(actor: Actor, what: str, code: str) -> tuple[str, object]:
+    """The value, or how the process ended instead."""
+    try:
+        return what, actor.do(code)
+    except AssertionError as error:
+        ended = re.search(r"status -?\d+", str(error))
+        return what, f"no answer: {ended[0] if ended else error}"
+
+
+def driverThatIsThere() -> tuple[str, str]:
+    """The first device's name, and the driver's version: the kernel module's where there is one."""
+    with actors(1) as (one,):
+        name, version = one.do("[ok(cu.cuDeviceGetName(64, 0)).split(b'\\0')[0].decode(), ok(cu.cuDriverGetVersion())]")
+    module = Path("/proc/driver/nvidia/version")
+    number = re.search(r"\b\d{3}\.[\d.]+", module.read_text()) if module.exists() and not name.startswith("Stand-in") else None
+    return name, f"{number[0] if number else 'unknown'} (CUDA {version // 1000}.{version % 1000 // 10})"

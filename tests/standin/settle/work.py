@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from asking import actors, question
-
-from support import Actor
+from asking import Figure, NotAsked, actors, question, tried
 
 #: `count` stores 1, 2, … in a word; `poke` stores once.
 _PTX = r"""
@@ -51,14 +49,6 @@ def lost(s):
 """
 
 
-def tried(actor: Actor, what: str, code: str) -> tuple[str, object]:
-    """The value, or how the process ended instead."""
-    try:
-        return what, actor.do(code)
-    except AssertionError as error:
-        return what, f"no answer: {error}"
-
-
 @question("9, 14")
 def otherDevices() -> Iterator[tuple[str, object]]:
     with actors(2, _WORDS) as (one, two):
@@ -67,7 +57,7 @@ def otherDevices() -> Iterator[tuple[str, object]]:
             "ok(cu.cuMemMap(a, 2 << 20, 0, h, 0)); code(cu.cuMemSetAccess(a, 2 << 20, [access(True, 99)], 1))"
         )  # fmt: skip
         if one.do("ok(cu.cuDeviceGetCount())") < 2:
-            yield "9, 14 of a second device without peer access", "not asked: there is one device"
+            yield "9, 14 of a second device without peer access", NotAsked("there is one device")
             return
         yield "can device 1 reach device 0", one.do("ok(cu.cuDeviceCanAccessPeer(1, 0))")
         yield "14 access for device 1", one.do("code(cu.cuMemSetAccess(a, 2 << 20, [access(), access(True, 1)], 2))")
@@ -167,19 +157,21 @@ def callbacksBehindAFailure() -> Iterator[tuple[str, object]]:
         one.do("""
 s = stream(); seen = []
 @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-def hosted(_): seen.append("host function")
+def hosted(_): seen.append(("host function", 0))
 @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-def called(_, status, __): seen.append(f"callback {status}")
+def called(_, status, __): seen.append(("callback", status))
 hostedAt, calledAt = (ctypes.cast(each, ctypes.c_void_p).value for each in (hosted, called))
 how = lost(s)
 """)
         yield (
-            "how, and what queueing answered",
+            "what queueing answered",
             one.do(
-                "[how, code(cu.cuLaunchHostFunc(s, cu.CUhostFn(hostedAt), 0)), code(cu.cuStreamAddCallback(s, cu.CUstreamCallback(calledAt), 0, 0))]"
+                "[code(cu.cuLaunchHostFunc(s, cu.CUhostFn(hostedAt), 0)), code(cu.cuStreamAddCallback(s, cu.CUstreamCallback(calledAt), 0, 0))]"
             ),
         )
-        yield tried(one, "synchronize, then who was called", "[code(cu.cuStreamSynchronize(s)), time.sleep(0.5), seen]")
+        failure = one.do("code(cu.cuStreamSynchronize(s))")
+        yield "how the stream's work failed", Figure([one.do("how"), failure])
+        yield tried(one, "who was called", "time.sleep(0.5); [f'{who} with the error' if status else who for who, status in seen]")
 
 
 @question("25")
@@ -228,14 +220,16 @@ def whoTellsAFailure() -> Iterator[tuple[str, object]]:
     with actors(1, _WORDS) as (one,):
         one.do("s = stream(); d = alloc(64); e = ok(cu.cuEventCreate(0)); c = ok(cu.cuCtxGetCurrent()); host = pinned(4096)")
         one.do("h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); v = mapHandle(h, 2 << 20); fd = exportFd(h)")
-        yield "how, and what waiting for it answers", one.do("[lost(s), code(cu.cuStreamSynchronize(s))]")
+        how, failure = one.do("[lost(s), code(cu.cuStreamSynchronize(s))]")
+        yield "how, and what waiting for it answers", Figure([how, failure])
         for call in ("cuCtxGetCurrent()", "cuCtxSetCurrent(c)", "cuCtxPushCurrent(c)", "cuCtxPopCurrent()", "cuCtxGetDevice()", "cuCtxSynchronize()",
                      "cuStreamQuery(s)", "cuEventQuery(e)", "cuMemGetInfo()", "cuMemAlloc(64)", "cuMemHostAlloc(64, 0)", "cuMemCreate(2 << 20, prop(), 0)",
                      "cuMemExportToShareableHandle(h, POSIX_FD, 0)", "cuMemImportFromShareableHandle(fd, POSIX_FD)", "cuMemsetD8Async(d, 1, 4, s)",
                      "cuEventRecord(e, s)", "cuEventCreate(0)", "cuStreamCreate(1)", "cuMemFreeHost(host)", "cuMemFree(d)", "cuMemUnmap(v, 2 << 20)",
                      "cuMemAddressFree(v, 2 << 20)", "cuMemRelease(h)", "cuStreamDestroy(s)",
                      "cuPointerGetAttribute(cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, v)"):  # fmt: skip
-            yield tried(one, call.split("(", maxsplit=1)[0], f"code(cu.{call})")
+            what, said = tried(one, call.split("(", maxsplit=1)[0], f"code(cu.{call})")
+            yield what, "the failure" if said == failure else said
 
 
 @question("8")
@@ -243,7 +237,7 @@ def whatAContextCosts() -> Iterator[tuple[str, object]]:
     with actors(1) as (one,):
         before = one.do("freeBytes()")
         with actors(1) as (other,):
-            yield "MiB that another process's context takes", (before - one.do("freeBytes()")) >> 20
+            yield "MiB that another process's context takes", Figure((before - one.do("freeBytes()")) >> 20)
             other.do("0")
         time.sleep(1)
         yield "MiB taken once it has ended", (before - one.do("freeBytes()")) >> 20
@@ -275,7 +269,7 @@ def handlesOfOnesOwn() -> Iterator[tuple[str, object]]:
 def lastKernelOfTheDead() -> Iterator[tuple[str, object]]:
     with actors(1, _WORDS) as (one,):
         if not one.do("bool(kernels())"):
-            yield "the last kernel of the dead", "not asked: this driver takes no PTX"
+            yield "the last kernel of the dead", NotAsked("this driver takes no PTX")
             return
     moved = []
     for _ in range(5):
@@ -298,4 +292,5 @@ seen = [look()]
 for pause in (0.0, 0.01, 0.1, 0.5): time.sleep(pause); seen.append(look())
 """)
             moved.append(importer.do("[running, round(dead, 4), seen[0] != seen[-1]]"))
-    yield "kernel ran, seconds until the pidfd was readable, the word moved after it", moved
+    yield "seconds until the pidfd was readable", Figure([dead for _, dead, _ in moved])
+    yield "did the kernel run before, did the word move after it", [[running, after] for running, _, after in moved]
