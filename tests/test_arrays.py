@@ -78,7 +78,7 @@ class WordlessTensor(Tensor):
 
 @pytest.fixture
 def torch() -> Any:
-    return pytest.importorskip("torch", reason="skip: torch is not installed: make interop")
+    return pytest.importorskip("torch", reason="torch is not installed: make interop")
 
 
 # --- __cuda_array_interface__ ---
@@ -267,7 +267,7 @@ def test_describesATensor() -> None:
     assert value.streams == [1]
 
 
-@pytest.mark.skipif(not dlpack._NUMPY_IS_VERSIONED, reason="skip: numpy 2.0 makes legacy capsules only: pip install 'numpy>=2.1'")
+@pytest.mark.skipif(not dlpack._NUMPY_IS_VERSIONED, reason="numpy 2.0 makes legacy capsules only: pip install 'numpy>=2.1'")
 def test_aReadOnlyTensorStaysReadOnly() -> None:
     assert describeArray(Tensor(readOnly=True)).readOnly
 
@@ -379,7 +379,7 @@ def test_refusesElementsThatTheInterfaceHasNoWordFor(dtype: Any) -> None:
 
 
 def test_bfloat16IsNotOfferedAsBytes() -> None:
-    library = pytest.importorskip("ml_dtypes", reason="skip: ml_dtypes is not installed: pip install ml_dtypes")
+    library = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed: pip install ml_dtypes")
     with pytest.raises(InvalidDtype, match="bfloat16"):
         cudaArrayInterface(_FAKE_ADDRESS, (2,), None, library.bfloat16, False, None)
 

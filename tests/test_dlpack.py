@@ -26,7 +26,7 @@ _FAKE_ADDRESS = 0x7F0000001000
 _DTYPES = [np.dtype(name) for name in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")]
 
 needsVersioned = pytest.mark.skipif(
-    not dlpack._NUMPY_IS_VERSIONED, reason="skip: numpy 2.0 makes legacy capsules only: pip install 'numpy>=2.1'"
+    not dlpack._NUMPY_IS_VERSIONED, reason="numpy 2.0 makes legacy capsules only: pip install 'numpy>=2.1'"
 )
 _bothKinds = pytest.mark.parametrize(
     "maxVersion", [pytest.param(None, id="legacy"), pytest.param(_VERSIONED, id="versioned", marks=needsVersioned)]
@@ -72,7 +72,7 @@ def lend(owner: Owner, device: tuple[int, int] = (dlpack.CPU, 0), **keywords: An
 
 @pytest.fixture
 def torch() -> Any:
-    return pytest.importorskip("torch", reason="skip: torch is not installed: make interop")
+    return pytest.importorskip("torch", reason="torch is not installed: make interop")
 
 
 def managedAddress(capsule: Any) -> int:
@@ -180,7 +180,7 @@ def test_refusesElementsThatDlpackHasNoWordFor(dtype: str) -> None:
 
 
 def test_bfloat16IsOneOfTheWords() -> None:
-    name = np.dtype(pytest.importorskip("ml_dtypes", reason="skip: ml_dtypes is not installed: pip install ml_dtypes").bfloat16)
+    name = np.dtype(pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed: pip install ml_dtypes").bfloat16)
     back = importCapsule(exportCapsule(_FAKE_ADDRESS, (4,), name, (2, 0), None))
     assert (back.dtype, back.strides) == (name, None)
 
