@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api import admin, memory
+from muninn.api import admin, creation, memory
 from muninn.api.holdings import Holdings
 from muninn.api.membership import current
 from muninn.broker import capabilities
 from muninn.control import leases, segments
 from muninn.errors import BufferFreed, BufferNotFound, ControlBlockInvalid, HandleInvalid, HostMemoryFull, LeaseRevoked, PermissionDenied
 from muninn.terms import Access
-from support import Actor, ActorError, eventually, leftovers
+from support import Actor, ActorError, Background, eventually, leftovers
 
 Start = Callable[..., Actor]
 
@@ -70,6 +70,22 @@ def test_threadsThatOpenAtOnceShareOneMapping(domain: str) -> None:
             each.join(60)
         assert len({each.open() for each in buffers}) == 1 and len(buffers) == 4
         assert holdersOf(f"a{number}") == [os.getpid()]
+
+
+def test_whoOpensWhatAnotherThreadHasJustMadeSharesItsHolding(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: the maker had a holding, and so a lock between threads, of its own: two threads were in `write()` or a `Lock` at once."""
+    actor().join()
+    commit, opened = creation._commit, list[muninn.MuninnBuffer]()
+
+    def andOpen(*arguments: Any) -> None:
+        commit(*arguments)
+        opened.append(Background(lambda: muninn.open("a", access="readWrite")).ended())
+
+    monkeypatch.setattr(creation, "_commit", andOpen)
+    made = muninn.share(np.zeros(4), name="a", access="readWrite")
+    assert made._held() is opened[0]._held()
+    with made.write():
+        assert isinstance(Background(lambda: opened[0].write(timeout=0.01).__enter__()).ended(), TimeoutError)
 
 
 def test_writingIsAllowedInPlaceAtTheSameAddress(domain: str, actor: Start) -> None:

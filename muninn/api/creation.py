@@ -16,7 +16,6 @@ import numpy as np
 
 from muninn.api.dtypes import asDtype, encoded
 from muninn.api.gpus import deviceOf
-from muninn.api.holdings import Holding
 from muninn.api.membership import Membership, current
 from muninn.api.memory import Bytes, Memory, NoBytes, Stage, exported
 from muninn.config import asBytes
@@ -40,6 +39,7 @@ from muninn.terms import (
 )
 
 if TYPE_CHECKING:
+    from muninn.api.holdings import Holding
     from muninn.devices.arrays import ForeignArray
     from muninn.devices.port import Allocation, Device
 
@@ -226,7 +226,7 @@ def _create(
     except BaseException:
         _abandon(membership, row, incarnation)
         raise
-    return membership.holdings.add(Holding(membership.holdings, row, incarnation, description, memory))
+    return membership.holdings.created(row, incarnation, description, memory)
 
 
 def _fill(memory: Memory, wanted: Draft, fill: Callable[[Memory | Stage], None] | None) -> None:

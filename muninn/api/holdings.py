@@ -158,7 +158,7 @@ class Holdings:
             if mapped is None or not membership.rows.isLive(row, incarnation):
                 return None
             memory, description = mapped
-            return self.add(Holding(self, row, incarnation, description, memory, isFresh=kept is None))
+            return self._add(Holding(self, row, incarnation, description, memory, isFresh=kept is None))
 
     def _map(self, row: int, incarnation: int) -> tuple[Memory, RowDescription] | None:
         membership = self.membership
@@ -226,7 +226,12 @@ class Holdings:
         self._memories[row, incarnation] = memory
         return memory
 
-    def add(self, holding: Holding) -> Holding:
+    def created(self, row: int, incarnation: int, description: RowDescription, memory: Memory) -> Holding:
+        """The holding of a row that this process has just committed. Another thread may have been faster to open its name."""
+        with self.membership.leaseLock:
+            return self._all.get((row, incarnation)) or self._add(Holding(self, row, incarnation, description, memory))
+
+    def _add(self, holding: Holding) -> Holding:
         self._all[holding.row, holding.incarnation] = holding
         self._byName[holding.description.name] = holding
         return holding
