@@ -217,13 +217,23 @@ API CUresult cuDeviceGetP2PAttribute(int *value, int attribute, CUdevice device,
 
 Context *contextPrimary(int device) { return &primaries[device]; }
 
-bool contextKnown(Context *context) {
+/* Whether it is, or once was, a context: they are never freed, since a stream's worker may still look at one. */
+static bool contextEver(Context *context) {
     if (context >= primaries && context < primaries + driver.deviceCount) return true;
     bool found = false;
     pthread_mutex_lock(&gate);
     for (Context *each = created; each && !found; each = each->next) found = each == context;
     pthread_mutex_unlock(&gate);
     return found;
+}
+
+bool contextKnown(Context *context) { return contextEver(context) && !context->destroyed; }
+
+/* The one that is meant, NULL being the current one; or why not. */
+static CUresult contextMeant(Context *asked, Context **context) {
+    *context = asked ? asked : contextCurrent();
+    if (!*context || !contextEver(*context)) return INVALID_CONTEXT;
+    return (*context)->destroyed ? CONTEXT_IS_DESTROYED : OK;
 }
 
 Context *contextCurrent(void) {
@@ -329,13 +339,10 @@ API CUresult cuCtxDestroy_v2(Context *context) {
     if (!contextKnown(context) || context->primary) return INVALID_CONTEXT;
     dropMemory(context);
     ledgerDrop(context->nonce);
-    pthread_mutex_lock(&gate);
-    Context **link = &created;
-    while (*link != context) link = &(*link)->next;
-    *link = context->next;
-    pthread_mutex_unlock(&gate);
+    context->destroyed = true;
+    atomic_store(&context->error, CONTEXT_IS_DESTROYED);
     if (depth && stack[depth - 1] == context) depth--;
-    return OK; /* never freed: a stream's worker may still look at it */
+    return OK;
 }
 
 API CUresult cuCtxGetCurrent(Context **context) {
@@ -359,7 +366,7 @@ API CUresult cuCtxSetCurrent(Context *context) {
 
 API CUresult cuCtxPushCurrent_v2(Context *context) {
     CALL("context=%p", (void *)context);
-    if (!context || !contextKnown(context) || depth == STACK_DEPTH) return INVALID_CONTEXT;
+    if (!context || !contextEver(context) || depth == STACK_DEPTH) return INVALID_CONTEXT; /* a destroyed one too: seen on an H200 */
     stack[depth++] = context;
     return OK;
 }
@@ -406,10 +413,10 @@ API CUresult cuCtxGetApiVersion(Context *context, unsigned *version) {
 
 API CUresult cuCtxGetId(Context *context, unsigned long long *id) {
     CALL("context=%p", (void *)context);
-    if (!context) context = contextCurrent();
-    if (!context || !contextKnown(context)) return INVALID_CONTEXT;
+    Context *meant;
+    CHECK(contextMeant(context, &meant));
     if (!id) return INVALID_VALUE;
-    *id = (uintptr_t)context;
+    *id = (uintptr_t)meant;
     return OK;
 }
 
@@ -440,8 +447,8 @@ API CUresult cuCtxSynchronize(void) {
 
 API CUresult cuCtxSynchronize_v2(Context *asked) {
     CALL("context=%p", (void *)asked);
-    Context *context = asked ? asked : contextCurrent();
-    if (!context || !contextKnown(context)) return INVALID_CONTEXT;
+    Context *context;
+    CHECK(contextMeant(asked, &context));
     return streamIdle(context);
 }
 

@@ -101,6 +101,10 @@
     ENTRY(cuStreamGetId, 0, cuStreamGetId) \
     ENTRY(cuStreamGetDevice, 0, cuStreamGetDevice) \
     ENTRY(cuStreamIsCapturing, 0, cuStreamIsCapturing) \
+    ENTRY(cuStreamBeginCapture, 0, cuStreamBeginCapture_v2) \
+    ENTRY(cuStreamEndCapture, 0, cuStreamEndCapture) \
+    ENTRY(cuThreadExchangeStreamCaptureMode, 0, cuThreadExchangeStreamCaptureMode) \
+    ENTRY(cuGraphDestroy, 0, cuGraphDestroy) \
     ENTRY(cuLaunchHostFunc, 0, cuLaunchHostFunc) \
     ENTRY(cuStreamAddCallback, 0, cuStreamAddCallback) \
     ENTRY(cuStreamWaitValue64, 0, cuStreamWaitValue64_v2) \

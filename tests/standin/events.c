@@ -32,6 +32,8 @@ struct Event {
     unsigned flags;
     int fd, refs;
     bool imported;
+    Context *context;                              /* it was made in; NULL when imported */
+    _Atomic(struct Stream *) captured;             /* the stream whose capture recorded it last */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -84,7 +86,9 @@ API CUresult cuEventCreate(Event **event, unsigned flags) {
     page->magic = PAGE_MAGIC;
     page->nonce = freshNonce();
     *event = enter(page, flags, fd);
-    return *event ? OK : OUT_OF_MEMORY;
+    if (!*event) return OUT_OF_MEMORY;
+    (*event)->context = context;
+    return OK;
 }
 
 API CUresult cuEventDestroy_v2(Event *event) {
@@ -124,6 +128,12 @@ API CUresult cuEventRecord(Event *asked, struct Stream *stream) {
     }
     Event *event = eventRef(asked);
     if (!event) return INVALID_HANDLE;
+    bool isCaptured = captureHas(stream);
+    atomic_store(&event->captured, isCaptured ? stream : NULL);
+    if (isCaptured) {
+        eventUnref(event);
+        return OK;
+    }
     Page *page = event->page;
     Place place = {event, atomic_load(&page->recorded) + 1};
     uint64_t at = place.number % RING;
@@ -139,6 +149,13 @@ API CUresult cuEventRecord(Event *asked, struct Stream *stream) {
 }
 
 API CUresult cuEventRecordWithFlags(Event *event, struct Stream *stream, unsigned flags) { return flags > 1 ? INVALID_VALUE : cuEventRecord(event, stream); }
+
+/* What stands in the way of asking for an event at all. */
+static CUresult refusal(Event *event) {
+    struct Stream *stream = atomic_load(&event->captured);
+    if (stream) captureBreak(stream);
+    return stream ? CAPTURED_EVENT : event->context && event->context->destroyed ? CONTEXT_IS_DESTROYED : OK;
+}
 
 /* OK, NOT_READY, or what STANDIN_DEAD_EVENT makes of a dead recorder. */
 static CUresult stateOf(const Page *page, uint64_t number) {
@@ -164,7 +181,8 @@ API CUresult cuEventQuery(Event *asked) {
     HOST_CALL("event=%p", (void *)asked);
     Event *event = eventRef(asked);
     if (!event) return INVALID_HANDLE;
-    CUresult result = stateOf(event->page, atomic_load(&event->page->recorded));
+    CUresult result = refusal(event);
+    if (!result) result = stateOf(event->page, atomic_load(&event->page->recorded));
     eventUnref(event);
     Context *context = contextCurrent();
     CUresult sticky = context ? atomic_load(&context->error) : OK;
@@ -175,7 +193,8 @@ API CUresult cuEventSynchronize(Event *asked) {
     CALL("event=%p", (void *)asked);
     Event *event = eventRef(asked);
     if (!event) return INVALID_HANDLE;
-    CUresult result = awaitNumber(event->page, atomic_load(&event->page->recorded));
+    CUresult result = refusal(event);
+    if (!result) result = awaitNumber(event->page, atomic_load(&event->page->recorded));
     eventUnref(event);
     Context *context = contextCurrent();
     return result || !context ? result : atomic_load(&context->error);

@@ -1,8 +1,8 @@
 /* The stand-in CUDA driver: what its modules share.
  *
  * The part of the driver's binary interface that is used here is declared anew, from its documentation, so that gcc alone builds it. One noun per
- * file: calls (log, faults), ledger (accounting across processes), device (devices, contexts), memory, vmm, copies, streams, events, ipc, kernels,
- * entries (the table behind cuGetProcAddress).
+ * file: calls (log, faults), ledger (accounting across processes), device (devices, contexts), memory, vmm, copies, streams, captures, events, ipc,
+ * kernels, entries (the table behind cuGetProcAddress).
  *
  * Locks, outermost first: the submission lock of streams.c, a stream's own, `gate` of memory.c, the ledger's. Nobody waits for work while he holds one.
  */
@@ -44,6 +44,9 @@ enum {
     LAUNCH_FAILED = 719,
     NOT_PERMITTED = 800,
     NOT_SUPPORTED = 801,
+    STREAM_CAPTURE_UNSUPPORTED = 900,
+    STREAM_CAPTURE_INVALIDATED = 901,
+    CAPTURED_EVENT = 907,
     UNKNOWN = 999,
 };
 
@@ -102,7 +105,7 @@ uint64_t processStart(int pid); /* 0 when there is no such process, or only its 
 
 typedef struct Context {
     int device; /* ordinal in this process */
-    bool primary;
+    bool primary, destroyed;
     int retained;
     uint64_t nonce; /* of what it takes in the ledger */
     unsigned flags;
@@ -124,7 +127,7 @@ extern Driver driver;
 
 Context *contextCurrent(void);
 Context *contextPrimary(int device); /* active or not */
-bool contextKnown(Context *context);
+bool contextKnown(Context *context); /* and not destroyed */
 void contextAdopt(Context *context); /* for this thread */
 
 /* --- memory.c --- */
@@ -194,6 +197,12 @@ CUresult streamSubmit(Stream *handle, Work work, const void *arguments, size_t b
 CUresult streamIdle(Context *context); /* waits for all streams of the context */
 void futexWake(uint32_t *word);
 void futexWait(uint32_t *word, uint32_t seen, long ms);
+
+/* --- captures.c --- */
+
+bool captureHas(const struct Stream *stream);
+void captureBreak(const struct Stream *stream);
+CUresult captureRefuses(const char *name); /* OK, or why this thread may not make this call now; then captures are broken */
 
 /* --- events.c --- */
 

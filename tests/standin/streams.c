@@ -200,6 +200,12 @@ CUresult streamSubmit(Stream *handle, Work work, const void *arguments, size_t b
         free(item);
         return result;
     }
+    if (captureHas(stream)) { /* written down, and not done */
+        pthread_mutex_unlock(&submitLock);
+        free(item);
+        if (wait) captureBreak(stream);
+        return wait ? STREAM_CAPTURE_UNSUPPORTED : OK;
+    }
     Stream *legacy = atomic_load(&stream->context->legacy);
     if (stream == legacy) {
         for (Stream *each = streams; each; each = each->next)
@@ -347,13 +353,6 @@ API CUresult cuStreamGetDevice(Stream *stream, CUdevice *device) {
     Context *context = NULL;
     CHECK(device ? tell(stream, &context, NULL, NULL, NULL) : INVALID_VALUE);
     *device = context->device;
-    return OK;
-}
-
-API CUresult cuStreamIsCapturing(Stream *stream, int *status) {
-    CALL("stream=%p", (void *)stream);
-    if (!status) return INVALID_VALUE;
-    *status = 0;
     return OK;
 }
 

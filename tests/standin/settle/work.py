@@ -294,3 +294,64 @@ for pause in (0.0, 0.01, 0.1, 0.5): time.sleep(pause); seen.append(look())
             moved.append(importer.do("[running, round(dead, 4), seen[0] != seen[-1]]"))
     yield "seconds until the pidfd was readable", Figure([dead for _, dead, _ in moved])
     yield "did the kernel run before, did the word move after it", [[running, after] for running, _, after in moved]
+
+
+@question("32")
+def destroyedContexts() -> Iterator[tuple[str, object]]:
+    for what, code in {
+        "cuCtxGetId of a context that was destroyed": "code(cu.cuCtxGetId(c))",
+        "cuCtxPushCurrent of it": "code(cu.cuCtxPushCurrent(c))",
+        "cuCtxPushCurrent, then cuCtxSynchronize": "[code(cu.cuCtxPushCurrent(c)), code(cu.cuCtxSynchronize())]",
+        "cuEventQuery of an event of it": "code(cu.cuEventQuery(e))",
+    }.items():
+        with actors(1, _WORDS) as (one,):
+            one.do("c = ok(cu.cuCtxCreate(None, 0, 0) if ok(cu.cuDriverGetVersion()) >= 13000 else cu.cuCtxCreate(0, 0))")
+            one.do("e = ok(cu.cuEventCreate(0)); s = stream(); ok(cu.cuEventRecord(e, s)); ok(cu.cuCtxDestroy(c))")
+            yield tried(one, what, code)
+    with actors(1, _WORDS) as (one,):
+        one.do("first = ok(cu.cuCtxGetCurrent()); c = ok(cu.cuCtxCreate(None, 0, 0)); a = ok(cu.cuCtxGetId(c)); ok(cu.cuCtxDestroy(c))")
+        one.do("c = ok(cu.cuCtxCreate(None, 0, 0)); b = ok(cu.cuCtxGetId(c))")
+        yield "is the id of another context made behind it the same", one.do("int(a) == int(b)")
+
+
+@question("33")
+def captures() -> Iterator[tuple[str, object]]:
+    """While a thread captures a stream, what another thread may do, and whether the capture comes to its end."""
+    waiting = ("cuCtxSynchronize()", "cuEventSynchronize(e)", "cuMemAlloc(64)")
+    more = ("cuMemFree(d)", "cuMemFreeHost(host)", "cuMemHostUnregister(at)", "cuEventQuery(e)", "cuStreamSynchronize(t)", "cuStreamQuery(t)",
+            "cuMemHostAlloc(4096, 0)", "cuMemCreate(2 << 20, prop(), 0)")  # fmt: skip
+    for mode, calls in {"GLOBAL": waiting, "RELAXED": waiting + more}.items():
+        for call in calls:
+            with actors(1, _WORDS) as (one,):
+                one.do(
+                    "s, t, d, e, host, c = stream(), stream(), alloc(4 << 20), ok(cu.cuEventCreate(0)), pinned(4096), ok(cu.cuCtxGetCurrent())"
+                )
+                one.do(
+                    "m = mmap.mmap(-1, 4096); at = ctypes.addressof(ctypes.c_char.from_buffer(m)); ok(cu.cuMemHostRegister(at, 4096, 3))"
+                )
+                one.do("h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); v = mapHandle(h, 2 << 20); seen = []")
+                one.do(f"""
+def other():
+    ok(cu.cuCtxSetCurrent(c))
+    ok(cu.cuThreadExchangeStreamCaptureMode(cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_{mode}))
+    seen.append(waited(lambda: cu.{call}))
+timer = closed(t); ok(cu.cuEventRecord(e, t))
+ok(cu.cuStreamBeginCapture(s, cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL))
+thread = threading.Thread(target=other); thread.start(); thread.join(30)
+ended = code(cu.cuStreamEndCapture(s)); timer.join()
+""")
+                what = f"{call.split('(', maxsplit=1)[0]} by a thread of mode {mode}: its answer, did it wait for another stream, the capture's end"
+                yield tried(one, what, "[*seen[0], ended]")
+    with actors(1, _WORDS) as (one,):
+        one.do("s, t, d, e = stream(), stream(), alloc(4096), ok(cu.cuEventCreate(0))")
+        one.do("begin = lambda: ok(cu.cuStreamBeginCapture(s, cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))")
+        yield "is it capturing: before, then, the default stream then", one.do(
+            "seen = [int(ok(cu.cuStreamIsCapturing(s)))]; begin(); seen += [int(ok(cu.cuStreamIsCapturing(s))), code(cu.cuStreamIsCapturing(0))]; "
+            "seen + [code(cu.cuStreamEndCapture(s))]"
+        )  # fmt: skip
+        yield "an event recorded in a captured stream: record, query, the capture's end", one.do(
+            "begin(); [code(cu.cuEventRecord(e, s)), code(cu.cuEventQuery(e)), code(cu.cuStreamEndCapture(s))]"
+        )  # fmt: skip
+        yield "a word written and waited for in a captured stream, the capture's end", one.do(
+            "begin(); [code(cu.cuStreamWriteValue64(s, d, 1, 0)), code(cu.cuStreamWaitValue64(s, d, 1, 0)), code(cu.cuStreamEndCapture(s))]"
+        )  # fmt: skip
