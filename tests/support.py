@@ -73,6 +73,13 @@ class Actor:
         self.begin(code)
         return self.result(bound)
 
+    def isBusy(self) -> bool:
+        """Whether what `begin` sent is still running."""
+        assert self._process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            return not selector.select(0)
+
     def join(self) -> Actor:
         """Be a member from now on."""
         self.do("muninn.domainInfo()['epoch']")

@@ -87,7 +87,8 @@ def torch() -> Any:
 @pytest.mark.parametrize("version", [0, 1, 2, 3])
 def test_readsEveryVersionOfTheInterface(version: int) -> None:
     value = Interface(version=version)
-    assert describeArray(value) == ForeignArray(_FAKE_ADDRESS, (2, 3), None, np.dtype("<f4"), False, None, None, value)
+    assert describeArray(value) == ForeignArray(_FAKE_ADDRESS, (2, 3), None, np.dtype("<f4"), False, None, None, False, value)
+    assert describeArray(Interface(version=version, stream=None)).isOrdered
 
 
 @pytest.mark.parametrize(
@@ -280,6 +281,41 @@ def test_keepsATensorsMemory() -> None:
     assert seen() is not None
     del found
     assert seen() is None
+
+
+class OldTensor(Tensor):
+    """As PyTorch's: its interface is of the second version, and says nothing of streams."""
+
+    @property
+    def __cuda_array_interface__(self) -> Any:
+        return {"shape": (2, 3), "typestr": "<f4", "data": (_FAKE_ADDRESS, False), "version": 2}
+
+
+def test_anInterfaceThatSaysNothingOfStreamsIsNotBelieved() -> None:
+    """Broken: what a side stream still wrote was copied too early."""
+    value, entered = OldTensor(), list[int]()
+
+    @contextlib.contextmanager
+    def onGpu(gpu: int) -> Any:
+        entered.append(gpu)
+        assert value.streams == []
+        yield
+        assert value.streams == [1]
+
+    found = describeArray(value, onGpu)
+    assert entered == [1] and found.stream == 1 and found.isOrdered and found.deviceId == 1
+
+
+def test_whatDlpackHasNoWordForIsTakenByTheInterface(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dlpack, "takeTensor", lambda *_: (_ for _ in ()).throw(InvalidDtype("float4")))
+    assert not describeArray(OldTensor()).isOrdered
+
+
+def test_whatTheProducerRefusesToLendIsRefused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's conjugates: their bytes are not their values, and only DLPack says so."""
+    monkeypatch.setattr(dlpack, "takeTensor", lambda *_: (_ for _ in ()).throw(BufferError("conjugate bit")))
+    with pytest.raises(BufferError, match="conjugate"):
+        describeArray(OldTensor())
 
 
 def test_managedMemoryIsCudas() -> None:

@@ -86,6 +86,26 @@ def test_anHeirWakesWhoWasWaitingForTheDead(address: int, monkeypatch: pytest.Mo
     assert waiting.ended() is True
 
 
+def test_whoWantsNothingWaitsUntilNobodyOwnsIt(address: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_CHECK_NS", 60_000_000_000)
+    died = threading.Event()
+
+    def isDead(slot: int, generation: int) -> bool:
+        return died.is_set()
+
+    assert claims.awaitRelease(address, isDead, 0)
+    claims.acquire(address, _THEIRS, isDead, 0)
+    assert not claims.awaitRelease(address, isDead, 0.01)
+    waiting = Background(lambda: claims.awaitRelease(address, isDead, 60)).asleep()
+    claims.release(address)
+    assert waiting.ended() is True and atomics.loadAcquire32(address) == 0, "and it is nobody's"
+    claims.acquire(address, _THEIRS, isDead, 0)
+    waiting = Background(lambda: claims.awaitRelease(address, isDead, None)).asleep()
+    died.set()
+    claims.wakeWaiters(address)
+    assert waiting.ended() is True
+
+
 def test_ofTwoHeirsOneGetsIt(address: int) -> None:
     """Another took the claim over while we asked whether its owner was dead. Broken: the claim was stored, and not compared."""
     claims.acquire(address, _THEIRS, lambda *_: False, 0)

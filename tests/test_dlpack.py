@@ -25,9 +25,7 @@ _VERSIONED = (1, 1)
 _FAKE_ADDRESS = 0x7F0000001000
 _DTYPES = [np.dtype(name) for name in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")]
 
-needsVersioned = pytest.mark.skipif(
-    not dlpack._NUMPY_IS_VERSIONED, reason="numpy 2.0 makes legacy capsules only: pip install 'numpy>=2.1'"
-)
+needsVersioned = pytest.mark.skipif(not dlpack._NUMPY_IS_VERSIONED, reason="numpy 2.0 makes legacy capsules only: pip install 'numpy>=2.1'")
 _bothKinds = pytest.mark.parametrize(
     "maxVersion", [pytest.param(None, id="legacy"), pytest.param(_VERSIONED, id="versioned", marks=needsVersioned)]
 )

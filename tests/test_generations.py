@@ -6,6 +6,7 @@ import ctypes
 import errno
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +115,56 @@ def test_aWriterThatEndedJustNowHasNotDied(row: int) -> None:
         return True
 
     assert generation.copy(source.ctypes.data, target.ctypes.data, source.nbytes, 5, endedNow) == 2
+
+
+class Fences:
+    """Streams that write; each fence takes a moment, and is done once it was waited for."""
+
+    def __init__(self) -> None:
+        self.issued, self.settled, self.waits = 0, 0, list[float]()
+
+    def streams(self) -> generations.Streams:
+        return generations.Streams(lambda: self.issued, self.settle)
+
+    def settle(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.settled = self.issued
+
+
+def test_whatStreamsStillWriteOfAGenerationIsWaitedFor(row: int) -> None:
+    """Broken: a copy was made as soon as the word was even, and the kernels that it announced were still at work."""
+    generation, fences = Generation(row), Fences()
+    source, target, seen = np.zeros(4), np.empty(4), list[int]()
+
+    def copy() -> None:
+        seen.append(fences.settled)
+
+    assert generation.copyBy(copy, 5, lambda: False, fences.streams()) == 0 and fences.waits == []
+    begun = generation.begin()
+    publishing = threading.Timer(0.05, lambda: (setattr(fences, "issued", 1), generation.publish(begun)))
+    publishing.start()
+    assert generation.copyBy(copy, 5, lambda: False, fences.streams()) == 2 and seen == [0, 1]
+    publishing.join()
+    assert generation.copy(source.ctypes.data, target.ctypes.data, source.nbytes, 5, lambda: False, fences.streams()) == 2
+    assert len(fences.waits) == 2 and all(0 < seconds <= 5 for seconds in fences.waits)
+
+
+def test_aGenerationThatCameMeanwhileIsSettledToo(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernels were announced between the look at the fences and the copy."""
+    generation, fences, read = Generation(row), Fences(), atomics.seqRead
+    source, target = np.zeros(4), np.empty(4)
+    fences.issued = 1
+
+    def overtaken(*arguments: Any) -> int:
+        if fences.issued == 1:
+            begun = generation.begin()
+            fences.issued = 2
+            generation.publish(begun)
+        return int(read(*arguments))
+
+    monkeypatch.setattr(generations.atomics, "seqRead", overtaken)
+    assert generation.copy(source.ctypes.data, target.ctypes.data, source.nbytes, 5, lambda: False, fences.streams()) == 2
+    assert fences.settled == 2
 
 
 def test_aCopyDuringWhichTheGenerationChangedIsMadeAgain() -> None:

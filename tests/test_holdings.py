@@ -424,8 +424,9 @@ def test_memoryIsUnmappedBeforeItsLeaseIsGivenBack() -> None:
     class Source:
         address, sizeBytes, writable = 0, 0, True
 
-        def close(self) -> None:
+        def closeThen(self, closed: Callable[[], object]) -> None:
             order.append("unmapped")
+            closed()
 
     memory._gone(Source(), [], lambda: order.append("given back"))
     assert order == ["unmapped", "given back"]

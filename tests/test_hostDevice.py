@@ -329,9 +329,9 @@ def test_workIsReleasedBeforeItCountsAsDone(monkeypatch: pytest.MonkeyPatch) -> 
     held = Held()
     reference, alive, finish = weakref.ref(held), list[bool](), streams.Lane.finish
 
-    def watch(lane: streams.Lane, error: BaseException | None) -> None:
+    def watch(lane: streams.Lane, error: BaseException | None, wasDoubtful: bool) -> None:
         alive.append(reference() is not None)
-        finish(lane, error)
+        finish(lane, error, wasDoubtful)
 
     monkeypatch.setattr(streams.Lane, "finish", watch)
     stream = host().createStream(0)

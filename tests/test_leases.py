@@ -97,3 +97,41 @@ def test_aRevocationRevivesNoLeaseThatWasGivenBackMeanwhile(lab: Lab, monkeypatc
         patch.setattr(atomics, "loadSeqCst64", releasedNow)
         assert not leases.revoke(lab.block, hold, "evicted")
     assert leases.countHolds(lab.block, lab.members, 7) == 0
+
+
+def test_readersAreThoseThatSaySo(lab: Lab) -> None:
+    one, two = lab.member(), lab.member()
+    held = {member: member.leases.take(7, 3, 60_000) for member in (one, two)}
+
+    def isRead(incarnation: int = 3, row: int = 7) -> bool:
+        return leases.readersOf(lab.block, lab.members, row, incarnation)
+
+    assert not isRead()
+    two.leases.setReading(held[two], True)
+    assert isRead() and not isRead(row=8) and not isRead(incarnation=4)
+    one.leases.setReading(held[one], True)
+    two.leases.setReading(held[two], False)
+    assert isRead()
+    one.leases.release(held[one])
+    assert not isRead(), "who holds nothing reads nothing"
+    assert one.leases.take(7, 3, 60_000) == held[one] and not isRead(), "nor does the slot's next lease"
+
+
+def test_readingAndTheExpiryLeaveEachOtherAlone(lab: Lab) -> None:
+    member = lab.member()
+    index = member.leases.take(7, 3, 1000)
+    expiry = member.leases.expiryMs(index)
+    member.leases.setReading(index, True)
+    assert member.leases.expiryMs(index) == expiry and leases.scanHolds(lab.block, lab.members, 7)[0].expiryMs == expiry
+    renewed = member.leases.renew(index, 60_000)
+    assert renewed == member.leases.expiryMs(index) > expiry and leases.readersOf(lab.block, lab.members, 7, 3)
+    member.leases.setReading(index, False)
+    assert member.leases.expiryMs(index) == renewed and not leases.readersOf(lab.block, lab.members, 7, 3)
+
+
+def test_aDeadReaderIsNone(lab: Lab) -> None:
+    dead = lab.member()
+    dead.leases.setReading(dead.leases.take(7, 3, 60_000), True)
+    assert leases.readersOf(lab.block, lab.members, 7, 3)
+    leases.clearDead(lab.block, lab.members, dead.key)
+    assert not leases.readersOf(lab.block, lab.members, 7, 3)

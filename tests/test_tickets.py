@@ -27,7 +27,7 @@ def tickets() -> Iterator[Tickets]:
 
 def test_areIssuedInOrderAndPendUntilTheyAreDone(tickets: Tickets) -> None:
     assert tickets.last() == 0
-    assert [tickets.issue(_MINE, 0) for _ in range(3)] == [1, 2, 3] and tickets.last() == 3
+    assert [tickets.issue(_MINE) for _ in range(3)] == [1, 2, 3] and tickets.last() == 3
     assert tickets.state(2) == TICKET_PENDING == tickets.await_(2, 0.01)
     tickets.complete(2, _MINE)
     assert [tickets.state(ticket) for ticket in (1, 2, 3)] == [TICKET_PENDING, TICKET_DONE, TICKET_PENDING]
@@ -35,24 +35,24 @@ def test_areIssuedInOrderAndPendUntilTheyAreDone(tickets: Tickets) -> None:
 
 def test_aFullRingMakesTheNextOneWait(tickets: Tickets) -> None:
     for _ in range(TICKET_RING):
-        tickets.issue(_MINE, 0)
-    assert tickets.issue(_MINE, 0.01) is None
+        tickets.issue(_MINE)
+    assert tickets.issue(_MINE) is None and not tickets.awaitRoom(0.01)
     thread = threading.Timer(0.05, tickets.complete, (1, _MINE))
     thread.start()
-    assert tickets.issue(_MINE, 60) == TICKET_RING + 1
+    assert tickets.awaitRoom(60) and tickets.issue(_MINE) == TICKET_RING + 1
     thread.join()
     assert tickets.state(1) == TICKET_DONE, "its slot is another ticket's now"
 
 
 def test_onlyItsMemberCompletesATicket(tickets: Tickets) -> None:
-    ticket = tickets.issue(_MINE, 0)
+    ticket = tickets.issue(_MINE)
     assert ticket is not None
     tickets.complete(ticket, _THEIRS)
     assert tickets.state(ticket) == TICKET_PENDING
 
 
 def test_theTicketsOfTheDeadArePoisonedAndNoOthers(tickets: Tickets) -> None:
-    mine, theirs, done = tickets.issue(_MINE, 0), tickets.issue(_THEIRS, 0), tickets.issue(_THEIRS, 0)
+    mine, theirs, done = tickets.issue(_MINE), tickets.issue(_THEIRS), tickets.issue(_THEIRS)
     assert mine and theirs and done
     tickets.complete(done, _THEIRS)
     woken: list[int] = []
@@ -72,8 +72,8 @@ def test_manyMembersGetDifferentTickets(tickets: Tickets) -> None:
     def work(slot: int) -> None:
         key = MemberKey(slot, 1)
         for _ in range(50):
-            ticket = tickets.issue(key, 60)
-            assert ticket is not None
+            while (ticket := tickets.issue(key)) is None:
+                assert tickets.awaitRoom(60)
             got.append(ticket)
             tickets.complete(ticket, key)
 
@@ -88,7 +88,7 @@ def test_manyMembersGetDifferentTickets(tickets: Tickets) -> None:
 def test_aCompletionEndsASleep(tickets: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: `complete` without its wake-up, which the next look every 0.2 s hid."""
     monkeypatch.setattr(ticketing, "_CHECK_NS", 60_000_000_000)
-    tickets.issue(_MINE, 0)
+    tickets.issue(_MINE)
     waiting = Background(lambda: tickets.await_(1, 60)).asleep()
     tickets.complete(1, _MINE)
     assert waiting.ended() == TICKET_DONE
@@ -97,7 +97,7 @@ def test_aCompletionEndsASleep(tickets: Tickets, monkeypatch: pytest.MonkeyPatch
 def test_aCompletionBetweenTheLookAndTheSleepIsSeen(tickets: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: a completion woke those who slept, and left the word that says so as it was."""
     monkeypatch.setattr(ticketing, "_CHECK_NS", 60_000_000_000)
-    tickets.issue(_MINE, 0)
+    tickets.issue(_MINE)
     state = Tickets.state
 
     def completedNow(own: Tickets, ticket: int) -> int:
@@ -111,15 +111,15 @@ def test_aCompletionBetweenTheLookAndTheSleepIsSeen(tickets: Tickets, monkeypatc
 
 def test_aMemberThatDiedBetweenTwoStepsStopsNobody(tickets: Tickets) -> None:
     """It had reserved ticket 1 and not moved `next` on. Broken: whoever came next looked at the same ticket for ever."""
-    tickets.issue(_THEIRS, 0)
+    tickets.issue(_THEIRS)
     atomics.exchangeSeqCst64(tickets._next, 0)
-    assert Background(lambda: tickets.issue(_MINE, 1)).ended() == 2
+    assert Background(lambda: tickets.issue(_MINE)).ended() == 2
 
 
 def test_aTicketThatWasOvertakenIsDone(tickets: Tickets) -> None:
     """Broken: the state of whatever ticket had the slot was taken for that of the one that was asked for."""
     for ticket in range(1, TICKET_RING + 2):
-        tickets.issue(_MINE, 0)
+        tickets.issue(_MINE)
         if ticket <= TICKET_RING:
             tickets.complete(ticket, _MINE)
     assert tickets.state(TICKET_RING + 1) == TICKET_PENDING and tickets.state(1) == TICKET_DONE
@@ -131,7 +131,7 @@ def fence(tickets: Tickets, ticket: int) -> int:
 
 def test_completingRaisesTheFenceWord(tickets: Tickets) -> None:
     for kind in (layout.TICKET_PENDING, layout.TICKET_READING, layout.TICKET_WRITING):
-        ticket = tickets.issue(_MINE, 0, kind)
+        ticket = tickets.issue(_MINE, kind)
         assert ticket is not None and fence(tickets, ticket) < ticket
         tickets.complete(ticket, _MINE)
         assert fence(tickets, ticket) == ticket and tickets.state(ticket) == TICKET_DONE
@@ -139,7 +139,7 @@ def test_completingRaisesTheFenceWord(tickets: Tickets) -> None:
 
 def test_theDeathOfASignallerRaisesItsFenceWord(tickets: Tickets) -> None:
     """Broken: a GPU that waits for the dead waits for ever."""
-    mine, theirs = tickets.issue(_MINE, 0), tickets.issue(_THEIRS, 0)
+    mine, theirs = tickets.issue(_MINE), tickets.issue(_THEIRS)
     assert mine and theirs
     assert tickets.poison(_THEIRS) == 1
     assert (fence(tickets, theirs), fence(tickets, mine)) == (theirs, 0)
@@ -148,21 +148,110 @@ def test_theDeathOfASignallerRaisesItsFenceWord(tickets: Tickets) -> None:
 
 def test_whatTheGpuHadReachedIsDone(tickets: Tickets) -> None:
     """Its process was killed before it could say so."""
-    ticket = tickets.issue(_THEIRS, 0, layout.TICKET_WRITING)
+    ticket = tickets.issue(_THEIRS, layout.TICKET_WRITING)
     assert ticket
+    tickets.makeSure(ticket, _THEIRS)
     atomics.storeRelease64(tickets.fenceAddress(ticket), ticket)
     assert tickets.poison(_THEIRS) == 0
     assert tickets.state(ticket) == TICKET_DONE and tickets.torn() is None
 
 
+def test_ofAWorkThatCouldStillFailTheGpusWordIsNotEnough(tickets: Tickets) -> None:
+    """Its stream waits for somebody who died: the GPU went on over what was half written."""
+    ticket = tickets.issue(_THEIRS, layout.TICKET_WRITING)
+    assert ticket
+    atomics.storeRelease64(tickets.fenceAddress(ticket), ticket)
+    assert tickets.state(ticket) == TICKET_PENDING and tickets.turns(reading=False) == [ticket]
+    assert tickets.poison(_THEIRS) == 1 and tickets.torn() == ticket
+
+
+@pytest.mark.parametrize("kind", [layout.TICKET_PENDING, layout.TICKET_READING, layout.TICKET_WRITING])
+def test_aSureTicketIsOverWhenTheGpuSaysSo(tickets: Tickets, kind: int) -> None:
+    """Its process is stopped. Broken: the ring was full of what was long done, and everybody waited."""
+    issued = [tickets.issue(_THEIRS, kind) for _ in range(TICKET_RING)]
+    for ticket in issued:
+        assert ticket is not None
+        tickets.makeSure(ticket, _THEIRS)
+    assert tickets.issue(_MINE) is None and tickets.state(1) == TICKET_PENDING
+    atomics.storeRelease64(tickets.fenceAddress(1), 1)
+    assert tickets.await_(1, 0) == TICKET_DONE
+    assert tickets.turns(reading=True) == ([] if kind == layout.TICKET_PENDING else issued[1:])
+    atomics.storeRelease64(tickets.fenceAddress(2), 2)
+    assert tickets.issue(_MINE) == TICKET_RING + 1 and tickets.awaitRoom(0) and tickets.issue(_MINE) == TICKET_RING + 2
+    tickets.complete(2, _THEIRS)
+    tickets.complete(3, _THEIRS)
+    assert [tickets.state(ticket) for ticket in (2, 3, 4)] == [TICKET_DONE, TICKET_DONE, TICKET_PENDING]
+
+
+def test_onlyItsMemberMakesATicketSure(tickets: Tickets) -> None:
+    ticket = tickets.issue(_MINE)
+    assert ticket
+    tickets.makeSure(ticket, _THEIRS)
+    atomics.storeRelease64(tickets.fenceAddress(ticket), ticket)
+    assert tickets.state(ticket) == TICKET_PENDING
+    tickets.complete(ticket, _MINE)
+    tickets.makeSure(ticket, _MINE)
+    assert tickets.state(ticket) == TICKET_DONE
+
+
+def test_aSlotThatIsAnothersByNowIsNotPoisoned(tickets: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was the dead one's when it was found."""
+    mine, theirs = tickets.issue(_MINE), tickets.issue(_THEIRS)
+    slots = [tickets._slot(number) for number in range(TICKET_RING)]
+    monkeypatch.setattr(Tickets, "_matching", lambda *_: slots)
+    assert mine and theirs and tickets.poison(_THEIRS) == 1
+    assert [tickets.state(ticket) for ticket in (mine, theirs)] == [TICKET_PENDING, TICKET_POISONED]
+
+
+def test_whoSleepsOverATicketThatEveryoneForgotWakes(tickets: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody wakes it: the GPU wrote the word, and the signaller is stopped."""
+    ticket = tickets.issue(_THEIRS)
+    assert ticket
+    tickets.makeSure(ticket, _THEIRS)
+    waiting = Background(lambda: tickets.await_(ticket, 60)).asleep()
+    atomics.storeRelease64(tickets.fenceAddress(ticket), ticket)
+    assert waiting.ended() == TICKET_DONE
+
+
+@pytest.mark.parametrize("last", [(1 << 31) - 3, (1 << 32) - 3, (1 << 33) - 2])
+def test_ticketsGoOnBeyondTheHalfThatASlotKeeps(tickets: Tickets, last: int) -> None:
+    """Broken: from ticket 2^32 on each was done at once, and its slot pending for ever."""
+    atomics.exchangeSeqCst64(tickets._next, last)
+    for number in range(3 * TICKET_RING):
+        ticket = tickets.issue(_MINE, layout.TICKET_WRITING)
+        assert ticket == last + 1 + number
+        assert tickets.state(ticket) == TICKET_PENDING and tickets.turns(reading=True) == [ticket] and tickets.torn() is None
+        tickets.makeSure(ticket, _MINE)
+        if number % 2:
+            tickets.complete(ticket, _MINE)
+        else:
+            atomics.storeRelease64(tickets.fenceAddress(ticket), ticket)
+        assert tickets.state(ticket) == TICKET_DONE and tickets.turns(reading=True) == []
+    theirs = tickets.issue(_THEIRS, layout.TICKET_WRITING)
+    assert tickets.poison(_THEIRS) == 1 and tickets.torn() == theirs
+
+
+def test_whoReadLastLongAgoTakesNobodysSlot(tickets: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looked at `next`, and others issued more than a ring of tickets. Broken: an old ticket took the slot of a later one."""
+    last, late = Tickets.last, [0]
+    monkeypatch.setattr(Tickets, "last", lambda own: late.pop() if late else last(own))
+    stale, late[:] = late[:], []
+    for _ in range(TICKET_RING + 1):
+        ticket = tickets.issue(_MINE)
+        assert ticket
+        tickets.complete(ticket, _MINE)
+    late[:] = stale
+    assert tickets.issue(_THEIRS) == TICKET_RING + 2
+
+
 def test_aDeadWritersTurnIsTornAndADeadReadersIsNot(tickets: Tickets) -> None:
-    written, reading = tickets.issue(_THEIRS, 0, layout.TICKET_WRITING), tickets.issue(_THEIRS, 0, layout.TICKET_READING)
+    written, reading = tickets.issue(_THEIRS, layout.TICKET_WRITING), tickets.issue(_THEIRS, layout.TICKET_READING)
     assert tickets.turns(reading=True) == [written, reading] and tickets.turns(reading=False) == [written]
     assert tickets.poison(_THEIRS) == 1
     assert tickets.torn() == written and tickets.turns(reading=True) == []
-    again = tickets.issue(_MINE, 0, layout.TICKET_WRITING)
+    again = tickets.issue(_MINE, layout.TICKET_WRITING)
     assert again and tickets.torn() is None, "the next writer repairs it"
     tickets.complete(again, _MINE)
-    signalled = tickets.issue(_THEIRS, 0)
+    signalled = tickets.issue(_THEIRS)
     assert tickets.poison(_THEIRS) == 1
     assert signalled and tickets.torn() is None, "what somebody signals for himself is no writer's turn"

@@ -138,7 +138,7 @@ def test_whatADeadMemberHadIsTakenBack(served: tuple[Lab, Broker, Member]) -> No
     directory = broker._directory
     held, half = lab.make(directory, own, "held"), directory.grant(dead.key, usage("half"), 0)
     dead.leases.take(*held, 1000)
-    ticket = Tickets(lab.block.rowAddress(held[0]), lab.block.fencesAddress(held[0])).issue(dead.key, 0)
+    ticket = Tickets(lab.block.rowAddress(held[0]), lab.block.fencesAddress(held[0])).issue(dead.key)
     claims.acquire(lab.block.rowAddress(held[0]) + layout.ROW_CLAIM_OFFSET, dead.key, lambda *_: False, 0)
     assert ticket is not None
     broker._watchdog.reclaim(dead.key)

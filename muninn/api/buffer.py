@@ -207,6 +207,8 @@ class MuninnBuffer:
         described = describeRow(holding.membership, holding.row, holding.description)
         if holding.description.kind == layout.ROW_KIND_ARRAY and self.dtype.fields is not None:
             described["dtype"] = str(self.dtype)  # the row alone knows no fields
+        if self.gpu is not None:
+            described["gpu"] = self.gpu  # as this process counts them, and not as the one that made it
         return described
 
     # --- the bytes ---------------------------------------------------------------------------------------------------
@@ -258,14 +260,17 @@ class MuninnBuffer:
         stream
             If given, kernels write: the view is `deviceArray()`, the stream waits for those who still read or write, and leaving
             signals. None is the default stream, and what is meant for a buffer in VRAM.
+
+        Raises
+        ------
+        RuntimeError
+            This thread is inside a turn of this buffer already.
         """
         if not self._writable:
             raise PermissionDenied(f"{self.name!r} is open for reading", 'Open it with access="readWrite"')
         return Writing(self, timeout, stream)
 
-    def read(
-        self, out: np.ndarray[Any, Any] | None = None, timeout: float | None = _READ_BOUND_SECONDS, *, stream: Any = WITHOUT_STREAM
-    ) -> Any:
+    def read(self, out: np.ndarray[Any, Any] | None = None, timeout: float | None = None, *, stream: Any = WITHOUT_STREAM) -> Any:
         """A private copy of one whole generation on the host, never torn; with a stream, a reader's turn for kernels.
 
         Parameters
@@ -273,7 +278,8 @@ class MuninnBuffer:
         out
             A C-contiguous array of the same shape and dtype that takes the copy; None makes one.
         timeout
-            Seconds after which a buffer that is written without a pause is a `TimeoutError`.
+            Seconds after which a buffer that is written without a pause is a `TimeoutError`; 10 when not given. Of a turn: seconds to
+            wait for a writer, as long as that one lives when not given; its stream then waits for at most as long.
         stream
             ``with buffer.read(stream=s) as view:`` copies nothing: the view is `deviceArray()`, the stream waits for who writes, and
             the next writer's stream waits for what this one was given inside. None is the default stream.
@@ -286,7 +292,7 @@ class MuninnBuffer:
             The last writer died before its kernels were done.
         """
         if stream is not WITHOUT_STREAM:
-            return Reading(self, stream, None if timeout == _READ_BOUND_SECONDS else timeout)
+            return Reading(self, stream, timeout)
         return snapshot(self._checked(), out, _READ_BOUND_SECONDS if timeout is None else timeout)
 
     def waitNext(self, timeout: float | None = None, after: int | None = None) -> int:
@@ -376,7 +382,7 @@ class MuninnBuffer:
         """
         holding = self._checked()
         holding.memory.device = device = deviceOf(holding.membership)
-        return holding.memory.devicePointer(device, self._writable, progress)
+        return holding.memory.devicePointer(device, progress)
 
     def close(self) -> None:
         """Give this object's hold back. Arrays taken from it stay valid, and keep the memory, until they are gone."""
@@ -429,7 +435,7 @@ class MuninnBuffer:
         memory = holding.memory
         if memory.device is None or not memory.isMapped() or memory.device.backend == "host":
             raise AttributeError(f"{self.name!r} is not mapped for a GPU")
-        address = memory.devicePointer(memory.device, self._writable)
+        address = memory.devicePointer(memory.device)
         # Who takes it waits for the stream named in it: the default one, when that has to wait for a writer itself.
         stream = arrays.LEGACY_STREAM if fences.behindWriters(holding) else None
         return arrays.cudaArrayInterface(address, self.shape, None, dtypeOf(holding), not self._writable, stream)
@@ -457,7 +463,7 @@ class MuninnBuffer:
         if self._holding is None:
             return "<MuninnBuffer closed>"
         description = self._holding.description
-        where = description.mode.value if description.gpu < 0 else f"{description.mode.value} gpu={description.gpu}"
+        where = description.mode.value if self.gpu is None else f"{description.mode.value} gpu={self.gpu}"
         return f"<MuninnBuffer {description.name!r} {description.dtype}{list(description.shape)} {asText(description.sizeBytes)} {where}>"
 
     def _repr_html_(self) -> str:

@@ -201,7 +201,8 @@ def _create(
 ) -> Holding:
     request = membership.client.request
     device = _deviceFor(membership, wanted)
-    capacity = 0 if device is None else device.memoryInfo(wanted.gpu).totalBytes
+    # A driver knows better than a sum over rows what its GPU has left; and two processes may mean two GPUs by one number.
+    capacity = 0 if device is None or device.usedBytes is None else device.memoryInfo(wanted.gpu).totalBytes
     granted, _ = request(
         "create", name=wanted.name, tenant=wanted.tenant, mode=wanted.mode.value, gpu=wanted.gpu, sizeBytes=wanted.segmentBytes,
         gpuCapacityBytes=capacity, deadlineMs=wanted.deadlineMs,
@@ -216,7 +217,7 @@ def _create(
         except BaseException:
             membership.leaseTable.release(index)
             raise
-        memory = membership.holdings.memory(made, index, row, incarnation, wanted.lifetime)
+        memory = membership.holdings.memory(made, index, row, incarnation, wanted)
         description = _describe(wanted, made)
         membership.rows.describe(row, description, getattr(made, "handle", b""))
         _fill(memory, wanted, fill)

@@ -7,6 +7,7 @@ tickets are poisoned by the broker, which raises their fence words too, so a wai
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,25 @@ _SLICE_SECONDS = 1.0
 
 def signal(holding: Holding, stream: Any, kind: int = layout.TICKET_PENDING) -> int:
     """Issue a ticket, and complete it when `stream` gets there. Raises `TimeoutError` when the ring stays full."""
-    membership, tickets = holding.membership, holding.tickets
     device, stream = _meant(holding, stream)
-    ticket = tickets.issue(membership.key, _ISSUE_BOUND_SECONDS, kind)
-    if ticket is None:
-        raise TimeoutError(
-            f"{layout.TICKET_RING} tickets of {holding.description.name!r} have been pending for {_ISSUE_BOUND_SECONDS:.0f} s"
-        )
+    deadline = time.monotonic() + _ISSUE_BOUND_SECONDS
+    while True:
+        # A thread of this process must not let a GPU wait for a ticket before the word that ends the wait is in its stream: the two streams
+        # may be one, or one wait for the other as a default stream does. So nobody sees a ticket whose fence is not recorded.
+        with holding.fencing:
+            ticket = holding.tickets.issue(holding.membership.key, kind)
+            if ticket is not None:
+                _promise(holding, device, stream, ticket)
+                return ticket
+        if not holding.tickets.awaitRoom(max(0.0, deadline - time.monotonic())):
+            raise TimeoutError(
+                f"{layout.TICKET_RING} tickets of {holding.description.name!r} have been pending for {_ISSUE_BOUND_SECONDS:.0f} s"
+            )
+
+
+def _promise(holding: Holding, device: Device | None, stream: Any, ticket: int) -> None:
+    """Let `stream` complete the ticket when it gets there; without a device it is there."""
+    membership, tickets = holding.membership, holding.tickets
 
     def onReached(error: BaseException | None) -> None:
         # By the holding: until then its lease stands, so nobody else's tickets are in this row.
@@ -41,14 +54,14 @@ def signal(holding: Holding, stream: Any, kind: int = layout.TICKET_PENDING) -> 
 
     if device is None:
         onReached(None)  # nobody but the caller can have done anything, and that is done
-        return ticket
+        return
     membership.promised.add((holding.row, ticket))
     try:
-        device.recordFence(stream, onReached, _wordOf(holding, device, ticket))
+        if device.recordFence(stream, onReached, _wordOf(holding, device, ticket)):
+            tickets.makeSure(ticket, membership.key)
     except BaseException as error:
         onReached(error)  # nobody else would complete the ticket, and its waiters must not hang
         raise
-    return ticket
 
 
 def wait(holding: Holding, stream: Any, ticket: int | None, timeout: float | None) -> int:
@@ -73,11 +86,12 @@ def wait(holding: Holding, stream: Any, ticket: int | None, timeout: float | Non
         while not isReachedInTime(_SLICE_SECONDS):
             pass
         return wanted
-    device = deviceOf(holding.membership)
-    stream = device.asStream(stream)
-    if tickets.state(wanted) != layout.TICKET_DONE:
-        # A GPU's wait for a word can not be called off, so one that has a limit is the host's.
-        device.delayStream(stream, isReachedInTime, None if timeout is not None else _wordOf(holding, device, wanted))
+    device, stream = deviceOf(holding.membership), streamOf(holding, stream)
+    # One that waits here and now must not keep the others from what it waits for.
+    with contextlib.nullcontext() if stream.isSynchronous else holding.fencing:
+        if tickets.state(wanted) != layout.TICKET_DONE:
+            # A GPU's wait for a word can not be called off, so one that has a limit is the host's.
+            device.delayStream(stream, isReachedInTime, None if timeout is not None else _wordOf(holding, device, wanted))
     return wanted
 
 
@@ -112,15 +126,27 @@ def behindWriters(holding: Holding) -> bool:
 
 def streamOf(holding: Holding, stream: Any) -> Any:
     """The stream that is meant, which can be used; None means the default one, and stays None where no GPU has any work of this process."""
-    return defaultStream(holding) if stream is None else deviceOf(holding.membership).asStream(stream)
+    return defaultStream(holding) if stream is None else deviceOf(holding.membership).asStream(stream, _gpuOf(holding) or 0)
+
+
+def usableStream(holding: Holding, stream: Any) -> Any:
+    """The same, and what the stream has failed with is raised now: who gives it work should know."""
+    meant = streamOf(holding, stream)
+    if meant is not None:
+        meant.check()
+    return meant
 
 
 def defaultStream(holding: Holding) -> Any:
     """What a kernel runs in if no stream is named: the default stream of the buffer's GPU, or of the one that is worked on."""
-    device = deviceOf(holding.membership)
+    gpu = _gpuOf(holding)
+    return None if gpu is None else deviceOf(holding.membership).asStream(None, gpu)
+
+
+def _gpuOf(holding: Holding) -> int | None:
+    """Whose default streams are meant: the buffer's GPU, or of host memory the one that is worked on, if there is one."""
     gpu = holding.memory.gpu
-    gpu = device.workingGpu() if gpu is None else gpu
-    return None if gpu is None else device.asStream(None, gpu)
+    return deviceOf(holding.membership).workingGpu() if gpu is None else gpu
 
 
 def _meant(holding: Holding, stream: Any) -> tuple[Device | None, Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from muninn.api.gpus import deviceOf
 from muninn.api.memory import Bytes, Memory, NoBytes, exported
+from muninn.api.readers import Readers
 from muninn.control import atomics, layout, leases, segments
 from muninn.control.block import monotonicMs
 from muninn.control.generations import Generation
@@ -26,6 +27,7 @@ from muninn.errors import BufferFreed, LeaseExpired, LeaseRevoked, MuninnError, 
 from muninn.terms import Access, Lifetime, Mode
 
 if TYPE_CHECKING:
+    from muninn.api.creation import Draft
     from muninn.api.membership import Membership
 
 _FETCH_ATTEMPTS = 200
@@ -43,7 +45,7 @@ class Holding:
 
     __slots__ = (
         "__weakref__", "_leaseAddress", "_leaseWord", "_renewAtMs", "_renewal", "claimAddress", "claimDepth", "claimLock", "description",
-        "generation", "incarnation", "isWriting", "membership", "memory", "row", "tickets",
+        "fencing", "generation", "incarnation", "membership", "memory", "readers", "row", "tickets", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -57,9 +59,11 @@ class Holding:
         self.memory = memory
         self.generation = Generation(block.rowAddress(row))
         self.tickets = Tickets(block.rowAddress(row), block.fencesAddress(row))
+        self.fencing = threading.RLock()  # what is shown of fences, and what streams are made to wait for, in one order
+        self.readers = Readers(membership, row, incarnation, memory.leaseIndex)
         self.claimAddress = block.rowAddress(row) + layout.ROW_CLAIM_OFFSET
         self.claimLock = threading.RLock()
-        self.isWriting = False  # guarded by claimLock
+        self.writer = 0  # the thread that is inside a writer's turn; guarded by claimLock
         self.claimDepth = 0  # how often a `Lock` holds the claim; guarded by claimLock
         self._leaseAddress, self._leaseWord = membership.leaseTable.held(memory.leaseIndex, row, incarnation)
         self._renewal: weakref.ref[Renewal] | None = None
@@ -173,7 +177,7 @@ class Holdings:
         except BaseException:
             self._giveUp(index, row, incarnation)
             raise
-        return self.memory(source, index, row, incarnation, description.lifetime), description
+        return self.memory(source, index, row, incarnation, description), description
 
     def _giveUp(self, index: int, row: int, incarnation: int) -> None:
         """Take back a lease that came to nothing. While it stood, the broker may have let the row be because of it."""
@@ -211,18 +215,18 @@ class Holdings:
             time.sleep(_FETCH_PAUSE_SECONDS)
         raise OwnerDied(f"no holder of {description.name!r} brought its memory to the new broker")
 
-    def memory(self, source: Bytes, leaseIndex: int, row: int, incarnation: int, lifetime: Lifetime) -> Memory:
+    def memory(self, source: Bytes, leaseIndex: int, row: int, incarnation: int, description: RowDescription | Draft) -> Memory:
         """Register memory that this process has mapped and leased."""
         membership = self.membership
 
         def onGone() -> None:
             if not membership.isStale():
                 membership.leaseTable.release(leaseIndex)
-                if lifetime is Lifetime.LAST_CLOSE or not membership.rows.isLive(row, incarnation):
+                if description.lifetime is Lifetime.LAST_CLOSE or not membership.rows.isLive(row, incarnation):
                     self._released.append((row, incarnation))
                     membership.kick()
 
-        memory = Memory(source, leaseIndex, onGone, membership.device)
+        memory = Memory(source, leaseIndex, onGone, membership.device, description.access is not Access.READ_ONLY)
         self._memories[row, incarnation] = memory
         return memory
 
@@ -296,6 +300,10 @@ class Holdings:
             from muninn.api import lending
 
             lending.awaitImporters(self.lent, self.membership.settings.devices.ipcGraceMs)
+        device = self.membership.device
+        if device is not None and any(memory.isBorrowed() for memory in list(self._memories.values())):
+            # Whose memory it is takes it back when our leases are gone.
+            device.awaitWork(self.membership.settings.devices.ipcGraceMs / 1000)
         table = self.membership.leaseTable
         with self.membership.leaseLock:
             memories = list(self._memories.items())

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("muninn.member")
 _LOOK_SECONDS = 0.005
+_WORK_SECONDS = 60.0
 
 
 def shareDevice(value: Any, copy: bool, renewal: Renew, *, mode: str | None, preferredGpu: int | None, **keywords: Any) -> MuninnBuffer:
@@ -66,7 +67,7 @@ def _described(device: Device, value: Any) -> tuple[ForeignArray, int]:
     """What the array says of itself, checked, with its GPU; what its stream was given is done."""
     if device.backend == "host":
         raise _unreachable(device, value)  # and nothing is asked of it: it is on a GPU that this back-end does not have
-    source = describeArray(value)
+    source = describeArray(value, device.onGpu)
     if source.strides is not None:
         raise InvalidArgument(f"the array of shape {source.shape} is not C-contiguous", "Share a contiguous copy of it")
     if 0 in source.shape:
@@ -74,7 +75,10 @@ def _described(device: Device, value: Any) -> tuple[ForeignArray, int]:
     gpu = device.gpuOf(source.address)
     if gpu is None:
         raise _unreachable(device, value)
-    device.asStream(source.stream, gpu).synchronize()
+    if source.isOrdered:
+        device.asStream(source.stream, gpu).synchronize()
+    elif not device.awaitWork(_WORK_SECONDS):
+        raise TimeoutError(f"a {type(value).__name__} does not say which stream writes it, and work is pending after {_WORK_SECONDS:.0f} s")
     return source, gpu
 
 

@@ -6,6 +6,7 @@ lasts as long as the mapping. VRAM is reached by kernels as it is, and by the CP
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from muninn.control import atomics
+from muninn.control.segments import Mapping
 from muninn.devices.port import Allocation
 from muninn.errors import NotHostVisible
 
@@ -31,6 +33,7 @@ class Bytes(Protocol):
     @property
     def writable(self) -> bool: ...
     def close(self) -> None: ...
+    def closeThen(self, closed: Callable[[], object]) -> None: ...
 
 
 class NoBytes:
@@ -42,6 +45,9 @@ class NoBytes:
     def close(self) -> None:
         """Nothing to close."""
 
+    def closeThen(self, closed: Callable[[], object]) -> None:
+        closed()
+
 
 class Memory:
     """Mapped memory and the lease that covers it; both go when the last holding *and* the last array on it are gone.
@@ -50,12 +56,20 @@ class Memory:
     ----------
     isHostVisible
         Whether the CPU may use its address.
+
+    Parameters
+    ----------
+    mayBeWritten
+        Whether the buffer allows writing to anybody.
     """
 
-    __slots__ = ("__weakref__", "_mapped", "_mapping", "device", "isHostVisible", "leaseIndex", "source")
+    __slots__ = ("__weakref__", "_mapped", "_mapping", "device", "isHostVisible", "leaseIndex", "mayBeWritten", "source")
 
-    def __init__(self, source: Bytes, leaseIndex: int, onGone: Callable[[], None], device: Device | None = None) -> None:
+    def __init__(
+        self, source: Bytes, leaseIndex: int, onGone: Callable[[], None], device: Device | None = None, mayBeWritten: bool = True
+    ) -> None:
         self.source = source
+        self.mayBeWritten = mayBeWritten
         self.leaseIndex = leaseIndex
         self.device = device
         self.isHostVisible = not isinstance(source, Allocation) or source.isHostVisible
@@ -106,8 +120,11 @@ class Memory:
 
     # --- kernels -----------------------------------------------------------------------------------------------------
 
-    def devicePointer(self, device: Device, writable: bool, progress: Callable[[int], None] | None = None) -> int:
+    def devicePointer(self, device: Device, progress: Callable[[int], None] | None = None) -> int:
         """Where kernels of all GPUs find it; host memory is registered for that at the first call. It never changes.
+
+        It is registered for writing wherever the buffer allows that, whatever this process may: a registration for reading would have to
+        be taken from under the kernels that use it, when somebody here opens the buffer for writing.
 
         Raises
         ------
@@ -116,18 +133,18 @@ class Memory:
         if isinstance(self.source, Allocation):
             return self.source.address
         with self._mapping:
-            if self._mapped and writable and not self._mapped[0].writable:
-                self._remap()
             if not self._mapped:
-                isWritable = writable or self.source.writable
-                self._mapped.append(device.registerHost(self.source.address, self.source.sizeBytes, isWritable, progress))
+                source, isWritable = self.source, self.source.writable
+                with contextlib.ExitStack() as meanwhile:
+                    if self.mayBeWritten and isinstance(source, Mapping):
+                        meanwhile.enter_context(source.writableMeanwhile())
+                        isWritable = True
+                    self._mapped.append(device.registerHost(source.address, source.sizeBytes, isWritable, progress))
             return self._mapped[0].devicePointer
 
-    def _remap(self) -> None:
-        """Give up a registration for reading, so that one for writing can come. Its address is the same."""
-        closed = threading.Event()
-        self._mapped.pop().closeThen(closed.set)
-        closed.wait()  # bounded by the work that the GPUs were given before
+    def isBorrowed(self) -> bool:
+        """Whether it is memory of another process, which that one takes back."""
+        return isinstance(self.source, Allocation) and self.source.transport == "cudaIpc" and not self.source.isOwned
 
     def isMapped(self) -> bool:
         """Whether kernels of real GPUs reach it now."""
@@ -162,8 +179,7 @@ class _Exposed:
 
 def _gone(source: Bytes, mapped: list[Registration], onGone: Callable[[], None]) -> None:
     def close() -> None:
-        source.close()
-        onGone()
+        source.closeThen(onGone)
 
     if mapped:
         mapped.pop().closeThen(close)  # kernels may still use it

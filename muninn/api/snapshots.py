@@ -10,6 +10,7 @@ from muninn.api import fences
 from muninn.api.dtypes import dtypeOf
 from muninn.api.holdings import Holding
 from muninn.control import atomics, claims
+from muninn.control.generations import Streams
 from muninn.errors import InvalidArgument, WriterDied
 
 
@@ -23,12 +24,13 @@ def snapshot(holding: Holding, out: np.ndarray[Any, Any] | None, timeout: float)
             f"out has shape {out.shape} and dtype {out.dtype}, the buffer {shape} and {dtype}",
             "Pass a C-contiguous, writable array of the same shape and dtype",
         )
-    fences.holdBack(holding, None, writing=False, timeout=timeout)
     target, memory, sizeBytes = out.__array_interface__["data"][0], holding.memory, holding.description.sizeBytes
+    streams = Streams(holding.tickets.last, lambda seconds: fences.holdBack(holding, None, writing=False, timeout=seconds))
     if memory.isHostVisible:
-        copied = holding.generation.copy(memory.source.address, target, sizeBytes, timeout, lambda: writerIsDead(holding))
+        address = memory.source.address
+        copied = holding.generation.copy(address, target, sizeBytes, timeout, lambda: writerIsDead(holding), streams)
     else:
-        copied = holding.generation.copyBy(lambda: memory.copyOut(target, sizeBytes), timeout, lambda: writerIsDead(holding))
+        copied = holding.generation.copyBy(lambda: memory.copyOut(target, sizeBytes), timeout, lambda: writerIsDead(holding), streams)
     if copied is None:
         raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
     return out

@@ -43,7 +43,7 @@ def deviceArray(memory: Memory, offset: int, shape: tuple[int, ...], dtype: np.d
     if device.backend == "host":
         sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         return memory.array(sizeBytes, offset, writable).view(dtype).reshape(shape)
-    address = memory.devicePointer(device, writable) + offset
+    address = memory.devicePointer(device) + offset
     return _numba().on(home, Exposed(memory, address, shape, dtype, writable))
 
 

@@ -86,7 +86,10 @@ class Catalog:
         self._uncount(row)
 
     def admit(self, tenant: str, mode: Mode, gpu: int, sizeBytes: int, gpuCapacityBytes: int) -> None:
-        """Whether these bytes may be added; `QuotaExceeded` names the limit that forbids it."""
+        """Whether these bytes may be added; `QuotaExceeded` names the limit that forbids it.
+
+        A GPU of capacity 0 is one whose driver keeps the books.
+        """
         limits = self._limits
         big = mode is Mode.BIG
         cap, quota = (limits.bigModeMaxBytes, limits.pinnedHostQuota) if big else (limits.fastModeMaxBytes, limits.vramQuota)
@@ -95,7 +98,7 @@ class Catalog:
         )
         self._compare(f"{mode} of this domain", self._sums[mode,], sizeBytes, cap, keys[0])
         self._compare(f"{mode} of tenant {tenant!r}", self._sums[mode, tenant], sizeBytes, quota, keys[1])
-        if not big:
+        if not big and gpuCapacityBytes:
             self._compare(f"VRAM of GPU {gpu}", self._sums[gpu,], sizeBytes, gpuCapacityBytes, "devices.hostGpuBytes")
 
     @staticmethod

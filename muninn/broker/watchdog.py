@@ -145,9 +145,8 @@ class Watchdog:
         first, indices = self._block.rowAddress(0) + layout.ROW_TICKETS_OFFSET, atomics.indexBuffer(count)
         pending: set[int] = set()
         for position in range(layout.TICKET_RING):
-            for word in Tickets.pendingWords(key):
-                found = atomics.scan64(first + position * 8, layout.ROW_BYTES, count, 0xFFFFFFFF, word, indices, count)
-                pending.update(indices[: min(found, count)])
+            found = atomics.scan64(first + position * 8, layout.ROW_BYTES, count, *Tickets.openOf(key), indices, count)
+            pending.update(indices[: min(found, count)])
         return pending
 
     def close(self) -> None:

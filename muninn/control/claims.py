@@ -74,6 +74,21 @@ def acquire(address: int, key: MemberKey, isDead: Callable[[int, int], bool], ti
             atomics.futexWait32(address, word | _CONTENDED, remainingNs)
 
 
+def awaitRelease(address: int, isDead: Callable[[int, int], bool], timeout: float | None) -> bool:
+    """Wait until nobody who lives owns the claim, without wanting it; False when somebody still does after `timeout` seconds."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        word = int(atomics.loadAcquire32(address))
+        owner = ownerOf(word)
+        if owner is None or isDead(*owner):
+            return True
+        remainingNs = _CHECK_NS if deadline is None else min(_CHECK_NS, int((deadline - time.monotonic()) * 1e9))
+        if remainingNs <= 0:
+            return False
+        if word & _CONTENDED or atomics.casSeqCst32(address, word, word | _CONTENDED) == word:
+            atomics.futexWait32(address, word | _CONTENDED, remainingNs)
+
+
 def release(address: int) -> None:
     """Give the claim up and wake who waits."""
     # SYNC claim: pairs with acquire.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from muninn.control import atomics, layout
 
@@ -20,6 +21,25 @@ _CHECK_NS = 200_000_000
 #: How long a waiter looks at the word before it sleeps: about what a sleep and a wake-up cost, so a prompt answer costs no system
 #: call and a late one at most twice. Nothing on a single processor, where the writer could not run meanwhile.
 _SPIN_NS = 60_000 if len(os.sched_getaffinity(0)) > 1 else 0
+
+
+class Streams(NamedTuple):
+    """What kernels write of a buffer, as the reader of a generation has to know it.
+
+    Attributes
+    ----------
+    last
+        The last fence that any stream was given; 0: there never was one.
+    settle
+        Waits until no stream writes what was published so far, at most so many seconds: `TimeoutError`.
+    """
+
+    last: Callable[[], int]
+    settle: Callable[[float], object]
+
+
+#: Of memory that only CPUs write.
+NO_STREAMS = Streams(lambda: 0, lambda seconds: None)
 
 
 class Generation:
@@ -54,37 +74,58 @@ class Generation:
         """Make waiters look again: the writer has died, or one of them is to stop."""
         atomics.futexWake32(self._word, _FUTEX_ALL)
 
-    def copy(self, source: int, target: int, sizeBytes: int, timeout: float, writerIsDead: Callable[[], bool]) -> int | None:
+    def copy(
+        self,
+        source: int,
+        target: int,
+        sizeBytes: int,
+        timeout: float,
+        writerIsDead: Callable[[], bool],
+        streams: Streams = NO_STREAMS,
+    ) -> int | None:
         """Copy `sizeBytes` of one generation, never torn, to private memory; returns the generation.
 
         None when a writer died half way, and `TimeoutError` when writers never leave room for a whole copy within `timeout` seconds.
         """
-        deadline = time.monotonic() + timeout
-        while (result := int(atomics.seqRead(self._word, source, target, sizeBytes, _COPY_ATTEMPTS))) < 0:
-            value = self.value()
-            if value & 1 and writerIsDead() and self.value() == value:
-                return None
-            if (remaining := deadline - time.monotonic()) <= 0:
-                raise TimeoutError(
-                    f"no whole copy of {sizeBytes} bytes within {timeout} s: the buffer is written without a pause ({result})"
-                )
-            if value & 1:
-                atomics.futexWait32(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(remaining * 1e9)))
-        return result
 
-    def copyBy(self, copy: Callable[[], None], timeout: float, writerIsDead: Callable[[], bool]) -> int | None:
+        def attempt() -> int:
+            return int(atomics.seqRead(self._word, source, target, sizeBytes, _COPY_ATTEMPTS))
+
+        return self._copied(attempt, f"of {sizeBytes} bytes ", timeout, writerIsDead, streams)
+
+    def copyBy(
+        self, copy: Callable[[], None], timeout: float, writerIsDead: Callable[[], bool], streams: Streams = NO_STREAMS
+    ) -> int | None:
         """`copy` for memory that the CPU does not reach: `copy` copies all of it, and is called again if somebody wrote meanwhile."""
+
+        def attempt() -> int:
+            value = self.value()
+            if value & 1:
+                return -1
+            copy()
+            return value if self.value() == value else -1
+
+        return self._copied(attempt, "", timeout, writerIsDead, streams)
+
+    def _copied(
+        self, attempt: Callable[[], int], what: str, timeout: float, writerIsDead: Callable[[], bool], streams: Streams
+    ) -> int | None:
         deadline = time.monotonic() + timeout
         while True:
             value = self.value()
-            if not value & 1:
-                copy()
-                if self.value() == value:
-                    return value
-            elif writerIsDead() and self.value() == value:
-                return None
+            if value & 1:
+                if writerIsDead() and self.value() == value:
+                    return None
+            else:
+                # A publication may come before the kernels that it announces are done. Their ticket was there before it.
+                last = streams.last()
+                if last:
+                    streams.settle(max(0.0, deadline - time.monotonic()))
+                result = attempt()
+                if result == value or (result >= 0 and streams.last() == last):
+                    return result
             if (remaining := deadline - time.monotonic()) <= 0:
-                raise TimeoutError(f"no whole copy within {timeout} s: the buffer is written without a pause")
+                raise TimeoutError(f"no whole copy {what}within {timeout} s: the buffer is written without a pause")
             if value & 1:
                 atomics.futexWait32(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(remaining * 1e9)))
 

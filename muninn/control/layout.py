@@ -11,9 +11,9 @@ written by every member of the domain (who writes which word: the owner lines be
     ├──────────────────────────────┤ Geometry.indexOffset
     │ name index                   │ indexSlots x 8 B: {hash, incarnation, row}, a hint
     ├──────────────────────────────┤ Geometry.rowsOffset         (grown in chunks of ROW_CHUNK rows: `rowsReady`)
-    │ buffer rows                  │ maxBuffers x 640 B: state, description, generation, claim, tickets, handle
+    │ buffer rows                  │ maxBuffers x 832 B: state, description, generation, claim, tickets, handle
     ├──────────────────────────────┤ Geometry.fencesOffset       (grown with the rows)
-    │ fence words                  │ maxBuffers x 64 B: what GPUs write and wait for
+    │ fence words                  │ maxBuffers x 256 B: what GPUs write and wait for
     ├──────────────────────────────┤ Geometry.areasOffset        (grown when a member joins)
     │ member areas                 │ maxMembers x maxLeases x 16 B: lease slots {hold, expiry}
     └──────────────────────────────┘ Geometry.totalBytes
@@ -33,7 +33,7 @@ from muninn.errors import ControlBlockInvalid
 
 MAGIC = b"MUNINN\x00\x01"
 #: Changes with any change of this file; members of different versions refuse each other by MNN-0019.
-VERSION = 2
+VERSION = 3
 PAGE_BYTES = 4096
 CACHE_LINE_BYTES = 64
 
@@ -134,9 +134,13 @@ ROW_CLAIM_OFFSET = ROW_GENERATION_OFFSET + 8  # u32
 # owner: members, fetch-add. A stale read costs one more wait.
 ROW_TICKET_WAKE_OFFSET = ROW_CLAIM_OFFSET + 4  # u32, changes whenever a ticket completes
 ROW_TICKET_NEXT_OFFSET = ROW_TICKET_WAKE_OFFSET + 4  # u64, last ticket issued
-# owner: the signalling member, CAS; the broker poisons those of the dead. {ticket:32 | slot generation:16 | slot+1:12 | status:4}
+# owner: readers, fetch-add, whenever a reader's turn begins or ends; 0: there never was one. Writers futex-wait on it. A stale read costs
+# one more look at the leases.
+ROW_READERS_OFFSET = ROW_TICKET_NEXT_OFFSET + 8  # u32
+# owner: the signalling member, CAS; anyone completes a sure one that a GPU has reached; the broker poisons those of the dead.
+# {low half of the ticket:32 | slot generation:16 | slot:12 | status:4}
 ROW_TICKETS_OFFSET = 448  # TICKET_RING x u64
-TICKET_RING = 8
+TICKET_RING = 32
 # owner: the creator while CREATING, nobody after. What an importer of device memory needs beside, or instead of, a descriptor.
 ROW_HANDLE_OFFSET = ROW_TICKETS_OFFSET + TICKET_RING * 8  # 128 B, as the device back-end made it, zero padded
 MAX_HANDLE_BYTES = 128
@@ -146,10 +150,14 @@ ROW_FREE, ROW_CREATING, ROW_LIVE, ROW_PROBING, ROW_DYING, ROW_DEAD = 0, 1, 2, 3,
 ROW_KIND_ARRAY, ROW_KIND_BUNDLE, ROW_KIND_LOCK = 0, 1, 2
 ROW_FLAG_LAZY = 1
 #: A ticket promises that work is over. What somebody signals is PENDING, then DONE, or POISONED when its member died before. A writer's
-#: turn is WRITING, then WRITTEN, or TORN; a reader's is READING, then READ in any case: who reads leaves nothing half done.
-TICKET_PENDING, TICKET_DONE, TICKET_POISONED = 1, 2, 3
-TICKET_READING, TICKET_READ = 4, 5
-TICKET_WRITING, TICKET_WRITTEN, TICKET_TORN = 6, 7, 8
+#: turn is WRITING, then WRITTEN, or TORN; a reader's is READING, then READ in any case: who reads leaves nothing half done. A ticket is
+#: sure when the GPU's word alone says that it is over: no part of the host could still make it a failure. Whose work is not over has
+#: bit 3; of those, bit 0 says that it is sure, and bits 2 and 1 whose it is.
+TICKET_DONE, TICKET_POISONED, TICKET_READ, TICKET_WRITTEN, TICKET_TORN = 1, 2, 3, 4, 5
+TICKET_PENDING, TICKET_PENDING_SURE = 8, 9
+TICKET_READING = 11
+TICKET_WRITING, TICKET_WRITING_SURE = 12, 13
+TICKET_OPEN_BIT, TICKET_SURE_BIT, TICKET_TURN_MASK = 8, 1, 14
 
 # --- fence words -------------------------------------------------------------------------------------------------------
 # owner: the signaller of the slot's pending ticket, by its GPU or its CPU; the broker raises those of the dead. They only grow, while
@@ -161,8 +169,11 @@ FENCE_BYTES = TICKET_RING * 8  # TICKET_RING x u64, the last ticket of that slot
 # owner: the member, exchange; the broker CASes the revocation. {incarnation:24 | slot generation:12 | reason:8 | row+1:20}; 0: not held.
 # The generation keeps a deposed broker, that still clears the slots of a dead member, off those of its slot's next member.
 LEASE_HOLD_OFFSET = 0  # u64
-# owner: the member. Monotonic ms at which the lease expires. A stale read costs an early or late refusal by the holder itself.
+# owner: the member, CAS. {reading:1 | expiry:63}: the monotonic ms at which the lease expires, and whether the holder is inside a reader's
+# turn. A stale expiry costs an early or late refusal by the holder itself. `reading` is set before the writer's claim is looked at, and
+# read after the claim was taken.
 LEASE_EXPIRY_OFFSET = LEASE_HOLD_OFFSET + 8  # u64
+LEASE_READING_SHIFT = 63
 LEASE_BYTES = 16
 
 MAX_MEMBERS_LIMIT = (1 << 12) - 2
@@ -235,7 +246,7 @@ assert MEMBER_LEASE_HIGH_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
 assert MEMBER_PROGRAM_OFFSET + MEMBER_PROGRAM_BYTES <= MEMBER_BYTES
 assert ROW_TRANSPORT_OFFSET + 1 <= ROW_SHAPE_OFFSET
 assert ROW_NAME_OFFSET + MAX_NAME_BYTES <= ROW_GENERATION_OFFSET
-assert ROW_TICKET_NEXT_OFFSET + 8 <= ROW_TICKETS_OFFSET
+assert ROW_READERS_OFFSET + 4 <= ROW_TICKETS_OFFSET
 assert ROW_BYTES % CACHE_LINE_BYTES == 0 and ROW_CHUNK * ROW_BYTES % PAGE_BYTES == 0
 assert ROW_CHUNK * FENCE_BYTES % PAGE_BYTES == 0
-assert ROW_TICKET_NEXT_OFFSET % 8 == 0 and MEMBER_START_TIME_OFFSET % 8 == 0
+assert ROW_TICKET_NEXT_OFFSET % 8 == 0 and ROW_READERS_OFFSET % 4 == 0 and MEMBER_START_TIME_OFFSET % 8 == 0

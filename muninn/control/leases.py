@@ -4,6 +4,9 @@ Each member has an area of lease slots that only it fills. A refcount is a scan 
 instruction leaves nothing that is not its own and can be found. Words are {hold, expiry}. The holder exchanges `hold`; the broker
 may CAS a revocation reason into it, and clears the slots of a member that is proven dead. An expired or revoked lease refuses new
 operations; the memory stays until the holder lets go or dies.
+
+Beside the expiry stands whether the holder is inside a reader's turn: who writes waits until nobody is (`readersOf`), and a reader that
+died is none, once its lease is cleared.
 """
 
 from __future__ import annotations
@@ -19,6 +22,11 @@ _ROW_MASK = 0xFFFFF
 _REASON_SHIFT, _REASON_MASK = 20, 0xFF
 _GENERATION_SHIFT, _GENERATION_MASK = 28, 0xFFF
 _INCARNATION_SHIFT, _INCARNATION_MASK = 40, 0xFFFFFF
+
+_READING = 1 << layout.LEASE_READING_SHIFT
+_EXPIRY_MASK = _READING - 1
+#: A process has one lease on a buffer, and for a moment perhaps another that it gives back.
+_READERS_AT_ONCE = 8
 
 #: Why a lease was revoked; the position is what the word stores.
 REVOCATION_REASONS = ("", "evicted", "drained", "lifetimeEnded", "quota", "ownerDied")
@@ -80,11 +88,22 @@ class LeaseTable:
     def renew(self, index: int, ttlMs: int) -> int:
         """Move the expiry `ttlMs` from now; returns it."""
         expiryMs = monotonicMs() + ttlMs
-        atomics.storeRelease64(self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET, expiryMs)
+        self._changeExpiry(index, _READING, expiryMs)
         return expiryMs
 
+    def setReading(self, index: int, isReading: bool) -> None:
+        """Say whether this process is inside a reader's turn. The caller looks at the writer's claim *afterwards*."""
+        # SYNC reading: pairs with readersOf in a writer that has the claim. Reading first and claim second here, the other way round there.
+        self._changeExpiry(index, _EXPIRY_MASK, _READING if isReading else 0)
+
+    def _changeExpiry(self, index: int, kept: int, changed: int) -> None:
+        address = self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET
+        # Bounded: only threads of this process change it.
+        while atomics.casSeqCst64(address, word := int(atomics.loadAcquire64(address)), word & kept | changed) != word:
+            pass
+
     def expiryMs(self, index: int) -> int:
-        return int(atomics.loadAcquire64(self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET))
+        return int(atomics.loadAcquire64(self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET)) & _EXPIRY_MASK
 
     def revocation(self, index: int) -> str:
         """Why the broker revoked the lease, or an empty string."""
@@ -117,6 +136,20 @@ def countHolds(block: ControlBlock, members: MemberTable, row: int, incarnation:
     return total
 
 
+def readersOf(block: ControlBlock, members: MemberTable, row: int, incarnation: int) -> bool:
+    """Whether any holder of (row, incarnation) is inside a reader's turn."""
+    mask, value = _ROW_MASK | _INCARNATION_MASK << _INCARNATION_SHIFT, row + 1 | incarnation << _INCARNATION_SHIFT
+    indices = atomics.indexBuffer(_READERS_AT_ONCE)
+    for slot in members.occupied():
+        first = block.areaAddress(slot)
+        high = members.leaseHigh(slot)
+        found = atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, indices, _READERS_AT_ONCE) if high else 0
+        for index in indices[: min(found, _READERS_AT_ONCE)]:
+            if atomics.loadSeqCst64(first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET) & _READING:
+                return True
+    return False
+
+
 def holdsOf(block: ControlBlock, members: MemberTable, slot: int, row: int | None = None) -> list[Hold]:
     """The leases in one member's area, all or those on `row`."""
     high = members.leaseHigh(slot)
@@ -132,7 +165,7 @@ def holdsOf(block: ControlBlock, members: MemberTable, slot: int, row: int | Non
         held = (word & _ROW_MASK) - 1
         if held < 0 or row not in (None, held):
             continue
-        expiryMs = int(atomics.loadAcquire64(address + layout.LEASE_EXPIRY_OFFSET))
+        expiryMs = int(atomics.loadAcquire64(address + layout.LEASE_EXPIRY_OFFSET)) & _EXPIRY_MASK
         reason = reasonName(word >> _REASON_SHIFT & _REASON_MASK)
         holds.append(Hold(slot, index, held, word >> _INCARNATION_SHIFT, reason, expiryMs))
     return holds

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import posix_ipc
 
@@ -50,25 +50,44 @@ class Mapping:
         Whether this process may write them; `allowWriting` may make it so later, in place.
     """
 
-    __slots__ = ("address", "sizeBytes", "writable")
+    __slots__ = ("_protecting", "address", "sizeBytes", "writable")
 
     def __init__(self, fd: int, sizeBytes: int, writable: bool) -> None:
         alignment = HUGE_PAGE_BYTES if sizeBytes >= HUGE_PAGE_BYTES else 0
         self.address = atomics.mapped(fd, sizeBytes, writable=writable, alignment=alignment)
         self.sizeBytes = sizeBytes
         self.writable = writable
+        self._protecting = threading.Lock()
 
     def allowWriting(self) -> None:
         """Make a read-only mapping writable, where it is."""
-        if not self.writable:
-            atomics.checked(atomics.protect(self.address, self.sizeBytes, 1), "mprotect")
-            self.writable = True
+        with self._protecting:
+            if not self.writable:
+                atomics.checked(atomics.protect(self.address, self.sizeBytes, 1), "mprotect")
+                self.writable = True
+
+    @contextlib.contextmanager
+    def writableMeanwhile(self) -> Iterator[None]:
+        """For what asks how it is mapped, once: a driver that is to let kernels write. The CPU may not, afterwards as before."""
+        with self._protecting:
+            if not self.writable:
+                atomics.checked(atomics.protect(self.address, self.sizeBytes, 1), "mprotect")
+            try:
+                yield
+            finally:
+                if not self.writable:
+                    atomics.checked(atomics.protect(self.address, self.sizeBytes, 0), "mprotect")
 
     def close(self) -> None:
         """Unmap. The address must not be used afterwards; a second call does nothing."""
         if self.address:
             address, self.address = self.address, 0
             atomics.unmap(address, self.sizeBytes)
+
+    def closeThen(self, closed: Callable[[], object]) -> None:
+        """Unmap, and say so."""
+        self.close()
+        closed()
 
 
 def create(places: Places, row: int, incarnation: int, sizeBytes: int) -> int:

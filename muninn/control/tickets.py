@@ -1,13 +1,15 @@
 """Tickets: the fences of a buffer, as a ring of words.
 
 `issue` reserves a ticket and its ring slot in the signalling member's name; `complete` says that everything before it in the stream
-is done. The ring is small: a slot whose older ticket is still pending makes `issue` wait, so a waiter that finds its slot
+is done. The ring is small: a slot whose older ticket is still pending makes the next one wait, so a waiter that finds its slot
 overwritten knows that its ticket is done. The tickets of a dead member are poisoned by the broker, and waiters wake with an error
 instead of hanging.
 
 Beside each ring slot stands a fence word, for GPUs: the last ticket of that slot whose work is over. The signaller's GPU may write it
-from its stream, and a waiter's GPU may wait for it to reach its ticket, without a CPU between them. It says "go on" and no more;
-whether the work came to something is what the ticket says.
+from its stream, and a waiter's GPU may wait for it to reach its ticket, without a CPU between them. It says "go on", and of a ticket
+that is *sure* also that the work came to something: then whoever looks completes it, should the signaller's CPU stand still.
+
+Tickets are numbers of 64 bits, of which a ring slot keeps the lower half: the other half is the one that is nearest to `last`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ _CHECK_NS = 200_000_000
 _STATUS_MASK = 0xF
 _SLOT_SHIFT, _SLOT_MASK = 4, 0xFFF
 _GENERATION_SHIFT, _GENERATION_MASK = 16, 0xFFFF
-_TICKET_SHIFT = 32
+_TICKET_SHIFT, _TICKET_MASK = 32, 0xFFFFFFFF
+_HALF = 1 << 31
+#: Of the low half of a slot: whose it is, and that its work is not over.
+_OPEN_MASK = 0xFFFFFFF0 | layout.TICKET_OPEN_BIT
 
 
 class _Ends(NamedTuple):
@@ -33,13 +38,15 @@ class _Ends(NamedTuple):
     poisoned: int
 
 
-#: By what it is before.
+#: By what it is before, be it sure or not.
 _ENDS = {
     layout.TICKET_PENDING: _Ends(layout.TICKET_DONE, layout.TICKET_POISONED),
+    layout.TICKET_PENDING_SURE: _Ends(layout.TICKET_DONE, layout.TICKET_POISONED),
     layout.TICKET_READING: _Ends(layout.TICKET_READ, layout.TICKET_READ),
     layout.TICKET_WRITING: _Ends(layout.TICKET_WRITTEN, layout.TICKET_TORN),
+    layout.TICKET_WRITING_SURE: _Ends(layout.TICKET_WRITTEN, layout.TICKET_TORN),
 }
-_OF_WRITERS = (layout.TICKET_WRITING, layout.TICKET_WRITTEN, layout.TICKET_TORN)
+_OF_WRITERS = (layout.TICKET_WRITING, layout.TICKET_WRITING_SURE, layout.TICKET_WRITTEN, layout.TICKET_TORN)
 #: To who only wants to know whether it is over, all kinds are one.
 _SIMPLY = dict.fromkeys(_ENDS, layout.TICKET_PENDING)
 _SIMPLY |= {ends.poisoned: layout.TICKET_POISONED for ends in _ENDS.values()}
@@ -61,43 +68,63 @@ class Tickets:
         """The last ticket that was issued; 0: none."""
         return int(atomics.loadAcquire64(self._next))
 
-    def issue(self, key: MemberKey, timeout: float, status: int = layout.TICKET_PENDING) -> int | None:
-        """Reserve the next ticket, PENDING, READING or WRITING; None when the ring's oldest is still pending after `timeout` seconds."""
-        deadline = time.monotonic() + timeout
+    # --- who signals -------------------------------------------------------------------------------------------------
+
+    def issue(self, key: MemberKey, status: int = layout.TICKET_PENDING) -> int | None:
+        """Reserve the next ticket, PENDING, READING or WRITING; None when the ring's oldest is still pending (`awaitRoom`)."""
         while True:
-            ticket = int(atomics.loadAcquire64(self._next)) + 1
+            ticket = self.last() + 1
             address = self._slot(ticket)
-            wake = atomics.loadAcquire32(self._wake)
-            word = int(atomics.loadAcquire64(address))
-            if word >> _TICKET_SHIFT >= ticket:
-                # Somebody reserved this ticket and has not moved `next` on: do it for it, and try the next one.
+            word = self._seen(address)
+            if _isIn(word, ticket) or _isBehind(ticket, word):
+                # Somebody reserved this ticket, or later ones, and has not moved `next` on: do it for it, and try the next one.
                 atomics.casSeqCst64(self._next, ticket - 1, ticket)
-            elif word & _STATUS_MASK not in _ENDS:
-                # SYNC ticket: pairs with state(); the slot names its member before `next` shows the ticket.
-                if atomics.casSeqCst64(address, word, _ticketWord(ticket, key, status)) == word:
-                    atomics.casSeqCst64(self._next, ticket - 1, ticket)
-                    return ticket
-            elif (remaining := deadline - time.monotonic()) > 0:
-                atomics.futexWait32(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
-            else:
+            elif word & layout.TICKET_OPEN_BIT:
                 return None
+            # SYNC ticket: pairs with state(); the slot names its member before `next` shows the ticket.
+            elif atomics.casSeqCst64(address, word, _ticketWord(ticket, key, status)) == word:
+                atomics.casSeqCst64(self._next, ticket - 1, ticket)
+                return ticket
+
+    def awaitRoom(self, seconds: float) -> bool:
+        """Wait until the ring has room for another ticket; False when it has none after so long."""
+        deadline = time.monotonic() + seconds
+        while True:
+            wake, ticket = atomics.loadAcquire32(self._wake), self.last() + 1
+            word = self._seen(self._slot(ticket))
+            if not word & layout.TICKET_OPEN_BIT or _isIn(word, ticket) or _isBehind(ticket, word):
+                return True
+            if (remaining := deadline - time.monotonic()) <= 0:
+                return False
+            atomics.futexWait32(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
+
+    def makeSure(self, ticket: int, key: MemberKey) -> None:
+        """From now on the GPU's word alone says that the ticket is done."""
+        address = self._slot(ticket)
+        word = int(atomics.loadAcquire64(address))
+        if _isIn(word, ticket) and word & _OPEN_MASK == _ofMember(key):
+            atomics.casSeqCst64(address, word, word | layout.TICKET_SURE_BIT)
 
     def complete(self, ticket: int, key: MemberKey, status: int = layout.TICKET_DONE) -> None:
         """Pending → done, or poisoned if `status` says so, each as the ticket's kind has it; and wake who waits, GPUs too."""
-        word = int(atomics.loadAcquire64(self._slot(ticket)))
-        before = next((kind for kind in _ENDS if word == _ticketWord(ticket, key, kind)), layout.TICKET_PENDING)
-        after = _ENDS[before].done if status == layout.TICKET_DONE else _ENDS[before].poisoned
+        address = self._slot(ticket)
         if status == layout.TICKET_DONE:
             self._raiseFence(ticket)  # before the slot may become another's
-        # SYNC ticket: pairs with state(); what the stream wrote is visible before DONE.
-        atomics.casSeqCst64(self._slot(ticket), _ticketWord(ticket, key, before), _ticketWord(ticket, key, after))
+        while _isIn(word := int(atomics.loadAcquire64(address)), ticket) and word & _OPEN_MASK == _ofMember(key):
+            ends = _ENDS.get(word & _STATUS_MASK, _ENDS[layout.TICKET_PENDING])
+            after = ends.done if status == layout.TICKET_DONE else ends.poisoned
+            # SYNC ticket: pairs with state(); what the stream wrote is visible before DONE. Bounded: it is made sure once.
+            if atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | after) == word:
+                break
         self._raiseFence(ticket)  # a GPU that goes on because of a poisoned ticket can be told why already
         self._wakeAll()
 
+    # --- who waits ---------------------------------------------------------------------------------------------------
+
     def state(self, ticket: int) -> int:
         """PENDING, DONE or POISONED, whatever its kind. A slot that a later ticket has taken says that this one is DONE."""
-        word = int(atomics.loadAcquire64(self._slot(ticket)))
-        status = word & _STATUS_MASK if word >> _TICKET_SHIFT == ticket else layout.TICKET_DONE
+        word = self._seen(self._slot(ticket))
+        status = word & _STATUS_MASK if _isIn(word, ticket) else layout.TICKET_DONE
         return _SIMPLY.get(status, status)
 
     def await_(self, ticket: int, seconds: float) -> int:
@@ -113,47 +140,76 @@ class Tickets:
 
     def turns(self, *, reading: bool) -> list[int]:
         """The tickets of turns whose work is not over, oldest first: of those who write, and if `reading` of those who read."""
-        meant = (layout.TICKET_WRITING, layout.TICKET_READING) if reading else (layout.TICKET_WRITING,)
-        return sorted(word >> _TICKET_SHIFT for word in self._words() if word & _STATUS_MASK in meant)
+        found = self._matching(layout.TICKET_TURN_MASK, layout.TICKET_WRITING)
+        if reading:
+            found += self._matching(_STATUS_MASK, layout.TICKET_READING)
+        return sorted(self._whole(word) for word in map(self._seen, found) if word & layout.TICKET_OPEN_BIT)
 
     def torn(self) -> int | None:
         """The last writer's ticket, if it died before its work was done: the bytes are half written."""
-        last = max((word for word in self._words() if word & _STATUS_MASK in _OF_WRITERS), default=0)
-        return last >> _TICKET_SHIFT if last & _STATUS_MASK == layout.TICKET_TORN else None
-
-    def _words(self) -> list[int]:
-        return [int(atomics.loadAcquire64(self._ring + position * 8)) for position in range(layout.TICKET_RING)]
+        found = [int(atomics.loadAcquire64(address)) for status in _OF_WRITERS for address in self._matching(_STATUS_MASK, status)]
+        last = max(((self._whole(word), word & _STATUS_MASK) for word in found), default=(0, 0))
+        return last[0] if last[1] == layout.TICKET_TORN else None
 
     def fenceAddress(self, ticket: int) -> int:
         """Where the ticket's fence word is: once it has reached the ticket, a GPU may go on."""
         return self._fences + (ticket % layout.TICKET_RING) * 8
 
+    # --- who proves a death ------------------------------------------------------------------------------------------
+
     @staticmethod
-    def pendingWords(key: MemberKey) -> list[int]:
-        """The low halves of ring slots that hold a ticket of `key` whose work is not over."""
-        return [_ticketWord(0, key, status) for status in _ENDS]
+    def openOf(key: MemberKey) -> tuple[int, int]:
+        """(mask, value) of the ring slots that hold a ticket of `key` whose work is not over."""
+        return _OPEN_MASK, _ofMember(key)
 
     def poison(self, key: MemberKey) -> int:
         """Poison every pending ticket of a member that is proven dead; returns how many."""
-        poisoned, own = 0, self.pendingWords(key)
-        for position in range(layout.TICKET_RING):
-            address = self._ring + position * 8
-            word = int(atomics.loadAcquire64(address))
-            if word & 0xFFFFFFFF not in own:
+        poisoned = 0
+        for address in self._matching(*self.openOf(key)):
+            # Its GPU may have come to a fence that is sure, and its CPU never to saying so: that one is done.
+            word = self._seen(address)
+            if word & _OPEN_MASK != _ofMember(key):
                 continue
-            ticket, ends = word >> _TICKET_SHIFT, _ENDS[word & _STATUS_MASK]
-            # Its GPU may have come to the fence, and its CPU never to saying so.
-            isOver = int(atomics.loadAcquire64(self.fenceAddress(ticket))) >= ticket
-            end = ends.done if isOver else ends.poisoned
-            changed = atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | end) == word
-            poisoned += changed and end != ends.done
+            ends = _ENDS.get(word & _STATUS_MASK, _ENDS[layout.TICKET_PENDING])
+            changed = atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | ends.poisoned) == word
+            poisoned += changed and ends.poisoned != ends.done
             # A GPU's wait has no other end; whoever waits there asks for the ticket's state behind it.
-            self._raiseFence(ticket)
+            self._raiseFence(self._whole(word))
             self._wakeAll()
         return poisoned
 
+    # --- words -------------------------------------------------------------------------------------------------------
+
     def _slot(self, ticket: int) -> int:
         return self._ring + (ticket % layout.TICKET_RING) * 8
+
+    def _matching(self, mask: int, value: int) -> list[int]:
+        """The addresses of the slots that read so."""
+        indices = atomics.indexBuffer(layout.TICKET_RING)
+        found = atomics.scan64(self._ring, 8, layout.TICKET_RING, mask, value, indices, layout.TICKET_RING)
+        return [self._ring + 8 * index for index in indices[: min(found, layout.TICKET_RING)]]
+
+    def _whole(self, word: int) -> int:
+        """The ticket in a slot's word. It is at most one ahead of `last`, and not half of all tickets behind."""
+        last = self.last()
+        ahead = (word >> _TICKET_SHIFT) - last & _TICKET_MASK
+        return last + (ahead if ahead < _HALF else ahead - _TICKET_MASK - 1)
+
+    def _seen(self, address: int) -> int:
+        """A slot's word; a sure ticket that its GPU has come to is completed for it first."""
+        word = int(atomics.loadAcquire64(address))
+        ends = _ENDS.get(word & _STATUS_MASK)
+        if ends is None or not word & layout.TICKET_SURE_BIT:
+            return word
+        ticket = self._whole(word)
+        # SYNC fence: pairs with the GPU that writes the word (Device.recordFence); what its stream wrote is visible.
+        if int(atomics.loadAcquire64(self.fenceAddress(ticket))) < ticket:
+            return word
+        over = word & ~_STATUS_MASK | ends.done
+        before = int(atomics.casSeqCst64(address, word, over))
+        if before == word:
+            self._wakeAll()
+        return over if before == word else before
 
     def _raiseFence(self, ticket: int) -> None:
         """Fence word → `ticket`, unless a later one is over already."""
@@ -167,6 +223,20 @@ class Tickets:
         atomics.futexWake32(self._wake, _FUTEX_ALL)
 
 
+def _isIn(word: int, ticket: int) -> bool:
+    """Whether a slot's word is that ticket's."""
+    return word & _STATUS_MASK != 0 and word >> _TICKET_SHIFT == ticket & _TICKET_MASK
+
+
+def _isBehind(ticket: int, word: int) -> bool:
+    """Whether a slot's word is that of a later ticket."""
+    return word & _STATUS_MASK != 0 and 0 < ((word >> _TICKET_SHIFT) - ticket & _TICKET_MASK) < _HALF
+
+
+def _ofMember(key: MemberKey) -> int:
+    """What `_OPEN_MASK` leaves of a word of that member whose work is not over."""
+    return (key.generation & _GENERATION_MASK) << _GENERATION_SHIFT | (key.slot & _SLOT_MASK) << _SLOT_SHIFT | layout.TICKET_OPEN_BIT
+
+
 def _ticketWord(ticket: int, key: MemberKey, status: int) -> int:
-    generation = key.generation & _GENERATION_MASK
-    return ticket << _TICKET_SHIFT | generation << _GENERATION_SHIFT | (key.slot & _SLOT_MASK) << _SLOT_SHIFT | status
+    return (ticket & _TICKET_MASK) << _TICKET_SHIFT | _ofMember(key) | status

@@ -1,8 +1,9 @@
 """Arrays of other libraries in GPU memory, described alike, whichever of the two protocols they speak.
 
-`__cuda_array_interface__` (versions 0 to 3, https://nvidia.github.io/numba-cuda/user/cuda_array_interface.html) is asked first: it
-says which stream the memory must be waited for. `__dlpack__` is asked otherwise: there the producer orders its work before a stream
-that it is given. What the objects say was written by others; each field is checked, and no byte of the memory is touched.
+`__cuda_array_interface__` (versions 0 to 3, https://nvidia.github.io/numba-cuda/user/cuda_array_interface.html) is asked first: since its
+third version it says which stream the memory must be waited for. Where it does not (PyTorch's is of the second), `__dlpack__` is asked:
+there the producer orders its work before a stream that it is given, and refuses what its bytes alone do not say, such as a conjugate
+that was put off. What the objects say was written by others; each field is checked, and no byte of the memory is touched.
 
 Nothing here is shared between processes.
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +53,9 @@ class ForeignArray(NamedTuple):
         The handle of the stream that must be waited for before the memory is touched; None: there is nothing to wait for.
     deviceId
         The GPU, as CUDA counts in this process; None when the array does not say.
+    isOrdered
+        Whether waiting for `stream` is enough. Otherwise the array does not say what is under way, and all work of this process is
+        to be waited for.
     keepAlive
         Hold it for as long as the memory is used.
     """
@@ -62,6 +67,7 @@ class ForeignArray(NamedTuple):
     readOnly: bool
     stream: int | None
     deviceId: int | None
+    isOrdered: bool
     keepAlive: object
 
 
@@ -79,13 +85,15 @@ def isOnDevice(value: Any) -> bool:
         return False
 
 
-def describeArray(value: Any) -> ForeignArray:
+def describeArray(value: Any, onGpu: Callable[[int], AbstractContextManager[object]] = nullcontext) -> ForeignArray:
     """The array that an object stands for.
 
     Parameters
     ----------
     value
         Has `__cuda_array_interface__`, or `__dlpack__` and `__dlpack_device__`.
+    onGpu
+        Makes a GPU, by its index, the current one while the producer is asked: PyTorch exports tensors of the current one only.
 
     Returns
     -------
@@ -108,18 +116,29 @@ def describeArray(value: Any) -> ForeignArray:
     except TypeError:  # PyTorch: a dtype that has no typestr; DLPack may still have a word for it
         interface = None
     if interface is not None:
-        return _fromInterface(interface, value)
-    deviceType, _ = dlpack.deviceOf(value)
+        described = _fromInterface(interface, value)
+        if described.isOrdered or not hasattr(value, "__dlpack__"):
+            return described
+        try:
+            return _fromTensor(value, onGpu)
+        except InvalidDtype:
+            return described
+    return _fromTensor(value, onGpu)
+
+
+def _fromTensor(value: Any, onGpu: Callable[[int], AbstractContextManager[object]]) -> ForeignArray:
+    deviceType, deviceId = dlpack.deviceOf(value)
     if deviceType not in (dlpack.CUDA, dlpack.CUDA_MANAGED):
         where = "host memory" if deviceType in dlpack.HOST_DEVICES else f"memory of DLPack's device type {deviceType}"
         raise TypeError(f"{type(value).__name__} is in {where}, not on a CUDA device")
-    taken = dlpack.takeTensor(value, LEGACY_STREAM)
+    with onGpu(deviceId):
+        taken = dlpack.takeTensor(value, LEGACY_STREAM)
     if taken.deviceType != deviceType:
         raise TypeError(f"{type(value).__name__} states device type {deviceType} and exports memory of {taken.deviceType}")
     if taken.deviceId < 0:
         raise InvalidArgument(f"{type(value).__name__} is on GPU {taken.deviceId}, which can not be")
     return ForeignArray(
-        taken.address, taken.shape, taken.strides, taken.dtype, taken.readOnly, LEGACY_STREAM, taken.deviceId, keepAlive=taken
+        taken.address, taken.shape, taken.strides, taken.dtype, taken.readOnly, LEGACY_STREAM, taken.deviceId, True, keepAlive=taken
     )
 
 
@@ -214,7 +233,10 @@ def _fromInterface(interface: Any, value: object) -> ForeignArray:
         raise InvalidArgument(f"the array of shape {shape} has no memory")
     # Honoured whatever the version: it came with the third, and to wait is never wrong.
     stream = _streamOf(interface.get("stream"))
-    return ForeignArray(address, shape, dlpack.packedStrides(shape, strides, dtype.itemsize), dtype, readOnly, stream, None, value)
+    isOrdered = "stream" in interface
+    return ForeignArray(
+        address, shape, dlpack.packedStrides(shape, strides, dtype.itemsize), dtype, readOnly, stream, None, isOrdered, value
+    )
 
 
 def _dataOf(data: Any) -> tuple[int, bool]:

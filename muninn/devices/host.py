@@ -195,8 +195,9 @@ class HostDevice(Device):
             raise InvalidArgument(reason, "Use a stream of createStream, or None")
         return known
 
-    def recordFence(self, stream: object, onReached: OnReached, word: FenceWord | None = None) -> None:
+    def recordFence(self, stream: object, onReached: OnReached, word: FenceWord | None = None) -> bool:
         self._stream(stream).recordFence(onReached)
+        return False
 
     def delayStream(self, stream: object, ready: Ready, word: FenceWord | None = None) -> None:
         self._stream(stream).delay(ready)

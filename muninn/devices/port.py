@@ -16,17 +16,20 @@ one. A stream's work may begin before the submitting call has returned, and need
 is synchronous.
 
 *Failure.* A call that can know its failure raises it and has then changed nothing. What fails later, inside a stream, is kept by
-the stream: from then on its other work is not run, and `synchronize`, `query` and each submission raise that error again, as long
-as the stream is there. Bytes and integers that came from another process are checked before the driver sees them.
+the stream: from then on its other work is not run, and `synchronize`, `query`, `check` and each submission raise that error again, as
+long as the stream is there. A stream that is not ours, the default one or another library's, can not be made anew: of what fails in
+the host's part of it somebody is told once. Bytes and integers that came from another process are checked before the driver sees them.
 
 *Threads and forks.* Every method may be called by any thread. A child made by `fork` uses nothing of its parent's but host memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Self
 
 from muninn.errors import DeviceUnavailable
@@ -127,6 +130,11 @@ class Allocation(Closable):
         once closed, `IpcHandleMismatch` when this transport has no descriptors, and `DescriptorsExhausted`.
         """
 
+    def closeThen(self, closed: Callable[[], object]) -> None:
+        """Close, and call `closed` once, when this process can do nothing more to memory that is another's: now, or behind its work."""
+        self.close()
+        closed()
+
 
 class Registration(Closable):
     """Host memory that kernels may use.
@@ -155,10 +163,13 @@ class Stream(Closable):
         Where its work runs.
     handle
         The integer that `asStream` takes back for this stream; 0 for the default stream.
+    isSynchronous
+        Whether what it is given is done, and what it waits for is waited for, before the call returns.
     """
 
     gpu: int
     handle: int
+    isSynchronous = False
 
     @abstractmethod
     def submit(self, work: Callable[[], object]) -> None:
@@ -171,6 +182,10 @@ class Stream(Closable):
     @abstractmethod
     def query(self) -> bool:
         """Whether everything submitted has been done; raises the stream's error."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise what the host's part of the stream has failed with, without asking for its work."""
 
 
 class Device(ABC):
@@ -318,6 +333,17 @@ class Device(ABC):
     def workingGpu(self) -> int | None:
         """The GPU whose default stream is meant where nothing is named; None: no GPU can have been given work by this process."""
 
+    def onGpu(self, gpu: int) -> AbstractContextManager[object]:
+        """``with device.onGpu(gpu):`` makes it the GPU that other libraries take as this thread's current one.
+
+        Raises `DeviceUnavailable` where there is no such GPU.
+        """
+        return contextlib.nullcontext(self.requireGpu(gpu))
+
+    def awaitWork(self, seconds: float) -> bool:
+        """Wait until the GPUs have done what this process gave them so far; False when it takes longer than that."""
+        return True
+
     @abstractmethod
     def createStream(self, gpu: int) -> Stream:
         """A new stream, independent of all others, the default one included."""
@@ -325,6 +351,8 @@ class Device(ABC):
     @abstractmethod
     def asStream(self, stream: object, gpu: int = 0) -> Stream:
         """The stream that the caller means: None (the default stream of `gpu`), a `Stream`, an integer handle, or what another library has.
+
+        The handle of a default stream means that of `gpu` too, in the context that is this thread's, if that is one of `gpu`.
 
         Raises
         ------
@@ -335,8 +363,8 @@ class Device(ABC):
         """
 
     @abstractmethod
-    def recordFence(self, stream: object, onReached: OnReached, word: FenceWord | None = None) -> None:
-        """Mark a place in a stream.
+    def recordFence(self, stream: object, onReached: OnReached, word: FenceWord | None = None) -> bool:
+        """Mark a place in a stream; returns whether `word` is sure: once the GPU has written it, `onReached` can get no error any more.
 
         `onReached` is called exactly once, on a thread of the port's choice, when everything before the place is done, and what
         that wrote is visible to whoever is told so: with None, or with the stream's error. It must not block, raise or call the

@@ -23,6 +23,8 @@ from muninn.errors import DeviceUnavailable, InvalidArgument
 
 #: One piece of work; it is given the stream's error, and decides what that means to it.
 Item = Callable[[BaseException | None], object]
+#: Work with its lane, and whether it could fail by itself; None ends the worker.
+Items = queue.SimpleQueue["tuple[Lane, Item, bool] | None"]
 #: Small integers: nothing that a CUDA library could take for a pointer to its own stream.
 _HANDLES = itertools.count(max(DEFAULT_HANDLES) + 1)
 
@@ -36,6 +38,9 @@ class HostStream(Stream):
     @abstractmethod
     def enqueue(self, item: Item) -> None:
         """Run `item` after everything before it, also when the stream has failed."""
+
+    def check(self) -> None:
+        self.query()
 
     def submit(self, work: Callable[[], object]) -> None:
         self.query()
@@ -55,6 +60,7 @@ class DefaultStream(HostStream):
     """The default stream: work is done before the call returns, and its errors are raised by it."""
 
     handle = 0
+    isSynchronous = True
 
     def __init__(self, gpu: int) -> None:
         self.gpu = gpu
@@ -103,31 +109,39 @@ class WorkerStream(HostStream):
 
 
 class Lane:
-    """The work of one stream: a queue, two counts, and the first error."""
+    """The work of one stream: a queue, two counts, and the first error.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    Parameters
+    ----------
+    begin
+        What its thread does first.
+    """
+
+    def __init__(self, name: str, begin: Callable[[], object] | None = None) -> None:
+        self._name, self._begin = name, begin
         self._pid = os.getpid()
         #: Work with its lane, so that an idle worker holds none; None ends the worker after what came before.
         # Not a list under the condition: the garbage collector puts at any point of any thread, and this put is made for that.
-        self.items: queue.SimpleQueue[tuple[Lane, Item] | None] = queue.SimpleQueue()
+        self.items: Items = queue.SimpleQueue()
         self._changed = threading.Condition()
-        self._submitted = self._finished = 0
+        self._submitted = self._finished = self._doubts = 0
         self._error: BaseException | None = None
         self._trace: TracebackType | None = None
         self._thread: threading.Thread | None = None
         self._shut = False
 
-    def put(self, item: Item) -> None:
+    def put(self, item: Item, isDoubtful: bool = True) -> None:
+        """Give the worker `item`, which fails by itself, if it is doubtful, or else only if the stream has failed."""
         self._check()
         with self._changed:
             self.checkOpen()
             if self._thread is None:
-                thread = threading.Thread(target=_work, args=(self.items,), name=self._name, daemon=True)
+                thread = threading.Thread(target=_work, args=(self.items, self._begin), name=self._name, daemon=True)
                 thread.start()
                 self._thread = thread
             self._submitted += 1
-            self.items.put((self, item))
+            self._doubts += isDoubtful
+            self.items.put((self, item, isDoubtful))
 
     def wait(self, timeout: float | None) -> None:
         self._check()
@@ -154,19 +168,28 @@ class Lane:
         if self._shut:
             raise InvalidArgument("the stream was closed", "Create another one")
 
+    def isOpen(self) -> bool:
+        return not self._shut
+
     def shut(self) -> None:
         """Refuse more work."""
         if os.getpid() == self._pid:  # in a forked child the lock may be held by a thread that is not there
             with self._changed:
                 self._shut = True
 
-    def finish(self, error: BaseException | None) -> None:
+    def finish(self, error: BaseException | None, wasDoubtful: bool) -> None:
         """One piece of work is done; the first error stays."""
         with self._changed:
             if error is not None and self._error is None:
                 self._error, self._trace = error, error.__traceback__
             self._finished += 1
+            self._doubts -= wasDoubtful
             self._changed.notify_all()
+
+    def isSure(self) -> bool:
+        """Whether nothing that was given to the worker so far can fail any more, or has failed."""
+        with self._changed:
+            return self._error is None and not self._doubts
 
     @property
     def error(self) -> BaseException | None:
@@ -189,7 +212,7 @@ class Lane:
         """
         if self._thread is None:
             return False
-        self.items.put((self, item))
+        self.items.put((self, item, False))
         self.items.put(None)
         return True
 
@@ -203,24 +226,26 @@ class Lane:
             raise DeviceUnavailable("the stream belongs to the parent process: a fork copies no threads", "Create a stream in the child")
 
 
-def _work(items: queue.SimpleQueue[tuple[Lane, Item] | None]) -> None:
+def _work(items: Items, begin: Callable[[], object] | None) -> None:
+    if begin is not None:
+        begin()
     while _runNext(items):
         pass
 
 
-def _runNext(items: queue.SimpleQueue[tuple[Lane, Item] | None]) -> bool:
+def _runNext(items: Items) -> bool:
     # A function of its own: its locals are gone while the worker waits.
     queued = items.get()
     if queued is None:
         return False
-    lane, item = queued
+    lane, item, isDoubtful = queued
     error: BaseException | None = None
     try:
         item(lane.error)
     except BaseException as raised:  # a SystemExit too: a thread has nobody else to tell
         error = raised
     del queued, item  # what the work held is released before anybody is told that it is done
-    lane.finish(error)
+    lane.finish(error, isDoubtful)
     error = None  # its traceback holds this frame
     return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from cuda.bindings import driver
 from numba import cuda as _cuda
 
 cuda: Any = _cuda
@@ -14,8 +15,13 @@ _entering = threading.Lock()
 
 def on(gpu: int | None, exposed: object) -> Any:
     """A device array on what has `__cuda_array_interface__`, for kernels of `gpu`, or of the GPU that is worked on; keeps `exposed`."""
-    with _entering:
-        if gpu is None:
-            return cuda.as_cuda_array(exposed, sync=False)
-        with cuda.gpus[gpu]:
-            return cuda.as_cuda_array(exposed, sync=False)
+    before = driver.cuCtxGetCurrent()[1]
+    try:
+        with _entering:
+            if gpu is None:
+                return cuda.as_cuda_array(exposed, sync=False)
+            with cuda.gpus[gpu]:
+                return cuda.as_cuda_array(exposed, sync=False)
+    finally:
+        if int(before):  # Numba makes a primary context this thread's; a program may have one of its own
+            driver.cuCtxSetCurrent(before)

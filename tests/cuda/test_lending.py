@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -62,6 +65,25 @@ def test_theImportersDeathIsNothingToTheOwner(domain: str, actor: Start, freeByt
     eventually(lambda: len(owner.do("buffer.describe()['importers']")) == 1, "its lease is taken back")
     assert owner.do("int(buffer.read().sum())") == 499500
     assert actor("theirs = muninn.open('a')").do("int(theirs.read().sum())") == 499500
+
+
+@pytest.mark.parametrize("ends", ["theirs.close(); del theirs", "membership.current().leave()"])
+def test_theOwnerWaitsForTheKernelsOfAnImporterThatCloses(domain: str, actor: Start, ends: str) -> None:
+    """Broken: its lease went before its kernels, and the owner used its memory again while they still wrote."""
+    owner = actor(LEND)
+    importer = actor("import threading\nfrom muninn.api import gpus, membership\ntheirs = muninn.open('a', access='readWrite')")
+    importer.do("d = gpus.deviceOf(membership.current()); s = d.createStream(0); gate = threading.Event(); p = theirs.open()")
+    importer.do("source = d.allocate(0, 8000); sevens = np.full(1000, 7); d.copyNow(source.address, sevens.ctypes.data, 8000, 0)")
+    importer.do("import signal; signal.signal(signal.SIGUSR1, lambda *_: gate.set())")
+    importer.do("s.submit(lambda: gate.wait(60)); d.copy(p, source.address, 8000, s)")
+    importer.begin(ends)
+    owner.begin("buffer.close()")
+    time.sleep(0.3)
+    assert owner.isBusy(), "the importer's kernel is still to write"
+    os.kill(importer.pid, signal.SIGUSR1)
+    importer.result()
+    owner.result()
+    assert owner.do("int(mine.copy_to_host().sum())") == 7000
 
 
 def test_theOwnersDeathIsToldAtTheNextUse(domain: str, actor: Start) -> None:

@@ -125,3 +125,51 @@ current = int(cu.cuCtxGetCurrent()[1])
     other.do("s = cu.cuStreamCreate(1)[1]; t = b.signal(s); b.wait(s, t)")
     assert other.do("int(cu.cuStreamSynchronize(s)[0]), b.wait(None, t)") == [0, 1]
     assert other.do("out = np.zeros(100, int); int(cu.cuMemcpyDtoH(out.ctypes.data, b.open(), out.nbytes)[0]), int(out.sum())") == [0, 4950]
+
+
+def test_theDefaultStreamIsThatOfTheCurrentContext(domain: str, actor: Start) -> None:
+    """Broken: 0 was the primary context's default stream, whatever context the program's kernels run in."""
+    other = actor("""
+import ctypes
+from cuda.bindings import driver as cu
+from muninn.api import gpus, membership
+b = muninn.share(np.zeros(4096, np.uint8), "a", mode="fastMode"); p = b.open(); d = gpus.deviceOf(membership.current())
+ones, host = d.allocate(0, 4096), np.ones(4096, np.uint8); d.copyNow(ones.address, host.ctypes.data, 4096, 0)
+own = cu.cuCtxCreate(None, 0, 0)[1] if cu.cuDriverGetVersion()[1] >= 13000 else cu.cuCtxCreate(0, 0)[1]
+at = int(cu.cuMemHostAlloc(8, 3)[1]); word = ctypes.c_uint64.from_address(at); word.value = 0
+with b.write(stream=0): cu.cuStreamWaitValue64(0, at, 1, 0); cu.cuMemcpyAsync(p, ones.address, 4096, 0)
+""")
+    other.do("import threading; threading.Timer(0.3, setattr, (word, 'value', 1)).start()")
+    assert other.do("int(b.read(timeout=60).sum())") == 4096
+
+
+def test_memoryStaysForTheKernelsOfAnyContextThatGotIt(domain: str, actor: Start) -> None:
+    """Broken: the primary context was waited for, and the memory was unmapped under the other one."""
+    other = actor("""
+import ctypes, gc, threading
+from cuda.bindings import driver as cu
+from muninn.api import gpus, membership
+muninn.domainInfo(); d = gpus.deviceOf(membership.current()); ones = d.allocate(0, 4096)
+own = cu.cuCtxCreate(None, 0, 0)[1] if cu.cuDriverGetVersion()[1] >= 13000 else cu.cuCtxCreate(0, 0)[1]
+b = muninn.share(np.zeros(4096, np.uint8), "a", mode="fastMode"); p = b.open(); s = int(cu.cuStreamCreate(1)[1])
+at = int(cu.cuMemHostAlloc(8, 3)[1]); word = ctypes.c_uint64.from_address(at); word.value = 0
+cu.cuStreamWaitValue64(s, at, 1, 0); cu.cuMemcpyAsync(p, ones.address, 4096, s)
+b.free(); del b; gc.collect(); time.sleep(0.3); word.value = 1
+""")
+    assert other.do("cu.cuStreamSynchronize(s)[0].name") == "CUDA_SUCCESS"
+
+
+def test_aContextThatIsDestroyedTakesNothingOfOursAlong(domain: str, actor: Start) -> None:
+    """Broken: the words at which streams wait for the host were memory of whatever context came first."""
+    other = actor("""
+import gc
+from cuda.bindings import driver as cu
+from muninn.api import gpus, membership
+b = muninn.share(np.zeros(4096, np.uint8), "a", mode="fastMode"); d = gpus.deviceOf(membership.current())
+own = cu.cuCtxCreate(None, 0, 0)[1] if cu.cuDriverGetVersion()[1] >= 13000 else cu.cuCtxCreate(0, 0)[1]
+s = int(cu.cuStreamCreate(1)[1]); b.wait(s, b.signal(s)); cu.cuStreamSynchronize(s); mine = d.createStream(0)
+cu.cuStreamDestroy(s); cu.cuCtxDestroy(own)
+""")
+    other.do("mine.submit(lambda: None); mine.synchronize(30)")
+    other.do("b.free(); del b; gc.collect(); c = muninn.share(np.ones(4096, np.uint8), 'c', mode='fastMode')")
+    assert other.do("d.awaitWork(60), int(c.read().sum())") == [True, 4096]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import muninn
 from muninn.errors import NotHostVisible, PermissionDenied, QuotaExceeded
-from support import Actor, ActorError, eventually, leftovers
+from support import Actor, ActorError, Background, eventually, leftovers
 
 Start = Callable[..., Actor]
 Free = Callable[[], int]
@@ -216,3 +217,63 @@ def test_closingWhileAKernelReadsIsNoFault(domain: str) -> None:
     source.close()
     stream.synchronize(30)
     assert np.array_equal(out, np.arange(MIB, dtype=np.uint8))
+
+
+def test_makingABufferWaitsForNoKernel(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: a share behind a close waited for all work of the GPU, up to five seconds, to learn how large the GPU is."""
+    from muninn.api import gpus, membership
+    from muninn.devices.cuda import device as cudaDevice
+
+    monkeypatch.setattr(cudaDevice, "_DRAIN_SECONDS", 600.0)
+    first = muninn.share(np.zeros(MIB, np.uint8), "a", mode="fastMode")
+    gate, stream = threading.Event(), gpus.deviceOf(membership.current()).createStream(0)
+    stream.submit(lambda: gate.wait(100))
+    first.free()
+    del first
+    made = Background(lambda: muninn.share(np.ones(MIB, np.uint8), "b", mode="fastMode").read())
+    assert made.ended().all() and not stream.query()
+    gate.set()
+    stream.synchronize(30)
+
+
+def test_aClosedStreamsHandleMayBeAnothersStream(domain: str) -> None:
+    """Broken: the number was taken for that of the closed one for as long as somebody kept that."""
+    from cuda.bindings import driver as cu
+
+    from muninn.api import gpus, membership
+
+    buffer = muninn.share(np.zeros(4096, np.uint8), "a", mode="fastMode")
+    device = gpus.deviceOf(membership.current())
+    closed = device.createStream(0)
+    buffer.wait(closed, buffer.signal(closed))
+    closed.synchronize(30)
+    closed.close()
+    with device.onGpu(0):
+        others = [int(cu.cuStreamCreate(1)[1]) for _ in range(64)]
+    for other in others:
+        with buffer.write(stream=other):
+            pass
+    assert buffer.generation == 2 * len(others)
+
+
+def test_aTurnsLimitIsWhatWasSaid(domain: str) -> None:
+    """Broken: ten seconds, which is what a snapshot waits, were taken for no limit."""
+    from muninn.api import gpus, membership
+
+    buffer = muninn.share(np.zeros(4096, np.uint8), "a", mode="fastMode")
+    asked, delay = list[object](), gpus.deviceOf(membership.current())
+    stands, gate = delay.createStream(0), threading.Event()
+    reads = {timeout: delay.createStream(0) for timeout in (None, 10.0, 0.05)}
+    stands.submit(lambda: gate.wait(60))
+    with buffer.write(stream=stands):
+        pass
+    original = delay.delayStream
+    delay.delayStream = lambda stream, ready, word=None: asked.append(word) or original(stream, ready, word)  # type: ignore[method-assign]
+    for timeout, stream in reads.items():
+        with buffer.read(timeout=timeout, stream=stream):
+            pass
+    assert [word is None for word in asked] == [False, True, True], "what has a limit is waited for by the host"
+    with pytest.raises(TimeoutError):
+        reads[0.05].synchronize(30)
+    gate.set()
+    reads[None].synchronize(30)

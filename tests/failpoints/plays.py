@@ -147,6 +147,8 @@ def _common() -> None:
         with kept.write() as view:
             view[:] = view[0] + 1
         assert len(set(kept.read().tolist())) == 1
+        with kept.read(timeout=_BOUND_SECONDS, stream=None) as view:
+            assert len(set(view.tolist())) == 1
     with muninn.Lock("held").held(_BOUND_SECONDS):
         pass
     with muninn.Lock("lock"), muninn.Lock("lock"):

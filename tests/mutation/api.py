@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_HOLDINGS, _MEMBERSHIP, _BUFFER, _CREATION, _LOCK, _SHARING, _FENCES, _TURNS, _MEMORY, _SNAPSHOTS = (
+_HOLDINGS, _MEMBERSHIP, _BUFFER, _CREATION, _LOCK, _SHARING, _FENCES, _TURNS, _MEMORY, _SNAPSHOTS, _READERS = (
     f"muninn/api/{name}.py"
-    for name in ("holdings", "membership", "buffer", "creation", "lock", "sharing", "fences", "turns", "memory", "snapshots")
+    for name in ("holdings", "membership", "buffer", "creation", "lock", "sharing", "fences", "turns", "memory", "snapshots", "readers")
 )
 
 # fmt: off
@@ -21,10 +21,10 @@ MUTANTS = [
     Mutant(_HOLDINGS, "        if self.description.access is Access.READ_ONLY:", "        if False:", "what was shared readOnly stays so", "test_sharing.py::test_readOnlyStaysReadOnly"),
     Mutant(_HOLDINGS, "        if holding is not None and holding.isLive():\n            return holding\n        membership, encoded", "        if holding is not None:\n            return holding\n        membership, encoded", "a name is what is called so now", "test_holdings.py::test_aNameIsWhatIsCalledSoNow"),
     Mutant(_HOLDINGS, "if membership.rows.isLive(row, incarnation) and membership.rows.nameIs(row, encoded):", "if membership.rows.isLive(row, incarnation):", "a hint is believed only after the name was read", "test_holdings.py::test_aHintThatIsAnotherNamesIsNotBelieved"),
-    Mutant(_MEMORY, "        source.close()\n        onGone()\n", "        onGone()\n        source.close()\n", "memory is unmapped before its lease is given back", "test_holdings.py::test_memoryIsUnmappedBeforeItsLeaseIsGivenBack"),
+    Mutant(_MEMORY, "        source.closeThen(onGone)\n", "        onGone()\n        source.closeThen(lambda: None)\n", "memory is unmapped before its lease is given back", "test_holdings.py::test_memoryIsUnmappedBeforeItsLeaseIsGivenBack"),
     Mutant(_HOLDINGS, "                membership.leaseTable.release(leaseIndex)\n                if", "                if", "memory that is unmapped has no lease", "test_sharing.py::test_unnamedBuffersGoWithTheirLastUser"),
     Mutant(_HOLDINGS, "                    self._released.append((row, incarnation))\n                    membership.kick()\n", "                    pass\n", "a last close is told to the broker", "test_sharing.py::test_unnamedBuffersGoWithTheirLastUser"),
-    Mutant(_HOLDINGS, "lifetime is Lifetime.LAST_CLOSE or not membership.rows.isLive(row, incarnation):", "lifetime is Lifetime.LAST_CLOSE:", "the last holder of what was freed tells the broker", "test_buffer.py::test_freeingKeepsWhatIsMapped"),
+    Mutant(_HOLDINGS, "description.lifetime is Lifetime.LAST_CLOSE or not membership.rows.isLive(row, incarnation):", "description.lifetime is Lifetime.LAST_CLOSE:", "the last holder of what was freed tells the broker", "test_buffer.py::test_freeingKeepsWhatIsMapped"),
     Mutant(_HOLDINGS, "                if not answered:\n                    self._released.append(released)\n", "                pass\n", "what the broker did not hear is told again", "test_holdings.py::test_whatTheBrokerDidNotHearIsToldAgain"),
     Mutant(_HOLDINGS, "            if holding is not None and holding.isRenewed():\n                holding.renew()\n", "            pass\n", "a lease is renewed while its buffer is open", "test_holdings.py::test_anIdleHoldersLeaseIsRenewed"),
     Mutant(_HOLDINGS, "    if monotonicMs() >= expiresMs:", "    if False:", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
@@ -53,15 +53,26 @@ MUTANTS = [
     # --- buffer ---
     Mutant(_BUFFER, "        if not self._writable:\n            raise", "        if False:\n            raise", "a buffer open for reading is not written", "test_sharing.py::test_readOnlyStaysReadOnly test_buffer.py::test_publishesGenerationsToWaitingReaders"),
     Mutant(_TURNS, "            if kind is None:\n                holding.generation.publish(self._begun)\n", "            holding.generation.publish(self._begun)\n", "what was not written to its end is not published", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),
-    Mutant(_TURNS, "            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, remaining) is None:", "            if False:", "one writer at a time", "test_buffer.py::test_aWriterKeepsTheOthersOut"),
+    Mutant(_TURNS, "            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, self._remaining(started)) is None:", "            if False:", "one writer at a time", "test_buffer.py::test_aWriterKeepsTheOthersOut"),
     Mutant(_TURNS, "            claims.release(holding.claimAddress)\n            if kind", "            if kind", "a writer gives its turn back", "test_buffer.py::test_writersTakeTurns"),
-    Mutant(_TURNS, "            if holding.isWriting:\n", "            if False:\n", "a thread that writes does not write again", "test_buffer.py::test_nestedWritingIsAnErrorAndNoHang"),
+    Mutant(_TURNS, "            if holding.writer or holding.readers.isOne():\n", "            if False:\n", "a thread that writes does not write again", "test_buffer.py::test_nestedWritingIsAnErrorAndNoHang"),
     Mutant(_TURNS, "        if holding.membership.isStale():\n            return False  # a child", "        if False:\n            return False  # a child", "a forked child does not end its parent's turn", "test_buffer.py::test_aForkedChildDoesNotEndItsParentsTurn"),
     Mutant(_TURNS, "            if kind is not None:\n                holding.generation.wake()\n", "", "who waits for a writer that gave up is woken", "test_buffer.py::test_whoWaitsForAWriterThatGivesUpIsToldAtOnce"),
     Mutant(_BUFFER, "            checkExpiry(holding.description.name, self._expiresMs)\n", "", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
     Mutant(_BUFFER, "            if generation.value() & 1 and writerIsDead(holding) and generation.value() & 1:", "            if False:", "a wait ends when its writer dies", "test_buffer.py::test_aDeadWriterIsSeenAndRepaired"),
     Mutant(_BUFFER, "        if holding.membership.isStale():\n            holding = self._reopen(holding)\n", "", "a forked child takes a lease of its own", "test_sharing.py::test_aForkedChildTakesALeaseOfItsOwn"),
     Mutant(_SNAPSHOTS, "return owner is None or holding.membership.isDead(*owner)", "return owner is not None and holding.membership.isDead(*owner)", "a writer that gave up is said", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),
+    Mutant(_TURNS, "                if not holding.readers.awaitNone(self._remaining(started)):", "                if False:", "a writer waits until nobody is inside a reader's turn", "test_turns.py"),
+    Mutant(_TURNS, "            if holding.generation.value() & 1:  # and", "            if False:  # and", "a reader is told of a writer that gave up", "test_turns.py"),
+    Mutant(_TURNS, "            if self._stream is not WITHOUT_STREAM:\n                # Behind", "            if kind is None and self._stream is not WITHOUT_STREAM:\n                # Behind", "what a failed turn gave its stream is waited for", "test_turns.py::test_whatAFailedTurnGaveItsStreamIsWaitedFor"),
+    Mutant(_TURNS, "        if holding.writer == self._thread:\n", "        if False:\n", "a thread that writes does not begin a reader's turn", "test_turns.py::test_oneThreadIsInsideOneKindOfTurn"),
+    Mutant(_READERS, "if isNested or owner is None or membership.isDead(*owner):", "if True:", "a reader looks for a writer", "test_turns.py"),
+    Mutant(_READERS, "if isNested or owner is None or membership.isDead(*owner):", "if owner is None or membership.isDead(*owner):", "who is inside does not wait for the writer that waits for it", "test_turns.py::test_aReaderInsideDoesNotWaitForTheWriterThatWaitsForIt"),
+    Mutant(_READERS, "if isNested or owner is None or membership.isDead(*owner):", "if isNested or owner is None:", "a dead writer keeps no reader out", "test_turns.py::test_aWriterThatDiedInsideIsToldToReaders"),
+    Mutant(_READERS, "            if not self._turns:\n                self._membership.leaseTable.setReading(self._leaseIndex, False)\n", "            self._membership.leaseTable.setReading(self._leaseIndex, False)\n", "one reader's end is not the end of all", "test_turns.py::test_readersAreInsideTogether"),
+    Mutant(_READERS, "                if not atomics.loadAcquire32(self._word):\n                    self._change()\n", "", "a writer knows that somebody reads", "test_turns.py"),
+    Mutant(_READERS, "        self._change()\n        if atomics.loadSeqCst32(self._claimAddress):\n            atomics.futexWake32(self._word, _FUTEX_ALL)\n", "", "a reader that leaves wakes the writer", "test_turns.py"),
+    Mutant(_HOLDINGS, "            return self._all.get((row, incarnation)) or self._add(", "            return self._add(", "the maker shares the holding of who opened meanwhile", "test_holdings.py::test_whoOpensWhatAnotherThreadHasJustMadeSharesItsHolding"),
     # --- creation ---
     Mutant(_CREATION, "    except BaseException:\n        _abandon(membership, row, incarnation)\n        raise\n", "    except KeyError:\n        raise\n", "a creation that fails leaves nothing", "test_creation.py::test_aFillThatRaisesLeavesNothing"),
     Mutant(_CREATION, "        except BaseException:\n            membership.leaseTable.release(index)\n            raise\n        memory", "        except KeyError:\n            raise\n        memory", "a creation that fails gives its lease back", "test_holdings.py::test_aCreationThatFailsGivesItsLeaseBack"),

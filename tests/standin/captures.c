@@ -35,7 +35,7 @@ static const char *const unsafe[] = {
 
 static Capture *find(const struct Stream *stream) { /* under lock */
     for (int i = 0; i < MAX_CAPTURES; i++)
-        if (captures[i].stream == stream) return &captures[i];
+        if (stream && captures[i].stream == stream) return &captures[i];
     return NULL;
 }
 

@@ -27,7 +27,7 @@ typedef struct Item {
 } Item;
 
 struct Stream {
-    uint64_t magic;
+    uint64_t magic, id; /* an id is never used twice, an address may be */
     Stream *next; /* of all; under submitLock */
     Context *context;
     unsigned flags;
@@ -96,7 +96,8 @@ static void *workOff(void *given) {
 static Stream *streamNew(Context *context, unsigned flags, int priority) {
     Stream *made = calloc(1, sizeof *made);
     if (!made) return NULL;
-    *made = (Stream){.magic = STREAM_MAGIC, .context = context, .flags = flags, .priority = priority, .refs = 2, .next = streams};
+    static uint64_t ids = 16;
+    *made = (Stream){.magic = STREAM_MAGIC, .id = ++ids, .context = context, .flags = flags, .priority = priority, .refs = 2, .next = streams};
     made->tail = &made->head;
     pthread_mutex_init(&made->lock, NULL);
     pthread_cond_init(&made->changed, NULL);
@@ -316,7 +317,7 @@ static CUresult tell(Stream *handle, Context **context, unsigned *flags, int *pr
         if (context) *context = found->context;
         if (flags) *flags = found->flags;
         if (priority) *priority = found->priority;
-        if (id) *id = (uintptr_t)found;
+        if (id) *id = found->id;
     }
     pthread_mutex_unlock(&submitLock);
     return result;

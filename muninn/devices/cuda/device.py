@@ -27,7 +27,6 @@ from muninn.errors import DeviceUnavailable, InvalidArgument, IpcHandleMismatch
 
 _NON_BLOCKING = int(cu.CUstream_flags.CU_STREAM_NON_BLOCKING)
 _MEMORY_TYPE = cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE
-_DEVICE_ORDINAL = cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 _ON_DEVICE = int(cu.CUmemorytype.CU_MEMORYTYPE_DEVICE)
 _MAX_BYTES = 1 << 47
 #: How long an allocation that found no room waits for memory that was closed and is not given back yet.
@@ -73,12 +72,15 @@ class CudaDevice(Device):
         self._budget = registration.Budget(mappedWindowBytes)
         self._seams = registration.Seams()
         self._windowBytes = windowBytes
-        self._reaper = Reaper()
+        self._reaper = Reaper(self._contexts)
         self._legacy = LegacyMemory(self._reaper)
-        self._gates = Gates()
+        self._gates = Gates(lambda: self._someGpu().entered())
+        #: By the context's id: its address may become another's.
         self._events: dict[int, Events] = {}
+        self._noticed: set[int] = set()
         self._defaults: dict[tuple[int, int], CudaStream] = {}
         self._copiers: dict[int, Any] = {}
+        #: By the stream's id, likewise.
         self._own: weakref.WeakValueDictionary[int, CudaStream] = weakref.WeakValueDictionary()
         self._foreign: dict[int, CudaStream] = {}
         self._making = threading.Lock()
@@ -112,7 +114,8 @@ class CudaDevice(Device):
         """In the primary context of a GPU; what the driver refuses becomes an error of Muninn."""
         chosen = self._gpu(gpu)
         try:
-            with chosen.entered():
+            self._notice()
+            with chosen.entered(), driver.beyondCaptures():
                 yield chosen
         except DriverError as error:
             raise typed(error, f"GPU {gpu}: {what}") from error
@@ -155,7 +158,8 @@ class CudaDevice(Device):
         stated = unpacked(handle, self._version)
         home = self._homeOf(gpu, stated.gpuUuid)
         try:
-            with home.entered():
+            self._notice()
+            with home.entered(), driver.beyondCaptures():
                 if stated.transport == "vmm":
                     return vmm.importDescriptor(self._reaper, home, self._peersOf(home), descriptor, sizeBytes, writable, stated)
                 return self._legacy.importHandle(home, sizeBytes, stated)
@@ -187,7 +191,7 @@ class CudaDevice(Device):
         if self._memoryType(address) != _ON_DEVICE:
             return None
         with self._someGpu().entered():
-            return int(call(cu.cuPointerGetAttribute, _DEVICE_ORDINAL, address))
+            return driver.ordinalOf(address)
 
     def _someGpu(self) -> Gpu:
         """For what needs a context and does not mind which: one that is there already, since a context takes memory."""
@@ -237,7 +241,7 @@ class CudaDevice(Device):
         """The stream of what is waited for at once. Nothing in it ever waits for anybody else."""
         with self._making:
             if gpu not in self._copiers:
-                with self._gpus[gpu].entered():
+                with self._gpus[gpu].entered(), driver.beyondCaptures():
                     self._copiers[gpu] = call(cu.cuStreamCreate, _NON_BLOCKING)
             return self._copiers[gpu]
 
@@ -255,7 +259,7 @@ class CudaDevice(Device):
         with self._working(gpu, "no stream can be made") as chosen:
             raw = int(call(cu.cuStreamCreate, _NON_BLOCKING))
             stream = CudaStream(gpu, raw, self._eventsOf(chosen.context), self._gates, isOwned=True)
-        self._own[raw] = stream
+            self._own[int(call(cu.cuStreamGetId, raw))] = stream
         return stream
 
     def asStream(self, stream: object, gpu: int = 0) -> Stream:
@@ -273,38 +277,70 @@ class CudaDevice(Device):
         raw = streamHandle(stream)
         if raw in DEFAULT_HANDLES:
             return self._default(raw, gpu)
-        known = self._own.get(raw) or self._foreign.get(raw)
-        return self._adopt(raw) if known is None else self._stream(known)
-
-    def _default(self, raw: int, gpu: int) -> CudaStream:
-        context = self._gpu(gpu).context
-        with self._making:
-            if (gpu, raw) not in self._defaults:
-                self._defaults[gpu, raw] = CudaStream(gpu, raw, self._eventsOf(context), self._gates, isOwned=False, isDefault=True)
-            return self._defaults[gpu, raw]
-
-    def _adopt(self, raw: int) -> CudaStream:
-        """A stream that another library made, perhaps in a context of its own."""
         try:
-            context = call(cu.cuStreamGetCtx, raw)
-            context = context[0] if isinstance(context, tuple) else context
-            with Entered(context):
-                gpu = int(call(cu.cuCtxGetDevice))
+            streamId = int(call(cu.cuStreamGetId, raw))
+            known = self._own.get(streamId) or self._foreign.get(streamId)
+            if known is None or not (known.isOwned or known.isOpen()):
+                known = self._adopt(raw, streamId)
         except DriverError as error:
             raise InvalidArgument(f"{raw:#x} is no stream of this process: {error}") from error
+        known.checkOpen()
+        return known
+
+    def _default(self, raw: int, gpu: int) -> CudaStream:
+        """A default stream of a GPU: of the context that is this thread's, if that is one of this GPU, else of the primary one."""
+        chosen = self._gpu(gpu)
+        context, current = chosen.context, call(cu.cuCtxGetCurrent)
+        if int(current) not in (0, int(context)) and int(call(cu.cuCtxGetDevice)) == gpu:
+            context = current
+        events = self._eventsOf(context)
+        with self._making:
+            key = (id(events), raw)
+            if key not in self._defaults:
+                self._defaults[key] = CudaStream(gpu, raw, events, self._gates, isOwned=False, isDefault=True)
+            return self._defaults[key]
+
+    def _adopt(self, raw: int, streamId: int) -> CudaStream:
+        """A stream that another library made, perhaps in a context of its own."""
+        context = call(cu.cuStreamGetCtx, raw)
+        context = context[0] if isinstance(context, tuple) else context
+        with Entered(context):
+            gpu = int(call(cu.cuCtxGetDevice))
         made = CudaStream(gpu, raw, self._eventsOf(context), self._gates, isOwned=False)
         with self._making:
             for old in [each for each, wrapper in self._foreign.items() if wrapper.isQuiet()][: max(0, len(self._foreign) - _MAX_FOREIGN)]:
                 del self._foreign[old]
-            return self._foreign.setdefault(raw, made)
+            there = self._foreign.get(streamId)
+            if there is None or not there.isOpen():  # a wrapper that somebody closed: the stream is not
+                there = self._foreign[streamId] = made
+            return there
 
     def _eventsOf(self, context: Any) -> Events:
-        return self._events.setdefault(int(context), Events(context))
+        return self._events.setdefault(int(call(cu.cuCtxGetId, context)), Events(context))
 
-    def recordFence(self, stream: object, onReached: OnReached, word: FenceWord | None = None) -> None:
+    def _notice(self) -> None:
+        """The context that is this thread's may be one of its program's own, and get the memory that is asked for."""
+        current = int(call(cu.cuCtxGetCurrent))
+        if current and current not in self._noticed:
+            self._eventsOf(cu.CUcontext(current))
+            self._noticed.add(current)
+
+    def _contexts(self) -> list[Any]:
+        """Where this process may have given GPUs work: the primary contexts, and those that we were shown."""
+        known = {int(each.context): each.context for each in list(self._events.values())}
+        primary = {int(gpu.context): gpu.context for gpu in self._gpus if gpu.isActive()}
+        return list({**known, **primary}.values())
+
+    def onGpu(self, gpu: int) -> Entered:
+        return self._gpu(gpu).entered()
+
+    def awaitWork(self, seconds: float) -> bool:
+        return self._reaper.drain(seconds, isBehindWork=True)
+
+    def recordFence(self, stream: object, onReached: OnReached, word: FenceWord | None = None) -> bool:
         chosen = self._stream(stream)
         try:
-            chosen.recordFence(onReached, word)
+            return chosen.recordFence(onReached, word)
         except DriverError as error:
             raise typed(error, "the fence can not be recorded") from error
 

@@ -2,12 +2,19 @@
 
 A process that was forked after CUDA was initialised has the parent's contexts as dead memory: each call of it answers
 NOT_INITIALIZED (seen on an H100, driver 580), or worse. So the process that initialised is remembered, and any other is told at once.
+
+While some thread captures a stream for a graph, a call that might wait or allocate breaks that capture, from whatever thread it comes
+(seen on an H200, driver 580: cuEventSynchronize, cuMemAlloc and their like), unless the calling thread has said that it knows better.
+Ours does know: nothing that it touches is being captured.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from cuda.bindings import driver as cu
@@ -15,6 +22,8 @@ from cuda.bindings import driver as cu
 from muninn.errors import DescriptorsExhausted, DeviceUnavailable, ForkedAfterCuda, MuninnError, QuotaExceeded
 
 _SUCCESS = cu.CUresult.CUDA_SUCCESS
+_RELAXED = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+_POINTER_API_VERSION = 4000
 #: The process that initialised CUDA; none as long as nobody has. A child inherits it, and is not it.
 _owner: list[int] = []
 
@@ -73,6 +82,41 @@ def guard() -> None:
 def isForked() -> bool:
     """Whether this is such a child: nothing is given back here, it is the parent's."""
     return _owner != [] and _owner[0] != os.getpid()
+
+
+def leaveCaptures() -> None:
+    """For a thread of ours, once: no capture forbids its calls, and it breaks none."""
+    call(cu.cuThreadExchangeStreamCaptureMode, _RELAXED)
+
+
+@contextlib.contextmanager
+def beyondCaptures() -> Iterator[None]:
+    """The same for a caller's thread, for as long as the block lasts."""
+    before = call(cu.cuThreadExchangeStreamCaptureMode, _RELAXED)
+    try:
+        yield
+    finally:
+        call(cu.cuThreadExchangeStreamCaptureMode, before)
+
+
+def ordinalOf(address: int) -> int:
+    """The index of the GPU whose memory an address lies in. Raises `DriverError`.
+
+    Not by the bindings' function: of this attribute it returns a part of the answer that the driver has not written, which is 0
+    (cuda-bindings 13.3, NVIDIA/cuda-python #2928).
+    """
+    ordinal = ctypes.c_int(-1)
+    attribute = int(cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL)
+    status = _pointerGetAttribute()(ctypes.byref(ordinal), attribute, address)
+    if status:
+        raise DriverError("cuPointerGetAttribute", cu.CUresult(status).name.removeprefix("CUDA_").removeprefix("ERROR_"))
+    return ordinal.value
+
+
+@functools.cache
+def _pointerGetAttribute() -> Any:
+    address, _ = call(cu.cuGetProcAddress, b"cuPointerGetAttribute", _POINTER_API_VERSION, 0)
+    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64)(int(address))
 
 
 def version() -> int:

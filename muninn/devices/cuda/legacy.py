@@ -11,6 +11,7 @@ import ctypes
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from cuda.bindings import driver as cu
@@ -27,15 +28,36 @@ _LAZY_PEER_ACCESS = int(cu.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS)
 
 
 class Lent:
-    """Memory of this process, or a peer's that was opened: the anchor of an allocation. What it keeps goes when it is collected."""
+    """Memory of this process, or a peer's that was opened: the anchor of an allocation. What it keeps goes when it is collected.
 
-    __slots__ = ("__weakref__", "_finalizer", "address", "isImported")
+    Attributes
+    ----------
+    closed
+        Called behind that, when no work of this process uses the memory any more.
+    """
 
-    def __init__(self, reaper: Reaper, gpu: Gpu, address: int, dispose: Any, isImported: bool) -> None:
+    __slots__ = ("__weakref__", "_finalizer", "address", "closed", "isImported")
+
+    def __init__(self, reaper: Reaper, address: int, dispose: Callable[[], object], isImported: bool) -> None:
         self.address, self.isImported = address, isImported
+        self.closed: list[Callable[[], object]] = []
         reaper.start()
-        self._finalizer = weakref.finalize(self, reaper.bury, (gpu,), dispose)
+        self._finalizer = weakref.finalize(self, reaper.bury, _Disposal(dispose, self.closed))
         self._finalizer.atexit = False
+
+
+class _Disposal:
+    """What the reaper does with lent memory; it must not hold the `Lent`."""
+
+    def __init__(self, dispose: Callable[[], object], closed: list[Callable[[], object]]) -> None:
+        self._dispose, self._closed = dispose, closed
+
+    def __call__(self) -> None:
+        try:
+            self._dispose()
+        finally:
+            for closed in self._closed:
+                closed()
 
 
 class LegacyAllocation(Allocation):
@@ -67,6 +89,15 @@ class LegacyAllocation(Allocation):
 
     def close(self) -> None:
         self._lent = None
+
+    def closeThen(self, closed: Callable[[], object]) -> None:
+        """Whose memory it is may use it for something else as soon as `closed` was called: that comes behind the work of this process."""
+        lent = self._lent
+        if lent is not None and lent.isImported:
+            lent.closed.append(closed)
+            self._lent = None
+        else:
+            super().closeThen(closed)
 
 
 class LegacyMemory:
@@ -100,7 +131,7 @@ class LegacyMemory:
         return self._allocation(gpu, address, sizeBytes, handle, kept.clear)
 
     def _allocation(self, gpu: Gpu, address: int, sizeBytes: int, handle: Handle, dispose: Any) -> LegacyAllocation:
-        lent = Lent(self._reaper, gpu, address, dispose, False)
+        lent = Lent(self._reaper, address, dispose, False)
         with self._changing:
             self._own[handle.ipc, handle.offset] = lent
         return LegacyAllocation(gpu, lent, sizeBytes, handle)
@@ -122,7 +153,7 @@ class LegacyMemory:
                 raise
             raise IpcHandleMismatch(f"the memory of process {handle.ownerPid} can not be opened: {error}") from error
         # The driver counts how often a handle was opened, and each close counts one down.
-        lent = Lent(self._reaper, gpu, base + handle.offset, lambda: _inside(gpu, cu.cuIpcCloseMemHandle, base), True)
+        lent = Lent(self._reaper, base + handle.offset, lambda: _inside(gpu, cu.cuIpcCloseMemHandle, base), True)
         if handle.offset + sizeBytes > (rangeBytes := int(call(cu.cuMemGetAddressRange, base)[1])):
             raise IpcHandleMismatch(f"{handle.offset} + {sizeBytes} bytes reach beyond the exporter's allocation of {rangeBytes}")
         return LegacyAllocation(gpu, lent, sizeBytes, handle)

@@ -83,7 +83,7 @@ class CudaRegistration(Registration):
         reaper.start()
         #: Called behind the unregistration; shared with the finalizer, which must not hold this object.
         self._closed: list[Callable[[], object]] = []
-        self._finalizer = weakref.finalize(self, reaper.bury, (gpu,), _Unregister(gpu, windows, sizeBytes, budget, seams, self._closed))
+        self._finalizer = weakref.finalize(self, reaper.bury, _Unregister(gpu, windows, sizeBytes, budget, seams, self._closed))
         self._finalizer.atexit = False
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ def register(
     if address <= 0 or sizeBytes <= 0 or address + sizeBytes >= 1 << 47:
         raise InvalidArgument(f"{sizeBytes} bytes at {address:#x} are no range of addresses")
     if not writable and not gpu.hasReadOnlyRegistration:
-        raise DeviceUnavailable(f"{gpu.name} can not map what this process may only read", 'Open the buffer with access="readWrite"')
+        raise DeviceUnavailable(f"{gpu.name} can not map what nobody may write", 'Share it with access="readMostly"')
     flags = _FLAGS | (0 if writable else cu.CU_MEMHOSTREGISTER_READ_ONLY)
     budget.take(sizeBytes)
     windows: list[int] = []

@@ -34,10 +34,10 @@ class VmmMapping:
 
     __slots__ = ("__weakref__", "_finalizer", "address", "descriptor")
 
-    def __init__(self, reaper: Reaper, gpus: tuple[Gpu, ...], physical: Any, descriptor: int, address: int, sizeBytes: int) -> None:
+    def __init__(self, reaper: Reaper, physical: Any, descriptor: int, address: int, sizeBytes: int) -> None:
         self.descriptor, self.address = descriptor, address
         reaper.start()
-        self._finalizer = weakref.finalize(self, reaper.bury, gpus, lambda: _unmap(physical, descriptor, address, sizeBytes))
+        self._finalizer = weakref.finalize(self, reaper.bury, lambda: _unmap(physical, descriptor, address, sizeBytes))
         self._finalizer.atexit = False  # the kernel does it then
 
 
@@ -141,7 +141,7 @@ def _mapped(reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], physical: Any, descr
     except BaseException:
         call(cu.cuMemAddressFree, address, sizeBytes)
         raise
-    return VmmMapping(reaper, gpus, physical, descriptor, address, sizeBytes)
+    return VmmMapping(reaper, physical, descriptor, address, sizeBytes)
 
 
 @functools.cache

@@ -1,0 +1,93 @@
+"""Several GPUs: whose memory an array is, whose default stream is meant, and who still uses what is given back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import muninn
+from muninn.api import gpus, membership
+from support import Actor, ActorError
+
+Start = Callable[..., Actor]
+BYTES = 1 << 16
+
+
+@pytest.fixture(autouse=True)
+def two(domain: str) -> Any:
+    """The device, which has at least two GPUs."""
+    muninn.domainInfo()
+    device = gpus.deviceOf(membership.current())
+    if device.gpuCount < 2:
+        pytest.skip("there is one GPU only")
+    return device
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_anArrayIsOnTheGpuThatItIsOn(copy: bool) -> None:
+    """Broken: whatever GPU an array was on, the bindings said 0. The copy went to the wrong one, unordered, and a loan named the wrong one."""
+    from numba import cuda
+
+    with cuda.gpus[1]:
+        array = cuda.to_device(np.arange(1000.0))
+    buffer = muninn.share(array, "a", copy=copy)
+    assert buffer.gpu == 1 and buffer.__dlpack_device__() == (2, 1)
+    assert np.array_equal(buffer.read(), np.arange(1000.0))
+
+
+def test_theHandleOfADefaultStreamIsThatOfTheBuffersGpu(two: Any) -> None:
+    """Broken: 0, which is what PyTorch calls the default stream of each GPU, was always the first GPU's."""
+    buffer = muninn.share(np.zeros(BYTES, np.uint8), "a", mode="fastMode", preferredGpu=1)
+    address, gate, ones = buffer.open(), threading.Event(), np.ones(BYTES, np.uint8)
+    first, second = two.asStream(None, 0), two.asStream(None, 1)
+    with two.allocate(1, BYTES) as source:
+        two.copyNow(source.address, ones.ctypes.data, BYTES, 1)
+        with buffer.write(stream=0):
+            second.submit(lambda: gate.wait(60))
+            two.copy(address, source.address, BYTES, second)
+        waiting = two.createStream(1)
+        buffer.wait(waiting)
+        assert not waiting.query(), "the fence is behind the work of the second GPU"
+        capsule = buffer.__dlpack__(stream=1, max_version=(1, 0))
+        assert first.query() and not second.query()
+        gate.set()
+        assert buffer.read(timeout=60).all() and capsule is not None
+
+
+@pytest.mark.parametrize("gpu", [0, 1])
+def test_hostMemoryStaysAsLongAsAnyGpuUsesIt(two: Any, gpu: int) -> None:
+    """Broken: the first GPU was waited for, and the memory was unmapped under the second one."""
+    buffer = muninn.share(np.full(BYTES, 7, np.uint8), "a")
+    stream, gate, out = two.createStream(gpu), threading.Event(), np.zeros(BYTES, np.uint8)
+    with two.allocate(gpu, BYTES) as target:
+        stream.submit(lambda: gate.wait(60))
+        two.copy(target.address, buffer.open(), BYTES, stream)
+        buffer.free()
+        del buffer
+        time.sleep(0.3)
+        gate.set()
+        stream.synchronize(30)
+        two.copyNow(out.ctypes.data, target.address, BYTES, gpu)
+    assert (out == 7).all()
+
+
+def test_eachGpuHasItsOwnRoom(domain: str, actor: Start, two: Any) -> None:
+    """Broken: one process a GPU, each of which calls its own 0, had the room of one GPU together."""
+    sizeBytes = min(each.totalBytes for each in (two.memoryInfo(0), two.memoryInfo(1))) * 6 // 10
+    makers = [actor("", CUDA_VISIBLE_DEVICES=str(gpu), MUNINN_DEFAULT_VRAM_QUOTA="1T", MUNINN_FAST_MODE_MAX_BYTES="1T") for gpu in (0, 1)]
+    for number, maker in enumerate(makers):
+        assert maker.do(f"b = muninn.MuninnBuffer({sizeBytes}, mode='fastMode', name='a{number}'); b.gpu") == 0
+    with pytest.raises(ActorError) as raised:
+        makers[0].do(f"muninn.MuninnBuffer({sizeBytes}, mode='fastMode', name='b')")
+    assert raised.value.kind == "QuotaExceeded"
+
+
+def test_aBufferSaysWhichGpuItIsOnHere(domain: str, actor: Start) -> None:
+    muninn.share(np.arange(10.0), "a", mode="fastMode", preferredGpu=1)
+    turned = actor("b = muninn.open('a')", CUDA_VISIBLE_DEVICES="1,0")
+    assert turned.do("b.gpu, b.describe()['gpu'], 'gpu=0' in repr(b), int(b.read().sum())") == [0, 0, True, 45]

@@ -1,0 +1,161 @@
+"""Turns on a driver: the rules of `tests/test_turns.py` by GPUs that wait for words, and what else a driver's streams can be."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from test_turns import *
+
+import muninn
+from muninn.api import fences
+from muninn.errors import InvalidArgument, OwnerDied
+from support import Actor, Background, eventually
+
+Start = Callable[..., Actor]
+
+
+def test_nobodyWaitsForATicketWhoseWordIsNotInItsStream(buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: a thread put its wait into the default stream before the word that another one was about to put there."""
+    wordOf, between, waits = fences._wordOf, threading.Event(), list[Background]()
+
+    def slowly(*arguments: Any) -> Any:
+        if not waits:
+            waits.append(Background(lambda: buffer.wait(0)).asleep())
+            between.set()
+        return wordOf(*arguments)
+
+    monkeypatch.setattr(fences, "_wordOf", slowly)
+    assert buffer.signal(0) == 1 and between.is_set()
+    assert waits[0].ended() in (0, 1)
+    device().asStream(None).synchronize(30)
+
+
+def test_anothersStreamIsToldOnceOfTheDead(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """Broken: it stayed poisoned, and can not be made anew: PyTorch's are a pool. Writers were not told, and readers told nonsense."""
+    from cuda.bindings import driver as cu
+
+    writer, other = actor(OTHER), muninn.share(np.zeros(BYTES, np.uint8), "b", mode=buffer.mode)
+    other.open()
+    with device().onGpu(0):
+        mine = int(cu.cuStreamCreate(1)[1])
+    writer.do("s.submit(lambda: gate.wait(60))\nwith b.write(stream=s): pass")
+    with buffer.read(stream=mine):
+        pass
+    writer.kill()
+
+    def isTold() -> bool:
+        try:
+            with other.write(stream=mine):
+                return False
+        except OwnerDied:
+            return True
+
+    eventually(isTold, "who gives the stream work is told")
+    for _ in range(3):
+        with other.write(stream=mine):
+            pass
+        assert other.read(timeout=60).shape == (BYTES,)
+    device().asStream(mine).close()
+    with other.write(stream=mine):
+        pass
+    assert other.read(timeout=60).shape == (BYTES,), "what was closed was our view of it"
+
+
+def test_aStreamOnItsWayToAWordIsNotLeftBehind(domain: str, actor: Start) -> None:
+    """Broken: the word began at 0 again for the row's next buffer, before the stream had come to waiting for it."""
+    from cuda.bindings import driver as cu
+
+    from muninn.control import atomics
+
+    buffer = muninn.share(np.zeros(BYTES, np.uint8), "a")
+    writer = actor(OTHER)
+    there = device()
+    stream = there.createStream(0)
+    with there.onGpu(0):
+        host = int(cu.cuMemHostAlloc(8, 2)[1])
+        atomics.storeRelease64(host, 0)
+        assert int(cu.cuStreamWaitValue64(stream.handle, host, 1, 0)[0]) == 0  # a long kernel, that Muninn knows nothing of
+    writer.do("s.submit(lambda: gate.wait(60)); b.signal(s)")
+    buffer.wait(stream)
+    writer.do("gate.set(); s.synchronize(30)")
+    row = buffer._held().row
+    buffer.free()
+    del buffer
+    writer.do("b.close()")
+    time.sleep(0.2)
+    others = [muninn.share(np.zeros(BYTES, np.uint8), f"other{number}") for number in range(3)]
+    atomics.storeRelease64(host, 1)
+    stream.synchronize(30)
+    eventually(
+        lambda: any(each["name"] == "late" for each in muninn.listBuffers()) or muninn.share(np.zeros(8), "late"), "and the row is free"
+    )
+    assert len(others) == 3 and row >= 0
+
+
+def test_aCapturedStreamIsRefusedAndItsCaptureGoesOn(buffer: muninn.MuninnBuffer) -> None:
+    from cuda.bindings import driver as cu
+
+    there = device()
+    with there.onGpu(0):
+        stream = int(cu.cuStreamCreate(1)[1])
+        buffer.wait(stream)
+        assert int(cu.cuStreamBeginCapture(stream, cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)[0]) == 0
+        for use in (buffer.signal, lambda each: buffer.write(stream=each).__exit__(None, None, None)):
+            with pytest.raises((InvalidArgument, AttributeError)):
+                use(stream)
+        status, graph = cu.cuStreamEndCapture(stream)
+        assert status == cu.CUresult.CUDA_SUCCESS
+        cu.cuGraphDestroy(graph)
+    with buffer.write(stream=stream):
+        pass
+    assert content(buffer) == [0]
+
+
+def test_nothingOfOursBreaksAnothersCapture(domain: str, actor: Start) -> None:
+    """Broken: our threads asked for events, and synchronized contexts, which ends the capture of any stream (`torch.cuda.graph`)."""
+    from cuda.bindings import driver as cu
+
+    buffers = {mode: muninn.share(np.zeros(BYTES, np.uint8), mode, mode=mode) for mode in ("fastMode", "bigMode")}
+    there = device()
+    started, ended, gate, answers = threading.Event(), threading.Event(), threading.Event(), list[str]()
+    stands = there.createStream(0)
+
+    def capture() -> None:
+        with there.onGpu(0):
+            stream = int(cu.cuStreamCreate(1)[1])
+            answers.append(cu.cuStreamBeginCapture(stream, cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL)[0].name)
+            started.set()
+            ended.wait(60)
+            answers.append(cu.cuStreamEndCapture(stream)[0].name)
+
+    capturing = Background(capture)
+    assert started.wait(60)
+    stands.submit(lambda: gate.wait(60))
+    closed = []
+    for mode, buffer in buffers.items():
+        stream, opened = there.createStream(0), muninn.share(np.zeros(BYTES, np.uint8), f"{mode}2", mode=mode)
+        for each in (buffer, opened):
+            with each.write(stream=stream):
+                pass
+            with each.read(stream=None):
+                pass
+            each.wait(stream, each.signal(stream))
+        stream.synchronize(60)
+        assert stream.query() and each.read(timeout=60).shape == (BYTES,)
+        address = opened.open()
+        there.copy(address, buffer.open(), BYTES, stands)
+        opened.free()
+        closed.append(address)
+        there.asStream(None).synchronize(60)
+    del opened, each
+    time.sleep(0.3)
+    gate.set()
+    stands.synchronize(60)  # an address that was unmapped under its copies would have failed the context
+    ended.set()
+    capturing.ended()
+    assert answers == ["CUDA_SUCCESS", "CUDA_SUCCESS"] and len(closed) == 2

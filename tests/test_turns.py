@@ -1,0 +1,195 @@
+"""Turns: who is inside keeps others out, and what was given to a stream is waited for, whoever reads or writes next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import muninn
+from muninn.api import gpus, membership, readers
+from muninn.errors import WriterDied
+from support import Actor, ActorError, Background
+
+Start = Callable[..., Actor]
+BYTES = 1 << 16
+#: Another process: `fill(stream, n)` lets a stream stand until `gate` is set, and then fill the buffer with n.
+OTHER = f"""
+import threading
+from muninn.api import gpus, membership, readers
+b = muninn.open('a', access='readWrite', timeout=30); d = gpus.deviceOf(membership.current()); p = b.open(); gate = threading.Event(); kept = []
+s, t = d.createStream(0), d.createStream(0)
+def fill(stream, number, stands=True):
+    source, filled = d.allocate(0, {BYTES}), np.full({BYTES}, number, np.uint8); kept.append(source)
+    d.copyNow(source.address, filled.ctypes.data, {BYTES}, 0)
+    if stands: stream.submit(lambda: gate.wait(60))
+    d.copy(p, source.address, {BYTES}, stream)
+def taken(stream):
+    target = d.allocate(0, {BYTES}); kept.append(target); d.copy(target.address, p, {BYTES}, stream); return target
+def bytesOf(target):
+    out = np.zeros({BYTES}, np.uint8); d.copyNow(out.ctypes.data, target.address, {BYTES}, 0); return sorted(set(out.tolist()))
+def inside(turn):
+    turn.__enter__(); kept.append(turn); return turn
+"""
+
+
+def device() -> Any:
+    return gpus.deviceOf(membership.current())
+
+
+@pytest.fixture(params=["fastMode", "bigMode"])
+def buffer(request: pytest.FixtureRequest, domain: str) -> muninn.MuninnBuffer:
+    return muninn.share(np.zeros(BYTES, np.uint8), "a", mode=request.param)
+
+
+def content(buffer: muninn.MuninnBuffer) -> list[int]:
+    return sorted(set(buffer.read(timeout=60).tolist()))
+
+
+def test_twoThreadsOnTheDefaultStreamDoNotWaitForEachOtherForEver(buffer: muninn.MuninnBuffer) -> None:
+    """Broken: a ticket was shown before the word that ends it was in the stream; another thread put its wait before that word."""
+
+    def turns(turn: Callable[[], Any]) -> None:
+        for _ in range(300):
+            with turn():
+                pass
+
+    workers = [
+        Background(lambda turn=turn: turns(turn)) for turn in (lambda: buffer.write(stream=None), lambda: buffer.read(stream=None)) * 2
+    ]
+    for worker in workers:
+        worker.ended()
+    device().asStream(None).synchronize(30)
+    assert buffer.generation == 1200
+
+
+def test_aSnapshotThatWaitedForAPublicationWaitsForItsKernels(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """Broken: `read()` looked for kernels before it waited for the generation, and copied what they had not written yet."""
+    writer = actor(OTHER)
+    writer.do("turn = inside(b.write(stream=s)); fill(s, 5)")
+    reading = Background(lambda: content(buffer)).asleep()
+    writer.do("turn.__exit__(None, None, None)")
+    reading.asleep()
+    writer.do("gate.set()")
+    assert reading.ended() == [5] and buffer.generation == 2
+
+
+def test_aReaderThatComesWhileSomebodyIsWritingComesBehind(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """Broken: it waited for those who had left, and read beside the one that was inside."""
+    writer, reader = actor(OTHER), actor(OTHER)
+    writer.do("turn = inside(b.write(stream=s)); fill(s, 5)")
+    with pytest.raises(ActorError) as raised:
+        reader.do("b.read(timeout=0.05, stream=s).__enter__()")
+    assert raised.value.kind == "TimeoutError"
+    reader.begin("with b.read(stream=s): target = taken(s)")
+    writer.do("turn.__exit__(None, None, None)")
+    reader.result()
+    assert reader.do("s.query()") is False
+    writer.do("gate.set()")
+    assert reader.do("s.synchronize(30); bytesOf(target)") == [5]
+
+
+def test_aWriterThatComesWhileSomebodyIsReadingComesBehind(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """Broken: it overtook the reader's kernels, which had no ticket yet."""
+    reader, writer = actor(OTHER), actor(OTHER)
+    reader.do("turn = inside(b.read(stream=s)); s.submit(lambda: gate.wait(60)); target = taken(s)")
+    for stream in ("", ", stream=s"):
+        with pytest.raises(ActorError) as raised:
+            writer.do(f"b.write(timeout=0.05{stream}).__enter__()")
+        assert raised.value.kind == "TimeoutError"
+    writer.begin("with b.write(stream=s): fill(s, 5, stands=False)")
+    time.sleep(0.05)
+    assert buffer.generation == 0, "it has not begun"
+    reader.do("turn.__exit__(None, None, None)")
+    writer.result()
+    assert writer.do("s.query()") is False
+    reader.do("gate.set()")
+    assert reader.do("s.synchronize(30); bytesOf(target)") == [0]
+    assert content(buffer) == [5]
+
+
+def test_readersAreInsideTogether(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    readers = [actor(OTHER) for _ in range(2)]
+    for reader in readers:
+        reader.do("one = inside(b.read(stream=s)); two = inside(b.read(stream=t))")
+    for reader in readers:
+        reader.do("two.__exit__(None, None, None)")
+    with pytest.raises(TimeoutError):
+        buffer.write(timeout=0.05, stream=None).__enter__()
+    readers[0].do("one.__exit__(None, None, None)")
+    with pytest.raises(TimeoutError):
+        buffer.write(timeout=0.05, stream=None).__enter__()
+    readers[1].do("one.__exit__(None, None, None)")
+    with buffer.write(timeout=60, stream=None):
+        pass
+
+
+def test_aReaderInsideDoesNotWaitForTheWriterThatWaitsForIt(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    reader, writer = actor(OTHER), actor(OTHER)
+    reader.do("one = inside(b.read(stream=s))")
+    writer.begin("with b.write(stream=s): pass")
+    time.sleep(0.05)
+    assert reader.do("two = inside(b.read(timeout=30, stream=t)); two.__exit__(None, None, None); one.__exit__(None, None, None)") is False
+    writer.result()
+
+
+def test_aReaderThatLeavesWakesTheWriter(buffer: muninn.MuninnBuffer, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: the writer slept on until its next look, every 50 ms."""
+    monkeypatch.setattr(readers, "_CHECK_NS", 60_000_000_000)
+    reader = actor(OTHER)
+    reader.do("turn = inside(b.read(stream=s))")
+    writing = Background(lambda: buffer.write(stream=None).__enter__()).asleep()
+    reader.do("turn.__exit__(None, None, None)")
+    assert writing.ended() is not None
+
+
+def test_aDeadReaderKeepsNobodyOut(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    reader = actor(OTHER)
+    reader.do("turn = inside(b.read(stream=s)); s.submit(lambda: gate.wait(60)); target = taken(s)")
+    writing = Background(lambda: buffer.write(stream=None).__enter__()).asleep()
+    reader.kill()
+    assert writing.ended() is not None
+
+
+def test_aWriterThatDiedInsideIsToldToReaders(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    writer = actor(OTHER)
+    writer.do("turn = inside(b.write(stream=s)); fill(s, 5)")
+    reading = Background(lambda: buffer.read(stream=None).__enter__()).asleep()
+    writer.kill()
+    assert isinstance(reading.ended(), WriterDied)
+    with buffer.write(timeout=60, stream=None):
+        pass
+    with buffer.read(timeout=60, stream=None):
+        pass
+
+
+def test_oneThreadIsInsideOneKindOfTurn(buffer: muninn.MuninnBuffer) -> None:
+    with buffer.read(stream=None):
+        for again in (buffer.write(stream=None), buffer.write()):
+            with pytest.raises(RuntimeError, match="reading"):
+                again.__enter__()
+    with buffer.write(stream=None):
+        with pytest.raises(RuntimeError, match="writing"):
+            buffer.read(stream=None).__enter__()
+        with pytest.raises(RuntimeError, match="writing"):
+            buffer.write(stream=None).__enter__()
+    with buffer.read(stream=None), buffer.read(stream=None):
+        pass
+    assert buffer.generation == 2
+
+
+def test_whatAFailedTurnGaveItsStreamIsWaitedFor(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """Broken: a turn that ended by an exception had no ticket, and its kernels overwrote what the next writer had published."""
+    first = actor(OTHER)
+    with pytest.raises(ActorError, match="no reason"):
+        first.do("with b.write(stream=s): fill(s, 7); raise ValueError('no reason')")
+    with pytest.raises(WriterDied):
+        buffer.read(stream=None).__enter__()
+    second = actor(OTHER)
+    second.do("with b.write(stream=s): fill(s, 2, stands=False)")
+    assert second.do("s.query()") is False
+    first.do("gate.set(); s.synchronize(30)")
+    assert content(buffer) == [2]
