@@ -44,7 +44,7 @@ test: $(CUDA) standin ## run all tests, the C ones under sanitizers among them
 	@sh ops/standin.sh $(PY) -m pytest tests/conformance tests/cuda
 
 model: ## explore the protocol's models with SPIN, whole and with each invariant taken away; QUICK=1 for the small ones
-	@SPIN=$$(sh ops/findspin.sh) && python3 tests/model/check.py $(if $(QUICK),--quick)
+	@SPIN=$$(sh ops/findspin.sh) && export SPIN && python3 tests/model/check.py $(if $(QUICK),--quick)
 
 stateful: $(STAMP) ## random steps of real processes against a model: SECONDS=1800
 	@MUNINN_STATEFUL=long MUNINN_STATEFUL_SECONDS=$(or $(SECONDS),1800) $(PY) -m pytest tests/stateful

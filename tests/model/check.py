@@ -41,6 +41,9 @@ SOUND = (
     Case("claims", "N=2 OPS=2"),
     Case("claims", "N=2 WEAK"),
     Case("claims", "N=3", isQuick=False),
+    Case("turns", "N=3"),
+    Case("turns", "N=3 ROLE0=WRITES ROLE1=WRITES ROLE2=READS DEATHS=2"),
+    Case("turns", "N=3 ROLE0=WRITES ROLE1=WRITES ROLE2=COPIES"),
     Case("buffers", f"{_OPEN_FREE} DEATHS=0"),
     Case("buffers", "N=2 THERE_IS_ONE=1 DOES0=RENEWS DOES1=OPENS DEATHS=0 SPURIOUS=0"),
     Case("buffers", "N=2 THERE_IS_ONE=1 DOES0=OPENS DOES1=REVOKES DEATHS=0 SPURIOUS=0"),
@@ -58,6 +61,15 @@ MUTILATED = (
     *(Case("claims", "N=2", without) for without in ("TAKE_FROM_THE_NOTICED", "NO_BOUND", "NO_ODD", "NO_SECOND_LOOK")),
     Case("claims", "N=2 OPS=2", "RELEASE_BEFORE_DATA"),
     Case("claims", "N=2 WEAK", "PLAIN_BEGIN"),
+    *(
+        Case("turns", "N=2 ROLE0=WRITES ROLE1=READS", without)
+        for without in (
+            "PLAIN_READING", "LOOK_BEFORE_READING", "NO_STEP_BACK", "SCAN_BEFORE_CLAIM", "TICKET_AFTER_LEAVING", "TICKET_AFTER_RELEASE",
+            "CLEAR_THE_NOTICED", "NO_CLEARING",
+        )
+    ),
+    *(Case("turns", "N=2 ROLE0=WRITES ROLE1=COPIES", without) for without in ("WAIT_BEFORE_LOOKING", "TICKET_AFTER_RELEASE")),
+    Case("turns", "N=2 ROLE0=WRITES ROLE1=WRITES", "TAKE_FROM_THE_NOTICED"),
     *(
         Case("buffers", f"{_OPEN_FREE} DEATHS=0", without)
         for without in (
