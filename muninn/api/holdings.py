@@ -44,8 +44,8 @@ class Holding:
     """One buffer that this process has open. It ends when the last buffer object lets go of it."""
 
     __slots__ = (
-        "__weakref__", "_leaseAddress", "_leaseWord", "_renewAtMs", "_renewal", "claimAddress", "claimDepth", "claimLock", "description",
-        "fencing", "generation", "incarnation", "membership", "memory", "readers", "row", "tickets", "writer",
+        "__weakref__", "_leaseAddress", "_leaseWord", "_readers", "_renewAtMs", "_renewal", "claimAddress", "claimDepth", "claimLock",
+        "description", "fencing", "generation", "incarnation", "membership", "memory", "row", "tickets", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -60,7 +60,7 @@ class Holding:
         self.generation = Generation(block.rowAddress(row))
         self.tickets = Tickets(block.rowAddress(row), block.fencesAddress(row))
         self.fencing = threading.RLock()  # what is shown of fences, and what streams are made to wait for, in one order
-        self.readers = Readers(membership, row, incarnation, memory.leaseIndex)
+        self._readers: Readers | None = None
         self.claimAddress = block.rowAddress(row) + layout.ROW_CLAIM_OFFSET
         self.claimLock = threading.RLock()
         self.writer = 0  # the thread that is inside a writer's turn; guarded by claimLock
@@ -72,6 +72,17 @@ class Holding:
     @property
     def ttlMs(self) -> int:
         return self.membership.settings.security.leaseTtlMs
+
+    @property
+    def readers(self) -> Readers:
+        """Who reads it by kernels. Made when it is first asked for: most who open a buffer never do."""
+        readers = self._readers
+        if readers is None:
+            with self.membership.leaseLock:
+                readers = self._readers
+                if readers is None:
+                    readers = self._readers = Readers(self.membership, self.row, self.incarnation, self.memory.leaseIndex)
+        return readers
 
     def renewal(self) -> Renewal:
         """A token: while anybody keeps it, the background thread renews the lease."""
