@@ -36,6 +36,7 @@ class Hands:
     def __init__(self) -> None:
         self.kept: dict[int, Any] = {}
         self.writing: dict[int, Any] = {}
+        self.reading: dict[int, Any] = {}
         self.locks: dict[str, muninn.Lock] = {}
 
     def join(self) -> int:
@@ -158,6 +159,15 @@ class Hands:
         writing, view = self.writing.pop(key)
         view[:] = pattern(count, dtype, token)
         writing.__exit__(None, None, None)
+
+    def beginReading(self, key: int, timeout: float) -> None:
+        """Be inside a reader's turn for kernels; `endReading` ends it, or a death."""
+        reading = self._buffer(key).read(timeout=timeout, stream=None)
+        reading.__enter__()
+        self.reading[key] = reading
+
+    def endReading(self, key: int) -> None:
+        self.reading.pop(key).__exit__(None, None, None)
 
     def tryRead(self, key: int) -> str:
         """What a reader is told while somebody writes."""

@@ -91,6 +91,10 @@ class DomainMachine(RuleBasedStateMachine):
         opened = self.reference.opened[key]
         return opened.buffer.writer == (opened.puppet, key)
 
+    def _isReading(self, key: int) -> bool:
+        opened = self.reference.opened[key]
+        return (opened.puppet, key) in opened.buffer.readers
+
     # --- doing and expecting ---------------------------------------------------------------------------------------------
 
     def _do(self, puppet: Puppet, op: str, *arguments: Any, error: str = "") -> Any:
@@ -254,7 +258,11 @@ class DomainMachine(RuleBasedStateMachine):
         opened = self.reference.opened[key]
         if not opened.isWritable:
             return "PermissionDenied"
-        return "BufferFreed" if opened.buffer.isFreed else "TimeoutError" if opened.buffer.writer is not None else ""
+        if opened.buffer.isFreed:
+            return "BufferFreed"
+        if any(puppet is opened.puppet for puppet, _ in opened.buffer.readers):
+            return "RuntimeError"  # it would wait for itself
+        return "TimeoutError" if opened.buffer.writer is not None or opened.buffer.readers else ""
 
     @precondition(lambda self: self._owned(0) is not None)
     @rule(pick=_picks, token=_tokens)
@@ -277,7 +285,7 @@ class DomainMachine(RuleBasedStateMachine):
         key = self._owned(
             pick, lambda each: each.isWritable and not each.isArray and each.buffer.kind == "array" and not each.buffer.isFreed
         )
-        if key is None or self.reference.opened[key].buffer.writer is not None:
+        if key is None or self.reference.opened[key].buffer.writer is not None or self.reference.opened[key].buffer.readers:
             return
         opened, buffer = self.reference.opened[key], self.reference.opened[key].buffer
         self._do(opened.puppet, "beginWriting", key, 20.0)
@@ -300,6 +308,34 @@ class DomainMachine(RuleBasedStateMachine):
         buffer.token = token
         self._compare()
 
+    @precondition(lambda self: self._owned(0, lambda each: not each.buffer.isFreed) is not None)
+    @rule(pick=_picks)
+    def beginReading(self, pick: int) -> None:
+        """A turn for kernels keeps writers out, and is kept out by one that lives."""
+        key = self._owned(pick, lambda each: not each.isArray and each.buffer.kind == "array" and not each.buffer.isFreed)
+        if key is None or self._isReading(key):
+            return
+        opened, buffer = self.reference.opened[key], self.reference.opened[key].buffer
+        if buffer.writer is not None and buffer.writer[0] is opened.puppet:
+            error = "RuntimeError"
+        else:
+            error = "TimeoutError" if buffer.writer is not None else "WriterDied" if buffer.isTorn else ""
+        self._do(opened.puppet, "beginReading", key, 0.02 if error == "TimeoutError" else 20.0, error=error)
+        if not error:
+            buffer.readers.append((opened.puppet, key))
+        self._compare()
+
+    @precondition(lambda self: any(not puppet.isStopped for each in self.reference.buffers for puppet, _ in each.readers))
+    @rule(pick=_picks)
+    def endReading(self, pick: int) -> None:
+        key = self._owned(pick, lambda each: any(puppet is each.puppet for puppet, _ in each.buffer.readers))
+        if key is None or not self._isReading(key):
+            return
+        opened = self.reference.opened[key]
+        self._do(opened.puppet, "endReading", key)  # also of what was freed meanwhile
+        opened.buffer.readers.remove((opened.puppet, key))
+        self._compare()
+
     @precondition(lambda self: any(each.writer is not None for each in self.reference.buffers))
     @rule(pick=_picks)
     def readWhileWritten(self, pick: int) -> None:
@@ -312,7 +348,11 @@ class DomainMachine(RuleBasedStateMachine):
     @rule(pick=_picks, by=_picks, token=_tokens)
     def waitForAnother(self, pick: int, by: int, token: int) -> None:
         """One waits for the next generation, another publishes it."""
-        quiet = lambda each: not each.isArray and not each.buffer.isFreed and each.buffer.writer is None and not each.buffer.isTorn  # noqa: E731
+
+        def quiet(each: Any) -> bool:
+            buffer = each.buffer
+            return not (each.isArray or buffer.isFreed or buffer.isTorn or buffer.writer or buffer.readers)
+
         reader = self._owned(pick, quiet)
         if reader is None:
             return
@@ -343,7 +383,7 @@ class DomainMachine(RuleBasedStateMachine):
     @rule(pick=_picks)
     def close(self, pick: int) -> None:
         key = self._owned(pick)
-        if key is not None and not self._isWriting(key):
+        if key is not None and not self._isWriting(key) and not self._isReading(key):
             self._do(self.reference.opened[key].puppet, "close", key)
             self.reference.close(key)
             self._compare()
@@ -352,7 +392,7 @@ class DomainMachine(RuleBasedStateMachine):
     @rule(pick=_picks)
     def free(self, pick: int) -> None:
         key = self._owned(pick, lambda each: not each.isArray)
-        if key is not None and not self._isWriting(key):
+        if key is not None and not self._isWriting(key) and not self._isReading(key):
             opened = self.reference.opened[key]
             self._do(opened.puppet, "free", key)
             self.reference.close(key)
@@ -544,7 +584,7 @@ class DomainMachine(RuleBasedStateMachine):
     @rule(pick=_picks)
     def leave(self, pick: int) -> None:
         puppet = self._puppet(pick)
-        if any(self._isWriting(key) for key, each in self.reference.opened.items() if each.puppet is puppet):
+        if any(self._isWriting(key) or self._isReading(key) for key, each in self.reference.opened.items() if each.puppet is puppet):
             return  # a program does not end in the middle of a with-statement without leaving it
         puppet.leave()
         self.trace.append(f"{puppet} left")

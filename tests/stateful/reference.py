@@ -26,6 +26,8 @@ class Published:
     isTorn: bool = False
     #: Who is in the middle of a write, and by which of its numbers.
     writer: tuple[Puppet, int] | None = None
+    #: Who is inside a reader's turn, and by which of its numbers.
+    readers: list[tuple[Puppet, int]] = field(default_factory=list)
     #: Nobody holds it any more, and the broker may not know yet.
     isLingering: bool = False
 
@@ -102,6 +104,7 @@ class Reference:
         for buffer in self.buffers:
             if buffer.writer is not None and buffer.writer[0] is puppet:
                 buffer.writer, buffer.isTorn = None, True
+            buffer.readers = [each for each in buffer.readers if each[0] is not puppet]
         for key in [key for key, each in self.opened.items() if each.puppet is puppet]:
             self.close(key)
         for name in list(self.locks):
