@@ -22,6 +22,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "build" / "gpu"
+LINES = OUT / "lines.json"
 _BOUND_SECONDS = 1200
 
 
@@ -139,6 +140,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make gpu", description="Run on a GPU what needs one, and print one table.")
     parser.add_argument("--rehearse", action="store_true", help="on the stand-in driver, small")
     parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--go-on", action="store_true", help="keep what the table says of the other parts")
     parser.add_argument("--only", action="append", choices=["suite", "demos", "bench", "guesses", "sanitizer", "crash"])
     arguments = parser.parse_args()
     name, version = gpu()
@@ -160,14 +162,20 @@ def main() -> int:
     }
     cuda = f"{int(version) // 1000}.{int(version) % 1000 // 10}"
     what = f"{name}, driver for CUDA {cuda}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
-    lines = list[Line]()
+    kept: dict[str, list[Line]] = {}
+    if arguments.go_on and LINES.exists():
+        kept = {part: [Line(*line) for line in lines] for part, lines in json.loads(LINES.read_text()).items()}
     for part, measure in parts.items():
         if not arguments.only or part in arguments.only:
-            lines += measure()
-            text = "\n".join(f"{'ok   ' if line.passed else 'FAIL '} {line.part:17} {line.found}" for line in lines)
-            (OUT / "table.txt").write_text(f"{what}\n{text}\n")  # what is over is kept, whatever becomes of the rest
+            kept[part] = measure()
+            # What is over is kept, whatever becomes of the rest.
+            LINES.write_text(json.dumps(kept))
+            text = "\n".join(
+                f"{'ok   ' if line.passed else 'FAIL '} {line.part:17} {line.found}" for each in parts for line in kept.get(each, [])
+            )
+            (OUT / "table.txt").write_text(f"{what}\n{text}\n")
     print(f"\n{(OUT / 'table.txt').read_text()}", end="")
-    return 0 if all(line.passed for line in lines) or small else 1
+    return 0 if all(line.passed for lines in kept.values() for line in lines) or small else 1
 
 
 if __name__ == "__main__":

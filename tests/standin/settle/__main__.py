@@ -11,30 +11,38 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import memory  # noqa: F401  its questions
 import work  # noqa: F401  its questions
 from answers import STAYS_DIFFERENT, compare, write
-from asking import QUESTIONS, Figure, NotAsked, driverThatIsThere
+from asking import QUESTIONS, Figure, NotAsked, Question, driverThatIsThere
+
+
+def answersTo(question: Question) -> list[tuple[str, str, object]]:
+    """Ask one question, and print its answers."""
+    answers: list[tuple[str, str, object]] = []
+    try:
+        answers += ((question.number, what, seen) for what, seen in question.ask())
+    except Exception as error:
+        answers.append((question.number, question.ask.__name__, f"ended with {type(error).__name__}: {error}"))
+    lines = []
+    for number, what, seen in answers:
+        shown = seen.value if isinstance(seen, Figure) else f"not asked: {seen.reason}" if isinstance(seen, NotAsked) else seen
+        lines.append(f"{number:<10} {what}: {shown}\n")
+    print("".join(lines), end="", flush=True)
+    return answers
 
 
 def asked(wanted: set[str]) -> list[tuple[str, str, object]]:
-    """Ask, and print as answers come."""
-    answers: list[tuple[str, str, object]] = []
-    for number, ask in QUESTIONS:
-        if wanted and not wanted & {number, ask.__name__}:
-            continue
-        try:
-            for what, seen in ask():
-                answers.append((number, what, seen))
-                shown = seen.value if isinstance(seen, Figure) else f"not asked: {seen.reason}" if isinstance(seen, NotAsked) else seen
-                print(f"{number:<10} {what}: {shown}", flush=True)
-        except Exception as error:
-            answers.append((number, ask.__name__, f"ended with {type(error).__name__}: {error}"))
-            print(f"{number:<10} {ask.__name__} ended with {type(error).__name__}: {error}", flush=True)
-    return answers
+    """Ask those that look at what the GPU has left one by one, then the others, some at a time where there are processors for them."""
+    chosen = [each for each in QUESTIONS if not wanted or wanted & {each.number, each.ask.__name__}]
+    answers = [answer for question in chosen if question.isAlone for answer in answersTo(question)]
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 3)) as pool:
+        return answers + [answer for found in pool.map(answersTo, [each for each in chosen if not each.isAlone]) for answer in found]
 
 
 def main() -> int:

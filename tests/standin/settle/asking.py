@@ -17,7 +17,17 @@ from support import Actor  # noqa: E402
 _PREPARE = f"import sys, time, os, mmap, signal, ctypes, threading; sys.path.insert(0, {str(HERE)!r})\nfrom probe import *\n"
 
 Ask = Callable[[], Iterator[tuple[str, object]]]
-QUESTIONS: list[tuple[str, Ask]] = []
+
+
+class Question(NamedTuple):
+    """A function that asks, under the number of the guess; `isAlone` when nobody else may use the GPU meanwhile."""
+
+    number: str
+    ask: Ask
+    isAlone: bool
+
+
+QUESTIONS: list[Question] = []
 
 
 class Figure(NamedTuple):
@@ -32,11 +42,11 @@ class NotAsked(NamedTuple):
     reason: str
 
 
-def question(number: str) -> Callable[[Ask], Ask]:
+def question(number: str, isAlone: bool = False) -> Callable[[Ask], Ask]:
     """A function that yields (what was asked, what was seen), under the number of the guess; letters are questions of the design."""
 
     def add(ask: Ask) -> Ask:
-        QUESTIONS.append((number, ask))
+        QUESTIONS.append(Question(number, ask, isAlone))
         return ask
 
     return add

@@ -81,7 +81,7 @@ def actors3(raw: str) -> object:
         return three.do(f"code(tryOpen('{raw}'))")
 
 
-@question("6-8")
+@question("6-8", isAlone=True)
 def deathOfALegacyExporter() -> Iterator[tuple[str, object]]:
     with actors(3) as (owner, importer, other):
         before = other.do("freeBytes()")
@@ -122,7 +122,7 @@ ok(cu.cuStreamWaitValue64(s, w, 1, 0)); ok(cu.cuEventRecord(e, s)); raw = eventH
         )
 
 
-@question("10-11, 20, A")
+@question("10-11, 20, A", isAlone=True)
 def vmm() -> Iterator[tuple[str, object]]:
     with actors(3) as (owner, importer, other):
         before = other.do("freeBytes()")
@@ -237,7 +237,7 @@ def memory() -> Iterator[tuple[str, object]]:
         )
 
 
-@question("D")
+@question("D", isAlone=True)
 def times() -> Iterator[tuple[str, object]]:
     for size in (2 << 20, 64 << 20, 1 << 30, 8 << 30):
         with actors(2) as (owner, importer), contextlib.suppress(ActorError):

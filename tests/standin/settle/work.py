@@ -232,7 +232,7 @@ def whoTellsAFailure() -> Iterator[tuple[str, object]]:
             yield what, "the failure" if said == failure else said
 
 
-@question("8")
+@question("8", isAlone=True)
 def whatAContextCosts() -> Iterator[tuple[str, object]]:
     with actors(1) as (one,):
         before = one.do("freeBytes()")
@@ -243,7 +243,7 @@ def whatAContextCosts() -> Iterator[tuple[str, object]]:
         yield "MiB taken once it has ended", (before - one.do("freeBytes()")) >> 20
 
 
-@question("10")
+@question("10", isAlone=True)
 def handlesOfOnesOwn() -> Iterator[tuple[str, object]]:
     with actors(2) as (one, two):
         before = two.do("freeBytes()")
@@ -265,7 +265,7 @@ def handlesOfOnesOwn() -> Iterator[tuple[str, object]]:
         )
 
 
-@question("C")
+@question("C", isAlone=True)
 def lastKernelOfTheDead() -> Iterator[tuple[str, object]]:
     with actors(1, _WORDS) as (one,):
         if not one.do("bool(kernels())"):
