@@ -12,7 +12,7 @@ from muninn.errors import InvalidArgument
 
 _ATTRIBUTES = ("handle", "ptr", "cuda_stream")
 #: The driver's names for the default stream: NULL, CU_STREAM_LEGACY, CU_STREAM_PER_THREAD (cuda.h).
-DEFAULT_HANDLES = (0, 1, 2)
+DEFAULT_HANDLES = LEGACY_HANDLE, _, PER_THREAD_HANDLE = (0, 1, 2)
 _PROTOCOL_VERSION = 0
 
 

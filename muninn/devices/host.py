@@ -8,6 +8,7 @@ declared `staged` to exercise that route. Their capacity is a number in the conf
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 import weakref
 from collections.abc import Callable, Collection
@@ -173,6 +174,10 @@ class HostDevice(Device):
 
     def workingGpu(self) -> int | None:
         return 0 if self.gpuCount else None
+
+    def awaitWork(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        return all(stream.isFinished(deadline - time.monotonic()) for stream in list(self._streams.values()))
 
     def createStream(self, gpu: int) -> Stream:
         stream = WorkerStream(self.requireGpu(gpu))

@@ -340,9 +340,9 @@ class Device(ABC):
         """
         return contextlib.nullcontext(self.requireGpu(gpu))
 
+    @abstractmethod
     def awaitWork(self, seconds: float) -> bool:
         """Wait until the GPUs have done what this process gave them so far; False when it takes longer than that."""
-        return True
 
     @abstractmethod
     def createStream(self, gpu: int) -> Stream:
@@ -378,6 +378,6 @@ class Device(ABC):
 
         `ready` is the truth, and is called on a thread of the port's choice with at most `READY_SLICE_SECONDS`; what it raises
         becomes the stream's error. It must not call the port. A back-end may let the GPU itself wait for `word` meanwhile, and may
-        ignore it: pass it only if whoever makes `ready` raise writes the word as well, for nothing else ends that wait. Work that
-        others (a kernel launch) have put behind it is then run; the port's own is not.
+        ignore it: pass it only if whoever makes `ready` raise writes the word as well, for nothing else ends that wait. What the GPU
+        does by itself behind it (a kernel, a copy) is then done all the same; what the host does there is not.
         """

@@ -23,8 +23,8 @@ from muninn.errors import DeviceUnavailable, InvalidArgument
 
 #: One piece of work; it is given the stream's error, and decides what that means to it.
 Item = Callable[[BaseException | None], object]
-#: Work with its lane, and whether it could fail by itself; None ends the worker.
-Items = queue.SimpleQueue["tuple[Lane, Item, bool] | None"]
+#: Work with its lane and its number there, and whether it could fail by itself; None ends the worker.
+Items = queue.SimpleQueue["tuple[Lane, int, Item, bool] | None"]
 #: Small integers: nothing that a CUDA library could take for a pointer to its own stream.
 _HANDLES = itertools.count(max(DEFAULT_HANDLES) + 1)
 
@@ -99,6 +99,10 @@ class WorkerStream(HostStream):
         self._lane.checkOpen()
         self._lane.wait(timeout)
 
+    def isFinished(self, seconds: float) -> bool:
+        """Whether everything submitted is over after so long, whatever came of it; also of a stream that was closed."""
+        return not self._lane.awaitFinished(seconds)
+
     def query(self) -> bool:
         self._lane.checkOpen()
         return self._lane.isIdle()
@@ -127,6 +131,8 @@ class Lane:
         self._submitted = self._finished = self._doubts = 0
         self._error: BaseException | None = None
         self._trace: TracebackType | None = None
+        #: An error that somebody was told, and the last piece of work that was submitted before that.
+        self._told: tuple[BaseException | None, int] = (None, 0)
         self._thread: threading.Thread | None = None
         self._shut = False
 
@@ -135,15 +141,27 @@ class Lane:
         self._check()
         with self._changed:
             self.checkOpen()
+            self.start()
+            self._submitted += 1
+            self._doubts += isDoubtful
+            self.items.put((self, self._submitted, item, isDoubtful))
+
+    def start(self) -> None:
+        """Have the worker, for who must not fail later for want of a thread."""
+        with self._changed:
             if self._thread is None:
                 thread = threading.Thread(target=_work, args=(self.items, self._begin), name=self._name, daemon=True)
                 thread.start()
                 self._thread = thread
-            self._submitted += 1
-            self._doubts += isDoubtful
-            self.items.put((self, item, isDoubtful))
 
     def wait(self, timeout: float | None) -> None:
+        """Wait for what it was given so far, and raise its error."""
+        if pending := self.awaitFinished(timeout):
+            raise TimeoutError(f"{pending} operations of the stream are still pending after {timeout} s")
+        self._raise()
+
+    def awaitFinished(self, timeout: float | None) -> int:
+        """Wait for what it was given so far; returns how much of it is not done after `timeout` seconds."""
         self._check()
         if threading.current_thread() is self._thread:
             raise InvalidArgument("a stream's own work waits for the stream", "Synchronize from outside")
@@ -153,9 +171,9 @@ class Lane:
             while self._finished < target:
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
-                    raise TimeoutError(f"{target - self._finished} operations of the stream are still pending after {timeout} s")
+                    return target - self._finished
                 self._changed.wait(remaining)
-        self._raise()
+        return 0
 
     def isIdle(self) -> bool:
         self._check()
@@ -201,9 +219,17 @@ class Lane:
         self._raise()
 
     def forgetError(self) -> None:
-        """Go on as if nothing had failed: somebody has been told."""
+        """Go on as if nothing had failed: somebody has been told. What was submitted before that comes behind the failure all the same."""
         with self._changed:
+            if self._error is not None:
+                self._told = self._error, self._submitted
             self._error = self._trace = None
+
+    def errorOf(self, number: int) -> BaseException | None:
+        """What stands in the way of that piece of work."""
+        with self._changed:
+            told, until = self._told
+            return self._error or (told if number <= until else None)
 
     def endWith(self, item: Item) -> bool:
         """`item` is the last that the worker does, after all that it was given; False: there is no worker, for it was given nothing.
@@ -212,7 +238,7 @@ class Lane:
         """
         if self._thread is None:
             return False
-        self.items.put((self, item, False))
+        self.items.put((self, self._submitted + 1, item, False))
         self.items.put(None)
         return True
 
@@ -238,10 +264,10 @@ def _runNext(items: Items) -> bool:
     queued = items.get()
     if queued is None:
         return False
-    lane, item, isDoubtful = queued
+    lane, number, item, isDoubtful = queued
     error: BaseException | None = None
     try:
-        item(lane.error)
+        item(lane.errorOf(number))
     except BaseException as raised:  # a SystemExit too: a thread has nobody else to tell
         error = raised
     del queued, item  # what the work held is released before anybody is told that it is done

@@ -90,12 +90,7 @@ def test_theBudgetOfMappedMemoryIsKept(domain: str, actor: Start) -> None:
         small.do("b.open()")
     assert raised.value.kind == "BarPressureHigh"
     assert small.do("int(b.read().sum()), len(b.describe()['importers'])") == [0, 1], "it is open for the CPU all the same"
-    small.do("import gc; a.close(); gc.collect()")
-    small.do("deadline = time.monotonic() + 30")
-    small.do(
-        "while True:\n    try:\n        b.open(); break\n    except muninn.errors.BarPressureHigh:\n"
-        "        assert time.monotonic() < deadline; time.sleep(0.01)"
-    )
+    small.do("import gc; a.close(); gc.collect(); b.open()")
 
 
 @pytest.mark.usefixtures("standin")
@@ -105,6 +100,19 @@ def test_whatTheDriverCanNotMapIsTheSameError(domain: str, actor: Start) -> None
     with pytest.raises(ActorError) as raised:
         small.do("a.open()")
     assert raised.value.kind == BarPressureHigh.__name__
+
+
+@pytest.mark.usefixtures("standin")
+def test_whatIsClosedComesBackWhenNoMoreCanBeMapped(domain: str, actor: Start) -> None:
+    """Broken: to give memory back the reaper first asked for some, which there was none of, and asked again, and again."""
+    for name in "ab":
+        muninn.share(np.zeros(4 * MIB, np.uint8), name)
+    full = actor("import gc\na, b = muninn.open('a'), muninn.open('b'); a.open()", STANDIN_HOST_MAPPED=str(5 * MIB))
+    with pytest.raises(ActorError) as raised:
+        full.do("b.open()")
+    assert raised.value.kind == BarPressureHigh.__name__
+    full.do("a.close(); gc.collect(); b.open()")
+    full.do("b.close(); gc.collect(); c = muninn.open('a'); c.open()")
 
 
 def test_aReadOnlyOpenIsReadOnlyForCpuAndKernels(domain: str, actor: Start) -> None:

@@ -67,7 +67,9 @@ def test_theImportersDeathIsNothingToTheOwner(domain: str, actor: Start, freeByt
     assert actor("theirs = muninn.open('a')").do("int(theirs.read().sum())") == 499500
 
 
-@pytest.mark.parametrize("ends", ["theirs.close(); del theirs", "membership.current().leave()"])
+@pytest.mark.parametrize(
+    "ends", ["theirs.close(); del theirs", "membership.current().leave()", "theirs.close(); del theirs; membership.current().leave()"]
+)
 def test_theOwnerWaitsForTheKernelsOfAnImporterThatCloses(domain: str, actor: Start, ends: str) -> None:
     """Broken: its lease went before its kernels, and the owner used its memory again while they still wrote."""
     owner = actor(LEND)

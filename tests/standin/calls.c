@@ -67,7 +67,9 @@ CUresult callBegin(const char *name, Need need, const char *format, ...) {
         if (sameName(faults[i].name, name) && atomic_fetch_add(&faults[i].seen, 1) + 1 == faults[i].nth) return faults[i].code;
     if (inHostFunction && need == NEEDS_INIT) return NOT_PERMITTED;
     if (driver.forked || (need && !driver.ready)) return NOT_INITIALIZED;
-    return captureRefuses(name);
+    CHECK(captureRefuses(name));
+    freeingAwait(name);
+    return OK;
 }
 
 void logLine(const char *format, ...) {

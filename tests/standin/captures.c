@@ -30,7 +30,7 @@ static _Thread_local int mode = MODE_GLOBAL;
 /* Calls that might wait, or allocate: seen on an H200 of those without a mark. */
 static const char *const unsafe[] = {
     "cuMemAlloc_v2", "cuMemFree_v2", "cuMemHostAlloc", "cuMemFreeHost", "cuMemHostUnregister", "cuEventSynchronize", "cuEventQuery", "cuStreamSynchronize",
-    "cuStreamQuery", "cuMemAllocHost_v2" /* taken to be */, "cuMemHostRegister_v2" /* taken to be */, "cuIpcCloseMemHandle" /* taken to be */,
+    "cuStreamQuery", "cuMemAllocHost_v2" /* taken to be */, "cuMemHostRegister_v2", "cuIpcCloseMemHandle" /* taken to be */,
 };
 
 static Capture *find(const struct Stream *stream) { /* under lock */

@@ -108,7 +108,7 @@ API CUresult cuIpcCloseMemHandle(CUdeviceptr address) {
     pthread_mutex_unlock(&gate);
     if (!right) return INVALID_VALUE;
     if (!last) return OK;
-    CUresult result = streamIdle(owner);
+    CUresult result = freeingIdle(owner);
     pthread_mutex_lock(&gate);
     mapping = mappingFind(address);
     if (mapping && mapping->kind == KIND_IPC && !mapping->opens) mappingRemove(mapping);

@@ -306,7 +306,7 @@ API CUresult cuMemFree_v2(CUdeviceptr address) {
     Context *owner = right ? mapping->context : NULL;
     pthread_mutex_unlock(&gate);
     if (!right) return INVALID_VALUE;
-    CUresult result = streamIdle(owner); /* freeing waits for the device, as on the real one */
+    CUresult result = freeingIdle(owner); /* freeing waits for the device, as on the real one */
     pthread_mutex_lock(&gate);
     mapping = mappingFind(address);
     if (mapping && mapping->base == address) mappingRemove(mapping);
@@ -367,7 +367,7 @@ API CUresult cuMemFreeHost(void *address) {
     Context *owner = right ? mapping->context : NULL;
     pthread_mutex_unlock(&gate);
     if (!right) return INVALID_VALUE;
-    CUresult result = streamIdle(owner);
+    CUresult result = freeingIdle(owner);
     pthread_mutex_lock(&gate);
     mapping = mappingFind((uint64_t)address);
     if (mapping) mappingRemove(mapping);
@@ -417,7 +417,7 @@ API CUresult cuMemHostUnregister(void *address) {
     Context *owner = right ? mapping->context : NULL;
     pthread_mutex_unlock(&gate);
     if (!right) return mapping && mapping->kind == KIND_REGISTERED ? INVALID_VALUE : HOST_MEMORY_NOT_REGISTERED;
-    CUresult result = streamIdle(owner);
+    CUresult result = freeingIdle(owner);
     pthread_mutex_lock(&gate);
     mapping = mappingFind((uint64_t)address);
     if (mapping) mappingRemove(mapping);

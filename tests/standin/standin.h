@@ -1,8 +1,8 @@
 /* The stand-in CUDA driver: what its modules share.
  *
  * The part of the driver's binary interface that is used here is declared anew, from its documentation, so that gcc alone builds it. One noun per
- * file: calls (log, faults), ledger (accounting across processes), device (devices, contexts), memory, vmm, copies, streams, captures, events, ipc,
- * kernels, entries (the table behind cuGetProcAddress).
+ * file: calls (log, faults), ledger (accounting across processes), device (devices, contexts), memory, vmm, copies, streams, captures, freeing, events,
+ * ipc, kernels, entries (the table behind cuGetProcAddress).
  *
  * Locks, outermost first: the submission lock of streams.c, a stream's own, `gate` of memory.c, the ledger's. Nobody waits for work while he holds one.
  */
@@ -195,6 +195,7 @@ typedef struct Stream Stream;
 typedef CUresult (*Work)(void *arguments, CUresult before); /* before: the context's sticky error; what it returns becomes it */
 CUresult streamSubmit(Stream *handle, Work work, const void *arguments, size_t bytes, bool wait);
 CUresult streamIdle(Context *context); /* waits for all streams of the context */
+bool streamIsWorker(void); /* whether this thread does the work of one */
 void futexWake(uint32_t *word);
 void futexWait(uint32_t *word, uint32_t seen, long ms);
 
@@ -203,6 +204,11 @@ void futexWait(uint32_t *word, uint32_t seen, long ms);
 bool captureHas(const struct Stream *stream);
 void captureBreak(const struct Stream *stream);
 CUresult captureRefuses(const char *name); /* OK, or why this thread may not make this call now; then captures are broken */
+
+/* --- freeing.c --- */
+
+CUresult freeingIdle(Context *context); /* streamIdle, with the driver's lock */
+void freeingAwait(const char *name); /* the lock, if that call needs it */
 
 /* --- events.c --- */
 

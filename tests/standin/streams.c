@@ -223,6 +223,8 @@ CUresult streamSubmit(Stream *handle, Work work, const void *arguments, size_t b
     return atomic_load(&context->error);
 }
 
+bool streamIsWorker(void) { return working; }
+
 CUresult streamIdle(Context *context) {
     Place places[256];
     int found = 0;

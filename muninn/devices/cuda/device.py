@@ -7,6 +7,7 @@ Memory is `vmm` where the GPU exports descriptors, else `cudaIpc`; what others a
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,16 +15,20 @@ from typing import Any
 
 from cuda.bindings import driver as cu
 
+from muninn.control import atomics
 from muninn.devices.cuda import driver, registration, vmm
 from muninn.devices.cuda.driver import DriverError, call, typed
+from muninn.devices.cuda.events import Events
+from muninn.devices.cuda.gates import Gates
 from muninn.devices.cuda.gpu import Entered, Gpu
 from muninn.devices.cuda.legacy import LegacyMemory
 from muninn.devices.cuda.reaper import Reaper
-from muninn.devices.cuda.streams import CudaStream, Events, Gates
-from muninn.devices.foreign import DEFAULT_HANDLES, streamHandle
+from muninn.devices.cuda.staging import Staging
+from muninn.devices.cuda.streams import CudaStream, HostParts
+from muninn.devices.foreign import DEFAULT_HANDLES, LEGACY_HANDLE, PER_THREAD_HANDLE, streamHandle
 from muninn.devices.handle import gpuText, unpacked
 from muninn.devices.port import Allocation, Device, FenceWord, MemoryInfo, OnReached, Ready, Registration, Stream, UsedBytes
-from muninn.errors import DeviceUnavailable, InvalidArgument, IpcHandleMismatch
+from muninn.errors import BarPressureHigh, DeviceUnavailable, InvalidArgument, IpcHandleMismatch
 
 _NON_BLOCKING = int(cu.CUstream_flags.CU_STREAM_NON_BLOCKING)
 _MEMORY_TYPE = cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE
@@ -74,11 +79,13 @@ class CudaDevice(Device):
         self._windowBytes = windowBytes
         self._reaper = Reaper(self._contexts)
         self._legacy = LegacyMemory(self._reaper)
-        self._gates = Gates(lambda: self._someGpu().entered())
+        self._hostParts = HostParts(Gates(self._enteredSome), Staging(self._enteredSome))
         #: By the context's id: its address may become another's.
         self._events: dict[int, Events] = {}
         self._noticed: set[int] = set()
-        self._defaults: dict[tuple[int, int], CudaStream] = {}
+        self._defaults: dict[int, CudaStream] = {}
+        #: `streams`, by the context's id: each thread has its own.
+        self._perThread = threading.local()
         self._copiers: dict[int, Any] = {}
         #: By the stream's id, likewise.
         self._own: weakref.WeakValueDictionary[int, CudaStream] = weakref.WeakValueDictionary()
@@ -115,7 +122,7 @@ class CudaDevice(Device):
         chosen = self._gpu(gpu)
         try:
             self._notice()
-            with chosen.entered(), driver.beyondCaptures():
+            with chosen.entered(), driver.BeyondCaptures():
                 yield chosen
         except DriverError as error:
             raise typed(error, f"GPU {gpu}: {what}") from error
@@ -159,7 +166,7 @@ class CudaDevice(Device):
         home = self._homeOf(gpu, stated.gpuUuid)
         try:
             self._notice()
-            with home.entered(), driver.beyondCaptures():
+            with home.entered(), driver.BeyondCaptures():
                 if stated.transport == "vmm":
                     return vmm.importDescriptor(self._reaper, home, self._peersOf(home), descriptor, sizeBytes, writable, stated)
                 return self._legacy.importHandle(home, sizeBytes, stated)
@@ -193,6 +200,9 @@ class CudaDevice(Device):
         with self._someGpu().entered():
             return driver.ordinalOf(address)
 
+    def _enteredSome(self) -> Entered:
+        return self._someGpu().entered()
+
     def _someGpu(self) -> Gpu:
         """For what needs a context and does not mind which: one that is there already, since a context takes memory."""
         return next((gpu for gpu in self._gpus if gpu.isActive()), self._gpus[0])
@@ -209,10 +219,22 @@ class CudaDevice(Device):
             return None
 
     def registerHost(self, address: int, sizeBytes: int, writable: bool, progress: Callable[[int], None] | None = None) -> Registration:
+        mapped = list[int]()
+
+        def counting(part: int) -> None:
+            mapped.append(part)
+            if progress is not None:
+                progress(part)
+
         with self._working(self._someGpu().index, f"{sizeBytes} bytes of host memory can not be mapped") as gpu:
-            return registration.register(
-                self._reaper, gpu, address, sizeBytes, writable, progress, self._budget, self._seams, self._windowBytes
-            )
+            given = (self._reaper, gpu, address, sizeBytes, writable, counting, self._budget, self._seams, self._windowBytes)
+            try:
+                return registration.register(*given)
+            except BarPressureHigh:
+                # As in `allocate`; but what was counted is counted once.
+                if mapped or not self._reaper.drain(_DRAIN_SECONDS):
+                    raise
+                return registration.register(*given)
 
     def copy(self, target: int, source: int, sizeBytes: int, stream: object = None, keepAlive: object = None) -> None:
         if sizeBytes < 0 or (sizeBytes > 0 and (target <= 0 or source <= 0)):
@@ -220,13 +242,18 @@ class CudaDevice(Device):
         chosen = self._stream(stream)
         if not sizeBytes:
             return
-        isPageable = self._memoryType(target) is None or self._memoryType(source) is None
+        parts = self._seams.parts(target, source, sizeBytes)
+        isInto, isFrom = self._memoryType(target) is not None, self._memoryType(source) is not None
         try:
-            # The driver lets the caller wait for pageable memory, for as long as the stream does; our lane waits instead.
-            if isPageable and not (chosen.handle in DEFAULT_HANDLES and chosen.isQuiet()):
-                chosen.submit(_HostCopy(self, target, source, sizeBytes, chosen.gpu, keepAlive))
+            # The driver lets the caller wait for memory that it does not know, for as long as the stream does; our lane waits instead.
+            if (isInto and isFrom) or (chosen.handle in DEFAULT_HANDLES and chosen.isQuiet()):
+                chosen.copy(target, source, parts, keepAlive)
+            elif isInto:
+                chosen.copyIn(target, source, parts, keepAlive)
+            elif isFrom:
+                chosen.copyOut(target, source, parts, keepAlive)
             else:
-                chosen.copy(target, source, self._seams.parts(target, source, sizeBytes), keepAlive)
+                chosen.submit(functools.partial(_copyOnHost, target, source, sizeBytes, keepAlive))
         except DriverError as error:
             raise typed(error, f"{sizeBytes} bytes can not be copied") from error
 
@@ -241,7 +268,7 @@ class CudaDevice(Device):
         """The stream of what is waited for at once. Nothing in it ever waits for anybody else."""
         with self._making:
             if gpu not in self._copiers:
-                with self._gpus[gpu].entered(), driver.beyondCaptures():
+                with self._gpus[gpu].entered(), driver.BeyondCaptures():
                     self._copiers[gpu] = call(cu.cuStreamCreate, _NON_BLOCKING)
             return self._copiers[gpu]
 
@@ -258,7 +285,7 @@ class CudaDevice(Device):
     def createStream(self, gpu: int) -> Stream:
         with self._working(gpu, "no stream can be made") as chosen:
             raw = int(call(cu.cuStreamCreate, _NON_BLOCKING))
-            stream = CudaStream(gpu, raw, self._eventsOf(chosen.context), self._gates, isOwned=True)
+            stream = CudaStream(gpu, raw, self._eventsOf(chosen.context), self._hostParts, isOwned=True)
             self._own[int(call(cu.cuStreamGetId, raw))] = stream
         return stream
 
@@ -294,11 +321,12 @@ class CudaDevice(Device):
         if int(current) not in (0, int(context)) and int(call(cu.cuCtxGetDevice)) == gpu:
             context = current
         events = self._eventsOf(context)
+        handle = raw if raw == PER_THREAD_HANDLE else LEGACY_HANDLE
         with self._making:
-            key = (id(events), raw)
-            if key not in self._defaults:
-                self._defaults[key] = CudaStream(gpu, raw, events, self._gates, isOwned=False, isDefault=True)
-            return self._defaults[key]
+            known = vars(self._perThread).setdefault("streams", {}) if handle == PER_THREAD_HANDLE else self._defaults
+            if id(events) not in known:
+                known[id(events)] = CudaStream(gpu, handle, events, self._hostParts, isOwned=False, isDefault=True)
+            return known[id(events)]
 
     def _adopt(self, raw: int, streamId: int) -> CudaStream:
         """A stream that another library made, perhaps in a context of its own."""
@@ -306,7 +334,7 @@ class CudaDevice(Device):
         context = context[0] if isinstance(context, tuple) else context
         with Entered(context):
             gpu = int(call(cu.cuCtxGetDevice))
-        made = CudaStream(gpu, raw, self._eventsOf(context), self._gates, isOwned=False)
+        made = CudaStream(gpu, raw, self._eventsOf(context), self._hostParts, isOwned=False)
         with self._making:
             for old in [each for each, wrapper in self._foreign.items() if wrapper.isQuiet()][: max(0, len(self._foreign) - _MAX_FOREIGN)]:
                 del self._foreign[old]
@@ -325,11 +353,12 @@ class CudaDevice(Device):
             self._eventsOf(cu.CUcontext(current))
             self._noticed.add(current)
 
-    def _contexts(self) -> list[Any]:
-        """Where this process may have given GPUs work: the primary contexts, and those that we were shown."""
-        known = {int(each.context): each.context for each in list(self._events.values())}
-        primary = {int(gpu.context): gpu.context for gpu in self._gpus if gpu.isActive()}
-        return list({**known, **primary}.values())
+    def _contexts(self) -> dict[int, Any]:
+        """Where this process may have given GPUs work: the primary contexts, and those that we were shown. By their ids."""
+        for gpu in self._gpus:
+            if gpu.isActive():
+                self._eventsOf(gpu.context)
+        return {contextId: events.context for contextId, events in list(self._events.items())}
 
     def onGpu(self, gpu: int) -> Entered:
         return self._gpu(gpu).entered()
@@ -352,14 +381,8 @@ class CudaDevice(Device):
             raise typed(error, "the stream can not wait") from error
 
 
-class _HostCopy:
-    """A copy of pageable memory, when its stream comes to it."""
-
-    def __init__(self, device: CudaDevice, target: int, source: int, sizeBytes: int, gpu: int, held: object) -> None:
-        self._device, self._copied, self._held = device, (target, source, sizeBytes, gpu), held
-
-    def __call__(self) -> None:
-        self._device.copyNow(*self._copied)
+def _copyOnHost(target: int, source: int, sizeBytes: int, held: object) -> None:
+    atomics.copy(target, source, sizeBytes)
 
 
 def _checkSize(sizeBytes: int) -> None:

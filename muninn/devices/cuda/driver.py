@@ -10,11 +10,11 @@ Ours does know: nothing that it touches is being captured.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 from cuda.bindings import driver as cu
@@ -89,14 +89,16 @@ def leaveCaptures() -> None:
     call(cu.cuThreadExchangeStreamCaptureMode, _RELAXED)
 
 
-@contextlib.contextmanager
-def beyondCaptures() -> Iterator[None]:
-    """The same for a caller's thread, for as long as the block lasts."""
-    before = call(cu.cuThreadExchangeStreamCaptureMode, _RELAXED)
-    try:
-        yield
-    finally:
-        call(cu.cuThreadExchangeStreamCaptureMode, before)
+class BeyondCaptures:
+    """``with BeyondCaptures():`` is the same for a caller's thread, for as long as the block lasts."""
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = call(cu.cuThreadExchangeStreamCaptureMode, _RELAXED)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        call(cu.cuThreadExchangeStreamCaptureMode, self._before)
 
 
 def ordinalOf(address: int) -> int:

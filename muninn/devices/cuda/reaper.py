@@ -5,30 +5,35 @@ closes may hold locks, may be the garbage collector, and may be what the kernel 
 context of this process that Muninn knows, since host memory and peers' memory are used by all GPUs, and then disposes. What it has not
 come to when the process ends, the kernel gives back.
 
-It waits by freeing a page of host memory, which the driver does behind all that a context was given. cuCtxSynchronize would do the
-same, and break the capture of any stream of that context (both seen on an H200).
+There are two ways to wait for a context (both seen on an H200). To free a page of host memory, which the driver does behind all that
+the context was given, stops whoever launches, copies or allocates meanwhile: it is done when no stream waits for anything but the GPU.
+cuCtxSynchronize stops nobody, and breaks the capture of any stream of that context: it is what is left when some stream always waits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cuda.bindings import driver as cu
 
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call
+from muninn.devices.cuda.gates import WAITS
 from muninn.devices.cuda.gpu import Entered
 
 _log = logging.getLogger("muninn.devices")
 _PAGE_BYTES = 4096
 _AGAIN_SECONDS = 0.05
-#: What passes; any other answer is that of a context that runs nothing any more, whose memory goes all the same.
-_PASSES = frozenset(("OUT_OF_MEMORY", "OPERATING_SYSTEM", "STREAM_CAPTURE_UNSUPPORTED", "STREAM_CAPTURE_IMPLICIT"))
+#: How long it looks for a moment at which no stream waits.
+_QUIET_BOUND_SECONDS = 2.0
+#: What another thread's capture answers, which will end.
+_CAPTURING = frozenset(("STREAM_CAPTURE_UNSUPPORTED", "STREAM_CAPTURE_IMPLICIT"))
 
 
 class _Remains(NamedTuple):
@@ -42,11 +47,15 @@ class Reaper:
     Parameters
     ----------
     contexts
-        The contexts in which this process may have given GPUs work.
+        The contexts in which this process may have given GPUs work, by their ids.
     """
 
-    def __init__(self, contexts: Callable[[], Iterable[Any]]) -> None:
+    def __init__(self, contexts: Callable[[], dict[int, Any]]) -> None:
         self._contexts = contexts
+        #: A page in each context, to be freed: at that time there may be no memory left to make one.
+        self._pages: dict[int, int] = {}
+        #: Contexts that were destroyed or have failed.
+        self._over: set[int] = set()
         #: Put by finalizers, at any point of any thread: nothing but this queue is made for that.
         self._remains: queue.SimpleQueue[_Remains] = queue.SimpleQueue()
         self._starting = threading.Lock()
@@ -75,37 +84,64 @@ class Reaper:
     def _run(self) -> None:
         driver.leaveCaptures()
         while True:
-            first = self._remains.get()
-            batch = [first]
+            batch = [self._remains.get()]
             while not self._remains.empty():
                 batch.append(self._remains.get())
-            if any(remains.isBehindWork for remains in batch):
-                for context in self._contexts():
-                    _await(context)
-            while batch:
-                _dispose(batch.pop(0).dispose)
-            del first  # else it would hold, until the next one, what it has disposed of
+            try:
+                self._dispose(batch)
+            except Exception:
+                # The thread must live: others' memory is given back by it too.
+                _log.exception("device memory was not given back")
+            batch.clear()  # else it would hold, until the next one, what it has disposed of
 
+    def _dispose(self, batch: list[_Remains]) -> None:
+        """Wait for the work that may use it, and dispose of all of it. The batch is empty afterwards."""
+        if not any(remains.isBehindWork for remains in batch):
+            _disposeNow(batch)
+            return
+        with WAITS.none(_QUIET_BOUND_SECONDS) as isQuiet:
+            for contextId, context in self._contexts().items():
+                if contextId not in self._over and not (isQuiet and self._awaitByPage(contextId, context)):
+                    self._awaitBySynchronizing(contextId, context)
+            _disposeNow(batch)
 
-def _await(context: Any) -> None:
-    """Wait until a context has done what it was given."""
-    while True:
+    def _awaitByPage(self, contextId: int, context: Any) -> bool:
+        """Wait until a context has done what it was given; False where that can not be."""
         try:
             with Entered(context):
-                call(cu.cuMemFreeHost, call(cu.cuMemHostAlloc, _PAGE_BYTES, cu.CU_MEMHOSTALLOC_PORTABLE))
-            return
+                if contextId not in self._pages:
+                    self._pages[contextId] = _page()
+                call(cu.cuMemFreeHost, self._pages.pop(contextId))
+                with contextlib.suppress(DriverError):  # the next time is another chance
+                    self._pages[contextId] = _page()
         except DriverError as error:
-            if error.code not in _PASSES:
-                _log.warning("a context of the GPUs runs nothing any more: %s", error)
+            _log.debug("no page of host memory to wait by: %s", error)
+            return False
+        return True
+
+    def _awaitBySynchronizing(self, contextId: int, context: Any) -> None:
+        while True:
+            try:
+                with Entered(context):
+                    call(cu.cuCtxSynchronize)
                 return
-        time.sleep(_AGAIN_SECONDS)
+            except DriverError as error:
+                if error.code not in _CAPTURING:
+                    _log.warning("a context of the GPUs runs nothing any more, and its memory is given back: %s", error)
+                    self._over.add(contextId)
+                    return
+            time.sleep(_AGAIN_SECONDS)
 
 
-def _dispose(dispose: Callable[[], object]) -> None:
-    try:
-        dispose()
-    except DriverError as error:
-        _log.warning("device memory was not given back: %s", error)
-    except Exception:
-        # The thread must live: others' memory is given back by it too.
-        _log.exception("device memory was not given back")
+def _page() -> int:
+    return int(call(cu.cuMemHostAlloc, _PAGE_BYTES, cu.CU_MEMHOSTALLOC_PORTABLE))
+
+
+def _disposeNow(batch: list[_Remains]) -> None:
+    while batch:
+        try:
+            batch.pop(0).dispose()
+        except DriverError as error:
+            _log.warning("device memory was not given back: %s", error)
+        except Exception:
+            _log.exception("device memory was not given back")

@@ -13,104 +13,39 @@ written by whoever proves the death.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from cuda.bindings import driver as cu
 
 from muninn.control import atomics
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call, typed
+from muninn.devices.cuda.events import Events
+from muninn.devices.cuda.gates import WAITS, Gate, Gates
 from muninn.devices.cuda.gpu import Entered
+from muninn.devices.cuda.staging import Pieces, Staging, cut
+from muninn.devices.foreign import PER_THREAD_HANDLE
 from muninn.devices.port import FenceWord, OnReached, Ready, Stream
 from muninn.devices.streams import Item, Lane, awaitReady
 from muninn.errors import InvalidArgument
 
-_EVENT_FLAGS = int(cu.CUevent_flags.CU_EVENT_DISABLE_TIMING) | int(cu.CUevent_flags.CU_EVENT_BLOCKING_SYNC)
 _REACHED = int(cu.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_GEQ)
 _NOT_CAPTURED = int(cu.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)
 _POLL_SECONDS = 0.0002
-_WORD_BYTES = 8
-_PAGE_WORDS = 512
 
 
-class Gate:
-    """A word in pinned host memory at which one stream after another waits for the host, and how far it was opened.
+class HostParts(NamedTuple):
+    """What all streams use for the host's part in them."""
 
-    Its numbers go on from stream to stream: one that has ended for the host may still be on its way to a number that was reached.
-    """
-
-    def __init__(self, host: int, device: int) -> None:
-        self._host, self.deviceAddress = host, device
-        self._asked = 0
-        atomics.storeRelease64(host, 0)
-
-    def ask(self) -> int:
-        """The number that the stream waits for next."""
-        self._asked += 1
-        return self._asked
-
-    def open(self, number: int) -> None:
-        """SYNC gate: pairs with the stream that waits for `number`; what the host did comes before. Numbers only grow: one thread opens."""
-        atomics.storeRelease64(self._host, number)
-
-
-class Gates:
-    """Gates that no stream has. Their memory is a primary context's, which lasts, and all contexts reach it.
-
-    Parameters
-    ----------
-    home
-        Enters such a context.
-    """
-
-    def __init__(self, home: Callable[[], Entered]) -> None:
-        self._home = home
-        self._free: list[Gate] = []
-        self._changing = threading.Lock()
-
-    def take(self) -> Gate:
-        with self._changing:
-            if not self._free:
-                with self._home(), driver.beyondCaptures():
-                    flags = cu.CU_MEMHOSTALLOC_PORTABLE | cu.CU_MEMHOSTALLOC_DEVICEMAP
-                    host = int(call(cu.cuMemHostAlloc, _PAGE_WORDS * _WORD_BYTES, flags))
-                    device = int(call(cu.cuMemHostGetDevicePointer, host, 0))
-                self._free += [Gate(host + at * _WORD_BYTES, device + at * _WORD_BYTES) for at in range(_PAGE_WORDS)]
-            return self._free.pop()
-
-    def giveBack(self, gate: Gate) -> None:
-        self._free.append(gate)  # one step: lanes do it
-
-
-class Events:
-    """Events of one context, to be used again and again."""
-
-    def __init__(self, context: Any) -> None:
-        self.context = context
-        self._free: list[Any] = []
-
-    def record(self, handle: int) -> Any:
-        """An event recorded in a stream of this context, which the caller has entered."""
-        try:
-            event = self._free.pop()
-        except IndexError:
-            event = call(cu.cuEventCreate, _EVENT_FLAGS)
-        call(cu.cuEventRecord, event, handle)
-        return event
-
-    def wait(self, event: Any) -> None:
-        """Block until the event is reached; raises what the GPU failed with."""
-        with Entered(self.context):
-            try:
-                call(cu.cuEventSynchronize, event)
-            except DriverError as error:
-                raise typed(error, "the GPU's work failed") from error
-        self._free.append(event)
+    gates: Gates
+    staging: Staging
 
 
 class CudaStream(Stream):
@@ -127,39 +62,45 @@ class CudaStream(Stream):
         Whether it is a default stream, which is everybody's and is never closed.
     """
 
-    def __init__(self, gpu: int, handle: int, events: Events, gates: Gates, *, isOwned: bool, isDefault: bool = False) -> None:
+    def __init__(self, gpu: int, handle: int, events: Events, host: HostParts, *, isOwned: bool, isDefault: bool = False) -> None:
         self.gpu, self.handle, self.isOwned, self._isDefault = gpu, handle, isOwned, isDefault
-        self._events = events
+        self._events, self._staging = events, host.staging
+        self._thread = threading.get_ident() if handle == PER_THREAD_HANDLE else None
         self._lane = Lane(f"muninn-stream-{gpu}-{handle:x}", driver.leaveCaptures)
         self._submitting = threading.Lock()
-        self._gate = gates.take()
-        self._finalizer = weakref.finalize(self, _retire, self._lane, _End(events.context, handle if isOwned else 0, gates, self._gate))
+        self._gate = host.gates.take()
+        #: At most one pair; a list, because the finalizer must not hold the stream.
+        self._pieces: list[Pieces] = []
+        end = _End(events.context, handle if isOwned else 0, host, self._gate, self._pieces)
+        self._finalizer = weakref.finalize(self, _retire, self._lane, end)
         self._finalizer.atexit = False
 
     # --- the port ----------------------------------------------------------------------------------------------------
 
     def submit(self, work: Callable[[], object]) -> None:
         self.check()
-        events, gate = self._events, self._gate
+        events = self._events
         with self._submission():
-            event, number = events.record(self.handle), gate.ask()
+            event = events.record(self.handle)
 
             def part() -> None:
                 events.wait(event)
                 work()
 
-            self._lane.put(_then(part, lambda: gate.open(number)))
-            call(cu.cuStreamWaitValue64, self.handle, gate.deviceAddress, number, _REACHED)
+            self._awaitHost(lambda error: part() if error is None else None)
 
     def recordFence(self, onReached: OnReached, word: FenceWord | None) -> bool:
         """The port's `recordFence`."""
         events = self._events
         with self._submission():
+            # What can fail comes before the word is in the stream: it can not be taken back, and must not come when it is another's.
+            self._lane.start()
+            event = events.take()
             isSure = word is not None and self._lane.isSure()
             if word is not None:
                 # By default a memory barrier comes with it: what the stream wrote is visible before the word (cuda.h).
                 call(cu.cuStreamWriteValue64, self.handle, word.address, word.value, 0)
-            event = events.record(self.handle)
+            call(cu.cuEventRecord, event, self.handle)
 
             def item(error: BaseException | None) -> None:
                 failure = error
@@ -177,32 +118,125 @@ class CudaStream(Stream):
     def delay(self, ready: Ready, word: FenceWord | None) -> None:
         """The port's `delayStream`."""
         self.check()
-        gate, events = self._gate, self._events
+        events = self._events
         with self._submission():
-            if word is not None:
-                call(cu.cuStreamWaitValue64, self.handle, word.address, word.value, _REACHED)
-                # Whoever gave `ready` holds the word by it. It may be another's, and begin at 0 again, once the GPU has passed it.
-                passed = events.record(self.handle)
-                self._lane.put(_then(lambda: awaitReady(ready), lambda: events.wait(passed)))
+            if word is None:
+                self._awaitHost(lambda error: awaitReady(ready) if error is None else None)
                 return
-            number = gate.ask()
-            self._lane.put(_then(lambda: awaitReady(ready), lambda: gate.open(number)))
-            call(cu.cuStreamWaitValue64, self.handle, gate.deviceAddress, number, _REACHED)
+            self._lane.start()
+            passed = events.take()
+
+            def item(error: BaseException | None) -> None:
+                try:
+                    if error is None:
+                        awaitReady(ready)
+                finally:
+                    # Whoever gave `ready` holds the word by it. It may be another's, and begin at 0 again, once the GPU has passed it.
+                    events.wait(passed)
+
+            with self._beginning() as begun:
+                call(cu.cuStreamWaitValue64, self.handle, word.address, word.value, _REACHED)
+                call(cu.cuEventRecord, passed, self.handle)
+                self._lane.put(begun(item))
 
     def copy(self, target: int, source: int, parts: list[tuple[int, int]], keepAlive: object) -> None:
         """Copy (offset, bytes) between addresses that the driver knows; `keepAlive` is dropped behind it."""
         self.check()
-        events = self._events
         with self._submission():
             for offset, sizeBytes in parts:
                 call(cu.cuMemcpyAsync, target + offset, source + offset, sizeBytes, self.handle)
             if keepAlive is not None:
-                event = events.record(self.handle)
+                self._holdUntil([self._events.record(self.handle)], keepAlive)
 
-                def item(error: BaseException | None, held: object = keepAlive) -> None:
-                    events.wait(event)
+    def copyIn(self, target: int, source: int, parts: list[tuple[int, int]], keepAlive: object) -> None:
+        """The same of host memory that the driver does not know, to where it does. It is read when the stream comes to it."""
+        self.check()
+        under: deque[Any] = deque()  # the events of the copies from the pieces that are not known to be over
+        with self._submission():
+            try:
+                for (offset, sizeBytes), piece in zip(cut(parts), self._inTurn(), strict=False):
+                    before = under.popleft() if len(under) == 2 else None
+                    # In a stream that has failed too: the GPU's part can not be called off, and copies what is there.
+                    self._awaitHost(_filling(self._events, before, piece, source + offset, sizeBytes), isDoubtful=False)
+                    call(cu.cuMemcpyAsync, target + offset, piece, sizeBytes, self.handle)
+                    under.append(self._events.record(self.handle))
+            finally:
+                self._holdUntil(list(under), keepAlive)
 
-                self._lane.put(item, isDoubtful=False)
+    def copyOut(self, target: int, source: int, parts: list[tuple[int, int]], keepAlive: object) -> None:
+        """The same the other way round. It is written when the stream comes to it, and the stream goes on behind that."""
+        self.check()
+        events, numbers = self._events, deque[int]()
+        with self._submission():
+            try:
+                for (offset, sizeBytes), piece in zip(cut(parts), self._inTurn(), strict=False):
+                    if len(numbers) == 2:
+                        self._await(numbers.popleft())
+                    call(cu.cuMemcpyAsync, piece, source + offset, sizeBytes, self.handle)
+                    emptied = _emptying(events, events.record(self.handle), target + offset, piece, sizeBytes, keepAlive)
+                    numbers.append(self._promiseHost(emptied, isDoubtful=False))
+            finally:
+                if numbers:
+                    self._await(numbers[-1])
+
+    # --- the host's part ---------------------------------------------------------------------------------------------
+
+    def _awaitHost(self, item: Item, isDoubtful: bool = True) -> None:
+        """Let the stream wait here until the lane has done `item`."""
+        self._await(self._promiseHost(item, isDoubtful))
+
+    def _promiseHost(self, item: Item, isDoubtful: bool = True) -> int:
+        """Give `item` to the lane; returns the number that the gate is opened to behind it."""
+        gate, number = self._gate, self._gate.ask()
+
+        def opening(error: BaseException | None) -> None:
+            try:
+                item(error)
+            finally:
+                gate.open(number)  # the GPU is never left waiting
+
+        with self._beginning() as begun:
+            self._lane.put(begun(opening), isDoubtful)
+        return number
+
+    def _await(self, number: int) -> None:
+        call(cu.cuStreamWaitValue64, self.handle, self._gate.deviceAddress, number, _REACHED)
+
+    @contextmanager
+    def _beginning(self) -> Iterator[Callable[[Item], Item]]:
+        """A wait of the stream begins; it is over when the item of the lane is that comes out of what this yields."""
+
+        def begun(item: Item) -> Item:
+            def ending(error: BaseException | None) -> None:
+                try:
+                    item(error)
+                finally:
+                    WAITS.end()
+
+            return ending
+
+        WAITS.begin()
+        try:
+            yield begun
+        except BaseException:
+            WAITS.end()
+            raise
+
+    def _holdUntil(self, reached: list[Any], held: object) -> None:
+        """Keep `held`, and let the lane go no further, until these events are reached."""
+        events = self._events
+
+        def item(error: BaseException | None, kept: object = held) -> None:
+            for event in reached:
+                events.wait(event)
+
+        self._lane.put(item, isDoubtful=False)
+
+    def _inTurn(self) -> Iterator[int]:
+        """The two pieces, without an end."""
+        if not self._pieces:
+            self._pieces.append(self._staging.take())
+        return itertools.cycle(self._pieces[0])
 
     @contextmanager
     def _submission(self) -> Iterator[None]:
@@ -212,7 +246,7 @@ class CudaStream(Stream):
         graph, and an event in it could not be asked for.
         """
         with self._submitting, Entered(self._events.context):
-            self._lane.checkOpen()
+            self.checkOpen()
             try:
                 isCaptured = int(call(cu.cuStreamIsCapturing, self.handle)) != _NOT_CAPTURED
             except DriverError as error:
@@ -226,8 +260,10 @@ class CudaStream(Stream):
             yield
 
     def checkOpen(self) -> None:
-        """`InvalidArgument` once it was closed."""
+        """`InvalidArgument` once it was closed, and to a thread to which its handle means another stream."""
         self._lane.checkOpen()
+        if self._thread is not None and self._thread != threading.get_ident():
+            raise InvalidArgument("this is the per-thread default stream of another thread", "Use a stream of muninn.createStream")
 
     def isOpen(self) -> bool:
         return self._lane.isOpen()
@@ -243,11 +279,11 @@ class CudaStream(Stream):
 
     def synchronize(self, timeout: float | None = None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._lane.checkOpen()
+        self.checkOpen()
         with self._toldOnce():
             self._lane.wait(timeout)
         if deadline is None:
-            with Entered(self._events.context), driver.beyondCaptures():
+            with Entered(self._events.context), driver.BeyondCaptures():
                 self._typed(lambda: call(cu.cuStreamSynchronize, self.handle))
             return
         while not self.query():
@@ -256,11 +292,11 @@ class CudaStream(Stream):
             time.sleep(_POLL_SECONDS)
 
     def query(self) -> bool:
-        self._lane.checkOpen()
+        self.checkOpen()
         with self._toldOnce():
             if not self._lane.isIdle():
                 return False
-        with Entered(self._events.context), driver.beyondCaptures():
+        with Entered(self._events.context), driver.BeyondCaptures():
             try:
                 call(cu.cuStreamQuery, self.handle)
             except DriverError as error:
@@ -297,24 +333,29 @@ class CudaStream(Stream):
             raise typed(error, "the GPU's work failed") from error
 
 
-def _then(part: Callable[[], object], afterwards: Callable[[], object]) -> Item:
-    """A part of the host, unless the stream has failed, and what follows in any case: the GPU is never left waiting."""
-
+def _filling(events: Events, before: Any, piece: int, source: int, sizeBytes: int) -> Item:
     def item(error: BaseException | None) -> None:
-        try:
-            if error is None:
-                part()
-        finally:
-            afterwards()
+        if before is not None:
+            events.wait(before)  # what the GPU copies from the piece
+        atomics.copy(piece, source, sizeBytes)
+
+    return item
+
+
+def _emptying(events: Events, filled: Any, target: int, piece: int, sizeBytes: int, held: object) -> Item:
+    def item(error: BaseException | None, kept: object = held) -> None:
+        events.wait(filled)
+        if error is None:
+            atomics.copy(target, piece, sizeBytes)
 
     return item
 
 
 class _End:
-    """The last item of a lane: the stream goes, and its gate is another's."""
+    """The last item of a lane: the stream goes, and its gate and pieces are another's."""
 
-    def __init__(self, context: Any, handle: int, gates: Gates, gate: Gate) -> None:
-        self._context, self._handle, self._gates, self._gate = context, handle, gates, gate
+    def __init__(self, context: Any, handle: int, host: HostParts, gate: Gate, pieces: list[Pieces]) -> None:
+        self._context, self._handle, self._host, self._gate, self._pieces = context, handle, host, gate, pieces
 
     def __call__(self, error: BaseException | None) -> None:
         if self._handle:
@@ -327,7 +368,9 @@ class _End:
         if self._handle:
             with Entered(self._context):
                 call(cu.cuStreamDestroy, self._handle)
-        self._gates.giveBack(self._gate)
+        self._host.gates.giveBack(self._gate)
+        while self._pieces:
+            self._host.staging.giveBack(self._pieces.pop())
 
 
 def _retire(lane: Lane, end: _End) -> None:

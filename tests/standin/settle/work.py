@@ -319,8 +319,9 @@ def captures() -> Iterator[tuple[str, object]]:
     """While a thread captures a stream, what another thread may do, and whether the capture comes to its end."""
     waiting = ("cuCtxSynchronize()", "cuEventSynchronize(e)", "cuMemAlloc(64)")
     more = ("cuMemFree(d)", "cuMemFreeHost(host)", "cuMemHostUnregister(at)", "cuEventQuery(e)", "cuStreamSynchronize(t)", "cuStreamQuery(t)",
-            "cuMemHostAlloc(4096, 0)", "cuMemCreate(2 << 20, prop(), 0)")  # fmt: skip
-    for mode, calls in {"GLOBAL": waiting, "RELAXED": waiting + more}.items():
+            "cuMemHostAlloc(4096, 0)", "cuMemCreate(2 << 20, prop(), 0)", "cuMemHostRegister(at, 4096, 3)", "cuEventCreate(0)", "cuStreamCreate(1)",
+            "cuStreamDestroy(u)")  # fmt: skip
+    for mode, calls in {"GLOBAL": (*waiting, *more[-4:]), "RELAXED": waiting + more}.items():
         for call in calls:
             with actors(1, _WORDS) as (one,):
                 one.do(
@@ -329,7 +330,7 @@ def captures() -> Iterator[tuple[str, object]]:
                 one.do(
                     "m = mmap.mmap(-1, 4096); at = ctypes.addressof(ctypes.c_char.from_buffer(m)); ok(cu.cuMemHostRegister(at, 4096, 3))"
                 )
-                one.do("h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); v = mapHandle(h, 2 << 20); seen = []")
+                one.do("h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); v = mapHandle(h, 2 << 20); u = stream(); seen = []")
                 one.do(f"""
 def other():
     ok(cu.cuCtxSetCurrent(c))
@@ -355,3 +356,46 @@ ended = code(cu.cuStreamEndCapture(s)); timer.join()
         yield "a word written and waited for in a captured stream, the capture's end", one.do(
             "begin(); [code(cu.cuStreamWriteValue64(s, d, 1, 0)), code(cu.cuStreamWaitValue64(s, d, 1, 0)), code(cu.cuStreamEndCapture(s))]"
         )  # fmt: skip
+
+
+@question("34")
+def whoStandsInTheWay() -> Iterator[tuple[str, object]]:
+    """While a thread waits within a call for a stream that stands, what another thread can do."""
+    for waits in ("cuMemFreeHost(host)", "cuMemHostUnregister(at)", "cuMemFree(d)", "cuCtxSynchronize()", "cuStreamSynchronize(t)"):
+        with actors(1, _WORDS) as (one,):
+            one.do(
+                "s, t, d, e, host, c = stream(), stream(), alloc(4 << 20), ok(cu.cuEventCreate(0)), pinned(4096), ok(cu.cuCtxGetCurrent())"
+            )
+            one.do("m = mmap.mmap(-1, 4096); at = ctypes.addressof(ctypes.c_char.from_buffer(m)); ok(cu.cuMemHostRegister(at, 4096, 3))")
+            one.do(
+                "f = alloc(4 << 20); big = pinned(1 << 20); ok(cu.cuEventRecord(e, s)); ok(cu.cuStreamSynchronize(s)); seen = {}; took = []"
+            )
+            one.do(f"""
+def one_(name, call):
+    ok(cu.cuCtxSetCurrent(c)); began = time.monotonic(); answer = call()
+    seen[name] = [code(answer), "waited" if time.monotonic() - began > 0.5 else "at once"]
+def waiting():
+    ok(cu.cuCtxSetCurrent(c)); began = time.monotonic(); answer = cu.{waits}; took.append(code(answer) + (" waited" if time.monotonic() - began > 0.5 else " at once"))
+calls = dict(
+    cuEventSynchronize=lambda: cu.cuEventSynchronize(e), cuEventQuery=lambda: cu.cuEventQuery(e), cuStreamQuery=lambda: cu.cuStreamQuery(s),
+    cuEventRecord=lambda: cu.cuEventRecord(e, s), cuStreamWriteValue64=lambda: cu.cuStreamWriteValue64(s, f, 1, 0),
+    cuMemcpyHtoDAsync=lambda: cu.cuMemcpyHtoDAsync(f, big, 1 << 20, s), cuMemCreate=lambda: cu.cuMemCreate(2 << 20, prop(), 0),
+    cuMemAlloc=lambda: cu.cuMemAlloc(4 << 20), cuPointerGetAttribute=lambda: cu.cuPointerGetAttribute(cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, f),
+    cuStreamIsCapturing=lambda: cu.cuStreamIsCapturing(s))
+timer = closed(t, 2.0); blocker = threading.Thread(target=waiting); blocker.start(); time.sleep(0.3)
+threads = [threading.Thread(target=one_, args=pair) for pair in calls.items()]
+for each in threads: each.start()
+for each in threads: each.join(30)
+blocker.join(30); timer.join()
+""")
+            name = waits.split("(", maxsplit=1)[0]
+            yield f"{name} behind a stream that stands", one.do("took[0]")
+            yield (
+                f"meanwhile, in other threads: who waits for {name}",
+                one.do("sorted(name for name, said in seen.items() if said[1] == 'waited')"),
+            )
+    with actors(1, _WORDS) as (one,):
+        one.do("s = stream(); c = ok(cu.cuCtxGetCurrent()); ok(cu.cuCtxSetCurrent(cu.CUcontext(0)))")
+        yield tried(
+            one, "cuStreamGetId, cuStreamGetCtx without a current context", "[code(cu.cuStreamGetId(s)), code(cu.cuStreamGetCtx(s))]"
+        )

@@ -1,0 +1,115 @@
+"""Gates: words in pinned host memory at which streams wait for the host; and how many waits there are."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+from cuda.bindings import driver as cu
+
+from muninn.control import atomics
+from muninn.devices.cuda import driver
+from muninn.devices.cuda.driver import call
+from muninn.devices.cuda.gpu import Entered
+
+_WORD_BYTES = 8
+_PAGE_WORDS = 512
+
+
+class Gate:
+    """A word in pinned host memory at which one stream after another waits for the host, and how far it was opened.
+
+    Its numbers go on from stream to stream: one that has ended for the host may still be on its way to a number that was reached.
+    """
+
+    def __init__(self, host: int, device: int) -> None:
+        self._host, self.deviceAddress = host, device
+        self._asked = 0
+        atomics.storeRelease64(host, 0)
+
+    def ask(self) -> int:
+        """The number that the stream waits for next."""
+        self._asked += 1
+        return self._asked
+
+    def open(self, number: int) -> None:
+        """SYNC gate: pairs with the stream that waits for `number`; what the host did comes before. Numbers only grow: one thread opens."""
+        atomics.storeRelease64(self._host, number)
+
+
+class Gates:
+    """Gates that no stream has. Their memory is a primary context's, which lasts, and all contexts reach it.
+
+    Parameters
+    ----------
+    home
+        Enters such a context.
+    """
+
+    def __init__(self, home: Callable[[], Entered]) -> None:
+        self._home = home
+        self._free: list[Gate] = []
+        self._changing = threading.Lock()
+
+    def take(self) -> Gate:
+        with self._changing:
+            if not self._free:
+                with self._home(), driver.BeyondCaptures():
+                    host = pinned(_PAGE_WORDS * _WORD_BYTES)
+                    device = int(call(cu.cuMemHostGetDevicePointer, host, 0))
+                self._free += [Gate(host + at * _WORD_BYTES, device + at * _WORD_BYTES) for at in range(_PAGE_WORDS)]
+            return self._free.pop()
+
+    def giveBack(self, gate: Gate) -> None:
+        self._free.append(gate)  # one step: lanes do it
+
+
+class Waits:
+    """The waits of this process's streams for the host, or for other processes, that are not over.
+
+    Whoever frees memory has the driver's lock until the GPU has done what it was given (seen on an H200). What a stream waits for may have
+    to come from a thread that wants this lock. So memory is freed while there is no wait, and none can begin.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()  # whose lock its owner may take again: freeing runs other people's finalizers
+        self._pending = 0
+        self._isAwaited = False
+
+    def begin(self) -> None:
+        """Before the stream is told to wait."""
+        with self._changed:
+            while self._isAwaited and not self._pending:  # who waits for there to be none is about to see it
+                self._changed.wait()
+            self._pending += 1
+
+    def end(self) -> None:
+        with self._changed:
+            self._pending -= 1
+            if not self._pending:
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def none(self, seconds: float) -> Iterator[bool]:
+        """Let there be none inside the block; False where some wait was not over after `seconds`, and then others may begin."""
+        with self._changed:
+            self._isAwaited = True
+            try:
+                isNone = self._changed.wait_for(lambda: not self._pending, seconds)
+            finally:
+                self._isAwaited = False
+                self._changed.notify_all()
+            if isNone:
+                yield True
+                return
+        yield False
+
+
+#: Of the process, as the driver's lock is.
+WAITS = Waits()
+
+
+def pinned(sizeBytes: int) -> int:
+    """New host memory that all GPUs reach at its own address. Raises `DriverError`."""
+    return int(call(cu.cuMemHostAlloc, sizeBytes, cu.CU_MEMHOSTALLOC_PORTABLE | cu.CU_MEMHOSTALLOC_DEVICEMAP))
