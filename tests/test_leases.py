@@ -117,6 +117,16 @@ def test_readersAreThoseThatSaySo(lab: Lab) -> None:
     assert one.leases.take(7, 3, 60_000) == held[one] and not isRead(), "nor does the slot's next lease"
 
 
+def test_aReaderIsFoundAmongManyLeases(lab: Lab) -> None:
+    """Broken: eight were looked at, and each close behind a kernel leaves one until the kernel is over."""
+    member = lab.member()
+    held = [member.leases.take(7, 3, 60_000) for _ in range(40)]
+    member.leases.setReading(held[-1], True)
+    assert leases.readersOf(lab.block, lab.members, 7, 3)
+    member.leases.setReading(held[-1], False)
+    assert not leases.readersOf(lab.block, lab.members, 7, 3)
+
+
 def test_readingAndTheExpiryLeaveEachOtherAlone(lab: Lab) -> None:
     member = lab.member()
     index = member.leases.take(7, 3, 1000)

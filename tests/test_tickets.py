@@ -255,3 +255,36 @@ def test_aDeadWritersTurnIsTornAndADeadReadersIsNot(tickets: Tickets) -> None:
     signalled = tickets.issue(_THEIRS)
     assert tickets.poison(_THEIRS) == 1
     assert signalled and tickets.torn() is None, "what somebody signals for himself is no writer's turn"
+
+
+def test_whatIsTornStaysTornUntilTheNextWriter(tickets: Tickets) -> None:
+    """Broken: it was forgotten with the ring slot."""
+    assert tickets.issue(_THEIRS, layout.TICKET_WRITING) == 1 and tickets.torn() is None
+    assert tickets.poison(_THEIRS) == 1
+    for kind in (layout.TICKET_PENDING, layout.TICKET_READING) * TICKET_RING:
+        ticket = tickets.issue(_MINE, kind)
+        assert ticket and tickets.torn() == 1
+        tickets.complete(ticket, _MINE)
+    ticket = tickets.issue(_MINE, layout.TICKET_WRITING)
+    assert ticket and tickets.torn() is None
+    tickets.complete(ticket, _MINE, layout.TICKET_POISONED)
+    assert tickets.torn() == ticket, "whose stream has failed has written half of it too"
+
+
+@pytest.mark.parametrize("end", ["poison", "complete"])
+def test_aTicketIsTornBeforeItIsSeenToBeOver(tickets: Tickets, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """Who sees that nobody is writing any more looks whether it was torn, and only then."""
+    assert tickets.issue(_THEIRS, layout.TICKET_WRITING) == 1
+    seen, cas = list[int | None](), atomics.casSeqCst64
+
+    def looking(address: int, expected: int, desired: int) -> int:
+        if desired & 0xF == layout.TICKET_TORN:
+            seen.append(tickets.torn())
+        return int(cas(address, expected, desired))
+
+    monkeypatch.setattr(atomics, "casSeqCst64", looking)
+    if end == "poison":
+        tickets.poison(_THEIRS)
+    else:
+        tickets.complete(1, _THEIRS, layout.TICKET_POISONED)
+    assert seen == [1]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api import gpus, membership, readers
-from muninn.errors import WriterDied
-from support import Actor, ActorError, Background
+from muninn.api import fences, gpus, membership, readers
+from muninn.errors import OwnerDied, WriterDied
+from support import Actor, ActorError, Background, eventually
 
 Start = Callable[..., Actor]
 BYTES = 1 << 16
@@ -47,6 +47,14 @@ def buffer(request: pytest.FixtureRequest, domain: str) -> muninn.MuninnBuffer:
 
 def content(buffer: muninn.MuninnBuffer) -> list[int]:
     return sorted(set(buffer.read(timeout=60).tolist()))
+
+
+def isTorn(buffer: muninn.MuninnBuffer) -> bool:
+    try:
+        with buffer.read(stream=None):
+            return False
+    except OwnerDied:
+        return True
 
 
 def test_twoThreadsOnTheDefaultStreamDoNotWaitForEachOtherForEver(buffer: muninn.MuninnBuffer) -> None:
@@ -193,3 +201,141 @@ def test_whatAFailedTurnGaveItsStreamIsWaitedFor(buffer: muninn.MuninnBuffer, ac
     assert second.do("s.query()") is False
     first.do("gate.set(); s.synchronize(30)")
     assert content(buffer) == [2]
+
+
+def test_whatADeadWriterToreIsMendedByTheNextOne(domain: str, actor: Start) -> None:
+    """Broken: a CPU's turn has no ticket, and readers went on being told of the dead writer for ever."""
+    buffer, writer = muninn.share(np.zeros(BYTES, np.uint8), "a", mode="bigMode"), actor(OTHER)
+    writer.do("s.submit(lambda: gate.wait(60))\nwith b.write(stream=s): pass")
+    writer.kill()
+    eventually(lambda: isTorn(buffer), "readers are told")
+    with pytest.raises(ValueError, match="no reason"), buffer.write(timeout=60):
+        raise ValueError("no reason")
+    with pytest.raises(WriterDied):
+        buffer.read(stream=None).__enter__()
+    with buffer.write(timeout=60) as view:
+        view[:] = 9
+    assert content(buffer) == [9] and not isTorn(buffer)
+
+
+def test_whatADeadWriterToreStaysTornHoweverManySignal(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """Broken: its ticket left the ring, and what was half written was read as whole."""
+    writer = actor(OTHER)
+    writer.do("s.submit(lambda: gate.wait(60))\nwith b.write(stream=s): pass")
+    writer.kill()
+    eventually(lambda: isTorn(buffer), "readers are told")
+    for _ in range(70):
+        buffer.wait(None, buffer.signal())
+    assert isTorn(buffer)
+    with pytest.raises(OwnerDied):
+        buffer.read(timeout=60)
+
+
+def test_aWriterThatCameBehindTheDeadOneMendsItAll(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """Broken: its stream failed with the dead one's error, and what it had written was called half written, three turns long."""
+    first, second = actor(OTHER), actor(OTHER)
+    first.do("s.submit(lambda: gate.wait(60))\nwith b.write(stream=s): fill(s, 5, stands=False)")
+    second.do("with b.write(stream=s): fill(s, 2, stands=False)")
+    first.kill()
+    assert second.do("s.synchronize(60)") is None
+    assert content(buffer) == [2]
+    second.do("with b.write(stream=s): fill(s, 3, stands=False)")
+    assert content(buffer) == [3]
+
+
+FILLS_THE_RING = """
+from muninn.api import fences
+fences._ISSUE_BOUND_SECONDS = 0.05; u = d.createStream(0); other = threading.Event(); u.submit(lambda: other.wait(60))
+for _ in range(32): b.signal(u)
+"""
+CANNOT = {
+    "the ring is full": (FILLS_THE_RING, "", "TimeoutError"),
+    "the stream is closed": ("other = threading.Event()", "; s.close()", "InvalidArgument"),
+}
+
+
+@pytest.mark.parametrize("kind", ["write", "read"])
+@pytest.mark.parametrize(("before", "inside", "error"), CANNOT.values(), ids=list(CANNOT))
+def test_aTurnThatCanPromiseNothingLastsUntilItsWorkIsOver(
+    buffer: muninn.MuninnBuffer, actor: Start, kind: str, before: str, inside: str, error: str
+) -> None:
+    """Broken: it let go, and its kernels came between, or behind, those of the next writer."""
+    first, second = actor(OTHER), actor(OTHER)
+    first.do(before)
+    work = "fill(s, 5)" if kind == "write" else "s.submit(lambda: gate.wait(60)); target = taken(s)"
+    with pytest.raises(ActorError) as raised:
+        first.do(f"with b.{kind}(stream=s): {work}{inside}")
+    assert raised.value.kind == error
+    with pytest.raises(ActorError) as raised:
+        second.do("b.write(timeout=0.3, stream=s).__enter__()")
+    assert raised.value.kind == "TimeoutError"
+    second.begin("with b.write(stream=s): fill(s, 2, stands=False)")
+    first.do("other.set(); gate.set()")
+    second.result()
+    assert content(buffer) == [2] and buffer.generation == 2
+    if kind == "read":
+        assert first.do("bytesOf(target)") == [0]
+    first.do("with b.write(stream=t): fill(t, 3, stands=False)")
+    assert content(buffer) == [3]
+
+
+def test_whoIsInsideATurnDoesNotLeaveTheDomain(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """Broken: it said good-bye, which others took for the end of its work, and its kernels wrote what the next writer had published."""
+    first, second = actor(OTHER, MUNINN_IPC_GRACE_MS="200"), actor(OTHER)
+    first.do("turn = inside(b.write(stream=s)); fill(s, 5); membership.current().leave()")
+    with pytest.raises(ActorError) as raised:
+        second.do("b.write(timeout=0.3, stream=s).__enter__()")
+    assert raised.value.kind == "TimeoutError"
+    first.do("gate.set(); s.synchronize(60); membership.current().leave()")
+    second.do("with b.write(stream=s): fill(s, 2, stands=False)")
+    assert content(buffer) == [2]
+
+
+def test_oneThreadBeginsATurnAndAnotherEndsIt(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """Broken: a writer's turn could not be ended so, and nobody wrote the buffer again."""
+    for turn in (buffer.write(stream=None), buffer.read(stream=None)):
+        Background(turn.__enter__).ended()
+        turn.__exit__(None, None, None)
+    other = actor(OTHER)
+    other.do("with b.write(timeout=60): pass" if buffer.mode == "bigMode" else "with b.write(timeout=60, stream=s): pass")
+    assert buffer.generation == 4
+
+
+@pytest.mark.parametrize("kind", ["write", "read"])
+def test_aTurnsLimitIsForAllThatItWaitsFor(buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Broken: each of the things that a turn waits for was given all of the time."""
+    asked, holdBack = list[float | None](), fences.holdBack
+
+    def noting(*arguments: Any, timeout: float | None, **more: Any) -> None:
+        asked.append(timeout)
+        holdBack(*arguments, timeout=timeout, **more)
+
+    monkeypatch.setattr(fences, "holdBack", noting)
+    first = buffer.write(stream=None)
+    first.__enter__()
+    turn = getattr(buffer, kind)(timeout=60.0, stream=None)
+    entering = Background(turn.__enter__).asleep()
+    first.__exit__(None, None, None)
+    assert not isinstance(entering.ended(), BaseException)
+    assert asked[0] is None and asked[1] is not None and asked[1] <= 59.95
+
+
+def test_aTurnThatEndsAsTheNextBeginsIsNotTheNextOnes(buffer: muninn.MuninnBuffer, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: a thread was taken to be inside already by a turn that another thread ended meanwhile, and came in beside the writer."""
+    writer, first = actor(OTHER), buffer.read(stream=None)
+    first.__enter__()
+    writer.begin("turn = inside(b.write(stream=s, timeout=60))")
+    begin = readers.Readers._begin
+
+    def slowly(self: readers.Readers, thread: int) -> bool:
+        monkeypatch.undo()
+        Background(lambda: first.__exit__(None, None, None)).ended()
+        writer.result()
+        return begin(self, thread)
+
+    monkeypatch.setattr(readers.Readers, "_begin", slowly)
+    with pytest.raises(TimeoutError):
+        buffer.read(timeout=0.2, stream=None).__enter__()
+    writer.do("turn.__exit__(None, None, None)")
+    with buffer.read(timeout=60, stream=None):
+        pass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from muninn.api.gpus import deviceOf
@@ -27,7 +28,16 @@ _SLICE_SECONDS = 1.0
 
 def signal(holding: Holding, stream: Any, kind: int = layout.TICKET_PENDING) -> int:
     """Issue a ticket, and complete it when `stream` gets there. Raises `TimeoutError` when the ring stays full."""
-    device, stream = _meant(holding, stream)
+    return _issued(holding, *_meant(holding, stream), kind)
+
+
+def mend(holding: Holding) -> None:
+    """Say that what the last writer had left half written was written anew by this CPU. The caller has not published it yet."""
+    if holding.tickets.torn() is not None:
+        _issued(holding, None, None, layout.TICKET_WRITING)
+
+
+def _issued(holding: Holding, device: Device | None, stream: Any, kind: int) -> int:
     deadline = time.monotonic() + _ISSUE_BOUND_SECONDS
     while True:
         # A thread of this process must not let a GPU wait for a ticket before the word that ends the wait is in its stream: the two streams
@@ -39,7 +49,7 @@ def signal(holding: Holding, stream: Any, kind: int = layout.TICKET_PENDING) -> 
                 return ticket
         if not holding.tickets.awaitRoom(max(0.0, deadline - time.monotonic())):
             raise TimeoutError(
-                f"{layout.TICKET_RING} tickets of {holding.description.name!r} have been pending for {_ISSUE_BOUND_SECONDS:.0f} s"
+                f"{layout.TICKET_RING} tickets of {holding.description.name!r} have been pending for {_ISSUE_BOUND_SECONDS:.3g} s"
             )
 
 
@@ -66,6 +76,10 @@ def _promise(holding: Holding, device: Device | None, stream: Any, ticket: int) 
 
 def wait(holding: Holding, stream: Any, ticket: int | None, timeout: float | None) -> int:
     """Hold `stream`, or without one the caller, until the ticket is done; returns the ticket."""
+    return _held(holding, stream, ticket, timeout, mindsDeath=True)
+
+
+def _held(holding: Holding, stream: Any, ticket: int | None, timeout: float | None, *, mindsDeath: bool) -> int:
     tickets = holding.tickets
     wanted = tickets.last() if ticket is None else ticket
     if not 0 <= wanted <= tickets.last():
@@ -76,10 +90,10 @@ def wait(holding: Holding, stream: Any, ticket: int | None, timeout: float | Non
 
     def isReachedInTime(seconds: float) -> bool:
         remaining = seconds if deadline is None else min(seconds, max(0.0, deadline - time.monotonic()))
-        if _isReached(holding, wanted, remaining):
+        if _isOver(holding, wanted, remaining, mindsDeath):
             return True
         if deadline is not None and time.monotonic() >= deadline:
-            raise TimeoutError(f"ticket {wanted} of {holding.description.name!r} was not done within {timeout} s")
+            raise TimeoutError(f"ticket {wanted} of {holding.description.name!r} was not done within {timeout:.3g} s")
         return False
 
     if stream is None:
@@ -106,12 +120,10 @@ def holdBack(holding: Holding, stream: Any, *, writing: bool, timeout: float | N
     tickets = holding.tickets
     if not tickets.last():
         return
+    deadline = None if timeout is None else time.monotonic() + timeout
     for ticket in tickets.turns(reading=writing):
-        try:
-            wait(holding, stream, ticket, timeout)
-        except OwnerDied:
-            if not writing:
-                raise
+        remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
+        _held(holding, stream, ticket, remaining, mindsDeath=not writing)
     if not writing and (torn := tickets.torn()) is not None:
         raise _died(holding, torn)
 
@@ -170,11 +182,19 @@ def _wordOf(holding: Holding, device: Device, ticket: int) -> FenceWord:
     return FenceWord(registration.devicePointer + holding.tickets.fenceAddress(ticket) - start, ticket)
 
 
-def _isReached(holding: Holding, ticket: int, seconds: float) -> bool:
+def behindWork(holding: Holding, action: Callable[[], object]) -> None:
+    """Call `action` once the GPUs have done what this process gave them, however long that takes."""
+    device = deviceOf(holding.membership)
+    while not device.awaitWork(_SLICE_SECONDS):
+        pass
+    action()
+
+
+def _isOver(holding: Holding, ticket: int, seconds: float, mindsDeath: bool) -> bool:
     state = holding.tickets.await_(ticket, seconds)
-    if state == layout.TICKET_POISONED:
+    if state == layout.TICKET_POISONED and mindsDeath:
         raise _died(holding, ticket)
-    return state == layout.TICKET_DONE
+    return state != layout.TICKET_PENDING
 
 
 def _died(holding: Holding, ticket: int) -> OwnerDied:

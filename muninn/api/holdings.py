@@ -45,7 +45,7 @@ class Holding:
 
     __slots__ = (
         "__weakref__", "_leaseAddress", "_leaseWord", "_readers", "_renewAtMs", "_renewal", "claimAddress", "claimDepth", "claimLock",
-        "description", "fencing", "generation", "incarnation", "membership", "memory", "row", "tickets", "writer",
+        "description", "fencing", "generation", "incarnation", "membership", "memory", "row", "tickets", "turnLock", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -62,8 +62,9 @@ class Holding:
         self.fencing = threading.RLock()  # what is shown of fences, and what streams are made to wait for, in one order
         self._readers: Readers | None = None
         self.claimAddress = block.rowAddress(row) + layout.ROW_CLAIM_OFFSET
+        self.turnLock = threading.Lock()  # a writer's turn, which another thread may end than began it
+        self.writer = 0  # the thread that is inside a writer's turn; guarded by turnLock
         self.claimLock = threading.RLock()
-        self.writer = 0  # the thread that is inside a writer's turn; guarded by claimLock
         self.claimDepth = 0  # how often a `Lock` holds the claim; guarded by claimLock
         self._leaseAddress, self._leaseWord = membership.leaseTable.held(memory.leaseIndex, row, incarnation)
         self._renewal: weakref.ref[Renewal] | None = None
@@ -83,6 +84,10 @@ class Holding:
                 if readers is None:
                     readers = self._readers = Readers(self.membership, self.row, self.incarnation, self.memory.leaseIndex)
         return readers
+
+    def hasTurns(self) -> bool:
+        """Whether anybody in this process is inside a turn."""
+        return self.writer != 0 or (self._readers is not None and self._readers.isAny())
 
     def renewal(self) -> Renewal:
         """A token: while anybody keeps it, the background thread renews the lease."""
@@ -136,6 +141,8 @@ class Holdings:
         self._all: weakref.WeakValueDictionary[tuple[int, int], Holding] = weakref.WeakValueDictionary()
         self._memories: weakref.WeakValueDictionary[tuple[int, int], Memory] = weakref.WeakValueDictionary()
         self._released: deque[tuple[int, int]] = deque()
+        #: The leases on memory that is another process's, which takes it back when they are gone.
+        self._borrowed: set[int] = set()
         #: The names that threads of this process are creating now, and who does.
         self.creating: dict[str, object] = {}
         #: The locks that this process holds: they are held although nobody may have kept the `Lock` object.
@@ -231,6 +238,7 @@ class Holdings:
         membership = self.membership
 
         def onGone() -> None:
+            self._borrowed.discard(leaseIndex)
             if not membership.isStale():
                 membership.leaseTable.release(leaseIndex)
                 if description.lifetime is Lifetime.LAST_CLOSE or not membership.rows.isLive(row, incarnation):
@@ -239,6 +247,8 @@ class Holdings:
 
         memory = Memory(source, leaseIndex, onGone, membership.device, description.access is not Access.READ_ONLY)
         self._memories[row, incarnation] = memory
+        if memory.isBorrowed():
+            self._borrowed.add(leaseIndex)
         return memory
 
     def created(self, row: int, incarnation: int, description: RowDescription, memory: Memory) -> Holding:
@@ -299,6 +309,11 @@ class Holdings:
             raise
         return made
 
+    def isAtWork(self) -> bool:
+        """Whether GPUs may be at work for this process on what others will use as soon as its leases and claims are gone."""
+        holdings = [reference() for reference in self._all.valuerefs()]
+        return bool(self._borrowed) or any(holding is not None and holding.hasTurns() for holding in holdings)
+
     def takeBack(self, holding: Holding) -> None:
         """See `lending.takeBack`."""
         from muninn.api import lending
@@ -311,10 +326,6 @@ class Holdings:
             from muninn.api import lending
 
             lending.awaitImporters(self.lent, self.membership.settings.devices.ipcGraceMs)
-        device = self.membership.device
-        if device is not None and any(memory.isBorrowed() for memory in list(self._memories.values())):
-            # Whose memory it is takes it back when our leases are gone.
-            device.awaitWork(self.membership.settings.devices.ipcGraceMs / 1000)
         table = self.membership.leaseTable
         with self.membership.leaseLock:
             memories = list(self._memories.items())

@@ -320,7 +320,10 @@ class Membership:
         """Say good-bye: close what is open, hand the broker's office on, give the slot back. Everything in it may be skipped by a death."""
         if self.isStale():
             return
-        self._keepPromises()
+        if not self._keepPromises():
+            # Good-bye says that all is done. A death says so too, and is proven when it has come.
+            _log.warning("the GPUs are at work for this process: it does not leave %s before it ends", self.places.domain)
+            return
         self.holdings.closeAll()
         self._preferred = False  # or our thread would ask for the office back
         term = self.election.term()
@@ -346,11 +349,15 @@ class Membership:
             self._retire()
         self._lockFile.close()
 
-    def _keepPromises(self) -> None:
-        """Let streams come to what others wait for. What takes longer is poisoned, as by a death."""
-        deadline = time.monotonic() + self.settings.devices.ipcGraceMs / 1000
+    def _keepPromises(self) -> bool:
+        """Let streams come to what others wait for; False when that takes longer than `devices.ipcGraceMs`."""
+        seconds = self.settings.devices.ipcGraceMs / 1000
+        deadline = time.monotonic() + seconds
         while self.promised and time.monotonic() < deadline:
             time.sleep(_PROMISE_PAUSE_SECONDS)
+        if self.promised:
+            return False
+        return self.device is None or not self.holdings.isAtWork() or self.device.awaitWork(seconds)
 
     def _retire(self) -> None:
         """Withdraw the control block, if we are the last and nothing is shared.

@@ -43,9 +43,8 @@ class Readers:
         """Begin a turn of this thread, once nobody is inside a writer's; False when somebody still is after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         membership, thread = self._membership, threading.get_ident()
-        isNested = self.isOne()  # then a writer that has the claim waits for this thread
         while True:
-            self._begin(thread)
+            isNested = self._begin(thread)  # then a writer that has the claim waits for this thread
             # SYNC reading: pairs with awaitNone; the lease says "reading", and only then the claim is looked at.
             owner = claims.ownerOf(int(atomics.loadSeqCst32(self._claimAddress)))
             if isNested or owner is None or membership.isDead(*owner):
@@ -80,13 +79,20 @@ class Readers:
                 return False
             atomics.futexWait32(self._word, seen, remainingNs)
 
-    def _begin(self, thread: int) -> None:
+    def isAny(self) -> bool:
+        """Whether any thread of this process is inside."""
+        return bool(self._turns)
+
+    def _begin(self, thread: int) -> bool:
+        """Say that a thread is inside; returns whether it was before."""
         with self._changing:
+            wasInside = self._turns[thread] > 0
             if not self._turns:
                 if not atomics.loadAcquire32(self._word):
                     self._change()
                 self._membership.leaseTable.setReading(self._leaseIndex, True)
             self._turns[thread] += 1
+            return wasInside
 
     def _change(self) -> None:
         """Another value, and never 0, which says that nobody ever read."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +20,10 @@ from muninn.errors import WriterDied
 
 if TYPE_CHECKING:
     from muninn.api.buffer import MuninnBuffer
+    from muninn.api.holdings import Holding
 
+#: Whose turn it is while its work is still to come and cannot be promised: no thread has this identity.
+_NO_THREAD = -1
 #: No stream was named, not even the default one.
 WITHOUT_STREAM: Any = type("WithoutStream", (), {"__repr__": lambda self: "WITHOUT_STREAM", "__slots__": ()})()
 
@@ -27,7 +31,7 @@ WITHOUT_STREAM: Any = type("WithoutStream", (), {"__repr__": lambda self: "WITHO
 class Writing:
     """One writer's turn. Leaving it by an exception leaves the buffer half written: readers are told, and the next writer repairs it."""
 
-    __slots__ = ("_begun", "_buffer", "_holding", "_stream", "_timeout")
+    __slots__ = ("_begun", "_buffer", "_deadline", "_holding", "_stream", "_timeout")
 
     def __init__(self, buffer: MuninnBuffer, timeout: float | None, stream: Any) -> None:
         self._buffer = buffer
@@ -36,32 +40,29 @@ class Writing:
 
     def __enter__(self) -> Any:
         holding = self._holding = self._buffer._checked()
-        started = time.monotonic()
-        if not holding.claimLock.acquire(timeout=-1 if self._timeout is None else max(0.0, self._timeout)):
-            raise TimeoutError(f"another thread has been writing {holding.description.name!r} for {self._timeout} s")
+        name, thread = holding.description.name, threading.get_ident()
+        if holding.writer == thread or holding.readers.isOne():
+            raise RuntimeError(f"this thread is {'writing' if holding.writer == thread else 'reading'} {name!r} already")
+        self._deadline = _deadlineOf(self._timeout)
+        if not holding.turnLock.acquire(timeout=-1 if self._timeout is None else max(0.0, self._timeout)):
+            raise TimeoutError(f"another thread has been writing {name!r} for {self._timeout} s")
         try:
-            if holding.writer or holding.readers.isOne():
-                doing = "writing" if holding.writer else "reading"
-                raise RuntimeError(f"this thread is {doing} {holding.description.name!r} already")
             membership = holding.membership
-            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, self._remaining(started)) is None:
-                raise TimeoutError(f"another process has been writing {holding.description.name!r} for {self._timeout} s")
+            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, _remaining(self._deadline)) is None:
+                raise TimeoutError(f"another process has been writing {name!r} for {self._timeout} s")
             try:
-                if not holding.readers.awaitNone(self._remaining(started)):
-                    raise TimeoutError(f"others have been reading {holding.description.name!r} by kernels for {self._timeout} s")
+                if not holding.readers.awaitNone(_remaining(self._deadline)):
+                    raise TimeoutError(f"others have been reading {name!r} by kernels for {self._timeout} s")
                 view = self._fenced()
             except BaseException:
                 claims.release(holding.claimAddress)
                 raise
             self._begun = holding.generation.begin()
-            holding.writer = threading.get_ident()
+            holding.writer = thread
             return view
         except BaseException:
-            holding.claimLock.release()
+            holding.turnLock.release()
             raise
-
-    def _remaining(self, started: float) -> float | None:
-        return None if self._timeout is None else max(0.0, self._timeout - (time.monotonic() - started))
 
     def _fenced(self) -> Any:
         """The view, behind those whose work is not over."""
@@ -69,10 +70,10 @@ class Writing:
         if self._stream is WITHOUT_STREAM and not holding.memory.isHostVisible:
             self._stream = None  # kernels must write it, and theirs is the default stream if no other is named
         if self._stream is WITHOUT_STREAM:
-            fences.holdBack(holding, None, writing=True, timeout=self._timeout)
+            fences.holdBack(holding, None, writing=True, timeout=_remaining(self._deadline))
             return buffer._view(holding)
         self._stream = fences.usableStream(holding, self._stream)
-        fences.holdBack(holding, self._stream, writing=True, timeout=self._timeout)
+        fences.holdBack(holding, self._stream, writing=True, timeout=_remaining(self._deadline))
         return buffer.deviceArray()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Literal[False]:
@@ -82,19 +83,34 @@ class Writing:
         try:
             if self._stream is not WITHOUT_STREAM:
                 # Behind an error too: what the stream was given is done all the same, and nobody's work may come between.
-                fences.signal(holding, self._stream, layout.TICKET_WRITING)
+                holding.writer = _NO_THREAD
+                _promise(holding, self._stream, layout.TICKET_WRITING, self._giveUp)
+            elif kind is None:
+                fences.mend(holding)
         except BaseException:
-            kind = BaseException  # what the stream was given is not promised to anybody: half written
+            if self._stream is WITHOUT_STREAM:
+                self._giveUp()
             raise
-        finally:
-            holding.writer = 0
-            if kind is None:
-                holding.generation.publish(self._begun)
-            claims.release(holding.claimAddress)
-            if kind is not None:
-                holding.generation.wake()
-            holding.claimLock.release()
+        if kind is None:
+            self._publish()
+        else:
+            self._giveUp()
         return False
+
+    def _publish(self) -> None:
+        holding = self._holding
+        holding.writer = 0
+        holding.generation.publish(self._begun)
+        claims.release(holding.claimAddress)
+        holding.turnLock.release()
+
+    def _giveUp(self) -> None:
+        """Leave it half written: readers are told, and the next writer repairs it."""
+        holding = self._holding
+        holding.writer = 0
+        claims.release(holding.claimAddress)
+        holding.generation.wake()
+        holding.turnLock.release()
 
 
 class Reading:
@@ -107,7 +123,7 @@ class Reading:
 
     def __enter__(self) -> Any:
         holding = self._holding = self._buffer._checked()
-        self._thread, name = threading.get_ident(), holding.description.name
+        self._thread, name, deadline = threading.get_ident(), holding.description.name, _deadlineOf(self._timeout)
         if holding.writer == self._thread:
             raise RuntimeError(f"this thread is writing {name!r}")
         self._stream = fences.usableStream(holding, self._stream)
@@ -116,7 +132,7 @@ class Reading:
         try:
             if holding.generation.value() & 1:  # and nobody who lives is inside
                 raise WriterDied(f"a writer of {name!r} died or gave up half way")
-            fences.holdBack(holding, self._stream, writing=False, timeout=self._timeout)
+            fences.holdBack(holding, self._stream, writing=False, timeout=_remaining(deadline))
             return self._buffer.deviceArray()
         except BaseException:
             holding.readers.leave(self._thread)
@@ -124,8 +140,26 @@ class Reading:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Literal[False]:
         if not self._holding.membership.isStale():
-            try:
-                fences.signal(self._holding, self._stream, layout.TICKET_READING)
-            finally:
-                self._holding.readers.leave(self._thread)
+            _promise(self._holding, self._stream, layout.TICKET_READING, self._end)
+            self._end()
         return False
+
+    def _end(self) -> None:
+        self._holding.readers.leave(self._thread)
+
+
+def _promise(holding: Holding, stream: Any, kind: int, end: Callable[[], object]) -> None:
+    """Let others wait for what the stream was given. Where that can not be, the turn lasts until the work is over, and keeps them out."""
+    try:
+        fences.signal(holding, stream, kind)
+    except BaseException:
+        threading.Thread(target=fences.behindWork, args=(holding, end), name="muninn-turn", daemon=True).start()
+        raise
+
+
+def _deadlineOf(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _remaining(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

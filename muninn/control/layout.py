@@ -137,6 +137,10 @@ ROW_TICKET_NEXT_OFFSET = ROW_TICKET_WAKE_OFFSET + 4  # u64, last ticket issued
 # owner: readers, fetch-add, whenever a reader's turn begins or ends; 0: there never was one. Writers futex-wait on it. A stale read costs
 # one more look at the leases.
 ROW_READERS_OFFSET = ROW_TICKET_NEXT_OFFSET + 8  # u32
+# owner: members, CAS that raises. A torn writer is the last one, or there is none: both are compared. A stale read is that of a reader who
+# was a moment earlier.
+ROW_LAST_WRITER_OFFSET = ROW_READERS_OFFSET + 8  # u64, the last ticket of a writer's turn
+ROW_TORN_OFFSET = ROW_LAST_WRITER_OFFSET + 8  # u64, the last of them that was poisoned
 # owner: the signalling member, CAS; anyone completes a sure one that a GPU has reached; the broker poisons those of the dead.
 # {low half of the ticket:32 | slot generation:16 | slot:12 | status:4}
 ROW_TICKETS_OFFSET = 448  # TICKET_RING x u64
@@ -246,7 +250,8 @@ assert MEMBER_LEASE_HIGH_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
 assert MEMBER_PROGRAM_OFFSET + MEMBER_PROGRAM_BYTES <= MEMBER_BYTES
 assert ROW_TRANSPORT_OFFSET + 1 <= ROW_SHAPE_OFFSET
 assert ROW_NAME_OFFSET + MAX_NAME_BYTES <= ROW_GENERATION_OFFSET
-assert ROW_READERS_OFFSET + 4 <= ROW_TICKETS_OFFSET
+assert ROW_TORN_OFFSET + 8 <= ROW_TICKETS_OFFSET
 assert ROW_BYTES % CACHE_LINE_BYTES == 0 and ROW_CHUNK * ROW_BYTES % PAGE_BYTES == 0
 assert ROW_CHUNK * FENCE_BYTES % PAGE_BYTES == 0
-assert ROW_TICKET_NEXT_OFFSET % 8 == 0 and ROW_READERS_OFFSET % 4 == 0 and MEMBER_START_TIME_OFFSET % 8 == 0
+assert ROW_TICKET_NEXT_OFFSET % 8 == 0 and ROW_READERS_OFFSET % 4 == 0 and ROW_LAST_WRITER_OFFSET % 8 == 0
+assert MEMBER_START_TIME_OFFSET % 8 == 0

@@ -25,8 +25,6 @@ _INCARNATION_SHIFT, _INCARNATION_MASK = 40, 0xFFFFFF
 
 _READING = 1 << layout.LEASE_READING_SHIFT
 _EXPIRY_MASK = _READING - 1
-#: A process has one lease on a buffer, and for a moment perhaps another that it gives back.
-_READERS_AT_ONCE = 8
 
 #: Why a lease was revoked; the position is what the word stores.
 REVOCATION_REASONS = ("", "evicted", "drained", "lifetimeEnded", "quota", "ownerDied")
@@ -139,12 +137,16 @@ def countHolds(block: ControlBlock, members: MemberTable, row: int, incarnation:
 def readersOf(block: ControlBlock, members: MemberTable, row: int, incarnation: int) -> bool:
     """Whether any holder of (row, incarnation) is inside a reader's turn."""
     mask, value = _ROW_MASK | _INCARNATION_MASK << _INCARNATION_SHIFT, row + 1 | incarnation << _INCARNATION_SHIFT
-    indices = atomics.indexBuffer(_READERS_AT_ONCE)
     for slot in members.occupied():
         first = block.areaAddress(slot)
         high = members.leaseHigh(slot)
-        found = atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, indices, _READERS_AT_ONCE) if high else 0
-        for index in indices[: min(found, _READERS_AT_ONCE)]:
+        # One, nearly always; but each that is given back while a GPU is at work stands until the work is done.
+        found = atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, None, 0) if high else 0
+        if not found:
+            continue
+        indices = atomics.indexBuffer(high)
+        found = atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, indices, high)
+        for index in indices[: min(found, high)]:
             if atomics.loadSeqCst64(first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET) & _READING:
                 return True
     return False

@@ -2,8 +2,8 @@
 
 `issue` reserves a ticket and its ring slot in the signalling member's name; `complete` says that everything before it in the stream
 is done. The ring is small: a slot whose older ticket is still pending makes the next one wait, so a waiter that finds its slot
-overwritten knows that its ticket is done. The tickets of a dead member are poisoned by the broker, and waiters wake with an error
-instead of hanging.
+overwritten knows that its ticket is over, and takes it for done. The tickets of a dead member are poisoned by the broker, and waiters
+wake with an error instead of hanging.
 
 Beside each ring slot stands a fence word, for GPUs: the last ticket of that slot whose work is over. The signaller's GPU may write it
 from its stream, and a waiter's GPU may wait for it to reach its ticket, without a CPU between them. It says "go on", and of a ticket
@@ -46,7 +46,6 @@ _ENDS = {
     layout.TICKET_WRITING: _Ends(layout.TICKET_WRITTEN, layout.TICKET_TORN),
     layout.TICKET_WRITING_SURE: _Ends(layout.TICKET_WRITTEN, layout.TICKET_TORN),
 }
-_OF_WRITERS = (layout.TICKET_WRITING, layout.TICKET_WRITING_SURE, layout.TICKET_WRITTEN, layout.TICKET_TORN)
 #: To who only wants to know whether it is over, all kinds are one.
 _SIMPLY = dict.fromkeys(_ENDS, layout.TICKET_PENDING)
 _SIMPLY |= {ends.poisoned: layout.TICKET_POISONED for ends in _ENDS.values()}
@@ -56,13 +55,15 @@ _SIMPLY |= {ends.done: layout.TICKET_DONE for ends in _ENDS.values()}
 class Tickets:
     """The ticket ring of one row, and its fence words."""
 
-    __slots__ = ("_fences", "_next", "_ring", "_wake")
+    __slots__ = ("_fences", "_lastWriter", "_next", "_ring", "_torn", "_wake")
 
     def __init__(self, rowAddress: int, fencesAddress: int) -> None:
         self._fences = fencesAddress
         self._ring = rowAddress + layout.ROW_TICKETS_OFFSET
         self._wake = rowAddress + layout.ROW_TICKET_WAKE_OFFSET
         self._next = rowAddress + layout.ROW_TICKET_NEXT_OFFSET
+        self._lastWriter = rowAddress + layout.ROW_LAST_WRITER_OFFSET
+        self._torn = rowAddress + layout.ROW_TORN_OFFSET
 
     def last(self) -> int:
         """The last ticket that was issued; 0: none."""
@@ -84,6 +85,8 @@ class Tickets:
             # SYNC ticket: pairs with state(); the slot names its member before `next` shows the ticket.
             elif atomics.casSeqCst64(address, word, _ticketWord(ticket, key, status)) == word:
                 atomics.casSeqCst64(self._next, ticket - 1, ticket)
+                if status == layout.TICKET_WRITING:
+                    _raise(self._lastWriter, ticket)
                 return ticket
 
     def awaitRoom(self, seconds: float) -> bool:
@@ -113,6 +116,7 @@ class Tickets:
         while _isIn(word := int(atomics.loadAcquire64(address)), ticket) and word & _OPEN_MASK == _ofMember(key):
             ends = _ENDS.get(word & _STATUS_MASK, _ENDS[layout.TICKET_PENDING])
             after = ends.done if status == layout.TICKET_DONE else ends.poisoned
+            self._sayTorn(ticket, after)
             # SYNC ticket: pairs with state(); what the stream wrote is visible before DONE. Bounded: it is made sure once.
             if atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | after) == word:
                 break
@@ -146,10 +150,10 @@ class Tickets:
         return sorted(self._whole(word) for word in map(self._seen, found) if word & layout.TICKET_OPEN_BIT)
 
     def torn(self) -> int | None:
-        """The last writer's ticket, if it died before its work was done: the bytes are half written."""
-        found = [int(atomics.loadAcquire64(address)) for status in _OF_WRITERS for address in self._matching(_STATUS_MASK, status)]
-        last = max(((self._whole(word), word & _STATUS_MASK) for word in found), default=(0, 0))
-        return last[0] if last[1] == layout.TICKET_TORN else None
+        """The last writer's ticket, if it died before its work was done: the bytes are half written, until somebody writes them anew."""
+        last = int(atomics.loadAcquire64(self._lastWriter))
+        torn = int(atomics.loadAcquire64(self._torn))
+        return torn if torn and torn >= last else None
 
     def fenceAddress(self, ticket: int) -> int:
         """Where the ticket's fence word is: once it has reached the ticket, a GPU may go on."""
@@ -171,6 +175,7 @@ class Tickets:
             if word & _OPEN_MASK != _ofMember(key):
                 continue
             ends = _ENDS.get(word & _STATUS_MASK, _ENDS[layout.TICKET_PENDING])
+            self._sayTorn(self._whole(word), ends.poisoned)
             changed = atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | ends.poisoned) == word
             poisoned += changed and ends.poisoned != ends.done
             # A GPU's wait has no other end; whoever waits there asks for the ticket's state behind it.
@@ -213,14 +218,23 @@ class Tickets:
 
     def _raiseFence(self, ticket: int) -> None:
         """Fence word → `ticket`, unless a later one is over already."""
-        address = self.fenceAddress(ticket)
-        # SYNC fence: pairs with the GPU that waits for `ticket` or more (Device.delayStream). Bounded: others only ever raise it.
-        while (word := int(atomics.loadAcquire64(address))) < ticket:
-            atomics.casSeqCst64(address, word, ticket)
+        # SYNC fence: pairs with the GPU that waits for `ticket` or more (Device.delayStream).
+        _raise(self.fenceAddress(ticket), ticket)
+
+    def _sayTorn(self, ticket: int, status: int) -> None:
+        """Before a ticket is seen to be torn: the ring forgets it sooner than the bytes are whole again."""
+        if status == layout.TICKET_TORN:
+            _raise(self._torn, ticket)
 
     def _wakeAll(self) -> None:
         atomics.fetchAddAcqRel32(self._wake, 1)
         atomics.futexWake32(self._wake, _FUTEX_ALL)
+
+
+def _raise(address: int, value: int) -> None:
+    """Word → `value`, unless it is there or beyond. Bounded: others only ever raise it."""
+    while (word := int(atomics.loadAcquire64(address))) < value:
+        atomics.casSeqCst64(address, word, value)
 
 
 def _isIn(word: int, ticket: int) -> bool:
