@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +24,8 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "build" / "gpu"
 LINES = OUT / "lines.json"
-_BOUND_SECONDS = 1200
+#: A part that takes longer hangs. Of the kills, as many seconds for each as they take on a busy machine.
+_BOUND_SECONDS, _KILL_SECONDS = 540.0, 2.0
 
 
 class Line(NamedTuple):
@@ -49,35 +51,48 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]), **more}
 
 
-def captured(command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, check=False, timeout=_BOUND_SECONDS)
+def captured(command: list[str], bound: float = _BOUND_SECONDS, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run it, and end it with all that it started once its time is over. The exit status is then 124, and what it printed is kept."""
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as ran:
+        try:
+            printed, errors = ran.communicate(timeout=bound)
+        except subprocess.TimeoutExpired:
+            os.killpg(ran.pid, signal.SIGKILL)
+            printed, errors = ran.communicate()
+            return subprocess.CompletedProcess(command, 124, printed, f"{errors}\nnot over after {bound:.0f} s")
+    return subprocess.CompletedProcess(command, ran.returncode, printed, errors)
 
 
-def run(name: str, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
+def run(name: str, *command: str, bound: float = _BOUND_SECONDS, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a part; what it prints is kept."""
     print(f"{time.strftime('%H:%M:%S')} {name} …", flush=True)
-    try:
-        ran = captured([sys.executable, *command], **more)
-    except subprocess.TimeoutExpired as error:
-        ran = subprocess.CompletedProcess(command, 124, str(error.stdout or ""), f"not over after {_BOUND_SECONDS} s")
+    ran = captured([sys.executable, *command], bound, **more)
     (OUT / f"{name}.txt").write_text(f"{' '.join(command)}\nexit status {ran.returncode}\n{ran.stdout}\n{ran.stderr}")
     return ran
 
 
 def suite(driver: str) -> list[Line]:
     report = OUT / "suite.xml"
-    options = ("-q", "-p", "no:cacheprovider", f"--junitxml={report}")
-    run("suite", "-m", "pytest", *options, "tests/conformance", "tests/cuda", TEST_DRIVER=driver)
-    results = next(iter(ElementTree.parse(report).getroot().iter("testsuite")))
+    report.unlink(missing_ok=True)
+    options = ("-v", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=150", f"--junitxml={report}")
+    ran = run("suite", "-m", "pytest", *options, "tests/conformance", "tests/cuda", TEST_DRIVER=driver)
+    try:
+        results = next(iter(ElementTree.parse(report).getroot().iter("testsuite")))
+    except (OSError, ElementTree.ParseError, StopIteration):
+        return [Line("suite", f"exit status {ran.returncode}, and no report: see the last test of build/gpu/suite.txt", False)]
     counts, reasons = results.attrib, Counter(each.get("message", "") for each in results.iter("skipped"))
     failed = int(counts["failures"]) + int(counts["errors"])
     passed = int(counts["tests"]) - failed - int(counts["skipped"])
     skips = [Line("", f"skipped {count}: {reason}", True) for reason, count in reasons.most_common()]
-    return [Line("suite", f"{passed} passed, {failed} failed, {counts['skipped']} skipped", failed == 0 < passed), *skips]
+    found = f"{passed} passed, {failed} failed, {counts['skipped']} skipped"
+    return [Line("suite", found, ran.returncode == 0 and failed == 0 < passed), *skips]
 
 
 def crashes(kills: int, driver: str) -> Line:
-    ran = run("crash", "-m", "tests.crash", "--kills", str(kills), TEST_DRIVER=driver)
+    bound = max(_BOUND_SECONDS, kills * _KILL_SECONDS)
+    ran = run("crash", "-m", "tests.crash", "--kills", str(kills), bound=bound, TEST_DRIVER=driver)
     try:
         seen = json.loads(ran.stdout)
     except ValueError:
