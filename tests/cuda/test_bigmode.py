@@ -93,6 +93,16 @@ def test_theBudgetOfMappedMemoryIsKept(domain: str, actor: Start) -> None:
     small.do("import gc; a.close(); gc.collect(); b.open()")
 
 
+def test_aCopyBetweenMappedBuffersWaitsForNobody(domain: str, actor: Start) -> None:
+    """Broken: the driver lets the caller of a copy from host to host wait until the stream has come to it."""
+    muninn.share(np.full(4096, 7, np.uint8), "a")
+    muninn.share(np.zeros(4096, np.uint8), "b")
+    copier = actor(DEVICE + "import threading\na, b = muninn.open('a'), muninn.open('b', access='readWrite')\np, q = a.open(), b.open()")
+    copier.do("s, gate = d.createStream(0), threading.Event(); s.submit(lambda: gate.wait(60)); d.copy(q, p, 4096, s)")
+    assert copier.do("int(b.read().sum())") == 0
+    assert copier.do("gate.set(); s.synchronize(60); int(b.read().sum())") == 7 * 4096
+
+
 @pytest.mark.usefixtures("standin")
 def test_whatTheDriverCanNotMapIsTheSameError(domain: str, actor: Start) -> None:
     muninn.share(np.zeros(3 * MIB, np.uint8), "a")

@@ -54,6 +54,13 @@ void captureBreak(const struct Stream *stream) {
     pthread_mutex_unlock(&lock);
 }
 
+/* Of a captured stream some questions are refused, and break its capture. */
+CUresult captureDisturbs(const struct Stream *stream) {
+    if (!captureHas(stream)) return OK;
+    captureBreak(stream);
+    return STREAM_CAPTURE_UNSUPPORTED;
+}
+
 CUresult captureRefuses(const char *name) {
     if (!atomic_load(&underway)) return OK;
     bool waitsForAll = !strncmp(name, "cuCtxSynchronize", 16), mayWait = waitsForAll, refused = false;

@@ -79,7 +79,7 @@ static CUresult copyNow(uint64_t target, uint64_t source, uint64_t bytes, Stream
     bool toDevice = isDevice(target, bytes), fromDevice = isDevice(source, bytes);
     if (!target || !source || crosses(target, bytes) || crosses(source, bytes) || !mayReach(target, bytes, TO_WRITE) || !mayReach(source, bytes, TO_READ)) return INVALID_VALUE;
     bool pinned = (toDevice || isPinned(target, bytes)) && (fromDevice || isPinned(source, bytes));
-    bool wait = async ? !pinned : !(toDevice && fromDevice);
+    bool wait = async ? !pinned || !(toDevice || fromDevice) : !(toDevice && fromDevice);
     Copy copy = {target, source, bytes, TO_WRITE | (toDevice ? KNOWN : 0), TO_READ | (fromDevice ? KNOWN : 0)};
     logLine("copy %s to %s, bytes=%llu", fromDevice ? "device" : "host", toDevice ? "device" : "host", (unsigned long long)bytes);
     if (async && toDevice && !pinned && bytes <= STAGED_BYTES) return submitStaged(target, (const void *)source, bytes, stream);

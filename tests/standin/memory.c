@@ -339,7 +339,16 @@ static bool overBudget(uint64_t bytes) {
     return limit && hostBytes + bytes > limit;
 }
 
+/* In a context that was destroyed the real driver ends the process with "free(): invalid pointer". */
+static void refuseDestroyed(void) {
+    Context *current = contextCurrent();
+    if (!current || !current->destroyed) return;
+    fprintf(stderr, "stand-in: host memory is asked for in a context that was destroyed\n");
+    abort();
+}
+
 API CUresult cuMemHostAlloc(void **address, size_t bytes, unsigned flags) {
+    refuseDestroyed();
     CONTEXT_CALL("bytes=%zu, flags=%u", bytes, flags);
     if (!address || !bytes || flags > 7) return INVALID_VALUE;
     CUresult result = OUT_OF_MEMORY;

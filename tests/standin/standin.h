@@ -203,6 +203,7 @@ void futexWait(uint32_t *word, uint32_t seen, long ms);
 
 bool captureHas(const struct Stream *stream);
 void captureBreak(const struct Stream *stream);
+CUresult captureDisturbs(const struct Stream *stream);
 CUresult captureRefuses(const char *name); /* OK, or why this thread may not make this call now; then captures are broken */
 
 /* --- freeing.c --- */

@@ -338,16 +338,19 @@ API CUresult cuStreamGetCtx_v2(Stream *stream, Context **context, void **green) 
 
 API CUresult cuStreamGetFlags(Stream *stream, unsigned *flags) {
     CALL("stream=%p", (void *)stream);
+    CHECK(captureDisturbs(stream));
     return flags ? tell(stream, NULL, flags, NULL, NULL) : INVALID_VALUE;
 }
 
 API CUresult cuStreamGetPriority(Stream *stream, int *priority) {
     CALL("stream=%p", (void *)stream);
+    CHECK(captureDisturbs(stream));
     return priority ? tell(stream, NULL, NULL, priority, NULL) : INVALID_VALUE;
 }
 
 API CUresult cuStreamGetId(Stream *stream, unsigned long long *id) {
     CALL("stream=%p", (void *)stream);
+    CHECK(captureDisturbs(stream));
     return id ? tell(stream, NULL, NULL, NULL, id) : INVALID_VALUE;
 }
 

@@ -24,7 +24,7 @@ from muninn.devices.cuda.gpu import Entered, Gpu
 from muninn.devices.cuda.legacy import LegacyMemory
 from muninn.devices.cuda.reaper import Reaper
 from muninn.devices.cuda.staging import Staging
-from muninn.devices.cuda.streams import CudaStream, HostParts
+from muninn.devices.cuda.streams import CudaStream, HostParts, refuseCaptured
 from muninn.devices.foreign import DEFAULT_HANDLES, LEGACY_HANDLE, PER_THREAD_HANDLE, streamHandle
 from muninn.devices.handle import gpuText, unpacked
 from muninn.devices.port import Allocation, Device, FenceWord, MemoryInfo, OnReached, Ready, Registration, Stream, UsedBytes
@@ -243,14 +243,16 @@ class CudaDevice(Device):
         if not sizeBytes:
             return
         parts = self._seams.parts(target, source, sizeBytes)
-        isInto, isFrom = self._memoryType(target) is not None, self._memoryType(source) is not None
         try:
             # The driver lets the caller wait for memory that it does not know, for as long as the stream does; our lane waits instead.
-            if (isInto and isFrom) or (chosen.handle in DEFAULT_HANDLES and chosen.isQuiet()):
+            # So it does for a copy from host memory to host memory, whether it knows them or not.
+            intoType, fromType = self._memoryType(target), self._memoryType(source)
+            isOnGpu = _ON_DEVICE in (intoType, fromType)
+            if (isOnGpu and None not in (intoType, fromType)) or (chosen.handle in DEFAULT_HANDLES and chosen.isQuiet()):
                 chosen.copy(target, source, parts, keepAlive)
-            elif isInto:
+            elif isOnGpu and fromType is None:
                 chosen.copyIn(target, source, parts, keepAlive)
-            elif isFrom:
+            elif isOnGpu:
                 chosen.copyOut(target, source, parts, keepAlive)
             else:
                 chosen.submit(functools.partial(_copyOnHost, target, source, sizeBytes, keepAlive))
@@ -305,6 +307,7 @@ class CudaDevice(Device):
         if raw in DEFAULT_HANDLES:
             return self._default(raw, gpu)
         try:
+            refuseCaptured(raw)  # before its id is asked for: that ends the capture
             streamId = int(call(cu.cuStreamGetId, raw))
             known = self._own.get(streamId) or self._foreign.get(streamId)
             if known is None or not (known.isOwned or known.isOpen()):

@@ -101,9 +101,21 @@ class Reaper:
             return
         with WAITS.none(_QUIET_BOUND_SECONDS) as isQuiet:
             for contextId, context in self._contexts().items():
-                if contextId not in self._over and not (isQuiet and self._awaitByPage(contextId, context)):
+                if self._isThere(contextId, context) and not (isQuiet and self._awaitByPage(contextId, context)):
                     self._awaitBySynchronizing(contextId, context)
             _disposeNow(batch)
+
+    def _isThere(self, contextId: int, context: Any) -> bool:
+        """Whether a context is neither destroyed nor failed. A destroyed one can be entered, but to allocate in it ends the process."""
+        if contextId in self._over:
+            return False
+        try:
+            if int(call(cu.cuCtxGetId, context)) == contextId:
+                return True
+        except DriverError as error:
+            _log.debug("a context of this process's program is no more: %s", error)
+        self._over.add(contextId)
+        return False
 
     def _awaitByPage(self, contextId: int, context: Any) -> bool:
         """Wait until a context has done what it was given; False where that can not be."""

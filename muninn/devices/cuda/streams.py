@@ -247,16 +247,7 @@ class CudaStream(Stream):
         """
         with self._submitting, Entered(self._events.context):
             self.checkOpen()
-            try:
-                isCaptured = int(call(cu.cuStreamIsCapturing, self.handle)) != _NOT_CAPTURED
-            except DriverError as error:
-                if error.code != "STREAM_CAPTURE_IMPLICIT":
-                    raise
-                isCaptured = True
-            if isCaptured:
-                raise InvalidArgument(
-                    f"stream {self.handle:#x} is being captured for a graph", "Fence before the capture, or around the launch of the graph"
-                )
+            refuseCaptured(self.handle)
             yield
 
     def checkOpen(self) -> None:
@@ -331,6 +322,20 @@ class CudaStream(Stream):
             use()
         except DriverError as error:
             raise typed(error, "the GPU's work failed") from error
+
+
+def refuseCaptured(handle: int) -> None:
+    """`InvalidArgument` for a stream that is being captured. Of a default stream the caller has entered the context."""
+    try:
+        isCaptured = int(call(cu.cuStreamIsCapturing, handle)) != _NOT_CAPTURED
+    except DriverError as error:
+        if error.code != "STREAM_CAPTURE_IMPLICIT":
+            raise
+        isCaptured = True
+    if isCaptured:
+        raise InvalidArgument(
+            f"stream {handle:#x} is being captured for a graph", "Fence before the capture, or around the launch of the graph"
+        )
 
 
 def _filling(events: Events, before: Any, piece: int, source: int, sizeBytes: int) -> Item:

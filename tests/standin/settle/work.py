@@ -303,6 +303,7 @@ def destroyedContexts() -> Iterator[tuple[str, object]]:
         "cuCtxPushCurrent of it": "code(cu.cuCtxPushCurrent(c))",
         "cuCtxPushCurrent, then cuCtxSynchronize": "[code(cu.cuCtxPushCurrent(c)), code(cu.cuCtxSynchronize())]",
         "cuEventQuery of an event of it": "code(cu.cuEventQuery(e))",
+        "cuCtxPushCurrent, then cuMemHostAlloc": "[code(cu.cuCtxPushCurrent(c)), code(cu.cuMemHostAlloc(4096, 1))]",
     }.items():
         with actors(1, _WORDS) as (one,):
             one.do("c = ok(cu.cuCtxCreate(None, 0, 0) if ok(cu.cuDriverGetVersion()) >= 13000 else cu.cuCtxCreate(0, 0))")
@@ -353,6 +354,9 @@ ended = code(cu.cuStreamEndCapture(s)); timer.join()
         yield "an event recorded in a captured stream: record, query, the capture's end", one.do(
             "begin(); [code(cu.cuEventRecord(e, s)), code(cu.cuEventQuery(e)), code(cu.cuStreamEndCapture(s))]"
         )  # fmt: skip
+        for name in ("cuStreamGetId", "cuStreamGetFlags", "cuStreamGetPriority", "cuStreamGetCtx"):
+            asked = one.do(f"begin(); [code(cu.{name}(s)), code(cu.cuStreamEndCapture(s))]")
+            yield f"{name} of a captured stream, the capture's end", asked
         yield "a word written and waited for in a captured stream, the capture's end", one.do(
             "begin(); [code(cu.cuStreamWriteValue64(s, d, 1, 0)), code(cu.cuStreamWaitValue64(s, d, 1, 0)), code(cu.cuStreamEndCapture(s))]"
         )  # fmt: skip
@@ -399,3 +403,17 @@ blocker.join(30); timer.join()
         yield tried(
             one, "cuStreamGetId, cuStreamGetCtx without a current context", "[code(cu.cuStreamGetId(s)), code(cu.cuStreamGetCtx(s))]"
         )
+
+
+@question("35")
+def copiesThatWait() -> Iterator[tuple[str, object]]:
+    """Copies without an end to wait for: does the caller wait for a stream that stands?"""
+    for what, (target, source) in {
+        "to the GPU": ("d", "host"),
+        "from the GPU": ("host", "d"),
+        "on the GPU": ("f", "d"),
+        "from host to host": ("more", "host"),
+    }.items():
+        with actors(1, _WORDS) as (one,):
+            one.do("t, d, f, host, more = stream(), alloc(4096), alloc(4096), pinned(4096), pinned(4096); timer = closed(t)")
+            yield f"cuMemcpyAsync of pinned memory {what}", one.do(f"waited(lambda: cu.cuMemcpyAsync({target}, {source}, 4096, t))")
