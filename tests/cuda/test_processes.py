@@ -160,7 +160,7 @@ b.free(); del b; gc.collect(); time.sleep(0.3); word.value = 1
 
 
 def test_aContextThatIsDestroyedTakesNothingOfOursAlong(domain: str, actor: Start) -> None:
-    """Broken: the words at which streams wait for the host were memory of whatever context came first."""
+    """Broken: the words at which streams wait for the host were memory of whatever context came first; a page was freed in the dead one."""
     other = actor("""
 import gc
 from cuda.bindings import driver as cu
@@ -168,6 +168,7 @@ from muninn.api import gpus, membership
 b = muninn.share(np.zeros(4096, np.uint8), "a", mode="fastMode"); d = gpus.deviceOf(membership.current())
 own = cu.cuCtxCreate(None, 0, 0)[1] if cu.cuDriverGetVersion()[1] >= 13000 else cu.cuCtxCreate(0, 0)[1]
 s = int(cu.cuStreamCreate(1)[1]); b.wait(s, b.signal(s)); cu.cuStreamSynchronize(s); mine = d.createStream(0)
+assert d.awaitWork(60)  # in that context too
 cu.cuStreamDestroy(s); cu.cuCtxDestroy(own)
 """)
     other.do("mine.submit(lambda: None); mine.synchronize(30)")

@@ -339,16 +339,7 @@ static bool overBudget(uint64_t bytes) {
     return limit && hostBytes + bytes > limit;
 }
 
-/* In a context that was destroyed the real driver ends the process with "free(): invalid pointer". */
-static void refuseDestroyed(void) {
-    Context *current = contextCurrent();
-    if (!current || !current->destroyed) return;
-    fprintf(stderr, "stand-in: host memory is asked for in a context that was destroyed\n");
-    abort();
-}
-
 API CUresult cuMemHostAlloc(void **address, size_t bytes, unsigned flags) {
-    refuseDestroyed();
     CONTEXT_CALL("bytes=%zu, flags=%u", bytes, flags);
     if (!address || !bytes || flags > 7) return INVALID_VALUE;
     CUresult result = OUT_OF_MEMORY;
@@ -368,7 +359,16 @@ API CUresult cuMemHostAlloc(void **address, size_t bytes, unsigned flags) {
 
 API CUresult cuMemAllocHost_v2(void **address, size_t bytes) { return cuMemHostAlloc(address, bytes, 3); }
 
+/* The memory went with its context, and to free it there all the same ends the process: "free(): invalid pointer" (seen on an H200). */
+static void refuseDestroyed(void) {
+    Context *current = contextCurrent();
+    if (!current || !current->destroyed) return;
+    fprintf(stderr, "stand-in: host memory is freed in a context that was destroyed\n");
+    abort();
+}
+
 API CUresult cuMemFreeHost(void *address) {
+    refuseDestroyed();
     CONTEXT_CALL("address=%p", address);
     pthread_mutex_lock(&gate);
     Mapping *mapping = mappingFind((uint64_t)address);

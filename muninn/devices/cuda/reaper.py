@@ -106,7 +106,7 @@ class Reaper:
             _disposeNow(batch)
 
     def _isThere(self, contextId: int, context: Any) -> bool:
-        """Whether a context is neither destroyed nor failed. A destroyed one can be entered, but to allocate in it ends the process."""
+        """Whether a context is neither destroyed nor failed. To free the memory of a destroyed one in it ends the process."""
         if contextId in self._over:
             return False
         try:

@@ -304,10 +304,11 @@ def destroyedContexts() -> Iterator[tuple[str, object]]:
         "cuCtxPushCurrent, then cuCtxSynchronize": "[code(cu.cuCtxPushCurrent(c)), code(cu.cuCtxSynchronize())]",
         "cuEventQuery of an event of it": "code(cu.cuEventQuery(e))",
         "cuCtxPushCurrent, then cuMemHostAlloc": "[code(cu.cuCtxPushCurrent(c)), code(cu.cuMemHostAlloc(4096, 1))]",
+        "cuCtxPushCurrent, then cuMemFreeHost of its memory": "[code(cu.cuCtxPushCurrent(c)), code(cu.cuMemFreeHost(host))]",
     }.items():
         with actors(1, _WORDS) as (one,):
             one.do("c = ok(cu.cuCtxCreate(None, 0, 0) if ok(cu.cuDriverGetVersion()) >= 13000 else cu.cuCtxCreate(0, 0))")
-            one.do("e = ok(cu.cuEventCreate(0)); s = stream(); ok(cu.cuEventRecord(e, s)); ok(cu.cuCtxDestroy(c))")
+            one.do("e = ok(cu.cuEventCreate(0)); s = stream(); ok(cu.cuEventRecord(e, s)); host = pinned(4096); ok(cu.cuCtxDestroy(c))")
             yield tried(one, what, code)
     with actors(1, _WORDS) as (one,):
         one.do("first = ok(cu.cuCtxGetCurrent()); c = ok(cu.cuCtxCreate(None, 0, 0)); a = ok(cu.cuCtxGetId(c)); ok(cu.cuCtxDestroy(c))")
