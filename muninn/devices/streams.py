@@ -148,6 +148,8 @@ class Lane:
 
     def start(self) -> None:
         """Have the worker, for who must not fail later for want of a thread."""
+        if self._thread is not None:
+            return
         with self._changed:
             if self._thread is None:
                 thread = threading.Thread(target=_work, args=(self.items, self._begin), name=self._name, daemon=True)

@@ -134,10 +134,14 @@ class CudaStream(Stream):
                     # Whoever gave `ready` holds the word by it. It may be another's, and begin at 0 again, once the GPU has passed it.
                     events.wait(passed)
 
-            with self._beginning() as begun:
+            WAITS.begin()
+            try:
                 call(cu.cuStreamWaitValue64, self.handle, word.address, word.value, _REACHED)
                 call(cu.cuEventRecord, passed, self.handle)
-                self._lane.put(begun(item))
+                self._lane.put(_endingWait(item))
+            except BaseException:
+                WAITS.end()
+                raise
 
     def copy(self, target: int, source: int, parts: list[tuple[int, int]], keepAlive: object) -> None:
         """Copy (offset, bytes) between addresses that the driver knows; `keepAlive` is dropped behind it."""
@@ -195,32 +199,16 @@ class CudaStream(Stream):
             finally:
                 gate.open(number)  # the GPU is never left waiting
 
-        with self._beginning() as begun:
-            self._lane.put(begun(opening), isDoubtful)
+        WAITS.begin()
+        try:
+            self._lane.put(_endingWait(opening), isDoubtful)
+        except BaseException:
+            WAITS.end()
+            raise
         return number
 
     def _await(self, number: int) -> None:
         call(cu.cuStreamWaitValue64, self.handle, self._gate.deviceAddress, number, _REACHED)
-
-    @contextmanager
-    def _beginning(self) -> Iterator[Callable[[Item], Item]]:
-        """A wait of the stream begins; it is over when the item of the lane is that comes out of what this yields."""
-
-        def begun(item: Item) -> Item:
-            def ending(error: BaseException | None) -> None:
-                try:
-                    item(error)
-                finally:
-                    WAITS.end()
-
-            return ending
-
-        WAITS.begin()
-        try:
-            yield begun
-        except BaseException:
-            WAITS.end()
-            raise
 
     def _holdUntil(self, reached: list[Any], held: object) -> None:
         """Keep `held`, and let the lane go no further, until these events are reached."""
@@ -322,6 +310,18 @@ class CudaStream(Stream):
             use()
         except DriverError as error:
             raise typed(error, "the GPU's work failed") from error
+
+
+def _endingWait(item: Item) -> Item:
+    """With `item` a wait of the stream is over that has begun (`WAITS`)."""
+
+    def ending(error: BaseException | None) -> None:
+        try:
+            item(error)
+        finally:
+            WAITS.end()
+
+    return ending
 
 
 def refuseCaptured(handle: int) -> None:
