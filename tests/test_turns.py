@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -269,6 +270,9 @@ def test_aTurnThatCanPromiseNothingLastsUntilItsWorkIsOver(
     with pytest.raises(ActorError) as raised:
         second.do("b.write(timeout=0.3, stream=s).__enter__()")
     assert raised.value.kind == "TimeoutError"
+    with pytest.raises(ActorError) as raised:
+        first.do("b.write(timeout=0.3, stream=t).__enter__()")
+    assert raised.value.kind == "TimeoutError", "nor does it come in itself; and it is no turn of that thread any more"
     second.begin("with b.write(stream=s): fill(s, 2, stands=False)")
     first.do("other.set(); gate.set()")
     second.result()
@@ -277,6 +281,41 @@ def test_aTurnThatCanPromiseNothingLastsUntilItsWorkIsOver(
         assert first.do("bytesOf(target)") == [0]
     first.do("with b.write(stream=t): fill(t, 3, stands=False)")
     assert content(buffer) == [3]
+
+
+@pytest.mark.parametrize("kind", ["write", "read"])
+def test_aTurnEndsAlsoWhereNoThreadCanBeHad(buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Broken: the thread that was to end it could not be started either, and nobody wrote the buffer again."""
+    stream = device().createStream(0)
+
+    def refused(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    turn = getattr(buffer, kind)(stream=stream)
+    turn.__enter__()
+    monkeypatch.setattr(fences, "signal", lambda *_: refused(threading.current_thread()))
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(RuntimeError, match="new thread"):
+        turn.__exit__(None, None, None)
+    monkeypatch.undo()
+    with buffer.write(timeout=60, stream=stream):
+        pass
+
+
+@pytest.mark.parametrize("how", ["snapshot", "stream"])
+def test_aReaderIsNotToldOfADeathThatALaterWriterMends(buffer: muninn.MuninnBuffer, actor: Start, how: str) -> None:
+    """Broken: it waited for both, and was told of the first, whose bytes were the second's by then; its stream kept that for ever."""
+    first, second, reader = actor(OTHER), actor(OTHER), actor(OTHER)
+    first.do("s.submit(lambda: gate.wait(60))\nwith b.write(stream=s): fill(s, 5, stands=False)")
+    second.do("with b.write(stream=s): fill(s, 2, stands=False)")
+    if how == "stream":
+        reader.do("with b.read(stream=s): target = taken(s)")
+        first.kill()
+        assert reader.do("s.synchronize(60); bytesOf(target)") == [2]
+    else:
+        reading = Background(lambda: content(buffer)).asleep()
+        first.kill()
+        assert reading.ended() == [2]
 
 
 def test_whoIsInsideATurnDoesNotLeaveTheDomain(buffer: muninn.MuninnBuffer, actor: Start) -> None:

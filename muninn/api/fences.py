@@ -26,18 +26,21 @@ _ISSUE_BOUND_SECONDS = 30.0
 _SLICE_SECONDS = 1.0
 
 
-def signal(holding: Holding, stream: Any, kind: int = layout.TICKET_PENDING) -> int:
-    """Issue a ticket, and complete it when `stream` gets there. Raises `TimeoutError` when the ring stays full."""
-    return _issued(holding, *_meant(holding, stream), kind)
+def signal(holding: Holding, stream: Any, kind: int = layout.TICKET_PENDING, place: int | None = None) -> int:
+    """Issue a ticket, and complete it when `stream` gets there. Raises `TimeoutError` when the ring stays full.
+
+    From a `place` on (`Stream.place`) the stream's errors are the ticket's, whoever else was told of them meanwhile.
+    """
+    return _issued(holding, *_meant(holding, stream), kind, place)
 
 
 def mend(holding: Holding) -> None:
     """Say that what the last writer had left half written was written anew by this CPU. The caller has not published it yet."""
     if holding.tickets.torn() is not None:
-        _issued(holding, None, None, layout.TICKET_WRITING)
+        _issued(holding, None, None, layout.TICKET_WRITING, None)
 
 
-def _issued(holding: Holding, device: Device | None, stream: Any, kind: int) -> int:
+def _issued(holding: Holding, device: Device | None, stream: Any, kind: int, place: int | None) -> int:
     deadline = time.monotonic() + _ISSUE_BOUND_SECONDS
     while True:
         # A thread of this process must not let a GPU wait for a ticket before the word that ends the wait is in its stream: the two streams
@@ -45,7 +48,7 @@ def _issued(holding: Holding, device: Device | None, stream: Any, kind: int) -> 
         with holding.fencing:
             ticket = holding.tickets.issue(holding.membership.key, kind)
             if ticket is not None:
-                _promise(holding, device, stream, ticket)
+                _promise(holding, device, stream, ticket, place)
                 return ticket
         if not holding.tickets.awaitRoom(max(0.0, deadline - time.monotonic())):
             raise TimeoutError(
@@ -53,13 +56,17 @@ def _issued(holding: Holding, device: Device | None, stream: Any, kind: int) -> 
             )
 
 
-def _promise(holding: Holding, device: Device | None, stream: Any, ticket: int) -> None:
+def _promise(holding: Holding, device: Device | None, stream: Any, ticket: int, place: int | None) -> None:
     """Let `stream` complete the ticket when it gets there; without a device it is there."""
     membership, tickets = holding.membership, holding.tickets
 
+    def isSound() -> bool:
+        return place is None or stream.errorSince(place) is None
+
     def onReached(error: BaseException | None) -> None:
         # By the holding: until then its lease stands, so nobody else's tickets are in this row.
-        holding.tickets.complete(ticket, membership.key, layout.TICKET_DONE if error is None else layout.TICKET_POISONED)
+        isDone = error is None and isSound()
+        holding.tickets.complete(ticket, membership.key, layout.TICKET_DONE if isDone else layout.TICKET_POISONED)
         membership.promised.discard((holding.row, ticket))
 
     if device is None:
@@ -67,7 +74,7 @@ def _promise(holding: Holding, device: Device | None, stream: Any, ticket: int) 
         return
     membership.promised.add((holding.row, ticket))
     try:
-        if device.recordFence(stream, onReached, _wordOf(holding, device, ticket)):
+        if device.recordFence(stream, onReached, _wordOf(holding, device, ticket)) and isSound():
             tickets.makeSure(ticket, membership.key)
     except BaseException as error:
         onReached(error)  # nobody else would complete the ticket, and its waiters must not hang
@@ -121,9 +128,11 @@ def holdBack(holding: Holding, stream: Any, *, writing: bool, timeout: float | N
     if not tickets.last():
         return
     deadline = None if timeout is None else time.monotonic() + timeout
+    lastWriter = tickets.lastWriter()
     for ticket in tickets.turns(reading=writing):
         remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-        _held(holding, stream, ticket, remaining, mindsDeath=not writing)
+        # What earlier writers leave half written, the last one writes anew.
+        _held(holding, stream, ticket, remaining, mindsDeath=not writing and ticket >= lastWriter)
     if not writing and (torn := tickets.torn()) is not None:
         raise _died(holding, torn)
 
@@ -182,16 +191,21 @@ def _wordOf(holding: Holding, device: Device, ticket: int) -> FenceWord:
     return FenceWord(registration.devicePointer + holding.tickets.fenceAddress(ticket) - start, ticket)
 
 
-def behindWork(holding: Holding, action: Callable[[], object]) -> None:
-    """Call `action` once the GPUs have done what this process gave them, however long that takes."""
-    device = deviceOf(holding.membership)
-    while not device.awaitWork(_SLICE_SECONDS):
-        pass
-    action()
+def behindWork(holding: Holding, action: Callable[[], object], seconds: float = float("inf")) -> None:
+    """Call `action` once the GPUs have done what this process gave them, or after so many seconds."""
+    device, deadline = deviceOf(holding.membership), time.monotonic() + seconds
+    try:
+        while not device.awaitWork(min(_SLICE_SECONDS, max(0.0, deadline - time.monotonic()))) and time.monotonic() < deadline:
+            pass
+    finally:
+        action()
 
 
 def _isOver(holding: Holding, ticket: int, seconds: float, mindsDeath: bool) -> bool:
     state = holding.tickets.await_(ticket, seconds)
+    if state != layout.TICKET_PENDING:
+        # Whoever ended it may have died before this: a GPU's wait has no other end.
+        holding.tickets.raiseFence(ticket)
     if state == layout.TICKET_POISONED and mindsDeath:
         raise _died(holding, ticket)
     return state != layout.TICKET_PENDING

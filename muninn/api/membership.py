@@ -320,11 +320,9 @@ class Membership:
         """Say good-bye: close what is open, hand the broker's office on, give the slot back. Everything in it may be skipped by a death."""
         if self.isStale():
             return
-        if not self._keepPromises():
-            # Good-bye says that all is done. A death says so too, and is proven when it has come.
-            _log.warning("the GPUs are at work for this process: it does not leave %s before it ends", self.places.domain)
-            return
-        self.holdings.closeAll()
+        isAtRest = self._keepPromises()
+        if isAtRest:
+            self.holdings.closeAll()
         self._preferred = False  # or our thread would ask for the office back
         term = self.election.term()
         if term.slot == self.key.slot and self._othersLive():
@@ -332,6 +330,12 @@ class Membership:
             self._handOverUntil = time.monotonic() + 2 * self.settings.control.takeoverMs / 1000
             self.election.replace(term, self._heir())
             self.kick()
+        if not isAtRest:
+            # Good-bye says that all is done. A death says so too, and is proven when it has come.
+            _log.warning("the GPUs are at work for this process: it does not leave %s before it ends", self.places.domain)
+            with contextlib.suppress(MuninnError):
+                self.client.request("ping")  # answered by the successor, once it has what the vault held
+            return
         # Whoever is broker, we ourselves perhaps, takes the slot back: no other could while this process lives, since its death can
         # not be proven.
         self._leaving = True

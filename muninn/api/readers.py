@@ -57,14 +57,23 @@ class Readers:
     def leave(self, thread: int) -> None:
         """End a turn that a thread began. What it gave its stream has a ticket by now."""
         with self._changing:
-            self._turns[thread] -= 1
-            if self._turns[thread] <= 0:
-                del self._turns[thread]
+            self._take(thread)
             if not self._turns:
                 self._membership.leaseTable.setReading(self._leaseIndex, False)
         self._change()
         if atomics.loadSeqCst32(self._claimAddress):
             atomics.futexWake32(self._word, _FUTEX_ALL)
+
+    def handOn(self, thread: int, other: int) -> None:
+        """Let a turn that a thread began be another's, by which it is ended."""
+        with self._changing:
+            self._take(thread)
+            self._turns[other] += 1
+
+    def _take(self, thread: int) -> None:
+        self._turns[thread] -= 1
+        if self._turns[thread] <= 0:
+            del self._turns[thread]
 
     def awaitNone(self, timeout: float | None) -> bool:
         """Wait until nobody is inside a reader's turn; False when somebody still is after `timeout` seconds. The caller has the claim."""

@@ -31,7 +31,7 @@ WITHOUT_STREAM: Any = type("WithoutStream", (), {"__repr__": lambda self: "WITHO
 class Writing:
     """One writer's turn. Leaving it by an exception leaves the buffer half written: readers are told, and the next writer repairs it."""
 
-    __slots__ = ("_begun", "_buffer", "_deadline", "_holding", "_stream", "_timeout")
+    __slots__ = ("_begun", "_buffer", "_deadline", "_holding", "_place", "_stream", "_timeout")
 
     def __init__(self, buffer: MuninnBuffer, timeout: float | None, stream: Any) -> None:
         self._buffer = buffer
@@ -73,6 +73,7 @@ class Writing:
             fences.holdBack(holding, None, writing=True, timeout=_remaining(self._deadline))
             return buffer._view(holding)
         self._stream = fences.usableStream(holding, self._stream)
+        self._place = None if self._stream is None else self._stream.place()
         fences.holdBack(holding, self._stream, writing=True, timeout=_remaining(self._deadline))
         return buffer.deviceArray()
 
@@ -84,7 +85,7 @@ class Writing:
             if self._stream is not WITHOUT_STREAM:
                 # Behind an error too: what the stream was given is done all the same, and nobody's work may come between.
                 holding.writer = _NO_THREAD
-                _promise(holding, self._stream, layout.TICKET_WRITING, self._giveUp)
+                _promise(holding, self._stream, layout.TICKET_WRITING, self._giveUp, self._place)
             elif kind is None:
                 fences.mend(holding)
         except BaseException:
@@ -140,20 +141,24 @@ class Reading:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Literal[False]:
         if not self._holding.membership.isStale():
-            _promise(self._holding, self._stream, layout.TICKET_READING, self._end)
+            self._holding.readers.handOn(self._thread, _NO_THREAD)
+            _promise(self._holding, self._stream, layout.TICKET_READING, self._end, None)
             self._end()
         return False
 
     def _end(self) -> None:
-        self._holding.readers.leave(self._thread)
+        self._holding.readers.leave(_NO_THREAD)
 
 
-def _promise(holding: Holding, stream: Any, kind: int, end: Callable[[], object]) -> None:
+def _promise(holding: Holding, stream: Any, kind: int, end: Callable[[], object], place: int | None) -> None:
     """Let others wait for what the stream was given. Where that can not be, the turn lasts until the work is over, and keeps them out."""
     try:
-        fences.signal(holding, stream, kind)
+        fences.signal(holding, stream, kind, place)
     except BaseException:
-        threading.Thread(target=fences.behindWork, args=(holding, end), name="muninn-turn", daemon=True).start()
+        try:
+            threading.Thread(target=fences.behindWork, args=(holding, end), name="muninn-turn", daemon=True).start()
+        except RuntimeError:  # no thread can be had: it is waited for here, within limits
+            fences.behindWork(holding, end, holding.membership.settings.devices.ipcGraceMs / 1000)
         raise
 
 

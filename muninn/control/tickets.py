@@ -112,7 +112,7 @@ class Tickets:
         """Pending → done, or poisoned if `status` says so, each as the ticket's kind has it; and wake who waits, GPUs too."""
         address = self._slot(ticket)
         if status == layout.TICKET_DONE:
-            self._raiseFence(ticket)  # before the slot may become another's
+            self.raiseFence(ticket)  # before the slot may become another's
         while _isIn(word := int(atomics.loadAcquire64(address)), ticket) and word & _OPEN_MASK == _ofMember(key):
             ends = _ENDS.get(word & _STATUS_MASK, _ENDS[layout.TICKET_PENDING])
             after = ends.done if status == layout.TICKET_DONE else ends.poisoned
@@ -120,7 +120,7 @@ class Tickets:
             # SYNC ticket: pairs with state(); what the stream wrote is visible before DONE. Bounded: it is made sure once.
             if atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | after) == word:
                 break
-        self._raiseFence(ticket)  # a GPU that goes on because of a poisoned ticket can be told why already
+        self.raiseFence(ticket)  # a GPU that goes on because of a poisoned ticket can be told why already
         self._wakeAll()
 
     # --- who waits ---------------------------------------------------------------------------------------------------
@@ -149,15 +149,24 @@ class Tickets:
             found += self._matching(_STATUS_MASK, layout.TICKET_READING)
         return sorted(self._whole(word) for word in map(self._seen, found) if word & layout.TICKET_OPEN_BIT)
 
+    def lastWriter(self) -> int:
+        """The last ticket of a writer's turn; 0: none."""
+        return int(atomics.loadAcquire64(self._lastWriter))
+
     def torn(self) -> int | None:
         """The last writer's ticket, if it died before its work was done: the bytes are half written, until somebody writes them anew."""
-        last = int(atomics.loadAcquire64(self._lastWriter))
+        last = self.lastWriter()
         torn = int(atomics.loadAcquire64(self._torn))
         return torn if torn and torn >= last else None
 
     def fenceAddress(self, ticket: int) -> int:
         """Where the ticket's fence word is: once it has reached the ticket, a GPU may go on."""
         return self._fences + (ticket % layout.TICKET_RING) * 8
+
+    def raiseFence(self, ticket: int) -> None:
+        """Fence word → `ticket`, unless a later one is over already. The ticket is over."""
+        # SYNC fence: pairs with the GPU that waits for `ticket` or more (Device.delayStream).
+        _raise(self.fenceAddress(ticket), ticket)
 
     # --- who proves a death ------------------------------------------------------------------------------------------
 
@@ -179,7 +188,7 @@ class Tickets:
             changed = atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | ends.poisoned) == word
             poisoned += changed and ends.poisoned != ends.done
             # A GPU's wait has no other end; whoever waits there asks for the ticket's state behind it.
-            self._raiseFence(self._whole(word))
+            self.raiseFence(self._whole(word))
             self._wakeAll()
         return poisoned
 
@@ -215,11 +224,6 @@ class Tickets:
         if before == word:
             self._wakeAll()
         return over if before == word else before
-
-    def _raiseFence(self, ticket: int) -> None:
-        """Fence word → `ticket`, unless a later one is over already."""
-        # SYNC fence: pairs with the GPU that waits for `ticket` or more (Device.delayStream).
-        _raise(self.fenceAddress(ticket), ticket)
 
     def _sayTorn(self, ticket: int, status: int) -> None:
         """Before a ticket is seen to be torn: the ring forgets it sooner than the bytes are whole again."""

@@ -133,6 +133,7 @@ class Lane:
         self._trace: TracebackType | None = None
         #: An error that somebody was told, and the last piece of work that was submitted before that.
         self._told: tuple[BaseException | None, int] = (None, 0)
+        self._tellings = 0
         self._thread: threading.Thread | None = None
         self._shut = False
 
@@ -225,7 +226,17 @@ class Lane:
         with self._changed:
             if self._error is not None:
                 self._told = self._error, self._submitted
+                self._tellings += 1
             self._error = self._trace = None
+
+    def tellings(self) -> int:
+        """How many errors were told and forgotten."""
+        return self._tellings
+
+    def toldSince(self, tellings: int) -> BaseException | None:
+        """The last error that was told when more of them have been by now."""
+        with self._changed:
+            return self._told[0] if self._tellings != tellings else None
 
     def errorOf(self, number: int) -> BaseException | None:
         """What stands in the way of that piece of work."""

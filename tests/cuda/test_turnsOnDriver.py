@@ -100,6 +100,44 @@ def test_whoWasToldTakesNothingFromTicketsThatWerePromisedBefore(domain: str, ac
     assert not isTold() and other.read(timeout=60).shape == (BYTES,)
 
 
+def test_whatAnotherThreadWasToldIsTheTurnsErrorToo(domain: str, actor: Start) -> None:
+    """Broken: the error of the default stream was told to whoever came first, and the turn made from torn bytes was whole to all others."""
+    source, made, other = (muninn.share(np.zeros(BYTES, np.uint8), name, mode="fastMode") for name in ("a", "made", "other"))
+    writer = actor(OTHER)
+    writer.do("s.submit(lambda: gate.wait(60))\nwith b.write(stream=s): pass")
+    with source.read(stream=None), made.write(stream=None):
+        device().copy(made.open(), source.open(), BYTES, None)
+        writer.kill()
+
+        def isTold() -> bool:
+            try:
+                with other.read(stream=None):
+                    return False
+            except OwnerDied:
+                return True
+
+        assert Background(lambda: eventually(isTold, "another thread is told")).ended(60)
+    with pytest.raises(OwnerDied):
+        made.read(timeout=60)
+
+
+def test_aDeathThatWasSaidByHalfEndsAGpusWait(buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: the broker poisoned the ticket, and died before it raised the fence word: its successor saw nothing left to do."""
+    from muninn.control.members import MemberKey
+
+    dead, stream = MemberKey(5, 70000), device().createStream(0)
+    tickets = buffer._held().tickets
+    ticket = tickets.issue(dead)
+    buffer.wait(stream, ticket)
+    monkeypatch.setattr(type(tickets), "raiseFence", lambda *_: None)
+    tickets.poison(dead)
+    monkeypatch.undo()
+    with pytest.raises(OwnerDied):
+        stream.synchronize(60)
+    other = device().createStream(0)
+    other.synchronize(60)
+
+
 def test_theLegacyDefaultStreamIsOneUnderBothItsHandles(buffer: muninn.MuninnBuffer) -> None:
     """Broken: 0 and 1 had a lane each, and what the one waited for was nothing to the other's tickets."""
     there = device()

@@ -87,6 +87,17 @@ def test_survivesTheKillOfTheBrokerThatMadeIt(domain: str, actor: Start) -> None
     assert newcomer.do("int(third.read().sum())") == 4950
 
 
+def test_survivesTheEndOfABrokerWhoseGpuIsAtWork(domain: str, actor: Start) -> None:
+    """Broken: it said no good-bye, since others' work could still come, and did not hand its office on either."""
+    broker = actor("import threading\nfrom muninn.api import gpus, membership\nmuninn.domainInfo()", MUNINN_IPC_GRACE_MS="200")
+    broker.do("a = muninn.share(np.full(4096, 7, np.uint8), 'a', mode='fastMode'); a.close(); del a")
+    broker.do("c = muninn.share(np.zeros(8), 'c'); d = gpus.deviceOf(membership.current()); s, gate = d.createStream(0), threading.Event()")
+    muninn.domainInfo()
+    broker.do("s.submit(lambda: gate.wait(60)); c.signal(s)")
+    assert broker.leave() == 0
+    assert int(muninn.open("a", timeout=60).read().sum()) == 7 * 4096
+
+
 def test_theBrokerHoldsItWhenNobodyElseDoes(domain: str, actor: Start) -> None:
     actor().join()
     maker = actor("buffer = muninn.share(np.arange(100), 'a', mode='fastMode')")

@@ -77,14 +77,15 @@ class Waits:
         self._pending = 0
         self._isAwaited = False
 
-    def begin(self) -> None:
+    def begin(self) -> Wait:
         """Before the stream is told to wait."""
         with self._changed:
             while self._isAwaited and not self._pending:  # who waits for there to be none is about to see it
                 self._changed.wait()
             self._pending += 1
+        return Wait(self)
 
-    def end(self) -> None:
+    def _end(self) -> None:
         with self._changed:
             self._pending -= 1
             if not self._pending:
@@ -104,6 +105,19 @@ class Waits:
                 yield True
                 return
         yield False
+
+
+class Wait:
+    """One of them. It ends once, whoever says so: who was interrupted does not know whether the lane has it."""
+
+    __slots__ = ("_waits",)
+
+    def __init__(self, waits: Waits) -> None:
+        self._waits = [waits]
+
+    def end(self) -> None:
+        with contextlib.suppress(IndexError):
+            self._waits.pop()._end()
 
 
 #: Of the process, as the driver's lock is.

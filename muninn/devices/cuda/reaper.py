@@ -8,6 +8,7 @@ come to when the process ends, the kernel gives back.
 There are two ways to wait for a context (both seen on an H200). To free a page of host memory, which the driver does behind all that
 the context was given, stops whoever launches, copies or allocates meanwhile: it is done when no stream waits for anything but the GPU.
 cuCtxSynchronize stops nobody, and breaks the capture of any stream of that context: it is what is left when some stream always waits.
+What is freed then may not need the driver's lock for long either: VMM memory does not; the rest is kept for a quiet moment.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from muninn.devices.cuda.gpu import Entered
 
 _log = logging.getLogger("muninn.devices")
 _PAGE_BYTES = 4096
-_AGAIN_SECONDS = 0.05
+_AGAIN_SECONDS, _ERROR_PAUSE_SECONDS = 0.05, 1.0
 #: How long it looks for a moment at which no stream waits.
 _QUIET_BOUND_SECONDS = 2.0
 #: What another thread's capture answers, which will end.
@@ -37,8 +38,12 @@ _CAPTURING = frozenset(("STREAM_CAPTURE_UNSUPPORTED", "STREAM_CAPTURE_IMPLICIT")
 
 
 class _Remains(NamedTuple):
+    """What is to be disposed of. `locks`: by a call that waits for the GPU with the driver's lock. `isMark`: once all before it was."""
+
     dispose: Callable[[], object]
     isBehindWork: bool
+    locks: bool
+    isMark: bool = False
 
 
 class Reaper:
@@ -68,17 +73,19 @@ class Reaper:
                 self._thread = threading.Thread(target=self._run, name="muninn-reaper", daemon=True)
                 self._thread.start()
 
-    def bury(self, dispose: Callable[[], object], isBehindWork: bool = True) -> None:
-        """Call `dispose` once what the GPUs were given so far is done. Takes no lock; `start` was called before."""
-        if driver.isForked():
-            return
-        self._remains.put(_Remains(dispose, isBehindWork))
+    def bury(self, dispose: Callable[[], object], locks: bool = True) -> None:
+        """Call `dispose` once what the GPUs were given so far is done. Takes no lock; `start` was called before.
+
+        `locks`: it frees memory in a way that waits for the GPU once more, with the driver's lock.
+        """
+        if not driver.isForked():
+            self._remains.put(_Remains(dispose, True, locks))
 
     def drain(self, seconds: float, isBehindWork: bool = False) -> bool:
         """Wait until everything buried so far was given back, and if wanted all work is done; False when that takes longer."""
         reached = threading.Event()
         self.start()
-        self.bury(reached.set, isBehindWork)
+        self._remains.put(_Remains(reached.set, isBehindWork, False, isMark=not isBehindWork))
         return reached.wait(seconds)
 
     def _run(self) -> None:
@@ -91,19 +98,33 @@ class Reaper:
                 self._dispose(batch)
             except Exception:
                 # The thread must live: others' memory is given back by it too.
-                _log.exception("device memory was not given back")
-            batch.clear()  # else it would hold, until the next one, what it has disposed of
+                _log.exception("device memory was not given back, and is tried again")
+                time.sleep(_ERROR_PAUSE_SECONDS)
+            while batch:  # and it holds nothing, until the next one, that it has disposed of
+                self._remains.put(batch.pop(0))
 
     def _dispose(self, batch: list[_Remains]) -> None:
-        """Wait for the work that may use it, and dispose of all of it. The batch is empty afterwards."""
-        if not any(remains.isBehindWork for remains in batch):
+        """Wait for the work that may use it, and dispose of it. What has to be tried again stays in the batch."""
+        behind = any(remains.isBehindWork for remains in batch)
+        contexts = {number: each for number, each in self._contexts().items() if self._isThere(number, each)} if behind else {}
+        if not behind and not any(remains.locks for remains in batch):
             _disposeNow(batch)
             return
         with WAITS.none(_QUIET_BOUND_SECONDS) as isQuiet:
-            for contextId, context in self._contexts().items():
-                if self._isThere(contextId, context) and not (isQuiet and self._awaitByPage(contextId, context)):
-                    self._awaitBySynchronizing(contextId, context)
+            if isQuiet:
+                contexts = {number: each for number, each in contexts.items() if not self._awaitByPage(number, each)}
+                if not contexts:
+                    _disposeNow(batch)
+                    return
+        for number, each in contexts.items():
+            self._awaitBySynchronizing(number, each)
+        with WAITS.none(0) as isQuiet:
+            kept = [] if isQuiet else [remains._replace(isBehindWork=False) for remains in batch if remains.locks]
+            if kept:
+                kept += [remains for remains in batch if remains.isMark]
+                batch[:] = [remains for remains in batch if not remains.locks and not remains.isMark]
             _disposeNow(batch)
+            batch += kept
 
     def _isThere(self, contextId: int, context: Any) -> bool:
         """Whether a context is neither destroyed nor failed. To free the memory of a destroyed one in it ends the process."""

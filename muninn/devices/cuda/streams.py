@@ -28,7 +28,7 @@ from muninn.control import atomics
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call, typed
 from muninn.devices.cuda.events import Events
-from muninn.devices.cuda.gates import WAITS, Gate, Gates
+from muninn.devices.cuda.gates import WAITS, Gate, Gates, Wait
 from muninn.devices.cuda.gpu import Entered
 from muninn.devices.cuda.staging import Pieces, Staging, cut
 from muninn.devices.foreign import PER_THREAD_HANDLE
@@ -134,13 +134,13 @@ class CudaStream(Stream):
                     # Whoever gave `ready` holds the word by it. It may be another's, and begin at 0 again, once the GPU has passed it.
                     events.wait(passed)
 
-            WAITS.begin()
+            wait = WAITS.begin()
             try:
                 call(cu.cuStreamWaitValue64, self.handle, word.address, word.value, _REACHED)
                 call(cu.cuEventRecord, passed, self.handle)
-                self._lane.put(_endingWait(item))
+                self._lane.put(_endingWait(item, wait))
             except BaseException:
-                WAITS.end()
+                wait.end()
                 raise
 
     def copy(self, target: int, source: int, parts: list[tuple[int, int]], keepAlive: object) -> None:
@@ -157,11 +157,13 @@ class CudaStream(Stream):
         self.check()
         under: deque[Any] = deque()  # the events of the copies from the pieces that are not known to be over
         with self._submission():
+            before: Any = self._events.record(self.handle)  # what the stream has come to; the lane knows only its own
             try:
                 for (offset, sizeBytes), piece in zip(cut(parts), self._inTurn(), strict=False):
-                    before = under.popleft() if len(under) == 2 else None
+                    before = under.popleft() if len(under) == 2 else before
                     # In a stream that has failed too: the GPU's part can not be called off, and copies what is there.
                     self._awaitHost(_filling(self._events, before, piece, source + offset, sizeBytes), isDoubtful=False)
+                    before = None
                     call(cu.cuMemcpyAsync, target + offset, piece, sizeBytes, self.handle)
                     under.append(self._events.record(self.handle))
             finally:
@@ -199,11 +201,11 @@ class CudaStream(Stream):
             finally:
                 gate.open(number)  # the GPU is never left waiting
 
-        WAITS.begin()
+        wait = WAITS.begin()
         try:
-            self._lane.put(_endingWait(opening), isDoubtful)
+            self._lane.put(_endingWait(opening, wait), isDoubtful)
         except BaseException:
-            WAITS.end()
+            wait.end()
             raise
         return number
 
@@ -243,6 +245,12 @@ class CudaStream(Stream):
         self._lane.checkOpen()
         if self._thread is not None and self._thread != threading.get_ident():
             raise InvalidArgument("this is the per-thread default stream of another thread", "Use a stream of muninn.createStream")
+
+    def place(self) -> int:
+        return self._lane.tellings()
+
+    def errorSince(self, place: int) -> BaseException | None:
+        return self._lane.toldSince(place)
 
     def isOpen(self) -> bool:
         return self._lane.isOpen()
@@ -312,14 +320,14 @@ class CudaStream(Stream):
             raise typed(error, "the GPU's work failed") from error
 
 
-def _endingWait(item: Item) -> Item:
-    """With `item` a wait of the stream is over that has begun (`WAITS`)."""
+def _endingWait(item: Item, wait: Wait) -> Item:
+    """With `item` a wait of the stream is over that has begun."""
 
     def ending(error: BaseException | None) -> None:
         try:
             item(error)
         finally:
-            WAITS.end()
+            wait.end()
 
     return ending
 
@@ -341,7 +349,7 @@ def refuseCaptured(handle: int) -> None:
 def _filling(events: Events, before: Any, piece: int, source: int, sizeBytes: int) -> Item:
     def item(error: BaseException | None) -> None:
         if before is not None:
-            events.wait(before)  # what the GPU copies from the piece
+            events.wait(before)  # and what the GPU copies from the piece
         atomics.copy(piece, source, sizeBytes)
 
     return item

@@ -37,7 +37,7 @@ class VmmMapping:
     def __init__(self, reaper: Reaper, physical: Any, descriptor: int, address: int, sizeBytes: int) -> None:
         self.descriptor, self.address = descriptor, address
         reaper.start()
-        self._finalizer = weakref.finalize(self, reaper.bury, lambda: _unmap(physical, descriptor, address, sizeBytes))
+        self._finalizer = weakref.finalize(self, reaper.bury, lambda: _unmap(physical, descriptor, address, sizeBytes), False)
         self._finalizer.atexit = False  # the kernel does it then
 
 
