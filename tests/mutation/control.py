@@ -136,7 +136,7 @@ MUTANTS = [
     Mutant(_TICKETS, " and word & _OPEN_MASK == _ofMember(key):\n            ends", ":\n            ends", "only its member completes a ticket", "test_tickets.py::test_onlyItsMemberCompletesATicket"),
     Mutant(_TICKETS, "            if word & _OPEN_MASK != _ofMember(key):\n                continue\n", "            if not word & layout.TICKET_OPEN_BIT:\n                continue\n", "only the tickets of the dead are poisoned", "test_tickets.py::test_aSlotThatIsAnothersByNowIsNotPoisoned"),
     Mutant(_TICKETS, "if _isIn(word, ticket) else layout.TICKET_DONE", "if True else layout.TICKET_DONE", "a ticket that was overtaken is done", "test_tickets.py"),
-    Mutant(_TICKETS, "            self._raiseFence(self._whole(word))\n            self._wakeAll()", "            self._wakeAll()", "a GPU that waits for the dead goes on", "test_tickets.py::test_theDeathOfASignallerRaisesItsFenceWord"),
+    Mutant(_TICKETS, "            self.raiseFence(self._whole(word))\n            self._wakeAll()", "            self._wakeAll()", "a GPU that waits for the dead goes on", "test_tickets.py::test_theDeathOfASignallerRaisesItsFenceWord"),
     Mutant(_TICKETS, "            word = self._seen(address)\n            if word & _OPEN_MASK", "            word = int(atomics.loadAcquire64(address))\n            if word & _OPEN_MASK", "what the GPU had reached counts", "test_tickets.py::test_whatTheGpuHadReachedIsDone"),
     Mutant(_TICKETS, "        atomics.fetchAddAcqRel32(self._wake, 1)\n", "", "a completion between the look and the sleep is seen", "test_tickets.py"),
     Mutant(_TICKETS, "        atomics.futexWake32(self._wake, _FUTEX_ALL)\n", "", "a completion wakes who waits", "test_tickets.py"),
