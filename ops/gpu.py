@@ -90,15 +90,16 @@ def suite(driver: str) -> list[Line]:
     return [Line("suite", found, ran.returncode == 0 and failed == 0 < passed), *skips]
 
 
-def crashes(kills: int, driver: str) -> Line:
-    bound = max(_BOUND_SECONDS, kills * _KILL_SECONDS)
-    ran = run("crash", "-m", "tests.crash", "--kills", str(kills), bound=bound, TEST_DRIVER=driver)
+def crashes(kills: int, seconds: float, driver: str) -> Line:
+    bound = min(max(_BOUND_SECONDS, kills * _KILL_SECONDS), seconds + _BOUND_SECONDS)
+    ran = run("crash", "-m", "tests.crash", "--kills", str(kills), "--seconds", str(seconds), bound=bound, TEST_DRIVER=driver)
     try:
         seen = json.loads(ran.stdout)
     except ValueError:
         return Line("kills mid-kernel", f"exit status {ran.returncode}: see build/gpu/crash.txt", False)
     found = (
-        f"{seen['kills']} kills in {seen['seconds']} s: {len(seen['failures'])} failures, {seen['canariesDamaged']} canaries damaged, "
+        f"{seen['kills']} kills of {seen['asked']} in {seen['seconds']} s: "
+        f"{len(seen['failures'])} failures, {seen['canariesDamaged']} canaries damaged, "
         f"{len(seen['buffersLeft'])} buffers and {seen['membersLeft']} members left, {seen['freeBytesLost']} bytes of VRAM lost"
     )
     return Line("kills mid-kernel", found, ran.returncode == 0)
@@ -155,6 +156,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make gpu", description="Run on a GPU what needs one, and print one table.")
     parser.add_argument("--rehearse", action="store_true", help="on the stand-in driver, small")
     parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--kill-seconds", type=float, default=float("inf"), help="begin no more of them after that: a GPU may be lent")
     parser.add_argument("--go-on", action="store_true", help="keep what the table says of the other parts")
     parser.add_argument("--only", action="append", choices=["suite", "demos", "bench", "guesses", "sanitizer", "crash"])
     arguments = parser.parse_args()
@@ -173,7 +175,7 @@ def main() -> int:
         "bench": lambda: benchmarks(small, driver),
         "guesses": lambda: [guesses(driver)],
         "sanitizer": lambda: [] if small else [sanitizers()],
-        "crash": lambda: [crashes(20 if small else arguments.kills, driver)],
+        "crash": lambda: [crashes(20 if small else arguments.kills, arguments.kill_seconds, driver)],
     }
     cuda = f"{int(version) // 1000}.{int(version) % 1000 // 10}"
     what = f"{name}, driver for CUDA {cuda}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
