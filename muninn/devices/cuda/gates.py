@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from cuda.bindings import driver as cu
 
 from muninn.control import atomics
-from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import call
-from muninn.devices.cuda.gpu import Entered
+from muninn.devices.cuda.pinned import Pool, pinned
 
 _WORD_BYTES = 8
 _PAGE_WORDS = 512
@@ -38,31 +37,13 @@ class Gate:
         atomics.storeRelease64(self._host, number)
 
 
-class Gates:
-    """Gates that no stream has. Their memory is a primary context's, which lasts, and all contexts reach it.
+class Gates(Pool[Gate]):
+    """Gates that no stream has."""
 
-    Parameters
-    ----------
-    home
-        Enters such a context.
-    """
-
-    def __init__(self, home: Callable[[], Entered]) -> None:
-        self._home = home
-        self._free: list[Gate] = []
-        self._changing = threading.Lock()
-
-    def take(self) -> Gate:
-        with self._changing:
-            if not self._free:
-                with self._home(), driver.BeyondCaptures():
-                    host = pinned(_PAGE_WORDS * _WORD_BYTES)
-                    device = int(call(cu.cuMemHostGetDevicePointer, host, 0))
-                self._free += [Gate(host + at * _WORD_BYTES, device + at * _WORD_BYTES) for at in range(_PAGE_WORDS)]
-            return self._free.pop()
-
-    def giveBack(self, gate: Gate) -> None:
-        self._free.append(gate)  # one step: lanes do it
+    def _made(self) -> list[Gate]:
+        host = pinned(_PAGE_WORDS * _WORD_BYTES)
+        device = int(call(cu.cuMemHostGetDevicePointer, host, 0))
+        return [Gate(host + at * _WORD_BYTES, device + at * _WORD_BYTES) for at in range(_PAGE_WORDS)]
 
 
 class Waits:
@@ -122,8 +103,3 @@ class Wait:
 
 #: Of the process, as the driver's lock is.
 WAITS = Waits()
-
-
-def pinned(sizeBytes: int) -> int:
-    """New host memory that all GPUs reach at its own address. Raises `DriverError`."""
-    return int(call(cu.cuMemHostAlloc, sizeBytes, cu.CU_MEMHOSTALLOC_PORTABLE | cu.CU_MEMHOSTALLOC_DEVICEMAP))

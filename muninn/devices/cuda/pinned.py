@@ -1,0 +1,50 @@
+"""Pinned host memory, which all GPUs reach at its own address. It is kept: to free it would wait for the GPU."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from cuda.bindings import driver as cu
+
+from muninn.devices.cuda import driver
+from muninn.devices.cuda.driver import call
+from muninn.devices.cuda.gpu import Entered
+
+Part = TypeVar("Part")
+
+
+class Pool(ABC, Generic[Part]):
+    """Parts of pinned memory that no stream has. The memory is a primary context's, which lasts, and all contexts reach it.
+
+    Parameters
+    ----------
+    home
+        Enters such a context.
+    """
+
+    def __init__(self, home: Callable[[], Entered]) -> None:
+        self._home = home
+        self._free: list[Part] = []
+        self._changing = threading.Lock()
+
+    def take(self) -> Part:
+        with self._changing:
+            if not self._free:
+                with self._home(), driver.BeyondCaptures():
+                    self._free += self._made()
+            return self._free.pop()
+
+    def giveBack(self, part: Part) -> None:
+        self._free.append(part)  # one step: lanes do it
+
+    @abstractmethod
+    def _made(self) -> list[Part]:
+        """More of them."""
+
+
+def pinned(sizeBytes: int) -> int:
+    """New pinned memory, by its address. Raises `DriverError`."""
+    return int(call(cu.cuMemHostAlloc, sizeBytes, cu.CU_MEMHOSTALLOC_PORTABLE | cu.CU_MEMHOSTALLOC_DEVICEMAP))
