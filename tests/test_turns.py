@@ -50,12 +50,17 @@ def content(buffer: muninn.MuninnBuffer) -> list[int]:
     return sorted(set(buffer.read(timeout=60).tolist()))
 
 
-def isTorn(buffer: muninn.MuninnBuffer) -> bool:
+def isTold(turn: Any) -> bool:
+    """Whether who begins the turn is told of a death."""
     try:
-        with buffer.read(stream=None):
+        with turn:
             return False
     except OwnerDied:
         return True
+
+
+def isTorn(buffer: muninn.MuninnBuffer) -> bool:
+    return isTold(buffer.read(stream=None))
 
 
 def test_twoThreadsOnTheDefaultStreamDoNotWaitForEachOtherForEver(buffer: muninn.MuninnBuffer) -> None:

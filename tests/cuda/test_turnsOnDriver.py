@@ -59,14 +59,7 @@ def test_anothersStreamIsToldOnceOfTheDead(buffer: muninn.MuninnBuffer, actor: S
         pass
     writer.kill()
 
-    def isTold() -> bool:
-        try:
-            with other.write(stream=mine):
-                return False
-        except OwnerDied:
-            return True
-
-    eventually(isTold, "who gives the stream work is told")
+    eventually(lambda: isTold(other.write(stream=mine)), "who gives the stream work is told")
     for _ in range(3):
         with other.write(stream=mine):
             pass
@@ -87,17 +80,17 @@ def test_whoWasToldTakesNothingFromTicketsThatWerePromisedBefore(domain: str, ac
     reader.do(f"with made.write(stream=mine): d.copy(made.open(), p, {BYTES}, mine)")
     writer.kill()
 
-    def isTold() -> bool:
+    def isReaderTold() -> bool:
         try:
             return bool(reader.do("with other.read(stream=mine): pass"))
         except ActorError as error:
             return error.kind == "OwnerDied"
 
-    eventually(isTold, "who gives the stream work is told")
+    eventually(isReaderTold, "who gives the stream work is told")
     reader.do("endKernel()")
     with pytest.raises(OwnerDied):
         made.read(timeout=60)
-    assert not isTold() and other.read(timeout=60).shape == (BYTES,)
+    assert not isReaderTold() and other.read(timeout=60).shape == (BYTES,)
 
 
 def test_whatAnotherThreadWasToldIsTheTurnsErrorToo(domain: str, actor: Start) -> None:
@@ -108,15 +101,7 @@ def test_whatAnotherThreadWasToldIsTheTurnsErrorToo(domain: str, actor: Start) -
     with source.read(stream=None), made.write(stream=None):
         device().copy(made.open(), source.open(), BYTES, None)
         writer.kill()
-
-        def isTold() -> bool:
-            try:
-                with other.read(stream=None):
-                    return False
-            except OwnerDied:
-                return True
-
-        assert Background(lambda: eventually(isTold, "another thread is told")).ended(60)
+        assert Background(lambda: eventually(lambda: isTorn(other), "another thread is told")).ended(60)
     with pytest.raises(OwnerDied):
         made.read(timeout=60)
 
