@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from muninn.api.gpus import deviceOf
 from muninn.api.holdings import Holding
 from muninn.control import layout
+from muninn.control.deadlines import deadlineOf, remaining
 from muninn.devices.port import FenceWord
 from muninn.errors import OwnerDied
 
@@ -93,11 +94,11 @@ def _held(holding: Holding, stream: Any, ticket: int | None, timeout: float | No
         raise ValueError(f"ticket {wanted} of {holding.description.name!r} was never issued; the last one is {tickets.last()}")
     if wanted == 0:
         return 0
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = deadlineOf(timeout)
 
     def isReachedInTime(seconds: float) -> bool:
-        remaining = seconds if deadline is None else min(seconds, max(0.0, deadline - time.monotonic()))
-        if _isOver(holding, wanted, remaining, mindsDeath):
+        left = remaining(deadline)
+        if _isOver(holding, wanted, seconds if left is None else min(seconds, left), mindsDeath):
             return True
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError(f"ticket {wanted} of {holding.description.name!r} was not done within {timeout:.3g} s")
@@ -127,12 +128,11 @@ def holdBack(holding: Holding, stream: Any, *, writing: bool, timeout: float | N
     tickets = holding.tickets
     if not tickets.last():
         return
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = deadlineOf(timeout)
     lastWriter = tickets.lastWriter()
     for ticket in tickets.turns(reading=writing):
-        remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
         # What earlier writers leave half written, the last one writes anew.
-        _held(holding, stream, ticket, remaining, mindsDeath=not writing and ticket >= lastWriter)
+        _held(holding, stream, ticket, remaining(deadline), mindsDeath=not writing and ticket >= lastWriter)
     if not writing and (torn := tickets.torn()) is not None:
         raise _died(holding, torn)
 

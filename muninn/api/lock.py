@@ -15,6 +15,7 @@ from muninn.api import creation
 from muninn.api.holdings import Holding
 from muninn.api.membership import current
 from muninn.control import atomics, claims
+from muninn.control.deadlines import deadlineOf, remaining
 from muninn.errors import BufferExists, BufferNotFound
 from muninn.terms import asName
 
@@ -66,13 +67,12 @@ class Lock:
         if self._holding.membership.isStale():
             self._holding = self._attach()
         holding = self._holding
-        started = time.monotonic()
+        deadline = deadlineOf(timeout)
         if not holding.claimLock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
             raise TimeoutError(f"another thread has held lock {self.name!r} for {timeout} s")
         try:
             if holding.claimDepth == 0:
-                remaining = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
-                clean = claims.acquire(holding.claimAddress, holding.membership.key, holding.membership.isDead, remaining)
+                clean = claims.acquire(holding.claimAddress, holding.membership.key, holding.membership.isDead, remaining(deadline))
                 if clean is None:
                     raise TimeoutError(f"another process has held lock {self.name!r} for {timeout} s")
                 self.recovered = not clean

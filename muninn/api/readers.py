@@ -9,16 +9,15 @@ when its death is proven.
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from muninn.control import atomics, claims, layout, leases
+from muninn.control.deadlines import deadlineOf, remaining, sleepNs
 
 if TYPE_CHECKING:
     from muninn.api.membership import Membership
 
-_FUTEX_ALL = 0x7FFFFFFF
 #: How long a writer sleeps before it looks at the leases again: those of the dead are cleared without a word.
 _CHECK_NS = 50_000_000
 
@@ -41,7 +40,7 @@ class Readers:
 
     def enter(self, timeout: float | None) -> bool:
         """Begin a turn of this thread, once nobody is inside a writer's; False when somebody still is after `timeout` seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadlineOf(timeout)
         membership, thread = self._membership, threading.get_ident()
         while True:
             isNested = self._begin(thread)  # then a writer that has the claim waits for this thread
@@ -50,8 +49,7 @@ class Readers:
             if isNested or owner is None or membership.isDead(*owner):
                 return True
             self.leave(thread)
-            remaining = None if deadline is None else deadline - time.monotonic()
-            if not claims.awaitRelease(self._claimAddress, membership.isDead, remaining):
+            if not claims.awaitRelease(self._claimAddress, membership.isDead, remaining(deadline)):
                 return False
 
     def leave(self, thread: int) -> None:
@@ -62,7 +60,7 @@ class Readers:
                 self._membership.leaseTable.setReading(self._leaseIndex, False)
         self._change()
         if atomics.loadSeqCst32(self._claimAddress):
-            atomics.futexWake32(self._word, _FUTEX_ALL)
+            atomics.futexWake32(self._word, atomics.FUTEX_ALL)
 
     def handOn(self, thread: int, other: int) -> None:
         """Let a turn that a thread began be another's, by which it is ended."""
@@ -77,13 +75,13 @@ class Readers:
 
     def awaitNone(self, timeout: float | None) -> bool:
         """Wait until nobody is inside a reader's turn; False when somebody still is after `timeout` seconds. The caller has the claim."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadlineOf(timeout)
         while True:
             # SYNC reading: pairs with enter; the claim was taken before.
             seen = int(atomics.loadSeqCst32(self._word))
             if not seen or not leases.readersOf(self._membership.block, self._membership.members, self._row, self._incarnation):
                 return True
-            remainingNs = _CHECK_NS if deadline is None else min(_CHECK_NS, int((deadline - time.monotonic()) * 1e9))
+            remainingNs = sleepNs(deadline, _CHECK_NS)
             if remainingNs <= 0:
                 return False
             atomics.futexWait32(self._word, seen, remainingNs)

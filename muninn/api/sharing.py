@@ -16,6 +16,7 @@ from muninn.api.holdings import Holding
 from muninn.api.lock import Lock
 from muninn.api.membership import Membership, current
 from muninn.control import atomics, layout
+from muninn.control.deadlines import deadlineOf
 from muninn.devices.arrays import isOnDevice
 from muninn.errors import BufferExists, BufferFreed, BufferMismatch, BufferNotFound, HandleInvalid, InvalidArgument, PermissionDenied
 from muninn.terms import Access, Mode, Renew, Reserve, asAccess, asMode, asName, asRenew, asTenant
@@ -286,7 +287,7 @@ def _attachOrCreate(membership: Membership, wanted: creation.Draft, timeout: flo
 
 
 def _find(membership: Membership, name: str, timeout: float | None) -> Holding:
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = deadlineOf(timeout)
     while True:
         seen = atomics.loadAcquire32(membership.block.directoryWakeAddress)
         holding = membership.holdings.find(name)

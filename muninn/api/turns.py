@@ -9,13 +9,13 @@ the publication may come before the work is done: it says "there is a newer one"
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from muninn.api import fences
 from muninn.control import claims, layout
+from muninn.control.deadlines import deadlineOf, remaining
 from muninn.errors import WriterDied
 
 if TYPE_CHECKING:
@@ -43,15 +43,15 @@ class Writing:
         name, thread = holding.description.name, threading.get_ident()
         if holding.writer == thread or holding.readers.isOne():
             raise RuntimeError(f"this thread is {'writing' if holding.writer == thread else 'reading'} {name!r} already")
-        self._deadline = _deadlineOf(self._timeout)
+        self._deadline = deadlineOf(self._timeout)
         if not holding.turnLock.acquire(timeout=-1 if self._timeout is None else max(0.0, self._timeout)):
             raise TimeoutError(f"another thread has been writing {name!r} for {self._timeout} s")
         try:
             membership = holding.membership
-            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, _remaining(self._deadline)) is None:
+            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, remaining(self._deadline)) is None:
                 raise TimeoutError(f"another process has been writing {name!r} for {self._timeout} s")
             try:
-                if not holding.readers.awaitNone(_remaining(self._deadline)):
+                if not holding.readers.awaitNone(remaining(self._deadline)):
                     raise TimeoutError(f"others have been reading {name!r} by kernels for {self._timeout} s")
                 view = self._fenced()
             except BaseException:
@@ -70,11 +70,11 @@ class Writing:
         if self._stream is WITHOUT_STREAM and not holding.memory.isHostVisible:
             self._stream = None  # kernels must write it, and theirs is the default stream if no other is named
         if self._stream is WITHOUT_STREAM:
-            fences.holdBack(holding, None, writing=True, timeout=_remaining(self._deadline))
+            fences.holdBack(holding, None, writing=True, timeout=remaining(self._deadline))
             return buffer._view(holding)
         self._stream = fences.usableStream(holding, self._stream)
         self._place = None if self._stream is None else self._stream.place()
-        fences.holdBack(holding, self._stream, writing=True, timeout=_remaining(self._deadline))
+        fences.holdBack(holding, self._stream, writing=True, timeout=remaining(self._deadline))
         return buffer.deviceArray()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Literal[False]:
@@ -84,13 +84,15 @@ class Writing:
         try:
             if self._stream is not WITHOUT_STREAM:
                 # Behind an error too: what the stream was given is done all the same, and nobody's work may come between.
-                holding.writer = _NO_THREAD
-                _promise(holding, self._stream, layout.TICKET_WRITING, self._giveUp, self._place)
+                fences.signal(holding, self._stream, layout.TICKET_WRITING, self._place)
             elif kind is None:
                 fences.mend(holding)
         except BaseException:
             if self._stream is WITHOUT_STREAM:
                 self._giveUp()
+            else:
+                holding.writer = _NO_THREAD
+                _endBehindWork(holding, self._giveUp)
             raise
         if kind is None:
             self._publish()
@@ -124,7 +126,7 @@ class Reading:
 
     def __enter__(self) -> Any:
         holding = self._holding = self._buffer._checked()
-        self._thread, name, deadline = threading.get_ident(), holding.description.name, _deadlineOf(self._timeout)
+        self._thread, name, deadline = threading.get_ident(), holding.description.name, deadlineOf(self._timeout)
         if holding.writer == self._thread:
             raise RuntimeError(f"this thread is writing {name!r}")
         self._stream = fences.usableStream(holding, self._stream)
@@ -133,7 +135,7 @@ class Reading:
         try:
             if holding.generation.value() & 1:  # and nobody who lives is inside
                 raise WriterDied(f"a writer of {name!r} died or gave up half way")
-            fences.holdBack(holding, self._stream, writing=False, timeout=_remaining(deadline))
+            fences.holdBack(holding, self._stream, writing=False, timeout=remaining(deadline))
             return self._buffer.deviceArray()
         except BaseException:
             holding.readers.leave(self._thread)
@@ -141,30 +143,20 @@ class Reading:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Literal[False]:
         if not self._holding.membership.isStale():
-            self._holding.readers.handOn(self._thread, _NO_THREAD)
-            _promise(self._holding, self._stream, layout.TICKET_READING, self._end, None)
-            self._end()
+            readers = self._holding.readers
+            try:
+                fences.signal(self._holding, self._stream, layout.TICKET_READING)
+            except BaseException:
+                readers.handOn(self._thread, _NO_THREAD)
+                _endBehindWork(self._holding, lambda: readers.leave(_NO_THREAD))
+                raise
+            readers.leave(self._thread)
         return False
 
-    def _end(self) -> None:
-        self._holding.readers.leave(_NO_THREAD)
 
-
-def _promise(holding: Holding, stream: Any, kind: int, end: Callable[[], object], place: int | None) -> None:
-    """Let others wait for what the stream was given. Where that can not be, the turn lasts until the work is over, and keeps them out."""
+def _endBehindWork(holding: Holding, end: Callable[[], object]) -> None:
+    """Others can not wait for what the stream of a turn was given: the turn lasts until that is over, and keeps them out."""
     try:
-        fences.signal(holding, stream, kind, place)
-    except BaseException:
-        try:
-            threading.Thread(target=fences.behindWork, args=(holding, end), name="muninn-turn", daemon=True).start()
-        except RuntimeError:  # no thread can be had: it is waited for here, within limits
-            fences.behindWork(holding, end, holding.membership.settings.devices.ipcGraceMs / 1000)
-        raise
-
-
-def _deadlineOf(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
-
-
-def _remaining(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+        threading.Thread(target=fences.behindWork, args=(holding, end), name="muninn-turn", daemon=True).start()
+    except RuntimeError:  # no thread can be had: it is waited for here, within limits
+        fences.behindWork(holding, end, holding.membership.settings.devices.ipcGraceMs / 1000)

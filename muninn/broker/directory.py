@@ -21,7 +21,6 @@ from muninn.control.rows import RowDescription, RowState, RowTable
 from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, MuninnError, ProtocolViolation
 from muninn.terms import Lifetime, Mode, asMode
 
-_FUTEX_ALL = 0x7FFFFFFF
 #: The fields of a `create` record. One that lacks any is of another version, and says nothing.
 _GRANTED = {"row": int, "incarnation": int, "slot": int, "name": str, "tenant": str, "mode": str, "gpu": int, "sizeBytes": int}
 _HELD_BY_NAME = (layout.ROW_LIVE, layout.ROW_PROBING)
@@ -259,7 +258,7 @@ class Directory:
 
     def _wakeNames(self) -> None:
         atomics.fetchAddAcqRel32(self._block.directoryWakeAddress, 1)
-        atomics.futexWake32(self._block.directoryWakeAddress, _FUTEX_ALL)
+        atomics.futexWake32(self._block.directoryWakeAddress, atomics.FUTEX_ALL)
 
 
 def _granted(row: int, incarnation: int, slot: int, usage: Usage) -> dict[str, str | int]:

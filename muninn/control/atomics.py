@@ -58,6 +58,8 @@ raiseField64 = _bound(_quick, "mnnRaiseField64", _U32, _ADDRESS, _SIZE, _U32, _U
 
 futexWait32 = _bound(_slow, "mnnFutexWait32", _I32, _ADDRESS, _U32, _I64)
 futexWake32 = _bound(_quick, "mnnFutexWake32", _I32, _ADDRESS, ctypes.c_int32)
+#: How many `futexWake32` wakes at most: everybody.
+FUTEX_ALL = 0x7FFFFFFF
 spinWhile64 = _bound(_slow, "mnnSpinWhile64", _U64, _ADDRESS, _U64, _I64)
 
 robustListBytes = _bound(_quick, "mnnRobustListBytes", _SIZE)

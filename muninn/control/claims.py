@@ -7,16 +7,15 @@ and `muninn.Lock` are claims. They belong to processes: threads of one process a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from muninn.control import atomics
+from muninn.control.deadlines import deadlineOf, sleepNs
 from muninn.control.members import MemberKey
 
 _SLOT_MASK = 0xFFF
 _GENERATION_SHIFT, _GENERATION_MASK = 12, 0x7FFFF
 _CONTENDED = 1 << 31
-_FUTEX_ALL = 0x7FFFFFFF
 #: How long a waiter sleeps before it looks at its owner again; the reclaiming broker wakes it sooner.
 _CHECK_NS = 50_000_000
 
@@ -55,7 +54,7 @@ def acquire(address: int, key: MemberKey, isDead: Callable[[int, int], bool], ti
     mine = claimWord(key)
     if atomics.casSeqCst32(address, 0, mine) == 0:
         return True
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = deadlineOf(timeout)
     while True:
         word = int(atomics.loadAcquire32(address))
         owner = ownerOf(word)
@@ -67,7 +66,7 @@ def acquire(address: int, key: MemberKey, isDead: Callable[[int, int], bool], ti
             if atomics.casSeqCst32(address, word, mine | word & _CONTENDED) == word:
                 return owner is None
             continue
-        remainingNs = _CHECK_NS if deadline is None else min(_CHECK_NS, int((deadline - time.monotonic()) * 1e9))
+        remainingNs = sleepNs(deadline, _CHECK_NS)
         if remainingNs <= 0:
             return None
         if word & _CONTENDED or atomics.casSeqCst32(address, word, word | _CONTENDED) == word:
@@ -76,13 +75,13 @@ def acquire(address: int, key: MemberKey, isDead: Callable[[int, int], bool], ti
 
 def awaitRelease(address: int, isDead: Callable[[int, int], bool], timeout: float | None) -> bool:
     """Wait until nobody who lives owns the claim, without wanting it; False when somebody still does after `timeout` seconds."""
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = deadlineOf(timeout)
     while True:
         word = int(atomics.loadAcquire32(address))
         owner = ownerOf(word)
         if owner is None or isDead(*owner):
             return True
-        remainingNs = _CHECK_NS if deadline is None else min(_CHECK_NS, int((deadline - time.monotonic()) * 1e9))
+        remainingNs = sleepNs(deadline, _CHECK_NS)
         if remainingNs <= 0:
             return False
         if word & _CONTENDED or atomics.casSeqCst32(address, word, word | _CONTENDED) == word:
@@ -93,9 +92,9 @@ def release(address: int) -> None:
     """Give the claim up and wake who waits."""
     # SYNC claim: pairs with acquire.
     if atomics.exchangeSeqCst32(address, 0) & _CONTENDED:
-        atomics.futexWake32(address, _FUTEX_ALL)
+        atomics.futexWake32(address, atomics.FUTEX_ALL)
 
 
 def wakeWaiters(address: int) -> None:
     """Make the waiters look at the owner again: it has died."""
-    atomics.futexWake32(address, _FUTEX_ALL)
+    atomics.futexWake32(address, atomics.FUTEX_ALL)

@@ -13,7 +13,6 @@ from muninn.control.block import ControlBlock
 from muninn.control.watch import disturb
 
 _SLOT_BITS = 16
-_FUTEX_ALL = 0x7FFFFFFF
 
 
 class Term(NamedTuple):
@@ -54,7 +53,7 @@ class Election:
         if atomics.casSeqCst64(self._election, old.word(), new.word()) != old.word():
             return None
         # Whoever waits for the old term's socket, or watches the old broker, must look again.
-        atomics.futexWake32(self._ready, _FUTEX_ALL)
+        atomics.futexWake32(self._ready, atomics.FUTEX_ALL)
         if old.slot is not None:
             disturb(self._block.memberAddress(old.slot) + layout.MEMBER_ROBUST_OFFSET)
         return new
@@ -73,7 +72,7 @@ class Election:
             # SYNC ready: pairs with awaitReady; the socket exists before the word says so.
             if atomics.casSeqCst64(self._ready, seen, epoch) == seen:
                 break
-        atomics.futexWake32(self._ready, _FUTEX_ALL)
+        atomics.futexWake32(self._ready, atomics.FUTEX_ALL)
 
     def readyEpoch(self) -> int:
         return int(atomics.loadAcquire64(self._ready))

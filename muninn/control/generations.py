@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from muninn.control import atomics, layout
+from muninn.control.deadlines import deadlineOf, sleepNs
 
-_FUTEX_ALL = 0x7FFFFFFF
 _COPY_ATTEMPTS = 64
 #: How often a waiter asks whether a writer that is half way still lives; the reclaiming broker wakes it sooner.
 _CHECK_NS = 200_000_000
@@ -67,12 +67,12 @@ class Generation:
         value = begun + 1
         # SYNC publish: pairs with seqRead and wait; the data is visible before the even generation.
         atomics.storeRelease64(self._word, value)
-        atomics.futexWake32(self._word, _FUTEX_ALL)
+        atomics.futexWake32(self._word, atomics.FUTEX_ALL)
         return value
 
     def wake(self) -> None:
         """Make waiters look again: the writer has died, or one of them is to stop."""
-        atomics.futexWake32(self._word, _FUTEX_ALL)
+        atomics.futexWake32(self._word, atomics.FUTEX_ALL)
 
     def copy(
         self,
@@ -134,7 +134,7 @@ class Generation:
 
         `check` is called after every wake-up and raises what ends the wait: a dead writer, a lease that went, a cancellation.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadlineOf(timeout)
         spinNs = _SPIN_NS
         while True:
             value = int(atomics.loadAcquire64(self._word))
@@ -144,7 +144,7 @@ class Generation:
                 continue
             spinNs = 0
             check()
-            remainingNs = _CHECK_NS if deadline is None else min(_CHECK_NS, int((deadline - time.monotonic()) * 1e9))
+            remainingNs = sleepNs(deadline, _CHECK_NS)
             if remainingNs <= 0:
                 return None
             atomics.futexWait32(self._word, value & 0xFFFFFFFF, remainingNs)

@@ -123,9 +123,7 @@ def countHolds(block: ControlBlock, members: MemberTable, row: int, incarnation:
 
     With an incarnation, those on that one only: a creator that gave up lets go of its memory later than of its row.
     """
-    mask, value = _ROW_MASK, row + 1
-    if incarnation is not None:
-        mask, value = mask | _INCARNATION_MASK << _INCARNATION_SHIFT, value | incarnation << _INCARNATION_SHIFT
+    mask, value = (_ROW_MASK, row + 1) if incarnation is None else _holdsOn(row, incarnation)
     total = 0
     for slot in members.occupied():
         high = members.leaseHigh(slot)
@@ -136,7 +134,7 @@ def countHolds(block: ControlBlock, members: MemberTable, row: int, incarnation:
 
 def readersOf(block: ControlBlock, members: MemberTable, row: int, incarnation: int) -> bool:
     """Whether any holder of (row, incarnation) is inside a reader's turn."""
-    mask, value = _ROW_MASK | _INCARNATION_MASK << _INCARNATION_SHIFT, row + 1 | incarnation << _INCARNATION_SHIFT
+    mask, value = _holdsOn(row, incarnation)
     for slot in members.occupied():
         first = block.areaAddress(slot)
         high = members.leaseHigh(slot)
@@ -150,6 +148,11 @@ def readersOf(block: ControlBlock, members: MemberTable, row: int, incarnation: 
             if atomics.loadSeqCst64(first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET) & _READING:
                 return True
     return False
+
+
+def _holdsOn(row: int, incarnation: int) -> tuple[int, int]:
+    """(mask, value) of the holds on one incarnation of a row."""
+    return _ROW_MASK | _INCARNATION_MASK << _INCARNATION_SHIFT, row + 1 | incarnation << _INCARNATION_SHIFT
 
 
 def holdsOf(block: ControlBlock, members: MemberTable, slot: int, row: int | None = None) -> list[Hold]:

@@ -20,13 +20,13 @@ from typing import NamedTuple
 from muninn.control import atomics, layout
 from muninn.control.members import MemberKey
 
-_FUTEX_ALL = 0x7FFFFFFF
 _CHECK_NS = 200_000_000
 _STATUS_MASK = 0xF
 _SLOT_SHIFT, _SLOT_MASK = 4, 0xFFF
 _GENERATION_SHIFT, _GENERATION_MASK = 16, 0xFFFF
 _TICKET_SHIFT, _TICKET_MASK = 32, 0xFFFFFFFF
 _HALF = 1 << 31
+_WHOLE_MASK = (1 << 64) - 1
 #: Of the low half of a slot: whose it is, and that its work is not over.
 _OPEN_MASK = 0xFFFFFFF0 | layout.TICKET_OPEN_BIT
 
@@ -232,13 +232,12 @@ class Tickets:
 
     def _wakeAll(self) -> None:
         atomics.fetchAddAcqRel32(self._wake, 1)
-        atomics.futexWake32(self._wake, _FUTEX_ALL)
+        atomics.futexWake32(self._wake, atomics.FUTEX_ALL)
 
 
 def _raise(address: int, value: int) -> None:
-    """Word → `value`, unless it is there or beyond. Bounded: others only ever raise it."""
-    while (word := int(atomics.loadAcquire64(address))) < value:
-        atomics.casSeqCst64(address, word, value)
+    """Word → `value`, unless it is there or beyond."""
+    atomics.raiseField64(address, 8, 1, _WHOLE_MASK, value)
 
 
 def _isIn(word: int, ticket: int) -> bool:

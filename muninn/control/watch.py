@@ -15,7 +15,6 @@ from muninn.control import atomics
 
 _OWNER_DIED = 0x40000000
 _WAITERS = 0x80000000
-_FUTEX_ALL = 0x7FFFFFFF
 _LONGEST_NS = 1_000_000_000
 
 
@@ -31,7 +30,7 @@ def watch(address: int, mustLook: Callable[[], bool], timeoutNs: int) -> None:
         return
     atomics.futexWait32(address, word | _WAITERS, min(timeoutNs, _LONGEST_NS))
     if atomics.loadAcquire32(address) & _OWNER_DIED:
-        atomics.futexWake32(address, _FUTEX_ALL)  # the kernel woke one of us
+        atomics.futexWake32(address, atomics.FUTEX_ALL)  # the kernel woke one of us
 
 
 def disturb(address: int) -> None:
@@ -39,4 +38,4 @@ def disturb(address: int) -> None:
     word = int(atomics.loadAcquire32(address))
     while word & _WAITERS and (found := int(atomics.casSeqCst32(address, word, word & ~_WAITERS))) != word:
         word = found
-    atomics.futexWake32(address, _FUTEX_ALL)
+    atomics.futexWake32(address, atomics.FUTEX_ALL)

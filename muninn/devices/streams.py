@@ -11,12 +11,12 @@ import itertools
 import os
 import queue
 import threading
-import time
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 
+from muninn.control.deadlines import deadlineOf, remaining
 from muninn.devices.foreign import DEFAULT_HANDLES
 from muninn.devices.port import READY_SLICE_SECONDS, OnReached, Ready, Stream
 from muninn.errors import DeviceUnavailable, InvalidArgument
@@ -168,14 +168,14 @@ class Lane:
         self._check()
         if threading.current_thread() is self._thread:
             raise InvalidArgument("a stream's own work waits for the stream", "Synchronize from outside")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadlineOf(timeout)
         with self._changed:
             target = self._submitted
             while self._finished < target:
-                remaining = None if deadline is None else deadline - time.monotonic()
-                if remaining is not None and remaining <= 0:
+                left = remaining(deadline)
+                if left is not None and left <= 0:
                     return target - self._finished
-                self._changed.wait(remaining)
+                self._changed.wait(left)
         return 0
 
     def isIdle(self) -> bool:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from cuda.bindings import driver as cu
 
 from muninn.control import atomics
+from muninn.control.deadlines import deadlineOf
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call, typed
 from muninn.devices.cuda.events import Events
@@ -265,7 +266,7 @@ class CudaStream(Stream):
         return self._lane.error is None and self._lane.isIdle()
 
     def synchronize(self, timeout: float | None = None) -> None:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadlineOf(timeout)
         self.checkOpen()
         with self._toldOnce():
             self._lane.wait(timeout)

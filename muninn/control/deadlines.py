@@ -1,0 +1,20 @@
+"""Deadlines: until when something is waited for, as `time.monotonic` counts; None is for ever."""
+
+from __future__ import annotations
+
+import time
+
+
+def deadlineOf(timeout: float | None) -> float | None:
+    """The deadline `timeout` seconds from now."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def remaining(deadline: float | None) -> float | None:
+    """The seconds until then, not below 0."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def sleepNs(deadline: float | None, longestNs: int) -> int:
+    """How long to sleep before the next look, at most `longestNs`; 0 or less: the time is over."""
+    return longestNs if deadline is None else min(longestNs, int((deadline - time.monotonic()) * 1e9))
