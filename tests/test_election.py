@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
-import pytest
 from lab import Lab
 
-from muninn.control import atomics
-from muninn.control import watch as watching
 from muninn.control.election import Term
-from muninn.control.watch import disturb, watch
 from support import Background
 
 
@@ -78,65 +73,9 @@ def test_beatsAreCounted(lab: Lab) -> None:
     assert lab.election.heartbeat() == 2
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Watchers that sleep for a minute: what only the bound would mend, hangs."""
-    monkeypatch.setattr(watching, "_LONGEST_NS", 60_000_000_000)
-
-
-def _watch(address: int, mustLook: Callable[[], bool] = lambda: False) -> Background:
-    return Background(lambda: watch(address, mustLook, 60_000_000_000))
-
-
 def test_whoeverAwaitsTheSocketIsWokenByIt(lab: Lab) -> None:
     """Broken: `announce` without its wake-up."""
     lab.elect(1)
     waiting = Background(lambda: lab.election.awaitReady(0, 60_000_000_000)).asleep()
     lab.election.announce(1)
     waiting.ended()
-
-
-@pytest.mark.usefixtures("patient")
-def test_whoeverWatchesTheOldBrokerIsWokenByAnElection(lab: Lab) -> None:
-    """Broken: `replace` without `disturb`; `disturb` without its wake-up."""
-    broker = lab.member()
-    old = lab.elect(broker.key.slot)
-    watching = [_watch(broker.table.robustAddress(broker.key.slot)).asleep() for _ in range(3)]
-    assert lab.election.replace(old, 5) is not None
-    for each in watching:
-        each.ended()
-
-
-@pytest.mark.usefixtures("patient")
-def test_whatCameBeforeTheSleepIsSeen(lab: Lab) -> None:
-    """Broken: `watch` without asking `mustLook`, or without looking whether the word is a dead one's."""
-    member = lab.member()
-    address = member.table.robustAddress(member.key.slot)
-    _watch(address, lambda: True).ended()
-    member.die()
-    _watch(address).ended()
-
-
-@pytest.mark.usefixtures("patient")
-def test_theKernelWakesOneAndThatOneTheOthers(lab: Lab) -> None:
-    """Broken: `watch` without its wake-up: all but one went on sleeping on a dead broker's word."""
-    member = lab.member()
-    address = member.table.robustAddress(member.key.slot)
-    watching = [_watch(address).asleep() for _ in range(3)]
-    member.die()
-    atomics.futexWake32(address, 1)
-    for each in watching:
-        each.ended()
-
-
-@pytest.mark.usefixtures("patient")
-def test_aDisturbanceBetweenTheQuestionAndTheSleepIsSeen(lab: Lab) -> None:
-    """Broken: `disturb` left the waiters bit, so the word was as the watcher had armed it, and it fell asleep."""
-    member = lab.member()
-    address = member.table.robustAddress(member.key.slot)
-
-    def disturbed() -> bool:
-        disturb(address)
-        return False
-
-    _watch(address, disturbed).ended()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import logging
 import os
@@ -292,22 +291,6 @@ def test_aMemberThatIsElectedWhileItSettlesServesAtOnce(domain: str, actor: Star
     assert muninn.domainInfo()["brokerPid"] == os.getpid()
     assert time.monotonic() < deadline, "far below the request timeout, which is what the fault cost"
     eventually(lambda: len(leftovers(domain)) == 1, "the released buffer is gone")
-
-
-def test_aWordThatChangedWhileNobodyLookedIsSeen(lab: Lab) -> None:
-    from muninn.control.watch import disturb, watch
-
-    word = ctypes.c_uint32(4242)
-    address = ctypes.addressof(word)
-    watch(address, lambda: True, 60_000_000_000)
-
-    def disturbed() -> bool:
-        disturb(address)
-        return False
-
-    watch(address, disturbed, 60_000_000_000)
-    atomics.storeRelease32(address, 4242 | 0x40000000)
-    watch(address, lambda: False, 60_000_000_000)
 
 
 def test_aRowOfAnEpochThatHasNotComeIsAnErrorAndNoDeposition(served: tuple[Lab, Broker, Member]) -> None:

@@ -30,7 +30,7 @@ from muninn.control.lockfile import LockFile, typedErrors
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
 from muninn.control.rows import Deposed, RowTable
-from muninn.control.watch import disturb, watch
+from muninn.control.watch import Watcher
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid, MuninnError, TableFull
 
 if TYPE_CHECKING:
@@ -86,7 +86,6 @@ class Membership:
         self._broker: Broker | None = None
         self._stopping = False
         self._leaving = False
-        self._kicked = False
         self._handOverUntil = 0.0
         self._bequest: list[tuple[tuple[int, int], int]] = []
         self._entered = threading.Event()
@@ -98,6 +97,7 @@ class Membership:
             self._join(undo)
             self._wakeFd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             undo.callback(os.close, self._wakeFd)
+            self._watcher = Watcher(self.block, self.key.slot)
             nonce = self.members.identity(self.key.slot).nonce
             self.identity = Identity(nonce)
             self.leaseTable = LeaseTable(self.block, self.members, self.key)
@@ -205,7 +205,7 @@ class Membership:
                 time.sleep(_RESIGNED_PAUSE_SECONDS)
 
     def _attendOnce(self) -> None:
-        self._kicked = False
+        self._watcher.look()
         term = self.election.term()
         self.client.forsake(term.epoch)
         self.holdings.renewAll()
@@ -252,12 +252,8 @@ class Membership:
         if not self._leaving and (settled := self._deal(term)) is None:
             return
         assert term.slot is not None
-
-        def mustLook() -> bool:
-            return self._kicked or self._stopping or self.election.term() != term
-
         seconds = self._untilRenewal() if settled else _RESIGNED_PAUSE_SECONDS
-        watch(self.members.robustAddress(term.slot), mustLook, int(seconds * 1e9))
+        self._watcher.sleep(term.slot, term.word(), int(seconds * 1e9))
 
     def _deal(self, term: Term) -> bool | None:
         """Say hello to the broker of `term`, and what it is to know; None when it does not answer, False when it is to be told again."""
@@ -304,12 +300,9 @@ class Membership:
         )
 
     def kick(self) -> None:
-        """Make the background thread look around. Takes no lock: finalizers call it."""
-        self._kicked = True
+        """Make the background thread look around, and nobody else's. Takes no lock: finalizers call it."""
         os.eventfd_write(self._wakeFd, 1)
-        slot = self.election.term().slot
-        if slot is not None and slot != self.key.slot:
-            disturb(self.members.robustAddress(slot))
+        self._watcher.kick()
 
     def _untilRenewal(self) -> float:
         return min(_LONGEST_SLEEP_SECONDS, self.settings.security.leaseTtlMs / 3000)

@@ -1,8 +1,9 @@
 """The C functions, as Python calls: the only way to a shared word.
 
-Names are those of `cshim/primitives.h` and `hatch.h` without their prefix; addresses are integers. What returns at once goes through
-`PyDLL`, which keeps the interpreter's lock and costs 0.2 µs; what may sleep, copy or fault many pages goes through `CDLL`, which lets
-other threads run meanwhile. The functions are bare ctypes objects: a Python wrapper would cost more than most of them do.
+Names are those of `cshim/primitives.h`, `watch.h` and `hatch.h` without their prefix; addresses are integers. What returns at once
+goes through `PyDLL`, which keeps the interpreter's lock and costs 0.2 µs; what may sleep, copy or fault many pages goes through
+`CDLL`, which lets other threads run meanwhile. The functions are bare ctypes objects: a Python wrapper would cost more than most of
+them do.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ futexWait32 = _bound(_slow, "mnnFutexWait32", _I32, _ADDRESS, _U32, _I64)
 futexWake32 = _bound(_quick, "mnnFutexWake32", _I32, _ADDRESS, ctypes.c_int32)
 #: How many `futexWake32` wakes at most: everybody.
 FUTEX_ALL = 0x7FFFFFFF
+watch = _bound(_slow, "mnnWatch", _I32, _ADDRESS, _ADDRESS, _U32, _ADDRESS, _U32, _U32, _I64, _I64)
+kickWatcher = _bound(_quick, "mnnKickWatcher", None, _ADDRESS, _ADDRESS, _U32)
 spinWhile64 = _bound(_slow, "mnnSpinWhile64", _U64, _ADDRESS, _U64, _I64)
 
 robustListBytes = _bound(_quick, "mnnRobustListBytes", _SIZE)
@@ -123,3 +126,8 @@ def openedHatch(path: str) -> int:
 def indexBuffer(count: int) -> Any:
     """Room for the indices of a scan."""
     return (ctypes.c_uint32 * max(1, count))()
+
+
+def addressOf(room: Any) -> int:
+    """Where such room is; it must be kept as long as the address is used."""
+    return ctypes.addressof(room)

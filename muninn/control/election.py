@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from muninn.control import atomics, layout
 from muninn.control.block import ControlBlock
-from muninn.control.watch import disturb
 
 _SLOT_BITS = 16
 
@@ -55,7 +54,8 @@ class Election:
         # Whoever waits for the old term's socket, or watches the old broker, must look again.
         atomics.futexWake32(self._ready, atomics.FUTEX_ALL)
         if old.slot is not None:
-            disturb(self._block.memberAddress(old.slot) + layout.MEMBER_ROBUST_OFFSET)
+            # SYNC watch: pairs with Watcher.sleep, which compares the election word as it falls asleep.
+            atomics.futexWake32(self._block.memberAddress(old.slot) + layout.MEMBER_ROBUST_OFFSET, atomics.FUTEX_ALL)
         return new
 
     def startAt(self, epoch: int) -> None:

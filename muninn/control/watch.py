@@ -1,41 +1,50 @@
-"""Watching another member's robust word, without missing anything.
+"""How a member's background thread sleeps until it is wanted, and is woken alone.
 
-The word is {owner died:1 | waiters:1 | thread id:30}; the kernel sets the first bit when the owner's thread ends, and wakes one
-waiter if the second bit is set. A watcher arms the word (sets the waiters bit), asks whether there is still a reason to sleep, and
-sleeps only while the word is as it armed it. Whoever gives it another reason clears the bit and wakes all, so a watcher that was
-between the question and the sleep finds the word changed and does not fall asleep, unless a third one has armed it again just then:
-so no sleep is longer than a second, and what was missed is seen then.
+It waits for three words at once (`cshim/watch.h`): the robust word of the broker, which the kernel marks at the broker's end and
+which all members watch; the election word, which changes with each term; and a word of this process, which a kick changes. A kick
+wakes one's own thread and nobody else's. Nothing that comes between the look and the sleep is missed, because each word is compared
+with what was seen of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from muninn.control import atomics, layout
+from muninn.control.block import ControlBlock
 
-from muninn.control import atomics
-
-_OWNER_DIED = 0x40000000
-_WAITERS = 0x80000000
-_LONGEST_NS = 1_000_000_000
-
-
-def watch(address: int, mustLook: Callable[[], bool], timeoutNs: int) -> None:
-    """Sleep until the owner of the word dies, `disturb` is called, or the bound is reached. Returns at once when `mustLook`."""
-    word = int(atomics.loadAcquire32(address))
-    if word == 0 or word & _OWNER_DIED:
-        return
-    # SYNC watch: pairs with disturb and with the kernel's exit_robust_list.
-    if not word & _WAITERS and atomics.casSeqCst32(address, word, word | _WAITERS) != word:
-        return
-    if mustLook():
-        return
-    atomics.futexWait32(address, word | _WAITERS, min(timeoutNs, _LONGEST_NS))
-    if atomics.loadAcquire32(address) & _OWNER_DIED:
-        atomics.futexWake32(address, atomics.FUTEX_ALL)  # the kernel woke one of us
+#: The kernel wakes one watcher of a broker that died, and that one wakes the others. Should it be stopped or killed before that, they
+#: look after so long. A look is some microseconds in C, without the interpreter.
+_LOOK_NS = 1_000_000_000
 
 
-def disturb(address: int) -> None:
-    """Make every watcher look around. Called after what they are to see was stored."""
-    word = int(atomics.loadAcquire32(address))
-    while word & _WAITERS and (found := int(atomics.casSeqCst32(address, word, word & ~_WAITERS))) != word:
-        word = found
-    atomics.futexWake32(address, atomics.FUTEX_ALL)
+class Watcher:
+    """The sleep of one member's background thread, and what ends it."""
+
+    def __init__(self, block: ControlBlock, slot: int) -> None:
+        self._block = block
+        self._slot = slot
+        # The process's own: its kicks, and whether the thread sleeps where only a bit of the robust word tells it from others.
+        self._words = atomics.indexBuffer(2)
+        self._kick = atomics.addressOf(self._words)
+        self._seen = 0
+        self._robust: int | None = None
+
+    def look(self) -> None:
+        """What is asked from here on ends the next sleep. Called before the thread looks for work."""
+        self._seen = int(atomics.loadAcquire32(self._kick))
+
+    def sleep(self, slot: int, electionWord: int, timeoutNs: int) -> None:
+        """Sleep until the broker in `slot` dies, the election word differs, somebody kicks, or the bound is reached.
+
+        Returns at once if that has come since `look`.
+        """
+        self._robust = self._block.memberAddress(slot) + layout.MEMBER_ROBUST_OFFSET
+        # SYNC watch: pairs with Election.replace, with `kick`, and with the kernel's exit_robust_list.
+        atomics.watch(
+            self._robust, self._block.electionAddress, electionWord & 0xFFFFFFFF, self._kick, self._seen, self._slot, max(0, timeoutNs),
+            _LOOK_NS,
+        )  # fmt: skip
+
+    def kick(self) -> None:
+        """Make the thread look around. Takes no lock and wakes nobody else: finalizers and signal handlers call it."""
+        # SYNC kick: pairs with `look`; what the thread is to see was stored before.
+        atomics.kickWatcher(self._kick, self._robust, self._slot)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_SHIM, _HATCH = "cshim/primitives.c", "cshim/hatch.c"
+_SHIM, _HATCH, _WATCH = "cshim/primitives.c", "cshim/hatch.c", "cshim/watch.c"
 
 # fmt: off
 MUTANTS = [
@@ -33,5 +33,11 @@ MUTANTS = [
     Mutant(_HATCH, "\tif (fd >= 0)\n\t\tclose(fd);\n\tif (message.msg_flags", "\tif (message.msg_flags", "what comes with garbage is closed", "test_primitives.py"),
     Mutant(_HATCH, "\t\tif (passed >= timeoutNs)\n", "\t\tif (0)\n", "no wait is without an end", "test_primitives.py test_hatch.py::test_aLateAnswerIsNobodys"),
     Mutant(_HATCH, "chmod(hatch->address.sun_path, 0600) || listen", "listen", "a hatch is its owner's only", "test_primitives.py"),
+    Mutant(_WATCH, "\t\t\twakeAll(robust);\n", "", "whoever finds the broker dead wakes all", "test_watch.py"),
+    Mutant(_WATCH, "word == 0 || (word & FUTEX_OWNER_DIED) != 0", "word == 0", "the dead are not waited for", "test_watch.py"),
+    Mutant(_WATCH, " || __atomic_load_n(&kick->count, __ATOMIC_SEQ_CST) != kickSeen)\n\t\t\treturn 0;", ")\n\t\t\treturn 0;", "a kick ends the sleep", "test_primitives.py test_watch.py"),
+    Mutant(_WATCH, "bitOf(uint32_t slot) { return 1U << (slot % 32); }", "bitOf(uint32_t slot) { return slot ? ~0U : 0; }", "a kick wakes nobody else, without futex_waitv too", "test_primitives.py"),
+    Mutant(_WATCH, "\tif (robust != NULL && __atomic", "\tif (0 && __atomic", "a kick is heard without futex_waitv", "test_primitives.py"),
+    Mutant(_WATCH, "\t\tif (monotonicNs() >= end)\n", "\t\tif (0)\n", "no sleep is without a bound", "test_watch.py"),
 ]
 # fmt: on

@@ -1,0 +1,88 @@
+/* See watch.h for what each function promises; here is only why it is done so. */
+#define _GNU_SOURCE
+#include "watch.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef SYS_futex_waitv
+#define SYS_futex_waitv 449
+#endif
+
+/* The kernel's struct futex_waitv and FUTEX_32, which older headers lack. */
+struct waitedWord {
+	uint64_t expected;
+	uint64_t address;
+	uint32_t flags;
+	uint32_t reserved;
+};
+enum { WORD_OF_32_BITS = 2, WATCHED_WORDS = 3 };
+
+static const int64_t NS_PER_SECOND = 1000000000;
+enum { FALLBACK_LOOKS = 10 };
+
+static int64_t monotonicNs(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * NS_PER_SECOND + now.tv_nsec;
+}
+
+static struct timespec timespecOf(int64_t ns) { return (struct timespec){.tv_sec = ns / NS_PER_SECOND, .tv_nsec = ns % NS_PER_SECOND}; }
+
+static void wakeAll(const uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0); }
+
+static uint32_t bitOf(uint32_t slot) { return 1U << (slot % 32); }
+
+static void sleepOnAny(uint32_t *robust, uint32_t armed, const uint32_t *election, uint32_t electionSeen, struct mnnKick *kick, uint32_t kickSeen, uint32_t slot, int64_t end, int64_t lookNs)
+{
+	int64_t now = monotonicNs();
+	/* Shared, the private word too: a wake-up of either kind finds the sleeper, whose key is the process and the address. */
+	struct waitedWord words[WATCHED_WORDS] = {
+		{.expected = armed, .address = (uintptr_t)robust, .flags = WORD_OF_32_BITS},
+		{.expected = electionSeen, .address = (uintptr_t)election, .flags = WORD_OF_32_BITS},
+		{.expected = kickSeen, .address = (uintptr_t)&kick->count, .flags = WORD_OF_32_BITS},
+	};
+	struct timespec until = timespecOf(end < now + lookNs ? end : now + lookNs);
+	long result = syscall(SYS_futex_waitv, words, WATCHED_WORDS, 0, &until, CLOCK_MONOTONIC);
+	if (result >= 0 || errno == EAGAIN || errno == ETIMEDOUT || errno == EINTR)
+		return;
+	__atomic_store_n(&kick->sleepsOnRobust, 1, __ATOMIC_SEQ_CST);
+	/* The kick is counted before its wake-up, and was not there: between here and the sleep it would be lost, which the bound mends. */
+	if (__atomic_load_n(&kick->count, __ATOMIC_SEQ_CST) != kickSeen)
+		return;
+	until = timespecOf(end < now + lookNs / FALLBACK_LOOKS ? end : now + lookNs / FALLBACK_LOOKS);
+	syscall(SYS_futex, robust, FUTEX_WAIT_BITSET, armed, &until, NULL, bitOf(slot));
+}
+
+int mnnWatch(uint32_t *robust, const uint32_t *election, uint32_t electionSeen, struct mnnKick *kick, uint32_t kickSeen, uint32_t slot, int64_t timeoutNs, int64_t lookNs)
+{
+	int64_t end = monotonicNs() + timeoutNs;
+	for (;;) {
+		uint32_t word = __atomic_load_n(robust, __ATOMIC_ACQUIRE);
+		if (word == 0 || (word & FUTEX_OWNER_DIED) != 0) {
+			wakeAll(robust);
+			return 0;
+		}
+		/* The waiters bit is never taken back: it asks the kernel for a wake-up at the owner's end, and for nothing else. */
+		if ((word & FUTEX_WAITERS) == 0 && !__atomic_compare_exchange_n(robust, &word, word | FUTEX_WAITERS, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+			continue; /* the owner has died, or another watcher has armed it: neither happens twice */
+		if (__atomic_load_n(election, __ATOMIC_SEQ_CST) != electionSeen || __atomic_load_n(&kick->count, __ATOMIC_SEQ_CST) != kickSeen)
+			return 0;
+		if (monotonicNs() >= end)
+			return -ETIMEDOUT;
+		sleepOnAny(robust, word | FUTEX_WAITERS, election, electionSeen, kick, kickSeen, slot, end, lookNs);
+	}
+}
+
+void mnnKickWatcher(struct mnnKick *kick, uint32_t *robust, uint32_t slot)
+{
+	__atomic_fetch_add(&kick->count, 1, __ATOMIC_SEQ_CST);
+	wakeAll(&kick->count);
+	if (robust != NULL && __atomic_load_n(&kick->sleepsOnRobust, __ATOMIC_SEQ_CST) != 0)
+		syscall(SYS_futex, robust, FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL, bitOf(slot));
+}

@@ -1,0 +1,190 @@
+/* Watching the end of a process, a change of term and kicks, between real processes. Run under AddressSanitizer and UndefinedBehaviorSanitizer by `make test`. */
+#define _GNU_SOURCE
+#include "check.h"
+#include "watch.h"
+
+#include <errno.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/futex.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { WATCHERS = 5, KICKS = 2000 };
+static const int64_t MS = 1000000, BOUND_NS = 20000000000;
+
+/* What the processes share. */
+struct words {
+	uint32_t robust;
+	uint32_t election;
+	uint32_t ready;
+};
+static struct words *words;
+
+static int64_t nowNs(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* A child that holds the robust word until it is killed: the kernel's list, set as mnnRobustHold does. */
+static pid_t holder(void)
+{
+	words->robust = 0;
+	pid_t child = fork();
+	if (child == 0) {
+		static struct robust_list node;
+		static struct robust_list_head head;
+		head.list.next = &node;
+		node.next = &head.list;
+		head.futex_offset = (char *)&words->robust - (char *)&node;
+		CHECK(syscall(SYS_set_robust_list, &head, sizeof head) == 0);
+		__atomic_store_n(&words->robust, (uint32_t)syscall(SYS_gettid), __ATOMIC_SEQ_CST);
+		for (;;)
+			pause();
+	}
+	while (__atomic_load_n(&words->robust, __ATOMIC_SEQ_CST) == 0)
+		usleep(100);
+	return child;
+}
+
+static void endOf(pid_t child, int number)
+{
+	int status;
+	if (number != 0)
+		kill(child, number);
+	CHECK(waitpid(child, &status, 0) == child && (number != 0 || status == 0));
+}
+
+static int watchFor(struct mnnKick *kick, int64_t ns) { return mnnWatch(&words->robust, &words->election, 0, kick, 0, 3, ns, 1000 * MS); }
+
+static void theEndIsToldToAll(void)
+{
+	pid_t doomed = holder(), watching[WATCHERS];
+	for (int i = 0; i < WATCHERS; i++) {
+		watching[i] = fork();
+		if (watching[i] == 0) {
+			struct mnnKick kick = {0};
+			_exit(watchFor(&kick, BOUND_NS) == 0 && (words->robust & FUTEX_OWNER_DIED) ? 0 : 1);
+		}
+	}
+	usleep(50000);
+	endOf(doomed, SIGKILL);
+	for (int i = 0; i < WATCHERS; i++)
+		endOf(watching[i], 0);
+	struct mnnKick kick = {0};
+	CHECK(watchFor(&kick, BOUND_NS) == 0); /* the dead are not waited for */
+	words->robust = 0;
+	CHECK(watchFor(&kick, BOUND_NS) == 0);
+}
+
+struct kicked {
+	struct mnnKick kick;
+	uint32_t seen;
+};
+
+static void *watchingThread(void *argument)
+{
+	struct kicked *kicked = argument;
+	for (uint32_t seen = 0; seen < KICKS; seen = __atomic_load_n(&kicked->kick.count, __ATOMIC_SEQ_CST)) {
+		__atomic_store_n(&kicked->seen, seen, __ATOMIC_SEQ_CST);
+		CHECK(mnnWatch(&words->robust, &words->election, 0, &kicked->kick, seen, 3, BOUND_NS, 1000 * MS) == 0);
+	}
+	__atomic_store_n(&kicked->seen, KICKS, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+/* Each kick is given once the thread has seen the one before, at all distances from its falling asleep. */
+static void noKickIsLost(void)
+{
+	pid_t living = holder();
+	struct kicked kicked = {0};
+	pthread_t thread;
+	CHECK(pthread_create(&thread, NULL, watchingThread, &kicked) == 0);
+	for (uint32_t i = 0; i < KICKS; i++) {
+		while (__atomic_load_n(&kicked.seen, __ATOMIC_SEQ_CST) != i)
+			sched_yield();
+		if (i % 3 == 0)
+			usleep(50);
+		mnnKickWatcher(&kicked.kick, &words->robust, 3);
+	}
+	pthread_join(thread, NULL);
+	CHECK(kicked.seen == KICKS);
+	endOf(living, SIGKILL);
+}
+
+static void kicksWakeNobodyElse(void)
+{
+	pid_t living = holder();
+	pid_t other = fork();
+	if (other == 0) {
+		struct mnnKick kick = {0};
+		int64_t end = nowNs() + 300 * MS;
+		_exit(watchFor(&kick, 300 * MS) == -ETIMEDOUT && nowNs() >= end ? 0 : 1);
+	}
+	struct mnnKick own = {0};
+	for (int i = 0; i < 1000; i++)
+		mnnKickWatcher(&own, &words->robust, 35);
+	CHECK(mnnWatch(&words->robust, &words->election, 0, &own, 0, 35, BOUND_NS, 1000 * MS) == 0);
+	mnnKickWatcher(&own, NULL, 35);
+	CHECK(own.count == 1001 && mnnWatch(&words->robust, &words->election, 0, &own, 1001, 35, MS, 1000 * MS) == -ETIMEDOUT);
+	endOf(other, 0);
+	endOf(living, SIGKILL);
+}
+
+static void aTermThatHasEndedIsSeen(void)
+{
+	pid_t living = holder();
+	struct mnnKick kick = {0};
+	words->election = 1;
+	CHECK(watchFor(&kick, BOUND_NS) == 0);
+	words->election = 0;
+	pid_t watching = fork();
+	if (watching == 0)
+		_exit(watchFor(&kick, BOUND_NS) == 0 ? 0 : 1);
+	usleep(50000);
+	__atomic_store_n(&words->election, 7, __ATOMIC_SEQ_CST);
+	syscall(SYS_futex, &words->robust, FUTEX_WAKE, 1000, NULL, NULL, 0);
+	endOf(watching, 0);
+	words->election = 0;
+	endOf(living, SIGKILL);
+}
+
+/* As a sandbox does that does not know the call. */
+static void forbidWaitv(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 449, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {.len = sizeof filter / sizeof filter[0], .filter = filter};
+	CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+}
+
+int main(void)
+{
+	words = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(words != MAP_FAILED);
+	theEndIsToldToAll();
+	noKickIsLost();
+	kicksWakeNobodyElse();
+	aTermThatHasEndedIsSeen();
+	forbidWaitv();
+	theEndIsToldToAll();
+	noKickIsLost();
+	kicksWakeNobodyElse();
+	aTermThatHasEndedIsSeen();
+	puts("a watcher is woken when it is wanted");
+	return 0;
+}

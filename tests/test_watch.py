@@ -1,0 +1,130 @@
+"""Watching: a member sleeps until it is wanted, is never forgotten, and is not woken for others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lab import Lab, Member
+
+import muninn
+from muninn.control import atomics
+from muninn.control import watch as watching
+from muninn.control.watch import Watcher
+from support import Actor, Background, eventually
+
+_MINUTE_NS = 60_000_000_000
+#: Forbids the caller's process `futex_waitv`, as an older kernel or a sandbox does.
+_WITHOUT_WAITV = """
+import ctypes, struct
+libc = ctypes.CDLL(None, use_errno=True)
+steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 449), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)]
+filter = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *step) for step in steps))
+program = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", len(steps), ctypes.addressof(filter)))
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
+"""
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Watchers that look again after a minute: what only that would mend, hangs."""
+    monkeypatch.setattr(watching, "_LOOK_NS", _MINUTE_NS)
+
+
+@pytest.fixture
+def broker(lab: Lab) -> Iterator[Member]:
+    member = lab.member()
+    lab.elect(member.key.slot)
+    yield member
+
+
+def _asleep(lab: Lab, watcher: Watcher) -> Background:
+    watcher.look()
+    term = lab.election.term()
+    return Background(lambda: watcher.sleep(term.slot or 0, term.word(), _MINUTE_NS)).asleep()
+
+
+@pytest.mark.usefixtures("patient")
+def test_whoeverWatchesTheOldBrokerIsWokenByAnElection(lab: Lab, broker: Member) -> None:
+    """Broken: `replace` without its wake-up."""
+    sleeping = [_asleep(lab, Watcher(lab.block, slot)) for slot in range(1, 4)]
+    assert lab.election.replace(lab.election.term(), 5) is not None
+    for each in sleeping:
+        each.ended()
+
+
+@pytest.mark.usefixtures("patient")
+def test_whatCameBeforeTheSleepIsSeen(lab: Lab, broker: Member) -> None:
+    """Broken: a watcher that compares neither its kicks nor the election word, or does not look whether the robust word is a dead one's."""
+    watcher, old = Watcher(lab.block, 1), lab.election.term()
+    watcher.look()
+    watcher.kick()
+    watcher.sleep(broker.key.slot, old.word(), _MINUTE_NS)
+    watcher.look()
+    lab.elect(5)
+    watcher.sleep(broker.key.slot, old.word(), _MINUTE_NS)
+    broker.die()
+    watcher.sleep(broker.key.slot, lab.election.term().word(), _MINUTE_NS)
+
+
+@pytest.mark.usefixtures("patient")
+def test_theKernelWakesOneAndThatOneTheOthers(lab: Lab, broker: Member) -> None:
+    """Broken: a watcher that found the broker dead and told nobody: all but one went on sleeping."""
+    sleeping = [_asleep(lab, Watcher(lab.block, slot)) for slot in range(1, 4)]
+    broker.die()
+    atomics.futexWake32(broker.table.robustAddress(broker.key.slot), 1)
+    for each in sleeping:
+        each.ended()
+
+
+@pytest.mark.usefixtures("patient")
+def test_aKickWakesOnesOwnThreadAndNobodyElse(lab: Lab, broker: Member) -> None:
+    """Broken: a kick disturbed the broker's robust word, which all members watch."""
+    kicked, other = Watcher(lab.block, 1), Watcher(lab.block, 2)
+    sleeping, still = _asleep(lab, kicked), _asleep(lab, other)
+    kicked.kick()
+    sleeping.ended()
+    assert still.asleep().isRunning()
+    other.kick()
+    still.ended()
+
+
+def test_aSleepHasABound(lab: Lab, broker: Member) -> None:
+    watcher = Watcher(lab.block, 1)
+    watcher.look()
+    watcher.sleep(broker.key.slot, lab.election.term().word(), 1_000_000)
+
+
+def _switches(pid: int) -> int:
+    """How often the threads of a process have slept."""
+    stats = (stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/status"))
+    return sum(int(line.split()[1]) for stat in stats for line in stat.splitlines() if line.startswith("voluntary_ctxt_switches"))
+
+
+def test_whoIsIdleSleepsWhileOthersWork(domain: str, actor: Callable[..., Actor]) -> None:
+    """Broken: each last close woke the background thread of every member."""
+    actor("broker = muninn.share(np.ones(2), name='its')")
+    idle = [actor().join() for _ in range(3)]
+    muninn.share(np.ones(2)).close()
+    time.sleep(0.5)
+    before = [_switches(each.pid) for each in idle]
+    for _ in range(300):
+        muninn.share(np.ones(2)).close()
+    woken = [_switches(each.pid) - count for each, count in zip(idle, before, strict=True)]
+    assert all(count < 150 for count in woken), woken
+
+
+def test_withoutWaitvItWorksAsWell(domain: str, actor: Callable[..., Actor]) -> None:
+    """A kick is heard, and so is the broker's death, where a sandbox or an old kernel lacks `futex_waitv`."""
+    broker = actor("held = muninn.share(np.ones(2), name='its')")
+    others = [actor(_WITHOUT_WAITV).join() for _ in range(3)]
+    for each in others:
+        each.do("muninn.share(np.ones(4)).close()")
+        assert each.do("np.asarray(muninn.open('its').array).sum()") == 2
+    eventually(lambda: [buffer["name"] for buffer in muninn.listBuffers()] == ["its"], "what they closed is gone")
+    broker.kill()
+    for each in others:
+        assert each.do("muninn.share(np.ones(4)).close() or muninn.domainInfo()['brokerPid']") != broker.pid
