@@ -23,6 +23,7 @@ from muninn.api.turns import WITHOUT_STREAM, Reading, Writing
 from muninn.config.sizes import asText
 from muninn.control import layout
 from muninn.control.block import monotonicMs
+from muninn.control.deadlines import secondsOf, timeoutOf
 from muninn.devices import arrays
 from muninn.errors import BufferFreed, ControlBlockInvalid, PermissionDenied, WriterDied
 from muninn.terms import Access, Renew, asRenew
@@ -268,7 +269,7 @@ class MuninnBuffer:
         """
         if not self._writable:
             raise PermissionDenied(f"{self.name!r} is open for reading", 'Open it with access="readWrite"')
-        return Writing(self, timeout, stream)
+        return Writing(self, timeoutOf("write", timeout), stream)
 
     def read(self, out: np.ndarray[Any, Any] | None = None, timeout: float | None = None, *, stream: Any = WITHOUT_STREAM) -> Any:
         """A private copy of one whole generation on the host, never torn; with a stream, a reader's turn for kernels.
@@ -292,8 +293,8 @@ class MuninnBuffer:
             The last writer died before its kernels were done.
         """
         if stream is not WITHOUT_STREAM:
-            return Reading(self, stream, timeout)
-        return snapshot(self._checked(), out, _READ_BOUND_SECONDS if timeout is None else timeout)
+            return Reading(self, stream, timeoutOf("read", timeout))
+        return snapshot(self._checked(), out, _READ_BOUND_SECONDS if timeout is None else secondsOf("read", timeout))
 
     def waitNext(self, timeout: float | None = None, after: int | None = None) -> int:
         """Wait until a newer generation is published; returns it.
@@ -309,7 +310,7 @@ class MuninnBuffer:
         ------
         WriterDied, BufferFreed, LeaseRevoked
         """
-        return self._waitNext(timeout, after, None)
+        return self._waitNext(timeoutOf("waitNext", timeout), after, None)
 
     def _waitNext(self, timeout: float | None, after: int | None, cancelled: threading.Event | None) -> int:
         holding = self._checked()
@@ -333,7 +334,7 @@ class MuninnBuffer:
         import asyncio
         from concurrent.futures import ThreadPoolExecutor
 
-        cancelled = threading.Event()
+        timeout, cancelled = timeoutOf("waitNextAsync", timeout), threading.Event()
         pool = ThreadPoolExecutor(1, "muninn-wait")
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, self._waitNext, timeout, after, cancelled)
@@ -361,7 +362,7 @@ class MuninnBuffer:
         TimeoutError
             `timeout` seconds passed since this call. Of a stream that waits, these errors are the stream's.
         """
-        return fences.wait(self._checked(), stream, ticket, timeout)
+        return fences.wait(self._checked(), stream, ticket, timeoutOf("wait", timeout))
 
     # --- the life of it ----------------------------------------------------------------------------------------------
 

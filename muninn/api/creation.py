@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("muninn.devices")
 _MAX_BYTES = 1 << 56
+_LONGEST_LIFETIME_MS = 1 << 50  # 35,000 years
 Progress = Callable[[int], None]
 
 
@@ -361,8 +362,11 @@ def _asGpu(membership: Membership, mode: Mode, preferredGpu: int | None) -> int:
 def _asDeadline(lifetimeMs: int | None) -> int:
     if lifetimeMs is None:
         return 0
-    if isinstance(lifetimeMs, bool) or not isinstance(lifetimeMs, int) or lifetimeMs <= 0:
-        raise InvalidArgument(f"lifetimeMs {lifetimeMs!r} can not be", "Use milliseconds above 0, or leave it out")
+    if isinstance(lifetimeMs, bool) or not isinstance(lifetimeMs, int) or not 0 < lifetimeMs <= _LONGEST_LIFETIME_MS:
+        raise InvalidArgument(
+            f"lifetimeMs {lifetimeMs!r} can not be",
+            f"Use milliseconds from 1 to {_LONGEST_LIFETIME_MS}, or leave it out",
+        )
     return monotonicMs() + lifetimeMs
 
 

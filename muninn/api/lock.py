@@ -15,7 +15,7 @@ from muninn.api import creation
 from muninn.api.holdings import Holding
 from muninn.api.membership import current
 from muninn.control import atomics, claims
-from muninn.control.deadlines import deadlineOf, remaining
+from muninn.control.deadlines import deadlineOf, remaining, timeoutOf
 from muninn.errors import BufferExists, BufferNotFound
 from muninn.terms import asName
 
@@ -64,11 +64,12 @@ class Lock:
         timeout
             Seconds; None waits as long as the holder lives. `TimeoutError` when they are over.
         """
+        timeout = timeoutOf("Lock.acquire", timeout)
         if self._holding.membership.isStale():
             self._holding = self._attach()
         holding = self._holding
         deadline = deadlineOf(timeout)
-        if not holding.claimLock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+        if not holding.claimLock.acquire(timeout=-1 if timeout is None else timeout):
             raise TimeoutError(f"another thread has held lock {self.name!r} for {timeout} s")
         try:
             if holding.claimDepth == 0:
@@ -104,7 +105,7 @@ class Lock:
     @contextmanager
     def held(self, timeout: float | None) -> Iterator[Lock]:
         """``with lock.held(timeout=2.0):``, for a bounded wait."""
-        self.acquire(timeout)
+        self.acquire(timeoutOf("Lock.held", timeout))
         try:
             yield self
         finally:

@@ -16,7 +16,7 @@ from muninn.api.holdings import Holding
 from muninn.api.lock import Lock
 from muninn.api.membership import Membership, current
 from muninn.control import atomics, layout
-from muninn.control.deadlines import deadlineOf
+from muninn.control.deadlines import deadlineOf, secondsOf, timeoutOf
 from muninn.devices.arrays import isOnDevice
 from muninn.errors import BufferExists, BufferFreed, BufferMismatch, BufferNotFound, HandleInvalid, InvalidArgument, PermissionDenied
 from muninn.terms import Access, Mode, Renew, Reserve, asAccess, asMode, asName, asRenew, asTenant
@@ -150,7 +150,7 @@ def openAny(
     wanted, renewal = asAccess(access), asRenew(renew)
     if isinstance(name, bytes | bytearray | memoryview):
         return openHandle(bytes(name), None, wanted, renewal, tenant)
-    holding = _find(current(), asName(name), timeout)
+    holding = _find(current(), asName(name), None if timeout is None else secondsOf("open", timeout))
     if tenant is not None and holding.description.tenant != asTenant(tenant):
         raise PermissionDenied(f"{name!r} belongs to another tenant than {tenant!r}")
     return MuninnBuffer._of(holding, wanted, renewal)
@@ -213,7 +213,7 @@ def array(
     lengths, itemType, own, renewal = creation.asShape(shape), asDtype(dtype), asAccess(access), asRenew(renew)
     allowed = Access.READ_WRITE if own is Access.READ_ONLY else own
     wanted = creation.draft(lengths, itemType, name=asName(name), access=allowed, **keywords)
-    holding = _attachOrCreate(current(), wanted, timeout, progress)
+    holding = _attachOrCreate(current(), wanted, secondsOf("array", timeout), progress)
     _compare(holding, lengths, itemType, wanted.mode)
     return MuninnBuffer._of(holding, own, renewal)
 
@@ -247,10 +247,10 @@ def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = N
     keywords
         As in `share`.
     """
-    membership = current()
+    membership, bound = current(), timeoutOf("shareOnce", timeout)
     holding = membership.holdings.find(asName(name))
     if holding is None:
-        with Lock(f"shareOnce:{_asLockName(name)}").held(timeout):
+        with Lock(f"shareOnce:{_asLockName(name)}").held(bound):
             holding = membership.holdings.find(name)
             if holding is None:
                 loaded = share(loader(), name, **keywords)

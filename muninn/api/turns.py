@@ -44,7 +44,7 @@ class Writing:
         if holding.writer == thread or holding.readers.isOne():
             raise RuntimeError(f"this thread is {'writing' if holding.writer == thread else 'reading'} {name!r} already")
         self._deadline = deadlineOf(self._timeout)
-        if not holding.turnLock.acquire(timeout=-1 if self._timeout is None else max(0.0, self._timeout)):
+        if not holding.turnLock.acquire(timeout=-1 if self._timeout is None else self._timeout):
             raise TimeoutError(f"another thread has been writing {name!r} for {self._timeout} s")
         try:
             membership = holding.membership
