@@ -12,7 +12,7 @@ import pytest
 from muninn.control import layout, segments
 from muninn.control.places import Places
 from muninn.errors import BufferFreed, ControlBlockInvalid, HostMemoryFull
-from support import leftovers
+from support import eventually, leftovers
 
 
 @pytest.fixture
@@ -89,6 +89,58 @@ def test_progressAddsUpWhateverTheNumberOfThreads(places: Places) -> None:
     seen: list[int] = []
     segments.reserve(fd, mapping, 3, progress=seen.append)
     assert sum(seen) == sizeBytes and threading.active_count() < 20
+    mapping.close()
+    os.close(fd)
+
+
+def test_noThreadIsAtWorkWhenAReservationIsInterrupted(places: Places) -> None:
+    """Broken: threads of a pool copied on into the mapping that a second Ctrl-C had unmapped, and the process died of SIGSEGV."""
+    sizeBytes = segments._SLICE_BYTES * 2 * 3
+    fd = segments.create(places, 1, 2, sizeBytes)
+    mapping = segments.Mapping(fd, sizeBytes, writable=True)
+    source = np.ones(sizeBytes, np.uint8)
+    before = _threads()
+
+    def interrupt(_: int) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            segments.reserve(fd, mapping, 2, source.ctypes.data, sizeBytes, interrupt)
+        eventually(lambda: _threads() <= before, "no thread is left")
+        assert os.fstat(fd).st_blocks * 512 < sizeBytes
+    mapping.close()
+    os.close(fd)
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def test_whatThreadsCopiedIsWhatWasThere(places: Places) -> None:
+    sizeBytes = segments._SLICE_BYTES * 2 + 3 * layout.PAGE_BYTES
+    fd = segments.create(places, 1, 2, sizeBytes)
+    mapping = segments.Mapping(fd, sizeBytes, writable=True)
+    source = np.arange((sizeBytes - 5) // 8 * 8 // 8)
+    segments.reserve(fd, mapping, 2, source.ctypes.data, source.nbytes)
+    copy = np.empty_like(source)
+    segments.atomics.copy(copy.ctypes.data, mapping.address, copy.nbytes)
+    assert (copy == source).all()
+    mapping.close()
+    os.close(fd)
+
+
+def test_aKernelThatCanNotPopulateIsHelpedByFallocate(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizeBytes = segments._SLICE_BYTES
+    fd = segments.create(places, 1, 2, sizeBytes)
+    mapping = segments.Mapping(fd, sizeBytes, writable=True)
+    source = np.arange(sizeBytes // 8)
+    monkeypatch.setattr(segments.atomics, "reserve", lambda *_: -errno.EINVAL)
+    segments.reserve(fd, mapping, 2, source.ctypes.data, source.nbytes)
+    copy = np.empty_like(source)
+    segments.atomics.copy(copy.ctypes.data, mapping.address, copy.nbytes)
+    assert (copy == source).all() and os.fstat(fd).st_blocks * 512 >= sizeBytes
     mapping.close()
     os.close(fd)
 

@@ -1,9 +1,8 @@
 """The C functions, as Python calls: the only way to a shared word.
 
-Names are those of `cshim/primitives.h`, `watch.h` and `hatch.h` without their prefix; addresses are integers. What returns at once
-goes through `PyDLL`, which keeps the interpreter's lock and costs 0.2 µs; what may sleep, copy or fault many pages goes through
-`CDLL`, which lets other threads run meanwhile. The functions are bare ctypes objects: a Python wrapper would cost more than most of
-them do.
+Names are those of the headers in `cshim/` without their prefix; addresses are integers. What returns at once goes through `PyDLL`,
+which keeps the interpreter's lock and costs 0.2 µs; what may sleep, copy or fault many pages goes through `CDLL`, which lets other
+threads run meanwhile. The functions are bare ctypes objects: a Python wrapper would cost more than most of them do.
 """
 
 from __future__ import annotations
@@ -82,6 +81,7 @@ protect = _bound(_slow, "mnnProtect", _I32, _ADDRESS, _U64, _I32)
 advise = _bound(_slow, "mnnAdvise", _I32, _ADDRESS, _U64, _I32)
 bindNode = _bound(_slow, "mnnBindNode", _I32, _ADDRESS, _U64, _I32)
 copy = _bound(_slow, "mnnCopy", None, _ADDRESS, _ADDRESS, _U64)
+reserve = _bound(_slow, "mnnReserve", _I32, _ADDRESS, _U64, _ADDRESS, _U64, _U32, _I32)
 seqRead = _bound(_slow, "mnnSeqRead", _I64, _ADDRESS, _ADDRESS, _ADDRESS, _U64, _U32)
 
 _hatchOpen = _bound(_slow, "mnnHatchOpen", _I32, ctypes.c_char_p, _ADDRESS)

@@ -22,9 +22,13 @@ from muninn.control.places import SHM_ROOT, Places
 from muninn.errors import BufferFreed, ControlBlockInvalid, HostMemoryFull
 
 HUGE_PAGE_BYTES = 2 << 20
-#: What one thread reserves or copies at a time: large enough to amortise the calls, small enough for a smooth progress bar.
+#: What is copied at a time: large enough to amortise the calls, small enough for a smooth progress bar.
 CHUNK_BYTES = 16 << 20
-_MADV_HUGEPAGE, _MADV_POPULATE_WRITE, _MADV_COLLAPSE = 14, 23, 25
+#: What each thread reserves between two moments at which the caller may be interrupted: about 30 ms.
+_SLICE_BYTES = 32 << 20
+#: Less is done before a thread has been started.
+_PARALLEL_BYTES = 8 << 20
+_MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23
 #: Segments of at least so many bytes are worth huge pages: reading them from end to end is a fifth faster than with small ones.
 _HUGE_SEGMENT_BYTES = 64 << 20
 #: Freeing so many bytes takes some milliseconds.
@@ -192,6 +196,8 @@ def reserve(
 ) -> None:
     """Allocate every page of a segment, in parallel, and copy `source` into it on the way.
 
+    It goes by slices of some 30 ms: between two of them Ctrl-C and `progress` have their turn, and no thread is at work on the memory.
+
     Parameters
     ----------
     fd, mapping
@@ -201,48 +207,39 @@ def reserve(
     source, sourceBytes
         Address and length of what is copied to the segment's beginning.
     progress
-        Called with the bytes that were finished since the last call, one call at a time.
+        Called with the bytes that were finished since the last call.
 
     Raises
     ------
     HostMemoryFull
         `/dev/shm` ended before the segment did. What was allocated is the caller's to unlink.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     _requireRoom(mapping.sizeBytes)
-    huge = mapping.sizeBytes >= _HUGE_SEGMENT_BYTES
-    reporting = threading.Lock()
-
-    def work(offset: int) -> None:
-        length = min(CHUNK_BYTES, mapping.sizeBytes - offset)
-        if huge and length >= HUGE_PAGE_BYTES:
-            # Asks for huge pages where the mount does not offer them: some kernels grant it, others refuse (6.18, seen). Small ones follow.
-            atomics.advise(mapping.address + offset, length, _MADV_COLLAPSE)
-        # Populating works in parallel, where fallocate holds the file's lock, and takes the huge pages that the mapping asks for. It fails
-        # where a touch is a SIGBUS; what fallocate then says is the reason, or it succeeds on a kernel that can not populate.
-        if atomics.advise(mapping.address + offset, length, _MADV_POPULATE_WRITE) != 0:
-            os.posix_fallocate(fd, offset, length)
-        if source is not None and offset < sourceBytes:
-            atomics.copy(mapping.address + offset, source + offset, min(length, sourceBytes - offset))
-        if progress is not None:
-            with reporting:
-                progress(length)
-
-    offsets = range(0, mapping.sizeBytes, CHUNK_BYTES)
+    workers = threads or min(8, len(os.sched_getaffinity(0)))
+    # Whole chunks, so that huge pages are not cut; and some of them, so that progress is seen of what one slice could hold.
+    chunks = max(1, mapping.sizeBytes // CHUNK_BYTES // 8)
+    sliceBytes = min(_SLICE_BYTES * workers, chunks * CHUNK_BYTES)
     try:
-        if len(offsets) == 1:
-            work(0)
-            return
-        with ThreadPoolExecutor(threads or min(8, len(os.sched_getaffinity(0))), "muninn-reserve") as pool:
-            try:
-                for _ in pool.map(work, offsets):
-                    pass
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        for offset in range(0, mapping.sizeBytes, sliceBytes):
+            length = min(sliceBytes, mapping.sizeBytes - offset)
+            copied = max(0, min(length, sourceBytes - offset)) if source is not None else 0
+            _reserveSlice(fd, mapping, offset, length, (source or 0) + offset, copied, workers)
+            if progress is not None:
+                progress(length)
     except OSError as error:
         raise HostMemoryFull(f"{mapping.sizeBytes} bytes do not fit into {SHM_ROOT}: {error.strerror}") from error
+
+
+def _reserveSlice(fd: int, mapping: Mapping, offset: int, length: int, source: int, copied: int, workers: int) -> None:
+    """One slice; raises `OSError` where there is no room for it."""
+    target = mapping.address + offset
+    isHuge = mapping.sizeBytes >= _HUGE_SEGMENT_BYTES
+    if length >= _PARALLEL_BYTES and atomics.reserve(target, length, source, copied, workers, isHuge) == 0:
+        return
+    # Populating fails where a touch is a SIGBUS. What fallocate then says is the reason, or it succeeds on a kernel that can not populate.
+    if atomics.advise(target, length, _MADV_POPULATE_WRITE) != 0:
+        os.posix_fallocate(fd, offset, length)
+    atomics.copy(target, source, copied)
 
 
 def _requireRoom(sizeBytes: int) -> None:

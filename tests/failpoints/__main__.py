@@ -64,7 +64,7 @@ _UNPASSED = {
         ),
         "real GPUs (tests/cuda)",
     ),
-    "segments.reserve.work:posix_fallocate": "a kernel that can not populate, or /dev/shm is full (test_segments)",
+    "segments._reserveSlice:posix_fallocate": "a kernel that can not populate, or /dev/shm is full (test_segments)",
     "tickets.Tickets.issue:casSeqCst64": "two signal at once (test_tickets)",
 }
 
