@@ -44,6 +44,15 @@ def test_waitsForAPublicationAfterTheOneThatIsKnown(row: int) -> None:
     thread.join()
 
 
+def test_whatWasPublishedIsSeenAlthoughSomebodyWritesAgain(row: int) -> None:
+    """Broken: only an even word was believed, and a writer that computes inside its turns leaves it odd nearly always."""
+    generation = Generation(row)
+    generation.publish(generation.begin())
+    generation.begin()
+    assert generation.wait(0, 0, lambda: None) == 2
+    assert generation.wait(2, 0.01, lambda: None) is None, "and what is being written is not published"
+
+
 def test_whatItsCheckRaisesEndsAWait(row: int) -> None:
     def check() -> None:
         raise InterruptedError

@@ -130,7 +130,10 @@ class Generation:
                 atomics.futexWait32(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(remaining * 1e9)))
 
     def wait(self, after: int, timeout: float | None, check: Callable[[], None]) -> int | None:
-        """Wait until an even generation above `after` is published, and return it; None when the time runs out.
+        """Wait until an even generation above `after` is published, and return the last one; None when the time runs out.
+
+        An odd word says that the generation before it was published, although somebody is inside the next turn already: a writer that
+        computes inside its turns leaves the word even for microseconds only, which a waiter may never see.
 
         `check` is called after every wake-up and raises what ends the wait: a dead writer, a lease that went, a cancellation.
         """
@@ -138,8 +141,8 @@ class Generation:
         spinNs = _SPIN_NS
         while True:
             value = int(atomics.loadAcquire64(self._word))
-            if value > after and not value & 1:
-                return value
+            if value & ~1 > after:
+                return value & ~1
             if spinNs and atomics.spinWhile64(self._word, value, spinNs) != value:
                 continue
             spinNs = 0
