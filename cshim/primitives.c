@@ -299,6 +299,12 @@ int mnnBindNode(void *address, uint64_t bytes, int node)
 
 void mnnCopy(void *target, const void *source, uint64_t bytes) { memcpy(target, source, bytes); }
 
+int mnnExchangeNames(const char *one, const char *other)
+{
+	enum { EXCHANGE = 2 /* RENAME_EXCHANGE; linux/fs.h does not go with every libc's stdio.h */ };
+	return resultOf(syscall(SYS_renameat2, AT_FDCWD, one, AT_FDCWD, other, EXCHANGE));
+}
+
 int64_t mnnSeqRead(const uint64_t *generation, const void *source, void *target, uint64_t bytes, uint32_t attempts)
 {
 	for (uint32_t attempt = 0; attempt < attempts; attempt++) {

@@ -88,6 +88,8 @@ MNN_API int mnnMapWipedOnFork(uint64_t bytes, void **out);
 /* Let the pages of the range come from one NUMA node (MPOL_BIND). Without NUMA in the kernel: -ENOSYS. */
 MNN_API int mnnBindNode(void *address, uint64_t bytes, int node);
 MNN_API void mnnCopy(void *target, const void *source, uint64_t bytes);
+/* Let two files of one file system change their names, in one step: whoever opens either meets one of them whole. -ENOENT when one of the names is gone. */
+MNN_API int mnnExchangeNames(const char *one, const char *other);
 /* The reader's half of a seqlock: copy `bytes` that belong to one even generation, and return that generation. -EBUSY: it is odd, somebody writes. -EAGAIN:
  * every attempt was overtaken by a writer. The copy races with writers by design, and is thrown away when one was there. */
 MNN_API int64_t mnnSeqRead(const uint64_t *generation, const void *source, void *target, uint64_t bytes, uint32_t attempts);

@@ -277,7 +277,7 @@ class Broker:
                 os.eventfd_write(self._wakeFd, 1)
                 raise Deposed
             reply = self._reply(self._own, message, descriptors)
-            if self._directory.catalog.deadlines():
+            if self._directory.catalog.deadlines() or (self._upkeep.snapshot.isDue() and not self._upkeep.snapshot.isUnderWay()):
                 os.eventfd_write(self._wakeFd, 1)  # the thread that serves sleeps until the first lifetime that it knew of
             return reply
 

@@ -41,6 +41,7 @@ class Directory:
         self._index = NameIndex(block)
         self._makeCatalog = makeCatalog
         self._catalog: Catalog | None = None
+        self._halfMade: dict[int, Record] = {}  # the `create` records of CREATING rows, by row
 
     @property
     def catalog(self) -> Catalog:
@@ -75,7 +76,13 @@ class Directory:
                 catalog.add(row, usage)
             except MuninnError:
                 continue  # a mode that is none, or the name went to somebody else meanwhile: its commit will be refused
-            self._journal.note("create", **_granted(row, incarnation, record["slot"], usage))
+            self._halfMade[row] = _granted(row, incarnation, record["slot"], usage)
+            self._journal.note("create", **self._halfMade[row])
+
+    def halfMade(self) -> list[Record]:
+        """The `create` records of the rows that are CREATING, those of earlier terms too: only the journal has their names."""
+        _ = self.catalog  # it takes them from the older journals
+        return list(self._halfMade.values())
 
     def fence(self) -> None:
         """Make everything that earlier brokers still try fail. The first thing that a broker does."""
@@ -100,8 +107,10 @@ class Directory:
         row = self.rows.free(self._epoch)
         old = self.rows.state(row)
         incarnation = (old.incarnation + 1) & 0xFFFFFF or 1
-        self._journal.append("create", **_granted(row, incarnation, member.slot, usage))
+        granted = _granted(row, incarnation, member.slot, usage)
+        self._journal.append("create", **granted)
         self.rows.change(row, old, self._epoch, layout.ROW_CREATING, creator=member.slot, incarnation=incarnation)
+        self._halfMade[row] = granted
         self.catalog.add(row, usage)
         return row, incarnation
 
@@ -142,6 +151,7 @@ class Directory:
             raise
         self._index.insert(description.name.encode(), row, incarnation)
         self.rows.change(row, state, self._epoch, layout.ROW_LIVE)
+        self._halfMade.pop(row, None)
         self._wakeNames()
 
     def _checkedDescription(self, row: int, incarnation: int) -> RowDescription:
@@ -233,6 +243,7 @@ class Directory:
         segments.unlink(self._block.places, row, state.incarnation)
         self.vault.drop(row, state.incarnation)
         self.catalog.remove(row)
+        self._halfMade.pop(row, None)
         self._journal.note("gone", row=row, incarnation=state.incarnation)
         state = self.rows.change(row, state, self._epoch, layout.ROW_FREE, creator=0)
         self._wakeNames()
@@ -261,7 +272,7 @@ class Directory:
         atomics.futexWake32(self._block.directoryWakeAddress, atomics.FUTEX_ALL)
 
 
-def _granted(row: int, incarnation: int, slot: int, usage: Usage) -> dict[str, str | int]:
+def _granted(row: int, incarnation: int, slot: int, usage: Usage) -> Record:
     """The fields of a `create` record."""
     return {
         "row": row, "incarnation": incarnation, "slot": slot, "name": usage.name, "tenant": usage.tenant, "mode": usage.mode.value,

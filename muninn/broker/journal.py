@@ -4,19 +4,28 @@ Records are appended as {length, CRC-32, msgpack map} before and after each chan
 rows already say what is half done, and a successor finishes from those; the journal is what a lost or damaged control block is
 rebuilt from (`repair.py`), and an audit. A deposed broker goes on appending to its own file, which nobody reads further than where
 its successor found its end.
+
+A journal vouches for the rows that live or are being made. It knows how many bytes their records take, and is too long when most of it
+tells of what is over. Then a copy is begun, which gets what lives a piece at a time (`snapshot.py`) and, from its beginning on, whatever is
+appended; when it has all it takes the journal's name in one step. A death before that leaves the journal as it was, and a file that
+no name of a journal fits.
 """
 
 from __future__ import annotations
 
+import array
+import contextlib
+import errno
 import logging
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgpack
 
+from muninn.control import atomics, layout
 from muninn.control.lockfile import fileError
 from muninn.control.places import Places
 from muninn.errors import HostMemoryFull
@@ -25,6 +34,11 @@ _log = logging.getLogger("muninn.broker")
 Record = dict[str, Any]
 _FRAME = struct.Struct("<II")
 MAX_RECORD_BYTES = 4096
+#: How much of a journal may tell of what is over, beside half as much as what it vouches for. Until a copy is whole, more is appended:
+#: the file stays under twice what it vouches for, and this.
+SLACK_BYTES = 64 << 10
+_VOUCHING, _ENDING = ("create", "live"), ("free", "gone")
+_COPY_SUFFIX = ".new"
 
 
 class Journal:
@@ -32,28 +46,25 @@ class Journal:
 
     def __init__(self, places: Places, epoch: int) -> None:
         self._path = places.journalPath(epoch)
-        try:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise fileError(error, self._path) from error
+        self._fd = _opened(self._path)
         self._length = 0
+        self._copyFd, self._copyLength = -1, 0
+        self._weights = array.array("H")  # by row: bytes of the record that vouches for it
+        self._vouchedBytes = 0
 
-    def append(self, op: str, **fields: object) -> None:
+    def append(self, op: str, **fields: Any) -> None:
         """Append a record whole, or not at all and raise `HostMemoryFull`."""
-        body: bytes = msgpack.packb({"op": op, **fields})
-        if len(body) > MAX_RECORD_BYTES:
-            raise ValueError(f"a record of {len(body)} bytes is above {MAX_RECORD_BYTES}: replay would end before it")
-        frame = _FRAME.pack(len(body), zlib.crc32(body)) + body
-        try:
-            written = os.pwrite(self._fd, frame, self._length)
-        except OSError as error:
-            raise HostMemoryFull(f"{self._path} can not grow: {error.strerror}") from error
-        if written < len(frame):
-            os.ftruncate(self._fd, self._length)
-            raise HostMemoryFull(f"{self._path} can not grow: {written} of {len(frame)} bytes were written")
-        self._length += len(frame)
+        frame = _framed(op, fields)
+        self._length = self._written(self._fd, frame, self._length)
+        self._weigh(op, fields, len(frame))
+        if self._copyFd >= 0:
+            try:
+                self._copyLength = self._written(self._copyFd, frame, self._copyLength)
+            except HostMemoryFull as error:
+                _log.info("the journal is not shortened now: %s", error.reason)
+                self.dropCopy()
 
-    def note(self, op: str, **fields: object) -> bool:
+    def note(self, op: str, **fields: Any) -> bool:
         """Append a record that must not stop what it tells of; returns whether it stands. On a full `/dev/shm` an ending makes room."""
         try:
             self.append(op, **fields)
@@ -62,10 +73,111 @@ class Journal:
             return False
         return True
 
+    def isTooLong(self) -> bool:
+        """Whether a copy of what it vouches for would be much shorter."""
+        return self._length > self._vouchedBytes * 3 // 2 + SLACK_BYTES
+
     def close(self) -> None:
+        self.dropCopy()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    # --- the copy ----------------------------------------------------------------------------------------------------
+
+    def isCopying(self) -> bool:
+        return self._copyFd >= 0
+
+    def beginCopy(self) -> None:
+        """Begin an empty copy: from here on it gets whatever is appended. Raises `HostMemoryFull`, `DescriptorsExhausted`."""
+        self.dropCopy()
+        self._copyFd, self._copyLength = _opened(self._path + _COPY_SUFFIX), 0
+
+    def copy(self, records: Iterable[tuple[str, Record]]) -> None:
+        """Add records to the copy, all or none and raise `HostMemoryFull`. A copy that was dropped meanwhile gets nothing."""
+        if self._copyFd < 0:
+            return
+        frames = []
+        for op, fields in records:
+            frames.append(_framed(op, fields))
+            self._weigh(op, fields, len(frames[-1]))
+        if frames:
+            self._copyLength = self._written(self._copyFd, b"".join(frames), self._copyLength)
+
+    def finishCopy(self) -> bool:
+        """Let the copy, which has all that lives, take the journal's place. False: there is none any more, or no journal of that name."""
+        if self._copyFd < 0:
+            return False
+        new = self._path + _COPY_SUFFIX
+        # Exchanged, and not renamed over it: a deposed broker's journal may be gone, and must not be there again.
+        result = atomics.exchangeNames(new.encode(), self._path.encode())
+        if result in (-errno.EINVAL, -errno.ENOSYS):  # a kernel, or a sandbox, that can not
+            os.rename(new, self._path)
+        elif result < 0:
+            self.dropCopy()
+            return False
+        _unlinkQuietly(new)
+        os.close(self._fd)
+        self._fd, self._length = self._copyFd, self._copyLength
+        self._copyFd = -1
+        return True
+
+    def dropCopy(self) -> None:
+        """The journal stays as it is. Again is fine."""
+        if self._copyFd >= 0:
+            os.close(self._copyFd)
+            self._copyFd = -1
+            _unlinkQuietly(self._path + _COPY_SUFFIX)
+
+    # --- bytes -------------------------------------------------------------------------------------------------------
+
+    def _written(self, fd: int, frame: bytes, length: int) -> int:
+        """The length of the file once `frame` stands at its end."""
+        try:
+            written = os.pwrite(fd, frame, length)
+        except OSError as error:
+            raise HostMemoryFull(f"{self._path} can not grow: {error.strerror}") from error
+        if written < len(frame):
+            os.ftruncate(fd, length)
+            raise HostMemoryFull(f"{self._path} can not grow: {written} of {len(frame)} bytes were written")
+        return length + len(frame)
+
+    def _weigh(self, op: str, fields: Record, frameBytes: int) -> None:
+        """Count the bytes that vouch for a row: those of its last record, if that one vouches."""
+        row, weights = fields.get("row"), self._weights
+        if op not in (*_VOUCHING, *_ENDING) or type(row) is not int or not 0 <= row < layout.MAX_BUFFERS_LIMIT:
+            return
+        if row >= len(weights):
+            weights.extend([0] * (row + 1 - len(weights)))
+        weight = frameBytes if op in _VOUCHING else 0
+        self._vouchedBytes += weight - weights[row]
+        weights[row] = weight
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise fileError(error, path) from error
+
+
+def _framed(op: str, fields: Record) -> bytes:
+    body: bytes = msgpack.packb({"op": op, **fields})
+    if len(body) > MAX_RECORD_BYTES:
+        raise ValueError(f"a record of {len(body)} bytes is above {MAX_RECORD_BYTES}: replay would end before it")
+    return _FRAME.pack(len(body), zlib.crc32(body)) + body
+
+
+def _unlinkQuietly(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def dropCopies(places: Places) -> None:
+    """Remove the copies that brokers did not finish. One that still works at its own finds it gone, and keeps its journal."""
+    for entry in os.listdir(places.directory):
+        if entry.startswith("journal-") and entry.endswith(_COPY_SUFFIX):
+            _unlinkQuietly(f"{places.directory}/{entry}")
 
 
 def replay(raw: bytes) -> Iterator[Record]:

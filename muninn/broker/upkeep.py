@@ -1,8 +1,8 @@
 """Upkeep: what a broker does on the side, one piece at a time, while it serves.
 
 After a takeover: finish the rows that predecessors left half done, reclaim the dead, collect what nobody vouches for, copy what
-lives into this epoch's journal. Later: end lifetimes, and look for deaths that nobody reported. Each piece is idempotent, so a
-successor does it again.
+lives into this epoch's journal. Later: end lifetimes, copy the journal anew when most of it is over, and look for deaths that nobody
+reported. Each piece is idempotent, so a successor does it again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable
 
 from muninn.broker.directory import Directory
-from muninn.broker.journal import Journal
+from muninn.broker.journal import Journal, dropCopies
+from muninn.broker.snapshot import Snapshot
 from muninn.broker.watchdog import Watchdog
 from muninn.control import layout, segments
 from muninn.control.block import ControlBlock, monotonicMs
@@ -47,17 +48,18 @@ class Upkeep:
         self._own = own
         self._directory = directory
         self._watchdog = watchdog
-        self._journal = journal
+        self.snapshot = Snapshot(block.places, epoch, directory, journal)
         self._mayStillCome = mayStillCome
         self._chores: deque[Callable[[], None]] = deque()
         self._sweepAt = 0.0
 
     def takeOver(self) -> None:
         """There is everything to do that predecessors may have left."""
-        self._chores.extend((self._finishRows, self._sweepMembers, self._collectOrphans, self._dropSockets, lambda: self._snapshot(0)))
+        self._chores.extend((self._finishRows, self._sweepMembers, self._collectOrphans, self._dropLeftovers))
+        self.snapshot.want()
 
     def isPending(self) -> bool:
-        return bool(self._chores)
+        return bool(self._chores) or self.snapshot.isDue()
 
     def sweepSoon(self) -> None:
         """Look for unreported deaths at the next opportunity."""
@@ -67,6 +69,8 @@ class Upkeep:
         """Do one piece; look for unreported deaths when nothing else is to be done and it is time again."""
         if self._chores:
             self._chores.popleft()()
+        elif self.snapshot.isDue():
+            self.snapshot.workOnce()
         elif time.monotonic() >= self._sweepAt:
             self._sweepMembers()
 
@@ -132,28 +136,11 @@ class Upkeep:
         if end < rows.count():
             self._chores.append(lambda: self.settleUnheld(end))
 
-    def _dropSockets(self) -> None:
+    def _dropLeftovers(self) -> None:
+        """What predecessors listened at, and what they did not finish writing."""
+        dropCopies(self._places)
         for kind, pathOf in (("broker", self._places.socketPath), ("hatch", self._places.hatchPath)):
             for epoch in self._places.epochsOf(kind):
                 if epoch < self._epoch:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(pathOf(epoch))
-
-    def _snapshot(self, first: int) -> None:
-        """Copy what lives into this epoch's journal, a slice at a time, and then drop the older journals."""
-        rows = self._directory.rows
-        end = min(first + _SLICE_ROWS, rows.count())
-        for row in range(first, end):
-            state = rows.state(row)
-            if state.state == layout.ROW_LIVE and not self._journal.note(
-                "live", row=row, incarnation=state.incarnation, description=rows.packed(row)
-            ):
-                return  # no room for a whole snapshot: the older journals stay
-        if end < rows.count():
-            self._chores.append(lambda: self._snapshot(end))
-            return
-        _ = self._directory.catalog  # it takes from the older journals what it needs
-        for epoch in self._places.epochsOf("journal"):
-            if epoch < self._epoch:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._places.journalPath(epoch))

@@ -26,7 +26,7 @@ _CHANGES: dict[str, frozenset[str]] = {
     "atomics": frozenset(
         {
             "storeRelease32", "storeRelease64", "exchangeSeqCst32", "exchangeSeqCst64", "casSeqCst32", "casSeqCst64", "fetchAddAcqRel32",
-            "fetchAddAcqRel64", "raiseField64", "futexWake32", "robustHold", "byteLock", "byteUnlock", "copy",
+            "fetchAddAcqRel64", "raiseField64", "futexWake32", "robustHold", "byteLock", "byteUnlock", "copy", "exchangeNames",
         }
     ),
     "os": frozenset({"open", "unlink", "ftruncate", "posix_fallocate", "pwrite", "mkdir", "memfd_create", "fchmod"}),

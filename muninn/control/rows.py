@@ -230,6 +230,18 @@ class RowTable:
             found += (first + index for index in indices[: min(count, end - first)])
         return found
 
+    def named(self, first: int, end: int) -> list[int]:
+        """The rows from `first` to `end` that can be opened by their name, LIVE or PROBING."""
+        if first >= end:
+            return []
+        indices, found = atomics.indexBuffer(end - first), list[int]()
+        for state in (layout.ROW_LIVE, layout.ROW_PROBING):
+            count = atomics.scan64(
+                self._first + first * layout.ROW_BYTES, layout.ROW_BYTES, end - first, _STATE_MASK, state, indices, end - first
+            )
+            found += (first + index for index in indices[: min(count, end - first)])
+        return found
+
     def lastClosed(self, first: int, end: int) -> list[int]:
         """The LIVE rows from `first` to `end` that go with their last lease."""
         if first >= end:

@@ -24,7 +24,7 @@ import muninn
 from failpoints import scenes
 from failpoints.player import Deed
 from failpoints.scenes import Scene
-from muninn.broker import upkeep
+from muninn.broker import journal, upkeep
 from muninn.control import failpoints, layout
 
 _JOBS = 2
@@ -43,7 +43,7 @@ _UNPASSED = {
     "broker.Broker._serve:send#3": "an error of the broker's own (test_directory)",
     "client.Client.forsake:shutdown": "a thread waits for a broker that was deposed (test_takeover)",
     "election.Election.startAt:casSeqCst64": "repair (test_repair)",
-    "journal.Journal.append:ftruncate": "/dev/shm is full (test_journal)",
+    "journal.Journal._written:ftruncate": "/dev/shm is full (test_journal)",
     "lockfile.LockFile.unlockSlot:byteUnlock": "two claim one slot at once (test_members)",
     "memfd.MemfdAllocation.exportDescriptor:open": "a descriptor for reading alone, which another uid will be given (test_hostDevice)",
     "repair._segmentBytes:SharedMemory": "repair (test_repair)",
@@ -94,13 +94,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare() -> None:
-    """What all players inherit: every module, warm caches, small tables, and a broker that looks for silent deaths often."""
+    """What all players inherit: every module, warm caches, small tables, a journal that is copied often, and a broker that looks for silent
+    deaths often.
+    """
     for module in pkgutil.walk_packages(muninn.__path__, "muninn."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     failpoints.warm()
     upkeep.SWEEP_SECONDS = 0.1
     layout.ROW_CHUNK = 32
+    journal.SLACK_BYTES = 2048
     logging.basicConfig(level=logging.WARNING)
 
 

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_CAPABILITIES, _JOURNAL, _DIRECTORY, _CATALOG, _VAULT, _WATCHDOG, _UPKEEP, _BROKER, _REQUESTS, _CLIENT, _REPAIR = (
+_CAPABILITIES, _JOURNAL, _DIRECTORY, _CATALOG, _VAULT, _WATCHDOG, _UPKEEP, _BROKER, _REQUESTS, _CLIENT, _REPAIR, _SNAPSHOT = (
     f"muninn/broker/{name}.py"
-    for name in ("capabilities", "journal", "directory", "catalog", "vault", "watchdog", "upkeep", "broker", "requests", "client", "repair")
+    for name in (
+        "capabilities",
+        "journal",
+        "directory",
+        "catalog",
+        "vault",
+        "watchdog",
+        "upkeep",
+        "broker",
+        "requests",
+        "client",
+        "repair",
+        "snapshot",
+    )
 )
 
 # fmt: off
@@ -20,16 +33,16 @@ MUTANTS = [
     # --- journal ---
     Mutant(_JOURNAL, " or zlib.crc32(body) != checksum:", ":", "a damaged record ends the replay", "test_journal.py"),
     Mutant(_JOURNAL, "len(body) < length or zlib", "zlib", "a torn record ends the replay", "test_journal.py", "a body that is shorter than its length has another checksum; the comparison says so in words"),
-    Mutant(_JOURNAL, "            os.ftruncate(self._fd, self._length)\n", "", "a record stands whole or not at all", "test_journal.py::test_nothingOfARecordThatDidNotFitStays"),
+    Mutant(_JOURNAL, "            os.ftruncate(fd, length)\n", "", "a record stands whole or not at all", "test_journal.py::test_nothingOfARecordThatDidNotFitStays"),
     Mutant(_JOURNAL, "        if not isinstance(record, dict) or not isinstance(record.get(\"op\"), str):", "        if False:", "a record says what it is", "test_journal.py"),
     Mutant(_JOURNAL, "        if len(body) > MAX_RECORD_BYTES:", "        if False:", "nothing is written that replay would not read", "test_journal.py::test_aRecordTooLongToReplayIsNotWritten"),
     Mutant(_JOURNAL, "        except HostMemoryFull as error:\n            _log", "        except KeyError as error:\n            _log", "an ending goes on when the journal can not grow", "test_takeover.py::test_aFullShmStopsNeitherTakeoverNorFrees"),
     # --- directory ---
-    Mutant(_DIRECTORY, "        self._journal.append(\"create\", **_granted(row, incarnation, member.slot, usage))\n        self.rows", "        self.rows", "a grant is in the journal first", "test_directory.py::test_aSuccessorKnowsTheNamesThatWereGranted"),
+    Mutant(_DIRECTORY, "        self._journal.append(\"create\", **granted)\n", "", "a grant is in the journal first", "test_directory.py::test_aSuccessorKnowsTheNamesThatWereGranted"),
     Mutant(_DIRECTORY, "            self._journal.append(\"live\", row=row, incarnation=incarnation, description=description.packed())\n", "", "what lives is in the journal", "test_directory.py::test_theJournalTellsEachStep"),
     Mutant(_DIRECTORY, "            self._journal.note(\"free\", row=row, incarnation=state.incarnation)\n", "", "what was freed is in the journal", "test_directory.py::test_theJournalTellsEachStep"),
     Mutant(_DIRECTORY, "        self._journal.note(\"gone\", row=row, incarnation=state.incarnation)\n", "", "what is gone is in the journal", "test_directory.py::test_theJournalTellsEachStep"),
-    Mutant(_DIRECTORY, "            self._journal.note(\"create\", **_granted(row, incarnation, record[\"slot\"], usage))\n", "", "a name that was granted survives two brokers", "test_directory.py::test_aSuccessorKnowsTheNamesThatWereGranted"),
+    Mutant(_DIRECTORY, "            self._journal.note(\"create\", **self._halfMade[row])\n", "", "a name that was granted survives two brokers", "test_directory.py::test_aSuccessorKnowsTheNamesThatWereGranted"),
     Mutant(_DIRECTORY, "        if other is not None and self._isGivenUp(other):", "        if False:", "the name of a dead creator is granted at once", "test_directory.py::test_theNameOfADeadCreatorIsGrantedAtOnce"),
     Mutant(_DIRECTORY, "        return state.state == layout.ROW_CREATING and creator is not None", "        return creator is not None", "a dead creator's finished buffer keeps its name", "test_directory.py"),
     Mutant(_DIRECTORY, "        self.catalog.admit(usage.tenant, usage.mode, usage.gpu, usage.sizeBytes, gpuCapacityBytes)\n", "", "quotas hold", "test_directory.py::test_whatNoQuotaAllowsIsNotGranted"),
@@ -85,11 +98,20 @@ MUTANTS = [
     Mutant(_WATCHDOG, "        self.forget(key)\n        self.reclaim(key)\n        return True\n", "        self.reclaim(key)\n        return True\n", "the pidfd of the dead is closed", "test_watchdog.py::test_aDeathThatIsNotYetProvenIsLookedAtAgain"),
     # --- upkeep ---
     Mutant(_UPKEEP, "self._finishRows, self._sweepMembers,", "self._sweepMembers,", "a successor finishes what was begun", "test_upkeep.py::test_aSuccessorFinishesWhatWasBegun", "`settleUnheld` comes to the same rows two chores later; this one only does it first"),
-    Mutant(_UPKEEP, "self._collectOrphans, self._dropSockets", "self._dropSockets", "segments that no row vouches for are collected", "test_upkeep.py::test_segmentsThatNoRowVouchesForAreCollected"),
+    Mutant(_UPKEEP, "self._collectOrphans, self._dropLeftovers", "self._dropLeftovers", "segments that no row vouches for are collected", "test_upkeep.py::test_segmentsThatNoRowVouchesForAreCollected"),
     Mutant(_UPKEEP, "if state is None or state.incarnation != incarnation or state.state == layout.ROW_FREE:", "if state is None or state.state == layout.ROW_FREE:", "a segment of an earlier incarnation is collected", "test_upkeep.py::test_segmentsThatNoRowVouchesForAreCollected"),
-    Mutant(_UPKEEP, "self._dropSockets, lambda: self._snapshot(0)))", "self._dropSockets))", "what lives is copied into each new journal", "test_upkeep.py::test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes"),
-    Mutant(_UPKEEP, "                return  # no room for a whole snapshot: the older journals stay\n", "                pass\n", "the older journals stay when there is no room", "test_upkeep.py::test_theOldJournalsStayWhenThereIsNoRoomForANewOne"),
-    Mutant(_UPKEEP, "        _ = self._directory.catalog  # it takes from the older journals what it needs\n", "", "names that were granted are known before the older journals go", "test_upkeep.py"),
+    Mutant(_UPKEEP, "        self.snapshot.want()\n", "", "what lives is copied into each new journal", "test_upkeep.py::test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes"),
+    Mutant(_SNAPSHOT, "        except (HostMemoryFull, DescriptorsExhausted) as error:\n            self._giveUp(error.reason)", "        except (HostMemoryFull, DescriptorsExhausted):\n            self._dropOlder()", "the older journals stay when there is no room", "test_upkeep.py::test_theOldJournalsStayWhenThereIsNoRoomForANewOne"),
+    Mutant(_DIRECTORY, "        _ = self.catalog  # it takes them from the older journals\n", "", "names that were granted are known before the older journals go", "test_upkeep.py"),
+    Mutant(_UPKEEP, "        dropCopies(self._places)\n", "", "copies of the dead go", "test_upkeep.py::test_aSuccessorRemovesTheCopyThatItsPredecessorDidNotFinish"),
+    # --- snapshot ---
+    Mutant(_SNAPSHOT, "self._isWanted or self._journal.isTooLong()", "self._isWanted", "a journal that is too long is copied", "test_upkeep.py::test_theJournalOfATermDoesNotGrowWithWhatIsOver"),
+    Mutant(_SNAPSHOT, ", *((\"create\", record) for record in halfMade)]", "]", "names that were granted outlive a copy", "test_upkeep.py::test_theJournalOfATermDoesNotGrowWithWhatIsOver"),
+    Mutant(_SNAPSHOT, "        if end < rows.count():\n            return end\n", "", "a copy has all rows", "test_upkeep.py::test_whatChangesWhileTheJournalIsCopiedIsInTheCopy"),
+    Mutant(_JOURNAL, "                self._copyLength = self._written(self._copyFd, frame, self._copyLength)\n            except", "                pass\n            except", "what is appended meanwhile is in the copy", "test_journal.py::test_theCopyTakesTheJournalsPlaceWithAllThatCameMeanwhile test_upkeep.py"),
+    Mutant(_JOURNAL, "                _log.info(\"the journal is not shortened now: %s\", error.reason)\n                self.dropCopy()", "                pass", "a copy that lacks a record does not take the journal's place", "test_journal.py::test_aCopyThatDoesNotFitLeavesTheJournalAsItIs"),
+    Mutant(_JOURNAL, "        result = atomics.exchangeNames(new.encode(), self._path.encode())\n", "        result = -errno.ENOSYS\n", "a deposed broker's journal stays away", "test_upkeep.py::test_aDeposedBrokersCopyDoesNotBringItsJournalBack"),
+    Mutant(_JOURNAL, "        self._vouchedBytes += weight - weights[row]\n", "", "what a journal vouches for does not make it too long", "test_journal.py::test_isTooLongWhenMostOfItIsOver"),
     Mutant(_UPKEEP, "        if not rows or self._mayStillCome():", "        if not rows:", "memory that may still be brought is waited for", "test_upkeep.py"),
     Mutant(_UPKEEP, "            self._directory.revoke(row, \"lifetimeEnded\")\n", "", "a lifetime that ends refuses new operations", "test_watchdog.py::test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce"),
     Mutant(_UPKEEP, "            self.settleUnheld()\n        self.collectLost()\n", "        self.collectLost()\n", "what the dead had let go of is collected", "test_upkeep.py::test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf"),

@@ -1,0 +1,105 @@
+"""The snapshot: what lives, copied into the journal of this term, a piece at a time.
+
+At the beginning of a term, so that the journals of earlier ones may go; and again whenever most of the journal tells of what is over. What
+changes meanwhile is appended to the journal and to the copy; a row that the copy gets late, or twice, is as it was then. Without room
+for a copy the journals stay as they are, and it is tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from muninn.broker.directory import Directory
+from muninn.broker.journal import SLACK_BYTES, Journal, Record
+from muninn.control import layout
+from muninn.control.places import Places
+from muninn.errors import DescriptorsExhausted, HostMemoryFull
+
+_log = logging.getLogger("muninn.broker")
+#: What a piece costs must not be seen in the time of a request: some 0.2 ms.
+_PIECE_ROWS = 64
+_RETRY_SECONDS = 1.0
+#: At most so much for a row, with a frame and the names of the fields.
+_RECORD_BYTES = 512
+
+
+class Snapshot:
+    """The copying of what lives. The caller holds the broker's lock."""
+
+    def __init__(self, places: Places, epoch: int, directory: Directory, journal: Journal) -> None:
+        self._places = places
+        self._epoch = epoch
+        self._directory = directory
+        self._journal = journal
+        self._next: int | None = None  # the first row that the copy lacks, while there is one
+        self._isWanted = False
+        self._retryAt = 0.0
+
+    def want(self) -> None:
+        """This term's journal does not vouch for everything that lives."""
+        self._isWanted = True
+
+    def isUnderWay(self) -> bool:
+        return self._next is not None
+
+    def isDue(self) -> bool:
+        if self._next is not None:
+            return True
+        return (self._isWanted or self._journal.isTooLong()) and time.monotonic() >= self._retryAt
+
+    def workOnce(self) -> None:
+        """Copy a piece."""
+        try:
+            if self._next is None:
+                self._begin()
+            elif not self._journal.isCopying():
+                self._giveUp("an append did not fit into the copy")
+            else:
+                self._next = self._copied(self._next)
+        except (HostMemoryFull, DescriptorsExhausted) as error:
+            self._giveUp(error.reason)
+
+    def _begin(self) -> None:
+        wantedBytes = self._directory.rows.countInState(layout.ROW_LIVE) * _RECORD_BYTES + SLACK_BYTES
+        room = os.statvfs(self._places.directory)
+        if room.f_blocks and room.f_bavail * room.f_frsize < wantedBytes:  # 0 blocks: a file system without a limit
+            self._giveUp(f"{wantedBytes} bytes for a copy are not there")
+            return
+        halfMade = self._directory.halfMade()
+        self._journal.beginCopy()
+        self._journal.copy([("begin", {"epoch": self._epoch}), *(("create", record) for record in halfMade)])
+        self._next = 0
+
+    def _copied(self, first: int) -> int | None:
+        """Copy the rows from `first` on; returns where the next piece begins, None after the last."""
+        rows = self._directory.rows
+        end = min(first + _PIECE_ROWS, rows.count())
+        self._journal.copy([("live", self._record(row)) for row in rows.named(first, end)])
+        if end < rows.count():
+            return end
+        if not self._journal.finishCopy():
+            self._giveUp("the copy has gone")
+            return None
+        self._isWanted = False
+        self._dropOlder()
+        return None
+
+    def _record(self, row: int) -> Record:
+        rows = self._directory.rows
+        return {"row": row, "incarnation": rows.state(row).incarnation, "description": rows.packed(row)}
+
+    def _dropOlder(self) -> None:
+        for epoch in self._places.epochsOf("journal"):
+            if epoch < self._epoch:
+                try:
+                    os.unlink(self._places.journalPath(epoch))
+                except FileNotFoundError:
+                    continue  # another broker's work
+
+    def _giveUp(self, why: str) -> None:
+        _log.info("the journal stays as it is for now: %s", why)
+        self._journal.dropCopy()
+        self._next = None
+        self._retryAt = time.monotonic() + _RETRY_SECONDS
