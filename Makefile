@@ -10,7 +10,7 @@ STANDIN := build/standin
 STANDIN_SOURCES := $(wildcard tests/standin/*.c)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup interop gpu demo test model stateful failpoints fuzz mutation soak lint types bench sanitize standin format clean
+.PHONY: help setup interop gpu demo test model stateful failpoints interrupts fuzz mutation soak lint types bench sanitize standin format clean
 
 help: ## say what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,13 +52,16 @@ stateful: $(STAMP) ## random steps of real processes against a model: SECONDS=18
 failpoints: $(STAMP) ## kill and stop processes at every change of shared state, and in pairs (half an hour)
 	@PYTHONPATH=tests $(PY) -m failpoints
 
+interrupts: $(STAMP) ## interrupt every public call at every bytecode, by Ctrl-C and by other calls (hours); STRIDE=50 takes each 50th (minutes)
+	@PYTHONPATH=tests $(PY) -m interrupts --stride $(or $(STRIDE),1)
+
 fuzz: $(STAMP) ## bytes that nobody wrote, to everything that reads them: SECONDS=600, or QUICK=1; SEED=n does a run again
 	@cd tests && ../$(PY) -m fuzz $(if $(QUICK),--inputs 1000000 --seed $(or $(SEED),20261123),--seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)))
 
 lint: $(CUDA) ## style and names
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/pylint muninn tests/*.py tests/model/*.py tests/failpoints tests/stateful tests/fuzz tests/mutation tests/soak tests/cuda tests/crash bench ops/*.py examples/*.py hatch_build.py
+	@$(VENV)/bin/pylint muninn tests/*.py tests/model/*.py tests/failpoints tests/interrupts tests/stateful tests/fuzz tests/mutation tests/soak tests/cuda tests/crash bench ops/*.py examples/*.py hatch_build.py
 
 types: $(CUDA) ## mypy, strict
 	@$(VENV)/bin/mypy

@@ -1,0 +1,336 @@
+"""The public calls, each as it is interrupted, and what a signal handler or a finalizer calls in the middle of them.
+
+A call has a *kit*, prepared before, and names of its own, which begin with ``mine-``. What everybody knows, and what stays, are
+`precious`, `written`, `pack` and the lock `common`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import muninn
+from muninn.errors import BufferExists, BufferFreed, BufferNotFound
+
+WORDS = 16
+OWN = "mine-"
+STANDING = ("pack", "precious", "written")
+#: Of several chunks, once `prepareProcess` has made them small: it is reserved by threads.
+LARGE_BYTES = 64 << 10
+BOUND_SECONDS = 5.0
+
+
+class Call(NamedTuple):
+    """One public call.
+
+    Attributes
+    ----------
+    act
+        The call, of the kit.
+    prepare
+        Makes the kit; a call without one may be a newcomer's first.
+    ends
+        Whether it ends the life of what is in its kit, so that a second one may find it freed.
+    isWhole
+        Whether the program's own bytecodes in `act` are interrupted too: a ``with`` statement holds on to what it entered.
+    """
+
+    act: Callable[[Any], Any]
+    prepare: Callable[[], Any] | None = None
+    ends: bool = False
+    isWhole: bool = False
+
+
+def _values() -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.full(WORDS, 7.0)
+
+
+def _fill(view: Any) -> None:
+    view[:] = 7
+
+
+def _written() -> muninn.MuninnBuffer:
+    return muninn.open("written", access="readWrite")
+
+
+def _lock() -> muninn.Lock:
+    return muninn.Lock("common")
+
+
+def _precious() -> muninn.MuninnBuffer:
+    return muninn.open("precious")
+
+
+def _own() -> muninn.MuninnBuffer:
+    return muninn.share(_values(), name=OWN + "kit")
+
+
+def _reopen(kit: muninn.MuninnBuffer) -> None:
+    assert muninn.open("precious").array[3] == 7
+
+
+def _openByHandle(kit: bytes) -> None:
+    assert muninn.open(kit).array[3] == 7
+
+
+def _open(_: None) -> None:
+    assert muninn.open("precious").array[3] == 7
+
+
+def _openForWriting(_: None) -> None:
+    assert muninn.open("written", access="readWrite", timeout=BOUND_SECONDS).writable
+
+
+def _share(_: None) -> None:
+    assert muninn.share(_values(), name=OWN + "share").array[3] == 7
+
+
+def _shareNameless(_: None) -> None:
+    assert muninn.share(_values()).array[3] == 7
+
+
+def _shareLarge(_: None) -> None:
+    assert muninn.share(np.full(LARGE_BYTES, 7, np.uint8)).array[LARGE_BYTES - 1] == 7
+
+
+def _shareFast(_: None) -> None:
+    assert muninn.share(_values(), name=OWN + "fast", mode="fastMode").read()[3] == 7
+
+
+def _shareOnce(_: None) -> None:
+    assert muninn.shareOnce(OWN + "once", _values).array[3] == 7
+
+
+def _array(_: None) -> None:
+    assert muninn.array(OWN + "array", (WORDS,)).array[3] == 0
+
+
+def _attach(_: None) -> None:
+    assert muninn.array("precious", (WORDS,), access="readOnly").array[3] == 7
+
+
+def _loadArray(_: None) -> None:
+    assert muninn.loadArray((WORDS,), "f8", _fill, name=OWN + "load").array[3] == 7
+
+
+def _shareBundle(_: None) -> None:
+    assert muninn.shareBundle({"a": _values(), "b": _values()}, name=OWN + "bundle")["b"][3] == 7
+
+
+def _openBundle(_: None) -> None:
+    assert muninn.openBundle("pack")["a"][3] == 7
+
+
+def _class(_: None) -> None:
+    assert muninn.MuninnBuffer(4096, name=OWN + "class").nbytes == 4096
+
+
+def _makeLock(_: None) -> None:
+    assert muninn.Lock(OWN + "lock").name == OWN + "lock"
+
+
+def _attachLock(_: None) -> None:
+    assert muninn.Lock("common").name == "common"
+
+
+def _listBuffers(_: None) -> None:
+    assert {each["name"] for each in muninn.listBuffers()} >= set(STANDING)
+
+
+def _domainInfo(_: None) -> None:
+    assert muninn.domainInfo()["members"]
+
+
+def _createStream(_: None) -> None:
+    muninn.createStream(0)
+
+
+def _acquire(kit: muninn.Lock) -> None:
+    kit.acquire(BOUND_SECONDS)
+    kit.release()
+
+
+def _withLock(kit: muninn.Lock) -> None:
+    with kit:
+        pass
+
+
+def _heldLock(kit: muninn.Lock) -> None:
+    with kit.held(BOUND_SECONDS):
+        pass
+
+
+def _write(kit: muninn.MuninnBuffer) -> None:
+    with kit.write(BOUND_SECONDS) as view:
+        view[:] = view[0] + 1
+
+
+def _read(kit: muninn.MuninnBuffer) -> None:
+    assert len(set(kit.read().tolist())) == 1
+
+
+def _waitNext(kit: muninn.MuninnBuffer) -> None:
+    assert kit.waitNext(BOUND_SECONDS, after=0) > 0
+
+
+def _waitInVain(kit: muninn.MuninnBuffer) -> None:
+    with contextlib.suppress(TimeoutError):
+        kit.waitNext(0.001)
+
+
+def _signal(kit: muninn.MuninnBuffer) -> None:
+    assert kit.signal() > 0
+
+
+def _wait(kit: muninn.MuninnBuffer) -> None:
+    kit.wait(timeout=BOUND_SECONDS)
+
+
+def _describe(kit: muninn.MuninnBuffer) -> None:
+    assert kit.describe()["name"] == "precious"
+
+
+def _close(kit: muninn.MuninnBuffer) -> None:
+    kit.close()
+
+
+def _free(kit: muninn.MuninnBuffer) -> None:
+    kit.free()
+
+
+def _freeByName(_: Any) -> None:
+    muninn.free(OWN + "kit")
+
+
+CALLS: dict[str, Call] = {
+    "share": Call(_share),
+    "share nameless": Call(_shareNameless),
+    "share large": Call(_shareLarge),
+    "share fastMode": Call(_shareFast),
+    "open": Call(_open),
+    "open readWrite": Call(_openForWriting),
+    "open what is open": Call(_reopen, _precious),
+    "open by handle": Call(_openByHandle, lambda: _precious().handle),
+    "array": Call(_array),
+    "array attached": Call(_attach),
+    "shareOnce": Call(_shareOnce),
+    "loadArray": Call(_loadArray),
+    "shareBundle": Call(_shareBundle),
+    "openBundle": Call(_openBundle),
+    "MuninnBuffer": Call(_class),
+    "Lock": Call(_makeLock),
+    "Lock attached": Call(_attachLock),
+    "acquire, release": Call(_acquire, _lock),
+    "with lock": Call(_withLock, _lock, isWhole=True),
+    "with held": Call(_heldLock, _lock, isWhole=True),
+    "write": Call(_write, _written, isWhole=True),
+    "read": Call(_read, _written),
+    "waitNext": Call(_waitNext, _written),
+    "waitNext in vain": Call(_waitInVain, _written),
+    "signal": Call(_signal, _written),
+    "wait": Call(_wait, _written),
+    "describe": Call(_describe, _precious),
+    "close": Call(_close, _precious, ends=True),
+    "close nameless": Call(_close, lambda: muninn.share(_values()), ends=True),
+    "free": Call(_free, _own, ends=True),
+    "free by name": Call(_freeByName, _own, ends=True),
+    "listBuffers": Call(_listBuffers),
+    "domainInfo": Call(_domainInfo),
+    "createStream": Call(_createStream),
+}
+
+
+# --- what comes between two bytecodes ---------------------------------------------------------------------------------
+
+
+def _closeThat(kit: Any) -> None:
+    """Close the same buffer, or another one."""
+    with kit if isinstance(kit, muninn.MuninnBuffer) else muninn.open("precious"):
+        pass
+
+
+def _freeAnother(_: Any) -> None:
+    with muninn.share(_values(), name=OWN + "side") as side:
+        assert muninn.open(side.handle).array[3] == 7
+    muninn.free(OWN + "side")
+
+
+def _openAnother(_: Any) -> None:
+    assert muninn.open("precious").read().sum() == 7 * WORDS
+
+
+def _lockAnother(_: Any) -> None:
+    with muninn.Lock("common").held(BOUND_SECONDS):
+        pass
+
+
+def _writeAnother(_: Any) -> None:
+    with _written().write(BOUND_SECONDS) as view:
+        view += 1
+
+
+def _collect(_: Any) -> None:
+    muninn.share(_values())
+    gc.collect()
+
+
+def _list(_: Any) -> None:
+    assert {each["name"] for each in muninn.listBuffers()} >= set(STANDING)
+    assert muninn.domainInfo()["members"]
+
+
+#: In the order in which trials take turns.
+REENTRIES: tuple[Callable[[Any], None], ...] = (
+    _freeAnother, _openAnother, _list, _lockAnother, _closeThat, _writeAnother, _collect,
+)  # fmt: skip
+
+
+def prepareStanding() -> None:
+    """What everybody knows."""
+    muninn.share(_values(), name="precious")
+    muninn.shareBundle({"a": _values(), "b": _values()}, name="pack")
+    with muninn.share(_values(), name="written").write() as view:
+        view[:] = 1
+
+
+def tidy() -> None:
+    """Free the names of calls and of what came between."""
+    for each in muninn.listBuffers():
+        if each["name"].startswith(OWN):
+            with contextlib.suppress(BufferNotFound):  # it went with its last holder
+                muninn.free(each["name"])
+
+
+def again(name: str, kit: Any, mayBeEnded: bool) -> None:
+    """The same call once more, of the same kit and then of a new one: as if nothing had happened.
+
+    `mayBeEnded` says that the kit may be closed or freed by now.
+    """
+    call = CALLS[name]
+    try:
+        call.act(kit)
+    except BufferExists:
+        tidy()
+        call.act(kit)
+    except (BufferFreed, BufferNotFound):
+        if not mayBeEnded:
+            raise
+    tidy()
+    call.act(call.prepare() if call.prepare else None)
+    tidy()
+
+
+def elsewhere(name: str) -> None:
+    """Another process uses everything, and makes the call itself."""
+    with muninn.Lock("common").held(BOUND_SECONDS):
+        pass
+    with _written() as written:
+        with written.write(BOUND_SECONDS) as view:
+            view[:] = view[0] + 1
+        assert len(set(written.read(timeout=BOUND_SECONDS).tolist())) == 1
+    call = CALLS[name]
+    again(name, call.prepare() if call.prepare else None, call.ends)

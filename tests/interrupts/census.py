@@ -1,0 +1,101 @@
+"""The census: what is wrong after an interrupted call, in the process that it happened to and in the domain."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from interrupts.calls import STANDING
+from muninn.api import membership
+from muninn.control import layout, leases
+
+_SETTLE_SECONDS = 3.0
+
+
+def settled(look: Callable[[], list[str]]) -> list[str]:
+    """What is still wrong once the background threads have had time to mend it."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while (wrong := look()) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return wrong
+
+
+def descriptors() -> list[str]:
+    """What each descriptor of this process stands for, without the numbers that differ each time."""
+    folder = "/proc/self/fd"
+    found = []
+    for entry in os.listdir(folder):
+        try:
+            found.append(os.readlink(f"{folder}/{entry}").partition(":[")[0])
+        except FileNotFoundError:  # the folder's own
+            continue
+    return sorted(found)
+
+
+def mappings() -> int:
+    """How many segments, and memory without a name, this process has mapped: all but the control block."""
+    member = membership.current()
+    stem, block = f"/dev/shm/muninn-{os.getuid()}-", f"/dev/shm{member.places.blockName}\n"
+    with open("/proc/self/maps") as file:
+        return sum((stem in line or "/memfd:muninn" in line) and not line.endswith(block) for line in file)
+
+
+def inProcess(threads: int, files: list[str]) -> list[str]:
+    """What is wrong in this process, which has let go of everything.
+
+    Parameters
+    ----------
+    threads, files
+        How many threads, and which descriptors, it had when all was well.
+    """
+    return settled(lambda: _inProcess(threads, files))
+
+
+def _inProcess(threads: int, files: list[str]) -> list[str]:
+    member = membership.current()
+    wrong = []
+    held = leases.holdsOf(member.block, member.members, member.key.slot)
+    wrong += [f"slot {hold.position} still has a lease on row {hold.row}" for hold in held]
+    if found := mappings():
+        wrong.append(f"{found} mappings that nobody uses")
+    if member.holdings.creating:
+        wrong.append(f"{list(member.holdings.creating)} are being created for ever")
+    if member.holdings.locked:
+        wrong.append("a lock is held for ever")
+    if (there := threading.active_count()) > threads:
+        wrong.append(f"{there - threads} threads too many: {[thread.name for thread in threading.enumerate()]}")
+    left = descriptors()
+    for each in files:
+        if each in left:
+            left.remove(each)
+    if left:
+        wrong.append(f"descriptors that nobody uses: {left}")
+    return wrong
+
+
+def ofDomain(pids: list[int]) -> list[str]:
+    """What is wrong in the domain, seen from another member. `pids` are all members."""
+    return settled(lambda: _ofDomain(pids))
+
+
+def _ofDomain(pids: list[int]) -> list[str]:
+    member = membership.current()
+    wrong = []
+    names = []
+    for row, state in member.rows.notFree():
+        if state.state == layout.ROW_CREATING:
+            wrong.append(f"row {row} is CREATING")
+            continue
+        names.append(member.rows.description(row).name)
+    known = {*STANDING, "\x01common"}
+    wrong += [f"{name!r} is there for nobody" for name in names if name not in known]
+    wrong += [f"{name!r} is gone" for name in known if name not in names]
+    found = sorted(member.members.identity(slot).pid for slot in member.members.occupied())
+    if found != sorted(pids):
+        wrong.append(f"the members are {found} and not {sorted(pids)}")
+    segments = len(member.places.segments())
+    if segments != len(STANDING):
+        wrong.append(f"{segments} segments of {len(STANDING)} buffers")
+    return wrong

@@ -1,0 +1,54 @@
+"""The interruptions: a sample of what `make interrupts` performs ends well, and what would not is seen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_TESTS = Path(__file__).parents[1]
+#: `MuninnBuffer.read` remembers that it is at work, and forgets that when it is interrupted.
+_PLANTED = """
+import sys
+from interrupts import __main__ as interrupts
+from muninn import MuninnBuffer
+
+read, busy = MuninnBuffer.read, []
+
+def forgetful(self, *arguments, **keywords):
+    if busy:
+        raise RuntimeError("somebody reads already")
+    busy.append(self)
+    value = read(self, *arguments, **keywords)
+    busy.clear()
+    return value
+
+MuninnBuffer.read = forgetful
+sys.exit(interrupts.main(sys.argv[1:]))
+"""
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(_TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        [sys.executable, *arguments], env={**os.environ, "PYTHONPATH": path}, cwd=_TESTS.parent, capture_output=True, text=True, timeout=115
+    )
+
+
+def test_aSampleOfTheInterruptionsEndsWell() -> None:
+    """`MUNINN_SEED` chooses another sample; a failure prints the bytecode, and `--call`, `--role` and `--kind` replay its set."""
+    calls = ("open what is open", "waitNext", "waitNext in vain", "describe", "listBuffers", "domainInfo")
+    chosen = [part for call in calls for part in ("--call", call)]
+    seed = os.environ.get("MUNINN_SEED", "20261128")
+    done = _run("-m", "interrupts", "--role", "broker", "--role", "member", "--sample", "4", "--seed", seed, *chosen)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "failures: 0" in done.stdout
+
+
+def test_anInterruptionThatLeavesSomethingBehindIsSeen() -> None:
+    done = _run("-c", _PLANTED, "--call", "read", "--role", "member", "--kind", "raise", "--sample", "2", "--jobs", "1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAILED member read raise: at " in done.stdout
+    assert "somebody reads already" in done.stdout
+    assert "failures: 2" in done.stdout
