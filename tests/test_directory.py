@@ -11,6 +11,7 @@ from muninn.broker import journal
 from muninn.broker.journal import Journal
 from muninn.broker.limits import Limits
 from muninn.control import atomics, layout, segments
+from muninn.control.index import NameIndex
 from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, HostMemoryFull, ProtocolViolation, QuotaExceeded
 from muninn.terms import Lifetime, Mode
 from support import Background
@@ -19,8 +20,6 @@ from support import Background
 def test_aCommittedRowIsFoundByItsNameWithoutTheBroker(lab: Lab) -> None:
     directory, member = lab.directory(1), lab.member()
     made = lab.make(directory, member, "a")
-    from muninn.control.index import NameIndex
-
     assert NameIndex(lab.block).candidates(b"a") == [made]
     assert directory.find("a") == (*made, True)
 
@@ -202,11 +201,13 @@ def test_aFreeIsOfOneIncarnation(lab: Lab) -> None:
 
 
 def test_namesThatComeAndGoAreTold(lab: Lab) -> None:
-    """Broken: `commit` or `_unname` without `_wakeNames`, which the next look every half second hid."""
+    """Broken: `commit` or `_unname` told nobody, which the next look every half second hid."""
     directory, member = lab.directory(1), lab.member()
 
+    address = NameIndex(lab.block).wakeAddress(b"a")
+
     def told() -> int:
-        return int(atomics.loadAcquire32(lab.block.directoryWakeAddress))
+        return int(atomics.loadAcquire32(address))
 
     before = told()
     row, incarnation = lab.make(directory, member)
@@ -214,9 +215,18 @@ def test_namesThatComeAndGoAreTold(lab: Lab) -> None:
     assert told() == before + 1
     directory.free(row, incarnation)
     assert told() == before + 2
-    waiting = Background(lambda: atomics.futexWait32(lab.block.directoryWakeAddress, told(), 60_000_000_000)).asleep()
-    lab.make(directory, member, "b")
+    waiting = Background(lambda: atomics.futexWait32(address, told(), 60_000_000_000)).asleep()
+    lab.make(directory, member, "a")
     waiting.ended()
+
+
+def test_aNameThatNobodyDescribedIsToldWhenItGoes(lab: Lab) -> None:
+    """Broken: only a description's name was told, and who waited for a creation that was given up slept on."""
+    directory, member = lab.directory(1), lab.member()
+    row, incarnation = directory.grant(member.key, usage("a"), 0)
+    before = int(atomics.loadAcquire32(NameIndex(lab.block).wakeAddress(b"a")))
+    directory.abandon(member.key, row, incarnation)
+    assert int(atomics.loadAcquire32(NameIndex(lab.block).wakeAddress(b"a"))) == before + 1
 
 
 def test_nothingOfWhatIsGoneCountsOrStaysOpen(lab: Lab) -> None:

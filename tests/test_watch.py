@@ -105,15 +105,18 @@ def _switches(pid: int) -> int:
 
 
 def test_whoIsIdleSleepsWhileOthersWork(domain: str, actor: Callable[..., Actor]) -> None:
-    """Broken: each last close woke the background thread of every member."""
+    """Broken: each last close, and each name that came or went, woke the background thread of every member."""
     actor("broker = muninn.share(np.ones(2), name='its')")
     idle = [actor().join() for _ in range(3)]
+    waiting = actor().join()
+    waiting.begin("try: muninn.open('never', timeout=600)\nexcept BaseException: pass")
     muninn.share(np.ones(2)).close()
     time.sleep(0.5)
-    before = [_switches(each.pid) for each in idle]
+    before = [_switches(each.pid) for each in (*idle, waiting)]
     for _ in range(300):
         muninn.share(np.ones(2)).close()
-    woken = [_switches(each.pid) - count for each, count in zip(idle, before, strict=True)]
+        muninn.share(np.ones(2), name="n").free()
+    woken = [_switches(each.pid) - count for each, count in zip((*idle, waiting), before, strict=True)]
     assert all(count < 150 for count in woken), woken
 
 

@@ -155,6 +155,10 @@ class Holdings:
 
     def find(self, name: str) -> Holding | None:
         """The holding of a name that is live now: opened before, or opened here. None when there is no such buffer."""
+        return self.known(name) or self.asked(name)[0]
+
+    def known(self, name: str) -> Holding | None:
+        """The holding of a live name, as far as this process and the index know. None says little: the broker may know more."""
         holding = self._byName.get(name)
         if holding is not None and holding.isLive():
             return holding
@@ -164,8 +168,14 @@ class Holdings:
                 holding = self.hold(row, incarnation)
                 if holding is not None:
                     return holding
-        found, _ = membership.client.request("find", name=name)
-        return self.hold(found["row"], found["incarnation"]) if found.get("live") else None
+        return None
+
+    def asked(self, name: str) -> tuple[Holding | None, bool]:
+        """What the broker knows of a name: its holding, if it is live; and otherwise whether somebody is creating it."""
+        found, _ = self.membership.client.request("find", name=name)
+        if not found.get("live"):
+            return None, bool(found)
+        return self.hold(found["row"], found["incarnation"]), False
 
     def hold(self, row: int, incarnation: int) -> Holding | None:
         """The holding of a live row; None when it is not live (any more)."""

@@ -6,7 +6,6 @@ the process; its threads agree among themselves by an `RLock` first, which also 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -14,7 +13,8 @@ from types import TracebackType
 from muninn.api import creation
 from muninn.api.holdings import Holding
 from muninn.api.membership import current
-from muninn.control import atomics, claims
+from muninn.api.names import NameWait
+from muninn.control import claims
 from muninn.control.deadlines import deadlineOf, remaining, timeoutOf
 from muninn.errors import BufferExists, BufferNotFound
 from muninn.terms import asName
@@ -44,16 +44,16 @@ class Lock:
     def _attach(self) -> Holding:
         wanted = creation.lockDraft(self.name)
         membership = current()
-        deadline = time.monotonic() + _CREATION_BOUND_SECONDS
-        while time.monotonic() < deadline:
-            seen = atomics.loadAcquire32(membership.block.directoryWakeAddress)
-            holding = membership.holdings.find(wanted.name)
+        waiting, deadline = NameWait(membership, wanted.name), deadlineOf(_CREATION_BOUND_SECONDS)
+        while True:
+            holding = waiting.look()
             if holding is not None:
                 return holding
             try:
                 return creation.create(wanted)
             except BufferExists:
-                atomics.futexWait32(membership.block.directoryWakeAddress, seen, 50_000_000)
+                if not waiting.sleep(deadline):
+                    break
         raise BufferNotFound(f"the lock {self.name!r} could not be attached within {_CREATION_BOUND_SECONDS:.0f} s")
 
     def acquire(self, timeout: float | None = None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,14 +14,13 @@ from muninn.api.dtypes import asDtype, dtypeOf
 from muninn.api.holdings import Holding
 from muninn.api.lock import Lock
 from muninn.api.membership import Membership, current
-from muninn.control import atomics, layout
+from muninn.api.names import NameWait
+from muninn.control import layout
 from muninn.control.deadlines import deadlineOf, secondsOf, timeoutOf
 from muninn.devices.arrays import isOnDevice
 from muninn.errors import BufferExists, BufferFreed, BufferMismatch, BufferNotFound, HandleInvalid, InvalidArgument, PermissionDenied
 from muninn.terms import Access, Mode, Renew, Reserve, asAccess, asMode, asName, asRenew, asTenant
 
-#: A name that waits to appear is looked up again at least so often; the broker wakes waiters sooner.
-_LOOK_SECONDS = 0.5
 _CREATION_BOUND_SECONDS = 60.0
 #: Names up to here are a part of the name of `shareOnce`'s lock.
 _LOCKED_NAME_BYTES = 100
@@ -271,34 +269,29 @@ def _asLockName(name: str) -> str:
 
 
 def _attachOrCreate(membership: Membership, wanted: creation.Draft, timeout: float, progress: Callable[[int], None] | None) -> Holding:
-    deadline = time.monotonic() + timeout
+    waiting, deadline = NameWait(membership, wanted.name), deadlineOf(timeout)
     while True:
-        seen = atomics.loadAcquire32(membership.block.directoryWakeAddress)
-        holding = membership.holdings.find(wanted.name)
+        holding = waiting.look()
         if holding is not None:
             return holding
         try:
             return creation.create(wanted, progress=progress)
         except BufferExists:
             # Somebody is creating it, and has not committed yet.
-            if (remaining := deadline - time.monotonic()) <= 0:
+            if not waiting.sleep(deadline):
                 raise
-            atomics.futexWait32(membership.block.directoryWakeAddress, seen, int(min(_LOOK_SECONDS, remaining) * 1e9))
 
 
 def _find(membership: Membership, name: str, timeout: float | None) -> Holding:
-    deadline = deadlineOf(timeout)
-    while True:
-        seen = atomics.loadAcquire32(membership.block.directoryWakeAddress)
-        holding = membership.holdings.find(name)
-        if holding is not None:
-            return holding
-        remaining = 0.0 if deadline is None else deadline - time.monotonic()
-        if remaining <= 0:
-            waited = "" if timeout is None else f" within {timeout} s"
-            raise BufferNotFound(f"there is no buffer {name!r} in domain {membership.places.domain!r}{waited}")
-        # SYNC names: pairs with Directory._wakeNames; the word was read before the look, so nothing that appeared since is missed.
-        atomics.futexWait32(membership.block.directoryWakeAddress, seen, int(min(_LOOK_SECONDS, remaining) * 1e9))
+    holding = membership.holdings.known(name) if timeout is not None else membership.holdings.find(name)
+    if holding is None and timeout is not None:
+        waiting, deadline = NameWait(membership, name), deadlineOf(timeout)
+        while (holding := waiting.look()) is None and waiting.sleep(deadline):
+            pass
+    if holding is None:
+        waited = "" if timeout is None else f" within {timeout} s"
+        raise BufferNotFound(f"there is no buffer {name!r} in domain {membership.places.domain!r}{waited}")
+    return holding
 
 
 def _compare(holding: Holding, shape: tuple[int, ...], dtype: np.dtype[Any], mode: Mode) -> None:

@@ -53,6 +53,11 @@ class Catalog:
     def find(self, name: str) -> int | None:
         return self._rowOfName.get(name)
 
+    def nameOf(self, row: int) -> str | None:
+        """The name under which a row was counted last, also when that is free again."""
+        usage = self._usages.get(row)
+        return None if usage is None else usage.name
+
     def add(self, row: int, usage: Usage) -> None:
         """Count a row and take its name. Raises `BufferExists` when another row has it."""
         if self._rowOfName.setdefault(usage.name, row) != row:

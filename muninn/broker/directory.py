@@ -7,13 +7,14 @@ unlinked before the row is DEAD.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 
 from muninn.broker.catalog import Catalog, Usage, usageOf
 from muninn.broker.journal import Journal, Record, read
 from muninn.broker.vault import Vault
-from muninn.control import atomics, layout, leases, segments
+from muninn.control import layout, leases, segments
 from muninn.control.block import ControlBlock
 from muninn.control.index import NameIndex
 from muninn.control.members import MemberKey, MemberTable
@@ -149,10 +150,10 @@ class Directory:
         except Exception:
             self._bury(row, state)
             raise
-        self._index.insert(description.name.encode(), row, incarnation)
+        isIndexed = self._index.insert(description.name.encode(), row, incarnation)
         self.rows.change(row, state, self._epoch, layout.ROW_LIVE)
         self._halfMade.pop(row, None)
-        self._wakeNames()
+        self._index.tell(description.name.encode(), isIndexed)
 
     def _checkedDescription(self, row: int, incarnation: int) -> RowDescription:
         description = self.rows.description(row)
@@ -245,18 +246,19 @@ class Directory:
         self.catalog.remove(row)
         self._halfMade.pop(row, None)
         self._journal.note("gone", row=row, incarnation=state.incarnation)
-        state = self.rows.change(row, state, self._epoch, layout.ROW_FREE, creator=0)
-        self._wakeNames()
-        return state
+        return self.rows.change(row, state, self._epoch, layout.ROW_FREE, creator=0)
 
     def _unname(self, row: int, state: RowState) -> None:
+        """Free the row's name: that of its grant, which waits for a commit, and that of its description."""
+        granted = self.catalog.nameOf(row)
         self.catalog.forgetName(row)
-        try:
-            name = self.rows.description(row).name
-        except ControlBlockInvalid:
-            return  # the index entry of a damaged row is a stale hint, and readers check
-        self._index.remove(name.encode(), row, state.incarnation)
-        self._wakeNames()
+        names = set() if granted is None else {granted}
+        with contextlib.suppress(ControlBlockInvalid):  # the index entry of a damaged row is a stale hint, and readers check
+            described = self.rows.description(row).name
+            self._index.remove(described.encode(), row, state.incarnation)
+            names.add(described)
+        for name in names:
+            self._index.tell(name.encode())
 
     def _endsWithLastClose(self, row: int) -> bool:
         try:
@@ -266,10 +268,6 @@ class Directory:
 
     def _isHeld(self, row: int) -> bool:
         return leases.countHolds(self._block, self._members, row, self.rows.state(row).incarnation) > 0
-
-    def _wakeNames(self) -> None:
-        atomics.fetchAddAcqRel32(self._block.directoryWakeAddress, 1)
-        atomics.futexWake32(self._block.directoryWakeAddress, atomics.FUTEX_ALL)
 
 
 def _granted(row: int, incarnation: int, slot: int, usage: Usage) -> Record:

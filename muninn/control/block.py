@@ -57,7 +57,6 @@ class ControlBlock:
         self.readyAddress: Final = self.address + layout.READY_OFFSET
         self.heartbeatAddress: Final = self.address + layout.HEARTBEAT_OFFSET
         self.rowsReadyAddress: Final = self.address + layout.ROWS_READY_OFFSET
-        self.directoryWakeAddress: Final = self.address + layout.DIRECTORY_WAKE_OFFSET
         self.drainAddress: Final = self.address + layout.DRAIN_OFFSET
         self.rowsAddress: Final = self.address + geometry.rowsOffset
         self.secret: Final = bytes(self.bytes[layout.SECRET_OFFSET : layout.SECRET_OFFSET + layout.SECRET_BYTES])

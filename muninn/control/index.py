@@ -15,6 +15,8 @@ from muninn.control.block import ControlBlock
 _ROW_MASK = 0xFFFFF
 _INCARNATION_SHIFT, _INCARNATION_MASK = 20, 0xFFFFFF
 _HASH_SHIFT = 44
+#: What a change of a name adds to its wake word: to the low half, or to the high one.
+_INDEXED, _NOT_INDEXED = 1, 1 << 16
 
 
 class NameIndex:
@@ -24,6 +26,7 @@ class NameIndex:
         self._first = block.address + block.geometry.indexOffset
         self._mask = block.geometry.indexSlots - 1
         self._maxRow = block.geometry.maxBuffers
+        self._wakes = block.address + layout.NAME_WAKES_OFFSET
 
     def candidates(self, name: bytes) -> list[tuple[int, int]]:
         """(row, incarnation) of the entries that may be `name`'s, at most a handful."""
@@ -40,18 +43,30 @@ class NameIndex:
             position += 1
         return found
 
-    def insert(self, name: bytes, row: int, incarnation: int) -> None:
-        """Add an entry where the probe finds room; where it finds none the name is not indexed and opens ask the broker."""
+    def wakeAddress(self, name: bytes) -> int:
+        """The word that changes when the name comes or goes, among others that share it."""
+        return self._wakes + (zlib.crc32(name) >> 8) % layout.NAME_WAKES * 4
+
+    def tell(self, name: bytes, isIndexed: bool = True) -> None:
+        """Wake who waits for the name, which has come or gone. Not indexed: the broker is to be asked for it."""
+        address = self.wakeAddress(name)
+        # SYNC names: pairs with NameWait.look; what became of the name was stored before.
+        atomics.fetchAddAcqRel32(address, _INDEXED if isIndexed else _NOT_INDEXED)
+        atomics.futexWake32(address, atomics.FUTEX_ALL)
+
+    def insert(self, name: bytes, row: int, incarnation: int) -> bool:
+        """Add an entry where the probe finds room; False: it finds none, so the name is not indexed and opens ask the broker."""
         digest = zlib.crc32(name)
         entry = self._entry(digest, row, incarnation)
         for step in range(layout.MAX_INDEX_PROBES):
             address = self._first + ((digest + step) & self._mask) * layout.INDEX_ENTRY_BYTES
             seen = atomics.loadAcquire64(address)
             if seen == entry:
-                return  # its broker, or a deposed one that had come so far
+                return True  # its broker, or a deposed one that had come so far
             # SYNC index: pairs with candidates; the row's name was written by its creator before the broker was asked to commit it.
             if seen in (0, layout.INDEX_TOMBSTONE) and atomics.casSeqCst64(address, seen, entry) == seen:
-                return
+                return True
+        return False
 
     def remove(self, name: bytes, row: int, incarnation: int) -> None:
         """Turn the entry into a tombstone, so that probes go on past it."""

@@ -33,7 +33,7 @@ from muninn.errors import ControlBlockInvalid
 
 MAGIC = b"MUNINN\x00\x01"
 #: Changes with any change of this file; members of different versions refuse each other by MNN-0019.
-VERSION = 3
+VERSION = 4
 PAGE_BYTES = 4096
 CACHE_LINE_BYTES = 64
 
@@ -57,11 +57,14 @@ READY_OFFSET = ELECTION_OFFSET + CACHE_LINE_BYTES  # u64, epoch whose socket lis
 HEARTBEAT_OFFSET = READY_OFFSET + CACHE_LINE_BYTES  # u64
 # owner: the broker, CAS {epoch:24 | count:40}. A stale read hides rows that the broker can still name.
 ROWS_READY_OFFSET = HEARTBEAT_OFFSET + CACHE_LINE_BYTES  # u64
-# owner: anyone, fetch-add, then futex wake: a name has appeared or gone. A stale read costs one more look.
-DIRECTORY_WAKE_OFFSET = ROWS_READY_OFFSET + CACHE_LINE_BYTES  # u32
 # owner: the broker, CAS. Non-zero: the domain is draining and creates nothing new.
-DRAIN_OFFSET = DIRECTORY_WAKE_OFFSET + CACHE_LINE_BYTES  # u64 {epoch:24 | draining:1}
+DRAIN_OFFSET = ROWS_READY_OFFSET + CACHE_LINE_BYTES  # u64 {epoch:24 | draining:1}
 HEADER_BYTES = PAGE_BYTES
+# owner: the broker, fetch-add, then futex wake: a name of this hash has come or gone (+1), or has come and is not in the index (+2^16).
+# A stale read costs one more look. The low half that runs over costs one more question; the same word after 2^16 changes between a
+# look and the sleep costs the half second until the next look.
+NAME_WAKES = 128  # a power of two
+NAME_WAKES_OFFSET = HEADER_BYTES - NAME_WAKES * 4  # NAME_WAKES x u32
 
 # --- member slot -------------------------------------------------------------------------------------------------------
 MEMBERS_OFFSET = HEADER_BYTES
@@ -245,7 +248,7 @@ def _pageUp(offset: int) -> int:
 
 
 assert SECRET_OFFSET + SECRET_BYTES <= ELECTION_OFFSET
-assert DRAIN_OFFSET + 8 <= HEADER_BYTES
+assert DRAIN_OFFSET + 8 <= NAME_WAKES_OFFSET and NAME_WAKES & (NAME_WAKES - 1) == 0
 assert MEMBER_LEASE_HIGH_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
 assert MEMBER_PROGRAM_OFFSET + MEMBER_PROGRAM_BYTES <= MEMBER_BYTES
 assert ROW_TRANSPORT_OFFSET + 1 <= ROW_SHAPE_OFFSET

@@ -76,7 +76,7 @@ def _words() -> list[int]:
         layout.READY_OFFSET,
         layout.HEARTBEAT_OFFSET,
         layout.ROWS_READY_OFFSET,
-        layout.DIRECTORY_WAKE_OFFSET,
+        layout.NAME_WAKES_OFFSET,
         layout.DRAIN_OFFSET,
     ]
     members = [layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + offset for slot in range(4) for offset in range(0, 136, 4)]

@@ -53,7 +53,7 @@ MUTANTS = [
     Mutant(_DIRECTORY, "        if isRepeated:\n            return\n", "", "a commit may be repeated", "test_directory.py::test_aCommitThatIsRepeatedChangesNothing"),
     Mutant(_DIRECTORY, "        except Exception:\n            self._bury(row, state)\n            raise\n", "        except KeyError:\n            raise\n", "a commit that is refused leaves nothing", "test_directory.py::test_aCommitThatSaysNonsenseIsRefusedAndItsRowCollected"),
     Mutant(_DIRECTORY, "            self.catalog.forgetName(row)  # the name of the grant, should the description say another\n", "", "a commit under another name frees the granted one", "test_directory.py::test_aCommitUnderAnotherNameFreesTheGrantedOne"),
-    Mutant(_DIRECTORY, "        self.rows.change(row, state, self._epoch, layout.ROW_LIVE)\n        self._wakeNames()\n", "        self.rows.change(row, state, self._epoch, layout.ROW_LIVE)\n", "who waits for a name is woken", "test_directory.py"),
+    Mutant(_DIRECTORY, "        self._index.tell(description.name.encode(), isIndexed)\n", "", "who waits for a name is woken", "test_directory.py"),
     Mutant(_DIRECTORY, "        self._index.insert(description.name.encode(), row, incarnation)\n", "", "a name is found without the broker", "test_directory.py::test_aCommittedRowIsFoundByItsNameWithoutTheBroker"),
     Mutant(_DIRECTORY, "and self.vault.get(row, incarnation) is None:\n            raise Prot", "and False:\n            raise Prot", "fastMode needs its descriptor", "test_directory.py::test_fastModeNeedsItsDescriptor"),
     Mutant(_DIRECTORY, "        if (state.state, state.creator, state.incarnation) == (layout.ROW_CREATING, member.slot, incarnation):\n            self._bury", "        if state.state == layout.ROW_CREATING:\n            self._bury", "only its creator gives a row up", "test_directory.py"),
@@ -69,7 +69,7 @@ MUTANTS = [
     Mutant(_DIRECTORY, "        self.vault.drop(row, state.incarnation)\n", "", "memory without a name goes with its row", "test_directory.py"),
     Mutant(_DIRECTORY, "        self.catalog.remove(row)\n", "", "what is gone counts no more", "test_directory.py"),
     Mutant(_DIRECTORY, "row, self.rows.state(row).incarnation) > 0", "row) > 0", "holds are of the row's buffer", "test_creation.py::test_aCreatorThatGaveUpHoldsNothingOfTheRowsNextBuffer"),
-    Mutant(_DIRECTORY, "        self._index.remove(name.encode(), row, state.incarnation)\n        self._wakeNames()\n", "        self._wakeNames()\n", "a name that is gone leaves no entry", "test_directory.py"),
+    Mutant(_DIRECTORY, "            self._index.remove(described.encode(), row, state.incarnation)\n", "", "a name that is gone leaves no entry", "test_directory.py"),
     # --- catalog and vault ---
     Mutant(_CATALOG, "        if self._rowOfName.setdefault(usage.name, row) != row:", "        if False:", "a name is taken once", "test_catalog.py::test_aNameIsTakenOnce"),
     Mutant(_CATALOG, "        self._uncount(row)\n        self._usages[row] = usage\n", "        self._usages[row] = usage\n", "a row counts once", "test_catalog.py::test_countingARowTwiceCountsItOnce"),

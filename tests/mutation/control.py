@@ -91,6 +91,8 @@ MUTANTS = [
     Mutant(_INDEX, "            if seen == entry:\n                return  # its", "            if False:\n                return  # its", "inserting twice leaves one entry", "test_index.py::test_insertingTwiceLeavesOneEntry"),
     Mutant(_INDEX, "== wanted and 0 <= row < self._maxRow:", "== wanted:", "a hint out of range is no hint", "test_index.py"),
     Mutant(_INDEX, " and atomics.casSeqCst64(address, seen, entry) == seen:", " and (atomics.storeRelease64(address, entry) or True):", "an entry is put by CAS", "test_index.py"),
+    Mutant(_INDEX, "_INDEXED if isIndexed else _NOT_INDEXED", "_INDEXED", "who waits is told that the index does not know", "test_names.py"),
+    Mutant(_INDEX, "        atomics.futexWake32(address, atomics.FUTEX_ALL)\n", "", "who waits for a name is woken", "test_names.py test_directory.py"),
     # --- leases ---
     Mutant(_LEASES, "            atomics.exchangeSeqCst32(self._highAddress, self._high)\n", "", "a scan looks as far as leases are", "test_leases.py test_invariants.py::test_i1TheRefcountFollowsTheLeasesThatThereAreWhateverHappenedBefore"),
     Mutant(_LEASES, "incarnation << _INCARNATION_SHIFT | self._generationField | (row + 1)", "incarnation << _INCARNATION_SHIFT | (row + 1)", "a lease says whose claim of the slot it is", "test_leases.py"),
