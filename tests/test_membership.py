@@ -18,7 +18,7 @@ from muninn.control.block import unlinkQuietly
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
 from muninn.errors import ProtocolViolation, TableFull
-from support import Actor, eventually
+from support import Actor, Background, eventually
 
 
 def test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye(
@@ -200,3 +200,81 @@ def test_aTableThatIsFullOfTheDeadIsWaitedFor(domain: str, actor: Callable[..., 
         each.kill()
     threading.Timer(0.2, broker.resume).start()
     assert broker.pid in {member["pid"] for member in muninn.domainInfo()["members"]}
+
+
+INSIDE = """
+import threading
+from muninn.api import membership
+b, lock, inside, gate = muninn.open("a", access="readWrite"), muninn.Lock("l"), threading.Event(), threading.Event()
+def work():
+    with lock if what == "lock" else b.write() as view:
+        inside.set()
+        gate.wait(60)
+thread = threading.Thread(target=work, daemon=True)
+thread.start()
+inside.wait(60)
+"""
+
+
+@pytest.mark.parametrize("what", ["lock", "turn"])
+def test_aThreadThatIsInsideKeepsTheSlot(domain: str, actor: Callable[..., Actor], what: str) -> None:
+    """A process that comes to its end while a daemon thread of it is at work. Broken: it gave the slot back, and the next one was let in."""
+    buffer = muninn.share(bytes(4), name="a", access="readWrite")
+    ending = actor(f"what = {what!r}" + INSIDE)
+    ending.do("membership._leaveAtExit()")
+
+    def enter() -> None:
+        with muninn.Lock("l").held(0.3) if what == "lock" else buffer.write(timeout=0.3):
+            pass
+
+    with pytest.raises(TimeoutError):
+        enter()
+    ending.do("gate.set(); thread.join(60)")
+    enter()
+    assert buffer.generation == (0 if what == "lock" else 4)
+    ending.do("membership._leaveAtExit()")
+    assert [member["pid"] for member in muninn.domainInfo()["members"]] == [os.getpid()]
+
+
+@pytest.mark.parametrize("what", ["lock", "turn", "create", "open"])
+def test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn(domain: str, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Broken: it began under the slot that was given back a moment later."""
+    buffer, lock = muninn.share(bytes(4), name="a", access="readWrite"), muninn.Lock("l")
+    muninn.share(b"x", name="other").close()
+    old = membership.current()
+    isInside, begun = old.holdings.isInside, list[Background]()
+
+    def work() -> MemberKey:
+        if what == "lock":
+            lock.acquire()
+            return lock._holding.membership.key
+        if what == "turn":
+            with buffer.write():
+                return buffer._checked().membership.key
+        return (muninn.share(b"y", name="b") if what == "create" else muninn.open("other"))._checked().membership.key
+
+    def looking() -> bool:
+        if not begun:
+            begun.append(Background(work))
+            if what != "open":
+                begun[0].asleep()
+        return isInside()
+
+    monkeypatch.setattr(old.holdings, "isInside", looking)
+    old.leave()
+    key = begun[0].ended()
+    if what != "open":
+        assert membership.current() is not old and key == membership.current().key
+    assert bytes(muninn.open("a").array) == bytes(4)
+
+
+def test_aLeaseThatIsGivenBackLateIsNotTheNextMembers(domain: str) -> None:
+    """Memory goes when its last array does, perhaps after the slot is another's. Broken: the other's lease was cleared."""
+    buffer = muninn.share(b"x", name="a")
+    table, index = membership.current().leaseTable, buffer._checked().memory.leaseIndex
+    address = table.held(index, 0, 1)[0]
+    word = atomics.loadAcquire64(address)
+    atomics.exchangeSeqCst64(address, word ^ 1 << 28)  # as if it were one of the next generation
+    table.release(index)
+    assert atomics.loadAcquire64(address) == word ^ 1 << 28
+    atomics.exchangeSeqCst64(address, word)

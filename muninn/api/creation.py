@@ -6,6 +6,7 @@ up, and for one that dies the broker does.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import operator
 import os
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from muninn.api.departure import Departing
 from muninn.api.dtypes import asDtype, encoded
 from muninn.api.gpus import deviceOf
 from muninn.api.membership import Membership, current
@@ -181,15 +183,19 @@ def create(
     ------
     BufferExists, QuotaExceeded, HostMemoryFull, TableFull, DomainDraining
     """
-    membership = current()
-    # The broker takes a second request of one process for the first one repeated, so the threads of a process are told apart here.
-    token = object()
-    if membership.holdings.creating.setdefault(wanted.name, token) is not token:
-        raise BufferExists(f"another thread of this process is creating {wanted.name!r}")
-    try:
-        return _create(membership, wanted, fill, source, progress, put)
-    finally:
-        del membership.holdings.creating[wanted.name]
+    while True:
+        membership = current()
+        # The broker takes a second request of one process for the first one repeated, so the threads of a process are told apart here.
+        token = object()
+        if membership.holdings.creating.setdefault(wanted.name, token) is not token:
+            raise BufferExists(f"another thread of this process is creating {wanted.name!r}")
+        try:
+            with contextlib.suppress(Departing):
+                membership.departure.check()
+                return _create(membership, wanted, fill, source, progress, put)
+        finally:
+            del membership.holdings.creating[wanted.name]
+        membership.departure.awaitEnd()
 
 
 def _create(

@@ -23,7 +23,7 @@ from muninn.control.block import monotonicMs
 from muninn.control.generations import Generation
 from muninn.control.rows import RowDescription
 from muninn.control.tickets import Tickets
-from muninn.errors import BufferFreed, LeaseExpired, LeaseRevoked, MuninnError, OwnerDied, PermissionDenied
+from muninn.errors import BrokerUnavailable, BufferFreed, LeaseExpired, LeaseRevoked, MuninnError, OwnerDied, PermissionDenied
 from muninn.terms import Access, Lifetime, Mode
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ class Holding:
                     readers = self._readers = Readers(self.membership, self.row, self.incarnation, self.memory.leaseIndex)
         return readers
 
-    def hasTurns(self) -> bool:
-        """Whether anybody in this process is inside a turn."""
-        return self.writer != 0 or (self._readers is not None and self._readers.isAny())
+    def hasTurns(self, notOf: int = 0) -> bool:
+        """Whether any thread of this process, save one, is inside a turn."""
+        return self.writer not in (0, notOf) or (self._readers is not None and self._readers.isAny(notOf))
 
     def renewal(self) -> Renewal:
         """A token: while anybody keeps it, the background thread renews the lease."""
@@ -181,6 +181,8 @@ class Holdings:
         """The holding of a live row; None when it is not live (any more)."""
         membership = self.membership
         with membership.leaseLock:
+            if membership.isStale():
+                raise BrokerUnavailable(f"this process has just left {membership.places.domain!r}", "Ask again: it joins anew")
             holding = self._all.get((row, incarnation))
             if holding is not None and holding.isLive():
                 return holding
@@ -318,6 +320,14 @@ class Holdings:
                 os.close(descriptor)
             raise
         return made
+
+    def isInside(self) -> bool:
+        """Whether this process holds a lock or creates, or another thread of it is inside a turn: what does not end by leaving.
+
+        The caller's own turns do not count: while it asks it writes nothing.
+        """
+        holdings, thread = [reference() for reference in self._all.valuerefs()], threading.get_ident()
+        return bool(self.locked or self.creating) or any(holding is not None and holding.hasTurns(thread) for holding in holdings)
 
     def isAtWork(self) -> bool:
         """Whether GPUs may be at work for this process on what others will use as soon as its leases and claims are gone."""

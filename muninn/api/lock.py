@@ -6,11 +6,13 @@ the process; its threads agree among themselves by an `RLock` first, which also 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
 from muninn.api import creation
+from muninn.api.departure import Departing
 from muninn.api.holdings import Holding
 from muninn.api.membership import current
 from muninn.api.names import NameWait
@@ -65,10 +67,16 @@ class Lock:
             Seconds; None waits as long as the holder lives. `TimeoutError` when they are over.
         """
         timeout = timeoutOf("Lock.acquire", timeout)
-        if self._holding.membership.isStale():
-            self._holding = self._attach()
-        holding = self._holding
         deadline = deadlineOf(timeout)
+        while True:
+            if self._holding.membership.isStale():
+                self._holding = self._attach()
+            holding = self._holding
+            with contextlib.suppress(Departing):
+                return self._acquire(holding, timeout, deadline)
+            holding.membership.departure.awaitEnd()
+
+    def _acquire(self, holding: Holding, timeout: float | None, deadline: float | None) -> bool:
         if not holding.claimLock.acquire(timeout=-1 if timeout is None else timeout):
             raise TimeoutError(f"another thread has held lock {self.name!r} for {timeout} s")
         try:
@@ -76,8 +84,14 @@ class Lock:
                 clean = claims.acquire(holding.claimAddress, holding.membership.key, holding.membership.isDead, remaining(deadline))
                 if clean is None:
                     raise TimeoutError(f"another process has held lock {self.name!r} for {timeout} s")
-                self.recovered = not clean
                 holding.membership.holdings.locked.add(holding)
+                try:
+                    holding.membership.departure.check()
+                except Departing:
+                    holding.membership.holdings.locked.discard(holding)
+                    claims.release(holding.claimAddress)
+                    raise
+                self.recovered = not clean
             holding.claimDepth += 1
         except BaseException:
             holding.claimLock.release()

@@ -17,6 +17,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from muninn.api.departure import Departure
 from muninn.broker.client import Client, Office
 from muninn.broker.limits import Limits
 from muninn.config import Settings, loadSettings
@@ -86,6 +87,8 @@ class Membership:
         self._broker: Broker | None = None
         self._stopping = False
         self._leaving = False
+        self._hasLeft = False
+        self.departure = Departure()
         self._handOverUntil = 0.0
         self._bequest: list[tuple[tuple[int, int], int]] = []
         self._entered = threading.Event()
@@ -160,7 +163,7 @@ class Membership:
 
     def isStale(self) -> bool:
         """Whether this is a forked child, or the membership has ended: join anew."""
-        return self.identity.isWiped() or self._stopping
+        return self.identity.isWiped() or self._hasLeft
 
     def isDead(self, slot: int, generationBits: int) -> bool:
         """Whether the owner of a claim (slot, low bits of its generation) is proven dead. Its own process is not; a slot that the table
@@ -310,10 +313,21 @@ class Membership:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
-        """Say good-bye: close what is open, hand the broker's office on, give the slot back. Everything in it may be skipped by a death."""
-        if self.isStale():
-            return
-        isAtRest = self._keepPromises()
+        """Say good-bye: close what is open, hand the broker's office on, give the slot back. Everything in it may be skipped by a death.
+
+        While a thread is inside a turn, holds a lock or creates, or a GPU is at work, nothing is given back before the process ends.
+        """
+        with _currentLock:  # who joins anew waits: closing the lock file drops every byte lock of this process on it
+            if self.isStale():
+                return
+            self.departure.begin()
+            try:
+                self._leave()
+            finally:
+                self.departure.end()
+
+    def _leave(self) -> None:
+        isAtRest = self.departure.awaitOutside(self.holdings.isInside, self._thread) and self._keepPromises()
         if isAtRest:
             self.holdings.closeAll()
         self._preferred = False  # or our thread would ask for the office back
@@ -325,13 +339,16 @@ class Membership:
             self.kick()
         if not isAtRest:
             # Good-bye says that all is done. A death says so too, and is proven when it has come.
-            _log.warning("the GPUs are at work for this process: it does not leave %s before it ends", self.places.domain)
+            level = logging.INFO if self.holdings.isInside() else logging.WARNING
+            _log.log(level, "threads or GPUs are at work for this process: it does not leave %s before it ends", self.places.domain)
             with contextlib.suppress(MuninnError):
                 self.client.request("ping")  # answered by the successor, once it has what the vault held
             return
         # Whoever is broker, we ourselves perhaps, takes the slot back: no other could while this process lives, since its death can
         # not be proven.
         self._leaving = True
+        with self.leaseLock:
+            self._hasLeft = True  # before the slot is another's: an interruption may come at any point
         with contextlib.suppress(MuninnError):
             self.client.request("leave")
         term = self.election.term()

@@ -86,9 +86,9 @@ class Readers:
                 return False
             atomics.futexWait32(self._word, seen, remainingNs)
 
-    def isAny(self) -> bool:
-        """Whether any thread of this process is inside."""
-        return bool(self._turns)
+    def isAny(self, notOf: int = 0) -> bool:
+        """Whether any thread of this process, save one, is inside."""
+        return any(thread != notOf for thread in list(self._turns))
 
     def _begin(self, thread: int) -> bool:
         """Say that a thread is inside; returns whether it was before."""

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from muninn.api import fences
+from muninn.api.departure import Departing
 from muninn.control import claims, layout
 from muninn.control.deadlines import deadlineOf, remaining
 from muninn.errors import WriterDied
@@ -39,11 +40,18 @@ class Writing:
         self._stream = stream
 
     def __enter__(self) -> Any:
+        self._deadline = deadlineOf(self._timeout)
+        while True:
+            try:
+                return self._enter()
+            except Departing:
+                self._holding.membership.departure.awaitEnd()
+
+    def _enter(self) -> Any:
         holding = self._holding = self._buffer._checked()
         name, thread = holding.description.name, threading.get_ident()
         if holding.writer == thread or holding.readers.isOne():
             raise RuntimeError(f"this thread is {'writing' if holding.writer == thread else 'reading'} {name!r} already")
-        self._deadline = deadlineOf(self._timeout)
         if not holding.turnLock.acquire(timeout=-1 if self._timeout is None else self._timeout):
             raise TimeoutError(f"another thread has been writing {name!r} for {self._timeout} s")
         try:
@@ -51,14 +59,16 @@ class Writing:
             if claims.acquire(holding.claimAddress, membership.key, membership.isDead, remaining(self._deadline)) is None:
                 raise TimeoutError(f"another process has been writing {name!r} for {self._timeout} s")
             try:
+                holding.writer = thread
+                membership.departure.check()
                 if not holding.readers.awaitNone(remaining(self._deadline)):
                     raise TimeoutError(f"others have been reading {name!r} by kernels for {self._timeout} s")
                 view = self._fenced()
             except BaseException:
+                holding.writer = 0
                 claims.release(holding.claimAddress)
                 raise
             self._begun = holding.generation.begin()
-            holding.writer = thread
             return view
         except BaseException:
             holding.turnLock.release()
@@ -125,14 +135,23 @@ class Reading:
         self._buffer, self._stream, self._timeout = buffer, stream, timeout
 
     def __enter__(self) -> Any:
+        deadline = deadlineOf(self._timeout)
+        while True:
+            try:
+                return self._enter(deadline)
+            except Departing:
+                self._holding.membership.departure.awaitEnd()
+
+    def _enter(self, deadline: float | None) -> Any:
         holding = self._holding = self._buffer._checked()
-        self._thread, name, deadline = threading.get_ident(), holding.description.name, deadlineOf(self._timeout)
+        self._thread, name = threading.get_ident(), holding.description.name
         if holding.writer == self._thread:
             raise RuntimeError(f"this thread is writing {name!r}")
         self._stream = fences.usableStream(holding, self._stream)
         if not holding.readers.enter(self._timeout):
             raise TimeoutError(f"{name!r} has been written for {self._timeout} s")
         try:
+            holding.membership.departure.check()
             if holding.generation.value() & 1:  # and nobody who lives is inside
                 raise WriterDied(f"a writer of {name!r} died or gave up half way")
             fences.holdBack(holding, self._stream, writing=False, timeout=remaining(deadline))

@@ -78,9 +78,15 @@ class LeaseTable:
         return self._first + index * layout.LEASE_BYTES, word
 
     def release(self, index: int) -> None:
-        """Give the slot back."""
-        # SYNC release: pairs with scanHolds; what the holder did with the memory comes before.
-        atomics.exchangeSeqCst64(self._first + index * layout.LEASE_BYTES, 0)
+        """Give the slot back. One that is another member's by now is left alone: this process has left, or was thought dead."""
+        address = self._first + index * layout.LEASE_BYTES
+        word = atomics.loadAcquire64(address)
+        # SYNC release: pairs with scanHolds; what the holder did with the memory comes before. The broker may revoke it meanwhile, once.
+        while word & _GENERATION_MASK << _GENERATION_SHIFT == self._generationField:
+            found = atomics.casSeqCst64(address, word, 0)
+            if found == word:
+                break
+            word = found
         self._free.append(index)
 
     def renew(self, index: int, ttlMs: int) -> int:

@@ -32,7 +32,7 @@ MUTANTS = [
     Mutant(_HOLDINGS, "    if monotonicMs() >= expiresMs:", "    if False:", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
     Mutant(_HOLDINGS, "        for _ in range(_FETCH_ATTEMPTS):", "        for _ in range(1):", "memory that a holder is to bring is waited for", "test_holdings.py::test_memoryThatAHolderIsYetToBringIsWaitedFor"),
     # --- membership ---
-    Mutant(_MEMBERSHIP, "        return self.identity.isWiped() or self._stopping", "        return self._stopping", "a forked child is another process", "test_invariants.py::test_i9AForkedChildJoinsAnew"),
+    Mutant(_MEMBERSHIP, "        return self.identity.isWiped() or self._hasLeft", "        return self._hasLeft", "a forked child is another process", "test_invariants.py::test_i9AForkedChildJoinsAnew"),
     Mutant(_MEMBERSHIP, "                if not self.block.isRetired():\n", "                if True:\n", "nobody joins a block that was withdrawn", "test_membership.py::test_nobodyStaysInABlockThatWasWithdrawnMeanwhile"),
     Mutant(_MEMBERSHIP, "            atomics.exchangeSeqCst32(robustWord, 0)  # what", "            pass  # what", "a slot's next member has its robust word", "test_membership.py::test_whateverTheSlotsLastMemberLeftInTheRobustWordIsForgotten"),
     Mutant(_MEMBERSHIP, "        self.client.forsake(term.epoch)\n", "", "who asks an earlier broker is called away", "test_membership.py::test_aNewTermCallsAwayWhoAsksAnEarlierBroker"),
@@ -52,6 +52,10 @@ MUTANTS = [
     Mutant(_MEMBERSHIP, "        _loadBroker()  # 15 ms", "        pass  # 15 ms", "a successor has loaded what it needs", "test_membership.py::test_hasLoadedWhatASuccessorNeeds"),
     Mutant(_MEMBERSHIP, "            if not self.block.hasName():\n                return", "            if False:\n                return", "a block without a name is not made valid again", "test_membership.py::test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain"),
     Mutant(_MEMBERSHIP, "                if not self.members.anyEnded() or time.monotonic() > deadline:\n", "                if True:\n", "a table full of the dead is waited for", "test_membership.py::test_aTableThatIsFullOfTheDeadIsWaitedFor"),
+    Mutant(_MEMBERSHIP, "self.departure.awaitOutside(self.holdings.isInside, self._thread) and self", "self", "who is inside keeps the slot", "test_membership.py::test_aThreadThatIsInsideKeepsTheSlot"),
+    Mutant(_LOCK, "                try:\n                    holding.membership.departure.check()\n                except Departing:\n                    holding.membership.holdings.locked.discard(holding)\n                    claims.release(holding.claimAddress)\n                    raise\n", "", "a lock is not taken in a slot that is given back", "test_membership.py::test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn"),
+    Mutant(_TURNS, "                membership.departure.check()\n", "", "a turn does not begin in a slot that is given back", "test_membership.py::test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn"),
+    Mutant(_CREATION, "                membership.departure.check()\n", "", "nothing is created from a slot that is given back", "test_membership.py::test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn"),
     # --- buffer ---
     Mutant(_BUFFER, "        if not self._writable:\n            raise", "        if False:\n            raise", "a buffer open for reading is not written", "test_sharing.py::test_readOnlyStaysReadOnly test_buffer.py::test_publishesGenerationsToWaitingReaders"),
     Mutant(_TURNS, "        if kind is None:\n            self._publish()\n", "        if True:\n            self._publish()\n", "what was not written to its end is not published", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),

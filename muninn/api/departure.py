@@ -1,0 +1,67 @@
+"""Departure: leaving a domain while other threads of the process may still be at work in it.
+
+A slot that is given back is believed to be nobody's: its claims are taken over, its leases are swept away. So it is given back only while
+no thread is inside a turn, holds a `Lock` or creates, and none begins between that look and the good-bye: whoever begins takes first and
+looks at `isOn` afterwards, whoever leaves sets it first and looks for takers afterwards. At least one of the two sees the other. A taker
+that sees a departure steps back, waits until it is over, and begins again, under the process's next membership if this one has ended.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+#: How long a departure waits for the threads that are inside; they may be there for ever, and a process that ends gives all back too.
+_OUTSIDE_SECONDS = 0.2
+_LOOK_SECONDS = 0.001
+#: How long a thread waits for the end of a departure: above what a good-bye may take.
+_OVER_SECONDS = 60.0
+
+
+class Departing(Exception):
+    """This membership may end at any moment: nothing is begun under it."""
+
+
+class Departure:
+    """Whether the membership of this process is being given up; of one membership."""
+
+    def __init__(self) -> None:
+        self.isOn = False
+        self._leaver = 0
+
+    def check(self) -> None:
+        """After a turn, a lock or a name was taken: raises `Departing` when it is to be given back, and taken under the next membership."""
+        # SYNC depart: pairs with begin. What is taken is visible before this is read; the interpreter's lock orders both.
+        if self.isOn and threading.get_ident() != self._leaver:
+            raise Departing
+
+    def begin(self) -> None:
+        """From now on nobody begins anything. The caller looks for those who have *afterwards*."""
+        # SYNC depart: pairs with check.
+        self._leaver = threading.get_ident()
+        self.isOn = True
+
+    def end(self) -> None:
+        """The membership has ended, or stays after all."""
+        self.isOn = False
+
+    def awaitOutside(self, isInside: Callable[[], bool], ownThread: threading.Thread) -> bool:
+        """Wait a moment for the other threads to come out; False when somebody is still inside."""
+        deadline = time.monotonic() + _OUTSIDE_SECONDS
+        while isInside():
+            if time.monotonic() > deadline or not _anyOther(ownThread):
+                return False
+            time.sleep(_LOOK_SECONDS)
+        return True
+
+    def awaitEnd(self) -> None:
+        """Wait until it is known whether the membership has ended."""
+        deadline = time.monotonic() + _OVER_SECONDS
+        while self.isOn and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+
+
+def _anyOther(ownThread: threading.Thread) -> bool:
+    """Whether a thread of this process could come out of anything while this one waits."""
+    return any(each not in (threading.current_thread(), ownThread) for each in threading.enumerate())
