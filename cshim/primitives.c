@@ -105,11 +105,17 @@ uint32_t mnnRaiseField64(uint64_t *first, size_t strideBytes, uint32_t count, ui
 
 static struct timespec timespecOf(int64_t ns) { return (struct timespec){.tv_sec = ns / NS_PER_SECOND, .tv_nsec = ns % NS_PER_SECOND}; }
 
-static int64_t monotonicNs(void)
+int64_t mnnMonotonicNs(void)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (int64_t)now.tv_sec * NS_PER_SECOND + now.tv_nsec;
+}
+
+int mnnSleepUntil(int64_t deadlineNs)
+{
+	struct timespec deadline = timespecOf(deadlineNs);
+	return -clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &deadline, NULL);
 }
 
 int mnnFutexWait32(const uint32_t *word, uint32_t expected, int64_t timeoutNs)
@@ -132,7 +138,7 @@ static void relax(void)
 uint64_t mnnSpinWhile64(const uint64_t *word, uint64_t value, int64_t timeoutNs)
 {
 	enum { LOOKS_PER_CLOCK = 64 }; /* the clock costs as much as some ten looks */
-	int64_t end = monotonicNs() + timeoutNs;
+	int64_t end = mnnMonotonicNs() + timeoutNs;
 	do {
 		for (int look = 0; look < LOOKS_PER_CLOCK; look++) {
 			uint64_t seen = __atomic_load_n(word, __ATOMIC_ACQUIRE);
@@ -142,7 +148,7 @@ uint64_t mnnSpinWhile64(const uint64_t *word, uint64_t value, int64_t timeoutNs)
 		}
 		/* Whoever is to change the word may be waiting for this very processor. */
 		sched_yield();
-	} while (monotonicNs() < end);
+	} while (mnnMonotonicNs() < end);
 	return value;
 }
 

@@ -45,6 +45,12 @@ MNN_API uint32_t mnnScan64(const uint64_t *first, size_t strideBytes, uint32_t c
  * tried again until its field is not below: fields only go up, so that ends. */
 MNN_API uint32_t mnnRaiseField64(uint64_t *first, size_t strideBytes, uint32_t count, uint64_t fieldMask, uint64_t field);
 
+/* --- time -------------------------------------------------------------------------------------------------------------
+ * CLOCK_MONOTONIC as the kernel has it for the calling process: in its time namespace. Programs replace the functions of Python's `time`, and some replace them in C too. */
+MNN_API int64_t mnnMonotonicNs(void);
+/* Sleep until that clock shows `deadlineNs`. 0: it does. -EINTR: a signal came first; handle it, and call again with the same deadline. */
+MNN_API int mnnSleepUntil(int64_t deadlineNs);
+
 /* --- waiting ----------------------------------------------------------------------------------------------------------
  * Sleep while the word has the expected value. 0: woken, perhaps for nothing. -EAGAIN: it had another value. -ETIMEDOUT, -EINTR. Between processes (not FUTEX_PRIVATE). */
 MNN_API int mnnFutexWait32(const uint32_t *word, uint32_t expected, int64_t timeoutNs);

@@ -6,7 +6,7 @@ import pytest
 from lab import Lab
 
 from muninn.control import atomics, leases
-from muninn.control.block import monotonicMs
+from muninn.control.clock import monotonicMs
 from muninn.errors import TableFull
 
 

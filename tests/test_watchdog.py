@@ -21,7 +21,7 @@ from muninn.api.membership import Membership, current
 from muninn.broker import requests
 from muninn.broker.broker import Broker
 from muninn.control import atomics, claims, generations, layout, leases, wire
-from muninn.control.block import monotonicMs
+from muninn.control.clock import monotonicMs
 from muninn.control.members import MemberTable
 from muninn.control.rows import Deposed
 from muninn.control.tickets import Tickets

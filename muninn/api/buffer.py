@@ -22,7 +22,7 @@ from muninn.api.snapshots import snapshot, writerIsDead
 from muninn.api.turns import WITHOUT_STREAM, Reading, Writing
 from muninn.config.sizes import asText
 from muninn.control import layout
-from muninn.control.block import monotonicMs
+from muninn.control.clock import monotonicMs
 from muninn.control.deadlines import secondsOf, timeoutOf
 from muninn.devices import arrays
 from muninn.errors import BufferFreed, ControlBlockInvalid, PermissionDenied, WriterDied

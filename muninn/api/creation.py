@@ -22,7 +22,7 @@ from muninn.api.membership import Membership, current
 from muninn.api.memory import Bytes, Memory, NoBytes, Stage, exported
 from muninn.config import asBytes
 from muninn.control import layout, segments
-from muninn.control.block import monotonicMs
+from muninn.control.clock import monotonicMs
 from muninn.control.lockfile import typedErrors
 from muninn.control.rows import RowDescription
 from muninn.errors import BufferExists, InvalidArgument, MuninnError

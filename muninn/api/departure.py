@@ -9,8 +9,9 @@ that sees a departure steps back, waits until it is over, and begins again, unde
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
+
+from muninn.control import clock
 
 #: How long a departure waits for the threads that are inside; they may be there for ever, and a process that ends gives all back too.
 _OUTSIDE_SECONDS = 0.2
@@ -48,18 +49,18 @@ class Departure:
 
     def awaitOutside(self, isInside: Callable[[], bool], ownThread: threading.Thread) -> bool:
         """Wait a moment for the other threads to come out; False when somebody is still inside."""
-        deadline = time.monotonic() + _OUTSIDE_SECONDS
+        deadline = clock.now() + _OUTSIDE_SECONDS
         while isInside():
-            if time.monotonic() > deadline or not _anyOther(ownThread):
+            if clock.now() > deadline or not _anyOther(ownThread):
                 return False
-            time.sleep(_LOOK_SECONDS)
+            clock.sleep(_LOOK_SECONDS)
         return True
 
     def awaitEnd(self) -> None:
         """Wait until it is known whether the membership has ended."""
-        deadline = time.monotonic() + _OVER_SECONDS
-        while self.isOn and time.monotonic() < deadline:
-            time.sleep(_LOOK_SECONDS)
+        deadline = clock.now() + _OVER_SECONDS
+        while self.isOn and clock.now() < deadline:
+            clock.sleep(_LOOK_SECONDS)
 
 
 def _anyOther(ownThread: threading.Thread) -> bool:

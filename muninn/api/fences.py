@@ -8,13 +8,12 @@ tickets are poisoned by the broker, which raises their fence words too, so a wai
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from muninn.api.gpus import deviceOf
 from muninn.api.holdings import Holding
-from muninn.control import layout
+from muninn.control import clock, layout
 from muninn.control.deadlines import deadlineOf, remaining
 from muninn.devices.port import FenceWord
 from muninn.errors import OwnerDied
@@ -42,7 +41,7 @@ def mend(holding: Holding) -> None:
 
 
 def _issued(holding: Holding, device: Device | None, stream: Any, kind: int, place: int | None) -> int:
-    deadline = time.monotonic() + _ISSUE_BOUND_SECONDS
+    deadline = clock.now() + _ISSUE_BOUND_SECONDS
     while True:
         # A thread of this process must not let a GPU wait for a ticket before the word that ends the wait is in its stream: the two streams
         # may be one, or one wait for the other as a default stream does. So nobody sees a ticket whose fence is not recorded.
@@ -51,7 +50,7 @@ def _issued(holding: Holding, device: Device | None, stream: Any, kind: int, pla
             if ticket is not None:
                 _promise(holding, device, stream, ticket, place)
                 return ticket
-        if not holding.tickets.awaitRoom(max(0.0, deadline - time.monotonic())):
+        if not holding.tickets.awaitRoom(max(0.0, deadline - clock.now())):
             raise TimeoutError(
                 f"{layout.TICKET_RING} tickets of {holding.description.name!r} have been pending for {_ISSUE_BOUND_SECONDS:.3g} s"
             )
@@ -100,7 +99,7 @@ def _held(holding: Holding, stream: Any, ticket: int | None, timeout: float | No
         left = remaining(deadline)
         if _isOver(holding, wanted, seconds if left is None else min(seconds, left), mindsDeath):
             return True
-        if deadline is not None and time.monotonic() >= deadline:
+        if deadline is not None and clock.now() >= deadline:
             raise TimeoutError(f"ticket {wanted} of {holding.description.name!r} was not done within {timeout:.3g} s")
         return False
 
@@ -193,9 +192,9 @@ def _wordOf(holding: Holding, device: Device, ticket: int) -> FenceWord:
 
 def behindWork(holding: Holding, action: Callable[[], object], seconds: float = float("inf")) -> None:
     """Call `action` once the GPUs have done what this process gave them, or after so many seconds."""
-    device, deadline = deviceOf(holding.membership), time.monotonic() + seconds
+    device, deadline = deviceOf(holding.membership), clock.now() + seconds
     try:
-        while not device.awaitWork(min(_SLICE_SECONDS, max(0.0, deadline - time.monotonic()))) and time.monotonic() < deadline:
+        while not device.awaitWork(min(_SLICE_SECONDS, max(0.0, deadline - clock.now()))) and clock.now() < deadline:
             pass
     finally:
         action()

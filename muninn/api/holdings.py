@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING
 from muninn.api.gpus import deviceOf
 from muninn.api.memory import Bytes, Memory, NoBytes, exported
 from muninn.api.readers import Readers
-from muninn.control import atomics, layout, leases, segments
-from muninn.control.block import monotonicMs
+from muninn.control import atomics, clock, layout, leases, segments
+from muninn.control.clock import monotonicMs
 from muninn.control.generations import Generation
 from muninn.control.rows import RowDescription
 from muninn.control.tickets import Tickets
@@ -242,7 +241,7 @@ class Holdings:
                     return device.importAllocation(gpu, descriptor, description.segmentBytes, writable, given)
                 finally:
                     os.close(descriptor)
-            time.sleep(_FETCH_PAUSE_SECONDS)
+            clock.sleep(_FETCH_PAUSE_SECONDS)
         raise OwnerDied(f"no holder of {description.name!r} brought its memory to the new broker")
 
     def memory(self, source: Bytes, leaseIndex: int, row: int, incarnation: int, description: RowDescription | Draft) -> Memory:

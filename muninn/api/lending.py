@@ -7,7 +7,6 @@ waits for those who have it open, up to a grace period, and then takes it back: 
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from muninn.api import creation
 from muninn.api.gpus import deviceOf
 from muninn.api.membership import current
-from muninn.control import leases
+from muninn.control import clock, leases
 from muninn.devices.arrays import ForeignArray, describeArray
 from muninn.errors import DeviceUnavailable, InvalidArgument, MuninnError
 from muninn.terms import Mode, Renew, asMode
@@ -91,9 +90,9 @@ def _unreachable(device: Device, value: Any) -> DeviceUnavailable:
 def awaitImporters(memories: dict[tuple[int, int], Memory], graceMs: int) -> None:
     """Wait until nobody else has these rows open, at most so long."""
     membership = current()
-    deadline = time.monotonic() + graceMs / 1000
-    while time.monotonic() < deadline and any(_othersHold(membership, *pair) for pair in memories):
-        time.sleep(_LOOK_SECONDS)
+    deadline = clock.now() + graceMs / 1000
+    while clock.now() < deadline and any(_othersHold(membership, *pair) for pair in memories):
+        clock.sleep(_LOOK_SECONDS)
 
 
 def takeBack(holding: Holding) -> None:

@@ -9,7 +9,7 @@ from muninn.api.dtypes import plain
 from muninn.api.gpus import deviceOf
 from muninn.api.membership import Membership, current
 from muninn.control import layout, leases, segments
-from muninn.control.block import monotonicMs
+from muninn.control.clock import monotonicMs
 from muninn.control.generations import Generation
 from muninn.control.rows import RowDescription, RowState
 from muninn.devices import handle

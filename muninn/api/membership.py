@@ -13,7 +13,6 @@ import ctypes
 import logging
 import os
 import threading
-import time
 import weakref
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ from muninn.api.departure import Departure
 from muninn.broker.client import Client, Office
 from muninn.broker.limits import Limits
 from muninn.config import Settings, loadSettings
-from muninn.control import atomics, layout
+from muninn.control import atomics, clock, layout
 from muninn.control.block import ControlBlock, openOrCreate, unlinkQuietly
 from muninn.control.election import Election, Term
 from muninn.control.index import NameIndex
@@ -124,7 +123,7 @@ class Membership:
         """Claim a slot in the domain's block; what takes it back is pushed to `undo`."""
         control = self.settings.control
         limits = Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases)
-        deadline = time.monotonic() + _JOIN_BOUND_SECONDS
+        deadline = clock.now() + _JOIN_BOUND_SECONDS
         while True:
             with contextlib.ExitStack() as attempt:
                 self.block: ControlBlock = openOrCreate(self.places, self._lockFile, limits)
@@ -137,7 +136,7 @@ class Membership:
                 if not self.block.isRetired():
                     undo.push(attempt.pop_all())
                     break
-            if time.monotonic() > deadline:
+            if clock.now() > deadline:
                 raise ControlBlockInvalid(f"{self.places.blockName} was withdrawn again and again", "Try again")
         self.election = Election(self.block)
         self.rows = RowTable(self.block)
@@ -149,9 +148,9 @@ class Membership:
             try:
                 return self.members.claim(self._preferred)
             except TableFull:
-                if not self.members.anyEnded() or time.monotonic() > deadline:
+                if not self.members.anyEnded() or clock.now() > deadline:
                     raise
-                time.sleep(_FULL_PAUSE_SECONDS)
+                clock.sleep(_FULL_PAUSE_SECONDS)
 
     def _awaitEntry(self) -> None:
         if not self._entered.wait(_JOIN_BOUND_SECONDS) or self._failure is not None:
@@ -201,11 +200,11 @@ class Membership:
             except MuninnError as error:
                 if not self._leaving:  # what was under way when our slot was given back is refused, and nobody waits for it
                     _log.error("the background thread goes on after: %s", error)
-                time.sleep(_RESIGNED_PAUSE_SECONDS)
+                clock.sleep(_RESIGNED_PAUSE_SECONDS)
             except Exception:
                 # An end of this thread says to the others that the whole process is dead; no descriptor left, say, is not the end.
                 _log.exception("the background thread goes on")
-                time.sleep(_RESIGNED_PAUSE_SECONDS)
+                clock.sleep(_RESIGNED_PAUSE_SECONDS)
 
     def _attendOnce(self) -> None:
         self._watcher.look()
@@ -240,7 +239,7 @@ class Membership:
             if broker is not None:
                 self._bequest += broker.bequeath()
             self.election.replace(term, None)
-            time.sleep(_RESIGNED_PAUSE_SECONDS)
+            clock.sleep(_RESIGNED_PAUSE_SECONDS)
         finally:
             # The bequest first: from the moment that there is no broker here, another thread may say hello to the successor, with
             # what we have then.
@@ -287,7 +286,7 @@ class Membership:
 
     def _campaign(self, term: Term) -> None:
         """Stand for the succession of `term`. Called by the background thread, and by any that waits for an answer."""
-        if time.monotonic() < self._handOverUntil:
+        if clock.now() < self._handOverUntil:
             self.election.awaitReady(self.election.readyEpoch(), _HEAD_START_NS)  # we are leaving, and others are there
             return
         onThread = threading.current_thread() is self._thread
@@ -334,7 +333,7 @@ class Membership:
         term = self.election.term()
         if term.slot == self.key.slot and self._othersLive():
             # First the office, then good-bye as anybody else: so the successor gets what the vault holds.
-            self._handOverUntil = time.monotonic() + 2 * self.settings.control.takeoverMs / 1000
+            self._handOverUntil = clock.now() + 2 * self.settings.control.takeoverMs / 1000
             self.election.replace(term, self._heir())
             self.kick()
         if not isAtRest:
@@ -366,9 +365,9 @@ class Membership:
     def _keepPromises(self) -> bool:
         """Let streams come to what others wait for; False when that takes longer than `devices.ipcGraceMs`."""
         seconds = self.settings.devices.ipcGraceMs / 1000
-        deadline = time.monotonic() + seconds
-        while self.promised and time.monotonic() < deadline:
-            time.sleep(_PROMISE_PAUSE_SECONDS)
+        deadline = clock.now() + seconds
+        while self.promised and clock.now() < deadline:
+            clock.sleep(_PROMISE_PAUSE_SECONDS)
         if self.promised:
             return False
         return self.device is None or not self.holdings.isAtWork() or self.device.awaitWork(seconds)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from muninn.control import atomics
-from muninn.control.block import monotonicMs
+from muninn.control.clock import monotonicMs
 from muninn.control.deadlines import sleepNs
 
 if TYPE_CHECKING:

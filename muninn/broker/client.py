@@ -13,12 +13,11 @@ import os
 import select
 import socket
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.broker import requests
-from muninn.control import atomics, wire
+from muninn.control import atomics, clock, wire
 from muninn.control.election import Election, Term
 from muninn.control.hatch import SPIN_NS, HatchClient
 from muninn.control.members import MemberKey, MemberTable
@@ -67,7 +66,7 @@ class Patience:
 
     def isOver(self) -> bool:
         """Whether neither epoch, ready word nor heartbeat has moved for `takeoverMs`."""
-        election, now = self._office.election, time.monotonic()
+        election, now = self._office.election, clock.now()
         seen = (election.epoch(), election.readyEpoch(), election.heartbeat())
         if seen != self._seen:
             self._seen, self._since = seen, now
@@ -75,7 +74,7 @@ class Patience:
 
     def remaining(self) -> float:
         """Seconds until it would be over, if nothing moved."""
-        return max(_RETRY_SECONDS, self._since + self._office.takeoverMs / 1000 - time.monotonic())
+        return max(_RETRY_SECONDS, self._since + self._office.takeoverMs / 1000 - clock.now())
 
 
 class Client:
@@ -106,9 +105,9 @@ class Client:
             try:
                 reply, received = self._ask(message, descriptors, patience, deadline, self._office.requestTimeoutMs / 1000)
             except (_Retry, Deposed):
-                if time.monotonic() >= deadline:
+                if clock.now() >= deadline:
                     raise BrokerUnavailable(f"no broker answered {op!r} within {self._office.requestTimeoutMs} ms") from None
-                time.sleep(_RETRY_SECONDS)
+                clock.sleep(_RETRY_SECONDS)
                 continue
             try:
                 requests.answered(op, reply)
@@ -171,7 +170,7 @@ class Client:
         return self._greeted >= epoch
 
     def _deadline(self) -> float:
-        return time.monotonic() + self._office.requestTimeoutMs / 1000
+        return clock.now() + self._office.requestTimeoutMs / 1000
 
     def forsake(self, epoch: int) -> None:
         """The term of `epoch` has begun: whoever waits for an answer of an earlier one must look again, and what is connected to one is
@@ -306,7 +305,7 @@ class Client:
             patience.isOver()
             _spin(poll)
             while not poll.poll(patience.remaining() * 1000):
-                if self._office.election.epoch() != self._epoch or time.monotonic() >= deadline:
+                if self._office.election.epoch() != self._epoch or clock.now() >= deadline:
                     raise _Retry
                 self._deposeIfStuck(term, patience)
             answer = wire.receive(connection)
@@ -329,8 +328,8 @@ class Client:
 
 def _spin(poll: select.poll) -> None:
     """Look for the answer for a moment before sleeping: a broker that is awake answers sooner than this thread would wake up."""
-    end = time.monotonic_ns() + SPIN_NS
-    while SPIN_NS and not poll.poll(0) and time.monotonic_ns() < end:
+    end = atomics.monotonicNs() + SPIN_NS
+    while SPIN_NS and not poll.poll(0) and atomics.monotonicNs() < end:
         pass
 
 

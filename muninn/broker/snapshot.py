@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 
 from muninn.broker.directory import Directory
 from muninn.broker.journal import SLACK_BYTES, Journal, Record
-from muninn.control import layout
+from muninn.control import clock, layout
 from muninn.control.places import Places
 from muninn.errors import DescriptorsExhausted, HostMemoryFull
 
@@ -47,7 +46,7 @@ class Snapshot:
     def isDue(self) -> bool:
         if self._next is not None:
             return True
-        return (self._isWanted or self._journal.isTooLong()) and time.monotonic() >= self._retryAt
+        return (self._isWanted or self._journal.isTooLong()) and clock.now() >= self._retryAt
 
     def workOnce(self) -> None:
         """Copy a piece."""
@@ -102,4 +101,4 @@ class Snapshot:
         _log.info("the journal stays as it is for now: %s", why)
         self._journal.dropCopy()
         self._next = None
-        self._retryAt = time.monotonic() + _RETRY_SECONDS
+        self._retryAt = clock.now() + _RETRY_SECONDS

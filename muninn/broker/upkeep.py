@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -18,8 +17,9 @@ from muninn.broker.directory import Directory
 from muninn.broker.journal import Journal, dropCopies
 from muninn.broker.snapshot import Snapshot
 from muninn.broker.watchdog import Watchdog
-from muninn.control import layout, segments
-from muninn.control.block import ControlBlock, monotonicMs
+from muninn.control import clock, layout, segments
+from muninn.control.block import ControlBlock
+from muninn.control.clock import monotonicMs
 from muninn.control.members import MemberKey
 
 _log = logging.getLogger("muninn.broker")
@@ -71,7 +71,7 @@ class Upkeep:
             self._chores.popleft()()
         elif self.snapshot.isDue():
             self.snapshot.workOnce()
-        elif time.monotonic() >= self._sweepAt:
+        elif clock.now() >= self._sweepAt:
             self._sweepMembers()
 
     def untilDeadline(self) -> float:
@@ -98,7 +98,7 @@ class Upkeep:
 
     def _sweepMembers(self) -> None:
         """The dead of the time before this term, those that died with their broker, and those that died before they had said hello."""
-        self._sweepAt = time.monotonic() + SWEEP_SECONDS
+        self._sweepAt = clock.now() + SWEEP_SECONDS
         if dead := self._watchdog.adopt(self._own):
             for key in dead:
                 self._watchdog.reclaim(key)

@@ -7,13 +7,13 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from muninn.cli.listing import printDescription
 from muninn.cli.output import printJson, size
+from muninn.control import clock
 
 if TYPE_CHECKING:
     from muninn import MuninnBuffer
@@ -32,9 +32,9 @@ def _stopped() -> threading.Event:
 
 def _hold(buffer: MuninnBuffer, stop: threading.Event, seconds: float | None = None) -> None:
     """Keep the lease until told to stop. One that is revoked, or whose buffer is freed, is an error, and is given back."""
-    deadline = None if seconds is None else time.monotonic() + seconds
+    deadline = None if seconds is None else clock.now() + seconds
     while True:
-        left = _LOOK_SECONDS if deadline is None else min(_LOOK_SECONDS, deadline - time.monotonic())
+        left = _LOOK_SECONDS if deadline is None else min(_LOOK_SECONDS, deadline - clock.now())
         if left <= 0 or stop.wait(left):
             return
         buffer.open()

@@ -10,23 +10,18 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-import time
 from typing import Final
 
 import posix_ipc
 
 from muninn.control import atomics, layout
+from muninn.control.clock import monotonicMs as monotonicMs  # the clock of its words
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile, fileError
 from muninn.control.places import SHM_ROOT, Places
 from muninn.errors import ControlBlockInvalid, HostMemoryFull
 
 _HEADER = struct.Struct("<8sIxxxx16sQIIII")
-
-
-def monotonicMs() -> int:
-    """Milliseconds of the one clock that all words of the control block use."""
-    return time.monotonic_ns() // 1_000_000
 
 
 def bootId() -> bytes:

@@ -1,10 +1,10 @@
-"""Deadlines: until when something is waited for, as `time.monotonic` counts; None is for ever."""
+"""Deadlines: until when something is waited for, as `clock.now` counts; None is for ever."""
 
 from __future__ import annotations
 
 import math
-import time
 
+from muninn.control import clock
 from muninn.errors import InvalidArgument
 
 #: What is longer is for ever: 31 years, which every clock and system call can still count in nanoseconds.
@@ -44,14 +44,14 @@ def timeoutOf(what: str, timeout: float | None) -> float | None:
 
 def deadlineOf(timeout: float | None) -> float | None:
     """The deadline `timeout` seconds from now."""
-    return None if timeout is None else time.monotonic() + timeout
+    return None if timeout is None else clock.now() + timeout
 
 
 def remaining(deadline: float | None) -> float | None:
     """The seconds until then, not below 0."""
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+    return None if deadline is None else max(0.0, deadline - clock.now())
 
 
 def sleepNs(deadline: float | None, longestNs: int) -> int:
     """How long to sleep before the next look, at most `longestNs`; 0 or less: the time is over."""
-    return longestNs if deadline is None else min(longestNs, int((deadline - time.monotonic()) * 1e9))
+    return longestNs if deadline is None else min(longestNs, int((deadline - clock.now()) * 1e9))

@@ -8,11 +8,10 @@ readers say so (`WriterDied`), and the next writer takes the claim over, writes,
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from muninn.control import atomics, layout
+from muninn.control import atomics, clock, layout
 from muninn.control.deadlines import deadlineOf, sleepNs
 
 _COPY_ATTEMPTS = 64
@@ -110,7 +109,7 @@ class Generation:
     def _copied(
         self, attempt: Callable[[], int], what: str, timeout: float, writerIsDead: Callable[[], bool], streams: Streams
     ) -> int | None:
-        deadline = time.monotonic() + timeout
+        deadline = clock.now() + timeout
         while True:
             value = self.value()
             if value & 1:
@@ -120,11 +119,11 @@ class Generation:
                 # A publication may come before the kernels that it announces are done. Their ticket was there before it.
                 last = streams.last()
                 if last:
-                    streams.settle(max(0.0, deadline - time.monotonic()))
+                    streams.settle(max(0.0, deadline - clock.now()))
                 result = attempt()
                 if result == value or (result >= 0 and streams.last() == last):
                     return result
-            if (remaining := deadline - time.monotonic()) <= 0:
+            if (remaining := deadline - clock.now()) <= 0:
                 raise TimeoutError(f"no whole copy {what}within {timeout} s: the buffer is written without a pause")
             if value & 1:
                 atomics.futexWait32(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(remaining * 1e9)))

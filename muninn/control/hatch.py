@@ -10,9 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 
-from muninn.control import atomics
+from muninn.control import atomics, clock
 from muninn.control.places import Places
 from muninn.errors import DescriptorsExhausted
 
@@ -75,9 +74,9 @@ class HatchClient:
             if self._epoch != epoch:
                 self._disconnect()
                 self._epoch, self._shunnedUntil = epoch, 0.0
-            if self._connection < 0 and time.monotonic() >= self._shunnedUntil:
+            if self._connection < 0 and clock.now() >= self._shunnedUntil:
                 self._connection = atomics.hatchConnect(self._places.hatchPath(epoch).encode())
-                self._shunnedUntil = time.monotonic() + _SHUNNED_SECONDS
+                self._shunnedUntil = clock.now() + _SHUNNED_SECONDS
             if self._connection < 0:
                 return None
             got: int = atomics.hatchFetch(self._connection, row, incarnation, SPIN_NS, _TIMEOUT_NS)

@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from muninn.control import atomics, layout
-from muninn.control.block import ControlBlock, monotonicMs
+from muninn.control.block import ControlBlock
+from muninn.control.clock import monotonicMs
 from muninn.control.members import MemberKey, MemberTable
 from muninn.errors import TableFull
 

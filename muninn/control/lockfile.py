@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from muninn.control import atomics
+from muninn.control import atomics, clock
 from muninn.control.places import Places
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted, HostMemoryFull, MuninnError
 
@@ -35,14 +34,14 @@ class LockFile:
     @contextmanager
     def creating(self) -> Iterator[None]:
         """Hold the CREATE byte. Its holder may have been stopped, so the wait is bounded: `BrokerUnavailable`."""
-        deadline = time.monotonic() + _CREATE_BOUND_SECONDS
+        deadline = clock.now() + _CREATE_BOUND_SECONDS
         while atomics.byteLock(self._fd, _CREATE_BYTE) != 0:
-            if time.monotonic() > deadline:
+            if clock.now() > deadline:
                 holder = atomics.byteHolder(self._fd, _CREATE_BYTE)
                 raise BrokerUnavailable(
                     f"process {holder} has been creating the control block for {_CREATE_BOUND_SECONDS:.0f} s", "End that process"
                 )
-            time.sleep(0.001)
+            clock.sleep(0.001)
         try:
             yield
         finally:

@@ -15,7 +15,8 @@ import sys
 from typing import NamedTuple
 
 from muninn.control import atomics, layout
-from muninn.control.block import ControlBlock, monotonicMs
+from muninn.control.block import ControlBlock
+from muninn.control.clock import monotonicMs
 from muninn.errors import TableFull
 
 _IDENTITY = struct.Struct("<IIIQQQQ")

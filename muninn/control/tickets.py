@@ -14,10 +14,9 @@ Tickets are numbers of 64 bits, of which a ring slot keeps the lower half: the o
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
-from muninn.control import atomics, layout
+from muninn.control import atomics, clock, layout
 from muninn.control.members import MemberKey
 
 _CHECK_NS = 200_000_000
@@ -91,13 +90,13 @@ class Tickets:
 
     def awaitRoom(self, seconds: float) -> bool:
         """Wait until the ring has room for another ticket; False when it has none after so long."""
-        deadline = time.monotonic() + seconds
+        deadline = clock.now() + seconds
         while True:
             wake, ticket = atomics.loadAcquire32(self._wake), self.last() + 1
             word = self._seen(self._slot(ticket))
             if not word & layout.TICKET_OPEN_BIT or _isIn(word, ticket) or _isBehind(ticket, word):
                 return True
-            if (remaining := deadline - time.monotonic()) <= 0:
+            if (remaining := deadline - clock.now()) <= 0:
                 return False
             atomics.futexWait32(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
 
@@ -133,11 +132,11 @@ class Tickets:
 
     def await_(self, ticket: int, seconds: float) -> int:
         """Wait at most `seconds` for the ticket to leave PENDING; returns its state then."""
-        deadline = time.monotonic() + seconds
+        deadline = clock.now() + seconds
         while True:
             wake = atomics.loadAcquire32(self._wake)
             state = self.state(ticket)
-            remaining = deadline - time.monotonic()
+            remaining = deadline - clock.now()
             if state != layout.TICKET_PENDING or remaining <= 0:
                 return state
             atomics.futexWait32(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))

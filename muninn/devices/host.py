@@ -8,12 +8,11 @@ declared `staged` to exercise that route. Their capacity is a number in the conf
 from __future__ import annotations
 
 import threading
-import time
 import uuid
 import weakref
 from collections.abc import Callable, Collection
 
-from muninn.control import atomics
+from muninn.control import atomics, clock
 from muninn.devices import memfd
 from muninn.devices.foreign import DEFAULT_HANDLES, streamHandle
 from muninn.devices.port import Allocation, Device, FenceWord, MemoryInfo, OnReached, Ready, Registration, Stream, UsedBytes
@@ -176,8 +175,8 @@ class HostDevice(Device):
         return 0 if self.gpuCount else None
 
     def awaitWork(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        return all(stream.isFinished(deadline - time.monotonic()) for stream in list(self._streams.values()))
+        deadline = clock.now() + seconds
+        return all(stream.isFinished(deadline - clock.now()) for stream in list(self._streams.values()))
 
     def createStream(self, gpu: int) -> Stream:
         stream = WorkerStream(self.requireGpu(gpu))

@@ -130,6 +130,30 @@ static void scansAndRaisesFields(void)
 	CHECK(words[0] >> 16 == 7 && (words[0] & 0xFFFF) == 0x12 && words[4] == (9ULL << 16 | 3) && words[8] == (7ULL << 16 | 3));
 }
 
+/* --- time --- */
+
+static void interrupted(int signal) { (void)signal; }
+
+static void *interrupt(void *sleeper)
+{
+	usleep(20000);
+	pthread_kill(*(pthread_t *)sleeper, SIGUSR1);
+	return NULL;
+}
+
+static void sleepsEndByTheirDeadlineOrASignal(void)
+{
+	int64_t began = mnnMonotonicNs();
+	CHECK(mnnSleepUntil(began) == 0 && mnnSleepUntil(0) == 0);
+	CHECK(mnnSleepUntil(began + 5 * MS) == 0 && mnnMonotonicNs() >= began + 5 * MS);
+	struct sigaction action = {.sa_handler = interrupted}, before;
+	pthread_t self = pthread_self(), other;
+	CHECK(sigaction(SIGUSR1, &action, &before) == 0 && pthread_create(&other, NULL, interrupt, &self) == 0);
+	CHECK(mnnSleepUntil(mnnMonotonicNs() + FOREVER_NS) == -EINTR);
+	pthread_join(other, NULL);
+	sigaction(SIGUSR1, &before, NULL);
+}
+
 /* --- waiting --- */
 
 static void futexWakesAndTimesOut(void)
@@ -333,6 +357,7 @@ int main(void)
 	casLosesNothing();
 	oneOfTwoSeesTheOther();
 	scansAndRaisesFields();
+	sleepsEndByTheirDeadlineOrASignal();
 	futexWakesAndTimesOut();
 	deathFreesByteLocksAndPidfds();
 	forkWipesTheIdentity();

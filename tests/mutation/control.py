@@ -33,7 +33,7 @@ MUTANTS = [
     Mutant(_LOCKFILE, "while atomics.byteLock(self._fd, _CREATE_BYTE) != 0:", "while atomics.byteLock(self._fd, _CREATE_BYTE) == 99:", "CREATE excludes", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
     Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd, _FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
     Mutant(_LOCKFILE, "return int(atomics.byteLock(self._fd, _FIRST_SLOT_BYTE + slot)) == 0", "return True", "a claimer that lives keeps its slot", "test_members.py::test_theByteOfASlotIsItsMembersOnly"),
-    Mutant(_LOCKFILE, "            if time.monotonic() > deadline:\n                holder", "            if False:\n                holder", "the wait for CREATE is bounded", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
+    Mutant(_LOCKFILE, "            if clock.now() > deadline:\n                holder", "            if False:\n                holder", "the wait for CREATE is bounded", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
     # --- members ---
     Mutant(_MEMBERS, "return not self.isCurrent(key) or word == 0", "return word == 0", "a slot that is another's is noticed", "test_members.py::test_aSlotThatIsAnothersByNowIsNoticedDead"),
     Mutant(_MEMBERS, "or word == 0 or bool(word & _FUTEX_OWNER_DIED)", "or bool(word & _FUTEX_OWNER_DIED)", "a slot without a robust word is noticed", "test_members.py::test_aSlotWithoutARobustWordIsNoticedDead"),
@@ -119,7 +119,7 @@ MUTANTS = [
     Mutant(_GENERATIONS, "            if value & ~1 > after:", "            if value > after:", "a wait ends with a publication", "test_generations.py"),
     Mutant(_GENERATIONS, "            if value & ~1 > after:", "            if value > after and not value & 1:", "an odd word says that the one before was published", "test_generations.py::test_whatWasPublishedIsSeenAlthoughSomebodyWritesAgain"),
     Mutant(_GENERATIONS, "            check()\n", "", "a wait ends when its writer dies", "test_generations.py::test_whatItsCheckRaisesEndsAWait"),
-    Mutant(_GENERATIONS, "                if last:\n                    streams.settle(max(0.0, deadline - time.monotonic()))\n", "", "what kernels still write is waited for", "test_generations.py test_turns.py"),
+    Mutant(_GENERATIONS, "                if last:\n                    streams.settle(max(0.0, deadline - clock.now()))\n", "", "what kernels still write is waited for", "test_generations.py test_turns.py"),
     Mutant(_GENERATIONS, "if result == value or (result >= 0 and streams.last() == last):", "if result >= 0:", "a newer generation's kernels are waited for too", "test_generations.py"),
     # --- claims ---
     Mutant(_CLAIMS, "        if owner is None or isDead(*owner):\n            # SYNC", "        if owner is None or True:\n            # SYNC", "a claim whose owner lives is its own", "test_claims.py test_lock.py::test_aStoppedHolderKeepsItsLock"),
@@ -165,7 +165,7 @@ MUTANTS = [
     # --- hatch ---
     Mutant(_HATCH, "            if self._epoch != epoch:\n", "            if self._epoch < 0:\n", "each epoch has its hatch", "test_hatch.py::test_eachEpochHasItsHatch"),
     Mutant(_HATCH, "            if got != -errno.ENOENT:\n", "            if False:\n", "a late answer is nobody's", "test_hatch.py::test_aLateAnswerIsNobodys"),
-    Mutant(_HATCH, "                self._shunnedUntil = time.monotonic() + _SHUNNED_SECONDS\n", "", "a hatch that does not answer is left alone", "test_hatch.py::test_aClosedHatchIsAskedNoMore"),
+    Mutant(_HATCH, "                self._shunnedUntil = clock.now() + _SHUNNED_SECONDS\n", "", "a hatch that does not answer is left alone", "test_hatch.py::test_aClosedHatchIsAskedNoMore"),
     Mutant(_HATCH, "            if got == -errno.EMFILE:\n", "            if False:\n", "who may open no more is told so", "test_hatch.py::test_aMemberWithoutDescriptorsIsTold"),
 ]
 # fmt: on

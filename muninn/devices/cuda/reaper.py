@@ -17,12 +17,12 @@ import contextlib
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cuda.bindings import driver as cu
 
+from muninn.control import clock
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gates import WAITS
@@ -99,7 +99,7 @@ class Reaper:
             except Exception:
                 # The thread must live: others' memory is given back by it too.
                 _log.exception("device memory was not given back, and is tried again")
-                time.sleep(_ERROR_PAUSE_SECONDS)
+                clock.sleep(_ERROR_PAUSE_SECONDS)
             while batch:  # and it holds nothing, until the next one, that it has disposed of
                 self._remains.put(batch.pop(0))
 
@@ -163,7 +163,7 @@ class Reaper:
                     _log.warning("a context of the GPUs runs nothing any more, and its memory is given back: %s", error)
                     self._over.add(contextId)
                     return
-            time.sleep(_AGAIN_SECONDS)
+            clock.sleep(_AGAIN_SECONDS)
 
 
 def _page() -> int:

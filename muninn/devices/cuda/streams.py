@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple
 
 from cuda.bindings import driver as cu
 
-from muninn.control import atomics
+from muninn.control import atomics, clock
 from muninn.control.deadlines import deadlineOf
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call, typed
@@ -275,9 +274,9 @@ class CudaStream(Stream):
                 self._typed(lambda: call(cu.cuStreamSynchronize, self.handle))
             return
         while not self.query():
-            if time.monotonic() >= deadline:
+            if clock.now() >= deadline:
                 raise TimeoutError(f"work of the stream is still pending after {timeout} s")
-            time.sleep(_POLL_SECONDS)
+            clock.sleep(_POLL_SECONDS)
 
     def query(self) -> bool:
         self.checkOpen()
