@@ -18,7 +18,7 @@ from muninn.control.block import unlinkQuietly
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
 from muninn.errors import ProtocolViolation, TableFull
-from support import Actor, Background, eventually
+from support import Actor, ActorError, Background, eventually
 
 
 def test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye(
@@ -278,3 +278,36 @@ def test_aLeaseThatIsGivenBackLateIsNotTheNextMembers(domain: str) -> None:
     table.release(index)
     assert atomics.loadAcquire64(address) == word ^ 1 << 28
     atomics.exchangeSeqCst64(address, word)
+
+
+#: While the process joins, a signal reaches its main thread.
+_SIGNALLED = """
+import signal, threading
+from muninn.api import membership
+awaitEntry = membership.Membership._awaitEntry
+def signalled(self):
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+    time.sleep(0.05)
+    awaitEntry(self)
+membership.Membership._awaitEntry = signalled
+def mine():
+    return sum(member["pid"] == os.getpid() for member in muninn.domainInfo()["members"])
+"""
+
+
+def test_aJoinThatIsInterruptedIsTheOnlyOne(domain: str, actor: Callable[..., Actor]) -> None:
+    """Broken: what was built so far was taken apart under its thread, which died of SIGSEGV or was a second member."""
+    other = actor().join()
+    hit = actor(f"{_SIGNALLED}\ndef stop(*_): raise KeyboardInterrupt\nsignal.signal(signal.SIGALRM, stop)")
+    with pytest.raises(ActorError, match="KeyboardInterrupt"):
+        hit.do("muninn.listBuffers()")
+    hit.do("signal.signal(signal.SIGALRM, signal.SIG_IGN); muninn.share(np.arange(3), name='after').close()")
+    assert hit.do("mine()") == 1 and other.do("int(muninn.open('after').array.sum())") == 3
+    assert hit.leave() == 0
+
+
+def test_aHandlerMayCallWhileItsProcessJoins(domain: str, actor: Callable[..., Actor]) -> None:
+    """Broken: the handler waited for the lock of the join that it had interrupted."""
+    hit = actor(f"{_SIGNALLED}\ndef share(*_): muninn.share(np.arange(3), name='handled')\nsignal.signal(signal.SIGALRM, share)")
+    hit.do("muninn.share(np.arange(4), name='main')")
+    assert hit.do("int(muninn.open('handled').array.sum()), mine()") == [3, 1]

@@ -43,6 +43,10 @@ class Departure:
         self._leaver = threading.get_ident()
         self.isOn = True
 
+    def isOwn(self) -> bool:
+        """Whether the calling thread is the one that leaves."""
+        return self.isOn and threading.get_ident() == self._leaver
+
     def end(self) -> None:
         """The membership has ended, or stays after all."""
         self.isOn = False

@@ -21,6 +21,7 @@ from muninn.broker.client import Client, Office
 from muninn.broker.limits import Limits
 from muninn.config import Settings, loadSettings
 from muninn.control import atomics, clock, layout
+from muninn.control.aside import Job, markOwn
 from muninn.control.block import ControlBlock, openOrCreate, unlinkQuietly
 from muninn.control.election import Election, Term
 from muninn.control.index import NameIndex
@@ -184,7 +185,7 @@ class Membership:
 
     def _attend(self) -> None:
         try:
-            atomics.blockSignals()
+            markOwn()
             robustWord = self.members.robustAddress(self.key.slot)
             atomics.exchangeSeqCst32(robustWord, 0)  # what the slot's last member left; nobody watches a slot that is not LIVE
             atomics.checked(atomics.robustHold(ctypes.addressof(self._robustList), robustWord), "the robust list")
@@ -291,15 +292,9 @@ class Membership:
             return
         onThread = threading.current_thread() is self._thread
         if term.slot != self.key.slot:
-            if not self._preferred and onThread and self._somebodyIsPreferred():
+            if not self._preferred and onThread and self.members.preferredOther(self.key) is not None:
                 self.election.awaitReady(self.election.readyEpoch(), _HEAD_START_NS)
             self.election.replace(term, self.key.slot)
-
-    def _somebodyIsPreferred(self) -> bool:
-        keys = (key for key in self.members.live() if key != self.key)
-        return any(
-            self.members.identity(key.slot).flags & layout.MEMBER_FLAG_PREFERRED and not self.members.isNoticedDead(key) for key in keys
-        )
 
     def kick(self) -> None:
         """Make the background thread look around, and nobody else's. Takes no lock: finalizers call it."""
@@ -331,10 +326,10 @@ class Membership:
             self.holdings.closeAll()
         self._preferred = False  # or our thread would ask for the office back
         term = self.election.term()
-        if term.slot == self.key.slot and self._othersLive():
+        if term.slot == self.key.slot and self.members.othersAlive(self.key):
             # First the office, then good-bye as anybody else: so the successor gets what the vault holds.
             self._handOverUntil = clock.now() + 2 * self.settings.control.takeoverMs / 1000
-            self.election.replace(term, self._heir())
+            self.election.replace(term, self.members.preferredOther(self.key))
             self.kick()
         if not isAtRest:
             # Good-bye says that all is done. A death says so too, and is proven when it has come.
@@ -353,7 +348,7 @@ class Membership:
         term = self.election.term()
         self._stopping = True
         if term.slot == self.key.slot:
-            self.election.replace(term, self._heir())
+            self.election.replace(term, self.members.preferredOther(self.key))
         self.kick()
         self._thread.join(_LEAVE_BOUND_SECONDS)
         self._dropBequest()
@@ -391,15 +386,6 @@ class Membership:
             for epoch in self.places.epochsOf("journal"):
                 os.unlink(self.places.journalPath(epoch))
 
-    def _othersLive(self) -> bool:
-        return any(key != self.key and not self.members.isNoticedDead(key) for key in self.members.live())
-
-    def _heir(self) -> int | None:
-        """Whom a leaving broker names: a member that stays, if there is one; otherwise whoever notices first."""
-        keys = [key for key in self.members.live() if key != self.key and not self.members.isNoticedDead(key)]
-        preferred = [key.slot for key in keys if self.members.identity(key.slot).flags & layout.MEMBER_FLAG_PREFERRED]
-        return preferred[0] if preferred else None
-
     def forgetInChild(self) -> None:
         """In a forked child: close this process's copies of the parent's descriptors, and touch nothing that is shared."""
         self.client.closeInChild()
@@ -412,7 +398,9 @@ def _letGo(block: ControlBlock, wakeFd: int) -> None:
 
 
 _current: Membership | None = None
-_currentLock = threading.Lock()
+_currentLock = threading.RLock()
+#: The join that is under way, if one is. Looked up and put in by single steps of C, since a signal handler may come to join as well.
+_joining: dict[str, Job[Membership]] = {}
 
 
 def current() -> Membership:
@@ -430,15 +418,37 @@ def _loadBroker() -> type[Broker]:
 
 
 def _joinNow(preferred: bool = False) -> Membership:
+    """Join on a thread that signals do not reach, and wait for it: one process is one member, and no half of one is ever seen.
+
+    Whoever is interrupted meanwhile leaves the join running; the next call finds it, or its end.
+    """
+    # Modules are imported here, on a thread that a fork does not cut in half.
+    from muninn.api import holdings  # noqa: F401
+
+    job = _joining.setdefault("now", Job(lambda: _joinAside(preferred)))
+    if job.isOwn() or (_current is not None and _current.departure.isOwn()):
+        raise BrokerUnavailable(
+            "a finalizer or a handler ran on the thread that joins or leaves the domain, and can not wait for it",
+            "Close buffers before their objects are garbage, and before the program ends",
+        )
+    membership = job.result(2 * _JOIN_BOUND_SECONDS + _LEAVE_BOUND_SECONDS)
+    if membership is None:
+        raise BrokerUnavailable("this process could not join in time")
+    return membership
+
+
+def _joinAside(preferred: bool) -> Membership:
     global _current
-    with _currentLock:
-        if _current is not None and not _current.isStale():
-            return _current
-        if _current is not None and _current.identity.isWiped():
-            _current.forgetInChild()
-        with typedErrors("joining"):
+    try:
+        with _currentLock, typedErrors("joining"):
+            if _current is not None and not _current.isStale():
+                return _current
+            if _current is not None and _current.identity.isWiped():
+                _current.forgetInChild()
             _current = Membership(loadSettings(), preferred)
-        return _current
+            return _current
+    finally:
+        _joining.pop("now", None)
 
 
 def joinPreferred() -> Membership:
@@ -460,7 +470,8 @@ def _leaveAtExit() -> None:
 
 def _resetInChild() -> None:
     global _currentLock
-    _currentLock = threading.Lock()
+    _currentLock = threading.RLock()
+    _joining.clear()  # its thread was not forked
 
 
 atexit.register(_leaveAtExit)

@@ -127,6 +127,12 @@ def openedHatch(path: str) -> int:
     return hatch.value or 0
 
 
+def privateWord() -> tuple[Any, int]:
+    """A word of 64 bits that is this process's own, and its address; it lasts as long as the first of the two is kept."""
+    word = ctypes.c_uint64(0)
+    return word, ctypes.addressof(word)
+
+
 def indexBuffer(count: int) -> Any:
     """Room for the indices of a scan."""
     return (ctypes.c_uint32 * max(1, count))()

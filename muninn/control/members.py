@@ -136,6 +136,15 @@ class MemberTable:
         pid, identity = pidOf(descriptor), self.identity(key.slot)
         return pid is not None and (identity.pidNamespace != ownPidNamespace() or pid == identity.pid)
 
+    def othersAlive(self, own: MemberKey) -> list[MemberKey]:
+        """The members but for `own` that nobody has noticed to be dead."""
+        return [key for key in self.live() if key != own and not self.isNoticedDead(key)]
+
+    def preferredOther(self, own: MemberKey) -> int | None:
+        """The slot of another member that stays: whom a leaving broker names, and whom others let go first; None when there is none."""
+        slots = (key.slot for key in self.othersAlive(own))
+        return next((slot for slot in slots if self.identity(slot).flags & layout.MEMBER_FLAG_PREFERRED), None)
+
     # --- one's own slot ----------------------------------------------------------------------------------------------
 
     def claim(self, preferred: bool) -> MemberKey:

@@ -1,0 +1,109 @@
+"""Aside: work that nothing of the program's may cut in half runs on another thread, while its caller waits.
+
+Python runs signal handlers on the main thread only, between any two bytecodes, and what they raise ends whatever was under way there.
+So what changes several things in a row runs on a thread that signals never reach; its caller only waits, which may be interrupted at
+any moment and be waited for again. All here is private to the process.
+
+A finalizer of the program's may run on such a thread too, when the garbage collector happens to. It must not wait there for what the
+very thread would have to do: `isOwn` tells.
+"""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from muninn.control import atomics
+from muninn.control.deadlines import deadlineOf, sleepNs
+from muninn.control.hatch import SPIN_NS
+
+Value = TypeVar("Value")
+#: A signal may be delivered to another thread than the one that runs its handler, which then has to wake by itself to do so.
+_SLICE_NS = 50_000_000
+
+_marks = threading.local()
+
+
+def markOwn() -> None:
+    """Say that the calling thread is one of Muninn's, and keep signals from it."""
+    atomics.blockSignals()
+    _marks.isOwn = True
+
+
+def isOwn() -> bool:
+    """Whether the calling thread is one of Muninn's: what else of the program's runs here is a finalizer."""
+    return getattr(_marks, "isOwn", False)
+
+
+class Latch:
+    """Set once, and waited for by any number of threads.
+
+    Not `threading.Event`: a signal handler that waits for what its thread is just waiting for would find the event's lock taken.
+    """
+
+    __slots__ = ("_address", "_word")
+
+    def __init__(self) -> None:
+        self._word, self._address = atomics.privateWord()
+
+    def set(self) -> None:
+        # SYNC latch: pairs with wait; what its setter did before is there for whoever was waiting.
+        atomics.storeRelease64(self._address, 1)
+        atomics.futexWake32(self._address, atomics.FUTEX_ALL)
+
+    def isSet(self) -> bool:
+        return bool(atomics.loadAcquire64(self._address))
+
+    def wait(self, seconds: float) -> bool:
+        """Wait at most so long; returns whether it is set. Signal handlers run meanwhile, on the main thread."""
+        if atomics.spinWhile64(self._address, 0, SPIN_NS):
+            return True
+        deadline = deadlineOf(seconds)
+        while not atomics.loadAcquire64(self._address):
+            if (ns := sleepNs(deadline, _SLICE_NS)) <= 0:
+                return False
+            atomics.futexWait32(self._address, 0, ns)  # its low half, on the little-endian machines that there are
+        return True
+
+
+class Job(Generic[Value]):
+    """One call on a thread of its own, which any number of callers may wait for. Whoever is interrupted leaves it running."""
+
+    def __init__(self, call: Callable[[], Value]) -> None:
+        self._call = call
+        self._chance = [None]  # taken by the one thread that makes the call
+        self._done = Latch()
+        self._outcome: list[Value] = []
+        self._error: BaseException | None = None
+        self._thread = 0
+
+    def isOwn(self) -> bool:
+        """Whether the calling thread is the one that makes the call."""
+        return self._thread == threading.get_ident()
+
+    def result(self, seconds: float) -> Value | None:
+        """What the call returned; None when it is not over in time. Raises what it raised, `RuntimeError` when no thread can be had."""
+        if self._chance:
+            # More than one may be started, when this was interrupted just here; only the first has anything to do.
+            _thread.start_new_thread(self._run, ())
+        if not self._done.wait(seconds):
+            return None
+        if self._error is not None:
+            raise self._error
+        return self._outcome[0]
+
+    def _run(self) -> None:
+        try:
+            self._chance.pop()
+        except IndexError:
+            return
+        markOwn()
+        self._thread = threading.get_ident()
+        try:
+            self._outcome.append(self._call())
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done.set()
