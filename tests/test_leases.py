@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from lab import Lab
 
-from muninn.control import atomics, leases
+from muninn.control import atomics, layout, leases
 from muninn.control.clock import monotonicMs
 from muninn.errors import TableFull
 
@@ -145,3 +145,46 @@ def test_aDeadReaderIsNone(lab: Lab) -> None:
     assert leases.readersOf(lab.block, lab.members, 7, 3)
     leases.clearDead(lab.block, lab.members, dead.key)
     assert not leases.readersOf(lab.block, lab.members, 7, 3)
+
+
+def test_allLeasesAreFoundInOneScan(lab: Lab) -> None:
+    members = [lab.member() for _ in range(3)]
+    for number, member in enumerate(members):
+        for row in range(number + 1):
+            member.leases.take(row, 1, 1000)
+    lab.members.vacate(members[0].key, layout.MEMBER_LIVE)
+    holds = leases.scanHolds(lab.block, lab.members)
+    slots = [member.key.slot for member in members]
+    assert [(hold.slot, hold.position, hold.row) for hold in holds] == [
+        (slots[1], 0, 0), (slots[1], 1, 1), (slots[2], 0, 0), (slots[2], 1, 1), (slots[2], 2, 2),
+    ]  # fmt: skip
+    assert leases.countHolds(lab.block, lab.members, 0) == 2, "a slot that is FREE has no leases"
+    assert [leases.heldBy(lab.block, lab.members, slot) for slot in slots[1:]] == [2, 3]
+    members[2].leases.release(1)
+    assert leases.heldBy(lab.block, lab.members, slots[2]) == 2
+
+
+def test_aScanDoesNotGoBeyondAnArea(lab: Lab) -> None:
+    """Broken: what a damaged slot says of its leases was believed, and the next area read as this one's."""
+    first, second = lab.member(), lab.member()
+    second.leases.take(5, 1, 1000)
+    high = lab.block.memberAddress(first.key.slot) + layout.MEMBER_LEASE_HIGH_OFFSET
+    atomics.exchangeSeqCst32(high, 0xFFFFFFFF)
+    assert leases.countHolds(lab.block, lab.members, 5) == 1
+    assert [hold.slot for hold in leases.scanHolds(lab.block, lab.members)] == [second.key.slot]
+
+
+def test_leasesThatComeDuringAScanAreFound(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room is what the first look counted. Broken: more than that were cut off, or written beyond it."""
+    member, scan = lab.member(), atomics.scanLeases
+    member.leases.take(0, 1, 1000)
+
+    def grownMeanwhile(*arguments: int) -> int:
+        found = int(scan(*arguments))
+        if found < 20:
+            for row in range(1, 20):
+                member.leases.take(row, 1, 1000)
+        return found
+
+    monkeypatch.setattr(atomics, "scanLeases", grownMeanwhile)
+    assert [hold.row for hold in leases.scanHolds(lab.block, lab.members)] == list(range(20))

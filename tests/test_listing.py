@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import muninn
 from muninn.api.membership import current
-from muninn.control import layout
+from muninn.control import atomics, layout
 from support import Actor, ActorError, eventually
 
 Start = Callable[..., Actor]
@@ -51,6 +52,22 @@ def test_listsEveryBufferByNameAndNoLocks(domain: str, actor: Start) -> None:
     assert [each["kind"] for each in listed] == ["array", "array", "bundle", "array"]
     assert listed[2]["dtype"] is None and mine.describe()["entries"] == {"w": {"shape": [3], "dtype": "<i8"}}
     assert other.do("[each['bufferId'] for each in muninn.listBuffers()]") == [each["bufferId"] for each in listed]
+
+
+def test_aListingCostsOneScanHoweverManyRowsThereAre(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: the leases of all members were looked through for each row: 10 s for 10,000 buffers and 200 members."""
+    other = actor("held = [muninn.share(b'x', name=f'b{number}') for number in range(30)]")
+    calls = Counter[str]()
+
+    def counted(name: str) -> Callable[..., int]:
+        call = getattr(atomics, name)
+        return lambda *arguments: calls.update([name]) or call(*arguments)  # type: ignore[func-returns-value]
+
+    for name in ("scan64", "scan32", "scanLeases"):
+        monkeypatch.setattr(atomics, name, counted(name))
+    listed = muninn.listBuffers()
+    assert len(listed) == 30 and all([hold["pid"] for hold in each["importers"]] == [other.pid] for each in listed)
+    assert sum(calls.values()) < 10, calls
 
 
 def test_aFreedBufferIsListedAsDyingWhileItIsHeld(domain: str, actor: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import TYPE_CHECKING, Any
 
 from muninn.api.dtypes import plain
@@ -24,18 +25,23 @@ _STATES = {
     layout.ROW_CREATING: "creating", layout.ROW_LIVE: "live", layout.ROW_PROBING: "live",
     layout.ROW_DYING: "dying", layout.ROW_DEAD: "dying",
 }  # fmt: skip
+_TRANSPORT_REASONS = {
+    "segment": "hostMemory: it has a name that outlives every process",
+    "memfd": "pretendedVram: the host back-end passes it by descriptor, and it outlives its owner",
+}
 
 
 def listBuffers() -> list[dict[str, Any]]:
     """`describe()` of every buffer of the domain, by name. Locks are not among them."""
     membership = current()
+    moment = _Moment(membership, leases.scanHolds(membership.block, membership.members))
     described = []
     for row, state in membership.rows.notFree():
         description = _stableDescription(membership, row, state)
         if description is None or description.kind == layout.ROW_KIND_LOCK:
             continue
         with contextlib.suppress(ControlBlockInvalid):  # one damaged row hides no others; `doctor` reports it
-            described.append(describeRow(membership, row, description))
+            described.append(moment.describe(row, description))
     return sorted(described, key=lambda buffer: buffer["name"])
 
 
@@ -65,61 +71,88 @@ def domainInfo() -> dict[str, Any]:
 
 def describeRow(membership: Membership, row: int, description: RowDescription) -> dict[str, Any]:
     """One buffer as a plain dict. Sizes in bytes, times in ms."""
-    state = membership.rows.state(row)
-    now = monotonicMs()
-    mapped = description.mode is Mode.BIG
-    topology: dict[str, list[str]] = {"p2p": [], "staged": []} if mapped else deviceOf(membership).topology()
-    return {
-        "bufferId": f"{row}.{state.incarnation}",
-        "name": description.name,
-        "kind": _KINDS.get(description.kind, "unknown"),
-        "mode": description.mode.value,
-        "gpu": description.gpu if description.gpu >= 0 else None,
-        "size": description.sizeBytes,
-        "shape": list(description.shape),
-        "dtype": plain(description.dtype).name if description.kind == layout.ROW_KIND_ARRAY else None,
-        "access": description.access.value,
-        "tenant": description.tenant,
-        "state": _STATES.get(state.state, "free"),
-        "generation": Generation(membership.block.rowAddress(row)).value(),
-        "lifetime": description.lifetime.value,
-        "leaseTtlMs": membership.settings.security.leaseTtlMs,
-        "ageMs": max(0, now - description.createdMs),
-        "endsInMs": description.deadlineMs - now if description.deadlineMs else None,
-        "reserve": "lazy" if description.flags & layout.ROW_FLAG_LAZY else "full",
-        "transport": description.transport,
-        "transportReason": _transportReason(membership, row, description),
-        "segment": membership.places.segmentName(row, state.incarnation) if mapped else None,
-        "hugePages": segments.hugePages() if mapped else None,
-        "peerable": mapped or not topology["staged"],
-        "topology": topology,
-        "importers": [
-            _describeHold(membership, hold, now)
-            for hold in leases.scanHolds(membership.block, membership.members, row)
-            if hold.incarnation == state.incarnation
-        ],
-    }
+    return _Moment(membership, leases.scanHolds(membership.block, membership.members, row)).describe(row, description)
+
+
+class _Moment:
+    """What buffers have in common that are described together: read once, and not again for each row or holder."""
+
+    def __init__(self, membership: Membership, holds: list[leases.Hold]) -> None:
+        self._membership = membership
+        self._now = monotonicMs()
+        self._holders: dict[int, list[leases.Hold]] = {}
+        for hold in holds:
+            self._holders.setdefault(hold.row, []).append(hold)
+        self._programs: dict[int, tuple[int, str]] = {}
+        self._hugePages: str | None = None
+        self._topology: dict[str, list[str]] | None = None
+
+    def describe(self, row: int, description: RowDescription) -> dict[str, Any]:
+        """See `describeRow`."""
+        membership, now = self._membership, self._now
+        state = membership.rows.state(row)
+        mapped = description.mode is Mode.BIG
+        topology: dict[str, list[str]] = {"p2p": [], "staged": []} if mapped else self._deviceTopology()
+        return {
+            "bufferId": f"{row}.{state.incarnation}",
+            "name": description.name,
+            "kind": _KINDS.get(description.kind, "unknown"),
+            "mode": description.mode.value,
+            "gpu": description.gpu if description.gpu >= 0 else None,
+            "size": description.sizeBytes,
+            "shape": list(description.shape),
+            "dtype": _dtypeName(description.dtype) if description.kind == layout.ROW_KIND_ARRAY else None,
+            "access": description.access.value,
+            "tenant": description.tenant,
+            "state": _STATES.get(state.state, "free"),
+            "generation": Generation(membership.block.rowAddress(row)).value(),
+            "lifetime": description.lifetime.value,
+            "leaseTtlMs": membership.settings.security.leaseTtlMs,
+            "ageMs": max(0, now - description.createdMs),
+            "endsInMs": description.deadlineMs - now if description.deadlineMs else None,
+            "reserve": "lazy" if description.flags & layout.ROW_FLAG_LAZY else "full",
+            "transport": description.transport,
+            "transportReason": _transportReason(membership, row, description),
+            "segment": membership.places.segmentName(row, state.incarnation) if mapped else None,
+            "hugePages": self._ofHugePages() if mapped else None,
+            "peerable": mapped or not topology["staged"],
+            "topology": topology,
+            "importers": [self._describeHold(hold) for hold in self._holders.get(row, ()) if hold.incarnation == state.incarnation],
+        }
+
+    def _deviceTopology(self) -> dict[str, list[str]]:
+        if self._topology is None:
+            self._topology = deviceOf(self._membership).topology()
+        return {route: list(names) for route, names in self._topology.items()}
+
+    def _ofHugePages(self) -> str:
+        if self._hugePages is None:
+            self._hugePages = segments.hugePages()
+        return self._hugePages
+
+    def _describeHold(self, hold: leases.Hold) -> dict[str, Any]:
+        if hold.slot not in self._programs:
+            members = self._membership.members
+            self._programs[hold.slot] = members.identity(hold.slot).pid, members.program(hold.slot)
+        pid, program = self._programs[hold.slot]
+        expired = "expired" if hold.expiryMs <= self._now else "ok"
+        return {
+            "pid": pid,
+            "program": program,
+            "slot": hold.slot,
+            "lease": f"revoked ({hold.reason})" if hold.reason else expired,
+            "leaseExpiresMs": max(0, hold.expiryMs - self._now),
+            "revoked": hold.reason or None,
+        }
+
+
+@functools.lru_cache(maxsize=1024)
+def _dtypeName(text: str) -> str:
+    return plain(text).name
 
 
 def _transportReason(membership: Membership, row: int, description: RowDescription) -> str:
-    reasons = {
-        "segment": "hostMemory: it has a name that outlives every process",
-        "memfd": "pretendedVram: the host back-end passes it by descriptor, and it outlives its owner",
-    }
-    return reasons.get(description.transport) or handle.reasonIn(membership.rows.handle(row))
-
-
-def _describeHold(membership: Membership, hold: leases.Hold, now: int) -> dict[str, Any]:
-    identity = membership.members.identity(hold.slot)
-    expired = "expired" if hold.expiryMs <= now else "ok"
-    return {
-        "pid": identity.pid,
-        "program": membership.members.program(hold.slot),
-        "slot": hold.slot,
-        "lease": f"revoked ({hold.reason})" if hold.reason else expired,
-        "leaseExpiresMs": max(0, hold.expiryMs - now),
-        "revoked": hold.reason or None,
-    }
+    return _TRANSPORT_REASONS.get(description.transport) or handle.reasonIn(membership.rows.handle(row))
 
 
 def _describeMember(membership: Membership, slot: int) -> dict[str, Any]:
@@ -129,7 +162,7 @@ def _describeMember(membership: Membership, slot: int) -> dict[str, Any]:
         "program": membership.members.program(slot),
         "slot": slot,
         "preferred": bool(identity.flags & layout.MEMBER_FLAG_PREFERRED),
-        "leases": len(leases.holdsOf(membership.block, membership.members, slot)),
+        "leases": leases.heldBy(membership.block, membership.members, slot),
         "ageMs": max(0, monotonicMs() - identity.joinedMs),
     }
 

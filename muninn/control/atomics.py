@@ -56,6 +56,9 @@ scan32 = _bound(_quick, "mnnScan32", _U32, _ADDRESS, _SIZE, _U32, _U32, _U32, _A
 scan64 = _bound(_quick, "mnnScan64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64, _ADDRESS, _U32)
 raiseField64 = _bound(_quick, "mnnRaiseField64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64)
 
+_LEASES = (_ADDRESS, _U64, _U64, _U32, _U32, _U64, _U64, _ADDRESS, _U32)
+scanLeases = _bound(_quick, "mnnScanLeases", _U32, *_LEASES)
+
 monotonicNs = _bound(_quick, "mnnMonotonicNs", _I64)
 sleepUntil = _bound(_slow, "mnnSleepUntil", _I32, _I64)
 
@@ -141,3 +144,8 @@ def indexBuffer(count: int) -> Any:
 def addressOf(room: Any) -> int:
     """Where such room is; it must be kept as long as the address is used."""
     return ctypes.addressof(room)
+
+
+def addressOfBytes(room: bytearray) -> int:
+    """Where a bytearray's content is, as long as it is kept and not resized."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(room))

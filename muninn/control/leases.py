@@ -11,6 +11,7 @@ died is none, once its lease is cleared.
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
 from muninn.control import atomics, layout
@@ -26,6 +27,8 @@ _INCARNATION_SHIFT, _INCARNATION_MASK = 40, 0xFFFFFF
 
 _READING = 1 << layout.LEASE_READING_SHIFT
 _EXPIRY_MASK = _READING - 1
+#: `struct mnnLease`: slot, position, hold, expiry.
+_LEASE = struct.Struct("<IIQQ")
 
 #: Why a lease was revoked; the position is what the word stores.
 REVOCATION_REASONS = ("", "evicted", "drained", "lifetimeEnded", "quota", "ownerDied")
@@ -120,9 +123,16 @@ def reasonName(reason: int) -> str:
     return REVOCATION_REASONS[reason] if reason < len(REVOCATION_REASONS) else f"reason {reason}"
 
 
-def scanHolds(block: ControlBlock, members: MemberTable, row: int) -> list[Hold]:
-    """Every lease on `row`, whatever the state of its member: a claim that ended without being reclaimed still counts."""
-    return [hold for slot in members.occupied() for hold in holdsOf(block, members, slot, row)]
+def scanHolds(block: ControlBlock, members: MemberTable, row: int | None = None) -> list[Hold]:
+    """Every lease on `row`, or every one, whatever the state of its member: a claim that ended without being reclaimed still counts."""
+    mask, value = (0, 0) if row is None else (_ROW_MASK, row + 1)
+    room = _scan(block, mask, value)
+    while True:
+        leases = bytearray(_LEASE.size * room)
+        found = _scan(block, mask, value, leases)
+        if found <= room:
+            return [_holdOf(*lease) for lease in _LEASE.iter_unpack(leases[: _LEASE.size * found])]
+        room = 2 * found
 
 
 def countHolds(block: ControlBlock, members: MemberTable, row: int, incarnation: int | None = None) -> int:
@@ -130,13 +140,30 @@ def countHolds(block: ControlBlock, members: MemberTable, row: int, incarnation:
 
     With an incarnation, those on that one only: a creator that gave up lets go of its memory later than of its row.
     """
-    mask, value = (_ROW_MASK, row + 1) if incarnation is None else _holdsOn(row, incarnation)
-    total = 0
-    for slot in members.occupied():
-        high = members.leaseHigh(slot)
-        if high:
-            total += atomics.scan64(block.areaAddress(slot), layout.LEASE_BYTES, high, mask, value, None, 0)
-    return total
+    return _scan(block, *((_ROW_MASK, row + 1) if incarnation is None else _holdsOn(row, incarnation)))
+
+
+def heldBy(block: ControlBlock, members: MemberTable, slot: int) -> int:
+    """How many leases a member has."""
+    high = members.leaseHigh(slot)
+    return high - int(atomics.scan64(block.areaAddress(slot), layout.LEASE_BYTES, high, _ROW_MASK, 0, None, 0)) if high else 0
+
+
+def _scan(block: ControlBlock, mask: int, value: int, into: bytearray | None = None) -> int:
+    """Count the holds of all members whose words match, and describe as many as there is room for."""
+    geometry = block.geometry
+    address, room = (atomics.addressOfBytes(into), len(into) // _LEASE.size) if into else (None, 0)
+    found: int = atomics.scanLeases(
+        block.address, geometry.areasOffset, geometry.areaBytes, geometry.maxMembers, geometry.maxLeases, mask, value, address, room
+    )
+    return found
+
+
+def _holdOf(slot: int, position: int, word: int, expiry: int) -> Hold:
+    reason = word >> _REASON_SHIFT & _REASON_MASK
+    return Hold(
+        slot, position, (word & _ROW_MASK) - 1, word >> _INCARNATION_SHIFT, reasonName(reason) if reason else "", expiry & _EXPIRY_MASK
+    )
 
 
 def readersOf(block: ControlBlock, members: MemberTable, row: int, incarnation: int) -> bool:
@@ -162,24 +189,14 @@ def _holdsOn(row: int, incarnation: int) -> tuple[int, int]:
     return _ROW_MASK | _INCARNATION_MASK << _INCARNATION_SHIFT, row + 1 | incarnation << _INCARNATION_SHIFT
 
 
-def holdsOf(block: ControlBlock, members: MemberTable, slot: int, row: int | None = None) -> list[Hold]:
-    """The leases in one member's area, all or those on `row`."""
-    high = members.leaseHigh(slot)
-    if not high:
-        return []
-    first = block.areaAddress(slot)
-    if row is not None and not atomics.scan64(first, layout.LEASE_BYTES, high, _ROW_MASK, row + 1, None, 0):
-        return []
-    holds = []
-    for index in range(high):
+def holdsOf(block: ControlBlock, members: MemberTable, slot: int) -> list[Hold]:
+    """The leases in one member's area."""
+    first, holds = block.areaAddress(slot), []
+    for index in range(members.leaseHigh(slot)):
         address = first + index * layout.LEASE_BYTES
-        word = atomics.loadSeqCst64(address)
-        held = (word & _ROW_MASK) - 1
-        if held < 0 or row not in (None, held):
-            continue
-        expiryMs = int(atomics.loadAcquire64(address + layout.LEASE_EXPIRY_OFFSET)) & _EXPIRY_MASK
-        reason = reasonName(word >> _REASON_SHIFT & _REASON_MASK)
-        holds.append(Hold(slot, index, held, word >> _INCARNATION_SHIFT, reason, expiryMs))
+        word = int(atomics.loadSeqCst64(address))
+        if word & _ROW_MASK:
+            holds.append(_holdOf(slot, index, word, int(atomics.loadAcquire64(address + layout.LEASE_EXPIRY_OFFSET))))
     return holds
 
 

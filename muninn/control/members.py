@@ -68,11 +68,12 @@ class MemberTable:
 
     def occupied(self) -> list[int]:
         """The slots that are not FREE."""
-        first, stride = self._block.memberAddress(0), layout.MEMBER_BYTES
-        total = atomics.scan64(first, stride, self.count, 0xFF, layout.MEMBER_FREE, None, 0)
-        if total == self.count:
-            return []
-        return [slot for slot in range(self.count) if self.state(slot)[0] != layout.MEMBER_FREE]
+        first, stride, indices = self._block.memberAddress(0), layout.MEMBER_BYTES, atomics.indexBuffer(self.count)
+        slots = set[int]()
+        # In the order in which a claim goes through them, so one that changes meanwhile is not missed.
+        for state in (layout.MEMBER_CLAIMING, layout.MEMBER_LIVE, layout.MEMBER_DEAD):
+            slots.update(indices[: atomics.scan64(first, stride, self.count, 0xFF, state, indices, self.count)])
+        return sorted(slots)
 
     def live(self) -> list[MemberKey]:
         """The claims that are LIVE, dead processes that nobody has reclaimed among them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_SHIM, _HATCH, _WATCH, _RESERVE = "cshim/primitives.c", "cshim/hatch.c", "cshim/watch.c", "cshim/reserve.c"
+_SHIM, _HATCH, _WATCH, _RESERVE, _LEASES = (f"cshim/{name}.c" for name in ("primitives", "hatch", "watch", "reserve", "leases"))
 
 # fmt: off
 MUTANTS = [
@@ -42,5 +42,8 @@ MUTANTS = [
     Mutant(_RESERVE, "\twhile (started > 0)\n\t\tpthread_join(helpers[--started], NULL);\n", "", "no thread outlives the call", "test_primitives.py test_segments.py"),
     Mutant(_RESERVE, "\tif (offset < work->sourceBytes)\n", "\tif (offset + length <= work->sourceBytes)\n", "the last bytes are copied too", "test_primitives.py test_segments.py"),
     Mutant(_RESERVE, "\t\tif (error != 0)\n\t\t\t__atomic_store_n", "\t\tif (0)\n\t\t\t__atomic_store_n", "a page that can not be had is an error", "test_primitives.py"),
+    Mutant(_LEASES, "\t\tif ((load64(member + MNN_MEMBER_STATE_OFFSET) & 0xFF) == MNN_MEMBER_FREE)\n\t\t\tcontinue;\n", "", "a slot that is free has no leases", "test_leases.py"),
+    Mutant(_LEASES, "position < high && position < maxLeases", "position < high", "a scan does not go beyond an area", "test_leases.py"),
+    Mutant(_LEASES, "\t\t\tif (found < outMax)\n", "", "a scan of leases writes no more than it was given room for", "test_leases.py"),
 ]
 # fmt: on
