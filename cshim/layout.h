@@ -24,6 +24,9 @@
 #define MNN_INDEX_SLOTS_OFFSET 52
 #define MNN_SECRET_OFFSET 56
 #define MNN_SECRET_BYTES 32
+#define MNN_IDENTITY_OFFSET 88
+#define MNN_LOCK_INODE_OFFSET 96
+#define MNN_ADOPTED_OFFSET 104
 #define MNN_ELECTION_OFFSET 128
 #define MNN_READY_OFFSET 192
 #define MNN_HEARTBEAT_OFFSET 256
@@ -93,6 +96,7 @@
 #define MNN_ROW_NAME_OFFSET 240
 
 #define MNN_MAX_NAME_BYTES 128
+#define MNN_ROW_ORIGIN_OFFSET 368
 
 #define MNN_ROW_GENERATION_OFFSET 384
 #define MNN_ROW_CLAIM_OFFSET 392
@@ -142,12 +146,12 @@
 #define MNN_MAX_LEASES_LIMIT 65536
 
 #ifndef __cplusplus
-_Static_assert(MNN_SECRET_OFFSET + MNN_SECRET_BYTES <= MNN_ELECTION_OFFSET, "the secret ends before the election word");
+_Static_assert(MNN_ADOPTED_OFFSET + 4 <= MNN_ELECTION_OFFSET, "what the creator writes ends before the election word");
 _Static_assert(MNN_ELECTION_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");
 _Static_assert(MNN_READY_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");
 _Static_assert(MNN_HEARTBEAT_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");
 _Static_assert(MNN_MEMBER_PROGRAM_OFFSET + MNN_MEMBER_PROGRAM_BYTES <= MNN_MEMBER_BYTES, "a member slot holds its program's name");
-_Static_assert(MNN_ROW_NAME_OFFSET + MNN_MAX_NAME_BYTES <= MNN_ROW_GENERATION_OFFSET, "a row's description ends before its hot words");
+_Static_assert(MNN_ROW_ORIGIN_OFFSET + 8 <= MNN_ROW_GENERATION_OFFSET, "a row's description ends before its hot words");
 _Static_assert(MNN_ROW_TICKETS_OFFSET + MNN_TICKET_RING * 8 == MNN_ROW_HANDLE_OFFSET, "the handle comes after the ticket ring");
 _Static_assert(MNN_ROW_HANDLE_OFFSET + MNN_MAX_HANDLE_BYTES == MNN_ROW_BYTES, "the handle ends the row");
 _Static_assert(MNN_ROW_GENERATION_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");

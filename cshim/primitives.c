@@ -181,29 +181,31 @@ int mnnRobustHold(void *list, uint32_t *word)
 
 /* --- liveness --- */
 
-static int byteLock(int fd, int64_t offset, short kind, int command, struct flock *lock)
+static int byteLock(int fd, int64_t offset, int64_t length, short kind, int command, struct flock *lock)
 {
-	*lock = (struct flock){.l_type = kind, .l_whence = SEEK_SET, .l_start = offset, .l_len = 1};
+	*lock = (struct flock){.l_type = kind, .l_whence = SEEK_SET, .l_start = offset, .l_len = length};
 	return resultOf(fcntl(fd, command, lock));
 }
 
 int mnnByteLock(int fd, int64_t offset)
 {
 	struct flock lock;
-	int result = byteLock(fd, offset, F_WRLCK, F_SETLK, &lock);
+	int result = byteLock(fd, offset, 1, F_WRLCK, F_SETLK, &lock);
 	return result == -EACCES ? -EAGAIN : result; /* POSIX allows either for "another has it" */
 }
 
 int mnnByteUnlock(int fd, int64_t offset)
 {
 	struct flock lock;
-	return byteLock(fd, offset, F_UNLCK, F_SETLK, &lock);
+	return byteLock(fd, offset, 1, F_UNLCK, F_SETLK, &lock);
 }
 
-int mnnByteHolder(int fd, int64_t offset)
+int mnnByteHolder(int fd, int64_t offset) { return mnnRangeHolder(fd, offset, 1); }
+
+int mnnRangeHolder(int fd, int64_t offset, int64_t length)
 {
 	struct flock lock;
-	int result = byteLock(fd, offset, F_WRLCK, F_GETLK, &lock);
+	int result = byteLock(fd, offset, length, F_WRLCK, F_GETLK, &lock);
 	if (result < 0)
 		return result;
 	if (lock.l_type == F_UNLCK)

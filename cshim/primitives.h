@@ -74,6 +74,8 @@ MNN_API int mnnByteLock(int fd, int64_t offset); /* -EAGAIN: another process has
 MNN_API int mnnByteUnlock(int fd, int64_t offset);
 /* The pid of ANOTHER process that has the byte, INT_MAX when that pid means nothing in this PID namespace; 0: free, or our own. */
 MNN_API int mnnByteHolder(int fd, int64_t offset);
+/* The same of any byte of a range. */
+MNN_API int mnnRangeHolder(int fd, int64_t offset, int64_t length);
 MNN_API int mnnPidfdOpen(int pid); /* a close-on-exec descriptor */
 MNN_API int mnnPidfdDead(int pidfd); /* 1: the process has ended, a zombie included; 0: it runs, or is stopped */
 MNN_API uint32_t mnnThreadId(void);

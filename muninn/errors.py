@@ -179,6 +179,13 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             "Use `deviceArray()` in kernels, or `read()` for a copy on the host",
             "caller",
         ),
+        (
+            33,
+            "DomainChanged",
+            "The object belongs to another domain, or to a control block that is no more",
+            "Open the name again: this process is in another control block now",
+            "caller",
+        ),
     )
 )
 
@@ -279,6 +286,9 @@ class PlatformUnsupported(MuninnError): ...
 
 
 class NotHostVisible(MuninnError): ...
+
+
+class DomainChanged(MuninnError): ...
 
 
 ERROR_OF_NUMBER: dict[int, type[MuninnError]] = {

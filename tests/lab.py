@@ -66,6 +66,7 @@ class Lab:
         self.places = Places(os.getuid(), domain)
         self.lockFile = LockFile(self.places)
         self.block = openOrCreate(self.places, self.lockFile, Geometry.of(maxMembers, maxBuffers, maxLeases))
+        self.places = self.block.places
         self.members = MemberTable(self.block)
         self.election = Election(self.block)
         self.rows = RowTable(self.block)

@@ -125,9 +125,11 @@ def eventually(condition: Callable[[], Any], what: str, bound: float = BOUND_SEC
 
 
 def leftovers(domain: str) -> list[str]:
-    """What of the domain lies in `/dev/shm`: segments, that is, not the control block and its directory."""
-    prefix = f"muninn-{os.getuid()}-{domain}."
-    return sorted(entry for entry in os.listdir("/dev/shm") if entry.startswith(prefix) and not entry.endswith(".d"))
+    """The segments of the domain, by their names below `/dev/shm`."""
+    folder = f"muninn-{os.getuid()}-{domain}.d"
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(f"{folder}/{entry}" for entry in os.listdir(f"/dev/shm/{folder}") if entry.startswith("segment-"))
+    return []
 
 
 class Background:

@@ -11,7 +11,7 @@ from lab import Lab
 
 import muninn
 from muninn.control import layout, lockfile
-from muninn.control.block import openOrCreate
+from muninn.control.block import ControlBlock, create, openOrCreate
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.control.places import Places
@@ -53,11 +53,83 @@ def test_aTruncatedBlockIsNotMapped(lab: Lab) -> None:
         openAgain(lab)
 
 
-def test_anUnfinishedBlockIsReplaced(lab: Lab) -> None:
+def test_aBlockThatNeverHadAnIdentityIsReplaced(lab: Lab) -> None:
     damage(lab, layout.VERSION_OFFSET, bytes(4))
-    before = os.stat(f"/dev/shm{lab.places.blockName}").st_ino
+    damage(lab, layout.IDENTITY_OFFSET, bytes(8))
+    before = os.stat(lab.places.blockPath).st_ino
     openAgain(lab)
-    assert os.stat(f"/dev/shm{lab.places.blockName}").st_ino != before
+    assert os.stat(lab.places.blockPath).st_ino != before
+
+
+def test_aWithdrawnBlockIsGivenBack(lab: Lab) -> None:
+    """Whoever withdrew it died half way. Broken: unless a slot was locked a new one took its place, and all buffers went with it."""
+    before = os.stat(lab.places.blockPath).st_ino
+    damage(lab, layout.VERSION_OFFSET, bytes(4))
+    openAgain(lab)
+    assert os.stat(lab.places.blockPath).st_ino == before and not lab.block.isRetired()
+
+
+def test_bothNamesLeadToOneBlock(lab: Lab) -> None:
+    assert os.path.samefile(lab.places.blockPath, lab.places.linkPath)
+    for path in (lab.places.blockPath, lab.places.linkPath):
+        os.unlink(path)
+        assert lab.block.hasName()
+        openAgain(lab)
+        assert lab.block.restoreNames() and os.path.samefile(lab.places.blockPath, lab.places.linkPath)
+    os.unlink(lab.places.blockPath)
+    os.unlink(lab.places.linkPath)
+    assert not lab.block.hasName() and not lab.block.restoreNames()
+
+
+def test_aBlockOfAnotherLockFileIsNotJoined(lab: Lab) -> None:
+    """Its slot bytes are in a file that is gone. Broken: whoever came took living members' slots for free."""
+    os.rename(lab.places.directory, f"{lab.places.directory}.old")
+    other = LockFile(lab.places)
+    block = openOrCreate(lab.places, other, lab.block.geometry)
+    assert block.identity != lab.block.identity
+    block.close()
+    other.close()
+
+
+def test_aFailedCreationLeavesWhatWasThere(lab: Lab) -> None:
+    def adopt(_: ControlBlock) -> Callable[[], None]:
+        raise KeyboardInterrupt
+
+    before = os.stat(lab.places.linkPath).st_ino
+    with pytest.raises(KeyboardInterrupt):
+        create(lab.places, lab.lockFile, lab.block.geometry, adopt)
+    assert os.stat(lab.places.linkPath).st_ino == before
+    openAgain(lab)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be another user")
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_aBlockNameThatAnotherUserTookIsAvoided(domain: str, actor: Start, mode: int) -> None:
+    """Broken: it was joined, written to, and truncated under its victim."""
+    path = f"/dev/shm/muninn-{os.getuid()}-{domain}"
+    with open(path, "wb") as file:
+        file.truncate(1 << 20)
+    os.chown(path, 65534, 65534)
+    os.chmod(path, mode)
+    maker = actor("held = muninn.share(np.arange(3), name='a')")
+    assert muninn.open("a").array.tolist() == [0, 1, 2]
+    with open(path, "rb") as file:
+        assert file.read() == bytes(1 << 20)
+    maker.kill()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be another user")
+def test_aDirectoryThatAnotherUserTookIsRefused(domain: str) -> None:
+    path = f"/dev/shm/muninn-{os.getuid()}-{domain}.d"
+    os.mkdir(path, 0o777)
+    os.chown(path, 65534, 65534)
+    with pytest.raises(ControlBlockInvalid, match="uid 65534"):
+        muninn.listBuffers()
+
+
+def test_aFirstProcessWithAHardUmaskLeavesADomainForAll(domain: str, actor: Start) -> None:
+    actor("os.umask(0o777)\nmuninn.share(np.arange(3), name='a')").kill()
+    assert muninn.open("a").array.tolist() == [0, 1, 2]
 
 
 def test_aBlockOfAnotherBootGoesWithAllThatItNamed(lab: Lab) -> None:

@@ -348,3 +348,25 @@ def test_aWriterKeepsTheOthersOut(domain: str, actor: Start) -> None:
     with buffer.write(timeout=20) as view:
         assert view[0] == 7
     assert buffer.generation == 4
+
+
+def test_anObjectOfAnotherDomainIsRefused(domain: str, actor: Callable[..., Actor]) -> None:
+    """Inherited by fork, used after a change of domain. Broken: (row, incarnation) named another buffer there, and its bytes were the answer."""
+    other = actor("held = muninn.share(np.full(3, 666), name='payroll')", MUNINN_DOMAIN=f"{domain}-b").join()
+    parent = actor("a = muninn.share(np.arange(3), name='mine')\nlock = muninn.Lock('l')")
+    code = f"""
+reading, writing = os.pipe()
+if (child := os.fork()) == 0:
+    os.environ['MUNINN_DOMAIN'] = '{domain}-b'
+    seen = []
+    for use in (lambda: a.array, lambda: a.read(), lambda: lock.acquire(timeout=1)):
+        try: seen.append(repr(use()))
+        except Exception as error: seen.append(type(error).__name__)
+    os.write(writing, ' '.join(seen).encode())
+    os._exit(0)
+os.close(writing)
+os.waitpid(child, 0)
+os.read(reading, 1000).decode()
+"""
+    assert parent.do(code) == "DomainChanged DomainChanged DomainChanged"
+    assert parent.do("a.array.tolist()") == [0, 1, 2] and other.do("held.array.tolist()") == [666] * 3

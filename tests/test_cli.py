@@ -21,6 +21,7 @@ import pytest
 
 import muninn
 from muninn.cli.main import profMain, topMain
+from muninn.control.places import Places
 from support import Actor, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -390,13 +391,16 @@ def test_doctorAsksTheCudaDriver(domain: str, folder: Path, init: int, count: in
 
 
 def test_doctorSaysWhatIsLeftOfADomain(domain: str) -> None:
-    stem = f"/dev/shm/muninn-{os.getuid()}-{domain}"
+    places = Places(os.getuid(), domain)
     assert "nobody is in it" in answer("doctor")["domain"]["found"]
-    Path(f"{stem}.3.1").write_bytes(b"x")
+    places.makeDirectory()
+    Path(f"/dev/shm{places.segmentName(3, 1)}").write_bytes(b"x")
     assert "1 segments are left over" in answer("doctor")["domain"]["found"]
-    Path(stem).write_bytes(b"\0" * 8192)
-    assert "unfinished" in answer("doctor")["domain"]["found"]
-    Path(stem).write_bytes(b"garbage!" * 1024)
+    block = Path(places.linkPath)
+    block.touch(mode=0o600)
+    block.write_bytes(b"\0" * 8192)
+    assert "withdrawn" in answer("doctor")["domain"]["found"]
+    block.write_bytes(b"garbage!" * 1024)
     done = run("doctor")
     assert done.returncode == 1
     assert "fail  domain" in done.stdout

@@ -63,7 +63,19 @@ def serve(lab: Lab) -> Iterator[Callable[[], Serving]]:
 def _client(lab: Lab, member: Member, takeoverMs: int = 100, allocations: Allocations = list) -> Client:
     nonce = member.table.identity(member.key.slot).nonce
     return Client(
-        Office(lab.places, member.table, lab.election, member.key, nonce, takeoverMs, 50_000, lambda: None, lambda term: None, allocations)
+        Office(
+            lab.places,
+            member.table,
+            lab.election,
+            member.key,
+            nonce,
+            takeoverMs,
+            50_000,
+            lambda: None,
+            lambda term: None,
+            lambda: False,
+            allocations,
+        )
     )
 
 

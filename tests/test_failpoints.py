@@ -19,7 +19,7 @@ def test_eachChangeOfSharedStateHasAName() -> None:
         "election.Election.replace:casSeqCst64",
         "rows.RowTable.change:casSeqCst64",
         "leases.LeaseTable.take:exchangeSeqCst64",
-        "segments.unlink:unlink_shared_memory",
+        "segments.unlink:unlink",
         "broker.Broker.start:bind",
         "rows.RowTable.describe:put#2",
     } <= set(names)

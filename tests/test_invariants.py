@@ -443,7 +443,7 @@ def test_i6AStandingHeartbeatIsTimedByTheObserver(lab: Lab) -> None:
     from muninn.broker.client import Office, Patience
 
     member = lab.member()
-    office = Office(lab.places, member.table, lab.election, member.key, 1, 30, 1000, lambda: None, lambda term: None, list)
+    office = Office(lab.places, member.table, lab.election, member.key, 1, 30, 1000, lambda: None, lambda term: None, lambda: False, list)
     lab.elect(5)
     patience = Patience(office)
     assert not patience.isOver()

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import zlib
+from pathlib import Path
 
 import msgpack
 import pytest
@@ -40,7 +41,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     for number in range(10):
         written.append("live", row=number, description=os.urandom(number * 7))
     written.close()
-    return (directory / "journal-1").read_bytes()
+    return Path(here.journalPath(1)).read_bytes()
 
 
 def rowsOf(content: bytes) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -14,7 +15,7 @@ import pytest
 import muninn
 from muninn.api import membership
 from muninn.control import atomics, layout
-from muninn.control.block import unlinkQuietly
+from muninn.control.block import unlinkBlock
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
 from muninn.errors import ProtocolViolation, TableFull
@@ -70,7 +71,7 @@ def test_nobodyStaysInABlockThatWasWithdrawnMeanwhile(domain: str, monkeypatch: 
         if not withdrawn:
             withdrawn.append(key.slot)
             atomics.exchangeSeqCst32(table._block.address + layout.VERSION_OFFSET, 0)
-            os.unlink(_blockPath(domain))
+            unlinkBlock(table._block.places)
         return key
 
     monkeypatch.setattr(MemberTable, "claim", late)
@@ -88,7 +89,7 @@ def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(domain: str) -> 
     version = leaving.block.address + layout.VERSION_OFFSET
     with leaving._lockFile.creating():
         atomics.exchangeSeqCst32(version, 0)
-        unlinkQuietly(leaving.places.blockName)
+        unlinkBlock(leaving.places)
     claiming = leaving.block.memberAddress(leaving.key.slot + 1)
     atomics.storeRelease64(claiming, 1 << 32 | layout.MEMBER_CLAIMING)
     leaving._retire()
@@ -311,3 +312,44 @@ def test_aHandlerMayCallWhileItsProcessJoins(domain: str, actor: Callable[..., A
     hit = actor(f"{_SIGNALLED}\ndef share(*_): muninn.share(np.arange(3), name='handled')\nsignal.signal(signal.SIGALRM, share)")
     hit.do("muninn.share(np.arange(4), name='main')")
     assert hit.do("int(muninn.open('handled').array.sum()), mine()") == [3, 1]
+
+
+def test_aBlockThatIsWantedKeepsItsVersionWhileTheLastLeaves(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: it had none while the last process looked whether it was wanted, and a death or Ctrl-C there took every named buffer with it."""
+    muninn.share(b"x", name="a")
+    current = membership.current()
+    version, stored = current.block.address + layout.VERSION_OFFSET, list[int]()
+    exchange = atomics.exchangeSeqCst32
+
+    def recording(address: int, value: int) -> int:
+        if address == version:
+            stored.append(value)
+        return int(exchange(address, value))
+
+    monkeypatch.setattr(atomics, "exchangeSeqCst32", recording)
+    current.leave()
+    assert stored == [] and bytes(muninn.open("a").array) == b"x"
+
+
+@pytest.mark.parametrize("dies", ["exchangeSeqCst32", "unlink"])
+def test_whoDiesWhileItWithdrawsTheBlockLosesNothing(domain: str, actor: Callable[..., Actor], dies: str) -> None:
+    """Somebody has shared meanwhile, or nobody has. Broken: the next process made a new block beside the journals of the old one."""
+    for number in range(1, 6):
+        leaving = actor(
+            "import signal\nfrom muninn.api import membership\nfrom muninn.control import atomics\nmuninn.domainInfo()\ncurrent = membership.current()\n"
+            f"owner = atomics if '{dies}' in dir(atomics) else os\nreal = getattr(owner, '{dies}')\ncalls = []\n"
+            "def dying(*arguments, **keywords):\n"
+            "    calls.append(1)\n"
+            f"    if len(calls) == {number}: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    return real(*arguments, **keywords)\n"
+            f"setattr(owner, '{dies}', dying)"
+        )
+        leaving.begin("current._retire()")
+        with contextlib.suppress(AssertionError):
+            leaving.result()
+        leaving.kill()
+        other = actor(f"held = muninn.share(b'x', name='n{number}')")
+        assert other.do("[each['name'] for each in muninn.listBuffers()]") == [f"n{number}"]
+        assert other.do(f"bytes(muninn.open('n{number}').array).decode()") == "x"
+        other.do(f"muninn.free('n{number}')")
+        assert other.leave() == 0

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +15,10 @@ import pytest
 import muninn
 from muninn.api import admin
 from muninn.api.membership import current
+from muninn.broker import journal, repair
 from muninn.control.places import Places
-from muninn.errors import BrokerUnavailable, ControlBlockInvalid
-from support import Actor, eventually, leftovers
+from muninn.errors import BrokerUnavailable, ControlBlockInvalid, WriterDied
+from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
 
@@ -61,9 +66,8 @@ def test_repairingTwiceIsFine(domain: str, actor: Start) -> None:
 def test_aTornJournalBringsBackWhatStandsBeforeTheTear(domain: str, actor: Start) -> None:
     _makeAndEnd(actor)
     _ruin(domain)
-    places = Places(os.getuid(), domain)
-    for epoch in places.epochsOf("journal"):
-        path = places.journalPath(epoch)
+    for ofBlock, epoch in Places(os.getuid(), domain).journals():
+        path = ofBlock.journalPath(epoch)
         os.truncate(path, os.stat(path).st_size // 3)
     recovered = admin.repair()["recovered"]
     assert all(muninn.open(name).array.size == 1000 for name in recovered)
@@ -93,7 +97,191 @@ def test_theNextTermComesAfterAllThatTheJournalsRemember(domain: str, actor: Sta
     """Broken: the new block began with epoch 1, and the rows in it were of a later one."""
     _makeAndEnd(actor)
     actor().join().kill()
-    last = Places(os.getuid(), domain).epochsOf("journal")[-1]
+    last = max(epoch for _, epoch in Places(os.getuid(), domain).journals())
     _ruin(domain)
     admin.repair()
     assert current().election.epoch() > last
+
+
+def _lose(domain: str, *paths: str) -> None:
+    places = Places(os.getuid(), domain)
+    for path in paths or ("blockPath", "linkPath"):
+        os.unlink(getattr(places, path))
+
+
+def test_whoComesAfterTheBlockWasLostAdoptsFirst(domain: str, actor: Start) -> None:
+    """Broken: the new block's first broker collected the segments as orphans, and dropped the journals that vouched for them."""
+    _makeAndEnd(actor)
+    _lose(domain)
+    other = actor("names = sorted(each['name'] for each in muninn.listBuffers())")
+    assert other.do("names") == ["n0", "n2"]
+    other.kill()
+    assert muninn.open("n2").array.tolist() == [2] * 1000
+    again = actor("muninn.share(np.arange(3), name='n3')")
+    again.kill()
+    assert len(leftovers(domain)) == 3
+
+
+def test_whatWasAdoptedIsAdoptedAgain(domain: str, actor: Start) -> None:
+    """Its segment has the name that an earlier block gave it."""
+    _makeAndEnd(actor)
+    for _ in range(3):
+        _lose(domain)
+        actor("muninn.open('n0', access='readWrite').array[0] += 1").kill()
+    assert muninn.open("n0").array[0] == 3
+    muninn.free("n0")
+    eventually(lambda: len(leftovers(domain)) == 1, "the adopted segment went with its buffer")
+
+
+def test_theBlocksPublicNameAloneIsNotNeeded(domain: str, actor: Start) -> None:
+    """`rm /dev/shm/muninn-*` while processes live. Broken: a second block of the name, whose broker collected what was in use."""
+    first = actor("held = muninn.share(np.arange(3), name='a', access='readWrite')")
+    _lose(domain, "blockPath")
+    second = actor("held = muninn.open('a', access='readWrite')\nheld.array[0] = 7\nmuninn.share(np.arange(2), name='b')")
+    assert first.do("held.array.tolist()") == [7, 1, 2] and first.do("muninn.open('b').array.tolist()") == [0, 1]
+    assert second.do("muninn.domainInfo()['brokerPid']") == first.pid
+    eventually(lambda: os.path.exists(Places(os.getuid(), domain).blockPath), "the broker restores the name")
+
+
+def test_twoLivingBlocksOfOneNameDoNotMix(domain: str, actor: Start) -> None:
+    """Everything of the domain was removed while processes live (logind's RemoveIPC, `rm -r /dev/shm/*`)."""
+    first, second = actor("held = muninn.share(np.arange(3), name='a')"), actor("held = muninn.open('a')")
+    kept = first.do("view = held.array\nview.tolist()")
+    places = Places(os.getuid(), domain)
+    os.unlink(places.blockPath)
+    shutil.rmtree(places.directory)
+    newcomer = actor("mine = muninn.share(np.full(3, 100), name='a')")
+    assert eventually(lambda: _orError(first, "muninn.open('a').array.tolist()") == [100] * 3, "the first joins the newcomer's block")
+    assert first.do("view.tolist()") == kept
+    with pytest.raises(ActorError, match="DomainChanged"):
+        first.do("held.array")
+    first.do("muninn.share(np.full(2, 5), name='x')")
+    assert eventually(lambda: _orError(second, "muninn.open('x').array.tolist()") == [5, 5], "so does the second")
+    assert newcomer.do("(muninn.open('x').array.tolist(), mine.array.tolist(), len(muninn.domainInfo()['members']))") == [
+        [5, 5],
+        [100] * 3,
+        3,
+    ]
+
+
+def _orError(actor: Actor, code: str) -> object:
+    try:
+        return actor.do(code)
+    except ActorError as error:
+        return error.kind
+
+
+def test_nothingIsAdoptedWhileSomebodyLivesInTheLostBlock(domain: str, actor: Start) -> None:
+    """A stopped process can not leave; what it uses must not be in two blocks."""
+    first = actor("held = muninn.share(np.arange(3), name='a')")
+    first.stop()
+    _lose(domain)
+    with pytest.raises(BrokerUnavailable, match=str(first.pid)):
+        muninn.listBuffers()
+    first.kill()
+    assert muninn.open("a").array.tolist() == [0, 1, 2]
+
+
+def test_repairKeepsWhoJoinsMeanwhileOut(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: it looked for members first, and whoever joined after that lived in a block without a name."""
+    _makeAndEnd(actor)
+    installing, joiner = repair.Adoption._install, list[Actor]()
+
+    def slowly(*arguments: Any) -> Any:
+        joiner.append(actor())
+        joiner[0].begin("muninn.share(b'mine', name='mine')\nsorted(each['name'] for each in muninn.listBuffers())")
+        time.sleep(0.3)
+        assert joiner[0].isBusy()
+        return installing(*arguments)
+
+    monkeypatch.setattr(repair.Adoption, "_install", slowly)
+    assert admin.repair()["recovered"] == ["n0", "n2"]
+    assert joiner[0].result() == ["mine", "n0", "n2"]
+
+
+@pytest.mark.parametrize("step", ["unlink", "rename", "link", "storeRelease32", "pwrite"])
+@pytest.mark.parametrize("ruined", [True, False])
+def test_aRepairThatIsKilledLosesNothing(domain: str, actor: Start, step: str, ruined: bool) -> None:
+    """At each of its calls of one kind, before and after. Broken: a program that came next dropped what was not installed yet."""
+    _makeAndEnd(actor)
+    for number in range(1, 40):
+        if ruined:
+            _ruinLink(domain)
+        repairing = actor(_KILLED.format(step=step, number=number))
+        repairing.begin("admin.repair()")
+        with contextlib.suppress(AssertionError):
+            repairing.result()
+            break
+    else:
+        raise AssertionError("it never came to its end")
+    if number == 1:
+        assert step == "storeRelease32"
+    assert sorted(each["name"] for each in muninn.listBuffers()) == ["n0", "n2"]
+    assert muninn.open("n2").array.tolist() == [2] * 1000
+
+
+_KILLED = """
+import signal
+from muninn.api import admin
+from muninn.control import atomics
+calls = 0
+owner = atomics if hasattr(atomics, '{step}') else os
+real = getattr(owner, '{step}')
+def dying(*arguments, **keywords):
+    global calls
+    calls += 1
+    if calls == {number}: os.kill(os.getpid(), signal.SIGKILL)
+    result = real(*arguments, **keywords)
+    return result
+setattr(owner, '{step}', dying)
+"""
+
+
+def _ruinLink(domain: str) -> None:
+    with contextlib.suppress(FileNotFoundError), open(Places(os.getuid(), domain).linkPath, "r+b") as file:
+        file.write(b"\xff" * 4096)
+
+
+def test_whatAJournalKnowsAndNobodyUnderstandsIsKept(domain: str, actor: Start) -> None:
+    """A journal of another version of Muninn. Broken: its segments were collected as orphans."""
+    _makeAndEnd(actor)
+    places = Places(os.getuid(), domain)
+    of, epoch = places.journals()[0]
+    os.unlink(of.journalPath(epoch))
+    written = journal.Journal(of, epoch)
+    for key in places.segmentKeys():
+        written.append("live", row=key.row, incarnation=key.incarnation, description=b"of another version")
+    written.close()
+    before = leftovers(domain)
+    _ruin(domain)
+    result = admin.repair()
+    assert result["recovered"] == result["discarded"] == [] and len(result["kept"]) == len(before)
+    muninn.share(b"x", name="mine")
+    current().leave()
+    actor().join().kill()
+    assert set(before) < set(leftovers(domain)) and len(places.journals()) > 1
+
+
+def test_aDomainWhoseEpochsAreHalfUsedUpBeginsAnew(domain: str, actor: Start) -> None:
+    """Broken: at 2 to the 24 the epoch ran over into the incarnation, and nothing could be created or freed any more."""
+    _makeAndEnd(actor)
+    actor(
+        "from muninn.control.places import Places\nfrom muninn.control.lockfile import LockFile\nfrom muninn.control.block import openOrCreate\n"
+        "from muninn.control.election import Election\nfrom muninn.control.layout import Geometry\nfrom muninn.control.rows import MAX_EPOCH\n"
+        "places = Places(os.getuid(), os.environ['MUNINN_DOMAIN'])\n"
+        "Election(openOrCreate(places, LockFile(places), Geometry.of(256, 16384, 2048))).startAt(MAX_EPOCH - 3)"
+    ).kill()
+    for number in range(4):
+        fresh = actor(f"muninn.share(np.arange(3) + {number}, name='k{number}')")
+        assert fresh.do("current = muninn.api.membership.current()\ncurrent.election.epoch()") < 1000
+        assert fresh.do(f"[int(muninn.open(f'k{{n}}').array[0]) for n in range({number + 1})]") == list(range(number + 1))
+        fresh.kill()
+    assert muninn.open("n2").array.tolist() == [2] * 1000
+    muninn.free("n0")
+
+
+def test_aWriterThatDiedIsRememberedWhenADomainBeginsAnew(domain: str, actor: Start) -> None:
+    actor("held = muninn.share(np.arange(3), name='a', access='readWrite')\nheld.write().__enter__()[0] = 9").kill()
+    admin.repair()
+    with pytest.raises(WriterDied):
+        muninn.open("a").read()

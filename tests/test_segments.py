@@ -17,7 +17,9 @@ from support import eventually, leftovers
 
 @pytest.fixture
 def places(domain: str) -> Places:
-    return Places(os.getuid(), domain)
+    made = Places(os.getuid(), domain)
+    made.makeDirectory()
+    return made
 
 
 def test_whatOneMappingWritesTheOtherReads(places: Places) -> None:

@@ -331,8 +331,9 @@ def test_aNameIsCreatedByOneOfManyThreads(domain: str) -> None:
 
 def test_collectsSegmentsThatNoRowVouchesFor(domain: str, actor: Start) -> None:
     keeper = actor("kept = muninn.share(b'x', name='kept')")
+    identity = keeper.do("muninn.api.membership.current().block.identity")
     for row, incarnation in ((0, 77), (5, 1), (400000, 3)):
-        os.close(segments.create(Places(os.getuid(), domain), row, incarnation, 4096))
+        os.close(segments.create(Places(os.getuid(), domain, identity), row, incarnation, 4096))
     assert len(leftovers(domain)) == 4
     keeper.kill()
     muninn.share(b"y", name="next")

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from muninn.api import membership
-from muninn.errors import BufferNotFound
+from muninn.errors import BrokerUnavailable, BufferNotFound
 from muninn.terms import asName, asTenant
 
 
@@ -49,7 +49,19 @@ def keep(stop: threading.Event) -> None:
 
 
 def repair() -> dict[str, Any]:
-    """Rebuild a control block that is damaged or of another version, from the journals. Nobody may be in the domain."""
+    """Rebuild a control block that is damaged or of another version, from the journals. Nobody may be in the domain.
+
+    Returns
+    -------
+    dict
+        ``recovered``: the names of the buffers that are there again; ``discarded``: segments that no journal knew; ``kept``: segments that
+        a journal knows and that could not be taken over.
+
+    Raises
+    ------
+    BrokerUnavailable
+        A process is in the domain, this one perhaps.
+    """
     import os
 
     from muninn.broker.repair import rebuild
@@ -58,4 +70,6 @@ def repair() -> dict[str, Any]:
     from muninn.control.places import Places
 
     control = loadSettings().control
+    if membership.isJoined():
+        raise BrokerUnavailable(f"this process is in domain {control.domain!r} itself", "Repair from another process")
     return rebuild(Places(os.getuid(), control.domain), Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases))

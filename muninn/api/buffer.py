@@ -130,8 +130,8 @@ class MuninnBuffer:
         return self._holding
 
     def _reopen(self, old: Holding) -> Holding:
-        """In a forked child: the parent's lease is not ours, so take one."""
-        holding = current().holdings.hold(old.row, old.incarnation)
+        """In a forked child: the parent's lease is not ours, so take one, in the same control block."""
+        holding = current().requireSame(old.membership, old.description.name).holdings.hold(old.row, old.incarnation)
         if holding is None:
             raise BufferFreed(f"{old.description.name!r} was freed")
         self._bind(holding, Access.READ_WRITE if self._writable else Access.READ_ONLY, Renew.ON_USE if self._expiresMs else Renew.AUTO)

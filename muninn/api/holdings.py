@@ -219,7 +219,7 @@ class Holdings:
             return self._import(row, incarnation, description)
         if not description.segmentBytes:
             return NoBytes()
-        fd = segments.open_(self.membership.places, row, incarnation, description.segmentBytes)
+        fd = segments.open_(self.membership.places, row, incarnation, description.segmentBytes, description.origin)
         try:
             return segments.Mapping(fd, description.segmentBytes, writable=False)
         finally:

@@ -113,7 +113,7 @@ class _Moment:
             "reserve": "lazy" if description.flags & layout.ROW_FLAG_LAZY else "full",
             "transport": description.transport,
             "transportReason": _transportReason(membership, row, description),
-            "segment": membership.places.segmentName(row, state.incarnation) if mapped else None,
+            "segment": membership.places.segmentName(row, state.incarnation, description.origin) if mapped else None,
             "hugePages": self._ofHugePages() if mapped else None,
             "peerable": mapped or not topology["staged"],
             "topology": topology,

@@ -70,6 +70,7 @@ class Lock:
         deadline = deadlineOf(timeout)
         while True:
             if self._holding.membership.isStale():
+                current().requireSameDomain(self._holding.membership, self.name)
                 self._holding = self._attach()
             holding = self._holding
             with contextlib.suppress(Departing):

@@ -17,22 +17,22 @@ import weakref
 from typing import TYPE_CHECKING
 
 from muninn.api.departure import Departure
+from muninn.api.entry import enter, retire
 from muninn.broker.client import Client, Office
 from muninn.broker.limits import Limits
 from muninn.config import Settings, loadSettings
 from muninn.control import atomics, clock, layout
 from muninn.control.aside import Job, markOwn
-from muninn.control.block import ControlBlock, openOrCreate, unlinkQuietly
+from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.election import Election, Term
 from muninn.control.index import NameIndex
-from muninn.control.layout import Geometry
 from muninn.control.leases import LeaseTable
 from muninn.control.lockfile import LockFile, typedErrors
-from muninn.control.members import MemberKey, MemberTable
+from muninn.control.members import MemberKey
 from muninn.control.places import Places
 from muninn.control.rows import Deposed, RowTable
 from muninn.control.watch import Watcher
-from muninn.errors import BrokerUnavailable, ControlBlockInvalid, MuninnError, TableFull
+from muninn.errors import BrokerUnavailable, DomainChanged, MuninnError
 
 if TYPE_CHECKING:
     from muninn.api.holdings import Holdings
@@ -47,7 +47,6 @@ _LONGEST_SLEEP_SECONDS = 60.0
 _RESIGNED_PAUSE_SECONDS = 0.05
 _LEAVE_BOUND_SECONDS = 5.0
 _JOIN_BOUND_SECONDS = 10.0
-_FULL_PAUSE_SECONDS = 0.01
 _PROMISE_PAUSE_SECONDS = 0.001
 
 
@@ -89,6 +88,7 @@ class Membership:
         self._leaving = False
         self._hasLeft = False
         self.departure = Departure()
+        self._lost = False
         self._handOverUntil = 0.0
         self._bequest: list[tuple[tuple[int, int], int]] = []
         self._entered = threading.Event()
@@ -97,7 +97,12 @@ class Membership:
         with contextlib.ExitStack() as undo:
             self._lockFile = LockFile(self.places)
             undo.callback(self._lockFile.close)
-            self._join(undo)
+            self._entry = enter(self.places, self._lockFile, settings.control, preferred, undo)
+            self.block, self.members, self.key = self._entry
+            self.places = self.block.places
+            self.election = Election(self.block)
+            self.rows = RowTable(self.block)
+            self.index = NameIndex(self.block)
             self._wakeFd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             undo.callback(os.close, self._wakeFd)
             self._watcher = Watcher(self.block, self.key.slot)
@@ -109,7 +114,7 @@ class Membership:
             self.client = Client(
                 Office(
                     self.places, self.members, self.election, self.key, nonce, control.takeoverMs, control.requestTimeoutMs,
-                    lambda: self._broker, self._campaign, self._allocations,
+                    lambda: self._broker, self._campaign, lambda: self._lost, self._allocations,
                 )
             )  # fmt: skip
             self._robustList = ctypes.create_string_buffer(atomics.robustListBytes())
@@ -119,39 +124,6 @@ class Membership:
         # Not in `leave`: buffers that are still referenced reach the block, and finalizers wake the thread, until the last of them is gone.
         weakref.finalize(self, _letGo, self.block, self._wakeFd).atexit = False
         self._awaitEntry()
-
-    def _join(self, undo: contextlib.ExitStack) -> None:
-        """Claim a slot in the domain's block; what takes it back is pushed to `undo`."""
-        control = self.settings.control
-        limits = Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases)
-        deadline = clock.now() + _JOIN_BOUND_SECONDS
-        while True:
-            with contextlib.ExitStack() as attempt:
-                self.block: ControlBlock = openOrCreate(self.places, self._lockFile, limits)
-                attempt.callback(self.block.close)
-                self.members = MemberTable(self.block)
-                self.key: MemberKey = self._claim(deadline)
-                attempt.callback(self._lockFile.unlockSlot, self.key.slot)
-                attempt.callback(self.members.vacate, self.key, layout.MEMBER_CLAIMING)
-                # SYNC retire: pairs with _retire. Slot first and version second here, version first and slots second there.
-                if not self.block.isRetired():
-                    undo.push(attempt.pop_all())
-                    break
-            if clock.now() > deadline:
-                raise ControlBlockInvalid(f"{self.places.blockName} was withdrawn again and again", "Try again")
-        self.election = Election(self.block)
-        self.rows = RowTable(self.block)
-        self.index = NameIndex(self.block)
-
-    def _claim(self, deadline: float) -> MemberKey:
-        """A member slot. A full table with dead members in it is not full for long: the broker is about to take their slots back."""
-        while True:
-            try:
-                return self.members.claim(self._preferred)
-            except TableFull:
-                if not self.members.anyEnded() or clock.now() > deadline:
-                    raise
-                clock.sleep(_FULL_PAUSE_SECONDS)
 
     def _awaitEntry(self) -> None:
         if not self._entered.wait(_JOIN_BOUND_SECONDS) or self._failure is not None:
@@ -163,7 +135,19 @@ class Membership:
 
     def isStale(self) -> bool:
         """Whether this is a forked child, or the membership has ended: join anew."""
-        return self.identity.isWiped() or self._hasLeft
+        return self.identity.isWiped() or self._hasLeft or self._lost
+
+    def requireSame(self, other: Membership, name: str) -> Membership:
+        """Itself, or `DomainChanged` for what belongs to another control block: a row means something in its own only."""
+        self.requireSameDomain(other, name)
+        if other.block.identity != self.block.identity:
+            raise DomainChanged(f"{name!r} belongs to a control block of {self.places.stem} that is no more")
+        return self
+
+    def requireSameDomain(self, other: Membership, name: str) -> None:
+        """The same for what has a name and no bytes: in a later control block it is made anew."""
+        if other.places.stem != self.places.stem:
+            raise DomainChanged(f"{name!r} belongs to {other.places.stem}, and this process is in {self.places.stem}")
 
     def isDead(self, slot: int, generationBits: int) -> bool:
         """Whether the owner of a claim (slot, low bits of its generation) is proven dead. Its own process is not; a slot that the table
@@ -209,6 +193,9 @@ class Membership:
 
     def _attendOnce(self) -> None:
         self._watcher.look()
+        if self.block.isRetired() and not self.block.restoreNames():
+            self._forsakeBlock()
+            return
         term = self.election.term()
         self.client.forsake(term.epoch)
         self.holdings.renewAll()
@@ -233,6 +220,8 @@ class Membership:
                 self.holdings.settleReleased()
         except Deposed:
             _log.info("deposed as broker of epoch %d", term.epoch)
+        except BlockLost:
+            self._forsakeBlock()
         except Exception:
             # Whatever it is, another member may do better; a broker that can not serve must not sit in office.
             _log.exception("resigned as broker of epoch %d", term.epoch)
@@ -249,6 +238,15 @@ class Membership:
             self._broker = None
             if broker is not None:
                 broker.close()
+
+    def _forsakeBlock(self) -> None:
+        """Nobody finds this control block any more: let everybody in it know, and join anew at the next call. What is mapped stays."""
+        _log.warning("the control block of %s was removed from /dev/shm: this process joins anew", self.places.domain)
+        # SYNC lost: pairs with isRetired in _attendOnce of the other members, whom the election wakes.
+        atomics.exchangeSeqCst32(self.block.address + layout.VERSION_OFFSET, 0)
+        term = self.election.term()
+        self._lost = self._stopping = True
+        self.election.replace(term, None)
 
     def _follow(self, term: Term) -> None:
         settled: bool | None = True
@@ -368,23 +366,19 @@ class Membership:
         return self.device is None or not self.holdings.isAtWork() or self.device.awaitWork(seconds)
 
     def _retire(self) -> None:
-        """Withdraw the control block, if we are the last and nothing is shared.
+        """Withdraw the control block, if we are the last and nothing is shared."""
+        retire(self._entry, self.rows)
 
-        The lock file stays: its bytes mean something only while it is one file.
-        """
-        with self._lockFile.creating():
-            if not self.block.hasName():
-                return  # withdrawn by another who left at the same time: who claims a slot in it now must go on noticing
-            version = self.block.address + layout.VERSION_OFFSET
-            # SYNC retire: pairs with _join. Version first and slots second here, slot first and version second there.
-            atomics.exchangeSeqCst32(version, 0)
-            others = [slot for slot in self.members.occupied() if slot != self.key.slot]
-            if others or self.rows.notFree() or self.places.segments():
-                atomics.exchangeSeqCst32(version, layout.VERSION)
-                return
-            unlinkQuietly(self.places.blockName)
-            for epoch in self.places.epochsOf("journal"):
-                os.unlink(self.places.journalPath(epoch))
+    def abandon(self) -> None:
+        """This process's next membership is in another block. The lock file goes first: closing it later would free the next one's slot."""
+        self._thread.join(_LEAVE_BOUND_SECONDS)
+        self._dropBequest()
+        self.client.close()
+        self._lockFile.close()
+
+    def isLost(self) -> bool:
+        """Whether nobody finds the control block any more."""
+        return self._lost
 
     def forgetInChild(self) -> None:
         """In a forked child: close this process's copies of the parent's descriptors, and touch nothing that is shared."""
@@ -445,6 +439,8 @@ def _joinAside(preferred: bool) -> Membership:
                 return _current
             if _current is not None and _current.identity.isWiped():
                 _current.forgetInChild()
+            elif _current is not None and _current.isLost():
+                _current.abandon()
             _current = Membership(loadSettings(), preferred)
             return _current
     finally:
@@ -456,6 +452,11 @@ def joinPreferred() -> Membership:
     membership = _joinNow(preferred=True)
     assert membership._preferred, "joined before as an ordinary member"
     return membership
+
+
+def isJoined() -> bool:
+    """Whether this process is in a domain now."""
+    return _current is not None and not _current.isStale()
 
 
 def isForeign(membership: Membership) -> bool:

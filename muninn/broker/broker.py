@@ -24,7 +24,7 @@ from muninn.broker.limits import Limits
 from muninn.broker.upkeep import SWEEP_SECONDS, Upkeep
 from muninn.broker.watchdog import Watchdog
 from muninn.control import atomics, layout, leases, wire
-from muninn.control.block import ControlBlock
+from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.election import Election, Term
 from muninn.control.members import MemberKey, MemberTable, pidOf
 from muninn.control.rows import Deposed
@@ -98,7 +98,14 @@ class Broker:
     # --- the term ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Fence the predecessors, listen, and say so. What they left half done follows while requests are served already."""
+        """Fence the predecessors, listen, and say so. What they left half done follows while requests are served already.
+
+        Raises
+        ------
+        BlockLost
+        """
+        if not self._block.restoreNames():
+            raise BlockLost
         self._directory.fence()
         path = self._block.places.socketPath(self._term.epoch)
         with contextlib.suppress(FileNotFoundError):
@@ -236,7 +243,7 @@ class Broker:
             # The member is gone, or does not read its answers; it will connect again if it lives.
             _log.info("dropped a connection: %s", error)
             self._drop(session)
-        except Deposed:
+        except (Deposed, BlockLost):
             raise
         except Exception as error:
             # A request that no check refused and no handler can serve. It must not go from broker to broker, and end the term of each.
@@ -316,6 +323,8 @@ class Broker:
                 os.close(descriptor)
 
     def _onCreate(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+        if not self._block.hasName():
+            raise BlockLost  # nobody else would ever find what is made now
         if atomics.loadAcquire64(self._block.drainAddress) & 1:
             raise DomainDraining("the domain is draining")
         mode = asMode(message["mode"])

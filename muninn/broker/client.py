@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.broker import requests
 from muninn.control import atomics, clock, wire
+from muninn.control.block import BlockLost
 from muninn.control.election import Election, Term
 from muninn.control.hatch import SPIN_NS, HatchClient
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
 from muninn.control.rows import Deposed
 from muninn.control.wire import Message
-from muninn.errors import BrokerUnavailable, DescriptorsExhausted
+from muninn.errors import BrokerUnavailable, DescriptorsExhausted, DomainChanged
 
 if TYPE_CHECKING:
     from muninn.broker.broker import Broker
@@ -48,6 +49,8 @@ class Office(NamedTuple):
     broker: Callable[[], Broker | None]
     #: Ask for the succession of a term.
     campaign: Callable[[Term], None]
+    #: Whether this process has to join anew, because nobody finds the control block any more.
+    isLost: Callable[[], bool]
     #: ((row, incarnation), descriptor) of the memory held here that has no name.
     allocations: Callable[[], list[tuple[tuple[int, int], int]]]
 
@@ -104,7 +107,10 @@ class Client:
         while True:
             try:
                 reply, received = self._ask(message, descriptors, patience, deadline, self._office.requestTimeoutMs / 1000)
-            except (_Retry, Deposed):
+            except (_Retry, Deposed, BlockLost):
+                if self._office.isLost():
+                    domain = self._office.places.domain
+                    raise DomainChanged(f"the control block of {domain!r} was removed from /dev/shm", "Try again") from None
                 if clock.now() >= deadline:
                     raise BrokerUnavailable(f"no broker answered {op!r} within {self._office.requestTimeoutMs} ms") from None
                 clock.sleep(_RETRY_SECONDS)

@@ -107,7 +107,7 @@ class Directory:
         self.catalog.admit(usage.tenant, usage.mode, usage.gpu, usage.sizeBytes, gpuCapacityBytes)
         row = self.rows.free(self._epoch)
         old = self.rows.state(row)
-        incarnation = (old.incarnation + 1) & 0xFFFFFF or 1
+        incarnation = old.incarnation + 1  # `free` takes no row whose incarnations are used up
         granted = _granted(row, incarnation, member.slot, usage)
         self._journal.append("create", **granted)
         self.rows.change(row, old, self._epoch, layout.ROW_CREATING, creator=member.slot, incarnation=incarnation)
@@ -242,6 +242,8 @@ class Directory:
         if state.state != layout.ROW_DEAD:
             state = self.rows.change(row, state, self._epoch, layout.ROW_DEAD)
         segments.unlink(self._block.places, row, state.incarnation)
+        if origin := self.rows.origin(row):  # it was adopted, and its segment is named by the block that made it
+            segments.unlink(self._block.places, row, state.incarnation, origin)
         self.vault.drop(row, state.incarnation)
         self.catalog.remove(row)
         self._halfMade.pop(row, None)

@@ -1,29 +1,123 @@
-"""Repair: a new control block from the journals and the segments, when the old one is damaged or of another version.
+"""Adoption: a new control block takes over what the journals of older ones vouch for.
 
-The journals say which rows lived and what they were; a segment that is still there, under the name that such a row has, vouches for
-its bytes. Both together make the row again. fastMode memory had no name and is gone with its holders.
+Algorithm. The journals say which rows lived and what they were; a segment that is still there, under the name that such a row has,
+vouches for its bytes. Both together make the row again. Adoption fills a block that nobody can open yet: it installs the rows, and writes
+all of them into a journal of the new block. Then the block gets its names, in one step. Only after that the older journals and the
+segments that no journal knows are removed. A death before that step leaves a draft and everything as it was; a death after it leaves
+older journals, which say nothing that is not in the new one, and which the new block's broker removes. So nothing that a journal knows is
+ever deleted before it was adopted, and what could not be adopted stays, with its journals.
+
+A block is made so when there is none (its names were removed from outside), when the first process of a domain finds that the epochs are
+half used up, and by `muninn doctor --repair`. The last two withdraw the old block first; all hold CREATE, and none begins while a slot
+byte is locked. fastMode memory had no name and is gone with its holders.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 from typing import Any
 
-import posix_ipc
-
-from muninn.broker import journal
-from muninn.control import layout, segments
-from muninn.control.block import openOrCreate, unlinkQuietly
+from muninn.broker.journal import Journal, read
+from muninn.control import atomics, layout, segments
+from muninn.control.block import ControlBlock, Withdrawal, create, openExisting
 from muninn.control.election import Election
 from muninn.control.index import NameIndex
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
-from muninn.control.places import Places
-from muninn.control.rows import RowDescription, RowTable
+from muninn.control.places import SHM_ROOT, Places, SegmentKey
+from muninn.control.rows import MAX_EPOCH, RowDescription, RowTable
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid
 from muninn.terms import Mode
 
-_SLOTS = layout.MAX_MEMBERS_LIMIT
+_log = logging.getLogger("muninn.broker")
+#: From this epoch on the first process of a domain begins it anew, so that no word comes near its end.
+RENEWAL_EPOCH = MAX_EPOCH // 2
+
+
+class Adoption:
+    """What becomes of the segments of older blocks.
+
+    Parameters
+    ----------
+    old
+        The block that is replaced, if it can be read: it knows what was half written.
+    """
+
+    def __init__(self, old: ControlBlock | None = None) -> None:
+        self._old = old
+        self.recovered: list[str] = []
+        self.discarded: list[SegmentKey] = []
+        #: Known to a journal, and not adopted.
+        self.kept: list[SegmentKey] = []
+
+    def fill(self, block: ControlBlock) -> Any:
+        """Install the rows in a block that nobody can open yet; returns what is to be done once it can be found."""
+        places = block.places
+        older = [(ofBlock, epoch) for ofBlock, epoch in places.journals() if ofBlock.identity != block.identity]
+        living, unread = _livingRows(older)
+        there = set(places.segmentKeys())
+        wanted = _newestOfName(living, there)
+        adopted = self._install(block, wanted, _firstEpoch(older))
+        intact = {key for key, description in wanted.items() if _isWhole(places, key, description)}
+        self.kept = sorted((there & (unread | intact)) - adopted)
+        self.discarded = sorted(there - adopted - set(self.kept))
+        if not self.kept:
+            block.put(layout.ADOPTED_OFFSET, (1).to_bytes(4, "little"))
+
+        def published() -> None:
+            for key in self.discarded:
+                _log.warning("no journal knows the segment %s: it was removed", places.segmentName(key.row, key.incarnation, key.origin))
+                segments.unlink(places, key.row, key.incarnation, key.origin)
+            for ofBlock, epoch in older if not self.kept else ():
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(ofBlock.journalPath(epoch))
+
+        return published
+
+    def _install(self, block: ControlBlock, wanted: dict[SegmentKey, RowDescription], epoch: int) -> set[SegmentKey]:
+        """Write the rows whose segments are there; returns their segments. The words are changed as always."""
+        rows, index, journal = RowTable(block), NameIndex(block), Journal(block.places, epoch)
+        adopted: set[SegmentKey] = set()
+        try:
+            for key, description in sorted(wanted.items()):
+                if key.row >= block.geometry.maxBuffers or not _isWhole(block.places, key, description):
+                    continue
+                while key.row >= rows.count():
+                    rows.grow(epoch)
+                free = rows.state(key.row)
+                if free.state != layout.ROW_FREE:
+                    continue  # another block's buffer has this row: this one is kept aside
+                description = description._replace(origin=key.origin)
+                journal.append("live", row=key.row, incarnation=key.incarnation, description=description.packed())
+                creating = rows.change(key.row, free, epoch, layout.ROW_CREATING, incarnation=key.incarnation)
+                rows.describe(key.row, description)
+                rows.change(key.row, creating, epoch, layout.ROW_LIVE)
+                index.insert(description.name.encode(), key.row, key.incarnation)
+                self._carryGeneration(block, key)
+                self.recovered.append(description.name)
+                adopted.add(key)
+        finally:
+            journal.close()
+        Election(block).startAt(epoch)
+        return adopted
+
+    def _carryGeneration(self, block: ControlBlock, key: SegmentKey) -> None:
+        """How often it was published, and that its last writer died half way, if the old block can still say so."""
+        old = self._old
+        if old is None or key.row >= RowTable(old).count() or RowTable(old).state(key.row).incarnation != key.incarnation:
+            return
+        source, target = old.rowAddress(key.row), block.rowAddress(key.row)
+        generation = int(atomics.loadAcquire64(source + layout.ROW_GENERATION_OFFSET))
+        isTorn = int(atomics.loadAcquire64(source + layout.ROW_TORN_OFFSET)) != 0
+        # A torn ticket is not carried over: an odd generation that nobody owns says the same to readers, until somebody writes anew.
+        atomics.storeRelease64(target + layout.ROW_GENERATION_OFFSET, generation | 1 if isTorn else generation)
+
+
+def adopt(block: ControlBlock) -> Any:
+    """For `openOrCreate`: the adoption by a block that is made because there is none."""
+    return Adoption().fill(block)
 
 
 def rebuild(places: Places, limits: Geometry) -> dict[str, Any]:
@@ -32,7 +126,8 @@ def rebuild(places: Places, limits: Geometry) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``recovered``: the names of the buffers that are there again; ``discarded``: segments that no journal knew.
+        ``recovered``: the names of the buffers that are there again; ``discarded``: segments that no journal knew; ``kept``: segments that
+        a journal knows and that could not be taken over.
 
     Raises
     ------
@@ -41,72 +136,104 @@ def rebuild(places: Places, limits: Geometry) -> dict[str, Any]:
     """
     lockFile = LockFile(places)
     try:
-        if running := [slot for slot in range(_SLOTS) if lockFile.slotIsLocked(slot)]:
+        adoption = _begunAnew(places, lockFile, limits)
+        if isinstance(adoption, int):
             raise BrokerUnavailable(
-                f"{len(running)} processes are still in domain {places.domain!r}", "End them first: `python -m muninn list` names them"
+                f"process {adoption} is still in domain {places.domain!r}", "End its processes first: `python -m muninn list` names them"
             )
-        known = _livingRows(places)
-        epoch = max([*places.epochsOf("journal"), 0])
-        unlinkQuietly(places.blockName)
-        block = openOrCreate(places, lockFile, limits)
-        try:
-            recovered, kept = _install(block, RowTable(block), NameIndex(block), known, epoch + 1)
-            Election(block).startAt(epoch + 1)
-        finally:
-            block.close()
-        discarded = [segment for segment in places.segments() if segment not in kept]
-        for row, incarnation in discarded:
-            segments.unlink(places, row, incarnation)
-        return {"recovered": sorted(recovered), "discarded": [places.segmentName(*segment) for segment in discarded]}
+        return {
+            "recovered": sorted(adoption.recovered),
+            "discarded": [places.segmentName(key.row, key.incarnation, key.origin) for key in adoption.discarded],
+            "kept": [places.segmentName(key.row, key.incarnation, key.origin) for key in adoption.kept],
+        }
     finally:
         lockFile.close()
 
 
-def _livingRows(places: Places) -> dict[tuple[int, int], RowDescription]:
-    """What lived when the journals ended: (row, incarnation) to description."""
-    living: dict[tuple[int, int], RowDescription] = {}
-    for epoch in places.epochsOf("journal"):
-        for record in journal.read(places, epoch):
-            key = (record.get("row"), record.get("incarnation"))
-            if not all(isinstance(number, int) for number in key):
+def renew(places: Places, lockFile: LockFile, limits: Geometry) -> None:
+    """Begin the domain anew, with all that lives in it, if nobody is in it: its epochs are half used up."""
+    _begunAnew(places, lockFile, limits)
+
+
+def _begunAnew(places: Places, lockFile: LockFile, limits: Geometry) -> Adoption | int:
+    """The adoption by a new block; the pid of a process that is in the old one, which then stays."""
+    with lockFile.creating():
+        try:
+            old = openExisting(places, lockFile)
+        except ControlBlockInvalid:
+            old = None
+        withdrawal = Withdrawal(places, lockFile)
+        try:
+            if holder := withdrawal.holder():
+                withdrawal.giveBack()
+                return holder
+            adoption = Adoption(old)
+            try:
+                create(places, lockFile, limits, adoption.fill).close()
+            except BaseException:
+                withdrawal.giveBack()
+                raise
+            return adoption
+        finally:
+            withdrawal.close()
+            if old is not None:
+                old.close()
+
+
+def _firstEpoch(journals: list[tuple[Places, int]]) -> int:
+    """After all that the journals remember, while there is room."""
+    last = max((epoch for _, epoch in journals), default=0)
+    return last + 1 if last < RENEWAL_EPOCH else 1
+
+
+def _livingRows(journals: list[tuple[Places, int]]) -> tuple[dict[SegmentKey, RowDescription], set[SegmentKey]]:
+    """What lived when the journals ended, and what they know without a description that can be read.
+
+    In each block's journals the last word counts. What one block's journals ended does not live by another's, which is older: a block
+    adopts before its first term.
+    """
+    living: dict[SegmentKey, RowDescription] = {}
+    unread: set[SegmentKey] = set()
+    ended: set[SegmentKey] = set()
+    originOf: dict[tuple[int, int, int], int] = {}
+    for places, epoch in journals:
+        for record in read(places, epoch):
+            row, incarnation = record.get("row"), record.get("incarnation")
+            if not isinstance(row, int) or not isinstance(incarnation, int):
                 continue
+            named = (places.identity, row, incarnation)
             if record["op"] == "live":
                 try:
-                    living[key] = RowDescription.unpacked(record["description"])  # type: ignore[index]  # checked above
+                    description = RowDescription.unpacked(record["description"])
                 except (ControlBlockInvalid, KeyError, TypeError, ValueError):
+                    unread.add(SegmentKey(*named))
                     continue
+                originOf[named] = description.origin or places.identity
+                key = SegmentKey(originOf[named], row, incarnation)
+                living[key] = description
+                ended.discard(key)
             elif record["op"] in ("free", "gone"):
-                living.pop(key, None)  # type: ignore[arg-type]
-    return living
+                key = SegmentKey(originOf.get(named, places.identity), row, incarnation)
+                ended.add(key)
+                unread.discard(key)
+    return {key: description for key, description in living.items() if key not in ended}, unread
 
 
-def _install(
-    block: Any, rows: RowTable, index: NameIndex, known: dict[tuple[int, int], RowDescription], epoch: int
-) -> tuple[list[str], set[tuple[int, int]]]:
-    """Write the rows whose segments are there. Nobody else uses the block yet, but the words are changed as always."""
-    there = set(block.places.segments())
-    recovered: list[str] = []
-    kept: set[tuple[int, int]] = set()
-    for (row, incarnation), description in sorted(known.items()):
-        if description.mode is not Mode.BIG or (row, incarnation) not in there or row >= block.geometry.maxBuffers:
+def _newestOfName(living: dict[SegmentKey, RowDescription], there: set[SegmentKey]) -> dict[SegmentKey, RowDescription]:
+    """The bigMode buffers whose segments are there, one a name: an earlier one was freed, or there would be no later one."""
+    newest: dict[str, SegmentKey] = {}
+    for key, description in living.items():
+        if key not in there or description.mode is not Mode.BIG:
             continue
-        if _segmentBytes(block.places, row, incarnation) < description.segmentBytes:
-            continue
-        while row >= rows.count():
-            rows.grow(epoch)
-        old = rows.state(row)
-        creating = rows.change(row, old, epoch, layout.ROW_CREATING, incarnation=incarnation)
-        rows.describe(row, description)
-        rows.change(row, creating, epoch, layout.ROW_LIVE)
-        index.insert(description.name.encode(), row, incarnation)
-        recovered.append(description.name)
-        kept.add((row, incarnation))
-    return recovered, kept
+        other = newest.get(description.name)
+        if other is None or living[other].createdMs <= description.createdMs:
+            newest[description.name] = key
+    return {key: living[key] for key in newest.values()}
 
 
-def _segmentBytes(places: Places, row: int, incarnation: int) -> int:
-    memory = posix_ipc.SharedMemory(places.segmentName(row, incarnation))
+def _isWhole(places: Places, key: SegmentKey, description: RowDescription) -> bool:
     try:
-        return os.fstat(memory.fd).st_size
-    finally:
-        memory.close_fd()
+        sizeBytes = os.lstat(f"{SHM_ROOT}{places.segmentName(key.row, key.incarnation, key.origin)}").st_size
+    except FileNotFoundError:
+        return False
+    return sizeBytes >= description.segmentBytes

@@ -7,13 +7,14 @@ for a copy the journals stay as they are, and it is tried again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 
 from muninn.broker.directory import Directory
 from muninn.broker.journal import SLACK_BYTES, Journal, Record
 from muninn.control import clock, layout
-from muninn.control.places import Places
+from muninn.control.block import ControlBlock
 from muninn.errors import DescriptorsExhausted, HostMemoryFull
 
 _log = logging.getLogger("muninn.broker")
@@ -27,8 +28,9 @@ _RECORD_BYTES = 512
 class Snapshot:
     """The copying of what lives. The caller holds the broker's lock."""
 
-    def __init__(self, places: Places, epoch: int, directory: Directory, journal: Journal) -> None:
-        self._places = places
+    def __init__(self, block: ControlBlock, epoch: int, directory: Directory, journal: Journal) -> None:
+        self._block = block
+        self._places = block.places
         self._epoch = epoch
         self._directory = directory
         self._journal = journal
@@ -90,12 +92,12 @@ class Snapshot:
         return {"row": row, "incarnation": rows.state(row).incarnation, "description": rows.packed(row)}
 
     def _dropOlder(self) -> None:
-        for epoch in self._places.epochsOf("journal"):
-            if epoch < self._epoch:
-                try:
-                    os.unlink(self._places.journalPath(epoch))
-                except FileNotFoundError:
-                    continue  # another broker's work
+        for ofBlock, epoch in self._places.journals():
+            # Another block's journals are needed until all that they vouch for was adopted.
+            isOlder = epoch < self._epoch if ofBlock.identity == self._places.identity else self._block.hasAdopted()
+            if isOlder:
+                with contextlib.suppress(FileNotFoundError):  # another broker's work
+                    os.unlink(ofBlock.journalPath(epoch))
 
     def _giveUp(self, why: str) -> None:
         _log.info("the journal stays as it is for now: %s", why)

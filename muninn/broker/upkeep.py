@@ -18,9 +18,10 @@ from muninn.broker.journal import Journal, dropCopies
 from muninn.broker.snapshot import Snapshot
 from muninn.broker.watchdog import Watchdog
 from muninn.control import clock, layout, segments
-from muninn.control.block import ControlBlock
+from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.clock import monotonicMs
 from muninn.control.members import MemberKey
+from muninn.control.places import SegmentKey
 
 _log = logging.getLogger("muninn.broker")
 #: How often the broker looks for members that died without ever having said hello to it.
@@ -43,12 +44,13 @@ class Upkeep:
         self, block: ControlBlock, epoch: int, own: MemberKey, directory: Directory, watchdog: Watchdog, journal: Journal,
         mayStillCome: Callable[[], bool],
     ) -> None:  # fmt: skip
+        self._block = block
         self._places = block.places
         self._epoch = epoch
         self._own = own
         self._directory = directory
         self._watchdog = watchdog
-        self.snapshot = Snapshot(block.places, epoch, directory, journal)
+        self.snapshot = Snapshot(block, epoch, directory, journal)
         self._mayStillCome = mayStillCome
         self._chores: deque[Callable[[], None]] = deque()
         self._sweepAt = 0.0
@@ -104,6 +106,8 @@ class Upkeep:
                 self._watchdog.reclaim(key)
             self.settleUnheld()
         self.collectLost()
+        if not self._block.restoreNames():
+            raise BlockLost
 
     def collectLost(self) -> None:
         """fastMode rows whose memory went with its last holder: nobody has it, and nobody is left who could bring it."""
@@ -118,14 +122,27 @@ class Upkeep:
                 self._directory.ownerGone(row)
 
     def _collectOrphans(self) -> None:
-        """Segments that no row vouches for, and rows that nobody will ever close."""
+        """Segments that no row vouches for, and rows that nobody will ever close.
+
+        Those that another block made are that one's, until this one has adopted all that lived there.
+        """
         places = self._places
-        for row, incarnation in places.segments():
-            state = self._directory.rows.state(row) if row < self._directory.rows.count() else None
-            if state is None or state.incarnation != incarnation or state.state == layout.ROW_FREE:
-                _log.warning("collected the orphaned segment %s", places.segmentName(row, incarnation))
-                segments.unlink(places, row, incarnation)
+        for key in places.segmentKeys():
+            if self._isOrphan(key):
+                name = places.segmentName(key.row, key.incarnation, key.origin)
+                _log.warning("collected the orphaned segment %s", name)
+                segments.unlink(places, key.row, key.incarnation, key.origin)
         self.settleUnheld()
+
+    def _isOrphan(self, key: SegmentKey) -> bool:
+        rows = self._directory.rows
+        isOwn = key.origin == self._places.identity
+        if not isOwn and not self._block.hasAdopted():
+            return False
+        state = rows.state(key.row) if key.row < rows.count() else None
+        if state is None or state.incarnation != key.incarnation or state.state == layout.ROW_FREE:
+            return True
+        return not isOwn and rows.origin(key.row) != key.origin
 
     def settleUnheld(self, first: int = 0) -> None:
         """Rows that nobody will ever close, a slice at a time: their last holder died after it had let go and before it had said so."""

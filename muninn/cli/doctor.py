@@ -12,6 +12,7 @@ import ctypes
 import os
 import platform
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -280,20 +281,23 @@ def _device() -> Finding:
 
 def _domain() -> Finding:
     from muninn.config import loadSettings
-    from muninn.control.block import readHeader
-    from muninn.control.places import SHM_ROOT, Places
+    from muninn.control.block import openNamed, readHeader
+    from muninn.control.places import Places
 
     places = Places(os.getuid(), loadSettings().control.domain)
-    path = f"{SHM_ROOT}{places.blockName}"
     orphans = len(places.segments())
     left = f", and {orphans} segments are left over" if orphans else ""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return Finding("ok", f"{places.domain!r}: nobody is in it{left}", "The next process that joins collects them" if orphans else "")
+    named = openNamed(places)
+    if named is None:
+        return Finding(
+            "ok", f"{places.domain!r}: nobody is in it{left}", "The next process that joins adopts what journals know" if orphans else ""
+        )
+    fd, path = named
     try:
         if readHeader(fd, path) is None:
-            return Finding("warn", f"{path} is unfinished, or of another boot{left}", "The next process that joins replaces it")
+            return Finding(
+                "warn", f"{path} is withdrawn, or of another boot{left}", "The next process that joins gives it back or replaces it"
+            )
     finally:
         os.close(fd)
     import muninn
@@ -305,6 +309,28 @@ def _domain() -> Finding:
     draining = ", draining" if info.get("draining") else ""
     members = f"{len(info['members'])} members with this one"
     return Finding("ok", f"{places.domain!r}: {members}, {broker}, {held}{draining}; layout version {layout.VERSION}")
+
+
+def _names() -> Finding:
+    """Names that belong to a domain of this user, and are another's: Muninn avoids them, a person should know."""
+    from muninn.config import loadSettings
+    from muninn.control.places import SHM_ROOT, Places
+
+    stem = Places(os.getuid(), loadSettings().control.domain).stem
+    strangers = []
+    with os.scandir(SHM_ROOT) as entries:
+        for entry in entries:
+            if entry.name == stem or entry.name.startswith(f"{stem}."):
+                status = entry.stat(follow_symlinks=False)
+                if status.st_uid != os.getuid() or stat.S_ISLNK(status.st_mode):
+                    strangers.append(f"{entry.path} (uid {status.st_uid}'s)")
+    if not strangers:
+        return Finding("ok", "no other user's file has a name of this domain")
+    isBlocked = any(name.startswith(f"{SHM_ROOT}/{stem}.d ") for name in strangers)
+    return Finding(
+        "fail" if isBlocked else "warn", f"not this user's own: {', '.join(sorted(strangers)[:5])}",
+        "Let their owner or root remove them" + (", or set MUNINN_DOMAIN to another name" if isBlocked else ": Muninn leaves them alone"),
+    )  # fmt: skip
 
 
 def _text(path: str) -> str:
@@ -332,5 +358,6 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "byte locks": _byteLocks,
     "cuda": _cuda,
     "device": _device,
+    "names": _names,
     "domain": _domain,
 }

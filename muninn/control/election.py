@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from muninn.control import atomics, layout
 from muninn.control.block import ControlBlock
+from muninn.control.rows import MAX_EPOCH
+from muninn.errors import TableFull
 
 _SLOT_BITS = 16
 
@@ -46,7 +48,16 @@ class Election:
         """End `old` and begin the next term with `slot`; None when `old` had ended already.
 
         The word is compared whole, so of several that noticed the same death one wins.
+
+        Raises
+        ------
+        TableFull
+            The epochs are used up. Long before, the first process of a domain begins it anew (`repair.renew`).
         """
+        if old.epoch >= MAX_EPOCH:
+            raise TableFull(
+                f"this domain has had {old.epoch} brokers, all that its words can count", "End all its processes: the next begins anew"
+            )
         new = Term(old.epoch + 1, slot)
         # SYNC elect: pairs with term() in the deposed broker, which reads the word before each request that it serves.
         if atomics.casSeqCst64(self._election, old.word(), new.word()) != old.word():
@@ -59,10 +70,7 @@ class Election:
         return new
 
     def startAt(self, epoch: int) -> None:
-        """The first terms of a block that was rebuilt come after all that its rows and journals remember.
-
-        Nobody else uses the block yet.
-        """
+        """The first terms of a new block come after those that its rows carry. Nobody else uses the block yet."""
         if self.term().epoch < epoch:
             atomics.casSeqCst64(self._election, self.term().word(), Term(epoch, None).word())
 

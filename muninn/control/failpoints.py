@@ -29,7 +29,12 @@ _CHANGES: dict[str, frozenset[str]] = {
             "fetchAddAcqRel64", "raiseField64", "futexWake32", "robustHold", "byteLock", "byteUnlock", "copy", "exchangeNames",
         }
     ),
-    "os": frozenset({"open", "unlink", "ftruncate", "posix_fallocate", "pwrite", "mkdir", "memfd_create", "fchmod"}),
+    "os": frozenset(
+        {
+            "open", "unlink", "rename", "link", "chmod", "ftruncate", "posix_fallocate", "pwrite",
+            "mkdir", "memfd_create", "fchmod",
+        }
+    ),
     "posix_ipc": frozenset({"SharedMemory", "unlink_shared_memory"}),
     "fcntl": frozenset({"fcntl"}),
     "wire": frozenset({"send", "receive"}),

@@ -49,6 +49,11 @@ MAX_LEASES_OFFSET = MAX_BUFFERS_OFFSET + 4  # u32, per member
 INDEX_SLOTS_OFFSET = MAX_LEASES_OFFSET + 4  # u32, a power of two
 SECRET_OFFSET = INDEX_SLOTS_OFFSET + 4  # 32 B, the key of the domain's capabilities
 SECRET_BYTES = 32
+# owner: the creator, as above. Random, never 0: two blocks of one name are told apart by it, and so is everything that belongs to one of
+# them: its segments, journals and sockets are named by it, and the objects in a process remember it.
+IDENTITY_OFFSET = SECRET_OFFSET + SECRET_BYTES  # u64
+LOCK_INODE_OFFSET = IDENTITY_OFFSET + 8  # u64, of the lock file whose bytes are those of the slots
+ADOPTED_OFFSET = LOCK_INODE_OFFSET + 8  # u32, 1: what journals of other blocks vouched for is in the rows here
 # owner: any member, CAS {epoch, slot+1} -> {epoch+1, slot+1}. A stale read costs a failed CAS or a connection to a dead socket.
 ELECTION_OFFSET = 2 * CACHE_LINE_BYTES  # u64 {epoch:48 | slot+1:16}; slot+1 = 0: nobody
 # owner: the broker, CAS upward to its own epoch. Clients futex-wait on the low half. A stale read costs one more wait.
@@ -129,6 +134,7 @@ ROW_TENANT_OFFSET = ROW_DTYPE_OFFSET + MAX_DTYPE_BYTES  # 64 B, UTF-8
 MAX_TENANT_BYTES = 64
 ROW_NAME_OFFSET = ROW_TENANT_OFFSET + MAX_TENANT_BYTES  # 128 B, UTF-8
 MAX_NAME_BYTES = 128
+ROW_ORIGIN_OFFSET = ROW_NAME_OFFSET + MAX_NAME_BYTES  # u64, identity in the segment's name; 0: that of this block, otherwise it was adopted
 # owner: whoever holds the writer claim; odd while it writes. Readers futex-wait on the low half. A stale read costs one more wait
 # or a retry.
 ROW_GENERATION_OFFSET = 448 - CACHE_LINE_BYTES  # u64
@@ -247,12 +253,12 @@ def _pageUp(offset: int) -> int:
     return -(-offset // PAGE_BYTES) * PAGE_BYTES
 
 
-assert SECRET_OFFSET + SECRET_BYTES <= ELECTION_OFFSET
+assert ADOPTED_OFFSET + 4 <= ELECTION_OFFSET and IDENTITY_OFFSET % 8 == 0
 assert DRAIN_OFFSET + 8 <= NAME_WAKES_OFFSET and NAME_WAKES & (NAME_WAKES - 1) == 0
 assert MEMBER_LEASE_HIGH_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
 assert MEMBER_PROGRAM_OFFSET + MEMBER_PROGRAM_BYTES <= MEMBER_BYTES
 assert ROW_TRANSPORT_OFFSET + 1 <= ROW_SHAPE_OFFSET
-assert ROW_NAME_OFFSET + MAX_NAME_BYTES <= ROW_GENERATION_OFFSET
+assert ROW_ORIGIN_OFFSET % 8 == 0 and ROW_ORIGIN_OFFSET + 8 <= ROW_GENERATION_OFFSET
 assert ROW_TORN_OFFSET + 8 <= ROW_TICKETS_OFFSET
 assert ROW_BYTES % CACHE_LINE_BYTES == 0 and ROW_CHUNK * ROW_BYTES % PAGE_BYTES == 0
 assert ROW_CHUNK * FENCE_BYTES % PAGE_BYTES == 0

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from muninn.control import atomics, clock
+from muninn.control import atomics, clock, layout
 from muninn.control.places import Places
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted, HostMemoryFull, MuninnError
 
@@ -30,6 +30,8 @@ class LockFile:
             self._fd = os.open(places.lockPath, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise fileError(error, places.lockPath) from error
+        #: Which file it is: a control block says whose bytes are those of its slots.
+        self.inode = os.fstat(self._fd).st_ino
 
     @contextmanager
     def creating(self) -> Iterator[None]:
@@ -57,6 +59,10 @@ class LockFile:
     def slotIsLocked(self, slot: int) -> bool:
         """Whether *another* process has the byte; one's own locks are invisible to oneself."""
         return int(atomics.byteHolder(self._fd, _FIRST_SLOT_BYTE + slot)) != 0
+
+    def anyLocked(self) -> int:
+        """The pid of another process that has the byte of some slot; 0: nobody has."""
+        return int(atomics.rangeHolder(self._fd, _FIRST_SLOT_BYTE, layout.MAX_MEMBERS_LIMIT))
 
     def close(self) -> None:
         """Close the file, and with it drop every lock that this process has on it."""

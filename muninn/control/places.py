@@ -1,7 +1,9 @@
 """Where a domain's things are: names in `/dev/shm`, and nothing else.
 
 One uid and one domain name give one place, whatever the environment, so that two programs of one user can not disagree. It is
-all one tmpfs: it goes together at a reboot.
+all one tmpfs: it goes together at a reboot. Everything is in one directory of mode 0700, which no other user can write to or plant
+anything in; only the control block has a second name outside, by which POSIX shared memory is opened. Segments, journals and sockets
+carry the identity of the control block that they belong to, so nothing of two blocks is ever mistaken for one another's.
 """
 
 from __future__ import annotations
@@ -14,13 +16,23 @@ from typing import NamedTuple
 from muninn.errors import ControlBlockInvalid, HostMemoryFull
 
 SHM_ROOT = "/dev/shm"
+_SEGMENT = re.compile(r"segment-([0-9a-f]{16})-(\d+)-(\d+)")
+
+
+class SegmentKey(NamedTuple):
+    """One segment: the identity of the block that made it, and the row and incarnation that it was made for."""
+
+    origin: int
+    row: int
+    incarnation: int
 
 
 class Places(NamedTuple):
-    """The names that belong to one domain."""
+    """The names that belong to one domain, and to one control block of it once `identity` is known."""
 
     uid: int
     domain: str
+    identity: int = 0
 
     @property
     def stem(self) -> str:
@@ -31,15 +43,33 @@ class Places(NamedTuple):
         """The control block, as `shm_open` wants it."""
         return f"/{self.stem}"
 
-    def segmentName(self, row: int, incarnation: int) -> str:
-        """The segment of one buffer, as `shm_open` wants it."""
-        return f"/{self.stem}.{row}.{incarnation}"
+    @property
+    def blockPath(self) -> str:
+        """The control block's public name. Another user may be there first, and then it has only `linkPath`."""
+        return f"{SHM_ROOT}{self.blockName}"
+
+    @property
+    def linkPath(self) -> str:
+        """The control block's name in the domain's own directory: the one that counts."""
+        return f"{self.directory}/block"
+
+    @property
+    def draftPath(self) -> str:
+        """A control block in the making, which nobody opens. Only who holds CREATE makes one."""
+        return f"{self.directory}/block.new"
+
+    def segmentName(self, row: int, incarnation: int, origin: int = 0) -> str:
+        """The segment of one buffer, below `/dev/shm`."""
+        return f"/{self.stem}.d/segment-{origin or self.identity:016x}-{row}-{incarnation}"
+
+    def segmentKeys(self) -> list[SegmentKey]:
+        """The segments that exist now, whichever block made them."""
+        matches = (_SEGMENT.fullmatch(entry) for entry in self._entries())
+        return [SegmentKey(int(match[1], 16), int(match[2]), int(match[3])) for match in matches if match]
 
     def segments(self) -> list[tuple[int, int]]:
-        """The segments that exist now, as (row, incarnation)."""
-        pattern = re.compile(re.escape(self.stem) + r"\.(\d+)\.(\d+)")
-        matches = (pattern.fullmatch(entry) for entry in os.listdir(SHM_ROOT))
-        return [(int(match[1]), int(match[2])) for match in matches if match]
+        """The same as (row, incarnation)."""
+        return [(key.row, key.incarnation) for key in self.segmentKeys()]
 
     @property
     def directory(self) -> str:
@@ -50,32 +80,43 @@ class Places(NamedTuple):
         return f"{self.directory}/lock"
 
     def journalPath(self, epoch: int) -> str:
-        return f"{self.directory}/journal-{epoch}"
+        return f"{self.directory}/journal-{self.identity:016x}-{epoch}"
 
     def socketPath(self, epoch: int) -> str:
-        return f"{self.directory}/broker-{epoch}.sock"
+        return f"{self.directory}/broker-{self.identity:016x}-{epoch}.sock"
 
     def hatchPath(self, epoch: int) -> str:
-        return f"{self.directory}/hatch-{epoch}.sock"
+        return f"{self.directory}/hatch-{self.identity:016x}-{epoch}.sock"
 
     def epochsOf(self, kind: str) -> list[int]:
-        """The epochs, ascending, that left a `journal`, or a `broker` or `hatch` socket, behind."""
-        pattern = re.compile(rf"{kind}-(\d+)(?:\.sock)?")
+        """The epochs of this block, ascending, that left a `journal`, or a `broker` or `hatch` socket, behind."""
+        return sorted(epoch for identity, epoch in self._marked(kind) if identity == self.identity)
+
+    def journals(self) -> list[tuple[Places, int]]:
+        """All journals, of whichever block: its places and the epoch. Those of one block are in the order of their epochs."""
+        return [(self._replace(identity=identity), epoch) for identity, epoch in sorted(self._marked("journal"))]
+
+    def _marked(self, kind: str) -> list[tuple[int, int]]:
+        pattern = re.compile(rf"{kind}-([0-9a-f]{{16}})-(\d+)(?:\.sock)?")
+        return [(int(match[1], 16), int(match[2])) for match in map(pattern.fullmatch, self._entries()) if match]
+
+    def _entries(self) -> list[str]:
         try:
-            entries = os.listdir(self.directory)
+            return os.listdir(self.directory)
         except FileNotFoundError:
             return []
-        return sorted(int(match[1]) for match in map(pattern.fullmatch, entries) if match)
 
     def makeDirectory(self) -> None:
         """Make the directory, or refuse one that somebody else could have put there."""
         try:
             os.mkdir(self.directory, 0o700)
+            os.chmod(self.directory, 0o700)  # whatever the umask took away
         except FileExistsError:
             status = os.lstat(self.directory)
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != self.uid or status.st_mode & 0o077:
                 raise ControlBlockInvalid(
-                    f"{self.directory} is not a directory of uid {self.uid} with mode 0700", "Remove it, once you know who made it"
+                    f"{self.directory} is not a directory of uid {self.uid} with mode 0700 (it is uid {status.st_uid}'s)",
+                    "Let its owner or root remove it, or set MUNINN_DOMAIN to another name",
                 ) from None
         except OSError as error:
             raise HostMemoryFull(f"{self.directory} can not be made: {error.strerror}") from error

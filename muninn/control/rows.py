@@ -17,10 +17,10 @@ from muninn.errors import ControlBlockInvalid, TableFull
 from muninn.terms import ACCESSES, LIFETIMES, MODES, TRANSPORTS, Access, Lifetime, Mode
 
 _DESCRIPTION = struct.Struct(
-    f"<QQQQQIBBBBhBBBBBB{layout.MAX_NDIM}Q{layout.MAX_DTYPE_BYTES}s{layout.MAX_TENANT_BYTES}s{layout.MAX_NAME_BYTES}s"
+    f"<QQQQQIBBBBhBBBBBB{layout.MAX_NDIM}Q{layout.MAX_DTYPE_BYTES}s{layout.MAX_TENANT_BYTES}s{layout.MAX_NAME_BYTES}sQ"
 )
 _DESCRIPTION_OFFSET = layout.ROW_SIZE_OFFSET
-assert _DESCRIPTION_OFFSET + _DESCRIPTION.size == layout.ROW_NAME_OFFSET + layout.MAX_NAME_BYTES
+assert _DESCRIPTION_OFFSET + _DESCRIPTION.size == layout.ROW_ORIGIN_OFFSET + 8
 
 _STATE_MASK = 0xF
 _CREATOR_SHIFT, _CREATOR_MASK = 4, 0xFFF
@@ -32,6 +32,7 @@ _COUNT_MASK = (1 << 40) - 1
 _LIFETIME_SHIFT = (layout.ROW_LIFETIME_OFFSET - layout.ROW_MODE_OFFSET) * 8
 assert layout.ROW_MODE_OFFSET % 4 == 0 and 0 < _LIFETIME_SHIFT < 32
 MAX_EPOCH = _EPOCH_MASK
+MAX_INCARNATION = _INCARNATION_MASK
 
 
 class Deposed(Exception):
@@ -79,6 +80,8 @@ class RowDescription(NamedTuple):
     dtype: str
     tenant: str
     name: str
+    #: The identity in the segment's name, where another block made it; 0: this one did.
+    origin: int = 0
 
     def packed(self) -> bytes:
         name, tenant, dtype = self.name.encode(), self.tenant.encode(), self.dtype.encode()
@@ -93,7 +96,7 @@ class RowDescription(NamedTuple):
             self.flags,
         )
         lengths = (len(name), len(tenant), len(dtype), TRANSPORTS.index(self.transport))
-        return _DESCRIPTION.pack(*self[:6], *words, *lengths, *shape, dtype, tenant, name)
+        return _DESCRIPTION.pack(*self[:6], *words, *lengths, *shape, dtype, tenant, name, self.origin)
 
     @staticmethod
     def unpacked(raw: bytes) -> RowDescription:
@@ -104,7 +107,7 @@ class RowDescription(NamedTuple):
         sizeBytes, segmentBytes, createdMs, deadlineMs, metaOffset, metaBytes = values[:6]
         rest = values[6:]
         mode, access, lifetime, kind, gpu, ndim, flags, nameLength, tenantLength, dtypeLength, transport = rest[:11]
-        shape, (dtype, tenant, name) = rest[11 : 11 + layout.MAX_NDIM], rest[-3:]
+        shape, (dtype, tenant, name, origin) = rest[11 : 11 + layout.MAX_NDIM], rest[-4:]
         try:
             description = RowDescription(
                 sizeBytes,
@@ -124,6 +127,7 @@ class RowDescription(NamedTuple):
                 dtype[:dtypeLength].decode("ascii"),
                 tenant[:tenantLength].decode(),
                 name[:nameLength].decode(),
+                origin,
             )
         except (IndexError, UnicodeDecodeError) as error:
             raise ControlBlockInvalid(f"a row's description is out of range: {error}") from error
@@ -179,6 +183,10 @@ class RowTable:
         """A private copy of the device handle's bytes, with its padding, unchecked."""
         start = self._block.geometry.rowsOffset + row * layout.ROW_BYTES + layout.ROW_HANDLE_OFFSET
         return bytes(self._block.bytes[start : start + layout.MAX_HANDLE_BYTES])
+
+    def origin(self, row: int) -> int:
+        """The identity of the block that made the row's segment, if another one did; 0: this one."""
+        return int(atomics.loadAcquire64(self._first + row * layout.ROW_BYTES + layout.ROW_ORIGIN_OFFSET))
 
     def ownedBy(self, slot: int) -> list[int]:
         """The rows that can be opened and whose memory is their creator's, and goes with it: transport `cudaIpc`."""
@@ -295,10 +303,17 @@ class RowTable:
         atomics.raiseField64(self._first, layout.ROW_BYTES, self.count(), _EPOCH_MASK << _EPOCH_SHIFT, field)
 
     def free(self, epoch: int) -> int:
-        """A FREE row; the table grows by a chunk when there is none. Raises `TableFull` or `HostMemoryFull`."""
-        indices = atomics.indexBuffer(1)
-        if atomics.scan64(self._first, layout.ROW_BYTES, self.count(), _STATE_MASK, layout.ROW_FREE, indices, 1):
-            return int(indices[0])
+        """A FREE row; the table grows by a chunk when there is none. Raises `TableFull` or `HostMemoryFull`.
+
+        A row whose incarnations are used up stays FREE: a handle or a late broker could take its next buffer for an earlier one. It is used
+        again when the domain has begun anew.
+        """
+        for wanted in (1, self.count()):
+            indices = atomics.indexBuffer(wanted)
+            found = atomics.scan64(self._first, layout.ROW_BYTES, self.count(), _STATE_MASK, layout.ROW_FREE, indices, wanted)
+            for row in indices[: min(found, wanted)]:
+                if self.state(row).incarnation < MAX_INCARNATION:
+                    return int(row)
         return self.grow(epoch)
 
     def grow(self, epoch: int) -> int:

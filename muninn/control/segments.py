@@ -1,25 +1,24 @@
 """Segments: the named shared memory behind bigMode buffers.
 
-A segment is a POSIX shared-memory object named after its row and incarnation, so that whoever finds one knows which row vouches for
-it. Its creator allocates every page before anybody maps it (`reserve="full"`): a full `/dev/shm` is then an error of the creator,
-and never a SIGBUS of a reader. Each process maps a segment once. A segment outlives all processes; only the broker unlinks it, when
-its row is DEAD.
+A segment is a file in the domain's own directory on `/dev/shm`, named after the identity of the control block that made it, its row
+and incarnation: whoever finds one knows which row vouches for it, and nobody else can foresee or plant one. Its creator allocates every
+page before anybody maps it (`reserve="full"`): a full `/dev/shm` is then an error of the creator, and never a SIGBUS of a reader. Each
+process maps a segment once. A segment outlives all processes; only the broker unlinks it, when its row is DEAD.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
-
-import posix_ipc
 
 from muninn.control import atomics, room
 from muninn.control.layout import PAGE_BYTES
 from muninn.control.lockfile import fileError
 from muninn.control.places import SHM_ROOT, Places
-from muninn.errors import BufferFreed, ControlBlockInvalid, HostMemoryFull
+from muninn.errors import BufferFreed, ControlBlockInvalid, DomainChanged, HostMemoryFull
 
 HUGE_PAGE_BYTES = 2 << 20
 #: What is copied at a time: large enough to amortise the calls, small enough for a smooth progress bar.
@@ -96,61 +95,69 @@ class Mapping:
 
 def create(places: Places, row: int, incarnation: int, sizeBytes: int) -> int:
     """Create the segment, sparse; returns its descriptor. A left-over of that name is from a dead creator of this row and goes."""
-    name = places.segmentName(row, incarnation)
-    with contextlib.suppress(posix_ipc.ExistentialError):
-        posix_ipc.unlink_shared_memory(name)
-    try:
-        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
-    except OSError as error:
-        raise fileError(error, name) from error
-    try:
-        os.ftruncate(memory.fd, sizeBytes)
-        return os.dup(memory.fd)
-    except OSError as error:
-        posix_ipc.unlink_shared_memory(name)
-        raise fileError(error, name) from error
-    finally:
-        memory.close_fd()
-
-
-def open_(places: Places, row: int, incarnation: int, sizeBytes: int) -> int:
-    """A descriptor of an existing segment of at least `sizeBytes`; mapping more than there is would be a SIGBUS later."""
     path = f"{SHM_ROOT}{places.segmentName(row, incarnation)}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileNotFoundError:
+        raise DomainChanged(f"the directory of {places.stem} was removed from /dev/shm", "Try again") from None
+    except OSError as error:
+        raise fileError(error, path) from error
+    try:
+        os.fchmod(fd, 0o600)  # whatever the umask took away
+        os.ftruncate(fd, sizeBytes)
+    except OSError as error:
+        os.close(fd)
+        os.unlink(path)
+        raise fileError(error, path) from error
+    return fd
+
+
+def open_(places: Places, row: int, incarnation: int, sizeBytes: int, origin: int = 0) -> int:
+    """A descriptor of an existing segment of at least `sizeBytes`; mapping more than there is would be a SIGBUS later.
+
+    Parameters
+    ----------
+    origin
+        The identity of the block that made it, if that is another one than this.
+    """
+    path = f"{SHM_ROOT}{places.segmentName(row, incarnation, origin)}"
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         raise BufferFreed(f"the segment {path} is gone") from None
     except OSError as error:
         raise fileError(error, path) from error
-    if (actual := os.fstat(fd).st_size) < sizeBytes:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != places.uid or status.st_size < sizeBytes:
         os.close(fd)
         raise ControlBlockInvalid(
-            f"{path} has {actual} bytes where its row states {sizeBytes}", "Free the buffer: its memory was truncated from outside"
+            f"{path} has {status.st_size} bytes where its row states {sizeBytes}, and is uid {status.st_uid}'s",
+            "Free the buffer: its memory was truncated or replaced from outside",
         )
     return fd
 
 
-def unlink(places: Places, row: int, incarnation: int) -> None:
+def unlink(places: Places, row: int, incarnation: int, origin: int = 0) -> None:
     """Remove the name; the memory goes with the last mapping. Removing it twice is fine.
 
     The kernel gives a large segment's pages back in whoever lets go last, which takes a second for some ten GiB. That is not to be
     the caller, on whom others wait: a descriptor outlives the name, and a thread closes it.
     """
-    name = places.segmentName(row, incarnation)
-    held: posix_ipc.SharedMemory | None = None
+    path = f"{SHM_ROOT}{places.segmentName(row, incarnation, origin)}"
+    held = -1
     try:
-        held = posix_ipc.SharedMemory(name)
-        large = held.size >= _SLOW_TO_FREE_BYTES
-    except posix_ipc.ExistentialError:
+        if os.lstat(path).st_size >= _SLOW_TO_FREE_BYTES:
+            held = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
         return
     except OSError:
-        large = False  # no descriptor is left: the name goes all the same
-    with contextlib.suppress(posix_ipc.ExistentialError):
-        posix_ipc.unlink_shared_memory(name)
-    if held is not None and large:
-        threading.Thread(target=held.close_fd, name="muninn-unlink", daemon=True).start()
-    elif held is not None:
-        held.close_fd()
+        held = -1  # no descriptor is left: the name goes all the same
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    if held >= 0:
+        threading.Thread(target=os.close, args=(held,), name="muninn-unlink", daemon=True).start()
 
 
 def pagesUp(sizeBytes: int) -> int:
