@@ -50,6 +50,7 @@
 #define MNN_MEMBER_LEASE_HIGH_OFFSET 56
 #define MNN_MEMBER_PROGRAM_OFFSET 72
 #define MNN_MEMBER_PROGRAM_BYTES 64
+#define MNN_MEMBER_TIME_NAMESPACE_OFFSET 136
 #define MNN_MEMBER_BYTES 256
 #define MNN_MEMBER_FREE 0
 #define MNN_MEMBER_CLAIMING 1
@@ -150,7 +151,8 @@ _Static_assert(MNN_ADOPTED_OFFSET + 4 <= MNN_ELECTION_OFFSET, "what the creator 
 _Static_assert(MNN_ELECTION_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");
 _Static_assert(MNN_READY_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");
 _Static_assert(MNN_HEARTBEAT_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");
-_Static_assert(MNN_MEMBER_PROGRAM_OFFSET + MNN_MEMBER_PROGRAM_BYTES <= MNN_MEMBER_BYTES, "a member slot holds its program's name");
+_Static_assert(MNN_MEMBER_TIME_NAMESPACE_OFFSET == MNN_MEMBER_PROGRAM_OFFSET + MNN_MEMBER_PROGRAM_BYTES, "the time namespace comes after the program's name");
+_Static_assert(MNN_MEMBER_TIME_NAMESPACE_OFFSET + 8 <= MNN_MEMBER_BYTES, "a member slot holds its time namespace");
 _Static_assert(MNN_ROW_ORIGIN_OFFSET + 8 <= MNN_ROW_GENERATION_OFFSET, "a row's description ends before its hot words");
 _Static_assert(MNN_ROW_TICKETS_OFFSET + MNN_TICKET_RING * 8 == MNN_ROW_HANDLE_OFFSET, "the handle comes after the ticket ring");
 _Static_assert(MNN_ROW_HANDLE_OFFSET + MNN_MAX_HANDLE_BYTES == MNN_ROW_BYTES, "the handle ends the row");

@@ -40,8 +40,8 @@ def actor(domain: str) -> Iterator[Callable[..., Actor]]:
     """Start actors; those that still run at the end are killed."""
     started: list[Actor] = []
 
-    def start(code: str = "", **environment: str) -> Actor:
-        started.append(Actor(code, **environment))
+    def start(code: str = "", launcher: tuple[str, ...] = (), **environment: str) -> Actor:
+        started.append(Actor(code, launcher, **environment))
         return started[-1]
 
     yield start

@@ -35,13 +35,15 @@ class Actor:
     ----------
     code
         Run first; ``import muninn`` and numpy as np are done already.
+    launcher
+        What the process is started by: a program and its arguments, to which this one's are added.
     environment
         On top of the test's own.
     """
 
-    def __init__(self, code: str = "", **environment: str) -> None:
+    def __init__(self, code: str = "", launcher: tuple[str, ...] = (), **environment: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-u", str(ACTOR)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+            [*launcher, sys.executable, "-u", str(ACTOR)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
             env={**os.environ, **environment},
         )  # fmt: skip
         self.pid = self._process.pid

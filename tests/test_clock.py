@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from muninn.api import creation
 from muninn.control import clock
+from muninn.errors import InvalidArgument
 from support import Actor, ActorError, eventually
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
@@ -98,6 +102,87 @@ def test_aHandlerThatRaisesEndsASleep() -> None:
             clock.sleep(30)
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+# --- time namespaces -------------------------------------------------------------------------------------------------
+
+#: Starts a program whose CLOCK_MONOTONIC is a day and some ahead of the host's, and its CLOCK_BOOTTIME by another number.
+AHEAD = ("unshare", "--time", "--monotonic", "100000", "--boottime", "300000")
+
+
+def skipWithoutTimeNamespaces() -> None:
+    tried = subprocess.run([*AHEAD, "true"], capture_output=True, text=True, check=False) if shutil.which("unshare") else None
+    if tried is None or tried.returncode:
+        pytest.skip(f"no time namespace can be made here: {tried.stderr.strip() if tried else 'there is no program unshare'}")
+
+
+def test_aMemberAheadOfTheHostSharesOpensAndWaits(actor: Callable[..., Actor]) -> None:
+    skipWithoutTimeNamespaces()
+    host = actor("b = muninn.share(np.arange(3), name='hosts', lifetimeMs=3_600_000)")
+    ahead = actor("b = muninn.share(np.arange(4), name='aheads', lifetimeMs=3_600_000)", AHEAD)
+    assert ahead.do("time.monotonic()") > host.do("time.monotonic()") + 90_000
+    for each in (host, ahead):
+        ends = each.do("{e['name']: (e['endsInMs'], e['ageMs'], e['importers'][0]['lease']) for e in muninn.listBuffers()}")
+        assert set(ends) == {"hosts", "aheads"}
+        for endsInMs, ageMs, lease in ends.values():
+            assert 0 < endsInMs <= 3_600_000 and 0 <= ageMs < 3_600_000 and lease == "ok"
+        assert all(0 <= age < 3_600_000 for age in each.do("[m['ageMs'] for m in muninn.domainInfo()['members']]"))
+    ahead.do("a = muninn.open('hosts'); h = a.array.tolist()")
+    host.do("muninn.share(np.arange(3), name='moment', lifetimeMs=300).close()")
+    ahead.do("muninn.share(np.arange(3), name='instant', lifetimeMs=300).close()")
+    eventually(lambda: host.do("len(muninn.listBuffers())") == 2, "both short lifetimes are over, and the long ones are not")
+    with pytest.raises(ActorError, match="TimeoutError"):
+        ahead.do("a.waitNext(timeout=0.2)")
+    assert isinstance(host.do("with b.write() as view: view[:] = 7"), type(None))
+    assert ahead.do("a.read().tolist()") == [7, 7, 7]
+
+
+@pytest.mark.parametrize("which", ["ahead", "host"])
+def test_aBrokerOfAnotherTimeNamespaceEndsLifetimesWhenTheyAreOver(actor: Callable[..., Actor], which: str) -> None:
+    skipWithoutTimeNamespaces()
+    launchers = ((), AHEAD) if which == "host" else (AHEAD, ())
+    broker, other = (actor("", launcher) for launcher in launchers)
+    broker.join()
+    other.do("b = muninn.share(np.arange(3), name='hour', lifetimeMs=3_600_000)")
+    other.do("muninn.share(np.arange(3), name='moment', lifetimeMs=400).close()")
+    eventually(lambda: other.do("[each['name'] for each in muninn.listBuffers()]") == ["hour"], "the moment is over")
+    assert other.do("b.array.tolist()") == [0, 1, 2]
+    broker.kill()  # and its death is proven across the namespaces, the other one elected
+    assert other.do("muninn.share(np.arange(2), name='next').array.tolist()") == [0, 1]
+    eventually(lambda: len(other.do("muninn.domainInfo()['members']")) == 1, "the dead member's slot is taken back")
+
+
+def test_aForkedChildInANewTimeNamespaceKnowsItsOffset(actor: Callable[..., Actor]) -> None:
+    skipWithoutTimeNamespaces()
+    here = actor("import ctypes, signal\nlibc = ctypes.CDLL(None, use_errno=True)\nb = muninn.share(np.arange(3), name='parents')")
+    here.do("assert libc.unshare(0x80) == 0, ctypes.get_errno()\nopen('/proc/self/timens_offsets', 'w').write('monotonic 5000 0')")
+    here.do("again = muninn.share(np.arange(3), name='again', lifetimeMs=3_600_000)")  # unshare moves the children only
+    here.do(
+        "child = os.fork()\nif child == 0:\n    signal.alarm(30)\n"
+        "    muninn.share(np.arange(3), name='childs', lifetimeMs=3_600_000)\n    time.sleep(60)"
+    )
+    other = actor()
+    ends = eventually(lambda: (e := other.do("{e['name']: e['endsInMs'] for e in muninn.listBuffers()}")) and "childs" in e and e, "shared")
+    here.do("os.kill(child, 9); os.waitpid(child, 0)[0] == child")
+    assert 3_000_000 < ends["childs"] <= 3_600_000 and 3_000_000 < ends["again"] <= 3_600_000
+
+
+def test_whoCanNotKnowItsClockBelievesNoDeadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert clock.namespaceOf(7, 8, "monotonic 5 6\nboottime 7 8\n").inode == 0
+    monkeypatch.setattr(clock, "_own", clock.namespaceOf(7, 8, "monotonic 5 6\nboottime 7 8\n"))
+    assert not clock.knowsHostTime()
+    with pytest.raises(InvalidArgument, match="time namespace"):
+        creation._asDeadline(5)
+    assert creation._asDeadline(None) == 0
+
+
+def test_theOffsetIsReadAsTheKernelWritesIt() -> None:
+    text = "monotonic      100000         5\nboottime           -3 500000000\n"
+    assert clock.namespaceOf(7, 7, text) == clock.TimeNamespace(7, 100_000 * 10**9 + 5, -3 * 10**9 + 500_000_000)
+    assert clock.namespaceOf(7, 7, "1 2 3\n7 4 5\n") == clock.TimeNamespace(7, 2 * 10**9 + 3, 4 * 10**9 + 5)
+    assert clock.namespaceOf(0xEFFFFFFA, 8, text) == clock.TimeNamespace(0xEFFFFFFA, 0, 0), "who unshared is not moved itself"
+    for damaged in ("", "monotonic 1 0\n", "monotonic a b\nboottime 1 1\n"):
+        assert clock.namespaceOf(7, 7, damaged).inode == 0
 
 
 def clocked(source: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ import muninn
 from muninn.api.membership import Membership, current
 from muninn.broker import requests
 from muninn.broker.broker import Broker
-from muninn.control import atomics, claims, generations, layout, leases, wire
+from muninn.control import atomics, claims, clock, generations, layout, leases, wire
 from muninn.control.clock import monotonicMs
 from muninn.control.members import MemberTable
 from muninn.control.rows import Deposed
@@ -184,6 +184,19 @@ def test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce(served: tuple[Lab, Bro
     assert broker._upkeep.untilDeadline() > 1000
     own.leases.release(lease)
     broker.execute({"op": "settle", "row": row, "incarnation": incarnation}, [])
+    assert lab.rows.state(row).state == layout.ROW_FREE
+
+
+def test_aBrokerThatCanNotCompareClocksEndsNoLifetime(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    lab, broker, own = served
+    row, _ = lab.make(broker._directory, own, deadlineMs=monotonicMs() - 5)
+    while broker._upkeep._chores:
+        broker._upkeep.workOnce()
+    monkeypatch.setattr(clock, "_own", clock.TimeNamespace(0, 0, 0))
+    broker._upkeep.endLifetimes()
+    assert lab.rows.state(row).state == layout.ROW_LIVE and broker._upkeep.untilDeadline() > 1000
+    monkeypatch.undo()
+    broker._upkeep.endLifetimes()
     assert lab.rows.state(row).state == layout.ROW_FREE
 
 

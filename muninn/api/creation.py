@@ -21,7 +21,7 @@ from muninn.api.gpus import deviceOf
 from muninn.api.membership import Membership, current
 from muninn.api.memory import Bytes, Memory, NoBytes, Stage, exported
 from muninn.config import asBytes
-from muninn.control import layout, segments
+from muninn.control import clock, layout, segments
 from muninn.control.clock import monotonicMs
 from muninn.control.lockfile import typedErrors
 from muninn.control.rows import RowDescription
@@ -372,6 +372,11 @@ def _asDeadline(lifetimeMs: int | None) -> int:
         raise InvalidArgument(
             f"lifetimeMs {lifetimeMs!r} can not be",
             f"Use milliseconds from 1 to {_LONGEST_LIFETIME_MS}, or leave it out",
+        )
+    if not clock.knowsHostTime():
+        raise InvalidArgument(
+            f"lifetimeMs {lifetimeMs} can not be counted: this process left its time namespace, and the kernel does not tell by how much",
+            "Fork after unshare(CLONE_NEWTIME) and share in the child, or leave lifetimeMs out",
         )
     return monotonicMs() + lifetimeMs
 

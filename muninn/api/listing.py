@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from muninn.api.dtypes import plain
 from muninn.api.gpus import deviceOf
 from muninn.api.membership import Membership, current
-from muninn.control import layout, leases, segments
+from muninn.control import clock, layout, leases, segments
 from muninn.control.clock import monotonicMs
 from muninn.control.generations import Generation
 from muninn.control.rows import RowDescription, RowState
@@ -83,7 +83,7 @@ class _Moment:
         self._holders: dict[int, list[leases.Hold]] = {}
         for hold in holds:
             self._holders.setdefault(hold.row, []).append(hold)
-        self._programs: dict[int, tuple[int, str]] = {}
+        self._programs: dict[int, tuple[int, str, bool]] = {}
         self._hugePages: str | None = None
         self._topology: dict[str, list[str]] | None = None
 
@@ -133,9 +133,10 @@ class _Moment:
     def _describeHold(self, hold: leases.Hold) -> dict[str, Any]:
         if hold.slot not in self._programs:
             members = self._membership.members
-            self._programs[hold.slot] = members.identity(hold.slot).pid, members.program(hold.slot)
-        pid, program = self._programs[hold.slot]
-        expired = "expired" if hold.expiryMs <= self._now else "ok"
+            isBelieved = clock.knowsHostTime() and members.timeNamespace(hold.slot) != 0
+            self._programs[hold.slot] = members.identity(hold.slot).pid, members.program(hold.slot), isBelieved
+        pid, program, isBelieved = self._programs[hold.slot]
+        expired = "expired" if isBelieved and hold.expiryMs <= self._now else "ok"
         return {
             "pid": pid,
             "program": program,

@@ -78,13 +78,14 @@ class Upkeep:
 
     def untilDeadline(self) -> float:
         """Seconds until the first lifetime ends; a day when none does, or when there is other work first."""
-        first = next(iter(self._directory.catalog.deadlines()), None) if not self._chores else None
+        mayEnd = not self._chores and clock.knowsHostTime()
+        first = next(iter(self._directory.catalog.deadlines()), None) if mayEnd else None
         return 86400.0 if first is None else max(0.0, (first[0] - monotonicMs()) / 1000)
 
     def endLifetimes(self) -> None:
         """Free the buffers whose time is over."""
-        if self._chores:
-            return
+        if self._chores or not clock.knowsHostTime():
+            return  # a broker that can not compare clocks frees nothing by them; its successor does
         now = monotonicMs()
         for deadlineMs, row in self._directory.catalog.deadlines():
             if deadlineMs > now:

@@ -83,13 +83,15 @@ MEMBER_ROBUST_OFFSET = MEMBER_STATE_OFFSET + 8  # u32
 MEMBER_FLAGS_OFFSET = MEMBER_ROBUST_OFFSET + 4  # u32, MEMBER_FLAG_*
 MEMBER_PID_OFFSET = MEMBER_FLAGS_OFFSET + 4  # u32
 MEMBER_UID_OFFSET = MEMBER_PID_OFFSET + 4  # u32
-MEMBER_START_TIME_OFFSET = MEMBER_UID_OFFSET + 4  # u64, clock ticks since boot, /proc/<pid>/stat field 22
+MEMBER_START_TIME_OFFSET = MEMBER_UID_OFFSET + 4  # u64, clock ticks since boot, /proc/<pid>/stat field 22, on the host's clock
 MEMBER_PID_NAMESPACE_OFFSET = MEMBER_START_TIME_OFFSET + 8  # u64, inode of /proc/self/ns/pid
 MEMBER_NONCE_OFFSET = MEMBER_PID_NAMESPACE_OFFSET + 8  # u64, random, never 0
-MEMBER_JOINED_MS_OFFSET = MEMBER_NONCE_OFFSET + 8  # u64, monotonic ms
+MEMBER_JOINED_MS_OFFSET = MEMBER_NONCE_OFFSET + 8  # u64, monotonic ms of the host
 MEMBER_LEASE_HIGH_OFFSET = MEMBER_JOINED_MS_OFFSET + 8  # u32, lease slots ever used; raised before the slot is
 MEMBER_PROGRAM_OFFSET = 72  # 64 B, UTF-8, zero padded
 MEMBER_PROGRAM_BYTES = 64
+# owner: the member, before LIVE. Whose clock it counts by; a stale read shows a wrong expiry in a list, and decides nothing.
+MEMBER_TIME_NAMESPACE_OFFSET = MEMBER_PROGRAM_OFFSET + MEMBER_PROGRAM_BYTES  # u64, inode of /proc/self/ns/time; 0: its times mean nothing
 MEMBER_BYTES = 256
 
 MEMBER_FREE, MEMBER_CLAIMING, MEMBER_LIVE, MEMBER_DEAD = 0, 1, 2, 3
@@ -111,8 +113,8 @@ ROW_STATE_OFFSET = 0  # u64 {incarnation:24 | epoch:24 | creator slot:12 | state
 # owner: the creator while CREATING, nobody after. Published by the CAS to LIVE.
 ROW_SIZE_OFFSET = ROW_STATE_OFFSET + 8  # u64, bytes of data as the user sees them
 ROW_SEGMENT_BYTES_OFFSET = ROW_SIZE_OFFSET + 8  # u64, bytes of the segment or allocation
-ROW_CREATED_MS_OFFSET = ROW_SEGMENT_BYTES_OFFSET + 8  # u64, monotonic ms
-ROW_DEADLINE_MS_OFFSET = ROW_CREATED_MS_OFFSET + 8  # u64, monotonic ms at which lifetimeMs ends; 0: never
+ROW_CREATED_MS_OFFSET = ROW_SEGMENT_BYTES_OFFSET + 8  # u64, monotonic ms of the host
+ROW_DEADLINE_MS_OFFSET = ROW_CREATED_MS_OFFSET + 8  # u64, monotonic ms of the host at which lifetimeMs ends; 0: never
 ROW_META_OFFSET_OFFSET = ROW_DEADLINE_MS_OFFSET + 8  # u64, where in the segment the manifest starts
 ROW_META_BYTES_OFFSET = ROW_META_OFFSET_OFFSET + 8  # u32, 0: no manifest
 ROW_MODE_OFFSET = ROW_META_BYTES_OFFSET + 4  # u8, index into terms.MODES
@@ -182,9 +184,9 @@ FENCE_BYTES = TICKET_RING * 8  # TICKET_RING x u64, the last ticket of that slot
 # owner: the member, exchange; the broker CASes the revocation. {incarnation:24 | slot generation:12 | reason:8 | row+1:20}; 0: not held.
 # The generation keeps a deposed broker, that still clears the slots of a dead member, off those of its slot's next member.
 LEASE_HOLD_OFFSET = 0  # u64
-# owner: the member, CAS. {reading:1 | expiry:63}: the monotonic ms at which the lease expires, and whether the holder is inside a reader's
-# turn. A stale expiry costs an early or late refusal by the holder itself. `reading` is set before the writer's claim is looked at, and
-# read after the claim was taken.
+# owner: the member, CAS. {reading:1 | expiry:63}: the monotonic ms of the host at which the lease expires, and whether the holder is
+# inside a reader's turn. A stale expiry costs an early or late refusal by the holder itself. `reading` is set before the writer's claim
+# is looked at, and read after the claim was taken.
 LEASE_EXPIRY_OFFSET = LEASE_HOLD_OFFSET + 8  # u64
 LEASE_READING_SHIFT = 63
 LEASE_BYTES = 16
@@ -256,7 +258,7 @@ def _pageUp(offset: int) -> int:
 assert ADOPTED_OFFSET + 4 <= ELECTION_OFFSET and IDENTITY_OFFSET % 8 == 0
 assert DRAIN_OFFSET + 8 <= NAME_WAKES_OFFSET and NAME_WAKES & (NAME_WAKES - 1) == 0
 assert MEMBER_LEASE_HIGH_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
-assert MEMBER_PROGRAM_OFFSET + MEMBER_PROGRAM_BYTES <= MEMBER_BYTES
+assert MEMBER_TIME_NAMESPACE_OFFSET % 8 == 0 and MEMBER_TIME_NAMESPACE_OFFSET + 8 <= MEMBER_BYTES
 assert ROW_TRANSPORT_OFFSET + 1 <= ROW_SHAPE_OFFSET
 assert ROW_ORIGIN_OFFSET % 8 == 0 and ROW_ORIGIN_OFFSET + 8 <= ROW_GENERATION_OFFSET
 assert ROW_TORN_OFFSET + 8 <= ROW_TICKETS_OFFSET

@@ -14,7 +14,7 @@ import struct
 import sys
 from typing import NamedTuple
 
-from muninn.control import atomics, layout
+from muninn.control import atomics, clock, layout
 from muninn.control.block import ControlBlock
 from muninn.control.clock import monotonicMs
 from muninn.errors import TableFull
@@ -88,6 +88,11 @@ class MemberTable:
         start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + layout.MEMBER_PROGRAM_OFFSET
         raw = bytes(self._block.bytes[start : start + layout.MEMBER_PROGRAM_BYTES])
         return raw.rstrip(b"\0").decode(errors="replace")
+
+    def timeNamespace(self, slot: int) -> int:
+        """The inode of the time namespace that the member counts by; 0: its times mean nothing to others."""
+        start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + layout.MEMBER_TIME_NAMESPACE_OFFSET
+        return int.from_bytes(self._block.bytes[start : start + 8], "little")
 
     def leaseHigh(self, slot: int) -> int:
         """How many lease slots of the member's area were ever used."""
@@ -184,11 +189,13 @@ class MemberTable:
         atomics.exchangeSeqCst32(block.memberAddress(slot) + layout.MEMBER_LEASE_HIGH_OFFSET, 0)
         self._nonce = int.from_bytes(os.urandom(8), "little") or 1
         flags = layout.MEMBER_FLAG_PREFERRED if preferred else 0
+        timeNamespace = clock.learn()  # before any time of this process is written or compared
         identity = MemberIdentity(flags, os.getpid(), os.getuid(), startTimeOf(os.getpid()), ownPidNamespace(), self._nonce, monotonicMs())
         start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES
         block.put(start + _IDENTITY_OFFSET, _IDENTITY.pack(*identity))
         program = programName().encode()[: layout.MEMBER_PROGRAM_BYTES].ljust(layout.MEMBER_PROGRAM_BYTES, b"\0")
         block.put(start + layout.MEMBER_PROGRAM_OFFSET, program)
+        block.put(start + layout.MEMBER_TIME_NAMESPACE_OFFSET, timeNamespace.inode.to_bytes(8, "little"))
 
     def enter(self, key: MemberKey) -> None:
         """CLAIMING → LIVE: identity, robust word and byte lock are in place."""
@@ -252,10 +259,10 @@ def openPidfd(pid: int, startTime: int) -> int:
 
 
 def startTimeOf(pid: int) -> int:
-    """Clock ticks since boot at which the process began; 0 when there is none."""
+    """Clock ticks since boot, of the host's clock, at which the process began; 0 when there is none."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+            return clock.bootTicks(int(file.read().rpartition(b")")[2].split()[19]))
     except (FileNotFoundError, ProcessLookupError):
         return 0
 

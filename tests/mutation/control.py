@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT, _HATCH = (
+_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT, _HATCH, _CLOCK = (
     f"muninn/control/{name}.py"
     for name in (
         "block", "lockfile", "members", "election", "watch", "rows", "index", "leases", "generations", "claims", "tickets", "segments", "wire",
-        "layout", "hatch",
+        "layout", "hatch", "clock",
     )
 )  # fmt: skip
 
@@ -34,6 +34,11 @@ MUTANTS = [
     Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd, _FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
     Mutant(_LOCKFILE, "return int(atomics.byteLock(self._fd, _FIRST_SLOT_BYTE + slot)) == 0", "return True", "a claimer that lives keeps its slot", "test_members.py::test_theByteOfASlotIsItsMembersOnly"),
     Mutant(_LOCKFILE, "            if clock.now() > deadline:\n                holder", "            if False:\n                holder", "the wait for CREATE is bounded", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
+    # --- clock ---
+    Mutant(_CLOCK, "atomics.monotonicNs() - _own.monotonicNs\n", "atomics.monotonicNs()\n", "words of time are the host's", "test_clock.py::test_aBrokerOfAnotherTimeNamespaceEndsLifetimesWhenTheyAreOver"),
+    Mutant(_CLOCK, "    if own == _HOST_NAMESPACE:\n        return _HOST\n", "", "who unshared in the host's namespace is not moved itself", "test_clock.py::test_theOffsetIsReadAsTheKernelWritesIt"),
+    Mutant(_CLOCK, " if own == ofChildren else _UNKNOWN", "", "the offsets of the children are not one's own", "test_clock.py::test_whoCanNotKnowItsClockBelievesNoDeadline"),
+    Mutant(_CLOCK, "        while atomics.sleepUntil(deadlineNs) == -errno.EINTR:\n            pass\n", "        atomics.sleepUntil(deadlineNs)\n", "a signal ends no sleep", "test_clock.py::test_sleepsToItsEndThroughSignals"),
     # --- members ---
     Mutant(_MEMBERS, "return not self.isCurrent(key) or word == 0", "return word == 0", "a slot that is another's is noticed", "test_members.py::test_aSlotThatIsAnothersByNowIsNoticedDead"),
     Mutant(_MEMBERS, "or word == 0 or bool(word & _FUTEX_OWNER_DIED)", "or bool(word & _FUTEX_OWNER_DIED)", "a slot without a robust word is noticed", "test_members.py::test_aSlotWithoutARobustWordIsNoticedDead"),
