@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
-from lab import Lab, describe, usage
+from lab import PAGE, Lab, describe, usage
 
 from muninn.broker.catalog import Catalog
 from muninn.broker.limits import Limits
@@ -104,3 +106,59 @@ def test_aRowForgetsNoOthersName(lab: Lab) -> None:
     catalog.add(2, usage())
     catalog.remove(1)
     assert catalog.find("a") == 2
+
+
+def test_aNameThatIsNotInTheIndexIsFoundInTheRows(lab: Lab) -> None:
+    """Rows that found no room in the index. Broken: what the index did not have was free for others."""
+    directory, member = lab.directory(1), lab.member()
+    rows = [lab.make(directory, member, f"n{number}") for number in range(5)]
+    for number, row in enumerate(rows):
+        directory._index.remove(f"n{number}".encode(), *row)
+    catalog = Catalog(lab.rows, _LIMITS)
+    assert [catalog.find(f"n{number}") for number in range(6)] == [*(row for row, _ in rows), None]
+    assert catalog.indexNames(3) and not catalog.indexNames(512)
+    assert [directory._index.candidates(f"n{number}".encode()) for number in range(5)] == [[row] for row in rows]
+    assert [catalog.find(f"n{number}") for number in range(6)] == [*(row for row, _ in rows), None]
+
+
+def test_aNameThatTheIndexHasNoRoomForIsKept(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory, member = lab.directory(1), lab.member()
+    row, incarnation = lab.make(directory, member, "crowded")
+    directory._index.remove(b"crowded", row, incarnation)
+    successor = lab.directory(2)
+    monkeypatch.setattr(successor.catalog._index, "insert", lambda name, row, incarnation: False)
+    assert not successor.indexNames(512)
+    assert successor.catalog.find("crowded") == row
+    successor.free(row, incarnation)
+    assert successor.catalog.find("crowded") is None
+
+
+def test_whatWasThereBeforeCountsUntilItIsGone(lab: Lab) -> None:
+    """Broken: the sums of rows of an earlier term were never lowered; of a half-made row they were, though it was never counted."""
+    directory, member = lab.directory(1), lab.member()
+    rows = [lab.make(directory, member, f"n{number}", tenant=tenant) for number, tenant in enumerate(("default", "other", "default"))]
+    half = directory.grant(member.key, usage("half"), 0)
+    os.unlink(lab.places.journalPath(1))
+    successor = lab.directory(2)
+    sums = successor.catalog._sums
+    assert (sums[Mode.BIG,], sums[Mode.BIG, "default"], sums[Mode.BIG, "other"]) == (3 * PAGE, 2 * PAGE, PAGE)
+    successor.free(*rows[0])
+    successor.free(*rows[1])
+    successor.abandon(member.key, *half)
+    assert (sums[Mode.BIG,], sums[Mode.BIG, "default"], sums[Mode.BIG, "other"]) == (PAGE, PAGE, 0)
+
+
+def test_lifetimesOfBeforeAreKnown(lab: Lab) -> None:
+    directory, member = lab.directory(1), lab.member()
+    lab.make(directory, member, "plain")
+    row, _ = lab.make(directory, member, "ends", deadlineMs=77)
+    assert Catalog(lab.rows, _LIMITS).deadlines() == [(77, row)]
+
+
+def test_manyTenantsHaveASumEach(lab: Lab) -> None:
+    """Broken: more sums than there was room for were none."""
+    directory, member = lab.directory(1), lab.member()
+    for number in range(250):
+        lab.make(directory, member, f"n{number}", tenant=f"t{number}")
+    sums = Catalog(lab.rows, _LIMITS)._sums
+    assert sums[Mode.BIG,] == 250 * PAGE and all(sums[Mode.BIG, f"t{number}"] == PAGE for number in range(250))

@@ -22,8 +22,9 @@ from muninn.broker import journal
 from muninn.broker.directory import Directory
 from muninn.control import atomics, claims, layout, leases, segments
 from muninn.control.members import MemberKey, openPidfd, processIsGone, startTimeOf
-from muninn.control.rows import Deposed
+from muninn.control.rows import Deposed, RowState
 from muninn.errors import BufferFreed, ControlBlockInvalid
+from muninn.terms import Lifetime
 from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -241,6 +242,25 @@ def test_i3RowsThatASuccessorAddsAreNotTheOldBrokers(lab: Lab) -> None:
     row = new.rows.grow(2)
     with pytest.raises(Deposed):
         old.rows.change(row, old.rows.state(row), 1, layout.ROW_CREATING)
+
+
+def test_i3ADeposedBrokerTakesNoNameOfWhatLives(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was deposed between PROBING and the end of the name. Broken: the name went first, and then the row could not be changed."""
+    old, member, holder = lab.directory(1), lab.member(), lab.member()
+    row, incarnation = lab.make(old, member, "kept", lifetime=Lifetime.LAST_CLOSE)
+    change = old.rows.change
+
+    def deposed(row: int, state: RowState, epoch: int, to: int, **changes: int) -> RowState:
+        if to == layout.ROW_DEAD:
+            new = lab.directory(2)
+            holder.leases.take(row, incarnation, 1000)
+            assert new.settle(row).state == layout.ROW_LIVE
+        return change(row, state, epoch, to, **changes)
+
+    monkeypatch.setattr(old.rows, "change", deposed)
+    with pytest.raises(Deposed):
+        old.settle(row)
+    assert old._index.candidates(b"kept") == [(row, incarnation)]
 
 
 def test_i3TheJournalOfADeposedBrokerIsADeadFile(lab: Lab) -> None:

@@ -187,3 +187,17 @@ def test_leftCopiesOfTheDeadAreRemoved(places: Places) -> None:
     assert not dead.finishCopy(), "one that is not dead keeps its journal"
     dead.close()
     assert len(journal.read(places, 11)) == 1
+
+
+def test_recordsOfOneKindAreThoseOfAll(places: Places) -> None:
+    """Broken: a record that is not whole ended the replay only if it was of that kind."""
+    written = Journal(places, 12)
+    for row in range(20):
+        written.append("live" if row % 3 else "create", row=row, name="create" * (row % 5))
+    written.close()
+    with open(places.journalPath(12), "rb") as file:
+        content = file.read()
+    for length in (len(content), len(content) - 1, len(content) // 2):
+        wanted = [record for record in journal.replay(content[:length]) if record["op"] == "create"]
+        assert list(journal.replay(content[:length], "create")) == wanted
+    assert journal.read(places, 12, only="create") == [record for record in journal.read(places, 12) if record["op"] == "create"]

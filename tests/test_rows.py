@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lab import Lab, describe
 
 from muninn.control import atomics, layout
-from muninn.control.rows import Deposed, RowDescription, RowState
+from muninn.control.rows import Deposed, RowDescription, RowState, RowTable
 from muninn.errors import ControlBlockInvalid, HostMemoryFull, TableFull
 from muninn.terms import ACCESSES, LIFETIMES, MODES, TRANSPORTS, Lifetime, Mode
 
@@ -149,3 +149,20 @@ def test_aDescriptionOfAnotherLengthIsATypedError(length: int) -> None:
     """As a journal may have it, from a program of another version; broken, `doctor --repair` ended by it."""
     with pytest.raises(ControlBlockInvalid, match=f"{length} bytes"):
         RowDescription.unpacked(bytes(length))
+
+
+def test_aFreeRowIsFoundWhereverItIs(lab: Lab) -> None:
+    """Broken: rows that became free below the last one that was found were never used again."""
+    lab.rows.grow(1)
+    lab.rows.grow(1)
+    for row in range(300):
+        assert lab.rows.free(1) == row
+        lab.rows.change(row, lab.rows.state(row), 1, layout.ROW_CREATING)
+    lab.rows.change(7, lab.rows.state(7), 1, layout.ROW_FREE)
+    assert lab.rows.free(1) == 7
+    lab.rows.change(7, lab.rows.state(7), 1, layout.ROW_CREATING)
+    assert lab.rows.free(1) == 300
+    RowTable(lab.block).change(9, lab.rows.state(9), 1, layout.ROW_FREE)  # not by this table
+    for row in range(300, 512):
+        lab.rows.change(row, lab.rows.state(row), 1, layout.ROW_CREATING)
+    assert lab.rows.free(1) == 9

@@ -465,3 +465,33 @@ print("good")
         pytest.skip("this machine allows no mount namespace (unshare -rm), so /dev/shm can not be filled without harming others")
     done = subprocess.run(["unshare", "-rm", "sh", "-c", command], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "good" in done.stdout, done.stdout + done.stderr
+
+
+def test_aTakeoverDoesNotWaitForRowsThatNobodyAsksFor(domain: str, actor: Start) -> None:
+    """Broken: each successor began to read 131,072 rows and was deposed before it was through, 42 terms in 30 s."""
+    impatient = {"MUNINN_TAKEOVER_MS": "100"}
+    broker = actor(
+        """
+from muninn.api.membership import current
+from muninn.control import layout
+from muninn.control.rows import RowDescription
+from muninn.terms import Access, Lifetime, Mode
+muninn.share(b"first", name="first")
+member = current(); rows = member.rows; epoch = member.election.epoch()
+while rows.count() < 131072:
+    rows.grow(epoch)
+for row in range(10, 131000):
+    creating = rows.change(row, rows.state(row), epoch, layout.ROW_CREATING, incarnation=1)
+    rows.describe(row, RowDescription(1, 4096, 0, 0, 0, 0, Mode.BIG, Access.READ_WRITE, Lifetime.KEEP, 0, -1, 0, "segment", (1,), "|u1",
+                                      "default", f"many-{row}"))
+    rows.change(row, creating, epoch, layout.ROW_LIVE)
+""",
+        MUNINN_MAX_BUFFERS="131072",
+    )
+    others = [actor(**impatient).join() for _ in range(3)]
+    broker.kill()
+    for number, other in enumerate(others):
+        other.begin(f"muninn.share(b'x', name='new-{number}').name")
+    assert [other.result() for other in others] == ["new-0", "new-1", "new-2"]
+    with pytest.raises(ActorError, match="BufferExists"):
+        others[0].do("muninn.share(b'x', name='many-130999')")

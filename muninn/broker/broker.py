@@ -46,6 +46,7 @@ _log = logging.getLogger("muninn.broker")
 _PROOF_RETRY_SECONDS = 0.005
 #: How many steps with something to serve may come before a piece of upkeep; a busy broker knows no other.
 _SERVED_FIRST = 16
+_ROWS_A_BEAT = 1024
 
 
 class _SenderGone(ProtocolViolation):
@@ -131,9 +132,7 @@ class Broker:
         timeoutSeconds = min(timeoutSeconds, _PROOF_RETRY_SECONDS if self._unproven else SWEEP_SECONDS)
         events = self._poll.poll(0 if self._upkeep.isPending() else min(timeoutSeconds, self._upkeep.untilDeadline()))
         with self._lock:
-            self._election.beat()
-            if self.isDeposed():
-                raise Deposed
+            self._beat()
             for descriptor, _ in events:
                 self._handle(descriptor)
             for pidfd in list(self._unproven):
@@ -141,6 +140,12 @@ class Broker:
             self._served += 1
             if not events or self._served > _SERVED_FIRST:
                 self._doUpkeep()
+
+    def _beat(self) -> None:
+        """Show that this broker moves. Raises `Deposed` when nobody looks any more."""
+        if self.isDeposed():
+            raise Deposed
+        self._election.beat()
 
     def _doUpkeep(self) -> None:
         self._served = 0
@@ -395,9 +400,13 @@ class Broker:
     def _onEvict(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
         session.member()
         reason = message["reason"] if message["reason"] in leases.REVOCATION_REASONS[1:] else "evicted"
-        rows = [row for row in self._directory.rows.inState(layout.ROW_LIVE) if self._isMeant(row, message)]
-        revoked = sum(self._directory.revoke(row, reason, message["pid"]) for row in rows)
-        return {"revoked": revoked, "buffers": len(rows)}, ()
+        rows, revoked = 0, 0
+        for number, row in enumerate(self._directory.rows.inState(layout.ROW_LIVE)):
+            if number % _ROWS_A_BEAT == 0:
+                self._beat()
+            if self._isMeant(row, message):
+                rows, revoked = rows + 1, revoked + self._directory.revoke(row, reason, message["pid"])
+        return {"revoked": revoked, "buffers": rows}, ()
 
     def _isMeant(self, row: int, message: Message) -> bool:
         try:

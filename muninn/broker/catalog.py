@@ -1,7 +1,9 @@
 """The catalog: which names are taken, and what each tenant uses.
 
-Derived from the rows, in the broker's private memory, and only there: it is built by a scan when a broker first needs it, kept
-while it serves, and thrown away with it. A sum in it is a hint that the rows can always correct.
+Kept in the broker's private memory while it serves, and thrown away with it. What there was before its term is not read row by row: the
+sums come from one pass in C, and a name is looked up in the index that all processes share, whose entries are believed after a
+look at the row. An index may lack names, of rows that found no room in it or that a program of an older version made; so until
+`indexNames` has been over all rows, a name that is not in it is looked for in the rows, again by a pass in C.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from collections import Counter
 from typing import NamedTuple
 
 from muninn.broker.limits import Limits
-from muninn.control import layout
-from muninn.control.rows import RowDescription, RowTable
-from muninn.errors import BufferExists, ControlBlockInvalid, QuotaExceeded
+from muninn.control.index import NameIndex
+from muninn.control.rows import RowDescription, RowTable, Taken
+from muninn.errors import BufferExists, QuotaExceeded
 from muninn.terms import Mode
+
+_COUNTED, _HAS_DEADLINE = 1, 2
 
 
 class Usage(NamedTuple):
@@ -31,27 +35,45 @@ class Catalog:
     """Names and sums over the rows."""
 
     def __init__(self, rows: RowTable, limits: Limits) -> None:
+        self._rows = rows
         self._limits = limits
-        self._usages: dict[int, Usage] = {}
-        self._rowOfName: dict[str, int] = {}
+        self._index = NameIndex(rows.block)
+        self._usages: dict[int, Usage] = {}  # of this term
+        self._rowOfName: dict[str, int] = {}  # of this term, and those that the index has no room for
+        self._unindexed: dict[int, str] = {}  # the latter, by row
+        self._indexNext, self._indexEnd = 0, rows.count()
+        sums, self._marks = rows.sums()  # by row of before: whether it is counted
         self._sums: Counter[tuple[object, ...]] = Counter()
+        for taken, sumBytes in sums.items():
+            self._add(taken, sumBytes)
         self._deadlines: dict[int, int] = {}
-        for row, state in rows.notFree():
-            if state.state in (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING):
-                self._adopt(rows, row, named=state.state != layout.ROW_DYING)
+        row = -1
+        while (row := self._marks.find(_COUNTED | _HAS_DEADLINE, row + 1)) >= 0:
+            self._deadlines[row] = rows.taken(row).deadlineMs
 
-    def _adopt(self, rows: RowTable, row: int, named: bool) -> None:
-        try:
-            description = rows.description(row)
-        except ControlBlockInvalid:
-            return  # a damaged row has no name that anybody could ask for; `doctor` reports it
-        usage = usageOf(description)
-        self._count(row, usage)
-        if named:
-            self._rowOfName[usage.name] = row
+    # --- names -------------------------------------------------------------------------------------------------------
 
     def find(self, name: str) -> int | None:
-        return self._rowOfName.get(name)
+        row = self._rowOfName.get(name)
+        if row is not None:
+            return row
+        raw = name.encode(errors="surrogatepass")
+        for row, incarnation in self._index.candidates(raw):
+            if self._rows.isNamed(row, incarnation, raw):
+                return row
+        return self._rows.findNamed(raw, self._indexNext) if self._indexNext < self._indexEnd else None
+
+    def indexNames(self, atMost: int) -> bool:
+        """Put the next names of before this term into the index, which most of them are in; whether there are more."""
+        end = min(self._indexNext + atMost, self._indexEnd)
+        for row in self._rows.named(self._indexNext, end):
+            name, incarnation = self._rows.name(row), self._rows.state(row).incarnation
+            if (row, incarnation) not in self._index.candidates(name) and not self._index.insert(name, row, incarnation):
+                text = name.decode(errors="surrogateescape")
+                self._unindexed[row] = text
+                self._rowOfName.setdefault(text, row)
+        self._indexNext = end
+        return end < self._indexEnd
 
     def nameOf(self, row: int) -> str | None:
         """The name under which a row was counted last, also when that is free again."""
@@ -60,35 +82,47 @@ class Catalog:
 
     def add(self, row: int, usage: Usage) -> None:
         """Count a row and take its name. Raises `BufferExists` when another row has it."""
-        if self._rowOfName.setdefault(usage.name, row) != row:
+        if self.find(usage.name) not in (None, row):
             raise BufferExists(f"{usage.name!r} exists already")
+        self._rowOfName[usage.name] = row
         self._count(row, usage)
+
+    def forgetName(self, row: int) -> None:
+        """Free the name; the bytes still count. A name of before this term is free as soon as its row can not be opened any more."""
+        usage = self._usages.get(row)
+        name = self._unindexed.pop(row, None) if usage is None else usage.name
+        if name is not None and self._rowOfName.get(name) == row:
+            del self._rowOfName[name]
+
+    def remove(self, row: int) -> None:
+        """Free the name and the bytes."""
+        self.forgetName(row)
+        self._uncount(row)
+
+    # --- bytes -------------------------------------------------------------------------------------------------------
 
     def _count(self, row: int, usage: Usage) -> None:
         self._uncount(row)
         self._usages[row] = usage
         if usage.deadlineMs:
             self._deadlines[row] = usage.deadlineMs
-        for key in _sumsOf(usage):
-            self._sums[key] += usage.sizeBytes
+        self._add(usage, usage.sizeBytes)
 
     def _uncount(self, row: int) -> None:
         self._deadlines.pop(row, None)
-        usage = self._usages.pop(row, None)
-        if usage is not None:
-            for key in _sumsOf(usage):
-                self._sums[key] -= usage.sizeBytes
+        taken: Usage | Taken | None = self._usages.pop(row, None)
+        if taken is None and row < len(self._marks) and self._marks[row]:
+            self._marks[row] = 0
+            taken = self._rows.taken(row)
+        if taken is not None:
+            self._add(taken, -taken.sizeBytes)
 
-    def forgetName(self, row: int) -> None:
-        """Free the name; the bytes still count."""
-        usage = self._usages.get(row)
-        if usage is not None and self._rowOfName.get(usage.name) == row:
-            del self._rowOfName[usage.name]
-
-    def remove(self, row: int) -> None:
-        """Free the name and the bytes."""
-        self.forgetName(row)
-        self._uncount(row)
+    def _add(self, taken: Usage | Taken, sizeBytes: int) -> None:
+        """Add to the sums that a row adds to: its mode's, its tenant's, its GPU's."""
+        self._sums[taken.mode,] += sizeBytes
+        self._sums[taken.mode, taken.tenant] += sizeBytes
+        if taken.mode is Mode.FAST:
+            self._sums[taken.gpu,] += sizeBytes
 
     def admit(self, tenant: str, mode: Mode, gpu: int, sizeBytes: int, gpuCapacityBytes: int) -> None:
         """Whether these bytes may be added; `QuotaExceeded` names the limit that forbids it.
@@ -127,9 +161,3 @@ class Catalog:
 def usageOf(description: RowDescription) -> Usage:
     """What a described row takes."""
     return Usage(description.name, description.tenant, description.mode, description.gpu, description.segmentBytes, description.deadlineMs)
-
-
-def _sumsOf(usage: Usage) -> tuple[tuple[object, ...], ...]:
-    """The sums that a row adds to: its mode's, its tenant's, its GPU's."""
-    general: tuple[tuple[object, ...], ...] = ((usage.mode,), (usage.mode, usage.tenant))
-    return (*general, (usage.gpu,)) if usage.mode is Mode.FAST else general

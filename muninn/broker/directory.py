@@ -66,8 +66,8 @@ class Directory:
                 granted.update(
                     {
                         (record["row"], record["incarnation"]): record
-                        for record in read(self._block.places, epoch)
-                        if record["op"] == "create" and all(type(record.get(field)) is kind for field, kind in _GRANTED.items())
+                        for record in read(self._block.places, epoch, only="create")
+                        if all(type(record.get(field)) is kind for field, kind in _GRANTED.items())
                     }
                 )
         for row, incarnation in halfMade & granted.keys():
@@ -84,6 +84,10 @@ class Directory:
         """The `create` records of the rows that are CREATING, those of earlier terms too: only the journal has their names."""
         _ = self.catalog  # it takes them from the older journals
         return list(self._halfMade.values())
+
+    def indexNames(self, atMost: int) -> bool:
+        """See `Catalog.indexNames`."""
+        return self.catalog.indexNames(atMost)
 
     def fence(self) -> None:
         """Make everything that earlier brokers still try fail. The first thing that a broker does."""
@@ -215,12 +219,8 @@ class Directory:
         # SYNC free: pairs with LeaseTable.take. The state first and the leases second here, the lease first and the state second there.
         if state.state == layout.ROW_PROBING and self._isHeld(row):
             return self.rows.change(row, state, self._epoch, layout.ROW_LIVE)
-        if state.state in (layout.ROW_PROBING, layout.ROW_DYING) and not self._isHeld(row):
-            self._unname(row, state)
-            return self._bury(row, state)
-        if state.state == layout.ROW_DEAD:
-            return self._bury(row, state)
-        return state
+        isOver = state.state in (layout.ROW_PROBING, layout.ROW_DYING) and not self._isHeld(row)
+        return self._bury(row, state) if isOver or state.state == layout.ROW_DEAD else state
 
     def ownerGone(self, row: int) -> None:
         """The memory of a LIVE row was its creator's own, and went with it: who holds it is told at its next use."""
@@ -237,10 +237,11 @@ class Directory:
 
     def _bury(self, row: int, state: RowState) -> RowState:
         """→ DEAD → memory gone → FREE."""
-        if state.state == layout.ROW_CREATING:
-            self._unname(row, state)  # a broker may have died between the index entry and LIVE
         if state.state != layout.ROW_DEAD:
             state = self.rows.change(row, state, self._epoch, layout.ROW_DEAD)
+        # After DEAD, which is never taken back: a broker deposed before it must not take the name of what lives on. Also that of a row
+        # that was never LIVE: its broker may have died between the index entry and LIVE.
+        self._unname(row, state)
         segments.unlink(self._block.places, row, state.incarnation)
         if origin := self.rows.origin(row):  # it was adopted, and its segment is named by the block that made it
             segments.unlink(self._block.places, row, state.incarnation, origin)

@@ -57,7 +57,7 @@ class Upkeep:
 
     def takeOver(self) -> None:
         """There is everything to do that predecessors may have left."""
-        self._chores.extend((self._finishRows, self._sweepMembers, self._collectOrphans, self._dropLeftovers))
+        self._chores.extend((self._finishRows, self._sweepMembers, self._collectOrphans, self._dropLeftovers, self._indexNames))
         self.snapshot.want()
 
     def isPending(self) -> bool:
@@ -95,9 +95,19 @@ class Upkeep:
 
     def _finishRows(self) -> None:
         """What predecessors left half done."""
-        for row, state in self._directory.rows.notFree():
-            if state.state in (layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD):
-                self._directory.settle(row)
+        rows = self._directory.rows
+        self._settle(rows.ending(0, rows.count()))
+
+    def _settle(self, rows: list[int]) -> None:
+        """Settle rows, a slice at a time."""
+        for row in rows[:_SLICE_ROWS]:
+            self._directory.settle(row)
+        if len(rows) > _SLICE_ROWS:
+            self._chores.append(lambda: self._settle(rows[_SLICE_ROWS:]))
+
+    def _indexNames(self) -> None:
+        if self._directory.indexNames(_SLICE_ROWS):
+            self._chores.append(self._indexNames)
 
     def _sweepMembers(self) -> None:
         """The dead of the time before this term, those that died with their broker, and those that died before they had said hello."""

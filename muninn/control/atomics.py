@@ -92,6 +92,10 @@ copy = _bound(_slow, "mnnCopy", None, _ADDRESS, _ADDRESS, _U64)
 reserve = _bound(_slow, "mnnReserve", _I32, _ADDRESS, _U64, _ADDRESS, _U64, _U32, _I32)
 seqRead = _bound(_slow, "mnnSeqRead", _I64, _ADDRESS, _ADDRESS, _ADDRESS, _U64, _U32)
 
+# A pass over all rows takes some 20 ms for 131,072 of them: too long to keep the interpreter from the program's threads.
+_sumRows = _bound(_slow, "mnnSumRows", _I32, _ADDRESS, _U32, _ADDRESS, _ADDRESS, _U32)
+findName = _bound(_slow, "mnnFindName", _I64, _ADDRESS, _U32, ctypes.c_char_p, _U32)
+
 _hatchOpen = _bound(_slow, "mnnHatchOpen", _I32, ctypes.c_char_p, _ADDRESS)
 hatchPut = _bound(_slow, "mnnHatchPut", _I32, _ADDRESS, _U32, _U64, _I32)
 hatchTake = _bound(_slow, "mnnHatchTake", None, _ADDRESS, _U32, _U64)
@@ -150,3 +154,14 @@ def addressOf(room: Any) -> int:
 def addressOfBytes(room: bytearray) -> int:
     """Where a bytearray's content is, as long as it is kept and not resized."""
     return ctypes.addressof(ctypes.c_char.from_buffer(room))
+
+
+def summedRows(first: int, count: int) -> tuple[list[tuple[int, int]], bytearray]:
+    """The sums that `rows.h` describes, each with a row that it is for; and the mark of each row."""
+    marks, room = bytearray(count), 1 << 8
+    while count:
+        sums = (ctypes.c_uint64 * (2 * room))()
+        if _sumRows(first, count, ctypes.byref(ctypes.c_char.from_buffer(marks)), ctypes.byref(sums), room) >= 0:
+            return [(sums[entry] - 1, sums[entry + 1]) for entry in range(0, 2 * room, 2) if sums[entry]], marks
+        room *= 4
+    return [], marks

@@ -19,6 +19,8 @@ from muninn.terms import ACCESSES, LIFETIMES, MODES, TRANSPORTS, Access, Lifetim
 _DESCRIPTION = struct.Struct(
     f"<QQQQQIBBBBhBBBBBB{layout.MAX_NDIM}Q{layout.MAX_DTYPE_BYTES}s{layout.MAX_TENANT_BYTES}s{layout.MAX_NAME_BYTES}sQ"
 )
+#: Where in an unpacked description.
+_MODE, _GPU, _TENANT_LENGTH, _TENANT = 6, 10, 14, 26
 _DESCRIPTION_OFFSET = layout.ROW_SIZE_OFFSET
 assert _DESCRIPTION_OFFSET + _DESCRIPTION.size == layout.ROW_ORIGIN_OFFSET + 8
 
@@ -33,6 +35,7 @@ _LIFETIME_SHIFT = (layout.ROW_LIFETIME_OFFSET - layout.ROW_MODE_OFFSET) * 8
 assert layout.ROW_MODE_OFFSET % 4 == 0 and 0 < _LIFETIME_SHIFT < 32
 MAX_EPOCH = _EPOCH_MASK
 MAX_INCARNATION = _INCARNATION_MASK
+_FREE_SCAN_ROWS = 1024
 
 
 class Deposed(Exception):
@@ -140,12 +143,24 @@ class RowDescription(NamedTuple):
         return description
 
 
+class Taken(NamedTuple):
+    """What a row takes of the domain's limits."""
+
+    mode: Mode
+    tenant: str
+    gpu: int
+    sizeBytes: int
+    deadlineMs: int
+
+
 class RowTable:
     """All buffer rows of a control block."""
 
     def __init__(self, block: ControlBlock) -> None:
+        self.block = block
         self._block = block
         self._first = block.rowAddress(0)
+        self._freeFrom = 0  # a hint: no row below was FREE when this table was last asked for one
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -169,6 +184,38 @@ class RowTable:
         content = self._block.bytes
         nameStart = start + layout.ROW_NAME_OFFSET
         return content[start + layout.ROW_NAME_LENGTH_OFFSET] == len(name) and content[nameStart : nameStart + len(name)] == name
+
+    def isNamed(self, row: int, incarnation: int, name: bytes) -> bool:
+        """Whether the row can be opened, in that incarnation, by that name."""
+        if row >= self.count():
+            return False
+        state = self.state(row)
+        return state.state in (layout.ROW_LIVE, layout.ROW_PROBING) and state.incarnation == incarnation and self.nameIs(row, name)
+
+    def name(self, row: int) -> bytes:
+        """A private copy of the name's bytes, unchecked."""
+        start = self._block.geometry.rowsOffset + row * layout.ROW_BYTES
+        length = min(self._block.bytes[start + layout.ROW_NAME_LENGTH_OFFSET], layout.MAX_NAME_BYTES)
+        return bytes(self._block.bytes[start + layout.ROW_NAME_OFFSET : start + layout.ROW_NAME_OFFSET + length])
+
+    def taken(self, row: int) -> Taken:
+        """What the row takes, as its description says, unchecked but for what `sums` checks."""
+        values = _DESCRIPTION.unpack(self.packed(row))
+        tenant = bytes(values[_TENANT][: values[_TENANT_LENGTH]]).decode(errors="replace")
+        return Taken(MODES[values[_MODE]], tenant, values[_GPU], values[1], values[3])
+
+    def sums(self) -> tuple[dict[Taken, int], bytearray]:
+        """The bytes of the rows that take memory, by mode, tenant and GPU (the rest of a key is 0); and for each row whether it was counted
+        (1), and has a deadline (2).
+        """
+        sums, marks = atomics.summedRows(self._first, self.count())
+        return {self.taken(row)._replace(sizeBytes=0, deadlineMs=0): total for row, total in sums}, marks
+
+    def findNamed(self, name: bytes, first: int) -> int | None:
+        """The row from `first` on that can be opened by that name, by looking at all of them."""
+        count = self.count() - first
+        found = int(atomics.findName(self._first + first * layout.ROW_BYTES, count, name, len(name))) if count > 0 else -1
+        return None if found < 0 else first + found
 
     def description(self, row: int) -> RowDescription:
         """The description; meaningful to whoever holds a lease on the row, or reads the same state word before and after."""
@@ -290,6 +337,8 @@ class RowTable:
         # `old` stale).
         if old.epoch > epoch or atomics.casSeqCst64(self._first + row * layout.ROW_BYTES, old.word(), new.word()) != old.word():
             raise Deposed
+        if state == layout.ROW_FREE:
+            self._freeFrom = min(self._freeFrom, row)
         return new
 
     def fence(self, epoch: int) -> None:
@@ -308,13 +357,24 @@ class RowTable:
         A row whose incarnations are used up stays FREE: a handle or a late broker could take its next buffer for an earlier one. It is used
         again when the domain has begun anew.
         """
-        for wanted in (1, self.count()):
-            indices = atomics.indexBuffer(wanted)
-            found = atomics.scan64(self._first, layout.ROW_BYTES, self.count(), _STATE_MASK, layout.ROW_FREE, indices, wanted)
-            for row in indices[: min(found, wanted)]:
-                if self.state(row).incarnation < MAX_INCARNATION:
-                    return int(row)
+        for first in dict.fromkeys((self._freeFrom, 0)):
+            row = self._firstFree(first)
+            if row is not None:
+                self._freeFrom = row
+                return row
         return self.grow(epoch)
+
+    def _firstFree(self, first: int) -> int | None:
+        """The first FREE row from `first` on that has an incarnation left. A scan goes to the end of its range, so the ranges are short."""
+        count = self.count()
+        for start in range(first, count, _FREE_SCAN_ROWS):
+            wanted = min(_FREE_SCAN_ROWS, count - start)
+            address, indices = self._first + start * layout.ROW_BYTES, atomics.indexBuffer(wanted)
+            found = atomics.scan64(address, layout.ROW_BYTES, wanted, _STATE_MASK, layout.ROW_FREE, indices, wanted)
+            for index in indices[: min(found, wanted)]:
+                if self.state(start + index).incarnation < MAX_INCARNATION:
+                    return int(start + index)
+        return None
 
     def grow(self, epoch: int) -> int:
         """Add a chunk of FREE rows; returns the first. Raises `TableFull` or `HostMemoryFull`."""
