@@ -162,3 +162,14 @@ def test_manyTenantsHaveASumEach(lab: Lab) -> None:
         lab.make(directory, member, f"n{number}", tenant=f"t{number}")
     sums = Catalog(lab.rows, _LIMITS)._sums
     assert sums[Mode.BIG,] == 250 * PAGE and all(sums[Mode.BIG, f"t{number}"] == PAGE for number in range(250))
+
+
+def test_theNextDeadlineFollowsWhatComesAndGoes(lab: Lab) -> None:
+    catalog = Catalog(lab.rows, _LIMITS)
+    assert catalog.nextDeadline() is None
+    for row, deadlineMs in enumerate((30, 10, 0, 20)):
+        catalog.add(row, usage(str(row), deadlineMs=deadlineMs))
+    assert catalog.nextDeadline() == (10, 1)
+    catalog.forgetDeadline(1)
+    catalog.remove(3)
+    assert catalog.nextDeadline() == (30, 0)

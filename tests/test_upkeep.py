@@ -193,3 +193,19 @@ def test_aSuccessorRemovesTheCopyThatItsPredecessorDidNotFinish(lab: Lab) -> Non
     assert any(entry.endswith(".new") for entry in os.listdir(lab.places.directory))
     lab.settled(lab.broker(lab.member()))
     assert not any(entry.endswith(".new") for entry in os.listdir(lab.places.directory))
+
+
+def test_lifetimesThatEndTogetherEndInSlices(lab: Lab) -> None:
+    """Broken: all of them ended in one step, during which the broker served nobody and did not beat."""
+    broker = lab.settled(lab.broker(own := lab.member()))
+    rows = [lab.make(broker._directory, own, f"b{number}", deadlineMs=1)[0] for number in range(100)]
+
+    def left() -> int:
+        return sum(lab.rows.state(row).state == layout.ROW_LIVE for row in rows)
+
+    before = left()
+    broker.step(0)
+    assert before == 100 and 0 < left() < 100
+    for _ in range(10):
+        broker.step(60)
+    assert left() == 0

@@ -288,8 +288,11 @@ class Broker:
                 # The thread that serves does not know yet, and until it does this process has no other broker to ask.
                 os.eventfd_write(self._wakeFd, 1)
                 raise Deposed
+            knownEnd = self._directory.catalog.nextDeadline()
             reply = self._reply(self._own, message, descriptors)
-            if self._directory.catalog.deadlines() or (self._upkeep.snapshot.isDue() and not self._upkeep.snapshot.isUnderWay()):
+            if self._directory.catalog.nextDeadline() != knownEnd or (
+                self._upkeep.snapshot.isDue() and not self._upkeep.snapshot.isUnderWay()
+            ):
                 os.eventfd_write(self._wakeFd, 1)  # the thread that serves sleeps until the first lifetime that it knew of
             return reply
 

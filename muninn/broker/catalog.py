@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+from muninn.broker.lifetimes import Lifetimes
 from muninn.broker.limits import Limits
 from muninn.control.index import NameIndex
 from muninn.control.rows import RowDescription, RowTable, Taken
@@ -46,10 +47,10 @@ class Catalog:
         self._sums: Counter[tuple[object, ...]] = Counter()
         for taken, sumBytes in sums.items():
             self._add(taken, sumBytes)
-        self._deadlines: dict[int, int] = {}
+        self._lifetimes = Lifetimes()
         row = -1
         while (row := self._marks.find(_COUNTED | _HAS_DEADLINE, row + 1)) >= 0:
-            self._deadlines[row] = rows.taken(row).deadlineMs
+            self._lifetimes.put(row, rows.taken(row).deadlineMs)
 
     # --- names -------------------------------------------------------------------------------------------------------
 
@@ -105,11 +106,11 @@ class Catalog:
         self._uncount(row)
         self._usages[row] = usage
         if usage.deadlineMs:
-            self._deadlines[row] = usage.deadlineMs
+            self._lifetimes.put(row, usage.deadlineMs)
         self._add(usage, usage.sizeBytes)
 
     def _uncount(self, row: int) -> None:
-        self._deadlines.pop(row, None)
+        self._lifetimes.forget(row)
         taken: Usage | Taken | None = self._usages.pop(row, None)
         if taken is None and row < len(self._marks) and self._marks[row]:
             self._marks[row] = 0
@@ -147,7 +148,7 @@ class Catalog:
 
     def forgetDeadline(self, row: int) -> None:
         """The lifetime has ended, and what follows from it was begun."""
-        self._deadlines.pop(row, None)
+        self._lifetimes.forget(row)
 
     def used(self, gpu: int) -> int:
         """Bytes of fastMode buffers on a GPU."""
@@ -155,7 +156,11 @@ class Catalog:
 
     def deadlines(self) -> list[tuple[int, int]]:
         """(monotonic ms, row) of the rows whose lifetime ends, soonest first."""
-        return sorted((deadlineMs, row) for row, deadlineMs in self._deadlines.items())
+        return self._lifetimes.all()
+
+    def nextDeadline(self) -> tuple[int, int] | None:
+        """The first of them."""
+        return self._lifetimes.first()
 
 
 def usageOf(description: RowDescription) -> Usage:

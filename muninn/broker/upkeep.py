@@ -27,6 +27,8 @@ _log = logging.getLogger("muninn.broker")
 #: How often the broker looks for members that died without ever having said hello to it.
 SWEEP_SECONDS = 3.0
 _SLICE_ROWS = 256
+#: How many lifetimes end in one step: each costs about as much as serving a request.
+_SLICE_ENDS = 32
 
 
 class Upkeep:
@@ -79,19 +81,20 @@ class Upkeep:
     def untilDeadline(self) -> float:
         """Seconds until the first lifetime ends; a day when none does, or when there is other work first."""
         mayEnd = not self._chores and clock.knowsHostTime()
-        first = next(iter(self._directory.catalog.deadlines()), None) if mayEnd else None
+        first = self._directory.catalog.nextDeadline() if mayEnd else None
         return 86400.0 if first is None else max(0.0, (first[0] - monotonicMs()) / 1000)
 
     def endLifetimes(self) -> None:
-        """Free the buffers whose time is over."""
+        """Free the buffers whose time is over, some at a time: the others are due at the next step."""
         if self._chores or not clock.knowsHostTime():
             return  # a broker that can not compare clocks frees nothing by them; its successor does
-        now = monotonicMs()
-        for deadlineMs, row in self._directory.catalog.deadlines():
-            if deadlineMs > now:
+        now, catalog = monotonicMs(), self._directory.catalog
+        for _ in range(_SLICE_ENDS):
+            first = catalog.nextDeadline()
+            if first is None or first[0] > now:
                 return
-            self._directory.revoke(row, "lifetimeEnded")
-            self._directory.endLifetime(row)
+            self._directory.revoke(first[1], "lifetimeEnded")
+            self._directory.endLifetime(first[1])
 
     def _finishRows(self) -> None:
         """What predecessors left half done."""

@@ -163,5 +163,8 @@ MUTANTS = [
     Mutant(_REPAIR, "        if _segmentBytes(block.places, row, incarnation) < description.segmentBytes:", "        if False:", "a truncated segment is not recovered", "test_repair.py::test_aTruncatedSegmentIsNotBroughtBack"),
     Mutant(_REPAIR, "            Election(block).startAt(epoch + 1)\n", "", "the next broker's epoch is above all journals'", "test_repair.py::test_theNextTermComesAfterAllThatTheJournalsRemember"),
     Mutant(_REPAIR, "            elif record[\"op\"] in (\"free\", \"gone\"):", "            elif record[\"op\"] == \"gone\":", "what was freed is not recovered", "test_repair.py::test_whatWasFreedAndStillHeldIsNotBroughtBack"),
+    Mutant("muninn/broker/lifetimes.py", "self._deadlineOf.get(self._heap[0][1]) != self._heap[0][0]", "self._heap[0][1] not in self._deadlineOf", "a deadline that was changed does not count", "test_lifetimes.py"),
+    Mutant("muninn/broker/lifetimes.py", "if len(self._heap) > 2 * len(self._deadlineOf) + _MOST_STALE:", "if False:", "what is forgotten does not pile up", "test_lifetimes.py"),
+    Mutant("muninn/broker/upkeep.py", "        for _ in range(_SLICE_ENDS):\n", "        while True:\n", "lifetimes that end together end in slices", "test_upkeep.py"),
 ]
 # fmt: on
