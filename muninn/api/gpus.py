@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from muninn.api.membership import current
+from muninn.control.forks import Guard
 from muninn.control.lockfile import typedErrors
 
 if TYPE_CHECKING:
     from muninn.api.membership import Membership
     from muninn.devices.port import Device, Stream
 
-_lock = threading.Lock()
+_lock = Guard(isWhole=True)  # the back-end is imported inside
 
 
 def deviceOf(membership: Membership) -> Device:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from muninn.api.departure import Departure
 from muninn.api.entry import enter, retire
+from muninn.api.loading import load
 from muninn.broker.client import Client, Office
 from muninn.broker.limits import Limits
 from muninn.config import Settings, loadSettings
@@ -25,6 +26,7 @@ from muninn.control import atomics, clock, layout
 from muninn.control.aside import Job, markOwn
 from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.election import Election, Term
+from muninn.control.forks import Guard
 from muninn.control.index import NameIndex
 from muninn.control.leases import LeaseTable
 from muninn.control.lockfile import LockFile, typedErrors
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from muninn.devices.port import Device, Registration
 
 _log = logging.getLogger("muninn.member")
-_PAGE_BYTES = 4096
 #: How long the others wait for a member that is preferred as broker.
 _HEAD_START_NS = 5_000_000
 _LONGEST_SLEEP_SECONDS = 60.0
@@ -54,7 +55,7 @@ class Identity:
     """A number that is this process's alone: the kernel wipes it in a forked child."""
 
     def __init__(self, nonce: int) -> None:
-        self._word = ctypes.c_uint64.from_address(atomics.mappedWipedOnFork(_PAGE_BYTES))
+        self._word = ctypes.c_uint64.from_address(atomics.mappedWipedOnFork(layout.PAGE_BYTES))
         self._word.value = nonce
 
     def isWiped(self) -> bool:
@@ -73,8 +74,6 @@ class Membership:
     """
 
     def __init__(self, settings: Settings, preferred: bool = False) -> None:
-        from muninn.api.holdings import Holdings
-
         self.settings = settings
         self.places = Places(os.getuid(), settings.control.domain)
         self._preferred = preferred
@@ -109,7 +108,7 @@ class Membership:
             nonce = self.members.identity(self.key.slot).nonce
             self.identity = Identity(nonce)
             self.leaseTable = LeaseTable(self.block, self.members, self.key)
-            self.holdings: Holdings = Holdings(self)
+            self.holdings: Holdings = load().holdings(self)
             control = settings.control
             self.client = Client(
                 Office(
@@ -209,7 +208,7 @@ class Membership:
     def _serve(self, term: Term) -> None:
         broker: Broker | None = None
         try:
-            broker = _loadBroker()(self.block, self.members, self.election, term, self.key, self.limits(), self._wakeFd)
+            broker = load().broker(self.block, self.members, self.election, term, self.key, self.limits(), self._wakeFd)
             broker.start()
             inherited, self._bequest = self._bequest, []
             broker.inherit([*inherited, *self.holdings.allocations()])  # the others bring theirs with their hello
@@ -262,7 +261,6 @@ class Membership:
             return None
         if self._bequest and self.client.hasGreeted(term.epoch):
             self._dropBequest()
-        _loadBroker()  # 15 ms; a successor is wanted in a hurry, so it is loaded while there is time
         if self._preferred:
             self._askToYield(term)
         return self.holdings.settleReleased()
@@ -382,6 +380,7 @@ class Membership:
 
     def forgetInChild(self) -> None:
         """In a forked child: close this process's copies of the parent's descriptors, and touch nothing that is shared."""
+        self._broker = None  # that is the parent's
         self.client.closeInChild()
         self._lockFile.close()
 
@@ -392,7 +391,7 @@ def _letGo(block: ControlBlock, wakeFd: int) -> None:
 
 
 _current: Membership | None = None
-_currentLock = threading.RLock()
+_currentLock = Guard(isWhole=True)
 #: The join that is under way, if one is. Looked up and put in by single steps of C, since a signal handler may come to join as well.
 _joining: dict[str, Job[Membership]] = {}
 
@@ -405,20 +404,11 @@ def current() -> Membership:
     return membership
 
 
-def _loadBroker() -> type[Broker]:
-    from muninn.broker.broker import Broker
-
-    return Broker
-
-
 def _joinNow(preferred: bool = False) -> Membership:
     """Join on a thread that signals do not reach, and wait for it: one process is one member, and no half of one is ever seen.
 
     Whoever is interrupted meanwhile leaves the join running; the next call finds it, or its end.
     """
-    # Modules are imported here, on a thread that a fork does not cut in half.
-    from muninn.api import holdings  # noqa: F401
-
     job = _joining.setdefault("now", Job(lambda: _joinAside(preferred)))
     if job.isOwn() or (_current is not None and _current.departure.isOwn()):
         raise BrokerUnavailable(
@@ -435,6 +425,7 @@ def _joinAside(preferred: bool) -> Membership:
     global _current
     try:
         with _currentLock, typedErrors("joining"):
+            load()
             if _current is not None and not _current.isStale():
                 return _current
             if _current is not None and _current.identity.isWiped():
@@ -470,9 +461,9 @@ def _leaveAtExit() -> None:
 
 
 def _resetInChild() -> None:
-    global _currentLock
-    _currentLock = threading.RLock()
     _joining.clear()  # its thread was not forked
+    if _current is not None:
+        _current.forgetInChild()
 
 
 atexit.register(_leaveAtExit)

@@ -86,10 +86,12 @@ class Client:
     def __init__(self, office: Office) -> None:
         self._office = office
         self._lock = threading.Lock()
+        self._owner = 0  # the thread that had the lock last
         self._hatch = HatchClient(office.places)
         self._connection: socket.socket | None = None
         self._epoch = -1
         self._greeted = -1
+        self._isForked = False
 
     def request(self, op: str, descriptors: tuple[int, ...] = (), **fields: object) -> tuple[Message, list[int]]:
         """Ask, and return the answer and the descriptors in it, which are the caller's.
@@ -163,6 +165,7 @@ class Client:
         """
         if not self._lock.acquire(blocking=False):
             return True
+        self._owner = threading.get_ident()
         try:
             self._connected(Patience(self._office), self._deadline())
         except _Retry:
@@ -189,6 +192,7 @@ class Client:
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         if self._lock.acquire(timeout=_BUSY_SECONDS):
+            self._owner = threading.get_ident()
             try:
                 if self._epoch < epoch:
                     self._disconnect()
@@ -201,7 +205,12 @@ class Client:
             self._disconnect()
 
     def closeInChild(self) -> None:
-        """Close this process's copies of the parent's connections, without ending them. No lock: its holder was not forked."""
+        """Close this process's copies of the parent's connections, without ending them, and ask nothing more: a signal handler may have
+        forked in the middle of a request, whose answer is the parent's.
+        """
+        self._isForked = True
+        if self._lock.locked() and self._owner != threading.get_ident():
+            self._lock.release()  # its holder was not forked, and whoever waits for it here is to know
         self._hatch.closeInChild()
         if self._connection is not None:
             os.close(self._connection.detach())
@@ -218,6 +227,7 @@ class Client:
             return reply, [_duplicate(descriptor) for descriptor in lent]
         if not self._lock.acquire(timeout=busySeconds):
             raise _Retry
+        self._owner = threading.get_ident()
         try:
             connection = self._connected(patience, deadline)
             return self._exchange(connection, message, descriptors, patience, deadline)
@@ -225,6 +235,8 @@ class Client:
             self._lock.release()
 
     def _connected(self, patience: Patience, deadline: float) -> socket.socket:
+        if self._isForked:
+            raise BrokerUnavailable("this process was forked while it was asking", "Ask again: it joins anew")
         term = self._office.election.term()
         if self._connection is not None and self._epoch == term.epoch:
             return self._connection

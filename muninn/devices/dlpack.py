@@ -22,13 +22,13 @@ from __future__ import annotations
 import ctypes
 import math
 import operator
-import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from muninn.control.forks import Guard
 from muninn.errors import InvalidArgument
 
 #: `DLDeviceType` (dlpack.h).
@@ -112,7 +112,7 @@ for _name in _USED.values():
     # A renamed capsule points at these bytes for as long as it is there, which may be longer than this module.
     _incref(_name)
 #: Between looking at a capsule and renaming it, no other thread may take it. A collection that runs meanwhile may import as well.
-_taking = threading.RLock()
+_taking = Guard()
 
 
 class _Carrier(np.ndarray[Any, _Dtype]):

@@ -14,6 +14,10 @@ _BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERAT
 
 # fmt: off
 MUTANTS = [
+    # --- forks ---
+    Mutant("muninn/control/forks.py", "        if self._isWhole and self._lock.acquire(timeout=_WHOLE_SECONDS):", "        if False:", "a fork waits for what must be whole", "test_forks.py::test_aForkWaitsForWhatMustBeWhole"),
+    Mutant("muninn/control/forks.py", "            self._lock, self._forking = threading.RLock(), False\n", "            pass\n", "a child has the locks that its other threads held", "test_forks.py::test_whatAnotherThreadHeldIsFreeInAChild"),
+    Mutant("muninn/broker/client.py", "        self._isForked = True\n", "", "a child does not ask in its parent's name", "test_forks.py::test_aHandlerThatForksLeavesTheAnswerToTheParent"),
     # --- block ---
     Mutant(_BLOCK, "    if version == 0:\n        return None\n", "", "a block without a version is nobody's", "test_block.py::test_anUnfinishedBlockIsReplaced"),
     Mutant(_BLOCK, "    if magic != layout.MAGIC:\n", "    if False:\n", "a block begins with the magic", "test_block.py::test_aDamagedHeaderIsATypedError"),
