@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 from lab import Lab
 
 from muninn.control.election import Term
+from muninn.control.rows import MAX_EPOCH
+from muninn.errors import TableFull
 from support import Background
 
 
@@ -79,3 +82,10 @@ def test_whoeverAwaitsTheSocketIsWokenByIt(lab: Lab) -> None:
     waiting = Background(lambda: lab.election.awaitReady(0, 60_000_000_000)).asleep()
     lab.election.announce(1)
     waiting.ended()
+
+
+def test_noTermComesAfterTheLastEpoch(lab: Lab) -> None:
+    """Rows have no room for a higher one. Broken: it ran over into their incarnations."""
+    lab.election.startAt(MAX_EPOCH)
+    with pytest.raises(TableFull, match="brokers"):
+        lab.election.replace(lab.election.term(), 0)

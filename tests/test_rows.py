@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lab import Lab, describe
 
 from muninn.control import atomics, layout
-from muninn.control.rows import Deposed, RowDescription, RowState, RowTable
+from muninn.control.rows import MAX_INCARNATION, Deposed, RowDescription, RowState, RowTable
 from muninn.errors import ControlBlockInvalid, HostMemoryFull, TableFull
 from muninn.terms import ACCESSES, LIFETIMES, MODES, TRANSPORTS, Lifetime, Mode
 
@@ -166,3 +166,14 @@ def test_aFreeRowIsFoundWhereverItIs(lab: Lab) -> None:
     for row in range(300, 512):
         lab.rows.change(row, lab.rows.state(row), 1, layout.ROW_CREATING)
     assert lab.rows.free(1) == 9
+
+
+def test_aRowWhoseIncarnationsAreUsedUpIsNotGranted(lab: Lab) -> None:
+    """Broken: they began at 1 again, and a handle of 2 to the 24 buffers ago opened the new one."""
+    lab.rows.grow(1)
+    used = lab.rows.free(1)
+    lab.rows.change(used, lab.rows.state(used), 1, layout.ROW_FREE, incarnation=MAX_INCARNATION)
+    assert lab.rows.free(1) == used + 1
+    for row in range(lab.rows.count()):
+        lab.rows.change(row, lab.rows.state(row), 1, layout.ROW_FREE, incarnation=MAX_INCARNATION)
+    assert lab.rows.free(1) == layout.ROW_CHUNK

@@ -279,7 +279,14 @@ def _isOurs(status: os.stat_result, path: str, places: Places) -> bool:
     return False
 
 
+#: What was warned of, once.
+_strangers: set[tuple[str, str]] = set()
+
+
 def _warnOfStranger(places: Places, what: str) -> None:
+    if (places.blockPath, what) in _strangers:
+        return
+    _strangers.add((places.blockPath, what))
     _log.warning("%s is left alone, it is not uid %d's own: %s; `python -m muninn doctor` says more", places.blockPath, places.uid, what)
 
 

@@ -9,7 +9,7 @@ _HOLDINGS, _MEMBERSHIP, _BUFFER, _CREATION, _LOCK, _SHARING, _FENCES, _TURNS, _M
     for name in ("holdings", "membership", "buffer", "creation", "lock", "sharing", "fences", "turns", "memory", "snapshots", "readers")
 )
 
-_NAMES = "muninn/api/names.py"
+_NAMES, _ENTRY = "muninn/api/names.py", "muninn/api/entry.py"
 
 # fmt: off
 MUTANTS = [
@@ -33,13 +33,20 @@ MUTANTS = [
     Mutant(_HOLDINGS, "        for _ in range(_FETCH_ATTEMPTS):", "        for _ in range(1):", "memory that a holder is to bring is waited for", "test_holdings.py::test_memoryThatAHolderIsYetToBringIsWaitedFor"),
     # --- membership ---
     Mutant(_MEMBERSHIP, "        return self.identity.isWiped() or self._hasLeft", "        return self._hasLeft", "a forked child is another process", "test_invariants.py::test_i9AForkedChildJoinsAnew"),
-    Mutant(_MEMBERSHIP, "                if not self.block.isRetired():\n", "                if True:\n", "nobody joins a block that was withdrawn", "test_membership.py::test_nobodyStaysInABlockThatWasWithdrawnMeanwhile"),
+    # --- entry ---
+    Mutant(_ENTRY, "            if not block.isRetired() and block.hasName():\n", "            if True:\n", "nobody joins a block that was withdrawn", "test_membership.py::test_nobodyStaysInABlockThatWasWithdrawnMeanwhile"),
+    Mutant(_ENTRY, "        atomics.exchangeSeqCst32(version, 0)\n", "", "who withdraws a block says so before it looks", "test_membership.py::test_whoWithdrawsTheBlockSaysSoBeforeItLooks"),
+    Mutant(_ENTRY, "    return others or bool(rows.notFree()", "    return bool(rows.notFree()", "a block that others are in is not withdrawn", "test_membership.py::test_aBlockThatOthersAreInStays"),
+    Mutant(_ENTRY, "bool(rows.notFree() or entry.block.places.segmentKeys())", "bool(entry.block.places.segmentKeys())", "a block with buffers is not withdrawn", "test_membership.py::test_aBlockWithBuffersStaysAndIsValid"),
+    Mutant(_ENTRY, "        if _isWanted(entry, rows):\n            return\n", "", "a block that is wanted keeps its version", "test_membership.py::test_aBlockThatIsWantedKeepsItsVersionWhileTheLastLeaves"),
+    Mutant(_ENTRY, "        if not block.hasName():\n            return", "        if False:\n            return", "a block without a name is not made valid again", "test_membership.py::test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain"),
+    Mutant(_ENTRY, "            if not members.anyEnded() or clock.now() > deadline:\n", "            if True:\n", "a table full of the dead is waited for", "test_membership.py::test_aTableThatIsFullOfTheDeadIsWaitedFor"),
+    Mutant(_ENTRY, "            if mayRenew and Election(block).epoch() >= RENEWAL_EPOCH:\n", "            if False:\n", "epochs begin anew before they run over", "test_repair.py::test_aDomainWhoseEpochsAreHalfUsedUpBeginsAnew"),
+    Mutant(_BUFFER, "current().requireSame(old.membership, old.description.name).holdings", "current().holdings", "an object of another block is refused", "test_buffer.py::test_anObjectOfAnotherDomainIsRefused"),
+    Mutant(_LOCK, "                current().requireSameDomain(self._holding.membership, self.name)\n", "", "a lock of another domain is refused", "test_buffer.py::test_anObjectOfAnotherDomainIsRefused"),
+    Mutant(_MEMBERSHIP, "        if self.block.isRetired() and not self.block.restoreNames():\n            self._forsakeBlock()\n            return\n", "", "members of a lost block join anew", "test_repair.py::test_twoLivingBlocksOfOneNameDoNotMix"),
     Mutant(_MEMBERSHIP, "            atomics.exchangeSeqCst32(robustWord, 0)  # what", "            pass  # what", "a slot's next member has its robust word", "test_membership.py::test_whateverTheSlotsLastMemberLeftInTheRobustWordIsForgotten"),
     Mutant(_MEMBERSHIP, "        self.client.forsake(term.epoch)\n", "", "who asks an earlier broker is called away", "test_membership.py::test_aNewTermCallsAwayWhoAsksAnEarlierBroker"),
-    Mutant(_MEMBERSHIP, "            atomics.exchangeSeqCst32(version, 0)\n", "", "who withdraws a block says so before it looks", "test_membership.py::test_whoWithdrawsTheBlockSaysSoBeforeItLooks"),
-    Mutant(_MEMBERSHIP, "            if others or self.rows.notFree() or self.places.segments():", "            if self.rows.notFree() or self.places.segments():", "a block that others are in is not withdrawn", "test_membership.py::test_aBlockThatOthersAreInStays"),
-    Mutant(_MEMBERSHIP, "            if others or self.rows.notFree() or self.places.segments():", "            if others or self.places.segments():", "a block with buffers is not withdrawn", "test_membership.py::test_aBlockWithBuffersStaysAndIsValid"),
-    Mutant(_MEMBERSHIP, "                atomics.exchangeSeqCst32(version, layout.VERSION)\n", "", "a block that is not withdrawn is valid again", "test_membership.py::test_aBlockWithBuffersStaysAndIsValid"),
     Mutant(_MEMBERSHIP, "        self.holdings.closeAll()\n        self._preferred", "        self._preferred", "who leaves gives its leases back", "test_invariants.py::test_i10EveryEndIsTheSame", "the good-bye takes back what is left, as a death does"),
     Mutant(_MEMBERSHIP, "            if broker is not None:\n                self._bequest += broker.bequeath()\n            self.election.replace(term, None)\n", "            self.election.replace(term, None)\n", "a broker that resigns takes the descriptors along before it goes", "test_membership.py", "the `finally` takes them too; what is here closes the time between"),
     Mutant(_MEMBERSHIP, "            self.election.replace(term, None)\n            clock", "            clock", "a broker that can not serve does not sit in office", "test_watchdog.py::test_aBrokerWithoutDescriptorsGivesWay"),
@@ -49,8 +56,6 @@ MUTANTS = [
     Mutant(_MEMBERSHIP, "        return generation & 0x7FFFF != generationBits or state", "        return state", "a claim of the slot's last member is a dead one's", "test_membership.py::test_aClaimOfTheSlotsLastMemberIsADeadOnes"),
     Mutant(_MEMBERSHIP, "                if not self._leaving:  # what", "                if True:  # what", "who leaves leaves quietly", "test_membership.py::test_whatWasUnderWayAtTheGoodByeIsNoError"),
     Mutant(_MEMBERSHIP, "        if not self._leaving and (settled", "        if (settled", "who has said good-bye asks nothing more", "test_membership.py::test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye", "it is refused, and that is not logged; only the broker's log says that it was asked"),
-    Mutant(_MEMBERSHIP, "            if not self.block.hasName():\n                return", "            if False:\n                return", "a block without a name is not made valid again", "test_membership.py::test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain"),
-    Mutant(_MEMBERSHIP, "                if not self.members.anyEnded() or clock.now() > deadline:\n", "                if True:\n", "a table full of the dead is waited for", "test_membership.py::test_aTableThatIsFullOfTheDeadIsWaitedFor"),
     Mutant(_MEMBERSHIP, "self.departure.awaitOutside(self.holdings.isInside, self._thread) and self", "self", "who is inside keeps the slot", "test_membership.py::test_aThreadThatIsInsideKeepsTheSlot"),
     Mutant(_LOCK, "                try:\n                    holding.membership.departure.check()\n                except Departing:\n                    holding.membership.holdings.locked.discard(holding)\n                    claims.release(holding.claimAddress)\n                    raise\n", "", "a lock is not taken in a slot that is given back", "test_membership.py::test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn"),
     Mutant(_TURNS, "                membership.departure.check()\n", "", "a turn does not begin in a slot that is given back", "test_membership.py::test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn"),
