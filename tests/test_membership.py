@@ -15,7 +15,7 @@ import pytest
 import muninn
 from muninn.api import membership
 from muninn.control import atomics, layout
-from muninn.control.block import unlinkBlock
+from muninn.control.block import openOrCreate, unlinkBlock
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
 from muninn.errors import ProtocolViolation, TableFull
@@ -62,7 +62,9 @@ def _blockPath(domain: str) -> str:
     return f"/dev/shm{Places(os.getuid(), domain).blockName}"
 
 
-def test_nobodyStaysInABlockThatWasWithdrawnMeanwhile(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobodyStaysInABlockThatWasWithdrawnMeanwhile(
+    domain: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Broken: who joined did not look again after it had its slot, and was alone in a block that nobody finds."""
     claim, withdrawn = MemberTable.claim, list[int]()
 
@@ -77,6 +79,23 @@ def test_nobodyStaysInABlockThatWasWithdrawnMeanwhile(domain: str, monkeypatch: 
     monkeypatch.setattr(MemberTable, "claim", late)
     muninn.share(b"x", name="a")
     assert withdrawn and os.path.exists(_blockPath(domain)) and not membership.current().block.isRetired()
+    assert "joins anew" not in caplog.text, "it was never a member of the block that was withdrawn"
+
+
+def test_nobodyJoinsABlockThatIsBeingWithdrawn(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repair has looked for members already, and the block has its names still. Broken: who came lived in the block that was replaced."""
+    claim, claimed = MemberTable.claim, list[int]()
+
+    def late(table: MemberTable, preferred: bool) -> MemberKey:
+        key = claim(table, preferred)
+        claimed.append(key.slot)
+        if len(claimed) == 1:
+            atomics.exchangeSeqCst32(table._block.address + layout.VERSION_OFFSET, 0)
+        return key
+
+    monkeypatch.setattr(MemberTable, "claim", late)
+    muninn.domainInfo()
+    assert len(claimed) == 2, "it gave its slot back, and opened the block anew under CREATE"
 
 
 def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(domain: str) -> None:
@@ -95,6 +114,10 @@ def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(domain: str) -> 
     leaving._retire()
     assert leaving.block.isRetired()
     atomics.storeRelease64(claiming, 1 << 32 | layout.MEMBER_FREE)
+    later = openOrCreate(leaving.places, leaving._lockFile, leaving.block.geometry)
+    leaving._retire()
+    assert later.hasName(), "what is named now is another block"
+    later.close()
 
 
 def test_whoWithdrawsTheBlockSaysSoBeforeItLooks(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,9 +192,6 @@ class Membership:
 
     def _attendOnce(self) -> None:
         self._watcher.look()
-        if self.block.isRetired() and not self.block.restoreNames():
-            self._forsakeBlock()
-            return
         term = self.election.term()
         self.client.forsake(term.epoch)
         self.holdings.renewAll()
@@ -239,10 +236,11 @@ class Membership:
                 broker.close()
 
     def _forsakeBlock(self) -> None:
-        """Nobody finds this control block any more: let everybody in it know, and join anew at the next call. What is mapped stays."""
+        """Nobody finds this control block any more: join anew at the next call. What is mapped stays.
+
+        Whoever of the others is elected next finds out in the same way.
+        """
         _log.warning("the control block of %s was removed from /dev/shm: this process joins anew", self.places.domain)
-        # SYNC lost: pairs with isRetired in _attendOnce of the other members, whom the election wakes.
-        atomics.exchangeSeqCst32(self.block.address + layout.VERSION_OFFSET, 0)
         term = self.election.term()
         self._lost = self._stopping = True
         self.election.replace(term, None)

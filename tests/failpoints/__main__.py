@@ -40,7 +40,6 @@ _UNPASSED = {
     "block.Withdrawal.giveBack:pwrite": "repair (test_repair)",
     "block._openedName:SharedMemory": "the block has lost its own name (test_block)",
     "entry.retire:exchangeSeqCst32#2": "somebody joins while the block is withdrawn (test_membership)",
-    "membership.Membership._forsakeBlock:exchangeSeqCst32": "both names of the block are removed (test_repair)",
     "block._giveNames:rename": "a name leads to an earlier block (test_repair)",
     "block._giveNames:link#2": "a name leads to an earlier block (test_repair)",
     "block._reinstate:pwrite": "a death while the block is withdrawn (test_membership)",
