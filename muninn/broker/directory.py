@@ -39,7 +39,7 @@ class Directory:
         self._members = members
         self._epoch = epoch
         self._journal = journal
-        self._index = NameIndex(block)
+        self._index = NameIndex(block, epoch)
         self._makeCatalog = makeCatalog
         self._catalog: Catalog | None = None
         self._halfMade: dict[int, Record] = {}  # the `create` records of CREATING rows, by row

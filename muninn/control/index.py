@@ -15,17 +15,19 @@ from muninn.control.block import ControlBlock
 _ROW_MASK = 0xFFFFF
 _INCARNATION_SHIFT, _INCARNATION_MASK = 20, 0xFFFFFF
 _HASH_SHIFT = 44
+_TOMBSTONE_EPOCH_MASK = (1 << 44) - 1
 #: What a change of a name adds to its wake word: to the low half, or to the high one.
 _INDEXED, _NOT_INDEXED = 1, 1 << 16
 
 
 class NameIndex:
-    """The index of a control block."""
+    """The index of a control block. Who removes names is the broker of `epoch`."""
 
-    def __init__(self, block: ControlBlock) -> None:
+    def __init__(self, block: ControlBlock, epoch: int = 0) -> None:
         self._first = block.address + block.geometry.indexOffset
         self._mask = block.geometry.indexSlots - 1
         self._maxRow = block.geometry.maxBuffers
+        self._tombstone = (epoch & _TOMBSTONE_EPOCH_MASK) << _INCARNATION_SHIFT | layout.INDEX_TOMBSTONE
         self._wakes = block.address + layout.NAME_WAKES_OFFSET
 
     def candidates(self, name: bytes) -> list[tuple[int, int]]:
@@ -58,24 +60,55 @@ class NameIndex:
         """Add an entry where the probe finds room; False: it finds none, so the name is not indexed and opens ask the broker."""
         digest = zlib.crc32(name)
         entry = self._entry(digest, row, incarnation)
-        for step in range(layout.MAX_INDEX_PROBES):
-            address = self._first + ((digest + step) & self._mask) * layout.INDEX_ENTRY_BYTES
-            seen = atomics.loadAcquire64(address)
-            if seen == entry:
-                return True  # its broker, or a deposed one that had come so far
+        for _ in range(layout.MAX_INDEX_PROBES):
+            free = None
+            for step in range(layout.MAX_INDEX_PROBES):
+                address = self._at(digest + step)
+                seen = int(atomics.loadAcquire64(address))
+                if seen == entry:
+                    return True  # its broker, or a deposed one that had come so far
+                if free is None and (seen == 0 or seen & _ROW_MASK == layout.INDEX_TOMBSTONE):
+                    free = address, seen
+                if seen == 0:
+                    break
+            if free is None:
+                return False
             # SYNC index: pairs with candidates; the row's name was written by its creator before the broker was asked to commit it.
-            if seen in (0, layout.INDEX_TOMBSTONE) and atomics.casSeqCst64(address, seen, entry) == seen:
+            if atomics.casSeqCst64(free[0], free[1], entry) == free[1]:
                 return True
         return False
 
     def remove(self, name: bytes, row: int, incarnation: int) -> None:
-        """Turn the entry into a tombstone, so that probes go on past it."""
+        """Turn the entry into a tombstone, so that probes go on past it; and that into an empty slot, where no probe has to."""
         digest = zlib.crc32(name)
         entry = self._entry(digest, row, incarnation)
         for step in range(layout.MAX_INDEX_PROBES):
-            address = self._first + ((digest + step) & self._mask) * layout.INDEX_ENTRY_BYTES
-            if atomics.casSeqCst64(address, entry, layout.INDEX_TOMBSTONE) in (entry, 0):
+            found = int(atomics.casSeqCst64(self._at(digest + step), entry, self._tombstone))
+            if found == 0:
                 return
+            if found == entry:
+                self._tidy(digest + step)
+
+    def _tidy(self, position: int) -> None:
+        """Empty the run of tombstones that ends here, if nothing lies behind it.
+
+        A deposed broker may be at it too. It cuts nobody off: what lies behind is looked for while the tombstone is one's own, and only
+        one's own is emptied. An entry that came behind it since then found the tombstone and took its place.
+        """
+        for _ in range(layout.MAX_INDEX_PROBES):
+            address = self._at(position)
+            seen = int(atomics.loadAcquire64(address))
+            if seen & _ROW_MASK != layout.INDEX_TOMBSTONE or atomics.loadAcquire64(self._at(position + 1)) != 0:
+                return
+            # SYNC tombstone: pairs with insert in another broker. One's own first, then the look behind it, then empty.
+            if seen != self._tombstone and atomics.casSeqCst64(address, seen, self._tombstone) != seen:
+                return
+            if atomics.loadSeqCst64(self._at(position + 1)) != 0 or atomics.casSeqCst64(address, self._tombstone, 0) != self._tombstone:
+                return
+            position -= 1
+
+    def _at(self, position: int) -> int:
+        return self._first + (position & self._mask) * layout.INDEX_ENTRY_BYTES
 
     @staticmethod
     def _entry(digest: int, row: int, incarnation: int) -> int:

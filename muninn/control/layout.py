@@ -102,7 +102,7 @@ MEMBER_FLAG_PREFERRED = 1
 # broker, CAS. {hash:20 | incarnation:24 | row+1:20}. 0: never used, ends a probe. A stale or missing entry costs a question to the
 # broker.
 INDEX_ENTRY_BYTES = 8
-INDEX_TOMBSTONE = 0xFFFFF  # row+1 of an entry that was removed
+INDEX_TOMBSTONE = 0xFFFFF  # row+1 of an entry that was removed; the other 44 bits are the epoch of the broker that did
 MAX_INDEX_PROBES = 64
 
 # --- buffer row --------------------------------------------------------------------------------------------------------

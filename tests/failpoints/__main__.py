@@ -47,6 +47,7 @@ _UNPASSED = {
     "broker.Broker._serve:send#3": "an error of the broker's own (test_directory)",
     "client.Client.forsake:shutdown": "a thread waits for a broker that was deposed (test_takeover)",
     "election.Election.startAt:casSeqCst64": "repair (test_repair)",
+    "index.NameIndex._tidy:casSeqCst64": "a tombstone that an earlier broker left (test_index)",
     "journal.Journal._written:ftruncate": "/dev/shm is full (test_journal)",
     "journal.Journal.finishCopy:rename": "a journal that has grown, or a second term (test_upkeep)",
     "lockfile.LockFile.unlockSlot:byteUnlock": "two claim one slot at once (test_members)",

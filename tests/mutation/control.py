@@ -100,10 +100,14 @@ MUTANTS = [
     Mutant(_ELECTION, "        if old.epoch >= MAX_EPOCH:\n", "        if False:\n", "an epoch does not run over", "test_election.py::test_noTermComesAfterTheLastEpoch"),
     # --- index ---
     Mutant(_INDEX, "_HASH_SHIFT | incarnation << _INCARNATION_SHIFT | (row + 1)\n", "_HASH_SHIFT | (row + 1)\n", "an entry is of one incarnation", "test_invariants.py::test_i3ALateIndexRemovalLeavesTheNextBuffersEntry"),
-    Mutant(_INDEX, "entry, layout.INDEX_TOMBSTONE) in (entry, 0)", "entry, 0) in (entry, 0)", "a removal does not end other names' probes", "test_index.py"),
-    Mutant(_INDEX, "            if seen == entry:\n                return  # its", "            if False:\n                return  # its", "inserting twice leaves one entry", "test_index.py::test_insertingTwiceLeavesOneEntry"),
+    Mutant(_INDEX, "entry, self._tombstone))\n", "entry, 0))\n", "a removal does not end other names' probes", "test_index.py"),
+    Mutant(_INDEX, "                if seen == entry:\n", "                if False:\n", "inserting twice leaves one entry", "test_index.py::test_insertingTwiceLeavesOneEntry"),
     Mutant(_INDEX, "== wanted and 0 <= row < self._maxRow:", "== wanted:", "a hint out of range is no hint", "test_index.py"),
-    Mutant(_INDEX, " and atomics.casSeqCst64(address, seen, entry) == seen:", " and (atomics.storeRelease64(address, entry) or True):", "an entry is put by CAS", "test_index.py"),
+    Mutant(_INDEX, "if atomics.casSeqCst64(free[0], free[1], entry) == free[1]:", "if atomics.storeRelease64(free[0], entry) is None:", "an entry is put by CAS", "test_index.py"),
+    Mutant(_INDEX, "                self._tidy(digest + step)\n", "                return\n", "tombstones do not pile up", "test_index.py"),
+    Mutant(_INDEX, " or atomics.loadAcquire64(self._at(position + 1)) != 0:", ":", "a tombstone that a probe needs stays", "test_index.py", "the look behind one's own tombstone is another"),
+    Mutant(_INDEX, "if atomics.loadSeqCst64(self._at(position + 1)) != 0 or atomics", "if atomics", "what came behind a tombstone is not cut off", "test_index.py"),
+    Mutant(_INDEX, "(epoch & _TOMBSTONE_EPOCH_MASK) << _INCARNATION_SHIFT | ", "", "only one's own tombstone is emptied", "test_index.py"),
     Mutant(_INDEX, "_INDEXED if isIndexed else _NOT_INDEXED", "_INDEXED", "who waits is told that the index does not know", "test_names.py"),
     Mutant(_INDEX, "        atomics.futexWake32(address, atomics.FUTEX_ALL)\n", "", "who waits for a name is woken", "test_names.py test_directory.py"),
     # --- leases ---
