@@ -11,6 +11,7 @@ import numpy as np
 
 import muninn
 from muninn.api import admin, membership
+from muninn.api.sharing import openAny
 from muninn.control import layout, leases
 from muninn.control.places import Places
 from muninn.errors import BufferExists, BufferFreed, BufferNotFound, OwnerDied, WriterDied
@@ -189,7 +190,7 @@ def tidy() -> None:
 def _endLeftover(name: str) -> None:
     """What a dead player had made is either whole or not there."""
     try:
-        with muninn.open(name) as buffer:
+        with openAny(name) as buffer:  # a bundle, perhaps
             buffer.read()
             buffer.free()
     except (BufferNotFound, BufferFreed):
