@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "hatch.h"
 
+#include "descriptors.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -90,10 +92,10 @@ static int keep(MnnHatch *hatch, int connection)
 
 static void admit(MnnHatch *hatch)
 {
-	int connection = accept4(hatch->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	int connection = mnnOwned(accept4(hatch->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC));
 	if (connection < 0) {
 		struct timespec pause = {0, PAUSE_NS};
-		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
+		if (connection == -EMFILE || connection == -ENFILE || connection == -ENOMEM || connection == -ENOBUFS)
 			nanosleep(&pause, NULL); /* who waits there is still there then; without a pause this thread would do nothing else */
 		return;
 	}
@@ -160,9 +162,13 @@ static void *run(void *given)
 
 static int listenAt(MnnHatch *hatch)
 {
-	if ((hatch->epoll = epoll_create1(EPOLL_CLOEXEC)) < 0 || (hatch->stop = eventfd(0, EFD_CLOEXEC)) < 0 ||
-	    (hatch->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) < 0 ||
-	    bind(hatch->listener, (struct sockaddr *)&hatch->address, sizeof hatch->address))
+	if ((hatch->epoll = mnnOwned(epoll_create1(EPOLL_CLOEXEC))) < 0)
+		return hatch->epoll;
+	if ((hatch->stop = mnnOwned(eventfd(0, EFD_CLOEXEC))) < 0)
+		return hatch->stop;
+	if ((hatch->listener = mnnOwned(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0))) < 0)
+		return hatch->listener;
+	if (bind(hatch->listener, (struct sockaddr *)&hatch->address, sizeof hatch->address))
 		return -errno;
 	if (chmod(hatch->address.sun_path, 0600) || listen(hatch->listener, SOMAXCONN)) {
 		int result = -errno;
@@ -272,13 +278,13 @@ int mnnHatchConnect(const char *path)
 	int result = addressOf(path, &address);
 	if (result)
 		return result;
-	int connection = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	int connection = mnnOwned(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
 	if (connection >= 0 && connect(connection, (struct sockaddr *)&address, sizeof address)) {
 		result = -errno;
 		close(connection);
 		return result;
 	}
-	return connection >= 0 ? connection : -errno;
+	return connection;
 }
 
 /* 0 once there is something to read, also an end; -ETIMEDOUT. A signal does not end it: its bound is short. */
@@ -323,7 +329,7 @@ int mnnHatchFetch(int connection, uint32_t row, uint64_t incarnation, int64_t sp
 	if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS && header->cmsg_len == CMSG_LEN(sizeof(int)))
 		memcpy(&fd, CMSG_DATA(header), sizeof fd);
 	if (got == sizeof reply && !reply.result && fd >= 0)
-		return fd;
+		return mnnOwned(fd);
 	if (fd >= 0)
 		close(fd);
 	if (message.msg_flags & MSG_CTRUNC)

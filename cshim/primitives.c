@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "primitives.h"
 
+#include "descriptors.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -179,6 +181,18 @@ int mnnRobustHold(void *list, uint32_t *word)
 	return found == seen ? 0 : -EBUSY;
 }
 
+/* --- descriptors --- */
+
+int mnnOwn(int fd) { return mnnOwned(fd); }
+
+int mnnMarkOf(int fd) { return resultOf(fcntl(fd, F_GETSIG)); }
+
+int mnnIsSameFile(int fd, uint64_t device, uint64_t inode, int mark)
+{
+	struct stat status;
+	return fstat(fd, &status) == 0 && status.st_dev == device && status.st_ino == inode && mnnMarkOf(fd) == mark;
+}
+
 /* --- liveness --- */
 
 static int byteLock(int fd, int64_t offset, int64_t length, short kind, int command, struct flock *lock)
@@ -213,7 +227,7 @@ int mnnRangeHolder(int fd, int64_t offset, int64_t length)
 	return lock.l_pid > 0 ? lock.l_pid : INT_MAX;
 }
 
-int mnnPidfdOpen(int pid) { return resultOf(syscall(SYS_pidfd_open, pid, 0)); }
+int mnnPidfdOpen(int pid) { return mnnOwned((int)syscall(SYS_pidfd_open, pid, 0)); }
 
 int mnnPidfdDead(int pidfd)
 {
@@ -238,9 +252,9 @@ int mnnBlockSignals(void)
 
 int mnnMemfdCreate(const char *name, uint64_t bytes)
 {
-	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int fd = mnnOwned(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
 	if (fd < 0)
-		return -errno;
+		return fd;
 	int error = fchmod(fd, 0600) != 0 || ftruncate(fd, (off_t)bytes) != 0 ? errno : posix_fallocate(fd, 0, (off_t)bytes);
 	if (error == 0)
 		return fd;

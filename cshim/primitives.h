@@ -68,6 +68,14 @@ MNN_API size_t mnnRobustListBytes(void);
 /* `*word` becomes the thread's id. -EBUSY: it is a thread's already that has not died. */
 MNN_API int mnnRobustHold(void *list, uint32_t *word);
 
+/* --- descriptors ------------------------------------------------------------------------------------------------------
+ * Make a new descriptor ours, as `descriptors.h` says: returns the number that it has then; or -errno, and then it is closed. An error of the call that made it, -1, becomes -errno. */
+MNN_API int mnnOwn(int fd);
+/* What tells a descriptor of ours from others of the same file; -errno. */
+MNN_API int mnnMarkOf(int fd);
+/* 1: the number is a descriptor of that file, with that mark. */
+MNN_API int mnnIsSameFile(int fd, uint64_t device, uint64_t inode, int mark);
+
 /* --- liveness ---------------------------------------------------------------------------------------------------------
  * POSIX byte locks: owned by the process; freed when its last thread has passed exit_files, or when it closes ANY descriptor of the file. */
 MNN_API int mnnByteLock(int fd, int64_t offset); /* -EAGAIN: another process has it */

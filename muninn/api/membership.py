@@ -22,7 +22,7 @@ from muninn.api.loading import load
 from muninn.broker.client import Client, Office
 from muninn.broker.limits import Limits
 from muninn.config import Settings, loadSettings
-from muninn.control import atomics, clock, layout
+from muninn.control import atomics, clock, descriptors, layout
 from muninn.control.aside import Job, markOwn
 from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.election import Election, Term
@@ -102,7 +102,7 @@ class Membership:
             self.election = Election(self.block)
             self.rows = RowTable(self.block)
             self.index = NameIndex(self.block)
-            self._wakeFd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._wakeFd = descriptors.eventfd()
             undo.callback(os.close, self._wakeFd)
             self._watcher = Watcher(self.block, self.key.slot)
             nonce = self.members.identity(self.key.slot).nonce
@@ -267,7 +267,7 @@ class Membership:
         """What this member brings to a new broker: the nameless memory that it has open, and what it kept as broker before."""
         held = self.holdings.allocations()
         for pair, descriptor in list(self._bequest):
-            held.append((pair, os.dup(descriptor)))
+            held.append((pair, descriptors.duplicate(descriptor)))
         return held
 
     def _dropBequest(self) -> None:

@@ -23,7 +23,7 @@ from muninn.broker.journal import Journal
 from muninn.broker.limits import Limits
 from muninn.broker.upkeep import SWEEP_SECONDS, Upkeep
 from muninn.broker.watchdog import Watchdog
-from muninn.control import atomics, layout, leases, wire
+from muninn.control import atomics, descriptors, layout, leases, wire
 from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.election import Election, Term
 from muninn.control.members import MemberKey, MemberTable, pidOf
@@ -85,7 +85,7 @@ class Broker:
         self._listener: socket.socket | None = None
         self._journal = Journal(block.places, term.epoch)
         try:
-            self._poll = select.epoll()
+            self._poll = descriptors.epoll()
         except OSError:
             self._journal.close()
             raise
@@ -111,7 +111,7 @@ class Broker:
         path = self._block.places.socketPath(self._term.epoch)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._listener = descriptors.unixSocket()
         self._listener.bind(path)
         self._listener.listen(256)
         self._poll.register(self._listener, select.EPOLLIN)
@@ -205,7 +205,7 @@ class Broker:
 
     def _accept(self, listener: socket.socket) -> None:
         try:
-            connection, _ = listener.accept()
+            connection = descriptors.ownSocket(listener.accept()[0])
         except (BlockingIOError, ConnectionAbortedError):
             return  # any other error, no descriptor left above all, ends the term: a broker that can not be reached must not sit in office
         _, uid = wire.peerOf(connection)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.broker import requests
-from muninn.control import atomics, clock, wire
+from muninn.control import atomics, clock, descriptors, wire
 from muninn.control.block import BlockLost
 from muninn.control.election import Election, Term
 from muninn.control.hatch import SPIN_NS, HatchClient
@@ -243,7 +243,7 @@ class Client:
         self._disconnect()
         self._awaitBroker(term, patience)
         try:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            connection = descriptors.unixSocket()
         except OSError as error:
             raise DescriptorsExhausted(f"no descriptor is left for a socket: {error.strerror}") from error
         try:
@@ -353,6 +353,6 @@ def _spin(poll: select.poll) -> None:
 
 def _duplicate(descriptor: int) -> int:
     try:
-        return os.dup(descriptor)
+        return descriptors.duplicate(descriptor)
     except OSError as error:
         raise DescriptorsExhausted(f"a descriptor can not be duplicated: {error.strerror}") from error

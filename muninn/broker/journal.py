@@ -25,7 +25,7 @@ from typing import Any
 
 import msgpack
 
-from muninn.control import atomics, layout
+from muninn.control import atomics, descriptors, layout
 from muninn.control.lockfile import fileError
 from muninn.control.places import Places
 from muninn.errors import HostMemoryFull
@@ -157,7 +157,7 @@ class Journal:
 
 def _opened(path: str) -> int:
     try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return descriptors.opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     except OSError as error:
         raise fileError(error, path) from error
 

@@ -23,8 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that this locale can not spell is no reason to fail
-    if sys.stdout is None:  # started with its descriptor closed
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for as long as the program lasts
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with its descriptor closed; `print` would take the other one
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the program lasts
     arguments = _arguments(argv)
     try:
         status = _run(arguments)

@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 
 import posix_ipc
 
-from muninn.control import atomics, clock, layout
+from muninn.control import atomics, clock, descriptors, layout
 from muninn.control.clock import monotonicMs as monotonicMs  # the clock of its words
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile, fileError
@@ -244,7 +244,7 @@ def openNamed(places: Places, lockFile: LockFile | None = None) -> tuple[int, st
 
 def _openedLink(places: Places) -> int | None:
     try:
-        return os.open(places.linkPath, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return descriptors.opened(places.linkPath, os.O_RDWR | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -267,7 +267,7 @@ def _openedName(places: Places) -> int | None:
         _warnOfStranger(places, str(error))
         return None
     try:
-        return os.dup(memory.fd)
+        return descriptors.own(descriptors.duplicate(memory.fd))
     finally:
         memory.close_fd()
 
@@ -404,7 +404,7 @@ def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | 
     """Make a block, whole, and put it in the place of whatever has the names. The caller holds CREATE."""
     _unlinkFile(places.draftPath)  # of a creator that died
     try:
-        fd = os.open(places.draftPath, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = descriptors.opened(places.draftPath, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except OSError as error:
         raise fileError(error, places.draftPath) from error
     try:

@@ -37,6 +37,7 @@ _CHANGES: dict[str, frozenset[str]] = {
     ),
     "posix_ipc": frozenset({"SharedMemory", "unlink_shared_memory"}),
     "fcntl": frozenset({"fcntl"}),
+    "descriptors": frozenset({"opened"}),
     "wire": frozenset({"send", "receive"}),
 }  # fmt: skip
 _SOCKET_CHANGES = frozenset({"bind", "listen", "connect", "accept", "shutdown"})

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from muninn.control import atomics, clock, layout
+from muninn.control import atomics, clock, descriptors, layout
 from muninn.control.places import Places
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted, HostMemoryFull, MuninnError
 
@@ -27,7 +27,7 @@ class LockFile:
     def __init__(self, places: Places) -> None:
         places.makeDirectory()
         try:
-            self._fd = os.open(places.lockPath, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._fd = descriptors.opened(places.lockPath, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise fileError(error, places.lockPath) from error
         #: Which file it is: a control block says whose bytes are those of its slots.

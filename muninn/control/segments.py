@@ -14,7 +14,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 
-from muninn.control import atomics, room
+from muninn.control import atomics, descriptors, room
 from muninn.control.layout import PAGE_BYTES
 from muninn.control.lockfile import fileError
 from muninn.control.places import SHM_ROOT, Places
@@ -99,7 +99,7 @@ def create(places: Places, row: int, incarnation: int, sizeBytes: int) -> int:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = descriptors.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except FileNotFoundError:
         raise DomainChanged(f"the directory of {places.stem} was removed from /dev/shm", "Try again") from None
     except OSError as error:
@@ -124,7 +124,7 @@ def open_(places: Places, row: int, incarnation: int, sizeBytes: int, origin: in
     """
     path = f"{SHM_ROOT}{places.segmentName(row, incarnation, origin)}"
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = descriptors.opened(path, os.O_RDWR)
     except FileNotFoundError:
         raise BufferFreed(f"the segment {path} is gone") from None
     except OSError as error:
@@ -149,7 +149,7 @@ def unlink(places: Places, row: int, incarnation: int, origin: int = 0) -> None:
     held = -1
     try:
         if os.lstat(path).st_size >= _SLOW_TO_FREE_BYTES:
-            held = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            held = descriptors.opened(path, os.O_RDONLY)
     except FileNotFoundError:
         return
     except OSError:

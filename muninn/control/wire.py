@@ -15,6 +15,7 @@ from typing import Any
 
 import msgpack
 
+from muninn.control.descriptors import own
 from muninn.errors import DescriptorsExhausted, ProtocolViolation
 
 MAX_MESSAGE_BYTES = 64 << 10
@@ -55,20 +56,27 @@ def send(connection: socket.socket, message: Message, descriptors: tuple[int, ..
 def receive(connection: socket.socket, maxDescriptors: int = 1) -> tuple[Message, list[int]] | None:
     """Receive one message and its descriptors, which are the caller's then; None when the other end is gone."""
     raw, ancillary, flags, _ = connection.recvmsg(MAX_MESSAGE_BYTES, socket.CMSG_SPACE(maxDescriptors * 4), socket.MSG_CMSG_CLOEXEC)
-    descriptors = array.array("i")
+    numbers = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+    received = numbers.tolist()
     try:
         if flags & socket.MSG_CTRUNC:
             raise DescriptorsExhausted("a descriptor sent to this process was lost, because it may open no more")
         if flags & socket.MSG_TRUNC:
             raise ProtocolViolation(f"a message is longer than {MAX_MESSAGE_BYTES} bytes")
-        if not raw and not descriptors:
+        if not raw and not received:
             return None
-        return unpacked(raw), descriptors.tolist()
+        message = unpacked(raw)
+        for position in reversed(range(len(received))):
+            received.insert(position, own(received.pop(position)))  # one that can not be kept is closed, and not in the list
+        return message, received
+    except OSError as error:
+        closeAll(received)
+        raise DescriptorsExhausted(f"a descriptor sent to this process can not be kept: {error.strerror}") from error
     except Exception:
-        closeAll(descriptors.tolist())
+        closeAll(received)
         raise
 
 

@@ -14,7 +14,7 @@ import os
 import threading
 import weakref
 
-from muninn.control import atomics, room
+from muninn.control import atomics, descriptors, room
 from muninn.devices.port import Allocation
 from muninn.errors import BufferFreed, DescriptorsExhausted, HostMemoryFull, InvalidArgument, IpcHandleMismatch, PermissionDenied
 
@@ -86,9 +86,9 @@ class MemfdAllocation(Allocation):
                 raise PermissionDenied("this process was given read access only, and can not pass on more")
             try:
                 if writable == mayWrite:
-                    return fcntl.fcntl(self._fd, fcntl.F_DUPFD_CLOEXEC, 0)
+                    return descriptors.duplicate(self._fd)
                 # A second open of the same memory; its mode is 0600, so that only this uid can do that, and not the one that gets it.
-                return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+                return descriptors.own(os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC))
             except OSError as error:
                 raise _typed(error, "the allocation can not be exported") from error
 
@@ -103,7 +103,7 @@ def allocate(gpu: int, sizeBytes: int, claim: object) -> MemfdAllocation:
     checkSize(sizeBytes)
     with contextlib.ExitStack() as undo:
         try:
-            fd = os.memfd_create(f"muninn-gpu{gpu}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            fd = descriptors.own(os.memfd_create(f"muninn-gpu{gpu}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
             undo.callback(os.close, fd)
             os.fchmod(fd, 0o600)  # memfds are 0777: another uid with a read-only descriptor could open it again for writing
             _fill(fd, pagesUp(sizeBytes))
@@ -119,7 +119,7 @@ def importDescriptor(gpu: int, descriptor: int, sizeBytes: int, writable: bool) 
     checkSize(sizeBytes)
     try:
         # Dup first and check the copy: the caller's number may be closed and reused by another thread.
-        fd = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+        fd = descriptors.duplicate(descriptor)
     except (OSError, ValueError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             raise _typed(error, "the descriptor can not be kept") from error

@@ -54,7 +54,7 @@ _UNPASSED = {
     "memfd.MemfdAllocation.exportDescriptor:open": "a descriptor for reading alone, which another uid will be given (test_hostDevice)",
     "repair.Adoption._carryGeneration:storeRelease64": "repair (test_repair)",
     "repair.Adoption.fill.published:unlink": "repair (test_repair)",
-    "segments.unlink:open": "a segment of 256 MiB (test_holdings)",
+    "segments.unlink:opened": "a segment of 256 MiB (test_holdings)",
     "snapshot.Snapshot._dropOlder:unlink": "a second term (test_upkeep)",
     "segments.create:unlink#2": "/dev/shm is full (test_segments)",
     **dict.fromkeys(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT, _HATCH, _CLOCK = (
+_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT, _HATCH, _CLOCK, _DESCRIPTORS = (
     f"muninn/control/{name}.py"
     for name in (
         "block", "lockfile", "members", "election", "watch", "rows", "index", "leases", "generations", "claims", "tickets", "segments", "wire",
-        "layout", "hatch", "clock",
+        "layout", "hatch", "clock", "descriptors",
     )
 )  # fmt: skip
 
@@ -169,7 +169,7 @@ MUTANTS = [
     Mutant(_TICKETS, "        if _isIn(word, ticket) and word & _OPEN_MASK == _ofMember(key):\n", "        if True:\n", "only its member makes a ticket sure", "test_tickets.py::test_onlyItsMemberMakesATicketSure"),
     # --- segments ---
     Mutant(_SEGMENTS, " or status.st_size < sizeBytes:", ":", "a truncated segment is not mapped", "test_segments.py::test_aTruncatedSegmentIsNotMapped"),
-    Mutant(_SEGMENTS, "os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)", "os.O_RDWR | os.O_CLOEXEC)", "a link in place of a segment is not followed", "test_segments.py::test_aLinkInPlaceOfASegmentIsNotFollowed"),
+    Mutant(_DESCRIPTORS, "flags | os.O_CLOEXEC | os.O_NOFOLLOW", "flags | os.O_CLOEXEC", "a link in place of a segment is not followed", "test_segments.py::test_aLinkInPlaceOfASegmentIsNotFollowed"),
     Mutant(_SEGMENTS, "    with contextlib.suppress(FileNotFoundError):\n        os.unlink(path)\n    try:\n        fd", "    try:\n        fd", "what a dead creator left makes room", "test_segments.py::test_aLeftoverOfADeadCreatorIsReplaced"),
     Mutant(_SEGMENTS, "    _requireRoom(mapping.sizeBytes)\n", "", "what can not fit is refused before a page is taken", "test_segments.py::test_whatCanNotFitIsRefusedBeforeAPageIsTaken"),
     Mutant(_SEGMENTS, "            os.posix_fallocate(fd, offset, length)\n", "            pass\n", "a page that can not be had is an error and no SIGBUS", "test_segments.py::test_aFullShmIsAnErrorBeforeAnyTouch"),

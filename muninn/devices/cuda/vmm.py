@@ -18,6 +18,7 @@ from typing import Any
 
 from cuda.bindings import driver as cu
 
+from muninn.control import descriptors
 from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gpu import Gpu
 from muninn.devices.cuda.reaper import Reaper
@@ -70,7 +71,7 @@ class VmmAllocation(Allocation):
         if writable and not self.writable:
             raise PermissionDenied("this process was given read access only, and can not pass on more")
         try:
-            return fcntl.fcntl(mapping.descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+            return descriptors.duplicate(mapping.descriptor)
         except OSError as error:
             raise DescriptorsExhausted(f"the allocation can not be exported: {error.strerror}") from error
 
@@ -84,7 +85,7 @@ def allocate(reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], sizeBytes: int, dri
     with contextlib.ExitStack() as undo:
         physical = call(cu.cuMemCreate, allocatedBytes, gpu.allocationProperties(), 0)
         undo.callback(call, cu.cuMemRelease, physical)
-        descriptor = int(call(cu.cuMemExportToShareableHandle, physical, _POSIX, 0))
+        descriptor = descriptors.own(int(call(cu.cuMemExportToShareableHandle, physical, _POSIX, 0)))
         undo.callback(os.close, descriptor)
         fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
         mapping = _mapped(reaper, gpu, peers, physical, descriptor, allocatedBytes, True)
@@ -100,7 +101,7 @@ def importDescriptor(
     if handle.offset or granulesUp(gpu, handle.sizeBytes) != handle.sizeBytes or sizeBytes > handle.sizeBytes:
         raise IpcHandleMismatch(f"the handle states {handle.sizeBytes} bytes where {sizeBytes} were announced")
     try:
-        own = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+        own = descriptors.duplicate(descriptor)
     except (OSError, ValueError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             raise DescriptorsExhausted(f"the descriptor can not be kept: {error.strerror}") from error

@@ -1,0 +1,107 @@
+"""Descriptors of ours: never one of the standard streams, and never used or closed once the number is somebody else's.
+
+A number below 3 is what C libraries print to. A program that was started with closed standard streams gives these numbers to whatever
+opens first, and what a library prints to its standard error would then go into the lock file or the control block. So whatever is opened
+for Muninn is moved above them here, in Python as in C (`mnnOwn`), and `tests/test_descriptors.py` finds what is opened otherwise.
+
+Programs close descriptors that are not theirs: a daemon closes all of them after its fork, and so does many a program before an exec.
+The numbers go to its own files next. What is kept open for longer than a call is therefore a `Descriptor`: it knows which file it was, and
+each descriptor of ours has a mark besides (F_SETSIG of a signal that nothing asks for), since an eventfd or an epoll is no file of its own.
+A descriptor that is lost is forgotten and not closed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import socket
+
+from muninn.control import atomics
+
+#: The first number that is no standard stream.
+FIRST = 3
+
+
+def own(descriptor: int) -> int:
+    """Make a new descriptor ours: returns the number that it has from now on. Raises `OSError`, and then it is closed."""
+    return atomics.checked(atomics.own(descriptor), "a descriptor")
+
+
+def opened(path: str, flags: int, mode: int = 0o600) -> int:
+    """`os.open`, close-on-exec and not through a link."""
+    return own(os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode))
+
+
+def duplicate(descriptor: int) -> int:
+    """A duplicate, close-on-exec."""
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST)
+
+
+def eventfd() -> int:
+    """An eventfd that does not block."""
+    return own(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+
+
+def epoll() -> select.epoll:
+    """An epoll object."""
+    made = select.epoll()
+    if made.fileno() < FIRST:
+        with made:
+            made = select.epoll.fromfd(duplicate(made.fileno()))
+    own(made.fileno())
+    return made
+
+
+def unixSocket() -> socket.socket:
+    """A socket as brokers and members use it, which does not block."""
+    return ownSocket(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC))
+
+
+def ownSocket(made: socket.socket) -> socket.socket:
+    """The socket, or another object of it, by a number of ours; it does not block from now on."""
+    if made.fileno() < FIRST:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=own(made.detach()))
+    else:
+        own(made.fileno())
+    made.setblocking(False)
+    return made
+
+
+class Descriptor:
+    """A descriptor that is kept, and what it was.
+
+    Attributes
+    ----------
+    number
+        Under which it was opened; below 0 once it was closed.
+    """
+
+    __slots__ = ("_what", "number")
+
+    def __init__(self, number: int) -> None:
+        status = os.fstat(number)
+        self.number = number
+        self._what = (status.st_dev, status.st_ino, atomics.markOf(number))
+
+    def isOurs(self) -> bool:
+        """Whether the number still is what it was. One that was closed and opened again by somebody else is not."""
+        return self.number >= 0 and atomics.isSameFile(self.number, *self._what) == 1
+
+    def checked(self) -> int:
+        """The number, to be used at once. Raises `OSError` when it is somebody else's by now."""
+        if not self.isOurs():
+            raise OSError(errno.EBADF, f"descriptor {self.number} was closed by the program, and perhaps opened again for something else")
+        return self.number
+
+    def samefile(self, status: os.stat_result) -> bool:
+        """Whether it was a descriptor of that file."""
+        return (status.st_dev, status.st_ino) == self._what[:2]
+
+    def close(self) -> None:
+        """Close it, if it still is ours; again is fine."""
+        number = self.number
+        if self.isOurs():
+            os.close(number)
+        self.number = -1

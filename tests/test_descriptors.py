@@ -1,0 +1,159 @@
+"""Descriptors: none of ours is a standard stream, and none is used or closed once its number is somebody else's."""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from muninn.control import atomics, descriptors
+from muninn.control.descriptors import Descriptor
+from support import Actor
+
+PACKAGE = Path(__file__).parent.parent / "muninn"
+#: What makes a descriptor, by the name that it is called by. `open` is for a moment, and for reading.
+MAKERS = {
+    "os.open",
+    "os.dup",
+    "os.eventfd",
+    "os.memfd_create",
+    "os.pidfd_open",
+    "os.pipe",
+    "select.epoll",
+    "socket.socket",
+    "fcntl.F_DUPFD_CLOEXEC",
+}
+#: Module → why it may.
+ALLOWED = {
+    "control/descriptors.py": "it moves what it makes",
+    "cli/main.py": "the command's own standard output",
+    "devices/cuda/driver.py": "it is closed at once, and asks only whether there is room for one",
+}
+
+#: Fork as daemons do: close everything, and open the standard streams anew.
+DAEMON = """
+import sys
+def daemonize(work):
+    there, back = os.pipe()
+    if (child := os.fork()) == 0:
+        answer = 1023
+        os.dup2(back, answer)
+        os.closerange(0, 1023)
+        for fd in range(3): assert os.open('/dev/null', os.O_RDWR) == fd
+        try: said = repr(work())
+        except BaseException as error: said = type(error).__name__ + ': ' + str(error)
+        os.write(answer, said.encode())
+        os._exit(0)
+    os.close(back)
+    said = b''
+    while more := os.read(there, 4096): said += more
+    os.close(there)
+    os.waitpid(child, 0)
+    return said.decode()
+"""
+
+
+def startedWithClosedStreams(code: str, *closed: int) -> str:
+    """What `code` leaves in `said`, from a process that began without these descriptors."""
+    there, back = os.pipe()
+    high = fcntl.fcntl(back, fcntl.F_DUPFD, 200)
+    closing = " ".join(f"{fd}{'<' if fd == 0 else '>'}&-" for fd in closed)
+    program = f"import os, sys, ctypes, muninn, numpy as np\n{code}\nos.write({high}, str(said).encode())"
+    try:
+        subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closing}', sys.executable, program], pass_fds=[high], timeout=60, check=False)
+    finally:
+        os.close(back)
+        os.close(high)
+    with os.fdopen(there) as said:
+        return said.read()
+
+
+@pytest.mark.parametrize("closed", [(0, 1, 2), (2,), (0,)])
+def test_noDescriptorIsAStandardStreamOfAProgramStartedWithout(domain: str, actor: Callable[..., Actor], closed: tuple[int, ...]) -> None:
+    code = """
+b = muninn.share(np.arange(4), name='d')
+v = muninn.share(np.arange(4), name='vram', mode='fastMode')
+muninn.open('vram')
+import warnings, logging
+warnings.warn('nobody reads this'); logging.getLogger('muninn.member').error('nor this')
+libc = ctypes.CDLL(None)
+said = [fd for fd in range(3) if libc.fcntl(fd, 1) != -1]
+for fd in range(3): libc.write(fd, b'** On entry to DGEMM parameter number 8', 40)
+said.append(muninn.share(np.arange(3)).array.tolist())
+b = muninn.open('d'); said.append(b.array.tolist())
+os.fork() or os._exit(0)
+"""
+    open_ = sorted({0, 1, 2} - set(closed))
+    assert startedWithClosedStreams(code, *closed) == str([*open_, [0, 1, 2], [0, 1, 2, 3]])
+    assert actor().do("muninn.open('d').array.tolist()") == [0, 1, 2, 3]
+
+
+def test_theCommandWorksWithoutStandardStreams(domain: str) -> None:
+    code = "from muninn.cli.main import main\nsaid = [main(['list']), main(['alloc', '--size', '4KiB', '--name', 'made']), main(['free', 'not there'])]"
+    assert startedWithClosedStreams(code, 0, 1, 2) == "[0, 0, 1]"
+
+
+def test_whatIsMovedKeepsItsFileAndIsClosedOnExec() -> None:
+    low = os.open("/dev/null", os.O_RDONLY)
+    for make in (lambda: descriptors.own(os.dup(low)), lambda: descriptors.duplicate(low), descriptors.eventfd):
+        made = make()
+        assert made > 2 and fcntl.fcntl(made, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+        os.close(made)
+    os.close(low)
+    with pytest.raises(OSError):
+        descriptors.opened("/nowhere/at/all", os.O_RDONLY)
+
+
+def made(source: str) -> Iterator[str]:
+    """What in a module's source makes a descriptor."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and f"{node.value.id}.{node.attr}" in MAKERS:
+            yield f"{node.value.id}.{node.attr}"
+
+
+def test_everyDescriptorIsMadeWhereItIsMoved() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        source = path.read_text()
+        for call in ast.walk(ast.parse(source)):
+            # What is handed to `own` at once is moved at once. A type is no call.
+            if isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] in ("own", "ownSocket"):
+                source = source.replace(ast.get_source_segment(path.read_text(), call) or "", "moved()")
+        calls = {ast.unparse(each.func) for each in ast.walk(ast.parse(source)) if isinstance(each, ast.Call)} & MAKERS
+        calls |= {name for name in made(source) if name.startswith("fcntl.")}
+        assert not calls or str(path.relative_to(PACKAGE)) in ALLOWED, f"{path} makes {calls} by itself: see muninn/control/descriptors.py"
+
+
+def test_aDescriptorThatIsSomebodyElsesIsForgottenAndNotClosed() -> None:
+    kinds: list[Callable[[], int]] = [
+        descriptors.eventfd, lambda: descriptors.opened("/dev/null", os.O_RDONLY), lambda: descriptors.unixSocket().detach(),
+        lambda: atomics.pidfdOpen(os.getpid()), lambda: atomics.memfdCreate(b"t", 4096),
+    ]  # fmt: skip
+    for make in kinds:
+        kept = Descriptor(make())
+        number = kept.number
+        assert kept.isOurs() and kept.checked() == number
+        os.close(number)
+        assert not kept.isOurs()
+        for theirs in (lambda: os.eventfd(0), lambda: os.open(__file__, os.O_RDONLY), lambda: os.pidfd_open(os.getpid())):
+            os.dup2(other := theirs(), number)
+            os.close(other) if other != number else None
+            assert not kept.isOurs()
+            with pytest.raises(OSError, match="closed by the program"):
+                kept.checked()
+            os.fstat(number)
+            os.close(number)
+        os.dup2(low := os.open("/dev/null", os.O_WRONLY), number)
+        kept.close()
+        kept.close()
+        os.fstat(number)
+        os.close(number)
+        os.close(low) if low != number else None
+    kept = Descriptor(descriptors.eventfd())
+    kept.close()
+    assert kept.number == -1
