@@ -13,7 +13,9 @@ import pytest
 
 import muninn
 from muninn import errors
-from support import Actor, eventually, leftovers
+from muninn.api.membership import current
+from muninn.errors import BufferExists, BufferMismatch
+from support import Actor, Background, eventually, leftovers
 
 Start = Callable[..., Actor]
 
@@ -262,3 +264,56 @@ def test_aPretendedGpuHasAnEnd(domain: str) -> None:
         assert muninn.MuninnBuffer("1M", mode="fastMode").nbytes == 1 << 20
     finally:
         del os.environ["MUNINN_HOST_GPU_BYTES"]
+
+
+def test_shareOnceOpensWhatAnotherSharedMeanwhile(domain: str, actor: Start) -> None:
+    """Broken: `BufferExists`: the lock keeps out those only who take it."""
+    other = actor().join()
+
+    def load() -> Any:
+        other.do("kept = muninn.share(np.arange(5), name='once')")
+        return np.zeros(9)
+
+    assert muninn.shareOnce("once", load).array.sum() == 10
+
+
+def test_shareOnceWaitsForWhatAnotherIsSharing(domain: str, actor: Start) -> None:
+    """Broken: the loader ran, and then there was `BufferExists`."""
+    other = actor("def fill(view):\n    while not os.path.exists(path): time.sleep(0.01)\n    view[:] = 3").join()
+    other.do(f"path = '/dev/shm/{domain}.go'")
+    other.begin("kept = muninn.loadArray(4, 'f8', fill, name='once')")
+    eventually(lambda: current().client.request("find", name="once")[0], "the name is being created")
+    waiting = Background(lambda: muninn.shareOnce("once", lambda: np.zeros(9)).array.sum()).asleep()
+    with pytest.raises(TimeoutError):
+        muninn.shareOnce("once", lambda: np.zeros(9), timeout=0.05)
+    try:
+        open(f"/dev/shm/{domain}.go", "w").close()
+        assert waiting.ended() == 12
+    finally:
+        os.unlink(f"/dev/shm/{domain}.go")
+
+
+def test_shareOnceLoadsWhenTheOtherGivesUp(domain: str, actor: Start) -> None:
+    other = actor().join()
+    other.begin("muninn.loadArray(4, 'f8', lambda view: time.sleep(600), name='once')")
+    eventually(lambda: current().client.request("find", name="once")[0], "the name is being created")
+    waiting = Background(lambda: muninn.shareOnce("once", lambda: np.arange(4)).array.sum()).asleep()
+    other.kill()
+    assert waiting.ended() == 6
+
+
+def test_shareOnceSaysWhenTheNameBecameABundles(domain: str, actor: Start) -> None:
+    other = actor().join()
+
+    def load() -> Any:
+        other.do("kept = muninn.shareBundle({'w': np.arange(3)}, name='once')")
+        return np.zeros(9)
+
+    with pytest.raises(BufferMismatch):
+        muninn.shareOnce("once", load)
+
+
+def test_whatALoaderFindsTakenIsItsOwnError(domain: str) -> None:
+    muninn.share(np.ones(2), name="taken").close()
+    with pytest.raises(BufferExists, match="taken"):
+        muninn.shareOnce("once", lambda: muninn.share(np.ones(2), name="taken"))

@@ -16,7 +16,7 @@ from muninn.api.lock import Lock
 from muninn.api.membership import Membership, current
 from muninn.api.names import NameWait
 from muninn.control import layout
-from muninn.control.deadlines import deadlineOf, secondsOf, timeoutOf
+from muninn.control.deadlines import deadlineOf, remaining, secondsOf, timeoutOf
 from muninn.devices.arrays import isOnDevice
 from muninn.errors import BufferExists, BufferFreed, BufferMismatch, BufferNotFound, HandleInvalid, InvalidArgument, PermissionDenied
 from muninn.terms import Access, Mode, Renew, Reserve, asAccess, asMode, asName, asRenew, asTenant
@@ -234,7 +234,8 @@ def free(name: str) -> None:
 def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = None, **keywords: Any) -> MuninnBuffer:
     """Open the named buffer; if there is none, the first who asks loads it and all others wait for that.
 
-    Whoever loaded gets it for reading too, so that a program does not depend on who came first.
+    Whoever loaded gets it for reading too, so that a program does not depend on who came first. A buffer that somebody else makes under
+    that name meanwhile, by `share` say, is waited for and opened.
 
     Parameters
     ----------
@@ -244,18 +245,36 @@ def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = N
         Seconds to wait for another's loader; None waits as long as that process lives.
     keywords
         As in `share`.
+
+    Raises
+    ------
+    TimeoutError
+    BufferMismatch
+        The name is a bundle's.
     """
-    membership, bound = current(), timeoutOf("shareOnce", timeout)
+    membership, deadline = current(), deadlineOf(timeoutOf("shareOnce", timeout))
     holding = membership.holdings.find(asName(name))
     if holding is None:
-        with Lock(f"shareOnce:{_asLockName(name)}").held(bound):
-            holding = membership.holdings.find(name)
-            if holding is None:
-                loaded = share(loader(), name, **keywords)
-                holding = loaded._checked()
+        with Lock(f"shareOnce:{_asLockName(name)}").held(remaining(deadline)):
+            holding = _openOrLoad(membership, name, loader, deadline, keywords)
     if holding.description.kind != layout.ROW_KIND_ARRAY:
         raise BufferMismatch(f"{name!r} is a bundle of arrays", "Open it by muninn.openBundle")
     return MuninnBuffer._of(holding, Access.READ_ONLY)
+
+
+def _openOrLoad(membership: Membership, name: str, loader: Callable[[], Any], deadline: float | None, keywords: dict[str, Any]) -> Holding:
+    """The holding of a name that nobody else loads by `shareOnce` now; who shares it otherwise is waited for."""
+    waiting, loaded = NameWait(membership, name), None
+    while True:
+        holding = waiting.look()
+        if holding is not None:
+            return holding
+        if not waiting.isComing:
+            loaded = loader() if loaded is None else loaded
+            with contextlib.suppress(BufferExists):  # somebody has shared the name since the look
+                return share(loaded, name, **keywords)._checked()
+        if not waiting.sleep(deadline):
+            raise TimeoutError(f"another process has been creating {name!r}, and was not ready in time")
 
 
 def _asLockName(name: str) -> str:

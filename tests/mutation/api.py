@@ -111,6 +111,8 @@ MUTANTS = [
     Mutant(_FENCES, "    if not 0 <= wanted <= tickets.last():", "    if False:", "a ticket that was never issued is not waited for", "test_buffer.py::test_aFenceThatCanNotBeRecordedIsPoisoned"),
     Mutant(_FENCES, "        onReached(error)  # nobody else would complete the ticket, and its waiters must not hang\n", "", "a fence that can not be recorded is poisoned", "test_buffer.py::test_aFenceThatCanNotBeRecordedIsPoisoned"),
     Mutant(_FENCES, "    if state == layout.TICKET_POISONED and mindsDeath:\n", "    if False:\n", "a dead promise is said", "test_buffer.py::test_aDeadPromiseIsPoisoned"),
+    Mutant(_SHARING, "            with contextlib.suppress(BufferExists):  # somebody has", "            with contextlib.suppress(KeyError):  # somebody has", "shareOnce opens what another shared meanwhile", "test_sharing.py"),
+    Mutant(_SHARING, "        if not waiting.isComing:\n            loaded", "        if True:\n            loaded", "nothing is loaded that somebody else is sharing", "test_sharing.py"),
     Mutant(_NAMES, "if state == self._asked and now < self._askAgainMs:", "if False:", "the broker is asked when it may know more", "test_names.py"),
     Mutant(_NAMES, "told = self._seen if self.isComing else self._seen >> 16", "told = self._seen >> 16", "a name that was given up is told", "test_names.py"),
     Mutant(_NAMES, "state, now = (self._membership.election.epoch(), told)", "state, now = (0, told)", "a new broker is asked once", "test_names.py"),
