@@ -37,6 +37,9 @@ class Case(NamedTuple):
 
 SOUND = (
     Case("domain", "N=2"),
+    Case("domain", "N=2 LOSSES=1"),
+    Case("domain", "N=2 REPAIRS=1", isQuick=False),
+    Case("domain", "N=2 LOSSES=1 ROUNDS=2", isQuick=False),
     Case("domain", "N=3", isQuick=False),
     Case("claims", "N=2 OPS=2"),
     Case("claims", "N=2 WEAK"),
@@ -57,7 +60,9 @@ SOUND = (
 )
 MUTILATED = (
     *(Case("domain", "N=2", without) for without in ("NO_CREATE_LOCK", "NO_LOOK_AFTER_CLAIM", "LOOK_BEFORE_WITHDRAWAL")),
-    *(Case("domain", "N=3", without, isQuick=False) for without in ("NO_REINSTATE", "NO_LOOK_AT_THE_NAME")),
+    Case("domain", "N=2", "WITHDRAW_WHAT_IS_WANTED NO_REINSTATE NO_ADOPTION"),
+    *(Case("domain", "N=2 LOSSES=1", without) for without in ("NO_ADOPTION", "BESIDE_THE_LIVING")),
+    *(Case("domain", "N=2 REPAIRS=1", without, isQuick=False) for without in ("REPAIR_IN_PLACE", "REPAIR_LOOKS_FIRST")),
     *(Case("claims", "N=2", without) for without in ("TAKE_FROM_THE_NOTICED", "NO_BOUND", "NO_ODD", "NO_SECOND_LOOK")),
     Case("claims", "N=2 OPS=2", "RELEASE_BEFORE_DATA"),
     Case("claims", "N=2 WEAK", "PLAIN_BEGIN"),
