@@ -428,10 +428,10 @@ def test_i5ALockThatIsHeldIsNoDeath(domain: str, actor: Start) -> None:
     os.close(pidfd)
 
 
-def test_i5AnExecutedProcessIsNoticedAndNotProven(domain: str, actor: Start) -> None:
-    """`exec` frees the byte lock.
+def test_i5AnExecIsNoticedAndProven(domain: str, actor: Start) -> None:
+    """The process lives on, and its pidfd with it; of the member nothing is left.
 
-    The process lives on, with descriptors of the old one perhaps. Broken: `isProvenDead` asked for the byte lock only.
+    Broken: what an exec'ed program had held stayed held until its successors ended.
     """
     other = actor().join()
     member = current()
@@ -440,7 +440,7 @@ def test_i5AnExecutedProcessIsNoticedAndNotProven(domain: str, actor: Start) -> 
     other.begin("os.execv('/bin/sleep', ['sleep', '60'])")
     eventually(lambda: member.members.isNoticedDead(key), "the robust word is marked")
     eventually(lambda: not member.block.lockFile.slotIsLocked(key.slot), "the byte lock is gone too")
-    assert not member.members.isProvenDead(key, pidfd)
+    assert member.members.isProvenDead(key, pidfd) and member.members.isProvenDead(key)
     eventually(lambda: muninn.domainInfo()["brokerPid"] == os.getpid(), "a successor")
     os.close(pidfd)
 

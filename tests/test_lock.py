@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 import muninn
-from support import Actor, ActorError
+from muninn.api import membership
+from support import Actor, ActorError, eventually
 
 Start = Callable[..., Actor]
 
@@ -156,3 +157,18 @@ def test_aForkedChildDoesNotReleaseItsParentsLock(domain: str, actor: Start) -> 
             os._exit(1)
         assert os.waitpid(child, 0)[1] == 0
         assert not _othersCanTakeIt(actor)
+
+
+def test_aLockWhoseOnlyUserDiedIsRecovered(domain: str, actor: Callable[..., Actor]) -> None:
+    """What it protects may outlive every process. Broken: the lock went with its last user, and the next one was told that all is well."""
+    muninn.domainInfo()
+    holder = actor("lock = muninn.Lock('l')\nlock.acquire()")
+    holder.kill()
+    eventually(lambda: len(muninn.domainInfo()["members"]) == 1, "its slot was given back")
+    lock = muninn.Lock("l")
+    assert lock.acquire(timeout=30) and lock.recovered
+    lock.release()
+    assert lock.acquire() and not lock.recovered
+    lock.release()
+    del lock
+    eventually(lambda: not membership.current().rows.notFree(), "then it goes with its last user")

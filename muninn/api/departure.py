@@ -11,11 +11,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from muninn.control import clock
+from muninn.control import clock, layout
+from muninn.control.members import MemberKey, MemberTable
 
 #: How long a departure waits for the threads that are inside; they may be there for ever, and a process that ends gives all back too.
 _OUTSIDE_SECONDS = 0.2
 _LOOK_SECONDS = 0.001
+_PAST_SECONDS = 1.0
 #: How long a thread waits for the end of a departure: above what a good-bye may take.
 _OVER_SECONDS = 60.0
 
@@ -65,6 +67,16 @@ class Departure:
         deadline = clock.now() + _OVER_SECONDS
         while self.isOn and clock.now() < deadline:
             clock.sleep(_LOOK_SECONDS)
+
+
+def awaitPast(members: MemberTable, key: MemberKey) -> None:
+    """After an exec: wait a moment until the broker has taken back what the program before this one held, which its user takes for gone."""
+    deadline = clock.now() + _PAST_SECONDS
+    past = members.predecessors(key)
+    while any(members.state(each.slot) in ((layout.MEMBER_LIVE, each.generation), (layout.MEMBER_DEAD, each.generation)) for each in past):
+        if clock.now() > deadline:
+            return
+        clock.sleep(_LOOK_SECONDS)
 
 
 def _anyOther(ownThread: threading.Thread) -> bool:

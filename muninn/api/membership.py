@@ -16,7 +16,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from muninn.api.departure import Departure
+from muninn.api.departure import Departure, awaitPast
 from muninn.api.entry import enter, retire
 from muninn.api.loading import load
 from muninn.broker.client import Client, Office
@@ -431,6 +431,7 @@ def _joinAside(preferred: bool) -> Membership:
             elif _current is not None and _current.isLost():
                 _current.abandon()
             _current = Membership(loadSettings(), preferred)
+            awaitPast(_current.members, _current.key)
             return _current
     finally:
         _joining.pop("now", None)

@@ -44,6 +44,8 @@ from muninn.terms import asMode
 _log = logging.getLogger("muninn.broker")
 #: How soon a death that was noticed but not yet proven is looked at again.
 _PROOF_RETRY_SECONDS = 0.005
+#: How often, before it is left to the sweeps: a dying process of many GiB takes its time, and its descriptors are closed last.
+_PROOF_ATTEMPTS = 6000
 #: How many steps with something to serve may come before a piece of upkeep; a busy broker knows no other.
 _SERVED_FIRST = 16
 _ROWS_A_BEAT = 1024
@@ -79,7 +81,7 @@ class Broker:
         self._own = Session(None, own)
         self._lock = threading.RLock()
         self._sessions: dict[int, Session] = {}
-        self._unproven: set[int] = set()
+        self._unproven: dict[int, int] = {}  # pidfds, and how often they are looked at again
         self._served = 0  # steps since the last piece of upkeep
         self._wakeFd = wakeFd
         self._listener: socket.socket | None = None
@@ -196,10 +198,12 @@ class Broker:
 
     def _pidfdEnded(self, pidfd: int) -> None:
         if not self._watchdog.owns(pidfd) or self._watchdog.ended(pidfd):
-            self._unproven.discard(pidfd)
+            self._unproven.pop(pidfd, None)
             self._upkeep.settleUnheld()
+        elif self._unproven.setdefault(pidfd, _PROOF_ATTEMPTS) > 0:
+            self._unproven[pidfd] -= 1  # its byte lock is still held: the kernel is not through with it
         else:
-            self._unproven.add(pidfd)  # its byte lock is still held: the kernel is not through with it
+            del self._unproven[pidfd]  # nor soon; the sweeps look again
 
     # --- connections -------------------------------------------------------------------------------------------------
 
@@ -235,6 +239,8 @@ class Broker:
                 self._drop(session)
                 if session.key is None:
                     self._upkeep.sweepSoon()  # it died before its hello, so nobody has its pidfd
+                elif (pidfd := self._watchdog.suspect(session.key)) is not None:
+                    self._unproven[pidfd] = _PROOF_ATTEMPTS  # another program may run in its process by now: then the pidfd stays silent
                 return
             reply, descriptors = self._reply(session, *received)
             wire.send(session.connection, reply, descriptors)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from muninn.broker.catalog import Catalog, Usage, usageOf
 from muninn.broker.journal import Journal, Record, read
 from muninn.broker.vault import Vault
-from muninn.control import layout, leases, segments
+from muninn.control import atomics, layout, leases, segments
 from muninn.control.block import ControlBlock
 from muninn.control.index import NameIndex
 from muninn.control.members import MemberKey, MemberTable
@@ -214,7 +214,7 @@ class Directory:
     def settle(self, row: int) -> RowState:
         """Take a row as far as its holders allow; returns its state then. Safe to call at any time, for any row."""
         state = self.rows.state(row)
-        if state.state == layout.ROW_LIVE and self._endsWithLastClose(row) and not self._isHeld(row):
+        if state.state == layout.ROW_LIVE and self._endsWithLastClose(row) and not self._isHeld(row) and not self._isTorn(row):
             state = self.rows.change(row, state, self._epoch, layout.ROW_PROBING)
         # SYNC free: pairs with LeaseTable.take. The state first and the leases second here, the lease first and the state second there.
         if state.state == layout.ROW_PROBING and self._isHeld(row):
@@ -268,6 +268,10 @@ class Directory:
             return self.rows.description(row).lifetime is Lifetime.LAST_CLOSE
         except ControlBlockInvalid:
             return False
+
+    def _isTorn(self, row: int) -> bool:
+        """Whether it is a `Lock` whose holder died: what it protects may outlive every process, so whoever takes it next is told."""
+        return bool(atomics.loadAcquire32(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET)) and self.rows.isLock(row)
 
     def _isHeld(self, row: int) -> bool:
         return leases.countHolds(self._block, self._members, row, self.rows.state(row).incarnation) > 0

@@ -72,11 +72,13 @@ class Watchdog:
         for slot in self._members.occupied():
             state, generation = self._members.state(slot)
             key = MemberKey(slot, generation)
-            if key == own or key in self._pidfds:
+            pidfd = self._pidfds.get(key)
+            if key == own or (pidfd is not None and not self._members.isMarked(slot)):
                 continue
-            if state == layout.MEMBER_DEAD or self._members.isProvenDead(key):
+            # A pidfd does not end with an exec. A child that was forked before may keep the connection open, too.
+            if state == layout.MEMBER_DEAD or self._members.isProvenDead(key, pidfd):
                 dead.append(key)
-            elif state == layout.MEMBER_LIVE:
+            elif state == layout.MEMBER_LIVE and pidfd is None:
                 self._followByPid(key)
         return dead
 
@@ -94,12 +96,16 @@ class Watchdog:
         key = self._memberOf[pidfd]
         if not self._members.isProvenDead(key, pidfd):
             return False
-        self.forget(key)
         self.reclaim(key)
         return True
 
+    def suspect(self, key: MemberKey) -> int | None:
+        """The connection of a member has ended: its pidfd, if its thread has ended too, and nobody but who asks again will hear more."""
+        return self._pidfds.get(key) if self._members.isMarked(key.slot) else None
+
     def reclaim(self, key: MemberKey) -> None:
         """Take back everything of a member that is proven dead. Idempotent, and harmless when somebody else has done it."""
+        self.forget(key)
         state, generation = self._members.state(key.slot)
         if generation != key.generation or state == layout.MEMBER_FREE:
             return
@@ -122,7 +128,6 @@ class Watchdog:
 
     def leave(self, key: MemberKey) -> None:
         """A member said good-bye: the same, without waiting for its death. It has let go of everything that it could."""
-        self.forget(key)
         self.reclaim(key)
 
     def _poison(self, key: MemberKey) -> None:

@@ -2,8 +2,9 @@
 
 A process claims one slot and writes its identity there. Two things are kept apart. *Noticing* a death: the kernel marks the slot's
 robust word 0.1 ms after the member's background thread has ended, which is enough to elect another broker, because epochs fence the
-old one. *Proving* it: the slot's byte lock is free and the process's pidfd is readable; only then may what the member held be
-reclaimed. `kill(pid, 0)` is never asked, since it succeeds on zombies and on strangers that got the number.
+old one. *Proving* it: the slot's byte lock is free, and the process's pidfd is readable or, after an `exec`, the robust word is marked
+and the process maps nothing of the member any more (`image.py`); only then may what the member held be reclaimed. `kill(pid, 0)` is
+never asked, since it succeeds on zombies and on strangers that got the number.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import struct
 import sys
 from typing import NamedTuple
 
-from muninn.control import atomics, clock, layout
+from muninn.control import atomics, clock, image, layout
 from muninn.control.block import ControlBlock
 from muninn.control.clock import monotonicMs
 from muninn.errors import TableFull
@@ -109,8 +110,12 @@ class MemberTable:
         word = atomics.loadAcquire32(self.robustAddress(key.slot))
         return not self.isCurrent(key) or word == 0 or bool(word & _FUTEX_OWNER_DIED)
 
+    def isMarked(self, slot: int) -> bool:
+        """Whether the kernel has marked the robust word: the thread that held it has ended."""
+        return bool(atomics.loadAcquire32(self.robustAddress(slot)) & _FUTEX_OWNER_DIED)
+
     def isProvenDead(self, key: MemberKey, pidfd: int | None = None) -> bool:
-        """Whether nothing of the member runs or writes any more: its byte lock is free *and* its process is gone.
+        """Whether nothing of the member runs or writes any more: its byte lock is free *and* its process is gone, or runs another program.
 
         Parameters
         ----------
@@ -123,13 +128,25 @@ class MemberTable:
         identity = self.identity(key.slot)
         if identity.nonce == self._nonce or self._block.lockFile.slotIsLocked(key.slot):
             return False
-        if state == layout.MEMBER_CLAIMING or pidfd is not None:
-            # The byte is locked before CLAIMING is stored, so a free byte is all there is to know of a claimer.
-            return state == layout.MEMBER_CLAIMING or atomics.pidfdDead(pidfd) == 1
-        if identity.pidNamespace != ownPidNamespace():
+        if state == layout.MEMBER_CLAIMING:
+            return True  # the byte is locked before CLAIMING is stored, so a free byte is all there is to know of a claimer
+        isNear = identity.pidNamespace == ownPidNamespace()
+        if pidfd is None and not isNear:
             # Its pid means nothing here and it gave no pidfd to this process: its byte lock and its robust word must do.
-            return bool(atomics.loadAcquire32(self.robustAddress(key.slot)) & _FUTEX_OWNER_DIED)
-        return processIsGone(identity.pid, identity.startTime)
+            return self.isMarked(key.slot)
+        if processIsGone(identity.pid, identity.startTime) if pidfd is None else atomics.pidfdDead(pidfd) == 1:
+            return True
+        # An exec ends the other threads, then unmaps, then closes the lock file. A thread that ended by itself leaves the byte locked.
+        pid = identity.pid if isNear else pidOf(pidfd or -1)
+        return self.isMarked(key.slot) and (not pid or pid < 0 or image.isReplaced(pid, identity.nonce))
+
+    def predecessors(self, key: MemberKey) -> list[MemberKey]:
+        """The claims of programs that ran in the process of `key` before it, until an exec: proven dead, and not taken back yet."""
+        own = self.identity(key.slot)
+        same = (own.pid, own.startTime, own.pidNamespace)
+        identities = ((other, self.identity(other.slot)) for other in self.live() if other != key)
+        found = [other for other, it in identities if (it.pid, it.startTime, it.pidNamespace) == same]
+        return [other for other in found if self.isProvenDead(other)]
 
     def anyEnded(self) -> bool:
         """Whether some slot is taken, and its byte free: its member has ended, or is about to."""
@@ -188,6 +205,7 @@ class MemberTable:
         # from a scan.
         atomics.exchangeSeqCst32(block.memberAddress(slot) + layout.MEMBER_LEASE_HIGH_OFFSET, 0)
         self._nonce = int.from_bytes(os.urandom(8), "little") or 1
+        image.mark(self, self._nonce)
         flags = layout.MEMBER_FLAG_PREFERRED if preferred else 0
         timeNamespace = clock.learn()  # before any time of this process is written or compared
         identity = MemberIdentity(flags, os.getpid(), os.getuid(), startTimeOf(os.getpid()), ownPidNamespace(), self._nonce, monotonicMs())

@@ -217,6 +217,9 @@ class RowTable:
         found = int(atomics.findName(self._first + first * layout.ROW_BYTES, count, name, len(name))) if count > 0 else -1
         return None if found < 0 else first + found
 
+    def isLock(self, row: int) -> bool:
+        return self._block.bytes[self._block.rowAddress(row) - self._block.address + layout.ROW_KIND_OFFSET] == layout.ROW_KIND_LOCK
+
     def description(self, row: int) -> RowDescription:
         """The description; meaningful to whoever holds a lease on the row, or reads the same state word before and after."""
         return RowDescription.unpacked(self.packed(row))

@@ -1,0 +1,123 @@
+"""`control/image.py`, and what follows: an exec ends the member that the process was, and nothing else does as it pleases."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+from lab import Lab
+
+import muninn
+from muninn.api.membership import current
+from muninn.control import atomics, image
+from muninn.control.members import MemberKey, MemberTable
+from support import Actor, eventually
+
+Start = Callable[..., Actor]
+_OWNER_DIED = 0x40000000
+_SLEEP = "os.execv('/bin/sleep', ['sleep', '60'])"
+
+
+def _keyOf(pid: int) -> MemberKey:
+    members = current().members
+    return next(key for key in members.live() if members.identity(key.slot).pid == pid)
+
+
+def _pids() -> list[int]:
+    return sorted(member["pid"] for member in muninn.domainInfo()["members"])
+
+
+def test_tellsOneProgramOfAProcessFromTheNext(domain: str, actor: Start) -> None:
+    muninn.domainInfo()
+    other = actor().join()
+    members = current().members
+    nonce = members.identity(_keyOf(other.pid).slot).nonce
+    assert not image.isReplaced(other.pid, nonce)
+    assert image.isReplaced(other.pid, nonce + 1), "another claim's"
+    other.begin(_SLEEP)
+    eventually(lambda: image.isReplaced(other.pid, nonce), "it runs another program")
+    other.kill()
+    assert not image.isReplaced(other.pid, nonce), "who is gone was not replaced"
+
+
+@pytest.mark.parametrize("child", ["", "pid = os.fork()\nif not pid: time.sleep(60); os._exit(0)\n"], ids=["alone", "withAChild"])
+def test_anExecGivesBackWhatTheProgramHeld(domain: str, actor: Start, child: str) -> None:
+    """A child that keeps the parent's connection hides the exec from the broker's socket. Broken: pid and start time had not changed."""
+    buffer = muninn.share(bytes(4), name="a", access="readWrite")
+    other = actor(
+        "b = muninn.open('a', access='readWrite')\ngone = muninn.share(b'x', name='gone', lifetime='lastClose')\n"
+        "lock = muninn.Lock('l')\nlock.acquire()\nturn = b.write()\nturn.__enter__()\n" + child
+    )
+    pid = other.do("pid") if child else 0
+    other.begin(_SLEEP)
+    lock = muninn.Lock("l")
+    assert lock.acquire(timeout=30) and lock.recovered
+    with buffer.write(timeout=30) as view:
+        view[:] = 7
+    assert bytes(buffer.read()) == bytes([7] * 4)
+    eventually(lambda: _pids() == [os.getpid()], "its slot was given back")
+    eventually(lambda: [each["name"] for each in muninn.listBuffers()] == ["a"], "and what goes with its last user")
+    lock.release()
+    if pid:
+        os.kill(pid, 9)
+
+
+def test_aBrokerThatExecsIsReplaced(domain: str, actor: Start) -> None:
+    broker = actor().join()
+    muninn.domainInfo()
+    broker.begin(_SLEEP)
+    eventually(lambda: _pids() == [os.getpid()], "the broker is another, and has taken its slot back")
+
+
+def test_aProgramThatReplacesItselfFindsNothingOfItsPast(domain: str, actor: Start) -> None:
+    """As an auto-reloader does. Broken: each of its lives was a member more, with its buffers, until the last one ended."""
+    code = (
+        "import os, sys, muninn\nn = int(sys.argv[1])\nb = muninn.share(bytes(8), name='a', lifetime='lastClose')\n"
+        "lock = muninn.Lock('l')\nlock.acquire(timeout=30)\n"
+        "if n: os.execv(sys.executable, [sys.executable, '-c', sys.argv[2], str(n - 1), sys.argv[2]])\n"
+        "print(len(muninn.domainInfo()['members']), [each['name'] for each in muninn.listBuffers()], lock.recovered)"
+    )
+    caller = actor("import subprocess, sys")
+    done = caller.do(f"subprocess.run([sys.executable, '-c', {code!r}, '3', {code!r}], capture_output=True, text=True, timeout=60).stdout")
+    assert done == "1 ['a'] True\n"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "pid = os.fork()\nif not pid: os.execv('/bin/true', ['true'])\nos.waitpid(pid, 0)",
+        "os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)",
+        "import subprocess; subprocess.run(['/bin/true'], preexec_fn=lambda: muninn.domainInfo())",
+        "import subprocess; subprocess.run(['/bin/true'])",
+    ],
+    ids=["fork", "spawn", "preexec", "subprocess"],
+)
+def test_anExecOfAChildIsNotItsParents(domain: str, actor: Start, how: str) -> None:
+    muninn.domainInfo()
+    other = actor("lock = muninn.Lock('l')\nlock.acquire()")
+    other.do(how)
+    with pytest.raises(TimeoutError):
+        muninn.Lock("l").acquire(timeout=0.2)
+    assert not current().members.isMarked(_keyOf(other.pid).slot)
+    eventually(lambda: _pids() == sorted([os.getpid(), other.pid]), "nobody else stays")
+
+
+def test_aThreadThatEndedByItselfIsNoProof(domain: str, actor: Start) -> None:
+    """At the interpreter's end daemon threads go before others have stopped writing. Broken: the robust word was believed alone."""
+    muninn.domainInfo()
+    other = actor().join()
+    members, key = current().members, _keyOf(other.pid)
+    word = atomics.exchangeSeqCst32(members.robustAddress(key.slot), _OWNER_DIED)
+    assert not members.isProvenDead(key)
+    atomics.exchangeSeqCst32(members.robustAddress(key.slot), word)
+
+
+def test_aByteThatWasLostIsNoProofWhileTheProgramRuns(lab: Lab) -> None:
+    """A program may close descriptors that are not its own. Broken: a marked word and a free byte were enough."""
+    member = lab.member()
+    asking = MemberTable(lab.block)  # of the same process, which does not see its own byte
+    atomics.exchangeSeqCst32(asking.robustAddress(member.key.slot), _OWNER_DIED)
+    assert not asking.isProvenDead(member.key)
+    member.table._nonce, nonce = 0, member.table._nonce
+    assert not image.isReplaced(os.getpid(), nonce)
