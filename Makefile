@@ -69,8 +69,8 @@ types: $(CUDA) ## mypy, strict
 bench: $(STAMP) ## measure beside the peers; CSV in bench/results/
 	@$(PY) -m bench
 
-soak: $(STAMP) ## kill, stop and leave for HOURS (1), and count what is left; CSV in build/soak/
-	@$(PY) -m tests.soak --hours $(or $(HOURS),1)
+soak: $(STAMP) ## kill, stop and leave for HOURS (1), and count what is left; PART=calm lets brokers live, PART=unrest interrupts
+	@$(PY) -m tests.soak --hours $(or $(HOURS),1) --part $(or $(PART),storm)
 
 mutation: $(STAMP) ## take each check away in turn, and see that a test notices; QUICK=1 tries a sample
 	@$(PY) -m tests.mutation $(if $(QUICK),--quick)

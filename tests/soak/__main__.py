@@ -8,12 +8,14 @@ import os
 import random
 import secrets
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.soak import unrest
 from tests.soak.crowd import Crowd, Tally, Worker
 from tests.soak.sight import Footprint, Sight, descriptorsOf
 
@@ -53,7 +55,8 @@ COLUMNS = (
 class Soak:
     """One run."""
 
-    def __init__(self, seed: int, hours: float) -> None:
+    def __init__(self, seed: int, hours: float, part: str) -> None:
+        self._part = part
         self.domain = f"soak-{secrets.token_hex(4)}"
         os.environ.update(ENVIRONMENT, MUNINN_DOMAIN=self.domain)
         self._chance = random.Random(seed)
@@ -117,8 +120,8 @@ class Soak:
                 self._fill()
                 if now >= killAt:
                     killAt = max(killAt + KILL_SECONDS, now)
-                    brokerAt = self._killOne(now, brokerAt)
-                if now >= stopAt and self._stopBroker():
+                    brokerAt = self._disturb(now, brokerAt)
+                if self._part == "storm" and now >= stopAt and self._stopBroker():
                     stopAt = now + STOP_SECONDS
                 if now >= lineAt:
                     lineAt = max(lineAt + LINE_SECONDS, now)
@@ -138,12 +141,40 @@ class Soak:
         if self._anchor.pid not in self._crowd.workers:
             raise RuntimeError("the anchor has ended")
 
+    def _disturb(self, now: float, brokerAt: float) -> float:
+        """What this part of the soak is about, once a second; returns when the broker is to be killed next."""
+        if self._part == "unrest":
+            self._unsettleOne()
+            return brokerAt
+        return self._killOne(now, brokerAt)
+
+    def _unsettleOne(self) -> None:
+        """Let somebody be interrupted, fork, exec, or end while a thread of it is at work."""
+        deed = self._chance.choice(unrest.DEEDS)
+        calm = [worker for worker in self._crowd.workers.values() if worker is not self._anchor and not worker.isEnding]
+        # What a lock protects is changed inside it: an interrupted body leaves that half changed, which is no fault of the lock.
+        fit = [worker for worker in calm if deed != "interrupt" or worker.role in ("reader", "churner", "lessee", "loader", "writer")]
+        if not fit:
+            return
+        worker = self._chance.choice(fit)
+        self._tally.counts[deed] += 1
+        worker.isEnding = deed == "endBusy"
+        try:
+            if deed == "interrupt":
+                worker.process.send_signal(signal.SIGINT)
+            else:
+                worker.tell(deed)
+        except BrokenPipeError:
+            return  # it has just ended, which is counted where it is heard
+
     def _killOne(self, now: float, brokerAt: float) -> float:
         """SIGKILL somebody, the broker when it is time; returns when it is time again."""
         mortal = [worker for worker in self._crowd.workers.values() if worker is not self._anchor]
         broker = self._broker()
         victim = self._chance.choice(mortal)
-        if now >= brokerAt and broker is not None and broker is not self._anchor:
+        if self._part == "calm" and victim is broker:
+            return brokerAt
+        if self._part == "storm" and now >= brokerAt and broker is not None and broker is not self._anchor:
             victim, brokerAt = broker, now + BROKER_KILL_SECONDS
         self._tally.counts["kills"] += 1
         self._tally.counts["brokerKills"] += victim is broker
@@ -210,6 +241,8 @@ class Soak:
             f"the broker), {counts['stops']} stops, {takeovers} takeovers; violations {counts['violation']}, unexpected {counts['unexpected']}, "
             f"hangs {counts['hang']}, bad ends {counts['exit']}, logged errors {counts['logged']}, leaks seen {counts['leak']}"
         )
+        if self._part == "unrest":
+            print(f"soak: {', '.join(f'{counts[deed]} times {deed}' for deed in unrest.DEEDS)}")
         print(f"soak: expected errors: {dict(sorted(self._tally.errors.items()))}")
         print(
             f"soak: left: {left.shmBytes + orphanBytes} bytes, {left.rows} rows, {left.leases} leases, {left.members} member slots; "
@@ -256,8 +289,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=None, help="of a run that is to be repeated; drawn and printed otherwise")
+    parser.add_argument(
+        "--part", choices=("storm", "calm", "unrest"), default="storm",
+        help="storm: the broker is killed and stopped too; calm: others are killed, and the broker lives; unrest: workers are interrupted, "
+        "fork, exec, and end while a thread is at work",
+    )  # fmt: skip
     asked = parser.parse_args()
-    return Soak(secrets.randbelow(1 << 32) if asked.seed is None else asked.seed, asked.hours).run()
+    return Soak(secrets.randbelow(1 << 32) if asked.seed is None else asked.seed, asked.hours, asked.part).run()
 
 
 if __name__ == "__main__":

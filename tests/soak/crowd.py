@@ -50,6 +50,7 @@ class Worker:
         self.pid = self.process.pid
         self.heardAt = time.monotonic()
         self.stoppedUntil = 0.0
+        self.isEnding = False
         self.done: list[str] = []
         self.freed: list[str] | None = None
         self._pending = b""
@@ -142,7 +143,8 @@ class Crowd:
             if worker.isStopped() and now >= worker.stoppedUntil:
                 worker.resume()
             if worker.process.poll() is not None:
-                self._tally.bad("exit", f"{worker.role} {worker.pid} ended by itself with status {worker.process.returncode}")
+                if not worker.isEnding or worker.process.returncode != 0:
+                    self._tally.bad("exit", f"{worker.role} {worker.pid} ended by itself with status {worker.process.returncode}")
                 self.remove(worker)
             elif not worker.isStopped() and now - worker.heardAt > SILENCE_SECONDS:
                 worker.process.send_signal(signal.SIGUSR1)

@@ -25,7 +25,7 @@ from muninn.errors import (
     WriterDied,
 )  # fmt: skip
 
-_CHANNEL_WORDS = (512, 4096, 16384, 65536)
+CHANNEL_WORDS = (512, 4096, 16384, 65536)
 _LOCKS = 3
 _BOUND_SECONDS = 30.0
 #: What anybody may get who uses what others free and evict.
@@ -78,14 +78,14 @@ class Role:
 
     def channel(self, access: str, renew: str = "auto") -> Any:
         """One of the buffers that are written and read all the time, from the last time or opened anew."""
-        index = self.chance.randrange(len(_CHANNEL_WORDS))
+        index = self.chance.randrange(len(CHANNEL_WORDS))
         name = f"channel-{index}"
         buffer = self.held.pop(name, None)
         if buffer is not None and self.chance.random() < 0.1:
             buffer.close()
             buffer = None
         if buffer is None:
-            buffer = muninn.array(name, _CHANNEL_WORDS[index], np.int64, access=access, renew=renew)
+            buffer = muninn.array(name, CHANNEL_WORDS[index], np.int64, access=access, renew=renew)
         self.held[name] = buffer
         return buffer
 
@@ -219,12 +219,12 @@ class Churner(Role):
 
     def freed(self) -> int:
         channels = self.chance.random() < 0.05
-        muninn.free(f"channel-{self.chance.randrange(len(_CHANNEL_WORDS))}" if channels else self._name())
+        muninn.free(f"channel-{self.chance.randrange(len(CHANNEL_WORDS))}" if channels else self._name())
         return 1
 
     def evicted(self) -> int:
         channels = self.chance.random() < 0.1
-        evict(f"channel-{self.chance.randrange(len(_CHANNEL_WORDS))}" if channels else self._name())
+        evict(f"channel-{self.chance.randrange(len(CHANNEL_WORDS))}" if channels else self._name())
         return 1
 
     def listed(self) -> int:

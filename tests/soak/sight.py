@@ -35,6 +35,7 @@ class Sight:
         assert geometry is not None
         self._block = ControlBlock(self.places, LockFile(self.places), os.dup(memory.fd), geometry)
         memory.close_fd()
+        self.places = self._block.places
         self._members, self._rows, self._election = MemberTable(self._block), RowTable(self._block), Election(self._block)
 
     def epoch(self) -> int:
@@ -57,16 +58,16 @@ class Sight:
         return total
 
     def shmBytes(self) -> int:
-        """Bytes of everything that the domain has in `/dev/shm`."""
-        total = 0
+        """Bytes of everything that the domain has in `/dev/shm`, a file with two names once."""
+        sizes: dict[int, int] = {}
         for place in (f"/dev/shm/{entry}" for entry in os.listdir("/dev/shm") if self._isOurs(entry)):
             for path in [place, *(f"{place}/{entry}" for entry in (os.listdir(place) if os.path.isdir(place) else []))]:
                 try:
                     status = os.lstat(path)
                 except FileNotFoundError:
                     continue
-                total += status.st_blocks * 512
-        return total
+                sizes[status.st_ino] = status.st_blocks * 512
+        return sum(sizes.values())
 
     def _isOurs(self, entry: str) -> bool:
         return entry == self.places.stem or entry.startswith(f"{self.places.stem}.")
@@ -74,11 +75,11 @@ class Sight:
     def orphans(self) -> dict[tuple[int, int], int]:
         """The segments, and their bytes, for which no row vouches now."""
         found = {}
-        for row, incarnation in self.places.segments():
+        for origin, row, incarnation in self.places.segmentKeys():
             state = self._rows.state(row) if row < self._rows.count() else None
             if state is None or state.state == layout.ROW_FREE or state.incarnation != incarnation:
                 try:
-                    found[row, incarnation] = os.stat(f"/dev/shm{self.places.segmentName(row, incarnation)}").st_size
+                    found[row, incarnation] = os.stat(f"/dev/shm{self.places.segmentName(row, incarnation, origin)}").st_size
                 except FileNotFoundError:
                     continue
         return found

@@ -6,6 +6,7 @@ is told in words what to do: `warm`, `run`, `clean`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import gc
@@ -21,6 +22,7 @@ import traceback
 from collections import Counter
 
 import muninn
+from tests.soak import unrest
 from tests.soak.roles import ROLES, Role, Violation, releaseAll
 
 _REPORT_SECONDS = 0.5
@@ -59,10 +61,12 @@ class Report:
         os.write(sys.stdout.fileno(), json.dumps(fields).encode()[:_LINE_BYTES] + b"\n")
 
 
-def step(role: Role, report: Report) -> None:
+def step(role: Role, report: Report, interrupts: contextlib.AbstractContextManager[None] | None = None) -> None:
     """One step of a role; what is expected of it is counted, anything else is told."""
     try:
-        report.count(role.step())
+        with interrupts or contextlib.nullcontext():
+            operations = role.step()
+        report.count(operations)
     except Violation:
         report.unexpected("violation", type(role).__name__)
     except role.expected as error:
@@ -91,11 +95,26 @@ class Commands:
 
 
 def work(name: str, seed: int, report: Report) -> None:
-    """An ordinary worker's life."""
-    role, commands = ROLES[name](random.Random(seed)), Commands()
+    """An ordinary worker's life, with what it is told to do to itself."""
+    chance, interrupts, commands = random.Random(seed), unrest.Interrupts(), Commands()
+    role = ROLES[name](chance)
     while not commands.ended:
-        commands.next(role.pause())
-        step(role, report)
+        said = commands.next(role.pause())
+        if said in unrest.DEEDS:
+            report.flush(atOnce=True)
+        try:
+            if said == "fork":
+                unrest.fork(chance)
+            elif said == "exec":
+                unrest.replace(name, chance)
+            elif said == "endBusy":
+                unrest.endBusy(chance)
+            step(role, report, interrupts)
+        except KeyboardInterrupt as error:
+            report.expected(error)
+            role = ROLES[name](chance)  # what it knew of its step is not to be relied upon
+        except muninn.MuninnError as error:
+            report.expected(error)  # of a deed: somebody has freed or evicted what it wanted
         report.flush()
     role.close()
 
