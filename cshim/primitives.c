@@ -270,8 +270,11 @@ int mnnMap(int fd, uint64_t bytes, uint64_t alignment, int writable, void **out)
 {
 	int flags = MAP_SHARED | MAP_NORESERVE;
 	if (alignment <= PAGE_BYTES) {
-		*out = mmap(NULL, bytes, protectionOf(writable), flags, fd, 0);
-		return *out == MAP_FAILED ? -errno : 0;
+		void *address = mmap(NULL, bytes, protectionOf(writable), flags, fd, 0);
+		if (address == MAP_FAILED)
+			return -errno;
+		*out = address;
+		return 0;
 	}
 	/* Take more addresses than needed, put the file at an aligned place among them, and give the rest back: only so does nobody else get in between. */
 	uint64_t pages = (bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1), reserved = pages + alignment;
@@ -291,7 +294,39 @@ int mnnMap(int fd, uint64_t bytes, uint64_t alignment, int writable, void **out)
 	return 0;
 }
 
+int mnnMapPath(const char *path, uint32_t owner, uint64_t bytes, uint64_t alignment, int writable, void **out)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	if (fd >= 0 && fd <= STDERR_FILENO) {
+		/* Whatever is written to a standard stream that was closed must not come here. */
+		int low = fd, error;
+		fd = fcntl(low, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+		error = errno;
+		close(low);
+		errno = error;
+	}
+	if (fd < 0)
+		return -errno;
+	struct stat status;
+	int result;
+	if (fstat(fd, &status) != 0)
+		result = -errno;
+	else if (!S_ISREG(status.st_mode) || status.st_uid != owner || (uint64_t)status.st_size < bytes)
+		result = -EBADMSG;
+	else
+		result = mnnMap(fd, bytes, alignment, writable, out);
+	close(fd);
+	return result;
+}
+
 int mnnUnmap(void *address, uint64_t bytes) { return resultOf(munmap(address, bytes)); }
+
+int mnnUnmapOnce(void **place, uint64_t bytes)
+{
+	void *address = __atomic_exchange_n(place, NULL, __ATOMIC_ACQ_REL);
+	return address == NULL ? 0 : resultOf(munmap(address, bytes));
+}
+
 int mnnProtect(void *address, uint64_t bytes, int writable) { return resultOf(mprotect(address, bytes, protectionOf(writable))); }
 int mnnAdvise(void *address, uint64_t bytes, int advice) { return resultOf(madvise(address, bytes, advice)); }
 

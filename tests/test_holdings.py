@@ -392,9 +392,9 @@ def test_anOpenThatFailsGivesItsLeaseBack(domain: str, actor: Start) -> None:
     muninn.domainInfo()
     (segment,) = leftovers(domain)
     os.truncate(f"/dev/shm/{segment}", 100)
-    with pytest.raises(ControlBlockInvalid):
+    with pytest.raises(ControlBlockInvalid) as error:
         muninn.open("a")
-    assert _ownLeases() == 0
+    assert _ownLeases() == 0, f"although {error} has what it would have held"
 
 
 def test_whatOnlyArraysHoldAndWasFreedIsNoBuffer(domain: str) -> None:
@@ -476,9 +476,9 @@ def test_aCreationThatFailsGivesItsLeaseBack(domain: str, monkeypatch: pytest.Mo
         raise HostMemoryFull("full")
 
     monkeypatch.setattr(segments, "create", full)
-    with pytest.raises(HostMemoryFull):
+    with pytest.raises(HostMemoryFull) as error:
         muninn.share(b"x", name="a")
-    assert _ownLeases() == 0
+    assert _ownLeases() == 0, f"although {error} has what it would have held"
 
 
 def test_aNameIsWhatIsCalledSoNow(domain: str, actor: Start) -> None:
@@ -517,3 +517,57 @@ def test_aLeaseThatCameTooLateDoesNotKeepTheRow(domain: str, actor: Start, monke
     with pytest.raises(BufferNotFound):
         muninn.open("a")
     eventually(lambda: not current().rows.notFree() and not leftovers(domain), "nothing is left of the row")
+
+
+def test_whatIsInterruptedHalfWayHoldsNothing(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: Ctrl-C between the mapping and its bookkeeping left a lease and a mapping of nobody's."""
+    actor("held = muninn.share(np.zeros(10000), name='a')").do("1")
+    muninn.domainInfo()
+    gone: list[segments.Mapping] = []
+
+    def interrupted(source: segments.Mapping, *_: object) -> None:
+        gone.append(source)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("muninn.api.holdings.Memory", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            muninn.open("a")
+    assert _ownLeases() == 0 and gone[0].address == 0
+    assert muninn.open("a").array.sum() == 0
+
+
+def test_anEndThatWasInterruptedIsDoneAgain(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: Ctrl-C in a close left the lease held for ever."""
+    actor("held = muninn.share(np.zeros(10000), name='a')").do("1")
+    buffer = muninn.open("a")
+    table = current().leaseTable
+    vacate, calls = table.vacate, []
+
+    def interrupted(index: int) -> None:
+        calls.append(index)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        vacate(index)
+
+    monkeypatch.setattr(table, "vacate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        buffer.close()
+    eventually(lambda: _ownLeases() == 0, "somebody went on with it")
+
+
+def test_whatInterruptsAnOpenSharesItsHolding(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: two holdings of one buffer, which did not keep each other's threads out of a turn."""
+    actor("held = muninn.share(np.zeros(10000), name='a', access='readWrite')").do("1")
+    own = current().holdings
+    memory = own.memory
+    between: list[muninn.MuninnBuffer] = []
+
+    def interrupted(*arguments: Any) -> Any:
+        monkeypatch.setattr(own, "memory", memory)
+        between.append(muninn.open("a"))  # as a signal handler may
+        return memory(*arguments)
+
+    monkeypatch.setattr(own, "memory", interrupted)
+    buffer = muninn.open("a")
+    assert buffer._holding is between[0]._holding and _ownLeases() == 1

@@ -392,9 +392,9 @@ class MuninnBuffer:
             membership = holding.membership
             if self._isLender and not membership.isStale():
                 membership.holdings.takeBack(holding)
-            del holding  # perhaps the last reference: without arrays on it, memory and lease go here and now
-            if not membership.isStale():
-                membership.holdings.settleReleased()
+            last = [holding]  # perhaps the last reference: without arrays on it, memory and lease go here and now
+            del holding
+            membership.holdings.letGo(last)
 
     def free(self) -> None:
         """Free the name now, and the memory when its last holder lets go. Freeing what is free already is fine."""

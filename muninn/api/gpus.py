@@ -22,7 +22,9 @@ def deviceOf(membership: Membership) -> Device:
             with typedErrors("the device back-end"):
                 from muninn.devices.choose import chooseDevice
 
-                membership.device = chooseDevice(membership.settings.devices, lambda gpu: usedBytes(membership, gpu))
+                chosen = chooseDevice(membership.settings.devices, lambda gpu: usedBytes(membership, gpu))
+            if membership.device is None:  # nor was it chosen by what came between
+                membership.device = chosen
         return membership.device
 
 

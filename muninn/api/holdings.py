@@ -11,8 +11,9 @@ import contextlib
 import os
 import threading
 import weakref
+from _weakref import _remove_dead_weakref  # type: ignore[attr-defined]
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from muninn.api.gpus import deviceOf
 from muninn.api.memory import Bytes, Memory, NoBytes, exported
@@ -20,6 +21,7 @@ from muninn.api.readers import Readers
 from muninn.control import atomics, clock, layout, leases, segments
 from muninn.control.clock import monotonicMs
 from muninn.control.generations import Generation
+from muninn.control.leases import LeaseIndex, Tenure
 from muninn.control.rows import RowDescription
 from muninn.control.tickets import Tickets
 from muninn.errors import BrokerUnavailable, BufferFreed, LeaseExpired, LeaseRevoked, MuninnError, OwnerDied, PermissionDenied
@@ -131,17 +133,43 @@ class Holding:
             self.memory.source.allowWriting()
 
 
+_Kept = TypeVar("_Kept")
+
+
+class Living(weakref.WeakValueDictionary[tuple[int, int], _Kept]):
+    """What lives, by (row, incarnation), one each."""
+
+    def settled(self, pair: tuple[int, int], value: _Kept) -> _Kept:
+        """What lives under `pair`: `value`, if there is nothing yet.
+
+        One step decides, so that two never live: neither of two threads, nor of a thread and what it is interrupted by.
+        """
+        wanted = weakref.KeyedRef(value, self._remove, pair)  # type: ignore[attr-defined]
+        while (found := self.data.setdefault(pair, wanted)()) is None:  # type: ignore[attr-defined]
+            _remove_dead_weakref(self.data, pair)  # type: ignore[attr-defined]
+        return cast(_Kept, found)
+
+
 class Holdings:
-    """All holdings of one membership."""
+    """All holdings of one membership.
+
+    Whatever a signal handler raises, and whatever a finalizer calls, between two steps of these methods: a lease and its mapping belong
+    to a `Lease` before they are there, and when that is gone, `settleGone` undoes them, on the thread that closes or on the background
+    thread. A finalizer itself does no more than to say so.
+    """
 
     def __init__(self, membership: Membership) -> None:
         self.membership = membership
         self._byName: weakref.WeakValueDictionary[str, Holding] = weakref.WeakValueDictionary()
-        self._all: weakref.WeakValueDictionary[tuple[int, int], Holding] = weakref.WeakValueDictionary()
-        self._memories: weakref.WeakValueDictionary[tuple[int, int], Memory] = weakref.WeakValueDictionary()
+        self._all: Living[Holding] = Living()
+        self._memories: Living[Memory] = Living()
         self._released: deque[tuple[int, int]] = deque()
-        #: The leases on memory that is another process's, which takes it back when they are gone.
-        self._borrowed: set[int] = set()
+        self._ofDevices: deque[Tenure] = deque()
+        #: Held by who undoes what is gone; whoever comes to it meanwhile on the same thread leaves it to the one that it interrupted.
+        self._settling = threading.RLock()
+        #: The thread that is about to undo what it lets go of, and needs nobody else for it.
+        self.closing = 0
+        membership.leaseTable.onGone = self._onGone
         #: The names that threads of this process are creating now, and who does.
         self.creating: dict[str, object] = {}
         #: The locks that this process holds: they are held although nobody may have kept the `Lock` object.
@@ -195,6 +223,7 @@ class Holdings:
 
     def _map(self, row: int, incarnation: int) -> tuple[Memory, RowDescription] | None:
         membership = self.membership
+        self.settleGone()
         index = membership.leaseTable.take(row, incarnation, membership.settings.security.leaseTtlMs)
         try:
             # SYNC open: pairs with Directory.settle. The lease stands; if the row is still live now, nobody reclaims it before we let go.
@@ -210,8 +239,9 @@ class Holdings:
 
     def _giveUp(self, index: int, row: int, incarnation: int) -> None:
         """Take back a lease that came to nothing. While it stood, the broker may have let the row be because of it."""
-        self.membership.leaseTable.release(index)
+        self.membership.leaseTable.vacate(index)
         self._released.append((row, incarnation))
+        self.membership.leaseTable.forget(index)
         self.membership.kick()
 
     def _source(self, row: int, incarnation: int, description: RowDescription) -> Bytes:
@@ -219,11 +249,7 @@ class Holdings:
             return self._import(row, incarnation, description)
         if not description.segmentBytes:
             return NoBytes()
-        fd = segments.open_(self.membership.places, row, incarnation, description.segmentBytes, description.origin)
-        try:
-            return segments.Mapping(fd, description.segmentBytes, writable=False)
-        finally:
-            os.close(fd)
+        return segments.mapped(self.membership.places, row, incarnation, description.segmentBytes, description.origin)
 
     def _import(self, row: int, incarnation: int, description: RowDescription) -> Bytes:
         """Ask the broker for the memory's descriptor. A new broker may have to wait for a holder to bring it."""
@@ -244,51 +270,126 @@ class Holdings:
             clock.sleep(_FETCH_PAUSE_SECONDS)
         raise OwnerDied(f"no holder of {description.name!r} brought its memory to the new broker")
 
-    def memory(self, source: Bytes, leaseIndex: int, row: int, incarnation: int, description: RowDescription | Draft) -> Memory:
+    def memory(self, source: Bytes, leaseIndex: LeaseIndex, row: int, incarnation: int, description: RowDescription | Draft) -> Memory:
         """Register memory that this process has mapped and leased."""
-        membership = self.membership
-
-        def onGone() -> None:
-            self._borrowed.discard(leaseIndex)
-            if not membership.isStale():
-                membership.leaseTable.release(leaseIndex)
-                if description.lifetime is Lifetime.LAST_CLOSE or not membership.rows.isLive(row, incarnation):
-                    self._released.append((row, incarnation))
-                    membership.kick()
-
-        memory = Memory(source, leaseIndex, onGone, membership.device, description.access is not Access.READ_ONLY)
-        self._memories[row, incarnation] = memory
-        if memory.isBorrowed():
-            self._borrowed.add(leaseIndex)
-        return memory
+        tenure = leaseIndex.lease.tenure
+        tenure.source = source
+        tenure.isTold = description.lifetime is Lifetime.LAST_CLOSE
+        memory = Memory(source, leaseIndex, self.membership.device, description.access is not Access.READ_ONLY)
+        tenure.isBorrowed = memory.isBorrowed()
+        return self._memories.settled((row, incarnation), memory)
 
     def created(self, row: int, incarnation: int, description: RowDescription, memory: Memory) -> Holding:
         """The holding of a row that this process has just committed. Another thread may have been faster to open its name."""
         with self.membership.leaseLock:
-            return self._all.get((row, incarnation)) or self._add(Holding(self, row, incarnation, description, memory))
+            return self._add(Holding(self, row, incarnation, description, memory))
 
     def _add(self, holding: Holding) -> Holding:
-        self._all[holding.row, holding.incarnation] = holding
+        """The holding of its row: this one, or the one that was made by what interrupted the making of it."""
+        holding = self._all.settled((holding.row, holding.incarnation), holding)
         self._byName[holding.description.name] = holding
         return holding
+
+    # --- the end of memory -------------------------------------------------------------------------------------------
+
+    def _onGone(self, _: object) -> None:
+        """Nobody has some memory any more; it is among `LeaseTable.gone`. Called by a finalizer, that is anywhere, and at any time."""
+        if self.membership.isStale():
+            self._dropGone()
+        elif self.closing != threading.get_ident():
+            self.settleGone()
+            if self._released or self.membership.leaseTable.gone:
+                self.membership.kick()
+
+    def _dropGone(self) -> None:
+        """In a forked child, and after the end of the membership: the leases are not ours, only the mappings are."""
+        gone = self.membership.leaseTable.gone
+        while gone:
+            tenure = gone.popleft()
+            if tenure.source is not None:
+                tenure.source.closeThen(lambda: None)
+
+    def letGo(self, last: list[Holding]) -> None:
+        """Let go of what is in the list, and undo here and now what goes with it."""
+        self.closing = threading.get_ident()
+        try:
+            last.clear()
+            if not self.membership.isStale():
+                self.settleReleased()
+        except BaseException:
+            self.membership.kick()  # the background thread does the rest
+            raise
+        finally:
+            self.closing = 0
+
+    def settleGone(self) -> None:
+        """Unmap what nobody has any more, and give the leases back."""
+        gone = self.membership.leaseTable.gone
+        while (gone or self._ofDevices) and not self._settling._is_owned():  # type: ignore[attr-defined]
+            with self._settling:
+                while gone:
+                    # Undone first, and taken off second: who is interrupted between is followed by one who does it again.
+                    self._end(gone[0])
+                    gone.popleft()
+            while self._ofDevices:
+                self._closeOnDevice()
+
+    def _end(self, tenure: Tenure) -> None:
+        """Each step of it may be done twice."""
+        table, membership = self.membership.leaseTable, self.membership
+        if isinstance(tenure.source, segments.Mapping) and not tenure.mapped:
+            tenure.source.close()
+        elif tenure.source is not None and not tenure.isClosed:
+            self._ofDevices.append(tenure)
+            return
+        if not table.isOwner(tenure):
+            return
+        table.vacate(tenure.index)
+        if tenure.isTold or not membership.rows.isLive(tenure.row, tenure.incarnation):
+            self._released.append((tenure.row, tenure.incarnation))
+        table.forget(tenure.index)
+
+    def _closeOnDevice(self) -> None:
+        """End memory by its device, which says when; then it is gone once more. No lock is held, since a device has locks of its own."""
+        isBegun, tenure = False, None
+        try:
+            tenure = self._ofDevices[0]
+            self._ofDevices.remove(tenure)
+            if tenure.isClosing:
+                isBegun = True
+                return
+
+            def closed() -> None:
+                tenure.isClosed = True
+                self.membership.leaseTable.gone.append(tenure)
+                self._onGone(None)
+
+            isBegun = tenure.isClosing = True
+            Memory.end(tenure.source, tenure.mapped, closed)
+        except (IndexError, ValueError):
+            isBegun = True  # another thread does it
+        finally:
+            if not isBegun and tenure is not None:
+                self._ofDevices.append(tenure)
 
     # --- upkeep ------------------------------------------------------------------------------------------------------
 
     def settleReleased(self) -> bool:
         """Tell the broker of buffers that may have had their last lease; False when it does not answer now, and is to be told again."""
+        self.settleGone()
         while self._released:
+            answered, released = False, None
             try:
-                released = self._released.popleft()
-            except IndexError:
-                break
-            answered = False
-            try:
+                released = self._released[0]
+                self._released.remove(released)
                 with contextlib.suppress(BufferFreed):  # then it is gone already
                     if self.membership.client.once("settle", row=released[0], incarnation=released[1]) is None:
                         return False
                 answered = True
+            except (IndexError, ValueError):
+                answered = True  # another thread tells
             finally:
-                if not answered:
+                if not answered and released is not None:
                     self._released.append(released)
         return True
 
@@ -331,7 +432,8 @@ class Holdings:
     def isAtWork(self) -> bool:
         """Whether GPUs may be at work for this process on what others will use as soon as its leases and claims are gone."""
         holdings = [reference() for reference in self._all.valuerefs()]
-        return bool(self._borrowed) or any(holding is not None and holding.hasTurns() for holding in holdings)
+        isBorrower = any(tenure.isBorrowed for tenure in self.membership.leaseTable.tenures())
+        return isBorrower or any(holding is not None and holding.hasTurns() for holding in holdings)
 
     def takeBack(self, holding: Holding) -> None:
         """See `lending.takeBack`."""
@@ -349,8 +451,9 @@ class Holdings:
         with self.membership.leaseLock:
             memories = list(self._memories.items())
             for (row, incarnation), memory in memories:
-                table.release(memory.leaseIndex)
+                table.vacate(memory.leaseIndex)
                 self._released.append((row, incarnation))
+                table.forget(memory.leaseIndex)
         try:
             self.settleReleased()
         except MuninnError:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from muninn.control import atomics
+from muninn.control.leases import LeaseIndex
 from muninn.control.segments import Mapping
 from muninn.devices.port import Allocation
 from muninn.errors import NotHostVisible
@@ -63,22 +63,23 @@ class Memory:
         Whether the buffer allows writing to anybody.
     """
 
-    __slots__ = ("__weakref__", "_mapped", "_mapping", "device", "isHostVisible", "leaseIndex", "mayBeWritten", "source")
+    __slots__ = ("__weakref__", "_lease", "_mapped", "_mapping", "device", "isHostVisible", "leaseIndex", "mayBeWritten", "source")
 
-    def __init__(
-        self, source: Bytes, leaseIndex: int, onGone: Callable[[], None], device: Device | None = None, mayBeWritten: bool = True
-    ) -> None:
+    def __init__(self, source: Bytes, leaseIndex: LeaseIndex, device: Device | None = None, mayBeWritten: bool = True) -> None:
         self.source = source
         self.mayBeWritten = mayBeWritten
-        self.leaseIndex = leaseIndex
+        self.leaseIndex = int(leaseIndex)
+        self._lease = lease = leaseIndex.lease  # which is nobody else's for long: it goes with this
         self.device = device
         self.isHostVisible = not isinstance(source, Allocation) or source.isHostVisible
-        self._mapping = threading.Lock()
-        #: At most one registration; a list, because the finalizer must not hold the memory.
-        self._mapped: list[Registration] = []
-        weakref.finalize(
-            self, _gone, source, self._mapped, onGone
-        ).atexit = False  # the kernel unmaps at exit; others may still read arrays
+        self._mapping = threading.RLock()
+        #: At most one registration; a list that the lease's tenure has too, which outlives the memory.
+        self._mapped: list[Registration] = lease.tenure.mapped
+
+    @staticmethod
+    def end(source: Bytes, mapped: list[Registration], closed: Callable[[], object]) -> None:
+        """End what a memory had, once it is gone, and say so."""
+        _gone(source, mapped, closed)
 
     @property
     def gpu(self) -> int | None:
@@ -177,12 +178,14 @@ class _Exposed:
         self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (sizeBytes,), "data": (address, readOnly)}
 
 
-def _gone(source: Bytes, mapped: list[Registration], onGone: Callable[[], None]) -> None:
+def _gone(source: Bytes, mapped: list[Registration], closed: Callable[[], object]) -> None:
+    """End memory that nobody has any more, and say so: now, or when kernels that may still use it are done."""
+
     def close() -> None:
-        source.closeThen(onGone)
+        source.closeThen(closed)
 
     if mapped:
-        mapped.pop().closeThen(close)  # kernels may still use it
+        mapped.pop().closeThen(close)
     else:
         close()
 

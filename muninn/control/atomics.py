@@ -87,6 +87,9 @@ blockSignals = _bound(_quick, "mnnBlockSignals", _I32)
 memfdCreate = _bound(_slow, "mnnMemfdCreate", _I32, ctypes.c_char_p, _U64)
 seal = _bound(_quick, "mnnSeal", _I32, _I32, _I32)
 unmap = _bound(_slow, "mnnUnmap", _I32, _ADDRESS, _U64)
+unmapOnce = _bound(_slow, "mnnUnmapOnce", _I32, _ADDRESS, _U64)
+#: Where an address is put by who maps, and taken from by who unmaps.
+addressBox = ctypes.c_void_p * 1
 protect = _bound(_slow, "mnnProtect", _I32, _ADDRESS, _U64, _I32)
 advise = _bound(_slow, "mnnAdvise", _I32, _ADDRESS, _U64, _I32)
 bindNode = _bound(_slow, "mnnBindNode", _I32, _ADDRESS, _U64, _I32)
@@ -107,6 +110,7 @@ hatchConnect = _bound(_quick, "mnnHatchConnect", _I32, ctypes.c_char_p)
 hatchFetch = _bound(_slow, "mnnHatchFetch", _I32, _I32, _U32, _U64, _I64, _I64)
 
 _map = _bound(_slow, "mnnMap", _I32, _I32, _U64, _U64, _I32, _ADDRESS)
+mapPath = _bound(_slow, "mnnMapPath", _I32, ctypes.c_char_p, _U32, _U64, _U64, _I32, _ADDRESS)
 _mapWipedOnFork = _bound(_quick, "mnnMapWipedOnFork", _I32, _U64, _ADDRESS)
 
 
@@ -117,11 +121,11 @@ def checked(result: int, what: str) -> int:
     return result
 
 
-def mapped(fd: int, sizeBytes: int, writable: bool, alignment: int = 0) -> int:
-    """Map a file from its beginning, shared; returns the address. Raises `OSError`."""
-    address = ctypes.c_void_p()
-    checked(_map(fd, sizeBytes, alignment, writable, ctypes.byref(address)), "mmap")
-    return address.value or 0
+def mapped(fd: int, sizeBytes: int, writable: bool, alignment: int = 0, box: Any = None) -> int:
+    """Map a file from its beginning, shared; returns the address, which is put into `box` too. Raises `OSError`."""
+    box = addressBox() if box is None else box
+    checked(_map(fd, sizeBytes, alignment, writable, box), "mmap")
+    return box[0] or 0
 
 
 def mappedWipedOnFork(sizeBytes: int) -> int:

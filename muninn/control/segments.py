@@ -12,6 +12,7 @@ import contextlib
 import os
 import stat
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 
 from muninn.control import atomics, descriptors, room
@@ -43,6 +44,11 @@ Progress = Callable[[int], None]
 class Mapping:
     """One mapping of shared memory into this process.
 
+    Parameters
+    ----------
+    file
+        A descriptor, or the path of a file of this user, which is looked up and mapped in one step.
+
     Attributes
     ----------
     address
@@ -53,14 +59,22 @@ class Mapping:
         Whether this process may write them; `allowWriting` may make it so later, in place.
     """
 
-    __slots__ = ("_protecting", "address", "sizeBytes", "writable")
+    __slots__ = ("__weakref__", "_place", "_protecting", "address", "sizeBytes", "writable")
 
-    def __init__(self, fd: int, sizeBytes: int, writable: bool) -> None:
-        alignment = HUGE_PAGE_BYTES if sizeBytes >= HUGE_PAGE_BYTES else 0
-        self.address = atomics.mapped(fd, sizeBytes, writable=writable, alignment=alignment)
+    def __init__(self, file: int | str, sizeBytes: int, writable: bool) -> None:
+        self.address = 0
         self.sizeBytes = sizeBytes
         self.writable = writable
-        self._protecting = threading.Lock()
+        self._protecting = threading.RLock()  # a finalizer may come here while its thread is inside
+        # Whoever is interrupted between two steps has mapped nothing, or what goes with this object.
+        self._place = place = atomics.addressBox()
+        weakref.finalize(self, atomics.unmapOnce, place, sizeBytes).atexit = False  # the kernel unmaps at exit
+        alignment = HUGE_PAGE_BYTES if sizeBytes >= HUGE_PAGE_BYTES else 0
+        if isinstance(file, str):
+            atomics.checked(atomics.mapPath(file.encode(), os.geteuid(), sizeBytes, alignment, writable, place), file)
+        else:
+            atomics.mapped(file, sizeBytes, writable=writable, alignment=alignment, box=place)
+        self.address = place[0] or 0
 
     def allowWriting(self) -> None:
         """Make a read-only mapping writable, where it is."""
@@ -83,9 +97,8 @@ class Mapping:
 
     def close(self) -> None:
         """Unmap. The address must not be used afterwards; a second call does nothing."""
-        if self.address:
-            address, self.address = self.address, 0
-            atomics.unmap(address, self.sizeBytes)
+        self.address = 0
+        atomics.unmapOnce(self._place, self.sizeBytes)
 
     def closeThen(self, closed: Callable[[], object]) -> None:
         """Unmap, and say so."""
@@ -137,6 +150,18 @@ def open_(places: Places, row: int, incarnation: int, sizeBytes: int, origin: in
             "Free the buffer: its memory was truncated or replaced from outside",
         )
     return fd
+
+
+def mapped(places: Places, row: int, incarnation: int, sizeBytes: int, origin: int = 0) -> Mapping:
+    """An existing segment, mapped for reading. Raises what `open_` does."""
+    try:
+        return Mapping(f"{SHM_ROOT}{places.segmentName(row, incarnation, origin)}", sizeBytes, writable=False)
+    except OSError:
+        fd = open_(places, row, incarnation, sizeBytes, origin)  # which knows what is wrong with it
+    try:
+        return Mapping(fd, sizeBytes, writable=False)
+    finally:
+        os.close(fd)
 
 
 def unlink(places: Places, row: int, incarnation: int, origin: int = 0) -> None:

@@ -21,7 +21,7 @@ from failpoints import player
 
 import muninn
 from interrupts import calls, stage
-from interrupts.stage import KINDS, ROLES, Stage, Trial
+from interrupts.stage import KINDS, ROLES, USUAL_KINDS, Stage, Trial
 from interrupts.tracing import Place
 from muninn.control import layout, segments
 
@@ -29,7 +29,7 @@ _JOBS = 2
 _CHUNK_BYTES = 16 << 10
 #: Of one set of trials, so many failures are shown in full.
 _SHOWN = 3
-_LINES = 40
+_LINES = 16
 
 
 class Set(NamedTuple):
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=_JOBS)
     options = parser.parse_args(arguments)
     _prepare()
-    kinds = tuple(options.kind or KINDS)
+    kinds = tuple(options.kind or USUAL_KINDS)
     sets = [
         Set(role, call, kinds, options.sample, options.stride, options.seed, options.most)
         for role in options.role or ROLES
@@ -110,7 +110,9 @@ def _shown(results: list[Result]) -> list[Result]:
         for trial, wrong in result.failures[:_SHOWN]:
             print(f"FAILED {result.role} {trial.call} {trial.kind}: at {trial.place}, pass {trial.hit}", flush=True)
             for each in wrong:
-                print("\n".join(f"    {line}" for line in each.strip().splitlines()[-_LINES:]), flush=True)
+                said, _, log = each.strip().partition("--- its stderr ---")
+                for part in (said, log):
+                    print("".join(f"    {line}\n" for line in part.strip().splitlines()[-_LINES:]), end="", flush=True)
     return results
 
 
@@ -149,7 +151,10 @@ def performSet(wanted: Set) -> list[Result]:
 
 def _chosen(wanted: Set, kind: str, passes: dict[Place, int]) -> list[Trial]:
     """The trials of a set: each place at its first pass and at its last, or some of them."""
-    places = [(place, hit) for place, total in passes.items() for hit in dict.fromkeys((1, total))]
+    isAnywhere = kind in ("reenter", "raise")
+    places = [
+        (place, hit) for place, total in passes.items() for hit in dict.fromkeys((1, total)) if isAnywhere or place.mayBeInterrupted()
+    ]
     chance = random.Random(f"{wanted.seed} {wanted.role} {wanted.call} {kind}")
     if wanted.sample is not None:
         places = chance.sample(places, min(wanted.sample, len(places)))

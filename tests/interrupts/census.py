@@ -36,10 +36,9 @@ def descriptors() -> list[str]:
 
 def mappings() -> int:
     """How many segments, and memory without a name, this process has mapped: all but the control block."""
-    member = membership.current()
-    stem, block = f"/dev/shm/muninn-{os.getuid()}-", f"/dev/shm{member.places.blockName}\n"
+    block = f"{membership.current().block.address:x}-"
     with open("/proc/self/maps") as file:
-        return sum((stem in line or "/memfd:muninn" in line) and not line.endswith(block) for line in file)
+        return sum(("/dev/shm/muninn-" in line or "/memfd:muninn" in line) and not line.startswith(block) for line in file)
 
 
 def inProcess(threads: int, files: list[str]) -> list[str]:

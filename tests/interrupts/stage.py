@@ -30,14 +30,15 @@ from muninn.api import membership
 from muninn.errors import BrokerUnavailable, BufferExists, BufferFreed, BufferNotFound, ControlBlockInvalid, MuninnError
 
 ROLES = ("broker", "member", "newcomer")
-#: "raise": KeyboardInterrupt before the bytecode, which is harder than life. "signal": a real SIGINT, which the interpreter delivers where it
-#: looks for signals. "twice": and another one some bytecodes later. "reenter": a call of another public function.
-KINDS = ("raise", "signal", "twice", "reenter")
+#: "signal": a Ctrl-C, wherever the interpreter looks for one. "twice": and another one, some bytecodes later. "reenter": a call of another
+#: public function, before any bytecode. "raise": KeyboardInterrupt before any bytecode, which is harder than life: for those who wonder.
+KINDS = ("signal", "twice", "reenter", "raise")
+USUAL_KINDS = KINDS[:3]
 #: When a process that does not come back says where it is; its player is given up a little later.
 WATCHDOG_SECONDS = 10.0
 #: A call that was made in the middle of another one, and took longer, has stood still.
 _STANDSTILL_SECONDS = 3.0
-_LATEST_SECOND = 60
+_LATEST_SECOND = 30
 _ENVIRONMENT = {
     "MUNINN_TAKEOVER_MS": "5000", "MUNINN_REQUEST_TIMEOUT_MS": "4000", "MUNINN_MAX_MEMBERS": "8", "MUNINN_MAX_BUFFERS": "32",
     "MUNINN_MAX_LEASES": "16", "MUNINN_HOST_GPUS": "1", "MUNINN_DEVICE": "host",

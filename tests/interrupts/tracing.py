@@ -3,13 +3,17 @@
 `rehearse` lists where an undisturbed call passes; `interrupt` does something at one of these places. Only frames of the package are
 looked at, and those of the program's own ``with`` statement where a call has one; and only on the calling thread.
 
-CPython runs signal handlers after some bytecodes only (calls, jumps back, beginnings of functions), but finalizers after nearly all. A
-trace function can raise before each of them, which is harder than life; `ringing` lets the interpreter itself choose, as for a real Ctrl-C.
+CPython runs finalizers after nearly any bytecode, but signal handlers after some only: calls, jumps back, beginnings of functions. Where it
+does, the interrupted instruction is that one, and not the next, which decides what ``with`` and ``try`` make of it. So for a Ctrl-C a real
+signal is sent, just before such an instruction, and the interpreter delivers it. An exception that a trace function raises can come
+between any two bytecodes, as nothing in life does.
 """
 
 from __future__ import annotations
 
 import _thread
+import dis
+import signal
 import sys
 from collections.abc import Callable
 from types import CodeType, FrameType
@@ -28,13 +32,18 @@ class Place(NamedTuple):
     firstLine: int
     offset: int
     line: int
+    opcode: str
+
+    def mayBeInterrupted(self) -> bool:
+        """Whether CPython looks for signals there."""
+        return self.opcode.startswith(("CALL", "RESUME", "JUMP_BACKWARD")) and self.opcode != "JUMP_BACKWARD_NO_INTERRUPT"
 
     def __str__(self) -> str:
         return f"{self.file.rpartition('/muninn/')[2]}:{self.line} {self.function} (bytecode {self.offset})"
 
 
-class Bell:
-    """Letting go of it sends this process SIGINT, and no bytecode that looks for signals lies between that and what is traced next."""
+class _Bell:
+    """Letting go of it sends this process SIGINT, without a bytecode at which the interpreter would look for it."""
 
     __del__ = _thread.interrupt_main
 
@@ -65,7 +74,8 @@ class _Passes:
 
 def placeOf(frame: FrameType) -> Place:
     code = frame.f_code
-    return Place(code.co_filename, code.co_qualname, code.co_firstlineno, frame.f_lasti, frame.f_lineno or 0)
+    opcode = dis.opname[code.co_code[frame.f_lasti]]
+    return Place(code.co_filename, code.co_qualname, code.co_firstlineno, frame.f_lasti, frame.f_lineno or 0, opcode)
 
 
 def _isOfPackage(code: CodeType) -> bool:
@@ -103,61 +113,97 @@ class Outcome(NamedTuple):
 
 
 class _Visit:
-    """A trace function that does a deed before the `hit`-th pass of a place; without a deed it rings, and again `later` bytecodes later."""
+    """A trace function that does a deed before the `hit`-th pass of a place; without one it sends a signal."""
 
-    def __init__(self, place: Place, hit: int, deed: Callable[[], object] | None, body: CodeType | None, later: int) -> None:
-        self._place, self._deed, self._body = place, deed, body
-        self._hit, self._later = hit, later
+    def __init__(self, place: Place, hit: int, deed: Callable[[], object] | None) -> None:
+        self._place, self._deed, self._hit = place, deed, hit
         self.isDone = False
 
     def onCall(self, frame: FrameType, event: str, argument: Any) -> Any:
         code, place = frame.f_code, self._place
-        isThere = (code.co_firstlineno, code.co_qualname, code.co_filename) == (place.firstLine, place.function, place.file)
-        if not (isThere or (self._later and (_isOfPackage(code) or code is self._body))):
+        if self.isDone or (code.co_firstlineno, code.co_qualname, code.co_filename) != (place.firstLine, place.function, place.file):
             return None
         frame.f_trace_lines, frame.f_trace_opcodes = False, True
-        return self._onPlace if isThere else self._onOther
+        return self._onBytecode
 
-    def _onPlace(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event != "opcode":
-            return self._onPlace
-        if self.isDone or frame.f_lasti != self._place.offset:
-            return self._onOther(frame, event, argument)
+    def _onBytecode(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event != "opcode" or frame.f_lasti != self._place.offset or self.isDone:
+            return self._onBytecode
         self._hit -= 1
         if self._hit:
-            return self._onPlace
+            return self._onBytecode
         self.isDone = True
         if self._deed is not None:
             self._deed()
-            return self._onPlace
-        bell = Bell()
-        bell = None  # noqa: F841  # it rings
-        return self._onPlace
+            return None
+        _untrace()
+        bell = _Bell()
+        bell = None  # noqa: F841  # it rings, and from here on nothing of this module looks for signals
+        return None
 
-    def _onOther(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "opcode" and self.isDone and self._later:
-            self._later -= 1
-            if not self._later:
-                bell = Bell()
-                bell = None  # noqa: F841  # it rings
-        return frame.f_trace
+
+def _untrace() -> None:
+    """Let nothing be traced any more: a trace function would be the next thing to be interrupted."""
+    sys.settrace(None)
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        frame.f_trace = None
+        frame = frame.f_back
+
+
+class _Second:
+    """A signal handler that raises KeyboardInterrupt, and sends a second signal some bytecodes later, when the first is being dealt with."""
+
+    def __init__(self, later: int, body: CodeType | None) -> None:
+        self._left, self._body = later, body
+
+    def onSignal(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        while frame is not None:
+            if _isOfPackage(frame.f_code) or frame.f_code is self._body:
+                frame.f_trace_lines, frame.f_trace_opcodes, frame.f_trace = False, True, self._onBytecode
+            frame = frame.f_back
+        sys._getframe().f_trace_opcodes = True
+        sys.settrace(self._onCall)
+        raise KeyboardInterrupt
+
+    def _onCall(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if not (_isOfPackage(frame.f_code) or frame.f_code is self._body):
+            return None
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        return self._onBytecode
+
+    def _onBytecode(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event != "opcode" or self._left <= 0:
+            return self._onBytecode
+        self._left -= placeOf(frame).mayBeInterrupted()
+        if self._left:
+            return self._onBytecode
+        _untrace()
+        bell = _Bell()
+        bell = None  # noqa: F841  # it rings
+        return None
 
 
 def interrupt(
-    act: Callable[[Any], object],
-    kit: Any,
-    place: Place,
-    hit: int,
-    deed: Callable[[], object] | None,
-    body: CodeType | None = None,
-    later: int = 0,
+    act: Callable[[Any], object], kit: Any, place: Place, hit: int, deed: Callable[[], object] | None, body: CodeType | None, later: int = 0
 ) -> Outcome:
-    """Call `act(kit)`, and do something before the `hit`-th pass of `place`; without a `deed`, that is a Ctrl-C."""
-    visit = _Visit(place, hit, deed, body, later)
+    """Call `act(kit)`, and do something before the `hit`-th pass of `place`; without a `deed`, that is a Ctrl-C.
+
+    `later` is how many bytecodes that may be interrupted there are between it and another one; 0: there is no other.
+    """
+    visit = _Visit(place, hit, deed)
+    if later:
+        signal.signal(signal.SIGINT, _Second(later, body).onSignal)
     try:
-        with _Traced(visit.onCall):
-            value = act(kit)
-        return Outcome(visit.isDone, None, value)
+        try:
+            with _Traced(visit.onCall):
+                value = act(kit)
+            return Outcome(visit.isDone, None, value)
+        finally:
+            sys.settrace(None)
     except BaseException as error:
         error.__traceback__ = error.__context__ = error.__cause__ = None  # its frames would keep what the call had in its hands
         return Outcome(visit.isDone, error, None)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
