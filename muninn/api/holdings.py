@@ -374,10 +374,16 @@ class Holdings:
 
     # --- upkeep ------------------------------------------------------------------------------------------------------
 
-    def settleReleased(self) -> bool:
+    def hasReleased(self) -> bool:
+        """Whether the broker is to be told of anything."""
+        return bool(self._released)
+
+    def settleReleased(self, atMost: int = 1 << 30) -> bool:
         """Tell the broker of buffers that may have had their last lease; False when it does not answer now, and is to be told again."""
         self.settleGone()
-        while self._released:
+        for _ in range(atMost):
+            if not self._released:
+                break
             answered, released = False, None
             try:
                 released = self._released[0]

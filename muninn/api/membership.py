@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("muninn.member")
 #: How long the others wait for a member that is preferred as broker.
 _HEAD_START_NS = 5_000_000
+#: How many of its own released buffers a broker's process settles between two steps, in which it serves others and beats.
+_SETTLED_PER_STEP = 32
 _LONGEST_SLEEP_SECONDS = 60.0
 _RESIGNED_PAUSE_SECONDS = 0.05
 _LEAVE_BOUND_SECONDS = 5.0
@@ -211,9 +213,9 @@ class Membership:
             broker.inherit([*inherited, *self.holdings.allocations()])  # the others bring theirs with their hello
             self._broker = broker
             while not self._stopping:
-                broker.step(self._untilRenewal())
+                broker.step(0.0 if self.holdings.hasReleased() else self._untilRenewal())
                 self.holdings.renewAll()
-                self.holdings.settleReleased()
+                self.holdings.settleReleased(_SETTLED_PER_STEP)
         except Deposed:
             _log.info("deposed as broker of epoch %d", term.epoch)
         except BlockLost:

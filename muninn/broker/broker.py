@@ -445,6 +445,8 @@ class Broker:
     def _onLeave(self, session: Session, _: Message, __: list[int]) -> tuple[Message, tuple[int, ...]]:
         key = session.member()
         self._watchdog.leave(key)
+        if key == self._own.key:
+            self._watchdog.finish()  # perhaps nobody is left who would
         self._upkeep.settleUnheld()
         return {}, ()
 

@@ -63,7 +63,7 @@ class Upkeep:
         self.snapshot.want()
 
     def isPending(self) -> bool:
-        return bool(self._chores) or self.snapshot.isDue()
+        return bool(self._chores) or self._watchdog.isReclaiming() or self.snapshot.isDue()
 
     def sweepSoon(self) -> None:
         """Look for unreported deaths at the next opportunity."""
@@ -73,6 +73,8 @@ class Upkeep:
         """Do one piece; look for unreported deaths when nothing else is to be done and it is time again."""
         if self._chores:
             self._chores.popleft()()
+        elif self._watchdog.isReclaiming():
+            self._watchdog.reclaimOn()
         elif self.snapshot.isDue():
             self.snapshot.workOnce()
         elif clock.now() >= self._sweepAt:
@@ -117,7 +119,7 @@ class Upkeep:
         self._sweepAt = clock.now() + SWEEP_SECONDS
         if dead := self._watchdog.adopt(self._own):
             for key in dead:
-                self._watchdog.reclaim(key)
+                self._watchdog.begin(key)
             self.settleUnheld()
         self.collectLost()
         if not self._block.restoreNames():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from muninn.broker.directory import Directory
 from muninn.control import atomics, claims, layout, leases
@@ -20,6 +20,8 @@ from muninn.control.tickets import Tickets
 
 _log = logging.getLogger("muninn.broker")
 _CLAIM_BITS = 0x7FFFFFFF
+#: How many rows of the dead are settled in one step: each costs about as much as serving a request.
+_SLICE_ROWS = 64
 
 
 class Watchdog:
@@ -41,6 +43,7 @@ class Watchdog:
         self._unwatch = unwatch
         self._pidfds: dict[MemberKey, int] = {}
         self._memberOf: dict[int, MemberKey] = {}
+        self._underWay: dict[MemberKey, Iterator[int]] = {}
 
     def follow(self, key: MemberKey, pidfd: int) -> None:
         """Wait for the death of a member by a descriptor that is the watchdog's from now on."""
@@ -96,16 +99,50 @@ class Watchdog:
         key = self._memberOf[pidfd]
         if not self._members.isProvenDead(key, pidfd):
             return False
-        self.reclaim(key)
+        self.begin(key)
         return True
 
     def suspect(self, key: MemberKey) -> int | None:
         """The connection of a member has ended: its pidfd, if its thread has ended too, and nobody but who asks again will hear more."""
         return self._pidfds.get(key) if self._members.isMarked(key.slot) else None
 
+    # --- reclaiming --------------------------------------------------------------------------------------------------
+
     def reclaim(self, key: MemberKey) -> None:
         """Take back everything of a member that is proven dead. Idempotent, and harmless when somebody else has done it."""
+        self.begin(key)
+        while key in self._underWay:
+            self._goOn(key)
+
+    def begin(self, key: MemberKey) -> None:
+        """The same, a slice now and the others by `reclaimOn`: a broker serves and beats in between."""
         self.forget(key)
+        if key not in self._underWay:
+            self._underWay[key] = self._slices(key)
+            self._goOn(key)
+
+    def isReclaiming(self) -> bool:
+        return bool(self._underWay)
+
+    def reclaimOn(self) -> None:
+        """The next slice of the member that has waited longest."""
+        key = next(iter(self._underWay), None)
+        if key is not None:
+            self._goOn(key)
+
+    def finish(self) -> None:
+        """All that was begun, before a term ends for which there may be no successor."""
+        while self._underWay:
+            self.reclaimOn()
+
+    def _goOn(self, key: MemberKey) -> None:
+        slices = self._underWay.pop(key)
+        # What raises is not tried again in this way: the slot stays DEAD, and the next sweep finds it.
+        if next(slices, None) is not None:
+            self._underWay[key] = slices
+
+    def _slices(self, key: MemberKey) -> Iterator[int]:
+        """One step at a time; yields what is left to do. The slot comes last: a successor that finds it DEAD does it all again."""
         state, generation = self._members.state(key.slot)
         if generation != key.generation or state == layout.MEMBER_FREE:
             return
@@ -114,21 +151,27 @@ class Watchdog:
             return
         if not self._members.condemn(key):
             return
-        for row in self._directory.rows.ownedBy(key.slot):
+        owned = self._directory.rows.ownedBy(key.slot)
+        for done, row in enumerate(owned, 1):
             self._directory.ownerGone(row)
+            if done % _SLICE_ROWS == 0:
+                yield len(owned) - done
         held = leases.clearDead(self._block, self._members, key)
         for row in self._directory.rows.createdBy(key.slot):
             self._directory.orphaned(row)
         self._poison(key)
-        for row in dict.fromkeys(held):
+        rows = list(dict.fromkeys(held))
+        for done, row in enumerate(rows, 1):
             if row < self._directory.rows.count():  # what a lease word says is not checked by anybody before
                 self._directory.settle(row)
+            if done % _SLICE_ROWS == 0:
+                yield len(rows) - done
         self._members.vacate(key, layout.MEMBER_DEAD)
         _log.info("reclaimed member %d.%d: %d leases", key.slot, key.generation, len(held))
 
     def leave(self, key: MemberKey) -> None:
         """A member said good-bye: the same, without waiting for its death. It has let go of everything that it could."""
-        self.reclaim(key)
+        self.begin(key)
 
     def _poison(self, key: MemberKey) -> None:
         """Tell those who wait for the dead: for its tickets, for its claims, for what it was writing."""
