@@ -7,6 +7,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from lab import Lab, Member
@@ -14,7 +15,7 @@ from lab import Lab, Member
 from muninn.broker import client as clients
 from muninn.broker.broker import Broker
 from muninn.broker.client import Client, Office
-from muninn.control import wire
+from muninn.control import layout, wire
 from muninn.control.rows import Deposed
 from muninn.errors import DescriptorsExhausted
 from support import Background, eventually
@@ -165,8 +166,9 @@ def test_nothingStaysConnectedToAnEarlierBroker(lab: Lab, serve: Callable[[], Se
         first.broker._directory.vault.put(*made, os.memfd_create("held"))
     client.request("ping")
     descriptor = client.fetch(*made)
-    assert descriptor is not None and client._connection is not None
-    connections = [client._connection.fileno(), client._hatch._connection]
+    assert descriptor is not None
+    connections = [line.connection.fileno() for line in client._lines._idle] + [client._hatch._connection]
+    assert len(connections) == 2
     os.close(descriptor)
     client.forsake(1)
     assert all(stat.S_ISSOCK(os.fstat(each).st_mode) for each in connections), "they are of this term"
@@ -185,4 +187,34 @@ def test_aHelloBringsTheMemoryThatHasNoName(lab: Lab, serve: Callable[[], Servin
     client = _client(lab, member, allocations=lambda: [(made, os.memfd_create("held"))])
     client.request("ping")
     assert first.broker._directory.vault.get(*made) is not None
+    client.close()
+
+
+def test_aQuestionInTheMiddleOfAnotherIsAnsweredToo(lab: Lab, serve: Callable[[], Serving], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler or a finalizer may ask anywhere. Broken: it waited for the lock that its own thread held, until its time was over."""
+    client, _ = _client(lab, lab.member()), serve()
+    client.request("ping")
+    exchange, nested = Client._exchange, list[object]()
+
+    def interrupted(self: Client, line: Any, message: Any, *arguments: Any) -> Any:
+        if message["op"] == "find":
+            nested.append(self.request("ping")[0])
+        return exchange(self, line, message, *arguments)
+
+    monkeypatch.setattr(Client, "_exchange", interrupted)
+    assert client.request("find", name="a")[0] == {} and nested == [{"epoch": 1}]
+    assert len(client._lines._idle) == 2
+    client.close()
+    assert client._lines._idle == []
+
+
+def test_whatIsAskedLaterIsAskedOnce(lab: Lab, serve: Callable[[], Serving]) -> None:
+    """A grant that nobody waited for is asked for again, and given back."""
+    member = lab.member()
+    client, serving = _client(lab, member), serve()
+    fields = {"name": "a", "tenant": "t", "mode": "bigMode", "gpu": -1, "sizeBytes": 4096, "gpuCapacityBytes": 0, "deadlineMs": 0}
+    row = client.request("create", **fields)[0]["row"]
+    client.later({"op": "create", **fields})
+    assert client.askLater() and lab.rows.state(row).state == layout.ROW_FREE
+    serving.end()
     client.close()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from muninn.api import fences, views
+from muninn.api import creation, fences, views
 from muninn.api.dtypes import dtypeOf
 from muninn.api.gpus import deviceOf
 from muninn.api.holdings import Holding, checkExpiry
@@ -86,8 +86,6 @@ class MuninnBuffer:
         numaNode: int | None = None,
         progress: Any = None,
     ) -> None:
-        from muninn.api import creation
-
         sizeBytes, renewal = creation.asSize(size), asRenew(renew)
         draft = creation.draft(
             (sizeBytes,), np.dtype(np.uint8), mode=mode, preferredGpu=preferredGpu, access=access, name=name, tenant=tenant,
@@ -398,11 +396,12 @@ class MuninnBuffer:
 
     def free(self) -> None:
         """Free the name now, and the memory when its last holder lets go. Freeing what is free already is fine."""
-        row, incarnation = self._held().row, self._held().incarnation
+        row, incarnation, membership = self._held().row, self._held().incarnation, current()
         try:
-            current().client.request("free", row=row, incarnation=incarnation)
-        except BufferFreed:
-            return  # somebody else was faster
+            if not self._isLender:  # then first: the broker finds no hold of this process, and need not be told of its end later
+                self.close()
+            if membership.rows.mayBeFreed(row, incarnation):
+                membership.client.free(row, incarnation)
         finally:
             self.close()
 

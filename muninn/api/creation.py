@@ -18,6 +18,7 @@ import numpy as np
 from muninn.api.departure import Departing
 from muninn.api.dtypes import asDtype, encoded
 from muninn.api.gpus import deviceOf
+from muninn.api.making import Making
 from muninn.api.membership import Membership, current
 from muninn.api.memory import Bytes, Memory, NoBytes, Stage, exported
 from muninn.config import asBytes
@@ -25,7 +26,7 @@ from muninn.control import clock, layout, segments
 from muninn.control.clock import monotonicMs
 from muninn.control.lockfile import typedErrors
 from muninn.control.rows import RowDescription
-from muninn.errors import BufferExists, InvalidArgument, MuninnError
+from muninn.errors import InvalidArgument
 from muninn.terms import (
     INTERNAL_PREFIX,
     Access,
@@ -185,55 +186,51 @@ def create(
     """
     while True:
         membership = current()
-        # The broker takes a second request of one process for the first one repeated, so the threads of a process are told apart here.
-        token = object()
-        if membership.holdings.creating.setdefault(wanted.name, token) is not token:
-            raise BufferExists(f"another thread of this process is creating {wanted.name!r}")
+        making = Making(membership.client, membership.holdings.creating, wanted.name)
         try:
+            making.takeName()
             with contextlib.suppress(Departing):
                 membership.departure.check()
-                return _create(membership, wanted, fill, source, progress, put)
+                holding = _create(membership, making, wanted, fill, source, progress, put)
+                making.end()
+                return holding
         finally:
-            del membership.holdings.creating[wanted.name]
+            making.giveUp()
+            making.leaveName()
         membership.departure.awaitEnd()
 
 
 def _create(
     membership: Membership,
+    making: Making,
     wanted: Draft,
     fill: Callable[[Memory | Stage], None] | None,
     source: np.ndarray[Any, Any] | None,
     progress: Progress | None,
     put: Callable[[int], None] | None,
 ) -> Holding:
-    request = membership.client.request
     device = _deviceFor(membership, wanted)
     # A driver knows better than a sum over rows what its GPU has left; and two processes may mean two GPUs by one number.
     capacity = 0 if device is None or device.usedBytes is None else device.memoryInfo(wanted.gpu).totalBytes
-    granted, _ = request(
-        "create", name=wanted.name, tenant=wanted.tenant, mode=wanted.mode.value, gpu=wanted.gpu, sizeBytes=wanted.segmentBytes,
+    row, incarnation = making.grant(
+        name=wanted.name, tenant=wanted.tenant, mode=wanted.mode.value, gpu=wanted.gpu, sizeBytes=wanted.segmentBytes,
         gpuCapacityBytes=capacity, deadlineMs=wanted.deadlineMs,
     )  # fmt: skip
-    row, incarnation = granted["row"], granted["incarnation"]
+    with membership.leaseLock:
+        index = membership.leaseTable.take(row, incarnation, membership.settings.security.leaseTtlMs)
     try:
-        with membership.leaseLock:
-            index = membership.leaseTable.take(row, incarnation, membership.settings.security.leaseTtlMs)
-        try:
-            with typedErrors(f"memory for {wanted.name!r}"):
-                made = _makeBytes(membership, wanted, device, row, incarnation, source, progress)
-        except BaseException:
-            membership.leaseTable.release(index)
-            raise
-        memory = membership.holdings.memory(made, index, row, incarnation, wanted)
-        description = _describe(wanted, made)
-        membership.rows.describe(row, description, getattr(made, "handle", b""))
-        _fill(memory, wanted, fill)
-        if put is not None:
-            put(made.address)
-        _commit(membership, made, row, incarnation)
+        with typedErrors(f"memory for {wanted.name!r}"):
+            made = _makeBytes(membership, wanted, device, row, incarnation, source, progress)
     except BaseException:
-        _abandon(membership, row, incarnation)
+        membership.leaseTable.release(index)
         raise
+    memory = membership.holdings.memory(made, index, row, incarnation, wanted)
+    description = _describe(wanted, made)
+    membership.rows.describe(row, description, getattr(made, "handle", b""))
+    _fill(memory, wanted, fill)
+    if put is not None:
+        put(made.address)
+    _commit(making, made)
     return membership.holdings.created(row, incarnation, description, memory)
 
 
@@ -248,22 +245,14 @@ def _fill(memory: Memory, wanted: Draft, fill: Callable[[Memory | Stage], None] 
         memory.put(wanted.manifest, wanted.metaOffset)
 
 
-def _commit(membership: Membership, made: Bytes, row: int, incarnation: int) -> None:
+def _commit(making: Making, made: Bytes) -> None:
     """Ask for CREATING → LIVE; memory without a name goes along as a descriptor."""
     descriptors = exported(made)
     try:
-        membership.client.request("commit", descriptors, row=row, incarnation=incarnation)
+        making.commit(descriptors)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-
-
-def _abandon(membership: Membership, row: int, incarnation: int) -> None:
-    """Give a granted row back. The error that led here is the one that counts; a broker that does not hear this learns of our end."""
-    try:
-        membership.client.request("abandon", row=row, incarnation=incarnation)
-    except MuninnError:
-        return
 
 
 def _makeBytes(

@@ -16,6 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from muninn.api.gpus import deviceOf
+from muninn.api.making import Creating
 from muninn.api.memory import Bytes, Memory, NoBytes, exported
 from muninn.api.readers import Readers
 from muninn.control import atomics, clock, layout, leases, segments
@@ -170,8 +171,7 @@ class Holdings:
         #: The thread that is about to undo what it lets go of, and needs nobody else for it.
         self.closing = 0
         membership.leaseTable.onGone = self._onGone
-        #: The names that threads of this process are creating now, and who does.
-        self.creating: dict[str, object] = {}
+        self.creating: Creating = {}
         #: The locks that this process holds: they are held although nobody may have kept the `Lock` object.
         self.locked: set[Holding] = set()
         #: What this process shares where it lies: held until it is taken back.

@@ -115,7 +115,7 @@ class Membership:
             self.client = Client(
                 Office(
                     self.places, self.members, self.election, self.key, nonce, control.takeoverMs, control.requestTimeoutMs,
-                    lambda: self._broker, self._campaign, lambda: self._lost, self._allocations,
+                    lambda: self._broker, self._campaign, lambda: self._lost, self._allocations, self.kick,
                 )
             )  # fmt: skip
             self._robustList = ctypes.create_string_buffer(atomics.robustListBytes())
@@ -216,6 +216,7 @@ class Membership:
                 broker.step(0.0 if self.holdings.hasReleased() else self._untilRenewal())
                 self.holdings.renewAll()
                 self.holdings.settleReleased(_SETTLED_PER_STEP)
+                self.client.askLater()
         except Deposed:
             _log.info("deposed as broker of epoch %d", term.epoch)
         except BlockLost:
@@ -263,7 +264,7 @@ class Membership:
             self._dropBequest()
         if self._preferred:
             self._askToYield(term)
-        return self.holdings.settleReleased()
+        return self.holdings.settleReleased() and self.client.askLater()
 
     def _allocations(self) -> list[tuple[tuple[int, int], int]]:
         """What this member brings to a new broker: the nameless memory that it has open, and what it kept as broker before."""
@@ -382,6 +383,8 @@ class Membership:
         """In a forked child: close this process's copies of the parent's descriptors, and touch nothing that is shared."""
         self._broker = None  # that is the parent's
         self.client.closeInChild()
+        if self._broker is not None:
+            self._broker.closeInChild()
         self._lockFile.close()
 
 

@@ -18,7 +18,7 @@ from muninn.api.names import NameWait
 from muninn.control import layout
 from muninn.control.deadlines import deadlineOf, remaining, secondsOf, timeoutOf
 from muninn.devices.arrays import isOnDevice
-from muninn.errors import BufferExists, BufferFreed, BufferMismatch, BufferNotFound, HandleInvalid, InvalidArgument, PermissionDenied
+from muninn.errors import BufferExists, BufferMismatch, BufferNotFound, HandleInvalid, InvalidArgument, PermissionDenied
 from muninn.terms import Access, Mode, Renew, Reserve, asAccess, asMode, asName, asRenew, asTenant
 
 _CREATION_BOUND_SECONDS = 60.0
@@ -224,11 +224,19 @@ def free(name: str) -> None:
     BufferNotFound
     """
     membership = current()
-    found, _ = membership.client.request("find", name=asName(name))
-    if not found.get("live"):
-        raise BufferNotFound(f"there is no buffer {name!r} in domain {membership.places.domain!r}")
-    with contextlib.suppress(BufferFreed):  # somebody else was faster
-        membership.client.request("free", row=found["row"], incarnation=found["incarnation"])
+    pair = _indexed(membership, asName(name).encode())
+    if pair is None:
+        found, _ = membership.client.request("find", name=name)
+        if not found.get("live"):
+            raise BufferNotFound(f"there is no buffer {name!r} in domain {membership.places.domain!r}")
+        pair = found["row"], found["incarnation"]
+    membership.client.free(*pair)
+
+
+def _indexed(membership: Membership, encoded: bytes) -> tuple[int, int] | None:
+    """(row, incarnation) of a live name that the index knows; None says little."""
+    rows = membership.rows
+    return next((pair for pair in membership.index.candidates(encoded) if rows.isLive(*pair) and rows.nameIs(pair[0], encoded)), None)
 
 
 def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = None, **keywords: Any) -> MuninnBuffer:

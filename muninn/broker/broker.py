@@ -1,7 +1,7 @@
 """The broker: the one member that changes the directory, for one epoch.
 
-It runs on its member's background thread, one `step` at a time, and is asked through a socket by other members and directly by its
-own process. Between steps it may be deposed at any moment: it looks at the election word before each request, and what it changes
+It runs on its member's background thread, one `step` at a time, and is asked through a socket by other members and through its inbox
+by its own process. Between steps it may be deposed at any moment: it looks at the election word before each request, and what it changes
 is fenced (`rows.py`), so a request that was half served when its term ended has either happened or not. It keeps nothing that its
 successor could not find in the control block, save the descriptors in the vault, which their holders bring again.
 """
@@ -19,8 +19,10 @@ from collections.abc import Callable
 from muninn.broker import requests
 from muninn.broker.catalog import Catalog, Usage
 from muninn.broker.directory import Directory
+from muninn.broker.inbox import Inbox, duplicated
 from muninn.broker.journal import Journal
 from muninn.broker.limits import Limits
+from muninn.broker.sessions import SenderGone, Session
 from muninn.broker.upkeep import SWEEP_SECONDS, Upkeep
 from muninn.broker.watchdog import Watchdog
 from muninn.control import atomics, descriptors, layout, leases, wire
@@ -30,6 +32,7 @@ from muninn.control.members import MemberKey, MemberTable, pidOf
 from muninn.control.rows import Deposed
 from muninn.control.wire import Message
 from muninn.errors import (
+    BrokerUnavailable,
     BufferFreed,
     ControlBlockInvalid,
     DomainDraining,
@@ -51,23 +54,6 @@ _SERVED_FIRST = 16
 _ROWS_A_BEAT = 1024
 
 
-class _SenderGone(ProtocolViolation):
-    """What a member sent before its death and is read after it: nobody's fault, and nobody waits for the answer."""
-
-
-class Session:
-    """One member's connection, and who it said it is (checked)."""
-
-    def __init__(self, connection: socket.socket | None, key: MemberKey | None = None) -> None:
-        self.connection = connection
-        self.key = key
-
-    def member(self) -> MemberKey:
-        if self.key is None:
-            raise ProtocolViolation("the first request must be hello")
-        return self.key
-
-
 class Broker:
     """A broker's term, from election to deposition. Writing to `wakeFd`, an eventfd of the member's, ends a step."""
 
@@ -80,6 +66,9 @@ class Broker:
         self._term = term
         self._own = Session(None, own)
         self._lock = threading.RLock()
+        self._inbox = Inbox(wakeFd)
+        self._thread = 0  # the one that serves
+        self._isServing = False
         self._sessions: dict[int, Session] = {}
         self._unproven: dict[int, int] = {}  # pidfds, and how often they are looked at again
         self._served = 0  # steps since the last piece of upkeep
@@ -132,16 +121,34 @@ class Broker:
     def step(self, timeoutSeconds: float) -> None:
         """Wait for something to do, at most so long, and do it. Raises `Deposed` when the term has ended."""
         timeoutSeconds = min(timeoutSeconds, _PROOF_RETRY_SECONDS if self._unproven else SWEEP_SECONDS)
-        events = self._poll.poll(0 if self._upkeep.isPending() else min(timeoutSeconds, self._upkeep.untilDeadline()))
+        mayWait = not self._upkeep.isPending() and self._inbox.isEmpty()
+        events = self._poll.poll(min(timeoutSeconds, self._upkeep.untilDeadline()) if mayWait else 0)
         with self._lock:
-            self._beat()
-            for descriptor, _ in events:
-                self._handle(descriptor)
-            for pidfd in list(self._unproven):
-                self._pidfdEnded(pidfd)
-            self._served += 1
-            if not events or self._served > _SERVED_FIRST:
-                self._doUpkeep()
+            self._thread, self._isServing = threading.get_ident(), True
+            self._serveEvents([descriptor for descriptor, _ in events])
+            self._isServing = False  # an exception ends the term
+
+    def _serveEvents(self, descriptors: list[int]) -> None:
+        self._beat()
+        self._serveInbox()
+        for descriptor in descriptors:
+            self._handle(descriptor)
+        for pidfd in list(self._unproven):
+            self._pidfdEnded(pidfd)
+        self._served += 1
+        if not descriptors or self._served > _SERVED_FIRST:
+            self._doUpkeep()
+
+    def _serveInbox(self) -> None:
+        """Answer what this process asks. What it asks meanwhile has its turn after the other members."""
+        for _ in range(_SERVED_FIRST):
+            if (asked := self._inbox.take()) is None:
+                return
+            try:
+                reply, lent = self._reply(self._own, asked.message, asked.descriptors)
+                asked.answer(reply, duplicated(lent))
+            except Exception as error:
+                asked.fail(error)
 
     def _beat(self) -> None:
         """Show that this broker moves. Raises `Deposed` when nobody looks any more."""
@@ -161,6 +168,7 @@ class Broker:
 
     def close(self) -> None:
         """Let go of everything that belongs to the term. Nothing shared is touched: it is the successor's."""
+        self._inbox.shut()
         with self._lock:
             for session in list(self._sessions.values()):
                 self._drop(session)
@@ -172,6 +180,10 @@ class Broker:
             self._poll.close()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._block.places.socketPath(self._term.epoch))
+
+    def closeInChild(self) -> None:
+        """In a forked child, which has no thread that serves: whoever waits for an answer is to know."""
+        self._inbox.shut()
 
     def bequeath(self) -> list[tuple[tuple[int, int], int]]:
         """The descriptors in the vault, which are the caller's from now on: to bring to the successor, or to die with."""
@@ -246,7 +258,7 @@ class Broker:
             wire.send(session.connection, reply, descriptors)
         except MuninnError as error:
             # Bytes that are no request: this peer does not speak our language, so it is told once and let go.
-            _log.log(logging.INFO if isinstance(error, _SenderGone) else logging.WARNING, "dropped a connection: %s", error)
+            _log.log(logging.INFO if isinstance(error, SenderGone) else logging.WARNING, "dropped a connection: %s", error)
             with contextlib.suppress(OSError):
                 wire.send(session.connection, requests.failure(error))
             self._drop(session)
@@ -271,7 +283,7 @@ class Broker:
             request = requests.checked(message)
             if session is not self._own and session.key is not None and not self._members.isCurrent(session.key):
                 # Nobody would ever take back what is granted now.
-                raise _SenderGone(f"member slot {session.key.slot} was given back")
+                raise SenderGone(f"member slot {session.key.slot} was given back")
             return self._handlers[request["op"]](session, request, descriptors)
         except MuninnError as error:
             if isinstance(error, ProtocolViolation):
@@ -285,8 +297,20 @@ class Broker:
         finally:
             wire.closeAll(descriptors)  # a handler empties the list of those that it keeps
 
+    def ask(self, message: Message, descriptors: tuple[int, ...], seconds: float) -> tuple[Message, list[int]]:
+        """A request of the broker's own process, from any of its threads; the descriptors in the answer are the caller's.
+
+        Raises `Deposed` when the term has ended, `BrokerUnavailable` when a finalizer asks in the middle of what this thread serves.
+        """
+        if self._thread != threading.get_ident():
+            return self._inbox.ask(message, duplicated(descriptors), seconds)
+        if self._isServing:
+            raise BrokerUnavailable(*requests.ON_OWN_THREAD)
+        reply, lent = self.execute(message, duplicated(descriptors))
+        return reply, duplicated(lent)
+
     def execute(self, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
-        """A request of the broker's own process. Raises `Deposed` when the term has ended; the descriptors in the answer are borrowed."""
+        """The same, served here and now, on the thread that serves; the descriptors in the answer are borrowed."""
         with self._lock:
             if self._poll.closed:
                 raise Deposed
@@ -309,11 +333,11 @@ class Broker:
         if not 0 <= key.slot < self._members.count:
             raise ProtocolViolation(f"there is no member slot {key.slot}")
         if not self._members.isCurrent(key):
-            raise _SenderGone(f"member slot {key.slot} was given back")
+            raise SenderGone(f"member slot {key.slot} was given back")
         known = self._members.identity(key.slot).nonce == message["nonce"]
         if known and descriptors and pidOf(descriptors[0]) == -1:
             self._upkeep.sweepSoon()
-            raise _SenderGone(f"the member of slot {key.slot} died before its hello was read")
+            raise SenderGone(f"the member of slot {key.slot} died before its hello was read")
         if not known or not descriptors or not self._members.isPidfdOf(descriptors[0], key):
             raise ProtocolViolation(f"hello does not match member slot {key.slot}")
         pairs = requests.allocationsOf(message, descriptors[1:])
@@ -413,16 +437,9 @@ class Broker:
         for number, row in enumerate(self._directory.rows.inState(layout.ROW_LIVE)):
             if number % _ROWS_A_BEAT == 0:
                 self._beat()
-            if self._isMeant(row, message):
+            if self._directory.isCalled(row, message["name"], message["tenant"]):
                 rows, revoked = rows + 1, revoked + self._directory.revoke(row, reason, message["pid"])
         return {"revoked": revoked, "buffers": rows}, ()
-
-    def _isMeant(self, row: int, message: Message) -> bool:
-        try:
-            description = self._directory.rows.description(row)
-        except ControlBlockInvalid:
-            return False  # damaged; `doctor` reports it
-        return message["name"] in ("", description.name) and message["tenant"] in ("", description.tenant)
 
     def _onDrain(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
         session.member()

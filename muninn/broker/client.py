@@ -1,9 +1,10 @@
 """The client: how a member asks whoever is broker now, and gets an answer or an error within a bound of time.
 
-One connection per member, made anew for each epoch, begun by a hello that carries the member's pidfd and the descriptors that it
-holds. An answer that does not come ends in one of three ways: the broker has died (the connection ends: ask its successor), it is
-busy (its heartbeat moves: wait on), or it is stuck (the heartbeat stands still for `takeoverMs` on this process's monotonic clock:
-depose it). Requests are idempotent, so asking again is safe.
+A connection, made anew for each epoch, is begun by a hello that carries the member's pidfd; the first one also brings the descriptors
+that it holds. There is one, and more only while several threads ask at once, or one in the middle of its own question (`lines.py`).
+An answer that does not come ends in one of three ways: the broker has died (the connection ends: ask its successor), it is busy (its
+heartbeat moves: wait on), or it is stuck (the heartbeat stands still for `takeoverMs` on this process's monotonic clock: depose it).
+Requests are idempotent, so asking again is safe.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import socket
-import threading
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.broker import requests
-from muninn.control import atomics, clock, descriptors, wire
+from muninn.broker.lines import Line, Lines
+from muninn.control import aside, atomics, clock, descriptors, wire
 from muninn.control.block import BlockLost
 from muninn.control.election import Election, Term
 from muninn.control.hatch import SPIN_NS, HatchClient
@@ -25,14 +26,12 @@ from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
 from muninn.control.rows import Deposed
 from muninn.control.wire import Message
-from muninn.errors import BrokerUnavailable, DescriptorsExhausted, DomainChanged
+from muninn.errors import BrokerUnavailable, BufferFreed, DescriptorsExhausted, DomainChanged, MuninnError
 
 if TYPE_CHECKING:
     from muninn.broker.broker import Broker
 
 _RETRY_SECONDS = 0.001
-#: How long the background thread waits for another thread of this process that is asking.
-_BUSY_SECONDS = 0.05
 
 
 class Office(NamedTuple):
@@ -53,6 +52,8 @@ class Office(NamedTuple):
     isLost: Callable[[], bool]
     #: ((row, incarnation), descriptor) of the memory held here that has no name.
     allocations: Callable[[], list[tuple[tuple[int, int], int]]]
+    #: Make the background thread look around.
+    kick: Callable[[], None] = lambda: None
 
 
 class _Retry(Exception):
@@ -85,13 +86,11 @@ class Client:
 
     def __init__(self, office: Office) -> None:
         self._office = office
-        self._lock = threading.Lock()
-        self._owner = 0  # the thread that had the lock last
         self._hatch = HatchClient(office.places)
-        self._connection: socket.socket | None = None
-        self._epoch = -1
+        self._lines = Lines()
         self._greeted = -1
         self._isForked = False
+        self._later: deque[Message] = deque()
 
     def request(self, op: str, descriptors: tuple[int, ...] = (), **fields: object) -> tuple[Message, list[int]]:
         """Ask, and return the answer and the descriptors in it, which are the caller's.
@@ -104,11 +103,17 @@ class Client:
             What the broker answered.
         """
         message: Message = {"op": op, **fields}
+        if aside.isOwn():
+            # A finalizer, on a thread that others wait for: it must not wait for them.
+            if op not in requests.WITHOUT_ANSWER:
+                raise BrokerUnavailable(*requests.ON_OWN_THREAD)
+            self.later(message)
+            return {}, []
         deadline = self._deadline()
         patience = Patience(self._office)
         while True:
             try:
-                reply, received = self._ask(message, descriptors, patience, deadline, self._office.requestTimeoutMs / 1000)
+                reply, received = self._ask(message, descriptors, patience, deadline)
             except (_Retry, Deposed, BlockLost):
                 if self._office.isLost():
                     domain = self._office.places.domain
@@ -123,6 +128,11 @@ class Client:
                 wire.closeAll(received)
                 raise
             return reply, received
+
+    def free(self, row: int, incarnation: int) -> None:
+        """Free a buffer. That somebody else was faster is fine."""
+        with contextlib.suppress(BufferFreed):
+            self.request("free", row=row, incarnation=incarnation)
 
     def fetch(self, row: int, incarnation: int) -> int | None:
         """A descriptor of memory that has no name, the caller's; None when a new broker does not have it yet.
@@ -150,28 +160,41 @@ class Client:
         For the background thread: while it waits it may itself be elected, and then it has to serve and not to ask again.
         """
         try:
-            reply, received = self._ask({"op": op, **fields}, (), Patience(self._office), self._deadline(), _BUSY_SECONDS)
-        except (_Retry, Deposed):
+            reply, received = self._ask({"op": op, **fields}, (), Patience(self._office), self._deadline())
+        except (_Retry, Deposed, BrokerUnavailable):
             return None
         wire.closeAll(received)
         requests.raiseFailure(reply)
         return reply
 
-    def greet(self) -> bool:
-        """Connect to the broker of now, if there is no connection yet; False when it does not answer.
+    def later(self, message: Message) -> None:
+        """Let the background thread ask this, once it can; nobody hears the answer. A grant is asked for again, and given back."""
+        self._later.append(message)
+        self._office.kick()
 
-        For the background thread too: when another thread is asking it does not wait for that, since nobody would watch the broker
-        meanwhile.
-        """
-        if not self._lock.acquire(blocking=False):
+    def askLater(self) -> bool:
+        """Ask what was to be asked later; False when the broker does not answer now. For the background thread."""
+        while self._later:
+            message = self._later.popleft()
+            try:
+                reply = self.once(**message)
+            except MuninnError:
+                continue  # it is as it was to be, or nobody's any more
+            if reply is None:
+                self._later.appendleft(message)
+                return False
+            if message["op"] == "create":
+                self._later.append({"op": "abandon", "row": reply["row"], "incarnation": reply["incarnation"]})
+        return True
+
+    def greet(self) -> bool:
+        """Connect to the broker of now, if there is no connection yet; False when it does not answer. For the background thread too."""
+        if self._lines.isAny(self._office.election.epoch()):
             return True
-        self._owner = threading.get_ident()
         try:
-            self._connected(Patience(self._office), self._deadline())
+            self._lines.giveBack(self._line(Patience(self._office), self._deadline()))
         except _Retry:
             return False
-        finally:
-            self._lock.release()
         return True
 
     def hasGreeted(self, epoch: int) -> bool:
@@ -186,81 +209,62 @@ class Client:
         closed. Waits no longer than they take to look up.
         """
         self._hatch.forsake(epoch)
-        connection = self._connection
-        if connection is None or self._epoch >= epoch:
-            return
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
-        if self._lock.acquire(timeout=_BUSY_SECONDS):
-            self._owner = threading.get_ident()
-            try:
-                if self._epoch < epoch:
-                    self._disconnect()
-            finally:
-                self._lock.release()
+        self._lines.forsake(epoch)
 
     def close(self) -> None:
         self._hatch.close()
-        with self._lock:
-            self._disconnect()
+        self._lines.close()
 
     def closeInChild(self) -> None:
         """Close this process's copies of the parent's connections, without ending them, and ask nothing more: a signal handler may have
         forked in the middle of a request, whose answer is the parent's.
         """
         self._isForked = True
-        if self._lock.locked() and self._owner != threading.get_ident():
-            self._lock.release()  # its holder was not forked, and whoever waits for it here is to know
         self._hatch.closeInChild()
-        if self._connection is not None:
-            os.close(self._connection.detach())
-            self._connection = None
+        self._lines.closeInChild()
 
     # --- one attempt -------------------------------------------------------------------------------------------------
 
-    def _ask(
-        self, message: Message, descriptors: tuple[int, ...], patience: Patience, deadline: float, busySeconds: float
-    ) -> tuple[Message, list[int]]:
+    def _ask(self, message: Message, descriptors: tuple[int, ...], patience: Patience, deadline: float) -> tuple[Message, list[int]]:
         broker = self._office.broker()
         if broker is not None:
-            reply, lent = broker.execute(message, [_duplicate(descriptor) for descriptor in descriptors])
-            return reply, [_duplicate(descriptor) for descriptor in lent]
-        if not self._lock.acquire(timeout=busySeconds):
-            raise _Retry
-        self._owner = threading.get_ident()
+            return broker.ask(message, descriptors, max(0.0, deadline - clock.now()))
+        line = self._line(patience, deadline)
         try:
-            connection = self._connected(patience, deadline)
-            return self._exchange(connection, message, descriptors, patience, deadline)
-        finally:
-            self._lock.release()
+            answer = self._exchange(line, message, descriptors, patience, deadline)
+        except BaseException:
+            line.close()  # whatever else it brings could be taken for the answer to another question
+            raise
+        self._lines.giveBack(line)
+        return answer
 
-    def _connected(self, patience: Patience, deadline: float) -> socket.socket:
+    def _line(self, patience: Patience, deadline: float) -> Line:
+        """A line to the broker of now, which is the caller's."""
         if self._isForked:
             raise BrokerUnavailable("this process was forked while it was asking", "Ask again: it joins anew")
         term = self._office.election.term()
-        if self._connection is not None and self._epoch == term.epoch:
-            return self._connection
-        self._disconnect()
+        line = self._lines.take(term.epoch)
+        if line is not None:
+            return line
         self._awaitBroker(term, patience)
         try:
             connection = descriptors.unixSocket()
         except OSError as error:
             raise DescriptorsExhausted(f"no descriptor is left for a socket: {error.strerror}") from error
+        line = self._lines.made(connection, term.epoch)
         try:
             connection.connect(self._office.places.socketPath(term.epoch))
-            self._connection, self._epoch = connection, term.epoch
-            self._hello(connection, patience, deadline)
+            self._hello(line, patience, deadline)
             self._greeted = term.epoch
         except OSError as error:
             # Gone, or its queue of connections is full: a broker that does not accept does not beat either.
-            self._disconnect()
-            connection.close()
+            line.close()
             self._deposeIfStuck(term, patience)
             raise _Retry from error
         except BaseException:
-            self._disconnect()  # whoever uses it next would ask without a hello
+            line.close()  # whoever uses it next would ask without a hello
             raise
-        return connection
+        return line
 
     def _awaitBroker(self, term: Term, patience: Patience) -> None:
         """Return when the socket of `term` listens; otherwise do what can be done about it, and `_Retry`."""
@@ -281,26 +285,26 @@ class Client:
         if patience.isOver():
             self._office.campaign(term)
 
-    def _hello(self, connection: socket.socket, patience: Patience, deadline: float) -> None:
+    def _hello(self, line: Line, patience: Patience, deadline: float) -> None:
         office = self._office
         pidfd = atomics.pidfdOpen(os.getpid())
         if pidfd < 0:
             raise DescriptorsExhausted(f"no descriptor is left for a pidfd: {os.strerror(-pidfd)}")
         held: list[tuple[tuple[int, int], int]] = []
         try:
-            held = office.allocations()
+            held = office.allocations() if self._greeted != line.epoch else []
             batch, rest = held[: wire.MAX_DESCRIPTORS - 1], held[wire.MAX_DESCRIPTORS - 1 :]
             hello = {"op": "hello", "slot": office.key.slot, "generation": office.key.generation, "nonce": office.nonce}
-            self._bring(connection, hello, batch, (pidfd,), patience, deadline)
+            self._bring(line, hello, batch, (pidfd,), patience, deadline)
             while rest:
                 batch, rest = rest[: wire.MAX_DESCRIPTORS], rest[wire.MAX_DESCRIPTORS :]
-                self._bring(connection, {"op": "bring"}, batch, (), patience, deadline)
+                self._bring(line, {"op": "bring"}, batch, (), patience, deadline)
         finally:
             wire.closeAll([pidfd, *(descriptor for _, descriptor in held)])
 
     def _bring(
         self,
-        connection: socket.socket,
+        line: Line,
         message: Message,
         batch: list[tuple[tuple[int, int], int]],
         first: tuple[int, ...],
@@ -309,39 +313,30 @@ class Client:
     ) -> None:
         message["allocations"] = [list(pair) for pair, _ in batch]
         descriptors = (*first, *(descriptor for _, descriptor in batch))
-        requests.raiseFailure(self._exchange(connection, message, descriptors, patience, deadline)[0])
+        requests.raiseFailure(self._exchange(line, message, descriptors, patience, deadline)[0])
 
     def _exchange(
-        self, connection: socket.socket, message: Message, descriptors: tuple[int, ...], patience: Patience, deadline: float
+        self, line: Line, message: Message, descriptors: tuple[int, ...], patience: Patience, deadline: float
     ) -> tuple[Message, list[int]]:
-        """Send, and wait for the answer as long as the broker moves."""
+        """Send, and wait for the answer as long as the broker moves. After any error the line is to be closed."""
         term = self._office.election.term()
+        connection = line.connection
         poll = select.poll()
-        poll.register(connection, select.POLLIN)
         try:
+            poll.register(connection, select.POLLIN)
             wire.send(connection, message, descriptors)
             patience.isOver()
             _spin(poll)
             while not poll.poll(patience.remaining() * 1000):
-                if self._office.election.epoch() != self._epoch or clock.now() >= deadline:
+                if self._office.election.epoch() != line.epoch or clock.now() >= deadline:
                     raise _Retry
                 self._deposeIfStuck(term, patience)
             answer = wire.receive(connection)
-        except BaseException as error:
-            # Whatever else this connection brings could be the answer to another question: also after Ctrl-C.
-            self._disconnect()
-            if isinstance(error, OSError):
-                raise _Retry from error
-            raise
+        except (OSError, ValueError) as error:  # ended, or closed by `forsake`
+            raise _Retry from error
         if answer is None:
-            self._disconnect()
             raise _Retry
         return answer
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 def _spin(poll: select.poll) -> None:
@@ -349,10 +344,3 @@ def _spin(poll: select.poll) -> None:
     end = atomics.monotonicNs() + SPIN_NS
     while SPIN_NS and not poll.poll(0) and atomics.monotonicNs() < end:
         pass
-
-
-def _duplicate(descriptor: int) -> int:
-    try:
-        return descriptors.duplicate(descriptor)
-    except OSError as error:
-        raise DescriptorsExhausted(f"a descriptor can not be duplicated: {error.strerror}") from error

@@ -185,6 +185,14 @@ class Directory:
             return None
         return row, state.incarnation, state.state == layout.ROW_LIVE
 
+    def isCalled(self, row: int, name: str, tenant: str) -> bool:
+        """Whether the row has this name and this tenant; an empty one is any."""
+        try:
+            description = self.rows.description(row)
+        except ControlBlockInvalid:
+            return False  # damaged; `doctor` reports it
+        return name in ("", description.name) and tenant in ("", description.tenant)
+
     # --- ending ------------------------------------------------------------------------------------------------------
 
     def free(self, row: int, incarnation: int) -> None:

@@ -174,6 +174,11 @@ class RowTable:
     def state(self, row: int) -> RowState:
         return RowState.of(self.word(row))
 
+    def mayBeFreed(self, row: int, incarnation: int) -> bool:
+        """Whether nobody has freed it yet: it is LIVE, or the broker is just looking whether anybody holds it."""
+        state = self.state(row)
+        return state.incarnation == incarnation and state.state in (layout.ROW_LIVE, layout.ROW_PROBING)
+
     def isLive(self, row: int, incarnation: int) -> bool:
         word = int(atomics.loadSeqCst64(self._first + row * layout.ROW_BYTES))
         return (word & _STATE_MASK) == layout.ROW_LIVE and word >> _INCARNATION_SHIFT == incarnation

@@ -45,7 +45,7 @@ _UNPASSED = {
     "block._reinstate:pwrite": "a death while the block is withdrawn (test_membership)",
     "broker.Broker._serve:send#2": "a stranger's bytes (test_hostile)",
     "broker.Broker._serve:send#3": "an error of the broker's own (test_directory)",
-    "client.Client.forsake:shutdown": "a thread waits for a broker that was deposed (test_takeover)",
+    "lines.Line.callAway:shutdown": "a thread waits for a broker that was deposed (test_takeover)",
     "election.Election.startAt:casSeqCst64": "repair (test_repair)",
     "index.NameIndex._tidy:casSeqCst64": "a tombstone that an earlier broker left (test_index)",
     "journal.Journal._written:ftruncate": "/dev/shm is full (test_journal)",

@@ -9,7 +9,7 @@ _HOLDINGS, _MEMBERSHIP, _BUFFER, _CREATION, _LOCK, _SHARING, _FENCES, _TURNS, _M
     for name in ("holdings", "membership", "buffer", "creation", "lock", "sharing", "fences", "turns", "memory", "snapshots", "readers")
 )
 
-_NAMES, _ENTRY = "muninn/api/names.py", "muninn/api/entry.py"
+_NAMES, _ENTRY, _MAKING = "muninn/api/names.py", "muninn/api/entry.py", "muninn/api/making.py"
 
 # fmt: off
 MUTANTS = [
@@ -53,7 +53,7 @@ MUTANTS = [
     Mutant(_MEMBERSHIP, "            self.election.replace(term, None)\n            clock", "            clock", "a broker that can not serve does not sit in office", "test_watchdog.py::test_aBrokerWithoutDescriptorsGivesWay"),
     Mutant(_MEMBERSHIP, "            broker.inherit([*inherited, *self.holdings.allocations()])  # the others bring theirs with their hello\n", "            pass\n", "a successor keeps what it holds itself", "test_takeover.py::test_fastModeMemoryGoesOnWithItsHoldersAndEndsWithTheLast test_sharing.py::test_fastModeMemoryOutlivesItsOwnerAndTheBroker"),
     Mutant(_MEMBERSHIP, "            held.append((pair, descriptors.duplicate(descriptor)))\n", "            pass\n", "a broker that left office brings the vault to its successor", "test_takeover.py::test_aNamedFastModeBufferSurvivesAPoliteTakeover"),
-    Mutant(_MEMBERSHIP, "            self.election.replace(term, self._heir())\n            self.kick()\n        if not isAtRest", "            pass\n        if not isAtRest", "who leaves hands the office on", "test_takeover.py::test_leavingHandsOverAtOnce test_takeover.py::test_aNamedFastModeBufferSurvivesAPoliteTakeover"),
+    Mutant(_MEMBERSHIP, "            self.election.replace(term, self.members.preferredOther(self.key))\n            self.kick()\n        if not isAtRest", "            pass\n        if not isAtRest", "who leaves hands the office on", "test_takeover.py::test_leavingHandsOverAtOnce test_takeover.py::test_aNamedFastModeBufferSurvivesAPoliteTakeover"),
     Mutant(_MEMBERSHIP, "        return generation & 0x7FFFF != generationBits or state", "        return state", "a claim of the slot's last member is a dead one's", "test_membership.py::test_aClaimOfTheSlotsLastMemberIsADeadOnes"),
     Mutant(_MEMBERSHIP, "                if not self._leaving:  # what", "                if True:  # what", "who leaves leaves quietly", "test_membership.py::test_whatWasUnderWayAtTheGoodByeIsNoError"),
     Mutant(_MEMBERSHIP, "        if not self._leaving and (settled", "        if (settled", "who has said good-bye asks nothing more", "test_membership.py::test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye", "it is refused, and that is not logged; only the broker's log says that it was asked"),
@@ -95,10 +95,10 @@ MUTANTS = [
     Mutant(_READERS, "        self._change()\n        if atomics.loadSeqCst32(self._claimAddress):\n            atomics.futexWake32(self._word, atomics.FUTEX_ALL)\n", "", "a reader that leaves wakes the writer", "test_turns.py"),
     Mutant(_HOLDINGS, "        while (found := self.data.setdefault(pair, wanted)()) is None:  # type: ignore[attr-defined]\n            _remove_dead_weakref(self.data, pair)  # type: ignore[attr-defined]\n", "        self.data[pair] = wanted\n        found = value\n", "the maker shares the holding of who opened meanwhile", "test_holdings.py::test_whoOpensWhatAnotherThreadHasJustMadeSharesItsHolding"),
     # --- creation ---
-    Mutant(_CREATION, "    except BaseException:\n        _abandon(membership, row, incarnation)\n        raise\n", "    except KeyError:\n        raise\n", "a creation that fails leaves nothing", "test_creation.py::test_aFillThatRaisesLeavesNothing"),
-    Mutant(_CREATION, "        except BaseException:\n            membership.leaseTable.release(index)\n            raise\n        memory", "        except KeyError:\n            raise\n        memory", "a creation that fails gives its lease back", "test_holdings.py::test_aCreationThatFailsGivesItsLeaseBack"),
-    Mutant(_CREATION, "        _fill(memory, wanted, fill)\n        if put is not None:\n            put(made.address)\n        _commit(membership, made, row, incarnation)\n", "        _commit(membership, made, row, incarnation)\n        _fill(memory, wanted, fill)\n", "nobody sees a buffer that is not filled", "test_creation.py::test_nobodySeesABufferThatIsNotFilled"),
-    Mutant(_CREATION, "    if membership.holdings.creating.setdefault(wanted.name, token) is not token:", "    if False:", "the threads of a process are told apart", "test_takeover.py::test_aNameIsCreatedByOneOfManyThreads"),
+    Mutant(_CREATION, "            making.giveUp()\n", "", "a creation that fails leaves nothing", "test_creation.py::test_aFillThatRaisesLeavesNothing"),
+    Mutant(_CREATION, "    except BaseException:\n        membership.leaseTable.release(index)\n        raise\n    memory", "    except KeyError:\n        raise\n    memory", "a creation that fails gives its lease back", "test_holdings.py::test_aCreationThatFailsGivesItsLeaseBack"),
+    Mutant(_CREATION, "    _fill(memory, wanted, fill)\n    if put is not None:\n        put(made.address)\n    _commit(making, made)\n", "    _commit(making, made)\n    _fill(memory, wanted, fill)\n", "nobody sees a buffer that is not filled", "test_creation.py::test_nobodySeesABufferThatIsNotFilled"),
+    Mutant(_MAKING, "        if found() is not self:\n            raise BufferExists", "        if False:\n            raise BufferExists", "the threads of a process are told apart", "test_takeover.py::test_aNameIsCreatedByOneOfManyThreads"),
     # --- lock, sharing, fences ---
     Mutant(_LOCK, "                self.recovered = not clean\n", "", "who takes a lock over from the dead is told", "test_lock.py::test_aKilledHolderIsSucceeded"),
     Mutant(_LOCK, "                claims.release(holding.claimAddress)\n", "                pass\n", "a lock is given back", "test_lock.py::test_processesTakeTurns"),

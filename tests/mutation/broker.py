@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_CAPABILITIES, _JOURNAL, _DIRECTORY, _CATALOG, _VAULT, _WATCHDOG, _UPKEEP, _BROKER, _REQUESTS, _CLIENT, _REPAIR, _SNAPSHOT = (
+(
+    _CAPABILITIES,
+    _JOURNAL,
+    _DIRECTORY,
+    _CATALOG,
+    _VAULT,
+    _WATCHDOG,
+    _UPKEEP,
+    _BROKER,
+    _REQUESTS,
+    _CLIENT,
+    _REPAIR,
+    _SNAPSHOT,
+    _LINES,
+    _INBOX,
+) = (
     f"muninn/broker/{name}.py"
     for name in (
         "capabilities",
@@ -19,6 +34,8 @@ _CAPABILITIES, _JOURNAL, _DIRECTORY, _CATALOG, _VAULT, _WATCHDOG, _UPKEEP, _BROK
         "client",
         "repair",
         "snapshot",
+        "lines",
+        "inbox",
     )
 )
 
@@ -122,14 +139,14 @@ MUTANTS = [
     Mutant(_UPKEEP, "            self.settleUnheld()\n        self.collectLost()\n", "        self.collectLost()\n", "what the dead had let go of is collected", "test_upkeep.py::test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf"),
     Mutant(_UPKEEP, "            self._chores.append(lambda: self.settleUnheld(end))\n", "            pass\n", "all rows are looked at, a slice at a time", "test_upkeep.py"),
     # --- broker ---
-    Mutant(_BROKER, "            if self.isDeposed():\n                raise Deposed\n            for descriptor", "            for descriptor", "a deposed broker serves nobody", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
+    Mutant(_BROKER, "        if self.isDeposed():\n            raise Deposed\n        self._election.beat()", "        self._election.beat()", "a deposed broker serves nobody", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_BROKER, "                os.eventfd_write(self._wakeFd, 1)\n                raise Deposed\n            reply", "                os.eventfd_write(self._wakeFd, 1)\n            reply", "a deposed broker does not serve its own process", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_BROKER, "        if uid != os.getuid():", "        if False:", "another user is refused", "test_watchdog.py::test_anotherUserIsRefused"),
     Mutant(_BROKER, " and not self._members.isCurrent(session.key):", " and False:", "a request of the dead grants nothing", "test_watchdog.py::test_aRequestOfTheDeadThatIsReadLateGrantsNothing"),
     Mutant(_BROKER, "        known = self._members.identity(key.slot).nonce == message[\"nonce\"]\n", "        known = True\n", "a hello has the member's nonce", "test_watchdog.py::test_aHelloNeedsAPidfdOfTheMemberItself"),
     Mutant(_BROKER, " or not self._members.isPidfdOf(descriptors[0], key):", ":", "a hello has the member's pidfd", "test_watchdog.py::test_aHelloNeedsAPidfdOfTheMemberItself"),
     Mutant(_BROKER, " and pidOf(descriptors[0]) == -1:", " and False:", "who died before its hello was read is nobody's fault", "test_watchdog.py::test_whoDiesBeforeItsHelloIsReadIsNobodysFault"),
-    Mutant(_BROKER, "        if not self._members.isCurrent(key):\n            raise _SenderGone", "        if False:\n            raise _SenderGone", "a hello is of a member of now", "test_watchdog.py::test_aHelloOfTheDeadIsRefused"),
+    Mutant(_BROKER, "        if not self._members.isCurrent(key):\n            raise SenderGone", "        if False:\n            raise SenderGone", "a hello is of a member of now", "test_watchdog.py::test_aHelloOfTheDeadIsRefused"),
     Mutant(_BROKER, "            wire.closeAll(descriptors)  # a handler empties the list of those that it keeps\n", "            pass\n", "descriptors that nobody asked for are closed", "test_watchdog.py::test_descriptorsThatNobodyAskedForAreClosed"),
     Mutant(_BROKER, "        if atomics.loadAcquire64(self._block.drainAddress) & 1:\n", "        if False:\n", "a draining domain creates nothing", "test_cli.py::test_drainStopsCreation"),
     Mutant(_BROKER, "        if self._directory.rows.state(row).incarnation == incarnation:\n            self._directory.settle(row)\n", "        self._directory.settle(row)\n", "a settle is of one incarnation", "test_watchdog.py", "`_named` has compared the incarnation, and settling is safe for any row"),
@@ -140,7 +157,7 @@ MUTANTS = [
     Mutant(_DIRECTORY, " and not self._isTorn(row):", ":", "a lock whose only user died is a dead one's", "test_image.py::test_aProgramThatReplacesItselfFindsNothingOfItsPast test_lock.py::test_aLockWhoseOnlyUserDiedIsRecovered"),
     Mutant(_BROKER, "                if session.key is None:\n                    self._upkeep.sweepSoon()", "                if False:\n                    self._upkeep.sweepSoon()", "who dies before its hello is looked for", "test_watchdog.py::test_whoEndsBeforeItsHelloIsLookedForAtOnce"),
     Mutant(_BROKER, "            word >> 40 > self._term.epoch\n            or atomics", "            atomics", "a deposed broker does not drain", "test_invariants.py::test_i3ADeposedBrokerDoesNotDrain"),
-    Mutant(_BROKER, "            if not events or self._served > _SERVED_FIRST:", "            if not events:", "upkeep is done although there is always something to serve", "test_upkeep.py"),
+    Mutant(_BROKER, "        if not descriptors or self._served > _SERVED_FIRST:", "        if not descriptors:", "upkeep is done although there is always something to serve", "test_upkeep.py"),
     Mutant(_BROKER, "        self._upkeep.collectLost()  # whoever is told that it is gone may make it anew at once\n", "", "what is said to be lost can be made anew", "test_upkeep.py"),
     Mutant(_BROKER, "        self._directory.fence()\n        path", "        path", "a successor fences first", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_BROKER, "            if self._rowExists(row, incarnation) and rows.state(row).state != layout.ROW_FREE:", "            if True:", "memory that no row vouches for is not kept", "test_watchdog.py::test_descriptorsThatNobodyAskedForAreClosed"),
@@ -153,13 +170,13 @@ MUTANTS = [
     Mutant(_CLIENT, "return now - self._since >= self._office.takeoverMs / 1000", "return False", "a broker that stands still is deposed", "test_invariants.py::test_i6AStandingHeartbeatIsTimedByTheObserver"),
     Mutant(_CLIENT, "        if seen != self._seen:", "        if self._seen is None:", "a broker that moves is not deposed", "test_invariants.py::test_i6AStandingHeartbeatIsTimedByTheObserver"),
     Mutant(_CLIENT, "                self._deposeIfStuck(term, patience)\n            answer", "                pass\n            answer", "a broker stuck in a request is deposed", "test_takeover.py::test_aBrokerStoppedDuringARequestIsDeposed"),
-    Mutant(_CLIENT, "                if self._office.election.epoch() != self._epoch or clock", "                if clock", "who waits for a deposed broker asks its successor", "test_client.py"),
-    Mutant(_CLIENT, "        if self._connection is not None and self._epoch == term.epoch:", "        if self._connection is not None:", "a new broker is asked on a new connection", "test_client.py::test_aNewBrokerIsAskedOnANewConnection"),
-    Mutant(_CLIENT, "            self._disconnect()\n            if isinstance(error, OSError):", "            if isinstance(error, OSError):", "an answer that came too late is nobody's", "test_client.py"),
-    Mutant(_CLIENT, "            self._disconnect()  # whoever uses it next would ask without a hello\n", "            pass\n", "no request goes before the hello", "test_client.py"),
-    Mutant(_CLIENT, "            held = office.allocations()\n", "", "a holder brings its memory to the successor", "test_client.py::test_aHelloBringsTheMemoryThatHasNoName"),
-    Mutant(_CLIENT, "        with contextlib.suppress(OSError):\n            connection.shutdown(socket.SHUT_RDWR)\n", "", "who waits for an earlier broker is called away", "test_client.py"),
-    Mutant(_CLIENT, "                if self._epoch < epoch:\n                    self._disconnect()\n", "                pass\n", "nothing stays connected to an earlier broker", "test_client.py::test_nothingStaysConnectedToAnEarlierBroker"),
+    Mutant(_CLIENT, "                if self._office.election.epoch() != line.epoch or clock", "                if clock", "who waits for a deposed broker asks its successor", "test_client.py"),
+    Mutant(_LINES, "            if line.epoch == epoch:\n                return line", "            if True:\n                return line", "a new broker is asked on a new connection", "test_client.py::test_aNewBrokerIsAskedOnANewConnection"),
+    Mutant(_CLIENT, "            line.close()  # whatever else it brings could be taken for the answer to another question\n", "            self._lines.giveBack(line)\n", "an answer that came too late is nobody's", "test_client.py"),
+    Mutant(_CLIENT, "            line.close()  # whoever uses it next would ask without a hello\n", "            self._lines.giveBack(line)\n", "no request goes before the hello", "test_client.py"),
+    Mutant(_CLIENT, "            held = office.allocations() if self._greeted != line.epoch else []\n", "", "a holder brings its memory to the successor", "test_client.py::test_aHelloBringsTheMemoryThatHasNoName"),
+    Mutant(_LINES, "                line.callAway()\n", "                pass\n", "who waits for an earlier broker is called away", "test_client.py"),
+    Mutant(_LINES, "            if line.epoch < epoch:\n                line.close()\n", "            if False:\n                line.close()\n", "nothing stays connected to an earlier broker", "test_client.py::test_nothingStaysConnectedToAnEarlierBroker"),
     Mutant(_CLIENT, "        self._hatch.forsake(epoch)\n", "", "nothing stays connected to an earlier hatch", "test_client.py::test_nothingStaysConnectedToAnEarlierBroker"),
     Mutant(_REPAIR, "            if holder := withdrawal.holder():\n", "            if holder := 0:\n", "nothing is repaired under somebody", "test_repair.py::test_isRefusedWhileSomebodyIsInTheDomain"),
     Mutant(_REPAIR, "                journal.append(\"live\", row=key.row", "                journal.note(\"gone\", row=key.row", "what was adopted is in a journal of the new block", "test_repair.py::test_whatWasAdoptedIsAdoptedAgain"),

@@ -1,0 +1,25 @@
+"""Sessions: one member's connection to the broker, and who it said it is."""
+
+from __future__ import annotations
+
+import socket
+
+from muninn.control.members import MemberKey
+from muninn.errors import ProtocolViolation
+
+
+class SenderGone(ProtocolViolation):
+    """What a member sent before its death and is read after it: nobody's fault, and nobody waits for the answer."""
+
+
+class Session:
+    """One member's connection, and who it said it is (checked)."""
+
+    def __init__(self, connection: socket.socket | None, key: MemberKey | None = None) -> None:
+        self.connection = connection
+        self.key = key
+
+    def member(self) -> MemberKey:
+        if self.key is None:
+            raise ProtocolViolation("the first request must be hello")
+        return self.key

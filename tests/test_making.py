@@ -1,0 +1,160 @@
+"""`api/making.py`: a creation that is cut short leaves nothing, wherever that happens."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import muninn
+from muninn.api import membership
+from muninn.api.making import Making
+from muninn.control import layout
+from support import Actor, ActorError, eventually, leftovers
+
+Start = Callable[..., Actor]
+
+
+def _joined(role: str, actor: Start) -> membership.Membership:
+    if role == "member":
+        actor().join()  # the broker is another
+    muninn.domainInfo()
+    return membership.current()
+
+
+def _isClean(current: membership.Membership) -> bool:
+    return not current.rows.notFree() and not current.holdings.creating
+
+
+@pytest.mark.parametrize("op", ["create", "commit"])
+@pytest.mark.parametrize("isAsked", [False, True])
+@pytest.mark.parametrize("role", ["member", "broker"])
+def test_whatIsInterruptedIsTakenBack(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, role: str, isAsked: bool, op: str
+) -> None:
+    """Broken: Ctrl-C while a grant was under way left a name that was nobody's, and that nobody could have."""
+    current = _joined(role, actor)
+    real, armed = current.client.request, [op]
+
+    def request(asked: str, *arguments: Any, **fields: Any) -> Any:
+        if asked not in armed:
+            return real(asked, *arguments, **fields)
+        armed.clear()
+        if isAsked:
+            real(asked, *arguments, **fields)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(current.client, "request", request)
+    with pytest.raises(KeyboardInterrupt):
+        muninn.share(np.arange(3), name="a")
+    assert current.rows.inState(layout.ROW_CREATING) == []
+    eventually(lambda: _isClean(current), "nothing is left of it")
+    assert leftovers(domain) == []
+    other = actor()
+    assert other.do("b = muninn.share(np.arange(4), name='a'); int(b.array.sum())") == 6
+    assert muninn.open("a").array.sum() == 6
+
+
+@pytest.mark.parametrize("role", ["member", "broker"])
+def test_whatIsInterruptedTwiceIsTakenBackByTheBackgroundThread(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    """The second Ctrl-C comes while the first one's consequences are being dealt with."""
+    current = _joined(role, actor)
+    real, armed = current.client.request, [2, 1]
+
+    def request(op: str, *arguments: Any, **fields: Any) -> Any:
+        answer = real(op, *arguments, **fields)
+        if armed:
+            armed.pop()
+            raise KeyboardInterrupt
+        return answer
+
+    monkeypatch.setattr(current.client, "request", request)
+    with pytest.raises(KeyboardInterrupt):
+        muninn.share(np.arange(3), name="a")
+    gc.collect()
+    eventually(lambda: _isClean(current), "nothing is left of it")
+    muninn.share(np.arange(3), name="a").free()
+
+
+def test_aNameIsOneThreadsUntilItsMakingEnds(domain: str) -> None:
+    client, creating = membership.current().client, dict[str, Any]()
+    first, second = Making(client, creating, "a"), Making(client, creating, "a")
+    first.takeName()
+    with pytest.raises(muninn.errors.BufferExists):
+        second.takeName()
+    second.leaveName()
+    with pytest.raises(muninn.errors.BufferExists):
+        second.takeName()
+    del first  # cut short: it never left its name
+    gc.collect()
+    second.takeName()
+    second.leaveName()
+    assert creating == {}
+
+
+#: In the middle of a grant, when the row has changed and its name is not noted yet, a signal reaches the main thread.
+_SIGNALLED = """
+import signal, threading
+from muninn.broker.catalog import Catalog
+from muninn.api import membership
+muninn.share(np.arange(5), name="k")
+add, armed = Catalog.add, []
+def signalled(self, row, usage):
+    if armed:
+        armed.clear()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+        time.sleep(0.02)
+    add(self, row, usage)
+Catalog.add = signalled
+"""
+
+
+def test_aChangeOfTheDirectoryIsNotInterrupted(domain: str, actor: Start) -> None:
+    """Broken: the broker's own process changed the directory on the thread that Ctrl-C stops, between one word and the next."""
+    broker = actor(f"{_SIGNALLED}\ndef stop(*_): raise KeyboardInterrupt\nsignal.signal(signal.SIGALRM, stop)")
+    with pytest.raises(ActorError, match="KeyboardInterrupt"):
+        broker.do("armed.append(1); muninn.share(np.arange(3), name='a')")
+    assert broker.do(f"membership.current().rows.inState({layout.ROW_CREATING})") == []
+    assert actor().do("int(muninn.share(np.arange(4), name='a').array.sum())") == 6
+    assert broker.do("int(muninn.open('a').array.sum())") == 6 and broker.leave() == 0
+
+
+def test_aHandlerCallsInTheMiddleOfAChange(domain: str, actor: Start) -> None:
+    """Broken: it changed the directory in the middle of the change that it had interrupted."""
+    handler = "def handle(*_): muninn.free('k'); muninn.share(np.arange(6), name='h')"
+    broker = actor(f"{_SIGNALLED}\n{handler}\nsignal.signal(signal.SIGALRM, handle)")
+    broker.do("armed.append(1); muninn.share(np.arange(3), name='a')")
+    assert actor().do("int(muninn.open('a').array.sum()), int(muninn.open('h').array.sum())") == [3, 15]
+    assert broker.do("sorted(row['name'] for row in muninn.listBuffers())") == ["a", "h"]
+
+
+def test_aFinalizerOnTheThreadThatServesIsNotWaitedFor(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The garbage collector chooses the thread. What needs no answer is done later; what needs one is refused at once."""
+    from muninn.broker.catalog import Catalog
+
+    victim, named = muninn.share(np.arange(3), name="victim"), muninn.share(np.arange(3), name="named")
+    add, seen = Catalog.add, list[Any]()
+
+    def finalizing(self: Catalog, row: int, usage: Any) -> None:
+        add(self, row, usage)
+        if usage.name == "a" and not seen:
+            victim.free()
+            muninn.free("named")
+            for call in (lambda: muninn.share(np.arange(2), name="b"), lambda: muninn.open("c"), lambda: muninn.free("c")):
+                try:
+                    call()
+                except muninn.MuninnError as error:
+                    seen.append(type(error).__name__)
+
+    monkeypatch.setattr(Catalog, "add", finalizing)
+    made = muninn.share(np.arange(4), name="a")
+    assert seen == ["BrokerUnavailable"] * 3 and made.array.sum() == 6
+    named.close()
+    eventually(lambda: [row["name"] for row in muninn.listBuffers()] == ["a"], "the others are free")
+    assert os.getpid() in {member["pid"] for member in muninn.domainInfo()["members"]}
