@@ -151,7 +151,7 @@ class Soak:
     def _unsettleOne(self) -> None:
         """Let somebody be interrupted, fork, exec, or end while a thread of it is at work."""
         deed = self._chance.choice(unrest.DEEDS)
-        calm = [worker for worker in self._crowd.workers.values() if worker is not self._anchor and not worker.isEnding]
+        calm = [worker for worker in self._crowd.workers.values() if worker is not self._anchor and worker.isAtWork and not worker.isEnding]
         # What a lock protects is changed inside it: an interrupted body leaves that half changed, which is no fault of the lock.
         fit = [worker for worker in calm if deed != "interrupt" or worker.role in ("reader", "churner", "lessee", "loader", "writer")]
         if not fit:

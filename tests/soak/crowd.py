@@ -51,6 +51,7 @@ class Worker:
         self.heardAt = time.monotonic()
         self.stoppedUntil = 0.0
         self.isEnding = False
+        self.isAtWork = False  # it has said something
         self.done: list[str] = []
         self.freed: list[str] | None = None
         self._pending = b""
@@ -85,7 +86,7 @@ class Worker:
             self._pending += read
         *lines, self._pending = self._pending.split(b"\n")
         for line in lines:
-            self.heardAt = time.monotonic()
+            self.heardAt, self.isAtWork = time.monotonic(), True
             self._take(json.loads(line), tally)
 
     def _take(self, said: dict[str, object], tally: Tally) -> None:

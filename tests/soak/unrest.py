@@ -70,6 +70,7 @@ def replace(role: str, chance: random.Random) -> None:
     if chance.random() < 0.5:
         muninn.Lock(f"lock-{chance.randrange(3)}").acquire(timeout=30)
         _halfWritten(chance).__enter__()[:1] = 1
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # until the next program has its handler
     os.execv(sys.executable, [sys.executable, "-m", "tests.soak.worker", role, str(chance.randrange(1 << 32))])
 
 
