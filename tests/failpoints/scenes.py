@@ -1,7 +1,7 @@
 """The scenes: who plays, to whom what happens, and that all is well afterwards.
 
 In every scene a player comes to a bad end at a fail point: as the *first* and only one, as an ordinary member (*client*), as *broker*,
-or as the broker's *successor*.
+as the broker's *successor*, as the *last* who leaves a domain in which something is shared, or as its *mender*.
 A *pair* lets a second one come to its own while the others still recover from the first. After it the survivors and a newcomer go on
 as if nothing had happened, or the scene has failed.
 """
@@ -271,11 +271,47 @@ def _successor(stage: Stage, deed: Deed | None, _: Deed | None) -> Any:
     return _comesBack(victim) if victim.fate == "stopped" else True
 
 
+def _last(stage: Stage, deed: Deed | None, _: Deed | None) -> Any:
+    """The only process of a domain in which something is shared says good-bye."""
+    return _alone(stage, deed, leave, plays.names)
+
+
+def _mender(stage: Stage, deed: Deed | None, _: Deed | None) -> Any:
+    """Somebody repairs a domain that nobody is in."""
+    return _alone(stage, deed, plays.mend)
+
+
+def _alone(stage: Stage, deed: Deed | None, act: Callable[[], Any], prepared: Callable[[], Any] | None = None) -> Any:
+    maker = stage.enter("maker")
+    maker.call(plays.prepare)
+    maker.kill()
+    victim = stage.enter("victim")
+    if prepared is not None:
+        victim.call(prepared)
+    _happens(victim, deed)
+    victim.begin(act)
+    victim.result()
+    if deed is None:
+        return victim.call(counted)
+    if victim.fate == "alive":
+        return False
+    if victim.fate == "stopped":
+        victim.resume()  # it may have been making a control block, which one process at a time does
+        victim.result()
+    newcomer = stage.enter("next")
+    if (names := newcomer.call(plays.names)) != ["kept", "precious"]:
+        raise PlayerError(f"of what was shared there is {names} after {deed}")
+    newcomer.call(plays.prepare)
+    return True
+
+
 _PERFORM: dict[str, Callable[[Stage, Deed | None, Deed | None], Any]] = {
     "first": _first,
     "client": _client,
     "broker": _broker,
     "successor": _successor,
+    "last": _last,
+    "mender": _mender,
 }
 ROLES = tuple(_PERFORM)
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
