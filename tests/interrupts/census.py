@@ -35,10 +35,9 @@ def descriptors() -> list[str]:
 
 
 def mappings() -> int:
-    """How many segments, and memory without a name, this process has mapped: all but the control block."""
-    block = f"{membership.current().block.address:x}-"
+    """How many segments, and how much memory of GPUs, this process has mapped."""
     with open("/proc/self/maps") as file:
-        return sum(("/dev/shm/muninn-" in line or "/memfd:muninn" in line) and not line.startswith(block) for line in file)
+        return sum(("/dev/shm/muninn-" in line and "/segment-" in line) or "/memfd:muninn-gpu" in line for line in file)
 
 
 def inProcess(threads: int, files: list[str]) -> list[str]:
