@@ -63,9 +63,9 @@ class Departure:
         return True
 
     def awaitEnd(self) -> None:
-        """Wait until it is known whether the membership has ended."""
+        """Wait until it is known whether the membership has ended; not on the thread that leaves."""
         deadline = clock.now() + _OVER_SECONDS
-        while self.isOn and clock.now() < deadline:
+        while self.isOn and threading.get_ident() != self._leaver and clock.now() < deadline:
             clock.sleep(_LOOK_SECONDS)
 
 

@@ -46,10 +46,16 @@ def _issued(holding: Holding, device: Device | None, stream: Any, kind: int, pla
         # A thread of this process must not let a GPU wait for a ticket before the word that ends the wait is in its stream: the two streams
         # may be one, or one wait for the other as a default stream does. So nobody sees a ticket whose fence is not recorded.
         with holding.fencing:
-            ticket = holding.tickets.issue(holding.membership.key, kind)
-            if ticket is not None:
-                _promise(holding, device, stream, ticket, place)
-                return ticket
+            try:
+                ticket = holding.tickets.issue(holding.membership.key, kind)
+                if ticket is not None:
+                    _promise(holding, device, stream, ticket, place)
+                    return ticket
+            except BaseException:
+                # An interruption may have come before anybody knew which ticket it was. Those that are meant to be open are promised.
+                meant = {promised for row, promised in list(holding.membership.promised) if row == holding.row}
+                holding.tickets.abandon(holding.membership.key, meant)
+                raise
         if not holding.tickets.awaitRoom(max(0.0, deadline - clock.now())):
             raise TimeoutError(
                 f"{layout.TICKET_RING} tickets of {holding.description.name!r} have been pending for {_ISSUE_BOUND_SECONDS:.3g} s"
@@ -72,8 +78,8 @@ def _promise(holding: Holding, device: Device | None, stream: Any, ticket: int, 
     if device is None:
         onReached(None)  # nobody but the caller can have done anything, and that is done
         return
-    membership.promised.add((holding.row, ticket))
     try:
+        membership.promised.add((holding.row, ticket))
         if device.recordFence(stream, onReached, _wordOf(holding, device, ticket)) and isSound():
             tickets.makeSure(ticket, membership.key)
     except BaseException as error:
@@ -83,14 +89,15 @@ def _promise(holding: Holding, device: Device | None, stream: Any, ticket: int, 
 
 def wait(holding: Holding, stream: Any, ticket: int | None, timeout: float | None) -> int:
     """Hold `stream`, or without one the caller, until the ticket is done; returns the ticket."""
+    last = holding.tickets.last()
+    if ticket is not None and not 0 <= ticket <= last:
+        raise ValueError(f"ticket {ticket} of {holding.description.name!r} was never issued; the last one is {last}")
     return _held(holding, stream, ticket, timeout, mindsDeath=True)
 
 
 def _held(holding: Holding, stream: Any, ticket: int | None, timeout: float | None, *, mindsDeath: bool) -> int:
     tickets = holding.tickets
     wanted = tickets.last() if ticket is None else ticket
-    if not 0 <= wanted <= tickets.last():
-        raise ValueError(f"ticket {wanted} of {holding.description.name!r} was never issued; the last one is {tickets.last()}")
     if wanted == 0:
         return 0
     deadline = deadlineOf(timeout)

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from muninn.api.gpus import deviceOf
 from muninn.api.making import Creating
 from muninn.api.memory import Bytes, Memory, NoBytes, exported
-from muninn.api.readers import Readers
-from muninn.control import atomics, clock, layout, leases, segments
+from muninn.control import atomics, claims, clock, layout, leases, segments
 from muninn.control.clock import monotonicMs
 from muninn.control.generations import Generation
 from muninn.control.leases import LeaseIndex, Tenure
+from muninn.control.owners import Owners
 from muninn.control.rows import RowDescription
 from muninn.control.tickets import Tickets
 from muninn.errors import BrokerUnavailable, BufferFreed, LeaseExpired, LeaseRevoked, MuninnError, OwnerDied, PermissionDenied
@@ -46,8 +46,8 @@ class Holding:
     """One buffer that this process has open. It ends when the last buffer object lets go of it."""
 
     __slots__ = (
-        "__weakref__", "_leaseAddress", "_leaseWord", "_readers", "_renewAtMs", "_renewal", "claimAddress", "claimDepth", "claimLock",
-        "description", "fencing", "generation", "incarnation", "membership", "memory", "row", "tickets", "turnLock", "writer",
+        "__weakref__", "_leaseAddress", "_leaseWord", "_owner", "_renewAtMs", "_renewal", "claimAddress", "description", "fencing",
+        "generation", "incarnation", "membership", "memory", "row", "tickets",
     )  # fmt: skip
 
     def __init__(
@@ -62,12 +62,8 @@ class Holding:
         self.generation = Generation(block.rowAddress(row))
         self.tickets = Tickets(block.rowAddress(row), block.fencesAddress(row))
         self.fencing = threading.RLock()  # what is shown of fences, and what streams are made to wait for, in one order
-        self._readers: Readers | None = None
+        self._owner = 0
         self.claimAddress = block.rowAddress(row) + layout.ROW_CLAIM_OFFSET
-        self.turnLock = threading.Lock()  # a writer's turn, which another thread may end than began it
-        self.writer = 0  # the thread that is inside a writer's turn; guarded by turnLock
-        self.claimLock = threading.RLock()
-        self.claimDepth = 0  # how often a `Lock` holds the claim; guarded by claimLock
         self._leaseAddress, self._leaseWord = membership.leaseTable.held(memory.leaseIndex, row, incarnation)
         self._renewal: weakref.ref[Renewal] | None = None
         self._renewAtMs = monotonicMs() + self.ttlMs // 2 if isFresh else 0  # what was kept may be about to run out
@@ -77,19 +73,31 @@ class Holding:
         return self.membership.settings.security.leaseTtlMs
 
     @property
-    def readers(self) -> Readers:
-        """Who reads it by kernels. Made when it is first asked for: most who open a buffer never do."""
-        readers = self._readers
-        if readers is None:
-            with self.membership.leaseLock:
-                readers = self._readers
-                if readers is None:
-                    readers = self._readers = Readers(self.membership, self.row, self.incarnation, self.memory.leaseIndex)
-        return readers
+    def owner(self) -> int:
+        """What this process has of the claim, by its address. Bound when it is first asked for: most who open a buffer never write."""
+        if not self._owner:
+            membership = self.membership
+            expiryAddress, word = self._leaseAddress + layout.LEASE_EXPIRY_OFFSET, claims.claimWord(membership.key)
+            rowAddress = membership.block.rowAddress(self.row)
+            self._owner = membership.holdings.owners.bind(self.row, self.incarnation, rowAddress, expiryAddress, self, word)
+        return self._owner
+
+    def isOwn(self, word: int) -> bool:
+        """Whether a claim is this process's."""
+        return claims.belongsTo(word, self.membership.key)
+
+    def isWriting(self) -> bool:
+        """Whether this thread is inside a writer's turn."""
+        return bool(self._owner) and bool(atomics.ownerWrites(self._owner, threading.get_ident()))
+
+    def refuseOwnWriter(self) -> None:
+        """Before something that waits for writers: this thread would wait for itself."""
+        if self.isWriting():
+            raise RuntimeError(f"this thread is writing {self.description.name!r}: what it has written so far is in the view of its turn")
 
     def hasTurns(self, notOf: int = 0) -> bool:
-        """Whether any thread of this process, save one, is inside a turn."""
-        return self.writer not in (0, notOf) or (self._readers is not None and self._readers.isAny(notOf))
+        """Whether any thread of this process, save one, is inside a turn, or any at all has the lock."""
+        return bool(self._owner) and bool(atomics.ownerIsBusy(self._owner, 0 if self.description.kind == layout.ROW_KIND_LOCK else notOf))
 
     def renewal(self) -> Renewal:
         """A token: while anybody keeps it, the background thread renews the lease."""
@@ -172,8 +180,8 @@ class Holdings:
         self.closing = 0
         membership.leaseTable.onGone = self._onGone
         self.creating: Creating = {}
-        #: The locks that this process holds: they are held although nobody may have kept the `Lock` object.
-        self.locked: set[Holding] = set()
+        #: The turns and locks of this process, which keep their holdings.
+        self.owners = Owners(membership.block.geometry.maxBuffers)
         #: What this process shares where it lies: held until it is taken back.
         self.lent: dict[tuple[int, int], Memory] = {}
         self._renewAtMs = 0
@@ -433,7 +441,7 @@ class Holdings:
         The caller's own turns do not count: while it asks it writes nothing.
         """
         holdings, thread = [reference() for reference in self._all.valuerefs()], threading.get_ident()
-        return bool(self.locked or self.creating) or any(holding is not None and holding.hasTurns(thread) for holding in holdings)
+        return bool(self.creating) or any(holding is not None and holding.hasTurns(thread) for holding in holdings)
 
     def isAtWork(self) -> bool:
         """Whether GPUs may be at work for this process on what others will use as soon as its leases and claims are gone."""

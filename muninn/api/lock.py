@@ -1,30 +1,55 @@
 """`muninn.Lock`: a named lock between processes that survives its holder's death.
 
-It is the writer claim of a row without memory, so it is found, leased and reclaimed like a buffer. Between processes the owner is
-the process; its threads agree among themselves by an `RLock` first, which also makes it re-entrant.
+It is the writer claim of a row without memory, so it is found, leased and reclaimed like a buffer. Who has it is in the owner of the
+row (`control/owners.py`): of all processes and all their threads one, which may take it again.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from muninn.api import creation
-from muninn.api.departure import Departing
 from muninn.api.holdings import Holding
 from muninn.api.membership import current
 from muninn.api.names import NameWait
-from muninn.control import claims
-from muninn.control.deadlines import deadlineOf, remaining, timeoutOf
+from muninn.control import atomics, owners
+from muninn.control.deadlines import deadlineOf, timeoutOf
 from muninn.errors import BufferExists, BufferNotFound
 from muninn.terms import asName
 
 _CREATION_BOUND_SECONDS = 30.0
 
 
-class Lock:
+class _Taking(atomics.Turn):
+    """What takes a lock and gives it back. None of its public methods is Python: nothing can interrupt one half way."""
+
+    _holding: Holding
+    name: str
+
+    if TYPE_CHECKING:
+
+        def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    else:
+        __exit__ = atomics.lockExit
+
+    def _await(self, until: tuple[float | None, float | None] | None, word: int) -> bool:
+        holding = self._holding
+        deadline, timeout = until or (None, None)
+        isDead = owners.awaitOwner(holding.claimAddress, holding.membership.key, holding.membership.isDead, deadline, word)
+        if isDead is None:
+            other = "thread" if holding.isOwn(word) else "process"
+            raise TimeoutError(f"another {other} has held lock {self.name!r} for {timeout} s")
+        return isDead
+
+    def _refuse(self, reason: int) -> None:
+        if reason == owners.REFUSED_VOID:
+            raise RuntimeError(f"lock {self.name!r} is not held by this process: the one that it was forked from may hold it")
+        what = "held by another thread" if reason == owners.REFUSED_OTHER_THREAD else "not held by this process"
+        raise RuntimeError(f"lock {self.name!r} is {what}")
+
+
+class Lock(_Taking):
     """A lock that all processes of the domain know by its name.
 
     Parameters
@@ -39,11 +64,12 @@ class Lock:
     """
 
     def __init__(self, name: str) -> None:
+        super().__init__(None, _CALLS, id(self), id(self))
         self.name = asName(name)
-        self.recovered = False
-        self._holding = self._attach()
+        self._holding = self._found()
+        self._owner = self._holding.owner
 
-    def _attach(self) -> Holding:
+    def _found(self) -> Holding:
         wanted = creation.lockDraft(self.name)
         membership = current()
         waiting, deadline = NameWait(membership, wanted.name), deadlineOf(_CREATION_BOUND_SECONDS)
@@ -58,80 +84,73 @@ class Lock:
                     break
         raise BufferNotFound(f"the lock {self.name!r} could not be attached within {_CREATION_BOUND_SECONDS:.0f} s")
 
-    def acquire(self, timeout: float | None = None) -> bool:
-        """Take the lock, again if this thread has it.
+    @property
+    def recovered(self) -> bool:
+        return bool(self._recovered)
 
-        Parameters
-        ----------
-        timeout
-            Seconds; None waits as long as the holder lives. `TimeoutError` when they are over.
-        """
-        timeout = timeoutOf("Lock.acquire", timeout)
-        deadline = deadlineOf(timeout)
-        while True:
-            if self._holding.membership.isStale():
-                current().requireSameDomain(self._holding.membership, self.name)
-                self._holding = self._attach()
-            holding = self._holding
-            with contextlib.suppress(Departing):
-                return self._acquire(holding, timeout, deadline)
-            holding.membership.departure.awaitEnd()
+    if TYPE_CHECKING:
 
-    def _acquire(self, holding: Holding, timeout: float | None, deadline: float | None) -> bool:
-        if not holding.claimLock.acquire(timeout=-1 if timeout is None else timeout):
-            raise TimeoutError(f"another thread has held lock {self.name!r} for {timeout} s")
-        try:
-            if holding.claimDepth == 0:
-                clean = claims.acquire(holding.claimAddress, holding.membership.key, holding.membership.isDead, remaining(deadline))
-                if clean is None:
-                    raise TimeoutError(f"another process has held lock {self.name!r} for {timeout} s")
-                holding.membership.holdings.locked.add(holding)
-                try:
-                    holding.membership.departure.check()
-                except Departing:
-                    holding.membership.holdings.locked.discard(holding)
-                    claims.release(holding.claimAddress)
-                    raise
-                self.recovered = not clean
-            holding.claimDepth += 1
-        except BaseException:
-            holding.claimLock.release()
-            raise
-        return True
+        def acquire(self, timeout: float | None = None) -> bool:
+            """Take the lock, again if this thread has it.
 
-    def release(self) -> None:
-        """Give the lock back, once for each `acquire`. `RuntimeError` when this thread does not have it."""
-        holding = self._holding
-        if holding.membership.isStale():
-            raise RuntimeError(f"lock {self.name!r} is not held by this process: the one that it was forked from may hold it")
-        if not holding.claimLock.acquire(blocking=False):
-            raise RuntimeError(f"lock {self.name!r} is held by another thread")
-        try:
-            if holding.claimDepth == 0:
-                raise RuntimeError(f"lock {self.name!r} is not held by this process")
-            holding.claimDepth -= 1
-            if holding.claimDepth == 0:
-                holding.membership.holdings.locked.discard(holding)
-                claims.release(holding.claimAddress)
-            holding.claimLock.release()
-        finally:
-            holding.claimLock.release()
+            Parameters
+            ----------
+            timeout
+                Seconds; None waits as long as the holder lives. `TimeoutError` when they are over.
+            """
 
-    @contextmanager
-    def held(self, timeout: float | None) -> Iterator[Lock]:
+        def release(self) -> None:
+            """Give the lock back, once for each `acquire`. `RuntimeError` when this thread does not have it."""
+
+        def __enter__(self) -> Lock: ...
+    else:
+        acquire = atomics.lockAcquire
+        release = atomics.lockRelease
+        __enter__ = atomics.lockEnter
+
+    def held(self, timeout: float | None) -> _Held:
         """``with lock.held(timeout=2.0):``, for a bounded wait."""
-        self.acquire(timeoutOf("Lock.held", timeout))
-        try:
-            yield self
-        finally:
-            self.release()
+        return _Held(self, timeoutOf("Lock.held", timeout))
 
-    def __enter__(self) -> Lock:
-        self.acquire()
-        return self
+    def _attach(self) -> None:
+        holding = self._holding
+        holding.membership.departure.awaitEnd()
+        if holding.membership.isStale():
+            current().requireSameDomain(holding.membership, self.name)
+            holding = self._holding = self._found()
+        self._owner = holding.owner
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.release()
+    def _deadlineOf(self, timeout: float | None) -> tuple[float | None, float | None]:
+        seconds = timeoutOf("Lock.acquire", timeout)
+        return deadlineOf(seconds), seconds
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return Lock, (self.name,)
 
     def __repr__(self) -> str:
         return f"<muninn.Lock {self.name!r}>"
+
+
+class _Held(_Taking):
+    """`Lock.held`."""
+
+    def __init__(self, lock: Lock, timeout: float | None) -> None:
+        super().__init__(lock._owner, _HELD_CALLS, id(self), id(lock))
+        self._lock, self._timeout, self._holding, self.name = lock, timeout, lock._holding, lock.name
+        self._isTimed = timeout is not None
+
+    if TYPE_CHECKING:
+
+        def __enter__(self) -> Lock: ...
+    else:
+        __enter__ = atomics.lockEnter
+
+    def _attach(self) -> None:
+        self._lock._attach()
+        self._holding, self._owner = self._lock._holding, self._lock._owner
+
+    def _deadlineOf(self, timeout: None) -> tuple[float | None, float | None]:
+        return deadlineOf(self._timeout), self._timeout
+
+
+_CALLS, _HELD_CALLS = owners.callsOf(Lock), owners.callsOf(_Held)

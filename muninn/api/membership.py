@@ -313,8 +313,10 @@ class Membership:
                 return
             self.departure.begin()
             try:
+                self.holdings.owners.depart(True)
                 self._leave()
             finally:
+                self.holdings.owners.depart(False)
                 self.departure.end()
 
     def _leave(self) -> None:
@@ -340,6 +342,7 @@ class Membership:
         self._leaving = True
         with self.leaseLock:
             self._hasLeft = True  # before the slot is another's: an interruption may come at any point
+            self.holdings.owners.end()
         with contextlib.suppress(MuninnError):
             self.client.request("leave")
         term = self.election.term()

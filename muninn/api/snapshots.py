@@ -9,8 +9,9 @@ import numpy as np
 from muninn.api import fences
 from muninn.api.dtypes import dtypeOf
 from muninn.api.holdings import Holding
+from muninn.api.turns import Copying
 from muninn.control import atomics, claims
-from muninn.control.generations import Streams
+from muninn.control.generations import Starved, Streams
 from muninn.errors import InvalidArgument, WriterDied
 
 
@@ -26,11 +27,22 @@ def snapshot(holding: Holding, out: np.ndarray[Any, Any] | None, timeout: float)
         )
     target, memory, sizeBytes = out.__array_interface__["data"][0], holding.memory, holding.description.sizeBytes
     streams = Streams(holding.tickets.last, lambda seconds: fences.holdBack(holding, None, writing=False, timeout=seconds))
-    if memory.isHostVisible:
-        address = memory.source.address
-        copied = holding.generation.copy(address, target, sizeBytes, timeout, lambda: writerIsDead(holding), streams)
-    else:
-        copied = holding.generation.copyBy(lambda: memory.copyOut(target, sizeBytes), timeout, lambda: writerIsDead(holding), streams)
+
+    def isDead() -> bool:
+        holding.refuseOwnWriter()  # somebody writes: if it is this thread, it would wait for itself
+        return writerIsDead(holding)
+
+    def copy(seconds: float, canTakeTurn: bool) -> int | None:
+        if memory.isHostVisible:
+            address = memory.source.address
+            return holding.generation.copy(address, target, sizeBytes, seconds, isDead, streams, canTakeTurn)
+        return holding.generation.copyBy(lambda: memory.copyOut(target, sizeBytes), seconds, isDead, streams, canTakeTurn)
+
+    try:
+        copied = copy(timeout, True)
+    except Starved as starved:
+        with Copying(holding, starved.seconds):
+            copied = copy(starved.seconds, False)
     if copied is None:
         raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
     return out

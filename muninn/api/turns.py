@@ -4,6 +4,10 @@ Inside their `with` blocks a writer keeps out everybody, and a reader with a str
 host, as for a lock, for as long as somebody is putting work into a stream. The work itself is waited for on the GPU: who enters makes
 the stream wait for the turns whose work is not over (a reader for who writes, a writer for who reads too), and who leaves signals. So
 the publication may come before the work is done: it says "there is a newer one", and the fence says when it can be read.
+
+Entering and leaving are C (`cshim/owners.h`), so no handler of a signal can come between a step of them and what belongs to it. The
+methods here are called from there, where nothing is held, or where what is held is given back when they raise. A turn whose object is
+gone is ended: nobody else could.
 """
 
 from __future__ import annotations
@@ -14,8 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from muninn.api import fences
-from muninn.api.departure import Departing
-from muninn.control import claims, layout
+from muninn.api.readers import awaitNone
+from muninn.control import atomics, layout, owners
 from muninn.control.deadlines import deadlineOf, remaining
 from muninn.errors import WriterDied
 
@@ -23,154 +27,156 @@ if TYPE_CHECKING:
     from muninn.api.buffer import MuninnBuffer
     from muninn.api.holdings import Holding
 
-#: Whose turn it is while its work is still to come and cannot be promised: no thread has this identity.
-_NO_THREAD = -1
 #: No stream was named, not even the default one.
 WITHOUT_STREAM: Any = type("WithoutStream", (), {"__repr__": lambda self: "WITHOUT_STREAM", "__slots__": ()})()
+#: Until when, and how many seconds that were; None: for ever.
+_Until = tuple[float, float] | None
 
 
-class Writing:
+class _OnHolding(atomics.Turn):
+    """What the turns of a holding have in common."""
+
+    _holding: Holding
+    _timeout: float | None
+    _inside = ""
+
+    if TYPE_CHECKING:
+
+        def __enter__(self) -> Any: ...
+        def __exit__(
+            self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        ) -> Literal[False]: ...
+    else:
+        __del__ = atomics.turnDrop
+
+    def _deadlineOf(self, _: None) -> _Until:
+        timeout = self._timeout
+        return None if timeout is None else (deadlineOf(timeout) or 0.0, timeout)
+
+    def _await(self, until: _Until, word: int) -> bool:
+        holding = self._holding
+        isDead = owners.awaitOwner(
+            holding.claimAddress, holding.membership.key, holding.membership.isDead, None if until is None else until[0], word
+        )
+        if isDead is None and until is not None:
+            other = "thread" if holding.isOwn(word) else "process"
+            raise TimeoutError(f"another {other} has been writing {holding.description.name!r} for {until[1]} s")
+        return bool(isDead)
+
+    def _refuse(self, reason: int) -> None:
+        name = self._holding.description.name
+        if reason == owners.REFUSED_VOID:
+            raise RuntimeError(f"this process was forked, or has left, while it began a turn of {name!r}")
+        raise RuntimeError(f"this thread is {'writing' if reason == owners.REFUSED_WRITING else 'reading'} {name!r} already")
+
+    def _linger(self) -> None:
+        _endBehindWork(self._holding, lambda: atomics.turnEnd(self))
+
+
+class Writing(_OnHolding):
     """One writer's turn. Leaving it by an exception leaves the buffer half written: readers are told, and the next writer repairs it."""
 
-    __slots__ = ("_begun", "_buffer", "_deadline", "_holding", "_place", "_stream", "_timeout")
-
     def __init__(self, buffer: MuninnBuffer, timeout: float | None, stream: Any) -> None:
+        super().__init__(None, _WRITING_CALLS, id(self))
+        self._isTimed = timeout is not None
         self._buffer = buffer
         self._timeout = timeout
         self._stream = stream
 
-    def __enter__(self) -> Any:
-        self._deadline = deadlineOf(self._timeout)
-        while True:
-            try:
-                return self._enter()
-            except Departing:
-                self._holding.membership.departure.awaitEnd()
+    if not TYPE_CHECKING:
+        __enter__, __exit__ = atomics.writingEnter, atomics.writingExit
 
-    def _enter(self) -> Any:
-        holding = self._holding = self._buffer._checked()
-        name, thread = holding.description.name, threading.get_ident()
-        if holding.writer == thread or holding.readers.isOne():
-            raise RuntimeError(f"this thread is {'writing' if holding.writer == thread else 'reading'} {name!r} already")
-        if not holding.turnLock.acquire(timeout=-1 if self._timeout is None else self._timeout):
-            raise TimeoutError(f"another thread has been writing {name!r} for {self._timeout} s")
-        try:
-            membership = holding.membership
-            if claims.acquire(holding.claimAddress, membership.key, membership.isDead, remaining(self._deadline)) is None:
-                raise TimeoutError(f"another process has been writing {name!r} for {self._timeout} s")
-            try:
-                holding.writer = thread
-                membership.departure.check()
-                if not holding.readers.awaitNone(remaining(self._deadline)):
-                    raise TimeoutError(f"others have been reading {name!r} by kernels for {self._timeout} s")
-                view = self._fenced()
-            except BaseException:
-                holding.writer = 0
-                claims.release(holding.claimAddress)
-                raise
-            self._begun = holding.generation.begin()
-            return view
-        except BaseException:
-            holding.turnLock.release()
-            raise
-
-    def _fenced(self) -> Any:
-        """The view, behind those whose work is not over."""
-        holding, buffer = self._holding, self._buffer
+    def _attach(self) -> Any:
+        holding = self._holding = _opened(self._buffer)
+        self._owner = holding.owner
         if self._stream is WITHOUT_STREAM and not holding.memory.isHostVisible:
             self._stream = None  # kernels must write it, and theirs is the default stream if no other is named
+        if self._stream is not WITHOUT_STREAM:
+            self._kind = owners.KIND_STREAM
+            return None
+        self._kind = owners.KIND_HOST
+        return self._buffer._view(holding)
+
+    def _settle(self, until: _Until) -> Any:
+        """The view, behind those whose work is not over. The claim is ours."""
+        holding, buffer = self._holding, self._buffer
+        left = None if until is None else remaining(until[0])
+        if not awaitNone(holding, left):
+            raise TimeoutError(f"others have been reading {holding.description.name!r} for {self._timeout} s")
+        left = None if until is None else remaining(until[0])
         if self._stream is WITHOUT_STREAM:
-            fences.holdBack(holding, None, writing=True, timeout=remaining(self._deadline))
+            fences.holdBack(holding, None, writing=True, timeout=left)
             return buffer._view(holding)
         self._stream = fences.usableStream(holding, self._stream)
         self._place = None if self._stream is None else self._stream.place()
-        fences.holdBack(holding, self._stream, writing=True, timeout=remaining(self._deadline))
+        fences.holdBack(holding, self._stream, writing=True, timeout=left)
         return buffer.deviceArray()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Literal[False]:
-        holding = self._holding
-        if holding.membership.isStale():
-            return False  # a child that was forked meanwhile: the turn is its parent's
-        try:
-            if self._stream is not WITHOUT_STREAM:
-                # Behind an error too: what the stream was given is done all the same, and nobody's work may come between.
-                fences.signal(holding, self._stream, layout.TICKET_WRITING, self._place)
-            elif kind is None:
-                fences.mend(holding)
-        except BaseException:
-            if self._stream is WITHOUT_STREAM:
-                self._giveUp()
-            else:
-                holding.writer = _NO_THREAD
-                _endBehindWork(holding, self._giveUp)
-            raise
-        if kind is None:
-            self._publish()
+    def _end(self, _: type[BaseException] | None) -> None:
+        if self._stream is not WITHOUT_STREAM:
+            # Behind an error too: what the stream was given is done all the same, and nobody's work may come between.
+            fences.signal(self._holding, self._stream, layout.TICKET_WRITING, self._place)
         else:
-            self._giveUp()
-        return False
-
-    def _publish(self) -> None:
-        holding = self._holding
-        holding.writer = 0
-        holding.generation.publish(self._begun)
-        claims.release(holding.claimAddress)
-        holding.turnLock.release()
-
-    def _giveUp(self) -> None:
-        """Leave it half written: readers are told, and the next writer repairs it."""
-        holding = self._holding
-        holding.writer = 0
-        claims.release(holding.claimAddress)
-        holding.generation.wake()
-        holding.turnLock.release()
+            fences.mend(self._holding)
 
 
-class Reading:
+class Reading(_OnHolding):
     """A reader's turn on a stream: later work of the stream comes behind who wrote, and the next writer's behind it."""
 
-    __slots__ = ("_buffer", "_holding", "_stream", "_thread", "_timeout")
-
     def __init__(self, buffer: MuninnBuffer, stream: Any, timeout: float | None) -> None:
+        super().__init__(None, _READING_CALLS, id(self))
+        self._isTimed, self._kind = timeout is not None, owners.KIND_STREAM
         self._buffer, self._stream, self._timeout = buffer, stream, timeout
 
-    def __enter__(self) -> Any:
-        deadline = deadlineOf(self._timeout)
-        while True:
-            try:
-                return self._enter(deadline)
-            except Departing:
-                self._holding.membership.departure.awaitEnd()
+    if not TYPE_CHECKING:
+        __enter__, __exit__ = atomics.readingEnter, atomics.readingExit
 
-    def _enter(self, deadline: float | None) -> Any:
-        holding = self._holding = self._buffer._checked()
-        self._thread, name = threading.get_ident(), holding.description.name
-        if holding.writer == self._thread:
-            raise RuntimeError(f"this thread is writing {name!r}")
+    def _attach(self) -> None:
+        holding = self._holding = _opened(self._buffer)
+        self._owner = holding.owner
+        holding.refuseOwnWriter()
         self._stream = fences.usableStream(holding, self._stream)
-        if not holding.readers.enter(self._timeout):
-            raise TimeoutError(f"{name!r} has been written for {self._timeout} s")
-        try:
-            holding.membership.departure.check()
-            if holding.generation.value() & 1:  # and nobody who lives is inside
-                raise WriterDied(f"a writer of {name!r} died or gave up half way")
-            fences.holdBack(holding, self._stream, writing=False, timeout=remaining(deadline))
-            return self._buffer.deviceArray()
-        except BaseException:
-            holding.readers.leave(self._thread)
-            raise
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Literal[False]:
-        if not self._holding.membership.isStale():
-            readers = self._holding.readers
-            try:
-                fences.signal(self._holding, self._stream, layout.TICKET_READING)
-            except BaseException:
-                readers.handOn(self._thread, _NO_THREAD)
-                _endBehindWork(self._holding, lambda: readers.leave(_NO_THREAD))
-                raise
-            readers.leave(self._thread)
-        return False
+    def _settle(self, until: _Until) -> Any:
+        holding = self._holding
+        if holding.generation.value() & 1:  # and nobody who lives is inside
+            raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
+        fences.holdBack(holding, self._stream, writing=False, timeout=None if until is None else remaining(until[0]))
+        return self._buffer.deviceArray()
+
+    def _end(self, _: type[BaseException] | None) -> None:
+        fences.signal(self._holding, self._stream, layout.TICKET_READING)
+
+
+class Copying(_OnHolding):
+    """A reader's turn in which the host copies: taken by a copy that writers have not left room for."""
+
+    def __init__(self, holding: Holding, timeout: float) -> None:
+        super().__init__(None, _COPYING_CALLS, id(self))
+        self._isTimed, self._kind = True, owners.KIND_HOST
+        self._holding, self._timeout = holding, timeout
+
+    if not TYPE_CHECKING:
+        __enter__, __exit__ = atomics.readingEnter, atomics.readingExit
+
+    def _attach(self) -> None:
+        self._owner = self._holding.owner
+        self._holding.refuseOwnWriter()
+
+    def _settle(self, _: _Until) -> None:
+        """The copy looks itself at what was published."""
+
+
+_WRITING_CALLS, _READING_CALLS, _COPYING_CALLS = owners.callsOf(Writing), owners.callsOf(Reading), owners.callsOf(Copying)
+
+
+def _opened(buffer: MuninnBuffer) -> Holding:
+    """The holding, for a turn that is begun under a membership that stays."""
+    holding = buffer._checked()
+    if holding.membership.departure.isOn:
+        holding.membership.departure.awaitEnd()
+        holding = buffer._checked()
+    return holding
 
 
 def _endBehindWork(holding: Holding, end: Callable[[], object]) -> None:

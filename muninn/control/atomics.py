@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,70 @@ def _bound(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any
     function = getattr(library, name)
     function.restype, function.argtypes = result, arguments
     return function
+
+
+class Turn(ctypes.Structure):
+    """`struct mnnTurn`: what Python sets of it when it begins, and what the C part keeps in it. Its classes are in `api`."""
+
+    _fields_ = (
+        ("_owner", ctypes.c_void_p), ("_calls", ctypes.c_void_p), ("_object", ctypes.c_void_p), ("_given", ctypes.c_void_p),
+        ("_next", ctypes.c_void_p), ("_begun", _U64), ("_thread", _U64), ("_who", _U64), ("_state", _U32), ("_kind", _U32),
+        ("_isTimed", _U32), ("_recovered", _U32),
+    )  # fmt: skip
+
+    # A structure has no hash of its own, since most can change: this is a place in memory, and the object is one.
+    __hash__ = object.__hash__
+
+
+class _Python(ctypes.Structure):
+    """`struct mnnPython`."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in ("call", "keep", "drop", "number", "valueOf", "fetch", "restore", "none", "true", "false", "whoAmI")
+    )
+
+
+class _Calls(ctypes.Structure):
+    """`struct mnnCalls`."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("python", "attach", "deadline", "await_", "settle", "end", "linger", "refuse"))
+
+
+_FUNCTIONS = (
+    "PyObject_CallFunctionObjArgs", "Py_IncRef", "Py_DecRef", "PyLong_FromUnsignedLong", "PyLong_AsUnsignedLongMask", "PyErr_Fetch",
+    "PyErr_Restore",
+)  # fmt: skip
+_python = _Python(*(ctypes.cast(getattr(ctypes.pythonapi, each), ctypes.c_void_p) for each in _FUNCTIONS), id(None), id(True), id(False))
+#: What the C part has the address of, for as long as the process lives.
+_kept: list[Any] = []
+
+
+def callsOf(functions: Iterable[Any]) -> int:
+    """The `struct mnnCalls` of these functions, in the order of its fields, by its address; None stands for one that is never called."""
+    functions = list(functions)
+    calls = _Calls(ctypes.addressof(_python), *(None if each is None else id(each) for each in functions))
+    _kept.append((calls, functions))
+    return ctypes.addressof(calls)
+
+
+def identifyBy(function: Callable[[], int] | None) -> None:
+    """Let `function` say who is running; None: a thread is itself."""
+    _kept.append(function)
+    _python.whoAmI = None if function is None else id(function)
+
+
+_TURN = ctypes.POINTER(Turn)
+_asMethod = ctypes.pythonapi.PyInstanceMethod_New
+_asMethod.restype, _asMethod.argtypes = ctypes.py_object, (ctypes.py_object,)
+
+
+def _method(name: str, result: Any, *optional: str, arguments: int = 0) -> Any:
+    """A C function that is a method of a `Turn`: a call of it runs no bytecode, between which a handler of a signal could raise."""
+    objects = [ctypes.py_object] * (arguments + len(optional))
+    prototype = ctypes.PYFUNCTYPE(result, _TURN, *objects)
+    named: Any = ((1, "turn"), *((1, each, None) for each in optional)) if optional else None
+    return _asMethod(prototype((name, _quick), named))
 
 
 loadAcquire32 = _bound(_quick, "mnnLoadAcquire32", _U32, _ADDRESS)
@@ -69,6 +134,21 @@ FUTEX_ALL = 0x7FFFFFFF
 watch = _bound(_slow, "mnnWatch", _I32, _ADDRESS, _ADDRESS, _U32, _ADDRESS, _U32, _U32, _I64, _I64)
 kickWatcher = _bound(_quick, "mnnKickWatcher", None, _ADDRESS, _ADDRESS, _U32)
 spinWhile64 = _bound(_slow, "mnnSpinWhile64", _U64, _ADDRESS, _U64, _I64)
+
+ownerBind = _bound(_quick, "mnnOwnerBind", None, _ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _U32, _U32)
+ownerWrites = _bound(_quick, "mnnOwnerWrites", _I32, _ADDRESS, _U64)
+ownerReads = _bound(_quick, "mnnOwnerReads", _I32, _ADDRESS, _U64)
+ownerIsBusy = _bound(_quick, "mnnOwnerIsBusy", _I32, _ADDRESS, _U64)
+lockAcquire = _method("mnnLockAcquire", ctypes.py_object, "timeout")
+lockRelease = _method("mnnLockRelease", ctypes.py_object)
+lockEnter = _method("mnnLockEnter", ctypes.py_object)
+lockExit = _method("mnnLockExit", ctypes.py_object, arguments=3)
+writingEnter = _method("mnnWritingEnter", ctypes.py_object)
+writingExit = _method("mnnWritingExit", ctypes.py_object, arguments=3)
+readingEnter = _method("mnnReadingEnter", ctypes.py_object)
+readingExit = _method("mnnReadingExit", ctypes.py_object, arguments=3)
+turnDrop = _method("mnnTurnDrop", None)
+turnEnd = _bound(_quick, "mnnTurnEnd", None, _TURN)
 
 robustListBytes = _bound(_quick, "mnnRobustListBytes", _SIZE)
 robustHold = _bound(_quick, "mnnRobustHold", _I32, _ADDRESS, _ADDRESS)

@@ -2,7 +2,10 @@
 
 A claim is 32 bits {contended, slot generation, slot+1}, so a waiter knows whom it waits for and can ask whether that one is
 *proven* dead; noticed is not enough, since another thread of a dying process may still be writing. The writer's right to a buffer
-and `muninn.Lock` are claims. They belong to processes: threads of one process agree among themselves first.
+and `muninn.Lock` are claims. They belong to processes.
+
+Locks and turns take them in C (`cshim/owners.c`), together with what this process remembers of them, and in the order in which waiters
+came. `acquire` and `release` here are the same word without both, for a member that is played by somebody else: tests.
 """
 
 from __future__ import annotations

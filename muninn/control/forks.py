@@ -8,10 +8,9 @@ child begins with none.
 
 from __future__ import annotations
 
+import _thread
 import os
-import threading
 import weakref
-from types import TracebackType
 
 #: How long a fork waits for another thread's import or join. Afterwards the child has to do without what was being loaded.
 _WHOLE_SECONDS = 2.0
@@ -19,8 +18,11 @@ _WHOLE_SECONDS = 2.0
 _guards: weakref.WeakSet[Guard] = weakref.WeakSet()
 
 
-class Guard:
+class Guard(_thread.RLock):  # type: ignore[misc]  # it may be inherited from, whatever typeshed says
     """A re-entrant lock of the process.
+
+    It is the C class, so that its ends are C: a handler of a signal may raise at the first bytecode of an `__exit__` in Python, and the
+    lock would stay taken.
 
     Parameters
     ----------
@@ -29,35 +31,25 @@ class Guard:
     """
 
     def __init__(self, isWhole: bool = False) -> None:
-        self._lock = threading.RLock()
         self._isWhole = isWhole
         self._forking = False
         _guards.add(self)
 
-    def __enter__(self) -> Guard:
-        self._lock.acquire()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._lock.release()
-
-    def acquire(self, timeout: float) -> bool:
-        return self._lock.acquire(timeout=timeout)
-
     def beforeFork(self) -> None:
-        if self._isWhole and self._lock.acquire(timeout=_WHOLE_SECONDS):
+        if self._isWhole and self.acquire(timeout=_WHOLE_SECONDS):
             self._forking = True  # written and read by who has the lock
 
     def afterFork(self) -> None:
         """In the parent, and in the child if this thread has the lock."""
-        if self._lock._is_owned() and self._forking:  # type: ignore[attr-defined]
+        if self._is_owned() and self._forking:  # type: ignore[attr-defined]
             self._forking = False
-            self._lock.release()
+            self.release()
 
     def afterForkInChild(self) -> None:
         self.afterFork()
-        if not self._lock._is_owned():  # type: ignore[attr-defined]
-            self._lock, self._forking = threading.RLock(), False
+        if not self._is_owned():  # type: ignore[attr-defined]
+            self._at_fork_reinit()  # type: ignore[attr-defined]
+            self._forking = False
 
 
 def _each(step: str) -> None:

@@ -7,6 +7,7 @@ readers say so (`WriterDied`), and the next writer takes the claim over, writes,
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from muninn.control import atomics, clock, layout
 from muninn.control.deadlines import deadlineOf, sleepNs
 
 _COPY_ATTEMPTS = 64
+#: How many publications a copy lets by before it takes a reader's turn, which makes the next writer wait for it.
+_PATIENCE = 3
 #: How often a waiter asks whether a writer that is half way still lives; the reclaiming broker wakes it sooner.
 _CHECK_NS = 200_000_000
 #: How long a waiter looks at the word before it sleeps: about what a sleep and a wake-up cost, so a prompt answer costs no system
@@ -39,6 +42,20 @@ class Streams(NamedTuple):
 
 #: Of memory that only CPUs write.
 NO_STREAMS = Streams(lambda: 0, lambda seconds: None)
+
+
+class Starved(Exception):
+    """Writers left no room for a whole copy, although there was time. Who gets this takes a reader's turn, and copies then.
+
+    Attributes
+    ----------
+    seconds
+        What is left of the timeout.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 class Generation:
@@ -81,40 +98,57 @@ class Generation:
         timeout: float,
         writerIsDead: Callable[[], bool],
         streams: Streams = NO_STREAMS,
+        canTakeTurn: bool = False,
     ) -> int | None:
         """Copy `sizeBytes` of one generation, never torn, to private memory; returns the generation.
 
-        None when a writer died half way, and `TimeoutError` when writers never leave room for a whole copy within `timeout` seconds.
+        None when a writer died half way, and `TimeoutError` when writers never leave room for a whole copy within `timeout` seconds; from
+        a caller that can take a reader's turn they are not let by more than once: `Starved`.
         """
 
         def attempt() -> int:
-            return int(atomics.seqRead(self._word, source, target, sizeBytes, _COPY_ATTEMPTS))
+            return int(atomics.seqRead(self._word, source, target, sizeBytes, _PATIENCE if canTakeTurn else _COPY_ATTEMPTS))
 
-        return self._copied(attempt, f"of {sizeBytes} bytes ", timeout, writerIsDead, streams)
+        return self._copied(attempt, f"of {sizeBytes} bytes ", timeout, writerIsDead, streams, canTakeTurn)
 
     def copyBy(
-        self, copy: Callable[[], None], timeout: float, writerIsDead: Callable[[], bool], streams: Streams = NO_STREAMS
+        self,
+        copy: Callable[[], None],
+        timeout: float,
+        writerIsDead: Callable[[], bool],
+        streams: Streams = NO_STREAMS,
+        canTakeTurn: bool = False,
     ) -> int | None:
         """`copy` for memory that the CPU does not reach: `copy` copies all of it, and is called again if somebody wrote meanwhile."""
 
         def attempt() -> int:
             value = self.value()
             if value & 1:
-                return -1
+                return -errno.EBUSY
             copy()
-            return value if self.value() == value else -1
+            return value if self.value() == value else -errno.EAGAIN
 
-        return self._copied(attempt, "", timeout, writerIsDead, streams)
+        return self._copied(attempt, "", timeout, writerIsDead, streams, canTakeTurn)
 
     def _copied(
-        self, attempt: Callable[[], int], what: str, timeout: float, writerIsDead: Callable[[], bool], streams: Streams
+        self,
+        attempt: Callable[[], int],
+        what: str,
+        timeout: float,
+        writerIsDead: Callable[[], bool],
+        streams: Streams,
+        canTakeTurn: bool,
     ) -> int | None:
         deadline = clock.now() + timeout
+        patientUntil = 0
         while True:
             value = self.value()
             if value & 1:
                 if writerIsDead() and self.value() == value:
                     return None
+                patientUntil = patientUntil or value + 2 * _PATIENCE
+                if canTakeTurn and value >= patientUntil:
+                    raise Starved(max(0.0, deadline - clock.now()))
             else:
                 # A publication may come before the kernels that it announces are done. Their ticket was there before it.
                 last = streams.last()
@@ -123,6 +157,8 @@ class Generation:
                 result = attempt()
                 if result == value or (result >= 0 and streams.last() == last):
                     return result
+                if canTakeTurn and result == -errno.EAGAIN:
+                    raise Starved(max(0.0, deadline - clock.now()))
             if (remaining := deadline - clock.now()) <= 0:
                 raise TimeoutError(f"no whole copy {what}within {timeout} s: the buffer is written without a pause")
             if value & 1:

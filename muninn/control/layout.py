@@ -148,10 +148,16 @@ ROW_TICKET_NEXT_OFFSET = ROW_TICKET_WAKE_OFFSET + 4  # u64, last ticket issued
 # owner: readers, fetch-add, whenever a reader's turn begins or ends; 0: there never was one. Writers futex-wait on it. A stale read costs
 # one more look at the leases.
 ROW_READERS_OFFSET = ROW_TICKET_NEXT_OFFSET + 8  # u32
+# owner: who waits for the claim, CAS to the lower number; who takes it, or waits no longer for the heir, CAS to 0. A stale read costs a
+# turn out of order. See cshim/owners.h.
+ROW_HEIR_OFFSET = ROW_READERS_OFFSET + 4  # u32, number of the waiter to whom a free claim is left; 0: to anybody
 # owner: members, CAS that raises. A torn writer is the last one, or there is none: both are compared. A stale read is that of a reader who
 # was a moment earlier.
 ROW_LAST_WRITER_OFFSET = ROW_READERS_OFFSET + 8  # u64, the last ticket of a writer's turn
 ROW_TORN_OFFSET = ROW_LAST_WRITER_OFFSET + 8  # u64, the last of them that was poisoned
+# owner: who waits for the claim, fetch-add. It wraps: numbers are compared by their distance, and of two waiters more than 2^31 arrivals
+# apart the later one is let in first.
+ROW_ARRIVALS_OFFSET = ROW_TORN_OFFSET + 8  # u32, the number of the last waiter that came
 # owner: the signalling member, CAS; anyone completes a sure one that a GPU has reached; the broker poisons those of the dead.
 # {low half of the ticket:32 | slot generation:16 | slot:12 | status:4}
 ROW_TICKETS_OFFSET = 448  # TICKET_RING x u64
@@ -261,7 +267,7 @@ assert MEMBER_LEASE_HIGH_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
 assert MEMBER_TIME_NAMESPACE_OFFSET % 8 == 0 and MEMBER_TIME_NAMESPACE_OFFSET + 8 <= MEMBER_BYTES
 assert ROW_TRANSPORT_OFFSET + 1 <= ROW_SHAPE_OFFSET
 assert ROW_ORIGIN_OFFSET % 8 == 0 and ROW_ORIGIN_OFFSET + 8 <= ROW_GENERATION_OFFSET
-assert ROW_TORN_OFFSET + 8 <= ROW_TICKETS_OFFSET
+assert ROW_ARRIVALS_OFFSET + 4 <= ROW_TICKETS_OFFSET
 assert ROW_BYTES % CACHE_LINE_BYTES == 0 and ROW_CHUNK * ROW_BYTES % PAGE_BYTES == 0
 assert ROW_CHUNK * FENCE_BYTES % PAGE_BYTES == 0
 assert ROW_TICKET_NEXT_OFFSET % 8 == 0 and ROW_READERS_OFFSET % 4 == 0 and ROW_LAST_WRITER_OFFSET % 8 == 0

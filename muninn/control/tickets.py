@@ -14,6 +14,7 @@ Tickets are numbers of 64 bits, of which a ring slot keeps the lower half: the o
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import NamedTuple
 
 from muninn.control import atomics, clock, layout
@@ -121,6 +122,17 @@ class Tickets:
                 break
         self.raiseFence(ticket)  # a GPU that goes on because of a poisoned ticket can be told why already
         self._wakeAll()
+
+    def abandon(self, key: MemberKey, meant: Set[int]) -> None:
+        """Poison the open tickets of `key` that nobody will complete: those that are not `meant`. None is issued in its name meanwhile."""
+        for address in self._matching(*self.openOf(key)):
+            word = int(atomics.loadAcquire64(address))
+            ticket = self._whole(word)
+            if word & _OPEN_MASK == _ofMember(key) and ticket not in meant:
+                atomics.casSeqCst64(self._next, ticket - 1, ticket)
+                if word & layout.TICKET_TURN_MASK == layout.TICKET_WRITING:
+                    _raise(self._lastWriter, ticket)
+                self.complete(ticket, key, layout.TICKET_POISONED)
 
     # --- who waits ---------------------------------------------------------------------------------------------------
 

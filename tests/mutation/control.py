@@ -15,8 +15,8 @@ _BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERAT
 # fmt: off
 MUTANTS = [
     # --- forks ---
-    Mutant("muninn/control/forks.py", "        if self._isWhole and self._lock.acquire(timeout=_WHOLE_SECONDS):", "        if False:", "a fork waits for what must be whole", "test_forks.py::test_aForkWaitsForWhatMustBeWhole"),
-    Mutant("muninn/control/forks.py", "            self._lock, self._forking = threading.RLock(), False\n", "            pass\n", "a child has the locks that its other threads held", "test_forks.py::test_whatAnotherThreadHeldIsFreeInAChild"),
+    Mutant("muninn/control/forks.py", "        if self._isWhole and self.acquire(timeout=_WHOLE_SECONDS):", "        if False:", "a fork waits for what must be whole", "test_forks.py::test_aForkWaitsForWhatMustBeWhole"),
+    Mutant("muninn/control/forks.py", "            self._at_fork_reinit()  # type: ignore[attr-defined]\n", "            pass\n", "a child has the locks that its other threads held", "test_forks.py::test_whatAnotherThreadHeldIsFreeInAChild"),
     Mutant("muninn/broker/client.py", "        self._isForked = True\n", "", "a child does not ask in its parent's name", "test_forks.py::test_aHandlerThatForksLeavesTheAnswerToTheParent"),
     # --- block ---
     Mutant(_BLOCK, "    if header is None or header.version == 0:\n        return None\n", "    if header is None:\n        return None\n", "a block without a version is nobody's", "test_block.py::test_aBlockThatNeverHadAnIdentityIsReplaced"),
@@ -140,6 +140,7 @@ MUTANTS = [
     Mutant(_GENERATIONS, "                if writerIsDead() and self.value() == value:", "                if writerIsDead():", "a writer that ended just now has not died", "test_generations.py"),
     Mutant(_GENERATIONS, "            if value & ~1 > after:", "            if value > after:", "a wait ends with a publication", "test_generations.py"),
     Mutant(_GENERATIONS, "            if value & ~1 > after:", "            if value > after and not value & 1:", "an odd word says that the one before was published", "test_generations.py::test_whatWasPublishedIsSeenAlthoughSomebodyWritesAgain"),
+    Mutant(_GENERATIONS, "                if canTakeTurn and value >= patientUntil:\n", "                if False:\n", "a reader that starves takes a turn", "test_owners.py::test_readersGetAWholeCopyOfWhatIsWrittenWithoutAPause"),
     Mutant(_GENERATIONS, "            check()\n", "", "a wait ends when its writer dies", "test_generations.py::test_whatItsCheckRaisesEndsAWait"),
     Mutant(_GENERATIONS, "                if last:\n                    streams.settle(max(0.0, deadline - clock.now()))\n", "", "what kernels still write is waited for", "test_generations.py test_turns.py"),
     Mutant(_GENERATIONS, "if result == value or (result >= 0 and streams.last() == last):", "if result >= 0:", "a newer generation's kernels are waited for too", "test_generations.py"),

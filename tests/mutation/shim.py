@@ -4,10 +4,34 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_SHIM, _HATCH, _WATCH, _RESERVE, _LEASES = (f"cshim/{name}.c" for name in ("primitives", "hatch", "watch", "reserve", "leases"))
+_SHIM, _HATCH, _WATCH, _RESERVE, _LEASES, _OWNERS = (
+    f"cshim/{name}.c" for name in ("primitives", "hatch", "watch", "reserve", "leases", "owners")
+)
 
 # fmt: off
 MUTANTS = [
+    Mutant(_OWNERS, "\tif (heir == 0 || heir == waiter->number)\n", "\tif (1)\n", "a free claim is left to its heir", "test_owners.py::test_aWaiterIsLetInAlthoughTheHolderRetakesAtOnce"),
+    Mutant(_OWNERS, "\tcas32(heirOf(owner), heir, 0);\n\twaiter->passing = 0;\n\treturn false;\n", "\treturn true;\n", "an heir that does not come is passed over", "test_owners.py::test_anHeirThatDoesNotComeIsPassedOver"),
+    Mutant(_OWNERS, "cas32(heirOf(owner), waiter->number, 0))\n\t\tmnnFutexWake32", "0)\n\t\tmnnFutexWake32", "who gives up keeps no place", "test_owners.py::test_aWaiterThatGivesUpLeavesNoPlaceKept"),
+    Mutant(_OWNERS, "(int32_t)(heir - waiter->number) > 0", "heir > waiter->number", "arrivals may wrap", "test_owners.py::test_arrivalsMayWrap", "of three waiters another comes first, and all are served"),
+    Mutant(_OWNERS, "\tif (mnnExchangeSeqCst32(claimOf(owner), 0) & CONTENDED)\n\t\tmnnFutexWake32(claimOf(owner), INT_MAX);\n", "\tmnnExchangeSeqCst32(claimOf(owner), 0);\n", "a release wakes who waits", "test_owners.py", "the next look comes in 50 ms"),
+    Mutant(_OWNERS, "\t\trelease(owner);\n\t\tdrop(owner, turn->calls->python);\n\t}\n\treturn gave", "\t\towner->depth = 0;\n\t}\n\treturn gave", "a lock is given back", "test_lock.py::test_processesTakeTurns"),
+    Mutant(_OWNERS, "\tif (owner->depth == 0)\n\t\treturn refuse(turn, MNN_REFUSED_NOT_HELD);\n", "", "only its holder releases a lock", "test_lock.py::test_aReleaseTooManyLeavesTheLockWhole"),
+    Mutant(_OWNERS, "\tif (!isMine && owner->who != who)\n\t\treturn refuse(turn, MNN_REFUSED_OTHER_THREAD);\n", "", "another thread does not release it", "test_owners.py::test_greenletsAreThreads"),
+    Mutant(_OWNERS, "\tif (isVoid(owner))\n\t\treturn refuse(turn, MNN_REFUSED_VOID);\n", "", "a forked child does not release its parent's lock", "test_lock.py::test_aForkedChildDoesNotReleaseItsParentsLock"),
+    Mutant(_OWNERS, "static void keep(struct mnnOwner *owner, const struct mnnPython *python) { python->keep(owner->holding); }", "static void keep(struct mnnOwner *owner, const struct mnnPython *python) { (void)owner, (void)python; }", "a lock is held although nobody kept the object", "test_lock.py::test_isHeldAlthoughNobodyKeptTheObject"),
+    Mutant(_OWNERS, "\t\t\t\tturn->recovered = isDead || isLeft;\n", "", "who takes a lock over from the dead is told", "test_lock.py::test_aKilledHolderIsSucceeded"),
+    Mutant(_OWNERS, "\t\tif (isDeparting(owner, who) && !(owner->depth != 0 && owner->who == who)) {", "\t\tif (0) {", "nothing begins in a slot that is given back", "test_membership.py::test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn"),
+    Mutant(_OWNERS, "\tendWriting(turn, isWhole);\n\treturn gave", "\tendWriting(turn, true);\n\treturn gave", "what was not written to its end is not published", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),
+    Mutant(_OWNERS, "\tmnnFutexWake32((uint32_t *)generationOf(owner), INT_MAX);\n", "", "who waits for a writer that gave up is woken", "test_buffer.py::test_whoWaitsForAWriterThatGivesUpIsToldAtOnce"),
+    Mutant(_OWNERS, "\t\tif (settled == NULL && !isVoid(owner)) {\n", "\t\tif (0) {\n", "what fails on the way in is given back", "test_owners.py::test_aTurnThatIsInterruptedAtAnyBytecodeIsEnded"),
+    Mutant(_OWNERS, "\t\tif (isNested || isFree(word) || word == dead) {", "\t\tif (1) {", "a reader looks for a writer", "test_turns.py"),
+    Mutant(_OWNERS, "\t\tif (isNested || isFree(word) || word == dead) {", "\t\tif (isFree(word) || word == dead) {", "who is inside does not wait for the writer that waits for it", "test_turns.py::test_aReaderInsideDoesNotWaitForTheWriterThatWaitsForIt"),
+    Mutant(_OWNERS, "\t\tif (isNested || isFree(word) || word == dead) {", "\t\tif (isNested || isFree(word)) {", "a dead writer keeps no reader out", "test_turns.py::test_aWriterThatDiedInsideIsToldToReaders"),
+    Mutant(_OWNERS, "\tif (owner->readers == NULL)\n\t\tsayReading(owner, false);\n", "\tsayReading(owner, false);\n", "one reader's end is not the end of all", "test_turns.py::test_readersAreInsideTogether"),
+    Mutant(_OWNERS, "\t\tsayReading(owner, true);\n\t\tchangeReaders(owner);\n", "\t\tsayReading(owner, true);\n", "a writer knows that somebody reads", "test_turns.py"),
+    Mutant(_OWNERS, "\tchangeReaders(owner);\n\tif (load32(claimOf(owner)) != 0)\n\t\tmnnFutexWake32(readersOf(owner), INT_MAX);\n", "", "a reader that leaves wakes the writer", "test_turns.py"),
+    Mutant(_OWNERS, "\tturn->thread = turn->who = NO_THREAD;\n\tlinger", "\tlinger", "a turn that lasts is no turn of its thread any more", "test_turns.py::test_aTurnThatCanPromiseNothingLastsUntilItsWorkIsOver"),
     Mutant(_SHIM, "\t\tif (__atomic_load_n(generation, __ATOMIC_RELAXED) == before)\n", "\t\tif (1)\n", "a copy is of one generation", "test_generations.py::test_aCopyDuringWhichTheGenerationChangedIsMadeAgain"),
     Mutant(_SHIM, "\t\tif (before & 1)\n\t\t\treturn -EBUSY;\n", "", "nothing is copied while somebody writes", "test_primitives.py test_generations.py"),
     Mutant(_SHIM, "\t\t__atomic_thread_fence(__ATOMIC_ACQUIRE);\n", "", "the copy comes before the second look", "test_generations.py::test_aCopyIsNeverTorn", "x86-64 keeps loads in order, and memcpy is a call that the compiler does not look into"),

@@ -1,0 +1,644 @@
+/* See owners.h for what each function promises; here is only why it is done so. */
+#define _GNU_SOURCE
+#include "owners.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "layout.h"
+
+static const uint32_t CONTENDED = UINT32_C(1) << 31, SLOT_MASK = 0xFFF;
+static const uint64_t NO_THREAD = UINT64_MAX;
+/* How often a turn that failed to end is handed to somebody who waits for its work, each time that an exception comes between. */
+enum { LINGER_ATTEMPTS = 3 };
+
+static uint32_t *claimOf(const struct mnnOwner *owner) { return (uint32_t *)(owner->row + MNN_ROW_CLAIM_OFFSET); }
+static uint32_t *heirOf(const struct mnnOwner *owner) { return (uint32_t *)(owner->row + MNN_ROW_HEIR_OFFSET); }
+static uint32_t *arrivalsOf(const struct mnnOwner *owner) { return (uint32_t *)(owner->row + MNN_ROW_ARRIVALS_OFFSET); }
+static uint32_t *readersOf(const struct mnnOwner *owner) { return (uint32_t *)(owner->row + MNN_ROW_READERS_OFFSET); }
+static uint64_t *generationOf(const struct mnnOwner *owner) { return (uint64_t *)(owner->row + MNN_ROW_GENERATION_OFFSET); }
+
+static uint32_t load32(const uint32_t *word) { return __atomic_load_n(word, __ATOMIC_SEQ_CST); }
+static uint64_t load64(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_SEQ_CST); }
+static bool cas32(uint32_t *word, uint32_t expected, uint32_t desired) { return mnnCasSeqCst32(word, expected, desired) == expected; }
+static bool isFree(uint32_t claim) { return (claim & SLOT_MASK) == 0; }
+
+static bool isVoid(const struct mnnOwner *owner) { return owner == NULL || owner->row == NULL || owner->all->ended != 0; }
+/* Whether another thread is about to void it. It looks for what was begun after it has said so: both under the interpreter's lock. */
+static bool isDeparting(const struct mnnOwner *owner, uint64_t who) { return owner->all->leaver != 0 && owner->all->leaver != who; }
+
+/* --- one's own --- */
+
+void mnnOwnerBind(struct mnnOwner *owner, struct mnnOwners *all, char *row, uint64_t *leaseExpiry, void *holding, uint32_t mine, uint32_t incarnation)
+{
+	bool isSame = owner->row == row && owner->incarnation == incarnation;
+	if (isSame && (owner->depth != 0 || owner->readers != NULL))
+		return; /* then it is the same holding too: that is kept */
+	memset(owner, 0, sizeof *owner);
+	*owner = (struct mnnOwner){.row = row, .all = all, .leaseExpiry = leaseExpiry, .holding = holding, .mine = mine, .incarnation = incarnation};
+}
+
+/* Python's identity of the caller; false with an exception where that is a function which raised. */
+static bool knowMe(const struct mnnPython *python, uint64_t *who)
+{
+	*who = (uint64_t)pthread_self();
+	if (python->whoAmI == NULL)
+		return true;
+	void *number = python->call(python->whoAmI, NULL);
+	if (number == NULL)
+		return false;
+	*who = python->valueOf(number);
+	python->drop(number);
+	return true;
+}
+
+int mnnOwnerWrites(const struct mnnOwner *owner, uint64_t who) { return !isVoid(owner) && owner->depth != 0 && owner->who == who; }
+
+int mnnOwnerReads(const struct mnnOwner *owner, uint64_t who)
+{
+	if (!isVoid(owner))
+		for (const struct mnnTurn *turn = owner->readers; turn != NULL; turn = turn->next)
+			if (turn->who == who)
+				return 1;
+	return 0;
+}
+
+int mnnOwnerIsBusy(const struct mnnOwner *owner, uint64_t notOf)
+{
+	if (isVoid(owner))
+		return 0;
+	if (owner->depth != 0 && owner->who != notOf)
+		return 1;
+	for (const struct mnnTurn *turn = owner->readers; turn != NULL; turn = turn->next)
+		if (turn->who != notOf)
+			return 1;
+	return 0;
+}
+
+/* The holding is kept while anything of it is here, whether or not Python keeps the object by which it was taken. */
+static void keep(struct mnnOwner *owner, const struct mnnPython *python) { python->keep(owner->holding); }
+/* Last of all: the holding may end with it. */
+static void drop(struct mnnOwner *owner, const struct mnnPython *python) { python->drop(owner->holding); }
+
+/* --- the claim --- */
+
+/* One who has to wait, while it does. */
+struct waiter {
+	uint32_t number; /* 0: it has not had to wait yet */
+	uint32_t passing; /* the heir for whom it leaves a free claim alone */
+	int64_t passingSinceNs;
+};
+
+/* Whether a free claim is kept for somebody else. */
+static bool isKept(struct mnnOwner *owner, struct waiter *waiter)
+{
+	uint32_t heir = load32(heirOf(owner));
+	if (heir == 0 || heir == waiter->number)
+		return false;
+	int64_t now = mnnMonotonicNs();
+	if (waiter->passing != heir) {
+		waiter->passing = heir;
+		waiter->passingSinceNs = now;
+		return true;
+	}
+	if (now - waiter->passingSinceNs < MNN_HEIR_NS)
+		return true;
+	/* SYNC heir: pairs with arrive, by which it may become the heir again. It is dead, or stopped, or slow. */
+	cas32(heirOf(owner), heir, 0);
+	waiter->passing = 0;
+	return false;
+}
+
+/* Take a number, be the heir if nobody came earlier, and see to it that the next release wakes. Returns what the claim says then. */
+static uint32_t arrive(struct mnnOwner *owner, struct waiter *waiter)
+{
+	while (waiter->number == 0)
+		waiter->number = __atomic_add_fetch(arrivalsOf(owner), 1, __ATOMIC_SEQ_CST);
+	uint32_t heir = load32(heirOf(owner));
+	/* SYNC heir: pairs with isKept. Bounded: each failure says that an earlier one has become the heir, or that the heir has gone. */
+	while (heir != waiter->number && (heir == 0 || (int32_t)(heir - waiter->number) > 0)) {
+		uint32_t found = mnnCasSeqCst32(heirOf(owner), heir, waiter->number);
+		if (found == heir)
+			break;
+		heir = found;
+	}
+	uint32_t word = load32(claimOf(owner));
+	/* SYNC claim: pairs with release, which wakes if it finds the bit. */
+	while ((word & CONTENDED) == 0) {
+		uint32_t found = mnnCasSeqCst32(claimOf(owner), word, word | CONTENDED);
+		if (found == word)
+			return word | CONTENDED;
+		word = found;
+	}
+	return word;
+}
+
+/* It waits no longer, and has not got it. */
+static void depart(struct mnnOwner *owner, struct waiter *waiter)
+{
+	if (waiter->number != 0 && !isVoid(owner) && cas32(heirOf(owner), waiter->number, 0))
+		mnnFutexWake32(claimOf(owner), INT_MAX); /* who has left a free claim to it */
+}
+
+/* The claim is taken from the word that was seen. */
+static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t word, uint64_t who)
+{
+	/* Others may wait too if we did, or be asleep since a wake-up that was lost with its waiter. SYNC claim: pairs with release; what the last owner
+	 * wrote is visible. */
+	if (!cas32(claimOf(owner), word, owner->mine | (word & CONTENDED) | (waiter->number != 0 ? CONTENDED : 0)))
+		return false;
+	owner->depth = 1;
+	owner->thread = (uint64_t)pthread_self();
+	owner->who = who;
+	if (waiter->number != 0)
+		cas32(heirOf(owner), waiter->number, 0);
+	return true;
+}
+
+static void release(struct mnnOwner *owner)
+{
+	owner->depth = 0;
+	owner->thread = owner->who = 0;
+	/* SYNC claim: pairs with takeFrom. */
+	if (mnnExchangeSeqCst32(claimOf(owner), 0) & CONTENDED)
+		mnnFutexWake32(claimOf(owner), INT_MAX);
+}
+
+enum taken { TAKEN, OURS_ALREADY, RAISED };
+
+static void *refuse(struct mnnTurn *turn, unsigned long reason)
+{
+	const struct mnnPython *python = turn->calls->python;
+	void *number = python->number(reason);
+	if (number == NULL)
+		return NULL;
+	void *result = python->call(turn->calls->refuse, turn->self, number, NULL);
+	python->drop(number);
+	if (result != NULL)
+		python->drop(result); /* it always raises */
+	return NULL;
+}
+
+/* Let Python sleep, or find the owner dead: 1. -1: it raised. */
+static int await(struct mnnTurn *turn, void *deadline, uint32_t word)
+{
+	const struct mnnPython *python = turn->calls->python;
+	void *number = python->number(word);
+	if (number == NULL)
+		return -1;
+	void *isDead = python->call(turn->calls->await, turn->self, deadline, number, NULL);
+	python->drop(number);
+	if (isDead == NULL)
+		return -1;
+	python->drop(isDead);
+	return isDead == python->true_;
+}
+
+/* Have an owner that is not void; what is given of an earlier one is replaced. */
+static bool attach(struct mnnTurn *turn, void **given)
+{
+	const struct mnnPython *python = turn->calls->python;
+	void *result = python->call(turn->calls->attach, turn->self, NULL);
+	if (result == NULL)
+		return false;
+	if (*given != NULL)
+		python->drop(*given);
+	*given = result;
+	if (!isVoid(turn->owner))
+		return true;
+	refuse(turn, MNN_REFUSED_VOID); /* a handler has forked, or has left the domain */
+	return false;
+}
+
+static bool knowDeadline(struct mnnTurn *turn, void *timeout, void **deadline)
+{
+	const struct mnnPython *python = turn->calls->python;
+	*deadline = python->none;
+	if (!turn->isTimed && timeout == python->none)
+		return true;
+	*deadline = python->call(turn->calls->deadline, turn->self, timeout, NULL);
+	if (*deadline == python->none)
+		python->drop(*deadline);
+	return *deadline != NULL;
+}
+
+static void forgetDeadline(struct mnnTurn *turn, void *deadline)
+{
+	if (deadline != NULL && deadline != turn->calls->python->none)
+		turn->calls->python->drop(deadline);
+}
+
+/* Take the claim, however long it lasts. Nothing is held while Python runs. */
+static enum taken take(struct mnnTurn *turn, void *deadline, void **given)
+{
+	struct waiter waiter = {0};
+	bool isDead = false;
+	uint32_t word = 0;
+	for (;;) {
+		struct mnnOwner *owner = turn->owner;
+		uint64_t who;
+		if (isVoid(owner)) {
+			waiter = (struct waiter){0};
+			isDead = false;
+			if (!attach(turn, given))
+				return RAISED;
+			owner = turn->owner;
+		}
+		if (!knowMe(turn->calls->python, &who)) {
+			depart(owner, &waiter);
+			return RAISED;
+		}
+		if (isVoid(owner))
+			continue;
+		if (isDeparting(owner, who) && !(owner->depth != 0 && owner->who == who)) {
+			depart(owner, &waiter);
+			waiter = (struct waiter){0};
+			isDead = false;
+			if (!attach(turn, given))
+				return RAISED;
+			continue;
+		}
+		if (owner->depth != 0 && owner->who == who) {
+			depart(owner, &waiter);
+			return OURS_ALREADY;
+		}
+		if (owner->depth == 0) {
+			/* An owner without a thread is what an earlier life of this process left. */
+			bool isLeft = ((isDead ? word : (word = load32(claimOf(owner)))) & ~CONTENDED) == owner->mine;
+			bool mayTake = isDead || isLeft || (isFree(word) && !isKept(owner, &waiter));
+			if (mayTake && takeFrom(owner, &waiter, word, who)) {
+				turn->recovered = isDead || isLeft;
+				keep(owner, turn->calls->python);
+				return TAKEN;
+			}
+			isDead = false;
+			if (mayTake)
+				continue;
+		}
+		word = arrive(owner, &waiter);
+		if (isFree(word) && load32(heirOf(owner)) == waiter.number)
+			continue;
+		int result = await(turn, deadline, word);
+		if (result < 0) {
+			depart(turn->owner, &waiter);
+			return RAISED;
+		}
+		isDead = result > 0;
+	}
+}
+
+/* --- locks --- */
+
+/* An object that is handed out. */
+static void *gave(struct mnnTurn *turn, void *object)
+{
+	turn->calls->python->keep(object);
+	return object;
+}
+
+static bool lock(struct mnnTurn *turn, void *timeout)
+{
+	void *deadline;
+	if (!knowDeadline(turn, timeout, &deadline))
+		return false;
+	void *given = NULL;
+	enum taken taken = take(turn, deadline, &given);
+	forgetDeadline(turn, deadline);
+	if (given != NULL)
+		turn->calls->python->drop(given);
+	if (taken == OURS_ALREADY)
+		turn->owner->depth++;
+	return taken != RAISED;
+}
+
+static void *unlock(struct mnnTurn *turn, uint64_t who, bool isMine)
+{
+	struct mnnOwner *owner = turn->owner;
+	if (isVoid(owner))
+		return refuse(turn, MNN_REFUSED_VOID);
+	if (owner->depth == 0)
+		return refuse(turn, MNN_REFUSED_NOT_HELD);
+	if (!isMine && owner->who != who)
+		return refuse(turn, MNN_REFUSED_OTHER_THREAD);
+	if (owner->depth > 1)
+		owner->depth--;
+	else {
+		release(owner);
+		drop(owner, turn->calls->python);
+	}
+	return gave(turn, turn->calls->python->none);
+}
+
+void *mnnLockAcquire(struct mnnTurn *turn, void *timeout) { return lock(turn, timeout) ? gave(turn, turn->calls->python->true_) : NULL; }
+
+void *mnnLockRelease(struct mnnTurn *turn)
+{
+	uint64_t who;
+	return knowMe(turn->calls->python, &who) ? unlock(turn, who, false) : NULL;
+}
+
+void *mnnLockEnter(struct mnnTurn *turn) { return lock(turn, turn->calls->python->none) ? gave(turn, turn->given) : NULL; }
+
+void *mnnLockExit(struct mnnTurn *turn, void *kind, void *error, void *trace)
+{
+	(void)kind, (void)error, (void)trace;
+	/* By the thread, which is known without Python: a handler that raised there would leave the lock held. */
+	return unlock(turn, 0, !isVoid(turn->owner) && turn->owner->thread == (uint64_t)pthread_self());
+}
+
+/* --- writing --- */
+
+static bool mustSettle(const struct mnnTurn *turn)
+{
+	const char *row = turn->owner->row;
+	/* SYNC reading: pairs with beginReading; the claim was taken before. */
+	return turn->kind == MNN_KIND_STREAM || load32(readersOf(turn->owner)) != 0 || load64((const uint64_t *)(row + MNN_ROW_TICKET_NEXT_OFFSET)) != 0;
+}
+
+static bool isTorn(const struct mnnOwner *owner)
+{
+	uint64_t torn = load64((const uint64_t *)(owner->row + MNN_ROW_TORN_OFFSET));
+	return torn != 0 && torn >= load64((const uint64_t *)(owner->row + MNN_ROW_LAST_WRITER_OFFSET));
+}
+
+/* Odd from now on; it is odd already when the last writer died. SYNC write: pairs with seqRead. An exchange, so that no write to the data is seen before. */
+static uint64_t begin(struct mnnOwner *owner)
+{
+	uint64_t value = load64(generationOf(owner));
+	if ((value & 1) == 0)
+		mnnExchangeSeqCst64(generationOf(owner), ++value);
+	return value;
+}
+
+static void endWriting(struct mnnTurn *turn, bool isWhole)
+{
+	struct mnnOwner *owner = turn->owner;
+	turn->state = MNN_TURN_OUTSIDE;
+	if (isVoid(owner))
+		return; /* a child that was forked meanwhile: the turn is its parent's */
+	if (isWhole)
+		/* SYNC publish: pairs with seqRead and Generation.wait; the data is visible before the even generation. */
+		__atomic_store_n(generationOf(owner), turn->begun + 1, __ATOMIC_RELEASE);
+	release(owner);
+	mnnFutexWake32((uint32_t *)generationOf(owner), INT_MAX);
+	drop(owner, turn->calls->python);
+}
+
+void *mnnWritingEnter(struct mnnTurn *turn)
+{
+	const struct mnnPython *python = turn->calls->python;
+	void *given = NULL, *deadline = NULL;
+	if (!attach(turn, &given) || !knowDeadline(turn, python->none, &deadline)) {
+		if (given != NULL)
+			python->drop(given);
+		return NULL;
+	}
+	enum taken taken = TAKEN;
+	uint64_t who;
+	if (turn->owner->readers != NULL && (!knowMe(python, &who) || mnnOwnerReads(turn->owner, who))) {
+		if (knowMe(python, &who))
+			refuse(turn, MNN_REFUSED_READING);
+		taken = RAISED;
+	} else
+		taken = take(turn, deadline, &given);
+	if (taken == TAKEN && mustSettle(turn)) {
+		struct mnnOwner *owner = turn->owner;
+		void *settled = python->call(turn->calls->settle, turn->self, deadline, NULL);
+		if (settled == NULL && !isVoid(owner)) {
+			release(owner);
+			drop(owner, python);
+		}
+		if (settled != NULL && isVoid(owner)) {
+			refuse(turn, MNN_REFUSED_VOID);
+			python->drop(settled);
+			settled = NULL;
+		}
+		python->drop(given);
+		given = settled;
+	} else if (taken != TAKEN) {
+		if (taken == OURS_ALREADY)
+			refuse(turn, MNN_REFUSED_WRITING);
+		python->drop(given);
+		given = NULL;
+	}
+	forgetDeadline(turn, deadline);
+	if (given != NULL) {
+		turn->begun = begin(turn->owner);
+		turn->state = MNN_TURN_INSIDE;
+	}
+	return given;
+}
+
+/* What the stream of a turn was given can not be waited for by others: so the turn lasts until it is over, and somebody else ends it. */
+static void linger(struct mnnTurn *turn)
+{
+	const struct mnnPython *python = turn->calls->python;
+	void *kind, *error, *trace, *handed = NULL;
+	python->fetch(&kind, &error, &trace);
+	for (int attempt = 0; attempt < LINGER_ATTEMPTS && handed == NULL && turn->state == MNN_TURN_LINGERING; attempt++) {
+		handed = python->call(turn->calls->linger, turn->self, NULL);
+		if (handed != NULL)
+			python->drop(handed);
+		else if (attempt + 1 < LINGER_ATTEMPTS) {
+			void *otherKind, *otherError, *otherTrace;
+			python->fetch(&otherKind, &otherError, &otherTrace);
+			if (otherKind != NULL)
+				python->drop(otherKind);
+			if (otherError != NULL)
+				python->drop(otherError);
+			if (otherTrace != NULL)
+				python->drop(otherTrace);
+		}
+	}
+	if (handed == NULL)
+		mnnTurnEnd(turn); /* better than to be held for ever */
+	python->restore(kind, error, trace);
+}
+
+static void endReading(struct mnnTurn *turn);
+
+void mnnTurnEnd(struct mnnTurn *turn)
+{
+	if (turn->state == MNN_TURN_OUTSIDE)
+		return;
+	if (turn->begun != 0)
+		endWriting(turn, false);
+	else
+		endReading(turn);
+}
+
+static void *lingering(struct mnnTurn *turn)
+{
+	turn->state = MNN_TURN_LINGERING;
+	if (turn->begun != 0)
+		turn->owner->thread = turn->owner->who = NO_THREAD;
+	turn->thread = turn->who = NO_THREAD;
+	linger(turn);
+	return NULL;
+}
+
+void *mnnWritingExit(struct mnnTurn *turn, void *kind, void *error, void *trace)
+{
+	(void)error, (void)trace;
+	const struct mnnPython *python = turn->calls->python;
+	bool isWhole = kind == python->none;
+	if (turn->state != MNN_TURN_INSIDE)
+		return gave(turn, python->false_);
+	if (!isVoid(turn->owner) && (turn->kind == MNN_KIND_STREAM || (isWhole && isTorn(turn->owner)))) {
+		void *ended = python->call(turn->calls->end, turn->self, kind, NULL);
+		if (ended == NULL && turn->kind == MNN_KIND_STREAM && !isVoid(turn->owner))
+			return lingering(turn);
+		if (ended == NULL) {
+			endWriting(turn, false);
+			return NULL;
+		}
+		python->drop(ended);
+	}
+	endWriting(turn, isWhole);
+	return gave(turn, python->false_);
+}
+
+/* --- reading --- */
+
+static void changeReaders(struct mnnOwner *owner)
+{
+	/* Another value, and never 0, which says that nobody ever read. */
+	while (__atomic_add_fetch(readersOf(owner), 1, __ATOMIC_SEQ_CST) == 0)
+		;
+}
+
+static void sayReading(struct mnnOwner *owner, bool isReading)
+{
+	const uint64_t reading = UINT64_C(1) << MNN_LEASE_READING_SHIFT;
+	if (isReading)
+		__atomic_fetch_or(owner->leaseExpiry, reading, __ATOMIC_SEQ_CST);
+	else
+		__atomic_fetch_and(owner->leaseExpiry, ~reading, __ATOMIC_SEQ_CST);
+}
+
+static void beginReading(struct mnnTurn *turn, uint64_t who)
+{
+	struct mnnOwner *owner = turn->owner;
+	bool isFirst = owner->readers == NULL;
+	turn->thread = (uint64_t)pthread_self();
+	turn->who = who;
+	turn->begun = 0;
+	turn->next = owner->readers;
+	owner->readers = turn;
+	turn->state = MNN_TURN_INSIDE;
+	keep(owner, turn->calls->python);
+	if (isFirst) {
+		/* SYNC reading: pairs with mustSettle and readersOf in a writer that has the claim. Reading first and claim second here, the other way round there. */
+		sayReading(owner, true);
+		changeReaders(owner);
+	}
+}
+
+static void endReading(struct mnnTurn *turn)
+{
+	struct mnnOwner *owner = turn->owner;
+	turn->state = MNN_TURN_OUTSIDE;
+	if (isVoid(owner))
+		return;
+	for (struct mnnTurn **link = &owner->readers; *link != NULL; link = &(*link)->next)
+		if (*link == turn) {
+			*link = turn->next;
+			break;
+		}
+	if (owner->readers == NULL)
+		sayReading(owner, false);
+	changeReaders(owner);
+	if (load32(claimOf(owner)) != 0)
+		mnnFutexWake32(readersOf(owner), INT_MAX);
+	drop(owner, turn->calls->python);
+}
+
+/* Come in while no writer is inside; false with an exception. */
+static bool comeIn(struct mnnTurn *turn, void *deadline, void **given)
+{
+	struct waiter waiter = {0};
+	uint32_t word = 0, dead = 0;
+	for (;;) {
+		struct mnnOwner *owner = turn->owner;
+		uint64_t who;
+		if (!knowMe(turn->calls->python, &who)) {
+			depart(owner, &waiter);
+			return false;
+		}
+		if (isVoid(owner) || isDeparting(owner, who)) {
+			depart(owner, &waiter);
+			waiter = (struct waiter){0};
+			if (!attach(turn, given))
+				return false;
+			continue;
+		}
+		if (mnnOwnerWrites(owner, who)) {
+			depart(owner, &waiter);
+			refuse(turn, MNN_REFUSED_WRITING);
+			return false;
+		}
+		bool isNested = mnnOwnerReads(owner, who); /* then a writer that has the claim waits for this thread */
+		beginReading(turn, who);
+		word = load32(claimOf(owner));
+		if (isNested || isFree(word) || word == dead) {
+			depart(owner, &waiter);
+			return true;
+		}
+		endReading(turn);
+		word = arrive(owner, &waiter);
+		if (isFree(word))
+			continue;
+		int result = await(turn, deadline, word);
+		if (result < 0) {
+			depart(turn->owner, &waiter);
+			return false;
+		}
+		dead = result > 0 ? word : 0;
+	}
+}
+
+void *mnnReadingEnter(struct mnnTurn *turn)
+{
+	const struct mnnPython *python = turn->calls->python;
+	void *given = NULL, *deadline = NULL, *settled = NULL;
+	if (turn->state != MNN_TURN_OUTSIDE)
+		return refuse(turn, MNN_REFUSED_READING);
+	if (attach(turn, &given) && knowDeadline(turn, python->none, &deadline) && comeIn(turn, deadline, &given)) {
+		settled = python->call(turn->calls->settle, turn->self, deadline, NULL);
+		if (settled == NULL)
+			endReading(turn);
+	}
+	forgetDeadline(turn, deadline);
+	if (given != NULL)
+		python->drop(given);
+	return settled;
+}
+
+void *mnnReadingExit(struct mnnTurn *turn, void *kind, void *error, void *trace)
+{
+	(void)error, (void)trace;
+	if (turn->state != MNN_TURN_INSIDE)
+		return gave(turn, turn->calls->python->false_);
+	if (turn->kind == MNN_KIND_STREAM && !isVoid(turn->owner)) {
+		void *ended = turn->calls->python->call(turn->calls->end, turn->self, kind, NULL);
+		if (ended == NULL && !isVoid(turn->owner))
+			return lingering(turn);
+		if (ended == NULL) {
+			endReading(turn);
+			return NULL;
+		}
+		turn->calls->python->drop(ended);
+	}
+	endReading(turn);
+	return gave(turn, turn->calls->python->false_);
+}
+
+void mnnTurnDrop(struct mnnTurn *turn)
+{
+	if (turn->state == MNN_TURN_INSIDE && turn->kind == MNN_KIND_STREAM && !isVoid(turn->owner))
+		lingering(turn);
+	else
+		mnnTurnEnd(turn);
+}

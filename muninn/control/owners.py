@@ -1,0 +1,87 @@
+"""Owners: what this process has of the claims in shared memory; the Python end of `cshim/owners.h`, which says why it is C.
+
+Private memory that reads zero in a forked child, one owner a row, of each membership. It is changed by the C part alone, in one call
+together with the shared word that it goes with. What needs Python is called back from there: the methods that `callsOf` names.
+"""
+
+from __future__ import annotations
+
+import threading
+import types
+import weakref
+from collections.abc import Callable
+
+from muninn.control import atomics
+from muninn.control.claims import belongsTo, ownerOf
+from muninn.control.deadlines import sleepNs
+from muninn.control.members import MemberKey
+
+_OWNER_BYTES = 128
+_LEAVER_OFFSET = 8
+#: How long a waiter sleeps before it looks at its owner again; the reclaiming broker wakes it sooner.
+_CHECK_NS = 50_000_000
+#: How long a free claim is left to its heir, as in `cshim/owners.h`.
+_HEIR_NS = 5_000_000
+#: How long a greenlet leaves the thread to the others between two looks: they have no sleep that one of them could end.
+_GREENLET_SECONDS = 0.001
+
+KIND_LOCK, KIND_HOST, KIND_STREAM = 0, 1, 2
+REFUSED_WRITING, REFUSED_READING, REFUSED_NOT_HELD, REFUSED_OTHER_THREAD, REFUSED_VOID = 1, 2, 3, 4, 5
+
+
+def callsOf(kind: type[atomics.Turn]) -> int:
+    """The methods of a class of turns that the C part calls, by the address of their table."""
+    names = ("_attach", "_deadlineOf", "_await", "_settle", "_end", "_linger", "_refuse")
+    return atomics.callsOf(getattr(kind, name, None) for name in names)
+
+
+def areGreenlets() -> bool:
+    """Whether a library has made greenlets of threads: then it says who is running."""
+    return not isinstance(threading.get_ident, types.BuiltinFunctionType)
+
+
+class Owners:
+    """All owners of one membership."""
+
+    def __init__(self, rows: int) -> None:
+        atomics.identifyBy(threading.get_ident if areGreenlets() else None)
+        sizeBytes = (rows + 1) * _OWNER_BYTES
+        self._first = atomics.mappedWipedOnFork(sizeBytes)
+        # Whoever is inside a turn, or holds a lock, keeps a holding, and that keeps this.
+        weakref.finalize(self, atomics.unmap, self._first, sizeBytes).atexit = False
+
+    def bind(self, row: int, incarnation: int, rowAddress: int, expiryAddress: int, holding: object, claimWord: int) -> int:
+        """The owner of a row's claim, by its address."""
+        address = self._first + (row + 1) * _OWNER_BYTES
+        atomics.ownerBind(address, self._first, rowAddress, expiryAddress, id(holding), claimWord, incarnation)
+        return address
+
+    def depart(self, isOn: bool) -> None:
+        """Nobody but this thread begins anything, until it is said that the departure is over."""
+        atomics.storeRelease64(self._first + _LEAVER_OFFSET, threading.get_ident() if isOn else 0)
+
+    def end(self) -> None:
+        """The process has left: nothing is ours any more."""
+        atomics.storeRelease32(self._first, 1)
+
+
+def awaitOwner(address: int, key: MemberKey, isDead: Callable[[int, int], bool], deadline: float | None, word: int) -> bool | None:
+    """Between two attempts at a claim that says `word`.
+
+    Returns
+    -------
+    bool or None
+        True: its owner is proven dead. False: try again. None: the time is over, and nothing was waited for.
+    """
+    owner = ownerOf(word)
+    isOwn = belongsTo(word, key)
+    if owner is not None and not isOwn and isDead(*owner):
+        return True
+    remainingNs = sleepNs(deadline, _CHECK_NS if owner is not None else _HEIR_NS)
+    if remainingNs <= 0:
+        return None
+    if isOwn and areGreenlets():
+        threading.Event().wait(min(_GREENLET_SECONDS, remainingNs / 1e9))
+    else:
+        atomics.futexWait32(address, word, remainingNs)
+    return False
