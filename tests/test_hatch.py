@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lab import Lab
@@ -16,6 +17,7 @@ from lab import Lab
 import muninn
 from muninn.api.membership import current
 from muninn.broker.vault import Vault
+from muninn.control import atomics
 from muninn.control.hatch import Hatch, HatchClient
 from muninn.errors import DescriptorsExhausted
 from support import Actor, eventually
@@ -115,6 +117,33 @@ def test_eachEpochHasItsHatch(lab: Lab, client: HatchClient) -> None:
         hatch.close()
     for descriptor in descriptors:
         os.close(descriptor)
+
+
+def test_aHandlerInTheMiddleOfAFetchFetchesToo(path: str, client: HatchClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that raises there leaves nothing. Broken: what it had interrupted kept the hatch for itself for ever."""
+    hatch, descriptor, fetch = Hatch(path), numbered(7), atomics.hatchFetch
+    hatch.put(1, 1, descriptor)
+    assert numberOf(client.fetch(1, 1, 1)) == 7
+    nested = list[int | None]()
+
+    def handled(*arguments: Any) -> Any:
+        monkeypatch.setattr(atomics, "hatchFetch", fetch)
+        nested.append(numberOf(client.fetch(1, 1, 1)))
+        return fetch(*arguments)
+
+    monkeypatch.setattr(atomics, "hatchFetch", handled)
+    assert numberOf(client.fetch(1, 1, 1)) == 7 and len(nested) == 1
+
+    def raising(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(atomics, "hatchFetch", raising)
+    with pytest.raises(KeyboardInterrupt):
+        client.fetch(1, 1, 1)
+    monkeypatch.setattr(atomics, "hatchFetch", fetch)
+    eventually(lambda: numberOf(client.fetch(1, 1, 1)) == 7, "it connects anew")
+    hatch.close()
+    os.close(descriptor)
 
 
 def test_oneThreadAtATimeAndTheOthersAskTheBroker(path: str, client: HatchClient) -> None:

@@ -56,7 +56,7 @@ class HatchClient:
 
     def __init__(self, places: Places) -> None:
         self._places = places
-        self._using = threading.Lock()
+        self._using = threading.RLock()
         self._connection = -1
         self._epoch = -1
         self._shunnedUntil = 0.0
@@ -68,36 +68,35 @@ class HatchClient:
         ------
         DescriptorsExhausted
         """
-        if not self._using.acquire(blocking=False):
-            return None
-        try:
+        with self._using:
             if self._epoch != epoch:
                 self._disconnect()
                 self._epoch, self._shunnedUntil = epoch, 0.0
             if self._connection < 0 and clock.now() >= self._shunnedUntil:
                 self._connection = atomics.hatchConnect(self._places.hatchPath(epoch).encode())
                 self._shunnedUntil = clock.now() + _SHUNNED_SECONDS
-            if self._connection < 0:
+            # In hand, and given back when it owes no answer: a handler that comes here in the middle finds none, and asks the broker.
+            connection, self._connection = self._connection, -1
+            if connection < 0:
                 return None
-            got: int = atomics.hatchFetch(self._connection, row, incarnation, SPIN_NS, _TIMEOUT_NS)
-            if got >= 0:
-                return got
-            if got != -errno.ENOENT:
-                self._disconnect()  # its next answer could be the one to this question
+            got = -errno.EINTR
+            try:
+                got = int(atomics.hatchFetch(connection, row, incarnation, SPIN_NS, _TIMEOUT_NS))
+            finally:
+                isSound = got >= 0 or got == -errno.ENOENT  # otherwise its next answer could be the one to this question
+                if isSound and self._connection < 0:
+                    self._connection = connection
+                else:
+                    os.close(connection)
             if got == -errno.EMFILE:
                 raise DescriptorsExhausted("a descriptor sent to this process was lost, because it may open no more")
-            return None
-        finally:
-            self._using.release()
+            return got if got >= 0 else None
 
     def forsake(self, epoch: int) -> None:
         """Let go of a hatch of before `epoch`: it answers no more, and where this process is the next broker nobody fetches."""
-        if self._connection >= 0 and self._epoch < epoch and self._using.acquire(timeout=_TIMEOUT_NS / 1e9):
-            try:
-                if self._epoch < epoch:
-                    self._disconnect()
-            finally:
-                self._using.release()
+        with self._using:
+            if self._epoch < epoch:
+                self._disconnect()
 
     def close(self) -> None:
         with self._using:

@@ -37,7 +37,7 @@ class _Ledger:
 
     def __init__(self) -> None:
         self._claims: weakref.WeakSet[_Claim] = weakref.WeakSet()
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()
 
     def used(self, gpu: int) -> int:
         with self._changing:

@@ -55,7 +55,7 @@ class MemfdAllocation(Allocation):
         self.isHostVisible, self.isOwned = True, False
         self._fd = fd
         # A descriptor's number is reused at once: an export must not meet a close half way.
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()
         self._finalizer = weakref.finalize(self, os.close, fd)
         self._finalizer.atexit = False
         try:

@@ -10,7 +10,7 @@ from numba import cuda as _cuda
 
 cuda: Any = _cuda
 #: Numba's table of devices is filled without a lock: two threads that use it first at once get "key already in dictionary".
-_entering = threading.Lock()
+_entering = threading.RLock()
 
 
 def on(gpu: int | None, exposed: object) -> Any:

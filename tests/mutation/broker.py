@@ -175,6 +175,8 @@ MUTANTS = [
     Mutant(_CLIENT, "            line.close()  # whatever else it brings could be taken for the answer to another question\n", "            self._lines.giveBack(line)\n", "an answer that came too late is nobody's", "test_client.py"),
     Mutant(_CLIENT, "            line.close()  # whoever uses it next would ask without a hello\n", "            self._lines.giveBack(line)\n", "no request goes before the hello", "test_client.py"),
     Mutant(_CLIENT, "            held = office.allocations() if self._greeted != line.epoch else []\n", "", "a holder brings its memory to the successor", "test_client.py::test_aHelloBringsTheMemoryThatHasNoName"),
+    Mutant(_INBOX, "                self._taken = asked\n                return asked\n", "                continue\n", "what this process asks is answered", "test_making.py"),
+    Mutant(_INBOX, "            if not asked.isForsaken():\n", "            if True:\n", "what nobody waits for is not served", "test_inbox.py"),
     Mutant(_LINES, "                line.callAway()\n", "                pass\n", "who waits for an earlier broker is called away", "test_client.py"),
     Mutant(_LINES, "            if line.epoch < epoch:\n                line.close()\n", "            if False:\n                line.close()\n", "nothing stays connected to an earlier broker", "test_client.py::test_nothingStaysConnectedToAnEarlierBroker"),
     Mutant(_CLIENT, "        self._hatch.forsake(epoch)\n", "", "nothing stays connected to an earlier hatch", "test_client.py::test_nothingStaysConnectedToAnEarlierBroker"),

@@ -187,7 +187,7 @@ MUTANTS = [
     Mutant(_WIRE, "    if len(raw) > MAX_MESSAGE_BYTES:", "    if False:", "nothing is sent that nobody would take", "test_wire.py::test_refusesToSendMoreThanAMessageMayHave"),
     # --- hatch ---
     Mutant(_HATCH, "            if self._epoch != epoch:\n", "            if self._epoch < 0:\n", "each epoch has its hatch", "test_hatch.py::test_eachEpochHasItsHatch"),
-    Mutant(_HATCH, "            if got != -errno.ENOENT:\n", "            if False:\n", "a late answer is nobody's", "test_hatch.py::test_aLateAnswerIsNobodys"),
+    Mutant(_HATCH, "                if isSound and self._connection < 0:\n", "                if self._connection < 0:\n", "a late answer is nobody's", "test_hatch.py::test_aLateAnswerIsNobodys"),
     Mutant(_HATCH, "                self._shunnedUntil = clock.now() + _SHUNNED_SECONDS\n", "", "a hatch that does not answer is left alone", "test_hatch.py::test_aClosedHatchIsAskedNoMore"),
     Mutant(_HATCH, "            if got == -errno.EMFILE:\n", "            if False:\n", "who may open no more is told so", "test_hatch.py::test_aMemberWithoutDescriptorsIsTold"),
 ]

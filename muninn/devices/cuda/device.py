@@ -90,7 +90,7 @@ class CudaDevice(Device):
         #: By the stream's id, likewise.
         self._own: weakref.WeakValueDictionary[int, CudaStream] = weakref.WeakValueDictionary()
         self._foreign: dict[int, CudaStream] = {}
-        self._making = threading.Lock()
+        self._making = threading.RLock()
         self._peers: dict[int, list[Gpu]] = {}
 
     # --- GPUs --------------------------------------------------------------------------------------------------------

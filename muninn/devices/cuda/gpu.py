@@ -46,7 +46,7 @@ class Gpu:
         self.hasDescriptors = isVirtual and exports
         self.granuleBytes = self._granule() if self.hasDescriptors else 1
         self._context: Any = None
-        self._retaining = threading.Lock()
+        self._retaining = threading.RLock()
 
     def has(self, attribute: Any) -> bool:
         return int(call(cu.cuDeviceGetAttribute, attribute, self.device)) != 0

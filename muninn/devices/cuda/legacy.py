@@ -106,7 +106,7 @@ class LegacyMemory:
     def __init__(self, reaper: Reaper) -> None:
         self._reaper = reaper
         self._own: weakref.WeakValueDictionary[tuple[bytes, int], Lent] = weakref.WeakValueDictionary()
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()
 
     def allocate(self, gpu: Gpu, sizeBytes: int) -> LegacyAllocation:
         """New memory of `gpu`, not zeroed. The caller has entered its context. Raises `DriverError`."""

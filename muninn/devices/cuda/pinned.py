@@ -28,7 +28,7 @@ class Pool(ABC, Generic[Part]):
     def __init__(self, home: Callable[[], Entered]) -> None:
         self._home = home
         self._free: list[Part] = []
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()
 
     def take(self) -> Part:
         with self._changing:

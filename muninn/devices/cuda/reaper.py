@@ -63,7 +63,7 @@ class Reaper:
         self._over: set[int] = set()
         #: Put by finalizers, at any point of any thread: nothing but this queue is made for that.
         self._remains: queue.SimpleQueue[_Remains] = queue.SimpleQueue()
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:

@@ -33,7 +33,7 @@ class Seams:
 
     def __init__(self) -> None:
         self._at: frozenset[int] = frozenset()
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()
 
     def add(self, windows: list[int]) -> None:
         with self._changing:
@@ -58,7 +58,7 @@ class Budget:
     def __init__(self, limitBytes: int) -> None:
         self.limitBytes = limitBytes
         self.usedBytes = 0
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()
 
     def take(self, sizeBytes: int) -> None:
         """Admit the bytes, or `BarPressureHigh`."""

@@ -67,7 +67,7 @@ class CudaStream(Stream):
         self._events, self._staging = events, host.staging
         self._thread = threading.get_ident() if handle == PER_THREAD_HANDLE else None
         self._lane = Lane(f"muninn-stream-{gpu}-{handle:x}", driver.leaveCaptures)
-        self._submitting = threading.Lock()
+        self._submitting = threading.RLock()
         self._gate = host.gates.take()
         #: At most one pair; a list, because the finalizer must not hold the stream.
         self._pieces: list[Pieces] = []

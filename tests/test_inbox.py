@@ -1,0 +1,71 @@
+"""`broker/inbox.py`: what the broker's own process asks of the thread that serves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from muninn.broker.inbox import Asked, Inbox
+from muninn.control.rows import Deposed
+from muninn.errors import BrokerUnavailable
+from support import Background, eventually
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    wakeFd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    yield Inbox(wakeFd)
+    os.close(wakeFd)
+
+
+def _isOpen(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _next(inbox: Inbox) -> Asked:
+    eventually(lambda: not inbox.isEmpty(), "a question")
+    asked = inbox.take()
+    assert asked is not None
+    return asked
+
+
+def test_whoAsksGetsItsAnswer(inbox: Inbox) -> None:
+    asking = Background(lambda: inbox.ask({"op": "ping"}, [], 60))
+    asked = _next(inbox)
+    assert asked.message == {"op": "ping"} and asking.isRunning()
+    asked.answer({"epoch": 1}, [5])
+    assert asking.ended() == ({"epoch": 1}, [5]) and inbox.take() is None
+
+
+def test_whatNobodyWaitsForIsNotServed(inbox: Inbox) -> None:
+    descriptor = os.memfd_create("asked")
+    with pytest.raises(BrokerUnavailable):
+        inbox.ask({"op": "ping"}, [descriptor], 0.01)
+    assert inbox.take() is None and not _isOpen(descriptor)
+
+
+def test_whatComesToNobodyIsClosed(inbox: Inbox) -> None:
+    """It was forsaken when it was being served."""
+    asking = Background(lambda: inbox.ask({"op": "fetch"}, [], 0.2))
+    asked = _next(inbox)
+    assert isinstance(asking.ended(), BrokerUnavailable)
+    descriptor = os.memfd_create("answer")
+    asked.answer({"found": True}, [descriptor])
+    assert not _isOpen(descriptor)
+
+
+def test_theEndOfATermIsToldToAllWhoAsk(inbox: Inbox) -> None:
+    asking = [Background(lambda: inbox.ask({"op": "ping"}, [], 60)) for _ in range(2)]
+    served = _next(inbox)
+    eventually(lambda: not inbox.isEmpty(), "the other question")
+    inbox.shut()
+    assert all(isinstance(each.ended(), Deposed) for each in asking)
+    served.answer({"epoch": 1}, [])  # too late, and of no consequence
+    with pytest.raises(Deposed):
+        inbox.ask({"op": "ping"}, [], 60)
