@@ -26,7 +26,7 @@ from muninn.control import clock, layout, segments
 from muninn.control.clock import monotonicMs
 from muninn.control.lockfile import typedErrors
 from muninn.control.rows import RowDescription
-from muninn.errors import InvalidArgument
+from muninn.errors import DomainChanged, InvalidArgument
 from muninn.terms import (
     INTERNAL_PREFIX,
     Access,
@@ -194,6 +194,10 @@ def create(
                 holding = _create(membership, making, wanted, fill, source, progress, put)
                 making.end()
                 return holding
+        except DomainChanged:
+            if not membership.isLost():
+                raise
+            continue  # in the control block that there is now
         finally:
             making.giveUp()
             making.leaveName()

@@ -18,7 +18,7 @@ from muninn.api.names import NameWait
 from muninn.control import layout
 from muninn.control.deadlines import deadlineOf, remaining, secondsOf, timeoutOf
 from muninn.devices.arrays import isOnDevice
-from muninn.errors import BufferExists, BufferMismatch, BufferNotFound, HandleInvalid, InvalidArgument, PermissionDenied
+from muninn.errors import BufferExists, BufferMismatch, BufferNotFound, DomainChanged, HandleInvalid, InvalidArgument, PermissionDenied
 from muninn.terms import Access, Mode, Renew, Reserve, asAccess, asMode, asName, asRenew, asTenant
 
 _CREATION_BOUND_SECONDS = 60.0
@@ -148,7 +148,7 @@ def openAny(
     wanted, renewal = asAccess(access), asRenew(renew)
     if isinstance(name, bytes | bytearray | memoryview):
         return openHandle(bytes(name), None, wanted, renewal, tenant)
-    holding = _find(current(), asName(name), None if timeout is None else secondsOf("open", timeout))
+    holding = _findAnywhere(asName(name), None if timeout is None else secondsOf("open", timeout))
     if tenant is not None and holding.description.tenant != asTenant(tenant):
         raise PermissionDenied(f"{name!r} belongs to another tenant than {tenant!r}")
     return MuninnBuffer._of(holding, wanted, renewal)
@@ -307,6 +307,17 @@ def _attachOrCreate(membership: Membership, wanted: creation.Draft, timeout: flo
             # Somebody is creating it, and has not committed yet.
             if not waiting.sleep(deadline):
                 raise
+
+
+def _findAnywhere(name: str, timeout: float | None) -> Holding:
+    """`_find`, once more if the control block was removed meanwhile: this process is in another one then."""
+    membership = current()
+    try:
+        return _find(membership, name, timeout)
+    except DomainChanged:
+        if not membership.isLost():
+            raise
+        return _find(current(), name, timeout)
 
 
 def _find(membership: Membership, name: str, timeout: float | None) -> Holding:

@@ -55,11 +55,19 @@ _ROWS_A_BEAT = 1024
 
 
 class Broker:
-    """A broker's term, from election to deposition. Writing to `wakeFd`, an eventfd of the member's, ends a step."""
+    """A broker's term, from election to deposition. Writing to `wakeFd`, an eventfd of the member's, ends a step.
+
+    Raises
+    ------
+    BlockLost
+        Nobody finds the control block any more; where its directory went too, there is no place for a journal.
+    """
 
     def __init__(
         self, block: ControlBlock, members: MemberTable, election: Election, term: Term, own: MemberKey, limits: Limits, wakeFd: int
     ) -> None:
+        if not block.restoreNames():
+            raise BlockLost
         self._block = block
         self._members = members
         self._election = election
@@ -90,14 +98,7 @@ class Broker:
     # --- the term ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Fence the predecessors, listen, and say so. What they left half done follows while requests are served already.
-
-        Raises
-        ------
-        BlockLost
-        """
-        if not self._block.restoreNames():
-            raise BlockLost
+        """Fence the predecessors, listen, and say so. What they left half done follows while requests are served already."""
         self._directory.fence()
         path = self._block.places.socketPath(self._term.epoch)
         with contextlib.suppress(FileNotFoundError):
