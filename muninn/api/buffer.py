@@ -20,6 +20,7 @@ from muninn.api.holdings import Holding, checkExpiry
 from muninn.api.membership import current
 from muninn.api.snapshots import snapshot, writerIsDead
 from muninn.api.turns import WITHOUT_STREAM, Reading, Writing
+from muninn.api.waiting import waited
 from muninn.config.sizes import asText
 from muninn.control import layout
 from muninn.control.clock import monotonicMs
@@ -329,20 +330,9 @@ class MuninnBuffer:
 
     async def waitNextAsync(self, timeout: float | None = None, after: int | None = None) -> int:
         """`waitNext` for asyncio: it waits in a thread of its own, which ends at once when the task is cancelled."""
-        import asyncio
-        from concurrent.futures import ThreadPoolExecutor
-
-        timeout, cancelled = timeoutOf("waitNextAsync", timeout), threading.Event()
-        pool = ThreadPoolExecutor(1, "muninn-wait")
-        try:
-            return await asyncio.get_running_loop().run_in_executor(pool, self._waitNext, timeout, after, cancelled)
-        except asyncio.CancelledError:
-            cancelled.set()
-            if self._holding is not None:
-                self._holding.generation.wake()
-            raise
-        finally:
-            pool.shutdown(wait=False)
+        bound = timeoutOf("waitNextAsync", timeout)
+        generation = self._checked().generation
+        return await waited(lambda cancelled: self._waitNext(bound, after, cancelled), generation.wake)
 
     # --- fences ------------------------------------------------------------------------------------------------------
 

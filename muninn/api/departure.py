@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from muninn.control import clock, layout
 from muninn.control.members import MemberKey, MemberTable
+
+if TYPE_CHECKING:
+    from muninn.api.membership import Membership
 
 #: How long a departure waits for the threads that are inside; they may be there for ever, and a process that ends gives all back too.
 _OUTSIDE_SECONDS = 0.2
@@ -53,7 +57,7 @@ class Departure:
         """The membership has ended, or stays after all."""
         self.isOn = False
 
-    def awaitOutside(self, isInside: Callable[[], bool], ownThread: threading.Thread) -> bool:
+    def awaitOutside(self, isInside: Callable[[], bool], ownThread: object) -> bool:
         """Wait a moment for the other threads to come out; False when somebody is still inside."""
         deadline = clock.now() + _OUTSIDE_SECONDS
         while isInside():
@@ -69,6 +73,17 @@ class Departure:
             clock.sleep(_LOOK_SECONDS)
 
 
+def keepPromises(membership: Membership) -> bool:
+    """Let streams come to what others wait for; False when that takes longer than `devices.ipcGraceMs`."""
+    seconds = membership.settings.devices.ipcGraceMs / 1000
+    deadline = clock.now() + seconds
+    while membership.promised and clock.now() < deadline:
+        clock.sleep(_LOOK_SECONDS)
+    if membership.promised:
+        return False
+    return membership.device is None or not membership.holdings.isAtWork() or membership.device.awaitWork(seconds)
+
+
 def awaitPast(members: MemberTable, key: MemberKey) -> None:
     """After an exec: wait a moment until the broker has taken back what the program before this one held, which its user takes for gone."""
     deadline = clock.now() + _PAST_SECONDS
@@ -79,6 +94,6 @@ def awaitPast(members: MemberTable, key: MemberKey) -> None:
         clock.sleep(_LOOK_SECONDS)
 
 
-def _anyOther(ownThread: threading.Thread) -> bool:
+def _anyOther(ownThread: object) -> bool:
     """Whether a thread of this process could come out of anything while this one waits."""
     return any(each not in (threading.current_thread(), ownThread) for each in threading.enumerate())

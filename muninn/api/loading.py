@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from muninn.api.holdings import Holdings
+    from muninn.api.membership import Membership
     from muninn.broker.broker import Broker
 
 
@@ -14,6 +15,7 @@ class Loaded(NamedTuple):
 
     holdings: type[Holdings]
     broker: type[Broker]
+    lone: type[Membership]
 
 
 _loaded: list[Loaded] = []
@@ -25,8 +27,9 @@ def load() -> Loaded:
     Later calls import nothing, so they work also when the interpreter ends.
     """
     if not _loaded:
+        from muninn.api.alone import LoneMembership
         from muninn.api.holdings import Holdings
         from muninn.broker.broker import Broker
 
-        _loaded.append(Loaded(Holdings, Broker))
+        _loaded.append(Loaded(Holdings, Broker, LoneMembership))
     return _loaded[0]

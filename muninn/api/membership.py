@@ -12,17 +12,18 @@ import contextlib
 import ctypes
 import logging
 import os
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from muninn.api.departure import Departure, awaitPast
+from muninn.api.departure import Departure, awaitPast, keepPromises
 from muninn.api.entry import enter, retire
 from muninn.api.loading import load
 from muninn.broker.client import Client, Office
 from muninn.broker.limits import Limits
 from muninn.config import Settings, loadSettings
-from muninn.control import atomics, clock, descriptors, layout
+from muninn.control import atomics, clock, descriptors, layout, threads
 from muninn.control.aside import Job, markOwn
 from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.election import Election, Term
@@ -33,6 +34,7 @@ from muninn.control.lockfile import LockFile, typedErrors
 from muninn.control.members import MemberKey
 from muninn.control.places import Places
 from muninn.control.rows import Deposed, RowTable
+from muninn.control.threads import LateThread, NoThread
 from muninn.control.watch import Watcher
 from muninn.errors import BrokerUnavailable, DomainChanged, MuninnError
 
@@ -50,7 +52,6 @@ _LONGEST_SLEEP_SECONDS = 60.0
 _RESIGNED_PAUSE_SECONDS = 0.05
 _LEAVE_BOUND_SECONDS = 5.0
 _JOIN_BOUND_SECONDS = 10.0
-_PROMISE_PAUSE_SECONDS = 0.001
 
 
 class Identity:
@@ -94,6 +95,7 @@ class Membership:
         self._bequest: list[tuple[tuple[int, int], int]] = []
         self._entered = threading.Event()
         self._failure: BaseException | None = None
+        self._ident = 0  # of the thread that the kernel reports the end of
         self.leaseLock = threading.RLock()
         with contextlib.ExitStack() as undo:
             self._lockFile = LockFile(self.places)
@@ -119,12 +121,14 @@ class Membership:
                 )
             )  # fmt: skip
             self._robustList = ctypes.create_string_buffer(atomics.robustListBytes())
-            self._thread = threading.Thread(target=self._attend, name="muninn", daemon=True)
-            self._thread.start()
+            self._begin()
             undo.pop_all()
         # Not in `leave`: buffers that are still referenced reach the block, and finalizers wake the thread, until the last of them is gone.
         weakref.finalize(self, _letGo, self.block, self._wakeFd).atexit = False
         self._awaitEntry()
+
+    def _begin(self) -> None:
+        self._thread: threading.Thread | LateThread | NoThread = threads.start(self._attend, "muninn")
 
     def _awaitEntry(self) -> None:
         if not self._entered.wait(_JOIN_BOUND_SECONDS) or self._failure is not None:
@@ -136,7 +140,7 @@ class Membership:
 
     def isStale(self) -> bool:
         """Whether this is a forked child, or the membership has ended: join anew."""
-        return self.identity.isWiped() or self._hasLeft or self._lost
+        return self.identity.isWiped() or self._hasLeft or self._lost or (_isEnding and sys.is_finalizing())
 
     def requireSame(self, other: Membership, name: str) -> Membership:
         """Itself, or `DomainChanged` for what belongs to another control block: a row means something in its own only."""
@@ -168,9 +172,10 @@ class Membership:
 
     # --- the background thread -------------------------------------------------------------------------------------------
 
-    def _attend(self) -> None:
+    def _enter(self) -> None:
+        """Be what the kernel reports the end of: the calling thread."""
         try:
-            markOwn()
+            self._ident = threading.get_ident()
             robustWord = self.members.robustAddress(self.key.slot)
             atomics.exchangeSeqCst32(robustWord, 0)  # what the slot's last member left; nobody watches a slot that is not LIVE
             atomics.checked(atomics.robustHold(ctypes.addressof(self._robustList), robustWord), "the robust list")
@@ -180,6 +185,10 @@ class Membership:
             raise
         finally:
             self._entered.set()
+
+    def _attend(self) -> None:
+        markOwn()
+        self._enter()
         while not self._stopping:
             try:
                 self._attendOnce()
@@ -262,8 +271,8 @@ class Membership:
             return None
         if self._bequest and self.client.hasGreeted(term.epoch):
             self._dropBequest()
-        if self._preferred:
-            self._askToYield(term)
+        if self._preferred and not self.members.identity(term.slot or 0).flags & layout.MEMBER_FLAG_PREFERRED:
+            self.client.once("yield", slot=self.key.slot, generation=self.key.generation)
         return self.holdings.settleReleased() and self.client.askLater()
 
     def _allocations(self) -> list[tuple[tuple[int, int], int]]:
@@ -278,16 +287,12 @@ class Membership:
         for _, descriptor in bequest:
             os.close(descriptor)
 
-    def _askToYield(self, term: Term) -> None:
-        if not self.members.identity(term.slot or 0).flags & layout.MEMBER_FLAG_PREFERRED:
-            self.client.once("yield", slot=self.key.slot, generation=self.key.generation)
-
     def _campaign(self, term: Term) -> None:
         """Stand for the succession of `term`. Called by the background thread, and by any that waits for an answer."""
         if clock.now() < self._handOverUntil:
             self.election.awaitReady(self.election.readyEpoch(), _HEAD_START_NS)  # we are leaving, and others are there
             return
-        onThread = threading.current_thread() is self._thread
+        onThread = threading.get_ident() == self._ident
         if term.slot != self.key.slot:
             if not self._preferred and onThread and self.members.preferredOther(self.key) is not None:
                 self.election.awaitReady(self.election.readyEpoch(), _HEAD_START_NS)
@@ -320,7 +325,7 @@ class Membership:
                 self.departure.end()
 
     def _leave(self) -> None:
-        isAtRest = self.departure.awaitOutside(self.holdings.isInside, self._thread) and self._keepPromises()
+        isAtRest = self.departure.awaitOutside(self.holdings.isInside, self._thread) and keepPromises(self)
         if isAtRest:
             self.holdings.closeAll()
         self._preferred = False  # or our thread would ask for the office back
@@ -357,16 +362,6 @@ class Membership:
             self._retire()
         self._lockFile.close()
 
-    def _keepPromises(self) -> bool:
-        """Let streams come to what others wait for; False when that takes longer than `devices.ipcGraceMs`."""
-        seconds = self.settings.devices.ipcGraceMs / 1000
-        deadline = clock.now() + seconds
-        while self.promised and clock.now() < deadline:
-            clock.sleep(_PROMISE_PAUSE_SECONDS)
-        if self.promised:
-            return False
-        return self.device is None or not self.holdings.isAtWork() or self.device.awaitWork(seconds)
-
     def _retire(self) -> None:
         """Withdraw the control block, if we are the last and nothing is shared."""
         retire(self._entry, self.rows)
@@ -384,10 +379,10 @@ class Membership:
 
     def forgetInChild(self) -> None:
         """In a forked child: close this process's copies of the parent's descriptors, and touch nothing that is shared."""
-        self._broker = None  # that is the parent's
+        broker, self._broker = self._broker, None
         self.client.closeInChild()
-        if self._broker is not None:
-            self._broker.closeInChild()
+        if broker is not None:
+            broker.closeInChild()
         self._lockFile.close()
 
 
@@ -397,6 +392,7 @@ def _letGo(block: ControlBlock, wakeFd: int) -> None:
 
 
 _current: Membership | None = None
+_isEnding = False  # whether exit handlers run: soon no thread will
 _currentLock = Guard(isWhole=True)
 #: The join that is under way, if one is. Looked up and put in by single steps of C, since a signal handler may come to join as well.
 _joining: dict[str, Job[Membership]] = {}
@@ -415,6 +411,10 @@ def _joinNow(preferred: bool = False) -> Membership:
 
     Whoever is interrupted meanwhile leaves the join running; the next call finds it, or its end.
     """
+    global _current
+    if sys.is_finalizing():
+        _current = load().lone(loadSettings() if _current is None else _current.settings)
+        return _current
     job = _joining.setdefault("now", Job(lambda: _joinAside(preferred)))
     if job.isOwn() or (_current is not None and _current.departure.isOwn()):
         raise BrokerUnavailable(
@@ -463,6 +463,8 @@ def isForeign(membership: Membership) -> bool:
 
 
 def _leaveAtExit() -> None:
+    global _isEnding
+    _isEnding = True
     if _current is not None and not _current.isStale():
         _current.leave()
 

@@ -47,8 +47,7 @@ from muninn.terms import asMode
 _log = logging.getLogger("muninn.broker")
 #: How soon a death that was noticed but not yet proven is looked at again.
 _PROOF_RETRY_SECONDS = 0.005
-#: How often, before it is left to the sweeps: a dying process of many GiB takes its time, and its descriptors are closed last.
-_PROOF_ATTEMPTS = 6000
+_PROOF_ATTEMPTS = 6000  # then it is left to the sweeps; a process of many GiB takes its time to die, and closes descriptors last
 #: How many steps with something to serve may come before a piece of upkeep; a busy broker knows no other.
 _SERVED_FIRST = 16
 _ROWS_A_BEAT = 1024

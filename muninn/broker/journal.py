@@ -26,6 +26,7 @@ from typing import Any
 import msgpack
 
 from muninn.control import atomics, descriptors, layout
+from muninn.control.files import openFile
 from muninn.control.lockfile import fileError
 from muninn.control.places import Places
 from muninn.errors import HostMemoryFull
@@ -208,7 +209,7 @@ def replay(raw: bytes, only: str = "") -> Iterator[Record]:
 def read(places: Places, epoch: int, only: str = "") -> list[Record]:
     """The records of an epoch's journal, or those of one kind; none when it is gone."""
     try:
-        with open(places.journalPath(epoch), "rb") as file:
+        with openFile(places.journalPath(epoch), "rb") as file:
             return list(replay(file.read(), only))
     except FileNotFoundError:
         return []

@@ -10,12 +10,11 @@ very thread would have to do: `isOwn` tells.
 
 from __future__ import annotations
 
-import _thread
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from muninn.control import atomics
+from muninn.control import atomics, threads
 from muninn.control.deadlines import deadlineOf, sleepNs
 from muninn.control.hatch import SPIN_NS
 
@@ -87,7 +86,7 @@ class Job(Generic[Value]):
         """What the call returned; None when it is not over in time. Raises what it raised, `RuntimeError` when no thread can be had."""
         if self._chance:
             # More than one may be started, when this was interrupted just here; only the first has anything to do.
-            _thread.start_new_thread(self._run, ())
+            threads.startBare(self._run)
         if not self._done.wait(seconds):
             return None
         if self._error is not None:

@@ -228,6 +228,25 @@ def privateWord() -> tuple[Any, int]:
     return word, ctypes.addressof(word)
 
 
+_threadMain = ctypes.CFUNCTYPE(_ADDRESS, _ADDRESS)
+_libc = ctypes.CDLL(None)
+#: What threads of the C library run: it must outlive them.
+_mains: list[Any] = []
+
+
+def startThread(run: Callable[[], object]) -> None:
+    """A thread of the C library's that calls `run`. Raises `RuntimeError` when it has none."""
+
+    def main(_: int | None) -> None:
+        run()
+
+    _mains.append(_threadMain(main))
+    thread = ctypes.c_ulong()
+    if _libc.pthread_create(ctypes.byref(thread), None, _mains[-1], None) != 0:
+        raise RuntimeError("the C library starts no more threads")
+    _libc.pthread_detach(thread)
+
+
 def indexBuffer(count: int) -> Any:
     """Room for the indices of a scan."""
     return (ctypes.c_uint32 * max(1, count))()

@@ -27,6 +27,7 @@ import posix_ipc
 
 from muninn.control import atomics, clock, descriptors, layout
 from muninn.control.clock import monotonicMs as monotonicMs  # the clock of its words
+from muninn.control.files import openFile
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile, fileError
 from muninn.control.places import SHM_ROOT, Places
@@ -45,7 +46,7 @@ Adopt = Callable[["ControlBlock"], Callable[[], object]]
 
 def bootId() -> bytes:
     """16 bytes that change with every boot."""
-    with open("/proc/sys/kernel/random/boot_id") as file:
+    with openFile("/proc/sys/kernel/random/boot_id") as file:
         return bytes.fromhex(file.read().strip().replace("-", ""))
 
 

@@ -17,6 +17,7 @@ import os
 from typing import NamedTuple
 
 from muninn.control import atomics
+from muninn.control.files import openFile
 
 _NS_PER_MS = 1_000_000
 _NS_PER_SECOND = 1_000_000_000
@@ -54,7 +55,7 @@ def learn() -> TimeNamespace:
     global _own
     try:
         own, ofChildren = (os.stat(f"{_NAMESPACES}/{name}").st_ino for name in ("time", "time_for_children"))
-        with open(_OFFSETS) as file:
+        with openFile(_OFFSETS) as file:
             _own = _own if own == _own.inode else namespaceOf(own, ofChildren, file.read())
     except OSError:
         # A kernel without time namespaces has one clock for all. Without /proc there is no telling.

@@ -12,6 +12,7 @@ import os
 import weakref
 
 from muninn.control import atomics
+from muninn.control.files import openFile
 from muninn.control.layout import PAGE_BYTES
 
 _READ_BYTES = 1 << 20
@@ -34,7 +35,7 @@ def isReplaced(pid: int, nonce: int) -> bool:
     """
     wanted = f"/memfd:{_nameOf(nonce)} ".encode()
     try:
-        with open(f"/proc/{pid}/maps", "rb", buffering=0) as maps:
+        with openFile(f"/proc/{pid}/maps", "rb", buffering=0) as maps:
             tail, isAny = b"", False
             while chunk := maps.read(_READ_BYTES):
                 if wanted in tail + chunk:

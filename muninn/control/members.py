@@ -18,6 +18,7 @@ from typing import NamedTuple
 from muninn.control import atomics, clock, image, layout
 from muninn.control.block import ControlBlock
 from muninn.control.clock import monotonicMs
+from muninn.control.files import openFile
 from muninn.errors import TableFull
 
 _IDENTITY = struct.Struct("<IIIQQQQ")
@@ -250,7 +251,7 @@ def processIsGone(pid: int, startTime: int) -> bool:
 def pidOf(pidfd: int) -> int | None:
     """The process that a pidfd names; -1 when it has ended, also in the eyes of its parent; None when this is no pidfd."""
     try:
-        with open(f"/proc/self/fdinfo/{pidfd}") as file:
+        with openFile(f"/proc/self/fdinfo/{pidfd}") as file:
             return next((int(line.partition(":")[2]) for line in file if line.startswith("Pid:")), None)
     except OSError:
         return None
@@ -279,7 +280,7 @@ def openPidfd(pid: int, startTime: int) -> int:
 def startTimeOf(pid: int) -> int:
     """Clock ticks since boot, of the host's clock, at which the process began; 0 when there is none."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
+        with openFile(f"/proc/{pid}/stat", "rb") as file:
             return clock.bootTicks(int(file.read().rpartition(b")")[2].split()[19]))
     except (FileNotFoundError, ProcessLookupError):
         return 0

@@ -11,6 +11,8 @@ import errno
 import os
 from collections.abc import Iterator
 
+from muninn.control.files import openFile
+
 _CONTROL_GROUPS = "/sys/fs/cgroup"
 #: (limit, usage) by version of the interface.
 _FILES = {2: ("memory.max", "memory.current"), 1: ("memory.limit_in_bytes", "memory.usage_in_bytes")}
@@ -55,7 +57,7 @@ def _groupRoom(directory: str, limitFile: str, usageFile: str) -> int | None:
 
 def _text(path: str) -> str:
     try:
-        with open(path) as file:
+        with openFile(path) as file:
             return file.read()
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):

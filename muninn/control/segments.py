@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator
 
 from muninn.control import atomics, descriptors, room
+from muninn.control.files import openFile
 from muninn.control.layout import PAGE_BYTES
 from muninn.control.lockfile import fileError
 from muninn.control.places import SHM_ROOT, Places
@@ -193,7 +194,7 @@ def pagesUp(sizeBytes: int) -> int:
 def hugePages() -> str:
     """What `/dev/shm` offers of huge pages: `"never"`, `"advise"`, `"within_size"`, `"always"`, or `"unavailable"` in the kernel."""
     try:
-        with open(_SHMEM_HUGE) as machine, open(_MOUNTS) as mounts:
+        with openFile(_SHMEM_HUGE) as machine, openFile(_MOUNTS) as mounts:
             return offered(machine.read(), mounts.read())
     except OSError:
         return "unavailable"

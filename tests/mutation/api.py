@@ -59,6 +59,9 @@ MUTANTS = [
     Mutant(_MEMBERSHIP, "        if not self._leaving and (settled", "        if (settled", "who has said good-bye asks nothing more", "test_membership.py::test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye", "it is refused, and that is not logged; only the broker's log says that it was asked"),
     Mutant(_MEMBERSHIP, "self.departure.awaitOutside(self.holdings.isInside, self._thread) and self", "self", "who is inside keeps the slot", "test_membership.py::test_aThreadThatIsInsideKeepsTheSlot"),
     Mutant(_CREATION, "                membership.departure.check()\n", "", "nothing is created from a slot that is given back", "test_membership.py::test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn"),
+    Mutant(_MEMBERSHIP, "    if sys.is_finalizing():\n", "    if False:\n", "who is asked while the interpreter is finalised asks no other thread", "test_alone.py::test_anObjectThatLivesToTheEndMayFree"),
+    Mutant(_MEMBERSHIP, " or (_isEnding and sys.is_finalizing())", "", "a thread that stopped anywhere is not asked", "test_alone.py::test_anObjectThatLivesToTheEndMayFree"),
+    Mutant("muninn/control/threads.py", "    except RuntimeError:\n        return LateThread(target)\n", "    except KeyError:\n        return LateThread(target)\n", "a thread is started where Python starts none", "test_alone.py::test_aThreadIsStartedWherePythonStartsNone"),
     # --- buffer ---
     Mutant(_BUFFER, "        if not self._writable:\n            raise", "        if False:\n            raise", "a buffer open for reading is not written", "test_sharing.py::test_readOnlyStaysReadOnly test_buffer.py::test_publishesGenerationsToWaitingReaders"),
     Mutant(_BUFFER, "            checkExpiry(holding.description.name, self._expiresMs)\n", "", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
