@@ -218,6 +218,19 @@ def test_aHandlerMayDoWhateverItsThreadIsDoing(domain: str) -> None:
     assert buffer.read().tolist() == [1.0] * 4
 
 
+def test_whoWritesDoesNotWaitForItself(domain: str) -> None:
+    """Broken: `read` took ten seconds to say so, and `waitNext` waited for ever."""
+    buffer = muninn.share(np.zeros(4), name="w")
+    known = buffer.generation
+    with buffer.write():
+        with pytest.raises(RuntimeError, match="writing"):
+            buffer.read()
+        with pytest.raises(RuntimeError, match="writing"):
+            buffer.waitNext()
+    with buffer.write():
+        assert buffer.waitNext(after=known) == 2, "what was published before is there"
+
+
 def test_aHandlerTakesALockForWhichItsThreadWaits(domain: str, actor: Start) -> None:
     lock, took = muninn.Lock("l"), list[bool]()
     holder = actor("lock = muninn.Lock('l'); lock.acquire()")

@@ -319,7 +319,7 @@ class MuninnBuffer:
         def check() -> None:
             if cancelled is not None and cancelled.is_set():
                 raise InterruptedError
-            self._checked()
+            self._checked().refuseOwnWriter()  # it would wait for itself
             if generation.value() & 1 and writerIsDead(holding) and generation.value() & 1:
                 raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
 

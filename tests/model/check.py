@@ -43,6 +43,7 @@ SOUND = (
     Case("domain", "N=3", isQuick=False),
     Case("claims", "N=2 OPS=2"),
     Case("claims", "N=2 WEAK"),
+    Case("claims", "N=2 OPS=3 DEATHS=0"),
     Case("claims", "N=3", isQuick=False),
     Case("turns", "N=3"),
     Case("turns", "N=3 ROLE0=WRITES ROLE1=WRITES ROLE2=READS DEATHS=2"),
@@ -65,6 +66,8 @@ MUTILATED = (
     *(Case("domain", "N=2 REPAIRS=1", without, isQuick=False) for without in ("REPAIR_IN_PLACE", "REPAIR_LOOKS_FIRST")),
     *(Case("claims", "N=2", without) for without in ("TAKE_FROM_THE_NOTICED", "NO_BOUND", "NO_ODD", "NO_SECOND_LOOK")),
     Case("claims", "N=2 OPS=2", "RELEASE_BEFORE_DATA"),
+    Case("claims", "N=2 OPS=4 DEATHS=0", "NO_HEIR"),
+    Case("claims", "N=3 WRITES_ONLY", "NO_PASSING"),
     Case("claims", "N=2 WEAK", "PLAIN_BEGIN"),
     *(
         Case("turns", "N=2 ROLE0=WRITES ROLE1=READS", without)

@@ -21,6 +21,9 @@
 #define ROOM 3
 
 byte claim = NOBODY;       /* the owner; contended is the other half of the word */
+byte heir, arrivals;       /* the number of the waiter to whom a free claim is left, 0: to anybody; the last number */
+byte number[N];            /* of who waits; 0: it has not had to */
+byte bypassed[N];          /* how often others took a free claim from a waiter that was the heir */
 bool contended;
 byte generation;           /* odd while somebody writes */
 byte data[2];
@@ -68,21 +71,57 @@ inline store(where, value) {
 #define IS_DEAD(x) (alive[x] == false)
 #endif
 
-/* claims.acquire */
+/* takeFrom: of a claim that says NOBODY, or a dead member. A waiter may have been lost with its wake-up, so contention is kept. */
+#define TAKE(p) \
+	DRAIN(p); claim = p; owners++; \
+	if :: number[p] != 0 -> contended = true :: else fi; \
+	if :: number[p] != 0 && heir == number[p] -> heir = 0 :: else fi; \
+	number[p] = 0; bypassed[p] = 0
+
+/* who is the heir is passed by: only by one that looked before there was an heir, and by each of them once */
+#define PASS(p) \
+	if :: heir != 0 && heir == number[0] && p != 0 -> bypassed[0]++ :: else fi; \
+	if :: heir != 0 && heir == number[1] && p != 1 -> bypassed[1]++ :: else fi; \
+	if :: heir != 0 && heir == number[N - 1] && p != N - 1 && N > 2 -> bypassed[N - 1]++ :: else fi
+
+/* arrive: take a number, and be the heir if nobody came earlier */
+#define ARRIVE(p) \
+	if :: number[p] == 0 -> arrivals++; number[p] = arrivals :: else fi; \
+	if :: heir == 0 || heir > number[p] -> heir = number[p] :: else fi; \
+	contended = true
+
+/* take, of cshim/owners.c */
 inline acquire() {
 	do
-	:: d_step { claim == NOBODY -> DRAIN(p); claim = p; owners++ }; break
-	:: d_step { claim != NOBODY && IS_DEAD(claim) -> DRAIN(p); claim = p; owners++ }; break
-	:: d_step { claim != NOBODY && !IS_DEAD(claim) -> contended = true; asleep[p] = true }
-		/* futexWait: woken, or the bound of 50 ms is over */
+	:: true ->
+		seen = heir;
 		if
-		:: !asleep[p]
-#ifndef NO_BOUND
-		:: d_step { asleep[p] -> asleep[p] = false }
+#ifdef NO_HEIR
+		:: d_step { claim == NOBODY -> PASS(p); TAKE(p) }; break
+#else
+		:: d_step { claim == NOBODY && (seen == 0 || seen == number[p]) -> PASS(p); TAKE(p) }; break
+		/* left to its heir: until it has taken it, or the bound of 5 ms is over */
+		:: d_step { claim == NOBODY && seen != 0 && seen != number[p] -> ARRIVE(p); asleep[p] = (heir != number[p]) }
+			if
+			:: !asleep[p]
+#ifndef NO_PASSING
+			:: d_step { asleep[p] -> asleep[p] = false; if :: heir == seen -> heir = 0 :: else fi }
 #endif
+			fi
+#endif
+		:: d_step { claim != NOBODY && IS_DEAD(claim) -> TAKE(p) }; break
+		:: d_step { claim != NOBODY && !IS_DEAD(claim) -> ARRIVE(p); asleep[p] = true }
+			/* futexWait: woken, or the bound of 50 ms is over */
+			if
+			:: !asleep[p]
+#ifndef NO_BOUND
+			:: d_step { asleep[p] -> asleep[p] = false }
+#endif
+			fi
 		fi
 	od;
-	skip
+	seen = 0;
+	assert(bypassed[0] < N && bypassed[1] < N && bypassed[N - 1] < N)
 }
 
 /* claims.release: an exchange, and then the wake-up */
@@ -143,17 +182,21 @@ inline read() {
 }
 
 proctype Member(byte p) {
-	byte g, first, second, ops;
+	byte g, first, second, ops, seen;
 	bool ok;
 	{
 		do
+#ifdef WRITES_ONLY
+		:: ops < OPS -> ops++; write()
+#else
 		:: ops < OPS -> ops++; if :: write() :: read() fi
+#endif
 		:: else -> break
 		od;
 		skip;
 		false
 	} unless { !alive[p] };
-	d_step { g = 0; first = 0; second = 0; ops = 0; ok = false }
+	d_step { g = 0; first = 0; second = 0; ops = 0; ok = false; seen = 0 }
 }
 
 proctype Memory() {
