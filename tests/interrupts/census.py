@@ -60,8 +60,8 @@ def _inProcess(threads: int, files: list[str]) -> list[str]:
         wrong.append(f"{found} mappings that nobody uses")
     if member.holdings.creating:
         wrong.append(f"{list(member.holdings.creating)} are being created for ever")
-    if member.holdings.locked:
-        wrong.append("a lock is held for ever")
+    if any(holding is not None and holding.hasTurns() for holding in [each() for each in member.holdings._all.valuerefs()]):
+        wrong.append("a lock is held for ever, or a turn")
     if (there := threading.active_count()) > threads:
         wrong.append(f"{there - threads} threads too many: {[thread.name for thread in threading.enumerate()]}")
     left = descriptors()
