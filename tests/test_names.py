@@ -46,7 +46,7 @@ def _other(name: str, sharesWord: bool) -> str:
 
 def test_aNameHasOneOfManyWords(domain: str) -> None:
     index, first = current().index, current().block.address + layout.NAME_WAKES_OFFSET
-    addresses = {index.wakeAddress(b"name-%d" % number) for number in range(5000)}
+    addresses = {index.wakeAddress(b"name-%d" % number) for number in range(20_000)}
     assert addresses == {first + 4 * word for word in range(layout.NAME_WAKES)}
 
 

@@ -68,7 +68,7 @@ HEADER_BYTES = PAGE_BYTES
 # owner: the broker, fetch-add, then futex wake: a name of this hash has come or gone (+1), or has come and is not in the index (+2^16).
 # A stale read costs one more look. The low half that runs over costs one more question; the same word after 2^16 changes between a
 # look and the sleep costs the half second until the next look.
-NAME_WAKES = 128  # a power of two
+NAME_WAKES = 512  # a power of two
 NAME_WAKES_OFFSET = HEADER_BYTES - NAME_WAKES * 4  # NAME_WAKES x u32
 
 # --- member slot -------------------------------------------------------------------------------------------------------
