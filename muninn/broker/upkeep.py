@@ -27,8 +27,8 @@ _log = logging.getLogger("muninn.broker")
 #: How often the broker looks for members that died without ever having said hello to it.
 SWEEP_SECONDS = 3.0
 _SLICE_ROWS = 256
-#: How many lifetimes end in one step: each costs about as much as serving a request.
-_SLICE_ENDS = 32
+#: How many lifetimes end, and how many rows are settled, in one step: each costs about as much as serving a request.
+_SLICE_ENDS = _SLICE_SETTLED = 32
 
 
 class Upkeep:
@@ -164,10 +164,12 @@ class Upkeep:
         """Rows that nobody will ever close, a slice at a time: their last holder died after it had let go and before it had said so."""
         rows = self._directory.rows
         end = min(first + _SLICE_ROWS, rows.count())
-        for row in (*rows.ending(first, end), *rows.lastClosed(first, end)):
+        unsettled = sorted({*rows.ending(first, end), *rows.lastClosed(first, end)})
+        for row in unsettled[:_SLICE_SETTLED]:
             self._directory.settle(row)
-        if end < rows.count():
-            self._chores.append(lambda: self.settleUnheld(end))
+        following = unsettled[_SLICE_SETTLED] if len(unsettled) > _SLICE_SETTLED else end
+        if following < rows.count():
+            self._chores.append(lambda: self.settleUnheld(following))
 
     def _dropLeftovers(self) -> None:
         """What predecessors listened at, and what they did not finish writing."""

@@ -21,7 +21,7 @@ from muninn.control.tickets import Tickets
 _log = logging.getLogger("muninn.broker")
 _CLAIM_BITS = 0x7FFFFFFF
 #: How many rows of the dead are settled in one step: each costs about as much as serving a request.
-_SLICE_ROWS = 64
+_SLICE_ROWS = 32
 
 
 class Watchdog:
