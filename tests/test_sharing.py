@@ -283,12 +283,18 @@ def test_shareOnceWaitsForWhatAnotherIsSharing(domain: str, actor: Start) -> Non
     other.do(f"path = '/dev/shm/{domain}.go'")
     other.begin("kept = muninn.loadArray(4, 'f8', fill, name='once')")
     eventually(lambda: current().client.request("find", name="once")[0], "the name is being created")
-    waiting = Background(lambda: muninn.shareOnce("once", lambda: np.zeros(9)).array.sum()).asleep()
+    loaded = list[int]()
+
+    def load() -> Any:
+        loaded.append(1)
+        return np.zeros(9)
+
+    waiting = Background(lambda: muninn.shareOnce("once", load).array.sum()).asleep()
     with pytest.raises(TimeoutError):
-        muninn.shareOnce("once", lambda: np.zeros(9), timeout=0.05)
+        muninn.shareOnce("once", load, timeout=0.05)
     try:
         open(f"/dev/shm/{domain}.go", "w").close()
-        assert waiting.ended() == 12
+        assert waiting.ended() == 12 and not loaded
     finally:
         os.unlink(f"/dev/shm/{domain}.go")
 
