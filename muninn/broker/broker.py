@@ -461,9 +461,7 @@ class Broker:
 
     def _onLeave(self, session: Session, _: Message, __: list[int]) -> tuple[Message, tuple[int, ...]]:
         key = session.member()
-        self._watchdog.leave(key)
-        if key == self._own.key:
-            self._watchdog.finish()  # perhaps nobody is left who would
+        self._watchdog.leave(key, isBroker=key == self._own.key)
         self._upkeep.settleUnheld()
         return {}, ()
 

@@ -169,9 +169,11 @@ class Watchdog:
         self._members.vacate(key, layout.MEMBER_DEAD)
         _log.info("reclaimed member %d.%d: %d leases", key.slot, key.generation, len(held))
 
-    def leave(self, key: MemberKey) -> None:
+    def leave(self, key: MemberKey, isBroker: bool = False) -> None:
         """A member said good-bye: the same, without waiting for its death. It has let go of everything that it could."""
         self.begin(key)
+        if isBroker:
+            self.finish()  # perhaps nobody is left who would
 
     def _poison(self, key: MemberKey) -> None:
         """Tell those who wait for the dead: for its tickets, for its claims, for what it was writing."""
