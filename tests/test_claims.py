@@ -63,7 +63,7 @@ def test_aReleaseWakesEveryWaiter(address: int) -> None:
 
 
 def test_aReleaseOrADeathEndsASleep(address: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: `release` or `wakeWaiters` without its wake-up, which the next look every 50 ms hid."""
+    """Broken: `release` or `markDead` without its wake-up, which the next look every 50 ms hid."""
     monkeypatch.setattr(claims, "_CHECK_NS", 60_000_000_000)
     claims.acquire(address, _THEIRS, lambda *_: False, 0)
     waiting = Background(lambda: claims.acquire(address, _MINE, lambda *_: False, 60)).asleep()
@@ -72,7 +72,7 @@ def test_aReleaseOrADeathEndsASleep(address: int, monkeypatch: pytest.MonkeyPatc
     died = threading.Event()
     waiting = Background(lambda: claims.acquire(address, _THEIRS, lambda *_: died.is_set(), 60)).asleep()
     died.set()
-    claims.wakeWaiters(address)
+    claims.markDead(address, _MINE)
     assert waiting.ended() is False
 
 
@@ -102,7 +102,7 @@ def test_whoWantsNothingWaitsUntilNobodyOwnsIt(address: int, monkeypatch: pytest
     claims.acquire(address, _THEIRS, isDead, 0)
     waiting = Background(lambda: claims.awaitRelease(address, isDead, None)).asleep()
     died.set()
-    claims.wakeWaiters(address)
+    claims.markDead(address, _THEIRS)
     assert waiting.ended() is True
 
 

@@ -617,3 +617,19 @@ def test_aBrokersOwnClosesAreSettledBetweenSteps(domain: str) -> None:
     many.clear()
     eventually(lambda: leftovers(domain) == [], "all are gone")
     assert member.election.heartbeat() > beats + 3
+
+
+def test_aClaimOfTheDeadIsNobodysForEver(lab: Lab) -> None:
+    """Broken: it kept the owner's slot and 19 bits of its generation, which are a living member's again after 2^19 members of that slot."""
+    broker, dead = lab.broker(lab.member()), lab.member()
+    lab.rows.grow(1)
+    address = lab.block.rowAddress(3) + layout.ROW_CLAIM_OFFSET
+    claims.acquire(address, dead.key, lambda *_: False, 0)
+    dead.die()
+    broker._watchdog.reclaim(dead.key)
+    owner = claims.ownerOf(atomics.loadAcquire32(address))
+    assert owner is not None and owner[0] >= layout.MAX_MEMBERS_LIMIT
+    next_ = lab.member()
+    assert claims.acquire(address, next_.key, lambda slot, _: slot >= lab.members.count, 0) is False, "recovered"
+    claims.markDead(address, dead.key)
+    assert claims.belongsTo(atomics.loadAcquire32(address), next_.key), "a late broker does not take it from its next owner"

@@ -186,7 +186,7 @@ class Watchdog:
             first + layout.ROW_CLAIM_OFFSET, layout.ROW_BYTES, count, _CLAIM_BITS, claims.claimWord(key), indices, count
         )
         for row in list(indices[: min(claimed, count)]):
-            claims.wakeWaiters(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET)
+            claims.markDead(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET, key)
             Generation(self._block.rowAddress(row)).wake()
         for row in self._pendingOf(key, count):
             Tickets(self._block.rowAddress(row), self._block.fencesAddress(row)).poison(key)

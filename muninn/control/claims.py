@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from muninn.control import atomics
+from muninn.control import atomics, layout
 from muninn.control.deadlines import deadlineOf, sleepNs
 from muninn.control.members import MemberKey
 
 _SLOT_MASK = 0xFFF
 _GENERATION_SHIFT, _GENERATION_MASK = 12, 0x7FFFF
 _CONTENDED = 1 << 31
+#: The owner of a claim that a dead member left: a slot that no table has, so it is nobody's that lives.
+_DEAD_OWNER = layout.MAX_MEMBERS_LIMIT + 1
+assert _DEAD_OWNER == _SLOT_MASK
 #: How long a waiter sleeps before it looks at its owner again; the reclaiming broker wakes it sooner.
 _CHECK_NS = 50_000_000
 
@@ -98,6 +101,13 @@ def release(address: int) -> None:
         atomics.futexWake32(address, atomics.FUTEX_ALL)
 
 
-def wakeWaiters(address: int) -> None:
-    """Make the waiters look at the owner again: it has died."""
+def markDead(address: int, key: MemberKey) -> None:
+    """Let a claim of `key`, whose death is proven, say that nobody who lives owns it, and make the waiters look at it.
+
+    A claim that nobody wants stays as it is for ever, and the bits of the owner's generation come again after 2^19 members of that slot.
+    """
+    while belongsTo(word := int(atomics.loadAcquire32(address)), key):
+        # SYNC claim: pairs with acquire, and with the same in cshim/owners.c. Bounded: it is marked contended once.
+        if atomics.casSeqCst32(address, word, word & _CONTENDED | _DEAD_OWNER) == word:
+            break
     atomics.futexWake32(address, atomics.FUTEX_ALL)

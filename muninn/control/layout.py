@@ -23,6 +23,25 @@ their first use, so that a full `/dev/shm` is an error and never a SIGBUS. Nobod
 of a slot that has never been LIVE: reading a hole would allocate it.
 
 All integers are little-endian and naturally aligned. Offsets named ``*_OFFSET`` are relative to the structure that they are in.
+
+Counters, and what happens at their end:
+
+=====================  ====  ============================================================================================
+counter                bits  at its end
+=====================  ====  ============================================================================================
+epoch                    24  from half of it on the first process of a domain begins it anew (`repair.renew`); at the end
+                             no further term begins (`TableFull`). The election word would have room for 48 bits, rows have 24
+incarnation of a row     24  the row is granted no more until the domain begins anew
+rows (`rowsReady`)       40  bounded by maxBuffers
+generation of a slot     32  begins at 1 again. Leases carry 12 bits of it, tickets 16, claims 19. What a dead member left is cleared
+                             or marked before its slot is given back, so only a broker that was deposed, and stopped in between a look
+                             and its CAS for exactly so many members of that slot, could take one for the other
+publications             64  never
+tickets                  64  never; the ring keeps 32 bits, of which half are enough to tell before from after
+heartbeat                64  never
+wake words            16-32  wrap: they are compared with what was read a moment before, and every sleep has a bound
+times                    63  never, in milliseconds
+=====================  ====  ============================================================================================
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ MUTANTS = [
     Mutant(_WATCHDOG, "            self._members.vacate(key, layout.MEMBER_CLAIMING)\n            return\n", "            return\n", "the slot of a dead claimer is given back", "test_watchdog.py::test_theSlotsOfDeadClaimersAndOfTheCondemnedAreGivenBack"),
     Mutant(_WATCHDOG, "            if state == layout.MEMBER_DEAD or self._members", "            if self._members", "a successor finds who was condemned", "test_watchdog.py::test_theSlotsOfDeadClaimersAndOfTheCondemnedAreGivenBack"),
     Mutant(_WATCHDOG, "        if identity.pidNamespace != ownPidNamespace():\n            return\n", "", "a pid of another namespace is not followed", "test_watchdog.py::test_aPidOfAnotherNamespaceIsNotFollowed"),
-    Mutant(_WATCHDOG, "            claims.wakeWaiters(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET)\n", "", "who waits for a dead holder is woken", "test_watchdog.py::test_whoWaitsForTheDeadIsWoken"),
+    Mutant(_WATCHDOG, "            claims.markDead(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET, key)\n", "", "who waits for a dead holder is woken", "test_watchdog.py::test_whoWaitsForTheDeadIsWoken"),
     Mutant(_WATCHDOG, "            Generation(self._block.rowAddress(row)).wake()\n", "", "who waits for a dead writer is woken", "test_watchdog.py::test_whoWaitsForTheDeadIsWoken"),
     Mutant(_WATCHDOG, "        self.forget(key)\n        if key not in self._underWay:\n", "        if key not in self._underWay:\n", "the pidfd of the dead is closed", "test_watchdog.py::test_aDeathThatIsNotYetProvenIsLookedAtAgain"),
     # --- upkeep ---
