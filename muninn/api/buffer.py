@@ -278,8 +278,9 @@ class MuninnBuffer:
         out
             A C-contiguous array of the same shape and dtype that takes the copy; None makes one.
         timeout
-            Seconds after which a buffer that is written without a pause is a `TimeoutError`; 10 when not given. Of a turn: seconds to
-            wait for a writer, as long as that one lives when not given; its stream then waits for at most as long.
+            Seconds after which there is no whole copy yet: `TimeoutError`; 10 when not given. A buffer that is written without a pause is
+            copied in a reader's turn. Of a stream's turn: seconds to wait for a writer, as long as that one lives when not given; its
+            stream then waits for at most as long.
         stream
             ``with buffer.read(stream=s) as view:`` copies nothing: the view is `deviceArray()`, the stream waits for who writes, and
             the next writer's stream waits for what this one was given inside. None is the default stream.
@@ -290,6 +291,8 @@ class MuninnBuffer:
             The last writer died or gave up half way; the next one repairs it.
         OwnerDied
             The last writer died before its kernels were done.
+        RuntimeError
+            This thread is inside a writer's turn of this buffer: its bytes are in that turn's view.
         """
         if stream is not WITHOUT_STREAM:
             return Reading(self, stream, timeoutOf("read", timeout))
