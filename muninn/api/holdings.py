@@ -11,14 +11,14 @@ import contextlib
 import os
 import threading
 import weakref
-from _weakref import _remove_dead_weakref  # type: ignore[attr-defined]
 from collections import deque
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING
 
 from muninn.api.gpus import deviceOf
+from muninn.api.living import Living
 from muninn.api.making import Creating
 from muninn.api.memory import Bytes, Memory, NoBytes, exported
-from muninn.control import atomics, claims, clock, layout, leases, segments
+from muninn.control import aside, atomics, claims, clock, layout, leases, segments
 from muninn.control.clock import monotonicMs
 from muninn.control.generations import Generation
 from muninn.control.leases import LeaseIndex, Tenure
@@ -140,23 +140,6 @@ class Holding:
             raise PermissionDenied(f"{self.description.name!r} was shared readOnly")
         if isinstance(self.memory.source, segments.Mapping):
             self.memory.source.allowWriting()
-
-
-_Kept = TypeVar("_Kept")
-
-
-class Living(weakref.WeakValueDictionary[tuple[int, int], _Kept]):
-    """What lives, by (row, incarnation), one each."""
-
-    def settled(self, pair: tuple[int, int], value: _Kept) -> _Kept:
-        """What lives under `pair`: `value`, if there is nothing yet.
-
-        One step decides, so that two never live: neither of two threads, nor of a thread and what it is interrupted by.
-        """
-        wanted = weakref.KeyedRef(value, self._remove, pair)  # type: ignore[attr-defined]
-        while (found := self.data.setdefault(pair, wanted)()) is None:  # type: ignore[attr-defined]
-            _remove_dead_weakref(self.data, pair)  # type: ignore[attr-defined]
-        return cast(_Kept, found)
 
 
 class Holdings:
@@ -334,18 +317,29 @@ class Holdings:
         """Unmap what nobody has any more, and give the leases back."""
         gone = self.membership.leaseTable.gone
         while (gone or self._ofDevices) and not self._settling._is_owned():  # type: ignore[attr-defined]
-            with self._settling:
-                while gone:
-                    # Undone first, and taken off second: who is interrupted between is followed by one who does it again.
-                    self._end(gone[0])
-                    gone.popleft()
+            if not aside.isOwn():
+                with self._settling:
+                    self._endAll(gone)
+            elif self._settling.acquire(blocking=False):  # no signal comes between this and the next step: they do not reach this thread
+                try:
+                    self._endAll(gone)
+                finally:
+                    self._settling.release()
+            else:
+                return  # whoever is about it may wait for this very thread, for what a finalizer asks of the broker in the middle of it
             while self._ofDevices:
                 self._closeOnDevice()
+
+    def _endAll(self, gone: deque[Tenure]) -> None:
+        while gone:
+            # Undone first, and taken off second: who is interrupted between is followed by one who does it again.
+            self._end(gone[0])
+            gone.popleft()
 
     def _end(self, tenure: Tenure) -> None:
         """Each step of it may be done twice."""
         table, membership = self.membership.leaseTable, self.membership
-        if isinstance(tenure.source, segments.Mapping) and not tenure.mapped:
+        if isinstance(tenure.source, segments.Mapping | NoBytes) and not tenure.mapped:
             tenure.source.close()
         elif tenure.source is not None and not tenure.isClosed:
             self._ofDevices.append(tenure)
@@ -372,8 +366,9 @@ class Holdings:
                 self.membership.leaseTable.gone.append(tenure)
                 self._onGone(None)
 
-            isBegun = tenure.isClosing = True
+            isBegun = tenure.isClosing = bool(tenure.mapped)  # what kernels may still use is ended once, all else may be ended twice
             Memory.end(tenure.source, tenure.mapped, closed)
+            isBegun = tenure.isClosing = True
         except (IndexError, ValueError):
             isBegun = True  # another thread does it
         finally:

@@ -14,7 +14,7 @@ import socket
 import weakref
 
 #: So many wait for the next question; a process with more threads that ask at once connects anew for those beyond.
-_KEPT = 4
+KEPT = 4
 
 
 class Line:
@@ -62,7 +62,7 @@ class Lines:
         return line
 
     def giveBack(self, line: Line) -> None:
-        if len(self._idle) < _KEPT:
+        if len(self._idle) < KEPT:
             self._idle.append(line)
         else:
             line.close()

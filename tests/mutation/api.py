@@ -32,7 +32,7 @@ MUTANTS = [
     Mutant(_HOLDINGS, "    if monotonicMs() >= expiresMs:", "    if False:", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
     Mutant(_HOLDINGS, "        for _ in range(_FETCH_ATTEMPTS):", "        for _ in range(1):", "memory that a holder is to bring is waited for", "test_holdings.py::test_memoryThatAHolderIsYetToBringIsWaitedFor"),
     Mutant(_HOLDINGS, "        tenure.source = source\n", "", "what goes with a lease is known to it", "test_holdings.py::test_whatIsInterruptedHalfWayHoldsNothing"),
-    Mutant(_HOLDINGS, "                    self._end(gone[0])\n                    gone.popleft()\n", "                    self._end(gone.popleft())\n", "an end that was interrupted is done again", "test_holdings.py::test_anEndThatWasInterruptedIsDoneAgain"),
+    Mutant(_HOLDINGS, "            self._end(gone[0])\n            gone.popleft()\n", "            self._end(gone.popleft())\n", "an end that was interrupted is done again", "test_holdings.py::test_anEndThatWasInterruptedIsDoneAgain"),
     # --- membership ---
     Mutant(_MEMBERSHIP, "        return self.identity.isWiped() or self._hasLeft", "        return self._hasLeft", "a forked child is another process", "test_invariants.py::test_i9AForkedChildJoinsAnew"),
     # --- entry ---
@@ -86,7 +86,7 @@ MUTANTS = [
     Mutant(_TURNS, "        fences.behindWork(holding, end, holding.membership.settings.devices.ipcGraceMs / 1000)\n", "        pass\n", "a turn ends also where no thread can be had", "test_turns.py::test_aTurnEndsAlsoWhereNoThreadCanBeHad"),
     Mutant(_FENCES, "mindsDeath=not writing and ticket >= lastWriter)", "mindsDeath=ticket >= lastWriter)", "who writes next does not mind a dead writer", "test_turns.py::test_aWriterThatCameBehindTheDeadOneMendsItAll"),
     Mutant(_MEMBERSHIP, "        if self.promised:\n            return False\n        return self.device is None or not self.holdings.isAtWork() or self.device.awaitWork(seconds)", "        return True", "who is inside a turn does not say good-bye", "test_turns.py::test_whoIsInsideATurnDoesNotLeaveTheDomain"),
-    Mutant(_HOLDINGS, "        while (found := self.data.setdefault(pair, wanted)()) is None:  # type: ignore[attr-defined]\n            _remove_dead_weakref(self.data, pair)  # type: ignore[attr-defined]\n", "        self.data[pair] = wanted\n        found = value\n", "the maker shares the holding of who opened meanwhile", "test_holdings.py::test_whoOpensWhatAnotherThreadHasJustMadeSharesItsHolding"),
+    Mutant("muninn/api/living.py", "        while (found := self.data.setdefault(pair, wanted)()) is None:  # type: ignore[attr-defined]\n            _remove_dead_weakref(self.data, pair)  # type: ignore[attr-defined]\n", "        self.data[pair] = wanted\n        found = value\n", "the maker shares the holding of who opened meanwhile", "test_holdings.py::test_whoOpensWhatAnotherThreadHasJustMadeSharesItsHolding"),
     # --- creation ---
     Mutant(_CREATION, "            making.giveUp()\n", "", "a creation that fails leaves nothing", "test_creation.py::test_aFillThatRaisesLeavesNothing"),
     Mutant(_CREATION, "    except BaseException:\n        membership.leaseTable.release(index)\n        raise\n    memory", "    except KeyError:\n        raise\n    memory", "a creation that fails gives its lease back", "test_holdings.py::test_aCreationThatFailsGivesItsLeaseBack"),
