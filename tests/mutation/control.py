@@ -178,7 +178,7 @@ MUTANTS = [
     Mutant(_DESCRIPTORS, "flags | os.O_CLOEXEC | os.O_NOFOLLOW", "flags | os.O_CLOEXEC", "a link in place of a segment is not followed", "test_segments.py::test_aLinkInPlaceOfASegmentIsNotFollowed"),
     Mutant(_SEGMENTS, "    with contextlib.suppress(FileNotFoundError):\n        os.unlink(path)\n    try:\n        fd", "    try:\n        fd", "what a dead creator left makes room", "test_segments.py::test_aLeftoverOfADeadCreatorIsReplaced"),
     Mutant(_SEGMENTS, "    _requireRoom(mapping.sizeBytes)\n", "", "what can not fit is refused before a page is taken", "test_segments.py::test_whatCanNotFitIsRefusedBeforeAPageIsTaken"),
-    Mutant(_SEGMENTS, "            os.posix_fallocate(fd, offset, length)\n", "            pass\n", "a page that can not be had is an error and no SIGBUS", "test_segments.py::test_aFullShmIsAnErrorBeforeAnyTouch"),
+    Mutant(_SEGMENTS, "        os.posix_fallocate(fd, offset, length)\n", "        pass\n", "a page that can not be had is an error and no SIGBUS", "test_segments.py::test_aFullShmIsAnErrorBeforeAnyTouch"),
     # --- wire ---
     Mutant(_WIRE, "        if flags & socket.MSG_TRUNC:", "        if False:", "a packet that is too long is refused", "test_wire.py::test_refusesAPacketThatIsTooLong"),
     Mutant(_WIRE, "        if flags & socket.MSG_CTRUNC:", "        if False:", "lost descriptors are noticed", "test_wire.py"),
