@@ -64,6 +64,7 @@ class Making:
     def grant(self, **fields: Any) -> tuple[int, int]:
         """Ask for a row that is this process's to fill; returns (row, incarnation). Raises whatever forbids it."""
         steps = self._steps
+        self._client.awaitLater()
         steps.question = fields
         try:
             granted, _ = self._client.request("create", **fields)
@@ -116,6 +117,5 @@ def _finish(client: Client, steps: _Steps, creating: Creating, name: str) -> Non
     if steps.granted is None:
         client.later({"op": "create", **steps.question})
         return
-    row, incarnation = steps.granted
-    for op in ("abandon", "free") if steps.mayBeLive else ("abandon",):
-        client.later({"op": op, "row": row, "incarnation": incarnation})
+    # Not freed: when this is heard, what is live may be what the program has shared since.
+    client.later({"op": "abandon", "row": steps.granted[0], "incarnation": steps.granted[1]})

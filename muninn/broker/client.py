@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from muninn.broker.broker import Broker
 
 _RETRY_SECONDS = 0.001
+#: How long a grant waits for what the background thread is to ask.
+_LATER_SECONDS = 2.0
 
 
 class Office(NamedTuple):
@@ -175,17 +177,24 @@ class Client:
     def askLater(self) -> bool:
         """Ask what was to be asked later; False when the broker does not answer now. For the background thread."""
         while self._later:
-            message = self._later.popleft()
+            message = self._later[0]  # it stays until it is done: `awaitLater` looks for it
             try:
                 reply = self.once(**message)
             except MuninnError:
-                continue  # it is as it was to be, or nobody's any more
+                reply = {}  # it is as it was to be, or nobody's any more
             if reply is None:
-                self._later.appendleft(message)
                 return False
-            if message["op"] == "create":
+            if message["op"] == "create" and "row" in reply:
                 self._later.append({"op": "abandon", "row": reply["row"], "incarnation": reply["incarnation"]})
+            self._later.popleft()
         return True
+
+    def awaitLater(self) -> None:
+        """Before a grant: what is yet to be given back may be the very row that would be granted again. Bounded."""
+        deadline = clock.now() + _LATER_SECONDS
+        while self._later and clock.now() < deadline:
+            self._office.kick()
+            clock.sleep(_RETRY_SECONDS)
 
     def greet(self) -> bool:
         """Connect to the broker of now, if there is no connection yet; False when it does not answer. For the background thread too."""

@@ -69,6 +69,10 @@ def _inProcess(threads: int, files: list[str]) -> list[str]:
     for each in [*files, *["socket"] * lines.KEPT]:  # a question in the middle of another one has a connection of its own
         if each in left:
             left.remove(each)
+    broker = member._broker
+    for _ in range(len(member.client._lines._idle) + (0 if broker is None else len(broker._sessions))):
+        if "socket" in left:
+            left.remove("socket")  # kept for the next question, or another member's
     if left:
         wrong.append(f"descriptors that nobody uses: {left}")
     return wrong
