@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from muninn.api.dtypes import plain
 from muninn.api.gpus import deviceOf
+from muninn.api.lingering import lingering
 from muninn.api.membership import Membership, current
 from muninn.control import clock, layout, leases, segments
 from muninn.control.clock import monotonicMs
@@ -32,7 +33,10 @@ _TRANSPORT_REASONS = {
 
 
 def listBuffers() -> list[dict[str, Any]]:
-    """`describe()` of every buffer of the domain, by name. Locks are not among them."""
+    """`describe()` of every buffer of the domain, by name. Locks are not among them.
+
+    Memory that was freed and that other processes still map, as forked children may, is there with the state ``freed`` and no name.
+    """
     membership = current()
     moment = _Moment(membership, leases.scanHolds(membership.block, membership.members))
     described = []
@@ -42,6 +46,7 @@ def listBuffers() -> list[dict[str, Any]]:
             continue
         with contextlib.suppress(ControlBlockInvalid):  # one damaged row hides no others; `doctor` reports it
             described.append(moment.describe(row, description))
+    described += lingering(membership, {buffer["bufferId"] for buffer in described})
     return sorted(described, key=lambda buffer: buffer["name"])
 
 

@@ -67,6 +67,16 @@ class Places(NamedTuple):
         matches = (_SEGMENT.fullmatch(entry) for entry in self._entries())
         return [SegmentKey(int(match[1], 16), int(match[2]), int(match[3])) for match in matches if match]
 
+    @property
+    def segmentMark(self) -> str:
+        """What the path of every segment of the domain begins with."""
+        return f"{self.directory}/"
+
+    def segmentOf(self, entry: str) -> SegmentKey | None:
+        """Which segment a name in the domain's directory is; None when it is none."""
+        match = _SEGMENT.fullmatch(entry)
+        return SegmentKey(int(match[1], 16), int(match[2]), int(match[3])) if match else None
+
     def segments(self) -> list[tuple[int, int]]:
         """The same as (row, incarnation)."""
         return [(key.row, key.incarnation) for key in self.segmentKeys()]
