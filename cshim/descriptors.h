@@ -31,4 +31,11 @@ static inline int mnnOwned(int fd)
 
 static inline int mnnIsMarked(int fd) { return fcntl(fd, F_GETSIG) == MNN_MARK; }
 
+/* Close it, unless the program has closed it and opened something else under its number. */
+static inline void mnnCloseOwn(int fd)
+{
+	if (mnnIsMarked(fd))
+		close(fd);
+}
+
 #endif

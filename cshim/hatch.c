@@ -32,6 +32,8 @@ typedef struct {
 typedef struct {
 	uint64_t incarnation; /* 0: nothing */
 	int fd;
+	dev_t device; /* what `fd` is: the program may close it, and open something else under its number */
+	ino_t inode;
 } Entry;
 
 struct MnnHatch {
@@ -71,7 +73,7 @@ static void drop(MnnHatch *hatch, int connection)
 		}
 	/* A forked child may have it too: closing alone would not end its events. */
 	epoll_ctl(hatch->epoll, EPOLL_CTL_DEL, connection, NULL);
-	close(connection);
+	mnnCloseOwn(connection);
 }
 
 static int keep(MnnHatch *hatch, int connection)
@@ -105,6 +107,12 @@ static void admit(MnnHatch *hatch)
 		close(connection);
 }
 
+static int isThere(const Entry *entry, uint64_t incarnation)
+{
+	struct stat status;
+	return incarnation && entry->incarnation == incarnation && !fstat(entry->fd, &status) && status.st_ino == entry->inode && status.st_dev == entry->device;
+}
+
 static int answer(MnnHatch *hatch, int connection, const Request *request)
 {
 	Reply reply = {-ENOENT};
@@ -116,7 +124,7 @@ static int answer(MnnHatch *hatch, int connection, const Request *request)
 	struct msghdr message = {.msg_iov = &content, .msg_iovlen = 1};
 	pthread_mutex_lock(&hatch->lock);
 	const Entry *entry = request->row < hatch->room ? &hatch->entries[request->row] : NULL;
-	if (entry && entry->incarnation && entry->incarnation == request->incarnation) {
+	if (entry && isThere(entry, request->incarnation)) {
 		reply.result = 0;
 		message.msg_control = control.bytes;
 		message.msg_controllen = sizeof control.bytes;
@@ -147,7 +155,12 @@ static void *run(void *given)
 	MnnHatch *hatch = given;
 	struct epoll_event events[BATCH];
 	for (;;) {
-		int count = epoll_wait(hatch->epoll, events, BATCH, -1);
+		/* The program may close these descriptors, and open its own under their numbers: then nobody is served any more. */
+		int count = mnnIsMarked(hatch->epoll) ? epoll_wait(hatch->epoll, events, BATCH, -1) : -1;
+		if (count < 0 && errno == EINTR)
+			continue;
+		if (count < 0 || !mnnIsMarked(hatch->epoll))
+			return NULL;
 		for (int i = 0; i < count; i++) {
 			int fd = events[i].data.fd;
 			if (fd == hatch->stop)
@@ -199,10 +212,10 @@ static void discard(MnnHatch *hatch)
 {
 	int own[] = {hatch->listener, hatch->epoll, hatch->stop};
 	while (hatch->connected)
-		close(hatch->connections[--hatch->connected]);
+		mnnCloseOwn(hatch->connections[--hatch->connected]);
 	for (size_t i = 0; i < sizeof own / sizeof *own; i++)
 		if (own[i] >= 0)
-			close(own[i]);
+			mnnCloseOwn(own[i]);
 	pthread_mutex_destroy(&hatch->lock);
 	free(hatch->connections);
 	free(hatch->entries);
@@ -229,6 +242,9 @@ int mnnHatchOpen(const char *path, MnnHatch **out)
 int mnnHatchPut(MnnHatch *hatch, uint32_t row, uint64_t incarnation, int fd)
 {
 	int result = 0;
+	struct stat status;
+	if (fstat(fd, &status))
+		return -errno;
 	pthread_mutex_lock(&hatch->lock);
 	if (row >= hatch->room) {
 		uint32_t room = row < UINT32_MAX / 2 ? (row + 1) * 2 : UINT32_MAX;
@@ -240,7 +256,7 @@ int mnnHatchPut(MnnHatch *hatch, uint32_t row, uint64_t incarnation, int fd)
 		}
 	}
 	if (row < hatch->room)
-		hatch->entries[row] = (Entry){incarnation, fd};
+		hatch->entries[row] = (Entry){incarnation, fd, status.st_dev, status.st_ino};
 	else
 		result = -ENOMEM;
 	pthread_mutex_unlock(&hatch->lock);
@@ -257,6 +273,16 @@ void mnnHatchTake(MnnHatch *hatch, uint32_t row, uint64_t incarnation)
 
 void mnnHatchClose(MnnHatch *hatch)
 {
+	if (!mnnIsMarked(hatch->stop)) {
+		/* The program has closed it, and mostly the thread's other descriptors too: the thread sleeps on what nobody can reach, and keeps its memory. */
+		pthread_mutex_lock(&hatch->lock);
+		if (hatch->room)
+			memset(hatch->entries, 0, hatch->room * sizeof *hatch->entries);
+		pthread_mutex_unlock(&hatch->lock);
+		pthread_detach(hatch->thread);
+		unlink(hatch->address.sun_path);
+		return;
+	}
 	eventfd_write(hatch->stop, 1);
 	pthread_join(hatch->thread, NULL);
 	unlink(hatch->address.sun_path);

@@ -157,3 +157,69 @@ def test_aDescriptorThatIsSomebodyElsesIsForgottenAndNotClosed() -> None:
     kept = Descriptor(descriptors.eventfd())
     kept.close()
     assert kept.number == -1
+
+
+# --- programs that close what is not theirs ----------------------------------------------------------------------------
+
+USES = """
+def work():
+    b = muninn.share(np.arange(3), name=NAME)
+    v = muninn.share(np.arange(5), mode='fastMode')
+    c = muninn.open('kept')
+    return [b.array.tolist(), v.read().tolist(), c.array.tolist(), len(muninn.domainInfo()['members'])]
+"""
+#: What a program opens next, so that its numbers are those that Muninn had.
+FILES = """
+import hashlib
+def openFiles(stem, count=60):
+    files = [os.open(f'/tmp/{stem}-{os.getpid()}-{i}', os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600) for i in range(count)]
+    for fd in files: os.write(fd, b'the program\\'s own')
+    return files
+def areWhole(files):
+    whole = all(os.pread(fd, 100, 0) == b'the program\\'s own' for fd in files)
+    for fd in files: os.unlink(os.readlink(f'/proc/self/fd/{fd}'))
+    return whole
+"""
+
+
+@pytest.mark.parametrize("isBroker", [True, False])
+def test_aDaemonThatClosesEverythingAfterItsForkStillWorks(actor: Callable[..., Actor], isBroker: bool) -> None:
+    other = actor("k = muninn.share(np.arange(2), name='kept')" if not isBroker else "")
+    here = actor(DAEMON + "NAME = 'of the daemon'\n" + USES)
+    here.do("k = muninn.share(np.arange(2), name='kept')" if isBroker else "k = muninn.open('kept')")
+    here.do("v = muninn.share(np.arange(9), name='parents', mode='fastMode')")
+    assert here.do("daemonize(work)") == f"[[0, 1, 2], [0, 1, 2, 3, 4], [0, 1], {2 if isBroker else 3}]"
+    assert here.do("v.read().tolist()") == list(range(9)) and other.do("muninn.open('kept').array.tolist()") == [0, 1]
+
+
+@pytest.mark.parametrize("isBroker", [True, False])
+def test_theFilesOfAForkedChildAreLeftAlone(actor: Callable[..., Actor], isBroker: bool) -> None:
+    """Broken: Muninn closed them by the numbers that its own had, and locked one of them."""
+    other = actor("k = muninn.share(np.arange(2), name='kept')" if not isBroker else "")
+    here = actor(DAEMON + FILES + "NAME = 'of the daemon'\n" + USES)
+    here.do("k = muninn.share(np.arange(2), name='kept')" if isBroker else "k = muninn.open('kept')")
+    here.do("v = muninn.share(np.arange(9), name='parents', mode='fastMode'); w = muninn.open('parents')")
+    here.do(
+        "import gc\ndef careful():\n    global v, w, k\n    files = openFiles('child')\n    done = work()\n    v = w = k = None\n"
+        "    gc.collect()\n    muninn.listBuffers()\n    return done[:2], areWhole(files)"
+    )
+    assert here.do("daemonize(careful)") == "([[0, 1, 2], [0, 1, 2, 3, 4]], True)"
+    other.join()
+
+
+@pytest.mark.parametrize("isBroker", [True, False])
+def test_aProgramThatClosesItsDescriptorsKeepsItsFilesAndItsSlot(actor: Callable[..., Actor], isBroker: bool) -> None:
+    other = actor("k = muninn.share(np.arange(2), name='kept')" if not isBroker else "")
+    here = actor(FILES + "NAME = 'afterwards'\n" + USES)
+    here.do("k = muninn.share(np.arange(2), name='kept')" if isBroker else "k = muninn.open('kept')")
+    other.join()
+    here.do("u = muninn.share(np.arange(4), name='before')")
+    here.do("os.closerange(3, 256)\nfiles = openFiles('parent')")
+    assert here.do("work()[:3]") == [[0, 1, 2], [0, 1, 2, 3, 4], [0, 1]]
+    assert here.do("len(muninn.domainInfo()['members'])") == 2, "it is one member, as before"
+    assert other.do("muninn.open('before').array.tolist()") == [0, 1, 2, 3] == here.do("u.array.tolist()")
+    assert here.do("u.close(); muninn.free('before'); muninn.free('afterwards'); areWhole(files)") is True
+    locks = Path("/proc/locks").read_text()
+    assert f" {here.pid} " in locks, "its slot's byte is locked again"
+    assert here.leave() == 0
+    assert other.do("len(muninn.domainInfo()['members'])") == 1

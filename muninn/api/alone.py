@@ -34,7 +34,7 @@ class LoneMembership(Membership):
         mine = None if term.slot == self.key.slot else self.election.replace(term, self.key.slot)
         if mine is None:
             return
-        broker = load().broker(self.block, self.members, self.election, mine, self.key, self.limits(), self._wakeFd)
+        broker = load().broker(self.block, self.members, self.election, mine, self.key, self.limits(), self._wake.checked())
         broker.start()
         for _ in range(_STEPS):
             broker.step(0)

@@ -23,9 +23,10 @@ from muninn.api.loading import load
 from muninn.broker.client import Client, Office
 from muninn.broker.limits import Limits
 from muninn.config import Settings, loadSettings
-from muninn.control import atomics, clock, descriptors, layout, threads
+from muninn.control import atomics, clock, layout, threads
 from muninn.control.aside import Job, markOwn
-from muninn.control.block import BlockLost, ControlBlock
+from muninn.control.block import BlockLost
+from muninn.control.descriptors import OwnEvent, duplicate
 from muninn.control.election import Election, Term
 from muninn.control.forks import Guard
 from muninn.control.index import NameIndex
@@ -106,8 +107,8 @@ class Membership:
             self.election = Election(self.block)
             self.rows = RowTable(self.block)
             self.index = NameIndex(self.block)
-            self._wakeFd = descriptors.eventfd()
-            undo.callback(os.close, self._wakeFd)
+            self._wake = OwnEvent()
+            undo.callback(self._wake.close)
             self._watcher = Watcher(self.block, self.key.slot)
             nonce = self.members.identity(self.key.slot).nonce
             self.identity = Identity(nonce)
@@ -118,13 +119,15 @@ class Membership:
                 Office(
                     self.places, self.members, self.election, self.key, nonce, control.takeoverMs, control.requestTimeoutMs,
                     lambda: self._broker, self._campaign, lambda: self._lost, self._allocations, self.kick,
+                    self._requireSlot,
                 )
             )  # fmt: skip
             self._robustList = ctypes.create_string_buffer(atomics.robustListBytes())
             self._begin()
             undo.pop_all()
         # Not in `leave`: buffers that are still referenced reach the block, and finalizers wake the thread, until the last of them is gone.
-        weakref.finalize(self, _letGo, self.block, self._wakeFd).atexit = False
+        for letGo in (self.block.close, self._wake.close):
+            weakref.finalize(self, letGo).atexit = False
         self._awaitEntry()
 
     def _begin(self) -> None:
@@ -155,9 +158,7 @@ class Membership:
             raise DomainChanged(f"{name!r} belongs to {other.places.stem}, and this process is in {self.places.stem}")
 
     def isDead(self, slot: int, generationBits: int) -> bool:
-        """Whether the owner of a claim (slot, low bits of its generation) is proven dead. Its own process is not; a slot that the table
-        does not have is nobody's.
-        """
+        """Whether a claim's owner (slot, low bits of its generation) is proven dead: never this process, always beyond the table."""
         if slot >= self.members.count:
             return True
         state, generation = self.members.state(slot)
@@ -203,6 +204,7 @@ class Membership:
 
     def _attendOnce(self) -> None:
         self._watcher.look()
+        self._requireSlot()
         term = self.election.term()
         self.client.forsake(term.epoch)
         self.holdings.renewAll()
@@ -216,13 +218,14 @@ class Membership:
     def _serve(self, term: Term) -> None:
         broker: Broker | None = None
         try:
-            broker = load().broker(self.block, self.members, self.election, term, self.key, self.limits(), self._wakeFd)
+            broker = load().broker(self.block, self.members, self.election, term, self.key, self.limits(), self._wake.checked())
             broker.start()
             inherited, self._bequest = self._bequest, []
             broker.inherit([*inherited, *self.holdings.allocations()])  # the others bring theirs with their hello
             self._broker = broker
             while not self._stopping:
                 broker.step(0.0 if self.holdings.hasReleased() else self._untilRenewal())
+                self._requireSlot()
                 self.holdings.renewAll()
                 self.holdings.settleReleased(_SETTLED_PER_STEP)
                 self.client.askLater()
@@ -239,23 +242,26 @@ class Membership:
             self.election.replace(term, None)
             clock.sleep(_RESIGNED_PAUSE_SECONDS)
         finally:
-            # The bequest first: from the moment that there is no broker here, another thread may say hello to the successor, with
-            # what we have then.
+            # The bequest first: once there is no broker here, another thread may say hello to the successor, with what we have then.
             if broker is not None:
                 self._bequest += broker.bequeath()
             self._broker = None
             if broker is not None:
                 broker.close()
 
-    def _forsakeBlock(self) -> None:
-        """Nobody finds this control block any more: join anew at the next call. What is mapped stays.
+    def _requireSlot(self) -> None:
+        """Be sure that this process still has what says that it is in its slot. Raises `DomainChanged`, and then it joins anew."""
+        try:
+            self._lockFile.restore()
+        except DomainChanged:
+            self._lost = self._stopping = True
+            raise
 
-        Whoever of the others is elected next finds out in the same way.
-        """
+    def _forsakeBlock(self) -> None:
+        """Nobody finds this control block any more: join anew at the next call, as whoever is elected next does. What is mapped stays."""
         _log.warning("the control block of %s was removed from /dev/shm: this process joins anew", self.places.domain)
-        term = self.election.term()
         self._lost = self._stopping = True
-        self.election.replace(term, None)
+        self.election.replace(self.election.term(), None)
 
     def _follow(self, term: Term) -> None:
         settled: bool | None = True
@@ -279,7 +285,7 @@ class Membership:
         """What this member brings to a new broker: the nameless memory that it has open, and what it kept as broker before."""
         held = self.holdings.allocations()
         for pair, descriptor in list(self._bequest):
-            held.append((pair, descriptors.duplicate(descriptor)))
+            held.append((pair, duplicate(descriptor)))
         return held
 
     def _dropBequest(self) -> None:
@@ -300,7 +306,7 @@ class Membership:
 
     def kick(self) -> None:
         """Make the background thread look around, and nobody else's. Takes no lock: finalizers call it."""
-        os.eventfd_write(self._wakeFd, 1)
+        self._wake.set()
         self._watcher.kick()
 
     def _untilRenewal(self) -> float:
@@ -310,7 +316,6 @@ class Membership:
 
     def leave(self) -> None:
         """Say good-bye: close what is open, hand the broker's office on, give the slot back. Everything in it may be skipped by a death.
-
         While a thread is inside a turn, holds a lock or creates, or a GPU is at work, nothing is given back before the process ends.
         """
         with _currentLock:  # who joins anew waits: closing the lock file drops every byte lock of this process on it
@@ -374,21 +379,17 @@ class Membership:
         self._lockFile.close()
 
     def isLost(self) -> bool:
-        """Whether nobody finds the control block any more."""
+        """Whether nobody finds the control block any more, or another process has the slot."""
         return self._lost
 
     def forgetInChild(self) -> None:
         """In a forked child: close this process's copies of the parent's descriptors, and touch nothing that is shared."""
-        broker, self._broker = self._broker, None
+        broker, self._broker = self._broker, None  # that is the parent's
         self.client.closeInChild()
         if broker is not None:
             broker.closeInChild()
+        self._wake.close()
         self._lockFile.close()
-
-
-def _letGo(block: ControlBlock, wakeFd: int) -> None:
-    block.close()
-    os.close(wakeFd)
 
 
 _current: Membership | None = None

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import socket
 import threading
 from collections.abc import Callable
@@ -25,8 +24,9 @@ from muninn.broker.limits import Limits
 from muninn.broker.sessions import SenderGone, Session
 from muninn.broker.upkeep import SWEEP_SECONDS, Upkeep
 from muninn.broker.watchdog import Watchdog
-from muninn.control import atomics, descriptors, layout, leases, wire
+from muninn.control import atomics, layout, leases, wire
 from muninn.control.block import BlockLost, ControlBlock
+from muninn.control.descriptors import OwnEvent, OwnPoll, OwnSocket, ownSocket, unixSocket
 from muninn.control.election import Election, Term
 from muninn.control.members import MemberKey, MemberTable, pidOf
 from muninn.control.rows import Deposed
@@ -79,16 +79,18 @@ class Broker:
         self._sessions: dict[int, Session] = {}
         self._unproven: dict[int, int] = {}  # pidfds, and how often they are looked at again
         self._served = 0  # steps since the last piece of upkeep
-        self._wakeFd = wakeFd
-        self._listener: socket.socket | None = None
+        self._wakeFd, self._wake = wakeFd, OwnEvent(wakeFd)
+        self._listener: OwnSocket | None = None
         self._journal = Journal(block.places, term.epoch)
         try:
-            self._poll = descriptors.epoll()
+            self._epoll = OwnPoll()
         except OSError:
             self._journal.close()
             raise
         self._directory = Directory(block, members, term.epoch, self._journal, lambda rows: Catalog(rows, limits))
-        self._watchdog = Watchdog(block, members, self._directory, self._watchPidfd, self._poll.unregister)
+        self._watchdog = Watchdog(
+            block, members, self._directory, lambda pidfd: self._epoll.register(pidfd, once=True), self._epoll.unregister
+        )
         self._upkeep = Upkeep(block, term.epoch, own, self._directory, self._watchdog, self._journal, self._mayStillCome)
         self._handlers: dict[str, Callable[[Session, Message, list[int]], tuple[Message, tuple[int, ...]]]] = {
             op: getattr(self, f"_on{op.capitalize()}") for op in requests.REQUESTS
@@ -99,17 +101,16 @@ class Broker:
     def start(self) -> None:
         """Fence the predecessors, listen, and say so. What they left half done follows while requests are served already."""
         self._directory.fence()
-        path = self._block.places.socketPath(self._term.epoch)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        self._listener = descriptors.unixSocket()
-        self._listener.bind(path)
-        self._listener.listen(256)
-        self._poll.register(self._listener, select.EPOLLIN)
-        self._poll.register(self._wakeFd, select.EPOLLIN)
-        hatchPath = self._block.places.hatchPath(self._term.epoch)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(hatchPath)
+        path, hatchPath = self._block.places.socketPath(self._term.epoch), self._block.places.hatchPath(self._term.epoch)
+        for left in (path, hatchPath):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(left)
+        listener = unixSocket()
+        self._listener = OwnSocket(listener)
+        listener.bind(path)
+        listener.listen(256)
+        self._epoll.register(self._listener.number)
+        self._epoll.register(self._wakeFd)
         self._directory.vault.open(hatchPath)
         self._election.announce(self._term.epoch)
         self._journal.note("begin", epoch=self._term.epoch)
@@ -122,10 +123,10 @@ class Broker:
         """Wait for something to do, at most so long, and do it. Raises `Deposed` when the term has ended."""
         timeoutSeconds = min(timeoutSeconds, _PROOF_RETRY_SECONDS if self._unproven else SWEEP_SECONDS)
         mayWait = not self._upkeep.isPending() and self._inbox.isEmpty()
-        events = self._poll.poll(min(timeoutSeconds, self._upkeep.untilDeadline()) if mayWait else 0)
+        events = self._epoll.wait(min(timeoutSeconds, self._upkeep.untilDeadline()) if mayWait else 0)
         with self._lock:
             self._thread, self._isServing = threading.get_ident(), True
-            self._serveEvents([descriptor for descriptor, _ in events])
+            self._serveEvents(events)
             self._isServing = False  # an exception ends the term
 
     def _serveEvents(self, descriptors: list[int]) -> None:
@@ -172,18 +173,20 @@ class Broker:
         with self._lock:
             for session in list(self._sessions.values()):
                 self._drop(session)
-            if self._listener is not None:
-                self._listener.close()
-            self._watchdog.close()
-            self._directory.vault.close()
-            self._journal.close()
-            self._poll.close()
+            for part in (self._listener, self._watchdog, self._directory.vault, self._journal, self._epoll):
+                if part is not None:
+                    part.close()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._block.places.socketPath(self._term.epoch))
 
     def closeInChild(self) -> None:
-        """In a forked child, which has no thread that serves: whoever waits for an answer is to know."""
+        """In a forked child, without a thread that serves: whoever waits for an answer is to know, and what descriptors are left go."""
         self._inbox.shut()
+        for part in (*self._sessions.values(), self._listener, self._epoll):
+            if part is not None:
+                part.close()
+        for holder in (self._journal, self._directory.vault, self._watchdog):
+            holder.closeInChild()
 
     def bequeath(self) -> list[tuple[tuple[int, int], int]]:
         """The descriptors in the vault, which are the caller's from now on: to bring to the successor, or to die with."""
@@ -194,19 +197,16 @@ class Broker:
         """Keep descriptors that this member still has of an earlier term."""
         self._keepAllocations([pair for pair, _ in allocations], [descriptor for _, descriptor in allocations])
 
-    def _watchPidfd(self, pidfd: int) -> None:
-        self._poll.register(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
-
     def _handle(self, descriptor: int) -> None:
-        if descriptor == self._wakeFd:
+        if descriptor == self._wakeFd and self._wake.isOurs():
             with contextlib.suppress(BlockingIOError):  # one wake-up may be seen twice, the second time empty
                 os.eventfd_read(self._wakeFd)
-        elif self._listener is not None and descriptor == self._listener.fileno():
-            self._accept(self._listener)
+        elif self._listener is not None and descriptor == self._listener.checked():
+            self._accept(self._listener.socket)
         elif self._watchdog.owns(descriptor):
             self._pidfdEnded(descriptor)
         elif (session := self._sessions.get(descriptor)) is not None:
-            self._serve(session)
+            (self._serve if session.isOurs() else self._drop)(session)
 
     def _pidfdEnded(self, pidfd: int) -> None:
         if not self._watchdog.owns(pidfd) or self._watchdog.ended(pidfd):
@@ -221,7 +221,7 @@ class Broker:
 
     def _accept(self, listener: socket.socket) -> None:
         try:
-            connection = descriptors.ownSocket(listener.accept()[0])
+            connection = ownSocket(listener.accept()[0])
         except (BlockingIOError, ConnectionAbortedError):
             return  # any other error, no descriptor left above all, ends the term: a broker that can not be reached must not sit in office
         _, uid = wire.peerOf(connection)
@@ -229,16 +229,16 @@ class Broker:
             _log.warning("refused a connection of uid %d", uid)
             connection.close()
             return
-        connection.setblocking(False)
         self._sessions[connection.fileno()] = Session(connection)
-        self._poll.register(connection, select.EPOLLIN)
+        self._epoll.register(connection.fileno())
 
     def _drop(self, session: Session) -> None:
         """End a connection. Its member's death, if it is one, is the pidfd's to prove."""
         if session.connection is not None:
             self._sessions.pop(session.connection.fileno(), None)
-            self._poll.unregister(session.connection)
-            session.connection.close()
+            if session.isOurs():
+                self._epoll.unregister(session.connection.fileno())
+            session.close()
 
     def _serve(self, session: Session) -> None:
         assert session.connection is not None
@@ -312,18 +312,18 @@ class Broker:
     def execute(self, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
         """The same, served here and now, on the thread that serves; the descriptors in the answer are borrowed."""
         with self._lock:
-            if self._poll.closed:
+            if self._epoll.number < 0:
                 raise Deposed
             if self.isDeposed():
                 # The thread that serves does not know yet, and until it does this process has no other broker to ask.
-                os.eventfd_write(self._wakeFd, 1)
+                self._wake.set()
                 raise Deposed
             knownEnd = self._directory.catalog.nextDeadline()
             reply = self._reply(self._own, message, descriptors)
             if self._directory.catalog.nextDeadline() != knownEnd or (
                 self._upkeep.snapshot.isDue() and not self._upkeep.snapshot.isUnderWay()
             ):
-                os.eventfd_write(self._wakeFd, 1)  # the thread that serves sleeps until the first lifetime that it knew of
+                self._wake.set()  # the thread that serves sleeps until the first lifetime that it knew of
             return reply
 
     # --- requests ----------------------------------------------------------------------------------------------------

@@ -56,6 +56,8 @@ class Office(NamedTuple):
     allocations: Callable[[], list[tuple[tuple[int, int], int]]]
     #: Make the background thread look around.
     kick: Callable[[], None] = lambda: None
+    #: Raises `DomainChanged` when this process has lost its slot.
+    requireSlot: Callable[[], None] = lambda: None
 
 
 class _Retry(Exception):
@@ -114,6 +116,7 @@ class Client:
         deadline = self._deadline()
         patience = Patience(self._office)
         while True:
+            self._office.requireSlot()
             try:
                 reply, received = self._ask(message, descriptors, patience, deadline)
             except (_Retry, Deposed, BlockLost):

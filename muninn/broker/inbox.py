@@ -7,12 +7,12 @@ is interrupted the question is forsaken, and either never served or served to it
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable
 
 from muninn.control import descriptors, wire
 from muninn.control.aside import Latch
+from muninn.control.descriptors import OwnEvent
 from muninn.control.rows import Deposed
 from muninn.control.wire import Message
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted
@@ -74,7 +74,7 @@ class Inbox:
     """The questions of one broker's term, in the order in which they came. `wakeFd` is an eventfd that the thread that serves waits for."""
 
     def __init__(self, wakeFd: int) -> None:
-        self._wakeFd = wakeFd
+        self._wake = OwnEvent(wakeFd)
         self._waiting: deque[Asked] = deque()
         self._taken: Asked | None = None
         self._isShut = False
@@ -84,7 +84,7 @@ class Inbox:
         asked = Asked(message, descriptors)
         try:
             self._waiting.append(asked)
-            os.eventfd_write(self._wakeFd, 1)
+            self._wake.set()  # where that is lost, the thread sees it within a step
             if self._isShut:
                 self.refuse()
             return asked.awaited(seconds)

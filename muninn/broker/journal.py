@@ -25,7 +25,8 @@ from typing import Any
 
 import msgpack
 
-from muninn.control import atomics, descriptors, layout
+from muninn.control import atomics, layout
+from muninn.control.descriptors import Named
 from muninn.control.files import openFile
 from muninn.control.lockfile import fileError
 from muninn.control.places import Places
@@ -48,20 +49,21 @@ class Journal:
 
     def __init__(self, places: Places, epoch: int) -> None:
         self._path = places.journalPath(epoch)
-        self._fd = _opened(self._path)
+        self._file = _opened(self._path)
         self._length = 0
-        self._copyFd, self._copyLength = -1, 0
+        self._copy: Named | None = None
+        self._copyLength = 0
         self._weights = array.array("H")  # by row: bytes of the record that vouches for it
         self._vouchedBytes = 0
 
     def append(self, op: str, **fields: Any) -> None:
         """Append a record whole, or not at all and raise `HostMemoryFull`."""
         frame = _framed(op, fields)
-        self._length = self._written(self._fd, frame, self._length)
+        self._length = self._written(self._file, frame, self._length)
         self._weigh(op, fields, len(frame))
-        if self._copyFd >= 0:
+        if self._copy is not None:
             try:
-                self._copyLength = self._written(self._copyFd, frame, self._copyLength)
+                self._copyLength = self._written(self._copy, frame, self._copyLength)
             except HostMemoryFull as error:
                 _log.info("the journal is not shortened now: %s", error.reason)
                 self.dropCopy()
@@ -81,34 +83,42 @@ class Journal:
 
     def close(self) -> None:
         self.dropCopy()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
+
+    def closeInChild(self) -> None:
+        """In a forked child: let go of the files, which are the parent's."""
+        self._file.close()
+        if self._copy is not None:
+            self._copy.close()
 
     # --- the copy ----------------------------------------------------------------------------------------------------
 
+    @property
+    def _copyFd(self) -> int:
+        return -1 if self._copy is None else self._copy.number
+
     def isCopying(self) -> bool:
-        return self._copyFd >= 0
+        return self._copy is not None
 
     def beginCopy(self) -> None:
         """Begin an empty copy: from here on it gets whatever is appended. Raises `HostMemoryFull`, `DescriptorsExhausted`."""
         self.dropCopy()
-        self._copyFd, self._copyLength = _opened(self._path + _COPY_SUFFIX), 0
+        self._copy, self._copyLength = _opened(self._path + _COPY_SUFFIX), 0
 
     def copy(self, records: Iterable[tuple[str, Record]]) -> None:
         """Add records to the copy, all or none and raise `HostMemoryFull`. A copy that was dropped meanwhile gets nothing."""
-        if self._copyFd < 0:
+        if self._copy is None:
             return
         frames = []
         for op, fields in records:
             frames.append(_framed(op, fields))
             self._weigh(op, fields, len(frames[-1]))
         if frames:
-            self._copyLength = self._written(self._copyFd, b"".join(frames), self._copyLength)
+            self._copyLength = self._written(self._copy, b"".join(frames), self._copyLength)
 
     def finishCopy(self) -> bool:
         """Let the copy, which has all that lives, take the journal's place. False: there is none any more, or no journal of that name."""
-        if self._copyFd < 0:
+        if self._copy is None:
             return False
         new = self._path + _COPY_SUFFIX
         # Exchanged, and not renamed over it: a deposed broker's journal may be gone, and must not be there again.
@@ -119,23 +129,25 @@ class Journal:
             self.dropCopy()
             return False
         _unlinkQuietly(new)
-        os.close(self._fd)
-        self._fd, self._length = self._copyFd, self._copyLength
-        self._copyFd = -1
+        self._file.close()
+        self._file, self._length = self._copy, self._copyLength
+        self._file.renamed(self._path)
+        self._copy = None
         return True
 
     def dropCopy(self) -> None:
         """The journal stays as it is. Again is fine."""
-        if self._copyFd >= 0:
-            os.close(self._copyFd)
-            self._copyFd = -1
+        if self._copy is not None:
+            self._copy.close()
+            self._copy = None
             _unlinkQuietly(self._path + _COPY_SUFFIX)
 
     # --- bytes -------------------------------------------------------------------------------------------------------
 
-    def _written(self, fd: int, frame: bytes, length: int) -> int:
+    def _written(self, file: Named, frame: bytes, length: int) -> int:
         """The length of the file once `frame` stands at its end."""
         try:
+            fd = file.checked()
             written = os.pwrite(fd, frame, length)
         except OSError as error:
             raise HostMemoryFull(f"{self._path} can not grow: {error.strerror}") from error
@@ -156,9 +168,9 @@ class Journal:
         weights[row] = weight
 
 
-def _opened(path: str) -> int:
+def _opened(path: str) -> Named:
     try:
-        return descriptors.opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        return Named(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     except OSError as error:
         raise fileError(error, path) from error
 

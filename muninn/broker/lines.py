@@ -9,9 +9,10 @@ answer to another question.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import weakref
+
+from muninn.control.descriptors import OwnSocket
 
 #: So many wait for the next question; a process with more threads that ask at once connects anew for those beyond.
 KEPT = 4
@@ -20,20 +21,26 @@ KEPT = 4
 class Line:
     """One connection. It ends with the object at the latest."""
 
-    __slots__ = ("__weakref__", "connection", "epoch")
+    __slots__ = ("__weakref__", "_kept", "connection", "epoch")
 
     def __init__(self, connection: socket.socket, epoch: int) -> None:
         self.connection = connection
         self.epoch = epoch
-        weakref.finalize(self, connection.close).atexit = False
+        self._kept = OwnSocket(connection)
+        weakref.finalize(self, self._kept.close).atexit = False
+
+    def isOurs(self) -> bool:
+        """Whether its number is nobody else's by now."""
+        return self._kept.isOurs()
 
     def callAway(self) -> None:
         """End whatever wait there is on it."""
         with contextlib.suppress(OSError):
+            self._kept.checked()
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self.connection.close()
+        self._kept.close()
 
 
 class Lines:
@@ -50,7 +57,7 @@ class Lines:
                 line = self._idle.pop()
             except IndexError:  # another thread was faster
                 return None
-            if line.epoch == epoch:
+            if line.epoch == epoch and line.isOurs():
                 return line
             line.close()
         return None
@@ -91,8 +98,8 @@ class Lines:
     def closeInChild(self) -> None:
         """Close this process's copies, without ending the parent's connections."""
         for line in self._known():
-            if line is not None and (descriptor := line.connection.detach()) >= 0:
-                os.close(descriptor)
+            if line is not None:
+                line.close()
         self._idle = []
 
     def _known(self) -> list[Line | None]:

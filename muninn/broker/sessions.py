@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+from muninn.control.descriptors import OwnSocket
 from muninn.control.members import MemberKey
 from muninn.errors import ProtocolViolation
 
@@ -18,6 +19,15 @@ class Session:
     def __init__(self, connection: socket.socket | None, key: MemberKey | None = None) -> None:
         self.connection = connection
         self.key = key
+        self._kept = None if connection is None else OwnSocket(connection)
+
+    def isOurs(self) -> bool:
+        """Whether the connection's number is nobody else's by now."""
+        return self._kept is not None and self._kept.isOurs()
+
+    def close(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
 
     def member(self) -> MemberKey:
         if self.key is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from muninn.control.descriptors import Descriptor
 from muninn.control.hatch import Hatch
 
 
@@ -16,35 +17,40 @@ class Vault:
     """Descriptors by (row, incarnation)."""
 
     def __init__(self) -> None:
-        self._descriptors: dict[tuple[int, int], int] = {}
+        self._descriptors: dict[tuple[int, int], Descriptor] = {}
         self._hatch: Hatch | None = None
 
     def open(self, path: str) -> None:
         """Hand out what is here, and what comes, at a socket of this path. Raises `OSError`."""
         self._hatch = Hatch(path)
         for (row, incarnation), descriptor in self._descriptors.items():
-            self._hatch.put(row, incarnation, descriptor)
+            self._hatch.put(row, incarnation, descriptor.number)
 
     def put(self, row: int, incarnation: int, descriptor: int) -> None:
         """Keep a descriptor, which is the vault's from now on; a second one for the same memory is closed."""
-        kept = self._descriptors.setdefault((row, incarnation), descriptor)
-        if kept != descriptor:
-            os.close(descriptor)
-        elif self._hatch is not None:
+        kept = self._descriptors.get((row, incarnation))
+        if kept is not None and kept.isOurs():
+            if kept.number != descriptor:
+                os.close(descriptor)
+            return
+        self._descriptors[row, incarnation] = Descriptor(descriptor)
+        if self._hatch is not None:
             self._hatch.put(row, incarnation, descriptor)
 
     def get(self, row: int, incarnation: int) -> int | None:
-        return self._descriptors.get((row, incarnation))
+        """The descriptor; None when it is not here, or the program has closed it."""
+        kept = self._descriptors.get((row, incarnation))
+        return kept.number if kept is not None and kept.isOurs() else None
 
     def drop(self, row: int, incarnation: int) -> None:
-        descriptor = self._descriptors.pop((row, incarnation), None)
-        if descriptor is not None:
+        kept = self._descriptors.pop((row, incarnation), None)
+        if kept is not None:
             self._withdraw((row, incarnation))
-            os.close(descriptor)
+            kept.close()
 
     def takeAll(self) -> list[tuple[tuple[int, int], int]]:
         """Empty the vault: what was in it is the caller's."""
-        taken = list(self._descriptors.items())
+        taken = [(pair, kept.number) for pair, kept in self._descriptors.items() if kept.isOurs()]
         for pair in self._descriptors:
             self._withdraw(pair)
         self._descriptors.clear()
@@ -53,8 +59,14 @@ class Vault:
     def close(self) -> None:
         if self._hatch is not None:
             self._hatch.close()
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
+        for kept in self._descriptors.values():
+            kept.close()
+        self._descriptors.clear()
+
+    def closeInChild(self) -> None:
+        """In a forked child: let go of the descriptors. The hatch's thread was not forked, and keeps its memory."""
+        for kept in self._descriptors.values():
+            kept.close()
         self._descriptors.clear()
 
     def _withdraw(self, pair: tuple[int, int]) -> None:

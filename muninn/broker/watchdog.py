@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from muninn.broker.directory import Directory
 from muninn.control import atomics, claims, layout, leases
 from muninn.control.block import ControlBlock
+from muninn.control.descriptors import Descriptor
 from muninn.control.generations import Generation
 from muninn.control.members import MemberKey, MemberTable, openPidfd, ownPidNamespace
 from muninn.control.tickets import Tickets
@@ -41,7 +42,7 @@ class Watchdog:
         self._directory = directory
         self._watch = watch
         self._unwatch = unwatch
-        self._pidfds: dict[MemberKey, int] = {}
+        self._pidfds: dict[MemberKey, Descriptor] = {}
         self._memberOf: dict[int, MemberKey] = {}
         self._underWay: dict[MemberKey, Iterator[int]] = {}
 
@@ -53,15 +54,17 @@ class Watchdog:
         except OSError:
             os.close(pidfd)
             raise
-        self._pidfds[key] = pidfd
+        self._pidfds[key] = Descriptor(pidfd)
         self._memberOf[pidfd] = key
 
     def forget(self, key: MemberKey) -> None:
-        pidfd = self._pidfds.pop(key, None)
-        if pidfd is not None:
-            del self._memberOf[pidfd]
-            self._unwatch(pidfd)
-            os.close(pidfd)
+        kept = self._pidfds.pop(key, None)
+        if kept is not None:
+            if self._memberOf.get(kept.number) == key:  # not where the number is another member's by now
+                del self._memberOf[kept.number]
+            if kept.isOurs():
+                self._unwatch(kept.number)
+            kept.close()
 
     def owns(self, descriptor: int) -> bool:
         return descriptor in self._memberOf
@@ -79,7 +82,7 @@ class Watchdog:
             if key == own or (pidfd is not None and not self._members.isMarked(slot)):
                 continue
             # A pidfd does not end with an exec. A child that was forked before may keep the connection open, too.
-            if state == layout.MEMBER_DEAD or self._members.isProvenDead(key, pidfd):
+            if state == layout.MEMBER_DEAD or self._members.isProvenDead(key, None if pidfd is None else pidfd.number):
                 dead.append(key)
             elif state == layout.MEMBER_LIVE and pidfd is None:
                 self._followByPid(key)
@@ -104,7 +107,8 @@ class Watchdog:
 
     def suspect(self, key: MemberKey) -> int | None:
         """The connection of a member has ended: its pidfd, if its thread has ended too, and nobody but who asks again will hear more."""
-        return self._pidfds.get(key) if self._members.isMarked(key.slot) else None
+        kept = self._pidfds.get(key)
+        return kept.number if kept is not None and kept.isOurs() and self._members.isMarked(key.slot) else None
 
     # --- reclaiming --------------------------------------------------------------------------------------------------
 
@@ -198,6 +202,12 @@ class Watchdog:
             found = atomics.scan64(first + position * 8, layout.ROW_BYTES, count, *Tickets.openOf(key), indices, count)
             pending.update(indices[: min(found, count)])
         return pending
+
+    def closeInChild(self) -> None:
+        """In a forked child: let go of the descriptors, and leave the parent's epoll as it is."""
+        for kept in self._pidfds.values():
+            kept.close()
+        self._pidfds.clear()
 
     def close(self) -> None:
         for key in list(self._pidfds):

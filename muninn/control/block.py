@@ -31,7 +31,7 @@ from muninn.control.files import openFile
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile, fileError
 from muninn.control.places import SHM_ROOT, Places
-from muninn.errors import BrokerUnavailable, ControlBlockInvalid, HostMemoryFull
+from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DomainChanged, HostMemoryFull
 
 _log = logging.getLogger("muninn.control")
 _HEADER = struct.Struct("<8sIxxxx16sQIIII")
@@ -100,7 +100,7 @@ class ControlBlock:
     def __init__(self, places: Places, lockFile: LockFile, fd: int, geometry: Geometry) -> None:
         self.lockFile: Final = lockFile
         self.geometry: Final = geometry
-        self._fd = fd
+        self._status = os.fstat(fd)
         self.address: Final = atomics.mapped(fd, geometry.totalBytes, writable=True)
         self.bytes: Final = memoryview((ctypes.c_char * geometry.totalBytes).from_address(self.address)).cast("B")
         self.electionAddress: Final = self.address + layout.ELECTION_OFFSET
@@ -112,6 +112,8 @@ class ControlBlock:
         self.secret: Final = bytes(self.bytes[layout.SECRET_OFFSET : layout.SECRET_OFFSET + layout.SECRET_BYTES])
         self.identity: Final = int.from_bytes(self.bytes[layout.IDENTITY_OFFSET : layout.IDENTITY_OFFSET + 8], "little")
         self.places: Final = places._replace(identity=self.identity)
+        self._isMapped = True
+        os.close(fd)  # last: whoever called closes it after any error
 
     def memberAddress(self, slot: int) -> int:
         return self.address + layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES
@@ -127,12 +129,29 @@ class ControlBlock:
 
     def allocate(self, offset: int, sizeBytes: int) -> None:
         """Give a range of the sparse block its pages, or raise `HostMemoryFull`: nothing may touch it before."""
+        fd = self._reopened()
         try:
-            os.posix_fallocate(self._fd, offset, sizeBytes)
+            os.posix_fallocate(fd, offset, sizeBytes)
         except OSError as error:
             raise HostMemoryFull(
                 f"the control block can not grow by {sizeBytes} bytes: {error.strerror}", "Enlarge /dev/shm, or free buffers"
             ) from error
+        finally:
+            os.close(fd)
+
+    def _reopened(self) -> int:
+        """A descriptor, for a moment: one that is kept may be closed by the program, and its number be somebody else's then."""
+        for path in (self.places.linkPath, self.places.blockPath, self.places.draftPath):
+            if not self._isAt(path):
+                continue
+            try:
+                fd = descriptors.opened(path, os.O_RDWR)
+            except OSError as error:
+                raise fileError(error, path) from error
+            if os.path.samestat(os.fstat(fd), self._status):
+                return fd
+            os.close(fd)
+        raise DomainChanged(f"the control block of {self.places.stem} was removed from /dev/shm", "Try again")
 
     def put(self, offset: int, raw: bytes) -> None:
         """Write a description. Plain stores: a word that is changed later publishes them."""
@@ -162,17 +181,16 @@ class ControlBlock:
 
     def _isAt(self, path: str) -> bool:
         try:
-            return os.path.samestat(os.lstat(path), os.fstat(self._fd))
+            return os.path.samestat(os.lstat(path), self._status)
         except OSError:
             return False
 
     def close(self) -> None:
         """Unmap. Words must not be touched afterwards."""
-        if self._fd >= 0:
+        if self._isMapped:
+            self._isMapped = False
             self.bytes.release()
             atomics.unmap(self.address, self.geometry.totalBytes)
-            os.close(self._fd)
-            self._fd = -1
 
 
 def openOrCreate(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | None = None) -> ControlBlock:

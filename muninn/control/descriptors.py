@@ -17,6 +17,7 @@ import fcntl
 import os
 import select
 import socket
+from typing import ClassVar
 
 from muninn.control import atomics
 
@@ -85,6 +86,16 @@ class Descriptor:
         self.number = number
         self._what = (status.st_dev, status.st_ino, atomics.markOf(number))
 
+    @property
+    def inode(self) -> int:
+        """Which file it is, on its device."""
+        return self._what[1]
+
+    def fileno(self) -> int:
+        return self.number
+
+    __index__ = fileno
+
     def isOurs(self) -> bool:
         """Whether the number still is what it was. One that was closed and opened again by somebody else is not."""
         return self.number >= 0 and atomics.isSameFile(self.number, *self._what) == 1
@@ -95,13 +106,110 @@ class Descriptor:
             raise OSError(errno.EBADF, f"descriptor {self.number} was closed by the program, and perhaps opened again for something else")
         return self.number
 
-    def samefile(self, status: os.stat_result) -> bool:
-        """Whether it was a descriptor of that file."""
-        return (status.st_dev, status.st_ino) == self._what[:2]
-
     def close(self) -> None:
         """Close it, if it still is ours; again is fine."""
         number = self.number
         if self.isOurs():
             os.close(number)
         self.number = -1
+
+
+class OwnSocket(Descriptor):
+    """A socket that is kept."""
+
+    __slots__ = ("socket",)
+
+    def __init__(self, made: socket.socket) -> None:
+        super().__init__(made.fileno())
+        self.socket = made
+
+    def close(self) -> None:
+        if self.isOurs():
+            self.socket.close()
+        else:
+            self.socket.detach()  # or its finalizer would close somebody else's
+        self.number = -1
+
+
+class OwnPoll(Descriptor):
+    """An epoll object that is kept."""
+
+    __slots__ = ("poll",)
+    #: An epoll object closes its number when it goes. One whose number is somebody else's must not go.
+    _kept: ClassVar[list[select.epoll]] = []
+
+    def __init__(self) -> None:
+        self.poll = epoll()
+        super().__init__(self.poll.fileno())
+
+    def register(self, descriptor: int, once: bool = False) -> None:
+        """Wait for what can be read from it; once only, if so wanted."""
+        self.poll.register(descriptor, select.EPOLLIN | (select.EPOLLONESHOT if once else 0))
+
+    def unregister(self, descriptor: int) -> None:
+        if self.isOurs():
+            self.poll.unregister(descriptor)
+
+    def wait(self, seconds: float) -> list[int]:
+        """The descriptors that have something, after so long at most. Raises `OSError` when the program has closed this one."""
+        self.checked()
+        events = self.poll.poll(seconds)
+        self.checked()  # they may be of what the program has closed meanwhile
+        return [descriptor for descriptor, _ in events]
+
+    def close(self) -> None:
+        if self.isOurs():
+            self.poll.close()
+        elif self.number >= 0:
+            self._kept.append(self.poll)
+        self.number = -1
+
+
+class OwnEvent(Descriptor):
+    """An eventfd that is kept."""
+
+    __slots__ = ()
+
+    def __init__(self, number: int | None = None) -> None:
+        super().__init__(eventfd() if number is None else number)
+
+    def checked(self) -> int:
+        """The number; of another eventfd, in the place of one that was lost."""
+        if self.number >= 0 and not self.isOurs():
+            super().__init__(eventfd())
+        return self.number
+
+    def set(self) -> None:
+        """Wake whoever waits for it. Takes no lock: finalizers and signal handlers call it."""
+        if self.isOurs():
+            os.eventfd_write(self.number, 1)
+
+
+class Named(Descriptor):
+    """A descriptor of a file that has a name: one that is lost can be opened again."""
+
+    __slots__ = ("_flags", "_path")
+
+    def __init__(self, path: str, flags: int) -> None:
+        super().__init__(opened(path, flags))
+        self._path, self._flags = path, flags & ~(os.O_CREAT | os.O_TRUNC | os.O_EXCL)
+
+    def renamed(self, path: str) -> None:
+        """The file has another name from now on."""
+        self._path = path
+
+    def reopen(self) -> None:
+        """Open the file by its name. Raises `OSError`, also when the name leads to another file by now."""
+        again = Descriptor(opened(self._path, self._flags))
+        if again._what[:2] != self._what[:2]:
+            again.close()
+            raise OSError(errno.ESTALE, f"{self._path} is another file by now")
+        self.number, self._what = again.number, again._what
+
+    def checked(self) -> int:
+        """The number, to be used at once. Raises `OSError` when it was lost and can not be opened again."""
+        if not self.isOurs():
+            if self.number < 0:
+                raise OSError(errno.EBADF, f"{self._path} was closed")
+            self.reopen()
+        return self.number

@@ -12,6 +12,7 @@ import os
 import threading
 
 from muninn.control import atomics, clock
+from muninn.control.descriptors import Descriptor
 from muninn.control.places import Places
 from muninn.errors import DescriptorsExhausted
 
@@ -57,7 +58,7 @@ class HatchClient:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._using = threading.RLock()
-        self._connection = -1
+        self._connection: Descriptor | None = None
         self._epoch = -1
         self._shunnedUntil = 0.0
 
@@ -72,22 +73,25 @@ class HatchClient:
             if self._epoch != epoch:
                 self._disconnect()
                 self._epoch, self._shunnedUntil = epoch, 0.0
-            if self._connection < 0 and clock.now() >= self._shunnedUntil:
-                self._connection = atomics.hatchConnect(self._places.hatchPath(epoch).encode())
+            if self._connection is not None and not self._connection.isOurs():
+                self._disconnect()
+            if self._connection is None and clock.now() >= self._shunnedUntil:
+                connected: int = atomics.hatchConnect(self._places.hatchPath(epoch).encode())
+                self._connection = Descriptor(connected) if connected >= 0 else None
                 self._shunnedUntil = clock.now() + _SHUNNED_SECONDS
             # In hand, and given back when it owes no answer: a handler that comes here in the middle finds none, and asks the broker.
-            connection, self._connection = self._connection, -1
-            if connection < 0:
+            connection, self._connection = self._connection, None
+            if connection is None:
                 return None
             got = -errno.EINTR
             try:
-                got = int(atomics.hatchFetch(connection, row, incarnation, SPIN_NS, _TIMEOUT_NS))
+                got = int(atomics.hatchFetch(connection.number, row, incarnation, SPIN_NS, _TIMEOUT_NS))
             finally:
                 isSound = got >= 0 or got == -errno.ENOENT  # otherwise its next answer could be the one to this question
-                if isSound and self._connection < 0:
+                if isSound and self._connection is None:
                     self._connection = connection
                 else:
-                    os.close(connection)
+                    connection.close()
             if got == -errno.EMFILE:
                 raise DescriptorsExhausted("a descriptor sent to this process was lost, because it may open no more")
             return got if got >= 0 else None
@@ -107,6 +111,6 @@ class HatchClient:
         self._disconnect()
 
     def _disconnect(self) -> None:
-        if self._connection >= 0:
-            os.close(self._connection)
-            self._connection = -1
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

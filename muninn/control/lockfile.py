@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from muninn.control import atomics, clock, descriptors, layout
+from muninn.control import atomics, clock, layout
+from muninn.control.descriptors import Named
 from muninn.control.places import Places
-from muninn.errors import BrokerUnavailable, DescriptorsExhausted, HostMemoryFull, MuninnError
+from muninn.errors import BrokerUnavailable, DescriptorsExhausted, DomainChanged, HostMemoryFull, MuninnError
 
 _CREATE_BYTE = 0
 _FIRST_SLOT_BYTE = 16
@@ -27,19 +29,51 @@ class LockFile:
     def __init__(self, places: Places) -> None:
         places.makeDirectory()
         try:
-            self._fd = descriptors.opened(places.lockPath, os.O_RDWR | os.O_CREAT)
+            self._file = Named(places.lockPath, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise fileError(error, places.lockPath) from error
         #: Which file it is: a control block says whose bytes are those of its slots.
-        self.inode = os.fstat(self._fd).st_ino
+        self.inode = self._file.inode
+        self._slots: set[int] = set()
+        self._reopening = threading.RLock()
+
+    def restore(self) -> None:
+        """See that the locks of this process are there: they go when the program closes the file, of which it need not know.
+
+        Raises
+        ------
+        DomainChanged
+            Another process has the byte of our slot by now, or the file is another one.
+        """
+        if not self._file.isOurs():
+            self._fd()
+
+    def _fd(self) -> int:
+        """The descriptor, to be used at once; opened again, with the locks that were on it, if the program has closed it."""
+        if self._file.isOurs() or self._file.number < 0:
+            return self._file.number
+        with self._reopening:  # one at a time: to close a second one would drop the locks of the first
+            if not self._file.isOurs():
+                self._reopen()
+            return self._file.number
+
+    def _reopen(self) -> None:
+        try:
+            self._file.reopen()
+        except OSError as error:
+            raise DomainChanged(f"the program closed Muninn's lock file, and it can not be opened again: {error}", "Try again") from error
+        lost = [slot for slot in self._slots if atomics.byteLock(self._file.number, _FIRST_SLOT_BYTE + slot) != 0]
+        if lost:
+            self._slots.clear()
+            raise DomainChanged(f"the program closed Muninn's lock file, and another process took slot {lost[0]}", "Try again")
 
     @contextmanager
     def creating(self) -> Iterator[None]:
         """Hold the CREATE byte. Its holder may have been stopped, so the wait is bounded: `BrokerUnavailable`."""
         deadline = clock.now() + _CREATE_BOUND_SECONDS
-        while atomics.byteLock(self._fd, _CREATE_BYTE) != 0:
+        while atomics.byteLock(self._fd(), _CREATE_BYTE) != 0:
             if clock.now() > deadline:
-                holder = atomics.byteHolder(self._fd, _CREATE_BYTE)
+                holder = atomics.byteHolder(self._fd(), _CREATE_BYTE)
                 raise BrokerUnavailable(
                     f"process {holder} has been creating the control block for {_CREATE_BOUND_SECONDS:.0f} s", "End that process"
                 )
@@ -47,28 +81,31 @@ class LockFile:
         try:
             yield
         finally:
-            atomics.byteUnlock(self._fd, _CREATE_BYTE)
+            atomics.byteUnlock(self._fd(), _CREATE_BYTE)
 
     def lockSlot(self, slot: int) -> bool:
         """Take the byte of a slot for the rest of this process's life; False when another process has it."""
-        return int(atomics.byteLock(self._fd, _FIRST_SLOT_BYTE + slot)) == 0
+        if int(atomics.byteLock(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0:
+            return False
+        self._slots.add(slot)
+        return True
 
     def unlockSlot(self, slot: int) -> None:
-        atomics.byteUnlock(self._fd, _FIRST_SLOT_BYTE + slot)
+        self._slots.discard(slot)
+        atomics.byteUnlock(self._fd(), _FIRST_SLOT_BYTE + slot)
 
     def slotIsLocked(self, slot: int) -> bool:
         """Whether *another* process has the byte; one's own locks are invisible to oneself."""
-        return int(atomics.byteHolder(self._fd, _FIRST_SLOT_BYTE + slot)) != 0
+        return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0
 
     def anyLocked(self) -> int:
         """The pid of another process that has the byte of some slot; 0: nobody has."""
-        return int(atomics.rangeHolder(self._fd, _FIRST_SLOT_BYTE, layout.MAX_MEMBERS_LIMIT))
+        return int(atomics.rangeHolder(self._fd(), _FIRST_SLOT_BYTE, layout.MAX_MEMBERS_LIMIT))
 
     def close(self) -> None:
         """Close the file, and with it drop every lock that this process has on it."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._slots.clear()
+        self._file.close()
 
 
 @contextmanager

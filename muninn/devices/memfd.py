@@ -15,6 +15,7 @@ import threading
 import weakref
 
 from muninn.control import atomics, descriptors, room
+from muninn.control.descriptors import Descriptor
 from muninn.devices.port import Allocation
 from muninn.errors import BufferFreed, DescriptorsExhausted, HostMemoryFull, InvalidArgument, IpcHandleMismatch, PermissionDenied
 
@@ -53,10 +54,10 @@ class MemfdAllocation(Allocation):
         self.allocatedBytes = pagesUp(sizeBytes)
         self.transport, self.transportReason, self.handle = TRANSPORT, _REASON, b""
         self.isHostVisible, self.isOwned = True, False
-        self._fd = fd
+        self._kept = Descriptor(fd)
         # A descriptor's number is reused at once: an export must not meet a close half way.
         self._closing = threading.RLock()
-        self._finalizer = weakref.finalize(self, os.close, fd)
+        self._finalizer = weakref.finalize(self, self._kept.close)
         self._finalizer.atexit = False
         try:
             self._mapping: Mapping | None = Mapping(fd, self.allocatedBytes, writable, claim)
@@ -81,14 +82,18 @@ class MemfdAllocation(Allocation):
     def exportDescriptor(self, writable: bool = True) -> int:
         with self._closing:
             self._mapped()
-            mayWrite = _mayWrite(self._fd)
+            try:
+                fd = self._kept.checked()
+            except OSError as error:
+                raise BufferFreed(f"the allocation can not be passed on any more: {error.strerror}") from error
+            mayWrite = _mayWrite(fd)
             if writable and not mayWrite:
                 raise PermissionDenied("this process was given read access only, and can not pass on more")
             try:
                 if writable == mayWrite:
-                    return descriptors.duplicate(self._fd)
+                    return descriptors.duplicate(fd)
                 # A second open of the same memory; its mode is 0600, so that only this uid can do that, and not the one that gets it.
-                return descriptors.own(os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC))
+                return descriptors.own(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
             except OSError as error:
                 raise _typed(error, "the allocation can not be exported") from error
 

@@ -57,6 +57,7 @@ _UNPASSED = {
     "index.NameIndex._tidy:casSeqCst64": "a tombstone that an earlier broker left (test_index)",
     "journal.Journal._written:ftruncate": "/dev/shm is full (test_journal)",
     "journal.Journal.finishCopy:rename": "a journal that has grown, or a second term (test_upkeep)",
+    "lockfile.LockFile._reopen:byteLock": "the program closed the lock file (test_descriptors)",
     "lockfile.LockFile.unlockSlot:byteUnlock": "two claim one slot at once (test_members)",
     "memfd.MemfdAllocation.exportDescriptor:open": "a descriptor for reading alone, which another uid will be given (test_hostDevice)",
     "segments.unlink:opened": "a segment of 256 MiB (test_holdings)",

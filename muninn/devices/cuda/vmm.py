@@ -19,6 +19,7 @@ from typing import Any
 from cuda.bindings import driver as cu
 
 from muninn.control import descriptors
+from muninn.control.descriptors import Descriptor
 from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gpu import Gpu
 from muninn.devices.cuda.reaper import Reaper
@@ -36,9 +37,10 @@ class VmmMapping:
     __slots__ = ("__weakref__", "_finalizer", "address", "descriptor")
 
     def __init__(self, reaper: Reaper, physical: Any, descriptor: int, address: int, sizeBytes: int) -> None:
-        self.descriptor, self.address = descriptor, address
+        self.descriptor = kept = Descriptor(descriptor)
+        self.address = address
         reaper.start()
-        self._finalizer = weakref.finalize(self, reaper.bury, lambda: _unmap(physical, descriptor, address, sizeBytes), False)
+        self._finalizer = weakref.finalize(self, reaper.bury, lambda: _unmap(physical, kept, address, sizeBytes), False)
         self._finalizer.atexit = False  # the kernel does it then
 
 
@@ -70,8 +72,10 @@ class VmmAllocation(Allocation):
         mapping = self._mapped()  # held while it is exported
         if writable and not self.writable:
             raise PermissionDenied("this process was given read access only, and can not pass on more")
+        if not mapping.descriptor.isOurs():
+            raise BufferFreed("the allocation can not be passed on any more: the program closed its descriptor")
         try:
-            return descriptors.duplicate(mapping.descriptor)
+            return descriptors.duplicate(mapping.descriptor.number)
         except OSError as error:
             raise DescriptorsExhausted(f"the allocation can not be exported: {error.strerror}") from error
 
@@ -155,8 +159,8 @@ def _grant(gpu: Gpu, writable: bool) -> Any:
     return grant
 
 
-def _unmap(physical: Any, descriptor: int, address: int, sizeBytes: int) -> None:
-    os.close(descriptor)
+def _unmap(physical: Any, descriptor: Descriptor, address: int, sizeBytes: int) -> None:
+    descriptor.close()
     call(cu.cuMemUnmap, address, sizeBytes)
     call(cu.cuMemRelease, physical)
     call(cu.cuMemAddressFree, address, sizeBytes)
