@@ -179,8 +179,10 @@ def main() -> int:
         for program in programs:
             program.end()
     muninn.api.membership.current().leave()
-    left = [entry for entry in os.listdir("/dev/shm") if entry.startswith(f"muninn-{os.getuid()}-{domain}") and not entry.endswith(".d")]
-    shutil.rmtree(f"/dev/shm/muninn-{os.getuid()}-{domain}.d", ignore_errors=True)
+    stem = f"muninn-{os.getuid()}-{domain}"
+    left = [entry for entry in os.listdir("/dev/shm") if entry == stem]
+    left += [entry for entry in os.listdir(f"/dev/shm/{stem}.d") if entry != "lock"]
+    shutil.rmtree(f"/dev/shm/{stem}.d", ignore_errors=True)
     if left:
         failures.append(f"nothing is left behind ({', '.join(left)})")
     for failure in failures:

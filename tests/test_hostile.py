@@ -435,8 +435,10 @@ import muninn
 from muninn.errors import HostMemoryFull
 small = muninn.share(np.ones(1000), name="small")
 def segments():
-    return sorted(entry for entry in os.listdir("/dev/shm") if entry.rpartition(".")[2].isdigit())
+    folder = muninn.api.membership.current().places.directory
+    return sorted(entry for entry in os.listdir(folder) if entry.startswith("segment-"))
 before = segments()
+assert len(before) == 1
 def full(what, make):
     free, descriptors = os.statvfs("/dev/shm").f_bfree, len(os.listdir("/proc/self/fd"))
     try:
