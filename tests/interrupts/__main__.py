@@ -111,7 +111,7 @@ def _shown(results: list[Result]) -> list[Result]:
             print(f"FAILED {result.role} {trial.call} {trial.kind}: at {trial.place}, pass {trial.hit}", flush=True)
             for each in wrong:
                 said, _, log = each.strip().partition("--- its stderr ---")
-                for part in (said, log):
+                for part in (said, "\n".join(log.splitlines()[:_LINES])):
                     print("".join(f"    {line}\n" for line in part.strip().splitlines()[-_LINES:]), end="", flush=True)
     return results
 
