@@ -65,7 +65,7 @@ def test_whatCameBeforeTheSleepIsSeen(lab: Lab, broker: Member) -> None:
     watcher.sleep(broker.key.slot, old.word(), _MINUTE_NS)
     watcher.look()
     lab.elect(5)
-    watcher.sleep(broker.key.slot, old.word(), _MINUTE_NS)
+    Background(lambda: watcher.sleep(broker.key.slot, old.word(), _MINUTE_NS)).ended()
     broker.die()
     watcher.sleep(broker.key.slot, lab.election.term().word(), _MINUTE_NS)
 
