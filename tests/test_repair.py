@@ -167,6 +167,18 @@ def test_twoLivingBlocksOfOneNameDoNotMix(domain: str, actor: Start) -> None:
     ]
 
 
+@pytest.mark.parametrize("removed", ["directory", "lockPath"])
+def test_aBlockWhoseDirectoryOrLockFileIsRemovedIsLost(domain: str, actor: Start, removed: str) -> None:
+    """Its public name is there still. Broken: its broker resigned in a loop, as there was no place for a journal."""
+    first = actor("held = muninn.share(np.arange(3), name='a')")
+    epoch = "muninn.api.membership.current().election.epoch()"
+    places, before = Places(os.getuid(), domain), first.do(epoch)
+    shutil.rmtree(places.directory) if removed == "directory" else os.unlink(places.lockPath)
+    assert first.do("muninn.share(np.arange(2), name='b').array.tolist()") == [0, 1]
+    newcomer = actor("muninn.open('b').array.tolist()")
+    assert first.do("len(muninn.domainInfo()['members'])") == 2 and newcomer.do(epoch) < before + 20
+
+
 def test_nothingIsAdoptedWhileSomebodyLivesInTheLostBlock(domain: str, actor: Start) -> None:
     """A stopped process can not leave; what it uses must not be in two blocks."""
     first = actor("held = muninn.share(np.arange(3), name='a')")

@@ -166,18 +166,27 @@ class ControlBlock:
         return int(atomics.loadAcquire32(self.address + layout.ADOPTED_OFFSET)) == 1
 
     def hasName(self) -> bool:
-        """Whether a name of the domain still leads to this block; only who holds CREATE can rely on the answer for long."""
-        return self._isAt(self.places.linkPath) or self._isAt(self.places.blockPath)
+        """Whether a name of the domain still leads to this block; only who holds CREATE can rely on the answer for long.
+
+        Without the lock file that its slot bytes are in nobody joins it, whatever leads to it.
+        """
+        return self._hasLockFile() and (self._isAt(self.places.linkPath) or self._isAt(self.places.blockPath))
 
     def restoreNames(self) -> bool:
         """Give the block a name back that was removed from outside; False when it has lost both, and nobody finds it any more."""
-        if self._isAt(self.places.linkPath) and self._isAt(self.places.blockPath):
+        if self._hasLockFile() and self._isAt(self.places.linkPath) and self._isAt(self.places.blockPath):
             return True
         with self.lockFile.creating():
-            paths = [path for path in (self.places.linkPath, self.places.blockPath) if self._isAt(path)]
-            if paths:
-                _giveNames(self.places, paths[0])
-            return bool(paths)
+            if not self.hasName():
+                return False
+            _giveNames(self.places, self.places.linkPath if self._isAt(self.places.linkPath) else self.places.blockPath)
+            return True
+
+    def _hasLockFile(self) -> bool:
+        try:
+            return os.lstat(self.places.lockPath).st_ino == self.lockFile.inode
+        except OSError:
+            return False
 
     def _isAt(self, path: str) -> bool:
         try:
