@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from muninn.broker.vault import Vault
 
@@ -37,3 +38,12 @@ def test_whatIsTakenIsTheTakers() -> None:
     vault.close()
     assert _isOpen(descriptor)
     os.close(descriptor)
+
+
+def test_aHatchThatCanNotBeOpenedIsDoneWithout(tmp_path: Path) -> None:
+    """No thread left, say. Broken: the broker resigned, although each request hands out what the hatch would."""
+    vault = Vault()
+    vault.open(str(tmp_path / "missing" / "hatch"))
+    vault.put(1, 1, os.memfd_create("kept"))
+    assert vault.get(1, 1) is not None
+    vault.close()

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -18,7 +19,7 @@ from lab import Lab, Member, describe, usage
 
 import muninn
 from muninn.api.membership import Membership, current
-from muninn.broker import requests
+from muninn.broker import requests, upkeep, watchdog
 from muninn.broker.broker import Broker
 from muninn.control import atomics, claims, clock, generations, layout, leases, wire
 from muninn.control.clock import monotonicMs
@@ -633,3 +634,47 @@ def test_aClaimOfTheDeadIsNobodysForEver(lab: Lab) -> None:
     assert claims.acquire(address, next_.key, lambda slot, _: slot >= lab.members.count, 0) is False, "recovered"
     claims.markDead(address, dead.key)
     assert claims.belongsTo(atomics.loadAcquire32(address), next_.key), "a late broker does not take it from its next owner"
+
+
+def test_manyMembersCostADescriptorEach(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: two each. A death is proven all the same, also where a forked child keeps the connection."""
+    monkeypatch.setattr(watchdog, "MAX_PIDFDS", 1)
+    monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.1)
+    muninn.share(b"mine", name="mine")
+    before = len(os.listdir("/proc/self/fd"))
+    members = [actor("held = muninn.share(b'x')") for _ in range(4)]
+    pipes = 2 * len(members)
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= before + pipes + 4 + 1, "one for each, and a pidfd")
+    members[3].do("import os, signal\nchild = os.fork()\nif child == 0:\n    signal.pause()")
+    child = members[3].do("child")
+    try:
+        for member in members[1:]:
+            member.kill()
+        eventually(lambda: len(muninn.domainInfo()["members"]) == 2, "the dead are reclaimed")
+        eventually(lambda: len(leftovers(domain)) == 2, "what they held is gone")
+    finally:
+        os.kill(child, signal.SIGKILL)
+    assert members[0].do("muninn.share(b'y', name='y').name") == "y"
+
+
+def test_withoutDescriptorsTheKnownAreWatchedByTheirConnections(domain: str, actor: Start) -> None:
+    """Broken: the broker had no room for one more, while it held two descriptors for each of the others."""
+    broker = actor("import resource\nmuninn.share(b'x', name='x')")
+    members = [actor("muninn.share(b'y')") for _ in range(6)]
+    broker.do("""
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, limit[1]))
+files = []
+try:
+    while True:
+        files.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    pass
+for _ in range(2):
+    os.close(files.pop())
+""")
+    assert actor("z = muninn.share(b'z', name='z')").do("muninn.domainInfo()['brokerPid']") == broker.pid
+    for member in members:
+        member.kill()
+    broker.do("[os.close(each) for each in files]; resource.setrlimit(resource.RLIMIT_NOFILE, limit)")
+    eventually(lambda: len(broker.do("muninn.domainInfo()['members']")) == 2, "the dead are reclaimed")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from muninn.api.departure import Departure, awaitPast, keepPromises
 from muninn.api.entry import enter, retire
 from muninn.api.loading import load
+from muninn.broker.candidacy import Candidacy
 from muninn.broker.client import Client, Office
 from muninn.broker.limits import Limits
 from muninn.config import Settings, loadSettings
@@ -112,6 +113,7 @@ class Membership:
             self._watcher = Watcher(self.block, self.key.slot)
             nonce = self.members.identity(self.key.slot).nonce
             self.identity = Identity(nonce)
+            self._candidacy = Candidacy(self.block, self.members, self.key)
             self.leaseTable = LeaseTable(self.block, self.members, self.key)
             self.holdings: Holdings = load().holdings(self)
             control = settings.control
@@ -213,12 +215,14 @@ class Membership:
         elif term.slot is None or self.members.isNoticedDead(MemberKey(term.slot, self.members.state(term.slot)[1])):
             self._campaign(term)
         else:
+            self._candidacy.measureSometimes()
             self._follow(term)
 
     def _serve(self, term: Term) -> None:
         broker: Broker | None = None
         try:
-            broker = load().broker(self.block, self.members, self.election, term, self.key, self.limits(), self._wake.checked())
+            wakeFd, abler = self._wake.checked(), self._candidacy.abler
+            broker = load().broker(self.block, self.members, self.election, term, self.key, self.limits(), wakeFd, abler)
             broker.start()
             inherited, self._bequest = self._bequest, []
             broker.inherit([*inherited, *self.holdings.allocations()])  # the others bring theirs with their hello
@@ -233,14 +237,13 @@ class Membership:
             _log.info("deposed as broker of epoch %d", term.epoch)
         except BlockLost:
             self._forsakeBlock()
-        except Exception:
+        except Exception as error:
             # Whatever it is, another member may do better; a broker that can not serve must not sit in office.
-            _log.exception("resigned as broker of epoch %d", term.epoch)
+            self._candidacy.resigned(term, error)
             self._broker = None
             if broker is not None:
                 self._bequest += broker.bequeath()
-            self.election.replace(term, None)
-            clock.sleep(_RESIGNED_PAUSE_SECONDS)
+            self.election.replace(term, self._candidacy.heir())
         finally:
             # The bequest first: once there is no broker here, another thread may say hello to the successor, with what we have then.
             if broker is not None:
@@ -283,10 +286,7 @@ class Membership:
 
     def _allocations(self) -> list[tuple[tuple[int, int], int]]:
         """What this member brings to a new broker: the nameless memory that it has open, and what it kept as broker before."""
-        held = self.holdings.allocations()
-        for pair, descriptor in list(self._bequest):
-            held.append((pair, duplicate(descriptor)))
-        return held
+        return [*self.holdings.allocations(), *((pair, duplicate(each)) for pair, each in list(self._bequest))]
 
     def _dropBequest(self) -> None:
         bequest, self._bequest = self._bequest, []
@@ -302,7 +302,7 @@ class Membership:
         if term.slot != self.key.slot:
             if not self._preferred and onThread and self.members.preferredOther(self.key) is not None:
                 self.election.awaitReady(self.election.readyEpoch(), _HEAD_START_NS)
-            self.election.replace(term, self.key.slot)
+            self._candidacy.stand(self.election, term, onThread)
 
     def kick(self) -> None:
         """Make the background thread look around, and nobody else's. Takes no lock: finalizers call it."""

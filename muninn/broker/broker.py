@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 
 from muninn.broker import requests
+from muninn.broker.admission import Admission
 from muninn.broker.catalog import Catalog, Usage
 from muninn.broker.directory import Directory
 from muninn.broker.inbox import Inbox, duplicated
@@ -26,7 +27,7 @@ from muninn.broker.upkeep import SWEEP_SECONDS, Upkeep
 from muninn.broker.watchdog import Watchdog
 from muninn.control import atomics, layout, leases, wire
 from muninn.control.block import BlockLost, ControlBlock
-from muninn.control.descriptors import OwnEvent, OwnPoll, OwnSocket, ownSocket, unixSocket
+from muninn.control.descriptors import OwnEvent, OwnPoll, OwnSocket, unixSocket
 from muninn.control.election import Election, Term
 from muninn.control.members import MemberKey, MemberTable, pidOf
 from muninn.control.rows import Deposed
@@ -63,8 +64,9 @@ class Broker:
     """
 
     def __init__(
-        self, block: ControlBlock, members: MemberTable, election: Election, term: Term, own: MemberKey, limits: Limits, wakeFd: int
-    ) -> None:
+        self, block: ControlBlock, members: MemberTable, election: Election, term: Term, own: MemberKey, limits: Limits, wakeFd: int,
+        abler: Callable[[], int | None] = lambda: None,
+    ) -> None:  # fmt: skip
         if not block.restoreNames():
             raise BlockLost
         self._block = block
@@ -91,6 +93,7 @@ class Broker:
         self._watchdog = Watchdog(
             block, members, self._directory, lambda pidfd: self._epoll.register(pidfd, once=True), self._epoll.unregister
         )
+        self._admission = Admission(members, election, term, own, wakeFd, self._watchdog.economize, abler)
         self._upkeep = Upkeep(block, term.epoch, own, self._directory, self._watchdog, self._journal, self._mayStillCome)
         self._handlers: dict[str, Callable[[Session, Message, list[int]], tuple[Message, tuple[int, ...]]]] = {
             op: getattr(self, f"_on{op.capitalize()}") for op in requests.REQUESTS
@@ -101,17 +104,16 @@ class Broker:
     def start(self) -> None:
         """Fence the predecessors, listen, and say so. What they left half done follows while requests are served already."""
         self._directory.fence()
-        path, hatchPath = self._block.places.socketPath(self._term.epoch), self._block.places.hatchPath(self._term.epoch)
-        for left in (path, hatchPath):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(left)
+        path = self._block.places.socketPath(self._term.epoch)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
         listener = unixSocket()
         self._listener = OwnSocket(listener)
         listener.bind(path)
         listener.listen(256)
         self._epoll.register(self._listener.number)
         self._epoll.register(self._wakeFd)
-        self._directory.vault.open(hatchPath)
+        self._directory.vault.open(self._block.places.hatchPath(self._term.epoch))
         self._election.announce(self._term.epoch)
         self._journal.note("begin", epoch=self._term.epoch)
         self._upkeep.takeOver()
@@ -173,7 +175,7 @@ class Broker:
         with self._lock:
             for session in list(self._sessions.values()):
                 self._drop(session)
-            for part in (self._listener, self._watchdog, self._directory.vault, self._journal, self._epoll):
+            for part in (self._listener, self._watchdog, self._directory.vault, self._journal, self._admission, self._epoll):
                 if part is not None:
                     part.close()
             with contextlib.suppress(FileNotFoundError):
@@ -182,7 +184,7 @@ class Broker:
     def closeInChild(self) -> None:
         """In a forked child, without a thread that serves: whoever waits for an answer is to know, and what descriptors are left go."""
         self._inbox.shut()
-        for part in (*self._sessions.values(), self._listener, self._epoll):
+        for part in (*self._sessions.values(), self._listener, self._admission, self._epoll):
             if part is not None:
                 part.close()
         for holder in (self._journal, self._directory.vault, self._watchdog):
@@ -220,17 +222,10 @@ class Broker:
     # --- connections -------------------------------------------------------------------------------------------------
 
     def _accept(self, listener: socket.socket) -> None:
-        try:
-            connection = ownSocket(listener.accept()[0])
-        except (BlockingIOError, ConnectionAbortedError):
-            return  # any other error, no descriptor left above all, ends the term: a broker that can not be reached must not sit in office
-        _, uid = wire.peerOf(connection)
-        if uid != os.getuid():
-            _log.warning("refused a connection of uid %d", uid)
-            connection.close()
-            return
-        self._sessions[connection.fileno()] = Session(connection)
-        self._epoll.register(connection.fileno())
+        connection = self._admission.admit(listener)
+        if connection is not None:
+            self._sessions[connection.fileno()] = Session(connection)
+            self._epoll.register(connection.fileno())
 
     def _drop(self, session: Session) -> None:
         """End a connection. Its member's death, if it is one, is the pidfd's to prove."""
@@ -239,6 +234,8 @@ class Broker:
             if session.isOurs():
                 self._epoll.unregister(session.connection.fileno())
             session.close()
+        if session.key is not None and self._watchdog.disconnected(session.key):
+            self._upkeep.sweepSoon()
 
     def _serve(self, session: Session) -> None:
         assert session.connection is not None
@@ -342,7 +339,7 @@ class Broker:
             raise ProtocolViolation(f"hello does not match member slot {key.slot}")
         pairs = requests.allocationsOf(message, descriptors[1:])
         session.key = key
-        self._watchdog.follow(key, descriptors.pop(0))
+        self._watchdog.greeted(key, descriptors.pop(0))
         self._keepAllocations(pairs, descriptors)
         return {"epoch": self._term.epoch}, ()
 

@@ -10,6 +10,7 @@ Requests are idempotent, so asking again is safe.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 from collections import deque
@@ -31,9 +32,12 @@ from muninn.errors import BrokerUnavailable, BufferFreed, DescriptorsExhausted, 
 if TYPE_CHECKING:
     from muninn.broker.broker import Broker
 
+_log = logging.getLogger("muninn.member")
 _RETRY_SECONDS = 0.001
 #: How long a grant waits for what the background thread is to ask.
 _LATER_SECONDS = 2.0
+#: How long the background thread leaves a broker alone that has no room, or that it has no descriptor to connect to.
+_TURNED_AWAY_SECONDS = 2.0
 
 
 class Office(NamedTuple):
@@ -95,6 +99,7 @@ class Client:
         self._greeted = -1
         self._isForked = False
         self._later: deque[Message] = deque()
+        self._turnedAwayBy, self._greetAgainAt = -1, 0.0  # the epoch whose broker had no room for this member
 
     def request(self, op: str, descriptors: tuple[int, ...] = (), **fields: object) -> tuple[Message, list[int]]:
         """Ask, and return the answer and the descriptors in it, which are the caller's.
@@ -200,13 +205,27 @@ class Client:
             clock.sleep(_RETRY_SECONDS)
 
     def greet(self) -> bool:
-        """Connect to the broker of now, if there is no connection yet; False when it does not answer. For the background thread too."""
-        if self._lines.isAny(self._office.election.epoch()):
+        """Connect to the broker of now, if there is no connection yet; False when it does not answer. For the background thread too.
+
+        Where no descriptor is left, here or there, it is not tried again for a while; who asks for something does.
+        """
+        epoch = self._office.election.epoch()
+        isTurnedAway = epoch == self._turnedAwayBy and clock.now() < self._greetAgainAt
+        if isTurnedAway or self._lines.isAny(epoch):
             return True
         try:
-            self._lines.giveBack(self._line(Patience(self._office), self._deadline()))
+            line = self._line(Patience(self._office), self._deadline())
+            self._turnedAwayBy = -1
+            if self._lines.isAny(epoch, butFor=line):
+                line.close()  # another thread has asked meanwhile: a member costs its broker one descriptor, if it can
+            else:
+                self._lines.giveBack(line)
         except _Retry:
             return False
+        except DescriptorsExhausted as error:
+            if epoch != self._turnedAwayBy:
+                _log.warning("not connected to the broker of epoch %d: %s", epoch, error.reason)
+            self._turnedAwayBy, self._greetAgainAt = epoch, clock.now() + _TURNED_AWAY_SECONDS
         return True
 
     def hasGreeted(self, epoch: int) -> bool:

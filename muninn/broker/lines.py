@@ -74,9 +74,9 @@ class Lines:
         else:
             line.close()
 
-    def isAny(self, epoch: int) -> bool:
-        """Whether there is one to the broker of `epoch`, idle or not."""
-        return any(line is not None and line.epoch == epoch for line in self._known())
+    def isAny(self, epoch: int, butFor: Line | None = None) -> bool:
+        """Whether there is one to the broker of `epoch`, idle or not, that is not `butFor`."""
+        return any(line is not None and line is not butFor and line.epoch == epoch for line in self._known())
 
     def forsake(self, epoch: int) -> None:
         """End all lines to brokers of before `epoch`, also those that somebody waits on."""

@@ -7,10 +7,14 @@ their descriptors to the successor with their first message.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 
 from muninn.control.descriptors import Descriptor
 from muninn.control.hatch import Hatch
+
+_log = logging.getLogger("muninn.broker")
 
 
 class Vault:
@@ -21,8 +25,14 @@ class Vault:
         self._hatch: Hatch | None = None
 
     def open(self, path: str) -> None:
-        """Hand out what is here, and what comes, at a socket of this path. Raises `OSError`."""
-        self._hatch = Hatch(path)
+        """Hand out what is here, and what comes, at a socket of this path; where that can not be, by requests only."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # of a broker of a block that was withdrawn
+        try:
+            self._hatch = Hatch(path)
+        except OSError as error:
+            _log.warning("the hatch can not be opened: %s", error)
+            return
         for (row, incarnation), descriptor in self._descriptors.items():
             self._hatch.put(row, incarnation, descriptor.number)
 

@@ -1,14 +1,17 @@
 """The watchdog: proof that a member is dead, and what follows from it.
 
-The broker holds a pidfd of every member. When one becomes readable and the member's byte lock is free, the death is proven, and
-only then are its leases cleared, its half-made rows buried, its tickets poisoned and its slot given back, in that order: the slot
-comes last, so a successor that finds it DEAD does it all again.
+The broker holds a pidfd of every member, as long as they are few. Of more it holds the connection only: that ends with the process, and
+where a forked child has a copy of it, the robust word tells; either makes the broker open a pidfd by the member's identity. A member of
+another PID namespace can not be looked up so, and its own pidfd is kept. When a pidfd is readable and the member's byte lock is free,
+the death is proven, and only then are its leases cleared, its half-made rows buried, its tickets poisoned and its slot given back, in
+that order: the slot comes last, so a successor that finds it DEAD does it all again.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from muninn.broker.directory import Directory
@@ -20,6 +23,8 @@ from muninn.control.members import MemberKey, MemberTable, openPidfd, ownPidName
 from muninn.control.tickets import Tickets
 
 _log = logging.getLogger("muninn.broker")
+#: So many members cost the broker two descriptors, the others one.
+MAX_PIDFDS = 64
 _CLAIM_BITS = 0x7FFFFFFF
 #: How many rows of the dead are settled in one step: each costs about as much as serving a request.
 _SLICE_ROWS = 32
@@ -45,6 +50,7 @@ class Watchdog:
         self._pidfds: dict[MemberKey, Descriptor] = {}
         self._memberOf: dict[int, MemberKey] = {}
         self._underWay: dict[MemberKey, Iterator[int]] = {}
+        self._connected: Counter[MemberKey] = Counter()  # connections of a member
 
     def follow(self, key: MemberKey, pidfd: int) -> None:
         """Wait for the death of a member by a descriptor that is the watchdog's from now on."""
@@ -56,6 +62,32 @@ class Watchdog:
             raise
         self._pidfds[key] = Descriptor(pidfd)
         self._memberOf[pidfd] = key
+
+    def greeted(self, key: MemberKey, pidfd: int) -> None:
+        """A member has connected, and sent a pidfd, which is the watchdog's from now on."""
+        self._connected[key] += 1
+        if len(self._pidfds) >= MAX_PIDFDS and self._canBeLookedUp(key):
+            self.forget(key)
+            os.close(pidfd)
+        else:
+            self.follow(key, pidfd)
+
+    def disconnected(self, key: MemberKey) -> bool:
+        """A connection of a member has ended. Whether it must be looked for, because nothing else tells of its death."""
+        self._connected[key] -= 1
+        if self._connected[key] <= 0:
+            del self._connected[key]
+        return key not in self._connected and key not in self._pidfds
+
+    def economize(self) -> int:
+        """Close the pidfds of members whose connections tell as much; returns how many."""
+        spared = [key for key in self._pidfds if key in self._connected and self._canBeLookedUp(key)]
+        for key in spared:
+            self.forget(key)
+        return len(spared)
+
+    def _canBeLookedUp(self, key: MemberKey) -> bool:
+        return self._members.identity(key.slot).pidNamespace == ownPidNamespace()
 
     def forget(self, key: MemberKey) -> None:
         kept = self._pidfds.pop(key, None)
@@ -79,7 +111,8 @@ class Watchdog:
             state, generation = self._members.state(slot)
             key = MemberKey(slot, generation)
             pidfd = self._pidfds.get(key)
-            if key == own or (pidfd is not None and not self._members.isMarked(slot)):
+            isWatched = pidfd is not None or key in self._connected
+            if key == own or (isWatched and not self._members.isMarked(slot)):
                 continue
             # A pidfd does not end with an exec. A child that was forked before may keep the connection open, too.
             if state == layout.MEMBER_DEAD or self._members.isProvenDead(key, None if pidfd is None else pidfd.number):
@@ -91,7 +124,7 @@ class Watchdog:
     def _followByPid(self, key: MemberKey) -> None:
         """Follow a member that has not sent a pidfd, where its pid means something. None to be had is no proof of death."""
         identity = self._members.identity(key.slot)
-        if identity.pidNamespace != ownPidNamespace():
+        if not self._canBeLookedUp(key):
             return
         pidfd = openPidfd(identity.pid, identity.startTime)
         if pidfd >= 0:

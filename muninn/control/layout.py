@@ -107,6 +107,8 @@ MEMBER_PID_NAMESPACE_OFFSET = MEMBER_START_TIME_OFFSET + 8  # u64, inode of /pro
 MEMBER_NONCE_OFFSET = MEMBER_PID_NAMESPACE_OFFSET + 8  # u64, random, never 0
 MEMBER_JOINED_MS_OFFSET = MEMBER_NONCE_OFFSET + 8  # u64, monotonic ms of the host
 MEMBER_LEASE_HIGH_OFFSET = MEMBER_JOINED_MS_OFFSET + 8  # u32, lease slots ever used; raised before the slot is
+# owner: the member, before LIVE and whenever it measures anew. A stale read costs a hand-over to a member that hands over again.
+MEMBER_SPARE_OFFSET = MEMBER_LEASE_HIGH_OFFSET + 4  # u32, descriptors that it could spend as broker; 0: it can not serve now
 MEMBER_PROGRAM_OFFSET = 72  # 64 B, UTF-8, zero padded
 MEMBER_PROGRAM_BYTES = 64
 # owner: the member, before LIVE. Whose clock it counts by; a stale read shows a wrong expiry in a list, and decides nothing.
@@ -282,7 +284,7 @@ def _pageUp(offset: int) -> int:
 
 assert ADOPTED_OFFSET + 4 <= ELECTION_OFFSET and IDENTITY_OFFSET % 8 == 0
 assert DRAIN_OFFSET + 8 <= NAME_WAKES_OFFSET and NAME_WAKES & (NAME_WAKES - 1) == 0
-assert MEMBER_LEASE_HIGH_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
+assert MEMBER_SPARE_OFFSET % 4 == 0 and MEMBER_SPARE_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
 assert MEMBER_TIME_NAMESPACE_OFFSET % 8 == 0 and MEMBER_TIME_NAMESPACE_OFFSET + 8 <= MEMBER_BYTES
 assert ROW_TRANSPORT_OFFSET + 1 <= ROW_SHAPE_OFFSET
 assert ROW_ORIGIN_OFFSET % 8 == 0 and ROW_ORIGIN_OFFSET + 8 <= ROW_GENERATION_OFFSET

@@ -169,6 +169,10 @@ class MemberTable:
         slots = (key.slot for key in self.othersAlive(own))
         return next((slot for slot in slots if self.identity(slot).flags & layout.MEMBER_FLAG_PREFERRED), None)
 
+    def spareDescriptors(self, slot: int) -> int:
+        """How many descriptors the member could spend as broker, as it measured last."""
+        return int(atomics.loadAcquire32(self._block.memberAddress(slot) + layout.MEMBER_SPARE_OFFSET))
+
     # --- one's own slot ----------------------------------------------------------------------------------------------
 
     def claim(self, preferred: bool) -> MemberKey:
@@ -221,6 +225,11 @@ class MemberTable:
         address = self._block.memberAddress(key.slot)
         # SYNC enter: pairs with `live` and `occupied`; the identity is visible to whoever reads LIVE.
         atomics.casSeqCst64(address, key.generation << 32 | layout.MEMBER_CLAIMING, key.generation << 32 | layout.MEMBER_LIVE)
+
+    def tellSpareDescriptors(self, slot: int, count: int) -> None:
+        """Say how many descriptors this member could spend as broker."""
+        # SYNC spare: pairs with spareDescriptors; nothing else goes with it.
+        atomics.storeRelease32(self._block.memberAddress(slot) + layout.MEMBER_SPARE_OFFSET, min(count, 0xFFFFFFFF))
 
     def condemn(self, key: MemberKey) -> bool:
         """LIVE → DEAD, once death is proven: the claim takes no more leases. False when somebody else was faster."""

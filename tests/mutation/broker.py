@@ -19,6 +19,8 @@ from tests.mutation.mutant import Mutant
     _SNAPSHOT,
     _LINES,
     _INBOX,
+    _CANDIDACY,
+    _ADMISSION,
 ) = (
     f"muninn/broker/{name}.py"
     for name in (
@@ -36,6 +38,8 @@ from tests.mutation.mutant import Mutant
         "snapshot",
         "lines",
         "inbox",
+        "candidacy",
+        "admission",
     )
 )
 
@@ -125,6 +129,17 @@ MUTANTS = [
     Mutant(_SNAPSHOT, "        except (HostMemoryFull, DescriptorsExhausted) as error:\n            self._giveUp(error.reason)", "        except (HostMemoryFull, DescriptorsExhausted):\n            self._dropOlder()", "the older journals stay when there is no room", "test_upkeep.py::test_theOldJournalsStayWhenThereIsNoRoomForANewOne"),
     Mutant(_DIRECTORY, "        _ = self.catalog  # it takes them from the older journals\n", "", "names that were granted are known before the older journals go", "test_upkeep.py"),
     Mutant(_UPKEEP, "        dropCopies(self._places)\n", "", "copies of the dead go", "test_upkeep.py::test_aSuccessorRemovesTheCopyThatItsPredecessorDidNotFinish"),
+    # --- candidacy and admission ---
+    Mutant(_CANDIDACY, "        if own < self._wanted() and spare > own and spare > OWN_DESCRIPTORS:\n            return slot\n", "", "who can not serve all lets another", "test_candidacy.py::test_theAblestIsChosen"),
+    Mutant(_CANDIDACY, "if key.slot != exceptSlot]", "]", "not the one whose term has ended", "test_candidacy.py::test_theAblestIsChosen"),
+    Mutant(_CANDIDACY, "return slot if spare > own and spare >= self._wanted() else None", "return None", "a broker at its limits lets another serve", "test_candidacy.py::test_aBrokerThatComesToItsLimitsLetsAnotherServe test_candidacy.py::test_theAblestIsChosen"),
+    Mutant(_CANDIDACY, " or not self._mayWrite() else", " else", "who may write no journal does not stand", "test_candidacy.py::test_whoCanNotServeDoesNotStand"),
+    Mutant(_CANDIDACY, "spare = 0 if clock.now() < self._standsAgainAt or", "spare = 0 if", "who has failed does not stand at once", "test_candidacy.py::test_whoHasFailedStandsAgainLaterEachTime"),
+    Mutant(_CANDIDACY, "_FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1)", "_FIRST_PAUSE_SECONDS", "it stands again later each time", "test_candidacy.py::test_whoHasFailedStandsAgainLaterEachTime"),
+    Mutant(_ADMISSION, "        self.close()\n        return descriptors", "        raise OSError(errno.EMFILE, \"none\")\n        return descriptors", "a newcomer is told also when nothing is left", "test_candidacy.py::test_aNewcomerThatNobodyCanTakeIsToldWhy"),
+    Mutant(_ADMISSION, "                connection.recv(wire.MAX_MESSAGE_BYTES)", "                pass", "the newcomer reads the answer", "test_candidacy.py::test_aNewcomerThatNobodyCanTakeIsToldWhy"),
+    Mutant(_ADMISSION, "(self._economize() and self._hasRoom())", "False", "the known are watched by their connections", "test_watchdog.py::test_withoutDescriptorsTheKnownAreWatchedByTheirConnections"),
+    Mutant(_WATCHDOG, "if len(self._pidfds) >= MAX_PIDFDS and self", "if False and self", "many members cost a descriptor each", "test_watchdog.py::test_manyMembersCostADescriptorEach"),
     # --- snapshot ---
     Mutant(_SNAPSHOT, "self._isWanted or self._journal.isTooLong()", "self._isWanted", "a journal that is too long is copied", "test_upkeep.py::test_theJournalOfATermDoesNotGrowWithWhatIsOver"),
     Mutant(_SNAPSHOT, ", *((\"create\", record) for record in halfMade)]", "]", "names that were granted outlive a copy", "test_upkeep.py::test_theJournalOfATermDoesNotGrowWithWhatIsOver"),
@@ -153,7 +168,7 @@ MUTANTS = [
     Mutant(_BROKER, "        if not self._rowExists(row, incarnation):\n", "        if False:\n", "a request names a row that is there", "test_watchdog.py::test_rowsThatNobodyMadeAreNotTouched"),
     Mutant(_BROKER, "return 0 <= row < self._directory.rows.count() and", "return", "a row that nobody made is not read", "test_watchdog.py::test_rowsThatNobodyMadeAreNotTouched"),
     Mutant(_BROKER, "        elif self._unproven.setdefault(pidfd, _PROOF_ATTEMPTS) > 0:\n", "        elif False:\n", "a death that was not yet proven is looked at again", "test_watchdog.py::test_aDeathThatIsNotYetProvenIsLookedAtAgain"),
-    Mutant(_WATCHDOG, "if key == own or (pidfd is not None and not self._members.isMarked(slot)):", "if key == own or pidfd is not None:", "an exec that no connection tells of is found", "test_image.py::test_anExecGivesBackWhatTheProgramHeld"),
+    Mutant(_WATCHDOG, "if key == own or (isWatched and not self._members.isMarked(slot)):", "if key == own or isWatched:", "an exec that no connection tells of is found", "test_watchdog.py::test_manyMembersCostADescriptorEach test_image.py::test_anExecGivesBackWhatTheProgramHeld"),
     Mutant(_DIRECTORY, " and not self._isTorn(row):", ":", "a lock whose only user died is a dead one's", "test_image.py::test_aProgramThatReplacesItselfFindsNothingOfItsPast test_lock.py::test_aLockWhoseOnlyUserDiedIsRecovered"),
     Mutant(_BROKER, "                if session.key is None:\n                    self._upkeep.sweepSoon()", "                if False:\n                    self._upkeep.sweepSoon()", "who dies before its hello is looked for", "test_watchdog.py::test_whoEndsBeforeItsHelloIsLookedForAtOnce"),
     Mutant(_BROKER, "            word >> 40 > self._term.epoch\n            or atomics", "            atomics", "a deposed broker does not drain", "test_invariants.py::test_i3ADeposedBrokerDoesNotDrain"),

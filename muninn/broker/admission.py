@@ -1,0 +1,137 @@
+"""Admission: whether the broker's process has descriptors left for one more member, and what a member is told that finds none.
+
+A descriptor is held in reserve, so that a newcomer can be let in for as long as it takes to tell it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import resource
+import select
+import socket
+from collections.abc import Callable
+
+from muninn.broker import requests
+from muninn.control import descriptors, wire
+from muninn.control.descriptors import Descriptor
+from muninn.control.election import Election, Term
+from muninn.control.members import MemberKey, MemberTable
+from muninn.control.rows import Deposed
+from muninn.errors import DescriptorsExhausted
+
+_log = logging.getLogger("muninn.broker")
+#: What the hello of a member takes in passing: its pidfd, a file of /proc, and one to go on with.
+_PASSING_DESCRIPTORS = 3
+#: How long the hello of a newcomer is waited for, so that it reads the answer: it comes within 0.1 ms of the connection.
+_HELLO_MS = 10
+
+
+class Admission:
+    """The door of one broker.
+
+    Parameters
+    ----------
+    anyFd
+        Some descriptor, which is duplicated to find out whether there are more.
+    economize
+        Close what is not needed, and say how many.
+    abler
+        The slot of a member that could serve all; None where there is none.
+    """
+
+    def __init__(
+        self, members: MemberTable, election: Election, term: Term, own: MemberKey, anyFd: int, economize: Callable[[], int],
+        abler: Callable[[], int | None],
+    ) -> None:  # fmt: skip
+        self._members = members
+        self._election = election
+        self._term = term
+        self._own = own
+        self._anyFd = anyFd
+        self._economize = economize
+        self._abler = abler
+        self._reserve: Descriptor | None = None
+        self._refill()
+
+    def admit(self, listener: socket.socket) -> socket.socket | None:
+        """The connection of one who has come, if it may stay. Raises `OSError` when nobody can be let in any more."""
+        try:
+            connection = self._accepted(listener)
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        try:
+            _, uid = wire.peerOf(connection)
+            if uid != os.getuid():
+                _log.warning("refused a connection of uid %d", uid)
+            elif self._hasRoom() or (self._economize() and self._hasRoom()):
+                return connection
+            else:
+                self._giveWay()
+                self._refuse(connection)
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+        self._refill()
+        return None
+
+    def _giveWay(self) -> None:
+        """Let somebody serve who has more descriptors, and raise `Deposed`. Returns where there is nobody."""
+        if (slot := self._abler()) is not None and self._election.replace(self._term, slot) is not None:
+            _log.warning("no descriptor is left for another member: slot %d serves from now on", slot)
+            raise Deposed
+
+    def _accepted(self, listener: socket.socket) -> socket.socket:
+        """The next connection, also when no descriptor is left but the one in reserve."""
+        self._refill()
+        try:
+            return descriptors.ownSocket(listener.accept()[0])
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or self._reserve is None:
+                raise
+        self.close()
+        return descriptors.ownSocket(listener.accept()[0])
+
+    def _hasRoom(self) -> bool:
+        """Whether a member could be served whose connection has just been accepted."""
+        taken: list[int] = []
+        try:
+            while len(taken) < _PASSING_DESCRIPTORS:
+                taken.append(descriptors.duplicate(self._anyFd))
+        except OSError:
+            return False
+        finally:
+            for descriptor in taken:
+                os.close(descriptor)
+        return True
+
+    def _refuse(self, connection: socket.socket) -> None:
+        """Tell a newcomer that there is no room for it."""
+        with contextlib.suppress(OSError):
+            poll = select.poll()
+            poll.register(connection, select.POLLIN)
+            if poll.poll(_HELLO_MS):
+                # What is unread at the end would hide the answer. There is no room for its descriptors, and the kernel closes them.
+                connection.recv(wire.MAX_MESSAGE_BYTES)
+            wire.send(connection, requests.failure(self._exhausted()))
+
+    def _exhausted(self) -> DescriptorsExhausted:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return DescriptorsExhausted(
+            f"the broker, process {os.getpid()} ({self._members.program(self._own.slot)}), may open {limit} descriptors, and none is left"
+            " for another member; no other member could open more",
+            "Raise `ulimit -n` of that program, or run `python -m muninn keep` where it is higher",
+        )
+
+    def _refill(self) -> None:
+        if self._reserve is None:
+            with contextlib.suppress(OSError):
+                self._reserve = Descriptor(descriptors.own(descriptors.duplicate(self._anyFd)))
+
+    def close(self) -> None:
+        if self._reserve is not None:
+            self._reserve.close()
+            self._reserve = None

@@ -1,0 +1,147 @@
+"""Candidacy: whether this process can serve as broker, and which member could if it can not.
+
+A broker works in a process that has limits of its own, and they would become those of everybody. What a member can spend it writes into
+its slot; whoever is to choose a successor, for a broker that died or that has come to its limits, takes itself if it can serve all
+members, otherwise the one who can serve most. Who has failed in office does not stand again for a while, each time longer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+
+from muninn.control import clock, layout
+from muninn.control.block import ControlBlock
+from muninn.control.election import Election, Term
+from muninn.control.lockfile import fileError
+from muninn.control.members import MemberKey, MemberTable
+from muninn.control.rows import RowTable
+from muninn.errors import BrokerUnavailable, DescriptorsExhausted, MuninnError
+
+_log = logging.getLogger("muninn.broker")
+#: What a broker opens for itself: journal and copy, sockets, an epoll and its hatch's; and what it needs in passing.
+OWN_DESCRIPTORS = 16
+_LEAST_FILE_BYTES = 1 << 20  # a journal of few buffers
+_ROW_FILE_BYTES = 2048  # twice a record, twice over
+_MEASURE_SECONDS = 5.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 5.0
+_FORGOTTEN_SECONDS = 10.0
+#: So many failures in office may be accidents: who asks waits for the next attempt.
+_FAILURES_UNTOLD = 2
+_LONGEST_SLEEP_SECONDS = 0.25
+
+
+class Candidacy:
+    """What this member can do as broker, and what the others say that they can."""
+
+    def __init__(self, block: ControlBlock, members: MemberTable, key: MemberKey) -> None:
+        self._block = block
+        self._members = members
+        self._key = key
+        self._measureAt = 0.0
+        self._failures = 0
+        self._standsAgainAt = 0.0
+        self._reason: MuninnError | None = None
+        self.measure()
+
+    # --- one's own limits --------------------------------------------------------------------------------------------
+
+    def measure(self) -> int:
+        """Descriptors that this process could spend in office, written into its slot; 0 when it can not serve."""
+        self._measureAt = clock.now() + _MEASURE_SECONDS
+        spare = 0 if clock.now() < self._standsAgainAt or not self._mayWrite() else self._spare()
+        self._members.tellSpareDescriptors(self._key.slot, spare)
+        return spare
+
+    def measureSometimes(self) -> None:
+        if clock.now() >= self._measureAt:
+            self.measure()
+
+    def _spare(self) -> int:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        try:
+            taken = len(os.listdir("/proc/self/fd"))
+        except OSError as error:
+            self._reason = _typed(error)
+            return 0
+        spare = max(0, (0xFFFFFFFF if limit == resource.RLIM_INFINITY else limit) - taken)
+        if spare <= OWN_DESCRIPTORS:
+            self._reason = DescriptorsExhausted(
+                f"{self._who()} may open {limit} descriptors and has {taken} open: too few to serve {self._block.places.domain!r}",
+                "Raise its `ulimit -n`, or run `python -m muninn keep`, which serves instead",
+            )
+        return spare
+
+    def _mayWrite(self) -> bool:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if limit == resource.RLIM_INFINITY:
+            return True
+        wanted = _LEAST_FILE_BYTES + RowTable(self._block).countInState(layout.ROW_LIVE) * _ROW_FILE_BYTES
+        if limit < wanted:
+            self._reason = BrokerUnavailable(
+                f"{self._who()} may write no file of more than {limit} bytes: the journal of {self._block.places.domain!r} needs more",
+                "Raise its `ulimit -f`, or run `python -m muninn keep`, which serves instead",
+            )
+        return limit >= wanted
+
+    def _who(self) -> str:
+        return f"process {os.getpid()} ({self._members.program(self._key.slot)})"
+
+    # --- whom to choose ----------------------------------------------------------------------------------------------
+
+    def stand(self, election: Election, term: Term, isPatient: bool) -> None:
+        """Have a successor of `term` elected. Where nobody can serve, the patient sleep for a while; others get the reason as an error."""
+        slot = self.choice(term)
+        if slot is not None:
+            election.replace(term, slot)
+        elif isPatient:
+            clock.sleep(min(_LONGEST_SLEEP_SECONDS, max(_FIRST_PAUSE_SECONDS, self._standsAgainAt - clock.now())))
+        elif clock.now() >= self._standsAgainAt or self._failures > _FAILURES_UNTOLD:
+            raise self._reason or BrokerUnavailable(f"{self._who()} has failed as broker", "Its log says why")
+
+    def choice(self, term: Term) -> int | None:
+        """The slot of who should succeed `term`; None when nobody can serve."""
+        own = self.measure()
+        if own >= OWN_DESCRIPTORS + self._members.count:
+            return self._key.slot
+        spare, slot = self._ablest(term.slot)
+        if own < self._wanted() and spare > own and spare > OWN_DESCRIPTORS:
+            return slot
+        return self._key.slot if own > OWN_DESCRIPTORS else None
+
+    def abler(self) -> int | None:
+        """The slot of another member that can serve all, when this one, which is broker, has come to its limits; None: nobody could."""
+        own = self.measure()
+        spare, slot = self._ablest(self._key.slot)
+        return slot if spare > own and spare >= self._wanted() else None
+
+    def heir(self) -> int | None:
+        """The slot of the member that can serve best, for who resigns; None: whoever stands first."""
+        spare, slot = self._ablest(self._key.slot)
+        return slot if spare > OWN_DESCRIPTORS else None
+
+    def _wanted(self) -> int:
+        return OWN_DESCRIPTORS + len(self._members.othersAlive(self._key)) + 1
+
+    def _ablest(self, exceptSlot: int | None) -> tuple[int, int | None]:
+        others = [key.slot for key in self._members.othersAlive(self._key) if key.slot != exceptSlot]
+        spare = {slot: self._members.spareDescriptors(slot) for slot in others}
+        slot = max(spare, key=spare.__getitem__, default=None)
+        return (0, None) if slot is None else (spare[slot], slot)
+
+    # --- how it went -------------------------------------------------------------------------------------------------
+
+    def resigned(self, term: Term, error: Exception) -> None:
+        """This process has failed in office: it does not stand again for a while."""
+        _log.error("resigned as broker of epoch %d", term.epoch, exc_info=error)
+        now = clock.now()
+        self._failures = 1 if now - self._standsAgainAt > _FORGOTTEN_SECONDS else self._failures + 1
+        self._standsAgainAt = now + min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1))
+        self._reason = _typed(error)
+        self.measure()
+
+
+def _typed(error: Exception) -> MuninnError:
+    typed = fileError(error, "serving as broker") if isinstance(error, OSError) else error
+    return typed if isinstance(typed, MuninnError) else BrokerUnavailable(f"serving as broker failed: {error}", "The log says where")

@@ -1,0 +1,128 @@
+"""Who serves: one that can, and when nobody can, everybody is told why."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable
+
+import pytest
+from lab import Lab
+
+import muninn
+from muninn.api.membership import current
+from muninn.broker import candidacy
+from muninn.broker.candidacy import OWN_DESCRIPTORS, Candidacy
+from muninn.control import clock
+from muninn.control.election import Term
+from muninn.errors import BrokerUnavailable, DescriptorsExhausted
+from support import Actor, ActorError, eventually
+
+Start = Callable[..., Actor]
+_FEW = """
+import resource
+def limit(kind, count):
+    resource.setrlimit(kind, (count, resource.getrlimit(kind)[1]))
+limit(resource.RLIMIT_NOFILE, 64)
+"""
+
+
+def epochNow() -> int:
+    return current().election.epoch()
+
+
+def test_aBrokerThatComesToItsLimitsLetsAnotherServe(domain: str, actor: Start) -> None:
+    """Broken: the members resigned in turn, at 227 % CPU, and requests timed out."""
+    broker = actor(_FEW + "muninn.share(b'x').close()")
+    able = actor("muninn.share(b'y').close()")
+    assert muninn.domainInfo()["brokerPid"] == broker.pid
+    epoch = epochNow()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, limits[1]))
+    current()._candidacy.measure()
+    try:
+        broker.do("files = []\ntry:\n    while True: files.append(open('/dev/null'))\nexcept OSError: pass")
+        assert actor("muninn.share(b'z').close()").do("muninn.domainInfo()['brokerPid']") == able.pid
+        assert epochNow() == epoch + 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_aNewcomerThatNobodyCanTakeIsToldWhy(domain: str, actor: Start) -> None:
+    """Broken: `BrokerUnavailable` after the request timeout, and never a word of descriptors."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    broker = actor(_FEW + "muninn.share(b'x', name='x')")
+    epoch = broker.do("muninn.domainInfo()['epoch']")
+    broker.do("files = []\ntry:\n    while True: files.append(open('/dev/null'))\nexcept OSError: pass")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + OWN_DESCRIPTORS - 2, limits[1]))
+    try:
+        with pytest.raises(DescriptorsExhausted, match=rf"process {broker.pid} .* may open 64 descriptors"):
+            muninn.share(b"y")
+        assert muninn.open("x").nbytes == 1, "an open asks nobody"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert epochNow() == epoch
+    broker.do("files.clear()")
+    assert muninn.share(b"y", name="y").name == "y"
+    assert broker.do("muninn.share(b'z', name='z').name") == "z"
+
+
+def test_whoCanNotServeDoesNotStand(domain: str, actor: Start) -> None:
+    """A journal that may not grow, say. Broken: it was elected, and its term was an error for everybody."""
+    broker = actor().join()
+    limited = actor(_FEW + "limit(resource.RLIMIT_FSIZE, 65536)\nmuninn.domainInfo()").join()
+    broker.kill()
+    with pytest.raises(ActorError, match="may write no file of more than 65536 bytes"):
+        limited.do("muninn.share(b'x')")
+    able = actor().join()
+    assert able.do("muninn.share(b'y', name='y').name") == "y"
+    assert eventually(lambda: limited.do("muninn.domainInfo()['brokerPid']"), "somebody serves") == able.pid
+    assert limited.do("muninn.share(b'z', name='z').name") == "z"
+
+
+def test_theAblestIsChosen(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, few, many = lab.member(), lab.member(), lab.member()
+    standing = Candidacy(lab.block, lab.members, own.key)
+    lab.members.tellSpareDescriptors(few.key.slot, OWN_DESCRIPTORS + 2)
+    lab.members.tellSpareDescriptors(many.key.slot, OWN_DESCRIPTORS + 3)
+    term = Term(1, None)
+    assert standing.choice(term) == own.key.slot, "who can serve all asks for nobody else"
+    monkeypatch.setattr(standing, "_spare", lambda: OWN_DESCRIPTORS + 2)
+    assert (standing.choice(term), standing.abler()) == (many.key.slot, many.key.slot)
+    assert standing.choice(Term(1, many.key.slot)) == own.key.slot, "not the one whose term has ended"
+    many.die()
+    assert (standing.choice(term), standing.abler()) == (own.key.slot, None)
+    monkeypatch.setattr(standing, "_spare", lambda: 0)
+    assert standing.choice(term) == few.key.slot
+    few.die()
+    assert standing.choice(term) is None
+
+
+def test_whoHasFailedStandsAgainLaterEachTime(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: it stood again at once, for ever."""
+    now = 100.0
+    monkeypatch.setattr(candidacy.clock, "now", lambda: now)
+    standing = Candidacy(lab.block, lab.members, lab.member().key)
+    pauses = []
+    for _ in range(9):
+        standing.resigned(Term(1, None), RuntimeError("no luck"))
+        assert standing.choice(Term(1, None)) is None
+        pauses.append(standing._standsAgainAt - now)
+        now = standing._standsAgainAt
+    assert pauses == sorted(pauses) and pauses[0] < 0.1 and pauses[-1] == 5.0
+    assert standing.choice(Term(1, None)) is not None
+    now += 60
+    standing.resigned(Term(1, None), RuntimeError("no luck"))
+    assert standing._standsAgainAt - now < 0.1, "what is long ago is forgotten"
+
+
+def test_whoAsksWhileNobodyCanServeIsToldWhy(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    standing = Candidacy(lab.block, lab.members, lab.member().key)
+    slept: list[float] = []
+    monkeypatch.setattr(clock, "sleep", slept.append)
+    for _ in range(4):
+        standing.resigned(Term(1, None), RuntimeError("no luck"))
+    with pytest.raises(BrokerUnavailable, match="no luck"):
+        standing.stand(lab.election, lab.election.term(), isPatient=False)
+    standing.stand(lab.election, lab.election.term(), isPatient=True)
+    assert slept and lab.election.term().slot is None
