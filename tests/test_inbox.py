@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -69,3 +71,24 @@ def test_theEndOfATermIsToldToAllWhoAsk(inbox: Inbox) -> None:
     served.answer({"epoch": 1}, [])  # too late, and of no consequence
     with pytest.raises(Deposed):
         inbox.ask({"op": "ping"}, [], 60)
+
+
+def test_anErrorThatWasRaisedKeepsNothingOfItsAsker(inbox: Inbox) -> None:
+    """Broken: the question kept its error, and with it the frames of who asked: what that had open stayed until the collector ran."""
+
+    class Open: ...
+
+    def ask() -> weakref.ref[Open]:
+        held = Open()
+        try:
+            inbox.ask({"op": "ping"}, [], 1.0)
+        except Deposed:
+            return weakref.ref(held)
+        raise AssertionError("it was answered")
+
+    inbox.shut()
+    gc.disable()
+    try:
+        assert ask()() is None
+    finally:
+        gc.enable()

@@ -378,8 +378,8 @@ class Holdings:
     # --- upkeep ------------------------------------------------------------------------------------------------------
 
     def hasReleased(self) -> bool:
-        """Whether the broker is to be told of anything."""
-        return bool(self._released)
+        """Whether the broker is to be told of anything, now or once what is gone was undone."""
+        return bool(self._released or self.membership.leaseTable.gone)
 
     def settleReleased(self, atMost: int = 1 << 30) -> bool:
         """Tell the broker of buffers that may have had their last lease; False when it does not answer now, and is to be told again."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from muninn.api.membership import Membership
 from muninn.control import clock
 from muninn.control.files import openFile
+from muninn.control.lockfile import typedErrors
 from muninn.control.places import SegmentKey
 from muninn.terms import Access, Lifetime, Mode
 
@@ -48,7 +49,9 @@ def lingering(membership: Membership, known: set[str]) -> list[dict[str, Any]]:
 def _pids(members: set[int]) -> list[int]:
     """The other processes of this user, members last: what they map their leases tell."""
     own, uid, pids = os.getpid(), os.getuid(), list[int]()
-    for entry in os.scandir("/proc"):
+    with typedErrors("/proc"):
+        entries = list(os.scandir("/proc"))
+    for entry in entries:
         if entry.name.isdecimal() and int(entry.name) != own:
             with contextlib.suppress(OSError):  # it has ended
                 if entry.stat().st_uid == uid:

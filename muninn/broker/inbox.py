@@ -65,7 +65,11 @@ class Asked:
         if not self._done.wait(seconds):
             raise BrokerUnavailable(f"this process's own broker did not answer within {seconds:.3g} s")
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                # Its traceback has this frame, and through it whatever the asker has open: a circle would keep leases until the collector runs.
+                self._error = None
         assert self._reply is not None
         return self._reply, self.received
 

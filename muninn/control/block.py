@@ -411,16 +411,8 @@ def _discard(places: Places) -> None:
 def unlinkBlock(places: Places) -> None:
     """Take both names away. What is not ours is left alone."""
     with contextlib.suppress(OSError, posix_ipc.Error):  # gone already, or another user's: then it is not in our way
-        unlinkQuietly(places.blockName)
+        posix_ipc.unlink_shared_memory(places.blockName)
     _unlinkFile(places.linkPath)
-
-
-def unlinkQuietly(name: str) -> None:
-    """Unlink a shared-memory object; that it is gone already is what was wanted."""
-    try:
-        posix_ipc.unlink_shared_memory(name)
-    except posix_ipc.ExistentialError:
-        return
 
 
 def _unlinkFile(path: str) -> None:
