@@ -159,6 +159,17 @@ def test_aDescriptorThatIsSomebodyElsesIsForgottenAndNotClosed() -> None:
     assert kept.number == -1
 
 
+def test_aSocketThatIsSomebodyElsesIsForgottenAndNotClosed() -> None:
+    kept = descriptors.OwnSocket(descriptors.unixSocket())
+    number = kept.number
+    os.dup2(theirs := os.open("/dev/null", os.O_RDONLY), number)
+    kept.close()
+    assert kept.socket.fileno() == -1
+    os.fstat(number)
+    os.close(number)
+    os.close(theirs)
+
+
 # --- programs that close what is not theirs ----------------------------------------------------------------------------
 
 USES = """

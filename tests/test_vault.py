@@ -47,3 +47,14 @@ def test_aHatchThatCanNotBeOpenedIsDoneWithout(tmp_path: Path) -> None:
     vault.put(1, 1, os.memfd_create("kept"))
     assert vault.get(1, 1) is not None
     vault.close()
+
+
+def test_whatTheProgramClosedIsNotHandedOut() -> None:
+    vault = Vault()
+    vault.put(1, 1, kept := os.memfd_create("a"))
+    os.close(kept)
+    other = os.open("/dev/null", os.O_RDONLY)
+    assert other == kept and vault.get(1, 1) is None
+    vault.drop(1, 1)
+    assert _isOpen(other)
+    os.close(other)

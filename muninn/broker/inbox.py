@@ -68,7 +68,7 @@ class Asked:
             try:
                 raise self._error
             finally:
-                # Its traceback has this frame, and through it whatever the asker has open: a circle would keep leases until the collector runs.
+                # Its traceback has this frame, and through it whatever the asker has open: a circle would keep leases for a while.
                 self._error = None
         assert self._reply is not None
         return self._reply, self.received

@@ -40,6 +40,10 @@ MUTANTS = [
     Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
     Mutant(_LOCKFILE, "if int(atomics.byteLock(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0:", "if False:", "a claimer that lives keeps its slot", "test_members.py::test_theByteOfASlotIsItsMembersOnly"),
     Mutant(_LOCKFILE, "            if clock.now() > deadline:\n                holder", "            if False:\n                holder", "the wait for CREATE is bounded", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
+    # --- descriptors ---
+    Mutant(_DESCRIPTORS, "        if self.isOurs():\n            os.close(number)\n", "        if number >= 0:\n            os.close(number)\n", "somebody else's descriptor is not closed", "test_descriptors.py::test_aDescriptorThatIsSomebodyElsesIsForgottenAndNotClosed"),
+    Mutant(_DESCRIPTORS, "            self.socket.detach()  #", "            self.socket.close()  #", "somebody else's descriptor is not closed as a socket", "test_descriptors.py::test_aSocketThatIsSomebodyElsesIsForgottenAndNotClosed"),
+    Mutant(_LOCKFILE, "        self._slots.add(slot)\n", "", "a slot's byte is locked again with the file", "test_descriptors.py::test_aProgramThatClosesItsDescriptorsKeepsItsFilesAndItsSlot"),
     # --- clock ---
     Mutant(_CLOCK, "atomics.monotonicNs() - _own.monotonicNs\n", "atomics.monotonicNs()\n", "words of time are the host's", "test_clock.py::test_aBrokerOfAnotherTimeNamespaceEndsLifetimesWhenTheyAreOver"),
     Mutant(_CLOCK, "    if own == _HOST_NAMESPACE:\n        return _HOST\n", "", "who unshared in the host's namespace is not moved itself", "test_clock.py::test_theOffsetIsReadAsTheKernelWritesIt"),

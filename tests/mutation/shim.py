@@ -50,7 +50,7 @@ MUTANTS = [
     Mutant(_SHIM, "\tuint64_t pages = (bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1), reserved = pages + alignment;\n", "\tuint64_t pages = (bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1), reserved = pages;\n", "an aligned mapping takes nobody's addresses", "test_primitives.py test_segments.py"),
     Mutant(_SHIM, "\treturn result == -EACCES ? -EAGAIN : result; /* POSIX allows either for \"another has it\" */\n", "\treturn 0;\n", "a byte that another has is not taken", "test_primitives.py test_members.py"),
     Mutant(_SHIM, "\tstruct timespec timeout = timespecOf(timeoutNs);\n\treturn resultOf(syscall(SYS_futex, word, FUTEX_WAIT, expected, &timeout", "\t(void)timeoutNs;\n\treturn resultOf(syscall(SYS_futex, word, FUTEX_WAIT, expected, NULL", "no wait is without a bound", "test_primitives.py"),
-    Mutant(_HATCH, "return incarnation && entry->incarnation == incarnation && ", "return incarnation && ", "another buffer's memory is not handed out", "test_primitives.py"),
+    Mutant(_HATCH, "incarnation && entry->incarnation == incarnation && !fstat", "incarnation && !fstat", "another buffer's memory is not handed out", "test_primitives.py"),
     Mutant(_HATCH, "\tepoll_ctl(hatch->epoll, EPOLL_CTL_DEL, connection, NULL);\n", "", "a child's copy of a connection is no connection", "test_primitives.py"),
     Mutant(_HATCH, "\tif (got != sizeof request || answer", "\tif (got <= 0 || answer", "what is no request is hung up on", "test_primitives.py"),
     Mutant(_HATCH, "\tif (row < hatch->room && hatch->entries[row].incarnation == incarnation)\n", "\tif (row < hatch->room)\n", "a buffer that is gone takes no other's memory along", "test_primitives.py"),
