@@ -118,7 +118,7 @@ MUTANTS = [
     Mutant(_WATCHDOG, "        self._members.vacate(key, layout.MEMBER_DEAD)\n        _log", "        _log", "the slots of the dead are given back", "test_watchdog.py::test_whatADeadMemberHadIsTakenBack"),
     Mutant(_WATCHDOG, "            self._members.vacate(key, layout.MEMBER_CLAIMING)\n            return\n", "            return\n", "the slot of a dead claimer is given back", "test_watchdog.py::test_theSlotsOfDeadClaimersAndOfTheCondemnedAreGivenBack"),
     Mutant(_WATCHDOG, "            if state == layout.MEMBER_DEAD or self._members", "            if self._members", "a successor finds who was condemned", "test_watchdog.py::test_theSlotsOfDeadClaimersAndOfTheCondemnedAreGivenBack"),
-    Mutant(_WATCHDOG, "        if identity.pidNamespace != ownPidNamespace():\n            return\n", "", "a pid of another namespace is not followed", "test_watchdog.py::test_aPidOfAnotherNamespaceIsNotFollowed"),
+    Mutant(_WATCHDOG, "return self._members.identity(key.slot).pidNamespace == ownPidNamespace()", "return True", "a pid of another namespace is not followed", "test_watchdog.py::test_aPidOfAnotherNamespaceIsNotFollowed"),
     Mutant(_WATCHDOG, "            claims.markDead(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET, key)\n", "", "who waits for a dead holder is woken", "test_watchdog.py::test_whoWaitsForTheDeadIsWoken"),
     Mutant(_WATCHDOG, "            Generation(self._block.rowAddress(row)).wake()\n", "", "who waits for a dead writer is woken", "test_watchdog.py::test_whoWaitsForTheDeadIsWoken"),
     Mutant(_WATCHDOG, "        self.forget(key)\n        if key not in self._underWay:\n", "        if key not in self._underWay:\n", "the pidfd of the dead is closed", "test_watchdog.py::test_aDeathThatIsNotYetProvenIsLookedAtAgain"),
@@ -157,7 +157,7 @@ MUTANTS = [
     # --- broker ---
     Mutant(_BROKER, "        if self.isDeposed():\n            raise Deposed\n        self._election.beat()", "        self._election.beat()", "a deposed broker serves nobody", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_BROKER, "                self._wake.set()\n                raise Deposed\n            knownEnd", "                self._wake.set()\n            knownEnd", "a deposed broker does not serve its own process", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
-    Mutant(_BROKER, "        if uid != os.getuid():", "        if False:", "another user is refused", "test_watchdog.py::test_anotherUserIsRefused"),
+    Mutant("muninn/broker/admission.py", "            if uid != os.getuid():", "            if False:", "another user is refused", "test_watchdog.py::test_anotherUserIsRefused"),
     Mutant(_BROKER, " and not self._members.isCurrent(session.key):", " and False:", "a request of the dead grants nothing", "test_watchdog.py::test_aRequestOfTheDeadThatIsReadLateGrantsNothing"),
     Mutant(_BROKER, "        known = self._members.identity(key.slot).nonce == message[\"nonce\"]\n", "        known = True\n", "a hello has the member's nonce", "test_watchdog.py::test_aHelloNeedsAPidfdOfTheMemberItself"),
     Mutant(_BROKER, " or not self._members.isPidfdOf(descriptors[0], key):", ":", "a hello has the member's pidfd", "test_watchdog.py::test_aHelloNeedsAPidfdOfTheMemberItself"),
