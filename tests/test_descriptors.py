@@ -89,8 +89,8 @@ said.append(muninn.share(np.arange(3)).array.tolist())
 b = muninn.open('d'); said.append(b.array.tolist())
 os.fork() or os._exit(0)
 """
-    open_ = sorted({0, 1, 2} - set(closed))
-    assert startedWithClosedStreams(code, *closed) == str([*open_, [0, 1, 2], [0, 1, 2, 3]])
+    opening = sorted({0, 1, 2} - set(closed))
+    assert startedWithClosedStreams(code, *closed) == str([*opening, [0, 1, 2], [0, 1, 2, 3]])
     assert actor().do("muninn.open('d').array.tolist()") == [0, 1, 2, 3]
 
 

@@ -630,10 +630,10 @@ def test_aClaimOfTheDeadIsNobodysForEver(lab: Lab) -> None:
     broker._watchdog.reclaim(dead.key)
     owner = claims.ownerOf(atomics.loadAcquire32(address))
     assert owner is not None and owner[0] >= layout.MAX_MEMBERS_LIMIT
-    next_ = lab.member()
-    assert claims.acquire(address, next_.key, lambda slot, _: slot >= lab.members.count, 0) is False, "recovered"
+    following = lab.member()
+    assert claims.acquire(address, following.key, lambda slot, _: slot >= lab.members.count, 0) is False, "recovered"
     claims.markDead(address, dead.key)
-    assert claims.belongsTo(atomics.loadAcquire32(address), next_.key), "a late broker does not take it from its next owner"
+    assert claims.belongsTo(atomics.loadAcquire32(address), following.key), "a late broker does not take it from its next owner"
 
 
 def test_manyMembersCostADescriptorEach(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
