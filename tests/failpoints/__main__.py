@@ -46,6 +46,8 @@ _UNPASSED = {
     ),
     "readers.awaitNone:casSeqCst32": "somebody read by kernels before the last write (test_owners)",
     "tickets.Tickets.abandon:casSeqCst64": "an interruption by a signal (test_owners)",
+    "admission.Admission._accepted:accept#2": "no descriptor is left (test_candidacy)",
+    "admission.Admission._refuse:send": "no descriptor is left (test_candidacy)",
     "block.Withdrawal.giveBack:pwrite": "repair (test_repair)",
     "block._openedName:SharedMemory": "the block has lost its own name (test_block)",
     "entry.retire:exchangeSeqCst32#2": "somebody joins while the block is withdrawn (test_membership)",
