@@ -455,7 +455,7 @@ class Holdings:
         if self.lent:
             from muninn.api import lending
 
-            lending.awaitImporters(self.lent, self.membership.settings.devices.ipcGraceMs)
+            lending.awaitImporters(self.membership, self.lent)
         table = self.membership.leaseTable
         with self.membership.leaseLock:
             memories = list(self._memories.items())

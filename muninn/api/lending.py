@@ -7,13 +7,14 @@ waits for those who have it open, up to a grace period, and then takes it back: 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from muninn.api import creation
 from muninn.api.gpus import deviceOf
-from muninn.api.membership import current
+from muninn.api.membership import Membership, current
 from muninn.control import clock, leases
 from muninn.devices.arrays import ForeignArray, describeArray
 from muninn.errors import DeviceUnavailable, InvalidArgument, MuninnError
@@ -22,7 +23,6 @@ from muninn.terms import Mode, Renew, asMode
 if TYPE_CHECKING:
     from muninn.api.buffer import MuninnBuffer
     from muninn.api.holdings import Holding
-    from muninn.api.memory import Memory
     from muninn.devices.port import Device
 
 _log = logging.getLogger("muninn.member")
@@ -87,21 +87,20 @@ def _unreachable(device: Device, value: Any) -> DeviceUnavailable:
     )
 
 
-def awaitImporters(memories: dict[tuple[int, int], Memory], graceMs: int) -> None:
-    """Wait until nobody else has these rows open, at most so long."""
-    membership = current()
-    deadline = clock.now() + graceMs / 1000
-    while clock.now() < deadline and any(_othersHold(membership, *pair) for pair in memories):
+def awaitImporters(membership: Membership, pairs: Iterable[tuple[int, int]]) -> None:
+    """Wait until nobody else has these rows open, at most `devices.ipcGraceMs`."""
+    waited = list(pairs)
+    deadline = clock.now() + membership.settings.devices.ipcGraceMs / 1000
+    while clock.now() < deadline and any(_othersHold(membership, *pair) for pair in waited):
         clock.sleep(_LOOK_SECONDS)
 
 
 def takeBack(holding: Holding) -> None:
     """End the sharing of a lent array: wait for its importers, then revoke what they hold and free the name."""
     membership, pair = holding.membership, (holding.row, holding.incarnation)
-    memory = membership.holdings.lent.pop(pair, None)
-    if memory is None:
+    if membership.holdings.lent.pop(pair, None) is None:
         return
-    awaitImporters({pair: memory}, membership.settings.devices.ipcGraceMs)
+    awaitImporters(membership, [pair])
     try:
         membership.client.request("recall", row=holding.row, incarnation=holding.incarnation)
     except MuninnError as error:
