@@ -78,6 +78,8 @@ class Membership:
         Whether this member stays and should be broker before others.
     """
 
+    isExiting = False  #: whether this process runs its exit handlers: soon no thread will run
+
     def __init__(self, settings: Settings, preferred: bool = False) -> None:
         self.settings = settings
         self.places = Places(os.getuid(), settings.control.domain)
@@ -145,7 +147,7 @@ class Membership:
 
     def isStale(self) -> bool:
         """Whether this is a forked child, or the membership has ended: join anew."""
-        return self.identity.isWiped() or self._hasLeft or self._lost or (_isEnding and sys.is_finalizing())
+        return self.identity.isWiped() or self._hasLeft or self._lost or (self.isExiting and sys.is_finalizing())
 
     def requireSame(self, other: Membership, name: str) -> Membership:
         """Itself, or `DomainChanged` for what belongs to another control block: a row means something in its own only."""
@@ -393,7 +395,6 @@ class Membership:
 
 
 _current: Membership | None = None
-_isEnding = False  # whether exit handlers run: soon no thread will
 _currentLock = Guard(isWhole=True)
 #: The join that is under way, if one is. Looked up and put in by single steps of C, since a signal handler may come to join as well.
 _joining: dict[str, Job[Membership]] = {}
@@ -464,8 +465,7 @@ def isForeign(membership: Membership) -> bool:
 
 
 def _leaveAtExit() -> None:
-    global _isEnding
-    _isEnding = True
+    Membership.isExiting = True
     if _current is not None and not _current.isStale():
         _current.leave()
 

@@ -60,7 +60,7 @@ MUTANTS = [
     Mutant(_MEMBERSHIP, "self.departure.awaitOutside(self.holdings.isInside, self._thread) and keep", "keep", "who is inside keeps the slot", "test_membership.py::test_aThreadThatIsInsideKeepsTheSlot"),
     Mutant(_CREATION, "                membership.departure.check()\n", "", "nothing is created from a slot that is given back", "test_membership.py::test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn"),
     Mutant(_MEMBERSHIP, "    if sys.is_finalizing():\n", "    if False:\n", "who is asked while the interpreter is finalised asks no other thread", "test_alone.py::test_anObjectThatLivesToTheEndMayFree"),
-    Mutant(_MEMBERSHIP, " or (_isEnding and sys.is_finalizing())", "", "a thread that stopped anywhere is not asked", "test_alone.py::test_anObjectThatLivesToTheEndMayFree"),
+    Mutant(_MEMBERSHIP, " or (self.isExiting and sys.is_finalizing())", "", "a thread that stopped anywhere is not asked", "test_alone.py::test_anObjectThatLivesToTheEndMayFree"),
     Mutant("muninn/control/threads.py", "    except RuntimeError:\n        return LateThread(target)\n", "    except KeyError:\n        return LateThread(target)\n", "a thread is started where Python starts none", "test_alone.py::test_aThreadIsStartedWherePythonStartsNone"),
     Mutant("muninn/api/listing.py", "    described += lingering(membership, {buffer[\"bufferId\"] for buffer in described})\n", "", "freed memory that somebody maps is listed", "test_lingering.py::test_freedMemoryThatAForkedChildMapsIsListedAsTheirs"),
     Mutant("muninn/api/lingering.py", "        if key.origin != identity or f", "        if True or f", "what is dying is listed once", "test_lingering.py"),
