@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -42,6 +43,7 @@ static pid_t holder(void)
 	words->robust = 0;
 	pid_t child = fork();
 	if (child == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		static struct robust_list node;
 		static struct robust_list_head head;
 		head.list.next = &node;
@@ -159,6 +161,54 @@ static void aTermThatHasEndedIsSeen(void)
 	endOf(living, SIGKILL);
 }
 
+static void *sleepingThread(void *argument)
+{
+	struct kicked *kicked = argument;
+	__atomic_store_n(&kicked->seen, 1, __ATOMIC_SEQ_CST);
+	CHECK(mnnWatch(&words->robust, &words->election, 0, &kicked->kick, 0, 3, BOUND_NS, 100 * BOUND_NS) == 0);
+	return NULL;
+}
+
+/* It looks by itself only after more than its bound: what ends the sleep before is the kick's wake-up. */
+static void aKickWakesTheSleeper(void)
+{
+	pid_t living = holder();
+	struct kicked kicked = {0};
+	pthread_t thread;
+	CHECK(pthread_create(&thread, NULL, sleepingThread, &kicked) == 0);
+	while (__atomic_load_n(&kicked.seen, __ATOMIC_SEQ_CST) == 0)
+		sched_yield();
+	usleep(100000);
+	int64_t before = nowNs();
+	mnnKickWatcher(&kicked.kick, &words->robust, 3);
+	pthread_join(thread, NULL);
+	CHECK(nowNs() < before + BOUND_NS / 2);
+	endOf(living, SIGKILL);
+}
+
+/* Kicks of slot 3 are nothing to a sleeper of slot 4, though both sleep on the one robust word. */
+static void aKickOfAnotherSlotLetsSleep(void)
+{
+	pid_t living = holder();
+	pid_t other = fork();
+	if (other == 0) {
+		struct mnnKick kick = {0};
+		struct rusage usage;
+		CHECK(mnnWatch(&words->robust, &words->election, 0, &kick, 0, 4, 500 * MS, BOUND_NS) == -ETIMEDOUT);
+		CHECK(getrusage(RUSAGE_SELF, &usage) == 0);
+		_exit(usage.ru_nvcsw < 100 ? 0 : 1);
+	}
+	struct mnnKick own = {0};
+	CHECK(watchFor(&own, MS) == -ETIMEDOUT); /* now it is known how this process sleeps */
+	int status;
+	while (waitpid(other, &status, WNOHANG) == 0) {
+		mnnKickWatcher(&own, &words->robust, 3);
+		usleep(100);
+	}
+	CHECK(status == 0);
+	endOf(living, SIGKILL);
+}
+
 /* As a sandbox does that does not know the call. */
 static void forbidWaitv(void)
 {
@@ -174,16 +224,21 @@ static void forbidWaitv(void)
 
 int main(void)
 {
+	alarm(90); /* a watcher that nothing wakes must not hold the build up */
 	words = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	CHECK(words != MAP_FAILED);
 	theEndIsToldToAll();
+	aKickWakesTheSleeper();
 	noKickIsLost();
 	kicksWakeNobodyElse();
+	aKickOfAnotherSlotLetsSleep();
 	aTermThatHasEndedIsSeen();
 	forbidWaitv();
 	theEndIsToldToAll();
+	aKickWakesTheSleeper();
 	noKickIsLost();
 	kicksWakeNobodyElse();
+	aKickOfAnotherSlotLetsSleep();
 	aTermThatHasEndedIsSeen();
 	puts("a watcher is woken when it is wanted");
 	return 0;
