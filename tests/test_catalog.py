@@ -121,6 +121,28 @@ def test_aNameThatIsNotInTheIndexIsFoundInTheRows(lab: Lab) -> None:
     assert [catalog.find(f"n{number}") for number in range(6)] == [*(row for row, _ in rows), None]
 
 
+def test_aNameIsNobodysOnceAllAreInTheIndex(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked on any thread: the one that serves may put the name into the index between the look there and the look at how far it came."""
+    directory, member = lab.directory(1), lab.member()
+    row, incarnation = lab.make(directory, member, "late")
+    directory._index.remove(b"late", row, incarnation)
+    catalog = Catalog(lab.rows, _LIMITS)
+    assert not catalog.lacks("late") and not catalog.lacks("never there")
+    candidates = catalog._index.candidates
+
+    def andThenAll(name: bytes) -> list[tuple[int, int]]:
+        found = candidates(name)
+        monkeypatch.setattr(catalog._index, "candidates", candidates)
+        catalog.indexNames(512)
+        return found
+
+    monkeypatch.setattr(catalog._index, "candidates", andThenAll)
+    assert not catalog.lacks("late")
+    monkeypatch.setattr(catalog._index, "candidates", candidates)
+    assert not catalog.indexNames(512)
+    assert not catalog.lacks("late") and catalog.lacks("never there")
+
+
 def test_aNameThatTheIndexHasNoRoomForIsKept(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     directory, member = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, member, "crowded")

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+import muninn
+from muninn.api.membership import current
 from muninn.broker.inbox import Asked, Inbox
 from muninn.control.rows import Deposed
 from muninn.errors import BrokerUnavailable
@@ -43,6 +45,19 @@ def test_whoAsksGetsItsAnswer(inbox: Inbox) -> None:
     assert asked.message == {"op": "ping"} and asking.isRunning()
     asked.answer({"epoch": 1}, [5])
     assert asking.ended() == ({"epoch": 1}, [5]) and inbox.take() is None
+
+
+def test_aNameThatNobodyHasIsToldWithoutTheThreadThatServes(domain: str) -> None:
+    """Reading changes nothing, so it may be interrupted. Broken: each look for a name that is not there was two switches of threads."""
+    membership = current()
+    eventually(lambda: membership._broker is not None, "its own broker")
+    broker = membership._broker
+    assert broker is not None
+    with broker._lock:  # it serves nobody now
+        assert membership.client.request("find", name="nobody's") == ({}, [])
+        asking = Background(lambda: muninn.share(b"x", name="somebody's"))
+        assert asking.isRunning()
+    asking.ended().free()
 
 
 def test_whatNobodyWaitsForIsNotServed(inbox: Inbox) -> None:

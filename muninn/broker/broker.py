@@ -300,6 +300,9 @@ class Broker:
         Raises `Deposed` when the term has ended, `BrokerUnavailable` when a finalizer asks in the middle of what this thread serves.
         """
         if self._thread != threading.get_ident():
+            # The term is looked at last: what a successor has granted since is not known here.
+            if message["op"] == "find" and self._directory.lacks(message["name"]) and not self.isDeposed():
+                return {}, []
             return self._inbox.ask(message, duplicated(descriptors), seconds)
         if self._isServing:
             raise BrokerUnavailable(*requests.ON_OWN_THREAD)

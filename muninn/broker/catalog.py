@@ -64,6 +64,11 @@ class Catalog:
                 return row
         return self._rows.findNamed(raw, self._indexNext) if self._indexNext < self._indexEnd else None
 
+    def lacks(self, name: str) -> bool:
+        """Whether no row has the name. Reading only, so for any thread; before all names are in the index it says nothing."""
+        isWhole = self._indexNext >= self._indexEnd  # first: a name may move from the rows to the index meanwhile
+        return isWhole and self.find(name) is None
+
     def indexNames(self, atMost: int) -> bool:
         """Put the next names of before this term into the index, which most of them are in; whether there are more."""
         end = min(self._indexNext + atMost, self._indexEnd)

@@ -185,6 +185,10 @@ class Directory:
             return None
         return row, state.incarnation, state.state == layout.ROW_LIVE
 
+    def lacks(self, name: str) -> bool:
+        """Whether nobody has the name, or is creating it. Reading only, so for any thread; False says little."""
+        return self._catalog is not None and self._catalog.lacks(name)
+
     def isCalled(self, row: int, name: str, tenant: str) -> bool:
         """Whether the row has this name and this tenant; an empty one is any."""
         try:

@@ -97,6 +97,7 @@ MUTANTS = [
     Mutant(_CATALOG, "        self._uncount(row)\n        self._usages[row] = usage\n", "        self._usages[row] = usage\n", "a row counts once", "test_catalog.py::test_countingARowTwiceCountsItOnce"),
     Mutant(_CATALOG, "name is not None and self._rowOfName.get(name) == row:", "name in self._rowOfName:", "a row forgets no other's name", "test_catalog.py"),
     Mutant(_CATALOG, "        return self._rows.findNamed(raw, self._indexNext) if self._indexNext < self._indexEnd else None", "        return None", "a name that the index lacks is found", "test_catalog.py::test_aNameThatIsNotInTheIndexIsFoundInTheRows"),
+    Mutant(_CATALOG, "        return isWhole and self.find(name) is None", "        return self.find(name) is None and self._indexNext >= self._indexEnd", "a name that the index may lack is not said to be nobody's", "test_catalog.py::test_aNameIsNobodysOnceAllAreInTheIndex"),
     Mutant(_CATALOG, "                self._rowOfName.setdefault(text, row)\n", "                pass\n", "a name that the index has no room for is found", "test_catalog.py::test_aNameThatTheIndexHasNoRoomForIsKept"),
     Mutant(_CATALOG, "            if self._rows.isNamed(row, incarnation, raw):\n", "            if True:\n", "an entry of the index is believed after a look at the row", "test_catalog.py test_directory.py"),
     Mutant(_CATALOG, "            self._marks[row] = 0\n            taken", "            taken", "a row of before is discounted once", "test_catalog.py", "a row's memory goes once in its life; this keeps a second removal harmless"),
