@@ -321,10 +321,10 @@ int mnnMapPath(const char *path, uint32_t owner, uint64_t bytes, uint64_t alignm
 
 int mnnUnmap(void *address, uint64_t bytes) { return resultOf(munmap(address, bytes)); }
 
-int mnnUnmapOnce(void **place, uint64_t bytes)
+int mnnUnmapOnce(struct mnnPlace *place)
 {
-	void *address = __atomic_exchange_n(place, NULL, __ATOMIC_ACQ_REL);
-	return address == NULL ? 0 : resultOf(munmap(address, bytes));
+	void *address = __atomic_exchange_n(&place->address, NULL, __ATOMIC_ACQ_REL);
+	return address == NULL ? 0 : resultOf(munmap(address, place->bytes));
 }
 
 int mnnProtect(void *address, uint64_t bytes, int writable) { return resultOf(mprotect(address, bytes, protectionOf(writable))); }

@@ -316,8 +316,13 @@ class MuninnBuffer:
 
     def _waitNext(self, timeout: float | None, after: int | None, cancelled: threading.Event | None) -> int:
         holding = self._checked()
+        published = holding.generation.value() & ~1
+        if after is not None and published > after:
+            return published
+        return self._awaitNext(holding, published if after is None else after, timeout, cancelled)
+
+    def _awaitNext(self, holding: Holding, known: int, timeout: float | None, cancelled: threading.Event | None) -> int:
         generation = holding.generation
-        known = generation.value() & ~1 if after is None else after
 
         def check() -> None:
             if cancelled is not None and cancelled.is_set():

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from muninn.api.creation import Draft
     from muninn.api.membership import Membership
 
+#: What is undone in one step, which may be done again.
+_ENDED_AT_ONCE = (segments.Mapping, NoBytes)
 _FETCH_ATTEMPTS = 200
 _FETCH_PAUSE_SECONDS = 0.005
 
@@ -59,11 +61,12 @@ class Holding:
         self.incarnation = incarnation
         self.description = description
         self.memory = memory
-        self.generation = Generation(block.rowAddress(row))
-        self.tickets = Tickets(block.rowAddress(row), block.fencesAddress(row))
+        rowAddress = block.rowAddress(row)
+        self.generation = Generation(rowAddress)
+        self.tickets = Tickets(rowAddress, block.fencesAddress(row))
         self.fencing = threading.RLock()  # what is shown of fences, and what streams are made to wait for, in one order
         self._owner = 0
-        self.claimAddress = block.rowAddress(row) + layout.ROW_CLAIM_OFFSET
+        self.claimAddress = rowAddress + layout.ROW_CLAIM_OFFSET
         self._leaseAddress, self._leaseWord = membership.leaseTable.held(memory.leaseIndex, row, incarnation)
         self._renewal: weakref.ref[Renewal] | None = None
         self._renewAtMs = monotonicMs() + self.ttlMs // 2 if isFresh else 0  # what was kept may be about to run out
@@ -339,7 +342,7 @@ class Holdings:
     def _end(self, tenure: Tenure) -> None:
         """Each step of it may be done twice."""
         table, membership = self.membership.leaseTable, self.membership
-        if isinstance(tenure.source, segments.Mapping | NoBytes) and not tenure.mapped:
+        if isinstance(tenure.source, _ENDED_AT_ONCE) and not tenure.mapped:
             tenure.source.close()
         elif tenure.source is not None and not tenure.isClosed:
             self._ofDevices.append(tenure)

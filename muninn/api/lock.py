@@ -16,7 +16,7 @@ from muninn.api.names import NameWait
 from muninn.control import atomics, owners
 from muninn.control.deadlines import deadlineOf, timeoutOf
 from muninn.errors import BufferExists, BufferNotFound
-from muninn.terms import asName
+from muninn.terms import INTERNAL_PREFIX, asName
 
 _CREATION_BOUND_SECONDS = 30.0
 
@@ -70,8 +70,11 @@ class Lock(_Taking):
         self._owner = self._holding.owner
 
     def _found(self) -> Holding:
-        wanted = creation.lockDraft(self.name)
         membership = current()
+        holding = membership.holdings.known(INTERNAL_PREFIX + self.name)
+        if holding is not None:
+            return holding
+        wanted = creation.lockDraft(self.name)
         waiting, deadline = NameWait(membership, wanted.name), deadlineOf(_CREATION_BOUND_SECONDS)
         while True:
             holding = waiting.look()

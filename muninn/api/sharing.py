@@ -136,7 +136,7 @@ def open(
     BufferNotFound, PermissionDenied, HandleInvalid, DescriptorsExhausted, TableFull
     """
     buffer = openAny(name, access, timeout, tenant=tenant, renew=renew)
-    if buffer._checked().description.kind == layout.ROW_KIND_BUNDLE:
+    if buffer._held().description.kind == layout.ROW_KIND_BUNDLE:
         raise BufferMismatch(f"{buffer.name!r} is a bundle of arrays", "Open it by muninn.openBundle")
     return buffer
 
@@ -146,7 +146,7 @@ def openAny(
 ) -> MuninnBuffer:
     """`open`, also for the bytes of a bundle."""
     wanted, renewal = asAccess(access), asRenew(renew)
-    if isinstance(name, bytes | bytearray | memoryview):
+    if not isinstance(name, str) and isinstance(name, bytes | bytearray | memoryview):
         return openHandle(bytes(name), None, wanted, renewal, tenant)
     holding = _findAnywhere(asName(name), None if timeout is None else secondsOf("open", timeout))
     if tenant is not None and holding.description.tenant != asTenant(tenant):

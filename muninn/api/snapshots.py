@@ -25,7 +25,17 @@ def snapshot(holding: Holding, out: np.ndarray[Any, Any] | None, timeout: float)
             f"out has shape {out.shape} and dtype {out.dtype}, the buffer {shape} and {dtype}",
             "Pass a C-contiguous, writable array of the same shape and dtype",
         )
-    target, memory, sizeBytes = out.__array_interface__["data"][0], holding.memory, holding.description.sizeBytes
+    target, memory, tickets = out.__array_interface__["data"][0], holding.memory, holding.tickets
+    # What nearly all find: nobody is inside a writer's turn, and no stream was ever given one.
+    isHostOnly = memory.isHostVisible and not tickets.last()
+    if not (isHostOnly and holding.generation.copyNow(memory.source.address, target, holding.description.sizeBytes) and not tickets.last()):
+        _awaitCopy(holding, target, timeout)
+    return out
+
+
+def _awaitCopy(holding: Holding, target: int, timeout: float) -> None:
+    """Copy one whole generation to `target` as soon as there is one."""
+    memory, sizeBytes = holding.memory, holding.description.sizeBytes
     streams = Streams(holding.tickets.last, lambda seconds: fences.holdBack(holding, None, writing=False, timeout=seconds))
 
     def isDead() -> bool:
@@ -45,7 +55,6 @@ def snapshot(holding: Holding, out: np.ndarray[Any, Any] | None, timeout: float)
             copied = copy(starved.seconds, False)
     if copied is None:
         raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
-    return out
 
 
 def writerIsDead(holding: Holding) -> bool:

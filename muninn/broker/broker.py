@@ -200,15 +200,15 @@ class Broker:
         self._keepAllocations([pair for pair, _ in allocations], [descriptor for _, descriptor in allocations])
 
     def _handle(self, descriptor: int) -> None:
-        if descriptor == self._wakeFd and self._wake.isOurs():
+        if (session := self._sessions.get(descriptor)) is not None:
+            (self._serve if session.isOurs() else self._drop)(session)
+        elif descriptor == self._wakeFd and self._wake.isOurs():
             with contextlib.suppress(BlockingIOError):  # one wake-up may be seen twice, the second time empty
                 os.eventfd_read(self._wakeFd)
         elif self._listener is not None and descriptor == self._listener.checked():
             self._accept(self._listener.socket)
         elif self._watchdog.owns(descriptor):
             self._pidfdEnded(descriptor)
-        elif (session := self._sessions.get(descriptor)) is not None:
-            (self._serve if session.isOurs() else self._drop)(session)
 
     def _pidfdEnded(self, pidfd: int) -> None:
         if not self._watchdog.owns(pidfd) or self._watchdog.ended(pidfd):

@@ -52,6 +52,18 @@ class Turn(ctypes.Structure):
     __hash__ = object.__hash__
 
 
+class _Place(ctypes.Structure):
+    """`struct mnnPlace`: where something is mapped, if it is."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("sizeBytes", _U64))
+    address: int | None
+    sizeBytes: int
+
+
+class Place(_Place):
+    """The same of something that goes with the object, whose end unmaps it in one call of C."""
+
+
 class _Python(ctypes.Structure):
     """`struct mnnPython`."""
 
@@ -121,6 +133,9 @@ scan32 = _bound(_quick, "mnnScan32", _U32, _ADDRESS, _SIZE, _U32, _U32, _U32, _A
 scan64 = _bound(_quick, "mnnScan64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64, _ADDRESS, _U32)
 raiseField64 = _bound(_quick, "mnnRaiseField64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64)
 
+unmapOnce = _bound(_slow, "mnnUnmapOnce", _I32, ctypes.POINTER(_Place))
+Place.__del__ = _asMethod(unmapOnce)  # type: ignore[attr-defined]
+
 _LEASES = (_ADDRESS, _U64, _U64, _U32, _U32, _U64, _U64, _ADDRESS, _U32)
 scanLeases = _bound(_quick, "mnnScanLeases", _U32, *_LEASES)
 
@@ -167,9 +182,6 @@ blockSignals = _bound(_quick, "mnnBlockSignals", _I32)
 memfdCreate = _bound(_slow, "mnnMemfdCreate", _I32, ctypes.c_char_p, _U64)
 seal = _bound(_quick, "mnnSeal", _I32, _I32, _I32)
 unmap = _bound(_slow, "mnnUnmap", _I32, _ADDRESS, _U64)
-unmapOnce = _bound(_slow, "mnnUnmapOnce", _I32, _ADDRESS, _U64)
-#: Where an address is put by who maps, and taken from by who unmaps.
-addressBox = ctypes.c_void_p * 1
 protect = _bound(_slow, "mnnProtect", _I32, _ADDRESS, _U64, _I32)
 advise = _bound(_slow, "mnnAdvise", _I32, _ADDRESS, _U64, _I32)
 bindNode = _bound(_slow, "mnnBindNode", _I32, _ADDRESS, _U64, _I32)
@@ -189,8 +201,8 @@ hatchClose = _bound(_slow, "mnnHatchClose", None, _ADDRESS)
 hatchConnect = _bound(_quick, "mnnHatchConnect", _I32, ctypes.c_char_p)
 hatchFetch = _bound(_slow, "mnnHatchFetch", _I32, _I32, _U32, _U64, _I64, _I64)
 
-_map = _bound(_slow, "mnnMap", _I32, _I32, _U64, _U64, _I32, _ADDRESS)
-mapPath = _bound(_slow, "mnnMapPath", _I32, ctypes.c_char_p, _U32, _U64, _U64, _I32, _ADDRESS)
+mapFile = _bound(_slow, "mnnMap", _I32, _I32, _U64, _U64, _I32, ctypes.POINTER(_Place))
+mapPath = _bound(_slow, "mnnMapPath", _I32, ctypes.c_char_p, _U32, _U64, _U64, _I32, ctypes.POINTER(_Place))
 _mapWipedOnFork = _bound(_quick, "mnnMapWipedOnFork", _I32, _U64, _ADDRESS)
 
 
@@ -201,11 +213,11 @@ def checked(result: int, what: str) -> int:
     return result
 
 
-def mapped(fd: int, sizeBytes: int, writable: bool, alignment: int = 0, box: Any = None) -> int:
-    """Map a file from its beginning, shared; returns the address, which is put into `box` too. Raises `OSError`."""
-    box = addressBox() if box is None else box
-    checked(_map(fd, sizeBytes, alignment, writable, box), "mmap")
-    return box[0] or 0
+def mapped(fd: int, sizeBytes: int, writable: bool, alignment: int = 0) -> int:
+    """Map a file from its beginning, shared; returns the address. Raises `OSError`."""
+    place = _Place()
+    checked(mapFile(fd, sizeBytes, alignment, writable, place), "mmap")
+    return place.address or 0
 
 
 def mappedWipedOnFork(sizeBytes: int) -> int:

@@ -108,7 +108,12 @@ class ControlBlock:
         self.heartbeatAddress: Final = self.address + layout.HEARTBEAT_OFFSET
         self.rowsReadyAddress: Final = self.address + layout.ROWS_READY_OFFSET
         self.drainAddress: Final = self.address + layout.DRAIN_OFFSET
-        self.rowsAddress: Final = self.address + geometry.rowsOffset
+        # Kept, and not counted anew by each look at a row.
+        self.rowsOffset: Final = geometry.rowsOffset
+        self.rowsAddress: Final = self.address + self.rowsOffset
+        self._fencesAddress: Final = self.address + geometry.fencesOffset
+        self._areasAddress: Final = self.address + geometry.areasOffset
+        self._areaBytes: Final = geometry.areaBytes
         self.secret: Final = bytes(self.bytes[layout.SECRET_OFFSET : layout.SECRET_OFFSET + layout.SECRET_BYTES])
         self.identity: Final = int.from_bytes(self.bytes[layout.IDENTITY_OFFSET : layout.IDENTITY_OFFSET + 8], "little")
         self.places: Final = places._replace(identity=self.identity)
@@ -122,10 +127,10 @@ class ControlBlock:
         return self.rowsAddress + row * layout.ROW_BYTES
 
     def fencesAddress(self, row: int) -> int:
-        return self.address + self.geometry.fencesOffset + row * layout.FENCE_BYTES
+        return self._fencesAddress + row * layout.FENCE_BYTES
 
     def areaAddress(self, slot: int) -> int:
-        return self.address + self.geometry.areasOffset + slot * self.geometry.areaBytes
+        return self._areasAddress + slot * self._areaBytes
 
     def allocate(self, offset: int, sizeBytes: int) -> None:
         """Give a range of the sparse block its pages, or raise `HostMemoryFull`: nothing may touch it before."""

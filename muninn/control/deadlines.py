@@ -9,6 +9,7 @@ from muninn.errors import InvalidArgument
 
 #: What is longer is for ever: 31 years, which every clock and system call can still count in nanoseconds.
 LONGEST_SECONDS = 1e9
+_NUMBERS = (float, int)
 
 
 def secondsOf(what: str, timeout: float) -> float:
@@ -21,6 +22,8 @@ def secondsOf(what: str, timeout: float) -> float:
     TypeError
         It is of no kind that is a number.
     """
+    if type(timeout) in _NUMBERS and 0 <= timeout <= LONGEST_SECONDS:
+        return timeout  # what nearly all give
     try:
         seconds = float(timeout) if not isinstance(timeout, str | bytes | bytearray) else None
     except OverflowError:  # an integer that no float can hold

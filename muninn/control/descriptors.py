@@ -153,9 +153,7 @@ class OwnPoll(Descriptor):
     def wait(self, seconds: float) -> list[int]:
         """The descriptors that have something, after so long at most. Raises `OSError` when the program has closed this one."""
         self.checked()
-        events = self.poll.poll(seconds)
-        self.checked()  # they may be of what the program has closed meanwhile
-        return [descriptor for descriptor, _ in events]
+        return [descriptor for descriptor, _ in self.poll.poll(seconds)]
 
     def close(self) -> None:
         if self.isOurs():

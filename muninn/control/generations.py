@@ -90,6 +90,10 @@ class Generation:
         """Make waiters look again: the writer has died, or one of them is to stop."""
         atomics.futexWake32(self._word, atomics.FUTEX_ALL)
 
+    def copyNow(self, source: int, target: int, sizeBytes: int) -> bool:
+        """`copy`, if nobody writes now; False: what was copied, if anything, is not whole."""
+        return int(atomics.seqRead(self._word, source, target, sizeBytes, 1)) >= 0
+
     def copy(
         self,
         source: int,
@@ -172,12 +176,14 @@ class Generation:
 
         `check` is called after every wake-up and raises what ends the wait: a dead writer, a lease that went, a cancellation.
         """
-        deadline = deadlineOf(timeout)
+        deadline: float | None = None
         spinNs = _SPIN_NS
         while True:
             value = int(atomics.loadAcquire64(self._word))
             if value & ~1 > after:
                 return value & ~1
+            if timeout is not None and deadline is None:
+                deadline = deadlineOf(timeout)
             if spinNs and atomics.spinWhile64(self._word, value, spinNs) != value:
                 continue
             spinNs = 0

@@ -106,11 +106,10 @@ class RowDescription(NamedTuple):
         """The description in `raw`, a private copy; `ControlBlockInvalid` when it is out of range."""
         if len(raw) != _DESCRIPTION.size:
             raise ControlBlockInvalid(f"a row's description has {len(raw)} bytes, and not {_DESCRIPTION.size}")
-        values = _DESCRIPTION.unpack(raw)
-        sizeBytes, segmentBytes, createdMs, deadlineMs, metaOffset, metaBytes = values[:6]
-        rest = values[6:]
-        mode, access, lifetime, kind, gpu, ndim, flags, nameLength, tenantLength, dtypeLength, transport = rest[:11]
-        shape, (dtype, tenant, name, origin) = rest[11 : 11 + layout.MAX_NDIM], rest[-4:]
+        (
+            sizeBytes, segmentBytes, createdMs, deadlineMs, metaOffset, metaBytes, mode, access, lifetime, kind, gpu, ndim, flags,
+            nameLength, tenantLength, dtypeLength, transport, *shape, dtype, tenant, name, origin,
+        ) = _DESCRIPTION.unpack(raw)  # fmt: skip
         try:
             description = RowDescription(
                 sizeBytes,
@@ -134,10 +133,7 @@ class RowDescription(NamedTuple):
             )
         except (IndexError, UnicodeDecodeError) as error:
             raise ControlBlockInvalid(f"a row's description is out of range: {error}") from error
-        inRange = (
-            0 <= description.sizeBytes <= description.segmentBytes <= 1 << 62
-            and description.metaOffset + description.metaBytes <= description.segmentBytes
-        )
+        inRange = 0 <= sizeBytes <= segmentBytes <= 1 << 62 and metaOffset + metaBytes <= segmentBytes
         if ndim > layout.MAX_NDIM or not inRange:
             raise ControlBlockInvalid(f"the row of {description.name!r} states impossible sizes")
         return description
@@ -185,7 +181,7 @@ class RowTable:
 
     def nameIs(self, row: int, name: bytes) -> bool:
         """Whether the row's name reads so now; only a lease makes the answer last."""
-        start = self._block.geometry.rowsOffset + row * layout.ROW_BYTES
+        start = self._block.rowsOffset + row * layout.ROW_BYTES
         content = self._block.bytes
         nameStart = start + layout.ROW_NAME_OFFSET
         return content[start + layout.ROW_NAME_LENGTH_OFFSET] == len(name) and content[nameStart : nameStart + len(name)] == name
@@ -199,7 +195,7 @@ class RowTable:
 
     def name(self, row: int) -> bytes:
         """A private copy of the name's bytes, unchecked."""
-        start = self._block.geometry.rowsOffset + row * layout.ROW_BYTES
+        start = self._block.rowsOffset + row * layout.ROW_BYTES
         length = min(self._block.bytes[start + layout.ROW_NAME_LENGTH_OFFSET], layout.MAX_NAME_BYTES)
         return bytes(self._block.bytes[start + layout.ROW_NAME_OFFSET : start + layout.ROW_NAME_OFFSET + length])
 
@@ -231,12 +227,12 @@ class RowTable:
 
     def packed(self, row: int) -> bytes:
         """A private copy of the description's bytes, unchecked."""
-        start = self._block.geometry.rowsOffset + row * layout.ROW_BYTES + _DESCRIPTION_OFFSET
+        start = self._block.rowsOffset + row * layout.ROW_BYTES + _DESCRIPTION_OFFSET
         return bytes(self._block.bytes[start : start + _DESCRIPTION.size])
 
     def handle(self, row: int) -> bytes:
         """A private copy of the device handle's bytes, with its padding, unchecked."""
-        start = self._block.geometry.rowsOffset + row * layout.ROW_BYTES + layout.ROW_HANDLE_OFFSET
+        start = self._block.rowsOffset + row * layout.ROW_BYTES + layout.ROW_HANDLE_OFFSET
         return bytes(self._block.bytes[start : start + layout.MAX_HANDLE_BYTES])
 
     def origin(self, row: int) -> int:
@@ -256,7 +252,7 @@ class RowTable:
         return self._transport(row) != "cudaIpc"
 
     def _transport(self, row: int) -> str:
-        index = self._block.bytes[self._block.geometry.rowsOffset + row * layout.ROW_BYTES + layout.ROW_TRANSPORT_OFFSET]
+        index = self._block.bytes[self._block.rowsOffset + row * layout.ROW_BYTES + layout.ROW_TRANSPORT_OFFSET]
         return TRANSPORTS[index] if index < len(TRANSPORTS) else ""
 
     def inState(self, state: int) -> list[int]:
@@ -330,7 +326,7 @@ class RowTable:
 
     def describe(self, row: int, description: RowDescription, handle: bytes = b"") -> None:
         """Write the description, and clear what the row's last buffer left. The row is CREATING and the caller's."""
-        offset = self._block.geometry.rowsOffset + row * layout.ROW_BYTES
+        offset = self._block.rowsOffset + row * layout.ROW_BYTES
         self._block.put(self._block.geometry.fencesOffset + row * layout.FENCE_BYTES, bytes(layout.FENCE_BYTES))
         self._block.put(offset + layout.ROW_GENERATION_OFFSET, bytes(layout.ROW_HANDLE_OFFSET - layout.ROW_GENERATION_OFFSET))
         self._block.put(offset + layout.ROW_HANDLE_OFFSET, handle.ljust(layout.MAX_HANDLE_BYTES, b"\0"))

@@ -12,7 +12,6 @@ import contextlib
 import os
 import stat
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 
 from muninn.control import atomics, descriptors, room
@@ -68,14 +67,13 @@ class Mapping:
         self.writable = writable
         self._protecting = threading.RLock()  # a finalizer may come here while its thread is inside
         # Whoever is interrupted between two steps has mapped nothing, or what goes with this object.
-        self._place = place = atomics.addressBox()
-        weakref.finalize(self, atomics.unmapOnce, place, sizeBytes).atexit = False  # the kernel unmaps at exit
+        self._place = place = atomics.Place(None, sizeBytes)
         alignment = HUGE_PAGE_BYTES if sizeBytes >= HUGE_PAGE_BYTES else 0
         if isinstance(file, str):
             atomics.checked(atomics.mapPath(file.encode(), os.geteuid(), sizeBytes, alignment, writable, place), file)
         else:
-            atomics.mapped(file, sizeBytes, writable=writable, alignment=alignment, box=place)
-        self.address = place[0] or 0
+            atomics.checked(atomics.mapFile(file, sizeBytes, alignment, writable, place), "mmap")
+        self.address = place.address or 0
 
     def allowWriting(self) -> None:
         """Make a read-only mapping writable, where it is."""
@@ -99,7 +97,7 @@ class Mapping:
     def close(self) -> None:
         """Unmap. The address must not be used afterwards; a second call does nothing."""
         self.address = 0
-        atomics.unmapOnce(self._place, self.sizeBytes)
+        atomics.unmapOnce(self._place)
 
     def closeThen(self, closed: Callable[[], object]) -> None:
         """Unmap, and say so."""
