@@ -1,0 +1,551 @@
+/* Locks, turns and their order, with an interpreter that is made up here: what is taken is given back, whatever its callbacks do; what is said to be
+ * held, read or written is; nobody is passed over, and nobody dead or stopped is waited for. Run under AddressSanitizer and
+ * UndefinedBehaviorSanitizer by `make test`. */
+#define _GNU_SOURCE
+#include "check.h"
+#include "layout.h"
+#include "owners.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { OURS = 5, THEIRS = 6, ME = 100, ANOTHER = 200, BOUND_SECONDS = 60, SLOW_CALLBACKS = 20000 };
+static const uint32_t CONTENDED = UINT32_C(1) << 31;
+static const uint64_t READING = UINT64_C(1) << MNN_LEASE_READING_SHIFT;
+
+/* --- an interpreter --- */
+
+struct object {
+	long references;
+	unsigned long value;
+};
+struct function {
+	void *(*run)(void *self, void *one, void *two);
+	int calls;
+};
+
+static struct object none, true_, false_, holding, view, error;
+static unsigned long me = ME;
+static int exceptions, refused;
+static unsigned long awaited;
+
+static void *call(void *callable, ...)
+{
+	void *arguments[4] = {NULL};
+	va_list rest;
+	va_start(rest, callable);
+	for (int index = 0; index < 4 && (arguments[index] = va_arg(rest, void *)) != NULL; index++)
+		;
+	va_end(rest);
+	struct function *function = callable;
+	function->calls++;
+	return function->run(arguments[0], arguments[1], arguments[2]);
+}
+
+static void keepObject(void *object) { ((struct object *)object)->references++; }
+static void dropObject(void *object) { ((struct object *)object)->references--; }
+static void *given(struct object *object)
+{
+	object->references++;
+	return object;
+}
+static void *number(unsigned long value)
+{
+	static struct object numbers[64];
+	static int next;
+	struct object *made = &numbers[next++ % 64];
+	made->references++;
+	made->value = value;
+	return made;
+}
+static unsigned long valueOf(void *object) { return ((struct object *)object)->value; }
+static void fetch(void **kind, void **value, void **trace) { *kind = exceptions ? given(&error) : NULL, *value = *trace = NULL, exceptions = 0; }
+static void restore(void *kind, void *value, void *trace)
+{
+	(void)value, (void)trace;
+	exceptions = kind != NULL;
+	if (kind != NULL)
+		dropObject(kind);
+}
+static void *raised(void)
+{
+	exceptions = 1;
+	return NULL;
+}
+
+static void *identify(void *self, void *one, void *two)
+{
+	(void)self, (void)one, (void)two;
+	return number(me);
+}
+static void *gives(void *self, void *one, void *two)
+{
+	(void)self, (void)one, (void)two;
+	return given(&view);
+}
+static void *says(void *self, void *one, void *two)
+{
+	(void)self, (void)one, (void)two;
+	return given(&none);
+}
+static void *raises(void *self, void *one, void *two)
+{
+	(void)self, (void)one, (void)two;
+	return raised();
+}
+static void *refuses(void *self, void *reason, void *two)
+{
+	(void)self, (void)two;
+	refused = (int)valueOf(reason);
+	return raised();
+}
+
+static struct function whoAmI = {identify, 0}, attach, deadline, await, settle, end, linger, refuse;
+static struct mnnPython python = {call, keepObject, dropObject, number, valueOf, fetch, restore, &none, &true_, &false_, &whoAmI};
+static struct mnnCalls calls = {&python, &attach, &deadline, &await, &settle, &end, &linger, &refuse};
+
+/* --- a row, and what this process has of it --- */
+
+static char *row;
+static struct mnnOwners all;
+static struct mnnOwner owner;
+static uint64_t expiry;
+
+static uint32_t *word(size_t offset) { return (uint32_t *)(row + offset); }
+static uint32_t *claim(void) { return word(MNN_ROW_CLAIM_OFFSET); }
+static uint32_t *heir(void) { return word(MNN_ROW_HEIR_OFFSET); }
+static uint64_t *generation(void) { return (uint64_t *)(row + MNN_ROW_GENERATION_OFFSET); }
+static uint32_t look(const uint32_t *address) { return __atomic_load_n(address, __ATOMIC_SEQ_CST); }
+static void put(uint32_t *address, uint32_t value) { __atomic_store_n(address, value, __ATOMIC_SEQ_CST); }
+
+static struct mnnTurn turnOf(uint32_t kind) { return (struct mnnTurn){.owner = &owner, .calls = &calls, .self = &view, .given = &view, .kind = kind}; }
+
+static void *notAwaited(void *self, void *one, void *two)
+{
+	(void)self, (void)one, (void)two;
+	CHECK(!"nothing is waited for here");
+	return NULL;
+}
+
+static void begin(void)
+{
+	memset(row, 0, MNN_ROW_BYTES);
+	memset(&owner, 0, sizeof owner);
+	all = (struct mnnOwners){0};
+	expiry = 77;
+	me = ME;
+	exceptions = refused = 0;
+	holding.references = 0;
+	attach = (struct function){gives, 0};
+	deadline = (struct function){says, 0};
+	await = (struct function){notAwaited, 0};
+	settle = (struct function){gives, 0};
+	end = (struct function){says, 0};
+	linger = (struct function){says, 0};
+	refuse = (struct function){refuses, 0};
+	mnnOwnerBind(&owner, &all, row, &expiry, &holding, OURS, 1);
+}
+
+/* Nothing is left of what was done. */
+static void isAtRest(void)
+{
+	CHECK(look(claim()) == 0 && owner.depth == 0 && owner.readers == NULL && holding.references == 0 && expiry == 77);
+}
+
+static bool wasRefused(void *result, int reason)
+{
+	bool was = result == NULL && exceptions == 1 && refused == reason;
+	exceptions = refused = 0;
+	return was;
+}
+
+static bool takes(struct mnnTurn *turn)
+{
+	void *result = mnnLockAcquire(turn, &none);
+	CHECK((result == NULL) == (exceptions != 0) && (result == NULL || result == &true_));
+	exceptions = 0;
+	return result != NULL;
+}
+
+/* --- locks --- */
+
+static void aLockIsTakenAndGivenBack(void)
+{
+	begin();
+	struct mnnTurn one = turnOf(MNN_KIND_LOCK), other = turnOf(MNN_KIND_LOCK);
+	CHECK(takes(&one) && look(claim()) == OURS && holding.references == 1 && !one.recovered);
+	CHECK(takes(&other) && owner.depth == 2 && mnnOwnerWrites(&owner, ME) && !mnnOwnerWrites(&owner, ANOTHER));
+	CHECK(mnnOwnerIsBusy(&owner, ANOTHER) && !mnnOwnerIsBusy(&owner, ME));
+	me = ANOTHER;
+	CHECK(wasRefused(mnnLockRelease(&one), MNN_REFUSED_OTHER_THREAD) && look(claim()) == OURS);
+	CHECK(mnnLockExit(&one, &none, &none, &none) == &none); /* by the thread of the system, which is the same */
+	me = ME;
+	CHECK(look(claim()) == OURS && mnnLockRelease(&one) == &none);
+	isAtRest();
+	CHECK(wasRefused(mnnLockRelease(&one), MNN_REFUSED_NOT_HELD));
+	isAtRest();
+	CHECK(mnnLockEnter(&one) == &view && mnnLockRelease(&one) == &none);
+	isAtRest();
+}
+
+static void aChildHasNothing(void)
+{
+	begin();
+	struct mnnTurn turn = turnOf(MNN_KIND_LOCK);
+	CHECK(takes(&turn));
+	struct mnnOwner before = owner;
+	memset(&owner, 0, sizeof owner);
+	CHECK(wasRefused(mnnLockRelease(&turn), MNN_REFUSED_VOID) && look(claim()) == OURS && !mnnOwnerIsBusy(&owner, 0));
+	owner = before;
+	mnnOwnerBind(&owner, &all, row, &expiry, &none, OURS, 1);
+	CHECK(owner.depth == 1 && owner.holding == &holding); /* what is in use stays */
+	CHECK(mnnLockRelease(&turn) == &none);
+	isAtRest();
+	put(claim(), OURS); /* of an earlier life of this process */
+	CHECK(takes(&turn) && turn.recovered && mnnLockRelease(&turn) == &none);
+	isAtRest();
+}
+
+/* What `await` does when it is called: one step each time. */
+static void *ends(void *self, void *one, void *said)
+{
+	(void)self, (void)one;
+	awaited = valueOf(said);
+	put(claim(), 0);
+	put(heir(), 0);
+	return given(&false_);
+}
+static void *isDead(void *self, void *one, void *said)
+{
+	(void)self, (void)one;
+	awaited = valueOf(said);
+	return given(&true_);
+}
+static void *isTimeOver(void *self, void *one, void *said)
+{
+	(void)self, (void)one;
+	awaited = valueOf(said);
+	CHECK(look(heir()) == look(word(MNN_ROW_ARRIVALS_OFFSET)));
+	return raised();
+}
+static void *passes(void *self, void *one, void *two)
+{
+	(void)self, (void)one, (void)two;
+	CHECK(await.calls < SLOW_CALLBACKS);
+	usleep(200);
+	return given(&false_);
+}
+
+static void waitersComeInTheirOrder(void)
+{
+	begin();
+	struct mnnTurn turn = turnOf(MNN_KIND_LOCK);
+	put(claim(), THEIRS);
+	await.run = isTimeOver;
+	CHECK(!takes(&turn) && awaited == (THEIRS | CONTENDED) && look(heir()) == 0); /* who gives up leaves no place kept */
+	await.run = ends;
+	CHECK(takes(&turn) && look(claim()) == (OURS | CONTENDED)); /* others may wait too */
+	CHECK(mnnLockRelease(&turn) == &none);
+	put(heir(), 1);
+	awaited = 1;
+	CHECK(takes(&turn) && awaited == CONTENDED && await.calls == 3); /* a free claim is its heir's */
+	CHECK(mnnLockRelease(&turn) == &none);
+	put(heir(), 1);
+	await = (struct function){passes, 0};
+	int64_t since = mnnMonotonicNs();
+	CHECK(takes(&turn) && mnnMonotonicNs() - since >= MNN_HEIR_NS && look(heir()) == 0); /* which is not waited for for ever */
+	CHECK(mnnLockRelease(&turn) == &none);
+	isAtRest();
+}
+
+static void numbersMayWrap(void)
+{
+	begin();
+	struct mnnTurn turn = turnOf(MNN_KIND_LOCK);
+	put(claim(), THEIRS);
+	put(word(MNN_ROW_ARRIVALS_OFFSET), UINT32_MAX - 1);
+	put(heir(), 1); /* who came after the wrap */
+	await.run = isTimeOver;
+	CHECK(!takes(&turn) && look(word(MNN_ROW_ARRIVALS_OFFSET)) == UINT32_MAX);
+	CHECK(!takes(&turn) && look(word(MNN_ROW_ARRIVALS_OFFSET)) == 1); /* 0 is nobody's number */
+	put(claim(), 0);
+}
+
+static void theDeadAreSucceeded(void)
+{
+	begin();
+	struct mnnTurn turn = turnOf(MNN_KIND_LOCK);
+	put(claim(), THEIRS);
+	await.run = isDead;
+	CHECK(takes(&turn) && turn.recovered && look(claim()) == (OURS | CONTENDED) && mnnLockRelease(&turn) == &none);
+	await.run = notAwaited;
+	CHECK(takes(&turn) && !turn.recovered && mnnLockRelease(&turn) == &none);
+	isAtRest();
+}
+
+static void *stays(void *self, void *one, void *two)
+{
+	(void)self, (void)one, (void)two;
+	all.leaver = 0;
+	return given(&view);
+}
+
+static void nothingBeginsWhileAnotherThreadLeaves(void)
+{
+	begin();
+	struct mnnTurn turn = turnOf(MNN_KIND_LOCK), reader = turnOf(MNN_KIND_STREAM);
+	all.leaver = ANOTHER;
+	attach = (struct function){stays, 0};
+	CHECK(takes(&turn) && attach.calls == 1);
+	all.leaver = ANOTHER;
+	CHECK(takes(&turn) && owner.depth == 2); /* what was begun goes on */
+	CHECK(mnnLockRelease(&turn) == &none && mnnLockRelease(&turn) == &none);
+	CHECK(mnnReadingEnter(&reader) == &view && all.leaver == 0);
+	CHECK(mnnReadingExit(&reader, &none, &none, &none) == &false_);
+	isAtRest();
+	all.leaver = ANOTHER;
+	attach.run = raises;
+	CHECK(!takes(&turn));
+	isAtRest();
+}
+
+static void *sleeps(void *argument)
+{
+	(void)argument;
+	while (look(claim()) == (OURS | CONTENDED))
+		mnnFutexWait32(claim(), OURS | CONTENDED, (int64_t)BOUND_SECONDS * 2 * 1000000000);
+	return NULL;
+}
+
+static void aReleaseWakes(void)
+{
+	begin();
+	struct mnnTurn turn = turnOf(MNN_KIND_LOCK);
+	CHECK(takes(&turn));
+	put(claim(), OURS | CONTENDED);
+	pthread_t sleeper;
+	CHECK(pthread_create(&sleeper, NULL, sleeps, NULL) == 0);
+	usleep(100000);
+	CHECK(mnnLockRelease(&turn) == &none);
+	CHECK(pthread_join(sleeper, NULL) == 0);
+	isAtRest();
+}
+
+/* --- writing --- */
+
+static void whatIsWrittenIsPublished(void)
+{
+	begin();
+	struct mnnTurn turn = turnOf(MNN_KIND_HOST), nested = turnOf(MNN_KIND_HOST), reader = turnOf(MNN_KIND_HOST);
+	CHECK(mnnWritingEnter(&turn) == &view && *generation() == 1 && look(claim()) == OURS && settle.calls == 0);
+	CHECK(wasRefused(mnnWritingEnter(&nested), MNN_REFUSED_WRITING) && wasRefused(mnnReadingEnter(&reader), MNN_REFUSED_WRITING));
+	CHECK(mnnWritingExit(&turn, &none, &none, &none) == &false_ && *generation() == 2);
+	isAtRest();
+	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &error, &error, &none) == &false_ && *generation() == 3);
+	isAtRest();
+	CHECK(mnnWritingEnter(&turn) == &view && *generation() == 3); /* half written since then */
+	CHECK(mnnWritingExit(&turn, &none, &none, &none) == &false_ && *generation() == 4);
+	CHECK(mnnWritingExit(&turn, &none, &none, &none) == &false_ && *generation() == 4); /* which is over */
+	CHECK(mnnWritingEnter(&turn) == &view);
+	mnnTurnDrop(&turn); /* nobody can end it any more */
+	CHECK(*generation() == 5);
+	isAtRest();
+}
+
+static void whatFailsOnTheWayInIsGivenBack(void)
+{
+	begin();
+	struct mnnTurn turn = turnOf(MNN_KIND_STREAM), timed = turnOf(MNN_KIND_HOST);
+	long views = view.references;
+	settle.run = raises;
+	CHECK(mnnWritingEnter(&turn) == NULL && exceptions == 1 && settle.calls == 1 && *generation() == 0);
+	isAtRest();
+	turn.kind = MNN_KIND_HOST;
+	put(word(MNN_ROW_READERS_OFFSET), 3); /* somebody has read: perhaps somebody does */
+	CHECK(mnnWritingEnter(&turn) == NULL && settle.calls == 2);
+	isAtRest();
+	timed.isTimed = 1;
+	deadline.run = raises;
+	CHECK(mnnWritingEnter(&timed) == NULL && deadline.calls == 1);
+	attach.run = raises;
+	CHECK(mnnWritingEnter(&timed) == NULL);
+	isAtRest();
+	CHECK(view.references == views);
+}
+
+static struct mnnTurn *lasting;
+static void *handsOver(void *self, void *one, void *two)
+{
+	(void)self, (void)one, (void)two;
+	CHECK(lasting->state == MNN_TURN_LINGERING && exceptions == 0);
+	return given(&none);
+}
+
+static void aTurnLastsUntilItsWorkIsOver(void)
+{
+	begin();
+	struct mnnTurn turn = turnOf(MNN_KIND_STREAM);
+	lasting = &turn;
+	linger.run = handsOver;
+	end.run = raises;
+	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == NULL && exceptions == 1);
+	CHECK(linger.calls == 1 && look(claim()) == OURS && !mnnOwnerWrites(&owner, ME) && mnnOwnerIsBusy(&owner, ME));
+	mnnTurnEnd(&turn);
+	mnnTurnEnd(&turn);
+	CHECK(*generation() == 1); /* half written */
+	isAtRest();
+	linger = (struct function){raises, 0};
+	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == NULL && exceptions == 1 && linger.calls == 3);
+	isAtRest(); /* and is not held for ever where nobody can be told */
+	struct mnnTurn reader = turnOf(MNN_KIND_STREAM);
+	linger = (struct function){handsOver, 0};
+	CHECK(mnnReadingEnter(&reader) == &view);
+	exceptions = 0;
+	lasting = &reader;
+	mnnTurnDrop(&reader);
+	CHECK(linger.calls == 1 && expiry == (77 | READING) && !mnnOwnerReads(&owner, ME));
+	mnnTurnEnd(&reader);
+	isAtRest();
+}
+
+static void whoMendsSaysSo(void)
+{
+	begin();
+	struct mnnTurn turn = turnOf(MNN_KIND_HOST);
+	*(uint64_t *)(row + MNN_ROW_TORN_OFFSET) = 9;
+	*(uint64_t *)(row + MNN_ROW_LAST_WRITER_OFFSET) = 9;
+	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == &false_ && end.calls == 1);
+	end.run = raises;
+	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == NULL && *generation() == 3);
+	*(uint64_t *)(row + MNN_ROW_LAST_WRITER_OFFSET) = 10;
+	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == &false_ && end.calls == 2);
+	isAtRest();
+}
+
+/* --- reading --- */
+
+static void readersAreInsideTogether(void)
+{
+	begin();
+	struct mnnTurn one = turnOf(MNN_KIND_STREAM), other = turnOf(MNN_KIND_STREAM), writer = turnOf(MNN_KIND_HOST);
+	put(word(MNN_ROW_READERS_OFFSET), UINT32_MAX);
+	CHECK(mnnReadingEnter(&one) == &view && expiry == (77 | READING) && look(word(MNN_ROW_READERS_OFFSET)) == 1);
+	CHECK(wasRefused(mnnReadingEnter(&one), MNN_REFUSED_READING) && wasRefused(mnnWritingEnter(&writer), MNN_REFUSED_READING));
+	put(claim(), THEIRS); /* a writer that waits for them */
+	CHECK(mnnReadingEnter(&other) == &view); /* who is inside does not wait for it */
+	CHECK(mnnReadingExit(&one, &none, &none, &none) == &false_ && expiry == (77 | READING) && mnnOwnerReads(&owner, ME));
+	CHECK(mnnReadingExit(&other, &none, &none, &none) == &false_ && expiry == 77);
+	put(claim(), 0);
+	isAtRest();
+}
+
+static void aReaderWaitsForAWriter(void)
+{
+	begin();
+	struct mnnTurn turn = turnOf(MNN_KIND_STREAM);
+	put(claim(), THEIRS);
+	await.run = isTimeOver;
+	CHECK(mnnReadingEnter(&turn) == NULL && awaited == (THEIRS | CONTENDED) && look(heir()) == 0 && expiry == 77);
+	await.run = ends;
+	CHECK(mnnReadingEnter(&turn) == &view && mnnReadingExit(&turn, &none, &none, &none) == &false_);
+	put(claim(), THEIRS);
+	await.run = isDead;
+	CHECK(mnnReadingEnter(&turn) == &view && look(claim()) == (THEIRS | CONTENDED)); /* the next writer takes it */
+	CHECK(mnnReadingExit(&turn, &none, &none, &none) == &false_);
+	put(claim(), 0);
+	settle.run = raises;
+	CHECK(mnnReadingEnter(&turn) == NULL);
+	isAtRest();
+}
+
+static uint32_t readersSeen;
+static void *awaitsReaders(void *argument)
+{
+	(void)argument;
+	while (look(word(MNN_ROW_READERS_OFFSET)) == readersSeen)
+		mnnFutexWait32(word(MNN_ROW_READERS_OFFSET), readersSeen, (int64_t)BOUND_SECONDS * 2 * 1000000000);
+	return NULL;
+}
+
+static void aReaderThatLeavesWakesTheWriter(void)
+{
+	begin();
+	struct mnnTurn turn = turnOf(MNN_KIND_STREAM);
+	CHECK(mnnReadingEnter(&turn) == &view);
+	put(claim(), THEIRS);
+	readersSeen = look(word(MNN_ROW_READERS_OFFSET));
+	pthread_t sleeper;
+	CHECK(pthread_create(&sleeper, NULL, awaitsReaders, NULL) == 0);
+	usleep(100000);
+	CHECK(mnnReadingExit(&turn, &none, &none, &none) == &false_);
+	CHECK(pthread_join(sleeper, NULL) == 0);
+	put(claim(), 0);
+	isAtRest();
+}
+
+/* --- processes --- */
+
+static void *sleepsOnTheClaim(void *self, void *one, void *said)
+{
+	(void)self, (void)one;
+	mnnFutexWait32(claim(), (uint32_t)valueOf(said), MNN_HEIR_NS);
+	return given(&false_);
+}
+
+static void processesTakeTurns(void)
+{
+	enum { PROCESSES = 4, ROUNDS = 400 };
+	begin();
+	await.run = sleepsOnTheClaim;
+	uint64_t *counter = (uint64_t *)(row + MNN_ROW_BYTES);
+	*counter = 0;
+	for (uint32_t child = 0; child < PROCESSES; child++)
+		if (fork() == 0) {
+			mnnOwnerBind(&owner, &all, row, &expiry, &holding, OURS + child, 2);
+			struct mnnTurn turn = turnOf(MNN_KIND_LOCK);
+			for (int round = 0; round < ROUNDS; round++) {
+				CHECK(takes(&turn));
+				uint64_t seen = *(volatile uint64_t *)counter;
+				if (round % 16 == 0)
+					usleep(10);
+				*(volatile uint64_t *)counter = seen + 1;
+				CHECK(mnnLockRelease(&turn) == &none);
+			}
+			_exit(0);
+		}
+	for (int child = 0; child < PROCESSES; child++) {
+		int status;
+		CHECK(wait(&status) > 0 && status == 0);
+	}
+	CHECK(*counter == PROCESSES * ROUNDS && look(heir()) == 0);
+	isAtRest();
+}
+
+int main(void)
+{
+	alarm(BOUND_SECONDS); /* whoever is not woken is not waited for */
+	row = mmap(NULL, 2 * MNN_ROW_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(row != MAP_FAILED);
+	aLockIsTakenAndGivenBack();
+	aChildHasNothing();
+	waitersComeInTheirOrder();
+	numbersMayWrap();
+	theDeadAreSucceeded();
+	nothingBeginsWhileAnotherThreadLeaves();
+	aReleaseWakes();
+	whatIsWrittenIsPublished();
+	whatFailsOnTheWayInIsGivenBack();
+	aTurnLastsUntilItsWorkIsOver();
+	whoMendsSaysSo();
+	readersAreInsideTogether();
+	aReaderWaitsForAWriter();
+	aReaderThatLeavesWakesTheWriter();
+	processesTakeTurns();
+	puts("owners keep their promises");
+	return 0;
+}
