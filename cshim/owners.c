@@ -10,6 +10,8 @@
 #include "layout.h"
 
 static const uint32_t CONTENDED = UINT32_C(1) << 31, SLOT_MASK = 0xFFF;
+/* The owner of a claim that the dead have left, as in control/claims.py: a slot that no table has. */
+static const uint32_t DEAD_OWNER = 0xFFF;
 static const uint64_t NO_THREAD = UINT64_MAX;
 /* How often a turn that failed to end is handed to somebody who waits for its work, each time that an exception comes between. */
 enum { LINGER_ATTEMPTS = 3 };
@@ -157,14 +159,16 @@ static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t wor
 	return true;
 }
 
-static void release(struct mnnOwner *owner)
+static void leave(struct mnnOwner *owner, uint32_t word)
 {
 	owner->depth = 0;
 	owner->thread = owner->who = 0;
 	/* SYNC claim: pairs with takeFrom. */
-	if (mnnExchangeSeqCst32(claimOf(owner), 0) & CONTENDED)
+	if (mnnExchangeSeqCst32(claimOf(owner), word) & CONTENDED)
 		mnnFutexWake32(claimOf(owner), INT_MAX);
 }
+
+static void release(struct mnnOwner *owner) { leave(owner, 0); }
 
 enum taken { TAKEN, OURS_ALREADY, RAISED };
 
@@ -230,6 +234,8 @@ static void forgetDeadline(struct mnnTurn *turn, void *deadline)
 		turn->calls->python->drop(deadline);
 }
 
+static struct mnnTurn *shown(struct mnnTurn *turn) { return turn->shownIn != NULL ? turn->shownIn : turn; }
+
 /* Take the claim, however long it lasts. Nothing is held while Python runs. */
 static enum taken take(struct mnnTurn *turn, void *deadline, void **given)
 {
@@ -269,7 +275,7 @@ static enum taken take(struct mnnTurn *turn, void *deadline, void **given)
 			bool isLeft = ((isDead ? word : (word = load32(claimOf(owner)))) & ~CONTENDED) == owner->mine;
 			bool mayTake = isDead || isLeft || (isFree(word) && !isKept(owner, &waiter));
 			if (mayTake && takeFrom(owner, &waiter, word, who)) {
-				turn->recovered = isDead || isLeft;
+				shown(turn)->recovered = isDead || isLeft;
 				keep(owner, turn->calls->python);
 				return TAKEN;
 			}
@@ -313,7 +319,7 @@ static bool lock(struct mnnTurn *turn, void *timeout)
 	return taken != RAISED;
 }
 
-static void *unlock(struct mnnTurn *turn, uint64_t who, bool isMine)
+static void *unlock(struct mnnTurn *turn, uint64_t who, bool isMine, bool isWhole)
 {
 	struct mnnOwner *owner = turn->owner;
 	if (isVoid(owner))
@@ -325,7 +331,7 @@ static void *unlock(struct mnnTurn *turn, uint64_t who, bool isMine)
 	if (owner->depth > 1)
 		owner->depth--;
 	else {
-		release(owner);
+		leave(owner, isWhole || !shown(turn)->recovered ? 0 : DEAD_OWNER);
 		drop(owner, turn->calls->python);
 	}
 	return gave(turn, turn->calls->python->none);
@@ -336,16 +342,16 @@ void *mnnLockAcquire(struct mnnTurn *turn, void *timeout) { return lock(turn, ti
 void *mnnLockRelease(struct mnnTurn *turn)
 {
 	uint64_t who;
-	return knowMe(turn->calls->python, &who) ? unlock(turn, who, false) : NULL;
+	return knowMe(turn->calls->python, &who) ? unlock(turn, who, false, true) : NULL;
 }
 
 void *mnnLockEnter(struct mnnTurn *turn) { return lock(turn, turn->calls->python->none) ? gave(turn, turn->given) : NULL; }
 
 void *mnnLockExit(struct mnnTurn *turn, void *kind, void *error, void *trace)
 {
-	(void)kind, (void)error, (void)trace;
+	(void)error, (void)trace;
 	/* By the thread, which is known without Python: a handler that raised there would leave the lock held. */
-	return unlock(turn, 0, !isVoid(turn->owner) && turn->owner->thread == (uint64_t)pthread_self());
+	return unlock(turn, 0, !isVoid(turn->owner) && turn->owner->thread == (uint64_t)pthread_self(), kind == turn->calls->python->none);
 }
 
 /* --- writing --- */

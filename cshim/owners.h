@@ -86,6 +86,7 @@ struct mnnTurn {
 	uint32_t kind; /* MNN_KIND_* */
 	uint32_t isTimed; /* `deadline` is asked, although no timeout was given to the call */
 	uint32_t recovered; /* the claim was taken over from an owner that had died */
+	struct mnnTurn *shownIn; /* whose `recovered` says so: that of the lock, of which this is one use; NULL: this */
 };
 
 enum { MNN_TURN_OUTSIDE = 0, MNN_TURN_INSIDE = 1, MNN_TURN_LINGERING = 2 };
@@ -102,7 +103,8 @@ MNN_API int mnnOwnerIsBusy(const struct mnnOwner *owner, uint64_t notOf);
 MNN_API void *mnnLockAcquire(struct mnnTurn *turn, void *timeout);
 /* `lock.release()`: None, or NULL and RuntimeError. */
 MNN_API void *mnnLockRelease(struct mnnTurn *turn);
-/* `with lock:`. */
+/* `with lock:`. When an exception leaves the block of one who took the lock over from the dead, whoever comes next is told too: that one may not even
+ * have come so far as to look. */
 MNN_API void *mnnLockEnter(struct mnnTurn *turn);
 MNN_API void *mnnLockExit(struct mnnTurn *turn, void *kind, void *error, void *trace);
 

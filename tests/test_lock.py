@@ -71,6 +71,31 @@ def test_aKilledHolderIsSucceeded(domain: str, actor: Start) -> None:
         assert not mine.recovered
 
 
+def test_aBoundedWaitTellsOfTheDeadToo(domain: str, actor: Start) -> None:
+    """Broken: `held` noted it where nobody looks."""
+    mine = muninn.Lock("dying")
+    actor("lock = muninn.Lock('dying'); lock.acquire()").kill()
+    with mine.held(50):
+        assert mine.recovered
+    with mine.held(50):
+        assert not mine.recovered
+
+
+def test_whatTheDeadLeftIsToldUntilABlockHasEnded(domain: str, actor: Start) -> None:
+    """Broken: Ctrl-C at the first statement of the block, and nobody ever heard that the data may be half changed."""
+    mine = muninn.Lock("dying")
+    actor("lock = muninn.Lock('dying'); lock.acquire()").kill()
+    for take in (lambda: mine, lambda: mine.held(50)):
+        with pytest.raises(KeyboardInterrupt), take():
+            raise KeyboardInterrupt
+    other = actor("lock = muninn.Lock('dying')")
+    assert other.do("with lock: seen = lock.recovered\nseen") is True
+    with pytest.raises(ValueError, match="its own"), mine:
+        assert not mine.recovered
+        raise ValueError("its own")
+    assert other.do("with lock: seen = lock.recovered\nseen") is False
+
+
 def test_aStoppedHolderKeepsItsLock(domain: str, actor: Start) -> None:
     mine = muninn.Lock("stopped")
     holder = actor("lock = muninn.Lock('stopped'); lock.acquire()")

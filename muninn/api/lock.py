@@ -60,7 +60,8 @@ class Lock(_Taking):
     Attributes
     ----------
     recovered
-        Whether the last acquisition took the lock over from a holder that had died: what it protects may be half changed.
+        Whether the last acquisition took the lock over from a holder that had died: what it protects may be half changed. If an
+        exception leaves the ``with`` block then, the next one is told as well.
     """
 
     def __init__(self, name: str) -> None:
@@ -141,6 +142,7 @@ class _Held(_Taking):
         super().__init__(lock._owner, _HELD_CALLS, id(self), id(lock))
         self._lock, self._timeout, self._holding, self.name = lock, timeout, lock._holding, lock.name
         self._isTimed = timeout is not None
+        self.showIn(lock)
 
     if TYPE_CHECKING:
 

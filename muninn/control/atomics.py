@@ -45,8 +45,12 @@ class Turn(ctypes.Structure):
     _fields_ = (
         ("_owner", ctypes.c_void_p), ("_calls", ctypes.c_void_p), ("_object", ctypes.c_void_p), ("_given", ctypes.c_void_p),
         ("_next", ctypes.c_void_p), ("_begun", _U64), ("_thread", _U64), ("_who", _U64), ("_state", _U32), ("_kind", _U32),
-        ("_isTimed", _U32), ("_recovered", _U32),
+        ("_isTimed", _U32), ("_recovered", _U32), ("_shownIn", ctypes.c_void_p),
     )  # fmt: skip
+
+    def showIn(self, lock: Turn) -> None:
+        """Let `lock`, of which this is one use, say whether it was taken over from the dead. It has to live as long."""
+        self._shownIn = ctypes.addressof(lock)
 
     # A structure has no hash of its own, since most can change: this is a place in memory, and the object is one.
     __hash__ = object.__hash__

@@ -288,6 +288,22 @@ static void theDeadAreSucceeded(void)
 	isAtRest();
 }
 
+/* An exception may come before the first statement of the block. */
+static void whoRaisesLeavesItToTheNextOne(void)
+{
+	begin();
+	struct mnnTurn lock = turnOf(MNN_KIND_LOCK), held = turnOf(MNN_KIND_LOCK);
+	held.shownIn = &lock;
+	put(claim(), THEIRS);
+	await.run = isDead;
+	CHECK(takes(&held) && lock.recovered && !held.recovered);
+	CHECK(mnnLockExit(&held, &view, &view, &view) == &none && look(claim()) != 0 && look(claim()) != THEIRS);
+	CHECK(takes(&lock) && lock.recovered && mnnLockExit(&lock, &none, &none, &none) == &none);
+	await.run = notAwaited;
+	CHECK(takes(&lock) && !lock.recovered && mnnLockExit(&lock, &view, &view, &view) == &none);
+	isAtRest();
+}
+
 static void *stays(void *self, void *one, void *two)
 {
 	(void)self, (void)one, (void)two;
@@ -536,6 +552,7 @@ int main(void)
 	waitersComeInTheirOrder();
 	numbersMayWrap();
 	theDeadAreSucceeded();
+	whoRaisesLeavesItToTheNextOne();
 	nothingBeginsWhileAnotherThreadLeaves();
 	aReleaseWakes();
 	whatIsWrittenIsPublished();

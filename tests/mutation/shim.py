@@ -12,17 +12,19 @@ _SHIM, _HATCH, _WATCH, _RESERVE, _LEASES, _OWNERS = (
 _SANITIZED = "test_primitives.py::test_primitivesKeepTheirPromisesUnderSanitizers"
 
 MUTANTS = [
+    Mutant(_OWNERS, "leave(owner, isWhole || !shown(turn)->recovered ? 0 : DEAD_OWNER);", "leave(owner, 0);", "what the dead left is told until a block has ended", "test_lock.py"),
+    Mutant(_OWNERS, "return turn->shownIn != NULL ? turn->shownIn : turn;", "return turn;", "a bounded wait tells of the dead too", "test_lock.py"),
     Mutant(_OWNERS, "\tif (heir == 0 || heir == waiter->number)\n", "\tif (1)\n", "a free claim is left to its heir", _SANITIZED),
     Mutant(_OWNERS, "\tcas32(heirOf(owner), heir, 0);\n\twaiter->passing = 0;\n\treturn false;\n", "\treturn true;\n", "an heir that does not come is passed over", _SANITIZED),
     Mutant(_OWNERS, "cas32(heirOf(owner), waiter->number, 0))\n\t\tmnnFutexWake32", "0)\n\t\tmnnFutexWake32", "who gives up keeps no place", _SANITIZED),
     Mutant(_OWNERS, "(int32_t)(heir - waiter->number) > 0", "heir > waiter->number", "arrivals may wrap", _SANITIZED),
-    Mutant(_OWNERS, "\tif (mnnExchangeSeqCst32(claimOf(owner), 0) & CONTENDED)\n\t\tmnnFutexWake32(claimOf(owner), INT_MAX);\n", "\tmnnExchangeSeqCst32(claimOf(owner), 0);\n", "a release wakes who waits", _SANITIZED),
-    Mutant(_OWNERS, "\t\trelease(owner);\n\t\tdrop(owner, turn->calls->python);\n\t}\n\treturn gave", "\t\towner->depth = 0;\n\t}\n\treturn gave", "a lock is given back", _SANITIZED),
+    Mutant(_OWNERS, "\tif (mnnExchangeSeqCst32(claimOf(owner), word) & CONTENDED)\n\t\tmnnFutexWake32(claimOf(owner), INT_MAX);\n", "\tmnnExchangeSeqCst32(claimOf(owner), word);\n", "a release wakes who waits", _SANITIZED),
+    Mutant(_OWNERS, "\t\tleave(owner, isWhole || !shown(turn)->recovered ? 0 : DEAD_OWNER);\n\t\tdrop(owner, turn->calls->python);\n\t}\n\treturn gave", "\t\towner->depth = 0;\n\t}\n\treturn gave", "a lock is given back", _SANITIZED),
     Mutant(_OWNERS, "\tif (owner->depth == 0)\n\t\treturn refuse(turn, MNN_REFUSED_NOT_HELD);\n", "", "only its holder releases a lock", _SANITIZED),
     Mutant(_OWNERS, "\tif (!isMine && owner->who != who)\n\t\treturn refuse(turn, MNN_REFUSED_OTHER_THREAD);\n", "", "another thread does not release it", _SANITIZED),
     Mutant(_OWNERS, "\tif (isVoid(owner))\n\t\treturn refuse(turn, MNN_REFUSED_VOID);\n", "", "a forked child does not release its parent's lock", _SANITIZED),
     Mutant(_OWNERS, "static void keep(struct mnnOwner *owner, const struct mnnPython *python) { python->keep(owner->holding); }", "static void keep(struct mnnOwner *owner, const struct mnnPython *python) { (void)owner, (void)python; }", "a lock is held although nobody kept the object", _SANITIZED),
-    Mutant(_OWNERS, "\t\t\t\tturn->recovered = isDead || isLeft;\n", "", "who takes a lock over from the dead is told", _SANITIZED),
+    Mutant(_OWNERS, "\t\t\t\tshown(turn)->recovered = isDead || isLeft;\n", "", "who takes a lock over from the dead is told", _SANITIZED),
     Mutant(_OWNERS, "\t\tif (isDeparting(owner, who) && !(owner->depth != 0 && owner->who == who)) {", "\t\tif (0) {", "nothing begins in a slot that is given back", _SANITIZED),
     Mutant(_OWNERS, "\tendWriting(turn, isWhole);\n\treturn gave", "\tendWriting(turn, true);\n\treturn gave", "what was not written to its end is not published", _SANITIZED),
     Mutant(_OWNERS, "\tmnnFutexWake32((uint32_t *)generationOf(owner), INT_MAX);\n", "", "who waits for a writer that gave up is woken", "test_buffer.py::test_whoWaitsForAWriterThatGivesUpIsToldAtOnce"),
