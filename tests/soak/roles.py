@@ -326,10 +326,12 @@ class Loader(Role):
             cells = loaders.array
             other = int(cells[index])
             require(other in (0, os.getpid()) or not _isRunning(other) or cells[index] != other, f"once-{index} is loaded by {other} too")
-            cells[index] = os.getpid()
-            time.sleep(0.005)
-            require(cells[index] == os.getpid(), f"once-{index} is loaded twice")
-            cells[index] = 0
+            try:
+                cells[index] = os.getpid()
+                time.sleep(0.005)
+                require(cells[index] == os.getpid(), f"once-{index} is loaded twice")
+            finally:
+                cells[index] = 0  # who is interrupted lives on, and loads no more
         return np.full(3000, stamp, np.int64)
 
 

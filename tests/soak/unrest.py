@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import muninn
 from tests.soak.roles import ROLES, Violation
@@ -38,6 +39,19 @@ class Interrupts:
 
     def __exit__(self, *_: object) -> None:
         self._isInside = False
+
+
+def countSwallowed(count: Callable[[BaseException], None]) -> None:
+    """Python has nobody to give an interrupt to that comes in a finalizer: it prints it. That is counted; anything else is printed."""
+    printed = sys.unraisablehook
+
+    def swallowed(what: sys.UnraisableHookArgs) -> None:
+        if isinstance(what.exc_value, KeyboardInterrupt):
+            count(what.exc_value)
+        else:
+            printed(what)
+
+    sys.unraisablehook = swallowed
 
 
 def fork(chance: random.Random) -> None:

@@ -97,6 +97,7 @@ class Commands:
 def work(name: str, seed: int, report: Report) -> None:
     """An ordinary worker's life, with what it is told to do to itself."""
     chance, interrupts, commands = random.Random(seed), unrest.Interrupts(), Commands()
+    unrest.countSwallowed(report.expected)
     role = ROLES[name](chance)
     while not commands.ended:
         said = commands.next(role.pause())
