@@ -25,6 +25,7 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "takeover": crowd.takeover,
     "crowd": crowd.crowding,
     "idle": crowd.idling,
+    "wake": crowd.waking,
     "memory": crowd.memory,
 }
 

@@ -66,6 +66,44 @@ def _openTimes(buffers: int, members: int, options: Options) -> list[float]:
     return times
 
 
+def waking(options: Options) -> list[Row]:
+    """share + free beside members that sleep, and beside processes that wait for other names; the two domains take turns."""
+    many, waiters = options.pick(100, 6), options.pick(60, 4)
+    rows: list[Row] = []
+    for part, crowd, few, limit in (
+        ("idle", [""] * many, [""] * 2, 1 / 0.9),
+        ("awaitName", [f"never{i}" for i in range(waiters)], [], 1 / 0.8),
+    ):
+        peers, timers = [], []
+        for names in (crowd, few):
+            newDomain()
+            owner = Peer("broker")
+            owner.line()
+            sleepers = [Peer(part, name) for name in names]
+            for sleeper in sleepers:
+                sleeper.line()
+            timers.append(Peer("shareTimes", options.pick(300, 20)))
+            timers[-1].line()
+            peers.append([timers[-1], *sleepers, owner])
+        sleeping = [psutil.Process(peer.pid) for peer in peers[0][1:-1]]
+        time.sleep(0.5)
+        used, began = _processorSeconds(sleeping), time.perf_counter()
+        times = [[timer.ask() for timer in timers] for _ in range(options.pick(15, 3))]
+        share = (_processorSeconds(sleeping) - used) / (time.perf_counter() - began) * 100
+        for peer in (*peers[0], *peers[1]):
+            peer.end(kill=True)
+        what = f"{len(crowd)} idle members" if part == "idle" else f"{len(crowd)} that wait for names"
+        beside = "with 2" if part == "idle" else "with none"
+        rows.append(Row(f"share + free with {what}", "µs", [one for one, _ in times], [other for _, other in times], beside, limit, 1.0))
+        if part == "idle":
+            rows.append(Row(f"processor time of {what} meanwhile", "%", [round(share, 3)], [], "", 2.0, 0.0, "of a core, all together"))
+    return rows
+
+
+def _processorSeconds(processes: list[psutil.Process]) -> float:
+    return float(sum(sum(process.cpu_times()[:2]) for process in processes))
+
+
 def idling(options: Options) -> list[Row]:
     """Processor time of a member and of the broker that have nothing to do, in % of a core."""
     newDomain()

@@ -115,6 +115,26 @@ def openTimes(name: str, repeats: int) -> None:
         say(microseconds(lambda: muninn.open(name).close(), repeats))
 
 
+def shareTimes(repeats: int) -> None:
+    """When told: the median time of share + free of a small name, in µs."""
+    import muninn
+    from bench.harness import microseconds
+
+    muninn.domainInfo()
+    say(True)
+    for _ in sys.stdin:
+        say(microseconds(lambda: muninn.share(b"x" * 64, name="again").free(), repeats))
+
+
+def awaitName(name: str) -> None:
+    """Wait for a name that does not come."""
+    import muninn
+
+    muninn.domainInfo()
+    say(True)
+    muninn.open(name, timeout=3600)
+
+
 def shareVram(name: str, sizeBytes: int) -> None:
     """Have a buffer in VRAM, and stay."""
     import muninn
