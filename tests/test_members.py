@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -147,3 +149,33 @@ def test_whatOneBrokerCondemnedAnotherMayGoOnWith(lab: Lab) -> None:
     assert lab.members.condemn(member.key) and lab.members.condemn(member.key)
     lab.members.vacate(member.key, layout.MEMBER_DEAD)
     assert not lab.members.condemn(member.key)
+
+
+LEADERLESS = """
+import ctypes, os, sys, threading
+import muninn, numpy as np
+def work():
+    b = muninn.share(np.arange(4.), name=sys.argv[1])
+    print(muninn.open("w").read().sum() if sys.argv[2] else b.read().sum(), muninn.domainInfo()["brokerPid"] == os.getpid(), flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+if sys.argv[3]:
+    muninn.domainInfo()
+threading.Thread(target=work).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+@pytest.mark.parametrize("joined", ["", "before"])
+def test_aProcessWhoseFirstThreadHasEndedIsAMemberAndServes(domain: str, joined: str) -> None:
+    """Broken: /proc/self is empty then; as broker it refused every hello, and could join in no new domain."""
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", LEADERLESS, *arguments, joined]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    with start("w", "") as broker:
+        assert broker.stdout is not None and broker.stdout.readline() == "6.0 True\n"
+        with start("v", "opens") as member:
+            assert member.communicate("\n", timeout=60) == ("6.0 False\n", "")
+        assert broker.communicate("\n", timeout=60) == ("", "")

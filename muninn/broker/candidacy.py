@@ -61,7 +61,7 @@ class Candidacy:
     def _spare(self) -> int:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         try:
-            taken = len(os.listdir("/proc/self/fd"))
+            taken = len(os.listdir("/proc/thread-self/fd"))
         except OSError as error:
             self._reason = _typed(error)
             return 0

@@ -55,8 +55,13 @@ def learn() -> TimeNamespace:
     global _own
     try:
         own, ofChildren = (os.stat(f"{_NAMESPACES}/{name}").st_ino for name in ("time", "time_for_children"))
-        with openFile(_OFFSETS) as file:
-            _own = _own if own == _own.inode else namespaceOf(own, ofChildren, file.read())
+        if own == _own.inode:
+            return _own
+        if own == _HOST_NAMESPACE:
+            _own = _HOST  # without a look at the offsets, which are not to be had once the process's first thread has ended
+        else:
+            with openFile(_OFFSETS) as file:
+                _own = namespaceOf(own, ofChildren, file.read())
     except OSError:
         # A kernel without time namespaces has one clock for all. Without /proc there is no telling.
         _own = _HOST if os.path.exists(_NAMESPACES) and not os.path.exists(f"{_NAMESPACES}/time") else _UNKNOWN

@@ -260,7 +260,7 @@ def processIsGone(pid: int, startTime: int) -> bool:
 def pidOf(pidfd: int) -> int | None:
     """The process that a pidfd names; -1 when it has ended, also in the eyes of its parent; None when this is no pidfd."""
     try:
-        with openFile(f"/proc/self/fdinfo/{pidfd}") as file:
+        with openFile(f"/proc/thread-self/fdinfo/{pidfd}") as file:
             return next((int(line.partition(":")[2]) for line in file if line.startswith("Pid:")), None)
     except OSError:
         return None
@@ -296,7 +296,8 @@ def startTimeOf(pid: int) -> int:
 
 
 def ownPidNamespace() -> int:
-    return os.stat("/proc/self/ns/pid").st_ino
+    # Of this thread, here and wherever /proc is asked about ourselves: a process whose first thread has ended has an empty /proc/self.
+    return os.stat("/proc/thread-self/ns/pid").st_ino
 
 
 def programName() -> str:

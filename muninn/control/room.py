@@ -23,7 +23,7 @@ def availableBytes() -> int:
     """What this process could allocate without reclaiming other processes' memory, swap included."""
     fields = {line.partition(":")[0]: line.partition(":")[2] for line in _text("/proc/meminfo").splitlines()}
     host = sum(int(fields.get(key, "0 kB").split()[0]) * 1024 for key in ("MemAvailable", "SwapFree"))
-    return min([host, *_groupRooms(_text("/proc/self/cgroup"))])
+    return min([host, *_groupRooms(_text("/proc/thread-self/cgroup"))])
 
 
 def _groupRooms(membership: str) -> Iterator[int]:

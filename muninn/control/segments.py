@@ -34,7 +34,7 @@ _HUGE_SEGMENT_BYTES = 64 << 20
 #: Freeing so many bytes takes some milliseconds.
 _SLOW_TO_FREE_BYTES = 256 << 20
 _SHMEM_HUGE = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
-_MOUNTS = "/proc/self/mountinfo"
+_MOUNTS = "/proc/thread-self/mountinfo"
 #: What a mount may say of huge pages that makes asking for them worth while.
 OFFERS_HUGE = ("advise", "within_size", "always")
 

@@ -93,7 +93,7 @@ class MemfdAllocation(Allocation):
                 if writable == mayWrite:
                     return descriptors.duplicate(fd)
                 # A second open of the same memory; its mode is 0600, so that only this uid can do that, and not the one that gets it.
-                return descriptors.own(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+                return descriptors.own(os.open(f"/proc/thread-self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
             except OSError as error:
                 raise _typed(error, "the allocation can not be exported") from error
 
