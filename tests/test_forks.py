@@ -30,28 +30,84 @@ def test_whatAnotherThreadHeldIsFreeInAChild() -> None:
     guard, held, end = Guard(), threading.Event(), threading.Event()
 
     def hold() -> None:
-        with guard:
+        with guard.lock:
             held.set()
             end.wait(20)
 
     holding = Background(hold)
     assert held.wait(20)
-    assert _inChild(lambda: guard.acquire(timeout=0))
-    assert not guard.acquire(timeout=0), "in the parent it is as it was"
+    assert _inChild(lambda: guard.lock.acquire(timeout=0))
+    assert not guard.lock.acquire(timeout=0), "in the parent it is as it was"
     end.set()
     holding.ended()
 
 
-def test_whatTheForkingThreadHoldsItHoldsInTheChild() -> None:
-    guard = Guard(isWhole=True)
-    with guard:
-        assert _inChild(lambda: not _byAnotherThread(guard))
+@pytest.mark.parametrize("isWhole", [True, False])
+def test_aForkInsideALockLeavesItAsItIsAndTheChildWithout(isWhole: bool) -> None:
+    """Broken: a handler that forks inside a join or a departure has a child that can never join."""
+    guard = Guard(isWhole)
+
+    def frees() -> bool:
+        lock = guard.lock
+        with lock:
+            pid = os.fork()
+            isFree = _byAnotherThread(guard)
+        if not pid:
+            os._exit(not isFree)
+        return not isFree and os.waitpid(pid, 0)[1] == 0
+
+    assert frees()
     assert _byAnotherThread(guard), "and a fork leaves nothing taken"
     assert _inChild(lambda: _byAnotherThread(guard))
 
 
 def _byAnotherThread(guard: Guard) -> bool:
-    return bool(Background(lambda: guard.acquire(timeout=0)).ended())
+    return bool(Background(lambda: guard.lock.acquire(timeout=0)).ended())
+
+
+NESTED = """
+import os, sys, signal, threading
+from muninn.control.forks import Guard
+guards, depth, forked = [Guard(isWhole=True) for _ in range(3)], 0, []
+def isFree():
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(guard.lock.acquire(timeout=0) and guard.lock.release() is None for guard in guards))
+    thread.start(); thread.join()
+    return all(found)
+def fork():
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if isFree() else 3)
+    forked.append(os.waitpid(pid, 0)[1])
+if sys.argv[1] == "forks":
+    hook = lambda: depth or nested()
+else:
+    def hook():
+        raise KeyboardInterrupt
+def nested():
+    global depth
+    depth += 1
+    fork()
+for at in ("before", "after_in_parent"):
+    os.register_at_fork(**{at: hook})
+def trace(frame, event, argument):
+    frame.f_trace_opcodes = frame.f_code.co_filename.endswith("forks.py")
+    if event == "opcode" and not depth:
+        hook()
+    return trace
+sys.unraisablehook = lambda _: None
+sys.settrace(trace)
+fork()
+sys.settrace(None)
+print(set(forked), isFree())
+"""
+
+
+@pytest.mark.parametrize("what", ["forks", "raises"])
+def test_aHandlerInTheMiddleOfAForkLeavesNoLockTaken(what: str) -> None:
+    """Broken: the parent kept the lock for ever, and no other thread of it could join or leave; nor could the handler's child."""
+    done = subprocess.run([sys.executable, "-c", NESTED, what], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("{0} True\n", "")
 
 
 def test_aForkWaitsForWhatMustBeWhole() -> None:
@@ -59,7 +115,7 @@ def test_aForkWaitsForWhatMustBeWhole() -> None:
     guard, held, made = Guard(isWhole=True), threading.Event(), list[int]()
 
     def make() -> None:
-        with guard:
+        with guard.lock:
             made.append(1)
             held.set()
             time.sleep(0.1)

@@ -17,7 +17,7 @@ _lock = Guard(isWhole=True)  # the back-end is imported inside
 
 def deviceOf(membership: Membership) -> Device:
     """The back-end that the settings ask for. Its memory is counted by the rows of the whole domain."""
-    with _lock:
+    with _lock.lock:
         if membership.device is None:
             with typedErrors("the device back-end"):
                 from muninn.devices.choose import chooseDevice

@@ -320,7 +320,7 @@ class Membership:
         """Say good-bye: close what is open, hand the broker's office on, give the slot back. Everything in it may be skipped by a death.
         While a thread is inside a turn, holds a lock or creates, or a GPU is at work, nothing is given back before the process ends.
         """
-        with _currentLock:  # who joins anew waits: closing the lock file drops every byte lock of this process on it
+        with _currentLock.lock:  # who joins anew waits: closing the lock file drops every byte lock of this process on it
             if self.isStale():
                 return
             self.departure.begin()
@@ -432,7 +432,7 @@ def _joinNow(preferred: bool = False) -> Membership:
 def _joinAside(preferred: bool) -> Membership:
     global _current
     try:
-        with _currentLock, typedErrors("joining"):
+        with _currentLock.lock, typedErrors("joining"):
             load()
             if _current is not None and not _current.isStale():
                 return _current

@@ -237,7 +237,7 @@ def importCapsule(capsule: object, holder: object = None) -> Imported:
     BufferError
         It was consumed already, its version is not known, or what it states can not be.
     """
-    with _taking:
+    with _taking.lock:
         name = next((name for name in _MANAGED if _capsuleIsValid(capsule, name)), None)
         if name is None:
             if any(_capsuleIsValid(capsule, used) for used in _USED.values()):

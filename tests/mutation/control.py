@@ -15,8 +15,9 @@ _BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERAT
 # fmt: off
 MUTANTS = [
     # --- forks ---
-    Mutant("muninn/control/forks.py", "        if self._isWhole and self.acquire(timeout=_WHOLE_SECONDS):", "        if False:", "a fork waits for what must be whole", "test_forks.py::test_aForkWaitsForWhatMustBeWhole"),
-    Mutant("muninn/control/forks.py", "            self._at_fork_reinit()  # type: ignore[attr-defined]\n", "            pass\n", "a child has the locks that its other threads held", "test_forks.py::test_whatAnotherThreadHeldIsFreeInAChild"),
+    Mutant("muninn/control/forks.py", "        if isWhole:\n", "        if False:\n", "a fork waits for what must be whole", "test_forks.py::test_aForkWaitsForWhatMustBeWhole"),
+    Mutant("muninn/control/forks.py", "        os.register_at_fork(after_in_child=partial(next, renewals))\n", "", "a child has the locks that its other threads held", "test_forks.py"),
+    Mutant("muninn/control/forks.py", '{True: operator.methodcaller("release"),', "{True: bool,", "a fork gives back what it took", "test_forks.py"),
     Mutant("muninn/broker/client.py", "        self._isForked = True\n", "", "a child does not ask in its parent's name", "test_forks.py::test_aHandlerThatForksLeavesTheAnswerToTheParent"),
     # --- block ---
     Mutant(_BLOCK, "    if header is None or header.version == 0:\n        return None\n", "    if header is None:\n        return None\n", "a block without a version is nobody's", "test_block.py::test_aBlockThatNeverHadAnIdentityIsReplaced"),
