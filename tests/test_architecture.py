@@ -74,7 +74,15 @@ def test_everyModuleSaysWhatItIs() -> None:
 
 def test_wordsAreReachedThroughTheirPrimitivesOnly() -> None:
     """`ctypes` itself is for the bindings, and for private memory in a few places that are named here."""
-    allowed = {"control/atomics.py", "control/block.py", "api/membership.py", "cli/doctor.py", "devices/choose.py", "devices/memfd.py"}
+    allowed = {
+        "control/atomics.py",
+        "control/block.py",
+        "control/forks.py",
+        "api/membership.py",
+        "cli/doctor.py",
+        "devices/choose.py",
+        "devices/memfd.py",
+    }
     allowed |= {"devices/dlpack.py", "devices/cuda/legacy.py", "devices/cuda/driver.py"}  # other people's structures, and the driver's
     using = {str(path.relative_to(PACKAGE)) for path in modules() if "import ctypes" in path.read_text()}
     assert using <= allowed

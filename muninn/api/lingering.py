@@ -2,17 +2,19 @@
 
 Nothing of Muninn knows of it: the row and the name are gone, and the kernel gives the memory back with the last mapping. `/proc/<pid>/maps`
 tells: there a segment whose name is gone is `(deleted)`. Read for the processes of this user, those that are no members first, within a
-bound of time; what is not reached then is not shown.
+bound of time; what is not reached then is not shown. That takes longer than all the rest of a list, so it is done where there may be any:
+a member has forked, or this process has not yet looked and found nothing, for children of an earlier control block may have some.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from typing import Any, NamedTuple
 
 from muninn.api.membership import Membership
-from muninn.control import clock
+from muninn.control import atomics, clock
 from muninn.control.files import openFile
 from muninn.control.lockfile import typedErrors
 from muninn.control.places import SegmentKey
@@ -20,6 +22,8 @@ from muninn.terms import Access, Lifetime, Mode
 
 #: All of this, on a machine with many processes.
 _BOUND_SECONDS = 0.2
+#: Those that have looked, and found nothing: what comes later comes of forks that are told.
+_unburdened: weakref.WeakSet[Membership] = weakref.WeakSet()
 
 
 class Mapper(NamedTuple):
@@ -31,6 +35,9 @@ class Mapper(NamedTuple):
 
 def lingering(membership: Membership, known: set[str]) -> list[dict[str, Any]]:
     """Like `describe()`, one for each freed segment that other processes map, save those whose `bufferId` is `known`."""
+    # SYNC forked: pairs with Membership.forgetInChild.
+    if membership in _unburdened and not atomics.loadAcquire32(membership.block.forkedAddress):
+        return []
     found: dict[SegmentKey, list[Mapper]] = {}
     deadline = clock.now() + _BOUND_SECONDS
     for pid in _pids({membership.members.identity(key.slot).pid for key in membership.members.live()}):
@@ -38,6 +45,8 @@ def lingering(membership: Membership, known: set[str]) -> list[dict[str, Any]]:
             break
         for key, sizeBytes in _freed(membership, pid).items():
             found.setdefault(key, []).append(Mapper(pid, sizeBytes))
+    if not found:
+        _unburdened.add(membership)
     identity = membership.places.identity
     return [
         _described(membership, key, mappers)

@@ -29,7 +29,7 @@ from muninn.control.aside import Job, markOwn
 from muninn.control.block import BlockLost
 from muninn.control.descriptors import OwnEvent, duplicate
 from muninn.control.election import Election, Term
-from muninn.control.forks import Guard
+from muninn.control.forks import Guard, Identity
 from muninn.control.index import NameIndex
 from muninn.control.leases import LeaseTable
 from muninn.control.lockfile import LockFile, typedErrors
@@ -54,17 +54,6 @@ _LONGEST_SLEEP_SECONDS = 60.0
 _RESIGNED_PAUSE_SECONDS = 0.05
 _LEAVE_BOUND_SECONDS = 5.0
 _JOIN_BOUND_SECONDS = 10.0
-
-
-class Identity:
-    """A number that is this process's alone: the kernel wipes it in a forked child."""
-
-    def __init__(self, nonce: int) -> None:
-        self._word = ctypes.c_uint64.from_address(atomics.mappedWipedOnFork(layout.PAGE_BYTES))
-        self._word.value = nonce
-
-    def isWiped(self) -> bool:
-        return self._word.value == 0
 
 
 class Membership:
@@ -385,7 +374,9 @@ class Membership:
         return self._lost
 
     def forgetInChild(self) -> None:
-        """In a forked child: close this process's copies of the parent's descriptors, and touch nothing that is shared."""
+        """In a forked child: close this process's copies of the parent's descriptors; of what is shared, only say that there is a child."""
+        # SYNC forked: pairs with lingering. What this child maps was mapped before.
+        atomics.storeRelease32(self.block.forkedAddress, 1)
         broker, self._broker = self._broker, None  # that is the parent's
         self.client.closeInChild()
         if broker is not None:

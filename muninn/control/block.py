@@ -108,6 +108,7 @@ class ControlBlock:
         self.heartbeatAddress: Final = self.address + layout.HEARTBEAT_OFFSET
         self.rowsReadyAddress: Final = self.address + layout.ROWS_READY_OFFSET
         self.drainAddress: Final = self.address + layout.DRAIN_OFFSET
+        self.forkedAddress: Final = self.address + layout.FORKED_OFFSET
         # Kept, and not counted anew by each look at a row.
         self.rowsOffset: Final = geometry.rowsOffset
         self.rowsAddress: Final = self.address + self.rowsOffset

@@ -1,4 +1,4 @@
-"""Forks: locks that a fork leaves whole.
+"""Forks: locks that a fork leaves whole, and how a child knows that it is one.
 
 A fork copies one thread, and every lock as it is: what another thread held is held for ever in the child, and what it was importing is half
 imported there. So locks that outlive a membership are of `Guard`s, which have a new one in a child; and a fork waits, for a bounded time,
@@ -8,12 +8,15 @@ until no other thread is inside one that `isWhole`. All else that a fork may cut
 from __future__ import annotations
 
 import _thread
+import ctypes
 import operator
 import os
 from collections.abc import Callable
 from functools import partial
 from itertools import repeat
 from typing import Any
+
+from muninn.control import atomics, layout
 
 #: How long a fork waits for another thread's import or join. Afterwards the child has to do without what was being loaded.
 _WHOLE_SECONDS = 2.0
@@ -47,3 +50,14 @@ class Guard:
             take = map(operator.methodcaller("acquire", True, _WHOLE_SECONDS), locks)
             ends = map(_ENDS.__getitem__, map(operator.methodcaller("_is_owned"), locks))
             os.register_at_fork(before=partial(next, take), after_in_parent=partial(next, map(operator.call, ends, locks)))
+
+
+class Identity:
+    """A number that is this process's alone: the kernel wipes it in a forked child."""
+
+    def __init__(self, nonce: int) -> None:
+        self._word = ctypes.c_uint64.from_address(atomics.mappedWipedOnFork(layout.PAGE_BYTES))
+        self._word.value = nonce
+
+    def isWiped(self) -> bool:
+        return self._word.value == 0

@@ -83,6 +83,8 @@ HEARTBEAT_OFFSET = READY_OFFSET + CACHE_LINE_BYTES  # u64
 ROWS_READY_OFFSET = HEARTBEAT_OFFSET + CACHE_LINE_BYTES  # u64
 # owner: the broker, CAS. Non-zero: the domain is draining and creates nothing new.
 DRAIN_OFFSET = ROWS_READY_OFFSET + CACHE_LINE_BYTES  # u64 {epoch:24 | draining:1}
+# owner: a forked child of any member, once and for all. A stale read hides freed memory of a child from one list.
+FORKED_OFFSET = DRAIN_OFFSET + CACHE_LINE_BYTES  # u32, 1: processes that are no members may map what is here
 HEADER_BYTES = PAGE_BYTES
 # owner: the broker, fetch-add, then futex wake: a name of this hash has come or gone (+1), or has come and is not in the index (+2^16).
 # A stale read costs one more look. The low half that runs over costs one more question; the same word after 2^16 changes between a
@@ -283,7 +285,7 @@ def _pageUp(offset: int) -> int:
 
 
 assert ADOPTED_OFFSET + 4 <= ELECTION_OFFSET and IDENTITY_OFFSET % 8 == 0
-assert DRAIN_OFFSET + 8 <= NAME_WAKES_OFFSET and NAME_WAKES & (NAME_WAKES - 1) == 0
+assert FORKED_OFFSET + 4 <= NAME_WAKES_OFFSET and NAME_WAKES & (NAME_WAKES - 1) == 0
 assert MEMBER_SPARE_OFFSET % 4 == 0 and MEMBER_SPARE_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
 assert MEMBER_TIME_NAMESPACE_OFFSET % 8 == 0 and MEMBER_TIME_NAMESPACE_OFFSET + 8 <= MEMBER_BYTES
 assert ROW_TRANSPORT_OFFSET + 1 <= ROW_SHAPE_OFFSET

@@ -78,6 +78,7 @@ def _words() -> list[int]:
         layout.ROWS_READY_OFFSET,
         layout.NAME_WAKES_OFFSET,
         layout.DRAIN_OFFSET,
+        layout.FORKED_OFFSET,
     ]
     members = [layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + offset for slot in range(4) for offset in range(0, 136, 4)]
     rows = [_GEOMETRY.rowsOffset + row * layout.ROW_BYTES + offset for row in range(6) for offset in range(0, layout.ROW_BYTES, 4)]
