@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lab import Lab
 
 import muninn
 from muninn.api import admin
 from muninn.api.membership import current
 from muninn.broker import journal, repair
+from muninn.control import block, layout, segments
+from muninn.control.block import create, unlinkBlock
 from muninn.control.places import Places
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid, WriterDied
 from support import Actor, ActorError, eventually, leftovers
@@ -188,6 +191,53 @@ def test_nothingIsAdoptedWhileSomebodyLivesInTheLostBlock(domain: str, actor: St
         muninn.listBuffers()
     first.kill()
     assert muninn.open("a").array.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("removed", [("blockPath", "linkPath"), ("lockPath",), ("blockPath", "linkPath", "lockPath")])
+def test_whoHasNothingToDoInALostBlockLeavesItByItself(domain: str, actor: Start, removed: tuple[str, ...]) -> None:
+    """Broken: members that asked for nothing stayed in it, and kept whoever came out for ever; its broker waited for a newcomer's CREATE."""
+    first, second = actor("held = muninn.share(np.arange(3), name='a')"), actor("held = muninn.open('a')")
+    _lose(domain, *removed)
+    assert muninn.open("a").array.tolist() == [0, 1, 2]
+    for each in (first, second):
+        with pytest.raises(ActorError, match="DomainChanged"):
+            each.do("held.read()")
+        assert each.do("muninn.open('a').read().tolist()") == [0, 1, 2]
+    assert len(muninn.domainInfo()["members"]) == 3
+
+
+@pytest.mark.parametrize("removed", [("blockPath", "linkPath"), ("lockPath",), ("blockPath", "linkPath", "lockPath")])
+def test_aTurnInALostBlockIsOverBeforeAnotherBegins(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, removed: tuple[str, ...]
+) -> None:
+    """Broken: without its lock file nothing said that somebody was in the block, and two wrote one segment at once."""
+    actor("held = muninn.share(np.arange(3), name='a', access='readWrite')")
+    writer = actor("held = muninn.open('a', access='readWrite')\nturn = held.write()\nview = turn.__enter__()")
+    _lose(domain, *removed)
+    monkeypatch.setattr(block, "_LEAVING_SECONDS", 5.0)
+    with pytest.raises(BrokerUnavailable, match=str(writer.pid)):
+        muninn.open("a")
+    with pytest.raises(ActorError, match="BrokerUnavailable"):
+        writer.do("muninn.listBuffers()")
+    writer.do("view[:] = 7\nturn.__exit__(None, None, None)")
+    with muninn.open("a", access="readWrite").write(timeout=5) as view:
+        assert view.tolist() == [7, 7, 7]
+
+
+def test_aBrokerWhoseBlockWasLostEndsNothingOfTheNextOnes(lab: Lab) -> None:
+    """It does not know yet. Broken: what another block had was older to it: journals were dropped, and segments collected."""
+    broker = lab.broker(lab.member())
+    lab.block.put(layout.ADOPTED_OFFSET, (1).to_bytes(4, "little"))
+    unlinkBlock(lab.places)
+    later = create(lab.places, lab.lockFile, lab.block.geometry, None)
+    journal.Journal(later.places, 1).close()
+    os.close(segments.create(later.places, 0, 1, 4096))
+    broker._upkeep._collectOrphans()
+    broker._upkeep.snapshot.want()
+    while broker._upkeep.snapshot.isDue():
+        broker._upkeep.snapshot.workOnce()
+    assert later.places.segments() == [(0, 1)] and later.places.epochsOf("journal")
+    later.close()
 
 
 def test_repairKeepsWhoJoinsMeanwhileOut(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:

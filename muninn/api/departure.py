@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from muninn.control import clock, layout
 from muninn.control.members import MemberKey, MemberTable
+from muninn.control.owners import Owners
 
 if TYPE_CHECKING:
     from muninn.api.membership import Membership
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _OUTSIDE_SECONDS = 0.2
 _LOOK_SECONDS = 0.001
 _PAST_SECONDS = 1.0
+#: How often a thread that has nothing else to do looks whether the others are outside.
+_STAY_SECONDS = 0.05
 #: How long a thread waits for the end of a departure: above what a good-bye may take.
 _OVER_SECONDS = 60.0
 
@@ -71,6 +74,16 @@ class Departure:
         deadline = clock.now() + _OVER_SECONDS
         while self.isOn and threading.get_ident() != self._leaver and clock.now() < deadline:
             clock.sleep(_LOOK_SECONDS)
+
+
+def stayWhile(isInside: Callable[[], bool], owners: Owners) -> None:
+    """Of a control block that nobody finds: wait for the turns, locks and creations of this process in it, which end or end with it.
+
+    Nobody makes the next block meanwhile.
+    """
+    owners.depart(True)  # whoever takes a claim from now on sees it, and gives it back; whoever has one is seen here
+    while isInside():
+        clock.sleep(_STAY_SECONDS)
 
 
 def keepPromises(membership: Membership) -> bool:

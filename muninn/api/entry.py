@@ -9,7 +9,6 @@ process gives it back (`control/block.py`).
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import NamedTuple
 
 from muninn.broker.repair import RENEWAL_EPOCH, adopt, renew
@@ -21,7 +20,7 @@ from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
-from muninn.control.rows import RowTable
+from muninn.control.rows import MAX_EPOCH, RowTable
 from muninn.errors import ControlBlockInvalid, TableFull
 
 _BOUND_SECONDS = 10.0
@@ -96,9 +95,7 @@ def retire(entry: Entry, rows: RowTable) -> None:
             atomics.exchangeSeqCst32(version, layout.VERSION)
             return
         unlinkBlock(places)
-        for ofBlock, epoch in places.journals():
-            if ofBlock.identity == places.identity or block.hasAdopted():
-                os.unlink(ofBlock.journalPath(epoch))
+        block.dropJournals(MAX_EPOCH + 1)
 
 
 def _isWanted(entry: Entry, rows: RowTable) -> bool:

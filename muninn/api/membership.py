@@ -17,7 +17,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from muninn.api.departure import Departure, awaitPast, keepPromises
+from muninn.api.departure import Departure, awaitPast, keepPromises, stayWhile
 from muninn.api.entry import enter, retire
 from muninn.api.loading import load
 from muninn.broker.candidacy import Candidacy
@@ -194,6 +194,9 @@ class Membership:
                 # An end of this thread says to the others that the whole process is dead; no descriptor left, say, is not the end.
                 _log.exception("the background thread goes on")
                 clock.sleep(_RESIGNED_PAUSE_SECONDS)
+        if self._lost:
+            stayWhile(self.holdings.isInside, self.holdings.owners)
+            self._lockFile.close()
 
     def _attendOnce(self) -> None:
         self._watcher.look()
@@ -363,8 +366,16 @@ class Membership:
         retire(self._entry, self.rows)
 
     def abandon(self) -> None:
-        """This process's next membership is in another block. The lock file goes first: closing it later would free the next one's slot."""
+        """This process's next membership is in another block. The lock file goes first: closing it later would free the next one's slot.
+
+        Raises `BrokerUnavailable` while threads of this process are at work in the block that is lost.
+        """
         self._thread.join(_LEAVE_BOUND_SECONDS)
+        if self.holdings.isInside():
+            raise BrokerUnavailable(
+                f"threads of this process have turns or locks in the control block of {self.places.domain!r} that was removed",
+                "End those first",
+            )
         self._dropBequest()
         self.client.close()
         self._lockFile.close()

@@ -152,6 +152,8 @@ class Broker:
                 asked.answer(reply, duplicated(lent))
             except Exception as error:
                 asked.fail(error)
+                if isinstance(error, BlockLost):
+                    raise
 
     def _beat(self) -> None:
         """Show that this broker moves. Raises `Deposed` when nobody looks any more."""

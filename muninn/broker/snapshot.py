@@ -15,7 +15,7 @@ from muninn.broker.directory import Directory
 from muninn.broker.journal import SLACK_BYTES, Journal, Record
 from muninn.control import clock, layout
 from muninn.control.block import ControlBlock
-from muninn.errors import DescriptorsExhausted, HostMemoryFull
+from muninn.errors import BrokerUnavailable, DescriptorsExhausted, HostMemoryFull
 
 _log = logging.getLogger("muninn.broker")
 #: What a piece costs must not be seen in the time of a request: some 0.2 ms.
@@ -84,20 +84,14 @@ class Snapshot:
             self._giveUp("the copy has gone")
             return None
         self._isWanted = False
-        self._dropOlder()
+        with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):  # or the next copy's end drops them
+            if self._block.hasName():
+                self._block.dropJournals(self._epoch)
         return None
 
     def _record(self, row: int) -> Record:
         rows = self._directory.rows
         return {"row": row, "incarnation": rows.state(row).incarnation, "description": rows.packed(row)}
-
-    def _dropOlder(self) -> None:
-        for ofBlock, epoch in self._places.journals():
-            # Another block's journals are needed until all that they vouch for was adopted.
-            isOlder = epoch < self._epoch if ofBlock.identity == self._places.identity else self._block.hasAdopted()
-            if isOlder:
-                with contextlib.suppress(FileNotFoundError):  # another broker's work
-                    os.unlink(ofBlock.journalPath(epoch))
 
     def _giveUp(self, why: str) -> None:
         _log.info("the journal stays as it is for now: %s", why)

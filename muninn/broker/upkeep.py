@@ -22,6 +22,7 @@ from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.clock import monotonicMs
 from muninn.control.members import MemberKey
 from muninn.control.places import SegmentKey
+from muninn.errors import BrokerUnavailable
 
 _log = logging.getLogger("muninn.broker")
 #: How often the broker looks for members that died without ever having said hello to it.
@@ -143,10 +144,11 @@ class Upkeep:
         Those that another block made are that one's, until this one has adopted all that lived there.
         """
         places = self._places
-        for key in places.segmentKeys():
-            if self._isOrphan(key):
-                name = places.segmentName(key.row, key.incarnation, key.origin)
-                _log.warning("collected the orphaned segment %s", name)
+        orphans = [key for key in places.segmentKeys() if self._isOrphan(key)]
+        with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):  # or the next term collects them
+            # Of a block that has lost its names others may be newer, and theirs in use.
+            for key in orphans if self._block.hasName() else ():
+                _log.warning("collected the orphaned segment %s", places.segmentName(key.row, key.incarnation, key.origin))
                 segments.unlink(places, key.row, key.incarnation, key.origin)
         self.settleUnheld()
 

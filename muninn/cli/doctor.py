@@ -281,7 +281,7 @@ def _device() -> Finding:
 
 def _domain() -> Finding:
     from muninn.config import loadSettings
-    from muninn.control.block import openNamed, readHeader
+    from muninn.control.header import openNamed, readHeader
     from muninn.control.places import Places
 
     places = Places(os.getuid(), loadSettings().control.domain)

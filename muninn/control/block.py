@@ -18,68 +18,33 @@ import contextlib
 import ctypes
 import logging
 import os
-import stat
-import struct
 from collections.abc import Callable
-from typing import Final, NamedTuple
-
-import posix_ipc
+from typing import Final
 
 from muninn.control import atomics, clock, descriptors, layout
 from muninn.control.clock import monotonicMs as monotonicMs  # the clock of its words
-from muninn.control.files import openFile
+from muninn.control.header import HEADER as _HEADER
+from muninn.control.header import IDENTITY, Header, isOurs, openNamed, readHeader, unlinkFile
+from muninn.control.header import bootId as bootId
+from muninn.control.header import unlinkBlock as unlinkBlock
 from muninn.control.layout import Geometry
-from muninn.control.lockfile import LockFile, fileError
+from muninn.control.lockfile import LockFile, fileError, removedFileHolder
 from muninn.control.places import SHM_ROOT, Places
-from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DomainChanged, HostMemoryFull
+from muninn.errors import BrokerUnavailable, DomainChanged, HostMemoryFull
 
 _log = logging.getLogger("muninn.control")
-_HEADER = struct.Struct("<8sIxxxx16sQIIII")
-_IDENTITY = struct.Struct("<QQI")
 #: How long a creator waits for those who live in a block that has lost its names.
 _LEAVING_SECONDS = 10.0
 _LOOK_SECONDS = 0.02
+#: How long the descriptors of this user's processes may be looked through.
+_SCAN_SECONDS = 1.0
 
 #: Called with a block that nobody can open yet; what it returns is called once the block can be found.
 Adopt = Callable[["ControlBlock"], Callable[[], object]]
 
 
-def bootId() -> bytes:
-    """16 bytes that change with every boot."""
-    with openFile("/proc/sys/kernel/random/boot_id") as file:
-        return bytes.fromhex(file.read().strip().replace("-", ""))
-
-
 class BlockLost(Exception):
     """Both names of the block were removed from outside: nobody finds it any more, and who is in it has to join anew."""
-
-
-class Header(NamedTuple):
-    """What a control block says of itself, read by a copy."""
-
-    magic: bytes
-    version: int
-    boot: bytes
-    totalBytes: int
-    maxMembers: int
-    maxBuffers: int
-    maxLeases: int
-    indexSlots: int
-    identity: int
-    lockInode: int
-    adopted: int
-
-    @staticmethod
-    def of(fd: int) -> Header | None:
-        """None when the file is too short to have one."""
-        raw = os.pread(fd, layout.ELECTION_OFFSET, 0)
-        if len(raw) < layout.ELECTION_OFFSET:
-            return None
-        return Header(*_HEADER.unpack_from(raw), *_IDENTITY.unpack_from(raw, layout.IDENTITY_OFFSET))
-
-    def isWithdrawn(self) -> bool:
-        """Whether it was whole once, and somebody took its version away."""
-        return (self.magic, self.version, self.boot) == (layout.MAGIC, 0, bootId()) and self.identity != 0
 
 
 class ControlBlock:
@@ -178,10 +143,21 @@ class ControlBlock:
         """
         return self._hasLockFile() and (self._isAt(self.places.linkPath) or self._isAt(self.places.blockPath))
 
+    def dropJournals(self, before: int) -> None:
+        """Remove its own journals of epochs before one, and other blocks', which are older, once all that those vouch for was adopted.
+
+        The caller holds CREATE, and this is the domain's block: one that lost its names without knowing it would drop the next one's.
+        """
+        for ofBlock, epoch in self.places.journals():
+            if epoch < before if ofBlock.identity == self.identity else self.hasAdopted():
+                unlinkFile(ofBlock.journalPath(epoch))
+
     def restoreNames(self) -> bool:
         """Give the block a name back that was removed from outside; False when it has lost both, and nobody finds it any more."""
         if self._hasLockFile() and self._isAt(self.places.linkPath) and self._isAt(self.places.blockPath):
             return True
+        if not self.hasName():
+            return False  # no name comes back; who holds CREATE now may be waiting for us to find out
         with self.lockFile.creating():
             if not self.hasName():
                 return False
@@ -225,103 +201,35 @@ def openOrCreate(places: Places, lockFile: LockFile, limits: Geometry, adopt: Ad
     BrokerUnavailable
         Somebody lives in a block that has lost its names, and does not end.
     """
-    block = openExisting(places, lockFile)
-    if block is not None:
-        return block
-    with lockFile.creating():
-        _reinstate(places, lockFile)
+    deadline = clock.now() + _LEAVING_SECONDS
+    while True:
         block = openExisting(places, lockFile)
-        if block is None:
-            _awaitNobody(places, lockFile)
-            _discard(places)
-            block = create(places, lockFile, limits, adopt)
-    return block
+        if block is not None:
+            return block
+        with lockFile.creating():
+            _reinstate(places, lockFile)
+            block = openExisting(places, lockFile)
+            if block is not None:
+                return block
+            # What those who live in a block without a name still use there must not be adopted: they find out, and leave it.
+            inhabitant = inhabitantOf(places, lockFile)
+            if not inhabitant:
+                _discard(places)
+                return create(places, lockFile, limits, adopt)
+        if clock.now() > deadline:
+            raise BrokerUnavailable(
+                f"process {inhabitant} is at work in the control block of {places.domain!r}, which was removed from /dev/shm",
+                "End that process, or what it does there",
+            )
+        clock.sleep(_LOOK_SECONDS)
 
 
-def readHeader(fd: int, path: str) -> Geometry | None:
-    """The geometry that a control block states; None when it is withdrawn or of another boot. Copied before it is checked."""
-    header = Header.of(fd)
-    if header is None or header.version == 0:
-        return None
-    if header.magic != layout.MAGIC:
-        raise ControlBlockInvalid(f"{path} does not begin with Muninn's magic")
-    if header.boot != bootId():
-        return None
-    if header.version != layout.VERSION:
-        raise ControlBlockInvalid(
-            f"{path} has layout version {header.version}, and this program speaks {layout.VERSION}",
-            "Use one version of Muninn in all processes of a domain",
-        )
-    geometry = Geometry(header.maxMembers, header.maxBuffers, header.maxLeases, header.indexSlots).checked()
-    sizeBytes = os.fstat(fd).st_size
-    if geometry.totalBytes != header.totalBytes or sizeBytes < header.totalBytes:
-        raise ControlBlockInvalid(f"{path} has {sizeBytes} bytes and states {header.totalBytes}, its sizes make {geometry.totalBytes}")
-    return geometry
+def inhabitantOf(places: Places, lockFile: LockFile) -> int:
+    """The pid of another process that has a slot in a block of the domain, whichever; 0: nobody has.
 
-
-def openNamed(places: Places, lockFile: LockFile | None = None) -> tuple[int, str] | None:
-    """A descriptor of the domain's control block, and the name that led to it; None when there is none that is ours.
-
-    Only a regular file of this uid that nobody else may open is ours; with a lock file given also only a block of that lock file, since
-    another one's slot bytes are not in it.
+    With its lock file a block loses what says that somebody is in it. Then whoever has that file open still is.
     """
-    for path, opened in ((places.linkPath, _openedLink), (places.blockPath, _openedName)):
-        fd = opened(places)
-        if fd is None:
-            continue
-        header = Header.of(fd) if _isOurs(os.fstat(fd), path, places) else None
-        if header is not None and (lockFile is None or header.magic != layout.MAGIC or header.lockInode == lockFile.inode):
-            return fd, path
-        os.close(fd)
-    return None
-
-
-def _openedLink(places: Places) -> int | None:
-    try:
-        return descriptors.opened(places.linkPath, os.O_RDWR | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        typed = fileError(error, places.linkPath)
-        if typed is not error:
-            raise typed from error
-        raise ControlBlockInvalid(
-            f"{places.linkPath} can not be opened: {error.strerror}", "Remove it, once you know who made it"
-        ) from error
-
-
-def _openedName(places: Places) -> int | None:
-    try:
-        memory = posix_ipc.SharedMemory(places.blockName)
-    except posix_ipc.ExistentialError:
-        return None
-    except (posix_ipc.Error, ValueError, OSError) as error:
-        if isinstance(error, OSError) and (typed := fileError(error, places.blockName)) is not error:
-            raise typed from error
-        _warnOfStranger(places, str(error))
-        return None
-    try:
-        return descriptors.own(descriptors.duplicate(memory.fd))
-    finally:
-        memory.close_fd()
-
-
-def _isOurs(status: os.stat_result, path: str, places: Places) -> bool:
-    if stat.S_ISREG(status.st_mode) and status.st_uid == places.uid and not status.st_mode & 0o077:
-        return True
-    _warnOfStranger(places, f"{path} is uid {status.st_uid}'s with mode {stat.filemode(status.st_mode)}")
-    return False
-
-
-#: What was warned of, once.
-_strangers: set[tuple[str, str]] = set()
-
-
-def _warnOfStranger(places: Places, what: str) -> None:
-    if (places.blockPath, what) in _strangers:
-        return
-    _strangers.add((places.blockPath, what))
-    _log.warning("%s is left alone, it is not uid %d's own: %s; `python -m muninn doctor` says more", places.blockPath, places.uid, what)
+    return lockFile.anyLocked() or (removedFileHolder(places.lockPath, _SCAN_SECONDS) if places.segmentKeys() else 0)
 
 
 def openExisting(places: Places, lockFile: LockFile) -> ControlBlock | None:
@@ -349,7 +257,7 @@ class Withdrawal:
     """
 
     def __init__(self, places: Places, lockFile: LockFile) -> None:
-        self._lockFile = lockFile
+        self._places, self._lockFile = places, lockFile
         named = openNamed(places)
         self._fd = -1 if named is None else named[0]
         if self._fd >= 0:
@@ -358,7 +266,7 @@ class Withdrawal:
 
     def holder(self) -> int:
         """The pid of a process that is in the domain; 0: nobody is."""
-        return self._lockFile.anyLocked()
+        return inhabitantOf(self._places, self._lockFile)
 
     def giveBack(self) -> None:
         """Let the block be what it was."""
@@ -388,17 +296,6 @@ def _reinstate(places: Places, lockFile: LockFile) -> None:
         os.close(fd)
 
 
-def _awaitNobody(places: Places, lockFile: LockFile) -> None:
-    """Those who live in a block without a name find out, and leave it; what they still use there must not be adopted meanwhile."""
-    deadline = clock.now() + _LEAVING_SECONDS
-    while pid := lockFile.anyLocked():
-        if clock.now() > deadline:
-            raise BrokerUnavailable(
-                f"the control block of {places.domain!r} was removed from /dev/shm while process {pid} uses it", "End that process"
-            )
-        clock.sleep(_LOOK_SECONDS)
-
-
 def _discard(places: Places) -> None:
     """Remove what is at the block's names and is no block of now: of another boot with all that it named. The caller holds CREATE."""
     named = openNamed(places)
@@ -408,27 +305,15 @@ def _discard(places: Places) -> None:
     os.close(named[0])
     if header is not None and header.magic == layout.MAGIC and header.boot != bootId():
         for key in places.segmentKeys():
-            _unlinkFile(f"{SHM_ROOT}{places.segmentName(key.row, key.incarnation, key.origin)}")
+            unlinkFile(f"{SHM_ROOT}{places.segmentName(key.row, key.incarnation, key.origin)}")
         for ofBlock, epoch in places.journals():
-            _unlinkFile(ofBlock.journalPath(epoch))
+            unlinkFile(ofBlock.journalPath(epoch))
     unlinkBlock(places)
-
-
-def unlinkBlock(places: Places) -> None:
-    """Take both names away. What is not ours is left alone."""
-    with contextlib.suppress(OSError, posix_ipc.Error):  # gone already, or another user's: then it is not in our way
-        posix_ipc.unlink_shared_memory(places.blockName)
-    _unlinkFile(places.linkPath)
-
-
-def _unlinkFile(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | None) -> ControlBlock:
     """Make a block, whole, and put it in the place of whatever has the names. The caller holds CREATE."""
-    _unlinkFile(places.draftPath)  # of a creator that died
+    unlinkFile(places.draftPath)  # of a creator that died
     try:
         fd = descriptors.opened(places.draftPath, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except OSError as error:
@@ -440,11 +325,11 @@ def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | 
         identity = int.from_bytes(os.urandom(8), "little") or 1
         os.pwrite(fd, _HEADER.pack(layout.MAGIC, 0, bootId(), limits.totalBytes, *limits), 0)
         os.pwrite(fd, os.urandom(layout.SECRET_BYTES), layout.SECRET_OFFSET)
-        os.pwrite(fd, _IDENTITY.pack(identity, lockFile.inode, 0), layout.IDENTITY_OFFSET)
+        os.pwrite(fd, IDENTITY.pack(identity, lockFile.inode, 0), layout.IDENTITY_OFFSET)
         block = ControlBlock(places, lockFile, fd, limits)
     except OSError as error:
         os.close(fd)
-        _unlinkFile(places.draftPath)
+        unlinkFile(places.draftPath)
         raise HostMemoryFull(
             f"/dev/shm has no room for the control block: {error.strerror}", "Enlarge /dev/shm, or free what is in it"
         ) from error
@@ -473,8 +358,8 @@ def _giveNames(places: Places, path: str) -> None:
             continue
         if os.path.samestat(status, wanted):
             continue
-        if not _isOurs(status, other, places):
+        if not isOurs(status, other, places):
             continue
-        _unlinkFile(places.draftPath)
+        unlinkFile(places.draftPath)
         os.link(path, places.draftPath, follow_symlinks=False)
         os.rename(places.draftPath, other)  # in one step: nobody finds none

@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from muninn.control import atomics, clock, layout
 from muninn.control.descriptors import Named
@@ -68,14 +68,14 @@ class LockFile:
             raise DomainChanged(f"the program closed Muninn's lock file, and another process took slot {lost[0]}", "Try again")
 
     @contextmanager
-    def creating(self) -> Iterator[None]:
+    def creating(self, boundSeconds: float = _CREATE_BOUND_SECONDS) -> Iterator[None]:
         """Hold the CREATE byte. Its holder may have been stopped, so the wait is bounded: `BrokerUnavailable`."""
-        deadline = clock.now() + _CREATE_BOUND_SECONDS
+        deadline = clock.now() + boundSeconds
         while atomics.byteLock(self._fd(), _CREATE_BYTE) != 0:
-            if clock.now() > deadline:
+            if clock.now() >= deadline:
                 holder = atomics.byteHolder(self._fd(), _CREATE_BYTE)
                 raise BrokerUnavailable(
-                    f"process {holder} has been creating the control block for {_CREATE_BOUND_SECONDS:.0f} s", "End that process"
+                    f"process {holder} has been creating the control block for {boundSeconds:.0f} s", "End that process"
                 )
             clock.sleep(0.001)
         try:
@@ -106,6 +106,20 @@ class LockFile:
         """Close the file, and with it drop every lock that this process has on it."""
         self._slots.clear()
         self._file.close()
+
+
+def removedFileHolder(path: str, boundSeconds: float) -> int:
+    """The pid of another process of this user that has a file of this name open which is gone; 0: none that can be seen."""
+    wanted, deadline = f"{path} (deleted)", clock.now() + boundSeconds
+    for pid in (entry for entry in os.listdir("/proc") if entry.isdecimal() and int(entry) != os.getpid()):
+        if clock.now() > deadline:
+            break
+        with suppress(OSError):  # it has ended, or is another user's
+            for number in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(FileNotFoundError):
+                    if os.readlink(f"/proc/{pid}/fd/{number}") == wanted:
+                        return int(pid)
+    return 0
 
 
 @contextmanager

@@ -49,7 +49,7 @@ _UNPASSED = {
     "admission.Admission._accepted:accept#2": "no descriptor is left (test_candidacy)",
     "admission.Admission._refuse:send": "no descriptor is left (test_candidacy)",
     "block.Withdrawal.giveBack:pwrite": "repair (test_repair)",
-    "block._openedName:SharedMemory": "the block has lost its own name (test_block)",
+    "header._openedName:SharedMemory": "the block has lost its own name (test_block)",
     "entry.retire:exchangeSeqCst32#2": "somebody joins while the block is withdrawn (test_membership)",
     "block._reinstate:pwrite": "a death while the block is withdrawn (test_membership)",
     "broker.Broker._serve:send#2": "a stranger's bytes (test_hostile)",

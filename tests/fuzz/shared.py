@@ -27,9 +27,9 @@ from muninn.api import listing
 from muninn.api.membership import Membership
 from muninn.broker.broker import Broker
 from muninn.control import atomics, layout, leases, wire
-from muninn.control.block import bootId, readHeader
 from muninn.control.claims import ownerOf
 from muninn.control.hatch import Hatch, HatchClient
+from muninn.control.header import bootId, readHeader
 from muninn.control.index import NameIndex
 from muninn.control.layout import Geometry
 from muninn.control.members import MemberKey

@@ -102,7 +102,7 @@ inline openOrCreate() {
 		:: else ->
 			if
 #ifndef BESIDE_THE_LIVING
-			:: SOMEBODY_LOCKED /* _awaitNobody, whose bound is reached */
+			:: SOMEBODY_LOCKED /* inhabitantOf, until the bound is reached */
 #endif
 			:: else -> makeBlock(b)
 			fi

@@ -35,6 +35,8 @@ MUTANTS = [
     Mutant(_HOLDINGS, "            self._end(gone[0])\n            gone.popleft()\n", "            self._end(gone.popleft())\n", "an end that was interrupted is done again", "test_holdings.py::test_anEndThatWasInterruptedIsDoneAgain"),
     # --- membership ---
     Mutant(_MEMBERSHIP, "        return self.identity.isWiped() or self._hasLeft", "        return self._hasLeft", "a forked child is another process", "test_invariants.py::test_i9AForkedChildJoinsAnew"),
+    Mutant("muninn/api/departure.py", "    while isInside():\n        clock.sleep(_STAY", "    while False:\n        clock.sleep(_STAY", "a lost block is left when its turns are over", "test_repair.py::test_aTurnInALostBlockIsOverBeforeAnotherBegins"),
+    Mutant(_MEMBERSHIP, "        if self._lost:\n            stay", "        if False:\n            stay", "who has nothing to do in a lost block leaves it", "test_repair.py::test_whoHasNothingToDoInALostBlockLeavesItByItself"),
     # --- entry ---
     Mutant(_ENTRY, "            if not block.isRetired() and block.hasName():\n", "            if True:\n", "nobody joins a block that was withdrawn", "test_membership.py::test_nobodyStaysInABlockThatWasWithdrawnMeanwhile"),
     Mutant(_ENTRY, "        atomics.exchangeSeqCst32(version, 0)\n", "", "who withdraws a block says so before it looks", "test_membership.py::test_whoWithdrawsTheBlockSaysSoBeforeItLooks"),

@@ -128,7 +128,7 @@ MUTANTS = [
     Mutant(_UPKEEP, "self._collectOrphans, self._dropLeftovers", "self._dropLeftovers", "segments that no row vouches for are collected", "test_upkeep.py::test_segmentsThatNoRowVouchesForAreCollected"),
     Mutant(_UPKEEP, "if state is None or state.incarnation != key.incarnation or state.state == layout.ROW_FREE:", "if state is None or state.state == layout.ROW_FREE:", "a segment of an earlier incarnation is collected", "test_upkeep.py::test_segmentsThatNoRowVouchesForAreCollected"),
     Mutant(_UPKEEP, "        self.snapshot.want()\n", "", "what lives is copied into each new journal", "test_upkeep.py::test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes"),
-    Mutant(_SNAPSHOT, "        except (HostMemoryFull, DescriptorsExhausted) as error:\n            self._giveUp(error.reason)", "        except (HostMemoryFull, DescriptorsExhausted):\n            self._dropOlder()", "the older journals stay when there is no room", "test_upkeep.py::test_theOldJournalsStayWhenThereIsNoRoomForANewOne"),
+    Mutant(_SNAPSHOT, "        except (HostMemoryFull, DescriptorsExhausted) as error:\n            self._giveUp(error.reason)", "        except (HostMemoryFull, DescriptorsExhausted):\n            self._block.dropJournals(self._epoch)", "the older journals stay when there is no room", "test_upkeep.py::test_theOldJournalsStayWhenThereIsNoRoomForANewOne"),
     Mutant(_DIRECTORY, "        _ = self.catalog  # it takes them from the older journals\n", "", "names that were granted are known before the older journals go", "test_upkeep.py"),
     Mutant(_UPKEEP, "        dropCopies(self._places)\n", "", "copies of the dead go", "test_upkeep.py::test_aSuccessorRemovesTheCopyThatItsPredecessorDidNotFinish"),
     # --- candidacy and admission ---
@@ -203,6 +203,8 @@ MUTANTS = [
     Mutant(_REPAIR, "                description = description._replace(origin=key.origin)\n", "", "an adopted segment is found by the name that it has", "test_repair.py::test_whoComesAfterTheBlockWasLostAdoptsFirst"),
     Mutant(_REPAIR, "        withdrawal = Withdrawal(places, lockFile)\n", "        withdrawal = Withdrawal(places._replace(domain=\"none\"), lockFile)\n", "who joins during a repair waits for it", "test_repair.py::test_repairKeepsWhoJoinsMeanwhileOut"),
     Mutant(_REPAIR, "                self._carryGeneration(block, key)\n", "", "what was half written is still known", "test_repair.py::test_aWriterThatDiedIsRememberedWhenADomainBeginsAnew"),
+    Mutant(_UPKEEP, "orphans if self._block.hasName() else ():", "orphans:", "a broker of a lost block collects nothing", "test_repair.py::test_aBrokerWhoseBlockWasLostEndsNothingOfTheNextOnes"),
+    Mutant(_SNAPSHOT, "            if self._block.hasName():\n", "            if True:\n", "a broker of a lost block drops no journal", "test_repair.py::test_aBrokerWhoseBlockWasLostEndsNothingOfTheNextOnes"),
     Mutant(_UPKEEP, "        if not isOwn and not self._block.hasAdopted():\n            return False\n", "", "another block's segments are left until they were adopted", "test_repair.py::test_whatAJournalKnowsAndNobodyUnderstandsIsKept"),
     Mutant(_UPKEEP, "        if not self._block.restoreNames():\n            raise BlockLost\n", "", "the broker restores the block's names", "test_repair.py::test_theBlocksPublicNameAloneIsNotNeeded"),
     Mutant(_REPAIR, "    return sizeBytes >= description.segmentBytes\n", "    return True\n", "a truncated segment is not recovered", "test_repair.py::test_aTruncatedSegmentIsNotBroughtBack"),

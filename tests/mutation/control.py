@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT, _HATCH, _CLOCK, _DESCRIPTORS = (
+_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT, _HATCH, _CLOCK, _DESCRIPTORS, _HEADER = (
     f"muninn/control/{name}.py"
     for name in (
         "block", "lockfile", "members", "election", "watch", "rows", "index", "leases", "generations", "claims", "tickets", "segments", "wire",
-        "layout", "hatch", "clock", "descriptors",
+        "layout", "hatch", "clock", "descriptors", "header",
     )
 )  # fmt: skip
 
@@ -20,19 +20,21 @@ MUTANTS = [
     Mutant("muninn/control/forks.py", '{True: operator.methodcaller("release"),', "{True: bool,", "a fork gives back what it took", "test_forks.py"),
     Mutant("muninn/broker/client.py", "        self._isForked = True\n", "", "a child does not ask in its parent's name", "test_forks.py::test_aHandlerThatForksLeavesTheAnswerToTheParent"),
     # --- block ---
-    Mutant(_BLOCK, "    if header is None or header.version == 0:\n        return None\n", "    if header is None:\n        return None\n", "a block without a version is nobody's", "test_block.py::test_aBlockThatNeverHadAnIdentityIsReplaced"),
-    Mutant(_BLOCK, "    if header.magic != layout.MAGIC:\n        raise", "    if False:\n        raise", "a block begins with the magic", "test_block.py::test_aDamagedHeaderIsATypedError"),
-    Mutant(_BLOCK, "    if header.boot != bootId():\n", "    if False:\n", "a block of another boot is discarded", "test_block.py::test_aBlockOfAnotherBootGoesWithAllThatItNamed"),
-    Mutant(_BLOCK, "    if header.version != layout.VERSION:\n", "    if False:\n", "versions refuse each other", "test_block.py::test_aDamagedHeaderIsATypedError"),
-    Mutant(_BLOCK, "    if geometry.totalBytes != header.totalBytes or size", "    if size", "the sizes of a block agree", "test_block.py::test_aDamagedHeaderIsATypedError"),
-    Mutant(_BLOCK, " or sizeBytes < header.totalBytes:", ":", "a truncated block is not mapped", "test_block.py::test_aTruncatedBlockIsNotMapped"),
-    Mutant(_BLOCK, "            _awaitNobody(places, lockFile)\n", "", "nothing is adopted while somebody lives in a lost block", "test_repair.py::test_nothingIsAdoptedWhileSomebodyLivesInTheLostBlock"),
-    Mutant(_BLOCK, "        header = Header.of(fd) if _isOurs(os.fstat(fd), path, places) else None\n", "        header = Header.of(fd)\n", "another user's block is not joined", "test_block.py::test_aBlockNameThatAnotherUserTookIsAvoided"),
-    Mutant(_BLOCK, "header.lockInode == lockFile.inode):", "True):", "a block of another lock file is not joined", "test_block.py::test_aBlockOfAnotherLockFileIsNotJoined"),
-    Mutant(_BLOCK, "    with lockFile.creating():\n        _reinstate", "    if True:\n        _reinstate", "one process at a time makes the block", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
-    Mutant(_BLOCK, "        block = openExisting(places, lockFile)\n        if block is None:\n            _await", "        block = None\n        if block is None:\n            _await", "who comes second looks again under the lock", "test_block.py::test_onlyOneBlockIsMadeByManyWhoComeAtOnce test_block.py::test_aBlockThatSomebodyStillUsesIsNotReplaced"),
-    Mutant(_BLOCK, "        _reinstate(places, lockFile)\n", "", "a block in use, half withdrawn, is given its version back", "test_block.py::test_aBlockThatSomebodyStillUsesIsNotReplaced"),
-    Mutant(_BLOCK, " and self.identity != 0\n", "\n", "only a block that was whole is given its version back", "test_block.py::test_aBlockThatNeverHadAnIdentityIsReplaced"),
+    Mutant(_HEADER, "    if header is None or header.version == 0:\n        return None\n", "    if header is None:\n        return None\n", "a block without a version is nobody's", "test_block.py::test_aBlockThatNeverHadAnIdentityIsReplaced"),
+    Mutant(_HEADER, "    if header.magic != layout.MAGIC:\n        raise", "    if False:\n        raise", "a block begins with the magic", "test_block.py::test_aDamagedHeaderIsATypedError"),
+    Mutant(_HEADER, "    if header.boot != bootId():\n", "    if False:\n", "a block of another boot is discarded", "test_block.py::test_aBlockOfAnotherBootGoesWithAllThatItNamed"),
+    Mutant(_HEADER, "    if header.version != layout.VERSION:\n", "    if False:\n", "versions refuse each other", "test_block.py::test_aDamagedHeaderIsATypedError"),
+    Mutant(_HEADER, "    if geometry.totalBytes != header.totalBytes or size", "    if size", "the sizes of a block agree", "test_block.py::test_aDamagedHeaderIsATypedError"),
+    Mutant(_HEADER, " or sizeBytes < header.totalBytes:", ":", "a truncated block is not mapped", "test_block.py::test_aTruncatedBlockIsNotMapped"),
+    Mutant(_BLOCK, "            if not inhabitant:\n", "            if True:\n", "nothing is adopted while somebody lives in a lost block", "test_repair.py::test_nothingIsAdoptedWhileSomebodyLivesInTheLostBlock"),
+    Mutant(_BLOCK, " or (removedFileHolder(places.lockPath, _SCAN_SECONDS) if places.segmentKeys() else 0)", "", "who is in a block without a lock file is seen", "test_repair.py::test_aTurnInALostBlockIsOverBeforeAnotherBegins"),
+    Mutant(_BLOCK, "        if not self.hasName():\n            return False  # no", "        if False:\n            return False  # no", "a broker waits for nobody to know that its block is lost", "test_repair.py::test_whoHasNothingToDoInALostBlockLeavesItByItself"),
+    Mutant(_HEADER, "        header = Header.of(fd) if isOurs(os.fstat(fd), path, places) else None\n", "        header = Header.of(fd)\n", "another user's block is not joined", "test_block.py::test_aBlockNameThatAnotherUserTookIsAvoided"),
+    Mutant(_HEADER, "header.lockInode == lockFile.inode):", "True):", "a block of another lock file is not joined", "test_block.py::test_aBlockOfAnotherLockFileIsNotJoined"),
+    Mutant(_BLOCK, "        with lockFile.creating():\n            _reinstate", "        if True:\n            _reinstate", "one process at a time makes the block", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
+    Mutant(_BLOCK, "            block = openExisting(places, lockFile)\n            if block is not None:\n                return block\n            #", "            block = None\n            #", "who comes second looks again under the lock", "test_block.py::test_onlyOneBlockIsMadeByManyWhoComeAtOnce test_block.py::test_aBlockThatSomebodyStillUsesIsNotReplaced"),
+    Mutant(_BLOCK, "            _reinstate(places, lockFile)\n", "", "a block in use, half withdrawn, is given its version back", "test_block.py::test_aBlockThatSomebodyStillUsesIsNotReplaced"),
+    Mutant(_HEADER, " and self.identity != 0\n", "\n", "only a block that was whole is given its version back", "test_block.py::test_aBlockThatNeverHadAnIdentityIsReplaced"),
     Mutant(_BLOCK, "    if header is not None and header.magic == layout.MAGIC and header.boot != bootId():\n", "    if False:\n", "what another boot's block named goes with it", "test_block.py::test_aBlockOfAnotherBootGoesWithAllThatItNamed"),
     Mutant(_BLOCK, "layout.VERSION_OFFSET)) != layout.VERSION\n", "layout.VERSION_OFFSET)) == 77\n", "who joins sees that the block was withdrawn", "test_membership.py::test_nobodyJoinsABlockThatIsBeingWithdrawn"),
     Mutant(_LAYOUT, "        if not sane:\n", "        if False:\n", "impossible sizes are refused", "test_layout.py"),
@@ -40,7 +42,7 @@ MUTANTS = [
     Mutant(_LOCKFILE, "while atomics.byteLock(self._fd(), _CREATE_BYTE) != 0:", "while atomics.byteLock(self._fd(), _CREATE_BYTE) == 99:", "CREATE excludes", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
     Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
     Mutant(_LOCKFILE, "if int(atomics.byteLock(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0:", "if False:", "a claimer that lives keeps its slot", "test_members.py::test_theByteOfASlotIsItsMembersOnly"),
-    Mutant(_LOCKFILE, "            if clock.now() > deadline:\n                holder", "            if False:\n                holder", "the wait for CREATE is bounded", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
+    Mutant(_LOCKFILE, "            if clock.now() >= deadline:\n                holder", "            if False:\n                holder", "the wait for CREATE is bounded", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
     # --- descriptors ---
     Mutant(_DESCRIPTORS, "        if self.isOurs():\n            os.close(number)\n", "        if number >= 0:\n            os.close(number)\n", "somebody else's descriptor is not closed", "test_descriptors.py::test_aDescriptorThatIsSomebodyElsesIsForgottenAndNotClosed"),
     Mutant(_DESCRIPTORS, "            self.socket.detach()  #", "            self.socket.close()  #", "somebody else's descriptor is not closed as a socket", "test_descriptors.py::test_aSocketThatIsSomebodyElsesIsForgottenAndNotClosed"),

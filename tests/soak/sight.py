@@ -8,8 +8,9 @@ from typing import NamedTuple
 import posix_ipc
 
 from muninn.control import atomics, layout
-from muninn.control.block import ControlBlock, readHeader
+from muninn.control.block import ControlBlock
 from muninn.control.election import Election
+from muninn.control.header import readHeader
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberTable
 from muninn.control.places import Places

@@ -1,0 +1,158 @@
+"""The header of a control block: what a file that has a name of the domain says of itself, before anybody believes it.
+
+A name may lead to anything: to a block of an earlier boot or of another version, to one that was withdrawn, or to what another user
+put there. Nothing is opened through a link, or waited for, and only a regular file of this uid that nobody else may open is looked
+into; what it says is copied, and then checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import stat
+import struct
+from typing import NamedTuple
+
+import posix_ipc
+
+from muninn.control import descriptors, layout
+from muninn.control.files import openFile
+from muninn.control.layout import Geometry
+from muninn.control.lockfile import LockFile, fileError
+from muninn.control.places import Places
+from muninn.errors import ControlBlockInvalid
+
+_log = logging.getLogger("muninn.control")
+HEADER = struct.Struct("<8sIxxxx16sQIIII")
+IDENTITY = struct.Struct("<QQI")
+#: What was warned of, once.
+_strangers: set[tuple[str, str]] = set()
+
+
+def bootId() -> bytes:
+    """16 bytes that change with every boot."""
+    with openFile("/proc/sys/kernel/random/boot_id") as file:
+        return bytes.fromhex(file.read().strip().replace("-", ""))
+
+
+class Header(NamedTuple):
+    """What a control block says of itself, read by a copy."""
+
+    magic: bytes
+    version: int
+    boot: bytes
+    totalBytes: int
+    maxMembers: int
+    maxBuffers: int
+    maxLeases: int
+    indexSlots: int
+    identity: int
+    lockInode: int
+    adopted: int
+
+    @staticmethod
+    def of(fd: int) -> Header | None:
+        """None when the file is too short to have one."""
+        raw = os.pread(fd, layout.ELECTION_OFFSET, 0)
+        if len(raw) < layout.ELECTION_OFFSET:
+            return None
+        return Header(*HEADER.unpack_from(raw), *IDENTITY.unpack_from(raw, layout.IDENTITY_OFFSET))
+
+    def isWithdrawn(self) -> bool:
+        """Whether it was whole once, and somebody took its version away."""
+        return (self.magic, self.version, self.boot) == (layout.MAGIC, 0, bootId()) and self.identity != 0
+
+
+def readHeader(fd: int, path: str) -> Geometry | None:
+    """The geometry that a control block states; None when it is withdrawn or of another boot. Copied before it is checked."""
+    header = Header.of(fd)
+    if header is None or header.version == 0:
+        return None
+    if header.magic != layout.MAGIC:
+        raise ControlBlockInvalid(f"{path} does not begin with Muninn's magic")
+    if header.boot != bootId():
+        return None
+    if header.version != layout.VERSION:
+        raise ControlBlockInvalid(
+            f"{path} has layout version {header.version}, and this program speaks {layout.VERSION}",
+            "Use one version of Muninn in all processes of a domain",
+        )
+    geometry = Geometry(header.maxMembers, header.maxBuffers, header.maxLeases, header.indexSlots).checked()
+    sizeBytes = os.fstat(fd).st_size
+    if geometry.totalBytes != header.totalBytes or sizeBytes < header.totalBytes:
+        raise ControlBlockInvalid(f"{path} has {sizeBytes} bytes and states {header.totalBytes}, its sizes make {geometry.totalBytes}")
+    return geometry
+
+
+def openNamed(places: Places, lockFile: LockFile | None = None) -> tuple[int, str] | None:
+    """A descriptor of the domain's control block, and the name that led to it; None when there is none that is ours.
+
+    Only a regular file of this uid that nobody else may open is ours; with a lock file given also only a block of that lock file, since
+    another one's slot bytes are not in it.
+    """
+    for path, opened in ((places.linkPath, _openedLink), (places.blockPath, _openedName)):
+        fd = opened(places)
+        if fd is None:
+            continue
+        header = Header.of(fd) if isOurs(os.fstat(fd), path, places) else None
+        if header is not None and (lockFile is None or header.magic != layout.MAGIC or header.lockInode == lockFile.inode):
+            return fd, path
+        os.close(fd)
+    return None
+
+
+def _openedLink(places: Places) -> int | None:
+    try:
+        return descriptors.opened(places.linkPath, os.O_RDWR | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        typed = fileError(error, places.linkPath)
+        if typed is not error:
+            raise typed from error
+        raise ControlBlockInvalid(
+            f"{places.linkPath} can not be opened: {error.strerror}", "Remove it, once you know who made it"
+        ) from error
+
+
+def _openedName(places: Places) -> int | None:
+    try:
+        memory = posix_ipc.SharedMemory(places.blockName)
+    except posix_ipc.ExistentialError:
+        return None
+    except (posix_ipc.Error, ValueError, OSError) as error:
+        if isinstance(error, OSError) and (typed := fileError(error, places.blockName)) is not error:
+            raise typed from error
+        _warnOfStranger(places, str(error))
+        return None
+    try:
+        return descriptors.own(descriptors.duplicate(memory.fd))
+    finally:
+        memory.close_fd()
+
+
+def isOurs(status: os.stat_result, path: str, places: Places) -> bool:
+    if stat.S_ISREG(status.st_mode) and status.st_uid == places.uid and not status.st_mode & 0o077:
+        return True
+    _warnOfStranger(places, f"{path} is uid {status.st_uid}'s with mode {stat.filemode(status.st_mode)}")
+    return False
+
+
+def _warnOfStranger(places: Places, what: str) -> None:
+    if (places.blockPath, what) in _strangers:
+        return
+    _strangers.add((places.blockPath, what))
+    _log.warning("%s is left alone, it is not uid %d's own: %s; `python -m muninn doctor` says more", places.blockPath, places.uid, what)
+
+
+def unlinkBlock(places: Places) -> None:
+    """Take both names away. What is not ours is left alone."""
+    with contextlib.suppress(OSError, posix_ipc.Error):  # gone already, or another user's: then it is not in our way
+        posix_ipc.unlink_shared_memory(places.blockName)
+    unlinkFile(places.linkPath)
+
+
+def unlinkFile(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
