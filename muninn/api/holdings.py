@@ -426,7 +426,8 @@ class Holdings:
             for reference in self._memories.valuerefs():
                 memory = reference()
                 if memory is not None:
-                    made.extend((reference.key, descriptor) for descriptor in exported(memory.source))
+                    with contextlib.suppress(BufferFreed):  # the program has closed its descriptor: it can not be handed on any more
+                        made.extend((reference.key, descriptor) for descriptor in exported(memory.source))
         except BaseException:
             for _, descriptor in made:
                 os.close(descriptor)
