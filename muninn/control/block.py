@@ -156,8 +156,6 @@ class ControlBlock:
         """Give the block a name back that was removed from outside; False when it has lost both, and nobody finds it any more."""
         if self._hasLockFile() and self._isAt(self.places.linkPath) and self._isAt(self.places.blockPath):
             return True
-        if not self.hasName():
-            return False  # no name comes back; who holds CREATE now may be waiting for us to find out
         with self.lockFile.creating():
             if not self.hasName():
                 return False

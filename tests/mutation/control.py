@@ -28,7 +28,6 @@ MUTANTS = [
     Mutant(_HEADER, " or sizeBytes < header.totalBytes:", ":", "a truncated block is not mapped", "test_block.py::test_aTruncatedBlockIsNotMapped"),
     Mutant(_BLOCK, "            if not inhabitant:\n", "            if True:\n", "nothing is adopted while somebody lives in a lost block", "test_repair.py::test_nothingIsAdoptedWhileSomebodyLivesInTheLostBlock"),
     Mutant(_BLOCK, " or (removedFileHolder(places.lockPath, _SCAN_SECONDS) if places.segmentKeys() else 0)", "", "who is in a block without a lock file is seen", "test_repair.py::test_aTurnInALostBlockIsOverBeforeAnotherBegins"),
-    Mutant(_BLOCK, "        if not self.hasName():\n            return False  # no", "        if False:\n            return False  # no", "a broker waits for nobody to know that its block is lost", "test_repair.py::test_whoHasNothingToDoInALostBlockLeavesItByItself"),
     Mutant(_HEADER, "        header = Header.of(fd) if isOurs(os.fstat(fd), path, places) else None\n", "        header = Header.of(fd)\n", "another user's block is not joined", "test_block.py::test_aBlockNameThatAnotherUserTookIsAvoided"),
     Mutant(_HEADER, "header.lockInode == lockFile.inode):", "True):", "a block of another lock file is not joined", "test_block.py::test_aBlockOfAnotherLockFileIsNotJoined"),
     Mutant(_BLOCK, "        with lockFile.creating():\n            _reinstate", "        if True:\n            _reinstate", "one process at a time makes the block", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
