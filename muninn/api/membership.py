@@ -17,6 +17,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from muninn.api.bequest import Allocation, Bequest
 from muninn.api.departure import Departure, awaitPast, keepPromises, stayWhile
 from muninn.api.entry import enter, retire
 from muninn.api.loading import load
@@ -27,7 +28,7 @@ from muninn.config import Settings, loadSettings
 from muninn.control import atomics, clock, layout, threads
 from muninn.control.aside import Job, markOwn
 from muninn.control.block import BlockLost
-from muninn.control.descriptors import OwnEvent, duplicate
+from muninn.control.descriptors import OwnEvent
 from muninn.control.election import Election, Term
 from muninn.control.forks import Guard, Identity
 from muninn.control.index import NameIndex
@@ -85,7 +86,7 @@ class Membership:
         self.departure = Departure()
         self._lost = False
         self._handOverUntil = 0.0
-        self._bequest: list[tuple[tuple[int, int], int]] = []
+        self._bequest = Bequest()
         self._entered = threading.Event()
         self._failure: BaseException | None = None
         self._ident = 0  # of the thread that the kernel reports the end of
@@ -218,7 +219,7 @@ class Membership:
             wakeFd, abler = self._wake.checked(), self._candidacy.abler
             broker = load().broker(self.block, self.members, self.election, term, self.key, self.limits(), wakeFd, abler)
             broker.start()
-            inherited, self._bequest = self._bequest, []
+            inherited = self._bequest.taken()
             broker.inherit([*inherited, *self.holdings.allocations()])  # the others bring theirs with their hello
             self._broker = broker
             while not self._stopping:
@@ -236,12 +237,12 @@ class Membership:
             self._candidacy.resigned(term, error)
             self._broker = None
             if broker is not None:
-                self._bequest += broker.bequeath()
+                self._bequest.keep(broker.bequeath())
             self.election.replace(term, self._candidacy.heir())
         finally:
             # The bequest first: once there is no broker here, another thread may say hello to the successor, with what we have then.
             if broker is not None:
-                self._bequest += broker.bequeath()
+                self._bequest.keep(broker.bequeath())
             self._broker = None
             if broker is not None:
                 broker.close()
@@ -273,19 +274,14 @@ class Membership:
         if not self.client.greet():
             return None
         if self._bequest and self.client.hasGreeted(term.epoch):
-            self._dropBequest()
+            self._bequest.drop()
         if self._preferred and not self.members.identity(term.slot or 0).flags & layout.MEMBER_FLAG_PREFERRED:
             self.client.once("yield", slot=self.key.slot, generation=self.key.generation)
         return self.holdings.settleReleased() and self.client.askLater()
 
-    def _allocations(self) -> list[tuple[tuple[int, int], int]]:
+    def _allocations(self) -> list[Allocation]:
         """What this member brings to a new broker: the nameless memory that it has open, and what it kept as broker before."""
-        return [*self.holdings.allocations(), *((pair, duplicate(each)) for pair, each in list(self._bequest))]
-
-    def _dropBequest(self) -> None:
-        bequest, self._bequest = self._bequest, []
-        for _, descriptor in bequest:
-            os.close(descriptor)
+        return [*self.holdings.allocations(), *self._bequest.duplicates()]
 
     def _campaign(self, term: Term) -> None:
         """Stand for the succession of `term`. Called by the background thread, and by any that waits for an answer."""
@@ -355,7 +351,7 @@ class Membership:
             self.election.replace(term, self.members.preferredOther(self.key))
         self.kick()
         self._thread.join(_LEAVE_BOUND_SECONDS)
-        self._dropBequest()
+        self._bequest.drop()
         self.client.close()
         with contextlib.suppress(MuninnError):
             self._retire()
@@ -376,7 +372,7 @@ class Membership:
                 f"threads of this process have turns or locks in the control block of {self.places.domain!r} that was removed",
                 "End those first",
             )
-        self._dropBequest()
+        self._bequest.drop()
         self.client.close()
         self._lockFile.close()
 
