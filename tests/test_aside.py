@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import signal
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -65,6 +68,30 @@ def test_whatAJobRaisesIsRaisedWhereItIsWaitedFor() -> None:
     for _ in range(2):
         with pytest.raises(KeyError):
             job.result(60)
+
+
+def test_whatAJobRaisesKeepsNothingOnceItIsForgotten() -> None:
+    """Broken: the error had the frames of the job, and the job the error, so what a failed join held stayed until the garbage collector came."""
+
+    class Held:
+        pass
+
+    held = Held()
+    gone = weakref.ref(held)
+
+    def work(held: Held) -> None:
+        raise KeyError("a")
+
+    job = Job(lambda kept=held: work(kept))
+    del held
+    gc.disable()
+    try:
+        with contextlib.suppress(KeyError):
+            job.result(60)
+        del job
+        eventually(lambda: gone() is None, "nothing keeps it")
+    finally:
+        gc.enable()
 
 
 def test_aLockMayBeMetAgainOnItsOwnThread() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 import muninn
+from muninn.api.gpus import deviceOf
 from muninn.control import layout
 from muninn.errors import BufferFreed, DeviceUnavailable, InvalidArgument, OwnerDied
 from support import Actor, ActorError
@@ -159,3 +161,46 @@ def test_aFreedBufferPromisesNothing(domain: str) -> None:
     for use in (buffer.signal, buffer.wait):
         with pytest.raises(BufferFreed):
             use()
+
+
+def test_aSignalWithoutAStreamIsNeverOpen(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: a second Ctrl-C left a ticket pending for ever, and whoever waited for the last one hung."""
+    buffer = muninn.share(np.zeros(4))
+    tickets = buffer._held().tickets
+    issue = type(tickets).issue
+
+    def interrupted(self: object, *arguments: Any) -> None:
+        issue(tickets, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(type(tickets), "issue", interrupted)
+        patched.setattr(type(tickets), "complete", interrupted)
+        buffer.signal()
+    assert buffer.wait(timeout=60) == 1 and buffer.signal() == 2
+
+
+def test_aSignalThatIsCutShortIsPoisoned(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows yet which ticket it was, or the stream does not have it; and the frames of what was interrupted are kept."""
+    buffer, stream = muninn.share(np.zeros(4), name="a"), muninn.createStream()
+    other = actor("buffer = muninn.open('a')")
+    tickets, device = buffer._held().tickets, deviceOf(buffer._held().membership)
+    issue = type(tickets).issue
+
+    def issued(self: object, *arguments: Any) -> None:
+        issue(tickets, *arguments)
+        raise KeyboardInterrupt
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for number, (kind, name, cut) in enumerate([(type(tickets), "issue", issued), (type(device), "recordFence", stopped)], 1):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt) as kept:
+            patched.setattr(kind, name, cut)
+            patched.setattr(type(tickets), "complete", stopped)
+            buffer.signal(stream)
+        assert kept.tb is not None
+        with pytest.raises(ActorError, match="OwnerDied"):
+            other.do(f"buffer.wait(ticket={number}, timeout=60)")
+    assert buffer._held().membership.promised == set()
+    assert other.do(f"buffer.wait(ticket={buffer.signal(stream)}, timeout=60)") == 3

@@ -187,20 +187,21 @@ def create(
     while True:
         membership = current()
         making = Making(membership.client, membership.holdings.creating, wanted.name)
-        try:
-            making.takeName()
-            with contextlib.suppress(Departing):
-                membership.departure.check()
-                holding = _create(membership, making, wanted, fill, source, progress, put)
-                making.end()
-                return holding
-        except DomainChanged:
-            if not membership.isLost():
-                raise
-            continue  # in the control block that there is now
-        finally:
-            making.giveUp()
-            making.leaveName()
+        with making.begun():
+            try:
+                making.takeName()
+                with contextlib.suppress(Departing):
+                    membership.departure.check()
+                    holding = _create(membership, making, wanted, fill, source, progress, put)
+                    making.end()
+                    return holding
+            except DomainChanged:
+                if not membership.isLost():
+                    raise
+                continue  # in the control block that there is now
+            finally:
+                making.giveUp()
+                making.leaveName()
         membership.departure.awaitEnd()
 
 

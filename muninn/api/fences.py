@@ -15,6 +15,7 @@ from muninn.api.gpus import deviceOf
 from muninn.api.holdings import Holding
 from muninn.control import clock, layout
 from muninn.control.deadlines import deadlineOf, remaining
+from muninn.control.tickets import DONE_AT_ONCE
 from muninn.devices.port import FenceWord
 from muninn.errors import OwnerDied
 
@@ -43,27 +44,58 @@ def mend(holding: Holding) -> None:
 def _issued(holding: Holding, device: Device | None, stream: Any, kind: int, place: int | None) -> int:
     deadline = clock.now() + _ISSUE_BOUND_SECONDS
     while True:
-        # A thread of this process must not let a GPU wait for a ticket before the word that ends the wait is in its stream: the two streams
-        # may be one, or one wait for the other as a default stream does. So nobody sees a ticket whose fence is not recorded.
-        with holding.fencing:
-            try:
-                ticket = holding.tickets.issue(holding.membership.key, kind)
-                if ticket is not None:
-                    _promise(holding, device, stream, ticket, place)
-                    return ticket
-            except BaseException:
-                # An interruption may have come before anybody knew which ticket it was. Those that are meant to be open are promised.
-                meant = {promised for row, promised in list(holding.membership.promised) if row == holding.row}
-                holding.tickets.abandon(holding.membership.key, meant)
-                raise
+        ticket = _attempted(holding, device, stream, kind, place)
+        if ticket is not None:
+            return ticket
         if not holding.tickets.awaitRoom(max(0.0, deadline - clock.now())):
             raise TimeoutError(
                 f"{layout.TICKET_RING} tickets of {holding.description.name!r} have been pending for {_ISSUE_BOUND_SECONDS:.3g} s"
             )
 
 
-def _promise(holding: Holding, device: Device | None, stream: Any, ticket: int, place: int | None) -> None:
-    """Let `stream` complete the ticket when it gets there; without a device it is there."""
+class _Signalling:
+    """One attempt at a ticket."""
+
+    __slots__ = ("_holding", "promising")
+
+    def __init__(self, holding: Holding) -> None:
+        self._holding = holding
+        self.promising = 0  #: the ticket that is being given to a stream
+
+    def undo(self) -> bool:
+        """Poison what was issued and is no stream's: nobody may have known which ticket it was. False while a thread signals."""
+        holding = self._holding
+        membership = holding.membership
+        if not holding.fencing.acquire(blocking=False):
+            return False
+        try:
+            membership.promised.discard((holding.row, self.promising))
+            holding.tickets.abandon(membership.key, {ticket for row, ticket in list(membership.promised) if row == holding.row})
+        finally:
+            holding.fencing.release()
+        return True
+
+
+def _attempted(holding: Holding, device: Device | None, stream: Any, kind: int, place: int | None) -> int | None:
+    """A ticket that the stream completes; None when the ring has no room."""
+    membership, tickets = holding.membership, holding.tickets
+    if device is None:  # nobody but the caller can have done anything, and that is done
+        return tickets.issue(membership.key, DONE_AT_ONCE[kind])
+    signalling = _Signalling(holding)
+    # A thread of this process must not let a GPU wait for a ticket before the word that ends the wait is in its stream: the two streams
+    # may be one, or one wait for the other as a default stream does. So nobody sees a ticket whose fence is not recorded.
+    with holding.fencing, membership.signalling.begin(signalling):
+        ticket = tickets.issue(membership.key, kind)
+        if ticket is not None:
+            signalling.promising = ticket
+            _promise(holding, device, stream, ticket, place)
+            signalling.promising = 0
+        membership.signalling.end(signalling)
+        return ticket
+
+
+def _promise(holding: Holding, device: Device, stream: Any, ticket: int, place: int | None) -> None:
+    """Let `stream` complete the ticket when it gets there."""
     membership, tickets = holding.membership, holding.tickets
 
     def isSound() -> bool:
@@ -75,9 +107,6 @@ def _promise(holding: Holding, device: Device | None, stream: Any, ticket: int, 
         holding.tickets.complete(ticket, membership.key, layout.TICKET_DONE if isDone else layout.TICKET_POISONED)
         membership.promised.discard((holding.row, ticket))
 
-    if device is None:
-        onReached(None)  # nobody but the caller can have done anything, and that is done
-        return
     try:
         membership.promised.add((holding.row, ticket))
         if device.recordFence(stream, onReached, _wordOf(holding, device, ticket)) and isSound():

@@ -165,7 +165,7 @@ class Holdings:
         #: The thread that is about to undo what it lets go of, and needs nobody else for it.
         self.closing = 0
         membership.leaseTable.onGone = self._onGone
-        self.creating: Creating = {}
+        self.creating = Creating(membership.kick)
         #: The turns and locks of this process, which keep their holdings.
         self.owners = Owners(membership.block.geometry.maxBuffers)
         #: What this process shares where it lies: held until it is taken back.
@@ -440,7 +440,7 @@ class Holdings:
         The caller's own turns do not count: while it asks it writes nothing.
         """
         holdings, thread = [reference() for reference in self._all.valuerefs()], threading.get_ident()
-        return bool(self.creating) or any(holding is not None and holding.hasTurns(thread) for holding in holdings)
+        return self.creating.isAny() or any(holding is not None and holding.hasTurns(thread) for holding in holdings)
 
     def isAtWork(self) -> bool:
         """Whether GPUs may be at work for this process on what others will use as soon as its leases and claims are gone."""

@@ -2,120 +2,143 @@
 
 A creation may be interrupted between any two bytecodes: while its question is under way, say, so that nobody here knows what was
 granted. What is asked is noted before it is asked, and `giveUp` takes back whatever can have come of it: the same grant is asked for
-again, which returns the same row, and that is given back. Should that be cut short too, the end of this object leaves it to the
+again, which returns the same row, and that is given back. Should that be cut short too, the end of its `Undertaking` leaves it to the
 background thread. Meanwhile the name is taken in this process: the broker takes a second request of one process for the first one
 repeated, so threads of a process are told apart here.
 """
 
 from __future__ import annotations
 
-import weakref
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from muninn.control import aside
+from muninn.control.undertakings import Undertaking, Undertakings
 from muninn.errors import BrokerUnavailable, BufferExists, MuninnError
 
 if TYPE_CHECKING:
     from muninn.broker.client import Client
 
-#: The names that this process is creating now, and by which makings.
-Creating = dict[str, "weakref.ref[Making]"]
+#: How long a grant waits until what was cut short is on its way back.
+_UNDONE_SECONDS = 10.0
 
 
-class _Steps:
-    """How far a making has come, kept apart from it for its end."""
+class Creating:
+    """The names that this process is creating now, and by which makings."""
 
-    __slots__ = ("granted", "isOver", "mayBeLive", "question")
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self.undertakings = Undertakings(wake)
+        self._byName: dict[str, Making] = {}
+        self._changing = threading.RLock()
 
-    def __init__(self) -> None:
-        self.question: dict[str, Any] | None = None
-        self.granted: tuple[int, int] | None = None
-        self.mayBeLive = False
-        self.isOver = False
+    def take(self, name: str, making: Making) -> bool:
+        """Whether the name is this making's from now on. One whose maker was cut short has none any more."""
+        with self._changing:
+            if not self.has(name):
+                self._byName.pop(name, None)
+            return self._byName.setdefault(name, making) is making
+
+    def leave(self, name: str, making: Making) -> None:
+        """Again, or of a name that was not taken, is fine."""
+        with self._changing:
+            if self._byName.get(name) is making:
+                self._byName.pop(name, None)
+
+    def has(self, name: str) -> bool:
+        """Whether a making that is under way has the name."""
+        making = self._byName.get(name)
+        return making is not None and self.undertakings.isUnderWay(making)
+
+    def isAny(self) -> bool:
+        """Whether any making is under way."""
+        return any(self.has(name) for name in list(self._byName))
 
 
 class Making:
     """What one creation has asked for, and not yet brought to its end."""
 
-    __slots__ = ("__weakref__", "_client", "_creating", "_name", "_steps")
+    __slots__ = ("_client", "_creating", "_granted", "_isOver", "_mayBeLive", "_name", "_question")
 
     def __init__(self, client: Client, creating: Creating, name: str) -> None:
         self._client = client
         self._creating = creating
         self._name = name
-        self._steps = _Steps()
-        weakref.finalize(self, _finish, client, self._steps, creating, name).atexit = False
+        self._question: dict[str, Any] | None = None
+        self._granted: tuple[int, int] | None = None
+        self._mayBeLive = False
+        self._isOver = False
+
+    def begun(self) -> Undertaking:
+        """For the `with` statement around all of it: whatever ends that, `undo` is called unless `leaveName` was."""
+        return self._creating.undertakings.begin(self)
 
     def takeName(self) -> None:
         """Raises `BufferExists` while another thread of this process is creating it."""
-        own = weakref.ref(self)
-        found = self._creating.setdefault(self._name, own)
-        if found() is None:  # its maker was cut short, and is gone
-            self._creating.pop(self._name, None)
-            found = self._creating.setdefault(self._name, own)
-        if found() is not self:
+        if not self._creating.take(self._name, self):
             raise BufferExists(f"another thread of this process is creating {self._name!r}")
 
     def leaveName(self) -> None:
-        """Again, or of a name that was not taken, is fine."""
-        found = self._creating.get(self._name)
-        if found is not None and found() is self:
-            self._creating.pop(self._name, None)
+        """Nothing is left to be done. Again, or of a name that was not taken, is fine."""
+        self._creating.leave(self._name, self)
+        self._creating.undertakings.end(self)
 
     def grant(self, **fields: Any) -> tuple[int, int]:
         """Ask for a row that is this process's to fill; returns (row, incarnation). Raises whatever forbids it."""
-        steps = self._steps
-        self._client.awaitLater()
-        steps.question = fields
+        if not aside.isOwn():  # there it is refused: a finalizer would wait for its own thread
+            if not self._creating.undertakings.awaitSettled(_UNDONE_SECONDS):
+                raise BrokerUnavailable("the background thread stands still")
+            self._client.awaitLater()
+        self._question = fields
         try:
             granted, _ = self._client.request("create", **fields)
         except BrokerUnavailable:
             raise  # whether it was granted will show
         except MuninnError:
-            steps.question = None
+            self._question = None
             raise
-        steps.granted = granted["row"], granted["incarnation"]
-        return steps.granted
+        self._granted = granted["row"], granted["incarnation"]
+        return self._granted
 
     def commit(self, descriptors: tuple[int, ...]) -> None:
         """CREATING → LIVE; memory without a name goes along as a descriptor."""
-        assert self._steps.granted is not None
-        row, incarnation = self._steps.granted
-        self._steps.mayBeLive = True
+        assert self._granted is not None
+        row, incarnation = self._granted
+        self._mayBeLive = True
         self._client.request("commit", descriptors, row=row, incarnation=incarnation)
 
     def end(self) -> None:
         """All is done, and its result is somebody's."""
-        self._steps.isOver = True
+        self._isOver = True
 
     def giveUp(self) -> None:
         """Take back whatever was granted. The error that led here is the one that counts; a broker that is not there hears it later."""
-        steps = self._steps
-        if steps.isOver or steps.question is None:
+        if self._isOver or self._question is None:
             return
         try:
-            if steps.granted is None:
-                again, _ = self._client.request("create", **steps.question)
-                steps.granted = again["row"], again["incarnation"]
-            row, incarnation = steps.granted
+            if self._granted is None:
+                again, _ = self._client.request("create", **self._question)
+                self._granted = again["row"], again["incarnation"]
+            row, incarnation = self._granted
             self._client.request("abandon", row=row, incarnation=incarnation)
-            if steps.mayBeLive:
+            if self._mayBeLive:
                 self._client.request("free", row=row, incarnation=incarnation)
         except BrokerUnavailable:
-            return
+            self.undo()
         except MuninnError:
             pass  # it is another's, or gone
-        steps.isOver = True
+        self._isOver = True
 
-
-def _finish(client: Client, steps: _Steps, creating: Creating, name: str) -> None:
-    """At the end of a making that was cut short: let the background thread take back what may have been granted."""
-    found = creating.get(name)
-    if found is not None and found() is None:
-        creating.pop(name, None)
-    if steps.isOver or steps.question is None:
-        return
-    if steps.granted is None:
-        client.later({"op": "create", **steps.question})
-        return
-    # Not freed: when this is heard, what is live may be what the program has shared since.
-    client.later({"op": "abandon", "row": steps.granted[0], "incarnation": steps.granted[1]})
+    def undo(self) -> bool:
+        """Let the background thread take back what may have been granted: the maker was cut short, or has no broker to ask."""
+        if not self._isOver and self._question is not None:
+            if self._granted is None:
+                self._client.later({"op": "create", **self._question})
+            else:
+                # No grant of this process is asked for before that was asked, so it can not be of what the program shares since.
+                row, incarnation = self._granted
+                for op in ("abandon", "free") if self._mayBeLive else ("abandon",):
+                    self._client.later({"op": op, "row": row, "incarnation": incarnation})
+        self._isOver = True
+        self._creating.leave(self._name, self)
+        return True

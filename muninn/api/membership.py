@@ -38,6 +38,7 @@ from muninn.control.members import MemberKey
 from muninn.control.places import Places
 from muninn.control.rows import Deposed, RowTable
 from muninn.control.threads import LateThread, NoThread
+from muninn.control.undertakings import Undertakings
 from muninn.control.watch import Watcher
 from muninn.errors import BrokerUnavailable, DomainChanged, MuninnError
 
@@ -84,6 +85,8 @@ class Membership:
         self._leaving = False
         self._hasLeft = False
         self.departure = Departure()
+        #: Tickets that are being issued.
+        self.signalling = Undertakings(self.kick)
         self._lost = False
         self._handOverUntil = 0.0
         self._bequest = Bequest()
@@ -222,11 +225,14 @@ class Membership:
             inherited = self._bequest.taken()
             broker.inherit([*inherited, *self.holdings.allocations()])  # the others bring theirs with their hello
             self._broker = broker
+            isUndone = True
             while not self._stopping:
-                broker.step(0.0 if self.holdings.hasReleased() else self._untilRenewal())
+                seconds = self._untilRenewal() if isUndone else _RESIGNED_PAUSE_SECONDS
+                broker.step(0.0 if self.holdings.hasReleased() else seconds)
                 self._requireSlot()
                 self.holdings.renewAll()
                 self.holdings.settleReleased(_SETTLED_PER_STEP)
+                isUndone = self._undo()
                 self.client.askLater()
         except Deposed:
             _log.info("deposed as broker of epoch %d", term.epoch)
@@ -277,7 +283,12 @@ class Membership:
             self._bequest.drop()
         if self._preferred and not self.members.identity(term.slot or 0).flags & layout.MEMBER_FLAG_PREFERRED:
             self.client.once("yield", slot=self.key.slot, generation=self.key.generation)
-        return self.holdings.settleReleased() and self.client.askLater()
+        isUndone = self._undo()
+        return self.holdings.settleReleased() and self.client.askLater() and isUndone
+
+    def _undo(self) -> bool:
+        """Undo what was cut short; False when some of it can not be undone yet."""
+        return self.holdings.creating.undertakings.settle() and self.signalling.settle()
 
     def _allocations(self) -> list[Allocation]:
         """What this member brings to a new broker: the nameless memory that it has open, and what it kept as broker before."""

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("muninn.member")
 _RETRY_SECONDS = 0.001
-#: How long a grant waits for what the background thread is to ask.
-_LATER_SECONDS = 2.0
 #: How long the background thread leaves a broker alone that has no room, or that it has no descriptor to connect to.
 _TURNED_AWAY_SECONDS = 2.0
 
@@ -198,9 +196,17 @@ class Client:
         return True
 
     def awaitLater(self) -> None:
-        """Before a grant: what is yet to be given back may be the very row that would be granted again. Bounded."""
-        deadline = clock.now() + _LATER_SECONDS
-        while self._later and clock.now() < deadline:
+        """Before a grant: what is yet to be given back may be the very row that would be granted again.
+
+        Raises
+        ------
+        BrokerUnavailable, DomainChanged
+        """
+        deadline = self._deadline()
+        while self._later:
+            if clock.now() > deadline:
+                raise BrokerUnavailable(f"no broker took back within {self._office.requestTimeoutMs} ms what was not brought to its end")
+            self._office.requireSlot()
             self._office.kick()
             clock.sleep(_RETRY_SECONDS)
 

@@ -89,8 +89,12 @@ class Job(Generic[Value]):
             threads.startBare(self._run)
         if not self._done.wait(seconds):
             return None
-        if self._error is not None:
-            raise self._error
+        error = self._error
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del self, error  # the error has this frame, and would have itself: a circle keeps for a while what it had in its hands
         return self._outcome[0]
 
     def _run(self) -> None:
@@ -105,4 +109,6 @@ class Job(Generic[Value]):
         except BaseException as error:
             self._error = error
         finally:
-            self._done.set()
+            done = self._done
+            del self  # the error has this frame too
+            done.set()

@@ -46,6 +46,8 @@ _ENDS = {
     layout.TICKET_WRITING: _Ends(layout.TICKET_WRITTEN, layout.TICKET_TORN),
     layout.TICKET_WRITING_SURE: _Ends(layout.TICKET_WRITTEN, layout.TICKET_TORN),
 }
+#: What a ticket of a kind is when nothing is to be waited for.
+DONE_AT_ONCE = {kind: ends.done for kind, ends in _ENDS.items()}
 #: To who only wants to know whether it is over, all kinds are one.
 _SIMPLY = dict.fromkeys(_ENDS, layout.TICKET_PENDING)
 _SIMPLY |= {ends.poisoned: layout.TICKET_POISONED for ends in _ENDS.values()}
@@ -72,7 +74,10 @@ class Tickets:
     # --- who signals -------------------------------------------------------------------------------------------------
 
     def issue(self, key: MemberKey, status: int = layout.TICKET_PENDING) -> int | None:
-        """Reserve the next ticket, PENDING, READING or WRITING; None when the ring's oldest is still pending (`awaitRoom`)."""
+        """Reserve the next ticket, PENDING, READING or WRITING; None when the ring's oldest is still pending (`awaitRoom`).
+
+        One that is done from the start, DONE, READ or WRITTEN, is never seen open.
+        """
         while True:
             ticket = self.last() + 1
             address = self._slot(ticket)
@@ -85,7 +90,7 @@ class Tickets:
             # SYNC ticket: pairs with state(); the slot names its member before `next` shows the ticket.
             elif atomics.casSeqCst64(address, word, _ticketWord(ticket, key, status)) == word:
                 atomics.casSeqCst64(self._next, ticket - 1, ticket)
-                if status == layout.TICKET_WRITING:
+                if status in (layout.TICKET_WRITING, layout.TICKET_WRITTEN):
                     _raise(self._lastWriter, ticket)
                 return ticket
 
@@ -263,8 +268,9 @@ def _isBehind(ticket: int, word: int) -> bool:
 
 def _ofMember(key: MemberKey) -> int:
     """What `_OPEN_MASK` leaves of a word of that member whose work is not over."""
-    return (key.generation & _GENERATION_MASK) << _GENERATION_SHIFT | (key.slot & _SLOT_MASK) << _SLOT_SHIFT | layout.TICKET_OPEN_BIT
+    return _ticketWord(0, key, layout.TICKET_OPEN_BIT)
 
 
 def _ticketWord(ticket: int, key: MemberKey, status: int) -> int:
-    return (ticket & _TICKET_MASK) << _TICKET_SHIFT | _ofMember(key) | status
+    member = (key.generation & _GENERATION_MASK) << _GENERATION_SHIFT | (key.slot & _SLOT_MASK) << _SLOT_SHIFT
+    return (ticket & _TICKET_MASK) << _TICKET_SHIFT | member | status

@@ -59,8 +59,10 @@ def _inProcess(threads: int, files: list[str]) -> list[str]:
     wrong += [f"slot {hold.position} still has a lease on row {hold.row}" for hold in held]
     if found := mappings():
         wrong.append(f"{found} mappings that nobody uses")
-    if member.holdings.creating:
-        wrong.append(f"{list(member.holdings.creating)} are being created for ever")
+    if member.holdings.creating._byName:
+        wrong.append(f"{list(member.holdings.creating._byName)} are being created for ever")
+    if any(each._open or each._left for each in (member.holdings.creating.undertakings, member.signalling)):
+        wrong.append("what was begun is never undone")
     if any(holding is not None and holding.hasTurns() for holding in [each() for each in member.holdings._all.valuerefs()]):
         wrong.append("a lock is held for ever, or a turn")
     if (there := threading.active_count()) > threads:

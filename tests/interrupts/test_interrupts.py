@@ -10,7 +10,7 @@ from pathlib import Path
 from interrupts.calls import CALLS
 
 _TESTS = Path(__file__).parents[1]
-#: What `make interrupts` still finds something in: a second Ctrl-C in what takes a creation back, memory of pretended GPUs, a ticket that is waited for in the middle of its issue.
+#: What `make interrupts` still finds something in: a descriptor that is opened and not yet anybody's, and memory of pretended GPUs.
 _OTHERS = (
     "share",
     "share nameless",

@@ -173,7 +173,7 @@ MUTANTS = [
     Mutant(_TICKETS, "            self._sayTorn(ticket, after)\n", "", "what a failed stream tore is said before the ticket is over", "test_tickets.py"),
     Mutant(_TICKETS, "            self._sayTorn(self._whole(word), ends.poisoned)\n", "", "what a dead writer tore is said before the ticket is over", "test_tickets.py"),
     Mutant(_TICKETS, "        return torn if torn and torn >= last else None", "        return torn or None", "the next writer repairs it", "test_tickets.py::test_whatIsTornStaysTornUntilTheNextWriter"),
-    Mutant(_TICKETS, "                if status == layout.TICKET_WRITING:\n                    _raise(self._lastWriter, ticket)\n", "", "the last writer is known", "test_tickets.py::test_whatIsTornStaysTornUntilTheNextWriter"),
+    Mutant(_TICKETS, "                if status in (layout.TICKET_WRITING, layout.TICKET_WRITTEN):\n                    _raise(self._lastWriter, ticket)\n", "", "the last writer is known", "test_tickets.py::test_whatIsTornStaysTornUntilTheNextWriter"),
     Mutant(_TICKETS, "if ends is None or not word & layout.TICKET_SURE_BIT:", "if ends is None:", "the GPU's word is not enough where the host could still fail", "test_tickets.py::test_ofAWorkThatCouldStillFailTheGpusWordIsNotEnough"),
     Mutant(_TICKETS, "        if int(atomics.loadAcquire64(self.fenceAddress(ticket))) < ticket:\n            return word\n", "", "a sure ticket is over when the GPU says so", "test_tickets.py"),
     Mutant(_TICKETS, "if _isIn(word, ticket) or _isBehind(ticket, word):\n                # Somebody", "if _isIn(word, ticket):\n                # Somebody", "an old ticket does not take a later one's slot", "test_tickets.py::test_whoReadLastLongAgoTakesNobodysSlot"),
