@@ -156,13 +156,7 @@ class Membership:
 
     def isDead(self, slot: int, generationBits: int) -> bool:
         """Whether a claim's owner (slot, low bits of its generation) is proven dead: never this process, always beyond the table."""
-        if slot >= self.members.count:
-            return True
-        state, generation = self.members.state(slot)
-        key = MemberKey(slot, generation)
-        if key == self.key and generation & 0x7FFFF == generationBits:
-            return False
-        return generation & 0x7FFFF != generationBits or state == layout.MEMBER_FREE or self.members.isProvenDead(key)
+        return slot >= self.members.count or self.members.isOwnerDead(slot, generationBits, self.key)
 
     def limits(self) -> Limits:
         memory, tenancy = self.settings.memory, self.settings.tenancy
@@ -225,14 +219,13 @@ class Membership:
             inherited = self._bequest.taken()
             broker.inherit([*inherited, *self.holdings.allocations()])  # the others bring theirs with their hello
             self._broker = broker
-            isUndone = True
+            seconds = self._untilRenewal()
             while not self._stopping:
-                seconds = self._untilRenewal() if isUndone else _RESIGNED_PAUSE_SECONDS
                 broker.step(0.0 if self.holdings.hasReleased() else seconds)
                 self._requireSlot()
                 self.holdings.renewAll()
                 self.holdings.settleReleased(_SETTLED_PER_STEP)
-                isUndone = self._undo()
+                seconds = self._untilRenewal() if self._undo() else _RESIGNED_PAUSE_SECONDS
                 self.client.askLater()
         except Deposed:
             _log.info("deposed as broker of epoch %d", term.epoch)

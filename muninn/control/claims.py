@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 from muninn.control import atomics, layout
 from muninn.control.deadlines import deadlineOf, sleepNs
-from muninn.control.members import MemberKey
+from muninn.control.members import CLAIM_GENERATION_MASK, MemberKey
 
 _SLOT_MASK = 0xFFF
-_GENERATION_SHIFT, _GENERATION_MASK = 12, 0x7FFFF
+_GENERATION_SHIFT, _GENERATION_MASK = 12, CLAIM_GENERATION_MASK
 _CONTENDED = 1 << 31
 #: The owner of a claim that a dead member left: a slot that no table has, so it is nobody's that lives.
 _DEAD_OWNER = layout.MAX_MEMBERS_LIMIT + 1

@@ -28,6 +28,8 @@ _FUTEX_OWNER_DIED = 0x40000000
 _FUTEX_TID_MASK = 0x3FFFFFFF
 #: What pidfd_open says of a number that no process has: nobody's, or that of another process's thread (EINVAL, since Linux 6.15 ENOENT).
 _NO_SUCH_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
+#: The bits of a generation that a claim has room for.
+CLAIM_GENERATION_MASK = 0x7FFFF
 
 
 class MemberIdentity(NamedTuple):
@@ -114,6 +116,14 @@ class MemberTable:
     def isMarked(self, slot: int) -> bool:
         """Whether the kernel has marked the robust word: the thread that held it has ended."""
         return bool(atomics.loadAcquire32(self.robustAddress(slot)) & _FUTEX_OWNER_DIED)
+
+    def isOwnerDead(self, slot: int, generationBits: int, own: MemberKey) -> bool:
+        """Whether a claim's owner (slot, low bits of its generation) is proven dead: never `own`."""
+        state, generation = self.state(slot)
+        if generation & CLAIM_GENERATION_MASK != generationBits:
+            return True
+        key = MemberKey(slot, generation)
+        return key != own and (state == layout.MEMBER_FREE or self.isProvenDead(key))
 
     def isProvenDead(self, key: MemberKey, pidfd: int | None = None) -> bool:
         """Whether nothing of the member runs or writes any more: its byte lock is free *and* its process is gone, or runs another program.
