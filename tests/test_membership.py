@@ -16,6 +16,7 @@ import muninn
 from muninn.api import membership
 from muninn.control import atomics, layout
 from muninn.control.block import openOrCreate, unlinkBlock
+from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
 from muninn.errors import ProtocolViolation, TableFull
@@ -106,7 +107,8 @@ def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(domain: str) -> 
     muninn.domainInfo()
     leaving = membership.current()
     version = leaving.block.address + layout.VERSION_OFFSET
-    with leaving._lockFile.creating():
+    lockFile = LockFile(leaving.places)  # its own: whoever finds its block gone closes the one that it has
+    with lockFile.creating():
         atomics.exchangeSeqCst32(version, 0)
         unlinkBlock(leaving.places)
     claiming = leaving.block.memberAddress(leaving.key.slot + 1)
@@ -114,7 +116,7 @@ def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(domain: str) -> 
     leaving._retire()
     assert leaving.block.isRetired()
     atomics.storeRelease64(claiming, 1 << 32 | layout.MEMBER_FREE)
-    later = openOrCreate(leaving.places, leaving._lockFile, leaving.block.geometry)
+    later = openOrCreate(leaving.places, lockFile, leaving.block.geometry)
     leaving._retire()
     assert later.hasName(), "what is named now is another block"
     later.close()

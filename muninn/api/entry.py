@@ -83,6 +83,8 @@ def retire(entry: Entry, rows: RowTable) -> None:
     while it is one file.
     """
     block, places = entry.block, entry.block.places
+    if not block.hasName():
+        return  # and the lock file may be closed: what was removed is forsaken by itself
     with block.lockFile.creating():
         if not block.hasName():
             return  # withdrawn by another who left at the same time: who claims a slot in it now must go on noticing

@@ -216,8 +216,7 @@ class Membership:
             wakeFd, abler = self._wake.checked(), self._candidacy.abler
             broker = load().broker(self.block, self.members, self.election, term, self.key, self.limits(), wakeFd, abler)
             broker.start()
-            inherited = self._bequest.taken()
-            broker.inherit([*inherited, *self.holdings.allocations()])  # the others bring theirs with their hello
+            broker.inherit([*self._bequest.taken(), *self.holdings.allocations()])  # the others bring theirs with their hello
             self._broker = broker
             seconds = self._untilRenewal()
             while not self._stopping:
@@ -276,8 +275,7 @@ class Membership:
             self._bequest.drop()
         if self._preferred and not self.members.identity(term.slot or 0).flags & layout.MEMBER_FLAG_PREFERRED:
             self.client.once("yield", slot=self.key.slot, generation=self.key.generation)
-        isUndone = self._undo()
-        return self.holdings.settleReleased() and self.client.askLater() and isUndone
+        return self.holdings.settleReleased() and self.client.askLater() and self._undo()
 
     def _undo(self) -> bool:
         """Undo what was cut short; False when some of it can not be undone yet."""

@@ -69,9 +69,16 @@ class LockFile:
 
     @contextmanager
     def creating(self, boundSeconds: float = _CREATE_BOUND_SECONDS) -> Iterator[None]:
-        """Hold the CREATE byte. Its holder may have been stopped, so the wait is bounded: `BrokerUnavailable`."""
+        """Hold the CREATE byte. Its holder may have been stopped, so the wait is bounded: `BrokerUnavailable`.
+
+        Raises `DomainChanged` when this process has closed the file: it is in the domain no more.
+        """
         deadline = clock.now() + boundSeconds
-        while atomics.byteLock(self._fd(), _CREATE_BYTE) != 0:
+        while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) != 0:
+            if failure == -errno.EBADF:
+                raise DomainChanged("this process has left its control block, and closed the lock file", "Try again")
+            if failure != -errno.EAGAIN:
+                raise BrokerUnavailable(f"the lock file can not be locked: {os.strerror(-failure)}", "Raise the limit of file locks")
             if clock.now() >= deadline:
                 holder = atomics.byteHolder(self._fd(), _CREATE_BYTE)
                 raise BrokerUnavailable(

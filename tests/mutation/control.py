@@ -38,7 +38,7 @@ MUTANTS = [
     Mutant(_BLOCK, "layout.VERSION_OFFSET)) != layout.VERSION\n", "layout.VERSION_OFFSET)) == 77\n", "who joins sees that the block was withdrawn", "test_membership.py::test_nobodyJoinsABlockThatIsBeingWithdrawn"),
     Mutant(_LAYOUT, "        if not sane:\n", "        if False:\n", "impossible sizes are refused", "test_layout.py"),
     # --- lockfile ---
-    Mutant(_LOCKFILE, "while atomics.byteLock(self._fd(), _CREATE_BYTE) != 0:", "while atomics.byteLock(self._fd(), _CREATE_BYTE) == 99:", "CREATE excludes", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
+    Mutant(_LOCKFILE, "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) != 0:", "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) == 99:", "CREATE excludes", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
     Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
     Mutant(_LOCKFILE, "if int(atomics.byteLock(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0:", "if False:", "a claimer that lives keeps its slot", "test_members.py::test_theByteOfASlotIsItsMembersOnly"),
     Mutant(_LOCKFILE, "            if clock.now() >= deadline:\n                holder", "            if False:\n                holder", "the wait for CREATE is bounded", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
