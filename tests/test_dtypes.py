@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api.dtypes import _described, asDtype, encoded, plain
+from muninn.api.dtypes import _described, asDtype, encoded, nameOf, plain
 from muninn.errors import ControlBlockInvalid, DeviceUnavailable, InvalidDtype
 from support import Actor, leftovers
 
@@ -19,6 +19,11 @@ Start = Callable[..., Actor]
 
 _RANDOM = np.random.default_rng(20261123)
 _NESTED = np.dtype([("id", "<u4"), ("at", [("x", ">f8"), ("y", "<f8")]), ("tags", "S5", (2,)), ("when", "M8[ms]")], align=True)
+
+
+@pytest.mark.parametrize("text", [*"?bBhHiIlLqQefdgFDG", "S5", "U3", "V7", ">f8", ">U2", "M8", "M8[ns]", ">m8[25s]", "m8", "M8[D]"])
+def test_aTypeIsNamedAsByNumpy(text: str) -> None:
+    assert nameOf(np.dtype(text)) == np.dtype(text).name
 
 
 def _records() -> np.ndarray[Any, Any]:

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from muninn.api import creation, fences, views
-from muninn.api.dtypes import dtypeOf
+from muninn.api.dtypes import dtypeOf, shown
 from muninn.api.gpus import deviceOf
 from muninn.api.holdings import Holding, checkExpiry
+from muninn.api.listing import describeRow, htmlOf
+from muninn.api.loading import load
 from muninn.api.membership import current
 from muninn.api.snapshots import snapshot, writerIsDead
 from muninn.api.turns import WITHOUT_STREAM, Reading, Writing
@@ -191,22 +193,21 @@ class MuninnBuffer:
     @property
     def handle(self) -> bytes:
         """64 opaque bytes that open this buffer, with the rights of this object, wherever they are taken in this domain."""
-        from muninn.broker import capabilities
-
         holding = self._checked()
         secret = holding.membership.block.secret
         access = Access.READ_WRITE if self._writable else Access.READ_ONLY
         description = holding.description
-        return capabilities.issue(secret, holding.row, holding.incarnation, access, description.sizeBytes, description.tenant)
+        issued: bytes = load().capabilities.issue(
+            secret, holding.row, holding.incarnation, access, description.sizeBytes, description.tenant
+        )
+        return issued
 
     def describe(self) -> dict[str, Any]:
         """Everything there is to say about the buffer, as a plain dict."""
-        from muninn.api.listing import describeRow
-
         holding = self._checked()
         described = describeRow(holding.membership, holding.row, holding.description)
         if holding.description.kind == layout.ROW_KIND_ARRAY and self.dtype.fields is not None:
-            described["dtype"] = str(self.dtype)  # the row alone knows no fields
+            described["dtype"] = shown(self.dtype)  # the row alone knows no fields
         if self.gpu is not None:
             described["gpu"] = self.gpu  # as this process counts them, and not as the one that made it
         return described
@@ -419,7 +420,7 @@ class MuninnBuffer:
         array = self.array
         if dtype is not None and np.dtype(dtype) != array.dtype:
             if copy is False:
-                raise ValueError(f"a view as {dtype} is not possible without a copy")
+                raise ValueError(f"a view as {shown(dtype)} is not possible without a copy")
             return array.astype(dtype)
         return array.copy() if copy else array
 
@@ -465,13 +466,10 @@ class MuninnBuffer:
         return f"<MuninnBuffer {description.name!r} {description.dtype}{list(description.shape)} {asText(description.sizeBytes)} {where}>"
 
     def _repr_html_(self) -> str:
-        from muninn.api.listing import htmlOf
-
         return htmlOf(self)
 
 
 def _unpickle(name: str, handle: bytes) -> MuninnBuffer:
     """Open what was pickled; the handle decides, the name is for the error message."""
-    from muninn.api.sharing import openHandle
-
-    return openHandle(handle, name)
+    buffer: MuninnBuffer = load().sharing.openHandle(handle, name)
+    return buffer

@@ -16,7 +16,7 @@ import numpy as np
 
 from muninn.api import creation, views
 from muninn.api.buffer import MuninnBuffer
-from muninn.api.dtypes import asDtype
+from muninn.api.dtypes import asDtype, shown
 from muninn.api.holdings import Holding
 from muninn.api.memory import Memory, Stage
 from muninn.api.sharing import _asArray, openAny
@@ -175,7 +175,7 @@ def _laidOut(specs: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, tuple[int,
             raise TypeError(f"the keys of a bundle are str, not {type(key).__name__}")
         itemType = asDtype(dtype)
         if itemType.fields is not None or itemType.subdtype is not None:
-            raise InvalidDtype(f"{key!r} has dtype {itemType}: a bundle holds plain types", "Share it as an array of its own")
+            raise InvalidDtype(f"{key!r} has dtype {shown(itemType)}: a bundle holds plain types", "Share it as an array of its own")
         offset = -(-end // _ALIGNMENT) * _ALIGNMENT
         lengths = creation.asShape(shape)
         entries[key] = (offset, lengths, itemType)

@@ -20,7 +20,7 @@ from muninn.api.dtypes import asDtype, encoded
 from muninn.api.gpus import deviceOf
 from muninn.api.making import Making
 from muninn.api.membership import Membership, current
-from muninn.api.memory import Bytes, Memory, NoBytes, Stage, exported
+from muninn.api.memory import Bytes, Memory, NoBytes, Stage, addressOf, exported
 from muninn.config import asBytes
 from muninn.control import clock, layout, segments
 from muninn.control.clock import monotonicMs
@@ -273,7 +273,7 @@ def _makeBytes(
         allocation = _allocated(device, wanted)
         _log.info("%r: transport %s (%s)", wanted.name, allocation.transport, allocation.transportReason)
         if source is not None:
-            device.copyNow(allocation.address, source.ctypes.data, source.nbytes, wanted.gpu)
+            device.copyNow(allocation.address, addressOf(source), source.nbytes, wanted.gpu)
         return allocation
     if not wanted.segmentBytes:
         return NoBytes()
@@ -309,7 +309,7 @@ def _fillSegment(
         raise InvalidArgument(
             f"{error.strerror}: {error}", "Leave numaNode out, or name a node that `python -m muninn doctor` lists"
         ) from error
-    address, sizeBytes = (None, 0) if source is None else (source.ctypes.data, source.nbytes)
+    address, sizeBytes = (None, 0) if source is None else (addressOf(source), source.nbytes)
     if wanted.reserve is Reserve.FULL:
         segments.reserve(fd, mapping, membership.settings.memory.prefaultThreads, address, sizeBytes, progress)
         return

@@ -13,6 +13,7 @@ import msgpack
 import numpy as np
 
 from muninn.control.layout import MAX_DTYPE_BYTES, ROW_KIND_BUNDLE
+from muninn.control.threads import endingError
 from muninn.errors import ControlBlockInvalid, InvalidDtype
 
 if TYPE_CHECKING:
@@ -22,6 +23,25 @@ if TYPE_CHECKING:
 _DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SyntaxError, RecursionError)
 
 
+#: What numpy calls the types of a kind, before their bits.
+_KINDS = {"i": "int", "u": "uint", "f": "float", "c": "complex", "S": "bytes", "U": "str", "V": "void"}
+
+
+def nameOf(dtype: np.dtype[Any]) -> str:
+    """The `name` of a plain type of numpy's own, for which numpy imports something each time: an ending interpreter refuses that."""
+    if dtype.kind in "mM":
+        return dtype.type.__name__ + dtype.str[3:]
+    return f"{_KINDS[dtype.kind]}{8 * dtype.itemsize}" if dtype.kind in _KINDS else dtype.type.__name__.rstrip("_")
+
+
+def shown(dtype: np.dtype[Any]) -> str:
+    """A dtype for people, by its short text where numpy can import nothing any more."""
+    try:
+        return str(dtype)
+    except ImportError:
+        return dtype.str
+
+
 def asDtype(value: Any) -> np.dtype[Any]:
     """`value` as a dtype that can live in shared memory, or `InvalidDtype`."""
     try:
@@ -29,9 +49,9 @@ def asDtype(value: Any) -> np.dtype[Any]:
     except (TypeError, ValueError, SyntaxError) as error:  # numpy reads repeats as Python does
         raise InvalidDtype(f"{value!r} is no dtype: {error}") from None
     if dtype.hasobject:
-        raise InvalidDtype(f"dtype {dtype} holds Python objects, which are addresses of one process")
+        raise InvalidDtype(f"dtype {shown(dtype)} holds Python objects, which are addresses of one process")
     if dtype.itemsize == 0:
-        raise InvalidDtype(f"dtype {dtype} has no size", "Give the type a length, as in `S16` or `V8`")
+        raise InvalidDtype(f"dtype {shown(dtype)} has no size", "Give the type a length, as in `S16` or `V8`")
     return dtype
 
 
@@ -42,7 +62,9 @@ def encoded(dtype: np.dtype[Any]) -> tuple[str, bytes]:
     try:
         description = np.lib.format.dtype_to_descr(dtype)
     except ValueError as error:
-        raise InvalidDtype(f"dtype {dtype} can not be described: {error}", "Copy to a dtype whose fields follow each other") from None
+        raise InvalidDtype(f"dtype {shown(dtype)} can not be told: {error}", "Copy to a dtype whose fields follow each other") from None
+    except ImportError as error:
+        raise endingError(f"numpy can not describe {dtype.str} any more") from error
     manifest: bytes = msgpack.packb({"descr": _listed(description)})
     return f"|V{dtype.itemsize}", manifest
 
@@ -69,6 +91,8 @@ def plain(text: str) -> np.dtype[Any]:
 def _described(raw: bytes) -> np.dtype[Any]:
     try:
         return asDtype(np.lib.format.descr_to_dtype(_tupled(msgpack.unpackb(raw)["descr"])))
+    except ImportError as error:
+        raise endingError("numpy can not read the description of a dtype any more") from error
     except (*_DAMAGE, msgpack.UnpackException) as error:
         raise ControlBlockInvalid(f"the description of a dtype is damaged: {error}") from error
 

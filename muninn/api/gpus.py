@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from muninn.api.membership import current
+from muninn.control import layout
 from muninn.control.forks import Guard
 from muninn.control.lockfile import typedErrors
+from muninn.control.threads import endingError
+from muninn.terms import Mode
 
 if TYPE_CHECKING:
     from muninn.api.membership import Membership
@@ -19,6 +23,8 @@ def deviceOf(membership: Membership) -> Device:
     """The back-end that the settings ask for. Its memory is counted by the rows of the whole domain."""
     with _lock.lock:
         if membership.device is None:
+            if sys.is_finalizing():
+                raise endingError("this process has not used a GPU yet")
             with typedErrors("the device back-end"):
                 from muninn.devices.choose import chooseDevice
 
@@ -30,9 +36,6 @@ def deviceOf(membership: Membership) -> Device:
 
 def usedBytes(membership: Membership, gpu: int) -> int:
     """Bytes that the domain holds on a GPU: a sum over the rows."""
-    from muninn.control import layout
-    from muninn.terms import Mode
-
     rows = membership.rows
     held = (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING)
     described = (rows.description(row) for row, state in rows.notFree() if state.state in held)

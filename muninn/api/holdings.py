@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from muninn.api.gpus import deviceOf
 from muninn.api.living import Living
+from muninn.api.loading import load
 from muninn.api.making import Creating
 from muninn.api.memory import Bytes, Memory, NoBytes, exported
 from muninn.control import aside, atomics, claims, clock, layout, leases, segments
@@ -450,16 +451,12 @@ class Holdings:
 
     def takeBack(self, holding: Holding) -> None:
         """See `lending.takeBack`."""
-        from muninn.api import lending
-
-        lending.takeBack(holding)
+        load().lending.takeBack(holding)
 
     def closeAll(self) -> None:
         """At the end: give back every lease. Arrays stay readable until the process is gone."""
         if self.lent:
-            from muninn.api import lending
-
-            lending.awaitImporters(self.membership, self.lent)
+            load().lending.awaitImporters(self.membership, self.lent)
         table = self.membership.leaseTable
         with self.membership.leaseLock:
             memories = list(self._memories.items())

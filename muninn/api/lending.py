@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from muninn.api import creation
+from muninn.api.buffer import MuninnBuffer
+from muninn.api.dtypes import shown
 from muninn.api.gpus import deviceOf
 from muninn.api.membership import Membership, current
+from muninn.api.memory import addressOf
 from muninn.control import clock, leases
 from muninn.devices.arrays import ForeignArray, describeArray
 from muninn.errors import DeviceUnavailable, InvalidArgument, MuninnError
 from muninn.terms import Mode, Renew, asMode
 
 if TYPE_CHECKING:
-    from muninn.api.buffer import MuninnBuffer
     from muninn.api.holdings import Holding
     from muninn.devices.port import Device
 
@@ -32,8 +34,6 @@ _WORK_SECONDS = 60.0
 
 def shareDevice(value: Any, copy: bool, renewal: Renew, *, mode: str | None, preferredGpu: int | None, **keywords: Any) -> MuninnBuffer:
     """`muninn.share` for an array on a GPU."""
-    from muninn.api.buffer import MuninnBuffer
-
     device = deviceOf(current())
     source, gpu = _described(device, value)
     asked = Mode.FAST if mode is None else asMode(mode)
@@ -45,7 +45,7 @@ def shareDevice(value: Any, copy: bool, renewal: Renew, *, mode: str | None, pre
         holding = creation.create(wanted, put=lambda address: device.copyNow(address, source.address, wanted.sizeBytes, gpu))
         return MuninnBuffer._of(holding, wanted.access, renewal)
     if wanted.manifest:
-        raise InvalidArgument(f"dtype {source.dtype} can not be shared where it lies", "Share a copy (copy=True)")
+        raise InvalidArgument(f"dtype {shown(source.dtype)} can not be shared where it lies", "Share a copy (copy=True)")
     holding = creation.create(wanted._replace(lent=source))
     buffer = MuninnBuffer._of(holding, wanted.access, renewal)
     buffer._isLender = True
@@ -58,7 +58,7 @@ def hostCopy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
     device = deviceOf(current())
     source, gpu = _described(device, value)
     out = np.empty(source.shape, source.dtype)
-    device.copyNow(out.ctypes.data, source.address, out.nbytes, gpu)
+    device.copyNow(addressOf(out), source.address, out.nbytes, gpu)
     return out
 
 

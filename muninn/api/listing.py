@@ -6,11 +6,11 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
-from muninn.api.dtypes import plain
+from muninn.api.dtypes import nameOf, plain
 from muninn.api.gpus import deviceOf
 from muninn.api.lingering import lingering
 from muninn.api.membership import Membership, current
-from muninn.control import clock, layout, leases, segments
+from muninn.control import atomics, clock, layout, leases, segments
 from muninn.control.clock import monotonicMs
 from muninn.control.generations import Generation
 from muninn.control.rows import RowDescription, RowState
@@ -59,8 +59,6 @@ def domainInfo() -> dict[str, Any]:
         ``domain``, ``brokerPid`` (None between two brokers), ``epoch``, ``draining`` and ``members``: a list of
         ``pid``, ``program``, ``slot``, ``preferred`` and ``leases``.
     """
-    from muninn.control import atomics
-
     membership = current()
     term = membership.election.term()
     members = [_describeMember(membership, key.slot) for key in membership.members.live()]
@@ -154,7 +152,7 @@ class _Moment:
 
 @functools.lru_cache(maxsize=1024)
 def _dtypeName(text: str) -> str:
-    return plain(text).name
+    return nameOf(plain(text))
 
 
 def _transportReason(membership: Membership, row: int, description: RowDescription) -> str:
@@ -185,10 +183,15 @@ def _stableDescription(membership: Membership, row: int, state: RowState) -> Row
     return description if (after.state, after.incarnation) == (state.state, state.incarnation) else None
 
 
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
+
+
+def _escaped(text: str) -> str:
+    return text.translate(_ESCAPES)
+
+
 def htmlOf(buffer: MuninnBuffer) -> str:
     """A small table for notebooks."""
-    import html
-
     if buffer._holding is None:
         return "<pre>MuninnBuffer (closed)</pre>"
     described = buffer.describe()
@@ -203,7 +206,7 @@ def htmlOf(buffer: MuninnBuffer) -> str:
         "held by": holders,
     }
     cells = "".join(
-        f'<tr><th style="text-align:left">{html.escape(key)}</th><td style="text-align:left">{html.escape(str(value))}</td></tr>'
+        f'<tr><th style="text-align:left">{_escaped(key)}</th><td style="text-align:left">{_escaped(str(value))}</td></tr>'
         for key, value in rows.items()
     )
     return f'<table style="border-left:3px solid #4a6fa5"><caption style="text-align:left"><b>MuninnBuffer</b></caption>{cells}</table>'

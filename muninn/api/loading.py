@@ -1,8 +1,15 @@
-"""Loading: what a membership is made of and `import muninn` does not need. It takes 15 ms."""
+"""Loading: what calls need and `import muninn` does not, or can not for a circle's sake. It takes 15 ms, at the first join.
+
+When the interpreter is finalised nothing can be imported any more, so what an object's `__del__` may need then is all here.
+"""
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
+
+from muninn.control.threads import endingError
 
 if TYPE_CHECKING:
     from muninn.api.holdings import Holdings
@@ -11,11 +18,14 @@ if TYPE_CHECKING:
 
 
 class Loaded(NamedTuple):
-    """The classes that were imported late."""
+    """The classes and modules that were imported late."""
 
     holdings: type[Holdings]
     broker: type[Broker]
     lone: type[Membership]
+    capabilities: ModuleType
+    lending: ModuleType
+    sharing: ModuleType
 
 
 _loaded: list[Loaded] = []
@@ -27,9 +37,13 @@ def load() -> Loaded:
     Later calls import nothing, so they work also when the interpreter ends.
     """
     if not _loaded:
+        if sys.is_finalizing():
+            raise endingError("this process has never joined a domain")
+        from muninn.api import lending, sharing
         from muninn.api.alone import LoneMembership
         from muninn.api.holdings import Holdings
+        from muninn.broker import capabilities
         from muninn.broker.broker import Broker
 
-        _loaded.append(Loaded(Holdings, Broker, LoneMembership))
+        _loaded.append(Loaded(Holdings, Broker, LoneMembership, capabilities, lending, sharing))
     return _loaded[0]

@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from muninn.devices.port import Device, Registration
 
 
+def addressOf(array: np.ndarray[Any, Any]) -> int:
+    """The address of a C-contiguous array.
+
+    Not by its `ctypes`, for which numpy imports something each time; nor does the interface of a structured array do without.
+    """
+    address: int = np.asarray(array).reshape(-1).view(np.uint8).__array_interface__["data"][0]
+    return address
+
+
 class Bytes(Protocol):
     """A range of this process's addresses: a segment's mapping, or a device's allocation."""
 
@@ -105,13 +114,13 @@ class Memory:
     def copyBytes(self, sizeBytes: int, offset: int) -> bytes:
         """A private copy of a range."""
         out = np.empty(sizeBytes, np.uint8)
-        self.copyOut(out.ctypes.data, sizeBytes, offset)
+        self.copyOut(addressOf(out), sizeBytes, offset)
         return out.tobytes()
 
     def put(self, raw: bytes, offset: int) -> None:
         """Write a range."""
         source = np.frombuffer(raw, np.uint8)
-        self.copyIn(source.ctypes.data, len(raw), offset)
+        self.copyIn(addressOf(source), len(raw), offset)
 
     def _copy(self, target: int, source: int, sizeBytes: int) -> None:
         if self.device is None or self.isHostVisible:
@@ -165,7 +174,7 @@ class Stage:
 
     def flush(self) -> None:
         """Copy it to where it belongs."""
-        self._memory.copyIn(self._bytes.ctypes.data, self._bytes.nbytes)
+        self._memory.copyIn(addressOf(self._bytes), self._bytes.nbytes)
 
 
 class _Exposed:

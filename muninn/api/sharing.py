@@ -10,8 +10,9 @@ import numpy as np
 
 from muninn.api import creation, lending
 from muninn.api.buffer import MuninnBuffer
-from muninn.api.dtypes import asDtype, dtypeOf
+from muninn.api.dtypes import asDtype, dtypeOf, shown
 from muninn.api.holdings import Holding
+from muninn.api.loading import load
 from muninn.api.lock import Lock
 from muninn.api.membership import Membership, current
 from muninn.api.names import NameWait
@@ -158,9 +159,7 @@ def openHandle(
     handle: bytes, name: str | None = None, access: Access | None = None, renew: Renew = Renew.AUTO, tenant: str | None = None
 ) -> MuninnBuffer:
     """Open what a handle names, with at most the rights in it. `name` only makes the error clearer."""
-    from muninn.broker import capabilities
-
-    membership = current()
+    membership, capabilities = current(), load().capabilities
     capability = capabilities.check(membership.block.secret, handle)
     inRange = capability.row < membership.rows.count()
     holding = membership.holdings.hold(capability.row, capability.incarnation) if inRange else None
@@ -290,9 +289,8 @@ def _asLockName(name: str) -> str:
     encoded = name.encode()
     if len(encoded) <= _LOCKED_NAME_BYTES:
         return name
-    import hashlib
-
-    return hashlib.blake2b(encoded, digest_size=32).hexdigest()
+    digest: str = load().capabilities.digestOf(encoded)
+    return digest
 
 
 def _attachOrCreate(membership: Membership, wanted: creation.Draft, timeout: float, progress: Callable[[int], None] | None) -> Holding:
@@ -339,7 +337,8 @@ def _compare(holding: Holding, shape: tuple[int, ...], dtype: np.dtype[Any], mod
     there = (description.shape, dtypeOf(holding), asMode(description.mode))
     if there != (shape, dtype, mode):
         raise BufferMismatch(
-            f"{description.name!r} has shape {there[0]}, dtype {there[1]} and {there[2].value}; wanted {shape}, {dtype} and {mode.value}"
+            f"{description.name!r} has shape {there[0]}, dtype {shown(there[1])} and {there[2].value}; "
+            f"wanted {shape}, {shown(dtype)} and {mode.value}"
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from muninn.api import fences
-from muninn.api.dtypes import dtypeOf
+from muninn.api.dtypes import dtypeOf, shown
 from muninn.api.holdings import Holding
 from muninn.api.turns import Copying
 from muninn.control import atomics, claims
@@ -22,7 +22,7 @@ def snapshot(holding: Holding, out: np.ndarray[Any, Any] | None, timeout: float)
         out = np.empty(shape, dtype)
     elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
         raise InvalidArgument(
-            f"out has shape {out.shape} and dtype {out.dtype}, the buffer {shape} and {dtype}",
+            f"out has shape {out.shape} and dtype {shown(out.dtype)}, the buffer {shape} and {shown(dtype)}",
             "Pass a C-contiguous, writable array of the same shape and dtype",
         )
     target, memory, tickets = out.__array_interface__["data"][0], holding.memory, holding.tickets

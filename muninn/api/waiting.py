@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable
 
 from muninn.control import threads
+from muninn.control.threads import endingError
 
 
 async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], object]) -> int:
@@ -19,6 +21,8 @@ async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], obje
     wake
         Makes it look at the event.
     """
+    if sys.is_finalizing():
+        raise endingError("nobody can be awaited")
     import asyncio
 
     loop, cancelled = asyncio.get_running_loop(), threading.Event()

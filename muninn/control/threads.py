@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 
 from muninn.control import atomics
+from muninn.errors import BrokerUnavailable
 
 
 class LateThread:
@@ -58,6 +59,11 @@ def startBare(target: Callable[[], object]) -> None:
         _thread.start_new_thread(target, ())
     except RuntimeError:
         LateThread(target)
+
+
+def endingError(reason: str) -> BrokerUnavailable:
+    """What is raised for what can not be done any more because the interpreter is finalised."""
+    return BrokerUnavailable(f"the interpreter is ending, and {reason}", "Do it before, in an exit handler (atexit) at the latest")
 
 
 def refuseAtEnd() -> None:

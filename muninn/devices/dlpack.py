@@ -220,7 +220,7 @@ def exportCapsule(
     capsule = carrier.__dlpack__(max_version=(_MAJOR_VERSION, 0)) if name == _VERSIONED else carrier.__dlpack__()
     managed = _managedOf(capsule, name)
     # Always there, also for compact arrays: consumers of 1.2 and newer rely on strides. No memory is NULL, as the header asks.
-    extents = carrier.ctypes.data
+    extents = carrier.__array_interface__["data"][0]  # `ctypes` imports something each time, which an ending interpreter refuses
     managed.tensor = _Tensor(0 if 0 in lengths else address, *device, len(lengths), code, bits, 1, extents, extents + 8 * len(lengths), 0)
     if isinstance(managed, _ManagedVersioned):
         managed.flags = _FLAG_READ_ONLY if readOnly else 0
