@@ -70,6 +70,19 @@ def test_aBrokerWhoseTimeIsReplacedFreesWhatIsOverAndNothingElse(actor: Callable
     assert 0 < broker.do("muninn.open('hour').describe()['endsInMs']") <= 3_600_000
 
 
+def test_aThreadOutlivesALogThatRaises(actor: Callable[..., Actor]) -> None:
+    """Broken: `logging` asks `time.time`, which a program had patched, and what that raised ended the background thread: a death to all."""
+    here = actor(
+        "import unittest.mock\nb = muninn.share(np.arange(3), name='kept')\nfrom muninn.api import membership\nm = membership.current()"
+    )
+    here.do("for name in ('time', 'time_ns'): unittest.mock.patch(f'time.{name}', side_effect=StopIteration).start()")
+    here.do("renew, called = m.holdings.renewAll, []\ndef fail(): called.append(1); m.holdings.renewAll = renew; raise OSError('once')")
+    here.do("m.holdings.renewAll = fail; m.kick()")
+    eventually(lambda: here.do("len(called)") == 1, "the background thread has something to log")
+    assert here.do("muninn.share(np.arange(5), name='new').array.tolist()") == [0, 1, 2, 3, 4]
+    assert here.do("m._thread.is_alive()") and here.do("m is membership.current()")
+
+
 def test_isTheKernelsMonotonicClock() -> None:
     assert time.monotonic() <= clock.now() <= time.monotonic()
     assert time.monotonic_ns() // 1_000_000 <= clock.monotonicMs() <= time.monotonic_ns() // 1_000_000

@@ -7,7 +7,6 @@ up, and for one that dies the broker does.
 from __future__ import annotations
 
 import contextlib
-import logging
 import operator
 import os
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from muninn.config import asBytes
 from muninn.control import clock, layout, segments
 from muninn.control.clock import monotonicMs
 from muninn.control.lockfile import typedErrors
+from muninn.control.logs import Log
 from muninn.control.rows import RowDescription
 from muninn.errors import DomainChanged, InvalidArgument
 from muninn.terms import (
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from muninn.devices.arrays import ForeignArray
     from muninn.devices.port import Allocation, Device
 
-_log = logging.getLogger("muninn.devices")
+_log = Log("muninn.devices")
 _MAX_BYTES = 1 << 56
 _LONGEST_LIFETIME_MS = 1 << 50  # 35,000 years
 Progress = Callable[[int], None]

@@ -6,7 +6,6 @@ waits for those who have it open, up to a grace period, and then takes it back: 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from muninn.api.gpus import deviceOf
 from muninn.api.membership import Membership, current
 from muninn.api.memory import addressOf
 from muninn.control import clock, leases
+from muninn.control.logs import Log
 from muninn.devices.arrays import ForeignArray, describeArray
 from muninn.errors import DeviceUnavailable, InvalidArgument, MuninnError
 from muninn.terms import Mode, Renew, asMode
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from muninn.api.holdings import Holding
     from muninn.devices.port import Device
 
-_log = logging.getLogger("muninn.member")
+_log = Log("muninn.member")
 _LOOK_SECONDS = 0.005
 _WORK_SECONDS = 60.0
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
-import logging
 import os
 import sys
 import threading
@@ -34,6 +33,7 @@ from muninn.control.forks import Guard, Identity
 from muninn.control.index import NameIndex
 from muninn.control.leases import LeaseTable
 from muninn.control.lockfile import LockFile, typedErrors
+from muninn.control.logs import Log
 from muninn.control.members import MemberKey
 from muninn.control.places import Places
 from muninn.control.rows import Deposed, RowTable
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from muninn.broker.broker import Broker
     from muninn.devices.port import Device, Registration
 
-_log = logging.getLogger("muninn.member")
+_log = Log("muninn.member")
 #: How long the others wait for a member that is preferred as broker.
 _HEAD_START_NS = 5_000_000
 #: How many of its own released buffers a broker's process settles between two steps, in which it serves others and beats.
@@ -334,8 +334,8 @@ class Membership:
             self.kick()
         if not isAtRest:
             # Good-bye says that all is done. A death says so too, and is proven when it has come.
-            level = logging.INFO if self.holdings.isInside() else logging.WARNING
-            _log.log(level, "threads or GPUs are at work for this process: it does not leave %s before it ends", self.places.domain)
+            say = _log.info if self.holdings.isInside() else _log.warning
+            say("threads or GPUs are at work for this process: it does not leave %s before it ends", self.places.domain)
             with contextlib.suppress(MuninnError):
                 self.client.request("ping")  # answered by the successor, once it has what the vault held
             return

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import resource
 import select
@@ -18,11 +17,12 @@ from muninn.broker import requests
 from muninn.control import descriptors, wire
 from muninn.control.descriptors import Descriptor
 from muninn.control.election import Election, Term
+from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import Deposed
 from muninn.errors import DescriptorsExhausted
 
-_log = logging.getLogger("muninn.broker")
+_log = Log("muninn.broker")
 #: What the hello of a member takes in passing: its pidfd, a file of /proc, and one to go on with.
 _PASSING_DESCRIPTORS = 3
 #: How long the hello of a newcomer is waited for, so that it reads the answer: it comes within 0.1 ms of the connection.

@@ -9,7 +9,6 @@ successor could not find in the control block, save the descriptors in the vault
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import threading
@@ -29,6 +28,7 @@ from muninn.control import atomics, layout, leases, wire
 from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.descriptors import OwnEvent, OwnPoll, OwnSocket, unixSocket
 from muninn.control.election import Election, Term
+from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable, pidOf
 from muninn.control.rows import Deposed
 from muninn.control.wire import Message
@@ -45,7 +45,7 @@ from muninn.errors import (
 )
 from muninn.terms import asMode
 
-_log = logging.getLogger("muninn.broker")
+_log = Log("muninn.broker")
 #: How soon a death that was noticed but not yet proven is looked at again.
 _PROOF_RETRY_SECONDS = 0.005
 _PROOF_ATTEMPTS = 6000  # then it is left to the sweeps; a process of many GiB takes its time to die, and closes descriptors last
@@ -257,7 +257,7 @@ class Broker:
             wire.send(session.connection, reply, descriptors)
         except MuninnError as error:
             # Bytes that are no request: this peer does not speak our language, so it is told once and let go.
-            _log.log(logging.INFO if isinstance(error, SenderGone) else logging.WARNING, "dropped a connection: %s", error)
+            (_log.info if isinstance(error, SenderGone) else _log.warning)("dropped a connection: %s", error)
             with contextlib.suppress(OSError):
                 wire.send(session.connection, requests.failure(error))
             self._drop(session)

@@ -7,7 +7,6 @@ members, otherwise the one who can serve most. Who has failed in office does not
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 
@@ -15,11 +14,12 @@ from muninn.control import clock, layout
 from muninn.control.block import ControlBlock
 from muninn.control.election import Election, Term
 from muninn.control.lockfile import fileError
+from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted, MuninnError
 
-_log = logging.getLogger("muninn.broker")
+_log = Log("muninn.broker")
 #: What a broker opens for itself: journal and copy, sockets, an epoll and its hatch's; and what it needs in passing.
 OWN_DESCRIPTORS = 16
 _LEAST_FILE_BYTES = 1 << 20  # a journal of few buffers

@@ -10,7 +10,6 @@ Requests are idempotent, so asking again is safe.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import select
 from collections import deque
@@ -23,6 +22,7 @@ from muninn.control import aside, atomics, clock, descriptors, wire
 from muninn.control.block import BlockLost
 from muninn.control.election import Election, Term
 from muninn.control.hatch import SPIN_NS, HatchClient
+from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
 from muninn.control.rows import Deposed
@@ -32,7 +32,7 @@ from muninn.errors import BrokerUnavailable, BufferFreed, DescriptorsExhausted, 
 if TYPE_CHECKING:
     from muninn.broker.broker import Broker
 
-_log = logging.getLogger("muninn.member")
+_log = Log("muninn.member")
 _RETRY_SECONDS = 0.001
 #: How long the background thread leaves a broker alone that has no room, or that it has no descriptor to connect to.
 _TURNED_AWAY_SECONDS = 2.0

@@ -16,7 +16,6 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
-import logging
 import os
 import struct
 import zlib
@@ -29,10 +28,11 @@ from muninn.control import atomics, layout
 from muninn.control.descriptors import Named
 from muninn.control.files import openFile
 from muninn.control.lockfile import fileError
+from muninn.control.logs import Log
 from muninn.control.places import Places
 from muninn.errors import HostMemoryFull
 
-_log = logging.getLogger("muninn.broker")
+_log = Log("muninn.broker")
 Record = dict[str, Any]
 _FRAME = struct.Struct("<II")
 _KEY = msgpack.packb("op")  # the first of every record, after one byte

@@ -15,7 +15,6 @@ byte is locked. fastMode memory had no name and is gone with its holders.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from typing import Any
 
@@ -26,12 +25,13 @@ from muninn.control.election import Election
 from muninn.control.index import NameIndex
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
+from muninn.control.logs import Log
 from muninn.control.places import SHM_ROOT, Places, SegmentKey
 from muninn.control.rows import MAX_EPOCH, RowDescription, RowTable
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid
 from muninn.terms import Mode
 
-_log = logging.getLogger("muninn.broker")
+_log = Log("muninn.broker")
 #: From this epoch on the first process of a domain begins it anew, so that no word comes near its end.
 RENEWAL_EPOCH = MAX_EPOCH // 2
 

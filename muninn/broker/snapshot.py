@@ -8,16 +8,16 @@ for a copy the journals stay as they are, and it is tried again.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 
 from muninn.broker.directory import Directory
 from muninn.broker.journal import SLACK_BYTES, Journal, Record
 from muninn.control import clock, layout
 from muninn.control.block import ControlBlock
+from muninn.control.logs import Log
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted, HostMemoryFull
 
-_log = logging.getLogger("muninn.broker")
+_log = Log("muninn.broker")
 #: What a piece costs must not be seen in the time of a request: some 0.2 ms.
 _PIECE_ROWS = 64
 _RETRY_SECONDS = 1.0

@@ -8,7 +8,6 @@ reported. Each piece is idempotent, so a successor does it again.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections import deque
 from collections.abc import Callable
@@ -20,11 +19,12 @@ from muninn.broker.watchdog import Watchdog
 from muninn.control import clock, layout, segments
 from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.clock import monotonicMs
+from muninn.control.logs import Log
 from muninn.control.members import MemberKey
 from muninn.control.places import SegmentKey
 from muninn.errors import BrokerUnavailable
 
-_log = logging.getLogger("muninn.broker")
+_log = Log("muninn.broker")
 #: How often the broker looks for members that died without ever having said hello to it.
 SWEEP_SECONDS = 3.0
 _SLICE_ROWS = 256

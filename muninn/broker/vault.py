@@ -8,13 +8,13 @@ their descriptors to the successor with their first message.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 
 from muninn.control.descriptors import Descriptor
 from muninn.control.hatch import Hatch
+from muninn.control.logs import Log
 
-_log = logging.getLogger("muninn.broker")
+_log = Log("muninn.broker")
 
 
 class Vault:

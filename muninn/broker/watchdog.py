@@ -9,7 +9,6 @@ that order: the slot comes last, so a successor that finds it DEAD does it all a
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,10 +18,11 @@ from muninn.control import atomics, claims, layout, leases
 from muninn.control.block import ControlBlock
 from muninn.control.descriptors import Descriptor
 from muninn.control.generations import Generation
+from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable, openPidfd, ownPidNamespace
 from muninn.control.tickets import Tickets
 
-_log = logging.getLogger("muninn.broker")
+_log = Log("muninn.broker")
 #: So many members cost the broker two descriptors, the others one.
 MAX_PIDFDS = 64
 _CLAIM_BITS = 0x7FFFFFFF

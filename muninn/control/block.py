@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import logging
 import os
 from collections.abc import Callable
 from typing import Final
@@ -29,10 +28,11 @@ from muninn.control.header import bootId as bootId
 from muninn.control.header import unlinkBlock as unlinkBlock
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile, fileError, removedFileHolder
+from muninn.control.logs import Log
 from muninn.control.places import SHM_ROOT, Places
 from muninn.errors import BrokerUnavailable, DomainChanged, HostMemoryFull
 
-_log = logging.getLogger("muninn.control")
+_log = Log("muninn.control")
 #: How long a creator waits for those who live in a block that has lost its names.
 _LEAVING_SECONDS = 10.0
 _LOOK_SECONDS = 0.02

@@ -8,7 +8,6 @@ into; what it says is copied, and then checked.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import stat
 import struct
@@ -20,10 +19,11 @@ from muninn.control import descriptors, layout
 from muninn.control.files import openFile
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile, fileError
+from muninn.control.logs import Log
 from muninn.control.places import Places
 from muninn.errors import ControlBlockInvalid
 
-_log = logging.getLogger("muninn.control")
+_log = Log("muninn.control")
 HEADER = struct.Struct("<8sIxxxx16sQIIII")
 IDENTITY = struct.Struct("<QQI")
 #: What was warned of, once.

@@ -37,6 +37,8 @@ MUTANTS = [
     Mutant(_BLOCK, "    if header is not None and header.magic == layout.MAGIC and header.boot != bootId():\n", "    if False:\n", "what another boot's block named goes with it", "test_block.py::test_aBlockOfAnotherBootGoesWithAllThatItNamed"),
     Mutant(_BLOCK, "layout.VERSION_OFFSET)) != layout.VERSION\n", "layout.VERSION_OFFSET)) == 77\n", "who joins sees that the block was withdrawn", "test_membership.py::test_nobodyJoinsABlockThatIsBeingWithdrawn"),
     Mutant(_LAYOUT, "        if not sane:\n", "        if False:\n", "impossible sizes are refused", "test_layout.py"),
+    # --- logs ---
+    Mutant("muninn/control/logs.py", "with contextlib.suppress(Exception):  # and", "with contextlib.nullcontext():  # and", "what a program's logging raises ends no thread of ours", "test_clock.py::test_aThreadOutlivesALogThatRaises"),
     # --- lockfile ---
     Mutant(_LOCKFILE, "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) != 0:", "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) == 99:", "CREATE excludes", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
     Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),

@@ -14,7 +14,6 @@ What is freed then may not need the driver's lock for long either: VMM memory do
 from __future__ import annotations
 
 import contextlib
-import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -23,12 +22,13 @@ from typing import Any, NamedTuple
 from cuda.bindings import driver as cu
 
 from muninn.control import clock
+from muninn.control.logs import Log
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gates import WAITS
 from muninn.devices.cuda.gpu import Entered
 
-_log = logging.getLogger("muninn.devices")
+_log = Log("muninn.devices")
 _PAGE_BYTES = 4096
 _AGAIN_SECONDS, _ERROR_PAUSE_SECONDS = 0.05, 1.0
 #: How long it looks for a moment at which no stream waits.

@@ -1,0 +1,37 @@
+"""Logs: what Muninn says by `logging`, which runs a program's code: handlers, filters, and a `time.time` that it may have replaced.
+
+What that raises must not end the thread that speaks: the end of the background thread tells the others that the process is dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Any
+
+
+class Log:
+    """A logger of the standard library that raises nothing."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def log(self, level: int, message: str, *values: object, **keywords: Any) -> None:
+        with contextlib.suppress(Exception):  # and there is no other place to say so
+            self._logger.log(level, message, *values, stacklevel=3, **keywords)
+
+    def debug(self, message: str, *values: object) -> None:
+        self.log(logging.DEBUG, message, *values)
+
+    def info(self, message: str, *values: object) -> None:
+        self.log(logging.INFO, message, *values)
+
+    def warning(self, message: str, *values: object) -> None:
+        self.log(logging.WARNING, message, *values)
+
+    def error(self, message: str, *values: object, exc_info: BaseException | None = None) -> None:
+        self.log(logging.ERROR, message, *values, exc_info=exc_info)
+
+    def exception(self, message: str, *values: object) -> None:
+        """An error, with the exception that is being handled."""
+        self.log(logging.ERROR, message, *values, exc_info=True)
