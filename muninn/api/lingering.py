@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from muninn.api.membership import Membership
 from muninn.control import atomics, clock
+from muninn.control.block import ControlBlock
 from muninn.control.files import openFile
 from muninn.control.lockfile import typedErrors
 from muninn.control.places import SegmentKey
@@ -22,8 +23,8 @@ from muninn.terms import Access, Lifetime, Mode
 
 #: All of this, on a machine with many processes.
 _BOUND_SECONDS = 0.2
-#: Those that have looked, and found nothing: what comes later comes of forks that are told.
-_unburdened: weakref.WeakSet[Membership] = weakref.WeakSet()
+#: In which this process has looked, and found nothing: what comes later comes of forks that are told.
+_unburdened: weakref.WeakSet[ControlBlock] = weakref.WeakSet()
 
 
 class Mapper(NamedTuple):
@@ -36,7 +37,7 @@ class Mapper(NamedTuple):
 def lingering(membership: Membership, known: set[str]) -> list[dict[str, Any]]:
     """Like `describe()`, one for each freed segment that other processes map, save those whose `bufferId` is `known`."""
     # SYNC forked: pairs with Membership.forgetInChild.
-    if membership in _unburdened and not atomics.loadAcquire32(membership.block.forkedAddress):
+    if membership.block in _unburdened and not atomics.loadAcquire32(membership.block.forkedAddress):
         return []
     found: dict[SegmentKey, list[Mapper]] = {}
     deadline = clock.now() + _BOUND_SECONDS
@@ -46,7 +47,7 @@ def lingering(membership: Membership, known: set[str]) -> list[dict[str, Any]]:
         for key, sizeBytes in _freed(membership, pid).items():
             found.setdefault(key, []).append(Mapper(pid, sizeBytes))
     if not found:
-        _unburdened.add(membership)
+        _unburdened.add(membership.block)
     identity = membership.places.identity
     return [
         _described(membership, key, mappers)
