@@ -214,7 +214,7 @@ MUTANTS = [
     Mutant("muninn/broker/lifetimes.py", "if len(self._heap) > 2 * len(self._deadlineOf) + _MOST_STALE:", "if False:", "what is forgotten does not pile up", "test_lifetimes.py"),
     Mutant("muninn/broker/upkeep.py", "        for _ in range(_SLICE_ENDS):\n", "        while True:\n", "lifetimes that end together end in slices", "test_upkeep.py"),
     Mutant(_WATCHDOG, "            if done % _SLICE_ROWS == 0:\n                yield len(rows) - done\n", "", "a death with many leases is reclaimed in slices", "test_watchdog.py"),
-    Mutant(_WATCHDOG, "        if key not in self._underWay:\n", "        if True:\n", "a death is reclaimed once", "test_watchdog.py", "again from the beginning does no harm, it only costs"),
+    Mutant(_WATCHDOG, "        if key not in self._underWay:\n", "        if True:\n", "a death is reclaimed once", "test_watchdog.py::test_aDeathWithManyLeasesIsReclaimedInSlices"),
     Mutant(_WATCHDOG, "            self.finish()  # perhaps nobody is left who would\n", "            pass\n", "a broker that leaves finishes what it has begun", "test_watchdog.py"),
 ]
 # fmt: on
