@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from muninn.api.membership import current
 from muninn.control import layout
 from muninn.control.forks import Guard
 from muninn.control.lockfile import typedErrors
-from muninn.control.threads import endingError
+from muninn.control.threads import refuseImports
 from muninn.terms import Mode
 
 if TYPE_CHECKING:
@@ -23,8 +22,7 @@ def deviceOf(membership: Membership) -> Device:
     """The back-end that the settings ask for. Its memory is counted by the rows of the whole domain."""
     with _lock.lock:
         if membership.device is None:
-            if sys.is_finalizing():
-                raise endingError("this process has not used a GPU yet")
+            refuseImports("this process has not used a GPU yet")
             with typedErrors("the device back-end"):
                 from muninn.devices.choose import chooseDevice
 

@@ -5,11 +5,10 @@ When the interpreter is finalised nothing can be imported any more, so what an o
 
 from __future__ import annotations
 
-import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
-from muninn.control.threads import endingError
+from muninn.control.threads import refuseImports
 
 if TYPE_CHECKING:
     from muninn.api.holdings import Holdings
@@ -37,8 +36,7 @@ def load() -> Loaded:
     Later calls import nothing, so they work also when the interpreter ends.
     """
     if not _loaded:
-        if sys.is_finalizing():
-            raise endingError("this process has never joined a domain")
+        refuseImports("this process has never joined a domain")
         from muninn.api import lending, sharing
         from muninn.api.alone import LoneMembership
         from muninn.api.holdings import Holdings

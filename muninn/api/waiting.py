@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections.abc import Callable
 
 from muninn.control import threads
-from muninn.control.threads import endingError
+from muninn.control.threads import refuseImports
 
 
 async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], object]) -> int:
@@ -21,8 +20,7 @@ async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], obje
     wake
         Makes it look at the event.
     """
-    if sys.is_finalizing():
-        raise endingError("nobody can be awaited")
+    refuseImports("nobody can be awaited")
     import asyncio
 
     loop, cancelled = asyncio.get_running_loop(), threading.Event()

@@ -66,6 +66,12 @@ def endingError(reason: str) -> BrokerUnavailable:
     return BrokerUnavailable(f"the interpreter is ending, and {reason}", "Do it before, in an exit handler (atexit) at the latest")
 
 
+def refuseImports(reason: str) -> None:
+    """Raises `endingError` when the interpreter is being finalised: nothing can be imported any more."""
+    if sys.is_finalizing():
+        raise endingError(reason)
+
+
 def refuseAtEnd() -> None:
     """Raises `RuntimeError` when the interpreter is being finalised."""
     if sys.is_finalizing():

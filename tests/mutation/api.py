@@ -64,10 +64,10 @@ MUTANTS = [
     Mutant(_MEMBERSHIP, "    if sys.is_finalizing():\n", "    if False:\n", "who is asked while the interpreter is finalised asks no other thread", "test_alone.py::test_anObjectThatLivesToTheEndMayFree"),
     Mutant(_MEMBERSHIP, " or (self.isExiting and sys.is_finalizing())", "", "a thread that stopped anywhere is not asked", "test_alone.py::test_anObjectThatLivesToTheEndMayFree"),
     Mutant("muninn/control/threads.py", "    except RuntimeError:\n        return LateThread(target)\n", "    except KeyError:\n        return LateThread(target)\n", "a thread is started where Python starts none", "test_alone.py::test_aThreadIsStartedWherePythonStartsNone"),
-    Mutant("muninn/api/loading.py", "        if sys.is_finalizing():\n", "        if False:\n", "who never joined is refused when the interpreter is finalised", "test_alone.py::test_whoHasNeverJoinedIsRefusedAtTheVeryEnd"),
+    Mutant("muninn/api/loading.py", "        refuseImports(\"this process has never joined a domain\")\n", "", "who never joined is refused when the interpreter is finalised", "test_alone.py::test_whoHasNeverJoinedIsRefusedAtTheVeryEnd"),
     Mutant("muninn/api/memory.py", "np.asarray(array).reshape(-1).view(np.uint8).__array_interface__[\"data\"][0]", "array.ctypes.data", "an address is had without an import", "test_alone.py::test_whatIsCalledAtTheVeryEndWorksOrIsRefused"),
     Mutant("muninn/api/listing.py", "nameOf(plain(text))", "plain(text).name", "a dtype is named without an import", "test_alone.py::test_whatIsCalledAtTheVeryEndWorksOrIsRefused"),
-    Mutant("muninn/api/gpus.py", "            if sys.is_finalizing():\n", "            if False:\n", "no back-end is imported when the interpreter is finalised", "test_alone.py::test_whatIsCalledAtTheVeryEndWorksOrIsRefused"),
+    Mutant("muninn/api/gpus.py", "            refuseImports(\"this process has not used a GPU yet\")\n", "", "no back-end is imported when the interpreter is finalised", "test_alone.py::test_whatIsCalledAtTheVeryEndWorksOrIsRefused"),
     Mutant("muninn/api/listing.py", "    described += lingering(membership, {buffer[\"bufferId\"] for buffer in described})\n", "", "freed memory that somebody maps is listed", "test_lingering.py::test_freedMemoryThatAForkedChildMapsIsListedAsTheirs"),
     Mutant("muninn/api/lingering.py", "        if key.origin != identity or f", "        if True or f", "what is dying is listed once", "test_lingering.py"),
     # --- buffer ---
