@@ -289,7 +289,7 @@ def _asLockName(name: str) -> str:
     encoded = name.encode()
     if len(encoded) <= _LOCKED_NAME_BYTES:
         return name
-    digest: str = load().capabilities.digestOf(encoded)
+    digest: str = load().hashlib.blake2b(encoded, digest_size=32).hexdigest()
     return digest
 
 

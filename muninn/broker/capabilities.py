@@ -32,11 +32,6 @@ class Capability(NamedTuple):
     tenantDigest: bytes
 
 
-def digestOf(text: bytes) -> str:
-    """What stands for a text that is too long."""
-    return hashlib.blake2b(text, digest_size=32).hexdigest()
-
-
 def tenantDigest(tenant: str) -> bytes:
     return hashlib.blake2b(tenant.encode(), digest_size=16).digest()
 
