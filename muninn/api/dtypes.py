@@ -62,7 +62,9 @@ def encoded(dtype: np.dtype[Any]) -> tuple[str, bytes]:
     try:
         description = np.lib.format.dtype_to_descr(dtype)
     except ValueError as error:
-        raise InvalidDtype(f"dtype {shown(dtype)} can not be told: {error}", "Copy to a dtype whose fields follow each other") from None
+        raise InvalidDtype(
+            f"dtype {shown(dtype)} can not be described: {error}", "Copy to a dtype whose fields follow each other"
+        ) from None
     except ImportError as error:
         raise endingError(f"numpy can not describe {dtype.str} any more") from error
     manifest: bytes = msgpack.packb({"descr": _listed(description)})
