@@ -16,22 +16,22 @@ class Log:
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
 
-    def log(self, level: int, message: str, *values: object, **keywords: Any) -> None:
+    def _say(self, level: int, message: str, *values: object, **keywords: Any) -> None:
         with contextlib.suppress(Exception):  # and there is no other place to say so
             self._logger.log(level, message, *values, stacklevel=3, **keywords)
 
     def debug(self, message: str, *values: object) -> None:
-        self.log(logging.DEBUG, message, *values)
+        self._say(logging.DEBUG, message, *values)
 
     def info(self, message: str, *values: object) -> None:
-        self.log(logging.INFO, message, *values)
+        self._say(logging.INFO, message, *values)
 
     def warning(self, message: str, *values: object) -> None:
-        self.log(logging.WARNING, message, *values)
+        self._say(logging.WARNING, message, *values)
 
     def error(self, message: str, *values: object, exc_info: BaseException | None = None) -> None:
-        self.log(logging.ERROR, message, *values, exc_info=exc_info)
+        self._say(logging.ERROR, message, *values, exc_info=exc_info)
 
     def exception(self, message: str, *values: object) -> None:
         """An error, with the exception that is being handled."""
-        self.log(logging.ERROR, message, *values, exc_info=True)
+        self._say(logging.ERROR, message, *values, exc_info=True)
