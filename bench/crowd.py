@@ -113,13 +113,10 @@ def idling(options: Options) -> list[Row]:
     member = Peer("idle", "kept")
     member.line()
     time.sleep(0.5)
-    used = {}
-    before = {peer.pid: psutil.Process(peer.pid).cpu_times() for peer in (owner, member)}
+    idlers = {name: [psutil.Process(peer.pid)] for name, peer in (("the broker", owner), ("a member", member))}
+    before = {name: _processorSeconds(processes) for name, processes in idlers.items()}
     time.sleep(span)
-    for name, peer in (("the broker", owner), ("a member", member)):
-        after = psutil.Process(peer.pid).cpu_times()
-        used[name] = (after.user + after.system - before[peer.pid].user - before[peer.pid].system) / span * 100
-        used[name] = round(used[name], 3)
+    used = {name: round((_processorSeconds(processes) - before[name]) / span * 100, 3) for name, processes in idlers.items()}
     for peer in (member, owner):
         peer.end(kill=True)
     return [Row(f"idle processor time of {name}", "%", [share], [], "", 0.2, 0.0, f"over {span} s") for name, share in used.items()]
