@@ -15,7 +15,8 @@ import pytest
 import muninn
 from muninn.api import membership
 from muninn.control import atomics, layout
-from muninn.control.block import openOrCreate, unlinkBlock
+from muninn.control.block import openOrCreate
+from muninn.control.header import unlinkBlock
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places

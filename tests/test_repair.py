@@ -18,7 +18,8 @@ from muninn.api import admin
 from muninn.api.membership import current
 from muninn.broker import journal, repair
 from muninn.control import block, layout, segments
-from muninn.control.block import create, unlinkBlock
+from muninn.control.block import create
+from muninn.control.header import unlinkBlock
 from muninn.control.places import Places
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid, WriterDied
 from support import Actor, ActorError, eventually, leftovers

@@ -14,8 +14,9 @@ from typing import NamedTuple
 from muninn.broker.repair import RENEWAL_EPOCH, adopt, renew
 from muninn.config.settings import Control
 from muninn.control import atomics, clock, layout
-from muninn.control.block import ControlBlock, openOrCreate, unlinkBlock
+from muninn.control.block import ControlBlock, openOrCreate
 from muninn.control.election import Election
+from muninn.control.header import unlinkBlock
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable

@@ -22,10 +22,7 @@ from typing import Final
 
 from muninn.control import atomics, clock, descriptors, layout
 from muninn.control.clock import monotonicMs as monotonicMs  # the clock of its words
-from muninn.control.header import HEADER as _HEADER
-from muninn.control.header import IDENTITY, Header, isOurs, openNamed, readHeader, unlinkFile
-from muninn.control.header import bootId as bootId
-from muninn.control.header import unlinkBlock as unlinkBlock
+from muninn.control.header import HEADER, IDENTITY, Header, bootId, isOurs, openNamed, readHeader, unlinkBlock, unlinkFile
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile, fileError, removedFileHolder
 from muninn.control.logs import Log
@@ -321,7 +318,7 @@ def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | 
         os.ftruncate(fd, limits.totalBytes)
         os.posix_fallocate(fd, 0, limits.rowsOffset)
         identity = int.from_bytes(os.urandom(8), "little") or 1
-        os.pwrite(fd, _HEADER.pack(layout.MAGIC, 0, bootId(), limits.totalBytes, *limits), 0)
+        os.pwrite(fd, HEADER.pack(layout.MAGIC, 0, bootId(), limits.totalBytes, *limits), 0)
         os.pwrite(fd, os.urandom(layout.SECRET_BYTES), layout.SECRET_OFFSET)
         os.pwrite(fd, IDENTITY.pack(identity, lockFile.inode, 0), layout.IDENTITY_OFFSET)
         block = ControlBlock(places, lockFile, fd, limits)
