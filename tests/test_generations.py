@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from muninn.control import atomics, generations, layout
-from muninn.control.generations import Generation
+from muninn.control.generations import Generation, Starved
 from support import Background
 
 
@@ -183,3 +183,24 @@ def test_aCopyDuringWhichTheGenerationChangedIsMadeAgain() -> None:
     assert atomics.seqRead(address, ctypes.addressof(source), address, 8, 1) == -errno.EAGAIN
     word.value = 2
     assert atomics.seqRead(address, ctypes.addressof(source), address, 8, 2) == 4
+
+
+@pytest.mark.parametrize("turns", ["short", "long"])
+def test_aReaderThatCanTakeATurnIsPatientForAWhileOnly(row: int, turns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: it let three publications by, however long each of them took; who writes for 0.4 s made a read of 1 s a TimeoutError."""
+    generation, now = Generation(row), 100.0
+    generation.begin()
+
+    def sleep(word: int, value: int, nanoseconds: int) -> None:
+        """Whoever looks again finds the next turn begun already."""
+        nonlocal now
+        now += max(nanoseconds / 1e9, 0.001) if turns == "long" else 0.0001
+        if turns == "short":
+            generation.publish(generation.begin())
+            generation.begin()
+
+    monkeypatch.setattr(generations.clock, "now", lambda: now)
+    monkeypatch.setattr(generations.atomics, "futexWait32", sleep)
+    with pytest.raises(Starved):
+        generation.copy(0, 0, 0, 1.0, lambda: False, canTakeTurn=True)
+    assert now < 100.5 and generation.value() <= 1 + 2 * generations._PATIENCE

@@ -377,6 +377,19 @@ def test_readersGetAWholeCopyOfWhatIsWrittenWithoutAPause(domain: str, actor: St
     assert writer.result() == 1 and copies > 3
 
 
+@pytest.mark.parametrize("seconds", [0.05, 0.4])
+def test_aReaderIsLetInAfterTheTurnThatItFoundAWriterIn(domain: str, actor: Start, seconds: float) -> None:
+    """Broken: a timeout that was longer than a turn, and shorter than four, ended most reads."""
+    buffer = muninn.share(np.zeros(8), name="w", access="readWrite")
+    writer = actor("buffer = muninn.open('w', access='readWrite')")
+    writer.begin(f"for _ in range(8):\n    with buffer.write() as view:\n        time.sleep({seconds}); view += 1\n1")
+    eventually(lambda: buffer.generation & 1, "it writes")
+    begun = buffer.generation
+    buffer.read(timeout=20)
+    assert buffer.generation <= begun + 4
+    assert writer.result() == 1
+
+
 def test_readersThatDoNotStarveCostWritersNothing(domain: str) -> None:
     """A word that says that nobody has read since: it goes back to 0 once a writer has looked."""
     buffer = muninn.share(np.zeros(4), name="w")

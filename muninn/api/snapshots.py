@@ -10,7 +10,7 @@ from muninn.api import fences
 from muninn.api.dtypes import dtypeOf, shown
 from muninn.api.holdings import Holding
 from muninn.api.turns import Copying
-from muninn.control import atomics, claims
+from muninn.control import atomics, claims, clock
 from muninn.control.generations import Starved, Streams
 from muninn.errors import InvalidArgument, WriterDied
 
@@ -36,6 +36,7 @@ def snapshot(holding: Holding, out: np.ndarray[Any, Any] | None, timeout: float)
 def _awaitCopy(holding: Holding, target: int, timeout: float) -> None:
     """Copy one whole generation to `target` as soon as there is one."""
     memory, sizeBytes = holding.memory, holding.description.sizeBytes
+    deadline = clock.now() + timeout
     streams = Streams(holding.tickets.last, lambda seconds: fences.holdBack(holding, None, writing=False, timeout=seconds))
 
     def isDead() -> bool:
@@ -50,9 +51,9 @@ def _awaitCopy(holding: Holding, target: int, timeout: float) -> None:
 
     try:
         copied = copy(timeout, True)
-    except Starved as starved:
-        with Copying(holding, starved.seconds):
-            copied = copy(starved.seconds, False)
+    except Starved:
+        with Copying(holding, deadline, timeout):
+            copied = copy(max(0.0, deadline - clock.now()), False)
     if copied is None:
         raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
 

@@ -151,10 +151,10 @@ class Reading(_OnHolding):
 class Copying(_OnHolding):
     """A reader's turn in which the host copies: taken by a copy that writers have not left room for."""
 
-    def __init__(self, holding: Holding, timeout: float) -> None:
+    def __init__(self, holding: Holding, deadline: float, timeout: float) -> None:
         super().__init__(None, _COPYING_CALLS, id(self))
         self._isTimed, self._kind = True, owners.KIND_HOST
-        self._holding, self._timeout = holding, timeout
+        self._holding, self._deadline, self._timeout = holding, deadline, timeout
 
     if not TYPE_CHECKING:
         __enter__, __exit__ = atomics.readingEnter, atomics.readingExit
@@ -162,6 +162,9 @@ class Copying(_OnHolding):
     def _attach(self) -> None:
         self._owner = self._holding.owner
         self._holding.refuseOwnWriter()
+
+    def _deadlineOf(self, _: None) -> _Until:
+        return self._deadline, self._timeout or 0.0
 
     def _settle(self, _: _Until) -> None:
         """The copy looks itself at what was published."""

@@ -16,8 +16,9 @@ from muninn.control import atomics, clock, layout
 from muninn.control.deadlines import deadlineOf, sleepNs
 
 _COPY_ATTEMPTS = 64
-#: How many publications a copy lets by before it takes a reader's turn, which makes the next writer wait for it.
-_PATIENCE = 3
+#: How many publications a copy lets by, and how long it looks at writers, before it takes a reader's turn, which makes the next writer wait
+#: for it. Some publish seldom, and are inside a turn all the time.
+_PATIENCE, _PATIENCE_SECONDS = 3, 0.01
 #: How often a waiter asks whether a writer that is half way still lives; the reclaiming broker wakes it sooner.
 _CHECK_NS = 200_000_000
 #: How long a waiter looks at the word before it sleeps: about what a sleep and a wake-up cost, so a prompt answer costs no system
@@ -45,17 +46,7 @@ NO_STREAMS = Streams(lambda: 0, lambda seconds: None)
 
 
 class Starved(Exception):
-    """Writers left no room for a whole copy, although there was time. Who gets this takes a reader's turn, and copies then.
-
-    Attributes
-    ----------
-    seconds
-        What is left of the timeout.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
+    """Writers left no room for a whole copy, and there is time left. Who gets this takes a reader's turn, and copies then."""
 
 
 class Generation:
@@ -106,8 +97,8 @@ class Generation:
     ) -> int | None:
         """Copy `sizeBytes` of one generation, never torn, to private memory; returns the generation.
 
-        None when a writer died half way, and `TimeoutError` when writers never leave room for a whole copy within `timeout` seconds; from
-        a caller that can take a reader's turn they are not let by more than once: `Starved`.
+        None when a writer died half way, and `TimeoutError` when writers never leave room for a whole copy within `timeout` seconds; for
+        a caller that can take a reader's turn they are not waited for that long: `Starved`.
         """
 
         def attempt() -> int:
@@ -143,16 +134,16 @@ class Generation:
         streams: Streams,
         canTakeTurn: bool,
     ) -> int | None:
-        deadline = clock.now() + timeout
-        patientUntil = 0
+        begun = clock.now()
+        deadline, impatientAt, patientUntil = begun + timeout, begun + _PATIENCE_SECONDS, 0
         while True:
             value = self.value()
             if value & 1:
                 if writerIsDead() and self.value() == value:
                     return None
                 patientUntil = patientUntil or value + 2 * _PATIENCE
-                if canTakeTurn and value >= patientUntil:
-                    raise Starved(max(0.0, deadline - clock.now()))
+                if canTakeTurn and (value >= patientUntil or impatientAt <= clock.now() < deadline):
+                    raise Starved
             else:
                 # A publication may come before the kernels that it announces are done. Their ticket was there before it.
                 last = streams.last()
@@ -162,11 +153,12 @@ class Generation:
                 if result == value or (result >= 0 and streams.last() == last):
                     return result
                 if canTakeTurn and result == -errno.EAGAIN:
-                    raise Starved(max(0.0, deadline - clock.now()))
+                    raise Starved
             if (remaining := deadline - clock.now()) <= 0:
                 raise TimeoutError(f"no whole copy {what}within {timeout} s: the buffer is written without a pause")
             if value & 1:
-                atomics.futexWait32(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(remaining * 1e9)))
+                seconds = min(remaining, max(0.0, impatientAt - clock.now())) if canTakeTurn else remaining
+                atomics.futexWait32(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(seconds * 1e9)))
 
     def wait(self, after: int, timeout: float | None, check: Callable[[], None]) -> int | None:
         """Wait until an even generation above `after` is published, and return the last one; None when the time runs out.
