@@ -122,3 +122,19 @@ def test_aByteThatWasLostIsNoProofWhileTheProgramRuns(lab: Lab) -> None:
     assert not asking.isProvenDead(member.key)
     member.table._nonce, nonce = 0, member.table._nonce
     assert not image.isReplaced(os.getpid(), nonce)
+
+
+@pytest.mark.parametrize("isByPidfd", [False, True])
+def test_aByteThatWasLostIsNoProofOfAnythingElse(lab: Lab, monkeypatch: pytest.MonkeyPatch, isByPidfd: bool) -> None:
+    """The process runs, and the thread that answers for the member does, even if the process may not be looked into."""
+    member = lab.member()
+    asking = MemberTable(lab.block)  # of the same process, which does not see its own byte
+    pidfd = os.pidfd_open(os.getpid()) if isByPidfd else None
+    monkeypatch.setattr(image, "isReplaced", lambda pid, nonce: True)
+    try:
+        assert not asking.isProvenDead(member.key, pidfd)
+        member.die()
+        assert asking.isProvenDead(member.key, pidfd), "it has ended, by an exec"
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
