@@ -80,6 +80,23 @@ def test_whoCanNotServeDoesNotStand(domain: str, actor: Start) -> None:
     assert limited.do("muninn.share(b'z', name='z').name") == "z"
 
 
+@pytest.mark.parametrize("fileBytes", [0, 50_000, 100_000])
+def test_aBrokerThatMayWriteNoLongerJournalLetsAnotherServe(domain: str, actor: Start, fileBytes: int) -> None:
+    """Broken: everybody was told that /dev/shm is full, and to free buffers, for as long as that broker lived."""
+    broker = actor("import resource\nmuninn.share(b'x', name='x')")
+    able = actor().join()
+    assert muninn.domainInfo()["brokerPid"] == broker.pid
+    broker.do(f"resource.setrlimit(resource.RLIMIT_FSIZE, ({fileBytes}, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))")
+    for number in range(300):  # 150 KB of journal
+        muninn.share(b"y", name=f"y{number}").close()
+    assert muninn.domainInfo()["brokerPid"] in (os.getpid(), able.pid)
+    assert {each["name"] for each in muninn.listBuffers()} == {"x", *(f"y{number}" for number in range(300))}
+    muninn.free("y0")
+    assert broker.do("muninn.open('y1').nbytes") == 1, "it goes on as a member"
+    with pytest.raises(ActorError, match="write no file of more than .* Raise its `ulimit -f`"):
+        broker.do("muninn.share(np.zeros(1 << 20))")
+
+
 def test_theAblestIsChosen(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     own, few, many = lab.member(), lab.member(), lab.member()
     standing = Candidacy(lab.block, lab.members, own.key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import threading
 
 import numpy as np
@@ -192,3 +193,23 @@ def test_asksForHugePagesWhereTheyAreOffered(places: Places, monkeypatch: pytest
         segments.advise(mapping, None)
         assert asked == expected, offer
     mapping.close()
+
+
+def test_aLimitOfThisProcessIsNamed(places: Places) -> None:
+    """Broken: `OSError: File too large`, and `mmap: Cannot allocate memory`, without a word of whose limit that is."""
+    os.close(segments.create(places, 0, 1, 1 << 40))  # sparse
+    pages, files = resource.getrlimit(resource.RLIMIT_AS), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 40, pages[1]))
+    try:
+        with pytest.raises(HostMemoryFull, match="ulimit -v"):
+            segments.mapped(places, 0, 1, 1 << 40)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, pages)
+        segments.unlink(places, 0, 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, files[1]))
+    try:
+        with pytest.raises(HostMemoryFull, match=f"process {os.getpid()} may write no file of more than 4096 bytes"):
+            segments.create(places, 0, 2, 8192)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, files)
+    assert places.segmentKeys() == []

@@ -128,7 +128,12 @@ class Broker:
         events = self._epoll.wait(min(timeoutSeconds, self._upkeep.untilDeadline()) if mayWait else 0)
         with self._lock:
             self._thread, self._isServing = threading.get_ident(), True
-            self._serveEvents(events)
+            try:
+                self._serveEvents(events)
+            except Deposed:
+                if self.isDeposed() or self._journal.hindrance is None:
+                    raise
+                raise self._journal.hindrance from None
             self._isServing = False  # an exception ends the term
 
     def _serveEvents(self, descriptors: list[int]) -> None:
@@ -152,12 +157,12 @@ class Broker:
                 asked.answer(reply, duplicated(lent))
             except Exception as error:
                 asked.fail(error)
-                if isinstance(error, BlockLost):
+                if isinstance(error, Deposed | BlockLost):
                     raise
 
     def _beat(self) -> None:
-        """Show that this broker moves. Raises `Deposed` when nobody looks any more."""
-        if self.isDeposed():
+        """Show that this broker moves. Raises `Deposed` when nobody looks any more, and where this process can not go on."""
+        if self.isDeposed() or self._journal.hindrance is not None:
             raise Deposed
         self._election.beat()
 
@@ -199,7 +204,7 @@ class Broker:
 
     def inherit(self, allocations: list[tuple[tuple[int, int], int]]) -> None:
         """Keep descriptors that this member still has of an earlier term."""
-        self._keepAllocations([pair for pair, _ in allocations], [descriptor for _, descriptor in allocations])
+        self._directory.keep([pair for pair, _ in allocations], [descriptor for _, descriptor in allocations])
 
     def _handle(self, descriptor: int) -> None:
         if (session := self._sessions.get(descriptor)) is not None:
@@ -287,6 +292,8 @@ class Broker:
         except MuninnError as error:
             if isinstance(error, ProtocolViolation):
                 raise
+            if self._journal.hindrance is not None:
+                raise Deposed from None  # a limit of this process's own is no answer: whoever asks, asks the successor
             return requests.failure(error), ()
         except Deposed:
             if self.isDeposed():
@@ -345,22 +352,13 @@ class Broker:
         pairs = requests.allocationsOf(message, descriptors[1:])
         session.key = key
         self._watchdog.greeted(key, descriptors.pop(0))
-        self._keepAllocations(pairs, descriptors)
+        self._directory.keep(pairs, descriptors)
         return {"epoch": self._term.epoch}, ()
 
     def _onBring(self, session: Session, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
         session.member()
-        self._keepAllocations(requests.allocationsOf(message, descriptors), descriptors)
+        self._directory.keep(requests.allocationsOf(message, descriptors), descriptors)
         return {}, ()
-
-    def _keepAllocations(self, pairs: list[tuple[int, int]], descriptors: list[int]) -> None:
-        rows = self._directory.rows
-        for row, incarnation in pairs:
-            descriptor = descriptors.pop(0)
-            if self._rowExists(row, incarnation) and rows.state(row).state != layout.ROW_FREE:
-                self._directory.vault.put(row, incarnation, descriptor)
-            else:
-                os.close(descriptor)
 
     def _onCreate(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
         if not self._block.hasName():
@@ -472,9 +470,6 @@ class Broker:
 
     def _named(self, message: Message) -> tuple[int, int]:
         row, incarnation = message["row"], message["incarnation"]
-        if not self._rowExists(row, incarnation):
+        if not self._directory.exists(row, incarnation):
             raise BufferFreed(f"row {row}.{incarnation} is not there any more")
         return row, incarnation
-
-    def _rowExists(self, row: int, incarnation: int) -> bool:
-        return 0 <= row < self._directory.rows.count() and self._directory.rows.state(row).incarnation == incarnation

@@ -93,6 +93,19 @@ class Directory:
         """Make everything that earlier brokers still try fail. The first thing that a broker does."""
         self.rows.fence(self._epoch)
 
+    def exists(self, row: int, incarnation: int) -> bool:
+        """Whether there is such a row, and it is that incarnation's."""
+        return 0 <= row < self.rows.count() and self.rows.state(row).incarnation == incarnation
+
+    def keep(self, pairs: list[tuple[int, int]], descriptors: list[int]) -> None:
+        """Take the first descriptors for the memory of these rows; those that no row vouches for are closed."""
+        for row, incarnation in pairs:
+            descriptor = descriptors.pop(0)
+            if self.exists(row, incarnation) and self.rows.state(row).state != layout.ROW_FREE:
+                self.vault.put(row, incarnation, descriptor)
+            else:
+                os.close(descriptor)
+
     # --- creating ----------------------------------------------------------------------------------------------------
 
     def grant(self, member: MemberKey, usage: Usage, gpuCapacityBytes: int) -> tuple[int, int]:
@@ -152,7 +165,8 @@ class Directory:
             self.catalog.add(row, usageOf(description))
             self._journal.append("live", row=row, incarnation=incarnation, description=description.packed())
         except Exception:
-            self._bury(row, state)
+            if self._journal.hindrance is None:  # otherwise it is asked of the successor
+                self._bury(row, state)
             raise
         isIndexed = self._index.insert(description.name.encode(), row, incarnation)
         self.rows.change(row, state, self._epoch, layout.ROW_LIVE)

@@ -17,6 +17,7 @@ import array
 import contextlib
 import errno
 import os
+import resource
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -27,7 +28,7 @@ import msgpack
 from muninn.control import atomics, layout
 from muninn.control.descriptors import Named
 from muninn.control.files import openFile
-from muninn.control.lockfile import fileError
+from muninn.control.lockfile import fileError, filesLimited
 from muninn.control.logs import Log
 from muninn.control.places import Places
 from muninn.errors import HostMemoryFull
@@ -45,9 +46,16 @@ _COPY_SUFFIX = ".new"
 
 
 class Journal:
-    """The open journal of this broker's epoch."""
+    """The open journal of this broker's epoch.
+
+    Attributes
+    ----------
+    hindrance
+        Why this process can not go on writing it, although another one could.
+    """
 
     def __init__(self, places: Places, epoch: int) -> None:
+        self.hindrance: HostMemoryFull | None = None
         self._path = places.journalPath(epoch)
         self._file = _opened(self._path)
         self._length = 0
@@ -150,11 +158,18 @@ class Journal:
             fd = file.checked()
             written = os.pwrite(fd, frame, length)
         except OSError as error:
-            raise HostMemoryFull(f"{self._path} can not grow: {error.strerror}") from error
+            raise self._refusal(str(error.strerror), length + len(frame)) from error
         if written < len(frame):
             os.ftruncate(fd, length)
-            raise HostMemoryFull(f"{self._path} can not grow: {written} of {len(frame)} bytes were written")
+            raise self._refusal(f"{written} of {len(frame)} bytes were written", length + len(frame))
         return length + len(frame)
+
+    def _refusal(self, reason: str, wantedBytes: int) -> HostMemoryFull:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if limit != resource.RLIM_INFINITY and limit < wantedBytes:
+            self.hindrance = filesLimited(self._path)
+            return self.hindrance
+        return HostMemoryFull(f"{self._path} can not grow: {reason}")
 
     def _weigh(self, op: str, fields: Record, frameBytes: int) -> None:
         """Count the bytes that vouch for a row: those of its last record, if that one vouches."""

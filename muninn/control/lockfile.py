@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -148,6 +149,16 @@ def fileError(error: OSError, path: str) -> Exception:
     # posix_ipc puts EMFILE and ENFILE into words of its own and leaves the number out.
     if error.errno in (errno.EMFILE, errno.ENFILE) or (error.errno is None and "files" in str(error)):
         return DescriptorsExhausted(f"{path}: {error.strerror or error}")
-    if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return HostMemoryFull(f"{path}: {error.strerror}")
-    return error
+    if error.errno == errno.ENOMEM:
+        return HostMemoryFull(
+            f"{path}: {error.strerror}", "Close or free buffers, or raise this program's `ulimit -v` and vm.max_map_count"
+        )
+    return filesLimited(path) if error.errno == errno.EFBIG else error
+
+
+def filesLimited(path: str) -> HostMemoryFull:
+    """There may be room, but not for this process."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return HostMemoryFull(f"{path}: process {os.getpid()} may write no file of more than {limit} bytes", "Raise its `ulimit -f`")

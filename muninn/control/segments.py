@@ -153,12 +153,15 @@ def open_(places: Places, row: int, incarnation: int, sizeBytes: int, origin: in
 
 def mapped(places: Places, row: int, incarnation: int, sizeBytes: int, origin: int = 0) -> Mapping:
     """An existing segment, mapped for reading. Raises what `open_` does."""
+    path = f"{SHM_ROOT}{places.segmentName(row, incarnation, origin)}"
     try:
-        return Mapping(f"{SHM_ROOT}{places.segmentName(row, incarnation, origin)}", sizeBytes, writable=False)
+        return Mapping(path, sizeBytes, writable=False)
     except OSError:
         fd = open_(places, row, incarnation, sizeBytes, origin)  # which knows what is wrong with it
     try:
         return Mapping(fd, sizeBytes, writable=False)
+    except OSError as error:
+        raise fileError(error, path) from error
     finally:
         os.close(fd)
 
