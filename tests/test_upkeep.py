@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 from lab import Lab, describe, usage
@@ -149,6 +150,27 @@ def test_theJournalOfATermDoesNotGrowWithWhatIsOver(lab: Lab) -> None:
     assert sorted(key[1:] for key in living) == sorted(kept)
     successor = lab.broker(lab.member())
     assert successor._directory.grant(member.key, usage("half"), 0) == half
+
+
+def test_aJournalIsCopiedWhileThereIsStillRoomForACopy(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: when most of it was over it had taken that room itself, and went on until `/dev/shm` was full."""
+    broker = lab.settled(lab.broker(member := lab.member()))
+    for number in range(200):
+        lab.make(broker._directory, member, f"kept{number}")
+    written = broker._journal
+    diskBytes = written._length + written.vouchedBytes + (30 << 10)
+
+    def room(_: str) -> SimpleNamespace:
+        taken = sum(os.stat(f"{lab.places.directory}/{name}").st_size for name in os.listdir(lab.places.directory) if "journal" in name)
+        return SimpleNamespace(f_blocks=1, f_frsize=1, f_bavail=diskBytes - taken)
+
+    monkeypatch.setattr(os, "statvfs", room)
+    for number in range(1000):
+        broker._directory.free(*lab.make(broker._directory, member, f"n{number}"))
+        while broker._upkeep.isPending():
+            broker._upkeep.workOnce()
+        assert room("").f_bavail > 0
+    assert len(repair._livingRows(lab.places.journals())[0]) == 200
 
 
 def test_whatChangesWhileTheJournalIsCopiedIsInTheCopy(lab: Lab) -> None:

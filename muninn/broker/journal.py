@@ -52,6 +52,8 @@ class Journal:
     ----------
     hindrance
         Why this process can not go on writing it, although another one could.
+    vouchedBytes
+        What the records take that vouch for a row.
     """
 
     def __init__(self, places: Places, epoch: int) -> None:
@@ -62,7 +64,7 @@ class Journal:
         self._copy: Named | None = None
         self._copyLength = 0
         self._weights = array.array("H")  # by row: bytes of the record that vouches for it
-        self._vouchedBytes = 0
+        self.vouchedBytes = 0
 
     def append(self, op: str, **fields: Any) -> None:
         """Append a record whole, or not at all and raise `HostMemoryFull`."""
@@ -87,7 +89,11 @@ class Journal:
 
     def isTooLong(self) -> bool:
         """Whether a copy of what it vouches for would be much shorter."""
-        return self._length > self._vouchedBytes * 3 // 2 + SLACK_BYTES
+        return self.wastedBytes() > self.vouchedBytes // 2 + SLACK_BYTES
+
+    def wastedBytes(self) -> int:
+        """How much of it tells of what is over."""
+        return self._length - self.vouchedBytes
 
     def close(self) -> None:
         self.dropCopy()
@@ -179,7 +185,7 @@ class Journal:
         if row >= len(weights):
             weights.extend([0] * (row + 1 - len(weights)))
         weight = frameBytes if op in _VOUCHING else 0
-        self._vouchedBytes += weight - weights[row]
+        self.vouchedBytes += weight - weights[row]
         weights[row] = weight
 
 

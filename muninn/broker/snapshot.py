@@ -1,8 +1,8 @@
 """The snapshot: what lives, copied into the journal of this term, a piece at a time.
 
-At the beginning of a term, so that the journals of earlier ones may go; and again whenever most of the journal tells of what is over. What
-changes meanwhile is appended to the journal and to the copy; a row that the copy gets late, or twice, is as it was then. Without room
-for a copy the journals stay as they are, and it is tried again.
+At the beginning of a term, so that the journals of earlier ones may go; and again whenever most of the journal tells of what is over, or
+some of it and there would soon be no room for a copy. What changes meanwhile is appended to the journal and to the copy; a row that
+the copy gets late, or twice, is as it was then. Without room for a copy the journals stay as they are, and it is tried again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ _PIECE_ROWS = 64
 _RETRY_SECONDS = 1.0
 #: At most so much for a row, with a frame and the names of the fields.
 _RECORD_BYTES = 512
+#: How much of a journal must tell of what is over before it is looked whether a copy must be made early, beside an eighth of what it
+#: vouches for; and by how much it grows between two looks.
+_LEAST_WASTE_BYTES, _LOOK_BYTES = 16 << 10, 4 << 10
 
 
 class Snapshot:
@@ -37,6 +40,7 @@ class Snapshot:
         self._next: int | None = None  # the first row that the copy lacks, while there is one
         self._isWanted = False
         self._retryAt = 0.0
+        self._isShort, self._lookAtBytes = False, 0  # of room, and at so many wasted bytes it is looked again
 
     def want(self) -> None:
         """This term's journal does not vouch for everything that lives."""
@@ -48,7 +52,18 @@ class Snapshot:
     def isDue(self) -> bool:
         if self._next is not None:
             return True
-        return (self._isWanted or self._journal.isTooLong()) and clock.now() >= self._retryAt
+        return (self._isWanted or self._journal.isTooLong() or self._isRoomShort()) and clock.now() >= self._retryAt
+
+    def _isRoomShort(self) -> bool:
+        """Whether there is room for a copy, but hardly: what the journal grows by takes it away, and then it would grow for ever."""
+        wasted, vouched = self._journal.wastedBytes(), self._journal.vouchedBytes
+        if wasted >= max(self._lookAtBytes, vouched // 8 + _LEAST_WASTE_BYTES):
+            self._isShort, self._lookAtBytes = self._roomBytes() < vouched * 3 // 2 + 2 * SLACK_BYTES, wasted + _LOOK_BYTES
+        return self._isShort
+
+    def _roomBytes(self) -> int:
+        room = os.statvfs(self._places.directory)
+        return room.f_bavail * room.f_frsize if room.f_blocks else 1 << 62  # 0 blocks: a file system without a limit
 
     def workOnce(self) -> None:
         """Copy a piece."""
@@ -63,9 +78,10 @@ class Snapshot:
             self._giveUp(error.reason)
 
     def _begin(self) -> None:
-        wantedBytes = self._directory.rows.countInState(layout.ROW_LIVE) * _RECORD_BYTES + SLACK_BYTES
-        room = os.statvfs(self._places.directory)
-        if room.f_blocks and room.f_bavail * room.f_frsize < wantedBytes:  # 0 blocks: a file system without a limit
+        # A journal of the whole term knows what it vouches for; a later one has still to read it.
+        ofRowsBytes = self._directory.rows.countInState(layout.ROW_LIVE) * _RECORD_BYTES
+        wantedBytes = layout.PAGE_BYTES + (ofRowsBytes if self._isWanted else self._journal.vouchedBytes)
+        if self._roomBytes() < wantedBytes:
             self._giveUp(f"{wantedBytes} bytes for a copy are not there")
             return
         halfMade = self._directory.halfMade()
@@ -83,7 +99,7 @@ class Snapshot:
         if not self._journal.finishCopy():
             self._giveUp("the copy has gone")
             return None
-        self._isWanted = False
+        self._isWanted, self._isShort, self._lookAtBytes = False, False, 0
         with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):  # or the next copy's end drops them
             if self._block.hasName():
                 self._block.dropJournals(self._epoch)
