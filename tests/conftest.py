@@ -57,10 +57,10 @@ def lab(domain: str) -> Iterator[Lab]:
     made.close()
 
 
-def removeDomain(name: str) -> None:
-    """Remove everything of a domain that nobody is in any more, and of those that a test named after it."""
-    stem = f"muninn-{os.getuid()}-{name}"
+def removeDomain(name: str, uid: int | None = None) -> None:
+    """Remove everything of a domain that nobody is in any more, and of those that a test named after it; another user's, if so wanted."""
+    stem = f"muninn-{os.getuid() if uid is None else uid}-{name}"
     for entry in os.listdir("/dev/shm"):
         if entry == stem or entry.startswith((f"{stem}.", f"{stem}-")):
             path = f"/dev/shm/{entry}"
-            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+            shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)

@@ -72,4 +72,4 @@ def repair() -> dict[str, Any]:
     control = loadSettings().control
     if membership.isJoined():
         raise BrokerUnavailable(f"this process is in domain {control.domain!r} itself", "Repair from another process")
-    return rebuild(Places(os.getuid(), control.domain), Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases))
+    return rebuild(Places(os.geteuid(), control.domain), Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases))

@@ -73,7 +73,6 @@ class Membership:
 
     def __init__(self, settings: Settings, preferred: bool = False) -> None:
         self.settings = settings
-        self.places = Places(os.getuid(), settings.control.domain)
         self._preferred = preferred
         self.device: Device | None = None
         #: (row, ticket) of what streams of this process have promised and not come to.
@@ -95,9 +94,9 @@ class Membership:
         self._ident = 0  # of the thread that the kernel reports the end of
         self.leaseLock = threading.RLock()
         with contextlib.ExitStack() as undo:
-            self._lockFile = LockFile(self.places)
+            self._lockFile = LockFile(Places(os.geteuid(), settings.control.domain))  # files are the effective uid's
             undo.callback(self._lockFile.close)
-            self._entry = enter(self.places, self._lockFile, settings.control, preferred, undo)
+            self._entry = enter(self._lockFile.places, self._lockFile, settings.control, preferred, undo)
             self.block, self.members, self.key = self._entry
             self.places = self.block.places
             self.election = Election(self.block)

@@ -110,6 +110,7 @@ class Broker:
         listener = unixSocket()
         self._listener = OwnSocket(listener)
         listener.bind(path)
+        os.chmod(path, 0o600)  # whatever the umask took away
         listener.listen(256)
         self._epoll.register(self._listener.number)
         self._epoll.register(self._wakeFd)

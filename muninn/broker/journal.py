@@ -244,5 +244,5 @@ def read(places: Places, epoch: int, only: str = "") -> list[Record]:
     try:
         with openFile(places.journalPath(epoch), "rb") as file:
             return list(replay(file.read(), only))
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # not to be read: its broker died before it could undo the umask, and wrote nothing
         return []

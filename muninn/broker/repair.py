@@ -135,6 +135,7 @@ def rebuild(places: Places, limits: Geometry) -> dict[str, Any]:
         A process of the domain still runs: it would go on with the old block.
     """
     lockFile = LockFile(places)
+    places = lockFile.places
     try:
         adoption = _begunAnew(places, lockFile, limits)
         if isinstance(adoption, int):

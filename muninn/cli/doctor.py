@@ -114,6 +114,9 @@ def _shm() -> Finding:
     found = f"{size(free)} free of {size(total)}, {kind} ({options})"
     if "ro" in options.split(",") or not os.access(SHM_ROOT, os.W_OK | os.X_OK):
         return Finding("fail", found, "It must be writable: everything that is shared lives there")
+    mode = os.stat(SHM_ROOT).st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        return Finding("warn", found, f"`chmod +t {SHM_ROOT}`: without the sticky bit every user may remove and rename what is another's")
     if kind != "tmpfs":
         return Finding("warn", found, f"Mount a tmpfs at {SHM_ROOT}: on a disk's file system shared memory is as slow as the disk")
     if free >= _MIN_SHM_BYTES:
@@ -284,7 +287,7 @@ def _domain() -> Finding:
     from muninn.control.header import openNamed, readHeader
     from muninn.control.places import Places
 
-    places = Places(os.getuid(), loadSettings().control.domain)
+    places = Places(os.geteuid(), loadSettings().control.domain)
     orphans = len(places.segments())
     left = f", and {orphans} segments are left over" if orphans else ""
     named = openNamed(places)
@@ -316,21 +319,19 @@ def _names() -> Finding:
     from muninn.config import loadSettings
     from muninn.control.places import SHM_ROOT, Places
 
-    stem = Places(os.getuid(), loadSettings().control.domain).stem
+    places = Places(os.geteuid(), loadSettings().control.domain)
+    stem = places.stem
     strangers = []
     with os.scandir(SHM_ROOT) as entries:
         for entry in entries:
             if entry.name == stem or entry.name.startswith(f"{stem}."):
                 status = entry.stat(follow_symlinks=False)
-                if status.st_uid != os.getuid() or stat.S_ISLNK(status.st_mode):
+                if status.st_uid != places.uid or stat.S_ISLNK(status.st_mode):
                     strangers.append(f"{entry.path} (uid {status.st_uid}'s)")
     if not strangers:
         return Finding("ok", "no other user's file has a name of this domain")
-    isBlocked = any(name.startswith(f"{SHM_ROOT}/{stem}.d ") for name in strangers)
-    return Finding(
-        "fail" if isBlocked else "warn", f"not this user's own: {', '.join(sorted(strangers)[:5])}",
-        "Let their owner or root remove them" + (", or set MUNINN_DOMAIN to another name" if isBlocked else ": Muninn leaves them alone"),
-    )  # fmt: skip
+    found = f"not this user's own: {', '.join(sorted(strangers)[:5])}; the domain is in {places.directory}"
+    return Finding("warn", found, "Let their owner or root remove them: Muninn leaves them alone")
 
 
 def _text(path: str) -> str:

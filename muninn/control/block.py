@@ -79,7 +79,7 @@ class ControlBlock:
         self._areaBytes: Final = geometry.areaBytes
         self.secret: Final = bytes(self.bytes[layout.SECRET_OFFSET : layout.SECRET_OFFSET + layout.SECRET_BYTES])
         self.identity: Final = int.from_bytes(self.bytes[layout.IDENTITY_OFFSET : layout.IDENTITY_OFFSET + 8], "little")
-        self.places: Final = places._replace(identity=self.identity)
+        self.places: Final = places._replace(identity=self.identity, folder=lockFile.places.folder)
         self._isMapped = True
         os.close(fd)  # last: whoever called closes it after any error
 
@@ -314,7 +314,6 @@ def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | 
     except OSError as error:
         raise fileError(error, places.draftPath) from error
     try:
-        os.fchmod(fd, 0o600)  # whatever the umask took away
         os.ftruncate(fd, limits.totalBytes)
         os.posix_fallocate(fd, 0, limits.rowsOffset)
         identity = int.from_bytes(os.urandom(8), "little") or 1
@@ -349,7 +348,8 @@ def _giveNames(places: Places, path: str) -> None:
         try:
             status = os.lstat(other)
         except FileNotFoundError:
-            os.link(path, other, follow_symlinks=False)
+            with contextlib.suppress(FileExistsError):  # a stranger was faster
+                os.link(path, other, follow_symlinks=False)
             continue
         if os.path.samestat(status, wanted):
             continue

@@ -31,8 +31,15 @@ def own(descriptor: int) -> int:
 
 
 def opened(path: str, flags: int, mode: int = 0o600) -> int:
-    """`os.open`, close-on-exec and not through a link."""
-    return own(os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode))
+    """`os.open`, close-on-exec and not through a link; what it makes has this mode, whatever the umask takes away."""
+    fd = own(os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode))
+    if flags & os.O_CREAT:
+        try:
+            os.fchmod(fd, mode)
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
 
 
 def duplicate(descriptor: int) -> int:

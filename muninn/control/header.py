@@ -17,17 +17,14 @@ import posix_ipc
 
 from muninn.control import descriptors, layout
 from muninn.control.files import openFile
+from muninn.control.folders import warnOfStranger
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile, fileError
-from muninn.control.logs import Log
 from muninn.control.places import Places
 from muninn.errors import ControlBlockInvalid
 
-_log = Log("muninn.control")
 HEADER = struct.Struct("<8sIxxxx16sQIIII")
 IDENTITY = struct.Struct("<QQI")
-#: What was warned of, once.
-_strangers: set[tuple[str, str]] = set()
 
 
 def bootId() -> bytes:
@@ -118,13 +115,18 @@ def _openedLink(places: Places) -> int | None:
 
 def _openedName(places: Places) -> int | None:
     try:
+        # Looked at first: to open what a stranger holds a lease on (F_SETLEASE) takes as long as he likes, up to 45 s.
+        if not isOurs(os.lstat(places.blockPath), places.blockPath, places):
+            return None
         memory = posix_ipc.SharedMemory(places.blockName)
+    except FileNotFoundError:
+        return None
     except posix_ipc.ExistentialError:
         return None
     except (posix_ipc.Error, ValueError, OSError) as error:
         if isinstance(error, OSError) and (typed := fileError(error, places.blockName)) is not error:
             raise typed from error
-        _warnOfStranger(places, str(error))
+        warnOfStranger(places.blockPath, places.uid, str(error))
         return None
     try:
         return descriptors.own(descriptors.duplicate(memory.fd))
@@ -135,21 +137,15 @@ def _openedName(places: Places) -> int | None:
 def isOurs(status: os.stat_result, path: str, places: Places) -> bool:
     if stat.S_ISREG(status.st_mode) and status.st_uid == places.uid and not status.st_mode & 0o077:
         return True
-    _warnOfStranger(places, f"{path} is uid {status.st_uid}'s with mode {stat.filemode(status.st_mode)}")
+    warnOfStranger(path, places.uid, f"uid {status.st_uid}'s, {stat.filemode(status.st_mode)}")
     return False
-
-
-def _warnOfStranger(places: Places, what: str) -> None:
-    if (places.blockPath, what) in _strangers:
-        return
-    _strangers.add((places.blockPath, what))
-    _log.warning("%s is left alone, it is not uid %d's own: %s; `python -m muninn doctor` says more", places.blockPath, places.uid, what)
 
 
 def unlinkBlock(places: Places) -> None:
     """Take both names away. What is not ours is left alone."""
-    with contextlib.suppress(OSError, posix_ipc.Error):  # gone already, or another user's: then it is not in our way
-        posix_ipc.unlink_shared_memory(places.blockName)
+    with contextlib.suppress(OSError, posix_ipc.Error):  # gone already
+        if isOurs(os.lstat(places.blockPath), places.blockPath, places):
+            posix_ipc.unlink_shared_memory(places.blockName)
     unlinkFile(places.linkPath)
 
 

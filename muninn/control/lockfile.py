@@ -28,11 +28,9 @@ class LockFile:
     """The byte locks of one domain, as this process sees them."""
 
     def __init__(self, places: Places) -> None:
-        places.makeDirectory()
-        try:
-            self._file = Named(places.lockPath, os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise fileError(error, places.lockPath) from error
+        #: Where everything of the domain is.
+        self.places = places.makeDirectory()
+        self._file = _opened(self.places.lockPath)
         #: Which file it is: a control block says whose bytes are those of its slots.
         self.inode = self._file.inode
         self._slots: set[int] = set()
@@ -114,6 +112,18 @@ class LockFile:
         """Close the file, and with it drop every lock that this process has on it."""
         self._slots.clear()
         self._file.close()
+
+
+def _opened(path: str) -> Named:
+    try:
+        with suppress(PermissionError):
+            return Named(path, os.O_RDWR | os.O_CREAT)
+        os.chmod(path, 0o600)  # its maker died before it could undo what the umask took away
+        return Named(path, os.O_RDWR | os.O_CREAT)
+    except FileNotFoundError:
+        raise DomainChanged(f"the directory of {path} was removed", "Try again") from None
+    except OSError as error:
+        raise fileError(error, path) from error
 
 
 def removedFileHolder(path: str, boundSeconds: float) -> int:

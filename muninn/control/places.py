@@ -1,21 +1,21 @@
 """Where a domain's things are: names in `/dev/shm`, and nothing else.
 
 One uid and one domain name give one place, whatever the environment, so that two programs of one user can not disagree. It is
-all one tmpfs: it goes together at a reboot. Everything is in one directory of mode 0700, which no other user can write to or plant
-anything in; only the control block has a second name outside, by which POSIX shared memory is opened. Segments, journals and sockets
-carry the identity of the control block that they belong to, so nothing of two blocks is ever mistaken for one another's.
+all one tmpfs: it goes together at a reboot. Everything is in one directory of mode 0700 (`folders.py`), which no other user can write
+to or plant anything in; only the control block has a second name outside, by which POSIX shared memory is opened. Segments, journals and
+sockets carry the identity of the control block that they belong to, so nothing of two blocks is ever mistaken for one another's.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import stat
 from typing import NamedTuple
 
-from muninn.errors import ControlBlockInvalid, HostMemoryFull
+from muninn.control import folders
+from muninn.control.folders import LOCK_NAME
+from muninn.control.folders import SHM_ROOT as SHM_ROOT
 
-SHM_ROOT = "/dev/shm"
 _SEGMENT = re.compile(r"segment-([0-9a-f]{16})-(\d+)-(\d+)")
 
 
@@ -28,11 +28,15 @@ class SegmentKey(NamedTuple):
 
 
 class Places(NamedTuple):
-    """The names that belong to one domain, and to one control block of it once `identity` is known."""
+    """The names that belong to one domain, and to one control block of it once `identity` is known.
+
+    `folder` is the name of the domain's directory once that is settled; until then it is looked up at each use.
+    """
 
     uid: int
     domain: str
     identity: int = 0
+    folder: str = ""
 
     @property
     def stem(self) -> str:
@@ -60,7 +64,7 @@ class Places(NamedTuple):
 
     def segmentName(self, row: int, incarnation: int, origin: int = 0) -> str:
         """The segment of one buffer, below `/dev/shm`."""
-        return f"/{self.stem}.d/segment-{origin or self.identity:016x}-{row}-{incarnation}"
+        return f"/{self.folder or self._found()}/segment-{origin or self.identity:016x}-{row}-{incarnation}"
 
     def segmentKeys(self) -> list[SegmentKey]:
         """The segments that exist now, whichever block made them."""
@@ -83,11 +87,11 @@ class Places(NamedTuple):
 
     @property
     def directory(self) -> str:
-        return f"{SHM_ROOT}/{self.stem}.d"
+        return f"{SHM_ROOT}/{self.folder or self._found()}"
 
     @property
     def lockPath(self) -> str:
-        return f"{self.directory}/lock"
+        return f"{self.directory}/{LOCK_NAME}"
 
     def journalPath(self, epoch: int) -> str:
         return f"{self.directory}/journal-{self.identity:016x}-{epoch}"
@@ -116,17 +120,9 @@ class Places(NamedTuple):
         except FileNotFoundError:
             return []
 
-    def makeDirectory(self) -> None:
-        """Make the directory, or refuse one that somebody else could have put there."""
-        try:
-            os.mkdir(self.directory, 0o700)
-            os.chmod(self.directory, 0o700)  # whatever the umask took away
-        except FileExistsError:
-            status = os.lstat(self.directory)
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid != self.uid or status.st_mode & 0o077:
-                raise ControlBlockInvalid(
-                    f"{self.directory} is not a directory of uid {self.uid} with mode 0700 (it is uid {status.st_uid}'s)",
-                    "Let its owner or root remove it, or set MUNINN_DOMAIN to another name",
-                ) from None
-        except OSError as error:
-            raise HostMemoryFull(f"{self.directory} can not be made: {error.strerror}") from error
+    def _found(self) -> str:
+        return folders.found(self.stem, self.uid)
+
+    def makeDirectory(self) -> Places:
+        """The same with the directory that is the domain's now, made if there is none. Raises what `folders.made` does."""
+        return self._replace(folder=folders.made(self.stem, self.uid))

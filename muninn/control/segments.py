@@ -117,7 +117,6 @@ def create(places: Places, row: int, incarnation: int, sizeBytes: int) -> int:
     except OSError as error:
         raise fileError(error, path) from error
     try:
-        os.fchmod(fd, 0o600)  # whatever the umask took away
         os.ftruncate(fd, sizeBytes)
     except OSError as error:
         os.close(fd)

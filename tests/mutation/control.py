@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT, _HATCH, _CLOCK, _DESCRIPTORS, _HEADER = (
+_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT, _HATCH, _CLOCK, _DESCRIPTORS, _HEADER, _FOLDERS = (
     f"muninn/control/{name}.py"
     for name in (
         "block", "lockfile", "members", "election", "watch", "rows", "index", "leases", "generations", "claims", "tickets", "segments", "wire",
-        "layout", "hatch", "clock", "descriptors", "header",
+        "layout", "hatch", "clock", "descriptors", "header", "folders",
     )
 )  # fmt: skip
 
 # fmt: off
 MUTANTS = [
+    # --- folders ---
+    Mutant(_FOLDERS, "        for name in own:\n            if _isEstablished(name, uid):\n                return name\n", "", "a domain stays where it is", "test_folders.py::test_aNameThatAnotherUserTookIsAvoided"),
+    Mutant(_FOLDERS, "    if status.st_mode & 0o022:\n", "    if False:\n", "where others could write nothing is believed", "test_folders.py::test_aDirectoryInWhichOthersCouldWriteIsNotBelieved"),
+    Mutant(_FOLDERS, "    if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:\n", "    if False:\n", "a mode is set right", "test_folders.py::test_aDirectoryInWhichNobodyElseCouldWriteIsSetRight"),
+    Mutant(_FOLDERS, "        if _own(stem, uid) != own or any(_isEstablished(name, uid) for name in own):\n            return False\n", "", "two that come together settle on one directory", "test_folders.py::test_processesThatComeTogetherSettleOnOneDirectory"),
+    Mutant(_DESCRIPTORS, "    if flags & os.O_CREAT:\n", "    if False:\n", "no umask counts", "test_block.py::test_aFirstProcessWithAHardUmaskLeavesADomainForAll"),
+    Mutant(_LOCKFILE, "        os.chmod(path, 0o600)  # its maker", "        pass  # its maker", "a lock file of mode 0 is set right", "test_folders.py::test_theUmaskOfTheFirstProcessKeepsNobodyOut"),
+    Mutant(_HEADER, "        if isOurs(os.lstat(places.blockPath), places.blockPath, places):\n            posix_ipc.unlink", "        if True:\n            posix_ipc.unlink", "what is another user's is left alone, by root too", "test_folders.py::test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere"),
     # --- forks ---
     Mutant("muninn/control/forks.py", "        if isWhole:\n", "        if False:\n", "a fork waits for what must be whole", "test_forks.py::test_aForkWaitsForWhatMustBeWhole"),
     Mutant("muninn/control/forks.py", "        os.register_at_fork(after_in_child=partial(next, renewals))\n", "", "a child has the locks that its other threads held", "test_forks.py"),

@@ -1,0 +1,197 @@
+"""The domain's directory: one for all processes of the user, whatever other users and umasks do to its name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import random
+import stat
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from conftest import removeDomain
+
+import muninn
+from muninn.cli.doctor import _names
+from muninn.control import folders
+from muninn.control.lockfile import LockFile
+from muninn.control.places import Places
+from muninn.errors import BrokerUnavailable, ControlBlockInvalid
+from support import Actor, eventually
+
+Start = Callable[..., Actor]
+_STRANGER = 65534
+needsRoot = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be two users")
+_TAKEN: dict[str, Callable[[str], object]] = {
+    "file": lambda path: os.close(os.open(path, os.O_CREAT, 0o666)),
+    "directory": lambda path: os.mkdir(path, 0o777),
+    "link": lambda path: os.symlink("/tmp", path),
+    "loose link": lambda path: os.symlink("/nowhere", path),
+    "fifo": os.mkfifo,
+}
+
+
+@pytest.fixture
+def stem(domain: str) -> str:
+    return Places(os.getuid(), domain).stem
+
+
+def take(path: str, what: str) -> None:
+    """Let a stranger have the name."""
+    _TAKEN[what](path)
+    os.chown(path, _STRANGER, _STRANGER, follow_symlinks=False)
+
+
+def giveUp(path: str) -> None:
+    os.rmdir(path) if stat.S_ISDIR(os.lstat(path).st_mode) else os.unlink(path)
+
+
+@needsRoot
+@pytest.mark.parametrize("what", _TAKEN)
+def test_aNameThatAnotherUserTookIsAvoided(domain: str, stem: str, actor: Start, caplog: pytest.LogCaptureFixture, what: str) -> None:
+    """Broken: MNN-0019 for as long as the stranger liked. And once the name is free, newcomers must not begin a second domain there."""
+    path = f"/dev/shm/{stem}.d"
+    take(path, what)
+    maker = actor("held = muninn.share(np.arange(3), name='a')")
+    with caplog.at_level(logging.WARNING):
+        assert muninn.open("a").array.tolist() == [0, 1, 2]
+    assert len([record for record in caplog.records if path in record.getMessage()]) == 1
+    finding = _names()
+    assert finding.verdict == "warn" and f"{path} (uid {_STRANGER}'s)" in finding.found
+    if what == "directory":
+        assert not os.listdir(path)
+    giveUp(path)
+    assert actor().do("muninn.open('a').array.tolist(), len(muninn.domainInfo()['members'])") == [[0, 1, 2], 3]
+    take(path, "directory")
+    assert actor().do("muninn.open('a').array.tolist(), len(muninn.domainInfo()['members'])") == [[0, 1, 2], 4]
+    giveUp(path)
+    maker.kill()
+
+
+@needsRoot
+@pytest.mark.parametrize("what", ["directory", "link", "fifo"])
+def test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere(stem: str, actor: Start, what: str) -> None:
+    take(f"/dev/shm/{stem}", what)
+    maker = actor("muninn.share(np.arange(3), name='a', lifetime='keep')")
+    with muninn.open("a") as buffer:
+        assert buffer.read().tolist() == [0, 1, 2]
+        buffer.free()
+    maker.kill()
+    eventually(lambda: not muninn.listBuffers() and len(muninn.domainInfo()["members"]) == 1, "the last process is left with nothing")
+    muninn.api.membership.current().leave()
+    assert os.lstat(f"/dev/shm/{stem}").st_uid == _STRANGER  # left alone, by root too
+    giveUp(f"/dev/shm/{stem}")
+
+
+# --- who settles on which ---------------------------------------------------------------------------------------------------------------
+
+
+def asStranger(call: Callable[[], object]) -> Callable[[], object]:
+    """Run it in a forked child that is another user; call the result for what it returned."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgid(_STRANGER)
+            os.setuid(_STRANGER)
+            answer = call()
+        except BaseException as error:
+            answer = f"{type(error).__name__}: {error}"
+        os.write(writing, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(writing)
+
+    def result() -> object:
+        with open(reading, "rb") as pipe:
+            raw = pipe.read()
+        os.waitpid(child, 0)
+        return json.loads(raw)
+
+    return result
+
+
+@pytest.fixture
+def strange(domain: str) -> Iterator[Places]:
+    """The places of the other user's domain."""
+    places = Places(_STRANGER, domain)
+    yield places
+    with contextlib.suppress(OSError):
+        os.rmdir(f"/dev/shm/{places.stem}.d")
+    removeDomain(domain, _STRANGER)
+
+
+@needsRoot
+def test_processesThatComeTogetherSettleOnOneDirectory(strange: Places) -> None:
+    """Broken: a process that met the stranger's name, and one that met it free, began a domain each."""
+    elsewhere = 0
+    wanted = f"/dev/shm/{strange.stem}.d"
+    for _ in range(30):
+        start = time.monotonic() + 0.03
+
+        def come(start: float = start) -> str:
+            random.seed(os.getpid())
+            while time.monotonic() < start + random.random() * 0.004:
+                pass
+            return folders.made(strange.stem, _STRANGER)
+
+        coming = [asStranger(come) for _ in range(3)]
+        while time.monotonic() < start + 0.003:  # root is the stranger here
+            with contextlib.suppress(OSError):
+                os.mkdir(wanted)
+            time.sleep(random.random() * 0.0005)
+            if os.path.isdir(wanted) and os.stat(wanted).st_uid == 0:
+                os.rmdir(wanted)
+        names = {each() for each in coming}
+        assert len(names) == 1 and str(*names).startswith(strange.stem), names
+        elsewhere += names != {f"{strange.stem}.d"}
+        removeDomain(strange.domain, _STRANGER)
+    assert elsewhere, "the stranger was never first: nothing was tried"
+
+
+@needsRoot
+def test_theUmaskOfTheFirstProcessKeepsNobodyOut(strange: Places) -> None:
+    """Broken: the lock file had mode 0, and everybody else an untyped PermissionError."""
+
+    def first() -> int:
+        os.umask(0o777)
+        return LockFile(strange).inode
+
+    inode = asStranger(first)()
+    assert isinstance(inode, int)
+    assert asStranger(lambda: LockFile(strange).inode)() == inode
+    os.chmod(strange.lockPath, 0)  # its maker died before it could undo the umask
+    assert asStranger(lambda: LockFile(strange).inode)() == inode
+    os.chmod(strange.directory, 0)
+    assert asStranger(lambda: LockFile(strange).inode)() == inode
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o500, 0o000, 0o711])
+def test_aDirectoryInWhichNobodyElseCouldWriteIsSetRight(domain: str, mode: int) -> None:
+    """Broken: MNN-0019, which said that the directory should belong to the user to whom it belonged."""
+    places = Places(os.getuid(), domain)
+    LockFile(places).close()
+    os.chmod(places.directory, mode)
+    LockFile(places).close()
+    assert stat.S_IMODE(os.stat(places.directory).st_mode) == 0o700
+
+
+def test_aDirectoryInWhichOthersCouldWriteIsNotBelieved(domain: str) -> None:
+    places = Places(os.getuid(), domain)
+    LockFile(places).close()
+    os.chmod(places.directory, 0o770)
+    with pytest.raises(ControlBlockInvalid, match="chmod 700"):
+        LockFile(places)
+
+
+def test_whoSettlesWaitsForTheOtherAndNotForEver(domain: str, stem: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process was stopped, or died, while it chose the directory."""
+    os.mkdir(f"/dev/shm/{stem}.d", 0o700)
+    holder = actor(f"import fcntl\nfd = os.open('/dev/shm/{stem}.d', os.O_RDONLY)\nfcntl.flock(fd, fcntl.LOCK_EX)")
+    monkeypatch.setattr(folders, "_BOUND_SECONDS", 0.1)
+    with pytest.raises(BrokerUnavailable):
+        LockFile(Places(os.getuid(), domain))
+    holder.kill()
+    LockFile(Places(os.getuid(), domain)).close()
