@@ -3,9 +3,9 @@
 #include "hatch.h"
 
 #include "descriptors.h"
+#include "primitives.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -15,7 +15,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { BATCH = 32, STACK_BYTES = 256 << 10, PAUSE_NS = 10000000 };
@@ -291,13 +290,6 @@ void mnnHatchClose(MnnHatch *hatch)
 
 /* --- the other side --- */
 
-static int64_t now(void)
-{
-	struct timespec time;
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec * (int64_t)1000000000 + time.tv_nsec;
-}
-
 int mnnHatchConnect(const char *path)
 {
 	struct sockaddr_un address;
@@ -313,23 +305,15 @@ int mnnHatchConnect(const char *path)
 	return connection;
 }
 
-/* 0 once there is something to read, also an end; -ETIMEDOUT. A signal does not end it: its bound is short. */
+/* A signal does not end it: its bound is short. */
 static int await(int connection, int64_t spinNs, int64_t timeoutNs)
 {
-	struct pollfd wanted = {connection, POLLIN, 0};
-	int64_t began = now(), passed = 0;
-	for (;;) {
-		int64_t left = timeoutNs - passed;
-		struct timespec sleep = {left / 1000000000, left % 1000000000}, glance = {0, 0};
-		int ready = ppoll(&wanted, 1, passed < spinNs ? &glance : &sleep, NULL);
-		if (ready > 0)
-			return 0;
-		if (ready < 0 && errno != EINTR)
-			return -errno;
-		passed = now() - began;
-		if (passed >= timeoutNs)
-			return -ETIMEDOUT;
-	}
+	int64_t end = mnnMonotonicNs() + timeoutNs;
+	int result;
+	do
+		result = mnnAwaitReadable(connection, spinNs, end - mnnMonotonicNs());
+	while (result == -EINTR);
+	return result;
 }
 
 int mnnHatchFetch(int connection, uint32_t row, uint64_t incarnation, int64_t spinNs, int64_t timeoutNs)

@@ -137,6 +137,23 @@ static void relax(void)
 #endif
 }
 
+int mnnAwaitReadable(int fd, int64_t spinNs, int64_t timeoutNs)
+{
+	if (fd < 0)
+		return -EBADF;
+	struct pollfd wanted = {fd, POLLIN, 0};
+	int64_t began = mnnMonotonicNs(), passed = 0;
+	do {
+		int64_t left = timeoutNs > passed ? timeoutNs - passed : 0;
+		struct timespec sleep = {left / NS_PER_SECOND, left % NS_PER_SECOND}, glance = {0, 0};
+		int ready = ppoll(&wanted, 1, passed < spinNs ? &glance : &sleep, NULL);
+		if (ready)
+			return ready > 0 ? 0 : -errno;
+		passed = mnnMonotonicNs() - began;
+	} while (passed < timeoutNs);
+	return -ETIMEDOUT;
+}
+
 uint64_t mnnSpinWhile64(const uint64_t *word, uint64_t value, int64_t timeoutNs)
 {
 	enum { LOOKS_PER_CLOCK = 64 }; /* the clock costs as much as some ten looks */

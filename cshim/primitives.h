@@ -58,6 +58,8 @@ MNN_API int mnnFutexWait32(const uint32_t *word, uint32_t expected, int64_t time
 MNN_API int mnnFutexWake32(uint32_t *word, int32_t count);
 /* Look at the word until it differs from `value` or the time is over; returns what was seen last (acquire). For waits shorter than a sleep and a wake-up. */
 MNN_API uint64_t mnnSpinWhile64(const uint64_t *word, uint64_t value, int64_t timeoutNs);
+/* Look whether there is something to read, or an end, for `spinNs`, and then sleep until there is: 0; -ETIMEDOUT, and -EINTR after a signal. */
+MNN_API int mnnAwaitReadable(int fd, int64_t spinNs, int64_t timeoutNs);
 
 /* --- robust words -----------------------------------------------------------------------------------------------------
  * The kernel's robust-futex list (Documentation/locking/robust-futex-ABI.rst) with one entry. When the calling thread ends, for whatever reason, the kernel sets FUTEX_OWNER_DIED

@@ -10,8 +10,8 @@ Requests are idempotent, so asking again is safe.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import select
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -358,26 +358,18 @@ class Client:
         """Send, and wait for the answer as long as the broker moves. After any error the line is to be closed."""
         term = self._office.election.term()
         connection = line.connection
-        poll = select.poll()
+        spinNs = SPIN_NS  # a broker that is awake answers sooner than this thread would wake up
         try:
-            poll.register(connection, select.POLLIN)
             wire.send(connection, message, descriptors)
             patience.isOver()
-            _spin(poll)
-            while not poll.poll(patience.remaining() * 1000):
-                if self._office.election.epoch() != line.epoch or clock.now() >= deadline:
+            while result := atomics.awaitReadable(connection.fileno(), spinNs, int(patience.remaining() * 1e9)):
+                if result not in (-errno.ETIMEDOUT, -errno.EINTR) or self._office.election.epoch() != line.epoch or clock.now() >= deadline:
                     raise _Retry
                 self._deposeIfStuck(term, patience)
+                spinNs = 0
             answer = wire.receive(connection)
         except (OSError, ValueError) as error:  # ended, or closed by `forsake`
             raise _Retry from error
         if answer is None:
             raise _Retry
         return answer
-
-
-def _spin(poll: select.poll) -> None:
-    """Look for the answer for a moment before sleeping: a broker that is awake answers sooner than this thread would wake up."""
-    end = atomics.monotonicNs() + SPIN_NS
-    while SPIN_NS and not poll.poll(0) and atomics.monotonicNs() < end:
-        pass

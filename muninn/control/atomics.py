@@ -153,6 +153,7 @@ FUTEX_ALL = 0x7FFFFFFF
 watch = _bound(_slow, "mnnWatch", _I32, _ADDRESS, _ADDRESS, _U32, _ADDRESS, _U32, _U32, _I64, _I64)
 kickWatcher = _bound(_quick, "mnnKickWatcher", None, _ADDRESS, _ADDRESS, _U32)
 spinWhile64 = _bound(_slow, "mnnSpinWhile64", _U64, _ADDRESS, _U64, _I64)
+awaitReadable = _bound(_slow, "mnnAwaitReadable", _I32, _I32, _I64, _I64)
 
 ownerBind = _bound(_quick, "mnnOwnerBind", None, _ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _U32, _U32)
 ownerWrites = _bound(_quick, "mnnOwnerWrites", _I32, _ADDRESS, _U64)

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -216,6 +217,33 @@ static void killMarksTheRobustWord(void)
 	CHECK(mnnRobustHold(list, &words[0]) == 0 && (mnnLoadAcquire32(&words[0]) & 0x3FFFFFFF) == mnnThreadId());
 }
 
+/* --- descriptors --- */
+
+static void waitsForWhatCanBeReadEnd(void)
+{
+	int ends[2];
+	CHECK(pipe(ends) == 0);
+	CHECK(mnnAwaitReadable(ends[0], 0, MS) == -ETIMEDOUT && mnnAwaitReadable(ends[0], MS, 2 * MS) == -ETIMEDOUT);
+	CHECK(mnnAwaitReadable(ends[0], 0, -MS) == -ETIMEDOUT && mnnAwaitReadable(-1, 0, FOREVER_NS) == -EBADF);
+	struct sigaction heard = {.sa_handler = interrupted}, before;
+	CHECK(sigaction(SIGALRM, &heard, &before) == 0);
+	struct itimerval often = {{0, 20000}, {0, 20000}}, never = {{0, 0}, {0, 0}};
+	CHECK(setitimer(ITIMER_REAL, &often, NULL) == 0);
+	CHECK(mnnAwaitReadable(ends[0], 0, FOREVER_NS) == -EINTR);
+	CHECK(setitimer(ITIMER_REAL, &never, NULL) == 0 && sigaction(SIGALRM, &before, NULL) == 0);
+	pid_t writer = fork();
+	if (writer == 0) {
+		usleep(5000);
+		_exit(write(ends[1], "x", 1) != 1);
+	}
+	CHECK(mnnAwaitReadable(ends[0], MS, FOREVER_NS) == 0 && mnnAwaitReadable(ends[0], 0, 0) == 0);
+	reap(writer);
+	char read1;
+	CHECK(read(ends[0], &read1, 1) == 1 && close(ends[1]) == 0);
+	CHECK(mnnAwaitReadable(ends[0], 0, FOREVER_NS) == 0); /* its other end is gone */
+	close(ends[0]);
+}
+
 /* --- liveness --- */
 
 static void deathFreesByteLocksAndPidfds(void)
@@ -359,6 +387,7 @@ int main(void)
 	scansAndRaisesFields();
 	sleepsEndByTheirDeadlineOrASignal();
 	futexWakesAndTimesOut();
+	waitsForWhatCanBeReadEnd();
 	deathFreesByteLocksAndPidfds();
 	forkWipesTheIdentity();
 	signalsAreTheOtherThreads();
