@@ -27,6 +27,7 @@
 #define MNN_IDENTITY_OFFSET 88
 #define MNN_LOCK_INODE_OFFSET 96
 #define MNN_ADOPTED_OFFSET 104
+#define MNN_LAYOUT_VERSION_OFFSET 108
 #define MNN_ELECTION_OFFSET 128
 #define MNN_READY_OFFSET 192
 #define MNN_HEARTBEAT_OFFSET 256
@@ -151,7 +152,7 @@
 #define MNN_MAX_LEASES_LIMIT 65536
 
 #ifndef __cplusplus
-_Static_assert(MNN_ADOPTED_OFFSET + 4 <= MNN_ELECTION_OFFSET, "what the creator writes ends before the election word");
+_Static_assert(MNN_LAYOUT_VERSION_OFFSET + 4 <= MNN_ELECTION_OFFSET, "what the creator writes ends before the election word");
 _Static_assert(MNN_ELECTION_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");
 _Static_assert(MNN_READY_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");
 _Static_assert(MNN_HEARTBEAT_OFFSET % MNN_CACHE_LINE_BYTES == 0, "hot words have a cache line of their own");

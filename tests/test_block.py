@@ -11,7 +11,7 @@ from lab import Lab
 
 import muninn
 from muninn.control import layout, lockfile
-from muninn.control.block import ControlBlock, create, openOrCreate
+from muninn.control.block import ControlBlock, Withdrawal, create, openOrCreate
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.control.places import Places
@@ -67,6 +67,29 @@ def test_aWithdrawnBlockIsGivenBack(lab: Lab) -> None:
     damage(lab, layout.VERSION_OFFSET, bytes(4))
     openAgain(lab)
     assert os.stat(lab.places.blockPath).st_ino == before and not lab.block.isRetired()
+
+
+@pytest.mark.parametrize("identity", [None, bytes(8)])
+def test_aWithdrawnBlockOfAnotherVersionIsRefused(lab: Lab, identity: bytes | None) -> None:
+    """A repair or an exit of it was killed half way. Broken: it was given this program's version, and its words were believed."""
+    damage(lab, layout.VERSION_OFFSET, struct.pack("<I", layout.VERSION + 1))
+    if identity is not None:
+        damage(lab, layout.IDENTITY_OFFSET, identity)
+    Withdrawal(lab.places, lab.lockFile).close()
+    before = os.stat(lab.places.blockPath).st_ino
+    for _ in range(2):
+        with pytest.raises(ControlBlockInvalid, match=f"version {layout.VERSION + 1}"):
+            openAgain(lab)
+    assert os.stat(lab.places.blockPath).st_ino == before and lab.block.isRetired()
+
+
+def test_aBlockKnowsItsVersionWhileItIsWithdrawn(lab: Lab) -> None:
+    """A program of another version makes the block, and dies as it withdraws it."""
+    assert lab.block.bytes[layout.LAYOUT_VERSION_OFFSET : layout.LAYOUT_VERSION_OFFSET + 4] == struct.pack("<I", layout.VERSION)
+    damage(lab, layout.LAYOUT_VERSION_OFFSET, struct.pack("<I", layout.VERSION + 7))
+    damage(lab, layout.VERSION_OFFSET, bytes(4))
+    with pytest.raises(ControlBlockInvalid, match=f"version {layout.VERSION + 7}"):
+        openAgain(lab)
 
 
 def test_bothNamesLeadToOneBlock(lab: Lab) -> None:

@@ -54,6 +54,25 @@ def test_bringsBackWhatLivedAndNothingElse(domain: str, actor: Start) -> None:
     eventually(lambda: len(leftovers(domain)) == 3, "nothing else is left")
 
 
+def test_aRepairThatWasKilledLeavesABlockOfAnotherVersionToTheNext(domain: str, actor: Start) -> None:
+    """Broken: who came after it took the block for one of its own version."""
+    _makeAndEnd(actor)
+    path = f"/dev/shm{Places(os.getuid(), domain).blockName}"
+    with open(path, "r+b") as file:
+        file.seek(layout.VERSION_OFFSET)
+        file.write((layout.VERSION + 1).to_bytes(4, "little"))
+    dying = actor(
+        "from muninn.api import admin\nfrom muninn.broker import repair\nimport signal\nrepair.create = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    dying.begin("admin.repair()")
+    with contextlib.suppress(AssertionError):
+        dying.result()
+    dying.kill()
+    with pytest.raises(ControlBlockInvalid, match=f"version {layout.VERSION + 1}"):
+        current()
+    assert admin.repair()["recovered"] == ["n0", "n2"] and muninn.open("n2").array.tolist() == [2] * 1000
+
+
 def test_isRefusedWhileSomebodyIsInTheDomain(domain: str, actor: Start) -> None:
     actor().join()
     with pytest.raises(BrokerUnavailable):

@@ -22,7 +22,7 @@ from typing import Final
 
 from muninn.control import atomics, clock, descriptors, layout
 from muninn.control.clock import monotonicMs as monotonicMs  # the clock of its words
-from muninn.control.header import HEADER, IDENTITY, Header, bootId, isOurs, openNamed, readHeader, unlinkBlock, unlinkFile
+from muninn.control.header import HEADER, IDENTITY, Header, bootId, checkVersion, isOurs, openNamed, readHeader, unlinkBlock, unlinkFile
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile, fileError, removedFileHolder
 from muninn.control.logs import Log
@@ -257,6 +257,8 @@ class Withdrawal:
         self._fd = -1 if named is None else named[0]
         if self._fd >= 0:
             self._before = os.pread(self._fd, 4, layout.VERSION_OFFSET)
+            if self._before.strip(b"\0"):  # of any version: a death from here on must not let it pass for one of ours
+                os.pwrite(self._fd, self._before, layout.LAYOUT_VERSION_OFFSET)
             os.pwrite(self._fd, bytes(4), layout.VERSION_OFFSET)
 
     def holder(self) -> int:
@@ -277,15 +279,17 @@ class Withdrawal:
 def _reinstate(places: Places, lockFile: LockFile) -> None:
     """Give a block its version back that somebody was withdrawing, and died. The caller holds CREATE, as who withdraws does.
 
-    Whoever withdraws removes the names first and anything else later, so a block that has a name is whole.
+    Whoever withdraws removes the names first and anything else later, so a block that has a name is whole. One of another version is left
+    alone: `ControlBlockInvalid`.
     """
     named = openNamed(places, lockFile)
     if named is None:
         return
-    fd, _ = named
+    fd, path = named
     try:
         header = Header.of(fd)
         if header is not None and header.isWithdrawn():
+            checkVersion(header.layoutVersion, path)
             os.pwrite(fd, layout.VERSION.to_bytes(4, "little"), layout.VERSION_OFFSET)
     finally:
         os.close(fd)
@@ -319,7 +323,7 @@ def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | 
         identity = int.from_bytes(os.urandom(8), "little") or 1
         os.pwrite(fd, HEADER.pack(layout.MAGIC, 0, bootId(), limits.totalBytes, *limits), 0)
         os.pwrite(fd, os.urandom(layout.SECRET_BYTES), layout.SECRET_OFFSET)
-        os.pwrite(fd, IDENTITY.pack(identity, lockFile.inode, 0), layout.IDENTITY_OFFSET)
+        os.pwrite(fd, IDENTITY.pack(identity, lockFile.inode, 0, layout.VERSION), layout.IDENTITY_OFFSET)
         block = ControlBlock(places, lockFile, fd, limits)
     except OSError as error:
         os.close(fd)

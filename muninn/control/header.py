@@ -24,7 +24,7 @@ from muninn.control.places import Places
 from muninn.errors import ControlBlockInvalid
 
 HEADER = struct.Struct("<8sIxxxx16sQIIII")
-IDENTITY = struct.Struct("<QQI")
+IDENTITY = struct.Struct("<QQII")
 
 
 def bootId() -> bytes:
@@ -47,6 +47,7 @@ class Header(NamedTuple):
     identity: int
     lockInode: int
     adopted: int
+    layoutVersion: int
 
     @staticmethod
     def of(fd: int) -> Header | None:
@@ -57,8 +58,9 @@ class Header(NamedTuple):
         return Header(*HEADER.unpack_from(raw), *IDENTITY.unpack_from(raw, layout.IDENTITY_OFFSET))
 
     def isWithdrawn(self) -> bool:
-        """Whether it was whole once, and somebody took its version away."""
-        return (self.magic, self.version, self.boot) == (layout.MAGIC, 0, bootId()) and self.identity != 0
+        """Whether it was whole once, and somebody took its version away: it has its identity, or another version is known of it."""
+        isOfNow = (self.magic, self.version, self.boot) == (layout.MAGIC, 0, bootId())
+        return isOfNow and (self.identity != 0 or self.layoutVersion not in (0, layout.VERSION))
 
 
 def readHeader(fd: int, path: str) -> Geometry | None:
@@ -70,16 +72,20 @@ def readHeader(fd: int, path: str) -> Geometry | None:
         raise ControlBlockInvalid(f"{path} does not begin with Muninn's magic")
     if header.boot != bootId():
         return None
-    if header.version != layout.VERSION:
-        raise ControlBlockInvalid(
-            f"{path} has layout version {header.version}, and this program speaks {layout.VERSION}",
-            "Use one version of Muninn in all processes of a domain",
-        )
+    checkVersion(header.version, path)
     geometry = Geometry(header.maxMembers, header.maxBuffers, header.maxLeases, header.indexSlots).checked()
     sizeBytes = os.fstat(fd).st_size
     if geometry.totalBytes != header.totalBytes or sizeBytes < header.totalBytes:
         raise ControlBlockInvalid(f"{path} has {sizeBytes} bytes and states {header.totalBytes}, its sizes make {geometry.totalBytes}")
     return geometry
+
+
+def checkVersion(version: int, path: str) -> None:
+    if version != layout.VERSION:
+        raise ControlBlockInvalid(
+            f"{path} has layout version {version}, and this program speaks {layout.VERSION}",
+            "Use one version of Muninn in all processes of a domain",
+        )
 
 
 def openNamed(places: Places, lockFile: LockFile | None = None) -> tuple[int, str] | None:

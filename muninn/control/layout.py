@@ -73,6 +73,9 @@ SECRET_BYTES = 32
 IDENTITY_OFFSET = SECRET_OFFSET + SECRET_BYTES  # u64
 LOCK_INODE_OFFSET = IDENTITY_OFFSET + 8  # u64, of the lock file whose bytes are those of the slots
 ADOPTED_OFFSET = LOCK_INODE_OFFSET + 8  # u32, 1: what journals of other blocks vouched for is in the rows here
+# owner: the creator, and whoever takes the version away, before it does; at this offset in every version of this file. It says whose the
+# block is while VERSION is 0: it is never 0 in a block that was whole.
+LAYOUT_VERSION_OFFSET = ADOPTED_OFFSET + 4  # u32
 # owner: any member, CAS {epoch, slot+1} -> {epoch+1, slot+1}. A stale read costs a failed CAS or a connection to a dead socket.
 ELECTION_OFFSET = 2 * CACHE_LINE_BYTES  # u64 {epoch:48 | slot+1:16}; slot+1 = 0: nobody
 # owner: the broker, CAS upward to its own epoch. Clients futex-wait on the low half. A stale read costs one more wait.
@@ -284,7 +287,7 @@ def _pageUp(offset: int) -> int:
     return -(-offset // PAGE_BYTES) * PAGE_BYTES
 
 
-assert ADOPTED_OFFSET + 4 <= ELECTION_OFFSET and IDENTITY_OFFSET % 8 == 0
+assert LAYOUT_VERSION_OFFSET + 4 <= ELECTION_OFFSET and IDENTITY_OFFSET % 8 == 0
 assert FORKED_OFFSET + 4 <= NAME_WAKES_OFFSET and NAME_WAKES & (NAME_WAKES - 1) == 0
 assert MEMBER_SPARE_OFFSET % 4 == 0 and MEMBER_SPARE_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
 assert MEMBER_TIME_NAMESPACE_OFFSET % 8 == 0 and MEMBER_TIME_NAMESPACE_OFFSET + 8 <= MEMBER_BYTES
