@@ -92,6 +92,17 @@ def test_aBlockKnowsItsVersionWhileItIsWithdrawn(lab: Lab) -> None:
         openAgain(lab)
 
 
+def test_aNewBlockRemovesTheCopiesOfTheDead(lab: Lab) -> None:
+    """Of brokers that died while they copied. Broken: nobody came in where a copy had the room that the new block needs."""
+    left = f"{lab.places.journalPath(3)}.new"
+    with open(left, "wb") as file:
+        file.write(b"x")
+    os.unlink(lab.places.blockPath)
+    os.unlink(lab.places.linkPath)
+    openAgain(lab)
+    assert not os.path.exists(left)
+
+
 def test_bothNamesLeadToOneBlock(lab: Lab) -> None:
     assert os.path.samefile(lab.places.blockPath, lab.places.linkPath)
     for path in (lab.places.blockPath, lab.places.linkPath):

@@ -178,6 +178,16 @@ def test_isTooLongWhenMostOfItIsOver(places: Places) -> None:
     written.close()
 
 
+def test_aJournalThatTellsOfNothingGoes(places: Places) -> None:
+    """One that tells of something stays, however short, and so does the own one."""
+    for epoch, op in ((11, "begin"), (12, "gone"), (13, "begin")):
+        written = Journal(places, epoch)
+        written.append(op, row=1)
+        written.close()
+    journal.dropEmpty(places, 13)
+    assert places.epochsOf("journal") == [12, 13]
+
+
 def test_leftCopiesOfTheDeadAreRemoved(places: Places) -> None:
     dead = Journal(places, 11)
     dead.beginCopy()

@@ -51,6 +51,43 @@ def test_segmentsThatNoRowVouchesForAreCollected(lab: Lab) -> None:
     assert lab.places.segments() == [(row, incarnation)]
 
 
+def test_whatPredecessorsLeftIsSettledInSlices(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: all orphans went in one step, and 256 rows in one, during which the broker served nobody and did not beat."""
+    member = lab.member()
+    old = lab.directory(1)
+    for number in range(100):
+        row, _ = lab.make(old, member, f"b{number}")
+        old.rows.change(row, old.rows.state(row), 1, layout.ROW_DYING)
+        os.close(segments.create(lab.places, row, 9, layout.PAGE_BYTES))
+    lab.elect(5)
+    broker, done = lab.broker(member), [0]
+    for owner, name in ((segments, "unlink"), (broker._directory, "settle")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, real=real: (done.append(done.pop() + 1), real(*given))[1])
+    most = 0
+    while broker._upkeep.isPending():
+        done[:] = [0]
+        broker._upkeep.workOnce()
+        most = max(most, done[0])
+    assert most <= 2 * 32, "settling a row removes its segment too"
+    assert lab.places.segments() == [] and broker._directory.rows.ending(0, 100) == []
+
+
+def test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing(lab: Lab) -> None:
+    """Neither a copy nor a page a term. Broken: each left a journal that told of nothing, and its copy until the successor's third chore."""
+    first = lab.settled(lab.broker(member := lab.member()))
+    lab.make(first._directory, member, "live")
+    for _ in range(5):
+        broker = lab.broker(member)
+        assert lab.places.copies() == [], "before it needs room"
+        while not broker._upkeep.snapshot.isUnderWay():
+            broker._upkeep.workOnce()
+        assert len(lab.places.copies()) == 1, "and now it is killed"
+        broker._journal._copy = None
+        assert len(lab.places.epochsOf("journal")) == 2
+    assert len(repair._livingRows(lab.places.journals())[0]) == 1
+
+
 def test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes(lab: Lab) -> None:
     """Broken: no snapshot; the older journals were dropped before the names in them were known."""
     member = lab.member()

@@ -19,7 +19,7 @@ from muninn.broker.admission import Admission
 from muninn.broker.catalog import Catalog, Usage
 from muninn.broker.directory import Directory
 from muninn.broker.inbox import Inbox, duplicated
-from muninn.broker.journal import Journal
+from muninn.broker.journal import Journal, dropCopies
 from muninn.broker.limits import Limits
 from muninn.broker.sessions import SenderGone, Session
 from muninn.broker.upkeep import SWEEP_SECONDS, Upkeep
@@ -83,6 +83,7 @@ class Broker:
         self._served = 0  # steps since the last piece of upkeep
         self._wakeFd, self._wake = wakeFd, OwnEvent(wakeFd)
         self._listener: OwnSocket | None = None
+        dropCopies(block.places)  # first of all: it may be the room that everything else needs
         self._journal = Journal(block.places, term.epoch)
         try:
             self._epoll = OwnPoll()

@@ -30,7 +30,7 @@ from muninn.control.descriptors import Named
 from muninn.control.files import openFile
 from muninn.control.lockfile import fileError, filesLimited
 from muninn.control.logs import Log
-from muninn.control.places import Places
+from muninn.control.places import COPY_SUFFIX, Places
 from muninn.errors import HostMemoryFull
 
 _log = Log("muninn.broker")
@@ -42,7 +42,8 @@ MAX_RECORD_BYTES = 4096
 #: the file stays under twice what it vouches for, and this.
 SLACK_BYTES = 64 << 10
 _VOUCHING, _ENDING = ("create", "live"), ("free", "gone")
-_COPY_SUFFIX = ".new"
+#: A journal of no more may tell of the beginning of a term alone.
+_EMPTY_BYTES = 64
 
 
 class Journal:
@@ -117,7 +118,7 @@ class Journal:
     def beginCopy(self) -> None:
         """Begin an empty copy: from here on it gets whatever is appended. Raises `HostMemoryFull`, `DescriptorsExhausted`."""
         self.dropCopy()
-        self._copy, self._copyLength = _opened(self._path + _COPY_SUFFIX), 0
+        self._copy, self._copyLength = _opened(self._path + COPY_SUFFIX), 0
 
     def copy(self, records: Iterable[tuple[str, Record]]) -> None:
         """Add records to the copy, all or none and raise `HostMemoryFull`. A copy that was dropped meanwhile gets nothing."""
@@ -134,7 +135,7 @@ class Journal:
         """Let the copy, which has all that lives, take the journal's place. False: there is none any more, or no journal of that name."""
         if self._copy is None:
             return False
-        new = self._path + _COPY_SUFFIX
+        new = self._path + COPY_SUFFIX
         # Exchanged, and not renamed over it: a deposed broker's journal may be gone, and must not be there again.
         result = atomics.exchangeNames(new.encode(), self._path.encode())
         if result in (-errno.EINVAL, -errno.ENOSYS):  # a kernel, or a sandbox, that can not
@@ -154,7 +155,7 @@ class Journal:
         if self._copy is not None:
             self._copy.close()
             self._copy = None
-            _unlinkQuietly(self._path + _COPY_SUFFIX)
+            _unlinkQuietly(self._path + COPY_SUFFIX)
 
     # --- bytes -------------------------------------------------------------------------------------------------------
 
@@ -210,9 +211,20 @@ def _unlinkQuietly(path: str) -> None:
 
 def dropCopies(places: Places) -> None:
     """Remove the copies that brokers did not finish. One that still works at its own finds it gone, and keeps its journal."""
-    for entry in os.listdir(places.directory):
-        if entry.startswith("journal-") and entry.endswith(_COPY_SUFFIX):
-            _unlinkQuietly(f"{places.directory}/{entry}")
+    for path in places.copies():
+        _unlinkQuietly(path)
+
+
+def dropEmpty(places: Places, before: int) -> None:
+    """Remove this block's journals of earlier epochs, all fenced, that tell of nothing but the beginning of a term: with their brokers
+    dying one after another there would be more and more, and no room for the copy after which they go.
+    """
+    for epoch in places.epochsOf("journal"):
+        path = places.journalPath(epoch)
+        with contextlib.suppress(FileNotFoundError):
+            isShort = epoch < before and os.stat(path).st_size <= _EMPTY_BYTES
+            if isShort and all(record["op"] == "begin" for record in read(places, epoch)):
+                os.unlink(path)
 
 
 def replay(raw: bytes, only: str = "") -> Iterator[Record]:

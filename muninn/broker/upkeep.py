@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 from muninn.broker.directory import Directory
-from muninn.broker.journal import Journal, dropCopies
+from muninn.broker.journal import Journal, dropEmpty
 from muninn.broker.snapshot import Snapshot
 from muninn.broker.watchdog import Watchdog
 from muninn.control import clock, layout, segments
@@ -28,7 +29,7 @@ _log = Log("muninn.broker")
 #: How often the broker looks for members that died without ever having said hello to it.
 SWEEP_SECONDS = 3.0
 _SLICE_ROWS = 256
-#: How many lifetimes end, and how many rows are settled, in one step: each costs about as much as serving a request.
+#: How many lifetimes end, and how many rows or segments are settled, in one step: each costs about as much as serving a request.
 _SLICE_ENDS = _SLICE_SETTLED = 32
 
 
@@ -60,7 +61,7 @@ class Upkeep:
 
     def takeOver(self) -> None:
         """There is everything to do that predecessors may have left."""
-        self._chores.extend((self._finishRows, self._sweepMembers, self._collectOrphans, self._dropLeftovers, self._indexNames))
+        self._chores.extend((self.settleUnheld, self._sweepMembers, self._collectOrphans, self._dropLeftovers, self._indexNames))
         self.snapshot.want()
 
     def isPending(self) -> bool:
@@ -99,18 +100,6 @@ class Upkeep:
             self._directory.revoke(first[1], "lifetimeEnded")
             self._directory.endLifetime(first[1])
 
-    def _finishRows(self) -> None:
-        """What predecessors left half done."""
-        rows = self._directory.rows
-        self._settle(rows.ending(0, rows.count()))
-
-    def _settle(self, rows: list[int]) -> None:
-        """Settle rows, a slice at a time."""
-        for row in rows[:_SLICE_ROWS]:
-            self._directory.settle(row)
-        if len(rows) > _SLICE_ROWS:
-            self._chores.append(lambda: self._settle(rows[_SLICE_ROWS:]))
-
     def _indexNames(self) -> None:
         if self._directory.indexNames(_SLICE_ROWS):
             self._chores.append(self._indexNames)
@@ -138,19 +127,24 @@ class Upkeep:
                 _log.warning("row %d.%d has lost its memory", row, state.incarnation)
                 self._directory.ownerGone(row)
 
-    def _collectOrphans(self) -> None:
-        """Segments that no row vouches for, and rows that nobody will ever close.
+    def _collectOrphans(self, left: Iterator[SegmentKey] | None = None) -> None:
+        """Segments that no row vouches for, a slice at a time, and then rows that nobody will ever close.
 
         Those that another block made are that one's, until this one has adopted all that lived there.
         """
         places = self._places
-        orphans = [key for key in places.segmentKeys() if self._isOrphan(key)]
+        left = iter(places.segmentKeys()) if left is None else left
+        if not (keys := list(islice(left, _SLICE_SETTLED))):
+            self.settleUnheld()
+            return
+        self._chores.append(lambda: self._collectOrphans(left))
+        if not (orphans := [key for key in keys if self._isOrphan(key)]):
+            return
         with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):  # or the next term collects them
             # Of a block that has lost its names others may be newer, and theirs in use.
             for key in orphans if self._block.hasName() else ():
                 _log.warning("collected the orphaned segment %s", places.segmentName(key.row, key.incarnation, key.origin))
                 segments.unlink(places, key.row, key.incarnation, key.origin)
-        self.settleUnheld()
 
     def _isOrphan(self, key: SegmentKey) -> bool:
         rows = self._directory.rows
@@ -174,8 +168,8 @@ class Upkeep:
             self._chores.append(lambda: self.settleUnheld(following))
 
     def _dropLeftovers(self) -> None:
-        """What predecessors listened at, and what they did not finish writing."""
-        dropCopies(self._places)
+        """What predecessors listened at, and the journals in which they did not come to write anything: each takes a page."""
+        dropEmpty(self._places, self._epoch)
         for kind, pathOf in (("broker", self._places.socketPath), ("hatch", self._places.hatchPath)):
             for epoch in self._places.epochsOf(kind):
                 if epoch < self._epoch:

@@ -312,7 +312,8 @@ def _discard(places: Places) -> None:
 
 def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | None) -> ControlBlock:
     """Make a block, whole, and put it in the place of whatever has the names. The caller holds CREATE."""
-    unlinkFile(places.draftPath)  # of a creator that died
+    for left in (places.draftPath, *places.copies()):  # of a creator, and of brokers, that died: nobody is in the domain
+        unlinkFile(left)
     try:
         fd = descriptors.opened(places.draftPath, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except OSError as error:

@@ -16,6 +16,8 @@ from muninn.control import folders
 from muninn.control.folders import LOCK_NAME
 from muninn.control.folders import SHM_ROOT as SHM_ROOT
 
+#: What the name of a journal's copy has more than the journal's own, until it is whole.
+COPY_SUFFIX = ".new"
 _SEGMENT = re.compile(r"segment-([0-9a-f]{16})-(\d+)-(\d+)")
 
 
@@ -109,6 +111,10 @@ class Places(NamedTuple):
     def journals(self) -> list[tuple[Places, int]]:
         """All journals, of whichever block: its places and the epoch. Those of one block are in the order of their epochs."""
         return [(self._replace(identity=identity), epoch) for identity, epoch in sorted(self._marked("journal"))]
+
+    def copies(self) -> list[str]:
+        """The paths of the copies of journals, of whichever block, that are not whole. Nothing depends on them."""
+        return [f"{self.directory}/{entry}" for entry in self._entries() if entry.startswith("journal-") and entry.endswith(COPY_SUFFIX)]
 
     def _marked(self, kind: str) -> list[tuple[int, int]]:
         pattern = re.compile(rf"{kind}-([0-9a-f]{{16}})-(\d+)(?:\.sock)?")
