@@ -6,6 +6,7 @@ import ctypes
 import threading
 from collections.abc import Iterator
 
+import claiming
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,32 +32,32 @@ def test_aClaimNamesItsOwner(slot: int, generation: int) -> None:
 
 
 def test_isFreeOrOwned(address: int) -> None:
-    assert claims.acquire(address, _MINE, lambda *_: False, 0) is True
-    assert claims.acquire(address, _THEIRS, lambda *_: False, 0.01) is None
-    claims.release(address)
-    assert claims.acquire(address, _THEIRS, lambda *_: False, 0) is True
+    assert claiming.acquire(address, _MINE, lambda *_: False, 0) is True
+    assert claiming.acquire(address, _THEIRS, lambda *_: False, 0.01) is None
+    claiming.release(address)
+    assert claiming.acquire(address, _THEIRS, lambda *_: False, 0) is True
 
 
 def test_theDeadLoseIt(address: int) -> None:
-    claims.acquire(address, _THEIRS, lambda *_: False, 0)
+    claiming.acquire(address, _THEIRS, lambda *_: False, 0)
     asked: list[tuple[int, int]] = []
-    assert claims.acquire(address, _MINE, lambda *owner: asked.append(owner) or True, 0) is False
+    assert claiming.acquire(address, _MINE, lambda *owner: asked.append(owner) or True, 0) is False
     assert asked == [(_THEIRS.slot, _THEIRS.generation)]
     assert claims.belongsTo(atomics.loadAcquire32(address), _MINE)
 
 
 def test_aReleaseWakesEveryWaiter(address: int) -> None:
-    claims.acquire(address, _THEIRS, lambda *_: False, 0)
+    claiming.acquire(address, _THEIRS, lambda *_: False, 0)
     got: list[bool | None] = []
 
     def take(slot: int) -> None:
-        got.append(claims.acquire(address, MemberKey(slot, 1), lambda *_: False, 60))
-        claims.release(address)
+        got.append(claiming.acquire(address, MemberKey(slot, 1), lambda *_: False, 60))
+        claiming.release(address)
 
     threads = [threading.Thread(target=take, args=(slot,)) for slot in range(10, 16)]
     for thread in threads:
         thread.start()
-    claims.release(address)
+    claiming.release(address)
     for thread in threads:
         thread.join(60)
     assert got == [True] * 6 and atomics.loadAcquire32(address) == 0
@@ -64,13 +65,13 @@ def test_aReleaseWakesEveryWaiter(address: int) -> None:
 
 def test_aReleaseOrADeathEndsASleep(address: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: `release` or `markDead` without its wake-up, which the next look every 50 ms hid."""
-    monkeypatch.setattr(claims, "_CHECK_NS", 60_000_000_000)
-    claims.acquire(address, _THEIRS, lambda *_: False, 0)
-    waiting = Background(lambda: claims.acquire(address, _MINE, lambda *_: False, 60)).asleep()
-    claims.release(address)
+    monkeypatch.setattr(claiming, "_CHECK_NS", 60_000_000_000)
+    claiming.acquire(address, _THEIRS, lambda *_: False, 0)
+    waiting = Background(lambda: claiming.acquire(address, _MINE, lambda *_: False, 60)).asleep()
+    claiming.release(address)
     assert waiting.ended() is True
     died = threading.Event()
-    waiting = Background(lambda: claims.acquire(address, _THEIRS, lambda *_: died.is_set(), 60)).asleep()
+    waiting = Background(lambda: claiming.acquire(address, _THEIRS, lambda *_: died.is_set(), 60)).asleep()
     died.set()
     claims.markDead(address, _MINE)
     assert waiting.ended() is False
@@ -78,50 +79,30 @@ def test_aReleaseOrADeathEndsASleep(address: int, monkeypatch: pytest.MonkeyPatc
 
 def test_anHeirWakesWhoWasWaitingForTheDead(address: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: whoever took over from the dead forgot that others waited, and its release woke nobody."""
-    monkeypatch.setattr(claims, "_CHECK_NS", 60_000_000_000)
-    claims.acquire(address, _THEIRS, lambda *_: False, 0)
-    waiting = Background(lambda: claims.acquire(address, MemberKey(9, 1), lambda *_: False, 60)).asleep()
-    assert claims.acquire(address, _MINE, lambda *_: True, 0) is False
-    claims.release(address)
-    assert waiting.ended() is True
-
-
-def test_whoWantsNothingWaitsUntilNobodyOwnsIt(address: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "_CHECK_NS", 60_000_000_000)
-    died = threading.Event()
-
-    def isDead(slot: int, generation: int) -> bool:
-        return died.is_set()
-
-    assert claims.awaitRelease(address, isDead, 0)
-    claims.acquire(address, _THEIRS, isDead, 0)
-    assert not claims.awaitRelease(address, isDead, 0.01)
-    waiting = Background(lambda: claims.awaitRelease(address, isDead, 60)).asleep()
-    claims.release(address)
-    assert waiting.ended() is True and atomics.loadAcquire32(address) == 0, "and it is nobody's"
-    claims.acquire(address, _THEIRS, isDead, 0)
-    waiting = Background(lambda: claims.awaitRelease(address, isDead, None)).asleep()
-    died.set()
-    claims.markDead(address, _THEIRS)
+    monkeypatch.setattr(claiming, "_CHECK_NS", 60_000_000_000)
+    claiming.acquire(address, _THEIRS, lambda *_: False, 0)
+    waiting = Background(lambda: claiming.acquire(address, MemberKey(9, 1), lambda *_: False, 60)).asleep()
+    assert claiming.acquire(address, _MINE, lambda *_: True, 0) is False
+    claiming.release(address)
     assert waiting.ended() is True
 
 
 def test_ofTwoHeirsOneGetsIt(address: int) -> None:
     """Another took the claim over while we asked whether its owner was dead. Broken: the claim was stored, and not compared."""
-    claims.acquire(address, _THEIRS, lambda *_: False, 0)
+    claiming.acquire(address, _THEIRS, lambda *_: False, 0)
     heir = MemberKey(9, 1)
 
     def isDead(slot: int, generation: int) -> bool:
         if slot != _THEIRS.slot:
             return False
-        claims.acquire(address, heir, lambda *_: True, 0)
+        claiming.acquire(address, heir, lambda *_: True, 0)
         return True
 
-    assert claims.acquire(address, _MINE, isDead, 0.05) is None
+    assert claiming.acquire(address, _MINE, isDead, 0.05) is None
     assert claims.belongsTo(atomics.loadAcquire32(address), heir)
 
 
 def test_anAcquisitionThatWasInterruptedIsTakenUpAgain(address: int) -> None:
     """Ctrl-C came between the CAS and the return. Broken: the process waited for itself."""
-    claims.acquire(address, _MINE, lambda *_: False, 0)
-    assert claims.acquire(address, _MINE, lambda *_: False, 0.05) is False
+    claiming.acquire(address, _MINE, lambda *_: False, 0)
+    assert claiming.acquire(address, _MINE, lambda *_: False, 0.05) is False

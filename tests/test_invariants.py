@@ -650,7 +650,7 @@ def test_i10AMemberKilledWhileItClaimsLeavesItsSlot(lab: Lab) -> None:
 
 
 def test_i10AClaimSurvivesItsOwner(domain: str, actor: Start) -> None:
-    """Broken: `claims.acquire` waited for a release whatever became of the owner."""
+    """Broken: `take` waited for a release whatever became of the owner."""
     owner = actor("lock = muninn.Lock('l')\nlock.acquire()")
     lock = muninn.Lock("l")
     with pytest.raises(TimeoutError):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
+import claiming
 import msgpack
 import pytest
 from lab import Lab, Member, describe, usage
@@ -139,7 +140,7 @@ def test_whatADeadMemberHadIsTakenBack(served: tuple[Lab, Broker, Member]) -> No
     held, half = lab.make(directory, own, "held"), directory.grant(dead.key, usage("half"), 0)
     dead.leases.take(*held, 1000)
     ticket = Tickets(lab.block.rowAddress(held[0]), lab.block.fencesAddress(held[0])).issue(dead.key)
-    claims.acquire(lab.block.rowAddress(held[0]) + layout.ROW_CLAIM_OFFSET, dead.key, lambda *_: False, 0)
+    claiming.acquire(lab.block.rowAddress(held[0]) + layout.ROW_CLAIM_OFFSET, dead.key, lambda *_: False, 0)
     assert ticket is not None
     broker._watchdog.reclaim(dead.key)
     broker._watchdog.reclaim(dead.key)
@@ -358,7 +359,7 @@ def test_whoWaitsForTheDeadIsWoken(served: tuple[Lab, Broker, Member], monkeypat
     dead, waiter = lab.member(), lab.member()
     row, _ = lab.make(broker._directory, own)
     address = lab.block.rowAddress(row) + layout.ROW_CLAIM_OFFSET
-    claims.acquire(address, dead.key, lambda *_: False, 0)
+    claiming.acquire(address, dead.key, lambda *_: False, 0)
 
     def isDead(slot: int, generation: int) -> bool:
         return not lab.members.isCurrent(dead.key)
@@ -368,7 +369,7 @@ def test_whoWaitsForTheDeadIsWoken(served: tuple[Lab, Broker, Member], monkeypat
             raise InterruptedError
 
     reading = Background(lambda: generations.Generation(lab.block.rowAddress(row)).wait(0, None, check))
-    heir = Background(lambda: claims.acquire(address, waiter.key, isDead, 60))
+    heir = Background(lambda: claiming.acquire(address, waiter.key, isDead, 60))
     reading.asleep()
     heir.asleep()
     broker._watchdog.reclaim(dead.key)
@@ -625,13 +626,13 @@ def test_aClaimOfTheDeadIsNobodysForEver(lab: Lab) -> None:
     broker, dead = lab.broker(lab.member()), lab.member()
     lab.rows.grow(1)
     address = lab.block.rowAddress(3) + layout.ROW_CLAIM_OFFSET
-    claims.acquire(address, dead.key, lambda *_: False, 0)
+    claiming.acquire(address, dead.key, lambda *_: False, 0)
     dead.die()
     broker._watchdog.reclaim(dead.key)
     owner = claims.ownerOf(atomics.loadAcquire32(address))
     assert owner is not None and owner[0] >= layout.MAX_MEMBERS_LIMIT
     following = lab.member()
-    assert claims.acquire(address, following.key, lambda slot, _: slot >= lab.members.count, 0) is False, "recovered"
+    assert claiming.acquire(address, following.key, lambda slot, _: slot >= lab.members.count, 0) is False, "recovered"
     claims.markDead(address, dead.key)
     assert claims.belongsTo(atomics.loadAcquire32(address), following.key), "a late broker does not take it from its next owner"
 

@@ -121,13 +121,7 @@ def adopt(block: ControlBlock) -> Any:
 
 
 def rebuild(places: Places, limits: Geometry) -> dict[str, Any]:
-    """Put a sound control block in place of whatever is there.
-
-    Returns
-    -------
-    dict
-        ``recovered``: the names of the buffers that are there again; ``discarded``: segments that no journal knew; ``kept``: segments that
-        a journal knows and that could not be taken over.
+    """Put a sound control block in place of whatever is there, and say what became of its buffers: see `admin.repair`.
 
     Raises
     ------

@@ -124,7 +124,7 @@ inline acquire() {
 	assert(bypassed[0] < N && bypassed[1] < N && bypassed[N - 1] < N)
 }
 
-/* claims.release: an exchange, and then the wake-up */
+/* leave: an exchange, and then the wake-up */
 inline release() {
 	d_step { DRAIN(p); owners--; claim = NOBODY; ok = contended; contended = false };
 	if

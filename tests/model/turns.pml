@@ -104,7 +104,7 @@ inline write() {
 #ifdef SCAN_BEFORE_CLAIM
 	NOBODY_READS;
 #endif
-	/* claims.acquire, which takes over from the dead */
+	/* take, which takes over from the dead */
 	atomic { claim == NOBODY || IS_DEAD(claim) -> claim = p };
 #ifndef SCAN_BEFORE_CLAIM
 	/* Readers.awaitNone */

@@ -1,0 +1,58 @@
+"""The claim of a member that a test plays: the word alone, without what a process remembers of it and without an order of waiters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from muninn.control import atomics
+from muninn.control.claims import belongsTo, claimWord, ownerOf
+from muninn.control.deadlines import deadlineOf, sleepNs
+from muninn.control.members import MemberKey
+
+_CONTENDED = 1 << 31
+_CHECK_NS = 50_000_000
+
+
+def acquire(address: int, key: MemberKey, isDead: Callable[[int, int], bool], timeout: float | None) -> bool | None:
+    """Own the claim.
+
+    Parameters
+    ----------
+    isDead
+        Whether the owner (slot, generation bits) is proven dead.
+    timeout
+        Seconds; None waits as long as the owner lives.
+
+    Returns
+    -------
+    bool or None
+        True: owned. False: owned, taken over from an owner that died, or from an acquisition of this process that was interrupted (the
+        caller holds the lock that keeps its threads apart, so nobody else can have it here). None: the time ran out.
+    """
+    mine = claimWord(key)
+    if atomics.casSeqCst32(address, 0, mine) == 0:
+        return True
+    deadline = deadlineOf(timeout)
+    while True:
+        word = int(atomics.loadAcquire32(address))
+        owner = ownerOf(word)
+        if belongsTo(word, key):
+            return False
+        if owner is None or isDead(*owner):
+            # SYNC claim: pairs with release; what the last owner wrote is visible. A waiter may have been lost with its wake, so
+            # contention is kept.
+            if atomics.casSeqCst32(address, word, mine | word & _CONTENDED) == word:
+                return owner is None
+            continue
+        remainingNs = sleepNs(deadline, _CHECK_NS)
+        if remainingNs <= 0:
+            return None
+        if word & _CONTENDED or atomics.casSeqCst32(address, word, word | _CONTENDED) == word:
+            atomics.futexWait32(address, word | _CONTENDED, remainingNs)
+
+
+def release(address: int) -> None:
+    """Give the claim up and wake who waits."""
+    # SYNC claim: pairs with acquire.
+    if atomics.exchangeSeqCst32(address, 0) & _CONTENDED:
+        atomics.futexWake32(address, atomics.FUTEX_ALL)
