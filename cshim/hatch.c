@@ -102,7 +102,7 @@ static void admit(MnnHatch *hatch)
 	}
 	struct ucred peer;
 	socklen_t length = sizeof peer;
-	if (getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &length) || peer.uid != getuid() || keep(hatch, connection))
+	if (getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &length) || peer.uid != geteuid() || keep(hatch, connection))
 		close(connection);
 }
 

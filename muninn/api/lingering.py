@@ -58,7 +58,7 @@ def lingering(membership: Membership, known: set[str]) -> list[dict[str, Any]]:
 
 def _pids(members: set[int]) -> list[int]:
     """The other processes of this user, members last: what they map their leases tell."""
-    own, uid, pids = os.getpid(), os.getuid(), list[int]()
+    own, uid, pids = os.getpid(), os.geteuid(), list[int]()
     with typedErrors("/proc"):
         entries = list(os.scandir("/proc"))
     for entry in entries:

@@ -17,6 +17,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from muninn.api.bequest import Allocation, Bequest
+from muninn.api.credentials import hasMovedOut, isDisplaced, partFrom, requireWhole, standAside
 from muninn.api.departure import Departure, awaitPast, keepPromises, stayWhile
 from muninn.api.entry import enter, retire
 from muninn.api.loading import load
@@ -151,7 +152,7 @@ class Membership:
     def requireSameDomain(self, other: Membership, name: str) -> None:
         """The same for what has a name and no bytes: in a later control block it is made anew."""
         if other.places.stem != self.places.stem:
-            raise DomainChanged(f"{name!r} belongs to {other.places.stem}, and this process is in {self.places.stem}")
+            raise DomainChanged(f"{name!r} belongs to {other.places.stem}, and this process is in {self.places.stem} now")
 
     def isDead(self, slot: int, generationBits: int) -> bool:
         """Whether a claim's owner (slot, low bits of its generation) is proven dead: never this process, always beyond the table."""
@@ -198,6 +199,8 @@ class Membership:
     def _attendOnce(self) -> None:
         self._watcher.look()
         self._requireSlot()
+        if isDisplaced(self):
+            standAside(self.election, self.key.slot, self._candidacy.heir())
         term = self.election.term()
         self.client.forsake(term.epoch)
         self.holdings.renewAll()
@@ -218,7 +221,7 @@ class Membership:
             broker.inherit([*self._bequest.taken(), *self.holdings.allocations()])  # the others bring theirs with their hello
             self._broker = broker
             seconds = self._untilRenewal()
-            while not self._stopping:
+            while not self._stopping and not isDisplaced(self):
                 broker.step(0.0 if self.holdings.hasReleased() else seconds)
                 self._requireSlot()
                 self.holdings.renewAll()
@@ -228,7 +231,8 @@ class Membership:
         except Deposed:
             _log.info("deposed as broker of epoch %d", term.epoch)
         except BlockLost:
-            self._forsakeBlock()
+            if not isDisplaced(self):  # who may not look finds no name
+                self._forsakeBlock()
         except Exception as error:
             # Whatever it is, another member may do better; a broker that can not serve must not sit in office.
             self._candidacy.resigned(term, error)
@@ -310,7 +314,7 @@ class Membership:
         While a thread is inside a turn, holds a lock or creates, or a GPU is at work, nothing is given back before the process ends.
         """
         with _currentLock.lock:  # who joins anew waits: closing the lock file drops every byte lock of this process on it
-            if self.isStale():
+            if self.isStale() or hasMovedOut(self):
                 return
             self.departure.begin()
             try:
@@ -352,10 +356,10 @@ class Membership:
             self.election.replace(term, self.members.preferredOther(self.key))
         self.kick()
         self._thread.join(_LEAVE_BOUND_SECONDS)
-        self._bequest.drop()
-        self.client.close()
         with contextlib.suppress(MuninnError):
             self._retire()
+        self._bequest.drop()
+        self.client.close()
         self._lockFile.close()
 
     def _retire(self) -> None:
@@ -369,10 +373,8 @@ class Membership:
         """
         self._thread.join(_LEAVE_BOUND_SECONDS)
         if self.holdings.isInside():
-            raise BrokerUnavailable(
-                f"threads of this process have turns or locks in the control block of {self.places.domain!r} that was removed",
-                "End those first",
-            )
+            where = f"the control block of {self.places.domain!r} that was removed"
+            raise BrokerUnavailable(f"threads of this process have turns or locks in {where}", "End those first")
         self._bequest.drop()
         self.client.close()
         self._lockFile.close()
@@ -402,7 +404,7 @@ _joining: dict[str, Job[Membership]] = {}
 def current() -> Membership:
     """The membership of this process; it joins at the first use, and again after a fork."""
     membership = _current
-    if membership is None or membership.isStale():
+    if membership is None or membership.isStale() or os.geteuid() != membership.places.uid:
         return _joinNow()
     return membership
 
@@ -416,6 +418,8 @@ def _joinNow(preferred: bool = False) -> Membership:
     if sys.is_finalizing():
         _current = load().lone(loadSettings() if _current is None else _current.settings)
         return _current
+    if _current is not None and not _current.isStale():
+        requireWhole(_current)
     job = _joining.setdefault("now", Job(lambda: _joinAside(preferred)))
     if job.isOwn() or (_current is not None and _current.departure.isOwn()):
         raise BrokerUnavailable(
@@ -433,12 +437,8 @@ def _joinAside(preferred: bool) -> Membership:
     try:
         with _currentLock.lock, typedErrors("joining"):
             load()
-            if _current is not None and not _current.isStale():
+            if _current is not None and not partFrom(_current):
                 return _current
-            if _current is not None and _current.identity.isWiped():
-                _current.forgetInChild()
-            elif _current is not None and _current.isLost():
-                _current.abandon()
             _current = Membership(loadSettings(), preferred)
             awaitPast(_current.members, _current.key)
             return _current

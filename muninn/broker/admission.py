@@ -64,7 +64,7 @@ class Admission:
             return None
         try:
             _, uid = wire.peerOf(connection)
-            if uid != os.getuid():
+            if uid != os.geteuid():
                 _log.warning("refused a connection of uid %d", uid)
             elif self._hasRoom() or (self._economize() and self._hasRoom()):
                 return connection

@@ -187,7 +187,7 @@ class Broker:
             for part in (self._listener, self._watchdog, self._directory.vault, self._journal, self._admission, self._epoll):
                 if part is not None:
                     part.close()
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # this process may be another uid by now
                 os.unlink(self._block.places.socketPath(self._term.epoch))
 
     def closeInChild(self) -> None:

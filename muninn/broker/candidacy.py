@@ -17,7 +17,7 @@ from muninn.control.lockfile import fileError
 from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
-from muninn.errors import BrokerUnavailable, DescriptorsExhausted, MuninnError
+from muninn.errors import BrokerUnavailable, DescriptorsExhausted, DomainChanged, MuninnError
 
 _log = Log("muninn.broker")
 #: What a broker opens for itself: journal and copy, sockets, an epoll and its hatch's; and what it needs in passing.
@@ -50,7 +50,7 @@ class Candidacy:
     def measure(self) -> int:
         """Descriptors that this process could spend in office, written into its slot; 0 when it can not serve."""
         self._measureAt = clock.now() + _MEASURE_SECONDS
-        spare = 0 if clock.now() < self._standsAgainAt or not self._mayWrite() else self._spare()
+        spare = 0 if clock.now() < self._standsAgainAt or not self._isOwnUid() or not self._mayWrite() else self._spare()
         self._members.tellSpareDescriptors(self._key.slot, spare)
         return spare
 
@@ -72,6 +72,12 @@ class Candidacy:
                 "Raise its `ulimit -n`, or run `python -m muninn keep`, which serves instead",
             )
         return spare
+
+    def _isOwnUid(self) -> bool:
+        uid = self._block.places.uid
+        if os.geteuid() != uid:
+            self._reason = DomainChanged(f"{self._who()} joined as uid {uid}, and is uid {os.geteuid()} now", "Ask again: it joins anew")
+        return os.geteuid() == uid
 
     def _mayWrite(self) -> bool:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from typing import Any
 
 from muninn.control import atomics
 from muninn.control.files import openFile
@@ -18,14 +19,16 @@ from muninn.control.layout import PAGE_BYTES
 _READ_BYTES = 1 << 20
 
 
-def mark(owner: object, nonce: int) -> None:
-    """Map the page, for as long as `owner` lives. Raises `OSError`."""
+def mark(owner: object, nonce: int) -> weakref.finalize[..., Any]:
+    """Map the page, for as long as `owner` lives, or until what is returned is called. Raises `OSError`."""
     fd = atomics.checked(atomics.memfdCreate(_nameOf(nonce).encode(), PAGE_BYTES), "memfd_create")
     try:
         address = atomics.mapped(fd, PAGE_BYTES, writable=False)
     finally:
         os.close(fd)
-    weakref.finalize(owner, atomics.unmap, address, PAGE_BYTES).atexit = False
+    unmap = weakref.finalize(owner, atomics.unmap, address, PAGE_BYTES)
+    unmap.atexit = False
+    return unmap
 
 
 def isReplaced(pid: int, nonce: int) -> bool:

@@ -220,10 +220,10 @@ class MemberTable:
         # from a scan.
         atomics.exchangeSeqCst32(block.memberAddress(slot) + layout.MEMBER_LEASE_HIGH_OFFSET, 0)
         self._nonce = int.from_bytes(os.urandom(8), "little") or 1
-        image.mark(self, self._nonce)
+        self._unmark = image.mark(self, self._nonce)
         flags = layout.MEMBER_FLAG_PREFERRED if preferred else 0
         timeNamespace = clock.learn()  # before any time of this process is written or compared
-        identity = MemberIdentity(flags, os.getpid(), os.getuid(), startTimeOf(os.getpid()), ownPidNamespace(), self._nonce, monotonicMs())
+        identity = MemberIdentity(flags, os.getpid(), os.geteuid(), startTimeOf(os.getpid()), ownPidNamespace(), self._nonce, monotonicMs())
         start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES
         block.put(start + _IDENTITY_OFFSET, _IDENTITY.pack(*identity))
         program = programName().encode()[: layout.MEMBER_PROGRAM_BYTES].ljust(layout.MEMBER_PROGRAM_BYTES, b"\0")
@@ -235,6 +235,10 @@ class MemberTable:
         address = self._block.memberAddress(key.slot)
         # SYNC enter: pairs with `live` and `occupied`; the identity is visible to whoever reads LIVE.
         atomics.casSeqCst64(address, key.generation << 32 | layout.MEMBER_CLAIMING, key.generation << 32 | layout.MEMBER_LIVE)
+
+    def disown(self) -> None:
+        """Have it taken for another program's process, as after an exec: nothing of the member runs or writes here any more."""
+        self._unmark()
 
     def tellSpareDescriptors(self, slot: int, count: int) -> None:
         """Say how many descriptors this member could spend as broker."""
