@@ -137,6 +137,7 @@ def test_processesThatComeTogetherSettleOnOneDirectory(strange: Places) -> None:
                 pass
             return folders.made(strange.stem, _STRANGER)
 
+        os.mkdir(wanted)  # and where root does not give it up it is there before anybody comes, however slow the machine
         coming = [asStranger(come) for _ in range(3)]
         while time.monotonic() < start + 0.003:  # root is the stranger here
             with contextlib.suppress(OSError):

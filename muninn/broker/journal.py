@@ -205,7 +205,7 @@ def _framed(op: str, fields: Record) -> bytes:
 
 
 def _unlinkQuietly(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, PermissionError):  # this process may be another uid by now
         os.unlink(path)
 
 
