@@ -166,7 +166,7 @@ MUTANTS = [
     # --- broker ---
     Mutant(_BROKER, "        if self.isDeposed() or self._journal.hindrance is not None:\n            raise Deposed\n        self._election.beat()", "        self._election.beat()", "a deposed broker serves nobody", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_BROKER, "                self._wake.set()\n                raise Deposed\n            knownEnd", "                self._wake.set()\n            knownEnd", "a deposed broker does not serve its own process", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
-    Mutant("muninn/broker/admission.py", "            if uid != os.getuid():", "            if False:", "another user is refused", "test_watchdog.py::test_anotherUserIsRefused"),
+    Mutant("muninn/broker/admission.py", "            if uid != os.geteuid():", "            if False:", "another user is refused", "test_watchdog.py::test_anotherUserIsRefused"),
     Mutant(_BROKER, " and not self._members.isCurrent(session.key):", " and False:", "a request of the dead grants nothing", "test_watchdog.py::test_aRequestOfTheDeadThatIsReadLateGrantsNothing"),
     Mutant(_BROKER, "        known = self._members.identity(key.slot).nonce == message[\"nonce\"]\n", "        known = True\n", "a hello has the member's nonce", "test_watchdog.py::test_aHelloNeedsAPidfdOfTheMemberItself"),
     Mutant(_BROKER, " or not self._members.isPidfdOf(descriptors[0], key):", ":", "a hello has the member's pidfd", "test_watchdog.py::test_aHelloNeedsAPidfdOfTheMemberItself"),
