@@ -353,7 +353,7 @@ def test_aPidOfAnotherNamespaceIsNotFollowed(served: tuple[Lab, Broker, Member])
 
 def test_whoWaitsForTheDeadIsWoken(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: `_poison` without one of its wake-ups, which the waiters' own looks hid."""
-    for module in (claims, generations):
+    for module in (claiming, generations):
         monkeypatch.setattr(module, "_CHECK_NS", 60_000_000_000)
     lab, broker, own = served
     dead, waiter = lab.member(), lab.member()
