@@ -13,7 +13,9 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -202,12 +204,73 @@ int mnnRobustHold(void *list, uint32_t *word)
 
 int mnnOwn(int fd) { return mnnOwned(fd); }
 
-int mnnMarkOf(int fd) { return resultOf(fcntl(fd, F_GETSIG)); }
+int mnnOpen(const char *path, int flags, uint32_t mode) { return mnnOwned(open(path, flags | O_CLOEXEC, (mode_t)mode)); }
+int mnnEventfd(void) { return mnnOwned(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
+int mnnDuplicate(int fd) { return resultOf(fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1)); }
 
-int mnnIsSameFile(int fd, uint64_t device, uint64_t inode, int mark)
+struct mnnDescriptor mnnKnown(int fd)
 {
 	struct stat status;
-	return fstat(fd, &status) == 0 && status.st_dev == device && status.st_ino == inode && mnnMarkOf(fd) == mark;
+	if (fd < 0 || fstat(fd, &status) != 0)
+		return (struct mnnDescriptor){.number = fd < 0 ? fd : -errno};
+	return (struct mnnDescriptor){fd, fcntl(fd, F_GETSIG), status.st_dev, status.st_ino};
+}
+
+static int isThat(int fd, const struct mnnDescriptor *descriptor)
+{
+	struct stat status;
+	return fd >= 0 && fstat(fd, &status) == 0 && status.st_dev == descriptor->device && status.st_ino == descriptor->inode && fcntl(fd, F_GETSIG) == descriptor->mark;
+}
+
+int mnnNumber(const struct mnnDescriptor *descriptor) { return __atomic_load_n(&descriptor->number, __ATOMIC_ACQUIRE); }
+
+int mnnIsKnown(const struct mnnDescriptor *descriptor) { return isThat(mnnNumber(descriptor), descriptor); }
+
+int mnnRelease(struct mnnDescriptor *descriptor) { return __atomic_exchange_n(&descriptor->number, -1, __ATOMIC_ACQ_REL); }
+
+void mnnCloseKnown(struct mnnDescriptor *descriptor)
+{
+	int fd = mnnRelease(descriptor);
+	if (isThat(fd, descriptor))
+		close(fd);
+}
+
+int64_t mnnReceive(int socket, void *bytes, uint64_t room, uint32_t most, struct mnnReceived *into)
+{
+	union {
+		char room[CMSG_SPACE(sizeof into->numbers)];
+		struct cmsghdr aligned;
+	} beside;
+	struct iovec content = {bytes, room};
+	struct msghdr message = {.msg_iov = &content, .msg_iovlen = 1, .msg_control = &beside, .msg_controllen = CMSG_SPACE(most * sizeof(int))};
+	if (most > MNN_RECEIVED_MAX)
+		return -EINVAL;
+	ssize_t length = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+	if (length < 0)
+		return -errno;
+	into->flags = message.msg_flags;
+	for (struct cmsghdr *each = CMSG_FIRSTHDR(&message); each != NULL; each = CMSG_NXTHDR(&message, each)) {
+		if (each->cmsg_level != SOL_SOCKET || each->cmsg_type != SCM_RIGHTS)
+			continue;
+		size_t count = (each->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		for (size_t i = 0; i < count && into->count < MNN_RECEIVED_MAX; i++) {
+			int fd;
+			memcpy(&fd, CMSG_DATA(each) + i * sizeof fd, sizeof fd);
+			into->numbers[into->count++] = mnnOwned(fd);
+		}
+	}
+	return length;
+}
+
+int mnnTakeReceived(struct mnnReceived *received, uint32_t index) { return __atomic_exchange_n(&received->numbers[index], -1, __ATOMIC_ACQ_REL); }
+
+void mnnDropReceived(struct mnnReceived *received)
+{
+	for (uint32_t i = 0; i < received->count; i++) {
+		int fd = mnnTakeReceived(received, i);
+		if (fd >= 0)
+			close(fd);
+	}
 }
 
 /* --- liveness --- */
@@ -272,7 +335,7 @@ int mnnMemfdCreate(const char *name, uint64_t bytes)
 	int fd = mnnOwned(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
 	if (fd < 0)
 		return fd;
-	int error = fchmod(fd, 0600) != 0 || ftruncate(fd, (off_t)bytes) != 0 ? errno : posix_fallocate(fd, 0, (off_t)bytes);
+	int error = fchmod(fd, 0600) != 0 || ftruncate(fd, (off_t)bytes) != 0 ? errno : bytes == 0 ? 0 : posix_fallocate(fd, 0, (off_t)bytes);
 	if (error == 0)
 		return fd;
 	close(fd);

@@ -73,10 +73,41 @@ MNN_API int mnnRobustHold(void *list, uint32_t *word);
 /* --- descriptors ------------------------------------------------------------------------------------------------------
  * Make a new descriptor ours, as `descriptors.h` says: returns the number that it has then; or -errno, and then it is closed. An error of the call that made it, -1, becomes -errno. */
 MNN_API int mnnOwn(int fd);
-/* What tells a descriptor of ours from others of the same file; -errno. */
-MNN_API int mnnMarkOf(int fd);
-/* 1: the number is a descriptor of that file, with that mark. */
-MNN_API int mnnIsSameFile(int fd, uint64_t device, uint64_t inode, int mark);
+/* What these make is ours, and closed on exec; -errno. A duplicate has the mark that its original has. */
+MNN_API int mnnOpen(const char *path, int flags, uint32_t mode);
+MNN_API int mnnEventfd(void);
+MNN_API int mnnDuplicate(int fd);
+
+/* A descriptor, and what tells it from another under the same number: programs close numbers that are not theirs, and open something else.
+ *
+ * Python gets one as the result of whatever opens, in the same step: so the number has an owner, whose end closes it, before a bytecode runs. */
+struct mnnDescriptor {
+	int number; /* below 0: there is none; -errno where it could not be opened */
+	int mark;
+	uint64_t device, inode;
+};
+MNN_API struct mnnDescriptor mnnKnown(int fd);
+MNN_API int mnnNumber(const struct mnnDescriptor *descriptor);
+/* 1: the number still is that descriptor. */
+MNN_API int mnnIsKnown(const struct mnnDescriptor *descriptor);
+/* Close it if it still is that; again, from whatever thread, is nothing. */
+MNN_API void mnnCloseKnown(struct mnnDescriptor *descriptor);
+/* Its number, which is the caller's to close from now on. */
+MNN_API int mnnRelease(struct mnnDescriptor *descriptor);
+
+/* What came with a message: as many as the kernel allows in one (SCM_MAX_FD). */
+#define MNN_RECEIVED_MAX 253
+struct mnnReceived {
+	uint32_t count;
+	int32_t flags; /* of recvmsg: MSG_TRUNC, MSG_CTRUNC */
+	int32_t numbers[MNN_RECEIVED_MAX]; /* -errno: it could not be made ours, and is closed */
+};
+/* Receive one message of at most `room` bytes with at most `most` descriptors; returns its length, or -errno. `into` is empty before. */
+MNN_API int64_t mnnReceive(int socket, void *bytes, uint64_t room, uint32_t most, struct mnnReceived *into);
+/* One of them, which is the caller's from now on. */
+MNN_API int mnnTakeReceived(struct mnnReceived *received, uint32_t index);
+/* Close what nobody took. */
+MNN_API void mnnDropReceived(struct mnnReceived *received);
 
 /* --- liveness ---------------------------------------------------------------------------------------------------------
  * POSIX byte locks: owned by the process; freed when its last thread has passed exit_files, or when it closes ANY descriptor of the file. */
@@ -93,7 +124,7 @@ MNN_API uint32_t mnnThreadId(void);
 MNN_API int mnnBlockSignals(void);
 
 /* --- memory -----------------------------------------------------------------------------------------------------------
- * A memfd of `bytes` allocated bytes that may be sealed, mode 0600 (the kernel makes them 0777) and close-on-exec; returns the descriptor. */
+ * A memfd of `bytes` allocated bytes, or none yet, that may be sealed, mode 0600 (the kernel makes them 0777) and close-on-exec; returns the descriptor. */
 MNN_API int mnnMemfdCreate(const char *name, uint64_t bytes);
 MNN_API int mnnSeal(int fd, int seals);
 /* Map the file from its beginning, shared. `alignment` is 0 or a power of two: the address is a multiple of it. */

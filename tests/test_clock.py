@@ -6,6 +6,7 @@ import ast
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -229,3 +230,22 @@ def test_nothingCountsByPythonsTime() -> None:
 def test_aUseOfPythonsTimeIsFound(planted: str) -> None:
     assert list(clocked(planted))
     assert not list(clocked("import threading, queue\nqueue.SimpleQueue(); threading.Event().wait(1)"))
+
+
+def test_theFilesOfAProcessWhoseFirstThreadHasEndedAreRead() -> None:
+    """Broken: /proc/self is empty then; its time namespace was unknown, and doctor knew neither mounts nor PID namespace."""
+    code = """
+import ctypes, os, threading
+from muninn.cli import doctor
+from muninn.control import clock
+def look():
+    threading.main_thread().join(0.5)
+    clock._own = clock._UNKNOWN
+    clock._HOST_NAMESPACE = 0  # as if this process were in another one, so that the offsets are read
+    print(bool(clock.learn().inode), doctor._mountOf('/dev/shm')[0] != 'unknown', bool(doctor._pidNamespace()), flush=True)
+    os._exit(0)
+threading.Thread(target=look).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True True True\n", done.stderr

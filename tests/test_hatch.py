@@ -18,6 +18,7 @@ import muninn
 from muninn.api.membership import current
 from muninn.broker.vault import Vault
 from muninn.control import atomics
+from muninn.control.descriptors import Descriptor
 from muninn.control.hatch import Hatch, HatchClient
 from muninn.errors import DescriptorsExhausted
 from support import Actor, eventually
@@ -44,11 +45,8 @@ def numbered(number: int) -> int:
     return descriptor
 
 
-def numberOf(descriptor: int | None) -> int | None:
-    if descriptor is None:
-        return None
-    with os.fdopen(descriptor) as file:
-        return os.fstat(file.fileno()).st_size
+def numberOf(descriptor: Descriptor | None) -> int | None:
+    return None if descriptor is None else os.fstat(descriptor.number).st_size
 
 
 def test_handsOutWhatTheVaultHas(path: str, client: HatchClient) -> None:

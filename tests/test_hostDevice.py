@@ -176,7 +176,7 @@ def test_descriptorExhaustionIsTypedAndLeavesNothing() -> None:
         allocation = there.allocate(0, MIB)
         descriptor = allocation.exportDescriptor()
         filler = [os.dup(0) for _ in range(3)]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max([descriptor, *filler]) + 1,) * 2)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, [descriptor, *filler])) + 1,) * 2)
         while True:
             try:
                 filler.append(os.dup(0))

@@ -20,7 +20,7 @@ import muninn
 from muninn.api.membership import current
 from muninn.broker import journal
 from muninn.broker.directory import Directory
-from muninn.control import atomics, claims, layout, leases, segments
+from muninn.control import atomics, claims, descriptors, layout, leases, segments
 from muninn.control.members import MemberKey, openPidfd, processIsGone, startTimeOf
 from muninn.control.rows import Deposed, RowState
 from muninn.errors import BufferFreed, ControlBlockInvalid
@@ -393,7 +393,7 @@ def test_i5AStrangerWithTheSamePidIsNotTheMember() -> None:
     own = os.getpid()
     assert not processIsGone(own, startTimeOf(own))
     assert processIsGone(own, startTimeOf(own) - 1)
-    assert openPidfd(own, startTimeOf(own) - 1) < 0
+    assert openPidfd(own, startTimeOf(own) - 1).number < 0
     assert processIsGone((1 << 22) - 7, 1)
 
 
@@ -407,7 +407,7 @@ def test_i5WithoutADescriptorNobodyIsDead(domain: str, actor: Start, monkeypatch
     member = current()
     other = actor("held = muninn.share(b'x', name='a')")
     key = _keyOf(other.pid)
-    monkeypatch.setattr(atomics, "pidfdOpen", lambda pid: -errno.EMFILE)
+    monkeypatch.setattr(atomics, "pidfdOpen", lambda pid: descriptors.Descriptor(-errno.EMFILE))
     monkeypatch.setattr(member.block.lockFile, "slotIsLocked", lambda slot: False)
     assert not member.members.isProvenDead(key)
     from muninn.broker.watchdog import Watchdog

@@ -34,10 +34,11 @@ def test_whatIsTakenIsTheTakers() -> None:
     vault = Vault()
     descriptor = os.memfd_create("a")
     vault.put(2, 5, descriptor)
-    assert vault.takeAll() == [((2, 5), descriptor)]
+    taken = vault.takeAll()
     vault.close()
-    assert _isOpen(descriptor)
-    os.close(descriptor)
+    assert [(pair, each.number) for pair, each in taken] == [((2, 5), descriptor)] and _isOpen(descriptor)
+    del taken
+    assert not _isOpen(descriptor)
 
 
 def test_aHatchThatCanNotBeOpenedIsDoneWithout(tmp_path: Path) -> None:

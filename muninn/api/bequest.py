@@ -6,12 +6,10 @@ successor has asked loses what nobody else has open.
 
 from __future__ import annotations
 
-import os
-
-from muninn.control.descriptors import duplicate
+from muninn.control.descriptors import Descriptor, duplicate
 
 #: (row, incarnation) and a descriptor of its memory.
-Allocation = tuple[tuple[int, int], int]
+Allocation = tuple[tuple[int, int], Descriptor]
 
 
 class Bequest:
@@ -38,4 +36,4 @@ class Bequest:
     def drop(self) -> None:
         """The successor has it, or nobody is to have it."""
         for _, descriptor in self.taken():
-            os.close(descriptor)
+            descriptor.close()

@@ -21,7 +21,7 @@ from muninn.api.making import Making
 from muninn.api.membership import Membership, current
 from muninn.api.memory import Bytes, Memory, NoBytes, Stage, addressOf, exported
 from muninn.config import asBytes
-from muninn.control import clock, layout, segments
+from muninn.control import clock, layout, segments, wire
 from muninn.control.clock import monotonicMs
 from muninn.control.lockfile import typedErrors
 from muninn.control.logs import Log
@@ -256,8 +256,7 @@ def _commit(making: Making, made: Bytes) -> None:
     try:
         making.commit(descriptors)
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        wire.closeAll(descriptors)
 
 
 def _makeBytes(
@@ -281,13 +280,13 @@ def _makeBytes(
     try:
         mapping = segments.Mapping(fd, wanted.segmentBytes, writable=True)
         try:
-            _fillSegment(membership, wanted, fd, mapping, source, progress)
+            _fillSegment(membership, wanted, fd.number, mapping, source, progress)
         except BaseException:
             mapping.close()
             raise
         return mapping
     finally:
-        os.close(fd)
+        fd.close()
 
 
 def _allocated(device: Device, wanted: Draft) -> Allocation:

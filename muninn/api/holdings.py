@@ -8,7 +8,6 @@ holds memory is true.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import weakref
 from collections import deque
@@ -21,6 +20,7 @@ from muninn.api.making import Creating
 from muninn.api.memory import Bytes, Memory, NoBytes, exported
 from muninn.control import aside, atomics, claims, clock, layout, leases, segments
 from muninn.control.clock import monotonicMs
+from muninn.control.descriptors import Descriptor
 from muninn.control.generations import Generation
 from muninn.control.leases import LeaseIndex, Tenure
 from muninn.control.owners import Owners
@@ -259,9 +259,9 @@ class Holdings:
             descriptor = self.membership.client.fetch(row, incarnation)
             if descriptor is not None:
                 try:
-                    return device.importAllocation(gpu, descriptor, description.segmentBytes, writable, given)
+                    return device.importAllocation(gpu, descriptor.number, description.segmentBytes, writable, given)
                 finally:
-                    os.close(descriptor)
+                    descriptor.close()
             clock.sleep(_FETCH_PAUSE_SECONDS)
         raise OwnerDied(f"no holder of {description.name!r} brought its memory to the new broker")
 
@@ -420,19 +420,14 @@ class Holdings:
             if not self.membership.rows.isLive(*pair) and leases.countHolds(self.membership.block, self.membership.members, *pair) <= 1:
                 del self.lent[pair]
 
-    def allocations(self) -> list[tuple[tuple[int, int], int]]:
+    def allocations(self) -> list[tuple[tuple[int, int], Descriptor]]:
         """((row, incarnation), descriptor) of the memory that only its holders can hand on; the descriptors are the caller's to close."""
-        made: list[tuple[tuple[int, int], int]] = []
-        try:
-            for reference in self._memories.valuerefs():
-                memory = reference()
-                if memory is not None:
-                    with contextlib.suppress(BufferFreed):  # the program has closed its descriptor: it can not be handed on any more
-                        made.extend((reference.key, descriptor) for descriptor in exported(memory.source))
-        except BaseException:
-            for _, descriptor in made:
-                os.close(descriptor)
-            raise
+        made: list[tuple[tuple[int, int], Descriptor]] = []
+        for reference in self._memories.valuerefs():
+            memory = reference()
+            if memory is not None:
+                with contextlib.suppress(BufferFreed):  # the program has closed its descriptor: it can not be handed on any more
+                    made.extend((reference.key, descriptor) for descriptor in exported(memory.source))
         return made
 
     def isInside(self) -> bool:

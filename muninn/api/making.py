@@ -10,10 +10,11 @@ repeated, so threads of a process are told apart here.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from muninn.control import aside
+from muninn.control.descriptors import Descriptor
 from muninn.control.undertakings import Undertaking, Undertakings
 from muninn.errors import BrokerUnavailable, BufferExists, MuninnError
 
@@ -100,7 +101,7 @@ class Making:
         self._granted = granted["row"], granted["incarnation"]
         return self._granted
 
-    def commit(self, descriptors: tuple[int, ...]) -> None:
+    def commit(self, descriptors: Sequence[Descriptor]) -> None:
         """CREATING → LIVE; memory without a name goes along as a descriptor."""
         assert self._granted is not None
         row, incarnation = self._granted

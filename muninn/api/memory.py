@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from muninn.control import atomics
+from muninn.control.descriptors import Descriptor
 from muninn.control.leases import LeaseIndex
 from muninn.control.segments import Mapping
 from muninn.devices.port import Allocation
@@ -199,6 +200,6 @@ def _gone(source: Bytes, mapped: list[Registration], closed: Callable[[], object
         close()
 
 
-def exported(source: Bytes) -> tuple[int, ...]:
+def exported(source: Bytes) -> tuple[Descriptor, ...]:
     """A new descriptor of memory that has no name and can be handed on; nothing for all other memory."""
     return (source.exportDescriptor(),) if isinstance(source, Allocation) and source.transport != "cudaIpc" else ()

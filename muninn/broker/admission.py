@@ -97,15 +97,11 @@ class Admission:
 
     def _hasRoom(self) -> bool:
         """Whether a member could be served whose connection has just been accepted."""
-        taken: list[int] = []
         try:
-            while len(taken) < _PASSING_DESCRIPTORS:
-                taken.append(descriptors.duplicate(self._anyFd))
+            taken = [descriptors.duplicate(self._anyFd) for _ in range(_PASSING_DESCRIPTORS)]
         except OSError:
             return False
-        finally:
-            for descriptor in taken:
-                os.close(descriptor)
+        wire.closeAll(taken)
         return True
 
     def _refuse(self, connection: socket.socket) -> None:
@@ -129,7 +125,7 @@ class Admission:
     def _refill(self) -> None:
         if self._reserve is None:
             with contextlib.suppress(OSError):
-                self._reserve = Descriptor(descriptors.own(descriptors.duplicate(self._anyFd)))
+                self._reserve = descriptors.duplicate(self._anyFd)
 
     def close(self) -> None:
         if self._reserve is not None:

@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from muninn.broker import requests
 from muninn.broker.admission import Admission
@@ -26,7 +26,7 @@ from muninn.broker.upkeep import SWEEP_SECONDS, Upkeep
 from muninn.broker.watchdog import Watchdog
 from muninn.control import atomics, layout, leases, wire
 from muninn.control.block import BlockLost, ControlBlock
-from muninn.control.descriptors import OwnEvent, OwnPoll, OwnSocket, unixSocket
+from muninn.control.descriptors import Descriptor, OwnEvent, OwnPoll, OwnSocket, unixSocket
 from muninn.control.election import Election, Term
 from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable, pidOf
@@ -96,7 +96,7 @@ class Broker:
         )
         self._admission = Admission(members, election, term, own, wakeFd, self._watchdog.economize, abler)
         self._upkeep = Upkeep(block, term.epoch, own, self._directory, self._watchdog, self._journal, self._mayStillCome)
-        self._handlers: dict[str, Callable[[Session, Message, list[int]], tuple[Message, tuple[int, ...]]]] = {
+        self._handlers: dict[str, Callable[[Session, Message, list[Descriptor]], tuple[Message, tuple[int, ...]]]] = {
             op: getattr(self, f"_on{op.capitalize()}") for op in requests.REQUESTS
         }
 
@@ -199,12 +199,12 @@ class Broker:
         for holder in (self._journal, self._directory.vault, self._watchdog):
             holder.closeInChild()
 
-    def bequeath(self) -> list[tuple[tuple[int, int], int]]:
+    def bequeath(self) -> list[tuple[tuple[int, int], Descriptor]]:
         """The descriptors in the vault, which are the caller's from now on: to bring to the successor, or to die with."""
         with self._lock:
             return self._directory.vault.takeAll()
 
-    def inherit(self, allocations: list[tuple[tuple[int, int], int]]) -> None:
+    def inherit(self, allocations: list[tuple[tuple[int, int], Descriptor]]) -> None:
         """Keep descriptors that this member still has of an earlier term."""
         self._directory.keep([pair for pair, _ in allocations], [descriptor for _, descriptor in allocations])
 
@@ -283,7 +283,7 @@ class Broker:
                 )
             self._drop(session)
 
-    def _reply(self, session: Session, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _reply(self, session: Session, message: Message, descriptors: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         """The answer to one request; a typed error of the request is an answer too."""
         try:
             request = requests.checked(message)
@@ -305,7 +305,7 @@ class Broker:
         finally:
             wire.closeAll(descriptors)  # a handler empties the list of those that it keeps
 
-    def ask(self, message: Message, descriptors: tuple[int, ...], seconds: float) -> tuple[Message, list[int]]:
+    def ask(self, message: Message, descriptors: Sequence[Descriptor], seconds: float) -> tuple[Message, list[Descriptor]]:
         """A request of the broker's own process, from any of its threads; the descriptors in the answer are the caller's.
 
         Raises `Deposed` when the term has ended, `BrokerUnavailable` when a finalizer asks in the middle of what this thread serves.
@@ -320,7 +320,7 @@ class Broker:
         reply, lent = self.execute(message, duplicated(descriptors))
         return reply, duplicated(lent)
 
-    def execute(self, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def execute(self, message: Message, descriptors: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         """The same, served here and now, on the thread that serves; the descriptors in the answer are borrowed."""
         with self._lock:
             if self._epoll.number < 0:
@@ -339,17 +339,17 @@ class Broker:
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
-    def _onHello(self, session: Session, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _onHello(self, session: Session, message: Message, descriptors: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         key = MemberKey(message["slot"], message["generation"])
         if not 0 <= key.slot < self._members.count:
             raise ProtocolViolation(f"there is no member slot {key.slot}")
         if not self._members.isCurrent(key):
             raise SenderGone(f"member slot {key.slot} was given back")
         known = self._members.identity(key.slot).nonce == message["nonce"]
-        if known and descriptors and pidOf(descriptors[0]) == -1:
+        if known and descriptors and pidOf(descriptors[0].number) == -1:
             self._upkeep.sweepSoon()
             raise SenderGone(f"the member of slot {key.slot} died before its hello was read")
-        if not known or not descriptors or not self._members.isPidfdOf(descriptors[0], key):
+        if not known or not descriptors or not self._members.isPidfdOf(descriptors[0].number, key):
             raise ProtocolViolation(f"hello does not match member slot {key.slot}")
         pairs = requests.allocationsOf(message, descriptors[1:])
         session.key = key
@@ -357,12 +357,12 @@ class Broker:
         self._directory.keep(pairs, descriptors)
         return {"epoch": self._term.epoch}, ()
 
-    def _onBring(self, session: Session, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _onBring(self, session: Session, message: Message, descriptors: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         session.member()
         self._directory.keep(requests.allocationsOf(message, descriptors), descriptors)
         return {}, ()
 
-    def _onCreate(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _onCreate(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         if not self._block.hasName():
             raise BlockLost  # nobody else would ever find what is made now
         if atomics.loadAcquire64(self._block.drainAddress) & 1:
@@ -377,22 +377,22 @@ class Broker:
         row, incarnation = self._directory.grant(session.member(), usage, message["gpuCapacityBytes"])
         return {"row": row, "incarnation": incarnation}, ()
 
-    def _onCommit(self, session: Session, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _onCommit(self, session: Session, message: Message, descriptors: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         row, incarnation = self._named(message)
         descriptor = descriptors.pop(0) if descriptors else None
         self._directory.commit(session.member(), row, incarnation, descriptor)
         return {}, ()
 
-    def _onAbandon(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _onAbandon(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         self._directory.abandon(session.member(), *self._named(message))
         return {}, ()
 
-    def _onFind(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _onFind(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         session.member()
         found = self._directory.find(message["name"])
         return ({}, ()) if found is None else ({"row": found[0], "incarnation": found[1], "live": found[2]}, ())
 
-    def _onFetch(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _onFetch(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         session.member()
         row, incarnation = self._named(message)
         descriptor = self._directory.vault.get(row, incarnation)
@@ -411,12 +411,12 @@ class Broker:
         greeted = {session.key for session in self._sessions.values()}
         return any(key not in greeted and not self._members.isNoticedDead(key) for key in self._members.live() if key != self._own.key)
 
-    def _onFree(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _onFree(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         session.member()
         self._directory.free(*self._named(message))
         return {}, ()
 
-    def _onRecall(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _onRecall(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         """The owner of memory that is shared where it lies takes it back."""
         key = session.member()
         row, incarnation = self._named(message)
@@ -425,14 +425,14 @@ class Broker:
         self._directory.ownerGone(row)
         return {}, ()
 
-    def _onSettle(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _onSettle(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         session.member()
         row, incarnation = self._named(message)
         if self._directory.rows.state(row).incarnation == incarnation:
             self._directory.settle(row)
         return {}, ()
 
-    def _onEvict(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _onEvict(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         session.member()
         reason = message["reason"] if message["reason"] in leases.REVOCATION_REASONS[1:] else "evicted"
         rows, revoked = 0, 0
@@ -443,7 +443,7 @@ class Broker:
                 rows, revoked = rows + 1, revoked + self._directory.revoke(row, reason, message["pid"])
         return {"revoked": revoked, "buffers": rows}, ()
 
-    def _onDrain(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _onDrain(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         session.member()
         word = atomics.loadAcquire64(self._block.drainAddress)
         if (
@@ -454,20 +454,20 @@ class Broker:
         _log.warning("draining %s: %s", "on" if message["on"] else "off", message["reason"] or "no reason given")
         return {"holds": sum(leases.heldBy(self._block, self._members, slot) for slot in self._members.occupied())}, ()
 
-    def _onYield(self, session: Session, message: Message, _: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _onYield(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         """A member that stays takes over politely. Its request was the last one of this term."""
         key = session.member()
         if key == self._own.key or self._members.identity(self._own.member().slot).flags & layout.MEMBER_FLAG_PREFERRED:
             return {"yielded": False}, ()
         return {"yielded": self._election.replace(self._term, key.slot) is not None}, ()
 
-    def _onLeave(self, session: Session, _: Message, __: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _onLeave(self, session: Session, _: Message, __: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         key = session.member()
         self._watchdog.leave(key, isBroker=key == self._own.key)
         self._upkeep.settleUnheld()
         return {}, ()
 
-    def _onPing(self, _: Session, __: Message, ___: list[int]) -> tuple[Message, tuple[int, ...]]:
+    def _onPing(self, _: Session, __: Message, ___: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         return {"epoch": self._term.epoch}, ()
 
     def _named(self, message: Message) -> tuple[int, int]:

@@ -13,13 +13,14 @@ import contextlib
 import errno
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.broker import requests
 from muninn.broker.lines import Line, Lines
 from muninn.control import aside, atomics, clock, descriptors, wire
 from muninn.control.block import BlockLost
+from muninn.control.descriptors import Descriptor
 from muninn.control.election import Election, Term
 from muninn.control.hatch import SPIN_NS, HatchClient
 from muninn.control.logs import Log
@@ -55,7 +56,7 @@ class Office(NamedTuple):
     #: Whether this process has to join anew, because nobody finds the control block any more.
     isLost: Callable[[], bool]
     #: ((row, incarnation), descriptor) of the memory held here that has no name.
-    allocations: Callable[[], list[tuple[tuple[int, int], int]]]
+    allocations: Callable[[], list[tuple[tuple[int, int], Descriptor]]]
     #: Make the background thread look around.
     kick: Callable[[], None] = lambda: None
     #: Raises `DomainChanged` when this process has lost its slot.
@@ -99,7 +100,7 @@ class Client:
         self._later: deque[Message] = deque()
         self._turnedAwayBy, self._greetAgainAt = -1, 0.0  # the epoch whose broker had no room for this member
 
-    def request(self, op: str, descriptors: tuple[int, ...] = (), **fields: object) -> tuple[Message, list[int]]:
+    def request(self, op: str, descriptors: Sequence[Descriptor] = (), **fields: object) -> tuple[Message, list[Descriptor]]:
         """Ask, and return the answer and the descriptors in it, which are the caller's.
 
         Raises
@@ -142,7 +143,7 @@ class Client:
         with contextlib.suppress(BufferFreed):
             self.request("free", row=row, incarnation=incarnation)
 
-    def fetch(self, row: int, incarnation: int) -> int | None:
+    def fetch(self, row: int, incarnation: int) -> Descriptor | None:
         """A descriptor of memory that has no name, the caller's; None when a new broker does not have it yet.
 
         It says nothing about the row: whoever holds a lease on it looks for himself.
@@ -262,7 +263,9 @@ class Client:
 
     # --- one attempt -------------------------------------------------------------------------------------------------
 
-    def _ask(self, message: Message, descriptors: tuple[int, ...], patience: Patience, deadline: float) -> tuple[Message, list[int]]:
+    def _ask(
+        self, message: Message, descriptors: Sequence[Descriptor], patience: Patience, deadline: float
+    ) -> tuple[Message, list[Descriptor]]:
         broker = self._office.broker()
         if broker is not None:
             return broker.ask(message, descriptors, max(0.0, deadline - clock.now()))
@@ -325,9 +328,9 @@ class Client:
     def _hello(self, line: Line, patience: Patience, deadline: float) -> None:
         office = self._office
         pidfd = atomics.pidfdOpen(os.getpid())
-        if pidfd < 0:
-            raise DescriptorsExhausted(f"no descriptor is left for a pidfd: {os.strerror(-pidfd)}")
-        held: list[tuple[tuple[int, int], int]] = []
+        if pidfd.number < 0:
+            raise DescriptorsExhausted(f"no descriptor is left for a pidfd: {os.strerror(-pidfd.number)}")
+        held: list[tuple[tuple[int, int], Descriptor]] = []
         try:
             held = office.allocations() if self._greeted != line.epoch else []
             batch, rest = held[: wire.MAX_DESCRIPTORS - 1], held[wire.MAX_DESCRIPTORS - 1 :]
@@ -343,8 +346,8 @@ class Client:
         self,
         line: Line,
         message: Message,
-        batch: list[tuple[tuple[int, int], int]],
-        first: tuple[int, ...],
+        batch: list[tuple[tuple[int, int], Descriptor]],
+        first: tuple[Descriptor, ...],
         patience: Patience,
         deadline: float,
     ) -> None:
@@ -353,8 +356,8 @@ class Client:
         requests.raiseFailure(self._exchange(line, message, descriptors, patience, deadline)[0])
 
     def _exchange(
-        self, line: Line, message: Message, descriptors: tuple[int, ...], patience: Patience, deadline: float
-    ) -> tuple[Message, list[int]]:
+        self, line: Line, message: Message, descriptors: Sequence[Descriptor], patience: Patience, deadline: float
+    ) -> tuple[Message, list[Descriptor]]:
         """Send, and wait for the answer as long as the broker moves. After any error the line is to be closed."""
         term = self._office.election.term()
         connection = line.connection

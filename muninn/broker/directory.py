@@ -8,7 +8,6 @@ unlinked before the row is DEAD.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 
 from muninn.broker.catalog import Catalog, Usage, usageOf
@@ -16,6 +15,7 @@ from muninn.broker.journal import Journal, Record, read
 from muninn.broker.vault import Vault
 from muninn.control import atomics, layout, leases, segments
 from muninn.control.block import ControlBlock
+from muninn.control.descriptors import Descriptor, own
 from muninn.control.index import NameIndex
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowDescription, RowState, RowTable
@@ -97,14 +97,14 @@ class Directory:
         """Whether there is such a row, and it is that incarnation's."""
         return 0 <= row < self.rows.count() and self.rows.state(row).incarnation == incarnation
 
-    def keep(self, pairs: list[tuple[int, int]], descriptors: list[int]) -> None:
+    def keep(self, pairs: list[tuple[int, int]], descriptors: list[Descriptor]) -> None:
         """Take the first descriptors for the memory of these rows; those that no row vouches for are closed."""
         for row, incarnation in pairs:
             descriptor = descriptors.pop(0)
             if self.exists(row, incarnation) and self.rows.state(row).state != layout.ROW_FREE:
                 self.vault.put(row, incarnation, descriptor)
             else:
-                os.close(descriptor)
+                own(descriptor).close()
 
     # --- creating ----------------------------------------------------------------------------------------------------
 
@@ -143,17 +143,17 @@ class Directory:
         state = self.rows.state(row)
         return state.incarnation if (state.state, state.creator) == (layout.ROW_CREATING, member.slot) else None
 
-    def commit(self, member: MemberKey, row: int, incarnation: int, descriptor: int | None) -> None:
+    def commit(self, member: MemberKey, row: int, incarnation: int, descriptor: Descriptor | None) -> None:
         """CREATING → LIVE: the creator has filled the memory and the description. The descriptor is the directory's from here."""
         state = self.rows.state(row)
         isRepeated = state.state in _HELD_BY_NAME and state.incarnation == incarnation
         if (state.state, state.creator, state.incarnation) == (layout.ROW_DYING, member.slot, incarnation):
             if descriptor is not None:
-                os.close(descriptor)
+                own(descriptor).close()
             raise BufferFreed(f"row {row}.{incarnation} was freed as soon as it was there")  # and the first answer was lost
         if not isRepeated and (state.state, state.creator, state.incarnation) != (layout.ROW_CREATING, member.slot, incarnation):
             if descriptor is not None:
-                os.close(descriptor)
+                own(descriptor).close()
             raise ProtocolViolation(f"row {row}.{incarnation} is not being created by slot {member.slot}")
         if descriptor is not None:
             self.vault.put(row, incarnation, descriptor)

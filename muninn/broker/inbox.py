@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from muninn.control import descriptors, wire
 from muninn.control.aside import Latch
-from muninn.control.descriptors import OwnEvent
+from muninn.control.descriptors import Descriptor, OwnEvent
 from muninn.control.rows import Deposed
 from muninn.control.wire import Message
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted
@@ -23,16 +23,16 @@ class Asked:
 
     __slots__ = ("_done", "_error", "_isForsaken", "_reply", "descriptors", "message", "received")
 
-    def __init__(self, message: Message, descriptors: list[int]) -> None:
+    def __init__(self, message: Message, descriptors: list[Descriptor]) -> None:
         self.message = message
         self.descriptors = descriptors
-        self.received: list[int] = []
+        self.received: list[Descriptor] = []
         self._reply: Message | None = None
         self._error: BaseException | None = None
         self._isForsaken = False
         self._done = Latch()
 
-    def answer(self, reply: Message, received: list[int]) -> None:
+    def answer(self, reply: Message, received: list[Descriptor]) -> None:
         self._reply, self.received = reply, received
         self._end()
 
@@ -61,7 +61,7 @@ class Asked:
         while self.received:
             wire.closeAll([self.received.pop()])
 
-    def awaited(self, seconds: float) -> tuple[Message, list[int]]:
+    def awaited(self, seconds: float) -> tuple[Message, list[Descriptor]]:
         if not self._done.wait(seconds):
             raise BrokerUnavailable(f"this process's own broker did not answer within {seconds:.3g} s")
         if self._error is not None:
@@ -83,7 +83,7 @@ class Inbox:
         self._taken: Asked | None = None
         self._isShut = False
 
-    def ask(self, message: Message, descriptors: list[int], seconds: float) -> tuple[Message, list[int]]:
+    def ask(self, message: Message, descriptors: list[Descriptor], seconds: float) -> tuple[Message, list[Descriptor]]:
         """Put a question in, and wait for its answer. Raises `Deposed` when the term has ended, and whatever the answer is."""
         asked = Asked(message, descriptors)
         try:
@@ -126,12 +126,9 @@ class Inbox:
             asked.fail(Deposed())
 
 
-def duplicated(borrowed: Iterable[int]) -> list[int]:
+def duplicated(borrowed: Iterable[int | Descriptor]) -> list[Descriptor]:
     """New descriptors of the same, all or none."""
-    made: list[int] = []
     try:
-        made.extend(map(descriptors.duplicate, borrowed))
+        return [descriptors.duplicate(each) for each in borrowed]
     except OSError as error:
-        wire.closeAll(made)
         raise DescriptorsExhausted(f"a descriptor can not be duplicated: {error.strerror}") from error
-    return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from muninn.control.descriptors import Descriptor
 from muninn.control.wire import Message
 from muninn.errors import ERROR_OF_NUMBER, MuninnError, ProtocolViolation
 
@@ -61,7 +62,7 @@ def checked(message: Message) -> Message:
     return message
 
 
-def allocationsOf(message: Message, descriptors: list[int]) -> list[tuple[int, int]]:
+def allocationsOf(message: Message, descriptors: list[Descriptor]) -> list[tuple[int, int]]:
     """(row, incarnation) of each descriptor that came with the message."""
     allocations: list[Any] = message["allocations"]
     pairs = [

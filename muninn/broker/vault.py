@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from muninn.control.descriptors import Descriptor
+from muninn.control.descriptors import Descriptor, own
 from muninn.control.hatch import Hatch
 from muninn.control.logs import Log
 
@@ -36,16 +36,18 @@ class Vault:
         for (row, incarnation), descriptor in self._descriptors.items():
             self._hatch.put(row, incarnation, descriptor.number)
 
-    def put(self, row: int, incarnation: int, descriptor: int) -> None:
+    def put(self, row: int, incarnation: int, descriptor: int | Descriptor) -> None:
         """Keep a descriptor, which is the vault's from now on; a second one for the same memory is closed."""
-        kept = self._descriptors.get((row, incarnation))
+        brought, kept = own(descriptor), self._descriptors.get((row, incarnation))
         if kept is not None and kept.isOurs():
-            if kept.number != descriptor:
-                os.close(descriptor)
+            if kept.number != brought.number:
+                brought.close()
+            elif kept is not brought:
+                brought.release()  # one number has one owner
             return
-        self._descriptors[row, incarnation] = Descriptor(descriptor)
+        self._descriptors[row, incarnation] = brought
         if self._hatch is not None:
-            self._hatch.put(row, incarnation, descriptor)
+            self._hatch.put(row, incarnation, brought)
 
     def get(self, row: int, incarnation: int) -> int | None:
         """The descriptor; None when it is not here, or the program has closed it."""
@@ -58,9 +60,9 @@ class Vault:
             self._withdraw((row, incarnation))
             kept.close()
 
-    def takeAll(self) -> list[tuple[tuple[int, int], int]]:
+    def takeAll(self) -> list[tuple[tuple[int, int], Descriptor]]:
         """Empty the vault: what was in it is the caller's."""
-        taken = [(pair, kept.number) for pair, kept in self._descriptors.items() if kept.isOurs()]
+        taken = [(pair, kept) for pair, kept in self._descriptors.items() if kept.isOurs()]
         for pair in self._descriptors:
             self._withdraw(pair)
         self._descriptors.clear()

@@ -9,14 +9,13 @@ that order: the slot comes last, so a successor that finds it DEAD does it all a
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 from muninn.broker.directory import Directory
 from muninn.control import atomics, claims, layout, leases
 from muninn.control.block import ControlBlock
-from muninn.control.descriptors import Descriptor
+from muninn.control.descriptors import Descriptor, own
 from muninn.control.generations import Generation
 from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable, openPidfd, ownPidNamespace
@@ -52,23 +51,20 @@ class Watchdog:
         self._underWay: dict[MemberKey, Iterator[int]] = {}
         self._connected: Counter[MemberKey] = Counter()  # connections of a member
 
-    def follow(self, key: MemberKey, pidfd: int) -> None:
+    def follow(self, key: MemberKey, pidfd: int | Descriptor) -> None:
         """Wait for the death of a member by a descriptor that is the watchdog's from now on."""
+        kept = own(pidfd)
         self.forget(key)
-        try:
-            self._watch(pidfd)
-        except OSError:
-            os.close(pidfd)
-            raise
-        self._pidfds[key] = Descriptor(pidfd)
-        self._memberOf[pidfd] = key
+        self._watch(kept.number)
+        self._pidfds[key] = kept
+        self._memberOf[kept.number] = key
 
-    def greeted(self, key: MemberKey, pidfd: int) -> None:
+    def greeted(self, key: MemberKey, pidfd: int | Descriptor) -> None:
         """A member has connected, and sent a pidfd, which is the watchdog's from now on."""
         self._connected[key] += 1
         if len(self._pidfds) >= MAX_PIDFDS and self._canBeLookedUp(key):
             self.forget(key)
-            os.close(pidfd)
+            own(pidfd).close()
         else:
             self.follow(key, pidfd)
 
@@ -127,7 +123,7 @@ class Watchdog:
         if not self._canBeLookedUp(key):
             return
         pidfd = openPidfd(identity.pid, identity.startTime)
-        if pidfd >= 0:
+        if pidfd.number >= 0:
             self.follow(key, pidfd)
 
     def ended(self, pidfd: int) -> bool:

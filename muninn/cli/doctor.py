@@ -128,7 +128,7 @@ def _shm() -> Finding:
 def _mountOf(path: str) -> tuple[str, str]:
     """(file system, options) of what is mounted at `path`; of what is above it when nothing is."""
     # Of several at one place the last is on top, and `max` takes the first.
-    mounts = [line.split() for line in reversed(_text("/proc/self/mounts").splitlines())]
+    mounts = [line.split() for line in reversed(_text("/proc/thread-self/mounts").splitlines())]
     best = max((mount for mount in mounts if len(mount) > 3 and _isWithin(path, mount[1])), key=lambda mount: len(mount[1]), default=None)
     return (best[2], best[3]) if best else ("unknown", "")
 
@@ -156,7 +156,7 @@ def _descriptors() -> Finding:
 
 
 def _pidNamespace() -> Finding:
-    own = os.readlink("/proc/self/ns/pid")
+    own = os.readlink("/proc/thread-self/ns/pid")
     with contextlib.suppress(OSError):
         if own == os.readlink("/proc/1/ns/pid") and _text("/proc/1/cgroup").strip() in ("0::/", "0::/init.scope"):
             return Finding("ok", f"{own}, the host's own")
@@ -164,7 +164,7 @@ def _pidNamespace() -> Finding:
 
 
 def _seccomp() -> Finding:
-    mode = next((line.split()[1] for line in _text("/proc/self/status").splitlines() if line.startswith("Seccomp:")), "?")
+    mode = next((line.split()[1] for line in _text("/proc/thread-self/status").splitlines() if line.startswith("Seccomp:")), "?")
     yama = _text("/proc/sys/kernel/yama/ptrace_scope").strip() or "absent"
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with left, right, open(os.devnull) as file:
@@ -218,9 +218,9 @@ def _robust() -> Finding:
 def _pidfd() -> Finding:
     from muninn.control import atomics
 
-    pidfd = atomics.checked(atomics.pidfdOpen(os.getpid()), "pidfd_open")
+    pidfd = atomics.opened(atomics.pidfdOpen(os.getpid()), "pidfd_open")
     alive = atomics.pidfdDead(pidfd) == 0
-    os.close(pidfd)
+    pidfd.close()
     return Finding("ok" if alive else "fail", "opens, and says that this process lives")
 
 
@@ -229,27 +229,27 @@ def _memfd() -> Finding:
 
     from muninn.control import atomics
 
-    fd = atomics.checked(atomics.memfdCreate(b"muninn-doctor", 4096), "memfd_create")
+    fd = atomics.opened(atomics.memfdCreate(b"muninn-doctor", 4096), "memfd_create")
     try:
         atomics.checked(atomics.seal(fd, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL), "sealing")
         with contextlib.suppress(PermissionError):
-            os.ftruncate(fd, 0)
+            os.ftruncate(fd.number, 0)
             return Finding("fail", "a sealed memfd was truncated")
     finally:
-        os.close(fd)
+        fd.close()
     return Finding("ok", "is made, and its seal holds")
 
 
 def _byteLocks() -> Finding:
     from muninn.control import atomics
 
-    fd = atomics.checked(atomics.memfdCreate(b"muninn-doctor", 4096), "memfd_create")
+    fd = atomics.opened(atomics.memfdCreate(b"muninn-doctor", 4096), "memfd_create")
     try:
         atomics.checked(atomics.byteLock(fd, 1), "fcntl(F_SETLK)")
         # A program of its own: a fork would have to ask first which threads the libraries have started.
-        status = subprocess.run([sys.executable, "-I", "-S", "-c", _SEES_LOCK, str(fd)], pass_fds=[fd], check=False).returncode
+        status = subprocess.run([sys.executable, "-I", "-S", "-c", _SEES_LOCK, str(int(fd))], pass_fds=[int(fd)], check=False).returncode
     finally:
-        os.close(fd)
+        fd.close()
     return Finding("ok", "another process sees them") if status == 0 else Finding("fail", "another process does not see them")
 
 
@@ -302,7 +302,7 @@ def _domain() -> Finding:
                 "warn", f"{path} is withdrawn, or of another boot{left}", "The next process that joins gives it back or replaces it"
             )
     finally:
-        os.close(fd)
+        fd.close()
     import muninn
     from muninn.control import layout
 

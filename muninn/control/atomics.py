@@ -8,10 +8,11 @@ threads run meanwhile. The functions are bare ctypes objects: a Python wrapper w
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from muninn.errors import PlatformUnsupported
 
@@ -34,7 +35,7 @@ _quick, _slow = _loaded(ctypes.PyDLL), _loaded(ctypes.CDLL)
 
 
 def _bound(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
-    function = getattr(library, name)
+    function = library[name]  # one function may be bound in two ways, where an attribute is one object
     function.restype, function.argtypes = result, arguments
     return function
 
@@ -66,6 +67,66 @@ class _Place(ctypes.Structure):
 
 class Place(_Place):
     """The same of something that goes with the object, whose end unmaps it in one call of C."""
+
+
+class Known(ctypes.Structure):
+    """`struct mnnDescriptor`: a descriptor, and what it was when it was looked at. It is somebody else's to close.
+
+    Attributes
+    ----------
+    number
+        Under which it is open; below 0: it was closed, or an error if it could not be opened.
+    inode
+        Which file it is, on its device.
+    """
+
+    _fields_ = (("number", _I32), ("_mark", _I32), ("device", _U64), ("inode", _U64))
+    number: int
+    _mark: int
+    device: int
+    inode: int
+    if TYPE_CHECKING:
+
+        def isOurs(self) -> bool:
+            """Whether the number still is what it was. One that was closed and opened again by somebody else is not."""
+
+        def close(self) -> None:
+            """Close it, if it still is what it was; again is fine."""
+
+        def fileno(self) -> int: ...
+
+        __index__ = fileno
+
+        def release(self) -> int:
+            """The number, which is the caller's to close from now on."""
+
+    __hash__ = object.__hash__
+
+    def parts(self) -> tuple[int, ...]:
+        """What it is made of."""
+        return self.number, self._mark, self.device, self.inode
+
+    def checked(self) -> int:
+        """The number, to be used at once. Raises `OSError` when it is somebody else's by now."""
+        if not self.isOurs():
+            raise OSError(errno.EBADF, f"descriptor {self.number} was closed by the program, and perhaps opened again for something else")
+        return self.number
+
+
+class Descriptor(Known):
+    """A descriptor that goes with the object. What opens returns one in the same step, so no exception comes before it has an owner."""
+
+
+class Received(ctypes.Structure):
+    """`struct mnnReceived`: the descriptors that came with a message. Those that nobody takes go with the object."""
+
+    _fields_ = (("count", _U32), ("flags", _I32), ("_numbers", _I32 * 253))
+    count: int
+    flags: int
+    if TYPE_CHECKING:
+
+        def take(self, index: int) -> Descriptor:
+            """One of them, the caller's."""
 
 
 class _Python(ctypes.Structure):
@@ -176,15 +237,31 @@ byteLock = _bound(_quick, "mnnByteLock", _I32, _I32, _I64)
 byteUnlock = _bound(_quick, "mnnByteUnlock", _I32, _I32, _I64)
 byteHolder = _bound(_quick, "mnnByteHolder", _I32, _I32, _I64)
 rangeHolder = _bound(_quick, "mnnRangeHolder", _I32, _I32, _I64, _I64)
-own = _bound(_quick, "mnnOwn", _I32, _I32)
-markOf = _bound(_quick, "mnnMarkOf", _I32, _I32)
-isSameFile = _bound(_quick, "mnnIsSameFile", _I32, _I32, _U64, _U64, _I32)
-pidfdOpen = _bound(_quick, "mnnPidfdOpen", _I32, _I32)
+
+# A result that is an object is made of the number before the call returns, in C.
+_KNOWN = ctypes.POINTER(Known)
+_owner = ctypes.PYFUNCTYPE(Descriptor, _I32)(("mnnKnown", _quick))
+known: Callable[[int | Known], Known] = ctypes.PYFUNCTYPE(Known, _I32)(("mnnKnown", _quick))
+_number = _asMethod(_bound(_quick, "mnnNumber", _I32, _KNOWN))
+Known.fileno, Known.__index__ = _number, _number  # type: ignore[method-assign]
+Known.isOurs = _asMethod(_bound(_quick, "mnnIsKnown", ctypes.c_bool, _KNOWN))  # type: ignore[method-assign]
+Known.release = _asMethod(_bound(_quick, "mnnRelease", _I32, _KNOWN))  # type: ignore[method-assign]
+_close = _asMethod(_bound(_slow, "mnnCloseKnown", None, _KNOWN))
+Known.close, Descriptor.__del__ = _close, _close  # type: ignore[method-assign, attr-defined]
+Received.take = _asMethod(_bound(_quick, "mnnTakeReceived", _owner, ctypes.POINTER(Received), _U32))  # type: ignore[method-assign]
+Received.__del__ = _asMethod(_bound(_quick, "mnnDropReceived", None, ctypes.POINTER(Received)))  # type: ignore[attr-defined]
+own: Callable[[int], Descriptor] = _bound(_quick, "mnnOwn", _owner, _I32)
+mark = _bound(_quick, "mnnOwn", _I32, _I32)
+openFile: Callable[[bytes, int, int], Descriptor] = _bound(_slow, "mnnOpen", _owner, ctypes.c_char_p, _I32, _U32)
+eventfd: Callable[[], Descriptor] = _bound(_quick, "mnnEventfd", _owner)
+duplicate: Callable[[int | Known], Descriptor] = _bound(_quick, "mnnDuplicate", _owner, _I32)
+receive = _bound(_slow, "mnnReceive", _I64, _I32, _ADDRESS, _U64, _U32, ctypes.POINTER(Received))
+pidfdOpen: Callable[[int], Descriptor] = _bound(_quick, "mnnPidfdOpen", _owner, _I32)
 pidfdDead = _bound(_quick, "mnnPidfdDead", _I32, _I32)
 threadId = _bound(_quick, "mnnThreadId", _U32)
 blockSignals = _bound(_quick, "mnnBlockSignals", _I32)
 
-memfdCreate = _bound(_slow, "mnnMemfdCreate", _I32, ctypes.c_char_p, _U64)
+memfdCreate: Callable[[bytes, int], Descriptor] = _bound(_slow, "mnnMemfdCreate", _owner, ctypes.c_char_p, _U64)
 seal = _bound(_quick, "mnnSeal", _I32, _I32, _I32)
 unmap = _bound(_slow, "mnnUnmap", _I32, _ADDRESS, _U64)
 protect = _bound(_slow, "mnnProtect", _I32, _ADDRESS, _U64, _I32)
@@ -203,8 +280,8 @@ _hatchOpen = _bound(_slow, "mnnHatchOpen", _I32, ctypes.c_char_p, _ADDRESS)
 hatchPut = _bound(_slow, "mnnHatchPut", _I32, _ADDRESS, _U32, _U64, _I32)
 hatchTake = _bound(_slow, "mnnHatchTake", None, _ADDRESS, _U32, _U64)
 hatchClose = _bound(_slow, "mnnHatchClose", None, _ADDRESS)
-hatchConnect = _bound(_quick, "mnnHatchConnect", _I32, ctypes.c_char_p)
-hatchFetch = _bound(_slow, "mnnHatchFetch", _I32, _I32, _U32, _U64, _I64, _I64)
+hatchConnect: Callable[[bytes], Descriptor] = _bound(_quick, "mnnHatchConnect", _owner, ctypes.c_char_p)
+hatchFetch: Callable[[int | Known, int, int, int, int], Descriptor] = _bound(_slow, "mnnHatchFetch", _owner, _I32, _U32, _U64, _I64, _I64)
 
 mapFile = _bound(_slow, "mnnMap", _I32, _I32, _U64, _U64, _I32, ctypes.POINTER(_Place))
 mapPath = _bound(_slow, "mnnMapPath", _I32, ctypes.c_char_p, _U32, _U64, _U64, _I32, ctypes.POINTER(_Place))
@@ -218,7 +295,17 @@ def checked(result: int, what: str) -> int:
     return result
 
 
-def mapped(fd: int, sizeBytes: int, writable: bool, alignment: int = 0) -> int:
+_Opened = TypeVar("_Opened", bound=Known)
+
+
+def opened(made: _Opened, what: str | None = None) -> _Opened:
+    """What was opened, or the `OSError` of why it could not be."""
+    if made.number < 0:
+        raise OSError(-made.number, os.strerror(-made.number), what)
+    return made
+
+
+def mapped(fd: int | Known, sizeBytes: int, writable: bool, alignment: int = 0) -> int:
     """Map a file from its beginning, shared; returns the address. Raises `OSError`."""
     place = _Place()
     checked(mapFile(fd, sizeBytes, alignment, writable, place), "mmap")

@@ -22,6 +22,7 @@ from typing import Final
 
 from muninn.control import atomics, clock, descriptors, layout
 from muninn.control.clock import monotonicMs as monotonicMs  # the clock of its words
+from muninn.control.descriptors import Descriptor
 from muninn.control.header import HEADER, IDENTITY, Header, bootId, checkVersion, isOurs, openNamed, readHeader, unlinkBlock, unlinkFile
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile, fileError, removedFileHolder
@@ -59,10 +60,10 @@ class ControlBlock:
         The names that belong to this block.
     """
 
-    def __init__(self, places: Places, lockFile: LockFile, fd: int, geometry: Geometry) -> None:
+    def __init__(self, places: Places, lockFile: LockFile, fd: Descriptor, geometry: Geometry) -> None:
         self.lockFile: Final = lockFile
         self.geometry: Final = geometry
-        self._status = os.fstat(fd)
+        self._status = os.fstat(fd.number)
         self.address: Final = atomics.mapped(fd, geometry.totalBytes, writable=True)
         self.bytes: Final = memoryview((ctypes.c_char * geometry.totalBytes).from_address(self.address)).cast("B")
         self.electionAddress: Final = self.address + layout.ELECTION_OFFSET
@@ -81,7 +82,7 @@ class ControlBlock:
         self.identity: Final = int.from_bytes(self.bytes[layout.IDENTITY_OFFSET : layout.IDENTITY_OFFSET + 8], "little")
         self.places: Final = places._replace(identity=self.identity, folder=lockFile.places.folder)
         self._isMapped = True
-        os.close(fd)  # last: whoever called closes it after any error
+        fd.close()  # last: whoever called closes it after any error
 
     def memberAddress(self, slot: int) -> int:
         return self.address + layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES
@@ -99,15 +100,15 @@ class ControlBlock:
         """Give a range of the sparse block its pages, or raise `HostMemoryFull`: nothing may touch it before."""
         fd = self._reopened()
         try:
-            os.posix_fallocate(fd, offset, sizeBytes)
+            os.posix_fallocate(fd.number, offset, sizeBytes)
         except OSError as error:
             raise HostMemoryFull(
                 f"the control block can not grow by {sizeBytes} bytes: {error.strerror}", "Enlarge /dev/shm, or free buffers"
             ) from error
         finally:
-            os.close(fd)
+            fd.close()
 
-    def _reopened(self) -> int:
+    def _reopened(self) -> Descriptor:
         """A descriptor, for a moment: one that is kept may be closed by the program, and its number be somebody else's then."""
         for path in (self.places.linkPath, self.places.blockPath, self.places.draftPath):
             if not self._isAt(path):
@@ -116,9 +117,9 @@ class ControlBlock:
                 fd = descriptors.opened(path, os.O_RDWR)
             except OSError as error:
                 raise fileError(error, path) from error
-            if os.path.samestat(os.fstat(fd), self._status):
+            if os.path.samestat(os.fstat(fd.number), self._status):
                 return fd
-            os.close(fd)
+            fd.close()
         raise DomainChanged(f"the control block of {self.places.stem} was removed from /dev/shm", "Try again")
 
     def put(self, offset: int, raw: bytes) -> None:
@@ -236,12 +237,12 @@ def openExisting(places: Places, lockFile: LockFile) -> ControlBlock | None:
     try:
         geometry = readHeader(fd, path)
         if geometry is None:
-            os.close(fd)
+            fd.close()
             return None
         return ControlBlock(places, lockFile, fd, geometry)
     except BaseException:
         with contextlib.suppress(OSError):  # a mapping that failed has not taken it
-            os.close(fd)
+            fd.close()
         raise
 
 
@@ -254,12 +255,12 @@ class Withdrawal:
     def __init__(self, places: Places, lockFile: LockFile) -> None:
         self._places, self._lockFile = places, lockFile
         named = openNamed(places)
-        self._fd = -1 if named is None else named[0]
-        if self._fd >= 0:
-            self._before = os.pread(self._fd, 4, layout.VERSION_OFFSET)
+        self._fd = None if named is None else named[0]
+        if self._fd is not None:
+            self._before = os.pread(self._fd.number, 4, layout.VERSION_OFFSET)
             if self._before.strip(b"\0"):  # of any version: a death from here on must not let it pass for one of ours
-                os.pwrite(self._fd, self._before, layout.LAYOUT_VERSION_OFFSET)
-            os.pwrite(self._fd, bytes(4), layout.VERSION_OFFSET)
+                os.pwrite(self._fd.number, self._before, layout.LAYOUT_VERSION_OFFSET)
+            os.pwrite(self._fd.number, bytes(4), layout.VERSION_OFFSET)
 
     def holder(self) -> int:
         """The pid of a process that is in the domain; 0: nobody is."""
@@ -267,13 +268,13 @@ class Withdrawal:
 
     def giveBack(self) -> None:
         """Let the block be what it was."""
-        if self._fd >= 0:
-            os.pwrite(self._fd, self._before, layout.VERSION_OFFSET)
+        if self._fd is not None:
+            os.pwrite(self._fd.number, self._before, layout.VERSION_OFFSET)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._fd is not None:
+            self._fd.close()
+            self._fd = None
 
 
 def _reinstate(places: Places, lockFile: LockFile) -> None:
@@ -290,9 +291,9 @@ def _reinstate(places: Places, lockFile: LockFile) -> None:
         header = Header.of(fd)
         if header is not None and header.isWithdrawn():
             checkVersion(header.layoutVersion, path)
-            os.pwrite(fd, layout.VERSION.to_bytes(4, "little"), layout.VERSION_OFFSET)
+            os.pwrite(fd.number, layout.VERSION.to_bytes(4, "little"), layout.VERSION_OFFSET)
     finally:
-        os.close(fd)
+        fd.close()
 
 
 def _discard(places: Places) -> None:
@@ -301,7 +302,7 @@ def _discard(places: Places) -> None:
     if named is None:
         return
     header = Header.of(named[0])
-    os.close(named[0])
+    named[0].close()
     if header is not None and header.magic == layout.MAGIC and header.boot != bootId():
         for key in places.segmentKeys():
             unlinkFile(f"{SHM_ROOT}{places.segmentName(key.row, key.incarnation, key.origin)}")
@@ -319,15 +320,15 @@ def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | 
     except OSError as error:
         raise fileError(error, places.draftPath) from error
     try:
-        os.ftruncate(fd, limits.totalBytes)
-        os.posix_fallocate(fd, 0, limits.rowsOffset)
+        os.ftruncate(fd.number, limits.totalBytes)
+        os.posix_fallocate(fd.number, 0, limits.rowsOffset)
         identity = int.from_bytes(os.urandom(8), "little") or 1
-        os.pwrite(fd, HEADER.pack(layout.MAGIC, 0, bootId(), limits.totalBytes, *limits), 0)
-        os.pwrite(fd, os.urandom(layout.SECRET_BYTES), layout.SECRET_OFFSET)
-        os.pwrite(fd, IDENTITY.pack(identity, lockFile.inode, 0, layout.VERSION), layout.IDENTITY_OFFSET)
+        os.pwrite(fd.number, HEADER.pack(layout.MAGIC, 0, bootId(), limits.totalBytes, *limits), 0)
+        os.pwrite(fd.number, os.urandom(layout.SECRET_BYTES), layout.SECRET_OFFSET)
+        os.pwrite(fd.number, IDENTITY.pack(identity, lockFile.inode, 0, layout.VERSION), layout.IDENTITY_OFFSET)
         block = ControlBlock(places, lockFile, fd, limits)
     except OSError as error:
-        os.close(fd)
+        fd.close()
         unlinkFile(places.draftPath)
         raise HostMemoryFull(
             f"/dev/shm has no room for the control block: {error.strerror}", "Enlarge /dev/shm, or free what is in it"

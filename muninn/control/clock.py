@@ -24,7 +24,6 @@ _NS_PER_SECOND = 1_000_000_000
 #: What one sleep may be: far below the 292 years that 64 bits of nanoseconds hold. A longer one is several.
 _LONGEST_SLEEP_SECONDS = 86400.0
 _NAMESPACES = "/proc/thread-self/ns"
-_OFFSETS = "/proc/self/timens_offsets"
 #: The inode of the host's time namespace (Linux, include/linux/proc_ns.h, PROC_TIME_INIT_INO).
 _HOST_NAMESPACE = 0xEFFFFFFA
 #: What the kernel calls its clocks in `timens_offsets`; Linux 5.5 gave their numbers.
@@ -58,9 +57,9 @@ def learn() -> TimeNamespace:
         if own == _own.inode:
             return _own
         if own == _HOST_NAMESPACE:
-            _own = _HOST  # without a look at the offsets, which are not to be had once the process's first thread has ended
+            _own = _HOST
         else:
-            with openFile(_OFFSETS) as file:
+            with openFile(f"/proc/{atomics.threadId()}/timens_offsets") as file:  # `thread-self` has none
                 _own = namespaceOf(own, ofChildren, file.read())
     except OSError:
         # A kernel without time namespaces has one clock for all. Without /proc there is no telling.

@@ -13,122 +13,81 @@ A descriptor that is lost is forgotten and not closed.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import select
 import socket
 from typing import ClassVar
 
 from muninn.control import atomics
+from muninn.control.atomics import Descriptor, Known
+
+__all__ = ["Descriptor", "Known"]
 
 #: The first number that is no standard stream.
 FIRST = 3
 
 
-def own(descriptor: int) -> int:
-    """Make a new descriptor ours: returns the number that it has from now on. Raises `OSError`, and then it is closed."""
-    return atomics.checked(atomics.own(descriptor), "a descriptor")
+def own(descriptor: int | Descriptor) -> Descriptor:
+    """Make a new descriptor ours, which may have another number from now on. Raises `OSError`, and then it is closed."""
+    return descriptor if isinstance(descriptor, Descriptor) else atomics.opened(atomics.own(descriptor))
 
 
-def opened(path: str, flags: int, mode: int = 0o600) -> int:
-    """`os.open`, close-on-exec and not through a link; what it makes has this mode, whatever the umask takes away."""
-    fd = own(os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode))
+def opened(path: str, flags: int, mode: int = 0o600) -> Descriptor:
+    """Open a file, close-on-exec and not through a link; what it makes has this mode, whatever the umask takes away."""
+    made = atomics.opened(atomics.openFile(os.fsencode(path), flags | os.O_NOFOLLOW, mode), path)
     if flags & os.O_CREAT:
-        try:
-            os.fchmod(fd, mode)
-        except BaseException:
-            os.close(fd)
-            raise
-    return fd
+        os.fchmod(made.number, mode)
+    return made
 
 
-def duplicate(descriptor: int) -> int:
+def memfd(name: str) -> Descriptor:
+    """A new memfd of no bytes yet, which may be sealed and is its owner's only."""
+    return atomics.opened(atomics.memfdCreate(name.encode(), 0), name)
+
+
+def duplicate(descriptor: int | Known) -> Descriptor:
     """A duplicate, close-on-exec."""
-    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST)
+    return atomics.opened(atomics.duplicate(descriptor))
 
 
-def eventfd() -> int:
+def eventfd() -> Descriptor:
     """An eventfd that does not block."""
-    return own(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+    return atomics.opened(atomics.eventfd())
 
 
 def epoll() -> select.epoll:
     """An epoll object."""
-    made = select.epoll()
-    if made.fileno() < FIRST:
-        with made:
-            made = select.epoll.fromfd(duplicate(made.fileno()))
-    own(made.fileno())
+    low = []
+    while (made := select.epoll()).fileno() < FIRST:
+        low.append(made)
+    atomics.mark(made.fileno())
     return made
 
 
 def unixSocket() -> socket.socket:
     """A socket as brokers and members use it, which does not block."""
-    return ownSocket(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC))
+    low = []
+    while (made := socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)).fileno() < FIRST:
+        low.append(made)
+    return ownSocket(made)
 
 
 def ownSocket(made: socket.socket) -> socket.socket:
     """The socket, or another object of it, by a number of ours; it does not block from now on."""
     if made.fileno() < FIRST:
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=own(made.detach()))
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=own(made.detach()).release())
     else:
-        own(made.fileno())
+        atomics.mark(made.fileno())
     made.setblocking(False)
     return made
 
 
-class Descriptor:
-    """A descriptor that is kept, and what it was.
-
-    Attributes
-    ----------
-    number
-        Under which it was opened; below 0 once it was closed.
-    """
-
-    __slots__ = ("_what", "number")
-
-    def __init__(self, number: int) -> None:
-        status = os.fstat(number)
-        self.number = number
-        self._what = (status.st_dev, status.st_ino, atomics.markOf(number))
-
-    @property
-    def inode(self) -> int:
-        """Which file it is, on its device."""
-        return self._what[1]
-
-    def fileno(self) -> int:
-        return self.number
-
-    __index__ = fileno
-
-    def isOurs(self) -> bool:
-        """Whether the number still is what it was. One that was closed and opened again by somebody else is not."""
-        return self.number >= 0 and atomics.isSameFile(self.number, *self._what) == 1
-
-    def checked(self) -> int:
-        """The number, to be used at once. Raises `OSError` when it is somebody else's by now."""
-        if not self.isOurs():
-            raise OSError(errno.EBADF, f"descriptor {self.number} was closed by the program, and perhaps opened again for something else")
-        return self.number
-
-    def close(self) -> None:
-        """Close it, if it still is ours; again is fine."""
-        number = self.number
-        if self.isOurs():
-            os.close(number)
-        self.number = -1
-
-
-class OwnSocket(Descriptor):
-    """A socket that is kept."""
-
-    __slots__ = ("socket",)
+class OwnSocket(Known):
+    """A socket that is kept. The number goes with the `socket` object."""
 
     def __init__(self, made: socket.socket) -> None:
-        super().__init__(made.fileno())
         self.socket = made
+        super().__init__(*atomics.known(made.fileno()).parts())
 
     def close(self) -> None:
         if self.isOurs():
@@ -138,16 +97,15 @@ class OwnSocket(Descriptor):
         self.number = -1
 
 
-class OwnPoll(Descriptor):
+class OwnPoll(Known):
     """An epoll object that is kept."""
 
-    __slots__ = ("poll",)
     #: An epoll object closes its number when it goes. One whose number is somebody else's must not go.
     _kept: ClassVar[list[select.epoll]] = []
 
     def __init__(self) -> None:
         self.poll = epoll()
-        super().__init__(self.poll.fileno())
+        super().__init__(*atomics.known(self.poll.fileno()).parts())
 
     def register(self, descriptor: int, once: bool = False) -> None:
         """Wait for what can be read from it; once only, if so wanted."""
@@ -170,18 +128,40 @@ class OwnPoll(Descriptor):
         self.number = -1
 
 
-class OwnEvent(Descriptor):
-    """An eventfd that is kept."""
+class _Kept:
+    """A descriptor in the place of which another one may come."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self, kept: Known) -> None:
+        self._kept = kept
+
+    @property
+    def number(self) -> int:
+        """Under which it is open; below 0 once it was closed."""
+        return self._kept.number
+
+    def isOurs(self) -> bool:
+        """Whether the number still is what it was."""
+        return self._kept.isOurs()
+
+    def close(self) -> None:
+        """Close it, if it still is ours; again is fine."""
+        self._kept.close()
+
+
+class OwnEvent(_Kept):
+    """An eventfd that is kept; or one that is somebody else's to close, by its number."""
 
     __slots__ = ()
 
     def __init__(self, number: int | None = None) -> None:
-        super().__init__(eventfd() if number is None else number)
+        super().__init__(eventfd() if number is None else atomics.opened(atomics.known(number)))
 
     def checked(self) -> int:
         """The number; of another eventfd, in the place of one that was lost."""
         if self.number >= 0 and not self.isOurs():
-            super().__init__(eventfd())
+            self._kept = eventfd()
         return self.number
 
     def set(self) -> None:
@@ -190,14 +170,22 @@ class OwnEvent(Descriptor):
             os.eventfd_write(self.number, 1)
 
 
-class Named(Descriptor):
-    """A descriptor of a file that has a name: one that is lost can be opened again."""
+class Named(_Kept):
+    """A descriptor of a file that has a name: one that is lost can be opened again. It is closed when that is asked for alone.
+
+    The end of the object does not close it: the locks that the process has on the file would go.
+    """
 
     __slots__ = ("_flags", "_path")
 
     def __init__(self, path: str, flags: int) -> None:
-        super().__init__(opened(path, flags))
+        super().__init__(_lasting(opened(path, flags)))
         self._path, self._flags = path, flags & ~(os.O_CREAT | os.O_TRUNC | os.O_EXCL)
+
+    @property
+    def inode(self) -> int:
+        """Which file it is, on its device."""
+        return self._kept.inode
 
     def renamed(self, path: str) -> None:
         """The file has another name from now on."""
@@ -205,11 +193,10 @@ class Named(Descriptor):
 
     def reopen(self) -> None:
         """Open the file by its name. Raises `OSError`, also when the name leads to another file by now."""
-        again = Descriptor(opened(self._path, self._flags))
-        if again._what[:2] != self._what[:2]:
-            again.close()
+        again, before = opened(self._path, self._flags), self._kept
+        if (again.device, again.inode) != (before.device, before.inode):
             raise OSError(errno.ESTALE, f"{self._path} is another file by now")
-        self.number, self._what = again.number, again._what
+        self._kept = _lasting(again)
 
     def checked(self) -> int:
         """The number, to be used at once. Raises `OSError` when it was lost and can not be opened again."""
@@ -218,3 +205,10 @@ class Named(Descriptor):
                 raise OSError(errno.EBADF, f"{self._path} was closed")
             self.reopen()
         return self.number
+
+
+def _lasting(made: Descriptor) -> Known:
+    """The same, which does not go with an object any more."""
+    lasting = atomics.known(made)
+    made.release()
+    return lasting

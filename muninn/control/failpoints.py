@@ -32,12 +32,12 @@ _CHANGES: dict[str, frozenset[str]] = {
     "os": frozenset(
         {
             "open", "unlink", "rename", "link", "chmod", "ftruncate", "posix_fallocate", "pwrite",
-            "mkdir", "memfd_create", "fchmod",
+            "mkdir", "fchmod",
         }
     ),
     "posix_ipc": frozenset({"SharedMemory", "unlink_shared_memory"}),
     "fcntl": frozenset({"fcntl"}),
-    "descriptors": frozenset({"opened"}),
+    "descriptors": frozenset({"opened", "memfd"}),
     "wire": frozenset({"send", "receive"}),
 }  # fmt: skip
 _SOCKET_CHANGES = frozenset({"bind", "listen", "connect", "accept", "shutdown"})

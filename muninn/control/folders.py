@@ -21,6 +21,7 @@ import stat
 from collections.abc import Iterator
 
 from muninn.control import clock, descriptors
+from muninn.control.descriptors import Descriptor
 from muninn.control.logs import Log
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DescriptorsExhausted, HostMemoryFull
 
@@ -172,10 +173,10 @@ def _locked(name: str, deadline: float) -> Iterator[bool]:
         yield True
     finally:
         fcntl.flock(fd, fcntl.LOCK_UN)
-        os.close(fd)
+        fd.close()
 
 
-def _isTaken(fd: int) -> bool:
+def _isTaken(fd: Descriptor) -> bool:
     # SYNC directory: pairs with itself in another process, which sees the lock file that this one has made meanwhile.
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -188,7 +189,7 @@ def _makeLock(path: str) -> None:
     """Make the lock file. A death may leave one whose mode the umask has made; `LockFile` sets it right."""
     try:
         # Never one that is there: to close it would drop all byte locks of this process on it.
-        os.close(descriptors.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        descriptors.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL).close()
     except FileExistsError:
         return
     except OSError as error:

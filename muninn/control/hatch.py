@@ -12,7 +12,7 @@ import os
 import threading
 
 from muninn.control import atomics, clock
-from muninn.control.descriptors import Descriptor
+from muninn.control.descriptors import Descriptor, Known
 from muninn.control.places import Places
 from muninn.errors import DescriptorsExhausted
 
@@ -35,7 +35,7 @@ class Hatch:
     def __init__(self, path: str) -> None:
         self._hatch: int | None = atomics.openedHatch(path)
 
-    def put(self, row: int, incarnation: int, descriptor: int) -> None:
+    def put(self, row: int, incarnation: int, descriptor: int | Known) -> None:
         """Hand it out from now on. Raises `OSError` when there is no memory for that."""
         if self._hatch is not None:
             atomics.checked(atomics.hatchPut(self._hatch, row, incarnation, descriptor), "the hatch")
@@ -62,7 +62,7 @@ class HatchClient:
         self._epoch = -1
         self._shunnedUntil = 0.0
 
-    def fetch(self, epoch: int, row: int, incarnation: int) -> int | None:
+    def fetch(self, epoch: int, row: int, incarnation: int) -> Descriptor | None:
         """A descriptor, the caller's; None: ask the broker. Bounded by 20 ms.
 
         Raises
@@ -76,25 +76,25 @@ class HatchClient:
             if self._connection is not None and not self._connection.isOurs():
                 self._disconnect()
             if self._connection is None and clock.now() >= self._shunnedUntil:
-                connected: int = atomics.hatchConnect(self._places.hatchPath(epoch).encode())
-                self._connection = Descriptor(connected) if connected >= 0 else None
+                connected: Descriptor = atomics.hatchConnect(self._places.hatchPath(epoch).encode())
+                self._connection = connected if connected.number >= 0 else None
                 self._shunnedUntil = clock.now() + _SHUNNED_SECONDS
             # In hand, and given back when it owes no answer: a handler that comes here in the middle finds none, and asks the broker.
             connection, self._connection = self._connection, None
             if connection is None:
                 return None
-            got = -errno.EINTR
+            got = Descriptor(-errno.EINTR)
             try:
-                got = int(atomics.hatchFetch(connection.number, row, incarnation, SPIN_NS, _TIMEOUT_NS))
+                got = atomics.hatchFetch(connection, row, incarnation, SPIN_NS, _TIMEOUT_NS)
             finally:
-                isSound = got >= 0 or got == -errno.ENOENT  # otherwise its next answer could be the one to this question
+                isSound = got.number >= 0 or got.number == -errno.ENOENT  # otherwise its next answer could be the one to this question
                 if isSound and self._connection is None:
                     self._connection = connection
                 else:
                     connection.close()
-            if got == -errno.EMFILE:
+            if got.number == -errno.EMFILE:
                 raise DescriptorsExhausted("a descriptor sent to this process was lost, because it may open no more")
-            return got if got >= 0 else None
+            return got if got.number >= 0 else None
 
     def forsake(self, epoch: int) -> None:
         """Let go of a hatch of before `epoch`: it answers no more, and where this process is the next broker nobody fetches."""

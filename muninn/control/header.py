@@ -16,6 +16,7 @@ from typing import NamedTuple
 import posix_ipc
 
 from muninn.control import descriptors, layout
+from muninn.control.descriptors import Descriptor, Known
 from muninn.control.files import openFile
 from muninn.control.folders import warnOfStranger
 from muninn.control.layout import Geometry
@@ -50,9 +51,9 @@ class Header(NamedTuple):
     layoutVersion: int
 
     @staticmethod
-    def of(fd: int) -> Header | None:
+    def of(fd: int | Known) -> Header | None:
         """None when the file is too short to have one."""
-        raw = os.pread(fd, layout.ELECTION_OFFSET, 0)
+        raw = os.pread(int(fd), layout.ELECTION_OFFSET, 0)
         if len(raw) < layout.ELECTION_OFFSET:
             return None
         return Header(*HEADER.unpack_from(raw), *IDENTITY.unpack_from(raw, layout.IDENTITY_OFFSET))
@@ -63,7 +64,7 @@ class Header(NamedTuple):
         return isOfNow and (self.identity != 0 or self.layoutVersion not in (0, layout.VERSION))
 
 
-def readHeader(fd: int, path: str) -> Geometry | None:
+def readHeader(fd: int | Known, path: str) -> Geometry | None:
     """The geometry that a control block states; None when it is withdrawn or of another boot. Copied before it is checked."""
     header = Header.of(fd)
     if header is None or header.version == 0:
@@ -74,7 +75,7 @@ def readHeader(fd: int, path: str) -> Geometry | None:
         return None
     checkVersion(header.version, path)
     geometry = Geometry(header.maxMembers, header.maxBuffers, header.maxLeases, header.indexSlots).checked()
-    sizeBytes = os.fstat(fd).st_size
+    sizeBytes = os.fstat(int(fd)).st_size
     if geometry.totalBytes != header.totalBytes or sizeBytes < header.totalBytes:
         raise ControlBlockInvalid(f"{path} has {sizeBytes} bytes and states {header.totalBytes}, its sizes make {geometry.totalBytes}")
     return geometry
@@ -88,7 +89,7 @@ def checkVersion(version: int, path: str) -> None:
         )
 
 
-def openNamed(places: Places, lockFile: LockFile | None = None) -> tuple[int, str] | None:
+def openNamed(places: Places, lockFile: LockFile | None = None) -> tuple[Descriptor, str] | None:
     """A descriptor of the domain's control block, and the name that led to it; None when there is none that is ours.
 
     Only a regular file of this uid that nobody else may open is ours; with a lock file given also only a block of that lock file, since
@@ -98,14 +99,14 @@ def openNamed(places: Places, lockFile: LockFile | None = None) -> tuple[int, st
         fd = opened(places)
         if fd is None:
             continue
-        header = Header.of(fd) if isOurs(os.fstat(fd), path, places) else None
+        header = Header.of(fd) if isOurs(os.fstat(fd.number), path, places) else None
         if header is not None and (lockFile is None or header.magic != layout.MAGIC or header.lockInode == lockFile.inode):
             return fd, path
-        os.close(fd)
+        fd.close()
     return None
 
 
-def _openedLink(places: Places) -> int | None:
+def _openedLink(places: Places) -> Descriptor | None:
     try:
         return descriptors.opened(places.linkPath, os.O_RDWR | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -119,7 +120,7 @@ def _openedLink(places: Places) -> int | None:
         ) from error
 
 
-def _openedName(places: Places) -> int | None:
+def _openedName(places: Places) -> Descriptor | None:
     try:
         # Looked at first: to open what a stranger holds a lease on (F_SETLEASE) takes as long as he likes, up to 45 s.
         if not isOurs(os.lstat(places.blockPath), places.blockPath, places):
@@ -135,7 +136,7 @@ def _openedName(places: Places) -> int | None:
         warnOfStranger(places.blockPath, places.uid, str(error))
         return None
     try:
-        return descriptors.own(descriptors.duplicate(memory.fd))
+        return descriptors.duplicate(memory.fd)
     finally:
         memory.close_fd()
 

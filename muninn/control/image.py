@@ -8,7 +8,6 @@ about it: its pid is another.
 
 from __future__ import annotations
 
-import os
 import weakref
 from typing import Any
 
@@ -21,11 +20,11 @@ _READ_BYTES = 1 << 20
 
 def mark(owner: object, nonce: int) -> weakref.finalize[..., Any]:
     """Map the page, for as long as `owner` lives, or until what is returned is called. Raises `OSError`."""
-    fd = atomics.checked(atomics.memfdCreate(_nameOf(nonce).encode(), PAGE_BYTES), "memfd_create")
+    fd = atomics.opened(atomics.memfdCreate(_nameOf(nonce).encode(), PAGE_BYTES), "memfd_create")
     try:
         address = atomics.mapped(fd, PAGE_BYTES, writable=False)
     finally:
-        os.close(fd)
+        fd.close()
     unmap = weakref.finalize(owner, atomics.unmap, address, PAGE_BYTES)
     unmap.atexit = False
     return unmap

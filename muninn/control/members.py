@@ -18,6 +18,7 @@ from typing import NamedTuple
 from muninn.control import atomics, clock, image, layout
 from muninn.control.block import ControlBlock
 from muninn.control.clock import monotonicMs
+from muninn.control.descriptors import Descriptor
 from muninn.control.files import openFile
 from muninn.errors import TableFull
 
@@ -263,12 +264,12 @@ def processIsGone(pid: int, startTime: int) -> bool:
     False when this process has no descriptor left to find out.
     """
     pidfd = openPidfd(pid, startTime)
-    if pidfd < 0:
-        return -pidfd in _NO_SUCH_PROCESS
+    if pidfd.number < 0:
+        return -pidfd.number in _NO_SUCH_PROCESS
     try:
         return bool(atomics.pidfdDead(pidfd) == 1)
     finally:
-        os.close(pidfd)
+        pidfd.close()
 
 
 def pidOf(pidfd: int) -> int | None:
@@ -280,23 +281,23 @@ def pidOf(pidfd: int) -> int | None:
         return None
 
 
-def openPidfd(pid: int, startTime: int) -> int:
+def openPidfd(pid: int, startTime: int) -> Descriptor:
     """A pidfd of the process that had `pid` and began at `startTime`.
 
-    `-ESRCH` when that one has ended, another `-errno` when there is no telling.
+    Its number is `-ESRCH` when that one has ended, another `-errno` when there is no telling.
     """
-    pidfd = int(atomics.pidfdOpen(pid))
-    if pidfd < 0:
-        return -errno.ESRCH if -pidfd in _NO_SUCH_PROCESS else pidfd
+    pidfd: Descriptor = atomics.pidfdOpen(pid)
+    if pidfd.number < 0:
+        return Descriptor(-errno.ESRCH) if -pidfd.number in _NO_SUCH_PROCESS else pidfd
     try:
         # The descriptor is opened first: whatever has the pid now, what is read of /proc next is of it or of a later one.
         sameProcess = startTimeOf(pid) == startTime
     except OSError as error:
-        os.close(pidfd)
-        return -(error.errno or errno.EIO)
+        pidfd.close()
+        return Descriptor(-(error.errno or errno.EIO))
     if not sameProcess:
-        os.close(pidfd)
-        return -errno.ESRCH
+        pidfd.close()
+        return Descriptor(-errno.ESRCH)
     return pidfd
 
 

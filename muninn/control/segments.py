@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from muninn.control import atomics, descriptors, room
+from muninn.control.descriptors import Descriptor, Known
 from muninn.control.files import openFile
 from muninn.control.layout import PAGE_BYTES
 from muninn.control.lockfile import fileError
@@ -61,7 +62,7 @@ class Mapping:
 
     __slots__ = ("__weakref__", "_place", "_protecting", "address", "sizeBytes", "writable")
 
-    def __init__(self, file: int | str, sizeBytes: int, writable: bool) -> None:
+    def __init__(self, file: int | Known | str, sizeBytes: int, writable: bool) -> None:
         self.address = 0
         self.sizeBytes = sizeBytes
         self.writable = writable
@@ -105,7 +106,7 @@ class Mapping:
         closed()
 
 
-def create(places: Places, row: int, incarnation: int, sizeBytes: int) -> int:
+def create(places: Places, row: int, incarnation: int, sizeBytes: int) -> Descriptor:
     """Create the segment, sparse; returns its descriptor. A left-over of that name is from a dead creator of this row and goes."""
     path = f"{SHM_ROOT}{places.segmentName(row, incarnation)}"
     with contextlib.suppress(FileNotFoundError):
@@ -117,15 +118,15 @@ def create(places: Places, row: int, incarnation: int, sizeBytes: int) -> int:
     except OSError as error:
         raise fileError(error, path) from error
     try:
-        os.ftruncate(fd, sizeBytes)
+        os.ftruncate(fd.number, sizeBytes)
     except OSError as error:
-        os.close(fd)
+        fd.close()
         os.unlink(path)
         raise fileError(error, path) from error
     return fd
 
 
-def open_(places: Places, row: int, incarnation: int, sizeBytes: int, origin: int = 0) -> int:
+def open_(places: Places, row: int, incarnation: int, sizeBytes: int, origin: int = 0) -> Descriptor:
     """A descriptor of an existing segment of at least `sizeBytes`; mapping more than there is would be a SIGBUS later.
 
     Parameters
@@ -140,9 +141,9 @@ def open_(places: Places, row: int, incarnation: int, sizeBytes: int, origin: in
         raise BufferFreed(f"the segment {path} is gone") from None
     except OSError as error:
         raise fileError(error, path) from error
-    status = os.fstat(fd)
+    status = os.fstat(fd.number)
     if not stat.S_ISREG(status.st_mode) or status.st_uid != places.uid or status.st_size < sizeBytes:
-        os.close(fd)
+        fd.close()
         raise ControlBlockInvalid(
             f"{path} has {status.st_size} bytes where its row states {sizeBytes}, and is uid {status.st_uid}'s",
             "Free the buffer: its memory was truncated or replaced from outside",
@@ -162,7 +163,7 @@ def mapped(places: Places, row: int, incarnation: int, sizeBytes: int, origin: i
     except OSError as error:
         raise fileError(error, path) from error
     finally:
-        os.close(fd)
+        fd.close()
 
 
 def unlink(places: Places, row: int, incarnation: int, origin: int = 0) -> None:
@@ -172,18 +173,18 @@ def unlink(places: Places, row: int, incarnation: int, origin: int = 0) -> None:
     the caller, on whom others wait: a descriptor outlives the name, and a thread closes it.
     """
     path = f"{SHM_ROOT}{places.segmentName(row, incarnation, origin)}"
-    held = -1
+    held = None
     try:
         if os.lstat(path).st_size >= _SLOW_TO_FREE_BYTES:
             held = descriptors.opened(path, os.O_RDONLY)
     except FileNotFoundError:
         return
     except OSError:
-        held = -1  # no descriptor is left: the name goes all the same
+        held = None  # no descriptor is left: the name goes all the same
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-    if held >= 0:
-        threading.Thread(target=os.close, args=(held,), name="muninn-unlink", daemon=True).start()
+    if held is not None:
+        threading.Thread(target=held.close, name="muninn-unlink", daemon=True).start()
 
 
 def pagesUp(sizeBytes: int) -> int:

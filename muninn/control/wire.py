@@ -8,14 +8,17 @@ has none left) is refused, and what came with it closed.
 from __future__ import annotations
 
 import array
-import os
+import errno
+import select
 import socket
 import struct
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgpack
 
-from muninn.control.descriptors import own
+from muninn.control import atomics
+from muninn.control.descriptors import Descriptor, own
 from muninn.errors import DescriptorsExhausted, ProtocolViolation
 
 MAX_MESSAGE_BYTES = 64 << 10
@@ -38,7 +41,7 @@ def packed(message: Message) -> bytes:
     return raw
 
 
-def unpacked(raw: bytes) -> Message:
+def unpacked(raw: bytes | memoryview) -> Message:
     """The message in `raw`, or `ProtocolViolation`."""
     try:
         message = msgpack.unpackb(raw, strict_map_key=True)
@@ -49,37 +52,41 @@ def unpacked(raw: bytes) -> Message:
     return message
 
 
-def send(connection: socket.socket, message: Message, descriptors: tuple[int, ...] = ()) -> None:
+def send(connection: socket.socket, message: Message, descriptors: Sequence[int | Descriptor] = ()) -> None:
     """Send one message; the descriptors stay the caller's."""
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", map(int, descriptors)))] if descriptors else []
     connection.sendmsg([packed(message)], ancillary, socket.MSG_NOSIGNAL)
 
 
-def receive(connection: socket.socket, maxDescriptors: int = 1) -> tuple[Message, list[int]] | None:
+def receive(connection: socket.socket, maxDescriptors: int = 1) -> tuple[Message, list[Descriptor]] | None:
     """Receive one message and its descriptors, which are the caller's then; None when the other end is gone."""
-    raw, ancillary, flags, _ = connection.recvmsg(MAX_MESSAGE_BYTES, socket.CMSG_SPACE(maxDescriptors * 4), socket.MSG_CMSG_CLOEXEC)
-    numbers = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
-    received = numbers.tolist()
+    room, received = bytearray(MAX_MESSAGE_BYTES), atomics.Received()
+    _awaitMessage(connection)
+    length = -errno.EINTR
+    while length == -errno.EINTR:  # again: a signal handler has run, and raised nothing
+        length = atomics.receive(connection.fileno(), atomics.addressOfBytes(room), len(room), maxDescriptors, received)
+    atomics.checked(length, "a message")
+    if received.flags & _DESCRIPTOR_LOST:
+        raise DescriptorsExhausted("a descriptor sent to this process was lost, because it may open no more")
+    if received.flags & _CUT:
+        raise ProtocolViolation(f"a message is longer than {MAX_MESSAGE_BYTES} bytes")
+    if not length and not received.count:
+        return None
+    message = unpacked(memoryview(room)[:length])
     try:
-        if flags & _DESCRIPTOR_LOST:
-            raise DescriptorsExhausted("a descriptor sent to this process was lost, because it may open no more")
-        if flags & _CUT:
-            raise ProtocolViolation(f"a message is longer than {MAX_MESSAGE_BYTES} bytes")
-        if not raw and not received:
-            return None
-        message = unpacked(raw)
-        for position in reversed(range(len(received))):
-            received.insert(position, own(received.pop(position)))  # one that can not be kept is closed, and not in the list
-        return message, received
+        return message, [atomics.opened(received.take(index)) for index in range(received.count)]
     except OSError as error:
-        closeAll(received)
         raise DescriptorsExhausted(f"a descriptor sent to this process can not be kept: {error.strerror}") from error
-    except Exception:
-        closeAll(received)
-        raise
+
+
+def _awaitMessage(connection: socket.socket) -> None:
+    """Keep to the time that a socket was given. Ours have none: they do not block."""
+    seconds = connection.gettimeout()
+    if seconds:
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            raise TimeoutError("no message came in time")
 
 
 def peerOf(connection: socket.socket) -> tuple[int, int]:
@@ -88,6 +95,6 @@ def peerOf(connection: socket.socket) -> tuple[int, int]:
     return pid, uid
 
 
-def closeAll(descriptors: list[int]) -> None:
+def closeAll(descriptors: Iterable[int | Descriptor]) -> None:
     for descriptor in descriptors:
-        os.close(descriptor)
+        own(descriptor).close()

@@ -7,7 +7,6 @@ nothing with it, and nothing stays behind when all are gone.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -15,7 +14,7 @@ import threading
 import weakref
 
 from muninn.control import atomics, descriptors, room
-from muninn.control.descriptors import Descriptor
+from muninn.control.descriptors import Descriptor, Known
 from muninn.devices.port import Allocation
 from muninn.errors import BufferFreed, DescriptorsExhausted, HostMemoryFull, InvalidArgument, IpcHandleMismatch, PermissionDenied
 
@@ -37,7 +36,7 @@ class Mapping:
 
     __slots__ = ("__weakref__", "_finalizer", "address", "claim")
 
-    def __init__(self, fd: int, sizeBytes: int, writable: bool, claim: object) -> None:
+    def __init__(self, fd: Known, sizeBytes: int, writable: bool, claim: object) -> None:
         alignment = _HUGE_PAGE_BYTES if sizeBytes >= _HUGE_PAGE_BYTES else 0
         self.address = int(atomics.mapped(fd, sizeBytes, writable=writable, alignment=alignment))
         #: What the device counts these bytes by; it goes with the mapping.
@@ -49,12 +48,12 @@ class Mapping:
 class MemfdAllocation(Allocation):
     """A mapped memfd and its descriptor, which becomes this object's, also when it can not be mapped."""
 
-    def __init__(self, gpu: int, fd: int, sizeBytes: int, writable: bool, claim: object = None) -> None:
+    def __init__(self, gpu: int, fd: Descriptor, sizeBytes: int, writable: bool, claim: object = None) -> None:
         self.gpu, self.sizeBytes, self.writable = gpu, sizeBytes, writable
         self.allocatedBytes = pagesUp(sizeBytes)
         self.transport, self.transportReason, self.handle = TRANSPORT, _REASON, b""
         self.isHostVisible, self.isOwned = True, False
-        self._kept = Descriptor(fd)
+        self._kept = descriptors.own(fd)
         # A descriptor's number is reused at once: an export must not meet a close half way.
         self._closing = threading.RLock()
         self._finalizer = weakref.finalize(self, self._kept.close)
@@ -79,7 +78,7 @@ class MemfdAllocation(Allocation):
             raise BufferFreed(f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed")
         return mapping
 
-    def exportDescriptor(self, writable: bool = True) -> int:
+    def exportDescriptor(self, writable: bool = True) -> Descriptor:
         with self._closing:
             self._mapped()
             try:
@@ -93,7 +92,7 @@ class MemfdAllocation(Allocation):
                 if writable == mayWrite:
                     return descriptors.duplicate(fd)
                 # A second open of the same memory; its mode is 0600, so that only this uid can do that, and not the one that gets it.
-                return descriptors.own(os.open(f"/proc/thread-self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+                return atomics.opened(atomics.openFile(b"/proc/thread-self/fd/%d" % fd, os.O_RDONLY, 0))
             except OSError as error:
                 raise _typed(error, "the allocation can not be exported") from error
 
@@ -106,20 +105,17 @@ class MemfdAllocation(Allocation):
 def allocate(gpu: int, sizeBytes: int, claim: object) -> MemfdAllocation:
     """New memory: allocated, sealed, mapped. Raises `HostMemoryFull` or `DescriptorsExhausted`, and leaves nothing behind then."""
     checkSize(sizeBytes)
-    with contextlib.ExitStack() as undo:
-        try:
-            fd = descriptors.own(os.memfd_create(f"muninn-gpu{gpu}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
-            undo.callback(os.close, fd)
-            os.fchmod(fd, 0o600)  # memfds are 0777: another uid with a read-only descriptor could open it again for writing
-            _fill(fd, pagesUp(sizeBytes))
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-        except OSError as error:
-            raise _typed(error, f"{sizeBytes} bytes for GPU {gpu}") from error
-        undo.pop_all()
+    try:
+        # Its owner's only: another uid with a read-only descriptor could open it again for writing.
+        fd = descriptors.memfd(f"muninn-gpu{gpu}")
+        _fill(fd.number, pagesUp(sizeBytes))
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError as error:
+        raise _typed(error, f"{sizeBytes} bytes for GPU {gpu}") from error
     return MemfdAllocation(gpu, fd, sizeBytes, True, claim)
 
 
-def importDescriptor(gpu: int, descriptor: int, sizeBytes: int, writable: bool) -> MemfdAllocation:
+def importDescriptor(gpu: int, descriptor: int | Known, sizeBytes: int, writable: bool) -> MemfdAllocation:
     """Map a peer's memfd, after it has been checked that nobody can take its bytes away."""
     checkSize(sizeBytes)
     try:
@@ -129,12 +125,9 @@ def importDescriptor(gpu: int, descriptor: int, sizeBytes: int, writable: bool) 
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             raise _typed(error, "the descriptor can not be kept") from error
         raise IpcHandleMismatch(f"{descriptor} is not an open descriptor") from error
-    with contextlib.ExitStack() as undo:
-        undo.callback(os.close, fd)
-        _checkMemfd(fd, sizeBytes)
-        if writable and not _mayWrite(fd):
-            raise PermissionDenied("the descriptor is read-only")
-        undo.pop_all()
+    _checkMemfd(fd.number, sizeBytes)
+    if writable and not _mayWrite(fd.number):
+        raise PermissionDenied("the descriptor is read-only")
     return MemfdAllocation(gpu, fd, sizeBytes, writable)
 
 

@@ -32,6 +32,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Self
 
+from muninn.control.descriptors import Descriptor
 from muninn.errors import DeviceUnavailable
 
 #: For how long a back-end lets `ready` block at a time: how late it may notice that the wait has become pointless.
@@ -122,7 +123,7 @@ class Allocation(Closable):
         """Hold it, and the memory stays mapped. Raises `BufferFreed` once closed."""
 
     @abstractmethod
-    def exportDescriptor(self, writable: bool = True) -> int:
+    def exportDescriptor(self, writable: bool = True) -> Descriptor:
         """A new descriptor of the memory, the caller's to pass on and to close.
 
         With `writable=False` the kernel refuses to map it for writing, where the platform can do that (memfds); elsewhere it is as

@@ -60,7 +60,7 @@ class Peer:
 
 
 def send(connection: socket.socket, message: dict[str, Any], descriptor: int = -1) -> None:
-    socket.send_fds(connection, [json.dumps(message).encode()], [descriptor] if descriptor >= 0 else [])
+    socket.send_fds(connection, [json.dumps(message).encode()], [descriptor] if int(descriptor) >= 0 else [])
 
 
 def receive(connection: socket.socket) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class _Server:
                 if isinstance(answer, tuple):
                     answer, descriptor = answer
                 send(self._connection, answer or {}, descriptor)
-                if descriptor >= 0:
+                if int(descriptor) >= 0:
                     os.close(descriptor)
             except Exception as error:
                 send(self._connection, {"error": type(error).__name__, "text": str(error)})

@@ -36,13 +36,13 @@ MUTANTS = [
     Mutant(_HEADER, " or sizeBytes < header.totalBytes:", ":", "a truncated block is not mapped", "test_block.py::test_aTruncatedBlockIsNotMapped"),
     Mutant(_BLOCK, "            if not inhabitant:\n", "            if True:\n", "nothing is adopted while somebody lives in a lost block", "test_repair.py::test_nothingIsAdoptedWhileSomebodyLivesInTheLostBlock"),
     Mutant(_BLOCK, " or (removedFileHolder(places.lockPath, _SCAN_SECONDS) if places.segmentKeys() else 0)", "", "who is in a block without a lock file is seen", "test_repair.py::test_aTurnInALostBlockIsOverBeforeAnotherBegins"),
-    Mutant(_HEADER, "        header = Header.of(fd) if isOurs(os.fstat(fd), path, places) else None\n", "        header = Header.of(fd)\n", "another user's block is not joined", "test_block.py::test_aBlockNameThatAnotherUserTookIsAvoided"),
+    Mutant(_HEADER, "        header = Header.of(fd) if isOurs(os.fstat(fd.number), path, places) else None\n", "        header = Header.of(fd)\n", "another user's block is not joined", "test_block.py::test_aBlockNameThatAnotherUserTookIsAvoided"),
     Mutant(_HEADER, "header.lockInode == lockFile.inode):", "True):", "a block of another lock file is not joined", "test_block.py::test_aBlockOfAnotherLockFileIsNotJoined"),
     Mutant(_BLOCK, "        with lockFile.creating():\n            _reinstate", "        if True:\n            _reinstate", "one process at a time makes the block", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
     Mutant(_BLOCK, "            block = openExisting(places, lockFile)\n            if block is not None:\n                return block\n            #", "            block = None\n            #", "who comes second looks again under the lock", "test_block.py::test_onlyOneBlockIsMadeByManyWhoComeAtOnce test_block.py::test_aBlockThatSomebodyStillUsesIsNotReplaced"),
     Mutant(_BLOCK, "(places.draftPath, *places.copies())", "(places.draftPath,)", "a new block does not want for the room of dead copies", "test_block.py::test_aNewBlockRemovesTheCopiesOfTheDead"),
     Mutant(_BLOCK, "            checkVersion(header.layoutVersion, path)\n", "", "a withdrawn block of another version is left alone", "test_block.py::test_aWithdrawnBlockOfAnotherVersionIsRefused"),
-    Mutant(_BLOCK, "                os.pwrite(self._fd, self._before, layout.LAYOUT_VERSION_OFFSET)\n", "                pass\n", "whoever withdraws a block leaves its version in it", "test_block.py::test_aWithdrawnBlockOfAnotherVersionIsRefused"),
+    Mutant(_BLOCK, "                os.pwrite(self._fd.number, self._before, layout.LAYOUT_VERSION_OFFSET)\n", "                pass\n", "whoever withdraws a block leaves its version in it", "test_block.py::test_aWithdrawnBlockOfAnotherVersionIsRefused"),
     Mutant(_HEADER, " or self.layoutVersion not in (0, layout.VERSION))", ")", "a block that another version withdrew is not replaced", "test_block.py::test_aWithdrawnBlockOfAnotherVersionIsRefused"),
     Mutant(_BLOCK, "            _reinstate(places, lockFile)\n", "", "a block in use, half withdrawn, is given its version back", "test_block.py::test_aBlockThatSomebodyStillUsesIsNotReplaced"),
     Mutant(_HEADER, " and (self.identity != 0 or", " and (True or", "only a block that was whole is given its version back", "test_block.py::test_aBlockThatNeverHadAnIdentityIsReplaced"),
@@ -57,7 +57,7 @@ MUTANTS = [
     Mutant(_LOCKFILE, "if int(atomics.byteLock(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0:", "if False:", "a claimer that lives keeps its slot", "test_members.py::test_theByteOfASlotIsItsMembersOnly"),
     Mutant(_LOCKFILE, "            if clock.now() >= deadline:\n                holder", "            if False:\n                holder", "the wait for CREATE is bounded", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
     # --- descriptors ---
-    Mutant(_DESCRIPTORS, "        if self.isOurs():\n            os.close(number)\n", "        if number >= 0:\n            os.close(number)\n", "somebody else's descriptor is not closed", "test_descriptors.py::test_aDescriptorThatIsSomebodyElsesIsForgottenAndNotClosed"),
+    Mutant("cshim/primitives.c", "\tif (isThat(fd, descriptor))\n\t\tclose(fd);", "\tif (fd >= 0)\n\t\tclose(fd);", "somebody else's descriptor is not closed", "test_descriptors.py::test_aDescriptorThatIsSomebodyElsesIsForgottenAndNotClosed"),
     Mutant(_DESCRIPTORS, "            self.socket.detach()  #", "            self.socket.close()  #", "somebody else's descriptor is not closed as a socket", "test_descriptors.py::test_aSocketThatIsSomebodyElsesIsForgottenAndNotClosed"),
     Mutant(_LOCKFILE, "        self._slots.add(slot)\n", "", "a slot's byte is locked again with the file", "test_descriptors.py::test_aProgramThatClosesItsDescriptorsKeepsItsFilesAndItsSlot"),
     # --- clock ---
@@ -85,7 +85,7 @@ MUTANTS = [
     Mutant(_MEMBERS, "in (live, dead)\n", "in (live,)\n", "a successor goes on with a condemned member", "test_members.py"),
     Mutant(_MEMBERS, "        atomics.casSeqCst64(self._block.memberAddress(key.slot), key.generation << 32 | state, key", "        atomics.exchangeSeqCst64(self._block.memberAddress(key.slot), key", "a late clean-up leaves the next member its slot", "test_invariants.py::test_i3ALateSlotCleanupLeavesTheNextMemberItsLeases"),
     Mutant(_MEMBERS, "sameProcess = startTimeOf(pid) == startTime", "sameProcess = True", "a stranger with the same pid is not the member", "test_invariants.py::test_i5AStrangerWithTheSamePidIsNotTheMember"),
-    Mutant(_MEMBERS, "return -errno.ESRCH if -pidfd in _NO_SUCH_PROCESS else pidfd", "return -errno.ESRCH", "without a descriptor nobody is dead", "test_invariants.py::test_i5WithoutADescriptorNobodyIsDead"),
+    Mutant(_MEMBERS, "return Descriptor(-errno.ESRCH) if -pidfd.number in _NO_SUCH_PROCESS else pidfd", "return Descriptor(-errno.ESRCH)", "without a descriptor nobody is dead", "test_invariants.py::test_i5WithoutADescriptorNobodyIsDead"),
     Mutant(_MEMBERS, "return bool(atomics.pidfdDead(pidfd) == 1)", "return False", "a process that has ended is proven dead without its hello", "test_invariants.py::test_i5AZombieIsProvenDead"),
     # --- election and watch ---
     Mutant(_ELECTION, "        if atomics.casSeqCst64(self._election, old.word(), new.word()) != old.word():", "        if atomics.exchangeSeqCst64(self._election, new.word()) == -1:", "of several that noticed the same death one wins", "test_election.py"),
@@ -188,20 +188,20 @@ MUTANTS = [
     Mutant(_TICKETS, "        if _isIn(word, ticket) and word & _OPEN_MASK == _ofMember(key):\n", "        if True:\n", "only its member makes a ticket sure", "test_tickets.py::test_onlyItsMemberMakesATicketSure"),
     # --- segments ---
     Mutant(_SEGMENTS, " or status.st_size < sizeBytes:", ":", "a truncated segment is not mapped", "test_segments.py::test_aTruncatedSegmentIsNotMapped"),
-    Mutant(_DESCRIPTORS, "flags | os.O_CLOEXEC | os.O_NOFOLLOW", "flags | os.O_CLOEXEC", "a link in place of a segment is not followed", "test_segments.py::test_aLinkInPlaceOfASegmentIsNotFollowed"),
+    Mutant(_DESCRIPTORS, "flags | os.O_NOFOLLOW", "flags", "a link in place of a segment is not followed", "test_segments.py::test_aLinkInPlaceOfASegmentIsNotFollowed"),
     Mutant(_SEGMENTS, "    with contextlib.suppress(FileNotFoundError):\n        os.unlink(path)\n    try:\n        fd", "    try:\n        fd", "what a dead creator left makes room", "test_segments.py::test_aLeftoverOfADeadCreatorIsReplaced"),
     Mutant(_SEGMENTS, "    _requireRoom(mapping.sizeBytes)\n", "", "what can not fit is refused before a page is taken", "test_segments.py::test_whatCanNotFitIsRefusedBeforeAPageIsTaken"),
     Mutant(_SEGMENTS, "        os.posix_fallocate(fd, offset, length)\n", "        pass\n", "a page that can not be had is an error and no SIGBUS", "test_segments.py::test_aFullShmIsAnErrorBeforeAnyTouch"),
     # --- wire ---
-    Mutant(_WIRE, "        if flags & _CUT:", "        if False:", "a packet that is too long is refused", "test_wire.py::test_refusesAPacketThatIsTooLong"),
-    Mutant(_WIRE, "        if flags & _DESCRIPTOR_LOST:", "        if False:", "lost descriptors are noticed", "test_wire.py"),
-    Mutant(_WIRE, "    except Exception:\n        closeAll(received)\n", "    except Exception:\n", "descriptors that came with garbage are closed", "test_wire.py::test_closesDescriptorsThatCameWithGarbage"),
+    Mutant(_WIRE, "    if received.flags & _CUT:", "    if False:", "a packet that is too long is refused", "test_wire.py::test_refusesAPacketThatIsTooLong"),
+    Mutant(_WIRE, "    if received.flags & _DESCRIPTOR_LOST:", "    if False:", "lost descriptors are noticed", "test_wire.py"),
+    Mutant("cshim/primitives.c", "\t\tint fd = mnnTakeReceived(received, i);\n", "\t\tint fd = -1;\n", "descriptors that came with garbage are closed", "test_wire.py::test_closesDescriptorsThatCameWithGarbage"),
     Mutant(_WIRE, "    if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):", "    if False:", "a message is a map with text keys", "test_wire.py::test_refusesWhatIsNoMapWithTextKeys"),
     Mutant(_WIRE, "    if len(raw) > MAX_MESSAGE_BYTES:", "    if False:", "nothing is sent that nobody would take", "test_wire.py::test_refusesToSendMoreThanAMessageMayHave"),
     # --- hatch ---
     Mutant(_HATCH, "            if self._epoch != epoch:\n", "            if self._epoch < 0:\n", "each epoch has its hatch", "test_hatch.py::test_eachEpochHasItsHatch"),
     Mutant(_HATCH, "                if isSound and self._connection is None:\n", "                if self._connection is None:\n", "a late answer is nobody's", "test_hatch.py::test_aLateAnswerIsNobodys"),
     Mutant(_HATCH, "                self._shunnedUntil = clock.now() + _SHUNNED_SECONDS\n", "", "a hatch that does not answer is left alone", "test_hatch.py::test_aClosedHatchIsAskedNoMore"),
-    Mutant(_HATCH, "            if got == -errno.EMFILE:\n", "            if False:\n", "who may open no more is told so", "test_hatch.py::test_aMemberWithoutDescriptorsIsTold"),
+    Mutant(_HATCH, "            if got.number == -errno.EMFILE:\n", "            if False:\n", "who may open no more is told so", "test_hatch.py::test_aMemberWithoutDescriptorsIsTold"),
 ]
 # fmt: on

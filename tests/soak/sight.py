@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import posix_ipc
 
-from muninn.control import atomics, layout
+from muninn.control import atomics, descriptors, layout
 from muninn.control.block import ControlBlock
 from muninn.control.election import Election
 from muninn.control.header import readHeader
@@ -34,7 +34,7 @@ class Sight:
         memory = posix_ipc.SharedMemory(self.places.blockName)
         geometry = readHeader(memory.fd, self.places.blockName)
         assert geometry is not None
-        self._block = ControlBlock(self.places, LockFile(self.places), os.dup(memory.fd), geometry)
+        self._block = ControlBlock(self.places, LockFile(self.places), descriptors.duplicate(memory.fd), geometry)
         memory.close_fd()
         self.places = self._block.places
         self._members, self._rows, self._election = MemberTable(self._block), RowTable(self._block), Election(self._block)

@@ -16,6 +16,7 @@ from typing import Any
 
 from cuda.bindings import driver as cu
 
+from muninn.control.descriptors import Descriptor
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gpu import Gpu
@@ -83,7 +84,7 @@ class LegacyAllocation(Allocation):
             raise BufferFreed(f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed")
         return lent
 
-    def exportDescriptor(self, writable: bool = True) -> int:
+    def exportDescriptor(self, writable: bool = True) -> Descriptor:
         self._held()
         raise IpcHandleMismatch("memory of transport cudaIpc has no descriptor", "Pass its handle on")
 

@@ -36,8 +36,8 @@ class VmmMapping:
 
     __slots__ = ("__weakref__", "_finalizer", "address", "descriptor")
 
-    def __init__(self, reaper: Reaper, physical: Any, descriptor: int, address: int, sizeBytes: int) -> None:
-        self.descriptor = kept = Descriptor(descriptor)
+    def __init__(self, reaper: Reaper, physical: Any, descriptor: Descriptor, address: int, sizeBytes: int) -> None:
+        self.descriptor = kept = descriptor
         self.address = address
         reaper.start()
         self._finalizer = weakref.finalize(self, reaper.bury, lambda: _unmap(physical, kept, address, sizeBytes), False)
@@ -68,7 +68,7 @@ class VmmAllocation(Allocation):
             raise BufferFreed(f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed")
         return mapping
 
-    def exportDescriptor(self, writable: bool = True) -> int:
+    def exportDescriptor(self, writable: bool = True) -> Descriptor:
         mapping = self._mapped()  # held while it is exported
         if writable and not self.writable:
             raise PermissionDenied("this process was given read access only, and can not pass on more")
@@ -90,7 +90,6 @@ def allocate(reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], sizeBytes: int, dri
         physical = call(cu.cuMemCreate, allocatedBytes, gpu.allocationProperties(), 0)
         undo.callback(call, cu.cuMemRelease, physical)
         descriptor = descriptors.own(int(call(cu.cuMemExportToShareableHandle, physical, _POSIX, 0)))
-        undo.callback(os.close, descriptor)
         fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
         mapping = _mapped(reaper, gpu, peers, physical, descriptor, allocatedBytes, True)
         undo.pop_all()
@@ -111,14 +110,13 @@ def importDescriptor(
             raise DescriptorsExhausted(f"the descriptor can not be kept: {error.strerror}") from error
         raise IpcHandleMismatch(f"{descriptor} is not an open descriptor: {error}") from error
     try:
-        physical = call(cu.cuMemImportFromShareableHandle, own, _POSIX)
+        physical = call(cu.cuMemImportFromShareableHandle, own.number, _POSIX)
         try:
             mapping = _mapped(reaper, gpu, peers, physical, own, handle.sizeBytes, writable)
         except BaseException:
             call(cu.cuMemRelease, physical)
             raise
     except BaseException as error:
-        os.close(own)
         if not isinstance(error, DriverError):
             raise
         if error.code in ("OUT_OF_MEMORY", "OPERATING_SYSTEM"):
@@ -132,7 +130,9 @@ def granulesUp(gpu: Gpu, sizeBytes: int) -> int:
     return -(-sizeBytes // gpu.granuleBytes) * gpu.granuleBytes
 
 
-def _mapped(reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], physical: Any, descriptor: int, sizeBytes: int, writable: bool) -> VmmMapping:
+def _mapped(
+    reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], physical: Any, descriptor: Descriptor, sizeBytes: int, writable: bool
+) -> VmmMapping:
     # By hand and not by an ExitStack: half of the interpreter's time of an open is spent here.
     gpus = (gpu, *peers)
     address = int(call(cu.cuMemAddressReserve, sizeBytes, 0, 0, 0))
