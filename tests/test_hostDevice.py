@@ -466,5 +466,22 @@ def test_controlGroupsLimitTheRoom(
     assert list(room._groupRooms(membership)) == rooms
 
 
+def test_theRoomOfAMomentAgoIsForWhatIsSmallAndStillThere(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rooms = 100.0, [10 * MIB]
+    monkeypatch.setattr(room.clock, "now", lambda: now)
+    monkeypatch.setattr(room, "availableBytes", lambda: rooms[-1])
+    monkeypatch.setattr(room, "_kept", (0.0, 0))
+    assert room.roomFor(MIB // 2) == 10 * MIB
+    rooms.append(4 * MIB)
+    assert room.roomFor(MIB) == 9 * MIB + MIB // 2, "of a moment ago, less what was taken meanwhile"
+    assert room.roomFor(MIB + 1) == 4 * MIB, "of now: it is not small"
+    rooms.append(20 * MIB)
+    for _ in range(2):
+        assert room.roomFor(MIB) < 3 * MIB
+    assert room.roomFor(MIB) == 20 * MIB, "of now: nothing was left of what was there"
+    now, _ = now + 1, rooms.append(0)
+    assert room.roomFor(1) == 0, "of now: that is long ago"
+
+
 def test_roomIsAPositiveNumberHere() -> None:
     assert room.availableBytes() > MIB

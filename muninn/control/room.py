@@ -1,4 +1,5 @@
-"""How much memory the host can still give. Reading only; the answer is old when it arrives.
+"""How much memory the host can still give. Reading only; the answer is old when it arrives, so what is small may have that of a moment ago:
+to read it takes longer than to share an array.
 
 A memfd has no file system that could be full. Allocating its pages goes on until the kernel's out-of-memory killer ends some
 process, perhaps another one; so a pretended GPU asks first, before each chunk. The sources are `/proc/meminfo` and the memory
@@ -11,12 +12,16 @@ import errno
 import os
 from collections.abc import Iterator
 
+from muninn.control import clock
 from muninn.control.files import openFile
 
 _CONTROL_GROUPS = "/sys/fs/cgroup"
 #: (limit, usage) by version of the interface.
 _FILES = {2: ("memory.max", "memory.current"), 1: ("memory.limit_in_bytes", "memory.usage_in_bytes")}
 _UNLIMITED_BYTES = 1 << 60
+#: For what is at most so small an answer is kept for so long.
+_SMALL_BYTES, _KEPT_SECONDS = 1 << 20, 0.02
+_kept = (0.0, 0)  # until when, and how much of it is left
 
 
 def availableBytes() -> int:
@@ -24,6 +29,16 @@ def availableBytes() -> int:
     fields = {line.partition(":")[0]: line.partition(":")[2] for line in _text("/proc/meminfo").splitlines()}
     host = sum(int(fields.get(key, "0 kB").split()[0]) * 1024 for key in ("MemAvailable", "SwapFree"))
     return min([host, *_groupRooms(_text("/proc/thread-self/cgroup"))])
+
+
+def roomFor(sizeBytes: int) -> int:
+    """The same, for an allocation of so much, which is about to be made where there is room."""
+    global _kept
+    until, available = _kept
+    if sizeBytes > min(available, _SMALL_BYTES) or clock.now() >= until:
+        until, available = clock.now() + _KEPT_SECONDS, availableBytes()
+    _kept = until, available - sizeBytes
+    return available
 
 
 def _groupRooms(membership: str) -> Iterator[int]:

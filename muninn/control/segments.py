@@ -279,7 +279,7 @@ def _reserveSlice(fd: int, mapping: Mapping, offset: int, length: int, source: i
 def _requireRoom(sizeBytes: int) -> None:
     """Refuse what can not fit before a page of it is taken. What is not enough in spite of this is an error of the reservation."""
     status = os.statvfs(SHM_ROOT)
-    limits = {SHM_ROOT: status.f_bavail * status.f_frsize, "this machine's memory": room.availableBytes()}
+    limits = {SHM_ROOT: status.f_bavail * status.f_frsize, "this machine's memory": room.roomFor(sizeBytes)}
     for place, free in limits.items():
         if sizeBytes > free:
             raise HostMemoryFull(f"{sizeBytes} bytes do not fit: {place} has room for {free}")

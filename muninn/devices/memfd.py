@@ -145,7 +145,7 @@ def checkSize(sizeBytes: int) -> None:
 def _fill(fd: int, sizeBytes: int) -> None:
     for offset in range(0, sizeBytes, _CHUNK_BYTES):
         wanted = sizeBytes - offset
-        if wanted > (available := room.availableBytes() - _SPARE_BYTES):
+        if wanted > (available := room.roomFor(wanted) - _SPARE_BYTES):
             raise OSError(errno.ENOMEM, f"{max(0, available)} bytes of host memory are left for {wanted}")
         os.posix_fallocate(fd, offset, min(_CHUNK_BYTES, wanted))
 

@@ -191,6 +191,8 @@ MUTANTS = [
     Mutant(_DESCRIPTORS, "flags | os.O_NOFOLLOW", "flags", "a link in place of a segment is not followed", "test_segments.py::test_aLinkInPlaceOfASegmentIsNotFollowed"),
     Mutant(_SEGMENTS, "    with contextlib.suppress(FileNotFoundError):\n        os.unlink(path)\n    try:\n        fd", "    try:\n        fd", "what a dead creator left makes room", "test_segments.py::test_aLeftoverOfADeadCreatorIsReplaced"),
     Mutant(_SEGMENTS, "    _requireRoom(mapping.sizeBytes)\n", "", "what can not fit is refused before a page is taken", "test_segments.py::test_whatCanNotFitIsRefusedBeforeAPageIsTaken"),
+    Mutant("muninn/control/room.py", "_kept = until, available - sizeBytes", "_kept = until, available", "what was taken is not there any more", "test_hostDevice.py::test_theRoomOfAMomentAgoIsForWhatIsSmallAndStillThere"),
+    Mutant("muninn/control/room.py", "min(available, _SMALL_BYTES)", "available", "what is large is asked for anew", "test_hostDevice.py::test_theRoomOfAMomentAgoIsForWhatIsSmallAndStillThere"),
     Mutant(_SEGMENTS, "        os.posix_fallocate(fd, offset, length)\n", "        pass\n", "a page that can not be had is an error and no SIGBUS", "test_segments.py::test_aFullShmIsAnErrorBeforeAnyTouch"),
     # --- wire ---
     Mutant(_WIRE, "    if received.flags & _CUT:", "    if False:", "a packet that is too long is refused", "test_wire.py::test_refusesAPacketThatIsTooLong"),
