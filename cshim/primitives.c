@@ -245,6 +245,7 @@ int64_t mnnReceive(int socket, void *bytes, uint64_t room, uint32_t most, struct
 	struct msghdr message = {.msg_iov = &content, .msg_iovlen = 1, .msg_control = &beside, .msg_controllen = CMSG_SPACE(most * sizeof(int))};
 	if (most > MNN_RECEIVED_MAX)
 		return -EINVAL;
+	into->count = 0;
 	ssize_t length = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
 	if (length < 0)
 		return -errno;

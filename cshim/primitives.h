@@ -102,7 +102,7 @@ struct mnnReceived {
 	int32_t flags; /* of recvmsg: MSG_TRUNC, MSG_CTRUNC */
 	int32_t numbers[MNN_RECEIVED_MAX]; /* -errno: it could not be made ours, and is closed */
 };
-/* Receive one message of at most `room` bytes with at most `most` descriptors; returns its length, or -errno. `into` is empty before. */
+/* Receive one message of at most `room` bytes with at most `most` descriptors; returns its length, or -errno. Nothing in `into` is left to be taken. */
 MNN_API int64_t mnnReceive(int socket, void *bytes, uint64_t room, uint32_t most, struct mnnReceived *into);
 /* One of them, which is the caller's from now on. */
 MNN_API int mnnTakeReceived(struct mnnReceived *received, uint32_t index);

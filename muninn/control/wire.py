@@ -58,13 +58,30 @@ def send(connection: socket.socket, message: Message, descriptors: Sequence[int 
     connection.sendmsg([packed(message)], ancillary, socket.MSG_NOSIGNAL)
 
 
+class _Tray:
+    """Where a message is put down. One is used by one call at a time, and kept for the next: its pages cost more than the message."""
+
+    __slots__ = ("address", "received", "room")
+
+    def __init__(self) -> None:
+        self.room = bytearray(MAX_MESSAGE_BYTES)
+        self.address = atomics.addressOfBytes(self.room)
+        self.received = atomics.Received()
+
+
+_trays: list[_Tray] = []
+
+
 def receive(connection: socket.socket, maxDescriptors: int = 1) -> tuple[Message, list[Descriptor]] | None:
     """Receive one message and its descriptors, which are the caller's then; None when the other end is gone."""
-    room, received = bytearray(MAX_MESSAGE_BYTES), atomics.Received()
     _awaitMessage(connection)
-    length = -errno.EINTR
+    try:
+        tray = _trays.pop()
+    except IndexError:
+        tray = _Tray()
+    received, length = tray.received, -errno.EINTR
     while length == -errno.EINTR:  # again: a signal handler has run, and raised nothing
-        length = atomics.receive(connection.fileno(), atomics.addressOfBytes(room), len(room), maxDescriptors, received)
+        length = atomics.receive(connection.fileno(), tray.address, MAX_MESSAGE_BYTES, maxDescriptors, received)
     atomics.checked(length, "a message")
     if received.flags & _DESCRIPTOR_LOST:
         raise DescriptorsExhausted("a descriptor sent to this process was lost, because it may open no more")
@@ -72,11 +89,13 @@ def receive(connection: socket.socket, maxDescriptors: int = 1) -> tuple[Message
         raise ProtocolViolation(f"a message is longer than {MAX_MESSAGE_BYTES} bytes")
     if not length and not received.count:
         return None
-    message = unpacked(memoryview(room)[:length])
+    message = unpacked(memoryview(tray.room)[:length])
     try:
-        return message, [atomics.opened(received.take(index)) for index in range(received.count)]
+        taken = [atomics.opened(received.take(index)) for index in range(received.count)]
     except OSError as error:
         raise DescriptorsExhausted(f"a descriptor sent to this process can not be kept: {error.strerror}") from error
+    _trays.append(tray)  # an error, or an interruption, drops it, and with it what nobody took
+    return message, taken
 
 
 def _awaitMessage(connection: socket.socket) -> None:
