@@ -83,7 +83,8 @@ def replace(role: str, chance: random.Random) -> None:
     """Run another program in this process, half way in a turn and with a lock held, now and then."""
     if chance.random() < 0.5:
         muninn.Lock(f"lock-{chance.randrange(3)}").acquire(timeout=30)
-        _halfWritten(chance).__enter__()[:1] = 1
+        turn = _halfWritten(chance)  # whose end would be the turn's
+        turn.__enter__()[:1] = 1
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # until the next program has its handler
     os.execv(sys.executable, [sys.executable, "-m", "tests.soak.worker", role, str(chance.randrange(1 << 32))])
 
