@@ -82,9 +82,9 @@ def fork(chance: random.Random) -> None:
 def replace(role: str, chance: random.Random) -> None:
     """Run another program in this process, half way in a turn and with a lock held, now and then."""
     if chance.random() < 0.5:
-        muninn.Lock(f"lock-{chance.randrange(3)}").acquire(timeout=30)
-        turn = _halfWritten(chance)  # whose end would be the turn's
+        turn = _halfWritten(chance)  # kept: its end would be the turn's
         turn.__enter__()[:1] = 1
+        muninn.Lock(f"lock-{chance.randrange(3)}").acquire(timeout=30)  # last: who goes on, after an error, must not hold it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # until the next program has its handler
     os.execv(sys.executable, [sys.executable, "-m", "tests.soak.worker", role, str(chance.randrange(1 << 32))])
 
