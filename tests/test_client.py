@@ -204,6 +204,16 @@ def test_aQuestionInTheMiddleOfAnotherIsAnsweredToo(lab: Lab, serve: Callable[[]
     monkeypatch.setattr(Client, "_exchange", interrupted)
     assert client.request("find", name="a")[0] == {} and nested == [{"epoch": 1}]
     assert len(client._lines._idle) == 2
+    client.greet()
+    assert len(client._lines._idle) == 2, "each was asked by since somebody looked"
+    for _ in range(2):
+        client.request("ping")
+        client.greet()
+        assert len(client._lines._idle) == 1, "nobody has needed the other since, and it costs the broker a descriptor"
+    kept = list(client._lines._idle)
+    client.greet()
+    client.greet()
+    assert client._lines._idle == kept, "one is kept for the next question"
     client.close()
     assert client._lines._idle == []
 

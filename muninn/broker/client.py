@@ -217,6 +217,7 @@ class Client:
         Where no descriptor is left, here or there, it is not tried again for a while; who asks for something does.
         """
         epoch = self._office.election.epoch()
+        self._lines.thin()
         isTurnedAway = epoch == self._turnedAwayBy and clock.now() < self._greetAgainAt
         if isTurnedAway or self._lines.isAny(epoch):
             return True

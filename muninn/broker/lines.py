@@ -21,11 +21,12 @@ KEPT = 4
 class Line:
     """One connection. It ends with the object at the latest."""
 
-    __slots__ = ("__weakref__", "_kept", "connection", "epoch")
+    __slots__ = ("__weakref__", "_kept", "connection", "epoch", "hasRested")
 
     def __init__(self, connection: socket.socket, epoch: int) -> None:
         self.connection = connection
         self.epoch = epoch
+        self.hasRested = False  # since the background thread looked last
         self._kept = OwnSocket(connection)
         weakref.finalize(self, self._kept.close).atexit = False
 
@@ -69,10 +70,20 @@ class Lines:
         return line
 
     def giveBack(self, line: Line) -> None:
+        line.hasRested = False
         if len(self._idle) < KEPT:
             self._idle.append(line)
         else:
             line.close()
+
+    def thin(self) -> None:
+        """Close those that nobody has asked by since the last call, all but one: each costs the broker a descriptor."""
+        for line in self._idle[:-1]:  # who asks takes the last
+            if line.hasRested:
+                with contextlib.suppress(ValueError):  # somebody asks by it just now
+                    self._idle.remove(line)
+                    line.close()
+            line.hasRested = True
 
     def isAny(self, epoch: int, butFor: Line | None = None) -> bool:
         """Whether there is one to the broker of `epoch`, idle or not, that is not `butFor`."""
