@@ -235,7 +235,8 @@ class Membership:
                 self._forsakeBlock()
         except Exception as error:
             # Whatever it is, another member may do better; a broker that can not serve must not sit in office.
-            self._candidacy.resigned(term, error)
+            if not isDisplaced(self):  # whose uid has changed in the middle of a step gives its office up by itself
+                self._candidacy.resigned(term, error)
             self._broker = None
             if broker is not None:
                 self._bequest.keep(broker.bequeath())
