@@ -7,13 +7,13 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import muninn
-from muninn.api import membership
+from muninn.api import entry, membership
 from muninn.control import atomics, layout
 from muninn.control.block import openOrCreate
 from muninn.control.header import unlinkBlock
@@ -100,21 +100,40 @@ def test_nobodyJoinsABlockThatIsBeingWithdrawn(domain: str, monkeypatch: pytest.
     assert len(claimed) == 2, "it gave its slot back, and opened the block anew under CREATE"
 
 
-def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(domain: str) -> None:
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(domain: str, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     """Two leave at once, and a third has begun to claim a slot: one withdraws the block, the other finds the claim (found by the model).
 
     Broken: the other gave the block, which had no name any more, its version back: the third stayed in it, alone for ever.
     """
     muninn.domainInfo()
     leaving = membership.current()
-    version = leaving.block.address + layout.VERSION_OFFSET
     lockFile = LockFile(leaving.places)  # its own: whoever finds its block gone closes the one that it has
-    with lockFile.creating():
-        atomics.exchangeSeqCst32(version, 0)
-        unlinkBlock(leaving.places)
+    creating = LockFile.creating
+
+    def withdraw() -> None:
+        with creating(lockFile):
+            atomics.exchangeSeqCst32(leaving.block.address + layout.VERSION_OFFSET, 0)
+            unlinkBlock(leaving.places)
+
+    @contextlib.contextmanager
+    def late(self: LockFile, boundSeconds: float = 10.0) -> Iterator[None]:
+        """The other one was first."""
+        if self is leaving.block.lockFile and not leaving.block.isRetired():
+            withdraw()
+        with creating(self, boundSeconds):
+            yield
+
     claiming = leaving.block.memberAddress(leaving.key.slot + 1)
     atomics.storeRelease64(claiming, 1 << 32 | layout.MEMBER_CLAIMING)
-    leaving._retire()
+    with monkeypatch.context() as patched:
+        if when == "before":
+            withdraw()
+        else:
+            looks = iter([False, True])  # the third comes between the two
+            patched.setattr(LockFile, "creating", late)
+            patched.setattr(entry, "_isWanted", lambda *_: next(looks))
+        leaving._retire()
     assert leaving.block.isRetired()
     atomics.storeRelease64(claiming, 1 << 32 | layout.MEMBER_FREE)
     later = openOrCreate(leaving.places, lockFile, leaving.block.geometry)
