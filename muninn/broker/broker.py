@@ -343,13 +343,15 @@ class Broker:
         key = MemberKey(message["slot"], message["generation"])
         if not 0 <= key.slot < self._members.count:
             raise ProtocolViolation(f"there is no member slot {key.slot}")
+        # Its death can come between any two looks: what the descriptor names is read once, and the slot's owner after its nonce.
+        pid = pidOf(descriptors[0].number) if descriptors else None
+        isKnown = self._members.identity(key.slot).nonce == message["nonce"]
         if not self._members.isCurrent(key):
             raise SenderGone(f"member slot {key.slot} was given back")
-        known = self._members.identity(key.slot).nonce == message["nonce"]
-        if known and descriptors and pidOf(descriptors[0].number) == -1:
+        if isKnown and pid == -1:
             self._upkeep.sweepSoon()
             raise SenderGone(f"the member of slot {key.slot} died before its hello was read")
-        if not known or not descriptors or not self._members.isPidfdOf(descriptors[0].number, key):
+        if not isKnown or pid is None or not self._members.isPidOf(pid, key):
             raise ProtocolViolation(f"hello does not match member slot {key.slot}")
         pairs = requests.allocationsOf(message, descriptors[1:])
         session.key = key

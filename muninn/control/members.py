@@ -164,12 +164,10 @@ class MemberTable:
         """Whether some slot is taken, and its byte free: its member has ended, or is about to."""
         return any(not self._block.lockFile.slotIsLocked(slot) for slot in self.occupied())
 
-    def isPidfdOf(self, descriptor: int, key: MemberKey) -> bool:
-        """Whether a descriptor that came over the socket is a pidfd, and of the process that the slot names (as far as this PID namespace
-        can tell).
-        """
-        pid, identity = pidOf(descriptor), self.identity(key.slot)
-        return pid is not None and (identity.pidNamespace != ownPidNamespace() or pid == identity.pid)
+    def isPidOf(self, pid: int, key: MemberKey) -> bool:
+        """Whether a pid, as a pidfd tells it, is that of the process that the slot names (as far as this PID namespace can tell)."""
+        identity = self.identity(key.slot)
+        return identity.pidNamespace != ownPidNamespace() or pid == identity.pid
 
     def othersAlive(self, own: MemberKey) -> list[MemberKey]:
         """The members but for `own` that nobody has noticed to be dead."""
