@@ -355,7 +355,7 @@ class MuninnBuffer:
         Raises
         ------
         OwnerDied
-            The member that issued the ticket died before it was done.
+            The member that issued the ticket died before it was done, or the stream that was to complete it failed.
         TimeoutError
             `timeout` seconds passed since this call. Of a stream that waits, these errors are the stream's.
         """

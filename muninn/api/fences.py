@@ -247,4 +247,5 @@ def _isOver(holding: Holding, ticket: int, seconds: float, mindsDeath: bool) -> 
 
 
 def _died(holding: Holding, ticket: int) -> OwnerDied:
-    return OwnerDied(f"the member that promised ticket {ticket} of {holding.description.name!r} died before it was done")
+    reason = f"before ticket {ticket} of {holding.description.name!r} was done, the member that promised it died, or its stream failed"
+    return OwnerDied(reason)
