@@ -54,7 +54,7 @@ def test_aNameThatNobodyHasIsToldWithoutTheThreadThatServes(domain: str) -> None
     broker = membership._broker
     assert broker is not None
     with broker._lock:  # it serves nobody now
-        assert membership.client.request("find", name="nobody's") == ({}, [])
+        assert membership.holdings.asked("nobody's") == (None, False)
         asking = Background(lambda: muninn.share(b"x", name="somebody's"))
         assert asking.isRunning()
     asking.ended().free()

@@ -402,7 +402,9 @@ def test_aDeposedBrokerServesNobody(served: tuple[Lab, Broker, Member]) -> None:
     """Broken: `step` without a look at the election; `start` without the fence."""
     lab, broker, own = served
     row, incarnation = lab.make(broker._directory, own)
+    assert lab.settled(broker).lacks("nobody's")
     successor = lab.broker(lab.member())
+    assert not broker.lacks("nobody's"), "the successor may have given it to somebody"
     with pytest.raises(Deposed):
         broker.step(0)
     with pytest.raises(Deposed):

@@ -305,15 +305,16 @@ class Broker:
         finally:
             wire.closeAll(descriptors)  # a handler empties the list of those that it keeps
 
+    def lacks(self, name: str) -> bool:
+        """Whether nobody has the name, or is creating it. For any thread; False says little."""
+        return self._directory.lacks(name) and not self.isDeposed()  # last: what a successor has granted since is not known here
+
     def ask(self, message: Message, descriptors: Sequence[Descriptor], seconds: float) -> tuple[Message, list[Descriptor]]:
         """A request of the broker's own process, from any of its threads; the descriptors in the answer are the caller's.
 
         Raises `Deposed` when the term has ended, `BrokerUnavailable` when a finalizer asks in the middle of what this thread serves.
         """
         if self._thread != threading.get_ident():
-            # The term is looked at last: what a successor has granted since is not known here.
-            if message["op"] == "find" and self._directory.lacks(message["name"]) and not self.isDeposed():
-                return {}, []
             return self._inbox.ask(message, duplicated(descriptors), seconds)
         if self._isServing:
             raise BrokerUnavailable(*requests.ON_OWN_THREAD)

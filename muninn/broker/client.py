@@ -138,6 +138,11 @@ class Client:
                 raise
             return reply, received
 
+    def lacks(self, name: str) -> bool:
+        """Whether the broker is here, and nobody has the name: then nobody is to be asked. False says little."""
+        broker = self._office.broker()
+        return broker is not None and broker.lacks(name)
+
     def free(self, row: int, incarnation: int) -> None:
         """Free a buffer. That somebody else was faster is fine."""
         with contextlib.suppress(BufferFreed):

@@ -165,6 +165,7 @@ MUTANTS = [
     Mutant(_UPKEEP, "            self._chores.append(lambda: self.settleUnheld(following))\n", "            pass\n", "all rows are looked at, a slice at a time", "test_upkeep.py"),
     # --- broker ---
     Mutant(_BROKER, "        if self.isDeposed() or self._journal.hindrance is not None:\n            raise Deposed\n        self._election.beat()", "        self._election.beat()", "a deposed broker serves nobody", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
+    Mutant(_BROKER, "        return self._directory.lacks(name) and not self.isDeposed()", "        return self._directory.lacks(name)", "a deposed broker does not know who has which name", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_BROKER, "                self._wake.set()\n                raise Deposed\n            knownEnd", "                self._wake.set()\n            knownEnd", "a deposed broker does not serve its own process", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant("muninn/broker/admission.py", "            if uid != os.geteuid():", "            if False:", "another user is refused", "test_watchdog.py::test_anotherUserIsRefused"),
     Mutant(_BROKER, " and not self._members.isCurrent(session.key):", " and False:", "a request of the dead grants nothing", "test_watchdog.py::test_aRequestOfTheDeadThatIsReadLateGrantsNothing"),
