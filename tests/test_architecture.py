@@ -95,3 +95,9 @@ def test_importingLoadsNoGpuLibraryAndStartsNothing() -> None:
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed == "[] 1\n"
+
+
+def test_joiningLoadsNoLibrary(domain: str) -> None:
+    """Broken: `hashlib` was loaded for one of its functions, and with it libcrypto: 3.4 MiB resident in each member."""
+    code = "import sys, muninn; muninn.share(b'x').handle; print({'_hashlib', 'psutil', 'asyncio'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

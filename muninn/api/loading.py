@@ -23,7 +23,6 @@ class Loaded(NamedTuple):
     broker: type[Broker]
     lone: type[Membership]
     capabilities: ModuleType
-    hashlib: ModuleType
     lending: ModuleType
     sharing: ModuleType
 
@@ -38,13 +37,11 @@ def load() -> Loaded:
     """
     if not _loaded:
         refuseImports("this process has never joined a domain")
-        import hashlib
-
         from muninn.api import lending, sharing
         from muninn.api.alone import LoneMembership
         from muninn.api.holdings import Holdings
         from muninn.broker import capabilities
         from muninn.broker.broker import Broker
 
-        _loaded.append(Loaded(Holdings, Broker, LoneMembership, capabilities, hashlib, lending, sharing))
+        _loaded.append(Loaded(Holdings, Broker, LoneMembership, capabilities, lending, sharing))
     return _loaded[0]

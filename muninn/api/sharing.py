@@ -18,6 +18,7 @@ from muninn.api.membership import Membership, current
 from muninn.api.names import NameWait
 from muninn.control import layout
 from muninn.control.deadlines import deadlineOf, remaining, secondsOf, timeoutOf
+from muninn.control.digests import digestOf
 from muninn.devices.arrays import isOnDevice
 from muninn.errors import BufferExists, BufferMismatch, BufferNotFound, DomainChanged, HandleInvalid, InvalidArgument, PermissionDenied
 from muninn.terms import Access, Mode, Renew, Reserve, asAccess, asMode, asName, asRenew, asTenant
@@ -289,8 +290,7 @@ def _asLockName(name: str) -> str:
     encoded = name.encode()
     if len(encoded) <= _LOCKED_NAME_BYTES:
         return name
-    digest: str = load().hashlib.blake2b(encoded, digest_size=32).hexdigest()
-    return digest
+    return digestOf(encoded, 32).hex()
 
 
 def _attachOrCreate(membership: Membership, wanted: creation.Draft, timeout: float, progress: Callable[[int], None] | None) -> Holding:

@@ -7,11 +7,10 @@ order: length, magic, version, MAC, and then the row.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import struct
 from typing import NamedTuple
 
+from muninn.control.digests import digestOf, isSameMac
 from muninn.errors import HandleInvalid
 from muninn.terms import ACCESSES, Access
 
@@ -33,7 +32,7 @@ class Capability(NamedTuple):
 
 
 def tenantDigest(tenant: str) -> bytes:
-    return hashlib.blake2b(tenant.encode(), digest_size=16).digest()
+    return digestOf(tenant.encode(), 16)
 
 
 def issue(secret: bytes, row: int, incarnation: int, access: Access, sizeBytes: int, tenant: str) -> bytes:
@@ -56,10 +55,10 @@ def check(secret: bytes, handle: bytes) -> Capability:
     magic, version, access, row, incarnation, sizeBytes, digest = _BODY.unpack(body)
     if magic != _MAGIC or version != _VERSION:
         raise HandleInvalid("these bytes are no handle of this version of Muninn")
-    if not hmac.compare_digest(mac, _mac(secret, body)) or access >= len(ACCESSES):
+    if not isSameMac(mac, _mac(secret, body), secret) or access >= len(ACCESSES):
         raise HandleInvalid("the handle was not issued in this domain, or was altered")
     return Capability(row, incarnation, ACCESSES[access], sizeBytes, digest)
 
 
 def _mac(secret: bytes, body: bytes) -> bytes:
-    return hashlib.blake2b(body, key=secret, digest_size=_MAC_BYTES).digest()
+    return digestOf(body, _MAC_BYTES, secret)

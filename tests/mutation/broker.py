@@ -46,10 +46,10 @@ from tests.mutation.mutant import Mutant
 # fmt: off
 MUTANTS = [
     # --- capabilities ---
-    Mutant(_CAPABILITIES, "if not hmac.compare_digest(mac, _mac(secret, body)) or access", "if access", "a handle has the domain's MAC", "test_capabilities.py"),
+    Mutant(_CAPABILITIES, "if not isSameMac(mac, _mac(secret, body), secret) or access", "if access", "a handle has the domain's MAC", "test_capabilities.py"),
     Mutant(_CAPABILITIES, "    if magic != _MAGIC or version != _VERSION:", "    if False:", "a handle is of this version", "test_capabilities.py"),
     Mutant(_CAPABILITIES, "    if len(handle) != HANDLE_BYTES:", "    if False:", "a handle has its length", "test_capabilities.py"),
-    Mutant(_CAPABILITIES, "hashlib.blake2b(body, key=secret, digest_size", "hashlib.blake2b(body, digest_size", "another domain's handle is none", "test_capabilities.py::test_refusesTheHandleOfAnotherDomain"),
+    Mutant(_CAPABILITIES, "digestOf(body, _MAC_BYTES, secret)", "digestOf(body, _MAC_BYTES)", "another domain's handle is none", "test_capabilities.py::test_refusesTheHandleOfAnotherDomain"),
     Mutant(_CAPABILITIES, " or access >= len(ACCESSES):", ":", "rights in a handle are rights that there are", "test_capabilities.py"),
     # --- journal ---
     Mutant(_JOURNAL, " or zlib.crc32(body) != checksum:", ":", "a damaged record ends the replay", "test_journal.py"),
