@@ -4,6 +4,7 @@
 
 #include "descriptors.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -109,17 +110,28 @@ uint32_t mnnRaiseField64(uint64_t *first, size_t strideBytes, uint32_t count, ui
 
 static struct timespec timespecOf(int64_t ns) { return (struct timespec){.tv_sec = ns / NS_PER_SECOND, .tv_nsec = ns % NS_PER_SECOND}; }
 
+/* The clock of the C library itself. Programs are started with another one put before it (libfaketime, by LD_PRELOAD), which others would believe. */
+static int (*readClock)(clockid_t, struct timespec *) = clock_gettime;
+
+__attribute__((constructor)) static void findClock(void)
+{
+	void *library = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD); /* kept; another C library has another name, and is asked as it comes */
+	void *found = library == NULL ? NULL : dlsym(library, "clock_gettime");
+	if (found != NULL)
+		memcpy(&readClock, &found, sizeof found);
+}
+
 int64_t mnnMonotonicNs(void)
 {
 	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
+	readClock(CLOCK_MONOTONIC, &now);
 	return (int64_t)now.tv_sec * NS_PER_SECOND + now.tv_nsec;
 }
 
 int mnnSleepUntil(int64_t deadlineNs)
 {
 	struct timespec deadline = timespecOf(deadlineNs);
-	return -clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &deadline, NULL);
+	return resultOf(syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, &deadline, NULL));
 }
 
 int mnnFutexWait32(const uint32_t *word, uint32_t expected, int64_t timeoutNs)

@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "primitives.h"
+
 #ifndef SYS_futex_waitv
 #define SYS_futex_waitv 449
 #endif
@@ -25,13 +27,6 @@ enum { WORD_OF_32_BITS = 2, WATCHED_WORDS = 3 };
 static const int64_t NS_PER_SECOND = 1000000000;
 enum { FALLBACK_LOOKS = 10 };
 
-static int64_t monotonicNs(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * NS_PER_SECOND + now.tv_nsec;
-}
-
 static struct timespec timespecOf(int64_t ns) { return (struct timespec){.tv_sec = ns / NS_PER_SECOND, .tv_nsec = ns % NS_PER_SECOND}; }
 
 static void wakeAll(const uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0); }
@@ -40,7 +35,7 @@ static uint32_t bitOf(uint32_t slot) { return 1U << (slot % 32); }
 
 static void sleepOnAny(uint32_t *robust, uint32_t armed, const uint32_t *election, uint32_t electionSeen, struct mnnKick *kick, uint32_t kickSeen, uint32_t slot, int64_t end, int64_t lookNs)
 {
-	int64_t now = monotonicNs();
+	int64_t now = mnnMonotonicNs();
 	/* Shared, the private word too: a wake-up of either kind finds the sleeper, whose key is the process and the address. */
 	struct waitedWord words[WATCHED_WORDS] = {
 		{.expected = armed, .address = (uintptr_t)robust, .flags = WORD_OF_32_BITS},
@@ -61,7 +56,7 @@ static void sleepOnAny(uint32_t *robust, uint32_t armed, const uint32_t *electio
 
 int mnnWatch(uint32_t *robust, const uint32_t *election, uint32_t electionSeen, struct mnnKick *kick, uint32_t kickSeen, uint32_t slot, int64_t timeoutNs, int64_t lookNs)
 {
-	int64_t end = monotonicNs() + timeoutNs;
+	int64_t end = mnnMonotonicNs() + timeoutNs;
 	for (;;) {
 		uint32_t word = __atomic_load_n(robust, __ATOMIC_ACQUIRE);
 		if (word == 0 || (word & FUTEX_OWNER_DIED) != 0) {
@@ -73,7 +68,7 @@ int mnnWatch(uint32_t *robust, const uint32_t *election, uint32_t electionSeen, 
 			continue; /* the owner has died, or another watcher has armed it: neither happens twice */
 		if (__atomic_load_n(election, __ATOMIC_SEQ_CST) != electionSeen || __atomic_load_n(&kick->count, __ATOMIC_SEQ_CST) != kickSeen)
 			return 0;
-		if (monotonicNs() >= end)
+		if (mnnMonotonicNs() >= end)
 			return -ETIMEDOUT;
 		sleepOnAny(robust, word | FUTEX_WAITERS, election, electionSeen, kick, kickSeen, slot, end, lookNs);
 	}

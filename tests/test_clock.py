@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 import signal
 import subprocess
@@ -69,6 +70,36 @@ def test_aBrokerWhoseTimeIsReplacedFreesWhatIsOverAndNothingElse(actor: Callable
     eventually(lambda: other.do("sorted(each['name'] for each in muninn.listBuffers())") == ["hour", "mine", "more"], "the moment is over")
     assert other.do("int(b.array.sum())") == 3
     assert 0 < broker.do("muninn.open('hour').describe()['endsInMs']") <= 3_600_000
+
+
+#: As libfaketime does it: two hours ahead, for whoever is started with this before the C library.
+_PRELOADED = """
+#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t clock, struct timespec *now)
+{
+	long result = syscall(SYS_clock_gettime, clock, now);
+	now->tv_sec += 7200;
+	return (int)result;
+}
+"""
+
+
+def test_aClockBeforeTheCLibrarysIsNotAsked(actor: Callable[..., Actor], tmp_path: Path) -> None:
+    """Broken: two hours ahead of all others, it freed what they had shared for an hour."""
+    (tmp_path / "clock.c").write_text(_PRELOADED)
+    library = str(tmp_path / "clock.so")
+    subprocess.run([os.environ.get("CC", "cc"), "-shared", "-fPIC", "-o", library, str(tmp_path / "clock.c")], check=True)
+    broker = actor("from muninn.control import clock", LD_PRELOAD=library)
+    assert broker.do("time.monotonic()") - time.monotonic() > 7000, "it is before the C library's"
+    before = time.monotonic()
+    assert before <= broker.do("muninn.share(np.arange(3), name='mine'); clock.now()") <= time.monotonic()
+    other = actor("b = muninn.share(np.arange(3), name='hour', lifetimeMs=3_600_000)")
+    other.do("muninn.share(np.arange(3), name='moment', lifetimeMs=300).close()")
+    eventually(lambda: other.do("sorted(each['name'] for each in muninn.listBuffers())") == ["hour", "mine"], "the moment is over")
+    assert broker.do("began = clock.now(); clock.sleep(0.2); clock.now() - began") >= 0.2
 
 
 def test_aThreadOutlivesALogThatRaises(actor: Callable[..., Actor]) -> None:

@@ -67,7 +67,7 @@ MUTANTS = [
     Mutant(_WATCH, " || __atomic_load_n(&kick->count, __ATOMIC_SEQ_CST) != kickSeen)\n\t\t\treturn 0;", ")\n\t\t\treturn 0;", "a kick ends the sleep", "test_primitives.py"),
     Mutant(_WATCH, "\tif (robust != NULL && __atomic", "\tif (0 && __atomic", "a kick is heard without futex_waitv", "test_primitives.py"),
     Mutant(_WATCH, "bitOf(uint32_t slot) { return 1U << (slot % 32); }", "bitOf(uint32_t slot) { return slot ? ~0U : 0; }", "a kick wakes nobody else, without futex_waitv too", "test_primitives.py"),
-    Mutant(_WATCH, "\t\tif (monotonicNs() >= end)\n", "\t\tif (0)\n", "no sleep is without a bound", "test_watch.py"),
+    Mutant(_WATCH, "\t\tif (mnnMonotonicNs() >= end)\n", "\t\tif (0)\n", "no sleep is without a bound", "test_watch.py"),
     Mutant(_RESERVE, "\twhile (started > 0)\n\t\tpthread_join(helpers[--started], NULL);\n", "", "no thread outlives the call", "test_primitives.py test_segments.py"),
     Mutant(_RESERVE, "\tif (offset < work->sourceBytes)\n", "\tif (offset + length <= work->sourceBytes)\n", "the last bytes are copied too", "test_primitives.py test_segments.py"),
     Mutant(_RESERVE, "\t\tif (error != 0)\n\t\t\t__atomic_store_n", "\t\tif (0)\n\t\t\t__atomic_store_n", "a page that can not be had is an error", "test_primitives.py"),
