@@ -9,7 +9,7 @@
  * The waiting order of a row is two words: `arrivals` counts those that have to wait, and `heir` is the number of the one that is next. Whoever waits
  * makes itself the heir if there is none, or if the heir came later. While there is an heir nobody else takes a free claim, so a claim that is
  * retaken at once passes a waiter by once at most: until it has run for the first time. An heir that does not come (it is dead, or stopped) is passed
- * over after MNN_HEIR_NS.
+ * over after MNN_HEIR_NS, which whoever finds a free claim waits for, however little time it has: a free claim is not refused.
  *
  * `struct mnnOwner` is private memory that reads zero in a forked child: there nobody has anything.
  */

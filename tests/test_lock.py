@@ -11,6 +11,7 @@ import pytest
 
 import muninn
 from muninn.api import membership
+from muninn.control import atomics, layout
 from support import Actor, ActorError, eventually
 
 Start = Callable[..., Actor]
@@ -94,6 +95,22 @@ def test_whatTheDeadLeftIsToldUntilABlockHasEnded(domain: str, actor: Start) -> 
         assert not mine.recovered
         raise ValueError("its own")
     assert other.do("with lock: seen = lock.recovered\nseen") is False
+
+
+@pytest.mark.parametrize("seconds", [0, 0.002])
+@pytest.mark.parametrize("what", ["lock", "buffer"])
+def test_aTryIsNotRefusedForAWaiterThatDied(domain: str, actor: Start, what: str, seconds: float) -> None:
+    """Broken: a free claim was kept for the dead, from each try anew: whoever had less than 5 ms never got it, and "another has held it"."""
+    lock, buffer = muninn.Lock("l"), muninn.array("b", 4)
+    waiter = actor("import threading; lock = muninn.Lock('l'); b = muninn.open('b', access='readWrite')")
+    heir = (lock if what == "lock" else buffer)._holding.claimAddress - layout.ROW_CLAIM_OFFSET + layout.ROW_HEIR_OFFSET
+    waiting = "lock.acquire" if what == "lock" else "lambda: b.write().__enter__()"
+    with lock if what == "lock" else buffer.write():
+        waiter.do(f"threading.Thread(target={waiting}, daemon=True).start()")
+        eventually(lambda: atomics.loadAcquire32(heir) != 0, "it is the next")
+        waiter.kill()
+    with lock.held(seconds) if what == "lock" else buffer.write(timeout=seconds):
+        assert atomics.loadAcquire32(heir) == 0
 
 
 def test_aStoppedHolderKeepsItsLock(domain: str, actor: Start) -> None:

@@ -77,7 +77,9 @@ def awaitOwner(address: int, key: MemberKey, isDead: Callable[[int, int], bool],
     isOwn = belongsTo(word, key)
     if owner is not None and not isOwn and isDead(*owner):
         return True
-    remainingNs = sleepNs(deadline, _CHECK_NS if owner is not None else _HEIR_NS)
+    # A free claim is nobody's to refuse, and the heir for whom it is kept may have died: whoever asks, a try-lock too, stays until that one
+    # has come or is passed over.
+    remainingNs = sleepNs(deadline, _CHECK_NS) if owner is not None else _HEIR_NS
     if remainingNs <= 0:
         return None
     if isOwn and areGreenlets():

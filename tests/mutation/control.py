@@ -199,6 +199,7 @@ MUTANTS = [
     Mutant(_WIRE, "    if received.flags & _DESCRIPTOR_LOST:", "    if False:", "lost descriptors are noticed", "test_wire.py"),
     Mutant("cshim/primitives.c", "\t\tint fd = mnnTakeReceived(received, i);\n", "\t\tint fd = -1;\n", "descriptors that came with garbage are closed", "test_wire.py::test_closesDescriptorsThatCameWithGarbage"),
     Mutant("cshim/primitives.c", "\tif (found != NULL)\n\t\tmemcpy(&readClock, &found, sizeof found);\n", "\t(void)found;\n", "a clock that is put before the C library's is not asked", "test_clock.py::test_aClockBeforeTheCLibrarysIsNotAsked"),
+    Mutant("muninn/control/owners.py", "sleepNs(deadline, _CHECK_NS) if owner is not None else _HEIR_NS", "sleepNs(deadline, _CHECK_NS if owner is not None else _HEIR_NS)", "a free claim is not refused", "test_lock.py::test_aTryIsNotRefusedForAWaiterThatDied"),
     Mutant(_WIRE, "    if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):", "    if False:", "a message is a map with text keys", "test_wire.py::test_refusesWhatIsNoMapWithTextKeys"),
     Mutant(_WIRE, "    if len(raw) > MAX_MESSAGE_BYTES:", "    if False:", "nothing is sent that nobody would take", "test_wire.py::test_refusesToSendMoreThanAMessageMayHave"),
     # --- hatch ---
