@@ -238,6 +238,12 @@ int mnnNumber(const struct mnnDescriptor *descriptor) { return __atomic_load_n(&
 
 int mnnIsKnown(const struct mnnDescriptor *descriptor) { return isThat(mnnNumber(descriptor), descriptor); }
 
+void mnnEventSet(const struct mnnDescriptor *event)
+{
+	if (mnnIsKnown(event))
+		eventfd_write(mnnNumber(event), 1); /* one that can not be counted further is ready already */
+}
+
 int mnnRelease(struct mnnDescriptor *descriptor) { return __atomic_exchange_n(&descriptor->number, -1, __ATOMIC_ACQ_REL); }
 
 void mnnCloseKnown(struct mnnDescriptor *descriptor)

@@ -90,6 +90,8 @@ MNN_API struct mnnDescriptor mnnKnown(int fd);
 MNN_API int mnnNumber(const struct mnnDescriptor *descriptor);
 /* 1: the number still is that descriptor. */
 MNN_API int mnnIsKnown(const struct mnnDescriptor *descriptor);
+/* Let an eventfd be ready, if the number still is that one. It does not block. */
+MNN_API void mnnEventSet(const struct mnnDescriptor *event);
 /* Close it if it still is that; again, from whatever thread, is nothing. */
 MNN_API void mnnCloseKnown(struct mnnDescriptor *descriptor);
 /* Its number, which is the caller's to close from now on. */

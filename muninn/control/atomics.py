@@ -250,6 +250,7 @@ _close = _asMethod(_bound(_slow, "mnnCloseKnown", None, _KNOWN))
 Known.close, Descriptor.__del__ = _close, _close  # type: ignore[method-assign, attr-defined]
 Received.take = _asMethod(_bound(_quick, "mnnTakeReceived", _owner, ctypes.POINTER(Received), _U32))  # type: ignore[method-assign]
 Received.__del__ = _asMethod(_bound(_quick, "mnnDropReceived", None, ctypes.POINTER(Received)))  # type: ignore[attr-defined]
+eventSet: Callable[[Known], None] = _bound(_quick, "mnnEventSet", None, _KNOWN)
 own: Callable[[int], Descriptor] = _bound(_quick, "mnnOwn", _owner, _I32)
 mark = _bound(_quick, "mnnOwn", _I32, _I32)
 openFile: Callable[[bytes, int, int], Descriptor] = _bound(_slow, "mnnOpen", _owner, ctypes.c_char_p, _I32, _U32)

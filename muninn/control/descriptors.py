@@ -165,9 +165,11 @@ class OwnEvent(_Kept):
         return self.number
 
     def set(self) -> None:
-        """Wake whoever waits for it. Takes no lock: finalizers and signal handlers call it."""
-        if self.isOurs():
-            os.eventfd_write(self.number, 1)
+        """Wake whoever waits for it. Takes no lock: finalizers and signal handlers call it.
+
+        It keeps the interpreter's lock: whoever is woken would take that, and a Ctrl-C that comes until a finalizer has it again is lost.
+        """
+        atomics.eventSet(self._kept)
 
 
 class Named(_Kept):
