@@ -13,8 +13,8 @@ from lab import Lab
 from muninn.api.membership import current
 from muninn.control import atomics, layout
 from muninn.control.members import MemberKey, MemberTable, ownPidNamespace, pidOf, processIsGone, programName, startTimeOf
-from muninn.errors import TableFull
-from support import Actor
+from muninn.errors import DomainChanged, TableFull
+from support import Actor, eventually
 
 
 def test_aMemberSaysWhoItIs(lab: Lab) -> None:
@@ -125,6 +125,44 @@ def test_theByteOfASlotIsItsMembersOnly(domain: str, actor: Callable[..., Actor]
     member = current()
     (key,) = (key for key in member.members.live() if member.members.identity(key.slot).pid == other.pid)
     assert not member.block.lockFile.lockSlot(key.slot) and member.block.lockFile.slotIsLocked(key.slot)
+
+
+def test_aByteThatIsLostByAReadIsTakenAgain(domain: str, actor: Callable[..., Actor]) -> None:
+    """POSIX locks go with any descriptor of the file. Broken: only a descriptor of ours that was closed was missed."""
+    other = actor("here = muninn.api.membership.current()").join()
+    path = current().places.lockPath
+    (key,) = (key for key in current().members.live() if current().members.identity(key.slot).pid == other.pid)
+    isLocked = current().block.lockFile.slotIsLocked
+    other.do(f"open({path!r}).close()")
+    assert not isLocked(key.slot) or other.do("here.block.lockFile._retakeAt") > 0
+    other.do("here.kick()")
+    eventually(lambda: isLocked(key.slot), "its byte is locked again")
+
+
+def test_whoseByteIsAnothersByNowIsInItNoMore(lab: Lab, actor: Callable[..., Actor]) -> None:
+    """Broken: nothing told it."""
+    assert lab.lockFile.lockSlot(3)
+    lab.lockFile.restore()
+    with open(lab.lockFile.places.lockPath):
+        pass
+    other = actor(
+        "from muninn.control.lockfile import LockFile\nfrom muninn.control.places import Places\n"
+        f"file = LockFile(Places(os.getuid(), {lab.places.domain!r}))"
+    )
+    assert other.do("file.lockSlot(3)")
+    lab.lockFile._retakeAt = 0.0
+    with pytest.raises(DomainChanged, match="slot 3"):
+        lab.lockFile.restore()
+
+
+def test_aClaimThatWasTakenBackIsNotEntered(lab: Lab) -> None:
+    """Its byte was lost before it was LIVE. Broken: the process took itself for a member, in a slot that was free."""
+    table = MemberTable(lab.block)
+    key = table.claim(preferred=False)
+    lab.members.vacate(key, layout.MEMBER_CLAIMING)
+    with pytest.raises(DomainChanged):
+        table.enter(key)
+    assert lab.members.state(key.slot)[0] == layout.MEMBER_FREE
 
 
 def test_aSlotThatChangedSinceItWasReadIsNotClaimed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

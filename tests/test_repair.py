@@ -74,8 +74,41 @@ def test_aRepairThatWasKilledLeavesABlockOfAnotherVersionToTheNext(domain: str, 
 
 
 def test_isRefusedWhileSomebodyIsInTheDomain(domain: str, actor: Start) -> None:
-    actor().join()
-    with pytest.raises(BrokerUnavailable):
+    other = actor().join()
+    with pytest.raises(BrokerUnavailable, match=str(other.pid)):
+        admin.repair()
+    other.stop()
+    _ruin(domain)  # it says of nobody that he is in it: the bytes do
+    with pytest.raises(BrokerUnavailable, match=str(other.pid)):
+        admin.repair()
+
+
+def test_isRefusedWhileAMemberLivesThatHasLostItsByte(domain: str, actor: Start) -> None:
+    """A backup of `/dev/shm` reads the lock file, and closes it. Broken: repair believed the free byte, and a second writer was let in."""
+    writer = actor("held = muninn.share(np.arange(3), name='a')\nturn = held.write()\nview = turn.__enter__()")
+    writer.do(f"open({Places(os.getuid(), domain).lockPath!r}).close()")
+    writer.stop()  # it takes the byte again when it looks next
+    with pytest.raises(BrokerUnavailable, match=str(writer.pid)):
+        admin.repair()
+    with pytest.raises(TimeoutError):
+        muninn.open("a", access="readWrite").write(timeout=0.2).__enter__()
+    writer.resume()
+    writer.do("view[:] = 7\nturn.__exit__(None, None, None)")
+    assert muninn.open("a").read().tolist() == [7, 7, 7]
+
+
+def test_aWithdrawnBlockSaysWhoIsInItToo(domain: str, actor: Start) -> None:
+    """A repair had withdrawn it, and died. Broken: the next one could not read it, and believed the free bytes."""
+    other = actor().join()
+    other.stop()
+    places = Places(os.getuid(), domain)
+    with open(places.linkPath, "r+b") as file:
+        file.seek(layout.VERSION_OFFSET)
+        file.write(bytes(4))
+    other.resume()
+    other.do(f"open({places.lockPath!r}).close()")
+    other.stop()
+    with pytest.raises(BrokerUnavailable, match=str(other.pid)):
         admin.repair()
 
 

@@ -9,7 +9,8 @@ ever deleted before it was adopted, and what could not be adopted stays, with it
 
 A block is made so when there is none (its names were removed from outside), when the first process of a domain finds that the epochs are
 half used up, and by `muninn doctor --repair`. The last two withdraw the old block first; all hold CREATE, and none begins while a slot
-byte is locked. fastMode memory had no name and is gone with its holders.
+byte is locked, or while the old block, where it can be read, names a member that is not proven dead. fastMode memory had no name and is
+gone with its holders.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from typing import Any
 
 from muninn.broker.journal import Journal, read
 from muninn.control import atomics, layout, segments
-from muninn.control.block import ControlBlock, Withdrawal, create, openExisting
+from muninn.control.block import ControlBlock, Withdrawal, create, openExisting, reinstate
 from muninn.control.election import Election
 from muninn.control.index import NameIndex
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.control.logs import Log
+from muninn.control.members import MemberTable
 from muninn.control.places import SHM_ROOT, Places, SegmentKey
 from muninn.control.rows import MAX_EPOCH, RowDescription, RowTable
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid
@@ -154,12 +156,14 @@ def _begunAnew(places: Places, lockFile: LockFile, limits: Geometry) -> Adoption
     """The adoption by a new block; the pid of a process that is in the old one, which then stays."""
     with lockFile.creating():
         try:
+            reinstate(places, lockFile)  # or one that a repair had withdrawn, and died, could not say anything
             old = openExisting(places, lockFile)
         except ControlBlockInvalid:
             old = None
         withdrawal = Withdrawal(places, lockFile)
         try:
-            if holder := withdrawal.holder():
+            # A byte that is free proves nothing: a member may have lost it, and not have seen that yet.
+            if holder := withdrawal.holder() or (MemberTable(old).inhabitant() if old is not None else 0):
                 withdrawal.giveBack()
                 return holder
             adoption = Adoption(old)

@@ -203,7 +203,7 @@ def openOrCreate(places: Places, lockFile: LockFile, limits: Geometry, adopt: Ad
         if block is not None:
             return block
         with lockFile.creating():
-            _reinstate(places, lockFile)
+            reinstate(places, lockFile)
             block = openExisting(places, lockFile)
             if block is not None:
                 return block
@@ -277,7 +277,7 @@ class Withdrawal:
             self._fd = None
 
 
-def _reinstate(places: Places, lockFile: LockFile) -> None:
+def reinstate(places: Places, lockFile: LockFile) -> None:
     """Give a block its version back that somebody was withdrawing, and died. The caller holds CREATE, as who withdraws does.
 
     Whoever withdraws removes the names first and anything else later, so a block that has a name is whole. One of another version is left

@@ -2,7 +2,8 @@
 
 POSIX byte locks belong to the process and go when its last thread has passed `exit_files`, after its memory: they are half of a
 proof of death (`members.py`). They also go when the process closes *any* descriptor of the file, so it is opened once per process
-and domain, here, and the descriptor is not handed out.
+and domain, here, and the descriptor is not handed out. A program that reads the file, as a backup of `/dev/shm` does, drops them all the
+same: the byte of a slot is taken again once in a while, and nobody believes a free byte alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from muninn.errors import BrokerUnavailable, DescriptorsExhausted, DomainChanged
 _CREATE_BYTE = 0
 _FIRST_SLOT_BYTE = 16
 _CREATE_BOUND_SECONDS = 10.0
+#: How often the byte of a slot is taken again, at the most: who asks for it comes with each request.
+_RETAKE_SECONDS = 1.0
 
 
 class LockFile:
@@ -34,10 +37,13 @@ class LockFile:
         #: Which file it is: a control block says whose bytes are those of its slots.
         self.inode = self._file.inode
         self._slots: set[int] = set()
+        self._retakeAt = 0.0
         self._reopening = threading.RLock()
 
     def restore(self) -> None:
         """See that the locks of this process are there: they go when the program closes the file, of which it need not know.
+
+        They go with any descriptor of it, of which nothing tells: so they are taken again, which changes nothing where they are there.
 
         Raises
         ------
@@ -46,6 +52,9 @@ class LockFile:
         """
         if not self._file.isOurs():
             self._fd()
+        elif clock.now() >= self._retakeAt:
+            self._retakeAt = clock.now() + _RETAKE_SECONDS
+            self._retake()
 
     def _fd(self) -> int:
         """The descriptor, to be used at once; opened again, with the locks that were on it, if the program has closed it."""
@@ -61,7 +70,11 @@ class LockFile:
             self._file.reopen()
         except OSError as error:
             raise DomainChanged(f"the program closed Muninn's lock file, and it can not be opened again: {error}", "Try again") from error
-        lost = [slot for slot in self._slots if atomics.byteLock(self._file.number, _FIRST_SLOT_BYTE + slot) != 0]
+        self._retake()
+
+    def _retake(self) -> None:
+        """Lock the byte of each slot of ours, which it may be already. Raises `DomainChanged` when another process has one."""
+        lost = [slot for slot in list(self._slots) if atomics.byteLock(self._file.number, _FIRST_SLOT_BYTE + slot) == -errno.EAGAIN]
         if lost:
             self._slots.clear()
             raise DomainChanged(f"the program closed Muninn's lock file, and another process took slot {lost[0]}", "Try again")

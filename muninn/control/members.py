@@ -20,7 +20,7 @@ from muninn.control.block import ControlBlock
 from muninn.control.clock import monotonicMs
 from muninn.control.descriptors import Descriptor
 from muninn.control.files import openFile
-from muninn.errors import TableFull
+from muninn.errors import DomainChanged, TableFull
 
 _IDENTITY = struct.Struct("<IIIQQQQ")
 _IDENTITY_OFFSET = layout.MEMBER_FLAGS_OFFSET
@@ -173,6 +173,10 @@ class MemberTable:
         """The members but for `own` that nobody has noticed to be dead."""
         return [key for key in self.live() if key != own and not self.isNoticedDead(key)]
 
+    def inhabitant(self) -> int:
+        """The pid of a member that is not proven dead, its byte locked or not; 0: there is none."""
+        return next((self.identity(key.slot).pid for key in self.live() if not self.isProvenDead(key)), 0)
+
     def preferredOther(self, own: MemberKey) -> int | None:
         """The slot of another member that stays: whom a leaving broker names, and whom others let go first; None when there is none."""
         slots = (key.slot for key in self.othersAlive(own))
@@ -230,10 +234,12 @@ class MemberTable:
         block.put(start + layout.MEMBER_TIME_NAMESPACE_OFFSET, timeNamespace.inode.to_bytes(8, "little"))
 
     def enter(self, key: MemberKey) -> None:
-        """CLAIMING → LIVE: identity, robust word and byte lock are in place."""
+        """CLAIMING → LIVE: identity, robust word and byte lock are in place. Raises `DomainChanged` when the byte was not, for a moment."""
         address = self._block.memberAddress(key.slot)
+        claiming, live = (key.generation << 32 | state for state in (layout.MEMBER_CLAIMING, layout.MEMBER_LIVE))
         # SYNC enter: pairs with `live` and `occupied`; the identity is visible to whoever reads LIVE.
-        atomics.casSeqCst64(address, key.generation << 32 | layout.MEMBER_CLAIMING, key.generation << 32 | layout.MEMBER_LIVE)
+        if atomics.casSeqCst64(address, claiming, live) != claiming:
+            raise DomainChanged(f"the program closed Muninn's lock file, and the claim of slot {key.slot} was taken back", "Try again")
 
     def disown(self) -> None:
         """Have it taken for another program's process, as after an exec: nothing of the member runs or writes here any more."""
