@@ -8,13 +8,19 @@ import signal
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import muninn
+from muninn.api.membership import current
 from muninn.control import aside
 from muninn.control.aside import Job, Latch
+from muninn.control.layout import TICKET_RING
+from muninn.errors import BrokerUnavailable
 from support import Background, eventually
 
 PACKAGE = Path(muninn.__file__).parent
@@ -98,3 +104,83 @@ def test_aLockMayBeMetAgainOnItsOwnThread() -> None:
     """By a handler or a finalizer, in the middle of what it guards. Broken: whoever came again waited for himself."""
     plain = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "threading.Lock()" in path.read_text()}
     assert plain <= NOT_MET_AGAIN
+
+
+class _Held:
+    """What this thread has, for which a finalizer on one of Muninn's threads would have to wait."""
+
+    def __init__(self, undo: contextlib.ExitStack) -> None:
+        self.undo, self.lock = undo, muninn.Lock("l")
+        self.buffer = muninn.share(np.zeros(4), name="a", access="readWrite")
+        muninn.share(np.zeros(4), name="other").close()
+        self.member, self.holding = current(), self.buffer._checked()
+        self.stream, gate = muninn.createStream(), threading.Event()
+        self.stream.submit(lambda: gate.wait(60))
+        undo.callback(gate.set)
+
+    def signals(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.buffer.signal(self.stream)
+
+    def readsOnStream(self) -> None:
+        self.undo.enter_context(self.buffer.read(stream=muninn.createStream()))
+
+    def departs(self) -> None:
+        departure, owners = self.member.departure, self.member.holdings.owners
+        departure.begin()
+        owners.depart(True)
+        self.undo.callback(departure.end)
+        self.undo.callback(owners.depart, False)
+
+    def has(self, lock: Any) -> None:
+        self.undo.enter_context(lock)
+
+
+#: What this thread does before, and the call that would have to wait for it. Broken: each stood still, and with it the thread that serves.
+_WAITS: dict[str, tuple[Callable[[_Held], object], Callable[[_Held], object]]] = {
+    "a lock": (lambda held: held.lock.acquire(), lambda held: held.lock.acquire()),
+    "a lock, for a while": (lambda held: held.lock.acquire(), lambda held: held.lock.acquire(timeout=60)),
+    "a writer's turn": (lambda held: held.has(held.buffer.write()), lambda held: held.buffer.write().__enter__()),
+    "a copy": (lambda held: held.has(held.buffer.write()), lambda held: held.buffer.read()),
+    "a reader's turn": (lambda held: held.has(held.buffer.write()), lambda held: held.buffer.read(stream=None).__enter__()),
+    "readers": (lambda held: held.readsOnStream(), lambda held: held.buffer.write().__enter__()),
+    "a generation": (lambda held: None, lambda held: held.buffer.waitNext(timeout=60)),
+    "a name": (lambda held: None, lambda held: muninn.open("nobody's", timeout=60)),
+    "a new array": (lambda held: None, lambda held: muninn.array("new", 4)),
+    "a new lock": (lambda held: None, lambda held: muninn.Lock("new")),
+    "what another loads": (lambda held: None, lambda held: muninn.shareOnce("new", lambda: np.zeros(4))),
+    "a ticket": (lambda held: held.signals(), lambda held: held.buffer.wait()),
+    "room for a ticket": (lambda held: held.signals(TICKET_RING), lambda held: held.buffer.signal(held.stream)),
+    "a stream": (lambda held: None, lambda held: held.stream.synchronize()),
+    "a departure": (lambda held: held.departs(), lambda held: held.lock.acquire()),
+    "whoever opens": (lambda held: held.has(held.member.leaseLock), lambda held: muninn.open("other")),
+    "whoever signals": (lambda held: held.has(held.holding.fencing), lambda held: held.buffer.signal(held.stream)),
+    "a join": (lambda held: held.member.leave(), lambda held: muninn.domainInfo()),
+}
+
+
+@pytest.mark.parametrize("what", _WAITS)
+def test_aFinalizerOnAnOwnThreadWaitsForNothing(domain: str, what: str) -> None:
+    before, call = _WAITS[what]
+    with contextlib.ExitStack() as undo:
+        held = _Held(undo)
+        before(held)
+        with pytest.raises(BrokerUnavailable, match="a finalizer ran on Muninn's own thread"):
+            Job(lambda: call(held)).result(20)
+
+
+def test_aFinalizerOnAnOwnThreadDoesWhatNeedsNoWait(domain: str) -> None:
+    with contextlib.ExitStack() as undo:
+        held = _Held(undo)
+
+        def use() -> float:
+            with held.lock, held.buffer.write() as view:
+                view[:] = 7
+            held.buffer.wait(ticket=held.buffer.signal())
+            held.buffer.waitNext(after=0)
+            return float(held.buffer.read().sum() + muninn.open("other").array.sum())
+
+        assert Job(use).result(20) == 28
+        held.lock.acquire()
+        with pytest.raises(TimeoutError, match="another thread has held lock 'l' for 0 s"):
+            Job(lambda: held.lock.acquire(timeout=0)).result(20)

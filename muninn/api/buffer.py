@@ -24,7 +24,7 @@ from muninn.api.snapshots import snapshot, writerIsDead
 from muninn.api.turns import WITHOUT_STREAM, Reading, Writing
 from muninn.api.waiting import waited
 from muninn.config.sizes import asText
-from muninn.control import layout
+from muninn.control import aside, layout
 from muninn.control.clock import monotonicMs
 from muninn.control.deadlines import secondsOf, timeoutOf
 from muninn.devices import arrays
@@ -384,6 +384,8 @@ class MuninnBuffer:
 
     def close(self) -> None:
         """Give this object's hold back. Arrays taken from it stay valid, and keep the memory, until they are gone."""
+        if self._isLender:
+            aside.refuseOwn()  # it waits for who has it open
         holding, self._holding, self._renewal, self._array = self._holding, None, None, None
         if holding is not None:
             membership = holding.membership

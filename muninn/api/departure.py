@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from muninn.control import clock, layout
+from muninn.control import aside, clock, layout
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.owners import Owners
 
@@ -73,6 +73,7 @@ class Departure:
         """Wait until it is known whether the membership has ended; not on the thread that leaves."""
         deadline = clock.now() + _OVER_SECONDS
         while self.isOn and threading.get_ident() != self._leaver and clock.now() < deadline:
+            aside.refuseOwn()  # a departure ends with that thread
             clock.sleep(_LOOK_SECONDS)
 
 

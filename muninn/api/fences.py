@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from muninn.api.gpus import deviceOf
 from muninn.api.holdings import Holding
-from muninn.control import clock, layout
+from muninn.control import aside, clock, layout
 from muninn.control.deadlines import deadlineOf, remaining
 from muninn.control.tickets import DONE_AT_ONCE
 from muninn.devices.port import FenceWord
@@ -84,7 +84,7 @@ def _attempted(holding: Holding, device: Device | None, stream: Any, kind: int, 
     signalling = _Signalling(holding)
     # A thread of this process must not let a GPU wait for a ticket before the word that ends the wait is in its stream: the two streams
     # may be one, or one wait for the other as a default stream does. So nobody sees a ticket whose fence is not recorded.
-    with holding.fencing, membership.signalling.begin(signalling):
+    with aside.unlessTaken(holding.fencing), membership.signalling.begin(signalling):
         ticket = tickets.issue(membership.key, kind)
         if ticket is not None:
             signalling.promising = ticket
@@ -145,7 +145,7 @@ def _held(holding: Holding, stream: Any, ticket: int | None, timeout: float | No
         return wanted
     device, stream = deviceOf(holding.membership), streamOf(holding, stream)
     # One that waits here and now must not keep the others from what it waits for.
-    with contextlib.nullcontext() if stream.isSynchronous else holding.fencing:
+    with contextlib.nullcontext() if stream.isSynchronous else aside.unlessTaken(holding.fencing):
         if tickets.state(wanted) != layout.TICKET_DONE:
             # A GPU's wait for a word can not be called off, so one that has a limit is the host's.
             device.delayStream(stream, isReachedInTime, None if timeout is not None else _wordOf(holding, device, wanted))
@@ -218,7 +218,7 @@ def _wordOf(holding: Holding, device: Device, ticket: int) -> FenceWord:
     membership = holding.membership
     first = holding.row // layout.ROW_CHUNK * layout.ROW_CHUNK
     start = membership.block.fencesAddress(first)
-    with membership.leaseLock:
+    with aside.unlessTaken(membership.leaseLock):
         registration = membership.fenceWords.get(first)
         if registration is None:
             registration = device.registerHost(start, layout.ROW_CHUNK * layout.FENCE_BYTES, True)

@@ -205,7 +205,7 @@ class Holdings:
     def hold(self, row: int, incarnation: int) -> Holding | None:
         """The holding of a live row; None when it is not live (any more)."""
         membership = self.membership
-        with membership.leaseLock:
+        with aside.unlessTaken(membership.leaseLock):  # who has it may be fetching memory from the thread that serves
             if membership.isStale():
                 raise BrokerUnavailable(f"this process has just left {membership.places.domain!r}", "Ask again: it joins anew")
             holding = self._all.get((row, incarnation))

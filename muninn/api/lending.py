@@ -17,7 +17,7 @@ from muninn.api.dtypes import shown
 from muninn.api.gpus import deviceOf
 from muninn.api.membership import Membership, current
 from muninn.api.memory import addressOf
-from muninn.control import clock, leases
+from muninn.control import aside, clock, leases
 from muninn.control.logs import Log
 from muninn.devices.arrays import ForeignArray, describeArray
 from muninn.errors import DeviceUnavailable, InvalidArgument, MuninnError
@@ -66,6 +66,7 @@ def _described(device: Device, value: Any) -> tuple[ForeignArray, int]:
     """What the array says of itself, checked, with its GPU; what its stream was given is done."""
     if device.backend == "host":
         raise _unreachable(device, value)  # and nothing is asked of it: it is on a GPU that this back-end does not have
+    aside.refuseOwn()  # its stream is waited for
     source = describeArray(value, device.onGpu)
     if source.strides is not None:
         raise InvalidArgument(f"the array of shape {source.shape} is not C-contiguous", "Share a contiguous copy of it")

@@ -86,10 +86,10 @@ class Making:
 
     def grant(self, **fields: Any) -> tuple[int, int]:
         """Ask for a row that is this process's to fill; returns (row, incarnation). Raises whatever forbids it."""
-        if not aside.isOwn():  # there it is refused: a finalizer would wait for its own thread
-            if not self._creating.undertakings.awaitSettled(_UNDONE_SECONDS):
-                raise BrokerUnavailable("the background thread stands still")
-            self._client.awaitLater()
+        aside.refuseOwn()
+        if not self._creating.undertakings.awaitSettled(_UNDONE_SECONDS):
+            raise BrokerUnavailable("the background thread stands still")
+        self._client.awaitLater()
         self._question = fields
         try:
             granted, _ = self._client.request("create", **fields)

@@ -26,7 +26,7 @@ from muninn.broker.client import Client, Office
 from muninn.broker.limits import Limits
 from muninn.config import Settings, loadSettings
 from muninn.control import atomics, clock, layout, threads
-from muninn.control.aside import Job, markOwn
+from muninn.control.aside import Job, markOwn, refuseOwn
 from muninn.control.block import BlockLost
 from muninn.control.descriptors import OwnEvent
 from muninn.control.election import Election, Term
@@ -343,8 +343,7 @@ class Membership:
             with contextlib.suppress(MuninnError):
                 self.client.request("ping")  # answered by the successor, once it has what the vault held
             return
-        # Whoever is broker, we ourselves perhaps, takes the slot back: no other could while this process lives, since its death can
-        # not be proven.
+        # Whoever is broker, we ourselves perhaps, takes the slot back. No other could while this process lives: its death is not proven.
         self._leaving = True
         with self.leaseLock:
             self._hasLeft = True  # before the slot is another's: an interruption may come at any point
@@ -421,6 +420,7 @@ def _joinNow(preferred: bool = False) -> Membership:
         return _current
     if _current is not None and not _current.isStale():
         requireWhole(_current)
+    refuseOwn()  # the join waits for the background thread of the membership before
     job = _joining.setdefault("now", Job(lambda: _joinAside(preferred)))
     if job.isOwn() or (_current is not None and _current.departure.isOwn()):
         raise BrokerUnavailable(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from muninn.control import atomics
+from muninn.control import aside, atomics
 from muninn.control.clock import monotonicMs
 from muninn.control.deadlines import sleepNs
 
@@ -65,5 +65,6 @@ class NameWait:
         timeoutNs = sleepNs(deadline, _LOOK_NS)
         if timeoutNs <= 0:
             return False
+        aside.refuseOwn()
         atomics.futexWait32(self._word, self._seen, timeoutNs)
         return True

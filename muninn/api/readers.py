@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from muninn.control import atomics, layout, leases
+from muninn.control import aside, atomics, layout, leases
 from muninn.control.deadlines import deadlineOf, sleepNs
 
 if TYPE_CHECKING:
@@ -35,4 +35,5 @@ def awaitNone(holding: Holding, timeout: float | None) -> bool:
         remainingNs = sleepNs(deadline, _CHECK_NS)
         if remainingNs <= 0:
             return False
+        aside.refuseOwn()
         atomics.futexWait32(word, seen, remainingNs)

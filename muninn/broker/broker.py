@@ -24,7 +24,7 @@ from muninn.broker.limits import Limits
 from muninn.broker.sessions import SenderGone, Session
 from muninn.broker.upkeep import SWEEP_SECONDS, Upkeep
 from muninn.broker.watchdog import Watchdog
-from muninn.control import atomics, layout, leases, wire
+from muninn.control import aside, atomics, layout, leases, wire
 from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.descriptors import Descriptor, OwnEvent, OwnPoll, OwnSocket, unixSocket
 from muninn.control.election import Election, Term
@@ -33,7 +33,6 @@ from muninn.control.members import MemberKey, MemberTable, pidOf
 from muninn.control.rows import Deposed
 from muninn.control.wire import Message
 from muninn.errors import (
-    BrokerUnavailable,
     BufferFreed,
     ControlBlockInvalid,
     DomainDraining,
@@ -317,7 +316,7 @@ class Broker:
         if self._thread != threading.get_ident():
             return self._inbox.ask(message, duplicated(descriptors), seconds)
         if self._isServing:
-            raise BrokerUnavailable(*requests.ON_OWN_THREAD)
+            raise aside.refusal()
         reply, lent = self.execute(message, duplicated(descriptors))
         return reply, duplicated(lent)
 

@@ -114,7 +114,7 @@ class Client:
         if aside.isOwn():
             # A finalizer, on a thread that others wait for: it must not wait for them.
             if op not in requests.WITHOUT_ANSWER:
-                raise BrokerUnavailable(*requests.ON_OWN_THREAD)
+                raise aside.refusal()
             self.later(message)
             return {}, []
         deadline = self._deadline()

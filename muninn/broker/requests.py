@@ -9,13 +9,8 @@ from muninn.control.descriptors import Descriptor
 from muninn.control.wire import Message
 from muninn.errors import ERROR_OF_NUMBER, MuninnError, ProtocolViolation
 
-#: What a member may say without waiting for the answer, where it can not wait: each may come late, and twice.
+#: What a member may say without waiting for the answer, where it can not wait: each may come late, and twice. All else is `aside.refusal`.
 WITHOUT_ANSWER = ("free", "settle", "abandon")
-#: Reason and fix of the error for all else where it can not wait.
-ON_OWN_THREAD = (
-    "a finalizer ran on Muninn's own thread, as the garbage collector chose, and this call would have to wait there for that very thread",
-    "Keep objects that call Muninn when they end out of reference cycles, or let them call on a thread of yours",
-)
 _ROW = {"row": int, "incarnation": int}
 #: op → field → type. Every field is required, and no other is allowed.
 REQUESTS: dict[str, Mapping[str, type]] = {

@@ -4,12 +4,14 @@ Python runs signal handlers on the main thread only, between any two bytecodes, 
 So what changes several things in a row runs on a thread that signals never reach; its caller only waits, which may be interrupted at
 any moment and be waited for again. All here is private to the process.
 
-A finalizer of the program's may run on such a thread too, when the garbage collector happens to. It must not wait there for what the
-very thread would have to do: `isOwn` tells.
+A finalizer of the program's may run on such a thread too, when the garbage collector happens to. It must not wait there: what it waits
+for may wait for that very thread, which perhaps serves a whole domain. So each wait that a public call can come to asks `refuseOwn` as
+soon as the call can not go on at once. What the thread itself waits for goes other ways.
 """
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -17,8 +19,10 @@ from typing import Generic, TypeVar
 from muninn.control import atomics, threads
 from muninn.control.deadlines import deadlineOf, sleepNs
 from muninn.control.hatch import SPIN_NS
+from muninn.errors import BrokerUnavailable
 
 Value = TypeVar("Value")
+Lock = _thread.RLock
 #: A signal may be delivered to another thread than the one that runs its handler, which then has to wake by itself to do so.
 _SLICE_NS = 50_000_000
 
@@ -34,6 +38,42 @@ def markOwn() -> None:
 def isOwn() -> bool:
     """Whether the calling thread is one of Muninn's: what else of the program's runs here is a finalizer."""
     return getattr(_marks, "isOwn", False)
+
+
+def refusal() -> BrokerUnavailable:
+    """What is raised where a finalizer would have to wait on one of Muninn's threads."""
+    return BrokerUnavailable(
+        "a finalizer ran on Muninn's own thread, as the garbage collector chose, and this call would have to wait there, perhaps for that "
+        "very thread",
+        "Keep objects that call Muninn when they end out of reference cycles, or let them call on a thread of yours",
+    )
+
+
+def refuseOwn() -> None:
+    """Before a public call waits: raises `refusal` on one of Muninn's threads."""
+    if isOwn():
+        raise refusal()
+
+
+def unlessTaken(lock: Lock) -> Lock | _Tried:
+    """A lock, to be entered at once: on one of Muninn's threads only while nobody has it who may be waiting for that thread."""
+    return _Tried(lock) if isOwn() else lock
+
+
+class _Tried:
+    """A lock that is entered without a wait. No signal comes between two steps of it: they do not reach this thread."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise refusal()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class Latch:

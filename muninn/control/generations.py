@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from muninn.control import atomics, clock, layout
+from muninn.control import aside, atomics, clock, layout
 from muninn.control.deadlines import deadlineOf, sleepNs
 
 _COPY_ATTEMPTS = 64
@@ -157,6 +157,7 @@ class Generation:
             if (remaining := deadline - clock.now()) <= 0:
                 raise TimeoutError(f"no whole copy {what}within {timeout} s: the buffer is written without a pause")
             if value & 1:
+                aside.refuseOwn()
                 seconds = min(remaining, max(0.0, impatientAt - clock.now())) if canTakeTurn else remaining
                 atomics.futexWait32(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(seconds * 1e9)))
 
@@ -183,4 +184,5 @@ class Generation:
             remainingNs = sleepNs(deadline, _CHECK_NS)
             if remainingNs <= 0:
                 return None
+            aside.refuseOwn()
             atomics.futexWait32(self._word, value & 0xFFFFFFFF, remainingNs)

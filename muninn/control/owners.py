@@ -11,7 +11,7 @@ import types
 import weakref
 from collections.abc import Callable
 
-from muninn.control import atomics
+from muninn.control import aside, atomics
 from muninn.control.claims import belongsTo, ownerOf
 from muninn.control.deadlines import sleepNs
 from muninn.control.members import MemberKey
@@ -82,6 +82,8 @@ def awaitOwner(address: int, key: MemberKey, isDead: Callable[[int, int], bool],
     remainingNs = sleepNs(deadline, _CHECK_NS) if owner is not None else _HEIR_NS
     if remainingNs <= 0:
         return None
+    if owner is not None:
+        aside.refuseOwn()
     if isOwn and areGreenlets():
         threading.Event().wait(min(_GREENLET_SECONDS, remainingNs / 1e9))
     else:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import NamedTuple
 
-from muninn.control import atomics, clock, layout
+from muninn.control import aside, atomics, clock, layout
 from muninn.control.members import MemberKey
 
 _CHECK_NS = 200_000_000
@@ -104,6 +104,7 @@ class Tickets:
                 return True
             if (remaining := deadline - clock.now()) <= 0:
                 return False
+            aside.refuseOwn()
             atomics.futexWait32(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
 
     def makeSure(self, ticket: int, key: MemberKey) -> None:
@@ -156,6 +157,7 @@ class Tickets:
             remaining = deadline - clock.now()
             if state != layout.TICKET_PENDING or remaining <= 0:
                 return state
+            aside.refuseOwn()
             atomics.futexWait32(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
 
     def turns(self, *, reading: bool) -> list[int]:

@@ -16,6 +16,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 
+from muninn.control import aside
 from muninn.control.deadlines import deadlineOf, remaining
 from muninn.devices.foreign import DEFAULT_HANDLES
 from muninn.devices.port import READY_SLICE_SECONDS, OnReached, Ready, Stream
@@ -175,6 +176,7 @@ class Lane:
                 left = remaining(deadline)
                 if left is not None and left <= 0:
                     return target - self._finished
+                aside.refuseOwn()
                 self._changed.wait(left)
         return 0
 

@@ -22,6 +22,11 @@ MUTANTS = [
     Mutant(_DESCRIPTORS, "    if flags & os.O_CREAT:\n", "    if False:\n", "no umask counts", "test_block.py::test_aFirstProcessWithAHardUmaskLeavesADomainForAll"),
     Mutant(_LOCKFILE, "        os.chmod(path, 0o600)  # its maker", "        pass  # its maker", "a lock file of mode 0 is set right", "test_folders.py::test_theUmaskOfTheFirstProcessKeepsNobodyOut"),
     Mutant(_HEADER, "        if isOurs(os.lstat(places.blockPath), places.blockPath, places):\n            posix_ipc.unlink", "        if True:\n            posix_ipc.unlink", "what is another user's is left alone, by root too", "test_folders.py::test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere"),
+    # --- finalizers on own threads ---
+    Mutant("muninn/control/owners.py", "    if owner is not None:\n        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for a claim", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
+    Mutant(_GENERATIONS, "            aside.refuseOwn()\n            atomics.futexWait32(self._word, value & 0xFFFFFFFF, remainingNs)", "            atomics.futexWait32(self._word, value & 0xFFFFFFFF, remainingNs)", "a finalizer on an own thread does not wait for a generation", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
+    Mutant(_TICKETS, "                return False\n            aside.refuseOwn()\n", "                return False\n", "a finalizer on an own thread does not wait for room", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
+    Mutant(_TICKETS, "                return state\n            aside.refuseOwn()\n", "                return state\n", "a finalizer on an own thread does not wait for a ticket", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     # --- forks ---
     Mutant("muninn/control/forks.py", "        if isWhole:\n", "        if False:\n", "a fork waits for what must be whole", "test_forks.py::test_aForkWaitsForWhatMustBeWhole"),
     Mutant("muninn/control/forks.py", "        os.register_at_fork(after_in_child=partial(next, renewals))\n", "", "a child has the locks that its other threads held", "test_forks.py"),

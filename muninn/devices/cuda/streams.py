@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from cuda.bindings import driver as cu
 
-from muninn.control import atomics, clock
+from muninn.control import aside, atomics, clock
 from muninn.control.deadlines import deadlineOf
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call, typed
@@ -269,6 +269,8 @@ class CudaStream(Stream):
         self.checkOpen()
         with self._toldOnce():
             self._lane.wait(timeout)
+        if aside.isOwn() and not self.query():
+            raise aside.refusal()
         if deadline is None:
             with Entered(self._events.context), driver.BeyondCaptures():
                 self._typed(lambda: call(cu.cuStreamSynchronize, self.handle))
