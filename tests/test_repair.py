@@ -17,7 +17,7 @@ import muninn
 from muninn.api import admin
 from muninn.api.membership import current
 from muninn.broker import journal, repair
-from muninn.control import block, layout, segments
+from muninn.control import block, layout, lockfile, segments
 from muninn.control.block import create
 from muninn.control.header import unlinkBlock
 from muninn.control.places import Places
@@ -275,6 +275,30 @@ def test_aTurnInALostBlockIsOverBeforeAnotherBegins(
     writer.do("view[:] = 7\nturn.__exit__(None, None, None)")
     with muninn.open("a", access="readWrite").write(timeout=5) as view:
         assert view.tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("saysKernel", [True, False])
+def test_aLockInALostBlockIsReleasedBeforeAnotherHasIt(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, saysKernel: bool
+) -> None:
+    """Everything was removed. Broken: where there was no segment nobody looked for those who were in the block, and two had one lock."""
+    holder = actor("lock = muninn.Lock('l')\nlock.acquire()")
+    places = Places(os.getuid(), domain)
+    os.unlink(places.blockPath)
+    shutil.rmtree(places.directory)
+    with monkeypatch.context() as patched:
+        patched.setattr(block, "_LEAVING_SECONDS", 0.5)
+        if not saysKernel:
+            patched.setattr(lockfile, "openFile", _refuse)
+        with pytest.raises(BrokerUnavailable, match=str(holder.pid)):
+            muninn.Lock("l").acquire()
+    holder.do("lock.release()")
+    with muninn.Lock("l").held(timeout=5), pytest.raises(ActorError, match="TimeoutError"):
+        holder.do("muninn.Lock('l').acquire(timeout=0.2)")
+
+
+def _refuse(*_: object) -> None:
+    raise FileNotFoundError
 
 
 def test_aBrokerWhoseBlockWasLostEndsNothingOfTheNextOnes(lab: Lab) -> None:

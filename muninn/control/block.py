@@ -223,9 +223,10 @@ def openOrCreate(places: Places, lockFile: LockFile, limits: Geometry, adopt: Ad
 def inhabitantOf(places: Places, lockFile: LockFile) -> int:
     """The pid of another process that has a slot in a block of the domain, whichever; 0: nobody has.
 
-    With its lock file a block loses what says that somebody is in it. Then whoever has that file open still is.
+    With its lock file a block loses what says that somebody is in it. Then whoever has that file open still is; a lock is held there,
+    perhaps, also when there is no segment. Where there are some, even a process counts that has lost its byte.
     """
-    return lockFile.anyLocked() or (removedFileHolder(places.lockPath, _SCAN_SECONDS) if places.segmentKeys() else 0)
+    return lockFile.anyLocked() or removedFileHolder(places.lockPath, _SCAN_SECONDS, amongAll=bool(places.segmentKeys()))
 
 
 def openExisting(places: Places, lockFile: LockFile) -> ControlBlock | None:

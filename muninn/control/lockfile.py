@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 
 from muninn.control import atomics, clock, layout
 from muninn.control.descriptors import Named
+from muninn.control.files import openFile
 from muninn.control.places import Places
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted, DomainChanged, HostMemoryFull, MuninnError
 
@@ -139,18 +140,35 @@ def _opened(path: str) -> Named:
         raise fileError(error, path) from error
 
 
-def removedFileHolder(path: str, boundSeconds: float) -> int:
-    """The pid of another process of this user that has a file of this name open which is gone; 0: none that can be seen."""
+def removedFileHolder(path: str, boundSeconds: float, amongAll: bool) -> int:
+    """The pid of another process of this user that has a lock file of this name open which is gone; 0: none that can be seen.
+
+    Asked of those that have byte locks only, unless `amongAll`: a look at each process of the machine would be felt at each first join.
+    """
     wanted, deadline = f"{path} (deleted)", clock.now() + boundSeconds
-    for pid in (entry for entry in os.listdir("/proc") if entry.isdecimal() and int(entry) != os.getpid()):
+    for pid in (_processes() if amongAll else _lockers()) - {os.getpid()}:
         if clock.now() > deadline:
             break
         with suppress(OSError):  # it has ended, or is another user's
             for number in os.listdir(f"/proc/{pid}/fd"):
                 with suppress(FileNotFoundError):
                     if os.readlink(f"/proc/{pid}/fd/{number}") == wanted:
-                        return int(pid)
+                        return pid
     return 0
+
+
+def _processes() -> set[int]:
+    return {int(entry) for entry in os.listdir("/proc") if entry.isdecimal()}
+
+
+def _lockers() -> set[int]:
+    """The processes that have byte locks on any file; all, where the kernel does not say."""
+    try:
+        with openFile("/proc/locks") as file:
+            fields = [line.split() for line in file]
+    except OSError:
+        return _processes()
+    return {int(each[4]) for each in fields if each[1] == "POSIX"}
 
 
 @contextmanager
