@@ -410,7 +410,7 @@ int mnnMapPath(const char *path, uint32_t owner, uint64_t bytes, uint64_t alignm
 	int result;
 	if (fstat(fd, &status) != 0)
 		result = -errno;
-	else if (!S_ISREG(status.st_mode) || status.st_uid != owner || (uint64_t)status.st_size < bytes)
+	else if (!S_ISREG(status.st_mode) || status.st_uid != owner || (status.st_mode & 077) || (uint64_t)status.st_size < bytes)
 		result = -EBADMSG;
 	else
 		result = mnnMap(fd, bytes, alignment, writable, out);

@@ -131,7 +131,7 @@ MNN_API int mnnMemfdCreate(const char *name, uint64_t bytes);
 MNN_API int mnnSeal(int fd, int seals);
 /* Map the file from its beginning, shared. `alignment` is 0 or a power of two: the address is a multiple of it. */
 MNN_API int mnnMap(int fd, uint64_t bytes, uint64_t alignment, int writable, void **out);
-/* The same of the file at `path`, without a descriptor that outlives the call; `-EBADMSG` unless it is a file of `owner` with so many bytes. */
+/* The same of the file at `path`, without a descriptor that outlives the call; `-EBADMSG` unless it is a file of `owner`'s alone with so many bytes. */
 MNN_API int mnnMapPath(const char *path, uint32_t owner, uint64_t bytes, uint64_t alignment, int writable, void **out);
 MNN_API int mnnUnmap(void *address, uint64_t bytes);
 /* Where something is mapped; NULL: nothing is. What maps puts the address in. */

@@ -63,13 +63,14 @@ class Directory:
         granted: dict[tuple[int, int], Record] = {}
         for epoch in self._block.places.epochsOf("journal"):
             if epoch < self._epoch:
-                granted.update(
-                    {
-                        (record["row"], record["incarnation"]): record
-                        for record in read(self._block.places, epoch, only="create")
-                        if all(type(record.get(field)) is kind for field, kind in _GRANTED.items())
-                    }
-                )
+                with contextlib.suppress(ControlBlockInvalid):  # others may have told something in it, so it tells nothing
+                    granted.update(
+                        {
+                            (record["row"], record["incarnation"]): record
+                            for record in read(self._block.places, epoch, only="create")
+                            if all(type(record.get(field)) is kind for field, kind in _GRANTED.items())
+                        }
+                    )
         for row, incarnation in halfMade & granted.keys():
             record = granted[row, incarnation]
             try:

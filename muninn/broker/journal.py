@@ -25,13 +25,13 @@ from typing import Any
 
 import msgpack
 
-from muninn.control import atomics, layout
+from muninn.control import atomics, layout, ownership
 from muninn.control.descriptors import Named
 from muninn.control.files import openFile
 from muninn.control.lockfile import fileError, filesLimited
 from muninn.control.logs import Log
 from muninn.control.places import COPY_SUFFIX, Places
-from muninn.errors import HostMemoryFull
+from muninn.errors import ControlBlockInvalid, HostMemoryFull
 
 _log = Log("muninn.broker")
 Record = dict[str, Any]
@@ -221,7 +221,7 @@ def dropEmpty(places: Places, before: int) -> None:
     """
     for epoch in places.epochsOf("journal"):
         path = places.journalPath(epoch)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ControlBlockInvalid):  # the next one says of which others could have written
             isShort = epoch < before and os.stat(path).st_size <= _EMPTY_BYTES
             if isShort and all(record["op"] == "begin" for record in read(places, epoch)):
                 os.unlink(path)
@@ -252,9 +252,14 @@ def replay(raw: bytes, only: str = "") -> Iterator[Record]:
 
 
 def read(places: Places, epoch: int, only: str = "") -> list[Record]:
-    """The records of an epoch's journal, or those of one kind; none when it is gone."""
+    """The records of an epoch's journal, or those of one kind; none when it is gone.
+
+    Raises `ControlBlockInvalid` when others could have written it.
+    """
+    path = places.journalPath(epoch)
     try:
-        with openFile(places.journalPath(epoch), "rb") as file:
+        with openFile(path, "rb") as file:
+            ownership.requireUnwritten(os.fstat(file.fileno()), path)
             return list(replay(file.read(), only))
     except (FileNotFoundError, PermissionError):  # not to be read: its broker died before it could undo the umask, and wrote nothing
         return []

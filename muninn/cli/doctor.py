@@ -334,6 +334,28 @@ def _names() -> Finding:
     return Finding("warn", found, "Let their owner or root remove them: Muninn leaves them alone")
 
 
+def _modes() -> Finding:
+    """Files of the domain that are not this user's alone. What others could only read is put right by whoever opens it."""
+    from muninn.config import loadSettings
+    from muninn.control.ownership import isWritableByOthers
+    from muninn.control.places import Places
+
+    places = Places(os.geteuid(), loadSettings().control.domain)
+    folder = places.directory
+    paths = [folder, *(os.path.join(folder, name) for name in os.listdir(folder))] if os.path.isdir(folder) else []
+    found: dict[str, os.stat_result] = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # its broker was faster
+            found[path] = os.lstat(path)
+    if foreign := sorted(path for path, status in found.items() if status.st_uid != places.uid):
+        return Finding("fail", f"in the domain's directory, and another user's: {', '.join(foreign[:5])}", "Remove them")
+    if shared := sorted(path for path, status in found.items() if isWritableByOthers(status)):
+        return Finding(
+            "fail", f"others may have written to: {', '.join(shared[:5])}", f"`chmod -R go= {folder}` if nobody has; otherwise remove them"
+        )
+    return Finding("ok", f"what is in {folder} is this user's alone" if found else "there is no directory of the domain")
+
+
 def _text(path: str) -> str:
     try:
         return Path(path).read_text()
@@ -360,5 +382,6 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "cuda": _cuda,
     "device": _device,
     "names": _names,
+    "modes": _modes,
     "domain": _domain,
 }

@@ -1,7 +1,7 @@
 """The header of a control block: what a file that has a name of the domain says of itself, before anybody believes it.
 
 A name may lead to anything: to a block of an earlier boot or of another version, to one that was withdrawn, or to what another user
-put there. Nothing is opened through a link, or waited for, and only a regular file of this uid that nobody else may open is looked
+put there. Nothing is opened through a link, or waited for, and only a regular file of this uid that nobody else may write is looked
 into; what it says is copied, and then checked.
 """
 
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import posix_ipc
 
-from muninn.control import descriptors, layout
+from muninn.control import descriptors, layout, ownership
 from muninn.control.descriptors import Descriptor, Known
 from muninn.control.files import openFile
 from muninn.control.folders import warnOfStranger
@@ -92,15 +92,26 @@ def checkVersion(version: int, path: str) -> None:
 def openNamed(places: Places, lockFile: LockFile | None = None) -> tuple[Descriptor, str] | None:
     """A descriptor of the domain's control block, and the name that led to it; None when there is none that is ours.
 
-    Only a regular file of this uid that nobody else may open is ours; with a lock file given also only a block of that lock file, since
-    another one's slot bytes are not in it.
+    Only a regular file of this uid that nobody else may write is ours, and nobody else may read it from now on; with a lock file given
+    also only a block of that lock file, since another one's slot bytes are not in it. Raises `ControlBlockInvalid` for a block in the
+    domain's own directory that others may write: that it is there says that there may be members.
     """
     for path, opened in ((places.linkPath, _openedLink), (places.blockPath, _openedName)):
         fd = opened(places)
         if fd is None:
             continue
-        header = Header.of(fd) if isOurs(os.fstat(fd.number), path, places) else None
-        if header is not None and (lockFile is None or header.magic != layout.MAGIC or header.lockInode == lockFile.inode):
+        status = os.fstat(fd.number)
+        if path == places.linkPath and status.st_uid == places.uid:
+            ownership.requireUnwritten(status, path)
+        header = Header.of(fd) if _mayBeOurs(status, path, places) else None
+        if header is None:
+            isMeant = False
+        elif header.magic == layout.MAGIC:
+            isMeant = lockFile is None or header.lockInode == lockFile.inode
+        else:  # some other file that has the public name keeps its mode, by which it is left alone
+            isMeant = path == places.linkPath or isOurs(status, path, places)
+        if isMeant:
+            ownership.putRight(path, places.uid, fd)
             return fd, path
         fd.close()
     return None
@@ -108,6 +119,13 @@ def openNamed(places: Places, lockFile: LockFile | None = None) -> tuple[Descrip
 
 def _openedLink(places: Places) -> Descriptor | None:
     try:
+        with contextlib.suppress(PermissionError):
+            return descriptors.opened(places.linkPath, os.O_RDWR | os.O_NONBLOCK)
+        status = os.lstat(places.linkPath)
+        if status.st_uid != places.uid:  # nobody of this domain can be in it, and whoever makes one replaces it
+            _warned(status, places.linkPath, places)
+            return None
+        ownership.putRight(places.linkPath, places.uid)
         return descriptors.opened(places.linkPath, os.O_RDWR | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
@@ -123,7 +141,7 @@ def _openedLink(places: Places) -> Descriptor | None:
 def _openedName(places: Places) -> Descriptor | None:
     try:
         # Looked at first: to open what a stranger holds a lease on (F_SETLEASE) takes as long as he likes, up to 45 s.
-        if not isOurs(os.lstat(places.blockPath), places.blockPath, places):
+        if not _mayBeOurs(os.lstat(places.blockPath), places.blockPath, places):
             return None
         memory = posix_ipc.SharedMemory(places.blockName)
     except FileNotFoundError:
@@ -142,8 +160,16 @@ def _openedName(places: Places) -> Descriptor | None:
 
 
 def isOurs(status: os.stat_result, path: str, places: Places) -> bool:
-    if stat.S_ISREG(status.st_mode) and status.st_uid == places.uid and not status.st_mode & 0o077:
-        return True
+    """Whether it is to be replaced or removed as a block of ours, by the look of it."""
+    return (not status.st_mode & 0o077 and _mayBeOurs(status, path, places)) or _warned(status, path, places)
+
+
+def _mayBeOurs(status: os.stat_result, path: str, places: Places) -> bool:
+    """Whether it is worth a look: as long as others could only read it, what it says is this user's."""
+    return ownership.isOwnFile(status, places.uid) or _warned(status, path, places)
+
+
+def _warned(status: os.stat_result, path: str, places: Places) -> bool:
     warnOfStranger(path, places.uid, f"uid {status.st_uid}'s, {stat.filemode(status.st_mode)}")
     return False
 

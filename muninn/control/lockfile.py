@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from muninn.control import atomics, clock, layout
+from muninn.control import atomics, clock, layout, ownership
 from muninn.control.descriptors import Named
 from muninn.control.files import openFile
 from muninn.control.places import Places
@@ -34,7 +34,7 @@ class LockFile:
     def __init__(self, places: Places) -> None:
         #: Where everything of the domain is.
         self.places = places.makeDirectory()
-        self._file = _opened(self.places.lockPath)
+        self._file = _opened(self.places.lockPath, self.places.uid)
         #: Which file it is: a control block says whose bytes are those of its slots.
         self.inode = self._file.inode
         self._slots: set[int] = set()
@@ -128,11 +128,10 @@ class LockFile:
         self._file.close()
 
 
-def _opened(path: str) -> Named:
+def _opened(path: str, uid: int) -> Named:
     try:
-        with suppress(PermissionError):
-            return Named(path, os.O_RDWR | os.O_CREAT)
-        os.chmod(path, 0o600)  # its maker died before it could undo what the umask took away
+        with suppress(FileNotFoundError):
+            ownership.putRight(path, uid)  # its maker may have died before it could undo what the umask took away
         return Named(path, os.O_RDWR | os.O_CREAT)
     except FileNotFoundError:
         raise DomainChanged(f"the directory of {path} was removed", "Try again") from None

@@ -14,7 +14,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 
-from muninn.control import atomics, descriptors, room
+from muninn.control import atomics, descriptors, ownership, room
 from muninn.control.descriptors import Descriptor, Known
 from muninn.control.files import openFile
 from muninn.control.layout import PAGE_BYTES
@@ -148,6 +148,7 @@ def open_(places: Places, row: int, incarnation: int, sizeBytes: int, origin: in
             f"{path} has {status.st_size} bytes where its row states {sizeBytes}, and is uid {status.st_uid}'s",
             "Free the buffer: its memory was truncated or replaced from outside",
         )
+    ownership.putRight(path, places.uid, fd)
     return fd
 
 

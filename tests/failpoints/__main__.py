@@ -55,7 +55,7 @@ _UNPASSED = {
     "journal.Journal._written:ftruncate": "/dev/shm is full (test_journal)",
     "journal.Journal.finishCopy:rename": "a journal that has grown, or a second term (test_upkeep)",
     "folders._isPrivate:chmod": "a umask, or a hand, took bits away (test_folders)",
-    "lockfile._opened:chmod": "a death before the umask was undone (test_folders)",
+    "ownership.putRight:chmod": "a chmod, or a death before the umask was undone (test_ownership)",
     "lockfile.LockFile.unlockSlot:byteUnlock": "two claim one slot at once (test_members)",
     "segments.unlink:opened": "a segment of 256 MiB (test_holdings)",
     "segments.open_:opened": "a segment that is not what its row says (test_segments)",

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT, _HATCH, _CLOCK, _DESCRIPTORS, _HEADER, _FOLDERS = (
+_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT, _HATCH, _CLOCK, _DESCRIPTORS, _HEADER, _FOLDERS, _OWNERSHIP = (
     f"muninn/control/{name}.py"
     for name in (
         "block", "lockfile", "members", "election", "watch", "rows", "index", "leases", "generations", "claims", "tickets", "segments", "wire",
-        "layout", "hatch", "clock", "descriptors", "header", "folders",
+        "layout", "hatch", "clock", "descriptors", "header", "folders", "ownership",
     )
 )  # fmt: skip
 
 # fmt: off
 MUTANTS = [
+    # --- ownership ---
+    Mutant(_OWNERSHIP, "    if isWritableByOthers(status):\n", "    if False:\n", "what others could have written is not believed", "test_ownership.py::test_whatOthersCouldHaveWrittenIsRefusedAtOnce"),
+    Mutant(_OWNERSHIP, "        os.chmod(path if fd is None else fd.number, _PRIVATE)\n", "", "a mode is put right", "test_ownership.py::test_whatOthersCouldOnlyReadIsPutRight"),
+    Mutant(_OWNERSHIP, "    if status.st_uid != uid:\n", "    if False:\n", "another user's file is named", "test_ownership.py::test_anotherUsersLockFileInTheDirectoryIsNamed"),
+    Mutant(_HEADER, "            ownership.requireUnwritten(status, path)\n", "            pass\n", "a block that others could have written is not taken for none", "test_ownership.py::test_whatOthersCouldHaveWrittenIsRefusedAtOnce"),
+    Mutant(_HEADER, "            isMeant = path == places.linkPath or isOurs(status, path, places)\n", "            isMeant = True\n", "what is no block keeps its mode", "test_ownership.py::test_anOwnFileOfThePublicNameKeepsItsMode"),
+    Mutant(_HEADER, "        if status.st_uid != places.uid:  # nobody", "        if False:  # nobody", "another user's block in the directory is replaced", "test_ownership.py::test_anotherUsersBlockInTheDirectoryIsReplaced"),
+    Mutant("muninn/broker/journal.py", "            ownership.requireUnwritten(os.fstat(file.fileno()), path)\n", "", "a journal that others could have written is not believed", "test_ownership.py::test_whatOthersCouldHaveWrittenIsRefusedAtOnce"),
     # --- folders ---
     Mutant(_FOLDERS, "        for name in own:\n            if _isEstablished(name, uid):\n                return name\n", "", "a domain stays where it is", "test_folders.py::test_aNameThatAnotherUserTookIsAvoided"),
     Mutant(_FOLDERS, "    if status.st_mode & 0o022:\n", "    if False:\n", "where others could write nothing is believed", "test_folders.py::test_aDirectoryInWhichOthersCouldWriteIsNotBelieved"),
     Mutant(_FOLDERS, "    if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:\n", "    if False:\n", "a mode is set right", "test_folders.py::test_aDirectoryInWhichNobodyElseCouldWriteIsSetRight"),
     Mutant(_FOLDERS, "        if _own(stem, uid) != own or any(_isEstablished(name, uid) for name in own):\n            return False\n", "", "two that come together settle on one directory", "test_folders.py::test_processesThatComeTogetherSettleOnOneDirectory"),
     Mutant(_DESCRIPTORS, "    if flags & os.O_CREAT:\n", "    if False:\n", "no umask counts", "test_block.py::test_aFirstProcessWithAHardUmaskLeavesADomainForAll"),
-    Mutant(_LOCKFILE, "        os.chmod(path, 0o600)  # its maker", "        pass  # its maker", "a lock file of mode 0 is set right", "test_folders.py::test_theUmaskOfTheFirstProcessKeepsNobodyOut"),
     Mutant(_HEADER, "        if isOurs(os.lstat(places.blockPath), places.blockPath, places):\n            posix_ipc.unlink", "        if True:\n            posix_ipc.unlink", "what is another user's is left alone, by root too", "test_folders.py::test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere"),
     # --- finalizers on own threads ---
     Mutant("muninn/control/owners.py", "    if owner is not None:\n        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for a claim", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
@@ -43,8 +50,8 @@ MUTANTS = [
     Mutant(_BLOCK, "amongAll=bool(places.segmentKeys()))", "amongAll=True) if places.segmentKeys() else 0", "a lock in a lost block is held, without a segment too", "test_repair.py::test_aLockInALostBlockIsReleasedBeforeAnotherHasIt"),
     Mutant(_LOCKFILE, "{int(each[4]) for each in fields if each[1] == \"POSIX\"}", "set()", "whoever has a byte of a lost lock file is seen", "test_repair.py::test_aLockInALostBlockIsReleasedBeforeAnotherHasIt"),
     Mutant(_BLOCK, " or removedFileHolder(places.lockPath, _SCAN_SECONDS, amongAll=bool(places.segmentKeys()))", "", "who is in a block without a lock file is seen", "test_repair.py::test_aTurnInALostBlockIsOverBeforeAnotherBegins"),
-    Mutant(_HEADER, "        header = Header.of(fd) if isOurs(os.fstat(fd.number), path, places) else None\n", "        header = Header.of(fd)\n", "another user's block is not joined", "test_block.py::test_aBlockNameThatAnotherUserTookIsAvoided"),
-    Mutant(_HEADER, "header.lockInode == lockFile.inode):", "True):", "a block of another lock file is not joined", "test_block.py::test_aBlockOfAnotherLockFileIsNotJoined"),
+    Mutant(_HEADER, "        header = Header.of(fd) if _mayBeOurs(status, path, places) else None\n", "        header = Header.of(fd)\n", "another user's block is not joined", "test_block.py::test_aBlockNameThatAnotherUserTookIsAvoided"),
+    Mutant(_HEADER, "header.lockInode == lockFile.inode\n", "True\n", "a block of another lock file is not joined", "test_block.py::test_aBlockOfAnotherLockFileIsNotJoined"),
     Mutant(_BLOCK, "        with lockFile.creating():\n            reinstate", "        if True:\n            reinstate", "one process at a time makes the block", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
     Mutant(_BLOCK, "            block = openExisting(places, lockFile)\n            if block is not None:\n                return block\n            #", "            block = None\n            #", "who comes second looks again under the lock", "test_block.py::test_onlyOneBlockIsMadeByManyWhoComeAtOnce test_block.py::test_aBlockThatSomebodyStillUsesIsNotReplaced"),
     Mutant(_BLOCK, "(places.draftPath, *places.copies())", "(places.draftPath,)", "a new block does not want for the room of dead copies", "test_block.py::test_aNewBlockRemovesTheCopiesOfTheDead"),
