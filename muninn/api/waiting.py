@@ -48,5 +48,6 @@ async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], obje
     try:
         return await future
     finally:
-        cancelled.set()
-        wake()
+        if future.cancelled() or not future.done():  # else its thread has ended, and the others would be woken for nothing
+            cancelled.set()
+            wake()
