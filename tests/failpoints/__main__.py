@@ -56,6 +56,7 @@ _UNPASSED = {
     "journal.Journal.finishCopy:rename": "a journal that has grown, or a second term (test_upkeep)",
     "folders._isPrivate:chmod": "a umask, or a hand, took bits away (test_folders)",
     "ownership.putRight:chmod": "a chmod, or a death before the umask was undone (test_ownership)",
+    "header._openedLink:opened#2": "a chmod that took its user's own bits (test_ownership)",
     "lockfile.LockFile.unlockSlot:byteUnlock": "two claim one slot at once (test_members)",
     "segments.unlink:opened": "a segment of 256 MiB (test_holdings)",
     "segments.open_:opened": "a segment that is not what its row says (test_segments)",
