@@ -17,9 +17,11 @@ import muninn
 from muninn.api import admin
 from muninn.api.membership import current
 from muninn.broker import journal, repair
+from muninn.config import loadSettings
 from muninn.control import block, layout, lockfile, segments
 from muninn.control.block import create
 from muninn.control.header import unlinkBlock
+from muninn.control.layout import Geometry
 from muninn.control.places import Places
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid, WriterDied
 from support import Actor, ActorError, eventually, leftovers
@@ -395,6 +397,46 @@ def test_whatAJournalKnowsAndNobodyUnderstandsIsKept(domain: str, actor: Start) 
     current().leave()
     actor().join().kill()
     assert set(before) < set(leftovers(domain)) and len(places.journals()) > 1
+
+
+def test_whatASoundBlockCallsLivingIsKept(domain: str, actor: Start) -> None:
+    """Its journals were removed. Broken: repair removed all segments, as no journal knew them."""
+    _makeAndEnd(actor)
+    for ofBlock, epoch in Places(os.getuid(), domain).journals():
+        os.unlink(ofBlock.journalPath(epoch))
+    result = admin.repair()
+    assert (result["recovered"], len(result["discarded"])) == (["n0", "n2"], 0)
+    assert muninn.open("n2").array.tolist() == [2] * 1000
+
+
+def test_whatASoundBlockCallsLivingAndNobodyUnderstandsIsKept(domain: str, actor: Start) -> None:
+    _makeAndEnd(actor)
+    places = Places(os.getuid(), domain)
+    for ofBlock, epoch in places.journals():
+        os.unlink(ofBlock.journalPath(epoch))
+    with open(places.linkPath, "r+b") as file:
+        geometry = Geometry.of(*_limits())
+        file.seek(geometry.rowsOffset + layout.ROW_MODE_OFFSET)
+        file.write(b"\xff")  # of the first row
+    result = admin.repair()
+    assert (result["recovered"], len(result["kept"]), len(result["discarded"])) == (["n2"], 1, 0)
+
+
+def test_whatAJournalEndedDoesNotLiveByTheOldBlock(domain: str, actor: Start) -> None:
+    """Its broker died between the record and the change of the row."""
+    _makeAndEnd(actor)
+    places = Places(os.getuid(), domain)
+    key = places.segmentKeys()[0]
+    ofBlock, epoch = places.journals()[-1]
+    with open(ofBlock.journalPath(epoch), "ab") as file:
+        file.write(journal._framed("free", {"row": key.row, "incarnation": key.incarnation}))
+    result = admin.repair()
+    assert (len(result["recovered"]), len(result["discarded"])) == (1, 1)
+
+
+def _limits() -> tuple[int, int, int]:
+    control = loadSettings().control
+    return control.maxMembers, control.maxBuffers, control.maxLeases
 
 
 def test_aDomainWhoseEpochsAreHalfUsedUpBeginsAnew(domain: str, actor: Start) -> None:

@@ -244,6 +244,35 @@ def test_aDeposedBrokersCopyDoesNotBringItsJournalBack(lab: Lab) -> None:
     assert not new._upkeep.isPending()
 
 
+@pytest.mark.parametrize("seenBy", ["a record", "a sweep", "a sweep, since it was moved away"])
+def test_aJournalThatWasRemovedIsWrittenAnew(lab: Lab, seenBy: str) -> None:
+    """By a cleaner. Broken: the broker went on writing into a file that nobody would ever find."""
+    broker = lab.settled(lab.broker(member := lab.member()))
+    rows = [lab.make(broker._directory, member, f"n{number}") for number in range(100)]
+    path = lab.places.journalPath(broker._term.epoch)
+    os.rename(path, f"{lab.places.directory}/elsewhere") if "moved" in seenBy else os.unlink(path)
+    if seenBy == "a record":
+        rows.append(lab.make(broker._directory, member, "after"))
+    else:
+        broker._upkeep._sweepMembers()
+    lab.settled(broker)
+    rows.append(lab.make(broker._directory, member, "later"))
+    assert sorted(key[1:] for key in repair._livingRows(lab.places.journals())[0]) == sorted(rows)
+    assert not broker._journal.isTooLong() and not broker._upkeep.isPending()
+
+
+def test_aDeposedBrokersJournalIsNotWrittenAnew(lab: Lab) -> None:
+    """Its successor has dropped it."""
+    old = lab.settled(lab.broker(lab.member()))
+    lab.settled(lab.broker(lab.member()))
+    assert lab.places.epochsOf("journal") == [2]
+    old._journal.note("gone", row=0, incarnation=1)
+    old._upkeep._sweepMembers()
+    assert old._journal.isNameless
+    old._upkeep.snapshot.workOnce()
+    assert lab.places.epochsOf("journal") == [2]
+
+
 def test_aSuccessorRemovesTheCopyThatItsPredecessorDidNotFinish(lab: Lab) -> None:
     """Broken: each broker that was killed while it copied left as much as all descriptions."""
     old = lab.settled(lab.broker(lab.member()))

@@ -54,8 +54,8 @@ def repair() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``recovered``: the names of the buffers that are there again; ``discarded``: segments that no journal knew; ``kept``: segments that
-        a journal knows and that could not be taken over.
+        ``recovered``: the names of the buffers that are there again; ``discarded``: segments that nothing knew; ``kept``: segments that
+        a journal, or the old block, knows and that could not be taken over.
 
     Raises
     ------

@@ -9,6 +9,9 @@ A journal vouches for the rows that live or are being made. It knows how many by
 tells of what is over. Then a copy is begun, which gets what lives a piece at a time (`snapshot.py`) and, from its beginning on, whatever is
 appended; when it has all it takes the journal's name in one step. A death before that leaves the journal as it was, and a file that
 no name of a journal fits.
+
+A cleaner may remove the file. Whatever is appended after that nobody would ever read: the broker notices it at the next record, or at its
+next sweep, begins a file of that name anew, and copies into it what lives.
 """
 
 from __future__ import annotations
@@ -55,6 +58,8 @@ class Journal:
         Why this process can not go on writing it, although another one could.
     vouchedBytes
         What the records take that vouch for a row.
+    isNameless
+        Whether the file was removed, as far as this has been seen.
     """
 
     def __init__(self, places: Places, epoch: int) -> None:
@@ -66,12 +71,15 @@ class Journal:
         self._copyLength = 0
         self._weights = array.array("H")  # by row: bytes of the record that vouches for it
         self.vouchedBytes = 0
+        self.isNameless = False
 
     def append(self, op: str, **fields: Any) -> None:
         """Append a record whole, or not at all and raise `HostMemoryFull`."""
         frame = _framed(op, fields)
         self._length = self._written(self._file, frame, self._length)
         self._weigh(op, fields, len(frame))
+        with contextlib.suppress(OSError):  # the program has closed it since: the next record opens it anew
+            self.isNameless |= os.fstat(self._file.number).st_nlink == 0
         if self._copy is not None:
             try:
                 self._copyLength = self._written(self._copy, frame, self._copyLength)
@@ -87,6 +95,21 @@ class Journal:
             _log.warning("%s %s is not in the journal: %s", op, fields, error.reason)
             return False
         return True
+
+    def look(self) -> None:
+        """See whether the file still has its name."""
+        try:
+            self.isNameless = os.lstat(self._path).st_ino != self._file.inode
+        except OSError:
+            self.isNameless = True
+
+    def beginAnew(self) -> None:
+        """Begin an empty file of that name. Raises `HostMemoryFull` or `DescriptorsExhausted`, and then nothing has changed."""
+        again = _opened(self._path)
+        self.dropCopy()
+        self._file.close()
+        self._file, self._length, self.isNameless = again, 0, False
+        self._weights, self.vouchedBytes = array.array("H"), 0
 
     def isTooLong(self) -> bool:
         """Whether a copy of what it vouches for would be much shorter."""
@@ -147,7 +170,7 @@ class Journal:
         self._file.close()
         self._file, self._length = self._copy, self._copyLength
         self._file.renamed(self._path)
-        self._copy = None
+        self._copy, self.isNameless = None, False
         return True
 
     def dropCopy(self) -> None:

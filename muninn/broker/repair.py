@@ -1,11 +1,12 @@
 """Adoption: a new control block takes over what the journals of older ones vouch for.
 
 Algorithm. The journals say which rows lived and what they were; a segment that is still there, under the name that such a row has,
-vouches for its bytes. Both together make the row again. Adoption fills a block that nobody can open yet: it installs the rows, and writes
-all of them into a journal of the new block. Then the block gets its names, in one step. Only after that the older journals and the
-segments that no journal knows are removed. A death before that step leaves a draft and everything as it was; a death after it leaves
-older journals, which say nothing that is not in the new one, and which the new block's broker removes. So nothing that a journal knows is
-ever deleted before it was adopted, and what could not be adopted stays, with its journals.
+vouches for its bytes. Both together make the row again. An old block that can be read says it too, for which the journal was removed.
+Adoption fills a block that nobody can open yet: it installs the rows, and writes all of them into a journal of the new block. Then the
+block gets its names, in one step. Only after that the older journals and the segments that nothing knows are removed. A death before that
+step leaves a draft and everything as it was; a death after it leaves older journals, which say nothing that is not in the new one, and
+which the new block's broker removes. So nothing that is known is ever deleted before it was adopted, and what could not be adopted
+stays, with its journals.
 
 A block is made so when there is none (its names were removed from outside), when the first process of a domain finds that the epochs are
 half used up, and by `muninn doctor --repair`. The last two withdraw the old block first; all hold CREATE, and none begins while a slot
@@ -44,21 +45,22 @@ class Adoption:
     Parameters
     ----------
     old
-        The block that is replaced, if it can be read: it knows what was half written.
+        The block that is replaced, if it can be read: it knows what was half written, and what lives if its journal was removed.
     """
 
     def __init__(self, old: ControlBlock | None = None) -> None:
         self._old = old
         self.recovered: list[str] = []
         self.discarded: list[SegmentKey] = []
-        #: Known to a journal, and not adopted.
+        #: Known to a journal, or to the old block, and not adopted.
         self.kept: list[SegmentKey] = []
 
     def fill(self, block: ControlBlock) -> Any:
         """Install the rows in a block that nobody can open yet; returns what is to be done once it can be found."""
         places = block.places
         older = [(ofBlock, epoch) for ofBlock, epoch in places.journals() if ofBlock.identity != block.identity]
-        living, unread = _livingRows(older)
+        living, unread, ended = _livingRows(older)
+        self._addRows(living, unread, ended)
         there = set(places.segmentKeys())
         wanted = _newestOfName(living, there)
         adopted = self._install(block, wanted, _firstEpoch(older))
@@ -70,13 +72,27 @@ class Adoption:
 
         def published() -> None:
             for key in self.discarded:
-                _log.warning("no journal knows the segment %s: it was removed", places.segmentName(key.row, key.incarnation, key.origin))
+                _log.warning("nothing knows the segment %s: it was removed", places.segmentName(key.row, key.incarnation, key.origin))
                 segments.unlink(places, key.row, key.incarnation, key.origin)
             for ofBlock, epoch in older if not self.kept else ():
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(ofBlock.journalPath(epoch))
 
         return published
+
+    def _addRows(self, living: dict[SegmentKey, RowDescription], unread: set[SegmentKey], ended: set[SegmentKey]) -> None:
+        """What lives by the old block's rows: its journal may have been removed. What a journal has ended was to end."""
+        if self._old is None:
+            return
+        rows = RowTable(self._old)
+        for row in rows.named(0, rows.count()):
+            key = SegmentKey(rows.origin(row) or self._old.identity, row, rows.state(row).incarnation)
+            if key in living or key in ended:
+                continue
+            try:
+                living[key] = rows.description(row)
+            except ControlBlockInvalid:
+                unread.add(key)
 
     def _install(self, block: ControlBlock, wanted: dict[SegmentKey, RowDescription], epoch: int) -> set[SegmentKey]:
         """Write the rows whose segments are there; returns their segments. The words are changed as always."""
@@ -185,8 +201,8 @@ def _firstEpoch(journals: list[tuple[Places, int]]) -> int:
     return last + 1 if last < RENEWAL_EPOCH else 1
 
 
-def _livingRows(journals: list[tuple[Places, int]]) -> tuple[dict[SegmentKey, RowDescription], set[SegmentKey]]:
-    """What lived when the journals ended, and what they know without a description that can be read.
+def _livingRows(journals: list[tuple[Places, int]]) -> tuple[dict[SegmentKey, RowDescription], set[SegmentKey], set[SegmentKey]]:
+    """What lived when the journals ended, what they know without a description that can be read, and what they ended.
 
     In each block's journals the last word counts. What one block's journals ended does not live by another's, which is older: a block
     adopts before its first term.
@@ -215,7 +231,7 @@ def _livingRows(journals: list[tuple[Places, int]]) -> tuple[dict[SegmentKey, Ro
                 key = SegmentKey(originOf.get(named, places.identity), row, incarnation)
                 ended.add(key)
                 unread.discard(key)
-    return {key: description for key, description in living.items() if key not in ended}, unread
+    return {key: description for key, description in living.items() if key not in ended}, unread, ended
 
 
 def _newestOfName(living: dict[SegmentKey, RowDescription], there: set[SegmentKey]) -> dict[SegmentKey, RowDescription]:

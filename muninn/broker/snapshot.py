@@ -1,8 +1,9 @@
 """The snapshot: what lives, copied into the journal of this term, a piece at a time.
 
 At the beginning of a term, so that the journals of earlier ones may go; and again whenever most of the journal tells of what is over, or
-some of it and there would soon be no room for a copy. What changes meanwhile is appended to the journal and to the copy; a row that
-the copy gets late, or twice, is as it was then. Without room for a copy the journals stay as they are, and it is tried again.
+some of it and there would soon be no room for a copy, and when the journal was removed. What changes meanwhile is appended to the
+journal and to the copy; a row that the copy gets late, or twice, is as it was then. Without room for a copy the journals stay as they
+are, and it is tried again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from muninn.broker.directory import Directory
 from muninn.broker.journal import SLACK_BYTES, Journal, Record
 from muninn.control import clock, layout
 from muninn.control.block import ControlBlock
+from muninn.control.election import Election
 from muninn.control.logs import Log
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted, HostMemoryFull
 
@@ -52,7 +54,8 @@ class Snapshot:
     def isDue(self) -> bool:
         if self._next is not None:
             return True
-        return (self._isWanted or self._journal.isTooLong() or self._isRoomShort()) and clock.now() >= self._retryAt
+        isWanted = self._journal.isNameless or self._isWanted or self._journal.isTooLong() or self._isRoomShort()
+        return isWanted and clock.now() >= self._retryAt
 
     def _isRoomShort(self) -> bool:
         """Whether there is room for a copy, but hardly: what the journal grows by takes it away, and then it would grow for ever."""
@@ -78,6 +81,10 @@ class Snapshot:
             self._giveUp(error.reason)
 
     def _begin(self) -> None:
+        self._journal.look()
+        if self._journal.isNameless and not self._nameAnew():
+            self._giveUp("it has lost its name, and this may not be its term any more")
+            return
         # A journal of the whole term knows what it vouches for; a later one has still to read it.
         ofRowsBytes = self._directory.rows.countInState(layout.ROW_LIVE) * _RECORD_BYTES
         wantedBytes = layout.PAGE_BYTES + (ofRowsBytes if self._isWanted else self._journal.vouchedBytes)
@@ -88,6 +95,17 @@ class Snapshot:
         self._journal.beginCopy()
         self._journal.copy([("begin", {"epoch": self._epoch}), *(("create", record) for record in halfMade)])
         self._next = 0
+
+    def _nameAnew(self) -> bool:
+        """Let a journal that was removed have a file again; not that of a deposed broker, which its successor has dropped."""
+        with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):  # whose holder may be dropping journals
+            if self._block.hasName() and Election(self._block).epoch() == self._epoch:
+                _log.warning("the journal of %s was removed from /dev/shm: it is written anew", self._places.domain)
+                self._journal.beginAnew()
+                self._journal.append("begin", epoch=self._epoch)
+                self._isWanted = True
+                return True
+        return False
 
     def _copied(self, first: int) -> int | None:
         """Copy the rows from `first` on; returns where the next piece begins, None after the last."""

@@ -54,6 +54,7 @@ class Upkeep:
         self._own = own
         self._directory = directory
         self._watchdog = watchdog
+        self._journal = journal
         self.snapshot = Snapshot(block, epoch, directory, journal)
         self._mayStillCome = mayStillCome
         self._chores: deque[Callable[[], None]] = deque()
@@ -112,6 +113,7 @@ class Upkeep:
                 self._watchdog.begin(key)
             self.settleUnheld()
         self.collectLost()
+        self._journal.look()
         if not self._block.restoreNames():
             raise BlockLost
 
