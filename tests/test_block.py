@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 from lab import Lab
 
 import muninn
+from muninn.broker.journal import Journal
 from muninn.control import layout, lockfile
 from muninn.control.block import ControlBlock, Withdrawal, create, openOrCreate
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.control.places import Places
-from muninn.errors import BrokerUnavailable, ControlBlockInvalid, TableFull
+from muninn.errors import BrokerUnavailable, ControlBlockInvalid, HostMemoryFull, TableFull
 from support import Actor, ActorError, Background, eventually
 
 Start = Callable[..., Actor]
@@ -134,6 +136,32 @@ def test_aFailedCreationLeavesWhatWasThere(lab: Lab) -> None:
         create(lab.places, lab.lockFile, lab.block.geometry, adopt)
     assert os.stat(lab.places.linkPath).st_ino == before
     openAgain(lab)
+
+
+@pytest.mark.parametrize("step", ["adoption", "rename", "link"])
+def test_aFailedCreationTakesWithItWhatItMade(lab: Lab, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """On a full `/dev/shm`. Broken: each attempt left a draft and a journal, in the room that the next one needed."""
+    Journal(lab.places, 1).close()
+    made: list[Places] = []
+
+    def adopt(block: ControlBlock) -> Callable[[], None]:
+        made.append(block.places)
+        Journal(block.places, 7).close()
+        return fail() if step == "adoption" else lambda: None
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise HostMemoryFull("as on a full /dev/shm")
+
+    os.unlink(lab.places.blockPath)
+    before = sorted(os.listdir(lab.places.directory))
+    if step != "adoption":
+        monkeypatch.setattr(os, step, fail)
+    with pytest.raises(HostMemoryFull):
+        create(lab.places, lab.lockFile, lab.block.geometry, adopt)
+    if step != "link":
+        assert sorted(os.listdir(lab.places.directory)) == before
+    else:  # it has one name by now, which is enough
+        assert made[0].epochsOf("journal") == [7] and not lab.block.hasName()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be another user")

@@ -23,7 +23,7 @@ from muninn.control.block import create
 from muninn.control.header import unlinkBlock
 from muninn.control.layout import Geometry
 from muninn.control.places import Places
-from muninn.errors import BrokerUnavailable, ControlBlockInvalid, WriterDied
+from muninn.errors import BrokerUnavailable, ControlBlockInvalid, HostMemoryFull, WriterDied
 from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -317,6 +317,30 @@ def test_aBrokerWhoseBlockWasLostEndsNothingOfTheNextOnes(lab: Lab) -> None:
         broker._upkeep.snapshot.workOnce()
     assert later.places.segments() == [(0, 1)] and later.places.epochsOf("journal")
     later.close()
+
+
+def test_anAdoptionThatFailsLeavesNothingOfItsOwn(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle, as when `/dev/shm` is full. Broken: each attempt left as much as had been written."""
+    _makeAndEnd(actor)
+    _lose(domain)
+    places = Places(os.getuid(), domain)
+    before = sorted(os.listdir(places.directory))
+    inserted = list[object]()
+
+    def insert(*_: object) -> None:
+        if inserted:
+            raise HostMemoryFull("as on a full /dev/shm")
+        inserted.append(_)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(repair.NameIndex, "insert", insert)
+        with pytest.raises(HostMemoryFull):
+            muninn.listBuffers()
+        inserted.clear()
+        with pytest.raises(HostMemoryFull):
+            admin.repair()
+    assert sorted(os.listdir(places.directory)) == before
+    assert sorted(each["name"] for each in muninn.listBuffers()) == ["n0", "n2"]
 
 
 def test_repairKeepsWhoJoinsMeanwhileOut(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,11 @@ Algorithm. The block has two names of one file: `Places.linkPath` in the domain'
 `/dev/shm`, which another user may have taken and a cleaner may remove. A creator works under the lock file's CREATE byte. It fills a
 draft that nobody opens (the rows of what older journals vouch for are installed there, see `broker/repair.py`), stores the version in it
 and gives the whole block its names by one rename and one link: a creator that dies half way leaves a draft, which the next one
-replaces, and whatever was there before. So a block that has a name is whole, and one without a version has been withdrawn:
-by the last member, or for a repair, and whoever withdrew it died before it came to an end. Nothing was taken out of it, so the next
-process that holds CREATE gives it the version back. A process that finds one name gone restores it from the other; a process that finds
-both gone makes a new block, but not while anybody lives in an old one (a locked slot byte says so).
+replaces, and whatever was there before; one that fails, for want of room say, takes with it what it has made. So a block that has a name
+is whole, and one without a version has been withdrawn: by the last member, or for a repair, and whoever withdrew it died before it came
+to an end. Nothing was taken out of it, so the next process that holds CREATE gives it the version back. A process that finds one name
+gone restores it from the other; a process that finds both gone makes a new block, but not while anybody lives in an old one (a locked
+slot byte says so).
 
 A stale read of the version costs one attempt to join. A block of another boot is discarded with everything that it named.
 """
@@ -149,6 +150,15 @@ class ControlBlock:
         for ofBlock, epoch in self.places.journals():
             if epoch < before if ofBlock.identity == self.identity else self.hasAdopted():
                 unlinkFile(ofBlock.journalPath(epoch))
+
+    def dropDraft(self) -> None:
+        """Remove what was made for it before it had a name: the draft and its own journals, which take room. The caller holds CREATE."""
+        places = self.places
+        if not self._isAt(places.draftPath) or self._isAt(places.linkPath) or self._isAt(places.blockPath):
+            return
+        for epoch in places.epochsOf("journal"):
+            unlinkFile(places.journalPath(epoch))
+        unlinkFile(places.draftPath)
 
     def restoreNames(self) -> bool:
         """Give the block a name back that was removed from outside; False when it has lost both, and nobody finds it any more."""
@@ -341,6 +351,7 @@ def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | 
         os.rename(places.draftPath, places.linkPath)
         _giveNames(places, places.linkPath)
     except BaseException:
+        block.dropDraft()
         block.close()
         raise
     if published is not None:
