@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api import membership
+from muninn.api import creation, membership
 from muninn.api.making import Creating, Making
 from muninn.control import layout
-from support import Actor, ActorError, eventually, leftovers
+from muninn.errors import BrokerUnavailable, BufferExists, BufferNotFound
+from support import Actor, ActorError, Background, eventually, leftovers
 
 Start = Callable[..., Actor]
 
@@ -127,6 +129,61 @@ def test_aNameIsOneThreadsUntilItsMakingEnds(domain: str) -> None:
         second.leaveName()
     assert not creating.isAny() and creating._byName == {}
     assert not creating.undertakings.awaitSettled(0.01) and creating.undertakings.settle()
+
+
+#: What comes in the middle of the creation of its name, on the same thread, and how it ends. Broken: it waited for its own thread.
+_IN_BETWEEN: dict[str, tuple[Callable[[], object], type[Exception]]] = {
+    "array": (lambda: muninn.array("n", 4), BrokerUnavailable),
+    "open": (lambda: muninn.open("n", timeout=60), BrokerUnavailable),
+    "shareOnce": (lambda: muninn.shareOnce("n", lambda: np.zeros(4)), BrokerUnavailable),
+    "Lock": (lambda: muninn.Lock("n"), BrokerUnavailable),
+    "share": (lambda: muninn.share(np.zeros(4), name="n"), BufferExists),
+}
+
+
+@pytest.mark.parametrize("role", ["member", "broker"])
+@pytest.mark.parametrize("what", _IN_BETWEEN)
+def test_whatInterruptsACreationDoesNotWaitForIt(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, role: str, what: str) -> None:
+    _joined(role, actor)
+    (call, kind), describe, seen = _IN_BETWEEN[what], creation._describe, list[bool]()
+
+    def interrupted(*arguments: Any) -> Any:
+        if not seen:
+            seen.append(True)
+            with pytest.raises(kind, match="this thread was interrupted while it is creating 'n'"):
+                call()
+            with pytest.raises(BufferNotFound):
+                muninn.open("n", timeout=0)
+            muninn.share(np.zeros(4), name="another").free()
+        return describe(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(creation, "_describe", interrupted)
+        made = muninn.Lock("n") if what == "Lock" else muninn.share(np.arange(4), name="n")
+    assert seen
+    if isinstance(made, muninn.Lock):
+        with made, muninn.Lock("n"):
+            pass
+    else:
+        assert muninn.open("n", timeout=60).array.sum() == 6
+
+
+def test_whatAnotherThreadCreatesIsWaitedFor(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    described, gate, describe = threading.Event(), threading.Event(), creation._describe
+
+    def slow(*arguments: Any) -> Any:
+        described.set()
+        gate.wait(60)
+        return describe(*arguments)
+
+    monkeypatch.setattr(creation, "_describe", slow)
+    making = Background(lambda: muninn.share(np.arange(4), name="n"))
+    assert described.wait(60)
+    with pytest.raises(BufferExists, match="another thread of this process is creating 'n'"):
+        muninn.share(np.zeros(4), name="n")
+    waiting = [Background(call).asleep() for call in (lambda: muninn.array("n", 4, "i8"), lambda: muninn.open("n", timeout=60))]
+    gate.set()
+    assert making.ended().array.sum() == 6 and [each.ended().array.sum() for each in waiting] == [6, 6]
 
 
 #: In the middle of a grant, when the row has changed and its name is not noted yet, a signal reaches the main thread.

@@ -4,7 +4,8 @@ A creation may be interrupted between any two bytecodes: while its question is u
 granted. What is asked is noted before it is asked, and `giveUp` takes back whatever can have come of it: the same grant is asked for
 again, which returns the same row, and that is given back. Should that be cut short too, the end of its `Undertaking` leaves it to the
 background thread. Meanwhile the name is taken in this process: the broker takes a second request of one process for the first one
-repeated, so threads of a process are told apart here.
+repeated, so threads of a process are told apart here. So is the thread that is creating it: what interrupts that, or is called by it, a
+progress report say, must not wait for its end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from muninn.control import aside
 from muninn.control.descriptors import Descriptor
 from muninn.control.undertakings import Undertaking, Undertakings
 from muninn.errors import BrokerUnavailable, BufferExists, MuninnError
+from muninn.terms import INTERNAL_PREFIX
 
 if TYPE_CHECKING:
     from muninn.broker.client import Client
@@ -51,20 +53,40 @@ class Creating:
         making = self._byName.get(name)
         return making is not None and self.undertakings.isUnderWay(making)
 
+    def isOwn(self, name: str) -> bool:
+        """Whether the calling thread itself is creating it, and was interrupted, or calls this in the midst of it."""
+        making = self._byName.get(name)
+        return making is not None and making.thread == threading.get_ident() and self.undertakings.isUnderWay(making)
+
+    def refuseOwn(self, name: str) -> None:
+        """Before a wait for the name: raises `BrokerUnavailable` when it would be a wait for the calling thread."""
+        if self.isOwn(name):
+            raise BrokerUnavailable(
+                f"{_midst(name)}: what comes in between can not wait for the end of it",
+                "Use it before or after the call that creates it; a handler of a signal can note what is to be done",
+            )
+
     def isAny(self) -> bool:
         """Whether any making is under way."""
         return any(self.has(name) for name in list(self._byName))
 
 
 class Making:
-    """What one creation has asked for, and not yet brought to its end."""
+    """What one creation has asked for, and not yet brought to its end.
 
-    __slots__ = ("_client", "_creating", "_granted", "_isOver", "_mayBeLive", "_name", "_question")
+    Attributes
+    ----------
+    thread
+        The thread that creates.
+    """
+
+    __slots__ = ("_client", "_creating", "_granted", "_isOver", "_mayBeLive", "_name", "_question", "thread")
 
     def __init__(self, client: Client, creating: Creating, name: str) -> None:
         self._client = client
         self._creating = creating
         self._name = name
+        self.thread = threading.get_ident()
         self._question: dict[str, Any] | None = None
         self._granted: tuple[int, int] | None = None
         self._mayBeLive = False
@@ -75,9 +97,11 @@ class Making:
         return self._creating.undertakings.begin(self)
 
     def takeName(self) -> None:
-        """Raises `BufferExists` while another thread of this process is creating it."""
+        """Raises `BufferExists` while another thread of this process is creating it, or this one is, and was interrupted."""
         if not self._creating.take(self._name, self):
-            raise BufferExists(f"another thread of this process is creating {self._name!r}")
+            if self._creating.isOwn(self._name):
+                raise BufferExists(_midst(self._name))
+            raise BufferExists(f"another thread of this process is creating {_shown(self._name)}")
 
     def leaveName(self) -> None:
         """Nothing is left to be done. Again, or of a name that was not taken, is fine."""
@@ -143,3 +167,11 @@ class Making:
         self._isOver = True
         self._creating.leave(self._name, self)
         return True
+
+
+def _midst(name: str) -> str:
+    return f"this thread was interrupted while it is creating {_shown(name)}, or calls this in the midst of that"
+
+
+def _shown(name: str) -> str:
+    return repr(name.removeprefix(INTERNAL_PREFIX))

@@ -61,10 +61,14 @@ class NameWait:
         return True
 
     def sleep(self, deadline: float | None) -> bool:
-        """Until something of this name may have changed, at most half a second; False when the deadline has passed."""
+        """Until something of this name may have changed, at most half a second; False when the deadline has passed.
+
+        Raises `BrokerUnavailable` when the calling thread itself is creating it, and has been interrupted by this.
+        """
         timeoutNs = sleepNs(deadline, _LOOK_NS)
         if timeoutNs <= 0:
             return False
         aside.refuseOwn()
+        self._membership.holdings.creating.refuseOwn(self._name)
         atomics.futexWait32(self._word, self._seen, timeoutNs)
         return True

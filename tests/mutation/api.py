@@ -109,7 +109,7 @@ MUTANTS = [
     Mutant(_MAKING, "for op in (\"abandon\", \"free\") if self._mayBeLive else (\"abandon\",):", "for op in (\"abandon\",):", "what is cut short after its commit is freed", "test_making.py::test_whatIsCutShortAfterItsCommitIsThereForNobody"),
     Mutant(_MAKING, "            if not self.has(name):\n                self._byName.pop(name, None)\n", "", "a maker that was cut short has no name any more", "test_making.py::test_aNameIsOneThreadsUntilItsMakingEnds"),
     Mutant(_MAKING, "            if self._granted is None:\n                self._client.later", "            if False:\n                self._client.later", "what is cut short twice is taken back", "test_making.py::test_whatIsInterruptedTwiceIsTakenBackByTheBackgroundThread"),
-    Mutant(_MAKING, "        if not self._creating.take(self._name, self):\n            raise BufferExists", "        if False:\n            raise BufferExists", "the threads of a process are told apart", "test_takeover.py::test_aNameIsCreatedByOneOfManyThreads"),
+    Mutant(_MAKING, "        if not self._creating.take(self._name, self):\n", "        if False:\n", "the threads of a process are told apart", "test_takeover.py::test_aNameIsCreatedByOneOfManyThreads"),
     # --- finalizers on own threads ---
     Mutant(_READERS, "        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for readers", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_NAMES, "        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for a name", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
@@ -117,6 +117,8 @@ MUTANTS = [
     Mutant(_MEMBERSHIP, "    refuseOwn()  # the join", "    pass  # the join", "a finalizer on an own thread does not wait for a join", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_HOLDINGS, "aside.unlessTaken(membership.leaseLock)", "membership.leaseLock", "a finalizer on an own thread does not wait for who opens", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_FENCES, "aside.unlessTaken(holding.fencing), membership", "holding.fencing, membership", "a finalizer on an own thread does not wait for who signals", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
+    Mutant(_NAMES, "        self._membership.holdings.creating.refuseOwn(self._name)\n", "", "what interrupts a creation does not wait for it", "test_making.py::test_whatInterruptsACreationDoesNotWaitForIt"),
+    Mutant(_MAKING, "making.thread == threading.get_ident() and self.undertakings", "self.undertakings", "another thread's creation is waited for", "test_making.py::test_whatAnotherThreadCreatesIsWaitedFor"),
     # --- lock, sharing, fences ---
     Mutant(_SHARING, "        holding = waiting.look()\n        if holding is not None:\n            return holding\n        if not waiting", "        if not waiting", "who waited for a loader looks again", "test_sharing.py::test_loadsOnce test_creation.py::test_oneOfManyLoadsForAll"),
     Mutant(_SHARING, "    if capability.tenantDigest != capabilities.tenantDigest(description.tenant) or capability.sizeBytes != description.sizeBytes:", "    if False:", "a handle matches its buffer", "test_holdings.py::test_aHandleThatDoesNotMatchItsBufferIsRefused"),
