@@ -17,7 +17,7 @@ from muninn.control.block import ControlBlock, Withdrawal, create, openOrCreate
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.control.places import Places
-from muninn.errors import BrokerUnavailable, ControlBlockInvalid, HostMemoryFull, TableFull
+from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DomainChanged, HostMemoryFull, TableFull
 from support import Actor, ActorError, Background, eventually
 
 Start = Callable[..., Actor]
@@ -162,6 +162,37 @@ def test_aFailedCreationTakesWithItWhatItMade(lab: Lab, monkeypatch: pytest.Monk
         assert sorted(os.listdir(lab.places.directory)) == before
     else:  # it has one name by now, which is enough
         assert made[0].epochsOf("journal") == [7] and not lab.block.hasName()
+
+
+@pytest.mark.parametrize("hasEnded", [False, True])
+def test_whoHasLostCreateGivesNothingTheDomainsName(lab: Lab, actor: Start, hasEnded: bool) -> None:
+    """A read of the lock file drops it. Broken: the draft of whoever was let in, half filled, got the name."""
+    other = actor(
+        "from muninn.control.block import create\nfrom muninn.control.lockfile import LockFile\nfrom muninn.control.places import Places\n"
+        f"file = LockFile(Places(os.getuid(), {lab.places.domain!r}))\nfrom muninn.control.layout import Geometry\n"
+        "def make(): made = create(file.places, file, Geometry.of(8, 512, 256), None); made.close(); return made.identity"
+    )
+    identity = 0
+
+    def adopt(_: ControlBlock) -> Callable[[], None]:
+        nonlocal identity
+        with open(lab.lockFile.places.lockPath):
+            pass
+        if hasEnded:
+            identity = other.do("with file.creating(): made = make()\nmade")
+        else:
+            other.do("inside = file.creating(); inside.__enter__()\n1")
+        return lambda: None
+
+    before = os.stat(lab.places.linkPath).st_ino
+    with pytest.raises(DomainChanged), lab.lockFile.creating():
+        create(lab.places, lab.lockFile, lab.block.geometry, adopt)
+    if hasEnded:
+        again = openOrCreate(lab.places, lab.lockFile, lab.block.geometry)
+        assert again.identity == identity != 0
+        again.close()
+    else:
+        assert os.stat(lab.places.linkPath).st_ino == before
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be another user")

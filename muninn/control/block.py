@@ -151,6 +151,12 @@ class ControlBlock:
             if epoch < before if ofBlock.identity == self.identity else self.hasAdopted():
                 unlinkFile(ofBlock.journalPath(epoch))
 
+    def requireDraft(self) -> None:
+        """Raise `DomainChanged` if what is to get the domain's name may be another's draft: CREATE goes when the program reads its file."""
+        self.lockFile.requireCreating()
+        if not self._isAt(self.places.draftPath):
+            raise DomainChanged(f"another process has created the control block of {self.places.stem} meanwhile", "Try again")
+
     def dropDraft(self) -> None:
         """Remove what was made for it before it had a name: the draft and its own journals, which take room. The caller holds CREATE."""
         places = self.places
@@ -348,6 +354,7 @@ def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | 
         published = adopt(block) if adopt is not None else None
         # SYNC version: pairs with readHeader in every process that opens the block; header, secret and rows are visible before it.
         atomics.storeRelease32(block.address + layout.VERSION_OFFSET, layout.VERSION)
+        block.requireDraft()
         os.rename(places.draftPath, places.linkPath)
         _giveNames(places, places.linkPath)
     except BaseException:

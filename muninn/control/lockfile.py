@@ -103,6 +103,11 @@ class LockFile:
         finally:
             atomics.byteUnlock(self._fd(), _CREATE_BYTE)
 
+    def requireCreating(self) -> None:
+        """Before a step that can not be undone: raise `DomainChanged` if CREATE was lost, as slots' bytes are, and another has it."""
+        if int(atomics.byteHolder(self._fd(), _CREATE_BYTE)) > 0:
+            raise DomainChanged("the program closed Muninn's lock file, and another process creates the control block", "Try again")
+
     def lockSlot(self, slot: int) -> bool:
         """Take the byte of a slot for the rest of this process's life; False when another process has it."""
         if int(atomics.byteLock(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0:
