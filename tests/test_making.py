@@ -114,6 +114,30 @@ def test_whatIsCutShortAfterItsCommitIsThereForNobody(
     eventually(lambda: _isClean(current), "nothing is left of it")
 
 
+@pytest.mark.parametrize("op", ["create", "commit"])
+@pytest.mark.parametrize("role", ["member", "broker"])
+def test_aBrokerThatDoesNotAnswerIsNotWaitedForTwice(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, role: str, op: str
+) -> None:
+    """Broken: when the time of a request was over, what it may have granted was asked for again, for as long once more."""
+    current = _joined(role, actor)
+    real, asked = current.client.request, list[str]()
+
+    def request(asking: str, *arguments: Any, **fields: Any) -> Any:
+        asked.append(asking)
+        answer = real(asking, *arguments, **fields)
+        if asking == op:
+            raise BrokerUnavailable("the answer did not come in time")
+        return answer
+
+    with monkeypatch.context() as patched, pytest.raises(BrokerUnavailable, match="did not come in time"):
+        patched.setattr(current.client, "request", request)
+        muninn.share(np.arange(3), name="a")
+    assert asked == ["create", "commit"][: 1 + (op == "commit")]
+    muninn.share(np.arange(3), name="a").free()
+    eventually(lambda: _isClean(current), "nothing is left of it")
+
+
 def test_aNameIsOneThreadsUntilItsMakingEnds(domain: str) -> None:
     client, creating = membership.current().client, Creating(lambda: None)
     first, second = Making(client, creating, "a"), Making(client, creating, "a")

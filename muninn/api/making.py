@@ -80,7 +80,7 @@ class Making:
         The thread that creates.
     """
 
-    __slots__ = ("_client", "_creating", "_granted", "_isOver", "_mayBeLive", "_name", "_question", "thread")
+    __slots__ = ("_client", "_creating", "_granted", "_isOver", "_isUnanswered", "_mayBeLive", "_name", "_question", "thread")
 
     def __init__(self, client: Client, creating: Creating, name: str) -> None:
         self._client = client
@@ -90,7 +90,7 @@ class Making:
         self._question: dict[str, Any] | None = None
         self._granted: tuple[int, int] | None = None
         self._mayBeLive = False
-        self._isOver = False
+        self._isOver = self._isUnanswered = False
 
     def begun(self) -> Undertaking:
         """For the `with` statement around all of it: whatever ends that, `undo` is called unless `leaveName` was."""
@@ -118,7 +118,8 @@ class Making:
         try:
             granted, _ = self._client.request("create", **fields)
         except BrokerUnavailable:
-            raise  # whether it was granted will show
+            self._isUnanswered = True  # whether it was granted will show
+            raise
         except MuninnError:
             self._question = None
             raise
@@ -130,7 +131,11 @@ class Making:
         assert self._granted is not None
         row, incarnation = self._granted
         self._mayBeLive = True
-        self._client.request("commit", descriptors, row=row, incarnation=incarnation)
+        try:
+            self._client.request("commit", descriptors, row=row, incarnation=incarnation)
+        except BrokerUnavailable:
+            self._isUnanswered = True
+            raise
 
     def end(self) -> None:
         """All is done, and its result is somebody's."""
@@ -139,6 +144,9 @@ class Making:
     def giveUp(self) -> None:
         """Take back whatever was granted. The error that led here is the one that counts; a broker that is not there hears it later."""
         if self._isOver or self._question is None:
+            return
+        if self._isUnanswered:
+            self.undo()  # a broker that did not answer for the time that a call may take is not waited for as long again
             return
         try:
             if self._granted is None:
