@@ -424,3 +424,19 @@ tell(lambda: lock.acquire(timeout=0.05))
 def test_greenletsAreThreads(domain: str, actor: Start) -> None:
     """Of two on one thread, one waits for the other, and does not come in as if it were that."""
     assert actor(GREENLETS).do("said") == [True, None, "TimeoutError", "RuntimeError", True]
+
+
+@pytest.mark.parametrize("timeout", [0, 0.002])
+def test_aReadThatDoesNotWaitIsToldWhoWrites(domain: str, actor: Start, timeout: float) -> None:
+    """Broken: beside one writer that computes inside its turn it said that the buffer is written without a pause."""
+    buffer = muninn.share(np.arange(4), name="a", access="readWrite")
+    assert buffer.read(timeout=timeout).sum() == 6
+    with buffer.write():
+        told = Background(lambda: buffer.read(timeout=timeout)).ended()
+    assert isinstance(told, TimeoutError) and str(told) == f"another thread has been writing 'a' for {timeout} s"
+    other = actor("turn = muninn.open('a', access='readWrite').write()")
+    other.do("turn.__enter__()[:] = 1")
+    with pytest.raises(TimeoutError, match=f"another process has been writing 'a' for {timeout} s"):
+        buffer.read(timeout=timeout)
+    other.do("turn.__exit__(None, None, None)")
+    assert buffer.read(timeout=timeout).sum() == 4

@@ -164,7 +164,7 @@ class Copying(_OnHolding):
         self._holding.refuseOwnWriter()
 
     def _deadlineOf(self, _: None) -> _Until:
-        return self._deadline, self._timeout or 0.0
+        return self._deadline, self._timeout or 0
 
     def _settle(self, _: _Until) -> None:
         """The copy looks itself at what was published."""

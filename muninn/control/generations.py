@@ -46,7 +46,7 @@ NO_STREAMS = Streams(lambda: 0, lambda seconds: None)
 
 
 class Starved(Exception):
-    """Writers left no room for a whole copy, and there is time left. Who gets this takes a reader's turn, and copies then."""
+    """Writers left no room for a whole copy. Who gets this takes a reader's turn and copies then, or is told there who keeps the turn."""
 
 
 class Generation:
@@ -98,7 +98,7 @@ class Generation:
         """Copy `sizeBytes` of one generation, never torn, to private memory; returns the generation.
 
         None when a writer died half way, and `TimeoutError` when writers never leave room for a whole copy within `timeout` seconds; for
-        a caller that can take a reader's turn they are not waited for that long: `Starved`.
+        a caller that can take a reader's turn it is always `Starved` instead, and sooner.
         """
 
         def attempt() -> int:
@@ -142,7 +142,7 @@ class Generation:
                 if writerIsDead() and self.value() == value:
                     return None
                 patientUntil = patientUntil or value + 2 * _PATIENCE
-                if canTakeTurn and (value >= patientUntil or impatientAt <= clock.now() < deadline):
+                if canTakeTurn and (value >= patientUntil or impatientAt <= clock.now()):
                     raise Starved
             else:
                 # A publication may come before the kernels that it announces are done. Their ticket was there before it.
@@ -155,6 +155,8 @@ class Generation:
                 if canTakeTurn and result == -errno.EAGAIN:
                     raise Starved
             if (remaining := deadline - clock.now()) <= 0:
+                if canTakeTurn:
+                    raise Starved
                 raise TimeoutError(f"no whole copy {what}within {timeout} s: the buffer is written without a pause")
             if value & 1:
                 aside.refuseOwn()

@@ -29,6 +29,7 @@ MUTANTS = [
     Mutant(_FOLDERS, "        if _own(stem, uid) != own or any(_isEstablished(name, uid) for name in own):\n            return False\n", "", "two that come together settle on one directory", "test_folders.py::test_processesThatComeTogetherSettleOnOneDirectory"),
     Mutant(_DESCRIPTORS, "    if flags & os.O_CREAT:\n", "    if False:\n", "no umask counts", "test_block.py::test_aFirstProcessWithAHardUmaskLeavesADomainForAll"),
     Mutant(_HEADER, "        if isOurs(os.lstat(places.blockPath), places.blockPath, places):\n            posix_ipc.unlink", "        if True:\n            posix_ipc.unlink", "what is another user's is left alone, by root too", "test_folders.py::test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere"),
+    Mutant(_GENERATIONS, "                if canTakeTurn:\n                    raise Starved\n                raise TimeoutError", "                raise TimeoutError", "a reader that waits for nothing is told who writes", "test_owners.py::test_aReadThatDoesNotWaitIsToldWhoWrites"),
     # --- finalizers on own threads ---
     Mutant("muninn/control/owners.py", "    if owner is not None:\n        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for a claim", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_GENERATIONS, "            aside.refuseOwn()\n            atomics.futexWait32(self._word, value & 0xFFFFFFFF, remainingNs)", "            atomics.futexWait32(self._word, value & 0xFFFFFFFF, remainingNs)", "a finalizer on an own thread does not wait for a generation", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
@@ -181,7 +182,7 @@ MUTANTS = [
     Mutant(_GENERATIONS, "            if value & ~1 > after:", "            if value > after:", "a wait ends with a publication", "test_generations.py"),
     Mutant(_GENERATIONS, "            if value & ~1 > after:", "            if value > after and not value & 1:", "an odd word says that the one before was published", "test_generations.py::test_whatWasPublishedIsSeenAlthoughSomebodyWritesAgain"),
     Mutant(_GENERATIONS, "value >= patientUntil or impatientAt", "impatientAt", "a reader that starves takes a turn", "test_generations.py::test_aReaderThatCanTakeATurnIsPatientForAWhileOnly"),
-    Mutant(_GENERATIONS, "value >= patientUntil or impatientAt <= clock.now() < deadline", "value >= patientUntil", "a reader does not wait for long turns", "test_generations.py::test_aReaderThatCanTakeATurnIsPatientForAWhileOnly"),
+    Mutant(_GENERATIONS, "value >= patientUntil or impatientAt <= clock.now()", "value >= patientUntil", "a reader does not wait for long turns", "test_generations.py::test_aReaderThatCanTakeATurnIsPatientForAWhileOnly"),
     Mutant(_GENERATIONS, "            check()\n", "", "a wait ends when its writer dies", "test_generations.py::test_whatItsCheckRaisesEndsAWait"),
     Mutant(_GENERATIONS, "                if last:\n                    streams.settle(max(0.0, deadline - clock.now()))\n", "", "what kernels still write is waited for", "test_generations.py test_turns.py"),
     Mutant(_GENERATIONS, "if result == value or (result >= 0 and streams.last() == last):", "if result >= 0:", "a newer generation's kernels are waited for too", "test_generations.py"),
