@@ -5,15 +5,21 @@ When the interpreter is finalised nothing can be imported any more, so what an o
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from muninn.control import clock
 from muninn.control.threads import refuseImports
 
 if TYPE_CHECKING:
     from muninn.api.holdings import Holdings
     from muninn.api.membership import Membership
     from muninn.broker.broker import Broker
+
+
+Value = TypeVar("Value")
 
 
 class Loaded(NamedTuple):
@@ -28,6 +34,7 @@ class Loaded(NamedTuple):
 
 
 _loaded: list[Loaded] = []
+_PAUSE_SECONDS = 0.01
 
 
 def load() -> Loaded:
@@ -37,11 +44,28 @@ def load() -> Loaded:
     """
     if not _loaded:
         refuseImports("this process has never joined a domain")
-        from muninn.api import lending, sharing
-        from muninn.api.alone import LoneMembership
-        from muninn.api.holdings import Holdings
-        from muninn.broker import capabilities
-        from muninn.broker.broker import Broker
-
-        _loaded.append(Loaded(Holdings, Broker, LoneMembership, capabilities, lending, sharing))
+        _loaded.append(patiently(_imported))
     return _loaded[0]
+
+
+def patiently(call: Callable[[], Value]) -> Value:
+    """What `call` returns, which may import something.
+
+    A uid that may not look into the libraries, for a moment only, finds nothing there, and the interpreter would remember that.
+    """
+    try:
+        return call()
+    except ImportError:
+        importlib.invalidate_caches()
+        clock.sleep(_PAUSE_SECONDS)
+        return call()
+
+
+def _imported() -> Loaded:
+    from muninn.api import lending, sharing
+    from muninn.api.alone import LoneMembership
+    from muninn.api.holdings import Holdings
+    from muninn.broker import capabilities
+    from muninn.broker.broker import Broker
+
+    return Loaded(Holdings, Broker, LoneMembership, capabilities, lending, sharing)

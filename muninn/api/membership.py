@@ -20,7 +20,7 @@ from muninn.api.bequest import Allocation, Bequest
 from muninn.api.credentials import hasMovedOut, isDisplaced, partFrom, requireWhole, standAside
 from muninn.api.departure import Departure, awaitPast, keepPromises, stayWhile
 from muninn.api.entry import enter, retire
-from muninn.api.loading import load
+from muninn.api.loading import load, patiently
 from muninn.broker.candidacy import Candidacy
 from muninn.broker.client import Client, Office
 from muninn.broker.limits import Limits
@@ -440,7 +440,7 @@ def _joinAside(preferred: bool) -> Membership:
             load()
             if _current is not None and not partFrom(_current):
                 return _current
-            _current = Membership(loadSettings(), preferred)
+            _current = Membership(patiently(loadSettings), preferred)
             awaitPast(_current.members, _current.key)
             return _current
     finally:

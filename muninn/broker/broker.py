@@ -24,7 +24,7 @@ from muninn.broker.limits import Limits
 from muninn.broker.sessions import SenderGone, Session
 from muninn.broker.upkeep import SWEEP_SECONDS, Upkeep
 from muninn.broker.watchdog import Watchdog
-from muninn.control import aside, atomics, layout, leases, wire
+from muninn.control import aside, atomics, layout, leases, ownership, wire
 from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.descriptors import Descriptor, OwnEvent, OwnPoll, OwnSocket, unixSocket
 from muninn.control.election import Election, Term
@@ -110,11 +110,11 @@ class Broker:
         listener = unixSocket()
         self._listener = OwnSocket(listener)
         listener.bind(path)
-        os.chmod(path, 0o600)  # whatever the umask took away
+        ownership.requireMade(path, self._block.places.uid, 0o600)
         listener.listen(256)
         self._epoll.register(self._listener.number)
         self._epoll.register(self._wakeFd)
-        self._directory.vault.open(self._block.places.hatchPath(self._term.epoch))
+        self._directory.vault.open(self._block.places.hatchPath(self._term.epoch), self._block.places.uid)
         self._election.announce(self._term.epoch)
         self._journal.note("begin", epoch=self._term.epoch)
         self._upkeep.takeOver()
@@ -290,12 +290,13 @@ class Broker:
                 # Nobody would ever take back what is granted now.
                 raise SenderGone(f"member slot {session.key.slot} was given back")
             return self._handlers[request["op"]](session, request, descriptors)
-        except MuninnError as error:
+        except (MuninnError, PermissionError) as error:
             if isinstance(error, ProtocolViolation):
                 raise
+            answer = self._journal.hinder(error)
             if self._journal.hindrance is not None:
                 raise Deposed from None  # a limit of this process's own is no answer: whoever asks, asks the successor
-            return requests.failure(error), ()
+            return requests.failure(answer), ()
         except Deposed:
             if self.isDeposed():
                 raise

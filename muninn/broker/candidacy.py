@@ -140,11 +140,14 @@ class Candidacy:
 
     def resigned(self, term: Term, error: Exception) -> None:
         """This process has failed in office: it does not stand again for a while."""
+        self._reason = _typed(error)
+        if isinstance(self._reason, DomainChanged):  # its uid was another one for a moment, and may be again
+            _log.info("resigned as broker of epoch %d: %s", term.epoch, self._reason.reason)
+            return
         _log.error("resigned as broker of epoch %d", term.epoch, exc_info=error)
         now = clock.now()
         self._failures = 1 if now - self._standsAgainAt > _FORGOTTEN_SECONDS else self._failures + 1
         self._standsAgainAt = now + min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1))
-        self._reason = _typed(error)
         self.measure()
 
 

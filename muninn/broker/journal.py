@@ -28,13 +28,14 @@ from typing import Any
 
 import msgpack
 
-from muninn.control import atomics, layout, ownership
+from muninn.control import atomics, layout
 from muninn.control.descriptors import Named
 from muninn.control.files import openFile
 from muninn.control.lockfile import fileError, filesLimited
 from muninn.control.logs import Log
+from muninn.control.ownership import refusal, requireUnwritten
 from muninn.control.places import COPY_SUFFIX, Places
-from muninn.errors import ControlBlockInvalid, HostMemoryFull
+from muninn.errors import ControlBlockInvalid, DomainChanged, HostMemoryFull, MuninnError
 
 _log = Log("muninn.broker")
 Record = dict[str, Any]
@@ -63,9 +64,10 @@ class Journal:
     """
 
     def __init__(self, places: Places, epoch: int) -> None:
-        self.hindrance: HostMemoryFull | None = None
+        self.hindrance: MuninnError | None = None
         self._path = places.journalPath(epoch)
-        self._file = _opened(self._path)
+        self._uid = places.uid
+        self._file = _opened(self._path, self._uid)
         self._length = 0
         self._copy: Named | None = None
         self._copyLength = 0
@@ -97,19 +99,27 @@ class Journal:
         return True
 
     def look(self) -> None:
-        """See whether the file still has its name."""
+        """See whether the file still has its name. Another uid, which may not look, says nothing."""
         try:
-            self.isNameless = os.lstat(self._path).st_ino != self._file.inode
+            with contextlib.suppress(PermissionError):
+                self.isNameless = os.lstat(self._path).st_ino != self._file.inode
         except OSError:
             self.isNameless = True
 
     def beginAnew(self) -> None:
         """Begin an empty file of that name. Raises `HostMemoryFull` or `DescriptorsExhausted`, and then nothing has changed."""
-        again = _opened(self._path)
+        again = _opened(self._path, self._uid)
         self.dropCopy()
         self._file.close()
         self._file, self._length, self.isNameless = again, 0, False
         self._weights, self.vouchedBytes = array.array("H"), 0
+
+    def hinder(self, error: MuninnError | PermissionError) -> MuninnError:
+        """The typed error for what a request failed of. One that only this process has, above all since its uid is another, hinders it."""
+        typed = error if isinstance(error, MuninnError) else refusal(error, self._path)
+        if isinstance(typed, DomainChanged):
+            self.hindrance = typed
+        return typed
 
     def isTooLong(self) -> bool:
         """Whether a copy of what it vouches for would be much shorter."""
@@ -141,7 +151,7 @@ class Journal:
     def beginCopy(self) -> None:
         """Begin an empty copy: from here on it gets whatever is appended. Raises `HostMemoryFull`, `DescriptorsExhausted`."""
         self.dropCopy()
-        self._copy, self._copyLength = _opened(self._path + COPY_SUFFIX), 0
+        self._copy, self._copyLength = _opened(self._path + COPY_SUFFIX, self._uid), 0
 
     def copy(self, records: Iterable[tuple[str, Record]]) -> None:
         """Add records to the copy, all or none and raise `HostMemoryFull`. A copy that was dropped meanwhile gets nothing."""
@@ -197,8 +207,8 @@ class Journal:
     def _refusal(self, reason: str, wantedBytes: int) -> HostMemoryFull:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         if limit != resource.RLIM_INFINITY and limit < wantedBytes:
-            self.hindrance = filesLimited(self._path)
-            return self.hindrance
+            self.hindrance = limited = filesLimited(self._path)
+            return limited
         return HostMemoryFull(f"{self._path} can not grow: {reason}")
 
     def _weigh(self, op: str, fields: Record, frameBytes: int) -> None:
@@ -213,9 +223,9 @@ class Journal:
         weights[row] = weight
 
 
-def _opened(path: str) -> Named:
+def _opened(path: str, uid: int) -> Named:
     try:
-        return Named(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        return Named(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, uid)
     except OSError as error:
         raise fileError(error, path) from error
 
@@ -282,7 +292,7 @@ def read(places: Places, epoch: int, only: str = "") -> list[Record]:
     path = places.journalPath(epoch)
     try:
         with openFile(path, "rb") as file:
-            ownership.requireUnwritten(os.fstat(file.fileno()), path)
+            requireUnwritten(os.fstat(file.fileno()), path)
             return list(replay(file.read(), only))
     except (FileNotFoundError, PermissionError):  # not to be read: its broker died before it could undo the umask, and wrote nothing
         return []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from muninn.control import ownership
 from muninn.control.descriptors import Descriptor, own
 from muninn.control.hatch import Hatch
 from muninn.control.logs import Log
@@ -24,12 +25,13 @@ class Vault:
         self._descriptors: dict[tuple[int, int], Descriptor] = {}
         self._hatch: Hatch | None = None
 
-    def open(self, path: str) -> None:
+    def open(self, path: str, uid: int | None = None) -> None:
         """Hand out what is here, and what comes, at a socket of this path; where that can not be, by requests only."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # of a broker of a block that was withdrawn
         try:
             self._hatch = Hatch(path)
+            ownership.requireMade(path, os.geteuid() if uid is None else uid, 0o600)
         except OSError as error:
             _log.warning("the hatch can not be opened: %s", error)
             return

@@ -177,16 +177,12 @@ class ControlBlock:
             return True
 
     def _hasLockFile(self) -> bool:
-        try:
-            return os.lstat(self.places.lockPath).st_ino == self.lockFile.inode
-        except OSError:
-            return False
+        status = _found(self.places.lockPath)
+        return status is not None and status.st_ino == self.lockFile.inode
 
     def _isAt(self, path: str) -> bool:
-        try:
-            return os.path.samestat(os.lstat(path), self._status)
-        except OSError:
-            return False
+        status = _found(path)
+        return status is not None and os.path.samestat(status, self._status)
 
     def close(self) -> None:
         """Unmap. Words must not be touched afterwards."""
@@ -194,6 +190,16 @@ class ControlBlock:
             self._isMapped = False
             self.bytes.release()
             atomics.unmap(self.address, self.geometry.totalBytes)
+
+
+def _found(path: str) -> os.stat_result | None:
+    """What is there. Raises a typed error when this process may not look: that says nothing of a name's loss."""
+    try:
+        return os.lstat(path)
+    except PermissionError as error:
+        raise fileError(error, path) from error
+    except OSError:
+        return None
 
 
 def openOrCreate(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | None = None) -> ControlBlock:
@@ -333,7 +339,7 @@ def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | 
     for left in (places.draftPath, *places.copies()):  # of a creator, and of brokers, that died: nobody is in the domain
         unlinkFile(left)
     try:
-        fd = descriptors.opened(places.draftPath, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        fd = descriptors.opened(places.draftPath, os.O_RDWR | os.O_CREAT | os.O_EXCL, maker=places.uid)
     except OSError as error:
         raise fileError(error, places.draftPath) from error
     try:

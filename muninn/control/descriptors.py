@@ -18,7 +18,7 @@ import select
 import socket
 from typing import ClassVar
 
-from muninn.control import atomics
+from muninn.control import atomics, ownership
 from muninn.control.atomics import Descriptor, Known
 
 __all__ = ["Descriptor", "Known"]
@@ -32,11 +32,14 @@ def own(descriptor: int | Descriptor) -> Descriptor:
     return descriptor if isinstance(descriptor, Descriptor) else atomics.opened(atomics.own(descriptor))
 
 
-def opened(path: str, flags: int, mode: int = 0o600) -> Descriptor:
-    """Open a file, close-on-exec and not through a link; what it makes has this mode, whatever the umask takes away."""
+def opened(path: str, flags: int, mode: int = 0o600, maker: int | None = None) -> Descriptor:
+    """Open a file, close-on-exec and not through a link; what it makes has this mode, whatever the umask takes away.
+
+    What a process makes for `maker`, a uid, which is not its own any more, goes again: `DomainChanged`.
+    """
     made = atomics.opened(atomics.openFile(os.fsencode(path), flags | os.O_NOFOLLOW, mode), path)
     if flags & os.O_CREAT:
-        os.fchmod(made.number, mode)
+        ownership.requireMade(path, os.geteuid() if maker is None else maker, mode, made)
     return made
 
 
@@ -180,8 +183,8 @@ class Named(_Kept):
 
     __slots__ = ("_flags", "_path")
 
-    def __init__(self, path: str, flags: int) -> None:
-        super().__init__(_lasting(opened(path, flags)))
+    def __init__(self, path: str, flags: int, maker: int | None = None) -> None:
+        super().__init__(_lasting(opened(path, flags, maker=maker)))
         self._path, self._flags = path, flags & ~(os.O_CREAT | os.O_TRUNC | os.O_EXCL)
 
     @property

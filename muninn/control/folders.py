@@ -20,7 +20,7 @@ import re
 import stat
 from collections.abc import Iterator
 
-from muninn.control import clock, descriptors
+from muninn.control import clock, descriptors, ownership
 from muninn.control.descriptors import Descriptor
 from muninn.control.logs import Log
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DescriptorsExhausted, HostMemoryFull
@@ -68,6 +68,7 @@ def made(stem: str, uid: int) -> str:
             return own[0]
         if not own:
             _make(wanted, uid)
+        ownership.requireUid(wanted, uid)  # another one sees no lock file in it
         if clock.now() > deadline:
             raise BrokerUnavailable(f"which directory {stem!r} is in was not settled within {_BOUND_SECONDS:.0f} s", "Try again")
 
@@ -127,13 +128,15 @@ def _make(wanted: str, uid: int) -> None:
     for path in (f"{SHM_ROOT}/{wanted}", f"{SHM_ROOT}/{wanted}.{os.urandom(_RANDOM_BYTES).hex()}"):
         try:
             os.mkdir(path, 0o700)
-            os.chmod(path, 0o700)  # whatever the umask took away
+            ownership.requireMade(path, uid, 0o700)
             return
         except FileExistsError:
             if _isOwn(_status(wanted), uid):
                 return  # another process has made it meanwhile
         except FileNotFoundError:
             return  # another process has settled on its own, and removed this one
+        except PermissionError as error:
+            raise ownership.refusal(error, path) from error
         except OSError as error:
             raise HostMemoryFull(f"{path} can not be made: {error.strerror}") from error
 
@@ -146,7 +149,7 @@ def _established(stem: str, uid: int, own: list[str], deadline: float) -> bool:
                 return False
         if _own(stem, uid) != own or any(_isEstablished(name, uid) for name in own):
             return False
-        _makeLock(f"{SHM_ROOT}/{own[0]}/{LOCK_NAME}")
+        _makeLock(f"{SHM_ROOT}/{own[0]}/{LOCK_NAME}", uid)
         for name in own[1:]:
             with contextlib.suppress(OSError):  # a cleaner was faster, or there is something in it
                 os.rmdir(f"{SHM_ROOT}/{name}")
@@ -185,12 +188,14 @@ def _isTaken(fd: Descriptor) -> bool:
     return True
 
 
-def _makeLock(path: str) -> None:
+def _makeLock(path: str, uid: int) -> None:
     """Make the lock file. A death may leave one whose mode the umask has made; `LockFile` sets it right."""
     try:
         # Never one that is there: to close it would drop all byte locks of this process on it.
-        descriptors.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL).close()
+        descriptors.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, maker=uid).close()
     except FileExistsError:
         return
+    except PermissionError as error:
+        raise ownership.refusal(error, path) from error
     except OSError as error:
         raise HostMemoryFull(f"{path} can not be made: {error.strerror}") from error

@@ -183,5 +183,8 @@ def unlinkBlock(places: Places) -> None:
 
 
 def unlinkFile(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    except OSError as error:
+        raise fileError(error, path) from error

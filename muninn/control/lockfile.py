@@ -137,7 +137,7 @@ def _opened(path: str, uid: int) -> Named:
     try:
         with suppress(FileNotFoundError):
             ownership.putRight(path, uid)  # its maker may have died before it could undo what the umask took away
-        return Named(path, os.O_RDWR | os.O_CREAT)
+        return Named(path, os.O_RDWR | os.O_CREAT, uid)
     except FileNotFoundError:
         raise DomainChanged(f"the directory of {path} was removed", "Try again") from None
     except OSError as error:
@@ -200,6 +200,8 @@ def fileError(error: OSError, path: str) -> Exception:
         return HostMemoryFull(
             f"{path}: {error.strerror}", "Close or free buffers, or raise this program's `ulimit -v` and vm.max_map_count"
         )
+    if error.errno in (errno.EPERM, errno.EACCES) and not isinstance(error, MuninnError):
+        return ownership.refusal(error, path)
     return filesLimited(path) if error.errno == errno.EFBIG else error
 
 

@@ -12,7 +12,7 @@ import os
 import re
 from typing import NamedTuple
 
-from muninn.control import folders
+from muninn.control import folders, ownership
 from muninn.control.folders import LOCK_NAME
 from muninn.control.folders import SHM_ROOT as SHM_ROOT
 
@@ -125,6 +125,8 @@ class Places(NamedTuple):
             return os.listdir(self.directory)
         except FileNotFoundError:
             return []
+        except PermissionError as error:
+            raise ownership.refusal(error, self.directory) from error
 
     def _found(self) -> str:
         return folders.found(self.stem, self.uid)

@@ -109,10 +109,10 @@ class Mapping:
 def create(places: Places, row: int, incarnation: int, sizeBytes: int) -> Descriptor:
     """Create the segment, sparse; returns its descriptor. A left-over of that name is from a dead creator of this row and goes."""
     path = f"{SHM_ROOT}{places.segmentName(row, incarnation)}"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
     try:
-        fd = descriptors.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        fd = descriptors.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, maker=places.uid)
     except FileNotFoundError:
         raise DomainChanged(f"the directory of {places.stem} was removed from /dev/shm", "Try again") from None
     except OSError as error:
@@ -182,8 +182,11 @@ def unlink(places: Places, row: int, incarnation: int, origin: int = 0) -> None:
         return
     except OSError:
         held = None  # no descriptor is left: the name goes all the same
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    except OSError as error:
+        raise fileError(error, path) from error
     if held is not None:
         threading.Thread(target=held.close, name="muninn-unlink", daemon=True).start()
 

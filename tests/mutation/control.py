@@ -21,7 +21,11 @@ MUTANTS = [
     Mutant(_HEADER, "            ownership.requireUnwritten(status, path)\n", "            pass\n", "a block that others could have written is not taken for none", "test_ownership.py::test_whatOthersCouldHaveWrittenIsRefusedAtOnce"),
     Mutant(_HEADER, "            isMeant = path == places.linkPath or isOurs(status, path, places)\n", "            isMeant = True\n", "what is no block keeps its mode", "test_ownership.py::test_anOwnFileOfThePublicNameKeepsItsMode"),
     Mutant(_HEADER, "        if status.st_uid != places.uid:  # nobody", "        if False:  # nobody", "another user's block in the directory is replaced", "test_ownership.py::test_anotherUsersBlockInTheDirectoryIsReplaced"),
-    Mutant("muninn/broker/journal.py", "            ownership.requireUnwritten(os.fstat(file.fileno()), path)\n", "", "a journal that others could have written is not believed", "test_ownership.py::test_whatOthersCouldHaveWrittenIsRefusedAtOnce"),
+    Mutant("muninn/broker/journal.py", "            requireUnwritten(os.fstat(file.fileno()), path)\n", "", "a journal that others could have written is not believed", "test_ownership.py::test_whatOthersCouldHaveWrittenIsRefusedAtOnce"),
+    Mutant(_OWNERSHIP, "    raise _changed(path, uid, f\"made as uid {status.st_uid}\")\n", "", "what is made for another uid is told", "test_ownership.py::test_whatAnotherUidHasMadeGoesAgain"),
+    Mutant(_OWNERSHIP, "        (os.rmdir if stat.S_ISDIR(status.st_mode) else os.unlink)(path)\n", "        pass\n", "what is made for another uid goes again", "test_ownership.py::test_whatAnotherUidHasMadeGoesAgain"),
+    Mutant(_LOCKFILE, "    if error.errno in (errno.EPERM, errno.EACCES) and", "    if False and", "what the rights forbid has a type", "test_ownership.py::test_whatTheRightsForbidIsATypedError"),
+    Mutant("muninn/broker/journal.py", "        if isinstance(typed, DomainChanged):\n            self.hindrance = typed\n", "", "a broker of another uid gives its office up", "test_ownership.py::test_aBrokerWhoseUidChangesInTheMiddleOfARequestGivesItsOfficeUp"),
     # --- folders ---
     Mutant(_FOLDERS, "        for name in own:\n            if _isEstablished(name, uid):\n                return name\n", "", "a domain stays where it is", "test_folders.py::test_aNameThatAnotherUserTookIsAvoided"),
     Mutant(_FOLDERS, "    if status.st_mode & 0o022:\n", "    if False:\n", "where others could write nothing is believed", "test_folders.py::test_aDirectoryInWhichOthersCouldWriteIsNotBelieved"),
@@ -210,7 +214,7 @@ MUTANTS = [
     # --- segments ---
     Mutant(_SEGMENTS, " or status.st_size < sizeBytes:", ":", "a truncated segment is not mapped", "test_segments.py::test_aTruncatedSegmentIsNotMapped"),
     Mutant(_DESCRIPTORS, "flags | os.O_NOFOLLOW", "flags", "a link in place of a segment is not followed", "test_segments.py::test_aLinkInPlaceOfASegmentIsNotFollowed"),
-    Mutant(_SEGMENTS, "    with contextlib.suppress(FileNotFoundError):\n        os.unlink(path)\n    try:\n        fd", "    try:\n        fd", "what a dead creator left makes room", "test_segments.py::test_aLeftoverOfADeadCreatorIsReplaced"),
+    Mutant(_SEGMENTS, "        with contextlib.suppress(FileNotFoundError):\n            os.unlink(path)\n        fd = descriptors", "        fd = descriptors", "what a dead creator left makes room", "test_segments.py::test_aLeftoverOfADeadCreatorIsReplaced"),
     Mutant(_SEGMENTS, "    _requireRoom(mapping.sizeBytes)\n", "", "what can not fit is refused before a page is taken", "test_segments.py::test_whatCanNotFitIsRefusedBeforeAPageIsTaken"),
     Mutant("muninn/control/room.py", "_kept = until, available - sizeBytes", "_kept = until, available", "what was taken is not there any more", "test_hostDevice.py::test_theRoomOfAMomentAgoIsForWhatIsSmallAndStillThere"),
     Mutant("muninn/control/room.py", "min(available, _SMALL_BYTES)", "available", "what is large is asked for anew", "test_hostDevice.py::test_theRoomOfAMomentAgoIsForWhatIsSmallAndStillThere"),
