@@ -299,6 +299,15 @@ def test_aLockInALostBlockIsReleasedBeforeAnotherHasIt(
         holder.do("muninn.Lock('l').acquire(timeout=0.2)")
 
 
+def test_oneProcessIsAskedForEachLockFile(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: a first join looked at every descriptor of every member of every domain."""
+    pids = {f"/proc/{actor().join().pid}/fd" for _ in range(3)}
+    listdir, asked = os.listdir, list[str]()
+    monkeypatch.setattr(os, "listdir", lambda path: (asked.append(path), listdir(path))[1])
+    assert lockfile.removedFileHolder("/dev/shm/nothing", 60.0, amongAll=False) == 0
+    assert len(pids.intersection(asked)) == 1
+
+
 def _refuse(*_: object) -> None:
     raise FileNotFoundError
 

@@ -147,10 +147,14 @@ def _opened(path: str, uid: int) -> Named:
 def removedFileHolder(path: str, boundSeconds: float, amongAll: bool) -> int:
     """The pid of another process of this user that has a lock file of this name open which is gone; 0: none that can be seen.
 
-    Asked of those that have byte locks only, unless `amongAll`: a look at each process of the machine would be felt at each first join.
+    Asked of one process for each file that has byte locks, unless `amongAll`: a look at each process of the machine would be felt at each
+    first join.
     """
     wanted, deadline = f"{path} (deleted)", clock.now() + boundSeconds
-    for pid in (_processes() if amongAll else _lockers()) - {os.getpid()}:
+    others = set[str]()
+    for pid, file in _processes() if amongAll else _lockers():
+        if pid == os.getpid() or file in others:
+            continue
         if clock.now() > deadline:
             break
         with suppress(OSError):  # it has ended, or is another user's
@@ -158,21 +162,22 @@ def removedFileHolder(path: str, boundSeconds: float, amongAll: bool) -> int:
                 with suppress(FileNotFoundError):
                     if os.readlink(f"/proc/{pid}/fd/{number}") == wanted:
                         return pid
+            others.add(file)
     return 0
 
 
-def _processes() -> set[int]:
-    return {int(entry) for entry in os.listdir("/proc") if entry.isdecimal()}
+def _processes() -> list[tuple[int, str]]:
+    return [(int(entry), entry) for entry in os.listdir("/proc") if entry.isdecimal()]
 
 
-def _lockers() -> set[int]:
-    """The processes that have byte locks on any file; all, where the kernel does not say."""
+def _lockers() -> list[tuple[int, str]]:
+    """The processes that have byte locks, each with the device and inode of a file; all processes, where the kernel does not say."""
     try:
         with openFile("/proc/locks") as file:
             fields = [line.split() for line in file]
     except OSError:
         return _processes()
-    return {int(each[4]) for each in fields if each[1] == "POSIX"}
+    return [(int(each[4]), each[5]) for each in fields if each[1] == "POSIX"]
 
 
 @contextmanager
