@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,6 +169,30 @@ def test_failedMappingIsTypedAndLeavesNothing(monkeypatch: pytest.MonkeyPatch) -
         assert openDescriptors() == before
         assert there.memoryInfo(0).freeBytes == 63 * MIB
         os.close(descriptor)
+
+
+def test_whatIsInterruptedBehindItsMappingMapsNothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: the mapping was nobody's until a later step, and a Ctrl-C between the two left it for ever."""
+
+    def mappings() -> int:
+        return Path("/proc/self/maps").read_text().count("/memfd:muninn-gpu")
+
+    def interrupted(*arguments: Any, **keywords: Any) -> int:
+        mapped(*arguments, **keywords)
+        raise KeyboardInterrupt
+
+    gc.collect()
+    there, before, mapped = host(), mappings(), atomics.mapped
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt) as caught:
+        patched.setattr(atomics, "mapped", interrupted)
+        there.allocate(0, MIB)
+    del caught
+    gc.collect()
+    assert mappings() == before
+    with there.allocate(0, MIB):
+        assert mappings() == before + 1
+    gc.collect()
+    assert mappings() == before
 
 
 def test_descriptorExhaustionIsTypedAndLeavesNothing() -> None:

@@ -306,9 +306,9 @@ def opened(made: _Opened, what: str | None = None) -> _Opened:
     return made
 
 
-def mapped(fd: int | Known, sizeBytes: int, writable: bool, alignment: int = 0) -> int:
-    """Map a file from its beginning, shared; returns the address. Raises `OSError`."""
-    place = _Place()
+def mapped(fd: int | Known, sizeBytes: int, writable: bool, alignment: int = 0, place: _Place | None = None) -> int:
+    """Map a file from its beginning, shared; returns the address, and puts it in `place` in the same step. Raises `OSError`."""
+    place = _Place() if place is None else place
     checked(mapFile(fd, sizeBytes, alignment, writable, place), "mmap")
     return place.address or 0
 

@@ -34,15 +34,15 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 class Mapping:
     """One mapping, until it is collected: the anchor of an allocation."""
 
-    __slots__ = ("__weakref__", "_finalizer", "address", "claim")
+    __slots__ = ("__weakref__", "_place", "address", "claim")
 
     def __init__(self, fd: Known, sizeBytes: int, writable: bool, claim: object) -> None:
         alignment = _HUGE_PAGE_BYTES if sizeBytes >= _HUGE_PAGE_BYTES else 0
-        self.address = int(atomics.mapped(fd, sizeBytes, writable=writable, alignment=alignment))
         #: What the device counts these bytes by; it goes with the mapping.
         self.claim = claim
-        self._finalizer = weakref.finalize(self, atomics.unmap, self.address, sizeBytes)
-        self._finalizer.atexit = False  # the kernel unmaps at exit, and arrays may still be read by other exit handlers
+        # Whoever is interrupted between two steps has mapped nothing, or what goes with this object.
+        self._place = atomics.Place(None, sizeBytes)
+        self.address = int(atomics.mapped(fd, sizeBytes, writable=writable, alignment=alignment, place=self._place))
 
 
 class MemfdAllocation(Allocation):
