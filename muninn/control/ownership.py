@@ -70,7 +70,8 @@ def requireMade(path: str, uid: int, mode: int, fd: Known | None = None) -> None
     status = os.lstat(path) if fd is None else os.fstat(fd.number)
     if status.st_uid == uid:
         try:
-            os.chmod(path if fd is None else fd.number, mode)
+            if stat.S_IMODE(status.st_mode) != mode:
+                os.chmod(path if fd is None else fd.number, mode)
         except PermissionError as error:
             raise refusal(error, path) from error
         return
