@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -63,4 +64,6 @@ def removeDomain(name: str, uid: int | None = None) -> None:
     for entry in os.listdir("/dev/shm"):
         if entry == stem or entry.startswith((f"{stem}.", f"{stem}-")):
             path = f"/dev/shm/{entry}"
-            shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+            while os.path.lexists(path):
+                with contextlib.suppress(FileNotFoundError):  # a thread that has just stopped to serve removes its sockets
+                    shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
