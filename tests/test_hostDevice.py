@@ -99,7 +99,7 @@ def test_readOnlyMappingFaults() -> None:
                 return ctypes.memset(reader.address, 1, 1)
 
             assert inChild(scribble) == -signal.SIGSEGV
-        os.close(descriptor)
+        descriptor.close()
 
 
 def test_partlySealedMemfdIsRefused() -> None:
@@ -217,7 +217,7 @@ def test_descriptorExhaustionIsTypedAndLeavesNothing() -> None:
             with pytest.raises(DescriptorsExhausted):
                 use()
         os.close(filler.pop())
-        os.close(allocation.exportDescriptor())
+        allocation.exportDescriptor().close()
         return True
 
     assert inChild(work) == 0
@@ -231,7 +231,7 @@ def test_writeAccessIsTheDescriptors() -> None:
             there.importAllocation(0, descriptor, MIB, True)
         with pytest.raises(PermissionError):  # the kernel's refusal, whatever the port checks
             memfd.Mapping(descriptor, MIB, True, None)
-        os.close(descriptor)
+        descriptor.close()
 
 
 def test_capacityIsAccountedByTheDomain() -> None:
@@ -275,7 +275,7 @@ def test_importsDoNotCountTwice() -> None:
         descriptor = allocation.exportDescriptor()
         with there.importAllocation(0, descriptor, MIB, True):
             assert there.memoryInfo(0).freeBytes == MIB
-        os.close(descriptor)
+        descriptor.close()
 
 
 def test_stagedPairsAreDeclared() -> None:

@@ -124,7 +124,9 @@ class Allocation(Closable):
 
     @abstractmethod
     def exportDescriptor(self, writable: bool = True) -> Descriptor:
-        """A new descriptor of the memory, the caller's to pass on and to close.
+        """A new descriptor of the memory, the caller's to pass on.
+
+        It goes with the object: whoever closes its number instead lets the object's end close what has the number by then.
 
         With `writable=False` the kernel refuses to map it for writing, where the platform can do that (memfds); elsewhere it is as
         good as the allocation's own. Raises `PermissionDenied` when this process has no more than read access itself, `BufferFreed`

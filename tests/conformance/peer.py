@@ -18,6 +18,8 @@ import sys
 import threading
 from typing import Any, Self
 
+from muninn.control.descriptors import Descriptor
+
 WATCHDOG_SECONDS = 60
 _MAX_PACKET = 1 << 20
 
@@ -109,15 +111,15 @@ class _Server:
                 if isinstance(answer, tuple):
                     answer, descriptor = answer
                 send(self._connection, answer or {}, descriptor)
-                if int(descriptor) >= 0:
-                    os.close(descriptor)
+                if not isinstance(descriptor, int):
+                    descriptor.close()
             except Exception as error:
                 send(self._connection, {"error": type(error).__name__, "text": str(error)})
 
     def uuids(self, descriptor: int) -> dict[str, Any]:
         return {"uuids": [self._device.gpuUuid(gpu) for gpu in range(self._device.gpuCount)]}
 
-    def allocate(self, descriptor: int, gpu: int, sizeBytes: int) -> tuple[dict[str, Any], int]:
+    def allocate(self, descriptor: int, gpu: int, sizeBytes: int) -> tuple[dict[str, Any], Descriptor]:
         self._allocation = self._device.allocate(gpu, sizeBytes)
         handle = base64.b64encode(self._allocation.handle).decode()
         return {"handle": handle}, self._allocation.exportDescriptor()

@@ -44,7 +44,7 @@ def alias(device: Device, allocation: Allocation, writable: bool = True) -> Allo
     try:
         return device.importAllocation(allocation.gpu, descriptor, allocation.sizeBytes, writable, allocation.handle)
     finally:
-        os.close(descriptor)
+        descriptor.close()
 
 
 def lend(peer: Peer, allocation: Allocation, writable: bool = True) -> dict[str, object]:
@@ -54,7 +54,7 @@ def lend(peer: Peer, allocation: Allocation, writable: bool = True) -> dict[str,
     try:
         return peer.ask("adopt", descriptor, gpu=allocation.gpu, sizeBytes=allocation.sizeBytes, writable=writable, handle=handle)
     finally:
-        os.close(descriptor)
+        descriptor.close()
 
 
 def borrow(device: Device, peer: Peer, sizeBytes: int) -> Allocation:
@@ -182,9 +182,9 @@ def test_readOnlyDescriptorGivesNoWriteAccess(device: Device) -> None:
                 assert readBytes(device, reader.address, 4) == b"news"
                 with pytest.raises(PermissionDenied):
                     reader.exportDescriptor()
-                os.close(reader.exportDescriptor(writable=False))
+                reader.exportDescriptor(writable=False).close()
         finally:
-            os.close(descriptor)
+            descriptor.close()
 
 
 def test_refusesMoreThanTheGpuHas(device: Device) -> None:
@@ -273,7 +273,7 @@ def test_refusesMoreBytesThanThereAre(device: Device) -> None:
         with pytest.raises(IpcHandleMismatch):
             device.importAllocation(0, descriptor, allocation.allocatedBytes + 1, True, allocation.handle)
         device.importAllocation(0, descriptor, 1, True, allocation.handle).close()
-        os.close(descriptor)
+        descriptor.close()
 
 
 def test_refusesAHandleThatItDidNotMake(device: Device) -> None:
@@ -281,7 +281,7 @@ def test_refusesAHandleThatItDidNotMake(device: Device) -> None:
         descriptor = allocation.exportDescriptor()
         with pytest.raises(IpcHandleMismatch):
             device.importAllocation(0, descriptor, MIB, True, b"\x5a" * 127)
-        os.close(descriptor)
+        descriptor.close()
 
 
 def test_leaksNoDescriptorOver1000Cycles(device: Device) -> None:
