@@ -6,6 +6,7 @@ The position of a word in its tuple is what the control block stores: words are 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import TypeVar
 
 from muninn.errors import InvalidArgument, MuninnError, UnsupportedMode
@@ -62,37 +63,45 @@ TRANSPORTS = ("segment", "memfd", "vmm", "cudaIpc")
 _Word = TypeVar("_Word", bound=enum.StrEnum)
 
 
-def _choice(kind: type[_Word], what: str, value: object, error: type[MuninnError]) -> _Word:
-    try:
-        return kind(str(value))
-    except ValueError:
-        choices = " or ".join(f"`{member.value}`" for member in kind)
-        raise error(f"{what} {value!r} is not known", f"Use {choices}") from None
+def _choice(words: Mapping[str, _Word], what: str, value: object, error: type[MuninnError]) -> _Word:
+    word = words.get(str(value))
+    if word is None:
+        raise error(f"{what} {value!r} is not known", f"Use {' or '.join(f'`{each}`' for each in words)}")
+    return word
+
+
+def _byText(kind: type[_Word]) -> Mapping[str, _Word]:
+    """The words of a kind by what users write: asking an enumeration for a member takes twice as long, and each open asks for two."""
+    return {word.value: word for word in kind}
+
+
+_MODES, _ACCESSES, _LIFETIMES = _byText(Mode), _byText(Access), _byText(Lifetime)
+_RENEWS, _RESERVES = _byText(Renew), _byText(Reserve)
 
 
 def asMode(value: object) -> Mode:
     """`value` as a `Mode`, or `UnsupportedMode`."""
-    return _choice(Mode, "mode", value, UnsupportedMode)
+    return _choice(_MODES, "mode", value, UnsupportedMode)
 
 
 def asAccess(value: object) -> Access:
     """`value` as an `Access`, or `InvalidArgument`."""
-    return _choice(Access, "access", value, InvalidArgument)
+    return _choice(_ACCESSES, "access", value, InvalidArgument)
 
 
 def asLifetime(value: object) -> Lifetime:
     """`value` as a `Lifetime`, or `InvalidArgument`."""
-    return _choice(Lifetime, "lifetime", value, InvalidArgument)
+    return _choice(_LIFETIMES, "lifetime", value, InvalidArgument)
 
 
 def asRenew(value: object) -> Renew:
     """`value` as a `Renew`, or `InvalidArgument`."""
-    return _choice(Renew, "renew", value, InvalidArgument)
+    return _choice(_RENEWS, "renew", value, InvalidArgument)
 
 
 def asReserve(value: object) -> Reserve:
     """`value` as a `Reserve`, or `InvalidArgument`."""
-    return _choice(Reserve, "reserve", value, InvalidArgument)
+    return _choice(_RESERVES, "reserve", value, InvalidArgument)
 
 
 def asName(value: object) -> str:
