@@ -13,7 +13,7 @@ import muninn
 from muninn.api.membership import current
 from muninn.broker.inbox import Asked, Inbox
 from muninn.control.rows import Deposed
-from muninn.errors import BrokerUnavailable
+from muninn.errors import BrokerUnavailable, BufferNotFound
 from support import Background, eventually
 
 
@@ -54,7 +54,9 @@ def test_aNameThatNobodyHasIsToldWithoutTheThreadThatServes(domain: str) -> None
     broker = membership._broker
     assert broker is not None
     with broker._lock:  # it serves nobody now
-        assert membership.holdings.asked("nobody's") == (None, False)
+        assert membership.client.request("find", name="nobody's") == ({}, [])
+        with pytest.raises(BufferNotFound):
+            muninn.free("nobody's")
         asking = Background(lambda: muninn.share(b"x", name="somebody's"))
         assert asking.isRunning()
     asking.ended().free()

@@ -266,7 +266,7 @@ def test_aFinalizerOnTheThreadThatServesIsNotWaitedFor(domain: str, monkeypatch:
 
     monkeypatch.setattr(Catalog, "add", finalizing)
     made = muninn.share(np.arange(4), name="a")
-    assert seen == ["BrokerUnavailable", "BufferNotFound", "BrokerUnavailable"] and made.array.sum() == 6
+    assert seen == ["BrokerUnavailable"] * 3 and made.array.sum() == 6
     named.close()
     eventually(lambda: [row["name"] for row in muninn.listBuffers()] == ["a"], "the others are free")
     assert os.getpid() in {member["pid"] for member in muninn.domainInfo()["members"]}

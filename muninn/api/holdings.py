@@ -194,10 +194,7 @@ class Holdings:
 
     def asked(self, name: str) -> tuple[Holding | None, bool]:
         """What the broker knows of a name: its holding, if it is live; and otherwise whether somebody is creating it."""
-        client = self.membership.client
-        if client.lacks(name):
-            return None, False
-        found, _ = client.request("find", name=name)
+        found, _ = self.membership.client.request("find", name=name)
         if not found.get("live"):
             return None, bool(found)
         return self.hold(found["row"], found["incarnation"]), False

@@ -117,6 +117,8 @@ class Client:
                 raise aside.refusal()
             self.later(message)
             return {}, []
+        if op == "find" and (broker := self._office.broker()) is not None and broker.lacks(str(fields["name"])):
+            return {}, []
         deadline = self._deadline()
         patience = Patience(self._office)
         while True:
@@ -137,11 +139,6 @@ class Client:
                 wire.closeAll(received)
                 raise
             return reply, received
-
-    def lacks(self, name: str) -> bool:
-        """Whether the broker is here, and nobody has the name: then nobody is to be asked. False says little."""
-        broker = self._office.broker()
-        return broker is not None and broker.lacks(name)
 
     def free(self, row: int, incarnation: int) -> None:
         """Free a buffer. That somebody else was faster is fine."""
