@@ -50,13 +50,16 @@ class Creating:
 
     def has(self, name: str) -> bool:
         """Whether a making that is under way has the name."""
-        making = self._byName.get(name)
-        return making is not None and self.undertakings.isUnderWay(making)
+        return self._underWay(name) is not None
 
     def isOwn(self, name: str) -> bool:
         """Whether the calling thread itself is creating it, and was interrupted, or calls this in the midst of it."""
+        making = self._underWay(name)
+        return making is not None and making.thread == threading.get_ident()
+
+    def _underWay(self, name: str) -> Making | None:
         making = self._byName.get(name)
-        return making is not None and making.thread == threading.get_ident() and self.undertakings.isUnderWay(making)
+        return making if making is not None and self.undertakings.isUnderWay(making) else None
 
     def refuseOwn(self, name: str) -> None:
         """Before a wait for the name: raises `BrokerUnavailable` when it would be a wait for the calling thread."""

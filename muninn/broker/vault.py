@@ -31,7 +31,7 @@ class Vault:
             os.unlink(path)  # of a broker of a block that was withdrawn
         try:
             self._hatch = Hatch(path)
-            ownership.requireMade(path, os.geteuid() if uid is None else uid, 0o600)
+            ownership.requireMade(path, uid, 0o600)
         except OSError as error:
             _log.warning("the hatch can not be opened: %s", error)
             return

@@ -239,6 +239,7 @@ byteHolder = _bound(_quick, "mnnByteHolder", _I32, _I32, _I64)
 rangeHolder = _bound(_quick, "mnnRangeHolder", _I32, _I32, _I64, _I64)
 
 # A result that is an object is made of the number before the call returns, in C.
+# mypy takes a method for what `def` makes: those that are functions of C are put into their classes here.
 _KNOWN = ctypes.POINTER(Known)
 _owner = ctypes.PYFUNCTYPE(Descriptor, _I32)(("mnnKnown", _quick))
 known: Callable[[int | Known], Known] = ctypes.PYFUNCTYPE(Known, _I32)(("mnnKnown", _quick))

@@ -39,7 +39,7 @@ def opened(path: str, flags: int, mode: int = 0o600, maker: int | None = None) -
     """
     made = atomics.opened(atomics.openFile(os.fsencode(path), flags | os.O_NOFOLLOW, mode), path)
     if flags & os.O_CREAT:
-        ownership.requireMade(path, os.geteuid() if maker is None else maker, mode, made)
+        ownership.requireMade(path, maker, mode, made)
     return made
 
 

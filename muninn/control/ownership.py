@@ -62,11 +62,12 @@ def putRight(path: str, uid: int, fd: Known | None = None) -> None:
             _log.warning("%s had mode %04o, and has %04o again: others could read it", path, mode, _PRIVATE)
 
 
-def requireMade(path: str, uid: int, mode: int, fd: Known | None = None) -> None:
+def requireMade(path: str, uid: int | None, mode: int, fd: Known | None = None) -> None:
     """Look whose it is that this process has just made there, and give it its mode, whatever the umask took away.
 
-    What is another user's goes again, and that is `DomainChanged`.
+    What is another user's goes again, and that is `DomainChanged`; None: whoever this thread is now is meant.
     """
+    uid = os.geteuid() if uid is None else uid
     status = os.lstat(path) if fd is None else os.fstat(fd.number)
     if status.st_uid == uid:
         try:
