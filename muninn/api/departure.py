@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from muninn.control import aside, clock, layout
+from muninn.control import aside, clock, green, layout
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.owners import Owners
 
@@ -43,18 +43,18 @@ class Departure:
     def check(self) -> None:
         """After a turn, a lock or a name was taken: raises `Departing` when it is to be given back, and taken under the next membership."""
         # SYNC depart: pairs with begin. What is taken is visible before this is read; the interpreter's lock orders both.
-        if self.isOn and threading.get_ident() != self._leaver:
+        if self.isOn and green.identity() != self._leaver:
             raise Departing
 
     def begin(self) -> None:
         """From now on nobody begins anything. The caller looks for those who have *afterwards*."""
         # SYNC depart: pairs with check.
-        self._leaver = threading.get_ident()
+        self._leaver = green.identity()
         self.isOn = True
 
     def isOwn(self) -> bool:
         """Whether the calling thread is the one that leaves."""
-        return self.isOn and threading.get_ident() == self._leaver
+        return self.isOn and green.identity() == self._leaver
 
     def end(self) -> None:
         """The membership has ended, or stays after all."""
@@ -72,7 +72,7 @@ class Departure:
     def awaitEnd(self) -> None:
         """Wait until it is known whether the membership has ended; not on the thread that leaves."""
         deadline = clock.now() + _OVER_SECONDS
-        while self.isOn and threading.get_ident() != self._leaver and clock.now() < deadline:
+        while self.isOn and green.identity() != self._leaver and clock.now() < deadline:
             aside.refuseOwn()  # a departure ends with that thread
             clock.sleep(_LOOK_SECONDS)
 
@@ -110,4 +110,4 @@ def awaitPast(members: MemberTable, key: MemberKey) -> None:
 
 def _anyOther(ownThread: object) -> bool:
     """Whether a thread of this process could come out of anything while this one waits."""
-    return any(each not in (threading.current_thread(), ownThread) for each in threading.enumerate())
+    return green.areGreen() or any(each not in (threading.current_thread(), ownThread) for each in threading.enumerate())

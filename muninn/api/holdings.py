@@ -7,8 +7,8 @@ holds memory is true.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
-import threading
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from muninn.api.living import Living
 from muninn.api.loading import load
 from muninn.api.making import Creating
 from muninn.api.memory import Bytes, Memory, NoBytes, exported
-from muninn.control import aside, atomics, claims, clock, layout, leases, segments
+from muninn.control import aside, atomics, claims, clock, green, layout, leases, segments
 from muninn.control.clock import monotonicMs
 from muninn.control.descriptors import Descriptor
 from muninn.control.generations import Generation
@@ -65,7 +65,7 @@ class Holding:
         rowAddress = block.rowAddress(row)
         self.generation = Generation(rowAddress)
         self.tickets = Tickets(rowAddress, block.fencesAddress(row))
-        self.fencing = threading.RLock()  # what is shown of fences, and what streams are made to wait for, in one order
+        self.fencing = _thread.RLock()  # what is shown of fences, and what streams are made to wait for, in one order
         self._owner = 0
         self.claimAddress = rowAddress + layout.ROW_CLAIM_OFFSET
         self._leaseAddress, self._leaseWord = membership.leaseTable.held(memory.leaseIndex, row, incarnation)
@@ -92,7 +92,7 @@ class Holding:
 
     def isWriting(self) -> bool:
         """Whether this thread is inside a writer's turn."""
-        return bool(self._owner) and bool(atomics.ownerWrites(self._owner, threading.get_ident()))
+        return bool(self._owner) and bool(atomics.ownerWrites(self._owner, green.identity()))
 
     def refuseOwnWriter(self) -> None:
         """Before something that waits for writers: this thread would wait for itself."""
@@ -162,7 +162,7 @@ class Holdings:
         self._released: deque[tuple[int, int]] = deque()
         self._ofDevices: deque[Tenure] = deque()
         #: Held by who undoes what is gone; whoever comes to it meanwhile on the same thread leaves it to the one that it interrupted.
-        self._settling = threading.RLock()
+        self._settling = _thread.RLock()
         #: The thread that is about to undo what it lets go of, and needs nobody else for it.
         self.closing = 0
         membership.leaseTable.onGone = self._onGone
@@ -291,7 +291,7 @@ class Holdings:
         """Nobody has some memory any more; it is among `LeaseTable.gone`. Called by a finalizer, that is anywhere, and at any time."""
         if self.membership.isStale():
             self._dropGone()
-        elif self.closing != threading.get_ident():
+        elif self.closing != green.identity():
             self.settleGone()
             if self._released or self.membership.leaseTable.gone:
                 self.membership.kick()
@@ -306,7 +306,7 @@ class Holdings:
 
     def letGo(self, last: list[Holding]) -> None:
         """Let go of what is in the list, and undo here and now what goes with it."""
-        self.closing = threading.get_ident()
+        self.closing = green.identity()
         try:
             last.clear()
             if not self.membership.isStale():
@@ -435,7 +435,7 @@ class Holdings:
 
         The caller's own turns do not count: while it asks it writes nothing.
         """
-        holdings, thread = [reference() for reference in self._all.valuerefs()], threading.get_ident()
+        holdings, thread = [reference() for reference in self._all.valuerefs()], green.identity()
         return self.creating.isAny() or any(holding is not None and holding.hasTurns(thread) for holding in holdings)
 
     def isAtWork(self) -> bool:

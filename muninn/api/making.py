@@ -10,11 +10,11 @@ progress report say, must not wait for its end.
 
 from __future__ import annotations
 
-import threading
+import _thread
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from muninn.control import aside
+from muninn.control import aside, green
 from muninn.control.descriptors import Descriptor
 from muninn.control.undertakings import Undertaking, Undertakings
 from muninn.errors import BrokerUnavailable, BufferExists, MuninnError
@@ -33,7 +33,7 @@ class Creating:
     def __init__(self, wake: Callable[[], object]) -> None:
         self.undertakings = Undertakings(wake)
         self._byName: dict[str, Making] = {}
-        self._changing = threading.RLock()
+        self._changing = _thread.RLock()
 
     def take(self, name: str, making: Making) -> bool:
         """Whether the name is this making's from now on. One whose maker was cut short has none any more."""
@@ -55,7 +55,7 @@ class Creating:
     def isOwn(self, name: str) -> bool:
         """Whether the calling thread itself is creating it, and was interrupted, or calls this in the midst of it."""
         making = self._underWay(name)
-        return making is not None and making.thread == threading.get_ident()
+        return making is not None and making.thread == green.identity()
 
     def _underWay(self, name: str) -> Making | None:
         making = self._byName.get(name)
@@ -89,7 +89,7 @@ class Making:
         self._client = client
         self._creating = creating
         self._name = name
-        self.thread = threading.get_ident()
+        self.thread = green.identity()
         self._question: dict[str, Any] | None = None
         self._granted: tuple[int, int] | None = None
         self._mayBeLive = False

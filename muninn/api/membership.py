@@ -7,12 +7,12 @@ only saves the broker the work. A forked child finds its identity page wiped and
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import ctypes
 import os
 import sys
-import threading
 import weakref
 from typing import TYPE_CHECKING
 
@@ -25,20 +25,21 @@ from muninn.broker.candidacy import Candidacy
 from muninn.broker.client import Client, Office
 from muninn.broker.limits import Limits
 from muninn.config import Settings, loadSettings
-from muninn.control import atomics, clock, layout, threads
+from muninn.control import atomics, clock, green, layout, threads
 from muninn.control.aside import Job, markOwn, refuseOwn
 from muninn.control.block import BlockLost
 from muninn.control.descriptors import OwnEvent
 from muninn.control.election import Election, Term
 from muninn.control.forks import Guard, Identity
 from muninn.control.index import NameIndex
+from muninn.control.latch import Latch
 from muninn.control.leases import LeaseTable
 from muninn.control.lockfile import LockFile, typedErrors
 from muninn.control.logs import Log
 from muninn.control.members import MemberKey
 from muninn.control.places import Places
 from muninn.control.rows import Deposed, RowTable
-from muninn.control.threads import LateThread, NoThread
+from muninn.control.threads import AnyThread
 from muninn.control.undertakings import Undertakings
 from muninn.control.watch import Watcher
 from muninn.errors import BrokerUnavailable, DomainChanged, MuninnError
@@ -81,19 +82,16 @@ class Membership:
         #: By the first row of a chunk: its fence words, for GPUs.
         self.fenceWords: dict[int, Registration] = {}
         self._broker: Broker | None = None
-        self._stopping = False
-        self._leaving = False
-        self._hasLeft = False
+        self._stopping = self._leaving = self._hasLeft = False
         self.departure = Departure()
         #: Tickets that are being issued.
         self.signalling = Undertakings(self.kick)
-        self._lost = False
-        self._handOverUntil = 0.0
+        self._lost, self._handOverUntil = False, 0.0
         self._bequest = Bequest()
-        self._entered = threading.Event()
+        self._entered = Latch()
         self._failure: BaseException | None = None
         self._ident = 0  # of the thread that the kernel reports the end of
-        self.leaseLock = threading.RLock()
+        self.leaseLock = _thread.RLock()
         with contextlib.ExitStack() as undo:
             self._lockFile = LockFile(Places(os.geteuid(), settings.control.domain))  # files are the effective uid's
             undo.callback(self._lockFile.close)
@@ -128,7 +126,7 @@ class Membership:
         self._awaitEntry()
 
     def _begin(self) -> None:
-        self._thread: threading.Thread | LateThread | NoThread = threads.start(self._attend, "muninn")
+        self._thread: AnyThread = threads.start(self._attend, "muninn")
 
     def _awaitEntry(self) -> None:
         if not self._entered.wait(_JOIN_BOUND_SECONDS) or self._failure is not None:
@@ -167,7 +165,7 @@ class Membership:
     def _enter(self) -> None:
         """Be what the kernel reports the end of: the calling thread."""
         try:
-            self._ident = threading.get_ident()
+            self._ident = atomics.threadId()
             robustWord = self.members.robustAddress(self.key.slot)
             atomics.exchangeSeqCst32(robustWord, 0)  # what the slot's last member left; nobody watches a slot that is not LIVE
             atomics.checked(atomics.robustHold(ctypes.addressof(self._robustList), robustWord), "the robust list")
@@ -294,7 +292,7 @@ class Membership:
         if clock.now() < self._handOverUntil:
             self.election.awaitReady(self.election.readyEpoch(), _HEAD_START_NS)  # we are leaving, and others are there
             return
-        onThread = threading.get_ident() == self._ident
+        onThread = atomics.threadId() == self._ident
         if term.slot != self.key.slot:
             if not self._preferred and onThread and self.members.preferredOther(self.key) is not None:
                 self.election.awaitReady(self.election.readyEpoch(), _HEAD_START_NS)
@@ -421,6 +419,8 @@ def _joinNow(preferred: bool = False) -> Membership:
     if _current is not None and not _current.isStale():
         requireWhole(_current)
     refuseOwn()  # the join waits for the background thread of the membership before
+    if green.areGreen():
+        load()  # here, and not where the locks of imports would have to be met by a real thread and a green one
     job = _joining.setdefault("now", Job(lambda: _joinAside(preferred)))
     if job.isOwn() or (_current is not None and _current.departure.isOwn()):
         raise BrokerUnavailable(

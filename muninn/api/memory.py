@@ -6,8 +6,8 @@ lasts as long as the mapping. VRAM is reached by kernels as it is, and by the CP
 
 from __future__ import annotations
 
+import _thread
 import contextlib
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -82,7 +82,7 @@ class Memory:
         self._lease = lease = leaseIndex.lease  # which is nobody else's for long: it goes with this
         self.device = device
         self.isHostVisible = not isinstance(source, Allocation) or source.isHostVisible
-        self._mapping = threading.RLock()
+        self._mapping = _thread.RLock()
         #: At most one registration; a list that the lease's tenure has too, which outlives the memory.
         self._mapped: list[Registration] = lease.tenure.mapped
 

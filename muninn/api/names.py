@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from muninn.control import aside, atomics
 from muninn.control.clock import monotonicMs
 from muninn.control.deadlines import sleepNs
+from muninn.control.green import sleepOn
 
 if TYPE_CHECKING:
     from muninn.api.holdings import Holding
@@ -70,5 +71,5 @@ class NameWait:
             return False
         aside.refuseOwn()
         self._membership.holdings.creating.refuseOwn(self._name)
-        atomics.futexWait32(self._word, self._seen, timeoutNs)
+        sleepOn(self._word, self._seen, timeoutNs)
         return True

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from muninn.control import aside, atomics, layout, leases
 from muninn.control.deadlines import deadlineOf, sleepNs
+from muninn.control.green import sleepOn
 
 if TYPE_CHECKING:
     from muninn.api.holdings import Holding
@@ -36,4 +37,4 @@ def awaitNone(holding: Holding, timeout: float | None) -> bool:
         if remainingNs <= 0:
             return False
         aside.refuseOwn()
-        atomics.futexWait32(word, seen, remainingNs)
+        sleepOn(word, seen, remainingNs)

@@ -12,14 +12,13 @@ gone is ended: nobody else could.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from muninn.api import fences
 from muninn.api.readers import awaitNone
-from muninn.control import atomics, layout, owners
+from muninn.control import atomics, layout, owners, threads
 from muninn.control.deadlines import deadlineOf, remaining
 from muninn.errors import WriterDied
 
@@ -185,6 +184,6 @@ def _opened(buffer: MuninnBuffer) -> Holding:
 def _endBehindWork(holding: Holding, end: Callable[[], object]) -> None:
     """Others can not wait for what the stream of a turn was given: the turn lasts until that is over, and keeps them out."""
     try:
-        threading.Thread(target=fences.behindWork, args=(holding, end), name="muninn-turn", daemon=True).start()
+        threads.start(lambda: fences.behindWork(holding, end), "muninn-turn")
     except RuntimeError:  # no thread can be had: it is waited for here, within limits
         fences.behindWork(holding, end, holding.membership.settings.devices.ipcGraceMs / 1000)

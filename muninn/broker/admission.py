@@ -10,12 +10,11 @@ import errno
 import os
 import resource
 import select
-import socket
 from collections.abc import Callable
 
 from muninn.broker import requests
-from muninn.control import descriptors, wire
-from muninn.control.descriptors import Descriptor
+from muninn.control import descriptors, green, wire
+from muninn.control.descriptors import Descriptor, Socket
 from muninn.control.election import Election, Term
 from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable
@@ -56,7 +55,7 @@ class Admission:
         self._reserve: Descriptor | None = None
         self._refill()
 
-    def admit(self, listener: socket.socket) -> socket.socket | None:
+    def admit(self, listener: Socket) -> Socket | None:
         """The connection of one who has come, if it may stay. Raises `OSError` when nobody can be let in any more."""
         try:
             connection = self._accepted(listener)
@@ -84,16 +83,16 @@ class Admission:
             _log.warning("no descriptor is left for another member: slot %d serves from now on", slot)
             raise Deposed
 
-    def _accepted(self, listener: socket.socket) -> socket.socket:
+    def _accepted(self, listener: Socket) -> Socket:
         """The next connection, also when no descriptor is left but the one in reserve."""
         self._refill()
         try:
-            return descriptors.ownSocket(listener.accept()[0])
+            return descriptors.ownSocket(listener.accept())
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE) or self._reserve is None:
                 raise
         self.close()
-        return descriptors.ownSocket(listener.accept()[0])
+        return descriptors.ownSocket(listener.accept())
 
     def _hasRoom(self) -> bool:
         """Whether a member could be served whose connection has just been accepted."""
@@ -104,11 +103,11 @@ class Admission:
         wire.closeAll(taken)
         return True
 
-    def _refuse(self, connection: socket.socket) -> None:
+    def _refuse(self, connection: Socket) -> None:
         """Tell a newcomer that there is no room for it."""
         with contextlib.suppress(OSError):
-            poll = select.poll()
-            poll.register(connection, select.POLLIN)
+            poll = green.poll()
+            poll.register(connection.fileno(), select.POLLIN)
             if poll.poll(_HELLO_MS):
                 # What is unread at the end would hide the answer. There is no room for its descriptors, and the kernel closes them.
                 connection.recv(wire.MAX_MESSAGE_BYTES)

@@ -8,10 +8,9 @@ successor could not find in the control block, save the descriptors in the vault
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
-import socket
-import threading
 from collections.abc import Callable, Sequence
 
 from muninn.broker import requests
@@ -26,7 +25,7 @@ from muninn.broker.upkeep import SWEEP_SECONDS, Upkeep
 from muninn.broker.watchdog import Watchdog
 from muninn.control import aside, atomics, layout, leases, ownership, wire
 from muninn.control.block import BlockLost, ControlBlock
-from muninn.control.descriptors import Descriptor, OwnEvent, OwnPoll, OwnSocket, unixSocket
+from muninn.control.descriptors import Descriptor, OwnEvent, OwnPoll, OwnSocket, Socket, unixSocket
 from muninn.control.election import Election, Term
 from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable, pidOf
@@ -73,7 +72,7 @@ class Broker:
         self._election = election
         self._term = term
         self._own = Session(None, own)
-        self._lock = threading.RLock()
+        self._lock = _thread.RLock()
         self._inbox = Inbox(wakeFd)
         self._thread = 0  # the one that serves
         self._isServing = False
@@ -128,7 +127,7 @@ class Broker:
         mayWait = not self._upkeep.isPending() and self._inbox.isEmpty()
         events = self._epoll.wait(min(timeoutSeconds, self._upkeep.untilDeadline()) if mayWait else 0)
         with self._lock:
-            self._thread, self._isServing = threading.get_ident(), True
+            self._thread, self._isServing = atomics.threadId(), True
             try:
                 self._serveEvents(events)
             except Deposed:
@@ -229,7 +228,7 @@ class Broker:
 
     # --- connections -------------------------------------------------------------------------------------------------
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: Socket) -> None:
         connection = self._admission.admit(listener)
         if connection is not None:
             self._sessions[connection.fileno()] = Session(connection)
@@ -314,7 +313,7 @@ class Broker:
 
         Raises `Deposed` when the term has ended, `BrokerUnavailable` when a finalizer asks in the middle of what this thread serves.
         """
-        if self._thread != threading.get_ident():
+        if self._thread != atomics.threadId():
             return self._inbox.ask(message, duplicated(descriptors), seconds)
         if self._isServing:
             raise aside.refusal()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.broker import requests
 from muninn.broker.lines import Line, Lines
-from muninn.control import aside, atomics, clock, descriptors, wire
+from muninn.control import aside, atomics, clock, descriptors, green, wire
 from muninn.control.block import BlockLost
 from muninn.control.descriptors import Descriptor
 from muninn.control.election import Election, Term
@@ -368,7 +368,7 @@ class Client:
         try:
             wire.send(connection, message, descriptors)
             patience.isOver()
-            while result := atomics.awaitReadable(connection.fileno(), spinNs, int(patience.remaining() * 1e9)):
+            while result := green.awaitReadable(connection.fileno(), spinNs, int(patience.remaining() * 1e9)):
                 if result not in (-errno.ETIMEDOUT, -errno.EINTR) or self._office.election.epoch() != line.epoch or clock.now() >= deadline:
                     raise _Retry
                 self._deposeIfStuck(term, patience)

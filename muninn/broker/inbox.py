@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Iterable
 
 from muninn.control import descriptors, wire
-from muninn.control.aside import Latch
 from muninn.control.descriptors import Descriptor, OwnEvent
+from muninn.control.latch import Latch
 from muninn.control.rows import Deposed
 from muninn.control.wire import Message
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted

@@ -12,7 +12,7 @@ import contextlib
 import socket
 import weakref
 
-from muninn.control.descriptors import OwnSocket
+from muninn.control.descriptors import OwnSocket, Socket
 
 #: So many wait for the next question; a process with more threads that ask at once connects anew for those beyond.
 KEPT = 4
@@ -23,7 +23,7 @@ class Line:
 
     __slots__ = ("__weakref__", "_kept", "connection", "epoch", "hasRested")
 
-    def __init__(self, connection: socket.socket, epoch: int) -> None:
+    def __init__(self, connection: Socket, epoch: int) -> None:
         self.connection = connection
         self.epoch = epoch
         self.hasRested = False  # since the background thread looked last
@@ -63,7 +63,7 @@ class Lines:
             line.close()
         return None
 
-    def made(self, connection: socket.socket, epoch: int) -> Line:
+    def made(self, connection: Socket, epoch: int) -> Line:
         """A new one, the caller's."""
         line = Line(connection, epoch)
         self._all[id(line)] = line

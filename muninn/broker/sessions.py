@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-
-from muninn.control.descriptors import OwnSocket
+from muninn.control.descriptors import OwnSocket, Socket
 from muninn.control.members import MemberKey
 from muninn.errors import ProtocolViolation
 
@@ -16,7 +14,7 @@ class SenderGone(ProtocolViolation):
 class Session:
     """One member's connection, and who it said it is (checked)."""
 
-    def __init__(self, connection: socket.socket | None, key: MemberKey | None = None) -> None:
+    def __init__(self, connection: Socket | None, key: MemberKey | None = None) -> None:
         self.connection = connection
         self.key = key
         self._kept = None if connection is None else OwnSocket(connection)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from muninn.cli.output import Row, printJson, printTable, size
+from muninn.control.green import sleepOn
 from muninn.errors import MuninnError
 
 _MIN_SHM_BYTES = 1 << 30
@@ -193,10 +194,9 @@ def _numa() -> Finding:
 
 
 def _futex() -> Finding:
-    from muninn.control import atomics
 
     word = ctypes.c_uint32(0)
-    waits = atomics.futexWait32(ctypes.addressof(word), 0, 1_000_000) == -110
+    waits = sleepOn(ctypes.addressof(word), 0, 1_000_000) == -110
     return Finding("ok" if waits else "fail", "waits and times out")
 
 

@@ -12,21 +12,18 @@ soon as the call can not go on at once. What the thread itself waits for goes ot
 from __future__ import annotations
 
 import _thread
-import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from muninn.control import atomics, threads
-from muninn.control.deadlines import deadlineOf, sleepNs
-from muninn.control.hatch import SPIN_NS
+from muninn.control.green import Local
+from muninn.control.latch import Latch
 from muninn.errors import BrokerUnavailable
 
 Value = TypeVar("Value")
 Lock = _thread.RLock
-#: A signal may be delivered to another thread than the one that runs its handler, which then has to wake by itself to do so.
-_SLICE_NS = 50_000_000
 
-_marks = threading.local()
+_marks = Local()
 
 
 def markOwn() -> None:
@@ -37,7 +34,7 @@ def markOwn() -> None:
 
 def isOwn() -> bool:
     """Whether the calling thread is one of Muninn's: what else of the program's runs here is a finalizer."""
-    return getattr(_marks, "isOwn", False)
+    return hasattr(_marks, "isOwn")
 
 
 def refusal() -> BrokerUnavailable:
@@ -76,37 +73,6 @@ class _Tried:
         self._lock.release()
 
 
-class Latch:
-    """Set once, and waited for by any number of threads.
-
-    Not `threading.Event`: a signal handler that waits for what its thread is just waiting for would find the event's lock taken.
-    """
-
-    __slots__ = ("_address", "_word")
-
-    def __init__(self) -> None:
-        self._word, self._address = atomics.privateWord()
-
-    def set(self) -> None:
-        # SYNC latch: pairs with wait; what its setter did before is there for whoever was waiting.
-        atomics.storeRelease64(self._address, 1)
-        atomics.futexWake32(self._address, atomics.FUTEX_ALL)
-
-    def isSet(self) -> bool:
-        return bool(atomics.loadAcquire64(self._address))
-
-    def wait(self, seconds: float) -> bool:
-        """Wait at most so long; returns whether it is set. Signal handlers run meanwhile, on the main thread."""
-        if atomics.spinWhile64(self._address, 0, SPIN_NS):
-            return True
-        deadline = deadlineOf(seconds)
-        while not atomics.loadAcquire64(self._address):
-            if (ns := sleepNs(deadline, _SLICE_NS)) <= 0:
-                return False
-            atomics.futexWait32(self._address, 0, ns)  # its low half, on the little-endian machines that there are
-        return True
-
-
 class Job(Generic[Value]):
     """One call on a thread of its own, which any number of callers may wait for. Whoever is interrupted leaves it running."""
 
@@ -120,7 +86,7 @@ class Job(Generic[Value]):
 
     def isOwn(self) -> bool:
         """Whether the calling thread is the one that makes the call."""
-        return self._thread == threading.get_ident()
+        return bool(self._thread == atomics.threadId())
 
     def result(self, seconds: float) -> Value | None:
         """What the call returned; None when it is not over in time. Raises what it raised, `RuntimeError` when no thread can be had."""
@@ -143,7 +109,7 @@ class Job(Generic[Value]):
         except IndexError:
             return
         markOwn()
-        self._thread = threading.get_ident()
+        self._thread = atomics.threadId()
         try:
             self._outcome.append(self._call())
         except BaseException as error:

@@ -16,7 +16,7 @@ import errno
 import os
 from typing import NamedTuple
 
-from muninn.control import atomics
+from muninn.control import atomics, green
 from muninn.control.files import openFile
 
 _NS_PER_MS = 1_000_000
@@ -108,9 +108,12 @@ def monotonicMs() -> int:
 
 
 def sleep(seconds: float) -> None:
-    """Sleep so long; not at all for 0 or less. Handlers of signals run meanwhile, and what they raise ends it."""
+    """Sleep so long; not at all for 0 or less. Handlers of signals run meanwhile, and green threads; what they raise ends it."""
     while seconds > 0:
         once = min(seconds, _LONGEST_SLEEP_SECONDS)
+        if green.pause(once):
+            seconds -= once
+            continue
         deadlineNs = atomics.monotonicNs() + int(once * _NS_PER_SECOND)
         while atomics.sleepUntil(deadlineNs) == -errno.EINTR:
             pass

@@ -12,13 +12,14 @@ A descriptor that is lost is forgotten and not closed.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import select
 import socket
 from typing import ClassVar
 
-from muninn.control import atomics, ownership
+from muninn.control import atomics, green, ownership
 from muninn.control.atomics import Descriptor, Known
 
 __all__ = ["Descriptor", "Known"]
@@ -58,27 +59,36 @@ def eventfd() -> Descriptor:
     return atomics.opened(atomics.eventfd())
 
 
+class Socket(_socket.socket):
+    """A socket of Python's without what `socket` puts around it, which libraries replace (`green.py`)."""
+
+    def accept(self) -> Socket:
+        """The next connection."""
+        descriptor, _ = self._accept()  # type: ignore[attr-defined]
+        return Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptor)
+
+
 def epoll() -> select.epoll:
     """An epoll object."""
     low = []
-    while (made := select.epoll()).fileno() < FIRST:
+    while (made := green.epoll()).fileno() < FIRST:
         low.append(made)
     atomics.mark(made.fileno())
     return made
 
 
-def unixSocket() -> socket.socket:
+def unixSocket() -> Socket:
     """A socket as brokers and members use it, which does not block."""
     low = []
-    while (made := socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)).fileno() < FIRST:
+    while (made := Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)).fileno() < FIRST:
         low.append(made)
     return ownSocket(made)
 
 
-def ownSocket(made: socket.socket) -> socket.socket:
+def ownSocket(made: Socket) -> Socket:
     """The socket, or another object of it, by a number of ours; it does not block from now on."""
     if made.fileno() < FIRST:
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=own(made.detach()).release())
+        made = Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, own(made.detach()).release())
     else:
         atomics.mark(made.fileno())
     made.setblocking(False)
@@ -88,7 +98,7 @@ def ownSocket(made: socket.socket) -> socket.socket:
 class OwnSocket(Known):
     """A socket that is kept. The number goes with the `socket` object."""
 
-    def __init__(self, made: socket.socket) -> None:
+    def __init__(self, made: Socket) -> None:
         self.socket = made
         super().__init__(*atomics.known(made.fileno()).parts())
 

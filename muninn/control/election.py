@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from muninn.control import atomics, layout
 from muninn.control.block import ControlBlock
+from muninn.control.green import sleepOn
 from muninn.control.rows import MAX_EPOCH
 from muninn.errors import TableFull
 
@@ -87,7 +88,7 @@ class Election:
 
     def awaitReady(self, seenReady: int, timeoutNs: int) -> None:
         """Wait until the ready word differs from `seenReady`, somebody is elected, or the bound is reached."""
-        atomics.futexWait32(self._ready, seenReady & 0xFFFFFFFF, timeoutNs)
+        sleepOn(self._ready, seenReady & 0xFFFFFFFF, timeoutNs)
 
     def beat(self) -> None:
         """One more thing done: observers see the broker move."""

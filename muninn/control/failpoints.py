@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import os
-import socket
 import sys
 import types
 from collections import Counter
@@ -121,9 +120,9 @@ def _standIn(module: types.ModuleType, reached: Reached) -> None:
         real = vars(module).get(through)
         if isinstance(real, types.ModuleType):
             setattr(module, through, _Recording(real, {change: _recorded(getattr(real, change), change, reached) for change in changes}))
-    if isinstance(vars(module).get("socket"), types.ModuleType):
-        methods = {change: _recorded(getattr(socket.socket, change), change, reached) for change in _SOCKET_CHANGES}
-        setattr(module, "socket", _Recording(socket, {"socket": type("Socket", (socket.socket,), methods)}))  # noqa: B010  # for mypy
+    if (socket := vars(module).get("Socket")) is not None:
+        methods = {change: _recorded(getattr(socket, change), change, reached) for change in _SOCKET_CHANGES}
+        setattr(module, "Socket", type("Socket", (socket,), methods))  # noqa: B010  # for mypy
 
 
 class _Recording(types.ModuleType):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from muninn.control import aside, atomics, clock, layout
 from muninn.control.deadlines import deadlineOf, sleepNs
+from muninn.control.green import sleepOn
 
 _COPY_ATTEMPTS = 64
 #: How many publications a copy lets by, and how long it looks at writers, before it takes a reader's turn, which makes the next writer wait
@@ -161,7 +162,7 @@ class Generation:
             if value & 1:
                 aside.refuseOwn()
                 seconds = min(remaining, max(0.0, impatientAt - clock.now())) if canTakeTurn else remaining
-                atomics.futexWait32(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(seconds * 1e9)))
+                sleepOn(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(seconds * 1e9)))
 
     def wait(self, after: int, timeout: float | None, check: Callable[[], None]) -> int | None:
         """Wait until an even generation above `after` is published, and return the last one; None when the time runs out.
@@ -187,4 +188,4 @@ class Generation:
             if remainingNs <= 0:
                 return None
             aside.refuseOwn()
-            atomics.futexWait32(self._word, value & 0xFFFFFFFF, remainingNs)
+            sleepOn(self._word, value & 0xFFFFFFFF, remainingNs)

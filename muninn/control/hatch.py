@@ -7,9 +7,9 @@ itself, behind a lease. What it does not have, or does not say in time, the brok
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
-import threading
 
 from muninn.control import atomics, clock
 from muninn.control.descriptors import Descriptor, Known
@@ -57,7 +57,7 @@ class HatchClient:
 
     def __init__(self, places: Places) -> None:
         self._places = places
-        self._using = threading.RLock()
+        self._using = _thread.RLock()
         self._connection: Descriptor | None = None
         self._epoch = -1
         self._shunnedUntil = 0.0

@@ -8,10 +8,10 @@ same: the byte of a slot is taken again once in a while, and nobody believes a f
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
 import resource
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -39,7 +39,7 @@ class LockFile:
         self.inode = self._file.inode
         self._slots: set[int] = set()
         self._retakeAt = 0.0
-        self._reopening = threading.RLock()
+        self._reopening = _thread.RLock()
 
     def restore(self) -> None:
         """See that the locks of this process are there: they go when the program closes the file, of which it need not know.

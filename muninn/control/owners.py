@@ -7,13 +7,13 @@ together with the shared word that it goes with. What needs Python is called bac
 from __future__ import annotations
 
 import threading
-import types
 import weakref
 from collections.abc import Callable
 
 from muninn.control import aside, atomics
 from muninn.control.claims import belongsTo, ownerOf
 from muninn.control.deadlines import sleepNs
+from muninn.control.green import areGreen, identity, sleepOn
 from muninn.control.members import MemberKey
 
 _OWNER_BYTES = 128
@@ -22,8 +22,6 @@ _LEAVER_OFFSET = 8
 _CHECK_NS = 50_000_000
 #: How long a free claim is left to its heir, as in `cshim/owners.h`.
 _HEIR_NS = 5_000_000
-#: How long a greenlet leaves the thread to the others between two looks: they have no sleep that one of them could end.
-_GREENLET_SECONDS = 0.001
 
 KIND_LOCK, KIND_HOST, KIND_STREAM = 0, 1, 2
 REFUSED_WRITING, REFUSED_READING, REFUSED_NOT_HELD, REFUSED_OTHER_THREAD, REFUSED_VOID = 1, 2, 3, 4, 5
@@ -35,16 +33,11 @@ def callsOf(kind: type[atomics.Turn]) -> int:
     return atomics.callsOf(getattr(kind, name, None) for name in names)
 
 
-def areGreenlets() -> bool:
-    """Whether a library has made greenlets of threads: then it says who is running."""
-    return not isinstance(threading.get_ident, types.BuiltinFunctionType)
-
-
 class Owners:
     """All owners of one membership."""
 
     def __init__(self, rows: int) -> None:
-        atomics.identifyBy(threading.get_ident if areGreenlets() else None)
+        atomics.identifyBy(threading.get_ident if areGreen() else None)
         sizeBytes = (rows + 1) * _OWNER_BYTES
         self._first = atomics.mappedWipedOnFork(sizeBytes)
         # Whoever is inside a turn, or holds a lock, keeps a holding, and that keeps this.
@@ -58,7 +51,7 @@ class Owners:
 
     def depart(self, isOn: bool) -> None:
         """Nobody but this thread begins anything, until it is said that the departure is over."""
-        atomics.storeRelease64(self._first + _LEAVER_OFFSET, threading.get_ident() if isOn else 0)
+        atomics.storeRelease64(self._first + _LEAVER_OFFSET, identity() if isOn else 0)
 
     def end(self) -> None:
         """The process has left: nothing is ours any more."""
@@ -84,8 +77,5 @@ def awaitOwner(address: int, key: MemberKey, isDead: Callable[[int, int], bool],
         return None
     if owner is not None:
         aside.refuseOwn()
-    if isOwn and areGreenlets():
-        threading.Event().wait(min(_GREENLET_SECONDS, remainingNs / 1e9))
-    else:
-        atomics.futexWait32(address, word, remainingNs)
+    sleepOn(address, word, remainingNs)
     return False

@@ -8,13 +8,13 @@ process maps a segment once. A segment outlives all processes; only the broker u
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterator
 
-from muninn.control import atomics, descriptors, ownership, room
+from muninn.control import atomics, descriptors, ownership, room, threads
 from muninn.control.descriptors import Descriptor, Known
 from muninn.control.files import openFile
 from muninn.control.layout import PAGE_BYTES
@@ -66,7 +66,7 @@ class Mapping:
         self.address = 0
         self.sizeBytes = sizeBytes
         self.writable = writable
-        self._protecting = threading.RLock()  # a finalizer may come here while its thread is inside
+        self._protecting = _thread.RLock()  # a finalizer may come here while its thread is inside
         # Whoever is interrupted between two steps has mapped nothing, or what goes with this object.
         self._place = place = atomics.Place(None, sizeBytes)
         alignment = HUGE_PAGE_BYTES if sizeBytes >= HUGE_PAGE_BYTES else 0
@@ -188,7 +188,10 @@ def unlink(places: Places, row: int, incarnation: int, origin: int = 0) -> None:
     except OSError as error:
         raise fileError(error, path) from error
     if held is not None:
-        threading.Thread(target=held.close, name="muninn-unlink", daemon=True).start()
+        try:
+            threads.start(held.close, "muninn-unlink")
+        except RuntimeError:  # no thread can be had: the caller waits
+            held.close()
 
 
 def pagesUp(sizeBytes: int) -> int:

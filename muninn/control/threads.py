@@ -2,27 +2,34 @@
 
 Until the interpreter is finalised, exit handlers run and may use Muninn for the first time, or again after it has left. Python 3.12 refuses
 to start a thread there, though those that exist go on (3.11 and 3.13 start them). Then the C library starts it. Once `sys.is_finalizing()`,
-no thread gets the interpreter any more, and a Python that is asked for one waits for it for ever: there nobody asks.
+no thread gets the interpreter any more, and a Python that is asked for one waits for it for ever: there nobody asks. Where a library makes
+green threads of threads, Muninn's are real ones (`green.py`).
 """
 
 from __future__ import annotations
 
 import _thread
+import contextlib
 import sys
 import threading
 from collections.abc import Callable
+from typing import TypeAlias
 
-from muninn.control import atomics
+from muninn.control import atomics, green
+from muninn.control.latch import Latch
 from muninn.errors import BrokerUnavailable
 
 
 class LateThread:
-    """A daemon thread that the C library started. Python knows it while it runs its code, as any thread of a C library."""
+    """A daemon thread that `threading` does not know: one that the C library started, if nothing else is said.
 
-    def __init__(self, target: Callable[[], object]) -> None:
+    Python knows it while it runs its code, as any thread of a C library.
+    """
+
+    def __init__(self, target: Callable[[], object], begin: Callable[[Callable[[], object]], object] = atomics.startThread) -> None:
         self._target = target
-        self._ended = threading.Event()
-        atomics.startThread(self._run)
+        self._ended = Latch()
+        begin(self._run)
 
     def _run(self) -> None:
         try:
@@ -41,9 +48,14 @@ class NoThread:
         """It has ended."""
 
 
-def start(target: Callable[[], object], name: str) -> threading.Thread | LateThread:
+AnyThread: TypeAlias = "threading.Thread | LateThread | NoThread"
+
+
+def start(target: Callable[[], object], name: str) -> AnyThread:
     """A daemon thread that calls `target`. Raises `RuntimeError` when none can be had."""
     refuseAtEnd()
+    if green.areGreen():
+        return _started(target)
     thread = threading.Thread(target=target, name=name, daemon=True)
     try:
         thread.start()
@@ -55,10 +67,19 @@ def start(target: Callable[[], object], name: str) -> threading.Thread | LateThr
 def startBare(target: Callable[[], object]) -> None:
     """The same, in one step, and nothing of it is known to `threading`."""
     refuseAtEnd()
+    if green.areGreen():
+        _started(target)
+        return
     try:
         _thread.start_new_thread(target, ())
     except RuntimeError:
         LateThread(target)
+
+
+def _started(target: Callable[[], object]) -> LateThread:
+    with contextlib.suppress(RuntimeError):
+        return LateThread(target, lambda run: green.startThread(run, ()))
+    return LateThread(target)
 
 
 def endingError(reason: str) -> BrokerUnavailable:

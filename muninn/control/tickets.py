@@ -18,6 +18,7 @@ from collections.abc import Set
 from typing import NamedTuple
 
 from muninn.control import aside, atomics, clock, layout
+from muninn.control.green import sleepOn
 from muninn.control.members import MemberKey
 
 _CHECK_NS = 200_000_000
@@ -105,7 +106,7 @@ class Tickets:
             if (remaining := deadline - clock.now()) <= 0:
                 return False
             aside.refuseOwn()
-            atomics.futexWait32(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
+            sleepOn(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
 
     def makeSure(self, ticket: int, key: MemberKey) -> None:
         """From now on the GPU's word alone says that the ticket is done."""
@@ -158,7 +159,7 @@ class Tickets:
             if state != layout.TICKET_PENDING or remaining <= 0:
                 return state
             aside.refuseOwn()
-            atomics.futexWait32(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
+            sleepOn(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
 
     def turns(self, *, reading: bool) -> list[int]:
         """The tickets of turns whose work is not over, oldest first: of those who write, and if `reading` of those who read."""

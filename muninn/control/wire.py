@@ -7,6 +7,7 @@ has none left) is refused, and what came with it closed.
 
 from __future__ import annotations
 
+import _socket
 import array
 import errno
 import select
@@ -17,7 +18,7 @@ from typing import Any
 
 import msgpack
 
-from muninn.control import atomics
+from muninn.control import atomics, green
 from muninn.control.descriptors import Descriptor, own
 from muninn.errors import DescriptorsExhausted, ProtocolViolation
 
@@ -52,7 +53,7 @@ def unpacked(raw: bytes | memoryview) -> Message:
     return message
 
 
-def send(connection: socket.socket, message: Message, descriptors: Sequence[int | Descriptor] = ()) -> None:
+def send(connection: _socket.socket, message: Message, descriptors: Sequence[int | Descriptor] = ()) -> None:
     """Send one message; the descriptors stay the caller's."""
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", map(int, descriptors)))] if descriptors else []
     connection.sendmsg([packed(message)], ancillary, socket.MSG_NOSIGNAL)
@@ -72,7 +73,7 @@ class _Tray:
 _trays: list[_Tray] = []
 
 
-def receive(connection: socket.socket, maxDescriptors: int = 1) -> tuple[Message, list[Descriptor]] | None:
+def receive(connection: _socket.socket, maxDescriptors: int = 1) -> tuple[Message, list[Descriptor]] | None:
     """Receive one message and its descriptors, which are the caller's then; None when the other end is gone."""
     _awaitMessage(connection)
     try:
@@ -98,17 +99,17 @@ def receive(connection: socket.socket, maxDescriptors: int = 1) -> tuple[Message
     return message, taken
 
 
-def _awaitMessage(connection: socket.socket) -> None:
+def _awaitMessage(connection: _socket.socket) -> None:
     """Keep to the time that a socket was given. Ours have none: they do not block."""
     seconds = connection.gettimeout()
     if seconds:
-        poll = select.poll()
-        poll.register(connection, select.POLLIN)
+        poll = green.poll()
+        poll.register(connection.fileno(), select.POLLIN)
         if not poll.poll(seconds * 1000):
             raise TimeoutError("no message came in time")
 
 
-def peerOf(connection: socket.socket) -> tuple[int, int]:
+def peerOf(connection: _socket.socket) -> tuple[int, int]:
     """(pid, uid) of the other end, as the kernel says."""
     pid, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return pid, uid

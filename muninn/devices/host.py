@@ -7,7 +7,7 @@ declared `staged` to exercise that route. Their capacity is a number in the conf
 
 from __future__ import annotations
 
-import threading
+import _thread
 import uuid
 import weakref
 from collections.abc import Callable, Collection
@@ -37,7 +37,7 @@ class _Ledger:
 
     def __init__(self) -> None:
         self._claims: weakref.WeakSet[_Claim] = weakref.WeakSet()
-        self._changing = threading.RLock()
+        self._changing = _thread.RLock()
 
     def used(self, gpu: int) -> int:
         with self._changing:

@@ -7,10 +7,10 @@ nothing with it, and nothing stays behind when all are gone.
 
 from __future__ import annotations
 
+import _thread
 import errno
 import fcntl
 import os
-import threading
 import weakref
 
 from muninn.control import atomics, descriptors, room
@@ -55,7 +55,7 @@ class MemfdAllocation(Allocation):
         self.isHostVisible, self.isOwned = True, False
         self._kept = descriptors.own(fd)
         # A descriptor's number is reused at once: an export must not meet a close half way.
-        self._closing = threading.RLock()
+        self._closing = _thread.RLock()
         self._finalizer = weakref.finalize(self, self._kept.close)
         self._finalizer.atexit = False
         try:

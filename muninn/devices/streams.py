@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import itertools
 import os
-import queue
-import threading
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 
-from muninn.control import aside
+from muninn.control import aside, atomics, threads
 from muninn.control.deadlines import deadlineOf, remaining
+from muninn.control.green import Condition, SimpleQueue
+from muninn.control.threads import AnyThread
 from muninn.devices.foreign import DEFAULT_HANDLES
 from muninn.devices.port import READY_SLICE_SECONDS, OnReached, Ready, Stream
 from muninn.errors import DeviceUnavailable, InvalidArgument
@@ -25,7 +25,7 @@ from muninn.errors import DeviceUnavailable, InvalidArgument
 #: One piece of work; it is given the stream's error, and decides what that means to it.
 Item = Callable[[BaseException | None], object]
 #: Work with its lane and its number there, and whether it could fail by itself; None ends the worker.
-Items = queue.SimpleQueue["tuple[Lane, int, Item, bool] | None"]
+Items = SimpleQueue["tuple[Lane, int, Item, bool] | None"]
 #: Small integers: nothing that a CUDA library could take for a pointer to its own stream.
 _HANDLES = itertools.count(max(DEFAULT_HANDLES) + 1)
 
@@ -127,15 +127,16 @@ class Lane:
         self._pid = os.getpid()
         #: Work with its lane, so that an idle worker holds none; None ends the worker after what came before.
         # Not a list under the condition: the garbage collector puts at any point of any thread, and this put is made for that.
-        self.items: Items = queue.SimpleQueue()
-        self._changed = threading.Condition()
+        self.items: Items = SimpleQueue()
+        self._changed = Condition()
         self._submitted = self._finished = self._doubts = 0
         self._error: BaseException | None = None
         self._trace: TracebackType | None = None
         #: An error that somebody was told, and the last piece of work that was submitted before that.
         self._told: tuple[BaseException | None, int] = (None, 0)
         self._tellings = 0
-        self._thread: threading.Thread | None = None
+        self._thread: AnyThread | None = None
+        self.worker = 0  # that thread
         self._shut = False
 
     def put(self, item: Item, isDoubtful: bool = True) -> None:
@@ -154,9 +155,8 @@ class Lane:
             return
         with self._changed:
             if self._thread is None:
-                thread = threading.Thread(target=_work, args=(self.items, self._begin), name=self._name, daemon=True)
-                thread.start()
-                self._thread = thread
+                items, begin = self.items, self._begin
+                self._thread = threads.start(lambda: _work(items, begin), self._name)
 
     def wait(self, timeout: float | None) -> None:
         """Wait for what it was given so far, and raise its error."""
@@ -167,7 +167,7 @@ class Lane:
     def awaitFinished(self, timeout: float | None) -> int:
         """Wait for what it was given so far; returns how much of it is not done after `timeout` seconds."""
         self._check()
-        if threading.current_thread() is self._thread:
+        if atomics.threadId() == self.worker:
             raise InvalidArgument("a stream's own work waits for the stream", "Synchronize from outside")
         deadline = deadlineOf(timeout)
         with self._changed:
@@ -207,7 +207,7 @@ class Lane:
                 self._error, self._trace = error, error.__traceback__
             self._finished += 1
             self._doubts -= wasDoubtful
-            self._changed.notify_all()
+            self._changed.notifyAll()
 
     def isSure(self) -> bool:
         """Whether nothing that was given to the worker so far can fail any more, or has failed."""
@@ -280,6 +280,7 @@ def _runNext(items: Items) -> bool:
     if queued is None:
         return False
     lane, number, item, isDoubtful = queued
+    lane.worker = atomics.threadId()
     error: BaseException | None = None
     try:
         item(lane.errorOf(number))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import _thread
 from typing import Any
 
 from cuda.bindings import driver
@@ -10,7 +10,7 @@ from numba import cuda as _cuda
 
 cuda: Any = _cuda
 #: Numba's table of devices is filled without a lock: two threads that use it first at once get "key already in dictionary".
-_entering = threading.RLock()
+_entering = _thread.RLock()
 
 
 def on(gpu: int | None, exposed: object) -> Any:

@@ -6,16 +6,16 @@ Memory is `vmm` where the GPU exports descriptors, else `cudaIpc`; what others a
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import functools
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from cuda.bindings import driver as cu
 
-from muninn.control import atomics
+from muninn.control import atomics, green
 from muninn.devices.cuda import driver, registration, vmm
 from muninn.devices.cuda.driver import DriverError, call, typed
 from muninn.devices.cuda.events import Events
@@ -85,12 +85,12 @@ class CudaDevice(Device):
         self._noticed: set[int] = set()
         self._defaults: dict[int, CudaStream] = {}
         #: `streams`, by the context's id: each thread has its own.
-        self._perThread = threading.local()
+        self._perThread = green.Local()
         self._copiers: dict[int, Any] = {}
         #: By the stream's id, likewise.
         self._own: weakref.WeakValueDictionary[int, CudaStream] = weakref.WeakValueDictionary()
         self._foreign: dict[int, CudaStream] = {}
-        self._making = threading.RLock()
+        self._making = _thread.RLock()
         self._peers: dict[int, list[Gpu]] = {}
 
     # --- GPUs --------------------------------------------------------------------------------------------------------

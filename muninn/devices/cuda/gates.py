@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 
 from cuda.bindings import driver as cu
 
 from muninn.control import atomics
 from muninn.control.deadlines import deadlineOf, remaining
+from muninn.control.green import Condition
 from muninn.devices.cuda.driver import call
 from muninn.devices.cuda.pinned import Pool, pinned
 
@@ -55,7 +55,7 @@ class Waits:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()  # whose lock its owner may take again: freeing runs other people's finalizers
+        self._changed = Condition()  # whose lock its owner may take again: freeing runs other people's finalizers
         self._pending = 0
         self._isAwaited = False
 
@@ -71,7 +71,7 @@ class Waits:
         with self._changed:
             self._pending -= 1
             if not self._pending:
-                self._changed.notify_all()
+                self._changed.notifyAll()
 
     @contextlib.contextmanager
     def none(self, seconds: float) -> Iterator[bool]:
@@ -82,7 +82,7 @@ class Waits:
                 isNone = self._awaitNone(deadlineOf(seconds))
             finally:
                 self._isAwaited = False
-                self._changed.notify_all()
+                self._changed.notifyAll()
             if isNone:
                 yield True
                 return

@@ -6,7 +6,7 @@ does that at the end of the process.
 
 from __future__ import annotations
 
-import threading
+import _thread
 import uuid
 from types import TracebackType
 from typing import Any
@@ -46,7 +46,7 @@ class Gpu:
         self.hasDescriptors = isVirtual and exports
         self.granuleBytes = self._granule() if self.hasDescriptors else 1
         self._context: Any = None
-        self._retaining = threading.RLock()
+        self._retaining = _thread.RLock()
 
     def has(self, attribute: Any) -> bool:
         return int(call(cu.cuDeviceGetAttribute, attribute, self.device)) != 0

@@ -7,9 +7,9 @@ refuses to open what its own process exported; such an import is an alias of it,
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import os
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -107,7 +107,7 @@ class LegacyMemory:
     def __init__(self, reaper: Reaper) -> None:
         self._reaper = reaper
         self._own: weakref.WeakValueDictionary[tuple[bytes, int], Lent] = weakref.WeakValueDictionary()
-        self._changing = threading.RLock()
+        self._changing = _thread.RLock()
 
     def allocate(self, gpu: Gpu, sizeBytes: int) -> LegacyAllocation:
         """New memory of `gpu`, not zeroed. The caller has entered its context. Raises `DriverError`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import _thread
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -28,7 +28,7 @@ class Pool(ABC, Generic[Part]):
     def __init__(self, home: Callable[[], Entered]) -> None:
         self._home = home
         self._free: list[Part] = []
-        self._changing = threading.RLock()
+        self._changing = _thread.RLock()
 
     def take(self) -> Part:
         with self._changing:

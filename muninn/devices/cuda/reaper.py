@@ -13,16 +13,18 @@ What is freed then may not need the driver's lock for long either: VMM memory do
 
 from __future__ import annotations
 
+import _thread
 import contextlib
-import queue
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cuda.bindings import driver as cu
 
-from muninn.control import clock
+from muninn.control import clock, threads
+from muninn.control.green import SimpleQueue
+from muninn.control.latch import Latch
 from muninn.control.logs import Log
+from muninn.control.threads import AnyThread
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gates import WAITS
@@ -62,16 +64,15 @@ class Reaper:
         #: Contexts that were destroyed or have failed.
         self._over: set[int] = set()
         #: Put by finalizers, at any point of any thread: nothing but this queue is made for that.
-        self._remains: queue.SimpleQueue[_Remains] = queue.SimpleQueue()
-        self._starting = threading.RLock()
-        self._thread: threading.Thread | None = None
+        self._remains: SimpleQueue[_Remains] = SimpleQueue()
+        self._starting = _thread.RLock()
+        self._thread: AnyThread | None = None
 
     def start(self) -> None:
         """Start the thread, unless it runs."""
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="muninn-reaper", daemon=True)
-                self._thread.start()
+                self._thread = threads.start(self._run, "muninn-reaper")
 
     def bury(self, dispose: Callable[[], object], locks: bool = True) -> None:
         """Call `dispose` once what the GPUs were given so far is done. Takes no lock; `start` was called before.
@@ -83,7 +84,7 @@ class Reaper:
 
     def drain(self, seconds: float, isBehindWork: bool = False) -> bool:
         """Wait until everything buried so far was given back, and if wanted all work is done; False when that takes longer."""
-        reached = threading.Event()
+        reached = Latch()
         self.start()
         self._remains.put(_Remains(reached.set, isBehindWork, False, isMark=not isBehindWork))
         return reached.wait(seconds)

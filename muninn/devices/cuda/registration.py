@@ -9,9 +9,9 @@ Registering pins the pages: they can not be swapped, and a peer that truncates t
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import itertools
-import threading
 import weakref
 from collections.abc import Callable
 
@@ -33,7 +33,7 @@ class Seams:
 
     def __init__(self) -> None:
         self._at: frozenset[int] = frozenset()
-        self._changing = threading.RLock()
+        self._changing = _thread.RLock()
 
     def add(self, windows: list[int]) -> None:
         with self._changing:
@@ -58,7 +58,7 @@ class Budget:
     def __init__(self, limitBytes: int) -> None:
         self.limitBytes = limitBytes
         self.usedBytes = 0
-        self._changing = threading.RLock()
+        self._changing = _thread.RLock()
 
     def take(self, sizeBytes: int) -> None:
         """Admit the bytes, or `BarPressureHigh`."""

@@ -13,8 +13,8 @@ written by whoever proves the death.
 
 from __future__ import annotations
 
+import _thread
 import itertools
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -65,9 +65,9 @@ class CudaStream(Stream):
     def __init__(self, gpu: int, handle: int, events: Events, host: HostParts, *, isOwned: bool, isDefault: bool = False) -> None:
         self.gpu, self.handle, self.isOwned, self._isDefault = gpu, handle, isOwned, isDefault
         self._events, self._staging = events, host.staging
-        self._thread = threading.get_ident() if handle == PER_THREAD_HANDLE else None
+        self._thread = atomics.threadId() if handle == PER_THREAD_HANDLE else None
         self._lane = Lane(f"muninn-stream-{gpu}-{handle:x}", driver.leaveCaptures)
-        self._submitting = threading.RLock()
+        self._submitting = _thread.RLock()
         self._gate = host.gates.take()
         #: At most one pair; a list, because the finalizer must not hold the stream.
         self._pieces: list[Pieces] = []
@@ -243,7 +243,7 @@ class CudaStream(Stream):
     def checkOpen(self) -> None:
         """`InvalidArgument` once it was closed, and to a thread to which its handle means another stream."""
         self._lane.checkOpen()
-        if self._thread is not None and self._thread != threading.get_ident():
+        if self._thread is not None and self._thread != atomics.threadId():
             raise InvalidArgument("this is the per-thread default stream of another thread", "Use a stream of muninn.createStream")
 
     def place(self) -> int:

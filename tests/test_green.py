@@ -1,0 +1,243 @@
+"""Green threads: the thread that serves is a real one, and who waits lets the others run."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from muninn.control import atomics, green, threads
+from muninn.control.green import Condition
+from support import Actor, eventually
+
+PACKAGE = Path(__file__).parent.parent / "muninn"
+#: What libraries put something of their own in the place of, in the modules that the thread that serves comes through.
+REPLACED = {
+    "threading": {"Thread", "Lock", "RLock", "Event", "Condition", "Semaphore", "local", "get_ident", "current_thread", "Timer", "Barrier"},
+    "_thread": {"start_new_thread", "allocate_lock", "get_ident", "_local"},
+    "select": {"select", "poll", "epoll"},
+    "socket": {"socket", "socketpair", "fromfd"},
+    "queue": {"SimpleQueue", "Queue"},
+    "time": {"sleep"},
+}
+#: (module, name) → why it may.
+ALLOWED = {
+    ("control/green.py", "threading.get_ident"): "it asks who is running",
+    ("control/owners.py", "threading.get_ident"): "the C part asks who is running",
+    ("control/threads.py", "threading.Thread"): "where there are no green threads",
+    ("control/threads.py", "_thread.start_new_thread"): "where there are no green threads",
+    ("api/departure.py", "threading.current_thread"): "where there are no green threads",
+    ("control/green.py", "queue.SimpleQueue"): "its type",
+}
+
+#: A library that makes green threads, as far as Muninn can tell: nothing of what it replaces works without its loop.
+PRETENDED = """
+import _thread, queue, select, socket, threading
+def replaced(*_, **__): raise AssertionError('something of the library, on a thread that its loop does not run')
+ident = threading.get_ident
+for module, names in ((_thread, ('start_new_thread',)), (threading, ('Thread', 'Event', 'Lock', 'RLock', 'Condition', 'local')),
+                      (socket, ('socket',)), (queue, ('SimpleQueue',))):
+    for name in names: setattr(module, name, replaced)
+del select.epoll, select.poll
+threading.get_ident = lambda: ident()
+"""
+PATCHES = {
+    "gevent": "from gevent import monkey; monkey.patch_all()\nfrom gevent import spawn, sleep\njoin = lambda each: each.get()\n",
+    "eventlet": "import warnings; warnings.simplefilter('ignore')\nimport eventlet; eventlet.monkey_patch()\nfrom eventlet import spawn, sleep\njoin = lambda each: each.wait()\n",
+}
+TICKING = """
+ticks = [0]
+def tick():
+    while True:
+        ticks[0] += 1
+        sleep(0.01)
+spawn(tick)
+def ticksWhile(call):
+    before = ticks[0]
+    try: call()
+    except (TimeoutError, muninn.MuninnError): pass
+    return ticks[0] - before
+"""
+
+
+@pytest.fixture(params=sorted(PATCHES))
+def patch(request: pytest.FixtureRequest) -> str:
+    """What makes threads green."""
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f"{request.param} is not installed: pip install '.[test]'")
+    return PATCHES[request.param]
+
+
+def ended(code: str) -> str:
+    """What a program prints in the end."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
+def replaceable(path: Path) -> Iterator[str]:
+    """What a module uses of what is replaced."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.attr in REPLACED.get(node.value.id, ()):
+            yield f"{node.value.id}.{node.attr}"
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{each.name}" for each in node.names if each.name in REPLACED.get(node.module or "", ()))
+
+
+def annotations(path: Path) -> set[str]:
+    """The names that stand in annotations only."""
+    found = (getattr(node, field, None) for node in ast.walk(ast.parse(path.read_text())) for field in ("annotation", "returns"))
+    return {name for each in found if each is not None for name in _attributes(each)}
+
+
+def _attributes(node: ast.AST) -> Iterator[str]:
+    for each in ast.walk(node):
+        if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name):
+            yield f"{each.value.id}.{each.attr}"
+
+
+def test_nothingIsTakenFromWhatIsReplaced() -> None:
+    found = {
+        (str(path.relative_to(PACKAGE)), name)
+        for package in ("control", "broker", "api", "devices")
+        for path in (PACKAGE / package).rglob("*.py")
+        for name in set(replaceable(path)) - annotations(path)
+    }
+    assert found == set(ALLOWED)
+
+
+@pytest.mark.parametrize("isImported", [False, True])
+def test_aProgramWhoseThreadsWereReplacedIsServedByARealOne(domain: str, isImported: bool) -> None:
+    """Broken: `share` never returned, since its background thread was one of the library's."""
+    work = """
+import numpy as np, muninn
+b = muninn.share(np.arange(3), name='b', access='readWrite')
+with b.write() as view: view[0] = 7
+with muninn.Lock('lock'): pass
+f = muninn.share(np.arange(3.0), name='f', mode='fastMode')
+stream = muninn.createStream()
+ticket = f.signal(stream)
+f.wait(stream, ticket)
+stream.synchronize()
+print(muninn.open('b').read().tolist(), [each['name'] for each in muninn.listBuffers()])
+b.free(); f.free()
+"""
+    order = ("import muninn, numpy, muninn.api.membership, muninn.devices.choose, muninn.devices.streams\n", PRETENDED)
+    assert ended("".join(order if isImported else ("import logging, weakref, numpy\n", PRETENDED)) + work) == "[7, 1, 2] ['b', 'f']"
+
+
+def test_whoWaitsLetsTheOthersRun(domain: str, actor: Callable[..., Actor], patch: str) -> None:
+    """Broken: the hub stood still until the wait was over."""
+    actor(
+        "b = muninn.share(np.zeros(3), name='b', access='readWrite'); turn = b.write(); turn.__enter__(); lock = muninn.Lock('lock'); lock.acquire()"
+    )
+    waits = ("muninn.open('none', timeout=0.5)", "b.waitNext(0.5)", "b.read(timeout=0.5)", "b.write(0.5).__enter__()", "lock.acquire(0.5)")
+    code = f"{patch}import muninn\nb, lock = muninn.open('b', access='readWrite'), muninn.Lock('lock')\n{TICKING}\nsleep(0.02)\n"
+    counted = [int(each) for each in ended(code + "".join(f"print(ticksWhile(lambda: {wait}))\n" for wait in waits)).split()]
+    assert len(counted) == len(waits) and min(counted) >= 5, counted
+
+
+def test_aLockKeepsGreenThreadsApart(domain: str, patch: str) -> None:
+    """They are threads, as the library says, and the thread is one."""
+    work = """
+import numpy as np, muninn
+b, lock = muninn.share(np.zeros(1), name='b', access='readWrite'), muninn.Lock('lock')
+plain = [0]
+def add():
+    for _ in range(10):
+        with b.write() as view:
+            seen = view[0]; sleep(0.001); view[0] = seen + 1
+        with lock:
+            seen = plain[0]; sleep(0.001); plain[0] = seen + 1
+for each in [spawn(add) for _ in range(6)]: join(each)
+print(int(b.read()[0]), plain[0])
+b.free()
+"""
+    assert ended(patch + work) == "60 60"
+
+
+def test_oneOfThemLoadsAndTheOthersWait(domain: str, patch: str) -> None:
+    work = """
+import numpy as np, muninn
+calls = []
+def load():
+    calls.append(1); sleep(0.2); return np.arange(4)
+def once():
+    return muninn.shareOnce('once', load).read().tolist()
+print([join(each) for each in [spawn(once) for _ in range(4)]] == [[0, 1, 2, 3]] * 4, len(calls))
+muninn.free('once')
+"""
+    assert ended(patch + work) == "True 1"
+
+
+def test_theBrokerGoesOnWhileTheProgramComputes(domain: str, actor: Callable[..., Actor], patch: str) -> None:
+    """The hub runs nobody meanwhile; other processes are served all the same."""
+    work = "import numpy as np, muninn\nb = muninn.share(np.arange(3), name='b')\nprint('there', flush=True)\nend = __import__('sys').stdin.fileno()\n"
+    # A wait that no library knows: it blocks the hub.
+    work += "import ctypes\nctypes.CDLL(None).read(end, ctypes.create_string_buffer(1), 1)\n"
+    with subprocess.Popen([sys.executable, "-c", patch + work], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as busy:
+        assert busy.stdin is not None and busy.stdout is not None
+        try:
+            assert busy.stdout.readline() == "there\n"
+            other = actor()
+            assert other.do("muninn.share(np.arange(2), name='c').free(); muninn.open('b').array.tolist()") == [0, 1, 2]
+            assert other.do("muninn.domainInfo()['brokerPid']") == busy.pid
+        finally:
+            busy.stdin.close()
+            busy.wait(30)
+
+
+def test_aChildOfAGreenThreadJoinsAnew(domain: str, patch: str) -> None:
+    work = """
+import os, numpy as np, muninn
+b = muninn.share(np.arange(3), name='b')
+def fork():
+    there, back = os.pipe()
+    if (child := os.fork()) == 0:
+        try: os.write(back, repr(muninn.open('b').read().tolist()).encode())
+        finally: os._exit(0)
+    os.waitpid(child, 0)
+    return os.read(there, 99).decode()
+print(join(spawn(fork)))
+b.free()
+"""
+    assert ended(patch + work) == "[0, 1, 2]"
+
+
+def test_aThreadIsARealOneWhateverIsMadeOfThreads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "get_ident", lambda: 42)
+    monkeypatch.setattr(threading, "Thread", None)
+    monkeypatch.setattr(threads._thread, "start_new_thread", None)
+    assert green.areGreen() and green.identity() == 42
+    ran = list[int]()
+    thread = threads.start(lambda: ran.append(atomics.threadId()), "real")
+    thread.join(20)
+    threads.startBare(lambda: ran.append(atomics.threadId()))
+    eventually(lambda: len(ran) == 2, "both have run")
+    assert os.getpid() not in ran and atomics.threadId() not in ran
+
+
+def test_aConditionIsNotifiedWhateverItsLockIsTakenTimes() -> None:
+    condition, seen = Condition(), list[str]()
+
+    def change() -> None:
+        with condition:
+            seen.append("changed")
+            condition.notifyAll()
+
+    with condition, condition:
+        thread = threading.Thread(target=change)
+        thread.start()
+        while not seen:
+            condition.wait(20)
+        assert condition._lock._is_owned()  # type: ignore[attr-defined]
+    thread.join(20)
+    with condition:
+        condition.wait(0.01)  # nobody notifies
