@@ -15,7 +15,7 @@ import muninn
 from muninn import errors
 from muninn.api.membership import current
 from muninn.errors import BufferExists, BufferMismatch
-from support import Actor, Background, eventually, leftovers
+from support import Actor, ActorError, Background, eventually, leftovers
 
 Start = Callable[..., Actor]
 
@@ -323,3 +323,36 @@ def test_whatALoaderFindsTakenIsItsOwnError(domain: str) -> None:
     muninn.share(np.ones(2), name="taken").close()
     with pytest.raises(BufferExists, match="taken"):
         muninn.shareOnce("once", lambda: muninn.share(np.ones(2), name="taken"))
+
+
+@pytest.mark.parametrize("ending", ["leave", "kill"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "muninn.array('f', 10, mode='fastMode')",
+        "muninn.shareOnce('f', lambda: np.arange(10.0), mode='fastMode')",
+        "muninn.share(np.arange(10.0), name='f', mode='fastMode')",
+        "muninn.MuninnBuffer(80, name='f', mode='fastMode')",
+    ],
+    ids=["array", "shareOnce", "share", "MuninnBuffer"],
+)
+def test_aNameWhoseMemoryNobodyHasIsFree(domain: str, actor: Start, call: str, ending: str) -> None:
+    """A program that is run again. Broken: every second run was told that the owner had died, or that the name exists."""
+    for _ in range(3):
+        run = actor(f"b = {call}", MUNINN_DEVICE="host")
+        assert run.do("[each['name'] for each in muninn.listBuffers()]") == ["f"]
+        getattr(run, ending)()
+    last = actor(MUNINN_DEVICE="host")
+    assert last.do("[each['name'] for each in muninn.listBuffers() if each['state'] == 'live']") == []
+    with pytest.raises(ActorError, match="BufferNotFound"):
+        last.do("muninn.open('f')")
+
+
+@pytest.mark.parametrize("call", ["array('f', 10, mode='fastMode')", "share(np.arange(10.0), name='f', mode='fastMode')"])
+def test_aNameIsFreeAsSoonAsItsOnlyHoldersDied(domain: str, actor: Start, call: str) -> None:
+    """Others are there, and may have had it too until they have said what they bring."""
+    both = actor(f"b = muninn.{call}", MUNINN_DEVICE="host")
+    others = [actor(MUNINN_DEVICE="host").join() for _ in range(3)]
+    both.kill()  # broker, and the only holder
+    assert others[0].do(f"b = muninn.{call}; b.describe()['state']") == "live"
+    assert others[1].do("muninn.open('f').shape") == [10]

@@ -29,6 +29,7 @@ from muninn.control.members import MemberTable
 from muninn.control.rows import Deposed
 from muninn.control.tickets import Tickets
 from muninn.errors import ProtocolViolation
+from muninn.terms import Mode
 from support import Actor, ActorError, Background, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -690,3 +691,55 @@ for _ in range(2):
         member.kill()
     broker.do("[os.close(each) for each in files]; resource.setrlimit(resource.RLIMIT_NOFILE, limit)")
     eventually(lambda: len(broker.do("muninn.domainInfo()['members']")) == 2, "the dead are reclaimed")
+
+
+def test_nothingIsTakenForLostBeforeAllWasBrought(lab: Lab) -> None:
+    """One who holds more than a message takes. Broken: what came with the second message had been given up after the first."""
+    member, count = lab.member(), requests.FULL_BATCH + 3
+    before = lab.member()
+    old = lab.settled(lab.broker(before))
+    for number in range(count):
+        row, incarnation = old._directory.grant(member.key, usage(f"f{number}", mode=Mode.FAST, gpu=0), 1 << 40)
+        old._directory.rows.describe(row, describe(f"f{number}", mode=Mode.FAST, gpu=0, transport="memfd"))
+        old._directory.commit(member.key, row, incarnation, os.memfd_create("f"))
+    held = old.bequeath()
+    before.die()
+    broker = lab.settled(lab.broker(lab.member()))
+    peer, nonce = Peer(lab, broker), member.table.identity(member.key.slot).nonce
+    hello = {"op": "hello", "slot": member.key.slot, "generation": member.key.generation, "nonce": nonce}
+    for message, batch in ((hello, held[: requests.FULL_BATCH]), ({"op": "bring"}, held[requests.FULL_BATCH :])):
+        assert len(broker._directory.rows.inState(layout.ROW_LIVE)) == count
+        first = [os.pidfd_open(os.getpid())] if message is hello else []
+        answer = peer.ask(msgpack.packb({**message, "allocations": [list(pair) for pair, _ in batch]}), first + [each for _, each in batch])
+        assert answer is not None and "error" not in answer
+    assert len(broker._directory.rows.inState(layout.ROW_LIVE)) == count
+    assert not broker._directory.lacksMemory("f0") and not broker._upkeep._mayBeLost
+    for _, descriptor in held:
+        os.close(descriptor)
+
+
+def test_aGrantWaitsForWhoMayHaveTheMemoryOfTheName(lab: Lab) -> None:
+    """Broken: right after a takeover the name of lost memory was taken for somebody's."""
+    member, before = lab.member(), lab.member()
+    old = lab.settled(lab.broker(before))
+    row, incarnation = old._directory.grant(member.key, usage("f", mode=Mode.FAST, gpu=0), 1 << 40)
+    old._directory.rows.describe(row, describe("f", mode=Mode.FAST, gpu=0, transport="memfd"))
+    old._directory.commit(member.key, row, incarnation, os.memfd_create("f"))
+    for _, descriptor in old.bequeath():
+        os.close(descriptor)
+    broker = lab.settled(lab.broker(lab.member()))
+    create = {
+        "op": "create",
+        "name": "f",
+        "tenant": "default",
+        "mode": "bigMode",
+        "gpu": -1,
+        "sizeBytes": 4096,
+        "gpuCapacityBytes": 0,
+        "deadlineMs": 0,
+    }
+    assert broker.execute(create, [])[0]["row"] == requests.LATER  # `member` and the broker before have not said hello
+    assert broker._directory.find("f") is not None
+    for each in (member, before):
+        each.die()
+    assert broker.execute(create, [])[0]["row"] >= 0

@@ -227,8 +227,10 @@ class Holdings:
                 return None
             description = membership.rows.description(row)
             source = self._source(row, incarnation, description)
-        except BaseException:
+        except BaseException as error:
             self._giveUp(index, row, incarnation)
+            if isinstance(error, OwnerDied) and not membership.rows.isLive(row, incarnation):
+                return None  # nobody had the memory any more, so the name is free
             raise
         return self.memory(source, index, row, incarnation, description), description
 

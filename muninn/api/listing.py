@@ -26,6 +26,8 @@ _STATES = {
     layout.ROW_CREATING: "creating", layout.ROW_LIVE: "live", layout.ROW_PROBING: "live",
     layout.ROW_DYING: "dying", layout.ROW_DEAD: "dying",
 }  # fmt: skip
+#: How long a list waits for a broker; without one it says what the last one left.
+_ANSWER_SECONDS = 1.0
 _TRANSPORT_REASONS = {
     "segment": "hostMemory: it has a name that outlives every process",
     "memfd": "pretendedVram: the host back-end passes it by descriptor, and it outlives its owner",
@@ -38,6 +40,8 @@ def listBuffers() -> list[dict[str, Any]]:
     Memory that was freed and that other processes still map, as forked children may, is there with the state ``freed`` and no name.
     """
     membership = current()
+    if any(membership.rows.state(row).state == layout.ROW_LIVE for row in membership.rows.fastMode()):
+        membership.client.awaitAnswer(_ANSWER_SECONDS)  # by then it has freed what nobody has the memory of
     moment = _Moment(membership, leases.scanHolds(membership.block, membership.members))
     described = []
     for row, state in membership.rows.notFree():

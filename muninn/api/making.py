@@ -14,7 +14,8 @@ import _thread
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from muninn.control import aside, green
+from muninn.broker.requests import LATER
+from muninn.control import aside, clock, green
 from muninn.control.descriptors import Descriptor
 from muninn.control.undertakings import Undertaking, Undertakings
 from muninn.errors import BrokerUnavailable, BufferExists, MuninnError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: How long a grant waits until what was cut short is on its way back.
 _UNDONE_SECONDS = 10.0
+#: How long the members have to bring a new broker the memory that they hold, before a name is taken for one of theirs.
+_BROUGHT_SECONDS, _BROUGHT_PAUSE_SECONDS = 1.0, 0.002
 
 
 class Creating:
@@ -118,8 +121,12 @@ class Making:
             raise BrokerUnavailable("the background thread stands still")
         self._client.awaitLater()
         self._question = fields
+        deadline = clock.now() + _BROUGHT_SECONDS
         try:
-            granted, _ = self._client.request("create", **fields)
+            while (granted := self._client.request("create", **fields)[0])["row"] == LATER:
+                if clock.now() > deadline:
+                    raise BufferExists(f"{self._name!r} exists already, unless nobody has its memory: a process that may does not say so")
+                clock.sleep(_BROUGHT_PAUSE_SECONDS)
         except BrokerUnavailable:
             self._isUnanswered = True  # whether it was granted will show
             raise

@@ -205,6 +205,7 @@ class Broker:
     def inherit(self, allocations: list[tuple[tuple[int, int], Descriptor]]) -> None:
         """Keep descriptors that this member still has of an earlier term."""
         self._directory.keep([pair for pair, _ in allocations], [descriptor for _, descriptor in allocations])
+        self._upkeep.collectLost()
 
     def _handle(self, descriptor: int) -> None:
         if (session := self._sessions.get(descriptor)) is not None:
@@ -353,15 +354,18 @@ class Broker:
             raise SenderGone(f"the member of slot {key.slot} died before its hello was read")
         if not isKnown or pid is None or not self._members.isPidOf(pid, key):
             raise ProtocolViolation(f"hello does not match member slot {key.slot}")
-        pairs = requests.allocationsOf(message, descriptors[1:])
+        requests.allocationsOf(message, descriptors[1:])  # before anything is believed
         session.key = key
         self._watchdog.greeted(key, descriptors.pop(0))
-        self._directory.keep(pairs, descriptors)
+        self._onBring(session, message, descriptors)
         return {"epoch": self._term.epoch}, ()
 
     def _onBring(self, session: Session, message: Message, descriptors: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         session.member()
-        self._directory.keep(requests.allocationsOf(message, descriptors), descriptors)
+        pairs = requests.allocationsOf(message, descriptors)
+        session.bringsMore = len(pairs) >= requests.FULL_BATCH
+        self._directory.keep(pairs, descriptors)
+        self._upkeep.collectLostOnce()
         return {}, ()
 
     def _onCreate(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
@@ -376,6 +380,8 @@ class Broker:
             if not 0 < len(message[field].encode(errors="replace")) <= most:
                 raise InvalidArgument(f"a {field} of {len(message[field])} characters can not be")
         usage = Usage(message["name"], message["tenant"], mode, message["gpu"], message["sizeBytes"], message["deadlineMs"])
+        if self._upkeep.mayBeBrought(message["name"]):
+            return {"row": requests.LATER, "incarnation": 0}, ()
         row, incarnation = self._directory.grant(session.member(), usage, message["gpuCapacityBytes"])
         return {"row": row, "incarnation": incarnation}, ()
 
@@ -406,11 +412,8 @@ class Broker:
         raise OwnerDied(f"nobody holds the memory of row {row}.{incarnation} any more")
 
     def _mayStillCome(self) -> bool:
-        """After a takeover.
-
-        Whether somebody who has not said hello to this broker yet, a holder or the broker before, may bring a descriptor.
-        """
-        greeted = {session.key for session in self._sessions.values()}
+        """After a takeover: whether somebody, a holder or the broker before, has not brought this broker yet all that it may have."""
+        greeted = {session.key for session in self._sessions.values() if not session.bringsMore}
         return any(key not in greeted and not self._members.isNoticedDead(key) for key in self._members.live() if key != self._own.key)
 
     def _onFree(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:

@@ -178,6 +178,16 @@ class Client:
         requests.raiseFailure(reply)
         return reply
 
+    def awaitAnswer(self, seconds: float) -> bool:
+        """Wait until a broker answers; False when none does within so long. What it does first when its term begins is done then."""
+        deadline = clock.now() + seconds
+        with contextlib.suppress(MuninnError):
+            while not aside.isOwn() and clock.now() < deadline:
+                if self.once("ping") is not None:
+                    return True
+                clock.sleep(_RETRY_SECONDS)
+        return False
+
     def later(self, message: Message) -> None:
         """Let the background thread ask this, once it can; nobody hears the answer. A grant is asked for again, and given back."""
         self._later.append(message)
@@ -193,7 +203,7 @@ class Client:
                 reply = {}  # it is as it was to be, or nobody's any more
             if reply is None:
                 return False
-            if message["op"] == "create" and "row" in reply:
+            if message["op"] == "create" and reply.get("row", requests.LATER) != requests.LATER:
                 self._later.append({"op": "abandon", "row": reply["row"], "incarnation": reply["incarnation"]})
             self._later.popleft()
         return True
@@ -336,11 +346,11 @@ class Client:
         held: list[tuple[tuple[int, int], Descriptor]] = []
         try:
             held = office.allocations() if self._greeted != line.epoch else []
-            batch, rest = held[: wire.MAX_DESCRIPTORS - 1], held[wire.MAX_DESCRIPTORS - 1 :]
+            batch, rest = held[: requests.FULL_BATCH], held[requests.FULL_BATCH :]
             hello = {"op": "hello", "slot": office.key.slot, "generation": office.key.generation, "nonce": office.nonce}
             self._bring(line, hello, batch, (pidfd,), patience, deadline)
-            while rest:
-                batch, rest = rest[: wire.MAX_DESCRIPTORS], rest[wire.MAX_DESCRIPTORS :]
+            while len(batch) == requests.FULL_BATCH:
+                batch, rest = rest[: requests.FULL_BATCH], rest[requests.FULL_BATCH :]
                 self._bring(line, {"op": "bring"}, batch, (), patience, deadline)
         finally:
             wire.closeAll([pidfd, *(descriptor for _, descriptor in held)])

@@ -204,6 +204,17 @@ class Directory:
         """Whether nobody has the name, or is creating it. Reading only, so for any thread; False says little."""
         return self._catalog is not None and self._catalog.lacks(name)
 
+    def lacksMemory(self, name: str) -> bool:
+        """Whether the name is that of memory without a name of its own, which nobody has brought to this broker."""
+        row = self.catalog.find(name)
+        return row is not None and self.isLost(row)
+
+    def isLost(self, row: int) -> bool:
+        """The same of a row."""
+        state = self.rows.state(row)
+        isNameless = state.state == layout.ROW_LIVE and self.rows.isFastMode(row) and self.rows.needsDescriptor(row)
+        return isNameless and self.vault.get(row, state.incarnation) is None
+
     def isCalled(self, row: int, name: str, tenant: str) -> bool:
         """Whether the row has this name and this tenant; an empty one is any."""
         try:

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from muninn.control.descriptors import Descriptor
-from muninn.control.wire import Message
+from muninn.control.wire import MAX_DESCRIPTORS, Message
 from muninn.errors import ERROR_OF_NUMBER, MuninnError, ProtocolViolation
 
 #: What a member may say without waiting for the answer, where it can not wait: each may come late, and twice. All else is `aside.refusal`.
 WITHOUT_ANSWER = ("free", "settle", "abandon")
+#: How much memory a `hello` or a `bring` brings when another `bring` follows.
+FULL_BATCH = MAX_DESCRIPTORS - 1
+#: The row of a `create` that is to be asked again: whether anybody has the memory of that name is not known yet.
+LATER = -1
 _ROW = {"row": int, "incarnation": int}
 #: op → field → type. Every field is required, and no other is allowed.
 REQUESTS: dict[str, Mapping[str, type]] = {

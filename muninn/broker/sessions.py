@@ -17,6 +17,7 @@ class Session:
     def __init__(self, connection: Socket | None, key: MemberKey | None = None) -> None:
         self.connection = connection
         self.key = key
+        self.bringsMore = False  # the memory that it holds came in part
         self._kept = None if connection is None else OwnSocket(connection)
 
     def isOurs(self) -> bool:

@@ -59,6 +59,7 @@ class Upkeep:
         self._mayStillCome = mayStillCome
         self._chores: deque[Callable[[], None]] = deque()
         self._sweepAt = 0.0
+        self._mayBeLost = True
 
     def takeOver(self) -> None:
         """There is everything to do that predecessors may have left."""
@@ -120,14 +121,25 @@ class Upkeep:
     def collectLost(self) -> None:
         """fastMode rows whose memory went with its last holder: nobody has it, and nobody is left who could bring it."""
         rows = self._directory.rows.fastMode()
-        if not rows or self._mayStillCome():
+        if rows and self._mayStillCome():
             return
+        self._mayBeLost = False
         for row in rows:
-            state = self._directory.rows.state(row)
-            isLost = state.state == layout.ROW_LIVE and self._directory.vault.get(row, state.incarnation) is None
-            if isLost and self._directory.rows.needsDescriptor(row):
-                _log.warning("row %d.%d has lost its memory", row, state.incarnation)
+            if self._directory.isLost(row):
+                _log.info("row %d.%d has lost its memory", row, self._directory.rows.state(row).incarnation)
                 self._directory.ownerGone(row)
+
+    def mayBeBrought(self, name: str) -> bool:
+        """Whether nobody has brought the memory of that name, and somebody still may. If nobody may, the name is free."""
+        if not self._directory.lacksMemory(name):
+            return False
+        self.collectLost()
+        return self._mayStillCome()
+
+    def collectLostOnce(self) -> None:
+        """The same, until all that could come after a takeover has come."""
+        if self._mayBeLost:
+            self.collectLost()
 
     def _collectOrphans(self, left: Iterator[SegmentKey] | None = None) -> None:
         """Segments that no row vouches for, a slice at a time, and then rows that nobody will ever close.

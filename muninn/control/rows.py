@@ -247,6 +247,10 @@ class RowTable:
         )
         return [row for row in live if not self.needsDescriptor(row)]
 
+    def isFastMode(self, row: int) -> bool:
+        """What the row's description says, in whatever state it is."""
+        return self._block.bytes[self._block.rowsOffset + row * layout.ROW_BYTES + layout.ROW_MODE_OFFSET] == MODES.index(Mode.FAST)
+
     def needsDescriptor(self, row: int) -> bool:
         """Whether this fastMode row is opened by a descriptor; otherwise its memory is its creator's, and opened by the row's handle."""
         return self._transport(row) != "cudaIpc"
