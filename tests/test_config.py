@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from muninn.config import asBytes, loadSettings
+from muninn.config import asBytes, loadSettings, variables
 from muninn.config.settings import _TABLE_OF_KEY, DEFAULTS, variableOf
 from muninn.control.layout import Geometry
 from muninn.errors import InvalidArgument, InvalidConfig
@@ -118,10 +118,54 @@ def test_refusesAFileThatCanNotBeRead(folder: Path) -> None:
         loadSettings({"MUNINN_CONFIG": str(binary)})
 
 
-@pytest.mark.parametrize("variable", ["MUNINN_FOO", "MUNINN_UDS_PATH", "MUNINN_takeoverMs"])
-def test_refusesUnknownVariables(variable: str) -> None:
-    with pytest.raises(InvalidConfig, match=variable):
-        loadSettings({variable: "1"})
+@pytest.mark.parametrize(
+    ("variable", "nearest"),
+    [("MUNINN_TAKEOVER", "MUNINN_TAKEOVER_MS"), ("MUNINN_takeoverMs", "MUNINN_TAKEOVER_MS"), ("MUNINN_DOMIAN", "MUNINN_DOMAIN")],
+)
+def test_warnsOnceOfAVariableThatMeansNothing(
+    variable: str, nearest: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: every call failed, also where the variable was none of the user's making."""
+    monkeypatch.setattr(variables, "_warned", set())
+    for _ in range(3):
+        assert loadSettings({variable: "1"}).control.takeoverMs == loadSettings({}).control.takeoverMs
+    assert [record.getMessage() for record in caplog.records] == [f"{variable!r} means nothing to Muninn: did you mean {nearest}?"]
+    loadSettings({"MUNINN_XYZZY": "1"})
+    assert caplog.records[-1].getMessage() == "'MUNINN_XYZZY' means nothing to Muninn"
+
+
+#: As `kubectl exec … env` prints them for Services `muninn` and `muninn-metrics`, and Docker for a linked container.
+LINKS = {
+    "MUNINN_SERVICE_HOST": "10.96.7.21",
+    "MUNINN_SERVICE_PORT": "8080",
+    "MUNINN_SERVICE_PORT_HTTP": "8080",
+    "MUNINN_PORT": "tcp://10.96.7.21:8080",
+    "MUNINN_PORT_8080_TCP": "tcp://10.96.7.21:8080",
+    "MUNINN_PORT_8080_TCP_PROTO": "tcp",
+    "MUNINN_PORT_8080_TCP_PORT": "8080",
+    "MUNINN_PORT_8080_TCP_ADDR": "10.96.7.21",
+    "MUNINN_PORT_53_UDP": "udp://[fd00::1]:53",
+    "MUNINN_METRICS_SERVICE_HOST": "10.96.7.22",
+    "MUNINN_METRICS_PORT": "tcp://10.96.7.22:9090",
+    "MUNINN_METRICS_PORT_9090_TCP_ADDR": "10.96.7.22",
+    "MUNINN_NAME": "/web/muninn",
+    "MUNINN_ENV_PATH": "/usr/bin",
+}
+
+
+def test_whatKubernetesAndDockerWriteIsNotOfInterest(caplog: pytest.LogCaptureFixture) -> None:
+    """Broken: MNN-0001 in every pod of a namespace that has a Service of that name."""
+    assert loadSettings(LINKS) == loadSettings({}) and not caplog.records
+    with pytest.raises(InvalidConfig, match="not yet in this version"):
+        loadSettings({"MUNINN_METRICS_PORT": "9090"})  # the setting
+
+
+def test_aHandlerThatRaisesDoesNotKeepAProgramFromJoining(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raising(*_: object) -> None:
+        raise RuntimeError("a handler of the program's")
+
+    monkeypatch.setattr("logging.Logger.warning", raising)
+    assert loadSettings({"MUNINN_QUUX": "1"}) == loadSettings({})
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ ALLOWED = {
     ("control/threads.py", "threading.Thread"): "where there are no green threads",
     ("control/threads.py", "_thread.start_new_thread"): "where there are no green threads",
     ("api/departure.py", "threading.current_thread"): "where there are no green threads",
+    ("api/credentials.py", "threading.current_thread"): "for the same comparison",
     ("control/green.py", "queue.SimpleQueue"): "its type",
 }
 

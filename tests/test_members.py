@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from lab import Lab
@@ -215,3 +216,12 @@ def test_aProcessWhoseFirstThreadHasEndedIsAMemberAndServes(domain: str, joined:
         with start("v", "opens") as member:
             assert member.communicate("\n", timeout=60) == ("6.0 False\n", "")
         assert broker.communicate("\n", timeout=60) == ("", "")
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.py", "жук.py".encode() * 20, b"\xff" * 200])
+def test_aProgramMayHaveANameThatIsNoText(domain: str, tmp_path: Path, name: bytes) -> None:
+    """Broken: `UnicodeEncodeError` at the first call."""
+    script = os.fsencode(tmp_path) + b"/" + name
+    Path(os.fsdecode(script)).write_text("import muninn\nprint([each['program'] for each in muninn.domainInfo()['members']] != [])\n")
+    done = subprocess.run([os.fsencode(sys.executable), script], capture_output=True, timeout=60, check=False)
+    assert done.stdout == b"True\n", done.stderr[-1000:]

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from muninn.cli.output import Row, printJson, printTable, size
-from muninn.control.green import sleepOn
 from muninn.errors import MuninnError
 
 _MIN_SHM_BYTES = 1 << 30
@@ -98,12 +97,15 @@ def _primitives() -> Finding:
 
 
 def _configuration() -> Finding:
-    from muninn.config import FILE_VARIABLE, loadSettings
+    from muninn.config import FILE_VARIABLE, loadSettings, settingsIn, strangersIn
 
     loadSettings()
-    variables = sorted(name for name in os.environ if name.startswith("MUNINN_"))
-    sources = [f"{name}={os.environ[name]}" if name == FILE_VARIABLE else name for name in variables]
-    return Finding("ok", ", ".join(["the defaults", *sources]))
+    sources = [f"{name}={os.environ[name]}" if name == FILE_VARIABLE else name for name in sorted(settingsIn(os.environ))]
+    found = ", ".join(["the defaults", *sources])
+    if not (strangers := strangersIn(os.environ)):
+        return Finding("ok", found)
+    hints = (f"{name} ({nearest}?)" if nearest else name for name, nearest in sorted(strangers.items()))
+    return Finding("warn", found, f"Remove or correct what means nothing: {', '.join(hints)}")
 
 
 def _shm() -> Finding:
@@ -194,9 +196,10 @@ def _numa() -> Finding:
 
 
 def _futex() -> Finding:
+    from muninn.control import atomics
 
     word = ctypes.c_uint32(0)
-    waits = sleepOn(ctypes.addressof(word), 0, 1_000_000) == -110
+    waits = atomics.futexWait32(ctypes.addressof(word), 0, 1_000_000) == -110
     return Finding("ok" if waits else "fail", "waits and times out")
 
 

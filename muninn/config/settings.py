@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from muninn.config import variables
 from muninn.config.sizes import MAX_BYTES, asBytes
 from muninn.errors import InvalidArgument, InvalidConfig
 from muninn.terms import asTenant
@@ -232,17 +233,23 @@ def _known(key: str, where: str) -> str:
 def _ofVariables(environ: Mapping[str, str]) -> dict[str, Found]:
     found = {}
     for variable, value in environ.items():
-        if not variable.startswith("MUNINN_") or variable == FILE_VARIABLE:
-            continue
-        key = _KEY_OF_VARIABLE.get(variable)
-        if key is None:
-            reason = _REASON_OF_VARIABLE.get(variable)
-            if reason is not None:
-                raise InvalidConfig(f"variable {variable} has no meaning here: {reason}", "Remove it")
-            names = ", ".join(sorted(_KEY_OF_VARIABLE))
-            raise InvalidConfig(f"variable {variable} is not known", f"Use {FILE_VARIABLE}, or one of {names}")
-        found[key] = Found(value, f"variable {variable}")
+        key, reason = _KEY_OF_VARIABLE.get(variable), _REASON_OF_VARIABLE.get(variable)
+        if reason is not None and not variables.isLink(variable, value):
+            raise InvalidConfig(f"variable {variable} has no meaning here: {reason}", "Remove it")
+        if key is not None:
+            found[key] = Found(value, f"variable {variable}")
+    variables.warnOnce(strangersIn(environ))
     return found
+
+
+def settingsIn(environ: Mapping[str, str]) -> list[str]:
+    """The variables that are read."""
+    return [variable for variable in environ if variable == FILE_VARIABLE or variable in _KEY_OF_VARIABLE]
+
+
+def strangersIn(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that begin with ``MUNINN_`` and mean nothing, each with the known one that is nearest."""
+    return variables.strangers(environ, {FILE_VARIABLE, *_KEY_OF_VARIABLE, *_REASON_OF_VARIABLE})
 
 
 def _ofFile(path: Path) -> dict[str, Found]:

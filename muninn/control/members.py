@@ -229,7 +229,7 @@ class MemberTable:
         identity = MemberIdentity(flags, os.getpid(), os.geteuid(), startTimeOf(os.getpid()), ownPidNamespace(), self._nonce, monotonicMs())
         start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES
         block.put(start + _IDENTITY_OFFSET, _IDENTITY.pack(*identity))
-        program = programName().encode()[: layout.MEMBER_PROGRAM_BYTES].ljust(layout.MEMBER_PROGRAM_BYTES, b"\0")
+        program = os.fsencode(programName())[: layout.MEMBER_PROGRAM_BYTES].ljust(layout.MEMBER_PROGRAM_BYTES, b"\0")
         block.put(start + layout.MEMBER_PROGRAM_OFFSET, program)
         block.put(start + layout.MEMBER_TIME_NAMESPACE_OFFSET, timeNamespace.inode.to_bytes(8, "little"))
 

@@ -1,0 +1,63 @@
+"""Variables of the environment that begin with ``MUNINN_``, and are none of the settings.
+
+Kubernetes writes the address of every Service into the environment of every pod of its namespace, under the Service's name, and so do
+Docker's links: a Service called `muninn` is no setting, and nothing is said about it. What else is not known is misspelt, perhaps, or meant
+for another version; a warning says so, once in the life of the process, with the name that is nearest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Mapping
+
+PREFIX = "MUNINN_"
+_ADDRESS = r"(?:tcp|udp|sctp)://\S*"
+#: What follows the name of a Service or a container → what the value is like. A Service may be called `muninn-something`.
+_LINKS = (
+    (r"SERVICE_HOST", r".*"),
+    (r"SERVICE_PORT(?:_[A-Z0-9_]+)?", r"\d*"),
+    (r"PORT(?:_\d+_(?:TCP|UDP|SCTP))?", _ADDRESS),
+    (r"PORT_\d+_(?:TCP|UDP|SCTP)_(?:PORT|PROTO|ADDR|START|END|PORT_START|PORT_END)", r".*"),
+    (r"PORT_(?:START|END)", _ADDRESS),
+    (r"NAME", r"/.*"),
+    (r"ENV_.+", r".*"),
+)
+_PATTERNS = [(re.compile(f"{PREFIX}(?:[A-Z0-9_]+_)?{name}"), re.compile(value, re.DOTALL)) for name, value in _LINKS]
+#: Those that were warned of.
+_warned: set[str] = set()
+
+
+def isLink(variable: str, value: str) -> bool:
+    """Whether Kubernetes or Docker makes such a variable for a Service or a container."""
+    return any(name.fullmatch(variable) and like.fullmatch(value) for name, like in _PATTERNS)
+
+
+def strangers(environ: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:
+    """What begins with ``MUNINN_`` and means nothing: variable → the known one that is nearest, or nothing."""
+    names = set(known)
+    unknown = [each for each, value in environ.items() if each.startswith(PREFIX) and each not in names and not isLink(each, value)]
+    return {each: _nearest(each, names) for each in unknown}
+
+
+def warnOnce(found: Mapping[str, str]) -> None:
+    """Say of each that it means nothing."""
+    for variable, nearest in found.items():
+        if variable not in _warned:
+            _warned.add(variable)
+            _warn(variable, nearest)
+
+
+def _warn(variable: str, nearest: str) -> None:
+    import logging
+
+    hint = f": did you mean {nearest}?" if nearest else ""
+    with contextlib.suppress(Exception):  # a handler of the program's
+        logging.getLogger("muninn.config").warning("%r means nothing to Muninn%s", variable, hint)
+
+
+def _nearest(variable: str, names: set[str]) -> str:
+    from difflib import get_close_matches
+
+    found = get_close_matches(variable.removeprefix(PREFIX).upper(), sorted(name.removeprefix(PREFIX) for name in names), 1)
+    return PREFIX + found[0] if found else ""
