@@ -23,9 +23,9 @@ from muninn.api.memory import Bytes, Memory, NoBytes, Stage, addressOf, exported
 from muninn.config import asBytes
 from muninn.control import clock, layout, segments, wire
 from muninn.control.clock import monotonicMs
-from muninn.control.lockfile import typedErrors
 from muninn.control.logs import Log
 from muninn.control.rows import RowDescription
+from muninn.control.surroundings import typedErrors
 from muninn.errors import DomainChanged, InvalidArgument
 from muninn.terms import (
     INTERNAL_PREFIX,

@@ -1,9 +1,11 @@
-"""Credentials: a process whose effective uid is another one than that as which it joined.
+"""Credentials: a process whose effective uid, or root directory, is another one than that with which it joined.
 
 A domain is one uid's, so a call after `os.setuid` or `os.seteuid` is the new uid's: it joins that one's domain, and the membership before
 is given up. Nothing can be removed, made or connected to in the old one's directory any more, so it is given up as a death gives it up: the
 office goes to another member, the thread ends, the slot's byte is let go, and a broker finds both and takes back what there was. Until then
 what is open can be read and written: it is mapped. A uid that comes back before the next call has changed nothing but the office.
+
+After a chroot the process stays a member, since no call is meant for another domain: it serves and asks no more, where `/dev/shm` is not.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from muninn.control import atomics, clock
 from muninn.control.files import openFile
+from muninn.control.surroundings import missingShm
 from muninn.errors import BrokerUnavailable, DomainChanged, MuninnError
 
 if TYPE_CHECKING:
@@ -28,6 +31,11 @@ _TID_MASK = 0x3FFFFFFF
 def isDisplaced(membership: Membership) -> bool:
     """Whether the calling thread has another uid than the one that joined."""
     return os.geteuid() != membership.places.uid
+
+
+def isAstray(membership: Membership) -> bool:
+    """Whether that is so, or this process has another `/dev/shm` than the one that the domain is in: nobody is found or found out there."""
+    return isDisplaced(membership) or missingShm() is not None
 
 
 def requireWhole(membership: Membership) -> None:
@@ -51,7 +59,7 @@ def _uidOfOwnThread(membership: Membership) -> int | None:
 
 
 def standAside(election: Election, slot: int, heir: int | None) -> None:
-    """While the process has another uid its background thread can serve nobody, and connect to nobody: it renews what is held."""
+    """While the process is astray its background thread can serve nobody, and connect to nobody: it renews what is held."""
     clock.sleep(_PAUSE_SECONDS)
     term = election.term()
     if term.slot == slot:

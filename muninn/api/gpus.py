@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from muninn.api.membership import current
 from muninn.control import layout
 from muninn.control.forks import Guard
-from muninn.control.lockfile import typedErrors
+from muninn.control.surroundings import typedErrors
 from muninn.control.threads import refuseImports
 from muninn.terms import Mode
 

@@ -17,8 +17,8 @@ from muninn.api.membership import Membership
 from muninn.control import atomics, clock
 from muninn.control.block import ControlBlock
 from muninn.control.files import openFile
-from muninn.control.lockfile import typedErrors
 from muninn.control.places import SegmentKey
+from muninn.control.surroundings import typedErrors
 from muninn.terms import Access, Lifetime, Mode
 
 #: All of this, on a machine with many processes.
@@ -60,7 +60,10 @@ def _pids(members: set[int]) -> list[int]:
     """The other processes of this user, members last: what they map their leases tell."""
     own, uid, pids = os.getpid(), os.geteuid(), list[int]()
     with typedErrors("/proc"):
-        entries = list(os.scandir("/proc"))
+        try:
+            entries = list(os.scandir("/proc"))
+        except FileNotFoundError:  # after a chroot
+            return []
     for entry in entries:
         if entry.name.isdecimal() and int(entry.name) != own:
             with contextlib.suppress(OSError):  # it has ended

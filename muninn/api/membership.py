@@ -17,7 +17,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from muninn.api.bequest import Allocation, Bequest
-from muninn.api.credentials import hasMovedOut, isDisplaced, partFrom, requireWhole, standAside
+from muninn.api.credentials import hasMovedOut, isAstray, isDisplaced, partFrom, requireWhole, standAside
 from muninn.api.departure import Departure, awaitPast, keepPromises, stayWhile
 from muninn.api.entry import enter, retire
 from muninn.api.loading import load, patiently
@@ -34,11 +34,12 @@ from muninn.control.forks import Guard, Identity
 from muninn.control.index import NameIndex
 from muninn.control.latch import Latch
 from muninn.control.leases import LeaseTable
-from muninn.control.lockfile import LockFile, typedErrors
+from muninn.control.lockfile import LockFile
 from muninn.control.logs import Log
 from muninn.control.members import MemberKey
 from muninn.control.places import Places
 from muninn.control.rows import Deposed, RowTable
+from muninn.control.surroundings import typedErrors
 from muninn.control.threads import AnyThread
 from muninn.control.undertakings import Undertakings
 from muninn.control.watch import Watcher
@@ -197,7 +198,7 @@ class Membership:
     def _attendOnce(self) -> None:
         self._watcher.look()
         self._requireSlot()
-        if isDisplaced(self):
+        if isAstray(self):
             standAside(self.election, self.key.slot, self._candidacy.heir())
         term = self.election.term()
         self.client.forsake(term.epoch)
@@ -229,7 +230,7 @@ class Membership:
         except Deposed:
             _log.info("deposed as broker of epoch %d", term.epoch)
         except BlockLost:
-            if not isDisplaced(self):  # who may not look finds no name
+            if not isAstray(self):  # who may not look, or looks elsewhere, finds no name
                 self._forsakeBlock()
         except Exception as error:
             # Whatever it is, another member may do better; a broker that can not serve must not sit in office.

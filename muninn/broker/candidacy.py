@@ -13,10 +13,10 @@ import resource
 from muninn.control import clock, layout
 from muninn.control.block import ControlBlock
 from muninn.control.election import Election, Term
-from muninn.control.lockfile import fileError
 from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
+from muninn.control.surroundings import fileError
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted, DomainChanged, MuninnError
 
 _log = Log("muninn.broker")

@@ -27,6 +27,7 @@ from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.places import Places
 from muninn.control.rows import Deposed
+from muninn.control.surroundings import missingShm
 from muninn.control.wire import Message
 from muninn.errors import BrokerUnavailable, BufferFreed, DescriptorsExhausted, DomainChanged, MuninnError
 
@@ -129,6 +130,8 @@ class Client:
                 if self._office.isLost():
                     domain = self._office.places.domain
                     raise DomainChanged(f"the control block of {domain!r} was removed from /dev/shm", "Try again") from None
+                if (missing := missingShm()) is not None:
+                    raise missing from None  # and with it the sockets
                 if clock.now() >= deadline:
                     raise BrokerUnavailable(f"no broker answered {op!r} within {self._office.requestTimeoutMs} ms") from None
                 clock.sleep(_RETRY_SECONDS)

@@ -31,10 +31,10 @@ import msgpack
 from muninn.control import atomics, layout
 from muninn.control.descriptors import Named
 from muninn.control.files import openFile
-from muninn.control.lockfile import fileError, filesLimited
 from muninn.control.logs import Log
 from muninn.control.ownership import refusal, requireUnwritten
 from muninn.control.places import COPY_SUFFIX, Places
+from muninn.control.surroundings import fileError, filesLimited
 from muninn.errors import ControlBlockInvalid, DomainChanged, HostMemoryFull, MuninnError
 
 _log = Log("muninn.broker")

@@ -23,8 +23,11 @@ from typing import NamedTuple
 from muninn.cli.output import Row, printJson, printTable, size
 from muninn.errors import MuninnError
 
-_MIN_SHM_BYTES = 1 << 30
+#: Below the first, a domain has no room.
+_LEAST_SHM_BYTES, _MIN_SHM_BYTES = 1 << 20, 1 << 30
 _MIN_DESCRIPTORS = 1024
+#: A directory, a lock file, a block under two names, a journal, two sockets; and a buffer each.
+_FEWEST_INODES, _MIN_INODES = 8, 1024
 #: Succeeds if byte 1 of the descriptor is locked by somebody else, and byte 2 is not.
 _SEES_LOCK = """
 import fcntl, sys
@@ -80,6 +83,10 @@ def _tried(check: Callable[[], Finding]) -> Finding:
     except MuninnError as error:
         return Finding("fail", f"{error.code} {error.reason}", error.fix)
     except OSError as error:
+        from muninn.control.surroundings import fileError
+
+        if isinstance(typed := fileError(error, str(error.filename or "a check")), MuninnError):
+            return Finding("fail", f"{typed.code} {typed.reason}", typed.fix)
         return Finding("fail", f"{error.strerror or error}", "The kernel, a seccomp filter or a container's policy forbids it")
 
 
@@ -109,23 +116,32 @@ def _configuration() -> Finding:
 
 
 def _shm() -> Finding:
-    from muninn.control.places import SHM_ROOT
+    from muninn.control.surroundings import SHM_ROOT, missingShm
 
+    if (missing := missingShm()) is not None:
+        raise missing
     status = os.statvfs(SHM_ROOT)
     total, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
     kind, options = _mountOf(SHM_ROOT)
-    found = f"{size(free)} free of {size(total)}, {kind} ({options})"
+    found = f"{size(free)} free of {size(total)}, {kind} ({options})" if total else f"as large as the memory, {kind} ({options})"
     if "ro" in options.split(",") or not os.access(SHM_ROOT, os.W_OK | os.X_OK):
-        return Finding("fail", found, "It must be writable: everything that is shared lives there")
+        return Finding(
+            "fail", found, f"It must be writable, `mount -o remount,rw,mode=1777 {SHM_ROOT}`: everything that is shared lives there"
+        )
+    if status.f_files and status.f_ffree < _MIN_INODES:
+        verdict = "fail" if status.f_ffree < _FEWEST_INODES else "warn"
+        return Finding(
+            verdict, f"{found}; {status.f_ffree} inodes are free", f"`mount -o remount,nr_inodes=… {SHM_ROOT}`: each buffer is a file"
+        )
     mode = os.stat(SHM_ROOT).st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         return Finding("warn", found, f"`chmod +t {SHM_ROOT}`: without the sticky bit every user may remove and rename what is another's")
-    if kind != "tmpfs":
+    if kind not in ("tmpfs", "unknown"):
         return Finding("warn", found, f"Mount a tmpfs at {SHM_ROOT}: on a disk's file system shared memory is as slow as the disk")
-    if free >= _MIN_SHM_BYTES:
+    if free >= _MIN_SHM_BYTES or not total:
         return Finding("ok", found)
     advice = f"Enlarge it (`mount -o remount,size=… {SHM_ROOT}`, or `docker run --shm-size=…`): bigMode buffers live there"
-    return Finding("warn", found, advice)
+    return Finding("warn" if free >= _LEAST_SHM_BYTES else "fail", found, advice)
 
 
 def _mountOf(path: str) -> tuple[str, str]:
@@ -156,6 +172,43 @@ def _descriptors() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     found = f"{soft} of at most {hard}"
     return Finding("ok", found) if soft >= _MIN_DESCRIPTORS else Finding("warn", found, f"Raise it: `ulimit -n {min(hard, 65536)}`")
+
+
+def _limits() -> Finding:
+    """Limits of this process that buffers meet: how large a file and its memory may be, and how many threads there are."""
+    import resource
+
+    from muninn.config import loadSettings
+    from muninn.control.layout import Geometry
+
+    control = loadSettings().control
+    least = Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases).totalBytes
+    low, verdict = list[str](), "ok"
+    for name, option, needed in (
+        (resource.RLIMIT_FSIZE, "-f", least),
+        (resource.RLIMIT_AS, "-v", 16 * least),
+        (resource.RLIMIT_NPROC, "-u", 16),
+    ):
+        soft = resource.getrlimit(name)[0]
+        if soft == resource.RLIM_INFINITY or (option == "-u" and soft >= 64 * needed):
+            continue
+        low.append(f"`ulimit {option}` is {soft if option == '-u' else size(soft)}")
+        verdict = "fail" if soft < needed and option == "-f" else "warn" if verdict == "ok" else verdict
+    if not low:
+        return Finding("ok", "none of files, memory or threads")
+    return Finding(verdict, "; ".join(low), "Raise them: a buffer is a file and is mapped whole, and Muninn's threads count with yours")
+
+
+def _proc() -> Finding:
+    from muninn.control.header import bootId
+
+    if not os.path.exists("/proc/thread-self/ns/pid"):
+        return Finding(
+            "fail", "/proc is not there", "`mount -t proc proc /proc` as root: it tells whether a process is the one that it was"
+        )
+    if not any(bootId()):
+        return Finding("ok", "processes only (subset=pid): which boot this is and how much memory is free is not told")
+    return Finding("ok", "tells of processes, the boot and the memory")
 
 
 def _pidNamespace() -> Finding:
@@ -373,6 +426,8 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "/dev/shm": _shm,
     "memlock": _memlock,
     "descriptors": _descriptors,
+    "limits": _limits,
+    "/proc": _proc,
     "pid namespace": _pidNamespace,
     "fd passing": _seccomp,
     "huge pages": _hugePages,

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -207,7 +208,7 @@ def loadSettings(environ: Mapping[str, str] | None = None, overrides: Mapping[st
         An unknown key, a wrong type, a value out of range, or a file that can not be read.
     """
     environ = os.environ if environ is None else environ
-    found = _ofFile(DEFAULTS)
+    found = dict(_defaults())
     if path := environ.get(FILE_VARIABLE):
         found |= _ofFile(Path(path))
     found |= _ofVariables(environ)
@@ -220,6 +221,12 @@ def loadSettings(environ: Mapping[str, str] | None = None, overrides: Mapping[st
         except InvalidArgument as error:
             raise InvalidConfig(f"{where}: {key}: {error.reason}") from None
     return Settings(**{field.name: _TABLES[field.name](**values[field.name]) for field in fields(Settings)})
+
+
+@cache
+def _defaults() -> dict[str, Found]:
+    """Read once: a process may not see the package's files any more after a chroot."""
+    return _ofFile(DEFAULTS)
 
 
 def _known(key: str, where: str) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 from collections.abc import Callable
 from typing import Final
@@ -24,11 +25,24 @@ from typing import Final
 from muninn.control import atomics, clock, descriptors, layout
 from muninn.control.clock import monotonicMs as monotonicMs  # the clock of its words
 from muninn.control.descriptors import Descriptor
-from muninn.control.header import HEADER, IDENTITY, Header, bootId, checkVersion, isOurs, openNamed, readHeader, unlinkBlock, unlinkFile
+from muninn.control.header import (
+    HEADER,
+    IDENTITY,
+    Header,
+    bootId,
+    checkVersion,
+    isOfThisBoot,
+    isOurs,
+    openNamed,
+    readHeader,
+    unlinkBlock,
+    unlinkFile,
+)
 from muninn.control.layout import Geometry
-from muninn.control.lockfile import LockFile, fileError, removedFileHolder
+from muninn.control.lockfile import LockFile, removedFileHolder
 from muninn.control.logs import Log
 from muninn.control.places import SHM_ROOT, Places
+from muninn.control.surroundings import fileError, missingShm
 from muninn.errors import BrokerUnavailable, DomainChanged, HostMemoryFull
 
 _log = Log("muninn.control")
@@ -103,9 +117,7 @@ class ControlBlock:
         try:
             os.posix_fallocate(fd.number, offset, sizeBytes)
         except OSError as error:
-            raise HostMemoryFull(
-                f"the control block can not grow by {sizeBytes} bytes: {error.strerror}", "Enlarge /dev/shm, or free buffers"
-            ) from error
+            raise _blockError(error, f"another {sizeBytes} bytes of the control block", "Enlarge /dev/shm, or free buffers") from error
         finally:
             fd.close()
 
@@ -121,7 +133,7 @@ class ControlBlock:
             if os.path.samestat(os.fstat(fd.number), self._status):
                 return fd
             fd.close()
-        raise DomainChanged(f"the control block of {self.places.stem} was removed from /dev/shm", "Try again")
+        raise missingShm() or DomainChanged(f"the control block of {self.places.stem} was removed from /dev/shm", "Try again")
 
     def put(self, offset: int, raw: bytes) -> None:
         """Write a description. Plain stores: a word that is changed later publishes them."""
@@ -326,12 +338,18 @@ def _discard(places: Places) -> None:
         return
     header = Header.of(named[0])
     named[0].close()
-    if header is not None and header.magic == layout.MAGIC and header.boot != bootId():
+    if header is not None and header.magic == layout.MAGIC and not isOfThisBoot(header.boot):
         for key in places.segmentKeys():
             unlinkFile(f"{SHM_ROOT}{places.segmentName(key.row, key.incarnation, key.origin)}")
         for ofBlock, epoch in places.journals():
             unlinkFile(ofBlock.journalPath(epoch))
     unlinkBlock(places)
+
+
+def _blockError(error: OSError, what: str, fix: str) -> Exception:
+    if error.errno == errno.ENOSPC:
+        return HostMemoryFull(f"/dev/shm has no room for {what}", fix)
+    return fileError(error, what)
 
 
 def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | None) -> ControlBlock:
@@ -342,20 +360,19 @@ def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | 
         fd = descriptors.opened(places.draftPath, os.O_RDWR | os.O_CREAT | os.O_EXCL, maker=places.uid)
     except OSError as error:
         raise fileError(error, places.draftPath) from error
+    boot = bootId()
     try:
         os.ftruncate(fd.number, limits.totalBytes)
         os.posix_fallocate(fd.number, 0, limits.rowsOffset)
         identity = int.from_bytes(os.urandom(8), "little") or 1
-        os.pwrite(fd.number, HEADER.pack(layout.MAGIC, 0, bootId(), limits.totalBytes, *limits), 0)
+        os.pwrite(fd.number, HEADER.pack(layout.MAGIC, 0, boot, limits.totalBytes, *limits), 0)
         os.pwrite(fd.number, os.urandom(layout.SECRET_BYTES), layout.SECRET_OFFSET)
         os.pwrite(fd.number, IDENTITY.pack(identity, lockFile.inode, 0, layout.VERSION), layout.IDENTITY_OFFSET)
         block = ControlBlock(places, lockFile, fd, limits)
     except OSError as error:
         fd.close()
         unlinkFile(places.draftPath)
-        raise HostMemoryFull(
-            f"/dev/shm has no room for the control block: {error.strerror}", "Enlarge /dev/shm, or free what is in it"
-        ) from error
+        raise _blockError(error, f"{limits.rowsOffset} bytes for the control block", "Enlarge /dev/shm, or free what is in it") from error
     try:
         published = adopt(block) if adopt is not None else None
         # SYNC version: pairs with readHeader in every process that opens the block; header, secret and rows are visible before it.

@@ -23,9 +23,9 @@ from collections.abc import Iterator
 from muninn.control import clock, descriptors, ownership
 from muninn.control.descriptors import Descriptor
 from muninn.control.logs import Log
-from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DescriptorsExhausted, HostMemoryFull
+from muninn.control.surroundings import SHM_ROOT, fileError
+from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DescriptorsExhausted
 
-SHM_ROOT = "/dev/shm"
 LOCK_NAME = "lock"
 _BOUND_SECONDS = 10.0
 _LOOK_SECONDS = 0.001
@@ -83,7 +83,11 @@ def warnOfStranger(path: str, uid: int, what: str) -> None:
 def _own(stem: str, uid: int) -> list[str]:
     """The directories of this user that have a name of the domain, the wanted one first."""
     name = re.compile(rf"{re.escape(stem)}\.d(?:\.[0-9a-f]{{{2 * _RANDOM_BYTES}}})?")
-    return sorted(entry for entry in os.listdir(SHM_ROOT) if name.fullmatch(entry) and _isOwn(_status(entry), uid))
+    try:
+        entries = os.listdir(SHM_ROOT)
+    except OSError as error:
+        raise fileError(error, SHM_ROOT) from error
+    return sorted(entry for entry in entries if name.fullmatch(entry) and _isOwn(_status(entry), uid))
 
 
 def _status(name: str) -> os.stat_result | None:
@@ -138,7 +142,7 @@ def _make(wanted: str, uid: int) -> None:
         except PermissionError as error:
             raise ownership.refusal(error, path) from error
         except OSError as error:
-            raise HostMemoryFull(f"{path} can not be made: {error.strerror}") from error
+            raise fileError(error, path) from error
 
 
 def _established(stem: str, uid: int, own: list[str], deadline: float) -> bool:
@@ -198,4 +202,4 @@ def _makeLock(path: str, uid: int) -> None:
     except PermissionError as error:
         raise ownership.refusal(error, path) from error
     except OSError as error:
-        raise HostMemoryFull(f"{path} can not be made: {error.strerror}") from error
+        raise fileError(error, path) from error

@@ -20,18 +20,31 @@ from muninn.control.descriptors import Descriptor, Known
 from muninn.control.files import openFile
 from muninn.control.folders import warnOfStranger
 from muninn.control.layout import Geometry
-from muninn.control.lockfile import LockFile, fileError
+from muninn.control.lockfile import LockFile
 from muninn.control.places import Places
+from muninn.control.surroundings import fileError
 from muninn.errors import ControlBlockInvalid
 
 HEADER = struct.Struct("<8sIxxxx16sQIIII")
 IDENTITY = struct.Struct("<QQII")
 
 
+_UNKNOWN_BOOT = bytes(16)
+
+
 def bootId() -> bytes:
-    """16 bytes that change with every boot."""
-    with openFile("/proc/sys/kernel/random/boot_id") as file:
-        return bytes.fromhex(file.read().strip().replace("-", ""))
+    """16 bytes that change with every boot; zeros where a /proc shows processes only (subset=pid), or there is none."""
+    try:
+        with openFile("/proc/sys/kernel/random/boot_id") as file:
+            return bytes.fromhex(file.read().strip().replace("-", ""))
+    except FileNotFoundError:
+        return _UNKNOWN_BOOT
+
+
+def isOfThisBoot(boot: bytes) -> bool:
+    """Whether that may be the boot of now: it is, or there is no telling."""
+    own = bootId()
+    return boot == own or _UNKNOWN_BOOT in (boot, own)
 
 
 class Header(NamedTuple):
@@ -60,7 +73,7 @@ class Header(NamedTuple):
 
     def isWithdrawn(self) -> bool:
         """Whether it was whole once, and somebody took its version away: it has its identity, or another version is known of it."""
-        isOfNow = (self.magic, self.version, self.boot) == (layout.MAGIC, 0, bootId())
+        isOfNow = (self.magic, self.version) == (layout.MAGIC, 0) and isOfThisBoot(self.boot)
         return isOfNow and (self.identity != 0 or self.layoutVersion not in (0, layout.VERSION))
 
 
@@ -71,7 +84,7 @@ def readHeader(fd: int | Known, path: str) -> Geometry | None:
         return None
     if header.magic != layout.MAGIC:
         raise ControlBlockInvalid(f"{path} does not begin with Muninn's magic")
-    if header.boot != bootId():
+    if not isOfThisBoot(header.boot):
         return None
     checkVersion(header.version, path)
     geometry = Geometry(header.maxMembers, header.maxBuffers, header.maxLeases, header.indexSlots).checked()

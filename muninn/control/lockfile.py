@@ -11,15 +11,15 @@ from __future__ import annotations
 import _thread
 import errno
 import os
-import resource
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from muninn.control import atomics, clock, layout, ownership
+from muninn.control import atomics, clock, layout, ownership, surroundings
 from muninn.control.descriptors import Named
 from muninn.control.files import openFile
 from muninn.control.places import Places
-from muninn.errors import BrokerUnavailable, DescriptorsExhausted, DomainChanged, HostMemoryFull, MuninnError
+from muninn.control.surroundings import fileError
+from muninn.errors import BrokerUnavailable, DomainChanged
 
 _CREATE_BYTE = 0
 _FIRST_SLOT_BYTE = 16
@@ -34,6 +34,7 @@ class LockFile:
     def __init__(self, places: Places) -> None:
         #: Where everything of the domain is.
         self.places = places.makeDirectory()
+        surroundings.joined()
         self._file = _opened(self.places.lockPath, self.places.uid)
         #: Which file it is: a control block says whose bytes are those of its slots.
         self.inode = self._file.inode
@@ -110,7 +111,10 @@ class LockFile:
 
     def lockSlot(self, slot: int) -> bool:
         """Take the byte of a slot for the rest of this process's life; False when another process has it."""
-        if int(atomics.byteLock(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0:
+        failure = int(atomics.byteLock(self._fd(), _FIRST_SLOT_BYTE + slot))
+        if failure not in (0, -errno.EAGAIN, -errno.EACCES):
+            raise BrokerUnavailable(f"the lock file can not be locked: {os.strerror(-failure)}", "Raise the limit of file locks")
+        if failure:
             return False
         self._slots.add(slot)
         return True
@@ -178,39 +182,3 @@ def _lockers() -> list[tuple[int, str]]:
     except OSError:
         return _processes()
     return [(int(each[4]), each[5]) for each in fields if each[1] == "POSIX"]
-
-
-@contextmanager
-def typedErrors(what: str) -> Iterator[None]:
-    """An `OSError` of the body that has a type of its own, above all that no descriptor is left, becomes one."""
-    try:
-        yield
-    except MuninnError:
-        raise
-    except OSError as error:
-        typed = fileError(error, what)
-        if typed is error:
-            raise
-        raise typed from error
-
-
-def fileError(error: OSError, path: str) -> Exception:
-    """The typed error for a failed open or create of `path`."""
-    # posix_ipc puts EMFILE and ENFILE into words of its own and leaves the number out.
-    if error.errno in (errno.EMFILE, errno.ENFILE) or (error.errno is None and "files" in str(error)):
-        return DescriptorsExhausted(f"{path}: {error.strerror or error}")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return HostMemoryFull(f"{path}: {error.strerror}")
-    if error.errno == errno.ENOMEM:
-        return HostMemoryFull(
-            f"{path}: {error.strerror}", "Close or free buffers, or raise this program's `ulimit -v` and vm.max_map_count"
-        )
-    if error.errno in (errno.EPERM, errno.EACCES) and not isinstance(error, MuninnError):
-        return ownership.refusal(error, path)
-    return filesLimited(path) if error.errno == errno.EFBIG else error
-
-
-def filesLimited(path: str) -> HostMemoryFull:
-    """There may be room, but not for this process."""
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    return HostMemoryFull(f"{path}: process {os.getpid()} may write no file of more than {limit} bytes", "Raise its `ulimit -f`")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from muninn.control import folders, ownership
 from muninn.control.folders import LOCK_NAME
-from muninn.control.folders import SHM_ROOT as SHM_ROOT
+from muninn.control.surroundings import SHM_ROOT as SHM_ROOT
 
 #: What the name of a journal's copy has more than the journal's own, until it is whole.
 COPY_SUFFIX = ".new"

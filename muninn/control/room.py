@@ -27,7 +27,10 @@ _kept = (0.0, 0)  # until when, and how much of it is left
 def availableBytes() -> int:
     """What this process could allocate without reclaiming other processes' memory, swap included."""
     fields = {line.partition(":")[0]: line.partition(":")[2] for line in _text("/proc/meminfo").splitlines()}
-    host = sum(int(fields.get(key, "0 kB").split()[0]) * 1024 for key in ("MemAvailable", "SwapFree"))
+    if fields:
+        host = sum(int(fields.get(key, "0 kB").split()[0]) * 1024 for key in ("MemAvailable", "SwapFree"))
+    else:  # a /proc with subset=pid; this is sysinfo(2), which does not count what the page cache would give back
+        host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([host, *_groupRooms(_text("/proc/thread-self/cgroup"))])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -18,8 +19,8 @@ from muninn.control import atomics, descriptors, ownership, room, threads
 from muninn.control.descriptors import Descriptor, Known
 from muninn.control.files import openFile
 from muninn.control.layout import PAGE_BYTES
-from muninn.control.lockfile import fileError
 from muninn.control.places import SHM_ROOT, Places
+from muninn.control.surroundings import fileError, missingShm
 from muninn.errors import BufferFreed, ControlBlockInvalid, DomainChanged, HostMemoryFull
 
 HUGE_PAGE_BYTES = 2 << 20
@@ -98,7 +99,8 @@ class Mapping:
     def close(self) -> None:
         """Unmap. The address must not be used afterwards; a second call does nothing."""
         self.address = 0
-        atomics.unmapOnce(self._place)
+        if atomics is not None:  # else the interpreter has let go of the modules, and the place is unmapped with its object
+            atomics.unmapOnce(self._place)
 
     def closeThen(self, closed: Callable[[], object]) -> None:
         """Unmap, and say so."""
@@ -114,7 +116,7 @@ def create(places: Places, row: int, incarnation: int, sizeBytes: int) -> Descri
             os.unlink(path)
         fd = descriptors.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, maker=places.uid)
     except FileNotFoundError:
-        raise DomainChanged(f"the directory of {places.stem} was removed from /dev/shm", "Try again") from None
+        raise missingShm() or DomainChanged(f"the directory of {places.stem} was removed from /dev/shm", "Try again") from None
     except OSError as error:
         raise fileError(error, path) from error
     try:
@@ -138,7 +140,7 @@ def open_(places: Places, row: int, incarnation: int, sizeBytes: int, origin: in
     try:
         fd = descriptors.opened(path, os.O_RDWR)
     except FileNotFoundError:
-        raise BufferFreed(f"the segment {path} is gone") from None
+        raise missingShm() or BufferFreed(f"the segment {path} is gone") from None
     except OSError as error:
         raise fileError(error, path) from error
     status = os.fstat(fd.number)
@@ -268,7 +270,9 @@ def reserve(
             if progress is not None:
                 progress(length)
     except OSError as error:
-        raise HostMemoryFull(f"{mapping.sizeBytes} bytes do not fit into {SHM_ROOT}: {error.strerror}") from error
+        if error.errno == errno.ENOSPC:
+            raise HostMemoryFull(f"{mapping.sizeBytes} bytes do not fit into {SHM_ROOT}: {error.strerror}") from error
+        raise fileError(error, f"{mapping.sizeBytes} bytes in {SHM_ROOT}") from error
 
 
 def _reserveSlice(fd: int, mapping: Mapping, offset: int, length: int, source: int, copied: int, workers: int) -> None:
@@ -286,7 +290,9 @@ def _reserveSlice(fd: int, mapping: Mapping, offset: int, length: int, source: i
 def _requireRoom(sizeBytes: int) -> None:
     """Refuse what can not fit before a page of it is taken. What is not enough in spite of this is an error of the reservation."""
     status = os.statvfs(SHM_ROOT)
-    limits = {SHM_ROOT: status.f_bavail * status.f_frsize, "this machine's memory": room.roomFor(sizeBytes)}
+    limits = {"this machine's memory": room.roomFor(sizeBytes)}
+    if status.f_blocks:  # otherwise it is as large as the memory: a tmpfs of size=0, or a ramfs
+        limits[SHM_ROOT] = status.f_bavail * status.f_frsize
     for place, free in limits.items():
         if sizeBytes > free:
             raise HostMemoryFull(f"{sizeBytes} bytes do not fit: {place} has room for {free}")

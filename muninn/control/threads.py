@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import resource
 import sys
 import threading
 from collections.abc import Callable
@@ -18,6 +19,23 @@ from typing import TypeAlias
 from muninn.control import atomics, green
 from muninn.control.latch import Latch
 from muninn.errors import BrokerUnavailable
+
+
+class ThreadsExhausted(BrokerUnavailable, RuntimeError):
+    """No thread can be had: a limit of the process, of its user or of its container is reached."""
+
+    def __init__(self, reason: str = "", fix: str | None = None) -> None:
+        threads, memory, locked = (_shown(limit) for limit in (resource.RLIMIT_NPROC, resource.RLIMIT_AS, resource.RLIMIT_MEMLOCK))
+        limits = f"threads {threads} (`ulimit -u`), addresses {memory} (`ulimit -v`), locked memory {locked} (`ulimit -l`, for mlockall)"
+        super().__init__(
+            reason or f"no thread can be started; the limits: {limits}",
+            fix or "Raise the limit that is reached, or `pids.max` of the container",
+        )
+
+
+def _shown(limit: int) -> str:
+    soft = resource.getrlimit(limit)[0]
+    return "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
 
 
 class LateThread:
@@ -52,7 +70,7 @@ AnyThread: TypeAlias = "threading.Thread | LateThread | NoThread"
 
 
 def start(target: Callable[[], object], name: str) -> AnyThread:
-    """A daemon thread that calls `target`. Raises `RuntimeError` when none can be had."""
+    """A daemon thread that calls `target`. Raises `ThreadsExhausted` when none can be had, `RuntimeError` at the very end."""
     refuseAtEnd()
     if green.areGreen():
         return _started(target)
@@ -60,7 +78,7 @@ def start(target: Callable[[], object], name: str) -> AnyThread:
     try:
         thread.start()
     except RuntimeError:
-        return LateThread(target)
+        return _last(target)
     return thread
 
 
@@ -73,13 +91,21 @@ def startBare(target: Callable[[], object]) -> None:
     try:
         _thread.start_new_thread(target, ())
     except RuntimeError:
-        LateThread(target)
+        _last(target)
 
 
 def _started(target: Callable[[], object]) -> LateThread:
     with contextlib.suppress(RuntimeError):
         return LateThread(target, lambda run: green.startThread(run, ()))
-    return LateThread(target)
+    return _last(target)
+
+
+def _last(target: Callable[[], object]) -> LateThread:
+    """By the C library, where Python starts none."""
+    try:
+        return LateThread(target)
+    except RuntimeError:
+        raise ThreadsExhausted from None
 
 
 def endingError(reason: str) -> BrokerUnavailable:

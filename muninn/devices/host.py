@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Collection
 
 from muninn.control import atomics, clock
+from muninn.control.header import bootId
 from muninn.devices import memfd
 from muninn.devices.foreign import DEFAULT_HANDLES, streamHandle
 from muninn.devices.port import Allocation, Device, FenceWord, MemoryInfo, OnReached, Ready, Registration, Stream, UsedBytes
@@ -20,7 +21,6 @@ from muninn.devices.streams import DefaultStream, HostStream, WorkerStream
 from muninn.errors import DeviceUnavailable, InvalidArgument, IpcHandleMismatch, QuotaExceeded
 
 _NAMESPACE = uuid.UUID("6d756e69-6e6e-5f68-6f73-745f67707500")
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class _Claim:
@@ -114,12 +114,7 @@ class HostDevice(Device):
         return f"Muninn host GPU {self.requireGpu(gpu)}"
 
     def gpuUuid(self, gpu: int) -> str:
-        try:
-            with open(_BOOT_ID) as file:
-                bootId = file.read().strip()
-        except OSError as error:
-            raise DeviceUnavailable(f"{_BOOT_ID}: {error.strerror}") from error
-        return f"HOST-{uuid.uuid5(_NAMESPACE, f'{bootId}/{self.requireGpu(gpu)}')}"
+        return f"HOST-{uuid.uuid5(_NAMESPACE, f'{bootId().hex()}/{self.requireGpu(gpu)}')}"
 
     def memoryInfo(self, gpu: int) -> MemoryInfo:
         self.requireGpu(gpu)

@@ -15,8 +15,9 @@ import weakref
 
 from muninn.control import atomics, descriptors, room
 from muninn.control.descriptors import Descriptor, Known
+from muninn.control.surroundings import fileError
 from muninn.devices.port import Allocation
-from muninn.errors import BufferFreed, DescriptorsExhausted, HostMemoryFull, InvalidArgument, IpcHandleMismatch, PermissionDenied
+from muninn.errors import BufferFreed, HostMemoryFull, InvalidArgument, IpcHandleMismatch, PermissionDenied
 
 TRANSPORT = "memfd"
 _REASON = "a pretended GPU's memory is a sealed memfd"
@@ -166,10 +167,8 @@ def _mayWrite(fd: int) -> bool:
 
 
 def _typed(error: OSError, what: str) -> Exception:
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return DescriptorsExhausted(f"{what}: {error.strerror}")
-    if error.errno in (errno.ENOMEM, errno.ENOSPC, errno.EFBIG, errno.EAGAIN):
-        return HostMemoryFull(f"{what}: {error.strerror}", "Free buffers, or lower [devices] hostGpuBytes")
     if error.errno in (errno.EACCES, errno.EPERM):
         return PermissionDenied(f"{what}: {error.strerror}")
-    return error
+    if error.errno in (errno.ENOSPC, errno.EAGAIN) and "mmap" not in str(error):
+        return HostMemoryFull(f"{what}: {error.strerror}", "Free buffers, or lower [devices] hostGpuBytes")
+    return fileError(error, what)

@@ -48,7 +48,7 @@ MUTANTS = [
     # --- block ---
     Mutant(_HEADER, "    if header is None or header.version == 0:\n        return None\n", "    if header is None:\n        return None\n", "a block without a version is nobody's", "test_block.py::test_aBlockThatNeverHadAnIdentityIsReplaced"),
     Mutant(_HEADER, "    if header.magic != layout.MAGIC:\n        raise", "    if False:\n        raise", "a block begins with the magic", "test_block.py::test_aDamagedHeaderIsATypedError"),
-    Mutant(_HEADER, "    if header.boot != bootId():\n", "    if False:\n", "a block of another boot is discarded", "test_block.py::test_aBlockOfAnotherBootGoesWithAllThatItNamed"),
+    Mutant(_HEADER, "    if not isOfThisBoot(header.boot):\n", "    if False:\n", "a block of another boot is discarded", "test_block.py::test_aBlockOfAnotherBootGoesWithAllThatItNamed"),
     Mutant(_HEADER, "    if version != layout.VERSION:\n", "    if False:\n", "versions refuse each other", "test_block.py::test_aDamagedHeaderIsATypedError"),
     Mutant(_HEADER, "    if geometry.totalBytes != header.totalBytes or size", "    if size", "the sizes of a block agree", "test_block.py::test_aDamagedHeaderIsATypedError"),
     Mutant(_HEADER, " or sizeBytes < header.totalBytes:", ":", "a truncated block is not mapped", "test_block.py::test_aTruncatedBlockIsNotMapped"),
@@ -71,7 +71,7 @@ MUTANTS = [
     Mutant(_HEADER, " or self.layoutVersion not in (0, layout.VERSION))", ")", "a block that another version withdrew is not replaced", "test_block.py::test_aWithdrawnBlockOfAnotherVersionIsRefused"),
     Mutant(_BLOCK, "            reinstate(places, lockFile)\n", "", "a block in use, half withdrawn, is given its version back", "test_block.py::test_aBlockThatSomebodyStillUsesIsNotReplaced"),
     Mutant(_HEADER, " and (self.identity != 0 or", " and (True or", "only a block that was whole is given its version back", "test_block.py::test_aBlockThatNeverHadAnIdentityIsReplaced"),
-    Mutant(_BLOCK, "    if header is not None and header.magic == layout.MAGIC and header.boot != bootId():\n", "    if False:\n", "what another boot's block named goes with it", "test_block.py::test_aBlockOfAnotherBootGoesWithAllThatItNamed"),
+    Mutant(_BLOCK, "    if header is not None and header.magic == layout.MAGIC and not isOfThisBoot(header.boot):\n", "    if False:\n", "what another boot's block named goes with it", "test_block.py::test_aBlockOfAnotherBootGoesWithAllThatItNamed"),
     Mutant(_BLOCK, "layout.VERSION_OFFSET)) != layout.VERSION\n", "layout.VERSION_OFFSET)) == 77\n", "who joins sees that the block was withdrawn", "test_membership.py::test_nobodyJoinsABlockThatIsBeingWithdrawn"),
     Mutant(_LAYOUT, "        if not sane:\n", "        if False:\n", "impossible sizes are refused", "test_layout.py"),
     # --- logs ---
@@ -79,7 +79,7 @@ MUTANTS = [
     # --- lockfile ---
     Mutant(_LOCKFILE, "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) != 0:", "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) == 99:", "CREATE excludes", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
     Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
-    Mutant(_LOCKFILE, "if int(atomics.byteLock(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0:", "if False:", "a claimer that lives keeps its slot", "test_members.py::test_theByteOfASlotIsItsMembersOnly"),
+    Mutant(_LOCKFILE, "        if failure:\n            return False\n", "", "a claimer that lives keeps its slot", "test_members.py::test_theByteOfASlotIsItsMembersOnly"),
     Mutant(_LOCKFILE, "            if clock.now() >= deadline:\n                holder", "            if False:\n                holder", "the wait for CREATE is bounded", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
     # --- descriptors ---
     Mutant("cshim/primitives.c", "\tif (isThat(fd, descriptor))\n\t\tclose(fd);", "\tif (fd >= 0)\n\t\tclose(fd);", "somebody else's descriptor is not closed", "test_descriptors.py::test_aDescriptorThatIsSomebodyElsesIsForgottenAndNotClosed"),
