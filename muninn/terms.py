@@ -114,6 +114,10 @@ def asTenant(value: object) -> str:
     return _text("tenant", value, MAX_TENANT_BYTES)
 
 
+#: What joins letters, or keeps them apart, in Persian, Indic scripts and emoji; Python calls them control characters.
+_JOINERS = dict.fromkeys((0x200C, 0x200D), "x")
+
+
 def _text(what: str, value: object, maxBytes: int) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{what} must be a str, not {type(value).__name__}")
@@ -123,6 +127,6 @@ def _text(what: str, value: object, maxBytes: int) -> str:
         raise InvalidArgument(f"{what} {value!r} is not valid Unicode") from None
     if not 0 < length <= maxBytes:
         raise InvalidArgument(f"{what} has {length} bytes", f"Use 1 to {maxBytes} bytes of UTF-8")
-    if not value.isprintable():
+    if not value.translate(_JOINERS).isprintable():
         raise InvalidArgument(f"{what} {value!r} has control characters", "Use printable characters")
     return value

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from muninn.api import creation, fences, views
+from muninn.api.arguments import named
 from muninn.api.dtypes import dtypeOf, shown
 from muninn.api.gpus import deviceOf
 from muninn.api.holdings import Holding, checkExpiry
@@ -73,6 +74,7 @@ class MuninnBuffer:
 
     __slots__ = ("__weakref__", "_array", "_expiresMs", "_holding", "_isLender", "_renewal", "_writable")
 
+    @named
     def __init__(
         self,
         size: int | str,

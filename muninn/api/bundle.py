@@ -15,6 +15,7 @@ import msgpack
 import numpy as np
 
 from muninn.api import creation, views
+from muninn.api.arguments import named
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.dtypes import asDtype, shown
 from muninn.api.holdings import Holding
@@ -108,6 +109,7 @@ class BundleDraft:
         return iter(self._entries)
 
 
+@named
 def shareBundle(arrays: Mapping[str, Any], name: str | None = None, **keywords: Any) -> Bundle:
     """Share many arrays in one segment.
 
@@ -122,6 +124,7 @@ def shareBundle(arrays: Mapping[str, Any], name: str | None = None, **keywords: 
     ------
     InvalidArgument, InvalidDtype, BufferExists, QuotaExceeded, HostMemoryFull
     """
+    creation.checkOptions("shareBundle", loadBundle, keywords)
     sources = {key: _asArray(array) for key, array in arrays.items()}
 
     def fill(draft: BundleDraft) -> None:
@@ -131,6 +134,7 @@ def shareBundle(arrays: Mapping[str, Any], name: str | None = None, **keywords: 
     return loadBundle({key: (source.shape, source.dtype) for key, source in sources.items()}, fill, name, **keywords)
 
 
+@named
 def loadBundle(
     specs: Mapping[str, tuple[Any, Any]],
     fill: Callable[[BundleDraft], None],
@@ -151,6 +155,7 @@ def loadBundle(
     name, renew, progress, keywords
         As in `share`.
     """
+    creation.checkOptions("loadBundle", loadBundle, keywords)
     renewal = asRenew(renew)
     entries, sizeBytes = _laidOut(specs)
     manifest: bytes = msgpack.packb([[key, offset, list(shape), dtype.str] for key, (offset, shape, dtype) in entries.items()])
@@ -159,9 +164,12 @@ def loadBundle(
     return Bundle(MuninnBuffer._of(holding, wanted.access, renewal))
 
 
-def openBundle(name: str, access: str = "readOnly", timeout: float | None = None, **keywords: Any) -> Bundle:
+@named
+def openBundle(
+    name: str, access: str = "readOnly", timeout: float | None = None, *, tenant: str | None = None, renew: str = "auto"
+) -> Bundle:
     """Open a bundle, as `muninn.open`. `BufferMismatch` when the name is an array's."""
-    return Bundle(openAny(name, access, timeout, **keywords))
+    return Bundle(openAny(name, access, timeout, tenant=tenant, renew=renew))
 
 
 def _laidOut(specs: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], int]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from muninn.api.arguments import asInteger, checkKeywords, keywordsOf
 from muninn.api.departure import Departing
 from muninn.api.dtypes import asDtype, encoded
 from muninn.api.gpus import deviceOf
@@ -103,6 +104,11 @@ def asShape(value: Any) -> tuple[int, ...]:
     if len(shape) > layout.MAX_NDIM or any(length <= 0 for length in shape):
         raise InvalidArgument(f"shape {shape} can not be", f"Use at most {layout.MAX_NDIM} lengths, each above 0")
     return shape
+
+
+def checkOptions(what: str, function: Callable[..., Any], keywords: dict[str, Any]) -> None:
+    """Refuse what neither the function `what` nor a new buffer has, before anything is made."""
+    checkKeywords(what, keywords, keywordsOf(function) | keywordsOf(draft) - {"kind", "manifest"})
 
 
 def draft(
@@ -349,8 +355,9 @@ def _deviceFor(membership: Membership, wanted: Draft) -> Device | None:
 def _asGpu(membership: Membership, mode: Mode, preferredGpu: int | None) -> int:
     if preferredGpu is None:
         return 0 if mode is Mode.FAST else -1
-    if isinstance(preferredGpu, bool) or not isinstance(preferredGpu, int):
+    if (number := asInteger(preferredGpu)) is None:
         raise TypeError(f"preferredGpu must be an int, not {type(preferredGpu).__name__}")
+    preferredGpu = number
     if not 0 <= preferredGpu < 1 << 15:
         raise InvalidArgument(f"GPU {preferredGpu} can not be", "Use the number of a GPU that `python -m muninn doctor` lists")
     if mode is Mode.FAST:
@@ -361,7 +368,8 @@ def _asGpu(membership: Membership, mode: Mode, preferredGpu: int | None) -> int:
 def _asDeadline(lifetimeMs: int | None) -> int:
     if lifetimeMs is None:
         return 0
-    if isinstance(lifetimeMs, bool) or not isinstance(lifetimeMs, int) or not 0 < lifetimeMs <= _LONGEST_LIFETIME_MS:
+    milliseconds = asInteger(lifetimeMs)
+    if milliseconds is None or not 0 < milliseconds <= _LONGEST_LIFETIME_MS:
         raise InvalidArgument(
             f"lifetimeMs {lifetimeMs!r} can not be",
             f"Use milliseconds from 1 to {_LONGEST_LIFETIME_MS}, or leave it out",
@@ -371,10 +379,13 @@ def _asDeadline(lifetimeMs: int | None) -> int:
             f"lifetimeMs {lifetimeMs} can not be counted: this process left its time namespace, and the kernel does not tell by how much",
             "Fork after unshare(CLONE_NEWTIME) and share in the child, or leave lifetimeMs out",
         )
-    return monotonicMs() + lifetimeMs
+    return monotonicMs() + milliseconds
 
 
 def _asNode(numaNode: int | None) -> int | None:
-    if numaNode is not None and (isinstance(numaNode, bool) or not isinstance(numaNode, int) or not 0 <= numaNode < 64):
+    if numaNode is None:
+        return None
+    number = asInteger(numaNode)
+    if number is None or not 0 <= number < 64:
         raise InvalidArgument(f"NUMA node {numaNode!r} can not be", "Use a node's number, from 0")
-    return numaNode
+    return number

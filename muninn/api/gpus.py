@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from muninn.api.arguments import named
 from muninn.api.membership import current
 from muninn.control import layout
 from muninn.control.forks import Guard
@@ -40,6 +41,7 @@ def usedBytes(membership: Membership, gpu: int) -> int:
     return sum(each.segmentBytes for each in described if each.mode is Mode.FAST and each.gpu == gpu)
 
 
+@named
 def createStream(gpu: int = 0) -> Stream:
     """A new stream of a GPU, for `signal` and `wait`: a queue whose work is done in order, beside the caller.
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from muninn.api import creation
+from muninn.api.arguments import named
 from muninn.api.holdings import Holding
 from muninn.api.membership import current
 from muninn.api.names import NameWait
@@ -64,6 +65,7 @@ class Lock(_Taking):
         exception leaves the ``with`` block then, the next one is told as well.
     """
 
+    @named
     def __init__(self, name: str) -> None:
         super().__init__(None, _CALLS, id(self), id(self))
         self.name = asName(name)
@@ -125,6 +127,8 @@ class Lock(_Taking):
         self._owner = holding.owner
 
     def _deadlineOf(self, timeout: float | None) -> tuple[float | None, float | None]:
+        if isinstance(timeout, bool):  # as `blocking` of Python's own locks
+            raise TypeError("Lock.acquire: timeout must be seconds, not bool: leave it out to wait, or pass timeout=0 not to")
         seconds = timeoutOf("Lock.acquire", timeout)
         return deadlineOf(seconds), seconds
 

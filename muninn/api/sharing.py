@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 
 from muninn.api import creation, lending
+from muninn.api.arguments import checkKeywords, keywordsOf, named
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.dtypes import asDtype, dtypeOf, shown
 from muninn.api.holdings import Holding
@@ -28,6 +29,7 @@ _CREATION_BOUND_SECONDS = 60.0
 _LOCKED_NAME_BYTES = 100
 
 
+@named
 def share(
     array: Any,
     name: str | None = None,
@@ -91,6 +93,7 @@ def share(
     return MuninnBuffer._of(holding, wanted.access, renewal)
 
 
+@named
 def loadArray(
     shape: Any,
     dtype: Any,
@@ -110,14 +113,16 @@ def loadArray(
     name, renew, progress, keywords
         As in `MuninnBuffer`.
     """
+    creation.checkOptions("loadArray", loadArray, keywords)
     renewal, wanted = asRenew(renew), creation.draft(shape, dtype, name=name, **keywords)
     holding = creation.create(wanted, fill=lambda memory: fill(_shaped(memory, wanted, np.dtype(dtype))), progress=progress)
     return MuninnBuffer._of(holding, wanted.access, renewal)
 
 
 def open(
-    name: str | bytes, access: str = "readOnly", timeout: float | None = None, *, tenant: str | None = None, renew: str = "auto"
-) -> MuninnBuffer:
+    name: str | bytes, access: str = "readOnly", timeout: float | None = None, *, tenant: str | None = None, renew: str = "auto",
+    **unknown: Never,
+) -> MuninnBuffer:  # fmt: skip
     """Open a buffer that somebody shared, by its name or by a handle.
 
     Parameters
@@ -137,6 +142,8 @@ def open(
     ------
     BufferNotFound, PermissionDenied, HandleInvalid, DescriptorsExhausted, TableFull
     """
+    if unknown:  # not by `named`, which would cost a tenth of it
+        checkKeywords("open", unknown, keywordsOf(open))
     buffer = openAny(name, access, timeout, tenant=tenant, renew=renew)
     if buffer._held().description.kind == layout.ROW_KIND_BUNDLE:
         raise BufferMismatch(f"{buffer.name!r} is a bundle of arrays", "Open it by muninn.openBundle")
@@ -177,6 +184,7 @@ def openHandle(
     return MuninnBuffer._of(holding, granted if access is None else access, renew)
 
 
+@named
 def array(
     name: str,
     shape: Any,
@@ -208,6 +216,7 @@ def array(
     BufferMismatch
         The name exists with another shape or dtype.
     """
+    creation.checkOptions("array", array, keywords)
     lengths, itemType, own, renewal = creation.asShape(shape), asDtype(dtype), asAccess(access), asRenew(renew)
     allowed = Access.READ_WRITE if own is Access.READ_ONLY else own
     wanted = creation.draft(lengths, itemType, name=asName(name), access=allowed, **keywords)
@@ -216,6 +225,7 @@ def array(
     return MuninnBuffer._of(holding, own, renewal)
 
 
+@named
 def free(name: str) -> None:
     """Free a buffer by its name, without opening it: the name now, the memory when its last holder lets go.
 
@@ -239,6 +249,7 @@ def _indexed(membership: Membership, encoded: bytes) -> tuple[int, int] | None:
     return next((pair for pair in membership.index.candidates(encoded) if rows.isLive(*pair) and rows.nameIs(pair[0], encoded)), None)
 
 
+@named
 def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = None, **keywords: Any) -> MuninnBuffer:
     """Open the named buffer; if there is none, the first who asks loads it and all others wait for that.
 
@@ -260,6 +271,7 @@ def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = N
     BufferMismatch
         The name is a bundle's.
     """
+    checkKeywords("shareOnce", keywords, keywordsOf(share) - {"array", "name"} | {"timeout"})
     membership, deadline = current(), deadlineOf(timeoutOf("shareOnce", timeout))
     holding = membership.holdings.find(asName(name))
     if holding is None:

@@ -25,7 +25,7 @@ def secondsOf(what: str, timeout: float) -> float:
     if type(timeout) in _NUMBERS and 0 <= timeout <= LONGEST_SECONDS:
         return timeout  # what nearly all give
     try:
-        seconds = float(timeout) if not isinstance(timeout, str | bytes | bytearray) else None
+        seconds = float(timeout) if not isinstance(timeout, str | bytes | bytearray | bool) else None
     except OverflowError:  # an integer that no float can hold
         seconds = math.inf if timeout > 0 else -math.inf
     except (TypeError, ValueError):

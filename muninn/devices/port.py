@@ -26,6 +26,7 @@ the host's part of it somebody is told once. Bytes and integers that came from a
 from __future__ import annotations
 
 import contextlib
+import operator
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -222,8 +223,9 @@ class Device(ABC):
 
     def requireGpu(self, gpu: int) -> int:
         """`gpu` itself, or `DeviceUnavailable`."""
-        if isinstance(gpu, bool) or not isinstance(gpu, int):
+        if isinstance(gpu, bool) or not hasattr(gpu, "__index__"):
             raise TypeError(f"a GPU is named by its index, not by {type(gpu).__name__}")
+        gpu = operator.index(gpu)
         if not 0 <= gpu < self.gpuCount:
             raise DeviceUnavailable(f"there is no GPU {gpu}: the {self.backend} back-end has {self.gpuCount}", "Use a smaller index")
         return gpu

@@ -1,0 +1,63 @@
+"""Arguments: a call that does not fit is a `TypeError` that names the function which was called, and the keyword that was meant.
+
+Python says the first by itself where a function lists all its keywords, and the second from 3.13 on.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a keyword that `function` does not have be answered with the nearest one that it has."""
+
+    @functools.wraps(function)
+    def call(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
+        try:
+            return function(*arguments, **keywords)
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # it was not called
+                checkKeywords(function.__qualname__.removesuffix(".__init__"), keywords, keywordsOf(function))
+            raise
+
+    return call
+
+
+def checkKeywords(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises `TypeError` for a keyword that the function `what` does not have."""
+    names = set(known)
+    for keyword in given:
+        if keyword not in names:
+            raise TypeError(f"{what}() got an unexpected keyword argument {keyword!r}{_hint(keyword, names)}") from None
+
+
+@functools.cache
+def keywordsOf(function: Callable[..., Any]) -> frozenset[str]:
+    """The names of the parameters that a function lists."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return frozenset(name for name, each in inspect.signature(function).parameters.items() if each.kind in kinds)
+
+
+def _hint(keyword: str, names: set[str]) -> str:
+    from difflib import get_close_matches
+
+    meant = {name.lower(): name for name in names}
+    found = get_close_matches(keyword.lower().replace("_", ""), sorted(meant), 1)
+    return f": did you mean {meant[found[0]]!r}?" if found else f": it takes {', '.join(sorted(names))}"
+
+
+def asInteger(value: Any) -> int | None:
+    """An integer of any kind, numpy's among them; None when it is none. True and False are none."""
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None

@@ -1,0 +1,81 @@
+"""Arguments that do not fit: the error names the function that was called, and what was meant."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import muninn
+from muninn.api.arguments import asInteger
+from support import Actor
+
+A = np.arange(3)
+WRONG: dict[str, tuple[Callable[[], Any], str]] = {
+    "share": (lambda: muninn.share(A, nmae="x"), "share.*'nmae': did you mean 'name'"),  # type: ignore[call-arg]
+    "shareCase": (lambda: muninn.share(A, lifetime_ms=5), "share.*'lifetime_ms': did you mean 'lifetimeMs'"),  # type: ignore[call-arg]
+    "shareOther": (lambda: muninn.share(A, gpu=0), "share.*'gpu': it takes access, array,.*preferredGpu"),  # type: ignore[call-arg]
+    "array": (lambda: muninn.array("n", 3, mod="fastMode"), "array.*'mod': did you mean 'mode'"),
+    "arrayInside": (lambda: muninn.array("n", 3, kind=3), "array.*'kind': it takes"),
+    "shareOnce": (lambda: muninn.shareOnce("n", lambda: pytest.fail("loaded"), mod="bigMode"), "shareOnce.*'mod': did you mean 'mode'"),
+    "loadArray": (lambda: muninn.loadArray(3, "f4", lambda _: None, progres=1), "loadArray.*'progres': did you mean 'progress'"),
+    "open": (lambda: muninn.open("n", acess="readOnly"), "open.*'acess': did you mean 'access'"),  # type: ignore[arg-type]
+    "openBundle": (lambda: muninn.openBundle("n", tenat="x"), "openBundle.*'tenat': did you mean 'tenant'"),  # type: ignore[call-arg]
+    "shareBundle": (lambda: muninn.shareBundle({"a": A}, mod="x"), "shareBundle.*'mod': did you mean 'mode'"),
+    "MuninnBuffer": (lambda: muninn.MuninnBuffer(3, nam="x"), "MuninnBuffer.*'nam': did you mean 'name'"),  # type: ignore[call-arg]
+    "Lock": (lambda: muninn.Lock(nam="x"), "Lock.*'nam': did you mean 'name'"),  # type: ignore[call-arg]
+    "createStream": (lambda: muninn.createStream(gp=0), "createStream.*'gp': did you mean 'gpu'"),  # type: ignore[call-arg]
+    "missing": (lambda: muninn.share(), "share.*missing.*'array'"),  # type: ignore[call-arg]
+    "inside": (lambda: muninn.share([1, 2]), "can not share a list"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(WRONG))
+def test_aKeywordThatIsNoneIsNamedWithTheNearest(domain: str, name: str) -> None:
+    """Broken: Python names what the function calls in its turn, after the loader had run, and never the nearest."""
+    call, said = WRONG[name]
+    with pytest.raises(TypeError, match=said):
+        call()
+    assert muninn.listBuffers() == []
+
+
+def test_aLockIsNotWaitedForASecondBecauseItIsTrue(domain: str, actor: Callable[..., Actor]) -> None:
+    """As the first argument of Python's own locks. Broken: True was one second, and False none."""
+    actor("lock = muninn.Lock('lock'); lock.acquire()")
+    lock: Any = muninn.Lock("lock")
+    for arguments in ({"timeout": True}, {"timeout": False}, {"blocking": False}, {"blocking": True}):
+        with pytest.raises(TypeError, match=r"Lock.acquire.*leave it out to wait, or pass timeout=0"):
+            lock.acquire(**arguments)
+    with pytest.raises(ValueError, match="-1 can not be waited for"):
+        lock.acquire(-1)
+    with pytest.raises(TimeoutError):
+        lock.acquire(timeout=0)
+    for call in (lambda: muninn.open("none", timeout=True), lambda: lock.held(True)):
+        with pytest.raises(TypeError, match="must be seconds, not bool"):
+            call()
+
+
+def test_integersOfNumpyAreIntegers(domain: str) -> None:
+    one, zero = np.int64(60_000), np.uint8(0)
+    buffer = muninn.share(A, name="a", mode="fastMode", preferredGpu=zero, lifetimeMs=one)  # type: ignore[arg-type]
+    assert buffer.gpu == 0 and buffer.deviceArray(zero) is not None
+    assert asInteger(one) == 60_000 and [asInteger(each) for each in (True, np.True_, 1.0, "1", None)] == [None] * 5
+    with pytest.raises(TypeError, match="preferredGpu must be an int, not bool"):
+        muninn.share(A, mode="fastMode", preferredGpu=True)
+
+
+@pytest.mark.parametrize("name", ["می\u200cخواهم", "👨\u200d👩\u200d👧"])
+def test_aNameMayHaveWhatItsScriptNeeds(domain: str, actor: Callable[..., Actor], name: str) -> None:
+    muninn.share(A, name=name)
+    assert actor().do(f"muninn.open({name!r}).array.tolist()") == [0, 1, 2]
+    with pytest.raises(ValueError, match="control characters"):
+        muninn.share(A, name="a\u200bb")
+
+
+def test_aTimeoutMayBeInfinite(domain: str) -> None:
+    began = time.monotonic()
+    assert muninn.share(A, name="a").read(timeout=float("inf")).tolist() == [0, 1, 2]
+    assert muninn.Lock("lock").acquire(float("inf")) and time.monotonic() - began >= 0
