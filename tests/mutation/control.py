@@ -78,6 +78,12 @@ MUTANTS = [
     Mutant("muninn/control/logs.py", "with contextlib.suppress(Exception):  # and", "with contextlib.nullcontext():  # and", "what a program's logging raises ends no thread of ours", "test_clock.py::test_aThreadOutlivesALogThatRaises"),
     # --- lockfile ---
     Mutant(_LOCKFILE, "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) != 0:", "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) == 99:", "CREATE excludes", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
+    Mutant("muninn/control/threads.py", "    if green.areGreen():\n        return _started(target)\n", "", "a thread is a real one", "test_green.py::test_aThreadIsARealOneWhateverIsMadeOfThreads"),
+    Mutant("muninn/control/surroundings.py", "    if not hasInodes():\n", "    if False:\n", "too many files are told from too many bytes", "test_surroundings.py::test_aFullDirectoryIsToldFromFullMemory"),
+    Mutant("muninn/control/surroundings.py", "    if _seen and _seen[SHM_ROOT] != _identity(SHM_ROOT):\n", "    if False:\n", "another /dev/shm is noticed", "test_surroundings.py::test_anotherMemoryThanAtTheBeginningIsNoticed"),
+    Mutant("muninn/control/deadlines.py", "str | bytes | bytearray | bool) else None", "str | bytes | bytearray) else None", "True is no time", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
+    Mutant("muninn/config/variables.py", "        if variable not in _warned:\n", "        if True:\n", "a variable is warned of once", "test_config.py::test_warnsOnceOfAVariableThatMeansNothing"),
+    Mutant("muninn/config/variables.py", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", _ADDRESS),\n", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", r\".*\"),\n", "a port that is no address is a setting", "test_config.py::test_whatKubernetesAndDockerWriteIsNotOfInterest"),
     Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
     Mutant(_LOCKFILE, "        if failure:\n            return False\n", "", "a claimer that lives keeps its slot", "test_members.py::test_theByteOfASlotIsItsMembersOnly"),
     Mutant(_LOCKFILE, "            if clock.now() >= deadline:\n                holder", "            if False:\n                holder", "the wait for CREATE is bounded", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
