@@ -127,6 +127,6 @@ def _text(what: str, value: object, maxBytes: int) -> str:
         raise InvalidArgument(f"{what} {value!r} is not valid Unicode") from None
     if not 0 < length <= maxBytes:
         raise InvalidArgument(f"{what} has {length} bytes", f"Use 1 to {maxBytes} bytes of UTF-8")
-    if not value.translate(_JOINERS).isprintable():
+    if not value.isprintable() and not value.translate(_JOINERS).isprintable():
         raise InvalidArgument(f"{what} {value!r} has control characters", "Use printable characters")
     return value
