@@ -12,6 +12,7 @@ import pytest
 
 import muninn
 from muninn.api.membership import current
+from muninn.broker.candidacy import Candidacy
 from muninn.control import atomics, layout
 from support import Actor, ActorError, eventually
 
@@ -88,6 +89,29 @@ def test_domainInfoSaysWhoIsThere(domain: str, actor: Start) -> None:
     assert {each["pid"]: each["leases"] for each in info["members"]} == {other.pid: 3, os.getpid(): 0}
     (theirs,) = (each for each in info["members"] if each["pid"] == other.pid)
     assert theirs["program"] == "actor.py" and theirs["preferred"] is False and theirs["ageMs"] >= 0
+
+
+def test_theDeadHoldNothing(domain: str, actor: Start) -> None:
+    """Broken: until a broker had taken it back, what a killed process had was listed as held, by a lease that was ok."""
+    broker, holder, witness = (actor("held = muninn.array('a', 3, 'f8')", MUNINN_TAKEOVER_MS="60000") for _ in range(3))
+    broker.stop()
+    holder.kill()
+    assert witness.do("[each['pid'] for each in muninn.listBuffers()[0]['importers']]") == [broker.pid, witness.pid]
+    assert witness.do("[each['pid'] for each in held.describe()['importers']]") == [broker.pid, witness.pid]
+    assert f"({holder.pid})" not in witness.do("held._repr_html_()")
+    info = witness.do("muninn.domainInfo()")
+    assert ([each["pid"] for each in info["members"]], info["brokerPid"]) == ([broker.pid, witness.pid], broker.pid)
+    broker.resume()
+
+
+def test_aBrokerThatWasKilledIsNone(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: whoever came first after the last member was killed was told that this one was there, and broker."""
+    actor("held = muninn.share(b'x', name='a')").kill()
+    with monkeypatch.context() as patched:
+        patched.setattr(Candidacy, "stand", lambda *_: None)
+        info = muninn.domainInfo()
+        assert ([each["pid"] for each in info["members"]], info["brokerPid"]) == ([os.getpid()], None)
+        assert [each["importers"] for each in muninn.listBuffers()] == [[]]
 
 
 @pytest.mark.parametrize(

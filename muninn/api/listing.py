@@ -65,7 +65,7 @@ def domainInfo() -> dict[str, Any]:
     """
     membership = current()
     term = membership.election.term()
-    members = [_describeMember(membership, key.slot) for key in membership.members.live()]
+    members = [_describeMember(membership, key.slot) for key in membership.members.there()]
     broker = next((member["pid"] for member in members if member["slot"] == term.slot), None)
     return {
         "domain": membership.places.domain,
@@ -88,8 +88,10 @@ class _Moment:
         self._membership = membership
         self._now = monotonicMs()
         self._holders: dict[int, list[leases.Hold]] = {}
+        dead = {slot for slot in {hold.slot for hold in holds} if not membership.members.isThere(slot)}
         for hold in holds:
-            self._holders.setdefault(hold.row, []).append(hold)
+            if hold.slot not in dead:  # the next broker takes back what they had
+                self._holders.setdefault(hold.row, []).append(hold)
         self._programs: dict[int, tuple[int, str, bool]] = {}
         self._hugePages: str | None = None
         self._topology: dict[str, list[str]] | None = None

@@ -457,7 +457,7 @@ class Broker:
         ):
             raise Deposed
         _log.warning("draining %s: %s", "on" if message["on"] else "off", message["reason"] or "no reason given")
-        return {"holds": sum(leases.heldBy(self._block, self._members, slot) for slot in self._members.occupied())}, ()
+        return {"holds": sum(leases.heldBy(self._block, self._members, key.slot) for key in self._members.there())}, ()
 
     def _onYield(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         """A member that stays takes over politely. Its request was the last one of this term."""

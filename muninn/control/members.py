@@ -85,6 +85,14 @@ class MemberTable:
         states = ((slot, *self.state(slot)) for slot in self.occupied())
         return [MemberKey(slot, generation) for slot, state, generation in states if state == layout.MEMBER_LIVE]
 
+    def there(self) -> list[MemberKey]:
+        """The claims that are LIVE, and whose process is not proven dead."""
+        return [key for key in self.live() if not self.isProvenDead(key)]
+
+    def isThere(self, slot: int) -> bool:
+        """Whether a process that lives has the slot; what another left in it is still to be taken back."""
+        return not self.isProvenDead(MemberKey(slot, self.state(slot)[1]))
+
     def identity(self, slot: int) -> MemberIdentity:
         start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + _IDENTITY_OFFSET
         return MemberIdentity(*_IDENTITY.unpack(self._block.bytes[start : start + _IDENTITY.size]))

@@ -10,6 +10,7 @@ _HOLDINGS, _MEMBERSHIP, _BUFFER, _CREATION, _LOCK, _SHARING, _FENCES, _TURNS, _M
 )
 
 _NAMES, _ENTRY, _MAKING = "muninn/api/names.py", "muninn/api/entry.py", "muninn/api/making.py"
+_LISTING = "muninn/api/listing.py"
 
 # fmt: off
 MUTANTS = [
@@ -17,6 +18,9 @@ MUTANTS = [
     Mutant("muninn/api/credentials.py", "        membership.members.disown()\n", "", "a slot of another uid is taken back", "test_credentials.py::test_whoeverChangesItsUidJoinsTheDomainOfTheNewOne"),
     Mutant("muninn/api/credentials.py", "        election.replace(term, heir)\n", "        pass\n", "a broker of another uid hands its office on", "test_credentials.py::test_aBrokerOfAnotherUidHandsItsOfficeOnBeforeItIsAsked", equivalent="a term of its own that it begins again fails at the first look at the names, and the office goes on from there"),
     Mutant("muninn/api/credentials.py", "    if isDisplaced(membership) and _uidOf", "    if False and _uidOf", "a thread is not taken for the process", "test_credentials.py::test_aThreadThatChangesItsUidAloneIsToldSo"),
+    # --- listing ---
+    Mutant(_LISTING, "            if hold.slot not in dead:", "            if True:", "the dead hold nothing", "test_listing.py::test_theDeadHoldNothing"),
+    Mutant(_LISTING, "for key in membership.members.there()]", "for key in membership.members.live()]", "the dead are no members", "test_listing.py::test_aBrokerThatWasKilledIsNone"),
     # --- holdings ---
     Mutant(_HOLDINGS, "            if not membership.rows.isLive(row, incarnation):\n                self._giveUp(index, row, incarnation)\n                return None\n", "", "the row is read again after the lease", "test_holdings.py::test_theRowIsReadAgainAfterTheLease"),
     Mutant(_HOLDINGS, "        self._released.append((row, incarnation))\n        self.membership.leaseTable.forget(index)\n", "        self.membership.leaseTable.forget(index)\n", "a lease that came to nothing is told to the broker", "test_holdings.py::test_aLeaseThatCameTooLateDoesNotKeepTheRow"),
