@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.cli.main import profMain, topMain
 from muninn.control.places import Places
 from support import Actor, eventually, leftovers
 
 Start = Callable[..., Actor]
-COMMANDS = ("list", "alloc", "open", "close", "free", "describe", "evict", "drain", "keep", "load", "doctor", "promote", "top", "prof")
+ROOT = Path(__file__).parent.parent
+COMMANDS = ("list", "alloc", "open", "close", "free", "describe", "evict", "drain", "keep", "load", "doctor")
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -70,7 +71,7 @@ def test_listsWithTheColumnsOfTheManual(domain: str, actor: Start) -> None:
     muninn.share(b"x", name="small").close()
     lines = run("list").stdout.splitlines()
     assert lines[0].split() == ["BUFFER", "MODE", "SIZE", "TENANT", "GPU", "IMPORTERS", "LEASE", "AGE"]
-    assert lines[1].split()[:7] == ["small", "bigMode", "1", "default", "-", "0", "-"]
+    assert lines[1].split()[:7] == ["small", "bigMode", "1", "B", "default", "-", "0"]
     assert lines[2].split()[:7] == ["weights", "bigMode", "1M", "org/a", "-", "1", "ok"]
     bare = run().stdout
     assert f"held by {holder.pid} actor.py" in bare
@@ -202,6 +203,42 @@ def test_drainStopsCreation(domain: str) -> None:
     assert run("alloc", "--size", "1K", "--name", "yes").returncode == 0
 
 
+def test_aDrainOutlivesEverybodyAndTellsWhy(domain: str) -> None:
+    """Broken: in an empty domain the drain went with the command, and nobody but a log was told the reason."""
+    assert run("drain", "--reason", "disk  change\n" + "é" * 200).returncode == 0
+    done = run("alloc", "--size", "1K", "--name", "no")
+    assert done.returncode == 1
+    assert "MNN-0024 DomainDraining: the domain is draining: disk change éé" in done.stderr
+    assert "1 member" in (line := run("list").stdout.splitlines()[-1]) and "draining (disk change éé" in line
+    shown = answer("list")
+    assert shown["draining"] and shown["drainReason"] == f"disk change {'é' * 71}", "as much as there is room for, and no half character"
+    doctor = answer("doctor")["domain"]
+    assert doctor["verdict"] == "warn" and "draining (disk change" in doctor["found"]
+    assert run("drain", "--off").returncode == 0
+    assert (answer("list")["draining"], answer("list")["drainReason"]) == (False, None)
+    assert "draining" not in run().stdout
+    assert not Path(Places(os.getuid(), domain).linkPath).exists(), "nothing stays of an empty domain that creates again"
+
+
+def test_theBareCommandSaysWhoIsThereWhateverThereIs(domain: str, actor: Start) -> None:
+    """Broken: in a domain without buffers it said nothing of the members and of the broker."""
+    there = actor().join()
+    assert re.search(rf"^domain '{domain}': 2 members, broker {there.pid}, epoch \d+$", run().stdout, re.MULTILINE)
+    assert "member" not in run("list").stdout
+
+
+def test_sizesAreWrittenInOneWay(domain: str) -> None:
+    """Broken: the same size was 3M, 3 MiB, 3145728 or 3,145,728, and a small one a bare number."""
+    with muninn.share(np.zeros(3 << 20, np.uint8), name="big") as big, muninn.share(np.zeros(56, np.uint8), name="small") as small:
+        lines = run("list").stdout.splitlines()
+        assert "  3M  " in lines[1] and "  56 B  " in lines[2]
+        assert " 3M " in repr(big) and " 56 B " in repr(small)
+        assert "3M in bigMode" in big._repr_html_()
+        assert "3145728 (3M)" in run("describe", "big").stdout and "56 (56 B)" in run("describe", "small").stdout
+        assert "3M of bigMode" in run("open", "big", "--seconds", "0").stdout
+        assert "2 buffers, 3M;" in answer("doctor")["domain"]["found"]
+
+
 @pytest.mark.parametrize(("suffix", "kind"), [(".npy", "array"), (".npz", "bundle")])
 def test_loadsFiles(domain: str, folder: Path, suffix: str, kind: str) -> None:
     muninn.domainInfo()
@@ -322,14 +359,21 @@ def test_whatIsNotThereYetSaysSo(arguments: tuple[str, ...]) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "not in this version" in done.stderr
     assert "not in this version" in json.loads(run(*arguments, "--json").stdout)["error"]["reason"]
-    assert (topMain(), profMain()) == (2, 2)
+    asJson = run("--domain", "top", *arguments, "--json")
+    assert "not in this version" in json.loads(asJson.stdout)["error"]["reason"]
 
 
-@pytest.mark.parametrize("script", ["muninctl", "muninn-top", "muninn-prof"])
-def test_consoleScriptsExist(script: str) -> None:
-    done = subprocess.run([str(Path(sys.executable).parent / script), "--help"], capture_output=True, text=True, timeout=60)
-    assert done.returncode in (0, 2)
-    assert done.stdout + done.stderr
+def test_noHelpNamesWhatIsNotThereYet() -> None:
+    """Broken: three of fourteen commands of the help only said that they were not there, as did two of three programs."""
+    for text in (run("--help").stdout, run("bogus").stderr, (ROOT / "docs" / "cli.md").read_text()):
+        assert "describe" in text
+        assert not re.search(r"\b(promote|top|prof)\b", text)
+    assert list(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]) == ["muninctl"]
+
+
+def test_theConsoleScriptExists() -> None:
+    done = subprocess.run([str(Path(sys.executable).parent / "muninctl"), "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "python -m muninn" in done.stdout
 
 
 def test_doctorFindsThisMachineFit(domain: str) -> None:

@@ -86,6 +86,7 @@ def test_domainInfoSaysWhoIsThere(domain: str, actor: Start) -> None:
     info = muninn.domainInfo()
     assert json.loads(json.dumps(info)) == info
     assert (info["domain"], info["brokerPid"], info["epoch"] > 0, info["draining"]) == (domain, other.pid, True, False)
+    assert info["drainReason"] is None
     assert {each["pid"]: each["leases"] for each in info["members"]} == {other.pid: 3, os.getpid(): 0}
     (theirs,) = (each for each in info["members"] if each["pid"] == other.pid)
     assert theirs["program"] == "actor.py" and theirs["preferred"] is False and theirs["ageMs"] >= 0

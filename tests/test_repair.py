@@ -23,7 +23,7 @@ from muninn.control.block import create
 from muninn.control.header import unlinkBlock
 from muninn.control.layout import Geometry
 from muninn.control.places import Places
-from muninn.errors import BrokerUnavailable, ControlBlockInvalid, HostMemoryFull, WriterDied
+from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DomainDraining, HostMemoryFull, WriterDied
 from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -488,6 +488,16 @@ def test_aDomainWhoseEpochsAreHalfUsedUpBeginsAnew(domain: str, actor: Start) ->
         fresh.kill()
     assert muninn.open("n2").array.tolist() == [2] * 1000
     muninn.free("n0")
+
+
+def test_aDrainIsTakenOverByTheNextBlock(domain: str, actor: Start) -> None:
+    actor("from muninn.api import admin; admin.drain(reason='disk change')").leave()
+    assert admin.repair()["recovered"] == []
+    assert (info := muninn.domainInfo())["draining"] and info["drainReason"] == "disk change"
+    with pytest.raises(DomainDraining, match="disk change"):
+        muninn.share(b"x")
+    admin.drain(on=False)
+    muninn.share(b"x")
 
 
 def test_aWriterThatDiedIsRememberedWhenADomainBeginsAnew(domain: str, actor: Start) -> None:

@@ -15,6 +15,7 @@ from muninn.broker.repair import RENEWAL_EPOCH, adopt, renew
 from muninn.config.settings import Control
 from muninn.control import atomics, clock, layout
 from muninn.control.block import ControlBlock, openOrCreate
+from muninn.control.drain import Drain
 from muninn.control.election import Election
 from muninn.control.header import unlinkBlock
 from muninn.control.layout import Geometry
@@ -78,7 +79,7 @@ def _claim(members: MemberTable, preferred: bool, deadline: float) -> MemberKey:
 
 
 def retire(entry: Entry, rows: RowTable) -> None:
-    """Withdraw the control block, if nobody else is in it and nothing is shared.
+    """Withdraw the control block, if nobody else is in it, nothing is shared, and it does not drain.
 
     The names go before the journals, so no death leaves a block whose journals are gone. The lock file stays: its bytes mean something only
     while it is one file.
@@ -102,6 +103,8 @@ def retire(entry: Entry, rows: RowTable) -> None:
 
 
 def _isWanted(entry: Entry, rows: RowTable) -> bool:
-    """Whether others are in the block, or it says what is shared. Then its version is not touched: a death would leave it without one."""
+    """Whether others are in the block, or it says what is shared, or that nothing is to be. Then its version is not touched: a death
+    would leave it without one.
+    """
     others = any(slot != entry.key.slot for slot in entry.members.occupied())
-    return others or bool(rows.notFree() or entry.block.places.segmentKeys())
+    return others or Drain(entry.block).isOn() or bool(rows.notFree() or entry.block.places.segmentKeys())

@@ -10,8 +10,10 @@ from muninn.api.dtypes import nameOf, plain
 from muninn.api.gpus import deviceOf
 from muninn.api.lingering import lingering
 from muninn.api.membership import Membership, current
-from muninn.control import atomics, clock, layout, leases, segments
+from muninn.config.sizes import asText
+from muninn.control import clock, layout, leases, segments
 from muninn.control.clock import monotonicMs
+from muninn.control.drain import Drain
 from muninn.control.generations import Generation
 from muninn.control.rows import RowDescription, RowState
 from muninn.devices import handle
@@ -60,18 +62,20 @@ def domainInfo() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``domain``, ``brokerPid`` (None between two brokers), ``epoch``, ``draining`` and ``members``: a list of
+        ``domain``, ``brokerPid`` (None between two brokers), ``epoch``, ``draining``, ``drainReason`` and ``members``: a list of
         ``pid``, ``program``, ``slot``, ``preferred`` and ``leases``.
     """
     membership = current()
     term = membership.election.term()
     members = [_describeMember(membership, key.slot) for key in membership.members.there()]
     broker = next((member["pid"] for member in members if member["slot"] == term.slot), None)
+    why = Drain(membership.block).reason()
     return {
         "domain": membership.places.domain,
         "brokerPid": broker,
         "epoch": term.epoch,
-        "draining": bool(atomics.loadAcquire64(membership.block.drainAddress) & 1),
+        "draining": why is not None,
+        "drainReason": why or None,
         "members": members,
     }
 
@@ -207,7 +211,7 @@ def htmlOf(buffer: MuninnBuffer) -> str:
     rows = {
         "name": described["name"],
         "array": f"{described['dtype'] or described['kind']} {tuple(described['shape'])}",
-        "bytes": f"{described['size']:,} in {where}",
+        "size": f"{asText(described['size'])} in {where}",
         "access": f"{'read-write' if buffer.writable else 'read-only'} here, shared {described['access']}",
         "generation": described["generation"],
         "held by": holders,

@@ -26,6 +26,7 @@ from muninn.broker.watchdog import Watchdog
 from muninn.control import aside, atomics, layout, leases, ownership, wire
 from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.descriptors import Descriptor, OwnEvent, OwnPoll, OwnSocket, Socket, unixSocket
+from muninn.control.drain import Drain
 from muninn.control.election import Election, Term
 from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable, pidOf
@@ -71,6 +72,7 @@ class Broker:
         self._members = members
         self._election = election
         self._term = term
+        self._drain = Drain(block)
         self._own = Session(None, own)
         self._lock = _thread.RLock()
         self._inbox = Inbox(wakeFd)
@@ -371,8 +373,8 @@ class Broker:
     def _onCreate(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         if not self._block.hasName():
             raise BlockLost  # nobody else would ever find what is made now
-        if atomics.loadAcquire64(self._block.drainAddress) & 1:
-            raise DomainDraining("the domain is draining")
+        if (why := self._drain.reason()) is not None:
+            raise DomainDraining(f"the domain is draining: {why}" if why else "the domain is draining")
         mode = asMode(message["mode"])
         if not 0 <= message["sizeBytes"] < 1 << 62 or (message["sizeBytes"] == 0 and not message["name"].startswith("\x01")):
             raise InvalidArgument(f"a buffer of {message['sizeBytes']} bytes can not be")
@@ -450,13 +452,8 @@ class Broker:
 
     def _onDrain(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         session.member()
-        word = atomics.loadAcquire64(self._block.drainAddress)
-        if (
-            word >> 40 > self._term.epoch
-            or atomics.casSeqCst64(self._block.drainAddress, word, self._term.epoch << 40 | message["on"]) != word
-        ):
-            raise Deposed
-        _log.warning("draining %s: %s", "on" if message["on"] else "off", message["reason"] or "no reason given")
+        self._drain.set(self._term.epoch, message["on"], message["reason"])
+        _log.info("draining %s", f"on: {message['reason'] or 'no reason given'}" if message["on"] else "off")
         return {"holds": sum(leases.heldBy(self._block, self._members, key.slot) for key in self._members.there())}, ()
 
     def _onYield(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:

@@ -23,6 +23,7 @@ from typing import Any
 from muninn.broker.journal import Journal, read
 from muninn.control import atomics, layout, segments
 from muninn.control.block import ControlBlock, Withdrawal, create, openExisting, reinstate
+from muninn.control.drain import Drain
 from muninn.control.election import Election
 from muninn.control.index import NameIndex
 from muninn.control.layout import Geometry
@@ -40,12 +41,13 @@ RENEWAL_EPOCH = MAX_EPOCH // 2
 
 
 class Adoption:
-    """What becomes of the segments of older blocks.
+    """What becomes of the segments of older blocks, and of the drain of the last one.
 
     Parameters
     ----------
     old
-        The block that is replaced, if it can be read: it knows what was half written, and what lives if its journal was removed.
+        The block that is replaced, if it can be read: it knows what was half written, what lives if its journal was removed, and whether
+        the domain drains.
     """
 
     def __init__(self, old: ControlBlock | None = None) -> None:
@@ -118,6 +120,8 @@ class Adoption:
                 adopted.add(key)
         finally:
             journal.close()
+        if self._old is not None and (why := Drain(self._old).reason()) is not None:
+            Drain(block).set(epoch, True, why)
         Election(block).startAt(epoch)
         return adopted
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from muninn.cli.listing import printDescription
-from muninn.cli.output import printJson, size
+from muninn.cli.output import printJson
+from muninn.config.sizes import asText
 from muninn.control import clock
 
 if TYPE_CHECKING:
@@ -56,15 +57,18 @@ def _bar(what: str, total: int) -> Iterator[Any]:
         yield lambda count: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[shown]}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         # Without a total it only shows that something goes on: memory is reserved before the first byte is there.
-        task = progress.add_task(f"{what}: reserving memory", total=None)
+        task = progress.add_task(f"{what}: reserving memory", total=None, shown="")
+        done = 0
 
         def advance(count: int) -> None:
-            progress.update(task, advance=count, total=total, description=what)
+            nonlocal done
+            done += count
+            progress.update(task, completed=done, total=total, description=what, shown=f"{asText(done)} of {asText(total)}")
 
         yield advance
 
@@ -82,7 +86,7 @@ def runAlloc(arguments: argparse.Namespace) -> int:
         stop = _stopped() if buffer.mode == "fastMode" else None  # before anybody is told that it may be stopped
         if stop is not None:
             print("muninn: fastMode memory lives as long as somebody holds it; holding it until Ctrl-C", file=sys.stderr)
-        status = _say(arguments, buffer.describe(), f"{buffer.name}: {size(buffer.nbytes)} of {buffer.mode}")
+        status = _say(arguments, buffer.describe(), f"{buffer.name}: {asText(buffer.nbytes)} of {buffer.mode}")
         if stop is not None:
             _hold(buffer, stop)
     return status
@@ -94,7 +98,7 @@ def runOpen(arguments: argparse.Namespace) -> int:
     with openAny(arguments.name, arguments.access, arguments.timeout) as buffer:
         stop = _stopped()
         bound = "" if arguments.seconds is None else f"for {arguments.seconds:g} s, or "
-        shown = f"{buffer.name}: {size(buffer.nbytes)} of {buffer.mode} at {buffer.open():#x}; held {bound}until Ctrl-C"
+        shown = f"{buffer.name}: {asText(buffer.nbytes)} of {buffer.mode} at {buffer.open():#x}; held {bound}until Ctrl-C"
         if not arguments.json:
             printDescription(buffer.describe())
         status = _say(arguments, buffer.describe(), shown)
@@ -135,7 +139,7 @@ def runDrain(arguments: argparse.Namespace) -> int:
     text = (
         "the domain creates buffers again"
         if arguments.off
-        else f"the domain creates nothing new; {held} lease{'s are' if held != 1 else ' is'} still held"
+        else f"the domain creates nothing new until `drain --off`; {held} lease{'s are' if held != 1 else ' is'} still held"
     )
     return _say(arguments, {"draining": not arguments.off, "leases": held}, text)
 
@@ -179,7 +183,7 @@ def runLoad(arguments: argparse.Namespace) -> int:
             kinds = ", ".join(sorted(set(source.keptAsBits.values())))
             print(f"muninn: {len(source.keptAsBits)} arrays of {kinds} are kept as the unsigned integers of their bits", file=sys.stderr)
         what = f"{len(source.entries)} arrays" if source.isBundle else "1 array"
-        text = f"{arguments.name}: {what}, {size(source.sizeBytes)}, from {source.path.name}"
+        text = f"{arguments.name}: {what}, {asText(source.sizeBytes)}, from {source.path.name}"
         return _say(arguments, {**loaded.describe(), "keptAsBits": source.keptAsBits}, text)
 
 

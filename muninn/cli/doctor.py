@@ -20,7 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from muninn.cli.output import Row, printJson, printTable, size
+from muninn.cli.listing import domainLine
+from muninn.cli.output import Row, printJson, printTable
+from muninn.config.sizes import asText
 from muninn.errors import MuninnError
 
 #: Below the first, a domain has no room.
@@ -123,7 +125,7 @@ def _shm() -> Finding:
     status = os.statvfs(SHM_ROOT)
     total, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
     kind, options = _mountOf(SHM_ROOT)
-    found = f"{size(free)} free of {size(total)}, {kind} ({options})" if total else f"as large as the memory, {kind} ({options})"
+    found = f"{asText(free)} free of {asText(total)}, {kind} ({options})" if total else f"as large as the memory, {kind} ({options})"
     if "ro" in options.split(",") or not os.access(SHM_ROOT, os.W_OK | os.X_OK):
         return Finding(
             "fail", found, f"It must be writable, `mount -o remount,rw,mode=1777 {SHM_ROOT}`: everything that is shared lives there"
@@ -160,7 +162,7 @@ def _memlock() -> Finding:
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    found = "unlimited" if soft == resource.RLIM_INFINITY else size(soft)
+    found = "unlimited" if soft == resource.RLIM_INFINITY else asText(soft)
     if soft == resource.RLIM_INFINITY or os.geteuid() == 0:
         return Finding("ok", found)
     return Finding("warn", found, "Pinning memory for a GPU needs `ulimit -l unlimited`; the host back-end does not")
@@ -192,7 +194,7 @@ def _limits() -> Finding:
         soft = resource.getrlimit(name)[0]
         if soft == resource.RLIM_INFINITY or (option == "-u" and soft >= 64 * needed):
             continue
-        low.append(f"`ulimit {option}` is {soft if option == '-u' else size(soft)}")
+        low.append(f"`ulimit {option}` is {soft if option == '-u' else asText(soft)}")
         verdict = "fail" if soft < needed and option == "-f" else "warn" if verdict == "ok" else verdict
     if not low:
         return Finding("ok", "none of files, memory or threads")
@@ -363,11 +365,11 @@ def _domain() -> Finding:
     from muninn.control import layout
 
     info, buffers = muninn.domainInfo(), muninn.listBuffers()
-    held = f"{len(buffers)} buffers, {size(sum(buffer['size'] for buffer in buffers))}"
-    broker = f"broker {info['brokerPid'] or 'none'}, epoch {info['epoch']}"
-    draining = ", draining" if info.get("draining") else ""
-    members = f"{len(info['members'])} members with this one"
-    return Finding("ok", f"{places.domain!r}: {members}, {broker}, {held}{draining}; layout version {layout.VERSION}")
+    held = f"{len(buffers)} buffers, {asText(sum(buffer['size'] for buffer in buffers))}"
+    found = f"{domainLine(info).removeprefix('domain ')}; {held}; layout version {layout.VERSION}"
+    if info["draining"]:
+        return Finding("warn", found, "It creates nothing new: `python -m muninn drain --off` ends that")
+    return Finding("ok", found)
 
 
 def _names() -> Finding:

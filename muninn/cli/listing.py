@@ -6,7 +6,8 @@ import argparse
 import os
 from typing import Any
 
-from muninn.cli.output import Row, age, printJson, printTable, size
+from muninn.cli.output import Row, age, printable, printJson, printTable
+from muninn.config.sizes import asText
 
 _HEADINGS = ("BUFFER", "MODE", "SIZE", "TENANT", "GPU", "IMPORTERS", "LEASE", "AGE")
 #: The columns whose words people choose.
@@ -30,11 +31,17 @@ def runList(arguments: argparse.Namespace) -> int:
     printTable(_HEADINGS, [Row.of(_cells(each), _holders(each) if arguments.holders else ()) for each in buffers], _SHRINKING)
     if not buffers:
         print(f"(no buffer in domain {info['domain']!r})")
-    elif arguments.holders:
-        draining = ", draining" if info.get("draining") else ""
-        members = f"{len(info['members'])} members, broker {info['brokerPid'] or 'none'}, epoch {info['epoch']}{draining}"
-        print(f"\ndomain {info['domain']!r}: {members}")
+    if arguments.holders or info["draining"]:
+        print(f"\n{printable(domainLine(info))}")
     return 0
+
+
+def domainLine(info: dict[str, Any]) -> str:
+    """Who is in a domain, and what is the matter with it, in a line."""
+    members = len(info["members"])
+    draining = (", draining" + f" ({info['drainReason']})" * bool(info["drainReason"])) * info["draining"]
+    broker = f"broker {info['brokerPid'] or 'none'}, epoch {info['epoch']}"
+    return f"domain {info['domain']!r}: {members} member{'s' * (members != 1)}, {broker}{draining}"
 
 
 def runDescribe(arguments: argparse.Namespace) -> int:
@@ -79,7 +86,7 @@ def _shown(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if key == "size":
-        return f"{value} ({size(value)})" if value >= 1024 else str(value)
+        return f"{value} ({asText(value)})"
     if key in ("ageMs", "endsInMs"):
         return f"{value} ({age(value)})"
     if isinstance(value, dict):
@@ -92,7 +99,7 @@ def _shown(key: str, value: Any) -> str:
 def _cells(buffer: dict[str, Any]) -> tuple[str, ...]:
     gpu = "-" if buffer["gpu"] is None else str(buffer["gpu"])
     importers = str(len(buffer["importers"]))
-    return (buffer["name"], buffer["mode"], size(buffer["size"]), buffer["tenant"], gpu, importers, _lease(buffer), age(buffer["ageMs"]))
+    return (buffer["name"], buffer["mode"], asText(buffer["size"]), buffer["tenant"], gpu, importers, _lease(buffer), age(buffer["ageMs"]))
 
 
 def _lease(buffer: dict[str, Any]) -> str:

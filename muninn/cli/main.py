@@ -56,25 +56,12 @@ def _run(arguments: argparse.Namespace) -> int:
     return 1
 
 
-def topMain() -> int:
-    """`muninn-top`."""
-    return _later("top")
-
-
-def profMain() -> int:
-    """`muninn-prof`."""
-    return _later("prof")
-
-
-def _later(name: str, asJson: bool = False) -> int:
+def runLater(arguments: argparse.Namespace) -> int:
+    """What the manual has and this version has not: no page and no help names it."""
     from muninn.cli.output import printProblem
 
-    printProblem(f"{_LATER[name]} ({name}) is not in this version", asJson)
+    printProblem(f"{_LATER[arguments.command]} ({arguments.command}) is not in this version", arguments.json)
     return 2
-
-
-def runLater(arguments: argparse.Namespace) -> int:
-    return _later(arguments.command, arguments.json)
 
 
 def _runnerOf(path: str) -> Callable[[argparse.Namespace], int]:
@@ -103,12 +90,11 @@ def _configure(arguments: argparse.Namespace) -> None:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _parser()
-    arguments, unknown = parser.parse_known_args(argv)
     # What is not there yet has no grammar yet: it says so instead of complaining about its options.
-    if unknown and arguments.run != "main:runLater":
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return arguments
+    early, rest = _common(json=False, domain=None).parse_known_args(argv)
+    if rest and rest[0] in _LATER:
+        return argparse.Namespace(run="main:runLater", command=rest[0], json=early.json, domain=early.domain)
+    return _parser().parse_args(argv)
 
 
 def _count(text: str) -> int:
@@ -137,7 +123,7 @@ def _named(command: argparse.ArgumentParser) -> None:
 
 def _common(**defaults: object) -> argparse.ArgumentParser:
     """The options that may stand before and after the command. After it they have no default, which would undo what stood before."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = argparse.ArgumentParser(prog="python -m muninn", add_help=False)
     json = defaults.get("json", argparse.SUPPRESS)
     domain = defaults.get("domain", argparse.SUPPRESS)
     common.add_argument("--json", action="store_true", default=json, help="print JSON and nothing else on standard output")
@@ -190,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--name")
     command.add_argument("--tenant")
     command = add("drain", "commands:runDrain", "let the domain create nothing new", "drain --reason maintenance")
-    command.add_argument("--reason", default="", help="for the log")
+    command.add_argument("--reason", default="", help="what those are told who create, list and look")
     command.add_argument("--off", action="store_true", help="let it create buffers again")
     add("keep", "commands:runKeep", "stay in the domain, and be its broker, until Ctrl-C", "keep")
     command = add(
@@ -202,6 +188,4 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--access", default="readOnly", help="readOnly (default), readMostly or readWrite")
     command = add("doctor", "doctor:runDoctor", "check what this machine can do, and say what to do about the rest", "doctor")
     command.add_argument("--repair", action="store_true", help="rebuild a damaged control block; no process may be in the domain")
-    for name, text in _LATER.items():
-        add(name, "main:runLater", f"{text} (not in this version)", name)
     return parser

@@ -56,15 +56,6 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
-def size(sizeBytes: int) -> str:
-    """A size for a table: 128G, 1.5M, 512."""
-    for unit, power in (("T", 40), ("G", 30), ("M", 20), ("K", 10)):
-        if sizeBytes >= 1 << power:
-            value = sizeBytes / (1 << power)
-            return f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}".removesuffix(".0") + unit
-    return str(sizeBytes)
-
-
 def age(milliseconds: int) -> str:
     """A span of time for a table: 3s, 12m, 5h, 2d."""
     seconds = milliseconds // 1000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 from muninn.errors import InvalidArgument
@@ -27,8 +26,9 @@ def asBytes(text: str) -> int:
 
 
 def asText(sizeBytes: int) -> str:
-    """`sizeBytes` for a person: 512 B, 1.5 MiB."""
-    if sizeBytes < 1024:
-        return f"{sizeBytes} B"
-    power = min(4, int(math.log(sizeBytes, 1024)))
-    return f"{sizeBytes / 1024**power:.4g} {'KMGT'[power - 1]}iB"
+    """`sizeBytes` for a person, as `asBytes` reads it too: 128G, 1.5M, 512 B."""
+    for unit, power in (("T", 40), ("G", 30), ("M", 20), ("K", 10)):
+        if sizeBytes >= 1 << power:
+            value = sizeBytes / (1 << power)
+            return f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}".removesuffix(".0") + unit
+    return f"{sizeBytes} B"

@@ -84,10 +84,11 @@ READY_OFFSET = ELECTION_OFFSET + CACHE_LINE_BYTES  # u64, epoch whose socket lis
 HEARTBEAT_OFFSET = READY_OFFSET + CACHE_LINE_BYTES  # u64
 # owner: the broker, CAS {epoch:24 | count:40}. A stale read hides rows that the broker can still name.
 ROWS_READY_OFFSET = HEARTBEAT_OFFSET + CACHE_LINE_BYTES  # u64
-# owner: the broker, CAS. Non-zero: the domain is draining and creates nothing new.
-DRAIN_OFFSET = ROWS_READY_OFFSET + CACHE_LINE_BYTES  # u64 {epoch:24 | draining:1}
+# owner: the broker, CAS; every successor re-stamps the epoch. A stale read lets one more buffer be created, or shows half a reason.
+DRAIN_OFFSET = ROWS_READY_OFFSET + CACHE_LINE_BYTES  # u64 {epoch:24 | draining:1}: the domain creates nothing new
+DRAIN_REASON_WORDS = 31  # x u64 {epoch:24 | text:40} behind it: why, for people
 # owner: a forked child of any member, once and for all. A stale read hides freed memory of a child from one list.
-FORKED_OFFSET = DRAIN_OFFSET + CACHE_LINE_BYTES  # u32, 1: processes that are no members may map what is here
+FORKED_OFFSET = DRAIN_OFFSET + 8 * (1 + DRAIN_REASON_WORDS)  # u32, 1: processes that are no members may map what is here
 HEADER_BYTES = PAGE_BYTES
 # owner: the broker, fetch-add, then futex wake: a name of this hash has come or gone (+1), or has come and is not in the index (+2^16).
 # A stale read costs one more look. The low half that runs over costs one more question; the same word after 2^16 changes between a

@@ -350,12 +350,12 @@ class RowTable:
         return new
 
     def fence(self, epoch: int) -> None:
-        """Raise the epoch of every row, of the row count and of the drain word to `epoch`.
+        """Raise the epoch of every row, of the row count and of the drain's words to `epoch`.
 
         The count first: from there on nobody else adds rows.
         """
-        for address in (self._block.rowsReadyAddress, self._block.drainAddress):
-            atomics.raiseField64(address, 8, 1, _EPOCH_MASK << 40, (epoch & _EPOCH_MASK) << 40)
+        for address, words in ((self._block.rowsReadyAddress, 1), (self._block.drainAddress, 1 + layout.DRAIN_REASON_WORDS)):
+            atomics.raiseField64(address, 8, words, _EPOCH_MASK << 40, (epoch & _EPOCH_MASK) << 40)
         field = (epoch & _EPOCH_MASK) << _EPOCH_SHIFT
         atomics.raiseField64(self._first, layout.ROW_BYTES, self.count(), _EPOCH_MASK << _EPOCH_SHIFT, field)
 

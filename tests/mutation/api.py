@@ -19,6 +19,7 @@ MUTANTS = [
     Mutant("muninn/api/credentials.py", "        election.replace(term, heir)\n", "        pass\n", "a broker of another uid hands its office on", "test_credentials.py::test_aBrokerOfAnotherUidHandsItsOfficeOnBeforeItIsAsked", equivalent="a term of its own that it begins again fails at the first look at the names, and the office goes on from there"),
     Mutant("muninn/api/credentials.py", "    if isDisplaced(membership) and _uidOf", "    if False and _uidOf", "a thread is not taken for the process", "test_credentials.py::test_aThreadThatChangesItsUidAloneIsToldSo"),
     # --- listing ---
+    Mutant(_ENTRY, "others or Drain(entry.block).isOn() or bool", "others or bool", "a domain that drains is not forgotten", "test_cli.py::test_aDrainOutlivesEverybodyAndTellsWhy"),
     Mutant(_LISTING, "            if hold.slot not in dead:", "            if True:", "the dead hold nothing", "test_listing.py::test_theDeadHoldNothing"),
     Mutant(_LISTING, "for key in membership.members.there()]", "for key in membership.members.live()]", "the dead are no members", "test_listing.py::test_aBrokerThatWasKilledIsNone"),
     # --- holdings ---
@@ -48,7 +49,7 @@ MUTANTS = [
     # --- entry ---
     Mutant(_ENTRY, "            if not block.isRetired() and block.hasName():\n", "            if True:\n", "nobody joins a block that was withdrawn", "test_membership.py::test_nobodyStaysInABlockThatWasWithdrawnMeanwhile"),
     Mutant(_ENTRY, "        atomics.exchangeSeqCst32(version, 0)\n", "", "who withdraws a block says so before it looks", "test_membership.py::test_whoWithdrawsTheBlockSaysSoBeforeItLooks"),
-    Mutant(_ENTRY, "    return others or bool(rows.notFree()", "    return bool(rows.notFree()", "a block that others are in is not withdrawn", "test_membership.py::test_aBlockThatOthersAreInStays"),
+    Mutant(_ENTRY, "    return others or Drain(entry.block).isOn() or bool(rows.notFree()", "    return Drain(entry.block).isOn() or bool(rows.notFree()", "a block that others are in is not withdrawn", "test_membership.py::test_aBlockThatOthersAreInStays"),
     Mutant(_ENTRY, "bool(rows.notFree() or entry.block.places.segmentKeys())", "bool(entry.block.places.segmentKeys())", "a block with buffers is not withdrawn", "test_membership.py::test_aBlockWithBuffersStaysAndIsValid"),
     Mutant(_ENTRY, "        if _isWanted(entry, rows):\n            return\n", "", "a block that is wanted keeps its version", "test_membership.py::test_aBlockThatIsWantedKeepsItsVersionWhileTheLastLeaves"),
     Mutant(_ENTRY, "        if not block.hasName():\n            return", "        if False:\n            return", "a block without a name is not made valid again", "test_membership.py::test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain"),

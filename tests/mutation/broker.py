@@ -43,8 +43,11 @@ from tests.mutation.mutant import Mutant
     )
 )
 
+_DRAIN = "muninn/control/drain.py"
+
 # fmt: off
 MUTANTS = [
+    Mutant(_REPAIR, "            Drain(block).set(epoch, True, why)\n", "            pass\n", "the next block takes a drain over", "test_repair.py::test_aDrainIsTakenOverByTheNextBlock"),
     # --- capabilities ---
     Mutant(_CAPABILITIES, "if not isSameMac(mac, _mac(secret, body), secret) or access", "if access", "a handle has the domain's MAC", "test_capabilities.py"),
     Mutant(_CAPABILITIES, "    if magic != _MAGIC or version != _VERSION:", "    if False:", "a handle is of this version", "test_capabilities.py"),
@@ -177,7 +180,7 @@ MUTANTS = [
     Mutant(_BROKER, "isKnown and pid == -1:", "False:", "who died before its hello was read is nobody's fault", "test_watchdog.py::test_whoDiesBeforeItsHelloIsReadIsNobodysFault"),
     Mutant(_BROKER, "        if not self._members.isCurrent(key):\n            raise SenderGone", "        if False:\n            raise SenderGone", "a hello is of a member of now", "test_watchdog.py::test_aHelloOfTheDeadIsRefused"),
     Mutant(_BROKER, "            wire.closeAll(descriptors)  # a handler empties the list of those that it keeps\n", "            pass\n", "descriptors that nobody asked for are closed", "test_watchdog.py::test_descriptorsThatNobodyAskedForAreClosed"),
-    Mutant(_BROKER, "        if atomics.loadAcquire64(self._block.drainAddress) & 1:\n", "        if False:\n", "a draining domain creates nothing", "test_cli.py::test_drainStopsCreation"),
+    Mutant(_BROKER, "        if (why := self._drain.reason()) is not None:\n", "        if (why := None) is not None:\n", "a draining domain creates nothing", "test_cli.py::test_drainStopsCreation"),
     Mutant(_BROKER, "        if self._directory.rows.state(row).incarnation == incarnation:\n            self._directory.settle(row)\n", "        self._directory.settle(row)\n", "a settle is of one incarnation", "test_watchdog.py", "`_named` has compared the incarnation, and settling is safe for any row"),
     Mutant(_BROKER, "        if not self._directory.exists(row, incarnation):\n", "        if False:\n", "a request names a row that is there", "test_watchdog.py::test_rowsThatNobodyMadeAreNotTouched"),
     Mutant(_DIRECTORY, "return 0 <= row < self.rows.count() and", "return", "a row that nobody made is not read", "test_watchdog.py::test_rowsThatNobodyMadeAreNotTouched"),
@@ -185,7 +188,7 @@ MUTANTS = [
     Mutant(_WATCHDOG, "if key == own or (isWatched and not self._members.isMarked(slot)):", "if key == own or isWatched:", "an exec that no connection tells of is found", "test_watchdog.py::test_manyMembersCostADescriptorEach test_image.py::test_anExecGivesBackWhatTheProgramHeld"),
     Mutant(_DIRECTORY, " and not self._isTorn(row):", ":", "a lock whose only user died is a dead one's", "test_image.py::test_aProgramThatReplacesItselfFindsNothingOfItsPast test_lock.py::test_aLockWhoseOnlyUserDiedIsRecovered"),
     Mutant(_BROKER, "                if session.key is None:\n                    self._upkeep.sweepSoon()", "                if False:\n                    self._upkeep.sweepSoon()", "who dies before its hello is looked for", "test_watchdog.py::test_whoEndsBeforeItsHelloIsLookedForAtOnce"),
-    Mutant(_BROKER, "            word >> 40 > self._term.epoch\n            or atomics", "            atomics", "a deposed broker does not drain", "test_invariants.py::test_i3ADeposedBrokerDoesNotDrain"),
+    Mutant(_DRAIN, "word >> _EPOCH_SHIFT > epoch or atomics", "atomics", "a deposed broker does not drain", "test_invariants.py::test_i3ADeposedBrokerDoesNotDrain"),
     Mutant(_BROKER, "        if not descriptors or self._served > _SERVED_FIRST:", "        if not descriptors:", "upkeep is done although there is always something to serve", "test_upkeep.py"),
     Mutant(_BROKER, "        self._upkeep.collectLost()  # whoever is told that it is gone may make it anew at once\n", "", "what is said to be lost can be made anew", "test_upkeep.py"),
     Mutant(_BROKER, "        self._directory.fence()\n        path", "        path", "a successor fences first", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
