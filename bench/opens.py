@@ -85,8 +85,7 @@ def _exchangeOurs(exchanges: int, payload: np.ndarray, out: np.ndarray) -> float
         nonlocal known
         with request.write() as view:
             view[:] = payload
-        known = answer.waitNext(30, after=known)
-        answer.read(out)
+        known = answer.waitNext(30, after=known, out=out)
 
     result = microseconds(exchange, exchanges)
     peer.end()

@@ -37,8 +37,7 @@ def echoOurs(rounds: int) -> None:
     known = request.generation
     say(True)
     for _ in range(rounds):
-        known = request.waitNext(30, after=known)
-        request.read(out)
+        known = request.waitNext(30, after=known, out=out)
         with answer.write() as view:
             view[:] = out
 

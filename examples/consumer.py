@@ -1,9 +1,11 @@
 """Print what `producer.py` publishes, until nothing new comes for two seconds.
 
-A slow consumer misses publications and never sees half of one: a buffer has its latest content and no history.
+A slow consumer misses publications, and sees none twice and none half: a buffer has its latest content and no history.
 """
 
 import argparse
+
+import numpy
 
 import muninn
 
@@ -14,14 +16,14 @@ def main() -> None:
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait for the buffer to appear (default: %(default)s)")
     arguments = parser.parse_args()
     with muninn.open(arguments.buffer, timeout=arguments.wait) as buffer:
-        generation = 0
+        generation, content = 0, numpy.empty(buffer.shape, buffer.dtype)
         while True:
             try:
-                generation = buffer.waitNext(timeout=2.0, after=generation)
+                generation = buffer.waitNext(timeout=2.0, after=generation, out=content)  # the generation that is in `content`
             except TimeoutError:
                 print("nothing new for 2 s")
                 return
-            print(f"generation {generation}: {buffer.read()}", flush=True)
+            print(f"generation {generation}: {content}", flush=True)
 
 
 if __name__ == "__main__":

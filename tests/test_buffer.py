@@ -7,7 +7,9 @@ import gc
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,6 +156,58 @@ def test_readsIntoWhatItIsGiven(domain: str) -> None:
 
 
 # --- fences ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_aConsumerTakesNoPublicationTwice(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: a publication between `waitNext` and `read` was read, and then returned by the next `waitNext`: read twice."""
+    with muninn.share(np.zeros(3), name="a") as buffer:
+        publish, out = muninn.open("a", access="readWrite"), np.empty(3)
+        copyNow = generations.Generation.copyNow
+
+        def between(*arguments: Any) -> int | None:
+            with publish.write() as view:
+                view += 1
+            monkeypatch.undo()
+            return copyNow(*arguments)
+
+        with publish.write() as view:
+            view += 1
+        monkeypatch.setattr(generations.Generation, "copyNow", between)
+        known = buffer.waitNext(5, after=0, out=out)
+        assert (known, out[0]) == (4, 2), "the generation that is in it, not the one that was awaited"
+        with pytest.raises(TimeoutError):
+            buffer.waitNext(0.01, after=known, out=out)
+        with pytest.raises(errors.InvalidArgument):
+            buffer.waitNext(5, after=0, out=np.empty(4))
+        assert asyncio.run(buffer.waitNextAsync(5, after=0, out=out)) == 4
+
+
+def test_aConsumerThatIsSlowerTakesEachOnce(domain: str, actor: Start) -> None:
+    buffer, out = muninn.array("a", 1 << 14, "f8"), np.empty(1 << 14)
+    producer = actor("buffer = muninn.open('a', access='readWrite')")
+    producer.begin("for number in range(1, 401):\n    with buffer.write() as view: view[:] = number")
+    known, taken = 0, list[float]()
+    while not taken or taken[-1] < 400:
+        known = buffer.waitNext(30, after=known, out=out)
+        assert out.min() == out.max()
+        taken.append(float(out[0]))
+    producer.result()
+    assert taken == sorted(set(taken))
+
+
+def test_pyTorchIsWarnedOfMemoryThatItMayNotWrite(domain: str) -> None:
+    """PyTorch has no read-only tensors: an in-place operation ended the process, without a word before it."""
+    pyTorch: dict[str, Any] = {"__name__": "torch.utils.dlpack"}
+    exec("def from_dlpack(value): return value.__dlpack__(max_version=(1, 0))", pyTorch)
+    for mode in ("bigMode", "fastMode"):
+        with muninn.share(np.ones(3), name=mode, mode=mode), muninn.open(mode) as reading, muninn.open(mode, access="readWrite") as writing:
+            with pytest.warns(UserWarning, match='PyTorch has no read-only tensors.*access="readWrite"') as warned:
+                pyTorch["from_dlpack"](reading)
+            assert [each.filename for each in warned] == [__file__], "where the program calls PyTorch"
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                pyTorch["from_dlpack"](writing)
+                assert np.from_dlpack(reading).sum() == 3
 
 
 def test_aTicketIsDoneWhenItsStreamGetsThere(domain: str, actor: Start) -> None:

@@ -21,13 +21,13 @@ from muninn.api.holdings import Holding, checkExpiry
 from muninn.api.listing import describeRow, htmlOf
 from muninn.api.loading import load
 from muninn.api.membership import current
-from muninn.api.snapshots import snapshot, writerIsDead
+from muninn.api.snapshots import checkFits, copyInto, snapshot, writerIsDead
 from muninn.api.turns import WITHOUT_STREAM, Reading, Writing
 from muninn.api.waiting import waited
 from muninn.config.sizes import asText
 from muninn.control import aside, layout
 from muninn.control.clock import monotonicMs
-from muninn.control.deadlines import secondsOf, timeoutOf
+from muninn.control.deadlines import deadlineOf, remaining, secondsOf, timeoutOf
 from muninn.devices import arrays
 from muninn.errors import BufferFreed, ControlBlockInvalid, PermissionDenied, WriterDied
 from muninn.terms import Access, Renew, asRenew
@@ -301,8 +301,11 @@ class MuninnBuffer:
             return Reading(self, stream, timeoutOf("read", timeout))
         return snapshot(self._checked(), out, _READ_BOUND_SECONDS if timeout is None else secondsOf("read", timeout))
 
-    def waitNext(self, timeout: float | None = None, after: int | None = None) -> int:
+    def waitNext(self, timeout: float | None = None, after: int | None = None, out: np.ndarray[Any, Any] | None = None) -> int:
         """Wait until a newer generation is published; returns it.
+
+        To take each publication once, ``known = buffer.waitNext(after=known, out=frame)``. A `read()` behind it may copy a later one than
+        was returned, which the next wait then returns again.
 
         Parameters
         ----------
@@ -310,19 +313,29 @@ class MuninnBuffer:
             Seconds; None waits as long as the buffer lives. `TimeoutError` when they are over.
         after
             The generation that is known already; the present one when not given.
+        out
+            Takes a copy, as `read(out)` makes one; what is returned is then the generation that is in it.
 
         Raises
         ------
         WriterDied, BufferFreed, LeaseRevoked
         """
-        return self._waitNext(timeoutOf("waitNext", timeout), after, None)
+        return self._waitNext(timeoutOf("waitNext", timeout), after, out, None)
 
-    def _waitNext(self, timeout: float | None, after: int | None, cancelled: threading.Event | None) -> int:
+    def _waitNext(
+        self, timeout: float | None, after: int | None, out: np.ndarray[Any, Any] | None, cancelled: threading.Event | None
+    ) -> int:
         holding = self._checked()
+        if out is not None:
+            checkFits(holding, out)
+        deadline = deadlineOf(timeout)
         published = holding.generation.value() & ~1
-        if after is not None and published > after:
+        if after is None or published <= after:
+            published = self._awaitNext(holding, published if after is None else after, timeout, cancelled)
+        if out is None:
             return published
-        return self._awaitNext(holding, published if after is None else after, timeout, cancelled)
+        left = remaining(deadline)
+        return copyInto(self._checked(), out, _READ_BOUND_SECONDS if left is None else left)
 
     def _awaitNext(self, holding: Holding, known: int, timeout: float | None, cancelled: threading.Event | None) -> int:
         generation = holding.generation
@@ -339,11 +352,11 @@ class MuninnBuffer:
             raise TimeoutError(f"no generation after {known} within {timeout} s")
         return value
 
-    async def waitNextAsync(self, timeout: float | None = None, after: int | None = None) -> int:
+    async def waitNextAsync(self, timeout: float | None = None, after: int | None = None, out: np.ndarray[Any, Any] | None = None) -> int:
         """`waitNext` for asyncio: it waits in a thread of its own, which ends at once when the task is cancelled."""
         bound = timeoutOf("waitNextAsync", timeout)
         generation = self._checked().generation
-        return await waited(lambda cancelled: self._waitNext(bound, after, cancelled), generation.wake)
+        return await waited(lambda cancelled: self._waitNext(bound, after, out, cancelled), generation.wake)
 
     # --- fences ------------------------------------------------------------------------------------------------------
 
@@ -445,6 +458,8 @@ class MuninnBuffer:
 
     def __dlpack__(self, *, stream: Any = None, **keywords: Any) -> Any:
         holding = self._checked()
+        if not self._writable:
+            views.warnPyTorch(holding.description.name)
         if holding.memory.isHostVisible:
             return self.array.__dlpack__(stream=stream, **keywords)
         if (consumer := arrays.consumerStream(stream)) is not None:

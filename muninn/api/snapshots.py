@@ -17,24 +17,35 @@ from muninn.errors import InvalidArgument, WriterDied
 
 def snapshot(holding: Holding, out: np.ndarray[Any, Any] | None, timeout: float) -> np.ndarray[Any, np.dtype[Any]]:
     """The bytes of one generation in `out`, or in a new array; what kernels still write is waited for."""
-    shape, dtype = holding.description.shape, dtypeOf(holding)
     if out is None:
-        out = np.empty(shape, dtype)
-    elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
+        out = np.empty(holding.description.shape, dtypeOf(holding))
+    else:
+        checkFits(holding, out)
+    copyInto(holding, out, timeout)
+    return out
+
+
+def checkFits(holding: Holding, out: np.ndarray[Any, Any]) -> None:
+    """Raises `InvalidArgument` for what no copy goes into."""
+    shape, dtype = holding.description.shape, dtypeOf(holding)
+    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
         raise InvalidArgument(
             f"out has shape {out.shape} and dtype {shown(out.dtype)}, the buffer {shape} and {shown(dtype)}",
             "Pass a C-contiguous, writable array of the same shape and dtype",
         )
+
+
+def copyInto(holding: Holding, out: np.ndarray[Any, Any], timeout: float) -> int:
+    """`snapshot` into an array that fits; returns the generation that is in it."""
     target, memory, tickets = out.__array_interface__["data"][0], holding.memory, holding.tickets
     # What nearly all find: nobody is inside a writer's turn, and no stream was ever given one.
     isHostOnly = memory.isHostVisible and not tickets.last()
-    if not (isHostOnly and holding.generation.copyNow(memory.source.address, target, holding.description.sizeBytes) and not tickets.last()):
-        _awaitCopy(holding, target, timeout)
-    return out
+    copied = holding.generation.copyNow(memory.source.address, target, holding.description.sizeBytes) if isHostOnly else None
+    return _awaitCopy(holding, target, timeout) if copied is None or tickets.last() else copied
 
 
-def _awaitCopy(holding: Holding, target: int, timeout: float) -> None:
-    """Copy one whole generation to `target` as soon as there is one."""
+def _awaitCopy(holding: Holding, target: int, timeout: float) -> int:
+    """Copy one whole generation to `target` as soon as there is one; returns it."""
     memory, sizeBytes = holding.memory, holding.description.sizeBytes
     deadline = clock.now() + timeout
     streams = Streams(holding.tickets.last, lambda seconds: fences.holdBack(holding, None, writing=False, timeout=seconds))
@@ -56,6 +67,7 @@ def _awaitCopy(holding: Holding, target: int, timeout: float) -> None:
             copied = copy(max(0.0, deadline - clock.now()), False)
     if copied is None:
         raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
+    return copied
 
 
 def writerIsDead(holding: Holding) -> bool:

@@ -82,9 +82,10 @@ class Generation:
         """Make waiters look again: the writer has died, or one of them is to stop."""
         atomics.futexWake32(self._word, atomics.FUTEX_ALL)
 
-    def copyNow(self, source: int, target: int, sizeBytes: int) -> bool:
-        """`copy`, if nobody writes now; False: what was copied, if anything, is not whole."""
-        return int(atomics.seqRead(self._word, source, target, sizeBytes, 1)) >= 0
+    def copyNow(self, source: int, target: int, sizeBytes: int) -> int | None:
+        """`copy`, if nobody writes now; None: what was copied, if anything, is not whole."""
+        copied = int(atomics.seqRead(self._word, source, target, sizeBytes, 1))
+        return copied if copied >= 0 else None
 
     def copy(
         self,
