@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import secrets
@@ -148,6 +149,7 @@ def succession(sharer: Program, private: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     os.environ["MUNINN_DOMAIN"] = domain = f"demo-{secrets.token_hex(4)}"
     import muninn
 

@@ -5,6 +5,7 @@ It prints one line of JSON about what that cost, waits for a line on its standar
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -45,9 +46,9 @@ def private() -> tuple[dict[str, np.ndarray], float]:
     return tensors, time.perf_counter() - started
 
 
-def main(argument: str) -> None:
+def main(name: str | None) -> None:
     before = pss()
-    tensors, seconds = private() if argument == "--private" else shared(argument)
+    tensors, seconds = private() if name is None else shared(name)
     vectors = embedded(model.SENTENCES, tensors[model.VOCABULARY].tobytes().decode(), tensors[model.WORDS])
     checksum = hashlib.sha256(b"".join(tensors[key].tobytes() for key in sorted(tensors))).hexdigest()
     print(
@@ -59,4 +60,10 @@ def main(argument: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the bundle's")
+    parser.add_argument("--private", action="store_true", help="read a copy of its own")
+    given = parser.parse_args()
+    if given.private == (given.name is not None):
+        parser.error("give a name, or --private")
+    main(given.name)

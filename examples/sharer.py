@@ -5,6 +5,7 @@ Every tensor of the model's file and the tokenizer's vocabulary go into one bund
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 
@@ -35,4 +36,6 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", metavar="NAME", help="the bundle's")
+    main(parser.parse_args().name)

@@ -7,6 +7,7 @@ by round. Beside them, in the same run: one process alone, and the GPU's copy en
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import secrets
@@ -117,8 +118,13 @@ def freeBytes() -> int:
 
 
 def main() -> int:
-    gib, processes, rounds = (float(argument) for argument in (*sys.argv[1:4], *("0", "3", "3")[len(sys.argv[1:4]) :]))
-    words = (int(gib * (1 << 30)) or int(freeBytes() * 0.9)) // 8
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("gib", metavar="GIB", type=float, nargs="?", default=0.0, help="(default: nine tenths of what is free)")
+    parser.add_argument("processes", metavar="PROCESSES", type=int, nargs="?", default=3, help="that read at once (default: %(default)s)")
+    parser.add_argument("rounds", metavar="ROUNDS", type=int, nargs="?", default=3, help="of each reader (default: %(default)s)")
+    arguments = parser.parse_args()
+    processes, rounds = arguments.processes, arguments.rounds
+    words = (int(arguments.gib * (1 << 30)) or int(freeBytes() * 0.9)) // 8
     os.environ.setdefault("MUNINN_DOMAIN", f"stream-{secrets.token_hex(4)}")
     with muninn.MuninnBuffer(4096, mode="fastMode") as probe:
         if probe.describe()["transport"] == "memfd":
@@ -133,17 +139,17 @@ def main() -> int:
         compiled(buffer)
         alone, wrongAlone = readByKernels(buffer, 1)
         copied = readByCopies(buffer)
-        answers = atOnce(int(processes), int(rounds))
+        answers = atOnce(processes, rounds)
     finally:
         buffer.free()
     wrong = wrongAlone + sum(answer["wrong"] for answer in answers)
     rates = [rate for answer in answers for rate in answer["rates"]]
-    together = sum(rates) / int(rounds)
+    together = sum(rates) / rounds
     firstMs, openMs, mapped = (statistics.median(answer[key] for answer in answers) for key in ("firstMs", "openMs", "mapSeconds"))
     print(f"{words * 8 / (1 << 30):.1f} GiB of host memory, made in {made:.1f} s, filled by a kernel")
     print(f"{len(answers)} processes: open p50 {openMs:.3f} ms, the first one, which joins the domain, {firstMs:.1f} ms")
     print(f"mapped for kernels in {mapped:.1f} s by each at once")
-    print(f"streamed at once, {int(rounds)} rounds: {min(rates):.1f} to {max(rates):.1f} GB/s a process, {together:.1f} GB/s together")
+    print(f"streamed at once, {rounds} rounds: {min(rates):.1f} to {max(rates):.1f} GB/s a process, {together:.1f} GB/s together")
     print(f"beside: one process alone {alone[0]:.1f} GB/s, the copy engine {copied:.1f} GB/s; together {together / copied:.2f} of that")
     print(f"elements that were not what was written: {wrong}")
     return 0 if wrong == 0 else 1

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import secrets
@@ -86,7 +87,11 @@ def consume(frames: int, words: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    frames, mib = (int(argument) for argument in (sys.argv[1:] + ["200", "64"][len(sys.argv) - 1 :])[:2])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("frames", metavar="FRAMES", type=int, nargs="?", default=200, help="how many (default: %(default)s)")
+    parser.add_argument("mib", metavar="MIB", type=int, nargs="?", default=64, help="the size of each (default: %(default)s)")
+    arguments = parser.parse_args()
+    frames, mib = arguments.frames, arguments.mib
     words = mib << 17
     os.environ.setdefault("MUNINN_DOMAIN", f"vram-{secrets.token_hex(4)}")
     with muninn.MuninnBuffer(4096, mode="fastMode") as probe:

@@ -6,6 +6,7 @@ Needs a GPU and CuPy; says so otherwise, with exit status 2.
 
 from __future__ import annotations
 
+import argparse
 import os
 import secrets
 import subprocess
@@ -28,6 +29,7 @@ def other() -> None:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     os.environ.setdefault("MUNINN_DOMAIN", f"withcupy-{secrets.token_hex(4)}")
     if cupy is None or not cupy.cuda.is_available():
         print("CuPy is not installed, or sees no GPU (pip install cupy-cuda13x)", file=sys.stderr)

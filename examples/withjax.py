@@ -7,6 +7,7 @@ exit status 2.
 
 from __future__ import annotations
 
+import argparse
 import os
 import secrets
 import subprocess
@@ -43,6 +44,7 @@ def other() -> None:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     os.environ.setdefault("MUNINN_DOMAIN", f"withjax-{secrets.token_hex(4)}")
     if jax is None:
         print("JAX is not installed (pip install jax)", file=sys.stderr)

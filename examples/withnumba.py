@@ -6,6 +6,7 @@ Where there is no GPU, the kernel is its CPU twin and the VRAM is pretended: the
 
 from __future__ import annotations
 
+import argparse
 import os
 import secrets
 import subprocess
@@ -25,6 +26,7 @@ def other() -> None:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     os.environ.setdefault("MUNINN_DOMAIN", f"withnumba-{secrets.token_hex(4)}")
     buffer = muninn.array("array", 1_000_000, np.uint64, mode="fastMode")
     subprocess.run([sys.executable, "-W", "ignore", __file__, "other"], check=True, timeout=300)

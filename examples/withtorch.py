@@ -6,6 +6,7 @@ On a machine with a GPU the tensor is in VRAM and outlives its maker; else it is
 
 from __future__ import annotations
 
+import argparse
 import os
 import secrets
 import subprocess
@@ -35,6 +36,7 @@ def other() -> None:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     os.environ.setdefault("MUNINN_DOMAIN", f"withtorch-{secrets.token_hex(4)}")
     mine = torch.arange(1_000_000, dtype=torch.float32, device=place())
     buffer = muninn.share(mine, "tensor", access="readWrite")

@@ -17,7 +17,7 @@ INWARD = {
     "devices": {"devices", "control"},
     "broker": {"broker", "control"},
     "formats": {"formats"},
-    "kernels": {"kernels"},
+    "kernels": {"kernels", "devices"},
     "api": {"api", "broker", "control", "devices", "kernels"},
     "cli": {"cli", "api", "formats", "devices", "control"},
 }

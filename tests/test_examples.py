@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from muninn.control.places import Places
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+#: What is started; the others are parts of these.
+PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py") if "__main__" in path.read_text())
 
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -31,3 +38,12 @@ def test_whatNeedsAGpuSaysSo(domain: str, name: str) -> None:
     ran = run(name)
     assert ran.returncode == 2
     assert "GPU" in ran.stderr and "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_eachExplainsItself(domain: str, name: str) -> None:
+    """Broken: some took `--help` for a number and ended with a traceback, others for nothing and ran, or for the name of what they share."""
+    ran = run(name, "--help")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("usage: ") and "Traceback" not in run(name, "--bogus").stderr
+    assert not Path(Places(os.getuid(), domain).linkPath).exists()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import muninn
 from muninn.errors import InvalidArgument
 from muninn.kernels import launch, twins
 
@@ -104,6 +106,7 @@ def test_importingThemLoadsNoNumba() -> None:
 
 _SIMULATED = """
 import numpy as np
+import muninn
 from muninn.kernels import device, twins
 cuda, rng = device.cuda, np.random.default_rng(1)
 for size, counts in ((1, (1,)), (257, (1, 2)), (600, (2,))):
@@ -128,6 +131,17 @@ for size, counts in ((1, (1,)), (257, (1, 2)), (600, (2,))):
             if size // slices < 8: both("sliceDigests", data, slices, np.zeros(-(-size // slices), np.uint64))
 print("same")
 """
+
+
+def test_aTwinRunsWhenItsStreamComesToIt(domain: str) -> None:
+    """Broken: it ran here and now, before those whose turn its stream still had to wait for."""
+    buffer, stream, gate = muninn.array("a", 4, np.uint64, mode="fastMode"), muninn.createStream(), threading.Event()
+    stream.submit(lambda: gate.wait(60))
+    with buffer.write(stream=stream) as view:
+        launch.launch("fillPattern", view, 42, stream=stream)
+    assert not buffer.array.any()
+    gate.set()
+    assert buffer.read().all()
 
 
 def test_theGpuCodeDoesWhatItsTwinsDoUnderTheSimulator() -> None:

@@ -6,7 +6,6 @@ arrays taken from it keep the memory.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -21,18 +20,17 @@ from muninn.api.holdings import Holding, checkExpiry
 from muninn.api.listing import describeRow, htmlOf
 from muninn.api.loading import load
 from muninn.api.membership import current
-from muninn.api.snapshots import checkFits, copyInto, snapshot, writerIsDead
+from muninn.api.publications import nextOf
+from muninn.api.snapshots import READ_BOUND_SECONDS, snapshot
 from muninn.api.turns import WITHOUT_STREAM, Reading, Writing
 from muninn.api.waiting import waited
 from muninn.config.sizes import asText
 from muninn.control import aside, layout
 from muninn.control.clock import monotonicMs
-from muninn.control.deadlines import deadlineOf, remaining, secondsOf, timeoutOf
+from muninn.control.deadlines import secondsOf, timeoutOf
 from muninn.devices import arrays
-from muninn.errors import BufferFreed, ControlBlockInvalid, PermissionDenied, WriterDied
+from muninn.errors import BufferFreed, ControlBlockInvalid, PermissionDenied
 from muninn.terms import Access, Renew, asRenew
-
-_READ_BOUND_SECONDS = 10.0
 
 
 class MuninnBuffer:
@@ -299,7 +297,7 @@ class MuninnBuffer:
         """
         if stream is not WITHOUT_STREAM:
             return Reading(self, stream, timeoutOf("read", timeout))
-        return snapshot(self._checked(), out, _READ_BOUND_SECONDS if timeout is None else secondsOf("read", timeout))
+        return snapshot(self._checked(), out, READ_BOUND_SECONDS if timeout is None else secondsOf("read", timeout))
 
     def waitNext(self, timeout: float | None = None, after: int | None = None, out: np.ndarray[Any, Any] | None = None) -> int:
         """Wait until a newer generation is published; returns it.
@@ -320,43 +318,13 @@ class MuninnBuffer:
         ------
         WriterDied, BufferFreed, LeaseRevoked
         """
-        return self._waitNext(timeoutOf("waitNext", timeout), after, out, None)
-
-    def _waitNext(
-        self, timeout: float | None, after: int | None, out: np.ndarray[Any, Any] | None, cancelled: threading.Event | None
-    ) -> int:
-        holding = self._checked()
-        if out is not None:
-            checkFits(holding, out)
-        deadline = deadlineOf(timeout)
-        published = holding.generation.value() & ~1
-        if after is None or published <= after:
-            published = self._awaitNext(holding, published if after is None else after, timeout, cancelled)
-        if out is None:
-            return published
-        left = remaining(deadline)
-        return copyInto(self._checked(), out, _READ_BOUND_SECONDS if left is None else left)
-
-    def _awaitNext(self, holding: Holding, known: int, timeout: float | None, cancelled: threading.Event | None) -> int:
-        generation = holding.generation
-
-        def check() -> None:
-            if cancelled is not None and cancelled.is_set():
-                raise InterruptedError
-            self._checked().refuseOwnWriter()  # it would wait for itself
-            if generation.value() & 1 and writerIsDead(holding) and generation.value() & 1:
-                raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
-
-        value = generation.wait(known, timeout, check)
-        if value is None:
-            raise TimeoutError(f"no generation after {known} within {timeout} s")
-        return value
+        return nextOf(self, timeoutOf("waitNext", timeout), after, out)
 
     async def waitNextAsync(self, timeout: float | None = None, after: int | None = None, out: np.ndarray[Any, Any] | None = None) -> int:
         """`waitNext` for asyncio: it waits in a thread of its own, which ends at once when the task is cancelled."""
         bound = timeoutOf("waitNextAsync", timeout)
         generation = self._checked().generation
-        return await waited(lambda cancelled: self._waitNext(bound, after, out, cancelled), generation.wake)
+        return await waited(lambda cancelled: nextOf(self, bound, after, out, cancelled), generation.wake)
 
     # --- fences ------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,9 @@ from muninn.control import atomics, claims, clock
 from muninn.control.generations import Starved, Streams
 from muninn.errors import InvalidArgument, WriterDied
 
+#: How long a copy waits for writers to leave room, when nobody says how long.
+READ_BOUND_SECONDS = 10.0
+
 
 def snapshot(holding: Holding, out: np.ndarray[Any, Any] | None, timeout: float) -> np.ndarray[Any, np.dtype[Any]]:
     """The bytes of one generation in `out`, or in a new array; what kernels still write is waited for."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from muninn.devices.foreign import streamHandle
+from muninn.devices.port import Stream
 from muninn.errors import DeviceUnavailable, InvalidArgument
 
 #: Every kernel, and the types of its arguments: an array by its element, a number by itself.
@@ -34,7 +37,7 @@ def launch(name: str, *arguments: Any, stream: Any = None) -> None:
     arguments
         As the kernel's twin has them. Arrays are numpy's, or have `__cuda_array_interface__`; all of one kind.
     stream
-        In which it runs: a Numba stream, or the integer handle of any other; None is the default stream. It is not waited for.
+        In which it runs: `createStream`'s, or any other that Muninn takes; None is the default stream. It is not waited for.
 
     Raises
     ------
@@ -50,7 +53,9 @@ def launch(name: str, *arguments: Any, stream: Any = None) -> None:
     if all(isinstance(array, np.ndarray) for array in arrays):
         from muninn.kernels import twins
 
-        getattr(twins, name)(*arguments)
+        twin = functools.partial(getattr(twins, name), *arguments)
+        # A stream of Muninn's may have to wait first, for another's turn: what runs here and now would not.
+        stream.submit(twin) if isinstance(stream, Stream) else twin()
         return
     device = _deviceKernels()
     given = tuple(_NUMBERS[kind](argument) if kind in _NUMBERS else argument for argument, kind in zip(arguments, types, strict=True))
@@ -89,6 +94,5 @@ def _streamOf(stream: Any) -> Any:
     """What Numba takes for a stream."""
     from muninn.kernels.numbacuda import cuda
 
-    if stream is None:
-        return 0
-    return cuda.external_stream(stream) if isinstance(stream, int) else stream
+    handle = streamHandle(stream)
+    return cuda.external_stream(handle) if handle else 0

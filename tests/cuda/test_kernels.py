@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 import muninn
+from muninn.errors import InvalidArgument
 from muninn.kernels import launch, twins
 from support import Actor, ActorError
 
@@ -27,6 +29,30 @@ def test_aKernelWritesSharedMemory(domain: str, actor: Start, mode: str) -> None
         "result = cuda.to_device(np.zeros(1, np.uint64))\nwith b.read(stream=None) as view: launch.launch('countMismatches', view, 42, result)"
     )
     assert other.do("int(result.copy_to_host()[0])") == 0
+
+
+def test_aKernelRunsInAStreamOfMuninn(domain: str) -> None:
+    """Broken: `launch` passed the stream on as it was, and Numba takes none but its own."""
+    from numba import cuda
+
+    buffer, stream, gate = muninn.array("a", 5000, np.uint64, mode="fastMode"), muninn.createStream(), threading.Event()
+    stream.submit(lambda: gate.wait(60))
+    expected = np.zeros(5000, np.uint64)
+    twins.fillPattern(expected, 42)
+    with buffer.write(stream=stream) as view:
+        launch.launch("fillPattern", view, 42, stream=stream)
+    assert not stream.query()
+    gate.set()
+    assert np.array_equal(buffer.read(), expected)
+    theirs = cuda.external_stream(stream.handle)  # for kernels of one's own, and the same stream to Muninn
+    wrong = cuda.to_device(np.zeros(1, np.uint64))
+    with buffer.read(stream=theirs) as view:
+        launch.launch("countMismatches", view, 42, wrong, stream=theirs)
+    stream.synchronize(30)
+    assert int(wrong.copy_to_host()[0]) == 0
+    stream.close()
+    with pytest.raises(InvalidArgument):
+        launch.launch("fillPattern", buffer.deviceArray(), 42, stream=stream)
 
 
 @pytest.mark.parametrize("mode", ["fastMode", "bigMode"])

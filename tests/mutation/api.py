@@ -10,7 +10,7 @@ _HOLDINGS, _MEMBERSHIP, _BUFFER, _CREATION, _LOCK, _SHARING, _FENCES, _TURNS, _M
 )
 
 _NAMES, _ENTRY, _MAKING = "muninn/api/names.py", "muninn/api/entry.py", "muninn/api/making.py"
-_LISTING = "muninn/api/listing.py"
+_LISTING, _PUBLICATIONS = "muninn/api/listing.py", "muninn/api/publications.py"
 
 # fmt: off
 MUTANTS = [
@@ -83,7 +83,7 @@ MUTANTS = [
     # --- buffer ---
     Mutant(_BUFFER, "        if not self._writable:\n            raise", "        if False:\n            raise", "a buffer open for reading is not written", "test_sharing.py::test_readOnlyStaysReadOnly test_buffer.py::test_publishesGenerationsToWaitingReaders"),
     Mutant(_BUFFER, "            checkExpiry(holding.description.name, self._expiresMs)\n", "", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
-    Mutant(_BUFFER, "            if generation.value() & 1 and writerIsDead(holding) and generation.value() & 1:", "            if False:", "a wait ends when its writer dies", "test_buffer.py::test_aDeadWriterIsSeenAndRepaired"),
+    Mutant(_PUBLICATIONS, "        if generation.value() & 1 and writerIsDead(holding) and generation.value() & 1:", "        if False:", "a wait ends when its writer dies", "test_buffer.py::test_aDeadWriterIsSeenAndRepaired"),
     Mutant(_BUFFER, "        if holding.membership.isStale():\n            holding = self._reopen(holding)\n", "", "a forked child takes a lease of its own", "test_sharing.py::test_aForkedChildTakesALeaseOfItsOwn"),
     Mutant(_SNAPSHOTS, "return owner is None or holding.membership.isDead(*owner)", "return owner is not None and holding.membership.isDead(*owner)", "a writer that gave up is said", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),
     Mutant(_TURNS, "        if not awaitNone(holding, left):", "        if False:", "a writer waits until nobody is inside a reader's turn", "test_turns.py"),
@@ -92,7 +92,7 @@ MUTANTS = [
     Mutant(_TURNS, "writing=False, timeout=None if until is None else remaining(until[0]))", "writing=False, timeout=self._timeout)", "a reader's limit is for all that it waits for", "test_turns.py::test_aTurnsLimitIsForAllThatItWaitsFor"),
     Mutant(_TURNS, "        __del__ = atomics.turnDrop\n", "        pass\n", "a turn whose object is gone is ended", "test_owners.py::test_aTurnWhoseObjectIsGoneIsEnded"),
     Mutant(_TURNS, "        self._owner = holding.owner\n        holding.refuseOwnWriter()\n", "        self._owner = holding.owner\n", "a thread that writes does not begin a reader's turn", "test_turns.py::test_oneThreadIsInsideOneKindOfTurn", "the C part looks too"),
-    Mutant(_BUFFER, "            self._checked().refuseOwnWriter()  # it", "            self._checked()  # it", "a wait inside one's own write is refused at once", "test_owners.py::test_whoWritesDoesNotWaitForItself"),
+    Mutant(_PUBLICATIONS, "        buffer._checked().refuseOwnWriter()  # it", "        buffer._checked()  # it", "a wait inside one's own write is refused at once", "test_owners.py::test_whoWritesDoesNotWaitForItself"),
     Mutant(_READERS, "            if seen:\n                atomics.casSeqCst32(word, seen, 0)\n", "", "readers cost later writers nothing", "test_owners.py::test_readersThatDoNotStarveCostWritersNothing"),
     Mutant(_SNAPSHOTS, "        holding.refuseOwnWriter()  # somebody", "        pass  # somebody", "a read inside one's own write is refused at once", "test_owners.py::test_aHandlerMayDoWhateverItsThreadIsDoing"),
     Mutant(_FENCES, "            membership.promised.discard((holding.row, self.promising))\n", "", "a ticket that no stream has is poisoned", "test_fences.py::test_aSignalThatIsCutShortIsPoisoned"),

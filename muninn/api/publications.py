@@ -1,0 +1,57 @@
+"""Publications: waiting for a buffer's next generation, and taking it.
+
+A copy that is made behind a wait may be of a later generation than the one that was waited for. So what wants each publication once has the
+copy made here, and is told which one it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from muninn.api.snapshots import READ_BOUND_SECONDS, checkFits, copyInto, writerIsDead
+from muninn.control.deadlines import deadlineOf, remaining
+from muninn.errors import WriterDied
+
+if TYPE_CHECKING:
+    from muninn.api.buffer import MuninnBuffer
+
+
+def nextOf(
+    buffer: MuninnBuffer,
+    timeout: float | None,
+    after: int | None,
+    out: np.ndarray[Any, Any] | None,
+    cancelled: threading.Event | None = None,
+) -> int:
+    """`MuninnBuffer.waitNext`; ends soon with `InterruptedError` once `cancelled` is set."""
+    holding = buffer._checked()
+    if out is not None:
+        checkFits(holding, out)
+    deadline = deadlineOf(timeout)
+    published = holding.generation.value() & ~1
+    if after is None or published <= after:
+        published = _awaited(buffer, published if after is None else after, timeout, cancelled)
+    if out is None:
+        return published
+    left = remaining(deadline)
+    return copyInto(buffer._checked(), out, READ_BOUND_SECONDS if left is None else left)
+
+
+def _awaited(buffer: MuninnBuffer, known: int, timeout: float | None, cancelled: threading.Event | None) -> int:
+    holding = buffer._checked()
+    generation = holding.generation
+
+    def check() -> None:
+        if cancelled is not None and cancelled.is_set():
+            raise InterruptedError
+        buffer._checked().refuseOwnWriter()  # it would wait for itself
+        if generation.value() & 1 and writerIsDead(holding) and generation.value() & 1:
+            raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
+
+    value = generation.wait(known, timeout, check)
+    if value is None:
+        raise TimeoutError(f"no generation after {known} within {timeout} s")
+    return value
