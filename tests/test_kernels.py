@@ -169,3 +169,29 @@ def test_compilesAndAssemblesForEachKindOfGpu(name: str) -> None:
         finally:
             nvjitlink.destroy(handle)
         assert cubin[:4] == b"\x7fELF" and name.encode() in cubin
+
+
+@pytest.mark.parametrize("isThere", [True, False])
+def test_numbaCudaComesBeforeItsSuccessor(tmp_path: Path, isThere: bool) -> None:
+    """With numba-cuda its own target, else that of numba-cuda-mlir, of which there is a pretended one here."""
+    (tmp_path / "numba_cuda_mlir").mkdir()
+    (tmp_path / "numba_cuda_mlir" / "__init__.py").write_text("")
+    (tmp_path / "numba_cuda_mlir" / "types.py").write_text("")
+    (tmp_path / "numba_cuda_mlir" / "cuda.py").write_text("")
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: make test installs it")
+    hidden = "" if isThere else "import sys; sys.modules['numba_cuda'] = None\n"
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", f"{hidden}from muninn.kernels import numbacuda; print(numbacuda.cuda.__name__)"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))}, capture_output=True, text=True, check=False, timeout=110,
+    )  # fmt: skip
+    assert ran.stdout == ("numba.cuda\n" if isThere else "numba_cuda_mlir.cuda\n"), ran.stderr
+
+
+def test_compilesForTheSuccessorToo() -> None:
+    pytest.importorskip("numba_cuda_mlir", reason="numba-cuda-mlir is not installed: pip install numba-cuda-mlir")
+    hidden = "import sys; sys.modules['numba_cuda'] = None\n"
+    compiled = "from muninn.kernels import launch; print(sum('.f64' in launch.ptxOf(name, (9, 0)) for name in launch.KERNELS))"
+    ran = subprocess.run([sys.executable, "-c", hidden + compiled], capture_output=True, text=True, check=False, timeout=110)
+    if "CUDA driver library cannot be found" in ran.stderr:
+        pytest.skip("numba-cuda-mlir compiles where a driver is: ops/standin.sh has one")
+    assert ran.stdout == "0\n", ran.stderr

@@ -13,17 +13,16 @@ from muninn.kernels.numbacuda import cuda
 
 #: Threads of a block: what the shared arrays are made for.
 BLOCK_THREADS = 256
-# Of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014).
-_STEP, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_BY_30, _BY_27, _BY_31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 @cuda.jit(device=True, inline="always")  # type: ignore[untyped-decorator]
 def _mixed(value: Any) -> Any:
-    value = value + _STEP
-    value = (value ^ (value >> _BY_30)) * _FIRST
-    value = (value ^ (value >> _BY_27)) * _SECOND
-    return value ^ (value >> _BY_31)
+    # splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014). Its constants are written here because
+    # numba-cuda-mlir (0.6.0) takes no global above 2**63.
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
 
 
 @cuda.jit(device=True, inline="always")  # type: ignore[untyped-decorator]

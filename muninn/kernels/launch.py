@@ -67,10 +67,10 @@ def launch(name: str, *arguments: Any, stream: Any = None) -> None:
 def ptxOf(name: str, computeCapability: tuple[int, int]) -> str:
     """The PTX of a kernel for one kind of GPU, such as ``(9, 0)``. Needs Numba and the CUDA toolkit, and no GPU."""
     device = _deviceKernels()
-    import numba
+    from muninn.kernels.numbacuda import types
 
-    named = {kind: getattr(numba, kind.removesuffix("[::1]")) for kind in KERNELS[name]}
-    signature = numba.void(*(named[kind][::1] if kind.endswith("[::1]") else named[kind] for kind in KERNELS[name]))
+    named = {kind: getattr(types, kind.removesuffix("[::1]")) for kind in KERNELS[name]}
+    signature = types.void(*(named[kind][::1] if kind.endswith("[::1]") else named[kind] for kind in KERNELS[name]))
     ptx, _ = device.cuda.compile_ptx(getattr(device, name).py_func, signature, cc=computeCapability)
     return str(ptx)
 
