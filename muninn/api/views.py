@@ -53,7 +53,9 @@ def _numba() -> Any:
     try:
         from muninn.kernels import numbacuda
     except ImportError as error:
-        raise DeviceUnavailable(f"Numba's device arrays need numba-cuda: {error}", "pip install 'muninn[cuda]'") from error
+        raise DeviceUnavailable(
+            f"Numba's device arrays need numba-cuda: {error}", "Install Muninn with its extra `cuda`: pip install '.[cuda]' in its source"
+        ) from error
     return numbacuda
 
 

@@ -78,5 +78,8 @@ def _realGpus() -> tuple[int, str]:
     try:
         from muninn.devices.cuda.device import findGpus
     except ImportError as error:
-        return 0, f"{_DRIVER_LIBRARY} is there, but the bindings are not ({error}): pip install 'muninn[cuda]'"
+        return (
+            0,
+            f"{_DRIVER_LIBRARY} is there, but the bindings are not ({error}): install Muninn with its extra `cuda`, by pip install '.[cuda]' in its source",
+        )
     return findGpus()

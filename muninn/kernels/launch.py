@@ -79,7 +79,9 @@ def _deviceKernels() -> ModuleType:
     try:
         from muninn.kernels import device
     except ImportError as error:
-        raise DeviceUnavailable(f"kernels need numba-cuda: {error}", "pip install 'muninn[cuda]'") from error
+        raise DeviceUnavailable(
+            f"kernels need numba-cuda: {error}", "Install Muninn with its extra `cuda`: pip install '.[cuda]' in its source"
+        ) from error
     return device
 
 

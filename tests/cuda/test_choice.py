@@ -44,7 +44,7 @@ def test_withoutTheBindingsItIsTheHostAndSaysWhatToInstall(domain: str, actor: S
     without = actor("import sys; sys.modules['cuda.bindings'] = None")
     without.do("from muninn.api import gpus, membership\nd = gpus.deviceOf(membership.current())")
     assert without.do("d.backend") == "host"
-    assert "muninn[cuda]" in without.do("d.reason")
+    assert "pip install '.[cuda]'" in without.do("d.reason")
 
 
 def test_importingMuninnLoadsNothingOfIt() -> None:

@@ -1,0 +1,69 @@
+"""`hatch_build.py` and `pyproject.toml`: what is installed, and what whoever installs it is told."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+#: hatchling is in the builds' own environments only.
+_STUBS = """
+import sys, types
+for path, name in (("builders.hooks", "BuildHookInterface"), ("metadata", "MetadataHookInterface")):
+    module = types.ModuleType("stub")
+    interface = type(name, (), {"__class_getitem__": classmethod(lambda cls, _: cls)})
+    setattr(module, name, interface)
+    sys.modules[f"hatchling.{path}.plugin.interface"] = module
+import hatch_build
+"""
+
+
+def hatch(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run([sys.executable, "-c", _STUBS + code], capture_output=True, text=True, timeout=60, check=False, env=settings)
+
+
+def test_nobodyIsSentToAStrangersPackage() -> None:
+    """Broken: `pip install 'muninn[cuda]'`, which README and errors said, installs a catalogue of data products."""
+    assert PROJECT["name"] == "muninn-gpu"
+    files = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("muninn/**/*.py"), *ROOT.glob("examples/*.py"), ROOT / "Makefile"]
+    sent = [(file.name, line) for file in files for line in re.findall(r"pip install [^`\n]*\bmuninn\b(?!-gpu)[^`\n]*", file.read_text())]
+    assert sent == [("README.md", "pip install muninn")], "where it says that this is another project"
+
+
+def test_numpyIsHeldDownByWhatNeedsThatOnly() -> None:
+    assert [each for each in PROJECT["dependencies"] if each.startswith("numpy")] == ["numpy>=2.1"]
+    assert "numpy>=2.1,<2.5" in PROJECT["optional-dependencies"]["cuda"]
+
+
+def test_linksInWhatPypiShowsLeadSomewhere() -> None:
+    """Broken: PyPI shows the README without the files beside it."""
+    done = hatch(
+        "hook = hatch_build.CustomMetadataHook(); hook.root = sys.argv[1] if sys.argv[1:] else '.'\n"
+        "metadata = {'urls': {'Source': 'https://example.org/x'}}; hook.update(metadata); print(metadata['readme']['text'])"
+    )
+    assert done.returncode == 0, done.stderr
+    targets = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", done.stdout))
+    assert len(targets) > 20 and all(re.match("https://|#", target) for target in targets), targets
+    ours = [target.partition("#")[0].removeprefix("https://example.org/x/blob/main/") for target in targets if "example.org" in target]
+    assert ours and all((ROOT / path).exists() for path in ours)
+    assert {"Source", "Documentation", "Changelog", "Issues"} <= PROJECT["urls"].keys()
+
+
+def test_withoutACompilerItSaysSo(tmp_path: Path) -> None:
+    """Broken: a traceback of subprocess, which ended with `No such file or directory: 'cc'`."""
+    (tmp_path / "muninn").mkdir()
+    code = f"hook = hatch_build.CustomBuildHook(); hook.root = {str(tmp_path)!r}; hook.initialize('standard', {{}})"
+    done = hatch(code, CC="no-such-compiler")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "needs a C compiler" in done.stderr and "'no-such-compiler'" in done.stderr and "apt install gcc" in done.stderr
+    (tmp_path / "cshim").mkdir()
+    (tmp_path / "cshim" / "broken.c").write_text("this is not C\n")
+    done = hatch(code)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "can not be compiled" in done.stderr and "broken.c" in done.stderr
