@@ -38,10 +38,14 @@ def deviceArray(memory: Memory, offset: int, shape: tuple[int, ...], dtype: np.d
     ------
     DeviceUnavailable
         There is no such GPU, or Numba is not installed.
+    TopologyNotPeerable
+        The bytes are in the VRAM of another GPU, which this one does not reach.
     """
     device = memory.device
     assert device is not None, "whoever calls has chosen a device"
     home = memory.gpu if gpu is None else device.requireGpu(gpu)
+    if home is not None and memory.gpu is not None:
+        device.requirePeer(home, memory.gpu)
     if device.backend == "host":
         sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         return memory.array(sizeBytes, offset, writable).view(dtype).reshape(shape)
@@ -53,9 +57,7 @@ def _numba() -> Any:
     try:
         from muninn.kernels import numbacuda
     except ImportError as error:
-        raise DeviceUnavailable(
-            f"Numba's device arrays need numba-cuda: {error}", "Install Muninn with its extra `cuda`: pip install '.[cuda]' in its source"
-        ) from error
+        raise DeviceUnavailable(f"Numba's device arrays need numba-cuda: {error}", "In Muninn's source, pip install '.[cuda]'") from error
     return numbacuda
 
 

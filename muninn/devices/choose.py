@@ -80,6 +80,6 @@ def _realGpus() -> tuple[int, str]:
     except ImportError as error:
         return (
             0,
-            f"{_DRIVER_LIBRARY} is there, but the bindings are not ({error}): install Muninn with its extra `cuda`, by pip install '.[cuda]' in its source",
+            f"{_DRIVER_LIBRARY} is there, but the bindings are not ({error}): in Muninn's source, pip install '.[cuda]'",
         )
     return findGpus()

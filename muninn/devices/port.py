@@ -34,7 +34,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple, Self
 
 from muninn.control.descriptors import Descriptor
-from muninn.errors import DeviceUnavailable
+from muninn.errors import DeviceUnavailable, TopologyNotPeerable
 
 #: For how long a back-end lets `ready` block at a time: how late it may notice that the wait has become pointless.
 READY_SLICE_SECONDS = 0.2
@@ -246,6 +246,14 @@ class Device(ABC):
     def canAccessPeer(self, gpu: int, peer: int) -> bool:
         """Whether kernels and copies of `gpu` reach the memory of `peer` directly. True for a GPU and itself."""
 
+    def requirePeer(self, gpu: int, home: int) -> None:
+        """Raise `TopologyNotPeerable` if `gpu` does not reach the memory of `home`."""
+        if gpu != home and not self.canAccessPeer(gpu, home):
+            raise TopologyNotPeerable(
+                f"GPU {gpu} ({self.gpuName(gpu)}) does not reach the memory of GPU {home} ({self.gpuName(home)})",
+                f"Work on it on GPU {home}, or copy it by the host: buffer.read()",
+            )
+
     def topology(self) -> dict[str, list[str]]:
         """The pairs of GPUs by name: `p2p` when both reach each other, else `staged`."""
         pairs: dict[str, list[str]] = {"p2p": [], "staged": []}
@@ -333,9 +341,11 @@ class Device(ABC):
 
     @abstractmethod
     def copy(self, target: int, source: int, sizeBytes: int, stream: object = None, keepAlive: object = None) -> None:
-        """Copy between host and device, within a GPU, or across GPUs, on a stream. The two ranges do not overlap.
+        """Copy between host and device, within a GPU, or across GPUs that reach each other, on a stream. The two ranges do not overlap.
 
         `keepAlive` is held until the copy is done: the anchors of what it touches, so that closing them meanwhile is no fault.
+
+        Raises `TopologyNotPeerable` where one of the GPUs does not reach the other's memory: there is no route through the host here.
         """
 
     @abstractmethod

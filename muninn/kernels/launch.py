@@ -79,9 +79,7 @@ def _deviceKernels() -> ModuleType:
     try:
         from muninn.kernels import device
     except ImportError as error:
-        raise DeviceUnavailable(
-            f"kernels need numba-cuda: {error}", "Install Muninn with its extra `cuda`: pip install '.[cuda]' in its source"
-        ) from error
+        raise DeviceUnavailable(f"kernels need numba-cuda: {error}", "In Muninn's source, pip install '.[cuda]'") from error
     return device
 
 

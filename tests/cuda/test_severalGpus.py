@@ -12,6 +12,7 @@ import pytest
 
 import muninn
 from muninn.api import gpus, membership
+from muninn.errors import TopologyNotPeerable
 from support import Actor, ActorError
 
 Start = Callable[..., Actor]
@@ -19,8 +20,10 @@ BYTES = 1 << 16
 
 
 @pytest.fixture(autouse=True)
-def two(domain: str) -> Any:
-    """The device, which has at least two GPUs."""
+def two(domain: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The device, which has at least two GPUs. What one of them has room for is never above the caps, which are the broker's."""
+    for cap in ("MUNINN_DEFAULT_VRAM_QUOTA", "MUNINN_FAST_MODE_MAX_BYTES"):
+        monkeypatch.setenv(cap, "16T")
     muninn.domainInfo()
     device = gpus.deviceOf(membership.current())
     if device.gpuCount < 2:
@@ -79,7 +82,7 @@ def test_hostMemoryStaysAsLongAsAnyGpuUsesIt(two: Any, gpu: int) -> None:
 def test_eachGpuHasItsOwnRoom(domain: str, actor: Start, two: Any) -> None:
     """Broken: one process a GPU, each of which calls its own 0, had the room of one GPU together."""
     sizeBytes = min(each.totalBytes for each in (two.memoryInfo(0), two.memoryInfo(1))) * 6 // 10
-    makers = [actor("", CUDA_VISIBLE_DEVICES=str(gpu), MUNINN_DEFAULT_VRAM_QUOTA="1T", MUNINN_FAST_MODE_MAX_BYTES="1T") for gpu in (0, 1)]
+    makers = [actor("", CUDA_VISIBLE_DEVICES=str(gpu)) for gpu in (0, 1)]
     for number, maker in enumerate(makers):
         assert maker.do(f"b = muninn.MuninnBuffer({sizeBytes}, mode='fastMode', name='a{number}'); b.gpu") == 0
     with pytest.raises(ActorError) as raised:
@@ -91,3 +94,29 @@ def test_aBufferSaysWhichGpuItIsOnHere(domain: str, actor: Start) -> None:
     muninn.share(np.arange(10.0), "a", mode="fastMode", preferredGpu=1)
     turned = actor("b = muninn.open('a')", CUDA_VISIBLE_DEVICES="1,0")
     assert turned.do("b.gpu, b.describe()['gpu'], 'gpu=0' in repr(b), int(b.read().sum())") == [0, 0, True, 45]
+
+
+def test_anArrayForAGpuThatDoesNotReachItIsRefused(two: Any) -> None:
+    """Seen on two H200: `deviceArray(1)` of memory on GPU 0 answered an array, and a kernel of GPU 1 that read it failed with its context."""
+    buffer = muninn.share(np.arange(10), "a", mode="fastMode", preferredGpu=0)
+    if two.canAccessPeer(1, 0):
+        assert buffer.deviceArray(1).shape == (10,)
+    else:
+        with pytest.raises(TopologyNotPeerable, match="GPU 1 .* does not reach the memory of GPU 0"):
+            buffer.deviceArray(1)
+    assert buffer.deviceArray(0).shape == buffer.deviceArray().shape == (10,)
+    assert muninn.share(np.arange(10), "b").deviceArray(1).shape == (10,), "host memory is mapped for all"
+
+
+@pytest.mark.usefixtures("standin")
+def test_gpusThatDoNotReachEachOtherAreNamed(actor: Start) -> None:
+    """Broken: a copy between them was a bare INVALID_VALUE, and an array for the other one was one that its kernels could not read."""
+    apart = actor("from muninn.api import gpus, membership\nb = muninn.share(np.arange(10), 'a', mode='fastMode')", STANDIN_P2P="none")
+    for code in (
+        "b.deviceArray(1)",
+        "d = gpus.deviceOf(membership.current()); near, far = d.allocate(0, 4096), d.allocate(1, 4096); d.copy(far.address, near.address, 4096)",
+    ):
+        with pytest.raises(ActorError, match="MNN-0005") as raised:
+            apart.do(code)
+        assert raised.value.kind == "TopologyNotPeerable"
+    assert apart.do("b.deviceArray(0).shape, int(b.read().sum())") == [[10], 45]

@@ -74,10 +74,22 @@ static bool crosses(uint64_t address, uint64_t bytes) {
     return mapping && mapping->kind == KIND_REGISTERED && address + bytes > mapping->base + mapping->bytes;
 }
 
+static bool reachesBoth(const Mapping *one, const Mapping *other) {
+    for (int i = 0; i < MAX_DEVICES; i++)
+        if (one->access[i] && other->access[i]) return true;
+    return false;
+}
+
+/* Memory of two GPUs of which none has both mapped (seen on two H200). */
+static bool isApart(uint64_t target, uint64_t source) {
+    Mapping *to = mappingFind(target), *from = mappingFind(source);
+    return to && from && to->kind == KIND_VMM && from->kind == KIND_VMM && !reachesBoth(to, from);
+}
+
 static CUresult copyNow(uint64_t target, uint64_t source, uint64_t bytes, Stream *stream, bool async) {
     if (!bytes) return OK;
     bool toDevice = isDevice(target, bytes), fromDevice = isDevice(source, bytes);
-    if (!target || !source || crosses(target, bytes) || crosses(source, bytes) || !mayReach(target, bytes, TO_WRITE) || !mayReach(source, bytes, TO_READ)) return INVALID_VALUE;
+    if (!target || !source || crosses(target, bytes) || crosses(source, bytes) || isApart(target, source) || !mayReach(target, bytes, TO_WRITE) || !mayReach(source, bytes, TO_READ)) return INVALID_VALUE;
     bool pinned = (toDevice || isPinned(target, bytes)) && (fromDevice || isPinned(source, bytes));
     bool wait = async ? !pinned || !(toDevice || fromDevice) : !(toDevice && fromDevice);
     Copy copy = {target, source, bytes, TO_WRITE | (toDevice ? KNOWN : 0), TO_READ | (fromDevice ? KNOWN : 0)};

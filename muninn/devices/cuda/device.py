@@ -28,7 +28,7 @@ from muninn.devices.cuda.streams import CudaStream, HostParts, refuseCaptured
 from muninn.devices.foreign import DEFAULT_HANDLES, LEGACY_HANDLE, PER_THREAD_HANDLE, streamHandle
 from muninn.devices.handle import gpuText, unpacked
 from muninn.devices.port import Allocation, Device, FenceWord, MemoryInfo, OnReached, Ready, Registration, Stream, UsedBytes
-from muninn.errors import BarPressureHigh, DeviceUnavailable, InvalidArgument, IpcHandleMismatch
+from muninn.errors import BarPressureHigh, DeviceUnavailable, InvalidArgument, IpcHandleMismatch, TopologyNotPeerable
 
 _NON_BLOCKING = int(cu.CUstream_flags.CU_STREAM_NON_BLOCKING)
 _MEMORY_TYPE = cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE
@@ -257,6 +257,12 @@ class CudaDevice(Device):
             else:
                 chosen.submit(functools.partial(_copyOnHost, target, source, sizeBytes, keepAlive))
         except DriverError as error:
+            gpus = {chosen.gpu, *(gpu for gpu in map(self.gpuOf, (target, source)) if gpu is not None)}
+            if error.code == "INVALID_VALUE" and len(gpus) > 1:  # its word for what one of them has not mapped
+                raise TopologyNotPeerable(
+                    f"the driver copies nothing between GPUs {sorted(gpus)} in a stream of GPU {chosen.gpu}: {error}",
+                    "Copy it by the host: from the GPU to host memory, and from there to the other one",
+                ) from error
             raise typed(error, f"{sizeBytes} bytes can not be copied") from error
 
     def copyNow(self, target: int, source: int, sizeBytes: int, gpu: int) -> None:
