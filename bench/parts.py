@@ -65,11 +65,15 @@ def streamShared(name: str, rounds: int) -> None:
     _stream(muninn.open(name).array.view(np.float64), rounds)
 
 
-def streamPrivate(sizeBytes: int, rounds: int) -> None:
-    """Read private memory of that size the same way."""
+def streamPrivate(sizeBytes: int, rounds: int, isHuge: bool) -> None:
+    """Read private memory of that size the same way, with huge pages where the kernel gives them, or without."""
+    import mmap
+
     import numpy as np
 
-    array = np.empty(sizeBytes // 8, np.float64)
+    memory = mmap.mmap(-1, sizeBytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE if isHuge else mmap.MADV_NOHUGEPAGE)
+    array = np.frombuffer(memory, np.float64)
     array[:] = 1.0
     _stream(array, rounds)
 

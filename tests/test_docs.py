@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
+from muninn.control.layout import Geometry
 from muninn.errors import ERRORS, ErrorRow
 from support import BOUND_SECONDS
 
@@ -158,3 +159,42 @@ def test_reliabilityNamesTestsThatExist() -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text()))
     written = {name for file in (ROOT / "tests").rglob("*.py") for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)}
     assert named and named <= written, named - written
+
+
+def test_theControlBlockIsAsLargeAsThePageSays() -> None:
+    control = tomllib.loads((ROOT / "muninn" / "config" / "defaults.toml").read_text())["control"]
+    totalBytes = Geometry.of(control["maxMembers"], control["maxBuffers"], control["maxLeases"]).totalBytes
+    (said,) = re.findall(r"the control block has (\d+) MB of address space", (ROOT / "docs" / "configuration.md").read_text())
+    assert int(said) == round(totalBytes / 1e6)
+
+
+def test_thePagesCountTheErrorsRightly() -> None:
+    assert re.findall(r"(\d+) error codes", (ROOT / "CHANGELOG.md").read_text()) == [str(len(ERRORS))]
+
+
+@pytest.mark.parametrize("row", ERRORS, ids=[row.code for row in ERRORS])
+def test_aCodeThatCanBeMetIsNotSaidToBeOfLater(row: ErrorRow) -> None:
+    """Broken: three codes that programs on a GPU meet were said to be of a later version."""
+    section = (ROOT / "docs" / "troubleshooting.md").read_text().partition(f"## {row.code} {row.name}\n")[2].partition("\n## ")[0]
+    sources = "".join(path.read_text() for path in (ROOT / "muninn").rglob("*.py") if path.name != "errors.py")
+    isMet = re.search(rf"\b{row.name}\b", sources) is not None
+    assert isMet != ("should not meet this code yet" in section)
+    assert not isMet or "only the host back-end" not in section
+
+
+def test_keysThatPagesNameExist() -> None:
+    """`table.key` is one of the configuration's."""
+    defaults = tomllib.loads((ROOT / "muninn" / "config" / "defaults.toml").read_text())
+    for page in PAGES:
+        for table, key in re.findall(r"`(" + "|".join(defaults) + r")\.(\w+)`", page.read_text()):
+            assert key == "py" or key in defaults[table], f"{page} names {table}.{key}"
+
+
+def test_commandsThatPagesNameExist() -> None:
+    there = set(re.findall(r"add\(\s*\"(\w+)\", \"", (ROOT / "muninn" / "cli" / "main.py").read_text()))
+    assert len(there) > 10
+    for page in PAGES:
+        for command in re.findall(r"python -m muninn ([a-z]+)", page.read_text()):
+            assert command in there, f"{page} names {command}"
+        for target in re.findall(r"`make ([a-z]+)", page.read_text()):
+            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"{page} names make {target}"
