@@ -439,10 +439,9 @@ def _joinAside(preferred: bool) -> Membership:
     try:
         with _currentLock.lock, typedErrors("joining"):
             load()
-            if _current is not None and not partFrom(_current):
-                return _current
-            _current = Membership(patiently(loadSettings), preferred)
-            awaitPast(_current.members, _current.key)
+            if _current is None or partFrom(_current):
+                _current = Membership(patiently(loadSettings), preferred)
+                awaitPast(_current.members, _current.key)
             return _current
     finally:
         _joining.pop("now", None)

@@ -124,7 +124,7 @@ MUTANTS = [
     Mutant(_HOLDINGS, "aside.unlessTaken(membership.leaseLock)", "membership.leaseLock", "a finalizer on an own thread does not wait for who opens", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_FENCES, "aside.unlessTaken(holding.fencing), membership", "holding.fencing, membership", "a finalizer on an own thread does not wait for who signals", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_NAMES, "        self._membership.holdings.creating.refuseOwn(self._name)\n", "", "what interrupts a creation does not wait for it", "test_making.py::test_whatInterruptsACreationDoesNotWaitForIt"),
-    Mutant(_MAKING, "making is not None and making.thread == threading.get_ident()", "making is not None", "another thread's creation is waited for", "test_making.py::test_whatAnotherThreadCreatesIsWaitedFor"),
+    Mutant(_MAKING, "making is not None and making.thread == green.identity()", "making is not None", "another thread's creation is waited for", "test_making.py::test_whatAnotherThreadCreatesIsWaitedFor"),
     Mutant(_MAKING, "        if self._isUnanswered:\n", "        if False:\n", "a broker that does not answer is not waited for twice", "test_making.py::test_aBrokerThatDoesNotAnswerIsNotWaitedForTwice"),
     # --- lock, sharing, fences ---
     Mutant(_SHARING, "        holding = waiting.look()\n        if holding is not None:\n            return holding\n        if not waiting", "        if not waiting", "who waited for a loader looks again", "test_sharing.py::test_loadsOnce test_creation.py::test_oneOfManyLoadsForAll"),

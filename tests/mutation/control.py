@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT, _HATCH, _CLOCK, _DESCRIPTORS, _HEADER, _FOLDERS, _OWNERSHIP = (
+_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT, _HATCH, _CLOCK, _DESCRIPTORS, _HEADER, _FOLDERS, _OWNERSHIP, _SURROUNDINGS = (
     f"muninn/control/{name}.py"
     for name in (
         "block", "lockfile", "members", "election", "watch", "rows", "index", "leases", "generations", "claims", "tickets", "segments", "wire",
-        "layout", "hatch", "clock", "descriptors", "header", "folders", "ownership",
+        "layout", "hatch", "clock", "descriptors", "header", "folders", "ownership", "surroundings",
     )
 )  # fmt: skip
 
@@ -24,7 +24,7 @@ MUTANTS = [
     Mutant("muninn/broker/journal.py", "            requireUnwritten(os.fstat(file.fileno()), path)\n", "", "a journal that others could have written is not believed", "test_ownership.py::test_whatOthersCouldHaveWrittenIsRefusedAtOnce"),
     Mutant(_OWNERSHIP, "    raise _changed(path, uid, f\"made as uid {status.st_uid}\")\n", "", "what is made for another uid is told", "test_ownership.py::test_whatAnotherUidHasMadeGoesAgain"),
     Mutant(_OWNERSHIP, "        (os.rmdir if stat.S_ISDIR(status.st_mode) else os.unlink)(path)\n", "        pass\n", "what is made for another uid goes again", "test_ownership.py::test_whatAnotherUidHasMadeGoesAgain"),
-    Mutant(_LOCKFILE, "    if error.errno in (errno.EPERM, errno.EACCES) and", "    if False and", "what the rights forbid has a type", "test_ownership.py::test_whatTheRightsForbidIsATypedError"),
+    Mutant(_SURROUNDINGS, "    isRefused = error.errno in (errno.EPERM, errno.EACCES) and not", "    isRefused = False and not", "what the rights forbid has a type", "test_ownership.py::test_whatTheRightsForbidIsATypedError"),
     Mutant("muninn/broker/journal.py", "        if isinstance(typed, DomainChanged):\n            self.hindrance = typed\n", "", "a broker of another uid gives its office up", "test_ownership.py::test_aBrokerWhoseUidChangesInTheMiddleOfARequestGivesItsOfficeUp"),
     # --- folders ---
     Mutant(_FOLDERS, "        for name in own:\n            if _isEstablished(name, uid):\n                return name\n", "", "a domain stays where it is", "test_folders.py::test_aNameThatAnotherUserTookIsAvoided"),
@@ -37,7 +37,7 @@ MUTANTS = [
     Mutant("muninn/devices/memfd.py", ", alignment=alignment, place=self._place))", ", alignment=alignment))", "a mapping is somebody's in the step that makes it", "test_hostDevice.py::test_whatIsInterruptedBehindItsMappingMapsNothing"),
     # --- finalizers on own threads ---
     Mutant("muninn/control/owners.py", "    if owner is not None:\n        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for a claim", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
-    Mutant(_GENERATIONS, "            aside.refuseOwn()\n            atomics.futexWait32(self._word, value & 0xFFFFFFFF, remainingNs)", "            atomics.futexWait32(self._word, value & 0xFFFFFFFF, remainingNs)", "a finalizer on an own thread does not wait for a generation", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
+    Mutant(_GENERATIONS, "            aside.refuseOwn()\n            sleepOn(self._word, value & 0xFFFFFFFF, remainingNs)", "            sleepOn(self._word, value & 0xFFFFFFFF, remainingNs)", "a finalizer on an own thread does not wait for a generation", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_TICKETS, "                return False\n            aside.refuseOwn()\n", "                return False\n", "a finalizer on an own thread does not wait for room", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_TICKETS, "                return state\n            aside.refuseOwn()\n", "                return state\n", "a finalizer on an own thread does not wait for a ticket", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     # --- forks ---
@@ -79,8 +79,8 @@ MUTANTS = [
     # --- lockfile ---
     Mutant(_LOCKFILE, "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) != 0:", "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) == 99:", "CREATE excludes", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
     Mutant("muninn/control/threads.py", "    if green.areGreen():\n        return _started(target)\n", "", "a thread is a real one", "test_green.py::test_aThreadIsARealOneWhateverIsMadeOfThreads"),
-    Mutant("muninn/control/surroundings.py", "    if not hasInodes():\n", "    if False:\n", "too many files are told from too many bytes", "test_surroundings.py::test_aFullDirectoryIsToldFromFullMemory"),
-    Mutant("muninn/control/surroundings.py", "    if _seen and _seen[SHM_ROOT] != _identity(SHM_ROOT):\n", "    if False:\n", "another /dev/shm is noticed", "test_surroundings.py::test_anotherMemoryThanAtTheBeginningIsNoticed"),
+    Mutant(_SURROUNDINGS, "    if not hasInodes():\n", "    if False:\n", "too many files are told from too many bytes", "test_surroundings.py::test_aFullDirectoryIsToldFromFullMemory"),
+    Mutant(_SURROUNDINGS, "    if _seen and _seen[SHM_ROOT] != _identity(SHM_ROOT):\n", "    if False:\n", "another /dev/shm is noticed", "test_surroundings.py::test_anotherMemoryThanAtTheBeginningIsNoticed"),
     Mutant("muninn/control/deadlines.py", "str | bytes | bytearray | bool) else None", "str | bytes | bytearray) else None", "True is no time", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
     Mutant("muninn/config/variables.py", "        if variable not in _warned:\n", "        if True:\n", "a variable is warned of once", "test_config.py::test_warnsOnceOfAVariableThatMeansNothing"),
     Mutant("muninn/config/variables.py", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", _ADDRESS),\n", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", r\".*\"),\n", "a port that is no address is a setting", "test_config.py::test_whatKubernetesAndDockerWriteIsNotOfInterest"),
