@@ -15,7 +15,7 @@ import pytest
 
 from muninn.control import surroundings
 from muninn.control.surroundings import fileError, missingShm
-from muninn.errors import DescriptorsExhausted, HostMemoryFull, MuninnError, PlatformUnsupported
+from muninn.errors import DescriptorsExhausted, HostMemoryFull, MuninnError, PermissionDenied, PlatformUnsupported
 from support import Actor, ActorError
 
 SHARING = "import muninn, numpy; print(muninn.share(numpy.arange(3), name='n').array.tolist())"
@@ -151,6 +151,7 @@ def test_aMissingThreadIsNamed(domain: str, actor: Callable[..., Actor]) -> None
         (OSError(errno.EMFILE, "Too many open files"), DescriptorsExhausted, "x: Too many"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), HostMemoryFull, "quota of uid"),
         (OSError(errno.EROFS, "Read-only file system"), PlatformUnsupported, "remount,rw"),
+        (OSError(errno.EACCES, "Permission denied"), PermissionDenied, "x: Permission denied"),
         (OSError(errno.EAGAIN, "mmap: Resource temporarily unavailable"), HostMemoryFull, "ulimit -l"),
         (OSError(errno.ENOENT, "No such file or directory", "/proc/self/ns/pid"), PlatformUnsupported, "mount -t proc"),
     ],
@@ -161,7 +162,7 @@ def test_anErrorOfTheSystemHasAType(error: OSError, kind: type[MuninnError], wor
 
 
 def test_anErrorThatSaysNothingOfTheMachineStaysAsItIs() -> None:
-    for number in (errno.ENOENT, errno.EACCES, errno.EINVAL):
+    for number in (errno.ENOENT, errno.EINVAL):
         error = OSError(number, os.strerror(number))
         assert fileError(error, "x") is error
 

@@ -139,8 +139,6 @@ def _make(wanted: str, uid: int) -> None:
                 return  # another process has made it meanwhile
         except FileNotFoundError:
             return  # another process has settled on its own, and removed this one
-        except PermissionError as error:
-            raise ownership.refusal(error, path) from error
         except OSError as error:
             raise fileError(error, path) from error
 
@@ -199,7 +197,5 @@ def _makeLock(path: str, uid: int) -> None:
         descriptors.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, maker=uid).close()
     except FileExistsError:
         return
-    except PermissionError as error:
-        raise ownership.refusal(error, path) from error
     except OSError as error:
         raise fileError(error, path) from error
