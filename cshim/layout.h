@@ -8,7 +8,7 @@
 
 #define MNN_MAGIC "MUNINN\0\1"
 
-#define MNN_VERSION 4
+#define MNN_VERSION 5
 #define MNN_PAGE_BYTES 4096
 #define MNN_CACHE_LINE_BYTES 64
 

@@ -52,7 +52,7 @@ from muninn.errors import ControlBlockInvalid
 
 MAGIC = b"MUNINN\x00\x01"
 #: Changes with any change of this file; members of different versions refuse each other by MNN-0019.
-VERSION = 4
+VERSION = 5
 PAGE_BYTES = 4096
 CACHE_LINE_BYTES = 64
 
