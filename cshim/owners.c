@@ -339,11 +339,6 @@ static void *unlock(struct mnnTurn *turn, uint64_t who, bool isMine, bool isWhol
 
 void *mnnLockAcquire(struct mnnTurn *turn, void *timeout) { return lock(turn, timeout) ? gave(turn, turn->calls->python->true_) : NULL; }
 
-void *mnnLockAcquireBlocking(struct mnnTurn *turn, void *timeout, void *blocking)
-{
-	return mnnLockAcquire(turn, blocking == turn->calls->python->none ? timeout : blocking);
-}
-
 void *mnnLockRelease(struct mnnTurn *turn)
 {
 	uint64_t who;

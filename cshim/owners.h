@@ -101,8 +101,6 @@ MNN_API int mnnOwnerIsBusy(const struct mnnOwner *owner, uint64_t notOf);
 
 /* `lock.acquire(timeout)`: True, or NULL with an exception and without the lock. May be nested. */
 MNN_API void *mnnLockAcquire(struct mnnTurn *turn, void *timeout);
-/* The same for who may say `blocking`, as to Python's own locks: `deadline` is asked about that, and refuses it. */
-MNN_API void *mnnLockAcquireBlocking(struct mnnTurn *turn, void *timeout, void *blocking);
 /* `lock.release()`: None, or NULL and RuntimeError. */
 MNN_API void *mnnLockRelease(struct mnnTurn *turn);
 /* `with lock:`. When an exception leaves the block of one who took the lock over from the dead, whoever comes next is told too: that one may not even

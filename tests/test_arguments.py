@@ -28,6 +28,8 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "MuninnBuffer": (lambda: muninn.MuninnBuffer(3, nam="x"), "MuninnBuffer.*'nam': did you mean 'name'"),  # type: ignore[call-arg]
     "Lock": (lambda: muninn.Lock(nam="x"), "Lock.*'nam': did you mean 'name'"),  # type: ignore[call-arg]
     "createStream": (lambda: muninn.createStream(gp=0), "createStream.*'gp': did you mean 'gpu'"),  # type: ignore[call-arg]
+    "acquire": (lambda: muninn.Lock("n").acquire(tmeout=1), "Lock.acquire.*'tmeout': did you mean 'timeout'"),  # type: ignore[call-arg]
+    "held": (lambda: muninn.Lock("n").held(timout=1), "Lock.held.*'timout': did you mean 'timeout'"),  # type: ignore[call-arg]
     "missing": (lambda: muninn.share(), "share.*missing.*'array'"),  # type: ignore[call-arg]
     "inside": (lambda: muninn.share([1, 2]), "can not share a list"),
 }
@@ -65,6 +67,27 @@ def test_integersOfNumpyAreIntegers(domain: str) -> None:
     assert asInteger(one) == 60_000 and [asInteger(each) for each in (True, np.True_, 1.0, "1", None)] == [None] * 5
     with pytest.raises(TypeError, match="preferredGpu must be an int, not bool"):
         muninn.share(A, mode="fastMode", preferredGpu=True)
+
+
+def test_aKeywordOfAMethodIsNamedWithTheNearest(domain: str) -> None:
+    """Broken: Python 3.12 and before name the method, and not what was meant."""
+    buffer: Any = muninn.share(A, name="a")
+    for call, said in (
+        (lambda: buffer.write(strem=1), "write.*'strem': did you mean 'stream'"),
+        (lambda: buffer.read(timout=1), "read.*'timout': did you mean 'timeout'"),
+        (lambda: buffer.waitNext(aftr=1), "waitNext.*'aftr': did you mean 'after'"),
+        (lambda: buffer.signal(strm=1), "signal.*'strm': did you mean 'stream'"),
+        (lambda: buffer.deviceArray(GPU=1), "deviceArray.*'GPU': did you mean 'gpu'"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            call()
+
+
+@pytest.mark.parametrize("after", ["2", 1.5, True])
+def test_aGenerationIsAnInteger(domain: str, after: object) -> None:
+    """Broken: `'<=' not supported`, and True was generation 1."""
+    with pytest.raises(TypeError, match="after must be a generation"):
+        muninn.share(A, name="a").waitNext(after=after, timeout=0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["می\u200cخواهم", "👨\u200d👩\u200d👧"])

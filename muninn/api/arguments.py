@@ -55,6 +55,8 @@ def _hint(keyword: str, names: set[str]) -> str:
 
 def asInteger(value: Any) -> int | None:
     """An integer of any kind, numpy's among them; None when it is none. True and False are none."""
+    if type(value) is int:
+        return value
     if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
         return None
     try:

@@ -219,6 +219,7 @@ class MuninnBuffer:
         """The live bytes as an array of `shape` and `dtype`: no copy, no fence. Read-only unless opened for writing."""
         return self._view(self._checked())
 
+    @named
     def deviceArray(self, gpu: int | None = None) -> Any:
         """The live bytes as an array that kernels take: Numba's device array of `shape` and `dtype`, no copy, no fence.
 
@@ -251,6 +252,7 @@ class MuninnBuffer:
                 raise ControlBlockInvalid(f"the row of {description.name!r} states a shape that its bytes do not have: {error}") from error
         return self._array.view()  # an array of the caller's own, whose shape and flags it may change
 
+    @named
     def write(self, timeout: float | None = None, *, stream: Any = WITHOUT_STREAM) -> Writing:
         """Publish: ``with buffer.write() as view:`` gives the array to one writer at a time, and readers see all of it or nothing.
 
@@ -271,6 +273,7 @@ class MuninnBuffer:
             raise PermissionDenied(f"{self.name!r} is open for reading", 'Open it with access="readWrite"')
         return Writing(self, timeoutOf("write", timeout), stream)
 
+    @named
     def read(self, out: np.ndarray[Any, Any] | None = None, timeout: float | None = None, *, stream: Any = WITHOUT_STREAM) -> Any:
         """A private copy of one whole generation on the host, never torn; with a stream, a reader's turn for kernels.
 
@@ -299,6 +302,7 @@ class MuninnBuffer:
             return Reading(self, stream, timeoutOf("read", timeout))
         return snapshot(self._checked(), out, READ_BOUND_SECONDS if timeout is None else secondsOf("read", timeout))
 
+    @named
     def waitNext(self, timeout: float | None = None, after: int | None = None, out: np.ndarray[Any, Any] | None = None) -> int:
         """Wait until a newer generation is published; returns it.
 
@@ -320,6 +324,7 @@ class MuninnBuffer:
         """
         return nextOf(self, timeoutOf("waitNext", timeout), after, out)
 
+    @named
     async def waitNextAsync(self, timeout: float | None = None, after: int | None = None, out: np.ndarray[Any, Any] | None = None) -> int:
         """`waitNext` for asyncio: it waits in a thread of its own, which ends at once when the task is cancelled."""
         bound = timeoutOf("waitNextAsync", timeout)
@@ -328,10 +333,12 @@ class MuninnBuffer:
 
     # --- fences ------------------------------------------------------------------------------------------------------
 
+    @named
     def signal(self, stream: Any = None) -> int:
         """Promise: what `stream` was given so far is done when this ticket is. Returns the ticket."""
         return fences.signal(self._checked(), stream)
 
+    @named
     def wait(self, stream: Any = None, ticket: int | None = None, timeout: float | None = None) -> int:
         """Make `stream` wait for a ticket, the last one issued when none is given; with no stream, wait here and now.
 
@@ -346,6 +353,7 @@ class MuninnBuffer:
 
     # --- the life of it ----------------------------------------------------------------------------------------------
 
+    @named
     def open(self, *, progress: Callable[[int], None] | None = None) -> int:
         """The address at which kernels and C of this process reach the bytes; it does not change while the buffer is open.
 

@@ -23,7 +23,7 @@ _CREATION_BOUND_SECONDS = 30.0
 
 
 class _Taking(atomics.Turn):
-    """What takes a lock and gives it back. None of its public methods is Python: nothing can interrupt one half way."""
+    """What takes a lock and gives it back. Each is one step of C: nothing can interrupt one half way."""
 
     _holding: Holding
     name: str
@@ -94,26 +94,30 @@ class Lock(_Taking):
     def recovered(self) -> bool:
         return bool(self._recovered)
 
+    @named
+    def acquire(self, timeout: float | None = None, blocking: None = None) -> bool:
+        """Take the lock, again if this thread has it.
+
+        Parameters
+        ----------
+        timeout
+            Seconds; None waits as long as the holder lives. `TimeoutError` when they are over.
+        blocking
+            Of Python's own locks, and refused: `timeout` says it.
+        """
+        return bool(atomics.lockAcquire(self, timeout if blocking is None else blocking))
+
     if TYPE_CHECKING:
-
-        def acquire(self, timeout: float | None = None) -> bool:
-            """Take the lock, again if this thread has it.
-
-            Parameters
-            ----------
-            timeout
-                Seconds; None waits as long as the holder lives. `TimeoutError` when they are over.
-            """
 
         def release(self) -> None:
             """Give the lock back, once for each `acquire`. `RuntimeError` when this thread does not have it."""
 
         def __enter__(self) -> Lock: ...
     else:
-        acquire = atomics.lockAcquire
         release = atomics.lockRelease
         __enter__ = atomics.lockEnter
 
+    @named
     def held(self, timeout: float | None) -> _Held:
         """``with lock.held(timeout=2.0):``, for a bounded wait."""
         return _Held(self, timeoutOf("Lock.held", timeout))

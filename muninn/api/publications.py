@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from muninn.api.arguments import asInteger
 from muninn.api.snapshots import READ_BOUND_SECONDS, checkFits, copyInto, writerIsDead
 from muninn.control.deadlines import deadlineOf, remaining
 from muninn.errors import WriterDied
@@ -28,6 +29,8 @@ def nextOf(
 ) -> int:
     """`MuninnBuffer.waitNext`; ends soon with `InterruptedError` once `cancelled` is set."""
     holding = buffer._checked()
+    if after is not None and asInteger(after) is None:
+        raise TypeError(f"waitNext: after must be a generation, as waitNext returns it, not {type(after).__name__}")
     if out is not None:
         checkFits(holding, out)
     deadline = deadlineOf(timeout)

@@ -220,7 +220,7 @@ ownerBind = _bound(_quick, "mnnOwnerBind", None, _ADDRESS, _ADDRESS, _ADDRESS, _
 ownerWrites = _bound(_quick, "mnnOwnerWrites", _I32, _ADDRESS, _U64)
 ownerReads = _bound(_quick, "mnnOwnerReads", _I32, _ADDRESS, _U64)
 ownerIsBusy = _bound(_quick, "mnnOwnerIsBusy", _I32, _ADDRESS, _U64)
-lockAcquire = _method("mnnLockAcquireBlocking", ctypes.py_object, "timeout", "blocking")
+lockAcquire = _method("mnnLockAcquire", ctypes.py_object, "timeout")
 lockRelease = _method("mnnLockRelease", ctypes.py_object)
 lockEnter = _method("mnnLockEnter", ctypes.py_object)
 lockExit = _method("mnnLockExit", ctypes.py_object, arguments=3)

@@ -19,6 +19,7 @@ MUTANTS = [
     Mutant("muninn/api/credentials.py", "        election.replace(term, heir)\n", "        pass\n", "a broker of another uid hands its office on", "test_credentials.py::test_aBrokerOfAnotherUidHandsItsOfficeOnBeforeItIsAsked", equivalent="a term of its own that it begins again fails at the first look at the names, and the office goes on from there"),
     Mutant("muninn/api/credentials.py", "    if isDisplaced(membership) and _uidOf", "    if False and _uidOf", "a thread is not taken for the process", "test_credentials.py::test_aThreadThatChangesItsUidAloneIsToldSo"),
     Mutant(_SNAPSHOTS, "    return _awaitCopy(holding, target, timeout) if copied is None or tickets.last() else copied", "    return holding.generation.value() - 2 if _awaitCopy(holding, target, timeout) or True else 0", "what is returned is the generation that was copied", "test_buffer.py::test_aConsumerTakesNoPublicationTwice"),
+    Mutant(_PUBLICATIONS, "    if after is not None and asInteger(after) is None:\n", "    if False:\n", "True is no generation", "test_arguments.py::test_aGenerationIsAnInteger"),
     # --- listing ---
     Mutant(_ENTRY, "others or Drain(entry.block).isOn() or bool", "others or bool", "a domain that drains is not forgotten", "test_cli.py::test_aDrainOutlivesEverybodyAndTellsWhy"),
     Mutant(_LISTING, "            if hold.slot not in dead:", "            if True:", "the dead hold nothing", "test_listing.py::test_theDeadHoldNothing"),
