@@ -360,7 +360,9 @@ def test_sizesOfAnotherTypeAreTypeErrors(value: Any) -> None:
         asSize(value)
 
 
-@pytest.mark.parametrize("value", [(0,), (3, -1), (2.5,), (2.0,), 2.5, "12", "x", None, (None,), (1,) * 9, [[1]], object()])
+@pytest.mark.parametrize(
+    "value", [(0,), (3, -1), (2.5,), (2.0,), 2.5, "12", "x", None, (None,), True, (True, 2), (np.True_,), (1,) * 9, [[1]], object()]
+)
 def test_shapesThatCanNotBeAreRefused(value: Any) -> None:
     with pytest.raises(InvalidArgument):
         asShape(value)

@@ -181,11 +181,10 @@ def _laidOut(specs: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, tuple[int,
     for key, (shape, dtype) in specs.items():
         if not isinstance(key, str):
             raise TypeError(f"the keys of a bundle are str, not {type(key).__name__}")
-        itemType = asDtype(dtype)
-        if itemType.fields is not None or itemType.subdtype is not None:
+        lengths, itemType = creation.asItems(shape, dtype)
+        if itemType.fields is not None:
             raise InvalidDtype(f"{key!r} has dtype {shown(itemType)}: a bundle holds plain types", "Share it as an array of its own")
         offset = -(-end // _ALIGNMENT) * _ALIGNMENT
-        lengths = creation.asShape(shape)
         entries[key] = (offset, lengths, itemType)
         end = offset + int(np.prod(lengths, dtype=object)) * itemType.itemsize
     return entries, end

@@ -7,7 +7,6 @@ up, and for one that dies the broker does.
 from __future__ import annotations
 
 import contextlib
-import operator
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -97,13 +96,21 @@ def asSize(value: int | str) -> int:
 def asShape(value: Any) -> tuple[int, ...]:
     """A tuple of lengths above 0, at most 8, or `InvalidArgument`."""
     try:
-        lengths = (value,) if isinstance(value, int | np.integer) else value
-        shape = tuple(operator.index(length) for length in lengths)
+        found = [asInteger(length) for length in ((value,) if isinstance(value, int | np.integer) else value)]
     except TypeError:
-        raise InvalidArgument(f"{value!r} is no shape", "Pass a length or a tuple of lengths") from None
+        found = [None]
+    shape = tuple(length for length in found if length is not None)
+    if len(shape) != len(found):
+        raise InvalidArgument(f"{value!r} is no shape", "Pass a length or a tuple of lengths")
     if len(shape) > layout.MAX_NDIM or any(length <= 0 for length in shape):
         raise InvalidArgument(f"shape {shape} can not be", f"Use at most {layout.MAX_NDIM} lengths, each above 0")
     return shape
+
+
+def asItems(shape: Any, dtype: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The lengths, and the type of an element. Elements that are arrays themselves are further lengths, as for numpy."""
+    itemType = asDtype(dtype)
+    return asShape((*asShape(shape), *itemType.shape)), itemType.base
 
 
 def checkOptions(what: str, function: Callable[..., Any], keywords: dict[str, Any]) -> None:
@@ -131,7 +138,7 @@ def draft(
     membership = current()
     settings = membership.settings
     asked = asMode(mode) if mode is not None else Mode.BIG
-    lengths, itemType = asShape(shape), asDtype(dtype)
+    lengths, itemType = asItems(shape, dtype)
     text, described = encoded(itemType)
     sizeBytes = int(np.prod(lengths, dtype=object)) * itemType.itemsize
     if sizeBytes > _MAX_BYTES:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SyntaxError, RecursionError)
 
 
+#: What `dtype.isbuiltin` says of a type that a library has registered, as ml_dtypes its bfloat16.
+_OF_A_LIBRARY = 2
 #: What numpy calls the types of a kind, before their bits.
 _KINDS = {"i": "int", "u": "uint", "f": "float", "c": "complex", "S": "bytes", "U": "str", "V": "void"}
 
@@ -52,7 +54,16 @@ def asDtype(value: Any) -> np.dtype[Any]:
         raise InvalidDtype(f"dtype {shown(dtype)} holds Python objects, which are addresses of one process")
     if dtype.itemsize == 0:
         raise InvalidDtype(f"dtype {shown(dtype)} has no size", "Give the type a length, as in `S16` or `V8`")
+    if dtype.isbuiltin == _OF_A_LIBRARY:
+        raise _unreadable(dtype)
     return dtype
+
+
+def _unreadable(dtype: np.dtype[Any]) -> InvalidDtype:
+    return InvalidDtype(
+        f"dtype {shown(dtype)} is not numpy's own: by its text, {dtype.str}, another process would read it as another one, or not at all",
+        f"Share its bits, `array.view('u{dtype.itemsize}')`, and view what was opened as the type again",
+    )
 
 
 def encoded(dtype: np.dtype[Any]) -> tuple[str, bytes]:
@@ -68,6 +79,11 @@ def encoded(dtype: np.dtype[Any]) -> tuple[str, bytes]:
     except ImportError as error:
         raise endingError(f"numpy can not describe {dtype.str} any more") from error
     manifest: bytes = msgpack.packb({"descr": _listed(description)})
+    try:
+        if _described(manifest) != dtype:
+            raise _unreadable(dtype)
+    except ControlBlockInvalid:
+        raise _unreadable(dtype) from None
     return f"|V{dtype.itemsize}", manifest
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from muninn.api import creation, lending
 from muninn.api.arguments import checkKeywords, keywordsOf, named
 from muninn.api.buffer import MuninnBuffer
-from muninn.api.dtypes import asDtype, dtypeOf, shown
+from muninn.api.dtypes import dtypeOf, shown
 from muninn.api.holdings import Holding
 from muninn.api.loading import load
 from muninn.api.lock import Lock
@@ -217,7 +217,7 @@ def array(
         The name exists with another shape or dtype.
     """
     creation.checkOptions("array", array, keywords)
-    lengths, itemType, own, renewal = creation.asShape(shape), asDtype(dtype), asAccess(access), asRenew(renew)
+    (lengths, itemType), own, renewal = creation.asItems(shape, dtype), asAccess(access), asRenew(renew)
     allowed = Access.READ_WRITE if own is Access.READ_ONLY else own
     wanted = creation.draft(lengths, itemType, name=asName(name), access=allowed, **keywords)
     holding = _attachOrCreate(current(), wanted, secondsOf("array", timeout), progress)

@@ -189,13 +189,11 @@ def runLoad(arguments: argparse.Namespace) -> int:
 
 def _checkShareable(source: Source) -> None:
     """Say which array of a sound file can not be shared, before anything is allocated."""
-    from muninn.api.creation import asShape
-    from muninn.api.dtypes import asDtype
+    from muninn.api.creation import asItems
     from muninn.errors import MuninnError
 
     for key, entry in source.entries.items():
         try:
-            asShape(entry.shape)
-            asDtype(entry.dtype)
+            asItems(entry.shape, entry.dtype)
         except MuninnError as error:
             raise type(error)(f"{source.path}: {key or 'the array'}: {error.reason}", error.fix) from None

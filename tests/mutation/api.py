@@ -20,6 +20,10 @@ MUTANTS = [
     Mutant("muninn/api/credentials.py", "    if isDisplaced(membership) and _uidOf", "    if False and _uidOf", "a thread is not taken for the process", "test_credentials.py::test_aThreadThatChangesItsUidAloneIsToldSo"),
     Mutant(_SNAPSHOTS, "    return _awaitCopy(holding, target, timeout) if copied is None or tickets.last() else copied", "    return holding.generation.value() - 2 if _awaitCopy(holding, target, timeout) or True else 0", "what is returned is the generation that was copied", "test_buffer.py::test_aConsumerTakesNoPublicationTwice"),
     Mutant(_PUBLICATIONS, "    if after is not None and asInteger(after) is None:\n", "    if False:\n", "True is no generation", "test_arguments.py::test_aGenerationIsAnInteger"),
+    # --- dtypes ---
+    Mutant("muninn/api/dtypes.py", "    if dtype.isbuiltin == _OF_A_LIBRARY:\n", "    if False:\n", "what would not read back is not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
+    Mutant("muninn/api/dtypes.py", "        if _described(manifest) != dtype:\n", "        if False:\n", "fields that would not read back are not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
+    Mutant("muninn/api/creation.py", "(*asShape(shape), *itemType.shape)", "asShape(shape)", "an element may be an array", "test_dtypes.py::test_anElementMayBeAnArray"),
     # --- listing ---
     Mutant(_ENTRY, "others or Drain(entry.block).isOn() or bool", "others or bool", "a domain that drains is not forgotten", "test_cli.py::test_aDrainOutlivesEverybodyAndTellsWhy"),
     Mutant(_LISTING, "            if hold.slot not in dead:", "            if True:", "the dead hold nothing", "test_listing.py::test_theDeadHoldNothing"),
