@@ -64,6 +64,20 @@ def test_anExecGivesBackWhatTheProgramHeld(domain: str, actor: Start, child: str
         os.kill(pid, 9)
 
 
+def test_anExecIsFoundThoughNobodyWaitsForWhatItHeld(domain: str, actor: Start) -> None:
+    """A child that Python knows nothing of keeps its connection, its pidfd tells of no exec, and nobody asks: the broker looks all the same."""
+    muninn.share(bytes(4), name="a")
+    other = actor(
+        "import ctypes\ngone = muninn.share(b'x', name='gone', lifetime='lastClose')\nlibc = ctypes.CDLL(None)\npid = libc.fork()\n"
+        "if not pid: libc.pause()\n"
+    )
+    child = other.do("pid")
+    other.begin(_SLEEP)
+    eventually(lambda: _pids() == [os.getpid()], "its slot was given back")
+    eventually(lambda: [each["name"] for each in muninn.listBuffers() if each["state"] != "freed"] == ["a"], "what goes with its last user")
+    os.kill(child, 9)
+
+
 def test_aBrokerThatExecsIsReplaced(domain: str, actor: Start) -> None:
     broker = actor().join()
     muninn.domainInfo()

@@ -42,11 +42,13 @@ def listBuffers() -> list[dict[str, Any]]:
     Memory that was freed and that other processes still map, as forked children may, is there with the state ``freed`` and no name.
     """
     membership = current()
-    if any(membership.rows.state(row).state == layout.ROW_LIVE for row in membership.rows.fastMode()):
+    rows = membership.rows.notFree()
+    if any(state.state == layout.ROW_LIVE and membership.rows.isFastMode(row) for row, state in rows):
         membership.client.awaitAnswer(_ANSWER_SECONDS)  # by then it has freed what nobody has the memory of
+        rows = membership.rows.notFree()
     moment = _Moment(membership, leases.scanHolds(membership.block, membership.members))
     described = []
-    for row, state in membership.rows.notFree():
+    for row, state in rows:
         description = _stableDescription(membership, row, state)
         if description is None or description.kind == layout.ROW_KIND_LOCK:
             continue

@@ -93,7 +93,8 @@ def sleepOn(address: int, expected: int, timeoutNs: int) -> int:
     """
     sleep = _sleeper()
     if sleep is None:
-        return int(atomics.futexWait32(address, expected, timeoutNs))
+        result: int = atomics.futexWait32(address, expected, timeoutNs)
+        return result
     if atomics.loadAcquire32(address) == expected and timeoutNs > 0:
         sleep(min(timeoutNs, _LOOK_NS) / 1e9)
     return -errno.EAGAIN
