@@ -237,6 +237,9 @@ def test_sizesAreWrittenInOneWay(domain: str) -> None:
         assert "3145728 (3M)" in run("describe", "big").stdout and "56 (56 B)" in run("describe", "small").stdout
         assert "3M of bigMode" in run("open", "big", "--seconds", "0").stdout
         assert "2 buffers, 3M;" in answer("doctor")["domain"]["found"]
+        refused = run("alloc", "--size", "2G", "--name", "huge", MUNINN_BIG_MODE_MAX_BYTES="1G", MUNINN_DOMAIN=f"{domain}-small").stderr
+        assert "0 B used + 2G wanted > 1G allowed (memory.bigModeMaxBytes)" in refused
+        assert "a size of 0 B can not be. Fix: Use 1 B to 64P." in run("alloc", "--size", "0", "--name", "none").stderr
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [(".npy", "array"), (".npz", "bundle")])

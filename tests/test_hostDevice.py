@@ -138,8 +138,9 @@ def test_roomIsAskedAgainOnTheWay(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([1 << 40, 0])
     monkeypatch.setattr(room, "availableBytes", lambda: next(answers))
     monkeypatch.setattr(memfd, "_CHUNK_BYTES", MIB)
-    with pytest.raises(HostMemoryFull):
+    with pytest.raises(HostMemoryFull, match="7M do not fit") as raised:
         host().allocate(0, 8 * MIB)
+    assert "control group" in raised.value.fix, "it said to raise `ulimit -v`"
 
 
 def test_fileSizeLimitIsTyped() -> None:
@@ -156,6 +157,7 @@ def test_failedMappingIsTypedAndLeavesNothing(monkeypatch: pytest.MonkeyPatch) -
     def refuse(*_: object, **__: object) -> int:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
+    gc.collect()
     there = host()
     with there.allocate(0, MIB) as allocation:
         descriptor = allocation.exportDescriptor()

@@ -154,8 +154,9 @@ def test_whatCanNotFitIsRefusedBeforeAPageIsTaken(places: Places, monkeypatch: p
     mapping = segments.Mapping(fd, 4 * layout.PAGE_BYTES, writable=True)
     monkeypatch.setattr(segments.room, "availableBytes", lambda: layout.PAGE_BYTES)
     monkeypatch.setattr(segments.room, "_kept", (0.0, 0))
-    with pytest.raises(HostMemoryFull):
+    with pytest.raises(HostMemoryFull, match="16K do not fit: .* has room for 4K") as raised:
         segments.reserve(fd, mapping, 1)
+    assert "a larger /dev/shm does not help" in raised.value.fix, "it said to enlarge /dev/shm"
     assert os.fstat(fd).st_blocks == 0
     mapping.close()
     os.close(fd)

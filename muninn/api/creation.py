@@ -21,6 +21,7 @@ from muninn.api.making import Making
 from muninn.api.membership import Membership, current
 from muninn.api.memory import Bytes, Memory, NoBytes, Stage, addressOf, exported
 from muninn.config import asBytes
+from muninn.config.sizes import exactly
 from muninn.control import clock, layout, segments, wire
 from muninn.control.clock import monotonicMs
 from muninn.control.logs import Log
@@ -89,7 +90,7 @@ def asSize(value: int | str) -> int:
         raise TypeError(f'size must be a number of bytes or text like "128G", not {type(value).__name__}')
     sizeBytes = asBytes(value) if isinstance(value, str) else int(value)
     if not 0 < sizeBytes <= _MAX_BYTES:
-        raise InvalidArgument(f"a size of {sizeBytes} bytes can not be", f"Use 1 to {_MAX_BYTES} bytes")
+        raise InvalidArgument(f"a size of {exactly(sizeBytes)} can not be", f"Use 1 B to {exactly(_MAX_BYTES)}")
     return sizeBytes
 
 
@@ -142,7 +143,7 @@ def draft(
     text, described = encoded(itemType)
     sizeBytes = int(np.prod(lengths, dtype=object)) * itemType.itemsize
     if sizeBytes > _MAX_BYTES:
-        raise InvalidArgument(f"{sizeBytes} bytes can not be", f"Use at most {_MAX_BYTES} bytes")
+        raise InvalidArgument(f"{exactly(sizeBytes)} can not be", f"Use at most {exactly(_MAX_BYTES)}")
     gpu = _asGpu(membership, asked, preferredGpu)
     made = f"anonymous-{os.urandom(8).hex()}"
     asLasting = Lifetime.LAST_CLOSE if name is None else Lifetime.KEEP

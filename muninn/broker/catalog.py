@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from muninn.broker.lifetimes import Lifetimes
 from muninn.broker.limits import Limits
+from muninn.config.sizes import exactly
 from muninn.control.index import NameIndex
 from muninn.control.rows import RowDescription, RowTable, Taken
 from muninn.errors import BufferExists, QuotaExceeded
@@ -149,7 +150,7 @@ class Catalog:
     @staticmethod
     def _compare(what: str, used: int, wanted: int, limit: int, key: str) -> None:
         if used + wanted > limit:
-            raise QuotaExceeded(f"{what}: {used} bytes used + {wanted} wanted > {limit} allowed ({key})")
+            raise QuotaExceeded(f"{what}: {exactly(used)} used + {exactly(wanted)} wanted > {exactly(limit)} allowed ({key})")
 
     def forgetDeadline(self, row: int) -> None:
         """The lifetime has ended, and what follows from it was begun."""

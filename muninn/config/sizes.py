@@ -21,14 +21,25 @@ def asBytes(text: str) -> int:
     # Integers stay exact; a fraction is of the unit, and what is below a byte is cut off.
     sizeBytes = int(number) << 10 * power if "." not in number else int(float(number) * (1 << 10 * power))
     if sizeBytes > MAX_BYTES:
-        raise InvalidArgument(f"{text!r} is more than any machine has", f"Use at most {MAX_BYTES} bytes")
+        raise InvalidArgument(f"{text!r} is more than any machine has", f"Use at most {exactly(MAX_BYTES)}")
     return sizeBytes
 
 
 def asText(sizeBytes: int) -> str:
     """`sizeBytes` for a person, as `asBytes` reads it too: 128G, 1.5M, 512 B."""
-    for unit, power in (("T", 40), ("G", 30), ("M", 20), ("K", 10)):
-        if sizeBytes >= 1 << power:
-            value = sizeBytes / (1 << power)
-            return f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}".removesuffix(".0") + unit
-    return f"{sizeBytes} B"
+    text = f"{sizeBytes} B"
+    for unit, power in _POWERS.items():
+        value = sizeBytes / (1 << 10 * power)
+        if power > 0:
+            text = f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}".removesuffix(".0") + unit
+        if round(value) < 1 << 10:  # what would be rounded to 1024K is 1M
+            break
+    return text
+
+
+def exactly(sizeBytes: int) -> str:
+    """The same where sizes are compared: with the bytes behind it if it was rounded, such as 3M (3145729 bytes)."""
+    if sizeBytes > MAX_BYTES:
+        return f"{sizeBytes} bytes"
+    text = asText(sizeBytes)
+    return text if sizeBytes < 1 << 10 or asBytes(text) == sizeBytes else f"{text} ({sizeBytes} bytes)"

@@ -22,6 +22,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from muninn.config.sizes import exactly
 from muninn.control import atomics, clock, descriptors, layout
 from muninn.control.clock import monotonicMs as monotonicMs  # the clock of its words
 from muninn.control.descriptors import Descriptor
@@ -117,7 +118,7 @@ class ControlBlock:
         try:
             os.posix_fallocate(fd.number, offset, sizeBytes)
         except OSError as error:
-            raise _blockError(error, f"another {sizeBytes} bytes of the control block", "Enlarge /dev/shm, or free buffers") from error
+            raise _blockError(error, f"another {exactly(sizeBytes)} of the control block", "Enlarge /dev/shm, or free buffers") from error
         finally:
             fd.close()
 
@@ -372,7 +373,9 @@ def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | 
     except OSError as error:
         fd.close()
         unlinkFile(places.draftPath)
-        raise _blockError(error, f"{limits.rowsOffset} bytes for the control block", "Enlarge /dev/shm, or free what is in it") from error
+        raise _blockError(
+            error, f"{exactly(limits.rowsOffset)} for the control block", "Enlarge /dev/shm, or free what is in it"
+        ) from error
     try:
         published = adopt(block) if adopt is not None else None
         # SYNC version: pairs with readHeader in every process that opens the block; header, secret and rows are visible before it.

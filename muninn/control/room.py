@@ -12,8 +12,10 @@ import errno
 import os
 from collections.abc import Iterator
 
+from muninn.config.sizes import exactly
 from muninn.control import clock
 from muninn.control.files import openFile
+from muninn.errors import HostMemoryFull
 
 _CONTROL_GROUPS = "/sys/fs/cgroup"
 #: (limit, usage) by version of the interface.
@@ -42,6 +44,15 @@ def roomFor(sizeBytes: int) -> int:
         until, available = clock.now() + _KEPT_SECONDS, availableBytes()
     _kept = until, available - sizeBytes
     return available
+
+
+def requireRoom(sizeBytes: int, spareBytes: int = 0) -> None:
+    """Raise `HostMemoryFull` where there is no room for an allocation of so much that leaves `spareBytes`."""
+    if sizeBytes > (left := roomFor(sizeBytes) - spareBytes):
+        raise HostMemoryFull(
+            f"{exactly(sizeBytes)} do not fit: this machine's memory, or this control group's, has room for {exactly(max(0, left))}",
+            "Free buffers, end programs, or raise the limit of the container or control group; a larger /dev/shm does not help",
+        )
 
 
 def _groupRooms(membership: str) -> Iterator[int]:

@@ -15,6 +15,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
+from muninn.config.sizes import exactly
 from muninn.control import atomics, descriptors, ownership, room, threads
 from muninn.control.descriptors import Descriptor, Known
 from muninn.control.files import openFile
@@ -271,8 +272,8 @@ def reserve(
                 progress(length)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise HostMemoryFull(f"{mapping.sizeBytes} bytes do not fit into {SHM_ROOT}: {error.strerror}") from error
-        raise fileError(error, f"{mapping.sizeBytes} bytes in {SHM_ROOT}") from error
+            raise HostMemoryFull(f"{exactly(mapping.sizeBytes)} do not fit into {SHM_ROOT}: {error.strerror}") from error
+        raise fileError(error, f"{exactly(mapping.sizeBytes)} in {SHM_ROOT}") from error
 
 
 def _reserveSlice(fd: int, mapping: Mapping, offset: int, length: int, source: int, copied: int, workers: int) -> None:
@@ -290,12 +291,10 @@ def _reserveSlice(fd: int, mapping: Mapping, offset: int, length: int, source: i
 def _requireRoom(sizeBytes: int) -> None:
     """Refuse what can not fit before a page of it is taken. What is not enough in spite of this is an error of the reservation."""
     status = os.statvfs(SHM_ROOT)
-    limits = {"this machine's memory": room.roomFor(sizeBytes)}
-    if status.f_blocks:  # otherwise it is as large as the memory: a tmpfs of size=0, or a ramfs
-        limits[SHM_ROOT] = status.f_bavail * status.f_frsize
-    for place, free in limits.items():
-        if sizeBytes > free:
-            raise HostMemoryFull(f"{sizeBytes} bytes do not fit: {place} has room for {free}")
+    room.requireRoom(sizeBytes)
+    # Without blocks it is as large as the memory: a tmpfs of size=0, or a ramfs.
+    if status.f_blocks and sizeBytes > (free := status.f_bavail * status.f_frsize):
+        raise HostMemoryFull(f"{exactly(sizeBytes)} do not fit: {SHM_ROOT} has room for {exactly(free)}")
 
 
 def copyIn(mapping: Mapping, source: int, sizeBytes: int) -> None:
@@ -309,4 +308,4 @@ def copyIn(mapping: Mapping, source: int, sizeBytes: int) -> None:
 def populate(mapping: Mapping, offset: int, sizeBytes: int) -> None:
     """Allocate a range, from a page's beginning, of a lazily reserved segment; where a touch would be a SIGBUS it is an error."""
     if sizeBytes and (result := atomics.advise(mapping.address + offset, pagesUp(sizeBytes), _MADV_POPULATE_WRITE)) != 0:
-        raise HostMemoryFull(f"{SHM_ROOT} is full at byte {offset} of {mapping.sizeBytes}: {os.strerror(-result)}")
+        raise HostMemoryFull(f"{SHM_ROOT} is full at {exactly(offset)} of {exactly(mapping.sizeBytes)}: {os.strerror(-result)}")

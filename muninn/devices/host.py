@@ -12,6 +12,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Collection
 
+from muninn.config.sizes import exactly
 from muninn.control import atomics, clock
 from muninn.control.header import bootId
 from muninn.devices import memfd
@@ -50,7 +51,7 @@ class _Ledger:
             used = self._sum(gpu) if counted is None else counted
             if used + sizeBytes > limit:
                 raise QuotaExceeded(
-                    f"GPU {gpu}: {used} bytes used + {sizeBytes} wanted > {limit} pretended (devices.hostGpuBytes)",
+                    f"GPU {gpu}: {exactly(used)} used + {exactly(sizeBytes)} wanted > {exactly(limit)} pretended (devices.hostGpuBytes)",
                     "Free buffers on this GPU, or raise [devices] hostGpuBytes",
                 )
             self._claims.add(claim)

@@ -13,6 +13,7 @@ import fcntl
 import os
 import weakref
 
+from muninn.config.sizes import exactly
 from muninn.control import atomics, descriptors, room
 from muninn.control.descriptors import Descriptor, Known
 from muninn.control.surroundings import fileError
@@ -112,7 +113,7 @@ def allocate(gpu: int, sizeBytes: int, claim: object) -> MemfdAllocation:
         _fill(fd.number, pagesUp(sizeBytes))
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     except OSError as error:
-        raise _typed(error, f"{sizeBytes} bytes for GPU {gpu}") from error
+        raise _typed(error, f"{exactly(sizeBytes)} for GPU {gpu}") from error
     return MemfdAllocation(gpu, fd, sizeBytes, True, claim)
 
 
@@ -146,8 +147,7 @@ def checkSize(sizeBytes: int) -> None:
 def _fill(fd: int, sizeBytes: int) -> None:
     for offset in range(0, sizeBytes, _CHUNK_BYTES):
         wanted = sizeBytes - offset
-        if wanted > (available := room.roomFor(wanted) - _SPARE_BYTES):
-            raise OSError(errno.ENOMEM, f"{max(0, available)} bytes of host memory are left for {wanted}")
+        room.requireRoom(wanted, _SPARE_BYTES)
         os.posix_fallocate(fd, offset, min(_CHUNK_BYTES, wanted))
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from cuda.bindings import driver as cu
 
+from muninn.config.sizes import exactly
 from muninn.devices.cuda.driver import DriverError, call, guard, typed
 from muninn.devices.cuda.gpu import Gpu
 from muninn.devices.cuda.reaper import Reaper
@@ -65,7 +66,8 @@ class Budget:
         with self._changing:
             if self.usedBytes + sizeBytes > self.limitBytes:
                 raise BarPressureHigh(
-                    f"{self.usedBytes} bytes mapped for GPUs + {sizeBytes} wanted > {self.limitBytes} (devices.mappedWindowBytes)",
+                    f"{exactly(self.usedBytes)} mapped for GPUs + {exactly(sizeBytes)} wanted"
+                    f" > {exactly(self.limitBytes)} (devices.mappedWindowBytes)",
                     "Close mapped buffers, or raise [devices] mappedWindowBytes",
                 )
             self.usedBytes += sizeBytes
