@@ -94,6 +94,19 @@ def test_aTerminalGetsColoursAndLinesThatFit(domain: str) -> None:
     assert json.loads(onTerminal("list", "--json"))["domain"] == domain
 
 
+@pytest.mark.parametrize("columns", [60, 40, 20])
+def test_aNarrowWindowBreaksNoRow(domain: str, columns: int) -> None:
+    """Broken: what did not fit went on in the next line, and the segment's path in a description was cut."""
+    held = muninn.share(b"x", name="a-name-" * 15, tenant="tenant/" * 8)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", onTerminal("list", columns=columns)).splitlines()
+    assert len(lines) == 2 and all(len(line) <= columns for line in lines)
+    assert lines[0].startswith("BUFFER") and lines[0].endswith("…") and lines[1].startswith("a-name-")
+    described = re.sub(r"\x1b\[[0-9;]*m", "", onTerminal("describe", held.name, columns=columns))
+    assert "…" not in described
+    whole = "".join(line[len("transportReason") + 2 :] for line in described.splitlines())
+    assert held.name in whole and held.describe()["segment"] in whole
+
+
 def test_showsNothingThatATerminalWouldObey(domain: str, actor: Start) -> None:
     actor("import sys\nsys.argv[0] = 'evil\\x1b[2J'\nheld = muninn.share(b'x', name='one')")
     assert "\x1b" not in run().stdout

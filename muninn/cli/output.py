@@ -1,6 +1,7 @@
 """How the inspector prints: text for people, JSON for programs, errors on stderr.
 
-The text is the same in a pipe and on a terminal; there it has colours too (unless NO_COLOR is set) and is cut to the window's width.
+The text is the same in a pipe and on a terminal; there it has colours too (unless NO_COLOR is set), and a list is cut to the window's
+width, a line for a line; a description goes on in the next line instead.
 What other processes wrote (names, programs) is shown without characters that a terminal would obey.
 """
 
@@ -75,27 +76,27 @@ def printTable(headings: Sequence[str], rows: Sequence[Row], shrinking: Sequence
     shrinking
         Columns that give way in a narrow window.
     wrapping
-        Whether the last column goes on in the next line there.
+        Whether the last column goes on in the next line there; otherwise lines are cut.
     """
     console = _console()
     widths = [max([_width(heading), *(_width(row.cells[column]) for row in rows)]) for column, heading in enumerate(headings)]
     if console is not None:
         _shrink(widths, shrinking, console.width)
         if wrapping:
-            room = console.width - sum(widths[:-1]) - 2 * (len(widths) - 1)
-            rows = [line for row in rows for line in _wrapped(row, max(room, 20))]
-            widths[-1] = max(room, 20)
+            room = max(console.width - sum(widths[:-1]) - 2 * (len(widths) - 1), _LEAST_WIDTH)
+            rows = [line for row in rows for line in _wrapped(row, room)]
+            widths[-1] = 0
     if any(headings):
-        _printLine(console, headings, widths, "bold")
+        _printLine(console, headings, widths, "bold", not wrapping)
     for row in rows:
-        _printLine(console, row.cells, widths, "")
+        _printLine(console, row.cells, widths, "", not wrapping)
         for note in row.notes:
-            _printLine(console, [f"  {note}"], [0], "dim")
+            _printLine(console, [f"  {note}"], [0], "dim", not wrapping)
 
 
 def _wrapped(row: Row, room: int) -> list[Row]:
     """The row as several, of which only the first has more than its last cell, and only the last has notes."""
-    parts = textwrap.wrap(row.cells[-1], room, break_long_words=False, break_on_hyphens=False) or [""]
+    parts = textwrap.wrap(row.cells[-1], room, break_on_hyphens=False) or [""]
     blank = ("",) * (len(row.cells) - 1)
     lines = [Row((*(row.cells[:-1] if number == 0 else blank), part)) for number, part in enumerate(parts)]
     lines[-1] = lines[-1]._replace(notes=row.notes)
@@ -111,20 +112,21 @@ def _console() -> Console | None:
     return Console(highlight=False)
 
 
-def _printLine(console: Console | None, cells: Sequence[str], widths: Sequence[int], style: str) -> None:
+def _printLine(console: Console | None, cells: Sequence[str], widths: Sequence[int], style: str, isCut: bool) -> None:
     padded = [cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True)]
     if console is None:
         print("  ".join(padded).rstrip())
         return
     from rich.text import Text
 
-    line = Text(no_wrap=True, overflow="ellipsis", style=style)
+    line = Text(style=style)
     for number, (cell, text, width) in enumerate(zip(cells, padded, widths, strict=True)):
         shown = Text(text, style=_COLOURS.get(cell, "red" if cell.startswith("revoked") else ""))
         if width:
             shown.truncate(width, overflow="ellipsis")
         line.append("  " if number else "").append_text(shown)
-    console.print(line)
+    # The console does not ask the line whether it may be wrapped.
+    console.print(line, no_wrap=True, overflow="ellipsis" if isCut else "ignore", crop=isCut)
 
 
 def _shrink(widths: list[int], shrinking: Sequence[int], room: int) -> None:
