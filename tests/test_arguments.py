@@ -90,6 +90,26 @@ def test_aGenerationIsAnInteger(domain: str, after: object) -> None:
         muninn.share(A, name="a").waitNext(after=after, timeout=0)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: muninn.array("a", mode="fastMode"), "missing.*'shape'"),  # type: ignore[call-arg]
+        (lambda: muninn.array("a", 3, name="a", mode="fastMode"), "multiple values for argument 'name'"),  # type: ignore[misc]
+        (lambda: muninn.shareOnce("x", mode="fastMode"), "missing.*'loader'"),  # type: ignore[call-arg]
+        (lambda: muninn.loadArray((2,), "f8", mode="fastMode"), "missing.*'fill'"),  # type: ignore[call-arg]
+        (lambda: muninn.loadBundle({}, tenant="t"), "missing.*'fill'"),  # type: ignore[call-arg]
+        (lambda: muninn.shareBundle(access="readOnly"), "missing.*'arrays'"),  # type: ignore[call-arg]
+        (lambda: muninn.array("a", shpe=3), "'shpe': did you mean 'shape'"),  # type: ignore[call-arg]
+        (lambda: muninn.shareBundle({"a": A}, fill=3), "shareBundle.*'fill': it takes access, arrays"),
+    ],
+)
+def test_aKeywordThatIsRightIsNotBlamedForAnotherArgument(domain: str, call: Callable[[], Any], said: str) -> None:
+    """Broken: what a function passes on was unexpected when an argument was missing or there twice."""
+    with pytest.raises(TypeError, match=said):
+        call()
+    assert muninn.listBuffers() == []
+
+
 @pytest.mark.parametrize("name", ["می\u200cخواهم", "👨\u200d👩\u200d👧"])
 def test_aNameMayHaveWhatItsScriptNeeds(domain: str, actor: Callable[..., Actor], name: str) -> None:
     muninn.share(A, name=name)

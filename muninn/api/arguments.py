@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+_PASSED_ON = "_passedOn"
 
 
 def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -38,11 +39,28 @@ def checkKeywords(what: str, given: Iterable[str], known: Iterable[str]) -> None
             raise TypeError(f"{what}() got an unexpected keyword argument {keyword!r}{_hint(keyword, names)}") from None
 
 
+def passingOn(to: Callable[..., Any], *but: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """Say that a function's `**keywords` are those of `to`, save some; below `named`, which asks for them."""
+
+    def say(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        function.__dict__[_PASSED_ON] = keywordsOf(to) - {*but}
+        return function
+
+    return say
+
+
+def checkPassed(function: Callable[..., Any], keywords: Iterable[str]) -> None:
+    """Refuse what such a function can not pass on, before anything is made."""
+    checkKeywords(function.__name__, keywords, keywordsOf(function))
+
+
 @functools.cache
 def keywordsOf(function: Callable[..., Any]) -> frozenset[str]:
-    """The names of the parameters that a function lists."""
+    """The keywords that a function takes: the parameters that it lists, and what it says to pass on."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return frozenset(name for name, each in inspect.signature(function).parameters.items() if each.kind in kinds)
+    listed = frozenset(name for name, each in inspect.signature(function).parameters.items() if each.kind in kinds)
+    passed: frozenset[str] = getattr(function, _PASSED_ON, frozenset())
+    return listed | passed
 
 
 def _hint(keyword: str, names: set[str]) -> str:

@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 
 from muninn.api import creation, views
-from muninn.api.arguments import named
+from muninn.api.arguments import checkPassed, named, passingOn
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.dtypes import asDtype, shown
 from muninn.api.holdings import Holding
@@ -110,31 +110,7 @@ class BundleDraft:
 
 
 @named
-def shareBundle(arrays: Mapping[str, Any], name: str | None = None, **keywords: Any) -> Bundle:
-    """Share many arrays in one segment.
-
-    Parameters
-    ----------
-    arrays
-        Key to array, as in `share`.
-    name, keywords
-        As in `share`.
-
-    Raises
-    ------
-    InvalidArgument, InvalidDtype, BufferExists, QuotaExceeded, HostMemoryFull
-    """
-    creation.checkOptions("shareBundle", loadBundle, keywords)
-    sources = {key: _asArray(array) for key, array in arrays.items()}
-
-    def fill(draft: BundleDraft) -> None:
-        for key, source in sources.items():
-            np.copyto(draft[key], source)
-
-    return loadBundle({key: (source.shape, source.dtype) for key, source in sources.items()}, fill, name, **keywords)
-
-
-@named
+@creation.passesOptions
 def loadBundle(
     specs: Mapping[str, tuple[Any, Any]],
     fill: Callable[[BundleDraft], None],
@@ -155,13 +131,39 @@ def loadBundle(
     name, renew, progress, keywords
         As in `share`.
     """
-    creation.checkOptions("loadBundle", loadBundle, keywords)
+    checkPassed(loadBundle, keywords)
     renewal = asRenew(renew)
     entries, sizeBytes = _laidOut(specs)
     manifest: bytes = msgpack.packb([[key, offset, list(shape), dtype.str] for key, (offset, shape, dtype) in entries.items()])
     wanted = creation.draft((sizeBytes,), np.uint8, name=name, kind=layout.ROW_KIND_BUNDLE, manifest=manifest, **keywords)
     holding = creation.create(wanted, fill=lambda memory: fill(BundleDraft(entries, memory)), progress=progress)
     return Bundle(MuninnBuffer._of(holding, wanted.access, renewal))
+
+
+@named
+@passingOn(loadBundle, "specs", "fill")
+def shareBundle(arrays: Mapping[str, Any], name: str | None = None, **keywords: Any) -> Bundle:
+    """Share many arrays in one segment.
+
+    Parameters
+    ----------
+    arrays
+        Key to array, as in `share`.
+    name, keywords
+        As in `share`.
+
+    Raises
+    ------
+    InvalidArgument, InvalidDtype, BufferExists, QuotaExceeded, HostMemoryFull
+    """
+    checkPassed(shareBundle, keywords)
+    sources = {key: _asArray(array) for key, array in arrays.items()}
+
+    def fill(draft: BundleDraft) -> None:
+        for key, source in sources.items():
+            np.copyto(draft[key], source)
+
+    return loadBundle({key: (source.shape, source.dtype) for key, source in sources.items()}, fill, name, **keywords)
 
 
 @named

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from muninn.api.arguments import asInteger, checkKeywords, keywordsOf
+from muninn.api.arguments import asInteger, passingOn
 from muninn.api.departure import Departing
 from muninn.api.dtypes import asDtype, encoded
 from muninn.api.gpus import deviceOf
@@ -114,11 +114,6 @@ def asItems(shape: Any, dtype: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return asShape((*asShape(shape), *itemType.shape)), itemType.base
 
 
-def checkOptions(what: str, function: Callable[..., Any], keywords: dict[str, Any]) -> None:
-    """Refuse what neither the function `what` nor a new buffer has, before anything is made."""
-    checkKeywords(what, keywords, keywordsOf(function) | keywordsOf(draft) - {"kind", "manifest"})
-
-
 def draft(
     shape: Any,
     dtype: Any,
@@ -163,6 +158,10 @@ def draft(
         deadlineMs=_asDeadline(lifetimeMs),
         numaNode=_asNode(numaNode),
     )
+
+
+#: Of a function whose `**keywords` are options of the buffer that it makes.
+passesOptions = passingOn(draft, "kind", "manifest")
 
 
 def lockDraft(name: str) -> Draft:

@@ -9,7 +9,7 @@ from typing import Any, Never
 import numpy as np
 
 from muninn.api import creation, lending
-from muninn.api.arguments import checkKeywords, keywordsOf, named
+from muninn.api.arguments import checkKeywords, checkPassed, keywordsOf, named, passingOn
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.dtypes import dtypeOf, shown
 from muninn.api.holdings import Holding
@@ -94,6 +94,7 @@ def share(
 
 
 @named
+@creation.passesOptions
 def loadArray(
     shape: Any,
     dtype: Any,
@@ -113,7 +114,7 @@ def loadArray(
     name, renew, progress, keywords
         As in `MuninnBuffer`.
     """
-    creation.checkOptions("loadArray", loadArray, keywords)
+    checkPassed(loadArray, keywords)
     renewal, wanted = asRenew(renew), creation.draft(shape, dtype, name=name, **keywords)
     holding = creation.create(wanted, fill=lambda memory: fill(_shaped(memory, wanted, np.dtype(dtype))), progress=progress)
     return MuninnBuffer._of(holding, wanted.access, renewal)
@@ -185,6 +186,7 @@ def openHandle(
 
 
 @named
+@creation.passesOptions
 def array(
     name: str,
     shape: Any,
@@ -216,7 +218,7 @@ def array(
     BufferMismatch
         The name exists with another shape or dtype.
     """
-    creation.checkOptions("array", array, keywords)
+    checkPassed(array, keywords)
     (lengths, itemType), own, renewal = creation.asItems(shape, dtype), asAccess(access), asRenew(renew)
     allowed = Access.READ_WRITE if own is Access.READ_ONLY else own
     wanted = creation.draft(lengths, itemType, name=asName(name), access=allowed, **keywords)
@@ -250,6 +252,7 @@ def _indexed(membership: Membership, encoded: bytes) -> tuple[int, int] | None:
 
 
 @named
+@passingOn(share, "array")
 def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = None, **keywords: Any) -> MuninnBuffer:
     """Open the named buffer; if there is none, the first who asks loads it and all others wait for that.
 
@@ -271,7 +274,7 @@ def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = N
     BufferMismatch
         The name is a bundle's.
     """
-    checkKeywords("shareOnce", keywords, keywordsOf(share) - {"array", "name"} | {"timeout"})
+    checkPassed(shareOnce, keywords)
     membership, deadline = current(), deadlineOf(timeoutOf("shareOnce", timeout))
     holding = membership.holdings.find(asName(name))
     if holding is None:
