@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import shutil
 import sys
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import removeDomain
 
 import muninn
 from muninn import errors
 from muninn.api import admin
 from muninn.api.membership import current
 from muninn.control import generations
+from muninn.control.places import Places
 from muninn.errors import OwnerDied, WriterDied
 from support import Actor, Background, eventually, leftovers
 
 Start = Callable[..., Actor]
+_STRANGER = 65534
 
 
 # --- publishing and reading --------------------------------------------------------------------------------------------------------
@@ -429,3 +434,75 @@ os.read(reading, 1000).decode()
 """
     assert parent.do(code) == "DomainChanged DomainChanged DomainChanged"
     assert parent.do("a.array.tolist()") == [0, 1, 2] and other.do("held.array.tolist()") == [666] * 3
+
+
+_KINDS = {
+    "buffer": "muninn.share(np.arange(3), name='mine')",
+    "bundle": "muninn.shareBundle({'a': np.arange(3)}, name='mine')",
+    "fastMode": "muninn.share(np.arange(3), name='mine', mode='fastMode')",
+}
+_FREED = """
+try: said = str(mine.free())
+except muninn.MuninnError as error: said = type(error).__name__
+"""
+
+
+@pytest.mark.parametrize("made", _KINDS.values(), ids=_KINDS)
+@pytest.mark.parametrize("removed", ["everything", "block"])
+def test_freeingWhatWasOfALostBlockFreesNothingOfTheNext(domain: str, actor: Start, removed: str, made: str) -> None:
+    """Broken: row and incarnation were freed in the block that came after it, where they are a stranger's buffer."""
+    holder = actor(f"mine = {made}")
+    places = Places(os.getuid(), domain)
+    os.unlink(places.blockPath)
+    if removed == "everything":
+        shutil.rmtree(places.directory)
+    else:
+        for path in (places.linkPath, *Path(places.directory).glob("journal*")):
+            os.unlink(path)
+    precious = muninn.share(np.full(3, 7), name="precious")
+    assert holder.do(f"{_FREED}\nsaid") == "DomainChanged"
+    assert precious.read().tolist() == [7, 7, 7] and muninn.open("precious").read().tolist() == [7, 7, 7]
+    holder.do("mine.close()")
+
+
+@pytest.mark.parametrize("made", _KINDS.values(), ids=_KINDS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        "os.environ['MUNINN_DOMAIN'] += '-b'",
+        pytest.param(
+            f"os.setgid({_STRANGER}); os.setuid({_STRANGER})",
+            marks=pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user"),
+        ),
+    ],
+    ids=["domain", "uid"],
+)
+def test_freeingWhatIsOfAnotherDomainFreesNothingInThisOne(domain: str, actor: Start, change: str, made: str) -> None:
+    """What a forked child inherited. Broken: as above."""
+    parent = actor(f"mine = {made}")
+    code = f"""
+reading, writing = os.pipe()
+if (child := os.fork()) == 0:
+    try:
+        {change}
+        precious = muninn.share(np.full(3, 7), name='precious')
+        {_FREED.replace(chr(10), chr(10) + " " * 8)}
+        os.write(writing, f"{{said}} {{precious.read().tolist()}} {{[each['name'] for each in muninn.listBuffers()]}}".encode())
+    finally:
+        os._exit(0)
+os.close(writing)
+os.waitpid(child, 0)
+os.read(reading, 1000).decode()
+"""
+    try:
+        assert parent.do(code) == "DomainChanged [7, 7, 7] ['precious']"
+        assert parent.do("mine.free(); [each['name'] for each in muninn.listBuffers()]") == []
+    finally:
+        removeDomain(domain, _STRANGER)
+
+
+def test_freeingWhatIsFreeAlreadyIsFineWhereverTheProcessIs(domain: str, actor: Start) -> None:
+    """Its own block says so, and nobody joins another one for it."""
+    changing = actor("mine = muninn.share(np.arange(3), name='mine'); again = muninn.open('mine'); mine.free()")
+    code = f"os.environ['MUNINN_DOMAIN'] = '{domain}-b'; muninn.api.membership.current().leave(); again.free(); muninn.api.membership.isJoined()"
+    assert changing.do(code) is False

@@ -38,11 +38,11 @@ def test_whoeverChangesItsUidJoinsTheDomainOfTheNewOne(domain: str, actor: Start
     changing.do(change)
     assert changing.do("muninn.share(np.arange(2), name='b').array.tolist()") == [0, 1]
     assert changing.do(_WHERE) == f"muninn-{_STRANGER}-{domain}"
-    for call in ("held.array", "held.read()", "held.generation", "held.waitNext(timeout=0)", "lock.acquire()"):
+    for call in ("held.array", "held.read()", "held.generation", "held.waitNext(timeout=0)", "held.free()", "lock.acquire()"):
         with pytest.raises(ActorError) as caught:
             changing.do(call + "; 0")
         assert caught.value.kind == "DomainChanged", call
-    changing.do("held.close()")
+    assert changing.do("held.close(); muninn.open('b').array.tolist()") == [0, 1], "which is in the same row of its block"
     assert other.do("held.array.tolist(), muninn.share(np.ones(1), name='c').name") == [[0, 1, 2], "c"]
     eventually(lambda: len(muninn.domainInfo()["members"]) == 2, "the slot of the old uid was taken back while the process lives")
     assert changing.leave() == 0

@@ -387,8 +387,15 @@ class MuninnBuffer:
             membership.holdings.letGo(last)
 
     def free(self) -> None:
-        """Free the name now, and the memory when its last holder lets go. Freeing what is free already is fine."""
-        row, incarnation, membership = self._held().row, self._held().incarnation, current()
+        """Free the name now, and the memory when its last holder lets go. Freeing what is free already is fine.
+
+        Raises `DomainChanged`, and frees nothing, where this process is in another control block by now.
+        """
+        holding = self._held()
+        row, incarnation, membership = holding.row, holding.incarnation, holding.membership
+        if membership.rows.mayBeFreed(row, incarnation):  # said by its own block; the same numbers are a stranger's buffer in any other
+            membership = current().requireSame(membership, holding.description.name)
+        del holding  # `close` is to let go of the last one
         try:
             if not self._isLender:  # then first: the broker finds no hold of this process, and need not be told of its end later
                 self.close()

@@ -14,6 +14,9 @@ _LISTING, _PUBLICATIONS = "muninn/api/listing.py", "muninn/api/publications.py"
 
 # fmt: off
 MUTANTS = [
+    # --- what is of another block ---
+    Mutant(_BUFFER, "membership = current().requireSame(membership, holding.description.name)", "membership = current()", "what is freed is of the block that it was opened in", "test_buffer.py::test_freeingWhatWasOfALostBlockFreesNothingOfTheNext test_buffer.py::test_freeingWhatIsOfAnotherDomainFreesNothingInThisOne"),
+    Mutant(_BUFFER, "        if membership.rows.mayBeFreed(row, incarnation):  # said", "        if True:  # said", "what is free already is fine wherever the process is", "test_buffer.py::test_freeingWhatIsFreeAlreadyIsFineWhereverTheProcessIs"),
     # --- credentials ---
     Mutant("muninn/api/credentials.py", "        membership.members.disown()\n", "", "a slot of another uid is taken back", "test_credentials.py::test_whoeverChangesItsUidJoinsTheDomainOfTheNewOne"),
     Mutant("muninn/api/credentials.py", "        election.replace(term, heir)\n", "        pass\n", "a broker of another uid hands its office on", "test_credentials.py::test_aBrokerOfAnotherUidHandsItsOfficeOnBeforeItIsAsked", equivalent="a term of its own that it begins again fails at the first look at the names, and the office goes on from there"),
