@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,21 +197,6 @@ def test_aConsumerThatIsSlowerTakesEachOnce(domain: str, actor: Start) -> None:
         taken.append(float(out[0]))
     producer.result()
     assert taken == sorted(set(taken))
-
-
-def test_pyTorchIsWarnedOfMemoryThatItMayNotWrite(domain: str) -> None:
-    """PyTorch has no read-only tensors: an in-place operation ended the process, without a word before it."""
-    pyTorch: dict[str, Any] = {"__name__": "torch.utils.dlpack"}
-    exec("def from_dlpack(value): return value.__dlpack__(max_version=(1, 0))", pyTorch)
-    for mode in ("bigMode", "fastMode"):
-        with muninn.share(np.ones(3), name=mode, mode=mode), muninn.open(mode) as reading, muninn.open(mode, access="readWrite") as writing:
-            with pytest.warns(UserWarning, match='PyTorch has no read-only tensors.*access="readWrite"') as warned:
-                pyTorch["from_dlpack"](reading)
-            assert [each.filename for each in warned] == [__file__], "where the program calls PyTorch"
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                pyTorch["from_dlpack"](writing)
-                assert np.from_dlpack(reading).sum() == 3
 
 
 def test_aTicketIsDoneWhenItsStreamGetsThere(domain: str, actor: Start) -> None:

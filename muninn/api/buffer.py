@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from muninn.api import creation, fences, views
+from muninn.api import creation, fences, readonly, views
 from muninn.api.arguments import named
 from muninn.api.dtypes import dtypeOf, shown
 from muninn.api.gpus import deviceOf
@@ -216,7 +216,10 @@ class MuninnBuffer:
 
     @property
     def array(self) -> np.ndarray[Any, np.dtype[Any]]:
-        """The live bytes as an array of `shape` and `dtype`: no copy, no fence. Read-only unless opened for writing."""
+        """The live bytes as an array of `shape` and `dtype`: no copy, no fence. Read-only unless opened for writing.
+
+        `torch.from_dlpack` takes a read-only array without a warning, where `torch.from_numpy` has one; see `Bundle.__getitem__`.
+        """
         return self._view(self._checked())
 
     @named
@@ -442,7 +445,7 @@ class MuninnBuffer:
     def __dlpack__(self, *, stream: Any = None, **keywords: Any) -> Any:
         holding = self._checked()
         if not self._writable:
-            views.warnPyTorch(holding.description.name)
+            readonly.tellBorrower(holding.description, keywords)
         if holding.memory.isHostVisible:
             return self.array.__dlpack__(stream=stream, **keywords)
         if (consumer := arrays.consumerStream(stream)) is not None:

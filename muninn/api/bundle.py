@@ -49,6 +49,12 @@ class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
         return self.buffer.nbytes
 
     def __getitem__(self, key: str) -> np.ndarray[Any, np.dtype[Any]]:
+        """The live bytes of one array, without a copy: a plain numpy array, and on a GPU what `MuninnBuffer.deviceArray` gives.
+
+        Of a bundle that is open for reading it is read-only. numpy refuses to write to it; PyTorch does not, and the process ends by
+        SIGSEGV: `torch.from_numpy(bundle[key])` warns, `torch.from_dlpack(bundle[key])` does not. `openBundle(name, access="readWrite")`
+        gives arrays that may be changed in place, and `torch.tensor(bundle[key])` makes a copy.
+        """
         offset, shape, dtype = self._entries[key]
         sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         memory = self.buffer._checked().memory

@@ -6,8 +6,6 @@ the memory mapped. On pretended GPUs kernels are their CPU twins, and a numpy ar
 
 from __future__ import annotations
 
-import sys
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,21 +76,6 @@ def tensor(
     if copy:
         raise BufferError("this is a view of shared memory; copy the tensor that you get")
     return dlpack.exportCapsule(memory.source.address, shape, dtype, device, memory, readOnly=not writable, maxVersion=max_version)
-
-
-def warnPyTorch(name: str) -> None:
-    """Warn where PyTorch takes a buffer that is open for reading: it has no read-only tensors, and heeds DLPack's flag not at all.
-
-    Its `from_numpy` warns likewise. Called by `__dlpack__`: what calls that is a function of PyTorch, and the program calls this one.
-    """
-    caller = sys._getframe(1).f_back
-    if caller is not None and str(caller.f_globals.get("__name__")).partition(".")[0] == "torch":
-        warnings.warn(
-            f"{name!r} is open for reading, and PyTorch has no read-only tensors: an in-place operation on this one ends the process by "
-            'SIGSEGV. To change what is shared, muninn.open(name, access="readWrite"); else tensor.clone()',
-            UserWarning,
-            stacklevel=4,
-        )
 
 
 def tensorDevice(memory: Memory) -> tuple[int, int]:

@@ -209,7 +209,7 @@ def exportCapsule(
     if any(step % itemType.itemsize for step in stepsBytes):
         raise BufferError(f"strides of {stepsBytes} bytes are not whole elements of {itemType}, in which DLPack counts them")
     _checkDevice(device)
-    name = _VERSIONED if _wantsVersioned(maxVersion) and _NUMPY_IS_VERSIONED else _LEGACY
+    name = _VERSIONED if wantsVersioned(maxVersion) and _NUMPY_IS_VERSIONED else _LEGACY
     if readOnly and name == _LEGACY:
         raise BufferError(
             "this memory is read-only, which a legacy DLPack capsule can not say: ask with max_version=(1, 0), numpy 2.1 or newer"
@@ -340,7 +340,8 @@ def _release(managed: _Managed | _ManagedVersioned) -> None:
         _Deleter(managed.deleter)(ctypes.addressof(managed))
 
 
-def _wantsVersioned(maxVersion: object) -> bool:
+def wantsVersioned(maxVersion: object) -> bool:
+    """Whether a consumer that says so takes a versioned capsule, which can say that memory is read-only."""
     if maxVersion is None:
         return False
     if not isinstance(maxVersion, tuple) or len(maxVersion) != 2:

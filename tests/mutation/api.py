@@ -9,6 +9,7 @@ _HOLDINGS, _MEMBERSHIP, _BUFFER, _CREATION, _LOCK, _SHARING, _FENCES, _TURNS, _M
     for name in ("holdings", "membership", "buffer", "creation", "lock", "sharing", "fences", "turns", "memory", "snapshots", "readers")
 )
 
+_READONLY = "muninn/api/readonly.py"
 _NAMES, _ENTRY, _MAKING = "muninn/api/names.py", "muninn/api/entry.py", "muninn/api/making.py"
 _LISTING, _PUBLICATIONS = "muninn/api/listing.py", "muninn/api/publications.py"
 
@@ -23,6 +24,14 @@ MUTANTS = [
     Mutant("muninn/api/credentials.py", "    if isDisplaced(membership) and _uidOf", "    if False and _uidOf", "a thread is not taken for the process", "test_credentials.py::test_aThreadThatChangesItsUidAloneIsToldSo"),
     Mutant(_SNAPSHOTS, "    return _awaitCopy(holding, target, timeout) if copied is None or tickets.last() else copied", "    return holding.generation.value() - 2 if _awaitCopy(holding, target, timeout) or True else 0", "what is returned is the generation that was copied", "test_buffer.py::test_aConsumerTakesNoPublicationTwice"),
     Mutant(_PUBLICATIONS, "    if after is not None and asInteger(after) is None:\n", "    if False:\n", "True is no generation", "test_arguments.py::test_aGenerationIsAnInteger"),
+    # --- readonly ---
+    Mutant(_READONLY, "    if asked.get(\"copy\"):\n        return\n", "", "a copy is not warned of", "test_readonly.py::test_copiesAreNotWarnedOf"),
+    Mutant(_READONLY, "    if borrower.f_locals.get(\"device\") is not None and \"dl_device\" not in asked:\n        return True\n", "", "what goes to another device is a copy", "test_readonly.py::test_copiesAreNotWarnedOf"),
+    Mutant(_READONLY, "    return bool(names & _COPYING) and not names & _SHARING\n", "    return False\n", "what torch.tensor makes is a copy", "test_readonly.py::test_copiesAreNotWarnedOf"),
+    Mutant(_READONLY, "not dlpack.wantsVersioned(asked.get(\"max_version\"))", "False", "who can not be told is refused", "test_readonly.py::test_aCapsuleThatCanNotSayItIsRefusedWithWhatHelps"),
+    Mutant(_READONLY, "mayBeWritten = description.access is not Access.READ_ONLY", "mayBeWritten = True", "what nobody may write is not to be opened for writing", "test_readonly.py::test_theFixOfWhatWasSharedForReadingIsACopy"),
+    Mutant(_READONLY, "stacklevel=3 + _depth(borrower)", "stacklevel=3", "the warning is of the program's line", "test_readonly.py::test_pyTorchIsWarnedOfMemoryThatItMayNotWrite"),
+    Mutant(_READONLY, "            \"PyTorch has no read-only tensors, and", "            f\"{description.name!r}: PyTorch has no read-only tensors, and", "a line warns once, whatever it takes", "test_readonly.py::test_aLineWarnsOnceWhateverItTakes"),
     # --- dtypes ---
     Mutant("muninn/api/dtypes.py", "    if dtype.isbuiltin == _OF_A_LIBRARY:\n", "    if False:\n", "what would not read back is not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
     Mutant("muninn/api/dtypes.py", "        if _described(manifest) != dtype:\n", "        if False:\n", "fields that would not read back are not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),

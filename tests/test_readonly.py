@@ -1,0 +1,146 @@
+"""What other libraries are told when they take a buffer that is open for reading."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import warnings
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+import muninn
+from support import BOUND_SECONDS
+
+WARNED = "^PyTorch has no read-only tensors"
+#: `from_dlpack` of PyTorch, where that is not installed: what it passes on, and that a function written in C may call it.
+PYTORCH = """
+def from_dlpack(value, *, device=None, copy=None):
+    keywords = {} if copy is None else {"copy": copy}
+    if device == "cpu":
+        keywords["dl_device"] = (1, 0)
+    return value.__dlpack__(max_version=(1, 0), **keywords)
+"""
+
+
+@pytest.fixture
+def pyTorch() -> Any:
+    functions: dict[str, Any] = {"__name__": "torch.utils.dlpack"}
+    exec(PYTORCH, functions)
+    return functions["from_dlpack"]
+
+
+@pytest.fixture(scope="module")
+def torch() -> Any:
+    return pytest.importorskip("torch", reason="torch is not installed: make interop")
+
+
+@pytest.mark.parametrize("mode", ["bigMode", "fastMode"])
+def test_pyTorchIsWarnedOfMemoryThatItMayNotWrite(domain: str, pyTorch: Any, mode: str) -> None:
+    """PyTorch has no read-only tensors: an in-place operation ended the process, without a word before it."""
+    with muninn.share(np.ones(3), name=mode, mode=mode), muninn.open(mode) as reading, muninn.open(mode, access="readWrite") as writing:
+        with pytest.warns(UserWarning, match=WARNED + '.*muninn.open\\(name, access="readWrite"\\)') as warned:
+            pyTorch(reading)
+        assert [each.filename for each in warned] == [__file__], "where the program calls PyTorch"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            pyTorch(writing)
+            assert np.from_dlpack(reading).sum() == 3
+
+
+def test_theFixOfWhatWasSharedForReadingIsACopy(domain: str, pyTorch: Any) -> None:
+    """Broken: the advice was to open it for writing, which is refused."""
+    with muninn.share(np.ones(3), name="a", access="readOnly") as mine:
+        for reading in (mine, muninn.open("a")):
+            with pytest.warns(UserWarning, match=WARNED) as warned:
+                pyTorch(reading)
+            assert "readWrite" not in str(warned[0].message) and "tensor.clone()" in str(warned[0].message)
+
+
+def test_aLineWarnsOnceWhateverItTakes(domain: str, pyTorch: Any) -> None:
+    """Broken: the text began with the buffer's name, so that each name warned, and no filter of the command line caught them."""
+    for name in "abc":
+        muninn.share(np.ones(3), name=name)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("default")
+        for name in "abc":
+            pyTorch(muninn.open(name))
+    assert len(warned) == 1
+
+
+def test_copiesAreNotWarnedOf(domain: str, pyTorch: Any) -> None:
+    muninn.share(np.ones(3), name="a")
+    with muninn.open("a") as reading:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            pyTorch(reading, copy=True)
+            pyTorch(reading, device="cuda")
+            tensor = partial(pyTorch)  # of C, as PyTorch's is: it has no frame
+            tensor(reading)
+        for keywords in ({"copy": False}, {"device": "cpu"}):
+            with pytest.warns(UserWarning, match=WARNED):
+                pyTorch(reading, **keywords)
+
+
+def test_whatPyTorchDoesWithABufferThatIsOpenForReading(domain: str, torch: Any) -> None:
+    muninn.share(np.ones(3), name="a")
+    with muninn.open("a") as reading:
+        address = reading.array.__array_interface__["data"][0]
+        for share in (torch.from_dlpack, torch.as_tensor, torch.asarray, torch.utils.dlpack.from_dlpack):
+            with pytest.warns(UserWarning, match=WARNED) as warned:
+                tensor = share(reading)
+            assert tensor.data_ptr() == address and [each.filename for each in warned] == [__file__]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            copies = [torch.tensor(reading), torch.from_dlpack(reading, copy=True)]
+            copies += [copy(reading) for copy in (torch.tensor, torch.zeros(1).new_tensor)]
+            copies.append(
+                torch.tensor(
+                    reading,
+                    dtype=torch.float32,
+                )
+            )
+        assert all(tensor.data_ptr() != address for tensor in copies)
+        with pytest.warns(UserWarning, match=WARNED):
+            torch.from_dlpack(reading).add(torch.tensor(1))
+
+
+def test_aFilterOfTheCommandLineFindsTheWarning(domain: str) -> None:
+    program = f"""
+        import muninn
+        library = {{"__name__": "torch"}}
+        exec({PYTORCH!r}, library)
+        library["from_dlpack"](muninn.open("a"))
+    """
+    muninn.share(np.ones(3), name="a")
+    for action, said in (("default", True), ("ignore:PyTorch has no read-only tensors", False)):
+        command = [sys.executable, "-W", action, "-c", textwrap.dedent(program)]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=BOUND_SECONDS, check=True)
+        assert ("in-place" in ran.stderr) is said
+
+
+def test_aCapsuleThatCanNotSayItIsRefusedWithWhatHelps(domain: str) -> None:
+    """Broken: numpy's `Cannot export readonly array`, whatever the reader was to do about it. JAX asks so."""
+    muninn.share(np.ones(3), name="a")
+    with muninn.open("a") as reading:
+        with pytest.raises(BufferError, match=r"^'a' is open for reading.*Fix: muninn.open\(name, access=\"readWrite\"\)"):
+            reading.__dlpack__(stream=None)
+        assert "dltensor" in repr(reading.__dlpack__(copy=True))
+    with muninn.share(np.ones(3), name="b", access="readOnly") as mine, pytest.raises(BufferError, match=r"Fix: Give it a copy"):
+        mine.__dlpack__()
+    with muninn.open("a", access="readWrite") as writing:
+        assert "dltensor" in repr(writing.__dlpack__())
+
+
+def test_jaxReadsWhatIsOpenForWritingWithoutACopy(domain: str) -> None:
+    numpyOfJax = pytest.importorskip("jax.numpy", reason="JAX is not installed: pip install jax")
+    muninn.share(np.ones(1000, "f4"), name="a")
+    with muninn.open("a") as reading, muninn.open("a", access="readWrite") as writing:
+        with pytest.raises(BufferError, match="also where a library only reads, as JAX does"):
+            numpyOfJax.from_dlpack(reading)
+        taken = numpyOfJax.from_dlpack(writing)
+        assert taken.unsafe_buffer_pointer() == writing.array.__array_interface__["data"][0]
+        assert numpyOfJax.asarray(reading).sum() == 1000
