@@ -18,9 +18,9 @@ from conftest import removeDomain
 
 import muninn
 from muninn import errors
-from muninn.api import admin
+from muninn.api import admin, publications
 from muninn.api.membership import current
-from muninn.control import generations
+from muninn.control import atomics, claims, generations
 from muninn.control.places import Places
 from muninn.errors import OwnerDied, WriterDied
 from support import Actor, Background, eventually, leftovers
@@ -82,12 +82,67 @@ def test_aDeadWriterIsSeenAndRepaired(domain: str, actor: Start) -> None:
     assert mine.read().tolist() == [9.0] * 10
 
 
+@pytest.mark.parametrize("takes", [False, True])
+def test_aWriterThatPublishesWithoutAPauseIsNotCalledDead(domain: str, monkeypatch: pytest.MonkeyPatch, takes: bool) -> None:
+    """Broken: between its turns the claim is free, and the next turn's odd word was taken for that of the one before."""
+    mine = muninn.share(np.zeros(2))
+    generation = mine._checked().generation
+    generation.begin()
+
+    def between(_: Any) -> bool:
+        if generation.publish(generation.value()) < 6:
+            generation.begin()
+        return True
+
+    monkeypatch.setattr(publications, "writerIsDead", between)
+    assert mine.waitNext(50, after=4, out=np.empty(2) if takes else None) == 6
+
+
+def test_whatWasPublishedBeforeAWriterDiedIsTold(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: one that published, and gave up its next turn before the waiter looked, was said to have died before it published."""
+    mine = muninn.share(np.zeros(2))
+    generation, check = mine._checked().generation, publications.writerIsDead
+
+    def meanwhile(*arguments: Any) -> int:
+        monkeypatch.undo()
+        generation.publish(generation.begin())
+        generation.begin()
+        return 0
+
+    monkeypatch.setattr(generations.atomics, "spinWhile64", meanwhile)
+    assert mine.waitNext(50, after=0) == 2
+    assert check(mine._checked()) and mine.generation == 3
+    with pytest.raises(errors.WriterDied):
+        mine.waitNext(50, after=2)
+
+
+def test_aCopyInsideATurnDoesNotWaitForAWriterThatWaitsForIt(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: of what a writer had given up, and the next writer was about to write anew, a starved copy was a timeout for both."""
+    mine, copy = muninn.share(np.zeros(2), name="left"), generations.Generation.copy
+    other = actor("buffer = muninn.open('left', access='readWrite')")
+    with pytest.raises(ZeroDivisionError), mine.write():
+        1 / 0  # noqa: B018
+
+    def starved(*arguments: Any) -> int | None:
+        if arguments[-1]:
+            raise generations.Starved
+        other.begin("turn = buffer.write(timeout=60); turn.__enter__()[:] = 1; turn.__exit__(None, None, None)")
+        eventually(lambda: claims.ownerOf(int(atomics.loadAcquire32(mine._checked().claimAddress))) is not None, "it waits for the turn")
+        return copy(*arguments)
+
+    monkeypatch.setattr(generations.Generation, "copy", starved)
+    with pytest.raises(errors.WriterDied):
+        mine.read(timeout=1)
+
+
 def test_aWriterThatRaisesLeavesATornBuffer(domain: str) -> None:
     mine = muninn.share(np.zeros(4))
     with pytest.raises(ZeroDivisionError), mine.write() as view:
         view[:2] = 1 / 0
     with pytest.raises(errors.WriterDied, match="gave up"):
         mine.read()
+    with pytest.raises(errors.WriterDied, match="gave up"):
+        mine.waitNext(5)
     with mine.write():
         pass
     assert mine.read().sum() == 0

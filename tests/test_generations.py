@@ -126,6 +126,20 @@ def test_aWriterThatEndedJustNowHasNotDied(row: int) -> None:
     assert generation.copy(source.ctypes.data, target.ctypes.data, source.nbytes, 5, endedNow) == 2
 
 
+def test_aTurnThatEndedIsNotTakenForTheNextOne(row: int) -> None:
+    generation = Generation(row)
+    begun = generation.begin()
+
+    def isUnclaimed() -> bool:
+        generation.publish(begun)
+        generation.begin()
+        return True
+
+    assert not generation.isLeft(begun, isUnclaimed), "it ended, and the next one has begun"
+    assert generation.isLeft(begun + 2, lambda: True) and not generation.isLeft(begun + 2, lambda: False)
+    assert not generation.isLeft(generation.publish(begun + 2), lambda: True)
+
+
 class Fences:
     """Streams that write; each fence takes a moment, and is done once it was waited for."""
 

@@ -13,6 +13,8 @@ import pytest
 
 import muninn
 from muninn.api import fences, gpus, membership, readers
+from muninn.control import layout
+from muninn.control.tickets import Tickets
 from muninn.errors import OwnerDied, WriterDied
 from support import Actor, ActorError, Background, eventually
 
@@ -324,6 +326,26 @@ def test_aReaderIsNotToldOfADeathThatALaterWriterMends(buffer: muninn.MuninnBuff
         reading = Background(lambda: content(buffer)).asleep()
         first.kill()
         assert reading.ended() == [2]
+
+
+def test_aCopyIsNotToldOfADeathThatWasMendedWhileItWaited(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: who was the last writer was read before the wait, and the one that wrote all anew meanwhile did not count."""
+    buffer, writer = muninn.share(np.zeros(BYTES, np.uint8), "a", mode="bigMode"), actor(OTHER)
+    writer.do("s.submit(lambda: gate.wait(60))\nwith b.write(stream=s): pass")
+    awaited = Tickets.await_
+
+    def mendedMeanwhile(*arguments: Any) -> int:
+        state = awaited(*arguments)
+        if state == layout.TICKET_POISONED:
+            monkeypatch.undo()
+            with buffer.write(timeout=60) as view:
+                view[:] = 9
+        return state
+
+    monkeypatch.setattr(Tickets, "await_", mendedMeanwhile)
+    reading = Background(lambda: content(buffer)).asleep()
+    writer.kill()
+    assert reading.ended() == [9]
 
 
 def test_whoIsInsideATurnDoesNotLeaveTheDomain(buffer: muninn.MuninnBuffer, actor: Start) -> None:

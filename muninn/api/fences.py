@@ -166,8 +166,9 @@ def holdBack(holding: Holding, stream: Any, *, writing: bool, timeout: float | N
     deadline = deadlineOf(timeout)
     lastWriter = tickets.lastWriter()
     for ticket in tickets.turns(reading=writing):
-        # What earlier writers leave half written, the last one writes anew.
-        _held(holding, stream, ticket, remaining(deadline), mindsDeath=not writing and ticket >= lastWriter)
+        # What earlier writers leave half written, the last one writes anew. A caller looks when it has waited for all: since then the dead
+        # one may have had a successor. A stream can not look.
+        _held(holding, stream, ticket, remaining(deadline), mindsDeath=not writing and stream is not None and ticket >= lastWriter)
     if not writing and (torn := tickets.torn()) is not None:
         raise _died(holding, torn)
 

@@ -51,7 +51,8 @@ def _awaited(buffer: MuninnBuffer, known: int, timeout: float | None, cancelled:
         if cancelled is not None and cancelled.is_set():
             raise InterruptedError
         buffer._checked().refuseOwnWriter()  # it would wait for itself
-        if generation.value() & 1 and writerIsDead(holding) and generation.value() & 1:
+        value = generation.value()
+        if value & ~1 <= known and generation.isLeft(value, lambda: writerIsDead(holding)):
             raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
 
     value = generation.wait(known, timeout, check)

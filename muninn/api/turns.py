@@ -68,6 +68,11 @@ class _OnHolding(atomics.Turn):
             raise RuntimeError(f"this process was forked, or has left, while it began a turn of {name!r}")
         raise RuntimeError(f"this thread is {'writing' if reason == owners.REFUSED_WRITING else 'reading'} {name!r} already")
 
+    def _refuseLeft(self) -> None:
+        """Inside a reader's turn: nobody who lives writes, nor will before it ends, so an odd word is what somebody left half written."""
+        if self._holding.generation.value() & 1:
+            raise WriterDied(f"a writer of {self._holding.description.name!r} died or gave up half way")
+
     def _linger(self) -> None:
         _endBehindWork(self._holding, lambda: atomics.turnEnd(self))
 
@@ -138,8 +143,7 @@ class Reading(_OnHolding):
 
     def _settle(self, until: _Until) -> Any:
         holding = self._holding
-        if holding.generation.value() & 1:  # and nobody who lives is inside
-            raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
+        self._refuseLeft()
         fences.holdBack(holding, self._stream, writing=False, timeout=None if until is None else remaining(until[0]))
         return self._buffer.deviceArray()
 
@@ -166,7 +170,8 @@ class Copying(_OnHolding):
         return self._deadline, self._timeout or 0
 
     def _settle(self, _: _Until) -> None:
-        """The copy looks itself at what was published."""
+        # A writer that came meanwhile has the claim and waits for this turn, so the copy would find it alive, and wait for it.
+        self._refuseLeft()
 
 
 _WRITING_CALLS, _READING_CALLS, _COPYING_CALLS = owners.callsOf(Writing), owners.callsOf(Reading), owners.callsOf(Copying)

@@ -78,6 +78,13 @@ class Generation:
         atomics.futexWake32(self._word, atomics.FUTEX_ALL)
         return value
 
+    def isLeft(self, value: int, isUnclaimed: Callable[[], bool]) -> bool:
+        """Whether a writer died or gave up in the turn that made the word `value`, which was read before this.
+
+        Odd is not enough for the second look: a turn may end, the claim be free for a moment, and the next turn begin in between.
+        """
+        return bool(value & 1) and isUnclaimed() and self.value() == value
+
     def wake(self) -> None:
         """Make waiters look again: the writer has died, or one of them is to stop."""
         atomics.futexWake32(self._word, atomics.FUTEX_ALL)
@@ -141,7 +148,7 @@ class Generation:
         while True:
             value = self.value()
             if value & 1:
-                if writerIsDead() and self.value() == value:
+                if self.isLeft(value, writerIsDead):
                     return None
                 patientUntil = patientUntil or value + 2 * _PATIENCE
                 if canTakeTurn and (value >= patientUntil or impatientAt <= clock.now()):
