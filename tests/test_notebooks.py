@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,17 @@ def test_isAValidNotebook(path: Path) -> None:
     assert not any(output.output_type == "error" for cell in notebook.cells for output in cell.get("outputs", ()))
 
 
+def printed(notebook: nbformat.NotebookNode) -> list[str]:
+    """What each cell has printed and shown, but for the numbers of processes."""
+    shown = []
+    for cell in notebook.cells:
+        data = [output.get("data", {}) for output in cell.get("outputs", ())]
+        texts = [output.get("text", "") for output in cell.get("outputs", ())]
+        parts = [*texts, *(each.get(kind, "") for each in data for kind in ("text/plain", "text/html"))]
+        shown.append(re.sub(r"\(\d+\)", "(pid)", "".join(parts)))
+    return shown
+
+
 def checkFirstHalf(run: Run) -> None:
     assert "10. 11. 12." in run.text("other")
     assert "-1., -2., -3." in run.text("changed")
@@ -103,6 +115,7 @@ def checkSecondHalf(run: Run) -> None:
 def test_sharingSaysWhatItShould(sharing: Run, domain: str) -> None:
     checkFirstHalf(sharing.to("restart"))
     checkSecondHalf(sharing.to())
+    assert printed(nbformat.read(SHARING, as_version=4)) == printed(sharing.notebook), "as it was kept: python ops/notebooks.py"
 
 
 def test_sharingGoesOnAfterItsKernelWasKilled(sharing: Run, domain: str) -> None:
