@@ -14,12 +14,21 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api import admin, creation, memory
+from muninn.api import admin, creation, holdings, memory
 from muninn.api.holdings import Holdings
 from muninn.api.membership import current
 from muninn.broker import capabilities
 from muninn.control import leases, segments
-from muninn.errors import BufferFreed, BufferNotFound, ControlBlockInvalid, HandleInvalid, HostMemoryFull, LeaseRevoked, PermissionDenied
+from muninn.errors import (
+    BrokerUnavailable,
+    BufferFreed,
+    BufferNotFound,
+    ControlBlockInvalid,
+    HandleInvalid,
+    HostMemoryFull,
+    LeaseRevoked,
+    PermissionDenied,
+)
 from muninn.terms import Access
 from support import Actor, ActorError, Background, eventually, leftovers
 
@@ -455,6 +464,19 @@ def test_memoryThatAHolderIsYetToBringIsWaitedFor(domain: str, actor: Start, mon
     monkeypatch.setattr(client._hatch, "fetch", lambda epoch, row, incarnation: None)
     assert bytes(muninn.open("a").array) == b"x"
     assert asked.count("fetch") == 4
+
+
+def test_aHolderThatStandsStillIsNotCalledDead(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: memory whose holder was stopped when the broker died was OwnerDied, "Recreate the buffer", after a second."""
+    monkeypatch.setattr(holdings, "_FETCH_ATTEMPTS", 20)
+    broker, keeper = actor("b = muninn.array('other', 1, 'u1')"), actor("held = muninn.share(b'x', name='a', mode='fastMode')")
+    current()
+    keeper.stop()
+    broker.kill()
+    with pytest.raises(BrokerUnavailable, match="'a'.*stands still"):
+        muninn.open("a")
+    keeper.resume()
+    assert bytes(muninn.open("a", timeout=30).array) == b"x"
 
 
 def test_aHandleThatDoesNotMatchItsBufferIsRefused(domain: str) -> None:

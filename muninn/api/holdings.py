@@ -265,7 +265,11 @@ class Holdings:
                 finally:
                     descriptor.close()
             clock.sleep(_FETCH_PAUSE_SECONDS)
-        raise OwnerDied(f"no holder of {description.name!r} brought its memory to the new broker")
+        # Nobody has died: the broker would have said so.
+        raise BrokerUnavailable(
+            f"nobody has brought the memory of {description.name!r} to the new broker yet, and a process that may have it stands still",
+            "Let that process go on, or end it, and ask again",
+        )
 
     def memory(self, source: Bytes, leaseIndex: LeaseIndex, row: int, incarnation: int, description: RowDescription | Draft) -> Memory:
         """Register memory that this process has mapped and leased."""

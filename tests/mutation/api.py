@@ -58,6 +58,7 @@ MUTANTS = [
     Mutant(_HOLDINGS, "            if holding is not None and holding.isRenewed():\n                holding.renew()\n", "            pass\n", "a lease is renewed while its buffer is open", "test_holdings.py::test_anIdleHoldersLeaseIsRenewed"),
     Mutant(_HOLDINGS, "    if monotonicMs() >= expiresMs:", "    if False:", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
     Mutant(_HOLDINGS, "        for _ in range(_FETCH_ATTEMPTS):", "        for _ in range(1):", "memory that a holder is to bring is waited for", "test_holdings.py::test_memoryThatAHolderIsYetToBringIsWaitedFor"),
+    Mutant(_HOLDINGS, "        raise BrokerUnavailable(\n            f\"nobody has brought", "        raise OwnerDied(\n            f\"nobody has brought", "a holder that stands still is not called dead", "test_holdings.py::test_aHolderThatStandsStillIsNotCalledDead"),
     Mutant(_HOLDINGS, "        tenure.source = source\n", "", "what goes with a lease is known to it", "test_holdings.py::test_whatIsInterruptedHalfWayHoldsNothing"),
     Mutant(_HOLDINGS, "            self._end(gone[0])\n            gone.popleft()\n", "            self._end(gone.popleft())\n", "an end that was interrupted is done again", "test_holdings.py::test_anEndThatWasInterruptedIsDoneAgain"),
     # --- membership ---
