@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from collections.abc import Callable
@@ -143,3 +144,15 @@ def test_whoAsksWhileNobodyCanServeIsToldWhy(lab: Lab, monkeypatch: pytest.Monke
         standing.stand(lab.election, lab.election.term(), isPatient=False)
     standing.stand(lab.election, lab.election.term(), isPatient=True)
     assert slept and lab.election.term().slot is None
+
+
+def test_aBrokerThatResignsSaysWhyInOneLine(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """What has a type and a fix needs no traceback; what nobody knows does."""
+    member = lab.member()
+    standing = Candidacy(lab.block, lab.members, member.key)
+    known = (OSError(errno.EBADF, "descriptor 4 was closed by the program"), BrokerUnavailable("the journal needs more", "Raise it"))
+    for error in (*known, OSError(errno.EFBIG, "File too large"), RuntimeError("no luck")):
+        standing.resigned(Term(1, None), error)
+    *told, unknown = caplog.records
+    assert [each.exc_info for each in told] == [None] * 3 and unknown.exc_info is not None
+    assert "Let it close only what it has opened itself" in told[0].getMessage() and "Raise it" in told[1].getMessage()

@@ -16,6 +16,7 @@ from muninn.broker import client as clients
 from muninn.broker.broker import Broker
 from muninn.broker.client import Client, Office
 from muninn.control import layout, wire
+from muninn.control.election import Term
 from muninn.control.rows import Deposed
 from muninn.errors import DescriptorsExhausted
 from support import Background, eventually
@@ -61,7 +62,9 @@ def serve(lab: Lab) -> Iterator[Callable[[], Serving]]:
         each.end()
 
 
-def _client(lab: Lab, member: Member, takeoverMs: int = 100, allocations: Allocations = list) -> Client:
+def _client(
+    lab: Lab, member: Member, takeoverMs: int = 100, allocations: Allocations = list, campaign: Callable[[Term], None] = lambda term: None
+) -> Client:
     nonce = member.table.identity(member.key.slot).nonce
     return Client(
         Office(
@@ -73,7 +76,7 @@ def _client(lab: Lab, member: Member, takeoverMs: int = 100, allocations: Alloca
             takeoverMs,
             50_000,
             lambda: None,
-            lambda term: None,
+            campaign,
             lambda: False,
             allocations,
         )
@@ -227,4 +230,18 @@ def test_whatIsAskedLaterIsAskedOnce(lab: Lab, serve: Callable[[], Serving]) -> 
     client.later({"op": "create", **fields})
     assert client.askLater() and lab.rows.state(row).state == layout.ROW_FREE
     serving.end()
+    client.close()
+
+
+def test_whoWaitsForWhatIsToBeAskedLaterIsToldWhyNobodyServes(lab: Lab) -> None:
+    """Broken: it said after 30 s, each time, that nobody took back what was cut short, and never why."""
+    member = lab.member()
+
+    def refuse(term: Term) -> None:
+        raise DescriptorsExhausted(f"nobody can serve after epoch {term.epoch}")
+
+    client = _client(lab, member, campaign=refuse)
+    client.later({"op": "ping"})
+    with pytest.raises(DescriptorsExhausted, match="nobody can serve"):
+        client.awaitLater()
     client.close()

@@ -19,7 +19,7 @@ from interrupts import tracing
 from muninn.control import atomics, descriptors, members, wire
 from muninn.control.descriptors import Descriptor
 from muninn.devices import memfd
-from support import Actor, Background
+from support import Actor, Background, eventually
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
 #: What makes a descriptor, by the name that it is called by. `open` is for a moment, and for reading.
@@ -241,6 +241,55 @@ def test_aProgramThatClosesItsDescriptorsKeepsItsFilesAndItsSlot(actor: Callable
     assert f" {here.pid} " in locks, "its slot's byte is locked again"
     assert here.leave() == 0
     assert other.do("len(muninn.domainInfo()['members'])") == 1
+
+
+_NUMBER_OF = {
+    "everything": "3, 256",
+    "eventfd": "membership._wake.number",
+    "epoll": "membership._broker._epoll.number",
+    "listener": "membership._broker._listener.number",
+}
+
+
+@pytest.mark.parametrize("closed", _NUMBER_OF)
+def test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn(actor: Callable[..., Actor], closed: str) -> None:
+    """Broken: its next eventfd had the number of the one that was lost, whose end closed it; so each term failed. Each share took 30 s, and
+    where the eventfd alone was lost, the end of the process 10 s.
+    """
+    here = actor("membership = muninn.api.membership.current(); k = muninn.share(np.arange(2), name='kept')")
+    here.do(f"os.close{'range' if closed == 'everything' else ''}({_NUMBER_OF[closed]})")
+    if closed == "everything":
+        assert here.do("muninn.share(np.arange(3)).array.tolist(), muninn.Lock('l').acquire(timeout=10)") == [[0, 1, 2], True]
+    eventually(lambda: here.do(f"all(each is not None and each.isOurs() for each in {_OPEN})"), "what was lost is made anew")
+    assert here.do("muninn.domainInfo()['brokerPid']") == here.pid
+    assert actor().do("muninn.open('kept').array.tolist()") == [0, 1]
+    assert here.leave() == 0
+
+
+_OPEN = "(membership._wake, membership._broker and membership._broker._epoll, membership._broker and membership._broker._listener)"
+
+
+def test_anEventThatTakesThePlaceOfALostOneIsNotClosedWithIt() -> None:
+    """It gets the same number, as the lowest that is free."""
+    event = descriptors.OwnEvent()
+    lost = event.number
+    os.close(lost)
+    assert event.checked() == lost and event.isOurs()
+    os.eventfd_write(lost, 1)
+    event.close()
+
+
+def test_aLongWaitLooksWhetherTheProgramHasClosedWhatItWaitsBy() -> None:
+    poll, event = descriptors.OwnPoll(), descriptors.OwnEvent()
+    poll.register(event.number)
+    assert poll.wait(0, event) == []
+    os.close(event.number)
+    with pytest.raises(OSError, match="closed by the program"):
+        poll.wait(3600, None, event)
+    os.close(poll.number)
+    with pytest.raises(OSError, match="closed by the program"):
+        poll.wait(3600)
+    poll.close()
 
 
 # --- what is interrupted --------------------------------------------------------------------------------------------------

@@ -127,7 +127,8 @@ class Broker:
         """Wait for something to do, at most so long, and do it. Raises `Deposed` when the term has ended."""
         timeoutSeconds = min(timeoutSeconds, _PROOF_RETRY_SECONDS if self._unproven else SWEEP_SECONDS)
         mayWait = not self._upkeep.isPending() and self._inbox.isEmpty()
-        events = self._epoll.wait(min(timeoutSeconds, self._upkeep.untilDeadline()) if mayWait else 0)
+        seconds = min(timeoutSeconds, self._upkeep.untilDeadline()) if mayWait else 0
+        events = self._epoll.wait(seconds, self._wake, self._listener)
         with self._lock:
             self._thread, self._isServing = atomics.threadId(), True
             try:

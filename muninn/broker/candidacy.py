@@ -7,8 +7,10 @@ members, otherwise the one who can serve most. Who has failed in office does not
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+from typing import TypeGuard
 
 from muninn.control import clock, layout
 from muninn.control.block import ControlBlock
@@ -144,13 +146,25 @@ class Candidacy:
         if isinstance(self._reason, DomainChanged):  # its uid was another one for a moment, and may be again
             _log.info("resigned as broker of epoch %d: %s", term.epoch, self._reason.reason)
             return
-        _log.error("resigned as broker of epoch %d", term.epoch, exc_info=error)
+        if self._reason.code == BrokerUnavailable.code and not isinstance(error, MuninnError) and not _isLoss(error):
+            _log.error("resigned as broker of epoch %d", term.epoch, exc_info=error)
+        else:  # it says by itself what is to be done
+            _log.error("resigned as broker of epoch %d: %s", term.epoch, self._reason)
         now = clock.now()
         self._failures = 1 if now - self._standsAgainAt > _FORGOTTEN_SECONDS else self._failures + 1
         self._standsAgainAt = now + min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1))
         self.measure()
 
 
+def _isLoss(error: Exception) -> TypeGuard[OSError]:
+    return isinstance(error, OSError) and error.errno == errno.EBADF
+
+
 def _typed(error: Exception) -> MuninnError:
+    if _isLoss(error):
+        return BrokerUnavailable(
+            f"process {os.getpid()} has closed descriptors that Muninn had opened in it: {error.strerror}",
+            "Let it close only what it has opened itself",
+        )
     typed = fileError(error, "serving as broker") if isinstance(error, OSError) else error
     return typed if isinstance(typed, MuninnError) else BrokerUnavailable(f"serving as broker failed: {error}", "The log says where")

@@ -217,6 +217,7 @@ class Client:
         Raises
         ------
         BrokerUnavailable, DomainChanged
+            And whatever keeps this process from serving, where nobody else could.
         """
         deadline = self._deadline()
         while self._later:
@@ -224,6 +225,8 @@ class Client:
                 raise BrokerUnavailable(f"no broker took back within {self._office.requestTimeoutMs} ms what was not brought to its end")
             self._office.requireSlot()
             self._office.kick()
+            if (term := self._office.election.term()).slot is None:
+                self._office.campaign(term)  # which tells why nobody serves: what was to be asked later is not asked before somebody does
             clock.sleep(_RETRY_SECONDS)
 
     def greet(self) -> bool:

@@ -109,8 +109,13 @@ class Known(ctypes.Structure):
     def checked(self) -> int:
         """The number, to be used at once. Raises `OSError` when it is somebody else's by now."""
         if not self.isOurs():
-            raise OSError(errno.EBADF, f"descriptor {self.number} was closed by the program, and perhaps opened again for something else")
+            raise closedByProgram(self.number)
         return self.number
+
+
+def closedByProgram(number: int) -> OSError:
+    """What a descriptor of ours is refused by that is somebody else's by now."""
+    return OSError(errno.EBADF, f"descriptor {number} was closed by the program, and perhaps opened again for something else")
 
 
 class Descriptor(Known):

@@ -19,13 +19,15 @@ import select
 import socket
 from typing import ClassVar
 
-from muninn.control import atomics, green, ownership
+from muninn.control import atomics, clock, green, ownership
 from muninn.control.atomics import Descriptor, Known
 
 __all__ = ["Descriptor", "Known"]
 
 #: The first number that is no standard stream.
 FIRST = 3
+#: How often who waits looks whether the program has closed what it waits by.
+_LOOK_SECONDS = 0.5
 
 
 def own(descriptor: int | Descriptor) -> Descriptor:
@@ -128,10 +130,22 @@ class OwnPoll(Known):
         if self.isOurs():
             self.poll.unregister(descriptor)
 
-    def wait(self, seconds: float) -> list[int]:
-        """The descriptors that have something, after so long at most. Raises `OSError` when the program has closed this one."""
-        self.checked()
-        return [descriptor for descriptor, _ in self.poll.poll(seconds)]
+    def wait(self, seconds: float, *needed: Known | OwnEvent | None) -> list[int]:
+        """The descriptors that have something, after so long at most. Raises `OSError` once the program has closed this, or a needed one.
+
+        What was closed wakes nobody any more, so a long wait is one of many looks.
+        """
+        deadline = clock.now() + seconds
+        while True:
+            self.checked()
+            left = deadline - clock.now()
+            events = [descriptor for descriptor, _ in self.poll.poll(max(0.0, min(left, _LOOK_SECONDS)))]
+            if not events:
+                for each in needed:
+                    if each is not None and not each.isOurs():
+                        raise atomics.closedByProgram(each.number)
+            if events or left <= _LOOK_SECONDS:
+                return events
 
     def close(self) -> None:
         if self.isOurs():
@@ -174,6 +188,8 @@ class OwnEvent(_Kept):
     def checked(self) -> int:
         """The number; of another eventfd, in the place of one that was lost."""
         if self.number >= 0 and not self.isOurs():
+            if isinstance(self._kept, Descriptor):
+                self._kept.release()  # or its end would close the next one, which may get the same number
             self._kept = eventfd()
         return self.number
 

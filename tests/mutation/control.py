@@ -14,6 +14,9 @@ _BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERAT
 
 # fmt: off
 MUTANTS = [
+    # --- a program that closes descriptors of ours ---
+    Mutant("muninn/control/descriptors.py", "                self._kept.release()  # or", "                pass  # or", "a lost eventfd does not close the next one", "test_descriptors.py::test_anEventThatTakesThePlaceOfALostOneIsNotClosedWithIt"),
+    Mutant("muninn/control/descriptors.py", "                    if each is not None and not each.isOurs():\n", "                    if False:\n", "a long wait looks whether it can be ended", "test_descriptors.py::test_aLongWaitLooksWhetherTheProgramHasClosedWhatItWaitsBy"),
     # --- ownership ---
     Mutant(_OWNERSHIP, "    if isWritableByOthers(status):\n", "    if False:\n", "what others could have written is not believed", "test_ownership.py::test_whatOthersCouldHaveWrittenIsRefusedAtOnce"),
     Mutant(_OWNERSHIP, "        os.chmod(path if fd is None else fd.number, _PRIVATE)\n", "", "a mode is put right", "test_ownership.py::test_whatOthersCouldOnlyReadIsPutRight"),
