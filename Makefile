@@ -18,7 +18,7 @@ help: ## say what can be made
 setup: $(STAMP) ## install into .venv what the other targets use
 
 $(STAMP): pyproject.toml hatch_build.py $(wildcard cshim/*) ops/findpython.sh
-	@command -v "$${CC:-cc}" >/dev/null || { echo "make: no C compiler: install gcc, or set CC" >&2; exit 1; }
+	@(eval "set -- $${CC:-cc}" && command -v "$$1") >/dev/null 2>&1 || { echo "make: no C compiler: install gcc, or set CC" >&2; exit 1; }
 	@python=$$(sh ops/findpython.sh) || exit 1; \
 	echo "setup: $$($$python --version) into $(VENV) (about a minute, once)"; \
 	test -x $(PY) || $$python -m venv $(VENV)

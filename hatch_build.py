@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +37,61 @@ class CustomMetadataHook(MetadataHookInterface):
         metadata["readme"] = {"content-type": "text/markdown", "text": absolute(text, metadata["urls"]["Source"])}
 
 
+def words(variable: str, usual: str) -> list[str]:
+    """What a variable says, as a shell would read it; `usual` where it says nothing."""
+    text = os.environ.get(variable, "")
+    try:
+        return shlex.split(text) or shlex.split(usual)
+    except ValueError as error:
+        raise SystemExit(f"The variable {variable} is {text!r}, which can not be read as a command: {error}.") from None
+
+
+def compiled(root: Path, target: Path) -> None:
+    """Make the library, or end the build with what is wrong."""
+    compiler = words("CC", "cc")
+    sources = map(str, sorted((root / "cshim").glob("*.c")))
+    try:
+        subprocess.run([*compiler, *FLAGS, *words("CFLAGS", ""), "-o", str(target), *sources], check=True)
+    except OSError as error:
+        raise SystemExit(NO_COMPILER.format(compiler=compiler[0], why=error.strerror or error)) from None
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"Muninn's C part can not be compiled: {compiler[0]} ended with status {error.returncode}, see above.") from None
+
+
+def placed(library: Path, target: Path) -> None:
+    """Put it into the checkout, by a name of its own and a rename: who has the old one mapped keeps it whole, and several may build."""
+    target.parent.mkdir(exist_ok=True)
+    descriptor, fresh = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+    os.close(descriptor)
+    try:
+        shutil.copyfile(library, fresh)
+        os.chmod(fresh, library.stat().st_mode & 0o777)
+        os.replace(fresh, target)
+    except BaseException:
+        os.unlink(fresh)
+        raise
+
+
 class CustomBuildHook(BuildHookInterface[Any]):
-    """Runs before every wheel, editable ones included."""
+    """Runs before every wheel, editable ones included.
+
+    A wheel takes the library that was compiled for it, whatever other builds do in the same checkout; the checkout gets a copy, which an
+    editable install can not do without.
+    """
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        root = Path(self.root)
-        target = root / "muninn" / "_shim" / "libmuninn.so"
-        target.parent.mkdir(exist_ok=True)
-        compiler = shlex.split(os.environ.get("CC", "cc"))
-        # Built beside it and renamed: a process that has the old one mapped keeps it whole.
-        fresh = target.with_suffix(".new")
-        sources = map(str, sorted((root / "cshim").glob("*.c")))
+        target = Path(self.root) / "muninn" / "_shim" / "libmuninn.so"
+        self._folder = tempfile.TemporaryDirectory(prefix="muninn-build")  # until the wheel is whole
+        library = Path(self._folder.name) / target.name
+        compiled(Path(self.root), library)
         try:
-            subprocess.run([*compiler, *FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), "-o", str(fresh), *sources], check=True)
+            placed(library, target)
         except OSError as error:
-            raise SystemExit(NO_COMPILER.format(compiler=compiler[0], why=error.strerror or error)) from None
-        except subprocess.CalledProcessError as error:
-            raise SystemExit(
-                f"Muninn's C part can not be compiled: {compiler[0]} ended with status {error.returncode}, see above."
-            ) from None
-        fresh.replace(target)
-        build_data["artifacts"].append("/muninn/_shim/libmuninn.so")
+            if version == "editable":
+                raise SystemExit(
+                    f"{target.parent} can not be written ({error.strerror}): an editable install has its C part there."
+                ) from None
+        if version != "editable":
+            build_data.setdefault("force_include", {})[str(library)] = "muninn/_shim/libmuninn.so"
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -91,7 +92,7 @@ def test_aClockBeforeTheCLibrarysIsNotAsked(actor: Callable[..., Actor], tmp_pat
     """Broken: two hours ahead of all others, it freed what they had shared for an hour."""
     (tmp_path / "clock.c").write_text(_PRELOADED)
     library = str(tmp_path / "clock.so")
-    subprocess.run([os.environ.get("CC", "cc"), "-shared", "-fPIC", "-o", library, str(tmp_path / "clock.c")], check=True)
+    subprocess.run([*shlex.split(os.environ.get("CC") or "cc"), "-shared", "-fPIC", "-o", library, str(tmp_path / "clock.c")], check=True)
     broker = actor("from muninn.control import clock", LD_PRELOAD=library)
     assert broker.do("time.monotonic()") - time.monotonic() > 7000, "it is before the C library's"
     before = time.monotonic()

@@ -67,3 +67,57 @@ def test_withoutACompilerItSaysSo(tmp_path: Path) -> None:
     done = hatch(code)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "can not be compiled" in done.stderr and "broken.c" in done.stderr
+    done = hatch(code, CC='gcc "')
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "variable CC is 'gcc \"', which can not be read" in done.stderr
+
+
+def _checkout(at: Path) -> str:
+    """A small one; returns code that builds it."""
+    (at / "muninn").mkdir()
+    (at / "cshim").mkdir()
+    (at / "cshim" / "one.c").write_text('__attribute__((visibility("default"))) int one(void) { return 1; }\n')
+    return (
+        f"hook = hatch_build.CustomBuildHook(); hook.root = {str(at)!r}; data = {{'artifacts': []}}\n"
+        "hook.initialize(sys.argv[1] if sys.argv[1:] else 'standard', data)\n"
+        "(library,) = data['force_include']; print(data['force_include'][library]); import ctypes; print(ctypes.CDLL(library).one())"
+    )
+
+
+def test_anEmptyCompilerIsTheUsualOne(tmp_path: Path) -> None:
+    """Broken: `CC=`, as a script has it that unsets nothing, was an IndexError."""
+    done = hatch(_checkout(tmp_path), CC="", CFLAGS="")
+    assert (done.returncode, done.stdout) == (0, "muninn/_shim/libmuninn.so\n1\n"), done.stderr
+    assert [each.name for each in (tmp_path / "muninn" / "_shim").iterdir()] == ["libmuninn.so"], "and a copy for the checkout"
+
+
+def test_aCheckoutThatCanNotBeWrittenIsBuilt(tmp_path: Path) -> None:
+    """Broken: an `OSError` for a mount that is read-only, of which a wheel needs to write nothing."""
+    code = _checkout(tmp_path)
+    (tmp_path / "muninn" / "_shim").write_text("a file, where root too can make no directory\n")
+    done = hatch(code)
+    assert (done.returncode, done.stdout) == (0, "muninn/_shim/libmuninn.so\n1\n"), done.stderr
+    done = hatch(code.replace("'standard'", "'editable'"))
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "an editable install has its C part there" in done.stderr
+
+
+def test_buildsOfOneCheckoutDoNotDisturbEachOther(tmp_path: Path) -> None:
+    """Broken: they compiled into one file, and the second found it renamed."""
+    code = _checkout(tmp_path)
+    settings = {**os.environ, "PYTHONPATH": str(ROOT)}
+    builds = [subprocess.Popen([sys.executable, "-c", _STUBS + code], env=settings, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    assert [build.communicate(timeout=60)[0][-2:] for build in builds] == ["1\n"] * 6
+    assert [build.returncode for build in builds] == [0] * 6
+    assert [each.name for each in (tmp_path / "muninn" / "_shim").iterdir()] == ["libmuninn.so"]
+
+
+def test_aCompilerWithOptionsIsFoundByMake(tmp_path: Path) -> None:
+    """Broken: `CC="gcc -m64" make setup` said that there was no compiler."""
+    (recipe,) = [line.strip().removeprefix("@") for line in (ROOT / "Makefile").read_text().splitlines() if "no C compiler" in line]
+    (tmp_path / "a compiler").symlink_to("/bin/true")
+    for compiler, status in (("sh -c", 0), ("", None), (f"'{tmp_path}/a compiler' -m64", 0), ("no-such-compiler", 1), ('sh "', 1)):
+        ran = subprocess.run(
+            ["sh", "-c", recipe.replace("$$", "$")], env={**os.environ, "CC": compiler}, capture_output=True, text=True, timeout=60
+        )
+        assert status is None or ran.returncode == status, compiler
+        assert ("no C compiler" in ran.stderr) == (ran.returncode != 0)

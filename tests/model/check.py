@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -108,8 +109,8 @@ def explore(case: Case) -> Outcome:
         began = time.monotonic()
         _run([os.environ.get("SPIN", "spin"), *defines, "-a", str(HERE / f"{case.model}.pml")], folder)
         optimise = "-O0" if case.without else "-O2"  # compiling them costs more than running them
-        compiler = os.environ.get("CC", "cc")
-        _run([compiler, optimise, "-w", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={_MEMORY_MIB}", "-o", "pan", "pan.c"], folder)
+        compiler = shlex.split(os.environ.get("CC") or "cc")
+        _run([*compiler, optimise, "-w", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={_MEMORY_MIB}", "-o", "pan", "pan.c"], folder)
         said = _run(["./pan", "-E", "-m1000000"], folder)
     found = re.search(r"^pan:1: (.*?) \(at depth", said, re.MULTILINE)
     states = re.search(r"(\d+) states, stored", said)
