@@ -7,6 +7,8 @@ import fcntl
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import struct
 import subprocess
@@ -236,8 +238,19 @@ def test_aDrainOutlivesEverybodyAndTellsWhy(domain: str) -> None:
 def test_theBareCommandSaysWhoIsThereWhateverThereIs(domain: str, actor: Start) -> None:
     """Broken: in a domain without buffers it said nothing of the members and of the broker."""
     there = actor().join()
-    assert re.search(rf"^domain '{domain}': 2 members, broker {there.pid}, epoch \d+$", run().stdout, re.MULTILINE)
+    assert re.search(rf"^domain '{domain}': 2 members, this command among them, broker {there.pid}, epoch \d+$", run().stdout, re.MULTILINE)
+    assert f"member {there.pid} actor.py\n" in run().stdout and "(this command)\n" in run("list", "--holders").stdout
     assert "member" not in run("list").stdout
+
+
+def test_whoLooksIsToldFromWhoIsThere(domain: str) -> None:
+    """Broken: an empty domain had a member, and no broker or one, as it happened."""
+    assert run("alloc", "--size", "1K", "--name", "kept").returncode == 0
+    for _ in range(5):
+        assert re.search(rf"^domain '{domain}': 1 member \(this command\), broker this command, epoch \d+$", run().stdout, re.MULTILINE)
+        assert "1 member (this command), broker this command" in (found := answer("doctor")["domain"]["found"])
+        assert "; 1 buffer, 1K; " in found
+        assert answer("list")["brokerPid"] is not None
 
 
 def test_sizesAreWrittenInOneWay(domain: str) -> None:
@@ -272,7 +285,7 @@ def test_saysWhichTypesAreKeptAsBits(domain: str, folder: Path) -> None:
     (folder / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"1234")
     done = run("load", str(folder / "x.safetensors"), "--name", "model", "--json")
     assert json.loads(done.stdout)["keptAsBits"] == {"w": "BF16"}
-    assert "1 arrays of BF16" in done.stderr
+    assert "1 array of BF16" in done.stderr
     assert muninn.openBundle("model")["w"].dtype == np.uint16
 
 
@@ -414,6 +427,20 @@ def test_doctorFailsWhereMuninnWould(domain: str, variable: str, value: str, che
     assert finding["advice"]
 
 
+def test_doctorSaysThatTheCPartIsMissing(domain: str, folder: Path) -> None:
+    """Broken: the import had failed before it could, with a traceback."""
+    shutil.copytree(ROOT / "muninn", folder / "muninn", ignore=shutil.ignore_patterns("_shim", "__pycache__"))
+    done = run("doctor", "--json", PYTHONPATH=str(folder), PYTHONSAFEPATH="1")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    findings = json.loads(done.stdout)
+    assert findings["primitives"]["verdict"] == "fail" and "libmuninn.so" in findings["primitives"]["found"]
+    assert "pip install ." in findings["primitives"]["advice"] and findings["/dev/shm"]["verdict"] == "ok"
+    shown = run("doctor", PYTHONPATH=str(folder), PYTHONSAFEPATH="1").stdout
+    assert shown.count("libmuninn.so") == 1, "once"
+    assert "fail  pidfd          the same as primitives" in shown
+    assert run("list", PYTHONPATH=str(folder), PYTHONSAFEPATH="1").stderr.startswith("MNN-0031 PlatformUnsupported: the C primitives")
+
+
 _DRIVER = """
 #include <string.h>
 int cuInit(unsigned flags) { return INIT; }
@@ -434,9 +461,8 @@ int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Card", 
 )
 def test_doctorAsksTheCudaDriver(domain: str, folder: Path, init: int, count: int, verdict: str, found: str) -> None:
     (folder / "driver.c").write_text(_DRIVER)
-    compiler = os.environ.get("CC", "cc")
     made = [
-        compiler,
+        *shlex.split(os.environ.get("CC") or "cc"),
         "-shared",
         "-fPIC",
         f"-DINIT={init}",
@@ -455,7 +481,7 @@ def test_doctorSaysWhatIsLeftOfADomain(domain: str) -> None:
     assert "nobody is in it" in answer("doctor")["domain"]["found"]
     places.makeDirectory()
     Path(f"/dev/shm{places.segmentName(3, 1)}").write_bytes(b"x")
-    assert "1 segments are left over" in answer("doctor")["domain"]["found"]
+    assert "1 segment is left over" in answer("doctor")["domain"]["found"]
     block = Path(places.linkPath)
     block.touch(mode=0o600)
     block.write_bytes(b"\0" * 8192)

@@ -156,7 +156,8 @@ def rebuild(places: Places, limits: Geometry) -> dict[str, Any]:
         adoption = _begunAnew(places, lockFile, limits)
         if isinstance(adoption, int):
             raise BrokerUnavailable(
-                f"process {adoption} is still in domain {places.domain!r}", "End its processes first: `python -m muninn list` names them"
+                f"process {adoption} is still in domain {places.domain!r}",
+                "End it, and repair again until nobody is named; where the block can be read, `python -m muninn` names all members",
             )
         return {
             "recovered": sorted(adoption.recovered),

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from muninn.cli.listing import printDescription
-from muninn.cli.output import printJson
+from muninn.cli.output import counted, printJson
 from muninn.config.sizes import asText
 from muninn.control import clock
 
@@ -113,7 +113,7 @@ def runClose(arguments: argparse.Namespace) -> int:
     revoked = admin.evict(arguments.name, pid=arguments.pid)
     if not revoked:
         raise BufferNotFound(f"process {arguments.pid} holds no lease on {arguments.name!r}", "Look at `python -m muninn` for who does")
-    return _say(arguments, {"revoked": revoked}, f"{arguments.name}: {revoked} lease of process {arguments.pid} revoked")
+    return _say(arguments, {"revoked": revoked}, f"{arguments.name}: {counted(revoked, 'lease')} of process {arguments.pid} revoked")
 
 
 def runFree(arguments: argparse.Namespace) -> int:
@@ -129,7 +129,7 @@ def runEvict(arguments: argparse.Namespace) -> int:
     if arguments.name is None and arguments.tenant is None:
         arguments.fail("give --name, --tenant or both")
     revoked = admin.evict(arguments.name, arguments.tenant)
-    return _say(arguments, {"revoked": revoked}, f"{revoked} lease{'s' * (revoked != 1)} revoked")
+    return _say(arguments, {"revoked": revoked}, f"{counted(revoked, 'lease')} revoked")
 
 
 def runDrain(arguments: argparse.Namespace) -> int:
@@ -181,8 +181,9 @@ def runLoad(arguments: argparse.Namespace) -> int:
     with loaded:
         if source.keptAsBits:
             kinds = ", ".join(sorted(set(source.keptAsBits.values())))
-            print(f"muninn: {len(source.keptAsBits)} arrays of {kinds} are kept as the unsigned integers of their bits", file=sys.stderr)
-        what = f"{len(source.entries)} arrays" if source.isBundle else "1 array"
+            kept = counted(len(source.keptAsBits), "array")
+            print(f"muninn: kept as the unsigned integers of their bits: {kept} of {kinds}", file=sys.stderr)
+        what = counted(len(source.entries), "array")
         text = f"{arguments.name}: {what}, {asText(source.sizeBytes)}, from {source.path.name}"
         return _say(arguments, {**loaded.describe(), "keptAsBits": source.keptAsBits}, text)
 

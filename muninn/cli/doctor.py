@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from muninn.cli.listing import domainLine
-from muninn.cli.output import Row, printJson, printTable
+from muninn.cli.listing import domainLine, domainNow
+from muninn.cli.output import Row, counted, printJson, printTable
 from muninn.config.sizes import asText
 from muninn.errors import MuninnError
 
@@ -62,7 +62,12 @@ def runDoctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         printJson({name: finding._asdict() for name, finding in findings.items()})
     else:
-        printTable(("", "", ""), [Row.of((finding.verdict, name, finding.text())) for name, finding in findings.items()], wrapping=True)
+        said: dict[Finding, str] = {}
+        rows = []
+        for name, finding in findings.items():
+            first = said.setdefault(finding, name) if finding.verdict == "fail" else name
+            rows.append(Row.of((finding.verdict, name, finding.text() if first == name else f"the same as {first}")))
+        printTable(("", "", ""), rows, wrapping=True)
     return 1 if any(finding.verdict == "fail" for finding in findings.values()) else 0
 
 
@@ -74,7 +79,7 @@ def _repair(arguments: argparse.Namespace) -> int:
         printJson(done)
     else:
         recovered = ", ".join(done["recovered"]) or "nothing"
-        print(f"a sound control block is in place; recovered: {recovered}; discarded: {len(done['discarded'])} segments")
+        print(f"a sound control block is in place; recovered: {recovered}; discarded: {counted(len(done['discarded']), 'segment')}")
     return 0
 
 
@@ -247,7 +252,7 @@ def _hugePages() -> Finding:
 
 def _numa() -> Finding:
     nodes = sorted(path.name for path in Path("/sys/devices/system/node").glob("node[0-9]*"))
-    return Finding("ok", f"{len(nodes)} node{'s' * (len(nodes) != 1)}" if nodes else "the kernel knows no NUMA")
+    return Finding("ok", counted(len(nodes), "node") if nodes else "the kernel knows no NUMA")
 
 
 def _futex() -> Finding:
@@ -337,7 +342,7 @@ def _device() -> Finding:
     from muninn.devices import chooseDevice
 
     chosen = chooseDevice(loadSettings().devices)
-    return Finding("ok", f"{chosen.backend}, {chosen.gpuCount} GPUs ({chosen.reason})")
+    return Finding("ok", f"{chosen.backend}, {counted(chosen.gpuCount, 'GPU')} ({chosen.reason})")
 
 
 def _domain() -> Finding:
@@ -347,7 +352,7 @@ def _domain() -> Finding:
 
     places = Places(os.geteuid(), loadSettings().control.domain)
     orphans = len(places.segments())
-    left = f", and {orphans} segments are left over" if orphans else ""
+    left = f", and {counted(orphans, 'segment')} {'is' if orphans == 1 else 'are'} left over" if orphans else ""
     named = openNamed(places)
     if named is None:
         return Finding(
@@ -364,8 +369,8 @@ def _domain() -> Finding:
     import muninn
     from muninn.control import layout
 
-    info, buffers = muninn.domainInfo(), muninn.listBuffers()
-    held = f"{len(buffers)} buffers, {asText(sum(buffer['size'] for buffer in buffers))}"
+    info, buffers = domainNow(), muninn.listBuffers()
+    held = f"{counted(len(buffers), 'buffer')}, {asText(sum(buffer['size'] for buffer in buffers))}"
     found = f"{domainLine(info).removeprefix('domain ')}; {held}; layout version {layout.VERSION}"
     if info["draining"]:
         return Finding("warn", found, "It creates nothing new: `python -m muninn drain --off` ends that")

@@ -6,18 +6,21 @@ import argparse
 import os
 from typing import Any
 
-from muninn.cli.output import Row, age, printable, printJson, printTable
+from muninn.cli.output import Row, age, counted, printable, printJson, printTable
 from muninn.config.sizes import asText
+from muninn.control import clock
 
 _HEADINGS = ("BUFFER", "MODE", "SIZE", "TENANT", "GPU", "IMPORTERS", "LEASE", "AGE")
 #: The columns whose words people choose.
 _SHRINKING = (0, 3)
+#: How long there may be no broker before a list says so, and how often it looks.
+_BROKER_SECONDS, _LOOK_SECONDS = 1.0, 0.01
 
 
 def runList(arguments: argparse.Namespace) -> int:
     import muninn
 
-    info, buffers = muninn.domainInfo(), muninn.listBuffers()
+    info, buffers = domainNow(), muninn.listBuffers()
     if arguments.mode is not None:
         from muninn.terms import asMode
 
@@ -32,16 +35,37 @@ def runList(arguments: argparse.Namespace) -> int:
     if not buffers:
         print(f"(no buffer in domain {info['domain']!r})")
     if arguments.holders or info["draining"]:
-        print(f"\n{printable(domainLine(info))}")
+        print()
+    if arguments.holders:
+        for member in sorted(info["members"], key=lambda each: _isThis(each["pid"])):
+            print(printable(f"member {member['pid']} {member['program']}{' (this command)' * _isThis(member['pid'])}"))
+    if arguments.holders or info["draining"]:
+        print(printable(domainLine(info)))
     return 0
 
 
+def domainNow() -> dict[str, Any]:
+    """`domainInfo()`; between two brokers, as when nobody was there, of as soon as there is one."""
+    import muninn
+
+    info, deadline = muninn.domainInfo(), clock.now() + _BROKER_SECONDS
+    while info["brokerPid"] is None and clock.now() < deadline:
+        clock.sleep(_LOOK_SECONDS)
+        info = muninn.domainInfo()
+    return info
+
+
 def domainLine(info: dict[str, Any]) -> str:
-    """Who is in a domain, and what is the matter with it, in a line."""
-    members = len(info["members"])
+    """Who is in a domain, and what is the matter with it, in a line. This command is a member like others while it looks."""
+    pids = [member["pid"] for member in info["members"]]
     draining = (", draining" + f" ({info['drainReason']})" * bool(info["drainReason"])) * info["draining"]
-    broker = f"broker {info['brokerPid'] or 'none'}, epoch {info['epoch']}"
-    return f"domain {info['domain']!r}: {members} member{'s' * (members != 1)}, {broker}{draining}"
+    own = (" (this command)" if len(pids) == 1 else ", this command among them") * any(map(_isThis, pids))
+    broker = "this command" if _isThis(info["brokerPid"]) else info["brokerPid"] or "none"
+    return f"domain {info['domain']!r}: {counted(len(pids), 'member')}{own}, broker {broker}, epoch {info['epoch']}{draining}"
+
+
+def _isThis(pid: int | None) -> bool:
+    return pid == os.getpid()
 
 
 def runDescribe(arguments: argparse.Namespace) -> int:

@@ -57,6 +57,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Such as `1 buffer`, `3 buffers`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def age(milliseconds: int) -> str:
     """A span of time for a table: 3s, 12m, 5h, 2d."""
     seconds = milliseconds // 1000

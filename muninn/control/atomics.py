@@ -22,19 +22,36 @@ _U32, _U64, _I32, _I64 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int, ctypes.
 _ADDRESS, _SIZE = ctypes.c_void_p, ctypes.c_size_t
 
 
-def _loaded(kind: type[ctypes.CDLL]) -> ctypes.CDLL:
+class _Missing:
+    """What stands for a library that can not be loaded: an import goes on, so that `doctor` can say it, and each call says why."""
+
+    def __init__(self, why: OSError) -> None:
+        self._why = str(why)
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        def refuse(*_: object, **__: object) -> Any:
+            raise PlatformUnsupported(
+                f"the C primitives can not be loaded: {self._why}", "Install Muninn where a C compiler is: `make setup`, or `pip install .`"
+            )
+
+        return refuse
+
+
+def _loaded(kind: type[ctypes.CDLL]) -> Any:
     try:
         return kind(str(LIBRARY))
     except OSError as error:
-        raise PlatformUnsupported(
-            f"the C primitives can not be loaded: {error}", "Install Muninn where a C compiler is: `make setup`, or `pip install .`"
-        ) from error
+        return _Missing(error)
 
 
 _quick, _slow = _loaded(ctypes.PyDLL), _loaded(ctypes.CDLL)
 
 
-def _bound(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+def _prototyped(prototype: Any, name: str, named: Any = None) -> Any:
+    return _quick[name] if isinstance(_quick, _Missing) else prototype((name, _quick), named)
+
+
+def _bound(library: Any, name: str, result: Any, *arguments: Any) -> Any:
     function = library[name]  # one function may be bound in two ways, where an attribute is one object
     function.restype, function.argtypes = result, arguments
     return function
@@ -182,7 +199,7 @@ def _method(name: str, result: Any, *optional: str, arguments: int = 0) -> Any:
     objects = [ctypes.py_object] * (arguments + len(optional))
     prototype = ctypes.PYFUNCTYPE(result, _TURN, *objects)
     named: Any = ((1, "turn"), *((1, each, None) for each in optional)) if optional else None
-    return _asMethod(prototype((name, _quick), named))
+    return _asMethod(_prototyped(prototype, name, named))
 
 
 loadAcquire32 = _bound(_quick, "mnnLoadAcquire32", _U32, _ADDRESS)
@@ -246,8 +263,8 @@ rangeHolder = _bound(_quick, "mnnRangeHolder", _I32, _I32, _I64, _I64)
 # A result that is an object is made of the number before the call returns, in C.
 # mypy takes a method for what `def` makes: those that are functions of C are put into their classes here.
 _KNOWN = ctypes.POINTER(Known)
-_owner = ctypes.PYFUNCTYPE(Descriptor, _I32)(("mnnKnown", _quick))
-known: Callable[[int | Known], Known] = ctypes.PYFUNCTYPE(Known, _I32)(("mnnKnown", _quick))
+_owner = _prototyped(ctypes.PYFUNCTYPE(Descriptor, _I32), "mnnKnown")
+known: Callable[[int | Known], Known] = _prototyped(ctypes.PYFUNCTYPE(Known, _I32), "mnnKnown")
 _number = _asMethod(_bound(_quick, "mnnNumber", _I32, _KNOWN))
 Known.fileno, Known.__index__ = _number, _number  # type: ignore[method-assign]
 Known.isOurs = _asMethod(_bound(_quick, "mnnIsKnown", ctypes.c_bool, _KNOWN))  # type: ignore[method-assign]

@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.mutation import api, broker, control, shim
+from tests.mutation import api, broker, control, outer, shim
 from tests.mutation.mutant import Mutant
 
-MUTANTS: list[Mutant] = [*control.MUTANTS, *broker.MUTANTS, *api.MUTANTS, *shim.MUTANTS]
+MUTANTS: list[Mutant] = [*control.MUTANTS, *broker.MUTANTS, *api.MUTANTS, *outer.MUTANTS, *shim.MUTANTS]
 BUILD = Path("build/mutation")
 COPIED = ("muninn", "tests", "cshim", "ops", "Makefile", "pyproject.toml", "hatch_build.py")
 #: A mutant that takes longer than its tests do without it, by so much, hangs.
@@ -148,7 +148,7 @@ def tryOut(number: int, mutant: Mutant, bound: float) -> Result:
             library = root / "muninn" / "_shim" / "libmuninn.so"
             made = subprocess.run(
                 [
-                    *shlex.split(os.environ.get("CC", "cc")),
+                    *shlex.split(os.environ.get("CC") or "cc"),
                     *compilerFlags(),
                     "-Wno-error",
                     "-o",
