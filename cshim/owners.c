@@ -42,27 +42,41 @@ void mnnOwnerBind(struct mnnOwner *owner, struct mnnOwners *all, char *row, uint
 	*owner = (struct mnnOwner){.row = row, .all = all, .leaseExpiry = leaseExpiry, .holding = holding, .mine = mine, .incarnation = incarnation};
 }
 
-/* Python's identity of the caller; false with an exception where that is a function which raised. */
-static bool knowMe(const struct mnnPython *python, uint64_t *who)
+/* The caller, as Python knows it. */
+struct caller {
+	uint64_t who;
+	bool isThread; /* and no green thread */
+};
+
+/* False with an exception where a library says who runs, and raised. */
+static bool knowMe(const struct mnnPython *python, struct caller *me)
 {
-	*who = (uint64_t)pthread_self();
-	if (python->whoAmI == NULL)
+	*me = (struct caller){(uint64_t)pthread_self(), true};
+	/* Each time: a library may replace it at any moment, and nobody is told. */
+	void *whoAmI = python->item(python->names, python->identName);
+	if (whoAmI == python->plainIdent || whoAmI == NULL)
 		return true;
-	void *number = python->call(python->whoAmI, NULL);
+	python->keep(whoAmI);
+	void *number = python->call(whoAmI, NULL);
+	python->drop(whoAmI);
 	if (number == NULL)
 		return false;
-	*who = python->valueOf(number);
+	*me = (struct caller){python->valueOf(number), false};
 	python->drop(number);
 	return true;
 }
 
-int mnnOwnerWrites(const struct mnnOwner *owner, uint64_t who) { return !isVoid(owner) && owner->depth != 0 && owner->who == who; }
+/* Whose it is, as `who`; and what a thread took before a library made green threads of it is the thread's. */
+static bool hasIt(const struct mnnOwner *owner, uint64_t who) { return owner->who == who || (owner->isThreads && owner->thread == (uint64_t)pthread_self()); }
+static bool isInTurn(const struct mnnTurn *turn, uint64_t who) { return turn->who == who || (turn->isThreads && turn->thread == (uint64_t)pthread_self()); }
+
+int mnnOwnerWrites(const struct mnnOwner *owner, uint64_t who) { return !isVoid(owner) && owner->depth != 0 && hasIt(owner, who); }
 
 int mnnOwnerReads(const struct mnnOwner *owner, uint64_t who)
 {
 	if (!isVoid(owner))
 		for (const struct mnnTurn *turn = owner->readers; turn != NULL; turn = turn->next)
-			if (turn->who == who)
+			if (isInTurn(turn, who))
 				return 1;
 	return 0;
 }
@@ -71,10 +85,10 @@ int mnnOwnerIsBusy(const struct mnnOwner *owner, uint64_t notOf)
 {
 	if (isVoid(owner))
 		return 0;
-	if (owner->depth != 0 && owner->who != notOf)
+	if (owner->depth != 0 && (notOf == 0 || !hasIt(owner, notOf)))
 		return 1;
 	for (const struct mnnTurn *turn = owner->readers; turn != NULL; turn = turn->next)
-		if (turn->who != notOf)
+		if (notOf == 0 || !isInTurn(turn, notOf))
 			return 1;
 	return 0;
 }
@@ -145,7 +159,7 @@ static void depart(struct mnnOwner *owner, struct waiter *waiter)
 }
 
 /* The claim is taken from the word that was seen. */
-static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t word, uint64_t who)
+static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t word, struct caller me)
 {
 	/* Others may wait too if we did, or be asleep since a wake-up that was lost with its waiter. SYNC claim: pairs with release; what the last owner
 	 * wrote is visible. */
@@ -153,7 +167,8 @@ static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t wor
 		return false;
 	owner->depth = 1;
 	owner->thread = (uint64_t)pthread_self();
-	owner->who = who;
+	owner->who = me.who;
+	owner->isThreads = me.isThread;
 	if (waiter->number != 0)
 		cas32(heirOf(owner), waiter->number, 0);
 	return true;
@@ -162,7 +177,7 @@ static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t wor
 static void leave(struct mnnOwner *owner, uint32_t word)
 {
 	owner->depth = 0;
-	owner->thread = owner->who = 0;
+	owner->thread = owner->who = owner->isThreads = 0;
 	/* SYNC claim: pairs with takeFrom. */
 	if (mnnExchangeSeqCst32(claimOf(owner), word) & CONTENDED)
 		mnnFutexWake32(claimOf(owner), INT_MAX);
@@ -244,7 +259,7 @@ static enum taken take(struct mnnTurn *turn, void *deadline, void **given)
 	uint32_t word = 0;
 	for (;;) {
 		struct mnnOwner *owner = turn->owner;
-		uint64_t who;
+		struct caller me;
 		if (isVoid(owner)) {
 			waiter = (struct waiter){0};
 			isDead = false;
@@ -252,13 +267,13 @@ static enum taken take(struct mnnTurn *turn, void *deadline, void **given)
 				return RAISED;
 			owner = turn->owner;
 		}
-		if (!knowMe(turn->calls->python, &who)) {
+		if (!knowMe(turn->calls->python, &me)) {
 			depart(owner, &waiter);
 			return RAISED;
 		}
 		if (isVoid(owner))
 			continue;
-		if (isDeparting(owner, who) && !(owner->depth != 0 && owner->who == who)) {
+		if (isDeparting(owner, me.who) && !mnnOwnerWrites(owner, me.who)) {
 			depart(owner, &waiter);
 			waiter = (struct waiter){0};
 			isDead = false;
@@ -266,7 +281,7 @@ static enum taken take(struct mnnTurn *turn, void *deadline, void **given)
 				return RAISED;
 			continue;
 		}
-		if (owner->depth != 0 && owner->who == who) {
+		if (mnnOwnerWrites(owner, me.who)) {
 			depart(owner, &waiter);
 			return OURS_ALREADY;
 		}
@@ -274,7 +289,7 @@ static enum taken take(struct mnnTurn *turn, void *deadline, void **given)
 			/* An owner without a thread is what an earlier life of this process left. */
 			bool isLeft = ((isDead ? word : (word = load32(claimOf(owner)))) & ~CONTENDED) == owner->mine;
 			bool mayTake = isDead || isLeft || (isFree(word) && !isKept(owner, &waiter));
-			if (mayTake && takeFrom(owner, &waiter, word, who)) {
+			if (mayTake && takeFrom(owner, &waiter, word, me)) {
 				shown(turn)->recovered = isDead || isLeft;
 				keep(owner, turn->calls->python);
 				return TAKEN;
@@ -326,7 +341,7 @@ static void *unlock(struct mnnTurn *turn, uint64_t who, bool isMine, bool isWhol
 		return refuse(turn, MNN_REFUSED_VOID);
 	if (owner->depth == 0)
 		return refuse(turn, MNN_REFUSED_NOT_HELD);
-	if (!isMine && owner->who != who)
+	if (!isMine && !hasIt(owner, who))
 		return refuse(turn, MNN_REFUSED_OTHER_THREAD);
 	if (owner->depth > 1)
 		owner->depth--;
@@ -341,8 +356,8 @@ void *mnnLockAcquire(struct mnnTurn *turn, void *timeout) { return lock(turn, ti
 
 void *mnnLockRelease(struct mnnTurn *turn)
 {
-	uint64_t who;
-	return knowMe(turn->calls->python, &who) ? unlock(turn, who, false, true) : NULL;
+	struct caller me;
+	return knowMe(turn->calls->python, &me) ? unlock(turn, me.who, false, true) : NULL;
 }
 
 void *mnnLockEnter(struct mnnTurn *turn) { return lock(turn, turn->calls->python->none) ? gave(turn, turn->given) : NULL; }
@@ -402,9 +417,9 @@ void *mnnWritingEnter(struct mnnTurn *turn)
 		return NULL;
 	}
 	enum taken taken = TAKEN;
-	uint64_t who;
-	if (turn->owner->readers != NULL && (!knowMe(python, &who) || mnnOwnerReads(turn->owner, who))) {
-		if (knowMe(python, &who))
+	struct caller me;
+	if (turn->owner->readers != NULL && (!knowMe(python, &me) || mnnOwnerReads(turn->owner, me.who))) {
+		if (knowMe(python, &me))
 			refuse(turn, MNN_REFUSED_READING);
 		taken = RAISED;
 	} else
@@ -524,12 +539,13 @@ static void sayReading(struct mnnOwner *owner, bool isReading)
 		__atomic_fetch_and(owner->leaseExpiry, ~reading, __ATOMIC_SEQ_CST);
 }
 
-static void beginReading(struct mnnTurn *turn, uint64_t who)
+static void beginReading(struct mnnTurn *turn, struct caller me)
 {
 	struct mnnOwner *owner = turn->owner;
 	bool isFirst = owner->readers == NULL;
 	turn->thread = (uint64_t)pthread_self();
-	turn->who = who;
+	turn->who = me.who;
+	turn->isThreads = me.isThread;
 	turn->begun = 0;
 	turn->next = owner->readers;
 	owner->readers = turn;
@@ -568,25 +584,25 @@ static bool comeIn(struct mnnTurn *turn, void *deadline, void **given)
 	uint32_t word = 0, dead = 0;
 	for (;;) {
 		struct mnnOwner *owner = turn->owner;
-		uint64_t who;
-		if (!knowMe(turn->calls->python, &who)) {
+		struct caller me;
+		if (!knowMe(turn->calls->python, &me)) {
 			depart(owner, &waiter);
 			return false;
 		}
-		if (isVoid(owner) || isDeparting(owner, who)) {
+		if (isVoid(owner) || isDeparting(owner, me.who)) {
 			depart(owner, &waiter);
 			waiter = (struct waiter){0};
 			if (!attach(turn, given))
 				return false;
 			continue;
 		}
-		if (mnnOwnerWrites(owner, who)) {
+		if (mnnOwnerWrites(owner, me.who)) {
 			depart(owner, &waiter);
 			refuse(turn, MNN_REFUSED_WRITING);
 			return false;
 		}
-		bool isNested = mnnOwnerReads(owner, who); /* then a writer that has the claim waits for this thread */
-		beginReading(turn, who);
+		bool isNested = mnnOwnerReads(owner, me.who); /* then a writer that has the claim waits for this thread */
+		beginReading(turn, me);
 		word = load32(claimOf(owner));
 		if (isNested || isFree(word) || word == dead) {
 			depart(owner, &waiter);

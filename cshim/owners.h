@@ -34,8 +34,11 @@ struct mnnPython {
 	unsigned long (*valueOf)(void *number); /* PyLong_AsUnsignedLongMask */
 	void (*fetch)(void **kind, void **error, void **trace); /* PyErr_Fetch */
 	void (*restore)(void *kind, void *error, void *trace); /* PyErr_Restore */
+	void *(*item)(void *dictionary, void *key); /* PyDict_GetItemWithError, of keys that are str: it runs nothing of Python's */
 	void *none, *true_, *false_;
-	void *whoAmI; /* `threading.get_ident` where a library has replaced it: greenlets are threads then. NULL: the thread's own identity */
+	/* The names of `threading`, the text "get_ident", and what it names while no library has replaced it; NULL: one had before Muninn was loaded. What
+	 * has replaced it says who is running, from then on: greenlets are threads then. */
+	void *names, *identName, *plainIdent;
 };
 
 /* The methods of a class of turns. Each gets the turn, and what is said here. */
@@ -65,12 +68,13 @@ struct mnnOwner {
 	struct mnnOwners *all;
 	uint64_t *leaseExpiry; /* which says `reading` */
 	void *holding; /* is kept while there is anything of it here */
-	uint64_t thread, who; /* whose the claim is: the thread, and what Python knows it by; mnnNoThread: nobody's who could come */
+	uint64_t thread, who; /* whose the claim is: the thread, and what Python knew it by when it took it; mnnNoThread: nobody's who could come */
 	struct mnnTurn *readers; /* the reader's turns */
 	uint32_t mine; /* what the claim says while it is this process's */
 	uint32_t depth; /* how often it has been taken; 0: it is not ours */
 	uint32_t incarnation;
-	uint32_t unused[13];
+	uint32_t isThreads; /* nobody had made green threads of threads when it was taken */
+	uint32_t unused[12];
 };
 
 /* One use: a `Lock` object, or one turn. The memory is Python's, and lives as long as its object. */
@@ -86,6 +90,8 @@ struct mnnTurn {
 	uint32_t kind; /* MNN_KIND_* */
 	uint32_t isTimed; /* `deadline` is asked, although no timeout was given to the call */
 	uint32_t recovered; /* the claim was taken over from an owner that had died */
+	uint32_t isThreads; /* of a reader's turn, as in the owner */
+	uint32_t unused;
 	struct mnnTurn *shownIn; /* whose `recovered` says so: that of the lock, of which this is one use; NULL: this */
 };
 
@@ -94,7 +100,7 @@ enum { MNN_KIND_LOCK = 0, MNN_KIND_HOST = 1, MNN_KIND_STREAM = 2 };
 
 /* Let `owner` be that of a row's incarnation. It stays as it is if it is that already. */
 MNN_API void mnnOwnerBind(struct mnnOwner *owner, struct mnnOwners *all, char *row, uint64_t *leaseExpiry, void *holding, uint32_t mine, uint32_t incarnation);
-/* Whether the thread that Python knows as `who` has the claim, or is inside a reader's turn; and whether any other thread has or is. */
+/* Whether the thread that Python knows as `who` has the claim, or is inside a reader's turn; and whether any other thread has or is, or any at all if that one is 0. */
 MNN_API int mnnOwnerWrites(const struct mnnOwner *owner, uint64_t who);
 MNN_API int mnnOwnerReads(const struct mnnOwner *owner, uint64_t who);
 MNN_API int mnnOwnerIsBusy(const struct mnnOwner *owner, uint64_t notOf);

@@ -10,8 +10,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from muninn.errors import PlatformUnsupported
@@ -63,7 +65,7 @@ class Turn(ctypes.Structure):
     _fields_ = (
         ("_owner", ctypes.c_void_p), ("_calls", ctypes.c_void_p), ("_object", ctypes.c_void_p), ("_given", ctypes.c_void_p),
         ("_next", ctypes.c_void_p), ("_begun", _U64), ("_thread", _U64), ("_who", _U64), ("_state", _U32), ("_kind", _U32),
-        ("_isTimed", _U32), ("_recovered", _U32), ("_shownIn", ctypes.c_void_p),
+        ("_isTimed", _U32), ("_recovered", _U32), ("_isThreads", _U32), ("_unused", _U32), ("_shownIn", ctypes.c_void_p),
     )  # fmt: skip
 
     def showIn(self, lock: Turn) -> None:
@@ -156,8 +158,11 @@ class _Python(ctypes.Structure):
 
     _fields_ = tuple(
         (name, ctypes.c_void_p)
-        for name in ("call", "keep", "drop", "number", "valueOf", "fetch", "restore", "none", "true", "false", "whoAmI")
-    )
+        for name in (
+            "call", "keep", "drop", "number", "valueOf", "fetch", "restore", "item", "none", "true", "false",
+            "names", "identName", "plainIdent",
+        )
+    )  # fmt: skip
 
 
 class _Calls(ctypes.Structure):
@@ -168,11 +173,13 @@ class _Calls(ctypes.Structure):
 
 _FUNCTIONS = (
     "PyObject_CallFunctionObjArgs", "Py_IncRef", "Py_DecRef", "PyLong_FromUnsignedLong", "PyLong_AsUnsignedLongMask", "PyErr_Fetch",
-    "PyErr_Restore",
+    "PyErr_Restore", "PyDict_GetItemWithError",
 )  # fmt: skip
 _python = _Python(*(ctypes.cast(getattr(ctypes.pythonapi, each), ctypes.c_void_p) for each in _FUNCTIONS), id(None), id(True), id(False))
-#: What the C part has the address of, for as long as the process lives.
-_kept: list[Any] = []
+#: What the C part has the address of, for as long as the process lives. A library has put a function of Python's in the place of this one
+#: when it makes green threads.
+_kept: list[Any] = [vars(threading), "get_ident", threading.get_ident if isinstance(threading.get_ident, BuiltinFunctionType) else None]
+_python.names, _python.identName, _python.plainIdent = (None if each is None else id(each) for each in _kept)
 
 
 def callsOf(functions: Iterable[Any]) -> int:
@@ -181,12 +188,6 @@ def callsOf(functions: Iterable[Any]) -> int:
     calls = _Calls(ctypes.addressof(_python), *(None if each is None else id(each) for each in functions))
     _kept.append((calls, functions))
     return ctypes.addressof(calls)
-
-
-def identifyBy(function: Callable[[], int] | None) -> None:
-    """Let `function` say who is running; None: a thread is itself."""
-    _kept.append(function)
-    _python.whoAmI = None if function is None else id(function)
 
 
 _TURN = ctypes.POINTER(Turn)

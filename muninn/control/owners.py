@@ -6,14 +6,13 @@ together with the shared word that it goes with. What needs Python is called bac
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable
 
 from muninn.control import aside, atomics
 from muninn.control.claims import belongsTo, ownerOf
 from muninn.control.deadlines import sleepNs
-from muninn.control.green import areGreen, identity, sleepOn
+from muninn.control.green import identity, sleepOn
 from muninn.control.members import MemberKey
 
 _OWNER_BYTES = 128
@@ -37,7 +36,6 @@ class Owners:
     """All owners of one membership."""
 
     def __init__(self, rows: int) -> None:
-        atomics.identifyBy(threading.get_ident if areGreen() else None)
         sizeBytes = (rows + 1) * _OWNER_BYTES
         self._first = atomics.mappedWipedOnFork(sizeBytes)
         # Whoever is inside a turn, or holds a lock, keeps a holding, and that keeps this.

@@ -14,7 +14,7 @@ import resource
 import sys
 import threading
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from muninn.control import atomics, green
 from muninn.control.latch import Latch
@@ -74,12 +74,23 @@ def start(target: Callable[[], object], name: str) -> AnyThread:
     refuseAtEnd()
     if green.areGreen():
         return _started(target)
-    thread = threading.Thread(target=target, name=name, daemon=True)
+    thread = threading.Thread(target=_known, args=(target,), name=name, daemon=True)
     try:
         thread.start()
     except RuntimeError:
         return _last(target)
     return thread
+
+
+def _known(target: Callable[[], object]) -> None:
+    """Call `target` on a thread that `threading` knows, and will look for by its identity when it ends."""
+    began = green.identity()
+    try:
+        target()
+    finally:
+        if (ends := green.identity()) != began:  # a library has made green threads of threads meanwhile
+            running: dict[int, Any] = threading._active  # type: ignore[attr-defined]
+            running[ends] = running.pop(began, None)  # or its end is a KeyError
 
 
 def startBare(target: Callable[[], object]) -> None:

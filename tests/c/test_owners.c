@@ -25,6 +25,7 @@ struct object {
 	unsigned long value;
 };
 struct function {
+	struct object object;
 	void *(*run)(void *self, void *one, void *two);
 	int calls;
 };
@@ -105,8 +106,17 @@ static void *refuses(void *self, void *reason, void *two)
 	return raised();
 }
 
-static struct function whoAmI = {identify, 0}, attach, deadline, await, settle, end, linger, refuse;
-static struct mnnPython python = {call, keepObject, dropObject, number, valueOf, fetch, restore, &none, &true_, &false_, &whoAmI};
+static struct function whoAmI = {.run = identify}, attach, deadline, await, settle, end, linger, refuse;
+/* What names the callers: `plainIdent` while threads are threads. */
+static struct function plainIdent, *named = &whoAmI;
+static void *item(void *names, void *key)
+{
+	(void)names, (void)key;
+	return named;
+}
+static struct mnnPython python = {
+	call, keepObject, dropObject, number, valueOf, fetch, restore, item, &none, &true_, &false_, &none, &none, &plainIdent,
+};
 static struct mnnCalls calls = {&python, &attach, &deadline, &await, &settle, &end, &linger, &refuse};
 
 /* --- a row, and what this process has of it --- */
@@ -141,13 +151,13 @@ static void begin(void)
 	me = ME;
 	exceptions = refused = 0;
 	holding.references = 0;
-	attach = (struct function){gives, 0};
-	deadline = (struct function){says, 0};
-	await = (struct function){notAwaited, 0};
-	settle = (struct function){gives, 0};
-	end = (struct function){says, 0};
-	linger = (struct function){says, 0};
-	refuse = (struct function){refuses, 0};
+	attach = (struct function){.run = gives};
+	deadline = (struct function){.run = says};
+	await = (struct function){.run = notAwaited};
+	settle = (struct function){.run = gives};
+	end = (struct function){.run = says};
+	linger = (struct function){.run = says};
+	refuse = (struct function){.run = refuses};
 	mnnOwnerBind(&owner, &all, row, &expiry, &holding, OURS, 1);
 }
 
@@ -190,6 +200,31 @@ static void aLockIsTakenAndGivenBack(void)
 	CHECK(wasRefused(mnnLockRelease(&one), MNN_REFUSED_NOT_HELD));
 	isAtRest();
 	CHECK(mnnLockEnter(&one) == &view && mnnLockRelease(&one) == &none);
+	isAtRest();
+}
+
+/* What a thread has stays its own when a library makes green threads of it meanwhile; what they take is theirs. */
+static void aThreadMayBecomeGreenOnes(void)
+{
+	begin();
+	struct mnnTurn lock = turnOf(MNN_KIND_LOCK), early = turnOf(MNN_KIND_HOST), late = turnOf(MNN_KIND_HOST);
+	named = &plainIdent;
+	CHECK(takes(&lock) && mnnOwnerWrites(&owner, (uint64_t)pthread_self()));
+	named = &whoAmI;
+	CHECK(takes(&lock) && owner.depth == 2 && mnnOwnerWrites(&owner, ME) && !mnnOwnerIsBusy(&owner, ME) && mnnOwnerIsBusy(&owner, 0));
+	CHECK(mnnLockRelease(&lock) == &none && mnnLockRelease(&lock) == &none);
+	isAtRest();
+	CHECK(takes(&lock));
+	me = ANOTHER;
+	CHECK(wasRefused(mnnLockRelease(&lock), MNN_REFUSED_OTHER_THREAD));
+	me = ME;
+	CHECK(mnnLockRelease(&lock) == &none);
+	named = &plainIdent;
+	CHECK(mnnReadingEnter(&early) == &view);
+	named = &whoAmI;
+	CHECK(mnnOwnerReads(&owner, ME) && !mnnOwnerIsBusy(&owner, ME) && mnnReadingExit(&early, &none, &none, &none) == &false_);
+	CHECK(mnnReadingEnter(&late) == &view && mnnOwnerReads(&owner, ME) && !mnnOwnerReads(&owner, ANOTHER));
+	CHECK(mnnReadingExit(&late, &none, &none, &none) == &false_);
 	isAtRest();
 }
 
@@ -256,7 +291,7 @@ static void waitersComeInTheirOrder(void)
 	CHECK(takes(&turn) && awaited == CONTENDED && await.calls == 3); /* a free claim is its heir's */
 	CHECK(mnnLockRelease(&turn) == &none);
 	put(heir(), 1);
-	await = (struct function){passes, 0};
+	await = (struct function){.run = passes};
 	int64_t since = mnnMonotonicNs();
 	CHECK(takes(&turn) && mnnMonotonicNs() - since >= MNN_HEIR_NS && look(heir()) == 0); /* which is not waited for for ever */
 	CHECK(mnnLockRelease(&turn) == &none);
@@ -316,7 +351,7 @@ static void nothingBeginsWhileAnotherThreadLeaves(void)
 	begin();
 	struct mnnTurn turn = turnOf(MNN_KIND_LOCK), reader = turnOf(MNN_KIND_STREAM);
 	all.leaver = ANOTHER;
-	attach = (struct function){stays, 0};
+	attach = (struct function){.run = stays};
 	CHECK(takes(&turn) && attach.calls == 1);
 	all.leaver = ANOTHER;
 	CHECK(takes(&turn) && owner.depth == 2); /* what was begun goes on */
@@ -415,11 +450,11 @@ static void aTurnLastsUntilItsWorkIsOver(void)
 	mnnTurnEnd(&turn);
 	CHECK(*generation() == 1); /* half written */
 	isAtRest();
-	linger = (struct function){raises, 0};
+	linger = (struct function){.run = raises};
 	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == NULL && exceptions == 1 && linger.calls == 3);
 	isAtRest(); /* and is not held for ever where nobody can be told */
 	struct mnnTurn reader = turnOf(MNN_KIND_STREAM);
-	linger = (struct function){handsOver, 0};
+	linger = (struct function){.run = handsOver};
 	CHECK(mnnReadingEnter(&reader) == &view);
 	exceptions = 0;
 	lasting = &reader;
@@ -548,6 +583,7 @@ int main(void)
 	row = mmap(NULL, 2 * MNN_ROW_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	CHECK(row != MAP_FAILED);
 	aLockIsTakenAndGivenBack();
+	aThreadMayBecomeGreenOnes();
 	aChildHasNothing();
 	waitersComeInTheirOrder();
 	numbersMayWrap();

@@ -81,6 +81,7 @@ MUTANTS = [
     Mutant("muninn/control/logs.py", "with contextlib.suppress(Exception):  # and", "with contextlib.nullcontext():  # and", "what a program's logging raises ends no thread of ours", "test_clock.py::test_aThreadOutlivesALogThatRaises"),
     # --- lockfile ---
     Mutant(_LOCKFILE, "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) != 0:", "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) == 99:", "CREATE excludes", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
+    Mutant("muninn/control/threads.py", "        if (ends := green.identity()) != began:", "        if (ends := began) != began:", "a thread that was begun before threads were green ends well", "test_green.py::test_greenThreadsAreKnownWheneverTheLibraryMakesThem"),
     Mutant("muninn/control/threads.py", "    if green.areGreen():\n        return _started(target)\n", "", "a thread is a real one", "test_green.py::test_aThreadIsARealOneWhateverIsMadeOfThreads"),
     Mutant(_SURROUNDINGS, "    if not hasInodes():\n", "    if False:\n", "too many files are told from too many bytes", "test_surroundings.py::test_aFullDirectoryIsToldFromFullMemory"),
     Mutant(_SURROUNDINGS, "    if _seen and _seen[SHM_ROOT] != _identity(SHM_ROOT):\n", "    if False:\n", "another /dev/shm is noticed", "test_surroundings.py::test_anotherMemoryThanAtTheBeginningIsNoticed"),
