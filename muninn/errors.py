@@ -186,6 +186,14 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             "Open the name again: this process is in another control block now",
             "caller",
         ),
+        (34, "ThreadsExhausted", "No thread can be started", "Raise the limit that is reached", "retry"),
+        (
+            35,
+            "HolderSilent",
+            "A process that has the memory has not brought it to the new broker",
+            "Let that process go on or end it, and try again",
+            "retry",
+        ),
     )
 )
 
@@ -289,6 +297,12 @@ class NotHostVisible(MuninnError): ...
 
 
 class DomainChanged(MuninnError): ...
+
+
+class ThreadsExhausted(BrokerUnavailable, RuntimeError): ...
+
+
+class HolderSilent(BrokerUnavailable): ...
 
 
 ERROR_OF_NUMBER: dict[int, type[MuninnError]] = {

@@ -56,6 +56,13 @@ def test_readsSizes(text: str, sizeBytes: int) -> None:
     assert asBytes(text) == sizeBytes
 
 
+@pytest.mark.parametrize("text", ["9" * 20, "9" * 500, "-" + "1" * 30])
+def test_aNumberWithTooManyDigitsIsOutOfRange(text: str) -> None:
+    """Broken: it was said to be no whole number."""
+    with pytest.raises(InvalidConfig, match=r"requestTimeoutMs: [-19]{1,40} is not between 100 and 3600000"):
+        loadSettings({"MUNINN_REQUEST_TIMEOUT_MS": text})
+
+
 @pytest.mark.parametrize(
     ("sizeBytes", "text", "exact"),
     [

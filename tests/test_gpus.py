@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.errors import DeviceUnavailable, PermissionDenied, QuotaExceeded
+from muninn.errors import DeviceUnavailable, HolderSilent, PermissionDenied, QuotaExceeded
 from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -99,6 +100,36 @@ def test_vramSurvivesEveryBroker(domain: str, actor: Start) -> None:
         dying.kill()
         assert actor().do("int(muninn.open('a', timeout=60).array.sum())") == 15
     assert holder.do("int(theirs.array.sum())") == 15
+
+
+def test_memoryThatAStoppedProcessHasIsNotLost(domain: str, actor: Start) -> None:
+    """The broker is killed, and the other holder is stopped. Broken: fatal, nobody was named, and the fix was to make it anew, which failed."""
+    owner = actor("mine = muninn.share(np.arange(6), name='a', mode='fastMode')")
+    holder = actor("theirs = muninn.open('a')")
+    holder.stop()
+    owner.kill()
+    for call in (
+        lambda: muninn.open("a"),
+        lambda: muninn.array("a", 6, "i8", mode="fastMode"),
+        lambda: muninn.share(np.arange(6), name="a", mode="fastMode"),
+        lambda: muninn.shareOnce("a", lambda: np.arange(6), mode="fastMode"),
+    ):
+        with pytest.raises(
+            muninn.MuninnError, match=rf"'a' has not come to the new broker: process {holder.pid} \([^)]*\) may have it"
+        ) as caught:
+            call()
+        assert type(caught.value) is HolderSilent and caught.value.category == "retry" and f"kill -CONT {holder.pid}" in caught.value.fix
+    began = time.monotonic()
+    with pytest.raises(HolderSilent):
+        muninn.open("a", timeout=3)
+    assert time.monotonic() - began >= 3
+    waiting = actor()
+    waiting.begin("int(muninn.open('a', timeout=60).array.sum())")
+    with pytest.raises(HolderSilent):
+        muninn.open("a", timeout=1)
+    holder.resume()
+    assert waiting.result() == 15
+    assert muninn.open("a").array.sum() == 15
 
 
 def test_lostVramIsAnErrorAndThenANameThatIsFree(domain: str, actor: Start) -> None:

@@ -493,6 +493,23 @@ def test_controlGroupsLimitTheRoom(
     assert list(room._groupRooms(membership)) == rooms
 
 
+def test_theControlGroupThatIsFullIsNamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: "this machine's memory has room for 0", of a container's limit."""
+    (tmp_path / "memory.max").write_text(str(64 * MIB))
+    (tmp_path / "memory.current").write_text(str(30 * MIB))
+    monkeypatch.setattr(room, "_CONTROL_GROUPS", str(tmp_path))
+    monkeypatch.setattr(room, "_membership", lambda: "0::/\n")
+    monkeypatch.setattr(room, "_kept", (0.0, 0))
+    with pytest.raises(HostMemoryFull, match=f"100M do not fit: {tmp_path}/memory.max allows 64M, and has room for 34M") as raised:
+        room.requireRoom(100 * MIB)
+    assert "raise its limit" in raised.value.fix
+    with pytest.raises(HostMemoryFull, match=r"20M do not fit \(and 16M more, for the host's own work\).* has room for 34M"):
+        room.requireRoom(20 * MIB, 16 * MIB)
+    (tmp_path / "memory.max").write_text(str(1 << 59))
+    with pytest.raises(HostMemoryFull, match="do not fit: this machine's memory has room for"):
+        room.requireRoom(1 << 57)
+
+
 def test_theRoomOfAMomentAgoIsForWhatIsSmallAndStillThere(monkeypatch: pytest.MonkeyPatch) -> None:
     now, rooms = 100.0, [10 * MIB]
     monkeypatch.setattr(room.clock, "now", lambda: now)

@@ -239,8 +239,9 @@ def test_bindsToANumaNode(domain: str) -> None:
     if not os.path.exists("/sys/devices/system/node/node0"):
         pytest.skip("this kernel knows no NUMA nodes")
     assert muninn.MuninnBuffer(1 << 20, numaNode=0).array.sum() == 0
-    with pytest.raises(errors.InvalidArgument):
+    with pytest.raises(errors.InvalidArgument) as raised:
         muninn.MuninnBuffer(1 << 20, numaNode=63)
+    assert raised.value.reason == "mbind to NUMA node 63: Invalid argument", "it said so twice"
 
 
 def test_fastModeMemoryOutlivesItsOwnerAndTheBroker(domain: str, actor: Start) -> None:

@@ -20,6 +20,7 @@ from muninn.api.gpus import deviceOf
 from muninn.api.making import Making
 from muninn.api.membership import Membership, current
 from muninn.api.memory import Bytes, Memory, NoBytes, Stage, addressOf, exported
+from muninn.api.silence import holderSilent
 from muninn.config import asBytes
 from muninn.config.sizes import exactly
 from muninn.control import clock, layout, segments, wire
@@ -27,7 +28,7 @@ from muninn.control.clock import monotonicMs
 from muninn.control.logs import Log
 from muninn.control.rows import RowDescription
 from muninn.control.surroundings import typedErrors
-from muninn.errors import DomainChanged, InvalidArgument
+from muninn.errors import DomainChanged, HolderSilent, InvalidArgument
 from muninn.terms import (
     INTERNAL_PREFIX,
     Access,
@@ -230,10 +231,13 @@ def _create(
     device = _deviceFor(membership, wanted)
     # A driver knows better than a sum over rows what its GPU has left; and two processes may mean two GPUs by one number.
     capacity = 0 if device is None or device.usedBytes is None else device.memoryInfo(wanted.gpu).totalBytes
-    row, incarnation = making.grant(
-        name=wanted.name, tenant=wanted.tenant, mode=wanted.mode.value, gpu=wanted.gpu, sizeBytes=wanted.segmentBytes,
-        gpuCapacityBytes=capacity, deadlineMs=wanted.deadlineMs,
-    )  # fmt: skip
+    try:
+        row, incarnation = making.grant(
+            name=wanted.name, tenant=wanted.tenant, mode=wanted.mode.value, gpu=wanted.gpu, sizeBytes=wanted.segmentBytes,
+            gpuCapacityBytes=capacity, deadlineMs=wanted.deadlineMs,
+        )  # fmt: skip
+    except HolderSilent:
+        raise holderSilent(membership, wanted.name) from None
     with membership.leaseLock:
         index = membership.leaseTable.take(row, incarnation, membership.settings.security.leaseTtlMs)
     try:
@@ -318,9 +322,7 @@ def _fillSegment(
     try:
         segments.advise(mapping, wanted.numaNode)
     except OSError as error:
-        raise InvalidArgument(
-            f"{error.strerror}: {error}", "Leave numaNode out, or name a node that `python -m muninn doctor` lists"
-        ) from error
+        raise InvalidArgument(str(error.strerror), "Leave numaNode out, or name a node that `python -m muninn doctor` lists") from error
     address, sizeBytes = (None, 0) if source is None else (addressOf(source), source.nbytes)
     if wanted.reserve is Reserve.FULL:
         segments.reserve(fd, mapping, membership.settings.memory.prefaultThreads, address, sizeBytes, progress)

@@ -18,6 +18,7 @@ from muninn.api.living import Living
 from muninn.api.loading import load
 from muninn.api.making import Creating
 from muninn.api.memory import Bytes, Memory, NoBytes, exported
+from muninn.api.silence import holderSilent
 from muninn.control import aside, atomics, claims, clock, green, layout, leases, segments
 from muninn.control.clock import monotonicMs
 from muninn.control.descriptors import Descriptor
@@ -265,11 +266,7 @@ class Holdings:
                 finally:
                     descriptor.close()
             clock.sleep(_FETCH_PAUSE_SECONDS)
-        # Nobody has died: the broker would have said so.
-        raise BrokerUnavailable(
-            f"nobody has brought the memory of {description.name!r} to the new broker yet, and a process that may have it stands still",
-            "Let that process go on, or end it, and ask again",
-        )
+        raise holderSilent(self.membership, description.name, row)  # nobody has died: the broker would have said so
 
     def memory(self, source: Bytes, leaseIndex: LeaseIndex, row: int, incarnation: int, description: RowDescription | Draft) -> Memory:
         """Register memory that this process has mapped and leased."""

@@ -18,7 +18,7 @@ from muninn.broker.requests import LATER
 from muninn.control import aside, clock, green
 from muninn.control.descriptors import Descriptor
 from muninn.control.undertakings import Undertaking, Undertakings
-from muninn.errors import BrokerUnavailable, BufferExists, MuninnError
+from muninn.errors import BrokerUnavailable, BufferExists, HolderSilent, MuninnError
 from muninn.terms import INTERNAL_PREFIX
 
 if TYPE_CHECKING:
@@ -125,8 +125,11 @@ class Making:
         try:
             while (granted := self._client.request("create", **fields)[0])["row"] == LATER:
                 if clock.now() > deadline:
-                    raise BufferExists(f"{self._name!r} exists already, unless nobody has its memory: a process that may does not say so")
+                    raise HolderSilent(f"whether {self._name!r} exists is not known before a process that may have its memory says so")
                 clock.sleep(_BROUGHT_PAUSE_SECONDS)
+        except HolderSilent:
+            self._question = None  # nothing was granted
+            raise
         except BrokerUnavailable:
             self._isUnanswered = True  # whether it was granted will show
             raise

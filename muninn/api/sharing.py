@@ -17,11 +17,20 @@ from muninn.api.loading import load
 from muninn.api.lock import Lock
 from muninn.api.membership import Membership, current
 from muninn.api.names import NameWait
-from muninn.control import layout
+from muninn.control import clock, layout
 from muninn.control.deadlines import deadlineOf, remaining, secondsOf, timeoutOf
 from muninn.control.digests import digestOf
 from muninn.devices.arrays import isOnDevice
-from muninn.errors import BufferExists, BufferMismatch, BufferNotFound, DomainChanged, HandleInvalid, InvalidArgument, PermissionDenied
+from muninn.errors import (
+    BufferExists,
+    BufferMismatch,
+    BufferNotFound,
+    DomainChanged,
+    HandleInvalid,
+    HolderSilent,
+    InvalidArgument,
+    PermissionDenied,
+)
 from muninn.terms import Access, Mode, Renew, Reserve, asAccess, asMode, asName, asRenew, asTenant
 
 _CREATION_BOUND_SECONDS = 60.0
@@ -334,15 +343,30 @@ def _findAnywhere(name: str, timeout: float | None) -> Holding:
 
 
 def _find(membership: Membership, name: str, timeout: float | None) -> Holding:
-    holding = membership.holdings.known(name) if timeout is not None else membership.holdings.find(name)
+    try:
+        holding = membership.holdings.known(name) if timeout is not None else membership.holdings.find(name)
+    except HolderSilent:
+        if timeout is None:
+            raise
+        holding = None
     if holding is None and timeout is not None:
         waiting, deadline = NameWait(membership, name), deadlineOf(timeout)
-        while (holding := waiting.look()) is None and waiting.sleep(deadline):
+        while (holding := _lookOut(waiting, deadline)) is None and waiting.sleep(deadline):
             pass
     if holding is None:
         waited = "" if timeout is None else f" within {timeout} s"
         raise BufferNotFound(f"there is no buffer {name!r} in domain {membership.places.domain!r}{waited}")
     return holding
+
+
+def _lookOut(waiting: NameWait, deadline: float | None) -> Holding | None:
+    """See `NameWait.look`. Memory that a process is still to bring is waited for too, while there is time."""
+    while True:
+        try:
+            return waiting.look()
+        except HolderSilent:  # after a second or so
+            if deadline is not None and clock.now() >= deadline:
+                raise
 
 
 def _compare(holding: Holding, shape: tuple[int, ...], dtype: np.dtype[Any], mode: Mode) -> None:

@@ -131,9 +131,11 @@ def _shm() -> Finding:
     total, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
     kind, options = _mountOf(SHM_ROOT)
     found = f"{asText(free)} free of {asText(total)}, {kind} ({options})" if total else f"as large as the memory, {kind} ({options})"
-    if "ro" in options.split(",") or not os.access(SHM_ROOT, os.W_OK | os.X_OK):
+    if "ro" in options.split(",") or not os.access(SHM_ROOT, os.R_OK | os.W_OK | os.X_OK):
         return Finding(
-            "fail", found, f"It must be writable, `mount -o remount,rw,mode=1777 {SHM_ROOT}`: everything that is shared lives there"
+            "fail",
+            found,
+            f"Everybody must read and write it, `mount -o remount,rw,mode=1777 {SHM_ROOT}`: everything that is shared lives there",
         )
     if status.f_files and status.f_ffree < _MIN_INODES:
         verdict = "fail" if status.f_ffree < _FEWEST_INODES else "warn"

@@ -101,12 +101,12 @@ def _size(least: int) -> Callable[[Any], int]:
 
 def _count(least: int, most: int = MAX_BYTES) -> Callable[[Any], int]:
     def check(value: Any) -> int:
-        if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value, re.ASCII):
+        if isinstance(value, str) and re.fullmatch(r"-?\d{1,1000}", value, re.ASCII):
             value = int(value)  # a variable is always text
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidArgument(f"{str(value)[:40]!r} is no whole number")
         if not least <= value <= most:
-            raise InvalidArgument(f"{value} is not between {least} and {most}")
+            raise InvalidArgument(f"{str(value)[:40]} is not between {least} and {most}")
         return value
 
     return check

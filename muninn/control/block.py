@@ -373,9 +373,8 @@ def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | 
     except OSError as error:
         fd.close()
         unlinkFile(places.draftPath)
-        raise _blockError(
-            error, f"{exactly(limits.rowsOffset)} for the control block", "Enlarge /dev/shm, or free what is in it"
-        ) from error
+        neededBytes = limits.totalBytes if error.errno == errno.ENOMEM else limits.rowsOffset  # addresses for all, pages for what all have
+        raise _blockError(error, f"{exactly(neededBytes)} for the control block", "Enlarge /dev/shm, or free what is in it") from error
     try:
         published = adopt(block) if adopt is not None else None
         # SYNC version: pairs with readHeader in every process that opens the block; header, secret and rows are visible before it.

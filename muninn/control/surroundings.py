@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from muninn.config.sizes import exactly
 from muninn.control import ownership
 from muninn.errors import DescriptorsExhausted, HostMemoryFull, MuninnError, PlatformUnsupported
 
@@ -60,7 +61,8 @@ def fileError(error: OSError, path: str) -> Exception:
         return _full(error, path)
     if error.errno == errno.ENOMEM:
         return HostMemoryFull(
-            f"{path}: {error.strerror}", "Close or free buffers, or raise this program's `ulimit -v` and vm.max_map_count"
+            f"{path}: {error.strerror}{_addressLimits()}",
+            "Close or free buffers, or raise this program's `ulimit -v`, its `ulimit -d`, and vm.max_map_count",
         )
     if error.errno == errno.EAGAIN and "mmap" in str(error):
         return HostMemoryFull(
@@ -73,6 +75,12 @@ def fileError(error: OSError, path: str) -> Exception:
         return unusable
     isRefused = error.errno in (errno.EPERM, errno.EACCES) and not isinstance(error, MuninnError)
     return ownership.refusal(error, path) if isRefused else error
+
+
+def _addressLimits() -> str:
+    """Which limits of the process there are to what it may map."""
+    limits = ((option, resource.getrlimit(limit)[0]) for option, limit in (("-v", resource.RLIMIT_AS), ("-d", resource.RLIMIT_DATA)))
+    return "".join(f"; `ulimit {option}` is {exactly(soft)}" for option, soft in limits if soft != resource.RLIM_INFINITY)
 
 
 def filesLimited(path: str) -> HostMemoryFull:
@@ -113,10 +121,11 @@ def _unusable(error: OSError, path: str) -> PlatformUnsupported | None:
             f"`mount -o remount,rw {SHM_ROOT}` as root, or give the container one that it may write (`--tmpfs {SHM_ROOT}`)",
         )
     isRefused = error.errno in (errno.EACCES, errno.EPERM) and os.path.isdir(SHM_ROOT)
-    if isRefused and not os.access(SHM_ROOT, os.W_OK | os.X_OK, effective_ids=True):
+    if isRefused and not os.access(SHM_ROOT, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         status = os.stat(SHM_ROOT)
+        right = "list" if os.access(SHM_ROOT, os.W_OK | os.X_OK, effective_ids=True) else "write to"
         return PlatformUnsupported(
-            f"{path}: uid {os.geteuid()} may not write to {SHM_ROOT}, which is uid {status.st_uid}'s and {stat.filemode(status.st_mode)}",
+            f"{path}: uid {os.geteuid()} may not {right} {SHM_ROOT}, which is uid {status.st_uid}'s and {stat.filemode(status.st_mode)}",
             f"`chmod 1777 {SHM_ROOT}` as root",
         )
     return None

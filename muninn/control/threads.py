@@ -16,21 +16,25 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from muninn.control import atomics, green
+from muninn.control import atomics, green, groups
 from muninn.control.latch import Latch
-from muninn.errors import BrokerUnavailable
+from muninn.errors import BrokerUnavailable, ThreadsExhausted
+
+#: Each of these may be why no thread can be had.
+_LIMITS = (
+    ("threads", resource.RLIMIT_NPROC, "`ulimit -u`"),
+    ("addresses", resource.RLIMIT_AS, "`ulimit -v`"),
+    ("data", resource.RLIMIT_DATA, "`ulimit -d`"),
+    ("locked memory", resource.RLIMIT_MEMLOCK, "`ulimit -l`, for mlockall"),
+)
 
 
-class ThreadsExhausted(BrokerUnavailable, RuntimeError):
+def exhausted() -> ThreadsExhausted:
     """No thread can be had: a limit of the process, of its user or of its container is reached."""
-
-    def __init__(self, reason: str = "", fix: str | None = None) -> None:
-        threads, memory, locked = (_shown(limit) for limit in (resource.RLIMIT_NPROC, resource.RLIMIT_AS, resource.RLIMIT_MEMLOCK))
-        limits = f"threads {threads} (`ulimit -u`), addresses {memory} (`ulimit -v`), locked memory {locked} (`ulimit -l`, for mlockall)"
-        super().__init__(
-            reason or f"no thread can be started; the limits: {limits}",
-            fix or "Raise the limit that is reached, or `pids.max` of the container",
-        )
+    shown = [f"{what} {_shown(limit)} ({option})" for what, limit, option in _LIMITS]
+    if (most := groups.mostTasks()) is not None:
+        shown.append(f"tasks of the control group {most} (`pids.max`)")
+    return ThreadsExhausted(f"no thread can be started; the limits: {', '.join(shown)}")
 
 
 def _shown(limit: int) -> str:
@@ -116,7 +120,7 @@ def _last(target: Callable[[], object]) -> LateThread:
     try:
         return LateThread(target)
     except RuntimeError:
-        raise ThreadsExhausted from None
+        raise exhausted() from None
 
 
 def endingError(reason: str) -> BrokerUnavailable:

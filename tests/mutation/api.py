@@ -32,6 +32,12 @@ MUTANTS = [
     Mutant(_READONLY, "mayBeWritten = description.access is not Access.READ_ONLY", "mayBeWritten = True", "what nobody may write is not to be opened for writing", "test_readonly.py::test_theFixOfWhatWasSharedForReadingIsACopy"),
     Mutant(_READONLY, "stacklevel=3 + _depth(borrower)", "stacklevel=3", "the warning is of the program's line", "test_readonly.py::test_pyTorchIsWarnedOfMemoryThatItMayNotWrite"),
     Mutant(_READONLY, "            \"PyTorch has no read-only tensors, and", "            f\"{description.name!r}: PyTorch has no read-only tensors, and", "a line warns once, whatever it takes", "test_readonly.py::test_aLineWarnsOnceWhateverItTakes"),
+    # --- arguments ---
+    Mutant("muninn/api/arguments.py", "    return listed | passed\n", "    return listed\n", "what is passed on is a keyword", "test_arguments.py::test_aKeywordThatIsRightIsNotBlamedForAnotherArgument"),
+    # --- silence ---
+    Mutant(_HOLDINGS, "        raise holderSilent(self.membership, description.name, row)", "        raise OwnerDied(description.name)", "a holder that stands still is not called dead", "test_holdings.py::test_aHolderThatStandsStillIsNotCalledDead"),
+    Mutant("muninn/api/silence.py", "row)} - without\n", "row)}\n", "who asks, and the broker, are not blamed", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
+    Mutant(_SHARING, "            if deadline is not None and clock.now() >= deadline:\n                raise\n", "            raise\n", "memory that is to come is waited for", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
     # --- dtypes ---
     Mutant("muninn/api/dtypes.py", "    if dtype.isbuiltin == _OF_A_LIBRARY:\n", "    if False:\n", "what would not read back is not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
     Mutant("muninn/api/dtypes.py", "        if _described(manifest) != dtype:\n", "        if False:\n", "fields that would not read back are not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
@@ -58,7 +64,6 @@ MUTANTS = [
     Mutant(_HOLDINGS, "            if holding is not None and holding.isRenewed():\n                holding.renew()\n", "            pass\n", "a lease is renewed while its buffer is open", "test_holdings.py::test_anIdleHoldersLeaseIsRenewed"),
     Mutant(_HOLDINGS, "    if monotonicMs() >= expiresMs:", "    if False:", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
     Mutant(_HOLDINGS, "        for _ in range(_FETCH_ATTEMPTS):", "        for _ in range(1):", "memory that a holder is to bring is waited for", "test_holdings.py::test_memoryThatAHolderIsYetToBringIsWaitedFor"),
-    Mutant(_HOLDINGS, "        raise BrokerUnavailable(\n            f\"nobody has brought", "        raise OwnerDied(\n            f\"nobody has brought", "a holder that stands still is not called dead", "test_holdings.py::test_aHolderThatStandsStillIsNotCalledDead"),
     Mutant(_HOLDINGS, "        tenure.source = source\n", "", "what goes with a lease is known to it", "test_holdings.py::test_whatIsInterruptedHalfWayHoldsNothing"),
     Mutant(_HOLDINGS, "            self._end(gone[0])\n            gone.popleft()\n", "            self._end(gone.popleft())\n", "an end that was interrupted is done again", "test_holdings.py::test_anEndThatWasInterruptedIsDoneAgain"),
     # --- membership ---

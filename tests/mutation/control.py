@@ -231,6 +231,9 @@ MUTANTS = [
     Mutant(_SEGMENTS, "    _requireRoom(mapping.sizeBytes)\n", "", "what can not fit is refused before a page is taken", "test_segments.py::test_whatCanNotFitIsRefusedBeforeAPageIsTaken"),
     Mutant("muninn/control/room.py", "_kept = until, available - sizeBytes", "_kept = until, available", "what was taken is not there any more", "test_hostDevice.py::test_theRoomOfAMomentAgoIsForWhatIsSmallAndStillThere"),
     Mutant("muninn/control/room.py", "min(available, _SMALL_BYTES)", "available", "what is large is asked for anew", "test_hostDevice.py::test_theRoomOfAMomentAgoIsForWhatIsSmallAndStillThere"),
+    Mutant("muninn/control/room.py", "    if group is not None and group.leftBytes <= available:\n", "    if group is not None:\n", "a group that has room is not blamed", "test_hostDevice.py::test_theControlGroupThatIsFullIsNamed"),
+    Mutant("muninn/control/groups.py", "    return min((limit for limit in limits if limit is not None), default=None)", "    return next((limit for limit in limits if limit is not None), None)", "the least limit counts", "test_groups.py"),
+    Mutant(_SURROUNDINGS, "os.access(SHM_ROOT, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):", "os.access(SHM_ROOT, os.W_OK | os.X_OK, effective_ids=True):", "a directory that can not be listed is named", "test_surroundings.py::test_saysWhatIsWrongWithTheMachineOrWorks"),
     Mutant(_SEGMENTS, "        os.posix_fallocate(fd, offset, length)\n", "        pass\n", "a page that can not be had is an error and no SIGBUS", "test_segments.py::test_aFullShmIsAnErrorBeforeAnyTouch"),
     # --- wire ---
     Mutant(_WIRE, "    if received.flags & _CUT:", "    if False:", "a packet that is too long is refused", "test_wire.py::test_refusesAPacketThatIsTooLong"),
