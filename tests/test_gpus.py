@@ -55,6 +55,29 @@ def test_saysHowAndWhere(domain: str, actor: Start) -> None:
     assert "fastMode gpu=2" in other.do("repr(b)") and "GPU 2" in other.do("b._repr_html_()")
 
 
+APART = """
+import numpy as np
+b = muninn.share(np.arange(10), 'a', mode='fastMode')
+from muninn.api import gpus, membership
+gpus.deviceOf(membership.current()).canAccessPeer = lambda gpu, peer: gpu == peer
+near, far = muninn.createStream(0), muninn.createStream(1)
+def enter(turn):
+    with turn as view: return view.shape
+"""
+
+
+def test_aTurnOfAStreamWhoseGpuDoesNotReachTheMemoryIsRefused(domain: str, actor: Start) -> None:
+    """Broken: it was given an array that no kernel of that stream could use."""
+    apart = actor(APART, MUNINN_HOST_GPUS="2")
+    for turn in ("write", "read"):
+        with pytest.raises(ActorError, match="GPU 1 .* does not reach the memory of GPU 0") as raised:
+            apart.do(f"enter(b.{turn}(stream=far))")
+        assert raised.value.kind == "TopologyNotPeerable"
+        assert apart.do(f"enter(b.{turn}(timeout=9, stream=near)), enter(b.{turn}(timeout=9, stream=None))") == [[10], [10]]
+    assert apart.do("enter(muninn.share(np.arange(10), 'big').write(stream=far))") == [10], "host memory is there for all"
+    assert apart.do("b.generation") == 4
+
+
 def test_openedTwiceIsOneMemory(domain: str, actor: Start) -> None:
     first = muninn.share(np.arange(10), name="a", mode="fastMode")
     assert muninn.open("a").open() == muninn.open(first.handle).open() == first.open()

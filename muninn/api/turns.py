@@ -25,6 +25,7 @@ from muninn.errors import WriterDied
 if TYPE_CHECKING:
     from muninn.api.buffer import MuninnBuffer
     from muninn.api.holdings import Holding
+    from muninn.devices.port import Stream
 
 #: No stream was named, not even the default one.
 WITHOUT_STREAM: Any = type("WithoutStream", (), {"__repr__": lambda self: "WITHOUT_STREAM", "__slots__": ()})()
@@ -67,6 +68,10 @@ class _OnHolding(atomics.Turn):
         if reason == owners.REFUSED_VOID:
             raise RuntimeError(f"this process was forked, or has left, while it began a turn of {name!r}")
         raise RuntimeError(f"this thread is {'writing' if reason == owners.REFUSED_WRITING else 'reading'} {name!r} already")
+
+    def _forKernels(self, buffer: MuninnBuffer, stream: Stream | None) -> Any:
+        """The view for kernels in `stream`, before that is made to wait; raises what forbids one, as GPUs that do not reach each other."""
+        return buffer.deviceArray(None if stream is None or self._holding.memory.gpu is None else stream.gpu)
 
     def _refuseLeft(self) -> None:
         """Inside a reader's turn: nobody who lives writes, nor will before it ends, so an odd word is what somebody left half written."""
@@ -113,8 +118,9 @@ class Writing(_OnHolding):
             return buffer._view(holding)
         self._stream = fences.usableStream(holding, self._stream)
         self._place = None if self._stream is None else self._stream.place()
+        given = self._forKernels(buffer, self._stream)
         fences.holdBack(holding, self._stream, writing=True, timeout=left)
-        return buffer.deviceArray()
+        return given
 
     def _end(self, _: type[BaseException] | None) -> None:
         if self._stream is not WITHOUT_STREAM:
@@ -144,8 +150,9 @@ class Reading(_OnHolding):
     def _settle(self, until: _Until) -> Any:
         holding = self._holding
         self._refuseLeft()
+        given = self._forKernels(self._buffer, self._stream)
         fences.holdBack(holding, self._stream, writing=False, timeout=None if until is None else remaining(until[0]))
-        return self._buffer.deviceArray()
+        return given
 
     def _end(self, _: type[BaseException] | None) -> None:
         fences.signal(self._holding, self._stream, layout.TICKET_READING)

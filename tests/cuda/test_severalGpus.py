@@ -110,13 +110,22 @@ def test_anArrayForAGpuThatDoesNotReachItIsRefused(two: Any) -> None:
 
 @pytest.mark.usefixtures("standin")
 def test_gpusThatDoNotReachEachOtherAreNamed(actor: Start) -> None:
-    """Broken: a copy between them was a bare INVALID_VALUE, and an array for the other one was one that its kernels could not read."""
+    """Broken: a copy between them was a bare INVALID_VALUE, and an array for the other one was one that its kernels could not read.
+
+    So was a copy that `share` makes for another GPU, and a turn of a stream of the other one.
+    """
     apart = actor("from muninn.api import gpus, membership\nb = muninn.share(np.arange(10), 'a', mode='fastMode')", STANDIN_P2P="none")
     for code in (
         "b.deviceArray(1)",
+        "b.write(stream=muninn.createStream(1)).__enter__()",
+        "b.read(stream=muninn.createStream(1)).__enter__()",
+        "muninn.share(b, 'c', preferredGpu=1)",
+        "muninn.share(b.deviceArray(), 'c', preferredGpu=1)",
+        "muninn.shareOnce('c', lambda: b.deviceArray(), preferredGpu=1)",
         "d = gpus.deviceOf(membership.current()); near, far = d.allocate(0, 4096), d.allocate(1, 4096); d.copy(far.address, near.address, 4096)",
     ):
-        with pytest.raises(ActorError, match="MNN-0005") as raised:
+        with pytest.raises(ActorError, match=r"MNN-0005.*(GPUs \[0, 1\]|GPU 1 .* GPU 0)") as raised:
             apart.do(code)
         assert raised.value.kind == "TopologyNotPeerable"
+    assert apart.do("muninn.share(b.read(), 'c', mode='fastMode', preferredGpu=1).gpu") == 1, "by the host, as the error says"
     assert apart.do("b.deviceArray(0).shape, int(b.read().sum())") == [[10], 45]

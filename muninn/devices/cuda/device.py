@@ -257,20 +257,28 @@ class CudaDevice(Device):
             else:
                 chosen.submit(functools.partial(_copyOnHost, target, source, sizeBytes, keepAlive))
         except DriverError as error:
-            gpus = {chosen.gpu, *(gpu for gpu in map(self.gpuOf, (target, source)) if gpu is not None)}
-            if error.code == "INVALID_VALUE" and len(gpus) > 1:  # its word for what one of them has not mapped
-                raise TopologyNotPeerable(
-                    f"the driver copies nothing between GPUs {sorted(gpus)} in a stream of GPU {chosen.gpu}: {error}",
-                    "Copy it by the host: from the GPU to host memory, and from there to the other one",
-                ) from error
+            self._refuseApart(error, target, source, chosen.gpu)
             raise typed(error, f"{sizeBytes} bytes can not be copied") from error
 
     def copyNow(self, target: int, source: int, sizeBytes: int, gpu: int) -> None:
         with self._working(gpu, f"{sizeBytes} bytes can not be copied"):
             copier = self._copier(gpu)
-            for offset, partBytes in self._seams.parts(target, source, sizeBytes):
-                call(cu.cuMemcpyAsync, target + offset, source + offset, partBytes, copier)
+            try:
+                for offset, partBytes in self._seams.parts(target, source, sizeBytes):
+                    call(cu.cuMemcpyAsync, target + offset, source + offset, partBytes, copier)
+            except DriverError as error:
+                self._refuseApart(error, target, source, gpu)
+                raise
             call(cu.cuStreamSynchronize, copier)
+
+    def _refuseApart(self, error: DriverError, target: int, source: int, gpu: int) -> None:
+        """Of a copy in a stream of `gpu` that failed: raises `TopologyNotPeerable` if that is because of the GPUs between which it was."""
+        gpus = {gpu, *(each for each in map(self.gpuOf, (target, source)) if each is not None)}
+        if error.code == "INVALID_VALUE" and len(gpus) > 1:  # its word for what one of them has not mapped
+            raise TopologyNotPeerable(
+                f"the driver copies nothing between GPUs {sorted(gpus)} in a stream of GPU {gpu}: {error}",
+                "Copy it by the host: from the GPU to host memory, and from there to the other one",
+            ) from error
 
     def _copier(self, gpu: int) -> Any:
         """The stream of what is waited for at once. Nothing in it ever waits for anybody else."""
