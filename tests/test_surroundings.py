@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from muninn.control import surroundings
+import muninn
+from muninn.control import members, surroundings
+from muninn.control.members import ownPidNamespace, pidOf, processIsGone, startTimeOf
 from muninn.control.surroundings import fileError, missingShm
 from muninn.errors import DescriptorsExhausted, HostMemoryFull, MuninnError, PermissionDenied, PlatformUnsupported
 from support import Actor, ActorError
@@ -99,6 +101,50 @@ def test_aProcessThatHasChangedItsRootKeepsWhatItHas(domain: str, actor: Callabl
                 jailed.do(call)
         assert other.do("muninn.share(np.arange(3)).array.tolist(), muninn.open('held').array.tolist()") == [[0, 1, 2], [7, 1, 2, 3]]
         assert other.do("muninn.domainInfo()['brokerPid']") == other.pid
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("isBound", [False, True])
+def test_aBrokerThatHasChangedItsRootKeepsNobodyOut(domain: str, actor: Callable[..., Actor], tmp_path: Path, isBound: bool) -> None:
+    """It was alone, and only waits now. Broken: each newcomer was told of a wrong version, as there was no `/proc` to tell who says hello."""
+    jailed = actor("held = muninn.share(np.arange(4), name='held')")
+    (tmp_path / "dev" / "shm").mkdir(parents=True)
+    if isBound:
+        subprocess.run(["mount", "--bind", "/dev/shm", tmp_path / "dev" / "shm"], check=True)
+    try:
+        jailed.do(f"os.chroot({str(tmp_path)!r}); os.chdir('/')")
+        for count in range(2):
+            newcomer = actor(f"muninn.share(np.arange(3), name='n{count}')")
+            assert newcomer.do("muninn.open('held').array.tolist(), muninn.domainInfo()['brokerPid']") == [[0, 1, 2, 3], newcomer.pid]
+            assert jailed.do("len(muninn.domainInfo()['members'])") == 2
+            newcomer.kill()
+        assert jailed.do("held.array.tolist()") == [0, 1, 2, 3]
+        why = "/proc/thread-self/fd is not there" if isBound else "changed its root directory"
+        with pytest.raises(ActorError, match=f"PlatformUnsupported.*{why}"):
+            jailed.do("held.free()")
+        muninn.free("held")
+        assert not [each for each in muninn.listBuffers() if each["name"] == "held"]
+    finally:
+        jailed.kill()
+        if isBound:
+            subprocess.run(["umount", tmp_path / "dev" / "shm"], check=True)
+
+
+def test_withoutProcNobodyIsTakenForGone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that began at another time is another one; where nothing tells when it began, nothing is proven."""
+
+    def missing(path: str, *_: object, **__: object) -> NoReturn:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+
+    own, began, stat = ownPidNamespace(), startTimeOf(os.getpid()), os.stat
+    monkeypatch.setattr(members, "openFile", missing)
+    monkeypatch.setattr(members, "hasProc", lambda: False)
+    monkeypatch.setattr(members.os, "stat", lambda path: missing(path) if path.startswith("/proc") else stat(path))
+    assert not processIsGone(os.getpid(), began) and ownPidNamespace() == own
+    with pytest.raises(PlatformUnsupported, match="/proc/thread-self/fdinfo/0 is not there"):
+        pidOf(0)
+    monkeypatch.setattr(members, "hasProc", lambda: True)
+    assert processIsGone(os.getpid(), began) and pidOf(0) is None
 
 
 @pytest.mark.usefixtures("root")

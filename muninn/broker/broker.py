@@ -165,7 +165,7 @@ class Broker:
 
     def _beat(self) -> None:
         """Show that this broker moves. Raises `Deposed` when nobody looks any more, and where this process can not go on."""
-        if self.isDeposed() or self._journal.hindrance is not None:
+        if self.isDeposed() or self._journal.isHindered():
             raise Deposed
         self._election.beat()
 

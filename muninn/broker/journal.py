@@ -34,8 +34,8 @@ from muninn.control.files import openFile
 from muninn.control.logs import Log
 from muninn.control.ownership import refusal, requireUnwritten
 from muninn.control.places import COPY_SUFFIX, Places
-from muninn.control.surroundings import fileError, filesLimited
-from muninn.errors import ControlBlockInvalid, DomainChanged, HostMemoryFull, MuninnError
+from muninn.control.surroundings import fileError, filesLimited, hasProc, isMoved, missingShm
+from muninn.errors import ControlBlockInvalid, DomainChanged, HostMemoryFull, MuninnError, PlatformUnsupported
 
 _log = Log("muninn.broker")
 Record = dict[str, Any]
@@ -117,9 +117,15 @@ class Journal:
     def hinder(self, error: MuninnError | PermissionError) -> MuninnError:
         """The typed error for what a request failed of. One that only this process has, above all since its uid is another, hinders it."""
         typed = error if isinstance(error, MuninnError) else refusal(error, self._path)
-        if isinstance(typed, DomainChanged):
+        if isinstance(typed, DomainChanged) or (isinstance(typed, PlatformUnsupported) and not hasProc()):
             self.hindrance = typed
         return typed
+
+    def isHindered(self) -> bool:
+        """Whether this process can not go on; not where it has another `/dev/shm` by now: the files of the domain are not in it."""
+        if self.hindrance is None and isMoved():
+            self.hindrance = missingShm()
+        return self.hindrance is not None
 
     def isTooLong(self) -> bool:
         """Whether a copy of what it vouches for would be much shorter."""

@@ -20,6 +20,7 @@ from muninn.control.block import ControlBlock
 from muninn.control.clock import monotonicMs
 from muninn.control.descriptors import Descriptor
 from muninn.control.files import openFile
+from muninn.control.surroundings import fileError, hasProc
 from muninn.errors import DomainChanged, TableFull
 
 _IDENTITY = struct.Struct("<IIIQQQQ")
@@ -29,6 +30,8 @@ _FUTEX_OWNER_DIED = 0x40000000
 _FUTEX_TID_MASK = 0x3FFFFFFF
 #: What pidfd_open says of a number that no process has: nobody's, or that of another process's thread (EINVAL, since Linux 6.15 ENOENT).
 _NO_SUCH_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
+#: This process's PID namespace, as it was read last: after a chroot there may be no /proc.
+_seen: dict[str, int] = {}
 #: The bits of a generation that a claim has room for.
 CLAIM_GENERATION_MASK = 0x7FFFF
 
@@ -285,10 +288,17 @@ def processIsGone(pid: int, startTime: int) -> bool:
 
 
 def pidOf(pidfd: int) -> int | None:
-    """The process that a pidfd names; -1 when it has ended, also in the eyes of its parent; None when this is no pidfd."""
+    """The process that a pidfd names; -1 when it has ended, also in the eyes of its parent; None when this is no pidfd.
+
+    Raises `PlatformUnsupported` where there is no `/proc` to tell.
+    """
     try:
         with openFile(f"/proc/thread-self/fdinfo/{pidfd}") as file:
             return next((int(line.partition(":")[2]) for line in file if line.startswith("Pid:")), None)
+    except FileNotFoundError as error:
+        if not hasProc():
+            raise fileError(error, "who says hello") from error
+        return None
     except OSError:
         return None
 
@@ -304,9 +314,9 @@ def openPidfd(pid: int, startTime: int) -> Descriptor:
     try:
         # The descriptor is opened first: whatever has the pid now, what is read of /proc next is of it or of a later one.
         sameProcess = startTimeOf(pid) == startTime
-    except OSError as error:
+    except OSError:
         pidfd.close()
-        return Descriptor(-(error.errno or errno.EIO))
+        return Descriptor(-errno.EIO)
     if not sameProcess:
         pidfd.close()
         return Descriptor(-errno.ESRCH)
@@ -314,17 +324,25 @@ def openPidfd(pid: int, startTime: int) -> Descriptor:
 
 
 def startTimeOf(pid: int) -> int:
-    """Clock ticks since boot, of the host's clock, at which the process began; 0 when there is none."""
+    """Clock ticks since boot, of the host's clock, at which the process began; 0 when there is none. Raises `OSError` without a `/proc`."""
     try:
         with openFile(f"/proc/{pid}/stat", "rb") as file:
             return clock.bootTicks(int(file.read().rpartition(b")")[2].split()[19]))
     except (FileNotFoundError, ProcessLookupError):
+        if not hasProc():
+            raise  # it may be there all the same
         return 0
 
 
 def ownPidNamespace() -> int:
+    """The inode of this process's PID namespace, which it never leaves."""
     # Of this thread, here and wherever /proc is asked about ourselves: a process whose first thread has ended has an empty /proc/self.
-    return os.stat("/proc/thread-self/ns/pid").st_ino
+    try:
+        _seen["pid"] = os.stat("/proc/thread-self/ns/pid").st_ino
+    except FileNotFoundError:
+        if not _seen:
+            raise
+    return _seen["pid"]
 
 
 def programName() -> str:

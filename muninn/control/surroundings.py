@@ -111,10 +111,10 @@ def hasInodes() -> bool:
 
 def _unusable(error: OSError, path: str) -> PlatformUnsupported | None:
     """`/dev/shm`, or `/proc`, is what is wrong; None: neither is."""
+    if error.errno in _NO_SUCH and (missing := missingShm()) is not None:
+        return missing  # first: in another root neither is there, and that is why
     if error.errno in _NO_SUCH and (error.filename or "").startswith("/proc"):
         return PlatformUnsupported(f"{path}: {error.filename} is not there", "Mount it: `mount -t proc proc /proc` as root")
-    if error.errno in _NO_SUCH and (missing := missingShm()) is not None:
-        return missing
     if error.errno == errno.EROFS:
         return PlatformUnsupported(
             f"{path}: {SHM_ROOT} is mounted read-only",
@@ -131,9 +131,19 @@ def _unusable(error: OSError, path: str) -> PlatformUnsupported | None:
     return None
 
 
+def hasProc() -> bool:
+    """Whether `/proc` is there: what says nothing of a process without it says nothing."""
+    return os.path.lexists("/proc/self")
+
+
+def isMoved() -> bool:
+    """Whether `/dev/shm` is another one than when this process joined, or is gone. A look of a microsecond."""
+    return bool(_seen) and _identity(SHM_ROOT) != _seen[SHM_ROOT]
+
+
 def missingShm() -> PlatformUnsupported | None:
     """The error to be raised where nothing can be found because there is no `/dev/shm`, or another one than before; None: it is there."""
-    if _seen and _seen[SHM_ROOT] != _identity(SHM_ROOT):
+    if isMoved():
         if _seen["/"] != _identity("/"):
             return PlatformUnsupported(
                 f"this process has changed its root directory since it joined, and its domain is in the {SHM_ROOT} of the old one",

@@ -47,6 +47,9 @@ _DRAIN = "muninn/control/drain.py"
 
 # fmt: off
 MUTANTS = [
+    # --- a broker that has changed its root ---
+    Mutant("muninn/broker/journal.py", "        if self.hindrance is None and isMoved():\n", "        if False:\n", "a broker with another /dev/shm hands its office on", "test_surroundings.py::test_aBrokerThatHasChangedItsRootKeepsNobodyOut"),
+    Mutant("muninn/broker/journal.py", "(isinstance(typed, PlatformUnsupported) and not hasProc())", "False", "a broker without /proc hands its office on", "test_surroundings.py::test_aBrokerThatHasChangedItsRootKeepsNobodyOut"),
     # --- a program that closes descriptors of ours ---
     Mutant("muninn/broker/broker.py", "self._epoll.wait(seconds, self._wake, self._listener)", "self._epoll.wait(seconds)", "a broker without its eventfd or listener begins another term", "test_descriptors.py::test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn"),
     Mutant("muninn/broker/client.py", "                self._office.campaign(term)  # which tells", "                pass  # which tells", "who waits is told why nobody serves", "test_client.py::test_whoWaitsForWhatIsToBeAskedLaterIsToldWhyNobodyServes"),
@@ -174,7 +177,7 @@ MUTANTS = [
     Mutant(_UPKEEP, "            self.settleUnheld()\n        self.collectLost()\n", "        self.collectLost()\n", "what the dead had let go of is collected", "test_upkeep.py::test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf"),
     Mutant(_UPKEEP, "            self._chores.append(lambda: self.settleUnheld(following))\n", "            pass\n", "all rows are looked at, a slice at a time", "test_upkeep.py"),
     # --- broker ---
-    Mutant(_BROKER, "        if self.isDeposed() or self._journal.hindrance is not None:\n            raise Deposed\n        self._election.beat()", "        self._election.beat()", "a deposed broker serves nobody", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
+    Mutant(_BROKER, "        if self.isDeposed() or self._journal.isHindered():\n            raise Deposed\n        self._election.beat()", "        self._election.beat()", "a deposed broker serves nobody", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_BROKER, "        return self._directory.lacks(name) and not self.isDeposed()", "        return self._directory.lacks(name)", "a deposed broker does not know who has which name", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_BROKER, "                self._wake.set()\n                raise Deposed\n            knownEnd", "                self._wake.set()\n            knownEnd", "a deposed broker does not serve its own process", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant("muninn/broker/admission.py", "            if uid != os.geteuid():", "            if False:", "another user is refused", "test_watchdog.py::test_anotherUserIsRefused"),

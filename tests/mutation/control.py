@@ -14,6 +14,9 @@ _BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERAT
 
 # fmt: off
 MUTANTS = [
+    # --- without /proc ---
+    Mutant("muninn/control/members.py", "        if not hasProc():\n            raise  # it", "        if False:\n            raise  # it", "who can not be looked up is not gone", "test_surroundings.py::test_withoutProcNobodyIsTakenForGone"),
+    Mutant("muninn/control/members.py", "        if not _seen:\n            raise\n", "        raise\n", "a process knows its own namespace", "test_surroundings.py::test_withoutProcNobodyIsTakenForGone"),
     # --- a program that closes descriptors of ours ---
     Mutant("muninn/control/descriptors.py", "                self._kept.release()  # or", "                pass  # or", "a lost eventfd does not close the next one", "test_descriptors.py::test_anEventThatTakesThePlaceOfALostOneIsNotClosedWithIt"),
     Mutant("muninn/control/descriptors.py", "                    if each is not None and not each.isOurs():\n", "                    if False:\n", "a long wait looks whether it can be ended", "test_descriptors.py::test_aLongWaitLooksWhetherTheProgramHasClosedWhatItWaitsBy"),
@@ -28,7 +31,7 @@ MUTANTS = [
     Mutant(_OWNERSHIP, "    raise _changed(path, uid, f\"made as uid {status.st_uid}\")\n", "", "what is made for another uid is told", "test_ownership.py::test_whatAnotherUidHasMadeGoesAgain"),
     Mutant(_OWNERSHIP, "        (os.rmdir if stat.S_ISDIR(status.st_mode) else os.unlink)(path)\n", "        pass\n", "what is made for another uid goes again", "test_ownership.py::test_whatAnotherUidHasMadeGoesAgain"),
     Mutant(_SURROUNDINGS, "    isRefused = error.errno in (errno.EPERM, errno.EACCES) and not", "    isRefused = False and not", "what the rights forbid has a type", "test_ownership.py::test_whatTheRightsForbidIsATypedError"),
-    Mutant("muninn/broker/journal.py", "        if isinstance(typed, DomainChanged):\n            self.hindrance = typed\n", "", "a broker of another uid gives its office up", "test_ownership.py::test_aBrokerWhoseUidChangesInTheMiddleOfARequestGivesItsOfficeUp"),
+    Mutant("muninn/broker/journal.py", "        if isinstance(typed, DomainChanged) or (", "        if (", "a broker of another uid gives its office up", "test_ownership.py::test_aBrokerWhoseUidChangesInTheMiddleOfARequestGivesItsOfficeUp"),
     # --- folders ---
     Mutant(_FOLDERS, "        for name in own:\n            if _isEstablished(name, uid):\n                return name\n", "", "a domain stays where it is", "test_folders.py::test_aNameThatAnotherUserTookIsAvoided"),
     Mutant(_FOLDERS, "    if status.st_mode & 0o022:\n", "    if False:\n", "where others could write nothing is believed", "test_folders.py::test_aDirectoryInWhichOthersCouldWriteIsNotBelieved"),
@@ -84,7 +87,7 @@ MUTANTS = [
     Mutant("muninn/control/threads.py", "        if (ends := green.identity()) != began:", "        if (ends := began) != began:", "a thread that was begun before threads were green ends well", "test_green.py::test_greenThreadsAreKnownWheneverTheLibraryMakesThem"),
     Mutant("muninn/control/threads.py", "    if green.areGreen():\n        return _started(target)\n", "", "a thread is a real one", "test_green.py::test_aThreadIsARealOneWhateverIsMadeOfThreads"),
     Mutant(_SURROUNDINGS, "    if not hasInodes():\n", "    if False:\n", "too many files are told from too many bytes", "test_surroundings.py::test_aFullDirectoryIsToldFromFullMemory"),
-    Mutant(_SURROUNDINGS, "    if _seen and _seen[SHM_ROOT] != _identity(SHM_ROOT):\n", "    if False:\n", "another /dev/shm is noticed", "test_surroundings.py::test_anotherMemoryThanAtTheBeginningIsNoticed"),
+    Mutant(_SURROUNDINGS, "    return bool(_seen) and _identity(SHM_ROOT) != _seen[SHM_ROOT]", "    return False", "another /dev/shm is noticed", "test_surroundings.py::test_anotherMemoryThanAtTheBeginningIsNoticed"),
     Mutant("muninn/control/deadlines.py", "str | bytes | bytearray | bool) else None", "str | bytes | bytearray) else None", "True is no time", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
     Mutant("muninn/config/variables.py", "        if variable not in _warned:\n", "        if True:\n", "a variable is warned of once", "test_config.py::test_warnsOnceOfAVariableThatMeansNothing"),
     Mutant("muninn/config/variables.py", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", _ADDRESS),\n", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", r\".*\"),\n", "a port that is no address is a setting", "test_config.py::test_whatKubernetesAndDockerWriteIsNotOfInterest"),
