@@ -5,6 +5,7 @@ A slow consumer misses publications, and sees none twice and none half: a buffer
 
 import argparse
 
+import given
 import numpy
 
 import muninn
@@ -13,7 +14,7 @@ import muninn
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--buffer", default="example/ticks", help="name of the buffer (default: %(default)s)")
-    parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait for the buffer to appear (default: %(default)s)")
+    parser.add_argument("--wait", type=given.seconds, default=30.0, help="seconds to wait for the buffer to appear (default: %(default)s)")
     arguments = parser.parse_args()
     with muninn.open(arguments.buffer, timeout=arguments.wait) as buffer:
         generation, content = 0, numpy.empty(buffer.shape, buffer.dtype)
@@ -27,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    given.run(main)

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 
+import given
 import model
 import numpy as np
 from wordpiece import embedded
@@ -46,9 +47,11 @@ def private() -> tuple[dict[str, np.ndarray], float]:
     return tensors, time.perf_counter() - started
 
 
-def main(name: str | None) -> None:
+def embed(name: str | None) -> None:
     before = pss()
     tensors, seconds = private() if name is None else shared(name)
+    if missing := {model.VOCABULARY, model.WORDS} - tensors.keys():
+        sys.exit(f"the bundle {name!r} has no {' and no '.join(sorted(missing))}: share the model by sharer.py")
     vectors = embedded(model.SENTENCES, tensors[model.VOCABULARY].tobytes().decode(), tensors[model.WORDS])
     checksum = hashlib.sha256(b"".join(tensors[key].tobytes() for key in sorted(tensors))).hexdigest()
     print(
@@ -59,11 +62,15 @@ def main(name: str | None) -> None:
         print(json.dumps({"pss": pss()}), flush=True)
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", metavar="NAME", nargs="?", help="the bundle's")
     parser.add_argument("--private", action="store_true", help="read a copy of its own")
-    given = parser.parse_args()
-    if given.private == (given.name is not None):
+    arguments = parser.parse_args()
+    if arguments.private == (arguments.name is not None):
         parser.error("give a name, or --private")
-    main(given.name)
+    embed(arguments.name)
+
+
+if __name__ == "__main__":
+    given.run(main)

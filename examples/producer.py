@@ -6,14 +6,16 @@ The buffer goes by itself when both have ended.
 import argparse
 import time
 
+import given
+
 import muninn
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--buffer", default="example/ticks", help="name of the buffer (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=10, help="how many publications (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.2, help="pause between two (default: %(default)s)")
+    parser.add_argument("--count", type=given.count, default=10, help="how many publications (default: %(default)s)")
+    parser.add_argument("--seconds", type=given.seconds, default=0.2, help="pause between two (default: %(default)s)")
     arguments = parser.parse_args()
     with muninn.array(arguments.buffer, shape=4, dtype="f8", lifetime="lastClose") as buffer:
         for number in range(1, arguments.count + 1):
@@ -24,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    given.run(main)

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 
+import given
 import model
 import numpy as np
 from embedder import pss
@@ -17,7 +18,7 @@ import muninn
 from muninn.formats import openFile
 
 
-def main(name: str) -> None:
+def share(name: str) -> None:
     print(json.dumps({"pssBefore": pss()}), flush=True)
     vocabulary = np.frombuffer((model.folder() / "vocab.txt").read_bytes(), np.uint8)
     with openFile(model.folder() / "model.safetensors") as source:
@@ -35,7 +36,11 @@ def main(name: str) -> None:
         print(json.dumps({"pss": pss()}), flush=True)
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", metavar="NAME", help="the bundle's")
-    main(parser.parse_args().name)
+    share(parser.parse_args().name)
+
+
+if __name__ == "__main__":
+    given.run(main)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import secrets
 import statistics
 import subprocess
 import sys
 import time
 from typing import Any
 
+import given
 import numpy as np
 
 import muninn
@@ -30,12 +30,12 @@ _OPENS = 101
 _PART_BYTES = 1 << 28
 
 
-def opening() -> tuple[float, float]:
+def opening(name: str) -> tuple[float, float]:
     """Milliseconds of the first open of this process, which joins the domain, and the median of the next ones."""
     took = []
     for _ in range(1 + _OPENS):
         started = time.perf_counter()
-        opened = muninn.open("all")
+        opened = muninn.open(name)
         took.append((time.perf_counter() - started) * 1e3)
         opened.close()
     return took[0], statistics.median(took[1:])
@@ -78,10 +78,10 @@ def compiled(buffer: muninn.MuninnBuffer) -> None:
     cuda.synchronize()
 
 
-def read(rounds: int) -> dict[str, Any]:
+def read(name: str, rounds: int) -> dict[str, Any]:
     """One reader. It begins when its parent says so."""
-    firstMs, openMs = opening()
-    opened = muninn.open("all")
+    firstMs, openMs = opening(name)
+    opened = muninn.open(name)
     started = time.perf_counter()
     opened.open()
     mapSeconds = time.perf_counter() - started
@@ -92,13 +92,15 @@ def read(rounds: int) -> dict[str, Any]:
     return {"firstMs": firstMs, "openMs": openMs, "mapSeconds": mapSeconds, "rates": rates, "wrong": wrong}
 
 
-def atOnce(processes: int, rounds: int) -> list[dict[str, Any]]:
+def atOnce(name: str, processes: int, rounds: int) -> list[dict[str, Any]]:
     """What so many readers say that began together."""
-    command = [sys.executable, "-W", "ignore", __file__, "read", str(rounds)]
+    command = [sys.executable, "-W", "ignore", __file__, "read", name, str(rounds)]
     readers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     try:
         for reader in readers:
-            assert reader.stdout is not None and reader.stdout.readline() == '"ready"\n', "a reader ended before it was ready"
+            assert reader.stdout is not None
+            if reader.stdout.readline() != '"ready"\n':
+                raise subprocess.CalledProcessError(reader.wait(), reader.args)
         for reader in readers:
             assert reader.stdin is not None
             reader.stdin.write("\n")
@@ -119,19 +121,21 @@ def freeBytes() -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("gib", metavar="GIB", type=float, nargs="?", default=0.0, help="(default: nine tenths of what is free)")
-    parser.add_argument("processes", metavar="PROCESSES", type=int, nargs="?", default=3, help="that read at once (default: %(default)s)")
-    parser.add_argument("rounds", metavar="ROUNDS", type=int, nargs="?", default=3, help="of each reader (default: %(default)s)")
+    parser.add_argument("gib", metavar="GIB", type=given.gib, nargs="?", help="(default: nine tenths of what is free)")
+    parser.add_argument(
+        "processes", metavar="PROCESSES", type=given.count, nargs="?", default=3, help="that read at once (default: %(default)s)"
+    )
+    parser.add_argument("rounds", metavar="ROUNDS", type=given.count, nargs="?", default=3, help="of each reader (default: %(default)s)")
     arguments = parser.parse_args()
     processes, rounds = arguments.processes, arguments.rounds
-    words = (int(arguments.gib * (1 << 30)) or int(freeBytes() * 0.9)) // 8
-    os.environ.setdefault("MUNINN_DOMAIN", f"stream-{secrets.token_hex(4)}")
+    words = int(freeBytes() * 0.9 if arguments.gib is None else arguments.gib * (1 << 30)) // 8
+    name = f"example/stream-{os.getpid()}"
     with muninn.MuninnBuffer(4096, mode="fastMode") as probe:
         if probe.describe()["transport"] == "memfd":
             print("this machine has no GPU that a driver shows: there is nothing to see here", file=sys.stderr)
             return 2
     started = time.perf_counter()
-    buffer = muninn.array("all", words, np.uint64)
+    buffer = muninn.array(name, words, np.uint64, lifetime="lastClose")
     try:
         made = time.perf_counter() - started
         with buffer.write(stream=None) as view:
@@ -139,7 +143,7 @@ def main() -> int:
         compiled(buffer)
         alone, wrongAlone = readByKernels(buffer, 1)
         copied = readByCopies(buffer)
-        answers = atOnce(processes, rounds)
+        answers = atOnce(name, processes, rounds)
     finally:
         buffer.free()
     wrong = wrongAlone + sum(answer["wrong"] for answer in answers)
@@ -157,6 +161,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["read"]:
-        print(json.dumps(read(int(sys.argv[2]))))
+        print(json.dumps(read(sys.argv[2], int(sys.argv[3]))))
         sys.exit(0)
-    sys.exit(main())
+    given.run(main)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import given
 import numpy as np
 
 import muninn
@@ -45,12 +45,12 @@ def recorded() -> Counter[str]:
     return calls
 
 
-def produce(frames: int, words: int) -> dict[str, Any]:
+def produce(names: list[str], frames: int, words: int) -> dict[str, Any]:
     """Write frame after frame; each time the consumer has taken the last one."""
     from numba import cuda
 
-    frame = muninn.MuninnBuffer(words * 8, mode="fastMode", name="frame", access="readWrite")
-    taken = muninn.array("taken", 1, np.int64)
+    frame = muninn.MuninnBuffer(words * 8, mode="fastMode", name=names[0], access="readWrite", lifetime="lastClose")
+    taken = muninn.array(names[1], 1, np.int64, lifetime="lastClose")
     stream = cuda.stream()
     calls: Counter[str] = Counter()
     for number in range(frames + 1):
@@ -63,11 +63,11 @@ def produce(frames: int, words: int) -> dict[str, Any]:
     return dict(calls)
 
 
-def consume(frames: int, words: int) -> dict[str, Any]:
+def consume(names: list[str], frames: int, words: int) -> dict[str, Any]:
     """Check frame after frame on the GPU; only the count of what was wrong leaves it, at the end."""
     from numba import cuda
 
-    frame, taken = (muninn.open(name, access="readWrite", timeout=60) for name in ("frame", "taken"))
+    frame, taken = (muninn.open(name, access="readWrite", timeout=60) for name in names)
     wrong, stream = cuda.to_device(np.zeros(1, np.uint64)), cuda.stream()
     calls: Counter[str] = Counter()
     started = 0.0
@@ -86,27 +86,47 @@ def consume(frames: int, words: int) -> dict[str, Any]:
     return {"calls": seen, "wrong": int(wrong.copy_to_host()[0]), "seconds": seconds}
 
 
+def answersOf(frames: int, words: int) -> dict[str, Any]:
+    """What both processes say at their end. When one fails, so does this: the other waits for it."""
+    numbers = [f"example/vram-{os.getpid()}", str(frames), str(words)]
+    sides = {
+        side: subprocess.Popen([sys.executable, "-W", "ignore", __file__, side, *numbers], stdout=subprocess.PIPE, text=True)
+        for side in ("produce", "consume")
+    }
+    until = time.monotonic() + 300
+    try:
+        while any(process.poll() is None for process in sides.values()):
+            for process in sides.values():
+                if process.poll() or time.monotonic() > until:
+                    raise subprocess.CalledProcessError(process.returncode or 1, process.args)
+            time.sleep(0.01)
+        return {side: json.loads(process.communicate()[0]) for side, process in sides.items()}
+    finally:
+        for process in sides.values():
+            process.kill()
+            process.wait()
+
+
+def side(name: str, prefix: str, frames: str, words: str) -> None:
+    """One of the two processes."""
+    answer = {"produce": produce, "consume": consume}[name]([f"{prefix}/frame", f"{prefix}/taken"], int(frames), int(words))
+    print(json.dumps(answer))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("frames", metavar="FRAMES", type=int, nargs="?", default=200, help="how many (default: %(default)s)")
-    parser.add_argument("mib", metavar="MIB", type=int, nargs="?", default=64, help="the size of each (default: %(default)s)")
+    parser.add_argument("frames", metavar="FRAMES", type=given.count, nargs="?", default=200, help="how many (default: %(default)s)")
+    parser.add_argument("mib", metavar="MIB", type=given.count, nargs="?", default=64, help="the size of each (default: %(default)s)")
     arguments = parser.parse_args()
     frames, mib = arguments.frames, arguments.mib
     words = mib << 17
-    os.environ.setdefault("MUNINN_DOMAIN", f"vram-{secrets.token_hex(4)}")
     with muninn.MuninnBuffer(4096, mode="fastMode") as probe:
         transport, reason = probe.describe()["transport"], probe.describe()["transportReason"]
         if transport == "memfd":
             print("this machine has no GPU that a driver shows: there is nothing to see here", file=sys.stderr)
             return 2
     print(f"{frames} frames of {mib} MiB in VRAM, by {transport} ({reason})")
-    sides = {
-        name: subprocess.Popen([sys.executable, "-W", "ignore", __file__, name, str(frames), str(words)], stdout=subprocess.PIPE, text=True)
-        for name in ("produce", "consume")
-    }
-    answers = {name: json.loads(process.communicate(timeout=300)[0]) for name, process in sides.items()}
-    muninn.free("frame")
-    muninn.free("taken")
+    answers = answersOf(frames, words)
     consumed, copies = answers["consume"], 0
     for name, calls in (("producer", answers["produce"]), ("consumer", consumed["calls"])):
         copies += sum(count for call, count in calls.items() if call.startswith(COPIES))
@@ -120,6 +140,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] in (["produce"], ["consume"]):
-        print(json.dumps({"produce": produce, "consume": consume}[sys.argv[1]](int(sys.argv[2]), int(sys.argv[3]))))
-        sys.exit(0)
-    sys.exit(main())
+        given.run(lambda: side(*sys.argv[1:]))
+    given.run(main)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import subprocess
 import sys
+
+import given
 
 try:
     import cupy
@@ -20,9 +21,9 @@ except ImportError:
 import muninn
 
 
-def other() -> None:
+def other(name: str) -> None:
     """The other process: the same bytes, changed where they lie."""
-    buffer = muninn.open("array", access="readWrite")
+    buffer = muninn.open(name, access="readWrite")
     with buffer.write(stream=cupy.cuda.get_current_stream()):
         array = cupy.asarray(buffer)  # by __cuda_array_interface__, no copy
         array *= 2
@@ -30,14 +31,14 @@ def other() -> None:
 
 def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    os.environ.setdefault("MUNINN_DOMAIN", f"withcupy-{secrets.token_hex(4)}")
     if cupy is None or not cupy.cuda.is_available():
         print("CuPy is not installed, or sees no GPU (pip install cupy-cuda13x)", file=sys.stderr)
         return 2
     mine = cupy.arange(1_000_000, dtype=cupy.float32)
-    buffer = muninn.share(mine, "array", access="readWrite")
+    name = f"example/withcupy-{os.getpid()}"
+    buffer = muninn.share(mine, name, access="readWrite", lifetime="lastClose")
     view = cupy.asarray(buffer)
-    subprocess.run([sys.executable, "-W", "ignore", __file__, "other"], check=True, timeout=300)
+    subprocess.run([sys.executable, "-W", "ignore", __file__, "other", name], check=True, timeout=300)
     buffer.wait(None, timeout=60)
     right = bool((view == 2 * mine).all())
     print(f"CuPy {cupy.__version__}, {view.size} elements on GPU {view.device.id}: {'both processes see one array' if right else 'WRONG'}")
@@ -45,7 +46,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["other"]:
-        other()
+    if sys.argv[1:2] == ["other"]:
+        other(sys.argv[2])
         sys.exit(0)
-    sys.exit(main())
+    given.run(main)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import subprocess
 import sys
 
@@ -19,6 +18,7 @@ try:
     import jax.numpy
 except ImportError:
     jax = None
+import given
 import numpy as np
 
 import muninn
@@ -28,9 +28,9 @@ def isOnGpu() -> bool:
     return jax.default_backend() == "gpu"
 
 
-def other() -> None:
+def other(name: str) -> None:
     """The other process: the same bytes, changed where they lie."""
-    buffer = muninn.open("array", access="readWrite")
+    buffer = muninn.open(name, access="readWrite")
     total = float(jax.numpy.from_dlpack(buffer).sum())
     assert abs(total / (1_000_000 * 999_999 / 2) - 1) < 1e-5, total
     if isOnGpu():
@@ -45,13 +45,13 @@ def other() -> None:
 
 def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    os.environ.setdefault("MUNINN_DOMAIN", f"withjax-{secrets.token_hex(4)}")
     if jax is None:
         print("JAX is not installed (pip install jax)", file=sys.stderr)
         return 2
     mine = np.arange(1_000_000, dtype=np.float32)
-    buffer = muninn.share(mine, "array", mode="fastMode" if isOnGpu() else "bigMode", access="readWrite")
-    subprocess.run([sys.executable, "-W", "ignore", __file__, "other"], check=True, timeout=300)
+    name, mode = f"example/withjax-{os.getpid()}", "fastMode" if isOnGpu() else "bigMode"
+    buffer = muninn.share(mine, name, mode=mode, access="readWrite", lifetime="lastClose")
+    subprocess.run([sys.executable, "-W", "ignore", __file__, "other", name], check=True, timeout=300)
     buffer.wait(None, timeout=60)
     view = jax.numpy.from_dlpack(buffer)
     right = bool((np.asarray(view) == 2 * mine).all())
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["other"]:
-        other()
+    if sys.argv[1:2] == ["other"]:
+        other(sys.argv[2])
         sys.exit(0)
-    sys.exit(main())
+    given.run(main)

@@ -8,28 +8,28 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import subprocess
 import sys
 
+import given
 import numpy as np
 
 import muninn
 from muninn.kernels import launch
 
 
-def other() -> None:
+def other(name: str) -> None:
     """The other process: the same bytes, changed where they lie."""
-    buffer = muninn.open("array", access="readWrite")
+    buffer = muninn.open(name, access="readWrite")
     with buffer.write(stream=None) as view:  # Numba's device array, or numpy's on a pretended GPU
         launch.launch("fillPattern", view, 42)
 
 
 def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    os.environ.setdefault("MUNINN_DOMAIN", f"withnumba-{secrets.token_hex(4)}")
-    buffer = muninn.array("array", 1_000_000, np.uint64, mode="fastMode")
-    subprocess.run([sys.executable, "-W", "ignore", __file__, "other"], check=True, timeout=300)
+    name = f"example/withnumba-{os.getpid()}"
+    buffer = muninn.array(name, 1_000_000, np.uint64, mode="fastMode", lifetime="lastClose")
+    subprocess.run([sys.executable, "-W", "ignore", __file__, "other", name], check=True, timeout=300)
     wrong = np.zeros(1, np.uint64)
     launch.launch("countMismatches", buffer.read(), 42, wrong)
     where = f"{buffer.describe()['transport']} on GPU {buffer.gpu}"
@@ -38,7 +38,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["other"]:
-        other()
+    if sys.argv[1:2] == ["other"]:
+        other(sys.argv[2])
         sys.exit(0)
-    sys.exit(main())
+    given.run(main)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import subprocess
 import sys
 
+import given
 import torch
 
 import muninn
@@ -21,9 +21,9 @@ def place() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def other() -> None:
+def other(name: str) -> None:
     """The other process: the same bytes, changed where they lie."""
-    buffer = muninn.open("tensor", access="readWrite")
+    buffer = muninn.open(name, access="readWrite")
     tensor = torch.from_dlpack(buffer)
     assert tensor.device.type == place()
     if place() == "cuda":
@@ -37,11 +37,11 @@ def other() -> None:
 
 def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    os.environ.setdefault("MUNINN_DOMAIN", f"withtorch-{secrets.token_hex(4)}")
     mine = torch.arange(1_000_000, dtype=torch.float32, device=place())
-    buffer = muninn.share(mine, "tensor", access="readWrite")
+    name = f"example/withtorch-{os.getpid()}"
+    buffer = muninn.share(mine, name, access="readWrite", lifetime="lastClose")  # by itself it would stay until somebody frees it
     view = torch.from_dlpack(buffer)
-    subprocess.run([sys.executable, "-W", "ignore", __file__, "other"], check=True, timeout=300)
+    subprocess.run([sys.executable, "-W", "ignore", __file__, "other", name], check=True, timeout=300)
     buffer.wait(None, timeout=60)
     right = bool((view == 2 * mine).all())
     print(f"PyTorch {torch.__version__}, {view.numel()} elements on {view.device}: {'both processes see one tensor' if right else 'WRONG'}")
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["other"]:
-        other()
+    if sys.argv[1:2] == ["other"]:
+        other(sys.argv[2])
         sys.exit(0)
-    sys.exit(main())
+    given.run(main)

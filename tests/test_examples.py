@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import muninn
 from muninn.control.places import Places
+from support import leftovers
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -28,9 +30,11 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_aTensorIsSharedWithEachLibrary(domain: str, name: str, library: str) -> None:
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed" + (": make interop" if library == "torch" else ""))
-    ran = run(name)
-    assert ran.returncode == 0, ran.stderr
-    assert "both processes see one" in ran.stdout
+    for _ in range(2):  # broken: the second found the name taken, which the first had left with its memory
+        ran = run(name)
+        assert ran.returncode == 0, ran.stderr
+        assert "both processes see one" in ran.stdout
+        assert leftovers(domain) == []
 
 
 @pytest.mark.parametrize("name", ["withcupy", "vram", "stream"])
@@ -38,6 +42,47 @@ def test_whatNeedsAGpuSaysSo(domain: str, name: str) -> None:
     ran = run(name)
     assert ran.returncode == 2
     assert "GPU" in ran.stderr and "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("producer", ("--seconds", "-1")),
+        ("producer", ("--seconds", "nan")),
+        ("producer", ("--count", "0")),
+        ("consumer", ("--wait", "inf")),
+        ("stream", ("0",)),
+        ("stream", ("0.01", "0", "1")),
+        ("stream", ("0.01", "1", "-1")),
+        ("vram", ("3", "0")),
+        ("vram", ("-1",)),
+    ],
+)
+def test_aNumberThatCanNotBeIsAUsageError(domain: str, name: str, arguments: tuple[str, ...]) -> None:
+    """Broken: tracebacks, a wait of a minute, or `-1 frames … -0.0 GiB/s`."""
+    ran = run(name, *arguments)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("usage: ") and f"{name}.py: error: argument " in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("consumer", ("--wait", "0"), "MNN-0011"),
+        ("producer", ("--buffer", ""), "MNN-0026"),
+        ("embedder", ("nothing",), "MNN-0011"),
+        ("embedder", ("array",), "MNN-0012"),
+        ("embedder", ("another",), "the bundle 'another' has no "),
+        ("sharer", ("array",), "MNN-0028"),
+    ],
+)
+def test_whatIsRefusedIsSaidInALine(domain: str, name: str, arguments: tuple[str, ...], expected: str) -> None:
+    with muninn.share(b"abc", name="array") as array, muninn.shareBundle({"key": b"abc"}, name="another") as another:
+        ran = run(name, *arguments)
+        array.free()
+        another.free()
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(expected) and ran.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -26,6 +26,14 @@ def test_runsAsItSays(domain: str, name: str, arguments: tuple[str, ...], expect
     assert expected in ran.stdout
 
 
+def test_oneProcessDoesNotWaitForAnotherThatFailed(domain: str) -> None:
+    """Broken: the consumer waited a minute for what the producer could not make, and said that it was not there."""
+    command = [sys.executable, "-W", "ignore", str(EXAMPLES / "vram.py"), "3", "100000000"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("MNN-") and ran.stderr.endswith("the other process ended with status 1\n")
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["withtorch", "withcupy", "withjax"])
 def test_sharesTensorsWithEachLibraryOnTheGpu(domain: str, name: str) -> None:

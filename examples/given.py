@@ -1,0 +1,47 @@
+"""What the command lines of the examples have in common: numbers that are checked, and refusals that are said in one line."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+
+import muninn
+
+_DAY_SECONDS = 86_400
+#: A thousand times more than Muninn shares at once.
+_MOST_GIB = 1 << 36
+
+
+def count(text: str) -> int:
+    """A whole number from 1 up."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def seconds(text: str) -> float:
+    """Seconds from 0 up to a day."""
+    if not 0 <= (number := float(text)) <= _DAY_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {_DAY_SECONDS}")
+    return number
+
+
+def gib(text: str) -> float:
+    """GiB above 0."""
+    if not 0 < (number := float(text)) <= _MOST_GIB:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {_MOST_GIB}, without 0")
+    return number
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a program to its end. What Muninn refuses ends it with a line and not with a traceback."""
+    try:
+        sys.exit(main())
+    except muninn.MuninnError as error:
+        sys.exit(str(error))
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"the other process ended with status {error.returncode}")
+    except KeyboardInterrupt:
+        sys.exit(130)
