@@ -195,3 +195,40 @@ def test_compilesForTheSuccessorToo() -> None:
     if "CUDA driver library cannot be found" in ran.stderr:
         pytest.skip("numba-cuda-mlir compiles where a driver is: ops/standin.sh has one")
     assert ran.stdout == "0\n", ran.stderr
+
+
+def kernelsBeside(tmp_path: Path, prepare: str, said: str) -> None:
+    """What compiling a kernel says in a process that is prepared so."""
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: make test installs it")
+    code = (
+        f"{prepare}\nfrom muninn.kernels import launch, numbacuda\n"
+        "try: launch.ptxOf('readSum', (9, 0))\n"
+        "except launch.DeviceUnavailable as error: print(error)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path,
+        capture_output=True, text=True, check=False, timeout=110,
+    )  # fmt: skip
+    assert said in ran.stdout, ran.stdout + ran.stderr
+
+
+def test_aNumpyThatNumbaCompilesNothingBesideIsNamed(tmp_path: Path) -> None:
+    """Broken: `module 'numpy' has no attribute 'row_stack'`, an AttributeError out of the first launch."""
+    prepare = "import numpy, importlib.metadata as m; numpy.__version__, m.version = '2.5.2', lambda name: '{}'"
+    wanted = "MNN-0029 DeviceUnavailable: numba-cuda 0.30.4 compiles no kernel beside numpy 2.5.2. Fix: pip install 'numpy<2.5'"
+    hidden = "import numba.cuda; " + prepare.format("0.30.4")
+    kernelsBeside(tmp_path, hidden, wanted)
+    kernelsBeside(tmp_path, f"import numba.cuda; {prepare.format('0.31.0')}; print('later ones are believed')", "later ones are believed\n")
+
+
+def test_aLibraryOfTheToolkitThatIsMissingIsNamed(tmp_path: Path) -> None:
+    """Broken: `DynamicLibNotFoundError`, of a library of NVIDIA's, where numba-cuda-mlir is installed without its extras."""
+    prepare = (
+        "from cuda.pathfinder import DynamicLibNotFoundError\n"
+        "import numba.cuda\n"
+        "def compile_ptx(*_, **__): raise DynamicLibNotFoundError('Failure finding libnvrtc.so.13\\nlong text')\n"
+        "numba.cuda.compile_ptx = compile_ptx"
+    )
+    kernelsBeside(
+        tmp_path, prepare, "MNN-0029 DeviceUnavailable: kernels can not be compiled: Failure finding libnvrtc.so.13. Fix: Install"
+    )

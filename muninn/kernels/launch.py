@@ -44,7 +44,7 @@ def launch(name: str, *arguments: Any, stream: Any = None) -> None:
     InvalidArgument
         There is no such kernel, or it takes another number of arguments.
     DeviceUnavailable
-        The arrays are on a GPU, and Numba is not installed.
+        The arrays are on a GPU, and Numba, or what it compiles by, is not installed, or not beside this version of numpy.
     """
     types = KERNELS.get(name)
     if types is None or len(types) != len(arguments):
@@ -61,7 +61,10 @@ def launch(name: str, *arguments: Any, stream: Any = None) -> None:
     given = tuple(_NUMBERS[kind](argument) if kind in _NUMBERS else argument for argument, kind in zip(arguments, types, strict=True))
     blocks = _blocksFor(name, arrays, device.BLOCK_THREADS)
     if blocks:
-        getattr(device, name)[blocks, device.BLOCK_THREADS, _streamOf(stream)](*given)
+        try:
+            getattr(device, name)[blocks, device.BLOCK_THREADS, _streamOf(stream)](*given)
+        except _libraryMissing() as error:
+            raise _typed(error) from error
 
 
 def ptxOf(name: str, computeCapability: tuple[int, int]) -> str:
@@ -71,16 +74,35 @@ def ptxOf(name: str, computeCapability: tuple[int, int]) -> str:
 
     named = {kind: getattr(types, kind.removesuffix("[::1]")) for kind in KERNELS[name]}
     signature = types.void(*(named[kind][::1] if kind.endswith("[::1]") else named[kind] for kind in KERNELS[name]))
-    ptx, _ = device.cuda.compile_ptx(getattr(device, name).py_func, signature, cc=computeCapability)
+    try:
+        ptx, _ = device.cuda.compile_ptx(getattr(device, name).py_func, signature, cc=computeCapability)
+    except _libraryMissing() as error:
+        raise _typed(error) from error
     return str(ptx)
 
 
 def _deviceKernels() -> ModuleType:
     try:
-        from muninn.kernels import device
+        from muninn.kernels import device, numbacuda
     except ImportError as error:
         raise DeviceUnavailable(f"kernels need numba-cuda: {error}", "In Muninn's source, pip install '.[cuda]'") from error
+    numbacuda.requireCompiler()
     return device
+
+
+def _libraryMissing() -> type[Exception]:
+    """What a compilation raises where a library of the CUDA toolkit is not installed."""
+    from cuda.pathfinder import DynamicLibNotFoundError
+
+    missing: type[Exception] = DynamicLibNotFoundError
+    return missing
+
+
+def _typed(error: Exception) -> DeviceUnavailable:
+    why = str(error).strip().partition("\n")[0]
+    return DeviceUnavailable(
+        f"kernels can not be compiled: {why}", "Install the CUDA toolkit's libraries: in Muninn's source, pip install '.[cuda]'"
+    )
 
 
 def _blocksFor(name: str, arrays: list[Any], blockThreads: int) -> int:

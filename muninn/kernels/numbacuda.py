@@ -6,10 +6,16 @@ It is numba-cuda's where that is installed, and else that of its successor numba
 from __future__ import annotations
 
 import _thread
+import re
 from importlib.util import find_spec
 from typing import Any
 
 from cuda.bindings import driver
+
+from muninn.errors import DeviceUnavailable
+
+#: The last numba-cuda that compiles nothing beside numpy 2.5, of which it takes what is no more there.
+_LAST_WITHOUT_NUMPY_2_5 = (0, 30, 4)
 
 
 def _target() -> tuple[Any, Any]:
@@ -22,6 +28,36 @@ def _target() -> tuple[Any, Any]:
 
 
 cuda, types = _target()
+
+
+def _obstacle() -> str:
+    """Why this target compiles no kernel, going by the versions of what is installed; empty if it does."""
+    import numpy
+
+    if _version(numpy.__version__) < (2, 5) or cuda.__name__ != "numba.cuda":
+        return ""
+    from importlib import metadata
+
+    try:
+        installed = metadata.version("numba-cuda")
+    except metadata.PackageNotFoundError:
+        return ""
+    return f"numba-cuda {installed} compiles no kernel beside numpy {numpy.__version__}" * (_version(installed) <= _LAST_WITHOUT_NUMPY_2_5)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", text)[:3]))
+
+
+_OBSTACLE = _obstacle()
+
+
+def requireCompiler() -> None:
+    """Raise `DeviceUnavailable` where no kernel can be compiled. To make arrays of `on` nothing is compiled."""
+    if _OBSTACLE:
+        raise DeviceUnavailable(_OBSTACLE, "pip install 'numpy<2.5', or put numba-cuda-mlir in the place of numba-cuda")
+
+
 #: Numba's table of devices is filled without a lock: two threads that use it first at once get "key already in dictionary".
 _entering = _thread.RLock()
 
