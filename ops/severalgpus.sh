@@ -1,7 +1,9 @@
 #!/bin/sh
-# What needs two real GPUs of one host (and runs its other parts on one): sh ops/severalgpus.sh [KILLS]. All it prints is for docs/status.md.
+# What needs two real GPUs of one host (and runs its other parts on one): sh ops/severalgpus.sh [KILLS]. All it prints is for docs/status.md;
+# the exit status is 0 if the rules, the kernels and the kills all passed.
 # Needs what `make gpu` needs in the `python` that PY names; no network. PYTHONPATH may name wheels that were carried there.
 set -u
+failed=0
 cd "$(dirname "$0")/.."
 PY=${PY:-python3}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
@@ -14,19 +16,20 @@ from muninn.devices.cuda import CudaDevice
 d = CudaDevice()
 print('GPUs', d.gpuCount, 'reach:', [[d.canAccessPeer(a, b) for b in range(d.gpuCount)] for a in range(d.gpuCount)], d.topology())"
 echo "== the rules between GPUs"
-TEST_DRIVER=gpu timeout 240 $PY -m pytest -q -rfEs -p no:cacheprovider tests/conformance/test_deviceMemory.py tests/cuda/test_severalGpus.py tests/cuda/test_kernels.py
+TEST_DRIVER=gpu timeout 240 $PY -m pytest -q -rfEs -p no:cacheprovider tests/conformance/test_deviceMemory.py tests/cuda/test_severalGpus.py tests/cuda/test_kernels.py || failed=1
 echo "== the kernels by numba-cuda-mlir, where it is installed"
-timeout 60 $PY -W ignore -c "
+if $PY -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('numba_cuda_mlir') is None)"; then timeout 60 $PY -W ignore -c "
 import sys; sys.modules['numba_cuda'] = None
 import numpy, muninn
 from muninn.kernels import launch, numbacuda
 b, s, wrong = muninn.array('x', 100_000, 'u8', mode='fastMode'), muninn.createStream(), numpy.zeros(1, numpy.uint64)
 with b.write(stream=s) as view: launch.launch('fillPattern', view, 42, stream=s)
-launch.launch('countMismatches', b.read(), 42, wrong); print(numbacuda.cuda.__name__, 'wrong elements:', int(wrong[0]))"
+launch.launch('countMismatches', b.read(), 42, wrong); print(numbacuda.cuda.__name__, 'wrong elements:', int(wrong[0])); sys.exit(int(wrong[0] != 0))" || failed=1; fi
 echo "== VRAM in the books after kills mid-kernel, and once every process of ours is gone"
 nvidia-smi --query-gpu=index,memory.used --format=csv,noheader
 for kills in "${1:-50}" "${1:-50}"; do
-    TEST_DRIVER=gpu timeout 200 $PY -m tests.crash --kills "$kills" --seconds 150
+    TEST_DRIVER=gpu timeout 200 $PY -m tests.crash --kills "$kills" --seconds 150 || failed=1
     nvidia-smi --query-gpu=index,memory.used --format=csv,noheader
     nvidia-smi --query-compute-apps=pid,used_memory --format=csv,noheader
 done
+exit $failed
