@@ -31,7 +31,8 @@ def evict(name: str | None = None, tenant: str | None = None, pid: int | None = 
     request = membership.current().client.request
     reply, _ = request("evict", name=wantedName, tenant=wantedTenant, pid=pid or 0, reason=reason)
     if not reply["buffers"]:
-        raise BufferNotFound(f"no buffer matches name {name!r} and tenant {tenant!r}")
+        wanted = " and ".join(f"{what} {value!r}" for what, value in (("name", name), ("tenant", tenant)) if value is not None)
+        raise BufferNotFound(f"there is no buffer of {wanted} in domain {membership.current().places.domain!r}")
     return int(reply["revoked"])
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from muninn.cli.listing import printDescription
-from muninn.cli.output import counted, printJson
+from muninn.cli.output import counted, printable, printJson
 from muninn.config.sizes import asText
 from muninn.control import clock
 
@@ -77,6 +77,8 @@ def runAlloc(arguments: argparse.Namespace) -> int:
     import muninn
     from muninn.api.creation import asSize
 
+    if arguments.gpu is not None and arguments.mode == "bigMode":
+        arguments.fail("--gpu is for --mode fastMode: the others are in host memory")
     with _bar(f"allocating {arguments.name}", asSize(arguments.size)) as progress:
         buffer = muninn.MuninnBuffer(
             arguments.size, arguments.mode, arguments.gpu, arguments.access, arguments.name, arguments.tenant,
@@ -133,9 +135,15 @@ def runEvict(arguments: argparse.Namespace) -> int:
 
 
 def runDrain(arguments: argparse.Namespace) -> int:
+    import muninn
     from muninn.api import admin
 
+    if arguments.off and arguments.reason:
+        arguments.fail("--reason is why a drain begins, and --off ends it")
     held = admin.drain(not arguments.off, arguments.reason)
+    told = muninn.domainInfo()["drainReason"] or ""
+    if not arguments.off and told != " ".join(arguments.reason.split()):
+        print(f"muninn: the reason is told as far as there is room for it: {printable(told)}", file=sys.stderr)
     text = (
         "the domain creates buffers again"
         if arguments.off

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from muninn.errors import InvalidConfig, MuninnError
 
@@ -26,9 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # started with its descriptor closed; `print` would take the other one
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the program lasts
-    arguments = _arguments(argv)
     try:
-        status = _run(arguments)
+        status = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
@@ -41,18 +41,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from muninn.cli.output import printError, printProblem
+class _UsageError(Exception):
+    """What is wrong with the command line, and what argparse says about it."""
 
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(reason)
+        self.text = text
+
+
+class _Parser(argparse.ArgumentParser):
+    """One whose errors are raised: with `--json` they are an object too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(message, f"{self.format_usage()}{self.prog}: error: {message}")
+
+
+def _run(argv: Sequence[str]) -> int:
+    from muninn.cli.output import printError, printJson, printProblem, problem
+
+    asJson = "--json" in argv
     try:
+        arguments = _arguments(argv)
+        asJson = arguments.json
         _configure(arguments)
         return _runnerOf(arguments.run)(arguments)
+    except _UsageError as error:
+        print(error.text, file=sys.stderr)
+        if asJson:
+            printJson(problem(str(error)))
+        return 2
     except MuninnError as error:
-        printError(error, arguments.json)
+        printError(error, asJson)
     except BrokenPipeError:
         raise
     except OSError as error:  # a TimeoutError among them
-        printProblem(str(error), arguments.json)
+        printProblem(str(error), asJson)
     return 1
 
 
@@ -78,6 +101,7 @@ def _configure(arguments: argparse.Namespace) -> None:
     from muninn.config import loadSettings, variableOf
 
     overrides = {} if arguments.domain is None else {"domain": arguments.domain}
+    logging.basicConfig(format="muninn: %(message)s")  # what the settings are warned of too
     try:
         settings = loadSettings(overrides=overrides)
     except InvalidConfig:
@@ -86,10 +110,10 @@ def _configure(arguments: argparse.Namespace) -> None:
         return
     if arguments.domain is not None:
         os.environ[variableOf("domain")] = arguments.domain
-    logging.basicConfig(format="muninn: %(message)s", level=settings.server.logLevel.upper())
+    logging.getLogger().setLevel(settings.server.logLevel.upper())
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     # What is not there yet has no grammar yet: it says so instead of complaining about its options.
     early, rest = _common(json=False, domain=None).parse_known_args(argv)
     if rest and rest[0] in _LATER:
@@ -121,9 +145,9 @@ def _named(command: argparse.ArgumentParser) -> None:
     group.add_argument("--name", dest="name", metavar="NAME", default=argparse.SUPPRESS, help="the same")
 
 
-def _common(**defaults: object) -> argparse.ArgumentParser:
+def _common(**defaults: object) -> _Parser:
     """The options that may stand before and after the command. After it they have no default, which would undo what stood before."""
-    common = argparse.ArgumentParser(prog="python -m muninn", add_help=False)
+    common = _Parser(prog="python -m muninn", add_help=False)
     json = defaults.get("json", argparse.SUPPRESS)
     domain = defaults.get("domain", argparse.SUPPRESS)
     common.add_argument("--json", action="store_true", default=json, help="print JSON and nothing else on standard output")
@@ -132,7 +156,7 @@ def _common(**defaults: object) -> argparse.ArgumentParser:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m muninn", parents=[_common(json=False, domain=None)],
         description="Look at, and change, the buffers that the processes of this host share.",
         epilog="Without a command: the buffers, and who holds each. Example: python -m muninn load model.safetensors --name model",
@@ -164,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--reserve", default="full", help="full (default) allocates now, lazy at the first touch")
     command = add("open", "commands:runOpen", "open a buffer and hold it until Ctrl-C", "open weights --seconds 60")
     _named(command)
-    command.add_argument("--access", default="readOnly", help="readOnly (default) or readWrite")
+    command.add_argument("--access", default="readOnly", help="readOnly (default), readMostly or readWrite")
     command.add_argument("--timeout", type=_seconds, metavar="S", help="wait so many seconds for the name")
     command.add_argument("--seconds", type=_seconds, metavar="S", help="hold it so long instead of until Ctrl-C")
     command = add("close", "commands:runClose", "make another process let go: revoke its lease on a buffer", "close weights --pid 4711")

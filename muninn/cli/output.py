@@ -50,7 +50,12 @@ def printProblem(reason: str, asJson: bool) -> None:
     """An error that is none of Muninn's own, and so has no code."""
     print(f"muninn: {printable(reason)}", file=sys.stderr)
     if asJson:
-        printJson({"error": {"code": None, "name": None, "reason": reason, "fix": None}})
+        printJson(problem(reason))
+
+
+def problem(reason: str) -> dict[str, Any]:
+    """The same as an object."""
+    return {"error": {"code": None, "name": None, "reason": reason, "fix": None}}
 
 
 def printable(text: str) -> str:

@@ -212,6 +212,8 @@ def loadSettings(environ: Mapping[str, str] | None = None, overrides: Mapping[st
     if path := environ.get(FILE_VARIABLE):
         found |= _ofFile(Path(path))
     found |= _ofVariables(environ)
+    if found["logLevel"].value != "error":
+        variables.warnOnce(strangersIn(environ))
     found |= {_known(key, f"argument {key}"): Found(value, f"argument {key}") for key, value in (overrides or {}).items()}
     values: dict[str, dict[str, Any]] = {table: {} for table in _TABLES}
     for key, (value, where) in found.items():
@@ -245,7 +247,6 @@ def _ofVariables(environ: Mapping[str, str]) -> dict[str, Found]:
             raise InvalidConfig(f"variable {variable} has no meaning here: {reason}", "Remove it")
         if key is not None:
             found[key] = Found(value, f"variable {variable}")
-    variables.warnOnce(strangersIn(environ))
     return found
 
 
