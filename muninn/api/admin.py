@@ -9,6 +9,9 @@ from muninn.api import membership
 from muninn.errors import BrokerUnavailable, BufferNotFound
 from muninn.terms import asName, asTenant
 
+#: What a member has open when it looks whether it can serve.
+_OF_A_MEMBER = 2
+
 
 def evict(name: str | None = None, tenant: str | None = None, pid: int | None = None, reason: str = "evicted") -> int:
     """Revoke leases: their holders' next operation is `LeaseRevoked`, and the memory goes when they let go or die.
@@ -47,6 +50,16 @@ def keep(stop: threading.Event) -> None:
     member = membership.joinPreferred()
     stop.wait()
     member.leave()
+
+
+def fewestDescriptors() -> int:
+    """How many descriptors a process that has as many open as this one must be allowed, to join a domain and be its broker."""
+    import os
+
+    from muninn.broker.candidacy import OWN_DESCRIPTORS
+
+    taken = len(os.listdir("/proc/thread-self/fd"))  # with the one that lists them, as the broker counts
+    return taken + _OF_A_MEMBER + OWN_DESCRIPTORS + 1
 
 
 def repair() -> dict[str, Any]:

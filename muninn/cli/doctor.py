@@ -9,25 +9,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import socket
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
+from muninn.cli import limits
+from muninn.cli.finding import Finding, tried
 from muninn.cli.listing import domainLine, domainNow
 from muninn.cli.output import Row, counted, printJson, printTable
 from muninn.config.sizes import asText
-from muninn.errors import MuninnError
 
 #: Below the first, a domain has no room.
 _LEAST_SHM_BYTES, _MIN_SHM_BYTES = 1 << 20, 1 << 30
-_MIN_DESCRIPTORS = 1024
 #: A directory, a lock file, a block under two names, a journal, two sockets; and a buffer each.
 _FEWEST_INODES, _MIN_INODES = 8, 1024
 #: Succeeds if byte 1 of the descriptor is locked by somebody else, and byte 2 is not.
@@ -43,22 +42,11 @@ sys.exit(1)
 """
 
 
-class Finding(NamedTuple):
-    """The outcome of one check."""
-
-    verdict: str
-    found: str
-    advice: str = ""
-
-    def text(self) -> str:
-        return f"{self.found}. {self.advice}." if self.advice else self.found
-
-
 def runDoctor(arguments: argparse.Namespace) -> int:
     """Run every check; the exit status is 1 if one of them fails."""
     if arguments.repair:
         return _repair(arguments)
-    findings = {name: _tried(check) for name, check in _CHECKS.items()}
+    findings = {name: tried(check) for name, check in _CHECKS.items()}
     if arguments.json:
         printJson({name: finding._asdict() for name, finding in findings.items()})
     else:
@@ -81,20 +69,6 @@ def _repair(arguments: argparse.Namespace) -> int:
         recovered = ", ".join(done["recovered"]) or "nothing"
         print(f"a sound control block is in place; recovered: {recovered}; discarded: {counted(len(done['discarded']), 'segment')}")
     return 0
-
-
-def _tried(check: Callable[[], Finding]) -> Finding:
-    """The check's finding; what it raises is one too."""
-    try:
-        return check()
-    except MuninnError as error:
-        return Finding("fail", f"{error.code} {error.reason}", error.fix)
-    except OSError as error:
-        from muninn.control.surroundings import fileError
-
-        if isinstance(typed := fileError(error, str(error.filename or "a check")), MuninnError):
-            return Finding("fail", f"{typed.code} {typed.reason}", typed.fix)
-        return Finding("fail", f"{error.strerror or error}", "The kernel, a seccomp filter or a container's policy forbids it")
 
 
 def _python() -> Finding:
@@ -165,49 +139,6 @@ def _isWithin(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip("/") + "/")
 
 
-def _memlock() -> Finding:
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    found = "unlimited" if soft == resource.RLIM_INFINITY else asText(soft)
-    if soft == resource.RLIM_INFINITY or os.geteuid() == 0:
-        return Finding("ok", found)
-    return Finding("warn", found, "Pinning memory for a GPU needs `ulimit -l unlimited`; the host back-end does not")
-
-
-def _descriptors() -> Finding:
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    found = f"{soft} of at most {hard}"
-    return Finding("ok", found) if soft >= _MIN_DESCRIPTORS else Finding("warn", found, f"Raise it: `ulimit -n {min(hard, 65536)}`")
-
-
-def _limits() -> Finding:
-    """Limits of this process that buffers meet: how large a file and its memory may be, and how many threads there are."""
-    import resource
-
-    from muninn.config import loadSettings
-    from muninn.control.layout import Geometry
-
-    control = loadSettings().control
-    least = Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases).totalBytes
-    low, verdict = list[str](), "ok"
-    for name, option, needed in (
-        (resource.RLIMIT_FSIZE, "-f", least),
-        (resource.RLIMIT_AS, "-v", 16 * least),
-        (resource.RLIMIT_NPROC, "-u", 16),
-    ):
-        soft = resource.getrlimit(name)[0]
-        if soft == resource.RLIM_INFINITY or (option == "-u" and soft >= 64 * needed):
-            continue
-        low.append(f"`ulimit {option}` is {soft if option == '-u' else asText(soft)}")
-        verdict = "fail" if soft < needed and option == "-f" else "warn" if verdict == "ok" else verdict
-    if not low:
-        return Finding("ok", "none of files, memory or threads")
-    return Finding(verdict, "; ".join(low), "Raise them: a buffer is a file and is mapped whole, and Muninn's threads count with yours")
-
-
 def _proc() -> Finding:
     from muninn.control.header import bootId
 
@@ -235,6 +166,8 @@ def _seccomp() -> Finding:
     with left, right, open(os.devnull) as file:
         socket.send_fds(left, [b"x"], [file.fileno()])
         _, received, _, _ = socket.recv_fds(right, 1, 1)
+        if not received:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # it got lost: there is none left
         works = os.fstat(received[0]).st_rdev == os.fstat(file.fileno()).st_rdev
         os.close(received[0])
     return Finding("ok" if works else "fail", f"descriptors pass between processes (seccomp mode {mode}, Yama {yama})")
@@ -266,12 +199,11 @@ def _futex() -> Finding:
 
 
 def _robust() -> Finding:
-    from muninn.control import atomics, clock
+    from muninn.control import atomics, clock, threads
 
     word, entry = ctypes.c_uint32(0), ctypes.create_string_buffer(atomics.robustListBytes())
-    thread = threading.Thread(target=lambda: atomics.checked(atomics.robustHold(ctypes.addressof(entry), ctypes.addressof(word)), "robust"))
-    thread.start()
-    thread.join()
+    hold = lambda: atomics.checked(atomics.robustHold(ctypes.addressof(entry), ctypes.addressof(word)), "robust")  # noqa: E731
+    threads.start(hold, "doctor").join()
     # The kernel marks the word when the thread is really gone, which is a moment after the join.
     for _ in range(1000):
         if atomics.loadAcquire32(ctypes.addressof(word)) & 0x40000000:
@@ -433,9 +365,10 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "configuration": _configuration,
     "primitives": _primitives,
     "/dev/shm": _shm,
-    "memlock": _memlock,
-    "descriptors": _descriptors,
-    "limits": _limits,
+    "memlock": limits.memlock,
+    "descriptors": limits.descriptors,
+    "limits": limits.processLimits,
+    "control group": limits.controlGroup,
     "/proc": _proc,
     "pid namespace": _pidNamespace,
     "fd passing": _seccomp,

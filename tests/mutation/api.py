@@ -38,6 +38,9 @@ MUTANTS = [
     Mutant(_HOLDINGS, "        raise holderSilent(self.membership, description.name, row)", "        raise OwnerDied(description.name)", "a holder that stands still is not called dead", "test_holdings.py::test_aHolderThatStandsStillIsNotCalledDead"),
     Mutant("muninn/api/silence.py", "row)} - without\n", "row)}\n", "who asks, and the broker, are not blamed", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
     Mutant(_SHARING, "            if deadline is not None and clock.now() >= deadline:\n                raise\n", "            raise\n", "memory that is to come is waited for", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
+    # --- doctor ---
+    Mutant("muninn/cli/limits.py", "    if soft < fewestDescriptors():\n", "    if False:\n", "too few descriptors fail", "test_limits.py::test_tooFewDescriptorsFailWhereMuninnDoes"),
+    Mutant("muninn/cli/limits.py", "        if group.leftBytes < _LEAST_GROUP_BYTES:\n", "        if False:\n", "a small control group is warned of", "test_limits.py::test_theControlGroupsLimitsAreFound"),
     # --- dtypes ---
     Mutant("muninn/api/dtypes.py", "    if dtype.isbuiltin == _OF_A_LIBRARY:\n", "    if False:\n", "what would not read back is not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
     Mutant("muninn/api/dtypes.py", "        if _described(manifest) != dtype:\n", "        if False:\n", "fields that would not read back are not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),

@@ -1,0 +1,45 @@
+"""Findings: what a check of `doctor` says, also one that could not be brought to its end."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import NamedTuple
+
+from muninn.errors import MuninnError
+
+
+class Finding(NamedTuple):
+    """The outcome of one check."""
+
+    verdict: str
+    found: str
+    advice: str = ""
+
+    def text(self) -> str:
+        return f"{self.found}. {self.advice}." if self.advice else self.found
+
+
+def tried(check: Callable[[], Finding]) -> Finding:
+    """The check's finding; what it raises is one too, whatever it is: the other checks are made all the same."""
+    try:
+        return check()
+    except MuninnError as error:
+        return _of(error)
+    except OSError as error:
+        from muninn.control import threads
+        from muninn.control.surroundings import fileError
+
+        if error.errno == errno.EAGAIN and not error.filename:  # no process can be had
+            return _of(threads.exhausted())
+        if isinstance(typed := fileError(error, str(error.filename or "a check")), MuninnError):
+            return _of(typed)
+        return Finding("fail", f"{error.strerror or error}", "The kernel, a seccomp filter or a container's policy forbids it")
+    except MemoryError:
+        return Finding("fail", "there is no memory for the check", "Raise what `limits` and `control group` name")
+    except Exception as error:
+        return Finding("fail", f"{type(error).__name__}: {error}", "Report it, with what the other checks say")
+
+
+def _of(error: MuninnError) -> Finding:
+    return Finding("fail", f"{error.code} {error.reason}", error.fix)

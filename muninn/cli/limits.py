@@ -1,0 +1,88 @@
+"""The limits that this process meets, as `doctor` finds them: its own, and those of its control group."""
+
+from __future__ import annotations
+
+import os
+
+from muninn.cli.finding import Finding
+from muninn.config.sizes import asText
+
+_ENOUGH_DESCRIPTORS, _ADVISED_DESCRIPTORS = 1024, 65536
+#: Muninn's thread, its program's, and those that numerical libraries start.
+_FEWEST_TASKS, _ENOUGH_TASKS = 4, 1024
+_LEAST_GROUP_BYTES = 1 << 30
+
+
+def memlock() -> Finding:
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    found = "unlimited" if soft == resource.RLIM_INFINITY else asText(soft)
+    if soft == resource.RLIM_INFINITY or os.geteuid() == 0:
+        return Finding("ok", found)
+    return Finding("warn", found, "Pinning memory for a GPU needs `ulimit -l unlimited`; the host back-end does not")
+
+
+def descriptors() -> Finding:
+    import resource
+
+    from muninn.api.admin import fewestDescriptors
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = f"{soft} of at most {hard}"
+    if soft >= _ENOUGH_DESCRIPTORS:
+        return Finding("ok", found)
+    advice = f"Raise it: `ulimit -n {min(hard, _ADVISED_DESCRIPTORS)}`"
+    if hard < _ENOUGH_DESCRIPTORS:
+        advice = "Raise both as root: `prlimit --nofile=65536 --pid …`, `LimitNOFILE=` of systemd, `docker run --ulimit nofile=65536`"
+    if soft < fewestDescriptors():
+        return Finding("fail", f"{found}: too few to be in a domain and serve it", advice)
+    return Finding("warn", found, advice)
+
+
+def processLimits() -> Finding:
+    """How large a file and the process's memory may be, and how many threads its user may have."""
+    import resource
+
+    from muninn.config import loadSettings
+    from muninn.control.layout import Geometry
+
+    control = loadSettings().control
+    least = Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases).totalBytes
+    low, verdict = list[str](), "ok"
+    for name, option, needed in (
+        (resource.RLIMIT_FSIZE, "-f", least),
+        (resource.RLIMIT_AS, "-v", 16 * least),
+        (resource.RLIMIT_DATA, "-d", 16 * least),
+        (resource.RLIMIT_NPROC, "-u", 16),
+    ):
+        soft = resource.getrlimit(name)[0]
+        if soft == resource.RLIM_INFINITY or (option == "-u" and soft >= 64 * needed):
+            continue
+        low.append(f"`ulimit {option}` is {soft if option == '-u' else asText(soft)}")
+        verdict = "fail" if soft < needed and option == "-f" else "warn" if verdict == "ok" else verdict
+    if not low:
+        return Finding("ok", "none of files, memory or threads")
+    return Finding(verdict, "; ".join(low), "Raise them: a buffer is a file and is mapped whole, and Muninn's threads count with yours")
+
+
+def controlGroup() -> Finding:
+    """What a container, a batch system or systemd allows. What is shared counts there, in whichever group touched it first."""
+    from muninn.control import groups, room
+
+    found, verdict, advice = list[str](), "ok", list[str]()
+    if (group := room.groupLimit()) is not None:
+        found.append(f"{group.path} allows {asText(group.limitBytes)}, of which {asText(group.leftBytes)} are free")
+        if group.leftBytes < _LEAST_GROUP_BYTES:
+            verdict = "warn"
+            advice.append(
+                "raise it (`docker run --memory=…`, `resources.limits.memory` of a pod): shared memory counts as the group's, "
+                'and what is reserved "lazy" beyond it ends the process that touches it'
+            )
+    if (tasks := groups.mostTasks()) is not None:
+        found.append(f"at most {tasks} threads and processes (`pids.max`)")
+        if tasks < _ENOUGH_TASKS:
+            verdict = "fail" if tasks < _FEWEST_TASKS else "warn"
+            advice.append("raise `pids.max` (`docker run --pids-limit`, `TasksMax=`): Muninn has a thread in each process")
+    text = "; ".join(advice)
+    return Finding(verdict, "; ".join(found) or "limits neither memory nor threads", text[:1].upper() + text[1:])

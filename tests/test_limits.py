@@ -1,0 +1,102 @@
+"""`cli/limits.py` and `cli/finding.py`: what `doctor` says of limits, and of checks that do not come to their end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from muninn.api import admin
+from muninn.cli import doctor, limits
+from muninn.cli.finding import Finding, tried
+from muninn.control import atomics, groups, room, threads
+from muninn.control.room import GroupLimit
+
+GIB = 1 << 30
+SHARING = "import muninn, numpy; muninn.share(numpy.arange(3)); print('shared')"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "no memory"),
+        (threads.exhausted(), "MNN-0034 no thread"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "MNN-0034 no thread"),
+        (OSError(errno.EMFILE, "Too many open files"), "MNN-0025"),
+        (IndexError("list index out of range"), "IndexError: list index"),
+    ],
+)
+def test_whateverACheckRaisesIsAFinding(error: Exception, said: str) -> None:
+    """Broken: a traceback, instead of the checks that would have said why."""
+
+    def check() -> Finding:
+        raise error
+
+    finding = tried(check)
+    assert finding.verdict == "fail" and said in finding.found and finding.advice
+
+
+def test_aThreadThatCanNotBeHadIsAFinding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads.threading.Thread, "start", refused)
+    monkeypatch.setattr(threads, "_last", lambda target: refused())
+    assert tried(doctor._robust).verdict == "fail"
+
+
+@pytest.mark.parametrize("isEnough", [True, False])
+def test_tooFewDescriptorsFailWhereMuninnDoes(domain: str, isEnough: bool) -> None:
+    """Broken: a warning, and the advice to raise the limit to what it was."""
+    most = (
+        admin.fewestDescriptors() - len(os.listdir("/proc/thread-self/fd")) + 4 + (8 if isEnough else -1)
+    )  # the standard streams, and one that counts
+
+    def run(*code: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *code], capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "MUNINN_DEVICE": "host"},
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (most, most)),
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    said = next(line for line in run("-m", "muninn", "doctor").splitlines() if " descriptors " in line)
+    assert said.split()[0] == ("warn" if isEnough else "fail") and "LimitNOFILE" in said and "ulimit -n" not in said
+    assert ("shared" in (shared := run("-c", SHARING))) == isEnough and ("MNN-0025" in shared) != isEnough
+
+
+def test_thereMayBeNoDescriptorLeftForAnother(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: `IndexError`."""
+    monkeypatch.setattr(doctor.socket, "recv_fds", lambda *_: (b"x", [], 0, None))
+    assert tried(doctor._seccomp).found.startswith("MNN-0025")
+
+
+@pytest.mark.parametrize(
+    ("group", "tasks", "verdict", "said"),
+    [
+        (None, None, "ok", "limits neither"),
+        (GroupLimit("/g/memory.max", 8 * GIB, 4 * GIB), 4096, "ok", "/g/memory.max allows 8G, of which 4G are free; at most 4096 threads"),
+        (GroupLimit("/g/memory.max", 8 * GIB, GIB - 1), None, "warn", "Raise it (`docker run --memory"),
+        (None, 60, "warn", "Raise `pids.max`"),
+        (GroupLimit("/g/memory.max", GIB, 0), 3, "fail", "; raise `pids.max`"),
+    ],
+)
+def test_theControlGroupsLimitsAreFound(
+    monkeypatch: pytest.MonkeyPatch, group: GroupLimit | None, tasks: int | None, verdict: str, said: str
+) -> None:
+    """Broken: "ok: none of files, memory or threads" in a container of 64 MB."""
+    monkeypatch.setattr(room, "groupLimit", lambda: group)
+    monkeypatch.setattr(groups, "mostTasks", lambda: tasks)
+    finding = limits.controlGroup()
+    assert finding.verdict == verdict and said in finding.text()
+
+
+def test_theLimitOfDataIsFound(monkeypatch: pytest.MonkeyPatch) -> None:
+    real: Callable[[int], tuple[int, int]] = resource.getrlimit
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: (100 << 20,) * 2 if limit == resource.RLIMIT_DATA else real(limit))
+    assert "`ulimit -d` is 100M" in limits.processLimits().found
+    assert atomics.LIBRARY.exists() and "data 104857600 (`ulimit -d`)" in threads.exhausted().reason
