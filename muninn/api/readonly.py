@@ -10,6 +10,7 @@ come back from each operation and each slice.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 import types
@@ -93,17 +94,22 @@ def _isCopied(borrower: FrameType, asked: dict[str, Any]) -> bool:
 
 def _namesInCall(frame: FrameType) -> set[str]:
     """What the expression that a frame is at names: the attributes, and its functions by the names that they were made with."""
+    names = set()
+    for name in _namesAt(frame.f_code, frame.f_lasti):
+        value = frame.f_locals.get(name, frame.f_globals.get(name))
+        names.add(value.__name__ if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)) else name)
+    return names
+
+
+@functools.lru_cache(maxsize=64)  # reading the code takes longer than the rest of `__dlpack__`, and a loop asks each time
+def _namesAt(code: types.CodeType, offset: int) -> frozenset[str]:
+    """The names in the expression of the instruction at an offset."""
     import dis
 
-    code, names = frame.f_code, set()
-    call = dis.Positions(*next(itertools.islice(code.co_positions(), frame.f_lasti // 2, None)))  # one of each two bytes of code
-    for instruction in dis.get_instructions(code):
-        if not instruction.opname.startswith("LOAD_") or not _isWithin(instruction.positions, call):
-            continue
-        for name in instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,):
-            value = frame.f_locals.get(name, frame.f_globals.get(name)) if isinstance(name, str) else None
-            names.add(value.__name__ if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)) else str(name))
-    return names
+    whole = dis.Positions(*next(itertools.islice(code.co_positions(), offset // 2, None)))  # one of each two bytes of code
+    parts = [each for each in dis.get_instructions(code) if each.opname.startswith("LOAD_") and _isWithin(each.positions, whole)]
+    named = [part.argval if isinstance(part.argval, tuple) else (part.argval,) for part in parts]
+    return frozenset(name for names in named for name in names if isinstance(name, str))
 
 
 def _isWithin(part: dis.Positions | None, whole: dis.Positions | None) -> bool:
