@@ -163,11 +163,18 @@ def test_aRootThatHasTheSameMemoryIsAsGood(domain: str, actor: Callable[..., Act
         subprocess.run(["umount", tmp_path / "dev" / "shm"], check=True)
 
 
+#: A program that has SIGXFSZ do what it does by default: broken, it died of it.
+_DIES = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
+
+
 @pytest.mark.parametrize(
     ("limit", "code", "said"),
     [
         ("FSIZE", "muninn.share(np.zeros(9999))", "HostMemoryFull.*may write no file of more than 4096 bytes"),
         ("FSIZE", "muninn.share(np.zeros(9999), mode='fastMode')", "HostMemoryFull.*may write no file of more than 4096 bytes"),
+        ("FSIZE", f"{_DIES}muninn.share(np.zeros(9999))", "HostMemoryFull.*may write no file of more than 4096 bytes"),
+        ("FSIZE", f"{_DIES}muninn.MuninnBuffer(9999, reserve='lazy')", "HostMemoryFull.*may write no file of more than 4096 bytes"),
+        ("FSIZE", f"{_DIES}muninn.share(np.zeros(9999), mode='fastMode')", "HostMemoryFull.*may write no file of more than 4096 bytes"),
         ("AS", "muninn.MuninnBuffer(64 << 20)", "HostMemoryFull.*`ulimit -v` is [0-9.]+[MG]"),
         ("AS", "muninn.MuninnBuffer(64 << 20, mode='fastMode')", "HostMemoryFull.*ulimit -v"),
     ],

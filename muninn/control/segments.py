@@ -21,7 +21,7 @@ from muninn.control.descriptors import Descriptor, Known
 from muninn.control.files import openFile
 from muninn.control.layout import PAGE_BYTES
 from muninn.control.places import SHM_ROOT, Places
-from muninn.control.surroundings import fileError, missingShm
+from muninn.control.surroundings import fileError, missingShm, requireFileBytes
 from muninn.errors import BufferFreed, ControlBlockInvalid, DomainChanged, HostMemoryFull
 
 HUGE_PAGE_BYTES = 2 << 20
@@ -112,6 +112,7 @@ class Mapping:
 def create(places: Places, row: int, incarnation: int, sizeBytes: int) -> Descriptor:
     """Create the segment, sparse; returns its descriptor. A left-over of that name is from a dead creator of this row and goes."""
     path = f"{SHM_ROOT}{places.segmentName(row, incarnation)}"
+    requireFileBytes(path, sizeBytes)
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)

@@ -83,6 +83,16 @@ def _addressLimits() -> str:
     return "".join(f"; `ulimit {option}` is {exactly(soft)}" for option, soft in limits if soft != resource.RLIM_INFINITY)
 
 
+def requireFileBytes(path: str, sizeBytes: int) -> None:
+    """Before a file of this size is made, on a thread of the program's: beyond its limit comes a signal, and SIGXFSZ ends the process.
+
+    Python has it ignored, until a program gives it back its default action. Muninn's own threads block signals, and get EFBIG.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY and sizeBytes > limit:
+        raise filesLimited(path)
+
+
 def filesLimited(path: str) -> HostMemoryFull:
     """There may be room, but not for this process."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]

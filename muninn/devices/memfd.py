@@ -16,7 +16,7 @@ import weakref
 from muninn.config.sizes import exactly
 from muninn.control import atomics, descriptors, room
 from muninn.control.descriptors import Descriptor, Known
-from muninn.control.surroundings import fileError
+from muninn.control.surroundings import fileError, requireFileBytes
 from muninn.devices.port import Allocation
 from muninn.errors import BufferFreed, HostMemoryFull, InvalidArgument, IpcHandleMismatch, PermissionDenied
 
@@ -107,6 +107,7 @@ class MemfdAllocation(Allocation):
 def allocate(gpu: int, sizeBytes: int, claim: object) -> MemfdAllocation:
     """New memory: allocated, sealed, mapped. Raises `HostMemoryFull` or `DescriptorsExhausted`, and leaves nothing behind then."""
     checkSize(sizeBytes)
+    requireFileBytes(f"{exactly(sizeBytes)} for GPU {gpu}", pagesUp(sizeBytes))
     try:
         # Its owner's only: another uid with a read-only descriptor could open it again for writing.
         fd = descriptors.memfd(f"muninn-gpu{gpu}")

@@ -14,6 +14,9 @@ _BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERAT
 
 # fmt: off
 MUTANTS = [
+    # --- a limit to files ---
+    Mutant("muninn/control/segments.py", "    requireFileBytes(path, sizeBytes)\n", "", "a segment beyond the limit does not end the process", "test_surroundings.py::test_aLimitOfTheProcessIsNamed"),
+    Mutant("muninn/devices/memfd.py", "    requireFileBytes(f\"{exactly(sizeBytes)} for GPU {gpu}\", pagesUp(sizeBytes))\n", "", "memory of a pretended GPU beyond the limit does not end the process", "test_surroundings.py::test_aLimitOfTheProcessIsNamed"),
     # --- without /proc ---
     Mutant("muninn/control/members.py", "        if not hasProc():\n            raise  # it", "        if False:\n            raise  # it", "who can not be looked up is not gone", "test_surroundings.py::test_withoutProcNobodyIsTakenForGone"),
     Mutant("muninn/control/members.py", "        if not _seen:\n            raise\n", "        raise\n", "a process knows its own namespace", "test_surroundings.py::test_withoutProcNobodyIsTakenForGone"),
