@@ -27,6 +27,26 @@ def test_aMemberSaysWhoItIs(lab: Lab) -> None:
     assert lab.members.live() == [member.key]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["/a/train.py"], "train.py"),
+        ([b"/a/x\xff"], "x\ufffd"),
+        (["/a/\ud800"], "?"),
+        (("/a/pkg/__main__.py",), "pkg"),
+        ([], "python"),
+        ([None], "python"),
+        (None, "python"),
+        ("missing", "python"),
+    ],
+)
+def test_aProgramMayHaveAnythingForItsName(lab: Lab, monkeypatch: pytest.MonkeyPatch, arguments: object, shown: str) -> None:
+    """Broken: a bare AttributeError or TypeError of whatever was called first."""
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python")
+    monkeypatch.delattr(sys, "argv") if arguments == "missing" else monkeypatch.setattr(sys, "argv", arguments)
+    assert lab.members.program(lab.member().key.slot) == shown
+
+
 def test_eachClaimGetsASlotOfItsOwnUntilTheTableIsFull(lab: Lab) -> None:
     members = [lab.member() for _ in range(lab.members.count)]
     assert [each.key.slot for each in members] == list(range(lab.members.count)) == lab.members.occupied()

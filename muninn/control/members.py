@@ -240,8 +240,12 @@ class MemberTable:
         identity = MemberIdentity(flags, os.getpid(), os.geteuid(), startTimeOf(os.getpid()), ownPidNamespace(), self._nonce, monotonicMs())
         start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES
         block.put(start + _IDENTITY_OFFSET, _IDENTITY.pack(*identity))
-        program = os.fsencode(programName())[: layout.MEMBER_PROGRAM_BYTES].ljust(layout.MEMBER_PROGRAM_BYTES, b"\0")
-        block.put(start + layout.MEMBER_PROGRAM_OFFSET, program)
+        try:
+            program = os.fsencode(programName())
+        except UnicodeError:  # of characters that no file's name has here
+            program = programName().encode(errors="replace")
+        room = layout.MEMBER_PROGRAM_BYTES
+        block.put(start + layout.MEMBER_PROGRAM_OFFSET, program[:room].ljust(room, b"\0"))
         block.put(start + layout.MEMBER_TIME_NAMESPACE_OFFSET, timeNamespace.inode.to_bytes(8, "little"))
 
     def enter(self, key: MemberKey) -> None:
@@ -346,8 +350,10 @@ def ownPidNamespace() -> int:
 
 
 def programName() -> str:
-    """What a person would call this process: the script, the module, or the notebook's kernel."""
-    main = sys.argv[0] if sys.argv and sys.argv[0] else ""
+    """What a person would call this process: the script, the module, or the notebook's kernel. The program may have put anything there."""
+    arguments = getattr(sys, "argv", None)
+    first = arguments[0] if isinstance(arguments, list | tuple) and arguments else ""
+    main = os.fsdecode(first) if isinstance(first, str | bytes) else ""
     if main in ("", "-c", "-m"):
         return os.path.basename(sys.executable or "python")
     parts = main.rsplit("/", 2)

@@ -14,6 +14,8 @@ _BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERAT
 
 # fmt: off
 MUTANTS = [
+    Mutant("muninn/control/members.py", "        except UnicodeError:  # of", "        except KeyError:  # of", "a program is called what can not be encoded", "test_members.py::test_aProgramMayHaveAnythingForItsName"),
+    Mutant("muninn/control/members.py", "isinstance(arguments, list | tuple) and arguments", "arguments is not None", "a program may have no arguments", "test_members.py::test_aProgramMayHaveAnythingForItsName"),
     # --- a limit to files ---
     Mutant("muninn/control/segments.py", "    requireFileBytes(path, sizeBytes)\n", "", "a segment beyond the limit does not end the process", "test_surroundings.py::test_aLimitOfTheProcessIsNamed"),
     Mutant("muninn/devices/memfd.py", "    requireFileBytes(f\"{exactly(sizeBytes)} for GPU {gpu}\", pagesUp(sizeBytes))\n", "", "memory of a pretended GPU beyond the limit does not end the process", "test_surroundings.py::test_aLimitOfTheProcessIsNamed"),
