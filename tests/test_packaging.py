@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -34,6 +35,15 @@ def test_nobodyIsSentToAStrangersPackage() -> None:
     files = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("muninn/**/*.py"), *ROOT.glob("examples/*.py"), ROOT / "Makefile"]
     sent = [(file.name, line) for file in files for line in re.findall(r"pip install [^`\n]*\bmuninn\b(?!-gpu)[^`\n]*", file.read_text())]
     assert sent == [("README.md", "pip install muninn")], "where it says that this is another project"
+
+
+def test_theCheckOfWhichOneIsInstalledLooksNotIntoTheCheckout(tmp_path: Path) -> None:
+    """Broken: in the checkout, where README has one stand, it was the checkout's own, whatever was installed."""
+    (tmp_path / "muninn").mkdir()
+    (tmp_path / "muninn" / "__init__.py").write_text("raise SystemExit('the checkout')")
+    (command,) = re.findall(r"`python (-[^`]*hasattr[^`]*)`", (ROOT / "README.md").read_text())
+    done = subprocess.run([sys.executable, *shlex.split(command)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.endswith("muninn/__init__.py True\n") and str(tmp_path) not in done.stdout
 
 
 def test_numpyIsHeldDownByWhatNeedsThatOnly() -> None:
