@@ -79,7 +79,13 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             "caller",
         ),
         (4, "LeaseExpired", "Lease TTL exceeded", 'Open the buffer again; renew sooner, or use renew="auto"', "retry"),
-        (5, "TopologyNotPeerable", "GPUs lack a P2P path", "Accept the staged route, or place the buffer on the other GPU", "caller"),
+        (
+            5,
+            "TopologyNotPeerable",
+            "GPUs lack a P2P path",
+            "Go through the host by `read()`, or place the buffer on the other GPU",
+            "caller",
+        ),
         (6, "PromotionDenied", "Over budget, or promotion not allowed", "Raise the budget, or ask for a smaller window", "retry"),
         (
             7,
