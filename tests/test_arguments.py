@@ -11,6 +11,7 @@ import pytest
 
 import muninn
 from muninn.api.arguments import asInteger
+from muninn.errors import InvalidArgument, InvalidDtype
 from support import Actor
 
 A = np.arange(3)
@@ -30,6 +31,8 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "createStream": (lambda: muninn.createStream(gp=0), "createStream.*'gp': did you mean 'gpu'"),  # type: ignore[call-arg]
     "acquire": (lambda: muninn.Lock("n").acquire(tmeout=1), "Lock.acquire.*'tmeout': did you mean 'timeout'"),  # type: ignore[call-arg]
     "held": (lambda: muninn.Lock("n").held(timout=1), "Lock.held.*'timout': did you mean 'timeout'"),  # type: ignore[call-arg]
+    "release": (lambda: muninn.Lock("n").release(foo=1), "takes exactly 1 argument"),  # type: ignore[call-arg]
+    "lockHasNoSelf": (lambda: muninn.Lock("n", tmo=1), "Lock.*'tmo': it takes name$"),  # type: ignore[call-arg]
     "missing": (lambda: muninn.share(), "share.*missing.*'array'"),  # type: ignore[call-arg]
     "inside": (lambda: muninn.share([1, 2]), "can not share a list"),
 }
@@ -48,16 +51,57 @@ def test_aLockIsNotWaitedForASecondBecauseItIsTrue(domain: str, actor: Callable[
     """As the first argument of Python's own locks. Broken: True was one second, and False none."""
     actor("lock = muninn.Lock('lock'); lock.acquire()")
     lock: Any = muninn.Lock("lock")
-    for arguments in ({"timeout": True}, {"timeout": False}, {"blocking": False}, {"blocking": True}):
+    for arguments in ((True,), (False,), (np.True_,), (np.False_,), (False, 1), (True, -1), (None, True), (None, False)):
         with pytest.raises(TypeError, match=r"Lock.acquire.*leave it out to wait, or pass timeout=0"):
-            lock.acquire(**arguments)
+            lock.acquire(*arguments)
     with pytest.raises(ValueError, match="-1 can not be waited for"):
         lock.acquire(-1)
     with pytest.raises(TimeoutError):
         lock.acquire(timeout=0)
-    for call in (lambda: muninn.open("none", timeout=True), lambda: lock.held(True)):
+    for call in (
+        lambda: muninn.open("none", timeout=True),
+        lambda: muninn.open("none", timeout=np.True_),  # type: ignore[arg-type]
+        lambda: lock.held(True),
+        lambda: lock.held(np.False_),
+    ):
         with pytest.raises(TypeError, match="must be seconds, not bool"):
             call()
+
+
+#: Call → what the error says: which argument it is, and what came.
+KINDS: dict[str, tuple[Callable[[], Any], str]] = {
+    "list": (lambda: muninn.shareBundle([A]), "shareBundle: arrays must be a mapping by key, such as a dict, not list"),  # type: ignore[arg-type]
+    "generator": (lambda: muninn.shareBundle(each for each in [("a", A)]), "arrays must be a mapping.*not generator"),  # type: ignore[arg-type]
+    "array": (lambda: muninn.shareBundle(A), "arrays must be a mapping.*not ndarray"),  # type: ignore[arg-type]
+    "specs": (lambda: muninn.loadBundle([("a", 3)], print), "loadBundle: specs must be a mapping.*not list"),  # type: ignore[arg-type]
+    "spec": (lambda: muninn.loadBundle({"a": 3}, print), r"specs\['a'\] must be a pair of shape and dtype, not 3"),  # type: ignore[dict-item]
+    "three": (lambda: muninn.loadBundle({"a": (3, "f4", 1)}, print), "must be a pair of shape and dtype"),  # type: ignore[dict-item]
+    "fillBundle": (lambda: muninn.loadBundle({"a": (3, "f4")}, None), "loadBundle: fill must be a function, not NoneType"),  # type: ignore[arg-type]
+    "fill": (lambda: muninn.loadArray(3, "f4", A), "loadArray: fill must be a function, not ndarray"),  # type: ignore[arg-type]
+    "loader": (lambda: muninn.shareOnce("n", A), "shareOnce: loader must be a function, not ndarray"),  # type: ignore[arg-type]
+    "progress": (lambda: muninn.share(A, name="n", progress=3), "progress must be a function, not int"),  # type: ignore[arg-type]
+    "progressFast": (lambda: muninn.array("n", 3, mode="fastMode", progress=3), "progress must be a function"),  # type: ignore[arg-type]
+    "copy": (lambda: muninn.share(A, name="n", copy="no"), "share: copy must be True or False, not str"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_anArgumentOfAnotherKindIsNamed(domain: str, name: str) -> None:
+    """Broken: `'list' object has no attribute 'items'`, `'int' object is not callable`, or it was taken."""
+    call, said = KINDS[name]
+    with pytest.raises(TypeError, match=said):
+        call()
+    assert muninn.listBuffers() == []
+
+
+def test_whatIsNoUnicodeIsRefusedWhereverItIsAName(domain: str) -> None:
+    """Broken: a bare UnicodeEncodeError, from the middle of a creation."""
+    with pytest.raises(InvalidDtype, match="not valid Unicode"):
+        muninn.array("n", 3, [("\ud800", "i4")])
+    for call in (lambda: muninn.shareBundle({"\ud800": A}), lambda: muninn.loadBundle({"\ud800": (3, "f4")}, print)):
+        with pytest.raises(InvalidArgument, match="not valid Unicode"):
+            call()
+    assert muninn.listBuffers() == []
 
 
 def test_integersOfNumpyAreIntegers(domain: str) -> None:

@@ -11,6 +11,8 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
+from muninn.control.deadlines import isTruth
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 _PASSED_ON = "_passedOn"
@@ -60,7 +62,7 @@ def keywordsOf(function: Callable[..., Any]) -> frozenset[str]:
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     listed = frozenset(name for name, each in inspect.signature(function).parameters.items() if each.kind in kinds)
     passed: frozenset[str] = getattr(function, _PASSED_ON, frozenset())
-    return listed | passed
+    return (listed | passed) - {"self"}
 
 
 def _hint(keyword: str, names: set[str]) -> str:
@@ -71,11 +73,17 @@ def _hint(keyword: str, names: set[str]) -> str:
     return f": did you mean {meant[found[0]]!r}?" if found else f": it takes {', '.join(sorted(names))}"
 
 
+def requireCallable(what: str, value: object) -> None:
+    """Raises `TypeError` for what can not be called; before anything is made that it would be called for."""
+    if not callable(value):
+        raise TypeError(f"{what} must be a function, not {type(value).__name__}")
+
+
 def asInteger(value: Any) -> int | None:
     """An integer of any kind, numpy's among them; None when it is none. True and False are none."""
     if type(value) is int:
         return value
-    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+    if isTruth(value):
         return None
     try:
         return operator.index(value)

@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 
 from muninn.api import creation, views
-from muninn.api.arguments import checkPassed, named, passingOn
+from muninn.api.arguments import checkPassed, named, passingOn, requireCallable
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.dtypes import asDtype, shown
 from muninn.api.holdings import Holding
@@ -138,6 +138,7 @@ def loadBundle(
         As in `share`.
     """
     checkPassed(loadBundle, keywords)
+    requireCallable("loadBundle: fill", fill)
     renewal = asRenew(renew)
     entries, sizeBytes = _laidOut(specs)
     manifest: bytes = msgpack.packb([[key, offset, list(shape), dtype.str] for key, (offset, shape, dtype) in entries.items()])
@@ -163,7 +164,7 @@ def shareBundle(arrays: Mapping[str, Any], name: str | None = None, **keywords: 
     InvalidArgument, InvalidDtype, BufferExists, QuotaExceeded, HostMemoryFull
     """
     checkPassed(shareBundle, keywords)
-    sources = {key: _asArray(array) for key, array in arrays.items()}
+    sources = {key: _asArray(array) for key, array in _items("shareBundle: arrays", arrays)}
 
     def fill(draft: BundleDraft) -> None:
         for key, source in sources.items():
@@ -182,13 +183,12 @@ def openBundle(
 
 def _laidOut(specs: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], int]:
     """(entries with offsets, total bytes)."""
-    if not specs or len(specs) > _MAX_KEYS:
-        raise InvalidArgument(f"a bundle of {len(specs)} arrays can not be", f"Use 1 to {_MAX_KEYS} arrays")
+    items = _items("loadBundle: specs", specs)
+    if not 0 < len(items) <= _MAX_KEYS:
+        raise InvalidArgument(f"a bundle of {len(items)} arrays can not be", f"Use 1 to {_MAX_KEYS} arrays")
     entries: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]] = {}
     end = 0
-    for key, (shape, dtype) in specs.items():
-        if not isinstance(key, str):
-            raise TypeError(f"the keys of a bundle are str, not {type(key).__name__}")
+    for key, (shape, dtype) in ((_asKey(key), _asPair(key, spec)) for key, spec in items):
         lengths, itemType = creation.asItems(shape, dtype)
         if itemType.fields is not None:
             raise InvalidDtype(f"{key!r} has dtype {shown(itemType)}: a bundle holds plain types", "Share it as an array of its own")
@@ -196,6 +196,30 @@ def _laidOut(specs: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, tuple[int,
         entries[key] = (offset, lengths, itemType)
         end = offset + int(np.prod(lengths, dtype=object)) * itemType.itemsize
     return entries, end
+
+
+def _items(what: str, given: Any) -> list[tuple[Any, Any]]:
+    if not callable(getattr(given, "items", None)):
+        raise TypeError(f"{what} must be a mapping by key, such as a dict, not {type(given).__name__}")
+    return list(given.items())
+
+
+def _asKey(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"the keys of a bundle are str, not {type(key).__name__}")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"the key {key!r} is not valid Unicode", "Use keys that can be written as UTF-8") from None
+    return key
+
+
+def _asPair(key: Any, spec: Any) -> tuple[Any, Any]:
+    try:
+        shape, dtype = spec
+    except (TypeError, ValueError):
+        raise TypeError(f"loadBundle: specs[{key!r}] must be a pair of shape and dtype, not {spec!r}") from None
+    return shape, dtype
 
 
 def _unpacked(holding: Holding) -> dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]:

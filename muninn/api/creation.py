@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from muninn.api.arguments import asInteger, passingOn
+from muninn.api.arguments import asInteger, passingOn, requireCallable
 from muninn.api.departure import Departing
 from muninn.api.dtypes import asDtype, encoded
 from muninn.api.gpus import deviceOf
@@ -51,6 +51,10 @@ if TYPE_CHECKING:
 _log = Log("muninn.devices")
 _MAX_BYTES = 1 << 56
 _LONGEST_LIFETIME_MS = 1 << 50  # 35,000 years
+#: What gives integers when it is gone through, and means no lengths, or none in their order.
+_NO_SHAPES = (bytes, bytearray, memoryview, Set, Mapping)
+#: After how much of a copy to a GPU `progress` is told.
+_PIECE_BYTES = 64 << 20
 Progress = Callable[[int], None]
 
 
@@ -100,6 +104,8 @@ def asShape(value: Any) -> tuple[int, ...]:
     try:
         found = [asInteger(length) for length in ((value,) if isinstance(value, int | np.integer) else value)]
     except TypeError:
+        found = [None]
+    if isinstance(value, _NO_SHAPES):
         found = [None]
     shape = tuple(length for length in found if length is not None)
     if len(shape) != len(found):
@@ -198,6 +204,8 @@ def create(
     ------
     BufferExists, QuotaExceeded, HostMemoryFull, TableFull, DomainDraining
     """
+    if progress is not None:
+        requireCallable("progress", progress)
     while True:
         membership = current()
         making = Making(membership.client, membership.holdings.creating, wanted.name)
@@ -288,8 +296,11 @@ def _makeBytes(
     if device is not None:
         allocation = _allocated(device, wanted)
         _log.info("%r: transport %s (%s)", wanted.name, allocation.transport, allocation.transportReason)
-        if source is not None:
-            device.copyNow(allocation.address, addressOf(source), source.nbytes, wanted.gpu)
+        try:
+            _fillAllocation(device, wanted, allocation, source, progress)
+        except BaseException:
+            allocation.close()
+            raise
         return allocation
     if not wanted.segmentBytes:
         return NoBytes()
@@ -311,6 +322,21 @@ def _allocated(device: Device, wanted: Draft) -> Allocation:
     return device.allocate(wanted.gpu, wanted.segmentBytes) if lent is None else device.lend(lent.address, wanted.sizeBytes, lent.keepAlive)
 
 
+def _fillAllocation(
+    device: Device, wanted: Draft, allocation: Allocation, source: np.ndarray[Any, Any] | None, progress: Progress | None
+) -> None:
+    """Copy `source` there, in pieces if anybody wants to be told; what is not copied is ready as it is."""
+    address, sizeBytes = (0, 0) if source is None else (addressOf(source), source.nbytes)
+    pieceBytes = _PIECE_BYTES if progress is not None else max(1, sizeBytes)
+    for offset in range(0, sizeBytes, pieceBytes):
+        length = min(pieceBytes, sizeBytes - offset)
+        device.copyNow(allocation.address + offset, address + offset, length, wanted.gpu)
+        if progress is not None:
+            progress(length)
+    if progress is not None and sizeBytes < wanted.segmentBytes:
+        progress(wanted.segmentBytes - sizeBytes)
+
+
 def _fillSegment(
     membership: Membership,
     wanted: Draft,
@@ -330,6 +356,8 @@ def _fillSegment(
     if address is not None:
         segments.copyIn(mapping, address, sizeBytes)
     segments.populate(mapping, wanted.metaOffset, len(wanted.manifest))
+    if progress is not None:
+        progress(mapping.sizeBytes)
 
 
 def _describe(wanted: Draft, made: Bytes) -> RowDescription:

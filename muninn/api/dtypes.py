@@ -78,7 +78,10 @@ def encoded(dtype: np.dtype[Any]) -> tuple[str, bytes]:
         ) from None
     except ImportError as error:
         raise endingError(f"numpy can not describe {dtype.str} any more") from error
-    manifest: bytes = msgpack.packb({"descr": _listed(description)})
+    try:
+        manifest: bytes = msgpack.packb({"descr": _listed(description)})
+    except UnicodeEncodeError:
+        raise InvalidDtype(f"dtype {dtype!r} has a name that is not valid Unicode", "Use names that can be written as UTF-8") from None
     try:
         if _described(manifest) != dtype:
             raise _unreadable(dtype)

@@ -6,7 +6,7 @@ waits for those who have it open, up to a grace period, and then takes it back: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,16 @@ _LOOK_SECONDS = 0.005
 _WORK_SECONDS = 60.0
 
 
-def shareDevice(value: Any, copy: bool, renewal: Renew, *, mode: str | None, preferredGpu: int | None, **keywords: Any) -> MuninnBuffer:
+def shareDevice(
+    value: Any,
+    copy: bool,
+    renewal: Renew,
+    *,
+    mode: str | None,
+    preferredGpu: int | None,
+    progress: Callable[[int], None] | None,
+    **keywords: Any,
+) -> MuninnBuffer:
     """`muninn.share` for an array on a GPU."""
     device = deviceOf(current())
     source, gpu = _described(device, value)
@@ -42,11 +51,13 @@ def shareDevice(value: Any, copy: bool, renewal: Renew, *, mode: str | None, pre
     target = gpu if preferredGpu is None and asked is Mode.FAST else preferredGpu
     wanted = creation.draft(source.shape, source.dtype, mode=asked.value, preferredGpu=target, **keywords)
     if copy:
-        holding = creation.create(wanted, put=lambda address: device.copyNow(address, source.address, wanted.sizeBytes, gpu))
+        holding = creation.create(
+            wanted, put=lambda address: device.copyNow(address, source.address, wanted.sizeBytes, gpu), progress=progress
+        )
         return MuninnBuffer._of(holding, wanted.access, renewal)
     if wanted.manifest:
         raise InvalidArgument(f"dtype {shown(source.dtype)} can not be shared where it lies", "Share a copy (copy=True)")
-    holding = creation.create(wanted._replace(lent=source))
+    holding = creation.create(wanted._replace(lent=source), progress=progress)
     buffer = MuninnBuffer._of(holding, wanted.access, renewal)
     buffer._isLender = True
     holding.membership.holdings.lent[holding.row, holding.incarnation] = holding.memory

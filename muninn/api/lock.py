@@ -7,19 +7,20 @@ row (`control/owners.py`): of all processes and all their threads one, which may
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 from muninn.api import creation
-from muninn.api.arguments import named
+from muninn.api.arguments import checkKeywords, keywordsOf, named
 from muninn.api.holdings import Holding
 from muninn.api.membership import current
 from muninn.api.names import NameWait
 from muninn.control import atomics, owners
-from muninn.control.deadlines import deadlineOf, timeoutOf
+from muninn.control.deadlines import deadlineOf, isTruth, timeoutOf
 from muninn.errors import BufferExists, BufferNotFound
 from muninn.terms import INTERNAL_PREFIX, asName
 
 _CREATION_BOUND_SECONDS = 30.0
+_NO_BOOL = "leave it out to wait, or pass timeout=0 not to"
 
 
 class _Taking(atomics.Turn):
@@ -94,8 +95,7 @@ class Lock(_Taking):
     def recovered(self) -> bool:
         return bool(self._recovered)
 
-    @named
-    def acquire(self, timeout: float | None = None, blocking: None = None) -> bool:
+    def acquire(self, timeout: float | None = None, blocking: None = None, **unknown: Never) -> bool:
         """Take the lock, again if this thread has it.
 
         Parameters
@@ -105,7 +105,10 @@ class Lock(_Taking):
         blocking
             Of Python's own locks, and refused: `timeout` says it.
         """
-        return bool(atomics.lockAcquire(self, timeout if blocking is None else blocking))
+        if unknown or blocking is not None:  # not by `named`, which would cost a tenth of it
+            checkKeywords("Lock.acquire", unknown, keywordsOf(Lock.acquire))
+            raise TypeError(f"Lock.acquire: blocking is of Python's own locks: {_NO_BOOL}")
+        return bool(atomics.lockAcquire(self, timeout))
 
     if TYPE_CHECKING:
 
@@ -131,8 +134,8 @@ class Lock(_Taking):
         self._owner = holding.owner
 
     def _deadlineOf(self, timeout: float | None) -> tuple[float | None, float | None]:
-        if isinstance(timeout, bool):  # as `blocking` of Python's own locks
-            raise TypeError("Lock.acquire: timeout must be seconds, not bool: leave it out to wait, or pass timeout=0 not to")
+        if isTruth(timeout):  # as `blocking` of Python's own locks
+            raise TypeError(f"Lock.acquire: timeout must be seconds, not bool: {_NO_BOOL}")
         seconds = timeoutOf("Lock.acquire", timeout)
         return deadlineOf(seconds), seconds
 

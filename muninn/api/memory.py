@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from muninn.api.arguments import requireCallable
 from muninn.control import atomics
 from muninn.control.descriptors import Descriptor
 from muninn.control.leases import LeaseIndex
@@ -145,6 +146,8 @@ class Memory:
             return self.source.address
         with self._mapping:
             if not self._mapped:
+                if progress is not None:
+                    requireCallable("open: progress", progress)
                 source, isWritable = self.source, self.source.writable
                 with contextlib.ExitStack() as meanwhile:
                     if self.mayBeWritten and isinstance(source, Mapping):

@@ -9,7 +9,7 @@ from typing import Any, Never
 import numpy as np
 
 from muninn.api import creation, lending
-from muninn.api.arguments import checkKeywords, checkPassed, keywordsOf, named, passingOn
+from muninn.api.arguments import checkKeywords, checkPassed, keywordsOf, named, passingOn, requireCallable
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.dtypes import dtypeOf, shown
 from muninn.api.holdings import Holding
@@ -18,7 +18,7 @@ from muninn.api.lock import Lock
 from muninn.api.membership import Membership, current
 from muninn.api.names import NameWait
 from muninn.control import clock, layout
-from muninn.control.deadlines import deadlineOf, remaining, secondsOf, timeoutOf
+from muninn.control.deadlines import deadlineOf, isTruth, remaining, secondsOf, timeoutOf
 from muninn.control.digests import digestOf
 from muninn.devices.arrays import isOnDevice
 from muninn.errors import (
@@ -82,10 +82,12 @@ def share(
     InvalidDtype, InvalidArgument, BufferExists, QuotaExceeded, HostMemoryFull
     """
     renewal = asRenew(renew)
+    if not isTruth(copy):
+        raise TypeError(f"share: copy must be True or False, not {type(copy).__name__}")
     if isOnDevice(array):
         return lending.shareDevice(
             array, copy, renewal, name=name, mode=mode, access=access, tenant=tenant, preferredGpu=preferredGpu, lifetime=lifetime,
-            lifetimeMs=lifetimeMs, reserve=reserve, numaNode=numaNode,
+            lifetimeMs=lifetimeMs, reserve=reserve, numaNode=numaNode, progress=progress,
         )  # fmt: skip
     if not copy:
         raise InvalidArgument("only an array on a GPU can be shared where it lies", "Leave copy out: the bytes are copied once")
@@ -124,6 +126,7 @@ def loadArray(
         As in `MuninnBuffer`.
     """
     checkPassed(loadArray, keywords)
+    requireCallable("loadArray: fill", fill)
     renewal, wanted = asRenew(renew), creation.draft(shape, dtype, name=name, **keywords)
     holding = creation.create(wanted, fill=lambda memory: fill(_shaped(memory, wanted, np.dtype(dtype))), progress=progress)
     return MuninnBuffer._of(holding, wanted.access, renewal)
@@ -284,6 +287,7 @@ def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = N
         The name is a bundle's.
     """
     checkPassed(shareOnce, keywords)
+    requireCallable("shareOnce: loader", loader)
     membership, deadline = current(), deadlineOf(timeoutOf("shareOnce", timeout))
     holding = membership.holdings.find(asName(name))
     if holding is None:

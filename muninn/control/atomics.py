@@ -195,11 +195,14 @@ _asMethod = ctypes.pythonapi.PyInstanceMethod_New
 _asMethod.restype, _asMethod.argtypes = ctypes.py_object, (ctypes.py_object,)
 
 
-def _method(name: str, result: Any, *optional: str, arguments: int = 0) -> Any:
-    """A C function that is a method of a `Turn`: a call of it runs no bytecode, between which a handler of a signal could raise."""
+def _method(name: str, result: Any, *optional: str, arguments: int = 0, isPublic: bool = False) -> Any:
+    """A C function that is a method of a `Turn`: a call of it runs no bytecode, between which a handler of a signal could raise.
+
+    One that is public refuses what it does not take, for 0.03 µs more.
+    """
     objects = [ctypes.py_object] * (arguments + len(optional))
     prototype = ctypes.PYFUNCTYPE(result, _TURN, *objects)
-    named: Any = ((1, "turn"), *((1, each, None) for each in optional)) if optional else None
+    named: Any = ((1, "turn"), *((1, each, None) for each in optional)) if optional or isPublic else None
     return _asMethod(_prototyped(prototype, name, named))
 
 
@@ -244,7 +247,7 @@ ownerWrites = _bound(_quick, "mnnOwnerWrites", _I32, _ADDRESS, _U64)
 ownerReads = _bound(_quick, "mnnOwnerReads", _I32, _ADDRESS, _U64)
 ownerIsBusy = _bound(_quick, "mnnOwnerIsBusy", _I32, _ADDRESS, _U64)
 lockAcquire = _method("mnnLockAcquire", ctypes.py_object, "timeout")
-lockRelease = _method("mnnLockRelease", ctypes.py_object)
+lockRelease = _method("mnnLockRelease", ctypes.py_object, isPublic=True)
 lockEnter = _method("mnnLockEnter", ctypes.py_object)
 lockExit = _method("mnnLockExit", ctypes.py_object, arguments=3)
 writingEnter = _method("mnnWritingEnter", ctypes.py_object)

@@ -12,6 +12,11 @@ LONGEST_SECONDS = 1e9
 _NUMBERS = (float, int)
 
 
+def isTruth(value: object) -> bool:
+    """Whether it is True or False, also numpy's: Python takes the one for a number, and numpy the other."""
+    return type(value).__name__ in ("bool", "bool_")
+
+
 def secondsOf(what: str, timeout: float) -> float:
     """A timeout that a user gave to the function `what`, not above `LONGEST_SECONDS`.
 
@@ -25,7 +30,7 @@ def secondsOf(what: str, timeout: float) -> float:
     if type(timeout) in _NUMBERS and 0 <= timeout <= LONGEST_SECONDS:
         return timeout  # what nearly all give
     try:
-        seconds = float(timeout) if not isinstance(timeout, str | bytes | bytearray | bool) else None
+        seconds = float(timeout) if not isinstance(timeout, str | bytes | bytearray) and not isTruth(timeout) else None
     except OverflowError:  # an integer that no float can hold
         seconds = math.inf if timeout > 0 else -math.inf
     except (TypeError, ValueError):

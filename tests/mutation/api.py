@@ -33,7 +33,7 @@ MUTANTS = [
     Mutant(_READONLY, "stacklevel=3 + _depth(borrower)", "stacklevel=3", "the warning is of the program's line", "test_readonly.py::test_pyTorchIsWarnedOfMemoryThatItMayNotWrite"),
     Mutant(_READONLY, "            \"PyTorch has no read-only tensors, and", "            f\"{description.name!r}: PyTorch has no read-only tensors, and", "a line warns once, whatever it takes", "test_readonly.py::test_aLineWarnsOnceWhateverItTakes"),
     # --- arguments ---
-    Mutant("muninn/api/arguments.py", "    return listed | passed\n", "    return listed\n", "what is passed on is a keyword", "test_arguments.py::test_aKeywordThatIsRightIsNotBlamedForAnotherArgument"),
+    Mutant("muninn/api/arguments.py", "    return (listed | passed) - {\"self\"}\n", "    return listed - {\"self\"}\n", "what is passed on is a keyword", "test_arguments.py::test_aKeywordThatIsRightIsNotBlamedForAnotherArgument"),
     # --- silence ---
     Mutant(_HOLDINGS, "        raise holderSilent(self.membership, description.name, row)", "        raise OwnerDied(description.name)", "a holder that stands still is not called dead", "test_holdings.py::test_aHolderThatStandsStillIsNotCalledDead"),
     Mutant("muninn/api/silence.py", "row)} - without\n", "row)}\n", "who asks, and the broker, are not blamed", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
@@ -45,6 +45,13 @@ MUTANTS = [
     Mutant("muninn/api/dtypes.py", "    if dtype.isbuiltin == _OF_A_LIBRARY:\n", "    if False:\n", "what would not read back is not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
     Mutant("muninn/api/dtypes.py", "        if _described(manifest) != dtype:\n", "        if False:\n", "fields that would not read back are not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
     Mutant("muninn/api/creation.py", "(*asShape(shape), *itemType.shape)", "asShape(shape)", "an element may be an array", "test_dtypes.py::test_anElementMayBeAnArray"),
+    # --- kinds of arguments ---
+    Mutant("muninn/api/arguments.py", "    if not callable(value):\n", "    if False:\n", "what is to be called is looked at before anything is made", "test_arguments.py::test_anArgumentOfAnotherKindIsNamed"),
+    Mutant("muninn/api/bundle.py", "    if not callable(getattr(given, \"items\", None)):\n", "    if False:\n", "a bundle is made of a mapping", "test_arguments.py::test_anArgumentOfAnotherKindIsNamed"),
+    Mutant("muninn/api/creation.py", "    if isinstance(value, _NO_SHAPES):\n", "    if False:\n", "what has no order is no shape", "test_creation.py::test_shapesThatCanNotBeAreRefused"),
+    Mutant("muninn/api/creation.py", "pieceBytes = _PIECE_BYTES if progress is not None else max(1, sizeBytes)", "pieceBytes = max(1, sizeBytes)", "a copy to a GPU is told of on the way", "test_creation.py::test_aCopyToAGpuIsToldOfInPiecesAndMayBeEndedThere"),
+    Mutant("muninn/control/deadlines.py", "in (\"bool\", \"bool_\")", "in (\"bool_\",)", "True is no timeout", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
+    Mutant("muninn/api/lock.py", "        if unknown or blocking is not None:", "        if unknown:", "what Python's own locks take is refused", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
     # --- listing ---
     Mutant(_ENTRY, "others or Drain(entry.block).isOn() or bool", "others or bool", "a domain that drains is not forgotten", "test_cli.py::test_aDrainOutlivesEverybodyAndTellsWhy"),
     Mutant(_LISTING, "            if hold.slot not in dead:", "            if True:", "the dead hold nothing", "test_listing.py::test_theDeadHoldNothing"),
