@@ -161,6 +161,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["read"]:
-        print(json.dumps(read(sys.argv[2], int(sys.argv[3]))))
-        sys.exit(0)
+        given.run(lambda: print(json.dumps(read(sys.argv[2], int(sys.argv[3])))))
     given.run(main)

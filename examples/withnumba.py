@@ -39,6 +39,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["other"]:
-        other(sys.argv[2])
-        sys.exit(0)
+        given.run(lambda: other(sys.argv[2]))
     given.run(main)
