@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ import pytest
 
 import muninn
 from muninn.api import entry, membership
+from muninn.broker.broker import Broker
 from muninn.control import atomics, layout
 from muninn.control.block import openOrCreate
 from muninn.control.header import unlinkBlock
@@ -48,6 +51,35 @@ def test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye(
     with caplog.at_level(logging.ERROR, "muninn"):
         current.leave()
     assert not caplog.records, caplog.text
+
+
+def test_leavesQuietlyWhereItMayOpenNothingMore(domain: str) -> None:
+    """Broken: the directory could not be listed, and the handler at the exit printed a traceback of an OSError."""
+    code = "import resource, muninn; muninn.listBuffers(); resource.setrlimit(resource.RLIMIT_NOFILE, (3, 64))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_whoIsDeposedWhileItsTermBeginsHasNotFailedInOffice(
+    domain: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A successor removes what its predecessors listened at, while one of them may stand still in the middle of its beginning."""
+    muninn.listBuffers()
+    current, begun, start = membership.current(), list[int](), Broker.start
+
+    def deposed(broker: Broker) -> None:
+        begun.append(broker._term.epoch)
+        if len(begun) == 1:
+            broker._election.replace(broker._term, None)
+            raise FileNotFoundError("broker.sock")
+        start(broker)
+
+    monkeypatch.setattr(Broker, "start", deposed)
+    current.election.replace(current.election.term(), None)
+    current.kick()
+    eventually(lambda: len(begun) > 1, "it stands again")
+    assert muninn.listBuffers() == [] and current._candidacy._failures == 0
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
 def test_hasLoadedWhatASuccessorNeeds(domain: str, actor: Callable[..., Actor]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from muninn.broker.vault import Vault
 
 
@@ -48,6 +50,14 @@ def test_aHatchThatCanNotBeOpenedIsDoneWithout(tmp_path: Path) -> None:
     vault.put(1, 1, os.memfd_create("kept"))
     assert vault.get(1, 1) is not None
     vault.close()
+
+
+def test_aHatchThatASuccessorHasRemovedIsNobodysConcern(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its process was stopped while its term began. Broken: a warning on the program's standard error."""
+    caplog.set_level("INFO")
+    Vault().open(str(tmp_path / "removed" / "hatch"))
+    Vault().open(str(tmp_path / ("long" * 60)))
+    assert [each.levelname for each in caplog.records] == ["INFO", "WARNING"]
 
 
 def test_whatTheProgramClosedIsNotHandedOut() -> None:

@@ -234,7 +234,7 @@ class Membership:
                 self._forsakeBlock()
         except Exception as error:
             # Whatever it is, another member may do better; a broker that can not serve must not sit in office.
-            if not isDisplaced(self):  # whose uid has changed in the middle of a step gives its office up by itself
+            if not isDisplaced(self) and self.election.term() == term:  # who is another uid by now, or deposed, has not failed in office
                 self._candidacy.resigned(term, error)
             self._broker = None
             if broker is not None:

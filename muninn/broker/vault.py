@@ -32,6 +32,9 @@ class Vault:
         try:
             self._hatch = Hatch(path)
             ownership.requireMade(path, uid, 0o600)
+        except FileNotFoundError as error:
+            _log.info("the hatch was removed: %s", error)  # by a successor, while this process stood still in the middle of this
+            return
         except OSError as error:
             _log.warning("the hatch can not be opened: %s", error)
             return

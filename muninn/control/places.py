@@ -12,9 +12,10 @@ import os
 import re
 from typing import NamedTuple
 
-from muninn.control import folders, ownership
+from muninn.control import folders
 from muninn.control.folders import LOCK_NAME
 from muninn.control.surroundings import SHM_ROOT as SHM_ROOT
+from muninn.control.surroundings import fileError
 
 #: What the name of a journal's copy has more than the journal's own, until it is whole.
 COPY_SUFFIX = ".new"
@@ -125,8 +126,8 @@ class Places(NamedTuple):
             return os.listdir(self.directory)
         except FileNotFoundError:
             return []
-        except PermissionError as error:
-            raise ownership.refusal(error, self.directory) from error
+        except OSError as error:
+            raise fileError(error, self.directory) from error
 
     def _found(self) -> str:
         return folders.found(self.stem, self.uid)

@@ -15,6 +15,8 @@ _LISTING, _PUBLICATIONS = "muninn/api/listing.py", "muninn/api/publications.py"
 
 # fmt: off
 MUTANTS = [
+    Mutant(_MEMBERSHIP, "            if not isDisplaced(self) and self.election.term() == term:", "            if not isDisplaced(self):", "who is deposed has not failed in office", "test_membership.py::test_whoIsDeposedWhileItsTermBeginsHasNotFailedInOffice"),
+    Mutant("muninn/control/places.py", "            raise fileError(error, self.directory) from error\n", "            raise\n", "a directory that can not be listed is a typed error", "test_membership.py::test_leavesQuietlyWhereItMayOpenNothingMore"),
     # --- what is of another block ---
     Mutant(_BUFFER, "membership = current().requireSame(membership, holding.description.name)", "membership = current()", "what is freed is of the block that it was opened in", "test_buffer.py::test_freeingWhatWasOfALostBlockFreesNothingOfTheNext test_buffer.py::test_freeingWhatIsOfAnotherDomainFreesNothingInThisOne"),
     Mutant(_BUFFER, "        if membership.rows.mayBeFreed(row, incarnation):  # said", "        if True:  # said", "what is free already is fine wherever the process is", "test_buffer.py::test_freeingWhatIsFreeAlreadyIsFineWhereverTheProcessIs"),
