@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import inspect
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 
 import muninn
 from muninn.api.arguments import asInteger
+from muninn.control import atomics
 from muninn.errors import InvalidArgument, InvalidDtype
 from support import Actor
 
@@ -33,6 +37,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "held": (lambda: muninn.Lock("n").held(timout=1), "Lock.held.*'timout': did you mean 'timeout'"),  # type: ignore[call-arg]
     "release": (lambda: muninn.Lock("n").release(foo=1), "takes exactly 1 argument"),  # type: ignore[call-arg]
     "lockHasNoSelf": (lambda: muninn.Lock("n", tmo=1), "Lock.*'tmo': it takes name$"),  # type: ignore[call-arg]
+    "listBuffers": (lambda: muninn.listBuffers(mod="bigMode"), "listBuffers.*'mod': it takes none"),  # type: ignore[call-arg]
     "missing": (lambda: muninn.share(), "share.*missing.*'array'"),  # type: ignore[call-arg]
     "inside": (lambda: muninn.share([1, 2]), "can not share a list"),
 }
@@ -102,6 +107,38 @@ def test_whatIsNoUnicodeIsRefusedWhereverItIsAName(domain: str) -> None:
         with pytest.raises(InvalidArgument, match="not valid Unicode"):
             call()
     assert muninn.listBuffers() == []
+
+
+@pytest.mark.parametrize("name", ["read", "open", "share", "acquire", "list"])
+def test_aCallAtTheLimitOfRecursionSaysSo(domain: str, name: str) -> None:
+    """Broken, up to Python 3.11: a bare ctypes.ArgumentError, which nobody who expects a RecursionError catches."""
+    buffer, lock = muninn.share(A, name="a"), muninn.Lock("lock")
+
+    def acquire() -> None:
+        lock.acquire()
+        lock.release()
+
+    calls = {
+        "read": buffer.read, "open": lambda: muninn.open("a"), "share": lambda: muninn.share(A), "acquire": acquire, "list": muninn.listBuffers,
+    }  # fmt: skip
+
+    def deep(depth: int) -> None:
+        deep(depth - 1) if depth else calls[name]()
+
+    limit, raised, used = sys.getrecursionlimit(), set[type[BaseException]](), len(inspect.stack(0))
+    calls[name]()
+    sys.setrecursionlimit(used + 120)
+    try:
+        for depth in range(40, 116):
+            try:
+                deep(depth)
+            except (RecursionError, ctypes.ArgumentError) as error:
+                raised.add(type(error))
+                # It may have come between the lock and the return.
+                atomics.lockRelease(lock) if lock._holding.hasTurns() else None
+    finally:
+        sys.setrecursionlimit(limit)
+    assert raised == {RecursionError}
 
 
 def test_integersOfNumpyAreIntegers(domain: str) -> None:

@@ -55,6 +55,17 @@ def test_listsEveryBufferByNameAndNoLocks(domain: str, actor: Start) -> None:
     assert other.do("[each['bufferId'] for each in muninn.listBuffers()]") == [each["bufferId"] for each in listed]
 
 
+def test_aProcessThatIsTwoMembersIsOneImporter(domain: str, actor: Start) -> None:
+    """As one that has imported Muninn anew is. Broken: its pid was listed twice, and three importers of two processes."""
+    other = actor("a = muninn.share(np.arange(3), name='w')")
+    other.do("import sys; [sys.modules.pop(each) for each in list(sys.modules) if each.split('.')[0] == 'muninn']")
+    other.do("import muninn as anew; b = anew.open('w')")
+    mine = muninn.open("w")
+    for described in (mine.describe(), muninn.listBuffers()[0]):
+        assert sorted(hold["pid"] for hold in described["importers"]) == sorted([other.pid, os.getpid()])
+    assert [member["pid"] for member in muninn.domainInfo()["members"]].count(other.pid) == 2
+
+
 def test_aListingCostsOneScanHoweverManyRowsThereAre(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: the leases of all members were looked through for each row: 10 s for 10,000 buffers and 200 members."""
     other = actor("held = [muninn.share(b'x', name=f'b{number}') for number in range(30)]")

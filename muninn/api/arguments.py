@@ -9,6 +9,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterable
+from ctypes import ArgumentError
 from typing import Any, ParamSpec, TypeVar
 
 from muninn.control.deadlines import isTruth
@@ -25,12 +26,19 @@ def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     def call(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
         try:
             return function(*arguments, **keywords)
+        except ArgumentError as error:
+            raise unwrapped(error) from None
         except TypeError as error:
             if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # it was not called
                 checkKeywords(function.__qualname__.removesuffix(".__init__"), keywords, keywordsOf(function))
             raise
 
     return call
+
+
+def unwrapped(error: ArgumentError) -> Exception:
+    """What a call of C meant: up to Python 3.11 one that is made at the limit of recursion says that its argument is wrong."""
+    return RecursionError("maximum recursion depth exceeded in a call of Muninn's") if "RecursionError" in str(error) else error
 
 
 def checkKeywords(what: str, given: Iterable[str], known: Iterable[str]) -> None:
@@ -70,7 +78,7 @@ def _hint(keyword: str, names: set[str]) -> str:
 
     meant = {name.lower(): name for name in names}
     found = get_close_matches(keyword.lower().replace("_", ""), sorted(meant), 1)
-    return f": did you mean {meant[found[0]]!r}?" if found else f": it takes {', '.join(sorted(names))}"
+    return f": did you mean {meant[found[0]]!r}?" if found else f": it takes {', '.join(sorted(names)) or 'none'}"
 
 
 def requireCallable(what: str, value: object) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
+from muninn.api.arguments import named
 from muninn.api.dtypes import nameOf, plain
 from muninn.api.gpus import deviceOf
 from muninn.api.lingering import lingering
@@ -36,6 +37,7 @@ _TRANSPORT_REASONS = {
 }
 
 
+@named
 def listBuffers() -> list[dict[str, Any]]:
     """`describe()` of every buffer of the domain, by name. Locks are not among them.
 
@@ -58,6 +60,7 @@ def listBuffers() -> list[dict[str, Any]]:
     return sorted(described, key=lambda buffer: buffer["name"])
 
 
+@named
 def domainInfo() -> dict[str, Any]:
     """The domain, its broker and its members.
 
@@ -99,6 +102,7 @@ class _Moment:
             if hold.slot not in dead:  # the next broker takes back what they had
                 self._holders.setdefault(hold.row, []).append(hold)
         self._programs: dict[int, tuple[int, str, bool]] = {}
+        self._processes: dict[int, tuple[int, int, int]] = {}
         self._hugePages: str | None = None
         self._topology: dict[str, list[str]] | None = None
 
@@ -132,8 +136,25 @@ class _Moment:
             "hugePages": self._ofHugePages() if mapped else None,
             "peerable": mapped or not topology["staged"],
             "topology": topology,
-            "importers": [self._describeHold(hold) for hold in self._holders.get(row, ()) if hold.incarnation == state.incarnation],
+            "importers": self._importers([hold for hold in self._holders.get(row, ()) if hold.incarnation == state.incarnation]),
         }
+
+    def _importers(self, holds: list[leases.Hold]) -> list[dict[str, Any]]:
+        """The processes that have a buffer. One may be two members: it has imported Muninn anew, or joined again beside its own turn."""
+        if len(holds) < 2:
+            return [self._describeHold(hold) for hold in holds]
+        found: dict[tuple[int, int, int], dict[str, Any]] = {}
+        for hold in holds:
+            process, described = self._process(hold.slot), self._describeHold(hold)
+            if process not in found or found[process]["lease"] != "ok":
+                found[process] = described
+        return list(found.values())
+
+    def _process(self, slot: int) -> tuple[int, int, int]:
+        if slot not in self._processes:
+            identity = self._membership.members.identity(slot)
+            self._processes[slot] = identity.pid, identity.startTime, identity.pidNamespace
+        return self._processes[slot]
 
     def _deviceTopology(self) -> dict[str, list[str]]:
         if self._topology is None:

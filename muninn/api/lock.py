@@ -6,11 +6,12 @@ row (`control/owners.py`): of all processes and all their threads one, which may
 
 from __future__ import annotations
 
+from ctypes import ArgumentError
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never
 
 from muninn.api import creation
-from muninn.api.arguments import checkKeywords, keywordsOf, named
+from muninn.api.arguments import checkKeywords, keywordsOf, named, unwrapped
 from muninn.api.holdings import Holding
 from muninn.api.membership import current
 from muninn.api.names import NameWait
@@ -108,7 +109,10 @@ class Lock(_Taking):
         if unknown or blocking is not None:  # not by `named`, which would cost a tenth of it
             checkKeywords("Lock.acquire", unknown, keywordsOf(Lock.acquire))
             raise TypeError(f"Lock.acquire: blocking is of Python's own locks: {_NO_BOOL}")
-        return bool(atomics.lockAcquire(self, timeout))
+        try:
+            return bool(atomics.lockAcquire(self, timeout))
+        except ArgumentError as error:
+            raise unwrapped(error) from None
 
     if TYPE_CHECKING:
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from ctypes import ArgumentError
 from typing import Any, Never
 
 import numpy as np
 
 from muninn.api import creation, lending
-from muninn.api.arguments import checkKeywords, checkPassed, keywordsOf, named, passingOn, requireCallable
+from muninn.api.arguments import checkKeywords, checkPassed, keywordsOf, named, passingOn, requireCallable, unwrapped
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.dtypes import dtypeOf, shown
 from muninn.api.holdings import Holding
@@ -157,7 +158,10 @@ def open(
     """
     if unknown:  # not by `named`, which would cost a tenth of it
         checkKeywords("open", unknown, keywordsOf(open))
-    buffer = openAny(name, access, timeout, tenant=tenant, renew=renew)
+    try:
+        buffer = openAny(name, access, timeout, tenant=tenant, renew=renew)
+    except ArgumentError as error:
+        raise unwrapped(error) from None
     if buffer._held().description.kind == layout.ROW_KIND_BUNDLE:
         raise BufferMismatch(f"{buffer.name!r} is a bundle of arrays", "Open it by muninn.openBundle")
     return buffer

@@ -54,7 +54,9 @@ MUTANTS = [
     Mutant("muninn/api/creation.py", "pieceBytes = _PIECE_BYTES if progress is not None else max(1, sizeBytes)", "pieceBytes = max(1, sizeBytes)", "a copy to a GPU is told of on the way", "test_creation.py::test_aCopyToAGpuIsToldOfInPiecesAndMayBeEndedThere"),
     Mutant("muninn/control/deadlines.py", "in (\"bool\", \"bool_\")", "in (\"bool_\",)", "True is no timeout", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
     Mutant("muninn/api/lock.py", "        if unknown or blocking is not None:", "        if unknown:", "what Python's own locks take is refused", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
+    Mutant("muninn/api/arguments.py", " if \"RecursionError\" in str(error) else error", " if False else error", "a call at the limit of recursion says so", "test_arguments.py::test_aCallAtTheLimitOfRecursionSaysSo"),
     # --- listing ---
+    Mutant(_LISTING, "            found[process] = described\n", "            found[hold.slot, 0, 0] = described\n", "a process is one importer", "test_listing.py::test_aProcessThatIsTwoMembersIsOneImporter"),
     Mutant(_ENTRY, "others or Drain(entry.block).isOn() or bool", "others or bool", "a domain that drains is not forgotten", "test_cli.py::test_aDrainOutlivesEverybodyAndTellsWhy"),
     Mutant(_LISTING, "            if hold.slot not in dead:", "            if True:", "the dead hold nothing", "test_listing.py::test_theDeadHoldNothing"),
     Mutant(_LISTING, "for key in membership.members.there()]", "for key in membership.members.live()]", "the dead are no members", "test_listing.py::test_aBrokerThatWasKilledIsNone"),
