@@ -376,6 +376,7 @@ def test_everyCommandExplainsItself(command: str) -> None:
         ("open", "a", "--timeout", "-1"),
         ("alloc", "--size", "1", "--name", "a", "--lifetime-ms", "0"),
         ("alloc", "--size", "1", "--name", "a", "--gpu", "5"),  # broken: it was ignored, as was the reason below
+        ("alloc", "--size", "1", "--name", "a", "--mode", "fastMode", "--reserve", "lazy"),
         ("drain", "--off", "--reason", "x"),
     ],
 )

@@ -79,6 +79,8 @@ def runAlloc(arguments: argparse.Namespace) -> int:
 
     if arguments.gpu is not None and arguments.mode == "bigMode":
         arguments.fail("--gpu is for --mode fastMode: the others are in host memory")
+    if arguments.reserve == "lazy" and arguments.mode == "fastMode":
+        arguments.fail("--reserve lazy is for --mode bigMode: a GPU's memory is there at once")
     with _bar(f"allocating {arguments.name}", asSize(arguments.size)) as progress:
         buffer = muninn.MuninnBuffer(
             arguments.size, arguments.mode, arguments.gpu, arguments.access, arguments.name, arguments.tenant,

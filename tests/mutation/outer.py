@@ -15,6 +15,16 @@ MUTANTS = [
     Mutant(_LISTING, 'while info["brokerPid"] is None and', "while False and", "a list says the same each time", "test_cli.py::test_whoLooksIsToldFromWhoIsThere"),
     Mutant(_DOCTOR, 'if finding.verdict == "fail" else name', 'if False else name', "one reason is said once", "test_cli.py::test_doctorSaysThatTheCPartIsMissing"),
     Mutant("muninn/control/atomics.py", "        return _Missing(error)\n", "        raise\n", "doctor says that the C part is missing", "test_cli.py::test_doctorSaysThatTheCPartIsMissing"),
+    Mutant("muninn/cli/commands.py", '    if arguments.gpu is not None and arguments.mode == "bigMode":\n', "    if False:\n", "an option that would be ignored is refused", "test_cli.py::test_wrongUsageIsStatusTwo"),
+    Mutant("muninn/cli/commands.py", "    if arguments.off and arguments.reason:\n", "    if False:\n", "a reason to end a drain is refused", "test_cli.py::test_wrongUsageIsStatusTwo"),
+    Mutant("muninn/cli/commands.py", '    if not arguments.off and told != ', '    if False and told != ', "what is cut is said", "test_cli.py::test_aDrainOutlivesEverybodyAndTellsWhy"),
+    Mutant("muninn/cli/main.py", "            printJson(problem(str(error)))\n", "            pass\n", "wrong usage is an object too", "test_cli.py::test_wrongUsageIsStatusTwo"),
+    Mutant("muninn/cli/main.py", '    logging.basicConfig(format="muninn: %(message)s")  #', "    #", "a warning of the environment begins as all do", "test_cli.py::test_warningsOfTheEnvironmentBeginAsAllDoAndCanBeTurnedOff"),
+    Mutant("muninn/config/settings.py", '    if found["logLevel"].value != "error":\n', "    if True:\n", "the log level holds for warnings of the environment", "test_cli.py::test_warningsOfTheEnvironmentBeginAsAllDoAndCanBeTurnedOff"),
+    # --- kernels ---
+    Mutant("muninn/kernels/launch.py", "    numbacuda.requireCompiler()\n", "", "a numpy that is too new is named", "test_kernels.py::test_aNumpyThatNumbaCompilesNothingBesideIsNamed"),
+    Mutant("muninn/kernels/numbacuda.py", "* (_version(installed) <= _LAST_WITHOUT_NUMPY_2_5)", "", "a later numba-cuda is believed", "test_kernels.py::test_aNumpyThatNumbaCompilesNothingBesideIsNamed"),
+    Mutant("muninn/kernels/launch.py", "    except _libraryMissing() as error:\n        raise _typed(error) from error\n    return str(ptx)", "    except KeyError as error:\n        raise _typed(error) from error\n    return str(ptx)", "a library of the toolkit that is missing is named", "test_kernels.py::test_aLibraryOfTheToolkitThatIsMissingIsNamed"),
     # --- sizes ---
     Mutant(_SIZES, "if round(value) < 1 << 10:", "if value < 1 << 10:", "a byte less than 1M is 1M", "test_config.py::test_writesSizesAsItReadsThem"),
     Mutant(_SIZES, " or asBytes(text) == sizeBytes else", " or True else", "sizes that are compared are exact", "test_config.py::test_writesSizesAsItReadsThem"),
