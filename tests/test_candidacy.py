@@ -16,7 +16,7 @@ from muninn.broker import candidacy
 from muninn.broker.candidacy import OWN_DESCRIPTORS, Candidacy
 from muninn.control import clock
 from muninn.control.election import Term
-from muninn.errors import BrokerUnavailable, DescriptorsExhausted
+from muninn.errors import BrokerUnavailable, DescriptorsExhausted, PlatformUnsupported
 from support import Actor, ActorError, eventually
 
 Start = Callable[..., Actor]
@@ -156,3 +156,15 @@ def test_aBrokerThatResignsSaysWhyInOneLine(lab: Lab, caplog: pytest.LogCaptureF
     *told, unknown = caplog.records
     assert [each.exc_info for each in told] == [None] * 3 and unknown.exc_info is not None
     assert "Let it close only what it has opened itself" in told[0].getMessage() and "Raise it" in told[1].getMessage()
+
+
+def test_whoSeesAnotherMemoryIsNobodysHeir(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its root may have a `/proc`: broken, it was told of as one that can serve, chosen by others, and stood aside, again and again."""
+    member, other = lab.member(), lab.member()
+    standing, choosing = Candidacy(lab.block, lab.members, member.key), Candidacy(lab.block, lab.members, other.key)
+    assert standing.choice(Term(1, None)) == member.key.slot == choosing.heir()
+    monkeypatch.setattr(candidacy, "missingShm", lambda: PlatformUnsupported("another root", "Go back"))
+    standing.measure()
+    assert choosing.heir() is None
+    with pytest.raises(PlatformUnsupported, match="another root"):
+        standing.stand(lab.election, Term(1, other.key.slot), isPatient=False)

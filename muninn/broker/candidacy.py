@@ -18,7 +18,7 @@ from muninn.control.election import Election, Term
 from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
-from muninn.control.surroundings import fileError
+from muninn.control.surroundings import fileError, missingShm
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted, DomainChanged, MuninnError
 
 _log = Log("muninn.broker")
@@ -52,7 +52,8 @@ class Candidacy:
     def measure(self) -> int:
         """Descriptors that this process could spend in office, written into its slot; 0 when it can not serve."""
         self._measureAt = clock.now() + _MEASURE_SECONDS
-        spare = 0 if clock.now() < self._standsAgainAt or not self._isOwnUid() or not self._mayWrite() else self._spare()
+        mayServe = clock.now() >= self._standsAgainAt and self._isOwnUid() and self._isHere() and self._mayWrite()
+        spare = self._spare() if mayServe else 0
         self._members.tellSpareDescriptors(self._key.slot, spare)
         return spare
 
@@ -80,6 +81,12 @@ class Candidacy:
         if os.geteuid() != uid:
             self._reason = DomainChanged(f"{self._who()} joined as uid {uid}, and is uid {os.geteuid()} now", "Ask again: it joins anew")
         return os.geteuid() == uid
+
+    def _isHere(self) -> bool:
+        """Whether the domain's files are in what this process sees as `/dev/shm`."""
+        if (missing := missingShm()) is not None:
+            self._reason = missing
+        return missing is None
 
     def _mayWrite(self) -> bool:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
