@@ -15,6 +15,7 @@ import subprocess
 import sys
 import termios
 import tomllib
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ import numpy as np
 import pytest
 
 import muninn
+from muninn.api.membership import current
+from muninn.cli.commands import runClose
+from muninn.control.members import MemberTable
 from muninn.control.places import Places
-from support import Actor, eventually, leftovers
+from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
 ROOT = Path(__file__).parent.parent
@@ -206,6 +210,68 @@ def test_closeRevokesAnotherProcessesLease(domain: str, actor: Start) -> None:
     assert holder.do("try:\n    held.read()\nexcept muninn.errors.LeaseRevoked as error:\n    said = error.code\nsaid") == "MNN-0014"
     assert run("close", "one", "--pid", str(holder.pid)).returncode == 1
     assert answer("evict", "--name", "one") == {"revoked": 0}
+
+
+def test_oneOfTwoProcessesOfOnePidIsToBeChosen(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in two containers, where each is its own number 1. Broken: both were revoked, silently."""
+    holders = [actor("held = muninn.open('one')") for _ in muninn.share(b"x", name="one").describe()["importers"] * 2]
+    namespaces = iter((11, 12, 13))
+    real = MemberTable.identity
+    fake = {slot: real(current().members, slot)._replace(pid=1, pidNamespace=next(namespaces)) for slot in (1, 2)}
+    monkeypatch.setattr(MemberTable, "identity", lambda table, slot: fake.get(slot) or real(table, slot))
+    arguments = Namespace(name="one", pid=1, slot=None, json=False)
+    with pytest.raises(muninn.errors.InvalidArgument, match=r"may be any of several that hold 'one'.* slots 1 \(.*\), 2 \("):
+        runClose(arguments)
+    for holder in holders:
+        assert holder.do("held.read().tolist()") == [120]
+    assert runClose(Namespace(name="one", pid=None, slot=2, json=False)) == 0
+    with pytest.raises(ActorError, match="LeaseRevoked"):
+        holders[1].do("held.read()")
+    assert holders[0].do("held.read().tolist()") == [120]
+    with pytest.raises(muninn.errors.LeaseRevoked, match=r"lease of slot 2 on 'one' was revoked before \(evicted\)"):
+        runClose(Namespace(name="one", pid=None, slot=2, json=False))
+
+
+def test_theFixOfAMissingNameIsOneThatTheCommandHas(domain: str) -> None:
+    """Broken: each command said to give `timeout=`, also the one that had just waited."""
+    commands = (
+        ("free", "no"),
+        ("describe", "no"),
+        ("close", "no", "--pid", "1"),
+        ("evict", "--name", "no"),
+        ("open", "no", "--timeout", "0"),
+    )
+    for command in commands:
+        assert "timeout" not in run(*command).stderr.partition("Fix")[2]
+    assert run("open", "no").stderr.rstrip().endswith("give `--timeout` to wait for it.")
+
+
+def test_aNameMayBeTypedInALocaleThatCanNotSpellIt(domain: str) -> None:
+    """Broken: "is not valid Unicode"."""
+    muninn.share(b"x", name="gewichte-ä").close()
+    named = "gewichte-ä".encode()
+    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for command in (b"describe", b"free"):
+        done = subprocess.run(
+            [sys.executable, "-m", "muninn", command, named], capture_output=True, timeout=60, check=False, env={**os.environ, **bare}
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_aFullDiskIsSaidOnce(domain: str) -> None:
+    with open("/dev/full", "wb") as full:
+        for options in ((), ("--json",)):
+            done = subprocess.run(
+                [sys.executable, "-m", "muninn", *options, "list"], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+            )
+            assert (done.returncode, done.stderr.count(b"No space left")) == (1, 1)
+
+
+def test_aFullTableOfMembersNamesThem(domain: str, actor: Start) -> None:
+    """Broken: no command could say which processes were to be ended."""
+    programs = [actor("muninn.domainInfo()", MUNINN_MAX_MEMBERS="2").pid for _ in range(2)]
+    said = run("list").stderr
+    assert said.startswith("MNN-0017") and all(str(pid) in said for pid in programs) and "actor.py (" in said
 
 
 def test_drainStopsCreation(domain: str) -> None:

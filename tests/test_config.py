@@ -138,10 +138,23 @@ def test_refusesAFileWithItsLine(folder: Path, text: str, place: str, words: str
     assert f"{file}{place}" in caught.value.reason
 
 
+def test_aKeyThatIsNoneIsAnsweredByThoseOfItsTable(folder: Path) -> None:
+    """Broken: the keys of all tables, and not the one that was meant."""
+    file = folder / "bad.toml"
+    file.write_text("[memory]\nbigmodeMax = 1\n")
+    with pytest.raises(InvalidConfig, match=r"bigmodeMax is not known \(bigModeMaxBytes\?\)") as caught:
+        loadSettings({"MUNINN_CONFIG": str(file)})
+    assert caught.value.fix == "Use one of bigModeMaxBytes, fastModeMaxBytes, prefaultThreads"
+
+
 def test_refusesAFileThatCanNotBeRead(folder: Path) -> None:
     for path in (folder / "missing.toml", folder):
-        with pytest.raises(InvalidConfig, match=re.escape(str(path))):
+        with pytest.raises(InvalidConfig, match=re.escape(str(path))) as caught:
             loadSettings({"MUNINN_CONFIG": str(path)})
+        assert "MUNINN_CONFIG" in caught.value.fix, "it was to correct the key that is named"
+    with pytest.raises(InvalidConfig) as caught:
+        loadSettings({"MUNINN_TAKEOVER_MS": ""})
+    assert "unset it" in caught.value.fix
     binary = folder / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InvalidConfig):

@@ -459,6 +459,12 @@ def test_arraysOfRealGpusAreRefused() -> None:
     assert chooseDevice(Table()).gpuOf(1 << 40) is None
 
 
+def test_whereThereIsNoGpuTheFixIsNoIndex() -> None:
+    with pytest.raises(DeviceUnavailable) as raised:
+        chooseDevice(Table(hostGpus=0)).requireGpu(0)
+    assert "devices.hostGpus" in raised.value.fix, "it was to use a smaller index"
+
+
 def test_importLoadsNoGpuLibrary() -> None:
     code = (
         "import sys; before = set(sys.modules); import muninn.devices.port, muninn.devices.foreign, muninn.devices.streams;"

@@ -10,6 +10,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
+from muninn.control import atomics
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: hatchling is in the builds' own environments only.
@@ -44,6 +48,15 @@ def test_theCheckOfWhichOneIsInstalledLooksNotIntoTheCheckout(tmp_path: Path) ->
     (command,) = re.findall(r"`python (-[^`]*hasattr[^`]*)`", (ROOT / "README.md").read_text())
     done = subprocess.run([sys.executable, *shlex.split(command)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.endswith("muninn/__init__.py True\n") and str(tmp_path) not in done.stdout
+
+
+def test_whatAFrozenProgramLacksIsToBePackedAndNotBuilt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Broken: PyInstaller's users and those of a zip were sent for a C compiler."""
+    assert "C compiler" in atomics._howToLoad()
+    monkeypatch.setattr(atomics, "LIBRARY", tmp_path / "program.zip" / "muninn" / "_shim" / "libmuninn.so")
+    assert f"{tmp_path / 'program.zip'}" in (said := atomics._howToLoad()) and "zip" in said
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert "--collect-all muninn" in atomics._howToLoad()
 
 
 def test_numpyIsHeldDownByWhatNeedsThatOnly() -> None:

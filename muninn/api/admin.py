@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 from muninn.api import membership
+from muninn.api.names import LOOK
+from muninn.control import leases
 from muninn.errors import BrokerUnavailable, BufferNotFound
 from muninn.terms import asName, asTenant
 
@@ -35,8 +37,35 @@ def evict(name: str | None = None, tenant: str | None = None, pid: int | None = 
     reply, _ = request("evict", name=wantedName, tenant=wantedTenant, pid=pid or 0, reason=reason)
     if not reply["buffers"]:
         wanted = " and ".join(f"{what} {value!r}" for what, value in (("name", name), ("tenant", tenant)) if value is not None)
-        raise BufferNotFound(f"there is no buffer of {wanted} in domain {membership.current().places.domain!r}")
+        raise BufferNotFound(f"there is no buffer of {wanted} in domain {membership.current().places.domain!r}", LOOK)
     return int(reply["revoked"])
+
+
+class Holder(NamedTuple):
+    """A lease on a buffer, and whose it is. A pid is that of the holder's own PID namespace: of several containers each may have a 1."""
+
+    hold: leases.Hold
+    pid: int
+    program: str
+    process: tuple[int, int, int]  #: what tells it from any other: pid, start time, PID namespace
+
+
+def holders(name: str) -> list[Holder]:
+    """Who holds the named buffer. Raises `BufferNotFound`."""
+    member = membership.current()
+    found, _ = member.client.request("find", name=asName(name))
+    if not found.get("live"):
+        raise BufferNotFound(f"there is no buffer {name!r} in domain {member.places.domain!r}", LOOK)
+    holds = leases.scanHolds(member.block, member.members, found["row"])
+    living = [hold for hold in holds if hold.incarnation == found["incarnation"] and member.members.isThere(hold.slot)]
+    identities = [(hold, member.members.identity(hold.slot)) for hold in living]
+    return [Holder(hold, it.pid, member.members.program(hold.slot), (it.pid, it.startTime, it.pidNamespace)) for hold, it in identities]
+
+
+def revoke(held: list[Holder]) -> int:
+    """Revoke these leases; returns how many were."""
+    block = membership.current().block
+    return sum(leases.revoke(block, holder.hold, "evicted") for holder in held)
 
 
 def drain(on: bool = True, reason: str = "") -> int:

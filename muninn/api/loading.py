@@ -10,7 +10,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from muninn.config import Settings, loadSettings
 from muninn.control import clock
+from muninn.control.logs import setLevel
 from muninn.control.threads import refuseImports
 
 if TYPE_CHECKING:
@@ -59,6 +61,13 @@ def patiently(call: Callable[[], Value]) -> Value:
         importlib.invalidate_caches()
         clock.sleep(_PAUSE_SECONDS)
         return call()
+
+
+def settingsToJoin() -> Settings:
+    """The settings of now; the level of Muninn's loggers is theirs from here on."""
+    settings = loadSettings()
+    setLevel(settings.server.logLevel)
+    return settings
 
 
 def _imported() -> Loaded:

@@ -20,7 +20,7 @@ from muninn.api.bequest import Allocation, Bequest
 from muninn.api.credentials import hasMovedOut, isAstray, isDisplaced, partFrom, requireWhole, standAside
 from muninn.api.departure import Departure, awaitPast, keepPromises, stayWhile
 from muninn.api.entry import enter, retire
-from muninn.api.loading import load, patiently
+from muninn.api.loading import load, patiently, settingsToJoin
 from muninn.broker.candidacy import Candidacy
 from muninn.broker.client import Client, Office
 from muninn.broker.limits import Limits
@@ -440,7 +440,7 @@ def _joinAside(preferred: bool) -> Membership:
         with _currentLock.lock, typedErrors("joining"):
             load()
             if _current is None or partFrom(_current):
-                _current = Membership(patiently(loadSettings), preferred)
+                _current = Membership(patiently(settingsToJoin), preferred)
                 awaitPast(_current.members, _current.key)
             return _current
     finally:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from muninn.api.holdings import Holding
     from muninn.api.membership import Membership
 
+#: What to do about a name that nobody has, where waiting for it is no help.
+LOOK = "Check the name with `python -m muninn list`"
 #: A name is looked up in the index again at least so often; the broker wakes waiters sooner.
 _LOOK_NS = 500_000_000
 _ASK_MS = 10_000

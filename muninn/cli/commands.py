@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from muninn.cli.listing import printDescription
-from muninn.cli.output import counted, printable, printJson
+from muninn.cli.output import counted, printable, printJson, waitingBy
 from muninn.config.sizes import asText
 from muninn.control import clock
 
@@ -89,7 +89,7 @@ def runAlloc(arguments: argparse.Namespace) -> int:
     with buffer:
         stop = _stopped() if buffer.mode == "fastMode" else None  # before anybody is told that it may be stopped
         if stop is not None:
-            print("muninn: fastMode memory lives as long as somebody holds it; holding it until Ctrl-C", file=sys.stderr)
+            print("muninn: fastMode memory goes with the last process of the domain; holding it until Ctrl-C", file=sys.stderr)
         status = _say(arguments, buffer.describe(), f"{buffer.name}: {asText(buffer.nbytes)} of {buffer.mode}")
         if stop is not None:
             _hold(buffer, stop)
@@ -99,7 +99,7 @@ def runAlloc(arguments: argparse.Namespace) -> int:
 def runOpen(arguments: argparse.Namespace) -> int:
     from muninn.api.sharing import openAny
 
-    with openAny(arguments.name, arguments.access, arguments.timeout) as buffer:
+    with waitingBy("--timeout"), openAny(arguments.name, arguments.access, arguments.timeout) as buffer:
         stop = _stopped()
         bound = "" if arguments.seconds is None else f"for {arguments.seconds:g} s, or "
         shown = f"{buffer.name}: {asText(buffer.nbytes)} of {buffer.mode} at {buffer.open():#x}; held {bound}until Ctrl-C"
@@ -112,12 +112,23 @@ def runOpen(arguments: argparse.Namespace) -> int:
 
 def runClose(arguments: argparse.Namespace) -> int:
     from muninn.api import admin
-    from muninn.errors import BufferNotFound
+    from muninn.errors import BufferNotFound, InvalidArgument, LeaseRevoked
 
-    revoked = admin.evict(arguments.name, pid=arguments.pid)
-    if not revoked:
-        raise BufferNotFound(f"process {arguments.pid} holds no lease on {arguments.name!r}", "Look at `python -m muninn` for who does")
-    return _say(arguments, {"revoked": revoked}, f"{arguments.name}: {counted(revoked, 'lease')} of process {arguments.pid} revoked")
+    who = f"slot {arguments.slot}" if arguments.pid is None else f"process {arguments.pid}"
+    wanted = arguments.slot if arguments.pid is None else arguments.pid
+    held = [each for each in admin.holders(arguments.name) if (each.hold.slot if arguments.pid is None else each.pid) == wanted]
+    if not held:
+        raise BufferNotFound(f"{who} holds no lease on {arguments.name!r}", "Look at `python -m muninn` for who does")
+    if len({each.process for each in held}) > 1:
+        slots = ", ".join(f"{each.hold.slot} ({each.program})" for each in held)
+        raise InvalidArgument(
+            f"{who} may be any of several that hold {arguments.name!r}, in PID namespaces of their own: those in the slots {slots}",
+            "Give `--slot` instead of `--pid`; `describe --json` has the slots too",
+        )
+    if all(each.hold.reason for each in held):
+        raise LeaseRevoked(f"the lease of {who} on {arguments.name!r} was revoked before ({held[0].hold.reason})", "Wait until it lets go")
+    revoked = admin.revoke(held)
+    return _say(arguments, {"revoked": revoked}, f"{arguments.name}: {counted(revoked, 'lease')} of {who} revoked")
 
 
 def runFree(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from muninn.cli.output import Row, age, counted, printable, printJson, printTable
+from muninn.cli.output import Row, age, counted, printable, printJson, printTable, waitingBy
 from muninn.config.sizes import asText
 from muninn.control import clock
 
@@ -95,7 +95,7 @@ def _described(name: str) -> dict[str, Any]:
     import muninn
     from muninn.api.sharing import openAny
 
-    with openAny(name) as buffer:
+    with waitingBy(None), openAny(name) as buffer:
         described = buffer.describe()
     if described["kind"] == "bundle":
         with muninn.openBundle(name) as bundle:

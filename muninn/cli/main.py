@@ -6,6 +6,7 @@ Exit status: 0 success, 1 an error (on stderr, with its code and fix), 2 wrong u
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(sys, name) is None:  # started with its descriptor closed; `print` would take the other one
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the program lasts
     try:
-        status = _run(sys.argv[1:] if argv is None else argv)
+        status = _run([_decoded(each) for each in (sys.argv[1:] if argv is None else argv)])
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
@@ -39,6 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"muninn: {error}", file=sys.stderr)
         return 1
     return status
+
+
+def _decoded(argument: str) -> str:
+    """An argument of bytes that the locale can not spell: names are UTF-8 in every locale."""
+    if argument.isascii() or not any("\udc80" <= each <= "\udcff" for each in argument):
+        return argument
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeError:
+        return argument
 
 
 class _UsageError(Exception):
@@ -75,6 +86,8 @@ def _run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:  # a TimeoutError among them
+        if error.errno == errno.ENOSPC:
+            raise  # of what is printed to: all that fills up here has an error of Muninn's
         printProblem(str(error), asJson)
     return 1
 
@@ -126,6 +139,11 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 0 < len(text) < 16 or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)
+
+
+def _slot(text: str) -> int:
+    """A whole number from 0 up."""
+    return 0 if text == "0" else _count(text)
 
 
 def _seconds(text: str) -> float:
@@ -193,7 +211,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seconds", type=_seconds, metavar="S", help="hold it so long instead of until Ctrl-C")
     command = add("close", "commands:runClose", "make another process let go: revoke its lease on a buffer", "close weights --pid 4711")
     _named(command)
-    command.add_argument("--pid", type=_count, required=True, help="the process; its next use of the buffer is LeaseRevoked")
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("--pid", type=_count, help="the process, as it numbers itself; its next use of the buffer is LeaseRevoked")
+    which.add_argument("--slot", type=_slot, metavar="SLOT", help="or its member slot, which `describe --json` shows")
     command = add("free", "commands:runFree", "free a buffer: its name now, its memory with its last holder", "free weights")
     _named(command)
     command = add("evict", "commands:runEvict", "revoke all leases of a buffer or a tenant", "evict --name weights")

@@ -7,11 +7,12 @@ What other processes wrote (names, programs) is shown without characters that a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muninn.errors import MuninnError
@@ -44,6 +45,19 @@ def printError(error: MuninnError, asJson: bool) -> None:
     print(printable(str(error)), file=sys.stderr)
     if asJson:
         printJson({"error": {"code": error.code, "name": type(error).__name__, "reason": error.reason, "fix": error.fix}})
+
+
+@contextlib.contextmanager
+def waitingBy(option: str | None) -> Iterator[None]:
+    """Of a name that nobody has the fix says how a call waits for it: here it is an option, or no command does."""
+    from muninn.errors import BufferNotFound
+
+    try:
+        yield
+    except BufferNotFound as error:
+        check, _, _ = error.fix.partition("; give `timeout=`")
+        error.fix = f"{check}; give `{option}` to wait for it" if option and check != error.fix else check
+        raise
 
 
 def printProblem(reason: str, asJson: bool) -> None:

@@ -23,6 +23,7 @@ from muninn.terms import asTenant
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 FILE_VARIABLE = "MUNINN_CONFIG"
+_READABLE = f"Let {FILE_VARIABLE} name a TOML file that this process may read, or unset it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +222,7 @@ def loadSettings(environ: Mapping[str, str] | None = None, overrides: Mapping[st
         try:
             values[table][key] = _CHECKS[table][key](value)
         except InvalidArgument as error:
-            raise InvalidConfig(f"{where}: {key}: {error.reason}") from None
+            raise InvalidConfig(f"{where}: {key}: {error.reason}", "Give it a value, or unset it" if value == "" else None) from None
     return Settings(**{field.name: _TABLES[field.name](**values[field.name]) for field in fields(Settings)})
 
 
@@ -231,12 +232,14 @@ def _defaults() -> dict[str, Found]:
     return _ofFile(DEFAULTS)
 
 
-def _known(key: str, where: str) -> str:
+def _known(key: str, where: str, table: str = "") -> str:
     if key in _TABLE_OF_KEY:
         return key
     if key in _NOT_HERE:
         raise InvalidConfig(f"{where}: {key} has no meaning here: {_NOT_HERE[key]}", "Remove it")
-    raise InvalidConfig(f"{where}: {key} is not known", f"Use one of {', '.join(sorted(_TABLE_OF_KEY))}")
+    known = sorted(_CHECKS.get(table, _TABLE_OF_KEY))
+    meant = variables.nearest(key, known)
+    raise InvalidConfig(f"{where}: {key} is not known{f' ({meant}?)' if meant else ''}", f"Use one of {', '.join(known)}")
 
 
 def _ofVariables(environ: Mapping[str, str]) -> dict[str, Found]:
@@ -274,7 +277,7 @@ def _ofFile(path: Path) -> dict[str, Found]:
             )
         for key, value in entries.items():
             where = f"{path}:{_lineOf(text, table, key)}"
-            if _TABLE_OF_KEY.get(_known(key, where)) != table:
+            if _TABLE_OF_KEY.get(_known(key, where, table)) != table:
                 raise InvalidConfig(f"{where}: {key} belongs to [{_TABLE_OF_KEY[key]}], not to [{table}]", "Move the key")
             found[key] = Found(value, where)
     return found
@@ -296,7 +299,7 @@ def _parsed(path: Path) -> tuple[str, dict[str, Any]]:
         line = re.search(r"at line (\d+)", str(error))
         raise InvalidConfig(f"{path}:{line[1] if line else text.count(chr(10)) + 1}: {error}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidConfig(f"{path} can not be read: {getattr(error, 'strerror', None) or error}") from error
+        raise InvalidConfig(f"{path} can not be read: {getattr(error, 'strerror', None) or error}", _READABLE) from error
 
 
 def _lineOf(text: str, table: str, key: str | None) -> int:

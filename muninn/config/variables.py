@@ -57,7 +57,13 @@ def _warn(variable: str, nearest: str) -> None:
 
 
 def _nearest(variable: str, names: set[str]) -> str:
+    found = nearest(variable.removeprefix(PREFIX).upper(), sorted(name.removeprefix(PREFIX) for name in names))
+    return PREFIX + found if found else ""
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The known name that is like it, whatever its capitals; nothing when none is."""
     from difflib import get_close_matches
 
-    found = get_close_matches(variable.removeprefix(PREFIX).upper(), sorted(name.removeprefix(PREFIX) for name in names), 1)
-    return PREFIX + found[0] if found else ""
+    meant = {each.lower(): each for each in known}
+    return next((meant[found] for found in get_close_matches(name.lower(), meant, 1)), "")

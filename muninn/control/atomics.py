@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,11 +33,17 @@ class _Missing:
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         def refuse(*_: object, **__: object) -> Any:
-            raise PlatformUnsupported(
-                f"the C primitives can not be loaded: {self._why}", "Install Muninn where a C compiler is: `make setup`, or `pip install .`"
-            )
+            raise PlatformUnsupported(f"the C primitives can not be loaded: {self._why}", _howToLoad())
 
         return refuse
+
+
+def _howToLoad() -> str:
+    if getattr(sys, "frozen", False):
+        return "Let the program that packs yours take all of Muninn, its C library too: `pyinstaller --collect-all muninn …`"
+    if not LIBRARY.parent.parent.is_dir():
+        return f"Install Muninn, or unpack it: no library is loaded from within a zip file, as {LIBRARY.parents[2]} may be one"
+    return "Install Muninn where a C compiler is: `make setup`, or `pip install .`"
 
 
 def _loaded(kind: type[ctypes.CDLL]) -> Any:

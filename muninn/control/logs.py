@@ -9,6 +9,15 @@ import contextlib
 import logging
 from typing import Any
 
+#: What leaves the level to the program.
+_USUAL = "warning"
+
+
+def setLevel(level: str) -> None:
+    """The level of all loggers below `muninn`, unless the program has set one itself, or nothing else than the usual is wanted."""
+    if level != _USUAL and (logger := logging.getLogger("muninn")).level == logging.NOTSET:
+        logger.setLevel(level.upper())
+
 
 class Log:
     """A logger of the standard library that raises nothing."""

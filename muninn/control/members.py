@@ -32,6 +32,8 @@ _FUTEX_TID_MASK = 0x3FFFFFFF
 _NO_SUCH_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 #: This process's PID namespace, as it was read last: after a chroot there may be no /proc.
 _seen: dict[str, int] = {}
+#: How much of a full table an error has room for.
+_PROGRAMS_SHOWN, _PIDS_SHOWN = 4, 6
 #: The bits of a generation that a claim has room for.
 CLAIM_GENERATION_MASK = 0x7FFFF
 
@@ -223,9 +225,21 @@ class MemberTable:
                 raise
             return key
         raise TableFull(
-            f"all {self.count} member slots are taken",
+            f"all {self.count} member slots are taken, by {self._census()}",
             "End processes that use this domain, or raise control.maxMembers and restart the domain",
         )
+
+    def _census(self) -> str:
+        """Who is in the domain: no command can join to list them. Programs, the one with most processes first, and some of their pids."""
+        pids: dict[str, list[int]] = {}
+        for slot in self.occupied():
+            pids.setdefault(self.program(slot), []).append(self.identity(slot).pid)
+        programs = sorted(pids.items(), key=lambda entry: -len(entry[1]))
+        shown = [
+            f"{program} ({', '.join(map(str, found[:_PIDS_SHOWN]))}{' and others' * (len(found) > _PIDS_SHOWN)})"
+            for program, found in programs[:_PROGRAMS_SHOWN]
+        ]
+        return ", ".join(shown) + " and other programs" * (len(programs) > _PROGRAMS_SHOWN)
 
     def _prepare(self, slot: int, preferred: bool) -> None:
         block = self._block

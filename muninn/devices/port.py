@@ -227,7 +227,10 @@ class Device(ABC):
             raise TypeError(f"a GPU is named by its index, not by {type(gpu).__name__}")
         gpu = operator.index(gpu)
         if not 0 <= gpu < self.gpuCount:
-            raise DeviceUnavailable(f"there is no GPU {gpu}: the {self.backend} back-end has {self.gpuCount}", "Use a smaller index")
+            none = "Use bigMode, or give it some: `devices.hostGpus` of the host back-end, CUDA_VISIBLE_DEVICES of the other"
+            raise DeviceUnavailable(
+                f"there is no GPU {gpu}: the {self.backend} back-end has {self.gpuCount}", "Use a smaller index" if self.gpuCount else none
+            )
         return gpu
 
     @abstractmethod

@@ -40,6 +40,9 @@ MUTANTS = [
     Mutant(_HOLDINGS, "        raise holderSilent(self.membership, description.name, row)", "        raise OwnerDied(description.name)", "a holder that stands still is not called dead", "test_holdings.py::test_aHolderThatStandsStillIsNotCalledDead"),
     Mutant("muninn/api/silence.py", "row)} - without\n", "row)}\n", "who asks, and the broker, are not blamed", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
     Mutant(_SHARING, "            if deadline is not None and clock.now() >= deadline:\n                raise\n", "            raise\n", "memory that is to come is waited for", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
+    Mutant("muninn/cli/commands.py", "    if len({each.process for each in held}) > 1:\n", "    if False:\n", "two processes of one pid are not closed at once", "test_cli.py::test_oneOfTwoProcessesOfOnePidIsToBeChosen"),
+    Mutant("muninn/cli/main.py", "        return os.fsencode(argument).decode()\n", "        return argument\n", "names are UTF-8 in every locale", "test_cli.py::test_aNameMayBeTypedInALocaleThatCanNotSpellIt"),
+    Mutant("muninn/control/logs.py", ").level == logging.NOTSET:", ").level == logging.NOTSET or True:", "a level of the program's own stays", "test_logs.py"),
     # --- doctor ---
     Mutant("muninn/cli/limits.py", "    if soft < fewestDescriptors():\n", "    if False:\n", "too few descriptors fail", "test_limits.py::test_tooFewDescriptorsFailWhereMuninnDoes"),
     Mutant("muninn/cli/limits.py", "        if group.leftBytes < _LEAST_GROUP_BYTES:\n", "        if False:\n", "a small control group is warned of", "test_limits.py::test_theControlGroupsLimitsAreFound"),
