@@ -168,3 +168,29 @@ def test_whoSeesAnotherMemoryIsNobodysHeir(lab: Lab, monkeypatch: pytest.MonkeyP
     assert choosing.heir() is None
     with pytest.raises(PlatformUnsupported, match="another root"):
         standing.stand(lab.election, Term(1, other.key.slot), isPatient=False)
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_aPauseThatBeginsOrEndsInBetweenIsNoReason(lab: Lab, monkeypatch: pytest.MonkeyPatch, begins: bool) -> None:
+    """Broken: who asked in that very moment was told of the one failure, as of one that lasts."""
+    now = 100.0
+    monkeypatch.setattr(candidacy.clock, "now", lambda: now)
+    standing = Candidacy(lab.block, lab.members, lab.member().key)
+    if not begins:
+        standing.resigned(Term(1, None), RuntimeError("no luck"))
+    choice = standing.choice
+
+    def slowly(term: Term) -> int | None:
+        nonlocal now
+        if begins and not standing._failures:
+            standing.resigned(Term(1, None), RuntimeError("no luck"))
+        chosen = choice(term)
+        if not begins or now > 100:
+            now = standing._standsAgainAt
+        return chosen
+
+    monkeypatch.setattr(standing, "choice", slowly)
+    standing.stand(lab.election, lab.election.term(), isPatient=False)
+    now = 200.0
+    standing.stand(lab.election, lab.election.term(), isPatient=False)
+    assert lab.election.term().slot is not None

@@ -52,7 +52,7 @@ class Candidacy:
     def measure(self) -> int:
         """Descriptors that this process could spend in office, written into its slot; 0 when it can not serve."""
         self._measureAt = clock.now() + _MEASURE_SECONDS
-        mayServe = clock.now() >= self._standsAgainAt and self._isOwnUid() and self._isHere() and self._mayWrite()
+        mayServe = not self._isPausing() and self._isOwnUid() and self._isHere() and self._mayWrite()
         spare = self._spare() if mayServe else 0
         self._members.tellSpareDescriptors(self._key.slot, spare)
         return spare
@@ -107,13 +107,17 @@ class Candidacy:
 
     def stand(self, election: Election, term: Term, isPatient: bool) -> None:
         """Have a successor of `term` elected. Where nobody can serve, the patient sleep for a while; others get the reason as an error."""
+        wasPausing = self._isPausing()  # a pause that ends, or begins, in the midst of this keeps it from standing all the same
         slot = self.choice(term)
         if slot is not None:
             election.replace(term, slot)
         elif isPatient:
             clock.sleep(min(_LONGEST_SLEEP_SECONDS, max(_FIRST_PAUSE_SECONDS, self._standsAgainAt - clock.now())))
-        elif clock.now() >= self._standsAgainAt or self._failures > _FAILURES_UNTOLD:
+        elif not (wasPausing or self._isPausing()) or self._failures > _FAILURES_UNTOLD:
             raise self._reason or BrokerUnavailable(f"{self._who()} has failed as broker", "Its log says why")
+
+    def _isPausing(self) -> bool:
+        return clock.now() < self._standsAgainAt
 
     def choice(self, term: Term) -> int | None:
         """The slot of who should succeed `term`; None when nobody can serve."""

@@ -47,6 +47,8 @@ _DRAIN = "muninn/control/drain.py"
 
 # fmt: off
 MUTANTS = [
+    Mutant("muninn/broker/candidacy.py", "not (wasPausing or self._isPausing())", "not wasPausing", "a pause that begins in between is no reason", "test_candidacy.py::test_aPauseThatBeginsOrEndsInBetweenIsNoReason"),
+    Mutant("muninn/broker/candidacy.py", "not (wasPausing or self._isPausing())", "not self._isPausing()", "a pause that ends in between is no reason", "test_candidacy.py::test_aPauseThatBeginsOrEndsInBetweenIsNoReason"),
     Mutant("muninn/broker/candidacy.py", "self._isOwnUid() and self._isHere() and", "self._isOwnUid() and", "who sees another /dev/shm does not stand", "test_candidacy.py::test_whoSeesAnotherMemoryIsNobodysHeir"),
     # --- a broker that has changed its root ---
     Mutant("muninn/broker/journal.py", "        if self.hindrance is None and isMoved():\n", "        if False:\n", "a broker with another /dev/shm hands its office on", "test_surroundings.py::test_aBrokerThatHasChangedItsRootKeepsNobodyOut"),
@@ -154,7 +156,7 @@ MUTANTS = [
     Mutant(_BROKER, "            if self._journal.hindrance is not None:\n                raise Deposed", "            if False:\n                raise Deposed", "a broker's own limit is no answer", "test_candidacy.py::test_aBrokerThatMayWriteNoLongerJournalLetsAnotherServe"),
     Mutant(_DIRECTORY, "            if self._journal.hindrance is None:  # otherwise it is asked of the successor\n                self._bury(row, state)\n", "            self._bury(row, state)\n", "what a successor is asked to commit is not buried", "test_candidacy.py::test_aBrokerThatMayWriteNoLongerJournalLetsAnotherServe"),
     Mutant(_CANDIDACY, " and self._mayWrite()\n", "\n", "who may write no journal does not stand", "test_candidacy.py::test_whoCanNotServeDoesNotStand"),
-    Mutant(_CANDIDACY, "mayServe = clock.now() >= self._standsAgainAt and", "mayServe =", "who has failed does not stand at once", "test_candidacy.py::test_whoHasFailedStandsAgainLaterEachTime"),
+    Mutant(_CANDIDACY, "mayServe = not self._isPausing() and", "mayServe =", "who has failed does not stand at once", "test_candidacy.py::test_whoHasFailedStandsAgainLaterEachTime"),
     Mutant(_CANDIDACY, "_FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1)", "_FIRST_PAUSE_SECONDS", "it stands again later each time", "test_candidacy.py::test_whoHasFailedStandsAgainLaterEachTime"),
     Mutant(_ADMISSION, "        self.close()\n        return descriptors", "        raise OSError(errno.EMFILE, \"none\")\n        return descriptors", "a newcomer is told also when nothing is left", "test_candidacy.py::test_aNewcomerThatNobodyCanTakeIsToldWhy"),
     Mutant(_ADMISSION, "                connection.recv(wire.MAX_MESSAGE_BYTES)", "                pass", "the newcomer reads the answer", "test_candidacy.py::test_aNewcomerThatNobodyCanTakeIsToldWhy"),
