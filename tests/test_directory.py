@@ -11,6 +11,7 @@ from muninn.broker import journal
 from muninn.broker.journal import Journal
 from muninn.broker.limits import Limits
 from muninn.control import atomics, layout, segments
+from muninn.control.clock import monotonicMs
 from muninn.control.index import NameIndex
 from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, HostMemoryFull, ProtocolViolation, QuotaExceeded
 from muninn.terms import Lifetime, Mode
@@ -41,6 +42,20 @@ def test_theNameOfADeadCreatorIsGrantedAtOnce(lab: Lab) -> None:
     assert old != new and directory.find("a") == (*new, False)
     directory.orphaned(old[0])
     assert directory.find("a") == (*new, False)
+
+
+def test_theNameOfWhatIsOverIsFree(lab: Lab) -> None:
+    """Broken: until the broker came to it, which at the beginning of a term is last, it was found, and nobody could make it anew."""
+    directory, member, other = lab.directory(1), lab.member(), lab.member()
+    over = lab.make(directory, member, "a", deadlineMs=monotonicMs() - 1)
+    lease = other.leases.take(*over, 1000)
+    granted = directory.grant(other.key, usage("a"), 0)
+    assert granted[0] != over[0] and directory.find("a") == (*granted, False)
+    assert other.leases.revocation(lease) == "lifetimeEnded" and lab.rows.state(over[0]).state == layout.ROW_DYING
+    row, _ = lab.make(directory, member, "b", deadlineMs=monotonicMs() - 1)
+    assert directory.settle(row).state == layout.ROW_FREE and directory.find("b") is None
+    lasts = lab.make(directory, member, "c", deadlineMs=monotonicMs() + 3_600_000)
+    assert directory.settle(lasts[0]).state == layout.ROW_LIVE and directory.find("c") == (*lasts, True)
 
 
 def test_aSuccessorKnowsTheNamesThatWereGranted(lab: Lab) -> None:

@@ -18,7 +18,8 @@ from muninn.api import admin, creation, holdings, memory
 from muninn.api.holdings import Holdings
 from muninn.api.membership import current
 from muninn.broker import capabilities
-from muninn.control import leases, segments
+from muninn.broker.directory import Directory
+from muninn.control import clock, leases, segments
 from muninn.errors import (
     BrokerUnavailable,
     BufferFreed,
@@ -464,6 +465,31 @@ def test_memoryThatAHolderIsYetToBringIsWaitedFor(domain: str, actor: Start, mon
     monkeypatch.setattr(client._hatch, "fetch", lambda epoch, row, incarnation: None)
     assert bytes(muninn.open("a").array) == b"x"
     assert asked.count("fetch") == 4
+
+
+def test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: it was opened until a broker came to it, and lost right afterwards."""
+    keeper = actor("held = [muninn.share(b'x', name=name, lifetimeMs=1500) for name in ('open', 'kept', 'cold')]")
+    mine, array = muninn.open("open"), muninn.open("kept").array
+    handle, known = mine.handle, current().holdings.known
+    assert known("open") is not None and known("kept") is not None
+    keeper.stop()
+    with monkeypatch.context() as spied:
+        spied.setattr(Directory, "endLifetime", lambda *_: False)  # this process may be broker by now
+        clock.sleep(1.6)
+        with monkeypatch.context() as unknown:
+            unknown.setattr(clock, "_own", clock.TimeNamespace(0, 0, 0))
+            assert known("open") is not None, "whose clock is another one knows of no end"
+        spied.setattr(Holdings, "_source", lambda *_: pytest.fail("it was mapped"))
+        assert [known(name) for name in ("open", "kept", "cold")] == [None] * 3
+        with pytest.raises(LeaseRevoked, match="lifetimeEnded"):
+            mine.read()
+        with pytest.raises(BufferNotFound):
+            muninn.open(handle)
+    with pytest.raises(BufferNotFound):
+        muninn.open("cold")
+    assert muninn.share(b"y", name="cold").read().tobytes() == b"y" and array.tobytes() == b"x"
+    keeper.resume()
 
 
 def test_aHolderThatStandsStillIsNotCalledDead(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable
 
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 
 import muninn
+from muninn.api import listing
 from muninn.api.membership import current
 from muninn.broker.candidacy import Candidacy
-from muninn.control import atomics, layout
+from muninn.broker.upkeep import Upkeep
+from muninn.broker.watchdog import Watchdog
+from muninn.control import atomics, clock, layout
 from support import Actor, ActorError, eventually
 
 Start = Callable[..., Actor]
@@ -64,6 +68,35 @@ def test_aProcessThatIsTwoMembersIsOneImporter(domain: str, actor: Start) -> Non
     for described in (mine.describe(), muninn.listBuffers()[0]):
         assert sorted(hold["pid"] for hold in described["importers"]) == sorted([other.pid, os.getpid()])
     assert [member["pid"] for member in muninn.domainInfo()["members"]].count(other.pid) == 2
+
+
+def test_whatIsOverIsNotLive(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: until a broker had come to it, it was listed as live, with an end before now."""
+    monkeypatch.setattr(Upkeep, "endLifetimes", lambda self: None)
+    muninn.share(b"x", name="left", lifetimeMs=30).close()
+    held = muninn.share(b"x", name="held", lifetimeMs=30)
+    clock.sleep(0.05)
+    assert [(each["name"], each["state"], each["endsInMs"]) for each in muninn.listBuffers()] == [("held", "dying", 0)]
+    held.close()
+    assert muninn.listBuffers() == []
+
+
+def test_whatTheDeadHeldAndWasFreedIsNotListed(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: until the death was proven to the broker, it was listed as dying, and nobody held it."""
+    isProven, ended = threading.Event(), Watchdog.ended
+    monkeypatch.setattr(Watchdog, "ended", lambda self, pidfd: isProven.is_set() and ended(self, pidfd))
+    mine, other = muninn.share(b"x", name="a"), actor("held = muninn.open('a')")
+    mine.free()
+    mine.close()
+    assert [(each["state"], len(each["importers"])) for each in muninn.listBuffers()] == [("dying", 1)]
+    other.kill()
+    monkeypatch.setattr(listing, "_ANSWER_SECONDS", 0.01)
+    assert [(each["state"], each["importers"]) for each in muninn.listBuffers()] == [("dying", [])], "what no broker comes to is told"
+    monkeypatch.setattr(listing, "_ANSWER_SECONDS", 30.0)
+    proving = threading.Timer(0.1, isProven.set)
+    proving.start()
+    assert muninn.listBuffers() == []
+    proving.join()
 
 
 def test_aListingCostsOneScanHoweverManyRowsThereAre(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:

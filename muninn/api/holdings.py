@@ -117,7 +117,9 @@ class Holding:
         return self._renewal is not None and self._renewal() is not None
 
     def isLive(self) -> bool:
-        return self.membership.rows.isLive(self.row, self.incarnation)
+        """Whether it may be opened. A lifetime that is over has ended, whether or not a broker has come to it yet."""
+        deadlineMs = self.description.deadlineMs
+        return self.membership.rows.isLive(self.row, self.incarnation) and not (deadlineMs and clock.isOver(deadlineMs))
 
     def check(self) -> None:
         """Before a new operation: the lease still allows it. Renews the lease when half of it has passed.
@@ -133,7 +135,10 @@ class Holding:
             raise LeaseRevoked(f"the lease on {self.description.name!r} was revoked: {reason}")
         if not self.membership.rows.isLive(self.row, self.incarnation):
             raise BufferFreed(f"{self.description.name!r} was freed")
-        if monotonicMs() >= self._renewAtMs:
+        now = monotonicMs()
+        if 0 < self.description.deadlineMs <= now and clock.knowsHostTime():
+            raise LeaseRevoked(f"the lease on {self.description.name!r} was revoked: lifetimeEnded")  # as its broker is about to say
+        if now >= self._renewAtMs:
             self.renew()
 
     def renew(self) -> None:
@@ -212,7 +217,7 @@ class Holdings:
             # Memory that only arrays still hold is taken up again: its lease stands, so a live row stays.
             kept = self._memories.get((row, incarnation))
             mapped = self._map(row, incarnation) if kept is None else (kept, membership.rows.description(row))
-            if mapped is None or not membership.rows.isLive(row, incarnation):
+            if mapped is None or not membership.rows.isLive(row, incarnation) or clock.isOver(mapped[1].deadlineMs):
                 return None
             memory, description = mapped
             return self._add(Holding(self, row, incarnation, description, memory, isFresh=kept is None))
@@ -223,10 +228,10 @@ class Holdings:
         index = membership.leaseTable.take(row, incarnation, membership.settings.security.leaseTtlMs)
         try:
             # SYNC open: pairs with Directory.settle. The lease stands; if the row is still live now, nobody reclaims it before we let go.
-            if not membership.rows.isLive(row, incarnation):
+            description = membership.rows.description(row) if membership.rows.isLive(row, incarnation) else None
+            if description is None or clock.isOver(description.deadlineMs):
                 self._giveUp(index, row, incarnation)
                 return None
-            description = membership.rows.description(row)
             source = self._source(row, incarnation, description)
         except BaseException as error:
             self._giveUp(index, row, incarnation)

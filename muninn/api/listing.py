@@ -12,13 +12,13 @@ from muninn.api.gpus import deviceOf
 from muninn.api.lingering import lingering
 from muninn.api.membership import Membership, current
 from muninn.config.sizes import asText
-from muninn.control import clock, layout, leases, segments
+from muninn.control import aside, clock, layout, leases, segments
 from muninn.control.clock import monotonicMs
 from muninn.control.drain import Drain
 from muninn.control.generations import Generation
 from muninn.control.rows import RowDescription, RowState
 from muninn.devices import handle
-from muninn.errors import ControlBlockInvalid
+from muninn.errors import ControlBlockInvalid, MuninnError
 from muninn.terms import Mode
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ _STATES = {
 }  # fmt: skip
 #: How long a list waits for a broker; without one it says what the last one left.
 _ANSWER_SECONDS = 1.0
+_LOOK_SECONDS = 0.001
 _TRANSPORT_REASONS = {
     "segment": "hostMemory: it has a name that outlives every process",
     "memfd": "pretendedVram: the host back-end passes it by descriptor, and it outlives its owner",
@@ -48,6 +49,26 @@ def listBuffers() -> list[dict[str, Any]]:
     if any(state.state == layout.ROW_LIVE and membership.rows.isFastMode(row) for row, state in rows):
         membership.client.awaitAnswer(_ANSWER_SECONDS)  # by then it has freed what nobody has the memory of
         rows = membership.rows.notFree()
+    described, deadline = _listed(membership, rows), clock.now() + _ANSWER_SECONDS
+    while (over := [each for each in described if _isOver(each)]) and not aside.isOwn() and clock.now() < deadline:
+        # The broker has not come to it, or is about to prove the death of who held it.
+        for each in over:
+            row, incarnation = map(int, each["bufferId"].split("."))
+            with contextlib.suppress(MuninnError):
+                membership.client.once("settle", row=row, incarnation=incarnation)
+        clock.sleep(_LOOK_SECONDS)
+        described = _listed(membership, membership.rows.notFree())
+    described += lingering(membership, {buffer["bufferId"] for buffer in described})
+    return sorted(described, key=lambda buffer: buffer["name"])
+
+
+def _isOver(described: dict[str, Any]) -> bool:
+    """Whether a buffer has ended, and nobody holds it: it is there only until a broker gives its memory back."""
+    return described["state"] == "dying" and not described["importers"]
+
+
+def _listed(membership: Membership, rows: list[tuple[int, RowState]]) -> list[dict[str, Any]]:
+    """`describe()` of these rows, save those of locks, and those that are not there or not yet."""
     moment = _Moment(membership, leases.scanHolds(membership.block, membership.members))
     described = []
     for row, state in rows:
@@ -56,8 +77,7 @@ def listBuffers() -> list[dict[str, Any]]:
             continue
         with contextlib.suppress(ControlBlockInvalid):  # one damaged row hides no others; `doctor` reports it
             described.append(moment.describe(row, description))
-    described += lingering(membership, {buffer["bufferId"] for buffer in described})
-    return sorted(described, key=lambda buffer: buffer["name"])
+    return described
 
 
 @named
@@ -123,12 +143,12 @@ class _Moment:
             "dtype": _dtypeName(description.dtype) if description.kind == layout.ROW_KIND_ARRAY else None,
             "access": description.access.value,
             "tenant": description.tenant,
-            "state": _STATES.get(state.state, "free"),
+            "state": _stateOf(state, description),
             "generation": Generation(membership.block.rowAddress(row)).value(),
             "lifetime": description.lifetime.value,
             "leaseTtlMs": membership.settings.security.leaseTtlMs,
             "ageMs": max(0, now - description.createdMs),
-            "endsInMs": description.deadlineMs - now if description.deadlineMs else None,
+            "endsInMs": max(0, description.deadlineMs - now) if description.deadlineMs else None,
             "reserve": "lazy" if description.flags & layout.ROW_FLAG_LAZY else "full",
             "transport": description.transport,
             "transportReason": _transportReason(membership, row, description),
@@ -181,6 +201,12 @@ class _Moment:
             "leaseExpiresMs": max(0, hold.expiryMs - self._now),
             "revoked": hold.reason or None,
         }
+
+
+def _stateOf(state: RowState, description: RowDescription) -> str:
+    said = _STATES.get(state.state, "free")
+    # Nobody opens it any more, whether or not a broker has come to it yet.
+    return "dying" if said == "live" and clock.isOver(description.deadlineMs) else said
 
 
 @functools.lru_cache(maxsize=1024)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from muninn.broker.catalog import Catalog, Usage, usageOf
 from muninn.broker.journal import Journal, Record, read
 from muninn.broker.vault import Vault
-from muninn.control import atomics, layout, leases, segments
+from muninn.control import atomics, clock, layout, leases, segments
 from muninn.control.block import ControlBlock
 from muninn.control.descriptors import Descriptor, own
 from muninn.control.index import NameIndex
@@ -111,7 +111,7 @@ class Directory:
 
     def grant(self, member: MemberKey, usage: Usage, gpuCapacityBytes: int) -> tuple[int, int]:
         """A CREATING row for a member that will fill and commit it; returns (row, incarnation)."""
-        other = self.catalog.find(usage.name)
+        other = self._namedRow(usage.name)
         if other is not None and self._isGivenUp(other):
             self.catalog.forgetName(other)
             other = None
@@ -190,7 +190,7 @@ class Directory:
 
     def find(self, name: str) -> tuple[int, int, bool] | None:
         """(row, incarnation, live) of a name; not live: it is being created."""
-        row = self.catalog.find(name)
+        row = self._namedRow(name)
         if row is None:
             return None
         state = self.settle(row)
@@ -200,13 +200,18 @@ class Directory:
             return None
         return row, state.incarnation, state.state == layout.ROW_LIVE
 
+    def _namedRow(self, name: str) -> int | None:
+        """The row that has a name. One whose lifetime is over has none from now on, whatever else is still to be done first."""
+        row = self.catalog.find(name)
+        return self.catalog.find(name) if row is not None and self.endLifetime(row) else row
+
     def lacks(self, name: str) -> bool:
         """Whether nobody has the name, or is creating it. Reading only, so for any thread; False says little."""
         return self._catalog is not None and self._catalog.lacks(name)
 
     def lacksMemory(self, name: str) -> bool:
         """Whether the name is that of memory without a name of its own, which nobody has brought to this broker."""
-        row = self.catalog.find(name)
+        row = self._namedRow(name)
         return row is not None and self.isLost(row)
 
     def isLost(self, row: int) -> bool:
@@ -236,12 +241,14 @@ class Directory:
             self._unname(row, state)
         self.settle(row)
 
-    def endLifetime(self, row: int) -> None:
-        """A deadline has passed: free the row, once."""
-        self.catalog.forgetDeadline(row)
+    def endLifetime(self, row: int) -> bool:
+        """Free the row, once, if it has a deadline that has passed; whether it was freed."""
         state = self.rows.state(row)
-        if state.state in _HELD_BY_NAME:
-            self.free(row, state.incarnation)
+        if state.state not in _HELD_BY_NAME or not clock.isOver(self.rows.deadlineMs(row)):
+            return False
+        self.revoke(row, "lifetimeEnded")
+        self.free(row, state.incarnation)
+        return True
 
     def revoke(self, row: int, reason: str, pid: int = 0) -> int:
         """Revoke the leases on a row, all or those of one process; returns how many were."""
@@ -252,6 +259,8 @@ class Directory:
     def settle(self, row: int) -> RowState:
         """Take a row as far as its holders allow; returns its state then. Safe to call at any time, for any row."""
         state = self.rows.state(row)
+        if state.state in _HELD_BY_NAME and clock.isOver(self.rows.deadlineMs(row)) and self.endLifetime(row):
+            return self.rows.state(row)
         if state.state == layout.ROW_LIVE and self._endsWithLastClose(row) and not self._isHeld(row) and not self._isTorn(row):
             state = self.rows.change(row, state, self._epoch, layout.ROW_PROBING)
         # SYNC free: pairs with LeaseTable.take. The state first and the leases second here, the lease first and the state second there.

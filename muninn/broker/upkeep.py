@@ -99,7 +99,7 @@ class Upkeep:
             first = catalog.nextDeadline()
             if first is None or first[0] > now:
                 return
-            self._directory.revoke(first[1], "lifetimeEnded")
+            catalog.forgetDeadline(first[1])  # whatever comes of it: it is done once
             self._directory.endLifetime(first[1])
 
     def _indexNames(self) -> None:

@@ -107,6 +107,11 @@ def monotonicMs() -> int:
     return ns // _NS_PER_MS
 
 
+def isOver(deadlineMs: int) -> bool:
+    """Whether a deadline of the control block has passed; 0 is none, and one that this process can not compare with its clock has not."""
+    return 0 < deadlineMs <= monotonicMs() and knowsHostTime()
+
+
 def sleep(seconds: float) -> None:
     """Sleep so long; not at all for 0 or less. Handlers of signals run meanwhile, and green threads; what they raise ends it."""
     while seconds > 0:

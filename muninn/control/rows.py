@@ -218,6 +218,10 @@ class RowTable:
         found = int(atomics.findName(self._first + first * layout.ROW_BYTES, count, name, len(name))) if count > 0 else -1
         return None if found < 0 else first + found
 
+    def deadlineMs(self, row: int) -> int:
+        """When the lifetime of a row ends that can be opened, in monotonic milliseconds of the host; 0: never."""
+        return int(atomics.loadAcquire64(self._first + row * layout.ROW_BYTES + layout.ROW_DEADLINE_MS_OFFSET))
+
     def isLock(self, row: int) -> bool:
         return self._block.bytes[self._block.rowAddress(row) - self._block.address + layout.ROW_KIND_OFFSET] == layout.ROW_KIND_LOCK
 

@@ -80,6 +80,8 @@ MUTANTS = [
     Mutant(_DIRECTORY, "        if other is not None and self._isGivenUp(other):", "        if False:", "the name of a dead creator is granted at once", "test_directory.py::test_theNameOfADeadCreatorIsGrantedAtOnce"),
     Mutant(_DIRECTORY, "        return state.state == layout.ROW_CREATING and creator is not None", "        return creator is not None", "a dead creator's finished buffer keeps its name", "test_directory.py"),
     Mutant(_DIRECTORY, "        self.catalog.admit(usage.tenant, usage.mode, usage.gpu, usage.sizeBytes, gpuCapacityBytes)\n", "", "quotas hold", "test_directory.py::test_whatNoQuotaAllowsIsNotGranted"),
+    Mutant(_DIRECTORY, "self.catalog.find(name) if row is not None and self.endLifetime(row) else row", "row", "the name of what is over is free", "test_directory.py::test_theNameOfWhatIsOverIsFree"),
+    Mutant(_DIRECTORY, "        if state.state in _HELD_BY_NAME and clock.isOver(", "        if False and clock.isOver(", "whoever settles a row ends its lifetime", "test_directory.py::test_theNameOfWhatIsOverIsFree"),
     Mutant(_DIRECTORY, "        usage = usage._replace(deadlineMs=0)\n", "", "a lifetime that ends before the commit ends nothing", "test_watchdog.py::test_aLifetimeThatEndsBeforeTheCommitEndsNothingElse", "`endLifetime` frees nothing that is CREATING, and the commit counts the deadline anew"),
     Mutant(_DIRECTORY, "        incarnation = old.incarnation + 1  #", "        incarnation = old.incarnation or 1  #", "each buffer has an incarnation of its own", "test_directory.py test_invariants.py::test_i3ALateIndexRemovalLeavesTheNextBuffersEntry"),
     Mutant(_DIRECTORY, "!= (layout.ROW_CREATING, member.slot, incarnation):\n            if descriptor", "!= (layout.ROW_CREATING, state.creator, incarnation):\n            if descriptor", "only its creator commits a row", "test_directory.py::test_onlyItsCreatorCommitsARow"),
@@ -176,7 +178,7 @@ MUTANTS = [
     Mutant(_BROKER, "            return {\"row\": requests.LATER, \"incarnation\": 0}, ()\n", "            pass\n", "a name is free or not once that is known", "test_watchdog.py::test_aGrantWaitsForWhoMayHaveTheMemoryOfTheName"),
     Mutant(_UPKEEP, "        if rows and self._mayStillCome():", "        if False:", "memory that may still be brought is waited for", "test_upkeep.py"),
     Mutant(_UPKEEP, "        if self._chores or not clock.knowsHostTime():\n", "        if self._chores:\n", "a broker that can not compare clocks ends no lifetime", "test_watchdog.py::test_aBrokerThatCanNotCompareClocksEndsNoLifetime"),
-    Mutant(_UPKEEP, "            self._directory.revoke(first[1], \"lifetimeEnded\")\n", "", "a lifetime that ends refuses new operations", "test_watchdog.py::test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce"),
+    Mutant(_DIRECTORY, "        self.revoke(row, \"lifetimeEnded\")\n", "", "a lifetime that ends refuses new operations", "test_watchdog.py::test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce"),
     Mutant(_UPKEEP, "            self.settleUnheld()\n        self.collectLost()\n", "        self.collectLost()\n", "what the dead had let go of is collected", "test_upkeep.py::test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf"),
     Mutant(_UPKEEP, "            self._chores.append(lambda: self.settleUnheld(following))\n", "            pass\n", "all rows are looked at, a slice at a time", "test_upkeep.py"),
     # --- broker ---
