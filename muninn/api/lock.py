@@ -99,6 +99,9 @@ class Lock(_Taking):
     def acquire(self, timeout: float | None = None, blocking: None = None, **unknown: Never) -> bool:
         """Take the lock, again if this thread has it.
 
+        As with Python's own locks, an exception of a signal handler may come between this and the next statement; ``with lock:`` leaves
+        nothing held.
+
         Parameters
         ----------
         timeout
@@ -110,7 +113,7 @@ class Lock(_Taking):
             checkKeywords("Lock.acquire", unknown, keywordsOf(Lock.acquire))
             raise TypeError(f"Lock.acquire: blocking is of Python's own locks: {_NO_BOOL}")
         try:
-            return bool(atomics.lockAcquire(self, timeout))
+            return atomics.lockAcquire(self, timeout)  # type: ignore[no-any-return]
         except ArgumentError as error:
             raise unwrapped(error) from None
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import muninn
+from muninn.control import atomics
 from muninn.errors import BufferExists, BufferFreed, BufferNotFound
 
 WORDS = 16
@@ -150,8 +151,12 @@ def _createStream(_: None) -> None:
 
 
 def _acquire(kit: muninn.Lock) -> None:
-    kit.acquire(BOUND_SECONDS)
-    kit.release()
+    try:
+        kit.acquire(BOUND_SECONDS)
+        kit.release()
+    finally:
+        if atomics.ownerIsBusy(kit._owner, 0):  # interrupted between the two: it is the caller's to give back
+            atomics.lockRelease(kit)
 
 
 def _withLock(kit: muninn.Lock) -> None:
