@@ -12,7 +12,7 @@ from muninn.control import groups, threads
 def test_theLimitOfTasksIsTheLeastOfTheGroupAndItsAncestors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: the error named `pids.max`, and never its value."""
     (tmp_path / "pids" / "a" / "b").mkdir(parents=True)
-    for path, text in (("pids/a/pids.max", "40\n"), ("pids/a/b/pids.max", "max\n"), ("pids/pids.max", "100\n")):
+    for path, text in (("pids/a/pids.max", "40\n"), ("pids/a/b/pids.max", "60\n"), ("pids/pids.max", "100\n")):
         (tmp_path / path).write_text(text)
     found = list(groups.directories("pids", "8:pids:/a/b\n4:memory:/x\n", str(tmp_path)))
     assert found == [(1, f"{tmp_path}/pids/a/b"), (1, f"{tmp_path}/pids/a"), (1, f"{tmp_path}/pids")]
@@ -20,6 +20,8 @@ def test_theLimitOfTasksIsTheLeastOfTheGroupAndItsAncestors(tmp_path: Path, monk
     assert groups.mostTasks() == 40
     assert "tasks of the control group 40 (`pids.max`)" in threads.exhausted().reason
     (tmp_path / "pids/a/pids.max").unlink()
+    assert groups.mostTasks() == 60
+    (tmp_path / "pids/a/b/pids.max").write_text("max\n")
     assert groups.mostTasks() == 100
 
 
