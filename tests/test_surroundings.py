@@ -16,6 +16,7 @@ import pytest
 import muninn
 from muninn.control import members, surroundings
 from muninn.control.members import ownPidNamespace, pidOf, processIsGone, startTimeOf
+from muninn.control.places import Places
 from muninn.control.surroundings import fileError, missingShm
 from muninn.errors import DescriptorsExhausted, HostMemoryFull, MuninnError, PermissionDenied, PlatformUnsupported
 from support import Actor, ActorError
@@ -130,6 +131,16 @@ def test_aBrokerThatHasChangedItsRootKeepsNobodyOut(domain: str, actor: Callable
             subprocess.run(["umount", tmp_path / "dev" / "shm"], check=True)
 
 
+@pytest.mark.usefixtures("root")
+def test_aBrokerThatHasChangedItsRootServesNothingMore(domain: str, actor: Callable[..., Actor], tmp_path: Path) -> None:
+    """Not who is connected either: broken, a row was freed whose segment stayed, as it is not in that root."""
+    jailed = actor("held = muninn.share(np.arange(4), name='held'); muninn.share(np.arange(3), name='gone').close()")
+    other = actor("muninn.open('gone').close(); muninn.free('gone')")
+    jailed.do(f"muninn.share(np.arange(3), name='gone').close(); os.chroot({str(tmp_path)!r}); os.chdir('/')")
+    assert other.do("muninn.free('gone'); muninn.domainInfo()['brokerPid']") == other.pid
+    assert [each[0] for each in Places(os.getuid(), domain).segments()] == [0]
+
+
 def test_withoutProcNobodyIsTakenForGone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that began at another time is another one; where nothing tells when it began, nothing is proven."""
 
@@ -139,7 +150,7 @@ def test_withoutProcNobodyIsTakenForGone(monkeypatch: pytest.MonkeyPatch) -> Non
     own, began, stat = ownPidNamespace(), startTimeOf(os.getpid()), os.stat
     monkeypatch.setattr(members, "openFile", missing)
     monkeypatch.setattr(members, "hasProc", lambda: False)
-    monkeypatch.setattr(members.os, "stat", lambda path: missing(path) if path.startswith("/proc") else stat(path))
+    monkeypatch.setattr(members.os, "stat", lambda path, **more: missing(path) if str(path).startswith("/proc/") else stat(path, **more))
     assert not processIsGone(os.getpid(), began) and ownPidNamespace() == own
     with pytest.raises(PlatformUnsupported, match="/proc/thread-self/fdinfo/0 is not there"):
         pidOf(0)

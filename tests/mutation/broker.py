@@ -51,7 +51,7 @@ MUTANTS = [
     Mutant("muninn/broker/candidacy.py", "not (wasPausing or self._isPausing())", "not self._isPausing()", "a pause that ends in between is no reason", "test_candidacy.py::test_aPauseThatBeginsOrEndsInBetweenIsNoReason"),
     Mutant("muninn/broker/candidacy.py", "self._isOwnUid() and self._isHere() and", "self._isOwnUid() and", "who sees another /dev/shm does not stand", "test_candidacy.py::test_whoSeesAnotherMemoryIsNobodysHeir"),
     # --- a broker that has changed its root ---
-    Mutant("muninn/broker/journal.py", "        if self.hindrance is None and isMoved():\n", "        if False:\n", "a broker with another /dev/shm hands its office on", "test_surroundings.py::test_aBrokerThatHasChangedItsRootKeepsNobodyOut"),
+    Mutant("muninn/broker/journal.py", "        if self.hindrance is None and isMoved():\n", "        if False:\n", "a broker with another /dev/shm hands its office on", "test_surroundings.py::test_aBrokerThatHasChangedItsRootServesNothingMore"),
     Mutant("muninn/broker/journal.py", "(isinstance(typed, PlatformUnsupported) and not hasProc())", "False", "a broker without /proc hands its office on", "test_surroundings.py::test_aBrokerThatHasChangedItsRootKeepsNobodyOut"),
     # --- a program that closes descriptors of ours ---
     Mutant("muninn/broker/broker.py", "self._epoll.wait(seconds, self._wake, self._listener)", "self._epoll.wait(seconds)", "a broker without its eventfd or listener begins another term", "test_descriptors.py::test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn"),
