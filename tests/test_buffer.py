@@ -209,9 +209,20 @@ def test_readsIntoWhatItIsGiven(domain: str) -> None:
     out = np.empty((2, 3))
     assert mine.read(out) is out
     assert out.sum() == 15
-    for wrong in (np.empty((3, 2)), np.empty((2, 3), "f4"), np.empty((2, 6))[:, ::2]):
-        with pytest.raises(errors.InvalidArgument):
+    readOnly = np.empty((2, 3))
+    readOnly.flags.writeable = False
+    for wrong, reason in (
+        (np.empty((3, 2)), "shape"),
+        (np.empty((2, 3), "f4"), "dtype"),
+        (np.empty((2, 6))[:, ::2], "C-contiguous: its strides"),
+        (readOnly, "can not be written"),
+    ):
+        with pytest.raises(errors.InvalidArgument, match=reason):
             mine.read(wrong)
+    for noArray in ([0.0] * 6, bytearray(48), "x", memoryview(bytearray(48)), 5):
+        for copy in (mine.read, lambda out: mine.waitNext(1, after=-1, out=out)):
+            with pytest.raises(TypeError, match=f"out must be a numpy array, not {type(noArray).__name__}"):
+                copy(noArray)  # type: ignore[operator]
 
 
 # --- fences ------------------------------------------------------------------------------------------------------------------------

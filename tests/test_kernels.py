@@ -7,7 +7,9 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,6 +144,44 @@ def test_aTwinRunsWhenItsStreamComesToIt(domain: str) -> None:
     assert not buffer.array.any()
     gate.set()
     assert buffer.read().all()
+
+
+class Foreign:
+    """What other libraries' objects are, by the protocol."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._handle
+
+
+@pytest.mark.parametrize("named", [lambda stream: stream, lambda stream: stream.handle, lambda stream: Foreign(stream.handle)])
+def test_aTwinKeepsTheOrderOfAStreamHoweverThatIsNamed(domain: str, named: Callable[[Any], object]) -> None:
+    """Broken: it overtook what the stream had been given, unless the stream was passed itself."""
+    stream, gate, data = muninn.createStream(), threading.Event(), np.zeros(8, np.uint64)
+    stream.submit(lambda: gate.wait(60))
+    stream.submit(lambda: data.fill(1))
+    launch.launch("fillPattern", data, 42, stream=named(stream))
+    gate.set()
+    stream.synchronize(60)
+    mismatches = np.zeros(1, np.uint64)
+    for ofDefault in (None, 0, 1):
+        launch.launch("countMismatches", data, 42, mismatches, stream=ofDefault)
+    assert mismatches[0] == 0
+
+
+def test_whatIsNoStreamAndNoArrayIsSaid(domain: str) -> None:
+    """Broken: a stream that is none was passed over, and what is no array was an error of numpy or of Numba."""
+    data, out = np.zeros(8, np.uint64), np.zeros(1, np.uint64)
+    with pytest.raises(InvalidArgument, match="no stream"):
+        launch.launch("fillPattern", data, 3, stream=1 << 40)
+    with pytest.raises(TypeError, match="str is not a stream"):
+        launch.launch("fillPattern", data, 3, stream="x")
+    assert not data.any()
+    for wrong in ([1, 2], muninn.array("b", 8, np.uint64, mode="fastMode"), None):
+        with pytest.raises(TypeError, match=f"readSum takes arrays.*not {type(wrong).__name__}"):
+            launch.launch("readSum", wrong, out)
 
 
 def test_theGpuCodeDoesWhatItsTwinsDoUnderTheSimulator() -> None:

@@ -29,13 +29,19 @@ def snapshot(holding: Holding, out: np.ndarray[Any, Any] | None, timeout: float)
 
 
 def checkFits(holding: Holding, out: np.ndarray[Any, Any]) -> None:
-    """Raises `InvalidArgument` for what no copy goes into."""
+    """Raises `InvalidArgument`, or `TypeError`, for what no copy goes into."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a numpy array, not {type(out).__name__}")
     shape, dtype = holding.description.shape, dtypeOf(holding)
-    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
-        raise InvalidArgument(
-            f"out has shape {out.shape} and dtype {shown(out.dtype)}, the buffer {shape} and {shown(dtype)}",
-            "Pass a C-contiguous, writable array of the same shape and dtype",
-        )
+    if out.shape != shape or out.dtype != dtype:
+        problem = f"out has shape {out.shape} and dtype {shown(out.dtype)}, the buffer {shape} and {shown(dtype)}"
+    elif not out.flags.writeable:
+        problem = "out can not be written"
+    elif not out.flags.c_contiguous:
+        problem = f"out is not C-contiguous: its strides are {out.strides}"
+    else:
+        return
+    raise InvalidArgument(problem, "Pass a C-contiguous, writable array of the same shape and dtype")
 
 
 def copyInto(holding: Holding, out: np.ndarray[Any, Any], timeout: float) -> int:

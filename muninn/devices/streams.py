@@ -79,6 +79,15 @@ class DefaultStream(HostStream):
         """It belongs to the GPU, as CUDA's does."""
 
 
+#: Those of this process, by the handles by which they may be named.
+_workers: weakref.WeakValueDictionary[int, WorkerStream] = weakref.WeakValueDictionary()
+
+
+def workerOf(handle: int) -> WorkerStream | None:
+    """The stream that has the handle; None: it is none of a thread's of this process."""
+    return _workers.get(handle)
+
+
 class WorkerStream(HostStream):
     """A stream with a thread of its own."""
 
@@ -89,6 +98,7 @@ class WorkerStream(HostStream):
         # Not a method of the lane: an error that was raised holds its catcher's frames, and they may hold the stream.
         self._finalizer = weakref.finalize(self, self._lane.items.put, None)
         self._finalizer.atexit = False
+        _workers[self.handle] = self
 
     def checkOpen(self) -> None:
         self._lane.checkOpen()

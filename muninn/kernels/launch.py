@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from muninn.devices.foreign import streamHandle
+from muninn.devices.foreign import DEFAULT_HANDLES, streamHandle
 from muninn.devices.port import Stream
+from muninn.devices.streams import workerOf
 from muninn.errors import DeviceUnavailable, InvalidArgument
 
 #: Every kernel, and the types of its arguments: an array by its element, a number by itself.
@@ -50,12 +51,16 @@ def launch(name: str, *arguments: Any, stream: Any = None) -> None:
     if types is None or len(types) != len(arguments):
         raise InvalidArgument(f"no kernel {name!r} takes {len(arguments)} arguments", f"Use one of {', '.join(KERNELS)}")
     arrays = [argument for argument, kind in zip(arguments, types, strict=True) if kind not in _NUMBERS]
+    for array in arrays:
+        if not isinstance(array, np.ndarray) and not hasattr(array, "__cuda_array_interface__"):
+            raise TypeError(f"{name} takes arrays of numpy or of a GPU, not {type(array).__name__}: of a buffer pass its deviceArray()")
     if all(isinstance(array, np.ndarray) for array in arrays):
         from muninn.kernels import twins
 
         twin = functools.partial(getattr(twins, name), *arguments)
-        # A stream of Muninn's may have to wait first, for another's turn: what runs here and now would not.
-        stream.submit(twin) if isinstance(stream, Stream) else twin()
+        # A stream may have to wait first, for another's turn: what runs here and now would not.
+        queue = _queueOf(stream)
+        twin() if queue is None else queue.submit(twin)
         return
     device = _deviceKernels()
     given = tuple(_NUMBERS[kind](argument) if kind in _NUMBERS else argument for argument, kind in zip(arguments, types, strict=True))
@@ -110,6 +115,20 @@ def _blocksFor(name: str, arrays: list[Any], blockThreads: int) -> int:
     sizes = [int(np.prod(array.shape)) for array in arrays]
     wanted = sizes[-1] if name == "sliceDigests" else -(-(sizes[1] if name == "copyElements" else sizes[0]) // blockThreads)
     return min(wanted, _MAX_BLOCKS)
+
+
+def _queueOf(stream: Any) -> Stream | None:
+    """The stream in which a twin runs, by whatever stands for it; None: a default stream, which does it here and now."""
+    if isinstance(stream, Stream):
+        return stream
+    handle = streamHandle(stream)
+    if handle in DEFAULT_HANDLES:
+        return None
+    queue = workerOf(handle)
+    if queue is None:
+        reason = f"{type(stream).__name__} {handle:#x} is no stream in which the CPU works, and the arrays are the CPU's"
+        raise InvalidArgument(reason, "Use a stream of createStream, or None")
+    return queue
 
 
 def _streamOf(stream: Any) -> Any:
