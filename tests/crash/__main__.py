@@ -187,8 +187,8 @@ def run(kills: int, lanes: int, seed: int, seconds: float) -> dict[str, object]:
     canary = np.zeros(CANARY_ELEMENTS, np.uint64)
     twins.fillPattern(canary, 1)
     kept = [muninn.share(canary, f"canary{number}", mode="fastMode") for number in range(CANARIES)]
-    # What is freed first in the life of a context, while several threads are at work, leaves it 2 MiB larger, as long as it lives. It is so
-    # for no later one, with kills or without: the growth is this process's own, and is let happen before anything is counted.
+    # This process's own context may grow by one granule, 2 MiB, once in its life, when several lanes work at a time: on one H200 no more once
+    # something was freed in it. It goes with the process; so that is let happen before anything is counted.
     muninn.share(canary, mode="fastMode").free()
     device = gpus.deviceOf(membership.current())
     freeBefore = device.memoryInfo(0).freeBytes
