@@ -82,12 +82,16 @@ def encoded(dtype: np.dtype[Any]) -> tuple[str, bytes]:
         manifest: bytes = msgpack.packb({"descr": _listed(description)})
     except UnicodeEncodeError:
         raise InvalidDtype(f"dtype {dtype!r} has a name that is not valid Unicode", "Use names that can be written as UTF-8") from None
-    try:
-        if _described(manifest) != dtype:
-            raise _unreadable(dtype)
-    except ControlBlockInvalid:
-        raise _unreadable(dtype) from None
+    if dtype.fields is not None and not _readsBack(manifest, dtype):
+        raise _unreadable(dtype)
     return f"|V{dtype.itemsize}", manifest
+
+
+def _readsBack(manifest: bytes, dtype: np.dtype[Any]) -> bool:
+    try:
+        return _described(manifest) == dtype
+    except ControlBlockInvalid:
+        return False
 
 
 def dtypeOf(holding: Holding) -> np.dtype[Any]:

@@ -48,7 +48,7 @@ MUTANTS = [
     Mutant("muninn/cli/limits.py", "        if group.leftBytes < _LEAST_GROUP_BYTES:\n", "        if False:\n", "a small control group is warned of", "test_limits.py::test_theControlGroupsLimitsAreFound"),
     # --- dtypes ---
     Mutant("muninn/api/dtypes.py", "    if dtype.isbuiltin == _OF_A_LIBRARY:\n", "    if False:\n", "what would not read back is not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
-    Mutant("muninn/api/dtypes.py", "        if _described(manifest) != dtype:\n", "        if False:\n", "fields that would not read back are not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
+    Mutant("muninn/api/dtypes.py", "        return _described(manifest) == dtype\n", "        return True\n", "fields that would not read back are not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
     Mutant("muninn/api/creation.py", "(*asShape(shape), *itemType.shape)", "asShape(shape)", "an element may be an array", "test_dtypes.py::test_anElementMayBeAnArray"),
     # --- kinds of arguments ---
     Mutant("muninn/api/arguments.py", "    if not callable(value):\n", "    if False:\n", "what is to be called is looked at before anything is made", "test_arguments.py::test_anArgumentOfAnotherKindIsNamed"),
