@@ -28,7 +28,7 @@ from muninn.control.clock import monotonicMs
 from muninn.control.logs import Log
 from muninn.control.rows import RowDescription
 from muninn.control.surroundings import typedErrors
-from muninn.errors import DomainChanged, HolderSilent, InvalidArgument
+from muninn.errors import BufferExists, DomainChanged, HolderSilent, InvalidArgument
 from muninn.terms import (
     INTERNAL_PREFIX,
     Access,
@@ -245,7 +245,8 @@ def _create(
             gpuCapacityBytes=capacity, deadlineMs=wanted.deadlineMs,
         )  # fmt: skip
     except HolderSilent:
-        raise holderSilent(membership, wanted.name) from None
+        silent = holderSilent(membership, wanted.name)
+        raise BufferExists(f"{wanted.name!r} exists already, and {silent.reason}", silent.fix) from None
     with membership.leaseLock:
         index = membership.leaseTable.take(row, incarnation, membership.settings.security.leaseTtlMs)
     try:

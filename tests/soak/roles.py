@@ -19,6 +19,7 @@ from muninn.errors import (
     BufferExists,
     BufferFreed,
     BufferNotFound,
+    HolderSilent,
     LeaseExpired,
     LeaseRevoked,
     OwnerDied,
@@ -338,7 +339,7 @@ class Loader(Role):
 class Gamer(Role):
     """fastMode: memory without a name, that lives as long as somebody holds it, through changes of brokers. And its fences."""
 
-    expected = (*_GONE, BufferExists, OwnerDied)
+    expected = (*_GONE, BufferExists, OwnerDied, HolderSilent)
 
     def step(self) -> int:
         name = f"fast-{self.chance.randrange(4)}"
