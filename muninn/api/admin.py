@@ -6,7 +6,7 @@ import threading
 from typing import Any, NamedTuple
 
 from muninn.api import membership
-from muninn.api.names import LOOK
+from muninn.api.names import LOOK, absent
 from muninn.control import leases
 from muninn.errors import BrokerUnavailable, BufferNotFound
 from muninn.terms import asName, asTenant
@@ -47,7 +47,7 @@ class Holder(NamedTuple):
     hold: leases.Hold
     pid: int
     program: str
-    process: tuple[int, int, int]  #: what tells it from any other: pid, start time, PID namespace
+    process: tuple[int, int, int]  #: what tells it from any other, see `MemberIdentity.process`
 
 
 def holders(name: str) -> list[Holder]:
@@ -55,11 +55,11 @@ def holders(name: str) -> list[Holder]:
     member = membership.current()
     found, _ = member.client.request("find", name=asName(name))
     if not found.get("live"):
-        raise BufferNotFound(f"there is no buffer {name!r} in domain {member.places.domain!r}", LOOK)
+        raise absent(member, name)
     holds = leases.scanHolds(member.block, member.members, found["row"])
     living = [hold for hold in holds if hold.incarnation == found["incarnation"] and member.members.isThere(hold.slot)]
     identities = [(hold, member.members.identity(hold.slot)) for hold in living]
-    return [Holder(hold, it.pid, member.members.program(hold.slot), (it.pid, it.startTime, it.pidNamespace)) for hold, it in identities]
+    return [Holder(hold, it.pid, member.members.program(hold.slot), it.process) for hold, it in identities]
 
 
 def revoke(held: list[Holder]) -> int:

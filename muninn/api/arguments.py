@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from ctypes import ArgumentError
 from typing import Any, ParamSpec, TypeVar
 
+from muninn.config.variables import nearest
 from muninn.control.deadlines import isTruth
 
 Arguments = ParamSpec("Arguments")
@@ -74,11 +75,8 @@ def keywordsOf(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def _hint(keyword: str, names: set[str]) -> str:
-    from difflib import get_close_matches
-
-    meant = {name.lower(): name for name in names}
-    found = get_close_matches(keyword.lower().replace("_", ""), sorted(meant), 1)
-    return f": did you mean {meant[found[0]]!r}?" if found else f": it takes {', '.join(sorted(names)) or 'none'}"
+    meant = nearest(keyword.replace("_", ""), sorted(names))
+    return f": did you mean {meant!r}?" if meant else f": it takes {', '.join(sorted(names)) or 'none'}"
 
 
 def requireCallable(what: str, value: object) -> None:

@@ -172,8 +172,7 @@ class _Moment:
 
     def _process(self, slot: int) -> tuple[int, int, int]:
         if slot not in self._processes:
-            identity = self._membership.members.identity(slot)
-            self._processes[slot] = identity.pid, identity.startTime, identity.pidNamespace
+            self._processes[slot] = self._membership.members.identity(slot).process
         return self._processes[slot]
 
     def _deviceTopology(self) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from muninn.control import aside, atomics
 from muninn.control.clock import monotonicMs
 from muninn.control.deadlines import sleepNs
 from muninn.control.green import sleepOn
+from muninn.errors import BufferNotFound
 
 if TYPE_CHECKING:
     from muninn.api.holdings import Holding
@@ -21,9 +22,15 @@ if TYPE_CHECKING:
 
 #: What to do about a name that nobody has, where waiting for it is no help.
 LOOK = "Check the name with `python -m muninn list`"
+
 #: A name is looked up in the index again at least so often; the broker wakes waiters sooner.
 _LOOK_NS = 500_000_000
 _ASK_MS = 10_000
+
+
+def absent(membership: Membership, name: str, waited: str = "", fix: str | None = LOOK) -> BufferNotFound:
+    """The error for a name that nobody has."""
+    return BufferNotFound(f"there is no buffer {name!r} in domain {membership.places.domain!r}{waited}", fix)
 
 
 class NameWait:

@@ -17,7 +17,7 @@ from muninn.api.holdings import Holding
 from muninn.api.loading import load
 from muninn.api.lock import Lock
 from muninn.api.membership import Membership, current
-from muninn.api.names import LOOK, NameWait
+from muninn.api.names import LOOK, NameWait, absent
 from muninn.control import clock, layout
 from muninn.control.deadlines import deadlineOf, isTruth, remaining, secondsOf, timeoutOf
 from muninn.control.digests import digestOf
@@ -256,7 +256,7 @@ def free(name: str) -> None:
     if pair is None:
         found, _ = membership.client.request("find", name=name)
         if not found.get("live"):
-            raise BufferNotFound(f"there is no buffer {name!r} in domain {membership.places.domain!r}", LOOK)
+            raise absent(membership, name)
         pair = found["row"], found["incarnation"]
     membership.client.free(*pair)
 
@@ -363,7 +363,7 @@ def _find(membership: Membership, name: str, timeout: float | None) -> Holding:
             pass
     if holding is None:
         waited = "" if timeout is None else f" within {timeout} s"
-        raise BufferNotFound(f"there is no buffer {name!r} in domain {membership.places.domain!r}{waited}", LOOK if waited else None)
+        raise absent(membership, name, waited, LOOK if waited else None)
     return holding
 
 

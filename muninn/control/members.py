@@ -49,6 +49,11 @@ class MemberIdentity(NamedTuple):
     nonce: int
     joinedMs: int
 
+    @property
+    def process(self) -> tuple[int, int, int]:
+        """What tells the process from any other, whichever programs it runs, and however many members it is."""
+        return self.pid, self.startTime, self.pidNamespace
+
 
 class MemberKey(NamedTuple):
     """One member for ever: a slot and the generation of its claim."""
@@ -168,9 +173,7 @@ class MemberTable:
     def predecessors(self, key: MemberKey) -> list[MemberKey]:
         """The claims of programs that ran in the process of `key` before it, until an exec: proven dead, and not taken back yet."""
         own = self.identity(key.slot)
-        same = (own.pid, own.startTime, own.pidNamespace)
-        identities = ((other, self.identity(other.slot)) for other in self.live() if other != key)
-        found = [other for other, it in identities if (it.pid, it.startTime, it.pidNamespace) == same]
+        found = [other for other in self.live() if other != key and self.identity(other.slot).process == own.process]
         return [other for other in found if self.isProvenDead(other)]
 
     def anyEnded(self) -> bool:
