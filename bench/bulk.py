@@ -11,10 +11,10 @@ import numpy as np
 
 import muninn
 from bench.harness import Options, Peer, Row, newDomain, seconds
-from muninn.control import segments
+from muninn.system import pages
 
 #: Whether what has huge pages is a limit: pages of 4 KiB can not reach it.
-_OF_HUGE = segments.hugePages() in segments.OFFERS_HUGE or None
+_OF_HUGE = pages.hugePages() in pages.OFFERS_HUGE or None
 
 
 def streaming(options: Options) -> list[Row]:
@@ -73,7 +73,7 @@ def sharing(options: Options) -> list[Row]:
 
     ours(), private(), file()
     mine, copied, written = zip(*((ours(), private(), file()) for _ in range(options.pick(9, 2))), strict=True)
-    what = f"share(array) of {array.nbytes >> 20} MiB, huge={segments.hugePages()} in /dev/shm"
+    what = f"share(array) of {array.nbytes >> 20} MiB, huge={pages.hugePages()} in /dev/shm"
     return [
         Row(what, "s", list(mine), list(written), "writing the same bytes to a file in /dev/shm", 1.1, 1.0),
         Row(what, "s", list(mine), list(copied), "np.copyto into fresh memory", _OF_HUGE and 1.15, 1.0),

@@ -33,7 +33,7 @@ IS_REHEARSAL = os.environ.get("TEST_DRIVER") == "standin"
 
 
 def device() -> Any:
-    from muninn.api import gpus, membership
+    from muninn.session import gpus, membership
 
     return gpus.deviceOf(membership.current())
 

@@ -81,7 +81,7 @@ def quantile(values: Sequence[float], part: float) -> float:
 
 def newDomain() -> str:
     """Leave the domain of before, and choose another of one's own for this process and those that it starts."""
-    from muninn.api import membership
+    from muninn.session import membership
 
     if membership._current is not None:
         membership.current().leave()

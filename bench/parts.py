@@ -215,7 +215,7 @@ def timedDriver() -> Iterator[list[float]]:
 
 def _giveBack() -> None:
     """Wait until what was closed is unmapped: the next open is to be a whole one."""
-    from muninn.api import gpus, membership
+    from muninn.session import gpus, membership
 
     gpus.deviceOf(membership.current()).memoryInfo(0)
 

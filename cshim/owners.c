@@ -10,7 +10,7 @@
 #include "layout.h"
 
 static const uint32_t CONTENDED = UINT32_C(1) << 31, SLOT_MASK = 0xFFF;
-/* The owner of a claim that the dead have left, as in control/claims.py: a slot that no table has. */
+/* The owner of a claim that the dead have left, as in control/ownerlock.py: a slot that no table has. */
 static const uint32_t DEAD_OWNER = 0xFFF;
 static const uint64_t NO_THREAD = UINT64_MAX;
 /* How often a turn that failed to end is handed to somebody who waits for its work, each time that an exception comes between. */

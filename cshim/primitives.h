@@ -4,7 +4,7 @@
  * fail returns 0 or a count, or -errno. Preconditions, stated once: pointers are valid for the length that is given and stay so during the call; words are
  * naturally aligned; times are nanoseconds, relative, and not negative.
  *
- * The shared words are those of `layout.h`. Python reaches these functions through `muninn/control/atomics.py`.
+ * The shared words are those of `layout.h`. Python reaches these functions through `muninn/system/atomics.py`.
  */
 #ifndef MUNINN_PRIMITIVES_H
 #define MUNINN_PRIMITIVES_H

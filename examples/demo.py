@@ -180,7 +180,7 @@ def main() -> int:
     finally:
         for program in programs:
             program.end()
-    muninn.api.membership.current().leave()
+    muninn.session.membership.current().leave()
     stem = f"muninn-{os.getuid()}-{domain}"
     left = [entry for entry in os.listdir("/dev/shm") if entry == stem]
     left += [entry for entry in os.listdir(f"/dev/shm/{stem}.d") if entry != "lock"]

@@ -12,11 +12,11 @@ call joins the domain. See `CONTRIBUTING.md` for the reading order and `docs/des
 from muninn import errors
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.bundle import Bundle, BundleDraft, loadBundle, openBundle, shareBundle
-from muninn.api.gpus import createStream
 from muninn.api.listing import domainInfo, listBuffers
-from muninn.api.lock import Lock
 from muninn.api.sharing import array, free, loadArray, open, share, shareOnce
 from muninn.errors import MuninnError
+from muninn.session.gpus import createStream
+from muninn.sync.lock import Lock
 
 __version__ = "0.1.0"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from muninn.control import atomics
-from muninn.control.claims import belongsTo, claimWord, ownerOf
-from muninn.control.deadlines import deadlineOf, sleepNs
 from muninn.control.members import MemberKey
+from muninn.control.ownerlock import belongsTo, claimWord, ownerOf
+from muninn.system import atomics
+from muninn.system.deadlines import deadlineOf, sleepNs
 
 _CONTENDED = 1 << 31
 _CHECK_NS = 50_000_000

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from lab import Lab
 
-from muninn.api import membership
+from muninn.session import membership
 from support import Actor
 
 #: A process loads one driver, or none: these are run by themselves (`make test`, `make gpu`).

@@ -15,15 +15,15 @@ from muninn.broker.catalog import Catalog, Usage
 from muninn.broker.directory import Directory
 from muninn.broker.journal import Journal
 from muninn.broker.limits import Limits
-from muninn.control import atomics
 from muninn.control.block import ControlBlock, openOrCreate
 from muninn.control.election import Election, Term
 from muninn.control.layout import Geometry
 from muninn.control.leases import LeaseTable
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable
-from muninn.control.places import Places
 from muninn.control.rows import RowDescription, RowTable
+from muninn.storage.paths import Places
+from muninn.system import atomics
 from muninn.terms import Access, Lifetime, Mode
 
 PAGE = 4096

@@ -14,8 +14,8 @@ import pytest
 
 import muninn
 from muninn.api.arguments import asInteger
-from muninn.control import atomics
 from muninn.errors import InvalidArgument, InvalidDtype
+from muninn.system import atomics
 from support import Actor
 
 A = np.arange(3)

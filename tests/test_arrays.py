@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muninn.devices import dlpack
-from muninn.devices.arrays import ForeignArray, consumerStream, cudaArrayInterface, describeArray, isOnDevice
 from muninn.errors import InvalidArgument, InvalidDtype
+from muninn.interop import dlpack
+from muninn.interop.arrays import ForeignArray, consumerStream, cudaArrayInterface, describeArray, isOnDevice
 
 _FAKE_ADDRESS = 0x7F0000001000
 _STRUCTURE = np.dtype([("id", "<u4"), ("at", "<f8", (2,))], align=True)

@@ -1,4 +1,4 @@
-"""`control/aside.py`: what signals do not reach, and waiting for it."""
+"""`system/aside.py`: what signals do not reach, and waiting for it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api.membership import current
-from muninn.control import aside
-from muninn.control.aside import Job, Latch
 from muninn.control.layout import TICKET_RING
 from muninn.errors import BrokerUnavailable
+from muninn.session.membership import current
+from muninn.system import aside
+from muninn.system.aside import Job, Latch
 from support import Background, eventually
 
 PACKAGE = Path(muninn.__file__).parent
 #: Locks that a thread must not meet while it has them, each for a reason that its own comment gives.
-NOT_MET_AGAIN = {"api/holdings.py", "api/readers.py"}
+NOT_MET_AGAIN = {"session/openbuffers.py", "sync/readers.py"}
 
 
 def test_aLatchLetsEverybodyThrough() -> None:

@@ -16,8 +16,8 @@ from muninn.control import layout, lockfile
 from muninn.control.block import ControlBlock, Withdrawal, create, openOrCreate
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
-from muninn.control.places import Places
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DomainChanged, HostMemoryFull, TableFull
+from muninn.storage.paths import Places
 from support import Actor, ActorError, Background, eventually
 
 Start = Callable[..., Actor]
@@ -168,7 +168,7 @@ def test_aFailedCreationTakesWithItWhatItMade(lab: Lab, monkeypatch: pytest.Monk
 def test_whoHasLostCreateGivesNothingTheDomainsName(lab: Lab, actor: Start, hasEnded: bool) -> None:
     """A read of the lock file drops it. Broken: the draft of whoever was let in, half filled, got the name."""
     other = actor(
-        "from muninn.control.block import create\nfrom muninn.control.lockfile import LockFile\nfrom muninn.control.places import Places\n"
+        "from muninn.control.block import create\nfrom muninn.control.lockfile import LockFile\nfrom muninn.storage.paths import Places\n"
         f"file = LockFile(Places(os.getuid(), {lab.places.domain!r}))\nfrom muninn.control.layout import Geometry\n"
         "def make(): made = create(file.places, file, Geometry.of(8, 512, 256), None); made.close(); return made.identity"
     )
@@ -223,7 +223,7 @@ def test_aFirstProcessWithAHardUmaskLeavesADomainForAll(domain: str, actor: Star
 
 def test_aBlockOfAnotherBootGoesWithAllThatItNamed(lab: Lab) -> None:
     lab.make(lab.directory(1), lab.member())
-    from muninn.control import segments
+    from muninn.storage import segments
 
     os.close(segments.create(lab.places, 0, 1, 4096))
     damage(lab, layout.BOOT_ID_OFFSET, b"another boot id!")
@@ -235,7 +235,7 @@ def test_aBlockThatSomebodyStillUsesIsNotReplaced(domain: str, actor: Start) -> 
     """Its last member but one was killed while it withdrew it: the version reads 0, and a member lives in it."""
     member = actor("buffer = muninn.share(b'x', name='a')")
     member.do(
-        "from muninn.api.membership import current\nfrom muninn.control import atomics, layout\natomics.exchangeSeqCst32(current().block.address + layout.VERSION_OFFSET, 0)"
+        "from muninn.session.membership import current\nfrom muninn.system import atomics; from muninn.control import layout\natomics.exchangeSeqCst32(current().block.address + layout.VERSION_OFFSET, 0)"
     )
     assert bytes(muninn.open("a").array) == b"x"
 
@@ -310,7 +310,7 @@ def test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver(domain: str, actor
     places = Places(os.getuid(), domain)
     lockFile = LockFile(places)
     holder = actor(
-        f"from muninn.control import atomics\nfile = __import__('builtins').open({places.lockPath!r}, 'r+b')\natomics.byteLock(file.fileno(), 0)"
+        f"from muninn.system import atomics\nfile = __import__('builtins').open({places.lockPath!r}, 'r+b')\natomics.byteLock(file.fileno(), 0)"
     )
     assert holder.do("atomics.byteLock(file.fileno(), 0)") == 0
     monkeypatch.setattr(lockfile, "_CREATE_BOUND_SECONDS", 0.2)

@@ -18,11 +18,13 @@ from conftest import removeDomain
 
 import muninn
 from muninn import errors
-from muninn.api import admin, publications
-from muninn.api.membership import current
-from muninn.control import atomics, claims, generations
-from muninn.control.places import Places
+from muninn.api import admin
+from muninn.control import generations, ownerlock
 from muninn.errors import OwnerDied, WriterDied
+from muninn.session.membership import current
+from muninn.storage.paths import Places
+from muninn.sync import publications
+from muninn.system import atomics
 from support import Actor, Background, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -127,7 +129,7 @@ def test_aCopyInsideATurnDoesNotWaitForAWriterThatWaitsForIt(domain: str, actor:
         if arguments[-1]:
             raise generations.Starved
         other.begin("turn = buffer.write(timeout=60); turn.__enter__()[:] = 1; turn.__exit__(None, None, None)")
-        eventually(lambda: claims.ownerOf(int(atomics.loadAcquire32(mine._checked().claimAddress))) is not None, "it waits for the turn")
+        eventually(lambda: ownerlock.ownerOf(int(atomics.loadAcquire32(mine._checked().claimAddress))) is not None, "it waits for the turn")
         return copy(*arguments)
 
     monkeypatch.setattr(generations.Generation, "copy", starved)
@@ -440,7 +442,7 @@ def test_aFenceThatCanNotBeRecordedIsPoisoned(domain: str, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise RuntimeError("no fence")
 
-    from muninn.api.gpus import deviceOf
+    from muninn.session.gpus import deviceOf
 
     monkeypatch.setattr(deviceOf(current()), "recordFence", fail)
     with pytest.raises(RuntimeError):
@@ -554,5 +556,5 @@ os.read(reading, 1000).decode()
 def test_freeingWhatIsFreeAlreadyIsFineWhereverTheProcessIs(domain: str, actor: Start) -> None:
     """Its own block says so, and nobody joins another one for it."""
     changing = actor("mine = muninn.share(np.arange(3), name='mine'); again = muninn.open('mine'); mine.free()")
-    code = f"os.environ['MUNINN_DOMAIN'] = '{domain}-b'; muninn.api.membership.current().leave(); again.free(); muninn.api.membership.isJoined()"
+    code = f"os.environ['MUNINN_DOMAIN'] = '{domain}-b'; muninn.session.membership.current().leave(); again.free(); muninn.session.membership.isJoined()"
     assert changing.do(code) is False

@@ -11,12 +11,12 @@ import pytest
 from lab import Lab
 
 import muninn
-from muninn.api.membership import current
 from muninn.broker import candidacy
 from muninn.broker.candidacy import OWN_DESCRIPTORS, Candidacy
-from muninn.control import clock
 from muninn.control.election import Term
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted, PlatformUnsupported
+from muninn.session.membership import current
+from muninn.system import clock
 from support import Actor, ActorError, eventually
 
 Start = Callable[..., Actor]

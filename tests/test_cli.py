@@ -24,10 +24,10 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api.membership import current
 from muninn.cli.commands import runClose
 from muninn.control.members import MemberTable
-from muninn.control.places import Places
+from muninn.session.membership import current
+from muninn.storage.paths import Places
 from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]

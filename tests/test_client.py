@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from lab import Lab, Member
 
-from muninn.broker import client as clients
 from muninn.broker.broker import Broker
-from muninn.broker.client import Client, Office
-from muninn.control import layout, wire
+from muninn.control import layout
 from muninn.control.election import Term
 from muninn.control.rows import Deposed
 from muninn.errors import DescriptorsExhausted
+from muninn.session import client as clients
+from muninn.session.client import Client, Office
+from muninn.wire import messages
 from support import Background, eventually
 
 Allocations = Callable[[], list[tuple[tuple[int, int], int]]]
@@ -107,7 +108,7 @@ def test_aNewBrokerIsAskedOnANewConnection(lab: Lab, serve: Callable[[], Serving
     serve()
     assert client.request("ping")[0] == {"epoch": 2}
     assert session.connection is not None
-    assert wire.receive(session.connection) is None, "the old broker was asked nothing more"
+    assert messages.receive(session.connection) is None, "the old broker was asked nothing more"
     client.close()
 
 
@@ -121,7 +122,7 @@ def test_anAnswerThatNobodyTookIsNotTheNextOnes(lab: Lab, serve: Callable[[], Se
     serve()
     client.request("ping")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(clients, "wire", SimpleNamespace(send=wire.send, receive=interrupted))
+        patch.setattr(clients, "wire", SimpleNamespace(send=messages.send, receive=interrupted))
         client.request("find", name="a")
     assert client.request("ping")[0] == {"epoch": 1}
     client.close()

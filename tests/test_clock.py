@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from muninn.api import creation
-from muninn.control import clock
 from muninn.errors import InvalidArgument
+from muninn.session import creation
+from muninn.system import clock
 from support import Actor, ActorError, eventually
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
@@ -93,7 +93,7 @@ def test_aClockBeforeTheCLibrarysIsNotAsked(actor: Callable[..., Actor], tmp_pat
     (tmp_path / "clock.c").write_text(_PRELOADED)
     library = str(tmp_path / "clock.so")
     subprocess.run([*shlex.split(os.environ.get("CC") or "cc"), "-shared", "-fPIC", "-o", library, str(tmp_path / "clock.c")], check=True)
-    broker = actor("from muninn.control import clock", LD_PRELOAD=library)
+    broker = actor("from muninn.system import clock", LD_PRELOAD=library)
     assert broker.do("time.monotonic()") - time.monotonic() > 7000, "it is before the C library's"
     before = time.monotonic()
     assert before <= broker.do("muninn.share(np.arange(3), name='mine'); clock.now()") <= time.monotonic()
@@ -106,7 +106,7 @@ def test_aClockBeforeTheCLibrarysIsNotAsked(actor: Callable[..., Actor], tmp_pat
 def test_aThreadOutlivesALogThatRaises(actor: Callable[..., Actor]) -> None:
     """Broken: `logging` asks `time.time`, which a program had patched, and what that raised ended the background thread: a death to all."""
     here = actor(
-        "import unittest.mock\nb = muninn.share(np.arange(3), name='kept')\nfrom muninn.api import membership\nm = membership.current()"
+        "import unittest.mock\nb = muninn.share(np.arange(3), name='kept')\nfrom muninn.session import membership\nm = membership.current()"
     )
     here.do("for name in ('time', 'time_ns'): unittest.mock.patch(f'time.{name}', side_effect=StopIteration).start()")
     here.do("renew, called = m.holdings.renewAll, []\ndef fail(): called.append(1); m.holdings.renewAll = renew; raise OSError('once')")
@@ -249,7 +249,7 @@ def clocked(source: str) -> Iterator[str]:
 def test_nothingCountsByPythonsTime() -> None:
     found = {str(path.relative_to(PACKAGE)): set(clocked(path.read_text())) for path in PACKAGE.rglob("*.py")}
     found = {module: uses for module, uses in found.items() if uses and module not in ALLOWED}
-    assert not found, "use muninn.control.clock, or say in ALLOWED why not"
+    assert not found, "use muninn.system.clock, or say in ALLOWED why not"
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_theFilesOfAProcessWhoseFirstThreadHasEndedAreRead() -> None:
     code = """
 import ctypes, os, threading
 from muninn.cli import doctor
-from muninn.control import clock
+from muninn.system import clock
 def look():
     threading.main_thread().join(0.5)
     clock._own = clock._UNKNOWN

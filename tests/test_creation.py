@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api.creation import asShape, asSize
-from muninn.api.membership import current
 from muninn.errors import BufferExists, BufferMismatch, BufferNotFound, InvalidArgument
+from muninn.session.creation import asShape, asSize
+from muninn.session.membership import current
 from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]

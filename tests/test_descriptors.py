@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 from interrupts import tracing
 
-from muninn.control import atomics, descriptors, members, wire
-from muninn.control.descriptors import Descriptor
-from muninn.devices import memfd
+from muninn.control import members
+from muninn.devices.host.device import memory
+from muninn.system import atomics, descriptors
+from muninn.system.descriptors import Descriptor
+from muninn.wire import messages
 from support import Actor, Background, eventually
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
@@ -36,7 +38,7 @@ MAKERS = {
 }
 #: Module → why it may.
 ALLOWED = {
-    "control/descriptors.py": "it moves what it makes",
+    "system/descriptors.py": "it moves what it makes",
     "cli/main.py": "the command's own standard output",
     "devices/cuda/driver.py": "it is closed at once, and asks only whether there is room for one",
 }
@@ -131,7 +133,7 @@ def test_everyDescriptorIsMadeWhereItIsMoved() -> None:
                 source = source.replace(ast.get_source_segment(path.read_text(), call) or "", "moved()")
         calls = {ast.unparse(each.func) for each in ast.walk(ast.parse(source)) if isinstance(each, ast.Call)} & MAKERS
         calls |= {name for name in made(source) if name.startswith("fcntl.")}
-        assert not calls or str(path.relative_to(PACKAGE)) in ALLOWED, f"{path} makes {calls} by itself: see muninn/control/descriptors.py"
+        assert not calls or str(path.relative_to(PACKAGE)) in ALLOWED, f"{path} makes {calls} by itself: see muninn/system/descriptors.py"
 
 
 def test_aDescriptorThatIsSomebodyElsesIsForgottenAndNotClosed() -> None:
@@ -256,7 +258,7 @@ def test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn(actor: Callable[
     """Broken: its next eventfd had the number of the one that was lost, whose end closed it; so each term failed. Each share took 30 s, and
     where the eventfd alone was lost, the end of the process 10 s.
     """
-    here = actor("membership = muninn.api.membership.current(); k = muninn.share(np.arange(2), name='kept')")
+    here = actor("membership = muninn.session.membership.current(); k = muninn.share(np.arange(2), name='kept')")
     here.do(f"os.close{'range' if closed == 'everything' else ''}({_NUMBER_OF[closed]})")
     if closed == "everything":
         assert here.do("muninn.share(np.arange(3)).array.tolist(), muninn.Lock('l').acquire(timeout=10)") == [[0, 1, 2], True]
@@ -305,14 +307,14 @@ def test_nothingThatIsOpenedOutlivesAnInterruptionAtAnyBytecode(kind: str) -> No
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     some = descriptors.opened("/dev/null", os.O_RDONLY)
     with near, far:
-        allocation = memfd.allocate(0, 4096, None)
+        allocation = memory.allocate(0, 4096, None)
         acts: dict[str, Callable[[Any], object]] = {
             "a file": lambda _: descriptors.opened("/dev/null", os.O_RDONLY),
-            "a memfd": lambda _: memfd.allocate(0, 4096, None).close(),
+            "a memfd": lambda _: memory.allocate(0, 4096, None).close(),
             "an eventfd": lambda _: descriptors.eventfd(),
             "a duplicate": lambda _: descriptors.duplicate(some),
             "a pidfd": lambda _: members.processIsGone(os.getpid(), 1),
-            "a message": lambda _: (wire._trays.clear(), wire.send(near, {}, [some]), wire.receive(far)),
+            "a message": lambda _: (messages._trays.clear(), messages.send(near, {}, [some]), messages.receive(far)),
             "an exported allocation": lambda _: allocation.exportDescriptor(writable=False),
         }
         passes = tracing.rehearse(acts[kind], None, None)

@@ -10,10 +10,12 @@ from lab import Lab, describe, usage
 from muninn.broker import journal
 from muninn.broker.journal import Journal
 from muninn.broker.limits import Limits
-from muninn.control import atomics, layout, segments
-from muninn.control.clock import monotonicMs
+from muninn.control import layout
 from muninn.control.index import NameIndex
 from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, HostMemoryFull, ProtocolViolation, QuotaExceeded
+from muninn.storage import segments
+from muninn.system import atomics
+from muninn.system.clock import monotonicMs
 from muninn.terms import Lifetime, Mode
 from support import Background
 

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muninn.devices import dlpack
-from muninn.devices.dlpack import exportCapsule, importCapsule, takeTensor
 from muninn.errors import InvalidArgument
+from muninn.interop import dlpack
+from muninn.interop.dlpack import exportCapsule, importCapsule, takeTensor
 from support import BOUND_SECONDS
 
 _VERSIONED = (1, 1)
@@ -345,7 +345,7 @@ def test_givingBackKeepsTheExceptionThatIsInFlight(maxVersion: Any, torch: Any) 
 _AT_EXIT = """
 import atexit, builtins, sys
 import numpy as np
-from muninn.devices.dlpack import exportCapsule, importCapsule
+from muninn.interop.dlpack import exportCapsule, importCapsule
 {torch}
 class Owner:
     def __init__(self):
@@ -398,7 +398,7 @@ def test_exitWithLiveLoansIsClean(withTorch: bool, request: pytest.FixtureReques
 _AFTER_EXIT = """
 import ctypes
 import numpy as np
-from muninn.devices import dlpack
+from muninn.interop import dlpack
 for name, version in ((b"dltensor", None), (b"dltensor_versioned", (1, 1)))[: 1 + dlpack._NUMPY_IS_VERSIONED]:
     capsule = dlpack.exportCapsule(4096, (3,), "f4", (2, 0), object(), maxVersion=version)
     managed = dlpack._managedOf(capsule, name)

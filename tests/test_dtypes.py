@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api.dtypes import _described, asDtype, encoded, nameOf, plain
 from muninn.errors import ControlBlockInvalid, DeviceUnavailable, InvalidArgument, InvalidDtype
+from muninn.interop.dtypes import _described, asDtype, encoded, nameOf, plain
 from support import Actor, leftovers
 
 Start = Callable[..., Actor]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import muninn
-from muninn.control.places import Places
+from muninn.storage.paths import Places
 from support import leftovers
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

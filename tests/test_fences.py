@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api.gpus import deviceOf
 from muninn.control import layout
 from muninn.errors import BufferFreed, DeviceUnavailable, InvalidArgument, OwnerDied
+from muninn.session.gpus import deviceOf
 from support import Actor, ActorError
 
 Start = Callable[..., Actor]

@@ -16,10 +16,10 @@ from conftest import removeDomain
 
 import muninn
 from muninn.cli.doctor import _names
-from muninn.control import folders
 from muninn.control.lockfile import LockFile
-from muninn.control.places import Places
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid
+from muninn.storage import folders
+from muninn.storage.paths import Places
 from support import Actor, eventually
 
 Start = Callable[..., Actor]
@@ -81,7 +81,7 @@ def test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere(stem: str, actor: Sta
         buffer.free()
     maker.kill()
     eventually(lambda: not muninn.listBuffers() and len(muninn.domainInfo()["members"]) == 1, "the last process is left with nothing")
-    muninn.api.membership.current().leave()
+    muninn.session.membership.current().leave()
     assert os.lstat(f"/dev/shm/{stem}").st_uid == _STRANGER  # left alone, by root too
     giveUp(f"/dev/shm/{stem}")
 

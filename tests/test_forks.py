@@ -1,4 +1,4 @@
-"""`control/forks.py`: what a fork cuts in half and what not."""
+"""`system/forks.py`: what a fork cuts in half and what not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 import muninn
-from muninn.control.forks import Guard
+from muninn.system.forks import Guard
 from support import Actor, Background
 
 
@@ -67,7 +67,7 @@ def _byAnotherThread(guard: Guard) -> bool:
 
 NESTED = """
 import os, sys, signal, threading
-from muninn.control.forks import Guard
+from muninn.system.forks import Guard
 guards, depth, forked = [Guard(isWhole=True) for _ in range(3)], 0, []
 def isFree():
     found = []

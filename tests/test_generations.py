@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from muninn.control import atomics, generations, layout
+from muninn.control import generations, layout
 from muninn.control.generations import Generation, Starved
+from muninn.system import atomics
 from support import Background
 
 

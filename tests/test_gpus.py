@@ -58,7 +58,7 @@ def test_saysHowAndWhere(domain: str, actor: Start) -> None:
 APART = """
 import numpy as np
 b = muninn.share(np.arange(10), 'a', mode='fastMode')
-from muninn.api import gpus, membership
+from muninn.session import gpus, membership
 gpus.deviceOf(membership.current()).canAccessPeer = lambda gpu, peer: gpu == peer
 near, far = muninn.createStream(0), muninn.createStream(1)
 def enter(turn):

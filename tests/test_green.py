@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from muninn.control import atomics, green, threads
-from muninn.control.green import Condition
+from muninn.system import atomics, green, threads
+from muninn.system.green import Condition
 from support import Actor, eventually
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
@@ -29,13 +29,13 @@ REPLACED = {
 }
 #: (module, name) → why it may.
 ALLOWED = {
-    ("control/green.py", "threading.get_ident"): "it asks who is running",
-    ("control/atomics.py", "threading.get_ident"): "the C part asks who is running",
-    ("control/threads.py", "threading.Thread"): "where there are no green threads",
-    ("control/threads.py", "_thread.start_new_thread"): "where there are no green threads",
-    ("api/departure.py", "threading.current_thread"): "where there are no green threads",
-    ("api/credentials.py", "threading.current_thread"): "for the same comparison",
-    ("control/green.py", "queue.SimpleQueue"): "its type",
+    ("system/green.py", "threading.get_ident"): "it asks who is running",
+    ("system/atomics.py", "threading.get_ident"): "the C part asks who is running",
+    ("system/threads.py", "threading.Thread"): "where there are no green threads",
+    ("system/threads.py", "_thread.start_new_thread"): "where there are no green threads",
+    ("session/departure.py", "threading.current_thread"): "where there are no green threads",
+    ("session/credentials.py", "threading.current_thread"): "for the same comparison",
+    ("system/green.py", "queue.SimpleQueue"): "its type",
 }
 
 #: A library that makes green threads, as far as Muninn can tell: nothing of what it replaces works without its loop.
@@ -107,7 +107,7 @@ def _attributes(node: ast.AST) -> Iterator[str]:
 def test_nothingIsTakenFromWhatIsReplaced() -> None:
     found = {
         (str(path.relative_to(PACKAGE)), name)
-        for package in ("control", "broker", "api", "devices")
+        for package in ("system", "storage", "control", "wire", "interop", "devices", "broker", "session", "sync", "api")
         for path in (PACKAGE / package).rglob("*.py")
         for name in set(replaceable(path)) - annotations(path)
     }
@@ -130,7 +130,7 @@ stream.synchronize()
 print(muninn.open('b').read().tolist(), [each['name'] for each in muninn.listBuffers()])
 b.free(); f.free()
 """
-    order = ("import muninn, numpy, muninn.api.membership, muninn.devices.choose, muninn.devices.streams\n", PRETENDED)
+    order = ("import muninn, numpy, muninn.session.membership, muninn.devices.choose, muninn.devices.streams\n", PRETENDED)
     assert ended("".join(order if isImported else ("import logging, weakref, numpy\n", PRETENDED)) + work) == "[7, 1, 2] ['b', 'f']"
 
 

@@ -21,9 +21,8 @@ from typing import Any
 
 import pytest
 
-from muninn.control import atomics, room
-from muninn.devices import chooseDevice, memfd, streams
-from muninn.devices.host import HostDevice
+from muninn.devices import chooseDevice, streams
+from muninn.devices.host.device import HostDevice, memory
 from muninn.devices.port import FenceWord
 from muninn.errors import (
     DescriptorsExhausted,
@@ -35,6 +34,7 @@ from muninn.errors import (
     PermissionDenied,
     QuotaExceeded,
 )
+from muninn.system import atomics, hostmemory
 
 MIB = 1 << 20
 WATCHDOG_SECONDS = 30
@@ -136,8 +136,8 @@ def test_outOfHostMemoryIsAnErrorAndNotAKill() -> None:
 
 def test_roomIsAskedAgainOnTheWay(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([1 << 40, 0])
-    monkeypatch.setattr(room, "availableBytes", lambda: next(answers))
-    monkeypatch.setattr(memfd, "_CHUNK_BYTES", MIB)
+    monkeypatch.setattr(hostmemory, "availableBytes", lambda: next(answers))
+    monkeypatch.setattr(memory, "_CHUNK_BYTES", MIB)
     with pytest.raises(HostMemoryFull, match="7M do not fit") as raised:
         host().allocate(0, 8 * MIB)
     assert "control group" in raised.value.fix, "it said to raise `ulimit -v`"
@@ -232,7 +232,7 @@ def test_writeAccessIsTheDescriptors() -> None:
         with pytest.raises(PermissionDenied):
             there.importAllocation(0, descriptor, MIB, True)
         with pytest.raises(PermissionError):  # the kernel's refusal, whatever the port checks
-            memfd.Mapping(descriptor, MIB, True, None)
+            memory.Mapping(descriptor, MIB, True, None)
         descriptor.close()
 
 
@@ -467,7 +467,7 @@ def test_whereThereIsNoGpuTheFixIsNoIndex() -> None:
 
 def test_importLoadsNoGpuLibrary() -> None:
     code = (
-        "import sys; before = set(sys.modules); import muninn.devices.port, muninn.devices.foreign, muninn.devices.streams;"
+        "import sys; before = set(sys.modules); import muninn.devices.port, muninn.interop.streams, muninn.devices.streams;"
         "print([name for name in set(sys.modules) - before if name.split('.')[0] in ('numba', 'cuda', 'cupy', 'torch')])"
     )
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -495,43 +495,43 @@ def test_controlGroupsLimitTheRoom(
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.setattr(room, "_CONTROL_GROUPS", str(directory))
-    assert list(room._groupRooms(membership)) == rooms
+    monkeypatch.setattr(hostmemory, "_CONTROL_GROUPS", str(directory))
+    assert list(hostmemory._groupRooms(membership)) == rooms
 
 
 def test_theControlGroupThatIsFullIsNamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: "this machine's memory has room for 0", of a container's limit."""
     (tmp_path / "memory.max").write_text(str(64 * MIB))
     (tmp_path / "memory.current").write_text(str(30 * MIB))
-    monkeypatch.setattr(room, "_CONTROL_GROUPS", str(tmp_path))
-    monkeypatch.setattr(room, "_membership", lambda: "0::/\n")
-    monkeypatch.setattr(room, "_kept", (0.0, 0))
+    monkeypatch.setattr(hostmemory, "_CONTROL_GROUPS", str(tmp_path))
+    monkeypatch.setattr(hostmemory, "_membership", lambda: "0::/\n")
+    monkeypatch.setattr(hostmemory, "_kept", (0.0, 0))
     with pytest.raises(HostMemoryFull, match=f"100M do not fit: {tmp_path}/memory.max allows 64M, and has room for 34M") as raised:
-        room.requireRoom(100 * MIB)
+        hostmemory.requireRoom(100 * MIB)
     assert "raise its limit" in raised.value.fix
     with pytest.raises(HostMemoryFull, match=r"20M do not fit \(and 16M more, for the host's own work\).* has room for 34M"):
-        room.requireRoom(20 * MIB, 16 * MIB)
+        hostmemory.requireRoom(20 * MIB, 16 * MIB)
     (tmp_path / "memory.max").write_text(str(1 << 59))
     with pytest.raises(HostMemoryFull, match="do not fit: this machine's memory has room for"):
-        room.requireRoom(1 << 57)
+        hostmemory.requireRoom(1 << 57)
 
 
 def test_theRoomOfAMomentAgoIsForWhatIsSmallAndStillThere(monkeypatch: pytest.MonkeyPatch) -> None:
     now, rooms = 100.0, [10 * MIB]
-    monkeypatch.setattr(room.clock, "now", lambda: now)
-    monkeypatch.setattr(room, "availableBytes", lambda: rooms[-1])
-    monkeypatch.setattr(room, "_kept", (0.0, 0))
-    assert room.roomFor(MIB // 2) == 10 * MIB
+    monkeypatch.setattr(hostmemory.clock, "now", lambda: now)
+    monkeypatch.setattr(hostmemory, "availableBytes", lambda: rooms[-1])
+    monkeypatch.setattr(hostmemory, "_kept", (0.0, 0))
+    assert hostmemory.roomFor(MIB // 2) == 10 * MIB
     rooms.append(4 * MIB)
-    assert room.roomFor(MIB) == 9 * MIB + MIB // 2, "of a moment ago, less what was taken meanwhile"
-    assert room.roomFor(MIB + 1) == 4 * MIB, "of now: it is not small"
+    assert hostmemory.roomFor(MIB) == 9 * MIB + MIB // 2, "of a moment ago, less what was taken meanwhile"
+    assert hostmemory.roomFor(MIB + 1) == 4 * MIB, "of now: it is not small"
     rooms.append(20 * MIB)
     for _ in range(2):
-        assert room.roomFor(MIB) < 3 * MIB
-    assert room.roomFor(MIB) == 20 * MIB, "of now: nothing was left of what was there"
+        assert hostmemory.roomFor(MIB) < 3 * MIB
+    assert hostmemory.roomFor(MIB) == 20 * MIB, "of now: nothing was left of what was there"
     now, _ = now + 1, rooms.append(0)
-    assert room.roomFor(1) == 0, "of now: that is long ago"
+    assert hostmemory.roomFor(1) == 0, "of now: that is long ago"
 
 
 def test_roomIsAPositiveNumberHere() -> None:
-    assert room.availableBytes() > MIB
+    assert hostmemory.availableBytes() > MIB

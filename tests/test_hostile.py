@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api.membership import current
-from muninn.broker import capabilities, requests
 from muninn.control import layout
 from muninn.errors import BufferNotFound, ControlBlockInvalid, HandleInvalid, MuninnError, ProtocolViolation
+from muninn.session.membership import current
 from muninn.terms import Access
+from muninn.wire import handles, requests
 from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -238,10 +238,10 @@ def test_handlesThatAreWellSignedAndNameNothingAreRefused(domain: str) -> None:
     secret, row, incarnation = current().block.secret, buffer._checked().row, buffer._checked().incarnation
     for wrongRow, wrongIncarnation in ((row, incarnation + 1), (row, 0), (row + 1, 0), (2**32 - 1, 1), (100_000, 1)):
         with pytest.raises(BufferNotFound):
-            muninn.open(capabilities.issue(secret, wrongRow, wrongIncarnation, Access.READ_WRITE, 4, "default"))
+            muninn.open(handles.issue(secret, wrongRow, wrongIncarnation, Access.READ_WRITE, 4, "default"))
     for size, tenant in ((5, "default"), (4, "other")):
         with pytest.raises(HandleInvalid):
-            muninn.open(capabilities.issue(secret, row, incarnation, Access.READ_WRITE, size, tenant))
+            muninn.open(handles.issue(secret, row, incarnation, Access.READ_WRITE, size, tenant))
 
 
 def test_aHandleOfAnotherDomainOpensNothing(domain: str, actor: Start) -> None:
@@ -435,7 +435,7 @@ import muninn
 from muninn.errors import HostMemoryFull
 small = muninn.share(np.ones(1000), name="small")
 def segments():
-    folder = muninn.api.membership.current().places.directory
+    folder = muninn.session.membership.current().places.directory
     return sorted(entry for entry in os.listdir(folder) if entry.startswith("segment-"))
 before = segments()
 assert len(before) == 1
@@ -446,7 +446,7 @@ def eventually(isSo, what):
         time.sleep(0.001)
 def full(what, make):
     # The broker of this process copies its journal meanwhile, and a copy takes a descriptor and a page for a moment.
-    eventually(lambda: not muninn.api.membership.current()._broker._upkeep.isPending(), "the broker has nothing to do")
+    eventually(lambda: not muninn.session.membership.current()._broker._upkeep.isPending(), "the broker has nothing to do")
     free, descriptors = os.statvfs("/dev/shm").f_bfree, len(os.listdir("/proc/self/fd"))
     try:
         make()

@@ -9,9 +9,10 @@ import pytest
 from lab import Lab
 
 import muninn
-from muninn.api.membership import current
-from muninn.control import atomics, image
+from muninn.control import image
 from muninn.control.members import MemberKey, MemberTable
+from muninn.session.membership import current
+from muninn.system import atomics
 from support import Actor, eventually
 
 Start = Callable[..., Actor]

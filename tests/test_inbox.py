@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 import muninn
-from muninn.api.membership import current
 from muninn.broker.inbox import Asked, Inbox
 from muninn.control.rows import Deposed
 from muninn.errors import BrokerUnavailable, BufferNotFound
+from muninn.session.membership import current
 from support import Background, eventually
 
 

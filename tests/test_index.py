@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lab import Lab, opened
 
-from muninn.control import atomics, layout
+from muninn.control import layout
 from muninn.control.index import NameIndex
+from muninn.system import atomics
 
 _operations = st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=120)
 

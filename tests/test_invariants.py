@@ -17,13 +17,15 @@ import pytest
 from lab import Lab, Member, describe, usage
 
 import muninn
-from muninn.api.membership import current
 from muninn.broker import journal
 from muninn.broker.directory import Directory
-from muninn.control import atomics, claims, descriptors, layout, leases, segments
+from muninn.control import layout, leases, ownerlock
 from muninn.control.members import MemberKey, openPidfd, processIsGone, startTimeOf
 from muninn.control.rows import Deposed, RowState
 from muninn.errors import BufferFreed, ControlBlockInvalid
+from muninn.session.membership import current
+from muninn.storage import segments
+from muninn.system import atomics, descriptors
 from muninn.terms import Lifetime
 from support import Actor, ActorError, eventually, leftovers
 
@@ -460,7 +462,7 @@ def test_i5NothingIsReclaimedBeforeTheProof(lab: Lab) -> None:
 
 def test_i6AStandingHeartbeatIsTimedByTheObserver(lab: Lab) -> None:
     """Broken: `Patience.isOver` was never true (or compared clocks that the broker wrote)."""
-    from muninn.broker.client import Office, Patience
+    from muninn.session.client import Office, Patience
 
     member = lab.member()
     office = Office(lab.places, member.table, lab.election, member.key, 1, 30, 1000, lambda: None, lambda term: None, lambda: False, list)
@@ -658,5 +660,5 @@ def test_i10AClaimSurvivesItsOwner(domain: str, actor: Start) -> None:
     owner.kill()
     assert lock.acquire(timeout=30) and lock.recovered
     lock.release()
-    assert claims.ownerOf(0) is None
+    assert ownerlock.ownerOf(0) is None
     assert ctypes.sizeof(ctypes.c_uint32) == 4

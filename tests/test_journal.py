@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from muninn.broker import journal
 from muninn.broker.journal import Journal
-from muninn.control.places import Places
 from muninn.errors import HostMemoryFull
+from muninn.storage.paths import Places
 
 
 @pytest.fixture

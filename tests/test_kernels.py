@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import muninn
 from muninn.errors import InvalidArgument
-from muninn.kernels import launch, twins
+from muninn.kernels import launch, references
 
 ROOT = Path(__file__).parent.parent
 CAPABILITIES = ((7, 5), (8, 0), (9, 0), (10, 0))
@@ -39,7 +39,7 @@ words = st.lists(st.integers(0, _MASK), min_size=1, max_size=70)
 @given(words)
 def test_readSumAddsAndWrapsAround(values: list[int]) -> None:
     result = np.array([5], np.uint64)
-    twins.readSum(np.array(values, np.uint64), result)
+    references.readSum(np.array(values, np.uint64), result)
     assert int(result[0]) == (5 + sum(values)) & _MASK
 
 
@@ -47,23 +47,23 @@ def test_readSumAddsAndWrapsAround(values: list[int]) -> None:
 @settings(max_examples=30)
 def test_thePatternIsCountedFromItsSeed(count: int, seed: int) -> None:
     data = np.zeros(count, np.uint64)
-    twins.fillPattern(data, seed)
+    references.fillPattern(data, seed)
     assert data.tolist() == [mixed((seed + index) & _MASK) for index in range(count)]
     result = np.zeros(1, np.uint64)
-    twins.countMismatches(data, seed, result)
+    references.countMismatches(data, seed, result)
     assert result[0] == 0
     data[count // 2] ^= np.uint64(1)
     data[0] ^= np.uint64(1 << 63)
-    twins.countMismatches(data, seed, result)
+    references.countMismatches(data, seed, result)
     assert result[0] == len({0, count // 2} if count // 2 else set()) or count == 1
 
 
 def test_thePatternGoesOnBeyondThePartsOfTheTwin() -> None:
     data = np.zeros(100_000, np.uint64)
-    twins.fillPattern(data, 7)
+    references.fillPattern(data, 7)
     assert int(data[99_999]) == mixed(7 + 99_999)
     result = np.zeros(1, np.uint64)
-    twins.countMismatches(data, 8, result)
+    references.countMismatches(data, 8, result)
     assert result[0] == 100_000
 
 
@@ -74,14 +74,14 @@ def test_markDirtyMarksTheSlicesThatDiffer(values: list[int], sliceElements: int
     changed = {index for index in changed if index < len(values)}
     for index in changed:
         scratch[index] ^= np.uint64(1)
-    twins.markDirty(scratch, base, sliceElements, flags)
+    references.markDirty(scratch, base, sliceElements, flags)
     assert set(np.flatnonzero(flags).tolist()) == {index // sliceElements for index in changed}
 
 
 @given(words, st.integers(1, 9))
 def test_sliceDigestsAreThoseOfEachSlice(values: list[int], sliceElements: int) -> None:
     digests = np.zeros(-(-len(values) // sliceElements), np.uint64)
-    twins.sliceDigests(np.array(values, np.uint64), sliceElements, digests)
+    references.sliceDigests(np.array(values, np.uint64), sliceElements, digests)
     parts = [values[first : first + sliceElements] for first in range(0, len(values), sliceElements)]
     assert digests.tolist() == [sum(mixed(value ^ mixed(at)) for at, value in enumerate(part)) & _MASK for part in parts]
 
@@ -102,21 +102,21 @@ def test_unknownKernelsAndArgumentsAreRefused() -> None:
 
 
 def test_importingThemLoadsNoNumba() -> None:
-    code = "import sys, muninn.kernels.launch, muninn.kernels.twins; print('numba' in sys.modules)"
+    code = "import sys, muninn.kernels.launch, muninn.kernels.references; print('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout == "False\n"
 
 
 _SIMULATED = """
 import numpy as np
 import muninn
-from muninn.kernels import device, twins
+from muninn.kernels import device, references
 cuda, rng = device.cuda, np.random.default_rng(1)
 for size, counts in ((1, (1,)), (257, (1, 2)), (600, (2,))):
     for blocks in counts:
         data = rng.integers(0, 1 << 64, size, np.uint64)
         def both(name, *arguments):
             results = []
-            for run in (getattr(twins, name), getattr(device, name)[blocks, device.BLOCK_THREADS]):
+            for run in (getattr(references, name), getattr(device, name)[blocks, device.BLOCK_THREADS]):
                 given = [argument.copy() if isinstance(argument, np.ndarray) else argument for argument in arguments]
                 run(*given)
                 results.append(given)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from lab import Lab
 
-from muninn.control import atomics, layout, leases
-from muninn.control.clock import monotonicMs
+from muninn.control import layout, leases
 from muninn.errors import TableFull
+from muninn.system import atomics
+from muninn.system.clock import monotonicMs
 
 
 def test_aHeldRowIsFoundByItsHolder(lab: Lab) -> None:

@@ -14,8 +14,8 @@ import pytest
 from muninn.api import admin
 from muninn.cli import doctor, limits
 from muninn.cli.finding import Finding, tried
-from muninn.control import atomics, groups, room, threads
-from muninn.control.room import GroupLimit
+from muninn.system import atomics, cgroups, hostmemory, threads
+from muninn.system.hostmemory import GroupLimit
 
 GIB = 1 << 30
 SHARING = "import muninn, numpy; muninn.share(numpy.arange(3)); print('shared')"
@@ -89,8 +89,8 @@ def test_theControlGroupsLimitsAreFound(
     monkeypatch: pytest.MonkeyPatch, group: GroupLimit | None, tasks: int | None, verdict: str, said: str
 ) -> None:
     """Broken: "ok: none of files, memory or threads" in a container of 64 MB."""
-    monkeypatch.setattr(room, "groupLimit", lambda: group)
-    monkeypatch.setattr(groups, "mostTasks", lambda: tasks)
+    monkeypatch.setattr(hostmemory, "groupLimit", lambda: group)
+    monkeypatch.setattr(cgroups, "mostTasks", lambda: tasks)
     finding = limits.controlGroup()
     assert finding.verdict == verdict and said in finding.text()
 

@@ -13,11 +13,12 @@ import pytest
 
 import muninn
 from muninn.api import listing
-from muninn.api.membership import current
 from muninn.broker.candidacy import Candidacy
-from muninn.broker.upkeep import Upkeep
+from muninn.broker.maintenance import Upkeep
 from muninn.broker.watchdog import Watchdog
-from muninn.control import atomics, clock, layout
+from muninn.control import layout
+from muninn.session.membership import current
+from muninn.system import atomics, clock
 from support import Actor, ActorError, eventually
 
 Start = Callable[..., Actor]

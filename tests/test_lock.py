@@ -10,8 +10,9 @@ from collections.abc import Callable
 import pytest
 
 import muninn
-from muninn.api import membership
-from muninn.control import atomics, layout
+from muninn.control import layout
+from muninn.session import membership
+from muninn.system import atomics
 from support import Actor, ActorError, eventually
 
 Start = Callable[..., Actor]

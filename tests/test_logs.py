@@ -1,4 +1,4 @@
-"""`control/logs.py`: what Muninn says by `logging`."""
+"""`system/logs.py`: what Muninn says by `logging`."""
 
 from __future__ import annotations
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from lab import Lab
 
-from muninn.api.membership import current
-from muninn.control import atomics, layout
+from muninn.control import layout
 from muninn.control.members import MemberKey, MemberTable, ownPidNamespace, pidOf, processIsGone, programName, startTimeOf
 from muninn.errors import DomainChanged, TableFull
+from muninn.session.membership import current
+from muninn.system import atomics
 from support import Actor, eventually
 
 
@@ -150,7 +151,7 @@ def test_theByteOfASlotIsItsMembersOnly(domain: str, actor: Callable[..., Actor]
 
 def test_aByteThatIsLostByAReadIsTakenAgain(domain: str, actor: Callable[..., Actor]) -> None:
     """POSIX locks go with any descriptor of the file. Broken: only a descriptor of ours that was closed was missed."""
-    other = actor("here = muninn.api.membership.current()").join()
+    other = actor("here = muninn.session.membership.current()").join()
     path = current().places.lockPath
     (key,) = (key for key in current().members.live() if current().members.identity(key.slot).pid == other.pid)
     isLocked = current().block.lockFile.slotIsLocked
@@ -167,7 +168,7 @@ def test_whoseByteIsAnothersByNowIsInItNoMore(lab: Lab, actor: Callable[..., Act
     with open(lab.lockFile.places.lockPath):
         pass
     other = actor(
-        "from muninn.control.lockfile import LockFile\nfrom muninn.control.places import Places\n"
+        "from muninn.control.lockfile import LockFile\nfrom muninn.storage.paths import Places\n"
         f"file = LockFile(Places(os.getuid(), {lab.places.domain!r}))"
     )
     assert other.do("file.lockSlot(3)")

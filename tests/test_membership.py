@@ -1,4 +1,4 @@
-"""`api/membership.py`: one process in its domain, and how it goes."""
+"""`session/membership.py`: one process in its domain, and how it goes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from typing import Any
 import pytest
 
 import muninn
-from muninn.api import entry, membership
 from muninn.broker.broker import Broker
-from muninn.control import atomics, layout
+from muninn.control import layout
 from muninn.control.block import openOrCreate
 from muninn.control.header import unlinkBlock
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable
-from muninn.control.places import Places
 from muninn.errors import ProtocolViolation, TableFull
+from muninn.session import entry, membership
+from muninn.storage.paths import Places
+from muninn.system import atomics
 from support import Actor, ActorError, Background, eventually
 
 
@@ -282,7 +283,7 @@ def test_aTableThatIsFullOfTheDeadIsWaitedFor(domain: str, actor: Callable[..., 
 
 INSIDE = """
 import threading
-from muninn.api import membership
+from muninn.session import membership
 b, lock, inside, gate = muninn.open("a", access="readWrite"), muninn.Lock("l"), threading.Event(), threading.Event()
 def work():
     with lock if what == "lock" else b.write() as view:
@@ -361,7 +362,7 @@ def test_aLeaseThatIsGivenBackLateIsNotTheNextMembers(domain: str) -> None:
 #: While the process joins, a signal reaches its main thread.
 _SIGNALLED = """
 import signal, threading
-from muninn.api import membership
+from muninn.session import membership
 awaitEntry = membership.Membership._awaitEntry
 def signalled(self):
     signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
@@ -413,7 +414,7 @@ def test_whoDiesWhileItWithdrawsTheBlockLosesNothing(domain: str, actor: Callabl
     """Somebody has shared meanwhile, or nobody has. Broken: the next process made a new block beside the journals of the old one."""
     for number in range(1, 6):
         leaving = actor(
-            "import signal\nfrom muninn.api import membership\nfrom muninn.control import atomics\nmuninn.domainInfo()\ncurrent = membership.current()\n"
+            "import signal\nfrom muninn.session import membership\nfrom muninn.system import atomics\nmuninn.domainInfo()\ncurrent = membership.current()\n"
             f"owner = atomics if '{dies}' in dir(atomics) else os\nreal = getattr(owner, '{dies}')\ncalls = []\n"
             "def dying(*arguments, **keywords):\n"
             "    calls.append(1)\n"

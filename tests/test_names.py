@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api import names
-from muninn.api.membership import current
-from muninn.api.names import NameWait
 from muninn.control import layout
 from muninn.control.index import NameIndex
+from muninn.session import names
+from muninn.session.membership import current
+from muninn.session.names import NameWait
 from support import Actor, Background, eventually
 
 Start = Callable[..., Actor]

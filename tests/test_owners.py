@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.control import atomics, layout
+from muninn.control import layout
 from muninn.errors import WriterDied
+from muninn.system import atomics
 from support import Actor, Background, eventually
 
 Start = Callable[..., Actor]

@@ -14,16 +14,18 @@ import pytest
 from test_folders import asStranger, needsRoot, strange
 
 import muninn
+from muninn.broker.descriptorstore import Vault
 from muninn.broker.journal import Journal
-from muninn.broker.vault import Vault
 from muninn.cli.doctor import _modes
-from muninn.control import descriptors, layout, segments
+from muninn.control import layout
 from muninn.control.block import openOrCreate
 from muninn.control.header import unlinkFile
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
-from muninn.control.places import Places
 from muninn.errors import ControlBlockInvalid, DomainChanged, WriterDied
+from muninn.storage import segments
+from muninn.storage.paths import Places
+from muninn.system import descriptors
 from support import Actor, eventually
 
 __all__ = ["strange"]
@@ -218,7 +220,7 @@ def test_aBrokerWhoseUidChangesInTheMiddleOfARequestGivesItsOfficeUp(actor: Star
     other = actor().join()
     broker.do(
         f"""
-from muninn.control import segments
+from muninn.storage import segments
 from muninn.broker import directory
 unlink = segments.unlink
 def changing(*arguments):
@@ -237,7 +239,7 @@ segments.unlink = changing
 
 
 def segmentsOf(member: Actor) -> object:
-    return member.do("muninn.api.membership.current().places.segments()")
+    return member.do("muninn.session.membership.current().places.segments()")
 
 
 _TOGGLING = """

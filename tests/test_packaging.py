@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from muninn.control import atomics
+from muninn.system import atomics
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from muninn.control import atomics
+from muninn.system import atomics
 
 ROOT = Path(__file__).parent.parent
 HEADERS = [path for path in sorted((ROOT / "cshim").glob("*.h")) if path.name != "layout.h"]

@@ -15,15 +15,16 @@ from lab import Lab
 
 import muninn
 from muninn.api import admin
-from muninn.api.membership import current
 from muninn.broker import journal, repair
 from muninn.config import loadSettings
-from muninn.control import block, layout, lockfile, segments
+from muninn.control import block, layout, lockfile
 from muninn.control.block import create
 from muninn.control.header import unlinkBlock
 from muninn.control.layout import Geometry
-from muninn.control.places import Places
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DomainDraining, HostMemoryFull, WriterDied
+from muninn.session.membership import current
+from muninn.storage import segments
+from muninn.storage.paths import Places
 from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -229,7 +230,7 @@ def test_twoLivingBlocksOfOneNameDoNotMix(domain: str, actor: Start) -> None:
 def test_aBlockWhoseDirectoryOrLockFileIsRemovedIsLost(domain: str, actor: Start, removed: str) -> None:
     """Its public name is there still. Broken: its broker resigned in a loop, as there was no place for a journal."""
     first = actor("held = muninn.share(np.arange(3), name='a')")
-    epoch = "muninn.api.membership.current().election.epoch()"
+    epoch = "muninn.session.membership.current().election.epoch()"
     places, before = Places(os.getuid(), domain), first.do(epoch)
     shutil.rmtree(places.directory, ignore_errors=True) if removed == "directory" else os.unlink(places.lockPath)
     assert first.do("muninn.share(np.arange(2), name='b').array.tolist()") == [0, 1]
@@ -393,7 +394,7 @@ def test_aRepairThatIsKilledLosesNothing(domain: str, actor: Start, step: str, r
 _KILLED = """
 import signal
 from muninn.api import admin
-from muninn.control import atomics
+from muninn.system import atomics
 calls = 0
 owner = atomics if hasattr(atomics, '{step}') else os
 real = getattr(owner, '{step}')
@@ -476,14 +477,14 @@ def test_aDomainWhoseEpochsAreHalfUsedUpBeginsAnew(domain: str, actor: Start) ->
     """Broken: at 2 to the 24 the epoch ran over into the incarnation, and nothing could be created or freed any more."""
     _makeAndEnd(actor)
     actor(
-        "from muninn.control.places import Places\nfrom muninn.control.lockfile import LockFile\nfrom muninn.control.block import openOrCreate\n"
+        "from muninn.storage.paths import Places\nfrom muninn.control.lockfile import LockFile\nfrom muninn.control.block import openOrCreate\n"
         "from muninn.control.election import Election\nfrom muninn.control.layout import Geometry\nfrom muninn.control.rows import MAX_EPOCH\n"
         "places = Places(os.getuid(), os.environ['MUNINN_DOMAIN'])\n"
         "Election(openOrCreate(places, LockFile(places), Geometry.of(256, 16384, 2048))).startAt(MAX_EPOCH - 3)"
     ).kill()
     for number in range(4):
         fresh = actor(f"muninn.share(np.arange(3) + {number}, name='k{number}')")
-        assert fresh.do("current = muninn.api.membership.current()\ncurrent.election.epoch()") < 1000
+        assert fresh.do("current = muninn.session.membership.current()\ncurrent.election.epoch()") < 1000
         assert fresh.do(f"[int(muninn.open(f'k{{n}}').array[0]) for n in range({number + 1})]") == list(range(number + 1))
         fresh.kill()
     assert muninn.open("n2").array.tolist() == [2] * 1000

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lab import Lab, describe
 
-from muninn.control import atomics, layout
+from muninn.control import layout
 from muninn.control.rows import MAX_INCARNATION, Deposed, RowDescription, RowState, RowTable
 from muninn.errors import ControlBlockInvalid, HostMemoryFull, TableFull
+from muninn.system import atomics
 from muninn.terms import ACCESSES, LIFETIMES, MODES, TRANSPORTS, Lifetime, Mode
 
 _u64 = st.integers(0, (1 << 62) - 1)

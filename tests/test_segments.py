@@ -10,9 +10,11 @@ import threading
 import numpy as np
 import pytest
 
-from muninn.control import layout, segments
-from muninn.control.places import Places
+from muninn.control import layout
 from muninn.errors import BufferFreed, ControlBlockInvalid, HostMemoryFull
+from muninn.storage import segments
+from muninn.storage.paths import Places
+from muninn.system import pages
 from support import eventually, leftovers
 
 
@@ -152,8 +154,8 @@ def test_whatCanNotFitIsRefusedBeforeAPageIsTaken(places: Places, monkeypatch: p
     """Broken: `reserve` asked nobody, and the kernel's out-of-memory killer had the answer."""
     fd = segments.create(places, 0, 1, 4 * layout.PAGE_BYTES)
     mapping = segments.Mapping(fd, 4 * layout.PAGE_BYTES, writable=True)
-    monkeypatch.setattr(segments.room, "availableBytes", lambda: layout.PAGE_BYTES)
-    monkeypatch.setattr(segments.room, "_kept", (0.0, 0))
+    monkeypatch.setattr(segments.hostmemory, "availableBytes", lambda: layout.PAGE_BYTES)
+    monkeypatch.setattr(segments.hostmemory, "_kept", (0.0, 0))
     with pytest.raises(HostMemoryFull, match="16K do not fit: .* has room for 4K") as raised:
         segments.reserve(fd, mapping, 1)
     assert "a larger /dev/shm does not help" in raised.value.fix, "it said to enlarge /dev/shm"
@@ -180,14 +182,14 @@ _SHM = "24 21 0:22 / /dev/shm rw,nosuid - tmpfs tmpfs rw,size=24684084k"
     ],
 )
 def test_aMountSaysWhetherItHasHugePages(machine: str, mounts: list[str], expected: str) -> None:
-    assert segments.offered(machine, "\n".join(mounts) + "\n") == expected
+    assert pages.offered(machine, "\n".join(mounts) + "\n") == expected
 
 
 def test_asksForHugePagesWhereTheyAreOffered(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(segments.atomics, "advise", lambda address, sizeBytes, advice: asked.append(advice) or 0)
-    fd = segments.create(places, 1, 2, segments.HUGE_PAGE_BYTES)
-    mapping = segments.Mapping(fd, segments.HUGE_PAGE_BYTES, writable=True)
+    fd = segments.create(places, 1, 2, pages.HUGE_PAGE_BYTES)
+    mapping = segments.Mapping(fd, pages.HUGE_PAGE_BYTES, writable=True)
     os.close(fd)
     for offer, expected in (("never", []), ("unavailable", []), ("advise", [14]), ("within_size", [14]), ("always", [14])):
         monkeypatch.setattr(segments, "hugePages", lambda offer=offer: offer)

@@ -13,8 +13,8 @@ import pytest
 
 import muninn
 from muninn import errors
-from muninn.api.membership import current
 from muninn.errors import BufferExists, BufferMismatch
+from muninn.session.membership import current
 from support import Actor, ActorError, Background, eventually, leftovers
 
 Start = Callable[..., Actor]

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api.membership import current
-from muninn.control import layout, segments
-from muninn.control.places import Places
+from muninn.control import layout
 from muninn.errors import BufferExists
+from muninn.session.membership import current
+from muninn.storage import segments
+from muninn.storage.paths import Places
 from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -260,7 +261,7 @@ def test_theNextMemberAdoptsWhatAllTheDeadLeft(domain: str, actor: Start) -> Non
 def test_collectsTheRowsOfDeadCreators(domain: str, actor: Start) -> None:
     """A creator is killed between grant and commit, with memory made already; once under a living broker, once together with it."""
     code = """
-from muninn.api import creation
+from muninn.session import creation
 commit = creation._commit
 creation._commit = lambda *arguments: time.sleep(600)
 """
@@ -331,7 +332,7 @@ def test_aNameIsCreatedByOneOfManyThreads(domain: str) -> None:
 
 def test_collectsSegmentsThatNoRowVouchesFor(domain: str, actor: Start) -> None:
     keeper = actor("kept = muninn.share(b'x', name='kept')")
-    identity = keeper.do("muninn.api.membership.current().block.identity")
+    identity = keeper.do("muninn.session.membership.current().block.identity")
     for row, incarnation in ((0, 77), (5, 1), (400000, 3)):
         os.close(segments.create(Places(os.getuid(), domain, identity), row, incarnation, 4096))
     assert len(leftovers(domain)) == 4
@@ -385,7 +386,7 @@ for number in range(60):
             mine = muninn.share(np.full(3, number), name=f'm{number}', lifetime='lastClose')
             assert muninn.open(f'm{number}').array[0] == number
             if number % 2:
-                from muninn.api import membership
+                from muninn.session import membership
                 membership.current().leave()
             status = 0
         except BaseException as error:
@@ -406,7 +407,7 @@ def test_joiningAndLeavingLeavesNothingInTheProcess(domain: str, actor: Start, c
         muninn.share(b"x", name="kept")
     member = actor("""
 import gc, threading
-from muninn.api import membership
+from muninn.session import membership
 def cycle():
     buffer = muninn.share(np.arange(3), lifetime='lastClose')
     assert buffer.array.sum() == 3
@@ -472,7 +473,7 @@ def test_aTakeoverDoesNotWaitForRowsThatNobodyAsksFor(domain: str, actor: Start)
     impatient = {"MUNINN_TAKEOVER_MS": "100"}
     broker = actor(
         """
-from muninn.api.membership import current
+from muninn.session.membership import current
 from muninn.control import layout
 from muninn.control.rows import RowDescription
 from muninn.terms import Access, Lifetime, Mode

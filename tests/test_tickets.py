@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from muninn.control import atomics, layout
+from muninn.control import layout
 from muninn.control import tickets as ticketing
 from muninn.control.layout import TICKET_DONE, TICKET_PENDING, TICKET_POISONED, TICKET_RING
 from muninn.control.members import MemberKey
 from muninn.control.tickets import Tickets
+from muninn.system import atomics
 from support import Background
 
 _MINE, _THEIRS = MemberKey(0, 1), MemberKey(5, 70000)

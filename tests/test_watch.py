@@ -11,9 +11,9 @@ import pytest
 from lab import Lab, Member
 
 import muninn
-from muninn.control import atomics
 from muninn.control import watch as watching
 from muninn.control.watch import Watcher
+from muninn.system import atomics
 from support import Actor, Background, eventually
 
 _MINUTE_NS = 60_000_000_000

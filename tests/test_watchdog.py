@@ -19,17 +19,19 @@ import pytest
 from lab import Lab, Member, describe, usage
 
 import muninn
-from muninn.api.membership import Membership, current
 from muninn.broker import broker as brokerModule
-from muninn.broker import requests, upkeep, watchdog
+from muninn.broker import maintenance, watchdog
 from muninn.broker.broker import Broker
-from muninn.control import atomics, claims, clock, generations, layout, leases, members, wire
-from muninn.control.clock import monotonicMs
+from muninn.control import generations, layout, leases, members, ownerlock
 from muninn.control.members import MemberTable
 from muninn.control.rows import Deposed
 from muninn.control.tickets import Tickets
 from muninn.errors import ProtocolViolation
+from muninn.session.membership import Membership, current
+from muninn.system import atomics, clock
+from muninn.system.clock import monotonicMs
 from muninn.terms import Mode
+from muninn.wire import messages, requests
 from support import Actor, ActorError, Background, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -49,7 +51,7 @@ class Peer:
         socket.send_fds(self.socket, [raw], descriptors or [])
         for _ in range(6):
             self._broker.step(0)
-        answer = wire.receive(self.socket)
+        answer = messages.receive(self.socket)
         return answer[0] if answer else None
 
 
@@ -88,7 +90,7 @@ def _hello(member: Member, **changes: object) -> bytes:
         b"\x82\xa2op" + _deep(500) + b"\xa4name\xa1x",
         msgpack.packb({"op": "hello", "slot": 1 << 40, "generation": 1, "nonce": 1, "allocations": []}),
         msgpack.packb({"op": "bring", "allocations": [[1 << 63, 1 << 63]]}),
-        b"x" * wire.MAX_MESSAGE_BYTES,
+        b"x" * messages.MAX_MESSAGE_BYTES,
     ],
 )
 def test_nonsenseIsAnsweredWithAnErrorAndHarmsNobody(served: tuple[Lab, Broker, Member], raw: bytes) -> None:
@@ -124,7 +126,7 @@ def test_aHelloNeedsAPidfdOfTheMemberItself(served: tuple[Lab, Broker, Member]) 
     good = os.pidfd_open(os.getpid())
     assert Peer(lab, broker).ask(_hello(member, nonce=1), [good]) != {"epoch": 1}
     assert Peer(lab, broker).ask(_hello(member), [good]) == {"epoch": 1}
-    wire.closeAll([*descriptors, good])
+    messages.closeAll([*descriptors, good])
 
 
 def test_namesThatNoRowCanHoldAreRefused(served: tuple[Lab, Broker, Member]) -> None:
@@ -418,10 +420,10 @@ def test_aDeposedBrokerServesNobody(served: tuple[Lab, Broker, Member]) -> None:
 def test_anotherUserIsRefused(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: whoever could connect was served."""
     lab, broker, _ = served
-    monkeypatch.setattr(wire, "peerOf", lambda connection: (1, os.getuid() + 1))
+    monkeypatch.setattr(messages, "peerOf", lambda connection: (1, os.getuid() + 1))
     stranger = Peer(lab, broker)
     broker.step(0)
-    assert not broker._sessions and wire.receive(stranger.socket) is None
+    assert not broker._sessions and messages.receive(stranger.socket) is None
 
 
 def test_aHelloOfTheDeadIsRefused(served: tuple[Lab, Broker, Member]) -> None:
@@ -641,18 +643,18 @@ def test_aClaimOfTheDeadIsNobodysForEver(lab: Lab) -> None:
     claiming.acquire(address, dead.key, lambda *_: False, 0)
     dead.die()
     broker._watchdog.reclaim(dead.key)
-    owner = claims.ownerOf(atomics.loadAcquire32(address))
+    owner = ownerlock.ownerOf(atomics.loadAcquire32(address))
     assert owner is not None and owner[0] >= layout.MAX_MEMBERS_LIMIT
     following = lab.member()
     assert claiming.acquire(address, following.key, lambda slot, _: slot >= lab.members.count, 0) is False, "recovered"
-    claims.markDead(address, dead.key)
-    assert claims.belongsTo(atomics.loadAcquire32(address), following.key), "a late broker does not take it from its next owner"
+    ownerlock.markDead(address, dead.key)
+    assert ownerlock.belongsTo(atomics.loadAcquire32(address), following.key), "a late broker does not take it from its next owner"
 
 
 def test_manyMembersCostADescriptorEach(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: two each. A death is proven all the same, also where a forked child keeps the connection."""
     monkeypatch.setattr(watchdog, "MAX_PIDFDS", 1)
-    monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.1)
+    monkeypatch.setattr(maintenance, "SWEEP_SECONDS", 0.1)
     muninn.share(b"mine", name="mine")
     before = len(os.listdir("/proc/self/fd"))
     members = [actor("held = muninn.share(b'x')") for _ in range(4)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Any, NamedTuple
 
-from muninn.api import membership
-from muninn.api.names import LOOK, absent
 from muninn.control import leases
 from muninn.errors import BrokerUnavailable, BufferNotFound
+from muninn.session import membership
+from muninn.session.names import LOOK, absent
 from muninn.terms import asName, asTenant
 
 #: What a member has open when it looks whether it can serve.
@@ -110,7 +110,7 @@ def repair() -> dict[str, Any]:
     from muninn.broker.repair import rebuild
     from muninn.config import loadSettings
     from muninn.control.layout import Geometry
-    from muninn.control.places import Places
+    from muninn.storage.paths import Places
 
     control = loadSettings().control
     if membership.isJoined():

@@ -13,7 +13,7 @@ from ctypes import ArgumentError
 from typing import Any, ParamSpec, TypeVar
 
 from muninn.config.variables import nearest
-from muninn.control.deadlines import isTruth
+from muninn.system.deadlines import isTruth
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

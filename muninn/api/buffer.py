@@ -12,24 +12,27 @@ from typing import Any
 
 import numpy as np
 
-from muninn.api import creation, fences, readonly, views
+from muninn.api import views
 from muninn.api.arguments import named
-from muninn.api.dtypes import dtypeOf, shown
-from muninn.api.gpus import deviceOf
-from muninn.api.holdings import Holding, checkExpiry
 from muninn.api.listing import describeRow, htmlOf
-from muninn.api.loading import load
-from muninn.api.membership import current
-from muninn.api.publications import nextOf
-from muninn.api.snapshots import READ_BOUND_SECONDS, snapshot
-from muninn.api.turns import WITHOUT_STREAM, Reading, Writing
-from muninn.api.waiting import waited
 from muninn.config.sizes import asText
-from muninn.control import aside, layout
-from muninn.control.clock import monotonicMs
-from muninn.control.deadlines import secondsOf, timeoutOf
-from muninn.devices import arrays
+from muninn.control import layout
 from muninn.errors import BufferFreed, ControlBlockInvalid, PermissionDenied
+from muninn.interop import arrays, readonly
+from muninn.interop.dtypes import dtypeOf, shown
+from muninn.session import creation
+from muninn.session.gpus import deviceOf
+from muninn.session.lateimports import load
+from muninn.session.membership import current
+from muninn.session.openbuffers import Holding, checkExpiry
+from muninn.sync import fences
+from muninn.sync.access import WITHOUT_STREAM, Reading, Writing
+from muninn.sync.asyncwait import waited
+from muninn.sync.publications import nextOf
+from muninn.sync.snapshots import READ_BOUND_SECONDS, snapshot
+from muninn.system import aside
+from muninn.system.clock import monotonicMs
+from muninn.system.deadlines import secondsOf, timeoutOf
 from muninn.terms import Access, Renew, asRenew
 
 
@@ -197,9 +200,7 @@ class MuninnBuffer:
         secret = holding.membership.block.secret
         access = Access.READ_WRITE if self._writable else Access.READ_ONLY
         description = holding.description
-        issued: bytes = load().capabilities.issue(
-            secret, holding.row, holding.incarnation, access, description.sizeBytes, description.tenant
-        )
+        issued: bytes = load().handles.issue(secret, holding.row, holding.incarnation, access, description.sizeBytes, description.tenant)
         return issued
 
     def describe(self) -> dict[str, Any]:

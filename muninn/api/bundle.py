@@ -14,15 +14,16 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from muninn.api import creation, views
+from muninn.api import views
 from muninn.api.arguments import checkPassed, named, passingOn, requireCallable
 from muninn.api.buffer import MuninnBuffer
-from muninn.api.dtypes import asDtype, shown
-from muninn.api.holdings import Holding
-from muninn.api.memory import Memory, Stage
 from muninn.api.sharing import _asArray, openAny
 from muninn.control import layout
 from muninn.errors import BufferMismatch, ControlBlockInvalid, InvalidArgument, InvalidDtype
+from muninn.interop.dtypes import asDtype, shown
+from muninn.session import creation
+from muninn.session.mappings import Memory, Stage
+from muninn.session.openbuffers import Holding
 from muninn.terms import asRenew
 
 _ALIGNMENT = 256

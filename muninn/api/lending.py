@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from muninn.api import creation
 from muninn.api.buffer import MuninnBuffer
-from muninn.api.dtypes import shown
-from muninn.api.gpus import deviceOf
-from muninn.api.membership import Membership, current
-from muninn.api.memory import addressOf
-from muninn.control import aside, clock, leases
-from muninn.control.logs import Log
-from muninn.devices.arrays import ForeignArray, describeArray
+from muninn.control import leases
 from muninn.errors import DeviceUnavailable, InvalidArgument, MuninnError
+from muninn.interop.arrays import ForeignArray, describeArray
+from muninn.interop.dtypes import shown
+from muninn.session import creation
+from muninn.session.gpus import deviceOf
+from muninn.session.mappings import addressOf
+from muninn.session.membership import Membership, current
+from muninn.system import aside, clock
+from muninn.system.logs import Log
 from muninn.terms import Mode, Renew, asMode
 
 if TYPE_CHECKING:
-    from muninn.api.holdings import Holding
     from muninn.devices.port import Device
+    from muninn.session.openbuffers import Holding
 
 _log = Log("muninn.member")
 _LOOK_SECONDS = 0.005

@@ -7,18 +7,20 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from muninn.api.arguments import named
-from muninn.api.dtypes import nameOf, plain
-from muninn.api.gpus import deviceOf
-from muninn.api.lingering import lingering
-from muninn.api.membership import Membership, current
+from muninn.api.freedmemory import lingering
 from muninn.config.sizes import asText
-from muninn.control import aside, clock, layout, leases, segments
-from muninn.control.clock import monotonicMs
+from muninn.control import layout, leases
 from muninn.control.drain import Drain
 from muninn.control.generations import Generation
 from muninn.control.rows import RowDescription, RowState
 from muninn.devices import handle
 from muninn.errors import ControlBlockInvalid, MuninnError
+from muninn.interop.dtypes import nameOf, plain
+from muninn.session.gpus import deviceOf
+from muninn.session.membership import Membership, current
+from muninn.system import aside, clock
+from muninn.system.clock import monotonicMs
+from muninn.system.pages import hugePages
 from muninn.terms import Mode
 
 if TYPE_CHECKING:
@@ -182,7 +184,7 @@ class _Moment:
 
     def _ofHugePages(self) -> str:
         if self._hugePages is None:
-            self._hugePages = segments.hugePages()
+            self._hugePages = hugePages()
         return self._hugePages
 
     def _describeHold(self, hold: leases.Hold) -> dict[str, Any]:

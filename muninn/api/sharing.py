@@ -9,19 +9,10 @@ from typing import Any, Never
 
 import numpy as np
 
-from muninn.api import creation, lending
+from muninn.api import lending
 from muninn.api.arguments import checkKeywords, checkPassed, keywordsOf, named, passingOn, requireCallable, unwrapped
 from muninn.api.buffer import MuninnBuffer
-from muninn.api.dtypes import dtypeOf, shown
-from muninn.api.holdings import Holding
-from muninn.api.loading import load
-from muninn.api.lock import Lock
-from muninn.api.membership import Membership, current
-from muninn.api.names import LOOK, NameWait, absent
-from muninn.control import clock, layout
-from muninn.control.deadlines import deadlineOf, isTruth, remaining, secondsOf, timeoutOf
-from muninn.control.digests import digestOf
-from muninn.devices.arrays import isOnDevice
+from muninn.control import layout
 from muninn.errors import (
     BufferExists,
     BufferMismatch,
@@ -32,6 +23,17 @@ from muninn.errors import (
     InvalidArgument,
     PermissionDenied,
 )
+from muninn.interop.arrays import isOnDevice
+from muninn.interop.dtypes import dtypeOf, shown
+from muninn.session import creation
+from muninn.session.lateimports import load
+from muninn.session.membership import Membership, current
+from muninn.session.names import LOOK, NameWait, absent
+from muninn.session.openbuffers import Holding
+from muninn.sync.lock import Lock
+from muninn.system import clock
+from muninn.system.deadlines import deadlineOf, isTruth, remaining, secondsOf, timeoutOf
+from muninn.system.digests import digestOf
 from muninn.terms import Access, Mode, Renew, Reserve, asAccess, asMode, asName, asRenew, asTenant
 
 _CREATION_BOUND_SECONDS = 60.0
@@ -184,7 +186,7 @@ def openHandle(
     handle: bytes, name: str | None = None, access: Access | None = None, renew: Renew = Renew.AUTO, tenant: str | None = None
 ) -> MuninnBuffer:
     """Open what a handle names, with at most the rights in it. `name` only makes the error clearer."""
-    membership, capabilities = current(), load().capabilities
+    membership, capabilities = current(), load().handles
     capability = capabilities.check(membership.block.secret, handle)
     inRange = capability.row < membership.rows.count()
     holding = membership.holdings.hold(capability.row, capability.incarnation) if inRange else None

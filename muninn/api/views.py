@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from muninn.devices import arrays, dlpack
 from muninn.errors import DeviceUnavailable
+from muninn.interop import arrays, dlpack
 
 if TYPE_CHECKING:
-    from muninn.api.memory import Memory
+    from muninn.session.mappings import Memory
 
 _CPU, _CUDA = 1, 2  # kDLCPU, kDLCUDA (dlpack.h)
 

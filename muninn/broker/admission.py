@@ -12,14 +12,14 @@ import resource
 import select
 from collections.abc import Callable
 
-from muninn.broker import requests
-from muninn.control import descriptors, green, wire
-from muninn.control.descriptors import Descriptor, Socket
 from muninn.control.election import Election, Term
-from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import Deposed
 from muninn.errors import DescriptorsExhausted
+from muninn.system import descriptors, green
+from muninn.system.descriptors import Descriptor, Socket
+from muninn.system.logs import Log
+from muninn.wire import messages, requests
 
 _log = Log("muninn.broker")
 #: What the hello of a member takes in passing: its pidfd, a file of /proc, and one to go on with.
@@ -62,7 +62,7 @@ class Admission:
         except (BlockingIOError, ConnectionAbortedError):
             return None
         try:
-            _, uid = wire.peerOf(connection)
+            _, uid = messages.peerOf(connection)
             if uid != os.geteuid():
                 _log.warning("refused a connection of uid %d", uid)
             elif self._hasRoom() or (self._economize() and self._hasRoom()):
@@ -100,7 +100,7 @@ class Admission:
             taken = [descriptors.duplicate(self._anyFd) for _ in range(_PASSING_DESCRIPTORS)]
         except OSError:
             return False
-        wire.closeAll(taken)
+        messages.closeAll(taken)
         return True
 
     def _refuse(self, connection: Socket) -> None:
@@ -110,8 +110,8 @@ class Admission:
             poll.register(connection.fileno(), select.POLLIN)
             if poll.poll(_HELLO_MS):
                 # What is unread at the end would hide the answer. There is no room for its descriptors, and the kernel closes them.
-                connection.recv(wire.MAX_MESSAGE_BYTES)
-            wire.send(connection, requests.failure(self._exhausted()))
+                connection.recv(messages.MAX_MESSAGE_BYTES)
+            messages.send(connection, requests.failure(self._exhausted()))
 
     def _exhausted(self) -> DescriptorsExhausted:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

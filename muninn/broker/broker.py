@@ -13,25 +13,21 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 
-from muninn.broker import requests
 from muninn.broker.admission import Admission
 from muninn.broker.catalog import Catalog, Usage
 from muninn.broker.directory import Directory
 from muninn.broker.inbox import Inbox, duplicated
 from muninn.broker.journal import Journal, dropCopies
 from muninn.broker.limits import Limits
+from muninn.broker.maintenance import SWEEP_SECONDS, Upkeep
 from muninn.broker.sessions import SenderGone, Session
-from muninn.broker.upkeep import SWEEP_SECONDS, Upkeep
 from muninn.broker.watchdog import Watchdog
-from muninn.control import aside, atomics, layout, leases, ownership, wire
+from muninn.control import layout, leases
 from muninn.control.block import BlockLost, ControlBlock
-from muninn.control.descriptors import Descriptor, OwnEvent, OwnPoll, OwnSocket, Socket, unixSocket
 from muninn.control.drain import Drain
 from muninn.control.election import Election, Term
-from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable, pidOf
 from muninn.control.rows import Deposed
-from muninn.control.wire import Message
 from muninn.errors import (
     BufferFreed,
     ControlBlockInvalid,
@@ -42,7 +38,12 @@ from muninn.errors import (
     PermissionDenied,
     ProtocolViolation,
 )
+from muninn.system import aside, atomics, ownership
+from muninn.system.descriptors import Descriptor, OwnEvent, OwnPoll, OwnSocket, Socket, unixSocket
+from muninn.system.logs import Log
 from muninn.terms import asMode
+from muninn.wire import messages, requests
+from muninn.wire.messages import Message
 
 _log = Log("muninn.broker")
 #: How soon a death that was noticed but not yet proven is looked at again.
@@ -252,7 +253,7 @@ class Broker:
         assert session.connection is not None
         try:
             try:
-                received = wire.receive(session.connection, wire.MAX_DESCRIPTORS)
+                received = messages.receive(session.connection, messages.MAX_DESCRIPTORS)
             except BlockingIOError:
                 return  # the event was that of a descriptor of the same number which this step has closed
             if received is None:
@@ -263,12 +264,12 @@ class Broker:
                     self._unproven[pidfd] = _PROOF_ATTEMPTS  # another program may run in its process by now: then the pidfd stays silent
                 return
             reply, descriptors = self._reply(session, *received)
-            wire.send(session.connection, reply, descriptors)
+            messages.send(session.connection, reply, descriptors)
         except MuninnError as error:
             # Bytes that are no request: this peer does not speak our language, so it is told once and let go.
             (_log.info if isinstance(error, SenderGone) else _log.warning)("dropped a connection: %s", error)
             with contextlib.suppress(OSError):
-                wire.send(session.connection, requests.failure(error))
+                messages.send(session.connection, requests.failure(error))
             self._drop(session)
         except OSError as error:
             # The member is gone, or does not read its answers; it will connect again if it lives.
@@ -280,7 +281,7 @@ class Broker:
             # A request that no check refused and no handler can serve. It must not go from broker to broker, and end the term of each.
             _log.exception("dropped a connection")
             with contextlib.suppress(OSError):
-                wire.send(
+                messages.send(
                     session.connection, requests.failure(ProtocolViolation(f"the broker could not serve this: {type(error).__name__}"))
                 )
             self._drop(session)
@@ -306,7 +307,7 @@ class Broker:
             # Not ours to change, and nobody else's either: the word is damaged.
             return requests.failure(ControlBlockInvalid("a row carries an epoch that has not come yet")), ()
         finally:
-            wire.closeAll(descriptors)  # a handler empties the list of those that it keeps
+            messages.closeAll(descriptors)  # a handler empties the list of those that it keeps
 
     def lacks(self, name: str) -> bool:
         """Whether nobody has the name, or is creating it. For any thread; False says little."""

@@ -12,14 +12,15 @@ import os
 import resource
 from typing import TypeGuard
 
-from muninn.control import clock, layout
+from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.control.election import Election, Term
-from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
-from muninn.control.surroundings import fileError, missingShm
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted, DomainChanged, MuninnError
+from muninn.system import clock
+from muninn.system.logs import Log
+from muninn.system.oserrors import fileError, missingShm
 
 _log = Log("muninn.broker")
 #: What a broker opens for itself: journal and copy, sockets, an epoll and its hatch's; and what it needs in passing.

@@ -11,15 +11,17 @@ import contextlib
 from collections.abc import Callable
 
 from muninn.broker.catalog import Catalog, Usage, usageOf
+from muninn.broker.descriptorstore import Vault
 from muninn.broker.journal import Journal, Record, read
-from muninn.broker.vault import Vault
-from muninn.control import atomics, clock, layout, leases, segments
+from muninn.control import layout, leases
 from muninn.control.block import ControlBlock
-from muninn.control.descriptors import Descriptor, own
 from muninn.control.index import NameIndex
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowDescription, RowState, RowTable
 from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, MuninnError, ProtocolViolation
+from muninn.storage import segments
+from muninn.system import atomics, clock
+from muninn.system.descriptors import Descriptor, own
 from muninn.terms import Lifetime, Mode, asMode
 
 #: The fields of a `create` record. One that lacks any is of another version, and says nothing.

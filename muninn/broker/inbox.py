@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from muninn.control import descriptors, wire
-from muninn.control.descriptors import Descriptor, OwnEvent
-from muninn.control.latch import Latch
 from muninn.control.rows import Deposed
-from muninn.control.wire import Message
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted
+from muninn.system import descriptors
+from muninn.system.descriptors import Descriptor, OwnEvent
+from muninn.system.latch import Latch
+from muninn.wire import messages
+from muninn.wire.messages import Message
 
 
 class Asked:
@@ -59,7 +60,7 @@ class Asked:
     def _drop(self) -> None:
         """Close what came with the answer. The asker and the thread that serves may both come here: each takes what it closes."""
         while self.received:
-            wire.closeAll([self.received.pop()])
+            messages.closeAll([self.received.pop()])
 
     def awaited(self, seconds: float) -> tuple[Message, list[Descriptor]]:
         if not self._done.wait(seconds):
@@ -103,7 +104,7 @@ class Inbox:
             if not asked.isForsaken():
                 self._taken = asked
                 return asked
-            wire.closeAll(asked.descriptors)
+            messages.closeAll(asked.descriptors)
         return None
 
     def isEmpty(self) -> bool:
@@ -122,7 +123,7 @@ class Inbox:
                 asked = self._waiting.popleft()
             except IndexError:  # another thread refuses too
                 return
-            wire.closeAll(asked.descriptors)
+            messages.closeAll(asked.descriptors)
             asked.fail(Deposed())
 
 

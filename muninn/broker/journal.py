@@ -28,14 +28,15 @@ from typing import Any
 
 import msgpack
 
-from muninn.control import atomics, layout
-from muninn.control.descriptors import Named
-from muninn.control.files import openFile
-from muninn.control.logs import Log
-from muninn.control.ownership import refusal, requireUnwritten
-from muninn.control.places import COPY_SUFFIX, Places
-from muninn.control.surroundings import fileError, filesLimited, hasProc, isMoved, missingShm
+from muninn.control import layout
 from muninn.errors import ControlBlockInvalid, DomainChanged, HostMemoryFull, MuninnError, PlatformUnsupported
+from muninn.storage.paths import COPY_SUFFIX, Places
+from muninn.system import atomics
+from muninn.system.descriptors import Named
+from muninn.system.files import openFile
+from muninn.system.logs import Log
+from muninn.system.oserrors import fileError, filesLimited, hasProc, isMoved, missingShm
+from muninn.system.ownership import refusal, requireUnwritten
 
 _log = Log("muninn.broker")
 Record = dict[str, Any]

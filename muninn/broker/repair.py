@@ -21,18 +21,20 @@ import os
 from typing import Any
 
 from muninn.broker.journal import Journal, read
-from muninn.control import atomics, layout, segments
+from muninn.control import layout
 from muninn.control.block import ControlBlock, Withdrawal, create, openExisting, reinstate
 from muninn.control.drain import Drain
 from muninn.control.election import Election
 from muninn.control.index import NameIndex
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
-from muninn.control.logs import Log
 from muninn.control.members import MemberTable
-from muninn.control.places import SHM_ROOT, Places, SegmentKey
 from muninn.control.rows import MAX_EPOCH, RowDescription, RowTable
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid
+from muninn.storage import segments
+from muninn.storage.paths import SHM_ROOT, Places, SegmentKey
+from muninn.system import atomics
+from muninn.system.logs import Log
 from muninn.terms import Mode
 
 _log = Log("muninn.broker")

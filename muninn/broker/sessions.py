@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from muninn.control.descriptors import OwnSocket, Socket
 from muninn.control.members import MemberKey
 from muninn.errors import ProtocolViolation
+from muninn.system.descriptors import OwnSocket, Socket
 
 
 class SenderGone(ProtocolViolation):

@@ -13,11 +13,13 @@ import os
 
 from muninn.broker.directory import Directory
 from muninn.broker.journal import SLACK_BYTES, Journal, Record
-from muninn.control import clock, layout
+from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.control.election import Election
-from muninn.control.logs import Log
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted, HostMemoryFull
+from muninn.system import clock
+from muninn.system.logs import Log
+from muninn.system.pages import PAGE_BYTES
 
 _log = Log("muninn.broker")
 #: What a piece costs must not be seen in the time of a request: some 0.2 ms.
@@ -87,7 +89,7 @@ class Snapshot:
             return
         # A journal of the whole term knows what it vouches for; a later one has still to read it.
         ofRowsBytes = self._directory.rows.countInState(layout.ROW_LIVE) * _RECORD_BYTES
-        wantedBytes = layout.PAGE_BYTES + (ofRowsBytes if self._isWanted else self._journal.vouchedBytes)
+        wantedBytes = PAGE_BYTES + (ofRowsBytes if self._isWanted else self._journal.vouchedBytes)
         if self._roomBytes() < wantedBytes:
             self._giveUp(f"{wantedBytes} bytes for a copy are not there")
             return

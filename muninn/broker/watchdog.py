@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from muninn.broker.directory import Directory
-from muninn.control import atomics, claims, layout, leases
+from muninn.control import layout, leases, ownerlock
 from muninn.control.block import ControlBlock
-from muninn.control.descriptors import Descriptor, own
 from muninn.control.generations import Generation
-from muninn.control.logs import Log
 from muninn.control.members import MemberKey, MemberTable, openPidfd, ownPidNamespace
 from muninn.control.tickets import Tickets
+from muninn.system import atomics
+from muninn.system.descriptors import Descriptor, own
+from muninn.system.logs import Log
 
 _log = Log("muninn.broker")
 #: So many members cost the broker two descriptors, the others one.
@@ -216,10 +217,10 @@ class Watchdog:
             return
         first, indices = self._block.rowAddress(0), atomics.indexBuffer(count)
         claimed = atomics.scan32(
-            first + layout.ROW_CLAIM_OFFSET, layout.ROW_BYTES, count, _CLAIM_BITS, claims.claimWord(key), indices, count
+            first + layout.ROW_CLAIM_OFFSET, layout.ROW_BYTES, count, _CLAIM_BITS, ownerlock.claimWord(key), indices, count
         )
         for row in list(indices[: min(claimed, count)]):
-            claims.markDead(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET, key)
+            ownerlock.markDead(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET, key)
             Generation(self._block.rowAddress(row)).wake()
         for row in self._pendingOf(key, count):
             Tickets(self._block.rowAddress(row), self._block.fencesAddress(row)).poison(key)

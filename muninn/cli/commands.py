@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from muninn.cli.listing import printDescription
 from muninn.cli.output import counted, printable, printJson, waitingBy
 from muninn.config.sizes import asText
-from muninn.control import clock
+from muninn.system import clock
 
 if TYPE_CHECKING:
     from muninn import MuninnBuffer
@@ -75,7 +75,7 @@ def _bar(what: str, total: int) -> Iterator[Any]:
 
 def runAlloc(arguments: argparse.Namespace) -> int:
     import muninn
-    from muninn.api.creation import asSize
+    from muninn.session.creation import asSize
 
     if arguments.gpu is not None and arguments.mode == "bigMode":
         arguments.fail("--gpu is for --mode fastMode: the others are in host memory")
@@ -166,7 +166,8 @@ def runDrain(arguments: argparse.Namespace) -> int:
 
 
 def runKeep(arguments: argparse.Namespace) -> int:
-    from muninn.api import admin, membership
+    from muninn.api import admin
+    from muninn.session import membership
 
     stop = _stopped()
     member = membership.joinPreferred()
@@ -211,8 +212,8 @@ def runLoad(arguments: argparse.Namespace) -> int:
 
 def _checkShareable(source: Source) -> None:
     """Say which array of a sound file can not be shared, before anything is allocated."""
-    from muninn.api.creation import asItems
     from muninn.errors import MuninnError
+    from muninn.session.creation import asItems
 
     for key, entry in source.entries.items():
         try:

@@ -77,7 +77,7 @@ def _python() -> Finding:
 
 
 def _primitives() -> Finding:
-    from muninn.control import atomics
+    from muninn.system import atomics
 
     word = ctypes.c_uint64(1)
     works = atomics.casSeqCst64(ctypes.addressof(word), 1, 2) == 1 and word.value == 2
@@ -97,7 +97,7 @@ def _configuration() -> Finding:
 
 
 def _shm() -> Finding:
-    from muninn.control.surroundings import SHM_ROOT, missingShm
+    from muninn.system.oserrors import SHM_ROOT, missingShm
 
     if (missing := missingShm()) is not None:
         raise missing
@@ -174,13 +174,13 @@ def _seccomp() -> Finding:
 
 
 def _hugePages() -> Finding:
-    from muninn.control import segments
-    from muninn.control.places import SHM_ROOT
+    from muninn.storage.paths import SHM_ROOT
+    from muninn.system import pages
 
-    offered = segments.hugePages()
+    offered = pages.hugePages()
     pool = next((line.split()[1] for line in _text("/proc/meminfo").splitlines() if line.startswith("HugePages_Total:")), "0")
     found = f"transparent huge pages in {SHM_ROOT}: {offered}; hugetlb pool: {pool}"
-    if offered in segments.OFFERS_HUGE:
+    if offered in pages.OFFERS_HUGE:
         return Finding("ok", found)
     return Finding("warn", found, f"Large buffers are made several times as fast after `mount -o remount,huge=advise {SHM_ROOT}`, as root")
 
@@ -191,7 +191,7 @@ def _numa() -> Finding:
 
 
 def _futex() -> Finding:
-    from muninn.control import atomics
+    from muninn.system import atomics
 
     word = ctypes.c_uint32(0)
     waits = atomics.futexWait32(ctypes.addressof(word), 0, 1_000_000) == -110
@@ -199,7 +199,7 @@ def _futex() -> Finding:
 
 
 def _robust() -> Finding:
-    from muninn.control import atomics, clock, threads
+    from muninn.system import atomics, clock, threads
 
     word, entry = ctypes.c_uint32(0), ctypes.create_string_buffer(atomics.robustListBytes())
     hold = lambda: atomics.checked(atomics.robustHold(ctypes.addressof(entry), ctypes.addressof(word)), "robust")  # noqa: E731
@@ -213,7 +213,7 @@ def _robust() -> Finding:
 
 
 def _pidfd() -> Finding:
-    from muninn.control import atomics
+    from muninn.system import atomics
 
     pidfd = atomics.opened(atomics.pidfdOpen(os.getpid()), "pidfd_open")
     alive = atomics.pidfdDead(pidfd) == 0
@@ -224,7 +224,7 @@ def _pidfd() -> Finding:
 def _memfd() -> Finding:
     import fcntl
 
-    from muninn.control import atomics
+    from muninn.system import atomics
 
     fd = atomics.opened(atomics.memfdCreate(b"muninn-doctor", 4096), "memfd_create")
     try:
@@ -238,7 +238,7 @@ def _memfd() -> Finding:
 
 
 def _byteLocks() -> Finding:
-    from muninn.control import atomics
+    from muninn.system import atomics
 
     fd = atomics.opened(atomics.memfdCreate(b"muninn-doctor", 4096), "memfd_create")
     try:
@@ -282,7 +282,7 @@ def _device() -> Finding:
 def _domain() -> Finding:
     from muninn.config import loadSettings
     from muninn.control.header import openNamed, readHeader
-    from muninn.control.places import Places
+    from muninn.storage.paths import Places
 
     places = Places(os.geteuid(), loadSettings().control.domain)
     orphans = len(places.segments())
@@ -314,7 +314,7 @@ def _domain() -> Finding:
 def _names() -> Finding:
     """Names that belong to a domain of this user, and are another's: Muninn avoids them, a person should know."""
     from muninn.config import loadSettings
-    from muninn.control.places import SHM_ROOT, Places
+    from muninn.storage.paths import SHM_ROOT, Places
 
     places = Places(os.geteuid(), loadSettings().control.domain)
     stem = places.stem
@@ -334,8 +334,8 @@ def _names() -> Finding:
 def _modes() -> Finding:
     """Files of the domain that are not this user's alone. What others could only read is put right by whoever opens it."""
     from muninn.config import loadSettings
-    from muninn.control.ownership import isWritableByOthers
-    from muninn.control.places import Places
+    from muninn.storage.paths import Places
+    from muninn.system.ownership import isWritableByOthers
 
     places = Places(os.geteuid(), loadSettings().control.domain)
     folder = places.directory

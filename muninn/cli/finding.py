@@ -27,8 +27,8 @@ def tried(check: Callable[[], Finding]) -> Finding:
     except MuninnError as error:
         return _of(error)
     except OSError as error:
-        from muninn.control import threads
-        from muninn.control.surroundings import fileError
+        from muninn.system import threads
+        from muninn.system.oserrors import fileError
 
         if error.errno == errno.EAGAIN and not error.filename:  # no process can be had
             return _of(threads.exhausted())

@@ -68,10 +68,10 @@ def processLimits() -> Finding:
 
 def controlGroup() -> Finding:
     """What a container, a batch system or systemd allows. What is shared counts there, in whichever group touched it first."""
-    from muninn.control import groups, room
+    from muninn.system import cgroups, hostmemory
 
     found, verdict, advice = list[str](), "ok", list[str]()
-    if (group := room.groupLimit()) is not None:
+    if (group := hostmemory.groupLimit()) is not None:
         found.append(f"{group.path} allows {asText(group.limitBytes)}, of which {asText(group.leftBytes)} are free")
         if group.leftBytes < _LEAST_GROUP_BYTES:
             verdict = "warn"
@@ -79,7 +79,7 @@ def controlGroup() -> Finding:
                 "raise it (`docker run --memory=…`, `resources.limits.memory` of a pod): shared memory counts as the group's, "
                 'and what is reserved "lazy" beyond it ends the process that touches it'
             )
-    if (tasks := groups.mostTasks()) is not None:
+    if (tasks := cgroups.mostTasks()) is not None:
         found.append(f"at most {tasks} threads and processes (`pids.max`)")
         if tasks < _ENOUGH_TASKS:
             verdict = "fail" if tasks < _FEWEST_TASKS else "warn"

@@ -8,7 +8,7 @@ from typing import Any
 
 from muninn.cli.output import Row, age, counted, printable, printJson, printTable, waitingBy
 from muninn.config.sizes import asText
-from muninn.control import clock
+from muninn.system import clock
 
 _HEADINGS = ("BUFFER", "MODE", "SIZE", "TENANT", "GPU", "IMPORTERS", "LEASE", "AGE")
 #: The columns whose words people choose.

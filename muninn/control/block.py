@@ -23,9 +23,7 @@ from collections.abc import Callable
 from typing import Final
 
 from muninn.config.sizes import exactly
-from muninn.control import atomics, clock, descriptors, layout
-from muninn.control.clock import monotonicMs as monotonicMs  # the clock of its words
-from muninn.control.descriptors import Descriptor
+from muninn.control import layout
 from muninn.control.header import (
     HEADER,
     IDENTITY,
@@ -41,10 +39,13 @@ from muninn.control.header import (
 )
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile, removedFileHolder
-from muninn.control.logs import Log
-from muninn.control.places import SHM_ROOT, Places
-from muninn.control.surroundings import fileError, missingShm
 from muninn.errors import BrokerUnavailable, DomainChanged, HostMemoryFull
+from muninn.storage.paths import SHM_ROOT, Places
+from muninn.system import atomics, clock, descriptors
+from muninn.system.clock import monotonicMs as monotonicMs  # the clock of its words
+from muninn.system.descriptors import Descriptor
+from muninn.system.logs import Log
+from muninn.system.oserrors import fileError, missingShm
 
 _log = Log("muninn.control")
 #: How long a creator waits for those who live in a block that has lost its names.

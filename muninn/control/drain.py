@@ -8,9 +8,10 @@ two of them leaves the beginning of one text and the end of another, which decid
 
 from __future__ import annotations
 
-from muninn.control import atomics, layout
+from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.control.rows import Deposed
+from muninn.system import atomics
 
 _EPOCH_SHIFT, _TEXT_BYTES = 40, 5
 _TEXT_MASK = (1 << _EPOCH_SHIFT) - 1

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from muninn.control import atomics, layout
+from muninn.control import layout
 from muninn.control.block import ControlBlock
-from muninn.control.green import sleepOn
 from muninn.control.rows import MAX_EPOCH
 from muninn.errors import TableFull
+from muninn.system import atomics
+from muninn.system.green import sleepOn
 
 _SLOT_BITS = 16
 

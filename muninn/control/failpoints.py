@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_PACKAGES = ("control", "broker", "api", "devices")
+_PACKAGES = ("system", "storage", "control", "wire", "interop", "devices", "broker", "session", "sync", "api")
 #: What changes something that outlives the call or that others see, by the module that it is called through.
 _CHANGES: dict[str, frozenset[str]] = {
     "atomics": frozenset(

@@ -12,9 +12,10 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from muninn.control import aside, atomics, clock, layout
-from muninn.control.deadlines import deadlineOf, sleepNs
-from muninn.control.green import sleepOn
+from muninn.control import layout
+from muninn.system import aside, atomics, clock
+from muninn.system.deadlines import deadlineOf, sleepNs
+from muninn.system.green import sleepOn
 
 _COPY_ATTEMPTS = 64
 #: How many publications a copy lets by, and how long it looks at writers, before it takes a reader's turn, which makes the next writer wait

@@ -15,15 +15,16 @@ from typing import NamedTuple
 
 import posix_ipc
 
-from muninn.control import descriptors, layout, ownership
-from muninn.control.descriptors import Descriptor, Known
-from muninn.control.files import openFile
-from muninn.control.folders import warnOfStranger
+from muninn.control import layout
 from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
-from muninn.control.places import Places
-from muninn.control.surroundings import fileError
 from muninn.errors import ControlBlockInvalid
+from muninn.storage.folders import warnOfStranger
+from muninn.storage.paths import Places
+from muninn.system import descriptors, ownership
+from muninn.system.descriptors import Descriptor, Known
+from muninn.system.files import openFile
+from muninn.system.oserrors import fileError
 
 HEADER = struct.Struct("<8sIxxxx16sQIIII")
 IDENTITY = struct.Struct("<QQII")

@@ -11,9 +11,9 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from muninn.control import atomics
-from muninn.control.files import openFile
-from muninn.control.layout import PAGE_BYTES
+from muninn.system import atomics
+from muninn.system.files import openFile
+from muninn.system.pages import PAGE_BYTES
 
 _READ_BYTES = 1 << 20
 

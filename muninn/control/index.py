@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import zlib
 
-from muninn.control import atomics, layout
+from muninn.control import layout
 from muninn.control.block import ControlBlock
+from muninn.system import atomics
 
 _ROW_MASK = 0xFFFFF
 _INCARNATION_SHIFT, _INCARNATION_MASK = 20, 0xFFFFFF

@@ -49,11 +49,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from muninn.errors import ControlBlockInvalid
+from muninn.system.pages import PAGE_BYTES, pagesUp
 
 MAGIC = b"MUNINN\x00\x01"
 #: Changes with any change of this file; members of different versions refuse each other by MNN-0019.
 VERSION = 5
-PAGE_BYTES = 4096
 CACHE_LINE_BYTES = 64
 
 # --- header ------------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ ROW_ORIGIN_OFFSET = ROW_NAME_OFFSET + MAX_NAME_BYTES  # u64, identity in the seg
 # owner: whoever holds the writer claim; odd while it writes. Readers futex-wait on the low half. A stale read costs one more wait
 # or a retry.
 ROW_GENERATION_OFFSET = 448 - CACHE_LINE_BYTES  # u64
-# owner: members, CAS. {contended:1 | slot generation:19 | slot+1:12}; 0: nobody. See control/claims.py.
+# owner: members, CAS. {contended:1 | slot generation:19 | slot+1:12}; 0: nobody. See control/ownerlock.py.
 ROW_CLAIM_OFFSET = ROW_GENERATION_OFFSET + 8  # u32
 # owner: members, fetch-add. A stale read costs one more wait.
 ROW_TICKET_WAKE_OFFSET = ROW_CLAIM_OFFSET + 4  # u32, changes whenever a ticket completes
@@ -260,32 +260,28 @@ class Geometry(NamedTuple):
 
     @property
     def indexOffset(self) -> int:
-        return _pageUp(MEMBERS_OFFSET + self.maxMembers * MEMBER_BYTES)
+        return pagesUp(MEMBERS_OFFSET + self.maxMembers * MEMBER_BYTES)
 
     @property
     def rowsOffset(self) -> int:
-        return _pageUp(self.indexOffset + self.indexSlots * INDEX_ENTRY_BYTES)
+        return pagesUp(self.indexOffset + self.indexSlots * INDEX_ENTRY_BYTES)
 
     @property
     def areaBytes(self) -> int:
         """Bytes of one member's lease slots, whole pages."""
-        return _pageUp(self.maxLeases * LEASE_BYTES)
+        return pagesUp(self.maxLeases * LEASE_BYTES)
 
     @property
     def fencesOffset(self) -> int:
-        return _pageUp(self.rowsOffset + self.maxBuffers * ROW_BYTES)
+        return pagesUp(self.rowsOffset + self.maxBuffers * ROW_BYTES)
 
     @property
     def areasOffset(self) -> int:
-        return _pageUp(self.fencesOffset + self.maxBuffers * FENCE_BYTES)
+        return pagesUp(self.fencesOffset + self.maxBuffers * FENCE_BYTES)
 
     @property
     def totalBytes(self) -> int:
         return self.areasOffset + self.maxMembers * self.areaBytes
-
-
-def _pageUp(offset: int) -> int:
-    return -(-offset // PAGE_BYTES) * PAGE_BYTES
 
 
 assert LAYOUT_VERSION_OFFSET + 4 <= ELECTION_OFFSET and IDENTITY_OFFSET % 8 == 0

@@ -18,11 +18,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from muninn.control import atomics, layout
+from muninn.control import layout
 from muninn.control.block import ControlBlock
-from muninn.control.clock import monotonicMs
 from muninn.control.members import MemberKey, MemberTable
 from muninn.errors import TableFull
+from muninn.system import atomics
+from muninn.system.clock import monotonicMs
 
 _ROW_MASK = 0xFFFFF
 _REASON_SHIFT, _REASON_MASK = 20, 0xFF

@@ -14,12 +14,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from muninn.control import atomics, clock, layout, ownership, surroundings
-from muninn.control.descriptors import Named
-from muninn.control.files import openFile
-from muninn.control.places import Places
-from muninn.control.surroundings import fileError
+from muninn.control import layout
 from muninn.errors import BrokerUnavailable, DomainChanged
+from muninn.storage.paths import Places
+from muninn.system import atomics, clock, oserrors, ownership
+from muninn.system.descriptors import Named
+from muninn.system.files import openFile
+from muninn.system.oserrors import fileError
 
 _CREATE_BYTE = 0
 _FIRST_SLOT_BYTE = 16
@@ -34,7 +35,7 @@ class LockFile:
     def __init__(self, places: Places) -> None:
         #: Where everything of the domain is.
         self.places = places.makeDirectory()
-        surroundings.joined()
+        oserrors.joined()
         self._file = _opened(self.places.lockPath, self.places.uid)
         #: Which file it is: a control block says whose bytes are those of its slots.
         self.inode = self._file.inode

@@ -15,13 +15,14 @@ import struct
 import sys
 from typing import NamedTuple
 
-from muninn.control import atomics, clock, image, layout
+from muninn.control import image, layout
 from muninn.control.block import ControlBlock
-from muninn.control.clock import monotonicMs
-from muninn.control.descriptors import Descriptor
-from muninn.control.files import openFile
-from muninn.control.surroundings import fileError, hasProc
 from muninn.errors import DomainChanged, TableFull
+from muninn.system import atomics, clock
+from muninn.system.clock import monotonicMs
+from muninn.system.descriptors import Descriptor
+from muninn.system.files import openFile
+from muninn.system.oserrors import fileError, hasProc
 
 _IDENTITY = struct.Struct("<IIIQQQQ")
 _IDENTITY_OFFSET = layout.MEMBER_FLAGS_OFFSET

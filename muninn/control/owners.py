@@ -9,11 +9,11 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 
-from muninn.control import aside, atomics
-from muninn.control.claims import belongsTo, ownerOf
-from muninn.control.deadlines import sleepNs
-from muninn.control.green import identity, sleepOn
 from muninn.control.members import MemberKey
+from muninn.control.ownerlock import belongsTo, ownerOf
+from muninn.system import aside, atomics
+from muninn.system.deadlines import sleepNs
+from muninn.system.green import identity, sleepOn
 
 _OWNER_BYTES = 128
 _LEAVER_OFFSET = 8

@@ -11,9 +11,10 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from muninn.control import atomics, layout
+from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.errors import ControlBlockInvalid, TableFull
+from muninn.system import atomics
 from muninn.terms import ACCESSES, LIFETIMES, MODES, TRANSPORTS, Access, Lifetime, Mode
 
 _DESCRIPTION = struct.Struct(

@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import NamedTuple
 
-from muninn.control import aside, atomics, clock, layout
-from muninn.control.green import sleepOn
+from muninn.control import layout
 from muninn.control.members import MemberKey
+from muninn.system import aside, atomics, clock
+from muninn.system.green import sleepOn
 
 _CHECK_NS = 200_000_000
 _STATUS_MASK = 0xF

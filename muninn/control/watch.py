@@ -8,8 +8,9 @@ with what was seen of it.
 
 from __future__ import annotations
 
-from muninn.control import atomics, layout
+from muninn.control import layout
 from muninn.control.block import ControlBlock
+from muninn.system import atomics
 
 #: The kernel wakes one watcher of a broker that died, and that one wakes the others. Should it be stopped or killed before that, they
 #: look after so long. A look is some microseconds in C, without the interpreter.

@@ -63,7 +63,7 @@ def chooseDevice(settings: DeviceSettings, usedBytes: UsedBytes | None = None) -
 
 
 def _host(settings: DeviceSettings, usedBytes: UsedBytes | None, reason: str) -> Device:
-    from muninn.devices.host import HostDevice
+    from muninn.devices.host.device import HostDevice
 
     return HostDevice(settings.hostGpus, settings.hostGpuBytes, usedBytes=usedBytes, reason=reason)
 

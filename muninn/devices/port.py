@@ -33,8 +33,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Self
 
-from muninn.control.descriptors import Descriptor
 from muninn.errors import DeviceUnavailable, TopologyNotPeerable
+from muninn.system.descriptors import Descriptor
 
 #: For how long a back-end lets `ready` block at a time: how late it may notice that the wait has become pointless.
 READY_SLICE_SECONDS = 0.2

@@ -14,13 +14,13 @@ from abc import abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 
-from muninn.control import aside, atomics, threads
-from muninn.control.deadlines import deadlineOf, remaining
-from muninn.control.green import Condition, SimpleQueue
-from muninn.control.threads import AnyThread
-from muninn.devices.foreign import DEFAULT_HANDLES
 from muninn.devices.port import READY_SLICE_SECONDS, OnReached, Ready, Stream
 from muninn.errors import DeviceUnavailable, InvalidArgument
+from muninn.interop.streams import DEFAULT_HANDLES
+from muninn.system import aside, atomics, threads
+from muninn.system.deadlines import deadlineOf, remaining
+from muninn.system.green import Condition, SimpleQueue
+from muninn.system.threads import AnyThread
 
 #: One piece of work; it is given the stream's error, and decides what that means to it.
 Item = Callable[[BaseException | None], object]

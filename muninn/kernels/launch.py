@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from muninn.devices.foreign import DEFAULT_HANDLES, streamHandle
 from muninn.devices.port import Stream
 from muninn.devices.streams import workerOf
 from muninn.errors import DeviceUnavailable, InvalidArgument
+from muninn.interop.streams import DEFAULT_HANDLES, streamHandle
 
 #: Every kernel, and the types of its arguments: an array by its element, a number by itself.
 KERNELS: dict[str, tuple[str, ...]] = {
@@ -55,9 +55,9 @@ def launch(name: str, *arguments: Any, stream: Any = None) -> None:
         if not isinstance(array, np.ndarray) and not hasattr(array, "__cuda_array_interface__"):
             raise TypeError(f"{name} takes arrays of numpy or of a GPU, not {type(array).__name__}: of a buffer pass its deviceArray()")
     if all(isinstance(array, np.ndarray) for array in arrays):
-        from muninn.kernels import twins
+        from muninn.kernels import references
 
-        twin = functools.partial(getattr(twins, name), *arguments)
+        twin = functools.partial(getattr(references, name), *arguments)
         # A stream may have to wait first, for another's turn: what runs here and now would not.
         queue = _queueOf(stream)
         twin() if queue is None else queue.submit(twin)

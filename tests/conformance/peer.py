@@ -18,7 +18,7 @@ import sys
 import threading
 from typing import Any, Self
 
-from muninn.control.descriptors import Descriptor
+from muninn.system.descriptors import Descriptor
 
 WATCHDOG_SECONDS = 60
 _MAX_PACKET = 1 << 20

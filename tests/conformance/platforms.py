@@ -19,7 +19,7 @@ def cudaDevice() -> Device:
 
 
 def hostDevice() -> Device:
-    from muninn.devices.host import HostDevice
+    from muninn.devices.host.device import HostDevice
 
     return HostDevice(2, HOST_GPU_BYTES)
 

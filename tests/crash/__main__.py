@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 
 import muninn
-from muninn.api import gpus, membership
-from muninn.control.places import Places
-from muninn.kernels import twins
+from muninn.kernels import references
+from muninn.session import gpus, membership
+from muninn.storage.paths import Places
 from tests.crash.worker import BOUND_SECONDS, ELEMENTS, mismatches
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +185,7 @@ def run(kills: int, lanes: int, seed: int, seconds: float) -> dict[str, object]:
     os.environ["MUNINN_DOMAIN"] = f"crash-{secrets.token_hex(4)}"
     assemble()
     canary = np.zeros(CANARY_ELEMENTS, np.uint64)
-    twins.fillPattern(canary, 1)
+    references.fillPattern(canary, 1)
     kept = [muninn.share(canary, f"canary{number}", mode="fastMode") for number in range(CANARIES)]
     # This process's own context may grow by one granule, 2 MiB, once in its life, when several lanes work at a time: on one H200 no more once
     # something was freed in it. It goes with the process; so that is let happen before anything is counted.

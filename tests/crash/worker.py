@@ -17,7 +17,7 @@ from cuda.bindings import driver as cu
 
 import muninn
 from muninn.devices.cuda.driver import call
-from muninn.kernels import twins
+from muninn.kernels import references
 
 BOUND_SECONDS = 120
 ELEMENTS = 1 << 20
@@ -58,7 +58,7 @@ def opened(role: str, name: str) -> muninn.MuninnBuffer:
 def mismatches(buffer: muninn.MuninnBuffer, seed: int) -> int:
     """How many elements are not of the pattern that every writer writes."""
     wrong = np.zeros(1, np.uint64)
-    twins.countMismatches(buffer.read().view(np.uint64)[:ELEMENTS], seed, wrong)
+    references.countMismatches(buffer.read().view(np.uint64)[:ELEMENTS], seed, wrong)
     return int(wrong[0])
 
 

@@ -14,7 +14,7 @@ from support import Actor, ActorError
 
 Start = Callable[..., Actor]
 MIB = 1 << 20
-DEVICE = "from muninn.api import gpus, membership\nd = gpus.deviceOf(membership.current())\n"
+DEVICE = "from muninn.session import gpus, membership\nd = gpus.deviceOf(membership.current())\n"
 
 
 def test_oneStablePointerForKernels(domain: str, actor: Start) -> None:
@@ -187,7 +187,7 @@ def test_itsLeaseLastsAsLongAsItIsMapped(domain: str, actor: Start) -> None:
 
 
 def test_registersNoRangeTwice(domain: str) -> None:
-    from muninn.api import gpus, membership
+    from muninn.session import gpus, membership
 
     muninn.domainInfo()
     device = gpus.deviceOf(membership.current())

@@ -16,7 +16,7 @@ Start = Callable[..., Actor]
 
 
 def test_takesTheDriverThatIsThere(domain: str, actor: Start) -> None:
-    chosen = actor("from muninn.api import gpus, membership\ndevice = gpus.deviceOf(membership.current())")
+    chosen = actor("from muninn.session import gpus, membership\ndevice = gpus.deviceOf(membership.current())")
     backend, reason, count = chosen.do("device.backend, device.reason, device.gpuCount")
     assert backend == "cuda" and count >= 1
     assert "the driver has" in reason
@@ -32,7 +32,7 @@ def test_isForcedByTheEnvironment(domain: str, actor: Start) -> None:
 @pytest.mark.usefixtures("standin")
 def test_withoutAGpuItIsTheHostAndSaysSo(domain: str, actor: Start) -> None:
     without = actor("", STANDIN_DEVICES="0")
-    without.do("from muninn.api import gpus, membership\nd = gpus.deviceOf(membership.current())")
+    without.do("from muninn.session import gpus, membership\nd = gpus.deviceOf(membership.current())")
     assert without.do("d.backend") == "host"
     assert "NO_DEVICE" in without.do("d.reason")
     with pytest.raises(ActorError, match=r"NO_DEVICE") as raised:
@@ -42,7 +42,7 @@ def test_withoutAGpuItIsTheHostAndSaysSo(domain: str, actor: Start) -> None:
 
 def test_withoutTheBindingsItIsTheHostAndSaysWhatToInstall(domain: str, actor: Start) -> None:
     without = actor("import sys; sys.modules['cuda.bindings'] = None")
-    without.do("from muninn.api import gpus, membership\nd = gpus.deviceOf(membership.current())")
+    without.do("from muninn.session import gpus, membership\nd = gpus.deviceOf(membership.current())")
     assert without.do("d.backend") == "host"
     assert "pip install '.[cuda]'" in without.do("d.reason")
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api import gpus, membership
 from muninn.control import layout
 from muninn.errors import OwnerDied
+from muninn.session import gpus, membership
 from support import Actor, ActorError, Background, eventually
 
 Start = Callable[..., Actor]
 DEVICE = (
-    "import threading\nfrom muninn.api import gpus, membership\n"
+    "import threading\nfrom muninn.session import gpus, membership\n"
     "b = muninn.open('a', access='readWrite')\nd = gpus.deviceOf(membership.current())\ns = d.createStream(0)\ngate = threading.Event()\n"
 )
 
@@ -94,7 +94,7 @@ def test_whatTheGpuHasReachedCountsAlthoughItsProcessStandsStill(buffer: muninn.
     # Its lane never tells of the fence: only the GPU does.
     writer.do("from muninn.devices.cuda import streams\nstreams.Events.wait = lambda self, event: time.sleep(600)\nt = b.signal(s)")
     word = membership.current().block.fencesAddress(0) + 8 * (1 % layout.TICKET_RING)
-    from muninn.control import atomics
+    from muninn.system import atomics
 
     eventually(lambda: int(atomics.loadAcquire64(word)) == 1, "the GPU writes the word")
     if dies:

@@ -10,7 +10,7 @@ import pytest
 
 import muninn
 from muninn.errors import InvalidArgument
-from muninn.kernels import launch, twins
+from muninn.kernels import launch, references
 from support import Actor, ActorError
 
 Start = Callable[..., Actor]
@@ -23,7 +23,7 @@ def test_aKernelWritesSharedMemory(domain: str, actor: Start, mode: str) -> None
         "from muninn.kernels import launch; from numba import cuda\nb = muninn.open('a', access='readWrite')\nwith b.write(stream=None) as view: launch.launch('fillPattern', view, 42)"
     )
     expected = np.zeros(5000, np.uint64)
-    twins.fillPattern(expected, 42)
+    references.fillPattern(expected, 42)
     assert np.array_equal(buffer.read(), expected)
     other.do(
         "result = cuda.to_device(np.zeros(1, np.uint64))\nwith b.read(stream=None) as view: launch.launch('countMismatches', view, 42, result)"
@@ -38,7 +38,7 @@ def test_aKernelRunsInAStreamOfMuninn(domain: str) -> None:
     buffer, stream, gate = muninn.array("a", 5000, np.uint64, mode="fastMode"), muninn.createStream(), threading.Event()
     stream.submit(lambda: gate.wait(60))
     expected = np.zeros(5000, np.uint64)
-    twins.fillPattern(expected, 42)
+    references.fillPattern(expected, 42)
     with buffer.write(stream=stream) as view:
         launch.launch("fillPattern", view, 42, stream=stream)
     assert not stream.query()

@@ -73,7 +73,7 @@ def test_theImportersDeathIsNothingToTheOwner(domain: str, actor: Start, freeByt
 def test_theOwnerWaitsForTheKernelsOfAnImporterThatCloses(domain: str, actor: Start, ends: str) -> None:
     """Broken: its lease went before its kernels, and the owner used its memory again while they still wrote."""
     owner = actor(LEND)
-    importer = actor("import threading\nfrom muninn.api import gpus, membership\ntheirs = muninn.open('a', access='readWrite')")
+    importer = actor("import threading\nfrom muninn.session import gpus, membership\ntheirs = muninn.open('a', access='readWrite')")
     importer.do("d = gpus.deviceOf(membership.current()); s = d.createStream(0); gate = threading.Event(); p = theirs.open()")
     importer.do("source = d.allocate(0, 8000); sevens = np.full(1000, 7); d.copyNow(source.address, sevens.ctypes.data, 8000, 0)")
     importer.do("import signal; signal.signal(signal.SIGUSR1, lambda *_: gate.set())")

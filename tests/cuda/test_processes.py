@@ -114,7 +114,7 @@ def test_aContextOfTheCallersOwnStaysCurrent(domain: str, actor: Start) -> None:
     """A program with a context of its own, beside the primary one that Muninn and Numba use."""
     other = actor("""
 from cuda.bindings import driver as cu
-from muninn.api import gpus, membership
+from muninn.session import gpus, membership
 cu.cuInit(0)
 own = cu.cuCtxCreate(None, 0, 0)[1] if cu.cuDriverGetVersion()[1] >= 13000 else cu.cuCtxCreate(0, 0)[1]
 b = muninn.share(np.arange(100), "a", mode="fastMode")
@@ -132,7 +132,7 @@ def test_theDefaultStreamIsThatOfTheCurrentContext(domain: str, actor: Start) ->
     other = actor("""
 import ctypes
 from cuda.bindings import driver as cu
-from muninn.api import gpus, membership
+from muninn.session import gpus, membership
 b = muninn.share(np.zeros(4096, np.uint8), "a", mode="fastMode"); p = b.open(); d = gpus.deviceOf(membership.current())
 ones, host = d.allocate(0, 4096), np.ones(4096, np.uint8); d.copyNow(ones.address, host.ctypes.data, 4096, 0)
 own = cu.cuCtxCreate(None, 0, 0)[1] if cu.cuDriverGetVersion()[1] >= 13000 else cu.cuCtxCreate(0, 0)[1]
@@ -148,7 +148,7 @@ def test_memoryStaysForTheKernelsOfAnyContextThatGotIt(domain: str, actor: Start
     other = actor("""
 import ctypes, gc, threading
 from cuda.bindings import driver as cu
-from muninn.api import gpus, membership
+from muninn.session import gpus, membership
 muninn.domainInfo(); d = gpus.deviceOf(membership.current()); ones = d.allocate(0, 4096)
 own = cu.cuCtxCreate(None, 0, 0)[1] if cu.cuDriverGetVersion()[1] >= 13000 else cu.cuCtxCreate(0, 0)[1]
 b = muninn.share(np.zeros(4096, np.uint8), "a", mode="fastMode"); p = b.open(); s = int(cu.cuStreamCreate(1)[1])
@@ -164,7 +164,7 @@ def test_aContextThatIsDestroyedTakesNothingOfOursAlong(domain: str, actor: Star
     other = actor("""
 import gc
 from cuda.bindings import driver as cu
-from muninn.api import gpus, membership
+from muninn.session import gpus, membership
 b = muninn.share(np.zeros(4096, np.uint8), "a", mode="fastMode"); d = gpus.deviceOf(membership.current())
 own = cu.cuCtxCreate(None, 0, 0)[1] if cu.cuDriverGetVersion()[1] >= 13000 else cu.cuCtxCreate(0, 0)[1]
 s = int(cu.cuStreamCreate(1)[1]); b.wait(s, b.signal(s)); cu.cuStreamSynchronize(s); mine = d.createStream(0)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api import gpus, membership
 from muninn.errors import TopologyNotPeerable
+from muninn.session import gpus, membership
 from support import Actor, ActorError
 
 Start = Callable[..., Actor]
@@ -114,7 +114,7 @@ def test_gpusThatDoNotReachEachOtherAreNamed(actor: Start) -> None:
 
     So was a copy that `share` makes for another GPU, and a turn of a stream of the other one.
     """
-    apart = actor("from muninn.api import gpus, membership\nb = muninn.share(np.arange(10), 'a', mode='fastMode')", STANDIN_P2P="none")
+    apart = actor("from muninn.session import gpus, membership\nb = muninn.share(np.arange(10), 'a', mode='fastMode')", STANDIN_P2P="none")
     for code in (
         "b.deviceArray(1)",
         "b.write(stream=muninn.createStream(1)).__enter__()",

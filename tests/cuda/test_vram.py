@@ -89,7 +89,7 @@ def test_survivesTheKillOfTheBrokerThatMadeIt(domain: str, actor: Start) -> None
 
 def test_survivesTheEndOfABrokerWhoseGpuIsAtWork(domain: str, actor: Start) -> None:
     """Broken: it said no good-bye, since others' work could still come, and did not hand its office on either."""
-    broker = actor("import threading\nfrom muninn.api import gpus, membership\nmuninn.domainInfo()", MUNINN_IPC_GRACE_MS="200")
+    broker = actor("import threading\nfrom muninn.session import gpus, membership\nmuninn.domainInfo()", MUNINN_IPC_GRACE_MS="200")
     broker.do("a = muninn.share(np.full(4096, 7, np.uint8), 'a', mode='fastMode'); a.close(); del a")
     broker.do("c = muninn.share(np.zeros(8), 'c'); d = gpus.deviceOf(membership.current()); s, gate = d.createStream(0), threading.Event()")
     muninn.domainInfo()
@@ -173,7 +173,7 @@ def test_anOpenThatFailsIsTypedAndLeavesNoLease(domain: str, actor: Start, fault
     ],
 )
 def test_aCreationThatFailsLeavesNothing(domain: str, actor: Start, freeBytes: Free, fault: str) -> None:
-    maker = actor("from muninn.api import gpus, membership", STANDIN_FAULTS=fault)
+    maker = actor("from muninn.session import gpus, membership", STANDIN_FAULTS=fault)
     maker.do("gpus.deviceOf(membership.current()).memoryInfo(0).freeBytes")  # its context takes memory too
     before = freeBytes()
     with pytest.raises(ActorError) as raised:
@@ -218,7 +218,7 @@ def test_theHostBackEndAndTheDriversDoNotMix(domain: str, actor: Start) -> None:
 
 def test_closingWhileAKernelReadsIsNoFault(domain: str) -> None:
     source = muninn.share(np.arange(MIB, dtype=np.uint8), "a", mode="fastMode")
-    from muninn.api import gpus, membership
+    from muninn.session import gpus, membership
 
     device = gpus.deviceOf(membership.current())
     stream, out = device.createStream(0), np.zeros(MIB, np.uint8)
@@ -232,8 +232,8 @@ def test_closingWhileAKernelReadsIsNoFault(domain: str) -> None:
 
 def test_makingABufferWaitsForNoKernel(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: a share behind a close waited for all work of the GPU, up to five seconds, to learn how large the GPU is."""
-    from muninn.api import gpus, membership
     from muninn.devices.cuda import device as cudaDevice
+    from muninn.session import gpus, membership
 
     monkeypatch.setattr(cudaDevice, "_DRAIN_SECONDS", 600.0)
     first = muninn.share(np.zeros(MIB, np.uint8), "a", mode="fastMode")
@@ -251,7 +251,7 @@ def test_aClosedStreamsHandleMayBeAnothersStream(domain: str) -> None:
     """Broken: the number was taken for that of the closed one for as long as somebody kept that."""
     from cuda.bindings import driver as cu
 
-    from muninn.api import gpus, membership
+    from muninn.session import gpus, membership
 
     buffer = muninn.share(np.zeros(4096, np.uint8), "a", mode="fastMode")
     device = gpus.deviceOf(membership.current())
@@ -269,7 +269,7 @@ def test_aClosedStreamsHandleMayBeAnothersStream(domain: str) -> None:
 
 def test_aTurnsLimitIsWhatWasSaid(domain: str) -> None:
     """Broken: ten seconds, which is what a snapshot waits, were taken for no limit."""
-    from muninn.api import gpus, membership
+    from muninn.session import gpus, membership
 
     buffer = muninn.share(np.zeros(4096, np.uint8), "a", mode="fastMode")
     asked, delay = list[object](), gpus.deviceOf(membership.current())

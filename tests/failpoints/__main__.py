@@ -24,7 +24,7 @@ import muninn
 from failpoints import scenes
 from failpoints.player import Deed
 from failpoints.scenes import Scene
-from muninn.broker import journal, upkeep
+from muninn.broker import journal, maintenance
 from muninn.control import failpoints, layout
 
 _JOBS = 2
@@ -36,7 +36,7 @@ _UNPASSED = {
             "generations.Generation.publish:futexWake32",
             "generations.Generation.publish:storeRelease64",
         ),
-        "locks and turns are C, in one call (test_owners, claims.pml); this is the same for who has no owner: tests, as another member",
+        "locks and turns are C, in one call (test_owners, ownerlocks.pml); this is the same for who has no owner: tests, as another member",
     ),
     "readers.awaitNone:casSeqCst32": "somebody read by kernels before the last write (test_owners)",
     "tickets.Tickets.abandon:casSeqCst64": "an interruption by a signal (test_owners)",
@@ -45,20 +45,20 @@ _UNPASSED = {
     "block.Withdrawal.giveBack:pwrite": "repair (test_repair)",
     "header._openedName:SharedMemory": "the block has lost its own name (test_block)",
     "entry.retire:exchangeSeqCst32#2": "somebody joins while the block is withdrawn (test_membership)",
-    "membership.Membership.forgetInChild:storeRelease32": "a member forks (test_lingering)",
+    "membership.Membership.forgetInChild:storeRelease32": "a member forks (test_freedmemory)",
     "block.reinstate:pwrite": "a death while the block is withdrawn (test_membership)",
     "broker.Broker._serve:send#2": "a stranger's bytes (test_hostile)",
     "broker.Broker._serve:send#3": "an error of the broker's own (test_directory)",
-    "lines.Line.callAway:shutdown": "a thread waits for a broker that was deposed (test_takeover)",
+    "connections.Line.callAway:shutdown": "a thread waits for a broker that was deposed (test_takeover)",
     "election.Election.startAt:casSeqCst64": "repair (test_repair)",
     "index.NameIndex._tidy:casSeqCst64": "a tombstone that an earlier broker left (test_index)",
     "journal.Journal._written:ftruncate": "/dev/shm is full (test_journal)",
-    "journal.Journal.finishCopy:rename": "a journal that has grown, or a second term (test_upkeep)",
+    "journal.Journal.finishCopy:rename": "a journal that has grown, or a second term (test_maintenance)",
     "folders._isPrivate:chmod": "a umask, or a hand, took bits away (test_folders)",
     "ownership.putRight:chmod": "a chmod, or a death before the umask was undone (test_ownership)",
     "header._openedLink:opened#2": "a chmod that took its user's own bits (test_ownership)",
     "lockfile.LockFile.unlockSlot:byteUnlock": "two claim one slot at once (test_members)",
-    "segments.unlink:opened": "a segment of 256 MiB (test_holdings)",
+    "segments.unlink:opened": "a segment of 256 MiB (test_openbuffers)",
     "segments.open_:opened": "a segment that is not what its row says (test_segments)",
     "segments.create:unlink#2": "/dev/shm is full (test_segments)",
     **dict.fromkeys(
@@ -69,8 +69,8 @@ _UNPASSED = {
         (
             "device._copyOnHost:copy",
             "driver._hasDescriptorLeft:open",
-            "gates.Gate.__init__:storeRelease64",
-            "gates.Gate.open:storeRelease64",
+            "semaphores.Gate.__init__:storeRelease64",
+            "semaphores.Gate.open:storeRelease64",
             "streams._emptying.item:copy",
             "streams._filling.item:copy",
             "tickets.Tickets._seen:casSeqCst64",
@@ -118,7 +118,7 @@ def _prepare() -> None:
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     failpoints.warm()
-    upkeep.SWEEP_SECONDS = 0.1
+    maintenance.SWEEP_SECONDS = 0.1
     layout.ROW_CHUNK = 32
     journal.SLACK_BYTES = 2048
     logging.basicConfig(level=logging.WARNING)

@@ -21,8 +21,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from muninn.api import membership
 from muninn.control import failpoints
+from muninn.session import membership
 
 #: Above anything that a sound scene needs on a busy machine.
 BOUND_SECONDS = 30.0

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 import muninn
-from muninn.api import admin, membership
+from muninn.api import admin
 from muninn.api.sharing import openAny
 from muninn.control import layout, leases
-from muninn.control.places import Places
 from muninn.errors import BufferExists, BufferFreed, BufferNotFound, OwnerDied, WriterDied
+from muninn.session import membership
+from muninn.storage.paths import Places
 
 _WORDS = 64
 _BOUND_SECONDS = 20.0

@@ -15,14 +15,15 @@ import numpy as np
 from lab import describe
 
 from fuzz.target import Target, eachBit, eachLength, mutated
-from muninn.api import bundle, dtypes
-from muninn.broker import capabilities, journal, requests
+from muninn.api import bundle
+from muninn.broker import journal
 from muninn.config.sizes import asBytes
-from muninn.control import wire
 from muninn.control.layout import Geometry
 from muninn.control.rows import RowDescription
 from muninn.errors import MuninnError
+from muninn.interop import dtypes
 from muninn.terms import Access, Lifetime, Mode
+from muninn.wire import handles, messages, requests
 
 _SAMPLE: dict[type, Any] = {int: 3, str: "name", list: [[1, 2], [3, 4]], bool: True}
 _ROWS = (
@@ -48,7 +49,7 @@ class MessageTarget(Target):
         return [*asked, *(msgpack.packb(answer) for answer in answers), b"\x81\xa2op" + b"\x91" * 600 + b"\xc0", b"\xdf\xff\xff\xff\xff"]
 
     def run(self, raw: bytes) -> None:
-        message = wire.unpacked(raw)
+        message = messages.unpacked(raw)
         with contextlib.suppress(MuninnError):
             requests.raiseFailure(message)
         request = requests.checked(message)
@@ -62,7 +63,7 @@ class AnswerTarget(MessageTarget):
     name, share = "answer", 60
 
     def run(self, raw: bytes) -> None:
-        answer = wire.unpacked(raw[1:])
+        answer = messages.unpacked(raw[1:])
         requests.raiseFailure(answer)
         op = list(requests.REQUESTS)[raw[0] % len(requests.REQUESTS)] if raw else "ping"
         requests.answered(op, answer)
@@ -206,7 +207,7 @@ class HandleTarget(Target):
     _secret = bytes(range(32))
 
     def seeds(self) -> list[bytes]:
-        return [capabilities.issue(self._secret, 1, 2, access, 3, "default") for access in Access]
+        return [handles.issue(self._secret, 1, 2, access, 3, "default") for access in Access]
 
     def all(self) -> Iterable[bytes]:
         for seed in self.seeds():
@@ -214,8 +215,8 @@ class HandleTarget(Target):
             yield from eachLength(seed)
 
     def run(self, raw: bytes) -> None:
-        capability = capabilities.check(self._secret, raw)
-        issued = capabilities._BODY.pack(b"MNNH", 1, list(Access).index(capability.access), *capability[:2], *capability[3:])
+        capability = handles.check(self._secret, raw)
+        issued = handles._BODY.pack(b"MNNH", 1, list(Access).index(capability.access), *capability[:2], *capability[3:])
         assert raw[: len(issued)] == issued, "a handle that was altered was taken"
 
 

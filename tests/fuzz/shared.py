@@ -24,18 +24,20 @@ from fuzz.parsers import MessageTarget
 from fuzz.target import Target, eachBit, eachLength
 from muninn import errors
 from muninn.api import listing
-from muninn.api.membership import Membership
 from muninn.broker.broker import Broker
-from muninn.control import atomics, layout, leases, wire
-from muninn.control.claims import ownerOf
-from muninn.control.hatch import Hatch, HatchClient
+from muninn.control import layout, leases
 from muninn.control.header import bootId, readHeader
 from muninn.control.index import NameIndex
 from muninn.control.layout import Geometry
 from muninn.control.members import MemberKey
-from muninn.control.places import Places
+from muninn.control.ownerlock import ownerOf
 from muninn.control.rows import Deposed
 from muninn.errors import MuninnError
+from muninn.session.membership import Membership
+from muninn.storage.paths import Places
+from muninn.system import atomics
+from muninn.wire import messages
+from muninn.wire.descriptorserver import Hatch, HatchClient
 
 _PATCH = struct.Struct("<IQ")
 _GEOMETRY = Geometry.of(8, 256, 64)
@@ -242,8 +244,8 @@ class SocketTarget(MessageTarget):
                     socket.send_fds(connection, [packet or b"\0"], [2] * (how >> 1 & 7))
                 self._steps()
                 with contextlib.suppress(OSError, MuninnError):
-                    answer = wire.receive(connection, wire.MAX_DESCRIPTORS)
-                    wire.closeAll(answer[1] if answer else [])
+                    answer = messages.receive(connection, messages.MAX_DESCRIPTORS)
+                    messages.closeAll(answer[1] if answer else [])
             self._steps()
         except Deposed:  # it was asked to yield
             self.close()

@@ -23,7 +23,8 @@ import muninn
 from interrupts import calls, stage
 from interrupts.stage import KINDS, ROLES, USUAL_KINDS, Stage, Trial
 from interrupts.tracing import Place
-from muninn.control import layout, segments
+from muninn.control import layout
+from muninn.storage import segments
 
 _JOBS = 2
 _CHUNK_BYTES = 16 << 10

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import muninn
-from muninn.control import atomics
 from muninn.errors import BufferExists, BufferFreed, BufferNotFound
+from muninn.system import atomics
 
 WORDS = 16
 OWN = "mine-"

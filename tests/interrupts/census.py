@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 
 from interrupts.calls import STANDING
-from muninn.api import membership
-from muninn.broker import lines
 from muninn.control import layout, leases
+from muninn.session import connections, membership
 
 _SETTLE_SECONDS = 3.0
 
@@ -68,7 +67,7 @@ def _inProcess(threads: int, files: list[str]) -> list[str]:
     if (there := threading.active_count()) > threads:
         wrong.append(f"{there - threads} threads too many: {[thread.name for thread in threading.enumerate()]}")
     left = descriptors()
-    for each in [*files, *["socket"] * lines.KEPT]:  # a question in the middle of another one has a connection of its own
+    for each in [*files, *["socket"] * connections.KEPT]:  # a question in the middle of another one has a connection of its own
         if each in left:
             left.remove(each)
     broker = member._broker

@@ -26,8 +26,8 @@ from failpoints.player import Player, PlayerError
 import muninn
 from interrupts import calls, census, tracing
 from interrupts.tracing import Place
-from muninn.api import membership
 from muninn.errors import BrokerUnavailable, BufferExists, BufferFreed, BufferNotFound, ControlBlockInvalid, MuninnError
+from muninn.session import membership
 
 ROLES = ("broker", "member", "newcomer")
 #: "signal": a Ctrl-C, wherever the interpreter looks for one. "twice": and another one, some bytecodes later. "reenter": a call of another

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_HOLDINGS, _MEMBERSHIP, _BUFFER, _CREATION, _LOCK, _SHARING, _FENCES, _TURNS, _MEMORY, _SNAPSHOTS, _READERS = (
-    f"muninn/api/{name}.py"
-    for name in ("holdings", "membership", "buffer", "creation", "lock", "sharing", "fences", "turns", "memory", "snapshots", "readers")
-)
-
-_READONLY = "muninn/api/readonly.py"
-_NAMES, _ENTRY, _MAKING = "muninn/api/names.py", "muninn/api/entry.py", "muninn/api/making.py"
-_LISTING, _PUBLICATIONS = "muninn/api/listing.py", "muninn/api/publications.py"
+_HOLDINGS = "muninn/session/openbuffers.py"
+_MEMBERSHIP = "muninn/session/membership.py"
+_BUFFER = "muninn/api/buffer.py"
+_CREATION = "muninn/session/creation.py"
+_LOCK = "muninn/sync/lock.py"
+_SHARING = "muninn/api/sharing.py"
+_FENCES = "muninn/sync/fences.py"
+_TURNS = "muninn/sync/access.py"
+_MEMORY = "muninn/session/mappings.py"
+_SNAPSHOTS = "muninn/sync/snapshots.py"
+_READERS = "muninn/sync/readers.py"
+_READONLY = "muninn/interop/readonly.py"
+_NAMES = "muninn/session/names.py"
+_ENTRY = "muninn/session/entry.py"
+_MAKING = "muninn/session/reservation.py"
+_LISTING = "muninn/api/listing.py"
+_PUBLICATIONS = "muninn/sync/publications.py"
 
 # fmt: off
 MUTANTS = [
     Mutant(_MEMBERSHIP, "            if not isDisplaced(self) and self.election.term() == term:", "            if not isDisplaced(self):", "who is deposed has not failed in office", "test_membership.py::test_whoIsDeposedWhileItsTermBeginsHasNotFailedInOffice"),
-    Mutant("muninn/control/places.py", "            raise fileError(error, self.directory) from error\n", "            raise\n", "a directory that can not be listed is a typed error", "test_membership.py::test_leavesQuietlyWhereItMayOpenNothingMore"),
+    Mutant("muninn/storage/paths.py", "            raise fileError(error, self.directory) from error\n", "            raise\n", "a directory that can not be listed is a typed error", "test_membership.py::test_leavesQuietlyWhereItMayOpenNothingMore"),
     # --- what is of another block ---
     Mutant(_BUFFER, "membership = current().requireSame(membership, holding.description.name)", "membership = current()", "what is freed is of the block that it was opened in", "test_buffer.py::test_freeingWhatWasOfALostBlockFreesNothingOfTheNext test_buffer.py::test_freeingWhatIsOfAnotherDomainFreesNothingInThisOne"),
     Mutant(_BUFFER, "        if membership.rows.mayBeFreed(row, incarnation):  # said", "        if True:  # said", "what is free already is fine wherever the process is", "test_buffer.py::test_freeingWhatIsFreeAlreadyIsFineWhereverTheProcessIs"),
     # --- credentials ---
-    Mutant("muninn/api/credentials.py", "        membership.members.disown()\n", "", "a slot of another uid is taken back", "test_credentials.py::test_whoeverChangesItsUidJoinsTheDomainOfTheNewOne"),
-    Mutant("muninn/api/credentials.py", "        election.replace(term, heir)\n", "        pass\n", "a broker of another uid hands its office on", "test_credentials.py::test_aBrokerOfAnotherUidHandsItsOfficeOnBeforeItIsAsked", equivalent="a term of its own that it begins again fails at the first look at the names, and the office goes on from there"),
-    Mutant("muninn/api/credentials.py", "    if isDisplaced(membership) and _uidOf", "    if False and _uidOf", "a thread is not taken for the process", "test_credentials.py::test_aThreadThatChangesItsUidAloneIsToldSo"),
+    Mutant("muninn/session/credentials.py", "        membership.members.disown()\n", "", "a slot of another uid is taken back", "test_credentials.py::test_whoeverChangesItsUidJoinsTheDomainOfTheNewOne"),
+    Mutant("muninn/session/credentials.py", "        election.replace(term, heir)\n", "        pass\n", "a broker of another uid hands its office on", "test_credentials.py::test_aBrokerOfAnotherUidHandsItsOfficeOnBeforeItIsAsked", equivalent="a term of its own that it begins again fails at the first look at the names, and the office goes on from there"),
+    Mutant("muninn/session/credentials.py", "    if isDisplaced(membership) and _uidOf", "    if False and _uidOf", "a thread is not taken for the process", "test_credentials.py::test_aThreadThatChangesItsUidAloneIsToldSo"),
     Mutant(_SNAPSHOTS, "    return _awaitCopy(holding, target, timeout) if copied is None or tickets.last() else copied", "    return holding.generation.value() - 2 if _awaitCopy(holding, target, timeout) or True else 0", "what is returned is the generation that was copied", "test_buffer.py::test_aConsumerTakesNoPublicationTwice"),
     Mutant(_PUBLICATIONS, "    if after is not None and asInteger(after) is None:\n", "    if False:\n", "True is no generation", "test_arguments.py::test_aGenerationIsAnInteger"),
     # --- readonly ---
@@ -37,26 +46,26 @@ MUTANTS = [
     # --- arguments ---
     Mutant("muninn/api/arguments.py", "    return (listed | passed) - {\"self\"}\n", "    return listed - {\"self\"}\n", "what is passed on is a keyword", "test_arguments.py::test_aKeywordThatIsRightIsNotBlamedForAnotherArgument"),
     # --- silence ---
-    Mutant(_HOLDINGS, "        raise holderSilent(self.membership, description.name, row)", "        raise OwnerDied(description.name)", "a holder that stands still is not called dead", "test_holdings.py::test_aHolderThatStandsStillIsNotCalledDead"),
-    Mutant("muninn/api/silence.py", "row)} - without\n", "row)}\n", "who asks, and the broker, are not blamed", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
+    Mutant(_HOLDINGS, "        raise holderSilent(self.membership, description.name, row)", "        raise OwnerDied(description.name)", "a holder that stands still is not called dead", "test_openbuffers.py::test_aHolderThatStandsStillIsNotCalledDead"),
+    Mutant("muninn/session/silence.py", "row)} - without\n", "row)}\n", "who asks, and the broker, are not blamed", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
     Mutant(_SHARING, "            if deadline is not None and clock.now() >= deadline:\n                raise\n", "            raise\n", "memory that is to come is waited for", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
     Mutant("muninn/cli/commands.py", "    if len({each.process for each in held}) > 1:\n", "    if False:\n", "two processes of one pid are not closed at once", "test_cli.py::test_oneOfTwoProcessesOfOnePidIsToBeChosen"),
     Mutant("muninn/cli/main.py", "        return os.fsencode(argument).decode()\n", "        return argument\n", "names are UTF-8 in every locale", "test_cli.py::test_aNameMayBeTypedInALocaleThatCanNotSpellIt"),
-    Mutant("muninn/control/logs.py", ").level == logging.NOTSET:", ").level == logging.NOTSET or True:", "a level of the program's own stays", "test_logs.py"),
+    Mutant("muninn/system/logs.py", ").level == logging.NOTSET:", ").level == logging.NOTSET or True:", "a level of the program's own stays", "test_logs.py"),
     # --- doctor ---
     Mutant("muninn/cli/limits.py", "    if soft < fewestDescriptors():\n", "    if False:\n", "too few descriptors fail", "test_limits.py::test_tooFewDescriptorsFailWhereMuninnDoes"),
     Mutant("muninn/cli/limits.py", "        if group.leftBytes < _LEAST_GROUP_BYTES:\n", "        if False:\n", "a small control group is warned of", "test_limits.py::test_theControlGroupsLimitsAreFound"),
     # --- dtypes ---
-    Mutant("muninn/api/dtypes.py", "    if dtype.isbuiltin == _OF_A_LIBRARY:\n", "    if False:\n", "what would not read back is not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
-    Mutant("muninn/api/dtypes.py", "        return _described(manifest) == dtype\n", "        return True\n", "fields that would not read back are not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
-    Mutant("muninn/api/creation.py", "(*asShape(shape), *itemType.shape)", "asShape(shape)", "an element may be an array", "test_dtypes.py::test_anElementMayBeAnArray"),
+    Mutant("muninn/interop/dtypes.py", "    if dtype.isbuiltin == _OF_A_LIBRARY:\n", "    if False:\n", "what would not read back is not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
+    Mutant("muninn/interop/dtypes.py", "        return _described(manifest) == dtype\n", "        return True\n", "fields that would not read back are not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
+    Mutant("muninn/session/creation.py", "(*asShape(shape), *itemType.shape)", "asShape(shape)", "an element may be an array", "test_dtypes.py::test_anElementMayBeAnArray"),
     # --- kinds of arguments ---
     Mutant("muninn/api/arguments.py", "    if not callable(value):\n", "    if False:\n", "what is to be called is looked at before anything is made", "test_arguments.py::test_anArgumentOfAnotherKindIsNamed"),
     Mutant("muninn/api/bundle.py", "    if not callable(getattr(given, \"items\", None)):\n", "    if False:\n", "a bundle is made of a mapping", "test_arguments.py::test_anArgumentOfAnotherKindIsNamed"),
-    Mutant("muninn/api/creation.py", "    if isinstance(value, _NO_SHAPES):\n", "    if False:\n", "what has no order is no shape", "test_creation.py::test_shapesThatCanNotBeAreRefused"),
-    Mutant("muninn/api/creation.py", "pieceBytes = _PIECE_BYTES if progress is not None else max(1, sizeBytes)", "pieceBytes = max(1, sizeBytes)", "a copy to a GPU is told of on the way", "test_creation.py::test_aCopyToAGpuIsToldOfInPiecesAndMayBeEndedThere"),
-    Mutant("muninn/control/deadlines.py", "in (\"bool\", \"bool_\")", "in (\"bool_\",)", "True is no timeout", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
-    Mutant("muninn/api/lock.py", "        if unknown or blocking is not None:", "        if unknown:", "what Python's own locks take is refused", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
+    Mutant("muninn/session/creation.py", "    if isinstance(value, _NO_SHAPES):\n", "    if False:\n", "what has no order is no shape", "test_creation.py::test_shapesThatCanNotBeAreRefused"),
+    Mutant("muninn/session/creation.py", "pieceBytes = _PIECE_BYTES if progress is not None else max(1, sizeBytes)", "pieceBytes = max(1, sizeBytes)", "a copy to a GPU is told of on the way", "test_creation.py::test_aCopyToAGpuIsToldOfInPiecesAndMayBeEndedThere"),
+    Mutant("muninn/system/deadlines.py", "in (\"bool\", \"bool_\")", "in (\"bool_\",)", "True is no timeout", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
+    Mutant("muninn/sync/lock.py", "        if unknown or blocking is not None:", "        if unknown:", "what Python's own locks take is refused", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
     Mutant("muninn/api/arguments.py", " if \"RecursionError\" in str(error) else error", " if False else error", "a call at the limit of recursion says so", "test_arguments.py::test_aCallAtTheLimitOfRecursionSaysSo"),
     # --- listing ---
     Mutant(_LISTING, "            found[process] = described\n", "            found[hold.slot, 0, 0] = described\n", "a process is one importer", "test_listing.py::test_aProcessThatIsTwoMembersIsOneImporter"),
@@ -64,35 +73,35 @@ MUTANTS = [
     Mutant(_LISTING, "            if hold.slot not in dead:", "            if True:", "the dead hold nothing", "test_listing.py::test_theDeadHoldNothing"),
     Mutant(_LISTING, "for key in membership.members.there()]", "for key in membership.members.live()]", "the dead are no members", "test_listing.py::test_aBrokerThatWasKilledIsNone"),
     # --- holdings ---
-    Mutant(_HOLDINGS, "            description = membership.rows.description(row) if membership.rows.isLive(row, incarnation) else None\n", "            description = membership.rows.description(row)\n", "the row is read again after the lease", "test_holdings.py::test_theRowIsReadAgainAfterTheLease"),
-    Mutant(_HOLDINGS, "        self._released.append((row, incarnation))\n        self.membership.leaseTable.forget(index)\n", "        self.membership.leaseTable.forget(index)\n", "a lease that came to nothing is told to the broker", "test_holdings.py::test_aLeaseThatCameTooLateDoesNotKeepTheRow"),
-    Mutant(_HOLDINGS, "        except BaseException as error:\n            self._giveUp(index, row, incarnation)\n", "        except BaseException as error:\n", "an open that fails gives its lease back", "test_holdings.py::test_anOpenThatFailsGivesItsLeaseBack"),
-    Mutant(_HOLDINGS, " and not (deadlineMs and clock.isOver(deadlineMs))", "", "what is open already has an end too", "test_holdings.py::test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt"),
-    Mutant(_HOLDINGS, "            if description is None or clock.isOver(description.deadlineMs):", "            if description is None:", "a lifetime that is over has ended", "test_holdings.py::test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt"),
-    Mutant(_HOLDINGS, " or clock.isOver(mapped[1].deadlineMs):", ":", "what arrays keep has an end too", "test_holdings.py::test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt"),
-    Mutant(_HOLDINGS, "        if 0 < self.description.deadlineMs <= now and clock.knowsHostTime():", "        if False:", "a lifetime that is over allows nothing", "test_holdings.py::test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt"),
+    Mutant(_HOLDINGS, "            description = membership.rows.description(row) if membership.rows.isLive(row, incarnation) else None\n", "            description = membership.rows.description(row)\n", "the row is read again after the lease", "test_openbuffers.py::test_theRowIsReadAgainAfterTheLease"),
+    Mutant(_HOLDINGS, "        self._released.append((row, incarnation))\n        self.membership.leaseTable.forget(index)\n", "        self.membership.leaseTable.forget(index)\n", "a lease that came to nothing is told to the broker", "test_openbuffers.py::test_aLeaseThatCameTooLateDoesNotKeepTheRow"),
+    Mutant(_HOLDINGS, "        except BaseException as error:\n            self._giveUp(index, row, incarnation)\n", "        except BaseException as error:\n", "an open that fails gives its lease back", "test_openbuffers.py::test_anOpenThatFailsGivesItsLeaseBack"),
+    Mutant(_HOLDINGS, " and not (deadlineMs and clock.isOver(deadlineMs))", "", "what is open already has an end too", "test_openbuffers.py::test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt"),
+    Mutant(_HOLDINGS, "            if description is None or clock.isOver(description.deadlineMs):", "            if description is None:", "a lifetime that is over has ended", "test_openbuffers.py::test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt"),
+    Mutant(_HOLDINGS, " or clock.isOver(mapped[1].deadlineMs):", ":", "what arrays keep has an end too", "test_openbuffers.py::test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt"),
+    Mutant(_HOLDINGS, "        if 0 < self.description.deadlineMs <= now and clock.knowsHostTime():", "        if False:", "a lifetime that is over allows nothing", "test_openbuffers.py::test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt"),
     Mutant(_LISTING, "return \"dying\" if said == \"live\" and clock.isOver(description.deadlineMs) else said", "return said", "what is over is not listed as live", "test_listing.py::test_whatIsOverIsNotLive"),
     Mutant(_LISTING, "    while (over := [each for each in described if _isOver(each)]) and", "    while (over := []) and", "what nobody holds is waited for", "test_listing.py::test_whatTheDeadHeldAndWasFreedIsNotListed"),
     Mutant(_LISTING, "                membership.client.once(\"settle\", row=row, incarnation=incarnation)\n", "                pass\n", "a broker is asked to end what is over", "test_listing.py::test_whatIsOverIsNotLive"),
-    Mutant(_HOLDINGS, "            if mapped is None or not membership.rows.isLive(row, incarnation) or", "            if mapped is None or", "memory that arrays keep is no buffer when it was freed", "test_holdings.py::test_whatOnlyArraysHoldAndWasFreedIsNoBuffer"),
+    Mutant(_HOLDINGS, "            if mapped is None or not membership.rows.isLive(row, incarnation) or", "            if mapped is None or", "memory that arrays keep is no buffer when it was freed", "test_openbuffers.py::test_whatOnlyArraysHoldAndWasFreedIsNoBuffer"),
     Mutant(_HOLDINGS, "        if atomics.loadAcquire64(self._leaseAddress) != self._leaseWord:", "        if False:", "a revoked lease refuses", "test_buffer.py::test_aRevokedLeaseForbidsAndFreesNothing"),
     Mutant(_HOLDINGS, "        if not self.membership.rows.isLive(self.row, self.incarnation):\n            raise", "        if False:\n            raise", "a freed buffer refuses", "test_buffer.py::test_freeingKeepsWhatIsMapped"),
     Mutant(_HOLDINGS, "        if self.description.access is Access.READ_ONLY:", "        if False:", "what was shared readOnly stays so", "test_sharing.py::test_readOnlyStaysReadOnly"),
-    Mutant(_HOLDINGS, "        if holding is not None and holding.isLive():\n            return holding\n        membership, encoded", "        if holding is not None:\n            return holding\n        membership, encoded", "a name is what is called so now", "test_holdings.py::test_aNameIsWhatIsCalledSoNow"),
-    Mutant(_HOLDINGS, "if membership.rows.isLive(row, incarnation) and membership.rows.nameIs(row, encoded):", "if membership.rows.isLive(row, incarnation):", "a hint is believed only after the name was read", "test_holdings.py::test_aHintThatIsAnotherNamesIsNotBelieved"),
-    Mutant(_MEMORY, "        source.closeThen(closed)\n", "        closed()\n        source.closeThen(lambda: None)\n", "memory is unmapped before its lease is given back", "test_holdings.py::test_memoryIsUnmappedBeforeItsLeaseIsGivenBack"),
+    Mutant(_HOLDINGS, "        if holding is not None and holding.isLive():\n            return holding\n        membership, encoded", "        if holding is not None:\n            return holding\n        membership, encoded", "a name is what is called so now", "test_openbuffers.py::test_aNameIsWhatIsCalledSoNow"),
+    Mutant(_HOLDINGS, "if membership.rows.isLive(row, incarnation) and membership.rows.nameIs(row, encoded):", "if membership.rows.isLive(row, incarnation):", "a hint is believed only after the name was read", "test_openbuffers.py::test_aHintThatIsAnotherNamesIsNotBelieved"),
+    Mutant(_MEMORY, "        source.closeThen(closed)\n", "        closed()\n        source.closeThen(lambda: None)\n", "memory is unmapped before its lease is given back", "test_openbuffers.py::test_memoryIsUnmappedBeforeItsLeaseIsGivenBack"),
     Mutant(_HOLDINGS, "        table.vacate(tenure.index)\n", "", "memory that is unmapped has no lease", "test_sharing.py::test_unnamedBuffersGoWithTheirLastUser"),
     Mutant(_HOLDINGS, "            self._released.append((tenure.row, tenure.incarnation))\n", "            pass\n", "a last close is told to the broker", "test_sharing.py::test_unnamedBuffersGoWithTheirLastUser"),
     Mutant(_HOLDINGS, "        if tenure.isTold or not membership.rows.isLive(tenure.row, tenure.incarnation):", "        if tenure.isTold:", "the last holder of what was freed tells the broker", "test_buffer.py::test_freeingKeepsWhatIsMapped"),
-    Mutant(_HOLDINGS, "                if not answered and released is not None:\n                    self._released.append(released)\n", "                pass\n", "what the broker did not hear is told again", "test_holdings.py::test_whatTheBrokerDidNotHearIsToldAgain"),
-    Mutant(_HOLDINGS, "            if holding is not None and holding.isRenewed():\n                holding.renew()\n", "            pass\n", "a lease is renewed while its buffer is open", "test_holdings.py::test_anIdleHoldersLeaseIsRenewed"),
+    Mutant(_HOLDINGS, "                if not answered and released is not None:\n                    self._released.append(released)\n", "                pass\n", "what the broker did not hear is told again", "test_openbuffers.py::test_whatTheBrokerDidNotHearIsToldAgain"),
+    Mutant(_HOLDINGS, "            if holding is not None and holding.isRenewed():\n                holding.renew()\n", "            pass\n", "a lease is renewed while its buffer is open", "test_openbuffers.py::test_anIdleHoldersLeaseIsRenewed"),
     Mutant(_HOLDINGS, "    if monotonicMs() >= expiresMs:", "    if False:", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
-    Mutant(_HOLDINGS, "        for _ in range(_FETCH_ATTEMPTS):", "        for _ in range(1):", "memory that a holder is to bring is waited for", "test_holdings.py::test_memoryThatAHolderIsYetToBringIsWaitedFor"),
-    Mutant(_HOLDINGS, "        tenure.source = source\n", "", "what goes with a lease is known to it", "test_holdings.py::test_whatIsInterruptedHalfWayHoldsNothing"),
-    Mutant(_HOLDINGS, "            self._end(gone[0])\n            gone.popleft()\n", "            self._end(gone.popleft())\n", "an end that was interrupted is done again", "test_holdings.py::test_anEndThatWasInterruptedIsDoneAgain"),
+    Mutant(_HOLDINGS, "        for _ in range(_FETCH_ATTEMPTS):", "        for _ in range(1):", "memory that a holder is to bring is waited for", "test_openbuffers.py::test_memoryThatAHolderIsYetToBringIsWaitedFor"),
+    Mutant(_HOLDINGS, "        tenure.source = source\n", "", "what goes with a lease is known to it", "test_openbuffers.py::test_whatIsInterruptedHalfWayHoldsNothing"),
+    Mutant(_HOLDINGS, "            self._end(gone[0])\n            gone.popleft()\n", "            self._end(gone.popleft())\n", "an end that was interrupted is done again", "test_openbuffers.py::test_anEndThatWasInterruptedIsDoneAgain"),
     # --- membership ---
     Mutant(_MEMBERSHIP, "        return self.identity.isWiped() or self._hasLeft", "        return self._hasLeft", "a forked child is another process", "test_invariants.py::test_i9AForkedChildJoinsAnew"),
-    Mutant("muninn/api/departure.py", "    while isInside():\n        clock.sleep(_STAY", "    while False:\n        clock.sleep(_STAY", "a lost block is left when its turns are over", "test_repair.py::test_aTurnInALostBlockIsOverBeforeAnotherBegins"),
+    Mutant("muninn/session/departure.py", "    while isInside():\n        clock.sleep(_STAY", "    while False:\n        clock.sleep(_STAY", "a lost block is left when its turns are over", "test_repair.py::test_aTurnInALostBlockIsOverBeforeAnotherBegins"),
     Mutant(_MEMBERSHIP, "        if self._lost:\n            stay", "        if False:\n            stay", "who has nothing to do in a lost block leaves it", "test_repair.py::test_whoHasNothingToDoInALostBlockLeavesItByItself"),
     # --- entry ---
     Mutant(_ENTRY, "            if not block.isRetired() and block.hasName():\n", "            if True:\n", "nobody joins a block that was withdrawn", "test_membership.py::test_nobodyStaysInABlockThatWasWithdrawnMeanwhile"),
@@ -118,15 +127,15 @@ MUTANTS = [
     Mutant(_MEMBERSHIP, "        if not self._leaving and (settled", "        if (settled", "who has said good-bye asks nothing more", "test_membership.py::test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye", "it is refused, and that is not logged; only the broker's log says that it was asked"),
     Mutant(_MEMBERSHIP, "self.departure.awaitOutside(self.holdings.isInside, self._thread) and keep", "keep", "who is inside keeps the slot", "test_membership.py::test_aThreadThatIsInsideKeepsTheSlot"),
     Mutant(_CREATION, "                membership.departure.check()\n", "", "nothing is created from a slot that is given back", "test_membership.py::test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn"),
-    Mutant(_MEMBERSHIP, "    if sys.is_finalizing():\n", "    if False:\n", "who is asked while the interpreter is finalised asks no other thread", "test_alone.py::test_anObjectThatLivesToTheEndMayFree"),
-    Mutant(_MEMBERSHIP, " or (self.isExiting and sys.is_finalizing())", "", "a thread that stopped anywhere is not asked", "test_alone.py::test_anObjectThatLivesToTheEndMayFree"),
-    Mutant("muninn/control/threads.py", "    except RuntimeError:\n        return _last(target)\n", "    except KeyError:\n        return _last(target)\n", "a thread is started where Python starts none", "test_alone.py::test_aThreadIsStartedWherePythonStartsNone"),
-    Mutant("muninn/api/loading.py", "        refuseImports(\"this process has never joined a domain\")\n", "", "who never joined is refused when the interpreter is finalised", "test_alone.py::test_whoHasNeverJoinedIsRefusedAtTheVeryEnd"),
-    Mutant("muninn/api/memory.py", "np.asarray(array).reshape(-1).view(np.uint8).__array_interface__[\"data\"][0]", "array.ctypes.data", "an address is had without an import", "test_alone.py::test_whatIsCalledAtTheVeryEndWorksOrIsRefused"),
-    Mutant("muninn/api/listing.py", "nameOf(plain(text))", "plain(text).name", "a dtype is named without an import", "test_alone.py::test_whatIsCalledAtTheVeryEndWorksOrIsRefused"),
-    Mutant("muninn/api/gpus.py", "            refuseImports(\"this process has not used a GPU yet\")\n", "", "no back-end is imported when the interpreter is finalised", "test_alone.py::test_whatIsCalledAtTheVeryEndWorksOrIsRefused"),
-    Mutant("muninn/api/listing.py", "    described += lingering(membership, {buffer[\"bufferId\"] for buffer in described})\n", "", "freed memory that somebody maps is listed", "test_lingering.py::test_freedMemoryThatAForkedChildMapsIsListedAsTheirs"),
-    Mutant("muninn/api/lingering.py", "        if key.origin != identity or f", "        if True or f", "what is dying is listed once", "test_lingering.py"),
+    Mutant(_MEMBERSHIP, "    if sys.is_finalizing():\n", "    if False:\n", "who is asked while the interpreter is finalised asks no other thread", "test_finalization.py::test_anObjectThatLivesToTheEndMayFree"),
+    Mutant(_MEMBERSHIP, " or (self.isExiting and sys.is_finalizing())", "", "a thread that stopped anywhere is not asked", "test_finalization.py::test_anObjectThatLivesToTheEndMayFree"),
+    Mutant("muninn/system/threads.py", "    except RuntimeError:\n        return _last(target)\n", "    except KeyError:\n        return _last(target)\n", "a thread is started where Python starts none", "test_finalization.py::test_aThreadIsStartedWherePythonStartsNone"),
+    Mutant("muninn/session/lateimports.py", "        refuseImports(\"this process has never joined a domain\")\n", "", "who never joined is refused when the interpreter is finalised", "test_finalization.py::test_whoHasNeverJoinedIsRefusedAtTheVeryEnd"),
+    Mutant("muninn/session/mappings.py", "np.asarray(array).reshape(-1).view(np.uint8).__array_interface__[\"data\"][0]", "array.ctypes.data", "an address is had without an import", "test_finalization.py::test_whatIsCalledAtTheVeryEndWorksOrIsRefused"),
+    Mutant("muninn/api/listing.py", "nameOf(plain(text))", "plain(text).name", "a dtype is named without an import", "test_finalization.py::test_whatIsCalledAtTheVeryEndWorksOrIsRefused"),
+    Mutant("muninn/session/gpus.py", "            refuseImports(\"this process has not used a GPU yet\")\n", "", "no back-end is imported when the interpreter is finalised", "test_finalization.py::test_whatIsCalledAtTheVeryEndWorksOrIsRefused"),
+    Mutant("muninn/api/listing.py", "    described += lingering(membership, {buffer[\"bufferId\"] for buffer in described})\n", "", "freed memory that somebody maps is listed", "test_freedmemory.py::test_freedMemoryThatAForkedChildMapsIsListedAsTheirs"),
+    Mutant("muninn/api/freedmemory.py", "        if key.origin != identity or f", "        if True or f", "what is dying is listed once", "test_freedmemory.py"),
     # --- buffer ---
     Mutant(_BUFFER, "        if not self._writable:\n            raise", "        if False:\n            raise", "a buffer open for reading is not written", "test_sharing.py::test_readOnlyStaysReadOnly test_buffer.py::test_publishesGenerationsToWaitingReaders"),
     Mutant(_BUFFER, "            checkExpiry(holding.description.name, self._expiresMs)\n", "", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
@@ -137,53 +146,53 @@ MUTANTS = [
     Mutant(_TURNS, "buffer.deviceArray(None if stream is None or self._holding.memory.gpu is None else stream.gpu)", "buffer.deviceArray()", "a turn of a GPU that does not reach the memory is refused", "test_gpus.py::test_aTurnOfAStreamWhoseGpuDoesNotReachTheMemoryIsRefused"),
     Mutant("muninn/kernels/launch.py", "    queue = workerOf(handle)\n", "    return None\n", "a twin keeps the order of a stream that is named by its handle", "test_kernels.py::test_aTwinKeepsTheOrderOfAStreamHoweverThatIsNamed"),
     Mutant(_SNAPSHOTS, "    if not isinstance(out, np.ndarray):\n", "    if False:\n", "what is no array takes no copy", "test_buffer.py::test_readsIntoWhatItIsGiven"),
-    Mutant(_TURNS, "        if not awaitNone(holding, left):", "        if False:", "a writer waits until nobody is inside a reader's turn", "test_turns.py"),
-    Mutant(_TURNS, "        else:\n            fences.mend(self._holding)\n", "", "a CPU's turn repairs what a dead writer tore", "test_turns.py::test_whatADeadWriterToreIsMendedByTheNextOne"),
-    Mutant(_TURNS, "        fences.holdBack(holding, self._stream, writing=True, timeout=left)", "        fences.holdBack(holding, self._stream, writing=True, timeout=self._timeout)", "a writer's limit is for all that it waits for", "test_turns.py::test_aTurnsLimitIsForAllThatItWaitsFor"),
-    Mutant(_TURNS, "writing=False, timeout=None if until is None else remaining(until[0]))", "writing=False, timeout=self._timeout)", "a reader's limit is for all that it waits for", "test_turns.py::test_aTurnsLimitIsForAllThatItWaitsFor"),
+    Mutant(_TURNS, "        if not awaitNone(holding, left):", "        if False:", "a writer waits until nobody is inside a reader's turn", "test_access.py"),
+    Mutant(_TURNS, "        else:\n            fences.mend(self._holding)\n", "", "a CPU's turn repairs what a dead writer tore", "test_access.py::test_whatADeadWriterToreIsMendedByTheNextOne"),
+    Mutant(_TURNS, "        fences.holdBack(holding, self._stream, writing=True, timeout=left)", "        fences.holdBack(holding, self._stream, writing=True, timeout=self._timeout)", "a writer's limit is for all that it waits for", "test_access.py::test_aTurnsLimitIsForAllThatItWaitsFor"),
+    Mutant(_TURNS, "writing=False, timeout=None if until is None else remaining(until[0]))", "writing=False, timeout=self._timeout)", "a reader's limit is for all that it waits for", "test_access.py::test_aTurnsLimitIsForAllThatItWaitsFor"),
     Mutant(_TURNS, "        __del__ = atomics.turnDrop\n", "        pass\n", "a turn whose object is gone is ended", "test_owners.py::test_aTurnWhoseObjectIsGoneIsEnded"),
-    Mutant(_TURNS, "        self._owner = holding.owner\n        holding.refuseOwnWriter()\n", "        self._owner = holding.owner\n", "a thread that writes does not begin a reader's turn", "test_turns.py::test_oneThreadIsInsideOneKindOfTurn", "the C part looks too"),
+    Mutant(_TURNS, "        self._owner = holding.owner\n        holding.refuseOwnWriter()\n", "        self._owner = holding.owner\n", "a thread that writes does not begin a reader's turn", "test_access.py::test_oneThreadIsInsideOneKindOfTurn", "the C part looks too"),
     Mutant(_PUBLICATIONS, "        buffer._checked().refuseOwnWriter()  # it", "        buffer._checked()  # it", "a wait inside one's own write is refused at once", "test_owners.py::test_whoWritesDoesNotWaitForItself"),
     Mutant(_READERS, "            if seen:\n                atomics.casSeqCst32(word, seen, 0)\n", "", "readers cost later writers nothing", "test_owners.py::test_readersThatDoNotStarveCostWritersNothing"),
     Mutant(_SNAPSHOTS, "        holding.refuseOwnWriter()  # somebody", "        pass  # somebody", "a read inside one's own write is refused at once", "test_owners.py::test_aHandlerMayDoWhateverItsThreadIsDoing"),
     Mutant(_FENCES, "            membership.promised.discard((holding.row, self.promising))\n", "", "a ticket that no stream has is poisoned", "test_fences.py::test_aSignalThatIsCutShortIsPoisoned"),
     Mutant(_FENCES, "        return tickets.issue(membership.key, DONE_AT_ONCE[kind])\n", "        ticket = tickets.issue(membership.key, kind)\n        tickets.complete(ticket, membership.key)\n        return ticket\n", "a ticket that waits for nothing is never open", "test_fences.py::test_aSignalWithoutAStreamIsNeverOpen"),
     Mutant(_HOLDINGS, "            self._owner = membership.holdings.owners.bind(", "            self._owner = 0\n            return membership.holdings.owners.bind(", "who is inside is known", "test_membership.py::test_aThreadThatIsInsideKeepsTheSlot"),
-    Mutant(_TURNS, "        if self._holding.generation.value() & 1:", "        if False:", "a reader is told of a writer that gave up", "test_turns.py"),
+    Mutant(_TURNS, "        if self._holding.generation.value() & 1:", "        if False:", "a reader is told of a writer that gave up", "test_access.py"),
     Mutant(_TURNS, "so the copy would find it alive, and wait for it.\n        self._refuseLeft()\n", "so the copy would find it alive, and wait for it.\n        pass\n", "a copy inside a turn does not wait for a writer that waits for it", "test_buffer.py::test_aCopyInsideATurnDoesNotWaitForAWriterThatWaitsForIt"),
-    Mutant(_TURNS, "        threads.start(lambda: fences.behindWork(holding, end), \"muninn-turn\")\n", "        end()\n", "a turn that can promise nothing lasts until its work is over", "test_turns.py::test_aTurnThatCanPromiseNothingLastsUntilItsWorkIsOver"),
-    Mutant(_FENCES, "    if holding.tickets.torn() is not None:\n", "    if False:\n", "what was torn is mended by a CPU's turn", "test_turns.py::test_whatADeadWriterToreIsMendedByTheNextOne"),
-    Mutant(_FENCES, "mindsDeath=not writing and stream is not None and ticket >= lastWriter)", "mindsDeath=not writing)", "a reader minds the last writer's death only", "test_turns.py::test_aReaderIsNotToldOfADeathThatALaterWriterMends"),
-    Mutant(_TURNS, "        fences.behindWork(holding, end, holding.membership.settings.devices.ipcGraceMs / 1000)\n", "        pass\n", "a turn ends also where no thread can be had", "test_turns.py::test_aTurnEndsAlsoWhereNoThreadCanBeHad"),
-    Mutant(_FENCES, "mindsDeath=not writing and stream is not None and ticket >= lastWriter)", "mindsDeath=not writing and ticket >= lastWriter)", "a death that was mended meanwhile is none", "test_turns.py::test_aCopyIsNotToldOfADeathThatWasMendedWhileItWaited"),
-    Mutant(_FENCES, "mindsDeath=not writing and stream is not None and ticket >= lastWriter)", "mindsDeath=ticket >= lastWriter)", "who writes next does not mind a dead writer", "test_turns.py::test_aWriterThatCameBehindTheDeadOneMendsItAll"),
-    Mutant("muninn/api/departure.py", "    if membership.promised:\n        return False\n    return membership.device is None or not membership.holdings.isAtWork() or membership.device.awaitWork(seconds)", "    return True", "who is inside a turn does not say good-bye", "test_turns.py::test_whoIsInsideATurnDoesNotLeaveTheDomain"),
-    Mutant("muninn/api/living.py", "        while (found := self.data.setdefault(pair, wanted)()) is None:  # type: ignore[attr-defined]\n            _remove_dead_weakref(self.data, pair)  # type: ignore[attr-defined]\n", "        self.data[pair] = wanted\n        found = value\n", "the maker shares the holding of who opened meanwhile", "test_holdings.py::test_whoOpensWhatAnotherThreadHasJustMadeSharesItsHolding"),
+    Mutant(_TURNS, "        threads.start(lambda: fences.behindWork(holding, end), \"muninn-turn\")\n", "        end()\n", "a turn that can promise nothing lasts until its work is over", "test_access.py::test_aTurnThatCanPromiseNothingLastsUntilItsWorkIsOver"),
+    Mutant(_FENCES, "    if holding.tickets.torn() is not None:\n", "    if False:\n", "what was torn is mended by a CPU's turn", "test_access.py::test_whatADeadWriterToreIsMendedByTheNextOne"),
+    Mutant(_FENCES, "mindsDeath=not writing and stream is not None and ticket >= lastWriter)", "mindsDeath=not writing)", "a reader minds the last writer's death only", "test_access.py::test_aReaderIsNotToldOfADeathThatALaterWriterMends"),
+    Mutant(_TURNS, "        fences.behindWork(holding, end, holding.membership.settings.devices.ipcGraceMs / 1000)\n", "        pass\n", "a turn ends also where no thread can be had", "test_access.py::test_aTurnEndsAlsoWhereNoThreadCanBeHad"),
+    Mutant(_FENCES, "mindsDeath=not writing and stream is not None and ticket >= lastWriter)", "mindsDeath=not writing and ticket >= lastWriter)", "a death that was mended meanwhile is none", "test_access.py::test_aCopyIsNotToldOfADeathThatWasMendedWhileItWaited"),
+    Mutant(_FENCES, "mindsDeath=not writing and stream is not None and ticket >= lastWriter)", "mindsDeath=ticket >= lastWriter)", "who writes next does not mind a dead writer", "test_access.py::test_aWriterThatCameBehindTheDeadOneMendsItAll"),
+    Mutant("muninn/session/departure.py", "    if membership.promised:\n        return False\n    return membership.device is None or not membership.holdings.isAtWork() or membership.device.awaitWork(seconds)", "    return True", "who is inside a turn does not say good-bye", "test_access.py::test_whoIsInsideATurnDoesNotLeaveTheDomain"),
+    Mutant("muninn/session/registry.py", "        while (found := self.data.setdefault(pair, wanted)()) is None:  # type: ignore[attr-defined]\n            _remove_dead_weakref(self.data, pair)  # type: ignore[attr-defined]\n", "        self.data[pair] = wanted\n        found = value\n", "the maker shares the holding of who opened meanwhile", "test_openbuffers.py::test_whoOpensWhatAnotherThreadHasJustMadeSharesItsHolding"),
     # --- creation ---
     Mutant(_CREATION, "            making.giveUp()\n", "", "a creation that fails leaves nothing", "test_creation.py::test_aFillThatRaisesLeavesNothing"),
-    Mutant(_CREATION, "    except BaseException:\n        membership.leaseTable.release(index)\n        raise\n    memory", "    except KeyError:\n        raise\n    memory", "a creation that fails gives its lease back", "test_holdings.py::test_aCreationThatFailsGivesItsLeaseBack"),
+    Mutant(_CREATION, "    except BaseException:\n        membership.leaseTable.release(index)\n        raise\n    memory", "    except KeyError:\n        raise\n    memory", "a creation that fails gives its lease back", "test_openbuffers.py::test_aCreationThatFailsGivesItsLeaseBack"),
     Mutant(_CREATION, "    _fill(memory, wanted, fill)\n    if put is not None:\n        put(made.address)\n    _commit(making, made)\n", "    _commit(making, made)\n    _fill(memory, wanted, fill)\n", "nobody sees a buffer that is not filled", "test_creation.py::test_nobodySeesABufferThatIsNotFilled"),
-    Mutant(_MAKING, "            if self._granted is None:\n                again", "            if False:\n                again", "what was asked and not answered is taken back", "test_making.py::test_whatIsInterruptedIsTakenBack"),
-    Mutant(_MAKING, "            if self._mayBeLive:\n                self._client", "            if False:\n                self._client", "what is live and nobody's is freed", "test_making.py::test_whatIsInterruptedIsTakenBack"),
-    Mutant(_MAKING, "for op in (\"abandon\", \"free\") if self._mayBeLive else (\"abandon\",):", "for op in (\"abandon\",):", "what is cut short after its commit is freed", "test_making.py::test_whatIsCutShortAfterItsCommitIsThereForNobody"),
-    Mutant(_MAKING, "            if not self.has(name):\n                self._byName.pop(name, None)\n", "", "a maker that was cut short has no name any more", "test_making.py::test_aNameIsOneThreadsUntilItsMakingEnds"),
-    Mutant(_MAKING, "            if self._granted is None:\n                self._client.later", "            if False:\n                self._client.later", "what is cut short twice is taken back", "test_making.py::test_whatIsInterruptedTwiceIsTakenBackByTheBackgroundThread"),
+    Mutant(_MAKING, "            if self._granted is None:\n                again", "            if False:\n                again", "what was asked and not answered is taken back", "test_reservation.py::test_whatIsInterruptedIsTakenBack"),
+    Mutant(_MAKING, "            if self._mayBeLive:\n                self._client", "            if False:\n                self._client", "what is live and nobody's is freed", "test_reservation.py::test_whatIsInterruptedIsTakenBack"),
+    Mutant(_MAKING, "for op in (\"abandon\", \"free\") if self._mayBeLive else (\"abandon\",):", "for op in (\"abandon\",):", "what is cut short after its commit is freed", "test_reservation.py::test_whatIsCutShortAfterItsCommitIsThereForNobody"),
+    Mutant(_MAKING, "            if not self.has(name):\n                self._byName.pop(name, None)\n", "", "a maker that was cut short has no name any more", "test_reservation.py::test_aNameIsOneThreadsUntilItsMakingEnds"),
+    Mutant(_MAKING, "            if self._granted is None:\n                self._client.later", "            if False:\n                self._client.later", "what is cut short twice is taken back", "test_reservation.py::test_whatIsInterruptedTwiceIsTakenBackByTheBackgroundThread"),
     Mutant(_MAKING, "        if not self._creating.take(self._name, self):\n", "        if False:\n", "the threads of a process are told apart", "test_takeover.py::test_aNameIsCreatedByOneOfManyThreads"),
     # --- finalizers on own threads ---
     Mutant(_READERS, "        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for readers", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_NAMES, "        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for a name", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
-    Mutant("muninn/api/departure.py", "            aside.refuseOwn()  # a departure", "            pass  # a departure", "a finalizer on an own thread does not wait for a departure", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
+    Mutant("muninn/session/departure.py", "            aside.refuseOwn()  # a departure", "            pass  # a departure", "a finalizer on an own thread does not wait for a departure", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_MEMBERSHIP, "    refuseOwn()  # the join", "    pass  # the join", "a finalizer on an own thread does not wait for a join", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_HOLDINGS, "aside.unlessTaken(membership.leaseLock)", "membership.leaseLock", "a finalizer on an own thread does not wait for who opens", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_FENCES, "aside.unlessTaken(holding.fencing), membership", "holding.fencing, membership", "a finalizer on an own thread does not wait for who signals", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
-    Mutant(_NAMES, "        self._membership.holdings.creating.refuseOwn(self._name)\n", "", "what interrupts a creation does not wait for it", "test_making.py::test_whatInterruptsACreationDoesNotWaitForIt"),
-    Mutant(_MAKING, "making is not None and making.thread == green.identity()", "making is not None", "another thread's creation is waited for", "test_making.py::test_whatAnotherThreadCreatesIsWaitedFor"),
-    Mutant(_MAKING, "        if self._isUnanswered:\n", "        if False:\n", "a broker that does not answer is not waited for twice", "test_making.py::test_aBrokerThatDoesNotAnswerIsNotWaitedForTwice"),
+    Mutant(_NAMES, "        self._membership.holdings.creating.refuseOwn(self._name)\n", "", "what interrupts a creation does not wait for it", "test_reservation.py::test_whatInterruptsACreationDoesNotWaitForIt"),
+    Mutant(_MAKING, "making is not None and making.thread == green.identity()", "making is not None", "another thread's creation is waited for", "test_reservation.py::test_whatAnotherThreadCreatesIsWaitedFor"),
+    Mutant(_MAKING, "        if self._isUnanswered:\n", "        if False:\n", "a broker that does not answer is not waited for twice", "test_reservation.py::test_aBrokerThatDoesNotAnswerIsNotWaitedForTwice"),
     # --- lock, sharing, fences ---
     Mutant(_SHARING, "        holding = waiting.look()\n        if holding is not None:\n            return holding\n        if not waiting", "        if not waiting", "who waited for a loader looks again", "test_sharing.py::test_loadsOnce test_creation.py::test_oneOfManyLoadsForAll"),
-    Mutant(_SHARING, "    if capability.tenantDigest != capabilities.tenantDigest(description.tenant) or capability.sizeBytes != description.sizeBytes:", "    if False:", "a handle matches its buffer", "test_holdings.py::test_aHandleThatDoesNotMatchItsBufferIsRefused"),
+    Mutant(_SHARING, "    if capability.tenantDigest != capabilities.tenantDigest(description.tenant) or capability.sizeBytes != description.sizeBytes:", "    if False:", "a handle matches its buffer", "test_openbuffers.py::test_aHandleThatDoesNotMatchItsBufferIsRefused"),
     Mutant(_SHARING, "access is not Access.READ_ONLY and granted is Access.READ_ONLY:", "False:", "a handle gives no more than the rights in it", "test_sharing.py::test_handlesCarryTheRightsOfTheirObject"),
-    Mutant(_SHARING, "    inRange = capability.row < membership.rows.count()\n", "    inRange = True\n", "a handle's row is one that is there", "test_holdings.py::test_aHandleThatDoesNotMatchItsBufferIsRefused"),
+    Mutant(_SHARING, "    inRange = capability.row < membership.rows.count()\n", "    inRange = True\n", "a handle's row is one that is there", "test_openbuffers.py::test_aHandleThatDoesNotMatchItsBufferIsRefused"),
     Mutant(_FENCES, "    if ticket is not None and not 0 <= ticket <= last:", "    if False:", "a ticket that was never issued is not waited for", "test_buffer.py::test_aFenceThatCanNotBeRecordedIsPoisoned"),
     Mutant(_FENCES, "        onReached(error)  # nobody else would complete the ticket, and its waiters must not hang\n", "", "a fence that can not be recorded is poisoned", "test_buffer.py::test_aFenceThatCanNotBeRecordedIsPoisoned"),
     Mutant(_FENCES, "    if state == layout.TICKET_POISONED and mindsDeath:\n", "    if False:\n", "a dead promise is said", "test_buffer.py::test_aDeadPromiseIsPoisoned"),

@@ -4,45 +4,22 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-(
-    _CAPABILITIES,
-    _JOURNAL,
-    _DIRECTORY,
-    _CATALOG,
-    _VAULT,
-    _WATCHDOG,
-    _UPKEEP,
-    _BROKER,
-    _REQUESTS,
-    _CLIENT,
-    _REPAIR,
-    _SNAPSHOT,
-    _LINES,
-    _INBOX,
-    _CANDIDACY,
-    _ADMISSION,
-) = (
-    f"muninn/broker/{name}.py"
-    for name in (
-        "capabilities",
-        "journal",
-        "directory",
-        "catalog",
-        "vault",
-        "watchdog",
-        "upkeep",
-        "broker",
-        "requests",
-        "client",
-        "repair",
-        "snapshot",
-        "lines",
-        "inbox",
-        "candidacy",
-        "admission",
-    )
-)
-
+_CAPABILITIES = "muninn/wire/handles.py"
+_JOURNAL = "muninn/broker/journal.py"
+_DIRECTORY = "muninn/broker/directory.py"
+_CATALOG = "muninn/broker/catalog.py"
+_VAULT = "muninn/broker/descriptorstore.py"
+_WATCHDOG = "muninn/broker/watchdog.py"
+_UPKEEP = "muninn/broker/maintenance.py"
+_BROKER = "muninn/broker/broker.py"
+_REQUESTS = "muninn/wire/requests.py"
+_CLIENT = "muninn/session/client.py"
+_REPAIR = "muninn/broker/repair.py"
+_SNAPSHOT = "muninn/broker/snapshot.py"
+_LINES = "muninn/session/connections.py"
+_INBOX = "muninn/broker/inbox.py"
+_CANDIDACY = "muninn/broker/candidacy.py"
+_ADMISSION = "muninn/broker/admission.py"
 _DRAIN = "muninn/control/drain.py"
 
 # fmt: off
@@ -51,19 +28,19 @@ MUTANTS = [
     Mutant("muninn/broker/candidacy.py", "not (wasPausing or self._isPausing())", "not self._isPausing()", "a pause that ends in between is no reason", "test_candidacy.py::test_aPauseThatBeginsOrEndsInBetweenIsNoReason"),
     Mutant("muninn/broker/candidacy.py", "self._isOwnUid() and self._isHere() and", "self._isOwnUid() and", "who sees another /dev/shm does not stand", "test_candidacy.py::test_whoSeesAnotherMemoryIsNobodysHeir"),
     # --- a broker that has changed its root ---
-    Mutant("muninn/broker/journal.py", "        if self.hindrance is None and isMoved():\n", "        if False:\n", "a broker with another /dev/shm hands its office on", "test_surroundings.py::test_aBrokerThatHasChangedItsRootServesNothingMore"),
-    Mutant("muninn/broker/journal.py", "(isinstance(typed, PlatformUnsupported) and not hasProc())", "False", "a broker without /proc hands its office on", "test_surroundings.py::test_aBrokerThatHasChangedItsRootKeepsNobodyOut"),
+    Mutant("muninn/broker/journal.py", "        if self.hindrance is None and isMoved():\n", "        if False:\n", "a broker with another /dev/shm hands its office on", "test_oserrors.py::test_aBrokerThatHasChangedItsRootServesNothingMore"),
+    Mutant("muninn/broker/journal.py", "(isinstance(typed, PlatformUnsupported) and not hasProc())", "False", "a broker without /proc hands its office on", "test_oserrors.py::test_aBrokerThatHasChangedItsRootKeepsNobodyOut"),
     # --- a program that closes descriptors of ours ---
     Mutant("muninn/broker/broker.py", "self._epoll.wait(seconds, self._wake, self._listener)", "self._epoll.wait(seconds)", "a broker without its eventfd or listener begins another term", "test_descriptors.py::test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn"),
-    Mutant("muninn/broker/client.py", "                self._office.campaign(term)  # which tells", "                pass  # which tells", "who waits is told why nobody serves", "test_client.py::test_whoWaitsForWhatIsToBeAskedLaterIsToldWhyNobodyServes"),
+    Mutant("muninn/session/client.py", "                self._office.campaign(term)  # which tells", "                pass  # which tells", "who waits is told why nobody serves", "test_client.py::test_whoWaitsForWhatIsToBeAskedLaterIsToldWhyNobodyServes"),
     Mutant("muninn/broker/candidacy.py", "    if _isLoss(error):\n", "    if False:\n", "the program is told that it has closed what is not its own", "test_candidacy.py::test_aBrokerThatResignsSaysWhyInOneLine"),
     Mutant(_REPAIR, "            Drain(block).set(epoch, True, why)\n", "            pass\n", "the next block takes a drain over", "test_repair.py::test_aDrainIsTakenOverByTheNextBlock"),
     # --- capabilities ---
-    Mutant(_CAPABILITIES, "if not isSameMac(mac, _mac(secret, body), secret) or access", "if access", "a handle has the domain's MAC", "test_capabilities.py"),
-    Mutant(_CAPABILITIES, "    if magic != _MAGIC or version != _VERSION:", "    if False:", "a handle is of this version", "test_capabilities.py"),
-    Mutant(_CAPABILITIES, "    if len(handle) != HANDLE_BYTES:", "    if False:", "a handle has its length", "test_capabilities.py"),
-    Mutant(_CAPABILITIES, "digestOf(body, _MAC_BYTES, secret)", "digestOf(body, _MAC_BYTES)", "another domain's handle is none", "test_capabilities.py::test_refusesTheHandleOfAnotherDomain"),
-    Mutant(_CAPABILITIES, " or access >= len(ACCESSES):", ":", "rights in a handle are rights that there are", "test_capabilities.py"),
+    Mutant(_CAPABILITIES, "if not isSameMac(mac, _mac(secret, body), secret) or access", "if access", "a handle has the domain's MAC", "test_handles.py"),
+    Mutant(_CAPABILITIES, "    if magic != _MAGIC or version != _VERSION:", "    if False:", "a handle is of this version", "test_handles.py"),
+    Mutant(_CAPABILITIES, "    if len(handle) != HANDLE_BYTES:", "    if False:", "a handle has its length", "test_handles.py"),
+    Mutant(_CAPABILITIES, "digestOf(body, _MAC_BYTES, secret)", "digestOf(body, _MAC_BYTES)", "another domain's handle is none", "test_handles.py::test_refusesTheHandleOfAnotherDomain"),
+    Mutant(_CAPABILITIES, " or access >= len(ACCESSES):", ":", "rights in a handle are rights that there are", "test_handles.py"),
     # --- journal ---
     Mutant(_JOURNAL, " or zlib.crc32(body) != checksum:", ":", "a damaged record ends the replay", "test_journal.py"),
     Mutant(_JOURNAL, "len(body) < length or zlib", "zlib", "a torn record ends the replay", "test_journal.py", "a body that is shorter than its length has another checksum; the comparison says so in words"),
@@ -117,11 +94,11 @@ MUTANTS = [
     Mutant(_CATALOG, "            if self._rows.isNamed(row, incarnation, raw):\n", "            if True:\n", "an entry of the index is believed after a look at the row", "test_catalog.py test_directory.py"),
     Mutant(_CATALOG, "            self._marks[row] = 0\n            taken", "            taken", "a row of before is discounted once", "test_catalog.py", "a row's memory goes once in its life; this keeps a second removal harmless"),
     Mutant(_CATALOG, "        if taken is None and row < len(self._marks) and self._marks[row]:", "        if taken is None and row < len(self._marks):", "what was never counted is not discounted", "test_catalog.py::test_whatWasThereBeforeCountsUntilItIsGone"),
-    Mutant(_VAULT, "return kept.number if kept is not None and kept.isOurs() else None", "return kept.number if kept is not None else None", "a descriptor that the program closed is not handed out", "test_vault.py::test_whatTheProgramClosedIsNotHandedOut"),
-    Mutant(_VAULT, "            if kept.number != brought.number:\n                brought.close()\n", "            if kept.number != brought.number:\n                brought.release()\n", "memory that is brought twice is kept once", "test_vault.py"),
-    Mutant(_VAULT, "            self._withdraw((row, incarnation))\n", "", "what is dropped is handed out no more", "test_hatch.py::test_handsOutWhatTheVaultHas"),
-    Mutant(_VAULT, "            self._withdraw(pair)\n", "            pass\n", "what was taken is handed out no more", "test_hatch.py::test_handsOutWhatTheVaultHas"),
-    Mutant(_VAULT, "        if self._hatch is not None:\n            self._hatch.put(row, incarnation, brought)\n", "", "what comes later is handed out too", "test_hatch.py::test_handsOutWhatTheVaultHas"),
+    Mutant(_VAULT, "return kept.number if kept is not None and kept.isOurs() else None", "return kept.number if kept is not None else None", "a descriptor that the program closed is not handed out", "test_descriptorstore.py::test_whatTheProgramClosedIsNotHandedOut"),
+    Mutant(_VAULT, "            if kept.number != brought.number:\n                brought.close()\n", "            if kept.number != brought.number:\n                brought.release()\n", "memory that is brought twice is kept once", "test_descriptorstore.py"),
+    Mutant(_VAULT, "            self._withdraw((row, incarnation))\n", "", "what is dropped is handed out no more", "test_descriptorserver.py::test_handsOutWhatTheVaultHas"),
+    Mutant(_VAULT, "            self._withdraw(pair)\n", "            pass\n", "what was taken is handed out no more", "test_descriptorserver.py::test_handsOutWhatTheVaultHas"),
+    Mutant(_VAULT, "        if self._hatch is not None:\n            self._hatch.put(row, incarnation, brought)\n", "", "what comes later is handed out too", "test_descriptorserver.py::test_handsOutWhatTheVaultHas"),
     # --- watchdog ---
     Mutant(_WATCHDOG, "        if not self._members.isProvenDead(key, pidfd):\n            return False\n", "", "nothing is reclaimed before the proof", "test_invariants.py::test_i5NothingIsReclaimedBeforeTheProof"),
     Mutant(_WATCHDOG, "        if generation != key.generation or state == layout.MEMBER_FREE:\n            return\n", "", "a late reclaiming harms nobody", "test_watchdog.py test_invariants.py", "`condemn` and `vacate` compare the whole word again; this only saves them the trouble"),
@@ -135,21 +112,21 @@ MUTANTS = [
     Mutant(_WATCHDOG, "            self._members.vacate(key, layout.MEMBER_CLAIMING)\n            return\n", "            return\n", "the slot of a dead claimer is given back", "test_watchdog.py::test_theSlotsOfDeadClaimersAndOfTheCondemnedAreGivenBack"),
     Mutant(_WATCHDOG, "            if state == layout.MEMBER_DEAD or self._members", "            if self._members", "a successor finds who was condemned", "test_watchdog.py::test_theSlotsOfDeadClaimersAndOfTheCondemnedAreGivenBack"),
     Mutant(_WATCHDOG, "return self._members.identity(key.slot).pidNamespace == ownPidNamespace()", "return True", "a pid of another namespace is not followed", "test_watchdog.py::test_aPidOfAnotherNamespaceIsNotFollowed"),
-    Mutant(_WATCHDOG, "            claims.markDead(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET, key)\n", "", "who waits for a dead holder is woken", "test_watchdog.py::test_whoWaitsForTheDeadIsWoken"),
+    Mutant(_WATCHDOG, "            ownerlock.markDead(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET, key)\n", "", "who waits for a dead holder is woken", "test_watchdog.py::test_whoWaitsForTheDeadIsWoken"),
     Mutant(_WATCHDOG, "            Generation(self._block.rowAddress(row)).wake()\n", "", "who waits for a dead writer is woken", "test_watchdog.py::test_whoWaitsForTheDeadIsWoken"),
     Mutant(_WATCHDOG, "        self.forget(key)\n        if key not in self._underWay:\n", "        if key not in self._underWay:\n", "the pidfd of the dead is closed", "test_watchdog.py::test_aDeathThatIsNotYetProvenIsLookedAtAgain"),
     # --- upkeep ---
-    Mutant(_UPKEEP, "self.settleUnheld, self._sweepMembers,", "self._sweepMembers,", "a successor finishes what was begun", "test_upkeep.py::test_aSuccessorFinishesWhatWasBegun", "it does the same again after the orphans; this one only does it first"),
-    Mutant(_UPKEEP, "list(islice(left, _SLICE_SETTLED))", "list(left)", "orphans are collected a slice at a time", "test_upkeep.py::test_whatPredecessorsLeftIsSettledInSlices"),
-    Mutant(_UPKEEP, "for row in unsettled[:_SLICE_SETTLED]:", "for row in unsettled:", "rows are settled a slice at a time", "test_upkeep.py::test_whatPredecessorsLeftIsSettledInSlices"),
-    Mutant(_UPKEEP, "self._collectOrphans, self._dropLeftovers", "self._dropLeftovers", "segments that no row vouches for are collected", "test_upkeep.py::test_segmentsThatNoRowVouchesForAreCollected"),
-    Mutant(_UPKEEP, "if state is None or state.incarnation != key.incarnation or state.state == layout.ROW_FREE:", "if state is None or state.state == layout.ROW_FREE:", "a segment of an earlier incarnation is collected", "test_upkeep.py::test_segmentsThatNoRowVouchesForAreCollected"),
-    Mutant(_UPKEEP, "        self.snapshot.want()\n", "", "what lives is copied into each new journal", "test_upkeep.py::test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes"),
-    Mutant(_SNAPSHOT, "        except (HostMemoryFull, DescriptorsExhausted) as error:\n            self._giveUp(error.reason)", "        except (HostMemoryFull, DescriptorsExhausted):\n            self._block.dropJournals(self._epoch)", "the older journals stay when there is no room", "test_upkeep.py::test_theOldJournalsStayWhenThereIsNoRoomForANewOne"),
-    Mutant(_DIRECTORY, "        _ = self.catalog  # it takes them from the older journals\n", "", "names that were granted are known before the older journals go", "test_upkeep.py"),
-    Mutant(_BROKER, "        dropCopies(block.places)  # first of all", "        # first of all", "copies of the dead go", "test_upkeep.py::test_aSuccessorRemovesTheCopyThatItsPredecessorDidNotFinish"),
-    Mutant(_UPKEEP, "        dropEmpty(self._places, self._epoch)\n", "", "journals that tell of nothing go", "test_upkeep.py::test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing"),
-    Mutant(_JOURNAL, "            isShort = epoch < before and", "            isShort =", "the own journal stays", "test_upkeep.py::test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing"),
+    Mutant(_UPKEEP, "self.settleUnheld, self._sweepMembers,", "self._sweepMembers,", "a successor finishes what was begun", "test_maintenance.py::test_aSuccessorFinishesWhatWasBegun", "it does the same again after the orphans; this one only does it first"),
+    Mutant(_UPKEEP, "list(islice(left, _SLICE_SETTLED))", "list(left)", "orphans are collected a slice at a time", "test_maintenance.py::test_whatPredecessorsLeftIsSettledInSlices"),
+    Mutant(_UPKEEP, "for row in unsettled[:_SLICE_SETTLED]:", "for row in unsettled:", "rows are settled a slice at a time", "test_maintenance.py::test_whatPredecessorsLeftIsSettledInSlices"),
+    Mutant(_UPKEEP, "self._collectOrphans, self._dropLeftovers", "self._dropLeftovers", "segments that no row vouches for are collected", "test_maintenance.py::test_segmentsThatNoRowVouchesForAreCollected"),
+    Mutant(_UPKEEP, "if state is None or state.incarnation != key.incarnation or state.state == layout.ROW_FREE:", "if state is None or state.state == layout.ROW_FREE:", "a segment of an earlier incarnation is collected", "test_maintenance.py::test_segmentsThatNoRowVouchesForAreCollected"),
+    Mutant(_UPKEEP, "        self.snapshot.want()\n", "", "what lives is copied into each new journal", "test_maintenance.py::test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes"),
+    Mutant(_SNAPSHOT, "        except (HostMemoryFull, DescriptorsExhausted) as error:\n            self._giveUp(error.reason)", "        except (HostMemoryFull, DescriptorsExhausted):\n            self._block.dropJournals(self._epoch)", "the older journals stay when there is no room", "test_maintenance.py::test_theOldJournalsStayWhenThereIsNoRoomForANewOne"),
+    Mutant(_DIRECTORY, "        _ = self.catalog  # it takes them from the older journals\n", "", "names that were granted are known before the older journals go", "test_maintenance.py"),
+    Mutant(_BROKER, "        dropCopies(block.places)  # first of all", "        # first of all", "copies of the dead go", "test_maintenance.py::test_aSuccessorRemovesTheCopyThatItsPredecessorDidNotFinish"),
+    Mutant(_UPKEEP, "        dropEmpty(self._places, self._epoch)\n", "", "journals that tell of nothing go", "test_maintenance.py::test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing"),
+    Mutant(_JOURNAL, "            isShort = epoch < before and", "            isShort =", "the own journal stays", "test_maintenance.py::test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing"),
     Mutant(_JOURNAL, "all(record[\"op\"] == \"begin\" for", "all(True for", "a journal that tells of something stays", "test_journal.py::test_aJournalThatTellsOfNothingGoes"),
     # --- candidacy and admission ---
     Mutant(_CANDIDACY, "        if own < self._wanted() and spare > own and spare > OWN_DESCRIPTORS:\n            return slot\n", "", "who can not serve all lets another", "test_candidacy.py::test_theAblestIsChosen"),
@@ -161,26 +138,26 @@ MUTANTS = [
     Mutant(_CANDIDACY, "mayServe = not self._isPausing() and", "mayServe =", "who has failed does not stand at once", "test_candidacy.py::test_whoHasFailedStandsAgainLaterEachTime"),
     Mutant(_CANDIDACY, "_FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1)", "_FIRST_PAUSE_SECONDS", "it stands again later each time", "test_candidacy.py::test_whoHasFailedStandsAgainLaterEachTime"),
     Mutant(_ADMISSION, "        self.close()\n        return descriptors", "        raise OSError(errno.EMFILE, \"none\")\n        return descriptors", "a newcomer is told also when nothing is left", "test_candidacy.py::test_aNewcomerThatNobodyCanTakeIsToldWhy"),
-    Mutant(_ADMISSION, "                connection.recv(wire.MAX_MESSAGE_BYTES)", "                pass", "the newcomer reads the answer", "test_candidacy.py::test_aNewcomerThatNobodyCanTakeIsToldWhy"),
+    Mutant(_ADMISSION, "                connection.recv(messages.MAX_MESSAGE_BYTES)", "                pass", "the newcomer reads the answer", "test_candidacy.py::test_aNewcomerThatNobodyCanTakeIsToldWhy"),
     Mutant(_ADMISSION, "(self._economize() and self._hasRoom())", "False", "the known are watched by their connections", "test_watchdog.py::test_withoutDescriptorsTheKnownAreWatchedByTheirConnections"),
     Mutant(_WATCHDOG, "if len(self._pidfds) >= MAX_PIDFDS and self", "if False and self", "many members cost a descriptor each", "test_watchdog.py::test_manyMembersCostADescriptorEach"),
     # --- snapshot ---
-    Mutant(_SNAPSHOT, "self._journal.isTooLong() or self._isRoomShort()", "self._journal.isTooLong()", "a journal does not take the room for its copy", "test_upkeep.py::test_aJournalIsCopiedWhileThereIsStillRoomForACopy"),
-    Mutant(_SNAPSHOT, "self._isWanted or self._journal.isTooLong()", "self._isWanted", "a journal that is too long is copied", "test_upkeep.py::test_theJournalOfATermDoesNotGrowWithWhatIsOver"),
-    Mutant(_SNAPSHOT, ", *((\"create\", record) for record in halfMade)]", "]", "names that were granted outlive a copy", "test_upkeep.py::test_theJournalOfATermDoesNotGrowWithWhatIsOver"),
-    Mutant(_SNAPSHOT, "        if end < rows.count():\n            return end\n", "", "a copy has all rows", "test_upkeep.py::test_whatChangesWhileTheJournalIsCopiedIsInTheCopy"),
-    Mutant(_JOURNAL, "                self._copyLength = self._written(self._copy, frame, self._copyLength)\n            except", "                pass\n            except", "what is appended meanwhile is in the copy", "test_journal.py::test_theCopyTakesTheJournalsPlaceWithAllThatCameMeanwhile test_upkeep.py"),
+    Mutant(_SNAPSHOT, "self._journal.isTooLong() or self._isRoomShort()", "self._journal.isTooLong()", "a journal does not take the room for its copy", "test_maintenance.py::test_aJournalIsCopiedWhileThereIsStillRoomForACopy"),
+    Mutant(_SNAPSHOT, "self._isWanted or self._journal.isTooLong()", "self._isWanted", "a journal that is too long is copied", "test_maintenance.py::test_theJournalOfATermDoesNotGrowWithWhatIsOver"),
+    Mutant(_SNAPSHOT, ", *((\"create\", record) for record in halfMade)]", "]", "names that were granted outlive a copy", "test_maintenance.py::test_theJournalOfATermDoesNotGrowWithWhatIsOver"),
+    Mutant(_SNAPSHOT, "        if end < rows.count():\n            return end\n", "", "a copy has all rows", "test_maintenance.py::test_whatChangesWhileTheJournalIsCopiedIsInTheCopy"),
+    Mutant(_JOURNAL, "                self._copyLength = self._written(self._copy, frame, self._copyLength)\n            except", "                pass\n            except", "what is appended meanwhile is in the copy", "test_journal.py::test_theCopyTakesTheJournalsPlaceWithAllThatCameMeanwhile test_maintenance.py"),
     Mutant(_JOURNAL, "                _log.info(\"the journal is not shortened now: %s\", error.reason)\n                self.dropCopy()", "                pass", "a copy that lacks a record does not take the journal's place", "test_journal.py::test_aCopyThatDoesNotFitLeavesTheJournalAsItIs"),
-    Mutant(_JOURNAL, "        result = atomics.exchangeNames(new.encode(), self._path.encode())\n", "        result = -errno.ENOSYS\n", "a deposed broker's journal stays away", "test_upkeep.py::test_aDeposedBrokersCopyDoesNotBringItsJournalBack"),
+    Mutant(_JOURNAL, "        result = atomics.exchangeNames(new.encode(), self._path.encode())\n", "        result = -errno.ENOSYS\n", "a deposed broker's journal stays away", "test_maintenance.py::test_aDeposedBrokersCopyDoesNotBringItsJournalBack"),
     Mutant(_JOURNAL, "        self.vouchedBytes += weight - weights[row]\n", "", "what a journal vouches for does not make it too long", "test_journal.py::test_isTooLongWhenMostOfItIsOver"),
     Mutant(_UPKEEP, "        self._mayBeLost = False\n        for row", "        for row", "after a takeover it is looked once whether all has come", "test_watchdog.py::test_nothingIsTakenForLostBeforeAllWasBrought"),
     Mutant(_BROKER, "        session.bringsMore = len(pairs) >= requests.FULL_BATCH\n", "        session.bringsMore = False\n", "a full message is followed by another", "test_watchdog.py::test_nothingIsTakenForLostBeforeAllWasBrought"),
     Mutant(_BROKER, "            return {\"row\": requests.LATER, \"incarnation\": 0}, ()\n", "            pass\n", "a name is free or not once that is known", "test_watchdog.py::test_aGrantWaitsForWhoMayHaveTheMemoryOfTheName"),
-    Mutant(_UPKEEP, "        if rows and self._mayStillCome():", "        if False:", "memory that may still be brought is waited for", "test_upkeep.py"),
+    Mutant(_UPKEEP, "        if rows and self._mayStillCome():", "        if False:", "memory that may still be brought is waited for", "test_maintenance.py"),
     Mutant(_UPKEEP, "        if self._chores or not clock.knowsHostTime():\n", "        if self._chores:\n", "a broker that can not compare clocks ends no lifetime", "test_watchdog.py::test_aBrokerThatCanNotCompareClocksEndsNoLifetime"),
     Mutant(_DIRECTORY, "        self.revoke(row, \"lifetimeEnded\")\n", "", "a lifetime that ends refuses new operations", "test_watchdog.py::test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce"),
-    Mutant(_UPKEEP, "            self.settleUnheld()\n        self.collectLost()\n", "        self.collectLost()\n", "what the dead had let go of is collected", "test_upkeep.py::test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf"),
-    Mutant(_UPKEEP, "            self._chores.append(lambda: self.settleUnheld(following))\n", "            pass\n", "all rows are looked at, a slice at a time", "test_upkeep.py"),
+    Mutant(_UPKEEP, "            self.settleUnheld()\n        self.collectLost()\n", "        self.collectLost()\n", "what the dead had let go of is collected", "test_maintenance.py::test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf"),
+    Mutant(_UPKEEP, "            self._chores.append(lambda: self.settleUnheld(following))\n", "            pass\n", "all rows are looked at, a slice at a time", "test_maintenance.py"),
     # --- broker ---
     Mutant(_BROKER, "        if self.isDeposed() or self._journal.isHindered():\n            raise Deposed\n        self._election.beat()", "        self._election.beat()", "a deposed broker serves nobody", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_BROKER, "        return self._directory.lacks(name) and not self.isDeposed()", "        return self._directory.lacks(name)", "a deposed broker does not know who has which name", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
@@ -191,7 +168,7 @@ MUTANTS = [
     Mutant(_BROKER, " or not self._members.isPidOf(pid, key):", ":", "a hello has the member's pidfd", "test_watchdog.py::test_aHelloNeedsAPidfdOfTheMemberItself"),
     Mutant(_BROKER, "isKnown and pid == -1:", "False:", "who died before its hello was read is nobody's fault", "test_watchdog.py::test_whoDiesBeforeItsHelloIsReadIsNobodysFault"),
     Mutant(_BROKER, "        if not self._members.isCurrent(key):\n            raise SenderGone", "        if False:\n            raise SenderGone", "a hello is of a member of now", "test_watchdog.py::test_aHelloOfTheDeadIsRefused"),
-    Mutant(_BROKER, "            wire.closeAll(descriptors)  # a handler empties the list of those that it keeps\n", "            pass\n", "descriptors that nobody asked for are closed", "test_watchdog.py::test_descriptorsThatNobodyAskedForAreClosed"),
+    Mutant(_BROKER, "            messages.closeAll(descriptors)  # a handler empties the list of those that it keeps\n", "            pass\n", "descriptors that nobody asked for are closed", "test_watchdog.py::test_descriptorsThatNobodyAskedForAreClosed"),
     Mutant(_BROKER, "        if (why := self._drain.reason()) is not None:\n", "        if (why := None) is not None:\n", "a draining domain creates nothing", "test_cli.py::test_drainStopsCreation"),
     Mutant(_BROKER, "        if self._directory.rows.state(row).incarnation == incarnation:\n            self._directory.settle(row)\n", "        self._directory.settle(row)\n", "a settle is of one incarnation", "test_watchdog.py", "`_named` has compared the incarnation, and settling is safe for any row"),
     Mutant(_BROKER, "        if not self._directory.exists(row, incarnation):\n", "        if False:\n", "a request names a row that is there", "test_watchdog.py::test_rowsThatNobodyMadeAreNotTouched"),
@@ -201,8 +178,8 @@ MUTANTS = [
     Mutant(_DIRECTORY, " and not self._isTorn(row):", ":", "a lock whose only user died is a dead one's", "test_image.py::test_aProgramThatReplacesItselfFindsNothingOfItsPast test_lock.py::test_aLockWhoseOnlyUserDiedIsRecovered"),
     Mutant(_BROKER, "                if session.key is None:\n                    self._upkeep.sweepSoon()", "                if False:\n                    self._upkeep.sweepSoon()", "who dies before its hello is looked for", "test_watchdog.py::test_whoEndsBeforeItsHelloIsLookedForAtOnce"),
     Mutant(_DRAIN, "word >> _EPOCH_SHIFT > epoch or atomics", "atomics", "a deposed broker does not drain", "test_invariants.py::test_i3ADeposedBrokerDoesNotDrain"),
-    Mutant(_BROKER, "        if not descriptors or self._served > _SERVED_FIRST:", "        if not descriptors:", "upkeep is done although there is always something to serve", "test_upkeep.py"),
-    Mutant(_BROKER, "        self._upkeep.collectLost()  # whoever is told that it is gone may make it anew at once\n", "", "what is said to be lost can be made anew", "test_upkeep.py"),
+    Mutant(_BROKER, "        if not descriptors or self._served > _SERVED_FIRST:", "        if not descriptors:", "upkeep is done although there is always something to serve", "test_maintenance.py"),
+    Mutant(_BROKER, "        self._upkeep.collectLost()  # whoever is told that it is gone may make it anew at once\n", "", "what is said to be lost can be made anew", "test_maintenance.py"),
     Mutant(_BROKER, "        self._directory.fence()\n        path", "        path", "a successor fences first", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_DIRECTORY, "            if self.exists(row, incarnation) and self.rows.state(row).state != layout.ROW_FREE:", "            if True:", "memory that no row vouches for is not kept", "test_watchdog.py::test_descriptorsThatNobodyAskedForAreClosed"),
     Mutant(_BROKER, "        if self._directory.rows.isLive(row, incarnation) and self._mayStillCome():", "        if self._mayStillCome():", "nobody waits for the memory of what is gone", "test_watchdog.py::test_nobodyWaitsForTheMemoryOfWhatWasFreed"),
@@ -214,14 +191,14 @@ MUTANTS = [
     Mutant(_CLIENT, "return now - self._since >= self._office.takeoverMs / 1000", "return False", "a broker that stands still is deposed", "test_invariants.py::test_i6AStandingHeartbeatIsTimedByTheObserver"),
     Mutant(_CLIENT, "        if seen != self._seen:", "        if self._seen is None:", "a broker that moves is not deposed", "test_invariants.py::test_i6AStandingHeartbeatIsTimedByTheObserver"),
     Mutant(_CLIENT, "                self._deposeIfStuck(term, patience)\n                spin", "                spin", "a broker stuck in a request is deposed", "test_takeover.py::test_aBrokerStoppedDuringARequestIsDeposed"),
-    Mutant("muninn/broker/lines.py", "            if line.hasRested:\n", "            if False:\n", "a line that nobody needs is closed", "test_client.py::test_aQuestionInTheMiddleOfAnotherIsAnsweredToo"),
-    Mutant("muninn/broker/lines.py", "for line in self._idle[:-1]:", "for line in self._idle[:]:", "one line stays", "test_client.py::test_aQuestionInTheMiddleOfAnotherIsAnsweredToo"),
+    Mutant("muninn/session/connections.py", "            if line.hasRested:\n", "            if False:\n", "a line that nobody needs is closed", "test_client.py::test_aQuestionInTheMiddleOfAnotherIsAnsweredToo"),
+    Mutant("muninn/session/connections.py", "for line in self._idle[:-1]:", "for line in self._idle[:]:", "one line stays", "test_client.py::test_aQuestionInTheMiddleOfAnotherIsAnsweredToo"),
     Mutant(_CLIENT, " or self._office.election.epoch() != line.epoch or clock", " or clock", "who waits for a deposed broker asks its successor", "test_client.py"),
     Mutant(_LINES, "            if line.epoch == epoch and line.isOurs():\n                return line", "            if True:\n                return line", "a new broker is asked on a new connection", "test_client.py::test_aNewBrokerIsAskedOnANewConnection"),
     Mutant(_CLIENT, "            line.close()  # whatever else it brings could be taken for the answer to another question\n", "            self._lines.giveBack(line)\n", "an answer that came too late is nobody's", "test_client.py"),
     Mutant(_CLIENT, "            line.close()  # whoever uses it next would ask without a hello\n", "            self._lines.giveBack(line)\n", "no request goes before the hello", "test_client.py"),
     Mutant(_CLIENT, "            held = office.allocations() if self._greeted != line.epoch else []\n", "", "a holder brings its memory to the successor", "test_client.py::test_aHelloBringsTheMemoryThatHasNoName"),
-    Mutant(_INBOX, "                self._taken = asked\n                return asked\n", "                continue\n", "what this process asks is answered", "test_making.py"),
+    Mutant(_INBOX, "                self._taken = asked\n                return asked\n", "                continue\n", "what this process asks is answered", "test_reservation.py"),
     Mutant(_INBOX, "            if not asked.isForsaken():\n", "            if True:\n", "what nobody waits for is not served", "test_inbox.py"),
     Mutant(_LINES, "                line.callAway()\n", "                pass\n", "who waits for an earlier broker is called away", "test_client.py"),
     Mutant(_LINES, "            if line.epoch < epoch:\n                line.close()\n", "            if False:\n                line.close()\n", "nothing stays connected to an earlier broker", "test_client.py::test_nothingStaysConnectedToAnEarlierBroker"),
@@ -241,15 +218,15 @@ MUTANTS = [
     Mutant(_REPAIR, "        self._addRows(living, unread, ended)\n", "", "repair keeps what a sound block calls living", "test_repair.py::test_whatASoundBlockCallsLivingIsKept"),
     Mutant(_REPAIR, "            except ControlBlockInvalid:\n                unread.add(key)\n", "            except ControlBlockInvalid:\n                pass\n", "repair keeps what a sound block calls living and nobody understands", "test_repair.py::test_whatASoundBlockCallsLivingAndNobodyUnderstandsIsKept"),
     Mutant(_REPAIR, "key in living or key in ended:", "key in living:", "what a journal ended does not live by the old block", "test_repair.py::test_whatAJournalEndedDoesNotLiveByTheOldBlock"),
-    Mutant(_UPKEEP, "        self._journal.look()\n", "", "a sweep sees that the journal was removed", "test_upkeep.py::test_aJournalThatWasRemovedIsWrittenAnew"),
-    Mutant(_JOURNAL, "            self.isNameless |= os.fstat(self._file.number).st_nlink == 0\n", "            pass\n", "a record sees that the journal was removed", "test_upkeep.py::test_aJournalThatWasRemovedIsWrittenAnew"),
-    Mutant(_SNAPSHOT, "self._block.hasName() and Election(self._block).epoch() == self._epoch:", "self._block.hasName():", "a deposed broker's journal is not written anew", "test_upkeep.py::test_aDeposedBrokersJournalIsNotWrittenAnew"),
+    Mutant(_UPKEEP, "        self._journal.look()\n", "", "a sweep sees that the journal was removed", "test_maintenance.py::test_aJournalThatWasRemovedIsWrittenAnew"),
+    Mutant(_JOURNAL, "            self.isNameless |= os.fstat(self._file.number).st_nlink == 0\n", "            pass\n", "a record sees that the journal was removed", "test_maintenance.py::test_aJournalThatWasRemovedIsWrittenAnew"),
+    Mutant(_SNAPSHOT, "self._block.hasName() and Election(self._block).epoch() == self._epoch:", "self._block.hasName():", "a deposed broker's journal is not written anew", "test_maintenance.py::test_aDeposedBrokersJournalIsNotWrittenAnew"),
     Mutant(_REPAIR, "    return sizeBytes >= description.segmentBytes\n", "    return True\n", "a truncated segment is not recovered", "test_repair.py::test_aTruncatedSegmentIsNotBroughtBack"),
     Mutant(_REPAIR, "        Election(block).startAt(epoch)\n", "", "the next broker's epoch is above all journals'", "test_repair.py::test_theNextTermComesAfterAllThatTheJournalsRemember"),
     Mutant(_REPAIR, "            elif record[\"op\"] in (\"free\", \"gone\"):", "            elif record[\"op\"] == \"gone\":", "what was freed is not recovered", "test_repair.py::test_whatWasFreedAndStillHeldIsNotBroughtBack"),
     Mutant("muninn/broker/lifetimes.py", "self._deadlineOf.get(self._heap[0][1]) != self._heap[0][0]", "self._heap[0][1] not in self._deadlineOf", "a deadline that was changed does not count", "test_lifetimes.py"),
     Mutant("muninn/broker/lifetimes.py", "if len(self._heap) > 2 * len(self._deadlineOf) + _MOST_STALE:", "if False:", "what is forgotten does not pile up", "test_lifetimes.py"),
-    Mutant("muninn/broker/upkeep.py", "        for _ in range(_SLICE_ENDS):\n", "        while True:\n", "lifetimes that end together end in slices", "test_upkeep.py"),
+    Mutant("muninn/broker/maintenance.py", "        for _ in range(_SLICE_ENDS):\n", "        while True:\n", "lifetimes that end together end in slices", "test_maintenance.py"),
     Mutant(_WATCHDOG, "            if done % _SLICE_ROWS == 0:\n                yield len(rows) - done\n", "", "a death with many leases is reclaimed in slices", "test_watchdog.py"),
     Mutant(_WATCHDOG, "        if key not in self._underWay:\n", "        if True:\n", "a death is reclaimed once", "test_watchdog.py::test_aDeathWithManyLeasesIsReclaimedInSlices"),
     Mutant(_WATCHDOG, "            self.finish()  # perhaps nobody is left who would\n", "            pass\n", "a broker that leaves finishes what it has begun", "test_watchdog.py"),

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_BLOCK, _LOCKFILE, _MEMBERS, _ELECTION, _WATCH, _ROWS, _INDEX, _LEASES, _GENERATIONS, _CLAIMS, _TICKETS, _SEGMENTS, _WIRE, _LAYOUT, _HATCH, _CLOCK, _DESCRIPTORS, _HEADER, _FOLDERS, _OWNERSHIP, _SURROUNDINGS = (
-    f"muninn/control/{name}.py"
-    for name in (
-        "block", "lockfile", "members", "election", "watch", "rows", "index", "leases", "generations", "claims", "tickets", "segments", "wire",
-        "layout", "hatch", "clock", "descriptors", "header", "folders", "ownership", "surroundings",
-    )
-)  # fmt: skip
+_BLOCK = "muninn/control/block.py"
+_LOCKFILE = "muninn/control/lockfile.py"
+_MEMBERS = "muninn/control/members.py"
+_ELECTION = "muninn/control/election.py"
+_WATCH = "muninn/control/watch.py"
+_ROWS = "muninn/control/rows.py"
+_INDEX = "muninn/control/index.py"
+_LEASES = "muninn/control/leases.py"
+_GENERATIONS = "muninn/control/generations.py"
+_CLAIMS = "muninn/control/ownerlock.py"
+_TICKETS = "muninn/control/tickets.py"
+_SEGMENTS = "muninn/storage/segments.py"
+_WIRE = "muninn/wire/messages.py"
+_LAYOUT = "muninn/control/layout.py"
+_HATCH = "muninn/wire/descriptorserver.py"
+_CLOCK = "muninn/system/clock.py"
+_DESCRIPTORS = "muninn/system/descriptors.py"
+_HEADER = "muninn/control/header.py"
+_FOLDERS = "muninn/storage/folders.py"
+_OWNERSHIP = "muninn/system/ownership.py"
+_SURROUNDINGS = "muninn/system/oserrors.py"
 
 # fmt: off
 MUTANTS = [
     Mutant("muninn/control/members.py", "        except UnicodeError:  # of", "        except KeyError:  # of", "a program is called what can not be encoded", "test_members.py::test_aProgramMayHaveAnythingForItsName"),
     Mutant("muninn/control/members.py", "isinstance(arguments, list | tuple) and arguments", "arguments is not None", "a program may have no arguments", "test_members.py::test_aProgramMayHaveAnythingForItsName"),
     # --- a limit to files ---
-    Mutant("muninn/control/segments.py", "    requireFileBytes(path, sizeBytes)\n", "", "a segment beyond the limit does not end the process", "test_surroundings.py::test_aLimitOfTheProcessIsNamed"),
-    Mutant("muninn/devices/memfd.py", "    requireFileBytes(f\"{exactly(sizeBytes)} for GPU {gpu}\", pagesUp(sizeBytes))\n", "", "memory of a pretended GPU beyond the limit does not end the process", "test_surroundings.py::test_aLimitOfTheProcessIsNamed"),
+    Mutant("muninn/storage/segments.py", "    requireFileBytes(path, sizeBytes)\n", "", "a segment beyond the limit does not end the process", "test_oserrors.py::test_aLimitOfTheProcessIsNamed"),
+    Mutant("muninn/devices/host/memory.py", "    requireFileBytes(f\"{exactly(sizeBytes)} for GPU {gpu}\", pagesUp(sizeBytes))\n", "", "memory of a pretended GPU beyond the limit does not end the process", "test_oserrors.py::test_aLimitOfTheProcessIsNamed"),
     # --- without /proc ---
-    Mutant("muninn/control/members.py", "        if not hasProc():\n            raise  # it", "        if False:\n            raise  # it", "who can not be looked up is not gone", "test_surroundings.py::test_withoutProcNobodyIsTakenForGone"),
-    Mutant("muninn/control/members.py", "        if not _seen:\n            raise\n", "        raise\n", "a process knows its own namespace", "test_surroundings.py::test_withoutProcNobodyIsTakenForGone"),
+    Mutant("muninn/control/members.py", "        if not hasProc():\n            raise  # it", "        if False:\n            raise  # it", "who can not be looked up is not gone", "test_oserrors.py::test_withoutProcNobodyIsTakenForGone"),
+    Mutant("muninn/control/members.py", "        if not _seen:\n            raise\n", "        raise\n", "a process knows its own namespace", "test_oserrors.py::test_withoutProcNobodyIsTakenForGone"),
     # --- a program that closes descriptors of ours ---
-    Mutant("muninn/control/descriptors.py", "                self._kept.release()  # or", "                pass  # or", "a lost eventfd does not close the next one", "test_descriptors.py::test_anEventThatTakesThePlaceOfALostOneIsNotClosedWithIt"),
-    Mutant("muninn/control/descriptors.py", "                    if each is not None and not each.isOurs():\n", "                    if False:\n", "a long wait looks whether it can be ended", "test_descriptors.py::test_aLongWaitLooksWhetherTheProgramHasClosedWhatItWaitsBy"),
+    Mutant("muninn/system/descriptors.py", "                self._kept.release()  # or", "                pass  # or", "a lost eventfd does not close the next one", "test_descriptors.py::test_anEventThatTakesThePlaceOfALostOneIsNotClosedWithIt"),
+    Mutant("muninn/system/descriptors.py", "                    if each is not None and not each.isOurs():\n", "                    if False:\n", "a long wait looks whether it can be ended", "test_descriptors.py::test_aLongWaitLooksWhetherTheProgramHasClosedWhatItWaitsBy"),
     # --- ownership ---
     Mutant(_OWNERSHIP, "    if isWritableByOthers(status):\n", "    if False:\n", "what others could have written is not believed", "test_ownership.py::test_whatOthersCouldHaveWrittenIsRefusedAtOnce"),
     Mutant(_OWNERSHIP, "        os.chmod(path if fd is None else fd.number, _PRIVATE)\n", "", "a mode is put right", "test_ownership.py::test_whatOthersCouldOnlyReadIsPutRight"),
@@ -45,17 +59,17 @@ MUTANTS = [
     Mutant(_DESCRIPTORS, "    if flags & os.O_CREAT:\n", "    if False:\n", "no umask counts", "test_block.py::test_aFirstProcessWithAHardUmaskLeavesADomainForAll"),
     Mutant(_HEADER, "        if isOurs(os.lstat(places.blockPath), places.blockPath, places):\n            posix_ipc.unlink", "        if True:\n            posix_ipc.unlink", "what is another user's is left alone, by root too", "test_folders.py::test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere"),
     Mutant(_GENERATIONS, "                if canTakeTurn:\n                    raise Starved\n                raise TimeoutError", "                raise TimeoutError", "a reader that waits for nothing is told who writes", "test_owners.py::test_aReadThatDoesNotWaitIsToldWhoWrites"),
-    Mutant("muninn/devices/memfd.py", ", alignment=alignment, place=self._place))", ", alignment=alignment))", "a mapping is somebody's in the step that makes it", "test_hostDevice.py::test_whatIsInterruptedBehindItsMappingMapsNothing"),
+    Mutant("muninn/devices/host/memory.py", ", alignment=alignment, place=self._place))", ", alignment=alignment))", "a mapping is somebody's in the step that makes it", "test_hostDevice.py::test_whatIsInterruptedBehindItsMappingMapsNothing"),
     # --- finalizers on own threads ---
     Mutant("muninn/control/owners.py", "    if owner is not None:\n        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for a claim", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_GENERATIONS, "            aside.refuseOwn()\n            sleepOn(self._word, value & 0xFFFFFFFF, remainingNs)", "            sleepOn(self._word, value & 0xFFFFFFFF, remainingNs)", "a finalizer on an own thread does not wait for a generation", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_TICKETS, "                return False\n            aside.refuseOwn()\n", "                return False\n", "a finalizer on an own thread does not wait for room", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_TICKETS, "                return state\n            aside.refuseOwn()\n", "                return state\n", "a finalizer on an own thread does not wait for a ticket", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     # --- forks ---
-    Mutant("muninn/control/forks.py", "        if isWhole:\n", "        if False:\n", "a fork waits for what must be whole", "test_forks.py::test_aForkWaitsForWhatMustBeWhole"),
-    Mutant("muninn/control/forks.py", "        os.register_at_fork(after_in_child=partial(next, renewals))\n", "", "a child has the locks that its other threads held", "test_forks.py"),
-    Mutant("muninn/control/forks.py", '{True: operator.methodcaller("release"),', "{True: bool,", "a fork gives back what it took", "test_forks.py"),
-    Mutant("muninn/broker/client.py", "        self._isForked = True\n", "", "a child does not ask in its parent's name", "test_forks.py::test_aHandlerThatForksLeavesTheAnswerToTheParent"),
+    Mutant("muninn/system/forks.py", "        if isWhole:\n", "        if False:\n", "a fork waits for what must be whole", "test_forks.py::test_aForkWaitsForWhatMustBeWhole"),
+    Mutant("muninn/system/forks.py", "        os.register_at_fork(after_in_child=partial(next, renewals))\n", "", "a child has the locks that its other threads held", "test_forks.py"),
+    Mutant("muninn/system/forks.py", '{True: operator.methodcaller("release"),', "{True: bool,", "a fork gives back what it took", "test_forks.py"),
+    Mutant("muninn/session/client.py", "        self._isForked = True\n", "", "a child does not ask in its parent's name", "test_forks.py::test_aHandlerThatForksLeavesTheAnswerToTheParent"),
     # --- block ---
     Mutant(_HEADER, "    if header is None or header.version == 0:\n        return None\n", "    if header is None:\n        return None\n", "a block without a version is nobody's", "test_block.py::test_aBlockThatNeverHadAnIdentityIsReplaced"),
     Mutant(_HEADER, "    if header.magic != layout.MAGIC:\n        raise", "    if False:\n        raise", "a block begins with the magic", "test_block.py::test_aDamagedHeaderIsATypedError"),
@@ -86,14 +100,14 @@ MUTANTS = [
     Mutant(_BLOCK, "layout.VERSION_OFFSET)) != layout.VERSION\n", "layout.VERSION_OFFSET)) == 77\n", "who joins sees that the block was withdrawn", "test_membership.py::test_nobodyJoinsABlockThatIsBeingWithdrawn"),
     Mutant(_LAYOUT, "        if not sane:\n", "        if False:\n", "impossible sizes are refused", "test_layout.py"),
     # --- logs ---
-    Mutant("muninn/control/logs.py", "with contextlib.suppress(Exception):  # and", "with contextlib.nullcontext():  # and", "what a program's logging raises ends no thread of ours", "test_clock.py::test_aThreadOutlivesALogThatRaises"),
+    Mutant("muninn/system/logs.py", "with contextlib.suppress(Exception):  # and", "with contextlib.nullcontext():  # and", "what a program's logging raises ends no thread of ours", "test_clock.py::test_aThreadOutlivesALogThatRaises"),
     # --- lockfile ---
     Mutant(_LOCKFILE, "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) != 0:", "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) == 99:", "CREATE excludes", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
-    Mutant("muninn/control/threads.py", "        if (ends := green.identity()) != began:", "        if (ends := began) != began:", "a thread that was begun before threads were green ends well", "test_green.py::test_greenThreadsAreKnownWheneverTheLibraryMakesThem"),
-    Mutant("muninn/control/threads.py", "    if green.areGreen():\n        return _started(target)\n", "", "a thread is a real one", "test_green.py::test_aThreadIsARealOneWhateverIsMadeOfThreads"),
-    Mutant(_SURROUNDINGS, "    if not hasInodes():\n", "    if False:\n", "too many files are told from too many bytes", "test_surroundings.py::test_aFullDirectoryIsToldFromFullMemory"),
-    Mutant(_SURROUNDINGS, "    return bool(_seen) and _identity(SHM_ROOT) != _seen[SHM_ROOT]", "    return False", "another /dev/shm is noticed", "test_surroundings.py::test_anotherMemoryThanAtTheBeginningIsNoticed"),
-    Mutant("muninn/control/deadlines.py", " and not isTruth(timeout) else None", " else None", "True is no time", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
+    Mutant("muninn/system/threads.py", "        if (ends := green.identity()) != began:", "        if (ends := began) != began:", "a thread that was begun before threads were green ends well", "test_green.py::test_greenThreadsAreKnownWheneverTheLibraryMakesThem"),
+    Mutant("muninn/system/threads.py", "    if green.areGreen():\n        return _started(target)\n", "", "a thread is a real one", "test_green.py::test_aThreadIsARealOneWhateverIsMadeOfThreads"),
+    Mutant(_SURROUNDINGS, "    if not hasInodes():\n", "    if False:\n", "too many files are told from too many bytes", "test_oserrors.py::test_aFullDirectoryIsToldFromFullMemory"),
+    Mutant(_SURROUNDINGS, "    return bool(_seen) and _identity(SHM_ROOT) != _seen[SHM_ROOT]", "    return False", "another /dev/shm is noticed", "test_oserrors.py::test_anotherMemoryThanAtTheBeginningIsNoticed"),
+    Mutant("muninn/system/deadlines.py", " and not isTruth(timeout) else None", " else None", "True is no time", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
     Mutant("muninn/config/variables.py", "        if variable not in _warned:\n", "        if True:\n", "a variable is warned of once", "test_config.py::test_warnsOnceOfAVariableThatMeansNothing"),
     Mutant("muninn/config/variables.py", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", _ADDRESS),\n", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", r\".*\"),\n", "a port that is no address is a setting", "test_config.py::test_whatKubernetesAndDockerWriteIsNotOfInterest"),
     Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
@@ -209,10 +223,10 @@ MUTANTS = [
     Mutant(_GENERATIONS, "value >= patientUntil or impatientAt", "impatientAt", "a reader that starves takes a turn", "test_generations.py::test_aReaderThatCanTakeATurnIsPatientForAWhileOnly"),
     Mutant(_GENERATIONS, "value >= patientUntil or impatientAt <= clock.now()", "value >= patientUntil", "a reader does not wait for long turns", "test_generations.py::test_aReaderThatCanTakeATurnIsPatientForAWhileOnly"),
     Mutant(_GENERATIONS, "            check()\n", "", "a wait ends when its writer dies", "test_generations.py::test_whatItsCheckRaisesEndsAWait"),
-    Mutant(_GENERATIONS, "                if last:\n                    streams.settle(max(0.0, deadline - clock.now()))\n", "", "what kernels still write is waited for", "test_generations.py test_turns.py"),
+    Mutant(_GENERATIONS, "                if last:\n                    streams.settle(max(0.0, deadline - clock.now()))\n", "", "what kernels still write is waited for", "test_generations.py test_access.py"),
     Mutant(_GENERATIONS, "if result == value or (result >= 0 and streams.last() == last):", "if result >= 0:", "a newer generation's kernels are waited for too", "test_generations.py"),
     # --- claims ---
-    Mutant(_CLAIMS, "            break\n    atomics.futexWake32(address, atomics.FUTEX_ALL)\n", "            break\n", "who waits for a dead owner is woken", "test_claims.py"),
+    Mutant(_CLAIMS, "            break\n    atomics.futexWake32(address, atomics.FUTEX_ALL)\n", "            break\n", "who waits for a dead owner is woken", "test_ownerlock.py"),
     # --- tickets ---
     Mutant(_TICKETS, "            elif word & layout.TICKET_OPEN_BIT:\n                return None\n", "", "a pending ticket keeps its place", "test_tickets.py::test_aFullRingMakesTheNextOneWait"),
     Mutant(_TICKETS, "                atomics.casSeqCst64(self._next, ticket - 1, ticket)\n            elif", "                pass\n            elif", "a ticket whose member died between two steps stops nobody", "test_tickets.py"),
@@ -237,24 +251,24 @@ MUTANTS = [
     Mutant(_DESCRIPTORS, "flags | os.O_NOFOLLOW", "flags", "a link in place of a segment is not followed", "test_segments.py::test_aLinkInPlaceOfASegmentIsNotFollowed"),
     Mutant(_SEGMENTS, "        with contextlib.suppress(FileNotFoundError):\n            os.unlink(path)\n        fd = descriptors", "        fd = descriptors", "what a dead creator left makes room", "test_segments.py::test_aLeftoverOfADeadCreatorIsReplaced"),
     Mutant(_SEGMENTS, "    _requireRoom(mapping.sizeBytes)\n", "", "what can not fit is refused before a page is taken", "test_segments.py::test_whatCanNotFitIsRefusedBeforeAPageIsTaken"),
-    Mutant("muninn/control/room.py", "_kept = until, available - sizeBytes", "_kept = until, available", "what was taken is not there any more", "test_hostDevice.py::test_theRoomOfAMomentAgoIsForWhatIsSmallAndStillThere"),
-    Mutant("muninn/control/room.py", "min(available, _SMALL_BYTES)", "available", "what is large is asked for anew", "test_hostDevice.py::test_theRoomOfAMomentAgoIsForWhatIsSmallAndStillThere"),
-    Mutant("muninn/control/room.py", "    if group is not None and group.leftBytes <= available:\n", "    if group is not None:\n", "a group that has room is not blamed", "test_hostDevice.py::test_theControlGroupThatIsFullIsNamed"),
-    Mutant("muninn/control/groups.py", "    return min((limit for limit in limits if limit is not None), default=None)", "    return next((limit for limit in limits if limit is not None), None)", "the least limit counts", "test_groups.py"),
-    Mutant(_SURROUNDINGS, "os.access(SHM_ROOT, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):", "os.access(SHM_ROOT, os.W_OK | os.X_OK, effective_ids=True):", "a directory that can not be listed is named", "test_surroundings.py::test_saysWhatIsWrongWithTheMachineOrWorks"),
+    Mutant("muninn/system/hostmemory.py", "_kept = until, available - sizeBytes", "_kept = until, available", "what was taken is not there any more", "test_hostDevice.py::test_theRoomOfAMomentAgoIsForWhatIsSmallAndStillThere"),
+    Mutant("muninn/system/hostmemory.py", "min(available, _SMALL_BYTES)", "available", "what is large is asked for anew", "test_hostDevice.py::test_theRoomOfAMomentAgoIsForWhatIsSmallAndStillThere"),
+    Mutant("muninn/system/hostmemory.py", "    if group is not None and group.leftBytes <= available:\n", "    if group is not None:\n", "a group that has room is not blamed", "test_hostDevice.py::test_theControlGroupThatIsFullIsNamed"),
+    Mutant("muninn/system/cgroups.py", "    return min((limit for limit in limits if limit is not None), default=None)", "    return next((limit for limit in limits if limit is not None), None)", "the least limit counts", "test_cgroups.py"),
+    Mutant(_SURROUNDINGS, "os.access(SHM_ROOT, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):", "os.access(SHM_ROOT, os.W_OK | os.X_OK, effective_ids=True):", "a directory that can not be listed is named", "test_oserrors.py::test_saysWhatIsWrongWithTheMachineOrWorks"),
     Mutant(_SEGMENTS, "        os.posix_fallocate(fd, offset, length)\n", "        pass\n", "a page that can not be had is an error and no SIGBUS", "test_segments.py::test_aFullShmIsAnErrorBeforeAnyTouch"),
     # --- wire ---
-    Mutant(_WIRE, "    if received.flags & _CUT:", "    if False:", "a packet that is too long is refused", "test_wire.py::test_refusesAPacketThatIsTooLong"),
-    Mutant(_WIRE, "    if received.flags & _DESCRIPTOR_LOST:", "    if False:", "lost descriptors are noticed", "test_wire.py"),
-    Mutant("cshim/primitives.c", "\t\tint fd = mnnTakeReceived(received, i);\n", "\t\tint fd = -1;\n", "descriptors that came with garbage are closed", "test_wire.py::test_closesDescriptorsThatCameWithGarbage"),
+    Mutant(_WIRE, "    if received.flags & _CUT:", "    if False:", "a packet that is too long is refused", "test_messages.py::test_refusesAPacketThatIsTooLong"),
+    Mutant(_WIRE, "    if received.flags & _DESCRIPTOR_LOST:", "    if False:", "lost descriptors are noticed", "test_messages.py"),
+    Mutant("cshim/primitives.c", "\t\tint fd = mnnTakeReceived(received, i);\n", "\t\tint fd = -1;\n", "descriptors that came with garbage are closed", "test_messages.py::test_closesDescriptorsThatCameWithGarbage"),
     Mutant("cshim/primitives.c", "\tif (found != NULL)\n\t\tmemcpy(&readClock, &found, sizeof found);\n", "\t(void)found;\n", "a clock that is put before the C library's is not asked", "test_clock.py::test_aClockBeforeTheCLibrarysIsNotAsked"),
     Mutant("muninn/control/owners.py", "sleepNs(deadline, _CHECK_NS) if owner is not None else _HEIR_NS", "sleepNs(deadline, _CHECK_NS if owner is not None else _HEIR_NS)", "a free claim is not refused", "test_lock.py::test_aTryIsNotRefusedForAWaiterThatDied"),
-    Mutant(_WIRE, "    if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):", "    if False:", "a message is a map with text keys", "test_wire.py::test_refusesWhatIsNoMapWithTextKeys"),
-    Mutant(_WIRE, "    if len(raw) > MAX_MESSAGE_BYTES:", "    if False:", "nothing is sent that nobody would take", "test_wire.py::test_refusesToSendMoreThanAMessageMayHave"),
+    Mutant(_WIRE, "    if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):", "    if False:", "a message is a map with text keys", "test_messages.py::test_refusesWhatIsNoMapWithTextKeys"),
+    Mutant(_WIRE, "    if len(raw) > MAX_MESSAGE_BYTES:", "    if False:", "nothing is sent that nobody would take", "test_messages.py::test_refusesToSendMoreThanAMessageMayHave"),
     # --- hatch ---
-    Mutant(_HATCH, "            if self._epoch != epoch:\n", "            if self._epoch < 0:\n", "each epoch has its hatch", "test_hatch.py::test_eachEpochHasItsHatch"),
-    Mutant(_HATCH, "                if isSound and self._connection is None:\n", "                if self._connection is None:\n", "a late answer is nobody's", "test_hatch.py::test_aLateAnswerIsNobodys"),
-    Mutant(_HATCH, "                self._shunnedUntil = clock.now() + _SHUNNED_SECONDS\n", "", "a hatch that does not answer is left alone", "test_hatch.py::test_aClosedHatchIsAskedNoMore"),
-    Mutant(_HATCH, "            if got.number == -errno.EMFILE:\n", "            if False:\n", "who may open no more is told so", "test_hatch.py::test_aMemberWithoutDescriptorsIsTold"),
+    Mutant(_HATCH, "            if self._epoch != epoch:\n", "            if self._epoch < 0:\n", "each epoch has its hatch", "test_descriptorserver.py::test_eachEpochHasItsHatch"),
+    Mutant(_HATCH, "                if isSound and self._connection is None:\n", "                if self._connection is None:\n", "a late answer is nobody's", "test_descriptorserver.py::test_aLateAnswerIsNobodys"),
+    Mutant(_HATCH, "                self._shunnedUntil = clock.now() + _SHUNNED_SECONDS\n", "", "a hatch that does not answer is left alone", "test_descriptorserver.py::test_aClosedHatchIsAskedNoMore"),
+    Mutant(_HATCH, "            if got.number == -errno.EMFILE:\n", "            if False:\n", "who may open no more is told so", "test_descriptorserver.py::test_aMemberWithoutDescriptorsIsTold"),
 ]
 # fmt: on

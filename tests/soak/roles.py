@@ -15,7 +15,7 @@ import numpy as np
 
 import muninn
 from muninn.api.admin import evict
-from muninn.errors import (
+from muninn.errors import (  # fmt: skip
     BufferExists,
     BufferFreed,
     BufferNotFound,
@@ -24,7 +24,7 @@ from muninn.errors import (
     LeaseRevoked,
     OwnerDied,
     WriterDied,
-)  # fmt: skip
+)
 
 CHANNEL_WORDS = (512, 4096, 16384, 65536)
 _LOCKS = 3

@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 import posix_ipc
 
-from muninn.control import atomics, descriptors, layout
+from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.control.election import Election
 from muninn.control.header import readHeader
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberTable
-from muninn.control.places import Places
 from muninn.control.rows import RowTable
+from muninn.storage.paths import Places
+from muninn.system import atomics, descriptors
 
 
 class Left(NamedTuple):

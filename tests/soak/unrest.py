@@ -114,5 +114,5 @@ def _channel(chance: random.Random) -> muninn.MuninnBuffer:
     return muninn.array(f"channel-{index}", CHANNEL_WORDS[index], "i8")
 
 
-def _halfWritten(chance: random.Random) -> muninn.api.turns.Writing:
+def _halfWritten(chance: random.Random) -> muninn.sync.access.Writing:
     return _channel(chance).write(timeout=30)

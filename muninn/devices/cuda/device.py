@@ -15,20 +15,20 @@ from typing import Any
 
 from cuda.bindings import driver as cu
 
-from muninn.control import atomics, green
 from muninn.devices.cuda import driver, registration, vmm
+from muninn.devices.cuda.deferredfree import Reaper
 from muninn.devices.cuda.driver import DriverError, call, typed
 from muninn.devices.cuda.events import Events
-from muninn.devices.cuda.gates import Gates
 from muninn.devices.cuda.gpu import Entered, Gpu
-from muninn.devices.cuda.legacy import LegacyMemory
-from muninn.devices.cuda.reaper import Reaper
+from muninn.devices.cuda.ipc import LegacyMemory
+from muninn.devices.cuda.semaphores import Gates
 from muninn.devices.cuda.staging import Staging
 from muninn.devices.cuda.streams import CudaStream, HostParts, refuseCaptured
-from muninn.devices.foreign import DEFAULT_HANDLES, LEGACY_HANDLE, PER_THREAD_HANDLE, streamHandle
 from muninn.devices.handle import gpuText, unpacked
 from muninn.devices.port import Allocation, Device, FenceWord, MemoryInfo, OnReached, Ready, Registration, Stream, UsedBytes
 from muninn.errors import BarPressureHigh, DeviceUnavailable, InvalidArgument, IpcHandleMismatch, TopologyNotPeerable
+from muninn.interop.streams import DEFAULT_HANDLES, LEGACY_HANDLE, PER_THREAD_HANDLE, streamHandle
+from muninn.system import atomics, green
 
 _NON_BLOCKING = int(cu.CUstream_flags.CU_STREAM_NON_BLOCKING)
 _MEMORY_TYPE = cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE

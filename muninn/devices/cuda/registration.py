@@ -18,9 +18,9 @@ from collections.abc import Callable
 from cuda.bindings import driver as cu
 
 from muninn.config.sizes import exactly
+from muninn.devices.cuda.deferredfree import Reaper
 from muninn.devices.cuda.driver import DriverError, call, guard, typed
 from muninn.devices.cuda.gpu import Gpu
-from muninn.devices.cuda.reaper import Reaper
 from muninn.devices.port import Registration
 from muninn.errors import BarPressureHigh, DeviceUnavailable, InvalidArgument, MuninnError
 

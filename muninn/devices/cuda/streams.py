@@ -23,18 +23,18 @@ from typing import Any, NamedTuple
 
 from cuda.bindings import driver as cu
 
-from muninn.control import aside, atomics, clock
-from muninn.control.deadlines import deadlineOf
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call, typed
 from muninn.devices.cuda.events import Events
-from muninn.devices.cuda.gates import WAITS, Gate, Gates, Wait
 from muninn.devices.cuda.gpu import Entered
+from muninn.devices.cuda.semaphores import WAITS, Gate, Gates, Wait
 from muninn.devices.cuda.staging import Pieces, Staging, cut
-from muninn.devices.foreign import PER_THREAD_HANDLE
 from muninn.devices.port import FenceWord, OnReached, Ready, Stream
 from muninn.devices.streams import Item, Lane, awaitReady
 from muninn.errors import InvalidArgument
+from muninn.interop.streams import PER_THREAD_HANDLE
+from muninn.system import aside, atomics, clock
+from muninn.system.deadlines import deadlineOf
 
 _REACHED = int(cu.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_GEQ)
 _NOT_CAPTURED = int(cu.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)

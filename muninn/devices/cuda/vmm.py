@@ -18,14 +18,14 @@ from typing import Any
 
 from cuda.bindings import driver as cu
 
-from muninn.control import descriptors
-from muninn.control.descriptors import Descriptor
+from muninn.devices.cuda.deferredfree import Reaper
 from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gpu import Gpu
-from muninn.devices.cuda.reaper import Reaper
 from muninn.devices.handle import DESCRIPTOR_EXPORT, REASONS, Handle
 from muninn.devices.port import Allocation
 from muninn.errors import BufferFreed, DescriptorsExhausted, IpcHandleMismatch, PermissionDenied
+from muninn.system import descriptors
+from muninn.system.descriptors import Descriptor
 
 _POSIX = cu.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 _FLAGS = cu.CUmemAccess_flags

@@ -1,6 +1,6 @@
 /* Twins of Muninn's kernels, for programs that run on the stand-in without knowing it: STANDIN_TWINS names this library.
  *
- * They say the same as `muninn/kernels/twins.py`; `tests/cuda/test_kernels.py` compares the two. An array of Numba is seven parameters, of
+ * They say the same as `muninn/kernels/references.py`; `tests/cuda/test_kernels.py` compares the two. An array of Numba is seven parameters, of
  * which the third is its length and the fifth its address.
  */
 #include <stdint.h>

@@ -1,0 +1,132 @@
+"""Lingering: memory that was freed, and that processes still map without a lease: children that were forked while it was open, above all.
+
+Nothing of Muninn knows of it: the row and the name are gone, and the kernel gives the memory back with the last mapping. `/proc/<pid>/maps`
+tells: there a segment whose name is gone is `(deleted)`. Read for the processes of this user, those that are no members first, within a
+bound of time; what is not reached then is not shown. That takes longer than all the rest of a list, so it is done where there may be any:
+a member has forked, or this process has not yet looked and found nothing, for children of an earlier control block may have some.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from typing import Any, NamedTuple
+
+from muninn.control.block import ControlBlock
+from muninn.session.membership import Membership
+from muninn.storage.paths import SegmentKey
+from muninn.system import atomics, clock
+from muninn.system.files import openFile
+from muninn.system.oserrors import typedErrors
+from muninn.terms import Access, Lifetime, Mode
+
+#: All of this, on a machine with many processes.
+_BOUND_SECONDS = 0.2
+#: In which this process has looked, and found nothing: what comes later comes of forks that are told.
+_unburdened: weakref.WeakSet[ControlBlock] = weakref.WeakSet()
+
+
+class Mapper(NamedTuple):
+    """A process that still maps it."""
+
+    pid: int
+    sizeBytes: int
+
+
+def lingering(membership: Membership, known: set[str]) -> list[dict[str, Any]]:
+    """Like `describe()`, one for each freed segment that other processes map, save those whose `bufferId` is `known`."""
+    # SYNC forked: pairs with Membership.forgetInChild.
+    if membership.block in _unburdened and not atomics.loadAcquire32(membership.block.forkedAddress):
+        return []
+    found: dict[SegmentKey, list[Mapper]] = {}
+    deadline = clock.now() + _BOUND_SECONDS
+    for pid in _pids({membership.members.identity(key.slot).pid for key in membership.members.live()}):
+        if clock.now() > deadline:
+            break
+        for key, sizeBytes in _freed(membership, pid).items():
+            found.setdefault(key, []).append(Mapper(pid, sizeBytes))
+    if not found:
+        _unburdened.add(membership.block)
+    identity = membership.places.identity
+    return [
+        _described(membership, key, mappers)
+        for key, mappers in sorted(found.items())
+        if key.origin != identity or f"{key.row}.{key.incarnation}" not in known
+    ]
+
+
+def _pids(members: set[int]) -> list[int]:
+    """The other processes of this user, members last: what they map their leases tell."""
+    own, uid, pids = os.getpid(), os.geteuid(), list[int]()
+    with typedErrors("/proc"):
+        try:
+            entries = list(os.scandir("/proc"))
+        except FileNotFoundError:  # after a chroot
+            return []
+    for entry in entries:
+        if entry.name.isdecimal() and int(entry.name) != own:
+            with contextlib.suppress(OSError):  # it has ended
+                if entry.stat().st_uid == uid:
+                    pids.append(int(entry.name))
+    return sorted(pids, key=lambda pid: pid in members)
+
+
+def _freed(membership: Membership, pid: int) -> dict[SegmentKey, int]:
+    """The freed segments of this domain that a process maps, with their bytes."""
+    mark, sizes = membership.places.segmentMark.encode(), dict[SegmentKey, int]()
+    try:
+        with openFile(f"/proc/{pid}/maps", "rb") as maps:
+            raw = maps.read()
+    except OSError:  # it has ended, or is not to be looked into
+        return sizes
+    if mark not in raw:
+        return sizes
+    for line in raw.splitlines():
+        if mark in line and line.endswith(b" (deleted)"):
+            key = membership.places.segmentOf(line.partition(mark)[2].removesuffix(b" (deleted)").decode(errors="replace"))
+            first, _, last = line.partition(b" ")[0].partition(b"-")
+            if key is not None:
+                sizes[key] = sizes.get(key, 0) + int(last, 16) - int(first, 16)
+    return sizes
+
+
+def _described(membership: Membership, key: SegmentKey, mappers: list[Mapper]) -> dict[str, Any]:
+    sizeBytes = max(mapper.sizeBytes for mapper in mappers)
+    return {
+        "bufferId": f"{key.row}.{key.incarnation}",
+        "name": f"(freed {key.row}.{key.incarnation})",
+        "kind": "unknown",
+        "mode": Mode.BIG.value,
+        "gpu": None,
+        "size": sizeBytes,
+        "shape": [sizeBytes],
+        "dtype": None,
+        "access": Access.READ_ONLY.value,
+        "tenant": "-",
+        "state": "freed",
+        "generation": 0,
+        "lifetime": Lifetime.LAST_CLOSE.value,
+        "leaseTtlMs": membership.settings.security.leaseTtlMs,
+        "ageMs": 0,
+        "endsInMs": None,
+        "reserve": "full",
+        "transport": "segment",
+        "transportReason": "freed: it goes with the last process that maps it",
+        "segment": None,
+        "hugePages": None,
+        "peerable": True,
+        "topology": {"p2p": [], "staged": []},
+        "importers": [
+            {"pid": mapper.pid, "program": _program(mapper.pid), "slot": None, "lease": "mapped", "leaseExpiresMs": 0, "revoked": None}
+            for mapper in mappers
+        ],
+    }
+
+
+def _program(pid: int) -> str:
+    try:
+        with openFile(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return "?"

@@ -1,0 +1,193 @@
+"""Upkeep: what a broker does on the side, one piece at a time, while it serves.
+
+After a takeover: finish the rows that predecessors left half done, reclaim the dead, collect what nobody vouches for, copy what
+lives into this epoch's journal. Later: end lifetimes, copy the journal anew when most of it is over, and look for deaths that nobody
+reported. Each piece is idempotent, so a successor does it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from muninn.broker.directory import Directory
+from muninn.broker.journal import Journal, dropEmpty
+from muninn.broker.snapshot import Snapshot
+from muninn.broker.watchdog import Watchdog
+from muninn.control import layout
+from muninn.control.block import BlockLost, ControlBlock
+from muninn.control.members import MemberKey
+from muninn.errors import BrokerUnavailable
+from muninn.storage import segments
+from muninn.storage.paths import SegmentKey
+from muninn.system import clock
+from muninn.system.clock import monotonicMs
+from muninn.system.logs import Log
+
+_log = Log("muninn.broker")
+#: How often the broker looks for members that died without ever having said hello to it.
+SWEEP_SECONDS = 3.0
+_SLICE_ROWS = 256
+#: How many lifetimes end, and how many rows or segments are settled, in one step: each costs about as much as serving a request.
+_SLICE_ENDS = _SLICE_SETTLED = 32
+
+
+class Upkeep:
+    """The chores of one broker's term. The caller holds the broker's lock.
+
+    Parameters
+    ----------
+    own
+        The broker's own member, which is not swept.
+    mayStillCome
+        Whether somebody who has not said hello yet may bring a descriptor.
+    """
+
+    def __init__(
+        self, block: ControlBlock, epoch: int, own: MemberKey, directory: Directory, watchdog: Watchdog, journal: Journal,
+        mayStillCome: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self._block = block
+        self._places = block.places
+        self._epoch = epoch
+        self._own = own
+        self._directory = directory
+        self._watchdog = watchdog
+        self._journal = journal
+        self.snapshot = Snapshot(block, epoch, directory, journal)
+        self._mayStillCome = mayStillCome
+        self._chores: deque[Callable[[], None]] = deque()
+        self._sweepAt = 0.0
+        self._mayBeLost = True
+
+    def takeOver(self) -> None:
+        """There is everything to do that predecessors may have left."""
+        self._chores.extend((self.settleUnheld, self._sweepMembers, self._collectOrphans, self._dropLeftovers, self._indexNames))
+        self.snapshot.want()
+
+    def isPending(self) -> bool:
+        return bool(self._chores) or self._watchdog.isReclaiming() or self.snapshot.isDue()
+
+    def sweepSoon(self) -> None:
+        """Look for unreported deaths at the next opportunity."""
+        self._chores.append(self._sweepMembers)
+
+    def workOnce(self) -> None:
+        """Do one piece; look for unreported deaths when nothing else is to be done and it is time again."""
+        if self._chores:
+            self._chores.popleft()()
+        elif self._watchdog.isReclaiming():
+            self._watchdog.reclaimOn()
+        elif self.snapshot.isDue():
+            self.snapshot.workOnce()
+        elif clock.now() >= self._sweepAt:
+            self._sweepMembers()
+
+    def untilDeadline(self) -> float:
+        """Seconds until the first lifetime ends; a day when none does, or when there is other work first."""
+        mayEnd = not self._chores and clock.knowsHostTime()
+        first = self._directory.catalog.nextDeadline() if mayEnd else None
+        return 86400.0 if first is None else max(0.0, (first[0] - monotonicMs()) / 1000)
+
+    def endLifetimes(self) -> None:
+        """Free the buffers whose time is over, some at a time: the others are due at the next step."""
+        if self._chores or not clock.knowsHostTime():
+            return  # a broker that can not compare clocks frees nothing by them; its successor does
+        now, catalog = monotonicMs(), self._directory.catalog
+        for _ in range(_SLICE_ENDS):
+            first = catalog.nextDeadline()
+            if first is None or first[0] > now:
+                return
+            catalog.forgetDeadline(first[1])  # whatever comes of it: it is done once
+            self._directory.endLifetime(first[1])
+
+    def _indexNames(self) -> None:
+        if self._directory.indexNames(_SLICE_ROWS):
+            self._chores.append(self._indexNames)
+
+    def _sweepMembers(self) -> None:
+        """The dead of the time before this term, those that died with their broker, and those that died before they had said hello."""
+        self._sweepAt = clock.now() + SWEEP_SECONDS
+        if dead := self._watchdog.adopt(self._own):
+            for key in dead:
+                self._watchdog.begin(key)
+            self.settleUnheld()
+        self.collectLost()
+        self._journal.look()
+        if not self._block.restoreNames():
+            raise BlockLost
+
+    def collectLost(self) -> None:
+        """fastMode rows whose memory went with its last holder: nobody has it, and nobody is left who could bring it."""
+        rows = self._directory.rows.fastMode()
+        if rows and self._mayStillCome():
+            return
+        self._mayBeLost = False
+        for row in rows:
+            if self._directory.isLost(row):
+                _log.info("row %d.%d has lost its memory", row, self._directory.rows.state(row).incarnation)
+                self._directory.ownerGone(row)
+
+    def mayBeBrought(self, name: str) -> bool:
+        """Whether nobody has brought the memory of that name, and somebody still may. If nobody may, the name is free."""
+        if not self._directory.lacksMemory(name):
+            return False
+        self.collectLost()
+        return self._mayStillCome()
+
+    def collectLostOnce(self) -> None:
+        """The same, until all that could come after a takeover has come."""
+        if self._mayBeLost:
+            self.collectLost()
+
+    def _collectOrphans(self, left: Iterator[SegmentKey] | None = None) -> None:
+        """Segments that no row vouches for, a slice at a time, and then rows that nobody will ever close.
+
+        Those that another block made are that one's, until this one has adopted all that lived there.
+        """
+        places = self._places
+        left = iter(places.segmentKeys()) if left is None else left
+        if not (keys := list(islice(left, _SLICE_SETTLED))):
+            self.settleUnheld()
+            return
+        self._chores.append(lambda: self._collectOrphans(left))
+        if not (orphans := [key for key in keys if self._isOrphan(key)]):
+            return
+        with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):  # or the next term collects them
+            # Of a block that has lost its names others may be newer, and theirs in use.
+            for key in orphans if self._block.hasName() else ():
+                _log.warning("collected the orphaned segment %s", places.segmentName(key.row, key.incarnation, key.origin))
+                segments.unlink(places, key.row, key.incarnation, key.origin)
+
+    def _isOrphan(self, key: SegmentKey) -> bool:
+        rows = self._directory.rows
+        isOwn = key.origin == self._places.identity
+        if not isOwn and not self._block.hasAdopted():
+            return False
+        state = rows.state(key.row) if key.row < rows.count() else None
+        if state is None or state.incarnation != key.incarnation or state.state == layout.ROW_FREE:
+            return True
+        return not isOwn and rows.origin(key.row) != key.origin
+
+    def settleUnheld(self, first: int = 0) -> None:
+        """Rows that nobody will ever close, a slice at a time: their last holder died after it had let go and before it had said so."""
+        rows = self._directory.rows
+        end = min(first + _SLICE_ROWS, rows.count())
+        unsettled = sorted({*rows.ending(first, end), *rows.lastClosed(first, end)})
+        for row in unsettled[:_SLICE_SETTLED]:
+            self._directory.settle(row)
+        following = unsettled[_SLICE_SETTLED] if len(unsettled) > _SLICE_SETTLED else end
+        if following < rows.count():
+            self._chores.append(lambda: self.settleUnheld(following))
+
+    def _dropLeftovers(self) -> None:
+        """What predecessors listened at, and the journals in which they did not come to write anything: each takes a page."""
+        dropEmpty(self._places, self._epoch)
+        for kind, pathOf in (("broker", self._places.socketPath), ("hatch", self._places.hatchPath)):
+            for epoch in self._places.epochsOf(kind):
+                if epoch < self._epoch:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(pathOf(epoch))

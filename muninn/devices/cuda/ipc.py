@@ -1,0 +1,170 @@
+"""Transport `cudaIpc`: the driver's 64-byte handles, for memory that others allocated and for GPUs that export no descriptors.
+
+The memory is its exporter's. What importers see after its death is not promised by CUDA (an H100 keeps it for them), so the layer
+above takes their leases away. A handle names a whole allocation of the driver, so ours says where in it the memory begins. The driver
+refuses to open what its own process exported; such an import is an alias of it, found by the handle.
+"""
+
+from __future__ import annotations
+
+import _thread
+import ctypes
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from cuda.bindings import driver as cu
+
+from muninn.devices.cuda import driver
+from muninn.devices.cuda.deferredfree import Reaper
+from muninn.devices.cuda.driver import DriverError, call
+from muninn.devices.cuda.gpu import Gpu
+from muninn.devices.handle import IPC_BYTES, LENT_IN_PLACE, NO_DESCRIPTOR_EXPORT, REASONS, Handle
+from muninn.devices.port import Allocation
+from muninn.errors import BufferFreed, InvalidArgument, IpcHandleMismatch
+from muninn.system.descriptors import Descriptor
+
+_LAZY_PEER_ACCESS = int(cu.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS)
+
+
+class Lent:
+    """Memory of this process, or a peer's that was opened: the anchor of an allocation. What it keeps goes when it is collected.
+
+    Attributes
+    ----------
+    closed
+        Called behind that, when no work of this process uses the memory any more.
+    """
+
+    __slots__ = ("__weakref__", "_finalizer", "address", "closed", "isImported")
+
+    def __init__(self, reaper: Reaper, address: int, dispose: Callable[[], object], isImported: bool) -> None:
+        self.address, self.isImported = address, isImported
+        self.closed: list[Callable[[], object]] = []
+        reaper.start()
+        self._finalizer = weakref.finalize(self, reaper.bury, _Disposal(dispose, self.closed))
+        self._finalizer.atexit = False
+
+
+class _Disposal:
+    """What the reaper does with lent memory; it must not hold the `Lent`."""
+
+    def __init__(self, dispose: Callable[[], object], closed: list[Callable[[], object]]) -> None:
+        self._dispose, self._closed = dispose, closed
+
+    def __call__(self) -> None:
+        try:
+            self._dispose()
+        finally:
+            for closed in self._closed:
+                closed()
+
+
+class LegacyAllocation(Allocation):
+    """Memory behind a 64-byte handle."""
+
+    def __init__(self, gpu: Gpu, lent: Lent, sizeBytes: int, handle: Handle) -> None:
+        self.gpu, self.sizeBytes, self.allocatedBytes, self.writable = gpu.index, sizeBytes, handle.sizeBytes, True
+        self.transport, self.transportReason, self.handle = "cudaIpc", REASONS[handle.reason], handle.packed()
+        self.isHostVisible, self.isOwned = False, not lent.isImported
+        self._lent: Lent | None = lent
+
+    @property
+    def address(self) -> int:
+        return self._held().address
+
+    @property
+    def anchor(self) -> object:
+        return self._held()
+
+    def _held(self) -> Lent:
+        lent = self._lent
+        if lent is None:
+            raise BufferFreed(f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed")
+        return lent
+
+    def exportDescriptor(self, writable: bool = True) -> Descriptor:
+        self._held()
+        raise IpcHandleMismatch("memory of transport cudaIpc has no descriptor", "Pass its handle on")
+
+    def close(self) -> None:
+        self._lent = None
+
+    def closeThen(self, closed: Callable[[], object]) -> None:
+        """Whose memory it is may use it for something else as soon as `closed` was called: that comes behind the work of this process."""
+        lent = self._lent
+        if lent is not None and lent.isImported:
+            lent.closed.append(closed)
+            self._lent = None
+        else:
+            super().closeThen(closed)
+
+
+class LegacyMemory:
+    """What this process exports and imports by 64-byte handles."""
+
+    def __init__(self, reaper: Reaper) -> None:
+        self._reaper = reaper
+        self._own: weakref.WeakValueDictionary[tuple[bytes, int], Lent] = weakref.WeakValueDictionary()
+        self._changing = _thread.RLock()
+
+    def allocate(self, gpu: Gpu, sizeBytes: int) -> LegacyAllocation:
+        """New memory of `gpu`, not zeroed. The caller has entered its context. Raises `DriverError`."""
+        address = int(call(cu.cuMemAlloc, sizeBytes))
+        try:
+            handle = _exported(gpu, address, sizeBytes, 0, NO_DESCRIPTOR_EXPORT)
+        except DriverError:
+            call(cu.cuMemFree, address)
+            raise
+        return self._allocation(gpu, address, sizeBytes, handle, lambda: _inside(gpu, cu.cuMemFree, address))
+
+    def lend(self, gpu: Gpu, address: int, sizeBytes: int, owner: object) -> LegacyAllocation:
+        """What somebody else allocated, where it lies; `owner` is held. The caller has entered its context."""
+        try:
+            base, rangeBytes = (int(value) for value in call(cu.cuMemGetAddressRange, address))
+            if address + sizeBytes > base + rangeBytes:
+                raise InvalidArgument(f"{sizeBytes} bytes at {address:#x} reach beyond their allocation of {rangeBytes} bytes")
+            handle = _exported(gpu, address, sizeBytes, address - base, LENT_IN_PLACE)
+        except DriverError as error:
+            raise InvalidArgument(f"this memory can not be shared where it lies: {error}", "Share a copy (copy=True)") from error
+        kept = [owner]
+        return self._allocation(gpu, address, sizeBytes, handle, kept.clear)
+
+    def _allocation(self, gpu: Gpu, address: int, sizeBytes: int, handle: Handle, dispose: Any) -> LegacyAllocation:
+        lent = Lent(self._reaper, address, dispose, False)
+        with self._changing:
+            self._own[handle.ipc, handle.offset] = lent
+        return LegacyAllocation(gpu, lent, sizeBytes, handle)
+
+    def importHandle(self, gpu: Gpu, sizeBytes: int, handle: Handle) -> LegacyAllocation:
+        """Map what `handle` names. The caller has entered the context of `gpu`."""
+        if sizeBytes > handle.sizeBytes:
+            raise IpcHandleMismatch(f"the handle states {handle.sizeBytes} bytes where {sizeBytes} were announced")
+        with self._changing:
+            own = self._own.get((handle.ipc, handle.offset))
+        if own is not None:
+            return LegacyAllocation(gpu, own, sizeBytes, handle)
+        opened = cu.CUipcMemHandle()
+        ctypes.memmove(opened.getPtr(), handle.ipc, IPC_BYTES)
+        try:
+            base = int(call(cu.cuIpcOpenMemHandle, opened, _LAZY_PEER_ACCESS))
+        except DriverError as error:
+            if error.code in ("OUT_OF_MEMORY", "OPERATING_SYSTEM"):
+                raise
+            raise IpcHandleMismatch(f"the memory of process {handle.ownerPid} can not be opened: {error}") from error
+        # The driver counts how often a handle was opened, and each close counts one down.
+        lent = Lent(self._reaper, base + handle.offset, lambda: _inside(gpu, cu.cuIpcCloseMemHandle, base), True)
+        if handle.offset + sizeBytes > (rangeBytes := int(call(cu.cuMemGetAddressRange, base)[1])):
+            raise IpcHandleMismatch(f"{handle.offset} + {sizeBytes} bytes reach beyond the exporter's allocation of {rangeBytes}")
+        return LegacyAllocation(gpu, lent, sizeBytes, handle)
+
+
+def _exported(gpu: Gpu, address: int, sizeBytes: int, offset: int, reason: int) -> Handle:
+    ipc = ctypes.string_at(call(cu.cuIpcGetMemHandle, address).getPtr(), IPC_BYTES)
+    return Handle("cudaIpc", driver.version(), gpu.uuid, os.getpid(), reason, offset, sizeBytes, ipc)
+
+
+def _inside(gpu: Gpu, function: Any, address: int) -> None:
+    with gpu.entered():
+        call(function, address)

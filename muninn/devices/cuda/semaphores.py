@@ -1,0 +1,115 @@
+"""Gates: words in pinned host memory at which streams wait for the host; and how many waits there are."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from cuda.bindings import driver as cu
+
+from muninn.devices.cuda.driver import call
+from muninn.devices.cuda.pinned import Pool, pinned
+from muninn.system import atomics
+from muninn.system.deadlines import deadlineOf, remaining
+from muninn.system.green import Condition
+
+_WORD_BYTES = 8
+_PAGE_WORDS = 512
+
+
+class Gate:
+    """A word in pinned host memory at which one stream after another waits for the host, and how far it was opened.
+
+    Its numbers go on from stream to stream: one that has ended for the host may still be on its way to a number that was reached.
+    """
+
+    def __init__(self, host: int, device: int) -> None:
+        self._host, self.deviceAddress = host, device
+        self._asked = 0
+        atomics.storeRelease64(host, 0)
+
+    def ask(self) -> int:
+        """The number that the stream waits for next."""
+        self._asked += 1
+        return self._asked
+
+    def open(self, number: int) -> None:
+        """SYNC gate: pairs with the stream that waits for `number`; what the host did comes before. Numbers only grow: one thread opens."""
+        atomics.storeRelease64(self._host, number)
+
+
+class Gates(Pool[Gate]):
+    """Gates that no stream has."""
+
+    def _made(self) -> list[Gate]:
+        host = pinned(_PAGE_WORDS * _WORD_BYTES)
+        device = int(call(cu.cuMemHostGetDevicePointer, host, 0))
+        return [Gate(host + at * _WORD_BYTES, device + at * _WORD_BYTES) for at in range(_PAGE_WORDS)]
+
+
+class Waits:
+    """The waits of this process's streams for the host, or for other processes, that are not over.
+
+    Whoever frees memory has the driver's lock until the GPU has done what it was given (seen on an H200). What a stream waits for may have
+    to come from a thread that wants this lock. So memory is freed while there is no wait, and none can begin.
+    """
+
+    def __init__(self) -> None:
+        self._changed = Condition()  # whose lock its owner may take again: freeing runs other people's finalizers
+        self._pending = 0
+        self._isAwaited = False
+
+    def begin(self) -> Wait:
+        """Before the stream is told to wait."""
+        with self._changed:
+            while self._isAwaited and not self._pending:  # who waits for there to be none is about to see it
+                self._changed.wait()
+            self._pending += 1
+        return Wait(self)
+
+    def _end(self) -> None:
+        with self._changed:
+            self._pending -= 1
+            if not self._pending:
+                self._changed.notifyAll()
+
+    @contextlib.contextmanager
+    def none(self, seconds: float) -> Iterator[bool]:
+        """Let there be none inside the block; False where some wait was not over after `seconds`, and then others may begin."""
+        with self._changed:
+            self._isAwaited = True
+            try:
+                isNone = self._awaitNone(deadlineOf(seconds))
+            finally:
+                self._isAwaited = False
+                self._changed.notifyAll()
+            if isNone:
+                yield True
+                return
+        yield False
+
+    def _awaitNone(self, deadline: float | None) -> bool:
+        # Not `wait_for`, which counts by what a program can replace (`clock.py`).
+        while self._pending:
+            left = remaining(deadline)
+            if not left and left is not None:
+                return False
+            self._changed.wait(left)
+        return True
+
+
+class Wait:
+    """One of them. It ends once, whoever says so: who was interrupted does not know whether the lane has it."""
+
+    __slots__ = ("_waits",)
+
+    def __init__(self, waits: Waits) -> None:
+        self._waits = [waits]
+
+    def end(self) -> None:
+        with contextlib.suppress(IndexError):
+            self._waits.pop()._end()
+
+
+#: Of the process, as the driver's lock is.
+WAITS = Waits()

@@ -1,0 +1,1 @@
+"""The host back-end: emulated GPUs whose memory is shared host memory."""

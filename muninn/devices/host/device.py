@@ -1,0 +1,204 @@
+"""The host back-end: any number of pretended GPUs whose memory is shared host memory.
+
+It is what runs where there is no GPU, and a product there: buffers, fences and promotion work between processes as on GPUs, and the
+CPU twins of the kernels run on it. A device address is the CPU's own. All GPUs reach each other, except the pairs that were
+declared `staged` to exercise that route. Their capacity is a number in the configuration, and nothing but accounting enforces it.
+"""
+
+from __future__ import annotations
+
+import _thread
+import uuid
+import weakref
+from collections.abc import Callable, Collection
+
+from muninn.config.sizes import exactly
+from muninn.control.header import bootId
+from muninn.devices.host import memory
+from muninn.devices.port import Allocation, Device, FenceWord, MemoryInfo, OnReached, Ready, Registration, Stream, UsedBytes
+from muninn.devices.streams import DefaultStream, HostStream, WorkerStream
+from muninn.errors import DeviceUnavailable, InvalidArgument, IpcHandleMismatch, QuotaExceeded
+from muninn.interop.streams import DEFAULT_HANDLES, streamHandle
+from muninn.system import atomics, clock
+from muninn.system.pages import pagesUp
+
+_NAMESPACE = uuid.UUID("6d756e69-6e6e-5f68-6f73-745f67707500")
+
+
+class _Claim:
+    """Bytes of a GPU that an allocation of this process takes, for as long as its mapping lasts."""
+
+    __slots__ = ("__weakref__", "gpu", "sizeBytes")
+
+    def __init__(self, gpu: int, sizeBytes: int) -> None:
+        self.gpu, self.sizeBytes = gpu, sizeBytes
+
+
+class _Ledger:
+    """What this process allocated; the whole truth only while nobody counts for the domain."""
+
+    def __init__(self) -> None:
+        self._claims: weakref.WeakSet[_Claim] = weakref.WeakSet()
+        self._changing = _thread.RLock()
+
+    def used(self, gpu: int) -> int:
+        with self._changing:
+            return self._sum(gpu)
+
+    def claim(self, gpu: int, sizeBytes: int, counted: int | None, limit: int) -> _Claim:
+        """Take the bytes; `counted` is what the domain says is taken, None: only this process is asked."""
+        claim = _Claim(gpu, sizeBytes)
+        with self._changing:
+            used = self._sum(gpu) if counted is None else counted
+            if used + sizeBytes > limit:
+                raise QuotaExceeded(
+                    f"GPU {gpu}: {exactly(used)} used + {exactly(sizeBytes)} wanted > {exactly(limit)} pretended (devices.hostGpuBytes)",
+                    "Free buffers on this GPU, or raise [devices] hostGpuBytes",
+                )
+            self._claims.add(claim)
+        return claim
+
+    def _sum(self, gpu: int) -> int:
+        return sum(claim.sizeBytes for claim in self._claims if claim.gpu == gpu)
+
+
+class HostRegistration(Registration):
+    """Host memory is what a pretended GPU computes on: its address is its address."""
+
+    def __init__(self, address: int, sizeBytes: int, writable: bool) -> None:
+        self.devicePointer, self.sizeBytes, self.writable = address, sizeBytes, writable
+
+    def close(self) -> None:
+        """Nothing was pinned."""
+
+    def closeThen(self, closed: Callable[[], object]) -> None:
+        closed()
+
+
+class HostDevice(Device):
+    """Pretended GPUs.
+
+    Parameters
+    ----------
+    gpuCount, gpuBytes
+        How many, and the memory of each in bytes.
+    usedBytes
+        Bytes that the whole domain holds on a GPU. Without it only this process's own allocations count, because nothing that
+        survives a `kill -9` knows of other processes' memfds but the directory, and the directory is not the port's.
+    reason
+        Why this back-end was chosen.
+    staged
+        Pairs of GPUs that do not reach each other.
+    """
+
+    backend = "host"
+
+    def __init__(
+        self,
+        gpuCount: int,
+        gpuBytes: int,
+        *,
+        usedBytes: UsedBytes | None = None,
+        reason: str = "asked for",
+        staged: Collection[tuple[int, int]] = (),
+    ) -> None:
+        if gpuCount < 0 or gpuBytes < 0:
+            raise InvalidArgument(f"{gpuCount} GPUs of {gpuBytes} bytes can not be pretended")
+        self.gpuCount, self.reason = gpuCount, reason
+        self.usedBytes = usedBytes
+        self._gpuBytes = gpuBytes
+        self._staged = frozenset(frozenset(pair) for pair in staged)
+        self._ledger = _Ledger()
+        self._defaults = tuple(DefaultStream(gpu) for gpu in range(gpuCount))
+        self._streams: weakref.WeakValueDictionary[int, WorkerStream] = weakref.WeakValueDictionary()
+
+    def gpuName(self, gpu: int) -> str:
+        return f"Muninn host GPU {self.requireGpu(gpu)}"
+
+    def gpuUuid(self, gpu: int) -> str:
+        return f"HOST-{uuid.uuid5(_NAMESPACE, f'{bootId().hex()}/{self.requireGpu(gpu)}')}"
+
+    def memoryInfo(self, gpu: int) -> MemoryInfo:
+        self.requireGpu(gpu)
+        used = self._ledger.used(gpu) if self.usedBytes is None else self.usedBytes(gpu)
+        return MemoryInfo(max(0, self._gpuBytes - used), self._gpuBytes)
+
+    def canAccessPeer(self, gpu: int, peer: int) -> bool:
+        return frozenset((self.requireGpu(gpu), self.requireGpu(peer))) not in self._staged
+
+    def allocate(self, gpu: int, sizeBytes: int, *, admitted: bool = False) -> Allocation:
+        self.requireGpu(gpu)
+        memory.checkSize(sizeBytes)
+        allocatedBytes = pagesUp(sizeBytes)
+        counted = None
+        if self.usedBytes is not None:
+            counted = self.usedBytes(gpu) - (allocatedBytes if admitted else 0)
+        return memory.allocate(gpu, sizeBytes, self._ledger.claim(gpu, allocatedBytes, counted, self._gpuBytes))
+
+    def importAllocation(self, gpu: int, descriptor: int, sizeBytes: int, writable: bool, handle: bytes = b"") -> Allocation:
+        self.requireGpu(gpu)
+        if handle:
+            raise IpcHandleMismatch("memory of a real GPU can not be mapped by the host back-end")
+        return memory.importDescriptor(gpu, descriptor, sizeBytes, writable)
+
+    def registerHost(self, address: int, sizeBytes: int, writable: bool, progress: Callable[[int], None] | None = None) -> Registration:
+        memory.checkSize(sizeBytes)
+        if address <= 0:
+            raise InvalidArgument(f"{address} is not an address")
+        if progress is not None:
+            progress(sizeBytes)
+        return HostRegistration(address, sizeBytes, writable)
+
+    def copy(self, target: int, source: int, sizeBytes: int, stream: object = None, keepAlive: object = None) -> None:
+        if sizeBytes < 0 or (sizeBytes > 0 and (target <= 0 or source <= 0)):
+            raise InvalidArgument(f"{sizeBytes} bytes can not be copied from {source:#x} to {target:#x}")
+
+        def work(held: object = keepAlive) -> None:
+            atomics.copy(target, source, sizeBytes)
+
+        self._stream(stream).submit(work)
+
+    def lend(self, address: int, sizeBytes: int, owner: object) -> Allocation:
+        # The pointer is a real GPU's: the CPU would fault on it.
+        raise DeviceUnavailable("this is memory of a real GPU, and this is the host back-end", "Copy it to the host first")
+
+    def gpuOf(self, address: int) -> int | None:
+        return None
+
+    def copyNow(self, target: int, source: int, sizeBytes: int, gpu: int) -> None:
+        self.copy(target, source, sizeBytes)
+
+    def workingGpu(self) -> int | None:
+        return 0 if self.gpuCount else None
+
+    def awaitWork(self, seconds: float) -> bool:
+        deadline = clock.now() + seconds
+        return all(stream.isFinished(deadline - clock.now()) for stream in list(self._streams.values()))
+
+    def createStream(self, gpu: int) -> Stream:
+        stream = WorkerStream(self.requireGpu(gpu))
+        self._streams[stream.handle] = stream
+        return stream
+
+    def asStream(self, stream: object, gpu: int = 0) -> Stream:
+        return self._stream(stream, gpu)
+
+    def _stream(self, stream: object, gpu: int = 0) -> HostStream:
+        if isinstance(stream, HostStream):
+            stream.checkOpen()
+            return stream
+        handle = streamHandle(stream)
+        if handle in DEFAULT_HANDLES:
+            return self._defaults[self.requireGpu(gpu)]
+        known = self._streams.get(handle)
+        if known is None:
+            reason = f"{type(stream).__name__} {handle:#x} is no stream of the host back-end"
+            raise InvalidArgument(reason, "Use a stream of createStream, or None")
+        return known
+
+    def recordFence(self, stream: object, onReached: OnReached, word: FenceWord | None = None) -> bool:
+        self._stream(stream).recordFence(onReached)
+        return False
+
+    def delayStream(self, stream: object, ready: Ready, word: FenceWord | None = None) -> None:
+        self._stream(stream).delay(ready)

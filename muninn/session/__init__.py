@@ -1,0 +1,1 @@
+"""This process in a domain: its membership, its leases and mappings, and what it has open."""

@@ -1,0 +1,80 @@
+"""Loading: what calls need and `import muninn` does not, or can not for a circle's sake. It takes 15 ms, at the first join.
+
+When the interpreter is finalised nothing can be imported any more, so what an object's `__del__` may need then is all here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from muninn.config import Settings, loadSettings
+from muninn.system import clock
+from muninn.system.logs import setLevel
+from muninn.system.threads import refuseImports
+
+if TYPE_CHECKING:
+    from muninn.broker.broker import Broker
+    from muninn.session.membership import Membership
+    from muninn.session.openbuffers import Holdings
+
+
+Value = TypeVar("Value")
+
+
+class Loaded(NamedTuple):
+    """The classes and modules that were imported late."""
+
+    holdings: type[Holdings]
+    broker: type[Broker]
+    lone: type[Membership]
+    handles: ModuleType
+    lending: ModuleType
+    sharing: ModuleType
+
+
+_loaded: list[Loaded] = []
+_PAUSE_SECONDS = 0.01
+
+
+def load() -> Loaded:
+    """Import them, at the first call. Its caller keeps forks away: what a thread is importing stays half imported in another one's child.
+
+    Later calls import nothing, so they work also when the interpreter ends.
+    """
+    if not _loaded:
+        refuseImports("this process has never joined a domain")
+        _loaded.append(patiently(_imported))
+    return _loaded[0]
+
+
+def patiently(call: Callable[[], Value]) -> Value:
+    """What `call` returns, which may import something.
+
+    A uid that may not look into the libraries, for a moment only, finds nothing there, and the interpreter would remember that.
+    """
+    try:
+        return call()
+    except ImportError:
+        importlib.invalidate_caches()
+        clock.sleep(_PAUSE_SECONDS)
+        return call()
+
+
+def settingsToJoin() -> Settings:
+    """The settings of now; the level of Muninn's loggers is theirs from here on."""
+    settings = loadSettings()
+    setLevel(settings.server.logLevel)
+    return settings
+
+
+def _imported() -> Loaded:
+    from muninn.api import lending, sharing
+    from muninn.broker.broker import Broker
+    from muninn.session.finalization import LoneMembership
+    from muninn.session.openbuffers import Holdings
+    from muninn.wire import handles
+
+    return Loaded(Holdings, Broker, LoneMembership, handles, lending, sharing)

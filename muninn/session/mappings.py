@@ -1,0 +1,208 @@
+"""Memory: what a holding has mapped, with the lease that covers it, and how its bytes are reached from the CPU and from kernels.
+
+Host memory the CPU reaches as it is, and kernels of real GPUs once it is registered, which happens at the first `devicePointer` and
+lasts as long as the mapping. VRAM is reached by kernels as it is, and by the CPU through copies.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from muninn.api.arguments import requireCallable
+from muninn.control.leases import LeaseIndex
+from muninn.devices.port import Allocation
+from muninn.errors import NotHostVisible
+from muninn.storage.segments import Mapping
+from muninn.system import atomics
+from muninn.system.descriptors import Descriptor
+
+if TYPE_CHECKING:
+    from muninn.devices.port import Device, Registration
+
+
+def addressOf(array: np.ndarray[Any, Any]) -> int:
+    """The address of a C-contiguous array.
+
+    Not by its `ctypes`, for which numpy imports something each time; nor does the interface of a structured array do without.
+    """
+    address: int = np.asarray(array).reshape(-1).view(np.uint8).__array_interface__["data"][0]
+    return address
+
+
+class Bytes(Protocol):
+    """A range of this process's addresses: a segment's mapping, or a device's allocation."""
+
+    @property
+    def address(self) -> int: ...
+    @property
+    def sizeBytes(self) -> int: ...
+    @property
+    def writable(self) -> bool: ...
+    def close(self) -> None: ...
+    def closeThen(self, closed: Callable[[], object]) -> None: ...
+
+
+class NoBytes:
+    """The memory of what has none: a lock."""
+
+    address = sizeBytes = 0
+    writable = True
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def closeThen(self, closed: Callable[[], object]) -> None:
+        closed()
+
+
+class Memory:
+    """Mapped memory and the lease that covers it; both go when the last holding *and* the last array on it are gone.
+
+    Attributes
+    ----------
+    isHostVisible
+        Whether the CPU may use its address.
+
+    Parameters
+    ----------
+    mayBeWritten
+        Whether the buffer allows writing to anybody.
+    """
+
+    __slots__ = ("__weakref__", "_lease", "_mapped", "_mapping", "device", "isHostVisible", "leaseIndex", "mayBeWritten", "source")
+
+    def __init__(self, source: Bytes, leaseIndex: LeaseIndex, device: Device | None = None, mayBeWritten: bool = True) -> None:
+        self.source = source
+        self.mayBeWritten = mayBeWritten
+        self.leaseIndex = int(leaseIndex)
+        self._lease = lease = leaseIndex.lease  # which is nobody else's for long: it goes with this
+        self.device = device
+        self.isHostVisible = not isinstance(source, Allocation) or source.isHostVisible
+        self._mapping = _thread.RLock()
+        #: At most one registration; a list that the lease's tenure has too, which outlives the memory.
+        self._mapped: list[Registration] = lease.tenure.mapped
+
+    @staticmethod
+    def end(source: Bytes, mapped: list[Registration], closed: Callable[[], object]) -> None:
+        """End what a memory had, once it is gone, and say so."""
+        _gone(source, mapped, closed)
+
+    @property
+    def gpu(self) -> int | None:
+        """Whose VRAM it is, as this process counts GPUs."""
+        return self.source.gpu if isinstance(self.source, Allocation) else None
+
+    # --- the CPU -----------------------------------------------------------------------------------------------------
+
+    def array(self, sizeBytes: int, offset: int = 0, writable: bool = True) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """`sizeBytes` bytes from `offset` as an array that keeps the memory mapped. Raises `NotHostVisible`."""
+        if not self.isHostVisible:
+            raise NotHostVisible(f"these bytes are in the VRAM of GPU {self.gpu}")
+        return np.asarray(_Exposed(self, self.source.address + offset, sizeBytes, not writable))
+
+    def copyOut(self, target: int, sizeBytes: int, offset: int = 0) -> None:
+        """Copy bytes to a host address, wherever they are, and wait for it."""
+        self._copy(target, self.source.address + offset, sizeBytes)
+
+    def copyIn(self, source: int, sizeBytes: int, offset: int = 0) -> None:
+        """Copy bytes from a host address, wherever they go, and wait for it."""
+        self._copy(self.source.address + offset, source, sizeBytes)
+
+    def copyBytes(self, sizeBytes: int, offset: int) -> bytes:
+        """A private copy of a range."""
+        out = np.empty(sizeBytes, np.uint8)
+        self.copyOut(addressOf(out), sizeBytes, offset)
+        return out.tobytes()
+
+    def put(self, raw: bytes, offset: int) -> None:
+        """Write a range."""
+        source = np.frombuffer(raw, np.uint8)
+        self.copyIn(addressOf(source), len(raw), offset)
+
+    def _copy(self, target: int, source: int, sizeBytes: int) -> None:
+        if self.device is None or self.isHostVisible:
+            atomics.copy(target, source, sizeBytes)
+        else:
+            self.device.copyNow(target, source, sizeBytes, self.gpu or 0)
+
+    # --- kernels -----------------------------------------------------------------------------------------------------
+
+    def devicePointer(self, device: Device, progress: Callable[[int], None] | None = None) -> int:
+        """Where kernels of all GPUs find it; host memory is registered for that at the first call. It never changes.
+
+        It is registered for writing wherever the buffer allows that, whatever this process may: a registration for reading would have to
+        be taken from under the kernels that use it, when somebody here opens the buffer for writing.
+
+        Raises
+        ------
+        BarPressureHigh, DeviceUnavailable
+        """
+        if isinstance(self.source, Allocation):
+            return self.source.address
+        with self._mapping:
+            if not self._mapped:
+                if progress is not None:
+                    requireCallable("open: progress", progress)
+                source, isWritable = self.source, self.source.writable
+                with contextlib.ExitStack() as meanwhile:
+                    if self.mayBeWritten and isinstance(source, Mapping):
+                        meanwhile.enter_context(source.writableMeanwhile())
+                        isWritable = True
+                    self._mapped.append(device.registerHost(source.address, source.sizeBytes, isWritable, progress))
+            return self._mapped[0].devicePointer
+
+    def isBorrowed(self) -> bool:
+        """Whether it is memory of another process, which that one takes back."""
+        return isinstance(self.source, Allocation) and self.source.transport == "cudaIpc" and not self.source.isOwned
+
+    def isMapped(self) -> bool:
+        """Whether kernels of real GPUs reach it now."""
+        return bool(self._mapped) or not self.isHostVisible
+
+
+class Stage:
+    """Host memory that stands for VRAM while somebody fills it: what `Memory.array` is for host memory."""
+
+    def __init__(self, memory: Memory, sizeBytes: int) -> None:
+        self._memory = memory
+        self._bytes = np.zeros(sizeBytes, np.uint8)
+
+    def array(self, sizeBytes: int, offset: int = 0, writable: bool = True) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        part: np.ndarray[Any, np.dtype[np.uint8]] = self._bytes[offset : offset + sizeBytes]
+        return part
+
+    def flush(self) -> None:
+        """Copy it to where it belongs."""
+        self._memory.copyIn(addressOf(self._bytes), self._bytes.nbytes)
+
+
+class _Exposed:
+    """What numpy takes an array from; the array keeps it, and it keeps the memory."""
+
+    __slots__ = ("__array_interface__", "_memory")
+
+    def __init__(self, memory: Memory, address: int, sizeBytes: int, readOnly: bool) -> None:
+        self._memory = memory
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (sizeBytes,), "data": (address, readOnly)}
+
+
+def _gone(source: Bytes, mapped: list[Registration], closed: Callable[[], object]) -> None:
+    """End memory that nobody has any more, and say so: now, or when kernels that may still use it are done."""
+
+    def close() -> None:
+        source.closeThen(closed)
+
+    if mapped:
+        mapped.pop().closeThen(close)
+    else:
+        close()
+
+
+def exported(source: Bytes) -> tuple[Descriptor, ...]:
+    """A new descriptor of memory that has no name and can be handed on; nothing for all other memory."""
+    return (source.exportDescriptor(),) if isinstance(source, Allocation) and source.transport != "cudaIpc" else ()

@@ -1,0 +1,84 @@
+"""Waiting for a name to come or to go, without asking for it again and again.
+
+The control block has some words for all names, chosen by a name's hash; the broker changes the word of each name that comes or
+goes, and wakes who sleeps on it. Who is woken looks into the index. The broker itself is asked at first, and again only when it may
+know more than the index does: it says so in the word when a name found no room there. A broker that died may have told nobody, so its
+successor is asked once; and because the index is a hint, there is a question now and then.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muninn.errors import BufferNotFound
+from muninn.system import aside, atomics
+from muninn.system.clock import monotonicMs
+from muninn.system.deadlines import sleepNs
+from muninn.system.green import sleepOn
+
+if TYPE_CHECKING:
+    from muninn.session.membership import Membership
+    from muninn.session.openbuffers import Holding
+
+#: What to do about a name that nobody has, where waiting for it is no help.
+LOOK = "Check the name with `python -m muninn list`"
+
+#: A name is looked up in the index again at least so often; the broker wakes waiters sooner.
+_LOOK_NS = 500_000_000
+_ASK_MS = 10_000
+
+
+def absent(membership: Membership, name: str, waited: str = "", fix: str | None = LOOK) -> BufferNotFound:
+    """The error for a name that nobody has."""
+    return BufferNotFound(f"there is no buffer {name!r} in domain {membership.places.domain!r}{waited}", fix)
+
+
+class NameWait:
+    """One thread's wait for one name.
+
+    Attributes
+    ----------
+    isComing
+        Whether the broker said that somebody is creating it.
+    """
+
+    def __init__(self, membership: Membership, name: str) -> None:
+        self._membership = membership
+        self._name = name
+        self._word = membership.index.wakeAddress(name.encode())
+        self._seen = 0
+        self._asked: tuple[int, int] | None = None
+        self._askAgainMs = 0
+        self.isComing = False
+
+    def look(self) -> Holding | None:
+        """The name's holding, if it is there. Whatever comes or goes from here on ends the next `sleep`."""
+        # SYNC names: pairs with NameIndex.tell; the word is read before the look, so nothing that comes afterwards is missed.
+        self._seen = int(atomics.loadAcquire32(self._word))
+        holdings = self._membership.holdings
+        holding = holdings.known(self._name)
+        if holding is None and self._mayBeKnownToTheBroker():
+            holding, self.isComing = holdings.asked(self._name)
+        return holding
+
+    def _mayBeKnownToTheBroker(self) -> bool:
+        # While the name is coming, the word also says that it has gone; otherwise only that the index can not tell is news.
+        told = self._seen if self.isComing else self._seen >> 16
+        state, now = (self._membership.election.epoch(), told), monotonicMs()
+        if state == self._asked and now < self._askAgainMs:
+            return False
+        self._asked, self._askAgainMs = state, now + _ASK_MS
+        return True
+
+    def sleep(self, deadline: float | None) -> bool:
+        """Until something of this name may have changed, at most half a second; False when the deadline has passed.
+
+        Raises `BrokerUnavailable` when the calling thread itself is creating it, and has been interrupted by this.
+        """
+        timeoutNs = sleepNs(deadline, _LOOK_NS)
+        if timeoutNs <= 0:
+            return False
+        aside.refuseOwn()
+        self._membership.holdings.creating.refuseOwn(self._name)
+        sleepOn(self._word, self._seen, timeoutNs)
+        return True

@@ -1,0 +1,47 @@
+"""Silence: a process that has memory without a name, and does not bring it to the broker that has taken over.
+
+It is stopped, as a rule, or has changed its uid. The memory is not lost while it lives, so nobody makes the name anew; who asks for it is
+told which process it is, and that the same may work later.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muninn.control import leases
+from muninn.control.members import MemberKey
+from muninn.errors import HolderSilent
+
+if TYPE_CHECKING:
+    from muninn.session.membership import Membership
+
+
+def holderSilent(membership: Membership, name: str, row: int | None = None) -> HolderSilent:
+    """The error that names those who hold the buffer, but for this process and the broker, which do not have it.
+
+    Parameters
+    ----------
+    row
+        Where the buffer is; looked up by its name if not given.
+    """
+    encoded, rows = name.encode(), membership.rows
+    if row is None:
+        found = (row for row, incarnation in membership.index.candidates(encoded) if rows.isLive(row, incarnation))
+        row = next((row for row in found if rows.nameIs(row, encoded)), None)
+    holders = [] if row is None else _others(membership, row)
+    if not holders:  # it was broker before, and has nothing else of it
+        return HolderSilent(f"nobody has brought the memory of {name!r} to the new broker, and a process that may have it stands still")
+    names = [f"process {membership.members.identity(slot).pid} ({membership.members.program(slot)})" for slot in holders]
+    pids = " ".join(str(membership.members.identity(slot).pid) for slot in holders)
+    return HolderSilent(
+        f"the memory of {name!r} has not come to the new broker: {' and '.join(names)} may have it and stands still",
+        f"Let it go on (`kill -CONT {pids}` if it is stopped) or end it, and try again; to give the memory up, free the name",
+    )
+
+
+def _others(membership: Membership, row: int) -> list[int]:
+    """The slots of the others that hold the row and are not known to be dead."""
+    members = membership.members
+    without = {membership.key.slot, membership.election.term().slot}
+    slots = {hold.slot for hold in leases.scanHolds(membership.block, members, row)} - without
+    return [slot for slot in sorted(slots) if not members.isNoticedDead(MemberKey(slot, members.state(slot)[1]))]

@@ -1,0 +1,180 @@
+"""`muninn.Lock`: a named lock between processes that survives its holder's death.
+
+It is the writer claim of a row without memory, so it is found, leased and reclaimed like a buffer. Who has it is in the owner of the
+row (`control/owners.py`): of all processes and all their threads one, which may take it again.
+"""
+
+from __future__ import annotations
+
+from ctypes import ArgumentError
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Never
+
+from muninn.api.arguments import checkKeywords, keywordsOf, named, unwrapped
+from muninn.control import owners
+from muninn.errors import BufferExists, BufferNotFound
+from muninn.session import creation
+from muninn.session.membership import current
+from muninn.session.names import NameWait
+from muninn.session.openbuffers import Holding
+from muninn.system import atomics
+from muninn.system.deadlines import deadlineOf, isTruth, timeoutOf
+from muninn.terms import INTERNAL_PREFIX, asName
+
+_CREATION_BOUND_SECONDS = 30.0
+_NO_BOOL = "leave it out to wait, or pass timeout=0 not to"
+
+
+class _Taking(atomics.Turn):
+    """What takes a lock and gives it back. Each is one step of C: nothing can interrupt one half way."""
+
+    _holding: Holding
+    name: str
+
+    if TYPE_CHECKING:
+
+        def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    else:
+        __exit__ = atomics.lockExit
+
+    def _await(self, until: tuple[float | None, float | None] | None, word: int) -> bool:
+        holding = self._holding
+        deadline, timeout = until or (None, None)
+        isDead = owners.awaitOwner(holding.claimAddress, holding.membership.key, holding.membership.isDead, deadline, word)
+        if isDead is None:
+            other = "thread" if holding.isOwn(word) else "process"
+            raise TimeoutError(f"another {other} has held lock {self.name!r} for {timeout} s")
+        return isDead
+
+    def _refuse(self, reason: int) -> None:
+        if reason == owners.REFUSED_VOID:
+            raise RuntimeError(f"lock {self.name!r} is not held by this process: the one that it was forked from may hold it")
+        what = "held by another thread" if reason == owners.REFUSED_OTHER_THREAD else "not held by this process"
+        raise RuntimeError(f"lock {self.name!r} is {what}")
+
+
+class Lock(_Taking):
+    """A lock that all processes of the domain know by its name.
+
+    Parameters
+    ----------
+    name
+        1 to 120 bytes. Locks have names of their own: a buffer may be called the same.
+
+    Attributes
+    ----------
+    recovered
+        Whether the last acquisition took the lock over from a holder that had died: what it protects may be half changed. If an
+        exception leaves the ``with`` block then, the next one is told as well.
+    """
+
+    @named
+    def __init__(self, name: str) -> None:
+        super().__init__(None, _CALLS, id(self), id(self))
+        self.name = asName(name)
+        self._holding = self._found()
+        self._owner = self._holding.owner
+
+    def _found(self) -> Holding:
+        membership = current()
+        holding = membership.holdings.known(INTERNAL_PREFIX + self.name)
+        if holding is not None:
+            return holding
+        wanted = creation.lockDraft(self.name)
+        waiting, deadline = NameWait(membership, wanted.name), deadlineOf(_CREATION_BOUND_SECONDS)
+        while True:
+            holding = waiting.look()
+            if holding is not None:
+                return holding
+            try:
+                return creation.create(wanted)
+            except BufferExists:
+                if not waiting.sleep(deadline):
+                    break
+        raise BufferNotFound(f"the lock {self.name!r} could not be attached within {_CREATION_BOUND_SECONDS:.0f} s")
+
+    @property
+    def recovered(self) -> bool:
+        return bool(self._recovered)
+
+    def acquire(self, timeout: float | None = None, blocking: None = None, **unknown: Never) -> bool:
+        """Take the lock, again if this thread has it.
+
+        As with Python's own locks, an exception of a signal handler may come between this and the next statement; ``with lock:`` leaves
+        nothing held.
+
+        Parameters
+        ----------
+        timeout
+            Seconds; None waits as long as the holder lives. `TimeoutError` when they are over.
+        blocking
+            Of Python's own locks, and refused: `timeout` says it.
+        """
+        if unknown or blocking is not None:  # not by `named`, which would cost a tenth of it
+            checkKeywords("Lock.acquire", unknown, keywordsOf(Lock.acquire))
+            raise TypeError(f"Lock.acquire: blocking is of Python's own locks: {_NO_BOOL}")
+        try:
+            return atomics.lockAcquire(self, timeout)  # type: ignore[no-any-return]
+        except ArgumentError as error:
+            raise unwrapped(error) from None
+
+    if TYPE_CHECKING:
+
+        def release(self) -> None:
+            """Give the lock back, once for each `acquire`. `RuntimeError` when this thread does not have it."""
+
+        def __enter__(self) -> Lock: ...
+    else:
+        release = atomics.lockRelease
+        __enter__ = atomics.lockEnter
+
+    @named
+    def held(self, timeout: float | None) -> _Held:
+        """``with lock.held(timeout=2.0):``, for a bounded wait."""
+        return _Held(self, timeoutOf("Lock.held", timeout))
+
+    def _attach(self) -> None:
+        holding = self._holding
+        holding.membership.departure.awaitEnd()
+        if holding.membership.isStale():
+            current().requireSameDomain(holding.membership, self.name)
+            holding = self._holding = self._found()
+        self._owner = holding.owner
+
+    def _deadlineOf(self, timeout: float | None) -> tuple[float | None, float | None]:
+        if isTruth(timeout):  # as `blocking` of Python's own locks
+            raise TypeError(f"Lock.acquire: timeout must be seconds, not bool: {_NO_BOOL}")
+        seconds = timeoutOf("Lock.acquire", timeout)
+        return deadlineOf(seconds), seconds
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return Lock, (self.name,)
+
+    def __repr__(self) -> str:
+        return f"<muninn.Lock {self.name!r}>"
+
+
+class _Held(_Taking):
+    """`Lock.held`."""
+
+    def __init__(self, lock: Lock, timeout: float | None) -> None:
+        super().__init__(lock._owner, _HELD_CALLS, id(self), id(lock))
+        self._lock, self._timeout, self._holding, self.name = lock, timeout, lock._holding, lock.name
+        self._isTimed = timeout is not None
+        self.showIn(lock)
+
+    if TYPE_CHECKING:
+
+        def __enter__(self) -> Lock: ...
+    else:
+        __enter__ = atomics.lockEnter
+
+    def _attach(self) -> None:
+        self._lock._attach()
+        self._holding, self._owner = self._lock._holding, self._lock._owner
+
+    def _deadlineOf(self, timeout: None) -> tuple[float | None, float | None]:
+        return deadlineOf(self._timeout), self._timeout
+
+
+_CALLS, _HELD_CALLS = owners.callsOf(Lock), owners.callsOf(_Held)

@@ -1,0 +1,61 @@
+"""Publications: waiting for a buffer's next generation, and taking it.
+
+A copy that is made behind a wait may be of a later generation than the one that was waited for. So what wants each publication once has the
+copy made here, and is told which one it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from muninn.api.arguments import asInteger
+from muninn.errors import WriterDied
+from muninn.sync.snapshots import READ_BOUND_SECONDS, checkFits, copyInto, writerIsDead
+from muninn.system.deadlines import deadlineOf, remaining
+
+if TYPE_CHECKING:
+    from muninn.api.buffer import MuninnBuffer
+
+
+def nextOf(
+    buffer: MuninnBuffer,
+    timeout: float | None,
+    after: int | None,
+    out: np.ndarray[Any, Any] | None,
+    cancelled: threading.Event | None = None,
+) -> int:
+    """`MuninnBuffer.waitNext`; ends soon with `InterruptedError` once `cancelled` is set."""
+    holding = buffer._checked()
+    if after is not None and asInteger(after) is None:
+        raise TypeError(f"waitNext: after must be a generation, as waitNext returns it, not {type(after).__name__}")
+    if out is not None:
+        checkFits(holding, out)
+    deadline = deadlineOf(timeout)
+    published = holding.generation.value() & ~1
+    if after is None or published <= after:
+        published = _awaited(buffer, published if after is None else after, timeout, cancelled)
+    if out is None:
+        return published
+    left = remaining(deadline)
+    return copyInto(buffer._checked(), out, READ_BOUND_SECONDS if left is None else left)
+
+
+def _awaited(buffer: MuninnBuffer, known: int, timeout: float | None, cancelled: threading.Event | None) -> int:
+    holding = buffer._checked()
+    generation = holding.generation
+
+    def check() -> None:
+        if cancelled is not None and cancelled.is_set():
+            raise InterruptedError
+        buffer._checked().refuseOwnWriter()  # it would wait for itself
+        value = generation.value()
+        if value & ~1 <= known and generation.isLeft(value, lambda: writerIsDead(holding)):
+            raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
+
+    value = generation.wait(known, timeout, check)
+    if value is None:
+        raise TimeoutError(f"no generation after {known} within {timeout} s")
+    return value

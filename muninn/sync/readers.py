@@ -1,0 +1,41 @@
+"""Readers: how a writer waits for those who are inside a reader's turn.
+
+Who is inside a reader's turn says so in this process's lease, and looks for a writer *afterwards*; a writer has the claim, and looks for
+readers afterwards. So at least one of two that come at once sees the other: then the reader steps back (`cshim/owners.c`). What a turn
+gave its stream has a ticket before the turn ends, and is waited for by that. A reader that died is out of the way once its lease is
+cleared, which is done when its death is proven.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muninn.control import layout, leases
+from muninn.system import aside, atomics
+from muninn.system.deadlines import deadlineOf, sleepNs
+from muninn.system.green import sleepOn
+
+if TYPE_CHECKING:
+    from muninn.session.openbuffers import Holding
+
+#: How long a writer sleeps before it looks at the leases again: those of the dead are cleared without a word.
+_CHECK_NS = 50_000_000
+
+
+def awaitNone(holding: Holding, timeout: float | None) -> bool:
+    """Wait until nobody is inside a reader's turn; False when somebody still is after `timeout` seconds. The caller has the claim."""
+    membership, deadline = holding.membership, deadlineOf(timeout)
+    word = membership.block.rowAddress(holding.row) + layout.ROW_READERS_OFFSET
+    while True:
+        # SYNC reading: pairs with beginReading; the claim was taken before.
+        seen = int(atomics.loadSeqCst32(word))
+        if not seen or not leases.readersOf(membership.block, membership.members, holding.row, holding.incarnation):
+            # So that writers need not look again before somebody has read. Who has begun meanwhile has changed the word.
+            if seen:
+                atomics.casSeqCst32(word, seen, 0)
+            return True
+        remainingNs = sleepNs(deadline, _CHECK_NS)
+        if remainingNs <= 0:
+            return False
+        aside.refuseOwn()
+        sleepOn(word, seen, remainingNs)

@@ -1,0 +1,1 @@
+"""What the kernel and the C part give: atomics, time, descriptors, threads, memory of the host. No word of the control block."""

@@ -1,0 +1,414 @@
+"""The C functions, as Python calls: the only way to a shared word.
+
+Names are those of the headers in `cshim/` without their prefix; addresses are integers. What returns at once goes through `PyDLL`,
+which keeps the interpreter's lock and costs 0.2 µs; what may sleep, copy or fault many pages goes through `CDLL`, which lets other
+threads run meanwhile. The functions are bare ctypes objects: a Python wrapper would cost more than most of them do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import BuiltinFunctionType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from muninn.errors import PlatformUnsupported
+
+LIBRARY = Path(__file__).resolve().parent.parent / "_shim" / "libmuninn.so"
+
+_U32, _U64, _I32, _I64 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64
+_ADDRESS, _SIZE = ctypes.c_void_p, ctypes.c_size_t
+#: About what a sleep and a wake-up cost; nothing on a single processor, where the hatch could not run meanwhile.
+SPIN_NS = 100_000 if len(os.sched_getaffinity(0)) > 1 else 0
+
+
+class _Missing:
+    """What stands for a library that can not be loaded: an import goes on, so that `doctor` can say it, and each call says why."""
+
+    def __init__(self, why: OSError) -> None:
+        self._why = str(why)
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        def refuse(*_: object, **__: object) -> Any:
+            raise PlatformUnsupported(f"the C primitives can not be loaded: {self._why}", _howToLoad())
+
+        return refuse
+
+
+def _howToLoad() -> str:
+    if getattr(sys, "frozen", False):
+        return "Let the program that packs yours take all of Muninn, its C library too: `pyinstaller --collect-all muninn …`"
+    if not LIBRARY.parent.parent.is_dir():
+        return f"Install Muninn, or unpack it: no library is loaded from within a zip file, as {LIBRARY.parents[2]} may be one"
+    return "Install Muninn where a C compiler is: `make setup`, or `pip install .`"
+
+
+def _loaded(kind: type[ctypes.CDLL]) -> Any:
+    try:
+        return kind(str(LIBRARY))
+    except OSError as error:
+        return _Missing(error)
+
+
+_quick, _slow = _loaded(ctypes.PyDLL), _loaded(ctypes.CDLL)
+
+
+def _prototyped(prototype: Any, name: str, named: Any = None) -> Any:
+    return _quick[name] if isinstance(_quick, _Missing) else prototype((name, _quick), named)
+
+
+def _bound(library: Any, name: str, result: Any, *arguments: Any) -> Any:
+    function = library[name]  # one function may be bound in two ways, where an attribute is one object
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+class Turn(ctypes.Structure):
+    """`struct mnnTurn`: what Python sets of it when it begins, and what the C part keeps in it. Its classes are in `api`."""
+
+    _fields_ = (
+        ("_owner", ctypes.c_void_p), ("_calls", ctypes.c_void_p), ("_object", ctypes.c_void_p), ("_given", ctypes.c_void_p),
+        ("_next", ctypes.c_void_p), ("_begun", _U64), ("_thread", _U64), ("_who", _U64), ("_state", _U32), ("_kind", _U32),
+        ("_isTimed", _U32), ("_recovered", _U32), ("_isThreads", _U32), ("_unused", _U32), ("_shownIn", ctypes.c_void_p),
+    )  # fmt: skip
+
+    def showIn(self, lock: Turn) -> None:
+        """Let `lock`, of which this is one use, say whether it was taken over from the dead. It has to live as long."""
+        self._shownIn = ctypes.addressof(lock)
+
+    # A structure has no hash of its own, since most can change: this is a place in memory, and the object is one.
+    __hash__ = object.__hash__
+
+
+class _Place(ctypes.Structure):
+    """`struct mnnPlace`: where something is mapped, if it is."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("sizeBytes", _U64))
+    address: int | None
+    sizeBytes: int
+
+
+class Place(_Place):
+    """The same of something that goes with the object, whose end unmaps it in one call of C."""
+
+
+class Known(ctypes.Structure):
+    """`struct mnnDescriptor`: a descriptor, and what it was when it was looked at. It is somebody else's to close.
+
+    Attributes
+    ----------
+    number
+        Under which it is open; below 0: it was closed, or an error if it could not be opened.
+    inode
+        Which file it is, on its device.
+    """
+
+    _fields_ = (("number", _I32), ("_mark", _I32), ("device", _U64), ("inode", _U64))
+    number: int
+    _mark: int
+    device: int
+    inode: int
+    if TYPE_CHECKING:
+
+        def isOurs(self) -> bool:
+            """Whether the number still is what it was. One that was closed and opened again by somebody else is not."""
+
+        def close(self) -> None:
+            """Close it, if it still is what it was; again is fine."""
+
+        def fileno(self) -> int: ...
+
+        __index__ = fileno
+
+        def release(self) -> int:
+            """The number, which is the caller's to close from now on."""
+
+    __hash__ = object.__hash__
+
+    def parts(self) -> tuple[int, ...]:
+        """What it is made of."""
+        return self.number, self._mark, self.device, self.inode
+
+    def checked(self) -> int:
+        """The number, to be used at once. Raises `OSError` when it is somebody else's by now."""
+        if not self.isOurs():
+            raise closedByProgram(self.number)
+        return self.number
+
+
+def closedByProgram(number: int) -> OSError:
+    """What a descriptor of ours is refused by that is somebody else's by now."""
+    return OSError(errno.EBADF, f"descriptor {number} was closed by the program, and perhaps opened again for something else")
+
+
+class Descriptor(Known):
+    """A descriptor that goes with the object. What opens returns one in the same step, so no exception comes before it has an owner."""
+
+
+class Received(ctypes.Structure):
+    """`struct mnnReceived`: the descriptors that came with a message. Those that nobody takes go with the object."""
+
+    _fields_ = (("count", _U32), ("flags", _I32), ("_numbers", _I32 * 253))
+    count: int
+    flags: int
+    if TYPE_CHECKING:
+
+        def take(self, index: int) -> Descriptor:
+            """One of them, the caller's."""
+
+
+class _Python(ctypes.Structure):
+    """`struct mnnPython`."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in (
+            "call", "keep", "drop", "number", "valueOf", "fetch", "restore", "item", "none", "true", "false",
+            "names", "identName", "plainIdent",
+        )
+    )  # fmt: skip
+
+
+class _Calls(ctypes.Structure):
+    """`struct mnnCalls`."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("python", "attach", "deadline", "await_", "settle", "end", "linger", "refuse"))
+
+
+_FUNCTIONS = (
+    "PyObject_CallFunctionObjArgs", "Py_IncRef", "Py_DecRef", "PyLong_FromUnsignedLong", "PyLong_AsUnsignedLongMask", "PyErr_Fetch",
+    "PyErr_Restore", "PyDict_GetItemWithError",
+)  # fmt: skip
+_python = _Python(*(ctypes.cast(getattr(ctypes.pythonapi, each), ctypes.c_void_p) for each in _FUNCTIONS), id(None), id(True), id(False))
+#: What the C part has the address of, for as long as the process lives. A library has put a function of Python's in the place of this one
+#: when it makes green threads.
+_kept: list[Any] = [vars(threading), "get_ident", threading.get_ident if isinstance(threading.get_ident, BuiltinFunctionType) else None]
+_python.names, _python.identName, _python.plainIdent = (None if each is None else id(each) for each in _kept)
+
+
+def callsOf(functions: Iterable[Any]) -> int:
+    """The `struct mnnCalls` of these functions, in the order of its fields, by its address; None stands for one that is never called."""
+    functions = list(functions)
+    calls = _Calls(ctypes.addressof(_python), *(None if each is None else id(each) for each in functions))
+    _kept.append((calls, functions))
+    return ctypes.addressof(calls)
+
+
+_TURN = ctypes.POINTER(Turn)
+_asMethod = ctypes.pythonapi.PyInstanceMethod_New
+_asMethod.restype, _asMethod.argtypes = ctypes.py_object, (ctypes.py_object,)
+
+
+def _method(name: str, result: Any, *optional: str, arguments: int = 0, isPublic: bool = False) -> Any:
+    """A C function that is a method of a `Turn`: a call of it runs no bytecode, between which a handler of a signal could raise.
+
+    One that is public refuses what it does not take, for 0.03 µs more.
+    """
+    objects = [ctypes.py_object] * (arguments + len(optional))
+    prototype = ctypes.PYFUNCTYPE(result, _TURN, *objects)
+    named: Any = ((1, "turn"), *((1, each, None) for each in optional)) if optional or isPublic else None
+    return _asMethod(_prototyped(prototype, name, named))
+
+
+loadAcquire32 = _bound(_quick, "mnnLoadAcquire32", _U32, _ADDRESS)
+loadAcquire64 = _bound(_quick, "mnnLoadAcquire64", _U64, _ADDRESS)
+loadSeqCst32 = _bound(_quick, "mnnLoadSeqCst32", _U32, _ADDRESS)
+loadSeqCst64 = _bound(_quick, "mnnLoadSeqCst64", _U64, _ADDRESS)
+storeRelease32 = _bound(_quick, "mnnStoreRelease32", None, _ADDRESS, _U32)
+storeRelease64 = _bound(_quick, "mnnStoreRelease64", None, _ADDRESS, _U64)
+exchangeSeqCst32 = _bound(_quick, "mnnExchangeSeqCst32", _U32, _ADDRESS, _U32)
+exchangeSeqCst64 = _bound(_quick, "mnnExchangeSeqCst64", _U64, _ADDRESS, _U64)
+casSeqCst32 = _bound(_quick, "mnnCasSeqCst32", _U32, _ADDRESS, _U32, _U32)
+casSeqCst64 = _bound(_quick, "mnnCasSeqCst64", _U64, _ADDRESS, _U64, _U64)
+fetchAddAcqRel32 = _bound(_quick, "mnnFetchAddAcqRel32", _U32, _ADDRESS, _U32)
+fetchAddAcqRel64 = _bound(_quick, "mnnFetchAddAcqRel64", _U64, _ADDRESS, _U64)
+
+# A full table is scanned in some 10 µs, which is less than giving the interpreter away and getting it back may take.
+scan32 = _bound(_quick, "mnnScan32", _U32, _ADDRESS, _SIZE, _U32, _U32, _U32, _ADDRESS, _U32)
+scan64 = _bound(_quick, "mnnScan64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64, _ADDRESS, _U32)
+raiseField64 = _bound(_quick, "mnnRaiseField64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64)
+
+unmapOnce = _bound(_slow, "mnnUnmapOnce", _I32, ctypes.POINTER(_Place))
+Place.__del__ = _asMethod(unmapOnce)  # type: ignore[attr-defined]
+
+_LEASES = (_ADDRESS, _U64, _U64, _U32, _U32, _U64, _U64, _ADDRESS, _U32)
+scanLeases = _bound(_quick, "mnnScanLeases", _U32, *_LEASES)
+
+monotonicNs = _bound(_quick, "mnnMonotonicNs", _I64)
+sleepUntil = _bound(_slow, "mnnSleepUntil", _I32, _I64)
+
+futexWait32 = _bound(_slow, "mnnFutexWait32", _I32, _ADDRESS, _U32, _I64)
+futexWake32 = _bound(_quick, "mnnFutexWake32", _I32, _ADDRESS, ctypes.c_int32)
+#: How many `futexWake32` wakes at most: everybody.
+FUTEX_ALL = 0x7FFFFFFF
+watch = _bound(_slow, "mnnWatch", _I32, _ADDRESS, _ADDRESS, _U32, _ADDRESS, _U32, _U32, _I64, _I64)
+kickWatcher = _bound(_quick, "mnnKickWatcher", None, _ADDRESS, _ADDRESS, _U32)
+spinWhile64 = _bound(_slow, "mnnSpinWhile64", _U64, _ADDRESS, _U64, _I64)
+awaitReadable = _bound(_slow, "mnnAwaitReadable", _I32, _I32, _I64, _I64)
+
+ownerBind = _bound(_quick, "mnnOwnerBind", None, _ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _U32, _U32)
+ownerWrites = _bound(_quick, "mnnOwnerWrites", _I32, _ADDRESS, _U64)
+ownerReads = _bound(_quick, "mnnOwnerReads", _I32, _ADDRESS, _U64)
+ownerIsBusy = _bound(_quick, "mnnOwnerIsBusy", _I32, _ADDRESS, _U64)
+lockAcquire = _method("mnnLockAcquire", ctypes.py_object, "timeout")
+lockRelease = _method("mnnLockRelease", ctypes.py_object, isPublic=True)
+lockEnter = _method("mnnLockEnter", ctypes.py_object)
+lockExit = _method("mnnLockExit", ctypes.py_object, arguments=3)
+writingEnter = _method("mnnWritingEnter", ctypes.py_object)
+writingExit = _method("mnnWritingExit", ctypes.py_object, arguments=3)
+readingEnter = _method("mnnReadingEnter", ctypes.py_object)
+readingExit = _method("mnnReadingExit", ctypes.py_object, arguments=3)
+turnDrop = _method("mnnTurnDrop", None)
+turnEnd = _bound(_quick, "mnnTurnEnd", None, _TURN)
+
+robustListBytes = _bound(_quick, "mnnRobustListBytes", _SIZE)
+robustHold = _bound(_quick, "mnnRobustHold", _I32, _ADDRESS, _ADDRESS)
+byteLock = _bound(_quick, "mnnByteLock", _I32, _I32, _I64)
+byteUnlock = _bound(_quick, "mnnByteUnlock", _I32, _I32, _I64)
+byteHolder = _bound(_quick, "mnnByteHolder", _I32, _I32, _I64)
+rangeHolder = _bound(_quick, "mnnRangeHolder", _I32, _I32, _I64, _I64)
+
+# A result that is an object is made of the number before the call returns, in C.
+# mypy takes a method for what `def` makes: those that are functions of C are put into their classes here.
+_KNOWN = ctypes.POINTER(Known)
+_owner = _prototyped(ctypes.PYFUNCTYPE(Descriptor, _I32), "mnnKnown")
+known: Callable[[int | Known], Known] = _prototyped(ctypes.PYFUNCTYPE(Known, _I32), "mnnKnown")
+_number = _asMethod(_bound(_quick, "mnnNumber", _I32, _KNOWN))
+Known.fileno, Known.__index__ = _number, _number  # type: ignore[method-assign]
+Known.isOurs = _asMethod(_bound(_quick, "mnnIsKnown", ctypes.c_bool, _KNOWN))  # type: ignore[method-assign]
+Known.release = _asMethod(_bound(_quick, "mnnRelease", _I32, _KNOWN))  # type: ignore[method-assign]
+_close = _asMethod(_bound(_slow, "mnnCloseKnown", None, _KNOWN))
+Known.close, Descriptor.__del__ = _close, _close  # type: ignore[method-assign, attr-defined]
+Received.take = _asMethod(_bound(_quick, "mnnTakeReceived", _owner, ctypes.POINTER(Received), _U32))  # type: ignore[method-assign]
+Received.__del__ = _asMethod(_bound(_quick, "mnnDropReceived", None, ctypes.POINTER(Received)))  # type: ignore[attr-defined]
+eventSet: Callable[[Known], None] = _bound(_quick, "mnnEventSet", None, _KNOWN)
+own: Callable[[int], Descriptor] = _bound(_quick, "mnnOwn", _owner, _I32)
+mark = _bound(_quick, "mnnOwn", _I32, _I32)
+openFile: Callable[[bytes, int, int], Descriptor] = _bound(_slow, "mnnOpen", _owner, ctypes.c_char_p, _I32, _U32)
+eventfd: Callable[[], Descriptor] = _bound(_quick, "mnnEventfd", _owner)
+duplicate: Callable[[int | Known], Descriptor] = _bound(_quick, "mnnDuplicate", _owner, _I32)
+receive = _bound(_slow, "mnnReceive", _I64, _I32, _ADDRESS, _U64, _U32, ctypes.POINTER(Received))
+pidfdOpen: Callable[[int], Descriptor] = _bound(_quick, "mnnPidfdOpen", _owner, _I32)
+pidfdDead = _bound(_quick, "mnnPidfdDead", _I32, _I32)
+threadId = _bound(_quick, "mnnThreadId", _U32)
+blockSignals = _bound(_quick, "mnnBlockSignals", _I32)
+
+memfdCreate: Callable[[bytes, int], Descriptor] = _bound(_slow, "mnnMemfdCreate", _owner, ctypes.c_char_p, _U64)
+seal = _bound(_quick, "mnnSeal", _I32, _I32, _I32)
+unmap = _bound(_slow, "mnnUnmap", _I32, _ADDRESS, _U64)
+protect = _bound(_slow, "mnnProtect", _I32, _ADDRESS, _U64, _I32)
+advise = _bound(_slow, "mnnAdvise", _I32, _ADDRESS, _U64, _I32)
+bindNode = _bound(_slow, "mnnBindNode", _I32, _ADDRESS, _U64, _I32)
+exchangeNames = _bound(_slow, "mnnExchangeNames", _I32, ctypes.c_char_p, ctypes.c_char_p)
+copy = _bound(_slow, "mnnCopy", None, _ADDRESS, _ADDRESS, _U64)
+reserve = _bound(_slow, "mnnReserve", _I32, _ADDRESS, _U64, _ADDRESS, _U64, _U32, _I32)
+seqRead = _bound(_slow, "mnnSeqRead", _I64, _ADDRESS, _ADDRESS, _ADDRESS, _U64, _U32)
+
+# A pass over all rows takes some 20 ms for 131,072 of them: too long to keep the interpreter from the program's threads.
+_sumRows = _bound(_slow, "mnnSumRows", _I32, _ADDRESS, _U32, _ADDRESS, _ADDRESS, _U32)
+findName = _bound(_slow, "mnnFindName", _I64, _ADDRESS, _U32, ctypes.c_char_p, _U32)
+
+_hatchOpen = _bound(_slow, "mnnHatchOpen", _I32, ctypes.c_char_p, _ADDRESS)
+hatchPut = _bound(_slow, "mnnHatchPut", _I32, _ADDRESS, _U32, _U64, _I32)
+hatchTake = _bound(_slow, "mnnHatchTake", None, _ADDRESS, _U32, _U64)
+hatchClose = _bound(_slow, "mnnHatchClose", None, _ADDRESS)
+hatchConnect: Callable[[bytes], Descriptor] = _bound(_quick, "mnnHatchConnect", _owner, ctypes.c_char_p)
+hatchFetch: Callable[[int | Known, int, int, int, int], Descriptor] = _bound(_slow, "mnnHatchFetch", _owner, _I32, _U32, _U64, _I64, _I64)
+
+mapFile = _bound(_slow, "mnnMap", _I32, _I32, _U64, _U64, _I32, ctypes.POINTER(_Place))
+mapPath = _bound(_slow, "mnnMapPath", _I32, ctypes.c_char_p, _U32, _U64, _U64, _I32, ctypes.POINTER(_Place))
+_mapWipedOnFork = _bound(_quick, "mnnMapWipedOnFork", _I32, _U64, _ADDRESS)
+
+
+def checked(result: int, what: str) -> int:
+    """The result, or for a negative one the `OSError` that it stands for."""
+    if result < 0:
+        raise OSError(-result, f"{what}: {os.strerror(-result)}")
+    return result
+
+
+_Opened = TypeVar("_Opened", bound=Known)
+
+
+def opened(made: _Opened, what: str | None = None) -> _Opened:
+    """What was opened, or the `OSError` of why it could not be."""
+    if made.number < 0:
+        raise OSError(-made.number, os.strerror(-made.number), what)
+    return made
+
+
+def mapped(fd: int | Known, sizeBytes: int, writable: bool, alignment: int = 0, place: _Place | None = None) -> int:
+    """Map a file from its beginning, shared; returns the address, and puts it in `place` in the same step. Raises `OSError`."""
+    place = _Place() if place is None else place
+    checked(mapFile(fd, sizeBytes, alignment, writable, place), "mmap")
+    return place.address or 0
+
+
+def mappedWipedOnFork(sizeBytes: int) -> int:
+    """Private memory that reads zero in a forked child; returns the address. Raises `OSError`."""
+    address = ctypes.c_void_p()
+    checked(_mapWipedOnFork(sizeBytes, ctypes.byref(address)), "madvise(MADV_WIPEONFORK)")
+    return address.value or 0
+
+
+def openedHatch(path: str) -> int:
+    """A hatch that serves at `path`; what it is called by from then on. Raises `OSError`."""
+    hatch = ctypes.c_void_p()
+    checked(_hatchOpen(path.encode(), ctypes.byref(hatch)), path)
+    return hatch.value or 0
+
+
+def privateWord() -> tuple[Any, int]:
+    """A word of 64 bits that is this process's own, and its address; it lasts as long as the first of the two is kept."""
+    word = ctypes.c_uint64(0)
+    return word, ctypes.addressof(word)
+
+
+_threadMain = ctypes.CFUNCTYPE(_ADDRESS, _ADDRESS)
+_libc = ctypes.CDLL(None)
+#: What threads of the C library run: it must outlive them.
+_mains: list[Any] = []
+
+
+def startThread(run: Callable[[], object]) -> None:
+    """A thread of the C library's that calls `run`. Raises `RuntimeError` when it has none."""
+
+    def main(_: int | None) -> None:
+        run()
+
+    _mains.append(_threadMain(main))
+    thread = ctypes.c_ulong()
+    if _libc.pthread_create(ctypes.byref(thread), None, _mains[-1], None) != 0:
+        raise RuntimeError("the C library starts no more threads")
+    _libc.pthread_detach(thread)
+
+
+def indexBuffer(count: int) -> Any:
+    """Room for the indices of a scan."""
+    return (ctypes.c_uint32 * max(1, count))()
+
+
+def addressOf(room: Any) -> int:
+    """Where such room is; it must be kept as long as the address is used."""
+    return ctypes.addressof(room)
+
+
+def addressOfBytes(room: bytearray) -> int:
+    """Where a bytearray's content is, as long as it is kept and not resized."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(room))
+
+
+def summedRows(first: int, count: int) -> tuple[list[tuple[int, int]], bytearray]:
+    """The sums that `rows.h` describes, each with a row that it is for; and the mark of each row."""
+    marks, room = bytearray(count), 1 << 8
+    while count:
+        sums = (ctypes.c_uint64 * (2 * room))()
+        if _sumRows(first, count, ctypes.byref(ctypes.c_char.from_buffer(marks)), ctypes.byref(sums), room) >= 0:
+            return [(sums[entry] - 1, sums[entry + 1]) for entry in range(0, 2 * room, 2) if sums[entry]], marks
+        room *= 4
+    return [], marks

@@ -1,0 +1,140 @@
+"""Threads: those that Muninn starts, also where Python starts none any more.
+
+Until the interpreter is finalised, exit handlers run and may use Muninn for the first time, or again after it has left. Python 3.12 refuses
+to start a thread there, though those that exist go on (3.11 and 3.13 start them). Then the C library starts it. Once `sys.is_finalizing()`,
+no thread gets the interpreter any more, and a Python that is asked for one waits for it for ever: there nobody asks. Where a library makes
+green threads of threads, Muninn's are real ones (`green.py`).
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import resource
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from muninn.errors import BrokerUnavailable, ThreadsExhausted
+from muninn.system import atomics, cgroups, green
+from muninn.system.latch import Latch
+
+#: Each of these may be why no thread can be had.
+_LIMITS = (
+    ("threads", resource.RLIMIT_NPROC, "`ulimit -u`"),
+    ("addresses", resource.RLIMIT_AS, "`ulimit -v`"),
+    ("data", resource.RLIMIT_DATA, "`ulimit -d`"),
+    ("locked memory", resource.RLIMIT_MEMLOCK, "`ulimit -l`, for mlockall"),
+)
+
+
+def exhausted() -> ThreadsExhausted:
+    """No thread can be had: a limit of the process, of its user or of its container is reached."""
+    shown = [f"{what} {_shown(limit)} ({option})" for what, limit, option in _LIMITS]
+    if (most := cgroups.mostTasks()) is not None:
+        shown.append(f"tasks of the control group {most} (`pids.max`)")
+    return ThreadsExhausted(f"no thread can be started; the limits: {', '.join(shown)}")
+
+
+def _shown(limit: int) -> str:
+    soft = resource.getrlimit(limit)[0]
+    return "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
+
+
+class LateThread:
+    """A daemon thread that `threading` does not know: one that the C library started, if nothing else is said.
+
+    Python knows it while it runs its code, as any thread of a C library.
+    """
+
+    def __init__(self, target: Callable[[], object], begin: Callable[[Callable[[], object]], object] = atomics.startThread) -> None:
+        self._target = target
+        self._ended = Latch()
+        begin(self._run)
+
+    def _run(self) -> None:
+        try:
+            self._target()
+        finally:
+            self._ended.set()
+
+    def join(self, timeout: float | None = None) -> None:
+        self._ended.wait(timeout)
+
+
+class NoThread:
+    """What stands for the background thread of a process that can have none any more."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """It has ended."""
+
+
+AnyThread: TypeAlias = "threading.Thread | LateThread | NoThread"
+
+
+def start(target: Callable[[], object], name: str) -> AnyThread:
+    """A daemon thread that calls `target`. Raises `ThreadsExhausted` when none can be had, `RuntimeError` at the very end."""
+    refuseAtEnd()
+    if green.areGreen():
+        return _started(target)
+    thread = threading.Thread(target=_known, args=(target,), name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return _last(target)
+    return thread
+
+
+def _known(target: Callable[[], object]) -> None:
+    """Call `target` on a thread that `threading` knows, and will look for by its identity when it ends."""
+    began = green.identity()
+    try:
+        target()
+    finally:
+        if (ends := green.identity()) != began:  # a library has made green threads of threads meanwhile
+            running: dict[int, Any] = threading._active  # type: ignore[attr-defined]
+            running[ends] = running.pop(began, None)  # or its end is a KeyError
+
+
+def startBare(target: Callable[[], object]) -> None:
+    """The same, in one step, and nothing of it is known to `threading`."""
+    refuseAtEnd()
+    if green.areGreen():
+        _started(target)
+        return
+    try:
+        _thread.start_new_thread(target, ())
+    except RuntimeError:
+        _last(target)
+
+
+def _started(target: Callable[[], object]) -> LateThread:
+    with contextlib.suppress(RuntimeError):
+        return LateThread(target, lambda run: green.startThread(run, ()))
+    return _last(target)
+
+
+def _last(target: Callable[[], object]) -> LateThread:
+    """By the C library, where Python starts none."""
+    try:
+        return LateThread(target)
+    except RuntimeError:
+        raise exhausted() from None
+
+
+def endingError(reason: str) -> BrokerUnavailable:
+    """What is raised for what can not be done any more because the interpreter is finalised."""
+    return BrokerUnavailable(f"the interpreter is ending, and {reason}", "Do it before, in an exit handler (atexit) at the latest")
+
+
+def refuseImports(reason: str) -> None:
+    """Raises `endingError` when the interpreter is being finalised: nothing can be imported any more."""
+    if sys.is_finalizing():
+        raise endingError(reason)
+
+
+def refuseAtEnd() -> None:
+    """Raises `RuntimeError` when the interpreter is being finalised."""
+    if sys.is_finalizing():
+        raise RuntimeError("no thread can be started while the interpreter is finalised")

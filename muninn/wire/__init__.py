@@ -1,0 +1,1 @@
+"""What crosses the socket between a member and its broker: messages, requests, handles, and the server of descriptors."""

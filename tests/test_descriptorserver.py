@@ -1,0 +1,229 @@
+"""The hatch: the vault's descriptors without the broker's interpreter, and the broker asked wherever it says nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import Lab
+
+import muninn
+from muninn.broker.descriptorstore import Vault
+from muninn.errors import DescriptorsExhausted
+from muninn.session.membership import current
+from muninn.system import atomics
+from muninn.system.descriptors import Descriptor
+from muninn.wire.descriptorserver import Hatch, HatchClient
+from support import Actor, eventually
+
+Start = Callable[..., Actor]
+
+
+@pytest.fixture
+def path(lab: Lab) -> str:
+    return lab.places.hatchPath(1)
+
+
+@pytest.fixture
+def client(lab: Lab) -> Iterator[HatchClient]:
+    made = HatchClient(lab.places)
+    yield made
+    made.close()
+
+
+def numbered(number: int) -> int:
+    """A file that says its number by its size."""
+    descriptor = os.memfd_create("numbered")
+    os.ftruncate(descriptor, number)
+    return descriptor
+
+
+def numberOf(descriptor: Descriptor | None) -> int | None:
+    return None if descriptor is None else os.fstat(descriptor.number).st_size
+
+
+def test_handsOutWhatTheVaultHas(path: str, client: HatchClient) -> None:
+    """What was there before it was opened, what came later, and nothing that went."""
+    vault = Vault()
+    vault.put(1, 1, numbered(11))
+    vault.open(path)
+    vault.put(2, 1, numbered(21))
+    vault.put(2, 1, numbered(22))
+    assert [numberOf(client.fetch(1, row, 1)) for row in (1, 2, 3)] == [11, 21, None]
+    assert client.fetch(1, 2, 2) is None
+    vault.drop(2, 1)
+    others = [numbered(99)]  # which has the number of the one that was dropped
+    assert client.fetch(1, 2, 1) is None
+    for _, descriptor in vault.takeAll():
+        os.close(descriptor)
+    others.append(numbered(99))
+    assert client.fetch(1, 1, 1) is None
+    for descriptor in others:
+        os.close(descriptor)
+    vault.close()
+    assert not Path(path).exists()
+
+
+def test_aClosedHatchIsAskedNoMore(path: str, client: HatchClient) -> None:
+    hatch = Hatch(path)
+    descriptor = numbered(1)
+    hatch.put(1, 1, descriptor)
+    assert numberOf(client.fetch(1, 1, 1)) == 1
+    hatch.close()
+    hatch.close()
+    hatch.put(1, 1, descriptor)
+    assert client.fetch(1, 1, 1) is None
+    other = Hatch(path)
+    other.put(1, 1, descriptor)
+    assert client.fetch(1, 1, 1) is None, "shunned for a moment"
+    eventually(lambda: numberOf(client.fetch(1, 1, 1)) == 1, "it is tried again")
+    other.close()
+    os.close(descriptor)
+
+
+def test_aLateAnswerIsNobodys(path: str, client: HatchClient) -> None:
+    """Broken: a connection whose answer had not come in time was used on, and the next question got that answer."""
+    descriptor = numbered(1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as slow:
+        slow.bind(path)
+        slow.listen()
+        assert client.fetch(1, 1, 1) is None
+        peer, _ = slow.accept()
+        with peer:
+            with contextlib.suppress(BrokenPipeError):
+                socket.send_fds(peer, [bytes(4)], [descriptor])
+            assert client.fetch(1, 2, 1) is None
+    os.close(descriptor)
+
+
+def test_eachEpochHasItsHatch(lab: Lab, client: HatchClient) -> None:
+    """Broken: the connection to the hatch of before was used on, and what a deposed broker had kept was the answer."""
+    descriptors = [numbered(1), numbered(2)]
+    hatches = [Hatch(lab.places.hatchPath(epoch)) for epoch in (1, 2)]
+    for hatch, descriptor in zip(hatches, descriptors, strict=True):
+        hatch.put(0, 1, descriptor)
+    assert [numberOf(client.fetch(epoch, 0, 1)) for epoch in (1, 2)] == [1, 2]
+    assert client.fetch(3, 0, 1) is None
+    for hatch in hatches:
+        hatch.close()
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def test_aHandlerInTheMiddleOfAFetchFetchesToo(path: str, client: HatchClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that raises there leaves nothing. Broken: what it had interrupted kept the hatch for itself for ever."""
+    hatch, descriptor, fetch = Hatch(path), numbered(7), atomics.hatchFetch
+    hatch.put(1, 1, descriptor)
+    assert numberOf(client.fetch(1, 1, 1)) == 7
+    nested = list[int | None]()
+
+    def handled(*arguments: Any) -> Any:
+        monkeypatch.setattr(atomics, "hatchFetch", fetch)
+        nested.append(numberOf(client.fetch(1, 1, 1)))
+        return fetch(*arguments)
+
+    monkeypatch.setattr(atomics, "hatchFetch", handled)
+    assert numberOf(client.fetch(1, 1, 1)) == 7 and len(nested) == 1
+
+    def raising(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(atomics, "hatchFetch", raising)
+    with pytest.raises(KeyboardInterrupt):
+        client.fetch(1, 1, 1)
+    monkeypatch.setattr(atomics, "hatchFetch", fetch)
+    eventually(lambda: numberOf(client.fetch(1, 1, 1)) == 7, "it connects anew")
+    hatch.close()
+    os.close(descriptor)
+
+
+def test_oneThreadAtATimeAndTheOthersAskTheBroker(path: str, client: HatchClient) -> None:
+    hatch, descriptor = Hatch(path), numbered(7)
+    hatch.put(1, 1, descriptor)
+    seen: list[int | None] = []
+
+    def ask() -> None:
+        seen.extend(numberOf(client.fetch(1, 1, 1)) for _ in range(500))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(seen) <= {7, None} and 7 in seen
+    hatch.close()
+    os.close(descriptor)
+
+
+def test_aMemberWithoutDescriptorsIsTold(domain: str, actor: Start) -> None:
+    actor("held = muninn.share(b'x', 'a', mode='fastMode'); more = muninn.share(b'y', 'b', mode='fastMode')").do("1")
+    other = actor(
+        "b = muninn.open('b'); from muninn.session.membership import current; from muninn.wire import descriptorserver; import resource"
+    )
+    other.do("descriptorserver._TIMEOUT_NS = 30_000_000_000")  # on a busy machine it would give up, and have room for the broker's answer
+    other.do("h = current().holdings; row = [r for r, s in current().rows.notFree() if current().rows.description(r).name == 'a'][0]")
+    other.do("inc = current().rows.state(row).incarnation; soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)")
+    other.do("current().client.fetch(row, inc)")
+    other.do("resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir('/proc/self/fd'))) + 3, hard)); taken = []")
+    other.do("try:\n  while True: taken.append(os.dup(0))\nexcept OSError: pass")
+    kind = "try: current().client.fetch(row, inc); kind = ''\nexcept muninn.MuninnError as error: kind = type(error).__name__"
+    assert other.do(f"{kind}\nkind") == DescriptorsExhausted.__name__
+    other.do("[os.close(each) for each in taken]; resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))")
+    assert other.do("bytes(muninn.open('a').array).decode()") == "x"
+
+
+def test_opensDoNotWaitForTheBrokersInterpreter(domain: str, actor: Start) -> None:
+    """The broker's process is busy with C code that keeps the interpreter, and the open is over before that is."""
+    broker = actor("held = muninn.share(np.arange(8), 'a', mode='fastMode', access='readWrite'); import ctypes")
+    broker.do("more = muninn.share(np.arange(9), 'b', mode='fastMode')")
+    assert muninn.domainInfo()["brokerPid"] == broker.pid
+    assert muninn.open("a").array.sum() == 28
+    # Below takeoverMs: nobody may take it for dead. `usleep` through PyDLL keeps the interpreter's lock.
+    broker.begin("t = time.monotonic(); ctypes.PyDLL(None).usleep(400_000); time.monotonic()")
+    time.sleep(0.05)
+    assert muninn.open("b").array.sum() == 36
+    opened = time.monotonic()
+    assert broker.result() > opened, "the broker's process came to itself later"
+
+
+def test_theBrokerIsAskedWhereThereIsNoHatch(domain: str, actor: Start) -> None:
+    actor("held = muninn.share(b'x', 'a', mode='fastMode')").do("1")
+    os.unlink(current().block.places.hatchPath(muninn.domainInfo()["epoch"]))
+    assert bytes(muninn.open("a").array) == b"x"
+
+
+def test_aStoppedBrokersHatchEndsInATakeover(domain: str, actor: Start) -> None:
+    """Its thread is stopped with it. Broken: whoever waited at the hatch waited for ever."""
+    broker = actor("held = muninn.share(b'x', 'a', mode='fastMode')")
+    other = actor("b = muninn.open('a')")
+    other.do("from muninn.session.membership import current; b.close(); del b")
+    epoch = muninn.domainInfo()["epoch"]
+    holder = muninn.open("a")
+    broker.stop()
+    try:
+        assert other.do("bytes(muninn.open('a').array).decode()") == "x"
+        assert other.do("muninn.domainInfo()['epoch']") > epoch
+    finally:
+        broker.resume()
+    assert bytes(holder.array) == b"x"
+
+
+def test_aForkedChildHasAHatchOfItsOwn(domain: str, actor: Start) -> None:
+    actor("held = muninn.share(b'x', 'a', mode='fastMode'); more = muninn.share(b'y', 'b', mode='fastMode')").do("1")
+    other = actor("b = muninn.open('a')")
+    other.do("""
+r, w = os.pipe()
+pid = os.fork()
+if pid == 0:
+    try: os.write(w, bytes(muninn.open('b').array))
+    finally: os._exit(0)
+os.close(w); seen = os.read(r, 9).decode(); os.waitpid(pid, 0)
+""")
+    assert other.do("[seen, bytes(muninn.open('b').array).decode()]") == ["y", "y"]

@@ -1,0 +1,300 @@
+"""`broker/maintenance.py`: what a broker does on the side, also when it is never idle."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+from lab import Lab, describe, usage
+
+from muninn.broker import journal, repair
+from muninn.control import layout
+from muninn.errors import HostMemoryFull, OwnerDied
+from muninn.storage import segments
+from muninn.terms import Lifetime, Mode
+
+
+def test_isDoneAlthoughThereIsAlwaysSomethingToServe(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: upkeep waited for a step without events, so a broker that was asked all the time never looked for unreported deaths."""
+    broker = lab.settled(lab.broker(lab.member()))
+    upkeep, done = broker._upkeep, []
+    monkeypatch.setattr(upkeep, "collectLost", lambda: done.append("swept"))
+    upkeep._sweepAt = 0.0
+    upkeep._chores.append(lambda: done.append("chore"))
+    for _ in range(100):
+        os.eventfd_write(broker._wakeFd, 1)
+        broker.step(0)
+    assert done == ["chore", "swept"]
+
+
+def test_whatIsSaidToBeLostCanBeMadeAnewAtOnce(lab: Lab) -> None:
+    """Broken: the row of lost memory kept its name until the next sweep, so `OwnerDied` was followed by `BufferExists` for seconds."""
+    broker = lab.settled(lab.broker(member := lab.member()))
+    directory = broker._directory
+    row, incarnation = directory.grant(member.key, usage(mode=Mode.FAST, gpu=0), 1 << 20)
+    directory.rows.describe(row, describe(mode=Mode.FAST, gpu=0, transport="memfd"))
+    directory.commit(member.key, row, incarnation, os.memfd_create("lost"))
+    directory.vault.drop(row, incarnation)
+    reply, _ = broker.execute({"op": "fetch", "row": row, "incarnation": incarnation}, [])
+    assert reply["error"] == OwnerDied.number
+    assert directory.grant(member.key, usage(), 0)[1] != incarnation
+
+
+def test_segmentsThatNoRowVouchesForAreCollected(lab: Lab) -> None:
+    """Also those of an earlier buffer of a row that lives. Broken: `_collectOrphans` without the incarnation."""
+    directory, member = lab.directory(1), lab.member()
+    row, incarnation = lab.make(directory, member)
+    for segment in ((row, incarnation), (row, incarnation + 1), (row + 1, 1), (9999, 1)):
+        os.close(segments.create(lab.places, *segment, layout.PAGE_BYTES))
+    lab.elect(5)
+    lab.settled(lab.broker(member))
+    assert lab.places.segments() == [(row, incarnation)]
+
+
+def test_whatPredecessorsLeftIsSettledInSlices(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: all orphans went in one step, and 256 rows in one, during which the broker served nobody and did not beat."""
+    member = lab.member()
+    old = lab.directory(1)
+    for number in range(100):
+        row, _ = lab.make(old, member, f"b{number}")
+        old.rows.change(row, old.rows.state(row), 1, layout.ROW_DYING)
+        os.close(segments.create(lab.places, row, 9, layout.PAGE_BYTES))
+    lab.elect(5)
+    broker, done = lab.broker(member), [0]
+    for owner, name in ((segments, "unlink"), (broker._directory, "settle")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, real=real: (done.append(done.pop() + 1), real(*given))[1])
+    most = 0
+    while broker._upkeep.isPending():
+        done[:] = [0]
+        broker._upkeep.workOnce()
+        most = max(most, done[0])
+    assert most <= 2 * 32, "settling a row removes its segment too"
+    assert lab.places.segments() == [] and broker._directory.rows.ending(0, 100) == []
+
+
+def test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing(lab: Lab) -> None:
+    """Neither a copy nor a page a term. Broken: each left a journal that told of nothing, and its copy until the successor's third chore."""
+    first = lab.settled(lab.broker(member := lab.member()))
+    lab.make(first._directory, member, "live")
+    for _ in range(5):
+        broker = lab.broker(member)
+        assert lab.places.copies() == [], "before it needs room"
+        while not broker._upkeep.snapshot.isUnderWay():
+            broker._upkeep.workOnce()
+        assert len(lab.places.copies()) == 1, "and now it is killed"
+        broker._journal._copy = None
+        assert len(lab.places.epochsOf("journal")) == 2
+    assert len(repair._livingRows(lab.places.journals())[0]) == 1
+
+
+def test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes(lab: Lab) -> None:
+    """Broken: no snapshot; the older journals were dropped before the names in them were known."""
+    member = lab.member()
+    old = lab.broker(member)
+    lab.make(old._directory, member, "live")
+    half = old._directory.grant(member.key, usage("half"), 0)
+    new = lab.broker(lab.member())
+    while new._upkeep.isPending():
+        new._upkeep.workOnce()
+    assert lab.places.epochsOf("journal") == [2]
+    assert [record["op"] for record in journal.read(lab.places, 2)] == ["begin", "create", "live"]
+    assert new._directory.grant(member.key, usage("half"), 0) == half
+
+
+def test_theOldJournalsStayWhenThereIsNoRoomForANewOne(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: they were dropped although the snapshot was not whole."""
+    member = lab.member()
+    lab.make(lab.broker(member)._directory, member, "live")
+    new = lab.broker(lab.member())
+
+    def full(records: object) -> None:
+        raise HostMemoryFull("as on a full /dev/shm")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(new._journal, "copy", full)
+        lab.settled(new)
+        assert lab.places.epochsOf("journal") == [1, 2]
+        assert new._upkeep.isPending() is False, "it waits before it tries again"
+    new._upkeep.snapshot._retryAt = 0.0
+    lab.settled(new)
+    assert lab.places.epochsOf("journal") == [2]
+    assert os.listdir(lab.places.directory).count("journal-2.new") == 0
+
+
+def test_memoryThatSomebodyMayStillBringIsWaitedFor(lab: Lab) -> None:
+    """Broken: a successor gave up what its holders were about to bring."""
+    broker = lab.settled(lab.broker(member := lab.member()))
+    directory = broker._directory
+    row, incarnation = directory.grant(member.key, usage(mode=Mode.FAST, gpu=0), 1 << 20)
+    directory.rows.describe(row, describe(mode=Mode.FAST, gpu=0, transport="memfd"))
+    directory.commit(member.key, row, incarnation, os.memfd_create("lost"))
+    directory.vault.drop(row, incarnation)
+    holder = lab.member()
+    broker._upkeep.collectLost()
+    assert lab.rows.isLive(row, incarnation)
+    holder.die()
+    broker._upkeep.collectLost()
+    assert not lab.rows.isLive(row, incarnation)
+
+
+def test_allRowsAreLookedAtASliceAtATime(lab: Lab) -> None:
+    """Broken: only the first slice."""
+    broker = lab.settled(lab.broker(member := lab.member()))
+    for number in range(300):
+        lab.make(broker._directory, member, f"n{number}", lifetime=Lifetime.LAST_CLOSE)
+    broker._upkeep.settleUnheld()
+    while broker._upkeep.isPending():
+        broker._upkeep.workOnce()
+    assert lab.rows.notFree() == []
+
+
+def test_aSuccessorFinishesWhatWasBegun(lab: Lab) -> None:
+    """Broken: rows between two states stayed so."""
+    directory, member = lab.directory(1), lab.member()
+    rows = [lab.make(directory, member, name)[0] for name in ("probing", "dying", "dead")]
+    for row, state in zip(rows, (layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD), strict=True):
+        directory.rows.change(row, lab.rows.state(row), 1, state)
+    lab.elect(5)
+    lab.settled(lab.broker(member))
+    assert lab.rows.notFree() == []
+
+
+def test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf(lab: Lab) -> None:
+    """Broken: only what the dead still held was looked at: the last close that they did not come to tell of was nobody's."""
+    broker = lab.settled(lab.broker(member := lab.member()))
+    dead = lab.member()
+    row, _ = lab.make(broker._directory, member, lifetime=Lifetime.LAST_CLOSE)
+    assert lab.members.condemn(dead.key)
+    broker._upkeep._sweepMembers()
+    assert lab.rows.state(row).state == layout.ROW_FREE
+
+
+def test_theJournalOfATermDoesNotGrowWithWhatIsOver(lab: Lab) -> None:
+    """Broken: each share left 572 bytes for ever, and a broker that lived long filled `/dev/shm` with its journal."""
+    broker = lab.settled(lab.broker(member := lab.member()))
+    kept = [lab.make(broker._directory, member, f"kept{number}") for number in range(3)]
+    half = broker._directory.grant(member.key, usage("half"), 0)
+    path = lab.places.journalPath(broker._term.epoch)
+    largest = 0
+    for number in range(1000):
+        broker._directory.free(*lab.make(broker._directory, member, f"n{number}"))
+        while broker._upkeep.isPending():
+            broker._upkeep.workOnce()
+        largest = max(largest, os.stat(path).st_size)
+    assert largest < 2 * 4 * 512 + journal.SLACK_BYTES
+    living = repair._livingRows(lab.places.journals())[0]
+    assert sorted(key[1:] for key in living) == sorted(kept)
+    successor = lab.broker(lab.member())
+    assert successor._directory.grant(member.key, usage("half"), 0) == half
+
+
+def test_aJournalIsCopiedWhileThereIsStillRoomForACopy(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: when most of it was over it had taken that room itself, and went on until `/dev/shm` was full."""
+    broker = lab.settled(lab.broker(member := lab.member()))
+    for number in range(200):
+        lab.make(broker._directory, member, f"kept{number}")
+    written = broker._journal
+    diskBytes = written._length + written.vouchedBytes + (30 << 10)
+
+    def room(_: str) -> SimpleNamespace:
+        taken = sum(os.stat(f"{lab.places.directory}/{name}").st_size for name in os.listdir(lab.places.directory) if "journal" in name)
+        return SimpleNamespace(f_blocks=1, f_frsize=1, f_bavail=diskBytes - taken)
+
+    monkeypatch.setattr(os, "statvfs", room)
+    for number in range(1000):
+        broker._directory.free(*lab.make(broker._directory, member, f"n{number}"))
+        while broker._upkeep.isPending():
+            broker._upkeep.workOnce()
+        assert room("").f_bavail > 0
+    assert len(repair._livingRows(lab.places.journals())[0]) == 200
+
+
+def test_whatChangesWhileTheJournalIsCopiedIsInTheCopy(lab: Lab) -> None:
+    """Broken: a row that was freed behind the copier lived on in the copy; one that was made behind it was lost."""
+    broker = lab.settled(lab.broker(member := lab.member()))
+    directory, upkeep = broker._directory, broker._upkeep
+    rows = [lab.make(directory, member, f"n{number}") for number in range(200)]
+    upkeep.snapshot.want()
+    upkeep.workOnce()  # begun
+    upkeep.workOnce()  # the first piece
+    assert upkeep.snapshot.isUnderWay()
+    gone = [rows.pop(150), rows.pop(0)]
+    for each in gone:
+        directory.free(*each)
+    rows.append(lab.make(directory, member, "new"))
+    while upkeep.isPending():
+        upkeep.workOnce()
+    rows.append(lab.make(directory, member, "later"))
+    assert sorted(key[1:] for key in repair._livingRows(lab.places.journals())[0]) == sorted(rows)
+
+
+def test_aDeposedBrokersCopyDoesNotBringItsJournalBack(lab: Lab) -> None:
+    """Broken: renamed, the copy stood where the successor had removed the journal."""
+    old = lab.settled(lab.broker(member := lab.member()))
+    lab.make(old._directory, member, "live")
+    old._upkeep.snapshot.want()
+    old._upkeep.workOnce()
+    new = lab.settled(lab.broker(lab.member()))
+    assert lab.places.epochsOf("journal") == [2]
+    while old._upkeep.snapshot.isUnderWay():
+        old._upkeep.workOnce()
+    assert lab.places.epochsOf("journal") == [2]
+    assert len(repair._livingRows(lab.places.journals())[0]) == 1
+    assert not new._upkeep.isPending()
+
+
+@pytest.mark.parametrize("seenBy", ["a record", "a sweep", "a sweep, since it was moved away"])
+def test_aJournalThatWasRemovedIsWrittenAnew(lab: Lab, seenBy: str) -> None:
+    """By a cleaner. Broken: the broker went on writing into a file that nobody would ever find."""
+    broker = lab.settled(lab.broker(member := lab.member()))
+    rows = [lab.make(broker._directory, member, f"n{number}") for number in range(100)]
+    path = lab.places.journalPath(broker._term.epoch)
+    os.rename(path, f"{lab.places.directory}/elsewhere") if "moved" in seenBy else os.unlink(path)
+    if seenBy == "a record":
+        rows.append(lab.make(broker._directory, member, "after"))
+    else:
+        broker._upkeep._sweepMembers()
+    lab.settled(broker)
+    rows.append(lab.make(broker._directory, member, "later"))
+    assert sorted(key[1:] for key in repair._livingRows(lab.places.journals())[0]) == sorted(rows)
+    assert not broker._journal.isTooLong() and not broker._upkeep.isPending()
+
+
+def test_aDeposedBrokersJournalIsNotWrittenAnew(lab: Lab) -> None:
+    """Its successor has dropped it."""
+    old = lab.settled(lab.broker(lab.member()))
+    lab.settled(lab.broker(lab.member()))
+    assert lab.places.epochsOf("journal") == [2]
+    old._journal.note("gone", row=0, incarnation=1)
+    old._upkeep._sweepMembers()
+    assert old._journal.isNameless
+    old._upkeep.snapshot.workOnce()
+    assert lab.places.epochsOf("journal") == [2]
+
+
+def test_aSuccessorRemovesTheCopyThatItsPredecessorDidNotFinish(lab: Lab) -> None:
+    """Broken: each broker that was killed while it copied left as much as all descriptions."""
+    old = lab.settled(lab.broker(lab.member()))
+    old._upkeep.snapshot.want()
+    old._upkeep.workOnce()
+    assert any(entry.endswith(".new") for entry in os.listdir(lab.places.directory))
+    lab.settled(lab.broker(lab.member()))
+    assert not any(entry.endswith(".new") for entry in os.listdir(lab.places.directory))
+
+
+def test_lifetimesThatEndTogetherEndInSlices(lab: Lab) -> None:
+    """Broken: all of them ended in one step, during which the broker served nobody and did not beat."""
+    broker = lab.settled(lab.broker(own := lab.member()))
+    rows = [lab.make(broker._directory, own, f"b{number}", deadlineMs=1)[0] for number in range(100)]
+
+    def left() -> int:
+        return sum(lab.rows.state(row).state == layout.ROW_LIVE for row in rows)
+
+    before = left()
+    broker.step(0)
+    assert before == 100 and 0 < left() < 100
+    for _ in range(10):
+        broker.step(60)
+    assert left() == 0
