@@ -37,7 +37,7 @@ _CHANGES: dict[str, frozenset[str]] = {
     "posix_ipc": frozenset({"SharedMemory", "unlink_shared_memory"}),
     "fcntl": frozenset({"fcntl"}),
     "descriptors": frozenset({"opened", "memfd"}),
-    "wire": frozenset({"send", "receive"}),
+    "messages": frozenset({"send", "receive"}),
 }  # fmt: skip
 _SOCKET_CHANGES = frozenset({"bind", "listen", "connect", "accept", "shutdown"})
 _BLOCK_CHANGES = frozenset({"put", "allocate"})
