@@ -104,9 +104,10 @@ $(STANDIN)/twins.so: tests/standin/twins/twins.c $(STANDIN)/libcuda.so.1
 gpu: $(CUDA) ## what needs a real GPU: suite, kills, demos, benchmarks, in one table; REHEARSE=1 on the stand-in
 	@$(if $(REHEARSE),$(MAKE) --no-print-directory standin && STANDIN_MEMORY=8G sh ops/standin.sh )$(PY) ops/gpu.py $(if $(REHEARSE),--rehearse)
 
-format: $(STAMP) ## let ruff lay the code out
+format: $(STAMP) ## lay out the code, and the pages with one sentence a line
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
+	@$(PY) ops/sentences.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist muninn/_shim .mypy_cache .pytest_cache .ruff_cache

@@ -7,12 +7,14 @@ a folder, and run in the order of the page. A block ``text output`` behind it is
 from __future__ import annotations
 
 import doctest
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -198,3 +200,36 @@ def test_commandsThatPagesNameExist() -> None:
             assert command in there, f"{page} names {command}"
         for target in re.findall(r"`make ([a-z]+)", page.read_text()):
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"{page} names make {target}"
+
+
+def sentencesTool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("sentences", ROOT / "ops" / "sentences.py")
+    assert spec and spec.loader
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+def test_pagesHaveOneSentenceALine() -> None:
+    """`make format` lays the pages out."""
+    tool = sentencesTool()
+    assert [relative(page) for page in tool.pages() if tool.laidOut(page.read_text()) != page.read_text()] == []
+
+
+@pytest.mark.parametrize(
+    ("written", "laidOut"),
+    [
+        ("One. Two\nends. (Three.) four ends.\n", "One.\nTwo ends.\n(Three.) four ends.\n"),
+        ("- One. Two.\n  Three.\n1. Four? Five.\n", "- One.\n  Two.\n  Three.\n1. Four?\n   Five.\n"),
+        ("**Label.** One, e.g. Two. Three.\n", "**Label.** One, e.g. Two.\nThree.\n"),
+        ("`code. Code` and [a. B](c). Two.\n", "`code. Code` and [a. B](c).\nTwo.\n"),
+        ("One. - Two. # Three.\n", "One. - Two. # Three.\n"),
+        ("```sh\nOne. Two.\n```\n| One. Two. |\n> One. Two.\n", "```sh\nOne. Two.\n```\n| One. Two. |\n> One. Two.\n"),
+        ("<!-- One. Two.\nThree. Four. -->\n# One. Two.\n", "<!-- One. Two.\nThree. Four. -->\n# One. Two.\n"),
+    ],
+    ids=["paragraph", "lists", "label", "code", "markers", "kept", "html"],
+)
+def test_aPageIsLaidOutWithoutChangingWhatItShows(written: str, laidOut: str) -> None:
+    tool = sentencesTool()
+    assert tool.laidOut(written) == laidOut
+    assert tool.laidOut(laidOut) == laidOut
