@@ -22,25 +22,12 @@ from cuda.bindings import driver as cu
 from rich.console import Console
 
 import muninn
-from bench.harness import Options, Peer, Row, microseconds, newDomain
-from bench.parts import timedDriver
+from bench.driver import GIB, IS_REHEARSAL, MIB, device, inTurn, sizesOf, timedDriver, title
+from bench.fences import fencing
+from bench.harness import Options, Peer, Row, newDomain
 from bench.table import RESULTS, tableOf, write
 from muninn.devices.cuda.driver import call
 from muninn.kernels import launch
-
-MIB, GIB = 1 << 20, 1 << 30
-IS_REHEARSAL = os.environ.get("TEST_DRIVER") == "standin"
-
-
-def device() -> Any:
-    from muninn.session import gpus, membership
-
-    return gpus.deviceOf(membership.current())
-
-
-def title(sizeBytes: int) -> str:
-    return f"{sizeBytes // GIB} GiB" if sizeBytes >= GIB else f"{sizeBytes // MIB} MiB"
-
 
 # --- opening -------------------------------------------------------------------------------------------------------------
 
@@ -70,12 +57,6 @@ def opening(options: Options) -> list[Row]:
     with muninn.array("big", sizeBytes, np.uint8, lifetime="lastClose"):
         rows.append(Row(f"open bigMode {title(sizeBytes)}, p50", "ms", told("openBig", "big", rounds), [], "", 2.0, 0.5))
     return rows
-
-
-def sizesOf(options: Options) -> tuple[int, ...]:
-    if IS_REHEARSAL or options.quick:
-        return (MIB, 64 * MIB)
-    return (MIB, GIB, 16 * GIB)
 
 
 def told(function: str, *arguments: object) -> Any:
@@ -171,13 +152,6 @@ class Exposed:
         self.__cuda_array_interface__ = {"version": 3, "shape": (count,), "typestr": "<u8", "data": (address, False), "strides": None}
 
 
-def inTurn(rounds: int, ours: Callable[[], float], peer: Callable[[], float]) -> tuple[list[float], list[float]]:
-    ours()
-    peer()
-    pairs = [(ours(), peer()) for _ in range(rounds)]
-    return [mine for mine, _ in pairs], [other for _, other in pairs]
-
-
 def read(array: Any, result: Any, passes: int) -> float:
     """Milliseconds of `passes` kernels, by the GPU's own clock."""
     begin, end = (call(cu.cuEventCreate, 0) for _ in range(2))
@@ -228,88 +202,6 @@ def registering(options: Options) -> list[Row]:
     buffer.free()
     os.close(descriptor)
     return [Row("mapping host memory for kernels, a GiB", "s", mine, theirs, "bare cuMemHostRegister", None, None)]
-
-
-# --- fences ----------------------------------------------------------------------------------------------------------------
-
-
-def fencing(options: Options) -> list[Row]:
-    """There and back between the streams of two processes: by Muninn's tickets, and by bare interprocess events."""
-    newDomain()
-    exchanges, rounds = options.pick(300, 30), options.pick(9, 2)
-    ours, peers = [], []
-    for _ in range(rounds):
-        ours.append(byTickets(exchanges))
-        peers.append(byEvents(exchanges))
-    return [Row("signal→wait between two processes' streams, one way", "µs", ours, peers, "bare interprocess events", None, None)]
-
-
-def byTickets(exchanges: int) -> float:
-    there, back = (muninn.array(name, 8, np.uint8, mode="fastMode", access="readWrite") for name in ("there", "back"))
-    peer = Peer("answerTickets", exchanges)
-    peer.line()
-    stream = device().createStream(0)
-    known = 0
-
-    def exchange() -> None:
-        nonlocal known
-        there.signal(stream)
-        known += 1
-        spinUntil(lambda: lastTicket(back) >= known)
-        back.wait(stream, known)
-        call(cu.cuStreamSynchronize, stream.handle)
-
-    elapsed = microseconds(exchange, exchanges)
-    peer.end()
-    there.free()
-    back.free()
-    return elapsed / 2
-
-
-def lastTicket(buffer: muninn.MuninnBuffer) -> int:
-    holding = buffer._holding
-    assert holding is not None
-    return holding.tickets.last()
-
-
-def spinUntil(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the other process does not answer")
-
-
-def byEvents(exchanges: int) -> float:
-    """The same with events: who has recorded says so by a counter in shared memory."""
-    call(cu.cuCtxSetCurrent, call(cu.cuDevicePrimaryCtxRetain, 0))
-    interprocess = int(cu.CUevent_flags.CU_EVENT_INTERPROCESS) | int(cu.CUevent_flags.CU_EVENT_DISABLE_TIMING)
-    event = call(cu.cuEventCreate, interprocess)
-    counters = muninn.array("counters", 2, np.uint64)
-    raw = ctypes.string_at(call(cu.cuIpcGetEventHandle, event).getPtr(), 64)
-    peer = Peer("answerEvents", exchanges, raw.hex())
-    theirs = openEvent(peer.line())
-    stream, shown = call(cu.cuStreamCreate, 1), counters.array
-    done = 0
-
-    def exchange() -> None:
-        nonlocal done
-        done += 1
-        call(cu.cuEventRecord, event, stream)
-        shown[0] = done
-        spinUntil(lambda: int(shown[1]) >= done)
-        call(cu.cuStreamWaitEvent, stream, theirs, 0)
-        call(cu.cuStreamSynchronize, stream)
-
-    elapsed = microseconds(exchange, exchanges)
-    peer.end()
-    counters.free()
-    return elapsed / 2
-
-
-def openEvent(raw: str) -> Any:
-    handle = cu.CUipcEventHandle()
-    ctypes.memmove(handle.getPtr(), bytes.fromhex(raw), 64)
-    return call(cu.cuIpcOpenEventHandle, handle)
 
 
 GROUPS: dict[str, Callable[[Options], list[Row]]] = {

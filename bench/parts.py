@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 
@@ -151,6 +149,7 @@ def shareVram(name: str, sizeBytes: int) -> None:
 def openVram(name: str, rounds: int) -> None:
     """Milliseconds of each open of it, up to the pointer that kernels take; and of the driver's part of as many more."""
     import muninn
+    from bench.driver import timedDriver
 
     muninn.open(name).open()  # the context and what else is made once
 
@@ -184,40 +183,11 @@ def openBig(name: str, rounds: int) -> None:
     say(times)
 
 
-@contextlib.contextmanager
-def timedDriver() -> Iterator[list[float]]:
-    """Add up the seconds that this thread spends in the driver's calls."""
-    from cuda.bindings import driver as cu
-
-    spent, own = [0.0], threading.get_ident()
-    originals = {name: getattr(cu, name) for name in dir(cu) if name.startswith("cu") and callable(getattr(cu, name))}
-
-    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*arguments: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                return function(*arguments)
-            finally:
-                if threading.get_ident() == own:
-                    spent[0] += time.perf_counter() - started
-
-        run.__name__ = function.__name__
-        return run
-
-    for name, function in originals.items():
-        setattr(cu, name, timed(function))
-    try:
-        yield spent
-    finally:
-        for name, function in originals.items():
-            setattr(cu, name, function)
-
-
 def _giveBack() -> None:
     """Wait until what was closed is unmapped: the next open is to be a whole one."""
-    from muninn.session import gpus, membership
+    from bench.driver import device
 
-    gpus.deviceOf(membership.current()).memoryInfo(0)
+    device().memoryInfo(0)
 
 
 def openTorch(pickled: str) -> None:
@@ -238,7 +208,7 @@ def openTorch(pickled: str) -> None:
 def answerTickets(exchanges: int) -> None:
     """Answer each ticket of `there` by one of `back`, stream to stream."""
     import muninn
-    from bench.gpu import device, lastTicket, spinUntil
+    from bench.driver import device, lastTicket, spinUntil
 
     there, back = (muninn.open(name, access="readWrite") for name in ("there", "back"))
     stream = device().createStream(0)
@@ -258,7 +228,7 @@ def answerEvents(exchanges: int, raw: str) -> None:
     from cuda.bindings import driver as cu
 
     import muninn
-    from bench.gpu import openEvent, spinUntil
+    from bench.driver import openEvent, spinUntil
     from muninn.devices.cuda.driver import call, initialise
 
     initialise()

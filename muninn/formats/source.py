@@ -7,7 +7,6 @@ puts another file in its place meanwhile; one that is shortened or overwritten i
 from __future__ import annotations
 
 import os
-import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -138,34 +137,3 @@ class Source(ABC):
             done += count
             if progress is not None:
                 progress(count)
-
-
-def openFile(path: str | os.PathLike[str]) -> Source:
-    """The arrays of a ``.npy``, ``.npz`` or ``.safetensors`` file.
-
-    Raises
-    ------
-    FileInvalid
-        It is missing, unreadable, no regular file, of another kind, truncated, or damaged.
-    """
-    from muninn.formats.npy import NpySource, NpzSource
-    from muninn.formats.safetensors import SafetensorsSource
-
-    kinds: dict[str, type[Source]] = {".npy": NpySource, ".npz": NpzSource, ".safetensors": SafetensorsSource}
-    place = Path(path)
-    kind = kinds.get(place.suffix.lower())
-    if kind is None:
-        raise FileInvalid(f"{place}: files of kind {place.suffix or '(none)'} are not known", f"Use one of {', '.join(kinds)}")
-    try:
-        # Before it is opened: opening a pipe waits for its writer.
-        if not stat.S_ISREG(place.stat().st_mode):
-            raise FileInvalid(f"{place} is no regular file")
-        file = place.open("rb")
-        try:
-            return kind(place, file)
-        except BaseException:
-            file.close()
-            raise
-    except (OSError, ValueError) as error:
-        # ValueError: a path with a NUL in it.
-        raise FileInvalid(f"{place} can not be read: {getattr(error, 'strerror', None) or error}") from error
