@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api.arguments import asInteger
+from muninn.arguments import asInteger
 from muninn.errors import InvalidArgument, InvalidDtype
 from muninn.system import atomics
 from support import Actor

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import muninn
+from muninn.arguments import LONGEST_SECONDS, secondsOf, timeoutOf
 from muninn.errors import InvalidArgument
-from muninn.system.deadlines import LONGEST_SECONDS, secondsOf, timeoutOf
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from muninn.api import views
-from muninn.api.arguments import named
 from muninn.api.listing import describeRow, htmlOf
+from muninn.arguments import named, secondsOf, timeoutOf
 from muninn.config.sizes import asText
 from muninn.control import layout
 from muninn.errors import BufferFreed, ControlBlockInvalid, PermissionDenied
@@ -32,7 +32,6 @@ from muninn.sync.publications import nextOf
 from muninn.sync.snapshots import READ_BOUND_SECONDS, snapshot
 from muninn.system import aside
 from muninn.system.clock import monotonicMs
-from muninn.system.deadlines import secondsOf, timeoutOf
 from muninn.terms import Access, Renew, asRenew
 
 

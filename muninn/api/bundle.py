@@ -15,9 +15,9 @@ import msgpack
 import numpy as np
 
 from muninn.api import views
-from muninn.api.arguments import checkPassed, named, passingOn, requireCallable
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.sharing import _asArray, openAny
+from muninn.arguments import checkPassed, named, passingOn, requireCallable
 from muninn.control import layout
 from muninn.errors import BufferMismatch, ControlBlockInvalid, InvalidArgument, InvalidDtype
 from muninn.interop.dtypes import asDtype, shown

@@ -6,8 +6,8 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
-from muninn.api.arguments import named
 from muninn.api.freedmemory import lingering
+from muninn.arguments import named
 from muninn.config.sizes import asText
 from muninn.control import layout, leases
 from muninn.control.drain import Drain

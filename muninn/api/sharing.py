@@ -10,8 +10,19 @@ from typing import Any, Never
 import numpy as np
 
 from muninn.api import lending
-from muninn.api.arguments import checkKeywords, checkPassed, keywordsOf, named, passingOn, requireCallable, unwrapped
 from muninn.api.buffer import MuninnBuffer
+from muninn.arguments import (
+    checkKeywords,
+    checkPassed,
+    isTruth,
+    keywordsOf,
+    named,
+    passingOn,
+    requireCallable,
+    secondsOf,
+    timeoutOf,
+    unwrapped,
+)
 from muninn.control import layout
 from muninn.errors import (
     BufferExists,
@@ -32,7 +43,7 @@ from muninn.session.names import LOOK, NameWait, absent
 from muninn.session.openbuffers import Holding
 from muninn.sync.lock import Lock
 from muninn.system import clock
-from muninn.system.deadlines import deadlineOf, isTruth, remaining, secondsOf, timeoutOf
+from muninn.system.deadlines import deadlineOf, remaining
 from muninn.system.digests import digestOf
 from muninn.terms import Access, Mode, Renew, Reserve, asAccess, asMode, asName, asRenew, asTenant
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from muninn.api.arguments import asInteger, passingOn, requireCallable
+from muninn.arguments import asInteger, passingOn, requireCallable
 from muninn.config import asBytes
 from muninn.config.sizes import exactly
 from muninn.control import layout

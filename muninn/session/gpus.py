@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from muninn.api.arguments import named
+from muninn.arguments import named
 from muninn.control import layout
 from muninn.session.membership import current
 from muninn.system.forks import Guard

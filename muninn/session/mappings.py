@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from muninn.api.arguments import requireCallable
+from muninn.arguments import requireCallable
 from muninn.control.leases import LeaseIndex
 from muninn.devices.port import Allocation
 from muninn.errors import NotHostVisible

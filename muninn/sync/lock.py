@@ -10,7 +10,7 @@ from ctypes import ArgumentError
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never
 
-from muninn.api.arguments import checkKeywords, keywordsOf, named, unwrapped
+from muninn.arguments import checkKeywords, isTruth, keywordsOf, named, timeoutOf, unwrapped
 from muninn.control import owners
 from muninn.errors import BufferExists, BufferNotFound
 from muninn.session import creation
@@ -18,7 +18,7 @@ from muninn.session.membership import current
 from muninn.session.names import NameWait
 from muninn.session.openbuffers import Holding
 from muninn.system import atomics
-from muninn.system.deadlines import deadlineOf, isTruth, timeoutOf
+from muninn.system.deadlines import deadlineOf
 from muninn.terms import INTERNAL_PREFIX, asName
 
 _CREATION_BOUND_SECONDS = 30.0

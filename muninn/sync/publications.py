@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from muninn.api.arguments import asInteger
+from muninn.arguments import asInteger
 from muninn.errors import WriterDied
 from muninn.sync.snapshots import READ_BOUND_SECONDS, checkFits, copyInto, writerIsDead
 from muninn.system.deadlines import deadlineOf, remaining

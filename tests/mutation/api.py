@@ -44,7 +44,7 @@ MUTANTS = [
     Mutant(_READONLY, "stacklevel=3 + _depth(borrower)", "stacklevel=3", "the warning is of the program's line", "test_readonly.py::test_pyTorchIsWarnedOfMemoryThatItMayNotWrite"),
     Mutant(_READONLY, "            \"PyTorch has no read-only tensors, and", "            f\"{description.name!r}: PyTorch has no read-only tensors, and", "a line warns once, whatever it takes", "test_readonly.py::test_aLineWarnsOnceWhateverItTakes"),
     # --- arguments ---
-    Mutant("muninn/api/arguments.py", "    return (listed | passed) - {\"self\"}\n", "    return listed - {\"self\"}\n", "what is passed on is a keyword", "test_arguments.py::test_aKeywordThatIsRightIsNotBlamedForAnotherArgument"),
+    Mutant("muninn/arguments.py", "    return (listed | passed) - {\"self\"}\n", "    return listed - {\"self\"}\n", "what is passed on is a keyword", "test_arguments.py::test_aKeywordThatIsRightIsNotBlamedForAnotherArgument"),
     # --- silence ---
     Mutant(_HOLDINGS, "        raise holderSilent(self.membership, description.name, row)", "        raise OwnerDied(description.name)", "a holder that stands still is not called dead", "test_openbuffers.py::test_aHolderThatStandsStillIsNotCalledDead"),
     Mutant("muninn/session/silence.py", "row)} - without\n", "row)}\n", "who asks, and the broker, are not blamed", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
@@ -60,13 +60,13 @@ MUTANTS = [
     Mutant("muninn/interop/dtypes.py", "        return _described(manifest) == dtype\n", "        return True\n", "fields that would not read back are not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
     Mutant("muninn/session/creation.py", "(*asShape(shape), *itemType.shape)", "asShape(shape)", "an element may be an array", "test_dtypes.py::test_anElementMayBeAnArray"),
     # --- kinds of arguments ---
-    Mutant("muninn/api/arguments.py", "    if not callable(value):\n", "    if False:\n", "what is to be called is looked at before anything is made", "test_arguments.py::test_anArgumentOfAnotherKindIsNamed"),
+    Mutant("muninn/arguments.py", "    if not callable(value):\n", "    if False:\n", "what is to be called is looked at before anything is made", "test_arguments.py::test_anArgumentOfAnotherKindIsNamed"),
     Mutant("muninn/api/bundle.py", "    if not callable(getattr(given, \"items\", None)):\n", "    if False:\n", "a bundle is made of a mapping", "test_arguments.py::test_anArgumentOfAnotherKindIsNamed"),
     Mutant("muninn/session/creation.py", "    if isinstance(value, _NO_SHAPES):\n", "    if False:\n", "what has no order is no shape", "test_creation.py::test_shapesThatCanNotBeAreRefused"),
     Mutant("muninn/session/creation.py", "pieceBytes = _PIECE_BYTES if progress is not None else max(1, sizeBytes)", "pieceBytes = max(1, sizeBytes)", "a copy to a GPU is told of on the way", "test_creation.py::test_aCopyToAGpuIsToldOfInPiecesAndMayBeEndedThere"),
-    Mutant("muninn/system/deadlines.py", "in (\"bool\", \"bool_\")", "in (\"bool_\",)", "True is no timeout", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
+    Mutant("muninn/arguments.py", "in (\"bool\", \"bool_\")", "in (\"bool_\",)", "True is no timeout", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
     Mutant("muninn/sync/lock.py", "        if unknown or blocking is not None:", "        if unknown:", "what Python's own locks take is refused", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
-    Mutant("muninn/api/arguments.py", " if \"RecursionError\" in str(error) else error", " if False else error", "a call at the limit of recursion says so", "test_arguments.py::test_aCallAtTheLimitOfRecursionSaysSo"),
+    Mutant("muninn/arguments.py", " if \"RecursionError\" in str(error) else error", " if False else error", "a call at the limit of recursion says so", "test_arguments.py::test_aCallAtTheLimitOfRecursionSaysSo"),
     # --- listing ---
     Mutant(_LISTING, "            found[process] = described\n", "            found[hold.slot, 0, 0] = described\n", "a process is one importer", "test_listing.py::test_aProcessThatIsTwoMembersIsOneImporter"),
     Mutant(_ENTRY, "others or Drain(entry.block).isOn() or bool", "others or bool", "a domain that drains is not forgotten", "test_cli.py::test_aDrainOutlivesEverybodyAndTellsWhy"),

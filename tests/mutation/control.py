@@ -107,7 +107,7 @@ MUTANTS = [
     Mutant("muninn/system/threads.py", "    if green.areGreen():\n        return _started(target)\n", "", "a thread is a real one", "test_green.py::test_aThreadIsARealOneWhateverIsMadeOfThreads"),
     Mutant(_SURROUNDINGS, "    if not hasInodes():\n", "    if False:\n", "too many files are told from too many bytes", "test_oserrors.py::test_aFullDirectoryIsToldFromFullMemory"),
     Mutant(_SURROUNDINGS, "    return bool(_seen) and _identity(SHM_ROOT) != _seen[SHM_ROOT]", "    return False", "another /dev/shm is noticed", "test_oserrors.py::test_anotherMemoryThanAtTheBeginningIsNoticed"),
-    Mutant("muninn/system/deadlines.py", " and not isTruth(timeout) else None", " else None", "True is no time", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
+    Mutant("muninn/arguments.py", " and not isTruth(timeout) else None", " else None", "True is no time", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
     Mutant("muninn/config/variables.py", "        if variable not in _warned:\n", "        if True:\n", "a variable is warned of once", "test_config.py::test_warnsOnceOfAVariableThatMeansNothing"),
     Mutant("muninn/config/variables.py", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", _ADDRESS),\n", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", r\".*\"),\n", "a port that is no address is a setting", "test_config.py::test_whatKubernetesAndDockerWriteIsNotOfInterest"),
     Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
