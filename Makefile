@@ -58,9 +58,11 @@ interrupts: $(STAMP) ## interrupt every public call at every bytecode, by Ctrl-C
 fuzz: $(STAMP) ## bytes that nobody wrote, to everything that reads them: SECONDS=600, or QUICK=1; SEED=n does a run again
 	@cd tests && ../$(PY) -m fuzz $(if $(QUICK),--inputs 1000000 --seed $(or $(SEED),20261123),--seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)))
 
-lint: $(CUDA) ## style and names
+lint: $(CUDA) ## style, names and spelling
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/codespell muninn cshim tests bench examples ops docs .github .ci *.md *.py Makefile pyproject.toml
+	@$(PY) ops/sentences.py --check
 	@$(VENV)/bin/pylint muninn tests/*.py tests/model/*.py tests/failpoints tests/interrupts tests/stateful tests/fuzz tests/mutation tests/soak tests/cuda tests/crash bench ops/*.py examples/*.py hatch_build.py
 
 types: $(CUDA) ## mypy, strict

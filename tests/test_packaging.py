@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import muninn
 from muninn.system import atomics
 
 ROOT = Path(__file__).parent.parent
@@ -57,6 +58,23 @@ def test_whatAFrozenProgramLacksIsToBePackedAndNotBuilt(monkeypatch: pytest.Monk
     assert f"{tmp_path / 'program.zip'}" in (said := atomics._howToLoad()) and "zip" in said
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     assert "--collect-all muninn" in atomics._howToLoad()
+
+
+def test_theVersionIsWrittenOnce() -> None:
+    """And the topmost heading of the changelog is about it."""
+    assert "version" not in PROJECT and "version" in PROJECT["dynamic"]
+    path = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["version"]["path"]
+    written = re.findall(r'^__version__ = "(\d+\.\d+\.\d+)"$', (ROOT / path).read_text(), re.MULTILINE)
+    assert written == [muninn.__version__]
+    assert re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == muninn.__version__
+
+
+def test_whatMakeLintChecksACommitChecks() -> None:
+    """`.pre-commit-config.yaml` has each tool of `make lint` and of `make types`."""
+    recipes = re.findall(r"^(?:lint|types):.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    checks = re.findall(r"\$\(VENV\)/bin/(\w[\w-]*)|\$\(PY\) (ops/\w+\.py)", "".join(recipes))
+    hooks = re.findall(r"entry: \.venv/bin/(?:python )?(\S+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert len(recipes) == 2 and {tool or script for tool, script in checks} == set(hooks)
 
 
 def test_numpyIsHeldDownByWhatNeedsThatOnly() -> None:
