@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from muninn.api.specs import asDeadline
 from muninn.errors import InvalidArgument
-from muninn.session import creation
 from muninn.system import clock
 from support import Actor, ActorError, eventually
 
@@ -218,8 +218,8 @@ def test_whoCanNotKnowItsClockBelievesNoDeadline(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(clock, "_own", clock.namespaceOf(7, 8, "monotonic 5 6\nboottime 7 8\n"))
     assert not clock.knowsHostTime()
     with pytest.raises(InvalidArgument, match="time namespace"):
-        creation._asDeadline(5)
-    assert creation._asDeadline(None) == 0
+        asDeadline(5)
+    assert asDeadline(None) == 0
 
 
 def test_theOffsetIsReadAsTheKernelWritesIt() -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import muninn
+from muninn.api.specs import asShape, asSize
 from muninn.errors import BufferExists, BufferMismatch, BufferNotFound, InvalidArgument
-from muninn.session.creation import asShape, asSize
 from muninn.session.membership import current
 from support import Actor, ActorError, eventually, leftovers
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from muninn.api import views
 from muninn.api.listing import describeRow, htmlOf
+from muninn.api.specs import asSize, specOf
 from muninn.arguments import named, secondsOf, timeoutOf
 from muninn.config.sizes import asText
 from muninn.control import layout
@@ -91,12 +92,12 @@ class MuninnBuffer:
         numaNode: int | None = None,
         progress: Any = None,
     ) -> None:
-        sizeBytes, renewal = creation.asSize(size), asRenew(renew)
-        draft = creation.draft(
+        sizeBytes, renewal = asSize(size), asRenew(renew)
+        spec = specOf(
             (sizeBytes,), np.dtype(np.uint8), mode=mode, preferredGpu=preferredGpu, access=access, name=name, tenant=tenant,
             lifetime=lifetime, lifetimeMs=lifetimeMs, reserve=reserve, numaNode=numaNode,
         )  # fmt: skip
-        self._bind(creation.create(draft, progress=progress), draft.access, renewal)
+        self._bind(creation.create(spec, progress=progress), spec.access, renewal)
 
     @classmethod
     def _of(cls, holding: Holding, access: Access, renew: Renew = Renew.AUTO) -> MuninnBuffer:

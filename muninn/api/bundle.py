@@ -17,6 +17,7 @@ import numpy as np
 from muninn.api import views
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.sharing import _asArray, openAny
+from muninn.api.specs import asItems, passesOptions, specOf
 from muninn.arguments import checkPassed, named, passingOn, requireCallable
 from muninn.control import layout
 from muninn.errors import BufferMismatch, ControlBlockInvalid, InvalidArgument, InvalidDtype
@@ -117,7 +118,7 @@ class BundleDraft:
 
 
 @named
-@creation.passesOptions
+@passesOptions
 def loadBundle(
     specs: Mapping[str, tuple[Any, Any]],
     fill: Callable[[BundleDraft], None],
@@ -143,7 +144,7 @@ def loadBundle(
     renewal = asRenew(renew)
     entries, sizeBytes = _laidOut(specs)
     manifest: bytes = msgpack.packb([[key, offset, list(shape), dtype.str] for key, (offset, shape, dtype) in entries.items()])
-    wanted = creation.draft((sizeBytes,), np.uint8, name=name, kind=layout.ROW_KIND_BUNDLE, manifest=manifest, **keywords)
+    wanted = specOf((sizeBytes,), np.uint8, name=name, kind=layout.ROW_KIND_BUNDLE, manifest=manifest, **keywords)
     holding = creation.create(wanted, fill=lambda memory: fill(BundleDraft(entries, memory)), progress=progress)
     return Bundle(MuninnBuffer._of(holding, wanted.access, renewal))
 
@@ -190,7 +191,7 @@ def _laidOut(specs: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, tuple[int,
     entries: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]] = {}
     end = 0
     for key, (shape, dtype) in ((_asKey(key), _asPair(key, spec)) for key, spec in items):
-        lengths, itemType = creation.asItems(shape, dtype)
+        lengths, itemType = asItems(shape, dtype)
         if itemType.fields is not None:
             raise InvalidDtype(f"{key!r} has dtype {shown(itemType)}: a bundle holds plain types", "Share it as an array of its own")
         offset = -(-end // _ALIGNMENT) * _ALIGNMENT

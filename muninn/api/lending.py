@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from muninn.api.buffer import MuninnBuffer
+from muninn.api.specs import specOf
 from muninn.control import leases
 from muninn.errors import DeviceUnavailable, InvalidArgument, MuninnError
 from muninn.interop.arrays import ForeignArray, describeArray
@@ -20,6 +21,7 @@ from muninn.session import creation
 from muninn.session.gpus import deviceOf
 from muninn.session.mappings import addressOf
 from muninn.session.membership import Membership, current
+from muninn.session.spec import LentMemory
 from muninn.system import aside, clock
 from muninn.system.logs import Log
 from muninn.terms import Mode, Renew, asMode
@@ -50,7 +52,7 @@ def shareDevice(
     if not copy and (asked is not Mode.FAST or preferredGpu not in (None, gpu)):
         raise InvalidArgument("an array that is shared where it lies is fastMode on its own GPU", "Leave mode and preferredGpu out")
     target = gpu if preferredGpu is None and asked is Mode.FAST else preferredGpu
-    wanted = creation.draft(source.shape, source.dtype, mode=asked.value, preferredGpu=target, **keywords)
+    wanted = specOf(source.shape, source.dtype, mode=asked.value, preferredGpu=target, **keywords)
     if copy:
         holding = creation.create(
             wanted, put=lambda address: device.copyNow(address, source.address, wanted.sizeBytes, gpu), progress=progress
@@ -58,7 +60,7 @@ def shareDevice(
         return MuninnBuffer._of(holding, wanted.access, renewal)
     if wanted.manifest:
         raise InvalidArgument(f"dtype {shown(source.dtype)} can not be shared where it lies", "Share a copy (copy=True)")
-    holding = creation.create(wanted._replace(lent=source), progress=progress)
+    holding = creation.create(wanted._replace(lent=LentMemory(source.address, source.keepAlive)), progress=progress)
     buffer = MuninnBuffer._of(holding, wanted.access, renewal)
     buffer._isLender = True
     holding.membership.holdings.lent[holding.row, holding.incarnation] = holding.memory

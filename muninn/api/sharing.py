@@ -11,6 +11,7 @@ import numpy as np
 
 from muninn.api import lending
 from muninn.api.buffer import MuninnBuffer
+from muninn.api.specs import asItems, passesOptions, specOf
 from muninn.arguments import (
     checkKeywords,
     checkPassed,
@@ -37,10 +38,13 @@ from muninn.errors import (
 from muninn.interop.arrays import isOnDevice
 from muninn.interop.dtypes import dtypeOf, shown
 from muninn.session import creation
+from muninn.session.creation import Source
 from muninn.session.lateimports import load
+from muninn.session.mappings import addressOf
 from muninn.session.membership import Membership, current
 from muninn.session.names import LOOK, NameWait, absent
 from muninn.session.openbuffers import Holding
+from muninn.session.spec import BufferSpec
 from muninn.sync.lock import Lock
 from muninn.system import clock
 from muninn.system.deadlines import deadlineOf, remaining
@@ -106,12 +110,12 @@ def share(
     if not copy:
         raise InvalidArgument("only an array on a GPU can be shared where it lies", "Leave copy out: the bytes are copied once")
     source = _asArray(array)
-    wanted = creation.draft(
+    wanted = specOf(
         source.shape, source.dtype, mode=mode, preferredGpu=preferredGpu, access=access, name=name, tenant=tenant, lifetime=lifetime,
         lifetimeMs=lifetimeMs, reserve=reserve, numaNode=numaNode,
     )  # fmt: skip
     if source.flags.c_contiguous:
-        holding = creation.create(wanted, source=source, progress=progress)
+        holding = creation.create(wanted, source=Source(addressOf(source), source.nbytes), progress=progress)
     else:
         wanted = wanted._replace(reserve=Reserve.FULL)  # the copy touches every page, and on a full host that is to be an error
         holding = creation.create(wanted, fill=lambda memory: np.copyto(_shaped(memory, wanted, source.dtype), source), progress=progress)
@@ -119,7 +123,7 @@ def share(
 
 
 @named
-@creation.passesOptions
+@passesOptions
 def loadArray(
     shape: Any,
     dtype: Any,
@@ -141,7 +145,7 @@ def loadArray(
     """
     checkPassed(loadArray, keywords)
     requireCallable("loadArray: fill", fill)
-    renewal, wanted = asRenew(renew), creation.draft(shape, dtype, name=name, **keywords)
+    renewal, wanted = asRenew(renew), specOf(shape, dtype, name=name, **keywords)
     holding = creation.create(wanted, fill=lambda memory: fill(_shaped(memory, wanted, np.dtype(dtype))), progress=progress)
     return MuninnBuffer._of(holding, wanted.access, renewal)
 
@@ -215,7 +219,7 @@ def openHandle(
 
 
 @named
-@creation.passesOptions
+@passesOptions
 def array(
     name: str,
     shape: Any,
@@ -248,9 +252,9 @@ def array(
         The name exists with another shape or dtype.
     """
     checkPassed(array, keywords)
-    (lengths, itemType), own, renewal = creation.asItems(shape, dtype), asAccess(access), asRenew(renew)
+    (lengths, itemType), own, renewal = asItems(shape, dtype), asAccess(access), asRenew(renew)
     allowed = Access.READ_WRITE if own is Access.READ_ONLY else own
-    wanted = creation.draft(lengths, itemType, name=asName(name), access=allowed, **keywords)
+    wanted = specOf(lengths, itemType, name=asName(name), access=allowed, **keywords)
     holding = _attachOrCreate(current(), wanted, secondsOf("array", timeout), progress)
     _compare(holding, lengths, itemType, wanted.mode)
     return MuninnBuffer._of(holding, own, renewal)
@@ -338,7 +342,7 @@ def _asLockName(name: str) -> str:
     return digestOf(encoded, 32).hex()
 
 
-def _attachOrCreate(membership: Membership, wanted: creation.Draft, timeout: float, progress: Callable[[int], None] | None) -> Holding:
+def _attachOrCreate(membership: Membership, wanted: BufferSpec, timeout: float, progress: Callable[[int], None] | None) -> Holding:
     waiting, deadline = NameWait(membership, wanted.name), deadlineOf(timeout)
     while True:
         holding = waiting.look()
@@ -424,6 +428,6 @@ def _asArray(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
     return source
 
 
-def _shaped(memory: Any, wanted: creation.Draft, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]]:
+def _shaped(memory: Any, wanted: BufferSpec, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]]:
     view: np.ndarray[Any, np.dtype[Any]] = memory.array(wanted.sizeBytes).view(dtype).reshape(wanted.shape)
     return view

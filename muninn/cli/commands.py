@@ -75,7 +75,7 @@ def _bar(what: str, total: int) -> Iterator[Any]:
 
 def runAlloc(arguments: argparse.Namespace) -> int:
     import muninn
-    from muninn.session.creation import asSize
+    from muninn.api.specs import asSize
 
     if arguments.gpu is not None and arguments.mode == "bigMode":
         arguments.fail("--gpu is for --mode fastMode: the others are in host memory")
@@ -212,8 +212,8 @@ def runLoad(arguments: argparse.Namespace) -> int:
 
 def _checkShareable(source: Source) -> None:
     """Say which array of a sound file can not be shared, before anything is allocated."""
+    from muninn.api.specs import asItems
     from muninn.errors import MuninnError
-    from muninn.session.creation import asItems
 
     for key, entry in source.entries.items():
         try:

@@ -33,8 +33,8 @@ from muninn.system.descriptors import Descriptor
 from muninn.terms import Access, Lifetime, Mode
 
 if TYPE_CHECKING:
-    from muninn.session.creation import Draft
     from muninn.session.membership import Membership
+    from muninn.session.spec import BufferSpec
 
 #: What is undone in one step, which may be done again.
 _ENDED_AT_ONCE = (segments.Mapping, NoBytes)
@@ -275,7 +275,7 @@ class Holdings:
             clock.sleep(_FETCH_PAUSE_SECONDS)
         raise holderSilent(self.membership, description.name, row)  # nobody has died: the broker would have said so
 
-    def memory(self, source: Bytes, leaseIndex: LeaseIndex, row: int, incarnation: int, description: RowDescription | Draft) -> Memory:
+    def memory(self, source: Bytes, leaseIndex: LeaseIndex, row: int, incarnation: int, description: RowDescription | BufferSpec) -> Memory:
         """Register memory that this process has mapped and leased."""
         tenure = leaseIndex.lease.tenure
         tenure.source = source

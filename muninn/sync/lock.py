@@ -17,6 +17,7 @@ from muninn.session import creation
 from muninn.session.membership import current
 from muninn.session.names import NameWait
 from muninn.session.openbuffers import Holding
+from muninn.session.spec import lockSpec
 from muninn.system import atomics
 from muninn.system.deadlines import deadlineOf
 from muninn.terms import INTERNAL_PREFIX, asName
@@ -80,7 +81,7 @@ class Lock(_Taking):
         holding = membership.holdings.known(INTERNAL_PREFIX + self.name)
         if holding is not None:
             return holding
-        wanted = creation.lockDraft(self.name)
+        wanted = lockSpec(self.name)
         waiting, deadline = NameWait(membership, wanted.name), deadlineOf(_CREATION_BOUND_SECONDS)
         while True:
             holding = waiting.look()

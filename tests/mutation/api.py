@@ -58,11 +58,11 @@ MUTANTS = [
     # --- dtypes ---
     Mutant("muninn/interop/dtypes.py", "    if dtype.isbuiltin == _OF_A_LIBRARY:\n", "    if False:\n", "what would not read back is not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
     Mutant("muninn/interop/dtypes.py", "        return _described(manifest) == dtype\n", "        return True\n", "fields that would not read back are not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
-    Mutant("muninn/session/creation.py", "(*asShape(shape), *itemType.shape)", "asShape(shape)", "an element may be an array", "test_dtypes.py::test_anElementMayBeAnArray"),
+    Mutant("muninn/api/specs.py", "(*asShape(shape), *itemType.shape)", "asShape(shape)", "an element may be an array", "test_dtypes.py::test_anElementMayBeAnArray"),
     # --- kinds of arguments ---
     Mutant("muninn/arguments.py", "    if not callable(value):\n", "    if False:\n", "what is to be called is looked at before anything is made", "test_arguments.py::test_anArgumentOfAnotherKindIsNamed"),
     Mutant("muninn/api/bundle.py", "    if not callable(getattr(given, \"items\", None)):\n", "    if False:\n", "a bundle is made of a mapping", "test_arguments.py::test_anArgumentOfAnotherKindIsNamed"),
-    Mutant("muninn/session/creation.py", "    if isinstance(value, _NO_SHAPES):\n", "    if False:\n", "what has no order is no shape", "test_creation.py::test_shapesThatCanNotBeAreRefused"),
+    Mutant("muninn/api/specs.py", "    if isinstance(value, _NO_SHAPES):\n", "    if False:\n", "what has no order is no shape", "test_creation.py::test_shapesThatCanNotBeAreRefused"),
     Mutant("muninn/session/creation.py", "pieceBytes = _PIECE_BYTES if progress is not None else max(1, sizeBytes)", "pieceBytes = max(1, sizeBytes)", "a copy to a GPU is told of on the way", "test_creation.py::test_aCopyToAGpuIsToldOfInPiecesAndMayBeEndedThere"),
     Mutant("muninn/arguments.py", "in (\"bool\", \"bool_\")", "in (\"bool_\",)", "True is no timeout", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
     Mutant("muninn/sync/lock.py", "        if unknown or blocking is not None:", "        if unknown:", "what Python's own locks take is refused", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),

@@ -1,0 +1,149 @@
+"""From the options of a user to the specification of a buffer: each is checked, and errors are raised, before anything is made."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Set
+from typing import Any
+
+import numpy as np
+
+from muninn.arguments import asInteger, passingOn
+from muninn.config import asBytes
+from muninn.config.sizes import exactly
+from muninn.control import layout
+from muninn.errors import InvalidArgument
+from muninn.interop.dtypes import asDtype, encoded
+from muninn.session.gpus import deviceOf
+from muninn.session.membership import Membership, current
+from muninn.session.spec import BufferSpec
+from muninn.system import clock
+from muninn.system.clock import monotonicMs
+from muninn.terms import Lifetime, Mode, asAccess, asLifetime, asMode, asName, asReserve, asTenant
+
+_MAX_BYTES = 1 << 56
+_LONGEST_LIFETIME_MS = 1 << 50  # 35,000 years
+#: What gives integers when it is gone through, and means no lengths, or none in their order.
+_NO_SHAPES = (bytes, bytearray, memoryview, Set, Mapping)
+
+
+def asSize(value: int | str) -> int:
+    """Bytes above 0 from a number or text like ``"128G"``, or `InvalidArgument`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer | str):
+        raise TypeError(f'size must be a number of bytes or text like "128G", not {type(value).__name__}')
+    sizeBytes = asBytes(value) if isinstance(value, str) else int(value)
+    if not 0 < sizeBytes <= _MAX_BYTES:
+        raise InvalidArgument(f"a size of {exactly(sizeBytes)} can not be", f"Use 1 B to {exactly(_MAX_BYTES)}")
+    return sizeBytes
+
+
+def asShape(value: Any) -> tuple[int, ...]:
+    """A tuple of lengths above 0, at most 8, or `InvalidArgument`."""
+    try:
+        found = [asInteger(length) for length in ((value,) if isinstance(value, int | np.integer) else value)]
+    except TypeError:
+        found = [None]
+    if isinstance(value, _NO_SHAPES):
+        found = [None]
+    shape = tuple(length for length in found if length is not None)
+    if len(shape) != len(found):
+        raise InvalidArgument(f"{value!r} is no shape", "Pass a length or a tuple of lengths")
+    if len(shape) > layout.MAX_NDIM or any(length <= 0 for length in shape):
+        raise InvalidArgument(f"shape {shape} can not be", f"Use at most {layout.MAX_NDIM} lengths, each above 0")
+    return shape
+
+
+def asItems(shape: Any, dtype: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The lengths, and the type of an element. Elements that are arrays themselves are further lengths, as for numpy."""
+    itemType = asDtype(dtype)
+    return asShape((*asShape(shape), *itemType.shape)), itemType.base
+
+
+def specOf(
+    shape: Any,
+    dtype: Any,
+    *,
+    mode: str | None = None,
+    preferredGpu: int | None = None,
+    access: str | None = None,
+    name: str | None = None,
+    tenant: str | None = None,
+    lifetime: str | None = None,
+    lifetimeMs: int | None = None,
+    reserve: str = "full",
+    numaNode: int | None = None,
+    kind: int = layout.ROW_KIND_ARRAY,
+    manifest: bytes = b"",
+) -> BufferSpec:
+    """Check the options of a caller, and fill in those that were left out."""
+    membership = current()
+    settings = membership.settings
+    asked = asMode(mode) if mode is not None else Mode.BIG
+    lengths, itemType = asItems(shape, dtype)
+    text, described = encoded(itemType)
+    sizeBytes = math.prod(lengths) * itemType.itemsize
+    if sizeBytes > _MAX_BYTES:
+        raise InvalidArgument(f"{exactly(sizeBytes)} can not be", f"Use at most {exactly(_MAX_BYTES)}")
+    gpu = _asGpu(membership, asked, preferredGpu)
+    made = f"anonymous-{os.urandom(8).hex()}"
+    asLasting = Lifetime.LAST_CLOSE if name is None else Lifetime.KEEP
+    return BufferSpec(
+        name=made if name is None else asName(name),
+        tenant=settings.tenancy.defaultTenant if tenant is None else asTenant(tenant),
+        mode=asked,
+        access=asAccess(settings.promotion.defaultPolicy if access is None else access),
+        lifetime=asLasting if lifetime is None else asLifetime(lifetime),
+        kind=kind,
+        gpu=gpu,
+        shape=lengths,
+        dtype=text,
+        sizeBytes=sizeBytes,
+        manifest=manifest or described,
+        reserve=asReserve(reserve),
+        deadlineMs=asDeadline(lifetimeMs),
+        numaNode=_asNode(numaNode),
+    )
+
+
+#: Of a function whose `**keywords` are options of the buffer that it makes.
+passesOptions = passingOn(specOf, "kind", "manifest")
+
+
+def _asGpu(membership: Membership, mode: Mode, preferredGpu: int | None) -> int:
+    if preferredGpu is None:
+        return 0 if mode is Mode.FAST else -1
+    if (number := asInteger(preferredGpu)) is None:
+        raise TypeError(f"preferredGpu must be an int, not {type(preferredGpu).__name__}")
+    preferredGpu = number
+    if not 0 <= preferredGpu < 1 << 15:
+        raise InvalidArgument(f"GPU {preferredGpu} can not be", "Use the number of a GPU that `python -m muninn doctor` lists")
+    if mode is Mode.FAST:
+        deviceOf(membership).requireGpu(preferredGpu)
+    return preferredGpu if mode is Mode.FAST else -1
+
+
+def asDeadline(lifetimeMs: int | None) -> int:
+    if lifetimeMs is None:
+        return 0
+    milliseconds = asInteger(lifetimeMs)
+    if milliseconds is None or not 0 < milliseconds <= _LONGEST_LIFETIME_MS:
+        raise InvalidArgument(
+            f"lifetimeMs {lifetimeMs!r} can not be",
+            f"Use milliseconds from 1 to {_LONGEST_LIFETIME_MS}, or leave it out",
+        )
+    if not clock.knowsHostTime():
+        raise InvalidArgument(
+            f"lifetimeMs {lifetimeMs} can not be counted: this process left its time namespace, and the kernel does not tell by how much",
+            "Fork after unshare(CLONE_NEWTIME) and share in the child, or leave lifetimeMs out",
+        )
+    return monotonicMs() + milliseconds
+
+
+def _asNode(numaNode: int | None) -> int | None:
+    if numaNode is None:
+        return None
+    number = asInteger(numaNode)
+    if number is None or not 0 <= number < 64:
+        raise InvalidArgument(f"NUMA node {numaNode!r} can not be", "Use a node's number, from 0")
+    return number

@@ -1,0 +1,61 @@
+"""The specification of a buffer: what a process wants to create, as plain values.
+
+`api` checks the options of a user and builds a `BufferSpec`; `session/creation.py` creates what it says. Only the creating process
+has it: the row of the new buffer states the same for all others.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from muninn.control import layout
+from muninn.system.pages import pagesUp
+from muninn.terms import INTERNAL_PREFIX, Access, Lifetime, Mode, Reserve
+
+
+class LentMemory(NamedTuple):
+    """Device memory that is shared where it lies, and the object that keeps it allocated."""
+
+    address: int
+    keepAlive: Any
+
+
+class BufferSpec(NamedTuple):
+    """A buffer as its creator wants it, with every option checked. Nothing of it exists yet."""
+
+    name: str
+    tenant: str
+    mode: Mode
+    access: Access
+    lifetime: Lifetime
+    kind: int
+    gpu: int
+    shape: tuple[int, ...]
+    #: As it stands in the row: `numpy.dtype.str`, or ``|V`` and the size of what `manifest` describes.
+    dtype: str
+    sizeBytes: int
+    manifest: bytes
+    reserve: Reserve
+    deadlineMs: int
+    numaNode: int | None
+    #: Device memory that is shared where it lies.
+    lent: LentMemory | None = None
+
+    @property
+    def metaOffset(self) -> int:
+        return pagesUp(self.sizeBytes) if self.manifest else 0
+
+    @property
+    def segmentBytes(self) -> int:
+        if self.lent is not None:
+            return self.sizeBytes
+        return pagesUp(self.sizeBytes) + pagesUp(len(self.manifest))
+
+
+def lockSpec(name: str) -> BufferSpec:
+    """The spec of a row without memory, for `muninn.Lock`."""
+    return BufferSpec(
+        INTERNAL_PREFIX + name, "internal", Mode.BIG, Access.READ_WRITE, Lifetime.LAST_CLOSE, layout.ROW_KIND_LOCK, -1, (),
+        "|u1", 0, b"",
+        Reserve.LAZY, 0, None,
+    )  # fmt: skip
