@@ -18,6 +18,7 @@ from lab import Lab, Member, describe, usage
 
 import muninn
 from muninn.broker import journal
+from muninn.broker.deathwatch import Death
 from muninn.broker.directory import Directory
 from muninn.control import layout, leases, ownerlock
 from muninn.control.members import MemberKey, openPidfd, processIsGone, startTimeOf
@@ -64,7 +65,7 @@ def test_i1AKilledHolderLeavesNoReference(domain: str, actor: Start) -> None:
 def test_i1TheNextMemberOfASlotInheritsNoReference(lab: Lab) -> None:
     """Broken.
 
-    `Watchdog.reclaim` without `clearDead`: the leases of the dead count again, if only until the slot's next member overwrites
+    `Reclaimer.reclaim` without `clearDead`: the leases of the dead count again, if only until the slot's next member overwrites
     them.
     """
     broker = lab.settled(lab.broker(own := lab.member()))
@@ -72,7 +73,7 @@ def test_i1TheNextMemberOfASlotInheritsNoReference(lab: Lab) -> None:
     row, incarnation = lab.make(broker._directory, own)
     for _ in range(3):
         dead.leases.take(row, incarnation, 1000)
-    broker._watchdog.reclaim(dead.key)
+    broker._reclaimer.reclaim(dead.key)
     area = lab.block.areaAddress(dead.key.slot)
     assert [atomics.loadSeqCst64(area + index * layout.LEASE_BYTES) for index in range(3)] == [0, 0, 0]
     assert lab.member().key.slot == dead.key.slot
@@ -412,10 +413,9 @@ def test_i5WithoutADescriptorNobodyIsDead(domain: str, actor: Start, monkeypatch
     monkeypatch.setattr(atomics, "pidfdOpen", lambda pid: descriptors.Descriptor(-errno.EMFILE))
     monkeypatch.setattr(member.block.lockFile, "slotIsLocked", lambda slot: False)
     assert not member.members.isProvenDead(key)
-    from muninn.broker.watchdog import Watchdog
+    from muninn.broker.deathwatch import DeathWatch
 
-    watchdog = Watchdog(member.block, member.members, None, lambda fd: None, lambda fd: None)  # type: ignore[arg-type]
-    assert watchdog.adopt(member.key) == []
+    assert DeathWatch(member.members, lambda fd: None, lambda fd: None).adopt(member.key) == []
 
 
 def test_i5ALockThatIsHeldIsNoDeath(domain: str, actor: Start) -> None:
@@ -448,12 +448,12 @@ def test_i5AnExecIsNoticedAndProven(domain: str, actor: Start) -> None:
 
 
 def test_i5NothingIsReclaimedBeforeTheProof(lab: Lab) -> None:
-    """Broken: `Watchdog.ended` reclaimed without asking `isProvenDead`."""
+    """Broken: `DeathWatch.confirm` confirmed without asking `isProvenDead`."""
     broker = lab.settled(lab.broker(lab.member()))
     other = lab.member()
     pidfd = os.pidfd_open(os.getpid())
-    broker._watchdog.follow(other.key, pidfd)
-    assert not broker._watchdog.ended(pidfd)
+    broker._deathWatch.follow(other.key, pidfd)
+    assert broker._deathWatch.confirm(pidfd) is Death.SUSPECTED
     assert lab.members.isCurrent(other.key)
 
 
@@ -626,7 +626,7 @@ def test_i9AForkedChildOfTheBrokerDoesNotKeepItAlive(domain: str, actor: Start) 
 
 @pytest.mark.parametrize("end", ["leave", "kill", "exit", "abort", "stopThenKill"])
 def test_i10EveryEndIsTheSame(domain: str, actor: Start, end: str) -> None:
-    """Broken: `Watchdog.reclaim` left to the member's own `leave`: only that end cleans up."""
+    """Broken: `Reclaimer.reclaim` left to the member's own `leave`: only that end cleans up."""
     muninn.domainInfo()
     member = actor("held = [muninn.share(b'x' * 100, name=f'n{i}', lifetime='lastClose') for i in range(3)]")
     assert len(muninn.listBuffers()) == 3

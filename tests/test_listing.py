@@ -14,8 +14,8 @@ import pytest
 import muninn
 from muninn.api import listing
 from muninn.broker.candidacy import Candidacy
+from muninn.broker.deathwatch import Death, DeathWatch
 from muninn.broker.maintenance import Upkeep
-from muninn.broker.watchdog import Watchdog
 from muninn.control import layout
 from muninn.session.membership import current
 from muninn.system import atomics, clock
@@ -84,8 +84,15 @@ def test_whatIsOverIsNotLive(domain: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_whatTheDeadHeldAndWasFreedIsNotListed(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: until the death was proven to the broker, it was listed as dying, and nobody held it."""
-    isProven, ended = threading.Event(), Watchdog.ended
-    monkeypatch.setattr(Watchdog, "ended", lambda self, pidfd: isProven.is_set() and ended(self, pidfd))
+    isConfirmed, confirm = threading.Event(), DeathWatch.confirm
+
+    def confirmedLater(watch: DeathWatch, pidfd: int) -> Death:
+        if isConfirmed.is_set():
+            return confirm(watch, pidfd)
+        watch._suspects[pidfd] = 1
+        return Death.SUSPECTED
+
+    monkeypatch.setattr(DeathWatch, "confirm", confirmedLater)
     mine, other = muninn.share(b"x", name="a"), actor("held = muninn.open('a')")
     mine.free()
     mine.close()
@@ -94,7 +101,7 @@ def test_whatTheDeadHeldAndWasFreedIsNotListed(domain: str, actor: Start, monkey
     monkeypatch.setattr(listing, "_ANSWER_SECONDS", 0.01)
     assert [(each["state"], each["importers"]) for each in muninn.listBuffers()] == [("dying", [])], "what no broker comes to is told"
     monkeypatch.setattr(listing, "_ANSWER_SECONDS", 30.0)
-    proving = threading.Timer(0.1, isProven.set)
+    proving = threading.Timer(0.1, isConfirmed.set)
     proving.start()
     assert muninn.listBuffers() == []
     proving.join()

@@ -20,7 +20,7 @@ from lab import Lab, Member, describe, usage
 
 import muninn
 from muninn.broker import broker as brokerModule
-from muninn.broker import maintenance, watchdog
+from muninn.broker import deathwatch, maintenance
 from muninn.broker.broker import Broker
 from muninn.control import generations, layout, leases, members, ownerlock
 from muninn.control.members import MemberTable
@@ -146,8 +146,8 @@ def test_whatADeadMemberHadIsTakenBack(served: tuple[Lab, Broker, Member]) -> No
     ticket = Tickets(lab.block.rowAddress(held[0]), lab.block.fencesAddress(held[0])).issue(dead.key)
     claiming.acquire(lab.block.rowAddress(held[0]) + layout.ROW_CLAIM_OFFSET, dead.key, lambda *_: False, 0)
     assert ticket is not None
-    broker._watchdog.reclaim(dead.key)
-    broker._watchdog.reclaim(dead.key)
+    broker._reclaimer.reclaim(dead.key)
+    broker._reclaimer.reclaim(dead.key)
     assert leases.countHolds(lab.block, lab.members, held[0]) == 0
     assert lab.rows.state(half[0]).state == layout.ROW_FREE
     assert Tickets(lab.block.rowAddress(held[0]), lab.block.fencesAddress(held[0])).state(ticket) == layout.TICKET_POISONED
@@ -163,7 +163,7 @@ def test_aRequestOfTheDeadThatIsReadLateGrantsNothing(served: tuple[Lab, Broker,
     dead = lab.member()
     peer, pidfd = Peer(lab, broker), os.pidfd_open(os.getpid())
     assert peer.ask(_hello(dead), [pidfd]) == {"epoch": 1}
-    broker._watchdog.leave(dead.key)
+    broker._reclaimer.leave(dead.key)
     fields = {
         "op": "create",
         "name": "late",
@@ -242,7 +242,7 @@ def test_whatADeadHolderHadLetGoOfIsCollectedToo(served: tuple[Lab, Broker, Memb
     broker._directory.free(*dying)
     for lease in leased:
         dead.leases.release(lease)
-    broker._watchdog.leave(dead.key)
+    broker._reclaimer.leave(dead.key)
     broker._upkeep.settleUnheld()
     lab.settled(broker)
     assert lab.rows.notFree() == []
@@ -327,7 +327,7 @@ def test_whatTheDeadHeldLastGoesWithThem(served: tuple[Lab, Broker, Member]) -> 
     dead = lab.member()
     row, incarnation = lab.make(broker._directory, own, lifetime=describe().lifetime.LAST_CLOSE)
     dead.leases.take(row, incarnation, 1000)
-    broker._watchdog.reclaim(dead.key)
+    broker._reclaimer.reclaim(dead.key)
     assert lab.rows.state(row).state == layout.ROW_FREE
 
 
@@ -337,10 +337,10 @@ def test_theSlotsOfDeadClaimersAndOfTheCondemnedAreGivenBack(served: tuple[Lab, 
     condemned = lab.member()
     claimer = MemberTable(lab.block).claim(preferred=False)
     assert lab.members.condemn(condemned.key)
-    dead = broker._watchdog.adopt(own.key)
+    dead = broker._deathWatch.adopt(own.key)
     assert sorted(dead) == sorted([claimer, condemned.key])
     for key in dead:
-        broker._watchdog.reclaim(key)
+        broker._reclaimer.reclaim(key)
     assert lab.members.occupied() == [own.key.slot]
 
 
@@ -350,9 +350,9 @@ def test_aPidOfAnotherNamespaceIsNotFollowed(served: tuple[Lab, Broker, Member])
     member = lab.member()
     start = layout.MEMBERS_OFFSET + member.key.slot * layout.MEMBER_BYTES + layout.MEMBER_PID_NAMESPACE_OFFSET
     lab.block.bytes[start : start + 8] = (1).to_bytes(8, "little")
-    broker._watchdog.forget(member.key)
-    assert broker._watchdog.adopt(own.key) == []
-    assert member.key not in broker._watchdog._pidfds
+    broker._deathWatch.forget(member.key)
+    assert broker._deathWatch.adopt(own.key) == []
+    assert member.key not in broker._deathWatch._pidfds
 
 
 def test_whoWaitsForTheDeadIsWoken(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +376,7 @@ def test_whoWaitsForTheDeadIsWoken(served: tuple[Lab, Broker, Member], monkeypat
     heir = Background(lambda: claiming.acquire(address, waiter.key, isDead, 60))
     reading.asleep()
     heir.asleep()
-    broker._watchdog.reclaim(dead.key)
+    broker._reclaimer.reclaim(dead.key)
     assert heir.ended() is False
     assert isinstance(reading.ended(), InterruptedError)
 
@@ -384,7 +384,7 @@ def test_whoWaitsForTheDeadIsWoken(served: tuple[Lab, Broker, Member], monkeypat
 def test_aDeathThatIsNotYetProvenIsLookedAtAgain(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
     """The pidfd is readable, and the kernel still holds the byte.
 
-    Broken: the one event of the pidfd was all that there was; `ended` kept the pidfd.
+    Broken: the one event of the pidfd was all that there was; `confirm` kept the pidfd.
     """
     lab, broker, _ = served
     dead, proofs = lab.member(), [False, False, True]
@@ -394,11 +394,11 @@ def test_aDeathThatIsNotYetProvenIsLookedAtAgain(served: tuple[Lab, Broker, Memb
     pidfd = os.pidfd_open(ended)
     os.waitpid(ended, 0)
     monkeypatch.setattr(broker._members, "isProvenDead", lambda *_: proofs.pop(0) if len(proofs) > 1 else proofs[0])
-    broker._watchdog.follow(dead.key, pidfd)
+    broker._deathWatch.follow(dead.key, pidfd)
     for _ in range(20):
         broker.step(0.001)
     assert lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
-    assert not broker._watchdog.owns(pidfd) and not broker._unproven
+    assert not broker._deathWatch.owns(pidfd) and not broker._deathWatch.suspects()
 
 
 def test_aDeposedBrokerServesNobody(served: tuple[Lab, Broker, Member]) -> None:
@@ -431,7 +431,7 @@ def test_aHelloOfTheDeadIsRefused(served: tuple[Lab, Broker, Member]) -> None:
     lab, broker, _ = served
     dead, pidfd = lab.member(), os.pidfd_open(os.getpid())
     hello = _hello(dead)
-    broker._watchdog.reclaim(dead.key)
+    broker._reclaimer.reclaim(dead.key)
     answer = Peer(lab, broker).ask(hello, [pidfd])
     assert answer is not None and answer["error"] == 20
     os.close(pidfd)
@@ -563,7 +563,7 @@ def test_aLeaseOnARowThatTheTableDoesNotHaveIsClearedAndNoMore(served: tuple[Lab
     dead.leases.take(1_000_000, 1, 1000)
     child = os.fork()
     if child == 0:
-        broker._watchdog.reclaim(dead.key)
+        broker._reclaimer.reclaim(dead.key)
         os._exit(0 if lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE else 1)
     assert os.waitpid(child, 0)[1] == 0
 
@@ -595,12 +595,12 @@ def test_aDeathWithManyLeasesIsReclaimedInSlices(served: tuple[Lab, Broker, Memb
     """Broken: 5,000 buffers took one step of 0.77 s, in which the broker served nobody and did not beat."""
     lab, broker, own = served
     dead, rows = _deadWithMany(lab, broker, own)
-    broker._watchdog.leave(dead.key)
+    broker._reclaimer.leave(dead.key)
     assert 0 < _freeAmong(lab, rows) < len(rows)
     assert lab.members.state(dead.key.slot)[0] == layout.MEMBER_DEAD, "the slot comes last"
     beats = lab.election.heartbeat()
     assert broker.execute({"op": "ping"}, [])[0] == {"epoch": 1}
-    broker._watchdog.begin(dead.key)  # another look finds the same death
+    broker._reclaimer.begin(dead.key)  # another look finds the same death
     for _ in range(20):
         broker.step(60)
     assert _freeAmong(lab, rows) == len(rows) and lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
@@ -610,7 +610,7 @@ def test_aDeathWithManyLeasesIsReclaimedInSlices(served: tuple[Lab, Broker, Memb
 def test_aSuccessorFinishesWhatWasBegun(served: tuple[Lab, Broker, Member]) -> None:
     lab, broker, own = served
     dead, rows = _deadWithMany(lab, broker, own)
-    broker._watchdog.begin(dead.key)
+    broker._reclaimer.begin(dead.key)
     assert _freeAmong(lab, rows) < len(rows)
     lab.settled(lab.broker(lab.member()))
     assert _freeAmong(lab, rows) == len(rows) and lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
@@ -620,7 +620,7 @@ def test_aBrokerThatLeavesFinishesWhatItHasBegun(served: tuple[Lab, Broker, Memb
     """It may be the last one. Broken: the slot of the dead kept the block from being withdrawn."""
     lab, broker, own = served
     dead, rows = _deadWithMany(lab, broker, own)
-    broker._watchdog.begin(dead.key)
+    broker._reclaimer.begin(dead.key)
     broker.execute({"op": "leave"}, [])
     assert _freeAmong(lab, rows) == len(rows) and lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
 
@@ -642,7 +642,7 @@ def test_aClaimOfTheDeadIsNobodysForEver(lab: Lab) -> None:
     address = lab.block.rowAddress(3) + layout.ROW_CLAIM_OFFSET
     claiming.acquire(address, dead.key, lambda *_: False, 0)
     dead.die()
-    broker._watchdog.reclaim(dead.key)
+    broker._reclaimer.reclaim(dead.key)
     owner = ownerlock.ownerOf(atomics.loadAcquire32(address))
     assert owner is not None and owner[0] >= layout.MAX_MEMBERS_LIMIT
     following = lab.member()
@@ -653,7 +653,7 @@ def test_aClaimOfTheDeadIsNobodysForEver(lab: Lab) -> None:
 
 def test_manyMembersCostADescriptorEach(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: two each. A death is proven all the same, also where a forked child keeps the connection."""
-    monkeypatch.setattr(watchdog, "MAX_PIDFDS", 1)
+    monkeypatch.setattr(deathwatch, "MAX_PIDFDS", 1)
     monkeypatch.setattr(maintenance, "SWEEP_SECONDS", 0.1)
     muninn.share(b"mine", name="mine")
     before = len(os.listdir("/proc/self/fd"))

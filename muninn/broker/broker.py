@@ -13,15 +13,17 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 
+from muninn.broker import deathwatch
 from muninn.broker.admission import Admission
 from muninn.broker.catalog import Catalog, Usage
+from muninn.broker.deathwatch import Death, DeathWatch
 from muninn.broker.directory import Directory
 from muninn.broker.inbox import Inbox, duplicated
 from muninn.broker.journal import Journal, dropCopies
 from muninn.broker.limits import Limits
 from muninn.broker.maintenance import SWEEP_SECONDS, Upkeep
+from muninn.broker.reclaiming import Reclaimer
 from muninn.broker.sessions import SenderGone, Session
-from muninn.broker.watchdog import Watchdog
 from muninn.control import layout, leases
 from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.drain import Drain
@@ -46,9 +48,6 @@ from muninn.wire import messages, requests
 from muninn.wire.messages import Message
 
 _log = Log("muninn.broker")
-#: How soon a death that was noticed but not yet proven is looked at again.
-_PROOF_RETRY_SECONDS = 0.005
-_PROOF_ATTEMPTS = 6000  # then it is left to the sweeps; a process of many GiB takes its time to die, and closes descriptors last
 #: How many steps with something to serve may come before a piece of upkeep; a busy broker knows no other.
 _SERVED_FIRST = 16
 _ROWS_A_BEAT = 1024
@@ -80,7 +79,6 @@ class Broker:
         self._thread = 0  # the one that serves
         self._isServing = False
         self._sessions: dict[int, Session] = {}
-        self._unproven: dict[int, int] = {}  # pidfds, and how often they are looked at again
         self._served = 0  # steps since the last piece of upkeep
         self._wakeFd, self._wake = wakeFd, OwnEvent(wakeFd)
         self._listener: OwnSocket | None = None
@@ -92,11 +90,10 @@ class Broker:
             self._journal.close()
             raise
         self._directory = Directory(block, members, term.epoch, self._journal, lambda rows: Catalog(rows, limits))
-        self._watchdog = Watchdog(
-            block, members, self._directory, lambda pidfd: self._epoll.register(pidfd, once=True), self._epoll.unregister
-        )
-        self._admission = Admission(members, election, term, own, wakeFd, self._watchdog.economize, abler)
-        self._upkeep = Upkeep(block, term.epoch, own, self._directory, self._watchdog, self._journal, self._mayStillCome)
+        self._deathWatch = DeathWatch(members, lambda pidfd: self._epoll.register(pidfd, once=True), self._epoll.unregister)
+        self._reclaimer = Reclaimer(block, members, self._directory, self._deathWatch.forget)
+        self._admission = Admission(members, election, term, own, wakeFd, self._deathWatch.economize, abler)
+        self._upkeep = Upkeep(block, term.epoch, own, self._directory, self._deathWatch, self._reclaimer, self._journal, self._mayStillCome)
         self._handlers: dict[str, Callable[[Session, Message, list[Descriptor]], tuple[Message, tuple[int, ...]]]] = {
             op: getattr(self, f"_on{op.capitalize()}") for op in requests.REQUESTS
         }
@@ -126,7 +123,7 @@ class Broker:
 
     def step(self, timeoutSeconds: float) -> None:
         """Wait for something to do, at most so long, and do it. Raises `Deposed` when the term has ended."""
-        timeoutSeconds = min(timeoutSeconds, _PROOF_RETRY_SECONDS if self._unproven else SWEEP_SECONDS)
+        timeoutSeconds = min(timeoutSeconds, deathwatch.RETRY_SECONDS if self._deathWatch.suspects() else SWEEP_SECONDS)
         mayWait = not self._upkeep.isPending() and self._inbox.isEmpty()
         seconds = min(timeoutSeconds, self._upkeep.untilDeadline()) if mayWait else 0
         events = self._epoll.wait(seconds, self._wake, self._listener)
@@ -145,7 +142,7 @@ class Broker:
         self._serveInbox()
         for descriptor in descriptors:
             self._handle(descriptor)
-        for pidfd in list(self._unproven):
+        for pidfd in self._deathWatch.suspects():
             self._pidfdEnded(pidfd)
         self._served += 1
         if not descriptors or self._served > _SERVED_FIRST:
@@ -186,7 +183,7 @@ class Broker:
         with self._lock:
             for session in list(self._sessions.values()):
                 self._drop(session)
-            for part in (self._listener, self._watchdog, self._directory.vault, self._journal, self._admission, self._epoll):
+            for part in (self._listener, self._deathWatch, self._directory.vault, self._journal, self._admission, self._epoll):
                 if part is not None:
                     part.close()
             with contextlib.suppress(FileNotFoundError, PermissionError):  # this process may be another uid by now
@@ -198,7 +195,7 @@ class Broker:
         for part in (*self._sessions.values(), self._listener, self._admission, self._epoll):
             if part is not None:
                 part.close()
-        for holder in (self._journal, self._directory.vault, self._watchdog):
+        for holder in (self._journal, self._directory.vault, self._deathWatch):
             holder.closeInChild()
 
     def bequeath(self) -> list[tuple[tuple[int, int], Descriptor]]:
@@ -219,17 +216,15 @@ class Broker:
                 os.eventfd_read(self._wakeFd)
         elif self._listener is not None and descriptor == self._listener.checked():
             self._accept(self._listener.socket)
-        elif self._watchdog.owns(descriptor):
+        elif self._deathWatch.owns(descriptor):
             self._pidfdEnded(descriptor)
 
     def _pidfdEnded(self, pidfd: int) -> None:
-        if not self._watchdog.owns(pidfd) or self._watchdog.ended(pidfd):
-            self._unproven.pop(pidfd, None)
+        death = self._deathWatch.confirm(pidfd)
+        if death is Death.CONFIRMED:
+            self._reclaimer.begin(self._deathWatch.memberOf(pidfd))
+        if death is not Death.SUSPECTED:
             self._upkeep.settleUnheld()
-        elif self._unproven.setdefault(pidfd, _PROOF_ATTEMPTS) > 0:
-            self._unproven[pidfd] -= 1  # its byte lock is still held: the kernel is not through with it
-        else:
-            del self._unproven[pidfd]  # nor soon; the sweeps look again
 
     # --- connections -------------------------------------------------------------------------------------------------
 
@@ -246,7 +241,7 @@ class Broker:
             if session.isOurs():
                 self._epoll.unregister(session.connection.fileno())
             session.close()
-        if session.key is not None and self._watchdog.disconnected(session.key):
+        if session.key is not None and self._deathWatch.disconnected(session.key):
             self._upkeep.sweepSoon()
 
     def _serve(self, session: Session) -> None:
@@ -260,8 +255,8 @@ class Broker:
                 self._drop(session)
                 if session.key is None:
                     self._upkeep.sweepSoon()  # it died before its hello, so nobody has its pidfd
-                elif (pidfd := self._watchdog.suspect(session.key)) is not None:
-                    self._unproven[pidfd] = _PROOF_ATTEMPTS  # another program may run in its process by now: then the pidfd stays silent
+                else:
+                    self._deathWatch.suspect(session.key)
                 return
             reply, descriptors = self._reply(session, *received)
             messages.send(session.connection, reply, descriptors)
@@ -360,7 +355,7 @@ class Broker:
             raise ProtocolViolation(f"hello does not match member slot {key.slot}")
         requests.allocationsOf(message, descriptors[1:])  # before anything is believed
         session.key = key
-        self._watchdog.greeted(key, descriptors.pop(0))
+        self._deathWatch.greeted(key, descriptors.pop(0))
         self._onBring(session, message, descriptors)
         return {"epoch": self._term.epoch}, ()
 
@@ -467,7 +462,7 @@ class Broker:
 
     def _onLeave(self, session: Session, _: Message, __: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
         key = session.member()
-        self._watchdog.leave(key, isBroker=key == self._own.key)
+        self._reclaimer.leave(key, isBroker=key == self._own.key)
         self._upkeep.settleUnheld()
         return {}, ()
 

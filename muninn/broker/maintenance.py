@@ -13,10 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 
+from muninn.broker.deathwatch import DeathWatch
 from muninn.broker.directory import Directory
 from muninn.broker.journal import Journal, dropEmpty
+from muninn.broker.reclaiming import Reclaimer
 from muninn.broker.snapshot import Snapshot
-from muninn.broker.watchdog import Watchdog
 from muninn.control import layout
 from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.members import MemberKey
@@ -47,15 +48,16 @@ class Upkeep:
     """
 
     def __init__(
-        self, block: ControlBlock, epoch: int, own: MemberKey, directory: Directory, watchdog: Watchdog, journal: Journal,
-        mayStillCome: Callable[[], bool],
+        self, block: ControlBlock, epoch: int, own: MemberKey, directory: Directory, deathWatch: DeathWatch, reclaimer: Reclaimer,
+        journal: Journal, mayStillCome: Callable[[], bool],
     ) -> None:  # fmt: skip
         self._block = block
         self._places = block.places
         self._epoch = epoch
         self._own = own
         self._directory = directory
-        self._watchdog = watchdog
+        self._deathWatch = deathWatch
+        self._reclaimer = reclaimer
         self._journal = journal
         self.snapshot = Snapshot(block, epoch, directory, journal)
         self._mayStillCome = mayStillCome
@@ -69,7 +71,7 @@ class Upkeep:
         self.snapshot.want()
 
     def isPending(self) -> bool:
-        return bool(self._chores) or self._watchdog.isReclaiming() or self.snapshot.isDue()
+        return bool(self._chores) or self._reclaimer.isReclaiming() or self.snapshot.isDue()
 
     def sweepSoon(self) -> None:
         """Look for unreported deaths at the next opportunity."""
@@ -79,8 +81,8 @@ class Upkeep:
         """Do one piece; look for unreported deaths when nothing else is to be done and it is time again."""
         if self._chores:
             self._chores.popleft()()
-        elif self._watchdog.isReclaiming():
-            self._watchdog.reclaimOn()
+        elif self._reclaimer.isReclaiming():
+            self._reclaimer.reclaimOn()
         elif self.snapshot.isDue():
             self.snapshot.workOnce()
         elif clock.now() >= self._sweepAt:
@@ -111,9 +113,9 @@ class Upkeep:
     def _sweepMembers(self) -> None:
         """The dead of the time before this term, those that died with their broker, and those that died before they had said hello."""
         self._sweepAt = clock.now() + SWEEP_SECONDS
-        if dead := self._watchdog.adopt(self._own):
+        if dead := self._deathWatch.adopt(self._own):
             for key in dead:
-                self._watchdog.begin(key)
+                self._reclaimer.begin(key)
             self.settleUnheld()
         self.collectLost()
         self._journal.look()

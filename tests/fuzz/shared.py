@@ -186,7 +186,7 @@ class BlockTarget(_PatchTarget):
                 with contextlib.suppress(*self.allowed):
                     broker.execute(message, [])
                 broker.step(0)
-            broker._watchdog.reclaim(self._other.key)
+            broker._reclaimer.reclaim(self._other.key)
             for _ in range(8):
                 broker.step(0)
         finally:

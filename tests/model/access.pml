@@ -266,7 +266,7 @@ proctype Fate() {
 			fi;
 			kernel[p] = NONE; ticket[p] = NONE; delayed[p] = false
 		};
-		/* Watchdog.reclaim: its leases are cleared */
+		/* Reclaimer.reclaim: its leases are cleared */
 #ifndef NO_CLEARING
 		reading[p] = false;
 #endif

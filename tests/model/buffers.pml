@@ -319,7 +319,7 @@ inline settle() {
 	held = false
 }
 
-/* Watchdog.reclaim; `d` is proven dead */
+/* Reclaimer.reclaim; `d` is proven dead */
 inline reclaim() {
 	d_step { dg = gen[d] };
 	if /* condemn */

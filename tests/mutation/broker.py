@@ -9,7 +9,8 @@ _JOURNAL = "muninn/broker/journal.py"
 _DIRECTORY = "muninn/broker/directory.py"
 _CATALOG = "muninn/broker/catalog.py"
 _VAULT = "muninn/broker/descriptorstore.py"
-_WATCHDOG = "muninn/broker/watchdog.py"
+_DEATHWATCH = "muninn/broker/deathwatch.py"
+_RECLAIMING = "muninn/broker/reclaiming.py"
 _UPKEEP = "muninn/broker/maintenance.py"
 _BROKER = "muninn/broker/broker.py"
 _REQUESTS = "muninn/wire/requests.py"
@@ -100,21 +101,21 @@ MUTANTS = [
     Mutant(_VAULT, "            self._withdraw(pair)\n", "            pass\n", "what was taken is handed out no more", "test_descriptorserver.py::test_handsOutWhatTheVaultHas"),
     Mutant(_VAULT, "        if self._hatch is not None:\n            self._hatch.put(row, incarnation, brought)\n", "", "what comes later is handed out too", "test_descriptorserver.py::test_handsOutWhatTheVaultHas"),
     # --- watchdog ---
-    Mutant(_WATCHDOG, "        if not self._members.isProvenDead(key, pidfd):\n            return False\n", "", "nothing is reclaimed before the proof", "test_invariants.py::test_i5NothingIsReclaimedBeforeTheProof"),
-    Mutant(_WATCHDOG, "        if generation != key.generation or state == layout.MEMBER_FREE:\n            return\n", "", "a late reclaiming harms nobody", "test_watchdog.py test_invariants.py", "`condemn` and `vacate` compare the whole word again; this only saves them the trouble"),
-    Mutant(_WATCHDOG, "        if not self._members.condemn(key):\n            return\n", "", "the dead are condemned first", "test_watchdog.py::test_whatADeadMemberHadIsTakenBack"),
-    Mutant(_WATCHDOG, "        held = leases.clearDead(self._block, self._members, key)\n", "        held: list[int] = []\n", "the leases of the dead are cleared", "test_invariants.py::test_i1TheNextMemberOfASlotInheritsNoReference"),
-    Mutant(_WATCHDOG, "            self._directory.orphaned(row)\n", "            pass\n", "the half-made rows of the dead are buried", "test_watchdog.py::test_whatADeadMemberHadIsTakenBack"),
-    Mutant(_WATCHDOG, "        self._poison(key)\n", "", "the promises of the dead are poisoned", "test_watchdog.py::test_whatADeadMemberHadIsTakenBack"),
-    Mutant(_WATCHDOG, "                self._directory.settle(row)\n            if done", "                pass\n            if done", "what the dead held last goes", "test_watchdog.py::test_whatTheDeadHeldLastGoesWithThem"),
-    Mutant(_WATCHDOG, "            if row < self._directory.rows.count():  # what", "            if True:  # what", "a lease of a row that is not there is nobody's", "test_watchdog.py::test_aLeaseOnARowThatTheTableDoesNotHaveIsClearedAndNoMore"),
-    Mutant(_WATCHDOG, "        self._members.vacate(key, layout.MEMBER_DEAD)\n        _log", "        _log", "the slots of the dead are given back", "test_watchdog.py::test_whatADeadMemberHadIsTakenBack"),
-    Mutant(_WATCHDOG, "            self._members.vacate(key, layout.MEMBER_CLAIMING)\n            return\n", "            return\n", "the slot of a dead claimer is given back", "test_watchdog.py::test_theSlotsOfDeadClaimersAndOfTheCondemnedAreGivenBack"),
-    Mutant(_WATCHDOG, "            if state == layout.MEMBER_DEAD or self._members", "            if self._members", "a successor finds who was condemned", "test_watchdog.py::test_theSlotsOfDeadClaimersAndOfTheCondemnedAreGivenBack"),
-    Mutant(_WATCHDOG, "return self._members.identity(key.slot).pidNamespace == ownPidNamespace()", "return True", "a pid of another namespace is not followed", "test_watchdog.py::test_aPidOfAnotherNamespaceIsNotFollowed"),
-    Mutant(_WATCHDOG, "            ownerlock.markDead(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET, key)\n", "", "who waits for a dead holder is woken", "test_watchdog.py::test_whoWaitsForTheDeadIsWoken"),
-    Mutant(_WATCHDOG, "            Generation(self._block.rowAddress(row)).wake()\n", "", "who waits for a dead writer is woken", "test_watchdog.py::test_whoWaitsForTheDeadIsWoken"),
-    Mutant(_WATCHDOG, "        self.forget(key)\n        if key not in self._underWay:\n", "        if key not in self._underWay:\n", "the pidfd of the dead is closed", "test_watchdog.py::test_aDeathThatIsNotYetProvenIsLookedAtAgain"),
+    Mutant(_DEATHWATCH, "        if self._members.isProvenDead(key, pidfd):\n", "        if True:\n", "nothing is reclaimed before the proof", "test_invariants.py::test_i5NothingIsReclaimedBeforeTheProof"),
+    Mutant(_RECLAIMING, "        if generation != key.generation or state == layout.MEMBER_FREE:\n            return\n", "", "a late reclaiming harms nobody", "test_watchdog.py test_invariants.py", "`condemn` and `vacate` compare the whole word again; this only saves them the trouble"),
+    Mutant(_RECLAIMING, "        if not self._members.condemn(key):\n            return\n", "", "the dead are condemned first", "test_watchdog.py::test_whatADeadMemberHadIsTakenBack"),
+    Mutant(_RECLAIMING, "        held = leases.clearDead(self._block, self._members, key)\n", "        held: list[int] = []\n", "the leases of the dead are cleared", "test_invariants.py::test_i1TheNextMemberOfASlotInheritsNoReference"),
+    Mutant(_RECLAIMING, "            self._directory.orphaned(row)\n", "            pass\n", "the half-made rows of the dead are buried", "test_watchdog.py::test_whatADeadMemberHadIsTakenBack"),
+    Mutant(_RECLAIMING, "        self._poison(key)\n", "", "the promises of the dead are poisoned", "test_watchdog.py::test_whatADeadMemberHadIsTakenBack"),
+    Mutant(_RECLAIMING, "                self._directory.settle(row)\n            if done", "                pass\n            if done", "what the dead held last goes", "test_watchdog.py::test_whatTheDeadHeldLastGoesWithThem"),
+    Mutant(_RECLAIMING, "            if row < self._directory.rows.count():  # what", "            if True:  # what", "a lease of a row that is not there is nobody's", "test_watchdog.py::test_aLeaseOnARowThatTheTableDoesNotHaveIsClearedAndNoMore"),
+    Mutant(_RECLAIMING, "        self._members.vacate(key, layout.MEMBER_DEAD)\n        _log", "        _log", "the slots of the dead are given back", "test_watchdog.py::test_whatADeadMemberHadIsTakenBack"),
+    Mutant(_RECLAIMING, "            self._members.vacate(key, layout.MEMBER_CLAIMING)\n            return\n", "            return\n", "the slot of a dead claimer is given back", "test_watchdog.py::test_theSlotsOfDeadClaimersAndOfTheCondemnedAreGivenBack"),
+    Mutant(_DEATHWATCH, "            if state == layout.MEMBER_DEAD or self._members", "            if self._members", "a successor finds who was condemned", "test_watchdog.py::test_theSlotsOfDeadClaimersAndOfTheCondemnedAreGivenBack"),
+    Mutant(_DEATHWATCH, "return self._members.identity(key.slot).pidNamespace == ownPidNamespace()", "return True", "a pid of another namespace is not followed", "test_watchdog.py::test_aPidOfAnotherNamespaceIsNotFollowed"),
+    Mutant(_RECLAIMING, "            ownerlock.markDead(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET, key)\n", "", "who waits for a dead holder is woken", "test_watchdog.py::test_whoWaitsForTheDeadIsWoken"),
+    Mutant(_RECLAIMING, "            Generation(self._block.rowAddress(row)).wake()\n", "", "who waits for a dead writer is woken", "test_watchdog.py::test_whoWaitsForTheDeadIsWoken"),
+    Mutant(_RECLAIMING, "        self._forget(key)\n        if key not in self._underWay:\n", "        if key not in self._underWay:\n", "the pidfd of the dead is closed", "test_watchdog.py::test_aDeathThatIsNotYetProvenIsLookedAtAgain"),
     # --- upkeep ---
     Mutant(_UPKEEP, "self.settleUnheld, self._sweepMembers,", "self._sweepMembers,", "a successor finishes what was begun", "test_maintenance.py::test_aSuccessorFinishesWhatWasBegun", "it does the same again after the orphans; this one only does it first"),
     Mutant(_UPKEEP, "list(islice(left, _SLICE_SETTLED))", "list(left)", "orphans are collected a slice at a time", "test_maintenance.py::test_whatPredecessorsLeftIsSettledInSlices"),
@@ -140,7 +141,7 @@ MUTANTS = [
     Mutant(_ADMISSION, "        self.close()\n        return descriptors", "        raise OSError(errno.EMFILE, \"none\")\n        return descriptors", "a newcomer is told also when nothing is left", "test_candidacy.py::test_aNewcomerThatNobodyCanTakeIsToldWhy"),
     Mutant(_ADMISSION, "                connection.recv(messages.MAX_MESSAGE_BYTES)", "                pass", "the newcomer reads the answer", "test_candidacy.py::test_aNewcomerThatNobodyCanTakeIsToldWhy"),
     Mutant(_ADMISSION, "(self._economize() and self._hasRoom())", "False", "the known are watched by their connections", "test_watchdog.py::test_withoutDescriptorsTheKnownAreWatchedByTheirConnections"),
-    Mutant(_WATCHDOG, "if len(self._pidfds) >= MAX_PIDFDS and self", "if False and self", "many members cost a descriptor each", "test_watchdog.py::test_manyMembersCostADescriptorEach"),
+    Mutant(_DEATHWATCH, "if len(self._pidfds) >= MAX_PIDFDS and self", "if False and self", "many members cost a descriptor each", "test_watchdog.py::test_manyMembersCostADescriptorEach"),
     # --- snapshot ---
     Mutant(_SNAPSHOT, "self._journal.isTooLong() or self._isRoomShort()", "self._journal.isTooLong()", "a journal does not take the room for its copy", "test_maintenance.py::test_aJournalIsCopiedWhileThereIsStillRoomForACopy"),
     Mutant(_SNAPSHOT, "self._isWanted or self._journal.isTooLong()", "self._isWanted", "a journal that is too long is copied", "test_maintenance.py::test_theJournalOfATermDoesNotGrowWithWhatIsOver"),
@@ -173,8 +174,8 @@ MUTANTS = [
     Mutant(_BROKER, "        if self._directory.rows.state(row).incarnation == incarnation:\n            self._directory.settle(row)\n", "        self._directory.settle(row)\n", "a settle is of one incarnation", "test_watchdog.py", "`_named` has compared the incarnation, and settling is safe for any row"),
     Mutant(_BROKER, "        if not self._directory.exists(row, incarnation):\n", "        if False:\n", "a request names a row that is there", "test_watchdog.py::test_rowsThatNobodyMadeAreNotTouched"),
     Mutant(_DIRECTORY, "return 0 <= row < self.rows.count() and", "return", "a row that nobody made is not read", "test_watchdog.py::test_rowsThatNobodyMadeAreNotTouched"),
-    Mutant(_BROKER, "        elif self._unproven.setdefault(pidfd, _PROOF_ATTEMPTS) > 0:\n", "        elif False:\n", "a death that was not yet proven is looked at again", "test_watchdog.py::test_aDeathThatIsNotYetProvenIsLookedAtAgain"),
-    Mutant(_WATCHDOG, "if key == own or (isWatched and not self._members.isMarked(slot)):", "if key == own or isWatched:", "an exec that no connection tells of is found", "test_image.py::test_anExecIsFoundThoughNobodyWaitsForWhatItHeld"),
+    Mutant(_DEATHWATCH, "        if self._suspects.setdefault(pidfd, RETRIES) > 0:\n", "        if False:\n", "a death that was not yet proven is looked at again", "test_watchdog.py::test_aDeathThatIsNotYetProvenIsLookedAtAgain"),
+    Mutant(_DEATHWATCH, "if key == own or (isWatched and not self._members.isMarked(slot)):", "if key == own or isWatched:", "an exec that no connection tells of is found", "test_image.py::test_anExecIsFoundThoughNobodyWaitsForWhatItHeld"),
     Mutant(_DIRECTORY, " and not self._isTorn(row):", ":", "a lock whose only user died is a dead one's", "test_image.py::test_aProgramThatReplacesItselfFindsNothingOfItsPast test_lock.py::test_aLockWhoseOnlyUserDiedIsRecovered"),
     Mutant(_BROKER, "                if session.key is None:\n                    self._upkeep.sweepSoon()", "                if False:\n                    self._upkeep.sweepSoon()", "who dies before its hello is looked for", "test_watchdog.py::test_whoEndsBeforeItsHelloIsLookedForAtOnce"),
     Mutant(_DRAIN, "word >> _EPOCH_SHIFT > epoch or atomics", "atomics", "a deposed broker does not drain", "test_invariants.py::test_i3ADeposedBrokerDoesNotDrain"),
@@ -227,8 +228,8 @@ MUTANTS = [
     Mutant("muninn/broker/lifetimes.py", "self._deadlineOf.get(self._heap[0][1]) != self._heap[0][0]", "self._heap[0][1] not in self._deadlineOf", "a deadline that was changed does not count", "test_lifetimes.py"),
     Mutant("muninn/broker/lifetimes.py", "if len(self._heap) > 2 * len(self._deadlineOf) + _MOST_STALE:", "if False:", "what is forgotten does not pile up", "test_lifetimes.py"),
     Mutant("muninn/broker/maintenance.py", "        for _ in range(_SLICE_ENDS):\n", "        while True:\n", "lifetimes that end together end in slices", "test_maintenance.py"),
-    Mutant(_WATCHDOG, "            if done % _SLICE_ROWS == 0:\n                yield len(rows) - done\n", "", "a death with many leases is reclaimed in slices", "test_watchdog.py"),
-    Mutant(_WATCHDOG, "        if key not in self._underWay:\n", "        if True:\n", "a death is reclaimed once", "test_watchdog.py::test_aDeathWithManyLeasesIsReclaimedInSlices"),
-    Mutant(_WATCHDOG, "            self.finish()  # perhaps nobody is left who would\n", "            pass\n", "a broker that leaves finishes what it has begun", "test_watchdog.py"),
+    Mutant(_RECLAIMING, "            if done % _SLICE_ROWS == 0:\n                yield len(rows) - done\n", "", "a death with many leases is reclaimed in slices", "test_watchdog.py"),
+    Mutant(_RECLAIMING, "        if key not in self._underWay:\n", "        if True:\n", "a death is reclaimed once", "test_watchdog.py::test_aDeathWithManyLeasesIsReclaimedInSlices"),
+    Mutant(_RECLAIMING, "            self.finish()  # perhaps nobody is left who would\n", "            pass\n", "a broker that leaves finishes what it has begun", "test_watchdog.py"),
 ]
 # fmt: on
