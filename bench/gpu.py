@@ -221,7 +221,7 @@ def main() -> int:
     arguments = parser.parse_args()
     options, rows = Options(arguments.quick), list[Row]()
     newDomain()
-    name = device().gpuName(0) if device().gpuCount and device().backend == "cuda" else ""
+    name = device().gpuName(0) if device().gpuCount and not device().runsKernelsOnHost else ""
     if not name:
         print(f"there is no GPU to measure: {device().reason}", file=sys.stderr)
         return 2

@@ -130,7 +130,7 @@ stream.synchronize()
 print(muninn.open('b').read().tolist(), [each['name'] for each in muninn.listBuffers()])
 b.free(); f.free()
 """
-    order = ("import muninn, numpy, muninn.session.membership, muninn.devices.choose, muninn.devices.streams\n", PRETENDED)
+    order = ("import muninn, numpy, muninn.session.membership, muninn.devices.choose, muninn.devices.host.streams\n", PRETENDED)
     assert ended("".join(order if isImported else ("import logging, weakref, numpy\n", PRETENDED)) + work) == "[7, 1, 2] ['b', 'f']"
 
 

@@ -21,9 +21,10 @@ from typing import Any
 
 import pytest
 
-from muninn.devices import chooseDevice, streams
+from muninn.devices import chooseDevice
 from muninn.devices.host.device import HostDevice, memory
 from muninn.devices.port import FenceWord
+from muninn.devices.worker import Lane
 from muninn.errors import (
     DescriptorsExhausted,
     DeviceUnavailable,
@@ -354,13 +355,13 @@ def test_workIsReleasedBeforeItCountsAsDone(monkeypatch: pytest.MonkeyPatch) -> 
         def __call__(self) -> None: ...
 
     held = Held()
-    reference, alive, finish = weakref.ref(held), list[bool](), streams.Lane.finish
+    reference, alive, finish = weakref.ref(held), list[bool](), Lane.finish
 
-    def watch(lane: streams.Lane, error: BaseException | None, wasDoubtful: bool) -> None:
+    def watch(lane: Lane, error: BaseException | None, wasDoubtful: bool) -> None:
         alive.append(reference() is not None)
         finish(lane, error, wasDoubtful)
 
-    monkeypatch.setattr(streams.Lane, "finish", watch)
+    monkeypatch.setattr(Lane, "finish", watch)
     stream = host().createStream(0)
     gate = threading.Event()
     stream.submit(lambda: gate.wait(WATCHDOG_SECONDS))
@@ -467,7 +468,7 @@ def test_whereThereIsNoGpuTheFixIsNoIndex() -> None:
 
 def test_importLoadsNoGpuLibrary() -> None:
     code = (
-        "import sys; before = set(sys.modules); import muninn.devices.port, muninn.interop.streams, muninn.devices.streams;"
+        "import sys; before = set(sys.modules); import muninn.devices.port, muninn.interop.streams, muninn.devices.host.streams;"
         "print([name for name in set(sys.modules) - before if name.split('.')[0] in ('numba', 'cuda', 'cupy', 'torch')])"
     )
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

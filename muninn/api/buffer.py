@@ -436,7 +436,7 @@ class MuninnBuffer:
         """For real GPUs: VRAM, and host memory that `open` or `deviceArray` has mapped. Any other buffer has no such attribute."""
         holding = self._checked()
         memory = holding.memory
-        if memory.device is None or not memory.isMapped() or memory.device.backend == "host":
+        if memory.device is None or not memory.isMapped() or memory.device.runsKernelsOnHost:
             raise AttributeError(f"{self.name!r} is not mapped for a GPU")
         address = memory.devicePointer(memory.device)
         # Who takes it waits for the stream named in it: the default one, when that has to wait for a writer itself.

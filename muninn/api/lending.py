@@ -78,7 +78,7 @@ def hostCopy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
 
 def _described(device: Device, value: Any) -> tuple[ForeignArray, int]:
     """What the array says of itself, checked, with its GPU; what its stream was given is done."""
-    if device.backend == "host":
+    if not device.reachesForeignArrays:
         raise _unreachable(device, value)  # and nothing is asked of it: it is on a GPU that this back-end does not have
     aside.refuseOwn()  # its stream is waited for
     source = describeArray(value, device.onGpu)

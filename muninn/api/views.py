@@ -44,7 +44,7 @@ def deviceArray(memory: Memory, offset: int, shape: tuple[int, ...], dtype: np.d
     home = memory.gpu if gpu is None else device.requireGpu(gpu)
     if home is not None and memory.gpu is not None:
         device.requirePeer(home, memory.gpu)
-    if device.backend == "host":
+    if device.runsKernelsOnHost:
         sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         return memory.array(sizeBytes, offset, writable).view(dtype).reshape(shape)
     address = memory.devicePointer(device) + offset

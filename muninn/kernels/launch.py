@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from muninn.devices.host.streams import workerOf
 from muninn.devices.port import Stream
-from muninn.devices.streams import workerOf
 from muninn.errors import DeviceUnavailable, InvalidArgument
 from muninn.interop.streams import DEFAULT_HANDLES, streamHandle
 

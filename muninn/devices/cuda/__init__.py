@@ -1,7 +1,7 @@
 """The CUDA back-end: GPUs through the driver's own API, by `cuda.bindings`.
 
 Read in this order: `driver` (how it is called, and what its errors become), `gpu` (a device and its primary context), `handle` (what
-an exporter tells an importer), `vmm` and `legacy` (the two kinds of memory that processes can share), `reaper` (memory is given back
+an exporter tells an importer), `vmm` and `ipc` (the two kinds of memory that processes can share), `deferredfree` (memory is given back
 behind the work that uses it), `registration` (host memory that kernels use), `streams`, and `device`, which puts them together.
 Importing this package loads the driver's bindings; only `muninn.devices.choose` does so.
 """

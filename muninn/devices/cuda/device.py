@@ -61,6 +61,8 @@ class CudaDevice(Device):
     """
 
     backend = "cuda"
+    runsKernelsOnHost = False
+    reachesForeignArrays = True
 
     def __init__(
         self, reason: str = "asked for", mappedWindowBytes: int = _MAX_BYTES, windowBytes: int = registration.WINDOW_BYTES

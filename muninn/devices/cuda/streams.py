@@ -30,7 +30,7 @@ from muninn.devices.cuda.gpu import Entered
 from muninn.devices.cuda.semaphores import WAITS, Gate, Gates, Wait
 from muninn.devices.cuda.staging import Pieces, Staging, cut
 from muninn.devices.port import FenceWord, OnReached, Ready, Stream
-from muninn.devices.streams import Item, Lane, awaitReady
+from muninn.devices.worker import Item, Lane, awaitReady
 from muninn.errors import InvalidArgument
 from muninn.interop.streams import PER_THREAD_HANDLE
 from muninn.system import aside, atomics, clock

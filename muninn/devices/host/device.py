@@ -1,4 +1,4 @@
-"""The host back-end: any number of pretended GPUs whose memory is shared host memory.
+"""The host back-end: any number of emulated GPUs whose memory is shared host memory.
 
 It is what runs where there is no GPU, and a product there: buffers, fences and promotion work between processes as on GPUs, and the
 CPU twins of the kernels run on it. A device address is the CPU's own. All GPUs reach each other, except the pairs that were
@@ -15,8 +15,8 @@ from collections.abc import Callable, Collection
 from muninn.config.sizes import exactly
 from muninn.control.header import bootId
 from muninn.devices.host import memory
+from muninn.devices.host.streams import DefaultStream, HostStream, WorkerStream
 from muninn.devices.port import Allocation, Device, FenceWord, MemoryInfo, OnReached, Ready, Registration, Stream, UsedBytes
-from muninn.devices.streams import DefaultStream, HostStream, WorkerStream
 from muninn.errors import DeviceUnavailable, InvalidArgument, IpcHandleMismatch, QuotaExceeded
 from muninn.interop.streams import DEFAULT_HANDLES, streamHandle
 from muninn.system import atomics, clock
@@ -63,7 +63,7 @@ class _Ledger:
 
 
 class HostRegistration(Registration):
-    """Host memory is what a pretended GPU computes on: its address is its address."""
+    """Host memory is what an emulated GPU computes on: its address is its address."""
 
     def __init__(self, address: int, sizeBytes: int, writable: bool) -> None:
         self.devicePointer, self.sizeBytes, self.writable = address, sizeBytes, writable
@@ -76,7 +76,7 @@ class HostRegistration(Registration):
 
 
 class HostDevice(Device):
-    """Pretended GPUs.
+    """Emulated GPUs.
 
     Parameters
     ----------
@@ -92,6 +92,8 @@ class HostDevice(Device):
     """
 
     backend = "host"
+    runsKernelsOnHost = True
+    reachesForeignArrays = False
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Memory of a pretended GPU: one sealed memfd per allocation.
+"""Memory of an emulated GPU: one sealed memfd per allocation.
 
 The creator allocates every page, then seals size and seals; whoever maps such a file can touch every byte of it for ever, whatever
 its peers do: no SIGBUS. It has no name, and lives while any process has a descriptor or a mapping: a creator that is killed takes

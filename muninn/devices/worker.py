@@ -1,22 +1,19 @@
-"""Streams of pretended GPUs: a thread each, started with the first work, and the default stream, which has none and works at once.
+"""The worker of a stream: a thread that does the host's work in one stream, one piece after the other.
 
-A stream and its worker share a `Lane`. An idle worker holds no reference to it, so a stream that is dropped is collected, its
-lane ends with what was submitted, and its thread with the lane. Threads are daemons: a process never waits for a stream at its
-exit. Nothing here is shared between processes; what crosses them does so in the callables of fences.
+Both back-ends use it: an emulated stream is nothing else, and a real one gives it what the host has to do between two pieces of the GPU's
+work. The thread starts with the first piece. An idle worker holds no reference to the stream, so a stream that is dropped is collected;
+its worker then does what was submitted, and its thread ends. Threads are daemons: a process never waits for a stream at its exit. Only
+this process reads and writes what is here, and nothing of it survives the process.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
-import weakref
-from abc import abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 
-from muninn.devices.port import READY_SLICE_SECONDS, OnReached, Ready, Stream
+from muninn.devices.port import READY_SLICE_SECONDS, Ready
 from muninn.errors import DeviceUnavailable, InvalidArgument
-from muninn.interop.streams import DEFAULT_HANDLES
 from muninn.system import aside, atomics, threads
 from muninn.system.deadlines import deadlineOf, remaining
 from muninn.system.green import Condition, SimpleQueue
@@ -26,101 +23,6 @@ from muninn.system.threads import AnyThread
 Item = Callable[[BaseException | None], object]
 #: Work with its lane and its number there, and whether it could fail by itself; None ends the worker.
 Items = SimpleQueue["tuple[Lane, int, Item, bool] | None"]
-#: Small integers: nothing that a CUDA library could take for a pointer to its own stream.
-_HANDLES = itertools.count(max(DEFAULT_HANDLES) + 1)
-
-
-class HostStream(Stream):
-    """What a stream of a pretended GPU can do. `enqueue` is the one way in."""
-
-    def checkOpen(self) -> None:
-        """`InvalidArgument` once it was closed."""
-
-    @abstractmethod
-    def enqueue(self, item: Item) -> None:
-        """Run `item` after everything before it, also when the stream has failed."""
-
-    def check(self) -> None:
-        self.query()
-
-    def submit(self, work: Callable[[], object]) -> None:
-        self.query()
-        self.enqueue(lambda error: work() if error is None else None)
-
-    def recordFence(self, onReached: OnReached) -> None:
-        """The port's `recordFence`. It is told of an error instead of raising it, so that whoever waits for the fence is told."""
-        self.enqueue(onReached)
-
-    def delay(self, ready: Ready) -> None:
-        """The port's `delayStream`."""
-        self.query()
-        self.enqueue(lambda error: awaitReady(ready) if error is None else None)
-
-
-class DefaultStream(HostStream):
-    """The default stream: work is done before the call returns, and its errors are raised by it."""
-
-    handle = 0
-    isSynchronous = True
-
-    def __init__(self, gpu: int) -> None:
-        self.gpu = gpu
-
-    def enqueue(self, item: Item) -> None:
-        item(None)
-
-    def synchronize(self, timeout: float | None = None) -> None:
-        """Nothing is ever pending."""
-
-    def query(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        """It belongs to the GPU, as CUDA's does."""
-
-
-#: Those of this process, by the handles by which they may be named.
-_workers: weakref.WeakValueDictionary[int, WorkerStream] = weakref.WeakValueDictionary()
-
-
-def workerOf(handle: int) -> WorkerStream | None:
-    """The stream that has the handle; None: it is none of a thread's of this process."""
-    return _workers.get(handle)
-
-
-class WorkerStream(HostStream):
-    """A stream with a thread of its own."""
-
-    def __init__(self, gpu: int) -> None:
-        self.gpu = gpu
-        self.handle = next(_HANDLES)
-        self._lane = Lane(f"muninn-stream-{self.handle}")
-        # Not a method of the lane: an error that was raised holds its catcher's frames, and they may hold the stream.
-        self._finalizer = weakref.finalize(self, self._lane.items.put, None)
-        self._finalizer.atexit = False
-        _workers[self.handle] = self
-
-    def checkOpen(self) -> None:
-        self._lane.checkOpen()
-
-    def enqueue(self, item: Item) -> None:
-        self._lane.put(item)
-
-    def synchronize(self, timeout: float | None = None) -> None:
-        self._lane.checkOpen()
-        self._lane.wait(timeout)
-
-    def isFinished(self, seconds: float) -> bool:
-        """Whether everything submitted is over after so long, whatever came of it; also of a stream that was closed."""
-        return not self._lane.awaitFinished(seconds)
-
-    def query(self) -> bool:
-        self._lane.checkOpen()
-        return self._lane.isIdle()
-
-    def close(self) -> None:
-        self._lane.shut()
-        self._finalizer()
 
 
 class Lane:

@@ -1,203 +1,20 @@
-"""The device port: the contract that every back-end keeps. `tests/conformance` holds each of them to it.
-
-*Who owns what.* A `Device` is this process's view of the GPUs; it shares nothing by itself. Memory is shared by passing an
-allocation's descriptor (`SCM_RIGHTS`) or, where the platform has no descriptors, its `handle` bytes. The port knows no names, no
-tenants and no leases; it reads no control block.
-
-*Addresses.* An address is an integer that kernels of this back-end may use, in this process only: the same memory is elsewhere in
-another one. Host and device addresses share one space, so `copy` takes any mixture and finds out itself what is where.
-
-*Lifetime.* Memory stays mapped until its allocation was closed **and** the last reference to its `anchor` is gone: whoever lends an
-address out (an array, a copy under way) holds the anchor. What the bytes outlive is said by the transport: `memfd` and `vmm` live
-while any process has a descriptor or a mapping, `cudaIpc` dies with the process that allocated.
-
-*Order.* Operations of one stream happen in the order of their submission, and those of two streams in none, unless a fence makes
-one. A stream's work may begin before the submitting call has returned, and need not have. The default stream of the host back-end
-is synchronous.
-
-*Failure.* A call that can know its failure raises it and has then changed nothing. What fails later, inside a stream, is kept by
-the stream: from then on its other work is not run, and `synchronize`, `query`, `check` and each submission raise that error again, as
-long as the stream is there. A stream that is not ours, the default one or another library's, can not be made anew: of what fails in
-the host's part of it somebody is told once. Bytes and integers that came from another process are checked before the driver sees them.
-
-*Threads and forks.* Every method may be called by any thread. A child made by `fork` uses nothing of its parent's but host memory.
-"""
+"""The device of the port: what a back-end can do with its GPUs. One object a process; the head of the package has the rules."""
 
 from __future__ import annotations
 
 import contextlib
 import operator
-import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Self
 
+from muninn.devices.port.fences import FenceWord, OnReached, Ready
+from muninn.devices.port.memory import Allocation, MemoryInfo, Registration
+from muninn.devices.port.streams import Stream
 from muninn.errors import DeviceUnavailable, TopologyNotPeerable
-from muninn.system.descriptors import Descriptor
-
-#: For how long a back-end lets `ready` block at a time: how late it may notice that the wait has become pointless.
-READY_SLICE_SECONDS = 0.2
 
 #: Bytes held on a GPU by the whole domain, as whoever keeps the directory counts them.
 UsedBytes = Callable[[int], int]
-#: Is the fence reached? Blocks for at most the seconds given; raises when it never will be (`OwnerDied`).
-Ready = Callable[[float], bool]
-#: Called once when a fence is reached: with None, or with the error because of which it never will be.
-OnReached = Callable[[BaseException | None], None]
-
-
-class FenceWord(NamedTuple):
-    """A word of shared memory that CPUs and GPUs of several processes reach, and the value that says that a fence is reached.
-
-    Attributes
-    ----------
-    address
-        Of eight bytes; for the GPU, as a `Registration` gives it.
-    value
-        Reached is this value, or a greater one.
-    """
-
-    address: int
-    value: int
-
-
-class MemoryInfo(NamedTuple):
-    """A GPU's memory, over all processes of the domain."""
-
-    freeBytes: int
-    totalBytes: int
-
-
-class Closable(ABC):
-    """What is given back by `close`, twice if need be, and at the latest when it is collected. Never at exit: the kernel does it then."""
-
-    @abstractmethod
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None) -> None:
-        self.close()
-
-
-class Allocation(Closable):
-    """Memory of one GPU, mapped into this process.
-
-    Attributes
-    ----------
-    gpu
-        Whose memory it is.
-    sizeBytes, allocatedBytes
-        What was asked for, and what it takes in whole pages or granules.
-    writable
-        Whether this process may write it.
-    transport, transportReason
-        `memfd`, `vmm` or `cudaIpc`, and why that one.
-    handle
-        What an importer needs beside, or instead of, the descriptor; at most 128 bytes, empty where a descriptor is all.
-    isHostVisible
-        Whether the CPU may use its address too.
-    isOwned
-        Whether the memory goes with this process, whoever else has it open: the transport `cudaIpc`, on its exporter's side.
-    """
-
-    gpu: int
-    sizeBytes: int
-    allocatedBytes: int
-    writable: bool
-    transport: str
-    transportReason: str
-    handle: bytes
-    isHostVisible: bool
-    isOwned: bool
-
-    @property
-    @abstractmethod
-    def address(self) -> int:
-        """Where it is in this process. Raises `BufferFreed` once closed."""
-
-    @property
-    @abstractmethod
-    def anchor(self) -> object:
-        """Hold it, and the memory stays mapped. Raises `BufferFreed` once closed."""
-
-    @abstractmethod
-    def exportDescriptor(self, writable: bool = True) -> Descriptor:
-        """A new descriptor of the memory, the caller's to pass on.
-
-        It goes with the object: whoever closes its number instead lets the object's end close what has the number by then.
-
-        With `writable=False` the kernel refuses to map it for writing, where the platform can do that (memfds); elsewhere it is as
-        good as the allocation's own. Raises `PermissionDenied` when this process has no more than read access itself, `BufferFreed`
-        once closed, `IpcHandleMismatch` when this transport has no descriptors, and `DescriptorsExhausted`.
-        """
-
-    def closeThen(self, closed: Callable[[], object]) -> None:
-        """Close, and call `closed` once, when this process can do nothing more to memory that is another's: now, or behind its work."""
-        self.close()
-        closed()
-
-
-class Registration(Closable):
-    """Host memory that kernels may use.
-
-    Attributes
-    ----------
-    devicePointer
-        Its address for kernels on all GPUs; contiguous. Invalid once closed.
-    """
-
-    devicePointer: int
-    sizeBytes: int
-    writable: bool
-
-    @abstractmethod
-    def closeThen(self, closed: Callable[[], object]) -> None:
-        """Close, and call `closed` once when no work uses the memory any more: now, or later on a thread of the port's choice."""
-
-
-class Stream(Closable):
-    """A queue of work on one GPU. What was submitted before it was closed is still done; anything else is refused from then on.
-
-    Attributes
-    ----------
-    gpu
-        Where its work runs.
-    handle
-        The integer that `asStream` takes back for this stream; 0 for the default stream.
-    isSynchronous
-        Whether what it is given is done, and what it waits for is waited for, before the call returns.
-    """
-
-    gpu: int
-    handle: int
-    isSynchronous = False
-
-    @abstractmethod
-    def submit(self, work: Callable[[], object]) -> None:
-        """Run `work` on the host after everything before it. It must not call the port; what it raises becomes the stream's error."""
-
-    @abstractmethod
-    def synchronize(self, timeout: float | None = None) -> None:
-        """Wait for everything submitted before this call; raises the stream's error, or `TimeoutError` after `timeout` seconds."""
-
-    @abstractmethod
-    def query(self) -> bool:
-        """Whether everything submitted has been done; raises the stream's error."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Raise what the host's part of the stream has failed with, without asking for its work."""
-
-    def place(self) -> int:
-        """For `errorSince`: how many errors were told so far and forgotten, of a stream that goes on behind them."""
-        return 0
-
-    def errorSince(self, place: int) -> BaseException | None:
-        """The last error that was told and forgotten since `place`; None: there was none."""
-        return None
 
 
 class Device(ABC):
@@ -209,6 +26,10 @@ class Device(ABC):
         `"host"` or `"cuda"`.
     reason
         Why this back-end was chosen, for people.
+    runsKernelsOnHost
+        Whether the CPU runs the kernels, on numpy arrays at host addresses. Otherwise the GPUs run them, and Numba makes the arrays.
+    reachesForeignArrays
+        Whether an array that another library of this process has on a GPU lies in the memory of one of these GPUs.
     gpuCount
         How many GPUs there are. Any other index is `DeviceUnavailable` everywhere.
     usedBytes
@@ -218,6 +39,8 @@ class Device(ABC):
 
     backend: str
     reason: str
+    runsKernelsOnHost: bool
+    reachesForeignArrays: bool
     gpuCount: int
     usedBytes: UsedBytes | None
 
@@ -280,7 +103,7 @@ class Device(ABC):
         QuotaExceeded
             The GPU has less memory left than that.
         HostMemoryFull
-            The host memory that stands behind a pretended GPU would end.
+            The host memory that stands behind an emulated GPU would end.
         DescriptorsExhausted
             There is no descriptor left.
         """

@@ -1,0 +1,20 @@
+"""What allocations, registrations and streams have in common: `close` gives them back."""
+
+from __future__ import annotations
+
+import types
+from abc import ABC, abstractmethod
+from typing import Self
+
+
+class Closable(ABC):
+    """What is given back by `close`, twice if need be, and at the latest when it is collected. Never at exit: the kernel does it then."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None) -> None:
+        self.close()
