@@ -1,12 +1,16 @@
-"""Compile the C primitives into the package, say in the wheel's name for which platform that was, and make the README's links absolute."""
+"""Compile the C primitives into the package, say in the wheel's name for which platform that was, and make the README's links absolute.
+
+`cshim/layout.h` is generated before: `muninn/control/layout.py` is the description of the control block, and the header follows it. It is
+kept in the repository too, so that the C part compiles without Python.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
-import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from pathlib import Path
@@ -21,6 +25,14 @@ NO_COMPILER = (
     "Install gcc (Debian, Ubuntu: apt install gcc; Fedora: dnf install gcc; Alpine: apk add gcc musl-dev linux-headers), "
     "name another compiler in the variable CC, or install a wheel."
 )
+#: Prints the header. `muninn/__init__.py` does not run: it imports what a build need not have.
+HEADER_PROGRAM = """
+import sys, types
+sys.modules["muninn"] = types.ModuleType("muninn")
+sys.modules["muninn"].__path__ = [sys.argv[1]]
+from muninn.control import cheader
+sys.stdout.write(cheader.text())
+"""
 _LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)\s]+)(\))")
 
 
@@ -46,6 +58,22 @@ def words(variable: str, usual: str) -> list[str]:
         raise SystemExit(f"The variable {variable} is {text!r}, which can not be read as a command: {error}.") from None
 
 
+def generateHeader(root: Path) -> None:
+    """Make `cshim/layout.h` what `muninn/control/layout.py` says, or end the build with what is wrong."""
+    try:
+        run = subprocess.run(
+            [sys.executable, "-IB", "-c", HEADER_PROGRAM, str(root / "muninn")], check=True, stdout=subprocess.PIPE, text=True
+        )
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"Muninn's C header can not be generated: Python ended with status {error.returncode}, see above.") from None
+    header = root / "cshim" / "layout.h"
+    if not header.exists() or header.read_text() != run.stdout:  # and leave it alone where nothing can be written
+        try:
+            replaceFile(header, run.stdout.encode(), 0o644)
+        except OSError as error:
+            raise SystemExit(f"{header} is not what muninn/control/layout.py gives, and can not be written ({error.strerror}).") from None
+
+
 def compiled(root: Path, target: Path) -> None:
     """Make the library, or end the build with what is wrong."""
     compiler = words("CC", "cc")
@@ -58,18 +86,23 @@ def compiled(root: Path, target: Path) -> None:
         raise SystemExit(f"Muninn's C part can not be compiled: {compiler[0]} ended with status {error.returncode}, see above.") from None
 
 
-def placed(library: Path, target: Path) -> None:
-    """Put it into the checkout, by a name of its own and a rename: who has the old one mapped keeps it whole, and several may build."""
+def replaceFile(target: Path, content: bytes, mode: int) -> None:
+    """Write a file under a name of its own, then rename it: a process that maps the old one keeps it whole, and several builds may run."""
     target.parent.mkdir(exist_ok=True)
     descriptor, fresh = tempfile.mkstemp(dir=target.parent, prefix=target.name)
-    os.close(descriptor)
     try:
-        shutil.copyfile(library, fresh)
-        os.chmod(fresh, library.stat().st_mode & 0o777)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.chmod(fresh, mode)
         os.replace(fresh, target)
     except BaseException:
         os.unlink(fresh)
         raise
+
+
+def placed(library: Path, target: Path) -> None:
+    """Put the library into the checkout."""
+    replaceFile(target, library.read_bytes(), library.stat().st_mode & 0o777)
 
 
 class CustomBuildHook(BuildHookInterface[Any]):
@@ -83,6 +116,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
         target = Path(self.root) / "muninn" / "_shim" / "libmuninn.so"
         self._folder = tempfile.TemporaryDirectory(prefix="muninn-build")  # until the wheel is whole
         library = Path(self._folder.name) / target.name
+        generateHeader(Path(self.root))
         compiled(Path(self.root), library)
         try:
             placed(library, target)

@@ -3,7 +3,7 @@
 
 #include "layout.h"
 
-static const uint64_t ROW_MASK = 0xFFFFF;
+static const uint64_t ROW_MASK = MNN_LEASE_ROW_MASK;
 
 static uint64_t load64(const char *address) { return __atomic_load_n((const uint64_t *)address, __ATOMIC_SEQ_CST); }
 static uint32_t load32(const char *address) { return __atomic_load_n((const uint32_t *)address, __ATOMIC_SEQ_CST); }
@@ -14,7 +14,7 @@ uint32_t mnnScanLeases(const char *block, uint64_t areasOffset, uint64_t areaByt
 	for (uint32_t slot = 0; slot < maxMembers; slot++) {
 		const char *member = block + MNN_MEMBERS_OFFSET + (uint64_t)slot * MNN_MEMBER_BYTES;
 		/* The area of a slot that was never LIVE is a hole; leaseHigh is 0 then, too, but is not believed above the area. */
-		if ((load64(member + MNN_MEMBER_STATE_OFFSET) & 0xFF) == MNN_MEMBER_FREE)
+		if ((load64(member + MNN_MEMBER_STATE_OFFSET) & MNN_MEMBER_STATE_MASK) == MNN_MEMBER_FREE)
 			continue;
 		uint32_t high = load32(member + MNN_MEMBER_LEASE_HIGH_OFFSET);
 		const char *lease = block + areasOffset + slot * areaBytes;

@@ -9,9 +9,8 @@
 
 #include "layout.h"
 
-static const uint32_t CONTENDED = UINT32_C(1) << 31, SLOT_MASK = 0xFFF;
-/* The owner of a claim that the dead have left, as in control/ownerlock.py: a slot that no table has. */
-static const uint32_t DEAD_OWNER = 0xFFF;
+static const uint32_t CONTENDED = MNN_OWNER_CONTENDED_MASK, SLOT_MASK = MNN_OWNER_SLOT_MASK;
+static const uint32_t DEAD_OWNER = MNN_OWNER_DEAD;
 static const uint64_t NO_THREAD = UINT64_MAX;
 /* How often a turn that failed to end is handed to somebody who waits for its work, each time that an exception comes between. */
 enum { LINGER_ATTEMPTS = 3 };
@@ -532,7 +531,7 @@ static void changeReaders(struct mnnOwner *owner)
 
 static void sayReading(struct mnnOwner *owner, bool isReading)
 {
-	const uint64_t reading = UINT64_C(1) << MNN_LEASE_READING_SHIFT;
+	const uint64_t reading = MNN_LEASE_READING_MASK;
 	if (isReading)
 		__atomic_fetch_or(owner->leaseExpiry, reading, __ATOMIC_SEQ_CST);
 	else

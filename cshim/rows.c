@@ -16,7 +16,7 @@ static uint64_t word(const char *row, size_t offset)
 
 static unsigned stateOf(const char *row)
 {
-	return (unsigned)(__atomic_load_n((const uint64_t *)(row + MNN_ROW_STATE_OFFSET), __ATOMIC_SEQ_CST) & 0xF);
+	return (unsigned)(__atomic_load_n((const uint64_t *)(row + MNN_ROW_STATE_OFFSET), __ATOMIC_SEQ_CST) & MNN_ROW_STATE_MASK);
 }
 
 static int isInRange(const char *row)

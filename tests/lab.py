@@ -17,7 +17,7 @@ from muninn.broker.journal import Journal
 from muninn.broker.limits import Limits
 from muninn.control.block import ControlBlock, openOrCreate
 from muninn.control.election import Election, Term
-from muninn.control.layout import Geometry
+from muninn.control.geometry import Geometry
 from muninn.control.leases import LeaseTable
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable

@@ -14,7 +14,7 @@ import muninn
 from muninn.broker.journal import Journal
 from muninn.control import layout, lockfile
 from muninn.control.block import ControlBlock, Withdrawal, create, openOrCreate
-from muninn.control.layout import Geometry
+from muninn.control.geometry import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DomainChanged, HostMemoryFull, TableFull
 from muninn.storage.paths import Places
@@ -169,7 +169,7 @@ def test_whoHasLostCreateGivesNothingTheDomainsName(lab: Lab, actor: Start, hasE
     """A read of the lock file drops it. Broken: the draft of whoever was let in, half filled, got the name."""
     other = actor(
         "from muninn.control.block import create\nfrom muninn.control.lockfile import LockFile\nfrom muninn.storage.paths import Places\n"
-        f"file = LockFile(Places(os.getuid(), {lab.places.domain!r}))\nfrom muninn.control.layout import Geometry\n"
+        f"file = LockFile(Places(os.getuid(), {lab.places.domain!r}))\nfrom muninn.control.geometry import Geometry\n"
         "def make(): made = create(file.places, file, Geometry.of(8, 512, 256), None); made.close(); return made.identity"
     )
     identity = 0

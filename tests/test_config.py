@@ -13,7 +13,7 @@ import pytest
 from muninn.config import asBytes, loadSettings, variables
 from muninn.config.settings import _TABLE_OF_KEY, DEFAULTS, variableOf
 from muninn.config.sizes import asText, exactly
-from muninn.control.layout import Geometry
+from muninn.control.geometry import Geometry
 from muninn.errors import InvalidArgument, InvalidConfig
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pytest
 
-from muninn.control.layout import Geometry
+from muninn.control.geometry import Geometry
 from muninn.errors import ERRORS, ErrorRow
 from support import BOUND_SECONDS
 

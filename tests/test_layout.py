@@ -1,35 +1,90 @@
-"""`layout.py` is the drawing; `cshim/layout.h` must say the same numbers, all of them."""
+"""`layout.py` is the only description: the C header is generated from it, and the compiled library has its numbers."""
 
 from __future__ import annotations
 
+import ctypes
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from muninn.control import layout
-from muninn.control.layout import Geometry
+from muninn.control import cheader, layout
+from muninn.control.bits import BitField, areDisjoint
+from muninn.control.geometry import Geometry
 from muninn.errors import ControlBlockInvalid
+from muninn.system import atomics
+from muninn.system.pages import PAGE_BYTES
 
-HEADER = Path(__file__).parent.parent / "cshim" / "layout.h"
-
-
-def numbersOfHeader() -> dict[str, int]:
-    return {name: int(value) for name, value in re.findall(r"^#define MNN_(\w+) (\d+)$", HEADER.read_text(), re.MULTILINE)}
-
-
-def numbersOfModule() -> dict[str, int]:
-    return {name: value for name, value in vars(layout).items() if name.isupper() and not name.startswith("_") and isinstance(value, int)}
+ROOT = Path(__file__).parent.parent
+HEADER = ROOT / "cshim" / "layout.h"
 
 
-def test_headerAndModuleSayTheSameNumbers() -> None:
-    assert numbersOfHeader() == numbersOfModule()
+class _Number(ctypes.Structure):
+    """`struct mnnNumber` of `cshim/layout.c`."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("value", ctypes.c_uint64))
+
+
+def numbersOfLibrary() -> dict[str, int]:
+    """The table of the compiled library, up to its end."""
+    address = ctypes.addressof(_Number.in_dll(ctypes.CDLL(str(atomics.LIBRARY)), "mnnNumbers"))
+    found: dict[str, int] = {}
+    while (number := _Number.from_address(address + len(found) * ctypes.sizeof(_Number))).name is not None:
+        found[number.name.decode()] = number.value
+    return found
+
+
+def test_theHeaderIsWhatTheLayoutGives() -> None:
+    assert HEADER.read_text() == cheader.text(), "run: python -m muninn.control.cheader > cshim/layout.h"
+
+
+def test_theLibraryWasCompiledWithTheNumbersOfTheLayout() -> None:
+    assert numbersOfLibrary() == cheader.numbers()
+
+
+def test_everyNumberAndEveryFieldIsInTheHeader() -> None:
+    numbers, fields = (
+        {name for name, value in vars(layout).items() if isinstance(value, kind) and name.isupper()} for kind in (int, BitField)
+    )
+    lines = re.findall(r"^#define MNN_(\w+) ([\w()]+)$", HEADER.read_text(), re.MULTILINE)
+    assert numbers
+    assert fields
+    assert {name for name, _ in lines} == numbers | {f"{name}_{part}" for name in fields for part in ("SHIFT", "MASK")}
 
 
 def test_headerAndModuleSayTheSameMagic() -> None:
     quoted = re.search(r'MNN_MAGIC "(.*)"', HEADER.read_text())
     assert quoted is not None
     assert quoted[1].encode().decode("unicode_escape").encode("latin1") == layout.MAGIC
+
+
+def test_theBuildHookMakesTheHeaderWithoutWhatMuninnNeeds() -> None:
+    program = re.search(r'^HEADER_PROGRAM = """(.*?)"""', (ROOT / "hatch_build.py").read_text(), re.MULTILINE | re.DOTALL)
+    assert program is not None
+    # As the hook does it, and without site-packages: a build has neither numpy nor posix_ipc.
+    run = subprocess.run([sys.executable, "-ISB", "-c", program[1], str(ROOT / "muninn")], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == cheader.text()
+
+
+def test_aFieldSaysWhatItsBitsAre() -> None:
+    field = BitField(4, 12)
+    assert (field.top, field.mask) == (0xFFF, 0xFFF0)
+    assert field.of(0xABCDE) == 0xBCD
+    assert field.put(0x123, 0xABCDE) == 0xA123E
+    assert field.put(1) == 0x10
+    for value in (-1, 0x1000):
+        with pytest.raises(ValueError, match="12 bits"):
+            field.put(value)
+
+
+def test_fieldsThatOverlapOrEndBeyondTheirWordAreNotDisjoint() -> None:
+    assert areDisjoint(BitField(0, 4), BitField(4, 60))
+    assert not areDisjoint(BitField(0, 4), BitField(3, 4))
+    assert not areDisjoint(BitField(0, 4, 32), BitField(4, 29, 32))
+    assert not areDisjoint(BitField(0, 4), BitField(4, 4, 32))
 
 
 @pytest.mark.parametrize("limits", [(1, 1, 1), (256, 16384, 2048), (4094, 100_000, 65_536)])
@@ -44,7 +99,7 @@ def test_partsFollowEachOtherWithoutOverlap(limits: tuple[int, int, int]) -> Non
     ]
     starts = [start for start, _ in ends] + [geometry.totalBytes]
     assert all(end <= following for (_, end), following in zip(ends, starts[1:], strict=True))
-    assert all(start % layout.PAGE_BYTES == 0 for start, _ in ends)
+    assert all(start % PAGE_BYTES == 0 for start, _ in ends)
     assert geometry.indexSlots >= 2 * geometry.maxBuffers
 
 

@@ -19,8 +19,8 @@ from muninn.broker.journal import Journal
 from muninn.cli.doctor import _modes
 from muninn.control import layout
 from muninn.control.block import openOrCreate
+from muninn.control.geometry import Geometry
 from muninn.control.header import unlinkFile
-from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.errors import ControlBlockInvalid, DomainChanged, WriterDied
 from muninn.storage import segments

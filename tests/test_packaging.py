@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -98,12 +99,11 @@ def test_linksInWhatPypiShowsLeadSomewhere() -> None:
 
 def test_withoutACompilerItSaysSo(tmp_path: Path) -> None:
     """Broken: a traceback of subprocess, which ended with `No such file or directory: 'cc'`."""
-    (tmp_path / "muninn").mkdir()
+    _withHeader(tmp_path)
     code = f"hook = hatch_build.CustomBuildHook(); hook.root = {str(tmp_path)!r}; hook.initialize('standard', {{}})"
     done = hatch(code, CC="no-such-compiler")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "needs a C compiler" in done.stderr and "'no-such-compiler'" in done.stderr and "apt install gcc" in done.stderr
-    (tmp_path / "cshim").mkdir()
     (tmp_path / "cshim" / "broken.c").write_text("this is not C\n")
     done = hatch(code)
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -113,10 +113,30 @@ def test_withoutACompilerItSaysSo(tmp_path: Path) -> None:
     assert "variable CC is 'gcc \"', which can not be read" in done.stderr
 
 
+def _withHeader(at: Path) -> None:
+    """A checkout with nothing but what its C header is generated from."""
+    for package in ("control", "system"):
+        shutil.copytree(ROOT / "muninn" / package, at / "muninn" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (at / "cshim").mkdir()
+
+
+def test_theHeaderIsGeneratedByTheBuild(tmp_path: Path) -> None:
+    code = _checkout(tmp_path)
+    (tmp_path / "cshim" / "layout.h").write_text("what an earlier layout gave\n")
+    assert hatch(code).returncode == 0
+    assert (tmp_path / "cshim" / "layout.h").read_text() == (ROOT / "cshim" / "layout.h").read_text()
+
+
+def test_aLayoutOfWhichNoHeaderCanBeMadeIsSaid(tmp_path: Path) -> None:
+    code = _checkout(tmp_path)
+    (tmp_path / "muninn" / "control" / "layout.py").write_text("this is not Python\n")
+    done = hatch(code)
+    assert done.returncode == 1 and "SyntaxError" in done.stderr and "header can not be generated" in done.stderr
+
+
 def _checkout(at: Path) -> str:
     """A small one; returns code that builds it."""
-    (at / "muninn").mkdir()
-    (at / "cshim").mkdir()
+    _withHeader(at)
     (at / "cshim" / "one.c").write_text('__attribute__((visibility("default"))) int one(void) { return 1; }\n')
     return (
         f"hook = hatch_build.CustomBuildHook(); hook.root = {str(at)!r}; data = {{'artifacts': []}}\n"

@@ -19,8 +19,8 @@ from muninn.broker import journal, repair
 from muninn.config import loadSettings
 from muninn.control import block, layout, lockfile
 from muninn.control.block import create
+from muninn.control.geometry import Geometry
 from muninn.control.header import unlinkBlock
-from muninn.control.layout import Geometry
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DomainDraining, HostMemoryFull, WriterDied
 from muninn.session.membership import current
 from muninn.storage import segments
@@ -478,7 +478,7 @@ def test_aDomainWhoseEpochsAreHalfUsedUpBeginsAnew(domain: str, actor: Start) ->
     _makeAndEnd(actor)
     actor(
         "from muninn.storage.paths import Places\nfrom muninn.control.lockfile import LockFile\nfrom muninn.control.block import openOrCreate\n"
-        "from muninn.control.election import Election\nfrom muninn.control.layout import Geometry\nfrom muninn.control.rows import MAX_EPOCH\n"
+        "from muninn.control.election import Election\nfrom muninn.control.geometry import Geometry\nfrom muninn.control.rows import MAX_EPOCH\n"
         "places = Places(os.getuid(), os.environ['MUNINN_DOMAIN'])\n"
         "Election(openOrCreate(places, LockFile(places), Geometry.of(256, 16384, 2048))).startAt(MAX_EPOCH - 3)"
     ).kill()

@@ -109,7 +109,7 @@ def repair() -> dict[str, Any]:
 
     from muninn.broker.repair import rebuild
     from muninn.config import loadSettings
-    from muninn.control.layout import Geometry
+    from muninn.control.geometry import Geometry
     from muninn.storage.paths import Places
 
     control = loadSettings().control

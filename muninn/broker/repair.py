@@ -25,8 +25,8 @@ from muninn.control import layout
 from muninn.control.block import ControlBlock, Withdrawal, create, openExisting, reinstate
 from muninn.control.drain import Drain
 from muninn.control.election import Election
+from muninn.control.geometry import Geometry
 from muninn.control.index import NameIndex
-from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberTable
 from muninn.control.rows import MAX_EPOCH, RowDescription, RowTable

@@ -45,7 +45,7 @@ def processLimits() -> Finding:
     import resource
 
     from muninn.config import loadSettings
-    from muninn.control.layout import Geometry
+    from muninn.control.geometry import Geometry
 
     control = loadSettings().control
     least = Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases).totalBytes

@@ -24,6 +24,7 @@ from typing import Final
 
 from muninn.config.sizes import exactly
 from muninn.control import layout
+from muninn.control.geometry import Geometry
 from muninn.control.header import (
     HEADER,
     IDENTITY,
@@ -37,7 +38,6 @@ from muninn.control.header import (
     unlinkBlock,
     unlinkFile,
 )
-from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile, removedFileHolder
 from muninn.errors import BrokerUnavailable, DomainChanged, HostMemoryFull
 from muninn.storage.paths import SHM_ROOT, Places

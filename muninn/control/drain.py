@@ -13,8 +13,8 @@ from muninn.control.block import ControlBlock
 from muninn.control.rows import Deposed
 from muninn.system import atomics
 
-_EPOCH_SHIFT, _TEXT_BYTES = 40, 5
-_TEXT_MASK = (1 << _EPOCH_SHIFT) - 1
+_EPOCH_SHIFT = layout.DRAIN_EPOCH.shift
+_TEXT_MASK, _TEXT_BYTES = layout.DRAIN_TEXT.mask, layout.DRAIN_TEXT.bits // 8
 #: The longest reason, in bytes of UTF-8; what is longer is cut.
 MAX_REASON_BYTES = layout.DRAIN_REASON_WORDS * _TEXT_BYTES
 
@@ -27,7 +27,7 @@ class Drain:
         self._texts = [block.drainAddress + 8 * (1 + index) for index in range(layout.DRAIN_REASON_WORDS)]
 
     def isOn(self) -> bool:
-        return bool(atomics.loadAcquire64(self._word) & 1)
+        return bool(atomics.loadAcquire64(self._word) & layout.DRAIN_ON.mask)
 
     def reason(self) -> str | None:
         """Why nothing new is created, an empty text where nobody gave a reason; None when the domain does not drain."""

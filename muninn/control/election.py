@@ -15,7 +15,7 @@ from muninn.errors import TableFull
 from muninn.system import atomics
 from muninn.system.green import sleepOn
 
-_SLOT_BITS = 16
+_SLOT_MASK, _EPOCH_SHIFT = layout.ELECTION_SLOT.mask, layout.ELECTION_EPOCH.shift
 
 
 class Term(NamedTuple):
@@ -25,7 +25,7 @@ class Term(NamedTuple):
     slot: int | None
 
     def word(self) -> int:
-        return self.epoch << _SLOT_BITS | (0 if self.slot is None else self.slot + 1)
+        return self.epoch << _EPOCH_SHIFT | (0 if self.slot is None else self.slot + 1)
 
 
 class Election:
@@ -40,11 +40,11 @@ class Election:
 
     def term(self) -> Term:
         word = atomics.loadSeqCst64(self._election)
-        slot = (word & ((1 << _SLOT_BITS) - 1)) - 1
-        return Term(word >> _SLOT_BITS, slot if 0 <= slot < self._slots else None)
+        slot = (word & _SLOT_MASK) - 1
+        return Term(word >> _EPOCH_SHIFT, slot if 0 <= slot < self._slots else None)
 
     def epoch(self) -> int:
-        return int(atomics.loadSeqCst64(self._election)) >> _SLOT_BITS
+        return int(atomics.loadSeqCst64(self._election)) >> _EPOCH_SHIFT
 
     def replace(self, old: Term, slot: int | None) -> Term | None:
         """End `old` and begin the next term with `slot`; None when `old` had ended already.

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import posix_ipc
 
 from muninn.control import layout
-from muninn.control.layout import Geometry
+from muninn.control.geometry import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.errors import ControlBlockInvalid
 from muninn.storage.folders import warnOfStranger

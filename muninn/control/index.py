@@ -13,12 +13,13 @@ from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.system import atomics
 
-_ROW_MASK = 0xFFFFF
-_INCARNATION_SHIFT, _INCARNATION_MASK = 20, 0xFFFFFF
-_HASH_SHIFT = 44
-_TOMBSTONE_EPOCH_MASK = (1 << 44) - 1
-#: What a change of a name adds to its wake word: to the low half, or to the high one.
-_INDEXED, _NOT_INDEXED = 1, 1 << 16
+_ROW_MASK = layout.INDEX_ROW.mask
+_INCARNATION_SHIFT, _INCARNATION_MASK = layout.INDEX_INCARNATION.shift, layout.INDEX_INCARNATION.top
+_HASH_SHIFT = layout.INDEX_HASH.shift
+#: What of a name's CRC an entry keeps.
+_DIGEST_SHIFT = 32 - layout.INDEX_HASH.bits
+#: What a change of a name adds to its wake word.
+_INDEXED, _NOT_INDEXED = layout.NAME_WAKE_INDEXED.put(1), layout.NAME_WAKE_NOT_INDEXED.put(1)
 
 
 class NameIndex:
@@ -28,13 +29,13 @@ class NameIndex:
         self._first = block.address + block.geometry.indexOffset
         self._mask = block.geometry.indexSlots - 1
         self._maxRow = block.geometry.maxBuffers
-        self._tombstone = (epoch & _TOMBSTONE_EPOCH_MASK) << _INCARNATION_SHIFT | layout.INDEX_TOMBSTONE
+        self._tombstone = layout.INDEX_TOMBSTONE_EPOCH.put(epoch) | layout.INDEX_TOMBSTONE
         self._wakes = block.address + layout.NAME_WAKES_OFFSET
 
     def candidates(self, name: bytes) -> list[tuple[int, int]]:
         """(row, incarnation) of the entries that may be `name`'s, at most a handful."""
         digest = zlib.crc32(name)
-        wanted, position, first, mask = digest >> 12, digest, self._first, self._mask
+        wanted, position, first, mask = digest >> _DIGEST_SHIFT, digest, self._first, self._mask
         found = []
         for _ in range(layout.MAX_INDEX_PROBES):
             entry = atomics.loadAcquire64(first + (position & mask) * layout.INDEX_ENTRY_BYTES)
@@ -113,4 +114,4 @@ class NameIndex:
 
     @staticmethod
     def _entry(digest: int, row: int, incarnation: int) -> int:
-        return (digest >> 12) << _HASH_SHIFT | incarnation << _INCARNATION_SHIFT | (row + 1)
+        return (digest >> _DIGEST_SHIFT) << _HASH_SHIFT | incarnation << _INCARNATION_SHIFT | (row + 1)

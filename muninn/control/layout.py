@@ -1,8 +1,9 @@
 """The control block, byte by byte.
 
 One POSIX shared-memory object per domain. This file is its only description: a drawing, offsets each derived from the one
-before, and assertions. `cshim/layout.h` states the same numbers for C, and a test compares the two. The object is
-written by every member of the domain (who writes which word: the owner lines below) and survives all of them.
+before, the fields of each word that has some (`BitField`), and assertions. `cshim/layout.h` is generated from it (`cheader.py`), and
+tests compare the header and the compiled library with it. The object is written by every member of the domain (the owner lines below
+say which member writes which word) and survives all of them.
 
     ┌──────────────────────────────┐ 0
     │ header, 4 KiB                │ magic, version (stored last), sizes, election, ready, heartbeat, ...
@@ -46,10 +47,8 @@ times                    63  never, in milliseconds
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from muninn.errors import ControlBlockInvalid
-from muninn.system.pages import PAGE_BYTES, pagesUp
+from muninn.control.bits import BitField, areDisjoint
+from muninn.system.pages import PAGE_BYTES
 
 MAGIC = b"MUNINN\x00\x01"
 #: Changes with any change of this file; members of different versions refuse each other by MNN-0019.
@@ -78,15 +77,18 @@ ADOPTED_OFFSET = LOCK_INODE_OFFSET + 8  # u32, 1: what journals of other blocks 
 LAYOUT_VERSION_OFFSET = ADOPTED_OFFSET + 4  # u32
 # owner: any member, CAS {epoch, slot+1} -> {epoch+1, slot+1}. A stale read costs a failed CAS or a connection to a dead socket.
 ELECTION_OFFSET = 2 * CACHE_LINE_BYTES  # u64 {epoch:48 | slot+1:16}; slot+1 = 0: nobody
+ELECTION_SLOT, ELECTION_EPOCH = BitField(0, 16), BitField(16, 48)
 # owner: the broker, CAS upward to its own epoch. Clients futex-wait on the low half. A stale read costs one more wait.
 READY_OFFSET = ELECTION_OFFSET + CACHE_LINE_BYTES  # u64, epoch whose socket listens
 # owner: the broker, fetch-add. Observers compare two reads; a stale read delays a deposition.
 HEARTBEAT_OFFSET = READY_OFFSET + CACHE_LINE_BYTES  # u64
 # owner: the broker, CAS {epoch:24 | count:40}. A stale read hides rows that the broker can still name.
 ROWS_READY_OFFSET = HEARTBEAT_OFFSET + CACHE_LINE_BYTES  # u64
+ROWS_READY_COUNT, ROWS_READY_EPOCH = BitField(0, 40), BitField(40, 24)
 # owner: the broker, CAS; every successor re-stamps the epoch. A stale read lets one more buffer be created, or shows half a reason.
 DRAIN_OFFSET = ROWS_READY_OFFSET + CACHE_LINE_BYTES  # u64 {epoch:24 | draining:1}: the domain creates nothing new
 DRAIN_REASON_WORDS = 31  # x u64 {epoch:24 | text:40} behind it: why, for people
+DRAIN_ON, DRAIN_TEXT, DRAIN_EPOCH = BitField(0, 1), BitField(0, 40), BitField(40, 24)
 # owner: a forked child of any member, once and for all. A stale read hides freed memory of a child from one list.
 FORKED_OFFSET = DRAIN_OFFSET + 8 * (1 + DRAIN_REASON_WORDS)  # u32, 1: processes that are no members may map what is here
 HEADER_BYTES = PAGE_BYTES
@@ -94,15 +96,18 @@ HEADER_BYTES = PAGE_BYTES
 # A stale read costs one more look. The low half that runs over costs one more question; the same word after 2^16 changes between a
 # look and the sleep costs the half second until the next look.
 NAME_WAKES = 512  # a power of two
-NAME_WAKES_OFFSET = HEADER_BYTES - NAME_WAKES * 4  # NAME_WAKES x u32
+NAME_WAKES_OFFSET = HEADER_BYTES - NAME_WAKES * 4  # NAME_WAKES x u32 {changes outside of the index:16 | changes in it:16}
+NAME_WAKE_INDEXED, NAME_WAKE_NOT_INDEXED = BitField(0, 16, 32), BitField(16, 16, 32)
 
 # --- member slot -------------------------------------------------------------------------------------------------------
 MEMBERS_OFFSET = HEADER_BYTES
 # owner: the member; after proof of its death the reclaiming member. CAS on the exact word. A stale read costs a scan more or less
 # of an area.
 MEMBER_STATE_OFFSET = 0  # u64 {generation:32 | unused:24 | state:8}
+MEMBER_STATE, MEMBER_GENERATION = BitField(0, 8), BitField(32, 32)
 # owner: the member's background thread (its tid); the kernel ORs FUTEX_OWNER_DIED when that thread ends.
-MEMBER_ROBUST_OFFSET = MEMBER_STATE_OFFSET + 8  # u32
+MEMBER_ROBUST_OFFSET = MEMBER_STATE_OFFSET + 8  # u32, the kernel's FUTEX_WAITERS, FUTEX_OWNER_DIED and FUTEX_TID_MASK
+ROBUST_TID, ROBUST_OWNER_DIED, ROBUST_WAITERS = BitField(0, 30, 32), BitField(30, 1, 32), BitField(31, 1, 32)
 # owner: the member, before LIVE (identity), at any time (flags, leaseHigh). A stale leaseHigh is too low only for leases that
 # re-check the row.
 MEMBER_FLAGS_OFFSET = MEMBER_ROBUST_OFFSET + 4  # u32, MEMBER_FLAG_*
@@ -125,11 +130,13 @@ MEMBER_FREE, MEMBER_CLAIMING, MEMBER_LIVE, MEMBER_DEAD = 0, 1, 2, 3
 #: The member stays (`python -m muninn keep`) and is preferred as broker.
 MEMBER_FLAG_PREFERRED = 1
 
-# --- name index -------------------------------------------------------------------------------------------------------- owner: the
-# broker, CAS. {hash:20 | incarnation:24 | row+1:20}. 0: never used, ends a probe. A stale or missing entry costs a question to the
-# broker.
+# --- name index --------------------------------------------------------------------------------------------------------
+# owner: the broker, CAS. {hash:20 | incarnation:24 | row+1:20}. 0: never used, ends a probe. A stale or missing entry costs a question
+# to the broker.
 INDEX_ENTRY_BYTES = 8
-INDEX_TOMBSTONE = 0xFFFFF  # row+1 of an entry that was removed; the other 44 bits are the epoch of the broker that did
+INDEX_ROW, INDEX_INCARNATION, INDEX_HASH = BitField(0, 20), BitField(20, 24), BitField(44, 20)
+INDEX_TOMBSTONE_EPOCH = BitField(20, 44)
+INDEX_TOMBSTONE = INDEX_ROW.top  # row+1 of an entry that was removed; the other 44 bits are the epoch of the broker that did
 MAX_INDEX_PROBES = 64
 
 # --- buffer row --------------------------------------------------------------------------------------------------------
@@ -137,6 +144,7 @@ ROW_CHUNK = 256
 # owner: the broker, CAS on the exact word; every successor re-stamps the epoch. A stale read costs a failed CAS, or an open that is
 # taken back.
 ROW_STATE_OFFSET = 0  # u64 {incarnation:24 | epoch:24 | creator slot:12 | state:4}
+ROW_STATE, ROW_CREATOR, ROW_EPOCH, ROW_INCARNATION = BitField(0, 4), BitField(4, 12), BitField(16, 24), BitField(40, 24)
 # owner: the creator while CREATING, nobody after. Published by the CAS to LIVE.
 ROW_SIZE_OFFSET = ROW_STATE_OFFSET + 8  # u64, bytes of data as the user sees them
 ROW_SEGMENT_BYTES_OFFSET = ROW_SIZE_OFFSET + 8  # u64, bytes of the segment or allocation
@@ -169,6 +177,8 @@ ROW_ORIGIN_OFFSET = ROW_NAME_OFFSET + MAX_NAME_BYTES  # u64, identity in the seg
 ROW_GENERATION_OFFSET = 448 - CACHE_LINE_BYTES  # u64
 # owner: members, CAS. {contended:1 | slot generation:19 | slot+1:12}; 0: nobody. See control/ownerlock.py.
 ROW_CLAIM_OFFSET = ROW_GENERATION_OFFSET + 8  # u32
+OWNER_SLOT, OWNER_GENERATION, OWNER_CONTENDED = BitField(0, 12, 32), BitField(12, 19, 32), BitField(31, 1, 32)
+OWNER_DEAD = OWNER_SLOT.top  # slot+1 of an owner that died: a slot that no table has
 # owner: members, fetch-add. A stale read costs one more wait.
 ROW_TICKET_WAKE_OFFSET = ROW_CLAIM_OFFSET + 4  # u32, changes whenever a ticket completes
 ROW_TICKET_NEXT_OFFSET = ROW_TICKET_WAKE_OFFSET + 4  # u64, last ticket issued
@@ -188,6 +198,7 @@ ROW_ARRIVALS_OFFSET = ROW_TORN_OFFSET + 8  # u32, the number of the last waiter 
 # owner: the signalling member, CAS; anyone completes a sure one that a GPU has reached; the broker poisons those of the dead.
 # {low half of the ticket:32 | slot generation:16 | slot:12 | status:4}
 ROW_TICKETS_OFFSET = 448  # TICKET_RING x u64
+TICKET_STATUS, TICKET_SLOT, TICKET_GENERATION, TICKET_NUMBER = BitField(0, 4), BitField(4, 12), BitField(16, 16), BitField(32, 32)
 TICKET_RING = 32
 # owner: the creator while CREATING, nobody after. What an importer of device memory needs beside, or instead of, a descriptor.
 ROW_HANDLE_OFFSET = ROW_TICKETS_OFFSET + TICKET_RING * 8  # 128 B, as the device back-end made it, zero padded
@@ -217,72 +228,18 @@ FENCE_BYTES = TICKET_RING * 8  # TICKET_RING x u64, the last ticket of that slot
 # owner: the member, exchange; the broker CASes the revocation. {incarnation:24 | slot generation:12 | reason:8 | row+1:20}; 0: not held.
 # The generation keeps a deposed broker, that still clears the slots of a dead member, off those of its slot's next member.
 LEASE_HOLD_OFFSET = 0  # u64
+LEASE_ROW, LEASE_REASON, LEASE_GENERATION, LEASE_INCARNATION = BitField(0, 20), BitField(20, 8), BitField(28, 12), BitField(40, 24)
 # owner: the member, CAS. {reading:1 | expiry:63}: the monotonic ms of the host at which the lease expires, and whether the holder is
 # inside a reader's turn. A stale expiry costs an early or late refusal by the holder itself. `reading` is set before the writer's claim
 # is looked at, and read after the claim was taken.
 LEASE_EXPIRY_OFFSET = LEASE_HOLD_OFFSET + 8  # u64
-LEASE_READING_SHIFT = 63
+LEASE_EXPIRY, LEASE_READING = BitField(0, 63), BitField(63, 1)
 LEASE_BYTES = 16
 
-MAX_MEMBERS_LIMIT = (1 << 12) - 2
-MAX_BUFFERS_LIMIT = (1 << 20) - 2
+#: A slot and a row are stored as one more than they are, and the largest value of the field is no slot and no row.
+MAX_MEMBERS_LIMIT = OWNER_SLOT.top - 1
+MAX_BUFFERS_LIMIT = LEASE_ROW.top - 1
 MAX_LEASES_LIMIT = 1 << 16
-
-
-class Geometry(NamedTuple):
-    """The sizes that the creator of a control block chose, and the offsets that follow from them."""
-
-    maxMembers: int
-    maxBuffers: int
-    maxLeases: int
-    indexSlots: int
-
-    @staticmethod
-    def of(maxMembers: int, maxBuffers: int, maxLeases: int) -> Geometry:
-        """The geometry for these limits: an index at most half full, rows in whole chunks."""
-        rows = -(-maxBuffers // ROW_CHUNK) * ROW_CHUNK
-        return Geometry(maxMembers, rows, maxLeases, 1 << (2 * rows - 1).bit_length()).checked()
-
-    def checked(self) -> Geometry:
-        """Itself, or `ControlBlockInvalid`: these four numbers come from shared memory."""
-        sane = (
-            0 < self.maxMembers <= MAX_MEMBERS_LIMIT
-            and 0 < self.maxBuffers <= MAX_BUFFERS_LIMIT
-            and self.maxBuffers % ROW_CHUNK == 0
-            and 0 < self.maxLeases <= MAX_LEASES_LIMIT
-            and self.indexSlots >= self.maxBuffers
-            and self.indexSlots & (self.indexSlots - 1) == 0
-            and self.indexSlots <= 4 * MAX_BUFFERS_LIMIT
-        )
-        if not sane:
-            raise ControlBlockInvalid(f"its sizes {tuple(self)} are impossible")
-        return self
-
-    @property
-    def indexOffset(self) -> int:
-        return pagesUp(MEMBERS_OFFSET + self.maxMembers * MEMBER_BYTES)
-
-    @property
-    def rowsOffset(self) -> int:
-        return pagesUp(self.indexOffset + self.indexSlots * INDEX_ENTRY_BYTES)
-
-    @property
-    def areaBytes(self) -> int:
-        """Bytes of one member's lease slots, whole pages."""
-        return pagesUp(self.maxLeases * LEASE_BYTES)
-
-    @property
-    def fencesOffset(self) -> int:
-        return pagesUp(self.rowsOffset + self.maxBuffers * ROW_BYTES)
-
-    @property
-    def areasOffset(self) -> int:
-        return pagesUp(self.fencesOffset + self.maxBuffers * FENCE_BYTES)
-
-    @property
-    def totalBytes(self) -> int:
-        return self.areasOffset + self.maxMembers * self.areaBytes
-
 
 assert LAYOUT_VERSION_OFFSET + 4 <= ELECTION_OFFSET and IDENTITY_OFFSET % 8 == 0
 assert FORKED_OFFSET + 4 <= NAME_WAKES_OFFSET and NAME_WAKES & (NAME_WAKES - 1) == 0
@@ -295,3 +252,16 @@ assert ROW_BYTES % CACHE_LINE_BYTES == 0 and ROW_CHUNK * ROW_BYTES % PAGE_BYTES 
 assert ROW_CHUNK * FENCE_BYTES % PAGE_BYTES == 0
 assert ROW_TICKET_NEXT_OFFSET % 8 == 0 and ROW_READERS_OFFSET % 4 == 0 and ROW_LAST_WRITER_OFFSET % 8 == 0
 assert MEMBER_START_TIME_OFFSET % 8 == 0
+assert ELECTION_OFFSET % CACHE_LINE_BYTES == READY_OFFSET % CACHE_LINE_BYTES == HEARTBEAT_OFFSET % CACHE_LINE_BYTES == 0
+assert ROW_GENERATION_OFFSET % CACHE_LINE_BYTES == 0 and ROW_HANDLE_OFFSET + MAX_HANDLE_BYTES == ROW_BYTES
+assert areDisjoint(ELECTION_SLOT, ELECTION_EPOCH) and areDisjoint(ROWS_READY_COUNT, ROWS_READY_EPOCH)
+assert areDisjoint(DRAIN_TEXT, DRAIN_EPOCH) and areDisjoint(NAME_WAKE_INDEXED, NAME_WAKE_NOT_INDEXED)
+assert areDisjoint(MEMBER_STATE, MEMBER_GENERATION) and areDisjoint(ROBUST_TID, ROBUST_OWNER_DIED, ROBUST_WAITERS)
+assert areDisjoint(INDEX_ROW, INDEX_INCARNATION, INDEX_HASH) and areDisjoint(INDEX_ROW, INDEX_TOMBSTONE_EPOCH)
+assert areDisjoint(ROW_STATE, ROW_CREATOR, ROW_EPOCH, ROW_INCARNATION) and INDEX_ROW.top == INDEX_TOMBSTONE
+assert areDisjoint(OWNER_SLOT, OWNER_GENERATION, OWNER_CONTENDED)
+assert areDisjoint(TICKET_STATUS, TICKET_SLOT, TICKET_GENERATION, TICKET_NUMBER)
+assert areDisjoint(LEASE_ROW, LEASE_REASON, LEASE_GENERATION, LEASE_INCARNATION) and areDisjoint(LEASE_EXPIRY, LEASE_READING)
+assert ROW_EPOCH.bits == ROWS_READY_EPOCH.bits <= ELECTION_EPOCH.bits and ROWS_READY_EPOCH == DRAIN_EPOCH
+assert ROW_INCARNATION.bits == INDEX_INCARNATION.bits == LEASE_INCARNATION.bits
+assert ROW_CREATOR.bits == OWNER_SLOT.bits == TICKET_SLOT.bits and INDEX_ROW.bits == LEASE_ROW.bits

@@ -25,13 +25,11 @@ from muninn.errors import TableFull
 from muninn.system import atomics
 from muninn.system.clock import monotonicMs
 
-_ROW_MASK = 0xFFFFF
-_REASON_SHIFT, _REASON_MASK = 20, 0xFF
-_GENERATION_SHIFT, _GENERATION_MASK = 28, 0xFFF
-_INCARNATION_SHIFT, _INCARNATION_MASK = 40, 0xFFFFFF
-
-_READING = 1 << layout.LEASE_READING_SHIFT
-_EXPIRY_MASK = _READING - 1
+_ROW_MASK = layout.LEASE_ROW.mask
+_REASON_SHIFT, _REASON_MASK = layout.LEASE_REASON.shift, layout.LEASE_REASON.top
+_GENERATION_SHIFT, _GENERATION_MASK = layout.LEASE_GENERATION.shift, layout.LEASE_GENERATION.top
+_INCARNATION_SHIFT, _INCARNATION_MASK = layout.LEASE_INCARNATION.shift, layout.LEASE_INCARNATION.top
+_READING, _EXPIRY_MASK = layout.LEASE_READING.mask, layout.LEASE_EXPIRY.mask
 #: `struct mnnLease`: slot, position, hold, expiry.
 _LEASE = struct.Struct("<IIQQ")
 

@@ -26,9 +26,8 @@ from muninn.system.oserrors import fileError, hasProc
 
 _IDENTITY = struct.Struct("<IIIQQQQ")
 _IDENTITY_OFFSET = layout.MEMBER_FLAGS_OFFSET
-_STATE_BITS = 8
-_FUTEX_OWNER_DIED = 0x40000000
-_FUTEX_TID_MASK = 0x3FFFFFFF
+_STATE_MASK, _GENERATION_SHIFT, _GENERATION_MASK = layout.MEMBER_STATE.mask, layout.MEMBER_GENERATION.shift, layout.MEMBER_GENERATION.top
+_FUTEX_OWNER_DIED = layout.ROBUST_OWNER_DIED.mask
 #: What pidfd_open says of a number that no process has: nobody's, or that of another process's thread (EINVAL, since Linux 6.15 ENOENT).
 _NO_SUCH_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 #: This process's PID namespace, as it was read last: after a chroot there may be no /proc.
@@ -36,7 +35,7 @@ _seen: dict[str, int] = {}
 #: How much of a full table an error has room for.
 _PROGRAMS_SHOWN, _PIDS_SHOWN = 4, 6
 #: The bits of a generation that a claim has room for.
-CLAIM_GENERATION_MASK = 0x7FFFF
+CLAIM_GENERATION_MASK = layout.OWNER_GENERATION.top
 
 
 class MemberIdentity(NamedTuple):
@@ -76,7 +75,7 @@ class MemberTable:
     def state(self, slot: int) -> tuple[int, int]:
         """(state, generation) of a slot."""
         word = atomics.loadSeqCst64(self._block.memberAddress(slot))
-        return word & 0xFF, word >> 32
+        return word & _STATE_MASK, word >> _GENERATION_SHIFT
 
     def isCurrent(self, key: MemberKey) -> bool:
         """Whether the slot still belongs to that claim."""
@@ -88,7 +87,7 @@ class MemberTable:
         slots = set[int]()
         # In the order in which a claim goes through them, so one that changes meanwhile is not missed.
         for state in (layout.MEMBER_CLAIMING, layout.MEMBER_LIVE, layout.MEMBER_DEAD):
-            slots.update(indices[: atomics.scan64(first, stride, self.count, 0xFF, state, indices, self.count)])
+            slots.update(indices[: atomics.scan64(first, stride, self.count, _STATE_MASK, state, indices, self.count)])
         return sorted(slots)
 
     def live(self) -> list[MemberKey]:
@@ -212,12 +211,12 @@ class MemberTable:
             address = self._block.memberAddress(slot)
             word = atomics.loadAcquire64(address)
             # A claimer that died half way has left CLAIMING and a free byte, and nothing else.
-            if word & 0xFF not in (layout.MEMBER_FREE, layout.MEMBER_CLAIMING) or not lockFile.lockSlot(slot):
+            if word & _STATE_MASK not in (layout.MEMBER_FREE, layout.MEMBER_CLAIMING) or not lockFile.lockSlot(slot):
                 continue
-            generation = ((word >> 32) + 1) & 0xFFFFFFFF or 1
+            generation = ((word >> _GENERATION_SHIFT) + 1) & _GENERATION_MASK or 1
             # SYNC claim: pairs with isProvenDead. The byte is ours before the state says CLAIMING, so CLAIMING with a free byte is
             # a dead claim.
-            if atomics.casSeqCst64(address, word, generation << 32 | layout.MEMBER_CLAIMING) != word:
+            if atomics.casSeqCst64(address, word, generation << _GENERATION_SHIFT | layout.MEMBER_CLAIMING) != word:
                 lockFile.unlockSlot(slot)
                 continue
             key = MemberKey(slot, generation)
@@ -269,7 +268,7 @@ class MemberTable:
     def enter(self, key: MemberKey) -> None:
         """CLAIMING → LIVE: identity, robust word and byte lock are in place. Raises `DomainChanged` when the byte was not, for a moment."""
         address = self._block.memberAddress(key.slot)
-        claiming, live = (key.generation << 32 | state for state in (layout.MEMBER_CLAIMING, layout.MEMBER_LIVE))
+        claiming, live = (_wordOf(key, state) for state in (layout.MEMBER_CLAIMING, layout.MEMBER_LIVE))
         # SYNC enter: pairs with `live` and `occupied`; the identity is visible to whoever reads LIVE.
         if atomics.casSeqCst64(address, claiming, live) != claiming:
             raise DomainChanged(f"the program closed Muninn's lock file, and the claim of slot {key.slot} was taken back", "Try again")
@@ -285,14 +284,19 @@ class MemberTable:
 
     def condemn(self, key: MemberKey) -> bool:
         """LIVE → DEAD, once death is proven: the claim takes no more leases. False when somebody else was faster."""
-        live, dead = (key.generation << 32 | state for state in (layout.MEMBER_LIVE, layout.MEMBER_DEAD))
+        live, dead = (_wordOf(key, state) for state in (layout.MEMBER_LIVE, layout.MEMBER_DEAD))
         return atomics.casSeqCst64(self._block.memberAddress(key.slot), live, dead) in (live, dead)
 
     def vacate(self, key: MemberKey, state: int) -> None:
         """`state` → FREE, when nothing of the member is left in the control block."""
         # The CAS alone: a deposed broker that comes here late finds another generation. What the slot holds besides is its next
         # member's to clear.
-        atomics.casSeqCst64(self._block.memberAddress(key.slot), key.generation << 32 | state, key.generation << 32 | layout.MEMBER_FREE)
+        atomics.casSeqCst64(self._block.memberAddress(key.slot), _wordOf(key, state), _wordOf(key, layout.MEMBER_FREE))
+
+
+def _wordOf(key: MemberKey, state: int) -> int:
+    """The state word of a slot that is `key`'s."""
+    return key.generation << _GENERATION_SHIFT | state
 
 
 def processIsGone(pid: int, startTime: int) -> bool:

@@ -11,15 +11,11 @@ came. Here is what the word says, and what the broker does to a dead owner's.
 from __future__ import annotations
 
 from muninn.control import layout
-from muninn.control.members import CLAIM_GENERATION_MASK, MemberKey
+from muninn.control.members import MemberKey
 from muninn.system import atomics
 
-_SLOT_MASK = 0xFFF
-_GENERATION_SHIFT, _GENERATION_MASK = 12, CLAIM_GENERATION_MASK
-_CONTENDED = 1 << 31
-#: The owner of a claim that a dead member left: a slot that no table has, so it is nobody's that lives.
-_DEAD_OWNER = layout.MAX_MEMBERS_LIMIT + 1
-assert _DEAD_OWNER == _SLOT_MASK
+_SLOT_MASK, _CONTENDED = layout.OWNER_SLOT.mask, layout.OWNER_CONTENDED.mask
+_GENERATION_SHIFT, _GENERATION_MASK = layout.OWNER_GENERATION.shift, layout.OWNER_GENERATION.top
 
 
 def claimWord(key: MemberKey) -> int:
@@ -44,6 +40,6 @@ def markDead(address: int, key: MemberKey) -> None:
     """
     while belongsTo(word := int(atomics.loadAcquire32(address)), key):
         # SYNC claim: pairs with take in cshim/owners.c. Bounded: it is marked contended once.
-        if atomics.casSeqCst32(address, word, word & _CONTENDED | _DEAD_OWNER) == word:
+        if atomics.casSeqCst32(address, word, word & _CONTENDED | layout.OWNER_DEAD) == word:
             break
     atomics.futexWake32(address, atomics.FUTEX_ALL)

@@ -25,12 +25,13 @@ _MODE, _GPU, _TENANT_LENGTH, _TENANT = 6, 10, 14, 26
 _DESCRIPTION_OFFSET = layout.ROW_SIZE_OFFSET
 assert _DESCRIPTION_OFFSET + _DESCRIPTION.size == layout.ROW_ORIGIN_OFFSET + 8
 
-_STATE_MASK = 0xF
-_CREATOR_SHIFT, _CREATOR_MASK = 4, 0xFFF
-_CREATED_MASK = _CREATOR_MASK << _CREATOR_SHIFT
-_EPOCH_SHIFT, _EPOCH_MASK = 16, 0xFFFFFF
-_INCARNATION_SHIFT, _INCARNATION_MASK = 40, 0xFFFFFF
-_COUNT_MASK = (1 << 40) - 1
+_STATE_MASK, _CREATED_MASK = layout.ROW_STATE.mask, layout.ROW_CREATOR.mask
+_CREATOR_SHIFT, _CREATOR_MASK = layout.ROW_CREATOR.shift, layout.ROW_CREATOR.top
+_EPOCH_SHIFT, _EPOCH_MASK = layout.ROW_EPOCH.shift, layout.ROW_EPOCH.top
+_INCARNATION_SHIFT, _INCARNATION_MASK = layout.ROW_INCARNATION.shift, layout.ROW_INCARNATION.top
+_COUNT_MASK = layout.ROWS_READY_COUNT.mask
+#: Of the row count's word, and of the drain's.
+_COUNT_EPOCH_SHIFT, _COUNT_EPOCH_MASK = layout.ROWS_READY_EPOCH.shift, layout.ROWS_READY_EPOCH.mask
 #: Where the lifetime is in the word of four bytes that begins with the mode.
 _LIFETIME_SHIFT = (layout.ROW_LIFETIME_OFFSET - layout.ROW_MODE_OFFSET) * 8
 assert layout.ROW_MODE_OFFSET % 4 == 0 and 0 < _LIFETIME_SHIFT < 32
@@ -360,7 +361,7 @@ class RowTable:
         The count first: from there on nobody else adds rows.
         """
         for address, words in ((self._block.rowsReadyAddress, 1), (self._block.drainAddress, 1 + layout.DRAIN_REASON_WORDS)):
-            atomics.raiseField64(address, 8, words, _EPOCH_MASK << 40, (epoch & _EPOCH_MASK) << 40)
+            atomics.raiseField64(address, 8, words, _COUNT_EPOCH_MASK, (epoch & _EPOCH_MASK) << _COUNT_EPOCH_SHIFT)
         field = (epoch & _EPOCH_MASK) << _EPOCH_SHIFT
         atomics.raiseField64(self._first, layout.ROW_BYTES, self.count(), _EPOCH_MASK << _EPOCH_SHIFT, field)
 
@@ -394,7 +395,7 @@ class RowTable:
         block = self._block
         word = int(atomics.loadAcquire64(block.rowsReadyAddress))
         count = word & _COUNT_MASK
-        if word >> 40 > epoch:
+        if word >> _COUNT_EPOCH_SHIFT > epoch:
             raise Deposed
         if count >= block.geometry.maxBuffers:
             raise TableFull(

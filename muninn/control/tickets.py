@@ -23,14 +23,14 @@ from muninn.system import aside, atomics, clock
 from muninn.system.green import sleepOn
 
 _CHECK_NS = 200_000_000
-_STATUS_MASK = 0xF
-_SLOT_SHIFT, _SLOT_MASK = 4, 0xFFF
-_GENERATION_SHIFT, _GENERATION_MASK = 16, 0xFFFF
-_TICKET_SHIFT, _TICKET_MASK = 32, 0xFFFFFFFF
-_HALF = 1 << 31
+_STATUS_MASK = layout.TICKET_STATUS.mask
+_SLOT_SHIFT, _SLOT_MASK = layout.TICKET_SLOT.shift, layout.TICKET_SLOT.top
+_GENERATION_SHIFT, _GENERATION_MASK = layout.TICKET_GENERATION.shift, layout.TICKET_GENERATION.top
+_TICKET_SHIFT, _TICKET_MASK = layout.TICKET_NUMBER.shift, layout.TICKET_NUMBER.top
+_HALF = 1 << layout.TICKET_NUMBER.bits - 1
 _WHOLE_MASK = (1 << 64) - 1
 #: Of the low half of a slot: whose it is, and that its work is not over.
-_OPEN_MASK = 0xFFFFFFF0 | layout.TICKET_OPEN_BIT
+_OPEN_MASK = layout.TICKET_GENERATION.mask | layout.TICKET_SLOT.mask | layout.TICKET_OPEN_BIT
 
 
 class _Ends(NamedTuple):

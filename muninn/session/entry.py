@@ -17,8 +17,8 @@ from muninn.control import layout
 from muninn.control.block import ControlBlock, openOrCreate
 from muninn.control.drain import Drain
 from muninn.control.election import Election
+from muninn.control.geometry import Geometry
 from muninn.control.header import unlinkBlock
-from muninn.control.layout import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import MAX_EPOCH, RowTable

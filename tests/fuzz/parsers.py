@@ -18,7 +18,7 @@ from fuzz.target import Target, eachBit, eachLength, mutated
 from muninn.api import bundle
 from muninn.broker import journal
 from muninn.config.sizes import asBytes
-from muninn.control.layout import Geometry
+from muninn.control.geometry import Geometry
 from muninn.control.rows import RowDescription
 from muninn.errors import MuninnError
 from muninn.interop import dtypes

@@ -26,9 +26,9 @@ from muninn import errors
 from muninn.api import listing
 from muninn.broker.broker import Broker
 from muninn.control import layout, leases
+from muninn.control.geometry import Geometry
 from muninn.control.header import bootId, readHeader
 from muninn.control.index import NameIndex
-from muninn.control.layout import Geometry
 from muninn.control.members import MemberKey
 from muninn.control.ownerlock import ownerOf
 from muninn.control.rows import Deposed

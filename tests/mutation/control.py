@@ -17,7 +17,7 @@ _CLAIMS = "muninn/control/ownerlock.py"
 _TICKETS = "muninn/control/tickets.py"
 _SEGMENTS = "muninn/storage/segments.py"
 _WIRE = "muninn/wire/messages.py"
-_LAYOUT = "muninn/control/layout.py"
+_LAYOUT = "muninn/control/geometry.py"
 _HATCH = "muninn/wire/descriptorserver.py"
 _CLOCK = "muninn/system/clock.py"
 _DESCRIPTORS = "muninn/system/descriptors.py"
@@ -139,10 +139,10 @@ MUTANTS = [
     Mutant(_MEMBERS, " or pid == identity.pid", " or True", "a hello's pidfd is of the member itself", "test_members.py::test_knowsItsOwnPidfdFromOtherDescriptors"),
     Mutant(_MEMBERS, "not in (layout.MEMBER_FREE, layout.MEMBER_CLAIMING) or not lock", "!= layout.MEMBER_FREE or not lock", "a slot that somebody died claiming is used again", "test_invariants.py::test_i10AMemberKilledWhileItClaimsLeavesItsSlot"),
     Mutant(_MEMBERS, "layout.MEMBER_CLAIMING) != word:", "layout.MEMBER_CLAIMING) == -1:", "a claim is won by CAS", "test_members.py"),
-    Mutant(_MEMBERS, "generation = ((word >> 32) + 1) & 0xFFFFFFFF or 1", "generation = (word >> 32) & 0xFFFFFFFF or 1", "each claim has a generation of its own", "test_members.py"),
+    Mutant(_MEMBERS, "generation = ((word >> _GENERATION_SHIFT) + 1) & _GENERATION_MASK or 1", "generation = (word >> _GENERATION_SHIFT) & _GENERATION_MASK or 1", "each claim has a generation of its own", "test_members.py"),
     Mutant(_MEMBERS, "                self.vacate(key, layout.MEMBER_CLAIMING)\n", "", "a claim that fails leaves the slot free", "test_members.py::test_aClaimThatFailsLeavesTheSlotFree"),
     Mutant(_MEMBERS, "in (live, dead)\n", "in (live,)\n", "a successor goes on with a condemned member", "test_members.py"),
-    Mutant(_MEMBERS, "        atomics.casSeqCst64(self._block.memberAddress(key.slot), key.generation << 32 | state, key", "        atomics.exchangeSeqCst64(self._block.memberAddress(key.slot), key", "a late clean-up leaves the next member its slot", "test_invariants.py::test_i3ALateSlotCleanupLeavesTheNextMemberItsLeases"),
+    Mutant(_MEMBERS, "        atomics.casSeqCst64(self._block.memberAddress(key.slot), _wordOf(key, state), ", "        atomics.exchangeSeqCst64(self._block.memberAddress(key.slot), ", "a late clean-up leaves the next member its slot", "test_invariants.py::test_i3ALateSlotCleanupLeavesTheNextMemberItsLeases"),
     Mutant(_MEMBERS, "sameProcess = startTimeOf(pid) == startTime", "sameProcess = True", "a stranger with the same pid is not the member", "test_invariants.py::test_i5AStrangerWithTheSamePidIsNotTheMember"),
     Mutant(_MEMBERS, "return Descriptor(-errno.ESRCH) if -pidfd.number in _NO_SUCH_PROCESS else pidfd", "return Descriptor(-errno.ESRCH)", "without a descriptor nobody is dead", "test_invariants.py::test_i5WithoutADescriptorNobodyIsDead"),
     Mutant(_MEMBERS, "return bool(atomics.pidfdDead(pidfd) == 1)", "return False", "a process that has ended is proven dead without its hello", "test_invariants.py::test_i5AZombieIsProvenDead"),
@@ -163,7 +163,7 @@ MUTANTS = [
     Mutant(_ROWS, "        atomics.raiseField64(self._first, layout.ROW_BYTES, self.count(), _EPOCH_MASK << _EPOCH_SHIFT, field)\n\n", "\n", "a successor stamps all rows", "test_invariants.py::test_i3AWordRememberedFromBeforeTheFenceIsStale"),
     Mutant(_ROWS, "for address, words in ((self._block.rowsReadyAddress, 1), (self._block.drainAddress, 1 + layout.DRAIN_REASON_WORDS)):", "for address, words in ((self._block.drainAddress, 1 + layout.DRAIN_REASON_WORDS),):", "a successor stamps the row count", "test_invariants.py::test_i3WhatADeposedBrokerStillDoesFails"),
     Mutant(_ROWS, "for address, words in ((self._block.rowsReadyAddress, 1), (self._block.drainAddress, 1 + layout.DRAIN_REASON_WORDS)):", "for address, words in ((self._block.rowsReadyAddress, 1),):", "a successor stamps the drain word", "test_invariants.py::test_i3ADeposedBrokerDoesNotDrain"),
-    Mutant(_ROWS, "        if word >> 40 > epoch:\n            raise Deposed\n", "", "a deposed broker adds no rows", "test_invariants.py::test_i3WhatADeposedBrokerStillDoesFails"),
+    Mutant(_ROWS, "        if word >> _COUNT_EPOCH_SHIFT > epoch:\n            raise Deposed\n", "", "a deposed broker adds no rows", "test_invariants.py::test_i3WhatADeposedBrokerStillDoesFails"),
     Mutant(_ROWS, "        atomics.raiseField64(self._first + count * layout.ROW_BYTES", "        0 and atomics.raiseField64(self._first + count * layout.ROW_BYTES", "new rows are stamped", "test_invariants.py::test_i3RowsThatASuccessorAddsAreNotTheOldBrokers"),
     Mutant(_ROWS, "word + layout.ROW_CHUNK) != word:", "word + layout.ROW_CHUNK) == -1:", "a broker that is deposed while the table grows is told", "test_rows.py"),
     Mutant(_ROWS, "        block.allocate(block.geometry.rowsOffset", "        0 and block.allocate(block.geometry.rowsOffset", "rows have their pages before anybody touches them", "test_rows.py"),
@@ -189,7 +189,7 @@ MUTANTS = [
     Mutant(_INDEX, "                self._tidy(digest + step)\n", "                return\n", "tombstones do not pile up", "test_index.py"),
     Mutant(_INDEX, " or atomics.loadAcquire64(self._at(position + 1)) != 0:", ":", "a tombstone that a probe needs stays", "test_index.py", "the look behind one's own tombstone is another"),
     Mutant(_INDEX, "if atomics.loadSeqCst64(self._at(position + 1)) != 0 or atomics", "if atomics", "what came behind a tombstone is not cut off", "test_index.py"),
-    Mutant(_INDEX, "(epoch & _TOMBSTONE_EPOCH_MASK) << _INCARNATION_SHIFT | ", "", "only one's own tombstone is emptied", "test_index.py"),
+    Mutant(_INDEX, "layout.INDEX_TOMBSTONE_EPOCH.put(epoch) | ", "", "only one's own tombstone is emptied", "test_index.py"),
     Mutant(_INDEX, "_INDEXED if isIndexed else _NOT_INDEXED", "_INDEXED", "who waits is told that the index does not know", "test_names.py"),
     Mutant(_INDEX, "        atomics.futexWake32(address, atomics.FUTEX_ALL)\n", "", "who waits for a name is woken", "test_names.py test_directory.py"),
     # --- leases ---

@@ -362,7 +362,7 @@ MUTANTS = [
     ),
     Mutant(
         _LEASES,
-        "\t\tif ((load64(member + MNN_MEMBER_STATE_OFFSET) & 0xFF) == MNN_MEMBER_FREE)\n\t\t\tcontinue;\n",
+        "\t\tif ((load64(member + MNN_MEMBER_STATE_OFFSET) & MNN_MEMBER_STATE_MASK) == MNN_MEMBER_FREE)\n\t\t\tcontinue;\n",
         "",
         "a slot that is free has no leases",
         "test_leases.py",
