@@ -10,7 +10,7 @@ STANDIN := build/standin
 STANDIN_SOURCES := $(wildcard tests/standin/*.c)
 
 .DEFAULT_GOAL := help
-.PHONY: help wheel setup interop gpu demo test model stateful failpoints interrupts fuzz mutation soak lint types bench sanitize standin format clean
+.PHONY: help wheel setup interop gpu demo test model stateful failpoints interrupts fuzz mutation soak lint types docs bench sanitize standin format clean
 
 help: ## say what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,11 @@ lint: $(CUDA) ## style, names and spelling
 
 types: $(CUDA) ## mypy, strict
 	@$(VENV)/bin/mypy
+
+docs: $(STAMP) ## the pages and the API reference as HTML, in build/docs/; a warning is an error
+	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check 'sphinx>=8' 'myst-parser>=4' 'numpydoc>=1.8'
+	@$(PY) -m sphinx -W --keep-going -q -c docs -b html -d build/doctrees . build/docs
+	@echo "docs: build/docs/docs/index.html"
 
 bench: $(STAMP) ## measure beside the peers; CSV in bench/results/
 	@$(PY) -m bench
