@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from tests.mutation import api, broker, control, outer, shim
 from tests.mutation.mutant import Mutant
+from tests.mutation.quotes import placesOf
 
 MUTANTS: list[Mutant] = [*control.MUTANTS, *broker.MUTANTS, *api.MUTANTS, *outer.MUTANTS, *shim.MUTANTS]
 BUILD = Path("build/mutation")
@@ -133,6 +134,12 @@ def secondsOf(mutant: Mutant, seconds: dict[str, float]) -> float:
     return sum(seconds[test] for test in mutant.tests.split())
 
 
+def applied(mutant: Mutant, source: str) -> str:
+    """The source of the mutant's file as the mutant has it."""
+    (place,) = placesOf(mutant.old, source, mutant.file)
+    return place.replaced(source, mutant.new, mutant.file)
+
+
 def tryOut(number: int, mutant: Mutant, bound: float) -> Result:
     """Apply one mutant to a copy, and run its tests there."""
     began = time.monotonic()
@@ -143,7 +150,7 @@ def tryOut(number: int, mutant: Mutant, bound: float) -> Result:
     root = copied(str(number))
     try:
         path = root / mutant.file
-        path.write_text(path.read_text().replace(mutant.old, mutant.new))
+        path.write_text(applied(mutant, path.read_text()))
         if path.suffix == ".c":
             library = root / "muninn" / "_shim" / "libmuninn.so"
             made = subprocess.run(
@@ -174,12 +181,18 @@ def tryOut(number: int, mutant: Mutant, bound: float) -> Result:
 
 
 def misplaced(mutants: list[Mutant]) -> Iterator[str]:
-    """The mutants whose text is not, or not once, in their file; those that name no test; those that are there twice."""
+    """The mutants whose text is not, or not once, in their file; those that are no source; those that name no test or are there twice."""
     seen = set()
     for number, mutant in enumerate(mutants):
-        count = Path(mutant.file).read_text().count(mutant.old)
+        source = Path(mutant.file).read_text()
+        count = len(placesOf(mutant.old, source, mutant.file))
         if count != 1:
             yield f"{number} {mutant.file}: {count} times in the file: {mutant.old!r}"
+        elif mutant.file.endswith(".py"):
+            try:
+                ast.parse(applied(mutant, source))
+            except SyntaxError as error:
+                yield f"{number} {mutant.file}: what comes of it is no Python, {error}: {mutant.old!r}"
         if mutant.old == mutant.new or not mutant.tests.split() or (mutant.file, mutant.old, mutant.new) in seen:
             yield f"{number} {mutant.file}: changes nothing, names no test, or is there twice: {mutant.old!r}"
         seen.add((mutant.file, mutant.old, mutant.new))

@@ -34,7 +34,7 @@ MUTANTS = [
     Mutant("muninn/storage/segments.py", "    requireFileBytes(path, sizeBytes)\n", "", "a segment beyond the limit does not end the process", "test_oserrors.py::test_aLimitOfTheProcessIsNamed"),
     Mutant("muninn/devices/host/memory.py", "    requireFileBytes(f\"{exactly(sizeBytes)} for GPU {gpu}\", pagesUp(sizeBytes))\n", "", "memory of a pretended GPU beyond the limit does not end the process", "test_oserrors.py::test_aLimitOfTheProcessIsNamed"),
     # --- without /proc ---
-    Mutant("muninn/control/members.py", "        if not hasProc():\n            raise  # it", "        if False:\n            raise  # it", "who can not be looked up is not gone", "test_oserrors.py::test_withoutProcNobodyIsTakenForGone"),
+    Mutant("muninn/control/members.py", "        if not hasProc():\n            raise\n", "        if False:\n            raise\n", "who can not be looked up is not gone", "test_oserrors.py::test_withoutProcNobodyIsTakenForGone"),
     Mutant("muninn/control/members.py", "        if not _seen:\n            raise\n", "        raise\n", "a process knows its own namespace", "test_oserrors.py::test_withoutProcNobodyIsTakenForGone"),
     # --- a program that closes descriptors of ours ---
     Mutant("muninn/system/descriptors.py", "                self._kept.release()  # or", "                pass  # or", "a lost eventfd does not close the next one", "test_descriptors.py::test_anEventThatTakesThePlaceOfALostOneIsNotClosedWithIt"),

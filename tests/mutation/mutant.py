@@ -13,7 +13,8 @@ class Mutant(NamedTuple):
     file
         Relative to the root of the repository.
     old, new
-        The exact text, which is there once, and what stands in its place.
+        The text, which is there once however it is laid out (`quotes`), and what stands in its place.
+        Comments in it are not compared.
     breaks
         What does not hold any more.
     tests
