@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable
 from ctypes import ArgumentError
 from typing import Any, ParamSpec, TypeVar
 
-from muninn.config.variables import nearest
 from muninn.errors import InvalidArgument
+from muninn.terms import nearest
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-_PASSED_ON = "_passedOn"
 #: What is longer is for ever: 31 years, which every clock and system call can still count in nanoseconds.
 LONGEST_SECONDS = 1e9
 _NUMBERS = (float, int)
@@ -35,7 +34,7 @@ def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
             raise unwrapped(error) from None
         except TypeError as error:
             if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # it was not called
-                checkKeywords(function.__qualname__.removesuffix(".__init__"), keywords, keywordsOf(function))
+                checkKeywords(callerOf(function), keywords, keywordsOf(function))
             raise
 
     return call
@@ -46,6 +45,11 @@ def unwrapped(error: ArgumentError) -> Exception:
     return RecursionError("maximum recursion depth exceeded in a call of Muninn's") if "RecursionError" in str(error) else error
 
 
+def callerOf(function: Callable[..., Any]) -> str:
+    """What a user called, when that was `function`."""
+    return function.__qualname__.removesuffix(".__init__")
+
+
 def checkKeywords(what: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raises `TypeError` for a keyword that the function `what` does not have."""
     names = set(known)
@@ -54,28 +58,12 @@ def checkKeywords(what: str, given: Iterable[str], known: Iterable[str]) -> None
             raise TypeError(f"{what}() got an unexpected keyword argument {keyword!r}{_hint(keyword, names)}") from None
 
 
-def passingOn(to: Callable[..., Any], *but: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Say that a function's `**keywords` are those of `to`, save some; below `named`, which asks for them."""
-
-    def say(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-        function.__dict__[_PASSED_ON] = keywordsOf(to) - {*but}
-        return function
-
-    return say
-
-
-def checkPassed(function: Callable[..., Any], keywords: Iterable[str]) -> None:
-    """Refuse what such a function can not pass on, before anything is made."""
-    checkKeywords(function.__name__, keywords, keywordsOf(function))
-
-
 @functools.cache
 def keywordsOf(function: Callable[..., Any]) -> frozenset[str]:
-    """The keywords that a function takes: the parameters that it lists, and what it says to pass on."""
+    """The keywords that a function takes: the parameters in its signature."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     listed = frozenset(name for name, each in inspect.signature(function).parameters.items() if each.kind in kinds)
-    passed: frozenset[str] = getattr(function, _PASSED_ON, frozenset())
-    return (listed | passed) - {"self"}
+    return listed - {"self"}
 
 
 def _hint(keyword: str, names: set[str]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from muninn.errors import InvalidArgument, MuninnError, UnsupportedMode
 
@@ -53,6 +53,13 @@ class Reserve(enum.StrEnum):
     LAZY = "lazy"
 
 
+#: The same words for type checkers, which take a string for no member of an enumeration.
+ModeWord = Literal["bigMode", "fastMode"]
+AccessWord = Literal["readOnly", "readMostly", "readWrite"]
+LifetimeWord = Literal["keep", "lastClose"]
+RenewWord = Literal["auto", "onUse"]
+ReserveWord = Literal["full", "lazy"]
+
 MODES = tuple(Mode)
 ACCESSES = tuple(Access)
 LIFETIMES = tuple(Lifetime)
@@ -63,10 +70,20 @@ TRANSPORTS = ("segment", "memfd", "vmm", "cudaIpc")
 _Word = TypeVar("_Word", bound=enum.StrEnum)
 
 
-def _choice(words: Mapping[str, _Word], what: str, value: object, error: type[MuninnError]) -> _Word:
+def nearest(name: str, known: list[str]) -> str:
+    """The known name that is like it, whatever its capitals; nothing when none is."""
+    from difflib import get_close_matches
+
+    meant = {each.lower(): each for each in known}
+    return next((meant[found] for found in get_close_matches(name.lower(), meant, 1)), "")
+
+
+def _choice(words: Mapping[str, _Word], what: str, value: object, error: type[MuninnError], caller: str) -> _Word:
     word = words.get(str(value))
     if word is None:
-        raise error(f"{what} {value!r} is not known", f"Use {' or '.join(f'`{each}`' for each in words)}")
+        meant = nearest(str(value), list(words))
+        where, hint = f"{caller}: " if caller else "", f" (did you mean {meant!r}?)" if meant else ""
+        raise error(f"{where}{what} {value!r} is not known{hint}", f"Use {' or '.join(f'`{each}`' for each in words)}")
     return word
 
 
@@ -79,29 +96,29 @@ _MODES, _ACCESSES, _LIFETIMES = _byText(Mode), _byText(Access), _byText(Lifetime
 _RENEWS, _RESERVES = _byText(Renew), _byText(Reserve)
 
 
-def asMode(value: object) -> Mode:
-    """`value` as a `Mode`, or `UnsupportedMode`."""
-    return _choice(_MODES, "mode", value, UnsupportedMode)
+def asMode(value: object, caller: str = "") -> Mode:
+    """`value` as a `Mode`, or `UnsupportedMode`, which names the function `caller` that a user called; so do those below."""
+    return _choice(_MODES, "mode", value, UnsupportedMode, caller)
 
 
-def asAccess(value: object) -> Access:
+def asAccess(value: object, caller: str = "") -> Access:
     """`value` as an `Access`, or `InvalidArgument`."""
-    return _choice(_ACCESSES, "access", value, InvalidArgument)
+    return _choice(_ACCESSES, "access", value, InvalidArgument, caller)
 
 
-def asLifetime(value: object) -> Lifetime:
+def asLifetime(value: object, caller: str = "") -> Lifetime:
     """`value` as a `Lifetime`, or `InvalidArgument`."""
-    return _choice(_LIFETIMES, "lifetime", value, InvalidArgument)
+    return _choice(_LIFETIMES, "lifetime", value, InvalidArgument, caller)
 
 
-def asRenew(value: object) -> Renew:
+def asRenew(value: object, caller: str = "") -> Renew:
     """`value` as a `Renew`, or `InvalidArgument`."""
-    return _choice(_RENEWS, "renew", value, InvalidArgument)
+    return _choice(_RENEWS, "renew", value, InvalidArgument, caller)
 
 
-def asReserve(value: object) -> Reserve:
+def asReserve(value: object, caller: str = "") -> Reserve:
     """`value` as a `Reserve`, or `InvalidArgument`."""
-    return _choice(_RESERVES, "reserve", value, InvalidArgument)
+    return _choice(_RESERVES, "reserve", value, InvalidArgument, caller)
 
 
 def asName(value: object) -> str:

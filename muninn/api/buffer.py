@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from muninn.api import views
 from muninn.api.listing import describeRow, htmlOf
+from muninn.api.options import BufferKeywords, describesOptions, optionsOf, takesOptions
 from muninn.api.specs import asSize, specOf
 from muninn.arguments import named, secondsOf, timeoutOf
 from muninn.config.sizes import asText
@@ -33,9 +34,10 @@ from muninn.sync.publications import nextOf
 from muninn.sync.snapshots import READ_BOUND_SECONDS, snapshot
 from muninn.system import aside
 from muninn.system.clock import monotonicMs
-from muninn.terms import Access, Renew, asRenew
+from muninn.terms import Access, AccessWord, ModeWord, Renew, asRenew
 
 
+@describesOptions
 class MuninnBuffer:
     """A named region of memory that every process of this host may share.
 
@@ -45,28 +47,8 @@ class MuninnBuffer:
     ----------
     size
         Bytes; above 0. Also as text, ``"128G"``.
-    mode
-        ``"bigMode"`` (host memory) or ``"fastMode"`` (VRAM of `preferredGpu`).
-    preferredGpu
-        Whose VRAM, for fastMode.
-    access
-        What others may do: ``"readOnly"`` (nobody writes once it is shared), ``"readMostly"`` or ``"readWrite"``.
-    name
-        1 to 127 bytes of UTF-8; None makes one up, and the buffer goes with its last user.
-    tenant
-        Whose quota the bytes count against.
-    lifetime
-        ``"keep"`` (default for named buffers: until freed) or ``"lastClose"``.
-    lifetimeMs
-        Milliseconds after which the buffer is freed.
-    reserve
-        ``"full"`` allocates every page now; ``"lazy"`` at the first touch, which on a full host is a SIGBUS.
-    renew
-        ``"auto"`` renews the lease while the buffer is open; ``"onUse"`` only when it is used.
-    numaNode
-        Bind the pages to this node.
-    progress
-        Called with the bytes reserved since the last call.
+    **options
+        As in `muninn.api.options.BufferOptions`.
 
     Raises
     ------
@@ -76,28 +58,21 @@ class MuninnBuffer:
     __slots__ = ("__weakref__", "_array", "_expiresMs", "_holding", "_isLender", "_renewal", "_writable")
 
     @named
+    @takesOptions
     def __init__(
         self,
         size: int | str,
-        mode: str = "bigMode",
+        mode: ModeWord | None = "bigMode",
         preferredGpu: int | None = None,
-        access: str | None = None,
+        access: AccessWord | None = None,
         name: str | None = None,
         tenant: str | None = None,
-        *,
-        lifetime: str | None = None,
-        lifetimeMs: int | None = None,
-        reserve: str = "full",
-        renew: str = "auto",
-        numaNode: int | None = None,
-        progress: Any = None,
+        **options: Unpack[BufferKeywords],
     ) -> None:
-        sizeBytes, renewal = asSize(size), asRenew(renew)
-        spec = specOf(
-            (sizeBytes,), np.dtype(np.uint8), mode=mode, preferredGpu=preferredGpu, access=access, name=name, tenant=tenant,
-            lifetime=lifetime, lifetimeMs=lifetimeMs, reserve=reserve, numaNode=numaNode,
-        )  # fmt: skip
-        self._bind(creation.create(spec, progress=progress), spec.access, renewal)
+        given = optionsOf(MuninnBuffer.__init__, mode=mode, preferredGpu=preferredGpu, access=access, name=name, tenant=tenant, **options)
+        sizeBytes, renewal = asSize(size), asRenew(given.renew, "MuninnBuffer")
+        spec = specOf("MuninnBuffer", (sizeBytes,), np.dtype(np.uint8), given)
+        self._bind(creation.create(spec, progress=given.progress), spec.access, renewal)
 
     @classmethod
     def _of(cls, holding: Holding, access: Access, renew: Renew = Renew.AUTO) -> MuninnBuffer:

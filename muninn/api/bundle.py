@@ -9,23 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import msgpack
 import numpy as np
 
 from muninn.api import views
 from muninn.api.buffer import MuninnBuffer
+from muninn.api.options import BufferOptions, NamedKeywords, optionsOf, takesOptions
 from muninn.api.sharing import _asArray, openAny
-from muninn.api.specs import asItems, passesOptions, specOf
-from muninn.arguments import checkPassed, named, passingOn, requireCallable
+from muninn.api.specs import asItems, specOf
+from muninn.arguments import named, requireCallable
 from muninn.control import layout
 from muninn.errors import BufferMismatch, ControlBlockInvalid, InvalidArgument, InvalidDtype
 from muninn.interop.dtypes import asDtype, shown
 from muninn.session import creation
 from muninn.session.mappings import Memory, Stage
 from muninn.session.openbuffers import Holding
-from muninn.terms import asRenew
+from muninn.terms import AccessWord, RenewWord, asRenew
 
 _ALIGNMENT = 256
 _MAX_KEYS = 1 << 20
@@ -118,15 +119,12 @@ class BundleDraft:
 
 
 @named
-@passesOptions
+@takesOptions
 def loadBundle(
     specs: Mapping[str, tuple[Any, Any]],
     fill: Callable[[BundleDraft], None],
     name: str | None = None,
-    *,
-    renew: str = "auto",
-    progress: Callable[[int], None] | None = None,
-    **keywords: Any,
+    **options: Unpack[NamedKeywords],
 ) -> Bundle:
     """Make a bundle whose arrays `fill` puts in place.
 
@@ -136,51 +134,55 @@ def loadBundle(
         Key to (shape, dtype).
     fill
         Called once with the `BundleDraft`; what it raises abandons the bundle.
-    name, renew, progress, keywords
-        As in `share`.
+    **options
+        As in `muninn.api.options.BufferOptions`.
     """
-    checkPassed(loadBundle, keywords)
+    return _loaded("loadBundle", specs, fill, optionsOf(loadBundle, name=name, **options))
+
+
+def _loaded(caller: str, specs: Mapping[str, tuple[Any, Any]], fill: Callable[[BundleDraft], None], options: BufferOptions) -> Bundle:
+    """`loadBundle`; a user called the function `caller`."""
     requireCallable("loadBundle: fill", fill)
-    renewal = asRenew(renew)
+    renewal = asRenew(options.renew, caller)
     entries, sizeBytes = _laidOut(specs)
     manifest: bytes = msgpack.packb([[key, offset, list(shape), dtype.str] for key, (offset, shape, dtype) in entries.items()])
-    wanted = specOf((sizeBytes,), np.uint8, name=name, kind=layout.ROW_KIND_BUNDLE, manifest=manifest, **keywords)
-    holding = creation.create(wanted, fill=lambda memory: fill(BundleDraft(entries, memory)), progress=progress)
+    wanted = specOf(caller, (sizeBytes,), np.uint8, options, layout.ROW_KIND_BUNDLE, manifest)
+    holding = creation.create(wanted, fill=lambda memory: fill(BundleDraft(entries, memory)), progress=options.progress)
     return Bundle(MuninnBuffer._of(holding, wanted.access, renewal))
 
 
 @named
-@passingOn(loadBundle, "specs", "fill")
-def shareBundle(arrays: Mapping[str, Any], name: str | None = None, **keywords: Any) -> Bundle:
+@takesOptions
+def shareBundle(arrays: Mapping[str, Any], name: str | None = None, **options: Unpack[NamedKeywords]) -> Bundle:
     """Share many arrays in one segment.
 
     Parameters
     ----------
     arrays
         Key to array, as in `share`.
-    name, keywords
-        As in `share`.
+    **options
+        As in `muninn.api.options.BufferOptions`.
 
     Raises
     ------
     InvalidArgument, InvalidDtype, BufferExists, QuotaExceeded, HostMemoryFull
     """
-    checkPassed(shareBundle, keywords)
+    given = optionsOf(shareBundle, name=name, **options)
     sources = {key: _asArray(array) for key, array in _items("shareBundle: arrays", arrays)}
 
     def fill(draft: BundleDraft) -> None:
         for key, source in sources.items():
             np.copyto(draft[key], source)
 
-    return loadBundle({key: (source.shape, source.dtype) for key, source in sources.items()}, fill, name, **keywords)
+    return _loaded("shareBundle", {key: (source.shape, source.dtype) for key, source in sources.items()}, fill, given)
 
 
 @named
 def openBundle(
-    name: str, access: str = "readOnly", timeout: float | None = None, *, tenant: str | None = None, renew: str = "auto"
+    name: str, access: AccessWord = "readOnly", timeout: float | None = None, *, tenant: str | None = None, renew: RenewWord = "auto"
 ) -> Bundle:
     """Open a bundle, as `muninn.open`. `BufferMismatch` when the name is an array's."""
-    return Bundle(openAny(name, access, timeout, tenant=tenant, renew=renew))
+    return Bundle(openAny(name, access, timeout, tenant=tenant, renew=renew, caller="openBundle"))
 
 
 def _laidOut(specs: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], int]:

@@ -6,12 +6,14 @@ waits for those who have it open, up to a grace period, and then takes it back: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from muninn.api.buffer import MuninnBuffer
+from muninn.api.options import BufferOptions
 from muninn.api.specs import specOf
 from muninn.control import leases
 from muninn.errors import DeviceUnavailable, InvalidArgument, MuninnError
@@ -24,7 +26,7 @@ from muninn.session.membership import Membership, current
 from muninn.session.spec import LentMemory
 from muninn.system import aside, clock
 from muninn.system.logs import Log
-from muninn.terms import Mode, Renew, asMode
+from muninn.terms import Mode, asMode, asRenew
 
 if TYPE_CHECKING:
     from muninn.devices.port import Device
@@ -35,32 +37,24 @@ _LOOK_SECONDS = 0.005
 _WORK_SECONDS = 60.0
 
 
-def shareDevice(
-    value: Any,
-    copy: bool,
-    renewal: Renew,
-    *,
-    mode: str | None,
-    preferredGpu: int | None,
-    progress: Callable[[int], None] | None,
-    **keywords: Any,
-) -> MuninnBuffer:
-    """`muninn.share` for an array on a GPU."""
+def shareDevice(caller: str, value: Any, copy: bool, options: BufferOptions) -> MuninnBuffer:
+    """`muninn.share` for an array on a GPU; `caller` is the function that the user called."""
+    renewal = asRenew(options.renew, caller)
     device = deviceOf(current())
     source, gpu = _described(device, value)
-    asked = Mode.FAST if mode is None else asMode(mode)
+    asked, preferredGpu = Mode.FAST if options.mode is None else asMode(options.mode, caller), options.preferredGpu
     if not copy and (asked is not Mode.FAST or preferredGpu not in (None, gpu)):
         raise InvalidArgument("an array that is shared where it lies is fastMode on its own GPU", "Leave mode and preferredGpu out")
     target = gpu if preferredGpu is None and asked is Mode.FAST else preferredGpu
-    wanted = specOf(source.shape, source.dtype, mode=asked.value, preferredGpu=target, **keywords)
+    wanted = specOf(caller, source.shape, source.dtype, replace(options, mode=asked.value, preferredGpu=target))
     if copy:
         holding = creation.create(
-            wanted, put=lambda address: device.copyNow(address, source.address, wanted.sizeBytes, gpu), progress=progress
+            wanted, put=lambda address: device.copyNow(address, source.address, wanted.sizeBytes, gpu), progress=options.progress
         )
         return MuninnBuffer._of(holding, wanted.access, renewal)
     if wanted.manifest:
         raise InvalidArgument(f"dtype {shown(source.dtype)} can not be shared where it lies", "Share a copy (copy=True)")
-    holding = creation.create(wanted._replace(lent=LentMemory(source.address, source.keepAlive)), progress=progress)
+    holding = creation.create(wanted._replace(lent=LentMemory(source.address, source.keepAlive)), progress=options.progress)
     buffer = MuninnBuffer._of(holding, wanted.access, renewal)
     buffer._isLender = True
     holding.membership.holdings.lent[holding.row, holding.incarnation] = holding.memory

@@ -5,25 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from ctypes import ArgumentError
-from typing import Any, Never
+from typing import Any, Never, Unpack
 
 import numpy as np
 
 from muninn.api import lending
 from muninn.api.buffer import MuninnBuffer
-from muninn.api.specs import asItems, passesOptions, specOf
-from muninn.arguments import (
-    checkKeywords,
-    checkPassed,
-    isTruth,
-    keywordsOf,
-    named,
-    passingOn,
-    requireCallable,
-    secondsOf,
-    timeoutOf,
-    unwrapped,
-)
+from muninn.api.options import ArrayKeywords, BufferOptions, NamedKeywords, ShareKeywords, optionsOf, takesOptions
+from muninn.api.specs import asItems, specOf
+from muninn.arguments import checkKeywords, isTruth, keywordsOf, named, requireCallable, secondsOf, timeoutOf, unwrapped
 from muninn.control import layout
 from muninn.errors import (
     BufferExists,
@@ -49,7 +39,21 @@ from muninn.sync.lock import Lock
 from muninn.system import clock
 from muninn.system.deadlines import deadlineOf, remaining
 from muninn.system.digests import digestOf
-from muninn.terms import Access, Mode, Renew, Reserve, asAccess, asMode, asName, asRenew, asTenant
+from muninn.terms import (
+    Access,
+    AccessWord,
+    LifetimeWord,
+    Mode,
+    ModeWord,
+    Renew,
+    RenewWord,
+    Reserve,
+    asAccess,
+    asMode,
+    asName,
+    asRenew,
+    asTenant,
+)
 
 _CREATION_BOUND_SECONDS = 60.0
 #: Names up to here are a part of the name of `shareOnce`'s lock.
@@ -57,21 +61,18 @@ _LOCKED_NAME_BYTES = 100
 
 
 @named
+@takesOptions
 def share(
     array: Any,
     name: str | None = None,
-    mode: str | None = None,
-    access: str | None = None,
+    mode: ModeWord | None = None,
+    access: AccessWord | None = None,
     tenant: str | None = None,
     preferredGpu: int | None = None,
-    lifetime: str | None = None,
+    lifetime: LifetimeWord | None = None,
     *,
-    lifetimeMs: int | None = None,
-    reserve: str = "full",
-    renew: str = "auto",
-    numaNode: int | None = None,
-    progress: Callable[[int], None] | None = None,
     copy: bool = True,
+    **options: Unpack[ShareKeywords],
 ) -> MuninnBuffer:
     """Put an array where every process of this host can use it. The bytes are copied once, here.
 
@@ -81,14 +82,12 @@ def share(
         A numpy array, or anything that numpy takes without guessing (`__array_interface__`, the buffer protocol, `__dlpack__` on
         the CPU). Not a list. Or an array on a GPU: anything with `__cuda_array_interface__` or `__dlpack__` (Numba, CuPy, PyTorch,
         JAX); it goes to VRAM of the same GPU, by a copy there, and outlives this process.
-    name
-        Under which others `open` it; None makes one up, and the buffer goes with its last user.
-    mode, access, tenant, preferredGpu, lifetime, lifetimeMs, reserve, renew, numaNode, progress
-        As in `MuninnBuffer`; `access` is ``"readMostly"`` unless configured otherwise.
     copy
         False shares an array on a GPU where it lies, without a copy. It is kept as long as this buffer is open here, and goes with
         this process: those who have it open then get `OwnerDied`. `close`, and the end of the process, wait for them for
         `devices.ipcGraceMs`.
+    **options
+        As in `muninn.api.options.BufferOptions`.
 
     Returns
     -------
@@ -99,21 +98,21 @@ def share(
     ------
     InvalidDtype, InvalidArgument, BufferExists, QuotaExceeded, HostMemoryFull
     """
-    renewal = asRenew(renew)
+    given = optionsOf(share, name=name, mode=mode, access=access, tenant=tenant, preferredGpu=preferredGpu, lifetime=lifetime, **options)
+    return _shared("share", array, copy, given)
+
+
+def _shared(caller: str, value: Any, copy: bool, options: BufferOptions) -> MuninnBuffer:
+    """`share`; a user called the function `caller`."""
+    renewal = asRenew(options.renew, caller)
     if not isTruth(copy):
-        raise TypeError(f"share: copy must be True or False, not {type(copy).__name__}")
-    if isOnDevice(array):
-        return lending.shareDevice(
-            array, copy, renewal, name=name, mode=mode, access=access, tenant=tenant, preferredGpu=preferredGpu, lifetime=lifetime,
-            lifetimeMs=lifetimeMs, reserve=reserve, numaNode=numaNode, progress=progress,
-        )  # fmt: skip
+        raise TypeError(f"{caller}: copy must be True or False, not {type(copy).__name__}")
+    if isOnDevice(value):
+        return lending.shareDevice(caller, value, copy, options)
     if not copy:
         raise InvalidArgument("only an array on a GPU can be shared where it lies", "Leave copy out: the bytes are copied once")
-    source = _asArray(array)
-    wanted = specOf(
-        source.shape, source.dtype, mode=mode, preferredGpu=preferredGpu, access=access, name=name, tenant=tenant, lifetime=lifetime,
-        lifetimeMs=lifetimeMs, reserve=reserve, numaNode=numaNode,
-    )  # fmt: skip
+    source, progress = _asArray(value), options.progress
+    wanted = specOf(caller, source.shape, source.dtype, options)
     if source.flags.c_contiguous:
         holding = creation.create(wanted, source=Source(addressOf(source), source.nbytes), progress=progress)
     else:
@@ -123,36 +122,35 @@ def share(
 
 
 @named
-@passesOptions
+@takesOptions
 def loadArray(
     shape: Any,
     dtype: Any,
     fill: Callable[[np.ndarray[Any, np.dtype[Any]]], None],
     name: str | None = None,
-    *,
-    renew: str = "auto",
-    progress: Callable[[int], None] | None = None,
-    **keywords: Any,
+    **options: Unpack[NamedKeywords],
 ) -> MuninnBuffer:
     """Make an array that `fill` puts in place: a loader reads straight into shared memory.
 
     Parameters
     ----------
+    shape, dtype
+        Of the array.
     fill
         Called once with the writable array, before anybody else can open it; what it raises abandons the buffer.
-    name, renew, progress, keywords
-        As in `MuninnBuffer`.
+    **options
+        As in `muninn.api.options.BufferOptions`.
     """
-    checkPassed(loadArray, keywords)
+    given = optionsOf(loadArray, name=name, **options)
     requireCallable("loadArray: fill", fill)
-    renewal, wanted = asRenew(renew), specOf(shape, dtype, name=name, **keywords)
-    holding = creation.create(wanted, fill=lambda memory: fill(_shaped(memory, wanted, np.dtype(dtype))), progress=progress)
+    renewal, wanted = asRenew(given.renew, "loadArray"), specOf("loadArray", shape, dtype, given)
+    holding = creation.create(wanted, fill=lambda memory: fill(_shaped(memory, wanted, np.dtype(dtype))), progress=given.progress)
     return MuninnBuffer._of(holding, wanted.access, renewal)
 
 
 def open(
-    name: str | bytes, access: str = "readOnly", timeout: float | None = None, *, tenant: str | None = None, renew: str = "auto",
-    **unknown: Never,
+    name: str | bytes, access: AccessWord = "readOnly", timeout: float | None = None, *, tenant: str | None = None,
+    renew: RenewWord = "auto", **unknown: Never,
 ) -> MuninnBuffer:  # fmt: skip
     """Open a buffer that somebody shared, by its name or by a handle.
 
@@ -185,13 +183,19 @@ def open(
 
 
 def openAny(
-    name: str | bytes, access: str = "readOnly", timeout: float | None = None, *, tenant: str | None = None, renew: str = "auto"
+    name: str | bytes,
+    access: AccessWord = "readOnly",
+    timeout: float | None = None,
+    *,
+    tenant: str | None = None,
+    renew: RenewWord = "auto",
+    caller: str = "open",
 ) -> MuninnBuffer:
-    """`open`, also for the bytes of a bundle."""
-    wanted, renewal = asAccess(access), asRenew(renew)
+    """`open`, also for the bytes of a bundle; a user called the function `caller`."""
+    wanted, renewal = asAccess(access, caller), asRenew(renew, caller)
     if not isinstance(name, str) and isinstance(name, bytes | bytearray | memoryview):
         return openHandle(bytes(name), None, wanted, renewal, tenant)
-    holding = _findAnywhere(asName(name), None if timeout is None else secondsOf("open", timeout))
+    holding = _findAnywhere(asName(name), None if timeout is None else secondsOf(caller, timeout))
     if tenant is not None and holding.description.tenant != asTenant(tenant):
         raise PermissionDenied(f"{name!r} belongs to another tenant than {tenant!r}")
     return MuninnBuffer._of(holding, wanted, renewal)
@@ -219,17 +223,15 @@ def openHandle(
 
 
 @named
-@passesOptions
+@takesOptions
 def array(
     name: str,
     shape: Any,
     dtype: Any = np.float64,
     *,
-    access: str = "readWrite",
+    access: AccessWord = "readWrite",
     timeout: float = _CREATION_BOUND_SECONDS,
-    renew: str = "auto",
-    progress: Callable[[int], None] | None = None,
-    **keywords: Any,
+    **options: Unpack[ArrayKeywords],
 ) -> MuninnBuffer:
     """Attach to the named array, or create it filled with zeros.
 
@@ -241,21 +243,19 @@ def array(
         What this object may do. Others may write what was created here in any case, or it would be zeros for ever.
     timeout
         Seconds to wait for somebody who is creating it right now.
-    renew
-        As in `open`.
-    progress, keywords
-        For a creation, as in `MuninnBuffer`.
+    **options
+        As in `muninn.api.options.BufferOptions`.
 
     Raises
     ------
     BufferMismatch
         The name exists with another shape or dtype.
     """
-    checkPassed(array, keywords)
-    (lengths, itemType), own, renewal = asItems(shape, dtype), asAccess(access), asRenew(renew)
-    allowed = Access.READ_WRITE if own is Access.READ_ONLY else own
-    wanted = specOf(lengths, itemType, name=asName(name), access=allowed, **keywords)
-    holding = _attachOrCreate(current(), wanted, secondsOf("array", timeout), progress)
+    given = optionsOf(array, name=name, access="readWrite" if access == "readOnly" else access, **options)
+    (lengths, itemType), own, renewal = asItems(shape, dtype), asAccess(access, "array"), asRenew(given.renew, "array")
+    asName(name)  # None, which makes a name up elsewhere, is none here
+    wanted = specOf("array", lengths, itemType, given)
+    holding = _attachOrCreate(current(), wanted, secondsOf("array", timeout), given.progress)
     _compare(holding, lengths, itemType, wanted.mode)
     return MuninnBuffer._of(holding, own, renewal)
 
@@ -285,8 +285,10 @@ def _indexed(membership: Membership, encoded: bytes) -> tuple[int, int] | None:
 
 
 @named
-@passingOn(share, "array")
-def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = None, **keywords: Any) -> MuninnBuffer:
+@takesOptions
+def shareOnce(
+    name: str, loader: Callable[[], Any], *, timeout: float | None = None, copy: bool = True, **options: Unpack[NamedKeywords]
+) -> MuninnBuffer:
     """Open the named buffer; if there is none, the first who asks loads it and all others wait for that.
 
     Whoever loaded gets it for reading too, so that a program does not depend on who came first. A buffer that somebody else makes under
@@ -298,8 +300,10 @@ def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = N
         Returns the array to share. It runs in one process only; when that one dies, or the loader raises, the next one takes its turn.
     timeout
         Seconds to wait for another's loader; None waits as long as that process lives.
-    keywords
+    copy
         As in `share`.
+    **options
+        As in `muninn.api.options.BufferOptions`.
 
     Raises
     ------
@@ -307,19 +311,21 @@ def shareOnce(name: str, loader: Callable[[], Any], *, timeout: float | None = N
     BufferMismatch
         The name is a bundle's.
     """
-    checkPassed(shareOnce, keywords)
+    given = optionsOf(shareOnce, name=name, **options)
     requireCallable("shareOnce: loader", loader)
     membership, deadline = current(), deadlineOf(timeoutOf("shareOnce", timeout))
     holding = membership.holdings.find(asName(name))
     if holding is None:
         with Lock(f"shareOnce:{_asLockName(name)}").held(remaining(deadline)):
-            holding = _openOrLoad(membership, name, loader, deadline, keywords)
+            holding = _openOrLoad(membership, name, loader, deadline, copy, given)
     if holding.description.kind != layout.ROW_KIND_ARRAY:
         raise BufferMismatch(f"{name!r} is a bundle of arrays", "Open it by muninn.openBundle")
     return MuninnBuffer._of(holding, Access.READ_ONLY)
 
 
-def _openOrLoad(membership: Membership, name: str, loader: Callable[[], Any], deadline: float | None, keywords: dict[str, Any]) -> Holding:
+def _openOrLoad(
+    membership: Membership, name: str, loader: Callable[[], Any], deadline: float | None, copy: bool, options: BufferOptions
+) -> Holding:
     """The holding of a name that nobody else loads by `shareOnce` now; who shares it otherwise is waited for."""
     waiting, loaded = NameWait(membership, name), None
     while True:
@@ -329,7 +335,7 @@ def _openOrLoad(membership: Membership, name: str, loader: Callable[[], Any], de
         if not waiting.isComing:
             loaded = loader() if loaded is None else loaded
             with contextlib.suppress(BufferExists):  # somebody has shared the name since the look
-                return share(loaded, name, **keywords)._checked()
+                return _shared("shareOnce", loaded, copy, options)._checked()
         if not waiting.sleep(deadline):
             raise TimeoutError(f"another process has been creating {name!r}, and was not ready in time")
 

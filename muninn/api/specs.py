@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from muninn.arguments import asInteger, passingOn
+from muninn.api.options import BufferOptions
+from muninn.arguments import asInteger
 from muninn.config import asBytes
 from muninn.config.sizes import exactly
 from muninn.control import layout
@@ -61,53 +62,36 @@ def asItems(shape: Any, dtype: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def specOf(
-    shape: Any,
-    dtype: Any,
-    *,
-    mode: str | None = None,
-    preferredGpu: int | None = None,
-    access: str | None = None,
-    name: str | None = None,
-    tenant: str | None = None,
-    lifetime: str | None = None,
-    lifetimeMs: int | None = None,
-    reserve: str = "full",
-    numaNode: int | None = None,
-    kind: int = layout.ROW_KIND_ARRAY,
-    manifest: bytes = b"",
+    caller: str, shape: Any, dtype: Any, options: BufferOptions, kind: int = layout.ROW_KIND_ARRAY, manifest: bytes = b""
 ) -> BufferSpec:
-    """Check the options of a caller, and fill in those that were left out."""
+    """Check the options that the caller of the function `caller` gave, and fill in those that were left out."""
     membership = current()
     settings = membership.settings
-    asked = asMode(mode) if mode is not None else Mode.BIG
+    asked = asMode(options.mode, caller) if options.mode is not None else Mode.BIG
     lengths, itemType = asItems(shape, dtype)
     text, described = encoded(itemType)
     sizeBytes = math.prod(lengths) * itemType.itemsize
     if sizeBytes > _MAX_BYTES:
         raise InvalidArgument(f"{exactly(sizeBytes)} can not be", f"Use at most {exactly(_MAX_BYTES)}")
-    gpu = _asGpu(membership, asked, preferredGpu)
+    gpu = _asGpu(membership, asked, options.preferredGpu)
     made = f"anonymous-{os.urandom(8).hex()}"
-    asLasting = Lifetime.LAST_CLOSE if name is None else Lifetime.KEEP
+    asLasting = Lifetime.LAST_CLOSE if options.name is None else Lifetime.KEEP
     return BufferSpec(
-        name=made if name is None else asName(name),
-        tenant=settings.tenancy.defaultTenant if tenant is None else asTenant(tenant),
+        name=made if options.name is None else asName(options.name),
+        tenant=settings.tenancy.defaultTenant if options.tenant is None else asTenant(options.tenant),
         mode=asked,
-        access=asAccess(settings.promotion.defaultPolicy if access is None else access),
-        lifetime=asLasting if lifetime is None else asLifetime(lifetime),
+        access=asAccess(settings.promotion.defaultPolicy if options.access is None else options.access, caller),
+        lifetime=asLasting if options.lifetime is None else asLifetime(options.lifetime, caller),
         kind=kind,
         gpu=gpu,
         shape=lengths,
         dtype=text,
         sizeBytes=sizeBytes,
         manifest=manifest or described,
-        reserve=asReserve(reserve),
-        deadlineMs=asDeadline(lifetimeMs),
-        numaNode=_asNode(numaNode),
+        reserve=asReserve(options.reserve, caller),
+        deadlineMs=asDeadline(options.lifetimeMs),
+        numaNode=_asNode(options.numaNode),
     )
-
-
-#: Of a function whose `**keywords` are options of the buffer that it makes.
-passesOptions = passingOn(specOf, "kind", "manifest")
 
 
 def _asGpu(membership: Membership, mode: Mode, preferredGpu: int | None) -> int:

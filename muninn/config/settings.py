@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from muninn.config import variables
 from muninn.config.sizes import MAX_BYTES, asBytes
 from muninn.errors import InvalidArgument, InvalidConfig
-from muninn.terms import asTenant
+from muninn.terms import asTenant, nearest
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 FILE_VARIABLE = "MUNINN_CONFIG"
@@ -238,7 +238,7 @@ def _known(key: str, where: str, table: str = "") -> str:
     if key in _NOT_HERE:
         raise InvalidConfig(f"{where}: {key} has no meaning here: {_NOT_HERE[key]}", "Remove it")
     known = sorted(_CHECKS.get(table, _TABLE_OF_KEY))
-    meant = variables.nearest(key, known)
+    meant = nearest(key, known)
     raise InvalidConfig(f"{where}: {key} is not known{f' ({meant}?)' if meant else ''}", f"Use one of {', '.join(known)}")
 
 

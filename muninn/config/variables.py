@@ -11,6 +11,8 @@ import contextlib
 import re
 from collections.abc import Iterable, Mapping
 
+from muninn.terms import nearest
+
 PREFIX = "MUNINN_"
 _ADDRESS = r"(?:tcp|udp|sctp)://\S*"
 #: What follows the name of a Service or a container → what the value is like. A Service may be called `muninn-something`.
@@ -42,16 +44,16 @@ def strangers(environ: Mapping[str, str], known: Iterable[str]) -> dict[str, str
 
 def warnOnce(found: Mapping[str, str]) -> None:
     """Say of each that it means nothing."""
-    for variable, nearest in found.items():
+    for variable, meant in found.items():
         if variable not in _warned:
             _warned.add(variable)
-            _warn(variable, nearest)
+            _warn(variable, meant)
 
 
-def _warn(variable: str, nearest: str) -> None:
+def _warn(variable: str, meant: str) -> None:
     import logging
 
-    hint = f": did you mean {nearest}?" if nearest else ""
+    hint = f": did you mean {meant}?" if meant else ""
     with contextlib.suppress(Exception):  # a handler of the program's
         logging.getLogger("muninn.config").warning("%r means nothing to Muninn%s", variable, hint)
 
@@ -59,11 +61,3 @@ def _warn(variable: str, nearest: str) -> None:
 def _nearest(variable: str, names: set[str]) -> str:
     found = nearest(variable.removeprefix(PREFIX).upper(), sorted(name.removeprefix(PREFIX) for name in names))
     return PREFIX + found if found else ""
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """The known name that is like it, whatever its capitals; nothing when none is."""
-    from difflib import get_close_matches
-
-    meant = {each.lower(): each for each in known}
-    return next((meant[found] for found in get_close_matches(name.lower(), meant, 1)), "")

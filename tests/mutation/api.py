@@ -44,7 +44,10 @@ MUTANTS = [
     Mutant(_READONLY, "stacklevel=3 + _depth(borrower)", "stacklevel=3", "the warning is of the program's line", "test_readonly.py::test_pyTorchIsWarnedOfMemoryThatItMayNotWrite"),
     Mutant(_READONLY, "            \"PyTorch has no read-only tensors, and", "            f\"{description.name!r}: PyTorch has no read-only tensors, and", "a line warns once, whatever it takes", "test_readonly.py::test_aLineWarnsOnceWhateverItTakes"),
     # --- arguments ---
-    Mutant("muninn/arguments.py", "    return (listed | passed) - {\"self\"}\n", "    return listed - {\"self\"}\n", "what is passed on is a keyword", "test_arguments.py::test_aKeywordThatIsRightIsNotBlamedForAnotherArgument"),
+    Mutant("muninn/terms.py", "    meant = {each.lower(): each for each in known}\n", "    meant = {each: each for each in known}\n", "the nearest word is found whatever its capitals", "test_options.py::test_aWrongWordIsAnsweredWithTheFunctionAndTheNearestWord"),
+    Mutant("muninn/api/sharing.py", "_shared(\"shareOnce\", loaded, copy, options)", "_shared(\"share\", loaded, copy, options)", "an error names the function that was called", "test_options.py::test_aWrongWordIsAnsweredWithTheFunctionAndTheNearestWord"),
+    Mutant("muninn/api/options.py", "if name not in own for line", "for line", "a function's own description of an option stands", "test_options.py::test_docstringsDescribeEveryOption"),
+    Mutant("muninn/api/options.py", "signature.replace(parameters=[*listed, *taken])", "signature.replace(parameters=listed)", "what is passed on is a keyword", "test_arguments.py::test_aKeywordThatIsRightIsNotBlamedForAnotherArgument"),
     # --- silence ---
     Mutant(_HOLDINGS, "        raise holderSilent(self.membership, description.name, row)", "        raise OwnerDied(description.name)", "a holder that stands still is not called dead", "test_openbuffers.py::test_aHolderThatStandsStillIsNotCalledDead"),
     Mutant("muninn/session/silence.py", "row)} - without\n", "row)}\n", "who asks, and the broker, are not blamed", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),

@@ -1,0 +1,43 @@
+"""Calls that type checkers must reject, each on its line; `tests/test_options.py` runs mypy and pyright on them. It is read, and not run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import muninn
+
+A = np.arange(3)
+
+# A word that is none.
+muninn.share(A, mode="fastmode")  # rejected
+muninn.share(A, "name", "gpu")  # rejected
+muninn.share(A, access="write")  # rejected
+muninn.share(A, lifetime="lastclose")  # rejected
+muninn.share(A, reserve="all")  # rejected
+muninn.share(A, renew="never")  # rejected
+muninn.MuninnBuffer(4096, "fast")  # rejected
+muninn.MuninnBuffer(4096, lifetime="long")  # rejected
+muninn.array("name", 3, access="readwrite")  # rejected
+muninn.array("name", 3, mode="big")  # rejected
+muninn.loadArray(3, "f4", print, reserve="some")  # rejected
+muninn.shareOnce("name", lambda: A, access="rw")  # rejected
+muninn.shareBundle({"a": A}, mode="fast")  # rejected
+muninn.loadBundle({"a": (3, "f4")}, print, renew="on")  # rejected
+muninn.open("name", "rw")  # rejected
+muninn.open("name", renew="no")  # rejected
+muninn.openBundle("name", access="rw")  # rejected
+# A keyword that is misspelt, or another function's.
+muninn.share(A, nmae="x")  # rejected
+muninn.share(A, lifetime_ms=5)  # rejected
+muninn.MuninnBuffer(4096, mod="fastMode")  # rejected
+muninn.MuninnBuffer(4096, copy=True)  # rejected
+muninn.array("name", 3, mod="fastMode")  # rejected
+muninn.array("name", 3, copy=True)  # rejected
+muninn.loadArray(3, "f4", print, progres=print)  # rejected
+muninn.shareOnce("name", lambda: A, tenat="t")  # rejected
+muninn.shareBundle({"a": A}, mod="fastMode")  # rejected
+muninn.loadBundle({"a": (3, "f4")}, print, kind=1)  # rejected
+# A value of another kind.
+muninn.share(A, preferredGpu="0")  # rejected
+muninn.share(A, lifetimeMs="5")  # rejected
+muninn.array("name", 3, progress=3)  # rejected
