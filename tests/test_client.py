@@ -85,7 +85,7 @@ def _client(
 
 
 def _greeted(broker: Broker) -> bool:
-    return any(session.key is not None for session in broker._sessions.values())
+    return any(session.key is not None for session in broker._server.sessions.values())
 
 
 def test_whoWaitsForADeposedBrokerAsksItsSuccessor(lab: Lab, serve: Callable[[], Serving]) -> None:
@@ -104,7 +104,7 @@ def test_aNewBrokerIsAskedOnANewConnection(lab: Lab, serve: Callable[[], Serving
     client, first = _client(lab, lab.member()), serve()
     client.request("ping")
     first.end()
-    (session,) = first.broker._sessions.values()
+    (session,) = first.broker._server.sessions.values()
     serve()
     assert client.request("ping")[0] == {"epoch": 2}
     assert session.connection is not None
@@ -122,7 +122,7 @@ def test_anAnswerThatNobodyTookIsNotTheNextOnes(lab: Lab, serve: Callable[[], Se
     serve()
     client.request("ping")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(clients, "wire", SimpleNamespace(send=messages.send, receive=interrupted))
+        patch.setattr(clients, "messages", SimpleNamespace(**{**vars(messages), "receive": interrupted}))
         client.request("find", name="a")
     assert client.request("ping")[0] == {"epoch": 1}
     client.close()

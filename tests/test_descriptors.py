@@ -248,8 +248,8 @@ def test_aProgramThatClosesItsDescriptorsKeepsItsFilesAndItsSlot(actor: Callable
 _NUMBER_OF = {
     "everything": "3, 256",
     "eventfd": "membership._wake.number",
-    "epoll": "membership._broker._epoll.number",
-    "listener": "membership._broker._listener.number",
+    "epoll": "membership._broker._server._epoll.number",
+    "listener": "membership._broker._server._listener.number",
 }
 
 
@@ -268,7 +268,7 @@ def test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn(actor: Callable[
     assert here.leave() == 0
 
 
-_OPEN = "(membership._wake, membership._broker and membership._broker._epoll, membership._broker and membership._broker._listener)"
+_OPEN = "(membership._wake, membership._broker and membership._broker._server._epoll, membership._broker and membership._broker._server._listener)"
 
 
 def test_anEventThatTakesThePlaceOfALostOneIsNotClosedWithIt() -> None:

@@ -311,7 +311,7 @@ def test_i3ADeposedBrokerDoesNotDrain(lab: Lab) -> None:
     old = lab.settled(lab.broker(first := lab.member()))
     new = lab.settled(lab.broker(lab.member()))
     with pytest.raises(Deposed):
-        old._onDrain(old._own, {"on": True, "reason": ""}, [])
+        old._handlers["drain"](old._own, {"on": True, "reason": ""}, [])
     assert not atomics.loadAcquire64(lab.block.drainAddress) & 1
     with pytest.raises(Deposed):
         old.execute({"op": "ping"}, [])

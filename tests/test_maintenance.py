@@ -23,7 +23,7 @@ def test_isDoneAlthoughThereIsAlwaysSomethingToServe(lab: Lab, monkeypatch: pyte
     upkeep._sweepAt = 0.0
     upkeep._chores.append(lambda: done.append("chore"))
     for _ in range(100):
-        os.eventfd_write(broker._wakeFd, 1)
+        os.eventfd_write(broker._server._wakeFd, 1)
         broker.step(0)
     assert done == ["chore", "swept"]
 

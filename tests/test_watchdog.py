@@ -19,9 +19,9 @@ import pytest
 from lab import Lab, Member, describe, usage
 
 import muninn
-from muninn.broker import broker as brokerModule
 from muninn.broker import deathwatch, maintenance
 from muninn.broker.broker import Broker
+from muninn.broker.handlers import members as memberRequests
 from muninn.control import generations, layout, leases, members, ownerlock
 from muninn.control.members import MemberTable
 from muninn.control.rows import Deposed
@@ -423,7 +423,7 @@ def test_anotherUserIsRefused(served: tuple[Lab, Broker, Member], monkeypatch: p
     monkeypatch.setattr(messages, "peerOf", lambda connection: (1, os.getuid() + 1))
     stranger = Peer(lab, broker)
     broker.step(0)
-    assert not broker._sessions and messages.receive(stranger.socket) is None
+    assert not broker._server.sessions and messages.receive(stranger.socket) is None
 
 
 def test_aHelloOfTheDeadIsRefused(served: tuple[Lab, Broker, Member]) -> None:
@@ -450,7 +450,7 @@ def test_whoDiesBeforeItsHelloIsReadIsNobodysFault(
         pidfd = os.pidfd_open(child.pid)
         child.kill()
     answers = iter([os.getpid()] * looks)
-    for module in (brokerModule, members):
+    for module in (memberRequests, members):
         monkeypatch.setattr(module, "pidOf", lambda descriptor: next(answers, -1))
     caplog.set_level(logging.INFO, "muninn")
     sweeps: list[None] = []
@@ -549,7 +549,7 @@ def test_aBrokerThatIsAskedWithoutAPauseFindsTheDeadToo(served: tuple[Lab, Broke
     lab.block.bytes[start + layout.MEMBER_PID_OFFSET : start + layout.MEMBER_PID_OFFSET + 4] = ended.to_bytes(4, "little")
 
     def stepIsBusy() -> bool:
-        os.eventfd_write(broker._wakeFd, 1)
+        os.eventfd_write(broker._server._wakeFd, 1)
         broker.step(0)
         return lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
 

@@ -1,56 +1,59 @@
-"""The broker: the one member that changes the directory, for one epoch.
+"""The broker: one member's term in office, from its election to its deposition.
 
-It runs on its member's background thread, one `step` at a time, and is asked through a socket by other members and through its inbox
-by its own process. Between steps it may be deposed at any moment: it looks at the election word before each request, and what it changes
-is fenced (`rows.py`), so a request that was half served when its term ended has either happened or not. It keeps nothing that its
-successor could not find in the control block, save the descriptors in the vault, which their holders bring again.
+A broker works on its member's background thread, one `step` at a time. Other members ask it through its socket (`server.py`), its
+own process asks it through its inbox (`inbox.py`), and `handlers/` says what each request does. The broker keeps in its private
+memory only what its successor finds in the control block or is brought by the members again: a death of the broker loses nothing.
+
+Takeover. A member that notices the end of the broker, by the robust word of its slot or by a heartbeat that stands still, replaces
+the election word {epoch, slot} by one CAS (`control/election.py`); one member wins. The winner's thread makes a Broker, which
+begins its term in this order:
+
+1. It removes the copies that its predecessors did not finish, and opens the journal of its epoch.
+2. It fences: it raises the epoch of all rows, and from then on each CAS of a predecessor fails (`control/rows.py`).
+3. It listens at the socket of its epoch, opens the descriptor server, and announces the epoch. Members connect, and bring the
+   descriptors of memory that has no name.
+4. While it serves already, it finishes what its predecessors left half done, a piece at a time (`maintenance.py`).
+
+Each of these steps is idempotent, so the next successor repeats them when this broker dies in between. A broker may be deposed
+at any moment. It reads the election word before each request; a stale read there costs one request, whose changes the fence
+refuses: such a request has either happened or not.
 """
 
 from __future__ import annotations
 
 import _thread
-import contextlib
-import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from muninn.broker import deathwatch
 from muninn.broker.admission import Admission
-from muninn.broker.catalog import Catalog, Usage
+from muninn.broker.catalog import Catalog
 from muninn.broker.deathwatch import Death, DeathWatch
 from muninn.broker.directory import Directory
+from muninn.broker.handlers.context import Answer, TermContext
+from muninn.broker.handlers.table import HANDLERS
 from muninn.broker.inbox import Inbox, duplicated
 from muninn.broker.journal import Journal, dropCopies
 from muninn.broker.limits import Limits
 from muninn.broker.maintenance import SWEEP_SECONDS, Upkeep
 from muninn.broker.reclaiming import Reclaimer
+from muninn.broker.server import Server
 from muninn.broker.sessions import SenderGone, Session
-from muninn.control import layout, leases
 from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.drain import Drain
 from muninn.control.election import Election, Term
-from muninn.control.members import MemberKey, MemberTable, pidOf
+from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import Deposed
-from muninn.errors import (
-    BufferFreed,
-    ControlBlockInvalid,
-    DomainDraining,
-    InvalidArgument,
-    MuninnError,
-    OwnerDied,
-    PermissionDenied,
-    ProtocolViolation,
-)
-from muninn.system import aside, atomics, ownership
-from muninn.system.descriptors import Descriptor, OwnEvent, OwnPoll, OwnSocket, Socket, unixSocket
+from muninn.errors import ControlBlockInvalid, MuninnError, ProtocolViolation
+from muninn.system import aside, atomics
+from muninn.system.descriptors import Descriptor, Socket
 from muninn.system.logs import Log
-from muninn.terms import asMode
 from muninn.wire import messages, requests
 from muninn.wire.messages import Message
 
 _log = Log("muninn.broker")
 #: How many steps with something to serve may come before a piece of upkeep; a busy broker knows no other.
 _SERVED_FIRST = 16
-_ROWS_A_BEAT = 1024
 
 
 class Broker:
@@ -72,30 +75,32 @@ class Broker:
         self._members = members
         self._election = election
         self._term = term
-        self._drain = Drain(block)
         self._own = Session(None, own)
         self._lock = _thread.RLock()
         self._inbox = Inbox(wakeFd)
         self._thread = 0  # the one that serves
         self._isServing = False
-        self._sessions: dict[int, Session] = {}
         self._served = 0  # steps since the last piece of upkeep
-        self._wakeFd, self._wake = wakeFd, OwnEvent(wakeFd)
-        self._listener: OwnSocket | None = None
         dropCopies(block.places)  # first of all: it may be the room that everything else needs
         self._journal = Journal(block.places, term.epoch)
         try:
-            self._epoll = OwnPoll()
+            self._server = Server(block.places.socketPath(term.epoch), block.places.uid, wakeFd, self)
         except OSError:
             self._journal.close()
             raise
         self._directory = Directory(block, members, term.epoch, self._journal, lambda rows: Catalog(rows, limits))
-        self._deathWatch = DeathWatch(members, lambda pidfd: self._epoll.register(pidfd, once=True), self._epoll.unregister)
+        self._deathWatch = DeathWatch(members, self._server.watch, self._server.unwatch)
         self._reclaimer = Reclaimer(block, members, self._directory, self._deathWatch.forget)
         self._admission = Admission(members, election, term, own, wakeFd, self._deathWatch.economize, abler)
-        self._upkeep = Upkeep(block, term.epoch, own, self._directory, self._deathWatch, self._reclaimer, self._journal, self._mayStillCome)
-        self._handlers: dict[str, Callable[[Session, Message, list[Descriptor]], tuple[Message, tuple[int, ...]]]] = {
-            op: getattr(self, f"_on{op.capitalize()}") for op in requests.REQUESTS
+        self._upkeep = Upkeep(
+            block, term.epoch, own, self._directory, self._deathWatch, self._reclaimer, self._journal, self._mayStillBring
+        )
+        context = TermContext(
+            block, members, election, term, self._own, Drain(block), self._directory, self._deathWatch, self._reclaimer, self._upkeep,
+            self._beat, self._mayStillBring,
+        )  # fmt: skip
+        self._handlers: dict[str, Callable[[Session, Message, list[Descriptor]], Answer]] = {
+            op: partial(handler, context) for op, handler in HANDLERS.items()
         }
 
     # --- the term ----------------------------------------------------------------------------------------------------
@@ -103,16 +108,7 @@ class Broker:
     def start(self) -> None:
         """Fence the predecessors, listen, and say so. What they left half done follows while requests are served already."""
         self._directory.fence()
-        path = self._block.places.socketPath(self._term.epoch)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        listener = unixSocket()
-        self._listener = OwnSocket(listener)
-        listener.bind(path)
-        ownership.requireMade(path, self._block.places.uid, 0o600)
-        listener.listen(256)
-        self._epoll.register(self._listener.number)
-        self._epoll.register(self._wakeFd)
+        self._server.listen()
         self._directory.vault.open(self._block.places.hatchPath(self._term.epoch), self._block.places.uid)
         self._election.announce(self._term.epoch)
         self._journal.note("begin", epoch=self._term.epoch)
@@ -126,7 +122,7 @@ class Broker:
         timeoutSeconds = min(timeoutSeconds, deathwatch.RETRY_SECONDS if self._deathWatch.suspects() else SWEEP_SECONDS)
         mayWait = not self._upkeep.isPending() and self._inbox.isEmpty()
         seconds = min(timeoutSeconds, self._upkeep.untilDeadline()) if mayWait else 0
-        events = self._epoll.wait(seconds, self._wake, self._listener)
+        events = self._server.wait(seconds)
         with self._lock:
             self._thread, self._isServing = atomics.threadId(), True
             try:
@@ -141,7 +137,8 @@ class Broker:
         self._beat()
         self._serveInbox()
         for descriptor in descriptors:
-            self._handle(descriptor)
+            if not self._server.handle(descriptor) and self._deathWatch.owns(descriptor):
+                self._pidfdEnded(descriptor)
         for pidfd in self._deathWatch.suspects():
             self._pidfdEnded(pidfd)
         self._served += 1
@@ -154,7 +151,7 @@ class Broker:
             if (asked := self._inbox.take()) is None:
                 return
             try:
-                reply, lent = self._reply(self._own, asked.message, asked.descriptors)
+                reply, lent = self.reply(self._own, asked.message, asked.descriptors)
                 asked.answer(reply, duplicated(lent))
             except Exception as error:
                 asked.fail(error)
@@ -181,20 +178,16 @@ class Broker:
         """Let go of everything that belongs to the term. Nothing shared is touched: it is the successor's."""
         self._inbox.shut()
         with self._lock:
-            for session in list(self._sessions.values()):
-                self._drop(session)
-            for part in (self._listener, self._deathWatch, self._directory.vault, self._journal, self._admission, self._epoll):
-                if part is not None:
-                    part.close()
-            with contextlib.suppress(FileNotFoundError, PermissionError):  # this process may be another uid by now
-                os.unlink(self._block.places.socketPath(self._term.epoch))
+            self._server.endConnections()
+            for part in (self._deathWatch, self._directory.vault, self._journal, self._admission):
+                part.close()
+            self._server.close()
 
     def closeInChild(self) -> None:
         """In a forked child, without a thread that serves: whoever waits for an answer is to know, and what descriptors are left go."""
         self._inbox.shut()
-        for part in (*self._sessions.values(), self._listener, self._admission, self._epoll):
-            if part is not None:
-                part.close()
+        self._server.closeInChild()
+        self._admission.close()
         for holder in (self._journal, self._directory.vault, self._deathWatch):
             holder.closeInChild()
 
@@ -208,17 +201,6 @@ class Broker:
         self._directory.keep([pair for pair, _ in allocations], [descriptor for _, descriptor in allocations])
         self._upkeep.collectLost()
 
-    def _handle(self, descriptor: int) -> None:
-        if (session := self._sessions.get(descriptor)) is not None:
-            (self._serve if session.isOurs() else self._drop)(session)
-        elif descriptor == self._wakeFd and self._wake.isOurs():
-            with contextlib.suppress(BlockingIOError):  # one wake-up may be seen twice, the second time empty
-                os.eventfd_read(self._wakeFd)
-        elif self._listener is not None and descriptor == self._listener.checked():
-            self._accept(self._listener.socket)
-        elif self._deathWatch.owns(descriptor):
-            self._pidfdEnded(descriptor)
-
     def _pidfdEnded(self, pidfd: int) -> None:
         death = self._deathWatch.confirm(pidfd)
         if death is Death.CONFIRMED:
@@ -226,62 +208,22 @@ class Broker:
         if death is not Death.SUSPECTED:
             self._upkeep.settleUnheld()
 
-    # --- connections -------------------------------------------------------------------------------------------------
+    # --- what the server asks -----------------------------------------------------------------------------------------
 
-    def _accept(self, listener: Socket) -> None:
-        connection = self._admission.admit(listener)
-        if connection is not None:
-            self._sessions[connection.fileno()] = Session(connection)
-            self._epoll.register(connection.fileno())
+    def admit(self, listener: Socket) -> Socket | None:
+        return self._admission.admit(listener)
 
-    def _drop(self, session: Session) -> None:
-        """End a connection. Its member's death, if it is one, is the pidfd's to prove."""
-        if session.connection is not None:
-            self._sessions.pop(session.connection.fileno(), None)
-            if session.isOurs():
-                self._epoll.unregister(session.connection.fileno())
-            session.close()
+    def disconnected(self, session: Session) -> None:
         if session.key is not None and self._deathWatch.disconnected(session.key):
             self._upkeep.sweepSoon()
 
-    def _serve(self, session: Session) -> None:
-        assert session.connection is not None
-        try:
-            try:
-                received = messages.receive(session.connection, messages.MAX_DESCRIPTORS)
-            except BlockingIOError:
-                return  # the event was that of a descriptor of the same number which this step has closed
-            if received is None:
-                self._drop(session)
-                if session.key is None:
-                    self._upkeep.sweepSoon()  # it died before its hello, so nobody has its pidfd
-                else:
-                    self._deathWatch.suspect(session.key)
-                return
-            reply, descriptors = self._reply(session, *received)
-            messages.send(session.connection, reply, descriptors)
-        except MuninnError as error:
-            # Bytes that are no request: this peer does not speak our language, so it is told once and let go.
-            (_log.info if isinstance(error, SenderGone) else _log.warning)("dropped a connection: %s", error)
-            with contextlib.suppress(OSError):
-                messages.send(session.connection, requests.failure(error))
-            self._drop(session)
-        except OSError as error:
-            # The member is gone, or does not read its answers; it will connect again if it lives.
-            _log.info("dropped a connection: %s", error)
-            self._drop(session)
-        except (Deposed, BlockLost):
-            raise
-        except Exception as error:
-            # A request that no check refused and no handler can serve. It must not go from broker to broker, and end the term of each.
-            _log.exception("dropped a connection")
-            with contextlib.suppress(OSError):
-                messages.send(
-                    session.connection, requests.failure(ProtocolViolation(f"the broker could not serve this: {type(error).__name__}"))
-                )
-            self._drop(session)
+    def hungUp(self, session: Session) -> None:
+        if session.key is None:
+            self._upkeep.sweepSoon()  # it died before its hello, so nobody has its pidfd
+        else:
+            self._deathWatch.suspect(session.key)
 
-    def _reply(self, session: Session, message: Message, descriptors: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
+    def reply(self, session: Session, message: Message, descriptors: list[Descriptor]) -> Answer:
         """The answer to one request; a typed error of the request is an answer too."""
         try:
             request = requests.checked(message)
@@ -304,6 +246,8 @@ class Broker:
         finally:
             messages.closeAll(descriptors)  # a handler empties the list of those that it keeps
 
+    # --- what this process asks ---------------------------------------------------------------------------------------
+
     def lacks(self, name: str) -> bool:
         """Whether nobody has the name, or is creating it. For any thread; False says little."""
         return self._directory.lacks(name) and not self.isDeposed()  # last: what a successor has granted since is not known here
@@ -320,157 +264,24 @@ class Broker:
         reply, lent = self.execute(message, duplicated(descriptors))
         return reply, duplicated(lent)
 
-    def execute(self, message: Message, descriptors: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
+    def execute(self, message: Message, descriptors: list[Descriptor]) -> Answer:
         """The same, served here and now, on the thread that serves; the descriptors in the answer are borrowed."""
         with self._lock:
-            if self._epoll.number < 0:
+            if self._server.isClosed():
                 raise Deposed
             if self.isDeposed():
                 # The thread that serves does not know yet, and until it does this process has no other broker to ask.
-                self._wake.set()
+                self._server.wake()
                 raise Deposed
             knownEnd = self._directory.catalog.nextDeadline()
-            reply = self._reply(self._own, message, descriptors)
+            reply = self.reply(self._own, message, descriptors)
             if self._directory.catalog.nextDeadline() != knownEnd or (
                 self._upkeep.snapshot.isDue() and not self._upkeep.snapshot.isUnderWay()
             ):
-                self._wake.set()  # the thread that serves sleeps until the first lifetime that it knew of
+                self._server.wake()  # the thread that serves sleeps until the first lifetime that it knew of
             return reply
 
-    # --- requests ----------------------------------------------------------------------------------------------------
-
-    def _onHello(self, session: Session, message: Message, descriptors: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        key = MemberKey(message["slot"], message["generation"])
-        if not 0 <= key.slot < self._members.count:
-            raise ProtocolViolation(f"there is no member slot {key.slot}")
-        # Its death can come between any two looks: what the descriptor names is read once, and the slot's owner after its nonce.
-        pid = pidOf(descriptors[0].number) if descriptors else None
-        isKnown = self._members.identity(key.slot).nonce == message["nonce"]
-        if not self._members.isCurrent(key):
-            raise SenderGone(f"member slot {key.slot} was given back")
-        if isKnown and pid == -1:
-            self._upkeep.sweepSoon()
-            raise SenderGone(f"the member of slot {key.slot} died before its hello was read")
-        if not isKnown or pid is None or not self._members.isPidOf(pid, key):
-            raise ProtocolViolation(f"hello does not match member slot {key.slot}")
-        requests.allocationsOf(message, descriptors[1:])  # before anything is believed
-        session.key = key
-        self._deathWatch.greeted(key, descriptors.pop(0))
-        self._onBring(session, message, descriptors)
-        return {"epoch": self._term.epoch}, ()
-
-    def _onBring(self, session: Session, message: Message, descriptors: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        session.member()
-        pairs = requests.allocationsOf(message, descriptors)
-        session.bringsMore = len(pairs) >= requests.FULL_BATCH
-        self._directory.keep(pairs, descriptors)
-        self._upkeep.collectLostOnce()
-        return {}, ()
-
-    def _onCreate(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        if not self._block.hasName():
-            raise BlockLost  # nobody else would ever find what is made now
-        if (why := self._drain.reason()) is not None:
-            raise DomainDraining(f"the domain is draining: {why}" if why else "the domain is draining")
-        mode = asMode(message["mode"])
-        if not 0 <= message["sizeBytes"] < 1 << 62 or (message["sizeBytes"] == 0 and not message["name"].startswith("\x01")):
-            raise InvalidArgument(f"a buffer of {message['sizeBytes']} bytes can not be")
-        for field, most in (("name", layout.MAX_NAME_BYTES), ("tenant", layout.MAX_TENANT_BYTES)):
-            if not 0 < len(message[field].encode(errors="replace")) <= most:
-                raise InvalidArgument(f"a {field} of {len(message[field])} characters can not be")
-        usage = Usage(message["name"], message["tenant"], mode, message["gpu"], message["sizeBytes"], message["deadlineMs"])
-        if self._upkeep.mayBeBrought(message["name"]):
-            return {"row": requests.LATER, "incarnation": 0}, ()
-        row, incarnation = self._directory.grant(session.member(), usage, message["gpuCapacityBytes"])
-        return {"row": row, "incarnation": incarnation}, ()
-
-    def _onCommit(self, session: Session, message: Message, descriptors: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        row, incarnation = self._named(message)
-        descriptor = descriptors.pop(0) if descriptors else None
-        self._directory.commit(session.member(), row, incarnation, descriptor)
-        return {}, ()
-
-    def _onAbandon(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        self._directory.abandon(session.member(), *self._named(message))
-        return {}, ()
-
-    def _onFind(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        session.member()
-        found = self._directory.find(message["name"])
-        return ({}, ()) if found is None else ({"row": found[0], "incarnation": found[1], "live": found[2]}, ())
-
-    def _onFetch(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        session.member()
-        row, incarnation = self._named(message)
-        descriptor = self._directory.vault.get(row, incarnation)
-        if descriptor is not None:
-            return {"found": True}, (descriptor,)
-        if self._directory.rows.isLive(row, incarnation) and self._mayStillCome():
-            return {"found": False}, ()
-        self._upkeep.collectLost()  # whoever is told that it is gone may make it anew at once
-        raise OwnerDied(f"nobody holds the memory of row {row}.{incarnation} any more")
-
-    def _mayStillCome(self) -> bool:
-        """After a takeover: whether somebody, a holder or the broker before, has not brought this broker yet all that it may have."""
-        greeted = {session.key for session in self._sessions.values() if not session.bringsMore}
+    def _mayStillBring(self) -> bool:
+        """After a takeover: whether a member that lives, a holder or the broker before, has not brought yet all memory that it may have."""
+        greeted = {session.key for session in self._server.sessions.values() if not session.bringsMore}
         return any(key not in greeted and not self._members.isNoticedDead(key) for key in self._members.live() if key != self._own.key)
-
-    def _onFree(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        session.member()
-        self._directory.free(*self._named(message))
-        return {}, ()
-
-    def _onRecall(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        """The owner of memory that is shared where it lies takes it back."""
-        key = session.member()
-        row, incarnation = self._named(message)
-        if self._directory.rows.state(row).creator != key.slot or self._directory.rows.needsDescriptor(row):
-            raise PermissionDenied(f"row {row}.{incarnation} is not lent by slot {key.slot}")
-        self._directory.ownerGone(row)
-        return {}, ()
-
-    def _onSettle(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        session.member()
-        row, incarnation = self._named(message)
-        if self._directory.rows.state(row).incarnation == incarnation:
-            self._directory.settle(row)
-        return {}, ()
-
-    def _onEvict(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        session.member()
-        reason = message["reason"] if message["reason"] in leases.REVOCATION_REASONS[1:] else "evicted"
-        rows, revoked = 0, 0
-        for number, row in enumerate(self._directory.rows.inState(layout.ROW_LIVE)):
-            if number % _ROWS_A_BEAT == 0:
-                self._beat()
-            if self._directory.isCalled(row, message["name"], message["tenant"]):
-                rows, revoked = rows + 1, revoked + self._directory.revoke(row, reason, message["pid"])
-        return {"revoked": revoked, "buffers": rows}, ()
-
-    def _onDrain(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        session.member()
-        self._drain.set(self._term.epoch, message["on"], message["reason"])
-        _log.info("draining %s", f"on: {message['reason'] or 'no reason given'}" if message["on"] else "off")
-        return {"holds": sum(leases.heldBy(self._block, self._members, key.slot) for key in self._members.there())}, ()
-
-    def _onYield(self, session: Session, message: Message, _: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        """A member that stays takes over politely. Its request was the last one of this term."""
-        key = session.member()
-        if key == self._own.key or self._members.identity(self._own.member().slot).flags & layout.MEMBER_FLAG_PREFERRED:
-            return {"yielded": False}, ()
-        return {"yielded": self._election.replace(self._term, key.slot) is not None}, ()
-
-    def _onLeave(self, session: Session, _: Message, __: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        key = session.member()
-        self._reclaimer.leave(key, isBroker=key == self._own.key)
-        self._upkeep.settleUnheld()
-        return {}, ()
-
-    def _onPing(self, _: Session, __: Message, ___: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        return {"epoch": self._term.epoch}, ()
-
-    def _named(self, message: Message) -> tuple[int, int]:
-        row, incarnation = message["row"], message["incarnation"]
-        if not self._directory.exists(row, incarnation):
-            raise BufferFreed(f"row {row}.{incarnation} is not there any more")
-        return row, incarnation

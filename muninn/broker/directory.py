@@ -18,7 +18,7 @@ from muninn.control.block import ControlBlock
 from muninn.control.index import NameIndex
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowDescription, RowState, RowTable
-from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, MuninnError, ProtocolViolation
+from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, MuninnError, PermissionDenied, ProtocolViolation
 from muninn.storage import segments
 from muninn.system import atomics, clock
 from muninn.system.descriptors import Descriptor, own
@@ -277,6 +277,12 @@ class Directory:
         if state.state in _HELD_BY_NAME:
             self.revoke(row, "ownerDied")
             self.free(row, state.incarnation)
+
+    def recall(self, member: MemberKey, row: int, incarnation: int) -> None:
+        """The owner of memory that is shared where it lies takes it back."""
+        if self.rows.state(row).creator != member.slot or self.rows.needsDescriptor(row):
+            raise PermissionDenied(f"row {row}.{incarnation} is not lent by slot {member.slot}")
+        self.ownerGone(row)
 
     def orphaned(self, row: int) -> None:
         """The creator of a CREATING row is proven dead."""

@@ -71,7 +71,7 @@ def _inProcess(threads: int, files: list[str]) -> list[str]:
         if each in left:
             left.remove(each)
     broker = member._broker
-    for _ in range(len(member.client._lines._idle) + (0 if broker is None else len(broker._sessions))):
+    for _ in range(len(member.client._lines._idle) + (0 if broker is None else len(broker._server.sessions))):
         if "socket" in left:
             left.remove("socket")  # kept for the next question, or another member's
     if left:

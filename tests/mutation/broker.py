@@ -13,6 +13,9 @@ _DEATHWATCH = "muninn/broker/deathwatch.py"
 _RECLAIMING = "muninn/broker/reclaiming.py"
 _UPKEEP = "muninn/broker/maintenance.py"
 _BROKER = "muninn/broker/broker.py"
+_SERVER = "muninn/broker/server.py"
+_MEMBER_REQUESTS = "muninn/broker/handlers/members.py"
+_BUFFER_REQUESTS = "muninn/broker/handlers/buffers.py"
 _REQUESTS = "muninn/wire/requests.py"
 _CLIENT = "muninn/session/client.py"
 _REPAIR = "muninn/broker/repair.py"
@@ -32,7 +35,7 @@ MUTANTS = [
     Mutant("muninn/broker/journal.py", "        if self.hindrance is None and isMoved():\n", "        if False:\n", "a broker with another /dev/shm hands its office on", "test_oserrors.py::test_aBrokerThatHasChangedItsRootServesNothingMore"),
     Mutant("muninn/broker/journal.py", "(isinstance(typed, PlatformUnsupported) and not hasProc())", "False", "a broker without /proc hands its office on", "test_oserrors.py::test_aBrokerThatHasChangedItsRootKeepsNobodyOut"),
     # --- a program that closes descriptors of ours ---
-    Mutant("muninn/broker/broker.py", "self._epoll.wait(seconds, self._wake, self._listener)", "self._epoll.wait(seconds)", "a broker without its eventfd or listener begins another term", "test_descriptors.py::test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn"),
+    Mutant(_SERVER, "self._epoll.wait(seconds, self._wake, self._listener)", "self._epoll.wait(seconds)", "a broker without its eventfd or listener begins another term", "test_descriptors.py::test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn"),
     Mutant("muninn/session/client.py", "                self._office.campaign(term)  # which tells", "                pass  # which tells", "who waits is told why nobody serves", "test_client.py::test_whoWaitsForWhatIsToBeAskedLaterIsToldWhyNobodyServes"),
     Mutant("muninn/broker/candidacy.py", "    if _isLoss(error):\n", "    if False:\n", "the program is told that it has closed what is not its own", "test_candidacy.py::test_aBrokerThatResignsSaysWhyInOneLine"),
     Mutant(_REPAIR, "            Drain(block).set(epoch, True, why)\n", "            pass\n", "the next block takes a drain over", "test_repair.py::test_aDrainIsTakenOverByTheNextBlock"),
@@ -152,8 +155,8 @@ MUTANTS = [
     Mutant(_JOURNAL, "        result = atomics.exchangeNames(new.encode(), self._path.encode())\n", "        result = -errno.ENOSYS\n", "a deposed broker's journal stays away", "test_maintenance.py::test_aDeposedBrokersCopyDoesNotBringItsJournalBack"),
     Mutant(_JOURNAL, "        self.vouchedBytes += weight - weights[row]\n", "", "what a journal vouches for does not make it too long", "test_journal.py::test_isTooLongWhenMostOfItIsOver"),
     Mutant(_UPKEEP, "        self._mayBeLost = False\n        for row", "        for row", "after a takeover it is looked once whether all has come", "test_watchdog.py::test_nothingIsTakenForLostBeforeAllWasBrought"),
-    Mutant(_BROKER, "        session.bringsMore = len(pairs) >= requests.FULL_BATCH\n", "        session.bringsMore = False\n", "a full message is followed by another", "test_watchdog.py::test_nothingIsTakenForLostBeforeAllWasBrought"),
-    Mutant(_BROKER, "            return {\"row\": requests.LATER, \"incarnation\": 0}, ()\n", "            pass\n", "a name is free or not once that is known", "test_watchdog.py::test_aGrantWaitsForWhoMayHaveTheMemoryOfTheName"),
+    Mutant(_MEMBER_REQUESTS, "    session.bringsMore = len(pairs) >= requests.FULL_BATCH\n", "    session.bringsMore = False\n", "a full message is followed by another", "test_watchdog.py::test_nothingIsTakenForLostBeforeAllWasBrought"),
+    Mutant(_BUFFER_REQUESTS, "        return {\"row\": requests.LATER, \"incarnation\": 0}, ()\n", "        pass\n", "a name is free or not once that is known", "test_watchdog.py::test_aGrantWaitsForWhoMayHaveTheMemoryOfTheName"),
     Mutant(_UPKEEP, "        if rows and self._mayStillCome():", "        if False:", "memory that may still be brought is waited for", "test_maintenance.py"),
     Mutant(_UPKEEP, "        if self._chores or not clock.knowsHostTime():\n", "        if self._chores:\n", "a broker that can not compare clocks ends no lifetime", "test_watchdog.py::test_aBrokerThatCanNotCompareClocksEndsNoLifetime"),
     Mutant(_DIRECTORY, "        self.revoke(row, \"lifetimeEnded\")\n", "", "a lifetime that ends refuses new operations", "test_watchdog.py::test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce"),
@@ -162,28 +165,28 @@ MUTANTS = [
     # --- broker ---
     Mutant(_BROKER, "        if self.isDeposed() or self._journal.isHindered():\n            raise Deposed\n        self._election.beat()", "        self._election.beat()", "a deposed broker serves nobody", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_BROKER, "        return self._directory.lacks(name) and not self.isDeposed()", "        return self._directory.lacks(name)", "a deposed broker does not know who has which name", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
-    Mutant(_BROKER, "                self._wake.set()\n                raise Deposed\n            knownEnd", "                self._wake.set()\n            knownEnd", "a deposed broker does not serve its own process", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
+    Mutant(_BROKER, "                self._server.wake()\n                raise Deposed\n            knownEnd", "                self._server.wake()\n            knownEnd", "a deposed broker does not serve its own process", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant("muninn/broker/admission.py", "            if uid != os.geteuid():", "            if False:", "another user is refused", "test_watchdog.py::test_anotherUserIsRefused"),
     Mutant(_BROKER, " and not self._members.isCurrent(session.key):", " and False:", "a request of the dead grants nothing", "test_watchdog.py::test_aRequestOfTheDeadThatIsReadLateGrantsNothing"),
-    Mutant(_BROKER, "        isKnown = self._members.identity(key.slot).nonce == message[\"nonce\"]\n", "        isKnown = True\n", "a hello has the member's nonce", "test_watchdog.py::test_aHelloNeedsAPidfdOfTheMemberItself"),
-    Mutant(_BROKER, " or not self._members.isPidOf(pid, key):", ":", "a hello has the member's pidfd", "test_watchdog.py::test_aHelloNeedsAPidfdOfTheMemberItself"),
-    Mutant(_BROKER, "isKnown and pid == -1:", "False:", "who died before its hello was read is nobody's fault", "test_watchdog.py::test_whoDiesBeforeItsHelloIsReadIsNobodysFault"),
-    Mutant(_BROKER, "        if not self._members.isCurrent(key):\n            raise SenderGone", "        if False:\n            raise SenderGone", "a hello is of a member of now", "test_watchdog.py::test_aHelloOfTheDeadIsRefused"),
+    Mutant(_MEMBER_REQUESTS, "    isKnown = members.identity(key.slot).nonce == message[\"nonce\"]\n", "    isKnown = True\n", "a hello has the member's nonce", "test_watchdog.py::test_aHelloNeedsAPidfdOfTheMemberItself"),
+    Mutant(_MEMBER_REQUESTS, " or not members.isPidOf(pid, key):", ":", "a hello has the member's pidfd", "test_watchdog.py::test_aHelloNeedsAPidfdOfTheMemberItself"),
+    Mutant(_MEMBER_REQUESTS, "isKnown and pid == -1:", "False:", "who died before its hello was read is nobody's fault", "test_watchdog.py::test_whoDiesBeforeItsHelloIsReadIsNobodysFault"),
+    Mutant(_MEMBER_REQUESTS, "    if not members.isCurrent(key):\n        raise SenderGone", "    if False:\n        raise SenderGone", "a hello is of a member of now", "test_watchdog.py::test_aHelloOfTheDeadIsRefused"),
     Mutant(_BROKER, "            messages.closeAll(descriptors)  # a handler empties the list of those that it keeps\n", "            pass\n", "descriptors that nobody asked for are closed", "test_watchdog.py::test_descriptorsThatNobodyAskedForAreClosed"),
-    Mutant(_BROKER, "        if (why := self._drain.reason()) is not None:\n", "        if (why := None) is not None:\n", "a draining domain creates nothing", "test_cli.py::test_drainStopsCreation"),
-    Mutant(_BROKER, "        if self._directory.rows.state(row).incarnation == incarnation:\n            self._directory.settle(row)\n", "        self._directory.settle(row)\n", "a settle is of one incarnation", "test_watchdog.py", "`_named` has compared the incarnation, and settling is safe for any row"),
-    Mutant(_BROKER, "        if not self._directory.exists(row, incarnation):\n", "        if False:\n", "a request names a row that is there", "test_watchdog.py::test_rowsThatNobodyMadeAreNotTouched"),
+    Mutant(_BUFFER_REQUESTS, "    if (why := office.drain.reason()) is not None:\n", "    if (why := None) is not None:\n", "a draining domain creates nothing", "test_cli.py::test_drainStopsCreation"),
+    Mutant(_BUFFER_REQUESTS, "    if office.directory.rows.state(row).incarnation == incarnation:\n        office.directory.settle(row)\n", "    office.directory.settle(row)\n", "a settle is of one incarnation", "test_watchdog.py", "`_named` has compared the incarnation, and settling is safe for any row"),
+    Mutant(_BUFFER_REQUESTS, "    if not office.directory.exists(row, incarnation):\n", "    if False:\n", "a request names a row that is there", "test_watchdog.py::test_rowsThatNobodyMadeAreNotTouched"),
     Mutant(_DIRECTORY, "return 0 <= row < self.rows.count() and", "return", "a row that nobody made is not read", "test_watchdog.py::test_rowsThatNobodyMadeAreNotTouched"),
     Mutant(_DEATHWATCH, "        if self._suspects.setdefault(pidfd, RETRIES) > 0:\n", "        if False:\n", "a death that was not yet proven is looked at again", "test_watchdog.py::test_aDeathThatIsNotYetProvenIsLookedAtAgain"),
     Mutant(_DEATHWATCH, "if key == own or (isWatched and not self._members.isMarked(slot)):", "if key == own or isWatched:", "an exec that no connection tells of is found", "test_image.py::test_anExecIsFoundThoughNobodyWaitsForWhatItHeld"),
     Mutant(_DIRECTORY, " and not self._isTorn(row):", ":", "a lock whose only user died is a dead one's", "test_image.py::test_aProgramThatReplacesItselfFindsNothingOfItsPast test_lock.py::test_aLockWhoseOnlyUserDiedIsRecovered"),
-    Mutant(_BROKER, "                if session.key is None:\n                    self._upkeep.sweepSoon()", "                if False:\n                    self._upkeep.sweepSoon()", "who dies before its hello is looked for", "test_watchdog.py::test_whoEndsBeforeItsHelloIsLookedForAtOnce"),
+    Mutant(_BROKER, "        if session.key is None:\n            self._upkeep.sweepSoon()", "        if False:\n            self._upkeep.sweepSoon()", "who dies before its hello is looked for", "test_watchdog.py::test_whoEndsBeforeItsHelloIsLookedForAtOnce"),
     Mutant(_DRAIN, "word >> _EPOCH_SHIFT > epoch or atomics", "atomics", "a deposed broker does not drain", "test_invariants.py::test_i3ADeposedBrokerDoesNotDrain"),
     Mutant(_BROKER, "        if not descriptors or self._served > _SERVED_FIRST:", "        if not descriptors:", "upkeep is done although there is always something to serve", "test_maintenance.py"),
-    Mutant(_BROKER, "        self._upkeep.collectLost()\n        raise", "        raise", "what is said to be lost can be made anew", "test_maintenance.py"),
-    Mutant(_BROKER, "        self._directory.fence()\n        path", "        path", "a successor fences first", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
+    Mutant(_BUFFER_REQUESTS, "    office.maintenance.collectLost()  # whoever is told that it is gone may make it anew at once\n", "", "what is said to be lost can be made anew", "test_maintenance.py"),
+    Mutant(_BROKER, "        self._directory.fence()\n        self._server", "        self._server", "a successor fences first", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_DIRECTORY, "            if self.exists(row, incarnation) and self.rows.state(row).state != layout.ROW_FREE:", "            if True:", "memory that no row vouches for is not kept", "test_watchdog.py::test_descriptorsThatNobodyAskedForAreClosed"),
-    Mutant(_BROKER, "        if self._directory.rows.isLive(row, incarnation) and self._mayStillCome():", "        if self._mayStillCome():", "nobody waits for the memory of what is gone", "test_watchdog.py::test_nobodyWaitsForTheMemoryOfWhatWasFreed"),
+    Mutant(_BUFFER_REQUESTS, "    if office.directory.rows.isLive(row, incarnation) and office.mayStillBring():", "    if office.mayStillBring():", "nobody waits for the memory of what is gone", "test_watchdog.py::test_nobodyWaitsForTheMemoryOfWhatWasFreed"),
     # --- requests, client, repair ---
     Mutant(_REQUESTS, "    if message.keys() - {\"op\"} != fields.keys():", "    if False:", "a request has its fields", "test_watchdog.py::test_aRequestHasItsFieldsAndNoOthers"),
     Mutant(_REQUESTS, "not -1 <= value < 1 << 64)", "False)", "numbers of a request are in range", "test_watchdog.py::test_numbersOfARequestAreNumbersInRange"),

@@ -1,0 +1,90 @@
+"""Requests about one buffer, from its creation to its end. The directory holds the protocol; a handler checks who asks for what."""
+
+from __future__ import annotations
+
+from muninn.broker.catalog import Usage
+from muninn.broker.handlers.context import Answer, TermContext
+from muninn.broker.sessions import Session
+from muninn.control import layout
+from muninn.control.block import BlockLost
+from muninn.errors import BufferFreed, DomainDraining, InvalidArgument, OwnerDied
+from muninn.system.descriptors import Descriptor
+from muninn.terms import asMode
+from muninn.wire import requests
+from muninn.wire.messages import Message
+
+
+def create(office: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+    """Grant a row, whose creator fills it and commits it or gives it up."""
+    if not office.block.hasName():
+        raise BlockLost  # nobody else would ever find what is made now
+    if (why := office.drain.reason()) is not None:
+        raise DomainDraining(f"the domain is draining: {why}" if why else "the domain is draining")
+    mode = asMode(message["mode"])
+    if not 0 <= message["sizeBytes"] < 1 << 62 or (message["sizeBytes"] == 0 and not message["name"].startswith("\x01")):
+        raise InvalidArgument(f"a buffer of {message['sizeBytes']} bytes can not be")
+    for field, most in (("name", layout.MAX_NAME_BYTES), ("tenant", layout.MAX_TENANT_BYTES)):
+        if not 0 < len(message[field].encode(errors="replace")) <= most:
+            raise InvalidArgument(f"a {field} of {len(message[field])} characters can not be")
+    usage = Usage(message["name"], message["tenant"], mode, message["gpu"], message["sizeBytes"], message["deadlineMs"])
+    if office.maintenance.mayBeBrought(message["name"]):
+        return {"row": requests.LATER, "incarnation": 0}, ()
+    row, incarnation = office.directory.grant(session.member(), usage, message["gpuCapacityBytes"])
+    return {"row": row, "incarnation": incarnation}, ()
+
+
+def commit(office: TermContext, session: Session, message: Message, descriptors: list[Descriptor]) -> Answer:
+    """The creator has filled the row: everybody may open it."""
+    row, incarnation = _named(office, message)
+    descriptor = descriptors.pop(0) if descriptors else None
+    office.directory.commit(session.member(), row, incarnation, descriptor)
+    return {}, ()
+
+
+def abandon(office: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+    """The creator gives the row up."""
+    office.directory.abandon(session.member(), *_named(office, message))
+    return {}, ()
+
+
+def fetch(office: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+    """A descriptor of memory without a name, if it has been brought to this broker."""
+    session.member()
+    row, incarnation = _named(office, message)
+    descriptor = office.directory.vault.get(row, incarnation)
+    if descriptor is not None:
+        return {"found": True}, (descriptor,)
+    if office.directory.rows.isLive(row, incarnation) and office.mayStillBring():
+        return {"found": False}, ()
+    office.maintenance.collectLost()  # whoever is told that it is gone may make it anew at once
+    raise OwnerDied(f"nobody holds the memory of row {row}.{incarnation} any more")
+
+
+def free(office: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+    """The name is free at once, the memory when the last holder lets go."""
+    session.member()
+    office.directory.free(*_named(office, message))
+    return {}, ()
+
+
+def recall(office: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+    """The owner of memory that is shared where it lies takes it back."""
+    office.directory.recall(session.member(), *_named(office, message))
+    return {}, ()
+
+
+def settle(office: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+    """A holder has let go: the row may be at its end."""
+    session.member()
+    row, incarnation = _named(office, message)
+    if office.directory.rows.state(row).incarnation == incarnation:
+        office.directory.settle(row)
+    return {}, ()
+
+
+def _named(office: TermContext, message: Message) -> tuple[int, int]:
+    """The row and the incarnation that a request names, if there is such a row."""
+    row, incarnation = message["row"], message["incarnation"]
+    if not office.directory.exists(row, incarnation):
+        raise BufferFreed(f"row {row}.{incarnation} is not there any more")
+    return row, incarnation

@@ -1,0 +1,57 @@
+"""What the handlers of requests may use of one term in office, and what they answer with.
+
+The broker makes one context when its term begins, and all handlers get it. It belongs to the thread that serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from muninn.broker.deathwatch import DeathWatch
+from muninn.broker.directory import Directory
+from muninn.broker.maintenance import Upkeep
+from muninn.broker.reclaiming import Reclaimer
+from muninn.broker.sessions import Session
+from muninn.control.block import ControlBlock
+from muninn.control.drain import Drain
+from muninn.control.election import Election, Term
+from muninn.control.members import MemberTable
+from muninn.system.descriptors import Descriptor
+from muninn.wire.messages import Message
+
+#: The answer to a request, and the descriptors that go with it, which stay the term's.
+Answer = tuple[Message, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class TermContext:
+    """One term in office, as the handlers see it.
+
+    Attributes
+    ----------
+    own
+        The session of the broker's own process.
+    beat
+        Shows that this broker moves. A handler calls it when it takes long. Raises `Deposed` when the term has ended.
+    mayStillBring
+        Whether a member that lives has not brought yet all memory without a name that it may have.
+    """
+
+    block: ControlBlock
+    members: MemberTable
+    election: Election
+    term: Term
+    own: Session
+    drain: Drain
+    directory: Directory
+    deathWatch: DeathWatch
+    reclaimer: Reclaimer
+    maintenance: Upkeep
+    beat: Callable[[], None]
+    mayStillBring: Callable[[], bool]
+
+
+#: Serves one request: the term, the session of the asker, the checked message, and the descriptors that came with it. A handler
+#: takes the descriptors that it keeps out of the list; the others are closed after it.
+Handler = Callable[[TermContext, Session, Message, list[Descriptor]], Answer]
