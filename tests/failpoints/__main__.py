@@ -67,12 +67,12 @@ _UNPASSED = {
     ),
     **dict.fromkeys(
         (
-            "device._copyOnHost:copy",
+            "copies._copyOnHost:copy",
             "driver._hasDescriptorLeft:open",
             "semaphores.Gate.__init__:storeRelease64",
             "semaphores.Gate.open:storeRelease64",
-            "streams._emptying.item:copy",
-            "streams._filling.item:copy",
+            "hostparts.emptying.item:copy",
+            "hostparts.filling.item:copy",
             "tickets.Tickets._seen:casSeqCst64",
             "tickets.Tickets.makeSure:casSeqCst64",
             "vmm.VmmAllocation.exportDescriptor:fcntl",

@@ -19,10 +19,13 @@ from typing import Any
 
 from cuda.bindings import driver as cu
 
-from muninn.errors import DescriptorsExhausted, DeviceUnavailable, ForkedAfterCuda, MuninnError, QuotaExceeded
+from muninn.errors import DescriptorsExhausted, DeviceUnavailable, ForkedAfterCuda, InvalidArgument, MuninnError, QuotaExceeded
 
 _SUCCESS = cu.CUresult.CUDA_SUCCESS
 _RELAXED = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+#: For streams that wait for no default stream.
+NON_BLOCKING = int(cu.CUstream_flags.CU_STREAM_NON_BLOCKING)
+_NOT_CAPTURED = int(cu.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)
 _POINTER_API_VERSION = 4000
 #: The process that initialised CUDA; none as long as nobody has. A child inherits it, and is not it.
 _owner: list[int] = []
@@ -99,6 +102,20 @@ class BeyondCaptures:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         call(cu.cuThreadExchangeStreamCaptureMode, self._before)
+
+
+def refuseCaptured(handle: int) -> None:
+    """`InvalidArgument` for a stream that is being captured. Of a default stream the caller has entered the context."""
+    try:
+        isCaptured = int(call(cu.cuStreamIsCapturing, handle)) != _NOT_CAPTURED
+    except DriverError as error:
+        if error.code != "STREAM_CAPTURE_IMPLICIT":
+            raise
+        isCaptured = True
+    if isCaptured:
+        raise InvalidArgument(
+            f"stream {handle:#x} is being captured for a graph", "Fence before the capture, or around the launch of the graph"
+        )
 
 
 def ordinalOf(address: int) -> int:

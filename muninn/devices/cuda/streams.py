@@ -19,16 +19,17 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from cuda.bindings import driver as cu
 
 from muninn.devices.cuda import driver
-from muninn.devices.cuda.driver import DriverError, call, typed
+from muninn.devices.cuda.driver import DriverError, call, refuseCaptured, typed
 from muninn.devices.cuda.events import Events
 from muninn.devices.cuda.gpu import Entered
-from muninn.devices.cuda.semaphores import WAITS, Gate, Gates, Wait
-from muninn.devices.cuda.staging import Pieces, Staging, cut
+from muninn.devices.cuda.hostparts import HostParts, StreamEnd, emptying, endingWait, filling, retire
+from muninn.devices.cuda.semaphores import WAITS
+from muninn.devices.cuda.staging import Pieces, cut
 from muninn.devices.port import FenceWord, OnReached, Ready, Stream
 from muninn.devices.worker import Item, Lane, awaitReady
 from muninn.errors import InvalidArgument
@@ -37,15 +38,7 @@ from muninn.system import aside, atomics, clock
 from muninn.system.deadlines import deadlineOf
 
 _REACHED = int(cu.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_GEQ)
-_NOT_CAPTURED = int(cu.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)
 _POLL_SECONDS = 0.0002
-
-
-class HostParts(NamedTuple):
-    """What all streams use for the host's part in them."""
-
-    gates: Gates
-    staging: Staging
 
 
 class CudaStream(Stream):
@@ -71,8 +64,8 @@ class CudaStream(Stream):
         self._gate = host.gates.take()
         #: At most one pair; a list, because the finalizer must not hold the stream.
         self._pieces: list[Pieces] = []
-        end = _End(events.context, handle if isOwned else 0, host, self._gate, self._pieces)
-        self._finalizer = weakref.finalize(self, _retire, self._lane, end)
+        end = StreamEnd(events.context, handle if isOwned else 0, host, self._gate, self._pieces)
+        self._finalizer = weakref.finalize(self, retire, self._lane, end)
         self._finalizer.atexit = False
 
     # --- the port ----------------------------------------------------------------------------------------------------
@@ -138,7 +131,7 @@ class CudaStream(Stream):
             try:
                 call(cu.cuStreamWaitValue64, self.handle, word.address, word.value, _REACHED)
                 call(cu.cuEventRecord, passed, self.handle)
-                self._lane.put(_endingWait(item, wait))
+                self._lane.put(endingWait(item, wait))
             except BaseException:
                 wait.end()
                 raise
@@ -162,7 +155,7 @@ class CudaStream(Stream):
                 for (offset, sizeBytes), piece in zip(cut(parts), self._inTurn(), strict=False):
                     before = under.popleft() if len(under) == 2 else before
                     # In a stream that has failed too: the GPU's part can not be called off, and copies what is there.
-                    self._awaitHost(_filling(self._events, before, piece, source + offset, sizeBytes), isDoubtful=False)
+                    self._awaitHost(filling(self._events, before, piece, source + offset, sizeBytes), isDoubtful=False)
                     before = None
                     call(cu.cuMemcpyAsync, target + offset, piece, sizeBytes, self.handle)
                     under.append(self._events.record(self.handle))
@@ -179,7 +172,7 @@ class CudaStream(Stream):
                     if len(numbers) == 2:
                         self._await(numbers.popleft())
                     call(cu.cuMemcpyAsync, piece, source + offset, sizeBytes, self.handle)
-                    emptied = _emptying(events, events.record(self.handle), target + offset, piece, sizeBytes, keepAlive)
+                    emptied = emptying(events, events.record(self.handle), target + offset, piece, sizeBytes, keepAlive)
                     numbers.append(self._promiseHost(emptied, isDoubtful=False))
             finally:
                 if numbers:
@@ -203,7 +196,7 @@ class CudaStream(Stream):
 
         wait = WAITS.begin()
         try:
-            self._lane.put(_endingWait(opening, wait), isDoubtful)
+            self._lane.put(endingWait(opening, wait), isDoubtful)
         except BaseException:
             wait.end()
             raise
@@ -320,75 +313,3 @@ class CudaStream(Stream):
             use()
         except DriverError as error:
             raise typed(error, "the GPU's work failed") from error
-
-
-def _endingWait(item: Item, wait: Wait) -> Item:
-    """With `item` a wait of the stream is over that has begun."""
-
-    def ending(error: BaseException | None) -> None:
-        try:
-            item(error)
-        finally:
-            wait.end()
-
-    return ending
-
-
-def refuseCaptured(handle: int) -> None:
-    """`InvalidArgument` for a stream that is being captured. Of a default stream the caller has entered the context."""
-    try:
-        isCaptured = int(call(cu.cuStreamIsCapturing, handle)) != _NOT_CAPTURED
-    except DriverError as error:
-        if error.code != "STREAM_CAPTURE_IMPLICIT":
-            raise
-        isCaptured = True
-    if isCaptured:
-        raise InvalidArgument(
-            f"stream {handle:#x} is being captured for a graph", "Fence before the capture, or around the launch of the graph"
-        )
-
-
-def _filling(events: Events, before: Any, piece: int, source: int, sizeBytes: int) -> Item:
-    def item(error: BaseException | None) -> None:
-        if before is not None:
-            events.wait(before)  # and what the GPU copies from the piece
-        atomics.copy(piece, source, sizeBytes)
-
-    return item
-
-
-def _emptying(events: Events, filled: Any, target: int, piece: int, sizeBytes: int, held: object) -> Item:
-    def item(error: BaseException | None, kept: object = held) -> None:
-        events.wait(filled)
-        if error is None:
-            atomics.copy(target, piece, sizeBytes)
-
-    return item
-
-
-class _End:
-    """The last item of a lane: the stream goes, and its gate and pieces are another's."""
-
-    def __init__(self, context: Any, handle: int, host: HostParts, gate: Gate, pieces: list[Pieces]) -> None:
-        self._context, self._handle, self._host, self._gate, self._pieces = context, handle, host, gate, pieces
-
-    def __call__(self, error: BaseException | None) -> None:
-        if self._handle:
-            with Entered(self._context):
-                call(cu.cuStreamSynchronize, self._handle)  # it may still wait at the gate
-        self.atOnce()
-
-    def atOnce(self) -> None:
-        """For a stream in which the host had nothing to do; the driver finishes what it was given."""
-        if self._handle:
-            with Entered(self._context):
-                call(cu.cuStreamDestroy, self._handle)
-        self._host.gates.giveBack(self._gate)
-        while self._pieces:
-            self._host.staging.giveBack(self._pieces.pop())
-
-
-def _retire(lane: Lane, end: _End) -> None:
-    """The stream object is gone: what it was given is still done. Called by the collector, at any point of any thread."""
-    if not driver.isForked() and not lane.endWith(end):
-        end.atOnce()

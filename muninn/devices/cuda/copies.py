@@ -1,0 +1,90 @@
+"""Copies: which way each takes, so that no call waits for the work that is in the stream before it.
+
+The driver lets the caller wait for host memory that it does not know, and for a copy from host memory to host memory, for as long as the
+stream takes to come to it. Such a copy is given to the stream's worker instead.
+"""
+
+from __future__ import annotations
+
+import _thread
+import functools
+from typing import Any
+
+from cuda.bindings import driver as cu
+
+from muninn.devices.cuda import driver
+from muninn.devices.cuda.contexts import ON_DEVICE, Contexts
+from muninn.devices.cuda.driver import NON_BLOCKING, DriverError, call, typed
+from muninn.devices.cuda.gpu import Gpu
+from muninn.devices.cuda.registration import Seams
+from muninn.devices.cuda.streams import CudaStream
+from muninn.errors import TopologyNotPeerable
+from muninn.interop.streams import DEFAULT_HANDLES
+from muninn.system import atomics
+
+
+class Copies:
+    """The copies of this process.
+
+    Parameters
+    ----------
+    seams
+        Where a copy must be cut, between two registrations of host memory.
+    """
+
+    def __init__(self, gpus: list[Gpu], contexts: Contexts, seams: Seams) -> None:
+        self._gpus, self._contexts, self._seams = gpus, contexts, seams
+        self._copiers: dict[int, Any] = {}
+        self._making = _thread.RLock()
+
+    def submit(self, stream: CudaStream, target: int, source: int, sizeBytes: int, keepAlive: object) -> None:
+        """Copy in a stream, by the way that blocks no caller."""
+        parts = self._seams.parts(target, source, sizeBytes)
+        try:
+            # For memory that the driver does not know, it lets the caller wait until the stream comes to it; here the worker waits.
+            # The driver does the same for a copy from host memory to host memory, whether it knows them or not.
+            intoType, fromType = self._contexts.memoryType(target), self._contexts.memoryType(source)
+            isOnGpu = ON_DEVICE in (intoType, fromType)
+            if (isOnGpu and None not in (intoType, fromType)) or (stream.handle in DEFAULT_HANDLES and stream.isQuiet()):
+                stream.copy(target, source, parts, keepAlive)
+            elif isOnGpu and fromType is None:
+                stream.copyIn(target, source, parts, keepAlive)
+            elif isOnGpu:
+                stream.copyOut(target, source, parts, keepAlive)
+            else:
+                stream.submit(functools.partial(_copyOnHost, target, source, sizeBytes, keepAlive))
+        except DriverError as error:
+            self._refuseApart(error, target, source, stream.gpu)
+            raise typed(error, f"{sizeBytes} bytes can not be copied") from error
+
+    def now(self, target: int, source: int, sizeBytes: int, gpu: int) -> None:
+        """Copy, and return when it is done. The caller has entered the GPU's context."""
+        copier = self.copier(gpu)
+        try:
+            for offset, partBytes in self._seams.parts(target, source, sizeBytes):
+                call(cu.cuMemcpyAsync, target + offset, source + offset, partBytes, copier)
+        except DriverError as error:
+            self._refuseApart(error, target, source, gpu)
+            raise
+        call(cu.cuStreamSynchronize, copier)
+
+    def _refuseApart(self, error: DriverError, target: int, source: int, gpu: int) -> None:
+        """Raise `TopologyNotPeerable` if a copy in a stream of `gpu` failed because one of the GPUs does not reach the other."""
+        gpus = {gpu, *(each for each in map(self._contexts.gpuOf, (target, source)) if each is not None)}
+        if error.code == "INVALID_VALUE" and len(gpus) > 1:  # its word for what one of them has not mapped
+            raise TopologyNotPeerable(
+                f"the driver copies nothing between GPUs {sorted(gpus)} in a stream of GPU {gpu}: {error}",
+                "Copy it by the host: from the GPU to host memory, and from there to the other one",
+            ) from error
+
+    def copier(self, gpu: int) -> Any:
+        """The stream of copies that the caller waits for at once. It never waits for another stream or process."""
+        with self._making:
+            if gpu not in self._copiers:
+                with self._gpus[gpu].entered(), driver.BeyondCaptures():
+                    self._copiers[gpu] = call(cu.cuStreamCreate, NON_BLOCKING)
+            return self._copiers[gpu]
+
+
+def _copyOnHost(target: int, source: int, sizeBytes: int, held: object) -> None:
+    atomics.copy(target, source, sizeBytes)

@@ -1,0 +1,88 @@
+"""The host's part in a stream of a real GPU: the pieces of work that the stream's worker runs, and what all streams use for it.
+
+Only this process reads and writes what is here; nothing of it survives the process.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from cuda.bindings import driver as cu
+
+from muninn.devices.cuda import driver
+from muninn.devices.cuda.driver import call
+from muninn.devices.cuda.events import Events
+from muninn.devices.cuda.gpu import Entered
+from muninn.devices.cuda.semaphores import Gate, Gates, Wait
+from muninn.devices.cuda.staging import Pieces, Staging
+from muninn.devices.worker import Item, Lane
+from muninn.system import atomics
+
+
+class HostParts(NamedTuple):
+    """What all streams use for the host's part in them."""
+
+    gates: Gates
+    staging: Staging
+
+
+def endingWait(item: Item, wait: Wait) -> Item:
+    """`item`, and behind it the end of a wait of the stream that has begun."""
+
+    def ending(error: BaseException | None) -> None:
+        try:
+            item(error)
+        finally:
+            wait.end()
+
+    return ending
+
+
+def filling(events: Events, before: Any, piece: int, source: int, sizeBytes: int) -> Item:
+    """Fill a piece of pinned memory, once the event `before` is reached: the GPU reads the piece up to there."""
+
+    def item(error: BaseException | None) -> None:
+        if before is not None:
+            events.wait(before)
+        atomics.copy(piece, source, sizeBytes)
+
+    return item
+
+
+def emptying(events: Events, filled: Any, target: int, piece: int, sizeBytes: int, held: object) -> Item:
+    """Empty a piece of pinned memory, once the event `filled` is reached: the GPU writes the piece up to there."""
+
+    def item(error: BaseException | None, kept: object = held) -> None:
+        events.wait(filled)
+        if error is None:
+            atomics.copy(target, piece, sizeBytes)
+
+    return item
+
+
+class StreamEnd:
+    """The last item of a stream's worker: the stream is destroyed, and its gate and pieces are given back for another."""
+
+    def __init__(self, context: Any, handle: int, host: HostParts, gate: Gate, pieces: list[Pieces]) -> None:
+        self._context, self._handle, self._host, self._gate, self._pieces = context, handle, host, gate, pieces
+
+    def __call__(self, error: BaseException | None) -> None:
+        if self._handle:
+            with Entered(self._context):
+                call(cu.cuStreamSynchronize, self._handle)  # it may still wait at the gate
+        self.atOnce()
+
+    def atOnce(self) -> None:
+        """For a stream in which the host had nothing to do; the driver finishes what it was given."""
+        if self._handle:
+            with Entered(self._context):
+                call(cu.cuStreamDestroy, self._handle)
+        self._host.gates.giveBack(self._gate)
+        while self._pieces:
+            self._host.staging.giveBack(self._pieces.pop())
+
+
+def retire(lane: Lane, end: StreamEnd) -> None:
+    """Let the worker finish what the stream was given, and end it then. The garbage collector calls this, at any point of any thread."""
+    if not driver.isForked() and not lane.endWith(end):
+        end.atOnce()
