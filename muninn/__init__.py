@@ -14,8 +14,8 @@ from muninn.api.buffer import MuninnBuffer
 from muninn.api.bundle import Bundle, BundleDraft, loadBundle, openBundle, shareBundle
 from muninn.api.listing import domainInfo, listBuffers
 from muninn.api.sharing import array, free, loadArray, open, share, shareOnce
+from muninn.api.streams import createStream
 from muninn.errors import MuninnError
-from muninn.session.gpus import createStream
 from muninn.sync.lock import Lock
 
 __version__ = "0.1.0"

@@ -21,8 +21,6 @@ FORBIDDEN = {
     ("broker", "devices"): "the broker decides, and calls no driver",
     ("broker", "interop"): "nor does it know arrays",
 }
-#: Still one circle, until they are taken apart.
-UNSORTED = {"session", "sync", "api", "interop"}
 MAX_LINES, MAX_FUNCTION_LINES = 500, 70
 
 
@@ -32,7 +30,7 @@ def modules() -> list[Path]:
 
 def test_noFilesFormACircle() -> None:
     circles = circlesOf(graphOf(PACKAGE.parent, "muninn"))
-    assert [circle for circle in circles if not {module.split(".")[1] for module in circle} <= UNSORTED] == []
+    assert circles == []
 
 
 @pytest.mark.parametrize("folder", ["bench", "examples", "ops"])
@@ -64,8 +62,6 @@ def test_aPlantedCircleIsFound(tmp_path: Path, late: str) -> None:
 @pytest.mark.parametrize("folder", LAYERS)
 def test_importsPointInward(folder: str) -> None:
     allowed = {*LAYERS[: LAYERS.index(folder)], *EVERYBODYS} - {other for each, other in FORBIDDEN if each == folder}
-    if folder in UNSORTED:
-        allowed |= UNSORTED | {"devices", "broker"}
     assert layersOf(graphOf(PACKAGE.parent, "muninn")).get(folder, set()) - allowed == set()
 
 
@@ -93,7 +89,7 @@ def test_wordsAreReachedThroughTheirPrimitivesOnly() -> None:
         "system/atomics.py",
         "control/block.py",
         "system/forks.py",
-        "session/membership.py",
+        "session/worker.py",
         "cli/doctor.py",
         "devices/choose.py",
         "devices/host/memory.py",

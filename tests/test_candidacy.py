@@ -40,7 +40,7 @@ def test_aBrokerThatComesToItsLimitsLetsAnotherServe(domain: str, actor: Start) 
     epoch = epochNow()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (128, limits[1]))
-    current()._candidacy.measure()
+    current().role.candidacy.measure()
     try:
         broker.do("files = []\ntry:\n    while True: files.append(open('/dev/null'))\nexcept OSError: pass")
         assert actor("muninn.share(b'z').close()").do("muninn.domainInfo()['brokerPid']") == able.pid

@@ -113,7 +113,7 @@ def test_aThreadOutlivesALogThatRaises(actor: Callable[..., Actor]) -> None:
     here.do("m.holdings.renewAll = fail; m.kick()")
     eventually(lambda: here.do("len(called)") == 1, "the background thread has something to log")
     assert here.do("muninn.share(np.arange(5), name='new').array.tolist()") == [0, 1, 2, 3, 4]
-    assert here.do("m._thread.is_alive()") and here.do("m is membership.current()")
+    assert here.do("m.worker.thread.is_alive()") and here.do("m is membership.current()")
 
 
 def test_isTheKernelsMonotonicClock() -> None:

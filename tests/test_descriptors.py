@@ -247,9 +247,9 @@ def test_aProgramThatClosesItsDescriptorsKeepsItsFilesAndItsSlot(actor: Callable
 
 _NUMBER_OF = {
     "everything": "3, 256",
-    "eventfd": "membership._wake.number",
-    "epoll": "membership._broker._server._epoll.number",
-    "listener": "membership._broker._server._listener.number",
+    "eventfd": "membership.wakeup.event.number",
+    "epoll": "membership.role.broker._server._epoll.number",
+    "listener": "membership.role.broker._server._listener.number",
 }
 
 
@@ -268,7 +268,7 @@ def test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn(actor: Callable[
     assert here.leave() == 0
 
 
-_OPEN = "(membership._wake, membership._broker and membership._broker._server._epoll, membership._broker and membership._broker._server._listener)"
+_OPEN = "(membership.wakeup.event, membership.role.broker and membership.role.broker._server._epoll, membership.role.broker and membership.role.broker._server._listener)"
 
 
 def test_anEventThatTakesThePlaceOfALostOneIsNotClosedWithIt() -> None:

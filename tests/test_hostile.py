@@ -446,7 +446,7 @@ def eventually(isSo, what):
         time.sleep(0.001)
 def full(what, make):
     # The broker of this process copies its journal meanwhile, and a copy takes a descriptor and a page for a moment.
-    eventually(lambda: not muninn.session.membership.current()._broker._upkeep.isPending(), "the broker has nothing to do")
+    eventually(lambda: not muninn.session.membership.current().role.broker._upkeep.isPending(), "the broker has nothing to do")
     free, descriptors = os.statvfs("/dev/shm").f_bfree, len(os.listdir("/proc/self/fd"))
     try:
         make()

@@ -50,8 +50,8 @@ def test_whoAsksGetsItsAnswer(inbox: Inbox) -> None:
 def test_aNameThatNobodyHasIsToldWithoutTheThreadThatServes(domain: str) -> None:
     """Reading changes nothing, so it may be interrupted. Broken: each look for a name that is not there was two switches of threads."""
     membership = current()
-    eventually(lambda: membership._broker is not None, "its own broker")
-    broker = membership._broker
+    eventually(lambda: membership.role.broker is not None, "its own broker")
+    broker = membership.role.broker
     assert broker is not None
     with broker._lock:  # it serves nobody now
         assert membership.client.request("find", name="nobody's") == ({}, [])

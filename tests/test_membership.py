@@ -79,7 +79,7 @@ def test_whoIsDeposedWhileItsTermBeginsHasNotFailedInOffice(
     current.election.replace(current.election.term(), None)
     current.kick()
     eventually(lambda: len(begun) > 1, "it stands again")
-    assert muninn.listBuffers() == [] and current._candidacy._failures == 0
+    assert muninn.listBuffers() == [] and current.role.candidacy._failures == 0
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
@@ -166,11 +166,11 @@ def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(domain: str, mon
             looks = iter([False, True])  # the third comes between the two
             patched.setattr(LockFile, "creating", late)
             patched.setattr(entry, "_isWanted", lambda *_: next(looks))
-        leaving._retire()
+        leaving.leaving.retire()
     assert leaving.block.isRetired()
     atomics.storeRelease64(claiming, 1 << 32 | layout.MEMBER_FREE)
     later = openOrCreate(leaving.places, lockFile, leaving.block.geometry)
-    leaving._retire()
+    leaving.leaving.retire()
     assert later.hasName(), "what is named now is another block"
     later.close()
 
@@ -226,9 +226,9 @@ def test_aClaimOfTheSlotsLastMemberIsADeadOnes(domain: str, actor: Callable[...,
     muninn.domainInfo()
     current = membership.current()
     (key,) = (key for key in current.members.live() if current.members.identity(key.slot).pid == other.pid)
-    assert not current.isDead(key.slot, key.generation & 0x7FFFF)
-    assert current.isDead(key.slot, key.generation - 1 & 0x7FFFF)
-    assert not current.isDead(current.key.slot, current.key.generation & 0x7FFFF)
+    assert not current.tables.isDead(key.slot, key.generation & 0x7FFFF)
+    assert current.tables.isDead(key.slot, key.generation - 1 & 0x7FFFF)
+    assert not current.tables.isDead(current.key.slot, current.key.generation & 0x7FFFF)
 
 
 def test_aNewTermCallsAwayWhoAsksAnEarlierBroker(domain: str, actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,10 +253,10 @@ def test_whatWasUnderWayAtTheGoodByeIsNoError(
     settleReleased, asking = current.holdings.settleReleased, threading.Event()
 
     def underWay() -> bool:
-        if threading.current_thread() is not current._thread:
+        if threading.current_thread() is not current.worker.thread:
             return settleReleased()
         asking.set()
-        eventually(lambda: current._leaving, "the good-bye")
+        eventually(lambda: current.standing.isLeaving, "the good-bye")
         raise ProtocolViolation("member slot 1 was given back")
 
     monkeypatch.setattr(current.holdings, "settleReleased", underWay)
@@ -326,11 +326,11 @@ def test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn(domain: str, monke
     def work() -> MemberKey:
         if what == "lock":
             lock.acquire()
-            return lock._holding.membership.key
+            return lock._holding.tables.key
         if what == "turn":
             with buffer.write():
-                return buffer._checked().membership.key
-        return (muninn.share(b"y", name="b") if what == "create" else muninn.open("other"))._checked().membership.key
+                return buffer._checked().tables.key
+        return (muninn.share(b"y", name="b") if what == "create" else muninn.open("other"))._checked().tables.key
 
     def looking() -> bool:
         if not begun:
@@ -362,13 +362,13 @@ def test_aLeaseThatIsGivenBackLateIsNotTheNextMembers(domain: str) -> None:
 #: While the process joins, a signal reaches its main thread.
 _SIGNALLED = """
 import signal, threading
-from muninn.session import membership
-awaitEntry = membership.Membership._awaitEntry
+from muninn.session import worker
+awaitEntry = worker.Worker.awaitEntry
 def signalled(self):
     signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
     time.sleep(0.05)
     awaitEntry(self)
-membership.Membership._awaitEntry = signalled
+worker.Worker.awaitEntry = signalled
 def mine():
     return sum(member["pid"] == os.getpid() for member in muninn.domainInfo()["members"])
 """
@@ -422,7 +422,7 @@ def test_whoDiesWhileItWithdrawsTheBlockLosesNothing(domain: str, actor: Callabl
             "    return real(*arguments, **keywords)\n"
         )
         # Its background thread may be the first to come there, in the middle of this.
-        leaving.begin(f"setattr(owner, '{dies}', dying)\ncurrent._retire()")
+        leaving.begin(f"setattr(owner, '{dies}', dying)\ncurrent.leaving.retire()")
         with contextlib.suppress(AssertionError):
             leaving.result()
         leaving.kill()

@@ -125,8 +125,8 @@ def _isComing(waiting: NameWait) -> bool:
 def test_manyWaitersCostTheBrokerNothing(domain: str, actor: Start) -> None:
     """Broken: four waiters asked anew for each name that came or went."""
     muninn.domainInfo()
-    eventually(lambda: current()._broker is not None, "this process is the broker")
-    broker = current()._broker
+    eventually(lambda: current().role.broker is not None, "this process is the broker")
+    broker = current().role.broker
     assert broker is not None
     served, find = list[str](), broker._handlers["find"]
     broker._handlers["find"] = lambda session, message, descriptors: served.append(message["name"]) or find(session, message, descriptors)  # type: ignore[func-returns-value]

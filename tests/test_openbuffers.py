@@ -544,7 +544,8 @@ def test_whatTheBrokerDidNotHearIsToldAgain(domain: str, actor: Start, monkeypat
     """Broken: a last close that was told while there was no broker was forgotten."""
     actor().join()
     muninn.domainInfo()
-    own = Holdings(current())
+    here = current()
+    own = Holdings(here.tables, here.standing, here.departure, here.client, here.gpus, here.kick)
     own._released.append((0, 1))
     with monkeypatch.context() as patch:
         patch.setattr(current().client, "once", lambda *_, **__: None)

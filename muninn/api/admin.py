@@ -55,7 +55,7 @@ def holders(name: str) -> list[Holder]:
     member = membership.current()
     found, _ = member.client.request("find", name=asName(name))
     if not found.get("live"):
-        raise absent(member, name)
+        raise absent(member.tables, name)
     holds = leases.scanHolds(member.block, member.members, found["row"])
     living = [hold for hold in holds if hold.incarnation == found["incarnation"] and member.members.isThere(hold.slot)]
     identities = [(hold, member.members.identity(hold.slot)) for hold in living]

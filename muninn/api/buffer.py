@@ -13,6 +13,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from muninn.api import views
+from muninn.api.handles import held
 from muninn.api.listing import describeRow, htmlOf
 from muninn.api.options import BufferKeywords, describesOptions, optionsOf, takesOptions
 from muninn.api.specs import asSize, specOf
@@ -94,7 +95,7 @@ class MuninnBuffer:
     def _checked(self) -> Holding:
         """The holding, for one more operation: open, not freed, lease in force. After a fork it is taken anew."""
         holding = self._held()
-        if holding.membership.isStale():
+        if holding.holdings.isStale():
             holding = self._reopen(holding)
         if self._expiresMs:
             checkExpiry(holding.description.name, self._expiresMs)
@@ -110,7 +111,7 @@ class MuninnBuffer:
 
     def _reopen(self, old: Holding) -> Holding:
         """In a forked child: the parent's lease is not ours, so take one, in the same control block."""
-        holding = current().requireSame(old.membership, old.description.name).holdings.hold(old.row, old.incarnation)
+        holding = current().requireSame(old.tables, old.description.name).holdings.hold(old.row, old.incarnation)
         if holding is None:
             raise BufferFreed(f"{old.description.name!r} was freed")
         self._bind(holding, Access.READ_WRITE if self._writable else Access.READ_ONLY, Renew.ON_USE if self._expiresMs else Renew.AUTO)
@@ -172,7 +173,7 @@ class MuninnBuffer:
     def handle(self) -> bytes:
         """64 opaque bytes that open this buffer, with the rights of this object, wherever they are taken in this domain."""
         holding = self._checked()
-        secret = holding.membership.block.secret
+        secret = holding.tables.block.secret
         access = Access.READ_WRITE if self._writable else Access.READ_ONLY
         description = holding.description
         issued: bytes = load().handles.issue(secret, holding.row, holding.incarnation, access, description.sizeBytes, description.tenant)
@@ -181,7 +182,7 @@ class MuninnBuffer:
     def describe(self) -> dict[str, Any]:
         """Everything there is to say about the buffer, as a plain dict."""
         holding = self._checked()
-        described = describeRow(holding.membership, holding.row, holding.description)
+        described = describeRow(holding.tables, holding.holdings.gpus, holding.row, holding.description)
         if holding.description.kind == layout.ROW_KIND_ARRAY and self.dtype.fields is not None:
             described["dtype"] = shown(self.dtype)  # the row alone knows no fields
         if self.gpu is not None:
@@ -218,7 +219,7 @@ class MuninnBuffer:
         """
         holding = self._checked()
         memory, description = holding.memory, holding.description
-        memory.device = deviceOf(holding.membership)
+        memory.device = deviceOf(holding.holdings)
         return views.deviceArray(memory, 0, description.shape, dtypeOf(holding), self._writable, gpu)
 
     def _view(self, holding: Holding) -> np.ndarray[Any, np.dtype[Any]]:
@@ -349,7 +350,7 @@ class MuninnBuffer:
             The budget of mapped host memory is used up.
         """
         holding = self._checked()
-        holding.memory.device = device = deviceOf(holding.membership)
+        holding.memory.device = device = deviceOf(holding.holdings)
         return holding.memory.devicePointer(device, progress)
 
     def close(self) -> None:
@@ -358,12 +359,12 @@ class MuninnBuffer:
             aside.refuseOwn()  # it waits for who has it open
         holding, self._holding, self._renewal, self._array = self._holding, None, None, None
         if holding is not None:
-            membership = holding.membership
-            if self._isLender and not membership.isStale():
-                membership.holdings.takeBack(holding)
+            holdings = holding.holdings
+            if self._isLender and not holdings.isStale():
+                holdings.takeBack(holding)
             last = [holding]  # perhaps the last reference: without arrays on it, memory and lease go here and now
             del holding
-            membership.holdings.letGo(last)
+            holdings.letGo(last)
 
     def free(self) -> None:
         """Free the name now, and the memory when its last holder lets go. Freeing what is free already is fine.
@@ -371,15 +372,16 @@ class MuninnBuffer:
         Raises `DomainChanged`, and frees nothing, where this process is in another control block by now.
         """
         holding = self._held()
-        row, incarnation, membership = holding.row, holding.incarnation, holding.membership
-        if membership.rows.mayBeFreed(row, incarnation):  # said by its own block; the same numbers are a stranger's buffer in any other
-            membership = current().requireSame(membership, holding.description.name)
+        row, incarnation, tables, client = holding.row, holding.incarnation, holding.tables, holding.holdings.client
+        if tables.rows.mayBeFreed(row, incarnation):  # said by its own block; the same numbers are a stranger's buffer in any other
+            membership = current().requireSame(tables, holding.description.name)
+            tables, client = membership.tables, membership.client
         del holding  # `close` is to let go of the last one
         try:
             if not self._isLender:  # then first: the broker finds no hold of this process, and need not be told of its end later
                 self.close()
-            if membership.rows.mayBeFreed(row, incarnation):
-                membership.client.free(row, incarnation)
+            if tables.rows.mayBeFreed(row, incarnation):
+                client.free(row, incarnation)
         finally:
             self.close()
 
@@ -447,10 +449,9 @@ class MuninnBuffer:
         return f"<MuninnBuffer {description.name!r} {description.dtype}{list(description.shape)} {asText(description.sizeBytes)} {where}>"
 
     def _repr_html_(self) -> str:
-        return htmlOf(self)
+        return htmlOf(None if self._holding is None else self.describe(), self._writable)
 
 
 def _unpickle(name: str, handle: bytes) -> MuninnBuffer:
     """Open what was pickled; the handle decides, the name is for the error message."""
-    buffer: MuninnBuffer = load().sharing.openHandle(handle, name)
-    return buffer
+    return MuninnBuffer._of(*held(handle, name))

@@ -14,7 +14,7 @@ import weakref
 from typing import Any, NamedTuple
 
 from muninn.control.block import ControlBlock
-from muninn.session.membership import Membership
+from muninn.session.tables import Tables
 from muninn.storage.paths import SegmentKey
 from muninn.system import atomics, clock
 from muninn.system.files import openFile
@@ -34,23 +34,23 @@ class Mapper(NamedTuple):
     sizeBytes: int
 
 
-def lingering(membership: Membership, known: set[str]) -> list[dict[str, Any]]:
+def lingering(tables: Tables, known: set[str]) -> list[dict[str, Any]]:
     """Like `describe()`, one for each freed segment that other processes map, save those whose `bufferId` is `known`."""
     # SYNC forked: pairs with Membership.forgetInChild.
-    if membership.block in _unburdened and not atomics.loadAcquire32(membership.block.forkedAddress):
+    if tables.block in _unburdened and not atomics.loadAcquire32(tables.block.forkedAddress):
         return []
     found: dict[SegmentKey, list[Mapper]] = {}
     deadline = clock.now() + _BOUND_SECONDS
-    for pid in _pids({membership.members.identity(key.slot).pid for key in membership.members.live()}):
+    for pid in _pids({tables.members.identity(key.slot).pid for key in tables.members.live()}):
         if clock.now() > deadline:
             break
-        for key, sizeBytes in _freed(membership, pid).items():
+        for key, sizeBytes in _freed(tables, pid).items():
             found.setdefault(key, []).append(Mapper(pid, sizeBytes))
     if not found:
-        _unburdened.add(membership.block)
-    identity = membership.places.identity
+        _unburdened.add(tables.block)
+    identity = tables.places.identity
     return [
-        _described(membership, key, mappers)
+        _described(tables, key, mappers)
         for key, mappers in sorted(found.items())
         if key.origin != identity or f"{key.row}.{key.incarnation}" not in known
     ]
@@ -72,9 +72,9 @@ def _pids(members: set[int]) -> list[int]:
     return sorted(pids, key=lambda pid: pid in members)
 
 
-def _freed(membership: Membership, pid: int) -> dict[SegmentKey, int]:
+def _freed(tables: Tables, pid: int) -> dict[SegmentKey, int]:
     """The freed segments of this domain that a process maps, with their bytes."""
-    mark, sizes = membership.places.segmentMark.encode(), dict[SegmentKey, int]()
+    mark, sizes = tables.places.segmentMark.encode(), dict[SegmentKey, int]()
     try:
         with openFile(f"/proc/{pid}/maps", "rb") as maps:
             raw = maps.read()
@@ -84,14 +84,14 @@ def _freed(membership: Membership, pid: int) -> dict[SegmentKey, int]:
         return sizes
     for line in raw.splitlines():
         if mark in line and line.endswith(b" (deleted)"):
-            key = membership.places.segmentOf(line.partition(mark)[2].removesuffix(b" (deleted)").decode(errors="replace"))
+            key = tables.places.segmentOf(line.partition(mark)[2].removesuffix(b" (deleted)").decode(errors="replace"))
             first, _, last = line.partition(b" ")[0].partition(b"-")
             if key is not None:
                 sizes[key] = sizes.get(key, 0) + int(last, 16) - int(first, 16)
     return sizes
 
 
-def _described(membership: Membership, key: SegmentKey, mappers: list[Mapper]) -> dict[str, Any]:
+def _described(tables: Tables, key: SegmentKey, mappers: list[Mapper]) -> dict[str, Any]:
     sizeBytes = max(mapper.sizeBytes for mapper in mappers)
     return {
         "bufferId": f"{key.row}.{key.incarnation}",
@@ -107,7 +107,7 @@ def _described(membership: Membership, key: SegmentKey, mappers: list[Mapper]) -
         "state": "freed",
         "generation": 0,
         "lifetime": Lifetime.LAST_CLOSE.value,
-        "leaseTtlMs": membership.settings.security.leaseTtlMs,
+        "leaseTtlMs": tables.settings.security.leaseTtlMs,
         "ageMs": 0,
         "endsInMs": None,
         "reserve": "full",

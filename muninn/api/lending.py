@@ -6,7 +6,6 @@ waits for those who have it open, up to a grace period, and then takes it back: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,25 +14,20 @@ import numpy as np
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.options import BufferOptions
 from muninn.api.specs import specOf
-from muninn.control import leases
-from muninn.errors import DeviceUnavailable, InvalidArgument, MuninnError
+from muninn.errors import DeviceUnavailable, InvalidArgument
 from muninn.interop.arrays import ForeignArray, describeArray
 from muninn.interop.dtypes import shown
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
 from muninn.session.mappings import addressOf
-from muninn.session.membership import Membership, current
+from muninn.session.membership import current
 from muninn.session.spec import LentMemory
-from muninn.system import aside, clock
-from muninn.system.logs import Log
+from muninn.system import aside
 from muninn.terms import Mode, asMode, asRenew
 
 if TYPE_CHECKING:
     from muninn.devices.port import Device
-    from muninn.session.openbuffers import Holding
 
-_log = Log("muninn.member")
-_LOOK_SECONDS = 0.005
 _WORK_SECONDS = 60.0
 
 
@@ -57,7 +51,7 @@ def shareDevice(caller: str, value: Any, copy: bool, options: BufferOptions) -> 
     holding = creation.create(wanted._replace(lent=LentMemory(source.address, source.keepAlive)), progress=options.progress)
     buffer = MuninnBuffer._of(holding, wanted.access, renewal)
     buffer._isLender = True
-    holding.membership.holdings.lent[holding.row, holding.incarnation] = holding.memory
+    holding.holdings.lent[holding.row, holding.incarnation] = holding.memory
     return buffer
 
 
@@ -94,28 +88,3 @@ def _unreachable(device: Device, value: Any) -> DeviceUnavailable:
     return DeviceUnavailable(
         f"a {type(value).__name__} on a GPU is not the {device.backend} back-end's ({device.reason})", "Copy it to the host first"
     )
-
-
-def awaitImporters(membership: Membership, pairs: Iterable[tuple[int, int]]) -> None:
-    """Wait until nobody else has these rows open, at most `devices.ipcGraceMs`."""
-    waited = list(pairs)
-    deadline = clock.now() + membership.settings.devices.ipcGraceMs / 1000
-    while clock.now() < deadline and any(_othersHold(membership, *pair) for pair in waited):
-        clock.sleep(_LOOK_SECONDS)
-
-
-def takeBack(holding: Holding) -> None:
-    """End the sharing of a lent array: wait for its importers, then revoke what they hold and free the name."""
-    membership, pair = holding.membership, (holding.row, holding.incarnation)
-    if membership.holdings.lent.pop(pair, None) is None:
-        return
-    awaitImporters(membership, [pair])
-    try:
-        membership.client.request("recall", row=holding.row, incarnation=holding.incarnation)
-    except MuninnError as error:
-        _log.info("%r: %s", holding.description.name, error)  # freed meanwhile; our lease goes in any case
-
-
-def _othersHold(membership: Any, row: int, incarnation: int) -> bool:
-    holds = leases.scanHolds(membership.block, membership.members, row)
-    return any(hold.slot != membership.key.slot and hold.incarnation == incarnation and not hold.reason for hold in holds)

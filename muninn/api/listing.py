@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from muninn.api.freedmemory import lingering
 from muninn.arguments import named
@@ -16,15 +16,14 @@ from muninn.control.rows import RowDescription, RowState
 from muninn.devices import handle
 from muninn.errors import ControlBlockInvalid, MuninnError
 from muninn.interop.dtypes import nameOf, plain
-from muninn.session.gpus import deviceOf
-from muninn.session.membership import Membership, current
+from muninn.session.gpus import Gpus
+from muninn.session.member import Membership
+from muninn.session.membership import current
+from muninn.session.tables import Tables
 from muninn.system import aside, clock
 from muninn.system.clock import monotonicMs
 from muninn.system.pages import hugePages
 from muninn.terms import Mode
-
-if TYPE_CHECKING:
-    from muninn.api.buffer import MuninnBuffer
 
 _KINDS = {layout.ROW_KIND_ARRAY: "array", layout.ROW_KIND_BUNDLE: "bundle", layout.ROW_KIND_LOCK: "lock"}
 _STATES = {
@@ -60,7 +59,7 @@ def listBuffers() -> list[dict[str, Any]]:
                 membership.client.once("settle", row=row, incarnation=incarnation)
         clock.sleep(_LOOK_SECONDS)
         described = _listed(membership, membership.rows.notFree())
-    described += lingering(membership, {buffer["bufferId"] for buffer in described})
+    described += lingering(membership.tables, {buffer["bufferId"] for buffer in described})
     return sorted(described, key=lambda buffer: buffer["name"])
 
 
@@ -71,10 +70,10 @@ def _isOver(described: dict[str, Any]) -> bool:
 
 def _listed(membership: Membership, rows: list[tuple[int, RowState]]) -> list[dict[str, Any]]:
     """`describe()` of these rows, save those of locks, and those that are not there or not yet."""
-    moment = _Moment(membership, leases.scanHolds(membership.block, membership.members))
+    moment = _Moment(membership.tables, membership.gpus, leases.scanHolds(membership.block, membership.members))
     described = []
     for row, state in rows:
-        description = _stableDescription(membership, row, state)
+        description = _stableDescription(membership.tables, row, state)
         if description is None or description.kind == layout.ROW_KIND_LOCK:
             continue
         with contextlib.suppress(ControlBlockInvalid):  # one damaged row hides no others; `doctor` reports it
@@ -94,7 +93,7 @@ def domainInfo() -> dict[str, Any]:
     """
     membership = current()
     term = membership.election.term()
-    members = [_describeMember(membership, key.slot) for key in membership.members.there()]
+    members = [_describeMember(membership.tables, key.slot) for key in membership.members.there()]
     broker = next((member["pid"] for member in members if member["slot"] == term.slot), None)
     why = Drain(membership.block).reason()
     return {
@@ -107,19 +106,20 @@ def domainInfo() -> dict[str, Any]:
     }
 
 
-def describeRow(membership: Membership, row: int, description: RowDescription) -> dict[str, Any]:
+def describeRow(tables: Tables, gpus: Gpus, row: int, description: RowDescription) -> dict[str, Any]:
     """One buffer as a plain dict. Sizes in bytes, times in ms."""
-    return _Moment(membership, leases.scanHolds(membership.block, membership.members, row)).describe(row, description)
+    return _Moment(tables, gpus, leases.scanHolds(tables.block, tables.members, row)).describe(row, description)
 
 
 class _Moment:
     """What buffers have in common that are described together: read once, and not again for each row or holder."""
 
-    def __init__(self, membership: Membership, holds: list[leases.Hold]) -> None:
-        self._membership = membership
+    def __init__(self, tables: Tables, gpus: Gpus, holds: list[leases.Hold]) -> None:
+        self._tables = tables
+        self._gpus = gpus
         self._now = monotonicMs()
         self._holders: dict[int, list[leases.Hold]] = {}
-        dead = {slot for slot in {hold.slot for hold in holds} if not membership.members.isThere(slot)}
+        dead = {slot for slot in {hold.slot for hold in holds} if not tables.members.isThere(slot)}
         for hold in holds:
             if hold.slot not in dead:  # the next broker takes back what they had
                 self._holders.setdefault(hold.row, []).append(hold)
@@ -130,8 +130,8 @@ class _Moment:
 
     def describe(self, row: int, description: RowDescription) -> dict[str, Any]:
         """See `describeRow`."""
-        membership, now = self._membership, self._now
-        state = membership.rows.state(row)
+        tables, now = self._tables, self._now
+        state = tables.rows.state(row)
         mapped = description.mode is Mode.BIG
         topology: dict[str, list[str]] = {"p2p": [], "staged": []} if mapped else self._deviceTopology()
         return {
@@ -146,15 +146,15 @@ class _Moment:
             "access": description.access.value,
             "tenant": description.tenant,
             "state": _stateOf(state, description),
-            "generation": Generation(membership.block.rowAddress(row)).value(),
+            "generation": Generation(tables.block.rowAddress(row)).value(),
             "lifetime": description.lifetime.value,
-            "leaseTtlMs": membership.settings.security.leaseTtlMs,
+            "leaseTtlMs": tables.settings.security.leaseTtlMs,
             "ageMs": max(0, now - description.createdMs),
             "endsInMs": max(0, description.deadlineMs - now) if description.deadlineMs else None,
             "reserve": "lazy" if description.flags & layout.ROW_FLAG_LAZY else "full",
             "transport": description.transport,
-            "transportReason": _transportReason(membership, row, description),
-            "segment": membership.places.segmentName(row, state.incarnation, description.origin) if mapped else None,
+            "transportReason": _transportReason(tables, row, description),
+            "segment": tables.places.segmentName(row, state.incarnation, description.origin) if mapped else None,
             "hugePages": self._ofHugePages() if mapped else None,
             "peerable": mapped or not topology["staged"],
             "topology": topology,
@@ -174,12 +174,12 @@ class _Moment:
 
     def _process(self, slot: int) -> tuple[int, int, int]:
         if slot not in self._processes:
-            self._processes[slot] = self._membership.members.identity(slot).process
+            self._processes[slot] = self._tables.members.identity(slot).process
         return self._processes[slot]
 
     def _deviceTopology(self) -> dict[str, list[str]]:
         if self._topology is None:
-            self._topology = deviceOf(self._membership).topology()
+            self._topology = self._gpus.chosen().topology()
         return {route: list(names) for route, names in self._topology.items()}
 
     def _ofHugePages(self) -> str:
@@ -189,7 +189,7 @@ class _Moment:
 
     def _describeHold(self, hold: leases.Hold) -> dict[str, Any]:
         if hold.slot not in self._programs:
-            members = self._membership.members
+            members = self._tables.members
             isBelieved = clock.knowsHostTime() and members.timeNamespace(hold.slot) != 0
             self._programs[hold.slot] = members.identity(hold.slot).pid, members.program(hold.slot), isBelieved
         pid, program, isBelieved = self._programs[hold.slot]
@@ -215,31 +215,31 @@ def _dtypeName(text: str) -> str:
     return nameOf(plain(text))
 
 
-def _transportReason(membership: Membership, row: int, description: RowDescription) -> str:
-    return _TRANSPORT_REASONS.get(description.transport) or handle.reasonIn(membership.rows.handle(row))
+def _transportReason(tables: Tables, row: int, description: RowDescription) -> str:
+    return _TRANSPORT_REASONS.get(description.transport) or handle.reasonIn(tables.rows.handle(row))
 
 
-def _describeMember(membership: Membership, slot: int) -> dict[str, Any]:
-    identity = membership.members.identity(slot)
+def _describeMember(tables: Tables, slot: int) -> dict[str, Any]:
+    identity = tables.members.identity(slot)
     return {
         "pid": identity.pid,
-        "program": membership.members.program(slot),
+        "program": tables.members.program(slot),
         "slot": slot,
         "preferred": bool(identity.flags & layout.MEMBER_FLAG_PREFERRED),
-        "leases": leases.heldBy(membership.block, membership.members, slot),
+        "leases": leases.heldBy(tables.block, tables.members, slot),
         "ageMs": max(0, monotonicMs() - identity.joinedMs),
     }
 
 
-def _stableDescription(membership: Membership, row: int, state: RowState) -> RowDescription | None:
+def _stableDescription(tables: Tables, row: int, state: RowState) -> RowDescription | None:
     """The description of a row that nobody has a lease on for us: believed if the state is the same before and after."""
     if state.state == layout.ROW_CREATING:
         return None
     try:
-        description = membership.rows.description(row)
+        description = tables.rows.description(row)
     except ControlBlockInvalid:
         return None
-    after = membership.rows.state(row)
+    after = tables.rows.state(row)
     return description if (after.state, after.incarnation) == (state.state, state.incarnation) else None
 
 
@@ -251,18 +251,17 @@ def _escaped(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
-def htmlOf(buffer: MuninnBuffer) -> str:
-    """A small table for notebooks."""
-    if buffer._holding is None:
+def htmlOf(described: dict[str, Any] | None, isWritable: bool) -> str:
+    """A small table for notebooks, of what `MuninnBuffer.describe` says; None stands for a buffer that is closed."""
+    if described is None:
         return "<pre>MuninnBuffer (closed)</pre>"
-    described = buffer.describe()
     holders = ", ".join(f"{holder['program']} ({holder['pid']})" for holder in described["importers"])
     where = described["mode"] if described["gpu"] is None else f"{described['mode']} on GPU {described['gpu']}"
     rows = {
         "name": described["name"],
         "array": f"{described['dtype'] or described['kind']} {tuple(described['shape'])}",
         "size": f"{asText(described['size'])} in {where}",
-        "access": f"{'read-write' if buffer.writable else 'read-only'} here, shared {described['access']}",
+        "access": f"{'read-write' if isWritable else 'read-only'} here, shared {described['access']}",
         "generation": described["generation"],
         "held by": holders,
     }

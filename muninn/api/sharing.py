@@ -11,6 +11,7 @@ import numpy as np
 
 from muninn.api import lending
 from muninn.api.buffer import MuninnBuffer
+from muninn.api.handles import held
 from muninn.api.options import ArrayKeywords, BufferOptions, NamedKeywords, ShareKeywords, optionsOf, takesOptions
 from muninn.api.specs import asItems, specOf
 from muninn.arguments import checkKeywords, isTruth, keywordsOf, named, requireCallable, secondsOf, timeoutOf, unwrapped
@@ -18,9 +19,7 @@ from muninn.control import layout
 from muninn.errors import (
     BufferExists,
     BufferMismatch,
-    BufferNotFound,
     DomainChanged,
-    HandleInvalid,
     HolderSilent,
     InvalidArgument,
     PermissionDenied,
@@ -29,9 +28,9 @@ from muninn.interop.arrays import isOnDevice
 from muninn.interop.dtypes import dtypeOf, shown
 from muninn.session import creation
 from muninn.session.creation import Source
-from muninn.session.lateimports import load
 from muninn.session.mappings import addressOf
-from muninn.session.membership import Membership, current
+from muninn.session.member import Membership
+from muninn.session.membership import current
 from muninn.session.names import LOOK, NameWait, absent
 from muninn.session.openbuffers import Holding
 from muninn.session.spec import BufferSpec
@@ -45,7 +44,6 @@ from muninn.terms import (
     LifetimeWord,
     Mode,
     ModeWord,
-    Renew,
     RenewWord,
     Reserve,
     asAccess,
@@ -194,32 +192,11 @@ def openAny(
     """`open`, also for the bytes of a bundle; a user called the function `caller`."""
     wanted, renewal = asAccess(access, caller), asRenew(renew, caller)
     if not isinstance(name, str) and isinstance(name, bytes | bytearray | memoryview):
-        return openHandle(bytes(name), None, wanted, renewal, tenant)
+        return MuninnBuffer._of(*held(bytes(name), None, wanted, tenant), renewal)
     holding = _findAnywhere(asName(name), None if timeout is None else secondsOf(caller, timeout))
     if tenant is not None and holding.description.tenant != asTenant(tenant):
         raise PermissionDenied(f"{name!r} belongs to another tenant than {tenant!r}")
     return MuninnBuffer._of(holding, wanted, renewal)
-
-
-def openHandle(
-    handle: bytes, name: str | None = None, access: Access | None = None, renew: Renew = Renew.AUTO, tenant: str | None = None
-) -> MuninnBuffer:
-    """Open what a handle names, with at most the rights in it. `name` only makes the error clearer."""
-    membership, capabilities = current(), load().handles
-    capability = capabilities.check(membership.block.secret, handle)
-    inRange = capability.row < membership.rows.count()
-    holding = membership.holdings.hold(capability.row, capability.incarnation) if inRange else None
-    if holding is None:
-        raise BufferNotFound(f"the buffer {name!r} of this handle was freed" if name else "the buffer of this handle was freed")
-    description = holding.description
-    if capability.tenantDigest != capabilities.tenantDigest(description.tenant) or capability.sizeBytes != description.sizeBytes:
-        raise HandleInvalid(f"the handle does not match the buffer {description.name!r}")
-    if tenant is not None and asTenant(tenant) != description.tenant:
-        raise PermissionDenied(f"the handle is for tenant {description.tenant!r}, not {tenant!r}")
-    granted = capability.access
-    if access is not None and access is not Access.READ_ONLY and granted is Access.READ_ONLY:
-        raise PermissionDenied(f"the handle of {description.name!r} allows reading only")
-    return MuninnBuffer._of(holding, granted if access is None else access, renew)
 
 
 @named
@@ -273,7 +250,7 @@ def free(name: str) -> None:
     if pair is None:
         found, _ = membership.client.request("find", name=name)
         if not found.get("live"):
-            raise absent(membership, name)
+            raise absent(membership.tables, name)
         pair = found["row"], found["incarnation"]
     membership.client.free(*pair)
 
@@ -327,7 +304,7 @@ def _openOrLoad(
     membership: Membership, name: str, loader: Callable[[], Any], deadline: float | None, copy: bool, options: BufferOptions
 ) -> Holding:
     """The holding of a name that nobody else loads by `shareOnce` now; who shares it otherwise is waited for."""
-    waiting, loaded = NameWait(membership, name), None
+    waiting, loaded = NameWait(membership.holdings, name), None
     while True:
         holding = waiting.look()
         if holding is not None:
@@ -349,7 +326,7 @@ def _asLockName(name: str) -> str:
 
 
 def _attachOrCreate(membership: Membership, wanted: BufferSpec, timeout: float, progress: Callable[[int], None] | None) -> Holding:
-    waiting, deadline = NameWait(membership, wanted.name), deadlineOf(timeout)
+    waiting, deadline = NameWait(membership.holdings, wanted.name), deadlineOf(timeout)
     while True:
         holding = waiting.look()
         if holding is not None:
@@ -381,12 +358,12 @@ def _find(membership: Membership, name: str, timeout: float | None) -> Holding:
             raise
         holding = None
     if holding is None and timeout is not None:
-        waiting, deadline = NameWait(membership, name), deadlineOf(timeout)
+        waiting, deadline = NameWait(membership.holdings, name), deadlineOf(timeout)
         while (holding := _lookOut(waiting, deadline)) is None and waiting.sleep(deadline):
             pass
     if holding is None:
         waited = "" if timeout is None else f" within {timeout} s"
-        raise absent(membership, name, waited, LOOK if waited else None)
+        raise absent(membership.tables, name, waited, LOOK if waited else None)
     return holding
 
 

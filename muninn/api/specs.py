@@ -17,7 +17,8 @@ from muninn.control import layout
 from muninn.errors import InvalidArgument
 from muninn.interop.dtypes import asDtype, encoded
 from muninn.session.gpus import deviceOf
-from muninn.session.membership import Membership, current
+from muninn.session.member import Membership
+from muninn.session.membership import current
 from muninn.session.spec import BufferSpec
 from muninn.system import clock
 from muninn.system.clock import monotonicMs

@@ -7,17 +7,15 @@ manifest. Types that hold Python objects can not be shared.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgpack
 import numpy as np
 
 from muninn.control.layout import MAX_DTYPE_BYTES, ROW_KIND_BUNDLE
+from muninn.control.rows import RowDescription
 from muninn.errors import ControlBlockInvalid, InvalidDtype
 from muninn.system.threads import endingError
-
-if TYPE_CHECKING:
-    from muninn.session.openbuffers import Holding
 
 #: What numpy raises for descriptions that it did not write; it reads repeats as Python does.
 _DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SyntaxError, RecursionError)
@@ -94,12 +92,27 @@ def _readsBack(manifest: bytes, dtype: np.dtype[Any]) -> bool:
         return False
 
 
-def dtypeOf(holding: Holding) -> np.dtype[Any]:
-    """The dtype of a holding's buffer. A bundle's manifest describes its arrays; the bundle itself is bytes, as its row says."""
-    description = holding.description
+class Bytes(Protocol):
+    """Memory that is read by copies."""
+
+    def copyBytes(self, sizeBytes: int, offset: int) -> bytes: ...
+
+
+class Described(Protocol):
+    """A buffer that is open: what its row says of it, and its memory."""
+
+    @property
+    def description(self) -> RowDescription: ...
+    @property
+    def memory(self) -> Bytes: ...
+
+
+def dtypeOf(buffer: Described) -> np.dtype[Any]:
+    """The dtype of a buffer. A bundle's manifest describes its arrays; the bundle itself is bytes, as its row says."""
+    description = buffer.description
     if not description.metaBytes or description.kind == ROW_KIND_BUNDLE:
         return plain(description.dtype)
-    raw = holding.memory.copyBytes(description.metaBytes, description.metaOffset)
+    raw = buffer.memory.copyBytes(description.metaBytes, description.metaOffset)
     return _described(raw)
 
 

@@ -17,10 +17,12 @@ from muninn.errors import BufferExists, DomainChanged, HolderSilent, InvalidArgu
 from muninn.session.departure import Departing
 from muninn.session.gpus import deviceOf
 from muninn.session.mappings import Bytes, Memory, NoBytes, Stage, exported
-from muninn.session.membership import Membership, current
+from muninn.session.member import Membership
+from muninn.session.membership import current
 from muninn.session.reservation import Making
 from muninn.session.silence import holderSilent
 from muninn.session.spec import BufferSpec
+from muninn.session.tables import Tables
 from muninn.storage import segments
 from muninn.system.clock import monotonicMs
 from muninn.system.logs import Log
@@ -110,19 +112,20 @@ def _create(
             gpuCapacityBytes=capacity, deadlineMs=wanted.deadlineMs,
         )  # fmt: skip
     except HolderSilent:
-        silent = holderSilent(membership, wanted.name)
+        silent = holderSilent(membership.tables, wanted.name)
         raise BufferExists(f"{wanted.name!r} exists already, and {silent.reason}", silent.fix) from None
-    with membership.leaseLock:
-        index = membership.leaseTable.take(row, incarnation, membership.settings.security.leaseTtlMs)
+    tables = membership.tables
+    with tables.leaseLock:
+        index = tables.leases.take(row, incarnation, tables.ttlMs)
     try:
         with typedErrors(f"memory for {wanted.name!r}"):
-            made = _makeBytes(membership, wanted, device, row, incarnation, source, progress)
+            made = _makeBytes(tables, wanted, device, row, incarnation, source, progress)
     except BaseException:
-        membership.leaseTable.release(index)
+        tables.leases.release(index)
         raise
-    memory = membership.holdings.memory(made, index, row, incarnation, wanted)
+    memory = membership.holdings.memory(made, index, row, incarnation, wanted.access, wanted.lifetime)
     description = _describe(wanted, made)
-    membership.rows.describe(row, description, getattr(made, "handle", b""))
+    tables.rows.describe(row, description, getattr(made, "handle", b""))
     _fill(memory, wanted, fill)
     if put is not None:
         put(made.address)
@@ -151,7 +154,7 @@ def _commit(making: Making, made: Bytes) -> None:
 
 
 def _makeBytes(
-    membership: Membership,
+    tables: Tables,
     wanted: BufferSpec,
     device: Device | None,
     row: int,
@@ -170,11 +173,11 @@ def _makeBytes(
         return allocation
     if not wanted.segmentBytes:
         return NoBytes()
-    fd = segments.create(membership.places, row, incarnation, wanted.segmentBytes)
+    fd = segments.create(tables.places, row, incarnation, wanted.segmentBytes)
     try:
         mapping = segments.Mapping(fd, wanted.segmentBytes, writable=True)
         try:
-            _fillSegment(membership, wanted, fd.number, mapping, source, progress)
+            _fillSegment(tables, wanted, fd.number, mapping, source, progress)
         except BaseException:
             mapping.close()
             raise
@@ -202,7 +205,7 @@ def _fillAllocation(device: Device, wanted: BufferSpec, allocation: Allocation, 
 
 
 def _fillSegment(
-    membership: Membership,
+    tables: Tables,
     wanted: BufferSpec,
     fd: int,
     mapping: segments.Mapping,
@@ -215,7 +218,7 @@ def _fillSegment(
         raise InvalidArgument(str(error.strerror), "Leave numaNode out, or name a node that `python -m muninn doctor` lists") from error
     address, sizeBytes = (None, 0) if source is None else source
     if wanted.reserve is Reserve.FULL:
-        segments.reserve(fd, mapping, membership.settings.memory.prefaultThreads, address, sizeBytes, progress)
+        segments.reserve(fd, mapping, tables.settings.memory.prefaultThreads, address, sizeBytes, progress)
         return
     if address is not None:
         segments.copyIn(mapping, address, sizeBytes)

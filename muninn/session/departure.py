@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from muninn.control import layout
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.owners import Owners
+from muninn.session.gpus import Gpus
 from muninn.system import aside, clock, green
-
-if TYPE_CHECKING:
-    from muninn.session.membership import Membership
 
 #: How long a departure waits for the threads that are inside; they may be there for ever, and a process that ends gives all back too.
 _OUTSIDE_SECONDS = 0.2
@@ -88,15 +85,20 @@ def stayWhile(isInside: Callable[[], bool], owners: Owners) -> None:
         clock.sleep(_STAY_SECONDS)
 
 
-def keepPromises(membership: Membership) -> bool:
-    """Let streams come to what others wait for; False when that takes longer than `devices.ipcGraceMs`."""
-    seconds = membership.settings.devices.ipcGraceMs / 1000
+def keepPromises(gpus: Gpus, seconds: float, isAtWork: Callable[[], bool]) -> bool:
+    """Let streams come to what others wait for; False when that takes longer than so many seconds.
+
+    Parameters
+    ----------
+    isAtWork
+        Whether GPUs may be at work on what others will use.
+    """
     deadline = clock.now() + seconds
-    while membership.promised and clock.now() < deadline:
+    while gpus.promised and clock.now() < deadline:
         clock.sleep(_LOOK_SECONDS)
-    if membership.promised:
+    if gpus.promised:
         return False
-    return membership.device is None or not membership.holdings.isAtWork() or membership.device.awaitWork(seconds)
+    return gpus.device is None or not isAtWork() or gpus.device.awaitWork(seconds)
 
 
 def awaitPast(members: MemberTable, key: MemberKey) -> None:

@@ -8,9 +8,8 @@ itself. What is left over is a death's to take back. Nothing is imported here: `
 from __future__ import annotations
 
 from muninn.control.election import Term
-from muninn.session.lateimports import load
-from muninn.session.membership import Membership
-from muninn.system.threads import NoThread
+from muninn.session.member import Membership
+from muninn.session.role import BrokerRole
 
 #: What the kernel reads when the last thread ends, after the last object has gone.
 _endless: list[object] = []
@@ -18,24 +17,27 @@ _endless: list[object] = []
 _STEPS = 8
 
 
-class LoneMembership(Membership):
-    """One process in one domain, for the rest of a thread's life."""
+class _LoneRole(BrokerRole):
+    """Broker without a thread for it: what is asked here is served when it is asked."""
 
-    def _begin(self) -> None:
-        self._thread = NoThread()
-        _endless.append(self._robustList)
-        self._enter()
-
-    def isStale(self) -> bool:
-        return self.identity.isWiped() or self._hasLeft or self._lost
-
-    def _campaign(self, term: Term) -> None:
-        """Be broker without a thread for it: what is asked here is served when it is asked."""
-        mine = None if term.slot == self.key.slot else self.election.replace(term, self.key.slot)
+    def campaign(self, term: Term) -> None:
+        key, election = self._tables.key, self._tables.election
+        mine = None if term.slot == key.slot else election.replace(term, key.slot)
         if mine is None:
             return
-        broker = load().broker(self.block, self.members, self.election, mine, self.key, self.limits(), self._wake.checked())
+        broker = self._made(mine, lambda: None)
         broker.start()
         for _ in range(_STEPS):
             broker.step(0)
-        self._broker = broker
+        self.broker = broker
+
+
+class LoneMembership(Membership):
+    """One process in one domain, for the rest of a thread's life."""
+
+    _role = _LoneRole
+    _isAlone = True
+
+    def _begin(self) -> None:
+        _endless.append(self.worker.robustList)
+        self.worker.enter()

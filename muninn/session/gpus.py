@@ -1,53 +1,79 @@
-"""The device of this process: chosen once, at its first use."""
+"""The GPUs of this process: the device, chosen once at its first use, and what its streams have still to do for others.
+
+Private to the process. A death takes all of it back: the broker poisons the tickets that were promised.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
-from muninn.arguments import named
+from muninn.config import Settings
 from muninn.control import layout
-from muninn.session.membership import current
+from muninn.control.rows import RowTable
+from muninn.system.cleanups import Undertakings
 from muninn.system.forks import Guard
 from muninn.system.oserrors import typedErrors
 from muninn.system.threads import refuseImports
 from muninn.terms import Mode
 
 if TYPE_CHECKING:
-    from muninn.devices.port import Device, Stream
-    from muninn.session.membership import Membership
+    from muninn.devices.port import Device, Registration
 
 _lock = Guard(isWhole=True)  # the back-end is imported inside
 
 
-def deviceOf(membership: Membership) -> Device:
-    """The back-end that the settings ask for. Its memory is counted by the rows of the whole domain."""
-    with _lock.lock:
-        if membership.device is None:
-            refuseImports("this process has not used a GPU yet")
-            with typedErrors("the device back-end"):
-                from muninn.devices.choose import chooseDevice
+class Gpus:
+    """Those of one membership.
 
-                chosen = chooseDevice(membership.settings.devices, lambda gpu: usedBytes(membership, gpu))
-            if membership.device is None:  # nor was it chosen by what came between
-                membership.device = chosen
-        return membership.device
-
-
-def usedBytes(membership: Membership, gpu: int) -> int:
-    """Bytes that the domain holds on a GPU: a sum over the rows."""
-    rows = membership.rows
-    held = (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING)
-    described = (rows.description(row) for row, state in rows.notFree() if state.state in held)
-    return sum(each.segmentBytes for each in described if each.mode is Mode.FAST and each.gpu == gpu)
-
-
-@named
-def createStream(gpu: int = 0) -> Stream:
-    """A new stream of a GPU, for `signal` and `wait`: a queue whose work is done in order, beside the caller.
-
-    Raises
-    ------
-    DeviceUnavailable
-        There is no such GPU, not even a pretended one.
+    Attributes
+    ----------
+    device
+        The back-end, once it was used.
+    promised
+        (row, ticket) of what streams of this process have promised and not come to.
+    fenceWords
+        By the first row of a chunk: its fence words, for GPUs.
+    signalling
+        Tickets that are being issued.
     """
-    return deviceOf(current()).createStream(gpu)
+
+    def __init__(self, settings: Settings, rows: RowTable, wake: Callable[[], object]) -> None:
+        self._settings = settings.devices
+        self._rows = rows
+        self.device: Device | None = None
+        self.promised: set[tuple[int, int]] = set()
+        self.fenceWords: dict[int, Registration] = {}
+        self.signalling = Undertakings(wake)
+
+    def chosen(self) -> Device:
+        """The back-end that the settings ask for. Its memory is counted by the rows of the whole domain."""
+        with _lock.lock:
+            if self.device is None:
+                refuseImports("this process has not used a GPU yet")
+                with typedErrors("the device back-end"):
+                    from muninn.devices.choose import chooseDevice
+
+                    made = chooseDevice(self._settings, self._usedBytes)
+                if self.device is None:  # nor was it chosen by what came between
+                    self.device = made
+            return self.device
+
+    def _usedBytes(self, gpu: int) -> int:
+        """Bytes that the domain holds on a GPU: a sum over the rows."""
+        rows = self._rows
+        held = (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING)
+        described = (rows.description(row) for row, state in rows.notFree() if state.state in held)
+        return sum(each.segmentBytes for each in described if each.mode is Mode.FAST and each.gpu == gpu)
+
+
+class UsesGpus(Protocol):
+    """Whatever belongs to one membership and knows its GPUs."""
+
+    @property
+    def gpus(self) -> Gpus: ...
+
+
+def deviceOf(owner: UsesGpus) -> Device:
+    """The back-end of a membership, or of what belongs to it."""
+    return owner.gpus.chosen()

@@ -1,4 +1,4 @@
-"""Loading: what calls need and `import muninn` does not, or can not for a circle's sake. It takes 15 ms, at the first join.
+"""Loading: what calls need and `import muninn` does not. It takes 15 ms, at the first join.
 
 When the interpreter is finalised nothing can be imported any more, so what an object's `__del__` may need then is all here.
 """
@@ -17,9 +17,6 @@ from muninn.system.threads import refuseImports
 
 if TYPE_CHECKING:
     from muninn.broker.broker import Broker
-    from muninn.session.membership import Membership
-    from muninn.session.openbuffers import Holdings
-
 
 Value = TypeVar("Value")
 
@@ -27,12 +24,8 @@ Value = TypeVar("Value")
 class Loaded(NamedTuple):
     """The classes and modules that were imported late."""
 
-    holdings: type[Holdings]
     broker: type[Broker]
-    lone: type[Membership]
     handles: ModuleType
-    lending: ModuleType
-    sharing: ModuleType
 
 
 _loaded: list[Loaded] = []
@@ -71,10 +64,7 @@ def settingsToJoin() -> Settings:
 
 
 def _imported() -> Loaded:
-    from muninn.api import lending, sharing
     from muninn.broker.broker import Broker
-    from muninn.session.finalization import LoneMembership
-    from muninn.session.openbuffers import Holdings
     from muninn.wire import handles
 
-    return Loaded(Holdings, Broker, LoneMembership, handles, lending, sharing)
+    return Loaded(Broker, handles)

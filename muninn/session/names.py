@@ -8,17 +8,13 @@ successor is asked once; and because the index is a hint, there is a question no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from muninn.errors import BufferNotFound
+from muninn.session.openbuffers import Holding, Holdings
+from muninn.session.tables import Tables
 from muninn.system import aside, atomics
 from muninn.system.clock import monotonicMs
 from muninn.system.deadlines import sleepNs
 from muninn.system.green import sleepOn
-
-if TYPE_CHECKING:
-    from muninn.session.membership import Membership
-    from muninn.session.openbuffers import Holding
 
 #: What to do about a name that nobody has, where waiting for it is no help.
 LOOK = "Check the name with `python -m muninn list`"
@@ -28,9 +24,9 @@ _LOOK_NS = 500_000_000
 _ASK_MS = 10_000
 
 
-def absent(membership: Membership, name: str, waited: str = "", fix: str | None = LOOK) -> BufferNotFound:
+def absent(tables: Tables, name: str, waited: str = "", fix: str | None = LOOK) -> BufferNotFound:
     """The error for a name that nobody has."""
-    return BufferNotFound(f"there is no buffer {name!r} in domain {membership.places.domain!r}{waited}", fix)
+    return BufferNotFound(f"there is no buffer {name!r} in domain {tables.places.domain!r}{waited}", fix)
 
 
 class NameWait:
@@ -42,10 +38,10 @@ class NameWait:
         Whether the broker said that somebody is creating it.
     """
 
-    def __init__(self, membership: Membership, name: str) -> None:
-        self._membership = membership
+    def __init__(self, holdings: Holdings, name: str) -> None:
+        self._holdings = holdings
         self._name = name
-        self._word = membership.index.wakeAddress(name.encode())
+        self._word = holdings.tables.index.wakeAddress(name.encode())
         self._seen = 0
         self._asked: tuple[int, int] | None = None
         self._askAgainMs = 0
@@ -55,7 +51,7 @@ class NameWait:
         """The name's holding, if it is there. Whatever comes or goes from here on ends the next `sleep`."""
         # SYNC names: pairs with NameIndex.tell; the word is read before the look, so nothing that comes afterwards is missed.
         self._seen = int(atomics.loadAcquire32(self._word))
-        holdings = self._membership.holdings
+        holdings = self._holdings
         holding = holdings.known(self._name)
         if holding is None and self._mayBeKnownToTheBroker():
             holding, self.isComing = holdings.asked(self._name)
@@ -64,7 +60,7 @@ class NameWait:
     def _mayBeKnownToTheBroker(self) -> bool:
         # While the name is coming, the word also says that it has gone; otherwise only that the index can not tell is news.
         told = self._seen if self.isComing else self._seen >> 16
-        state, now = (self._membership.election.epoch(), told), monotonicMs()
+        state, now = (self._holdings.tables.election.epoch(), told), monotonicMs()
         if state == self._asked and now < self._askAgainMs:
             return False
         self._asked, self._askAgainMs = state, now + _ASK_MS
@@ -79,6 +75,6 @@ class NameWait:
         if timeoutNs <= 0:
             return False
         aside.refuseOwn()
-        self._membership.holdings.creating.refuseOwn(self._name)
+        self._holdings.creating.refuseOwn(self._name)
         sleepOn(self._word, self._seen, timeoutNs)
         return True

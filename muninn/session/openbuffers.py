@@ -11,7 +11,7 @@ import _thread
 import contextlib
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from muninn.control import layout, leases, ownerlock
 from muninn.control.generations import Generation
@@ -20,21 +20,21 @@ from muninn.control.owners import Owners
 from muninn.control.rows import RowDescription
 from muninn.control.tickets import Tickets
 from muninn.errors import BrokerUnavailable, BufferFreed, LeaseExpired, LeaseRevoked, MuninnError, OwnerDied, PermissionDenied
-from muninn.session.gpus import deviceOf
-from muninn.session.lateimports import load
+from muninn.session.client import Client
+from muninn.session.departure import Departure
+from muninn.session.gpus import Gpus
+from muninn.session.lending import awaitImporters, recall
 from muninn.session.mappings import Bytes, Memory, NoBytes, exported
 from muninn.session.registry import Living
 from muninn.session.reservation import Creating
 from muninn.session.silence import holderSilent
+from muninn.session.standing import Standing
+from muninn.session.tables import Tables
 from muninn.storage import segments
 from muninn.system import aside, atomics, clock, green
 from muninn.system.clock import monotonicMs
 from muninn.system.descriptors import Descriptor
 from muninn.terms import Access, Lifetime, Mode
-
-if TYPE_CHECKING:
-    from muninn.session.membership import Membership
-    from muninn.session.spec import BufferSpec
 
 #: What is undone in one step, which may be done again.
 _ENDED_AT_ONCE = (segments.Mapping, NoBytes)
@@ -53,14 +53,15 @@ class Holding:
 
     __slots__ = (
         "__weakref__", "_leaseAddress", "_leaseWord", "_owner", "_renewAtMs", "_renewal", "claimAddress", "description", "fencing",
-        "generation", "incarnation", "membership", "memory", "row", "tickets",
+        "generation", "holdings", "incarnation", "memory", "row", "tables", "tickets",
     )  # fmt: skip
 
     def __init__(
         self, holdings: Holdings, row: int, incarnation: int, description: RowDescription, memory: Memory, *, isFresh: bool = False
     ) -> None:
-        self.membership = membership = holdings.membership
-        block = membership.block
+        self.holdings = holdings
+        self.tables = tables = holdings.tables
+        block = tables.block
         self.row = row
         self.incarnation = incarnation
         self.description = description
@@ -71,27 +72,27 @@ class Holding:
         self.fencing = _thread.RLock()  # what is shown of fences, and what streams are made to wait for, in one order
         self._owner = 0
         self.claimAddress = rowAddress + layout.ROW_CLAIM_OFFSET
-        self._leaseAddress, self._leaseWord = membership.leaseTable.held(memory.leaseIndex, row, incarnation)
+        self._leaseAddress, self._leaseWord = tables.leases.held(memory.leaseIndex, row, incarnation)
         self._renewal: weakref.ref[Renewal] | None = None
         self._renewAtMs = monotonicMs() + self.ttlMs // 2 if isFresh else 0  # what was kept may be about to run out
 
     @property
     def ttlMs(self) -> int:
-        return self.membership.settings.security.leaseTtlMs
+        return self.tables.ttlMs
 
     @property
     def owner(self) -> int:
         """What this process has of the claim, by its address. Bound when it is first asked for: most who open a buffer never write."""
         if not self._owner:
-            membership = self.membership
-            expiryAddress, word = self._leaseAddress + layout.LEASE_EXPIRY_OFFSET, ownerlock.claimWord(membership.key)
-            rowAddress = membership.block.rowAddress(self.row)
-            self._owner = membership.holdings.owners.bind(self.row, self.incarnation, rowAddress, expiryAddress, self, word)
+            tables = self.tables
+            expiryAddress, word = self._leaseAddress + layout.LEASE_EXPIRY_OFFSET, ownerlock.claimWord(tables.key)
+            rowAddress = tables.block.rowAddress(self.row)
+            self._owner = self.holdings.owners.bind(self.row, self.incarnation, rowAddress, expiryAddress, self, word)
         return self._owner
 
     def isOwn(self, word: int) -> bool:
         """Whether a claim is this process's."""
-        return ownerlock.belongsTo(word, self.membership.key)
+        return ownerlock.belongsTo(word, self.tables.key)
 
     def isWriting(self) -> bool:
         """Whether this thread is inside a writer's turn."""
@@ -121,7 +122,7 @@ class Holding:
     def isLive(self) -> bool:
         """Whether it may be opened. A lifetime that is over has ended, whether or not a broker has come to it yet."""
         deadlineMs = self.description.deadlineMs
-        return self.membership.rows.isLive(self.row, self.incarnation) and not (deadlineMs and clock.isOver(deadlineMs))
+        return self.tables.rows.isLive(self.row, self.incarnation) and not (deadlineMs and clock.isOver(deadlineMs))
 
     def check(self) -> None:
         """Before a new operation: the lease still allows it. Renews the lease when half of it has passed.
@@ -131,11 +132,11 @@ class Holding:
         LeaseRevoked, BufferFreed
         """
         if atomics.loadAcquire64(self._leaseAddress) != self._leaseWord:
-            reason = self.membership.leaseTable.revocation(self.memory.leaseIndex) or "given back, as this process left the domain"
+            reason = self.tables.leases.revocation(self.memory.leaseIndex) or "given back, as this process left the domain"
             if reason == "ownerDied":
                 raise OwnerDied(f"the memory of {self.description.name!r} went with the process that owned it")
             raise LeaseRevoked(f"the lease on {self.description.name!r} was revoked: {reason}")
-        if not self.membership.rows.isLive(self.row, self.incarnation):
+        if not self.tables.rows.isLive(self.row, self.incarnation):
             raise BufferFreed(f"{self.description.name!r} was freed")
         now = monotonicMs()
         if 0 < self.description.deadlineMs <= now and clock.knowsHostTime():
@@ -144,7 +145,7 @@ class Holding:
             self.renew()
 
     def renew(self) -> None:
-        self._renewAtMs = self.membership.leaseTable.renew(self.memory.leaseIndex, self.ttlMs) - self.ttlMs // 2
+        self._renewAtMs = self.tables.leases.renew(self.memory.leaseIndex, self.ttlMs) - self.ttlMs // 2
 
     def allowWriting(self) -> None:
         """Let this process write; the buffer's access must allow it."""
@@ -157,13 +158,25 @@ class Holding:
 class Holdings:
     """All holdings of one membership.
 
+    Attributes
+    ----------
+    isStale
+        `Standing.isStale` of the membership.
+
     Whatever a signal handler raises, and whatever a finalizer calls, between two steps of these methods: a lease and its mapping belong
     to a `Lease` before they are there, and when that is gone, `settleGone` undoes them, on the thread that closes or on the background
     thread. A finalizer itself does no more than to say so.
     """
 
-    def __init__(self, membership: Membership) -> None:
-        self.membership = membership
+    def __init__(
+        self, tables: Tables, standing: Standing, departure: Departure, client: Client, gpus: Gpus, wake: Callable[[], object]
+    ) -> None:
+        self.tables = tables
+        self.isStale = standing.isStale
+        self.departure = departure
+        self.client = client
+        self.gpus = gpus
+        self._wake = wake
         self._byName: weakref.WeakValueDictionary[str, Holding] = weakref.WeakValueDictionary()
         self._all: Living[Holding] = Living()
         self._memories: Living[Memory] = Living()
@@ -173,10 +186,10 @@ class Holdings:
         self._settling = _thread.RLock()
         #: The thread that is about to undo what it lets go of, and needs nobody else for it.
         self.closing = 0
-        membership.leaseTable.onGone = self._onGone
-        self.creating = Creating(membership.kick)
+        tables.leases.onGone = self._onGone
+        self.creating = Creating(wake)
         #: The turns and locks of this process, which keep their holdings.
-        self.owners = Owners(membership.block.geometry.maxBuffers)
+        self.owners = Owners(tables.block.geometry.maxBuffers)
         #: What this process shares where it lies: held until it is taken back.
         self.lent: dict[tuple[int, int], Memory] = {}
         self._renewAtMs = 0
@@ -192,9 +205,9 @@ class Holdings:
         holding = self._byName.get(name)
         if holding is not None and holding.isLive():
             return holding
-        membership, encoded = self.membership, name.encode()
-        for row, incarnation in membership.index.candidates(encoded):
-            if membership.rows.isLive(row, incarnation) and membership.rows.nameIs(row, encoded):
+        tables, encoded = self.tables, name.encode()
+        for row, incarnation in tables.index.candidates(encoded):
+            if tables.rows.isLive(row, incarnation) and tables.rows.nameIs(row, encoded):
                 holding = self.hold(row, incarnation)
                 if holding is not None:
                     return holding
@@ -202,63 +215,63 @@ class Holdings:
 
     def asked(self, name: str) -> tuple[Holding | None, bool]:
         """What the broker knows of a name: its holding, if it is live; and otherwise whether somebody is creating it."""
-        found, _ = self.membership.client.request("find", name=name)
+        found, _ = self.client.request("find", name=name)
         if not found.get("live"):
             return None, bool(found)
         return self.hold(found["row"], found["incarnation"]), False
 
     def hold(self, row: int, incarnation: int) -> Holding | None:
         """The holding of a live row; None when it is not live (any more)."""
-        membership = self.membership
-        with aside.unlessTaken(membership.leaseLock):  # who has it may be fetching memory from the thread that serves
-            if membership.isStale():
-                raise BrokerUnavailable(f"this process has just left {membership.places.domain!r}", "Ask again: it joins anew")
+        tables = self.tables
+        with aside.unlessTaken(tables.leaseLock):  # who has it may be fetching memory from the thread that serves
+            if self.isStale():
+                raise BrokerUnavailable(f"this process has just left {tables.places.domain!r}", "Ask again: it joins anew")
             holding = self._all.get((row, incarnation))
             if holding is not None and holding.isLive():
                 return holding
             # Memory that only arrays still hold is taken up again: its lease stands, so a live row stays.
             kept = self._memories.get((row, incarnation))
-            mapped = self._map(row, incarnation) if kept is None else (kept, membership.rows.description(row))
-            if mapped is None or not membership.rows.isLive(row, incarnation) or clock.isOver(mapped[1].deadlineMs):
+            mapped = self._map(row, incarnation) if kept is None else (kept, tables.rows.description(row))
+            if mapped is None or not tables.rows.isLive(row, incarnation) or clock.isOver(mapped[1].deadlineMs):
                 return None
             memory, description = mapped
             return self._add(Holding(self, row, incarnation, description, memory, isFresh=kept is None))
 
     def _map(self, row: int, incarnation: int) -> tuple[Memory, RowDescription] | None:
-        membership = self.membership
+        tables = self.tables
         self.settleGone()
-        index = membership.leaseTable.take(row, incarnation, membership.settings.security.leaseTtlMs)
+        index = tables.leases.take(row, incarnation, tables.ttlMs)
         try:
             # SYNC open: pairs with Directory.settle. The lease stands; if the row is still live now, nobody reclaims it before we let go.
-            description = membership.rows.description(row) if membership.rows.isLive(row, incarnation) else None
+            description = tables.rows.description(row) if tables.rows.isLive(row, incarnation) else None
             if description is None or clock.isOver(description.deadlineMs):
                 self._giveUp(index, row, incarnation)
                 return None
             source = self._source(row, incarnation, description)
         except BaseException as error:
             self._giveUp(index, row, incarnation)
-            if isinstance(error, OwnerDied) and not membership.rows.isLive(row, incarnation):
+            if isinstance(error, OwnerDied) and not tables.rows.isLive(row, incarnation):
                 return None  # nobody had the memory any more, so the name is free
             raise
-        return self.memory(source, index, row, incarnation, description), description
+        return self.memory(source, index, row, incarnation, description.access, description.lifetime), description
 
     def _giveUp(self, index: int, row: int, incarnation: int) -> None:
         """Take back a lease that came to nothing. While it stood, the broker may have let the row be because of it."""
-        self.membership.leaseTable.vacate(index)
+        self.tables.leases.vacate(index)
         self._released.append((row, incarnation))
-        self.membership.leaseTable.forget(index)
-        self.membership.kick()
+        self.tables.leases.forget(index)
+        self._wake()
 
     def _source(self, row: int, incarnation: int, description: RowDescription) -> Bytes:
         if description.mode is Mode.FAST:
             return self._import(row, incarnation, description)
         if not description.segmentBytes:
             return NoBytes()
-        return segments.mapped(self.membership.places, row, incarnation, description.segmentBytes, description.origin)
+        return segments.mapped(self.tables.places, row, incarnation, description.segmentBytes, description.origin)
 
     def _import(self, row: int, incarnation: int, description: RowDescription) -> Bytes:
         """Ask the broker for the memory's descriptor. A new broker may have to wait for a holder to bring it."""
-        device, handle = deviceOf(self.membership), self.membership.rows.handle(row)
+        device, handle = self.gpus.chosen(), self.tables.rows.handle(row)
         writable = description.access is not Access.READ_ONLY
         # The creator's index; where GPUs are numbered otherwise, the handle says which one it is.
         gpu = description.gpu if description.gpu < device.gpuCount else 0
@@ -266,27 +279,27 @@ class Holdings:
         if description.transport == "cudaIpc":
             return device.importAllocation(gpu, -1, description.segmentBytes, writable, given)
         for _ in range(_FETCH_ATTEMPTS):
-            descriptor = self.membership.client.fetch(row, incarnation)
+            descriptor = self.client.fetch(row, incarnation)
             if descriptor is not None:
                 try:
                     return device.importAllocation(gpu, descriptor.number, description.segmentBytes, writable, given)
                 finally:
                     descriptor.close()
             clock.sleep(_FETCH_PAUSE_SECONDS)
-        raise holderSilent(self.membership, description.name, row)  # nobody has died: the broker would have said so
+        raise holderSilent(self.tables, description.name, row)  # nobody has died: the broker would have said so
 
-    def memory(self, source: Bytes, leaseIndex: LeaseIndex, row: int, incarnation: int, description: RowDescription | BufferSpec) -> Memory:
+    def memory(self, source: Bytes, leaseIndex: LeaseIndex, row: int, incarnation: int, access: Access, lifetime: Lifetime) -> Memory:
         """Register memory that this process has mapped and leased."""
         tenure = leaseIndex.lease.tenure
         tenure.source = source
-        tenure.isTold = description.lifetime is Lifetime.LAST_CLOSE
-        memory = Memory(source, leaseIndex, self.membership.device, description.access is not Access.READ_ONLY)
+        tenure.isTold = lifetime is Lifetime.LAST_CLOSE
+        memory = Memory(source, leaseIndex, self.gpus.device, access is not Access.READ_ONLY)
         tenure.isBorrowed = memory.isBorrowed()
         return self._memories.settled((row, incarnation), memory)
 
     def created(self, row: int, incarnation: int, description: RowDescription, memory: Memory) -> Holding:
         """The holding of a row that this process has just committed. Another thread may have been faster to open its name."""
-        with self.membership.leaseLock:
+        with self.tables.leaseLock:
             return self._add(Holding(self, row, incarnation, description, memory))
 
     def _add(self, holding: Holding) -> Holding:
@@ -299,16 +312,16 @@ class Holdings:
 
     def _onGone(self, _: object) -> None:
         """Nobody has some memory any more; it is among `LeaseTable.gone`. Called by a finalizer, that is anywhere, and at any time."""
-        if self.membership.isStale():
+        if self.isStale():
             self._dropGone()
         elif self.closing != green.identity():
             self.settleGone()
-            if self._released or self.membership.leaseTable.gone:
-                self.membership.kick()
+            if self._released or self.tables.leases.gone:
+                self._wake()
 
     def _dropGone(self) -> None:
         """In a forked child, and after the end of the membership: the leases are not ours, only the mappings are."""
-        gone = self.membership.leaseTable.gone
+        gone = self.tables.leases.gone
         while gone:
             tenure = gone.popleft()
             if tenure.source is not None:
@@ -319,17 +332,17 @@ class Holdings:
         self.closing = green.identity()
         try:
             last.clear()
-            if not self.membership.isStale():
+            if not self.isStale():
                 self.settleReleased()
         except BaseException:
-            self.membership.kick()  # the background thread does the rest
+            self._wake()  # the background thread does the rest
             raise
         finally:
             self.closing = 0
 
     def settleGone(self) -> None:
         """Unmap what nobody has any more, and give the leases back."""
-        gone = self.membership.leaseTable.gone
+        gone = self.tables.leases.gone
         while (gone or self._ofDevices) and not self._settling._is_owned():  # type: ignore[attr-defined]
             if not aside.isOwn():
                 with self._settling:
@@ -352,7 +365,7 @@ class Holdings:
 
     def _end(self, tenure: Tenure) -> None:
         """Each step of it may be done twice."""
-        table, membership = self.membership.leaseTable, self.membership
+        table = self.tables.leases
         if isinstance(tenure.source, _ENDED_AT_ONCE) and not tenure.mapped:
             tenure.source.close()
         elif tenure.source is not None and not tenure.isClosed:
@@ -361,7 +374,7 @@ class Holdings:
         if not table.isOwner(tenure):
             return
         table.vacate(tenure.index)
-        if tenure.isTold or not membership.rows.isLive(tenure.row, tenure.incarnation):
+        if tenure.isTold or not self.tables.rows.isLive(tenure.row, tenure.incarnation):
             self._released.append((tenure.row, tenure.incarnation))
         table.forget(tenure.index)
 
@@ -377,7 +390,7 @@ class Holdings:
 
             def closed() -> None:
                 tenure.isClosed = True
-                self.membership.leaseTable.gone.append(tenure)
+                self.tables.leases.gone.append(tenure)
                 self._onGone(None)
 
             isBegun = tenure.isClosing = bool(tenure.mapped)  # what kernels may still use is ended once, all else may be ended twice
@@ -393,7 +406,7 @@ class Holdings:
 
     def hasReleased(self) -> bool:
         """Whether the broker is to be told of anything, now or once what is gone was undone."""
-        return bool(self._released or self.membership.leaseTable.gone)
+        return bool(self._released or self.tables.leases.gone)
 
     def settleReleased(self, atMost: int = 1 << 30) -> bool:
         """Tell the broker of buffers that may have had their last lease; False when it does not answer now, and is to be told again."""
@@ -406,7 +419,7 @@ class Holdings:
                 released = self._released[0]
                 self._released.remove(released)
                 with contextlib.suppress(BufferFreed):  # then it is gone already
-                    if self.membership.client.once("settle", row=released[0], incarnation=released[1]) is None:
+                    if self.client.once("settle", row=released[0], incarnation=released[1]) is None:
                         return False
                 answered = True
             except (IndexError, ValueError):
@@ -420,14 +433,14 @@ class Holdings:
         """Renew the leases that are renewed while held, if it is time."""
         if monotonicMs() < self._renewAtMs:
             return
-        self._renewAtMs = monotonicMs() + self.membership.settings.security.leaseTtlMs // 4
+        self._renewAtMs = monotonicMs() + self.tables.ttlMs // 4
         # The references are copied in one step; other threads open buffers meanwhile.
         for holding in [reference() for reference in self._all.valuerefs()]:
             if holding is not None and holding.isRenewed():
                 holding.renew()
         for pair in list(self.lent):
             # Freed by somebody, and let go by all others: nobody is lent it any more.
-            if not self.membership.rows.isLive(*pair) and leases.countHolds(self.membership.block, self.membership.members, *pair) <= 1:
+            if not self.tables.rows.isLive(*pair) and leases.countHolds(self.tables.block, self.tables.members, *pair) <= 1:
                 del self.lent[pair]
 
     def allocations(self) -> list[tuple[tuple[int, int], Descriptor]]:
@@ -451,19 +464,20 @@ class Holdings:
     def isAtWork(self) -> bool:
         """Whether GPUs may be at work for this process on what others will use as soon as its leases and claims are gone."""
         holdings = [reference() for reference in self._all.valuerefs()]
-        isBorrower = any(tenure.isBorrowed for tenure in self.membership.leaseTable.tenures())
+        isBorrower = any(tenure.isBorrowed for tenure in self.tables.leases.tenures())
         return isBorrower or any(holding is not None and holding.hasTurns() for holding in holdings)
 
     def takeBack(self, holding: Holding) -> None:
-        """See `lending.takeBack`."""
-        load().lending.takeBack(holding)
+        """End the sharing of a lent array, if it is one: see `lending.recall`."""
+        if self.lent.pop((holding.row, holding.incarnation), None) is not None:
+            recall(self.tables, self.client, holding.row, holding.incarnation, holding.description.name)
 
     def closeAll(self) -> None:
         """At the end: give back every lease. Arrays stay readable until the process is gone."""
         if self.lent:
-            load().lending.awaitImporters(self.membership, self.lent)
-        table = self.membership.leaseTable
-        with self.membership.leaseLock:
+            awaitImporters(self.tables, self.lent)
+        table = self.tables.leases
+        with self.tables.leaseLock:
             memories = list(self._memories.items())
             for (row, incarnation), memory in memories:
                 table.vacate(memory.leaseIndex)

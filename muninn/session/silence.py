@@ -6,17 +6,13 @@ told which process it is, and that the same may work later.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from muninn.control import leases
 from muninn.control.members import MemberKey
 from muninn.errors import HolderSilent
-
-if TYPE_CHECKING:
-    from muninn.session.membership import Membership
+from muninn.session.tables import Tables
 
 
-def holderSilent(membership: Membership, name: str, row: int | None = None) -> HolderSilent:
+def holderSilent(tables: Tables, name: str, row: int | None = None) -> HolderSilent:
     """The error that names those who hold the buffer, but for this process and the broker, which do not have it.
 
     Parameters
@@ -24,24 +20,24 @@ def holderSilent(membership: Membership, name: str, row: int | None = None) -> H
     row
         Where the buffer is; looked up by its name if not given.
     """
-    encoded, rows = name.encode(), membership.rows
+    encoded, rows = name.encode(), tables.rows
     if row is None:
-        found = (row for row, incarnation in membership.index.candidates(encoded) if rows.isLive(row, incarnation))
+        found = (row for row, incarnation in tables.index.candidates(encoded) if rows.isLive(row, incarnation))
         row = next((row for row in found if rows.nameIs(row, encoded)), None)
-    holders = [] if row is None else _others(membership, row)
+    holders = [] if row is None else _others(tables, row)
     if not holders:  # it was broker before, and has nothing else of it
         return HolderSilent(f"nobody has brought the memory of {name!r} to the new broker, and a process that may have it stands still")
-    names = [f"process {membership.members.identity(slot).pid} ({membership.members.program(slot)})" for slot in holders]
-    pids = " ".join(str(membership.members.identity(slot).pid) for slot in holders)
+    names = [f"process {tables.members.identity(slot).pid} ({tables.members.program(slot)})" for slot in holders]
+    pids = " ".join(str(tables.members.identity(slot).pid) for slot in holders)
     return HolderSilent(
         f"the memory of {name!r} has not come to the new broker: {' and '.join(names)} may have it and stands still",
         f"Let it go on (`kill -CONT {pids}` if it is stopped) or end it, and try again; to give the memory up, free the name",
     )
 
 
-def _others(membership: Membership, row: int) -> list[int]:
+def _others(tables: Tables, row: int) -> list[int]:
     """The slots of the others that hold the row and are not known to be dead."""
-    members = membership.members
-    without = {membership.key.slot, membership.election.term().slot}
-    slots = {hold.slot for hold in leases.scanHolds(membership.block, members, row)} - without
+    members = tables.members
+    without = {tables.key.slot, tables.election.term().slot}
+    slots = {hold.slot for hold in leases.scanHolds(tables.block, members, row)} - without
     return [slot for slot in sorted(slots) if not members.isNoticedDead(MemberKey(slot, members.state(slot)[1]))]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from muninn.control import layout, owners
 from muninn.errors import WriterDied
@@ -24,7 +24,6 @@ from muninn.system import atomics, threads
 from muninn.system.deadlines import deadlineOf, remaining
 
 if TYPE_CHECKING:
-    from muninn.api.buffer import MuninnBuffer
     from muninn.devices.port import Stream
     from muninn.session.openbuffers import Holding
 
@@ -32,6 +31,19 @@ if TYPE_CHECKING:
 WITHOUT_STREAM: Any = type("WithoutStream", (), {"__repr__": lambda self: "WITHOUT_STREAM", "__slots__": ()})()
 #: Until when, and how many seconds that were; None: for ever.
 _Until = tuple[float, float] | None
+
+
+class Opened(Protocol):
+    """A buffer object, as a turn needs it."""
+
+    def _checked(self) -> Holding:
+        """The holding, for one more operation. Raises what forbids one."""
+
+    def _view(self, holding: Holding) -> Any:
+        """The array for the host."""
+
+    def deviceArray(self, gpu: int | None = None) -> Any:
+        """The array for the kernels of a GPU."""
 
 
 class _OnHolding(atomics.Turn):
@@ -57,7 +69,7 @@ class _OnHolding(atomics.Turn):
     def _await(self, until: _Until, word: int) -> bool:
         holding = self._holding
         isDead = owners.awaitOwner(
-            holding.claimAddress, holding.membership.key, holding.membership.isDead, None if until is None else until[0], word
+            holding.claimAddress, holding.tables.key, holding.tables.isDead, None if until is None else until[0], word
         )
         if isDead is None and until is not None:
             other = "thread" if holding.isOwn(word) else "process"
@@ -70,7 +82,7 @@ class _OnHolding(atomics.Turn):
             raise RuntimeError(f"this process was forked, or has left, while it began a turn of {name!r}")
         raise RuntimeError(f"this thread is {'writing' if reason == owners.REFUSED_WRITING else 'reading'} {name!r} already")
 
-    def _forKernels(self, buffer: MuninnBuffer, stream: Stream | None) -> Any:
+    def _forKernels(self, buffer: Opened, stream: Stream | None) -> Any:
         """The view for kernels in `stream`, before that is made to wait; raises what forbids one, as GPUs that do not reach each other."""
         return buffer.deviceArray(None if stream is None or self._holding.memory.gpu is None else stream.gpu)
 
@@ -86,7 +98,7 @@ class _OnHolding(atomics.Turn):
 class Writing(_OnHolding):
     """One writer's turn. Leaving it by an exception leaves the buffer half written: readers are told, and the next writer repairs it."""
 
-    def __init__(self, buffer: MuninnBuffer, timeout: float | None, stream: Any) -> None:
+    def __init__(self, buffer: Opened, timeout: float | None, stream: Any) -> None:
         super().__init__(None, _WRITING_CALLS, id(self))
         self._isTimed = timeout is not None
         self._buffer = buffer
@@ -134,7 +146,7 @@ class Writing(_OnHolding):
 class Reading(_OnHolding):
     """A reader's turn on a stream: later work of the stream comes behind who wrote, and the next writer's behind it."""
 
-    def __init__(self, buffer: MuninnBuffer, stream: Any, timeout: float | None) -> None:
+    def __init__(self, buffer: Opened, stream: Any, timeout: float | None) -> None:
         super().__init__(None, _READING_CALLS, id(self))
         self._isTimed, self._kind = timeout is not None, owners.KIND_STREAM
         self._buffer, self._stream, self._timeout = buffer, stream, timeout
@@ -185,11 +197,11 @@ class Copying(_OnHolding):
 _WRITING_CALLS, _READING_CALLS, _COPYING_CALLS = owners.callsOf(Writing), owners.callsOf(Reading), owners.callsOf(Copying)
 
 
-def _opened(buffer: MuninnBuffer) -> Holding:
+def _opened(buffer: Opened) -> Holding:
     """The holding, for a turn that is begun under a membership that stays."""
     holding = buffer._checked()
-    if holding.membership.departure.isOn:
-        holding.membership.departure.awaitEnd()
+    if holding.holdings.departure.isOn:
+        holding.holdings.departure.awaitEnd()
         holding = buffer._checked()
     return holding
 
@@ -199,4 +211,4 @@ def _endBehindWork(holding: Holding, end: Callable[[], object]) -> None:
     try:
         threads.start(lambda: fences.behindWork(holding, end), "muninn-turn")
     except RuntimeError:  # no thread can be had: it is waited for here, within limits
-        fences.behindWork(holding, end, holding.membership.settings.devices.ipcGraceMs / 1000)
+        fences.behindWork(holding, end, holding.tables.settings.devices.ipcGraceMs / 1000)

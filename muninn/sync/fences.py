@@ -66,12 +66,12 @@ class _Signalling:
     def undo(self) -> bool:
         """Poison what was issued and is no stream's: nobody may have known which ticket it was. False while a thread signals."""
         holding = self._holding
-        membership = holding.membership
+        gpus = holding.holdings.gpus
         if not holding.fencing.acquire(blocking=False):
             return False
         try:
-            membership.promised.discard((holding.row, self.promising))
-            holding.tickets.abandon(membership.key, {ticket for row, ticket in list(membership.promised) if row == holding.row})
+            gpus.promised.discard((holding.row, self.promising))
+            holding.tickets.abandon(holding.tables.key, {ticket for row, ticket in list(gpus.promised) if row == holding.row})
         finally:
             holding.fencing.release()
         return True
@@ -79,25 +79,25 @@ class _Signalling:
 
 def _attempted(holding: Holding, device: Device | None, stream: Any, kind: int, place: int | None) -> int | None:
     """A ticket that the stream completes; None when the ring has no room."""
-    membership, tickets = holding.membership, holding.tickets
+    gpus, key, tickets = holding.holdings.gpus, holding.tables.key, holding.tickets
     if device is None:  # nobody but the caller can have done anything, and that is done
-        return tickets.issue(membership.key, DONE_AT_ONCE[kind])
+        return tickets.issue(key, DONE_AT_ONCE[kind])
     signalling = _Signalling(holding)
     # A thread of this process must not let a GPU wait for a ticket before the word that ends the wait is in its stream: the two streams
     # may be one, or one wait for the other as a default stream does. So nobody sees a ticket whose fence is not recorded.
-    with aside.unlessTaken(holding.fencing), membership.signalling.begin(signalling):
-        ticket = tickets.issue(membership.key, kind)
+    with aside.unlessTaken(holding.fencing), gpus.signalling.begin(signalling):
+        ticket = tickets.issue(key, kind)
         if ticket is not None:
             signalling.promising = ticket
             _promise(holding, device, stream, ticket, place)
             signalling.promising = 0
-        membership.signalling.end(signalling)
+        gpus.signalling.end(signalling)
         return ticket
 
 
 def _promise(holding: Holding, device: Device, stream: Any, ticket: int, place: int | None) -> None:
     """Let `stream` complete the ticket when it gets there."""
-    membership, tickets = holding.membership, holding.tickets
+    gpus, key, tickets = holding.holdings.gpus, holding.tables.key, holding.tickets
 
     def isSound() -> bool:
         return place is None or stream.errorSince(place) is None
@@ -105,13 +105,13 @@ def _promise(holding: Holding, device: Device, stream: Any, ticket: int, place: 
     def onReached(error: BaseException | None) -> None:
         # By the holding: until then its lease stands, so nobody else's tickets are in this row.
         isDone = error is None and isSound()
-        holding.tickets.complete(ticket, membership.key, layout.TICKET_DONE if isDone else layout.TICKET_POISONED)
-        membership.promised.discard((holding.row, ticket))
+        holding.tickets.complete(ticket, key, layout.TICKET_DONE if isDone else layout.TICKET_POISONED)
+        gpus.promised.discard((holding.row, ticket))
 
     try:
-        membership.promised.add((holding.row, ticket))
+        gpus.promised.add((holding.row, ticket))
         if device.recordFence(stream, onReached, _wordOf(holding, device, ticket)) and isSound():
-            tickets.makeSure(ticket, membership.key)
+            tickets.makeSure(ticket, key)
     except BaseException as error:
         onReached(error)  # nobody else would complete the ticket, and its waiters must not hang
         raise
@@ -144,7 +144,7 @@ def _held(holding: Holding, stream: Any, ticket: int | None, timeout: float | No
         while not isReachedInTime(_SLICE_SECONDS):
             pass
         return wanted
-    device, stream = deviceOf(holding.membership), streamOf(holding, stream)
+    device, stream = deviceOf(holding.holdings), streamOf(holding, stream)
     # One that waits here and now must not keep the others from what it waits for.
     with contextlib.nullcontext() if stream.isSynchronous else aside.unlessTaken(holding.fencing):
         if tickets.state(wanted) != layout.TICKET_DONE:
@@ -184,7 +184,7 @@ def behindWriters(holding: Holding) -> bool:
 
 def streamOf(holding: Holding, stream: Any) -> Any:
     """The stream that is meant, which can be used; None means the default one, and stays None where no GPU has any work of this process."""
-    return defaultStream(holding) if stream is None else deviceOf(holding.membership).asStream(stream, _gpuOf(holding) or 0)
+    return defaultStream(holding) if stream is None else deviceOf(holding.holdings).asStream(stream, _gpuOf(holding) or 0)
 
 
 def usableStream(holding: Holding, stream: Any) -> Any:
@@ -198,39 +198,39 @@ def usableStream(holding: Holding, stream: Any) -> Any:
 def defaultStream(holding: Holding) -> Any:
     """What a kernel runs in if no stream is named: the default stream of the buffer's GPU, or of the one that is worked on."""
     gpu = _gpuOf(holding)
-    return None if gpu is None else deviceOf(holding.membership).asStream(None, gpu)
+    return None if gpu is None else deviceOf(holding.holdings).asStream(None, gpu)
 
 
 def _gpuOf(holding: Holding) -> int | None:
     """Whose default streams are meant: the buffer's GPU, or of host memory the one that is worked on, if there is one."""
     gpu = holding.memory.gpu
-    return deviceOf(holding.membership).workingGpu() if gpu is None else gpu
+    return deviceOf(holding.holdings).workingGpu() if gpu is None else gpu
 
 
 def _meant(holding: Holding, stream: Any) -> tuple[Device | None, Any]:
     """The device and the stream that is meant; no device where no GPU, not even a pretended one, can have any work of this process."""
     if stream is not None:
-        return deviceOf(holding.membership), streamOf(holding, stream)
-    chosen = defaultStream(holding) if holding.membership.device is not None or not holding.memory.isHostVisible else None
-    return (None, None) if chosen is None else (deviceOf(holding.membership), chosen)
+        return deviceOf(holding.holdings), streamOf(holding, stream)
+    chosen = defaultStream(holding) if holding.holdings.gpus.device is not None or not holding.memory.isHostVisible else None
+    return (None, None) if chosen is None else (deviceOf(holding.holdings), chosen)
 
 
 def _wordOf(holding: Holding, device: Device, ticket: int) -> FenceWord:
     """The ticket's fence word, as the GPUs of this process find it. Their pages are registered a chunk of rows at a time."""
-    membership = holding.membership
+    tables, fenceWords = holding.tables, holding.holdings.gpus.fenceWords
     first = holding.row // layout.ROW_CHUNK * layout.ROW_CHUNK
-    start = membership.block.fencesAddress(first)
-    with aside.unlessTaken(membership.leaseLock):
-        registration = membership.fenceWords.get(first)
+    start = tables.block.fencesAddress(first)
+    with aside.unlessTaken(tables.leaseLock):
+        registration = fenceWords.get(first)
         if registration is None:
             registration = device.registerHost(start, layout.ROW_CHUNK * layout.FENCE_BYTES, True)
-            membership.fenceWords[first] = registration
+            fenceWords[first] = registration
     return FenceWord(registration.devicePointer + holding.tickets.fenceAddress(ticket) - start, ticket)
 
 
 def behindWork(holding: Holding, action: Callable[[], object], seconds: float = float("inf")) -> None:
     """Call `action` once the GPUs have done what this process gave them, or after so many seconds."""
-    device, deadline = deviceOf(holding.membership), clock.now() + seconds
+    device, deadline = deviceOf(holding.holdings), clock.now() + seconds
     try:
         while not device.awaitWork(min(_SLICE_SECONDS, max(0.0, deadline - clock.now()))) and clock.now() < deadline:
             pass

@@ -41,7 +41,7 @@ class _Taking(atomics.Turn):
     def _await(self, until: tuple[float | None, float | None] | None, word: int) -> bool:
         holding = self._holding
         deadline, timeout = until or (None, None)
-        isDead = owners.awaitOwner(holding.claimAddress, holding.membership.key, holding.membership.isDead, deadline, word)
+        isDead = owners.awaitOwner(holding.claimAddress, holding.tables.key, holding.tables.isDead, deadline, word)
         if isDead is None:
             other = "thread" if holding.isOwn(word) else "process"
             raise TimeoutError(f"another {other} has held lock {self.name!r} for {timeout} s")
@@ -82,7 +82,7 @@ class Lock(_Taking):
         if holding is not None:
             return holding
         wanted = lockSpec(self.name)
-        waiting, deadline = NameWait(membership, wanted.name), deadlineOf(_CREATION_BOUND_SECONDS)
+        waiting, deadline = NameWait(membership.holdings, wanted.name), deadlineOf(_CREATION_BOUND_SECONDS)
         while True:
             holding = waiting.look()
             if holding is not None:
@@ -136,9 +136,9 @@ class Lock(_Taking):
 
     def _attach(self) -> None:
         holding = self._holding
-        holding.membership.departure.awaitEnd()
-        if holding.membership.isStale():
-            current().requireSameDomain(holding.membership, self.name)
+        holding.holdings.departure.awaitEnd()
+        if holding.holdings.isStale():
+            current().tables.requireSameDomain(holding.tables, self.name)
             holding = self._holding = self._found()
         self._owner = holding.owner
 

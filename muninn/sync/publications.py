@@ -7,21 +7,19 @@ copy made here, and is told which one it is.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from muninn.arguments import asInteger
 from muninn.errors import WriterDied
+from muninn.sync.access import Opened
 from muninn.sync.snapshots import READ_BOUND_SECONDS, checkFits, copyInto, writerIsDead
 from muninn.system.deadlines import deadlineOf, remaining
 
-if TYPE_CHECKING:
-    from muninn.api.buffer import MuninnBuffer
-
 
 def nextOf(
-    buffer: MuninnBuffer,
+    buffer: Opened,
     timeout: float | None,
     after: int | None,
     out: np.ndarray[Any, Any] | None,
@@ -43,7 +41,7 @@ def nextOf(
     return copyInto(buffer._checked(), out, READ_BOUND_SECONDS if left is None else left)
 
 
-def _awaited(buffer: MuninnBuffer, known: int, timeout: float | None, cancelled: threading.Event | None) -> int:
+def _awaited(buffer: Opened, known: int, timeout: float | None, cancelled: threading.Event | None) -> int:
     holding = buffer._checked()
     generation = holding.generation
 

@@ -24,12 +24,12 @@ _CHECK_NS = 50_000_000
 
 def awaitNone(holding: Holding, timeout: float | None) -> bool:
     """Wait until nobody is inside a reader's turn; False when somebody still is after `timeout` seconds. The caller has the claim."""
-    membership, deadline = holding.membership, deadlineOf(timeout)
-    word = membership.block.rowAddress(holding.row) + layout.ROW_READERS_OFFSET
+    tables, deadline = holding.tables, deadlineOf(timeout)
+    word = tables.block.rowAddress(holding.row) + layout.ROW_READERS_OFFSET
     while True:
         # SYNC reading: pairs with beginReading; the claim was taken before.
         seen = int(atomics.loadSeqCst32(word))
-        if not seen or not leases.readersOf(membership.block, membership.members, holding.row, holding.incarnation):
+        if not seen or not leases.readersOf(tables.block, tables.members, holding.row, holding.incarnation):
             # So that writers need not look again before somebody has read. Who has begun meanwhile has changed the word.
             if seen:
                 atomics.casSeqCst32(word, seen, 0)

@@ -83,4 +83,4 @@ def _awaitCopy(holding: Holding, target: int, timeout: float) -> int:
 def writerIsDead(holding: Holding) -> bool:
     """Whether nobody who lives is writing: the claim is free, or in a dead member's name."""
     owner = ownerlock.ownerOf(int(atomics.loadAcquire32(holding.claimAddress)))
-    return owner is None or holding.membership.isDead(*owner)
+    return owner is None or holding.tables.isDead(*owner)

@@ -45,7 +45,7 @@ _UNPASSED = {
     "block.Withdrawal.giveBack:pwrite": "repair (test_repair)",
     "header._openedName:SharedMemory": "the block has lost its own name (test_block)",
     "entry.retire:exchangeSeqCst32#2": "somebody joins while the block is withdrawn (test_membership)",
-    "membership.Membership.forgetInChild:storeRelease32": "a member forks (test_freedmemory)",
+    "member.Membership.forgetInChild:storeRelease32": "a member forks (test_freedmemory)",
     "block.reinstate:pwrite": "a death while the block is withdrawn (test_membership)",
     "server.Server._serve:send#2": "a stranger's bytes (test_hostile)",
     "server.Server._serve:send#3": "an error of the broker's own (test_directory)",

@@ -56,14 +56,14 @@ def holdBack() -> None:
     member = membership.current()
     if "_campaign" in vars(member):
         return
-    stand = member._campaign
+    stand = member.role.campaign
 
     def campaign(term: Any) -> None:
         time.sleep(0.03)
         if member.election.term() == term:
             stand(term)
 
-    member._campaign = campaign  # type: ignore[method-assign]
+    member.role.campaign = campaign  # type: ignore[method-assign]
     member.client._office = member.client._office._replace(campaign=campaign)
 
 

@@ -60,7 +60,7 @@ def _inProcess(threads: int, files: list[str]) -> list[str]:
         wrong.append(f"{found} mappings that nobody uses")
     if member.holdings.creating._byName:
         wrong.append(f"{list(member.holdings.creating._byName)} are being created for ever")
-    if any(each._open or each._left for each in (member.holdings.creating.undertakings, member.signalling)):
+    if any(each._open or each._left for each in (member.holdings.creating.undertakings, member.gpus.signalling)):
         wrong.append("what was begun is never undone")
     if any(holding is not None and holding.hasTurns() for holding in [each() for each in member.holdings._all.valuerefs()]):
         wrong.append("a lock is held for ever, or a turn")
@@ -70,7 +70,7 @@ def _inProcess(threads: int, files: list[str]) -> list[str]:
     for each in [*files, *["socket"] * connections.KEPT]:  # a question in the middle of another one has a connection of its own
         if each in left:
             left.remove(each)
-    broker = member._broker
+    broker = member.role.broker
     for _ in range(len(member.client._lines._idle) + (0 if broker is None else len(broker._server.sessions))):
         if "socket" in left:
             left.remove("socket")  # kept for the next question, or another member's

@@ -1,0 +1,168 @@
+"""Membership: this process's place in a domain, from its entry to its end, put together of the parts that do the work.
+
+`tables` has the shared memory, `worker` the one background thread that a membership costs, `role` its part as broker, `client` the talk
+with the broker, `holdings` the open buffers, and `leaving` the end. Nothing depends on a polite end: `leave` at exit only saves the broker
+the work. A forked child finds its identity page wiped and joins anew.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import weakref
+
+from muninn.config import Settings
+from muninn.control.block import ControlBlock
+from muninn.control.election import Election
+from muninn.control.index import NameIndex
+from muninn.control.leases import LeaseTable
+from muninn.control.lockfile import LockFile
+from muninn.control.members import MemberKey, MemberTable
+from muninn.control.rows import RowTable
+from muninn.session.client import Client, Office
+from muninn.session.departure import Departure
+from muninn.session.entry import enter
+from muninn.session.gpus import Gpus
+from muninn.session.handover import Allocation
+from muninn.session.leaving import Leaving
+from muninn.session.openbuffers import Holdings
+from muninn.session.role import BrokerRole
+from muninn.session.standing import Standing
+from muninn.session.tables import Tables
+from muninn.session.wakeup import Wakeup
+from muninn.session.worker import Worker
+from muninn.storage.paths import Places
+from muninn.system import atomics
+
+
+class Membership:
+    """One process in one domain.
+
+    Parameters
+    ----------
+    settings
+        Where to join, and with which bounds.
+    isPreferred
+        Whether this member stays and should be broker before others.
+    """
+
+    _role: type[BrokerRole] = BrokerRole
+    _isAlone = False
+
+    def __init__(self, settings: Settings, isPreferred: bool = False) -> None:
+        with contextlib.ExitStack() as undo:
+            self._lockFile = LockFile(Places(os.geteuid(), settings.control.domain))  # files are the effective uid's
+            undo.callback(self._lockFile.close)
+            entry = enter(self._lockFile.places, self._lockFile, settings.control, isPreferred, undo)
+            self.tables = tables = Tables.of(settings, *entry)
+            self.wakeup = Wakeup(tables.block, tables.key.slot)
+            undo.callback(self.wakeup.close)
+            self.standing = standing = Standing(tables.identity, self._isAlone)
+            self.departure = Departure()
+            self.gpus = Gpus(settings, tables.rows, self.wakeup.wake)
+            self.role = self._role(tables, standing, self.wakeup, isPreferred)
+            self.client = self._connected()
+            self.holdings = Holdings(tables, standing, self.departure, self.client, self.gpus, self.wakeup.wake)
+            self.worker = Worker(tables, standing, self._lockFile, self.wakeup, self.role, self.client, self.holdings)
+            self.leaving = Leaving(tables, standing, self.departure, self._lockFile, self.role, self.client, self.holdings, self.worker)
+            self._begin()
+            undo.pop_all()
+        # Not in `leave`: buffers that are still referenced reach the block, and finalizers wake the thread, until the last of them is gone.
+        for owner, letGo in ((tables, tables.block.close), (self.wakeup, self.wakeup.event.close)):
+            weakref.finalize(owner, letGo).atexit = False
+        self.worker.awaitEntry()
+
+    def _connected(self) -> Client:
+        tables, control, role = self.tables, self.tables.settings.control, self.role
+        nonce = tables.members.identity(tables.key.slot).nonce
+        return Client(
+            Office(
+                tables.places, tables.members, tables.election, tables.key, nonce, control.takeoverMs, control.requestTimeoutMs,
+                lambda: role.broker, lambda term: role.campaign(term), self.isLost, self._allocations, self.wakeup.wake,
+                lambda: self.worker.requireSlot(),
+            )
+        )  # fmt: skip
+
+    def _allocations(self) -> list[Allocation]:
+        """What this member brings to a new broker: the nameless memory that it has open, and what it kept as broker before."""
+        return [*self.holdings.allocations(), *self.role.bequest.duplicates()]
+
+    def _begin(self) -> None:
+        self.worker.begin()
+
+    # --- what it has ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        return self.tables.settings
+
+    @property
+    def places(self) -> Places:
+        return self.tables.places
+
+    @property
+    def block(self) -> ControlBlock:
+        return self.tables.block
+
+    @property
+    def members(self) -> MemberTable:
+        return self.tables.members
+
+    @property
+    def key(self) -> MemberKey:
+        return self.tables.key
+
+    @property
+    def election(self) -> Election:
+        return self.tables.election
+
+    @property
+    def rows(self) -> RowTable:
+        return self.tables.rows
+
+    @property
+    def index(self) -> NameIndex:
+        return self.tables.index
+
+    @property
+    def leaseTable(self) -> LeaseTable:
+        return self.tables.leases
+
+    @property
+    def leaseLock(self) -> _thread.RLock:
+        return self.tables.leaseLock
+
+    # --- what is asked of it ---------------------------------------------------------------------------------------------
+
+    def isStale(self) -> bool:
+        """Whether this is a forked child, or the membership has ended: join anew."""
+        return self.standing.isStale()
+
+    def isLost(self) -> bool:
+        """Whether nobody finds the control block any more, or another process has the slot."""
+        return self.standing.isLost
+
+    def requireSame(self, other: Tables, name: str) -> Membership:
+        """Itself; see `Tables.requireSame`."""
+        self.tables.requireSame(other, name)
+        return self
+
+    def kick(self) -> None:
+        """See `Wakeup.wake`."""
+        self.wakeup.wake()
+
+    def leave(self) -> None:
+        """See `Leaving.leave`."""
+        self.leaving.leave()
+
+    def forgetInChild(self) -> None:
+        """In a forked child: close this process's copies of the parent's descriptors; of what is shared, only say that there is a child."""
+        # SYNC forked: pairs with lingering. What this child maps was mapped before.
+        atomics.storeRelease32(self.block.forkedAddress, 1)
+        broker, self.role.broker = self.role.broker, None  # that is the parent's
+        self.client.closeInChild()
+        if broker is not None:
+            broker.closeInChild()
+        self.wakeup.close()
+        self._lockFile.close()

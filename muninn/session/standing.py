@@ -1,0 +1,42 @@
+"""Standing: how far one membership has come, from its entry to its end. Private to the process; a forked child finds it ended.
+
+Each flag is set once and never taken back, by one step, so a thread, a signal handler and a finalizer may look at any time.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from muninn.system.forks import Identity
+
+
+class Standing:
+    """What has become of one membership.
+
+    Attributes
+    ----------
+    isLeaving
+        The good-bye was begun: what the broker refuses from now on is no error.
+    hasLeft
+        The slot was given back.
+    isLost
+        Nobody finds the control block any more, or another process has the slot.
+    isStopping
+        The background thread comes to its end.
+
+    Parameters
+    ----------
+    isAlone
+        Whether the membership has no thread: then it goes on while the interpreter is finalised.
+    """
+
+    isExiting = False  #: whether this process runs its exit handlers: soon no thread will run
+
+    def __init__(self, identity: Identity, isAlone: bool) -> None:
+        self._identity = identity
+        self._isAlone = isAlone
+        self.isLeaving = self.hasLeft = self.isLost = self.isStopping = False
+
+    def isStale(self) -> bool:
+        """Whether this is a forked child, or the membership has ended: join anew."""
+        return self._identity.isWiped() or self.hasLeft or self.isLost or (self.isExiting and not self._isAlone and sys.is_finalizing())

@@ -1,0 +1,76 @@
+"""The tables of one domain, as one process sees them: the shared memory that a member works in, and its place there.
+
+One frozen object, made when a process has claimed its slot. It has no thread and asks no broker, so every part of a session may have it.
+The words themselves are in the control block: `control/` says for each table which processes write it, and what survives a crash.
+"""
+
+from __future__ import annotations
+
+import _thread
+from dataclasses import dataclass
+
+from muninn.config import Settings
+from muninn.control.block import ControlBlock
+from muninn.control.election import Election
+from muninn.control.index import NameIndex
+from muninn.control.leases import LeaseTable
+from muninn.control.members import MemberKey, MemberTable
+from muninn.control.rows import RowTable
+from muninn.errors import DomainChanged
+from muninn.storage.paths import Places
+from muninn.system.forks import Identity
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Tables:
+    """What one member has of its domain.
+
+    Attributes
+    ----------
+    key
+        The slot of this process, with its generation.
+    identity
+        A number that reads zero in a forked child.
+    leaseLock
+        Held by a thread while it opens a buffer, or gives leases back: an interruption finds either all of it or nothing.
+    """
+
+    settings: Settings
+    places: Places
+    block: ControlBlock
+    members: MemberTable
+    key: MemberKey
+    election: Election
+    rows: RowTable
+    index: NameIndex
+    leases: LeaseTable
+    leaseLock: _thread.RLock
+    identity: Identity
+
+    @staticmethod
+    def of(settings: Settings, block: ControlBlock, members: MemberTable, key: MemberKey) -> Tables:
+        """Those of a slot that was claimed in a control block."""
+        return Tables(
+            settings, block.places, block, members, key, Election(block), RowTable(block), NameIndex(block),
+            LeaseTable(block, members, key), _thread.RLock(), Identity(members.identity(key.slot).nonce),
+        )  # fmt: skip
+
+    @property
+    def ttlMs(self) -> int:
+        """How long a lease stands that nobody renews."""
+        return self.settings.security.leaseTtlMs
+
+    def isDead(self, slot: int, generationBits: int) -> bool:
+        """Whether a claim's owner (slot, low bits of its generation) is proven dead: never this process, always beyond the table."""
+        return slot >= self.members.count or self.members.isOwnerDead(slot, generationBits, self.key)
+
+    def requireSame(self, other: Tables, name: str) -> None:
+        """Raises `DomainChanged` for what belongs to another control block: a row means something in its own only."""
+        self.requireSameDomain(other, name)
+        if other.block.identity != self.block.identity:
+            raise DomainChanged(f"{name!r} belongs to a control block of {self.places.stem} that is no more")
+
+    def requireSameDomain(self, other: Tables, name: str) -> None:
+        """The same for what has a name and no bytes: in a later control block it is made anew."""
+        if other.places.stem != self.places.stem:
+            raise DomainChanged(f"{name!r} belongs to {other.places.stem}, and this process is in {self.places.stem} now")

@@ -1,0 +1,26 @@
+"""Wakeup: what the background thread sleeps on, and how the other threads of its process end that sleep.
+
+While it serves as broker it sleeps on an eventfd among its sockets, otherwise on the broker's robust word. Private to the process.
+"""
+
+from __future__ import annotations
+
+from muninn.control.block import ControlBlock
+from muninn.control.watch import Watcher
+from muninn.system.descriptors import OwnEvent
+
+
+class Wakeup:
+    """That of one membership."""
+
+    def __init__(self, block: ControlBlock, slot: int) -> None:
+        self.event = OwnEvent()
+        self.watcher = Watcher(block, slot)
+
+    def wake(self) -> None:
+        """Make the background thread look around, and nobody else's. Takes no lock: finalizers call it."""
+        self.event.set()
+        self.watcher.kick()
+
+    def close(self) -> None:
+        self.event.close()

@@ -1,0 +1,170 @@
+"""The background thread of a membership: it holds the slot's robust word, so that the kernel tells the other members when it ends.
+
+While its process is the elected broker it serves. Otherwise it sleeps on the broker's robust word until the broker dies, leases are to be
+renewed, or another thread of the process wakes it. In both cases it renews leases, tells the broker of released buffers, and undoes what
+signal handlers have cut short. An end of this thread says to the others that the whole process is dead, so no error ends it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+from muninn.control import layout
+from muninn.control.election import Term
+from muninn.control.lockfile import LockFile
+from muninn.control.members import MemberKey
+from muninn.errors import BrokerUnavailable, DomainChanged, MuninnError
+from muninn.session.client import Client
+from muninn.session.credentials import isAstray, isDisplaced, standAside
+from muninn.session.departure import stayWhile
+from muninn.session.openbuffers import Holdings
+from muninn.session.role import BrokerRole
+from muninn.session.standing import Standing
+from muninn.session.tables import Tables
+from muninn.session.wakeup import Wakeup
+from muninn.system import atomics, clock, threads
+from muninn.system.aside import markOwn
+from muninn.system.latch import Latch
+from muninn.system.logs import Log
+from muninn.system.threads import AnyThread, NoThread
+
+if TYPE_CHECKING:
+    from muninn.broker.broker import Broker
+
+_log = Log("muninn.member")
+#: How many of its own released buffers a broker's process settles between two steps, in which it serves others and beats.
+_SETTLED_PER_STEP = 32
+_LONGEST_SLEEP_SECONDS = 60.0
+_RESIGNED_PAUSE_SECONDS = 0.05
+_JOIN_BOUND_SECONDS = 10.0
+
+
+class Worker:
+    """That of one membership."""
+
+    def __init__(
+        self, tables: Tables, standing: Standing, lockFile: LockFile, wakeup: Wakeup, role: BrokerRole, client: Client, holdings: Holdings
+    ) -> None:
+        self._tables = tables
+        self._standing = standing
+        self._lockFile = lockFile
+        self._wakeup = wakeup
+        self._role = role
+        self._client = client
+        self._holdings = holdings
+        self._entered = Latch()
+        self._failure: BaseException | None = None
+        self.robustList = ctypes.create_string_buffer(atomics.robustListBytes())
+        self.thread: AnyThread = NoThread()
+
+    def wake(self) -> None:
+        """Make the thread look around."""
+        self._wakeup.wake()
+
+    def begin(self) -> None:
+        """Start the thread."""
+        self.thread = threads.start(self._run, "muninn")
+
+    def awaitEntry(self) -> None:
+        """Wait until the slot is this thread's. Raises `BrokerUnavailable`, and gives the slot back, when it is not soon."""
+        if not self._entered.wait(_JOIN_BOUND_SECONDS) or self._failure is not None:
+            tables = self._tables
+            tables.members.vacate(tables.key, layout.MEMBER_CLAIMING)
+            self._lockFile.close()
+            reason = self._failure or "its thread did not start"
+            raise BrokerUnavailable(f"this process could not join {tables.places.domain!r}: {reason}")
+
+    def enter(self) -> None:
+        """Be what the kernel reports the end of: the calling thread."""
+        try:
+            self._role.threadId = atomics.threadId()
+            members, key = self._tables.members, self._tables.key
+            robustWord = members.robustAddress(key.slot)
+            atomics.exchangeSeqCst32(robustWord, 0)  # what the slot's last member left; nobody watches a slot that is not LIVE
+            atomics.checked(atomics.robustHold(ctypes.addressof(self.robustList), robustWord), "the robust list")
+            members.enter(key)
+        except BaseException as error:
+            self._failure = error
+            raise
+        finally:
+            self._entered.set()
+
+    def _run(self) -> None:
+        markOwn()
+        self.enter()
+        while not self._standing.isStopping:
+            try:
+                self._attend()
+            except MuninnError as error:
+                if not self._standing.isLeaving:  # what was under way when our slot was given back is refused, and nobody waits for it
+                    _log.error("the background thread goes on after: %s", error)
+                clock.sleep(_RESIGNED_PAUSE_SECONDS)
+            except Exception:
+                # An end of this thread says to the others that the whole process is dead; no descriptor left, say, is not the end.
+                _log.exception("the background thread goes on")
+                clock.sleep(_RESIGNED_PAUSE_SECONDS)
+        if self._standing.isLost:
+            stayWhile(self._holdings.isInside, self._holdings.owners)
+            self._lockFile.close()
+
+    def _attend(self) -> None:
+        tables, role = self._tables, self._role
+        self._wakeup.watcher.look()
+        self.requireSlot()
+        if isAstray(tables.places.uid):
+            standAside(tables.election, tables.key.slot, role.candidacy.heir())
+        term = tables.election.term()
+        self._client.forsake(term.epoch)
+        self._holdings.renewAll()
+        if term.slot == tables.key.slot:
+            role.serve(term, self._holdings.allocations, self._attendAsBroker)
+        elif term.slot is None or tables.members.isNoticedDead(MemberKey(term.slot, tables.members.state(term.slot)[1])):
+            role.campaign(term)
+        else:
+            role.candidacy.measureSometimes()
+            self._follow(term)
+
+    def _attendAsBroker(self, broker: Broker) -> None:
+        seconds = self._untilRenewal()
+        while not self._standing.isStopping and not isDisplaced(self._tables.places.uid):
+            broker.step(0.0 if self._holdings.hasReleased() else seconds)
+            self.requireSlot()
+            self._holdings.renewAll()
+            self._holdings.settleReleased(_SETTLED_PER_STEP)
+            seconds = self._untilRenewal() if self._undo() else _RESIGNED_PAUSE_SECONDS
+            self._client.askLater()
+
+    def requireSlot(self) -> None:
+        """Be sure that this process still has what says that it is in its slot. Raises `DomainChanged`, and then it joins anew."""
+        try:
+            self._lockFile.restore()
+        except DomainChanged:
+            self._role.loseBlock()
+            raise
+
+    def _follow(self, term: Term) -> None:
+        settled: bool | None = True
+        if not self._standing.isLeaving and (settled := self._deal(term)) is None:
+            return
+        assert term.slot is not None
+        seconds = self._untilRenewal() if settled else _RESIGNED_PAUSE_SECONDS
+        self._wakeup.watcher.sleep(term.slot, term.word(), int(seconds * 1e9))
+
+    def _deal(self, term: Term) -> bool | None:
+        """Say hello to the broker of `term`, and what it is to know; None when it does not answer, False when it is to be told again."""
+        members, key, role = self._tables.members, self._tables.key, self._role
+        if not self._client.greet():
+            return None
+        if role.bequest and self._client.hasGreeted(term.epoch):
+            role.bequest.drop()
+        if role.isPreferred and not members.identity(term.slot or 0).flags & layout.MEMBER_FLAG_PREFERRED:
+            self._client.once("yield", slot=key.slot, generation=key.generation)
+        return self._holdings.settleReleased() and self._client.askLater() and self._undo()
+
+    def _undo(self) -> bool:
+        """Undo what was cut short; False when some of it can not be undone yet."""
+        return self._holdings.creating.undertakings.settle() and self._holdings.gpus.signalling.settle()
+
+    def _untilRenewal(self) -> float:
+        return min(_LONGEST_SLEEP_SECONDS, self._tables.ttlMs / 3000)
