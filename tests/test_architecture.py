@@ -108,6 +108,19 @@ def test_importingLoadsNoGpuLibraryAndStartsNothing() -> None:
     assert printed == "[] 1\n"
 
 
+@pytest.mark.parametrize("folder", ["system", "storage", "control", "wire", "broker", "session"])
+def test_noArraysBelowInterop(folder: str) -> None:
+    """A process in a domain works on addresses and bytes: `interop` alone makes arrays of them."""
+    imported = {
+        name.split(".")[0]
+        for path in (PACKAGE / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(getattr(node, "module", ""))])
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert "numpy" not in imported
+
+
 def test_joiningLoadsNoLibrary(domain: str) -> None:
     """Broken: `hashlib` was loaded for one of its functions, and with it libcrypto: 3.4 MiB resident in each member."""
     code = "import sys, muninn; muninn.share(b'x').handle; print({'_hashlib', 'psutil', 'asyncio'} & set(sys.modules))"

@@ -23,6 +23,7 @@ from muninn.control import layout
 from muninn.errors import BufferFreed, ControlBlockInvalid, PermissionDenied
 from muninn.interop import arrays, readonly
 from muninn.interop.dtypes import dtypeOf, shown
+from muninn.interop.hostarrays import flatOf
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
 from muninn.session.lateimports import load
@@ -225,7 +226,7 @@ class MuninnBuffer:
     def _view(self, holding: Holding) -> np.ndarray[Any, np.dtype[Any]]:
         if self._array is None:
             description = holding.description
-            flat = holding.memory.array(description.sizeBytes, writable=self._writable)
+            flat = flatOf(holding.memory, description.sizeBytes, writable=self._writable)
             try:
                 self._array = flat.view(dtypeOf(holding)).reshape(description.shape)
             except ValueError as error:

@@ -23,8 +23,9 @@ from muninn.arguments import named, requireCallable
 from muninn.control import layout
 from muninn.errors import BufferMismatch, ControlBlockInvalid, InvalidArgument, InvalidDtype
 from muninn.interop.dtypes import asDtype, shown
+from muninn.interop.hostarrays import Flat, flatOf
+from muninn.interop.hostarrays import fill as fillMemory
 from muninn.session import creation
-from muninn.session.mappings import Memory, Stage
 from muninn.session.openbuffers import Holding
 from muninn.terms import AccessWord, RenewWord, asRenew
 
@@ -64,7 +65,7 @@ class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
         if not memory.isHostVisible:
             kernels: np.ndarray[Any, np.dtype[Any]] = views.deviceArray(memory, offset, shape, dtype, self.buffer.writable)
             return kernels
-        return memory.array(sizeBytes, offset, self.buffer.writable).view(dtype).reshape(shape)
+        return flatOf(memory, sizeBytes, offset, self.buffer.writable).view(dtype).reshape(shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -105,14 +106,14 @@ class BundleDraft:
     It holds its memory from the beginning, so that a loader can read files straight into place.
     """
 
-    def __init__(self, entries: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], memory: Memory | Stage) -> None:
+    def __init__(self, entries: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], flat: Flat) -> None:
         self._entries = entries
-        self._memory = memory
+        self._flat = flat
 
     def __getitem__(self, key: str) -> np.ndarray[Any, np.dtype[Any]]:
         offset, shape, dtype = self._entries[key]
         sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        return self._memory.array(sizeBytes, offset).view(dtype).reshape(shape)
+        return self._flat[offset : offset + sizeBytes].view(dtype).reshape(shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -147,7 +148,11 @@ def _loaded(caller: str, specs: Mapping[str, tuple[Any, Any]], fill: Callable[[B
     entries, sizeBytes = _laidOut(specs)
     manifest: bytes = msgpack.packb([[key, offset, list(shape), dtype.str] for key, (offset, shape, dtype) in entries.items()])
     wanted = specOf(caller, (sizeBytes,), np.uint8, options, layout.ROW_KIND_BUNDLE, manifest)
-    holding = creation.create(wanted, fill=lambda memory: fill(BundleDraft(entries, memory)), progress=options.progress)
+
+    def write(flat: Flat) -> None:
+        fill(BundleDraft(entries, flat))
+
+    holding = creation.create(wanted, fill=lambda memory: fillMemory(memory, sizeBytes, write), progress=options.progress)
     return Bundle(MuninnBuffer._of(holding, wanted.access, renewal))
 
 

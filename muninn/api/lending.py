@@ -17,9 +17,9 @@ from muninn.api.specs import specOf
 from muninn.errors import DeviceUnavailable, InvalidArgument
 from muninn.interop.arrays import ForeignArray, describeArray
 from muninn.interop.dtypes import shown
+from muninn.interop.hostarrays import addressOf
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
-from muninn.session.mappings import addressOf
 from muninn.session.membership import current
 from muninn.session.spec import LentMemory
 from muninn.system import aside

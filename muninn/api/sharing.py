@@ -26,9 +26,10 @@ from muninn.errors import (
 )
 from muninn.interop.arrays import isOnDevice
 from muninn.interop.dtypes import dtypeOf, shown
+from muninn.interop.hostarrays import Flat, addressOf
+from muninn.interop.hostarrays import fill as fillMemory
 from muninn.session import creation
 from muninn.session.creation import Source
-from muninn.session.mappings import addressOf
 from muninn.session.member import Membership
 from muninn.session.membership import current
 from muninn.session.names import LOOK, NameWait, absent
@@ -115,7 +116,11 @@ def _shared(caller: str, value: Any, copy: bool, options: BufferOptions) -> Muni
         holding = creation.create(wanted, source=Source(addressOf(source), source.nbytes), progress=progress)
     else:
         wanted = wanted._replace(reserve=Reserve.FULL)  # the copy touches every page, and on a full host that is to be an error
-        holding = creation.create(wanted, fill=lambda memory: np.copyto(_shaped(memory, wanted, source.dtype), source), progress=progress)
+
+        def write(flat: Flat) -> None:
+            np.copyto(flat.view(source.dtype).reshape(source.shape), source)
+
+        holding = creation.create(wanted, fill=lambda memory: fillMemory(memory, source.nbytes, write), progress=progress)
     return MuninnBuffer._of(holding, wanted.access, renewal)
 
 
@@ -142,7 +147,11 @@ def loadArray(
     given = optionsOf(loadArray, name=name, **options)
     requireCallable("loadArray: fill", fill)
     renewal, wanted = asRenew(given.renew, "loadArray"), specOf("loadArray", shape, dtype, given)
-    holding = creation.create(wanted, fill=lambda memory: fill(_shaped(memory, wanted, np.dtype(dtype))), progress=given.progress)
+
+    def write(flat: Flat) -> None:
+        fill(flat.view(np.dtype(dtype)).reshape(wanted.shape))
+
+    holding = creation.create(wanted, fill=lambda memory: fillMemory(memory, wanted.sizeBytes, write), progress=given.progress)
     return MuninnBuffer._of(holding, wanted.access, renewal)
 
 
@@ -409,8 +418,3 @@ def _asArray(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
     if source.size == 0:
         raise InvalidArgument(f"an array of shape {source.shape} has no bytes to share", "Share at least one element")
     return source
-
-
-def _shaped(memory: Any, wanted: BufferSpec, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]]:
-    view: np.ndarray[Any, np.dtype[Any]] = memory.array(wanted.sizeBytes).view(dtype).reshape(wanted.shape)
-    return view

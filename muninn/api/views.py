@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from muninn.errors import DeviceUnavailable
-from muninn.interop import arrays, dlpack
+from muninn.interop import arrays, dlpack, hostarrays
 
 if TYPE_CHECKING:
     from muninn.session.mappings import Memory
@@ -46,7 +46,7 @@ def deviceArray(memory: Memory, offset: int, shape: tuple[int, ...], dtype: np.d
         device.requirePeer(home, memory.gpu)
     if device.runsKernelsOnHost:
         sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        return memory.array(sizeBytes, offset, writable).view(dtype).reshape(shape)
+        return hostarrays.flatOf(memory, sizeBytes, offset, writable).view(dtype).reshape(shape)
     address = memory.devicePointer(device) + offset
     return _numba().on(home, Exposed(memory, address, shape, dtype, writable))
 

@@ -16,7 +16,7 @@ from muninn.control.rows import RowDescription
 from muninn.errors import BufferExists, DomainChanged, HolderSilent, InvalidArgument
 from muninn.session.departure import Departing
 from muninn.session.gpus import deviceOf
-from muninn.session.mappings import Bytes, Memory, NoBytes, Stage, exported
+from muninn.session.mappings import Bytes, Memory, NoBytes, exported
 from muninn.session.member import Membership
 from muninn.session.membership import current
 from muninn.session.reservation import Making
@@ -49,7 +49,7 @@ class Source(NamedTuple):
 
 def create(
     wanted: BufferSpec,
-    fill: Callable[[Memory | Stage], None] | None = None,
+    fill: Callable[[Memory], None] | None = None,
     source: Source | None = None,
     progress: Progress | None = None,
     put: Callable[[int], None] | None = None,
@@ -98,7 +98,7 @@ def _create(
     membership: Membership,
     making: Making,
     wanted: BufferSpec,
-    fill: Callable[[Memory | Stage], None] | None,
+    fill: Callable[[Memory], None] | None,
     source: Source | None,
     progress: Progress | None,
     put: Callable[[int], None] | None,
@@ -133,13 +133,9 @@ def _create(
     return membership.holdings.created(row, incarnation, description, memory)
 
 
-def _fill(memory: Memory, wanted: BufferSpec, fill: Callable[[Memory | Stage], None] | None) -> None:
-    if fill is not None and memory.isHostVisible:
+def _fill(memory: Memory, wanted: BufferSpec, fill: Callable[[Memory], None] | None) -> None:
+    if fill is not None:
         fill(memory)
-    elif fill is not None:
-        stage = Stage(memory, wanted.sizeBytes)
-        fill(stage)
-        stage.flush()
     if wanted.manifest:
         memory.put(wanted.manifest, wanted.metaOffset)
 

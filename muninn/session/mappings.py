@@ -9,29 +9,17 @@ from __future__ import annotations
 import _thread
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Protocol
 
 from muninn.arguments import requireCallable
 from muninn.control.leases import LeaseIndex
 from muninn.devices.port import Allocation
-from muninn.errors import NotHostVisible
 from muninn.storage.segments import Mapping
 from muninn.system import atomics
 from muninn.system.descriptors import Descriptor
 
 if TYPE_CHECKING:
     from muninn.devices.port import Device, Registration
-
-
-def addressOf(array: np.ndarray[Any, Any]) -> int:
-    """The address of a C-contiguous array.
-
-    Not by its `ctypes`, for which numpy imports something each time; nor does the interface of a structured array do without.
-    """
-    address: int = np.asarray(array).reshape(-1).view(np.uint8).__array_interface__["data"][0]
-    return address
 
 
 class Bytes(Protocol):
@@ -93,17 +81,16 @@ class Memory:
         _gone(source, mapped, closed)
 
     @property
+    def address(self) -> int:
+        """Where its bytes are, for the CPU if it is visible there."""
+        return self.source.address
+
+    @property
     def gpu(self) -> int | None:
         """Whose VRAM it is, as this process counts GPUs."""
         return self.source.gpu if isinstance(self.source, Allocation) else None
 
     # --- the CPU -----------------------------------------------------------------------------------------------------
-
-    def array(self, sizeBytes: int, offset: int = 0, writable: bool = True) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """`sizeBytes` bytes from `offset` as an array that keeps the memory mapped. Raises `NotHostVisible`."""
-        if not self.isHostVisible:
-            raise NotHostVisible(f"these bytes are in the VRAM of GPU {self.gpu}")
-        return np.asarray(_Exposed(self, self.source.address + offset, sizeBytes, not writable))
 
     def copyOut(self, target: int, sizeBytes: int, offset: int = 0) -> None:
         """Copy bytes to a host address, wherever they are, and wait for it."""
@@ -115,14 +102,14 @@ class Memory:
 
     def copyBytes(self, sizeBytes: int, offset: int) -> bytes:
         """A private copy of a range."""
-        out = np.empty(sizeBytes, np.uint8)
-        self.copyOut(addressOf(out), sizeBytes, offset)
-        return out.tobytes()
+        out = bytearray(sizeBytes)
+        self.copyOut(atomics.addressOfBytes(out), sizeBytes, offset)
+        return bytes(out)
 
     def put(self, raw: bytes, offset: int) -> None:
         """Write a range."""
-        source = np.frombuffer(raw, np.uint8)
-        self.copyIn(addressOf(source), len(raw), offset)
+        source = bytearray(raw)
+        self.copyIn(atomics.addressOfBytes(source), len(raw), offset)
 
     def _copy(self, target: int, source: int, sizeBytes: int) -> None:
         if self.device is None or self.isHostVisible:
@@ -163,32 +150,6 @@ class Memory:
     def isMapped(self) -> bool:
         """Whether kernels of real GPUs reach it now."""
         return bool(self._mapped) or not self.isHostVisible
-
-
-class Stage:
-    """Host memory that stands for VRAM while somebody fills it: what `Memory.array` is for host memory."""
-
-    def __init__(self, memory: Memory, sizeBytes: int) -> None:
-        self._memory = memory
-        self._bytes = np.zeros(sizeBytes, np.uint8)
-
-    def array(self, sizeBytes: int, offset: int = 0, writable: bool = True) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        part: np.ndarray[Any, np.dtype[np.uint8]] = self._bytes[offset : offset + sizeBytes]
-        return part
-
-    def flush(self) -> None:
-        """Copy it to where it belongs."""
-        self._memory.copyIn(addressOf(self._bytes), self._bytes.nbytes)
-
-
-class _Exposed:
-    """What numpy takes an array from; the array keeps it, and it keeps the memory."""
-
-    __slots__ = ("__array_interface__", "_memory")
-
-    def __init__(self, memory: Memory, address: int, sizeBytes: int, readOnly: bool) -> None:
-        self._memory = memory
-        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (sizeBytes,), "data": (address, readOnly)}
 
 
 def _gone(source: Bytes, mapped: list[Registration], closed: Callable[[], object]) -> None:
