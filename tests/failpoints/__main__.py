@@ -21,11 +21,11 @@ from multiprocessing import get_context
 from typing import NamedTuple
 
 import muninn
-from failpoints import scenes
+from failpoints import points, scenes
 from failpoints.player import Deed
 from failpoints.scenes import Scene
 from muninn.broker import journal, maintenance
-from muninn.control import failpoints, layout
+from muninn.control import layout
 
 _JOBS = 2
 #: Points that no role passes, or not each time, and why: what leads there.
@@ -117,7 +117,7 @@ def _prepare() -> None:
     for module in pkgutil.walk_packages(muninn.__path__, "muninn."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    failpoints.warm()
+    points.warm()
     maintenance.SWEEP_SECONDS = 0.1
     layout.ROW_CHUNK = 32
     journal.SLACK_BYTES = 2048
@@ -127,8 +127,8 @@ def _prepare() -> None:
 def plan(passes: dict[str, dict[str, int]]) -> list[Task]:
     """All scenes there are, given how often each role passes each point."""
     tasks = []
-    for role, points in passes.items():
-        for point, total in sorted(points.items()):
+    for role, passed in passes.items():
+        for point, total in sorted(passed.items()):
             for how in scenes.SIGNALS:
                 for hit, isBefore in dict.fromkeys(((1, True), (1, False), (total, True))):
                     tasks.append(Task("single", Scene(role, Deed(point, hit, isBefore, how))))
@@ -176,8 +176,8 @@ def _report(
     passes: dict[str, dict[str, int]], tasks: list[Task], outcomes: Counter[str], failures: list[tuple[Task, str]], seed: int
 ) -> bool:
     """Print the result; returns whether each point was passed, or is known not to be."""
-    known = {point.name for point in failpoints.points()}
-    reached = {point for points in passes.values() for point in points}
+    known = {point.name for point in points.allPoints()}
+    reached = {point for passed in passes.values() for point in passed}
     print(f"points: {len(known)}, {len(reached)} of them passed by some role")
     for point in sorted(known - reached):
         print(f"  not passed: {point}: {_UNPASSED.get(point, 'NOBODY KNOWS WHY')}")

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from muninn.control import failpoints
+from failpoints import points
 from muninn.session import membership
 
 #: Above anything that a sound scene needs on a busy machine.
@@ -167,7 +167,7 @@ def meet(deed: Deed) -> None:
             giveCue()
             os.kill(os.getpid(), deed.signal)
 
-    failpoints.arm(reached)
+    points.arm(reached)
 
 
 _passes: Counter[str] = Counter()
@@ -180,7 +180,7 @@ def count(cue: int = 0) -> None:
         if isBefore and _cue[0] >= cue:
             _passes[point] += 1
 
-    failpoints.arm(reached)
+    points.arm(reached)
 
 
 def counted() -> dict[str, int]:

@@ -3,7 +3,7 @@
 A point is a call: of a primitive that stores to a shared word, or of a system call that makes, removes or announces something. Its
 name says where and what, as in `directory.Directory._bury:unlink`; a second such call in a function ends in `#2`. Nothing is
 written beside the calls, so no point can be forgotten and none costs anything: `arm` puts recording stand-ins in the place of the
-modules through which the calls are made, in this process and for the rest of its life. Only tests do that.
+modules through which the calls are made, in this process and for the rest of its life. The package itself knows nothing of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_PACKAGES = ("system", "storage", "control", "wire", "interop", "devices", "broker", "session", "sync", "api")
+import muninn
+from muninn.control import block
+
+_ROOT = Path(muninn.__file__).resolve().parent
+#: It shows a domain, and what it changes is its own.
+_INSPECTOR = "cli"
 #: What changes something that outlives the call or that others see, by the module that it is called through.
 _CHANGES: dict[str, frozenset[str]] = {
     "atomics": frozenset(
@@ -57,11 +62,18 @@ class Point(NamedTuple):
 
 
 @cache
-def points() -> tuple[Point, ...]:
-    """All points of the package, in the order of the source."""
-    root = Path(__file__).resolve().parent.parent
-    files = (file for package in _PACKAGES for file in sorted((root / package).rglob("*.py")))
-    return tuple(point for file in files if file.stem != "failpoints" for point in _pointsOf(file))
+def allPoints() -> tuple[Point, ...]:
+    """All points of the package, in the order of the source.
+
+    A module's name is enough for the name of a point. Where two files of one name have the same point,
+    the name of the package goes before it.
+    """
+    files = (file for file in sorted(_ROOT.rglob("*.py")) if _ROOT / _INSPECTOR not in file.parents)
+    found = [point for file in files for point in _pointsOf(file)]
+    counts = Counter(point.name for point in found)
+    return tuple(
+        point if counts[point.name] == 1 else point._replace(name=f"{Path(point.file).parent.name}.{point.name}") for point in found
+    )
 
 
 def _pointsOf(file: Path) -> Iterator[Point]:
@@ -106,10 +118,8 @@ def warm() -> None:
 
 def arm(reached: Reached) -> None:
     """Call `reached` around every change that this process makes from now on, on the thread that makes it."""
-    from muninn.control import block
-
     for name, module in list(sys.modules.items()):
-        if name.startswith(tuple(f"muninn.{package}" for package in _PACKAGES)):
+        if name.startswith("muninn."):
             _standIn(module, reached)
     for change in _BLOCK_CHANGES:
         setattr(block.ControlBlock, change, _recorded(getattr(block.ControlBlock, change), change, reached))
@@ -164,6 +174,6 @@ def _names(code: types.CodeType, instruction: int) -> dict[str, str]:
 @cache
 def _places() -> dict[tuple[str, int | None, int | None], dict[str, str]]:
     places: dict[tuple[str, int | None, int | None], dict[str, str]] = {}
-    for point in points():
+    for point in allPoints():
         places.setdefault((point.file, point.line, point.column), {})[point.change] = point.name
     return places
