@@ -16,12 +16,13 @@ from muninn.broker.directory import Directory
 from muninn.broker.journal import Journal
 from muninn.broker.limits import Limits
 from muninn.control.block import ControlBlock, openOrCreate
+from muninn.control.descriptions import RowDescription
 from muninn.control.election import Election, Term
 from muninn.control.geometry import Geometry
-from muninn.control.leases import LeaseTable
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable
-from muninn.control.rows import RowDescription, RowTable
+from muninn.control.rows import RowTable
+from muninn.session.leases import LeaseTable
 from muninn.storage.paths import Places
 from muninn.system import atomics
 from muninn.terms import Access, Lifetime, Mode

@@ -13,9 +13,10 @@ from lab import Lab
 import muninn
 from muninn.broker.journal import Journal
 from muninn.control import layout, lockfile
-from muninn.control.block import ControlBlock, Withdrawal, create, openOrCreate
+from muninn.control.block import ControlBlock, create, openOrCreate
 from muninn.control.geometry import Geometry
 from muninn.control.lockfile import LockFile
+from muninn.control.withdrawal import Withdrawal
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DomainChanged, HostMemoryFull, TableFull
 from muninn.storage.paths import Places
 from support import Actor, ActorError, Background, eventually

@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 from interrupts import tracing
 
-from muninn.control import members
 from muninn.devices.host.device import memory
-from muninn.system import atomics, descriptors
+from muninn.system import atomics, descriptors, processes
 from muninn.system.descriptors import Descriptor
 from muninn.wire import messages
 from support import Actor, Background, eventually
@@ -313,7 +312,7 @@ def test_nothingThatIsOpenedOutlivesAnInterruptionAtAnyBytecode(kind: str) -> No
             "a memfd": lambda _: memory.allocate(0, 4096, None).close(),
             "an eventfd": lambda _: descriptors.eventfd(),
             "a duplicate": lambda _: descriptors.duplicate(some),
-            "a pidfd": lambda _: members.processIsGone(os.getpid(), 1),
+            "a pidfd": lambda _: processes.processIsGone(os.getpid(), 1),
             "a message": lambda _: (messages._trays.clear(), messages.send(near, {}, [some]), messages.receive(far)),
             "an exported allocation": lambda _: allocation.exportDescriptor(writable=False),
         }

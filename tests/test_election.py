@@ -8,7 +8,7 @@ import pytest
 from lab import Lab
 
 from muninn.control.election import Term
-from muninn.control.rows import MAX_EPOCH
+from muninn.control.rowstate import MAX_EPOCH
 from muninn.errors import TableFull
 from support import Background
 

@@ -9,10 +9,9 @@ import pytest
 from lab import Lab
 
 import muninn
-from muninn.control import image
 from muninn.control.members import MemberKey, MemberTable
 from muninn.session.membership import current
-from muninn.system import atomics
+from muninn.system import atomics, image
 from support import Actor, eventually
 
 Start = Callable[..., Actor]

@@ -21,12 +21,14 @@ from muninn.broker import journal
 from muninn.broker.deathwatch import Death
 from muninn.broker.directory import Directory
 from muninn.control import layout, leases, ownerlock
-from muninn.control.members import MemberKey, openPidfd, processIsGone, startTimeOf
-from muninn.control.rows import Deposed, RowState
+from muninn.control.members import MemberKey
+from muninn.control.rows import Deposed
+from muninn.control.rowstate import RowState
 from muninn.errors import BufferFreed, ControlBlockInvalid
 from muninn.session.membership import current
 from muninn.storage import segments
 from muninn.system import atomics, descriptors
+from muninn.system.processes import openPidfd, processIsGone, startTimeOf
 from muninn.terms import Lifetime
 from support import Actor, ActorError, eventually, leftovers
 

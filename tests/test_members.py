@@ -12,10 +12,11 @@ import pytest
 from lab import Lab
 
 from muninn.control import layout
-from muninn.control.members import MemberKey, MemberTable, ownPidNamespace, pidOf, processIsGone, programName, startTimeOf
+from muninn.control.members import MemberKey, MemberTable
 from muninn.errors import DomainChanged, TableFull
 from muninn.session.membership import current
 from muninn.system import atomics
+from muninn.system.processes import ownPidNamespace, pidOf, processIsGone, programName, startTimeOf
 from support import Actor, eventually
 
 

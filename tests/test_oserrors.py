@@ -14,12 +14,11 @@ from typing import Any, NoReturn
 import pytest
 
 import muninn
-from muninn.control import members
-from muninn.control.members import ownPidNamespace, pidOf, processIsGone, startTimeOf
 from muninn.errors import DescriptorsExhausted, HostMemoryFull, MuninnError, PermissionDenied, PlatformUnsupported
 from muninn.storage.paths import Places
-from muninn.system import oserrors
+from muninn.system import oserrors, processes
 from muninn.system.oserrors import fileError, missingShm
+from muninn.system.processes import ownPidNamespace, pidOf, processIsGone, startTimeOf
 from support import Actor, ActorError
 
 SHARING = "import muninn, numpy; print(muninn.share(numpy.arange(3), name='n').array.tolist())"
@@ -149,13 +148,13 @@ def test_withoutProcNobodyIsTakenForGone(monkeypatch: pytest.MonkeyPatch) -> Non
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
 
     own, began, stat = ownPidNamespace(), startTimeOf(os.getpid()), os.stat
-    monkeypatch.setattr(members, "openFile", missing)
-    monkeypatch.setattr(members, "hasProc", lambda: False)
-    monkeypatch.setattr(members.os, "stat", lambda path, **more: missing(path) if str(path).startswith("/proc/") else stat(path, **more))
+    monkeypatch.setattr(processes, "openFile", missing)
+    monkeypatch.setattr(processes, "hasProc", lambda: False)
+    monkeypatch.setattr(processes.os, "stat", lambda path, **more: missing(path) if str(path).startswith("/proc/") else stat(path, **more))
     assert not processIsGone(os.getpid(), began) and ownPidNamespace() == own
     with pytest.raises(PlatformUnsupported, match="/proc/thread-self/fdinfo/0 is not there"):
         pidOf(0)
-    monkeypatch.setattr(members, "hasProc", lambda: True)
+    monkeypatch.setattr(processes, "hasProc", lambda: True)
     assert processIsGone(os.getpid(), began) and pidOf(0) is None
 
 

@@ -129,9 +129,9 @@ def test_theHeaderIsGeneratedByTheBuild(tmp_path: Path) -> None:
 
 def test_aLayoutOfWhichNoHeaderCanBeMadeIsSaid(tmp_path: Path) -> None:
     code = _checkout(tmp_path)
-    (tmp_path / "muninn" / "control" / "layout.py").write_text("this is not Python\n")
+    (tmp_path / "muninn" / "control" / "layout.py").write_text("import nothing\n")
     done = hatch(code)
-    assert done.returncode == 1 and "SyntaxError" in done.stderr and "header can not be generated" in done.stderr
+    assert done.returncode == 1 and "header can not be generated" in done.stderr
 
 
 def _checkout(at: Path) -> str:

@@ -478,7 +478,7 @@ def test_aDomainWhoseEpochsAreHalfUsedUpBeginsAnew(domain: str, actor: Start) ->
     _makeAndEnd(actor)
     actor(
         "from muninn.storage.paths import Places\nfrom muninn.control.lockfile import LockFile\nfrom muninn.control.block import openOrCreate\n"
-        "from muninn.control.election import Election\nfrom muninn.control.geometry import Geometry\nfrom muninn.control.rows import MAX_EPOCH\n"
+        "from muninn.control.election import Election\nfrom muninn.control.geometry import Geometry\nfrom muninn.control.rowstate import MAX_EPOCH\n"
         "places = Places(os.getuid(), os.environ['MUNINN_DOMAIN'])\n"
         "Election(openOrCreate(places, LockFile(places), Geometry.of(256, 16384, 2048))).startAt(MAX_EPOCH - 3)"
     ).kill()

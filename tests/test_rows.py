@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from lab import Lab, describe
 
 from muninn.control import layout
-from muninn.control.rows import MAX_INCARNATION, Deposed, RowDescription, RowState, RowTable
+from muninn.control.descriptions import RowDescription
+from muninn.control.rows import Deposed, RowTable
+from muninn.control.rowstate import MAX_INCARNATION, RowState
 from muninn.errors import ControlBlockInvalid, HostMemoryFull, TableFull
 from muninn.system import atomics
 from muninn.terms import ACCESSES, LIFETIMES, MODES, TRANSPORTS, Lifetime, Mode

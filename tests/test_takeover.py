@@ -475,7 +475,7 @@ def test_aTakeoverDoesNotWaitForRowsThatNobodyAsksFor(domain: str, actor: Start)
         """
 from muninn.session.membership import current
 from muninn.control import layout
-from muninn.control.rows import RowDescription
+from muninn.control.descriptions import RowDescription
 from muninn.terms import Access, Lifetime, Mode
 muninn.share(b"first", name="first")
 member = current(); rows = member.rows; epoch = member.election.epoch()

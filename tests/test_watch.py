@@ -11,8 +11,8 @@ import pytest
 from lab import Lab, Member
 
 import muninn
-from muninn.control import watch as watching
-from muninn.control.watch import Watcher
+from muninn.session import watch as watching
+from muninn.session.watch import Watcher
 from muninn.system import atomics
 from support import Actor, Background, eventually
 

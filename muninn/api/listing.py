@@ -10,9 +10,10 @@ from muninn.api.freedmemory import lingering
 from muninn.arguments import named
 from muninn.config.sizes import asText
 from muninn.control import layout, leases
+from muninn.control.descriptions import RowDescription
 from muninn.control.drain import Drain
 from muninn.control.generations import Generation
-from muninn.control.rows import RowDescription, RowState
+from muninn.control.rowstate import RowState
 from muninn.devices import handle
 from muninn.errors import ControlBlockInvalid, MuninnError
 from muninn.interop.dtypes import nameOf, plain

@@ -14,8 +14,9 @@ from typing import NamedTuple
 from muninn.broker.lifetimes import Lifetimes
 from muninn.broker.limits import Limits
 from muninn.config.sizes import exactly
+from muninn.control.descriptions import RowDescription, Taken
 from muninn.control.index import NameIndex
-from muninn.control.rows import RowDescription, RowTable, Taken
+from muninn.control.rows import RowTable
 from muninn.errors import BufferExists, QuotaExceeded
 from muninn.terms import Mode
 

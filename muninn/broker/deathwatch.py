@@ -20,8 +20,9 @@ from collections.abc import Callable
 from enum import Enum
 
 from muninn.control import layout
-from muninn.control.members import MemberKey, MemberTable, openPidfd, ownPidNamespace
+from muninn.control.members import MemberKey, MemberTable
 from muninn.system.descriptors import Descriptor, own
+from muninn.system.processes import openPidfd, ownPidNamespace
 
 #: So many members cost the broker two descriptors, the others one.
 MAX_PIDFDS = 64

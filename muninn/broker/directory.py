@@ -15,9 +15,11 @@ from muninn.broker.descriptorstore import Vault
 from muninn.broker.journal import Journal, Record, read
 from muninn.control import layout, leases
 from muninn.control.block import ControlBlock
+from muninn.control.descriptions import RowDescription
 from muninn.control.index import NameIndex
 from muninn.control.members import MemberKey, MemberTable
-from muninn.control.rows import RowDescription, RowState, RowTable
+from muninn.control.rows import RowTable
+from muninn.control.rowstate import RowState
 from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, MuninnError, PermissionDenied, ProtocolViolation
 from muninn.storage import segments
 from muninn.system import atomics, clock

@@ -22,14 +22,17 @@ from typing import Any
 
 from muninn.broker.journal import Journal, read
 from muninn.control import layout
-from muninn.control.block import ControlBlock, Withdrawal, create, openExisting, reinstate
+from muninn.control.block import ControlBlock, create, openExisting
+from muninn.control.descriptions import RowDescription
 from muninn.control.drain import Drain
 from muninn.control.election import Election
 from muninn.control.geometry import Geometry
 from muninn.control.index import NameIndex
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberTable
-from muninn.control.rows import MAX_EPOCH, RowDescription, RowTable
+from muninn.control.rows import RowTable
+from muninn.control.rowstate import MAX_EPOCH
+from muninn.control.withdrawal import Withdrawal, reinstate
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid
 from muninn.storage import segments
 from muninn.storage.paths import SHM_ROOT, Places, SegmentKey

@@ -30,15 +30,15 @@ from muninn.control.header import (
     IDENTITY,
     Header,
     bootId,
-    checkVersion,
+    giveNames,
     isOfThisBoot,
-    isOurs,
     openNamed,
     readHeader,
     unlinkBlock,
     unlinkFile,
 )
-from muninn.control.lockfile import LockFile, removedFileHolder
+from muninn.control.lockfile import LockFile
+from muninn.control.withdrawal import inhabitantOf, reinstate
 from muninn.errors import BrokerUnavailable, DomainChanged, HostMemoryFull
 from muninn.storage.paths import SHM_ROOT, Places
 from muninn.system import atomics, clock, descriptors
@@ -51,8 +51,6 @@ _log = Log("muninn.control")
 #: How long a creator waits for those who live in a block that has lost its names.
 _LEAVING_SECONDS = 10.0
 _LOOK_SECONDS = 0.02
-#: How long the descriptors of this user's processes may be looked through.
-_SCAN_SECONDS = 1.0
 
 #: Called with a block that nobody can open yet; what it returns is called once the block can be found.
 Adopt = Callable[["ControlBlock"], Callable[[], object]]
@@ -187,7 +185,7 @@ class ControlBlock:
         with self.lockFile.creating():
             if not self.hasName():
                 return False
-            _giveNames(self.places, self.places.linkPath if self._isAt(self.places.linkPath) else self.places.blockPath)
+            giveNames(self.places, self.places.linkPath if self._isAt(self.places.linkPath) else self.places.blockPath)
             return True
 
     def _hasLockFile(self) -> bool:
@@ -256,15 +254,6 @@ def openOrCreate(places: Places, lockFile: LockFile, limits: Geometry, adopt: Ad
         clock.sleep(_LOOK_SECONDS)
 
 
-def inhabitantOf(places: Places, lockFile: LockFile) -> int:
-    """The pid of another process that has a slot in a block of the domain, whichever; 0: nobody has.
-
-    With its lock file a block loses what says that somebody is in it. Then whoever has that file open still is; a lock is held there,
-    perhaps, also when there is no segment. Where there are some, even a process counts that has lost its byte.
-    """
-    return lockFile.anyLocked() or removedFileHolder(places.lockPath, _SCAN_SECONDS, amongAll=bool(places.segmentKeys()))
-
-
 def openExisting(places: Places, lockFile: LockFile) -> ControlBlock | None:
     """The control block of the domain; None when there is none that somebody may join. Raises `ControlBlockInvalid`."""
     named = openNamed(places, lockFile)
@@ -281,56 +270,6 @@ def openExisting(places: Places, lockFile: LockFile) -> ControlBlock | None:
         with contextlib.suppress(OSError):  # a mapping that failed has not taken it
             fd.close()
         raise
-
-
-class Withdrawal:
-    """The version of whatever block there is, taken away for as long as this is open. The caller holds CREATE.
-
-    Who joins meanwhile has its slot first and reads the version second, so it is seen by `holder`, or sees that it has to wait.
-    """
-
-    def __init__(self, places: Places, lockFile: LockFile) -> None:
-        self._places, self._lockFile = places, lockFile
-        named = openNamed(places)
-        self._fd = None if named is None else named[0]
-        if self._fd is not None:
-            self._before = os.pread(self._fd.number, 4, layout.VERSION_OFFSET)
-            if self._before.strip(b"\0"):  # of any version: a death from here on must not let it pass for one of ours
-                os.pwrite(self._fd.number, self._before, layout.LAYOUT_VERSION_OFFSET)
-            os.pwrite(self._fd.number, bytes(4), layout.VERSION_OFFSET)
-
-    def holder(self) -> int:
-        """The pid of a process that is in the domain; 0: nobody is."""
-        return inhabitantOf(self._places, self._lockFile)
-
-    def giveBack(self) -> None:
-        """Let the block be what it was."""
-        if self._fd is not None:
-            os.pwrite(self._fd.number, self._before, layout.VERSION_OFFSET)
-
-    def close(self) -> None:
-        if self._fd is not None:
-            self._fd.close()
-            self._fd = None
-
-
-def reinstate(places: Places, lockFile: LockFile) -> None:
-    """Give a block its version back that somebody was withdrawing, and died. The caller holds CREATE, as who withdraws does.
-
-    Whoever withdraws removes the names first and anything else later, so a block that has a name is whole. One of another version is left
-    alone: `ControlBlockInvalid`.
-    """
-    named = openNamed(places, lockFile)
-    if named is None:
-        return
-    fd, path = named
-    try:
-        header = Header.of(fd)
-        if header is not None and header.isWithdrawn():
-            checkVersion(header.layoutVersion, path)
-            os.pwrite(fd.number, layout.VERSION.to_bytes(4, "little"), layout.VERSION_OFFSET)
-    finally:
-        fd.close()
 
 
 def _discard(places: Places) -> None:
@@ -382,7 +321,7 @@ def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | 
         atomics.storeRelease32(block.address + layout.VERSION_OFFSET, layout.VERSION)
         block.requireDraft()
         os.rename(places.draftPath, places.linkPath)
-        _giveNames(places, places.linkPath)
+        giveNames(places, places.linkPath)
     except BaseException:
         block.dropDraft()
         block.close()
@@ -390,22 +329,3 @@ def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | 
     if published is not None:
         published()
     return block
-
-
-def _giveNames(places: Places, path: str) -> None:
-    """Let both names lead to the file at `path`, which is one of them. The caller holds CREATE."""
-    wanted = os.lstat(path)
-    for other in (places.linkPath, places.blockPath):
-        try:
-            status = os.lstat(other)
-        except FileNotFoundError:
-            with contextlib.suppress(FileExistsError):  # a stranger was faster
-                os.link(path, other, follow_symlinks=False)
-            continue
-        if os.path.samestat(status, wanted):
-            continue
-        if not isOurs(status, other, places):
-            continue
-        unlinkFile(places.draftPath)
-        os.link(path, places.draftPath, follow_symlinks=False)
-        os.rename(places.draftPath, other)  # in one step: nobody finds none

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from muninn.control import layout
 from muninn.control.block import ControlBlock
-from muninn.control.rows import MAX_EPOCH
+from muninn.control.rowstate import MAX_EPOCH
 from muninn.errors import TableFull
 from muninn.system import atomics
 from muninn.system.green import sleepOn

@@ -188,6 +188,25 @@ def _warned(status: os.stat_result, path: str, places: Places) -> bool:
     return False
 
 
+def giveNames(places: Places, path: str) -> None:
+    """Let both names lead to the file at `path`, which is one of them. The caller holds CREATE."""
+    wanted = os.lstat(path)
+    for other in (places.linkPath, places.blockPath):
+        try:
+            status = os.lstat(other)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):  # a stranger was faster
+                os.link(path, other, follow_symlinks=False)
+            continue
+        if os.path.samestat(status, wanted):
+            continue
+        if not isOurs(status, other, places):
+            continue
+        unlinkFile(places.draftPath)
+        os.link(path, places.draftPath, follow_symlinks=False)
+        os.rename(places.draftPath, other)  # in one step: nobody finds none
+
+
 def unlinkBlock(places: Places) -> None:
     """Take both names away. What is not ours is left alone."""
     with contextlib.suppress(OSError, posix_ipc.Error):  # gone already

@@ -11,19 +11,13 @@ died is none, once its lease is cleared.
 
 from __future__ import annotations
 
-import itertools
 import struct
-import weakref
-from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.control.members import MemberKey, MemberTable
-from muninn.errors import TableFull
 from muninn.system import atomics
-from muninn.system.clock import monotonicMs
 
 _ROW_MASK = layout.LEASE_ROW.mask
 _REASON_SHIFT, _REASON_MASK = layout.LEASE_REASON.shift, layout.LEASE_REASON.top
@@ -46,166 +40,6 @@ class Hold(NamedTuple):
     incarnation: int
     reason: str
     expiryMs: int
-
-
-class Lease:
-    """Whoever keeps it keeps a slot. When nobody does any more, its tenure is among those in `LeaseTable.gone`."""
-
-    __slots__ = ("__weakref__", "tenure")
-    tenure: Tenure
-
-
-class Tenure(weakref.ref[Lease]):
-    """A slot from its taking to its end: what is to be undone once nobody keeps its `Lease`.
-
-    It exists, and is what the table knows as the slot's owner, before the slot is taken: whatever comes between two steps of taking one,
-    an exception of a signal handler above all, ends the lease, and by that the tenure.
-
-    Attributes
-    ----------
-    source, mapped
-        The memory that the lease covers, and its registration for kernels, if there is one.
-    isTold
-        Whether the broker is to be told of the end: the row may go with this lease.
-    isClosing, isClosed
-        How far the memory's end has come.
-    """
-
-    __slots__ = ("incarnation", "index", "isBorrowed", "isClosed", "isClosing", "isTold", "mapped", "row", "source", "waker")
-    row: int
-    incarnation: int
-    index: int
-    source: Any
-    mapped: list[Any]
-    isTold: bool
-    isBorrowed: bool
-    isClosing: bool
-    isClosed: bool
-    #: Another reference to the lease, whose callback comes after this one's.
-    waker: object
-
-
-class LeaseIndex(int):
-    """The number of a slot, which is held as long as somebody keeps `lease`, or `LeaseTable.release` is called."""
-
-    lease: Lease
-
-
-class LeaseTable:
-    """The lease slots of this member.
-
-    Which slots are taken is what `_owners` says, and each change of it is one step, of threads and of what interrupts them; `_free` is a
-    hint. A slot is its owner's alone from `_claim` to `forget`.
-    """
-
-    def __init__(self, block: ControlBlock, members: MemberTable, key: MemberKey) -> None:
-        self._first = block.areaAddress(key.slot)
-        self._highAddress = block.memberAddress(key.slot) + layout.MEMBER_LEASE_HIGH_OFFSET
-        self._generationField = (key.generation & _GENERATION_MASK) << _GENERATION_SHIFT
-        self._max = block.geometry.maxLeases
-        self._owners: dict[int, Tenure] = {}
-        self._fresh = itertools.count()
-        self._free: list[int] = []
-        #: Tenures whose leases are gone. They come here without a step of Python's, from whatever let go of them.
-        self.gone: deque[Tenure] = deque()
-        #: Called afterwards.
-        self.onGone: Callable[[object], object] | None = None
-
-    def take(self, row: int, incarnation: int, ttlMs: int) -> LeaseIndex:
-        """Hold (row, incarnation) in a slot of one's own. The caller reads the row's state *afterwards*. Raises `TableFull`."""
-        lease = Lease()
-        waker = weakref.ref(lease, self.onGone)  # the callbacks of one object are called the last one first
-        tenure = Tenure(lease, self.gone.append)  # which is called with the tenure itself
-        lease.tenure = tenure
-        tenure.index, tenure.row, tenure.incarnation, tenure.waker = -1, row, incarnation, waker
-        tenure.source, tenure.mapped = None, []
-        tenure.isTold, tenure.isBorrowed, tenure.isClosing, tenure.isClosed = True, False, False, False
-        index = self._claim(tenure)
-        while (high := int(atomics.loadAcquire32(self._highAddress))) <= index:
-            # SYNC leaseHigh: pairs with MemberTable.leaseHigh in a scan; raised before the slot is used, in one total order with it.
-            atomics.casSeqCst32(self._highAddress, high, index + 1)
-        address, word = self.held(index, row, incarnation)
-        atomics.storeRelease64(address + layout.LEASE_EXPIRY_OFFSET, monotonicMs() + ttlMs)
-        # SYNC lease: pairs with scanHolds after LIVE→DYING in the broker. Lease first and row second here, row first and leases
-        # second there.
-        atomics.exchangeSeqCst64(address, word)
-        taken = LeaseIndex(index)
-        taken.lease = lease
-        return taken
-
-    def _claim(self, tenure: Tenure) -> int:
-        """A slot that is nobody's, for this tenure."""
-        for isLastTry in (False, True):
-            while (index := self._free.pop() if self._free else next(self._fresh)) < self._max:
-                tenure.index = index
-                if self._owners.setdefault(index, tenure) is tenure:
-                    return index
-            if not isLastTry:
-                # A number that was taken from the list by somebody who came no further is on it no more.
-                self._free += [index for index in range(self._max) if index not in self._owners]
-        raise TableFull(f"this process holds {self._max} leases, all that it may", "Close buffers, use bundles, or raise control.maxLeases")
-
-    def tenures(self) -> list[Tenure]:
-        """Those of all slots that are taken."""
-        return list(self._owners.values())
-
-    def isOwner(self, tenure: Tenure) -> bool:
-        """Whether its slot is still this tenure's."""
-        return self._owners.get(tenure.index) is tenure
-
-    def held(self, index: int, row: int, incarnation: int) -> tuple[int, int]:
-        """(address, word) of a slot that holds (row, incarnation) and was not revoked."""
-        word = incarnation << _INCARNATION_SHIFT | self._generationField | (row + 1)
-        return self._first + index * layout.LEASE_BYTES, word
-
-    def release(self, index: int) -> None:
-        """Give the slot back."""
-        self.vacate(index)
-        self.forget(index)
-
-    def vacate(self, index: int) -> None:
-        """Nothing is held in the slot any more, which is still its owner's. Twice is once.
-
-        One that is another member's by now is left alone: this process has left, or was thought dead.
-        """
-        address = self._first + index * layout.LEASE_BYTES
-        word = atomics.loadAcquire64(address)
-        # SYNC release: pairs with scanHolds; what the holder did with the memory comes before. The broker may revoke it meanwhile, once.
-        while word & _GENERATION_MASK << _GENERATION_SHIFT == self._generationField:
-            found = atomics.casSeqCst64(address, word, 0)
-            if found == word:
-                break
-            word = found
-
-    def forget(self, index: int) -> None:
-        """The slot is free for others."""
-        self._owners.pop(index, None)
-        self._free.append(int(index))
-
-    def renew(self, index: int, ttlMs: int) -> int:
-        """Move the expiry `ttlMs` from now; returns it."""
-        expiryMs = monotonicMs() + ttlMs
-        self._changeExpiry(index, _READING, expiryMs)
-        return expiryMs
-
-    def setReading(self, index: int, isReading: bool) -> None:
-        """Say whether this process is inside a reader's turn. The caller looks at the writer's claim *afterwards*."""
-        # SYNC reading: pairs with readersOf in a writer that has the claim. Reading first and claim second here, the other way round there.
-        self._changeExpiry(index, _EXPIRY_MASK, _READING if isReading else 0)
-
-    def _changeExpiry(self, index: int, kept: int, changed: int) -> None:
-        address = self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET
-        # Bounded: only threads of this process change it.
-        while atomics.casSeqCst64(address, word := int(atomics.loadAcquire64(address)), word & kept | changed) != word:
-            pass
-
-    def expiryMs(self, index: int) -> int:
-        return int(atomics.loadAcquire64(self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET)) & _EXPIRY_MASK
-
-    def revocation(self, index: int) -> str:
-        """Why the broker revoked the lease, or an empty string."""
-        reason = atomics.loadAcquire64(self._first + index * layout.LEASE_BYTES) >> _REASON_SHIFT & _REASON_MASK
-        return reasonName(reason) if reason else ""
 
 
 def reasonName(reason: int) -> str:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import msgpack
 import numpy as np
 
+from muninn.control.descriptions import RowDescription
 from muninn.control.layout import MAX_DTYPE_BYTES, ROW_KIND_BUNDLE
-from muninn.control.rows import RowDescription
 from muninn.errors import ControlBlockInvalid, InvalidDtype
 from muninn.system.threads import endingError
 

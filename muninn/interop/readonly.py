@@ -24,7 +24,7 @@ from muninn.terms import Access
 if TYPE_CHECKING:
     import dis
 
-    from muninn.control.rows import RowDescription
+    from muninn.control.descriptions import RowDescription
 
 #: PyTorch's functions that take memory by DLPack: those that copy all of it, and those that do not.
 _COPYING = {"tensor", "new_tensor"}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.arguments import requireCallable
 from muninn.control import layout
-from muninn.control.rows import RowDescription
+from muninn.control.descriptions import RowDescription
 from muninn.errors import BufferExists, DomainChanged, HolderSilent, InvalidArgument
 from muninn.session.departure import Departing
 from muninn.session.gpus import deviceOf

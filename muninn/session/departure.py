@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from muninn.control import layout
 from muninn.control.members import MemberKey, MemberTable
-from muninn.control.owners import Owners
 from muninn.session.gpus import Gpus
+from muninn.session.owners import Owners
 from muninn.system import aside, clock, green
 
 #: How long a departure waits for the threads that are inside; they may be there for ever, and a process that ends gives all back too.

@@ -21,7 +21,8 @@ from muninn.control.geometry import Geometry
 from muninn.control.header import unlinkBlock
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable
-from muninn.control.rows import MAX_EPOCH, RowTable
+from muninn.control.rows import RowTable
+from muninn.control.rowstate import MAX_EPOCH
 from muninn.errors import ControlBlockInvalid, TableFull
 from muninn.storage.paths import Places
 from muninn.system import atomics, clock
@@ -60,7 +61,7 @@ def enter(places: Places, lockFile: LockFile, control: Control, preferred: bool,
             key = _claim(members, preferred, deadline)
             attempt.callback(lockFile.unlockSlot, key.slot)
             attempt.callback(members.vacate, key, layout.MEMBER_CLAIMING)
-            # SYNC retire: pairs with `retire` and with block.Withdrawal. Slot first and version second here, the other way round there.
+            # SYNC retire: pairs with `retire` and with Withdrawal. Slot first and version second here, the other way round there.
             if not block.isRetired() and block.hasName():
                 undo.push(attempt.pop_all())
                 return Entry(block, members, key)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from muninn.arguments import requireCallable
-from muninn.control.leases import LeaseIndex
 from muninn.devices.port import Allocation
+from muninn.session.leases import LeaseIndex
 from muninn.storage.segments import Mapping
 from muninn.system import atomics
 from muninn.system.descriptors import Descriptor

@@ -16,7 +16,6 @@ from muninn.config import Settings
 from muninn.control.block import ControlBlock
 from muninn.control.election import Election
 from muninn.control.index import NameIndex
-from muninn.control.leases import LeaseTable
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
@@ -25,6 +24,7 @@ from muninn.session.departure import Departure
 from muninn.session.entry import enter
 from muninn.session.gpus import Gpus
 from muninn.session.handover import Allocation
+from muninn.session.leases import LeaseTable
 from muninn.session.leaving import Leaving
 from muninn.session.openbuffers import Holdings
 from muninn.session.role import BrokerRole

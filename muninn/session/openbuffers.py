@@ -14,17 +14,17 @@ from collections import deque
 from collections.abc import Callable
 
 from muninn.control import layout, leases, ownerlock
+from muninn.control.descriptions import RowDescription
 from muninn.control.generations import Generation
-from muninn.control.leases import LeaseIndex, Tenure
-from muninn.control.owners import Owners
-from muninn.control.rows import RowDescription
 from muninn.control.tickets import Tickets
 from muninn.errors import BrokerUnavailable, BufferFreed, LeaseExpired, LeaseRevoked, MuninnError, OwnerDied, PermissionDenied
 from muninn.session.client import Client
 from muninn.session.departure import Departure
 from muninn.session.gpus import Gpus
+from muninn.session.leases import LeaseIndex, Tenure
 from muninn.session.lending import awaitImporters, recall
 from muninn.session.mappings import Bytes, Memory, NoBytes, exported
+from muninn.session.owners import Owners
 from muninn.session.registry import Living
 from muninn.session.reservation import Creating
 from muninn.session.silence import holderSilent

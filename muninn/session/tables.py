@@ -13,10 +13,10 @@ from muninn.config import Settings
 from muninn.control.block import ControlBlock
 from muninn.control.election import Election
 from muninn.control.index import NameIndex
-from muninn.control.leases import LeaseTable
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
 from muninn.errors import DomainChanged
+from muninn.session.leases import LeaseTable
 from muninn.storage.paths import Places
 from muninn.system.forks import Identity
 

@@ -6,7 +6,7 @@ While it serves as broker it sleeps on an eventfd among its sockets, otherwise o
 from __future__ import annotations
 
 from muninn.control.block import ControlBlock
-from muninn.control.watch import Watcher
+from muninn.session.watch import Watcher
 from muninn.system.descriptors import OwnEvent
 
 

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from muninn.control import layout, owners
+from muninn.control import layout
 from muninn.errors import WriterDied
+from muninn.session import owners
 from muninn.sync import fences
 from muninn.sync.readers import awaitNone
 from muninn.system import atomics, threads

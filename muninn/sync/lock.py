@@ -11,9 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never
 
 from muninn.arguments import checkKeywords, isTruth, keywordsOf, named, timeoutOf, unwrapped
-from muninn.control import owners
 from muninn.errors import BufferExists, BufferNotFound
-from muninn.session import creation
+from muninn.session import creation, owners
 from muninn.session.membership import current
 from muninn.session.names import NameWait
 from muninn.session.openbuffers import Holding

@@ -18,8 +18,8 @@ from fuzz.target import Target, eachBit, eachLength, mutated
 from muninn.api import bundle
 from muninn.broker import journal
 from muninn.config.sizes import asBytes
+from muninn.control.descriptions import RowDescription
 from muninn.control.geometry import Geometry
-from muninn.control.rows import RowDescription
 from muninn.errors import MuninnError
 from muninn.interop import dtypes
 from muninn.terms import Access, Lifetime, Mode

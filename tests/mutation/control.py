@@ -8,7 +8,7 @@ _BLOCK = "muninn/control/block.py"
 _LOCKFILE = "muninn/control/lockfile.py"
 _MEMBERS = "muninn/control/members.py"
 _ELECTION = "muninn/control/election.py"
-_WATCH = "muninn/control/watch.py"
+_WATCH = "muninn/session/watch.py"
 _ROWS = "muninn/control/rows.py"
 _INDEX = "muninn/control/index.py"
 _LEASES = "muninn/control/leases.py"
@@ -29,13 +29,13 @@ _SURROUNDINGS = "muninn/system/oserrors.py"
 # fmt: off
 MUTANTS = [
     Mutant("muninn/control/members.py", "        except UnicodeError:  # of", "        except KeyError:  # of", "a program is called what can not be encoded", "test_members.py::test_aProgramMayHaveAnythingForItsName"),
-    Mutant("muninn/control/members.py", "isinstance(arguments, list | tuple) and arguments", "arguments is not None", "a program may have no arguments", "test_members.py::test_aProgramMayHaveAnythingForItsName"),
+    Mutant("muninn/system/processes.py", "isinstance(arguments, list | tuple) and arguments", "arguments is not None", "a program may have no arguments", "test_members.py::test_aProgramMayHaveAnythingForItsName"),
     # --- a limit to files ---
     Mutant("muninn/storage/segments.py", "    requireFileBytes(path, sizeBytes)\n", "", "a segment beyond the limit does not end the process", "test_oserrors.py::test_aLimitOfTheProcessIsNamed"),
     Mutant("muninn/devices/host/memory.py", "    requireFileBytes(f\"{exactly(sizeBytes)} for GPU {gpu}\", pagesUp(sizeBytes))\n", "", "memory of a pretended GPU beyond the limit does not end the process", "test_oserrors.py::test_aLimitOfTheProcessIsNamed"),
     # --- without /proc ---
-    Mutant("muninn/control/members.py", "        if not hasProc():\n            raise\n", "        if False:\n            raise\n", "who can not be looked up is not gone", "test_oserrors.py::test_withoutProcNobodyIsTakenForGone"),
-    Mutant("muninn/control/members.py", "        if not _seen:\n            raise\n", "        raise\n", "a process knows its own namespace", "test_oserrors.py::test_withoutProcNobodyIsTakenForGone"),
+    Mutant("muninn/system/processes.py", "        if not hasProc():\n            raise\n", "        if False:\n            raise\n", "who can not be looked up is not gone", "test_oserrors.py::test_withoutProcNobodyIsTakenForGone"),
+    Mutant("muninn/system/processes.py", "        if not _seen:\n            raise\n", "        raise\n", "a process knows its own namespace", "test_oserrors.py::test_withoutProcNobodyIsTakenForGone"),
     # --- a program that closes descriptors of ours ---
     Mutant("muninn/system/descriptors.py", "                self._kept.release()  # or", "                pass  # or", "a lost eventfd does not close the next one", "test_descriptors.py::test_anEventThatTakesThePlaceOfALostOneIsNotClosedWithIt"),
     Mutant("muninn/system/descriptors.py", "                    if each is not None and not each.isOurs():\n", "                    if False:\n", "a long wait looks whether it can be ended", "test_descriptors.py::test_aLongWaitLooksWhetherTheProgramHasClosedWhatItWaitsBy"),
@@ -61,7 +61,7 @@ MUTANTS = [
     Mutant(_GENERATIONS, "                if canTakeTurn:\n                    raise Starved\n                raise TimeoutError", "                raise TimeoutError", "a reader that waits for nothing is told who writes", "test_owners.py::test_aReadThatDoesNotWaitIsToldWhoWrites"),
     Mutant("muninn/devices/host/memory.py", ", alignment=alignment, place=self._place))", ", alignment=alignment))", "a mapping is somebody's in the step that makes it", "test_hostDevice.py::test_whatIsInterruptedBehindItsMappingMapsNothing"),
     # --- finalizers on own threads ---
-    Mutant("muninn/control/owners.py", "    if owner is not None:\n        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for a claim", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
+    Mutant("muninn/session/owners.py", "    if owner is not None:\n        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for a claim", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_GENERATIONS, "            aside.refuseOwn()\n            sleepOn(self._word, value & 0xFFFFFFFF, remainingNs)", "            sleepOn(self._word, value & 0xFFFFFFFF, remainingNs)", "a finalizer on an own thread does not wait for a generation", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_TICKETS, "                return False\n            aside.refuseOwn()\n", "                return False\n", "a finalizer on an own thread does not wait for room", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_TICKETS, "                return state\n            aside.refuseOwn()\n", "                return state\n", "a finalizer on an own thread does not wait for a ticket", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
@@ -78,10 +78,10 @@ MUTANTS = [
     Mutant(_HEADER, "    if geometry.totalBytes != header.totalBytes or size", "    if size", "the sizes of a block agree", "test_block.py::test_aDamagedHeaderIsATypedError"),
     Mutant(_HEADER, " or sizeBytes < header.totalBytes:", ":", "a truncated block is not mapped", "test_block.py::test_aTruncatedBlockIsNotMapped"),
     Mutant(_BLOCK, "            if not inhabitant:\n", "            if True:\n", "nothing is adopted while somebody lives in a lost block", "test_repair.py::test_nothingIsAdoptedWhileSomebodyLivesInTheLostBlock"),
-    Mutant(_BLOCK, "amongAll=bool(places.segmentKeys()))", "amongAll=True) if places.segmentKeys() else 0", "a lock in a lost block is held, without a segment too", "test_repair.py::test_aLockInALostBlockIsReleasedBeforeAnotherHasIt"),
+    Mutant("muninn/control/withdrawal.py", "amongAll=bool(places.segmentKeys()))", "amongAll=True) if places.segmentKeys() else 0", "a lock in a lost block is held, without a segment too", "test_repair.py::test_aLockInALostBlockIsReleasedBeforeAnotherHasIt"),
     Mutant(_LOCKFILE, "            others.add(file)\n", "            pass\n", "one process is asked for each lock file", "test_repair.py::test_oneProcessIsAskedForEachLockFile"),
     Mutant(_LOCKFILE, "[(int(each[4]), each[5]) for each in fields if each[1] == \"POSIX\"]", "[]", "whoever has a byte of a lost lock file is seen", "test_repair.py::test_aLockInALostBlockIsReleasedBeforeAnotherHasIt"),
-    Mutant(_BLOCK, " or removedFileHolder(places.lockPath, _SCAN_SECONDS, amongAll=bool(places.segmentKeys()))", "", "who is in a block without a lock file is seen", "test_repair.py::test_aTurnInALostBlockIsOverBeforeAnotherBegins"),
+    Mutant("muninn/control/withdrawal.py", " or removedFileHolder(places.lockPath, _SCAN_SECONDS, amongAll=bool(places.segmentKeys()))", "", "who is in a block without a lock file is seen", "test_repair.py::test_aTurnInALostBlockIsOverBeforeAnotherBegins"),
     Mutant(_HEADER, "        header = Header.of(fd) if _mayBeOurs(status, path, places) else None\n", "        header = Header.of(fd)\n", "another user's block is not joined", "test_block.py::test_aBlockNameThatAnotherUserTookIsAvoided"),
     Mutant(_HEADER, "header.lockInode == lockFile.inode\n", "True\n", "a block of another lock file is not joined", "test_block.py::test_aBlockOfAnotherLockFileIsNotJoined"),
     Mutant(_BLOCK, "        with lockFile.creating():\n            reinstate", "        if True:\n            reinstate", "one process at a time makes the block", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
@@ -91,8 +91,8 @@ MUTANTS = [
     Mutant(_BLOCK, "        if not self._isAt(self.places.draftPath):\n            raise", "        if False:\n            raise", "another creator's draft is not published", "test_block.py::test_whoHasLostCreateGivesNothingTheDomainsName"),
     Mutant(_BLOCK, "        block.dropDraft()\n", "", "a creation that fails leaves nothing", "test_block.py::test_aFailedCreationTakesWithItWhatItMade"),
     Mutant(_BLOCK, "        if not self._isAt(places.draftPath) or self._isAt(places.linkPath) or self._isAt(places.blockPath):\n            return\n", "", "a block that has a name keeps its journal", "test_block.py::test_aFailedCreationTakesWithItWhatItMade"),
-    Mutant(_BLOCK, "            checkVersion(header.layoutVersion, path)\n", "", "a withdrawn block of another version is left alone", "test_block.py::test_aWithdrawnBlockOfAnotherVersionIsRefused"),
-    Mutant(_BLOCK, "                os.pwrite(self._fd.number, self._before, layout.LAYOUT_VERSION_OFFSET)\n", "                pass\n", "whoever withdraws a block leaves its version in it", "test_block.py::test_aWithdrawnBlockOfAnotherVersionIsRefused"),
+    Mutant("muninn/control/withdrawal.py", "            checkVersion(header.layoutVersion, path)\n", "", "a withdrawn block of another version is left alone", "test_block.py::test_aWithdrawnBlockOfAnotherVersionIsRefused"),
+    Mutant("muninn/control/withdrawal.py", "                os.pwrite(self._fd.number, self._before, layout.LAYOUT_VERSION_OFFSET)\n", "                pass\n", "whoever withdraws a block leaves its version in it", "test_block.py::test_aWithdrawnBlockOfAnotherVersionIsRefused"),
     Mutant(_HEADER, " or self.layoutVersion not in (0, layout.VERSION))", ")", "a block that another version withdrew is not replaced", "test_block.py::test_aWithdrawnBlockOfAnotherVersionIsRefused"),
     Mutant(_BLOCK, "            reinstate(places, lockFile)\n", "", "a block in use, half withdrawn, is given its version back", "test_block.py::test_aBlockThatSomebodyStillUsesIsNotReplaced"),
     Mutant(_HEADER, " and (self.identity != 0 or", " and (True or", "only a block that was whole is given its version back", "test_block.py::test_aBlockThatNeverHadAnIdentityIsReplaced"),
@@ -143,9 +143,9 @@ MUTANTS = [
     Mutant(_MEMBERS, "                self.vacate(key, layout.MEMBER_CLAIMING)\n", "", "a claim that fails leaves the slot free", "test_members.py::test_aClaimThatFailsLeavesTheSlotFree"),
     Mutant(_MEMBERS, "in (live, dead)\n", "in (live,)\n", "a successor goes on with a condemned member", "test_members.py"),
     Mutant(_MEMBERS, "        atomics.casSeqCst64(self._block.memberAddress(key.slot), _wordOf(key, state), ", "        atomics.exchangeSeqCst64(self._block.memberAddress(key.slot), ", "a late clean-up leaves the next member its slot", "test_invariants.py::test_i3ALateSlotCleanupLeavesTheNextMemberItsLeases"),
-    Mutant(_MEMBERS, "sameProcess = startTimeOf(pid) == startTime", "sameProcess = True", "a stranger with the same pid is not the member", "test_invariants.py::test_i5AStrangerWithTheSamePidIsNotTheMember"),
-    Mutant(_MEMBERS, "return Descriptor(-errno.ESRCH) if -pidfd.number in _NO_SUCH_PROCESS else pidfd", "return Descriptor(-errno.ESRCH)", "without a descriptor nobody is dead", "test_invariants.py::test_i5WithoutADescriptorNobodyIsDead"),
-    Mutant(_MEMBERS, "return bool(atomics.pidfdDead(pidfd) == 1)", "return False", "a process that has ended is proven dead without its hello", "test_invariants.py::test_i5AZombieIsProvenDead"),
+    Mutant("muninn/system/processes.py", "sameProcess = startTimeOf(pid) == startTime", "sameProcess = True", "a stranger with the same pid is not the member", "test_invariants.py::test_i5AStrangerWithTheSamePidIsNotTheMember"),
+    Mutant("muninn/system/processes.py", "return Descriptor(-errno.ESRCH) if -pidfd.number in _NO_SUCH_PROCESS else pidfd", "return Descriptor(-errno.ESRCH)", "without a descriptor nobody is dead", "test_invariants.py::test_i5WithoutADescriptorNobodyIsDead"),
+    Mutant("muninn/system/processes.py", "return bool(atomics.pidfdDead(pidfd) == 1)", "return False", "a process that has ended is proven dead without its hello", "test_invariants.py::test_i5AZombieIsProvenDead"),
     # --- election and watch ---
     Mutant(_ELECTION, "        if atomics.casSeqCst64(self._election, old.word(), new.word()) != old.word():", "        if atomics.exchangeSeqCst64(self._election, new.word()) == -1:", "of several that noticed the same death one wins", "test_election.py"),
     Mutant(_ELECTION, "        atomics.futexWake32(self._ready, atomics.FUTEX_ALL)\n        if old.slot", "        if old.slot", "an election wakes who waits for the old socket", "test_election.py"),
@@ -168,16 +168,16 @@ MUTANTS = [
     Mutant(_ROWS, "word + layout.ROW_CHUNK) != word:", "word + layout.ROW_CHUNK) == -1:", "a broker that is deposed while the table grows is told", "test_rows.py"),
     Mutant(_ROWS, "        block.allocate(block.geometry.rowsOffset", "        0 and block.allocate(block.geometry.rowsOffset", "rows have their pages before anybody touches them", "test_rows.py"),
     Mutant(_ROWS, "        if count >= block.geometry.maxBuffers:", "        if False:", "the table has an end", "test_rows.py::test_theTableGrowsAChunkAtATimeUpToItsEnd"),
-    Mutant(_ROWS, "return min(int(atomics.loadAcquire64(self._block.rowsReadyAddress)) & _COUNT_MASK, self._block.geometry.maxBuffers)", "return int(atomics.loadAcquire64(self._block.rowsReadyAddress)) & _COUNT_MASK", "a row count above the table is not believed", "test_rows.py::test_aRowCountAboveTheTableIsNotBelieved"),
-    Mutant(_ROWS, "return (word & _STATE_MASK) == layout.ROW_LIVE and word >> _INCARNATION_SHIFT == incarnation", "return (word & _STATE_MASK) == layout.ROW_LIVE", "live means this incarnation", "test_rows.py"),
-    Mutant(_ROWS, "return (word & _STATE_MASK) == layout.ROW_LIVE and word", "return word", "live means LIVE", "test_rows.py"),
-    Mutant(_ROWS, " and content[nameStart : nameStart + len(name)] == name", "", "a hint is believed only after the name was read", "test_rows.py"),
-    Mutant(_ROWS, "0 <= sizeBytes <= segmentBytes <= 1 << 62", "True", "sizes fit their segment", "test_rows.py::test_sizesThatDoNotFitTheSegmentAreRefused"),
-    Mutant(_ROWS, " and metaOffset + metaBytes <= segmentBytes\n", "\n", "the manifest is inside the segment", "test_rows.py::test_sizesThatDoNotFitTheSegmentAreRefused"),
-    Mutant(_ROWS, "if ndim > layout.MAX_NDIM or not inRange:", "if not inRange:", "dimensions are in range", "test_invariants.py::test_i8ADamagedRowIsATypedError"),
-    Mutant(_ROWS, "(IndexError, UnicodeDecodeError) as error:", "(KeyError, UnicodeDecodeError) as error:", "a word out of range is a typed error", "test_invariants.py::test_i8ADamagedRowIsATypedError"),
+    Mutant("muninn/control/rowreader.py", "return min(int(atomics.loadAcquire64(self._block.rowsReadyAddress)) & _COUNT_MASK, self._block.geometry.maxBuffers)", "return int(atomics.loadAcquire64(self._block.rowsReadyAddress)) & _COUNT_MASK", "a row count above the table is not believed", "test_rows.py::test_aRowCountAboveTheTableIsNotBelieved"),
+    Mutant("muninn/control/rowreader.py", "return (word & _STATE_MASK) == layout.ROW_LIVE and word >> _INCARNATION_SHIFT == incarnation", "return (word & _STATE_MASK) == layout.ROW_LIVE", "live means this incarnation", "test_rows.py"),
+    Mutant("muninn/control/rowreader.py", "return (word & _STATE_MASK) == layout.ROW_LIVE and word", "return word", "live means LIVE", "test_rows.py"),
+    Mutant("muninn/control/rowreader.py", " and content[nameStart : nameStart + len(name)] == name", "", "a hint is believed only after the name was read", "test_rows.py"),
+    Mutant("muninn/control/descriptions.py", "0 <= sizeBytes <= segmentBytes <= 1 << 62", "True", "sizes fit their segment", "test_rows.py::test_sizesThatDoNotFitTheSegmentAreRefused"),
+    Mutant("muninn/control/descriptions.py", " and metaOffset + metaBytes <= segmentBytes\n", "\n", "the manifest is inside the segment", "test_rows.py::test_sizesThatDoNotFitTheSegmentAreRefused"),
+    Mutant("muninn/control/descriptions.py", "if ndim > layout.MAX_NDIM or not inRange:", "if not inRange:", "dimensions are in range", "test_invariants.py::test_i8ADamagedRowIsATypedError"),
+    Mutant("muninn/control/descriptions.py", "(IndexError, UnicodeDecodeError) as error:", "(KeyError, UnicodeDecodeError) as error:", "a word out of range is a typed error", "test_invariants.py::test_i8ADamagedRowIsATypedError"),
     Mutant(_ROWS, "        self._block.put(offset + layout.ROW_GENERATION_OFFSET, bytes(layout.ROW_HANDLE_OFFSET - layout.ROW_GENERATION_OFFSET))\n", "", "a new buffer has nothing of the row's last one", "test_rows.py::test_describingClearsWhatTheLastBufferLeft"),
-    Mutant(_ROWS, "return bytes(self._block.bytes[start : start + _DESCRIPTION.size])", "return self._block.bytes[start : start + _DESCRIPTION.size]", "bytes are copied before they are checked", "test_invariants.py::test_i8BytesAreCopiedBeforeTheyAreChecked"),
+    Mutant("muninn/control/rowreader.py", "return bytes(self._block.bytes[start : start + DESCRIPTION_BYTES])", "return self._block.bytes[start : start + _DESCRIPTION.size]", "bytes are copied before they are checked", "test_invariants.py::test_i8BytesAreCopiedBeforeTheyAreChecked"),
     Mutant(_ROWS, "                if self.state(start + index).incarnation < MAX_INCARNATION:\n", "                if True:\n", "a row whose incarnations are used up is not granted", "test_rows.py::test_aRowWhoseIncarnationsAreUsedUpIsNotGranted"),
     Mutant(_ELECTION, "        if old.epoch >= MAX_EPOCH:\n", "        if False:\n", "an epoch does not run over", "test_election.py::test_noTermComesAfterTheLastEpoch"),
     # --- index ---
@@ -193,21 +193,21 @@ MUTANTS = [
     Mutant(_INDEX, "_INDEXED if isIndexed else _NOT_INDEXED", "_INDEXED", "who waits is told that the index does not know", "test_names.py"),
     Mutant(_INDEX, "        atomics.futexWake32(address, atomics.FUTEX_ALL)\n", "", "who waits for a name is woken", "test_names.py test_directory.py"),
     # --- leases ---
-    Mutant(_LEASES, "            atomics.casSeqCst32(self._highAddress, high, index + 1)\n", "            break\n", "a scan looks as far as leases are", "test_leases.py test_invariants.py::test_i1TheRefcountFollowsTheLeasesThatThereAreWhateverHappenedBefore"),
-    Mutant(_LEASES, "                if self._owners.setdefault(index, tenure) is tenure:\n", "                if self._owners.update({index: tenure}) is None:\n", "a slot has one owner", "test_leases.py::test_aSlotHasOneOwnerWhateverTheHintsSay"),
-    Mutant(_LEASES, "                self._free += [index for index in range(self._max) if index not in self._owners]\n", "                pass\n", "a number that was lost is found again", "test_leases.py::test_aNumberThatWasLostIsFoundAgain"),
-    Mutant(_LEASES, "incarnation << _INCARNATION_SHIFT | self._generationField | (row + 1)", "incarnation << _INCARNATION_SHIFT | (row + 1)", "a lease says whose claim of the slot it is", "test_leases.py"),
+    Mutant("muninn/session/leases.py", "            atomics.casSeqCst32(self._highAddress, high, index + 1)\n", "            break\n", "a scan looks as far as leases are", "test_leases.py test_invariants.py::test_i1TheRefcountFollowsTheLeasesThatThereAreWhateverHappenedBefore"),
+    Mutant("muninn/session/leases.py", "                if self._owners.setdefault(index, tenure) is tenure:\n", "                if self._owners.update({index: tenure}) is None:\n", "a slot has one owner", "test_leases.py::test_aSlotHasOneOwnerWhateverTheHintsSay"),
+    Mutant("muninn/session/leases.py", "                self._free += [index for index in range(self._max) if index not in self._owners]\n", "                pass\n", "a number that was lost is found again", "test_leases.py::test_aNumberThatWasLostIsFoundAgain"),
+    Mutant("muninn/session/leases.py", "incarnation << _INCARNATION_SHIFT | self._generationField | (row + 1)", "incarnation << _INCARNATION_SHIFT | (row + 1)", "a lease says whose claim of the slot it is", "test_leases.py"),
     Mutant(_LEASES, "    if not same or word >>", "    if word >>", "a revocation hits the lease that was seen", "test_leases.py::test_aRevocationHitsTheLeaseThatWasSeenAndNoLaterOne"),
     Mutant(_LEASES, "    if not same or word >> _REASON_SHIFT & _REASON_MASK:", "    if not same:", "the first reason stands", "test_leases.py::test_theFirstReasonStands"),
     Mutant(_LEASES, "    return bool(atomics.casSeqCst64(address, word, word | REVOCATION_REASONS.index(reason) << _REASON_SHIFT) == word)", "    return bool(atomics.exchangeSeqCst64(address, word | REVOCATION_REASONS.index(reason) << _REASON_SHIFT) == word)", "a revocation revives no lease that was given back meanwhile", "test_leases.py"),
     Mutant(_LEASES, "(_ROW_MASK, row + 1) if incarnation is None else _holdsOn(row, incarnation)", "(_ROW_MASK, row + 1)", "holds are counted by incarnation", "test_creation.py::test_aCreatorThatGaveUpHoldsNothingOfTheRowsNextBuffer"),
     Mutant(_LEASES, "            and word >> _GENERATION_SHIFT & _GENERATION_MASK == key.generation & _GENERATION_MASK\n", "", "a late clean-up leaves the next member its leases", "test_invariants.py::test_i3ALateSlotCleanupLeavesTheNextMemberItsLeases"),
-    Mutant(_LEASES, "        self._free.append(int(index))\n", "", "a lease slot that was given back is used again", "test_leases.py::test_aReleasedSlotIsUsedAgain"),
-    Mutant(_LEASES, "        while word & _GENERATION_MASK << _GENERATION_SHIFT == self._generationField:", "        while word:", "a lease that is given back late is not the next member's", "test_membership.py::test_aLeaseThatIsGivenBackLateIsNotTheNextMembers"),
-    Mutant(_LEASES, "            found = atomics.casSeqCst64(address, word, 0)\n", "            found = word\n", "a release ends the hold", "test_leases.py"),
-    Mutant(_LEASES, "        self._changeExpiry(index, _READING, expiryMs)\n", "", "renewing moves the expiry", "test_leases.py::test_renewingMovesTheExpiryOnly"),
-    Mutant(_LEASES, "        self._changeExpiry(index, _READING, expiryMs)\n", "        self._changeExpiry(index, 0, expiryMs)\n", "renewing keeps a reader inside", "test_leases.py"),
-    Mutant(_LEASES, "        self._changeExpiry(index, _EXPIRY_MASK, _READING if isReading else 0)\n", "        self._changeExpiry(index, 0, _READING if isReading else 0)\n", "reading keeps the expiry", "test_leases.py"),
+    Mutant("muninn/session/leases.py", "        self._free.append(int(index))\n", "", "a lease slot that was given back is used again", "test_leases.py::test_aReleasedSlotIsUsedAgain"),
+    Mutant("muninn/session/leases.py", "        while word & _GENERATION_MASK << _GENERATION_SHIFT == self._generationField:", "        while word:", "a lease that is given back late is not the next member's", "test_membership.py::test_aLeaseThatIsGivenBackLateIsNotTheNextMembers"),
+    Mutant("muninn/session/leases.py", "            found = atomics.casSeqCst64(address, word, 0)\n", "            found = word\n", "a release ends the hold", "test_leases.py"),
+    Mutant("muninn/session/leases.py", "        self._changeExpiry(index, _READING, expiryMs)\n", "", "renewing moves the expiry", "test_leases.py::test_renewingMovesTheExpiryOnly"),
+    Mutant("muninn/session/leases.py", "        self._changeExpiry(index, _READING, expiryMs)\n", "        self._changeExpiry(index, 0, expiryMs)\n", "renewing keeps a reader inside", "test_leases.py"),
+    Mutant("muninn/session/leases.py", "        self._changeExpiry(index, _EXPIRY_MASK, _READING if isReading else 0)\n", "        self._changeExpiry(index, 0, _READING if isReading else 0)\n", "reading keeps the expiry", "test_leases.py"),
     Mutant(_LEASES, "        indices = atomics.indexBuffer(high)\n        found = atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, indices, high)\n", "        indices = atomics.indexBuffer(8)\n        found = min(8, atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, indices, 8))\n", "a reader is found among many leases", "test_leases.py::test_aReaderIsFoundAmongManyLeases"),
     Mutant(_LEASES, "    mask, value = _holdsOn(row, incarnation)\n    for slot", "    mask, value = _ROW_MASK, row + 1\n    for slot", "readers of an earlier buffer of the row are nobody's", "test_leases.py"),
     # --- generations ---
@@ -262,7 +262,7 @@ MUTANTS = [
     Mutant(_WIRE, "    if received.flags & _DESCRIPTOR_LOST:", "    if False:", "lost descriptors are noticed", "test_messages.py"),
     Mutant("cshim/primitives.c", "\t\tint fd = mnnTakeReceived(received, i);\n", "\t\tint fd = -1;\n", "descriptors that came with garbage are closed", "test_messages.py::test_closesDescriptorsThatCameWithGarbage"),
     Mutant("cshim/primitives.c", "\tif (found != NULL)\n\t\tmemcpy(&readClock, &found, sizeof found);\n", "\t(void)found;\n", "a clock that is put before the C library's is not asked", "test_clock.py::test_aClockBeforeTheCLibrarysIsNotAsked"),
-    Mutant("muninn/control/owners.py", "sleepNs(deadline, _CHECK_NS) if owner is not None else _HEIR_NS", "sleepNs(deadline, _CHECK_NS if owner is not None else _HEIR_NS)", "a free claim is not refused", "test_lock.py::test_aTryIsNotRefusedForAWaiterThatDied"),
+    Mutant("muninn/session/owners.py", "sleepNs(deadline, _CHECK_NS) if owner is not None else _HEIR_NS", "sleepNs(deadline, _CHECK_NS if owner is not None else _HEIR_NS)", "a free claim is not refused", "test_lock.py::test_aTryIsNotRefusedForAWaiterThatDied"),
     Mutant(_WIRE, "    if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):", "    if False:", "a message is a map with text keys", "test_messages.py::test_refusesWhatIsNoMapWithTextKeys"),
     Mutant(_WIRE, "    if len(raw) > MAX_MESSAGE_BYTES:", "    if False:", "nothing is sent that nobody would take", "test_messages.py::test_refusesToSendMoreThanAMessageMayHave"),
     # --- hatch ---

@@ -5,9 +5,10 @@ from __future__ import annotations
 from muninn.broker.handlers.context import Answer, TermContext
 from muninn.broker.sessions import SenderGone, Session
 from muninn.control import layout
-from muninn.control.members import MemberKey, pidOf
+from muninn.control.members import MemberKey
 from muninn.errors import ProtocolViolation
 from muninn.system.descriptors import Descriptor
+from muninn.system.processes import pidOf
 from muninn.wire import requests
 from muninn.wire.messages import Message
 

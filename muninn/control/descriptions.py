@@ -1,0 +1,118 @@
+"""The description of a buffer in its row: what the buffer is, and what it takes of the domain's limits.
+
+The creator writes it while the row is CREATING, and nobody changes it until the row is FREE again: the CAS to LIVE publishes it. What
+is read is a copy, which is checked before it is believed.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from muninn.control import layout
+from muninn.errors import ControlBlockInvalid
+from muninn.terms import ACCESSES, LIFETIMES, MODES, TRANSPORTS, Access, Lifetime, Mode
+
+_DESCRIPTION = struct.Struct(
+    f"<QQQQQIBBBBhBBBBBB{layout.MAX_NDIM}Q{layout.MAX_DTYPE_BYTES}s{layout.MAX_TENANT_BYTES}s{layout.MAX_NAME_BYTES}sQ"
+)
+#: Where in an unpacked description.
+_MODE, _GPU, _TENANT_LENGTH, _TENANT = 6, 10, 14, 26
+DESCRIPTION_OFFSET = layout.ROW_SIZE_OFFSET
+assert DESCRIPTION_OFFSET + _DESCRIPTION.size == layout.ROW_ORIGIN_OFFSET + 8
+
+#: Bytes of a description.
+DESCRIPTION_BYTES = _DESCRIPTION.size
+
+
+class RowDescription(NamedTuple):
+    """What a buffer is. Sizes in bytes, times in monotonic milliseconds."""
+
+    sizeBytes: int
+    segmentBytes: int
+    createdMs: int
+    deadlineMs: int
+    metaOffset: int
+    metaBytes: int
+    mode: Mode
+    access: Access
+    lifetime: Lifetime
+    kind: int
+    gpu: int
+    flags: int
+    transport: str
+    shape: tuple[int, ...]
+    dtype: str
+    tenant: str
+    name: str
+    #: The identity in the segment's name, where another block made it; 0: this one did.
+    origin: int = 0
+
+    def packed(self) -> bytes:
+        name, tenant, dtype = self.name.encode(), self.tenant.encode(), self.dtype.encode()
+        shape = (*self.shape, *(0,) * (layout.MAX_NDIM - len(self.shape)))
+        words = (
+            MODES.index(self.mode),
+            ACCESSES.index(self.access),
+            LIFETIMES.index(self.lifetime),
+            self.kind,
+            self.gpu,
+            len(self.shape),
+            self.flags,
+        )
+        lengths = (len(name), len(tenant), len(dtype), TRANSPORTS.index(self.transport))
+        return _DESCRIPTION.pack(*self[:6], *words, *lengths, *shape, dtype, tenant, name, self.origin)
+
+    @staticmethod
+    def unpacked(raw: bytes) -> RowDescription:
+        """The description in `raw`, a private copy; `ControlBlockInvalid` when it is out of range."""
+        if len(raw) != _DESCRIPTION.size:
+            raise ControlBlockInvalid(f"a row's description has {len(raw)} bytes, and not {_DESCRIPTION.size}")
+        (
+            sizeBytes, segmentBytes, createdMs, deadlineMs, metaOffset, metaBytes, mode, access, lifetime, kind, gpu, ndim, flags,
+            nameLength, tenantLength, dtypeLength, transport, *shape, dtype, tenant, name, origin,
+        ) = _DESCRIPTION.unpack(raw)  # fmt: skip
+        try:
+            description = RowDescription(
+                sizeBytes,
+                segmentBytes,
+                createdMs,
+                deadlineMs,
+                metaOffset,
+                metaBytes,
+                MODES[mode],
+                ACCESSES[access],
+                LIFETIMES[lifetime],
+                kind,
+                gpu,
+                flags,
+                TRANSPORTS[transport],
+                tuple(shape[:ndim]),
+                dtype[:dtypeLength].decode("ascii"),
+                tenant[:tenantLength].decode(),
+                name[:nameLength].decode(),
+                origin,
+            )
+        except (IndexError, UnicodeDecodeError) as error:
+            raise ControlBlockInvalid(f"a row's description is out of range: {error}") from error
+        inRange = 0 <= sizeBytes <= segmentBytes <= 1 << 62 and metaOffset + metaBytes <= segmentBytes
+        if ndim > layout.MAX_NDIM or not inRange:
+            raise ControlBlockInvalid(f"the row of {description.name!r} states impossible sizes")
+        return description
+
+
+class Taken(NamedTuple):
+    """What a row takes of the domain's limits."""
+
+    mode: Mode
+    tenant: str
+    gpu: int
+    sizeBytes: int
+    deadlineMs: int
+
+    @staticmethod
+    def unpacked(raw: bytes) -> Taken:
+        """What the description in `raw` says, unchecked but for what `RowReader.sums` checks."""
+        values = _DESCRIPTION.unpack(raw)
+        tenant = bytes(values[_TENANT][: values[_TENANT_LENGTH]]).decode(errors="replace")
+        return Taken(MODES[values[_MODE]], tenant, values[_GPU], values[1], values[3])
