@@ -17,8 +17,10 @@ from muninn.control import layout
 from muninn.control.election import Term
 from muninn.control.rows import Deposed
 from muninn.errors import DescriptorsExhausted
-from muninn.session import client as clients
-from muninn.session.client import Client, Office
+from muninn.session import connector
+from muninn.session.client import Client
+from muninn.session.clientcontext import ClientContext
+from muninn.session.connector import Connector
 from muninn.wire import messages
 from support import Background, eventually
 
@@ -68,7 +70,7 @@ def _client(
 ) -> Client:
     nonce = member.table.identity(member.key.slot).nonce
     return Client(
-        Office(
+        ClientContext(
             lab.places,
             member.table,
             lab.election,
@@ -122,7 +124,7 @@ def test_anAnswerThatNobodyTookIsNotTheNextOnes(lab: Lab, serve: Callable[[], Se
     serve()
     client.request("ping")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(clients, "messages", SimpleNamespace(**{**vars(messages), "receive": interrupted}))
+        patch.setattr(connector, "messages", SimpleNamespace(**{**vars(messages), "receive": interrupted}))
         client.request("find", name="a")
     assert client.request("ping")[0] == {"epoch": 1}
     client.close()
@@ -198,14 +200,14 @@ def test_aQuestionInTheMiddleOfAnotherIsAnsweredToo(lab: Lab, serve: Callable[[]
     """A signal handler or a finalizer may ask anywhere. Broken: it waited for the lock that its own thread held, until its time was over."""
     client, _ = _client(lab, lab.member()), serve()
     client.request("ping")
-    exchange, nested = Client._exchange, list[object]()
+    exchange, nested = Connector.exchange, list[object]()
 
-    def interrupted(self: Client, line: Any, message: Any, *arguments: Any) -> Any:
+    def interrupted(self: Connector, line: Any, message: Any, *arguments: Any) -> Any:
         if message["op"] == "find":
-            nested.append(self.request("ping")[0])
+            nested.append(client.request("ping")[0])
         return exchange(self, line, message, *arguments)
 
-    monkeypatch.setattr(Client, "_exchange", interrupted)
+    monkeypatch.setattr(Connector, "exchange", interrupted)
     assert client.request("find", name="a")[0] == {} and nested == [{"epoch": 1}]
     assert len(client._lines._idle) == 2
     client.greet()

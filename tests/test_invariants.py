@@ -463,17 +463,20 @@ def test_i5NothingIsReclaimedBeforeTheProof(lab: Lab) -> None:
 
 
 def test_i6AStandingHeartbeatIsTimedByTheObserver(lab: Lab) -> None:
-    """Broken: `Patience.isOver` was never true (or compared clocks that the broker wrote)."""
-    from muninn.session.client import Office, Patience
+    """Broken: `StallDetector.isStalled` was never true (or compared clocks that the broker wrote)."""
+    from muninn.session.clientcontext import ClientContext
+    from muninn.session.stalldetector import StallDetector
 
     member = lab.member()
-    office = Office(lab.places, member.table, lab.election, member.key, 1, 30, 1000, lambda: None, lambda term: None, lambda: False, list)
+    context = ClientContext(
+        lab.places, member.table, lab.election, member.key, 1, 30, 1000, lambda: None, lambda term: None, lambda: False, list
+    )
     lab.elect(5)
-    patience = Patience(office)
-    assert not patience.isOver()
-    eventually(patience.isOver, "a heartbeat that stands still is over")
+    stall = StallDetector(context)
+    assert not stall.isStalled()
+    eventually(stall.isStalled, "a heartbeat that stands still is over")
     lab.election.beat()
-    assert not patience.isOver()
+    assert not stall.isStalled()
 
 
 # --- I-7: half-done changes are finished -----------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from muninn.control.index import NameIndex
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
-from muninn.session.client import Client, Office
+from muninn.session.client import Client
+from muninn.session.clientcontext import ClientContext
 from muninn.session.departure import Departure
 from muninn.session.entry import enter
 from muninn.session.gpus import Gpus
@@ -77,7 +78,7 @@ class Membership:
         tables, control, role = self.tables, self.tables.settings.control, self.role
         nonce = tables.members.identity(tables.key.slot).nonce
         return Client(
-            Office(
+            ClientContext(
                 tables.places, tables.members, tables.election, tables.key, nonce, control.takeoverMs, control.requestTimeoutMs,
                 lambda: role.broker, lambda term: role.campaign(term), self.isLost, self._allocations, self.wakeup.wake,
                 lambda: self.worker.requireSlot(),

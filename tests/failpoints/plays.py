@@ -64,7 +64,7 @@ def holdBack() -> None:
             stand(term)
 
     member.role.campaign = campaign  # type: ignore[method-assign]
-    member.client._office = member.client._office._replace(campaign=campaign)
+    member.client._context = member.client._connector._context = member.client._context._replace(campaign=campaign)
 
 
 def hold() -> None:

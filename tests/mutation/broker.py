@@ -18,6 +18,8 @@ _MEMBER_REQUESTS = "muninn/broker/handlers/members.py"
 _BUFFER_REQUESTS = "muninn/broker/handlers/buffers.py"
 _REQUESTS = "muninn/wire/requests.py"
 _CLIENT = "muninn/session/client.py"
+_CONNECTOR = "muninn/session/connector.py"
+_STALLS = "muninn/session/stalldetector.py"
 _REPAIR = "muninn/broker/repair.py"
 _SNAPSHOT = "muninn/broker/snapshot.py"
 _LINES = "muninn/session/connections.py"
@@ -36,7 +38,7 @@ MUTANTS = [
     Mutant("muninn/broker/journal.py", "(isinstance(typed, PlatformUnsupported) and not hasProc())", "False", "a broker without /proc hands its office on", "test_oserrors.py::test_aBrokerThatHasChangedItsRootKeepsNobodyOut"),
     # --- a program that closes descriptors of ours ---
     Mutant(_SERVER, "self._epoll.wait(seconds, self._wake, self._listener)", "self._epoll.wait(seconds)", "a broker without its eventfd or listener begins another term", "test_descriptors.py::test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn"),
-    Mutant("muninn/session/client.py", "                self._office.campaign(term)  # which tells", "                pass  # which tells", "who waits is told why nobody serves", "test_client.py::test_whoWaitsForWhatIsToBeAskedLaterIsToldWhyNobodyServes"),
+    Mutant(_CLIENT, "                self._context.campaign(term)  # which tells", "                pass  # which tells", "who waits is told why nobody serves", "test_client.py::test_whoWaitsForWhatIsToBeAskedLaterIsToldWhyNobodyServes"),
     Mutant("muninn/broker/candidacy.py", "    if _isLoss(error):\n", "    if False:\n", "the program is told that it has closed what is not its own", "test_candidacy.py::test_aBrokerThatResignsSaysWhyInOneLine"),
     Mutant(_REPAIR, "            Drain(block).set(epoch, True, why)\n", "            pass\n", "the next block takes a drain over", "test_repair.py::test_aDrainIsTakenOverByTheNextBlock"),
     # --- capabilities ---
@@ -173,9 +175,9 @@ MUTANTS = [
     Mutant(_MEMBER_REQUESTS, "isKnown and pid == -1:", "False:", "who died before its hello was read is nobody's fault", "test_watchdog.py::test_whoDiesBeforeItsHelloIsReadIsNobodysFault"),
     Mutant(_MEMBER_REQUESTS, "    if not members.isCurrent(key):\n        raise SenderGone", "    if False:\n        raise SenderGone", "a hello is of a member of now", "test_watchdog.py::test_aHelloOfTheDeadIsRefused"),
     Mutant(_BROKER, "            messages.closeAll(descriptors)  # a handler empties the list of those that it keeps\n", "            pass\n", "descriptors that nobody asked for are closed", "test_watchdog.py::test_descriptorsThatNobodyAskedForAreClosed"),
-    Mutant(_BUFFER_REQUESTS, "    if (why := office.drain.reason()) is not None:\n", "    if (why := None) is not None:\n", "a draining domain creates nothing", "test_cli.py::test_drainStopsCreation"),
-    Mutant(_BUFFER_REQUESTS, "    if office.directory.rows.state(row).incarnation == incarnation:\n        office.directory.settle(row)\n", "    office.directory.settle(row)\n", "a settle is of one incarnation", "test_watchdog.py", "`_named` has compared the incarnation, and settling is safe for any row"),
-    Mutant(_BUFFER_REQUESTS, "    if not office.directory.exists(row, incarnation):\n", "    if False:\n", "a request names a row that is there", "test_watchdog.py::test_rowsThatNobodyMadeAreNotTouched"),
+    Mutant(_BUFFER_REQUESTS, "    if (why := context.drain.reason()) is not None:\n", "    if (why := None) is not None:\n", "a draining domain creates nothing", "test_cli.py::test_drainStopsCreation"),
+    Mutant(_BUFFER_REQUESTS, "    if context.directory.rows.state(row).incarnation == incarnation:\n        context.directory.settle(row)\n", "    context.directory.settle(row)\n", "a settle is of one incarnation", "test_watchdog.py", "`_named` has compared the incarnation, and settling is safe for any row"),
+    Mutant(_BUFFER_REQUESTS, "    if not context.directory.exists(row, incarnation):\n", "    if False:\n", "a request names a row that is there", "test_watchdog.py::test_rowsThatNobodyMadeAreNotTouched"),
     Mutant(_DIRECTORY, "return 0 <= row < self.rows.count() and", "return", "a row that nobody made is not read", "test_watchdog.py::test_rowsThatNobodyMadeAreNotTouched"),
     Mutant(_DEATHWATCH, "        if self._suspects.setdefault(pidfd, RETRIES) > 0:\n", "        if False:\n", "a death that was not yet proven is looked at again", "test_watchdog.py::test_aDeathThatIsNotYetProvenIsLookedAtAgain"),
     Mutant(_DEATHWATCH, "if key == own or (isWatched and not self._members.isMarked(slot)):", "if key == own or isWatched:", "an exec that no connection tells of is found", "test_image.py::test_anExecIsFoundThoughNobodyWaitsForWhatItHeld"),
@@ -183,25 +185,25 @@ MUTANTS = [
     Mutant(_BROKER, "        if session.key is None:\n            self._upkeep.sweepSoon()", "        if False:\n            self._upkeep.sweepSoon()", "who dies before its hello is looked for", "test_watchdog.py::test_whoEndsBeforeItsHelloIsLookedForAtOnce"),
     Mutant(_DRAIN, "word >> _EPOCH_SHIFT > epoch or atomics", "atomics", "a deposed broker does not drain", "test_invariants.py::test_i3ADeposedBrokerDoesNotDrain"),
     Mutant(_BROKER, "        if not descriptors or self._served > _SERVED_FIRST:", "        if not descriptors:", "upkeep is done although there is always something to serve", "test_maintenance.py"),
-    Mutant(_BUFFER_REQUESTS, "    office.maintenance.collectLost()  # whoever is told that it is gone may make it anew at once\n", "", "what is said to be lost can be made anew", "test_maintenance.py"),
+    Mutant(_BUFFER_REQUESTS, "    context.maintenance.collectLost()  # whoever is told that it is gone may make it anew at once\n", "", "what is said to be lost can be made anew", "test_maintenance.py"),
     Mutant(_BROKER, "        self._directory.fence()\n        self._server", "        self._server", "a successor fences first", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_DIRECTORY, "            if self.exists(row, incarnation) and self.rows.state(row).state != layout.ROW_FREE:", "            if True:", "memory that no row vouches for is not kept", "test_watchdog.py::test_descriptorsThatNobodyAskedForAreClosed"),
-    Mutant(_BUFFER_REQUESTS, "    if office.directory.rows.isLive(row, incarnation) and office.mayStillBring():", "    if office.mayStillBring():", "nobody waits for the memory of what is gone", "test_watchdog.py::test_nobodyWaitsForTheMemoryOfWhatWasFreed"),
+    Mutant(_BUFFER_REQUESTS, "    if context.directory.rows.isLive(row, incarnation) and context.mayStillBring():", "    if context.mayStillBring():", "nobody waits for the memory of what is gone", "test_watchdog.py::test_nobodyWaitsForTheMemoryOfWhatWasFreed"),
     # --- requests, client, repair ---
     Mutant(_REQUESTS, "    if message.keys() - {\"op\"} != fields.keys():", "    if False:", "a request has its fields", "test_watchdog.py::test_aRequestHasItsFieldsAndNoOthers"),
     Mutant(_REQUESTS, "not -1 <= value < 1 << 64)", "False)", "numbers of a request are in range", "test_watchdog.py::test_numbersOfARequestAreNumbersInRange"),
     Mutant(_REQUESTS, "isinstance(value, bool) or not isinstance(value, int)", "not isinstance(value, int)", "a number is no truth value", "test_watchdog.py::test_numbersOfARequestAreNumbersInRange"),
     Mutant(_REQUESTS, "    if len(pairs) != len(allocations) or len(pairs) != len(descriptors):", "    if len(pairs) != len(allocations):", "each allocation comes with its descriptor", "test_watchdog.py::test_eachAllocationComesWithItsDescriptor"),
-    Mutant(_CLIENT, "return now - self._since >= self._office.takeoverMs / 1000", "return False", "a broker that stands still is deposed", "test_invariants.py::test_i6AStandingHeartbeatIsTimedByTheObserver"),
-    Mutant(_CLIENT, "        if seen != self._seen:", "        if self._seen is None:", "a broker that moves is not deposed", "test_invariants.py::test_i6AStandingHeartbeatIsTimedByTheObserver"),
-    Mutant(_CLIENT, "                self._deposeIfStuck(term, patience)\n                spin", "                spin", "a broker stuck in a request is deposed", "test_takeover.py::test_aBrokerStoppedDuringARequestIsDeposed"),
+    Mutant(_STALLS, "return now - self._since >= self._context.takeoverMs / 1000", "return False", "a broker that stands still is deposed", "test_invariants.py::test_i6AStandingHeartbeatIsTimedByTheObserver"),
+    Mutant(_STALLS, "        if seen != self._seen:", "        if self._seen is None:", "a broker that moves is not deposed", "test_invariants.py::test_i6AStandingHeartbeatIsTimedByTheObserver"),
+    Mutant(_CONNECTOR, "                self._deposeIfStalled(term, stall)\n                spin", "                spin", "a broker stuck in a request is deposed", "test_takeover.py::test_aBrokerStoppedDuringARequestIsDeposed"),
     Mutant("muninn/session/connections.py", "            if line.hasRested:\n", "            if False:\n", "a line that nobody needs is closed", "test_client.py::test_aQuestionInTheMiddleOfAnotherIsAnsweredToo"),
     Mutant("muninn/session/connections.py", "for line in self._idle[:-1]:", "for line in self._idle[:]:", "one line stays", "test_client.py::test_aQuestionInTheMiddleOfAnotherIsAnsweredToo"),
-    Mutant(_CLIENT, " or self._office.election.epoch() != line.epoch or clock", " or clock", "who waits for a deposed broker asks its successor", "test_client.py"),
+    Mutant(_CONNECTOR, " or self._context.election.epoch() != line.epoch or clock", " or clock", "who waits for a deposed broker asks its successor", "test_client.py"),
     Mutant(_LINES, "            if line.epoch == epoch and line.isOurs():\n                return line", "            if True:\n                return line", "a new broker is asked on a new connection", "test_client.py::test_aNewBrokerIsAskedOnANewConnection"),
     Mutant(_CLIENT, "            line.close()\n            raise\n        self._lines.giveBack", "            self._lines.giveBack(line)\n            raise\n        self._lines.giveBack", "an answer that came too late is nobody's", "test_client.py"),
-    Mutant(_CLIENT, "            line.close()\n            raise\n        return line", "            self._lines.giveBack(line)\n            raise\n        return line", "no request goes before the hello", "test_client.py"),
-    Mutant(_CLIENT, "            held = office.allocations() if self._greeted != line.epoch else []\n", "", "a holder brings its memory to the successor", "test_client.py::test_aHelloBringsTheMemoryThatHasNoName"),
+    Mutant(_CONNECTOR, "            line.close()\n            raise\n        return line", "            self._lines.giveBack(line)\n            raise\n        return line", "no request goes before the hello", "test_client.py"),
+    Mutant(_CONNECTOR, "            held = context.allocations() if self.greeted != line.epoch else []\n", "", "a holder brings its memory to the successor", "test_client.py::test_aHelloBringsTheMemoryThatHasNoName"),
     Mutant(_INBOX, "                self._taken = asked\n                return asked\n", "                continue\n", "what this process asks is answered", "test_reservation.py"),
     Mutant(_INBOX, "            if not asked.isForsaken():\n", "            if True:\n", "what nobody waits for is not served", "test_inbox.py"),
     Mutant(_LINES, "                line.callAway()\n", "                pass\n", "who waits for an earlier broker is called away", "test_client.py"),

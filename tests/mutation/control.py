@@ -69,7 +69,7 @@ MUTANTS = [
     Mutant("muninn/system/forks.py", "        if isWhole:\n", "        if False:\n", "a fork waits for what must be whole", "test_forks.py::test_aForkWaitsForWhatMustBeWhole"),
     Mutant("muninn/system/forks.py", "        os.register_at_fork(after_in_child=partial(next, renewals))\n", "", "a child has the locks that its other threads held", "test_forks.py"),
     Mutant("muninn/system/forks.py", '{True: operator.methodcaller("release"),', "{True: bool,", "a fork gives back what it took", "test_forks.py"),
-    Mutant("muninn/session/client.py", "        self._isForked = True\n", "", "a child does not ask in its parent's name", "test_forks.py::test_aHandlerThatForksLeavesTheAnswerToTheParent"),
+    Mutant("muninn/session/client.py", "        self._connector.isForked = True\n", "", "a child does not ask in its parent's name", "test_forks.py::test_aHandlerThatForksLeavesTheAnswerToTheParent"),
     # --- block ---
     Mutant(_HEADER, "    if header is None or header.version == 0:\n        return None\n", "    if header is None:\n        return None\n", "a block without a version is nobody's", "test_block.py::test_aBlockThatNeverHadAnIdentityIsReplaced"),
     Mutant(_HEADER, "    if header.magic != layout.MAGIC:\n        raise", "    if False:\n        raise", "a block begins with the magic", "test_block.py::test_aDamagedHeaderIsATypedError"),

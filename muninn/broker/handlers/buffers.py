@@ -14,11 +14,11 @@ from muninn.wire import requests
 from muninn.wire.messages import Message
 
 
-def create(office: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+def create(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
     """Grant a row, whose creator fills it and commits it or gives it up."""
-    if not office.block.hasName():
+    if not context.block.hasName():
         raise BlockLost  # nobody else would ever find what is made now
-    if (why := office.drain.reason()) is not None:
+    if (why := context.drain.reason()) is not None:
         raise DomainDraining(f"the domain is draining: {why}" if why else "the domain is draining")
     mode = asMode(message["mode"])
     if not 0 <= message["sizeBytes"] < 1 << 62 or (message["sizeBytes"] == 0 and not message["name"].startswith("\x01")):
@@ -27,64 +27,64 @@ def create(office: TermContext, session: Session, message: Message, _: list[Desc
         if not 0 < len(message[field].encode(errors="replace")) <= most:
             raise InvalidArgument(f"a {field} of {len(message[field])} characters can not be")
     usage = Usage(message["name"], message["tenant"], mode, message["gpu"], message["sizeBytes"], message["deadlineMs"])
-    if office.maintenance.mayBeBrought(message["name"]):
+    if context.maintenance.mayBeBrought(message["name"]):
         return {"row": requests.LATER, "incarnation": 0}, ()
-    row, incarnation = office.directory.grant(session.member(), usage, message["gpuCapacityBytes"])
+    row, incarnation = context.directory.grant(session.member(), usage, message["gpuCapacityBytes"])
     return {"row": row, "incarnation": incarnation}, ()
 
 
-def commit(office: TermContext, session: Session, message: Message, descriptors: list[Descriptor]) -> Answer:
+def commit(context: TermContext, session: Session, message: Message, descriptors: list[Descriptor]) -> Answer:
     """The creator has filled the row: everybody may open it."""
-    row, incarnation = _named(office, message)
+    row, incarnation = _named(context, message)
     descriptor = descriptors.pop(0) if descriptors else None
-    office.directory.commit(session.member(), row, incarnation, descriptor)
+    context.directory.commit(session.member(), row, incarnation, descriptor)
     return {}, ()
 
 
-def abandon(office: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+def abandon(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
     """The creator gives the row up."""
-    office.directory.abandon(session.member(), *_named(office, message))
+    context.directory.abandon(session.member(), *_named(context, message))
     return {}, ()
 
 
-def fetch(office: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+def fetch(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
     """A descriptor of memory without a name, if it has been brought to this broker."""
     session.member()
-    row, incarnation = _named(office, message)
-    descriptor = office.directory.vault.get(row, incarnation)
+    row, incarnation = _named(context, message)
+    descriptor = context.directory.vault.get(row, incarnation)
     if descriptor is not None:
         return {"found": True}, (descriptor,)
-    if office.directory.rows.isLive(row, incarnation) and office.mayStillBring():
+    if context.directory.rows.isLive(row, incarnation) and context.mayStillBring():
         return {"found": False}, ()
-    office.maintenance.collectLost()  # whoever is told that it is gone may make it anew at once
+    context.maintenance.collectLost()  # whoever is told that it is gone may make it anew at once
     raise OwnerDied(f"nobody holds the memory of row {row}.{incarnation} any more")
 
 
-def free(office: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+def free(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
     """The name is free at once, the memory when the last holder lets go."""
     session.member()
-    office.directory.free(*_named(office, message))
+    context.directory.free(*_named(context, message))
     return {}, ()
 
 
-def recall(office: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+def recall(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
     """The owner of memory that is shared where it lies takes it back."""
-    office.directory.recall(session.member(), *_named(office, message))
+    context.directory.recall(session.member(), *_named(context, message))
     return {}, ()
 
 
-def settle(office: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+def settle(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
     """A holder has let go: the row may be at its end."""
     session.member()
-    row, incarnation = _named(office, message)
-    if office.directory.rows.state(row).incarnation == incarnation:
-        office.directory.settle(row)
+    row, incarnation = _named(context, message)
+    if context.directory.rows.state(row).incarnation == incarnation:
+        context.directory.settle(row)
     return {}, ()
 
 
-def _named(office: TermContext, message: Message) -> tuple[int, int]:
+def _named(context: TermContext, message: Message) -> tuple[int, int]:
     """The row and the incarnation that a request names, if there is such a row."""
     row, incarnation = message["row"], message["incarnation"]
-    if not office.directory.exists(row, incarnation):
+    if not context.directory.exists(row, incarnation):
         raise BufferFreed(f"row {row}.{incarnation} is not there any more")
     return row, incarnation

@@ -1,4 +1,4 @@
-"""What the handlers of requests may use of one term in office, and what they answer with.
+"""What the handlers of requests may use of one term in context, and what they answer with.
 
 The broker makes one context when its term begins, and all handlers get it. It belongs to the thread that serves.
 """
@@ -26,7 +26,7 @@ Answer = tuple[Message, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class TermContext:
-    """One term in office, as the handlers see it.
+    """One term in context, as the handlers see it.
 
     Attributes
     ----------

@@ -13,28 +13,28 @@ _log = Log("muninn.broker")
 _ROWS_A_BEAT = 1024
 
 
-def evict(office: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+def evict(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
     """Revoke the leases on the buffers of a name, a tenant, or a process."""
     session.member()
-    directory = office.directory
+    directory = context.directory
     reason = message["reason"] if message["reason"] in leases.REVOCATION_REASONS[1:] else "evicted"
     rows, revoked = 0, 0
     for number, row in enumerate(directory.rows.inState(layout.ROW_LIVE)):
         if number % _ROWS_A_BEAT == 0:
-            office.beat()
+            context.beat()
         if directory.isCalled(row, message["name"], message["tenant"]):
             rows, revoked = rows + 1, revoked + directory.revoke(row, reason, message["pid"])
     return {"revoked": revoked, "buffers": rows}, ()
 
 
-def drain(office: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+def drain(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
     """Stop creation in the domain, or let it go on; the answer says how many leases there still are."""
     session.member()
-    office.drain.set(office.term.epoch, message["on"], message["reason"])
+    context.drain.set(context.term.epoch, message["on"], message["reason"])
     _log.info("draining %s", f"on: {message['reason'] or 'no reason given'}" if message["on"] else "off")
-    return {"holds": sum(leases.heldBy(office.block, office.members, key.slot) for key in office.members.there())}, ()
+    return {"holds": sum(leases.heldBy(context.block, context.members, key.slot) for key in context.members.there())}, ()
 
 
-def ping(office: TermContext, _: Session, __: Message, ___: list[Descriptor]) -> Answer:
+def ping(context: TermContext, _: Session, __: Message, ___: list[Descriptor]) -> Answer:
     """The broker answers, and says which epoch it serves."""
-    return {"epoch": office.term.epoch}, ()
+    return {"epoch": context.term.epoch}, ()

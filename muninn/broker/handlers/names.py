@@ -8,8 +8,8 @@ from muninn.system.descriptors import Descriptor
 from muninn.wire.messages import Message
 
 
-def find(office: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+def find(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
     """The row that has a name, live or being created; an empty answer when there is none."""
     session.member()
-    found = office.directory.find(message["name"])
+    found = context.directory.find(message["name"])
     return ({}, ()) if found is None else ({"row": found[0], "incarnation": found[1], "live": found[2]}, ())

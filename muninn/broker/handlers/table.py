@@ -18,7 +18,7 @@ HANDLERS: dict[str, Handler] = {
     "recall": buffers.recall,
     "evict": domain.evict,
     "drain": domain.drain,
-    "yield": members.yieldOffice,
+    "yield": members.takeOverPolitely,
     "leave": members.leave,
     "ping": domain.ping,
 }
