@@ -13,7 +13,8 @@ from muninn import errors
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.bundle import Bundle, BundleDraft, loadBundle, openBundle, shareBundle
 from muninn.api.listing import domainInfo, listBuffers
-from muninn.api.sharing import array, free, loadArray, open, share, shareOnce
+from muninn.api.opening import free, open
+from muninn.api.sharing import array, loadArray, share, shareOnce
 from muninn.api.streams import createStream
 from muninn.errors import MuninnError
 from muninn.sync.lock import Lock

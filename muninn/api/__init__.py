@@ -1,5 +1,7 @@
-"""What users call.
+"""What users call, and nothing that two processes share.
 
-`membership` joins a domain, `holdings` keeps what this process has open, `buffer` is what users get, and the rest makes or finds
-buffers.
+`options` declares the options of a buffer once; `specs` checks them and builds the specification that `session` creates.
+`sharing`, `bundle` and `lending` make buffers; `opening` and `handles` find them; `buffer` is what users get of either, on the
+base of `attachment` (its hold) and `protocols` (what other libraries take it for). `listing`, `freedmemory` and `notebooks`
+describe what there is, and `admin` changes it.
 """

@@ -14,33 +14,29 @@ import numpy as np
 
 from muninn.api import views
 from muninn.api.handles import held
-from muninn.api.listing import describeRow, htmlOf
+from muninn.api.listing import describeRow
+from muninn.api.notebooks import htmlOf
 from muninn.api.options import BufferKeywords, describesOptions, optionsOf, takesOptions
+from muninn.api.protocols import Protocols
 from muninn.api.specs import asSize, specOf
 from muninn.arguments import named, secondsOf, timeoutOf
-from muninn.config.sizes import asText
 from muninn.control import layout
-from muninn.errors import BufferFreed, ControlBlockInvalid, PermissionDenied
-from muninn.interop import arrays, readonly
+from muninn.errors import PermissionDenied
 from muninn.interop.dtypes import dtypeOf, shown
-from muninn.interop.hostarrays import flatOf
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
-from muninn.session.lateimports import load
 from muninn.session.membership import current
-from muninn.session.openbuffers import Holding, checkExpiry
 from muninn.sync import fences
 from muninn.sync.access import WITHOUT_STREAM, Reading, Writing
 from muninn.sync.asyncwait import waited
 from muninn.sync.publications import nextOf
 from muninn.sync.snapshots import READ_BOUND_SECONDS, snapshot
 from muninn.system import aside
-from muninn.system.clock import monotonicMs
-from muninn.terms import Access, AccessWord, ModeWord, Renew, asRenew
+from muninn.terms import AccessWord, ModeWord, asRenew
 
 
 @describesOptions
-class MuninnBuffer:
+class MuninnBuffer(Protocols):
     """A named region of memory that every process of this host may share.
 
     Calling the class creates a buffer; `muninn.open` finds one.
@@ -57,7 +53,7 @@ class MuninnBuffer:
     UnsupportedMode, InvalidArgument, BufferExists, QuotaExceeded, HostMemoryFull, DomainDraining
     """
 
-    __slots__ = ("__weakref__", "_array", "_expiresMs", "_holding", "_isLender", "_renewal", "_writable")
+    __slots__ = ()
 
     @named
     @takesOptions
@@ -76,110 +72,6 @@ class MuninnBuffer:
         spec = specOf("MuninnBuffer", (sizeBytes,), np.dtype(np.uint8), given)
         self._bind(creation.create(spec, progress=given.progress), spec.access, renewal)
 
-    @classmethod
-    def _of(cls, holding: Holding, access: Access, renew: Renew = Renew.AUTO) -> MuninnBuffer:
-        """A buffer object on a holding."""
-        buffer = cls.__new__(cls)
-        buffer._bind(holding, access, renew)
-        return buffer
-
-    def _bind(self, holding: Holding, access: Access, renew: Renew) -> None:
-        self._writable = access is not Access.READ_ONLY
-        if self._writable:
-            holding.allowWriting()
-        self._renewal = holding.renewal() if renew is Renew.AUTO else None
-        self._expiresMs = 0 if renew is Renew.AUTO else monotonicMs() + holding.ttlMs
-        self._holding: Holding | None = holding
-        self._isLender = False
-        self._array: np.ndarray[Any, np.dtype[Any]] | None = None
-
-    def _checked(self) -> Holding:
-        """The holding, for one more operation: open, not freed, lease in force. After a fork it is taken anew."""
-        holding = self._held()
-        if holding.holdings.isStale():
-            holding = self._reopen(holding)
-        if self._expiresMs:
-            checkExpiry(holding.description.name, self._expiresMs)
-            self._expiresMs = monotonicMs() + holding.ttlMs
-        holding.check()
-        return holding
-
-    def _held(self) -> Holding:
-        """The holding, whatever has become of what it holds. Raises `BufferFreed` once this object is closed."""
-        if self._holding is None:
-            raise BufferFreed("this buffer object is closed", "Open the name again")
-        return self._holding
-
-    def _reopen(self, old: Holding) -> Holding:
-        """In a forked child: the parent's lease is not ours, so take one, in the same control block."""
-        holding = current().requireSame(old.tables, old.description.name).holdings.hold(old.row, old.incarnation)
-        if holding is None:
-            raise BufferFreed(f"{old.description.name!r} was freed")
-        self._bind(holding, Access.READ_WRITE if self._writable else Access.READ_ONLY, Renew.ON_USE if self._expiresMs else Renew.AUTO)
-        return holding
-
-    # --- what it is --------------------------------------------------------------------------------------------------
-
-    @property
-    def _description(self) -> Any:
-        return self._held().description
-
-    @property
-    def name(self) -> str:
-        return str(self._description.name)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self._description.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return dtypeOf(self._held())
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of data."""
-        return int(self._description.sizeBytes)
-
-    size = nbytes
-
-    @property
-    def mode(self) -> str:
-        return str(self._description.mode.value)
-
-    @property
-    def gpu(self) -> int | None:
-        """The GPU whose VRAM it is, as this process counts them, or None."""
-        return self._held().memory.gpu
-
-    @property
-    def access(self) -> str:
-        """What the buffer allows; `writable` says what this object may."""
-        return str(self._description.access.value)
-
-    @property
-    def writable(self) -> bool:
-        return self._writable
-
-    @property
-    def tenant(self) -> str:
-        return str(self._description.tenant)
-
-    @property
-    def generation(self) -> int:
-        """The publication counter: even, or odd while somebody writes."""
-        return self._checked().generation.value()
-
-    @property
-    def handle(self) -> bytes:
-        """64 opaque bytes that open this buffer, with the rights of this object, wherever they are taken in this domain."""
-        holding = self._checked()
-        secret = holding.tables.block.secret
-        access = Access.READ_WRITE if self._writable else Access.READ_ONLY
-        description = holding.description
-        issued: bytes = load().handles.issue(secret, holding.row, holding.incarnation, access, description.sizeBytes, description.tenant)
-        return issued
-
     def describe(self) -> dict[str, Any]:
         """Everything there is to say about the buffer, as a plain dict."""
         holding = self._checked()
@@ -189,16 +81,6 @@ class MuninnBuffer:
         if self.gpu is not None:
             described["gpu"] = self.gpu  # as this process counts them, and not as the one that made it
         return described
-
-    # --- the bytes ---------------------------------------------------------------------------------------------------
-
-    @property
-    def array(self) -> np.ndarray[Any, np.dtype[Any]]:
-        """The live bytes as an array of `shape` and `dtype`: no copy, no fence. Read-only unless opened for writing.
-
-        `torch.from_dlpack` takes a read-only array without a warning, where `torch.from_numpy` has one; see `Bundle.__getitem__`.
-        """
-        return self._view(self._checked())
 
     @named
     def deviceArray(self, gpu: int | None = None) -> Any:
@@ -222,16 +104,6 @@ class MuninnBuffer:
         memory, description = holding.memory, holding.description
         memory.device = deviceOf(holding.holdings)
         return views.deviceArray(memory, 0, description.shape, dtypeOf(holding), self._writable, gpu)
-
-    def _view(self, holding: Holding) -> np.ndarray[Any, np.dtype[Any]]:
-        if self._array is None:
-            description = holding.description
-            flat = flatOf(holding.memory, description.sizeBytes, writable=self._writable)
-            try:
-                self._array = flat.view(dtypeOf(holding)).reshape(description.shape)
-            except ValueError as error:
-                raise ControlBlockInvalid(f"the row of {description.name!r} states a shape that its bytes do not have: {error}") from error
-        return self._array.view()  # an array of the caller's own, whose shape and flags it may change
 
     @named
     def write(self, timeout: float | None = None, *, stream: Any = WITHOUT_STREAM) -> Writing:
@@ -392,62 +264,8 @@ class MuninnBuffer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    # --- what others take it for -----------------------------------------------------------------------------------------
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, np.dtype[Any]]:
-        if not self._checked().memory.isHostVisible:
-            if copy is False:
-                raise ValueError(f"{self.name!r} is in VRAM: an array on the host is a copy of it")
-            return np.asarray(self.read(), dtype)
-        array = self.array
-        if dtype is not None and np.dtype(dtype) != array.dtype:
-            if copy is False:
-                raise ValueError(f"a view as {shown(dtype)} is not possible without a copy")
-            return array.astype(dtype)
-        return array.copy() if copy else array
-
-    def __buffer__(self, flags: int) -> memoryview:
-        return memoryview(self.array)  # type: ignore[arg-type]  # numpy declares the protocol from Python 3.12 on
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        """For real GPUs: VRAM, and host memory that `open` or `deviceArray` has mapped. Any other buffer has no such attribute."""
-        holding = self._checked()
-        memory = holding.memory
-        if memory.device is None or not memory.isMapped() or memory.device.runsKernelsOnHost:
-            raise AttributeError(f"{self.name!r} is not mapped for a GPU")
-        address = memory.devicePointer(memory.device)
-        # Who takes it waits for the stream named in it: the default one, when that has to wait for a writer itself.
-        stream = arrays.LEGACY_STREAM if fences.behindWriters(holding) else None
-        return arrays.cudaArrayInterface(address, self.shape, None, dtypeOf(holding), not self._writable, stream)
-
-    def __dlpack__(self, *, stream: Any = None, **keywords: Any) -> Any:
-        holding = self._checked()
-        if not self._writable:
-            readonly.tellBorrower(holding.description, keywords)
-        if holding.memory.isHostVisible:
-            return self.array.__dlpack__(stream=stream, **keywords)
-        if (consumer := arrays.consumerStream(stream)) is not None:
-            fences.holdBack(holding, consumer, writing=False, timeout=None)
-        return views.tensor(holding.memory, self.shape, dtypeOf(holding), self._writable, **keywords)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return views.tensorDevice(self._checked().memory)
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError("a buffer without dimensions has no length")
-        return self.shape[0]
-
     def __reduce__(self) -> tuple[Any, tuple[str, bytes]]:
         return _unpickle, (self.name, self.handle)
-
-    def __repr__(self) -> str:
-        if self._holding is None:
-            return "<MuninnBuffer closed>"
-        description = self._holding.description
-        where = description.mode.value if self.gpu is None else f"{description.mode.value} gpu={self.gpu}"
-        return f"<MuninnBuffer {description.name!r} {description.dtype}{list(description.shape)} {asText(description.sizeBytes)} {where}>"
 
     def _repr_html_(self) -> str:
         return htmlOf(None if self._holding is None else self.describe(), self._writable)

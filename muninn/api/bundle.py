@@ -16,8 +16,9 @@ import numpy as np
 
 from muninn.api import views
 from muninn.api.buffer import MuninnBuffer
+from muninn.api.opening import openAny
 from muninn.api.options import BufferOptions, NamedKeywords, optionsOf, takesOptions
-from muninn.api.sharing import _asArray, openAny
+from muninn.api.sources import asArray
 from muninn.api.specs import asItems, specOf
 from muninn.arguments import named, requireCallable
 from muninn.control import layout
@@ -173,7 +174,7 @@ def shareBundle(arrays: Mapping[str, Any], name: str | None = None, **options: U
     InvalidArgument, InvalidDtype, BufferExists, QuotaExceeded, HostMemoryFull
     """
     given = optionsOf(shareBundle, name=name, **options)
-    sources = {key: _asArray(array) for key, array in _items("shareBundle: arrays", arrays)}
+    sources = {key: asArray(array) for key, array in _items("shareBundle: arrays", arrays)}
 
     def fill(draft: BundleDraft) -> None:
         for key, source in sources.items():

@@ -8,7 +8,6 @@ from typing import Any
 
 from muninn.api.freedmemory import lingering
 from muninn.arguments import named
-from muninn.config.sizes import asText
 from muninn.control import layout, leases
 from muninn.control.descriptions import RowDescription
 from muninn.control.drain import Drain
@@ -242,32 +241,3 @@ def _stableDescription(tables: Tables, row: int, state: RowState) -> RowDescript
         return None
     after = tables.rows.state(row)
     return description if (after.state, after.incarnation) == (state.state, state.incarnation) else None
-
-
-#: Not by `html.escape`: every process would load its module, 1.5 ms, for a notebook's table, and an ending interpreter loads none.
-_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
-
-
-def _escaped(text: str) -> str:
-    return text.translate(_ESCAPES)
-
-
-def htmlOf(described: dict[str, Any] | None, isWritable: bool) -> str:
-    """A small table for notebooks, of what `MuninnBuffer.describe` says; None stands for a buffer that is closed."""
-    if described is None:
-        return "<pre>MuninnBuffer (closed)</pre>"
-    holders = ", ".join(f"{holder['program']} ({holder['pid']})" for holder in described["importers"])
-    where = described["mode"] if described["gpu"] is None else f"{described['mode']} on GPU {described['gpu']}"
-    rows = {
-        "name": described["name"],
-        "array": f"{described['dtype'] or described['kind']} {tuple(described['shape'])}",
-        "size": f"{asText(described['size'])} in {where}",
-        "access": f"{'read-write' if isWritable else 'read-only'} here, shared {described['access']}",
-        "generation": described["generation"],
-        "held by": holders,
-    }
-    cells = "".join(
-        f'<tr><th style="text-align:left">{_escaped(key)}</th><td style="text-align:left">{_escaped(str(value))}</td></tr>'
-        for key, value in rows.items()
-    )
-    return f'<table style="border-left:3px solid #4a6fa5"><caption style="text-align:left"><b>MuninnBuffer</b></caption>{cells}</table>'

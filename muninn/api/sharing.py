@@ -1,28 +1,28 @@
-"""Sharing and finding arrays: `share`, `open`, `array`, `shareOnce`."""
+"""Making arrays that others open: `share`, `loadArray`, `array`, `shareOnce`.
+
+Each checks its arguments, builds the specification of the buffer and lets `session/creation.py` make it. `array` and `shareOnce` open the
+name where it is there already; of several processes that make it at once the broker grants it to one, and the others wait for that.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from ctypes import ArgumentError
-from typing import Any, Never, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
 from muninn.api import lending
 from muninn.api.buffer import MuninnBuffer
-from muninn.api.handles import held
 from muninn.api.options import ArrayKeywords, BufferOptions, NamedKeywords, ShareKeywords, optionsOf, takesOptions
+from muninn.api.sources import asArray
 from muninn.api.specs import asItems, specOf
-from muninn.arguments import checkKeywords, isTruth, keywordsOf, named, requireCallable, secondsOf, timeoutOf, unwrapped
+from muninn.arguments import isTruth, named, requireCallable, secondsOf, timeoutOf
 from muninn.control import layout
 from muninn.errors import (
     BufferExists,
     BufferMismatch,
-    DomainChanged,
-    HolderSilent,
     InvalidArgument,
-    PermissionDenied,
 )
 from muninn.interop.arrays import isOnDevice
 from muninn.interop.dtypes import dtypeOf, shown
@@ -32,11 +32,10 @@ from muninn.session import creation
 from muninn.session.creation import Source
 from muninn.session.member import Membership
 from muninn.session.membership import current
-from muninn.session.names import LOOK, NameWait, absent
+from muninn.session.names import NameWait
 from muninn.session.openbuffers import Holding
 from muninn.session.spec import BufferSpec
 from muninn.sync.lock import Lock
-from muninn.system import clock
 from muninn.system.deadlines import deadlineOf, remaining
 from muninn.system.digests import digestOf
 from muninn.terms import (
@@ -45,13 +44,11 @@ from muninn.terms import (
     LifetimeWord,
     Mode,
     ModeWord,
-    RenewWord,
     Reserve,
     asAccess,
     asMode,
     asName,
     asRenew,
-    asTenant,
 )
 
 _CREATION_BOUND_SECONDS = 60.0
@@ -110,7 +107,7 @@ def _shared(caller: str, value: Any, copy: bool, options: BufferOptions) -> Muni
         return lending.shareDevice(caller, value, copy, options)
     if not copy:
         raise InvalidArgument("only an array on a GPU can be shared where it lies", "Leave copy out: the bytes are copied once")
-    source, progress = _asArray(value), options.progress
+    source, progress = asArray(value), options.progress
     wanted = specOf(caller, source.shape, source.dtype, options)
     if source.flags.c_contiguous:
         holding = creation.create(wanted, source=Source(addressOf(source), source.nbytes), progress=progress)
@@ -155,59 +152,6 @@ def loadArray(
     return MuninnBuffer._of(holding, wanted.access, renewal)
 
 
-def open(
-    name: str | bytes, access: AccessWord = "readOnly", timeout: float | None = None, *, tenant: str | None = None,
-    renew: RenewWord = "auto", **unknown: Never,
-) -> MuninnBuffer:  # fmt: skip
-    """Open a buffer that somebody shared, by its name or by a handle.
-
-    Parameters
-    ----------
-    name
-        The name, or the 64 bytes of a handle.
-    access
-        ``"readOnly"``, or ``"readWrite"`` (``"readMostly"`` means the same here) where the buffer allows it.
-    timeout
-        Seconds to wait for the name to appear; None does not wait.
-    tenant
-        If given, the buffer must be this tenant's.
-    renew
-        ``"auto"`` or ``"onUse"``, as in `MuninnBuffer`.
-
-    Raises
-    ------
-    BufferNotFound, PermissionDenied, HandleInvalid, DescriptorsExhausted, TableFull
-    """
-    if unknown:  # not by `named`, which would cost a tenth of it
-        checkKeywords("open", unknown, keywordsOf(open))
-    try:
-        buffer = openAny(name, access, timeout, tenant=tenant, renew=renew)
-    except ArgumentError as error:
-        raise unwrapped(error) from None
-    if buffer._held().description.kind == layout.ROW_KIND_BUNDLE:
-        raise BufferMismatch(f"{buffer.name!r} is a bundle of arrays", "Open it by muninn.openBundle")
-    return buffer
-
-
-def openAny(
-    name: str | bytes,
-    access: AccessWord = "readOnly",
-    timeout: float | None = None,
-    *,
-    tenant: str | None = None,
-    renew: RenewWord = "auto",
-    caller: str = "open",
-) -> MuninnBuffer:
-    """`open`, also for the bytes of a bundle; a user called the function `caller`."""
-    wanted, renewal = asAccess(access, caller), asRenew(renew, caller)
-    if not isinstance(name, str) and isinstance(name, bytes | bytearray | memoryview):
-        return MuninnBuffer._of(*held(bytes(name), None, wanted, tenant), renewal)
-    holding = _findAnywhere(asName(name), None if timeout is None else secondsOf(caller, timeout))
-    if tenant is not None and holding.description.tenant != asTenant(tenant):
-        raise PermissionDenied(f"{name!r} belongs to another tenant than {tenant!r}")
-    return MuninnBuffer._of(holding, wanted, renewal)
-
-
 @named
 @takesOptions
 def array(
@@ -244,30 +188,6 @@ def array(
     holding = _attachOrCreate(current(), wanted, secondsOf("array", timeout), given.progress)
     _compare(holding, lengths, itemType, wanted.mode)
     return MuninnBuffer._of(holding, own, renewal)
-
-
-@named
-def free(name: str) -> None:
-    """Free a buffer by its name, without opening it: the name now, the memory when its last holder lets go.
-
-    Raises
-    ------
-    BufferNotFound
-    """
-    membership = current()
-    pair = _indexed(membership, asName(name).encode())
-    if pair is None:
-        found, _ = membership.client.request("find", name=name)
-        if not found.get("live"):
-            raise absent(membership.tables, name)
-        pair = found["row"], found["incarnation"]
-    membership.client.free(*pair)
-
-
-def _indexed(membership: Membership, encoded: bytes) -> tuple[int, int] | None:
-    """(row, incarnation) of a live name that the index knows; None says little."""
-    rows = membership.rows
-    return next((pair for pair in membership.index.candidates(encoded) if rows.isLive(*pair) and rows.nameIs(pair[0], encoded)), None)
 
 
 @named
@@ -348,44 +268,6 @@ def _attachOrCreate(membership: Membership, wanted: BufferSpec, timeout: float, 
                 raise
 
 
-def _findAnywhere(name: str, timeout: float | None) -> Holding:
-    """`_find`, once more if the control block was removed meanwhile: this process is in another one then."""
-    membership = current()
-    try:
-        return _find(membership, name, timeout)
-    except DomainChanged:
-        if not membership.isLost():
-            raise
-        return _find(current(), name, timeout)
-
-
-def _find(membership: Membership, name: str, timeout: float | None) -> Holding:
-    try:
-        holding = membership.holdings.known(name) if timeout is not None else membership.holdings.find(name)
-    except HolderSilent:
-        if timeout is None:
-            raise
-        holding = None
-    if holding is None and timeout is not None:
-        waiting, deadline = NameWait(membership.holdings, name), deadlineOf(timeout)
-        while (holding := _lookOut(waiting, deadline)) is None and waiting.sleep(deadline):
-            pass
-    if holding is None:
-        waited = "" if timeout is None else f" within {timeout} s"
-        raise absent(membership.tables, name, waited, LOOK if waited else None)
-    return holding
-
-
-def _lookOut(waiting: NameWait, deadline: float | None) -> Holding | None:
-    """See `NameWait.look`. Memory that a process is still to bring is waited for too, while there is time."""
-    while True:
-        try:
-            return waiting.look()
-        except HolderSilent:  # after a second or so
-            if deadline is not None and clock.now() >= deadline:
-                raise
-
-
 def _compare(holding: Holding, shape: tuple[int, ...], dtype: np.dtype[Any], mode: Mode) -> None:
     description = holding.description
     if description.kind != layout.ROW_KIND_ARRAY:
@@ -396,25 +278,3 @@ def _compare(holding: Holding, shape: tuple[int, ...], dtype: np.dtype[Any], mod
             f"{description.name!r} has shape {there[0]}, dtype {shown(there[1])} and {there[2].value}; "
             f"wanted {shape}, {shown(dtype)} and {mode.value}"
         )
-
-
-def _asArray(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
-    """`value` as a numpy array, without guessing what a list or a number might mean."""
-    if isinstance(value, np.ndarray):
-        if hasattr(value, "mask"):
-            raise TypeError("can not share a masked array, which would lose its mask: share its data and its mask")
-        source = value
-    elif isOnDevice(value):
-        source = lending.hostCopy(value)
-    elif hasattr(value, "__array_interface__") or hasattr(value, "__array__"):
-        source = np.asarray(value)
-    elif hasattr(value, "__dlpack__"):
-        source = np.from_dlpack(value)
-    else:
-        try:
-            source = np.asarray(memoryview(value))
-        except TypeError:
-            raise TypeError(f"can not share a {type(value).__name__}: pass an array (numpy.asarray makes one)") from None
-    if source.size == 0:
-        raise InvalidArgument(f"an array of shape {source.shape} has no bytes to share", "Share at least one element")
-    return source

@@ -97,7 +97,7 @@ def runAlloc(arguments: argparse.Namespace) -> int:
 
 
 def runOpen(arguments: argparse.Namespace) -> int:
-    from muninn.api.sharing import openAny
+    from muninn.api.opening import openAny
 
     with waitingBy("--timeout"), openAny(arguments.name, arguments.access, arguments.timeout) as buffer:
         stop = _stopped()

@@ -93,7 +93,7 @@ def printDescription(described: dict[str, Any]) -> None:
 
 def _described(name: str) -> dict[str, Any]:
     import muninn
-    from muninn.api.sharing import openAny
+    from muninn.api.opening import openAny
 
     with waitingBy(None), openAny(name) as buffer:
         described = buffer.describe()

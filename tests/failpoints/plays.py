@@ -11,7 +11,7 @@ import numpy as np
 
 import muninn
 from muninn.api import admin
-from muninn.api.sharing import openAny
+from muninn.api.opening import openAny
 from muninn.control import layout, leases
 from muninn.errors import BufferExists, BufferFreed, BufferNotFound, OwnerDied, WriterDied
 from muninn.session import membership

@@ -25,6 +25,8 @@ _NAMES = "muninn/session/names.py"
 _ENTRY = "muninn/session/entry.py"
 _MAKING = "muninn/session/reservation.py"
 _LISTING = "muninn/api/listing.py"
+_ATTACHMENT = "muninn/api/attachment.py"
+_OPENING = "muninn/api/opening.py"
 _PUBLICATIONS = "muninn/sync/publications.py"
 
 # fmt: off
@@ -56,7 +58,7 @@ MUTANTS = [
     # --- silence ---
     Mutant(_HOLDINGS, "        raise holderSilent(self.tables, description.name, row)", "        raise OwnerDied(description.name)", "a holder that stands still is not called dead", "test_openbuffers.py::test_aHolderThatStandsStillIsNotCalledDead"),
     Mutant("muninn/session/silence.py", "row)} - without\n", "row)}\n", "who asks, and the broker, are not blamed", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
-    Mutant(_SHARING, "            if deadline is not None and clock.now() >= deadline:\n                raise\n", "            raise\n", "memory that is to come is waited for", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
+    Mutant(_OPENING, "            if deadline is not None and clock.now() >= deadline:\n                raise\n", "            raise\n", "memory that is to come is waited for", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
     Mutant("muninn/cli/commands.py", "    if len({each.process for each in held}) > 1:\n", "    if False:\n", "two processes of one pid are not closed at once", "test_cli.py::test_oneOfTwoProcessesOfOnePidIsToBeChosen"),
     Mutant("muninn/cli/main.py", "        return os.fsencode(argument).decode()\n", "        return argument\n", "names are UTF-8 in every locale", "test_cli.py::test_aNameMayBeTypedInALocaleThatCanNotSpellIt"),
     Mutant("muninn/system/logs.py", ").level == logging.NOTSET:", ").level == logging.NOTSET or True:", "a level of the program's own stays", "test_logs.py"),
@@ -120,7 +122,7 @@ MUTANTS = [
     Mutant(_ENTRY, "        if not block.hasName():\n            return", "        if False:\n            return", "a block without a name is not made valid again", "test_membership.py::test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain"),
     Mutant(_ENTRY, "            if not members.anyEnded() or clock.now() > deadline:\n", "            if True:\n", "a table full of the dead is waited for", "test_membership.py::test_aTableThatIsFullOfTheDeadIsWaitedFor"),
     Mutant(_ENTRY, "            if mayRenew and Election(block).epoch() >= RENEWAL_EPOCH:\n", "            if False:\n", "epochs begin anew before they run over", "test_repair.py::test_aDomainWhoseEpochsAreHalfUsedUpBeginsAnew"),
-    Mutant(_BUFFER, "current().requireSame(old.tables, old.description.name).holdings", "current().holdings", "an object of another block is refused", "test_buffer.py::test_anObjectOfAnotherDomainIsRefused"),
+    Mutant(_ATTACHMENT, "current().requireSame(old.tables, old.description.name).holdings", "current().holdings", "an object of another block is refused", "test_buffer.py::test_anObjectOfAnotherDomainIsRefused"),
     Mutant(_LOCK, "            current().tables.requireSameDomain(holding.tables, self.name)\n", "", "a lock of another domain is refused", "test_buffer.py::test_anObjectOfAnotherDomainIsRefused"),
     Mutant(_WORKER, "            atomics.exchangeSeqCst32(robustWord, 0)  # what", "            pass  # what", "a slot's next member has its robust word", "test_membership.py::test_whateverTheSlotsLastMemberLeftInTheRobustWordIsForgotten"),
     Mutant(_WORKER, "        self._client.forsake(term.epoch)\n", "", "who asks an earlier broker is called away", "test_membership.py::test_aNewTermCallsAwayWhoAsksAnEarlierBroker"),
@@ -146,10 +148,10 @@ MUTANTS = [
     Mutant("muninn/api/freedmemory.py", "        if key.origin != identity or f", "        if True or f", "what is dying is listed once", "test_freedmemory.py"),
     # --- buffer ---
     Mutant(_BUFFER, "        if not self._writable:\n            raise", "        if False:\n            raise", "a buffer open for reading is not written", "test_sharing.py::test_readOnlyStaysReadOnly test_buffer.py::test_publishesGenerationsToWaitingReaders"),
-    Mutant(_BUFFER, "            checkExpiry(holding.description.name, self._expiresMs)\n", "", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
+    Mutant(_ATTACHMENT, "            checkExpiry(holding.description.name, self._expiresMs)\n", "", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
     Mutant(_PUBLICATIONS, "        if value & ~1 <= known and generation.isLeft(value, lambda: writerIsDead(holding)):", "        if generation.isLeft(value, lambda: writerIsDead(holding)):", "what was published before a writer died is told", "test_buffer.py::test_whatWasPublishedBeforeAWriterDiedIsTold"),
     Mutant(_PUBLICATIONS, "        if value & ~1 <= known and generation.isLeft(value, lambda: writerIsDead(holding)):", "        if False:", "a wait ends when its writer dies", "test_buffer.py::test_aDeadWriterIsSeenAndRepaired"),
-    Mutant(_BUFFER, "        if holding.holdings.isStale():\n            holding = self._reopen(holding)\n", "", "a forked child takes a lease of its own", "test_sharing.py::test_aForkedChildTakesALeaseOfItsOwn"),
+    Mutant(_ATTACHMENT, "        if holding.holdings.isStale():\n            holding = self._reopen(holding)\n", "", "a forked child takes a lease of its own", "test_sharing.py::test_aForkedChildTakesALeaseOfItsOwn"),
     Mutant(_SNAPSHOTS, "return owner is None or holding.tables.isDead(*owner)", "return owner is not None and holding.tables.isDead(*owner)", "a writer that gave up is said", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),
     Mutant(_TURNS, "buffer.deviceArray(None if stream is None or self._holding.memory.gpu is None else stream.gpu)", "buffer.deviceArray()", "a turn of a GPU that does not reach the memory is refused", "test_gpus.py::test_aTurnOfAStreamWhoseGpuDoesNotReachTheMemoryIsRefused"),
     Mutant("muninn/kernels/launch.py", "    queue = workerOf(handle)\n", "    return None\n", "a twin keeps the order of a stream that is named by its handle", "test_kernels.py::test_aTwinKeepsTheOrderOfAStreamHoweverThatIsNamed"),

@@ -1,0 +1,127 @@
+"""What a buffer object has: its hold on an open buffer, with rights of its own, and what is read from that.
+
+Each method takes the hold by `_checked`, which refuses a buffer that was freed, a lease that was revoked or has run out, and takes a lease
+of its own in a forked child. `_held` is for what the description alone says: it stays true after the end of the buffer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+
+from muninn.errors import BufferFreed
+from muninn.interop.dtypes import dtypeOf
+from muninn.session.lateimports import load
+from muninn.session.membership import current
+from muninn.session.openbuffers import Holding, checkExpiry
+from muninn.system.clock import monotonicMs
+from muninn.terms import Access, Renew
+
+
+class Attachment:
+    """The hold of one `MuninnBuffer`, and the properties of the buffer."""
+
+    __slots__ = ("__weakref__", "_array", "_expiresMs", "_holding", "_isLender", "_renewal", "_writable")
+
+    @classmethod
+    def _of(cls, holding: Holding, access: Access, renew: Renew = Renew.AUTO) -> Self:
+        """A buffer object on a holding."""
+        buffer = cls.__new__(cls)
+        buffer._bind(holding, access, renew)
+        return buffer
+
+    def _bind(self, holding: Holding, access: Access, renew: Renew) -> None:
+        self._writable = access is not Access.READ_ONLY
+        if self._writable:
+            holding.allowWriting()
+        self._renewal = holding.renewal() if renew is Renew.AUTO else None
+        self._expiresMs = 0 if renew is Renew.AUTO else monotonicMs() + holding.ttlMs
+        self._holding: Holding | None = holding
+        self._isLender = False
+        self._array: np.ndarray[Any, np.dtype[Any]] | None = None
+
+    def _checked(self) -> Holding:
+        """The holding, for one more operation: open, not freed, lease in force. After a fork it is taken anew."""
+        holding = self._held()
+        if holding.holdings.isStale():
+            holding = self._reopen(holding)
+        if self._expiresMs:
+            checkExpiry(holding.description.name, self._expiresMs)
+            self._expiresMs = monotonicMs() + holding.ttlMs
+        holding.check()
+        return holding
+
+    def _held(self) -> Holding:
+        """The holding, whatever has become of what it holds. Raises `BufferFreed` once this object is closed."""
+        if self._holding is None:
+            raise BufferFreed("this buffer object is closed", "Open the name again")
+        return self._holding
+
+    def _reopen(self, old: Holding) -> Holding:
+        """In a forked child: the parent's lease is not ours, so take one, in the same control block."""
+        holding = current().requireSame(old.tables, old.description.name).holdings.hold(old.row, old.incarnation)
+        if holding is None:
+            raise BufferFreed(f"{old.description.name!r} was freed")
+        self._bind(holding, Access.READ_WRITE if self._writable else Access.READ_ONLY, Renew.ON_USE if self._expiresMs else Renew.AUTO)
+        return holding
+
+    @property
+    def _description(self) -> Any:
+        return self._held().description
+
+    @property
+    def name(self) -> str:
+        return str(self._description.name)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._description.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return dtypeOf(self._held())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of data."""
+        return int(self._description.sizeBytes)
+
+    size = nbytes
+
+    @property
+    def mode(self) -> str:
+        return str(self._description.mode.value)
+
+    @property
+    def gpu(self) -> int | None:
+        """The GPU whose VRAM it is, as this process counts them, or None."""
+        return self._held().memory.gpu
+
+    @property
+    def access(self) -> str:
+        """What the buffer allows; `writable` says what this object may."""
+        return str(self._description.access.value)
+
+    @property
+    def writable(self) -> bool:
+        return self._writable
+
+    @property
+    def tenant(self) -> str:
+        return str(self._description.tenant)
+
+    @property
+    def generation(self) -> int:
+        """The publication counter: even, or odd while somebody writes."""
+        return self._checked().generation.value()
+
+    @property
+    def handle(self) -> bytes:
+        """64 opaque bytes that open this buffer, with the rights of this object, wherever they are taken in this domain."""
+        holding = self._checked()
+        secret = holding.tables.block.secret
+        access = Access.READ_WRITE if self._writable else Access.READ_ONLY
+        description = holding.description
+        issued: bytes = load().handles.issue(secret, holding.row, holding.incarnation, access, description.sizeBytes, description.tenant)
+        return issued

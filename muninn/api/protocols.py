@@ -1,0 +1,97 @@
+"""What other libraries take a buffer for: an array of numpy's, Python's buffer protocol, DLPack, the CUDA array interface.
+
+The bytes of VRAM reach numpy by a copy, and kernels of real GPUs as they are. Nothing here waits for a writer but DLPack with a stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from muninn.api import views
+from muninn.api.attachment import Attachment
+from muninn.config.sizes import asText
+from muninn.errors import ControlBlockInvalid
+from muninn.interop import arrays, readonly
+from muninn.interop.dtypes import dtypeOf, shown
+from muninn.interop.hostarrays import flatOf
+from muninn.session.openbuffers import Holding
+from muninn.sync import fences
+from muninn.sync.snapshots import READ_BOUND_SECONDS, snapshot
+
+
+class Protocols(Attachment):
+    """The array of a buffer, and the protocols by which others get it."""
+
+    __slots__ = ()
+
+    @property
+    def array(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """The live bytes as an array of `shape` and `dtype`: no copy, no fence. Read-only unless opened for writing.
+
+        `torch.from_dlpack` takes a read-only array without a warning, where `torch.from_numpy` has one; see `Bundle.__getitem__`.
+        """
+        return self._view(self._checked())
+
+    def _view(self, holding: Holding) -> np.ndarray[Any, np.dtype[Any]]:
+        if self._array is None:
+            description = holding.description
+            flat = flatOf(holding.memory, description.sizeBytes, writable=self._writable)
+            try:
+                self._array = flat.view(dtypeOf(holding)).reshape(description.shape)
+            except ValueError as error:
+                raise ControlBlockInvalid(f"the row of {description.name!r} states a shape that its bytes do not have: {error}") from error
+        return self._array.view()  # an array of the caller's own, whose shape and flags it may change
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, np.dtype[Any]]:
+        if not self._checked().memory.isHostVisible:
+            if copy is False:
+                raise ValueError(f"{self.name!r} is in VRAM: an array on the host is a copy of it")
+            return np.asarray(snapshot(self._checked(), None, READ_BOUND_SECONDS), dtype)
+        array = self.array
+        if dtype is not None and np.dtype(dtype) != array.dtype:
+            if copy is False:
+                raise ValueError(f"a view as {shown(dtype)} is not possible without a copy")
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __buffer__(self, flags: int) -> memoryview:
+        return memoryview(self.array)  # type: ignore[arg-type]  # numpy declares the protocol from Python 3.12 on
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """For real GPUs: VRAM, and host memory that `open` or `deviceArray` has mapped. Any other buffer has no such attribute."""
+        holding = self._checked()
+        memory = holding.memory
+        if memory.device is None or not memory.isMapped() or memory.device.runsKernelsOnHost:
+            raise AttributeError(f"{self.name!r} is not mapped for a GPU")
+        address = memory.devicePointer(memory.device)
+        # Who takes it waits for the stream named in it: the default one, when that has to wait for a writer itself.
+        stream = arrays.LEGACY_STREAM if fences.behindWriters(holding) else None
+        return arrays.cudaArrayInterface(address, self.shape, None, dtypeOf(holding), not self._writable, stream)
+
+    def __dlpack__(self, *, stream: Any = None, **keywords: Any) -> Any:
+        holding = self._checked()
+        if not self._writable:
+            readonly.tellBorrower(holding.description, keywords)
+        if holding.memory.isHostVisible:
+            return self.array.__dlpack__(stream=stream, **keywords)
+        if (consumer := arrays.consumerStream(stream)) is not None:
+            fences.holdBack(holding, consumer, writing=False, timeout=None)
+        return views.tensor(holding.memory, self.shape, dtypeOf(holding), self._writable, **keywords)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return views.tensorDevice(self._checked().memory)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a buffer without dimensions has no length")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        if self._holding is None:
+            return "<MuninnBuffer closed>"
+        description = self._holding.description
+        where = description.mode.value if self.gpu is None else f"{description.mode.value} gpu={self.gpu}"
+        return f"<MuninnBuffer {description.name!r} {description.dtype}{list(description.shape)} {asText(description.sizeBytes)} {where}>"
