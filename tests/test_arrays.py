@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muninn.errors import InvalidArgument, InvalidDtype
-from muninn.interop import dlpack
+from muninn.interop import capsules, dlpack
 from muninn.interop.arrays import ForeignArray, consumerStream, cudaArrayInterface, describeArray, isOnDevice
 
 _FAKE_ADDRESS = 0x7F0000001000
@@ -31,7 +31,7 @@ class Interface:
 class Tensor:
     """An array that speaks DLPack only."""
 
-    def __init__(self, device: tuple[int, int] = (dlpack.CUDA, 1), exported: tuple[int, int] | None = None, **keywords: Any) -> None:
+    def __init__(self, device: tuple[int, int] = (capsules.CUDA, 1), exported: tuple[int, int] | None = None, **keywords: Any) -> None:
         self.owner, self.device, self.exported, self.keywords = set[int](), device, exported or device, keywords
         self.streams: list[Any] = []
 
@@ -268,7 +268,7 @@ def test_describesATensor() -> None:
     assert value.streams == [1]
 
 
-@pytest.mark.skipif(not dlpack._NUMPY_IS_VERSIONED, reason="numpy 2.0 makes legacy capsules only: pip install 'numpy>=2.1'")
+@pytest.mark.skipif(not capsules.NUMPY_IS_VERSIONED, reason="numpy 2.0 makes legacy capsules only: pip install 'numpy>=2.1'")
 def test_aReadOnlyTensorStaysReadOnly() -> None:
     assert describeArray(Tensor(readOnly=True)).readOnly
 
@@ -320,7 +320,7 @@ def test_whatTheProducerRefusesToLendIsRefused(monkeypatch: pytest.MonkeyPatch) 
 
 def test_managedMemoryIsCudas() -> None:
     with pytest.raises(TypeError, match="states device type 13 and exports memory of 2"):
-        describeArray(Tensor((dlpack.CUDA_MANAGED, 0), exported=(dlpack.CUDA, 0)))
+        describeArray(Tensor((capsules.CUDA_MANAGED, 0), exported=(capsules.CUDA, 0)))
 
 
 @pytest.mark.parametrize(("device", "where"), [((1, 0), "host memory"), ((3, 0), "host memory"), ((10, 0), "device type 10")])
@@ -349,10 +349,10 @@ def test_asksByDlpackWhereAnInterfaceHasNoWord() -> None:
     [
         (Interface(), True),
         (Tensor(), True),
-        (Tensor((dlpack.CUDA_MANAGED, 0)), True),
+        (Tensor((capsules.CUDA_MANAGED, 0)), True),
         (Tensor((10, 0)), True),
-        (Tensor((dlpack.CPU, 0)), False),
-        (Tensor((dlpack.CUDA_HOST, 0)), False),
+        (Tensor((capsules.CPU, 0)), False),
+        (Tensor((capsules.CUDA_HOST, 0)), False),
         (GradientTensor(), True),
         (WordlessTensor(), True),
         (Raising(AttributeError("no")), False),

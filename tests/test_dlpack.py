@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muninn.errors import InvalidArgument
-from muninn.interop import dlpack
+from muninn.interop import capsules
 from muninn.interop.dlpack import exportCapsule, importCapsule, takeTensor
 from support import BOUND_SECONDS
 
@@ -25,7 +25,9 @@ _VERSIONED = (1, 1)
 _FAKE_ADDRESS = 0x7F0000001000
 _DTYPES = [np.dtype(name) for name in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")]
 
-needsVersioned = pytest.mark.skipif(not dlpack._NUMPY_IS_VERSIONED, reason="numpy 2.0 makes legacy capsules only: pip install 'numpy>=2.1'")
+needsVersioned = pytest.mark.skipif(
+    not capsules.NUMPY_IS_VERSIONED, reason="numpy 2.0 makes legacy capsules only: pip install 'numpy>=2.1'"
+)
 _bothKinds = pytest.mark.parametrize(
     "maxVersion", [pytest.param(None, id="legacy"), pytest.param(_VERSIONED, id="versioned", marks=needsVersioned)]
 )
@@ -43,7 +45,7 @@ class Owner:
 class Lender:
     """An object that lends its memory by our exporter, as DLPack 1.x asks for it."""
 
-    def __init__(self, array: np.ndarray[Any, Any], device: tuple[int, int] = (dlpack.CPU, 0), **keywords: Any) -> None:
+    def __init__(self, array: np.ndarray[Any, Any], device: tuple[int, int] = (capsules.CPU, 0), **keywords: Any) -> None:
         self.owner, self.device, self.keywords = Owner(array), device, keywords
         self.asked: list[tuple[Any, Any]] = []
 
@@ -63,7 +65,7 @@ class LegacyLender(Lender):
         return lend(self.owner, maxVersion=None, device=self.device, **self.keywords)
 
 
-def lend(owner: Owner, device: tuple[int, int] = (dlpack.CPU, 0), **keywords: Any) -> Any:
+def lend(owner: Owner, device: tuple[int, int] = (capsules.CPU, 0), **keywords: Any) -> Any:
     array = owner.array
     return exportCapsule(array.ctypes.data, array.shape, array.dtype, device, owner, **{"strides": array.strides, **keywords})
 
@@ -75,7 +77,7 @@ def torch() -> Any:
 
 def managedAddress(capsule: Any) -> int:
     """Where the structure in an unconsumed capsule is."""
-    return next(ctypes.addressof(dlpack._managedOf(capsule, name)) for name in dlpack._MANAGED if dlpack._capsuleIsValid(capsule, name))
+    return next(ctypes.addressof(capsules.managedOf(capsule, name)) for name in capsules.MANAGED if capsules.isCapsuleOf(capsule, name))
 
 
 def sample(dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -134,12 +136,12 @@ def test_aConsumerGetsTheNewestKindThatItUnderstands(maxVersion: Any, name: str)
 @needsVersioned
 def test_stridesAreAlwaysStated() -> None:
     capsule = exportCapsule(_FAKE_ADDRESS, (2, 3), "f4", (2, 0), None, maxVersion=_VERSIONED)
-    tensor = dlpack._managedOf(capsule, b"dltensor_versioned").tensor
+    tensor = capsules.managedOf(capsule, b"dltensor_versioned").tensor
     assert list((ctypes.c_int64 * 2).from_address(tensor.strides)) == [3, 1]
     assert list((ctypes.c_int64 * 2).from_address(tensor.shape)) == [2, 3]
 
 
-@pytest.mark.parametrize("device", [(dlpack.CPU, 0), (dlpack.CUDA, 3), (dlpack.CUDA_HOST, 1)])
+@pytest.mark.parametrize("device", [(capsules.CPU, 0), (capsules.CUDA, 3), (capsules.CUDA_HOST, 1)])
 @_bothKinds
 def test_memoryOfADeviceIsNeverTouched(device: tuple[int, int], maxVersion: Any) -> None:
     """The address leads nowhere: to read it would end this process."""
@@ -150,7 +152,7 @@ def test_memoryOfADeviceIsNeverTouched(device: tuple[int, int], maxVersion: Any)
 
 
 def test_numpyRefusesMemoryOfADevice() -> None:
-    lender = Lender(np.arange(3.0), (dlpack.CUDA, 0))
+    lender = Lender(np.arange(3.0), (capsules.CUDA, 0))
     with pytest.raises((BufferError, RuntimeError)):
         np.from_dlpack(lender)
 
@@ -304,8 +306,8 @@ def takenByHand(maxVersion: Any) -> tuple[weakref.ref[Owner], int, int]:
     owner = Owner(np.arange(3))
     seen, capsule = weakref.ref(owner), lend(owner, maxVersion=maxVersion)
     name = b"dltensor_versioned" if maxVersion else b"dltensor"
-    managed = dlpack._managedOf(capsule, name)
-    dlpack._renameCapsule(capsule, dlpack._USED[name])
+    managed = capsules.managedOf(capsule, name)
+    capsules.renameCapsule(capsule, capsules.USED[name])
     return seen, ctypes.addressof(managed), managed.deleter
 
 
@@ -398,11 +400,11 @@ def test_exitWithLiveLoansIsClean(withTorch: bool, request: pytest.FixtureReques
 _AFTER_EXIT = """
 import ctypes
 import numpy as np
-from muninn.interop import dlpack
-for name, version in ((b"dltensor", None), (b"dltensor_versioned", (1, 1)))[: 1 + dlpack._NUMPY_IS_VERSIONED]:
+from muninn.interop import capsules, dlpack
+for name, version in ((b"dltensor", None), (b"dltensor_versioned", (1, 1)))[: 1 + capsules.NUMPY_IS_VERSIONED]:
     capsule = dlpack.exportCapsule(4096, (3,), "f4", (2, 0), object(), maxVersion=version)
-    managed = dlpack._managedOf(capsule, name)
-    dlpack._renameCapsule(capsule, dlpack._USED[name])
+    managed = capsules.managedOf(capsule, name)
+    capsules.renameCapsule(capsule, capsules.USED[name])
     ctypes.CDLL(None).__cxa_atexit(ctypes.c_void_p(managed.deleter), ctypes.c_void_p(ctypes.addressof(managed)), None)
 """
 
@@ -423,7 +425,7 @@ def test_borrowsFromNumpy() -> None:
     array = np.arange(12.0).reshape(3, 4)[:, ::2]
     seen, taken = weakref.ref(array.base), takeTensor(array, stream=7)
     assert (taken.address, taken.shape, taken.strides, taken.dtype) == (array.ctypes.data, (3, 2), (32, 16), np.float64)
-    assert (taken.deviceType, taken.deviceId, taken.readOnly) == (dlpack.CPU, 0, False)
+    assert (taken.deviceType, taken.deviceId, taken.readOnly) == (capsules.CPU, 0, False)
     array = None  # type: ignore[assignment]
     assert seen() is not None
     del taken
@@ -457,7 +459,7 @@ def test_borrowsFromTorch(torch: Any) -> None:
         taken = takeTensor(tensor, stream=7)
         itemBytes = tensor.element_size()
         assert (taken.address, taken.shape, taken.strides) == (tensor.data_ptr(), (4, 3), (itemBytes, 4 * itemBytes))
-        assert (taken.deviceType, taken.dtype) == (dlpack.CPU, tensor.numpy().dtype)
+        assert (taken.deviceType, taken.dtype) == (capsules.CPU, tensor.numpy().dtype)
     assert takeTensor(torch.tensor(3.5), None).shape == ()
 
 
@@ -472,14 +474,14 @@ def test_bfloat16IsAskedForByName(torch: Any) -> None:
 
 
 def test_tellsAStreamToDevicesOnly() -> None:
-    for device, told in (((dlpack.CPU, 0), None), ((dlpack.CUDA_HOST, 0), None), ((dlpack.CUDA, 1), 7)):
+    for device, told in (((capsules.CPU, 0), None), ((capsules.CUDA_HOST, 0), None), ((capsules.CUDA, 1), 7)):
         lender = Lender(np.arange(3), device)
         assert takeTensor(lender, 7).deviceType == device[0]
-        assert lender.asked == [(told, dlpack.MAX_VERSION)]
+        assert lender.asked == [(told, capsules.MAX_VERSION)]
 
 
 def test_asksOldProducersInTheOldWay() -> None:
-    lender = LegacyLender(np.arange(3), (dlpack.CUDA, 1))
+    lender = LegacyLender(np.arange(3), (capsules.CUDA, 1))
     assert takeTensor(lender, 7).shape == (3,)
     assert lender.asked == [(7, None)]
 
@@ -514,7 +516,7 @@ class Hostile:
         self._extents = (ctypes.c_int64 * 128)()
         shape, strides = fields.pop("shape", (2,)), fields.pop("strides", None)
         self._extents[: len(shape)] = shape
-        self.managed = dlpack._ManagedVersioned(major=1, minor=1) if versioned else dlpack._Managed()
+        self.managed = capsules.ManagedVersioned(major=1, minor=1) if versioned else capsules.Managed()
         self.managed.deleter = ctypes.cast(self._deleter, ctypes.c_void_p).value
         tensor = self.managed.tensor
         tensor.data, tensor.deviceType, tensor.ndim, tensor.code, tensor.bits, tensor.lanes = _FAKE_ADDRESS, 2, len(shape), 2, 32, 1
@@ -561,7 +563,7 @@ def test_refusesTensorsThatCanNotBe(fields: dict[str, Any], versioned: bool) -> 
     with pytest.raises(BufferError):
         importCapsule(hostile.capsule)
     # Still the producer's: the capsule is as it was, and nobody has called the deleter.
-    assert dlpack._capsuleIsValid(hostile.capsule, hostile.name) and hostile.released == 0
+    assert capsules.isCapsuleOf(hostile.capsule, hostile.name) and hostile.released == 0
 
 
 @pytest.mark.parametrize("major", [0, 2, 2**32 - 1])

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from muninn.errors import InvalidArgument, InvalidDtype
-from muninn.interop import dlpack
+from muninn.interop import capsules, dlpack, layouts
 
 #: What CUDA calls its legacy default stream where 0 would be ambiguous (cuda.h).
 LEGACY_STREAM = 1
@@ -80,7 +80,7 @@ def isOnDevice(value: Any) -> bool:
     if interface is not None:
         return True
     try:
-        return dlpack.deviceOf(value)[0] not in dlpack.HOST_DEVICES
+        return dlpack.deviceOf(value)[0] not in capsules.HOST_DEVICES
     except Exception:  # what does not know where it is, the caller takes as host memory, and hears why it is not
         return False
 
@@ -128,8 +128,8 @@ def describeArray(value: Any, onGpu: Callable[[int], AbstractContextManager[obje
 
 def _fromTensor(value: Any, onGpu: Callable[[int], AbstractContextManager[object]]) -> ForeignArray:
     deviceType, deviceId = dlpack.deviceOf(value)
-    if deviceType not in (dlpack.CUDA, dlpack.CUDA_MANAGED):
-        where = "host memory" if deviceType in dlpack.HOST_DEVICES else f"memory of DLPack's device type {deviceType}"
+    if deviceType not in (capsules.CUDA, capsules.CUDA_MANAGED):
+        where = "host memory" if deviceType in capsules.HOST_DEVICES else f"memory of DLPack's device type {deviceType}"
         raise TypeError(f"{type(value).__name__} is in {where}, not on a CUDA device")
     with onGpu(deviceId):
         taken = dlpack.takeTensor(value, LEGACY_STREAM)
@@ -171,14 +171,14 @@ def cudaArrayInterface(
     if itemType.hasobject or not itemType.itemsize or (itemType.kind == "V" and itemType.type is not np.void):
         raise InvalidDtype(f"__cuda_array_interface__ has no word for dtype {itemType}", "Take the array by DLPack")
     lengths, steps = _integers(tuple(shape), "the shape"), None if strides is None else _integers(tuple(strides), "the strides")
-    if problem := dlpack.layoutProblem(address, lengths, steps, itemType.itemsize):
+    if problem := layouts.layoutProblem(address, lengths, steps, itemType.itemsize):
         raise InvalidArgument(f"an array can not be lent: {problem}")
     interface = {
         "shape": lengths,
         "typestr": itemType.str,
         "data": (0 if 0 in lengths else address, readOnly),
         "version": _INTERFACE_VERSION,
-        "strides": dlpack.packedStrides(lengths, steps, itemType.itemsize),
+        "strides": layouts.packedStrides(lengths, steps, itemType.itemsize),
         "stream": _streamOf(stream),
     }
     if itemType.fields is not None:
@@ -227,7 +227,7 @@ def _fromInterface(interface: Any, value: object) -> ForeignArray:
     shape = _integers(interface["shape"], "its shape")
     strides = None if interface.get("strides") is None else _integers(interface["strides"], "its strides")
     dtype = _dtypeOf(interface["typestr"], interface.get("descr"))
-    if problem := dlpack.layoutProblem(address, shape, strides, dtype.itemsize):
+    if problem := layouts.layoutProblem(address, shape, strides, dtype.itemsize):
         raise InvalidArgument(f"the array can not be: {problem}")
     if not address and 0 not in shape:
         raise InvalidArgument(f"the array of shape {shape} has no memory")
@@ -235,7 +235,7 @@ def _fromInterface(interface: Any, value: object) -> ForeignArray:
     stream = _streamOf(interface.get("stream"))
     isOrdered = "stream" in interface
     return ForeignArray(
-        address, shape, dlpack.packedStrides(shape, strides, dtype.itemsize), dtype, readOnly, stream, None, isOrdered, value
+        address, shape, layouts.packedStrides(shape, strides, dtype.itemsize), dtype, readOnly, stream, None, isOrdered, value
     )
 
 
@@ -287,8 +287,8 @@ def _streamOf(stream: object) -> int | None:
 def _integers(values: Any, what: str) -> tuple[int, ...]:
     if not isinstance(values, (tuple, list)):
         raise TypeError(f"{what} is a {type(values).__name__}, not a tuple")
-    if len(values) > dlpack.MAX_DIMENSIONS:
-        raise InvalidArgument(f"{what} has {len(values)} dimensions, and {dlpack.MAX_DIMENSIONS} is the most")
+    if len(values) > layouts.MAX_DIMENSIONS:
+        raise InvalidArgument(f"{what} has {len(values)} dimensions, and {layouts.MAX_DIMENSIONS} is the most")
     return tuple(_integer(each, what) for each in values)
 
 

@@ -1,8 +1,6 @@
 """DLPack: memory lent to another library of this process, and borrowed from one, as a capsule around a C structure.
 
-The structures are those of dlpack.h 1.x (https://github.com/dmlc/dlpack): the legacy `DLManagedTensor`, whose capsule is named
-`dltensor`, and `DLManagedTensorVersioned`, named `dltensor_versioned`, which alone can say that memory is read-only. A capsule is
-consumed once: whoever takes the structure renames the capsule to `used_...` and calls the structure's deleter when it is done.
+The structures and the rules of capsules are in `capsules`.
 
 *Lending.* The deleter and the destructor of the capsule are numpy's. A consumer may call them on a thread without the GIL, while an
 exception is being raised, and after the interpreter has ended. A ctypes callback survives none but the first: Python code can not
@@ -20,7 +18,6 @@ Nothing here is shared between processes.
 from __future__ import annotations
 
 import ctypes
-import math
 import operator
 import weakref
 from collections.abc import Sequence
@@ -29,24 +26,32 @@ from typing import Any
 import numpy as np
 
 from muninn.errors import InvalidArgument
+from muninn.interop.capsules import (
+    CPU,
+    CUDA,
+    CUDA_HOST,
+    FLAG_READ_ONLY,
+    HOST_DEVICES,
+    LEGACY,
+    MAJOR_VERSION,
+    MANAGED,
+    MAX_VERSION,
+    NUMPY_IS_VERSIONED,
+    USED,
+    VERSIONED,
+    Deleter,
+    Managed,
+    ManagedVersioned,
+    Tensor,
+    isCapsuleOf,
+    managedOf,
+    renameCapsule,
+    wantsVersioned,
+)
+from muninn.interop.layouts import MAX_DIMENSIONS, compactStrides, layoutProblem, packedStrides
 from muninn.system.forks import Guard
 
-#: `DLDeviceType` (dlpack.h).
-CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
-#: Memory that the CPU reads, and that no stream orders.
-HOST_DEVICES = (CPU, CUDA_HOST)
-#: numpy's own limit.
-MAX_DIMENSIONS = 64
-#: What `takeTensor` says it understands.
-MAX_VERSION = (1, 1)
-_MAJOR_VERSION = 1
-_FLAG_READ_ONLY = 1
-_MAX_BYTES = (1 << 63) - 1
-_MAX_ADDRESS = 1 << 64
 _MAX_DEVICE_ID = (1 << 31) - 1
-_LEGACY, _VERSIONED = b"dltensor", b"dltensor_versioned"
-#: numpy 2.0 makes legacy capsules only.
-_NUMPY_IS_VERSIONED = np.lib.NumpyVersion(np.__version__) >= "2.1.0"
 
 _Dtype = np.dtype[Any]
 #: (`DLDataTypeCode`, bits) of the types that both sides have; bfloat16 is numpy's only where ml_dtypes was imported.
@@ -59,58 +64,6 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _BFLOAT16 = (4, 16)
 
 
-class _Tensor(ctypes.Structure):
-    """`DLTensor`."""
-
-    _fields_ = (
-        ("data", ctypes.c_uint64),
-        ("deviceType", ctypes.c_int32),
-        ("deviceId", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.c_uint64),
-        ("strides", ctypes.c_uint64),
-        ("byteOffset", ctypes.c_uint64),
-    )
-
-
-class _Managed(ctypes.Structure):
-    """`DLManagedTensor`."""
-
-    _fields_ = (("tensor", _Tensor), ("context", ctypes.c_uint64), ("deleter", ctypes.c_uint64))
-
-
-class _ManagedVersioned(ctypes.Structure):
-    """`DLManagedTensorVersioned`. Everything before `tensor` stays where it is in all versions."""
-
-    _fields_ = (
-        ("major", ctypes.c_uint32),
-        ("minor", ctypes.c_uint32),
-        ("context", ctypes.c_uint64),
-        ("deleter", ctypes.c_uint64),
-        ("flags", ctypes.c_uint64),
-        ("tensor", _Tensor),
-    )
-
-
-_MANAGED: dict[bytes, type[_Managed | _ManagedVersioned]] = {_LEGACY: _Managed, _VERSIONED: _ManagedVersioned}
-assert (ctypes.sizeof(_Tensor), ctypes.sizeof(_Managed), ctypes.sizeof(_ManagedVersioned)) == (48, 64, 80)
-
-
-# Prototypes of our own: setting the types of `ctypes.pythonapi`'s functions would set them for every library of the process.
-_capsuleIsValid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_IsValid", ctypes.pythonapi))
-_capsulePointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
-_renameCapsule = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_SetName", ctypes.pythonapi))
-_incref = ctypes.PYFUNCTYPE(None, ctypes.py_object)(("Py_IncRef", ctypes.pythonapi))
-#: Called with the GIL, though a deleter must not need that: numpy does the same, and not all producers keep to it.
-_Deleter = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
-
-_USED = {_LEGACY: b"used_dltensor", _VERSIONED: b"used_dltensor_versioned"}
-for _name in _USED.values():
-    # A renamed capsule points at these bytes for as long as it is there, which may be longer than this module.
-    _incref(_name)
 #: Between looking at a capsule and renaming it, no other thread may take it. A collection that runs meanwhile may import as well.
 _taking = Guard()
 
@@ -144,7 +97,7 @@ class Imported:
 
     __slots__ = ("__weakref__", "address", "deviceId", "deviceType", "dtype", "holder", "readOnly", "shape", "strides")
 
-    def __init__(self, tensor: _Tensor, readOnly: bool, holder: object) -> None:
+    def __init__(self, tensor: Tensor, readOnly: bool, holder: object) -> None:
         self.shape, elementStrides = _extentsOf(tensor)
         self.dtype = _dtypeOf(tensor)
         itemBytes = self.dtype.itemsize
@@ -209,21 +162,21 @@ def exportCapsule(
     if any(step % itemType.itemsize for step in stepsBytes):
         raise BufferError(f"strides of {stepsBytes} bytes are not whole elements of {itemType}, in which DLPack counts them")
     _checkDevice(device)
-    name = _VERSIONED if wantsVersioned(maxVersion) and _NUMPY_IS_VERSIONED else _LEGACY
-    if readOnly and name == _LEGACY:
+    name = VERSIONED if wantsVersioned(maxVersion) and NUMPY_IS_VERSIONED else LEGACY
+    if readOnly and name == LEGACY:
         raise BufferError(
             "this memory is read-only, which a legacy DLPack capsule can not say: ask with max_version=(1, 0), numpy 2.1 or newer"
         )
     carrier = _Carrier((max(1, 2 * len(lengths)),), np.int64)
     carrier[: 2 * len(lengths)] = (*lengths, *(step // itemType.itemsize for step in stepsBytes))
     carrier.owner = owner
-    capsule = carrier.__dlpack__(max_version=(_MAJOR_VERSION, 0)) if name == _VERSIONED else carrier.__dlpack__()
-    managed = _managedOf(capsule, name)
+    capsule = carrier.__dlpack__(max_version=(MAJOR_VERSION, 0)) if name == VERSIONED else carrier.__dlpack__()
+    managed = managedOf(capsule, name)
     # Always there, also for compact arrays: consumers of 1.2 and newer rely on strides. No memory is NULL, as the header asks.
     extents = carrier.__array_interface__["data"][0]  # `ctypes` imports something each time, which an ending interpreter refuses
-    managed.tensor = _Tensor(0 if 0 in lengths else address, *device, len(lengths), code, bits, 1, extents, extents + 8 * len(lengths), 0)
-    if isinstance(managed, _ManagedVersioned):
-        managed.flags = _FLAG_READ_ONLY if readOnly else 0
+    managed.tensor = Tensor(0 if 0 in lengths else address, *device, len(lengths), code, bits, 1, extents, extents + 8 * len(lengths), 0)
+    if isinstance(managed, ManagedVersioned):
+        managed.flags = FLAG_READ_ONLY if readOnly else 0
     return capsule
 
 
@@ -238,19 +191,19 @@ def importCapsule(capsule: object, holder: object = None) -> Imported:
         It was consumed already, its version is not known, or what it states can not be.
     """
     with _taking.lock:
-        name = next((name for name in _MANAGED if _capsuleIsValid(capsule, name)), None)
+        name = next((name for name in MANAGED if isCapsuleOf(capsule, name)), None)
         if name is None:
-            if any(_capsuleIsValid(capsule, used) for used in _USED.values()):
+            if any(isCapsuleOf(capsule, used) for used in USED.values()):
                 raise BufferError("this DLPack capsule was consumed already: call __dlpack__ again")
             raise TypeError(f"{type(capsule).__name__} is not a DLPack capsule")
-        managed = _managedOf(capsule, name)
+        managed = managedOf(capsule, name)
         readOnly = False
-        if isinstance(managed, _ManagedVersioned):
-            if managed.major != _MAJOR_VERSION:
-                raise BufferError(f"the tensor is of DLPack {managed.major}.{managed.minor}, and only {_MAJOR_VERSION}.x is understood")
-            readOnly = bool(managed.flags & _FLAG_READ_ONLY)
+        if isinstance(managed, ManagedVersioned):
+            if managed.major != MAJOR_VERSION:
+                raise BufferError(f"the tensor is of DLPack {managed.major}.{managed.minor}, and only {MAJOR_VERSION}.x is understood")
+            readOnly = bool(managed.flags & FLAG_READ_ONLY)
         imported = Imported(managed.tensor, readOnly, holder)
-        _renameCapsule(capsule, _USED[name])
+        renameCapsule(capsule, USED[name])
         weakref.finalize(imported, _release, managed).atexit = False
     return imported
 
@@ -292,61 +245,10 @@ def deviceOf(value: Any) -> tuple[int, int]:
     return operator.index(stated[0]), operator.index(stated[1])
 
 
-def compactStrides(shape: tuple[int, ...], itemBytes: int) -> tuple[int, ...]:
-    """The strides, in bytes, of an array whose elements follow each other in C order."""
-    return tuple(itemBytes * math.prod(max(1, length) for length in shape[axis + 1 :]) for axis in range(len(shape)))
-
-
-def packedStrides(shape: tuple[int, ...], strides: tuple[int, ...] | None, itemBytes: int) -> tuple[int, ...] | None:
-    """`strides`, in bytes; None when they are those of C order, where an axis of one element may have any."""
-    if strides is None or 0 in shape:
-        return None
-    axes = zip(shape, strides, compactStrides(shape, itemBytes), strict=True)
-    return None if all(length == 1 or stride == compact for length, stride, compact in axes) else strides
-
-
-def layoutProblem(address: int, shape: tuple[int, ...], strides: tuple[int, ...] | None, itemBytes: int) -> str | None:
-    """Why no array can lie so (strides in bytes), or None. Numbers that are too long to be shown are not."""
-    if len(shape) > MAX_DIMENSIONS:
-        return f"it has {len(shape)} dimensions, and {MAX_DIMENSIONS} is the most"
-    if strides is not None and len(strides) != len(shape):
-        return f"it has {len(strides)} strides for {len(shape)} dimensions"
-    if not 0 <= address < _MAX_ADDRESS:
-        return "its address is not one of 64 bits"
-    if any(length < 0 for length in shape):
-        return "a length is negative"
-    # Lengths of 0 do not excuse the others: numpy multiplies them as well.
-    if math.prod(length for length in shape if length) * itemBytes > _MAX_BYTES:
-        return "its size does not fit 63 bits"
-    steps = compactStrides(shape, itemBytes) if strides is None else strides
-    if any(abs(step) > _MAX_BYTES for step in steps):
-        return "a stride does not fit 63 bits"
-    if 0 in shape:
-        return None
-    reaches = [(length - 1) * step for length, step in zip(shape, steps, strict=True)]
-    low, high = sum(reach for reach in reaches if reach < 0), sum(reach for reach in reaches if reach > 0) + itemBytes
-    if address + low < 0 or address + high > _MAX_ADDRESS:
-        return "its elements reach beyond the addresses that there are"
-    return None
-
-
-def _managedOf(capsule: object, name: bytes) -> _Managed | _ManagedVersioned:
-    return _MANAGED[name].from_address(_capsulePointer(capsule, name))
-
-
-def _release(managed: _Managed | _ManagedVersioned) -> None:
+def _release(managed: Managed | ManagedVersioned) -> None:
     """Give a tensor back. The structure is gone afterwards."""
     if managed.deleter:
-        _Deleter(managed.deleter)(ctypes.addressof(managed))
-
-
-def wantsVersioned(maxVersion: object) -> bool:
-    """Whether a consumer that says so takes a versioned capsule, which can say that memory is read-only."""
-    if maxVersion is None:
-        return False
-    if not isinstance(maxVersion, tuple) or len(maxVersion) != 2:
-        raise TypeError("max_version is None or a pair of integers, as (1, 0)")
-    return operator.index(maxVersion[0]) >= _MAJOR_VERSION
+        Deleter(managed.deleter)(ctypes.addressof(managed))
 
 
 def _checkDevice(device: tuple[int, int]) -> None:
@@ -367,7 +269,7 @@ def _codeOf(dtype: _Dtype) -> tuple[int, int]:
     return _CODES[dtype]
 
 
-def _dtypeOf(tensor: _Tensor) -> _Dtype:
+def _dtypeOf(tensor: Tensor) -> _Dtype:
     code, bits = int(tensor.code), int(tensor.bits)
     if tensor.lanes != 1:
         raise BufferError(f"the elements have {tensor.lanes} lanes: numpy has no vectors")
@@ -381,7 +283,7 @@ def _dtypeOf(tensor: _Tensor) -> _Dtype:
     return _DTYPES[code, bits]
 
 
-def _extentsOf(tensor: _Tensor) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+def _extentsOf(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
     """(shape, strides in elements or None). How many there are is checked before one is read."""
     ndim = int(tensor.ndim)
     if not 0 <= ndim <= MAX_DIMENSIONS:

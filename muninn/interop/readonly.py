@@ -18,7 +18,7 @@ import warnings
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from muninn.interop import dlpack
+from muninn.interop import capsules
 from muninn.terms import Access
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def tellBorrower(description: RowDescription, asked: dict[str, Any]) -> None:
     if asked.get("copy"):
         return
     mayBeWritten = description.access is not Access.READ_ONLY
-    if not dlpack.wantsVersioned(asked.get("max_version")):
+    if not capsules.wantsVersioned(asked.get("max_version")):
         opened = 'muninn.open(name, access="readWrite"), also where a library only reads, as JAX does; or give it'
         raise BufferError(
             f"{description.name!r} is open for reading, which a DLPack capsule without a version can not say, and none with one was "

@@ -46,7 +46,7 @@ MUTANTS = [
     Mutant(_READONLY, "    if asked.get(\"copy\"):\n        return\n", "", "a copy is not warned of", "test_readonly.py::test_copiesAreNotWarnedOf"),
     Mutant(_READONLY, "    if borrower.f_locals.get(\"device\") is not None and \"dl_device\" not in asked:\n        return True\n", "", "what goes to another device is a copy", "test_readonly.py::test_copiesAreNotWarnedOf"),
     Mutant(_READONLY, "    return bool(names & _COPYING) and not names & _SHARING\n", "    return False\n", "what torch.tensor makes is a copy", "test_readonly.py::test_copiesAreNotWarnedOf"),
-    Mutant(_READONLY, "not dlpack.wantsVersioned(asked.get(\"max_version\"))", "False", "who can not be told is refused", "test_readonly.py::test_aCapsuleThatCanNotSayItIsRefusedWithWhatHelps"),
+    Mutant(_READONLY, "not capsules.wantsVersioned(asked.get(\"max_version\"))", "False", "who can not be told is refused", "test_readonly.py::test_aCapsuleThatCanNotSayItIsRefusedWithWhatHelps"),
     Mutant(_READONLY, "mayBeWritten = description.access is not Access.READ_ONLY", "mayBeWritten = True", "what nobody may write is not to be opened for writing", "test_readonly.py::test_theFixOfWhatWasSharedForReadingIsACopy"),
     Mutant(_READONLY, "stacklevel=3 + _depth(borrower)", "stacklevel=3", "the warning is of the program's line", "test_readonly.py::test_pyTorchIsWarnedOfMemoryThatItMayNotWrite"),
     Mutant(_READONLY, "            \"PyTorch has no read-only tensors, and", "            f\"{description.name!r}: PyTorch has no read-only tensors, and", "a line warns once, whatever it takes", "test_readonly.py::test_aLineWarnsOnceWhateverItTakes"),
