@@ -10,10 +10,10 @@ STANDIN := build/standin
 STANDIN_SOURCES := $(wildcard tests/standin/*.c)
 
 .DEFAULT_GOAL := help
-.PHONY: help wheel setup interop gpu demo test model stateful failpoints interrupts fuzz mutation soak lint types docs bench sanitize standin format clean
+.PHONY: help wheel setup interop gpu demo test test-long model stateful failpoints interrupts fuzz mutation soak lint types docs bench sanitize standin format clean
 
 help: ## say what can be made
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install into .venv what the other targets use
 
@@ -38,10 +38,13 @@ interop: $(CUDA) ## install PyTorch too, for the tests that share tensors with i
 demo: $(STAMP) ## share a real model between processes, and kill the broker
 	@$(PY) examples/demo.py
 
-test: $(CUDA) standin ## run all tests, the C ones under sanitizers among them
-	@$(PY) -m pytest
+test: $(CUDA) standin ## the tests that one waits for, the C ones under sanitizers among them (minutes)
+	@$(PY) -m pytest -m "not long"
 	@echo "and now on the stand-in CUDA driver:"
 	@sh ops/standin.sh $(PY) -m pytest tests/conformance tests/cuda
+
+test-long: $(CUDA) standin ## what make test leaves out: the long slices of the proofs
+	@$(PY) -m pytest -m long
 
 model: ## explore the protocol's models with SPIN, whole and with each invariant taken away; QUICK=1 for the small ones
 	@SPIN=$$(sh ops/findspin.sh) && export SPIN && python3 tests/model/check.py $(if $(QUICK),--quick)

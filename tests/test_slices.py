@@ -18,10 +18,12 @@ def said(*command: str) -> str:
 
 
 @pytest.mark.timeout(900)
-def test_aSampleOfTheMutantsIsNoticed() -> None:
-    assert " 0 not as they should be" in said("tests.mutation", "--quick")
+@pytest.mark.parametrize("seconds", [6, pytest.param(36, marks=pytest.mark.long)])
+def test_aSampleOfTheMutantsIsNoticed(seconds: int) -> None:
+    assert " 0 not as they should be" in said("tests.mutation", "--quick", "--seconds", str(seconds))
 
 
 @pytest.mark.timeout(900)
-def test_halfAMinuteOfSoakLeavesNothing() -> None:
-    assert said("tests.soak", "--hours", "0.01").rstrip().endswith("soak: clean")
+@pytest.mark.parametrize("hours", [0.002, pytest.param(0.01, marks=pytest.mark.long)])
+def test_aSoakLeavesNothing(hours: float) -> None:
+    assert said("tests.soak", "--hours", str(hours)).rstrip().endswith("soak: clean")

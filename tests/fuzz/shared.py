@@ -141,8 +141,9 @@ class BlockTarget(_PatchTarget):
         self._snapshot = bytes(lab.block.bytes)
         settings = SimpleNamespace(security=SimpleNamespace(leaseTtlMs=1000))
         self._seen = SimpleNamespace(
-            rows=lab.rows, members=lab.members, block=lab.block, places=lab.places, election=lab.election, settings=settings, key=self._own.key,
+            rows=lab.rows, members=lab.members, block=lab.block, places=lab.places, election=lab.election, settings=settings, key=self._own.key, gpus=None,
         )  # fmt: skip
+        self._seen.tables = self._seen
         listing.current = lambda: self._seen  # type: ignore[assignment,return-value]
 
     def run(self, raw: bytes) -> None:

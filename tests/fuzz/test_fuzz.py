@@ -10,12 +10,13 @@ import pytest
 from fuzz.__main__ import TARGETS, main
 from fuzz.target import CORPUS, Target
 
-_INPUTS = 1_000_000
+_SHORT, _LONG = 20_000, 1_000_000
 
 
 @pytest.mark.timeout(1200)
-def test_noInputIsMoreThanAnAnswer(capfd: pytest.CaptureFixture[str]) -> None:
-    status = main(["--inputs", str(_INPUTS), "--seed", os.environ.get("MUNINN_SEED", "20261123")])
+@pytest.mark.parametrize("inputs", [_SHORT, pytest.param(_LONG, marks=pytest.mark.long)])
+def test_noInputIsMoreThanAnAnswer(capfd: pytest.CaptureFixture[str], inputs: int) -> None:
+    status = main(["--inputs", str(inputs), "--seed", os.environ.get("MUNINN_SEED", "20261123")])
     assert status == 0, capfd.readouterr().out
 
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _TESTS = Path(__file__).parents[1]
 #: `MuninnBuffer.read` remembers that it is at work, and forgets that when it is interrupted.
 _PLANTED = """
@@ -32,14 +34,16 @@ sys.exit(interrupts.main(sys.argv[1:]))
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(_TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
-        [sys.executable, *arguments], env={**os.environ, "PYTHONPATH": path}, cwd=_TESTS.parent, capture_output=True, text=True, timeout=115
+        [sys.executable, *arguments], env={**os.environ, "PYTHONPATH": path}, cwd=_TESTS.parent, capture_output=True, text=True, timeout=590
     )
 
 
-def test_aSampleOfTheInterruptionsEndsWell() -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("which", [("--call", "read", "--role", "member"), pytest.param((), marks=pytest.mark.long)])
+def test_aSampleOfTheInterruptionsEndsWell(which: tuple[str, ...]) -> None:
     """`MUNINN_SEED` chooses another sample; a failure prints the bytecode, and `--call`, `--role` and `--kind` replay its set."""
     seed = os.environ.get("MUNINN_SEED", "20261128")
-    done = _run("-m", "interrupts", "--sample", "2", "--seed", seed)
+    done = _run("-m", "interrupts", "--sample", "2", "--seed", seed, *which)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "failures: 0" in done.stdout
 

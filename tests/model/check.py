@@ -42,13 +42,13 @@ SOUND = (
     Case("domain", "N=2 REPAIRS=1", isQuick=False),
     Case("domain", "N=2 LOSSES=1 ROUNDS=2", isQuick=False),
     Case("domain", "N=3", isQuick=False),
-    Case("claims", "N=2 OPS=2"),
-    Case("claims", "N=2 WEAK"),
-    Case("claims", "N=2 OPS=3 DEATHS=0"),
-    Case("claims", "N=3", isQuick=False),
-    Case("turns", "N=3"),
-    Case("turns", "N=3 ROLE0=WRITES ROLE1=WRITES ROLE2=READS DEATHS=2"),
-    Case("turns", "N=3 ROLE0=WRITES ROLE1=WRITES ROLE2=COPIES"),
+    Case("ownerlocks", "N=2 OPS=2"),
+    Case("ownerlocks", "N=2 WEAK"),
+    Case("ownerlocks", "N=2 OPS=3 DEATHS=0"),
+    Case("ownerlocks", "N=3", isQuick=False),
+    Case("access", "N=3"),
+    Case("access", "N=3 ROLE0=WRITES ROLE1=WRITES ROLE2=READS DEATHS=2"),
+    Case("access", "N=3 ROLE0=WRITES ROLE1=WRITES ROLE2=COPIES"),
     Case("buffers", f"{_OPEN_FREE} DEATHS=0"),
     Case("buffers", "N=2 THERE_IS_ONE=1 DOES0=RENEWS DOES1=OPENS DEATHS=0 SPURIOUS=0"),
     Case("buffers", "N=2 THERE_IS_ONE=1 DOES0=OPENS DOES1=REVOKES DEATHS=0 SPURIOUS=0"),
@@ -65,20 +65,20 @@ MUTILATED = (
     Case("domain", "N=2", "WITHDRAW_WHAT_IS_WANTED NO_REINSTATE NO_ADOPTION"),
     *(Case("domain", "N=2 LOSSES=1", without) for without in ("NO_ADOPTION", "BESIDE_THE_LIVING")),
     *(Case("domain", "N=2 REPAIRS=1", without, isQuick=False) for without in ("REPAIR_IN_PLACE", "REPAIR_LOOKS_FIRST")),
-    *(Case("claims", "N=2", without) for without in ("TAKE_FROM_THE_NOTICED", "NO_BOUND", "NO_ODD", "NO_SECOND_LOOK")),
-    Case("claims", "N=2 OPS=2", "RELEASE_BEFORE_DATA"),
-    Case("claims", "N=2 OPS=4 DEATHS=0", "NO_HEIR"),
-    Case("claims", "N=3 WRITES_ONLY", "NO_PASSING"),
-    Case("claims", "N=2 WEAK", "PLAIN_BEGIN"),
+    *(Case("ownerlocks", "N=2", without) for without in ("TAKE_FROM_THE_NOTICED", "NO_BOUND", "NO_ODD", "NO_SECOND_LOOK")),
+    Case("ownerlocks", "N=2 OPS=2", "RELEASE_BEFORE_DATA"),
+    Case("ownerlocks", "N=2 OPS=4 DEATHS=0", "NO_HEIR"),
+    Case("ownerlocks", "N=3 WRITES_ONLY", "NO_PASSING"),
+    Case("ownerlocks", "N=2 WEAK", "PLAIN_BEGIN"),
     *(
-        Case("turns", "N=2 ROLE0=WRITES ROLE1=READS", without)
+        Case("access", "N=2 ROLE0=WRITES ROLE1=READS", without)
         for without in (
             "PLAIN_READING", "LOOK_BEFORE_READING", "NO_STEP_BACK", "SCAN_BEFORE_CLAIM", "TICKET_AFTER_LEAVING", "TICKET_AFTER_RELEASE",
             "CLEAR_THE_NOTICED", "NO_CLEARING",
         )
     ),
-    *(Case("turns", "N=2 ROLE0=WRITES ROLE1=COPIES", without) for without in ("WAIT_BEFORE_LOOKING", "TICKET_AFTER_RELEASE")),
-    Case("turns", "N=2 ROLE0=WRITES ROLE1=WRITES", "TAKE_FROM_THE_NOTICED"),
+    *(Case("access", "N=2 ROLE0=WRITES ROLE1=COPIES", without) for without in ("WAIT_BEFORE_LOOKING", "TICKET_AFTER_RELEASE")),
+    Case("access", "N=2 ROLE0=WRITES ROLE1=WRITES", "TAKE_FROM_THE_NOTICED"),
     *(
         Case("buffers", f"{_OPEN_FREE} DEATHS=0", without)
         for without in (
@@ -130,7 +130,8 @@ def _run(command: list[str], folder: str) -> str:
 
 def main() -> int:
     quick = "--quick" in sys.argv[1:]
-    cases = [case for case in (*SOUND, *MUTILATED) if case.isQuick or not quick]
+    only = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv[1:] else ""
+    cases = [case for case in (*SOUND, *MUTILATED) if (case.isQuick or not quick) and str(case).startswith(only)]
     wrong, states, began = 0, 0, time.monotonic()
     print(f"{'states':>12} {'depth':>6} {'s':>6}  verdict")
     with ThreadPoolExecutor(2) as pool:

@@ -198,9 +198,9 @@ def misplaced(mutants: list[Mutant]) -> Iterator[str]:
         seen.add((mutant.file, mutant.old, mutant.new))
 
 
-def sampled(numbered: list[tuple[int, Mutant]], seconds: dict[str, float], seed: int) -> list[tuple[int, Mutant]]:
-    """As many, drawn by the seed, as should take no longer than `QUICK_SECONDS`."""
-    chance, left = random.Random(seed), QUICK_SECONDS * PARALLEL
+def sampled(numbered: list[tuple[int, Mutant]], seconds: dict[str, float], seed: int, bound: float) -> list[tuple[int, Mutant]]:
+    """As many, drawn by the seed, as should take no longer than `bound` seconds."""
+    chance, left = random.Random(seed), bound * PARALLEL
     found = []
     for number, mutant in chance.sample(numbered, len(numbered)):
         left -= secondsOf(mutant, seconds) + 3.0  # a copy, an interpreter, a collection
@@ -213,6 +213,7 @@ def sampled(numbered: list[tuple[int, Mutant]], seconds: dict[str, float], seed:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a sample for CI")
+    parser.add_argument("--seconds", type=float, default=QUICK_SECONDS, help="that the sample takes")
     parser.add_argument("--seed", type=int, default=QUICK_SEED, help="of the sample")
     parser.add_argument("--only", default="", help="numbers with commas, or text that the file, the source or what breaks has")
     asked = parser.parse_args()
@@ -230,7 +231,7 @@ def main() -> int:
     if asked.quick:
         # The sample first, by what a test takes on the average; only what it names is run without a mutation.
         guess = dict.fromkeys((test for mutant in MUTANTS for test in mutant.tests.split()), 3.0)
-        numbered = sampled(numbered, guess, asked.seed)
+        numbered = sampled(numbered, guess, asked.seed, asked.seconds)
     print(f"{len(numbered)} of {len(MUTANTS)} mutants" + (f", drawn by seed {asked.seed}" if asked.quick else ""), flush=True)
     seconds = baseline([mutant for _, mutant in numbered])
     print(f"without a mutation {len(seconds)} tests and files pass", flush=True)

@@ -47,3 +47,8 @@ def chosen() -> Profile:
     if length == "long":
         return Profile("long", secrets.randbelow(1 << 40), 1 << 20, float(seconds or 1800), steps=60)
     return Profile("slice", FIRST_SEED, 30, 60)
+
+
+def short() -> Profile:
+    """The first machines of the slice."""
+    return Profile("short slice", FIRST_SEED, 4, 15)

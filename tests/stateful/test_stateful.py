@@ -10,10 +10,12 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from stateful.machine import DomainMachine
-from stateful.profiles import Profile, chosen
+from stateful.profiles import Profile, chosen, short
 from stateful.puppets import Difference, Zygote
 
 PROFILE = chosen()
+#: What the environment asks for; and when it asks for nothing, a short run and a long one.
+_PROFILES = [short(), pytest.param(PROFILE, marks=pytest.mark.long)] if PROFILE.name == "slice" else [PROFILE]
 
 
 @pytest.fixture
@@ -43,18 +45,19 @@ def runRound(number: int, profile: Profile) -> None:
 
 
 @pytest.mark.timeout(PROFILE.seconds * 2 + 300)
-def test_theApiDoesWhatTheReferenceDoes(zygote: Zygote, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("profile", _PROFILES, ids=lambda profile: profile.name.replace(" ", "-"))
+def test_theApiDoesWhatTheReferenceDoes(zygote: Zygote, capsys: pytest.CaptureFixture[str], profile: Profile) -> None:
     DomainMachine.zygote = zygote
     DomainMachine.steps = 0
     started = time.monotonic()
     done = 0
-    for number in PROFILE.seeds():
-        if done and time.monotonic() - started > PROFILE.seconds:
+    for number in profile.seeds():
+        if done and time.monotonic() - started > profile.seconds:
             break
-        runRound(number, PROFILE)
+        runRound(number, profile)
         done += 1
     with capsys.disabled():
         spent = time.monotonic() - started
         print(
-            f"\nstateful: profile {PROFILE.name}, seeds {PROFILE.first} to {PROFILE.first + done - 1}, {DomainMachine.steps} steps in {spent:.0f} s"
+            f"\nstateful: profile {profile.name}, seeds {profile.first} to {profile.first + done - 1}, {DomainMachine.steps} steps in {spent:.0f} s"
         )
