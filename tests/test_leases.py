@@ -186,7 +186,8 @@ def test_allLeasesAreFoundInOneScan(lab: Lab) -> None:
     for number, member in enumerate(members):
         for row in range(number + 1):
             member.leases.take(row, 1, 1000)
-    lab.members.vacate(members[0].key, layout.MEMBER_LIVE)
+    lab.members.condemn(members[0].key)
+    lab.members.vacate(members[0].key, layout.MEMBER_DEAD)
     holds = leases.scanHolds(lab.block, lab.members)
     slots = [member.key.slot for member in members]
     assert [(hold.slot, hold.position, hold.row) for hold in holds] == [

@@ -88,7 +88,8 @@ def test_aSlotThatIsAnothersByNowIsNoticedDead(lab: Lab) -> None:
     member = lab.member()
     assert not lab.members.isNoticedDead(member.key)
     assert lab.members.isNoticedDead(member.key._replace(generation=member.key.generation - 1))
-    lab.members.vacate(member.key, layout.MEMBER_LIVE)
+    lab.members.condemn(member.key)
+    lab.members.vacate(member.key, layout.MEMBER_DEAD)
     assert lab.members.isNoticedDead(member.key)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import muninn
-from muninn.system import atomics
+from muninn.system import library
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -54,11 +54,11 @@ def test_theCheckOfWhichOneIsInstalledLooksNotIntoTheCheckout(tmp_path: Path) ->
 
 def test_whatAFrozenProgramLacksIsToBePackedAndNotBuilt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Broken: PyInstaller's users and those of a zip were sent for a C compiler."""
-    assert "C compiler" in atomics._howToLoad()
-    monkeypatch.setattr(atomics, "LIBRARY", tmp_path / "program.zip" / "muninn" / "_shim" / "libmuninn.so")
-    assert f"{tmp_path / 'program.zip'}" in (said := atomics._howToLoad()) and "zip" in said
+    assert "C compiler" in library._howToLoad()
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "program.zip" / "muninn" / "_shim" / "libmuninn.so")
+    assert f"{tmp_path / 'program.zip'}" in (said := library._howToLoad()) and "zip" in said
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    assert "--collect-all muninn" in atomics._howToLoad()
+    assert "--collect-all muninn" in library._howToLoad()
 
 
 def test_theVersionIsWrittenOnce() -> None:

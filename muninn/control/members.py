@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from muninn.control import layout
 from muninn.control.block import ControlBlock
+from muninn.control.transitions import requireMember
 from muninn.errors import DomainChanged, TableFull
 from muninn.system import atomics, clock, image
 from muninn.system.clock import monotonicMs
@@ -281,6 +282,7 @@ class MemberTable:
 
     def vacate(self, key: MemberKey, state: int) -> None:
         """`state` → FREE, when nothing of the member is left in the control block."""
+        requireMember(state, layout.MEMBER_FREE)
         # The CAS alone: a deposed broker that comes here late finds another generation. What the slot holds besides is its next
         # member's to clear.
         atomics.casSeqCst64(self._block.memberAddress(key.slot), _wordOf(key, state), _wordOf(key, layout.MEMBER_FREE))

@@ -13,6 +13,7 @@ from muninn.control.block import ControlBlock
 from muninn.control.descriptions import DESCRIPTION_OFFSET, RowDescription
 from muninn.control.rowreader import RowReader
 from muninn.control.rowstate import MAX_INCARNATION, RowState
+from muninn.control.transitions import requireRow
 from muninn.errors import TableFull
 from muninn.system import atomics
 
@@ -49,10 +50,13 @@ class RowTable(RowReader):
 
     def change(self, row: int, old: RowState, epoch: int, state: int, **changes: int) -> RowState:
         """CAS the row from exactly `old` to `state`, stamped with `epoch`. Raises `Deposed` when that is not possible any more."""
+        if old.epoch > epoch:
+            raise Deposed
+        requireRow(old.state, state)
         new = old._replace(state=state, epoch=epoch, **changes)
         # SYNC row: pairs with isLive in openers (a lease first, then this word) and with fence in a successor (its epoch makes
         # `old` stale).
-        if old.epoch > epoch or atomics.casSeqCst64(self._first + row * layout.ROW_BYTES, old.word(), new.word()) != old.word():
+        if atomics.casSeqCst64(self._first + row * layout.ROW_BYTES, old.word(), new.word()) != old.word():
             raise Deposed
         if state == layout.ROW_FREE:
             self._freeFrom = min(self._freeFrom, row)

@@ -8,18 +8,21 @@ threads run meanwhile. The functions are bare ctypes objects: a Python wrapper w
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from types import BuiltinFunctionType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from muninn.errors import PlatformUnsupported
-
-LIBRARY = Path(__file__).resolve().parent.parent / "_shim" / "libmuninn.so"
+from muninn.system.library import LIBRARY as LIBRARY
+from muninn.system.library import Missing, loaded
+from muninn.system.structures import Descriptor as Descriptor
+from muninn.system.structures import Known as Known
+from muninn.system.structures import MappedPlace
+from muninn.system.structures import Place as Place
+from muninn.system.structures import Received as Received
+from muninn.system.structures import Turn as Turn
+from muninn.system.structures import closedByProgram as closedByProgram
 
 _U32, _U64, _I32, _I64 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64
 _ADDRESS, _SIZE = ctypes.c_void_p, ctypes.c_size_t
@@ -27,139 +30,17 @@ _ADDRESS, _SIZE = ctypes.c_void_p, ctypes.c_size_t
 SPIN_NS = 100_000 if len(os.sched_getaffinity(0)) > 1 else 0
 
 
-class _Missing:
-    """What stands for a library that can not be loaded: an import goes on, so that `doctor` can say it, and each call says why."""
-
-    def __init__(self, why: OSError) -> None:
-        self._why = str(why)
-
-    def __getitem__(self, name: str) -> Callable[..., Any]:
-        def refuse(*_: object, **__: object) -> Any:
-            raise PlatformUnsupported(f"the C primitives can not be loaded: {self._why}", _howToLoad())
-
-        return refuse
-
-
-def _howToLoad() -> str:
-    if getattr(sys, "frozen", False):
-        return "Let the program that packs yours take all of Muninn, its C library too: `pyinstaller --collect-all muninn …`"
-    if not LIBRARY.parent.parent.is_dir():
-        return f"Install Muninn, or unpack it: no library is loaded from within a zip file, as {LIBRARY.parents[2]} may be one"
-    return "Install Muninn where a C compiler is: `make setup`, or `pip install .`"
-
-
-def _loaded(kind: type[ctypes.CDLL]) -> Any:
-    try:
-        return kind(str(LIBRARY))
-    except OSError as error:
-        return _Missing(error)
-
-
-_quick, _slow = _loaded(ctypes.PyDLL), _loaded(ctypes.CDLL)
+_quick, _slow = loaded(ctypes.PyDLL), loaded(ctypes.CDLL)
 
 
 def _prototyped(prototype: Any, name: str, named: Any = None) -> Any:
-    return _quick[name] if isinstance(_quick, _Missing) else prototype((name, _quick), named)
+    return _quick[name] if isinstance(_quick, Missing) else prototype((name, _quick), named)
 
 
 def _bound(library: Any, name: str, result: Any, *arguments: Any) -> Any:
     function = library[name]  # one function may be bound in two ways, where an attribute is one object
     function.restype, function.argtypes = result, arguments
     return function
-
-
-class Turn(ctypes.Structure):
-    """`struct mnnTurn`: what Python sets of it when it begins, and what the C part keeps in it. Its classes are in `api`."""
-
-    _fields_ = (
-        ("_owner", ctypes.c_void_p), ("_calls", ctypes.c_void_p), ("_object", ctypes.c_void_p), ("_given", ctypes.c_void_p),
-        ("_next", ctypes.c_void_p), ("_begun", _U64), ("_thread", _U64), ("_who", _U64), ("_state", _U32), ("_kind", _U32),
-        ("_isTimed", _U32), ("_recovered", _U32), ("_isThreads", _U32), ("_unused", _U32), ("_shownIn", ctypes.c_void_p),
-    )  # fmt: skip
-
-    def showIn(self, lock: Turn) -> None:
-        """Let `lock`, of which this is one use, say whether it was taken over from the dead. It has to live as long."""
-        self._shownIn = ctypes.addressof(lock)
-
-    # A structure has no hash of its own, since most can change: this is a place in memory, and the object is one.
-    __hash__ = object.__hash__
-
-
-class _Place(ctypes.Structure):
-    """`struct mnnPlace`: where something is mapped, if it is."""
-
-    _fields_ = (("address", ctypes.c_void_p), ("sizeBytes", _U64))
-    address: int | None
-    sizeBytes: int
-
-
-class Place(_Place):
-    """The same of something that goes with the object, whose end unmaps it in one call of C."""
-
-
-class Known(ctypes.Structure):
-    """`struct mnnDescriptor`: a descriptor, and what it was when it was looked at. It is somebody else's to close.
-
-    Attributes
-    ----------
-    number
-        Under which it is open; below 0: it was closed, or an error if it could not be opened.
-    inode
-        Which file it is, on its device.
-    """
-
-    _fields_ = (("number", _I32), ("_mark", _I32), ("device", _U64), ("inode", _U64))
-    number: int
-    _mark: int
-    device: int
-    inode: int
-    if TYPE_CHECKING:
-
-        def isOurs(self) -> bool:
-            """Whether the number still is what it was. One that was closed and opened again by somebody else is not."""
-
-        def close(self) -> None:
-            """Close it, if it still is what it was; again is fine."""
-
-        def fileno(self) -> int: ...
-
-        __index__ = fileno
-
-        def release(self) -> int:
-            """The number, which is the caller's to close from now on."""
-
-    __hash__ = object.__hash__
-
-    def parts(self) -> tuple[int, ...]:
-        """What it is made of."""
-        return self.number, self._mark, self.device, self.inode
-
-    def checked(self) -> int:
-        """The number, to be used at once. Raises `OSError` when it is somebody else's by now."""
-        if not self.isOurs():
-            raise closedByProgram(self.number)
-        return self.number
-
-
-def closedByProgram(number: int) -> OSError:
-    """What a descriptor of ours is refused by that is somebody else's by now."""
-    return OSError(errno.EBADF, f"descriptor {number} was closed by the program, and perhaps opened again for something else")
-
-
-class Descriptor(Known):
-    """A descriptor that goes with the object. What opens returns one in the same step, so no exception comes before it has an owner."""
-
-
-class Received(ctypes.Structure):
-    """`struct mnnReceived`: the descriptors that came with a message. Those that nobody takes go with the object."""
-
-    _fields_ = (("count", _U32), ("flags", _I32), ("_numbers", _I32 * 253))
-    count: int
-    flags: int
-    if TYPE_CHECKING:
-
-        def take(self, index: int) -> Descriptor:
-            """One of them, the caller's."""
 
 
 class _Python(ctypes.Structure):
@@ -233,7 +114,7 @@ scan32 = _bound(_quick, "mnnScan32", _U32, _ADDRESS, _SIZE, _U32, _U32, _U32, _A
 scan64 = _bound(_quick, "mnnScan64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64, _ADDRESS, _U32)
 raiseField64 = _bound(_quick, "mnnRaiseField64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64)
 
-unmapOnce = _bound(_slow, "mnnUnmapOnce", _I32, ctypes.POINTER(_Place))
+unmapOnce = _bound(_slow, "mnnUnmapOnce", _I32, ctypes.POINTER(MappedPlace))
 Place.__del__ = _asMethod(unmapOnce)  # type: ignore[attr-defined]
 
 _LEASES = (_ADDRESS, _U64, _U64, _U32, _U32, _U64, _U64, _ADDRESS, _U32)
@@ -320,8 +201,8 @@ hatchClose = _bound(_slow, "mnnHatchClose", None, _ADDRESS)
 hatchConnect: Callable[[bytes], Descriptor] = _bound(_quick, "mnnHatchConnect", _owner, ctypes.c_char_p)
 hatchFetch: Callable[[int | Known, int, int, int, int], Descriptor] = _bound(_slow, "mnnHatchFetch", _owner, _I32, _U32, _U64, _I64, _I64)
 
-mapFile = _bound(_slow, "mnnMap", _I32, _I32, _U64, _U64, _I32, ctypes.POINTER(_Place))
-mapPath = _bound(_slow, "mnnMapPath", _I32, ctypes.c_char_p, _U32, _U64, _U64, _I32, ctypes.POINTER(_Place))
+mapFile = _bound(_slow, "mnnMap", _I32, _I32, _U64, _U64, _I32, ctypes.POINTER(MappedPlace))
+mapPath = _bound(_slow, "mnnMapPath", _I32, ctypes.c_char_p, _U32, _U64, _U64, _I32, ctypes.POINTER(MappedPlace))
 _mapWipedOnFork = _bound(_quick, "mnnMapWipedOnFork", _I32, _U64, _ADDRESS)
 
 
@@ -342,9 +223,9 @@ def opened(made: _Opened, what: str | None = None) -> _Opened:
     return made
 
 
-def mapped(fd: int | Known, sizeBytes: int, writable: bool, alignment: int = 0, place: _Place | None = None) -> int:
+def mapped(fd: int | Known, sizeBytes: int, writable: bool, alignment: int = 0, place: MappedPlace | None = None) -> int:
     """Map a file from its beginning, shared; returns the address, and puts it in `place` in the same step. Raises `OSError`."""
-    place = _Place() if place is None else place
+    place = MappedPlace() if place is None else place
     checked(mapFile(fd, sizeBytes, alignment, writable, place), "mmap")
     return place.address or 0
 

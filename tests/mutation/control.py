@@ -158,7 +158,7 @@ MUTANTS = [
     Mutant(_WATCH, "        atomics.kickWatcher(self._kick, self._robust, self._slot)\n", "        pass\n", "a kick wakes the thread", "test_watch.py"),
     Mutant(_WATCH, "electionWord & 0xFFFFFFFF", "int(atomics.loadAcquire32(self._block.electionAddress))", "a term that ended before the sleep is seen", "test_watch.py"),
     # --- rows ---
-    Mutant(_ROWS, "if old.epoch > epoch or atomics", "if atomics", "a deposed broker changes no row that it reads anew", "test_invariants.py::test_i3WhatADeposedBrokerStillDoesFails"),
+    Mutant(_ROWS, "        if old.epoch > epoch:\n            raise Deposed\n        requireRow", "        requireRow", "a deposed broker changes no row that it reads anew", "test_invariants.py::test_i3WhatADeposedBrokerStillDoesFails"),
     Mutant(_ROWS, "old.word(), new.word()) != old.word():\n            raise Deposed", "self.word(row), new.word()) == -1:\n            raise Deposed", "a row is changed from exactly what was read", "test_rows.py test_invariants.py::test_i3AWordRememberedFromBeforeTheFenceIsStale"),
     Mutant(_ROWS, "        atomics.raiseField64(self._first, layout.ROW_BYTES, self.count(), _EPOCH_MASK << _EPOCH_SHIFT, field)\n\n", "\n", "a successor stamps all rows", "test_invariants.py::test_i3AWordRememberedFromBeforeTheFenceIsStale"),
     Mutant(_ROWS, "for address, words in ((self._block.rowsReadyAddress, 1), (self._block.drainAddress, 1 + layout.DRAIN_REASON_WORDS)):", "for address, words in ((self._block.drainAddress, 1 + layout.DRAIN_REASON_WORDS),):", "a successor stamps the row count", "test_invariants.py::test_i3WhatADeposedBrokerStillDoesFails"),
