@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "muninn"
 LAYERS = (
     "system", "storage", "control", "wire", "interop", "devices", "kernels", "formats", "broker", "session", "sync", "api", "cli",
 )  # fmt: skip
-EVERYBODYS = {"errors", "terms", "config", "arguments"}
+EVERYBODYS = {"errors", "errortable", "terms", "config", "arguments"}
 #: What a package does not import although it is above: (package, other) → why.
 FORBIDDEN = {
     ("broker", "devices"): "the broker decides, and calls no driver",

@@ -7,7 +7,8 @@ import pickle
 import pytest
 
 from muninn import errors
-from muninn.errors import ERROR_OF_NUMBER, ERRORS, MuninnError
+from muninn.errors import ERROR_OF_NUMBER, MuninnError
+from muninn.errortable import ERRORS
 
 
 def test_codesGoUpWithoutGaps() -> None:
