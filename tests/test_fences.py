@@ -184,7 +184,7 @@ def test_aSignalThatIsCutShortIsPoisoned(domain: str, actor: Start, monkeypatch:
     """Nobody knows yet which ticket it was, or the stream does not have it; and the frames of what was interrupted are kept."""
     buffer, stream = muninn.share(np.zeros(4), name="a"), muninn.createStream()
     other = actor("buffer = muninn.open('a')")
-    tickets, device = buffer._held().tickets, deviceOf(buffer._held().holdings)
+    tickets, device = buffer._held().tickets, deviceOf(buffer._held().context)
     issue = type(tickets).issue
 
     def issued(self: object, *arguments: Any) -> None:
@@ -202,5 +202,5 @@ def test_aSignalThatIsCutShortIsPoisoned(domain: str, actor: Start, monkeypatch:
         assert kept.tb is not None
         with pytest.raises(ActorError, match="OwnerDied"):
             other.do(f"buffer.wait(ticket={number}, timeout=60)")
-    assert buffer._held().holdings.gpus.promised == set()
+    assert buffer._held().context.gpus.promised == set()
     assert other.do(f"buffer.wait(ticket={buffer.signal(stream)}, timeout=60)") == 3

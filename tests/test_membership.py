@@ -43,7 +43,7 @@ def test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye(
     def slowly(op: str, *arguments: Any, **fields: Any) -> Any:
         answer = request(op, *arguments, **fields)
         if op == "leave":
-            current.holdings._released.append((0, 1))
+            current.holdings.context.releases._released.append((0, 1))
             current.kick()
             time.sleep(0.3)
         return answer
@@ -250,7 +250,7 @@ def test_whatWasUnderWayAtTheGoodByeIsNoError(
     actor().join()
     muninn.domainInfo()
     current = membership.current()
-    settleReleased, asking = current.holdings.settleReleased, threading.Event()
+    settleReleased, asking = current.holdings.context.releases.settleReleased, threading.Event()
 
     def underWay() -> bool:
         if threading.current_thread() is not current.worker.thread:
@@ -259,7 +259,7 @@ def test_whatWasUnderWayAtTheGoodByeIsNoError(
         eventually(lambda: current.standing.isLeaving, "the good-bye")
         raise ProtocolViolation("member slot 1 was given back")
 
-    monkeypatch.setattr(current.holdings, "settleReleased", underWay)
+    monkeypatch.setattr(current.holdings.context.releases, "settleReleased", underWay)
     current.kick()
     assert asking.wait(20)
     with caplog.at_level(logging.ERROR, "muninn"):

@@ -30,6 +30,7 @@ from muninn.errors import (
 from muninn.session import creation, mappings, openbuffers
 from muninn.session.membership import current
 from muninn.session.openbuffers import Holdings
+from muninn.session.releases import Releases
 from muninn.storage import segments
 from muninn.system import clock
 from muninn.terms import Access
@@ -545,7 +546,7 @@ def test_whatTheBrokerDidNotHearIsToldAgain(domain: str, actor: Start, monkeypat
     actor().join()
     muninn.domainInfo()
     here = current()
-    own = Holdings(here.tables, here.standing, here.departure, here.client, here.gpus, here.kick)
+    own = Releases(here.tables, here.standing, here.client, here.kick)
     own._released.append((0, 1))
     with monkeypatch.context() as patch:
         patch.setattr(current().client, "once", lambda *_, **__: None)

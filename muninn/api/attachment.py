@@ -14,7 +14,7 @@ from muninn.errors import BufferFreed
 from muninn.interop.dtypes import dtypeOf
 from muninn.session.lateimports import load
 from muninn.session.membership import current
-from muninn.session.openbuffers import Holding, checkExpiry
+from muninn.session.openbuffer import Holding, checkExpiry
 from muninn.system.clock import monotonicMs
 from muninn.terms import Access, Renew
 
@@ -44,7 +44,7 @@ class Attachment:
     def _checked(self) -> Holding:
         """The holding, for one more operation: open, not freed, lease in force. After a fork it is taken anew."""
         holding = self._held()
-        if holding.holdings.isStale():
+        if holding.context.isStale():
             holding = self._reopen(holding)
         if self._expiresMs:
             checkExpiry(holding.description.name, self._expiresMs)
@@ -54,9 +54,10 @@ class Attachment:
 
     def _held(self) -> Holding:
         """The holding, whatever has become of what it holds. Raises `BufferFreed` once this object is closed."""
-        if self._holding is None:
+        holding = self._holding  # read once: a finalizer may close this object between two reads
+        if holding is None:
             raise BufferFreed("this buffer object is closed", "Open the name again")
-        return self._holding
+        return holding
 
     def _reopen(self, old: Holding) -> Holding:
         """In a forked child: the parent's lease is not ours, so take one, in the same control block."""

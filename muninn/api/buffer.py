@@ -75,7 +75,7 @@ class MuninnBuffer(Protocols):
     def describe(self) -> dict[str, Any]:
         """Everything there is to say about the buffer, as a plain dict."""
         holding = self._checked()
-        described = describeRow(holding.tables, holding.holdings.gpus, holding.row, holding.description)
+        described = describeRow(holding.tables, holding.context.gpus, holding.row, holding.description)
         if holding.description.kind == layout.ROW_KIND_ARRAY and self.dtype.fields is not None:
             described["dtype"] = shown(self.dtype)  # the row alone knows no fields
         if self.gpu is not None:
@@ -102,7 +102,7 @@ class MuninnBuffer(Protocols):
         """
         holding = self._checked()
         memory, description = holding.memory, holding.description
-        memory.device = deviceOf(holding.holdings)
+        memory.device = deviceOf(holding.context)
         return views.deviceArray(memory, 0, description.shape, dtypeOf(holding), self._writable, gpu)
 
     @named
@@ -223,7 +223,7 @@ class MuninnBuffer(Protocols):
             The budget of mapped host memory is used up.
         """
         holding = self._checked()
-        holding.memory.device = device = deviceOf(holding.holdings)
+        holding.memory.device = device = deviceOf(holding.context)
         return holding.memory.devicePointer(device, progress)
 
     def close(self) -> None:
@@ -232,12 +232,12 @@ class MuninnBuffer(Protocols):
             aside.refuseOwn()  # it waits for who has it open
         holding, self._holding, self._renewal, self._array = self._holding, None, None, None
         if holding is not None:
-            holdings = holding.holdings
-            if self._isLender and not holdings.isStale():
-                holdings.takeBack(holding)
+            context = holding.context
+            if self._isLender and not context.isStale():
+                context.lent.takeBack(holding.row, holding.incarnation, holding.description.name)
             last = [holding]  # perhaps the last reference: without arrays on it, memory and lease go here and now
             del holding
-            holdings.letGo(last)
+            context.releases.letGo(last)
 
     def free(self) -> None:
         """Free the name now, and the memory when its last holder lets go. Freeing what is free already is fine.
@@ -245,7 +245,7 @@ class MuninnBuffer(Protocols):
         Raises `DomainChanged`, and frees nothing, where this process is in another control block by now.
         """
         holding = self._held()
-        row, incarnation, tables, client = holding.row, holding.incarnation, holding.tables, holding.holdings.client
+        row, incarnation, tables, client = holding.row, holding.incarnation, holding.tables, holding.context.client
         if tables.rows.mayBeFreed(row, incarnation):  # said by its own block; the same numbers are a stranger's buffer in any other
             membership = current().requireSame(tables, holding.description.name)
             tables, client = membership.tables, membership.client

@@ -27,7 +27,7 @@ from muninn.interop.dtypes import asDtype, shown
 from muninn.interop.hostarrays import Flat, flatOf
 from muninn.interop.hostarrays import fill as fillMemory
 from muninn.session import creation
-from muninn.session.openbuffers import Holding
+from muninn.session.openbuffer import Holding
 from muninn.terms import AccessWord, RenewWord, asRenew
 
 _ALIGNMENT = 256

@@ -8,7 +8,7 @@ from __future__ import annotations
 from muninn.errors import BufferNotFound, HandleInvalid, PermissionDenied
 from muninn.session.lateimports import load
 from muninn.session.membership import current
-from muninn.session.openbuffers import Holding
+from muninn.session.openbuffer import Holding
 from muninn.terms import Access, asTenant
 
 

@@ -51,7 +51,7 @@ def shareDevice(caller: str, value: Any, copy: bool, options: BufferOptions) -> 
     holding = creation.create(wanted._replace(lent=LentMemory(source.address, source.keepAlive)), progress=options.progress)
     buffer = MuninnBuffer._of(holding, wanted.access, renewal)
     buffer._isLender = True
-    holding.holdings.lent[holding.row, holding.incarnation] = holding.memory
+    holding.context.lent.add(holding.row, holding.incarnation, holding.memory)
     return buffer
 
 

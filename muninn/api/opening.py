@@ -24,7 +24,7 @@ from muninn.errors import (
 from muninn.session.member import Membership
 from muninn.session.membership import current
 from muninn.session.names import LOOK, NameWait, absent
-from muninn.session.openbuffers import Holding
+from muninn.session.openbuffer import Holding
 from muninn.system import clock
 from muninn.system.deadlines import deadlineOf
 from muninn.terms import (

@@ -16,7 +16,7 @@ from muninn.errors import ControlBlockInvalid
 from muninn.interop import arrays, readonly
 from muninn.interop.dtypes import dtypeOf, shown
 from muninn.interop.hostarrays import flatOf
-from muninn.session.openbuffers import Holding
+from muninn.session.openbuffer import Holding
 from muninn.sync import fences
 from muninn.sync.snapshots import READ_BOUND_SECONDS, snapshot
 

@@ -33,7 +33,7 @@ from muninn.session.creation import Source
 from muninn.session.member import Membership
 from muninn.session.membership import current
 from muninn.session.names import NameWait
-from muninn.session.openbuffers import Holding
+from muninn.session.openbuffer import Holding
 from muninn.session.spec import BufferSpec
 from muninn.sync.lock import Lock
 from muninn.system.deadlines import deadlineOf, remaining

@@ -32,7 +32,7 @@ from muninn.wire import messages
 
 if TYPE_CHECKING:
     from muninn.devices.port import Allocation, Device
-    from muninn.session.openbuffers import Holding
+    from muninn.session.openbuffer import Holding
 
 _log = Log("muninn.devices")
 #: After how much of a copy to a GPU `progress` is told.

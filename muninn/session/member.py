@@ -21,13 +21,17 @@ from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
 from muninn.session.client import Client
 from muninn.session.clientcontext import ClientContext
+from muninn.session.context import Context
 from muninn.session.departure import Departure
 from muninn.session.entry import enter
 from muninn.session.gpus import Gpus
 from muninn.session.handover import Allocation
 from muninn.session.leases import LeaseTable
 from muninn.session.leaving import Leaving
+from muninn.session.lending import Lent
 from muninn.session.openbuffers import Holdings
+from muninn.session.owners import Owners
+from muninn.session.releases import Releases
 from muninn.session.role import BrokerRole
 from muninn.session.standing import Standing
 from muninn.session.tables import Tables
@@ -64,7 +68,10 @@ class Membership:
             self.gpus = Gpus(settings, tables.rows, self.wakeup.wake)
             self.role = self._role(tables, standing, self.wakeup, isPreferred)
             self.client = self._connected()
-            self.holdings = Holdings(tables, standing, self.departure, self.client, self.gpus, self.wakeup.wake)
+            releases = Releases(tables, standing, self.client, self.wakeup.wake)
+            lent, owners = Lent(tables, self.client), Owners(tables.block.geometry.maxBuffers)
+            context = Context(tables, standing.isStale, self.departure, self.client, self.gpus, releases, lent, owners)
+            self.holdings = Holdings(context, self.wakeup.wake)
             self.worker = Worker(tables, standing, self._lockFile, self.wakeup, self.role, self.client, self.holdings)
             self.leaving = Leaving(tables, standing, self.departure, self._lockFile, self.role, self.client, self.holdings, self.worker)
             self._begin()

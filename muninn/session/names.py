@@ -9,7 +9,8 @@ successor is asked once; and because the index is a hint, there is a question no
 from __future__ import annotations
 
 from muninn.errors import BufferNotFound
-from muninn.session.openbuffers import Holding, Holdings
+from muninn.session.openbuffer import Holding
+from muninn.session.openbuffers import Holdings
 from muninn.session.tables import Tables
 from muninn.system import aside, atomics
 from muninn.system.clock import monotonicMs

@@ -8,6 +8,7 @@ signal handlers have cut short. An end of this thread says to the others that th
 from __future__ import annotations
 
 import ctypes
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from muninn.control import layout
@@ -38,6 +39,14 @@ _SETTLED_PER_STEP = 32
 _LONGEST_SLEEP_SECONDS = 60.0
 _RESIGNED_PAUSE_SECONDS = 0.05
 _JOIN_BOUND_SECONDS = 10.0
+
+
+class Told(Enum):
+    """Whether the broker was told all that it is to know."""
+
+    ALL = auto()
+    NOT_ALL = auto()  #: it is to be told again
+    NO_ANSWER = auto()
 
 
 class Worker:
@@ -128,10 +137,10 @@ class Worker:
     def _attendAsBroker(self, broker: Broker) -> None:
         seconds = self._untilRenewal()
         while not self._standing.isStopping and not isDisplaced(self._tables.places.uid):
-            broker.step(0.0 if self._holdings.hasReleased() else seconds)
+            broker.step(0.0 if self._holdings.context.releases.hasReleased() else seconds)
             self.requireSlot()
             self._holdings.renewAll()
-            self._holdings.settleReleased(_SETTLED_PER_STEP)
+            self._holdings.context.releases.settleReleased(_SETTLED_PER_STEP)
             seconds = self._untilRenewal() if self._undo() else _RESIGNED_PAUSE_SECONDS
             self._client.askLater()
 
@@ -144,23 +153,24 @@ class Worker:
             raise
 
     def _follow(self, term: Term) -> None:
-        settled: bool | None = True
-        if not self._standing.isLeaving and (settled := self._deal(term)) is None:
+        told = Told.ALL
+        if not self._standing.isLeaving and (told := self._deal(term)) is Told.NO_ANSWER:
             return
         assert term.slot is not None
-        seconds = self._untilRenewal() if settled else _RESIGNED_PAUSE_SECONDS
+        seconds = self._untilRenewal() if told is Told.ALL else _RESIGNED_PAUSE_SECONDS
         self._wakeup.watcher.sleep(term.slot, term.word(), int(seconds * 1e9))
 
-    def _deal(self, term: Term) -> bool | None:
-        """Say hello to the broker of `term`, and what it is to know; None when it does not answer, False when it is to be told again."""
+    def _deal(self, term: Term) -> Told:
+        """Say hello to the broker of `term`, and what it is to know."""
         members, key, role = self._tables.members, self._tables.key, self._role
         if not self._client.greet():
-            return None
+            return Told.NO_ANSWER
         if role.bequest and self._client.hasGreeted(term.epoch):
             role.bequest.drop()
         if role.isPreferred and not members.identity(term.slot or 0).flags & layout.MEMBER_FLAG_PREFERRED:
             self._client.once("yield", slot=key.slot, generation=key.generation)
-        return self._holdings.settleReleased() and self._client.askLater() and self._undo()
+        isAll = self._holdings.context.releases.settleReleased() and self._client.askLater() and self._undo()
+        return Told.ALL if isAll else Told.NOT_ALL
 
     def _undo(self) -> bool:
         """Undo what was cut short; False when some of it can not be undone yet."""

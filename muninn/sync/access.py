@@ -26,7 +26,7 @@ from muninn.system.deadlines import deadlineOf, remaining
 
 if TYPE_CHECKING:
     from muninn.devices.port import Stream
-    from muninn.session.openbuffers import Holding
+    from muninn.session.openbuffer import Holding
 
 #: No stream was named, not even the default one.
 WITHOUT_STREAM: Any = type("WithoutStream", (), {"__repr__": lambda self: "WITHOUT_STREAM", "__slots__": ()})()
@@ -201,8 +201,8 @@ _WRITING_CALLS, _READING_CALLS, _COPYING_CALLS = owners.callsOf(Writing), owners
 def _opened(buffer: Opened) -> Holding:
     """The holding, for a turn that is begun under a membership that stays."""
     holding = buffer._checked()
-    if holding.holdings.departure.isOn:
-        holding.holdings.departure.awaitEnd()
+    if holding.context.departure.isOn:
+        holding.context.departure.awaitEnd()
         holding = buffer._checked()
     return holding
 

@@ -16,7 +16,7 @@ from muninn.control.tickets import DONE_AT_ONCE
 from muninn.devices.port import FenceWord
 from muninn.errors import OwnerDied
 from muninn.session.gpus import deviceOf
-from muninn.session.openbuffers import Holding
+from muninn.session.openbuffer import Holding
 from muninn.system import aside, clock
 from muninn.system.deadlines import deadlineOf, remaining
 
@@ -66,7 +66,7 @@ class _Signalling:
     def undo(self) -> bool:
         """Poison what was issued and is no stream's: nobody may have known which ticket it was. False while a thread signals."""
         holding = self._holding
-        gpus = holding.holdings.gpus
+        gpus = holding.context.gpus
         if not holding.fencing.acquire(blocking=False):
             return False
         try:
@@ -79,7 +79,7 @@ class _Signalling:
 
 def _attempted(holding: Holding, device: Device | None, stream: Any, kind: int, place: int | None) -> int | None:
     """A ticket that the stream completes; None when the ring has no room."""
-    gpus, key, tickets = holding.holdings.gpus, holding.tables.key, holding.tickets
+    gpus, key, tickets = holding.context.gpus, holding.tables.key, holding.tickets
     if device is None:  # nobody but the caller can have done anything, and that is done
         return tickets.issue(key, DONE_AT_ONCE[kind])
     signalling = _Signalling(holding)
@@ -97,7 +97,7 @@ def _attempted(holding: Holding, device: Device | None, stream: Any, kind: int, 
 
 def _promise(holding: Holding, device: Device, stream: Any, ticket: int, place: int | None) -> None:
     """Let `stream` complete the ticket when it gets there."""
-    gpus, key, tickets = holding.holdings.gpus, holding.tables.key, holding.tickets
+    gpus, key, tickets = holding.context.gpus, holding.tables.key, holding.tickets
 
     def isSound() -> bool:
         return place is None or stream.errorSince(place) is None
@@ -144,7 +144,7 @@ def _held(holding: Holding, stream: Any, ticket: int | None, timeout: float | No
         while not isReachedInTime(_SLICE_SECONDS):
             pass
         return wanted
-    device, stream = deviceOf(holding.holdings), streamOf(holding, stream)
+    device, stream = deviceOf(holding.context), streamOf(holding, stream)
     # One that waits here and now must not keep the others from what it waits for.
     with contextlib.nullcontext() if stream.isSynchronous else aside.unlessTaken(holding.fencing):
         if tickets.state(wanted) != layout.TICKET_DONE:
@@ -184,7 +184,7 @@ def behindWriters(holding: Holding) -> bool:
 
 def streamOf(holding: Holding, stream: Any) -> Any:
     """The stream that is meant, which can be used; None means the default one, and stays None where no GPU has any work of this process."""
-    return defaultStream(holding) if stream is None else deviceOf(holding.holdings).asStream(stream, _gpuOf(holding) or 0)
+    return defaultStream(holding) if stream is None else deviceOf(holding.context).asStream(stream, _gpuOf(holding) or 0)
 
 
 def usableStream(holding: Holding, stream: Any) -> Any:
@@ -198,26 +198,26 @@ def usableStream(holding: Holding, stream: Any) -> Any:
 def defaultStream(holding: Holding) -> Any:
     """What a kernel runs in if no stream is named: the default stream of the buffer's GPU, or of the one that is worked on."""
     gpu = _gpuOf(holding)
-    return None if gpu is None else deviceOf(holding.holdings).asStream(None, gpu)
+    return None if gpu is None else deviceOf(holding.context).asStream(None, gpu)
 
 
 def _gpuOf(holding: Holding) -> int | None:
     """Whose default streams are meant: the buffer's GPU, or of host memory the one that is worked on, if there is one."""
     gpu = holding.memory.gpu
-    return deviceOf(holding.holdings).workingGpu() if gpu is None else gpu
+    return deviceOf(holding.context).workingGpu() if gpu is None else gpu
 
 
 def _meant(holding: Holding, stream: Any) -> tuple[Device | None, Any]:
     """The device and the stream that is meant; no device where no GPU, not even a pretended one, can have any work of this process."""
     if stream is not None:
-        return deviceOf(holding.holdings), streamOf(holding, stream)
-    chosen = defaultStream(holding) if holding.holdings.gpus.device is not None or not holding.memory.isHostVisible else None
-    return (None, None) if chosen is None else (deviceOf(holding.holdings), chosen)
+        return deviceOf(holding.context), streamOf(holding, stream)
+    chosen = defaultStream(holding) if holding.context.gpus.device is not None or not holding.memory.isHostVisible else None
+    return (None, None) if chosen is None else (deviceOf(holding.context), chosen)
 
 
 def _wordOf(holding: Holding, device: Device, ticket: int) -> FenceWord:
     """The ticket's fence word, as the GPUs of this process find it. Their pages are registered a chunk of rows at a time."""
-    tables, fenceWords = holding.tables, holding.holdings.gpus.fenceWords
+    tables, fenceWords = holding.tables, holding.context.gpus.fenceWords
     first = holding.row // layout.ROW_CHUNK * layout.ROW_CHUNK
     start = tables.block.fencesAddress(first)
     with aside.unlessTaken(tables.leaseLock):
@@ -230,7 +230,7 @@ def _wordOf(holding: Holding, device: Device, ticket: int) -> FenceWord:
 
 def behindWork(holding: Holding, action: Callable[[], object], seconds: float = float("inf")) -> None:
     """Call `action` once the GPUs have done what this process gave them, or after so many seconds."""
-    device, deadline = deviceOf(holding.holdings), clock.now() + seconds
+    device, deadline = deviceOf(holding.context), clock.now() + seconds
     try:
         while not device.awaitWork(min(_SLICE_SECONDS, max(0.0, deadline - clock.now()))) and clock.now() < deadline:
             pass

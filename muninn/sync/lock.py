@@ -15,7 +15,7 @@ from muninn.errors import BufferExists, BufferNotFound
 from muninn.session import creation, owners
 from muninn.session.membership import current
 from muninn.session.names import NameWait
-from muninn.session.openbuffers import Holding
+from muninn.session.openbuffer import Holding
 from muninn.session.spec import lockSpec
 from muninn.system import atomics
 from muninn.system.deadlines import deadlineOf
@@ -135,8 +135,8 @@ class Lock(_Taking):
 
     def _attach(self) -> None:
         holding = self._holding
-        holding.holdings.departure.awaitEnd()
-        if holding.holdings.isStale():
+        holding.context.departure.awaitEnd()
+        if holding.context.isStale():
             current().tables.requireSameDomain(holding.tables, self.name)
             holding = self._holding = self._found()
         self._owner = holding.owner

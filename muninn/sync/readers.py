@@ -16,7 +16,7 @@ from muninn.system.deadlines import deadlineOf, sleepNs
 from muninn.system.green import sleepOn
 
 if TYPE_CHECKING:
-    from muninn.session.openbuffers import Holding
+    from muninn.session.openbuffer import Holding
 
 #: How long a writer sleeps before it looks at the leases again: those of the dead are cleared without a word.
 _CHECK_NS = 50_000_000

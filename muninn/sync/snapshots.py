@@ -10,7 +10,7 @@ from muninn.control import ownerlock
 from muninn.control.generations import Starved, Streams
 from muninn.errors import InvalidArgument, WriterDied
 from muninn.interop.dtypes import dtypeOf, shown
-from muninn.session.openbuffers import Holding
+from muninn.session.openbuffer import Holding
 from muninn.sync import fences
 from muninn.sync.access import Copying
 from muninn.system import atomics, clock

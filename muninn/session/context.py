@@ -1,0 +1,39 @@
+"""What the open buffers of one membership have in common: all that a buffer, a turn or a lock needs of the session that it belongs to.
+
+It is made once, when the process joins, and kept by each open buffer: so what memory needs for its end lives as long as the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from muninn.session.client import Client
+from muninn.session.departure import Departure
+from muninn.session.gpus import Gpus
+from muninn.session.lending import Lent
+from muninn.session.owners import Owners
+from muninn.session.releases import Releases
+from muninn.session.tables import Tables
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Context:
+    """That of one membership.
+
+    Attributes
+    ----------
+    isStale
+        `Standing.isStale`.
+    owners
+        The turns and locks of this process, which keep their holdings.
+    """
+
+    tables: Tables
+    isStale: Callable[[], bool]
+    departure: Departure
+    client: Client
+    gpus: Gpus
+    releases: Releases
+    lent: Lent
+    owners: Owners

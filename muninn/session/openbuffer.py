@@ -1,0 +1,155 @@
+"""A holding: one buffer that this process has open.
+
+It is one lease, one mapping at one address, and any number of `MuninnBuffer` objects on it. The lease lasts as long as the memory is
+mapped, arrays that outlive `close()` included, so what the table of leases says about who holds memory is true.
+"""
+
+from __future__ import annotations
+
+import _thread
+import weakref
+
+from muninn.control import layout, ownerlock
+from muninn.control.descriptions import RowDescription
+from muninn.control.generations import Generation
+from muninn.control.tickets import Tickets
+from muninn.errors import BufferFreed, LeaseExpired, LeaseRevoked, OwnerDied, PermissionDenied
+from muninn.session.context import Context
+from muninn.session.mappings import Memory
+from muninn.storage import segments
+from muninn.system import atomics, clock, green
+from muninn.system.clock import monotonicMs
+from muninn.terms import Access
+
+
+class Renewal:
+    """What a buffer object with ``renew="auto"`` keeps."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Holding:
+    """One buffer that this process has open. It ends when the last buffer object lets go of it."""
+
+    __slots__ = (
+        "__weakref__",
+        "_leaseAddress",
+        "_leaseWord",
+        "_owner",
+        "_renewAtMs",
+        "_renewal",
+        "claimAddress",
+        "context",
+        "description",
+        "fencing",
+        "generation",
+        "incarnation",
+        "memory",
+        "row",
+        "tables",
+        "tickets",
+    )  # fmt: skip
+
+    def __init__(
+        self, context: Context, row: int, incarnation: int, description: RowDescription, memory: Memory, *, isFresh: bool = False
+    ) -> None:
+        self.context = context
+        self.tables = tables = context.tables
+        block = tables.block
+        self.row = row
+        self.incarnation = incarnation
+        self.description = description
+        self.memory = memory
+        rowAddress = block.rowAddress(row)
+        self.generation = Generation(rowAddress)
+        self.tickets = Tickets(rowAddress, block.fencesAddress(row))
+        self.fencing = _thread.RLock()  # what is shown of fences, and what streams are made to wait for, in one order
+        self._owner = 0
+        self.claimAddress = rowAddress + layout.ROW_CLAIM_OFFSET
+        self._leaseAddress, self._leaseWord = tables.leases.held(memory.leaseIndex, row, incarnation)
+        self._renewal: weakref.ref[Renewal] | None = None
+        self._renewAtMs = monotonicMs() + self.ttlMs // 2 if isFresh else 0  # what was kept may be about to run out
+
+    @property
+    def ttlMs(self) -> int:
+        return self.tables.ttlMs
+
+    @property
+    def owner(self) -> int:
+        """What this process has of the claim, by its address. Bound when it is first asked for: most who open a buffer never write."""
+        if not self._owner:
+            tables = self.tables
+            expiryAddress, word = self._leaseAddress + layout.LEASE_EXPIRY_OFFSET, ownerlock.claimWord(tables.key)
+            rowAddress = tables.block.rowAddress(self.row)
+            self._owner = self.context.owners.bind(self.row, self.incarnation, rowAddress, expiryAddress, self, word)
+        return self._owner
+
+    def isOwn(self, word: int) -> bool:
+        """Whether a claim is this process's."""
+        return ownerlock.belongsTo(word, self.tables.key)
+
+    def isWriting(self) -> bool:
+        """Whether this thread is inside a writer's turn."""
+        return bool(self._owner) and bool(atomics.ownerWrites(self._owner, green.identity()))
+
+    def refuseOwnWriter(self) -> None:
+        """Before something that waits for writers: this thread would wait for itself."""
+        if self.isWriting():
+            raise RuntimeError(f"this thread is writing {self.description.name!r}: what it has written so far is in the view of its turn")
+
+    def hasTurns(self, notOf: int = 0) -> bool:
+        """Whether any thread of this process, save one, is inside a turn, or any at all has the lock."""
+        return bool(self._owner) and bool(atomics.ownerIsBusy(self._owner, 0 if self.description.kind == layout.ROW_KIND_LOCK else notOf))
+
+    def renewal(self) -> Renewal:
+        """A token: while anybody keeps it, the background thread renews the lease."""
+        token = self._renewal() if self._renewal is not None else None
+        if token is None:
+            token = Renewal()
+            self._renewal = weakref.ref(token)
+        return token
+
+    def isRenewed(self) -> bool:
+        """Whether the background thread renews the lease: somebody has it open so."""
+        return self._renewal is not None and self._renewal() is not None
+
+    def isLive(self) -> bool:
+        """Whether it may be opened. A lifetime that is over has ended, whether or not a broker has come to it yet."""
+        deadlineMs = self.description.deadlineMs
+        return self.tables.rows.isLive(self.row, self.incarnation) and not (deadlineMs and clock.isOver(deadlineMs))
+
+    def check(self) -> None:
+        """Before a new operation: the lease still allows it. Renews the lease when half of it has passed.
+
+        Raises
+        ------
+        LeaseRevoked, BufferFreed
+        """
+        if atomics.loadAcquire64(self._leaseAddress) != self._leaseWord:
+            reason = self.tables.leases.revocation(self.memory.leaseIndex) or "given back, as this process left the domain"
+            if reason == "ownerDied":
+                raise OwnerDied(f"the memory of {self.description.name!r} went with the process that owned it")
+            raise LeaseRevoked(f"the lease on {self.description.name!r} was revoked: {reason}")
+        if not self.tables.rows.isLive(self.row, self.incarnation):
+            raise BufferFreed(f"{self.description.name!r} was freed")
+        now = monotonicMs()
+        if 0 < self.description.deadlineMs <= now and clock.knowsHostTime():
+            raise LeaseRevoked(f"the lease on {self.description.name!r} was revoked: lifetimeEnded")  # as its broker is about to say
+        if now >= self._renewAtMs:
+            self.renew()
+
+    def renew(self) -> None:
+        self._renewAtMs = self.tables.leases.renew(self.memory.leaseIndex, self.ttlMs) - self.ttlMs // 2
+
+    def allowWriting(self) -> None:
+        """Let this process write; the buffer's access must allow it."""
+        if self.description.access is Access.READ_ONLY:
+            raise PermissionDenied(f"{self.description.name!r} was shared readOnly")
+        if isinstance(self.memory.source, segments.Mapping):
+            self.memory.source.allowWriting()
+
+
+def checkExpiry(name: str, expiresMs: int) -> None:
+    """Refuse an operation on a strict lease that has run out."""
+    if monotonicMs() >= expiresMs:
+        raise LeaseExpired(f"the lease on {name!r} ran out {monotonicMs() - expiresMs} ms ago")
