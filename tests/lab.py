@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from muninn.broker.broker import Broker
-from muninn.broker.catalog import Catalog, Usage
+from muninn.broker.catalog import Catalog
 from muninn.broker.directory import Directory
 from muninn.broker.journal import Journal
-from muninn.broker.limits import Limits
+from muninn.broker.policy.limits import Limits
+from muninn.broker.policy.usage import Usage
 from muninn.control.block import ControlBlock, openOrCreate
 from muninn.control.descriptions import RowDescription
 from muninn.control.election import Election, Term

@@ -8,7 +8,7 @@ import pytest
 from lab import PAGE, Lab, describe, usage
 
 from muninn.broker.catalog import Catalog
-from muninn.broker.limits import Limits
+from muninn.broker.policy.limits import Limits
 from muninn.control import layout
 from muninn.errors import BufferExists, QuotaExceeded
 from muninn.terms import Mode
@@ -30,9 +30,9 @@ def test_aForgottenNameIsFreeAndItsBytesStillCount(lab: Lab) -> None:
     catalog.forgetName(1)
     assert catalog.find("a") is None
     with pytest.raises(QuotaExceeded):
-        catalog.admit("default", Mode.BIG, -1, 1, 0)
+        catalog.quotas.admit("default", Mode.BIG, -1, 1, 0)
     catalog.remove(1)
-    catalog.admit("default", Mode.BIG, -1, 600, 0)
+    catalog.quotas.admit("default", Mode.BIG, -1, 600, 0)
 
 
 @pytest.mark.parametrize(
@@ -48,19 +48,19 @@ def test_aForgottenNameIsFreeAndItsBytesStillCount(lab: Lab) -> None:
 def test_refusesAboveTheLimitThatItNames(lab: Lab, mode: Mode, tenant: str, sizeBytes: int, key: str) -> None:
     catalog = Catalog(lab.rows, _LIMITS)
     catalog.add(1, usage("a", sizeBytes=500))
-    catalog.admit(tenant, mode, 0, 100, 200)
+    catalog.quotas.admit(tenant, mode, 0, 100, 200)
     with pytest.raises(QuotaExceeded, match=key):
-        catalog.admit(tenant, mode, 0, sizeBytes, 200)
+        catalog.quotas.admit(tenant, mode, 0, sizeBytes, 200)
 
 
 def test_countingARowTwiceCountsItOnce(lab: Lab) -> None:
     catalog = Catalog(lab.rows, _LIMITS)
     for sizeBytes in (400, 100):
         catalog.add(1, usage("a", sizeBytes=sizeBytes, mode=Mode.FAST, gpu=0))
-    assert catalog.used(0) == 100
+    assert catalog.quotas.used(0) == 100
     catalog.remove(1)
     catalog.remove(1)
-    assert catalog.used(0) == 0
+    assert catalog.quotas.used(0) == 0
 
 
 def test_adoptsNamesAndBytesFromTheRows(lab: Lab) -> None:
@@ -73,7 +73,7 @@ def test_adoptsNamesAndBytesFromTheRows(lab: Lab) -> None:
     catalog = Catalog(lab.rows, Limits(3 * layout.PAGE_BYTES - 1, 0, 1 << 40, 0))
     assert (catalog.find("alive"), catalog.find("dying")) == (alive, None)
     with pytest.raises(QuotaExceeded):
-        catalog.admit("default", Mode.BIG, -1, layout.PAGE_BYTES, 0)
+        catalog.quotas.admit("default", Mode.BIG, -1, layout.PAGE_BYTES, 0)
 
 
 def test_aDamagedRowStopsNobody(lab: Lab) -> None:
@@ -93,7 +93,7 @@ def test_deadlinesComeSoonestFirstAndGoWithTheirRow(lab: Lab) -> None:
 
 
 def test_describesARowAsItsUsage() -> None:
-    from muninn.broker.catalog import usageOf
+    from muninn.broker.policy.usage import usageOf
 
     assert usageOf(describe("n", deadlineMs=5)) == usage("n", deadlineMs=5)
 
@@ -149,7 +149,7 @@ def test_aNameThatTheIndexHasNoRoomForIsKept(lab: Lab, monkeypatch: pytest.Monke
     directory._index.remove(b"crowded", row, incarnation)
     successor = lab.directory(2)
     monkeypatch.setattr(successor.catalog._index, "insert", lambda name, row, incarnation: False)
-    assert not successor.indexNames(512)
+    assert not successor.catalog.indexNames(512)
     assert successor.catalog.find("crowded") == row
     successor.free(row, incarnation)
     assert successor.catalog.find("crowded") is None
@@ -162,7 +162,7 @@ def test_whatWasThereBeforeCountsUntilItIsGone(lab: Lab) -> None:
     half = directory.grant(member.key, usage("half"), 0)
     os.unlink(lab.places.journalPath(1))
     successor = lab.directory(2)
-    sums = successor.catalog._sums
+    sums = successor.catalog.quotas._sums
     assert (sums[Mode.BIG,], sums[Mode.BIG, "default"], sums[Mode.BIG, "other"]) == (3 * PAGE, 2 * PAGE, PAGE)
     successor.free(*rows[0])
     successor.free(*rows[1])
@@ -182,7 +182,7 @@ def test_manyTenantsHaveASumEach(lab: Lab) -> None:
     directory, member = lab.directory(1), lab.member()
     for number in range(250):
         lab.make(directory, member, f"n{number}", tenant=f"t{number}")
-    sums = Catalog(lab.rows, _LIMITS)._sums
+    sums = Catalog(lab.rows, _LIMITS).quotas._sums
     assert sums[Mode.BIG,] == 250 * PAGE and all(sums[Mode.BIG, f"t{number}"] == PAGE for number in range(250))
 
 

@@ -9,7 +9,7 @@ from lab import Lab, describe, usage
 
 from muninn.broker import journal
 from muninn.broker.journal import Journal
-from muninn.broker.limits import Limits
+from muninn.broker.policy.limits import Limits
 from muninn.control import layout
 from muninn.control.index import NameIndex
 from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, HostMemoryFull, ProtocolViolation, QuotaExceeded
@@ -253,9 +253,9 @@ def test_nothingOfWhatIsGoneCountsOrStaysOpen(lab: Lab) -> None:
     directory.rows.describe(row, describe(mode=Mode.FAST, gpu=0))
     reading, writing = os.pipe()
     directory.commit(member.key, row, incarnation, writing)
-    assert directory.catalog.used(0) == layout.PAGE_BYTES
+    assert directory.catalog.quotas.used(0) == layout.PAGE_BYTES
     directory.free(row, incarnation)
-    assert directory.catalog.used(0) == 0 and len(directory.vault) == 0
+    assert directory.catalog.quotas.used(0) == 0 and len(directory.vault) == 0
     assert os.read(reading, 1) == b"", "the vault's descriptor is closed"
     os.close(reading)
     row, incarnation = lab.make(directory, member)
@@ -267,7 +267,7 @@ def test_nothingOfWhatIsGoneCountsOrStaysOpen(lab: Lab) -> None:
 def test_whatNoQuotaAllowsIsNotGranted(lab: Lab) -> None:
     """Broken: `grant` did not ask the catalog."""
     directory, member = lab.directory(1), lab.member()
-    directory.catalog._limits = Limits(layout.PAGE_BYTES, 0, layout.PAGE_BYTES, 0)
+    directory.catalog.quotas._limits = Limits(layout.PAGE_BYTES, 0, layout.PAGE_BYTES, 0)
     lab.make(directory, member, "fits")
     with pytest.raises(QuotaExceeded):
         directory.grant(member.key, usage("more"), 0)

@@ -87,7 +87,7 @@ def test_i1QuotaUseIsTheSumOverTheRows(lab: Lab) -> None:
     for name in "abc":
         lab.make(directory, member, name)
     successor = lab.directory(2)
-    assert successor.catalog._sums[describe().mode, "default"] == 3 * describe().segmentBytes
+    assert successor.catalog.quotas._sums[describe().mode, "default"] == 3 * describe().segmentBytes
 
 
 # --- I-2: lease first and state second, state first and leases second -----------------------------------------------------
@@ -110,7 +110,7 @@ def test_i2AFreeNeverReclaimsWhatAnOpenerHolds(lab: Lab, monkeypatch: pytest.Mon
                 if not opened[0]:
                     opener.leases.release(index)
 
-        change, isHeld = directory.rows.change, directory._isHeld
+        change, isHeld = directory.rows.change, directory.holders.isHeld
 
         def changing(*arguments: object, **changes: int) -> object:
             openNow(next(steps))
@@ -125,7 +125,7 @@ def test_i2AFreeNeverReclaimsWhatAnOpenerHolds(lab: Lab, monkeypatch: pytest.Mon
             return result
 
         monkeypatch.setattr(directory.rows, "change", changing)
-        monkeypatch.setattr(directory, "_isHeld", counting)
+        monkeypatch.setattr(directory.holders, "isHeld", counting)
         state = directory.settle(row)
         if opened == [True]:
             assert state.state in (layout.ROW_LIVE, layout.ROW_PROBING), f"reclaimed under its opener at point {point}"

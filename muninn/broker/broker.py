@@ -1,21 +1,28 @@
 """The broker: one member's term in office, from its election to its deposition.
 
-A broker works on its member's background thread, one `step` at a time. Other members ask it through its socket (`server.py`), its
-own process asks it through its inbox (`inbox.py`), and `handlers/` says what each request does. The broker keeps in its private
-memory only what its successor finds in the control block or is brought by the members again: a death of the broker loses nothing.
+A broker works on its member's background thread, one `step` at a time. Other members
+ask it through its socket (`server.py`), its own process asks it through its inbox
+(`inbox.py`), and `handlers/` says what each request does. The broker keeps in its
+private memory only what its successor finds in the control block or is brought by the
+members again: a death of the broker loses nothing.
 
-Takeover. A member that notices the end of the broker, by the robust word of its slot or by a heartbeat that stands still, replaces
-the election word {epoch, slot} by one CAS (`control/election.py`); one member wins. The winner's thread makes a Broker, which
+Takeover. A member that notices the end of the broker, by the robust word of its slot or
+by a heartbeat that stands still, replaces the election word {epoch, slot} by one CAS
+(`control/election.py`); one member wins. The winner's thread makes a Broker, which
 begins its term in this order:
 
-1. It removes the copies that its predecessors did not finish, and opens the journal of its epoch.
-2. It fences: it raises the epoch of all rows, and from then on each CAS of a predecessor fails (`control/rows.py`).
-3. It listens at the socket of its epoch, opens the descriptor server, and announces the epoch. Members connect, and bring the
-   descriptors of memory that has no name.
-4. While it serves already, it finishes what its predecessors left half done, a piece at a time (`maintenance.py`).
+1. It removes the copies that its predecessors did not finish, and opens the journal of
+   its epoch.
+2. It fences: it raises the epoch of all rows, and from then on each CAS of a
+   predecessor fails (`control/rows.py`).
+3. It listens at the socket of its epoch, opens the descriptor server, and announces the
+   epoch. Members connect, and bring the descriptors of memory that has no name.
+4. While it serves already, it finishes what its predecessors left half done, a piece at
+   a time (`maintenance.py`).
 
-Each of these steps is idempotent, so the next successor repeats them when this broker dies in between. A broker may be deposed
-at any moment. It reads the election word before each request; a stale read there costs one request, whose changes the fence
+Each of these steps is idempotent, so the next successor repeats them when this broker
+dies in between. A broker may be deposed at any moment. It reads the election word
+before each request; a stale read there costs one request, whose changes the fence
 refuses: such a request has either happened or not.
 """
 
@@ -34,8 +41,8 @@ from muninn.broker.handlers.context import Answer, TermContext
 from muninn.broker.handlers.table import HANDLERS
 from muninn.broker.inbox import Inbox, duplicated
 from muninn.broker.journal import Journal, dropCopies
-from muninn.broker.limits import Limits
 from muninn.broker.maintenance import SWEEP_SECONDS, Upkeep
+from muninn.broker.policy.limits import Limits
 from muninn.broker.reclaiming import Reclaimer
 from muninn.broker.server import Server
 from muninn.broker.sessions import SenderGone, Session

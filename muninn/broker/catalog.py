@@ -1,4 +1,4 @@
-"""The catalog: which names are taken, and what each tenant uses.
+"""The catalog: which names are taken, which lifetimes end, and which rows count against quotas.
 
 Kept in the broker's private memory while it serves, and thrown away with it. What there was before its term is not read row by row: the
 sums come from one pass in C, and a name is looked up in the index that all processes share, whose entries are believed after a
@@ -8,30 +8,16 @@ look at the row. An index may lack names, of rows that found no room in it or th
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import NamedTuple
-
 from muninn.broker.lifetimes import Lifetimes
-from muninn.broker.limits import Limits
-from muninn.config.sizes import exactly
-from muninn.control.descriptions import RowDescription, Taken
+from muninn.broker.policy.limits import Limits
+from muninn.broker.policy.quotas import Quotas
+from muninn.broker.policy.usage import Usage
+from muninn.control.descriptions import Taken
 from muninn.control.index import NameIndex
 from muninn.control.rows import RowTable
-from muninn.errors import BufferExists, QuotaExceeded
-from muninn.terms import Mode
+from muninn.errors import BufferExists
 
 _COUNTED, _HAS_DEADLINE = 1, 2
-
-
-class Usage(NamedTuple):
-    """What one row takes."""
-
-    name: str
-    tenant: str
-    mode: Mode
-    gpu: int
-    sizeBytes: int
-    deadlineMs: int
 
 
 class Catalog:
@@ -39,16 +25,15 @@ class Catalog:
 
     def __init__(self, rows: RowTable, limits: Limits) -> None:
         self._rows = rows
-        self._limits = limits
+        self.quotas = Quotas(limits)
         self._index = NameIndex(rows.block)
         self._usages: dict[int, Usage] = {}  # of this term
         self._rowOfName: dict[str, int] = {}  # of this term, and those that the index has no room for
         self._unindexed: dict[int, str] = {}  # the latter, by row
         self._indexNext, self._indexEnd = 0, rows.count()
         sums, self._marks = rows.sums()  # by row of before: whether it is counted
-        self._sums: Counter[tuple[object, ...]] = Counter()
         for taken, sumBytes in sums.items():
-            self._add(taken, sumBytes)
+            self.quotas.add(taken, sumBytes)
         self._lifetimes = Lifetimes()
         row = -1
         while (row := self._marks.find(_COUNTED | _HAS_DEADLINE, row + 1)) >= 0:
@@ -114,7 +99,7 @@ class Catalog:
         self._usages[row] = usage
         if usage.deadlineMs:
             self._lifetimes.put(row, usage.deadlineMs)
-        self._add(usage, usage.sizeBytes)
+        self.quotas.add(usage, usage.sizeBytes)
 
     def _uncount(self, row: int) -> None:
         self._lifetimes.forget(row)
@@ -123,43 +108,11 @@ class Catalog:
             self._marks[row] = 0
             taken = self._rows.taken(row)
         if taken is not None:
-            self._add(taken, -taken.sizeBytes)
-
-    def _add(self, taken: Usage | Taken, sizeBytes: int) -> None:
-        """Add to the sums that a row adds to: its mode's, its tenant's, its GPU's."""
-        self._sums[taken.mode,] += sizeBytes
-        self._sums[taken.mode, taken.tenant] += sizeBytes
-        if taken.mode is Mode.FAST:
-            self._sums[taken.gpu,] += sizeBytes
-
-    def admit(self, tenant: str, mode: Mode, gpu: int, sizeBytes: int, gpuCapacityBytes: int) -> None:
-        """Whether these bytes may be added; `QuotaExceeded` names the limit that forbids it.
-
-        A GPU of capacity 0 is one whose driver keeps the books.
-        """
-        limits = self._limits
-        big = mode is Mode.BIG
-        cap, quota = (limits.bigModeMaxBytes, limits.pinnedHostQuota) if big else (limits.fastModeMaxBytes, limits.vramQuota)
-        keys = (
-            ("memory.bigModeMaxBytes", "tenancy.defaultPinnedHostQuota") if big else ("memory.fastModeMaxBytes", "tenancy.defaultVramQuota")
-        )
-        self._compare(f"{mode} of this domain", self._sums[mode,], sizeBytes, cap, keys[0])
-        self._compare(f"{mode} of tenant {tenant!r}", self._sums[mode, tenant], sizeBytes, quota, keys[1])
-        if not big and gpuCapacityBytes:
-            self._compare(f"VRAM of GPU {gpu}", self._sums[gpu,], sizeBytes, gpuCapacityBytes, "devices.hostGpuBytes")
-
-    @staticmethod
-    def _compare(what: str, used: int, wanted: int, limit: int, key: str) -> None:
-        if used + wanted > limit:
-            raise QuotaExceeded(f"{what}: {exactly(used)} used + {exactly(wanted)} wanted > {exactly(limit)} allowed ({key})")
+            self.quotas.add(taken, -taken.sizeBytes)
 
     def forgetDeadline(self, row: int) -> None:
         """The lifetime has ended, and what follows from it was begun."""
         self._lifetimes.forget(row)
-
-    def used(self, gpu: int) -> int:
-        """Bytes of fastMode buffers on a GPU."""
-        return self._sums[gpu,]
 
     def deadlines(self) -> list[tuple[int, int]]:
         """(monotonic ms, row) of the rows whose lifetime ends, soonest first."""
@@ -168,8 +121,3 @@ class Catalog:
     def nextDeadline(self) -> tuple[int, int] | None:
         """The first of them."""
         return self._lifetimes.first()
-
-
-def usageOf(description: RowDescription) -> Usage:
-    """What a described row takes."""
-    return Usage(description.name, description.tenant, description.mode, description.gpu, description.segmentBytes, description.deadlineMs)

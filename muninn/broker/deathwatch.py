@@ -1,16 +1,22 @@
-"""The death watch: how the broker notices that a member may be dead, and how it confirms that.
+"""The death watch: how the broker notices that a member may be dead, and how it confirms
+that.
 
-The broker alone has a death watch; it is private memory, and a successor builds its own from the slots of the members.
+The broker alone has a death watch; it is private memory, and a successor builds its own
+from the slots of the members.
 
-The broker holds a pidfd of each member as long as there are few members. For further members the broker holds only the
-connection. A connection ends with its process. Where a forked child holds a copy of the connection, the robust word of the
-member's slot is marked instead. After either event the broker opens a pidfd by the identity in the slot. A process of another PID
-namespace can not be found by its pid; the broker therefore keeps the pidfd that such a member sent.
+The broker holds a pidfd of each member as long as there are few members. For further
+members the broker holds only the connection. A connection ends with its process. Where
+a forked child holds a copy of the connection, the robust word of the member's slot is
+marked instead. After either event the broker opens a pidfd by the identity in the slot.
+A process of another PID namespace can not be found by its pid; the broker therefore
+keeps the pidfd that such a member sent.
 
-A death is suspected when a connection ends or a pidfd is readable. A death is confirmed when the member's byte lock is free as
-well (`MemberTable.isProvenDead`). Only a confirmed death is passed on to reclaiming (`reclaiming.py`). The kernel frees the byte
-lock last, so a suspected death is looked at again after a few milliseconds, for a bounded number of times; then the periodic
-sweep (`adopt`) finds it. A stale read of a slot costs one more look, and never memory: the confirmation reads the kernel's state.
+A death is suspected when a connection ends or a pidfd is readable. A death is confirmed
+when the member's byte lock is free as well (`MemberTable.isProvenDead`). Only a
+confirmed death is passed on to reclaiming (`reclaiming.py`). The kernel frees the byte
+lock last, so a suspected death is looked at again after a few milliseconds, for a
+bounded number of times; then the periodic sweep (`adopt`) finds it. A stale read of a
+slot costs one more look, and never memory: the confirmation reads the kernel's state.
 """
 
 from __future__ import annotations

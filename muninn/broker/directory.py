@@ -1,8 +1,35 @@
-"""The directory: the life of a row, from grant to FREE.
+"""The directory: the life of a row, from its grant to FREE.
 
-Every step is one CAS of the row's state word, stamped with this broker's epoch, between two records of the journal; whatever a
-broker leaves half done can be read off the word and is finished by `settle`, by this broker or by any successor. Nothing is
-unlinked before the row is DEAD.
+The broker of one epoch changes the rows of a domain, and no other process does. Each
+step is one CAS of the row's state word, stamped with the epoch, between two records of
+the journal. What a broker leaves half done is read off the word, and `settle` finishes
+it, in this broker or in any successor. The rows, the name index and the journal survive
+a crash of the broker; the catalog and the descriptors are private memory, which a
+successor derives from the rows or is brought again.
+
+Create. `grant` writes a `create` record, and takes a FREE row to CREATING, with the
+next incarnation. The creator fills the memory and the description. `commit` checks the
+description, writes a `live` record, puts the name into the index, and takes the row to
+LIVE. A creator that gives up, or dies, has its row reclaimed.
+
+Free. An opener first takes a lease on the row, and then reads the row's state word; it
+may use the memory if the word is LIVE. The broker does it the other way round:
+
+1. It writes a `free` record, and takes the row from LIVE to DYING by a CAS. The name is
+   free from then on, and nobody new may use the row.
+2. It counts the leases on the row. While there are any, the row stays DYING: each
+   holder reports its release, and each report runs `settle` again.
+3. When it has counted none, it takes the row to DEAD by a CAS of exactly the word that
+   it saw. DEAD is never taken back.
+4. It removes the name from the index, unlinks the segment, drops the descriptor, writes
+   a `gone` record, and takes the row to FREE.
+
+A buffer that ends with its last close goes from LIVE to PROBING before the count, and
+back to LIVE when a lease is found: an opener that sees PROBING asks the broker. The
+opener writes before it reads, and so does the broker; at least one of them sees the
+other. A stale count costs a later `settle`, since a lease that is seen keeps the row. A
+stale state word costs a CAS that fails: a later epoch has changed the row, and this
+broker is deposed. Nothing is unlinked before the row is DEAD.
 """
 
 from __future__ import annotations
@@ -10,24 +37,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from muninn.broker.catalog import Catalog, Usage, usageOf
+from muninn.broker.catalog import Catalog
 from muninn.broker.descriptorstore import Vault
-from muninn.broker.journal import Journal, Record, read
-from muninn.control import layout, leases
+from muninn.broker.halfmade import HalfMade, createRecord
+from muninn.broker.holders import Holders
+from muninn.broker.journal import Journal, Record
+from muninn.broker.policy.usage import Usage, usageOf
+from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.control.descriptions import RowDescription
 from muninn.control.index import NameIndex
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
 from muninn.control.rowstate import RowState
-from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, MuninnError, PermissionDenied, ProtocolViolation
+from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, PermissionDenied, ProtocolViolation
 from muninn.storage import segments
-from muninn.system import atomics, clock
+from muninn.system import clock
 from muninn.system.descriptors import Descriptor, own
-from muninn.terms import Lifetime, Mode, asMode
+from muninn.terms import Mode
 
-#: The fields of a `create` record. One that lacks any is of another version, and says nothing.
-_GRANTED = {"row": int, "incarnation": int, "slot": int, "name": str, "tenant": str, "mode": str, "gpu": int, "sizeBytes": int}
 _HELD_BY_NAME = (layout.ROW_LIVE, layout.ROW_PROBING)
 
 
@@ -46,53 +74,21 @@ class Directory:
         self._index = NameIndex(block, epoch)
         self._makeCatalog = makeCatalog
         self._catalog: Catalog | None = None
-        self._halfMade: dict[int, Record] = {}  # the `create` records of CREATING rows, by row
+        self._halfMade = HalfMade(block.places, epoch, journal)
+        self.holders = Holders(block, members, self.rows)
 
     @property
     def catalog(self) -> Catalog:
         """Built at its first use: a takeover does not wait for it."""
         if self._catalog is None:
             self._catalog = self._makeCatalog(self.rows)
-            self._adoptHalfMade(self._catalog)
+            self._halfMade.adopt(self.rows, self._catalog)
         return self._catalog
-
-    def _adoptHalfMade(self, catalog: Catalog) -> None:
-        """The names of CREATING rows, which only the journals know.
-
-        Who asked for one and lost the answer gets the same row again, and nobody else that name.
-        """
-        halfMade = {(row, self.rows.state(row).incarnation) for row in self.rows.inState(layout.ROW_CREATING)}
-        if not halfMade:
-            return
-        granted: dict[tuple[int, int], Record] = {}
-        for epoch in self._block.places.epochsOf("journal"):
-            if epoch < self._epoch:
-                with contextlib.suppress(ControlBlockInvalid):  # others may have told something in it, so it tells nothing
-                    granted.update(
-                        {
-                            (record["row"], record["incarnation"]): record
-                            for record in read(self._block.places, epoch, only="create")
-                            if all(type(record.get(field)) is kind for field, kind in _GRANTED.items())
-                        }
-                    )
-        for row, incarnation in halfMade & granted.keys():
-            record = granted[row, incarnation]
-            try:
-                usage = Usage(record["name"], record["tenant"], asMode(record["mode"]), record["gpu"], record["sizeBytes"], 0)
-                catalog.add(row, usage)
-            except MuninnError:
-                continue  # a mode that is none, or the name went to somebody else meanwhile: its commit will be refused
-            self._halfMade[row] = _granted(row, incarnation, record["slot"], usage)
-            self._journal.note("create", **self._halfMade[row])
 
     def halfMade(self) -> list[Record]:
         """The `create` records of the rows that are CREATING, those of earlier terms too: only the journal has their names."""
         _ = self.catalog  # it takes them from the older journals
-        return list(self._halfMade.values())
-
-    def indexNames(self, atMost: int) -> bool:
-        """See `Catalog.indexNames`."""
-        return self.catalog.indexNames(atMost)
+        return self._halfMade.records()
 
     def fence(self) -> None:
         """Make everything that earlier brokers still try fail. The first thing that a broker does."""
@@ -116,7 +112,7 @@ class Directory:
     def grant(self, member: MemberKey, usage: Usage, gpuCapacityBytes: int) -> tuple[int, int]:
         """A CREATING row for a member that will fill and commit it; returns (row, incarnation)."""
         other = self._namedRow(usage.name)
-        if other is not None and self._isGivenUp(other):
+        if other is not None and self.holders.isGivenUp(other):
             self.catalog.forgetName(other)
             other = None
         if other is not None:
@@ -126,22 +122,16 @@ class Directory:
             return other, again
         # Its lifetime counts from the commit on: what nobody can open yet can not be freed either.
         usage = usage._replace(deadlineMs=0)
-        self.catalog.admit(usage.tenant, usage.mode, usage.gpu, usage.sizeBytes, gpuCapacityBytes)
+        self.catalog.quotas.admit(usage.tenant, usage.mode, usage.gpu, usage.sizeBytes, gpuCapacityBytes)
         row = self.rows.free(self._epoch)
         old = self.rows.state(row)
         incarnation = old.incarnation + 1  # `free` takes no row whose incarnations are used up
-        granted = _granted(row, incarnation, member.slot, usage)
+        granted = createRecord(row, incarnation, member.slot, usage)
         self._journal.append("create", **granted)
         self.rows.change(row, old, self._epoch, layout.ROW_CREATING, creator=member.slot, incarnation=incarnation)
-        self._halfMade[row] = granted
+        self._halfMade.put(granted)
         self.catalog.add(row, usage)
         return row, incarnation
-
-    def _isGivenUp(self, row: int) -> bool:
-        """Whether the row's creator was seen to die: its name is free from then on, its memory when the death is proven."""
-        state = self.rows.state(row)
-        creator = MemberKey(state.creator, self._members.state(state.creator)[1]) if state.creator < self._members.count else None
-        return state.state == layout.ROW_CREATING and creator is not None and self._members.isNoticedDead(creator)
 
     def _grantedBefore(self, member: MemberKey, row: int) -> int | None:
         """The incarnation, when this member repeats a request whose answer it did not get."""
@@ -175,7 +165,7 @@ class Directory:
             raise
         isIndexed = self._index.insert(description.name.encode(), row, incarnation)
         self.rows.change(row, state, self._epoch, layout.ROW_LIVE)
-        self._halfMade.pop(row, None)
+        self._halfMade.forget(row)
         self._index.tell(description.name.encode(), isIndexed)
 
     def _checkedDescription(self, row: int, incarnation: int) -> RowDescription:
@@ -224,14 +214,6 @@ class Directory:
         isNameless = state.state == layout.ROW_LIVE and self.rows.isFastMode(row) and self.rows.needsDescriptor(row)
         return isNameless and self.vault.get(row, state.incarnation) is None
 
-    def isCalled(self, row: int, name: str, tenant: str) -> bool:
-        """Whether the row has this name and this tenant; an empty one is any."""
-        try:
-            description = self.rows.description(row)
-        except ControlBlockInvalid:
-            return False  # damaged; `doctor` reports it
-        return name in ("", description.name) and tenant in ("", description.tenant)
-
     # --- ending ------------------------------------------------------------------------------------------------------
 
     def free(self, row: int, incarnation: int) -> None:
@@ -250,34 +232,33 @@ class Directory:
         state = self.rows.state(row)
         if state.state not in _HELD_BY_NAME or not clock.isOver(self.rows.deadlineMs(row)):
             return False
-        self.revoke(row, "lifetimeEnded")
+        self.holders.revoke(row, "lifetimeEnded")
         self.free(row, state.incarnation)
         return True
-
-    def revoke(self, row: int, reason: str, pid: int = 0) -> int:
-        """Revoke the leases on a row, all or those of one process; returns how many were."""
-        holds = leases.scanHolds(self._block, self._members, row)
-        meant = [hold for hold in holds if pid <= 0 or self._members.identity(hold.slot).pid == pid]
-        return sum(leases.revoke(self._block, hold, reason) for hold in meant)
 
     def settle(self, row: int) -> RowState:
         """Take a row as far as its holders allow; returns its state then. Safe to call at any time, for any row."""
         state = self.rows.state(row)
         if state.state in _HELD_BY_NAME and clock.isOver(self.rows.deadlineMs(row)) and self.endLifetime(row):
             return self.rows.state(row)
-        if state.state == layout.ROW_LIVE and self._endsWithLastClose(row) and not self._isHeld(row) and not self._isTorn(row):
+        if (
+            state.state == layout.ROW_LIVE
+            and self.holders.endsWithLastClose(row)
+            and not self.holders.isHeld(row)
+            and not self.holders.isTorn(row)
+        ):
             state = self.rows.change(row, state, self._epoch, layout.ROW_PROBING)
         # SYNC free: pairs with LeaseTable.take. The state first and the leases second here, the lease first and the state second there.
-        if state.state == layout.ROW_PROBING and self._isHeld(row):
+        if state.state == layout.ROW_PROBING and self.holders.isHeld(row):
             return self.rows.change(row, state, self._epoch, layout.ROW_LIVE)
-        isOver = state.state in (layout.ROW_PROBING, layout.ROW_DYING) and not self._isHeld(row)
+        isOver = state.state in (layout.ROW_PROBING, layout.ROW_DYING) and not self.holders.isHeld(row)
         return self._bury(row, state) if isOver or state.state == layout.ROW_DEAD else state
 
     def ownerGone(self, row: int) -> None:
         """The memory of a LIVE row was its creator's own, and went with it: who holds it is told at its next use."""
         state = self.rows.state(row)
         if state.state in _HELD_BY_NAME:
-            self.revoke(row, "ownerDied")
+            self.holders.revoke(row, "ownerDied")
             self.free(row, state.incarnation)
 
     def recall(self, member: MemberKey, row: int, incarnation: int) -> None:
@@ -304,7 +285,7 @@ class Directory:
             segments.unlink(self._block.places, row, state.incarnation, origin)
         self.vault.drop(row, state.incarnation)
         self.catalog.remove(row)
-        self._halfMade.pop(row, None)
+        self._halfMade.forget(row)
         self._journal.note("gone", row=row, incarnation=state.incarnation)
         return self.rows.change(row, state, self._epoch, layout.ROW_FREE, creator=0)
 
@@ -319,25 +300,3 @@ class Directory:
             names.add(described)
         for name in names:
             self._index.tell(name.encode())
-
-    def _endsWithLastClose(self, row: int) -> bool:
-        try:
-            return self.rows.description(row).lifetime is Lifetime.LAST_CLOSE
-        except ControlBlockInvalid:
-            return False
-
-    def _isTorn(self, row: int) -> bool:
-        """Whether it is a `Lock` whose holder died: what it protects may outlive every process, so whoever takes it next is told."""
-        return bool(atomics.loadAcquire32(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET)) and self.rows.isLock(row)
-
-    def _isHeld(self, row: int) -> bool:
-        return leases.countHolds(self._block, self._members, row, self.rows.state(row).incarnation) > 0
-
-
-def _granted(row: int, incarnation: int, slot: int, usage: Usage) -> Record:
-    """The fields of a `create` record."""
-    return {
-        "row": row, "incarnation": incarnation, "slot": slot, "name": usage.name, "tenant": usage.tenant, "mode": usage.mode.value,
-        "gpu": usage.gpu,
-        "sizeBytes": usage.sizeBytes,
-    }  # fmt: skip

@@ -107,7 +107,7 @@ class Upkeep:
             self._directory.endLifetime(first[1])
 
     def _indexNames(self) -> None:
-        if self._directory.indexNames(_SLICE_ROWS):
+        if self._directory.catalog.indexNames(_SLICE_ROWS):
             self._chores.append(self._indexNames)
 
     def _sweepMembers(self) -> None:

@@ -1,11 +1,15 @@
-"""Reclaiming: taking back what a member had whose death is confirmed, or who has said good-bye.
+"""Reclaiming: taking back what a member had whose death is confirmed, or who has said
+good-bye.
 
-The broker takes back in this order: the rows whose memory was the member's own, its leases, the rows that it was creating, its
-tickets and owner locks, the rows on which it held the last lease, and its slot. Each step is idempotent. The slot comes last, so
-that a successor of a broker that died in the middle finds the slot DEAD and does all of it again. Nothing of this survives the
-broker in private memory; the slot's state is the record.
+The broker takes back in this order: the rows whose memory was the member's own, its
+leases, the rows that it was creating, its tickets and owner locks, the rows on which it
+held the last lease, and its slot. Each step is idempotent. The slot comes last, so that
+a successor of a broker that died in the middle finds the slot DEAD and does all of it
+again. Nothing of this survives the broker in private memory; the slot's state is the
+record.
 
-A member may have thousands of leases. The broker takes them back in slices, and serves requests and beats in between.
+A member may have thousands of leases. The broker takes them back in slices, and serves
+requests and beats in between.
 """
 
 from __future__ import annotations

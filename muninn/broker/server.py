@@ -1,11 +1,14 @@
 """The server: the sockets of one term in office.
 
-The server owns the broker's listening socket, the connections of the members, and the epoll by which the broker's thread waits. It
-is private memory and descriptors of the broker's process; a death of the broker closes all of it, and the members notice the end
-of their connections. The socket's name, which carries the epoch, stays behind, and a successor removes it.
+The server owns the broker's listening socket, the connections of the members, and the
+epoll by which the broker's thread waits. It is private memory and descriptors of the
+broker's process; a death of the broker closes all of it, and the members notice the end
+of their connections. The socket's name, which carries the epoch, stays behind, and a
+successor removes it.
 
-The server decides nothing about buffers and members. It asks its term (`ServedTerm`) whether a newcomer may stay, what the answer
-to a request is, and tells it that a connection has ended. Requests are served one at a time, on the thread that waits.
+The server decides nothing about buffers and members. It asks its term (`ServedTerm`)
+whether a newcomer may stay, what the answer to a request is, and tells it that a
+connection has ended. Requests are served one at a time, on the thread that waits.
 """
 
 from __future__ import annotations

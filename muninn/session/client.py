@@ -1,12 +1,17 @@
-"""The client: a member asks whichever process is broker now, and gets an answer or an error within a bound of time.
+"""The client: a member asks whichever process is broker now, and gets an answer or an
+error within a bound of time.
 
-The client owns the member's connections (`connections.py`, made by `connector.py`) and the requests that wait for the background
-thread. All of it is private memory of the member's process. There is one connection, and there are more only while several threads
-ask at once, or while a signal handler asks in the middle of a question of its own thread.
+The client owns the member's connections (`connections.py`, made by `connector.py`) and
+the requests that wait for the background thread. All of it is private memory of the
+member's process. There is one connection, and there are more only while several threads
+ask at once, or while a signal handler asks in the middle of a question of its own
+thread.
 
-An answer that does not come ends in one of three ways. The broker has died: the connection ends, and the client asks the
-successor. The broker is busy: its heartbeat moves, and the client waits on. The broker is stuck: its heartbeat stands still for
-`takeoverMs` (`stalldetector.py`), and the client has it replaced. Requests are idempotent, so the client may ask again.
+An answer that does not come ends in one of three ways. The broker has died: the
+connection ends, and the client asks the successor. The broker is busy: its heartbeat
+moves, and the client waits on. The broker is stuck: its heartbeat stands still for
+`takeoverMs` (`stalldetector.py`), and the client has it replaced. Requests are
+idempotent, so the client may ask again.
 """
 
 from __future__ import annotations

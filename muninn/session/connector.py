@@ -1,9 +1,11 @@
 """How a member connects to the broker of now, and exchanges one message with it.
 
-A connection is made for one epoch, and begins with a hello that carries the member's pidfd. The member's first hello to a broker
-also brings the descriptors of the memory without a name that the member holds; a long list follows in further messages. Before a
-member connects it looks at the election: it waits until the broker has announced its epoch, and stands for the succession when
-the broker is dead or stalled. A stale read of the election word costs one attempt: the socket of an earlier epoch answers no more.
+A connection is made for one epoch, and begins with a hello that carries the member's
+pidfd. The member's first hello to a broker also brings the descriptors of the memory
+without a name that the member holds; a long list follows in further messages. Before a
+member connects it looks at the election: it waits until the broker has announced its
+epoch, and stands for the succession when the broker is dead or stalled. A stale read of
+the election word costs one attempt: the socket of an earlier epoch answers no more.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from muninn.broker.candidacy import Candidacy
-from muninn.broker.limits import Limits
+from muninn.broker.policy.limits import Limits
 from muninn.config import Settings
 from muninn.control.block import BlockLost
 from muninn.control.election import Term

@@ -1,9 +1,11 @@
 """The stall detector: how long the broker has been standing still.
 
-A broker that is alive and stuck, because it was stopped or its interpreter is held, does not answer and does not die. The broker
-increments a heartbeat counter at each step, in shared memory. A member that waits for an answer compares epoch, ready word and
-heartbeat with what it saw before. When none of them has moved for `takeoverMs` on this process's monotonic clock, the member may
-replace the broker. No time crosses a process. A stale read of the words costs one more look, and never a broker that moves.
+A broker that is alive and stuck, because it was stopped or its interpreter is held,
+does not answer and does not die. The broker increments a heartbeat counter at each
+step, in shared memory. A member that waits for an answer compares epoch, ready word and
+heartbeat with what it saw before. When none of them has moved for `takeoverMs` on this
+process's monotonic clock, the member may replace the broker. No time crosses a process.
+A stale read of the words costs one more look, and never a broker that moves.
 """
 
 from __future__ import annotations

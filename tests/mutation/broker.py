@@ -7,6 +7,8 @@ from tests.mutation.mutant import Mutant
 _CAPABILITIES = "muninn/wire/handles.py"
 _JOURNAL = "muninn/broker/journal.py"
 _DIRECTORY = "muninn/broker/directory.py"
+_HALFMADE = "muninn/broker/halfmade.py"
+_HOLDERS = "muninn/broker/holders.py"
 _CATALOG = "muninn/broker/catalog.py"
 _VAULT = "muninn/broker/descriptorstore.py"
 _DEATHWATCH = "muninn/broker/deathwatch.py"
@@ -59,10 +61,10 @@ MUTANTS = [
     Mutant(_DIRECTORY, "            self._journal.append(\"live\", row=row, incarnation=incarnation, description=description.packed())\n", "", "what lives is in the journal", "test_directory.py::test_theJournalTellsEachStep"),
     Mutant(_DIRECTORY, "            self._journal.note(\"free\", row=row, incarnation=state.incarnation)\n", "", "what was freed is in the journal", "test_directory.py::test_theJournalTellsEachStep"),
     Mutant(_DIRECTORY, "        self._journal.note(\"gone\", row=row, incarnation=state.incarnation)\n", "", "what is gone is in the journal", "test_directory.py::test_theJournalTellsEachStep"),
-    Mutant(_DIRECTORY, "            self._journal.note(\"create\", **self._halfMade[row])\n", "", "a name that was granted survives two brokers", "test_directory.py::test_aSuccessorKnowsTheNamesThatWereGranted"),
-    Mutant(_DIRECTORY, "        if other is not None and self._isGivenUp(other):", "        if False:", "the name of a dead creator is granted at once", "test_directory.py::test_theNameOfADeadCreatorIsGrantedAtOnce"),
-    Mutant(_DIRECTORY, "        return state.state == layout.ROW_CREATING and creator is not None", "        return creator is not None", "a dead creator's finished buffer keeps its name", "test_directory.py"),
-    Mutant(_DIRECTORY, "        self.catalog.admit(usage.tenant, usage.mode, usage.gpu, usage.sizeBytes, gpuCapacityBytes)\n", "", "quotas hold", "test_directory.py::test_whatNoQuotaAllowsIsNotGranted"),
+    Mutant(_HALFMADE, "            self._journal.note(\"create\", **self._records[row])\n", "", "a name that was granted survives two brokers", "test_directory.py::test_aSuccessorKnowsTheNamesThatWereGranted"),
+    Mutant(_DIRECTORY, "        if other is not None and self.holders.isGivenUp(other):", "        if False:", "the name of a dead creator is granted at once", "test_directory.py::test_theNameOfADeadCreatorIsGrantedAtOnce"),
+    Mutant(_HOLDERS, "        return state.state == layout.ROW_CREATING and creator is not None", "        return creator is not None", "a dead creator's finished buffer keeps its name", "test_directory.py"),
+    Mutant(_DIRECTORY, "        self.catalog.quotas.admit(usage.tenant, usage.mode, usage.gpu, usage.sizeBytes, gpuCapacityBytes)\n", "", "quotas hold", "test_directory.py::test_whatNoQuotaAllowsIsNotGranted"),
     Mutant(_DIRECTORY, "self.catalog.find(name) if row is not None and self.endLifetime(row) else row", "row", "the name of what is over is free", "test_directory.py::test_theNameOfWhatIsOverIsFree"),
     Mutant(_DIRECTORY, "        if state.state in _HELD_BY_NAME and clock.isOver(", "        if False and clock.isOver(", "whoever settles a row ends its lifetime", "test_directory.py::test_theNameOfWhatIsOverIsFree"),
     Mutant(_DIRECTORY, "        usage = usage._replace(deadlineMs=0)\n", "", "a lifetime that ends before the commit ends nothing", "test_watchdog.py::test_aLifetimeThatEndsBeforeTheCommitEndsNothingElse", "`endLifetime` frees nothing that is CREATING, and the commit counts the deadline anew"),
@@ -78,9 +80,9 @@ MUTANTS = [
     Mutant(_DIRECTORY, "        if (state.state, state.creator, state.incarnation) == (layout.ROW_CREATING, member.slot, incarnation):\n            self._bury", "        if state.state == layout.ROW_CREATING:\n            self._bury", "only its creator gives a row up", "test_directory.py"),
     Mutant(_DIRECTORY, "        if state.incarnation != incarnation or state.state not in (*_HELD", "        if state.state not in (*_HELD", "a free is of one incarnation", "test_directory.py test_invariants.py"),
     Mutant(_DIRECTORY, "            self._unname(row, state)\n        self.settle(row)\n", "        self.settle(row)\n", "a freed name is free at once", "test_directory.py::test_aFreedNameIsFreeAtOnceAndItsMemoryWithTheLastHolder"),
-    Mutant(_DIRECTORY, "if state.state == layout.ROW_PROBING and self._isHeld(row):", "if False:", "a lease that came in between keeps the buffer", "test_invariants.py::test_i2AnyoneMayFinishOrAbortAHalfDoneFree"),
-    Mutant(_DIRECTORY, "in (layout.ROW_PROBING, layout.ROW_DYING) and not self._isHeld(row)\n", "in (layout.ROW_PROBING, layout.ROW_DYING)\n", "memory waits for its holders", "test_directory.py test_invariants.py::test_i2AFreeNeverReclaimsWhatAnOpenerHolds test_invariants.py::test_i2AnyoneMayFinishOrAbortAHalfDoneFree"),
-    Mutant(_DIRECTORY, "self._endsWithLastClose(row) and not self._isHeld(row) and", "self._endsWithLastClose(row) and", "a held buffer is not probed", "test_directory.py", "PROBING is followed by the second count, which aborts it: an opener that comes in between is sent to the broker, and finds it"),
+    Mutant(_DIRECTORY, "if state.state == layout.ROW_PROBING and self.holders.isHeld(row):", "if False:", "a lease that came in between keeps the buffer", "test_invariants.py::test_i2AnyoneMayFinishOrAbortAHalfDoneFree"),
+    Mutant(_DIRECTORY, "in (layout.ROW_PROBING, layout.ROW_DYING) and not self.holders.isHeld(row)\n", "in (layout.ROW_PROBING, layout.ROW_DYING)\n", "memory waits for its holders", "test_directory.py test_invariants.py::test_i2AFreeNeverReclaimsWhatAnOpenerHolds test_invariants.py::test_i2AnyoneMayFinishOrAbortAHalfDoneFree"),
+    Mutant(_DIRECTORY, "self.holders.endsWithLastClose(row) and not self.holders.isHeld(row) and", "self.holders.endsWithLastClose(row) and", "a held buffer is not probed", "test_directory.py", "PROBING is followed by the second count, which aborts it: an opener that comes in between is sent to the broker, and finds it"),
     Mutant(_DIRECTORY, " if isOver or state.state == layout.ROW_DEAD else state", " if isOver else state", "a burial that was begun is finished", "test_invariants.py::test_i2AnyoneMayFinishOrAbortAHalfDoneFree"),
     Mutant(_DIRECTORY, "        self._unname(row, state)\n        segments.unlink", "        segments.unlink", "a half-made row leaves no name", "test_directory.py::test_aHalfMadeRowGoesWithItsMemoryAndItsIndexEntry"),
     Mutant(_DIRECTORY, "        if state.state != layout.ROW_DEAD:\n            state = self.rows", "        self._unname(row, state)\n        if state.state != layout.ROW_DEAD:\n            state = self.rows", "a deposed broker takes no name of what lives", "test_invariants.py::test_i3ADeposedBrokerTakesNoNameOfWhatLives"),
@@ -88,7 +90,7 @@ MUTANTS = [
     Mutant(_DIRECTORY, "        segments.unlink(self._block.places, row, state.incarnation)\n", "", "memory goes with its row", "test_directory.py"),
     Mutant(_DIRECTORY, "        self.vault.drop(row, state.incarnation)\n", "", "memory without a name goes with its row", "test_directory.py"),
     Mutant(_DIRECTORY, "        self.catalog.remove(row)\n", "", "what is gone counts no more", "test_directory.py"),
-    Mutant(_DIRECTORY, "row, self.rows.state(row).incarnation) > 0", "row) > 0", "holds are of the row's buffer", "test_creation.py::test_aCreatorThatGaveUpHoldsNothingOfTheRowsNextBuffer"),
+    Mutant(_HOLDERS, "row, self._rows.state(row).incarnation) > 0", "row) > 0", "holds are of the row's buffer", "test_creation.py::test_aCreatorThatGaveUpHoldsNothingOfTheRowsNextBuffer"),
     Mutant(_DIRECTORY, "            self._index.remove(described.encode(), row, state.incarnation)\n", "", "a name that is gone leaves no entry", "test_directory.py"),
     # --- catalog and vault ---
     Mutant(_CATALOG, "        if self.find(usage.name) not in (None, row):", "        if False:", "a name is taken once", "test_catalog.py::test_aNameIsTakenOnce"),
@@ -161,7 +163,7 @@ MUTANTS = [
     Mutant(_BUFFER_REQUESTS, "        return {\"row\": requests.LATER, \"incarnation\": 0}, ()\n", "        pass\n", "a name is free or not once that is known", "test_watchdog.py::test_aGrantWaitsForWhoMayHaveTheMemoryOfTheName"),
     Mutant(_UPKEEP, "        if rows and self._mayStillCome():", "        if False:", "memory that may still be brought is waited for", "test_maintenance.py"),
     Mutant(_UPKEEP, "        if self._chores or not clock.knowsHostTime():\n", "        if self._chores:\n", "a broker that can not compare clocks ends no lifetime", "test_watchdog.py::test_aBrokerThatCanNotCompareClocksEndsNoLifetime"),
-    Mutant(_DIRECTORY, "        self.revoke(row, \"lifetimeEnded\")\n", "", "a lifetime that ends refuses new operations", "test_watchdog.py::test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce"),
+    Mutant(_DIRECTORY, "        self.holders.revoke(row, \"lifetimeEnded\")\n", "", "a lifetime that ends refuses new operations", "test_watchdog.py::test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce"),
     Mutant(_UPKEEP, "            self.settleUnheld()\n        self.collectLost()\n", "        self.collectLost()\n", "what the dead had let go of is collected", "test_maintenance.py::test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf"),
     Mutant(_UPKEEP, "            self._chores.append(lambda: self.settleUnheld(following))\n", "            pass\n", "all rows are looked at, a slice at a time", "test_maintenance.py"),
     # --- broker ---
@@ -181,7 +183,7 @@ MUTANTS = [
     Mutant(_DIRECTORY, "return 0 <= row < self.rows.count() and", "return", "a row that nobody made is not read", "test_watchdog.py::test_rowsThatNobodyMadeAreNotTouched"),
     Mutant(_DEATHWATCH, "        if self._suspects.setdefault(pidfd, RETRIES) > 0:\n", "        if False:\n", "a death that was not yet proven is looked at again", "test_watchdog.py::test_aDeathThatIsNotYetProvenIsLookedAtAgain"),
     Mutant(_DEATHWATCH, "if key == own or (isWatched and not self._members.isMarked(slot)):", "if key == own or isWatched:", "an exec that no connection tells of is found", "test_image.py::test_anExecIsFoundThoughNobodyWaitsForWhatItHeld"),
-    Mutant(_DIRECTORY, " and not self._isTorn(row):", ":", "a lock whose only user died is a dead one's", "test_image.py::test_aProgramThatReplacesItselfFindsNothingOfItsPast test_lock.py::test_aLockWhoseOnlyUserDiedIsRecovered"),
+    Mutant(_DIRECTORY, " and not self.holders.isTorn(row):", ":", "a lock whose only user died is a dead one's", "test_image.py::test_aProgramThatReplacesItselfFindsNothingOfItsPast test_lock.py::test_aLockWhoseOnlyUserDiedIsRecovered"),
     Mutant(_BROKER, "        if session.key is None:\n            self._upkeep.sweepSoon()", "        if False:\n            self._upkeep.sweepSoon()", "who dies before its hello is looked for", "test_watchdog.py::test_whoEndsBeforeItsHelloIsLookedForAtOnce"),
     Mutant(_DRAIN, "word >> _EPOCH_SHIFT > epoch or atomics", "atomics", "a deposed broker does not drain", "test_invariants.py::test_i3ADeposedBrokerDoesNotDrain"),
     Mutant(_BROKER, "        if not descriptors or self._served > _SERVED_FIRST:", "        if not descriptors:", "upkeep is done although there is always something to serve", "test_maintenance.py"),

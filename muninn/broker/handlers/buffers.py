@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from muninn.broker.catalog import Usage
 from muninn.broker.handlers.context import Answer, TermContext
+from muninn.broker.policy.usage import Usage
 from muninn.broker.sessions import Session
 from muninn.control import layout
 from muninn.control.block import BlockLost

@@ -5,6 +5,8 @@ from __future__ import annotations
 from muninn.broker.handlers.context import Answer, TermContext
 from muninn.broker.sessions import Session
 from muninn.control import layout, leases
+from muninn.control.rows import RowTable
+from muninn.errors import ControlBlockInvalid
 from muninn.system.descriptors import Descriptor
 from muninn.system.logs import Log
 from muninn.wire.messages import Message
@@ -22,8 +24,8 @@ def evict(context: TermContext, session: Session, message: Message, _: list[Desc
     for number, row in enumerate(directory.rows.inState(layout.ROW_LIVE)):
         if number % _ROWS_A_BEAT == 0:
             context.beat()
-        if directory.isCalled(row, message["name"], message["tenant"]):
-            rows, revoked = rows + 1, revoked + directory.revoke(row, reason, message["pid"])
+        if _isCalled(directory.rows, row, message["name"], message["tenant"]):
+            rows, revoked = rows + 1, revoked + directory.holders.revoke(row, reason, message["pid"])
     return {"revoked": revoked, "buffers": rows}, ()
 
 
@@ -38,3 +40,12 @@ def drain(context: TermContext, session: Session, message: Message, _: list[Desc
 def ping(context: TermContext, _: Session, __: Message, ___: list[Descriptor]) -> Answer:
     """The broker answers, and says which epoch it serves."""
     return {"epoch": context.term.epoch}, ()
+
+
+def _isCalled(rows: RowTable, row: int, name: str, tenant: str) -> bool:
+    """Whether the row has this name and this tenant; an empty one is any."""
+    try:
+        description = rows.description(row)
+    except ControlBlockInvalid:
+        return False  # damaged; `doctor` reports it
+    return name in ("", description.name) and tenant in ("", description.tenant)

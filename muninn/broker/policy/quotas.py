@@ -1,0 +1,57 @@
+"""Quotas: what each mode, tenant and GPU uses, and whether more may be added.
+
+The sums are private memory of the broker. A new broker computes them from the rows
+(`catalog.py`), so that none of them survives a broker or drifts. Only the limits of the
+broker's own process count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from muninn.broker.policy.limits import Limits
+from muninn.broker.policy.usage import Usage
+from muninn.config.sizes import exactly
+from muninn.control.descriptions import Taken
+from muninn.errors import QuotaExceeded
+from muninn.terms import Mode
+
+
+class Quotas:
+    """Sums of bytes, and the limits that they are compared with."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._sums: Counter[tuple[object, ...]] = Counter()
+
+    def add(self, taken: Usage | Taken, sizeBytes: int) -> None:
+        """Add to the sums that a row adds to: its mode's, its tenant's, its GPU's."""
+        self._sums[taken.mode,] += sizeBytes
+        self._sums[taken.mode, taken.tenant] += sizeBytes
+        if taken.mode is Mode.FAST:
+            self._sums[taken.gpu,] += sizeBytes
+
+    def admit(self, tenant: str, mode: Mode, gpu: int, sizeBytes: int, gpuCapacityBytes: int) -> None:
+        """Whether these bytes may be added; `QuotaExceeded` names the limit that forbids it.
+
+        A GPU of capacity 0 is one whose driver keeps the books.
+        """
+        limits = self._limits
+        big = mode is Mode.BIG
+        cap, quota = (limits.bigModeMaxBytes, limits.pinnedHostQuota) if big else (limits.fastModeMaxBytes, limits.vramQuota)
+        keys = (
+            ("memory.bigModeMaxBytes", "tenancy.defaultPinnedHostQuota") if big else ("memory.fastModeMaxBytes", "tenancy.defaultVramQuota")
+        )
+        self._compare(f"{mode} of this domain", self._sums[mode,], sizeBytes, cap, keys[0])
+        self._compare(f"{mode} of tenant {tenant!r}", self._sums[mode, tenant], sizeBytes, quota, keys[1])
+        if not big and gpuCapacityBytes:
+            self._compare(f"VRAM of GPU {gpu}", self._sums[gpu,], sizeBytes, gpuCapacityBytes, "devices.hostGpuBytes")
+
+    @staticmethod
+    def _compare(what: str, used: int, wanted: int, limit: int, key: str) -> None:
+        if used + wanted > limit:
+            raise QuotaExceeded(f"{what}: {exactly(used)} used + {exactly(wanted)} wanted > {exactly(limit)} allowed ({key})")
+
+    def used(self, gpu: int) -> int:
+        """Bytes of fastMode buffers on a GPU."""
+        return self._sums[gpu,]
