@@ -7,4 +7,4 @@ from muninn.wire import requests
 
 
 def test_eachOperationHasOneHandler() -> None:
-    assert HANDLERS.keys() == requests.REQUESTS.keys()
+    assert HANDLERS.keys() == requests.OPERATIONS.keys()

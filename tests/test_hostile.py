@@ -179,7 +179,7 @@ def test_aMemberWhoseRequestsMakeNoSenseGetsErrors(domain: str, actor: Start) ->
     """Well-formed, from a member, and with fields that can not be: an error each, or an answer; the broker goes on."""
     seed = 7
     random = Random(seed)
-    operations = [op for op in requests.REQUESTS if op not in ("hello", "leave", "drain", "yield", "evict")]
+    operations = [op for op in requests.OPERATIONS if op not in ("hello", "leave", "drain", "yield", "evict")]
     with unharmed(domain, actor):
         client = current().client
         for _ in range(600):
@@ -189,7 +189,7 @@ def test_aMemberWhoseRequestsMakeNoSenseGetsErrors(domain: str, actor: Start) ->
                 str: _HOSTILE_TEXTS,
                 list: ([], [[1]], [["a", 2]], [[0, 1]] * 300),
             }
-            fields = {name: random.choice(choices[kind]) for name, kind in requests.REQUESTS[op].items()}
+            fields = {name: random.choice(choices[kind]) for name, kind in requests.OPERATIONS[op].request.items()}
             if op in ("free", "commit", "abandon", "settle") and fields.get("row") == 0:
                 continue  # it is a member, so what it may free it may free
             try:

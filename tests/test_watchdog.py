@@ -27,7 +27,8 @@ from muninn.control.members import MemberTable
 from muninn.control.rows import Deposed
 from muninn.control.tickets import Tickets
 from muninn.errors import ProtocolViolation
-from muninn.session.membership import Membership, current
+from muninn.session.membership import current
+from muninn.session.tables import Tables
 from muninn.system import atomics, clock
 from muninn.system.clock import monotonicMs
 from muninn.terms import Mode
@@ -574,8 +575,8 @@ def test_aClaimOfASlotThatTheTableDoesNotHaveIsNobodys(served: tuple[Lab, Broker
     beyond = 40
     atomics.storeRelease64(lab.block.memberAddress(beyond), 7 << 32 | layout.MEMBER_LIVE)
     seen = SimpleNamespace(members=lab.members, key=own.key)
-    assert Membership.isDead(seen, beyond, 7)  # type: ignore[arg-type]
-    assert not Membership.isDead(seen, own.key.slot, own.key.generation)  # type: ignore[arg-type]
+    assert Tables.isDead(seen, beyond, 7)  # type: ignore[arg-type]
+    assert not Tables.isDead(seen, own.key.slot, own.key.generation)  # type: ignore[arg-type]
 
 
 def _deadWithMany(lab: Lab, broker: Broker, own: Member, count: int = 200) -> tuple[Member, list[int]]:

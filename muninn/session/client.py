@@ -64,7 +64,7 @@ class Client:
         message: Message = {"op": op, **fields}
         if aside.isOwn():
             # A finalizer, on a thread that others wait for: it must not wait for them.
-            if op not in requests.WITHOUT_ANSWER:
+            if not requests.OPERATIONS[op].mayComeLate:
                 raise aside.refusal()
             self.later(message)
             return {}, []

@@ -1,55 +1,72 @@
-"""What a member may ask its broker: the fields of each request, checked before anything acts on them."""
+"""What a member may ask its broker: the fields of each request and of its answer.
+
+The table `OPERATIONS` is the only description, and both ends use it: the broker checks each request before anything acts on it,
+and the member checks each answer. Nothing here is shared memory, and nothing survives a crash.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from muninn.errors import ERROR_OF_NUMBER, MuninnError, ProtocolViolation
 from muninn.system.descriptors import Descriptor
 from muninn.wire.messages import MAX_DESCRIPTORS, Message
 
-#: What a member may say without waiting for the answer, where it can not wait: each may come late, and twice. All else is `aside.refusal`.
-WITHOUT_ANSWER = ("free", "settle", "abandon")
 #: How much memory a `hello` or a `bring` brings when another `bring` follows.
 FULL_BATCH = MAX_DESCRIPTORS - 1
 #: The row of a `create` that is to be asked again: whether anybody has the memory of that name is not known yet.
 LATER = -1
 _ROW = {"row": int, "incarnation": int}
-#: op → field → type. Every field is required, and no other is allowed.
-REQUESTS: dict[str, Mapping[str, type]] = {
-    "hello": {"slot": int, "generation": int, "nonce": int, "allocations": list},
-    "bring": {"allocations": list},
-    "create": {"name": str, "tenant": str, "mode": str, "gpu": int, "sizeBytes": int, "gpuCapacityBytes": int, "deadlineMs": int},
-    "commit": _ROW,
-    "abandon": _ROW,
-    "find": {"name": str},
-    "fetch": _ROW,
-    "free": _ROW,
-    "settle": _ROW,
-    "recall": _ROW,
-    "evict": {"name": str, "tenant": str, "pid": int, "reason": str},
-    "drain": {"on": bool, "reason": str},
-    "yield": {"slot": int, "generation": int},
-    "leave": {},
-    "ping": {},
-}
 
-#: op → field → type of an answer; other fields may stand beside them. What is not here answers nothing, or may.
-ANSWERS: dict[str, Mapping[str, type]] = {
-    "create": _ROW,
-    "fetch": {"found": bool},
-    "evict": {"revoked": int, "buffers": int},
-    "drain": {"holds": int},
+
+class Operation(NamedTuple):
+    """One operation that a member may ask for.
+
+    Attributes
+    ----------
+    request
+        The type of each field of the request. Every field is required, and no other is allowed.
+    answer
+        The type of each field that the answer must have. Other fields may stand beside them.
+    mayComeLate
+        Whether a member that can not wait may say it without an answer: it may come late, and twice. All else is `aside.refusal`.
+    """
+
+    request: Mapping[str, type]
+    answer: Mapping[str, type] = MappingProxyType({})
+    mayComeLate: bool = False
+
+
+OPERATIONS: dict[str, Operation] = {
+    "hello": Operation({"slot": int, "generation": int, "nonce": int, "allocations": list}),
+    "bring": Operation({"allocations": list}),
+    "create": Operation(
+        {"name": str, "tenant": str, "mode": str, "gpu": int, "sizeBytes": int, "gpuCapacityBytes": int, "deadlineMs": int}, answer=_ROW
+    ),
+    "commit": Operation(_ROW),
+    "abandon": Operation(_ROW, mayComeLate=True),
+    "find": Operation({"name": str}),  # the answer names a row where there is one
+    "fetch": Operation(_ROW, answer={"found": bool}),
+    "free": Operation(_ROW, mayComeLate=True),
+    "settle": Operation(_ROW, mayComeLate=True),
+    "recall": Operation(_ROW),
+    "evict": Operation({"name": str, "tenant": str, "pid": int, "reason": str}, answer={"revoked": int, "buffers": int}),
+    "drain": Operation({"on": bool, "reason": str}, answer={"holds": int}),
+    "yield": Operation({"slot": int, "generation": int}),
+    "leave": Operation({}),
+    "ping": Operation({}),
 }
 
 
 def checked(message: Message) -> Message:
     """The request, or `ProtocolViolation`."""
     op = message.get("op")
-    fields = REQUESTS.get(op) if isinstance(op, str) else None
-    if fields is None:
+    operation = OPERATIONS.get(op) if isinstance(op, str) else None
+    if operation is None:
         raise ProtocolViolation(f"{op!r:.80} is no request" if isinstance(op, str) else "a message without an op is no request")
+    fields = operation.request
     if message.keys() - {"op"} != fields.keys():
         raise ProtocolViolation(f"the fields of {op!r} are {sorted(fields)}, not {sorted(message.keys() - {'op'})!r:.200}")
     for field, kind in fields.items():
@@ -88,9 +105,7 @@ def raiseFailure(reply: Message) -> None:
 def answered(op: str, reply: Message) -> None:
     """Raise what the broker answered, if it is an error, and refuse an answer that lacks what `op` asks for."""
     raiseFailure(reply)
-    fields = ANSWERS.get(op, {})
-    if op == "find" and reply.get("live"):
-        fields = _ROW
+    fields = _ROW if op == "find" and reply.get("live") else OPERATIONS[op].answer
     for field, kind in fields.items():
         if type(reply.get(field)) is not kind:
             raise ProtocolViolation(f"the answer to {op!r} has no {field} that is {kind.__name__}")

@@ -40,7 +40,7 @@ class MessageTarget(Target):
     def seeds(self) -> list[bytes]:
         asked = [
             msgpack.packb({"op": op, **{field: _SAMPLE[kind] for field, kind in fields.items()}})
-            for op, fields in requests.REQUESTS.items()
+            for op, (fields, *_) in requests.OPERATIONS.items()
         ]
         answers: list[dict[str, Any]] = [
             {}, {"epoch": 3}, {"row": 1, "incarnation": 2, "live": True}, {"found": True}, {"error": 11, "reason": "no", "fix": "do"},
@@ -65,7 +65,7 @@ class AnswerTarget(MessageTarget):
     def run(self, raw: bytes) -> None:
         answer = messages.unpacked(raw[1:])
         requests.raiseFailure(answer)
-        op = list(requests.REQUESTS)[raw[0] % len(requests.REQUESTS)] if raw else "ping"
+        op = list(requests.OPERATIONS)[raw[0] % len(requests.OPERATIONS)] if raw else "ping"
         requests.answered(op, answer)
 
 
