@@ -93,6 +93,7 @@ def test_wordsAreReachedThroughTheirPrimitivesOnly() -> None:
         "system/forks.py",
         "session/worker.py",
         "cli/doctor.py",
+        "cli/probes.py",
         "devices/choose.py",
         "devices/host/memory.py",
     }

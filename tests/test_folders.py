@@ -15,7 +15,7 @@ import pytest
 from conftest import removeDomain
 
 import muninn
-from muninn.cli.doctor import _names
+from muninn.cli import domainchecks
 from muninn.control.lockfile import LockFile
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid
 from muninn.storage import folders
@@ -59,7 +59,7 @@ def test_aNameThatAnotherUserTookIsAvoided(domain: str, stem: str, actor: Start,
     with caplog.at_level(logging.WARNING):
         assert muninn.open("a").array.tolist() == [0, 1, 2]
     assert len([record for record in caplog.records if path in record.getMessage()]) == 1
-    finding = _names()
+    finding = domainchecks.names()
     assert finding.verdict == "warn" and f"{path} (uid {_STRANGER}'s)" in finding.found
     if what == "directory":
         assert not os.listdir(path)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from muninn.api import admin
-from muninn.cli import doctor, limits
+from muninn.cli import doctor, limits, probes
 from muninn.cli.finding import Finding, tried
 from muninn.system import atomics, cgroups, hostmemory, threads
 from muninn.system.hostmemory import GroupLimit
@@ -47,7 +47,7 @@ def test_aThreadThatCanNotBeHadIsAFinding(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(threads.threading.Thread, "start", refused)
     monkeypatch.setattr(threads, "_last", lambda target: refused())
-    assert tried(doctor._robust).verdict == "fail"
+    assert tried(probes.robust).verdict == "fail"
 
 
 @pytest.mark.parametrize("isEnough", [True, False])

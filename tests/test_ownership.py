@@ -16,7 +16,7 @@ from test_folders import asStranger, needsRoot, strange
 import muninn
 from muninn.broker.descriptorstore import Vault
 from muninn.broker.journal import Journal
-from muninn.cli.doctor import _modes
+from muninn.cli.domainchecks import modes
 from muninn.control import layout
 from muninn.control.block import openOrCreate
 from muninn.control.geometry import Geometry
@@ -76,12 +76,12 @@ def test_whatOthersCouldHaveWrittenIsRefusedAtOnce(domain: str, actor: Start, wh
         os.unlink(f"/dev/shm/muninn-{os.getuid()}-{domain}")
     with pytest.raises(ControlBlockInvalid, match=f"{path} has mode 0622: others may have written") as caught:
         muninn.open("a")
-    finding = _modes()
+    finding = modes()
     assert finding.verdict == "fail" and str(path) in finding.found
     for advice in (caught.value.fix, finding.advice):
         assert f"`chmod -R go= {path.parent}`" in advice
     subprocess.run(["chmod", "-R", "go=", str(path.parent)], check=True)
-    assert _modes().verdict == "ok"
+    assert modes().verdict == "ok"
     assert muninn.open("a").array.tolist() == [0, 1, 2]
 
 

@@ -14,14 +14,12 @@ import os
 import platform
 import socket
 import stat
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from muninn.cli import limits
+from muninn.cli import domainchecks, limits, probes
 from muninn.cli.finding import Finding, tried
-from muninn.cli.listing import domainLine, domainNow
 from muninn.cli.output import Row, counted, printJson, printTable
 from muninn.config.sizes import asText
 
@@ -29,17 +27,6 @@ from muninn.config.sizes import asText
 _LEAST_SHM_BYTES, _MIN_SHM_BYTES = 1 << 20, 1 << 30
 #: A directory, a lock file, a block under two names, a journal, two sockets; and a buffer each.
 _FEWEST_INODES, _MIN_INODES = 8, 1024
-#: Succeeds if byte 1 of the descriptor is locked by somebody else, and byte 2 is not.
-_SEES_LOCK = """
-import fcntl, sys
-descriptor = int(sys.argv[1])
-fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 2)
-try:
-    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1)
-except (BlockingIOError, PermissionError):
-    sys.exit(0)
-sys.exit(1)
-"""
 
 
 def runDoctor(arguments: argparse.Namespace) -> int:
@@ -190,66 +177,6 @@ def _numa() -> Finding:
     return Finding("ok", counted(len(nodes), "node") if nodes else "the kernel knows no NUMA")
 
 
-def _futex() -> Finding:
-    from muninn.system import atomics
-
-    word = ctypes.c_uint32(0)
-    waits = atomics.futexWait32(ctypes.addressof(word), 0, 1_000_000) == -110
-    return Finding("ok" if waits else "fail", "waits and times out")
-
-
-def _robust() -> Finding:
-    from muninn.system import atomics, clock, threads
-
-    word, entry = ctypes.c_uint32(0), ctypes.create_string_buffer(atomics.robustListBytes())
-    hold = lambda: atomics.checked(atomics.robustHold(ctypes.addressof(entry), ctypes.addressof(word)), "robust")  # noqa: E731
-    threads.start(hold, "doctor").join()
-    # The kernel marks the word when the thread is really gone, which is a moment after the join.
-    for _ in range(1000):
-        if atomics.loadAcquire32(ctypes.addressof(word)) & 0x40000000:
-            return Finding("ok", "the kernel marks the word of a thread that has ended")
-        clock.sleep(0.001)
-    return Finding("fail", "the kernel does not mark the word of a thread that has ended", "A broker's death would be noticed late")
-
-
-def _pidfd() -> Finding:
-    from muninn.system import atomics
-
-    pidfd = atomics.opened(atomics.pidfdOpen(os.getpid()), "pidfd_open")
-    alive = atomics.pidfdDead(pidfd) == 0
-    pidfd.close()
-    return Finding("ok" if alive else "fail", "opens, and says that this process lives")
-
-
-def _memfd() -> Finding:
-    import fcntl
-
-    from muninn.system import atomics
-
-    fd = atomics.opened(atomics.memfdCreate(b"muninn-doctor", 4096), "memfd_create")
-    try:
-        atomics.checked(atomics.seal(fd, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL), "sealing")
-        with contextlib.suppress(PermissionError):
-            os.ftruncate(fd.number, 0)
-            return Finding("fail", "a sealed memfd was truncated")
-    finally:
-        fd.close()
-    return Finding("ok", "is made, and its seal holds")
-
-
-def _byteLocks() -> Finding:
-    from muninn.system import atomics
-
-    fd = atomics.opened(atomics.memfdCreate(b"muninn-doctor", 4096), "memfd_create")
-    try:
-        atomics.checked(atomics.byteLock(fd, 1), "fcntl(F_SETLK)")
-        # A program of its own: a fork would have to ask first which threads the libraries have started.
-        status = subprocess.run([sys.executable, "-I", "-S", "-c", _SEES_LOCK, str(int(fd))], pass_fds=[int(fd)], check=False).returncode
-    finally:
-        fd.close()
-    return Finding("ok", "another process sees them") if status == 0 else Finding("fail", "another process does not see them")
-
-
 def _cuda() -> Finding:
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -279,80 +206,6 @@ def _device() -> Finding:
     return Finding("ok", f"{chosen.backend}, {counted(chosen.gpuCount, 'GPU')} ({chosen.reason})")
 
 
-def _domain() -> Finding:
-    from muninn.config import loadSettings
-    from muninn.control.header import openNamed, readHeader
-    from muninn.storage.paths import Places
-
-    places = Places(os.geteuid(), loadSettings().control.domain)
-    orphans = len(places.segments())
-    left = f", and {counted(orphans, 'segment')} {'is' if orphans == 1 else 'are'} left over" if orphans else ""
-    named = openNamed(places)
-    if named is None:
-        return Finding(
-            "ok", f"{places.domain!r}: nobody is in it{left}", "The next process that joins adopts what journals know" if orphans else ""
-        )
-    fd, path = named
-    try:
-        if readHeader(fd, path) is None:
-            return Finding(
-                "warn", f"{path} is withdrawn, or of another boot{left}", "The next process that joins gives it back or replaces it"
-            )
-    finally:
-        fd.close()
-    import muninn
-    from muninn.control import layout
-
-    info, buffers = domainNow(), muninn.listBuffers()
-    held = f"{counted(len(buffers), 'buffer')}, {asText(sum(buffer['size'] for buffer in buffers))}"
-    found = f"{domainLine(info).removeprefix('domain ')}; {held}; layout version {layout.VERSION}"
-    if info["draining"]:
-        return Finding("warn", found, "It creates nothing new: `python -m muninn drain --off` ends that")
-    return Finding("ok", found)
-
-
-def _names() -> Finding:
-    """Names that belong to a domain of this user, and are another's: Muninn avoids them, a person should know."""
-    from muninn.config import loadSettings
-    from muninn.storage.paths import SHM_ROOT, Places
-
-    places = Places(os.geteuid(), loadSettings().control.domain)
-    stem = places.stem
-    strangers = []
-    with os.scandir(SHM_ROOT) as entries:
-        for entry in entries:
-            if entry.name == stem or entry.name.startswith(f"{stem}."):
-                status = entry.stat(follow_symlinks=False)
-                if status.st_uid != places.uid or stat.S_ISLNK(status.st_mode):
-                    strangers.append(f"{entry.path} (uid {status.st_uid}'s)")
-    if not strangers:
-        return Finding("ok", "no other user's file has a name of this domain")
-    found = f"not this user's own: {', '.join(sorted(strangers)[:5])}; the domain is in {places.directory}"
-    return Finding("warn", found, "Let their owner or root remove them: Muninn leaves them alone")
-
-
-def _modes() -> Finding:
-    """Files of the domain that are not this user's alone. What others could only read is put right by whoever opens it."""
-    from muninn.config import loadSettings
-    from muninn.storage.paths import Places
-    from muninn.system.ownership import isWritableByOthers
-
-    places = Places(os.geteuid(), loadSettings().control.domain)
-    folder = places.directory
-    paths = [folder, *(os.path.join(folder, name) for name in os.listdir(folder))] if os.path.isdir(folder) else []
-    found: dict[str, os.stat_result] = {}
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):  # its broker was faster
-            found[path] = os.lstat(path)
-    if foreign := sorted(path for path, status in found.items() if status.st_uid != places.uid):
-        return Finding("fail", f"in the domain's directory, and another user's: {', '.join(foreign[:5])}", "Remove them")
-    if shared := sorted(path for path, status in found.items() if isWritableByOthers(status)):
-        return Finding(
-            "fail", f"others may have written to: {', '.join(shared[:5])}", f"`chmod -R go= {folder}` if nobody has; otherwise remove them"
-        )
-    return Finding("ok", f"what is in {folder} is this user's alone" if found else "there is no directory of the domain")
-
-
 def _text(path: str) -> str:
     try:
         return Path(path).read_text()
@@ -374,14 +227,14 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "fd passing": _seccomp,
     "huge pages": _hugePages,
     "numa": _numa,
-    "futex": _futex,
-    "robust list": _robust,
-    "pidfd": _pidfd,
-    "memfd": _memfd,
-    "byte locks": _byteLocks,
+    "futex": probes.futex,
+    "robust list": probes.robust,
+    "pidfd": probes.pidfd,
+    "memfd": probes.memfd,
+    "byte locks": probes.byteLocks,
     "cuda": _cuda,
     "device": _device,
-    "names": _names,
-    "modes": _modes,
-    "domain": _domain,
+    "names": domainchecks.names,
+    "modes": domainchecks.modes,
+    "domain": domainchecks.domain,
 }
