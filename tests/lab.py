@@ -23,6 +23,7 @@ from muninn.control.geometry import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
+from muninn.control.transitions import ROW_TRANSITIONS
 from muninn.session.leases import LeaseTable
 from muninn.storage.paths import Places
 from muninn.system import atomics
@@ -136,3 +137,12 @@ def opened(domain: str, **limits: int) -> Iterator[Lab]:
 
 
 __all__ = ["LIMITS", "Lab", "Member", "Term", "describe", "opened", "usage"]
+
+
+def bring(rows: RowTable, row: int, state: int, epoch: int = 1) -> None:
+    """Change a row to `state` by the shortest way of legal transitions."""
+    ways = [[rows.state(row).state]]
+    while (way := ways.pop(0))[-1] != state:
+        ways += [[*way, each.after] for each in ROW_TRANSITIONS if each.before == way[-1] and each.after not in way]
+    for each in way[1:]:
+        rows.change(row, rows.state(row), epoch, each)

@@ -31,6 +31,7 @@ from muninn.system import atomics, descriptors
 from muninn.system.processes import openPidfd, processIsGone, startTimeOf
 from muninn.terms import Lifetime
 from support import Actor, ActorError, eventually, leftovers
+from tests.lab import bring
 
 Start = Callable[..., Actor]
 
@@ -145,7 +146,7 @@ def test_i2AnyoneMayFinishOrAbortAHalfDoneFree(lab: Lab, state: int, held: bool)
     directory, member = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, member)
     os.close(segments.create(lab.places, row, incarnation, layout.PAGE_BYTES))
-    directory.rows.change(row, directory.rows.state(row), 1, state)
+    bring(directory.rows, row, state)
     if held:
         member.leases.take(row, incarnation, 1000)
     successor = lab.directory(2)
@@ -181,7 +182,7 @@ def deposed(lab: Lab) -> Iterator[tuple[Lab, Directory, Member, dict[str, tuple[
         made[name] = lab.make(old, member, name)
     for name, state in (("probing", layout.ROW_PROBING), ("dying", layout.ROW_DYING), ("dead", layout.ROW_DEAD)):
         row, _ = made[name]
-        old.rows.change(row, old.rows.state(row), 1, state)
+        bring(old.rows, row, state)
     made["creating"] = old.grant(member.key, usage("creating"), 0)
     lab.rows.describe(made["creating"][0], describe("creating"))
     lab.directory(2)

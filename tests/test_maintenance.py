@@ -13,6 +13,7 @@ from muninn.control import layout
 from muninn.errors import HostMemoryFull, OwnerDied
 from muninn.storage import segments
 from muninn.terms import Lifetime, Mode
+from tests.lab import bring
 
 
 def test_isDoneAlthoughThereIsAlwaysSomethingToServe(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +156,7 @@ def test_aSuccessorFinishesWhatWasBegun(lab: Lab) -> None:
     directory, member = lab.directory(1), lab.member()
     rows = [lab.make(directory, member, name)[0] for name in ("probing", "dying", "dead")]
     for row, state in zip(rows, (layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD), strict=True):
-        directory.rows.change(row, lab.rows.state(row), 1, state)
+        bring(directory.rows, row, state)
     lab.elect(5)
     lab.settled(lab.broker(member))
     assert lab.rows.notFree() == []
