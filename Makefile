@@ -8,6 +8,8 @@ TORCH := $(VENV)/.torch
 SANITIZE := build/sanitize
 STANDIN := build/standin
 STANDIN_SOURCES := $(wildcard tests/standin/*.c)
+# What clang-format lays out; muninn/control/cheader.py writes the header of the layout.
+C_SOURCES := $(filter-out cshim/layout.h,$(wildcard cshim/*.[ch] tests/c/*.[ch] tests/standin/*.[ch] tests/standin/*/*.c))
 
 .DEFAULT_GOAL := help
 .PHONY: help wheel setup interop gpu demo test test-long model stateful failpoints interrupts fuzz mutation soak lint types docs bench sanitize standin format clean
@@ -66,6 +68,7 @@ lint: $(CUDA) ## style, names and spelling
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/codespell muninn cshim tests bench examples ops docs .github .ci *.md *.py Makefile pyproject.toml
 	@$(PY) ops/sentences.py --check
+	@$(VENV)/bin/clang-format --dry-run --Werror $(C_SOURCES)
 	@$(VENV)/bin/pylint muninn tests/*.py tests/model/*.py tests/failpoints tests/interrupts tests/stateful tests/fuzz tests/mutation tests/soak tests/cuda tests/crash bench ops/*.py examples/*.py hatch_build.py
 
 types: $(CUDA) ## mypy, strict
@@ -118,6 +121,7 @@ format: $(STAMP) ## lay out the code, and the pages with one sentence a line
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 	@$(PY) ops/sentences.py
+	@$(VENV)/bin/clang-format -i $(C_SOURCES)
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist muninn/_shim .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,5 @@
-/* See descriptorserver.h for what each function promises; here is only why it is done so. */
+/* See descriptorserver.h for what each function promises; here is only why it is
+ * done so. */
 #define _GNU_SOURCE
 #include "descriptorserver.h"
 
@@ -31,13 +32,17 @@ typedef struct {
 typedef struct {
 	uint64_t incarnation; /* 0: nothing */
 	int fd;
-	dev_t device; /* what `fd` is: the program may close it, and open something else under its number */
+	/* What `fd` is: the program may close it, and open something else under its
+	 * number */
+	dev_t device;
 	ino_t inode;
 } Entry;
 
 struct MnnHatch {
-	pthread_mutex_t lock; /* of entries and room; held while a reply is sent, so that nobody closes what is in it */
-	Entry *entries;       /* by row */
+	/* Of entries and room; held while a reply is sent, so that nobody closes what is
+	 * in it */
+	pthread_mutex_t lock;
+	Entry *entries; /* by row */
 	uint32_t room;
 	pthread_t thread;
 	int epoll, listener, stop;
@@ -96,20 +101,25 @@ static void admit(MnnHatch *hatch)
 	int connection = mnnOwned(accept4(hatch->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC));
 	if (connection < 0) {
 		struct timespec pause = {0, PAUSE_NS};
-		if (connection == -EMFILE || connection == -ENFILE || connection == -ENOMEM || connection == -ENOBUFS)
-			nanosleep(&pause, NULL); /* who waits there is still there then; without a pause this thread would do nothing else */
+		if (connection == -EMFILE || connection == -ENFILE || connection == -ENOMEM ||
+			connection == -ENOBUFS)
+			/* Who waits there is still there then; without a pause this thread would
+			 * do nothing else */
+			nanosleep(&pause, NULL);
 		return;
 	}
 	struct ucred peer;
 	socklen_t length = sizeof peer;
-	if (getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &length) || peer.uid != geteuid() || keep(hatch, connection))
+	if (getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &length) || peer.uid != geteuid() ||
+		keep(hatch, connection))
 		close(connection);
 }
 
 static int isThere(const Entry *entry, uint64_t incarnation)
 {
 	struct stat status;
-	return incarnation && entry->incarnation == incarnation && !fstat(entry->fd, &status) && status.st_ino == entry->inode && status.st_dev == entry->device;
+	return incarnation && entry->incarnation == incarnation && !fstat(entry->fd, &status) &&
+		status.st_ino == entry->inode && status.st_dev == entry->device;
 }
 
 static int answer(MnnHatch *hatch, int connection, const Request *request)
@@ -140,7 +150,8 @@ static int answer(MnnHatch *hatch, int connection, const Request *request)
 
 static void serve(MnnHatch *hatch, int connection)
 {
-	/* Descriptors that somebody sends along find no room, and are closed by the kernel. */
+	/* Descriptors that somebody sends along find no room, and are closed by the
+	 * kernel. */
 	Request request;
 	ssize_t got = recv(connection, &request, sizeof request, MSG_DONTWAIT | MSG_TRUNC);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
@@ -154,7 +165,8 @@ static void *run(void *given)
 	MnnHatch *hatch = given;
 	struct epoll_event events[BATCH];
 	for (;;) {
-		/* The program may close these descriptors, and open its own under their numbers: then nobody is served any more. */
+		/* The program may close these descriptors, and open its own under their
+		 * numbers: then nobody is served any more. */
 		int count = mnnIsMarked(hatch->epoll) ? epoll_wait(hatch->epoll, events, BATCH, -1) : -1;
 		if (count < 0 && errno == EINTR)
 			continue;
@@ -178,7 +190,8 @@ static int listenAt(MnnHatch *hatch)
 		return hatch->epoll;
 	if ((hatch->stop = mnnOwned(eventfd(0, EFD_CLOEXEC))) < 0)
 		return hatch->stop;
-	if ((hatch->listener = mnnOwned(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0))) < 0)
+	if ((hatch->listener = mnnOwned(
+			 socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0))) < 0)
 		return hatch->listener;
 	if (bind(hatch->listener, (struct sockaddr *)&hatch->address, sizeof hatch->address))
 		return -errno;
@@ -273,7 +286,8 @@ void mnnHatchTake(MnnHatch *hatch, uint32_t row, uint64_t incarnation)
 void mnnHatchClose(MnnHatch *hatch)
 {
 	if (!mnnIsMarked(hatch->stop)) {
-		/* The program has closed it, and mostly the thread's other descriptors too: the thread sleeps on what nobody can reach, and keeps its memory. */
+		/* The program has closed it, and mostly the thread's other descriptors too:
+		 * the thread sleeps on what nobody can reach, and keeps its memory. */
 		pthread_mutex_lock(&hatch->lock);
 		if (hatch->room)
 			memset(hatch->entries, 0, hatch->room * sizeof *hatch->entries);
@@ -316,7 +330,8 @@ static int await(int connection, int64_t spinNs, int64_t timeoutNs)
 	return result;
 }
 
-int mnnHatchFetch(int connection, uint32_t row, uint64_t incarnation, int64_t spinNs, int64_t timeoutNs)
+int mnnHatchFetch(
+	int connection, uint32_t row, uint64_t incarnation, int64_t spinNs, int64_t timeoutNs)
 {
 	Request request = {.row = row, .incarnation = incarnation};
 	if (send(connection, &request, sizeof request, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof request)
@@ -330,13 +345,17 @@ int mnnHatchFetch(int connection, uint32_t row, uint64_t incarnation, int64_t sp
 		char bytes[CMSG_SPACE(sizeof(int))];
 		struct cmsghdr aligned;
 	} control;
-	struct msghdr message = {.msg_iov = &content, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+	struct msghdr message = {.msg_iov = &content,
+		.msg_iovlen = 1,
+		.msg_control = control.bytes,
+		.msg_controllen = sizeof control.bytes};
 	ssize_t got = recvmsg(connection, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 	if (got <= 0)
 		return -EPIPE;
 	int fd = -1;
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS && header->cmsg_len == CMSG_LEN(sizeof(int)))
+	if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
+		header->cmsg_len == CMSG_LEN(sizeof(int)))
 		memcpy(&fd, CMSG_DATA(header), sizeof fd);
 	if (got == sizeof reply && !reply.result && fd >= 0)
 		return mnnOwned(fd);

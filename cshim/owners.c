@@ -12,33 +12,65 @@
 static const uint32_t CONTENDED = MNN_OWNER_CONTENDED_MASK, SLOT_MASK = MNN_OWNER_SLOT_MASK;
 static const uint32_t DEAD_OWNER = MNN_OWNER_DEAD;
 static const uint64_t NO_THREAD = UINT64_MAX;
-/* How often a turn that failed to end is handed to somebody who waits for its work, each time that an exception comes between. */
+/* How often a turn that failed to end is handed to somebody who waits for its work,
+ * each time that an exception comes between. */
 enum { LINGER_ATTEMPTS = 3 };
 
-static uint32_t *claimOf(const struct mnnOwner *owner) { return (uint32_t *)(owner->row + MNN_ROW_CLAIM_OFFSET); }
-static uint32_t *heirOf(const struct mnnOwner *owner) { return (uint32_t *)(owner->row + MNN_ROW_HEIR_OFFSET); }
-static uint32_t *arrivalsOf(const struct mnnOwner *owner) { return (uint32_t *)(owner->row + MNN_ROW_ARRIVALS_OFFSET); }
-static uint32_t *readersOf(const struct mnnOwner *owner) { return (uint32_t *)(owner->row + MNN_ROW_READERS_OFFSET); }
-static uint64_t *generationOf(const struct mnnOwner *owner) { return (uint64_t *)(owner->row + MNN_ROW_GENERATION_OFFSET); }
+static uint32_t *claimOf(const struct mnnOwner *owner)
+{
+	return (uint32_t *)(owner->row + MNN_ROW_CLAIM_OFFSET);
+}
+static uint32_t *heirOf(const struct mnnOwner *owner)
+{
+	return (uint32_t *)(owner->row + MNN_ROW_HEIR_OFFSET);
+}
+static uint32_t *arrivalsOf(const struct mnnOwner *owner)
+{
+	return (uint32_t *)(owner->row + MNN_ROW_ARRIVALS_OFFSET);
+}
+static uint32_t *readersOf(const struct mnnOwner *owner)
+{
+	return (uint32_t *)(owner->row + MNN_ROW_READERS_OFFSET);
+}
+static uint64_t *generationOf(const struct mnnOwner *owner)
+{
+	return (uint64_t *)(owner->row + MNN_ROW_GENERATION_OFFSET);
+}
 
 static uint32_t load32(const uint32_t *word) { return __atomic_load_n(word, __ATOMIC_SEQ_CST); }
 static uint64_t load64(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_SEQ_CST); }
-static bool cas32(uint32_t *word, uint32_t expected, uint32_t desired) { return mnnCasSeqCst32(word, expected, desired) == expected; }
+static bool cas32(uint32_t *word, uint32_t expected, uint32_t desired)
+{
+	return mnnCasSeqCst32(word, expected, desired) == expected;
+}
 static bool isFree(uint32_t claim) { return (claim & SLOT_MASK) == 0; }
 
-static bool isVoid(const struct mnnOwner *owner) { return owner == NULL || owner->row == NULL || owner->all->ended != 0; }
-/* Whether another thread is about to void it. It looks for what was begun after it has said so: both under the interpreter's lock. */
-static bool isDeparting(const struct mnnOwner *owner, uint64_t who) { return owner->all->leaver != 0 && owner->all->leaver != who; }
+static bool isVoid(const struct mnnOwner *owner)
+{
+	return owner == NULL || owner->row == NULL || owner->all->ended != 0;
+}
+/* Whether another thread is about to void it. It looks for what was begun after it
+ * has said so: both under the interpreter's lock. */
+static bool isDeparting(const struct mnnOwner *owner, uint64_t who)
+{
+	return owner->all->leaver != 0 && owner->all->leaver != who;
+}
 
 /* --- one's own --- */
 
-void mnnOwnerBind(struct mnnOwner *owner, struct mnnOwners *all, char *row, uint64_t *leaseExpiry, void *holding, uint32_t mine, uint32_t incarnation)
+void mnnOwnerBind(struct mnnOwner *owner, struct mnnOwners *all, char *row, uint64_t *leaseExpiry,
+	void *holding, uint32_t mine, uint32_t incarnation)
 {
 	bool isSame = owner->row == row && owner->incarnation == incarnation;
 	if (isSame && (owner->depth != 0 || owner->readers != NULL))
 		return; /* then it is the same holding too: that is kept */
 	memset(owner, 0, sizeof *owner);
-	*owner = (struct mnnOwner){.row = row, .all = all, .leaseExpiry = leaseExpiry, .holding = holding, .mine = mine, .incarnation = incarnation};
+	*owner = (struct mnnOwner){.row = row,
+		.all = all,
+		.leaseExpiry = leaseExpiry,
+		.holding = holding,
+		.mine = mine,
+		.incarnation = incarnation};
 }
 
 /* The caller, as Python knows it. */
@@ -65,11 +97,21 @@ static bool knowMe(const struct mnnPython *python, struct caller *me)
 	return true;
 }
 
-/* Whose it is, as `who`; and what a thread took before a library made green threads of it is the thread's. */
-static bool hasIt(const struct mnnOwner *owner, uint64_t who) { return owner->who == who || (owner->isThreads && owner->thread == (uint64_t)pthread_self()); }
-static bool isInTurn(const struct mnnTurn *turn, uint64_t who) { return turn->who == who || (turn->isThreads && turn->thread == (uint64_t)pthread_self()); }
+/* Whose it is, as `who`; and what a thread took before a library made green threads
+ * of it is the thread's. */
+static bool hasIt(const struct mnnOwner *owner, uint64_t who)
+{
+	return owner->who == who || (owner->isThreads && owner->thread == (uint64_t)pthread_self());
+}
+static bool isInTurn(const struct mnnTurn *turn, uint64_t who)
+{
+	return turn->who == who || (turn->isThreads && turn->thread == (uint64_t)pthread_self());
+}
 
-int mnnOwnerWrites(const struct mnnOwner *owner, uint64_t who) { return !isVoid(owner) && owner->depth != 0 && hasIt(owner, who); }
+int mnnOwnerWrites(const struct mnnOwner *owner, uint64_t who)
+{
+	return !isVoid(owner) && owner->depth != 0 && hasIt(owner, who);
+}
 
 int mnnOwnerReads(const struct mnnOwner *owner, uint64_t who)
 {
@@ -92,10 +134,17 @@ int mnnOwnerIsBusy(const struct mnnOwner *owner, uint64_t notOf)
 	return 0;
 }
 
-/* The holding is kept while anything of it is here, whether or not Python keeps the object by which it was taken. */
-static void keep(struct mnnOwner *owner, const struct mnnPython *python) { python->keep(owner->holding); }
+/* The holding is kept while anything of it is here, whether or not Python keeps the
+ * object by which it was taken. */
+static void keep(struct mnnOwner *owner, const struct mnnPython *python)
+{
+	python->keep(owner->holding);
+}
 /* Last of all: the holding may end with it. */
-static void drop(struct mnnOwner *owner, const struct mnnPython *python) { python->drop(owner->holding); }
+static void drop(struct mnnOwner *owner, const struct mnnPython *python)
+{
+	python->drop(owner->holding);
+}
 
 /* --- the claim --- */
 
@@ -120,19 +169,22 @@ static bool isKept(struct mnnOwner *owner, struct waiter *waiter)
 	}
 	if (now - waiter->passingSinceNs < MNN_HEIR_NS)
 		return true;
-	/* SYNC heir: pairs with arrive, by which it may become the heir again. It is dead, or stopped, or slow. */
+	/* SYNC heir: pairs with arrive, by which it may become the heir again. It is
+	 * dead, or stopped, or slow. */
 	cas32(heirOf(owner), heir, 0);
 	waiter->passing = 0;
 	return false;
 }
 
-/* Take a number, be the heir if nobody came earlier, and see to it that the next release wakes. Returns what the claim says then. */
+/* Take a number, be the heir if nobody came earlier, and see to it that the next
+ * release wakes. Returns what the claim says then. */
 static uint32_t arrive(struct mnnOwner *owner, struct waiter *waiter)
 {
 	while (waiter->number == 0)
 		waiter->number = __atomic_add_fetch(arrivalsOf(owner), 1, __ATOMIC_SEQ_CST);
 	uint32_t heir = load32(heirOf(owner));
-	/* SYNC heir: pairs with isKept. Bounded: each failure says that an earlier one has become the heir, or that the heir has gone. */
+	/* SYNC heir: pairs with isKept. Bounded: each failure says that an earlier one
+	 * has become the heir, or that the heir has gone. */
 	while (heir != waiter->number && (heir == 0 || (int32_t)(heir - waiter->number) > 0)) {
 		uint32_t found = mnnCasSeqCst32(heirOf(owner), heir, waiter->number);
 		if (found == heir)
@@ -160,9 +212,11 @@ static void depart(struct mnnOwner *owner, struct waiter *waiter)
 /* The claim is taken from the word that was seen. */
 static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t word, struct caller me)
 {
-	/* Others may wait too if we did, or be asleep since a wake-up that was lost with its waiter. SYNC claim: pairs with release; what the last owner
-	 * wrote is visible. */
-	if (!cas32(claimOf(owner), word, owner->mine | (word & CONTENDED) | (waiter->number != 0 ? CONTENDED : 0)))
+	/* Others may wait too if we did, or be asleep since a wake-up that was lost with
+	 * its waiter. SYNC claim: pairs with release; what the last owner wrote is
+	 * visible. */
+	if (!cas32(claimOf(owner), word,
+			owner->mine | (word & CONTENDED) | (waiter->number != 0 ? CONTENDED : 0)))
 		return false;
 	owner->depth = 1;
 	owner->thread = (uint64_t)pthread_self();
@@ -248,7 +302,10 @@ static void forgetDeadline(struct mnnTurn *turn, void *deadline)
 		turn->calls->python->drop(deadline);
 }
 
-static struct mnnTurn *shown(struct mnnTurn *turn) { return turn->shownIn != NULL ? turn->shownIn : turn; }
+static struct mnnTurn *shown(struct mnnTurn *turn)
+{
+	return turn->shownIn != NULL ? turn->shownIn : turn;
+}
 
 /* Take the claim, however long it lasts. Nothing is held while Python runs. */
 static enum taken take(struct mnnTurn *turn, void *deadline, void **given)
@@ -285,8 +342,10 @@ static enum taken take(struct mnnTurn *turn, void *deadline, void **given)
 			return OURS_ALREADY;
 		}
 		if (owner->depth == 0) {
-			/* An owner without a thread is what an earlier life of this process left. */
-			bool isLeft = ((isDead ? word : (word = load32(claimOf(owner)))) & ~CONTENDED) == owner->mine;
+			/* An owner without a thread is what an earlier life of this process
+			 * left. */
+			bool isLeft = ((isDead ? word : (word = load32(claimOf(owner)))) & ~CONTENDED) ==
+				owner->mine;
 			bool mayTake = isDead || isLeft || (isFree(word) && !isKept(owner, &waiter));
 			if (mayTake && takeFrom(owner, &waiter, word, me)) {
 				shown(turn)->recovered = isDead || isLeft;
@@ -351,7 +410,10 @@ static void *unlock(struct mnnTurn *turn, uint64_t who, bool isMine, bool isWhol
 	return gave(turn, turn->calls->python->none);
 }
 
-void *mnnLockAcquire(struct mnnTurn *turn, void *timeout) { return lock(turn, timeout) ? gave(turn, turn->calls->python->true_) : NULL; }
+void *mnnLockAcquire(struct mnnTurn *turn, void *timeout)
+{
+	return lock(turn, timeout) ? gave(turn, turn->calls->python->true_) : NULL;
+}
 
 void *mnnLockRelease(struct mnnTurn *turn)
 {
@@ -359,13 +421,18 @@ void *mnnLockRelease(struct mnnTurn *turn)
 	return knowMe(turn->calls->python, &me) ? unlock(turn, me.who, false, true) : NULL;
 }
 
-void *mnnLockEnter(struct mnnTurn *turn) { return lock(turn, turn->calls->python->none) ? gave(turn, turn->given) : NULL; }
+void *mnnLockEnter(struct mnnTurn *turn)
+{
+	return lock(turn, turn->calls->python->none) ? gave(turn, turn->given) : NULL;
+}
 
 void *mnnLockExit(struct mnnTurn *turn, void *kind, void *error, void *trace)
 {
 	(void)error, (void)trace;
-	/* By the thread, which is known without Python: a handler that raised there would leave the lock held. */
-	return unlock(turn, 0, !isVoid(turn->owner) && turn->owner->thread == (uint64_t)pthread_self(), kind == turn->calls->python->none);
+	/* By the thread, which is known without Python: a handler that raised there
+	 * would leave the lock held. */
+	return unlock(turn, 0, !isVoid(turn->owner) && turn->owner->thread == (uint64_t)pthread_self(),
+		kind == turn->calls->python->none);
 }
 
 /* --- writing --- */
@@ -374,7 +441,8 @@ static bool mustSettle(const struct mnnTurn *turn)
 {
 	const char *row = turn->owner->row;
 	/* SYNC reading: pairs with beginReading; the claim was taken before. */
-	return turn->kind == MNN_KIND_STREAM || load32(readersOf(turn->owner)) != 0 || load64((const uint64_t *)(row + MNN_ROW_TICKET_NEXT_OFFSET)) != 0;
+	return turn->kind == MNN_KIND_STREAM || load32(readersOf(turn->owner)) != 0 ||
+		load64((const uint64_t *)(row + MNN_ROW_TICKET_NEXT_OFFSET)) != 0;
 }
 
 static bool isTorn(const struct mnnOwner *owner)
@@ -383,7 +451,8 @@ static bool isTorn(const struct mnnOwner *owner)
 	return torn != 0 && torn >= load64((const uint64_t *)(owner->row + MNN_ROW_LAST_WRITER_OFFSET));
 }
 
-/* Odd from now on; it is odd already when the last writer died. SYNC write: pairs with seqRead. An exchange, so that no write to the data is seen before. */
+/* Odd from now on; it is odd already when the last writer died. SYNC write: pairs
+ * with seqRead. An exchange, so that no write to the data is seen before. */
 static uint64_t begin(struct mnnOwner *owner)
 {
 	uint64_t value = load64(generationOf(owner));
@@ -399,7 +468,8 @@ static void endWriting(struct mnnTurn *turn, bool isWhole)
 	if (isVoid(owner))
 		return; /* a child that was forked meanwhile: the turn is its parent's */
 	if (isWhole)
-		/* SYNC publish: pairs with seqRead and Generation.wait; the data is visible before the even generation. */
+		/* SYNC publish: pairs with seqRead and Generation.wait; the data is visible
+		 * before the even generation. */
 		__atomic_store_n(generationOf(owner), turn->begun + 1, __ATOMIC_RELEASE);
 	release(owner);
 	mnnFutexWake32((uint32_t *)generationOf(owner), INT_MAX);
@@ -417,7 +487,8 @@ void *mnnWritingEnter(struct mnnTurn *turn)
 	}
 	enum taken taken = TAKEN;
 	struct caller me;
-	if (turn->owner->readers != NULL && (!knowMe(python, &me) || mnnOwnerReads(turn->owner, me.who))) {
+	if (turn->owner->readers != NULL &&
+		(!knowMe(python, &me) || mnnOwnerReads(turn->owner, me.who))) {
 		if (knowMe(python, &me))
 			refuse(turn, MNN_REFUSED_READING);
 		taken = RAISED;
@@ -451,13 +522,16 @@ void *mnnWritingEnter(struct mnnTurn *turn)
 	return given;
 }
 
-/* What the stream of a turn was given can not be waited for by others: so the turn lasts until it is over, and somebody else ends it. */
+/* What the stream of a turn was given can not be waited for by others: so the turn
+ * lasts until it is over, and somebody else ends it. */
 static void linger(struct mnnTurn *turn)
 {
 	const struct mnnPython *python = turn->calls->python;
 	void *kind, *error, *trace, *handed = NULL;
 	python->fetch(&kind, &error, &trace);
-	for (int attempt = 0; attempt < LINGER_ATTEMPTS && handed == NULL && turn->state == MNN_TURN_LINGERING; attempt++) {
+	for (int attempt = 0;
+		attempt < LINGER_ATTEMPTS && handed == NULL && turn->state == MNN_TURN_LINGERING;
+		attempt++) {
 		handed = python->call(turn->calls->linger, turn->self, NULL);
 		if (handed != NULL)
 			python->drop(handed);
@@ -506,7 +580,8 @@ void *mnnWritingExit(struct mnnTurn *turn, void *kind, void *error, void *trace)
 	bool isWhole = kind == python->none;
 	if (turn->state != MNN_TURN_INSIDE)
 		return gave(turn, python->false_);
-	if (!isVoid(turn->owner) && (turn->kind == MNN_KIND_STREAM || (isWhole && isTorn(turn->owner)))) {
+	if (!isVoid(turn->owner) &&
+		(turn->kind == MNN_KIND_STREAM || (isWhole && isTorn(turn->owner)))) {
 		void *ended = python->call(turn->calls->end, turn->self, kind, NULL);
 		if (ended == NULL && turn->kind == MNN_KIND_STREAM && !isVoid(turn->owner))
 			return lingering(turn);
@@ -551,7 +626,8 @@ static void beginReading(struct mnnTurn *turn, struct caller me)
 	turn->state = MNN_TURN_INSIDE;
 	keep(owner, turn->calls->python);
 	if (isFirst) {
-		/* SYNC reading: pairs with mustSettle and readersOf in a writer that has the claim. Reading first and claim second here, the other way round there. */
+		/* SYNC reading: pairs with mustSettle and readersOf in a writer that has the
+		 * claim. Reading first and claim second here, the other way round there. */
 		sayReading(owner, true);
 		changeReaders(owner);
 	}
@@ -600,7 +676,8 @@ static bool comeIn(struct mnnTurn *turn, void *deadline, void **given)
 			refuse(turn, MNN_REFUSED_WRITING);
 			return false;
 		}
-		bool isNested = mnnOwnerReads(owner, me.who); /* then a writer that has the claim waits for this thread */
+		/* Then a writer that has the claim waits for this thread */
+		bool isNested = mnnOwnerReads(owner, me.who);
 		beginReading(turn, me);
 		word = load32(claimOf(owner));
 		if (isNested || isFree(word) || word == dead) {
@@ -626,7 +703,8 @@ void *mnnReadingEnter(struct mnnTurn *turn)
 	void *given = NULL, *deadline = NULL, *settled = NULL;
 	if (turn->state != MNN_TURN_OUTSIDE)
 		return refuse(turn, MNN_REFUSED_READING);
-	if (attach(turn, &given) && knowDeadline(turn, python->none, &deadline) && comeIn(turn, deadline, &given)) {
+	if (attach(turn, &given) && knowDeadline(turn, python->none, &deadline) &&
+		comeIn(turn, deadline, &given)) {
 		settled = python->call(turn->calls->settle, turn->self, deadline, NULL);
 		if (settled == NULL)
 			endReading(turn);

@@ -40,10 +40,22 @@ uint32_t mnnLoadAcquire32(const uint32_t *word) { return __atomic_load_n(word, _
 uint64_t mnnLoadAcquire64(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 uint32_t mnnLoadSeqCst32(const uint32_t *word) { return __atomic_load_n(word, __ATOMIC_SEQ_CST); }
 uint64_t mnnLoadSeqCst64(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_SEQ_CST); }
-void mnnStoreRelease32(uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
-void mnnStoreRelease64(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
-uint32_t mnnExchangeSeqCst32(uint32_t *word, uint32_t value) { return __atomic_exchange_n(word, value, __ATOMIC_SEQ_CST); }
-uint64_t mnnExchangeSeqCst64(uint64_t *word, uint64_t value) { return __atomic_exchange_n(word, value, __ATOMIC_SEQ_CST); }
+void mnnStoreRelease32(uint32_t *word, uint32_t value)
+{
+	__atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+void mnnStoreRelease64(uint64_t *word, uint64_t value)
+{
+	__atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+uint32_t mnnExchangeSeqCst32(uint32_t *word, uint32_t value)
+{
+	return __atomic_exchange_n(word, value, __ATOMIC_SEQ_CST);
+}
+uint64_t mnnExchangeSeqCst64(uint64_t *word, uint64_t value)
+{
+	return __atomic_exchange_n(word, value, __ATOMIC_SEQ_CST);
+}
 
 uint32_t mnnCasSeqCst32(uint32_t *word, uint32_t expected, uint32_t desired)
 {
@@ -57,12 +69,19 @@ uint64_t mnnCasSeqCst64(uint64_t *word, uint64_t expected, uint64_t desired)
 	return expected;
 }
 
-uint32_t mnnFetchAddAcqRel32(uint32_t *word, uint32_t addend) { return __atomic_fetch_add(word, addend, __ATOMIC_ACQ_REL); }
-uint64_t mnnFetchAddAcqRel64(uint64_t *word, uint64_t addend) { return __atomic_fetch_add(word, addend, __ATOMIC_ACQ_REL); }
+uint32_t mnnFetchAddAcqRel32(uint32_t *word, uint32_t addend)
+{
+	return __atomic_fetch_add(word, addend, __ATOMIC_ACQ_REL);
+}
+uint64_t mnnFetchAddAcqRel64(uint64_t *word, uint64_t addend)
+{
+	return __atomic_fetch_add(word, addend, __ATOMIC_ACQ_REL);
+}
 
 /* --- many words --- */
 
-uint32_t mnnScan32(const uint32_t *first, size_t strideBytes, uint32_t count, uint32_t mask, uint32_t value, uint32_t *outIndices, uint32_t outMax)
+uint32_t mnnScan32(const uint32_t *first, size_t strideBytes, uint32_t count, uint32_t mask,
+	uint32_t value, uint32_t *outIndices, uint32_t outMax)
 {
 	uint32_t found = 0;
 	for (uint32_t index = 0; index < count; index++) {
@@ -76,7 +95,8 @@ uint32_t mnnScan32(const uint32_t *first, size_t strideBytes, uint32_t count, ui
 	return found;
 }
 
-uint32_t mnnScan64(const uint64_t *first, size_t strideBytes, uint32_t count, uint64_t mask, uint64_t value, uint32_t *outIndices, uint32_t outMax)
+uint32_t mnnScan64(const uint64_t *first, size_t strideBytes, uint32_t count, uint64_t mask,
+	uint64_t value, uint32_t *outIndices, uint32_t outMax)
 {
 	uint32_t found = 0;
 	for (uint32_t index = 0; index < count; index++) {
@@ -90,14 +110,16 @@ uint32_t mnnScan64(const uint64_t *first, size_t strideBytes, uint32_t count, ui
 	return found;
 }
 
-uint32_t mnnRaiseField64(uint64_t *first, size_t strideBytes, uint32_t count, uint64_t fieldMask, uint64_t field)
+uint32_t mnnRaiseField64(
+	uint64_t *first, size_t strideBytes, uint32_t count, uint64_t fieldMask, uint64_t field)
 {
 	uint32_t raised = 0;
 	for (uint32_t index = 0; index < count; index++) {
 		uint64_t *word = (uint64_t *)((char *)first + index * strideBytes);
 		uint64_t seen = __atomic_load_n(word, __ATOMIC_SEQ_CST);
 		while ((seen & fieldMask) < field) {
-			if (__atomic_compare_exchange_n(word, &seen, (seen & ~fieldMask) | field, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+			if (__atomic_compare_exchange_n(word, &seen, (seen & ~fieldMask) | field, 0,
+					__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
 				raised++;
 				break;
 			}
@@ -108,14 +130,19 @@ uint32_t mnnRaiseField64(uint64_t *first, size_t strideBytes, uint32_t count, ui
 
 /* --- waiting --- */
 
-static struct timespec timespecOf(int64_t ns) { return (struct timespec){.tv_sec = ns / NS_PER_SECOND, .tv_nsec = ns % NS_PER_SECOND}; }
+static struct timespec timespecOf(int64_t ns)
+{
+	return (struct timespec){.tv_sec = ns / NS_PER_SECOND, .tv_nsec = ns % NS_PER_SECOND};
+}
 
-/* The clock of the C library itself. Programs are started with another one put before it (libfaketime, by LD_PRELOAD), which others would believe. */
+/* The clock of the C library itself. Programs are started with another one put
+ * before it (libfaketime, by LD_PRELOAD), which others would believe. */
 static int (*readClock)(clockid_t, struct timespec *) = clock_gettime;
 
 __attribute__((constructor)) static void findClock(void)
 {
-	void *library = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD); /* kept; another C library has another name, and is asked as it comes */
+	/* Kept; another C library has another name, and is asked as it comes */
+	void *library = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
 	void *found = library == NULL ? NULL : dlsym(library, "clock_gettime");
 	if (found != NULL)
 		memcpy(&readClock, &found, sizeof found);
@@ -140,7 +167,10 @@ int mnnFutexWait32(const uint32_t *word, uint32_t expected, int64_t timeoutNs)
 	return resultOf(syscall(SYS_futex, word, FUTEX_WAIT, expected, &timeout, NULL, 0));
 }
 
-int mnnFutexWake32(uint32_t *word, int32_t count) { return resultOf(syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0)); }
+int mnnFutexWake32(uint32_t *word, int32_t count)
+{
+	return resultOf(syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0));
+}
 
 static void relax(void)
 {
@@ -203,11 +233,14 @@ int mnnRobustHold(void *list, uint32_t *word)
 	memset(entry, 0, sizeof *entry);
 	entry->head.list.next = &entry->node;
 	entry->node.next = &entry->head.list;
-	/* The kernel looks for the word of an entry at a fixed distance from it. With one entry, any distance can be the fixed one, so the entry is private and only the word is shared. */
+	/* The kernel looks for the word of an entry at a fixed distance from it. With
+	 * one entry, any distance can be the fixed one, so the entry is private and only
+	 * the word is shared. */
 	entry->head.futex_offset = (char *)word - (char *)&entry->node;
 	if (syscall(SYS_set_robust_list, &entry->head, sizeof entry->head) != 0)
 		return -errno;
-	/* Last: a death before this leaves the word as it was, a death after it is marked. */
+	/* Last: a death before this leaves the word as it was, a death after it is
+	 * marked. */
 	uint32_t found = mnnCasSeqCst32(word, seen, mnnThreadId());
 	return found == seen ? 0 : -EBUSY;
 }
@@ -216,7 +249,10 @@ int mnnRobustHold(void *list, uint32_t *word)
 
 int mnnOwn(int fd) { return mnnOwned(fd); }
 
-int mnnOpen(const char *path, int flags, uint32_t mode) { return mnnOwned(open(path, flags | O_CLOEXEC, (mode_t)mode)); }
+int mnnOpen(const char *path, int flags, uint32_t mode)
+{
+	return mnnOwned(open(path, flags | O_CLOEXEC, (mode_t)mode));
+}
 int mnnEventfd(void) { return mnnOwned(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
 int mnnDuplicate(int fd) { return resultOf(fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1)); }
 
@@ -231,20 +267,31 @@ struct mnnDescriptor mnnKnown(int fd)
 static int isThat(int fd, const struct mnnDescriptor *descriptor)
 {
 	struct stat status;
-	return fd >= 0 && fstat(fd, &status) == 0 && status.st_dev == descriptor->device && status.st_ino == descriptor->inode && fcntl(fd, F_GETSIG) == descriptor->mark;
+	return fd >= 0 && fstat(fd, &status) == 0 && status.st_dev == descriptor->device &&
+		status.st_ino == descriptor->inode && fcntl(fd, F_GETSIG) == descriptor->mark;
 }
 
-int mnnNumber(const struct mnnDescriptor *descriptor) { return __atomic_load_n(&descriptor->number, __ATOMIC_ACQUIRE); }
+int mnnNumber(const struct mnnDescriptor *descriptor)
+{
+	return __atomic_load_n(&descriptor->number, __ATOMIC_ACQUIRE);
+}
 
-int mnnIsKnown(const struct mnnDescriptor *descriptor) { return isThat(mnnNumber(descriptor), descriptor); }
+int mnnIsKnown(const struct mnnDescriptor *descriptor)
+{
+	return isThat(mnnNumber(descriptor), descriptor);
+}
 
 void mnnEventSet(const struct mnnDescriptor *event)
 {
 	if (mnnIsKnown(event))
-		eventfd_write(mnnNumber(event), 1); /* one that can not be counted further is ready already */
+		/* One that can not be counted further is ready already */
+		eventfd_write(mnnNumber(event), 1);
 }
 
-int mnnRelease(struct mnnDescriptor *descriptor) { return __atomic_exchange_n(&descriptor->number, -1, __ATOMIC_ACQ_REL); }
+int mnnRelease(struct mnnDescriptor *descriptor)
+{
+	return __atomic_exchange_n(&descriptor->number, -1, __ATOMIC_ACQ_REL);
+}
 
 void mnnCloseKnown(struct mnnDescriptor *descriptor)
 {
@@ -260,7 +307,10 @@ int64_t mnnReceive(int socket, void *bytes, uint64_t room, uint32_t most, struct
 		struct cmsghdr aligned;
 	} beside;
 	struct iovec content = {bytes, room};
-	struct msghdr message = {.msg_iov = &content, .msg_iovlen = 1, .msg_control = &beside, .msg_controllen = CMSG_SPACE(most * sizeof(int))};
+	struct msghdr message = {.msg_iov = &content,
+		.msg_iovlen = 1,
+		.msg_control = &beside,
+		.msg_controllen = CMSG_SPACE(most * sizeof(int))};
 	if (most > MNN_RECEIVED_MAX)
 		return -EINVAL;
 	into->count = 0;
@@ -268,7 +318,8 @@ int64_t mnnReceive(int socket, void *bytes, uint64_t room, uint32_t most, struct
 	if (length < 0)
 		return -errno;
 	into->flags = message.msg_flags;
-	for (struct cmsghdr *each = CMSG_FIRSTHDR(&message); each != NULL; each = CMSG_NXTHDR(&message, each)) {
+	for (struct cmsghdr *each = CMSG_FIRSTHDR(&message); each != NULL;
+		each = CMSG_NXTHDR(&message, each)) {
 		if (each->cmsg_level != SOL_SOCKET || each->cmsg_type != SCM_RIGHTS)
 			continue;
 		size_t count = (each->cmsg_len - CMSG_LEN(0)) / sizeof(int);
@@ -281,7 +332,10 @@ int64_t mnnReceive(int socket, void *bytes, uint64_t room, uint32_t most, struct
 	return length;
 }
 
-int mnnTakeReceived(struct mnnReceived *received, uint32_t index) { return __atomic_exchange_n(&received->numbers[index], -1, __ATOMIC_ACQ_REL); }
+int mnnTakeReceived(struct mnnReceived *received, uint32_t index)
+{
+	return __atomic_exchange_n(&received->numbers[index], -1, __ATOMIC_ACQ_REL);
+}
 
 void mnnDropReceived(struct mnnReceived *received)
 {
@@ -294,9 +348,11 @@ void mnnDropReceived(struct mnnReceived *received)
 
 /* --- liveness --- */
 
-static int byteLock(int fd, int64_t offset, int64_t length, short kind, int command, struct flock *lock)
+static int byteLock(
+	int fd, int64_t offset, int64_t length, short kind, int command, struct flock *lock)
 {
-	*lock = (struct flock){.l_type = kind, .l_whence = SEEK_SET, .l_start = offset, .l_len = length};
+	*lock = (struct flock){
+		.l_type = kind, .l_whence = SEEK_SET, .l_start = offset, .l_len = length};
 	return resultOf(fcntl(fd, command, lock));
 }
 
@@ -354,7 +410,9 @@ int mnnMemfdCreate(const char *name, uint64_t bytes)
 	int fd = mnnOwned(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
 	if (fd < 0)
 		return fd;
-	int error = fchmod(fd, 0600) != 0 || ftruncate(fd, (off_t)bytes) != 0 ? errno : bytes == 0 ? 0 : posix_fallocate(fd, 0, (off_t)bytes);
+	int error = fchmod(fd, 0600) != 0 || ftruncate(fd, (off_t)bytes) != 0 ? errno
+		: bytes == 0                                                      ? 0
+					 : posix_fallocate(fd, 0, (off_t)bytes);
 	if (error == 0)
 		return fd;
 	close(fd);
@@ -375,9 +433,11 @@ int mnnMap(int fd, uint64_t bytes, uint64_t alignment, int writable, void **out)
 		*out = address;
 		return 0;
 	}
-	/* Take more addresses than needed, put the file at an aligned place among them, and give the rest back: only so does nobody else get in between. */
+	/* Take more addresses than needed, put the file at an aligned place among them,
+	 * and give the rest back: only so does nobody else get in between. */
 	uint64_t pages = (bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1), reserved = pages + alignment;
-	char *start = mmap(NULL, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *start = mmap(
+		NULL, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (start == MAP_FAILED)
 		return -errno;
 	char *aligned = start + (alignment - (uintptr_t)start % alignment) % alignment;
@@ -393,11 +453,13 @@ int mnnMap(int fd, uint64_t bytes, uint64_t alignment, int writable, void **out)
 	return 0;
 }
 
-int mnnMapPath(const char *path, uint32_t owner, uint64_t bytes, uint64_t alignment, int writable, void **out)
+int mnnMapPath(
+	const char *path, uint32_t owner, uint64_t bytes, uint64_t alignment, int writable, void **out)
 {
 	int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
 	if (fd >= 0 && fd <= STDERR_FILENO) {
-		/* Whatever is written to a standard stream that was closed must not come here. */
+		/* Whatever is written to a standard stream that was closed must not come
+		 * here. */
 		int low = fd, error;
 		fd = fcntl(low, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
 		error = errno;
@@ -410,7 +472,8 @@ int mnnMapPath(const char *path, uint32_t owner, uint64_t bytes, uint64_t alignm
 	int result;
 	if (fstat(fd, &status) != 0)
 		result = -errno;
-	else if (!S_ISREG(status.st_mode) || status.st_uid != owner || (status.st_mode & 077) || (uint64_t)status.st_size < bytes)
+	else if (!S_ISREG(status.st_mode) || status.st_uid != owner || (status.st_mode & 077) ||
+		(uint64_t)status.st_size < bytes)
 		result = -EBADMSG;
 	else
 		result = mnnMap(fd, bytes, alignment, writable, out);
@@ -426,8 +489,14 @@ int mnnUnmapOnce(struct mnnPlace *place)
 	return address == NULL ? 0 : resultOf(munmap(address, place->bytes));
 }
 
-int mnnProtect(void *address, uint64_t bytes, int writable) { return resultOf(mprotect(address, bytes, protectionOf(writable))); }
-int mnnAdvise(void *address, uint64_t bytes, int advice) { return resultOf(madvise(address, bytes, advice)); }
+int mnnProtect(void *address, uint64_t bytes, int writable)
+{
+	return resultOf(mprotect(address, bytes, protectionOf(writable)));
+}
+int mnnAdvise(void *address, uint64_t bytes, int advice)
+{
+	return resultOf(madvise(address, bytes, advice));
+}
 
 int mnnMapWipedOnFork(uint64_t bytes, void **out)
 {
@@ -445,7 +514,11 @@ int mnnMapWipedOnFork(uint64_t bytes, void **out)
 
 int mnnBindNode(void *address, uint64_t bytes, int node)
 {
-	enum { MAX_NODES = 1024, BITS = 8 * sizeof(unsigned long), BIND = 2 /* MPOL_BIND; numaif.h is not everywhere */ };
+	enum {
+		MAX_NODES = 1024,
+		BITS = 8 * sizeof(unsigned long),
+		BIND = 2 /* MPOL_BIND; numaif.h is not everywhere */
+	};
 	unsigned long nodes[MAX_NODES / BITS] = {0};
 	if (node < 0 || node >= MAX_NODES)
 		return -EINVAL;
@@ -461,14 +534,16 @@ int mnnExchangeNames(const char *one, const char *other)
 	return resultOf(syscall(SYS_renameat2, AT_FDCWD, one, AT_FDCWD, other, EXCHANGE));
 }
 
-int64_t mnnSeqRead(const uint64_t *generation, const void *source, void *target, uint64_t bytes, uint32_t attempts)
+int64_t mnnSeqRead(
+	const uint64_t *generation, const void *source, void *target, uint64_t bytes, uint32_t attempts)
 {
 	for (uint32_t attempt = 0; attempt < attempts; attempt++) {
 		uint64_t before = __atomic_load_n(generation, __ATOMIC_ACQUIRE);
 		if (before & 1)
 			return -EBUSY;
 		memcpy(target, source, bytes);
-		/* The copy's loads stay before the second look at the generation (Boehm, "Can seqlocks get along with programming language memory models?", 2012). */
+		/* The copy's loads stay before the second look at the generation (Boehm,
+		 * "Can seqlocks get along with programming language memory models?", 2012). */
 		__atomic_thread_fence(__ATOMIC_ACQUIRE);
 		if (__atomic_load_n(generation, __ATOMIC_RELAXED) == before)
 			return (int64_t)before;

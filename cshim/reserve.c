@@ -16,13 +16,15 @@
 #endif
 
 static const uint64_t HUGE_PAGE_BYTES = 2 << 20;
-/* What a thread takes at a time: whole huge pages, and so little that all threads end at about the same moment. */
+/* What a thread takes at a time: whole huge pages, and so little that all threads
+ * end at about the same moment. */
 static const uint64_t PIECE_BYTES = 4 << 20;
 
 struct work {
 	char *target;
 	const char *source;
-	uint64_t bytes, sourceBytes, next; /* next: where the next piece begins; added to by all threads */
+	/* Next: where the next piece begins; added to by all threads */
+	uint64_t bytes, sourceBytes, next;
 	int huge, error;
 };
 
@@ -31,14 +33,17 @@ static uint64_t smaller(uint64_t one, uint64_t other) { return one < other ? one
 static int reservePiece(const struct work *work, uint64_t offset)
 {
 	uint64_t length = smaller(PIECE_BYTES, work->bytes - offset);
-	/* Some kernels grant it where the mount offers no huge pages, others refuse (6.18, seen). Small ones follow. */
+	/* Some kernels grant it where the mount offers no huge pages, others refuse
+	 * (6.18, seen). Small ones follow. */
 	if (work->huge && length >= HUGE_PAGE_BYTES)
 		madvise(work->target + offset, length, MADV_COLLAPSE);
-	/* Populating works in parallel, where fallocate holds the file's lock, and takes the huge pages that the mapping asks for. It fails where a touch is a SIGBUS. */
+	/* Populating works in parallel, where fallocate holds the file's lock, and takes
+	 * the huge pages that the mapping asks for. It fails where a touch is a SIGBUS. */
 	if (madvise(work->target + offset, length, MADV_POPULATE_WRITE) != 0)
 		return -errno;
 	if (offset < work->sourceBytes)
-		memcpy(work->target + offset, work->source + offset, smaller(length, work->sourceBytes - offset));
+		memcpy(work->target + offset, work->source + offset,
+			smaller(length, work->sourceBytes - offset));
 	return 0;
 }
 
@@ -56,10 +61,15 @@ static void *reservePieces(void *argument)
 	return NULL;
 }
 
-int mnnReserve(void *target, uint64_t bytes, const void *source, uint64_t sourceBytes, uint32_t threads, int huge)
+int mnnReserve(void *target, uint64_t bytes, const void *source, uint64_t sourceBytes,
+	uint32_t threads, int huge)
 {
 	enum { MAX_HELPERS = 63, STACK_BYTES = 1 << 20 };
-	struct work work = {.target = target, .source = source, .bytes = bytes, .sourceBytes = sourceBytes, .huge = huge};
+	struct work work = {.target = target,
+		.source = source,
+		.bytes = bytes,
+		.sourceBytes = sourceBytes,
+		.huge = huge};
 	uint64_t pieces = (bytes + PIECE_BYTES - 1) / PIECE_BYTES;
 	uint64_t wanted = smaller(smaller(threads, pieces), MAX_HELPERS + 1);
 	pthread_t helpers[MAX_HELPERS];
@@ -72,7 +82,8 @@ int mnnReserve(void *target, uint64_t bytes, const void *source, uint64_t source
 		pthread_attr_t attributes;
 		pthread_attr_init(&attributes);
 		pthread_attr_setstacksize(&attributes, STACK_BYTES);
-		while (started < wanted - 1 && pthread_create(&helpers[started], &attributes, reservePieces, &work) == 0)
+		while (started < wanted - 1 &&
+			pthread_create(&helpers[started], &attributes, reservePieces, &work) == 0)
 			started++; /* fewer than wanted only takes longer */
 		pthread_attr_destroy(&attributes);
 		pthread_sigmask(SIG_SETMASK, &before, NULL);

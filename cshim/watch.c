@@ -27,16 +27,25 @@ enum { WORD_OF_32_BITS = 2, WATCHED_WORDS = 3 };
 static const int64_t NS_PER_SECOND = 1000000000;
 enum { FALLBACK_LOOKS = 10 };
 
-static struct timespec timespecOf(int64_t ns) { return (struct timespec){.tv_sec = ns / NS_PER_SECOND, .tv_nsec = ns % NS_PER_SECOND}; }
+static struct timespec timespecOf(int64_t ns)
+{
+	return (struct timespec){.tv_sec = ns / NS_PER_SECOND, .tv_nsec = ns % NS_PER_SECOND};
+}
 
-static void wakeAll(const uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0); }
+static void wakeAll(const uint32_t *word)
+{
+	syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
 
 static uint32_t bitOf(uint32_t slot) { return 1U << (slot % 32); }
 
-static void sleepOnAny(uint32_t *robust, uint32_t armed, const uint32_t *election, uint32_t electionSeen, struct mnnKick *kick, uint32_t kickSeen, uint32_t slot, int64_t end, int64_t lookNs)
+static void sleepOnAny(uint32_t *robust, uint32_t armed, const uint32_t *election,
+	uint32_t electionSeen, struct mnnKick *kick, uint32_t kickSeen, uint32_t slot, int64_t end,
+	int64_t lookNs)
 {
 	int64_t now = mnnMonotonicNs();
-	/* Shared, the private word too: a wake-up of either kind finds the sleeper, whose key is the process and the address. */
+	/* Shared, the private word too: a wake-up of either kind finds the sleeper,
+	 * whose key is the process and the address. */
 	struct waitedWord words[WATCHED_WORDS] = {
 		{.expected = armed, .address = (uintptr_t)robust, .flags = WORD_OF_32_BITS},
 		{.expected = electionSeen, .address = (uintptr_t)election, .flags = WORD_OF_32_BITS},
@@ -47,14 +56,16 @@ static void sleepOnAny(uint32_t *robust, uint32_t armed, const uint32_t *electio
 	if (result >= 0 || errno == EAGAIN || errno == ETIMEDOUT || errno == EINTR)
 		return;
 	__atomic_store_n(&kick->sleepsOnRobust, 1, __ATOMIC_SEQ_CST);
-	/* The kick is counted before its wake-up, and was not there: between here and the sleep it would be lost, which the bound mends. */
+	/* The kick is counted before its wake-up, and was not there: between here and
+	 * the sleep it would be lost, which the bound mends. */
 	if (__atomic_load_n(&kick->count, __ATOMIC_SEQ_CST) != kickSeen)
 		return;
 	until = timespecOf(end < now + lookNs / FALLBACK_LOOKS ? end : now + lookNs / FALLBACK_LOOKS);
 	syscall(SYS_futex, robust, FUTEX_WAIT_BITSET, armed, &until, NULL, bitOf(slot));
 }
 
-int mnnWatch(uint32_t *robust, const uint32_t *election, uint32_t electionSeen, struct mnnKick *kick, uint32_t kickSeen, uint32_t slot, int64_t timeoutNs, int64_t lookNs)
+int mnnWatch(uint32_t *robust, const uint32_t *election, uint32_t electionSeen,
+	struct mnnKick *kick, uint32_t kickSeen, uint32_t slot, int64_t timeoutNs, int64_t lookNs)
 {
 	int64_t end = mnnMonotonicNs() + timeoutNs;
 	for (;;) {
@@ -63,14 +74,21 @@ int mnnWatch(uint32_t *robust, const uint32_t *election, uint32_t electionSeen, 
 			wakeAll(robust);
 			return 0;
 		}
-		/* The waiters bit is never taken back: it asks the kernel for a wake-up at the owner's end, and for nothing else. */
-		if ((word & FUTEX_WAITERS) == 0 && !__atomic_compare_exchange_n(robust, &word, word | FUTEX_WAITERS, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-			continue; /* the owner has died, or another watcher has armed it: neither happens twice */
-		if (__atomic_load_n(election, __ATOMIC_SEQ_CST) != electionSeen || __atomic_load_n(&kick->count, __ATOMIC_SEQ_CST) != kickSeen)
+		/* The waiters bit is never taken back: it asks the kernel for a wake-up at
+		 * the owner's end, and for nothing else. */
+		if ((word & FUTEX_WAITERS) == 0 &&
+			!__atomic_compare_exchange_n(
+				robust, &word, word | FUTEX_WAITERS, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+			/* The owner has died, or another watcher has armed it: neither happens
+			 * twice */
+			continue;
+		if (__atomic_load_n(election, __ATOMIC_SEQ_CST) != electionSeen ||
+			__atomic_load_n(&kick->count, __ATOMIC_SEQ_CST) != kickSeen)
 			return 0;
 		if (mnnMonotonicNs() >= end)
 			return -ETIMEDOUT;
-		sleepOnAny(robust, word | FUTEX_WAITERS, election, electionSeen, kick, kickSeen, slot, end, lookNs);
+		sleepOnAny(robust, word | FUTEX_WAITERS, election, electionSeen, kick, kickSeen, slot, end,
+			lookNs);
 	}
 }
 

@@ -1,4 +1,5 @@
-/* The hatch under threads, forks, garbage and a lack of descriptors. Run under AddressSanitizer and UndefinedBehaviorSanitizer by `make test`. */
+/* The hatch under threads, forks, garbage and a lack of descriptors. Run under
+ * AddressSanitizer and UndefinedBehaviorSanitizer by `make test`. */
 #define _GNU_SOURCE
 #include "check.h"
 #include "descriptorserver.h"
@@ -67,7 +68,8 @@ static void handsOutWhatItHas(void)
 	int fd = numbered(77), connection = connected();
 	CHECK(mnnHatchFetch(connection, 3, 5, SPIN_NS, BOUND_NS) == -ENOENT);
 	CHECK(mnnHatchPut(hatch, 3, 5, fd) == 0 && mnnHatchPut(hatch, 40000, 1, fd) == 0);
-	int got = mnnHatchFetch(connection, 3, 5, SPIN_NS, BOUND_NS), far = mnnHatchFetch(connection, 40000, 1, 0, BOUND_NS);
+	int got = mnnHatchFetch(connection, 3, 5, SPIN_NS, BOUND_NS),
+		far = mnnHatchFetch(connection, 40000, 1, 0, BOUND_NS);
 	CHECK(got >= 0 && got != fd && numberOf(got) == 77 && fcntl(got, F_GETFD) == FD_CLOEXEC);
 	CHECK(far >= 0 && numberOf(far) == 77);
 	CHECK(mnnHatchFetch(connection, 3, 4, SPIN_NS, BOUND_NS) == -ENOENT);
@@ -123,24 +125,32 @@ static void hangsUpOnGarbage(void)
 		CHECK(got == 0 || (got < 0 && errno == ECONNRESET));
 		close(stranger);
 	}
-	int sender = connected(), got = mnnHatchFetch(sender, 1, 1, SPIN_NS, BOUND_NS); /* it is admitted by now */
+	/* It is admitted by now */
+	int sender = connected(), got = mnnHatchFetch(sender, 1, 1, SPIN_NS, BOUND_NS);
 	CHECK(got >= 0);
 	close(got);
 	int before = descriptors();
-	char request[16] = {1, 0, 0, 0, 0, 0, 0, 0, 1}; /* descriptors that come along are nobody's */
+	/* Descriptors that come along are nobody's */
+	char request[16] = {1, 0, 0, 0, 0, 0, 0, 0, 1};
 	struct iovec content = {request, sizeof request};
 	char control[CMSG_SPACE(sizeof fd)] = {0};
-	struct msghdr message = {.msg_iov = &content, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+	struct msghdr message = {.msg_iov = &content,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof control};
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	*header = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+	*header = (struct cmsghdr){
+		.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
 	memcpy(CMSG_DATA(header), &fd, sizeof fd);
 	CHECK(sendmsg(sender, &message, 0) == sizeof request);
 	got = mnnHatchFetch(connection, 1, 1, SPIN_NS, BOUND_NS);
 	CHECK(got >= 0 && numberOf(got) == 9);
 	close(got);
 	CHECK(descriptors() == before);
-	for (int round = 0; round < 100000; round++) /* one that asks and never reads is let go, and nobody waits for it */
-		if (send(sender, request, sizeof request, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno != EAGAIN)
+	/* One that asks and never reads is let go, and nobody waits for it */
+	for (int round = 0; round < 100000; round++)
+		if (send(sender, request, sizeof request, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 &&
+			errno != EAGAIN)
 			break;
 	got = mnnHatchFetch(connection, 1, 1, SPIN_NS, BOUND_NS);
 	CHECK(got >= 0 && numberOf(got) == 9);
@@ -151,7 +161,8 @@ static void hangsUpOnGarbage(void)
 static MnnHatch *busy;
 static int over;
 
-/* Row r of incarnation i has a file of the size r * 2^32 + i, whatever incarnation is there now. */
+/* Row r of incarnation i has a file of the size r * 2^32 + i, whatever incarnation
+ * is there now. */
 static void *fetches(void *unused)
 {
 	(void)unused;
@@ -215,7 +226,8 @@ static void outlivesItsClientsAndTheirChildren(void)
 	int hold[2];
 	CHECK(pipe(hold) == 0);
 	int connection = connected();
-	int got = mnnHatchFetch(connection, 1, 1, SPIN_NS, BOUND_NS); /* it is admitted by now: the child has both ends */
+	/* It is admitted by now: the child has both ends */
+	int got = mnnHatchFetch(connection, 1, 1, SPIN_NS, BOUND_NS);
 	CHECK(got >= 0);
 	close(got);
 	pid_t child = fork();
@@ -225,14 +237,16 @@ static void outlivesItsClientsAndTheirChildren(void)
 		close(hold[1]);
 		_exit(read(hold[0], &byte, 1) != 0);
 	}
-	CHECK(send(connection, "garbage", 7, MSG_NOSIGNAL) == 7); /* the hatch closes its end; the child still has it */
+	/* The hatch closes its end; the child still has it */
+	CHECK(send(connection, "garbage", 7, MSG_NOSIGNAL) == 7);
 	for (int round = 0; round < 100; round++) {
 		int another = connected();
 		got = mnnHatchFetch(another, 1, 1, SPIN_NS, BOUND_NS);
 		CHECK(got >= 0 && numberOf(got) == 4);
 		close(got), close(another);
 	}
-	/* Bytes that wait at what the child still has are no events: the thread would look for ever at what is not there. */
+	/* Bytes that wait at what the child still has are no events: the thread would
+	 * look for ever at what is not there. */
 	struct timespec began, ended;
 	CHECK(send(connection, "garbage", 7, MSG_NOSIGNAL) == 7);
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &began);
@@ -278,11 +292,13 @@ static void aSilentPeerIsLeftInTime(void)
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	strcpy(address.sun_path, path);
 	int silent = socket(AF_UNIX, SOCK_SEQPACKET, 0);
-	CHECK(silent >= 0 && bind(silent, (struct sockaddr *)&address, sizeof address) == 0 && listen(silent, 8) == 0);
+	CHECK(silent >= 0 && bind(silent, (struct sockaddr *)&address, sizeof address) == 0 &&
+		listen(silent, 8) == 0);
 	int connection = connected();
 	CHECK(mnnHatchFetch(connection, 1, 1, SPIN_NS, 1000000) == -ETIMEDOUT);
 	int peer = accept(silent, NULL, NULL);
-	const int32_t answers[][2] = {{0, 0}, {5, 0}, {-7, 0}}; /* found, and no descriptor; no answer that there is; likewise */
+	/* Found, and no descriptor; no answer that there is; likewise */
+	const int32_t answers[][2] = {{0, 0}, {5, 0}, {-7, 0}};
 	char asked[16];
 	CHECK(peer >= 0 && recv(peer, asked, sizeof asked, 0) == sizeof asked);
 	for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
@@ -290,11 +306,16 @@ static void aSilentPeerIsLeftInTime(void)
 		CHECK(mnnHatchFetch(connection, 1, 1, SPIN_NS, BOUND_NS) == -EPROTO);
 	}
 	int before = descriptors();
-	struct iovec content = {(void *)answers[1], 4}; /* a descriptor with a word that is no answer */
+	/* A descriptor with a word that is no answer */
+	struct iovec content = {(void *)answers[1], 4};
 	char control[CMSG_SPACE(sizeof peer)] = {0};
-	struct msghdr message = {.msg_iov = &content, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+	struct msghdr message = {.msg_iov = &content,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof control};
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	*header = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof peer), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+	*header = (struct cmsghdr){
+		.cmsg_len = CMSG_LEN(sizeof peer), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
 	memcpy(CMSG_DATA(header), &peer, sizeof peer);
 	CHECK(sendmsg(peer, &message, 0) == 4);
 	CHECK(mnnHatchFetch(connection, 1, 1, SPIN_NS, BOUND_NS) == -EPROTO && descriptors() == before);

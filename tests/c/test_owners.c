@@ -1,6 +1,7 @@
-/* Locks, turns and their order, with an interpreter that is made up here: what is taken is given back, whatever its callbacks do; what is said to be
- * held, read or written is; nobody is passed over, and nobody dead or stopped is waited for. Run under AddressSanitizer and
- * UndefinedBehaviorSanitizer by `make test`. */
+/* Locks, turns and their order, with an interpreter that is made up here: what is
+ * taken is given back, whatever its callbacks do; what is said to be held, read or
+ * written is; nobody is passed over, and nobody dead or stopped is waited for. Run
+ * under AddressSanitizer and UndefinedBehaviorSanitizer by `make test`. */
 #define _GNU_SOURCE
 #include "check.h"
 #include "layout.h"
@@ -65,7 +66,10 @@ static void *number(unsigned long value)
 	return made;
 }
 static unsigned long valueOf(void *object) { return ((struct object *)object)->value; }
-static void fetch(void **kind, void **value, void **trace) { *kind = exceptions ? given(&error) : NULL, *value = *trace = NULL, exceptions = 0; }
+static void fetch(void **kind, void **value, void **trace)
+{
+	*kind = exceptions ? given(&error) : NULL, *value = *trace = NULL, exceptions = 0;
+}
 static void restore(void *kind, void *value, void *trace)
 {
 	(void)value, (void)trace;
@@ -106,7 +110,8 @@ static void *refuses(void *self, void *reason, void *two)
 	return raised();
 }
 
-static struct function whoAmI = {.run = identify}, attach, deadline, await, settle, end, linger, refuse;
+static struct function whoAmI = {.run = identify}, attach, deadline, await, settle, end, linger,
+					   refuse;
 /* What names the callers: `plainIdent` while threads are threads. */
 static struct function plainIdent, *named = &whoAmI;
 static void *item(void *names, void *key)
@@ -115,9 +120,23 @@ static void *item(void *names, void *key)
 	return named;
 }
 static struct mnnPython python = {
-	call, keepObject, dropObject, number, valueOf, fetch, restore, item, &none, &true_, &false_, &none, &none, &plainIdent,
+	call,
+	keepObject,
+	dropObject,
+	number,
+	valueOf,
+	fetch,
+	restore,
+	item,
+	&none,
+	&true_,
+	&false_,
+	&none,
+	&none,
+	&plainIdent,
 };
-static struct mnnCalls calls = {&python, &attach, &deadline, &await, &settle, &end, &linger, &refuse};
+static struct mnnCalls calls = {
+	&python, &attach, &deadline, &await, &settle, &end, &linger, &refuse};
 
 /* --- a row, and what this process has of it --- */
 
@@ -131,9 +150,16 @@ static uint32_t *claim(void) { return word(MNN_ROW_CLAIM_OFFSET); }
 static uint32_t *heir(void) { return word(MNN_ROW_HEIR_OFFSET); }
 static uint64_t *generation(void) { return (uint64_t *)(row + MNN_ROW_GENERATION_OFFSET); }
 static uint32_t look(const uint32_t *address) { return __atomic_load_n(address, __ATOMIC_SEQ_CST); }
-static void put(uint32_t *address, uint32_t value) { __atomic_store_n(address, value, __ATOMIC_SEQ_CST); }
+static void put(uint32_t *address, uint32_t value)
+{
+	__atomic_store_n(address, value, __ATOMIC_SEQ_CST);
+}
 
-static struct mnnTurn turnOf(uint32_t kind) { return (struct mnnTurn){.owner = &owner, .calls = &calls, .self = &view, .given = &view, .kind = kind}; }
+static struct mnnTurn turnOf(uint32_t kind)
+{
+	return (struct mnnTurn){
+		.owner = &owner, .calls = &calls, .self = &view, .given = &view, .kind = kind};
+}
 
 static void *notAwaited(void *self, void *one, void *two)
 {
@@ -164,7 +190,8 @@ static void begin(void)
 /* Nothing is left of what was done. */
 static void isAtRest(void)
 {
-	CHECK(look(claim()) == 0 && owner.depth == 0 && owner.readers == NULL && holding.references == 0 && expiry == 77);
+	CHECK(look(claim()) == 0 && owner.depth == 0 && owner.readers == NULL &&
+		holding.references == 0 && expiry == 77);
 }
 
 static bool wasRefused(void *result, int reason)
@@ -189,11 +216,13 @@ static void aLockIsTakenAndGivenBack(void)
 	begin();
 	struct mnnTurn one = turnOf(MNN_KIND_LOCK), other = turnOf(MNN_KIND_LOCK);
 	CHECK(takes(&one) && look(claim()) == OURS && holding.references == 1 && !one.recovered);
-	CHECK(takes(&other) && owner.depth == 2 && mnnOwnerWrites(&owner, ME) && !mnnOwnerWrites(&owner, ANOTHER));
+	CHECK(takes(&other) && owner.depth == 2 && mnnOwnerWrites(&owner, ME) &&
+		!mnnOwnerWrites(&owner, ANOTHER));
 	CHECK(mnnOwnerIsBusy(&owner, ANOTHER) && !mnnOwnerIsBusy(&owner, ME));
 	me = ANOTHER;
 	CHECK(wasRefused(mnnLockRelease(&one), MNN_REFUSED_OTHER_THREAD) && look(claim()) == OURS);
-	CHECK(mnnLockExit(&one, &none, &none, &none) == &none); /* by the thread of the system, which is the same */
+	/* By the thread of the system, which is the same */
+	CHECK(mnnLockExit(&one, &none, &none, &none) == &none);
 	me = ME;
 	CHECK(look(claim()) == OURS && mnnLockRelease(&one) == &none);
 	isAtRest();
@@ -203,15 +232,18 @@ static void aLockIsTakenAndGivenBack(void)
 	isAtRest();
 }
 
-/* What a thread has stays its own when a library makes green threads of it meanwhile; what they take is theirs. */
+/* What a thread has stays its own when a library makes green threads of it
+ * meanwhile; what they take is theirs. */
 static void aThreadMayBecomeGreenOnes(void)
 {
 	begin();
-	struct mnnTurn lock = turnOf(MNN_KIND_LOCK), early = turnOf(MNN_KIND_HOST), late = turnOf(MNN_KIND_HOST);
+	struct mnnTurn lock = turnOf(MNN_KIND_LOCK), early = turnOf(MNN_KIND_HOST),
+				   late = turnOf(MNN_KIND_HOST);
 	named = &plainIdent;
 	CHECK(takes(&lock) && mnnOwnerWrites(&owner, (uint64_t)pthread_self()));
 	named = &whoAmI;
-	CHECK(takes(&lock) && owner.depth == 2 && mnnOwnerWrites(&owner, ME) && !mnnOwnerIsBusy(&owner, ME) && mnnOwnerIsBusy(&owner, 0));
+	CHECK(takes(&lock) && owner.depth == 2 && mnnOwnerWrites(&owner, ME) &&
+		!mnnOwnerIsBusy(&owner, ME) && mnnOwnerIsBusy(&owner, 0));
 	CHECK(mnnLockRelease(&lock) == &none && mnnLockRelease(&lock) == &none);
 	isAtRest();
 	CHECK(takes(&lock));
@@ -222,8 +254,10 @@ static void aThreadMayBecomeGreenOnes(void)
 	named = &plainIdent;
 	CHECK(mnnReadingEnter(&early) == &view);
 	named = &whoAmI;
-	CHECK(mnnOwnerReads(&owner, ME) && !mnnOwnerIsBusy(&owner, ME) && mnnReadingExit(&early, &none, &none, &none) == &false_);
-	CHECK(mnnReadingEnter(&late) == &view && mnnOwnerReads(&owner, ME) && !mnnOwnerReads(&owner, ANOTHER));
+	CHECK(mnnOwnerReads(&owner, ME) && !mnnOwnerIsBusy(&owner, ME) &&
+		mnnReadingExit(&early, &none, &none, &none) == &false_);
+	CHECK(mnnReadingEnter(&late) == &view && mnnOwnerReads(&owner, ME) &&
+		!mnnOwnerReads(&owner, ANOTHER));
 	CHECK(mnnReadingExit(&late, &none, &none, &none) == &false_);
 	isAtRest();
 }
@@ -235,7 +269,8 @@ static void aChildHasNothing(void)
 	CHECK(takes(&turn));
 	struct mnnOwner before = owner;
 	memset(&owner, 0, sizeof owner);
-	CHECK(wasRefused(mnnLockRelease(&turn), MNN_REFUSED_VOID) && look(claim()) == OURS && !mnnOwnerIsBusy(&owner, 0));
+	CHECK(wasRefused(mnnLockRelease(&turn), MNN_REFUSED_VOID) && look(claim()) == OURS &&
+		!mnnOwnerIsBusy(&owner, 0));
 	owner = before;
 	mnnOwnerBind(&owner, &all, row, &expiry, &none, OURS, 1);
 	CHECK(owner.depth == 1 && owner.holding == &holding); /* what is in use stays */
@@ -282,18 +317,21 @@ static void waitersComeInTheirOrder(void)
 	struct mnnTurn turn = turnOf(MNN_KIND_LOCK);
 	put(claim(), THEIRS);
 	await.run = isTimeOver;
-	CHECK(!takes(&turn) && awaited == (THEIRS | CONTENDED) && look(heir()) == 0); /* who gives up leaves no place kept */
+	/* Who gives up leaves no place kept */
+	CHECK(!takes(&turn) && awaited == (THEIRS | CONTENDED) && look(heir()) == 0);
 	await.run = ends;
 	CHECK(takes(&turn) && look(claim()) == (OURS | CONTENDED)); /* others may wait too */
 	CHECK(mnnLockRelease(&turn) == &none);
 	put(heir(), 1);
 	awaited = 1;
-	CHECK(takes(&turn) && awaited == CONTENDED && await.calls == 3); /* a free claim is its heir's */
+	/* A free claim is its heir's */
+	CHECK(takes(&turn) && awaited == CONTENDED && await.calls == 3);
 	CHECK(mnnLockRelease(&turn) == &none);
 	put(heir(), 1);
 	await = (struct function){.run = passes};
 	int64_t since = mnnMonotonicNs();
-	CHECK(takes(&turn) && mnnMonotonicNs() - since >= MNN_HEIR_NS && look(heir()) == 0); /* which is not waited for for ever */
+	/* Which is not waited for for ever */
+	CHECK(takes(&turn) && mnnMonotonicNs() - since >= MNN_HEIR_NS && look(heir()) == 0);
 	CHECK(mnnLockRelease(&turn) == &none);
 	isAtRest();
 }
@@ -317,7 +355,8 @@ static void theDeadAreSucceeded(void)
 	struct mnnTurn turn = turnOf(MNN_KIND_LOCK);
 	put(claim(), THEIRS);
 	await.run = isDead;
-	CHECK(takes(&turn) && turn.recovered && look(claim()) == (OURS | CONTENDED) && mnnLockRelease(&turn) == &none);
+	CHECK(takes(&turn) && turn.recovered && look(claim()) == (OURS | CONTENDED) &&
+		mnnLockRelease(&turn) == &none);
 	await.run = notAwaited;
 	CHECK(takes(&turn) && !turn.recovered && mnnLockRelease(&turn) == &none);
 	isAtRest();
@@ -332,7 +371,8 @@ static void whoRaisesLeavesItToTheNextOne(void)
 	put(claim(), THEIRS);
 	await.run = isDead;
 	CHECK(takes(&held) && lock.recovered && !held.recovered);
-	CHECK(mnnLockExit(&held, &view, &view, &view) == &none && look(claim()) != 0 && look(claim()) != THEIRS);
+	CHECK(mnnLockExit(&held, &view, &view, &view) == &none && look(claim()) != 0 &&
+		look(claim()) != THEIRS);
 	CHECK(takes(&lock) && lock.recovered && mnnLockExit(&lock, &none, &none, &none) == &none);
 	await.run = notAwaited;
 	CHECK(takes(&lock) && !lock.recovered && mnnLockExit(&lock, &view, &view, &view) == &none);
@@ -392,16 +432,21 @@ static void aReleaseWakes(void)
 static void whatIsWrittenIsPublished(void)
 {
 	begin();
-	struct mnnTurn turn = turnOf(MNN_KIND_HOST), nested = turnOf(MNN_KIND_HOST), reader = turnOf(MNN_KIND_HOST);
-	CHECK(mnnWritingEnter(&turn) == &view && *generation() == 1 && look(claim()) == OURS && settle.calls == 0);
-	CHECK(wasRefused(mnnWritingEnter(&nested), MNN_REFUSED_WRITING) && wasRefused(mnnReadingEnter(&reader), MNN_REFUSED_WRITING));
+	struct mnnTurn turn = turnOf(MNN_KIND_HOST), nested = turnOf(MNN_KIND_HOST),
+				   reader = turnOf(MNN_KIND_HOST);
+	CHECK(mnnWritingEnter(&turn) == &view && *generation() == 1 && look(claim()) == OURS &&
+		settle.calls == 0);
+	CHECK(wasRefused(mnnWritingEnter(&nested), MNN_REFUSED_WRITING) &&
+		wasRefused(mnnReadingEnter(&reader), MNN_REFUSED_WRITING));
 	CHECK(mnnWritingExit(&turn, &none, &none, &none) == &false_ && *generation() == 2);
 	isAtRest();
-	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &error, &error, &none) == &false_ && *generation() == 3);
+	CHECK(mnnWritingEnter(&turn) == &view &&
+		mnnWritingExit(&turn, &error, &error, &none) == &false_ && *generation() == 3);
 	isAtRest();
 	CHECK(mnnWritingEnter(&turn) == &view && *generation() == 3); /* half written since then */
 	CHECK(mnnWritingExit(&turn, &none, &none, &none) == &false_ && *generation() == 4);
-	CHECK(mnnWritingExit(&turn, &none, &none, &none) == &false_ && *generation() == 4); /* which is over */
+	/* Which is over */
+	CHECK(mnnWritingExit(&turn, &none, &none, &none) == &false_ && *generation() == 4);
 	CHECK(mnnWritingEnter(&turn) == &view);
 	mnnTurnDrop(&turn); /* nobody can end it any more */
 	CHECK(*generation() == 5);
@@ -414,7 +459,8 @@ static void whatFailsOnTheWayInIsGivenBack(void)
 	struct mnnTurn turn = turnOf(MNN_KIND_STREAM), timed = turnOf(MNN_KIND_HOST);
 	long views = view.references;
 	settle.run = raises;
-	CHECK(mnnWritingEnter(&turn) == NULL && exceptions == 1 && settle.calls == 1 && *generation() == 0);
+	CHECK(mnnWritingEnter(&turn) == NULL && exceptions == 1 && settle.calls == 1 &&
+		*generation() == 0);
 	isAtRest();
 	turn.kind = MNN_KIND_HOST;
 	put(word(MNN_ROW_READERS_OFFSET), 3); /* somebody has read: perhaps somebody does */
@@ -444,14 +490,17 @@ static void aTurnLastsUntilItsWorkIsOver(void)
 	lasting = &turn;
 	linger.run = handsOver;
 	end.run = raises;
-	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == NULL && exceptions == 1);
-	CHECK(linger.calls == 1 && look(claim()) == OURS && !mnnOwnerWrites(&owner, ME) && mnnOwnerIsBusy(&owner, ME));
+	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == NULL &&
+		exceptions == 1);
+	CHECK(linger.calls == 1 && look(claim()) == OURS && !mnnOwnerWrites(&owner, ME) &&
+		mnnOwnerIsBusy(&owner, ME));
 	mnnTurnEnd(&turn);
 	mnnTurnEnd(&turn);
 	CHECK(*generation() == 1); /* half written */
 	isAtRest();
 	linger = (struct function){.run = raises};
-	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == NULL && exceptions == 1 && linger.calls == 3);
+	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == NULL &&
+		exceptions == 1 && linger.calls == 3);
 	isAtRest(); /* and is not held for ever where nobody can be told */
 	struct mnnTurn reader = turnOf(MNN_KIND_STREAM);
 	linger = (struct function){.run = handsOver};
@@ -470,11 +519,14 @@ static void whoMendsSaysSo(void)
 	struct mnnTurn turn = turnOf(MNN_KIND_HOST);
 	*(uint64_t *)(row + MNN_ROW_TORN_OFFSET) = 9;
 	*(uint64_t *)(row + MNN_ROW_LAST_WRITER_OFFSET) = 9;
-	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == &false_ && end.calls == 1);
+	CHECK(mnnWritingEnter(&turn) == &view &&
+		mnnWritingExit(&turn, &none, &none, &none) == &false_ && end.calls == 1);
 	end.run = raises;
-	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == NULL && *generation() == 3);
+	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == NULL &&
+		*generation() == 3);
 	*(uint64_t *)(row + MNN_ROW_LAST_WRITER_OFFSET) = 10;
-	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == &false_ && end.calls == 2);
+	CHECK(mnnWritingEnter(&turn) == &view &&
+		mnnWritingExit(&turn, &none, &none, &none) == &false_ && end.calls == 2);
 	isAtRest();
 }
 
@@ -483,13 +535,17 @@ static void whoMendsSaysSo(void)
 static void readersAreInsideTogether(void)
 {
 	begin();
-	struct mnnTurn one = turnOf(MNN_KIND_STREAM), other = turnOf(MNN_KIND_STREAM), writer = turnOf(MNN_KIND_HOST);
+	struct mnnTurn one = turnOf(MNN_KIND_STREAM), other = turnOf(MNN_KIND_STREAM),
+				   writer = turnOf(MNN_KIND_HOST);
 	put(word(MNN_ROW_READERS_OFFSET), UINT32_MAX);
-	CHECK(mnnReadingEnter(&one) == &view && expiry == (77 | READING) && look(word(MNN_ROW_READERS_OFFSET)) == 1);
-	CHECK(wasRefused(mnnReadingEnter(&one), MNN_REFUSED_READING) && wasRefused(mnnWritingEnter(&writer), MNN_REFUSED_READING));
+	CHECK(mnnReadingEnter(&one) == &view && expiry == (77 | READING) &&
+		look(word(MNN_ROW_READERS_OFFSET)) == 1);
+	CHECK(wasRefused(mnnReadingEnter(&one), MNN_REFUSED_READING) &&
+		wasRefused(mnnWritingEnter(&writer), MNN_REFUSED_READING));
 	put(claim(), THEIRS); /* a writer that waits for them */
 	CHECK(mnnReadingEnter(&other) == &view); /* who is inside does not wait for it */
-	CHECK(mnnReadingExit(&one, &none, &none, &none) == &false_ && expiry == (77 | READING) && mnnOwnerReads(&owner, ME));
+	CHECK(mnnReadingExit(&one, &none, &none, &none) == &false_ && expiry == (77 | READING) &&
+		mnnOwnerReads(&owner, ME));
 	CHECK(mnnReadingExit(&other, &none, &none, &none) == &false_ && expiry == 77);
 	put(claim(), 0);
 	isAtRest();
@@ -501,12 +557,14 @@ static void aReaderWaitsForAWriter(void)
 	struct mnnTurn turn = turnOf(MNN_KIND_STREAM);
 	put(claim(), THEIRS);
 	await.run = isTimeOver;
-	CHECK(mnnReadingEnter(&turn) == NULL && awaited == (THEIRS | CONTENDED) && look(heir()) == 0 && expiry == 77);
+	CHECK(mnnReadingEnter(&turn) == NULL && awaited == (THEIRS | CONTENDED) && look(heir()) == 0 &&
+		expiry == 77);
 	await.run = ends;
 	CHECK(mnnReadingEnter(&turn) == &view && mnnReadingExit(&turn, &none, &none, &none) == &false_);
 	put(claim(), THEIRS);
 	await.run = isDead;
-	CHECK(mnnReadingEnter(&turn) == &view && look(claim()) == (THEIRS | CONTENDED)); /* the next writer takes it */
+	/* The next writer takes it */
+	CHECK(mnnReadingEnter(&turn) == &view && look(claim()) == (THEIRS | CONTENDED));
 	CHECK(mnnReadingExit(&turn, &none, &none, &none) == &false_);
 	put(claim(), 0);
 	settle.run = raises;
@@ -519,7 +577,8 @@ static void *awaitsReaders(void *argument)
 {
 	(void)argument;
 	while (look(word(MNN_ROW_READERS_OFFSET)) == readersSeen)
-		mnnFutexWait32(word(MNN_ROW_READERS_OFFSET), readersSeen, (int64_t)BOUND_SECONDS * 2 * 1000000000);
+		mnnFutexWait32(
+			word(MNN_ROW_READERS_OFFSET), readersSeen, (int64_t)BOUND_SECONDS * 2 * 1000000000);
 	return NULL;
 }
 

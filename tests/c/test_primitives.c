@@ -1,4 +1,5 @@
-/* The primitives under threads, forks and kills. Every check is a sentence; the first that fails ends the program. Run under AddressSanitizer and
+/* The primitives under threads, forks and kills. Every check is a sentence; the
+ * first that fails ends the program. Run under AddressSanitizer and
  * UndefinedBehaviorSanitizer by `make test`. */
 #define _GNU_SOURCE
 #include "check.h"
@@ -71,7 +72,8 @@ static void casLosesNothing(void)
 	uint32_t word = 7;
 	CHECK(mnnCasSeqCst32(&word, 8, 9) == 7 && word == 7);
 	CHECK(mnnCasSeqCst32(&word, 7, 9) == 7 && word == 9);
-	CHECK(mnnExchangeSeqCst32(&word, 1) == 9 && mnnFetchAddAcqRel32(&word, 2) == 1 && mnnLoadSeqCst32(&word) == 3);
+	CHECK(mnnExchangeSeqCst32(&word, 1) == 9 && mnnFetchAddAcqRel32(&word, 2) == 1 &&
+		mnnLoadSeqCst32(&word) == 3);
 	uint64_t wide = 1;
 	CHECK(mnnExchangeSeqCst64(&wide, UINT64_MAX) == 1 && mnnLoadSeqCst64(&wide) == UINT64_MAX);
 	mnnStoreRelease64(&wide, 4);
@@ -79,7 +81,8 @@ static void casLosesNothing(void)
 	CHECK(wide == 4 && word == 4);
 }
 
-/* Open against free: each writes its own word and then reads the other's. Both reading zero would be a use after free. */
+/* Open against free: each writes its own word and then reads the other's. Both
+ * reading zero would be a use after free. */
 static struct {
 	uint64_t mine[2];
 	uint64_t saw[2];
@@ -122,13 +125,15 @@ static void scansAndRaisesFields(void)
 	for (int i = 0; i < 40; i += 4)
 		words[i] = (uint64_t)(i % 8 == 0) << 4 | 2;
 	CHECK(mnnScan64(words, 32, 10, 0xF, 2, NULL, 0) == 10);
-	CHECK(mnnScan64(words, 32, 10, 0xFF, 0x12, indices, 3) == 5 && indices[0] == 0 && indices[1] == 2 && indices[2] == 4);
+	CHECK(mnnScan64(words, 32, 10, 0xFF, 0x12, indices, 3) == 5 && indices[0] == 0 &&
+		indices[1] == 2 && indices[2] == 4);
 	uint32_t small[4] = {5, 6, 5, 0};
 	CHECK(mnnScan32(small, 4, 4, 0xFF, 5, indices, 3) == 2 && indices[1] == 2);
 	words[4] = 9ULL << 16 | 3;
 	words[8] = 3;
 	CHECK(mnnRaiseField64(words, 32, 3, 0xFFULL << 16, 7ULL << 16) == 2);
-	CHECK(words[0] >> 16 == 7 && (words[0] & 0xFFFF) == 0x12 && words[4] == (9ULL << 16 | 3) && words[8] == (7ULL << 16 | 3));
+	CHECK(words[0] >> 16 == 7 && (words[0] & 0xFFFF) == 0x12 && words[4] == (9ULL << 16 | 3) &&
+		words[8] == (7ULL << 16 | 3));
 }
 
 /* --- time --- */
@@ -149,7 +154,8 @@ static void sleepsEndByTheirDeadlineOrASignal(void)
 	CHECK(mnnSleepUntil(began + 5 * MS) == 0 && mnnMonotonicNs() >= began + 5 * MS);
 	struct sigaction action = {.sa_handler = interrupted}, before;
 	pthread_t self = pthread_self(), other;
-	CHECK(sigaction(SIGUSR1, &action, &before) == 0 && pthread_create(&other, NULL, interrupt, &self) == 0);
+	CHECK(sigaction(SIGUSR1, &action, &before) == 0 &&
+		pthread_create(&other, NULL, interrupt, &self) == 0);
 	CHECK(mnnSleepUntil(mnnMonotonicNs() + FOREVER_NS) == -EINTR);
 	pthread_join(other, NULL);
 	sigaction(SIGUSR1, &before, NULL);
@@ -214,7 +220,8 @@ static void killMarksTheRobustWord(void)
 	int status;
 	CHECK(waitpid(watcher, &status, 0) == watcher && WIFEXITED(status) && WEXITSTATUS(status) == 0);
 	/* A word whose owner has died may be taken again. */
-	CHECK(mnnRobustHold(list, &words[0]) == 0 && (mnnLoadAcquire32(&words[0]) & 0x3FFFFFFF) == mnnThreadId());
+	CHECK(mnnRobustHold(list, &words[0]) == 0 &&
+		(mnnLoadAcquire32(&words[0]) & 0x3FFFFFFF) == mnnThreadId());
 }
 
 /* --- descriptors --- */
@@ -223,8 +230,10 @@ static void waitsForWhatCanBeReadEnd(void)
 {
 	int ends[2];
 	CHECK(pipe(ends) == 0);
-	CHECK(mnnAwaitReadable(ends[0], 0, MS) == -ETIMEDOUT && mnnAwaitReadable(ends[0], MS, 2 * MS) == -ETIMEDOUT);
-	CHECK(mnnAwaitReadable(ends[0], 0, -MS) == -ETIMEDOUT && mnnAwaitReadable(-1, 0, FOREVER_NS) == -EBADF);
+	CHECK(mnnAwaitReadable(ends[0], 0, MS) == -ETIMEDOUT &&
+		mnnAwaitReadable(ends[0], MS, 2 * MS) == -ETIMEDOUT);
+	CHECK(mnnAwaitReadable(ends[0], 0, -MS) == -ETIMEDOUT &&
+		mnnAwaitReadable(-1, 0, FOREVER_NS) == -EBADF);
 	struct sigaction heard = {.sa_handler = interrupted}, before;
 	CHECK(sigaction(SIGALRM, &heard, &before) == 0);
 	struct itimerval often = {{0, 20000}, {0, 20000}}, never = {{0, 0}, {0, 0}};
@@ -262,7 +271,8 @@ static void deathFreesByteLocksAndPidfds(void)
 	awaitBits(ready, 1);
 	int pidfd = mnnPidfdOpen(child);
 	CHECK(pidfd >= 0 && mnnPidfdDead(pidfd) == 0);
-	CHECK(mnnByteHolder(fd, 3) == child && mnnByteLock(fd, 3) == -EAGAIN && mnnByteHolder(fd, 4) == 0);
+	CHECK(mnnByteHolder(fd, 3) == child && mnnByteLock(fd, 3) == -EAGAIN &&
+		mnnByteHolder(fd, 4) == 0);
 	CHECK(kill(child, SIGSTOP) == 0);
 	usleep(1000);
 	CHECK(mnnPidfdDead(pidfd) == 0 && mnnByteHolder(fd, 3) == child);
@@ -272,7 +282,8 @@ static void deathFreesByteLocksAndPidfds(void)
 		usleep(1000);
 	}
 	/* The zombie has not been reaped: its pid is taken, and still it is dead. */
-	CHECK(kill(child, 0) == 0 && mnnByteHolder(fd, 3) == 0 && mnnByteLock(fd, 3) == 0 && mnnByteUnlock(fd, 3) == 0);
+	CHECK(kill(child, 0) == 0 && mnnByteHolder(fd, 3) == 0 && mnnByteLock(fd, 3) == 0 &&
+		mnnByteUnlock(fd, 3) == 0);
 	reap(child);
 	CHECK(mnnPidfdOpen(child) == -ESRCH && mnnByteHolder(-1, 0) == -EBADF);
 	close(pidfd);
@@ -289,7 +300,8 @@ static void forkWipesTheIdentity(void)
 	if (child == 0)
 		_exit(*(uint64_t *)page == 0 ? 0 : 1);
 	int status;
-	CHECK(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 0 && *(uint64_t *)page == 42);
+	CHECK(
+		waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 0 && *(uint64_t *)page == 42);
 	munmap(page, 4096);
 }
 
@@ -298,7 +310,8 @@ static void *threadWithBlockedSignals(void *unused)
 	(void)unused;
 	sigset_t blocked;
 	CHECK(mnnBlockSignals() == 0 && pthread_sigmask(SIG_BLOCK, NULL, &blocked) == 0);
-	CHECK(sigismember(&blocked, SIGINT) == 1 && sigismember(&blocked, SIGTERM) == 1 && sigismember(&blocked, SIGSEGV) == 0);
+	CHECK(sigismember(&blocked, SIGINT) == 1 && sigismember(&blocked, SIGTERM) == 1 &&
+		sigismember(&blocked, SIGSEGV) == 0);
 	return NULL;
 }
 
@@ -318,8 +331,10 @@ static void memfdsAreAllocatedPrivateAndSealed(void)
 	enum { BYTES = 3 << 20, ALIGNMENT = 2 << 20 };
 	int fd = mnnMemfdCreate("muninn-test", BYTES);
 	struct stat status;
-	CHECK(fd >= 0 && fstat(fd, &status) == 0 && status.st_size == BYTES && (status.st_mode & 0777) == 0600 && status.st_blocks * 512 >= BYTES);
-	CHECK(mnnSeal(fd, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0 && ftruncate(fd, 1) == -1 && errno == EPERM && mnnSeal(fd, F_SEAL_WRITE) == -EPERM);
+	CHECK(fd >= 0 && fstat(fd, &status) == 0 && status.st_size == BYTES &&
+		(status.st_mode & 0777) == 0600 && status.st_blocks * 512 >= BYTES);
+	CHECK(mnnSeal(fd, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0 && ftruncate(fd, 1) == -1 &&
+		errno == EPERM && mnnSeal(fd, F_SEAL_WRITE) == -EPERM);
 	void *first, *second;
 	CHECK(mnnMap(fd, BYTES, ALIGNMENT, 1, &first) == 0 && (uintptr_t)first % ALIGNMENT == 0);
 	CHECK(mnnMap(fd, BYTES, 0, 0, &second) == 0);
@@ -364,7 +379,8 @@ static void copiesAreNeverTorn(void)
 	CHECK(pthread_create(&writer, NULL, writeGenerations, NULL) == 0);
 	int whole = 0;
 	for (int round = 0; round < ROUNDS; round++) {
-		int64_t generation = mnnSeqRead(&published.generation, published.data, copy, sizeof copy, 8);
+		int64_t generation = mnnSeqRead(
+			&published.generation, published.data, copy, sizeof copy, 8);
 		CHECK(generation >= 0 || generation == -EBUSY || generation == -EAGAIN);
 		if (generation < 0)
 			continue;
@@ -374,7 +390,8 @@ static void copiesAreNeverTorn(void)
 	}
 	mnnStoreRelease32(&published.stop, 1);
 	pthread_join(writer, NULL);
-	CHECK(mnnSeqRead(&published.generation, published.data, copy, sizeof copy, 1) == (int64_t)published.generation);
+	CHECK(mnnSeqRead(&published.generation, published.data, copy, sizeof copy, 1) ==
+		(int64_t)published.generation);
 	published.generation |= 1;
 	CHECK(mnnSeqRead(&published.generation, published.data, copy, sizeof copy, 1) == -EBUSY);
 	printf("%d of %d copies were whole\n", whole, ROUNDS);

@@ -1,4 +1,6 @@
-/* The passes over rows: what they count and find, and that they stay inside what they are given. Run under AddressSanitizer and UndefinedBehaviorSanitizer by `make test`. */
+/* The passes over rows: what they count and find, and that they stay inside what
+ * they are given. Run under AddressSanitizer and UndefinedBehaviorSanitizer by `make
+ * test`. */
 #define _GNU_SOURCE
 #include "check.h"
 #include "layout.h"
@@ -12,9 +14,13 @@ static char *table;
 
 static char *rowOf(uint32_t row) { return table + (size_t)row * MNN_ROW_BYTES; }
 
-static void put64(uint32_t row, size_t offset, uint64_t value) { memcpy(rowOf(row) + offset, &value, sizeof value); }
+static void put64(uint32_t row, size_t offset, uint64_t value)
+{
+	memcpy(rowOf(row) + offset, &value, sizeof value);
+}
 
-static void make(uint32_t row, unsigned state, const char *name, const char *tenant, unsigned mode, uint64_t bytes)
+static void make(uint32_t row, unsigned state, const char *name, const char *tenant, unsigned mode,
+	uint64_t bytes)
 {
 	put64(row, MNN_ROW_STATE_OFFSET, 7ULL << 40 | state);
 	put64(row, MNN_ROW_SIZE_OFFSET, bytes);
@@ -71,7 +77,8 @@ static void saysWhenTheSumsAreTooMany(void)
 	for (uint32_t row = 0; row < ROWS; row++)
 		make(row, MNN_ROW_LIVE, "a", "t00", 0, 1ULL << 62);
 	CHECK(mnnSumRows(table, 7, marks, one, 4) >= 1);
-	CHECK(one[1] == UINT64_MAX || one[3] == UINT64_MAX || one[5] == UINT64_MAX || one[7] == UINT64_MAX);
+	CHECK(one[1] == UINT64_MAX || one[3] == UINT64_MAX || one[5] == UINT64_MAX ||
+		one[7] == UINT64_MAX);
 }
 
 static void findsANameThatCanBeOpened(void)

@@ -1,4 +1,5 @@
-/* Watching the end of a process, a change of term and kicks, between real processes. Run under AddressSanitizer and UndefinedBehaviorSanitizer by `make test`. */
+/* Watching the end of a process, a change of term and kicks, between real processes.
+ * Run under AddressSanitizer and UndefinedBehaviorSanitizer by `make test`. */
 #define _GNU_SOURCE
 #include "check.h"
 #include "watch.h"
@@ -37,7 +38,8 @@ static int64_t nowNs(void)
 	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* A child that holds the robust word until it is killed: the kernel's list, set as mnnRobustHold does. */
+/* A child that holds the robust word until it is killed: the kernel's list, set as
+ * mnnRobustHold does. */
 static pid_t holder(void)
 {
 	words->robust = 0;
@@ -67,7 +69,10 @@ static void endOf(pid_t child, int number)
 	CHECK(waitpid(child, &status, 0) == child && (number != 0 || status == 0));
 }
 
-static int watchFor(struct mnnKick *kick, int64_t ns) { return mnnWatch(&words->robust, &words->election, 0, kick, 0, 3, ns, 1000 * MS); }
+static int watchFor(struct mnnKick *kick, int64_t ns)
+{
+	return mnnWatch(&words->robust, &words->election, 0, kick, 0, 3, ns, 1000 * MS);
+}
 
 static void theEndIsToldToAll(void)
 {
@@ -97,15 +102,18 @@ struct kicked {
 static void *watchingThread(void *argument)
 {
 	struct kicked *kicked = argument;
-	for (uint32_t seen = 0; seen < KICKS; seen = __atomic_load_n(&kicked->kick.count, __ATOMIC_SEQ_CST)) {
+	for (uint32_t seen = 0; seen < KICKS;
+		seen = __atomic_load_n(&kicked->kick.count, __ATOMIC_SEQ_CST)) {
 		__atomic_store_n(&kicked->seen, seen, __ATOMIC_SEQ_CST);
-		CHECK(mnnWatch(&words->robust, &words->election, 0, &kicked->kick, seen, 3, BOUND_NS, 1000 * MS) == 0);
+		CHECK(mnnWatch(&words->robust, &words->election, 0, &kicked->kick, seen, 3, BOUND_NS,
+				  1000 * MS) == 0);
 	}
 	__atomic_store_n(&kicked->seen, KICKS, __ATOMIC_SEQ_CST);
 	return NULL;
 }
 
-/* Each kick is given once the thread has seen the one before, at all distances from its falling asleep. */
+/* Each kick is given once the thread has seen the one before, at all distances from
+ * its falling asleep. */
 static void noKickIsLost(void)
 {
 	pid_t living = holder();
@@ -138,7 +146,8 @@ static void kicksWakeNobodyElse(void)
 		mnnKickWatcher(&own, &words->robust, 35);
 	CHECK(mnnWatch(&words->robust, &words->election, 0, &own, 0, 35, BOUND_NS, 1000 * MS) == 0);
 	mnnKickWatcher(&own, NULL, 35);
-	CHECK(own.count == 1001 && mnnWatch(&words->robust, &words->election, 0, &own, 1001, 35, MS, 1000 * MS) == -ETIMEDOUT);
+	CHECK(own.count == 1001 &&
+		mnnWatch(&words->robust, &words->election, 0, &own, 1001, 35, MS, 1000 * MS) == -ETIMEDOUT);
 	endOf(other, 0);
 	endOf(living, SIGKILL);
 }
@@ -165,11 +174,13 @@ static void *sleepingThread(void *argument)
 {
 	struct kicked *kicked = argument;
 	__atomic_store_n(&kicked->seen, 1, __ATOMIC_SEQ_CST);
-	CHECK(mnnWatch(&words->robust, &words->election, 0, &kicked->kick, 0, 3, BOUND_NS, 100 * BOUND_NS) == 0);
+	CHECK(mnnWatch(&words->robust, &words->election, 0, &kicked->kick, 0, 3, BOUND_NS,
+			  100 * BOUND_NS) == 0);
 	return NULL;
 }
 
-/* It looks by itself only after more than its bound: what ends the sleep before is the kick's wake-up. */
+/* It looks by itself only after more than its bound: what ends the sleep before is
+ * the kick's wake-up. */
 static void aKickWakesTheSleeper(void)
 {
 	pid_t living = holder();
@@ -186,7 +197,8 @@ static void aKickWakesTheSleeper(void)
 	endOf(living, SIGKILL);
 }
 
-/* Kicks of slot 3 are nothing to a sleeper of slot 4, though both sleep on the one robust word. */
+/* Kicks of slot 3 are nothing to a sleeper of slot 4, though both sleep on the one
+ * robust word. */
 static void aKickOfAnotherSlotLetsSleep(void)
 {
 	pid_t living = holder();
@@ -194,7 +206,8 @@ static void aKickOfAnotherSlotLetsSleep(void)
 	if (other == 0) {
 		struct mnnKick kick = {0};
 		struct rusage usage;
-		CHECK(mnnWatch(&words->robust, &words->election, 0, &kick, 0, 4, 500 * MS, BOUND_NS) == -ETIMEDOUT);
+		CHECK(mnnWatch(&words->robust, &words->election, 0, &kick, 0, 4, 500 * MS, BOUND_NS) ==
+			-ETIMEDOUT);
 		CHECK(getrusage(RUSAGE_SELF, &usage) == 0);
 		_exit(usage.ru_nvcsw < 100 ? 0 : 1);
 	}
@@ -219,7 +232,8 @@ static void forbidWaitv(void)
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
 	struct sock_fprog program = {.len = sizeof filter / sizeof filter[0], .filter = filter};
-	CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+	CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+		prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
 }
 
 int main(void)

@@ -1,8 +1,11 @@
-/* Copies and fills. Which side is a device is found from the addresses, as with unified addressing; the names only say what must be one.
+/* Copies and fills. Which side is a device is found from the addresses, as with unified
+ * addressing; the names only say what must be one.
  *
- * Pageable host memory makes even an Async call wait, save a little that goes to a device, which is set aside; pinned memory is queued; between devices
- * nothing waits, not even the call without Async. Addresses are looked up again when the work runs: what was unmapped meanwhile is ILLEGAL_ADDRESS to a copy
- * and LAUNCH_FAILED to a fill, which is a kernel, and to a word that a stream writes, and stays the context's error.
+ * Pageable host memory makes even an Async call wait, save a little that goes to a
+ * device, which is set aside; pinned memory is queued; between devices nothing waits,
+ * not even the call without Async. Addresses are looked up again when the work runs:
+ * what was unmapped meanwhile is ILLEGAL_ADDRESS to a copy and LAUNCH_FAILED to a fill,
+ * which is a kernel, and to a word that a stream writes, and stays the context's error.
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -13,203 +16,281 @@
 #define ADDRESS(pointer) ((unsigned long long)(pointer))
 enum { STAGED_BYTES = 64 << 10 };
 
-typedef struct { uint64_t target, source, bytes; int to, from; } Copy; /* to, from: how to resolve them */
-typedef struct { uint64_t target, bytes; char content[]; } Staged;
-typedef struct { uint64_t target, count; uint32_t value; int width; } Fill;
+/* To, from: how to resolve them */
+typedef struct {
+	uint64_t target, source, bytes;
+	int to, from;
+} Copy;
+typedef struct {
+	uint64_t target, bytes;
+	char content[];
+} Staged;
+typedef struct {
+	uint64_t target, count;
+	uint32_t value;
+	int width;
+} Fill;
 
-static CUresult runCopy(void *given, CUresult before) {
-    Copy *copy = given;
-    while (!before && copy->bytes) {
-        char *to, *from;
-        Physical *toHeld, *fromHeld;
-        uint64_t bytes = copy->bytes;
-        CHECK(resolve(copy->target, &bytes, copy->to, &to, &toHeld));
-        CUresult result = resolve(copy->source, &bytes, copy->from, &from, &fromHeld);
-        if (!result) {
-            memmove(to, from, bytes);
-            physicalUnpin(fromHeld);
-        }
-        physicalUnpin(toHeld);
-        CHECK(result);
-        copy->target += bytes;
-        copy->source += bytes;
-        copy->bytes -= bytes;
-    }
-    return before;
+static CUresult runCopy(void *given, CUresult before)
+{
+	Copy *copy = given;
+	while (!before && copy->bytes) {
+		char *to, *from;
+		Physical *toHeld, *fromHeld;
+		uint64_t bytes = copy->bytes;
+		CHECK(resolve(copy->target, &bytes, copy->to, &to, &toHeld));
+		CUresult result = resolve(copy->source, &bytes, copy->from, &from, &fromHeld);
+		if (!result) {
+			memmove(to, from, bytes);
+			physicalUnpin(fromHeld);
+		}
+		physicalUnpin(toHeld);
+		CHECK(result);
+		copy->target += bytes;
+		copy->source += bytes;
+		copy->bytes -= bytes;
+	}
+	return before;
 }
 
-static CUresult runStaged(void *given, CUresult before) {
-    Staged *staged = given;
-    Copy copy = {staged->target, ADDRESS(staged->content), staged->bytes, TO_WRITE | KNOWN, TO_READ};
-    return runCopy(&copy, before);
+static CUresult runStaged(void *given, CUresult before)
+{
+	Staged *staged = given;
+	Copy copy = {
+		staged->target, ADDRESS(staged->content), staged->bytes, TO_WRITE | KNOWN, TO_READ};
+	return runCopy(&copy, before);
 }
 
 /* Set the bytes aside, so that the caller may go on and change his. */
-static CUresult submitStaged(uint64_t target, const void *source, uint64_t bytes, Stream *stream) {
-    Staged *staged = malloc(sizeof *staged + bytes);
-    if (!staged) return OUT_OF_MEMORY;
-    *staged = (Staged){target, bytes};
-    memcpy(staged->content, source, bytes);
-    CUresult result = streamSubmit(stream, runStaged, staged, sizeof *staged + bytes, false);
-    free(staged);
-    return result;
+static CUresult submitStaged(uint64_t target, const void *source, uint64_t bytes, Stream *stream)
+{
+	Staged *staged = malloc(sizeof *staged + bytes);
+	if (!staged)
+		return OUT_OF_MEMORY;
+	*staged = (Staged){target, bytes};
+	memcpy(staged->content, source, bytes);
+	CUresult result = streamSubmit(stream, runStaged, staged, sizeof *staged + bytes, false);
+	free(staged);
+	return result;
 }
 
-static bool mayReach(uint64_t address, uint64_t bytes, int how) {
-    while (bytes) {
-        uint64_t part = bytes;
-        char *where;
-        Physical *held;
-        if (resolve(address, &part, how, &where, &held)) return false;
-        physicalUnpin(held);
-        address += part;
-        bytes -= part;
-    }
-    return true;
+static bool mayReach(uint64_t address, uint64_t bytes, int how)
+{
+	while (bytes) {
+		uint64_t part = bytes;
+		char *where;
+		Physical *held;
+		if (resolve(address, &part, how, &where, &held))
+			return false;
+		physicalUnpin(held);
+		address += part;
+		bytes -= part;
+	}
+	return true;
 }
 
 /* Two registrations side by side are one range to a kernel, and two to a copy. */
-static bool crosses(uint64_t address, uint64_t bytes) {
-    Mapping *mapping = mappingFind(address);
-    return mapping && mapping->kind == KIND_REGISTERED && address + bytes > mapping->base + mapping->bytes;
+static bool crosses(uint64_t address, uint64_t bytes)
+{
+	Mapping *mapping = mappingFind(address);
+	return mapping && mapping->kind == KIND_REGISTERED &&
+		address + bytes > mapping->base + mapping->bytes;
 }
 
-static bool reachesBoth(const Mapping *one, const Mapping *other) {
-    for (int i = 0; i < MAX_DEVICES; i++)
-        if (one->access[i] && other->access[i]) return true;
-    return false;
+static bool reachesBoth(const Mapping *one, const Mapping *other)
+{
+	for (int i = 0; i < MAX_DEVICES; i++)
+		if (one->access[i] && other->access[i])
+			return true;
+	return false;
 }
 
 /* Memory of two GPUs of which none has both mapped (seen on two H200). */
-static bool isApart(uint64_t target, uint64_t source) {
-    Mapping *to = mappingFind(target), *from = mappingFind(source);
-    return to && from && to->kind == KIND_VMM && from->kind == KIND_VMM && !reachesBoth(to, from);
+static bool isApart(uint64_t target, uint64_t source)
+{
+	Mapping *to = mappingFind(target), *from = mappingFind(source);
+	return to && from && to->kind == KIND_VMM && from->kind == KIND_VMM && !reachesBoth(to, from);
 }
 
-static CUresult copyNow(uint64_t target, uint64_t source, uint64_t bytes, Stream *stream, bool async) {
-    if (!bytes) return OK;
-    bool toDevice = isDevice(target, bytes), fromDevice = isDevice(source, bytes);
-    if (!target || !source || crosses(target, bytes) || crosses(source, bytes) || isApart(target, source) || !mayReach(target, bytes, TO_WRITE) || !mayReach(source, bytes, TO_READ)) return INVALID_VALUE;
-    bool pinned = (toDevice || isPinned(target, bytes)) && (fromDevice || isPinned(source, bytes));
-    bool wait = async ? !pinned || !(toDevice || fromDevice) : !(toDevice && fromDevice);
-    Copy copy = {target, source, bytes, TO_WRITE | (toDevice ? KNOWN : 0), TO_READ | (fromDevice ? KNOWN : 0)};
-    logLine("copy %s to %s, bytes=%llu", fromDevice ? "device" : "host", toDevice ? "device" : "host", (unsigned long long)bytes);
-    if (async && toDevice && !pinned && bytes <= STAGED_BYTES) return submitStaged(target, (const void *)source, bytes, stream);
-    return streamSubmit(stream, runCopy, &copy, sizeof copy, wait);
+static CUresult copyNow(
+	uint64_t target, uint64_t source, uint64_t bytes, Stream *stream, bool async)
+{
+	if (!bytes)
+		return OK;
+	bool toDevice = isDevice(target, bytes), fromDevice = isDevice(source, bytes);
+	if (!target || !source || crosses(target, bytes) || crosses(source, bytes) ||
+		isApart(target, source) || !mayReach(target, bytes, TO_WRITE) ||
+		!mayReach(source, bytes, TO_READ))
+		return INVALID_VALUE;
+	bool pinned = (toDevice || isPinned(target, bytes)) && (fromDevice || isPinned(source, bytes));
+	bool wait = async ? !pinned || !(toDevice || fromDevice) : !(toDevice && fromDevice);
+	Copy copy = {target, source, bytes, TO_WRITE | (toDevice ? KNOWN : 0),
+		TO_READ | (fromDevice ? KNOWN : 0)};
+	logLine("copy %s to %s, bytes=%llu", fromDevice ? "device" : "host",
+		toDevice ? "device" : "host", (unsigned long long)bytes);
+	if (async && toDevice && !pinned && bytes <= STAGED_BYTES)
+		return submitStaged(target, (const void *)source, bytes, stream);
+	return streamSubmit(stream, runCopy, &copy, sizeof copy, wait);
 }
 
 #define TWO_SIDES "target=%#llx, source=%#llx, bytes=%zu"
 
-API CUresult cuMemcpyHtoD_v2(CUdeviceptr target, const void *source, size_t bytes) {
-    CONTEXT_CALL(TWO_SIDES, target, ADDRESS(source), bytes);
-    return isDevice(target, bytes) ? copyNow(target, ADDRESS(source), bytes, NULL, false) : INVALID_VALUE;
+API CUresult cuMemcpyHtoD_v2(CUdeviceptr target, const void *source, size_t bytes)
+{
+	CONTEXT_CALL(TWO_SIDES, target, ADDRESS(source), bytes);
+	return isDevice(target, bytes) ? copyNow(target, ADDRESS(source), bytes, NULL, false)
+								   : INVALID_VALUE;
 }
 
-API CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr target, const void *source, size_t bytes, Stream *stream) {
-    CONTEXT_CALL(TWO_SIDES ", stream=%p", target, ADDRESS(source), bytes, (void *)stream);
-    return isDevice(target, bytes) ? copyNow(target, ADDRESS(source), bytes, stream, true) : INVALID_VALUE;
+API CUresult cuMemcpyHtoDAsync_v2(
+	CUdeviceptr target, const void *source, size_t bytes, Stream *stream)
+{
+	CONTEXT_CALL(TWO_SIDES ", stream=%p", target, ADDRESS(source), bytes, (void *)stream);
+	return isDevice(target, bytes) ? copyNow(target, ADDRESS(source), bytes, stream, true)
+								   : INVALID_VALUE;
 }
 
-API CUresult cuMemcpyDtoH_v2(void *target, CUdeviceptr source, size_t bytes) {
-    CONTEXT_CALL(TWO_SIDES, ADDRESS(target), source, bytes);
-    return isDevice(source, bytes) ? copyNow(ADDRESS(target), source, bytes, NULL, false) : INVALID_VALUE;
+API CUresult cuMemcpyDtoH_v2(void *target, CUdeviceptr source, size_t bytes)
+{
+	CONTEXT_CALL(TWO_SIDES, ADDRESS(target), source, bytes);
+	return isDevice(source, bytes) ? copyNow(ADDRESS(target), source, bytes, NULL, false)
+								   : INVALID_VALUE;
 }
 
-API CUresult cuMemcpyDtoHAsync_v2(void *target, CUdeviceptr source, size_t bytes, Stream *stream) {
-    CONTEXT_CALL(TWO_SIDES ", stream=%p", ADDRESS(target), source, bytes, (void *)stream);
-    return isDevice(source, bytes) ? copyNow(ADDRESS(target), source, bytes, stream, true) : INVALID_VALUE;
+API CUresult cuMemcpyDtoHAsync_v2(void *target, CUdeviceptr source, size_t bytes, Stream *stream)
+{
+	CONTEXT_CALL(TWO_SIDES ", stream=%p", ADDRESS(target), source, bytes, (void *)stream);
+	return isDevice(source, bytes) ? copyNow(ADDRESS(target), source, bytes, stream, true)
+								   : INVALID_VALUE;
 }
 
 /* Numba hands the device pointers of registered host memory to these two as well. */
-static bool known(uint64_t address, uint64_t bytes) { return isDevice(address, bytes) || isPinned(address, bytes); }
-
-API CUresult cuMemcpyDtoD_v2(CUdeviceptr target, CUdeviceptr source, size_t bytes) {
-    CONTEXT_CALL(TWO_SIDES, target, source, bytes);
-    return known(target, bytes) && known(source, bytes) ? copyNow(target, source, bytes, NULL, false) : INVALID_VALUE;
+static bool known(uint64_t address, uint64_t bytes)
+{
+	return isDevice(address, bytes) || isPinned(address, bytes);
 }
 
-API CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr target, CUdeviceptr source, size_t bytes, Stream *stream) {
-    CONTEXT_CALL(TWO_SIDES ", stream=%p", target, source, bytes, (void *)stream);
-    return known(target, bytes) && known(source, bytes) ? copyNow(target, source, bytes, stream, true) : INVALID_VALUE;
+API CUresult cuMemcpyDtoD_v2(CUdeviceptr target, CUdeviceptr source, size_t bytes)
+{
+	CONTEXT_CALL(TWO_SIDES, target, source, bytes);
+	return known(target, bytes) && known(source, bytes)
+		? copyNow(target, source, bytes, NULL, false)
+		: INVALID_VALUE;
 }
 
-API CUresult cuMemcpy(CUdeviceptr target, CUdeviceptr source, size_t bytes) {
-    CONTEXT_CALL(TWO_SIDES, target, source, bytes);
-    return copyNow(target, source, bytes, NULL, false);
+API CUresult cuMemcpyDtoDAsync_v2(
+	CUdeviceptr target, CUdeviceptr source, size_t bytes, Stream *stream)
+{
+	CONTEXT_CALL(TWO_SIDES ", stream=%p", target, source, bytes, (void *)stream);
+	return known(target, bytes) && known(source, bytes)
+		? copyNow(target, source, bytes, stream, true)
+		: INVALID_VALUE;
 }
 
-API CUresult cuMemcpyAsync(CUdeviceptr target, CUdeviceptr source, size_t bytes, Stream *stream) {
-    CONTEXT_CALL(TWO_SIDES ", stream=%p", target, source, bytes, (void *)stream);
-    return copyNow(target, source, bytes, stream, true);
+API CUresult cuMemcpy(CUdeviceptr target, CUdeviceptr source, size_t bytes)
+{
+	CONTEXT_CALL(TWO_SIDES, target, source, bytes);
+	return copyNow(target, source, bytes, NULL, false);
 }
 
-API CUresult cuMemcpyPeer(CUdeviceptr target, Context *targetContext, CUdeviceptr source, Context *sourceContext, size_t bytes) {
-    CONTEXT_CALL(TWO_SIDES, target, source, bytes);
-    if (!contextKnown(targetContext) || !contextKnown(sourceContext)) return INVALID_CONTEXT;
-    return isDevice(target, bytes) && isDevice(source, bytes) ? copyNow(target, source, bytes, NULL, false) : INVALID_VALUE;
+API CUresult cuMemcpyAsync(CUdeviceptr target, CUdeviceptr source, size_t bytes, Stream *stream)
+{
+	CONTEXT_CALL(TWO_SIDES ", stream=%p", target, source, bytes, (void *)stream);
+	return copyNow(target, source, bytes, stream, true);
 }
 
-API CUresult cuMemcpyPeerAsync(CUdeviceptr target, Context *targetContext, CUdeviceptr source, Context *sourceContext, size_t bytes, Stream *stream) {
-    CONTEXT_CALL(TWO_SIDES ", stream=%p", target, source, bytes, (void *)stream);
-    if (!contextKnown(targetContext) || !contextKnown(sourceContext)) return INVALID_CONTEXT;
-    return isDevice(target, bytes) && isDevice(source, bytes) ? copyNow(target, source, bytes, stream, true) : INVALID_VALUE;
+API CUresult cuMemcpyPeer(CUdeviceptr target, Context *targetContext, CUdeviceptr source,
+	Context *sourceContext, size_t bytes)
+{
+	CONTEXT_CALL(TWO_SIDES, target, source, bytes);
+	if (!contextKnown(targetContext) || !contextKnown(sourceContext))
+		return INVALID_CONTEXT;
+	return isDevice(target, bytes) && isDevice(source, bytes)
+		? copyNow(target, source, bytes, NULL, false)
+		: INVALID_VALUE;
+}
+
+API CUresult cuMemcpyPeerAsync(CUdeviceptr target, Context *targetContext, CUdeviceptr source,
+	Context *sourceContext, size_t bytes, Stream *stream)
+{
+	CONTEXT_CALL(TWO_SIDES ", stream=%p", target, source, bytes, (void *)stream);
+	if (!contextKnown(targetContext) || !contextKnown(sourceContext))
+		return INVALID_CONTEXT;
+	return isDevice(target, bytes) && isDevice(source, bytes)
+		? copyNow(target, source, bytes, stream, true)
+		: INVALID_VALUE;
 }
 
 /* --- fills --- */
 
-static CUresult runFill(void *given, CUresult before) {
-    Fill *fill = given;
-    uint64_t left = fill->count * (uint64_t)fill->width;
-    while (!before && left) {
-        char *to;
-        Physical *held;
-        uint64_t bytes = left;
-        if (resolve(fill->target, &bytes, KNOWN | TO_WRITE, &to, &held)) return LAUNCH_FAILED;
-        if (fill->width == 1) memset(to, (int)fill->value, bytes);
-        else for (uint64_t at = 0; at + (uint64_t)fill->width <= bytes; at += (uint64_t)fill->width) memcpy(to + at, &fill->value, (size_t)fill->width);
-        physicalUnpin(held);
-        fill->target += bytes;
-        left -= bytes;
-    }
-    return before;
+static CUresult runFill(void *given, CUresult before)
+{
+	Fill *fill = given;
+	uint64_t left = fill->count * (uint64_t)fill->width;
+	while (!before && left) {
+		char *to;
+		Physical *held;
+		uint64_t bytes = left;
+		if (resolve(fill->target, &bytes, KNOWN | TO_WRITE, &to, &held))
+			return LAUNCH_FAILED;
+		if (fill->width == 1)
+			memset(to, (int)fill->value, bytes);
+		else
+			for (uint64_t at = 0; at + (uint64_t)fill->width <= bytes; at += (uint64_t)fill->width)
+				memcpy(to + at, &fill->value, (size_t)fill->width);
+		physicalUnpin(held);
+		fill->target += bytes;
+		left -= bytes;
+	}
+	return before;
 }
 
-static CUresult fillNow(uint64_t target, uint32_t value, size_t count, int width, Stream *stream) {
-    uint64_t bytes = count * (uint64_t)width;
-    if (!count) return OK;
-    if (target % (uint64_t)width || !known(target, bytes) || !mayReach(target, bytes, TO_WRITE)) return INVALID_VALUE;
-    Fill fill = {target, count, value, width};
-    return streamSubmit(stream, runFill, &fill, sizeof fill, !stream && isPinned(target, bytes));
+static CUresult fillNow(uint64_t target, uint32_t value, size_t count, int width, Stream *stream)
+{
+	uint64_t bytes = count * (uint64_t)width;
+	if (!count)
+		return OK;
+	if (target % (uint64_t)width || !known(target, bytes) || !mayReach(target, bytes, TO_WRITE))
+		return INVALID_VALUE;
+	Fill fill = {target, count, value, width};
+	return streamSubmit(stream, runFill, &fill, sizeof fill, !stream && isPinned(target, bytes));
 }
 
 #define FILL "target=%#llx, value=%u, count=%zu"
 
-API CUresult cuMemsetD8_v2(CUdeviceptr target, unsigned char value, size_t count) {
-    CONTEXT_CALL(FILL, target, value, count);
-    return fillNow(target, value, count, 1, NULL);
+API CUresult cuMemsetD8_v2(CUdeviceptr target, unsigned char value, size_t count)
+{
+	CONTEXT_CALL(FILL, target, value, count);
+	return fillNow(target, value, count, 1, NULL);
 }
 
-API CUresult cuMemsetD8Async(CUdeviceptr target, unsigned char value, size_t count, Stream *stream) {
-    CONTEXT_CALL(FILL ", stream=%p", target, value, count, (void *)stream);
-    return fillNow(target, value, count, 1, stream);
+API CUresult cuMemsetD8Async(CUdeviceptr target, unsigned char value, size_t count, Stream *stream)
+{
+	CONTEXT_CALL(FILL ", stream=%p", target, value, count, (void *)stream);
+	return fillNow(target, value, count, 1, stream);
 }
 
-API CUresult cuMemsetD16_v2(CUdeviceptr target, unsigned short value, size_t count) {
-    CONTEXT_CALL(FILL, target, value, count);
-    return fillNow(target, value, count, 2, NULL);
+API CUresult cuMemsetD16_v2(CUdeviceptr target, unsigned short value, size_t count)
+{
+	CONTEXT_CALL(FILL, target, value, count);
+	return fillNow(target, value, count, 2, NULL);
 }
 
-API CUresult cuMemsetD16Async(CUdeviceptr target, unsigned short value, size_t count, Stream *stream) {
-    CONTEXT_CALL(FILL ", stream=%p", target, value, count, (void *)stream);
-    return fillNow(target, value, count, 2, stream);
+API CUresult cuMemsetD16Async(
+	CUdeviceptr target, unsigned short value, size_t count, Stream *stream)
+{
+	CONTEXT_CALL(FILL ", stream=%p", target, value, count, (void *)stream);
+	return fillNow(target, value, count, 2, stream);
 }
 
-API CUresult cuMemsetD32_v2(CUdeviceptr target, unsigned value, size_t count) {
-    CONTEXT_CALL(FILL, target, value, count);
-    return fillNow(target, value, count, 4, NULL);
+API CUresult cuMemsetD32_v2(CUdeviceptr target, unsigned value, size_t count)
+{
+	CONTEXT_CALL(FILL, target, value, count);
+	return fillNow(target, value, count, 4, NULL);
 }
 
-API CUresult cuMemsetD32Async(CUdeviceptr target, unsigned value, size_t count, Stream *stream) {
-    CONTEXT_CALL(FILL ", stream=%p", target, value, count, (void *)stream);
-    return fillNow(target, value, count, 4, stream);
+API CUresult cuMemsetD32Async(CUdeviceptr target, unsigned value, size_t count, Stream *stream)
+{
+	CONTEXT_CALL(FILL ", stream=%p", target, value, count, (void *)stream);
+	return fillNow(target, value, count, 4, stream);
 }

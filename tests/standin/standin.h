@@ -1,10 +1,13 @@
 /* The stand-in CUDA driver: what its modules share.
  *
- * The part of the driver's binary interface that is used here is declared anew, from its documentation, so that gcc alone builds it. One noun per
- * file: calls (log, faults), ledger (accounting across processes), device (devices, contexts), memory, vmm, copies, streams, captures, freeing, events,
- * ipc, kernels, entries (the table behind cuGetProcAddress).
+ * The part of the driver's binary interface that is used here is declared anew, from
+ * its documentation, so that gcc alone builds it. One noun per file: calls (log,
+ * faults), ledger (accounting across processes), device (devices, contexts), memory,
+ * vmm, copies, streams, captures, freeing, events, ipc, kernels, entries (the table
+ * behind cuGetProcAddress).
  *
- * Locks, outermost first: the submission lock of streams.c, a stream's own, `gate` of memory.c, the ledger's. Nobody waits for work while he holds one.
+ * Locks, outermost first: the submission lock of streams.c, a stream's own, `gate` of
+ * memory.c, the ledger's. Nobody waits for work while he holds one.
  */
 #ifndef STANDIN_H
 #define STANDIN_H
@@ -19,72 +22,106 @@
 
 typedef int CUresult;
 enum {
-    OK = 0,
-    INVALID_VALUE = 1,
-    OUT_OF_MEMORY = 2,
-    NOT_INITIALIZED = 3,
-    DEINITIALIZED = 4,
-    NO_DEVICE = 100,
-    INVALID_DEVICE = 101,
-    INVALID_IMAGE = 200,
-    INVALID_CONTEXT = 201,
-    MAPPING_FAILED = 205,
-    PEER_ACCESS_UNSUPPORTED = 217,
-    OPERATING_SYSTEM = 304,
-    INVALID_HANDLE = 400,
-    ILLEGAL_STATE = 401,
-    NOT_FOUND = 500,
-    NOT_READY = 600,
-    ILLEGAL_ADDRESS = 700,
-    PEER_ACCESS_ALREADY_ENABLED = 704,
-    PEER_ACCESS_NOT_ENABLED = 705,
-    CONTEXT_IS_DESTROYED = 709,
-    HOST_MEMORY_ALREADY_REGISTERED = 712,
-    HOST_MEMORY_NOT_REGISTERED = 713,
-    LAUNCH_FAILED = 719,
-    NOT_PERMITTED = 800,
-    NOT_SUPPORTED = 801,
-    STREAM_CAPTURE_UNSUPPORTED = 900,
-    STREAM_CAPTURE_INVALIDATED = 901,
-    CAPTURED_EVENT = 907,
-    UNKNOWN = 999,
+	OK = 0,
+	INVALID_VALUE = 1,
+	OUT_OF_MEMORY = 2,
+	NOT_INITIALIZED = 3,
+	DEINITIALIZED = 4,
+	NO_DEVICE = 100,
+	INVALID_DEVICE = 101,
+	INVALID_IMAGE = 200,
+	INVALID_CONTEXT = 201,
+	MAPPING_FAILED = 205,
+	PEER_ACCESS_UNSUPPORTED = 217,
+	OPERATING_SYSTEM = 304,
+	INVALID_HANDLE = 400,
+	ILLEGAL_STATE = 401,
+	NOT_FOUND = 500,
+	NOT_READY = 600,
+	ILLEGAL_ADDRESS = 700,
+	PEER_ACCESS_ALREADY_ENABLED = 704,
+	PEER_ACCESS_NOT_ENABLED = 705,
+	CONTEXT_IS_DESTROYED = 709,
+	HOST_MEMORY_ALREADY_REGISTERED = 712,
+	HOST_MEMORY_NOT_REGISTERED = 713,
+	LAUNCH_FAILED = 719,
+	NOT_PERMITTED = 800,
+	NOT_SUPPORTED = 801,
+	STREAM_CAPTURE_UNSUPPORTED = 900,
+	STREAM_CAPTURE_INVALIDATED = 901,
+	CAPTURED_EVENT = 907,
+	UNKNOWN = 999,
 };
 
 typedef unsigned long long CUdeviceptr;
 typedef int CUdevice;
-typedef struct { char bytes[16]; } CUuuid;
-typedef struct { char reserved[64]; } CUipcHandle;
-typedef struct { int type, id; } CUmemLocation;
-typedef struct { CUmemLocation location; int flags; } CUmemAccessDesc;
 typedef struct {
-    int type, requestedHandleTypes;
-    CUmemLocation location;
-    void *win32;
-    struct { unsigned char compressionType, gpuDirectRdma; unsigned short usage; unsigned char reserved[4]; } allocFlags;
+	char bytes[16];
+} CUuuid;
+typedef struct {
+	char reserved[64];
+} CUipcHandle;
+typedef struct {
+	int type, id;
+} CUmemLocation;
+typedef struct {
+	CUmemLocation location;
+	int flags;
+} CUmemAccessDesc;
+typedef struct {
+	int type, requestedHandleTypes;
+	CUmemLocation location;
+	void *win32;
+	struct {
+		unsigned char compressionType, gpuDirectRdma;
+		unsigned short usage;
+		unsigned char reserved[4];
+	} allocFlags;
 } CUmemAllocationProp;
 typedef struct {
-    unsigned gridX, gridY, gridZ, blockX, blockY, blockZ, sharedBytes;
-    struct Stream *stream;
-    void *attributes;
-    unsigned attributeCount;
+	unsigned gridX, gridY, gridZ, blockX, blockY, blockZ, sharedBytes;
+	struct Stream *stream;
+	void *attributes;
+	unsigned attributeCount;
 } CUlaunchConfig;
 
 enum { MAX_DEVICES = 16, GRANULE = 2 << 20, PAGE = 4096, STREAM_NON_BLOCKING = 1 };
 
 /* --- calls.c --- */
 
-/* Every entry point begins with one of these. CALL: needs cuInit. HOST_CALL: needs no more, and host functions may make it too. FREE_CALL: needs nothing.
- * CONTEXT_CALL: needs a current context as well, in `context`, and tells its sticky error. */
+/* Every entry point begins with one of these. CALL: needs cuInit. HOST_CALL: needs
+ * no more, and host functions may make it too. FREE_CALL: needs nothing.
+ * CONTEXT_CALL: needs a current context as well, in `context`, and tells its sticky
+ * error. */
 typedef enum { NEEDS_NOTHING, NEEDS_INIT_ONLY, NEEDS_INIT } Need;
-#define BEGIN(need, ...) do { CUresult refused_ = callBegin(__func__, need, __VA_ARGS__); if (refused_) return refused_; } while (0)
+#define BEGIN(need, ...) \
+	do { \
+		CUresult refused_ = callBegin(__func__, need, __VA_ARGS__); \
+		if (refused_) \
+			return refused_; \
+	} while (0)
 #define CALL(...) BEGIN(NEEDS_INIT, __VA_ARGS__)
 #define HOST_CALL(...) BEGIN(NEEDS_INIT_ONLY, __VA_ARGS__)
 #define FREE_CALL(...) BEGIN(NEEDS_NOTHING, __VA_ARGS__)
-#define CONTEXT_CALL(...) CALL(__VA_ARGS__); Context *context = contextCurrent(); if (!context) return INVALID_CONTEXT; \
-    do { CUresult sticky_ = atomic_load(&context->error); if (sticky_) return sticky_; } while (0)
-#define CHECK(call) do { CUresult failed_ = (call); if (failed_) return failed_; } while (0)
+#define CONTEXT_CALL(...) \
+	CALL(__VA_ARGS__); \
+	Context *context = contextCurrent(); \
+	if (!context) \
+		return INVALID_CONTEXT; \
+	do { \
+		CUresult sticky_ = atomic_load(&context->error); \
+		if (sticky_) \
+			return sticky_; \
+	} while (0)
+#define CHECK(call) \
+	do { \
+		CUresult failed_ = (call); \
+		if (failed_) \
+			return failed_; \
+	} while (0)
 
-CUresult callBegin(const char *name, Need need, const char *format, ...) __attribute__((format(printf, 3, 4)));
+CUresult callBegin(const char *name, Need need, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
 void logLine(const char *format, ...) __attribute__((format(printf, 1, 2)));
 uint64_t settingBytes(const char *name, uint64_t otherwise);
 uint64_t nowNs(void);
@@ -94,7 +131,8 @@ extern _Thread_local bool inHostFunction;
 /* --- ledger.c --- */
 
 CUresult ledgerOpen(void);
-CUresult ledgerHold(uint64_t nonce, int device, uint64_t bytes, uint64_t limit); /* limit 0: an import, which takes nothing new */
+/* Limit 0: an import, which takes nothing new */
+CUresult ledgerHold(uint64_t nonce, int device, uint64_t bytes, uint64_t limit);
 void ledgerShare(uint64_t nonce); /* from now on a descriptor of it may be in other hands */
 void ledgerDrop(uint64_t nonce);
 uint64_t ledgerUsed(int device);
@@ -104,24 +142,24 @@ uint64_t processStart(int pid); /* 0 when there is no such process, or only its 
 /* --- device.c --- */
 
 typedef struct Context {
-    int device; /* ordinal in this process */
-    bool primary, destroyed;
-    int retained;
-    uint64_t nonce; /* of what it takes in the ledger */
-    unsigned flags;
-    _Atomic CUresult error; /* sticky: what a kernel or a copy died of */
-    _Atomic(struct Stream *) legacy;
-    uint32_t peers; /* bit per device whose memory was made accessible */
-    struct Context *next;
+	int device; /* ordinal in this process */
+	bool primary, destroyed;
+	int retained;
+	uint64_t nonce; /* of what it takes in the ledger */
+	unsigned flags;
+	_Atomic CUresult error; /* sticky: what a kernel or a copy died of */
+	_Atomic(struct Stream *) legacy;
+	uint32_t peers; /* bit per device whose memory was made accessible */
+	struct Context *next;
 } Context;
 
 typedef struct {
-    bool ready, forked;
-    int deviceCount, driverVersion;
-    int physical[MAX_DEVICES]; /* ordinal -> index of the host, by CUDA_VISIBLE_DEVICES */
-    bool peer[MAX_DEVICES][MAX_DEVICES]; /* by ordinal */
-    uint64_t memoryBytes, contextBytes;
-    bool vmmFd, readOnlyRegister;
+	bool ready, forked;
+	int deviceCount, driverVersion;
+	int physical[MAX_DEVICES]; /* ordinal -> index of the host, by CUDA_VISIBLE_DEVICES */
+	bool peer[MAX_DEVICES][MAX_DEVICES]; /* by ordinal */
+	uint64_t memoryBytes, contextBytes;
+	bool vmmFd, readOnlyRegister;
 } Driver;
 extern Driver driver;
 
@@ -134,65 +172,73 @@ void contextAdopt(Context *context); /* for this thread */
 
 typedef enum { KIND_DEVICE, KIND_IPC, KIND_VMM, KIND_MANAGED, KIND_HOST, KIND_REGISTERED } Kind;
 
-/* Device memory: a memfd of `bytes`, and a trailer page that says what it is. Under `gate`. */
+/* Device memory: a memfd of `bytes`, and a trailer page that says what it is. Under
+ * `gate`. */
 typedef struct Physical {
-    struct Physical *next;
-    int fd, device; /* device: index of the host, not ordinal */
-    uint64_t bytes, nonce;
-    char *alias;       /* where this process really reads and writes it */
-    uint64_t deviceVa; /* PROT_NONE range that its address is in; 0 under VMM */
-    int refs;          /* mappings, handles, work under way */
-    int exportable, block;
+	struct Physical *next;
+	int fd, device; /* device: index of the host, not ordinal */
+	uint64_t bytes, nonce;
+	char *alias; /* where this process really reads and writes it */
+	uint64_t deviceVa; /* PROT_NONE range that its address is in; 0 under VMM */
+	int refs; /* mappings, handles, work under way */
+	int exportable, block;
 } Physical;
 
 typedef struct {
-    uint64_t magic, nonce, bytes;
-    int32_t device, vmm, exportable, exporter;
-    uint64_t exporterStart;
+	uint64_t magic, nonce, bytes;
+	int32_t device, vmm, exportable, exporter;
+	uint64_t exporterStart;
 } Trailer;
 
 typedef struct VmmHandle VmmHandle;
 void vmmUnmapped(VmmHandle *handle); /* vmm.c; under gate */
 
 typedef struct {
-    uint64_t base, bytes;
-    Kind kind;
-    Physical *physical; /* NULL for host memory */
-    VmmHandle *handle;  /* what was mapped, under VMM */
-    uint64_t offset;    /* in the physical */
-    Context *context;
-    int opens;                          /* of an IPC handle */
-    unsigned flags;                     /* of host memory */
-    unsigned char access[MAX_DEVICES];  /* by ordinal: 0, 1 read, 3 both; VMM only */
-    int exporter;
-    uint64_t exporterStart, id;
+	uint64_t base, bytes;
+	Kind kind;
+	Physical *physical; /* NULL for host memory */
+	VmmHandle *handle; /* what was mapped, under VMM */
+	uint64_t offset; /* in the physical */
+	Context *context;
+	int opens; /* of an IPC handle */
+	unsigned flags; /* of host memory */
+	unsigned char access[MAX_DEVICES]; /* by ordinal: 0, 1 read, 3 both; VMM only */
+	int exporter;
+	uint64_t exporterStart, id;
 } Mapping;
 
 extern pthread_mutex_t gate;
 
-Mapping *mappingFind(uint64_t address);                      /* under gate */
-Mapping *mappingAdd(Mapping mapping);                        /* under gate; takes a reference of the physical; NULL when it overlaps */
-void mappingRemove(Mapping *mapping);                        /* under gate */
-size_t mappingCount(void);                                   /* under gate */
-Mapping *mappingAt(size_t index);                            /* under gate */
-CUresult physicalCreate(Physical **made, int device, uint64_t bytes, bool vmm, bool exportable); /* under gate, refs 1 */
-CUresult physicalImport(Physical **made, int fd, bool vmm, Trailer *trailer);                     /* under gate, refs 1; fd stays the caller's */
-Physical *physicalOf(uint64_t nonce);                        /* under gate */
-bool physicalKnown(const Physical *physical);              /* under gate */
-void physicalRelease(Physical *physical);                    /* under gate */
-uint64_t reserveRange(uint64_t bytes);                       /* PROT_NONE, aligned to GRANULE; 0 when there is none */
-/* Where `address` really is, and up to `*bytes` from there; *held must be given back by physicalUnpin. */
+Mapping *mappingFind(uint64_t address); /* under gate */
+/* Under gate; takes a reference of the physical; NULL when it overlaps */
+Mapping *mappingAdd(Mapping mapping);
+void mappingRemove(Mapping *mapping); /* under gate */
+size_t mappingCount(void); /* under gate */
+Mapping *mappingAt(size_t index); /* under gate */
+/* Under gate, refs 1 */
+CUresult physicalCreate(Physical **made, int device, uint64_t bytes, bool vmm, bool exportable);
+/* Under gate, refs 1; fd stays the caller's */
+CUresult physicalImport(Physical **made, int fd, bool vmm, Trailer *trailer);
+Physical *physicalOf(uint64_t nonce); /* under gate */
+bool physicalKnown(const Physical *physical); /* under gate */
+void physicalRelease(Physical *physical); /* under gate */
+/* PROT_NONE, aligned to GRANULE; 0 when there is none */
+uint64_t reserveRange(uint64_t bytes);
+/* Where `address` really is, and up to `*bytes` from there; *held must be given back
+ * by physicalUnpin. */
 enum { TO_READ = 0, TO_WRITE = 1, KNOWN = 2 }; /* KNOWN: plain host memory will not do */
 CUresult resolve(uint64_t address, uint64_t *bytes, int how, char **where, Physical **held);
 void physicalUnpin(Physical *held);
-bool isDevice(uint64_t address, uint64_t bytes);             /* all of it */
-bool isPinned(uint64_t address, uint64_t bytes);             /* host memory that a queued copy may use */
+bool isDevice(uint64_t address, uint64_t bytes); /* all of it */
+/* Host memory that a queued copy may use */
+bool isPinned(uint64_t address, uint64_t bytes);
 uint64_t roundUp(uint64_t value, uint64_t unit);
 
 /* --- streams.c --- */
 
 typedef struct Stream Stream;
-typedef CUresult (*Work)(void *arguments, CUresult before); /* before: the context's sticky error; what it returns becomes it */
+/* Before: the context's sticky error; what it returns becomes it */
+typedef CUresult (*Work)(void *arguments, CUresult before);
 CUresult streamSubmit(Stream *handle, Work work, const void *arguments, size_t bytes, bool wait);
 CUresult streamIdle(Context *context); /* waits for all streams of the context */
 bool streamIsWorker(void); /* whether this thread does the work of one */
@@ -204,7 +250,8 @@ void futexWait(uint32_t *word, uint32_t seen, long ms);
 bool captureHas(const struct Stream *stream);
 void captureBreak(const struct Stream *stream);
 CUresult captureDisturbs(const struct Stream *stream);
-CUresult captureRefuses(const char *name); /* OK, or why this thread may not make this call now; then captures are broken */
+/* OK, or why this thread may not make this call now; then captures are broken */
+CUresult captureRefuses(const char *name);
 
 /* --- freeing.c --- */
 

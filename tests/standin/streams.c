@@ -1,8 +1,11 @@
-/* Streams: queues of work, a thread each, so that whatever was not waited for really is not done yet.
+/* Streams: queues of work, a thread each, so that whatever was not waited for really is
+ * not done yet.
  *
- * A context's legacy stream (NULL) begins its work when all blocking streams have done what they were given before, and they theirs after it; streams
- * made NON_BLOCKING are left alone. STANDIN_DELAY (microseconds) makes every piece of work late. Streams belong to the process and die with it: their
- * threads are detached, exit flushes nothing.
+ * A context's legacy stream (NULL) begins its work when all blocking streams have done
+ * what they were given before, and they theirs after it; streams made NON_BLOCKING are
+ * left alone. STANDIN_DELAY (microseconds) makes every piece of work late. Streams
+ * belong to the process and die with it: their threads are detached, exit flushes
+ * nothing.
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -21,448 +24,572 @@ enum { PER_THREAD = 16 }; /* contexts that one thread has a default stream in */
 static const uint64_t STREAM_MAGIC = 0x6d61657274735c5cu;
 
 typedef struct Item {
-    struct Item *next;
-    Work work;
-    _Alignas(16) char arguments[];
+	struct Item *next;
+	Work work;
+	_Alignas(16) char arguments[];
 } Item;
 
 struct Stream {
-    uint64_t magic, id; /* an id is never used twice, an address may be */
-    Stream *next; /* of all; under submitLock */
-    Context *context;
-    unsigned flags;
-    int priority, refs;
-    bool closing;
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    Item *head, **tail;
-    uint64_t submitted, done;
+	uint64_t magic, id; /* an id is never used twice, an address may be */
+	Stream *next; /* of all; under submitLock */
+	Context *context;
+	unsigned flags;
+	int priority, refs;
+	bool closing;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	Item *head, **tail;
+	uint64_t submitted, done;
 };
 
 static pthread_mutex_t submitLock = PTHREAD_MUTEX_INITIALIZER;
 static Stream *streams;
-static _Thread_local struct { Context *context; Stream *stream; } perThread[PER_THREAD];
+static _Thread_local struct {
+	Context *context;
+	Stream *stream;
+} perThread[PER_THREAD];
 static _Thread_local Stream *working; /* whose worker this thread is */
 
 void futexWake(uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0); }
 
-void futexWait(uint32_t *word, uint32_t seen, long ms) {
-    struct timespec wait = {ms / 1000, ms % 1000 * 1000000};
-    syscall(SYS_futex, word, FUTEX_WAIT, seen, &wait, NULL, 0);
+void futexWait(uint32_t *word, uint32_t seen, long ms)
+{
+	struct timespec wait = {ms / 1000, ms % 1000 * 1000000};
+	syscall(SYS_futex, word, FUTEX_WAIT, seen, &wait, NULL, 0);
 }
 
-static void unref(Stream *stream) {
-    pthread_mutex_lock(&submitLock);
-    bool last = --stream->refs == 0;
-    pthread_mutex_unlock(&submitLock);
-    if (!last) return;
-    pthread_mutex_destroy(&stream->lock);
-    pthread_cond_destroy(&stream->changed);
-    stream->magic = 0;
-    free(stream);
+static void unref(Stream *stream)
+{
+	pthread_mutex_lock(&submitLock);
+	bool last = --stream->refs == 0;
+	pthread_mutex_unlock(&submitLock);
+	if (!last)
+		return;
+	pthread_mutex_destroy(&stream->lock);
+	pthread_cond_destroy(&stream->changed);
+	stream->magic = 0;
+	free(stream);
 }
 
-static void *workOff(void *given) {
-    Stream *stream = given;
-    uint64_t delay = settingBytes("STANDIN_DELAY", 0);
-    working = stream;
-    contextAdopt(stream->context); /* a twin's interpreter may collect what needs one to be freed */
-    pthread_mutex_lock(&stream->lock);
-    for (;;) {
-        while (!stream->head && !stream->closing) pthread_cond_wait(&stream->changed, &stream->lock);
-        Item *item = stream->head;
-        if (!item) break;
-        pthread_mutex_unlock(&stream->lock);
-        if (delay) usleep((useconds_t)delay);
-        CUresult before = atomic_load(&stream->context->error);
-        CUresult after = item->work(item->arguments, before);
-        if (after && !before) {
-            logLine("stream=%p died of %d", (void *)stream, after);
-            atomic_compare_exchange_strong(&stream->context->error, &before, after);
-        }
-        pthread_mutex_lock(&stream->lock);
-        stream->head = item->next;
-        if (!stream->head) stream->tail = &stream->head;
-        stream->done++;
-        pthread_cond_broadcast(&stream->changed);
-        free(item);
-    }
-    pthread_mutex_unlock(&stream->lock);
-    unref(stream);
-    return NULL;
+static void *workOff(void *given)
+{
+	Stream *stream = given;
+	uint64_t delay = settingBytes("STANDIN_DELAY", 0);
+	working = stream;
+	contextAdopt(stream->context); /* a twin's interpreter may collect what needs one to be freed */
+	pthread_mutex_lock(&stream->lock);
+	for (;;) {
+		while (!stream->head && !stream->closing)
+			pthread_cond_wait(&stream->changed, &stream->lock);
+		Item *item = stream->head;
+		if (!item)
+			break;
+		pthread_mutex_unlock(&stream->lock);
+		if (delay)
+			usleep((useconds_t)delay);
+		CUresult before = atomic_load(&stream->context->error);
+		CUresult after = item->work(item->arguments, before);
+		if (after && !before) {
+			logLine("stream=%p died of %d", (void *)stream, after);
+			atomic_compare_exchange_strong(&stream->context->error, &before, after);
+		}
+		pthread_mutex_lock(&stream->lock);
+		stream->head = item->next;
+		if (!stream->head)
+			stream->tail = &stream->head;
+		stream->done++;
+		pthread_cond_broadcast(&stream->changed);
+		free(item);
+	}
+	pthread_mutex_unlock(&stream->lock);
+	unref(stream);
+	return NULL;
 }
 
 /* Under submitLock. */
-static Stream *streamNew(Context *context, unsigned flags, int priority) {
-    Stream *made = calloc(1, sizeof *made);
-    if (!made) return NULL;
-    static uint64_t ids = 16;
-    *made = (Stream){.magic = STREAM_MAGIC, .id = ++ids, .context = context, .flags = flags, .priority = priority, .refs = 2, .next = streams};
-    made->tail = &made->head;
-    pthread_mutex_init(&made->lock, NULL);
-    pthread_cond_init(&made->changed, NULL);
-    pthread_t thread;
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the program's own threads */
-    int failed = pthread_create(&thread, NULL, workOff, made);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (failed) {
-        free(made);
-        return NULL;
-    }
-    pthread_detach(thread);
-    streams = made;
-    return made;
+static Stream *streamNew(Context *context, unsigned flags, int priority)
+{
+	Stream *made = calloc(1, sizeof *made);
+	if (!made)
+		return NULL;
+	static uint64_t ids = 16;
+	*made = (Stream){.magic = STREAM_MAGIC,
+		.id = ++ids,
+		.context = context,
+		.flags = flags,
+		.priority = priority,
+		.refs = 2,
+		.next = streams};
+	made->tail = &made->head;
+	pthread_mutex_init(&made->lock, NULL);
+	pthread_cond_init(&made->changed, NULL);
+	pthread_t thread;
+	sigset_t all, before;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the program's own threads */
+	int failed = pthread_create(&thread, NULL, workOff, made);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (failed) {
+		free(made);
+		return NULL;
+	}
+	pthread_detach(thread);
+	streams = made;
+	return made;
 }
 
 /* This thread's own stream in a context; under submitLock. */
-static Stream *ownOf(Context *context) {
-    for (int i = 0; i < PER_THREAD; i++) {
-        if (!perThread[i].context) perThread[i].context = context, perThread[i].stream = streamNew(context, 0, 0);
-        if (perThread[i].context == context) return perThread[i].stream;
-    }
-    return NULL;
+static Stream *ownOf(Context *context)
+{
+	for (int i = 0; i < PER_THREAD; i++) {
+		if (!perThread[i].context)
+			perThread[i].context = context, perThread[i].stream = streamNew(context, 0, 0);
+		if (perThread[i].context == context)
+			return perThread[i].stream;
+	}
+	return NULL;
 }
 
-/* The stream that a handle means; under submitLock. 0 and 1 are the legacy stream of the current context, 2 the thread's own. */
-static CUresult streamOf(Stream *handle, Stream **found) {
-    if ((uintptr_t)handle <= 2) {
-        Context *context = contextCurrent();
-        if (!context) return INVALID_CONTEXT;
-        if ((uintptr_t)handle == 2) {
-            *found = ownOf(context);
-        } else {
-            if (!atomic_load(&context->legacy)) atomic_store(&context->legacy, streamNew(context, 0, 0));
-            *found = atomic_load(&context->legacy);
-        }
-        return *found ? OK : OUT_OF_MEMORY;
-    }
-    for (Stream *each = streams; each; each = each->next)
-        if (each == handle) {
-            *found = each;
-            return OK;
-        }
-    return INVALID_HANDLE;
+/* The stream that a handle means; under submitLock. 0 and 1 are the legacy stream of
+ * the current context, 2 the thread's own. */
+static CUresult streamOf(Stream *handle, Stream **found)
+{
+	if ((uintptr_t)handle <= 2) {
+		Context *context = contextCurrent();
+		if (!context)
+			return INVALID_CONTEXT;
+		if ((uintptr_t)handle == 2) {
+			*found = ownOf(context);
+		} else {
+			if (!atomic_load(&context->legacy))
+				atomic_store(&context->legacy, streamNew(context, 0, 0));
+			*found = atomic_load(&context->legacy);
+		}
+		return *found ? OK : OUT_OF_MEMORY;
+	}
+	for (Stream *each = streams; each; each = each->next)
+		if (each == handle) {
+			*found = each;
+			return OK;
+		}
+	return INVALID_HANDLE;
 }
 
-static uint64_t push(Stream *stream, Item *item) {
-    pthread_mutex_lock(&stream->lock);
-    *stream->tail = item;
-    stream->tail = &item->next;
-    uint64_t ticket = ++stream->submitted;
-    pthread_cond_broadcast(&stream->changed);
-    pthread_mutex_unlock(&stream->lock);
-    return ticket;
+static uint64_t push(Stream *stream, Item *item)
+{
+	pthread_mutex_lock(&stream->lock);
+	*stream->tail = item;
+	stream->tail = &item->next;
+	uint64_t ticket = ++stream->submitted;
+	pthread_cond_broadcast(&stream->changed);
+	pthread_mutex_unlock(&stream->lock);
+	return ticket;
 }
 
-static Item *itemNew(Work work, const void *arguments, size_t bytes) {
-    Item *item = malloc(sizeof *item + bytes);
-    if (!item) return NULL;
-    item->next = NULL;
-    item->work = work;
-    if (bytes) memcpy(item->arguments, arguments, bytes);
-    return item;
+static Item *itemNew(Work work, const void *arguments, size_t bytes)
+{
+	Item *item = malloc(sizeof *item + bytes);
+	if (!item)
+		return NULL;
+	item->next = NULL;
+	item->work = work;
+	if (bytes)
+		memcpy(item->arguments, arguments, bytes);
+	return item;
 }
 
-typedef struct { Stream *stream; uint64_t upTo; } Place;
+typedef struct {
+	Stream *stream;
+	uint64_t upTo;
+} Place;
 
-static CUresult waitForPlace(void *given, CUresult before) {
-    Place *place = given;
-    Stream *stream = place->stream;
-    pthread_mutex_lock(&stream->lock);
-    while (stream->done < place->upTo) pthread_cond_wait(&stream->changed, &stream->lock);
-    pthread_mutex_unlock(&stream->lock);
-    unref(stream);
-    return before;
+static CUresult waitForPlace(void *given, CUresult before)
+{
+	Place *place = given;
+	Stream *stream = place->stream;
+	pthread_mutex_lock(&stream->lock);
+	while (stream->done < place->upTo)
+		pthread_cond_wait(&stream->changed, &stream->lock);
+	pthread_mutex_unlock(&stream->lock);
+	unref(stream);
+	return before;
 }
 
 /* Let `stream` wait for what `other` was given until now; under submitLock. */
-static void orderAfter(Stream *stream, Stream *other) {
-    pthread_mutex_lock(&other->lock);
-    Place place = {other, other->submitted};
-    bool idle = other->done >= other->submitted;
-    pthread_mutex_unlock(&other->lock);
-    if (idle) return;
-    Item *item = itemNew(waitForPlace, &place, sizeof place);
-    if (!item) abort();
-    other->refs++;
-    push(stream, item);
+static void orderAfter(Stream *stream, Stream *other)
+{
+	pthread_mutex_lock(&other->lock);
+	Place place = {other, other->submitted};
+	bool idle = other->done >= other->submitted;
+	pthread_mutex_unlock(&other->lock);
+	if (idle)
+		return;
+	Item *item = itemNew(waitForPlace, &place, sizeof place);
+	if (!item)
+		abort();
+	other->refs++;
+	push(stream, item);
 }
 
-CUresult streamSubmit(Stream *handle, Work work, const void *arguments, size_t bytes, bool wait) {
-    Stream *stream = NULL;
-    Item *item = itemNew(work, arguments, bytes);
-    if (!item) return OUT_OF_MEMORY;
-    pthread_mutex_lock(&submitLock);
-    CUresult result = streamOf(handle, &stream);
-    if (result) {
-        pthread_mutex_unlock(&submitLock);
-        free(item);
-        return result;
-    }
-    if (captureHas(stream)) { /* written down, and not done */
-        pthread_mutex_unlock(&submitLock);
-        free(item);
-        if (wait) captureBreak(stream);
-        return wait ? STREAM_CAPTURE_UNSUPPORTED : OK;
-    }
-    Stream *legacy = atomic_load(&stream->context->legacy);
-    if (stream == legacy) {
-        for (Stream *each = streams; each; each = each->next)
-            if (each != stream && each->context == stream->context && !(each->flags & STREAM_NON_BLOCKING)) orderAfter(stream, each);
-    } else if (legacy && !(stream->flags & STREAM_NON_BLOCKING)) {
-        orderAfter(stream, legacy);
-    }
-    Place place = {stream, push(stream, item)};
-    if (wait) stream->refs++;
-    Context *context = stream->context;
-    pthread_mutex_unlock(&submitLock);
-    if (!wait) return OK;
-    waitForPlace(&place, OK);
-    return atomic_load(&context->error);
+CUresult streamSubmit(Stream *handle, Work work, const void *arguments, size_t bytes, bool wait)
+{
+	Stream *stream = NULL;
+	Item *item = itemNew(work, arguments, bytes);
+	if (!item)
+		return OUT_OF_MEMORY;
+	pthread_mutex_lock(&submitLock);
+	CUresult result = streamOf(handle, &stream);
+	if (result) {
+		pthread_mutex_unlock(&submitLock);
+		free(item);
+		return result;
+	}
+	if (captureHas(stream)) { /* written down, and not done */
+		pthread_mutex_unlock(&submitLock);
+		free(item);
+		if (wait)
+			captureBreak(stream);
+		return wait ? STREAM_CAPTURE_UNSUPPORTED : OK;
+	}
+	Stream *legacy = atomic_load(&stream->context->legacy);
+	if (stream == legacy) {
+		for (Stream *each = streams; each; each = each->next)
+			if (each != stream && each->context == stream->context &&
+				!(each->flags & STREAM_NON_BLOCKING))
+				orderAfter(stream, each);
+	} else if (legacy && !(stream->flags & STREAM_NON_BLOCKING)) {
+		orderAfter(stream, legacy);
+	}
+	Place place = {stream, push(stream, item)};
+	if (wait)
+		stream->refs++;
+	Context *context = stream->context;
+	pthread_mutex_unlock(&submitLock);
+	if (!wait)
+		return OK;
+	waitForPlace(&place, OK);
+	return atomic_load(&context->error);
 }
 
 bool streamIsWorker(void) { return working; }
 
-CUresult streamIdle(Context *context) {
-    Place places[256];
-    int found = 0;
-    pthread_mutex_lock(&submitLock);
-    for (Stream *each = streams; each && found < 256; each = each->next)
-        if (each->context == context && each != working) { /* whoever frees from within the work must not wait for it */
-            pthread_mutex_lock(&each->lock);
-            if (each->done < each->submitted) {
-                each->refs++;
-                places[found++] = (Place){each, each->submitted};
-            }
-            pthread_mutex_unlock(&each->lock);
-        }
-    pthread_mutex_unlock(&submitLock);
-    for (int i = 0; i < found; i++) waitForPlace(&places[i], OK);
-    return atomic_load(&context->error);
+CUresult streamIdle(Context *context)
+{
+	Place places[256];
+	int found = 0;
+	pthread_mutex_lock(&submitLock);
+	for (Stream *each = streams; each && found < 256; each = each->next)
+		if (each->context == context &&
+			each != working) { /* whoever frees from within the work must not wait for it */
+			pthread_mutex_lock(&each->lock);
+			if (each->done < each->submitted) {
+				each->refs++;
+				places[found++] = (Place){each, each->submitted};
+			}
+			pthread_mutex_unlock(&each->lock);
+		}
+	pthread_mutex_unlock(&submitLock);
+	for (int i = 0; i < found; i++)
+		waitForPlace(&places[i], OK);
+	return atomic_load(&context->error);
 }
 
-static CUresult nothing(void *given, CUresult before) {
-    (void)given;
-    return before;
+static CUresult nothing(void *given, CUresult before)
+{
+	(void)given;
+	return before;
 }
 
 /* --- entry points --- */
 
-API CUresult cuStreamCreateWithPriority(Stream **stream, unsigned flags, int priority) {
-    CONTEXT_CALL("flags=%u, priority=%d", flags, priority);
-    if (!stream || flags > 1) return INVALID_VALUE;
-    pthread_mutex_lock(&submitLock);
-    *stream = streamNew(context, flags, priority);
-    pthread_mutex_unlock(&submitLock);
-    return *stream ? OK : OUT_OF_MEMORY;
+API CUresult cuStreamCreateWithPriority(Stream **stream, unsigned flags, int priority)
+{
+	CONTEXT_CALL("flags=%u, priority=%d", flags, priority);
+	if (!stream || flags > 1)
+		return INVALID_VALUE;
+	pthread_mutex_lock(&submitLock);
+	*stream = streamNew(context, flags, priority);
+	pthread_mutex_unlock(&submitLock);
+	return *stream ? OK : OUT_OF_MEMORY;
 }
 
-API CUresult cuStreamCreate(Stream **stream, unsigned flags) {
-    CONTEXT_CALL("flags=%u", flags);
-    if (!stream || flags > 1) return INVALID_VALUE;
-    pthread_mutex_lock(&submitLock);
-    *stream = streamNew(context, flags, 0);
-    pthread_mutex_unlock(&submitLock);
-    return *stream ? OK : OUT_OF_MEMORY;
+API CUresult cuStreamCreate(Stream **stream, unsigned flags)
+{
+	CONTEXT_CALL("flags=%u", flags);
+	if (!stream || flags > 1)
+		return INVALID_VALUE;
+	pthread_mutex_lock(&submitLock);
+	*stream = streamNew(context, flags, 0);
+	pthread_mutex_unlock(&submitLock);
+	return *stream ? OK : OUT_OF_MEMORY;
 }
 
-API CUresult cuStreamDestroy_v2(Stream *stream) {
-    CALL("stream=%p", (void *)stream);
-    if ((uintptr_t)stream <= 2) return INVALID_HANDLE;
-    pthread_mutex_lock(&submitLock);
-    Stream **link = &streams;
-    while (*link && *link != stream) link = &(*link)->next;
-    bool found = *link;
-    if (found) *link = stream->next;
-    pthread_mutex_unlock(&submitLock);
-    if (!found) return INVALID_HANDLE;
-    pthread_mutex_lock(&stream->lock); /* what was submitted is still done, without the caller's waiting */
-    stream->closing = true;
-    pthread_cond_broadcast(&stream->changed);
-    pthread_mutex_unlock(&stream->lock);
-    CUresult sticky = atomic_load(&stream->context->error);
-    unref(stream);
-    return sticky;
+API CUresult cuStreamDestroy_v2(Stream *stream)
+{
+	CALL("stream=%p", (void *)stream);
+	if ((uintptr_t)stream <= 2)
+		return INVALID_HANDLE;
+	pthread_mutex_lock(&submitLock);
+	Stream **link = &streams;
+	while (*link && *link != stream)
+		link = &(*link)->next;
+	bool found = *link;
+	if (found)
+		*link = stream->next;
+	pthread_mutex_unlock(&submitLock);
+	if (!found)
+		return INVALID_HANDLE;
+	pthread_mutex_lock(
+		&stream->lock); /* what was submitted is still done, without the caller's waiting */
+	stream->closing = true;
+	pthread_cond_broadcast(&stream->changed);
+	pthread_mutex_unlock(&stream->lock);
+	CUresult sticky = atomic_load(&stream->context->error);
+	unref(stream);
+	return sticky;
 }
 
-API CUresult cuStreamSynchronize(Stream *stream) {
-    HOST_CALL("stream=%p", (void *)stream);
-    return streamSubmit(stream, nothing, NULL, 0, true);
+API CUresult cuStreamSynchronize(Stream *stream)
+{
+	HOST_CALL("stream=%p", (void *)stream);
+	return streamSubmit(stream, nothing, NULL, 0, true);
 }
 
-API CUresult cuStreamQuery(Stream *stream) {
-    HOST_CALL("stream=%p", (void *)stream);
-    Stream *found = NULL;
-    pthread_mutex_lock(&submitLock);
-    CUresult result = streamOf(stream, &found);
-    bool legacy = !result && found == atomic_load(&found->context->legacy);
-    for (Stream *each = streams; !result && each; each = each->next) {
-        if (each != found && !(legacy && each->context == found->context && !(each->flags & STREAM_NON_BLOCKING))) continue;
-        pthread_mutex_lock(&each->lock);
-        if (each->done < each->submitted) result = NOT_READY;
-        pthread_mutex_unlock(&each->lock);
-    }
-    Context *context = found ? found->context : NULL;
-    pthread_mutex_unlock(&submitLock);
-    CUresult sticky = context ? atomic_load(&context->error) : OK;
-    return sticky ? sticky : result;
+API CUresult cuStreamQuery(Stream *stream)
+{
+	HOST_CALL("stream=%p", (void *)stream);
+	Stream *found = NULL;
+	pthread_mutex_lock(&submitLock);
+	CUresult result = streamOf(stream, &found);
+	bool legacy = !result && found == atomic_load(&found->context->legacy);
+	for (Stream *each = streams; !result && each; each = each->next) {
+		if (each != found &&
+			!(legacy && each->context == found->context && !(each->flags & STREAM_NON_BLOCKING)))
+			continue;
+		pthread_mutex_lock(&each->lock);
+		if (each->done < each->submitted)
+			result = NOT_READY;
+		pthread_mutex_unlock(&each->lock);
+	}
+	Context *context = found ? found->context : NULL;
+	pthread_mutex_unlock(&submitLock);
+	CUresult sticky = context ? atomic_load(&context->error) : OK;
+	return sticky ? sticky : result;
 }
 
 /* What `which` asks of a stream, for the small getters. */
-static CUresult tell(Stream *handle, Context **context, unsigned *flags, int *priority, unsigned long long *id) {
-    Stream *found = NULL;
-    pthread_mutex_lock(&submitLock);
-    CUresult result = streamOf(handle, &found);
-    if (!result) {
-        if (context) *context = found->context;
-        if (flags) *flags = found->flags;
-        if (priority) *priority = found->priority;
-        if (id) *id = found->id;
-    }
-    pthread_mutex_unlock(&submitLock);
-    return result;
+static CUresult tell(
+	Stream *handle, Context **context, unsigned *flags, int *priority, unsigned long long *id)
+{
+	Stream *found = NULL;
+	pthread_mutex_lock(&submitLock);
+	CUresult result = streamOf(handle, &found);
+	if (!result) {
+		if (context)
+			*context = found->context;
+		if (flags)
+			*flags = found->flags;
+		if (priority)
+			*priority = found->priority;
+		if (id)
+			*id = found->id;
+	}
+	pthread_mutex_unlock(&submitLock);
+	return result;
 }
 
-API CUresult cuStreamGetCtx(Stream *stream, Context **context) {
-    CALL("stream=%p", (void *)stream);
-    return context ? tell(stream, context, NULL, NULL, NULL) : INVALID_VALUE;
+API CUresult cuStreamGetCtx(Stream *stream, Context **context)
+{
+	CALL("stream=%p", (void *)stream);
+	return context ? tell(stream, context, NULL, NULL, NULL) : INVALID_VALUE;
 }
 
-API CUresult cuStreamGetCtx_v2(Stream *stream, Context **context, void **green) {
-    CALL("stream=%p", (void *)stream);
-    if (green) *green = NULL;
-    return context ? tell(stream, context, NULL, NULL, NULL) : INVALID_VALUE;
+API CUresult cuStreamGetCtx_v2(Stream *stream, Context **context, void **green)
+{
+	CALL("stream=%p", (void *)stream);
+	if (green)
+		*green = NULL;
+	return context ? tell(stream, context, NULL, NULL, NULL) : INVALID_VALUE;
 }
 
-API CUresult cuStreamGetFlags(Stream *stream, unsigned *flags) {
-    CALL("stream=%p", (void *)stream);
-    CHECK(captureDisturbs(stream));
-    return flags ? tell(stream, NULL, flags, NULL, NULL) : INVALID_VALUE;
+API CUresult cuStreamGetFlags(Stream *stream, unsigned *flags)
+{
+	CALL("stream=%p", (void *)stream);
+	CHECK(captureDisturbs(stream));
+	return flags ? tell(stream, NULL, flags, NULL, NULL) : INVALID_VALUE;
 }
 
-API CUresult cuStreamGetPriority(Stream *stream, int *priority) {
-    CALL("stream=%p", (void *)stream);
-    return priority ? tell(stream, NULL, NULL, priority, NULL) : INVALID_VALUE;
+API CUresult cuStreamGetPriority(Stream *stream, int *priority)
+{
+	CALL("stream=%p", (void *)stream);
+	return priority ? tell(stream, NULL, NULL, priority, NULL) : INVALID_VALUE;
 }
 
-API CUresult cuStreamGetId(Stream *stream, unsigned long long *id) {
-    CALL("stream=%p", (void *)stream);
-    CHECK(captureDisturbs(stream));
-    return id ? tell(stream, NULL, NULL, NULL, id) : INVALID_VALUE;
+API CUresult cuStreamGetId(Stream *stream, unsigned long long *id)
+{
+	CALL("stream=%p", (void *)stream);
+	CHECK(captureDisturbs(stream));
+	return id ? tell(stream, NULL, NULL, NULL, id) : INVALID_VALUE;
 }
 
-API CUresult cuStreamGetDevice(Stream *stream, CUdevice *device) {
-    CALL("stream=%p", (void *)stream);
-    Context *context = NULL;
-    CHECK(device ? tell(stream, &context, NULL, NULL, NULL) : INVALID_VALUE);
-    *device = context->device;
-    return OK;
+API CUresult cuStreamGetDevice(Stream *stream, CUdevice *device)
+{
+	CALL("stream=%p", (void *)stream);
+	Context *context = NULL;
+	CHECK(device ? tell(stream, &context, NULL, NULL, NULL) : INVALID_VALUE);
+	*device = context->device;
+	return OK;
 }
 
 /* --- work of the host --- */
 
-typedef struct { void (*function)(void *); void *data; } HostWork;
+typedef struct {
+	void (*function)(void *);
+	void *data;
+} HostWork;
 
-static CUresult runHost(void *given, CUresult before) {
-    HostWork *host = given;
-    if (before) return before; /* after an error, host functions are not called */
-    inHostFunction = true;
-    host->function(host->data);
-    inHostFunction = false;
-    return OK;
+static CUresult runHost(void *given, CUresult before)
+{
+	HostWork *host = given;
+	if (before)
+		return before; /* after an error, host functions are not called */
+	inHostFunction = true;
+	host->function(host->data);
+	inHostFunction = false;
+	return OK;
 }
 
-API CUresult cuLaunchHostFunc(Stream *stream, void (*function)(void *), void *data) {
-    CONTEXT_CALL("stream=%p, data=%p", (void *)stream, data);
-    if (!function) return INVALID_VALUE;
-    HostWork host = {function, data};
-    return streamSubmit(stream, runHost, &host, sizeof host, false);
+API CUresult cuLaunchHostFunc(Stream *stream, void (*function)(void *), void *data)
+{
+	CONTEXT_CALL("stream=%p, data=%p", (void *)stream, data);
+	if (!function)
+		return INVALID_VALUE;
+	HostWork host = {function, data};
+	return streamSubmit(stream, runHost, &host, sizeof host, false);
 }
 
-typedef struct { void (*function)(Stream *, CUresult, void *); Stream *stream; void *data; } Callback;
+typedef struct {
+	void (*function)(Stream *, CUresult, void *);
+	Stream *stream;
+	void *data;
+} Callback;
 
-static CUresult runCallback(void *given, CUresult before) {
-    Callback *callback = given;
-    inHostFunction = true;
-    callback->function(callback->stream, before, callback->data);
-    inHostFunction = false;
-    return before;
+static CUresult runCallback(void *given, CUresult before)
+{
+	Callback *callback = given;
+	inHostFunction = true;
+	callback->function(callback->stream, before, callback->data);
+	inHostFunction = false;
+	return before;
 }
 
-API CUresult cuStreamAddCallback(Stream *stream, void (*function)(Stream *, CUresult, void *), void *data, unsigned flags) {
-    CONTEXT_CALL("stream=%p, data=%p, flags=%u", (void *)stream, data, flags);
-    if (!function || flags) return INVALID_VALUE;
-    Callback callback = {function, stream, data};
-    return streamSubmit(stream, runCallback, &callback, sizeof callback, false);
+API CUresult cuStreamAddCallback(
+	Stream *stream, void (*function)(Stream *, CUresult, void *), void *data, unsigned flags)
+{
+	CONTEXT_CALL("stream=%p, data=%p, flags=%u", (void *)stream, data, flags);
+	if (!function || flags)
+		return INVALID_VALUE;
+	Callback callback = {function, stream, data};
+	return streamSubmit(stream, runCallback, &callback, sizeof callback, false);
 }
 
 /* --- words in memory as fences --- */
 
-typedef struct { uint64_t address, value; unsigned flags; bool wide; } Word;
+typedef struct {
+	uint64_t address, value;
+	unsigned flags;
+	bool wide;
+} Word;
 
-static CUresult writeWord(void *given, CUresult before) {
-    Word *word = given;
-    uint64_t bytes = word->wide ? 8 : 4;
-    char *where;
-    Physical *held;
-    if (before) return before;
-    if (resolve(word->address, &bytes, KNOWN | TO_WRITE, &where, &held)) return LAUNCH_FAILED;
-    if (word->wide) __atomic_store_n((uint64_t *)where, word->value, __ATOMIC_RELEASE);
-    else __atomic_store_n((uint32_t *)where, (uint32_t)word->value, __ATOMIC_RELEASE);
-    physicalUnpin(held);
-    return OK;
+static CUresult writeWord(void *given, CUresult before)
+{
+	Word *word = given;
+	uint64_t bytes = word->wide ? 8 : 4;
+	char *where;
+	Physical *held;
+	if (before)
+		return before;
+	if (resolve(word->address, &bytes, KNOWN | TO_WRITE, &where, &held))
+		return LAUNCH_FAILED;
+	if (word->wide)
+		__atomic_store_n((uint64_t *)where, word->value, __ATOMIC_RELEASE);
+	else
+		__atomic_store_n((uint32_t *)where, (uint32_t)word->value, __ATOMIC_RELEASE);
+	physicalUnpin(held);
+	return OK;
 }
 
-static bool reached(const Word *word, uint64_t now) {
-    uint64_t mask = word->wide ? UINT64_MAX : UINT32_MAX, want = word->value & mask;
-    switch (word->flags & 3) {
-    case 0: return word->wide ? (int64_t)(now - want) >= 0 : (int32_t)(uint32_t)(now - want) >= 0;
-    case 1: return now == want;
-    case 2: return (now & want) != 0;
-    default: return (~(now | want) & mask) != 0;
-    }
+static bool reached(const Word *word, uint64_t now)
+{
+	uint64_t mask = word->wide ? UINT64_MAX : UINT32_MAX, want = word->value & mask;
+	switch (word->flags & 3) {
+	case 0:
+		return word->wide ? (int64_t)(now - want) >= 0 : (int32_t)(uint32_t)(now - want) >= 0;
+	case 1:
+		return now == want;
+	case 2:
+		return (now & want) != 0;
+	default:
+		return (~(now | want) & mask) != 0;
+	}
 }
 
-static CUresult waitWord(void *given, CUresult before) {
-    Word *word = given;
-    for (unsigned turn = 0; !before; turn++) {
-        uint64_t bytes = word->wide ? 8 : 4;
-        char *where;
-        Physical *held;
-        CHECK(resolve(word->address, &bytes, KNOWN | TO_READ, &where, &held));
-        uint64_t now = word->wide ? __atomic_load_n((uint64_t *)where, __ATOMIC_ACQUIRE) : __atomic_load_n((uint32_t *)where, __ATOMIC_ACQUIRE);
-        physicalUnpin(held);
-        if (reached(word, now)) break;
-        usleep(turn < 100 ? 10 : 500);
-    }
-    return before;
+static CUresult waitWord(void *given, CUresult before)
+{
+	Word *word = given;
+	for (unsigned turn = 0; !before; turn++) {
+		uint64_t bytes = word->wide ? 8 : 4;
+		char *where;
+		Physical *held;
+		CHECK(resolve(word->address, &bytes, KNOWN | TO_READ, &where, &held));
+		uint64_t now = word->wide ? __atomic_load_n((uint64_t *)where, __ATOMIC_ACQUIRE)
+								  : __atomic_load_n((uint32_t *)where, __ATOMIC_ACQUIRE);
+		physicalUnpin(held);
+		if (reached(word, now))
+			break;
+		usleep(turn < 100 ? 10 : 500);
+	}
+	return before;
 }
 
-static CUresult submitWord(Stream *stream, CUdeviceptr address, uint64_t value, unsigned flags, bool wide, Work work) {
-    uint64_t bytes = wide ? 8 : 4;
-    if (address % bytes || (!isDevice(address, bytes) && !isPinned(address, bytes))) return INVALID_VALUE;
-    Word word = {address, value, flags, wide};
-    return streamSubmit(stream, work, &word, sizeof word, false);
+static CUresult submitWord(
+	Stream *stream, CUdeviceptr address, uint64_t value, unsigned flags, bool wide, Work work)
+{
+	uint64_t bytes = wide ? 8 : 4;
+	if (address % bytes || (!isDevice(address, bytes) && !isPinned(address, bytes)))
+		return INVALID_VALUE;
+	Word word = {address, value, flags, wide};
+	return streamSubmit(stream, work, &word, sizeof word, false);
 }
 
-API CUresult cuStreamWaitValue64_v2(Stream *stream, CUdeviceptr address, uint64_t value, unsigned flags) {
-    CONTEXT_CALL("stream=%p, address=%#llx, value=%llu, flags=%u", (void *)stream, address, (unsigned long long)value, flags);
-    return submitWord(stream, address, value, flags, true, waitWord);
+API CUresult cuStreamWaitValue64_v2(
+	Stream *stream, CUdeviceptr address, uint64_t value, unsigned flags)
+{
+	CONTEXT_CALL("stream=%p, address=%#llx, value=%llu, flags=%u", (void *)stream, address,
+		(unsigned long long)value, flags);
+	return submitWord(stream, address, value, flags, true, waitWord);
 }
 
-API CUresult cuStreamWaitValue32_v2(Stream *stream, CUdeviceptr address, uint32_t value, unsigned flags) {
-    CONTEXT_CALL("stream=%p, address=%#llx, value=%u, flags=%u", (void *)stream, address, value, flags);
-    return submitWord(stream, address, value, flags, false, waitWord);
+API CUresult cuStreamWaitValue32_v2(
+	Stream *stream, CUdeviceptr address, uint32_t value, unsigned flags)
+{
+	CONTEXT_CALL(
+		"stream=%p, address=%#llx, value=%u, flags=%u", (void *)stream, address, value, flags);
+	return submitWord(stream, address, value, flags, false, waitWord);
 }
 
-API CUresult cuStreamWriteValue64_v2(Stream *stream, CUdeviceptr address, uint64_t value, unsigned flags) {
-    CONTEXT_CALL("stream=%p, address=%#llx, value=%llu, flags=%u", (void *)stream, address, (unsigned long long)value, flags);
-    return submitWord(stream, address, value, flags, true, writeWord);
+API CUresult cuStreamWriteValue64_v2(
+	Stream *stream, CUdeviceptr address, uint64_t value, unsigned flags)
+{
+	CONTEXT_CALL("stream=%p, address=%#llx, value=%llu, flags=%u", (void *)stream, address,
+		(unsigned long long)value, flags);
+	return submitWord(stream, address, value, flags, true, writeWord);
 }
 
-API CUresult cuStreamWriteValue32_v2(Stream *stream, CUdeviceptr address, uint32_t value, unsigned flags) {
-    CONTEXT_CALL("stream=%p, address=%#llx, value=%u, flags=%u", (void *)stream, address, value, flags);
-    return submitWord(stream, address, value, flags, false, writeWord);
+API CUresult cuStreamWriteValue32_v2(
+	Stream *stream, CUdeviceptr address, uint32_t value, unsigned flags)
+{
+	CONTEXT_CALL(
+		"stream=%p, address=%#llx, value=%u, flags=%u", (void *)stream, address, value, flags);
+	return submitWord(stream, address, value, flags, false, writeWord);
 }

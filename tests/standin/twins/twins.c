@@ -1,18 +1,20 @@
-/* Twins of Muninn's kernels, for programs that run on the stand-in without knowing it: STANDIN_TWINS names this library.
+/* Twins of Muninn's kernels, for programs that run on the stand-in without knowing it:
+ * STANDIN_TWINS names this library.
  *
- * They say the same as `muninn/kernels/references.py`; `tests/cuda/test_kernels.py` compares the two. An array of Numba is seven parameters, of
- * which the third is its length and the fifth its address.
+ * They say the same as `muninn/kernels/references.py`; `tests/cuda/test_kernels.py`
+ * compares the two. An array of Numba is seven parameters, of which the third is its
+ * length and the fifth its address.
  */
 #include <stdint.h>
 #include <string.h>
 
 typedef struct {
-    const char *name;
-    unsigned grid[3], block[3], sharedBytes;
-    int parameterCount;
-    void **parameters;
-    const unsigned *parameterBytes;
-    void *stream;
+	const char *name;
+	unsigned grid[3], block[3], sharedBytes;
+	int parameterCount;
+	void **parameters;
+	const unsigned *parameterBytes;
+	void *stream;
 } Launch;
 
 typedef int (*Twin)(const Launch *launch, void *data);
@@ -21,66 +23,84 @@ extern void *standinHostPointer(uint64_t address, uint64_t bytes, int write);
 
 enum { LAUNCH_FAILED = 719, COUNT = 2, DATA = 4, ARRAY = 7 };
 
-typedef struct { uint64_t *words, count; } Array;
+typedef struct {
+	uint64_t *words, count;
+} Array;
 
-static uint64_t value(const Launch *launch, int index) {
-    uint64_t made = 0;
-    memcpy(&made, launch->parameters[index], launch->parameterBytes[index]);
-    return made;
+static uint64_t value(const Launch *launch, int index)
+{
+	uint64_t made = 0;
+	memcpy(&made, launch->parameters[index], launch->parameterBytes[index]);
+	return made;
 }
 
-static Array array(const Launch *launch, int first, int write) {
-    uint64_t count = value(launch, first + COUNT);
-    return (Array){standinHostPointer(value(launch, first + DATA), count * sizeof(uint64_t), write), count};
+static Array array(const Launch *launch, int first, int write)
+{
+	uint64_t count = value(launch, first + COUNT);
+	return (Array){
+		standinHostPointer(value(launch, first + DATA), count * sizeof(uint64_t), write), count};
 }
 
-static uint64_t mixed(uint64_t value) {
-    value += 0x9E3779B97F4A7C15ull;
-    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9ull;
-    value = (value ^ value >> 27) * 0x94D049BB133111EBull;
-    return value ^ value >> 31;
+static uint64_t mixed(uint64_t value)
+{
+	value += 0x9E3779B97F4A7C15ull;
+	value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9ull;
+	value = (value ^ value >> 27) * 0x94D049BB133111EBull;
+	return value ^ value >> 31;
 }
 
-static int readSum(const Launch *launch, void *unused) {
-    (void)unused;
-    Array data = array(launch, 0, 0), result = array(launch, ARRAY, 1);
-    if (!data.words || !result.words) return LAUNCH_FAILED;
-    uint64_t sum = 0;
-    for (uint64_t i = 0; i < data.count; i++) sum += data.words[i];
-    result.words[0] += sum;
-    return 0;
+static int readSum(const Launch *launch, void *unused)
+{
+	(void)unused;
+	Array data = array(launch, 0, 0), result = array(launch, ARRAY, 1);
+	if (!data.words || !result.words)
+		return LAUNCH_FAILED;
+	uint64_t sum = 0;
+	for (uint64_t i = 0; i < data.count; i++)
+		sum += data.words[i];
+	result.words[0] += sum;
+	return 0;
 }
 
-static int copyElements(const Launch *launch, void *unused) {
-    (void)unused;
-    Array target = array(launch, 0, 1), source = array(launch, ARRAY, 0);
-    if (!target.words || !source.words) return LAUNCH_FAILED;
-    memcpy(target.words, source.words, source.count * sizeof(uint64_t));
-    return 0;
+static int copyElements(const Launch *launch, void *unused)
+{
+	(void)unused;
+	Array target = array(launch, 0, 1), source = array(launch, ARRAY, 0);
+	if (!target.words || !source.words)
+		return LAUNCH_FAILED;
+	memcpy(target.words, source.words, source.count * sizeof(uint64_t));
+	return 0;
 }
 
-static int fillPattern(const Launch *launch, void *unused) {
-    (void)unused;
-    Array data = array(launch, 0, 1);
-    if (!data.words) return LAUNCH_FAILED;
-    uint64_t seed = value(launch, ARRAY);
-    for (uint64_t i = 0; i < data.count; i++) data.words[i] = mixed(seed + i);
-    return 0;
+static int fillPattern(const Launch *launch, void *unused)
+{
+	(void)unused;
+	Array data = array(launch, 0, 1);
+	if (!data.words)
+		return LAUNCH_FAILED;
+	uint64_t seed = value(launch, ARRAY);
+	for (uint64_t i = 0; i < data.count; i++)
+		data.words[i] = mixed(seed + i);
+	return 0;
 }
 
-static int countMismatches(const Launch *launch, void *unused) {
-    (void)unused;
-    Array data = array(launch, 0, 0), result = array(launch, ARRAY + 1, 1);
-    if (!data.words || !result.words) return LAUNCH_FAILED;
-    uint64_t seed = value(launch, ARRAY), wrong = 0;
-    for (uint64_t i = 0; i < data.count; i++) wrong += data.words[i] != mixed(seed + i);
-    result.words[0] += wrong;
-    return 0;
+static int countMismatches(const Launch *launch, void *unused)
+{
+	(void)unused;
+	Array data = array(launch, 0, 0), result = array(launch, ARRAY + 1, 1);
+	if (!data.words || !result.words)
+		return LAUNCH_FAILED;
+	uint64_t seed = value(launch, ARRAY), wrong = 0;
+	for (uint64_t i = 0; i < data.count; i++)
+		wrong += data.words[i] != mixed(seed + i);
+	result.words[0] += wrong;
+	return 0;
 }
 
-void standinTwins(void) {
-    standinRegisterKernel("readSum", readSum, NULL);
-    standinRegisterKernel("copyElements", copyElements, NULL);
-    standinRegisterKernel("fillPattern", fillPattern, NULL);
-    standinRegisterKernel("countMismatches", countMismatches, NULL);
+void standinTwins(void)
+{
+	standinRegisterKernel("readSum", readSum, NULL);
+	standinRegisterKernel("copyElements", copyElements, NULL);
+	standinRegisterKernel("fillPattern", fillPattern, NULL);
+	standinRegisterKernel("countMismatches", countMismatches, NULL);
 }
