@@ -41,7 +41,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # numpydoc's sections say what a parameter is, in words
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
-# What a docstring of the public surface must have: a summary, sections that parse, in their order, and no parameter that the signature lacks.
+# A docstring of the public surface has a summary, sections that parse, in their order, and
+# no parameter that the signature lacks.
 numpydoc_validation_checks = {"GL06", "GL07", "GL08", "SS01", "PR02", "PR10"}
 numpydoc_validation_exclude = {r"\.__", r"muninn\.errors\."}
 
