@@ -72,9 +72,9 @@ def modes() -> Finding:
 
     places = Places(os.geteuid(), loadSettings().control.domain)
     folder = places.directory
-    paths = [folder, *(os.path.join(folder, name) for name in os.listdir(folder))] if os.path.isdir(folder) else []
+    entries = [folder, *(os.path.join(folder, name) for name in os.listdir(folder))] if os.path.isdir(folder) else []
     found: dict[str, os.stat_result] = {}
-    for path in paths:
+    for path in entries:
         with contextlib.suppress(FileNotFoundError):  # its broker was faster
             found[path] = os.lstat(path)
     if foreign := sorted(path for path, status in found.items() if status.st_uid != places.uid):
