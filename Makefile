@@ -102,7 +102,7 @@ sanitize: ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 			-Icshim -o $(SANITIZE)/$$each cshim/$$each.c $$with tests/c/test_$$each.c && $(SANITIZE)/$$each || exit 1; \
 	done
 
-standin: $(STANDIN)/libcuda.so.1 $(STANDIN)/twins.so ## build the stand-in CUDA driver
+standin: $(STANDIN)/libcuda.so.1 $(STANDIN)/references.so ## build the stand-in CUDA driver
 
 $(STANDIN)/libcuda.so.1: $(STANDIN_SOURCES) tests/standin/standin.h
 	@mkdir -p $(STANDIN)
@@ -110,7 +110,7 @@ $(STANDIN)/libcuda.so.1: $(STANDIN_SOURCES) tests/standin/standin.h
 	@mv $@.new $@
 	@ln -sf libcuda.so.1 $(STANDIN)/libcuda.so
 
-$(STANDIN)/twins.so: tests/standin/twins/twins.c $(STANDIN)/libcuda.so.1
+$(STANDIN)/references.so: tests/standin/twins/references.c $(STANDIN)/libcuda.so.1
 	@$${CC:-cc} -std=c11 -g -O2 -Wall -Wextra -Werror -fPIC -shared -o $@.new $< -L$(STANDIN) -lcuda
 	@mv $@.new $@
 

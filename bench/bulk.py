@@ -33,12 +33,12 @@ def _streamBy(readers: int, sizeBytes: int, rounds: int) -> list[Row]:
     for peer in everybody:
         peer.line()
 
-    def turn(peers: list[Peer]) -> float:
+    def scope(peers: list[Peer]) -> float:
         for peer in peers:
             peer.say()
         return statistics.mean(peer.line()[0] for peer in peers)
 
-    ours, huge, small = zip(*((turn(shared), turn(private), turn(alike)) for _ in range(rounds)), strict=True)
+    ours, huge, small = zip(*((scope(shared), scope(private), scope(alike)) for _ in range(rounds)), strict=True)
     for peer in everybody:
         peer.end()
     buffer.free()

@@ -67,7 +67,7 @@ def _openTimes(buffers: int, members: int, options: Options) -> list[float]:
 
 
 def waking(options: Options) -> list[Row]:
-    """share + free beside members that sleep, and beside processes that wait for other names; the two domains take turns."""
+    """share + free beside members that sleep, and beside processes that wait for other names; the two domains take accesses."""
     many, waiters = options.pick(100, 6), options.pick(60, 4)
     rows: list[Row] = []
     for part, crowd, few, limit in (

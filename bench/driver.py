@@ -36,7 +36,7 @@ def sizesOf(options: Options) -> tuple[int, ...]:
     return (MIB, GIB, 16 * GIB)
 
 
-def inTurn(rounds: int, ours: Callable[[], float], peer: Callable[[], float]) -> tuple[list[float], list[float]]:
+def inScope(rounds: int, ours: Callable[[], float], peer: Callable[[], float]) -> tuple[list[float], list[float]]:
     ours()
     peer()
     pairs = [(ours(), peer()) for _ in range(rounds)]
@@ -71,9 +71,9 @@ def timedDriver() -> Iterator[list[float]]:
 
 
 def lastTicket(buffer: muninn.MuninnBuffer) -> int:
-    holding = buffer._holding
-    assert holding is not None
-    return holding.tickets.last()
+    openBuffer = buffer._openBuffer
+    assert openBuffer is not None
+    return openBuffer.tickets.last()
 
 
 def spinUntil(condition: Callable[[], bool]) -> None:

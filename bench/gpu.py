@@ -22,7 +22,7 @@ from cuda.bindings import driver as cu
 from rich.console import Console
 
 import muninn
-from bench.driver import GIB, IS_REHEARSAL, MIB, device, inTurn, sizesOf, timedDriver, title
+from bench.driver import GIB, IS_REHEARSAL, MIB, device, inScope, sizesOf, timedDriver, title
 from bench.fences import fencing
 from bench.harness import Options, Peer, Row, newDomain
 from bench.table import RESULTS, tableOf, write
@@ -126,7 +126,7 @@ def streaming(options: Options) -> list[Row]:
     shared = muninn.open("streamed", access="readWrite").deviceArray().view(np.uint64)
     private = cuda.device_array(sizeBytes // 8, np.uint64)
     launch.launch("copyElements", private, shared)
-    ours, peers = inTurn(rounds, lambda: read(shared, result, passes), lambda: read(private, result, passes))
+    ours, peers = inScope(rounds, lambda: read(shared, result, passes), lambda: read(private, result, passes))
     maker.end()
     rows = [Row(f"kernel reads {title(sizeBytes)} of shared VRAM", "ms", ours, peers, "private VRAM", 1 / 0.99, 1.0)]
     hostBytes = sizeBytes if sizeBytes < GIB else 2 * GIB
@@ -136,7 +136,7 @@ def streaming(options: Options) -> list[Row]:
     plain = int(call(cu.cuMemHostAlloc, hostBytes, flags))
     ctypes.memset(plain, 1, hostBytes)
     pinned = cuda.as_cuda_array(Exposed(plain, hostBytes // 8), sync=False)
-    ours, peers = inTurn(rounds, lambda: read(view, result, 1), lambda: read(pinned, result, 1))
+    ours, peers = inScope(rounds, lambda: read(view, result, 1), lambda: read(pinned, result, 1))
     call(cu.cuMemFreeHost, plain)
     rows.append(Row(f"kernel reads {title(hostBytes)} of a bigMode mapping", "ms", ours, peers, "cuMemHostAlloc", 1 / 0.97, 1.0))
     gigabytes = hostBytes / statistics.median(ours) / 1e6
@@ -198,7 +198,7 @@ def registering(options: Options) -> list[Row]:
         call(cu.cuMemHostUnregister, address)
         return elapsed / (sizeBytes / GIB)
 
-    mine, theirs = inTurn(options.pick(5, 2), ours, plain)
+    mine, theirs = inScope(options.pick(5, 2), ours, plain)
     buffer.free()
     os.close(descriptor)
     return [Row("mapping host memory for kernels, a GiB", "s", mine, theirs, "bare cuMemHostRegister", None, None)]

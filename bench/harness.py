@@ -1,4 +1,4 @@
-"""What every measurement shares: rounds that take turns, medians, processes, and a domain of its own.
+"""What every measurement shares: rounds that take accesses, medians, processes, and a domain of its own.
 
 A figure of a busy machine means little alone, so every row is a ratio: ours and the peer's are measured in turn, round by round,
 and the ratio of each round is what counts. What is shown is the median, with the smallest and largest.

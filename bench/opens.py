@@ -64,10 +64,10 @@ def exchanging(options: Options) -> list[Row]:
     rounds, exchanges = options.pick(7, 2), options.pick(2000, 200)
     payload, out = np.ones(1 << 16, np.uint8), np.empty(1 << 16, np.uint8)
     ours, peers, notified = [], [], []
-    for turn in range(rounds):
+    for scope in range(rounds):
         ours.append(_exchangeOurs(exchanges, payload, out))
-        peers.append(_exchangePyshmem(exchanges, payload, out, f"mb{os.getpid()}{turn}", notify=False))
-        notified.append(_exchangePyshmem(exchanges, payload, out, f"mn{os.getpid()}{turn}", notify=True))
+        peers.append(_exchangePyshmem(exchanges, payload, out, f"mb{os.getpid()}{scope}", notify=False))
+        notified.append(_exchangePyshmem(exchanges, payload, out, f"mn{os.getpid()}{scope}", notify=True))
     return [
         Row("64 KiB there and back, p50", "µs", ours, peers, "pyshmem write/read_after", 0.5, 0.2),
         Row("64 KiB there and back, beside", "µs", ours, notified, "pyshmem with notify=True", None, None),

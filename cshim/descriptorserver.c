@@ -38,7 +38,7 @@ typedef struct {
 	ino_t inode;
 } Entry;
 
-struct MnnHatch {
+struct MnnDescriptorServer {
 	/* Of entries and room; held while a reply is sent, so that nobody closes what is
 	 * in it */
 	pthread_mutex_t lock;
@@ -62,43 +62,43 @@ static int addressOf(const char *path, struct sockaddr_un *address)
 
 /* --- serving --- */
 
-static int watch(MnnHatch *hatch, int fd)
+static int watch(MnnDescriptorServer *descriptorServer, int fd)
 {
 	struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
-	return epoll_ctl(hatch->epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
+	return epoll_ctl(descriptorServer->epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
 }
 
-static void drop(MnnHatch *hatch, int connection)
+static void drop(MnnDescriptorServer *descriptorServer, int connection)
 {
-	for (uint32_t i = 0; i < hatch->connected; i++)
-		if (hatch->connections[i] == connection) {
-			hatch->connections[i] = hatch->connections[--hatch->connected];
+	for (uint32_t i = 0; i < descriptorServer->connected; i++)
+		if (descriptorServer->connections[i] == connection) {
+			descriptorServer->connections[i] = descriptorServer->connections[--descriptorServer->connected];
 			break;
 		}
 	/* A forked child may have it too: closing alone would not end its events. */
-	epoll_ctl(hatch->epoll, EPOLL_CTL_DEL, connection, NULL);
+	epoll_ctl(descriptorServer->epoll, EPOLL_CTL_DEL, connection, NULL);
 	mnnCloseOwn(connection);
 }
 
-static int keep(MnnHatch *hatch, int connection)
+static int keep(MnnDescriptorServer *descriptorServer, int connection)
 {
-	if (hatch->connected == hatch->connectionRoom) {
-		uint32_t room = hatch->connectionRoom ? hatch->connectionRoom * 2 : BATCH;
-		int *grown = realloc(hatch->connections, room * sizeof *grown);
+	if (descriptorServer->connected == descriptorServer->connectionRoom) {
+		uint32_t room = descriptorServer->connectionRoom ? descriptorServer->connectionRoom * 2 : BATCH;
+		int *grown = realloc(descriptorServer->connections, room * sizeof *grown);
 		if (!grown)
 			return -ENOMEM;
-		hatch->connections = grown;
-		hatch->connectionRoom = room;
+		descriptorServer->connections = grown;
+		descriptorServer->connectionRoom = room;
 	}
-	int result = watch(hatch, connection);
+	int result = watch(descriptorServer, connection);
 	if (!result)
-		hatch->connections[hatch->connected++] = connection;
+		descriptorServer->connections[descriptorServer->connected++] = connection;
 	return result;
 }
 
-static void admit(MnnHatch *hatch)
+static void admit(MnnDescriptorServer *descriptorServer)
 {
-	int connection = mnnOwned(accept4(hatch->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC));
+	int connection = mnnOwned(accept4(descriptorServer->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC));
 	if (connection < 0) {
 		struct timespec pause = {0, PAUSE_NS};
 		if (connection == -EMFILE || connection == -ENFILE || connection == -ENOMEM ||
@@ -111,7 +111,7 @@ static void admit(MnnHatch *hatch)
 	struct ucred peer;
 	socklen_t length = sizeof peer;
 	if (getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &length) || peer.uid != geteuid() ||
-		keep(hatch, connection))
+		keep(descriptorServer, connection))
 		close(connection);
 }
 
@@ -122,7 +122,7 @@ static int isThere(const Entry *entry, uint64_t incarnation)
 		status.st_ino == entry->inode && status.st_dev == entry->device;
 }
 
-static int answer(MnnHatch *hatch, int connection, const Request *request)
+static int answer(MnnDescriptorServer *descriptorServer, int connection, const Request *request)
 {
 	Reply reply = {-ENOENT};
 	struct iovec content = {&reply, sizeof reply};
@@ -131,8 +131,8 @@ static int answer(MnnHatch *hatch, int connection, const Request *request)
 		struct cmsghdr aligned;
 	} control = {{0}};
 	struct msghdr message = {.msg_iov = &content, .msg_iovlen = 1};
-	pthread_mutex_lock(&hatch->lock);
-	const Entry *entry = request->row < hatch->room ? &hatch->entries[request->row] : NULL;
+	pthread_mutex_lock(&descriptorServer->lock);
+	const Entry *entry = request->row < descriptorServer->room ? &descriptorServer->entries[request->row] : NULL;
 	if (entry && isThere(entry, request->incarnation)) {
 		reply.result = 0;
 		message.msg_control = control.bytes;
@@ -144,11 +144,11 @@ static int answer(MnnHatch *hatch, int connection, const Request *request)
 		memcpy(CMSG_DATA(header), &entry->fd, sizeof(int));
 	}
 	ssize_t sent = sendmsg(connection, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-	pthread_mutex_unlock(&hatch->lock);
+	pthread_mutex_unlock(&descriptorServer->lock);
 	return sent == sizeof reply ? 0 : -1;
 }
 
-static void serve(MnnHatch *hatch, int connection)
+static void serve(MnnDescriptorServer *descriptorServer, int connection)
 {
 	/* Descriptors that somebody sends along find no room, and are closed by the
 	 * kernel. */
@@ -156,55 +156,55 @@ static void serve(MnnHatch *hatch, int connection)
 	ssize_t got = recv(connection, &request, sizeof request, MSG_DONTWAIT | MSG_TRUNC);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	if (got != sizeof request || answer(hatch, connection, &request))
-		drop(hatch, connection);
+	if (got != sizeof request || answer(descriptorServer, connection, &request))
+		drop(descriptorServer, connection);
 }
 
 static void *run(void *given)
 {
-	MnnHatch *hatch = given;
+	MnnDescriptorServer *descriptorServer = given;
 	struct epoll_event events[BATCH];
 	for (;;) {
 		/* The program may close these descriptors, and open its own under their
 		 * numbers: then nobody is served any more. */
-		int count = mnnIsMarked(hatch->epoll) ? epoll_wait(hatch->epoll, events, BATCH, -1) : -1;
+		int count = mnnIsMarked(descriptorServer->epoll) ? epoll_wait(descriptorServer->epoll, events, BATCH, -1) : -1;
 		if (count < 0 && errno == EINTR)
 			continue;
-		if (count < 0 || !mnnIsMarked(hatch->epoll))
+		if (count < 0 || !mnnIsMarked(descriptorServer->epoll))
 			return NULL;
 		for (int i = 0; i < count; i++) {
 			int fd = events[i].data.fd;
-			if (fd == hatch->stop)
+			if (fd == descriptorServer->stop)
 				return NULL;
-			if (fd == hatch->listener)
-				admit(hatch);
+			if (fd == descriptorServer->listener)
+				admit(descriptorServer);
 			else
-				serve(hatch, fd);
+				serve(descriptorServer, fd);
 		}
 	}
 }
 
-static int listenAt(MnnHatch *hatch)
+static int listenAt(MnnDescriptorServer *descriptorServer)
 {
-	if ((hatch->epoll = mnnOwned(epoll_create1(EPOLL_CLOEXEC))) < 0)
-		return hatch->epoll;
-	if ((hatch->stop = mnnOwned(eventfd(0, EFD_CLOEXEC))) < 0)
-		return hatch->stop;
-	if ((hatch->listener = mnnOwned(
+	if ((descriptorServer->epoll = mnnOwned(epoll_create1(EPOLL_CLOEXEC))) < 0)
+		return descriptorServer->epoll;
+	if ((descriptorServer->stop = mnnOwned(eventfd(0, EFD_CLOEXEC))) < 0)
+		return descriptorServer->stop;
+	if ((descriptorServer->listener = mnnOwned(
 			 socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0))) < 0)
-		return hatch->listener;
-	if (bind(hatch->listener, (struct sockaddr *)&hatch->address, sizeof hatch->address))
+		return descriptorServer->listener;
+	if (bind(descriptorServer->listener, (struct sockaddr *)&descriptorServer->address, sizeof descriptorServer->address))
 		return -errno;
-	if (chmod(hatch->address.sun_path, 0600) || listen(hatch->listener, SOMAXCONN)) {
+	if (chmod(descriptorServer->address.sun_path, 0600) || listen(descriptorServer->listener, SOMAXCONN)) {
 		int result = -errno;
-		unlink(hatch->address.sun_path);
+		unlink(descriptorServer->address.sun_path);
 		return result;
 	}
-	int result = watch(hatch, hatch->listener);
-	return result ? result : watch(hatch, hatch->stop);
+	int result = watch(descriptorServer, descriptorServer->listener);
+	return result ? result : watch(descriptorServer, descriptorServer->stop);
 }
 
-static int start(MnnHatch *hatch)
+static int start(MnnDescriptorServer *descriptorServer)
 {
 	pthread_attr_t attributes;
 	sigset_t all, before;
@@ -214,97 +214,97 @@ static int start(MnnHatch *hatch)
 	pthread_attr_setstacksize(&attributes, STACK_BYTES);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the program's own threads */
-	result = pthread_create(&hatch->thread, &attributes, run, hatch);
+	result = pthread_create(&descriptorServer->thread, &attributes, run, descriptorServer);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&attributes);
 	return -result;
 }
 
-static void discard(MnnHatch *hatch)
+static void discard(MnnDescriptorServer *descriptorServer)
 {
-	int own[] = {hatch->listener, hatch->epoll, hatch->stop};
-	while (hatch->connected)
-		mnnCloseOwn(hatch->connections[--hatch->connected]);
+	int own[] = {descriptorServer->listener, descriptorServer->epoll, descriptorServer->stop};
+	while (descriptorServer->connected)
+		mnnCloseOwn(descriptorServer->connections[--descriptorServer->connected]);
 	for (size_t i = 0; i < sizeof own / sizeof *own; i++)
 		if (own[i] >= 0)
 			mnnCloseOwn(own[i]);
-	pthread_mutex_destroy(&hatch->lock);
-	free(hatch->connections);
-	free(hatch->entries);
-	free(hatch);
+	pthread_mutex_destroy(&descriptorServer->lock);
+	free(descriptorServer->connections);
+	free(descriptorServer->entries);
+	free(descriptorServer);
 }
 
-int mnnHatchOpen(const char *path, MnnHatch **out)
+int mnnDescriptorServerOpen(const char *path, MnnDescriptorServer **out)
 {
-	MnnHatch *hatch = calloc(1, sizeof *hatch);
-	if (!hatch)
+	MnnDescriptorServer *descriptorServer = calloc(1, sizeof *descriptorServer);
+	if (!descriptorServer)
 		return -ENOMEM;
-	hatch->epoll = hatch->listener = hatch->stop = -1;
-	pthread_mutex_init(&hatch->lock, NULL);
-	int result = addressOf(path, &hatch->address);
-	if (!result && !(result = listenAt(hatch)) && (result = start(hatch)))
+	descriptorServer->epoll = descriptorServer->listener = descriptorServer->stop = -1;
+	pthread_mutex_init(&descriptorServer->lock, NULL);
+	int result = addressOf(path, &descriptorServer->address);
+	if (!result && !(result = listenAt(descriptorServer)) && (result = start(descriptorServer)))
 		unlink(path);
 	if (result)
-		discard(hatch);
+		discard(descriptorServer);
 	else
-		*out = hatch;
+		*out = descriptorServer;
 	return result;
 }
 
-int mnnHatchPut(MnnHatch *hatch, uint32_t row, uint64_t incarnation, int fd)
+int mnnDescriptorServerPut(MnnDescriptorServer *descriptorServer, uint32_t row, uint64_t incarnation, int fd)
 {
 	int result = 0;
 	struct stat status;
 	if (fstat(fd, &status))
 		return -errno;
-	pthread_mutex_lock(&hatch->lock);
-	if (row >= hatch->room) {
+	pthread_mutex_lock(&descriptorServer->lock);
+	if (row >= descriptorServer->room) {
 		uint32_t room = row < UINT32_MAX / 2 ? (row + 1) * 2 : UINT32_MAX;
-		Entry *grown = realloc(hatch->entries, room * sizeof *grown);
+		Entry *grown = realloc(descriptorServer->entries, room * sizeof *grown);
 		if (grown) {
-			memset(grown + hatch->room, 0, (room - hatch->room) * sizeof *grown);
-			hatch->entries = grown;
-			hatch->room = room;
+			memset(grown + descriptorServer->room, 0, (room - descriptorServer->room) * sizeof *grown);
+			descriptorServer->entries = grown;
+			descriptorServer->room = room;
 		}
 	}
-	if (row < hatch->room)
-		hatch->entries[row] = (Entry){incarnation, fd, status.st_dev, status.st_ino};
+	if (row < descriptorServer->room)
+		descriptorServer->entries[row] = (Entry){incarnation, fd, status.st_dev, status.st_ino};
 	else
 		result = -ENOMEM;
-	pthread_mutex_unlock(&hatch->lock);
+	pthread_mutex_unlock(&descriptorServer->lock);
 	return result;
 }
 
-void mnnHatchTake(MnnHatch *hatch, uint32_t row, uint64_t incarnation)
+void mnnDescriptorServerTake(MnnDescriptorServer *descriptorServer, uint32_t row, uint64_t incarnation)
 {
-	pthread_mutex_lock(&hatch->lock);
-	if (row < hatch->room && hatch->entries[row].incarnation == incarnation)
-		hatch->entries[row].incarnation = 0;
-	pthread_mutex_unlock(&hatch->lock);
+	pthread_mutex_lock(&descriptorServer->lock);
+	if (row < descriptorServer->room && descriptorServer->entries[row].incarnation == incarnation)
+		descriptorServer->entries[row].incarnation = 0;
+	pthread_mutex_unlock(&descriptorServer->lock);
 }
 
-void mnnHatchClose(MnnHatch *hatch)
+void mnnDescriptorServerClose(MnnDescriptorServer *descriptorServer)
 {
-	if (!mnnIsMarked(hatch->stop)) {
+	if (!mnnIsMarked(descriptorServer->stop)) {
 		/* The program has closed it, and mostly the thread's other descriptors too:
 		 * the thread sleeps on what nobody can reach, and keeps its memory. */
-		pthread_mutex_lock(&hatch->lock);
-		if (hatch->room)
-			memset(hatch->entries, 0, hatch->room * sizeof *hatch->entries);
-		pthread_mutex_unlock(&hatch->lock);
-		pthread_detach(hatch->thread);
-		unlink(hatch->address.sun_path);
+		pthread_mutex_lock(&descriptorServer->lock);
+		if (descriptorServer->room)
+			memset(descriptorServer->entries, 0, descriptorServer->room * sizeof *descriptorServer->entries);
+		pthread_mutex_unlock(&descriptorServer->lock);
+		pthread_detach(descriptorServer->thread);
+		unlink(descriptorServer->address.sun_path);
 		return;
 	}
-	eventfd_write(hatch->stop, 1);
-	pthread_join(hatch->thread, NULL);
-	unlink(hatch->address.sun_path);
-	discard(hatch);
+	eventfd_write(descriptorServer->stop, 1);
+	pthread_join(descriptorServer->thread, NULL);
+	unlink(descriptorServer->address.sun_path);
+	discard(descriptorServer);
 }
 
 /* --- the other side --- */
 
-int mnnHatchConnect(const char *path)
+int mnnDescriptorServerConnect(const char *path)
 {
 	struct sockaddr_un address;
 	int result = addressOf(path, &address);
@@ -330,7 +330,7 @@ static int await(int connection, int64_t spinNs, int64_t timeoutNs)
 	return result;
 }
 
-int mnnHatchFetch(
+int mnnDescriptorServerFetch(
 	int connection, uint32_t row, uint64_t incarnation, int64_t spinNs, int64_t timeoutNs)
 {
 	Request request = {.row = row, .incarnation = incarnation};

@@ -1,8 +1,8 @@
-/* Hatch: hands descriptors out through a socket, on a thread of its own that needs no
+/* Descriptor server: hands descriptors out through a socket, on a thread of its own that needs no
  * interpreter.
  *
  * A process that opens memory without a name gets its descriptor here in two switches
- * of the processor, whatever the broker's process is busy with. The hatch knows nothing
+ * of the processor, whatever the broker's process is busy with. The descriptor server knows nothing
  * of buffers: (row, incarnation) is a number to it, and the descriptors are its
  * owner's. What it does not have it says so, and its owner is asked another way.
  *
@@ -10,8 +10,8 @@
  * `close` may be called by any thread of the process that opened it, one that is not
  * its child.
  */
-#ifndef MUNINN_HATCH_H
-#define MUNINN_HATCH_H
+#ifndef MUNINN_DESCRIPTORSERVER_H
+#define MUNINN_DESCRIPTORSERVER_H
 
 #include "primitives.h"
 
@@ -19,31 +19,31 @@
 extern "C" {
 #endif
 
-typedef struct MnnHatch MnnHatch;
+typedef struct MnnDescriptorServer MnnDescriptorServer;
 
 /* Listen at `path`, which must not exist, mode 0600; only processes of this uid are
  * served. */
-MNN_API int mnnHatchOpen(const char *path, MnnHatch **out);
+MNN_API int mnnDescriptorServerOpen(const char *path, MnnDescriptorServer **out);
 /* Hand out duplicates of `fd` for (row, incarnation) from now on, and of none that
  * was there for that row before. -ENOMEM. */
-MNN_API int mnnHatchPut(MnnHatch *hatch, uint32_t row, uint64_t incarnation, int fd);
+MNN_API int mnnDescriptorServerPut(MnnDescriptorServer *descriptorServer, uint32_t row, uint64_t incarnation, int fd);
 /* No more; when it returns, the thread does not use that descriptor. Of another
  * incarnation: nothing. */
-MNN_API void mnnHatchTake(MnnHatch *hatch, uint32_t row, uint64_t incarnation);
+MNN_API void mnnDescriptorServerTake(MnnDescriptorServer *descriptorServer, uint32_t row, uint64_t incarnation);
 /* End the thread and every connection, and remove `path`. */
-MNN_API void mnnHatchClose(MnnHatch *hatch);
+MNN_API void mnnDescriptorServerClose(MnnDescriptorServer *descriptorServer);
 
 /* --- the other side
  * --------------------------------------------------------------------------------
- * A connection to the hatch at `path`: a close-on-exec descriptor that one thread at
+ * A connection to the descriptor server at `path`: a close-on-exec descriptor that one thread at
  * a time may use. */
-MNN_API int mnnHatchConnect(const char *path);
+MNN_API int mnnDescriptorServerConnect(const char *path);
 /* A close-on-exec duplicate of the descriptor of (row, incarnation). -ENOENT: the
- * hatch does not have it. After any other error the connection is to be closed:
- * -ETIMEDOUT, -EMFILE (this process may open no more), -EPIPE (the hatch is gone),
- * -EPROTO (that was no hatch). It looks for the answer for `spinNs` before it
+ * descriptor server does not have it. After any other error the connection is to be closed:
+ * -ETIMEDOUT, -EMFILE (this process may open no more), -EPIPE (the descriptor server is gone),
+ * -EPROTO (that was no descriptor server). It looks for the answer for `spinNs` before it
  * sleeps. */
-MNN_API int mnnHatchFetch(
+MNN_API int mnnDescriptorServerFetch(
 	int connection, uint32_t row, uint64_t incarnation, int64_t spinNs, int64_t timeoutNs);
 
 #ifdef __cplusplus

@@ -12,17 +12,17 @@
 static const uint32_t CONTENDED = MNN_OWNER_CONTENDED_MASK, SLOT_MASK = MNN_OWNER_SLOT_MASK;
 static const uint32_t DEAD_OWNER = MNN_OWNER_DEAD;
 static const uint64_t NO_THREAD = UINT64_MAX;
-/* How often a turn that failed to end is handed to somebody who waits for its work,
+/* How often an access that failed to end is handed to somebody who waits for its work,
  * each time that an exception comes between. */
 enum { LINGER_ATTEMPTS = 3 };
 
-static uint32_t *claimOf(const struct mnnOwner *owner)
+static uint32_t *ownerLockOf(const struct mnnOwner *owner)
 {
-	return (uint32_t *)(owner->row + MNN_ROW_CLAIM_OFFSET);
+	return (uint32_t *)(owner->row + MNN_ROW_OWNER_LOCK_OFFSET);
 }
-static uint32_t *heirOf(const struct mnnOwner *owner)
+static uint32_t *successorOf(const struct mnnOwner *owner)
 {
-	return (uint32_t *)(owner->row + MNN_ROW_HEIR_OFFSET);
+	return (uint32_t *)(owner->row + MNN_ROW_SUCCESSOR_OFFSET);
 }
 static uint32_t *arrivalsOf(const struct mnnOwner *owner)
 {
@@ -59,16 +59,16 @@ static bool isDeparting(const struct mnnOwner *owner, uint64_t who)
 /* --- one's own --- */
 
 void mnnOwnerBind(struct mnnOwner *owner, struct mnnOwners *all, char *row, uint64_t *leaseExpiry,
-	void *holding, uint32_t mine, uint32_t incarnation)
+	void *openBuffer, uint32_t mine, uint32_t incarnation)
 {
 	bool isSame = owner->row == row && owner->incarnation == incarnation;
 	if (isSame && (owner->depth != 0 || owner->readers != NULL))
-		return; /* then it is the same holding too: that is kept */
+		return; /* then it is the same open buffer too: that is kept */
 	memset(owner, 0, sizeof *owner);
 	*owner = (struct mnnOwner){.row = row,
 		.all = all,
 		.leaseExpiry = leaseExpiry,
-		.holding = holding,
+		.openBuffer = openBuffer,
 		.mine = mine,
 		.incarnation = incarnation};
 }
@@ -103,9 +103,9 @@ static bool hasIt(const struct mnnOwner *owner, uint64_t who)
 {
 	return owner->who == who || (owner->isThreads && owner->thread == (uint64_t)pthread_self());
 }
-static bool isInTurn(const struct mnnTurn *turn, uint64_t who)
+static bool isInScope(const struct mnnAccessScope *scope, uint64_t who)
 {
-	return turn->who == who || (turn->isThreads && turn->thread == (uint64_t)pthread_self());
+	return scope->who == who || (scope->isThreads && scope->thread == (uint64_t)pthread_self());
 }
 
 int mnnOwnerWrites(const struct mnnOwner *owner, uint64_t who)
@@ -116,8 +116,8 @@ int mnnOwnerWrites(const struct mnnOwner *owner, uint64_t who)
 int mnnOwnerReads(const struct mnnOwner *owner, uint64_t who)
 {
 	if (!isVoid(owner))
-		for (const struct mnnTurn *turn = owner->readers; turn != NULL; turn = turn->next)
-			if (isInTurn(turn, who))
+		for (const struct mnnAccessScope *scope = owner->readers; scope != NULL; scope = scope->next)
+			if (isInScope(scope, who))
 				return 1;
 	return 0;
 }
@@ -128,8 +128,8 @@ int mnnOwnerIsBusy(const struct mnnOwner *owner, uint64_t notOf)
 		return 0;
 	if (owner->depth != 0 && (notOf == 0 || !hasIt(owner, notOf)))
 		return 1;
-	for (const struct mnnTurn *turn = owner->readers; turn != NULL; turn = turn->next)
-		if (notOf == 0 || !isInTurn(turn, notOf))
+	for (const struct mnnAccessScope *scope = owner->readers; scope != NULL; scope = scope->next)
+		if (notOf == 0 || !isInScope(scope, notOf))
 			return 1;
 	return 0;
 }
@@ -138,63 +138,63 @@ int mnnOwnerIsBusy(const struct mnnOwner *owner, uint64_t notOf)
  * object by which it was taken. */
 static void keep(struct mnnOwner *owner, const struct mnnPython *python)
 {
-	python->keep(owner->holding);
+	python->keep(owner->openBuffer);
 }
-/* Last of all: the holding may end with it. */
+/* Last of all: the open buffer may end with it. */
 static void drop(struct mnnOwner *owner, const struct mnnPython *python)
 {
-	python->drop(owner->holding);
+	python->drop(owner->openBuffer);
 }
 
-/* --- the claim --- */
+/* --- the owner lock --- */
 
 /* One who has to wait, while it does. */
 struct waiter {
 	uint32_t number; /* 0: it has not had to wait yet */
-	uint32_t passing; /* the heir for whom it leaves a free claim alone */
+	uint32_t passing; /* the successor for whom it leaves a free claim alone */
 	int64_t passingSinceNs;
 };
 
 /* Whether a free claim is kept for somebody else. */
 static bool isKept(struct mnnOwner *owner, struct waiter *waiter)
 {
-	uint32_t heir = load32(heirOf(owner));
-	if (heir == 0 || heir == waiter->number)
+	uint32_t successor = load32(successorOf(owner));
+	if (successor == 0 || successor == waiter->number)
 		return false;
 	int64_t now = mnnMonotonicNs();
-	if (waiter->passing != heir) {
-		waiter->passing = heir;
+	if (waiter->passing != successor) {
+		waiter->passing = successor;
 		waiter->passingSinceNs = now;
 		return true;
 	}
-	if (now - waiter->passingSinceNs < MNN_HEIR_NS)
+	if (now - waiter->passingSinceNs < MNN_SUCCESSOR_NS)
 		return true;
-	/* SYNC heir: pairs with arrive, by which it may become the heir again. It is
+	/* SYNC successor: pairs with arrive, by which it may become the successor again. It is
 	 * dead, or stopped, or slow. */
-	cas32(heirOf(owner), heir, 0);
+	cas32(successorOf(owner), successor, 0);
 	waiter->passing = 0;
 	return false;
 }
 
-/* Take a number, be the heir if nobody came earlier, and see to it that the next
- * release wakes. Returns what the claim says then. */
+/* Take a number, be the successor if nobody came earlier, and see to it that the next
+ * release wakes. Returns what the owner lock says then. */
 static uint32_t arrive(struct mnnOwner *owner, struct waiter *waiter)
 {
 	while (waiter->number == 0)
 		waiter->number = __atomic_add_fetch(arrivalsOf(owner), 1, __ATOMIC_SEQ_CST);
-	uint32_t heir = load32(heirOf(owner));
-	/* SYNC heir: pairs with isKept. Bounded: each failure says that an earlier one
-	 * has become the heir, or that the heir has gone. */
-	while (heir != waiter->number && (heir == 0 || (int32_t)(heir - waiter->number) > 0)) {
-		uint32_t found = mnnCasSeqCst32(heirOf(owner), heir, waiter->number);
-		if (found == heir)
+	uint32_t successor = load32(successorOf(owner));
+	/* SYNC successor: pairs with isKept. Bounded: each failure says that an earlier one
+	 * has become the successor, or that the successor has gone. */
+	while (successor != waiter->number && (successor == 0 || (int32_t)(successor - waiter->number) > 0)) {
+		uint32_t found = mnnCasSeqCst32(successorOf(owner), successor, waiter->number);
+		if (found == successor)
 			break;
-		heir = found;
+		successor = found;
 	}
-	uint32_t word = load32(claimOf(owner));
+	uint32_t word = load32(ownerLockOf(owner));
 	/* SYNC claim: pairs with release, which wakes if it finds the bit. */
 	while ((word & CONTENDED) == 0) {
-		uint32_t found = mnnCasSeqCst32(claimOf(owner), word, word | CONTENDED);
+		uint32_t found = mnnCasSeqCst32(ownerLockOf(owner), word, word | CONTENDED);
 		if (found == word)
 			return word | CONTENDED;
 		word = found;
@@ -205,17 +205,17 @@ static uint32_t arrive(struct mnnOwner *owner, struct waiter *waiter)
 /* It waits no longer, and has not got it. */
 static void depart(struct mnnOwner *owner, struct waiter *waiter)
 {
-	if (waiter->number != 0 && !isVoid(owner) && cas32(heirOf(owner), waiter->number, 0))
-		mnnFutexWake32(claimOf(owner), INT_MAX); /* who has left a free claim to it */
+	if (waiter->number != 0 && !isVoid(owner) && cas32(successorOf(owner), waiter->number, 0))
+		mnnFutexWake32(ownerLockOf(owner), INT_MAX); /* who has left a free claim to it */
 }
 
-/* The claim is taken from the word that was seen. */
+/* The owner lock is taken from the word that was seen. */
 static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t word, struct caller me)
 {
 	/* Others may wait too if we did, or be asleep since a wake-up that was lost with
 	 * its waiter. SYNC claim: pairs with release; what the last owner wrote is
 	 * visible. */
-	if (!cas32(claimOf(owner), word,
+	if (!cas32(ownerLockOf(owner), word,
 			owner->mine | (word & CONTENDED) | (waiter->number != 0 ? CONTENDED : 0)))
 		return false;
 	owner->depth = 1;
@@ -223,7 +223,7 @@ static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t wor
 	owner->who = me.who;
 	owner->isThreads = me.isThread;
 	if (waiter->number != 0)
-		cas32(heirOf(owner), waiter->number, 0);
+		cas32(successorOf(owner), waiter->number, 0);
 	return true;
 }
 
@@ -232,21 +232,21 @@ static void leave(struct mnnOwner *owner, uint32_t word)
 	owner->depth = 0;
 	owner->thread = owner->who = owner->isThreads = 0;
 	/* SYNC claim: pairs with takeFrom. */
-	if (mnnExchangeSeqCst32(claimOf(owner), word) & CONTENDED)
-		mnnFutexWake32(claimOf(owner), INT_MAX);
+	if (mnnExchangeSeqCst32(ownerLockOf(owner), word) & CONTENDED)
+		mnnFutexWake32(ownerLockOf(owner), INT_MAX);
 }
 
 static void release(struct mnnOwner *owner) { leave(owner, 0); }
 
 enum taken { TAKEN, OURS_ALREADY, RAISED };
 
-static void *refuse(struct mnnTurn *turn, unsigned long reason)
+static void *refuse(struct mnnAccessScope *scope, unsigned long reason)
 {
-	const struct mnnPython *python = turn->calls->python;
+	const struct mnnPython *python = scope->calls->python;
 	void *number = python->number(reason);
 	if (number == NULL)
 		return NULL;
-	void *result = python->call(turn->calls->refuse, turn->self, number, NULL);
+	void *result = python->call(scope->calls->refuse, scope->self, number, NULL);
 	python->drop(number);
 	if (result != NULL)
 		python->drop(result); /* it always raises */
@@ -254,13 +254,13 @@ static void *refuse(struct mnnTurn *turn, unsigned long reason)
 }
 
 /* Let Python sleep, or find the owner dead: 1. -1: it raised. */
-static int await(struct mnnTurn *turn, void *deadline, uint32_t word)
+static int await(struct mnnAccessScope *scope, void *deadline, uint32_t word)
 {
-	const struct mnnPython *python = turn->calls->python;
+	const struct mnnPython *python = scope->calls->python;
 	void *number = python->number(word);
 	if (number == NULL)
 		return -1;
-	void *isDead = python->call(turn->calls->await, turn->self, deadline, number, NULL);
+	void *isDead = python->call(scope->calls->await, scope->self, deadline, number, NULL);
 	python->drop(number);
 	if (isDead == NULL)
 		return -1;
@@ -269,61 +269,61 @@ static int await(struct mnnTurn *turn, void *deadline, uint32_t word)
 }
 
 /* Have an owner that is not void; what is given of an earlier one is replaced. */
-static bool attach(struct mnnTurn *turn, void **given)
+static bool attach(struct mnnAccessScope *scope, void **given)
 {
-	const struct mnnPython *python = turn->calls->python;
-	void *result = python->call(turn->calls->attach, turn->self, NULL);
+	const struct mnnPython *python = scope->calls->python;
+	void *result = python->call(scope->calls->attach, scope->self, NULL);
 	if (result == NULL)
 		return false;
 	if (*given != NULL)
 		python->drop(*given);
 	*given = result;
-	if (!isVoid(turn->owner))
+	if (!isVoid(scope->owner))
 		return true;
-	refuse(turn, MNN_REFUSED_VOID); /* a handler has forked, or has left the domain */
+	refuse(scope, MNN_REFUSED_VOID); /* a handler has forked, or has left the domain */
 	return false;
 }
 
-static bool knowDeadline(struct mnnTurn *turn, void *timeout, void **deadline)
+static bool knowDeadline(struct mnnAccessScope *scope, void *timeout, void **deadline)
 {
-	const struct mnnPython *python = turn->calls->python;
+	const struct mnnPython *python = scope->calls->python;
 	*deadline = python->none;
-	if (!turn->isTimed && timeout == python->none)
+	if (!scope->isTimed && timeout == python->none)
 		return true;
-	*deadline = python->call(turn->calls->deadline, turn->self, timeout, NULL);
+	*deadline = python->call(scope->calls->deadline, scope->self, timeout, NULL);
 	if (*deadline == python->none)
 		python->drop(*deadline);
 	return *deadline != NULL;
 }
 
-static void forgetDeadline(struct mnnTurn *turn, void *deadline)
+static void forgetDeadline(struct mnnAccessScope *scope, void *deadline)
 {
-	if (deadline != NULL && deadline != turn->calls->python->none)
-		turn->calls->python->drop(deadline);
+	if (deadline != NULL && deadline != scope->calls->python->none)
+		scope->calls->python->drop(deadline);
 }
 
-static struct mnnTurn *shown(struct mnnTurn *turn)
+static struct mnnAccessScope *shown(struct mnnAccessScope *scope)
 {
-	return turn->shownIn != NULL ? turn->shownIn : turn;
+	return scope->shownIn != NULL ? scope->shownIn : scope;
 }
 
-/* Take the claim, however long it lasts. Nothing is held while Python runs. */
-static enum taken take(struct mnnTurn *turn, void *deadline, void **given)
+/* Take the owner lock, however long it lasts. Nothing is held while Python runs. */
+static enum taken take(struct mnnAccessScope *scope, void *deadline, void **given)
 {
 	struct waiter waiter = {0};
 	bool isDead = false;
 	uint32_t word = 0;
 	for (;;) {
-		struct mnnOwner *owner = turn->owner;
+		struct mnnOwner *owner = scope->owner;
 		struct caller me;
 		if (isVoid(owner)) {
 			waiter = (struct waiter){0};
 			isDead = false;
-			if (!attach(turn, given))
+			if (!attach(scope, given))
 				return RAISED;
-			owner = turn->owner;
+			owner = scope->owner;
 		}
-		if (!knowMe(turn->calls->python, &me)) {
+		if (!knowMe(scope->calls->python, &me)) {
 			depart(owner, &waiter);
 			return RAISED;
 		}
@@ -333,7 +333,7 @@ static enum taken take(struct mnnTurn *turn, void *deadline, void **given)
 			depart(owner, &waiter);
 			waiter = (struct waiter){0};
 			isDead = false;
-			if (!attach(turn, given))
+			if (!attach(scope, given))
 				return RAISED;
 			continue;
 		}
@@ -344,12 +344,12 @@ static enum taken take(struct mnnTurn *turn, void *deadline, void **given)
 		if (owner->depth == 0) {
 			/* An owner without a thread is what an earlier life of this process
 			 * left. */
-			bool isLeft = ((isDead ? word : (word = load32(claimOf(owner)))) & ~CONTENDED) ==
+			bool isLeft = ((isDead ? word : (word = load32(ownerLockOf(owner)))) & ~CONTENDED) ==
 				owner->mine;
 			bool mayTake = isDead || isLeft || (isFree(word) && !isKept(owner, &waiter));
 			if (mayTake && takeFrom(owner, &waiter, word, me)) {
-				shown(turn)->recovered = isDead || isLeft;
-				keep(owner, turn->calls->python);
+				shown(scope)->recovered = isDead || isLeft;
+				keep(owner, scope->calls->python);
 				return TAKEN;
 			}
 			isDead = false;
@@ -357,11 +357,11 @@ static enum taken take(struct mnnTurn *turn, void *deadline, void **given)
 				continue;
 		}
 		word = arrive(owner, &waiter);
-		if (isFree(word) && load32(heirOf(owner)) == waiter.number)
+		if (isFree(word) && load32(successorOf(owner)) == waiter.number)
 			continue;
-		int result = await(turn, deadline, word);
+		int result = await(scope, deadline, word);
 		if (result < 0) {
-			depart(turn->owner, &waiter);
+			depart(scope->owner, &waiter);
 			return RAISED;
 		}
 		isDead = result > 0;
@@ -371,77 +371,77 @@ static enum taken take(struct mnnTurn *turn, void *deadline, void **given)
 /* --- locks --- */
 
 /* An object that is handed out. */
-static void *gave(struct mnnTurn *turn, void *object)
+static void *gave(struct mnnAccessScope *scope, void *object)
 {
-	turn->calls->python->keep(object);
+	scope->calls->python->keep(object);
 	return object;
 }
 
-static bool lock(struct mnnTurn *turn, void *timeout)
+static bool lock(struct mnnAccessScope *scope, void *timeout)
 {
 	void *deadline;
-	if (!knowDeadline(turn, timeout, &deadline))
+	if (!knowDeadline(scope, timeout, &deadline))
 		return false;
 	void *given = NULL;
-	enum taken taken = take(turn, deadline, &given);
-	forgetDeadline(turn, deadline);
+	enum taken taken = take(scope, deadline, &given);
+	forgetDeadline(scope, deadline);
 	if (given != NULL)
-		turn->calls->python->drop(given);
+		scope->calls->python->drop(given);
 	if (taken == OURS_ALREADY)
-		turn->owner->depth++;
+		scope->owner->depth++;
 	return taken != RAISED;
 }
 
-static void *unlock(struct mnnTurn *turn, uint64_t who, bool isMine, bool isWhole)
+static void *unlock(struct mnnAccessScope *scope, uint64_t who, bool isMine, bool isWhole)
 {
-	struct mnnOwner *owner = turn->owner;
+	struct mnnOwner *owner = scope->owner;
 	if (isVoid(owner))
-		return refuse(turn, MNN_REFUSED_VOID);
+		return refuse(scope, MNN_REFUSED_VOID);
 	if (owner->depth == 0)
-		return refuse(turn, MNN_REFUSED_NOT_HELD);
+		return refuse(scope, MNN_REFUSED_NOT_HELD);
 	if (!isMine && !hasIt(owner, who))
-		return refuse(turn, MNN_REFUSED_OTHER_THREAD);
+		return refuse(scope, MNN_REFUSED_OTHER_THREAD);
 	if (owner->depth > 1)
 		owner->depth--;
 	else {
-		leave(owner, isWhole || !shown(turn)->recovered ? 0 : DEAD_OWNER);
-		drop(owner, turn->calls->python);
+		leave(owner, isWhole || !shown(scope)->recovered ? 0 : DEAD_OWNER);
+		drop(owner, scope->calls->python);
 	}
-	return gave(turn, turn->calls->python->none);
+	return gave(scope, scope->calls->python->none);
 }
 
-void *mnnLockAcquire(struct mnnTurn *turn, void *timeout)
+void *mnnLockAcquire(struct mnnAccessScope *scope, void *timeout)
 {
-	return lock(turn, timeout) ? gave(turn, turn->calls->python->true_) : NULL;
+	return lock(scope, timeout) ? gave(scope, scope->calls->python->true_) : NULL;
 }
 
-void *mnnLockRelease(struct mnnTurn *turn)
+void *mnnLockRelease(struct mnnAccessScope *scope)
 {
 	struct caller me;
-	return knowMe(turn->calls->python, &me) ? unlock(turn, me.who, false, true) : NULL;
+	return knowMe(scope->calls->python, &me) ? unlock(scope, me.who, false, true) : NULL;
 }
 
-void *mnnLockEnter(struct mnnTurn *turn)
+void *mnnLockEnter(struct mnnAccessScope *scope)
 {
-	return lock(turn, turn->calls->python->none) ? gave(turn, turn->given) : NULL;
+	return lock(scope, scope->calls->python->none) ? gave(scope, scope->given) : NULL;
 }
 
-void *mnnLockExit(struct mnnTurn *turn, void *kind, void *error, void *trace)
+void *mnnLockExit(struct mnnAccessScope *scope, void *kind, void *error, void *trace)
 {
 	(void)error, (void)trace;
 	/* By the thread, which is known without Python: a handler that raised there
 	 * would leave the lock held. */
-	return unlock(turn, 0, !isVoid(turn->owner) && turn->owner->thread == (uint64_t)pthread_self(),
-		kind == turn->calls->python->none);
+	return unlock(scope, 0, !isVoid(scope->owner) && scope->owner->thread == (uint64_t)pthread_self(),
+		kind == scope->calls->python->none);
 }
 
 /* --- writing --- */
 
-static bool mustSettle(const struct mnnTurn *turn)
+static bool mustSettle(const struct mnnAccessScope *scope)
 {
-	const char *row = turn->owner->row;
-	/* SYNC reading: pairs with beginReading; the claim was taken before. */
-	return turn->kind == MNN_KIND_STREAM || load32(readersOf(turn->owner)) != 0 ||
+	const char *row = scope->owner->row;
+	/* SYNC reading: pairs with beginReading; the owner lock was taken before. */
+	return scope->kind == MNN_KIND_STREAM || load32(readersOf(scope->owner)) != 0 ||
 		load64((const uint64_t *)(row + MNN_ROW_TICKET_NEXT_OFFSET)) != 0;
 }
 
@@ -461,48 +461,48 @@ static uint64_t begin(struct mnnOwner *owner)
 	return value;
 }
 
-static void endWriting(struct mnnTurn *turn, bool isWhole)
+static void endWriting(struct mnnAccessScope *scope, bool isWhole)
 {
-	struct mnnOwner *owner = turn->owner;
-	turn->state = MNN_TURN_OUTSIDE;
+	struct mnnOwner *owner = scope->owner;
+	scope->state = MNN_TURN_OUTSIDE;
 	if (isVoid(owner))
-		return; /* a child that was forked meanwhile: the turn is its parent's */
+		return; /* a child that was forked meanwhile: the access is its parent's */
 	if (isWhole)
 		/* SYNC publish: pairs with seqRead and Generation.wait; the data is visible
 		 * before the even generation. */
-		__atomic_store_n(generationOf(owner), turn->begun + 1, __ATOMIC_RELEASE);
+		__atomic_store_n(generationOf(owner), scope->begun + 1, __ATOMIC_RELEASE);
 	release(owner);
 	mnnFutexWake32((uint32_t *)generationOf(owner), INT_MAX);
-	drop(owner, turn->calls->python);
+	drop(owner, scope->calls->python);
 }
 
-void *mnnWritingEnter(struct mnnTurn *turn)
+void *mnnWritingEnter(struct mnnAccessScope *scope)
 {
-	const struct mnnPython *python = turn->calls->python;
+	const struct mnnPython *python = scope->calls->python;
 	void *given = NULL, *deadline = NULL;
-	if (!attach(turn, &given) || !knowDeadline(turn, python->none, &deadline)) {
+	if (!attach(scope, &given) || !knowDeadline(scope, python->none, &deadline)) {
 		if (given != NULL)
 			python->drop(given);
 		return NULL;
 	}
 	enum taken taken = TAKEN;
 	struct caller me;
-	if (turn->owner->readers != NULL &&
-		(!knowMe(python, &me) || mnnOwnerReads(turn->owner, me.who))) {
+	if (scope->owner->readers != NULL &&
+		(!knowMe(python, &me) || mnnOwnerReads(scope->owner, me.who))) {
 		if (knowMe(python, &me))
-			refuse(turn, MNN_REFUSED_READING);
+			refuse(scope, MNN_REFUSED_READING);
 		taken = RAISED;
 	} else
-		taken = take(turn, deadline, &given);
-	if (taken == TAKEN && mustSettle(turn)) {
-		struct mnnOwner *owner = turn->owner;
-		void *settled = python->call(turn->calls->settle, turn->self, deadline, NULL);
+		taken = take(scope, deadline, &given);
+	if (taken == TAKEN && mustSettle(scope)) {
+		struct mnnOwner *owner = scope->owner;
+		void *settled = python->call(scope->calls->awaitOthers, scope->self, deadline, NULL);
 		if (settled == NULL && !isVoid(owner)) {
 			release(owner);
 			drop(owner, python);
 		}
 		if (settled != NULL && isVoid(owner)) {
-			refuse(turn, MNN_REFUSED_VOID);
+			refuse(scope, MNN_REFUSED_VOID);
 			python->drop(settled);
 			settled = NULL;
 		}
@@ -510,29 +510,29 @@ void *mnnWritingEnter(struct mnnTurn *turn)
 		given = settled;
 	} else if (taken != TAKEN) {
 		if (taken == OURS_ALREADY)
-			refuse(turn, MNN_REFUSED_WRITING);
+			refuse(scope, MNN_REFUSED_WRITING);
 		python->drop(given);
 		given = NULL;
 	}
-	forgetDeadline(turn, deadline);
+	forgetDeadline(scope, deadline);
 	if (given != NULL) {
-		turn->begun = begin(turn->owner);
-		turn->state = MNN_TURN_INSIDE;
+		scope->begun = begin(scope->owner);
+		scope->state = MNN_TURN_INSIDE;
 	}
 	return given;
 }
 
-/* What the stream of a turn was given can not be waited for by others: so the turn
+/* What the stream of an access was given can not be waited for by others: so the access
  * lasts until it is over, and somebody else ends it. */
-static void linger(struct mnnTurn *turn)
+static void linger(struct mnnAccessScope *scope)
 {
-	const struct mnnPython *python = turn->calls->python;
+	const struct mnnPython *python = scope->calls->python;
 	void *kind, *error, *trace, *handed = NULL;
 	python->fetch(&kind, &error, &trace);
 	for (int attempt = 0;
-		attempt < LINGER_ATTEMPTS && handed == NULL && turn->state == MNN_TURN_LINGERING;
+		attempt < LINGER_ATTEMPTS && handed == NULL && scope->state == MNN_TURN_LINGERING;
 		attempt++) {
-		handed = python->call(turn->calls->linger, turn->self, NULL);
+		handed = python->call(scope->calls->linger, scope->self, NULL);
 		if (handed != NULL)
 			python->drop(handed);
 		else if (attempt + 1 < LINGER_ATTEMPTS) {
@@ -547,52 +547,52 @@ static void linger(struct mnnTurn *turn)
 		}
 	}
 	if (handed == NULL)
-		mnnTurnEnd(turn); /* better than to be held for ever */
+		mnnAccessScopeEnd(scope); /* better than to be held for ever */
 	python->restore(kind, error, trace);
 }
 
-static void endReading(struct mnnTurn *turn);
+static void endReading(struct mnnAccessScope *scope);
 
-void mnnTurnEnd(struct mnnTurn *turn)
+void mnnAccessScopeEnd(struct mnnAccessScope *scope)
 {
-	if (turn->state == MNN_TURN_OUTSIDE)
+	if (scope->state == MNN_TURN_OUTSIDE)
 		return;
-	if (turn->begun != 0)
-		endWriting(turn, false);
+	if (scope->begun != 0)
+		endWriting(scope, false);
 	else
-		endReading(turn);
+		endReading(scope);
 }
 
-static void *lingering(struct mnnTurn *turn)
+static void *lingering(struct mnnAccessScope *scope)
 {
-	turn->state = MNN_TURN_LINGERING;
-	if (turn->begun != 0)
-		turn->owner->thread = turn->owner->who = NO_THREAD;
-	turn->thread = turn->who = NO_THREAD;
-	linger(turn);
+	scope->state = MNN_TURN_LINGERING;
+	if (scope->begun != 0)
+		scope->owner->thread = scope->owner->who = NO_THREAD;
+	scope->thread = scope->who = NO_THREAD;
+	linger(scope);
 	return NULL;
 }
 
-void *mnnWritingExit(struct mnnTurn *turn, void *kind, void *error, void *trace)
+void *mnnWritingExit(struct mnnAccessScope *scope, void *kind, void *error, void *trace)
 {
 	(void)error, (void)trace;
-	const struct mnnPython *python = turn->calls->python;
+	const struct mnnPython *python = scope->calls->python;
 	bool isWhole = kind == python->none;
-	if (turn->state != MNN_TURN_INSIDE)
-		return gave(turn, python->false_);
-	if (!isVoid(turn->owner) &&
-		(turn->kind == MNN_KIND_STREAM || (isWhole && isTorn(turn->owner)))) {
-		void *ended = python->call(turn->calls->end, turn->self, kind, NULL);
-		if (ended == NULL && turn->kind == MNN_KIND_STREAM && !isVoid(turn->owner))
-			return lingering(turn);
+	if (scope->state != MNN_TURN_INSIDE)
+		return gave(scope, python->false_);
+	if (!isVoid(scope->owner) &&
+		(scope->kind == MNN_KIND_STREAM || (isWhole && isTorn(scope->owner)))) {
+		void *ended = python->call(scope->calls->end, scope->self, kind, NULL);
+		if (ended == NULL && scope->kind == MNN_KIND_STREAM && !isVoid(scope->owner))
+			return lingering(scope);
 		if (ended == NULL) {
-			endWriting(turn, false);
+			endWriting(scope, false);
 			return NULL;
 		}
 		python->drop(ended);
 	}
-	endWriting(turn, isWhole);
-	return gave(turn, python->false_);
+	endWriting(scope, isWhole);
+	return gave(scope, python->false_);
 }
 
 /* --- reading --- */
@@ -613,18 +613,18 @@ static void sayReading(struct mnnOwner *owner, bool isReading)
 		__atomic_fetch_and(owner->leaseExpiry, ~reading, __ATOMIC_SEQ_CST);
 }
 
-static void beginReading(struct mnnTurn *turn, struct caller me)
+static void beginReading(struct mnnAccessScope *scope, struct caller me)
 {
-	struct mnnOwner *owner = turn->owner;
+	struct mnnOwner *owner = scope->owner;
 	bool isFirst = owner->readers == NULL;
-	turn->thread = (uint64_t)pthread_self();
-	turn->who = me.who;
-	turn->isThreads = me.isThread;
-	turn->begun = 0;
-	turn->next = owner->readers;
-	owner->readers = turn;
-	turn->state = MNN_TURN_INSIDE;
-	keep(owner, turn->calls->python);
+	scope->thread = (uint64_t)pthread_self();
+	scope->who = me.who;
+	scope->isThreads = me.isThread;
+	scope->begun = 0;
+	scope->next = owner->readers;
+	owner->readers = scope;
+	scope->state = MNN_TURN_INSIDE;
+	keep(owner, scope->calls->python);
 	if (isFirst) {
 		/* SYNC reading: pairs with mustSettle and readersOf in a writer that has the
 		 * claim. Reading first and claim second here, the other way round there. */
@@ -633,111 +633,111 @@ static void beginReading(struct mnnTurn *turn, struct caller me)
 	}
 }
 
-static void endReading(struct mnnTurn *turn)
+static void endReading(struct mnnAccessScope *scope)
 {
-	struct mnnOwner *owner = turn->owner;
-	turn->state = MNN_TURN_OUTSIDE;
+	struct mnnOwner *owner = scope->owner;
+	scope->state = MNN_TURN_OUTSIDE;
 	if (isVoid(owner))
 		return;
-	for (struct mnnTurn **link = &owner->readers; *link != NULL; link = &(*link)->next)
-		if (*link == turn) {
-			*link = turn->next;
+	for (struct mnnAccessScope **link = &owner->readers; *link != NULL; link = &(*link)->next)
+		if (*link == scope) {
+			*link = scope->next;
 			break;
 		}
 	if (owner->readers == NULL)
 		sayReading(owner, false);
 	changeReaders(owner);
-	if (load32(claimOf(owner)) != 0)
+	if (load32(ownerLockOf(owner)) != 0)
 		mnnFutexWake32(readersOf(owner), INT_MAX);
-	drop(owner, turn->calls->python);
+	drop(owner, scope->calls->python);
 }
 
 /* Come in while no writer is inside; false with an exception. */
-static bool comeIn(struct mnnTurn *turn, void *deadline, void **given)
+static bool comeIn(struct mnnAccessScope *scope, void *deadline, void **given)
 {
 	struct waiter waiter = {0};
 	uint32_t word = 0, dead = 0;
 	for (;;) {
-		struct mnnOwner *owner = turn->owner;
+		struct mnnOwner *owner = scope->owner;
 		struct caller me;
-		if (!knowMe(turn->calls->python, &me)) {
+		if (!knowMe(scope->calls->python, &me)) {
 			depart(owner, &waiter);
 			return false;
 		}
 		if (isVoid(owner) || isDeparting(owner, me.who)) {
 			depart(owner, &waiter);
 			waiter = (struct waiter){0};
-			if (!attach(turn, given))
+			if (!attach(scope, given))
 				return false;
 			continue;
 		}
 		if (mnnOwnerWrites(owner, me.who)) {
 			depart(owner, &waiter);
-			refuse(turn, MNN_REFUSED_WRITING);
+			refuse(scope, MNN_REFUSED_WRITING);
 			return false;
 		}
-		/* Then a writer that has the claim waits for this thread */
+		/* Then a writer that has the owner lock waits for this thread */
 		bool isNested = mnnOwnerReads(owner, me.who);
-		beginReading(turn, me);
-		word = load32(claimOf(owner));
+		beginReading(scope, me);
+		word = load32(ownerLockOf(owner));
 		if (isNested || isFree(word) || word == dead) {
 			depart(owner, &waiter);
 			return true;
 		}
-		endReading(turn);
+		endReading(scope);
 		word = arrive(owner, &waiter);
 		if (isFree(word))
 			continue;
-		int result = await(turn, deadline, word);
+		int result = await(scope, deadline, word);
 		if (result < 0) {
-			depart(turn->owner, &waiter);
+			depart(scope->owner, &waiter);
 			return false;
 		}
 		dead = result > 0 ? word : 0;
 	}
 }
 
-void *mnnReadingEnter(struct mnnTurn *turn)
+void *mnnReadingEnter(struct mnnAccessScope *scope)
 {
-	const struct mnnPython *python = turn->calls->python;
+	const struct mnnPython *python = scope->calls->python;
 	void *given = NULL, *deadline = NULL, *settled = NULL;
-	if (turn->state != MNN_TURN_OUTSIDE)
-		return refuse(turn, MNN_REFUSED_READING);
-	if (attach(turn, &given) && knowDeadline(turn, python->none, &deadline) &&
-		comeIn(turn, deadline, &given)) {
-		settled = python->call(turn->calls->settle, turn->self, deadline, NULL);
+	if (scope->state != MNN_TURN_OUTSIDE)
+		return refuse(scope, MNN_REFUSED_READING);
+	if (attach(scope, &given) && knowDeadline(scope, python->none, &deadline) &&
+		comeIn(scope, deadline, &given)) {
+		settled = python->call(scope->calls->awaitOthers, scope->self, deadline, NULL);
 		if (settled == NULL)
-			endReading(turn);
+			endReading(scope);
 	}
-	forgetDeadline(turn, deadline);
+	forgetDeadline(scope, deadline);
 	if (given != NULL)
 		python->drop(given);
 	return settled;
 }
 
-void *mnnReadingExit(struct mnnTurn *turn, void *kind, void *error, void *trace)
+void *mnnReadingExit(struct mnnAccessScope *scope, void *kind, void *error, void *trace)
 {
 	(void)error, (void)trace;
-	if (turn->state != MNN_TURN_INSIDE)
-		return gave(turn, turn->calls->python->false_);
-	if (turn->kind == MNN_KIND_STREAM && !isVoid(turn->owner)) {
-		void *ended = turn->calls->python->call(turn->calls->end, turn->self, kind, NULL);
-		if (ended == NULL && !isVoid(turn->owner))
-			return lingering(turn);
+	if (scope->state != MNN_TURN_INSIDE)
+		return gave(scope, scope->calls->python->false_);
+	if (scope->kind == MNN_KIND_STREAM && !isVoid(scope->owner)) {
+		void *ended = scope->calls->python->call(scope->calls->end, scope->self, kind, NULL);
+		if (ended == NULL && !isVoid(scope->owner))
+			return lingering(scope);
 		if (ended == NULL) {
-			endReading(turn);
+			endReading(scope);
 			return NULL;
 		}
-		turn->calls->python->drop(ended);
+		scope->calls->python->drop(ended);
 	}
-	endReading(turn);
-	return gave(turn, turn->calls->python->false_);
+	endReading(scope);
+	return gave(scope, scope->calls->python->false_);
 }
 
-void mnnTurnDrop(struct mnnTurn *turn)
+void mnnAccessScopeDrop(struct mnnAccessScope *scope)
 {
-	if (turn->state == MNN_TURN_INSIDE && turn->kind == MNN_KIND_STREAM && !isVoid(turn->owner))
-		lingering(turn);
+	if (scope->state == MNN_TURN_INSIDE && scope->kind == MNN_KIND_STREAM && !isVoid(scope->owner))
+		lingering(scope);
 	else
-		mnnTurnEnd(turn);
+		mnnAccessScopeEnd(scope);
 }

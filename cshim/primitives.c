@@ -483,7 +483,7 @@ int mnnMapPath(
 
 int mnnUnmap(void *address, uint64_t bytes) { return resultOf(munmap(address, bytes)); }
 
-int mnnUnmapOnce(struct mnnPlace *place)
+int mnnUnmapOnce(struct mnnAddressCell *place)
 {
 	void *address = __atomic_exchange_n(&place->address, NULL, __ATOMIC_ACQ_REL);
 	return address == NULL ? 0 : resultOf(munmap(address, place->bytes));

@@ -183,13 +183,13 @@ MNN_API int mnnMapPath(
 	const char *path, uint32_t owner, uint64_t bytes, uint64_t alignment, int writable, void **out);
 MNN_API int mnnUnmap(void *address, uint64_t bytes);
 /* Where something is mapped; NULL: nothing is. What maps puts the address in. */
-struct mnnPlace {
+struct mnnAddressCell {
 	void *address;
 	uint64_t bytes;
 };
 /* Unmap what `place` says, which says nothing from then on: whoever calls it again,
  * from whatever thread, unmaps nothing of another's. */
-MNN_API int mnnUnmapOnce(struct mnnPlace *place);
+MNN_API int mnnUnmapOnce(struct mnnAddressCell *place);
 MNN_API int mnnProtect(void *address, uint64_t bytes, int writable);
 MNN_API int mnnAdvise(void *address, uint64_t bytes, int advice);
 /* Private memory that reads zero in a forked child. */

@@ -40,7 +40,7 @@ static void wakeAll(const uint32_t *word)
 static uint32_t bitOf(uint32_t slot) { return 1U << (slot % 32); }
 
 static void sleepOnAny(uint32_t *robust, uint32_t armed, const uint32_t *election,
-	uint32_t electionSeen, struct mnnKick *kick, uint32_t kickSeen, uint32_t slot, int64_t end,
+	uint32_t electionSeen, struct mnnWake *wake, uint32_t wakeSeen, uint32_t slot, int64_t end,
 	int64_t lookNs)
 {
 	int64_t now = mnnMonotonicNs();
@@ -49,23 +49,23 @@ static void sleepOnAny(uint32_t *robust, uint32_t armed, const uint32_t *electio
 	struct waitedWord words[WATCHED_WORDS] = {
 		{.expected = armed, .address = (uintptr_t)robust, .flags = WORD_OF_32_BITS},
 		{.expected = electionSeen, .address = (uintptr_t)election, .flags = WORD_OF_32_BITS},
-		{.expected = kickSeen, .address = (uintptr_t)&kick->count, .flags = WORD_OF_32_BITS},
+		{.expected = wakeSeen, .address = (uintptr_t)&wake->count, .flags = WORD_OF_32_BITS},
 	};
 	struct timespec until = timespecOf(end < now + lookNs ? end : now + lookNs);
 	long result = syscall(SYS_futex_waitv, words, WATCHED_WORDS, 0, &until, CLOCK_MONOTONIC);
 	if (result >= 0 || errno == EAGAIN || errno == ETIMEDOUT || errno == EINTR)
 		return;
-	__atomic_store_n(&kick->sleepsOnRobust, 1, __ATOMIC_SEQ_CST);
-	/* The kick is counted before its wake-up, and was not there: between here and
+	__atomic_store_n(&wake->sleepsOnRobust, 1, __ATOMIC_SEQ_CST);
+	/* The wake is counted before its wake-up, and was not there: between here and
 	 * the sleep it would be lost, which the bound mends. */
-	if (__atomic_load_n(&kick->count, __ATOMIC_SEQ_CST) != kickSeen)
+	if (__atomic_load_n(&wake->count, __ATOMIC_SEQ_CST) != wakeSeen)
 		return;
 	until = timespecOf(end < now + lookNs / FALLBACK_LOOKS ? end : now + lookNs / FALLBACK_LOOKS);
 	syscall(SYS_futex, robust, FUTEX_WAIT_BITSET, armed, &until, NULL, bitOf(slot));
 }
 
 int mnnWatch(uint32_t *robust, const uint32_t *election, uint32_t electionSeen,
-	struct mnnKick *kick, uint32_t kickSeen, uint32_t slot, int64_t timeoutNs, int64_t lookNs)
+	struct mnnWake *wake, uint32_t wakeSeen, uint32_t slot, int64_t timeoutNs, int64_t lookNs)
 {
 	int64_t end = mnnMonotonicNs() + timeoutNs;
 	for (;;) {
@@ -83,19 +83,19 @@ int mnnWatch(uint32_t *robust, const uint32_t *election, uint32_t electionSeen,
 			 * twice */
 			continue;
 		if (__atomic_load_n(election, __ATOMIC_SEQ_CST) != electionSeen ||
-			__atomic_load_n(&kick->count, __ATOMIC_SEQ_CST) != kickSeen)
+			__atomic_load_n(&wake->count, __ATOMIC_SEQ_CST) != wakeSeen)
 			return 0;
 		if (mnnMonotonicNs() >= end)
 			return -ETIMEDOUT;
-		sleepOnAny(robust, word | FUTEX_WAITERS, election, electionSeen, kick, kickSeen, slot, end,
+		sleepOnAny(robust, word | FUTEX_WAITERS, election, electionSeen, wake, wakeSeen, slot, end,
 			lookNs);
 	}
 }
 
-void mnnKickWatcher(struct mnnKick *kick, uint32_t *robust, uint32_t slot)
+void mnnWakeWatcher(struct mnnWake *wake, uint32_t *robust, uint32_t slot)
 {
-	__atomic_fetch_add(&kick->count, 1, __ATOMIC_SEQ_CST);
-	wakeAll(&kick->count);
-	if (robust != NULL && __atomic_load_n(&kick->sleepsOnRobust, __ATOMIC_SEQ_CST) != 0)
+	__atomic_fetch_add(&wake->count, 1, __ATOMIC_SEQ_CST);
+	wakeAll(&wake->count);
+	if (robust != NULL && __atomic_load_n(&wake->sleepsOnRobust, __ATOMIC_SEQ_CST) != 0)
 		syscall(SYS_futex, robust, FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL, bitOf(slot));
 }

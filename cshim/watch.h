@@ -3,7 +3,7 @@
  *
  * Three words can end the sleep. The broker's *robust word* is shared by all members,
  * and the kernel marks it when the broker ends (primitives.h). The *election word* is
- * shared, and changes with each term. The *kick words* are private to one process. No
+ * shared, and changes with each term. The *wake words* are private to one process. No
  * policy, no allocation, no globals; preconditions as in primitives.h.
  */
 #ifndef MUNINN_WATCH_H
@@ -19,9 +19,9 @@ extern "C" {
 #define MNN_API __attribute__((visibility("default")))
 
 /* Private memory of the watching process; zero at first. */
-struct mnnKick {
-	/* Kicks so far; it may wrap, since it is compared for equality only, and 2^32
-	 * kicks during one sleep end that sleep */
+struct mnnWake {
+	/* Wakes so far; it may wrap, since it is compared for equality only, and 2^32
+	 * wake-ups during one sleep end that sleep */
 	uint32_t count;
 	/* 1: this kernel can not wait for several words, and the thread sleeps on the
 	 * robust word alone */
@@ -29,21 +29,21 @@ struct mnnKick {
 };
 
 /* Sleep while the owner of `robust` lives, the election word's low half is
- * `electionSeen`, and nobody has kicked since `kickSeen` was read. 0: one of them
+ * `electionSeen`, and nobody has woken since `wakeSeen` was read. 0: one of them
  * changed. -ETIMEDOUT.
  *
  * Whoever finds the owner dead wakes all who watch it, because the kernel wakes one.
  * That one may be stopped or killed before it wakes the others, so the words are looked
  * at again every `lookNs`. `slot` is the caller's own slot: without futex_waitv (before
- * Linux 5.16, or forbidden) it chooses the bit by which a kick tells this sleeper from
- * others on the robust word; a kick at the instant of falling asleep is then seen after
+ * Linux 5.16, or forbidden) it chooses the bit by which a wake-up tells this sleeper from
+ * others on the robust word; a wake-up at the instant of falling asleep is then seen after
  * a tenth of `lookNs`. */
 MNN_API int mnnWatch(uint32_t *robust, const uint32_t *election, uint32_t electionSeen,
-	struct mnnKick *kick, uint32_t kickSeen, uint32_t slot, int64_t timeoutNs, int64_t lookNs);
+	struct mnnWake *wake, uint32_t wakeSeen, uint32_t slot, int64_t timeoutNs, int64_t lookNs);
 /* Wake the thread of this process that watches `robust`, or is about to. No lock, no
  * wait: for finalizers and signal handlers too. `robust` may be NULL: nobody is
  * watched. */
-MNN_API void mnnKickWatcher(struct mnnKick *kick, uint32_t *robust, uint32_t slot);
+MNN_API void mnnWakeWatcher(struct mnnWake *wake, uint32_t *robust, uint32_t slot);
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,6 @@
 """What Muninn is for, on real input: one copy of a model for all workers, and a broker that may be killed.
 
-`make demo` runs this. Every figure is measured here and now, every claim is checked, and the exit status is 0 only if all of them hold.
+`make demo` runs this. Every figure is measured here and now, every owner lock is checked, and the exit status is 0 only if all of them hold.
 """
 
 from __future__ import annotations

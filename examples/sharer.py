@@ -25,10 +25,10 @@ def share(name: str) -> None:
         specs: dict[str, tuple[object, object]] = dict(source.entries)
         specs[model.VOCABULARY] = (vocabulary.shape, vocabulary.dtype)
 
-        def fill(draft: muninn.BundleDraft) -> None:
-            draft[model.VOCABULARY][:] = vocabulary
+        def fill(spec: muninn.BundleDraft) -> None:
+            spec[model.VOCABULARY][:] = vocabulary
             for key in source.entries:
-                source.readInto(key, draft[key], progress=lambda count: print(json.dumps({"read": count}), flush=True))
+                source.readInto(key, spec[key], progress=lambda count: print(json.dumps({"read": count}), flush=True))
 
         bundle = muninn.loadBundle(specs, fill, name=name, access="readOnly")
     print(json.dumps({"shared": bundle.nbytes, "tensors": len(source.entries)}), flush=True)

@@ -1,7 +1,7 @@
 """Numba: an array in VRAM in two processes, changed by kernels of both.
 
 `python examples/withnumba.py` shares a tensor and starts a second, unrelated process that opens it by name, doubles it in place, and ends.
-Where there is no GPU, the kernel is its CPU twin and the VRAM is pretended: the program is the same.
+Where there is no GPU, the kernel is its CPU reference and the VRAM is emulated: the program is the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from muninn.kernels import launch
 def other(name: str) -> None:
     """The other process: the same bytes, changed where they lie."""
     buffer = muninn.open(name, access="readWrite")
-    with buffer.write(stream=None) as view:  # Numba's device array, or numpy's on a pretended GPU
+    with buffer.write(stream=None) as view:  # Numba's device array, or numpy's on an emulated GPU
         launch.launch("fillPattern", view, 42)
 
 

@@ -1,7 +1,7 @@
 """`make gpu`: everything that needs a real GPU, in one command and one table. Without one it says so, and the exit status is 2.
 
 With `--rehearse` the same runs on the stand-in driver, small: whether the command works, and nothing about a GPU. The parts: every
-kernel against its twin and the rules of the device port, the library on real VRAM and the crashes; the two demos; the benchmarks; what
+kernel against its CPU reference and the rules of the device port, the library on real VRAM and the crashes; the two demos; the benchmarks; what
 the stand-in guessed; the sanitizer; processes killed by the hundred mid-kernel. Written to `build/gpu/`.
 """
 

@@ -1,11 +1,11 @@
-"""The claim of a member that a test plays: the word alone, without what a process remembers of it and without an order of waiters."""
+"""The owner lock of a member that a test plays: the word alone, without what a process remembers of it and without an order of waiters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from muninn.control.members import MemberKey
-from muninn.control.ownerlock import belongsTo, claimWord, ownerOf
+from muninn.control.ownerlock import belongsTo, ownerLockWord, ownerOf
 from muninn.system import atomics
 from muninn.system.deadlines import deadlineOf, sleepNs
 
@@ -14,12 +14,12 @@ _CHECK_NS = 50_000_000
 
 
 def acquire(address: int, key: MemberKey, isDead: Callable[[int, int], bool], timeout: float | None) -> bool | None:
-    """Own the claim.
+    """Own the owner lock.
 
     Parameters
     ----------
     isDead
-        Whether the owner (slot, generation bits) is proven dead.
+        Whether the owner (slot, generation bits) is confirmed dead.
     timeout
         Seconds; None waits as long as the owner lives.
 
@@ -29,7 +29,7 @@ def acquire(address: int, key: MemberKey, isDead: Callable[[int, int], bool], ti
         True: owned. False: owned, taken over from an owner that died, or from an acquisition of this process that was interrupted (the
         caller holds the lock that keeps its threads apart, so nobody else can have it here). None: the time ran out.
     """
-    mine = claimWord(key)
+    mine = ownerLockWord(key)
     if atomics.casSeqCst32(address, 0, mine) == 0:
         return True
     deadline = deadlineOf(timeout)
@@ -52,7 +52,7 @@ def acquire(address: int, key: MemberKey, isDead: Callable[[int, int], bool], ti
 
 
 def release(address: int) -> None:
-    """Give the claim up and wake who waits."""
+    """Give the owner lock up and wake who waits."""
     # SYNC claim: pairs with acquire.
     if atomics.exchangeSeqCst32(address, 0) & _CONTENDED:
         atomics.futexWake32(address, atomics.FUTEX_ALL)

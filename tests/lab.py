@@ -25,7 +25,7 @@ from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
 from muninn.control.transitions import ROW_TRANSITIONS
 from muninn.session.leases import LeaseTable
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.system import atomics
 from muninn.terms import Access, Lifetime, Mode
 
@@ -66,10 +66,10 @@ class Lab:
     """A control block and what stands on it."""
 
     def __init__(self, domain: str, maxMembers: int = 8, maxBuffers: int = 512, maxLeases: int = 256) -> None:
-        self.places = Places(os.getuid(), domain)
-        self.lockFile = LockFile(self.places)
-        self.block = openOrCreate(self.places, self.lockFile, Geometry.of(maxMembers, maxBuffers, maxLeases))
-        self.places = self.block.places
+        self.paths = Paths(os.getuid(), domain)
+        self.lockFile = LockFile(self.paths)
+        self.block = openOrCreate(self.paths, self.lockFile, Geometry.of(maxMembers, maxBuffers, maxLeases))
+        self.paths = self.block.paths
         self.members = MemberTable(self.block)
         self.election = Election(self.block)
         self.rows = RowTable(self.block)
@@ -81,7 +81,7 @@ class Lab:
 
     def directory(self, epoch: int, fence: bool = True) -> Directory:
         """The directory of the broker of `epoch`, in office from now on if `fence`."""
-        journal = Journal(self.places, epoch)
+        journal = Journal(self.paths, epoch)
         self._closers.append(journal)
         made = Directory(self.block, self.members, epoch, journal, lambda rows: Catalog(rows, LIMITS))
         if fence:

@@ -21,23 +21,23 @@ from support import Actor, ActorError, Background, eventually
 
 Start = Callable[..., Actor]
 BYTES = 1 << 16
-#: Another process: `fill(stream, n)` lets a stream stand until `gate` is set, and then fill the buffer with n.
+#: Another process: `fill(stream, n)` lets a stream stand until `semaphore` is set, and then fill the buffer with n.
 OTHER = f"""
 import threading
 from muninn.session import gpus, membership; from muninn.sync import readers
-b = muninn.open('a', access='readWrite', timeout=30); d = gpus.deviceOf(membership.current()); p = b.open(); gate = threading.Event(); kept = []
+b = muninn.open('a', access='readWrite', timeout=30); d = gpus.deviceOf(membership.current()); p = b.open(); semaphore = threading.Event(); kept = []
 s, t = d.createStream(0), d.createStream(0)
 def fill(stream, number, stands=True):
     source, filled = d.allocate(0, {BYTES}), np.full({BYTES}, number, np.uint8); kept.append(source)
     d.copyNow(source.address, filled.ctypes.data, {BYTES}, 0)
-    if stands: stream.submit(lambda: gate.wait(60))
+    if stands: stream.submit(lambda: semaphore.wait(60))
     d.copy(p, source.address, {BYTES}, stream)
 def taken(stream):
     target = d.allocate(0, {BYTES}); kept.append(target); d.copy(target.address, p, {BYTES}, stream); return target
 def bytesOf(target):
     out = np.zeros({BYTES}, np.uint8); d.copyNow(out.ctypes.data, target.address, {BYTES}, 0); return sorted(set(out.tolist()))
-def inside(turn):
-    turn.__enter__(); kept.append(turn); return turn
+def inside(scope):
+    scope.__enter__(); kept.append(scope); return scope
 """
 
 
@@ -54,10 +54,10 @@ def content(buffer: muninn.MuninnBuffer) -> list[int]:
     return sorted(set(buffer.read(timeout=60).tolist()))
 
 
-def isTold(turn: Any) -> bool:
-    """Whether who begins the turn is told of a death."""
+def isTold(scope: Any) -> bool:
+    """Whether who begins the access is told of a death."""
     try:
-        with turn:
+        with scope:
             return False
     except OwnerDied:
         return True
@@ -70,13 +70,13 @@ def isTorn(buffer: muninn.MuninnBuffer) -> bool:
 def test_twoThreadsOnTheDefaultStreamDoNotWaitForEachOtherForEver(buffer: muninn.MuninnBuffer) -> None:
     """Broken: a ticket was shown before the word that ends it was in the stream; another thread put its wait before that word."""
 
-    def turns(turn: Callable[[], Any]) -> None:
+    def scopes(scope: Callable[[], Any]) -> None:
         for _ in range(300):
-            with turn():
+            with scope():
                 pass
 
     workers = [
-        Background(lambda turn=turn: turns(turn)) for turn in (lambda: buffer.write(stream=None), lambda: buffer.read(stream=None)) * 2
+        Background(lambda scope=scope: scopes(scope)) for scope in (lambda: buffer.write(stream=None), lambda: buffer.read(stream=None)) * 2
     ]
     for worker in workers:
         worker.ended()
@@ -87,33 +87,33 @@ def test_twoThreadsOnTheDefaultStreamDoNotWaitForEachOtherForEver(buffer: muninn
 def test_aSnapshotThatWaitedForAPublicationWaitsForItsKernels(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     """Broken: `read()` looked for kernels before it waited for the generation, and copied what they had not written yet."""
     writer = actor(OTHER)
-    writer.do("turn = inside(b.write(stream=s)); fill(s, 5)")
+    writer.do("scope = inside(b.write(stream=s)); fill(s, 5)")
     reading = Background(lambda: content(buffer)).asleep()
-    writer.do("turn.__exit__(None, None, None)")
+    writer.do("scope.__exit__(None, None, None)")
     reading.asleep()
-    writer.do("gate.set()")
+    writer.do("semaphore.set()")
     assert reading.ended() == [5] and buffer.generation == 2
 
 
 def test_aReaderThatComesWhileSomebodyIsWritingComesBehind(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     """Broken: it waited for those who had left, and read beside the one that was inside."""
     writer, reader = actor(OTHER), actor(OTHER)
-    writer.do("turn = inside(b.write(stream=s)); fill(s, 5)")
+    writer.do("scope = inside(b.write(stream=s)); fill(s, 5)")
     with pytest.raises(ActorError) as raised:
         reader.do("b.read(timeout=0.05, stream=s).__enter__()")
     assert raised.value.kind == "TimeoutError"
     reader.begin("with b.read(stream=s): target = taken(s)")
-    writer.do("turn.__exit__(None, None, None)")
+    writer.do("scope.__exit__(None, None, None)")
     reader.result()
     assert reader.do("s.query()") is False
-    writer.do("gate.set()")
+    writer.do("semaphore.set()")
     assert reader.do("s.synchronize(30); bytesOf(target)") == [5]
 
 
 def test_aWriterThatComesWhileSomebodyIsReadingComesBehind(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     """Broken: it overtook the reader's kernels, which had no ticket yet."""
     reader, writer = actor(OTHER), actor(OTHER)
-    reader.do("turn = inside(b.read(stream=s)); s.submit(lambda: gate.wait(60)); target = taken(s)")
+    reader.do("scope = inside(b.read(stream=s)); s.submit(lambda: semaphore.wait(60)); target = taken(s)")
     for stream in ("", ", stream=s"):
         with pytest.raises(ActorError) as raised:
             writer.do(f"b.write(timeout=0.05{stream}).__enter__()")
@@ -121,10 +121,10 @@ def test_aWriterThatComesWhileSomebodyIsReadingComesBehind(buffer: muninn.Muninn
     writer.begin("with b.write(stream=s): fill(s, 5, stands=False)")
     time.sleep(0.05)
     assert buffer.generation == 0, "it has not begun"
-    reader.do("turn.__exit__(None, None, None)")
+    reader.do("scope.__exit__(None, None, None)")
     writer.result()
     assert writer.do("s.query()") is False
-    reader.do("gate.set()")
+    reader.do("semaphore.set()")
     assert reader.do("s.synchronize(30); bytesOf(target)") == [0]
     assert content(buffer) == [5]
 
@@ -158,15 +158,15 @@ def test_aReaderThatLeavesWakesTheWriter(buffer: muninn.MuninnBuffer, actor: Sta
     """Broken: the writer slept on until its next look, every 50 ms."""
     monkeypatch.setattr(readers, "_CHECK_NS", 60_000_000_000)
     reader = actor(OTHER)
-    reader.do("turn = inside(b.read(stream=s))")
+    reader.do("scope = inside(b.read(stream=s))")
     writing = Background(lambda: buffer.write(stream=None).__enter__()).asleep()
-    reader.do("turn.__exit__(None, None, None)")
+    reader.do("scope.__exit__(None, None, None)")
     assert writing.ended() is not None
 
 
 def test_aDeadReaderKeepsNobodyOut(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     reader = actor(OTHER)
-    reader.do("turn = inside(b.read(stream=s)); s.submit(lambda: gate.wait(60)); target = taken(s)")
+    reader.do("scope = inside(b.read(stream=s)); s.submit(lambda: semaphore.wait(60)); target = taken(s)")
     writing = Background(lambda: buffer.write(stream=None).__enter__()).asleep()
     reader.kill()
     assert writing.ended() is not None
@@ -174,7 +174,7 @@ def test_aDeadReaderKeepsNobodyOut(buffer: muninn.MuninnBuffer, actor: Start) ->
 
 def test_aWriterThatDiedInsideIsToldToReaders(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     writer = actor(OTHER)
-    writer.do("turn = inside(b.write(stream=s)); fill(s, 5)")
+    writer.do("scope = inside(b.write(stream=s)); fill(s, 5)")
     reading = Background(lambda: buffer.read(stream=None).__enter__()).asleep()
     writer.kill()
     assert isinstance(reading.ended(), WriterDied)
@@ -184,7 +184,7 @@ def test_aWriterThatDiedInsideIsToldToReaders(buffer: muninn.MuninnBuffer, actor
         pass
 
 
-def test_oneThreadIsInsideOneKindOfTurn(buffer: muninn.MuninnBuffer) -> None:
+def test_oneThreadIsInsideOneKindOfAccess(buffer: muninn.MuninnBuffer) -> None:
     with buffer.read(stream=None):
         for again in (buffer.write(stream=None), buffer.write()):
             with pytest.raises(RuntimeError, match="reading"):
@@ -199,8 +199,8 @@ def test_oneThreadIsInsideOneKindOfTurn(buffer: muninn.MuninnBuffer) -> None:
     assert buffer.generation == 2
 
 
-def test_whatAFailedTurnGaveItsStreamIsWaitedFor(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """Broken: a turn that ended by an exception had no ticket, and its kernels overwrote what the next writer had published."""
+def test_whatAFailedAccessGaveItsStreamIsWaitedFor(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """Broken: an access that ended by an exception had no ticket, and its kernels overwrote what the next writer had published."""
     first = actor(OTHER)
     with pytest.raises(ActorError, match="no reason"):
         first.do("with b.write(stream=s): fill(s, 7); raise ValueError('no reason')")
@@ -209,14 +209,14 @@ def test_whatAFailedTurnGaveItsStreamIsWaitedFor(buffer: muninn.MuninnBuffer, ac
     second = actor(OTHER)
     second.do("with b.write(stream=s): fill(s, 2, stands=False)")
     assert second.do("s.query()") is False
-    first.do("gate.set(); s.synchronize(30)")
+    first.do("semaphore.set(); s.synchronize(30)")
     assert content(buffer) == [2]
 
 
 def test_whatADeadWriterToreIsMendedByTheNextOne(domain: str, actor: Start) -> None:
     """Broken: a CPU's turn has no ticket, and readers went on being told of the dead writer for ever."""
     buffer, writer = muninn.share(np.zeros(BYTES, np.uint8), "a", mode="bigMode"), actor(OTHER)
-    writer.do("s.submit(lambda: gate.wait(60))\nwith b.write(stream=s): pass")
+    writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
     writer.kill()
     eventually(lambda: isTorn(buffer), "readers are told")
     with pytest.raises(ValueError, match="no reason"), buffer.write(timeout=60):
@@ -231,7 +231,7 @@ def test_whatADeadWriterToreIsMendedByTheNextOne(domain: str, actor: Start) -> N
 def test_whatADeadWriterToreStaysTornHoweverManySignal(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     """Broken: its ticket left the ring, and what was half written was read as whole."""
     writer = actor(OTHER)
-    writer.do("s.submit(lambda: gate.wait(60))\nwith b.write(stream=s): pass")
+    writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
     writer.kill()
     eventually(lambda: isTorn(buffer), "readers are told")
     with contextlib.suppress(OwnerDied):  # a look of ours that came before the death was known still waits there
@@ -244,9 +244,9 @@ def test_whatADeadWriterToreStaysTornHoweverManySignal(buffer: muninn.MuninnBuff
 
 
 def test_aWriterThatCameBehindTheDeadOneMendsItAll(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """Broken: its stream failed with the dead one's error, and what it had written was called half written, three turns long."""
+    """Broken: its stream failed with the dead one's error, and what it had written was called half written, three accesses long."""
     first, second = actor(OTHER), actor(OTHER)
-    first.do("s.submit(lambda: gate.wait(60))\nwith b.write(stream=s): fill(s, 5, stands=False)")
+    first.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): fill(s, 5, stands=False)")
     second.do("with b.write(stream=s): fill(s, 2, stands=False)")
     first.kill()
     assert second.do("s.synchronize(60)") is None
@@ -268,13 +268,13 @@ CANNOT = {
 
 @pytest.mark.parametrize("kind", ["write", "read"])
 @pytest.mark.parametrize(("before", "inside", "error"), CANNOT.values(), ids=list(CANNOT))
-def test_aTurnThatCanPromiseNothingLastsUntilItsWorkIsOver(
+def test_anAccessThatCanPromiseNothingLastsUntilItsWorkIsOver(
     buffer: muninn.MuninnBuffer, actor: Start, kind: str, before: str, inside: str, error: str
 ) -> None:
     """Broken: it let go, and its kernels came between, or behind, those of the next writer."""
     first, second = actor(OTHER), actor(OTHER)
     first.do(before)
-    work = "fill(s, 5)" if kind == "write" else "s.submit(lambda: gate.wait(60)); target = taken(s)"
+    work = "fill(s, 5)" if kind == "write" else "s.submit(lambda: semaphore.wait(60)); target = taken(s)"
     with pytest.raises(ActorError) as raised:
         first.do(f"with b.{kind}(stream=s): {work}{inside}")
     assert raised.value.kind == error
@@ -283,9 +283,9 @@ def test_aTurnThatCanPromiseNothingLastsUntilItsWorkIsOver(
     assert raised.value.kind == "TimeoutError"
     with pytest.raises(ActorError) as raised:
         first.do("b.write(timeout=0.3, stream=t).__enter__()")
-    assert raised.value.kind == "TimeoutError", "nor does it come in itself; and it is no turn of that thread any more"
+    assert raised.value.kind == "TimeoutError", "nor does it come in itself; and it is no access of that thread any more"
     second.begin("with b.write(stream=s): fill(s, 2, stands=False)")
-    first.do("other.set(); gate.set()")
+    first.do("other.set(); semaphore.set()")
     second.result()
     assert content(buffer) == [2] and buffer.generation == 2
     if kind == "read":
@@ -295,19 +295,19 @@ def test_aTurnThatCanPromiseNothingLastsUntilItsWorkIsOver(
 
 
 @pytest.mark.parametrize("kind", ["write", "read"])
-def test_aTurnEndsAlsoWhereNoThreadCanBeHad(buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_anAccessEndsAlsoWhereNoThreadCanBeHad(buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Broken: the thread that was to end it could not be started either, and nobody wrote the buffer again."""
     stream = device().createStream(0)
 
     def refused(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    turn = getattr(buffer, kind)(stream=stream)
-    turn.__enter__()
+    scope = getattr(buffer, kind)(stream=stream)
+    scope.__enter__()
     monkeypatch.setattr(fences, "signal", lambda *_: refused(threading.current_thread()))
     monkeypatch.setattr(threading.Thread, "start", refused)
     with pytest.raises(RuntimeError, match="new thread"):
-        turn.__exit__(None, None, None)
+        scope.__exit__(None, None, None)
     monkeypatch.undo()
     with buffer.write(timeout=60, stream=stream):
         pass
@@ -317,7 +317,7 @@ def test_aTurnEndsAlsoWhereNoThreadCanBeHad(buffer: muninn.MuninnBuffer, monkeyp
 def test_aReaderIsNotToldOfADeathThatALaterWriterMends(buffer: muninn.MuninnBuffer, actor: Start, how: str) -> None:
     """Broken: it waited for both, and was told of the first, whose bytes were the second's by then; its stream kept that for ever."""
     first, second, reader = actor(OTHER), actor(OTHER), actor(OTHER)
-    first.do("s.submit(lambda: gate.wait(60))\nwith b.write(stream=s): fill(s, 5, stands=False)")
+    first.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): fill(s, 5, stands=False)")
     second.do("with b.write(stream=s): fill(s, 2, stands=False)")
     if how == "stream":
         reader.do("with b.read(stream=s): target = taken(s)")
@@ -332,7 +332,7 @@ def test_aReaderIsNotToldOfADeathThatALaterWriterMends(buffer: muninn.MuninnBuff
 def test_aCopyIsNotToldOfADeathThatWasMendedWhileItWaited(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: who was the last writer was read before the wait, and the one that wrote all anew meanwhile did not count."""
     buffer, writer = muninn.share(np.zeros(BYTES, np.uint8), "a", mode="bigMode"), actor(OTHER)
-    writer.do("s.submit(lambda: gate.wait(60))\nwith b.write(stream=s): pass")
+    writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
     awaited = Tickets.await_
 
     def mendedMeanwhile(*arguments: Any) -> int:
@@ -349,31 +349,31 @@ def test_aCopyIsNotToldOfADeathThatWasMendedWhileItWaited(domain: str, actor: St
     assert reading.ended() == [9]
 
 
-def test_whoIsInsideATurnDoesNotLeaveTheDomain(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+def test_whoIsInsideAnAccessDoesNotLeaveTheDomain(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     """Broken: it said good-bye, which others took for the end of its work, and its kernels wrote what the next writer had published."""
     first, second = actor(OTHER, MUNINN_IPC_GRACE_MS="200"), actor(OTHER)
-    first.do("turn = inside(b.write(stream=s)); fill(s, 5); membership.current().leave()")
+    first.do("scope = inside(b.write(stream=s)); fill(s, 5); membership.current().leave()")
     with pytest.raises(ActorError) as raised:
         second.do("b.write(timeout=0.3, stream=s).__enter__()")
     assert raised.value.kind == "TimeoutError"
-    first.do("gate.set(); s.synchronize(60); membership.current().leave()")
+    first.do("semaphore.set(); s.synchronize(60); membership.current().leave()")
     second.do("with b.write(stream=s): fill(s, 2, stands=False)")
     assert content(buffer) == [2]
 
 
-def test_oneThreadBeginsATurnAndAnotherEndsIt(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """Broken: a writer's turn could not be ended so, and nobody wrote the buffer again."""
-    for turn in (buffer.write(stream=None), buffer.read(stream=None)):
-        Background(turn.__enter__).ended()
-        turn.__exit__(None, None, None)
+def test_oneThreadBeginsAnAccessAndAnotherEndsIt(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """Broken: a write access could not be ended so, and nobody wrote the buffer again."""
+    for scope in (buffer.write(stream=None), buffer.read(stream=None)):
+        Background(scope.__enter__).ended()
+        scope.__exit__(None, None, None)
     other = actor(OTHER)
     other.do("with b.write(timeout=60): pass" if buffer.mode == "bigMode" else "with b.write(timeout=60, stream=s): pass")
     assert buffer.generation == 4
 
 
 @pytest.mark.parametrize("kind", ["write", "read"])
-def test_aTurnsLimitIsForAllThatItWaitsFor(buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """Broken: each of the things that a turn waits for was given all of the time."""
+def test_anAccessesLimitIsForAllThatItWaitsFor(buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Broken: each of the things that an access waits for was given all of the time."""
     asked, holdBack = list[float | None](), fences.holdBack
 
     def noting(*arguments: Any, timeout: float | None, **more: Any) -> None:
@@ -383,22 +383,22 @@ def test_aTurnsLimitIsForAllThatItWaitsFor(buffer: muninn.MuninnBuffer, monkeypa
     monkeypatch.setattr(fences, "holdBack", noting)
     first = buffer.write(stream=None)
     first.__enter__()
-    turn = getattr(buffer, kind)(timeout=60.0, stream=None)
-    entering = Background(turn.__enter__).asleep()
+    scope = getattr(buffer, kind)(timeout=60.0, stream=None)
+    entering = Background(scope.__enter__).asleep()
     first.__exit__(None, None, None)
     assert not isinstance(entering.ended(), BaseException)
     assert asked[0] is None and asked[1] is not None and asked[1] <= 59.95
 
 
-def test_aTurnThatEndsAsTheNextBeginsIsNotTheNextOnes(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """Broken: a thread was taken to be inside already by a turn that another thread ended meanwhile, and came in beside the writer."""
+def test_anAccessThatEndsAsTheNextBeginsIsNotTheNextOnes(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """Broken: a thread was taken to be inside already by an access that another thread ended meanwhile, and came in beside the writer."""
     writer, first = actor(OTHER), buffer.read(stream=None)
     first.__enter__()
-    writer.begin("turn = inside(b.write(stream=s, timeout=60))")
+    writer.begin("scope = inside(b.write(stream=s, timeout=60))")
     Background(lambda: first.__exit__(None, None, None)).ended()
     writer.result()
     with pytest.raises(TimeoutError):
         buffer.read(timeout=0.2, stream=None).__enter__()
-    writer.do("turn.__exit__(None, None, None)")
+    writer.do("scope.__exit__(None, None, None)")
     with buffer.read(timeout=60, stream=None):
         pass

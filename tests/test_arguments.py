@@ -45,7 +45,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("name", sorted(WRONG))
 def test_aKeywordThatIsNoneIsNamedWithTheNearest(domain: str, name: str) -> None:
-    """Broken: Python names what the function calls in its turn, after the loader had run, and never the nearest."""
+    """Broken: Python names what the function calls in its access, after the loader had run, and never the nearest."""
     call, said = WRONG[name]
     with pytest.raises(TypeError, match=said):
         call()
@@ -135,7 +135,7 @@ def test_aCallAtTheLimitOfRecursionSaysSo(domain: str, name: str) -> None:
             except (RecursionError, ctypes.ArgumentError) as error:
                 raised.add(type(error))
                 # It may have come between the lock and the return.
-                atomics.lockRelease(lock) if lock._holding.hasTurns() else None
+                atomics.lockRelease(lock) if lock._openBuffer.hasScopes() else None
     finally:
         sys.setrecursionlimit(limit)
     assert raised == {RecursionError}

@@ -113,10 +113,10 @@ class _Held:
         self.undo, self.lock = undo, muninn.Lock("l")
         self.buffer = muninn.share(np.zeros(4), name="a", access="readWrite")
         muninn.share(np.zeros(4), name="other").close()
-        self.member, self.holding = current(), self.buffer._checked()
-        self.stream, gate = muninn.createStream(), threading.Event()
-        self.stream.submit(lambda: gate.wait(60))
-        undo.callback(gate.set)
+        self.member, self.openBuffer = current(), self.buffer._checked()
+        self.stream, semaphore = muninn.createStream(), threading.Event()
+        self.stream.submit(lambda: semaphore.wait(60))
+        undo.callback(semaphore.set)
 
     def signals(self, count: int = 1) -> None:
         for _ in range(count):
@@ -126,7 +126,7 @@ class _Held:
         self.undo.enter_context(self.buffer.read(stream=muninn.createStream()))
 
     def departs(self) -> None:
-        departure, owners = self.member.departure, self.member.holdings.owners
+        departure, owners = self.member.departure, self.member.openBuffers.owners
         departure.begin()
         owners.depart(True)
         self.undo.callback(departure.end)
@@ -140,9 +140,9 @@ class _Held:
 _WAITS: dict[str, tuple[Callable[[_Held], object], Callable[[_Held], object]]] = {
     "a lock": (lambda held: held.lock.acquire(), lambda held: held.lock.acquire()),
     "a lock, for a while": (lambda held: held.lock.acquire(), lambda held: held.lock.acquire(timeout=60)),
-    "a writer's turn": (lambda held: held.has(held.buffer.write()), lambda held: held.buffer.write().__enter__()),
+    "a write access": (lambda held: held.has(held.buffer.write()), lambda held: held.buffer.write().__enter__()),
     "a copy": (lambda held: held.has(held.buffer.write()), lambda held: held.buffer.read()),
-    "a reader's turn": (lambda held: held.has(held.buffer.write()), lambda held: held.buffer.read(stream=None).__enter__()),
+    "a read access": (lambda held: held.has(held.buffer.write()), lambda held: held.buffer.read(stream=None).__enter__()),
     "readers": (lambda held: held.readsOnStream(), lambda held: held.buffer.write().__enter__()),
     "a generation": (lambda held: None, lambda held: held.buffer.waitNext(timeout=60)),
     "a name": (lambda held: None, lambda held: muninn.open("nobody's", timeout=60)),
@@ -154,7 +154,7 @@ _WAITS: dict[str, tuple[Callable[[_Held], object], Callable[[_Held], object]]] =
     "a stream": (lambda held: None, lambda held: held.stream.synchronize()),
     "a departure": (lambda held: held.departs(), lambda held: held.lock.acquire()),
     "whoever opens": (lambda held: held.has(held.member.leaseLock), lambda held: muninn.open("other")),
-    "whoever signals": (lambda held: held.has(held.holding.fencing), lambda held: held.buffer.signal(held.stream)),
+    "whoever signals": (lambda held: held.has(held.openBuffer.fencing), lambda held: held.buffer.signal(held.stream)),
     "a join": (lambda held: held.member.leave(), lambda held: muninn.domainInfo()),
 }
 

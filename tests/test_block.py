@@ -18,7 +18,7 @@ from muninn.control.geometry import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.control.withdrawal import Withdrawal
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DomainChanged, HostMemoryFull, TableFull
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from support import Actor, ActorError, Background, eventually
 
 Start = Callable[..., Actor]
@@ -29,7 +29,7 @@ def damage(lab: Lab, offset: int, raw: bytes) -> None:
 
 
 def openAgain(lab: Lab) -> None:
-    openOrCreate(lab.places, lab.lockFile, lab.block.geometry).close()
+    openOrCreate(lab.paths, lab.lockFile, lab.block.geometry).close()
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_aDamagedHeaderIsATypedError(lab: Lab, offset: int, raw: bytes) -> None:
 
 
 def test_aTruncatedBlockIsNotMapped(lab: Lab) -> None:
-    os.truncate(f"/dev/shm{lab.places.blockName}", 8192)
+    os.truncate(f"/dev/shm{lab.paths.blockName}", 8192)
     with pytest.raises(ControlBlockInvalid):
         openAgain(lab)
 
@@ -59,17 +59,17 @@ def test_aTruncatedBlockIsNotMapped(lab: Lab) -> None:
 def test_aBlockThatNeverHadAnIdentityIsReplaced(lab: Lab) -> None:
     damage(lab, layout.VERSION_OFFSET, bytes(4))
     damage(lab, layout.IDENTITY_OFFSET, bytes(8))
-    before = os.stat(lab.places.blockPath).st_ino
+    before = os.stat(lab.paths.blockPath).st_ino
     openAgain(lab)
-    assert os.stat(lab.places.blockPath).st_ino != before
+    assert os.stat(lab.paths.blockPath).st_ino != before
 
 
 def test_aWithdrawnBlockIsGivenBack(lab: Lab) -> None:
     """Whoever withdrew it died half way. Broken: unless a slot was locked a new one took its place, and all buffers went with it."""
-    before = os.stat(lab.places.blockPath).st_ino
+    before = os.stat(lab.paths.blockPath).st_ino
     damage(lab, layout.VERSION_OFFSET, bytes(4))
     openAgain(lab)
-    assert os.stat(lab.places.blockPath).st_ino == before and not lab.block.isRetired()
+    assert os.stat(lab.paths.blockPath).st_ino == before and not lab.block.isRetired()
 
 
 @pytest.mark.parametrize("identity", [None, bytes(8)])
@@ -78,12 +78,12 @@ def test_aWithdrawnBlockOfAnotherVersionIsRefused(lab: Lab, identity: bytes | No
     damage(lab, layout.VERSION_OFFSET, struct.pack("<I", layout.VERSION + 1))
     if identity is not None:
         damage(lab, layout.IDENTITY_OFFSET, identity)
-    Withdrawal(lab.places, lab.lockFile).close()
-    before = os.stat(lab.places.blockPath).st_ino
+    Withdrawal(lab.paths, lab.lockFile).close()
+    before = os.stat(lab.paths.blockPath).st_ino
     for _ in range(2):
         with pytest.raises(ControlBlockInvalid, match=f"version {layout.VERSION + 1}"):
             openAgain(lab)
-    assert os.stat(lab.places.blockPath).st_ino == before and lab.block.isRetired()
+    assert os.stat(lab.paths.blockPath).st_ino == before and lab.block.isRetired()
 
 
 def test_aBlockKnowsItsVersionWhileItIsWithdrawn(lab: Lab) -> None:
@@ -97,32 +97,32 @@ def test_aBlockKnowsItsVersionWhileItIsWithdrawn(lab: Lab) -> None:
 
 def test_aNewBlockRemovesTheCopiesOfTheDead(lab: Lab) -> None:
     """Of brokers that died while they copied. Broken: nobody came in where a copy had the room that the new block needs."""
-    left = f"{lab.places.journalPath(3)}.new"
+    left = f"{lab.paths.journalPath(3)}.new"
     with open(left, "wb") as file:
         file.write(b"x")
-    os.unlink(lab.places.blockPath)
-    os.unlink(lab.places.linkPath)
+    os.unlink(lab.paths.blockPath)
+    os.unlink(lab.paths.linkPath)
     openAgain(lab)
     assert not os.path.exists(left)
 
 
 def test_bothNamesLeadToOneBlock(lab: Lab) -> None:
-    assert os.path.samefile(lab.places.blockPath, lab.places.linkPath)
-    for path in (lab.places.blockPath, lab.places.linkPath):
+    assert os.path.samefile(lab.paths.blockPath, lab.paths.linkPath)
+    for path in (lab.paths.blockPath, lab.paths.linkPath):
         os.unlink(path)
         assert lab.block.hasName()
         openAgain(lab)
-        assert lab.block.restoreNames() and os.path.samefile(lab.places.blockPath, lab.places.linkPath)
-    os.unlink(lab.places.blockPath)
-    os.unlink(lab.places.linkPath)
+        assert lab.block.restoreNames() and os.path.samefile(lab.paths.blockPath, lab.paths.linkPath)
+    os.unlink(lab.paths.blockPath)
+    os.unlink(lab.paths.linkPath)
     assert not lab.block.hasName() and not lab.block.restoreNames()
 
 
 def test_aBlockOfAnotherLockFileIsNotJoined(lab: Lab) -> None:
     """Its slot bytes are in a file that is gone. Broken: whoever came took living members' slots for free."""
-    os.rename(lab.places.directory, f"{lab.places.directory}.old")
-    other = LockFile(lab.places)
-    block = openOrCreate(lab.places, other, lab.block.geometry)
+    os.rename(lab.paths.directory, f"{lab.paths.directory}.old")
+    other = LockFile(lab.paths)
+    block = openOrCreate(lab.paths, other, lab.block.geometry)
     assert block.identity != lab.block.identity
     block.close()
     other.close()
@@ -132,35 +132,35 @@ def test_aFailedCreationLeavesWhatWasThere(lab: Lab) -> None:
     def adopt(_: ControlBlock) -> Callable[[], None]:
         raise KeyboardInterrupt
 
-    before = os.stat(lab.places.linkPath).st_ino
+    before = os.stat(lab.paths.linkPath).st_ino
     with pytest.raises(KeyboardInterrupt):
-        create(lab.places, lab.lockFile, lab.block.geometry, adopt)
-    assert os.stat(lab.places.linkPath).st_ino == before
+        create(lab.paths, lab.lockFile, lab.block.geometry, adopt)
+    assert os.stat(lab.paths.linkPath).st_ino == before
     openAgain(lab)
 
 
 @pytest.mark.parametrize("step", ["adoption", "rename", "link"])
 def test_aFailedCreationTakesWithItWhatItMade(lab: Lab, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """On a full `/dev/shm`. Broken: each attempt left a draft and a journal, in the room that the next one needed."""
-    Journal(lab.places, 1).close()
-    made: list[Places] = []
+    Journal(lab.paths, 1).close()
+    made: list[Paths] = []
 
     def adopt(block: ControlBlock) -> Callable[[], None]:
-        made.append(block.places)
-        Journal(block.places, 7).close()
+        made.append(block.paths)
+        Journal(block.paths, 7).close()
         return fail() if step == "adoption" else lambda: None
 
     def fail(*_: object, **__: object) -> NoReturn:
         raise HostMemoryFull("as on a full /dev/shm")
 
-    os.unlink(lab.places.blockPath)
-    before = sorted(os.listdir(lab.places.directory))
+    os.unlink(lab.paths.blockPath)
+    before = sorted(os.listdir(lab.paths.directory))
     if step != "adoption":
         monkeypatch.setattr(os, step, fail)
     with pytest.raises(HostMemoryFull):
-        create(lab.places, lab.lockFile, lab.block.geometry, adopt)
+        create(lab.paths, lab.lockFile, lab.block.geometry, adopt)
     if step != "link":
-        assert sorted(os.listdir(lab.places.directory)) == before
+        assert sorted(os.listdir(lab.paths.directory)) == before
     else:  # it has one name by now, which is enough
         assert made[0].epochsOf("journal") == [7] and not lab.block.hasName()
 
@@ -169,15 +169,15 @@ def test_aFailedCreationTakesWithItWhatItMade(lab: Lab, monkeypatch: pytest.Monk
 def test_whoHasLostCreateGivesNothingTheDomainsName(lab: Lab, actor: Start, hasEnded: bool) -> None:
     """A read of the lock file drops it. Broken: the draft of whoever was let in, half filled, got the name."""
     other = actor(
-        "from muninn.control.block import create\nfrom muninn.control.lockfile import LockFile\nfrom muninn.storage.paths import Places\n"
-        f"file = LockFile(Places(os.getuid(), {lab.places.domain!r}))\nfrom muninn.control.geometry import Geometry\n"
-        "def make(): made = create(file.places, file, Geometry.of(8, 512, 256), None); made.close(); return made.identity"
+        "from muninn.control.block import create\nfrom muninn.control.lockfile import LockFile\nfrom muninn.storage.paths import Paths\n"
+        f"file = LockFile(Paths(os.getuid(), {lab.paths.domain!r}))\nfrom muninn.control.geometry import Geometry\n"
+        "def make(): made = create(file.paths, file, Geometry.of(8, 512, 256), None); made.close(); return made.identity"
     )
     identity = 0
 
     def adopt(_: ControlBlock) -> Callable[[], None]:
         nonlocal identity
-        with open(lab.lockFile.places.lockPath):
+        with open(lab.lockFile.paths.lockPath):
             pass
         if hasEnded:
             identity = other.do("with file.creating(): made = make()\nmade")
@@ -185,15 +185,15 @@ def test_whoHasLostCreateGivesNothingTheDomainsName(lab: Lab, actor: Start, hasE
             other.do("inside = file.creating(); inside.__enter__()\n1")
         return lambda: None
 
-    before = os.stat(lab.places.linkPath).st_ino
+    before = os.stat(lab.paths.linkPath).st_ino
     with pytest.raises(DomainChanged), lab.lockFile.creating():
-        create(lab.places, lab.lockFile, lab.block.geometry, adopt)
+        create(lab.paths, lab.lockFile, lab.block.geometry, adopt)
     if hasEnded:
-        again = openOrCreate(lab.places, lab.lockFile, lab.block.geometry)
+        again = openOrCreate(lab.paths, lab.lockFile, lab.block.geometry)
         assert again.identity == identity != 0
         again.close()
     else:
-        assert os.stat(lab.places.linkPath).st_ino == before
+        assert os.stat(lab.paths.linkPath).st_ino == before
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be another user")
@@ -215,7 +215,7 @@ def test_aBlockNameThatAnotherUserTookIsAvoided(domain: str, actor: Start, mode:
 def test_aFirstProcessWithAHardUmaskLeavesADomainForAll(domain: str, actor: Start) -> None:
     """Broken: files of mode 0, which no other process of the user could open; root can, and looks at the modes."""
     first = actor("os.umask(0o777)\nmuninn.share(np.arange(3), name='a')\nmuninn.share(np.arange(3), name='b', mode='fastMode')")
-    directory = Places(os.getuid(), domain).directory
+    directory = Paths(os.getuid(), domain).directory
     modes = {entry.name: oct(entry.stat().st_mode & 0o777) for entry in os.scandir(directory)}
     assert set(modes.values()) == {"0o600"} and len(modes) >= 6, modes
     first.kill()
@@ -226,10 +226,10 @@ def test_aBlockOfAnotherBootGoesWithAllThatItNamed(lab: Lab) -> None:
     lab.make(lab.directory(1), lab.member())
     from muninn.storage import segments
 
-    os.close(segments.create(lab.places, 0, 1, 4096))
+    os.close(segments.create(lab.paths, 0, 1, 4096))
     damage(lab, layout.BOOT_ID_OFFSET, b"another boot id!")
     openAgain(lab)
-    assert lab.places.segments() == [] and lab.places.epochsOf("journal") == []
+    assert lab.paths.segments() == [] and lab.paths.epochsOf("journal") == []
 
 
 def test_aBlockThatSomebodyStillUsesIsNotReplaced(domain: str, actor: Start) -> None:
@@ -287,11 +287,11 @@ def _joins(other: Actor) -> bool:
 
 
 def test_aDirectoryThatIsNotOursIsRefused(domain: str) -> None:
-    places = Places(os.getuid(), domain)
-    os.mkdir(places.directory, 0o777)
-    os.chmod(places.directory, 0o777)
+    paths = Paths(os.getuid(), domain)
+    os.mkdir(paths.directory, 0o777)
+    os.chmod(paths.directory, 0o777)
     with pytest.raises(ControlBlockInvalid):
-        LockFile(places)
+        LockFile(paths)
 
 
 @pytest.mark.parametrize("limits", [(1, 1, 1), (4094, 1 << 20, 1), (7, 300, 65536)])
@@ -308,17 +308,17 @@ def test_aGeometryHasRoomForEachOfItsParts(limits: tuple[int, int, int]) -> None
 
 def test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: `openOrCreate` made a block without the CREATE byte; `creating` waited without a bound."""
-    places = Places(os.getuid(), domain)
-    lockFile = LockFile(places)
+    paths = Paths(os.getuid(), domain)
+    lockFile = LockFile(paths)
     holder = actor(
-        f"from muninn.system import atomics\nfile = __import__('builtins').open({places.lockPath!r}, 'r+b')\natomics.byteLock(file.fileno(), 0)"
+        f"from muninn.system import atomics\nfile = __import__('builtins').open({paths.lockPath!r}, 'r+b')\natomics.byteLock(file.fileno(), 0)"
     )
     assert holder.do("atomics.byteLock(file.fileno(), 0)") == 0
     monkeypatch.setattr(lockfile, "_CREATE_BOUND_SECONDS", 0.2)
-    made = Background(lambda: openOrCreate(places, lockFile, Geometry.of(8, 256, 16)))
+    made = Background(lambda: openOrCreate(paths, lockFile, Geometry.of(8, 256, 16)))
     assert isinstance(made.ended(), BrokerUnavailable)
     holder.kill()
-    openOrCreate(places, lockFile, Geometry.of(8, 256, 16)).close()
+    openOrCreate(paths, lockFile, Geometry.of(8, 256, 16)).close()
     lockFile.close()
 
 
@@ -331,12 +331,12 @@ def test_aCreatorThatDiesHalfWayLeavesNobodysBlock(domain: str, monkeypatch: pyt
     def die(size: int) -> bytes:
         raise Died
 
-    places = Places(os.getuid(), domain)
-    lockFile = LockFile(places)
+    paths = Paths(os.getuid(), domain)
+    lockFile = LockFile(paths)
     with monkeypatch.context() as patch, pytest.raises(Died):
         patch.setattr(os, "urandom", die)
-        openOrCreate(places, lockFile, Geometry.of(8, 256, 16))
-    block = openOrCreate(places, lockFile, Geometry.of(8, 256, 16))
+        openOrCreate(paths, lockFile, Geometry.of(8, 256, 16))
+    block = openOrCreate(paths, lockFile, Geometry.of(8, 256, 16))
     assert any(block.secret)
     block.close()
     lockFile.close()

@@ -22,7 +22,7 @@ from muninn.api import admin
 from muninn.control import generations, ownerlock
 from muninn.errors import OwnerDied, WriterDied
 from muninn.session.membership import current
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.sync import publications
 from muninn.system import atomics
 from support import Actor, Background, eventually, leftovers
@@ -69,7 +69,7 @@ def test_readsAreNeverTorn(domain: str, actor: Start) -> None:
 
 def test_aDeadWriterIsSeenAndRepaired(domain: str, actor: Start) -> None:
     mine = muninn.share(np.zeros(10), name="d")
-    writer = actor("buffer = muninn.open('d', access='readWrite'); turn = buffer.write(); view = turn.__enter__(); view[:5] = 1")
+    writer = actor("buffer = muninn.open('d', access='readWrite'); scope = buffer.write(); view = scope.__enter__(); view[:5] = 1")
     assert mine.generation == 1
     with pytest.raises(TimeoutError):
         mine.read(timeout=0.05)
@@ -86,7 +86,7 @@ def test_aDeadWriterIsSeenAndRepaired(domain: str, actor: Start) -> None:
 
 @pytest.mark.parametrize("takes", [False, True])
 def test_aWriterThatPublishesWithoutAPauseIsNotCalledDead(domain: str, monkeypatch: pytest.MonkeyPatch, takes: bool) -> None:
-    """Broken: between its turns the claim is free, and the next turn's odd word was taken for that of the one before."""
+    """Broken: between its turns the owner lock is free, and the next turn's odd word was taken for that of the one before."""
     mine = muninn.share(np.zeros(2))
     generation = mine._checked().generation
     generation.begin()
@@ -118,7 +118,7 @@ def test_whatWasPublishedBeforeAWriterDiedIsTold(domain: str, monkeypatch: pytes
         mine.waitNext(50, after=2)
 
 
-def test_aCopyInsideATurnDoesNotWaitForAWriterThatWaitsForIt(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aCopyInsideAnAccessDoesNotWaitForAWriterThatWaitsForIt(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: of what a writer had given up, and the next writer was about to write anew, a starved copy was a timeout for both."""
     mine, copy = muninn.share(np.zeros(2), name="left"), generations.Generation.copy
     other = actor("buffer = muninn.open('left', access='readWrite')")
@@ -128,8 +128,10 @@ def test_aCopyInsideATurnDoesNotWaitForAWriterThatWaitsForIt(domain: str, actor:
     def starved(*arguments: Any) -> int | None:
         if arguments[-1]:
             raise generations.Starved
-        other.begin("turn = buffer.write(timeout=60); turn.__enter__()[:] = 1; turn.__exit__(None, None, None)")
-        eventually(lambda: ownerlock.ownerOf(int(atomics.loadAcquire32(mine._checked().claimAddress))) is not None, "it waits for the turn")
+        other.begin("scope = buffer.write(timeout=60); scope.__enter__()[:] = 1; scope.__exit__(None, None, None)")
+        eventually(
+            lambda: ownerlock.ownerOf(int(atomics.loadAcquire32(mine._checked().ownerLockAddress))) is not None, "it waits for the access"
+        )
         return copy(*arguments)
 
     monkeypatch.setattr(generations.Generation, "copy", starved)
@@ -150,7 +152,7 @@ def test_aWriterThatRaisesLeavesATornBuffer(domain: str) -> None:
     assert mine.read().sum() == 0
 
 
-def test_writersTakeTurns(domain: str, actor: Start) -> None:
+def test_writersTakeAccesses(domain: str, actor: Start) -> None:
     mine = muninn.share(np.zeros(1, "i8"), name="c", access="readWrite")
     writers = [actor("buffer = muninn.open('c', access='readWrite')") for _ in range(3)]
     for writer in writers:
@@ -172,10 +174,10 @@ def test_aWaitEndsWithItsTime(domain: str, actor: Start) -> None:
     mine = muninn.share(np.zeros(1), name="w")
     with pytest.raises(TimeoutError):
         mine.waitNext(0.02)
-    holder = actor("buffer = muninn.open('w', access='readWrite'); turn = buffer.write(); turn.__enter__()")
+    holder = actor("buffer = muninn.open('w', access='readWrite'); scope = buffer.write(); scope.__enter__()")
     with pytest.raises(TimeoutError), mine.write(timeout=0.02):
         pass
-    holder.do("turn.__exit__(None, None, None)")
+    holder.do("scope.__exit__(None, None, None)")
     assert mine.waitNext(5, after=0) == 2
 
 
@@ -269,15 +271,15 @@ def test_aConsumerThatIsSlowerTakesEachOnce(domain: str, actor: Start) -> None:
 
 def test_aTicketIsDoneWhenItsStreamGetsThere(domain: str, actor: Start) -> None:
     mine = muninn.share(np.zeros(4), name="s")
-    gate, stream = threading.Event(), muninn.createStream()
-    stream.submit(lambda: gate.wait(50))
+    semaphore, stream = threading.Event(), muninn.createStream()
+    stream.submit(lambda: semaphore.wait(50))
     ticket = mine.signal(stream)
     reader = actor("buffer = muninn.open('s'); ours = muninn.createStream(); done = []")
     reader.do("buffer.wait(ours); ours.submit(lambda: done.append(1))")
     assert reader.do("time.sleep(0.05); done") == []
     with pytest.raises(TimeoutError):
         mine.wait(None, ticket, timeout=0.02)
-    gate.set()
+    semaphore.set()
     assert mine.wait(None, ticket) == ticket
     assert reader.do("ours.synchronize(50); done") == [1]
 
@@ -409,7 +411,7 @@ def test_showsItselfInNotebooks(domain: str) -> None:
     assert "<b>&lt;" not in html.replace("<b>MuninnBuffer</b>", "")
 
 
-def test_aForkedChildDoesNotEndItsParentsTurn(domain: str) -> None:
+def test_aForkedChildDoesNotEndItsParentsAccess(domain: str) -> None:
     """Broken: the child published what its parent was half through, and gave the parent's claim away."""
     buffer = muninn.share(np.zeros(4), name="a")
     with buffer.write() as view:
@@ -454,13 +456,13 @@ def test_aFenceThatCanNotBeRecordedIsPoisoned(domain: str, monkeypatch: pytest.M
 
 
 def test_aWriterKeepsTheOthersOut(domain: str, actor: Start) -> None:
-    """Broken: `write` without the claim."""
+    """Broken: `write` without the owner lock."""
     buffer = muninn.share(np.zeros(4), name="a", access="readWrite")
-    other = actor("turn = muninn.open('a', access='readWrite').write()\nturn.__enter__()[0] = 7")
+    other = actor("scope = muninn.open('a', access='readWrite').write()\nscope.__enter__()[0] = 7")
     assert other.do("1") == 1 and buffer.generation == 1
     with pytest.raises(TimeoutError), buffer.write(timeout=0.2):
         pass
-    other.do("turn.__exit__(None, None, None)")
+    other.do("scope.__exit__(None, None, None)")
     with buffer.write(timeout=20) as view:
         assert view[0] == 7
     assert buffer.generation == 4
@@ -504,12 +506,12 @@ except muninn.MuninnError as error: said = type(error).__name__
 def test_freeingWhatWasOfALostBlockFreesNothingOfTheNext(domain: str, actor: Start, removed: str, made: str) -> None:
     """Broken: row and incarnation were freed in the block that came after it, where they are a stranger's buffer."""
     holder = actor(f"mine = {made}")
-    places = Places(os.getuid(), domain)
-    os.unlink(places.blockPath)
+    paths = Paths(os.getuid(), domain)
+    os.unlink(paths.blockPath)
     if removed == "everything":
-        shutil.rmtree(places.directory, ignore_errors=True)
+        shutil.rmtree(paths.directory, ignore_errors=True)
     else:
-        for path in (places.linkPath, *Path(places.directory).glob("journal*")):
+        for path in (paths.linkPath, *Path(paths.directory).glob("journal*")):
             os.unlink(path)
     precious = muninn.share(np.full(3, 7), name="precious")
     assert holder.do(f"{_FREED}\nsaid") == "DomainChanged"

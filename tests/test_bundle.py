@@ -52,8 +52,8 @@ def test_bundlesAndArraysAreNotMistakenForEachOther(domain: str) -> None:
 
 
 def test_aLoaderThatFailsLeavesNothing(domain: str) -> None:
-    def fail(draft: muninn.BundleDraft) -> None:
-        draft["a"][:] = 1
+    def fail(spec: muninn.BundleDraft) -> None:
+        spec["a"][:] = 1
         raise OSError("unreadable")
 
     with pytest.raises(OSError, match="unreadable"):

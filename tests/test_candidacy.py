@@ -158,14 +158,14 @@ def test_aBrokerThatResignsSaysWhyInOneLine(lab: Lab, caplog: pytest.LogCaptureF
     assert "Let it close only what it has opened itself" in told[0].getMessage() and "Raise it" in told[1].getMessage()
 
 
-def test_whoSeesAnotherMemoryIsNobodysHeir(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoSeesAnotherMemoryIsNobodysSuccessor(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its root may have a `/proc`: broken, it was told of as one that can serve, chosen by others, and stood aside, again and again."""
     member, other = lab.member(), lab.member()
     standing, choosing = Candidacy(lab.block, lab.members, member.key), Candidacy(lab.block, lab.members, other.key)
-    assert standing.choice(Term(1, None)) == member.key.slot == choosing.heir()
+    assert standing.choice(Term(1, None)) == member.key.slot == choosing.successor()
     monkeypatch.setattr(candidacy, "missingShm", lambda: PlatformUnsupported("another root", "Go back"))
     standing.measure()
-    assert choosing.heir() is None
+    assert choosing.successor() is None
     with pytest.raises(PlatformUnsupported, match="another root"):
         standing.stand(lab.election, Term(1, other.key.slot), isPatient=False)
 

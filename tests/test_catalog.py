@@ -160,7 +160,7 @@ def test_whatWasThereBeforeCountsUntilItIsGone(lab: Lab) -> None:
     directory, member = lab.directory(1), lab.member()
     rows = [lab.make(directory, member, f"n{number}", tenant=tenant) for number, tenant in enumerate(("default", "other", "default"))]
     half = directory.grant(member.key, usage("half"), 0)
-    os.unlink(lab.places.journalPath(1))
+    os.unlink(lab.paths.journalPath(1))
     successor = lab.directory(2)
     sums = successor.catalog.quotas._sums
     assert (sums[Mode.BIG,], sums[Mode.BIG, "default"], sums[Mode.BIG, "other"]) == (3 * PAGE, 2 * PAGE, PAGE)

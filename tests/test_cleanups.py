@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from muninn.system.cleanups import Undertaking, Undertakings
+from muninn.system.cleanups import Cleanup, Cleanups
 
 
 class _Deed:
@@ -16,10 +16,10 @@ class _Deed:
         return self.mayBeUndone
 
 
-def _cutShort(undertakings: Undertakings, deed: _Deed) -> BaseException:
+def _cutShort(cleanups: Cleanups, deed: _Deed) -> BaseException:
     """Begin it, and be interrupted, also in what undoes it; returns what keeps the frames."""
     try:
-        with undertakings.begin(deed):
+        with cleanups.begin(deed):
             try:
                 raise KeyboardInterrupt
             finally:
@@ -30,33 +30,33 @@ def _cutShort(undertakings: Undertakings, deed: _Deed) -> BaseException:
 
 def test_whatIsBroughtToItsEndIsNotUndone() -> None:
     woken, deed = list[int](), _Deed()
-    undertakings = Undertakings(lambda: woken.append(1))
-    with undertakings.begin(deed):
-        assert undertakings.isUnderWay(deed)
-        undertakings.end(deed)
-    assert undertakings.settle() and not deed.undone and not woken and not undertakings.isUnderWay(deed)
+    cleanups = Cleanups(lambda: woken.append(1))
+    with cleanups.begin(deed):
+        assert cleanups.isUnderWay(deed)
+        cleanups.end(deed)
+    assert cleanups.run() and not deed.undone and not woken and not cleanups.isUnderWay(deed)
 
 
 def test_whatIsCutShortIsUndoneWhileItsFramesAreKept() -> None:
     woken, deed = list[int](), _Deed()
-    undertakings = Undertakings(lambda: woken.append(1))
-    kept = _cutShort(undertakings, deed)
-    assert kept.__traceback__ is not None and woken and not undertakings.isUnderWay(deed)
-    assert not undertakings.awaitSettled(0.01)
-    assert undertakings.settle() and undertakings.settle() and deed.undone == 1
-    assert undertakings.awaitSettled(0) and not undertakings._open
+    cleanups = Cleanups(lambda: woken.append(1))
+    kept = _cutShort(cleanups, deed)
+    assert kept.__traceback__ is not None and woken and not cleanups.isUnderWay(deed)
+    assert not cleanups.awaitDone(0.01)
+    assert cleanups.run() and cleanups.run() and deed.undone == 1
+    assert cleanups.awaitDone(0) and not cleanups._open
 
 
 def test_whatCanNotBeUndoneYetKeepsNobodyElse() -> None:
-    undertakings, stuck, other = Undertakings(lambda: None), _Deed(), _Deed()
+    cleanups, stuck, other = Cleanups(lambda: None), _Deed(), _Deed()
     stuck.mayBeUndone = False
-    _cutShort(undertakings, stuck)
-    _cutShort(undertakings, other)
-    assert not undertakings.settle() and other.undone == 1
+    _cutShort(cleanups, stuck)
+    _cutShort(cleanups, other)
+    assert not cleanups.run() and other.undone == 1
     stuck.mayBeUndone = True
-    assert undertakings.settle() and (stuck.undone, other.undone) == (1, 1)
+    assert cleanups.run() and (stuck.undone, other.undone) == (1, 1)
 
 
-def test_anUndertakingIsEnteredAndLeftInC() -> None:
+def test_aCleanupIsEnteredAndLeftInC() -> None:
     """Broken: with an `__exit__` of Python's, an interruption at its first bytecode would leave a frame that keeps it."""
-    assert not {"__enter__", "__exit__"} & set(vars(Undertaking))
+    assert not {"__enter__", "__exit__"} & set(vars(Cleanup))

@@ -27,7 +27,7 @@ import muninn
 from muninn.cli.commands import runClose
 from muninn.control.members import MemberTable
 from muninn.session.membership import current
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -302,7 +302,7 @@ def test_aDrainOutlivesEverybodyAndTellsWhy(domain: str) -> None:
     assert run("drain", "--off").returncode == 0
     assert (answer("list")["draining"], answer("list")["drainReason"]) == (False, None)
     assert "draining" not in run().stdout
-    assert not Path(Places(os.getuid(), domain).linkPath).exists(), "nothing stays of an empty domain that creates again"
+    assert not Path(Paths(os.getuid(), domain).linkPath).exists(), "nothing stays of an empty domain that creates again"
 
 
 def test_theBareCommandSaysWhoIsThereWhateverThereIs(domain: str, actor: Start) -> None:
@@ -574,12 +574,12 @@ def test_doctorAsksTheCudaDriver(domain: str, folder: Path, init: int, count: in
 
 
 def test_doctorSaysWhatIsLeftOfADomain(domain: str) -> None:
-    places = Places(os.getuid(), domain)
+    paths = Paths(os.getuid(), domain)
     assert "nobody is in it" in answer("doctor")["domain"]["found"]
-    places.makeDirectory()
-    Path(f"/dev/shm{places.segmentName(3, 1)}").write_bytes(b"x")
+    paths.makeDirectory()
+    Path(f"/dev/shm{paths.segmentName(3, 1)}").write_bytes(b"x")
     assert "1 segment is left over" in answer("doctor")["domain"]["found"]
-    block = Path(places.linkPath)
+    block = Path(paths.linkPath)
     block.touch(mode=0o600)
     block.write_bytes(b"\0" * 8192)
     assert "withdrawn" in answer("doctor")["domain"]["found"]

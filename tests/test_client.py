@@ -71,7 +71,7 @@ def _client(
     nonce = member.table.identity(member.key.slot).nonce
     return Client(
         ClientContext(
-            lab.places,
+            lab.paths,
             member.table,
             lab.election,
             member.key,
@@ -86,7 +86,7 @@ def _client(
     )
 
 
-def _greeted(broker: Broker) -> bool:
+def _connected(broker: Broker) -> bool:
     return any(session.key is not None for session in broker._server.sessions.values())
 
 
@@ -149,36 +149,36 @@ def test_nothingIsAskedBeforeTheHello(lab: Lab, serve: Callable[[], Serving]) ->
 
 
 def test_whoAsksAnEarlierBrokerIsCalledAway(lab: Lab, serve: Callable[[], Serving]) -> None:
-    """Broken: `forsake` did nothing, and the wait went on until the old broker's time was over."""
+    """Broken: `disconnect` did nothing, and the wait went on until the old broker's time was over."""
     client, first = _client(lab, lab.member(), takeoverMs=40_000), serve()
     client.request("ping")
-    eventually(lambda: _greeted(first.broker), "the hello")
+    eventually(lambda: _connected(first.broker), "the hello")
     first.end()
     asking = Background(lambda: client.request("ping")[0]).asleep()
     serve()
-    client.forsake(1)
+    client.disconnect(1)
     assert asking.isRunning(), "the epoch of its own broker is no reason"
-    client.forsake(2)
+    client.disconnect(2)
     assert asking.ended() == {"epoch": 2}
     client.close()
 
 
 def test_nothingStaysConnectedToAnEarlierBroker(lab: Lab, serve: Callable[[], Serving]) -> None:
-    """Whoever is the next broker itself asks nobody again. Broken: it kept a socket of the last, and one of its hatch, for its term."""
+    """Whoever is the next broker itself asks nobody again. Broken: it kept a socket of the last, and one of its descriptor server, for its term."""
     own, client = lab.member(), _client(lab, lab.member())
     first = serve()
     with first.broker._lock:
         made = lab.make(first.broker._directory, own)
-        first.broker._directory.vault.put(*made, os.memfd_create("held"))
+        first.broker._directory.descriptorStore.put(*made, os.memfd_create("held"))
     client.request("ping")
     descriptor = client.fetch(*made)
     assert descriptor is not None
-    connections = [line.connection.fileno() for line in client._lines._idle] + [client._hatch._connection]
+    connections = [line.connection.fileno() for line in client._lines._idle] + [client._descriptorServer._connection]
     assert len(connections) == 2
     os.close(descriptor)
-    client.forsake(1)
+    client.disconnect(1)
     assert all(stat.S_ISSOCK(os.fstat(each).st_mode) for each in connections), "they are of this term"
-    client.forsake(2)
+    client.disconnect(2)
     for each in connections:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(each)
@@ -192,7 +192,7 @@ def test_aHelloBringsTheMemoryThatHasNoName(lab: Lab, serve: Callable[[], Servin
         made = lab.make(first.broker._directory, member)
     client = _client(lab, member, allocations=lambda: [(made, os.memfd_create("held"))])
     client.request("ping")
-    assert first.broker._directory.vault.get(*made) is not None
+    assert first.broker._directory.descriptorStore.get(*made) is not None
     client.close()
 
 
@@ -210,15 +210,15 @@ def test_aQuestionInTheMiddleOfAnotherIsAnsweredToo(lab: Lab, serve: Callable[[]
     monkeypatch.setattr(Connector, "exchange", interrupted)
     assert client.request("find", name="a")[0] == {} and nested == [{"epoch": 1}]
     assert len(client._lines._idle) == 2
-    client.greet()
+    client.connect()
     assert len(client._lines._idle) == 2, "each was asked by since somebody looked"
     for _ in range(2):
         client.request("ping")
-        client.greet()
+        client.connect()
         assert len(client._lines._idle) == 1, "nobody has needed the other since, and it costs the broker a descriptor"
     kept = list(client._lines._idle)
-    client.greet()
-    client.greet()
+    client.connect()
+    client.connect()
     assert client._lines._idle == kept, "one is kept for the next question"
     client.close()
     assert client._lines._idle == []

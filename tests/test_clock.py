@@ -109,8 +109,10 @@ def test_aThreadOutlivesALogThatRaises(actor: Callable[..., Actor]) -> None:
         "import unittest.mock\nb = muninn.share(np.arange(3), name='kept')\nfrom muninn.session import membership\nm = membership.current()"
     )
     here.do("for name in ('time', 'time_ns'): unittest.mock.patch(f'time.{name}', side_effect=StopIteration).start()")
-    here.do("renew, called = m.holdings.renewAll, []\ndef fail(): called.append(1); m.holdings.renewAll = renew; raise OSError('once')")
-    here.do("m.holdings.renewAll = fail; m.kick()")
+    here.do(
+        "renew, called = m.openBuffers.renewAll, []\ndef fail(): called.append(1); m.openBuffers.renewAll = renew; raise OSError('once')"
+    )
+    here.do("m.openBuffers.renewAll = fail; m.wake()")
     eventually(lambda: here.do("len(called)") == 1, "the background thread has something to log")
     assert here.do("muninn.share(np.arange(5), name='new').array.tolist()") == [0, 1, 2, 3, 4]
     assert here.do("m.worker.thread.is_alive()") and here.do("m is membership.current()")

@@ -210,21 +210,21 @@ def test_structuredArraysAttachToo(domain: str, actor: Start) -> None:
 def test_manyProcessesThatAttachAtOnceShareOneBuffer(domain: str, actor: Start) -> None:
     muninn.domainInfo()
     actors = [actor().join() for _ in range(6)]
-    for turn in range(5):
+    for scope in range(5):
         for number, each in enumerate(actors):
-            each.begin(f"b = muninn.array('a{turn}', 6, 'i8'); b.array[{number}] = {number} + 1; b.describe()['bufferId']")
+            each.begin(f"b = muninn.array('a{scope}', 6, 'i8'); b.array[{number}] = {number} + 1; b.describe()['bufferId']")
         assert len({each.result() for each in actors}) == 1
-        assert muninn.open(f"a{turn}").array.tolist() == list(range(1, 7))
+        assert muninn.open(f"a{scope}").array.tolist() == list(range(1, 7))
     assert len(muninn.listBuffers()) == 5 == len(leftovers(domain))
 
 
 def test_manyThreadsThatAttachAtOnceShareOneBuffer(domain: str) -> None:
-    for turn in range(10):
+    for scope in range(10):
         barrier, seen = threading.Barrier(6), list[str]()
 
         def work() -> None:
             barrier.wait()
-            seen.append(muninn.array(f"a{turn}", 8).describe()["bufferId"])
+            seen.append(muninn.array(f"a{scope}", 8).describe()["bufferId"])
 
         threads = [threading.Thread(target=work) for _ in range(6)]
         for each in threads:

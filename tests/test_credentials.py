@@ -21,7 +21,7 @@ _CHANGES = {
     "seteuid": f"os.seteuid({_STRANGER})",
     "setresuid": f"os.setresuid({_STRANGER}, {_STRANGER}, {_STRANGER})",
 }
-_WHERE = "muninn.session.membership.current().places.stem"
+_WHERE = "muninn.session.membership.current().paths.stem"
 
 
 @pytest.fixture(autouse=True)

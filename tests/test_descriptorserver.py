@@ -1,4 +1,4 @@
-"""The hatch: the vault's descriptors without the broker's interpreter, and the broker asked wherever it says nothing."""
+"""The descriptor server: the descriptor store's descriptors without the broker's interpreter, and the broker asked wherever it says nothing."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 from lab import Lab
 
 import muninn
-from muninn.broker.descriptorstore import Vault
+from muninn.broker.descriptorstore import DescriptorStore
 from muninn.errors import DescriptorsExhausted
 from muninn.session.membership import current
 from muninn.system import atomics
 from muninn.system.descriptors import Descriptor
-from muninn.wire.descriptorserver import Hatch, HatchClient
+from muninn.wire.descriptorserver import DescriptorClient, DescriptorServer
 from support import Actor, eventually
 
 Start = Callable[..., Actor]
@@ -28,12 +28,12 @@ Start = Callable[..., Actor]
 
 @pytest.fixture
 def path(lab: Lab) -> str:
-    return lab.places.hatchPath(1)
+    return lab.paths.descriptorServerPath(1)
 
 
 @pytest.fixture
-def client(lab: Lab) -> Iterator[HatchClient]:
-    made = HatchClient(lab.places)
+def client(lab: Lab) -> Iterator[DescriptorClient]:
+    made = DescriptorClient(lab.paths)
     yield made
     made.close()
 
@@ -49,38 +49,38 @@ def numberOf(descriptor: Descriptor | None) -> int | None:
     return None if descriptor is None else os.fstat(descriptor.number).st_size
 
 
-def test_handsOutWhatTheVaultHas(path: str, client: HatchClient) -> None:
+def test_handsOutWhatTheDescriptorStoreHas(path: str, client: DescriptorClient) -> None:
     """What was there before it was opened, what came later, and nothing that went."""
-    vault = Vault()
-    vault.put(1, 1, numbered(11))
-    vault.open(path)
-    vault.put(2, 1, numbered(21))
-    vault.put(2, 1, numbered(22))
+    descriptorStore = DescriptorStore()
+    descriptorStore.put(1, 1, numbered(11))
+    descriptorStore.open(path)
+    descriptorStore.put(2, 1, numbered(21))
+    descriptorStore.put(2, 1, numbered(22))
     assert [numberOf(client.fetch(1, row, 1)) for row in (1, 2, 3)] == [11, 21, None]
     assert client.fetch(1, 2, 2) is None
-    vault.drop(2, 1)
+    descriptorStore.drop(2, 1)
     others = [numbered(99)]  # which has the number of the one that was dropped
     assert client.fetch(1, 2, 1) is None
-    for _, descriptor in vault.takeAll():
+    for _, descriptor in descriptorStore.takeAll():
         os.close(descriptor)
     others.append(numbered(99))
     assert client.fetch(1, 1, 1) is None
     for descriptor in others:
         os.close(descriptor)
-    vault.close()
+    descriptorStore.close()
     assert not Path(path).exists()
 
 
-def test_aClosedHatchIsAskedNoMore(path: str, client: HatchClient) -> None:
-    hatch = Hatch(path)
+def test_aClosedDescriptorServerIsAskedNoMore(path: str, client: DescriptorClient) -> None:
+    descriptorServer = DescriptorServer(path)
     descriptor = numbered(1)
-    hatch.put(1, 1, descriptor)
+    descriptorServer.put(1, 1, descriptor)
     assert numberOf(client.fetch(1, 1, 1)) == 1
-    hatch.close()
-    hatch.close()
-    hatch.put(1, 1, descriptor)
+    descriptorServer.close()
+    descriptorServer.close()
+    descriptorServer.put(1, 1, descriptor)
     assert client.fetch(1, 1, 1) is None
-    other = Hatch(path)
+    other = DescriptorServer(path)
     other.put(1, 1, descriptor)
     assert client.fetch(1, 1, 1) is None, "shunned for a moment"
     eventually(lambda: numberOf(client.fetch(1, 1, 1)) == 1, "it is tried again")
@@ -88,7 +88,7 @@ def test_aClosedHatchIsAskedNoMore(path: str, client: HatchClient) -> None:
     os.close(descriptor)
 
 
-def test_aLateAnswerIsNobodys(path: str, client: HatchClient) -> None:
+def test_aLateAnswerIsNobodys(path: str, client: DescriptorClient) -> None:
     """Broken: a connection whose answer had not come in time was used on, and the next question got that answer."""
     descriptor = numbered(1)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as slow:
@@ -103,50 +103,50 @@ def test_aLateAnswerIsNobodys(path: str, client: HatchClient) -> None:
     os.close(descriptor)
 
 
-def test_eachEpochHasItsHatch(lab: Lab, client: HatchClient) -> None:
-    """Broken: the connection to the hatch of before was used on, and what a deposed broker had kept was the answer."""
+def test_eachEpochHasItsDescriptorServer(lab: Lab, client: DescriptorClient) -> None:
+    """Broken: the connection to the descriptor server of before was used on, and what a deposed broker had kept was the answer."""
     descriptors = [numbered(1), numbered(2)]
-    hatches = [Hatch(lab.places.hatchPath(epoch)) for epoch in (1, 2)]
-    for hatch, descriptor in zip(hatches, descriptors, strict=True):
-        hatch.put(0, 1, descriptor)
+    descriptorServers = [DescriptorServer(lab.paths.descriptorServerPath(epoch)) for epoch in (1, 2)]
+    for descriptorServer, descriptor in zip(descriptorServers, descriptors, strict=True):
+        descriptorServer.put(0, 1, descriptor)
     assert [numberOf(client.fetch(epoch, 0, 1)) for epoch in (1, 2)] == [1, 2]
     assert client.fetch(3, 0, 1) is None
-    for hatch in hatches:
-        hatch.close()
+    for descriptorServer in descriptorServers:
+        descriptorServer.close()
     for descriptor in descriptors:
         os.close(descriptor)
 
 
-def test_aHandlerInTheMiddleOfAFetchFetchesToo(path: str, client: HatchClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And one that raises there leaves nothing. Broken: what it had interrupted kept the hatch for itself for ever."""
-    hatch, descriptor, fetch = Hatch(path), numbered(7), atomics.hatchFetch
-    hatch.put(1, 1, descriptor)
+def test_aHandlerInTheMiddleOfAFetchFetchesToo(path: str, client: DescriptorClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that raises there leaves nothing. Broken: what it had interrupted kept the descriptor server for itself for ever."""
+    descriptorServer, descriptor, fetch = DescriptorServer(path), numbered(7), atomics.descriptorServerFetch
+    descriptorServer.put(1, 1, descriptor)
     assert numberOf(client.fetch(1, 1, 1)) == 7
     nested = list[int | None]()
 
     def handled(*arguments: Any) -> Any:
-        monkeypatch.setattr(atomics, "hatchFetch", fetch)
+        monkeypatch.setattr(atomics, "descriptorServerFetch", fetch)
         nested.append(numberOf(client.fetch(1, 1, 1)))
         return fetch(*arguments)
 
-    monkeypatch.setattr(atomics, "hatchFetch", handled)
+    monkeypatch.setattr(atomics, "descriptorServerFetch", handled)
     assert numberOf(client.fetch(1, 1, 1)) == 7 and len(nested) == 1
 
     def raising(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(atomics, "hatchFetch", raising)
+    monkeypatch.setattr(atomics, "descriptorServerFetch", raising)
     with pytest.raises(KeyboardInterrupt):
         client.fetch(1, 1, 1)
-    monkeypatch.setattr(atomics, "hatchFetch", fetch)
+    monkeypatch.setattr(atomics, "descriptorServerFetch", fetch)
     eventually(lambda: numberOf(client.fetch(1, 1, 1)) == 7, "it connects anew")
-    hatch.close()
+    descriptorServer.close()
     os.close(descriptor)
 
 
-def test_oneThreadAtATimeAndTheOthersAskTheBroker(path: str, client: HatchClient) -> None:
-    hatch, descriptor = Hatch(path), numbered(7)
-    hatch.put(1, 1, descriptor)
+def test_oneThreadAtATimeAndTheOthersAskTheBroker(path: str, client: DescriptorClient) -> None:
+    descriptorServer, descriptor = DescriptorServer(path), numbered(7)
+    descriptorServer.put(1, 1, descriptor)
     seen: list[int | None] = []
 
     def ask() -> None:
@@ -158,7 +158,7 @@ def test_oneThreadAtATimeAndTheOthersAskTheBroker(path: str, client: HatchClient
     for thread in threads:
         thread.join()
     assert set(seen) <= {7, None} and 7 in seen
-    hatch.close()
+    descriptorServer.close()
     os.close(descriptor)
 
 
@@ -168,7 +168,7 @@ def test_aMemberWithoutDescriptorsIsTold(domain: str, actor: Start) -> None:
         "b = muninn.open('b'); from muninn.session.membership import current; from muninn.wire import descriptorserver; import resource"
     )
     other.do("descriptorserver._TIMEOUT_NS = 30_000_000_000")  # on a busy machine it would give up, and have room for the broker's answer
-    other.do("h = current().holdings; row = [r for r, s in current().rows.notFree() if current().rows.description(r).name == 'a'][0]")
+    other.do("h = current().openBuffers; row = [r for r, s in current().rows.notFree() if current().rows.description(r).name == 'a'][0]")
     other.do("inc = current().rows.state(row).incarnation; soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)")
     other.do("current().client.fetch(row, inc)")
     other.do("resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir('/proc/self/fd'))) + 3, hard)); taken = []")
@@ -193,14 +193,14 @@ def test_opensDoNotWaitForTheBrokersInterpreter(domain: str, actor: Start) -> No
     assert broker.result() > opened, "the broker's process came to itself later"
 
 
-def test_theBrokerIsAskedWhereThereIsNoHatch(domain: str, actor: Start) -> None:
+def test_theBrokerIsAskedWhereThereIsNoDescriptorServer(domain: str, actor: Start) -> None:
     actor("held = muninn.share(b'x', 'a', mode='fastMode')").do("1")
-    os.unlink(current().block.places.hatchPath(muninn.domainInfo()["epoch"]))
+    os.unlink(current().block.paths.descriptorServerPath(muninn.domainInfo()["epoch"]))
     assert bytes(muninn.open("a").array) == b"x"
 
 
-def test_aStoppedBrokersHatchEndsInATakeover(domain: str, actor: Start) -> None:
-    """Its thread is stopped with it. Broken: whoever waited at the hatch waited for ever."""
+def test_aStoppedBrokersDescriptorServerEndsInATakeover(domain: str, actor: Start) -> None:
+    """Its thread is stopped with it. Broken: whoever waited at the descriptor server waited for ever."""
     broker = actor("held = muninn.share(b'x', 'a', mode='fastMode')")
     other = actor("b = muninn.open('a')")
     other.do("from muninn.session.membership import current; b.close(); del b")
@@ -215,7 +215,7 @@ def test_aStoppedBrokersHatchEndsInATakeover(domain: str, actor: Start) -> None:
     assert bytes(holder.array) == b"x"
 
 
-def test_aForkedChildHasAHatchOfItsOwn(domain: str, actor: Start) -> None:
+def test_aForkedChildHasADescriptorServerOfItsOwn(domain: str, actor: Start) -> None:
     actor("held = muninn.share(b'x', 'a', mode='fastMode'); more = muninn.share(b'y', 'b', mode='fastMode')").do("1")
     other = actor("b = muninn.open('a')")
     other.do("""

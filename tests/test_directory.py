@@ -55,9 +55,9 @@ def test_theNameOfWhatIsOverIsFree(lab: Lab) -> None:
     assert granted[0] != over[0] and directory.find("a") == (*granted, False)
     assert other.leases.revocation(lease) == "lifetimeEnded" and lab.rows.state(over[0]).state == layout.ROW_DYING
     row, _ = lab.make(directory, member, "b", deadlineMs=monotonicMs() - 1)
-    assert directory.settle(row).state == layout.ROW_FREE and directory.find("b") is None
+    assert directory.tryReclaim(row).state == layout.ROW_FREE and directory.find("b") is None
     lasts = lab.make(directory, member, "c", deadlineMs=monotonicMs() + 3_600_000)
-    assert directory.settle(lasts[0]).state == layout.ROW_LIVE and directory.find("c") == (*lasts, True)
+    assert directory.tryReclaim(lasts[0]).state == layout.ROW_LIVE and directory.find("c") == (*lasts, True)
 
 
 def test_aSuccessorKnowsTheNamesThatWereGranted(lab: Lab) -> None:
@@ -67,19 +67,19 @@ def test_aSuccessorKnowsTheNamesThatWereGranted(lab: Lab) -> None:
     for epoch in (2, 3):
         successor = lab.directory(epoch)
         assert successor.grant(member.key, usage("half"), 0) == granted
-        os.unlink(lab.places.journalPath(epoch - 1))
+        os.unlink(lab.paths.journalPath(epoch - 1))
 
 
 @pytest.mark.parametrize("state", ["abandoned", "orphaned"])
 def test_aHalfMadeRowGoesWithItsMemoryAndItsIndexEntry(lab: Lab, state: str) -> None:
     directory, member = lab.directory(1), lab.member()
     row, incarnation = directory.grant(member.key, usage(), 0)
-    os.close(segments.create(lab.places, row, incarnation, 4096))
+    os.close(segments.create(lab.paths, row, incarnation, 4096))
     directory.rows.describe(row, describe())
     directory._index.insert(b"a", row, incarnation)  # its broker died right after this step of the commit
     directory.abandon(member.key, row, incarnation) if state == "abandoned" else directory.orphaned(row)
     assert directory.rows.state(row).state == layout.ROW_FREE
-    assert lab.places.segments() == [] and directory._index.candidates(b"a") == [] and directory.find("a") is None
+    assert lab.paths.segments() == [] and directory._index.candidates(b"a") == [] and directory.find("a") is None
 
 
 def test_onlyItsCreatorCommitsARow(lab: Lab) -> None:
@@ -104,17 +104,17 @@ def test_aCommitThatIsRepeatedAfterTheFreeSaysSo(lab: Lab) -> None:
         lab.directory(2).commit(creator.key, row, incarnation, None)
 
 
-def test_aCommitOfAnotherDamagesNothingInTheVault(lab: Lab) -> None:
-    """Broken: `commit` put the descriptor into the vault before it looked whose row it is, and dropped the right one with it."""
+def test_aCommitOfAnotherDamagesNothingInTheDescriptorStore(lab: Lab) -> None:
+    """Broken: `commit` put the descriptor into the descriptor store before it looked whose row it is, and dropped the right one with it."""
     directory, creator, other = lab.directory(1), lab.member(), lab.member()
     row, incarnation = directory.grant(creator.key, usage(mode=Mode.FAST, gpu=0), 1 << 30)
     directory.rows.describe(row, describe(mode=Mode.FAST, gpu=0))
     mine = os.open("/dev/null", os.O_RDONLY)
-    directory.vault.put(row, incarnation, mine)
+    directory.descriptorStore.put(row, incarnation, mine)
     with pytest.raises(ProtocolViolation):
         directory.commit(other.key, row, incarnation, os.dup(mine))
-    assert directory.vault.get(row, incarnation) == mine
-    directory.vault.close()
+    assert directory.descriptorStore.get(row, incarnation) == mine
+    directory.descriptorStore.close()
 
 
 def test_aCommitThatSaysNonsenseIsRefusedAndItsRowCollected(lab: Lab) -> None:
@@ -150,8 +150,8 @@ def test_aFreedNameIsFreeAtOnceAndItsMemoryWithTheLastHolder(lab: Lab) -> None:
     assert directory.find("a") is None and directory.rows.state(row).state == layout.ROW_DYING
     again = lab.make(directory, member)
     assert again[0] != row
-    member.leases.release(lease)
-    directory.settle(row)
+    member.leases.giveBack(lease)
+    directory.tryReclaim(row)
     with pytest.raises(BufferFreed):
         directory.free(row, incarnation + 1)
     assert directory.rows.state(row).state == layout.ROW_FREE and directory.find("a") == (*again, True)
@@ -161,10 +161,10 @@ def test_lastCloseGoesWithItsLastLeaseAndKeepDoesNot(lab: Lab) -> None:
     directory, member = lab.directory(1), lab.member()
     keep, brief = lab.make(directory, member, "keep"), lab.make(directory, member, "brief", lifetime=Lifetime.LAST_CLOSE)
     lease = member.leases.take(*brief, 1000)
-    assert directory.settle(brief[0]).state == layout.ROW_LIVE
-    member.leases.release(lease)
-    assert directory.settle(brief[0]).state == layout.ROW_FREE
-    assert directory.settle(keep[0]).state == layout.ROW_LIVE
+    assert directory.tryReclaim(brief[0]).state == layout.ROW_LIVE
+    member.leases.giveBack(lease)
+    assert directory.tryReclaim(brief[0]).state == layout.ROW_FREE
+    assert directory.tryReclaim(keep[0]).state == layout.ROW_LIVE
 
 
 def test_theJournalTellsEachStep(lab: Lab) -> None:
@@ -174,13 +174,13 @@ def test_theJournalTellsEachStep(lab: Lab) -> None:
     lease = member.leases.take(row, incarnation, 1000)
 
     def told() -> list[object]:
-        return [record["op"] for record in journal.read(lab.places, 1)]
+        return [record["op"] for record in journal.read(lab.paths, 1)]
 
     assert told() == ["create", "live"]
     directory.free(row, incarnation)
     assert told() == ["create", "live", "free"]
-    member.leases.release(lease)
-    directory.settle(row)
+    member.leases.giveBack(lease)
+    directory.tryReclaim(row)
     assert told() == ["create", "live", "free", "gone"]
 
 
@@ -247,7 +247,7 @@ def test_aNameThatNobodyDescribedIsToldWhenItGoes(lab: Lab) -> None:
 
 
 def test_nothingOfWhatIsGoneCountsOrStaysOpen(lab: Lab) -> None:
-    """Broken: `_bury` without the vault, the catalog or the segment."""
+    """Broken: `_reclaim` without the descriptor store, the catalog or the segment."""
     directory, member = lab.directory(1), lab.member()
     row, incarnation = directory.grant(member.key, usage(mode=Mode.FAST, gpu=0), 1 << 30)
     directory.rows.describe(row, describe(mode=Mode.FAST, gpu=0))
@@ -255,13 +255,13 @@ def test_nothingOfWhatIsGoneCountsOrStaysOpen(lab: Lab) -> None:
     directory.commit(member.key, row, incarnation, writing)
     assert directory.catalog.quotas.used(0) == layout.PAGE_BYTES
     directory.free(row, incarnation)
-    assert directory.catalog.quotas.used(0) == 0 and len(directory.vault) == 0
-    assert os.read(reading, 1) == b"", "the vault's descriptor is closed"
+    assert directory.catalog.quotas.used(0) == 0 and len(directory.descriptorStore) == 0
+    assert os.read(reading, 1) == b"", "the descriptor store's descriptor is closed"
     os.close(reading)
     row, incarnation = lab.make(directory, member)
-    os.close(segments.create(lab.places, row, incarnation, layout.PAGE_BYTES))
+    os.close(segments.create(lab.paths, row, incarnation, layout.PAGE_BYTES))
     directory.free(row, incarnation)
-    assert lab.places.segments() == [] and directory._index.candidates(b"a") == []
+    assert lab.paths.segments() == [] and directory._index.candidates(b"a") == []
 
 
 def test_whatNoQuotaAllowsIsNotGranted(lab: Lab) -> None:
@@ -275,7 +275,7 @@ def test_whatNoQuotaAllowsIsNotGranted(lab: Lab) -> None:
 
 
 def test_aCommitThatIsRepeatedChangesNothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: it was done again, and a full `/dev/shm` then buried a buffer that lived."""
+    """Broken: it was done again, and a full `/dev/shm` then reclaimed a buffer that lived."""
     directory, member = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, member)
 
@@ -304,7 +304,7 @@ def test_aGrantThatTheJournalTellsWrongIsNoGrant(lab: Lab, changes: dict[str, ob
         "gpu": -1,
         "sizeBytes": 4096,
     }
-    written = Journal(lab.places, 1)
+    written = Journal(lab.paths, 1)
     written.append("create", **{**plain, **changes})
     written.close()
     assert lab.directory(2).catalog.find("half") is None

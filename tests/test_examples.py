@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import muninn
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from support import leftovers
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -91,4 +91,4 @@ def test_eachExplainsItself(domain: str, name: str) -> None:
     ran = run(name, "--help")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith("usage: ") and "Traceback" not in run(name, "--bogus").stderr
-    assert not Path(Places(os.getuid(), domain).linkPath).exists()
+    assert not Path(Paths(os.getuid(), domain).linkPath).exists()

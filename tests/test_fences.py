@@ -17,14 +17,14 @@ from support import Actor, ActorError
 
 Start = Callable[..., Actor]
 
-#: A stream whose work stands still until `gates[name].set()`.
+#: A stream whose work stands still until `semaphores[name].set()`.
 _STREAMS = """
 import threading
-gates = {}
+semaphores = {}
 def stopped(name):
-    gates[name] = threading.Event()
+    semaphores[name] = threading.Event()
     stream = muninn.createStream()
-    stream.submit(lambda: gates[name].wait(60))
+    stream.submit(lambda: semaphores[name].wait(60))
     return stream
 """
 
@@ -34,11 +34,11 @@ def test_ticketsOfTwoStreamsAreDoneOutOfOrder(domain: str, actor: Start) -> None
     other = actor(_STREAMS + "buffer = muninn.open('a')")
     first, second = other.do("buffer.signal(stopped('first')), buffer.signal(stopped('second'))")
     assert (first, second) == (1, 2)
-    other.do("gates['second'].set()")
+    other.do("semaphores['second'].set()")
     assert buffer.wait(ticket=second, timeout=60) == second
     with pytest.raises(TimeoutError, match="ticket 1"):
         buffer.wait(ticket=first, timeout=0.02)
-    other.do("gates['first'].set()")
+    other.do("semaphores['first'].set()")
     assert buffer.wait(ticket=first, timeout=60) == first
 
 
@@ -50,7 +50,7 @@ def test_whatTheStreamWroteIsThereWhenTheTicketIs(domain: str, actor: Start) -> 
     buffer.wait(mine)
     mine.submit(lambda: seen.append(float(buffer.array.sum())))
     assert seen == []
-    writer.do("gates['go'].set()")
+    writer.do("semaphores['go'].set()")
     mine.synchronize(60)
     assert seen == [7000.0]
 
@@ -120,7 +120,7 @@ def test_aFullRingMakesTheNextSignalWait(domain: str, actor: Start) -> None:
     thread.start()
     thread.join(0.05)
     assert thread.is_alive()
-    other.do("gates['go'].set()")
+    other.do("semaphores['go'].set()")
     thread.join(60)
     assert buffer.wait(timeout=60) == layout.TICKET_RING + 1
     assert buffer.wait(ticket=1, timeout=60) == 1, "long since done"

@@ -59,7 +59,7 @@ WORKING = {
     "array": "muninn.array('x', (3,), 'f8').free()",
     "shareOnce": "muninn.shareOnce('x' * 120, lambda: np.arange(3.)) and muninn.free('x' * 120)",
     "shareBundle": "muninn.shareBundle({'a': np.arange(3.)}, name='x').free()",
-    "loadBundle": "muninn.loadBundle({'a': ((3,), 'f8')}, lambda draft: draft['a'].fill(1), name='x').free()",
+    "loadBundle": "muninn.loadBundle({'a': ((3,), 'f8')}, lambda spec: spec['a'].fill(1), name='x').free()",
     "openBundle": "muninn.shareBundle({'a': np.arange(3.)}, name='x') and muninn.openBundle('x').free()",
     "open": "muninn.open('b').close()",
     "free": "muninn.free('b')",

@@ -19,7 +19,7 @@ from muninn.cli import domainchecks
 from muninn.control.lockfile import LockFile
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid
 from muninn.storage import folders
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from support import Actor, eventually
 
 Start = Callable[..., Actor]
@@ -36,7 +36,7 @@ _TAKEN: dict[str, Callable[[str], object]] = {
 
 @pytest.fixture
 def stem(domain: str) -> str:
-    return Places(os.getuid(), domain).stem
+    return Paths(os.getuid(), domain).stem
 
 
 def take(path: str, what: str) -> None:
@@ -114,17 +114,17 @@ def asStranger(call: Callable[[], object]) -> Callable[[], object]:
 
 
 @pytest.fixture
-def strange(domain: str) -> Iterator[Places]:
+def strange(domain: str) -> Iterator[Paths]:
     """The places of the other user's domain."""
-    places = Places(_STRANGER, domain)
-    yield places
+    paths = Paths(_STRANGER, domain)
+    yield paths
     with contextlib.suppress(OSError):
-        os.rmdir(f"/dev/shm/{places.stem}.d")
+        os.rmdir(f"/dev/shm/{paths.stem}.d")
     removeDomain(domain, _STRANGER)
 
 
 @needsRoot
-def test_processesThatComeTogetherSettleOnOneDirectory(strange: Places) -> None:
+def test_processesThatComeTogetherSettleOnOneDirectory(strange: Paths) -> None:
     """Broken: a process that met the stranger's name, and one that met it free, began a domain each."""
     elsewhere = 0
     wanted = f"/dev/shm/{strange.stem}.d"
@@ -155,7 +155,7 @@ def test_processesThatComeTogetherSettleOnOneDirectory(strange: Places) -> None:
 
 
 @needsRoot
-def test_theUmaskOfTheFirstProcessKeepsNobodyOut(strange: Places) -> None:
+def test_theUmaskOfTheFirstProcessKeepsNobodyOut(strange: Paths) -> None:
     """Broken: the lock file had mode 0, and everybody else an untyped PermissionError."""
 
     def first() -> int:
@@ -174,19 +174,19 @@ def test_theUmaskOfTheFirstProcessKeepsNobodyOut(strange: Places) -> None:
 @pytest.mark.parametrize("mode", [0o755, 0o500, 0o000, 0o711])
 def test_aDirectoryInWhichNobodyElseCouldWriteIsSetRight(domain: str, mode: int) -> None:
     """Broken: MNN-0019, which said that the directory should belong to the user to whom it belonged."""
-    places = Places(os.getuid(), domain)
-    LockFile(places).close()
-    os.chmod(places.directory, mode)
-    LockFile(places).close()
-    assert stat.S_IMODE(os.stat(places.directory).st_mode) == 0o700
+    paths = Paths(os.getuid(), domain)
+    LockFile(paths).close()
+    os.chmod(paths.directory, mode)
+    LockFile(paths).close()
+    assert stat.S_IMODE(os.stat(paths.directory).st_mode) == 0o700
 
 
 def test_aDirectoryInWhichOthersCouldWriteIsNotBelieved(domain: str) -> None:
-    places = Places(os.getuid(), domain)
-    LockFile(places).close()
-    os.chmod(places.directory, 0o770)
+    paths = Paths(os.getuid(), domain)
+    LockFile(paths).close()
+    os.chmod(paths.directory, 0o770)
     with pytest.raises(ControlBlockInvalid, match="chmod 700"):
-        LockFile(places)
+        LockFile(paths)
 
 
 def test_whoSettlesWaitsForTheOtherAndNotForEver(domain: str, stem: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +195,6 @@ def test_whoSettlesWaitsForTheOtherAndNotForEver(domain: str, stem: str, actor: 
     holder = actor(f"import fcntl\nfd = os.open('/dev/shm/{stem}.d', os.O_RDONLY)\nfcntl.flock(fd, fcntl.LOCK_EX)")
     monkeypatch.setattr(folders, "_BOUND_SECONDS", 0.1)
     with pytest.raises(BrokerUnavailable):
-        LockFile(Places(os.getuid(), domain))
+        LockFile(Paths(os.getuid(), domain))
     holder.kill()
-    LockFile(Places(os.getuid(), domain)).close()
+    LockFile(Paths(os.getuid(), domain)).close()

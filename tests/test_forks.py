@@ -34,12 +34,12 @@ def test_whatAnotherThreadHeldIsFreeInAChild() -> None:
             held.set()
             end.wait(20)
 
-    holding = Background(hold)
+    openBuffer = Background(hold)
     assert held.wait(20)
     assert _inChild(lambda: guard.lock.acquire(timeout=0))
     assert not guard.lock.acquire(timeout=0), "in the parent it is as it was"
     end.set()
-    holding.ended()
+    openBuffer.ended()
 
 
 @pytest.mark.parametrize("isWhole", [True, False])

@@ -46,7 +46,7 @@ def test_waitsForAPublicationAfterTheOneThatIsKnown(row: int) -> None:
 
 
 def test_whatWasPublishedIsSeenAlthoughSomebodyWritesAgain(row: int) -> None:
-    """Broken: only an even word was believed, and a writer that computes inside its turns leaves it odd nearly always."""
+    """Broken: only an even word was believed, and a writer that computes inside its accesses leaves it odd nearly always."""
     generation = Generation(row)
     generation.publish(generation.begin())
     generation.begin()
@@ -114,7 +114,7 @@ def test_aPublicationAndAWakeUpEndASleep(row: int, monkeypatch: pytest.MonkeyPat
 
 
 def test_aWriterThatEndedJustNowHasNotDied(row: int) -> None:
-    """It published and let go between the look at the word and the look at the claim. Broken: the word was not read again."""
+    """It published and let go between the look at the word and the look at the owner lock. Broken: the word was not read again."""
     generation = Generation(row)
     begun = generation.begin()
     source, target = np.arange(4.0), np.empty(4)
@@ -127,7 +127,7 @@ def test_aWriterThatEndedJustNowHasNotDied(row: int) -> None:
     assert generation.copy(source.ctypes.data, target.ctypes.data, source.nbytes, 5, endedNow) == 2
 
 
-def test_aTurnThatEndedIsNotTakenForTheNextOne(row: int) -> None:
+def test_anAccessThatEndedIsNotTakenForTheNextOne(row: int) -> None:
     generation = Generation(row)
     begun = generation.begin()
 
@@ -201,7 +201,7 @@ def test_aCopyDuringWhichTheGenerationChangedIsMadeAgain() -> None:
 
 
 @pytest.mark.parametrize("turns", ["short", "long"])
-def test_aReaderThatCanTakeATurnIsPatientForAWhileOnly(row: int, turns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aReaderThatCanTakeAnAccessIsPatientForAWhileOnly(row: int, scopes: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: it let three publications by, however long each of them took; who writes for 0.4 s made a read of 1 s a TimeoutError."""
     generation, now = Generation(row), 100.0
     generation.begin()
@@ -209,13 +209,13 @@ def test_aReaderThatCanTakeATurnIsPatientForAWhileOnly(row: int, turns: str, mon
     def sleep(word: int, value: int, nanoseconds: int) -> None:
         """Whoever looks again finds the next turn begun already."""
         nonlocal now
-        now += max(nanoseconds / 1e9, 0.001) if turns == "long" else 0.0001
-        if turns == "short":
+        now += max(nanoseconds / 1e9, 0.001) if scopes == "long" else 0.0001
+        if scopes == "short":
             generation.publish(generation.begin())
             generation.begin()
 
     monkeypatch.setattr(generations.clock, "now", lambda: now)
     monkeypatch.setattr(generations.atomics, "futexWait32", sleep)
     with pytest.raises(Starved):
-        generation.copy(0, 0, 0, 1.0, lambda: False, canTakeTurn=True)
+        generation.copy(0, 0, 0, 1.0, lambda: False, canTakeScope=True)
     assert now < 100.5 and generation.value() <= 1 + 2 * generations._PATIENCE

@@ -1,4 +1,4 @@
-"""fastMode on pretended GPUs: VRAM between processes, that nobody's death takes from the others, with an end to it."""
+"""fastMode on emulated GPUs: VRAM between processes, that nobody's death takes from the others, with an end to it."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ b = muninn.share(np.arange(10), 'a', mode='fastMode')
 from muninn.session import gpus, membership
 gpus.deviceOf(membership.current()).canAccessPeer = lambda gpu, peer: gpu == peer
 near, far = muninn.createStream(0), muninn.createStream(1)
-def enter(turn):
-    with turn as view: return view.shape
+def enter(scope):
+    with scope as view: return view.shape
 """
 
 
-def test_aTurnOfAStreamWhoseGpuDoesNotReachTheMemoryIsRefused(domain: str, actor: Start) -> None:
+def test_anAccessOfAStreamWhoseGpuDoesNotReachTheMemoryIsRefused(domain: str, actor: Start) -> None:
     """Broken: it was given an array that no kernel of that stream could use."""
     apart = actor(APART, MUNINN_HOST_GPUS="2")
-    for turn in ("write", "read"):
+    for scope in ("write", "read"):
         with pytest.raises(ActorError, match="GPU 1 .* does not reach the memory of GPU 0") as raised:
-            apart.do(f"enter(b.{turn}(stream=far))")
+            apart.do(f"enter(b.{scope}(stream=far))")
         assert raised.value.kind == "TopologyNotPeerable"
-        assert apart.do(f"enter(b.{turn}(timeout=9, stream=near)), enter(b.{turn}(timeout=9, stream=None))") == [[10], [10]]
+        assert apart.do(f"enter(b.{scope}(timeout=9, stream=near)), enter(b.{scope}(timeout=9, stream=None))") == [[10], [10]]
     assert apart.do("enter(muninn.share(np.arange(10), 'big').write(stream=far))") == [10], "host memory is there for all"
     assert apart.do("b.generation") == 4
 

@@ -137,7 +137,7 @@ b.free(); f.free()
 def test_whoWaitsLetsTheOthersRun(domain: str, actor: Callable[..., Actor], patch: str) -> None:
     """Broken: the hub stood still until the wait was over."""
     actor(
-        "b = muninn.share(np.zeros(3), name='b', access='readWrite'); turn = b.write(); turn.__enter__(); lock = muninn.Lock('lock'); lock.acquire()"
+        "b = muninn.share(np.zeros(3), name='b', access='readWrite'); scope = b.write(); scope.__enter__(); lock = muninn.Lock('lock'); lock.acquire()"
     )
     waits = ("muninn.open('none', timeout=0.5)", "b.waitNext(0.5)", "b.read(timeout=0.5)", "b.write(0.5).__enter__()", "lock.acquire(0.5)")
     code = f"{patch}import muninn\nb, lock = muninn.open('b', access='readWrite'), muninn.Lock('lock')\n{TICKING}\nsleep(0.02)\n"

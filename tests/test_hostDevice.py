@@ -24,7 +24,7 @@ import pytest
 from muninn.devices import chooseDevice
 from muninn.devices.host.device import HostDevice, memory
 from muninn.devices.port import FenceWord
-from muninn.devices.worker import Lane
+from muninn.devices.worker import StreamWorker
 from muninn.errors import (
     DescriptorsExhausted,
     DeviceUnavailable,
@@ -135,7 +135,7 @@ def test_outOfHostMemoryIsAnErrorAndNotAKill() -> None:
     assert there.memoryInfo(0).freeBytes == 1 << 46
 
 
-def test_roomIsAskedAgainOnTheWay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_availableMemoryIsAskedAgainOnTheWay(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([1 << 40, 0])
     monkeypatch.setattr(hostmemory, "availableBytes", lambda: next(answers))
     monkeypatch.setattr(memory, "_CHUNK_BYTES", MIB)
@@ -355,19 +355,19 @@ def test_workIsReleasedBeforeItCountsAsDone(monkeypatch: pytest.MonkeyPatch) -> 
         def __call__(self) -> None: ...
 
     held = Held()
-    reference, alive, finish = weakref.ref(held), list[bool](), Lane.finish
+    reference, alive, finish = weakref.ref(held), list[bool](), StreamWorker.finish
 
-    def watch(lane: Lane, error: BaseException | None, wasDoubtful: bool) -> None:
+    def watch(worker: StreamWorker, error: BaseException | None, wasDoubtful: bool) -> None:
         alive.append(reference() is not None)
-        finish(lane, error, wasDoubtful)
+        finish(worker, error, wasDoubtful)
 
-    monkeypatch.setattr(Lane, "finish", watch)
+    monkeypatch.setattr(StreamWorker, "finish", watch)
     stream = host().createStream(0)
-    gate = threading.Event()
-    stream.submit(lambda: gate.wait(WATCHDOG_SECONDS))
+    semaphore = threading.Event()
+    stream.submit(lambda: semaphore.wait(WATCHDOG_SECONDS))
     stream.submit(held)
     del held
-    gate.set()
+    semaphore.set()
     stream.synchronize(WATCHDOG_SECONDS)
     assert alive == [True, False]
 
@@ -418,12 +418,12 @@ def test_theFenceWordIsForRealGpus() -> None:
 def test_forkedChildUsesMemoryButNoStreamOfItsParent() -> None:
     there = host()
     stream = there.createStream(0)
-    gate = threading.Event()
-    stream.submit(lambda: gate.wait(WATCHDOG_SECONDS))
+    semaphore = threading.Event()
+    stream.submit(lambda: semaphore.wait(WATCHDOG_SECONDS))
     allocation = there.allocate(0, MIB)
 
     def work() -> bool:
-        for use in (stream.synchronize, stream.query, lambda: stream.submit(gate.set)):
+        for use in (stream.synchronize, stream.query, lambda: stream.submit(semaphore.set)):
             with pytest.raises(DeviceUnavailable):
                 use()
         stream.close()
@@ -434,7 +434,7 @@ def test_forkedChildUsesMemoryButNoStreamOfItsParent() -> None:
         return True
 
     assert inChild(work) == 0
-    gate.set()
+    semaphore.set()
     stream.synchronize(WATCHDOG_SECONDS)
     assert ctypes.string_at(allocation.address, 6) == b"child!"
 
@@ -488,7 +488,7 @@ def test_importLoadsNoGpuLibrary() -> None:
         ("", {}, []),
     ],
 )
-def test_controlGroupsLimitTheRoom(
+def test_controlGroupsLimitTheAvailableMemory(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, membership: str, files: dict[str, str], rooms: list[int]
 ) -> None:
     directory: Path = request.getfixturevalue("tmp_path")
@@ -497,7 +497,7 @@ def test_controlGroupsLimitTheRoom(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.setattr(hostmemory, "_CONTROL_GROUPS", str(directory))
-    assert list(hostmemory._groupRooms(membership)) == rooms
+    assert list(hostmemory._groupsAvailable(membership)) == rooms
 
 
 def test_theControlGroupThatIsFullIsNamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,30 +508,30 @@ def test_theControlGroupThatIsFullIsNamed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(hostmemory, "_membership", lambda: "0::/\n")
     monkeypatch.setattr(hostmemory, "_kept", (0.0, 0))
     with pytest.raises(HostMemoryFull, match=f"100M do not fit: {tmp_path}/memory.max allows 64M, and has room for 34M") as raised:
-        hostmemory.requireRoom(100 * MIB)
+        hostmemory.requireAvailable(100 * MIB)
     assert "raise its limit" in raised.value.fix
     with pytest.raises(HostMemoryFull, match=r"20M do not fit \(and 16M more, for the host's own work\).* has room for 34M"):
-        hostmemory.requireRoom(20 * MIB, 16 * MIB)
+        hostmemory.requireAvailable(20 * MIB, 16 * MIB)
     (tmp_path / "memory.max").write_text(str(1 << 59))
     with pytest.raises(HostMemoryFull, match="do not fit: this machine's memory has room for"):
-        hostmemory.requireRoom(1 << 57)
+        hostmemory.requireAvailable(1 << 57)
 
 
-def test_theRoomOfAMomentAgoIsForWhatIsSmallAndStillThere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_theAvailableMemoryOfAMomentAgoIsForWhatIsSmallAndStillThere(monkeypatch: pytest.MonkeyPatch) -> None:
     now, rooms = 100.0, [10 * MIB]
     monkeypatch.setattr(hostmemory.clock, "now", lambda: now)
     monkeypatch.setattr(hostmemory, "availableBytes", lambda: rooms[-1])
     monkeypatch.setattr(hostmemory, "_kept", (0.0, 0))
-    assert hostmemory.roomFor(MIB // 2) == 10 * MIB
+    assert hostmemory.availableFor(MIB // 2) == 10 * MIB
     rooms.append(4 * MIB)
-    assert hostmemory.roomFor(MIB) == 9 * MIB + MIB // 2, "of a moment ago, less what was taken meanwhile"
-    assert hostmemory.roomFor(MIB + 1) == 4 * MIB, "of now: it is not small"
+    assert hostmemory.availableFor(MIB) == 9 * MIB + MIB // 2, "of a moment ago, less what was taken meanwhile"
+    assert hostmemory.availableFor(MIB + 1) == 4 * MIB, "of now: it is not small"
     rooms.append(20 * MIB)
     for _ in range(2):
-        assert hostmemory.roomFor(MIB) < 3 * MIB
-    assert hostmemory.roomFor(MIB) == 20 * MIB, "of now: nothing was left of what was there"
+        assert hostmemory.availableFor(MIB) < 3 * MIB
+    assert hostmemory.availableFor(MIB) == 20 * MIB, "of now: nothing was left of what was there"
     now, _ = now + 1, rooms.append(0)
-    assert hostmemory.roomFor(1) == 0, "of now: that is long ago"
+    assert hostmemory.availableFor(1) == 0, "of now: that is long ago"
 
 
 def test_roomIsAPositiveNumberHere() -> None:

@@ -190,7 +190,7 @@ def test_aMemberWhoseRequestsMakeNoSenseGetsErrors(domain: str, actor: Start) ->
                 list: ([], [[1]], [["a", 2]], [[0, 1]] * 300),
             }
             fields = {name: random.choice(choices[kind]) for name, kind in requests.OPERATIONS[op].request.items()}
-            if op in ("free", "commit", "abandon", "settle") and fields.get("row") == 0:
+            if op in ("free", "commit", "abandon", "tryReclaim") and fields.get("row") == 0:
                 continue  # it is a member, so what it may free it may free
             try:
                 reply, descriptors = client.request(op, **fields)
@@ -435,7 +435,7 @@ import muninn
 from muninn.errors import HostMemoryFull
 small = muninn.share(np.ones(1000), name="small")
 def segments():
-    folder = muninn.session.membership.current().places.directory
+    folder = muninn.session.membership.current().paths.directory
     return sorted(entry for entry in os.listdir(folder) if entry.startswith("segment-"))
 before = segments()
 assert len(before) == 1
@@ -446,7 +446,7 @@ def eventually(isSo, what):
         time.sleep(0.001)
 def full(what, make):
     # The broker of this process copies its journal meanwhile, and a copy takes a descriptor and a page for a moment.
-    eventually(lambda: not muninn.session.membership.current().role.broker._upkeep.isPending(), "the broker has nothing to do")
+    eventually(lambda: not muninn.session.membership.current().role.broker._maintenance.isPending(), "the broker has nothing to do")
     free, descriptors = os.statvfs("/dev/shm").f_bfree, len(os.listdir("/proc/self/fd"))
     try:
         make()

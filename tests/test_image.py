@@ -47,7 +47,7 @@ def test_anExecGivesBackWhatTheProgramHeld(domain: str, actor: Start, child: str
     buffer = muninn.share(bytes(4), name="a", access="readWrite")
     other = actor(
         "b = muninn.open('a', access='readWrite')\ngone = muninn.share(b'x', name='gone', lifetime='lastClose')\n"
-        "lock = muninn.Lock('l')\nlock.acquire()\nturn = b.write()\nturn.__enter__()\n" + child
+        "lock = muninn.Lock('l')\nlock.acquire()\nscope = b.write()\nscope.__enter__()\n" + child
     )
     pid = other.do("pid") if child else 0
     other.begin(_SLEEP)
@@ -124,7 +124,7 @@ def test_aThreadThatEndedByItselfIsNoProof(domain: str, actor: Start) -> None:
     other = actor().join()
     members, key = current().members, _keyOf(other.pid)
     word = atomics.exchangeSeqCst32(members.robustAddress(key.slot), _OWNER_DIED)
-    assert not members.isProvenDead(key)
+    assert not members.isConfirmedDead(key)
     atomics.exchangeSeqCst32(members.robustAddress(key.slot), word)
 
 
@@ -133,7 +133,7 @@ def test_aByteThatWasLostIsNoProofWhileTheProgramRuns(lab: Lab) -> None:
     member = lab.member()
     asking = MemberTable(lab.block)  # of the same process, which does not see its own byte
     atomics.exchangeSeqCst32(asking.robustAddress(member.key.slot), _OWNER_DIED)
-    assert not asking.isProvenDead(member.key)
+    assert not asking.isConfirmedDead(member.key)
     member.table._nonce, nonce = 0, member.table._nonce
     assert not image.isReplaced(os.getpid(), nonce)
 
@@ -146,9 +146,9 @@ def test_aByteThatWasLostIsNoProofOfAnythingElse(lab: Lab, monkeypatch: pytest.M
     pidfd = os.pidfd_open(os.getpid()) if isByPidfd else None
     monkeypatch.setattr(image, "isReplaced", lambda pid, nonce: True)
     try:
-        assert not asking.isProvenDead(member.key, pidfd)
+        assert not asking.isConfirmedDead(member.key, pidfd)
         member.die()
-        assert asking.isProvenDead(member.key, pidfd), "it has ended, by an exec"
+        assert asking.isConfirmedDead(member.key, pidfd), "it has ended, by an exec"
     finally:
         if pidfd is not None:
             os.close(pidfd)

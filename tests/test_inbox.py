@@ -70,7 +70,7 @@ def test_whatNobodyWaitsForIsNotServed(inbox: Inbox) -> None:
 
 
 def test_whatComesToNobodyIsClosed(inbox: Inbox) -> None:
-    """It was forsaken when it was being served."""
+    """It was abandoned when it was being served."""
     asking = Background(lambda: inbox.ask({"op": "fetch"}, [], 0.2))
     asked = _next(inbox)
     assert isinstance(asking.ended(), BrokerUnavailable)

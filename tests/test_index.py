@@ -35,7 +35,7 @@ def test_findsWhatADictionaryFinds(operations: list[tuple[bool, int]]) -> None:
         finally:
             from conftest import removeDomain
 
-            removeDomain(lab.places.domain)
+            removeDomain(lab.paths.domain)
 
 
 def test_insertingTwiceLeavesOneEntry(lab: Lab) -> None:

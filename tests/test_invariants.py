@@ -109,7 +109,7 @@ def test_i2AFreeNeverReclaimsWhatAnOpenerHolds(lab: Lab, monkeypatch: pytest.Mon
                 index = opener.leases.take(row, incarnation, 1000)
                 opened.append(directory.rows.isLive(row, incarnation))
                 if not opened[0]:
-                    opener.leases.release(index)
+                    opener.leases.giveBack(index)
 
         change, isHeld = directory.rows.change, directory.holders.isHeld
 
@@ -127,25 +127,25 @@ def test_i2AFreeNeverReclaimsWhatAnOpenerHolds(lab: Lab, monkeypatch: pytest.Mon
 
         monkeypatch.setattr(directory.rows, "change", changing)
         monkeypatch.setattr(directory.holders, "isHeld", counting)
-        state = directory.settle(row)
+        state = directory.tryReclaim(row)
         if opened == [True]:
             assert state.state in (layout.ROW_LIVE, layout.ROW_PROBING), f"reclaimed under its opener at point {point}"
-            assert lab.rows.state(row).state == layout.ROW_LIVE or directory.settle(row).state == layout.ROW_LIVE
+            assert lab.rows.state(row).state == layout.ROW_LIVE or directory.tryReclaim(row).state == layout.ROW_LIVE
         else:
             assert state.state == layout.ROW_FREE
         for each in (creator, opener):
             leases.clearDead(lab.block, lab.members, each.key)
-            lab.members.condemn(each.key)
-            lab.members.vacate(each.key, layout.MEMBER_DEAD)
+            lab.members.markDead(each.key)
+            lab.members.release(each.key, layout.MEMBER_DEAD)
 
 
 @pytest.mark.parametrize("state", [layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD])
 @pytest.mark.parametrize("held", [False, True])
 def test_i2AnyoneMayFinishOrAbortAHalfDoneFree(lab: Lab, state: int, held: bool) -> None:
-    """Broken: `_finishRows` left DYING rows to their broker; `settle` buried a held PROBING row."""
+    """Broken: `_finishRows` left DYING rows to their broker; `settle` reclaimed a held PROBING row."""
     directory, member = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, member)
-    os.close(segments.create(lab.places, row, incarnation, layout.PAGE_BYTES))
+    os.close(segments.create(lab.paths, row, incarnation, layout.PAGE_BYTES))
     bring(directory.rows, row, state)
     if held:
         member.leases.take(row, incarnation, 1000)
@@ -154,8 +154,8 @@ def test_i2AnyoneMayFinishOrAbortAHalfDoneFree(lab: Lab, state: int, held: bool)
         (layout.ROW_PROBING, True): layout.ROW_LIVE,
         (layout.ROW_DYING, True): layout.ROW_DYING,
     }.get((state, held), layout.ROW_FREE)
-    assert successor.settle(row).state == expected
-    assert (lab.places.segments() == []) == (expected == layout.ROW_FREE)
+    assert successor.tryReclaim(row).state == expected
+    assert (lab.paths.segments() == []) == (expected == layout.ROW_FREE)
 
 
 def test_i2AStaleExpectationDoesNotChangeTheRow(lab: Lab) -> None:
@@ -199,9 +199,9 @@ def _words(lab: Lab) -> list[int]:
     "act",
     [
         lambda old, member, made: old.free(*made["live"]),
-        lambda old, member, made: old.settle(made["probing"][0]),
-        lambda old, member, made: old.settle(made["dying"][0]),
-        lambda old, member, made: old.settle(made["dead"][0]),
+        lambda old, member, made: old.tryReclaim(made["probing"][0]),
+        lambda old, member, made: old.tryReclaim(made["dying"][0]),
+        lambda old, member, made: old.tryReclaim(made["dead"][0]),
         lambda old, member, made: old.abandon(member.key, *made["creating"]),
         lambda old, member, made: old.orphaned(made["creating"][0]),
         lambda old, member, made: old.commit(member.key, *made["creating"], None),
@@ -214,20 +214,20 @@ def test_i3WhatADeposedBrokerStillDoesFails(
     deposed: tuple[Lab, Directory, Member, dict[str, tuple[int, int]]],
     act: Callable[[Directory, Member, dict[str, tuple[int, int]]], object],
 ) -> None:
-    """Broken: `fence` did nothing (all but grow fail); `change` without the comparison of epochs (all); `grow` without it (grow); `_bury`
+    """Broken: `fence` did nothing (all but grow fail); `change` without the comparison of epochs (all); `grow` without it (grow); `_reclaim`
     unlinked before it had made the row DEAD.
     """
     lab, old, member, made = deposed
     before = [word for word in _words(lab) if word]
     for each in made.values():
-        os.close(segments.create(lab.places, *each, layout.PAGE_BYTES))
+        os.close(segments.create(lab.paths, *each, layout.PAGE_BYTES))
     with pytest.raises(Deposed):
         act(old, member, made)
     # An index entry is a hint, and the only thing that a late commit may leave.
     entries = {word for word in _words(lab) if word} - set(before)
     assert not {word for word in entries if word & 0xF in range(6) and word in [lab.rows.word(row) for row in range(lab.rows.count())]}
     assert [lab.rows.state(row).state for row, _ in made.values()] == [2, 3, 4, 5, 1]
-    there = set(lab.places.segments())
+    there = set(lab.paths.segments())
     assert there >= {made[name] for name in ("live", "probing", "dying", "creating")}, "unlinked before the row was its own to bury"
 
 
@@ -260,12 +260,12 @@ def test_i3ADeposedBrokerTakesNoNameOfWhatLives(lab: Lab, monkeypatch: pytest.Mo
         if to == layout.ROW_DEAD:
             new = lab.directory(2)
             holder.leases.take(row, incarnation, 1000)
-            assert new.settle(row).state == layout.ROW_LIVE
+            assert new.tryReclaim(row).state == layout.ROW_LIVE
         return change(row, state, epoch, to, **changes)
 
     monkeypatch.setattr(old.rows, "change", deposed)
     with pytest.raises(Deposed):
-        old.settle(row)
+        old.tryReclaim(row)
     assert old._index.candidates(b"kept") == [(row, incarnation)]
 
 
@@ -275,26 +275,26 @@ def test_i3TheJournalOfADeposedBrokerIsADeadFile(lab: Lab) -> None:
     new = lab.directory(2)
     new._journal.append("live", row=2)
     old._journal.append("live", row=1)
-    assert [record["row"] for record in journal.read(lab.places, 2)] == [2]
+    assert [record["row"] for record in journal.read(lab.paths, 2)] == [2]
 
 
 def test_i3ALateSlotCleanupLeavesTheNextMemberItsLeases(lab: Lab) -> None:
     """Broken.
 
-    `vacate` set `leaseHigh` to 0 before its CAS, as it once did: a scan then misses the lease, and the memory is reclaimed under
+    `release` set `leaseHigh` to 0 before its CAS, as it once did: a scan then misses the lease, and the memory is reclaimed under
     its holder.
     """
     directory, creator, dead = lab.directory(1), lab.member(), lab.member()
     row, incarnation = lab.make(directory, creator)
-    assert lab.members.condemn(dead.key)
-    lab.members.vacate(dead.key, layout.MEMBER_DEAD)
-    heir = lab.member()
-    assert heir.key.slot == dead.key.slot
-    heir.leases.take(row, incarnation, 1000)
+    assert lab.members.markDead(dead.key)
+    lab.members.release(dead.key, layout.MEMBER_DEAD)
+    successor = lab.member()
+    assert successor.key.slot == dead.key.slot
+    successor.leases.take(row, incarnation, 1000)
     leases.clearDead(lab.block, lab.members, dead.key)
-    lab.members.vacate(dead.key, layout.MEMBER_DEAD)
-    assert not lab.members.condemn(dead.key)
-    assert lab.members.isCurrent(heir.key)
+    lab.members.release(dead.key, layout.MEMBER_DEAD)
+    assert not lab.members.markDead(dead.key)
+    assert lab.members.isCurrent(successor.key)
     assert leases.countHolds(lab.block, lab.members, row) == 1
 
 
@@ -350,8 +350,8 @@ def test_i4ARevokedLeaseIsNoReclaim(lab: Lab) -> None:
     assert member.leases.revocation(index) == "evicted"
     directory.free(row, incarnation)
     assert lab.rows.state(row).state == layout.ROW_DYING
-    member.leases.release(index)
-    assert directory.settle(row).state == layout.ROW_FREE
+    member.leases.giveBack(index)
+    assert directory.tryReclaim(row).state == layout.ROW_FREE
 
 
 # --- I-5: noticing and proving ----------------------------------------------------------------------------------------------
@@ -362,7 +362,7 @@ def _keyOf(pid: int) -> MemberKey:
     return next(key for key in member.members.live() if member.members.identity(key.slot).pid == pid)
 
 
-def test_i5AZombieIsProvenDead(domain: str, actor: Start) -> None:
+def test_i5AZombieIsConfirmedDead(domain: str, actor: Start) -> None:
     """Broken: `processIsGone` asked `kill(pid, 0)`, which succeeds on zombies."""
     muninn.domainInfo()
     held = muninn.share(b"x", name="a", lifetime="lastClose")
@@ -382,16 +382,16 @@ def test_i5AZombieIsProvenDead(domain: str, actor: Start) -> None:
 
 
 def test_i5AStoppedProcessIsAlive(domain: str, actor: Start) -> None:
-    """Broken: `isProvenDead` took a broker's silence for a death."""
+    """Broken: `isConfirmedDead` took a broker's silence for a death."""
     member = current()
     other = actor().join()
     key = _keyOf(other.pid)
     other.stop()
-    assert not member.members.isProvenDead(key)
-    assert not member.members.isNoticedDead(key)
+    assert not member.members.isConfirmedDead(key)
+    assert not member.members.isSuspectedDead(key)
     other.resume()
     other.kill()
-    eventually(lambda: member.members.isProvenDead(key), "the death is proven")
+    eventually(lambda: member.members.isConfirmedDead(key), "the death is proven")
 
 
 def test_i5AStrangerWithTheSamePidIsNotTheMember() -> None:
@@ -415,25 +415,25 @@ def test_i5WithoutADescriptorNobodyIsDead(domain: str, actor: Start, monkeypatch
     key = _keyOf(other.pid)
     monkeypatch.setattr(atomics, "pidfdOpen", lambda pid: descriptors.Descriptor(-errno.EMFILE))
     monkeypatch.setattr(member.block.lockFile, "slotIsLocked", lambda slot: False)
-    assert not member.members.isProvenDead(key)
+    assert not member.members.isConfirmedDead(key)
     from muninn.broker.deathwatch import DeathWatch
 
     assert DeathWatch(member.members, lambda fd: None, lambda fd: None).adopt(member.key) == []
 
 
 def test_i5ALockThatIsHeldIsNoDeath(domain: str, actor: Start) -> None:
-    """A readable pidfd alone proves nothing: the kernel may still be closing files. Broken: `isProvenDead` without the byte lock."""
+    """A readable pidfd alone proves nothing: the kernel may still be closing files. Broken: `isConfirmedDead` without the byte lock."""
     member = current()
     other = actor().join()
     ended = subprocess.Popen([sys.executable, "-c", ""])
     pidfd = os.pidfd_open(ended.pid)
     eventually(lambda: atomics.pidfdDead(pidfd) == 1, "a readable pidfd")
-    assert not member.members.isProvenDead(_keyOf(other.pid), pidfd)
+    assert not member.members.isConfirmedDead(_keyOf(other.pid), pidfd)
     ended.wait()
     os.close(pidfd)
 
 
-def test_i5AnExecIsNoticedAndProven(domain: str, actor: Start) -> None:
+def test_i5AnExecIsSuspectedAndConfirmed(domain: str, actor: Start) -> None:
     """The process lives on, and its pidfd with it; of the member nothing is left.
 
     Broken: what an exec'ed program had held stayed held until its successors ended.
@@ -443,15 +443,15 @@ def test_i5AnExecIsNoticedAndProven(domain: str, actor: Start) -> None:
     key = _keyOf(other.pid)
     pidfd = os.pidfd_open(other.pid)
     other.begin("os.execv('/bin/sleep', ['sleep', '60'])")
-    eventually(lambda: member.members.isNoticedDead(key), "the robust word is marked")
+    eventually(lambda: member.members.isSuspectedDead(key), "the robust word is marked")
     eventually(lambda: not member.block.lockFile.slotIsLocked(key.slot), "the byte lock is gone too")
-    assert member.members.isProvenDead(key, pidfd) and member.members.isProvenDead(key)
+    assert member.members.isConfirmedDead(key, pidfd) and member.members.isConfirmedDead(key)
     eventually(lambda: muninn.domainInfo()["brokerPid"] == os.getpid(), "a successor")
     os.close(pidfd)
 
 
-def test_i5NothingIsReclaimedBeforeTheProof(lab: Lab) -> None:
-    """Broken: `DeathWatch.confirm` confirmed without asking `isProvenDead`."""
+def test_i5NothingIsReclaimedBeforeTheConfirmation(lab: Lab) -> None:
+    """Broken: `DeathWatch.confirm` confirmed without asking `isConfirmedDead`."""
     broker = lab.settled(lab.broker(lab.member()))
     other = lab.member()
     pidfd = os.pidfd_open(os.getpid())
@@ -470,7 +470,7 @@ def test_i6AStandingHeartbeatIsTimedByTheObserver(lab: Lab) -> None:
 
     member = lab.member()
     context = ClientContext(
-        lab.places, member.table, lab.election, member.key, 1, 30, 1000, lambda: None, lambda term: None, lambda: False, list
+        lab.paths, member.table, lab.election, member.key, 1, 30, 1000, lambda: None, lambda term: None, lambda: False, list
     )
     lab.elect(5)
     stall = StallDetector(context)
@@ -486,7 +486,7 @@ def test_i6AStandingHeartbeatIsTimedByTheObserver(lab: Lab) -> None:
 def test_i7ASuccessorFinishesWhateverStepTheBrokerDiedAt(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A free is cut off after each of its steps, and its successor too.
 
-    Broken: `_bury` freed the row before it unlinked the segment; `_finishRows` skipped a state.
+    Broken: `_reclaim` freed the row before it unlinked the segment; `_finishRows` skipped a state.
     """
 
     class Died(Exception):
@@ -521,14 +521,14 @@ def test_i7ASuccessorFinishesWhateverStepTheBrokerDiedAt(lab: Lab, monkeypatch: 
     for first, second in itertools.product(range(9), range(5)):
         broker = lab.directory(epoch := epoch + 1)
         row, incarnation = lab.make(broker, member)
-        os.close(segments.create(lab.places, row, incarnation, layout.PAGE_BYTES))
+        os.close(segments.create(lab.paths, row, incarnation, layout.PAGE_BYTES))
         dying(first)(broker, row)
         dying(second)(lab.directory(epoch := epoch + 1), row)
         last = lab.directory(epoch := epoch + 1)
-        if last.settle(row).state == layout.ROW_LIVE:
+        if last.tryReclaim(row).state == layout.ROW_LIVE:
             last.free(row, incarnation)
         assert last.rows.state(row).state == layout.ROW_FREE, (first, second)
-        assert lab.places.segments() == [] and last.find("a") is None, (first, second)
+        assert lab.paths.segments() == [] and last.find("a") is None, (first, second)
 
 
 def test_i7EachStepMayBeRepeated(lab: Lab) -> None:
@@ -542,9 +542,9 @@ def test_i7EachStepMayBeRepeated(lab: Lab) -> None:
     index = member.leases.take(row, incarnation, 1000)
     directory.free(row, incarnation)
     directory.free(row, incarnation)
-    member.leases.release(index)
-    directory.settle(row)
-    directory.settle(row)
+    member.leases.giveBack(index)
+    directory.tryReclaim(row)
+    directory.tryReclaim(row)
     directory.abandon(member.key, row, incarnation)
     assert directory.rows.state(row).state == layout.ROW_FREE
 
@@ -657,7 +657,7 @@ def test_i10AMemberKilledWhileItClaimsLeavesItsSlot(lab: Lab) -> None:
     assert member.key == MemberKey(0, 6)
 
 
-def test_i10AClaimSurvivesItsOwner(domain: str, actor: Start) -> None:
+def test_i10AnOwnerLockSurvivesItsOwner(domain: str, actor: Start) -> None:
     """Broken: `take` waited for a release whatever became of the owner."""
     owner = actor("lock = muninn.Lock('l')\nlock.acquire()")
     lock = muninn.Lock("l")

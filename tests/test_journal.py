@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from muninn.broker import journal
 from muninn.broker.journal import Journal
 from muninn.errors import HostMemoryFull
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 
 
 @pytest.fixture
-def places(domain: str) -> Places:
-    made = Places(os.getuid(), domain)
+def paths(domain: str) -> Paths:
+    made = Paths(os.getuid(), domain)
     made.makeDirectory()
     return made
 
@@ -31,7 +31,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A journal of ten records."""
     directory = tmp_path_factory.mktemp("journal")
 
-    class Here(Places):
+    class Here(Paths):
         @property
         def directory(self) -> str:
             return str(directory)
@@ -48,16 +48,16 @@ def rowsOf(content: bytes) -> list[int]:
     return [record["row"] for record in journal.replay(content)]
 
 
-def test_replaysWhatWasAppended(places: Places) -> None:
-    written = Journal(places, 7)
+def test_replaysWhatWasAppended(paths: Paths) -> None:
+    written = Journal(paths, 7)
     written.append("create", row=1, name="ä")
     written.append("gone", row=1)
     written.close()
-    assert journal.read(places, 7) == [{"op": "create", "row": 1, "name": "ä"}, {"op": "gone", "row": 1}]
+    assert journal.read(paths, 7) == [{"op": "create", "row": 1, "name": "ä"}, {"op": "gone", "row": 1}]
 
 
-def test_aJournalThatIsGoneHasNoRecords(places: Places) -> None:
-    assert journal.read(places, 99) == []
+def test_aJournalThatIsGoneHasNoRecords(paths: Paths) -> None:
+    assert journal.read(paths, 99) == []
 
 
 def test_aTornRecordEndsTheReplay(raw: bytes) -> None:
@@ -80,11 +80,11 @@ def test_garbageIsNoRecord(content: bytes) -> None:
     assert all("op" in record for record in journal.replay(content))
 
 
-def test_appendsWholeOrNotAtAll(places: Places) -> None:
+def test_appendsWholeOrNotAtAll(paths: Paths) -> None:
     """RLIMIT_FSIZE stands for a full disk: the write ends in the middle of a record."""
-    written = Journal(places, 3)
+    written = Journal(paths, 3)
     written.append("create", row=1)
-    size = os.stat(places.journalPath(3)).st_size
+    size = os.stat(paths.journalPath(3)).st_size
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))
@@ -97,36 +97,36 @@ def test_appendsWholeOrNotAtAll(places: Places) -> None:
         signal.signal(signal.SIGXFSZ, handler)
     written.append("create", row=3)
     written.close()
-    assert [record["row"] for record in journal.read(places, 3)] == [1, 3]
+    assert [record["row"] for record in journal.read(paths, 3)] == [1, 3]
 
 
-def test_aRecordTooLongToReplayIsNotWritten(places: Places) -> None:
+def test_aRecordTooLongToReplayIsNotWritten(paths: Paths) -> None:
     """One that `replay` refuses would hide all that follow."""
-    written = Journal(places, 4)
+    written = Journal(paths, 4)
     with pytest.raises(ValueError, match="record"):
         written.append("create", name="x" * journal.MAX_RECORD_BYTES)
     written.append("gone", row=1)
     written.close()
-    assert len(journal.read(places, 4)) == 1
+    assert len(journal.read(paths, 4)) == 1
 
 
-def test_closingTwiceIsFine(places: Places) -> None:
-    written = Journal(places, 5)
+def test_closingTwiceIsFine(paths: Paths) -> None:
+    written = Journal(paths, 5)
     written.close()
     written.close()
 
 
-def test_nothingOfARecordThatDidNotFitStays(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothingOfARecordThatDidNotFitStays(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: its beginning stayed in the file, behind whatever shorter record came next."""
-    written = Journal(places, 6)
+    written = Journal(paths, 6)
     written.append("create", row=1)
-    size = os.stat(places.journalPath(6)).st_size
+    size = os.stat(paths.journalPath(6)).st_size
     pwrite = os.pwrite
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[: len(data) // 2], offset))
         with pytest.raises(HostMemoryFull):
             written.append("create", row=2, name="x" * 100)
-    assert os.stat(places.journalPath(6)).st_size == size
+    assert os.stat(paths.journalPath(6)).st_size == size
     written.close()
 
 
@@ -138,23 +138,23 @@ def test_aFrameThatIsNoRecordEndsTheReplay(raw: bytes, value: object) -> None:
     assert rowsOf(raw + frame + raw) == list(range(10))
 
 
-def test_theCopyTakesTheJournalsPlaceWithAllThatCameMeanwhile(places: Places) -> None:
-    written = Journal(places, 8)
+def test_theCopyTakesTheJournalsPlaceWithAllThatCameMeanwhile(paths: Paths) -> None:
+    written = Journal(paths, 8)
     written.append("live", row=1)
     written.beginCopy()
     written.append("live", row=2)
     written.copy([("live", {"row": 1})])
-    assert places.epochsOf("journal") == [8], "an unfinished copy is nobody's journal"
+    assert paths.epochsOf("journal") == [8], "an unfinished copy is nobody's journal"
     assert written.finishCopy()
     written.append("gone", row=2)
     written.close()
-    assert [(record["op"], record["row"]) for record in journal.read(places, 8)] == [("live", 2), ("live", 1), ("gone", 2)]
-    assert [entry for entry in os.listdir(places.directory) if entry.startswith("journal")] == [os.path.basename(places.journalPath(8))]
+    assert [(record["op"], record["row"]) for record in journal.read(paths, 8)] == [("live", 2), ("live", 1), ("gone", 2)]
+    assert [entry for entry in os.listdir(paths.directory) if entry.startswith("journal")] == [os.path.basename(paths.journalPath(8))]
 
 
-def test_aCopyThatDoesNotFitLeavesTheJournalAsItIs(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aCopyThatDoesNotFitLeavesTheJournalAsItIs(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: what was appended while the copy was full was refused, or the copy took the journal's place without it."""
-    written = Journal(places, 9)
+    written = Journal(paths, 9)
     written.append("live", row=1)
     written.beginCopy()
     pwrite, copyFd = os.pwrite, written._copyFd
@@ -163,12 +163,12 @@ def test_aCopyThatDoesNotFitLeavesTheJournalAsItIs(places: Places, monkeypatch: 
         written.append("live", row=2)
     assert not written.isCopying() and not written.finishCopy()
     written.close()
-    assert [record["row"] for record in journal.read(places, 9)] == [1, 2]
+    assert [record["row"] for record in journal.read(paths, 9)] == [1, 2]
 
 
-def test_isTooLongWhenMostOfItIsOver(places: Places) -> None:
+def test_isTooLongWhenMostOfItIsOver(paths: Paths) -> None:
     """Broken: what vouches was not counted: the journal of many buffers was copied again and again."""
-    written = Journal(places, 10)
+    written = Journal(paths, 10)
     for row in range(1000):
         written.append("live", row=row, description=bytes(400))
     assert not written.isTooLong()
@@ -178,36 +178,36 @@ def test_isTooLongWhenMostOfItIsOver(places: Places) -> None:
     written.close()
 
 
-def test_aJournalThatTellsOfNothingGoes(places: Places) -> None:
+def test_aJournalThatTellsOfNothingGoes(paths: Paths) -> None:
     """One that tells of something stays, however short, and so does the own one."""
     for epoch, op in ((11, "begin"), (12, "gone"), (13, "begin")):
-        written = Journal(places, epoch)
+        written = Journal(paths, epoch)
         written.append(op, row=1)
         written.close()
-    journal.dropEmpty(places, 13)
-    assert places.epochsOf("journal") == [12, 13]
+    journal.dropEmpty(paths, 13)
+    assert paths.epochsOf("journal") == [12, 13]
 
 
-def test_leftCopiesOfTheDeadAreRemoved(places: Places) -> None:
-    dead = Journal(places, 11)
+def test_leftCopiesOfTheDeadAreRemoved(paths: Paths) -> None:
+    dead = Journal(paths, 11)
     dead.beginCopy()
-    journal.dropCopies(places)
-    assert not any(entry.endswith(".new") for entry in os.listdir(places.directory))
+    journal.dropCopies(paths)
+    assert not any(entry.endswith(".new") for entry in os.listdir(paths.directory))
     dead.append("live", row=1)
     assert not dead.finishCopy(), "one that is not dead keeps its journal"
     dead.close()
-    assert len(journal.read(places, 11)) == 1
+    assert len(journal.read(paths, 11)) == 1
 
 
-def test_recordsOfOneKindAreThoseOfAll(places: Places) -> None:
+def test_recordsOfOneKindAreThoseOfAll(paths: Paths) -> None:
     """Broken: a record that is not whole ended the replay only if it was of that kind."""
-    written = Journal(places, 12)
+    written = Journal(paths, 12)
     for row in range(20):
         written.append("live" if row % 3 else "create", row=row, name="create" * (row % 5))
     written.close()
-    with open(places.journalPath(12), "rb") as file:
+    with open(paths.journalPath(12), "rb") as file:
         content = file.read()
     for length in (len(content), len(content) - 1, len(content) // 2):
         wanted = [record for record in journal.replay(content[:length]) if record["op"] == "create"]
         assert list(journal.replay(content[:length], "create")) == wanted
-    assert journal.read(places, 12, only="create") == [record for record in journal.read(places, 12) if record["op"] == "create"]
+    assert journal.read(paths, 12, only="create") == [record for record in journal.read(paths, 12) if record["op"] == "create"]

@@ -1,4 +1,4 @@
-"""Kernels: twins against what they say they do, GPU code against the twins under the simulator, and code for each kind of GPU."""
+"""Kernels: CPU references against what they say they do, GPU code against the CPU references under the simulator, and code for each kind of GPU."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_thePatternIsCountedFromItsSeed(count: int, seed: int) -> None:
     assert result[0] == len({0, count // 2} if count // 2 else set()) or count == 1
 
 
-def test_thePatternGoesOnBeyondThePartsOfTheTwin() -> None:
+def test_thePatternGoesOnBeyondThePartsOfTheReference() -> None:
     data = np.zeros(100_000, np.uint64)
     references.fillPattern(data, 7)
     assert int(data[99_999]) == mixed(7 + 99_999)
@@ -135,14 +135,14 @@ print("same")
 """
 
 
-def test_aTwinRunsWhenItsStreamComesToIt(domain: str) -> None:
+def test_aReferenceRunsWhenItsStreamComesToIt(domain: str) -> None:
     """Broken: it ran here and now, before those whose turn its stream still had to wait for."""
-    buffer, stream, gate = muninn.array("a", 4, np.uint64, mode="fastMode"), muninn.createStream(), threading.Event()
-    stream.submit(lambda: gate.wait(60))
+    buffer, stream, semaphore = muninn.array("a", 4, np.uint64, mode="fastMode"), muninn.createStream(), threading.Event()
+    stream.submit(lambda: semaphore.wait(60))
     with buffer.write(stream=stream) as view:
         launch.launch("fillPattern", view, 42, stream=stream)
     assert not buffer.array.any()
-    gate.set()
+    semaphore.set()
     assert buffer.read().all()
 
 
@@ -157,13 +157,13 @@ class Foreign:
 
 
 @pytest.mark.parametrize("named", [lambda stream: stream, lambda stream: stream.handle, lambda stream: Foreign(stream.handle)])
-def test_aTwinKeepsTheOrderOfAStreamHoweverThatIsNamed(domain: str, named: Callable[[Any], object]) -> None:
+def test_aReferenceKeepsTheOrderOfAStreamHoweverThatIsNamed(domain: str, named: Callable[[Any], object]) -> None:
     """Broken: it overtook what the stream had been given, unless the stream was passed itself."""
-    stream, gate, data = muninn.createStream(), threading.Event(), np.zeros(8, np.uint64)
-    stream.submit(lambda: gate.wait(60))
+    stream, semaphore, data = muninn.createStream(), threading.Event(), np.zeros(8, np.uint64)
+    stream.submit(lambda: semaphore.wait(60))
     stream.submit(lambda: data.fill(1))
     launch.launch("fillPattern", data, 42, stream=named(stream))
-    gate.set()
+    semaphore.set()
     stream.synchronize(60)
     mismatches = np.zeros(1, np.uint64)
     for ofDefault in (None, 0, 1):
@@ -184,7 +184,7 @@ def test_whatIsNoStreamAndNoArrayIsSaid(domain: str) -> None:
             launch.launch("readSum", wrong, out)
 
 
-def test_theGpuCodeDoesWhatItsTwinsDoUnderTheSimulator() -> None:
+def test_theGpuCodeDoesWhatItsReferencesDoUnderTheSimulator() -> None:
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: make test installs it")
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(_SIMULATED)],
@@ -213,7 +213,7 @@ def test_compilesAndAssemblesForEachKindOfGpu(name: str) -> None:
 
 @pytest.mark.parametrize("isThere", [True, False])
 def test_numbaCudaComesBeforeItsSuccessor(tmp_path: Path, isThere: bool) -> None:
-    """With numba-cuda its own target, else that of numba-cuda-mlir, of which there is a pretended one here."""
+    """With numba-cuda its own target, else that of numba-cuda-mlir, of which there is an emulated one here."""
     (tmp_path / "numba_cuda_mlir").mkdir()
     (tmp_path / "numba_cuda_mlir" / "__init__.py").write_text("")
     (tmp_path / "numba_cuda_mlir" / "types.py").write_text("")

@@ -17,14 +17,14 @@ def test_aHeldRowIsFoundByItsHolder(lab: Lab) -> None:
     (hold,) = leases.scanHolds(lab.block, lab.members, 7)
     assert (hold.slot, hold.position, hold.row, hold.incarnation, hold.reason) == (member.key.slot, index, 7, 3, "")
     assert leases.scanHolds(lab.block, lab.members, 8) == []
-    member.leases.release(index)
+    member.leases.giveBack(index)
     assert leases.countHolds(lab.block, lab.members, 7) == 0
 
 
 def test_aReleasedSlotIsUsedAgain(lab: Lab) -> None:
     member = lab.member()
     indices = [member.leases.take(row, 1, 1000) for row in range(3)]
-    member.leases.release(indices[1])
+    member.leases.giveBack(indices[1])
     assert member.leases.take(9, 1, 1000) == indices[1]
     assert lab.members.leaseHigh(member.key.slot) == 3
 
@@ -35,7 +35,7 @@ def test_moreLeasesThanTheTableHasAreRefused(lab: Lab) -> None:
         last = member.leases.take(1, 1, 1000)
     with pytest.raises(TableFull):
         member.leases.take(1, 1, 1000)
-    member.leases.release(last)
+    member.leases.giveBack(last)
     member.leases.take(1, 1, 1000)
 
 
@@ -49,7 +49,7 @@ def test_aLeaseThatNobodyKeepsIsAmongThoseThatAreGone(lab: Lab) -> None:
     (tenure,) = member.leases.gone
     assert (tenure.index, tenure.row, tenure.incarnation) == (number, 7, 3) and member.leases.isOwner(tenure)
     assert leases.countHolds(lab.block, lab.members, 7) == 1, "it is held until somebody gives it back"
-    member.leases.release(tenure.index)
+    member.leases.giveBack(tenure.index)
     assert not member.leases.isOwner(tenure)
 
 
@@ -65,7 +65,7 @@ def test_aSlotHasOneOwnerWhateverTheHintsSay(lab: Lab) -> None:
 def test_aNumberThatWasLostIsFoundAgain(lab: Lab) -> None:
     member = lab.member()
     held = [member.leases.take(1, 1, 1000) for _ in range(lab.block.geometry.maxLeases)]
-    member.leases.release(held.pop())
+    member.leases.giveBack(held.pop())
     member.leases._free.clear()
     held.append(member.leases.take(1, 1, 1000))
     with pytest.raises(TableFull):
@@ -84,7 +84,7 @@ def test_aRevocationHitsTheLeaseThatWasSeenAndNoLaterOne(lab: Lab) -> None:
     member = lab.member()
     index = member.leases.take(1, 1, 1000)
     (hold,) = leases.scanHolds(lab.block, lab.members, 1)
-    member.leases.release(index)
+    member.leases.giveBack(index)
     assert not leases.revoke(lab.block, hold, "evicted")
     assert member.leases.take(1, 2, 1000) == index
     assert not leases.revoke(lab.block, hold, "evicted")
@@ -124,7 +124,7 @@ def test_aRevocationRevivesNoLeaseThatWasGivenBackMeanwhile(lab: Lab, monkeypatc
 
     def releasedNow(address: int) -> int:
         seen = int(load(address))
-        member.leases.release(index)
+        member.leases.giveBack(index)
         return seen
 
     with monkeypatch.context() as patch:
@@ -146,7 +146,7 @@ def test_readersAreThoseThatSaySo(lab: Lab) -> None:
     one.leases.setReading(held[one], True)
     two.leases.setReading(held[two], False)
     assert isRead()
-    one.leases.release(held[one])
+    one.leases.giveBack(held[one])
     assert not isRead(), "who holds nothing reads nothing"
     assert one.leases.take(7, 3, 60_000) == held[one] and not isRead(), "nor does the slot's next lease"
 
@@ -186,8 +186,8 @@ def test_allLeasesAreFoundInOneScan(lab: Lab) -> None:
     for number, member in enumerate(members):
         for row in range(number + 1):
             member.leases.take(row, 1, 1000)
-    lab.members.condemn(members[0].key)
-    lab.members.vacate(members[0].key, layout.MEMBER_DEAD)
+    lab.members.markDead(members[0].key)
+    lab.members.release(members[0].key, layout.MEMBER_DEAD)
     holds = leases.scanHolds(lab.block, lab.members)
     slots = [member.key.slot for member in members]
     assert [(hold.slot, hold.position, hold.row) for hold in holds] == [
@@ -195,7 +195,7 @@ def test_allLeasesAreFoundInOneScan(lab: Lab) -> None:
     ]  # fmt: skip
     assert leases.countHolds(lab.block, lab.members, 0) == 2, "a slot that is FREE has no leases"
     assert [leases.heldBy(lab.block, lab.members, slot) for slot in slots[1:]] == [2, 3]
-    members[2].leases.release(1)
+    members[2].leases.giveBack(1)
     assert leases.heldBy(lab.block, lab.members, slots[2]) == 2
 
 

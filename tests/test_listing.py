@@ -15,7 +15,7 @@ import muninn
 from muninn.api import listing
 from muninn.broker.candidacy import Candidacy
 from muninn.broker.deathwatch import Death, DeathWatch
-from muninn.broker.maintenance import Upkeep
+from muninn.broker.maintenance import Maintenance
 from muninn.control import layout
 from muninn.session.membership import current
 from muninn.system import atomics, clock
@@ -73,7 +73,7 @@ def test_aProcessThatIsTwoMembersIsOneImporter(domain: str, actor: Start) -> Non
 
 def test_whatIsOverIsNotLive(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: until a broker had come to it, it was listed as live, with an end before now."""
-    monkeypatch.setattr(Upkeep, "endLifetimes", lambda self: None)
+    monkeypatch.setattr(Maintenance, "endLifetimes", lambda self: None)
     muninn.share(b"x", name="left", lifetimeMs=30).close()
     held = muninn.share(b"x", name="held", lifetimeMs=30)
     clock.sleep(0.05)
@@ -192,7 +192,7 @@ def test_aDamagedRowIsATypedErrorAndHidesNoOther(domain: str, actor: Start, offs
     muninn.share(np.arange(10), name="hurt").close()
     muninn.share(np.arange(10), name="well").close()
     row = int(next(each["bufferId"] for each in muninn.listBuffers() if each["name"] == "hurt").partition(".")[0])
-    with open(f"/dev/shm{current().places.blockName}", "r+b") as file:
+    with open(f"/dev/shm{current().paths.blockName}", "r+b") as file:
         file.seek(current().block.geometry.rowsOffset + row * layout.ROW_BYTES + offset)
         file.write(damage)
     other = actor()

@@ -18,16 +18,16 @@ from support import Actor, ActorError, eventually
 Start = Callable[..., Actor]
 
 
-def test_processesTakeTurns(domain: str, actor: Start) -> None:
+def test_processesTakeAccesses(domain: str, actor: Start) -> None:
     counter = muninn.array("counter", (1,), "i8")
-    workers = [actor("lock = muninn.Lock('turns'); counter = muninn.array('counter', (1,), 'i8').array") for _ in range(3)]
+    workers = [actor("lock = muninn.Lock('scopes'); counter = muninn.array('counter', (1,), 'i8').array") for _ in range(3)]
     for worker in workers:
         worker.begin("for _ in range(300):\n    with lock:\n        counter[0] = counter[0] + 1\nTrue")
     assert all(worker.result() for worker in workers)
     assert counter.array[0] == 900
 
 
-def test_threadsTakeTurns(domain: str) -> None:
+def test_threadsTakeAccesses(domain: str) -> None:
     lock, count = muninn.Lock("turns"), [0]
 
     def work() -> None:
@@ -104,14 +104,16 @@ def test_aTryIsNotRefusedForAWaiterThatDied(domain: str, actor: Start, what: str
     """Broken: a free claim was kept for the dead, from each try anew: whoever had less than 5 ms never got it, and "another has held it"."""
     lock, buffer = muninn.Lock("l"), muninn.array("b", 4)
     waiter = actor("import threading; lock = muninn.Lock('l'); b = muninn.open('b', access='readWrite')")
-    heir = (lock if what == "lock" else buffer)._holding.claimAddress - layout.ROW_CLAIM_OFFSET + layout.ROW_HEIR_OFFSET
+    successor = (
+        (lock if what == "lock" else buffer)._openBuffer.ownerLockAddress - layout.ROW_OWNER_LOCK_OFFSET + layout.ROW_SUCCESSOR_OFFSET
+    )
     waiting = "lock.acquire" if what == "lock" else "lambda: b.write().__enter__()"
     with lock if what == "lock" else buffer.write():
         waiter.do(f"threading.Thread(target={waiting}, daemon=True).start()")
-        eventually(lambda: atomics.loadAcquire32(heir) != 0, "it is the next")
+        eventually(lambda: atomics.loadAcquire32(successor) != 0, "it is the next")
         waiter.kill()
     with lock.held(seconds) if what == "lock" else buffer.write(timeout=seconds):
-        assert atomics.loadAcquire32(heir) == 0
+        assert atomics.loadAcquire32(successor) == 0
 
 
 def test_aStoppedHolderKeepsItsLock(domain: str, actor: Start) -> None:

@@ -17,12 +17,12 @@ from tests.lab import bring
 
 
 def test_isDoneAlthoughThereIsAlwaysSomethingToServe(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: upkeep waited for a step without events, so a broker that was asked all the time never looked for unreported deaths."""
+    """Broken: maintenance waited for a step without events, so a broker that was asked all the time never looked for unreported deaths."""
     broker = lab.settled(lab.broker(lab.member()))
-    upkeep, done = broker._upkeep, []
-    monkeypatch.setattr(upkeep, "collectLost", lambda: done.append("swept"))
-    upkeep._sweepAt = 0.0
-    upkeep._chores.append(lambda: done.append("chore"))
+    maintenance, done = broker._maintenance, []
+    monkeypatch.setattr(maintenance, "collectLost", lambda: done.append("swept"))
+    maintenance._sweepAt = 0.0
+    maintenance._chores.append(lambda: done.append("chore"))
     for _ in range(100):
         os.eventfd_write(broker._server._wakeFd, 1)
         broker.step(0)
@@ -36,7 +36,7 @@ def test_whatIsSaidToBeLostCanBeMadeAnewAtOnce(lab: Lab) -> None:
     row, incarnation = directory.grant(member.key, usage(mode=Mode.FAST, gpu=0), 1 << 20)
     directory.rows.describe(row, describe(mode=Mode.FAST, gpu=0, transport="memfd"))
     directory.commit(member.key, row, incarnation, os.memfd_create("lost"))
-    directory.vault.drop(row, incarnation)
+    directory.descriptorStore.drop(row, incarnation)
     reply, _ = broker.execute({"op": "fetch", "row": row, "incarnation": incarnation}, [])
     assert reply["error"] == OwnerDied.number
     assert directory.grant(member.key, usage(), 0)[1] != incarnation
@@ -47,10 +47,10 @@ def test_segmentsThatNoRowVouchesForAreCollected(lab: Lab) -> None:
     directory, member = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, member)
     for segment in ((row, incarnation), (row, incarnation + 1), (row + 1, 1), (9999, 1)):
-        os.close(segments.create(lab.places, *segment, layout.PAGE_BYTES))
+        os.close(segments.create(lab.paths, *segment, layout.PAGE_BYTES))
     lab.elect(5)
     lab.settled(lab.broker(member))
-    assert lab.places.segments() == [(row, incarnation)]
+    assert lab.paths.segments() == [(row, incarnation)]
 
 
 def test_whatPredecessorsLeftIsSettledInSlices(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,19 +60,19 @@ def test_whatPredecessorsLeftIsSettledInSlices(lab: Lab, monkeypatch: pytest.Mon
     for number in range(100):
         row, _ = lab.make(old, member, f"b{number}")
         old.rows.change(row, old.rows.state(row), 1, layout.ROW_DYING)
-        os.close(segments.create(lab.places, row, 9, layout.PAGE_BYTES))
+        os.close(segments.create(lab.paths, row, 9, layout.PAGE_BYTES))
     lab.elect(5)
     broker, done = lab.broker(member), [0]
-    for owner, name in ((segments, "unlink"), (broker._directory, "settle")):
+    for owner, name in ((segments, "unlink"), (broker._directory, "tryReclaim")):
         real = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *given, real=real: (done.append(done.pop() + 1), real(*given))[1])
     most = 0
-    while broker._upkeep.isPending():
+    while broker._maintenance.isPending():
         done[:] = [0]
-        broker._upkeep.workOnce()
+        broker._maintenance.workOnce()
         most = max(most, done[0])
     assert most <= 2 * 32, "settling a row removes its segment too"
-    assert lab.places.segments() == [] and broker._directory.rows.ending(0, 100) == []
+    assert lab.paths.segments() == [] and broker._directory.rows.ending(0, 100) == []
 
 
 def test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing(lab: Lab) -> None:
@@ -81,13 +81,13 @@ def test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing(lab: Lab) -> None:
     lab.make(first._directory, member, "live")
     for _ in range(5):
         broker = lab.broker(member)
-        assert lab.places.copies() == [], "before it needs room"
-        while not broker._upkeep.snapshot.isUnderWay():
-            broker._upkeep.workOnce()
-        assert len(lab.places.copies()) == 1, "and now it is killed"
+        assert lab.paths.copies() == [], "before it needs room"
+        while not broker._maintenance.snapshot.isUnderWay():
+            broker._maintenance.workOnce()
+        assert len(lab.paths.copies()) == 1, "and now it is killed"
         broker._journal._copy = None
-        assert len(lab.places.epochsOf("journal")) == 2
-    assert len(repair._livingRows(lab.places.journals())[0]) == 1
+        assert len(lab.paths.epochsOf("journal")) == 2
+    assert len(repair._livingRows(lab.paths.journals())[0]) == 1
 
 
 def test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes(lab: Lab) -> None:
@@ -97,10 +97,10 @@ def test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes(lab: Lab) -> None:
     lab.make(old._directory, member, "live")
     half = old._directory.grant(member.key, usage("half"), 0)
     new = lab.broker(lab.member())
-    while new._upkeep.isPending():
-        new._upkeep.workOnce()
-    assert lab.places.epochsOf("journal") == [2]
-    assert [record["op"] for record in journal.read(lab.places, 2)] == ["begin", "create", "live"]
+    while new._maintenance.isPending():
+        new._maintenance.workOnce()
+    assert lab.paths.epochsOf("journal") == [2]
+    assert [record["op"] for record in journal.read(lab.paths, 2)] == ["begin", "create", "live"]
     assert new._directory.grant(member.key, usage("half"), 0) == half
 
 
@@ -116,12 +116,12 @@ def test_theOldJournalsStayWhenThereIsNoRoomForANewOne(lab: Lab, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(new._journal, "copy", full)
         lab.settled(new)
-        assert lab.places.epochsOf("journal") == [1, 2]
-        assert new._upkeep.isPending() is False, "it waits before it tries again"
-    new._upkeep.snapshot._retryAt = 0.0
+        assert lab.paths.epochsOf("journal") == [1, 2]
+        assert new._maintenance.isPending() is False, "it waits before it tries again"
+    new._maintenance.snapshot._retryAt = 0.0
     lab.settled(new)
-    assert lab.places.epochsOf("journal") == [2]
-    assert os.listdir(lab.places.directory).count("journal-2.new") == 0
+    assert lab.paths.epochsOf("journal") == [2]
+    assert os.listdir(lab.paths.directory).count("journal-2.new") == 0
 
 
 def test_memoryThatSomebodyMayStillBringIsWaitedFor(lab: Lab) -> None:
@@ -131,12 +131,12 @@ def test_memoryThatSomebodyMayStillBringIsWaitedFor(lab: Lab) -> None:
     row, incarnation = directory.grant(member.key, usage(mode=Mode.FAST, gpu=0), 1 << 20)
     directory.rows.describe(row, describe(mode=Mode.FAST, gpu=0, transport="memfd"))
     directory.commit(member.key, row, incarnation, os.memfd_create("lost"))
-    directory.vault.drop(row, incarnation)
+    directory.descriptorStore.drop(row, incarnation)
     holder = lab.member()
-    broker._upkeep.collectLost()
+    broker._maintenance.collectLost()
     assert lab.rows.isLive(row, incarnation)
     holder.die()
-    broker._upkeep.collectLost()
+    broker._maintenance.collectLost()
     assert not lab.rows.isLive(row, incarnation)
 
 
@@ -145,9 +145,9 @@ def test_allRowsAreLookedAtASliceAtATime(lab: Lab) -> None:
     broker = lab.settled(lab.broker(member := lab.member()))
     for number in range(300):
         lab.make(broker._directory, member, f"n{number}", lifetime=Lifetime.LAST_CLOSE)
-    broker._upkeep.settleUnheld()
-    while broker._upkeep.isPending():
-        broker._upkeep.workOnce()
+    broker._maintenance.tryReclaimUnheld()
+    while broker._maintenance.isPending():
+        broker._maintenance.workOnce()
     assert lab.rows.notFree() == []
 
 
@@ -167,8 +167,8 @@ def test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf(lab: Lab) -> None:
     broker = lab.settled(lab.broker(member := lab.member()))
     dead = lab.member()
     row, _ = lab.make(broker._directory, member, lifetime=Lifetime.LAST_CLOSE)
-    assert lab.members.condemn(dead.key)
-    broker._upkeep._sweepMembers()
+    assert lab.members.markDead(dead.key)
+    broker._maintenance._sweepMembers()
     assert lab.rows.state(row).state == layout.ROW_FREE
 
 
@@ -177,15 +177,15 @@ def test_theJournalOfATermDoesNotGrowWithWhatIsOver(lab: Lab) -> None:
     broker = lab.settled(lab.broker(member := lab.member()))
     kept = [lab.make(broker._directory, member, f"kept{number}") for number in range(3)]
     half = broker._directory.grant(member.key, usage("half"), 0)
-    path = lab.places.journalPath(broker._term.epoch)
+    path = lab.paths.journalPath(broker._term.epoch)
     largest = 0
     for number in range(1000):
         broker._directory.free(*lab.make(broker._directory, member, f"n{number}"))
-        while broker._upkeep.isPending():
-            broker._upkeep.workOnce()
+        while broker._maintenance.isPending():
+            broker._maintenance.workOnce()
         largest = max(largest, os.stat(path).st_size)
     assert largest < 2 * 4 * 512 + journal.SLACK_BYTES
-    living = repair._livingRows(lab.places.journals())[0]
+    living = repair._livingRows(lab.paths.journals())[0]
     assert sorted(key[1:] for key in living) == sorted(kept)
     successor = lab.broker(lab.member())
     assert successor._directory.grant(member.key, usage("half"), 0) == half
@@ -200,50 +200,50 @@ def test_aJournalIsCopiedWhileThereIsStillRoomForACopy(lab: Lab, monkeypatch: py
     diskBytes = written._length + written.vouchedBytes + (30 << 10)
 
     def room(_: str) -> SimpleNamespace:
-        taken = sum(os.stat(f"{lab.places.directory}/{name}").st_size for name in os.listdir(lab.places.directory) if "journal" in name)
+        taken = sum(os.stat(f"{lab.paths.directory}/{name}").st_size for name in os.listdir(lab.paths.directory) if "journal" in name)
         return SimpleNamespace(f_blocks=1, f_frsize=1, f_bavail=diskBytes - taken)
 
     monkeypatch.setattr(os, "statvfs", room)
     for number in range(1000):
         broker._directory.free(*lab.make(broker._directory, member, f"n{number}"))
-        while broker._upkeep.isPending():
-            broker._upkeep.workOnce()
+        while broker._maintenance.isPending():
+            broker._maintenance.workOnce()
         assert room("").f_bavail > 0
-    assert len(repair._livingRows(lab.places.journals())[0]) == 200
+    assert len(repair._livingRows(lab.paths.journals())[0]) == 200
 
 
 def test_whatChangesWhileTheJournalIsCopiedIsInTheCopy(lab: Lab) -> None:
     """Broken: a row that was freed behind the copier lived on in the copy; one that was made behind it was lost."""
     broker = lab.settled(lab.broker(member := lab.member()))
-    directory, upkeep = broker._directory, broker._upkeep
+    directory, maintenance = broker._directory, broker._maintenance
     rows = [lab.make(directory, member, f"n{number}") for number in range(200)]
-    upkeep.snapshot.want()
-    upkeep.workOnce()  # begun
-    upkeep.workOnce()  # the first piece
-    assert upkeep.snapshot.isUnderWay()
+    maintenance.snapshot.want()
+    maintenance.workOnce()  # begun
+    maintenance.workOnce()  # the first piece
+    assert maintenance.snapshot.isUnderWay()
     gone = [rows.pop(150), rows.pop(0)]
     for each in gone:
         directory.free(*each)
     rows.append(lab.make(directory, member, "new"))
-    while upkeep.isPending():
-        upkeep.workOnce()
+    while maintenance.isPending():
+        maintenance.workOnce()
     rows.append(lab.make(directory, member, "later"))
-    assert sorted(key[1:] for key in repair._livingRows(lab.places.journals())[0]) == sorted(rows)
+    assert sorted(key[1:] for key in repair._livingRows(lab.paths.journals())[0]) == sorted(rows)
 
 
 def test_aDeposedBrokersCopyDoesNotBringItsJournalBack(lab: Lab) -> None:
     """Broken: renamed, the copy stood where the successor had removed the journal."""
     old = lab.settled(lab.broker(member := lab.member()))
     lab.make(old._directory, member, "live")
-    old._upkeep.snapshot.want()
-    old._upkeep.workOnce()
+    old._maintenance.snapshot.want()
+    old._maintenance.workOnce()
     new = lab.settled(lab.broker(lab.member()))
-    assert lab.places.epochsOf("journal") == [2]
-    while old._upkeep.snapshot.isUnderWay():
-        old._upkeep.workOnce()
-    assert lab.places.epochsOf("journal") == [2]
-    assert len(repair._livingRows(lab.places.journals())[0]) == 1
-    assert not new._upkeep.isPending()
+    assert lab.paths.epochsOf("journal") == [2]
+    while old._maintenance.snapshot.isUnderWay():
+        old._maintenance.workOnce()
+    assert lab.paths.epochsOf("journal") == [2]
+    assert len(repair._livingRows(lab.paths.journals())[0]) == 1
+    assert not new._maintenance.isPending()
 
 
 @pytest.mark.parametrize("seenBy", ["a record", "a sweep", "a sweep, since it was moved away"])
@@ -251,38 +251,38 @@ def test_aJournalThatWasRemovedIsWrittenAnew(lab: Lab, seenBy: str) -> None:
     """By a cleaner. Broken: the broker went on writing into a file that nobody would ever find."""
     broker = lab.settled(lab.broker(member := lab.member()))
     rows = [lab.make(broker._directory, member, f"n{number}") for number in range(100)]
-    path = lab.places.journalPath(broker._term.epoch)
-    os.rename(path, f"{lab.places.directory}/elsewhere") if "moved" in seenBy else os.unlink(path)
+    path = lab.paths.journalPath(broker._term.epoch)
+    os.rename(path, f"{lab.paths.directory}/elsewhere") if "moved" in seenBy else os.unlink(path)
     if seenBy == "a record":
         rows.append(lab.make(broker._directory, member, "after"))
     else:
-        broker._upkeep._sweepMembers()
+        broker._maintenance._sweepMembers()
     lab.settled(broker)
     rows.append(lab.make(broker._directory, member, "later"))
-    assert sorted(key[1:] for key in repair._livingRows(lab.places.journals())[0]) == sorted(rows)
-    assert not broker._journal.isTooLong() and not broker._upkeep.isPending()
+    assert sorted(key[1:] for key in repair._livingRows(lab.paths.journals())[0]) == sorted(rows)
+    assert not broker._journal.isTooLong() and not broker._maintenance.isPending()
 
 
 def test_aDeposedBrokersJournalIsNotWrittenAnew(lab: Lab) -> None:
     """Its successor has dropped it."""
     old = lab.settled(lab.broker(lab.member()))
     lab.settled(lab.broker(lab.member()))
-    assert lab.places.epochsOf("journal") == [2]
+    assert lab.paths.epochsOf("journal") == [2]
     old._journal.note("gone", row=0, incarnation=1)
-    old._upkeep._sweepMembers()
+    old._maintenance._sweepMembers()
     assert old._journal.isNameless
-    old._upkeep.snapshot.workOnce()
-    assert lab.places.epochsOf("journal") == [2]
+    old._maintenance.snapshot.workOnce()
+    assert lab.paths.epochsOf("journal") == [2]
 
 
 def test_aSuccessorRemovesTheCopyThatItsPredecessorDidNotFinish(lab: Lab) -> None:
     """Broken: each broker that was killed while it copied left as much as all descriptions."""
     old = lab.settled(lab.broker(lab.member()))
-    old._upkeep.snapshot.want()
-    old._upkeep.workOnce()
-    assert any(entry.endswith(".new") for entry in os.listdir(lab.places.directory))
+    old._maintenance.snapshot.want()
+    old._maintenance.workOnce()
+    assert any(entry.endswith(".new") for entry in os.listdir(lab.paths.directory))
     lab.settled(lab.broker(lab.member()))
-    assert not any(entry.endswith(".new") for entry in os.listdir(lab.places.directory))
+    assert not any(entry.endswith(".new") for entry in os.listdir(lab.paths.directory))
 
 
 def test_lifetimesThatEndTogetherEndInSlices(lab: Lab) -> None:

@@ -58,22 +58,22 @@ def test_eachClaimGetsASlotOfItsOwnUntilTheTableIsFull(lab: Lab) -> None:
 
 def test_aSlotIsUsedAgainUnderTheNextGeneration(lab: Lab) -> None:
     first = lab.member()
-    assert lab.members.condemn(first.key)
+    assert lab.members.markDead(first.key)
     assert not lab.members.isCurrent(first.key)
-    lab.members.vacate(first.key, layout.MEMBER_DEAD)
+    lab.members.release(first.key, layout.MEMBER_DEAD)
     second = lab.member()
     assert second.key == MemberKey(first.key.slot, first.key.generation + 1)
-    assert lab.members.isProvenDead(first.key) and not lab.members.isProvenDead(second.key)
+    assert lab.members.isConfirmedDead(first.key) and not lab.members.isConfirmedDead(second.key)
 
 
-def test_aMemberIsCondemnedOnceAndNeverUnderAnotherGeneration(lab: Lab) -> None:
+def test_aMemberIsMarkedDeadOnceAndNeverUnderAnotherGeneration(lab: Lab) -> None:
     member = lab.member()
-    assert not lab.members.condemn(member.key._replace(generation=9))
-    assert lab.members.condemn(member.key) and lab.members.condemn(member.key)
+    assert not lab.members.markDead(member.key._replace(generation=9))
+    assert lab.members.markDead(member.key) and lab.members.markDead(member.key)
     assert lab.members.state(member.key.slot)[0] == layout.MEMBER_DEAD
 
 
-def test_aClaimThatFailsLeavesTheSlotFree(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anOwnerLockThatFailsLeavesTheSlotFree(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError("no room")
 
@@ -83,24 +83,24 @@ def test_aClaimThatFailsLeavesTheSlotFree(lab: Lab, monkeypatch: pytest.MonkeyPa
     assert lab.members.occupied() == []
 
 
-def test_aSlotThatIsAnothersByNowIsNoticedDead(lab: Lab) -> None:
+def test_aSlotThatIsAnothersByNowIsSuspectedDead(lab: Lab) -> None:
     """Its robust word is held, and by somebody else. Broken: whoever had the slot before lived on in the next one."""
     member = lab.member()
-    assert not lab.members.isNoticedDead(member.key)
-    assert lab.members.isNoticedDead(member.key._replace(generation=member.key.generation - 1))
-    lab.members.condemn(member.key)
-    lab.members.vacate(member.key, layout.MEMBER_DEAD)
-    assert lab.members.isNoticedDead(member.key)
+    assert not lab.members.isSuspectedDead(member.key)
+    assert lab.members.isSuspectedDead(member.key._replace(generation=member.key.generation - 1))
+    lab.members.markDead(member.key)
+    lab.members.release(member.key, layout.MEMBER_DEAD)
+    assert lab.members.isSuspectedDead(member.key)
 
 
-def test_aSlotWithoutARobustWordIsNoticedDead(lab: Lab) -> None:
+def test_aSlotWithoutARobustWordIsSuspectedDead(lab: Lab) -> None:
     member = lab.member()
     atomics.storeRelease32(lab.members.robustAddress(member.key.slot), 0)
-    assert lab.members.isNoticedDead(member.key), "no thread holds it"
+    assert lab.members.isSuspectedDead(member.key), "no thread holds it"
     atomics.storeRelease32(lab.members.robustAddress(member.key.slot), 4242)
-    assert not lab.members.isNoticedDead(member.key)
+    assert not lab.members.isSuspectedDead(member.key)
     atomics.storeRelease32(lab.members.robustAddress(member.key.slot), 4242 | 0x40000000)
-    assert lab.members.isNoticedDead(member.key)
+    assert lab.members.isSuspectedDead(member.key)
 
 
 def test_leaseHighIsNeverBelievedAboveTheTable(lab: Lab) -> None:
@@ -128,8 +128,8 @@ def test_nobodyProvesItselfDead(lab: Lab) -> None:
     """One's own byte lock is invisible to oneself, so half way through a claim the slot looks deserted. Broken: the nonce was not compared."""
     table = MemberTable(lab.block)
     key = table.claim(preferred=False)
-    assert not table.isProvenDead(key)
-    assert MemberTable(lab.block).isProvenDead(key)
+    assert not table.isConfirmedDead(key)
+    assert MemberTable(lab.block).isConfirmedDead(key)
 
 
 def test_aPidOfAnotherNamespaceProvesNothing(lab: Lab) -> None:
@@ -138,9 +138,9 @@ def test_aPidOfAnotherNamespaceProvesNothing(lab: Lab) -> None:
     start = layout.MEMBERS_OFFSET + member.key.slot * layout.MEMBER_BYTES
     for offset, size, value in ((layout.MEMBER_PID_OFFSET, 4, 1 << 21), (layout.MEMBER_PID_NAMESPACE_OFFSET, 8, 1)):
         lab.block.bytes[start + offset : start + offset + size] = value.to_bytes(size, "little")
-    assert not lab.members.isProvenDead(member.key)
+    assert not lab.members.isConfirmedDead(member.key)
     member.die()
-    assert lab.members.isProvenDead(member.key)
+    assert lab.members.isConfirmedDead(member.key)
 
 
 def test_theByteOfASlotIsItsMembersOnly(domain: str, actor: Callable[..., Actor]) -> None:
@@ -154,12 +154,12 @@ def test_theByteOfASlotIsItsMembersOnly(domain: str, actor: Callable[..., Actor]
 def test_aByteThatIsLostByAReadIsTakenAgain(domain: str, actor: Callable[..., Actor]) -> None:
     """POSIX locks go with any descriptor of the file. Broken: only a descriptor of ours that was closed was missed."""
     other = actor("here = muninn.session.membership.current()").join()
-    path = current().places.lockPath
+    path = current().paths.lockPath
     (key,) = (key for key in current().members.live() if current().members.identity(key.slot).pid == other.pid)
     isLocked = current().block.lockFile.slotIsLocked
     other.do(f"open({path!r}).close()")
     assert not isLocked(key.slot) or other.do("here.block.lockFile._retakeAt") > 0
-    other.do("here.kick()")
+    other.do("here.wake()")
     eventually(lambda: isLocked(key.slot), "its byte is locked again")
 
 
@@ -167,11 +167,11 @@ def test_whoseByteIsAnothersByNowIsInItNoMore(lab: Lab, actor: Callable[..., Act
     """Broken: nothing told it."""
     assert lab.lockFile.lockSlot(3)
     lab.lockFile.restore()
-    with open(lab.lockFile.places.lockPath):
+    with open(lab.lockFile.paths.lockPath):
         pass
     other = actor(
-        "from muninn.control.lockfile import LockFile\nfrom muninn.storage.paths import Places\n"
-        f"file = LockFile(Places(os.getuid(), {lab.places.domain!r}))"
+        "from muninn.control.lockfile import LockFile\nfrom muninn.storage.paths import Paths\n"
+        f"file = LockFile(Paths(os.getuid(), {lab.paths.domain!r}))"
     )
     assert other.do("file.lockSlot(3)")
     lab.lockFile._retakeAt = 0.0
@@ -179,18 +179,18 @@ def test_whoseByteIsAnothersByNowIsInItNoMore(lab: Lab, actor: Callable[..., Act
         lab.lockFile.restore()
 
 
-def test_aClaimThatWasTakenBackIsNotEntered(lab: Lab) -> None:
+def test_anOwnerLockThatWasTakenBackIsNotEntered(lab: Lab) -> None:
     """Its byte was lost before it was LIVE. Broken: the process took itself for a member, in a slot that was free."""
     table = MemberTable(lab.block)
     key = table.claim(preferred=False)
-    lab.members.vacate(key, layout.MEMBER_CLAIMING)
+    lab.members.release(key, layout.MEMBER_CLAIMING)
     with pytest.raises(DomainChanged):
         table.enter(key)
     assert lab.members.state(key.slot)[0] == layout.MEMBER_FREE
 
 
 def test_aSlotThatChangedSinceItWasReadIsNotClaimed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: the claim did not look whether its CAS had succeeded."""
+    """Broken: the owner lock did not look whether its CAS had succeeded."""
     lockSlot = lab.lockFile.lockSlot
 
     def late(slot: int) -> bool:
@@ -203,12 +203,12 @@ def test_aSlotThatChangedSinceItWasReadIsNotClaimed(lab: Lab, monkeypatch: pytes
     assert lab.members.state(0) == (layout.MEMBER_LIVE, 7)
 
 
-def test_whatOneBrokerCondemnedAnotherMayGoOnWith(lab: Lab) -> None:
-    """Broken: `condemn` said no to a slot that is DEAD already, and what the first broker had not come to stayed."""
+def test_whatOneBrokerMarkedDeadAnotherMayGoOnWith(lab: Lab) -> None:
+    """Broken: `markDead` said no to a slot that is DEAD already, and what the first broker had not come to stayed."""
     member = lab.member()
-    assert lab.members.condemn(member.key) and lab.members.condemn(member.key)
-    lab.members.vacate(member.key, layout.MEMBER_DEAD)
-    assert not lab.members.condemn(member.key)
+    assert lab.members.markDead(member.key) and lab.members.markDead(member.key)
+    lab.members.release(member.key, layout.MEMBER_DEAD)
+    assert not lab.members.markDead(member.key)
 
 
 LEADERLESS = """

@@ -23,7 +23,7 @@ from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable
 from muninn.errors import ProtocolViolation, TableFull
 from muninn.session import entry, membership
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.system import atomics
 from support import Actor, ActorError, Background, eventually
 
@@ -43,8 +43,8 @@ def test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye(
     def slowly(op: str, *arguments: Any, **fields: Any) -> Any:
         answer = request(op, *arguments, **fields)
         if op == "leave":
-            current.holdings.context.releases._released.append((0, 1))
-            current.kick()
+            current.openBuffers.context.releases._released.append((0, 1))
+            current.wake()
             time.sleep(0.3)
         return answer
 
@@ -77,7 +77,7 @@ def test_whoIsDeposedWhileItsTermBeginsHasNotFailedInOffice(
 
     monkeypatch.setattr(Broker, "start", deposed)
     current.election.replace(current.election.term(), None)
-    current.kick()
+    current.wake()
     eventually(lambda: len(begun) > 1, "it stands again")
     assert muninn.listBuffers() == [] and current.role.candidacy._failures == 0
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
@@ -94,7 +94,7 @@ def test_hasLoadedWhatASuccessorNeeds(domain: str, actor: Callable[..., Actor]) 
 
 
 def _blockPath(domain: str) -> str:
-    return f"/dev/shm{Places(os.getuid(), domain).blockName}"
+    return f"/dev/shm{Paths(os.getuid(), domain).blockName}"
 
 
 def test_nobodyStaysInABlockThatWasWithdrawnMeanwhile(
@@ -108,7 +108,7 @@ def test_nobodyStaysInABlockThatWasWithdrawnMeanwhile(
         if not withdrawn:
             withdrawn.append(key.slot)
             atomics.exchangeSeqCst32(table._block.address + layout.VERSION_OFFSET, 0)
-            unlinkBlock(table._block.places)
+            unlinkBlock(table._block.paths)
         return key
 
     monkeypatch.setattr(MemberTable, "claim", late)
@@ -135,19 +135,19 @@ def test_nobodyJoinsABlockThatIsBeingWithdrawn(domain: str, monkeypatch: pytest.
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(domain: str, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    """Two leave at once, and a third has begun to claim a slot: one withdraws the block, the other finds the claim (found by the model).
+    """Two leave at once, and a third has begun to claim a slot: one withdraws the block, the other finds the owner lock (found by the model).
 
     Broken: the other gave the block, which had no name any more, its version back: the third stayed in it, alone for ever.
     """
     muninn.domainInfo()
     leaving = membership.current()
-    lockFile = LockFile(leaving.places)  # its own: whoever finds its block gone closes the one that it has
+    lockFile = LockFile(leaving.paths)  # its own: whoever finds its block gone closes the one that it has
     creating = LockFile.creating
 
     def withdraw() -> None:
         with creating(lockFile):
             atomics.exchangeSeqCst32(leaving.block.address + layout.VERSION_OFFSET, 0)
-            unlinkBlock(leaving.places)
+            unlinkBlock(leaving.paths)
 
     @contextlib.contextmanager
     def late(self: LockFile, boundSeconds: float = 10.0) -> Iterator[None]:
@@ -169,7 +169,7 @@ def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(domain: str, mon
         leaving.leaving.retire()
     assert leaving.block.isRetired()
     atomics.storeRelease64(claiming, 1 << 32 | layout.MEMBER_FREE)
-    later = openOrCreate(leaving.places, lockFile, leaving.block.geometry)
+    later = openOrCreate(leaving.paths, lockFile, leaving.block.geometry)
     leaving.leaving.retire()
     assert later.hasName(), "what is named now is another block"
     later.close()
@@ -220,8 +220,8 @@ def test_whateverTheSlotsLastMemberLeftInTheRobustWordIsForgotten(domain: str, a
     assert actor().do("muninn.domainInfo()['members'][1]['slot']") == 1
 
 
-def test_aClaimOfTheSlotsLastMemberIsADeadOnes(domain: str, actor: Callable[..., Actor]) -> None:
-    """Broken: the generation in the claim was not compared, and the dead kept their locks until the slot's next member died."""
+def test_anOwnerLockOfTheSlotsLastMemberIsADeadOnes(domain: str, actor: Callable[..., Actor]) -> None:
+    """Broken: the generation in the owner lock was not compared, and the dead kept their locks until the slot's next member died."""
     other = actor().join()
     muninn.domainInfo()
     current = membership.current()
@@ -237,7 +237,7 @@ def test_aNewTermCallsAwayWhoAsksAnEarlierBroker(domain: str, actor: Callable[..
     muninn.domainInfo()
     current = membership.current()
     told: list[int] = []
-    monkeypatch.setattr(current.client, "forsake", told.append)
+    monkeypatch.setattr(current.client, "disconnect", told.append)
     epoch = current.election.epoch()
     broker.kill()
     eventually(lambda: any(each > epoch for each in told), "the client was told")
@@ -250,17 +250,17 @@ def test_whatWasUnderWayAtTheGoodByeIsNoError(
     actor().join()
     muninn.domainInfo()
     current = membership.current()
-    settleReleased, asking = current.holdings.context.releases.settleReleased, threading.Event()
+    tryReclaimReleased, asking = current.openBuffers.context.releases.tryReclaimReleased, threading.Event()
 
     def underWay() -> bool:
         if threading.current_thread() is not current.worker.thread:
-            return settleReleased()
+            return tryReclaimReleased()
         asking.set()
         eventually(lambda: current.standing.isLeaving, "the good-bye")
         raise ProtocolViolation("member slot 1 was given back")
 
-    monkeypatch.setattr(current.holdings.context.releases, "settleReleased", underWay)
-    current.kick()
+    monkeypatch.setattr(current.openBuffers.context.releases, "tryReclaimReleased", underWay)
+    current.wake()
     assert asking.wait(20)
     with caplog.at_level(logging.ERROR, "muninn"):
         current.leave()
@@ -284,11 +284,11 @@ def test_aTableThatIsFullOfTheDeadIsWaitedFor(domain: str, actor: Callable[..., 
 INSIDE = """
 import threading
 from muninn.session import membership
-b, lock, inside, gate = muninn.open("a", access="readWrite"), muninn.Lock("l"), threading.Event(), threading.Event()
+b, lock, inside, semaphore = muninn.open("a", access="readWrite"), muninn.Lock("l"), threading.Event(), threading.Event()
 def work():
     with lock if what == "lock" else b.write() as view:
         inside.set()
-        gate.wait(60)
+        semaphore.wait(60)
 thread = threading.Thread(target=work, daemon=True)
 thread.start()
 inside.wait(60)
@@ -308,7 +308,7 @@ def test_aThreadThatIsInsideKeepsTheSlot(domain: str, actor: Callable[..., Actor
 
     with pytest.raises(TimeoutError):
         enter()
-    ending.do("gate.set(); thread.join(60)")
+    ending.do("semaphore.set(); thread.join(60)")
     enter()
     assert buffer.generation == (0 if what == "lock" else 4)
     ending.do("membership._leaveAtExit()")
@@ -321,12 +321,12 @@ def test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn(domain: str, monke
     buffer, lock = muninn.share(bytes(4), name="a", access="readWrite"), muninn.Lock("l")
     muninn.share(b"x", name="other").close()
     old = membership.current()
-    isInside, begun = old.holdings.isInside, list[Background]()
+    isInside, begun = old.openBuffers.isInside, list[Background]()
 
     def work() -> MemberKey:
         if what == "lock":
             lock.acquire()
-            return lock._holding.tables.key
+            return lock._openBuffer.tables.key
         if what == "turn":
             with buffer.write():
                 return buffer._checked().tables.key
@@ -339,7 +339,7 @@ def test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn(domain: str, monke
                 begun[0].asleep()
         return isInside()
 
-    monkeypatch.setattr(old.holdings, "isInside", looking)
+    monkeypatch.setattr(old.openBuffers, "isInside", looking)
     old.leave()
     key = begun[0].ended()
     if what != "open":
@@ -354,7 +354,7 @@ def test_aLeaseThatIsGivenBackLateIsNotTheNextMembers(domain: str) -> None:
     address = table.held(index, 0, 1)[0]
     word = atomics.loadAcquire64(address)
     atomics.exchangeSeqCst64(address, word ^ 1 << 28)  # as if it were one of the next generation
-    table.release(index)
+    table.giveBack(index)
     assert atomics.loadAcquire64(address) == word ^ 1 << 28
     atomics.exchangeSeqCst64(address, word)
 

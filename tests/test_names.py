@@ -28,9 +28,9 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names that this process asks its broker for from now on."""
-    holdings, asked = current().holdings, list[str]()
-    ask = holdings.asked
-    monkeypatch.setattr(holdings, "asked", lambda name: asked.append(name) or ask(name))  # type: ignore[func-returns-value]
+    openBuffers, asked = current().openBuffers, list[str]()
+    ask = openBuffers.asked
+    monkeypatch.setattr(openBuffers, "asked", lambda name: asked.append(name) or ask(name))  # type: ignore[func-returns-value]
     return asked
 
 
@@ -54,7 +54,7 @@ def test_aNameHasOneOfManyWords(domain: str) -> None:
 def test_whoWaitsForANameIsWokenForItsOwn(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: one word for all names: each waiter woke, and asked the broker, whenever any came or went."""
     asked = _asked(monkeypatch)
-    waiting = NameWait(current().holdings, "mine")
+    waiting = NameWait(current().openBuffers, "mine")
     assert waiting.look() is None and asked == ["mine"]
     sleeping = Background(lambda: waiting.sleep(None)).asleep()
     muninn.share(np.ones(2), name=_other("mine", sharesWord=False)).free()
@@ -70,7 +70,7 @@ def test_whatSharesTheWordIsNotAskedFor(domain: str, monkeypatch: pytest.MonkeyP
     """Broken: whoever was woken asked the broker, which the index had answered."""
     muninn.share(np.ones(2)).close()  # there is a broker now: its successor, and so the first one, is asked once more
     asked = _asked(monkeypatch)
-    waiting = NameWait(current().holdings, "mine")
+    waiting = NameWait(current().openBuffers, "mine")
     waiting.look()
     neighbour = _other("mine", sharesWord=True)
     for _ in range(20):
@@ -81,11 +81,11 @@ def test_whatSharesTheWordIsNotAskedFor(domain: str, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("patient")
 def test_aNameThatTheIndexHasNoRoomForIsAskedFor(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    waiting = NameWait(current().holdings, "mine")
+    waiting = NameWait(current().openBuffers, "mine")
     assert waiting.look() is None
     monkeypatch.setattr(NameIndex, "insert", lambda *_: False)
     kept = muninn.share(np.ones(2), name="mine")
-    current().holdings._byName.clear()
+    current().openBuffers._byName.clear()
     assert waiting.sleep(time.monotonic() + 60)
     found = waiting.look()
     assert found is not None and found.row == kept._checked().row
@@ -96,7 +96,7 @@ def test_aNewBrokerIsAskedOnce(domain: str, actor: Start, monkeypatch: pytest.Mo
     """The old one may have died between the name and its word."""
     broker = actor("kept = muninn.share(np.ones(2), name='its')")
     asked = _asked(monkeypatch)
-    waiting = NameWait(current().holdings, "mine")
+    waiting = NameWait(current().openBuffers, "mine")
     assert waiting.look() is None and waiting.look() is None and asked == ["mine"]
     broker.kill()
     muninn.share(np.ones(2)).close()
@@ -109,7 +109,7 @@ def test_aNameThatIsGivenUpIsToldToo(domain: str, actor: Start) -> None:
     muninn.domainInfo()
     creator = actor().join()
     creator.begin("muninn.loadArray(4, 'f8', lambda view: time.sleep(600), name='mine')")
-    waiting = NameWait(current().holdings, "mine")
+    waiting = NameWait(current().openBuffers, "mine")
     eventually(lambda: _isComing(waiting), "the creation has begun")
     sleeping = Background(lambda: waiting.sleep(None)).asleep()
     creator.kill()

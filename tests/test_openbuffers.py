@@ -29,7 +29,7 @@ from muninn.errors import (
 )
 from muninn.session import creation, mappings, openbuffers
 from muninn.session.membership import current
-from muninn.session.openbuffers import Holdings
+from muninn.session.openbuffers import OpenBuffers
 from muninn.session.releases import Releases
 from muninn.storage import segments
 from muninn.system import clock
@@ -86,8 +86,8 @@ def test_threadsThatOpenAtOnceShareOneMapping(domain: str) -> None:
         assert holdersOf(f"a{number}") == [os.getpid()]
 
 
-def test_whoOpensWhatAnotherThreadHasJustMadeSharesItsHolding(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: the maker had a holding, and so a lock between threads, of its own: two threads were in `write()` or a `Lock` at once."""
+def test_whoOpensWhatAnotherThreadHasJustMadeSharesItsOpenBuffer(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: the maker had an open buffer, and so a lock between threads, of its own: two threads were in `write()` or a `Lock` at once."""
     actor().join()
     commit, opened = creation._commit, list[muninn.MuninnBuffer]()
 
@@ -466,7 +466,7 @@ def test_memoryThatAHolderIsYetToBringIsWaitedFor(domain: str, actor: Start, mon
         return ({"found": False}, []) if op == "fetch" and asked.count("fetch") < 4 else request(op, *arguments, **fields)
 
     monkeypatch.setattr(client, "request", slow)
-    monkeypatch.setattr(client._hatch, "fetch", lambda epoch, row, incarnation: None)
+    monkeypatch.setattr(client._descriptorServer, "fetch", lambda epoch, row, incarnation: None)
     assert bytes(muninn.open("a").array) == b"x"
     assert asked.count("fetch") == 4
 
@@ -475,7 +475,7 @@ def test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt(domain: str, actor: S
     """Broken: it was opened until a broker came to it, and lost right afterwards."""
     keeper = actor("held = [muninn.share(b'x', name=name, lifetimeMs=1500) for name in ('open', 'kept', 'cold')]")
     mine, array = muninn.open("open"), muninn.open("kept").array
-    handle, known = mine.handle, current().holdings.known
+    handle, known = mine.handle, current().openBuffers.known
     assert known("open") is not None and known("kept") is not None
     keeper.stop()
     with monkeypatch.context() as spied:
@@ -484,7 +484,7 @@ def test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt(domain: str, actor: S
         with monkeypatch.context() as unknown:
             unknown.setattr(clock, "_own", clock.TimeNamespace(0, 0, 0))
             assert known("open") is not None, "whose clock is another one knows of no end"
-        spied.setattr(Holdings, "_source", lambda *_: pytest.fail("it was mapped"))
+        spied.setattr(OpenBuffers, "_source", lambda *_: pytest.fail("it was mapped"))
         assert [known(name) for name in ("open", "kept", "cold")] == [None] * 3
         with pytest.raises(LeaseRevoked, match="lifetimeEnded"):
             mine.read()
@@ -512,11 +512,11 @@ def test_aHolderThatStandsStillIsNotCalledDead(domain: str, actor: Start, monkey
 def test_aHandleThatDoesNotMatchItsBufferIsRefused(domain: str) -> None:
     """Its MAC is right, and what it says is not. Broken: only the row was looked at; its range was not."""
     buffer = muninn.share(b"xyz", name="a")
-    holding, secret = buffer._checked(), current().block.secret
+    openBuffer, secret = buffer._checked(), current().block.secret
     for sizeBytes, tenant in ((4, "default"), (3, "other")):
         with pytest.raises(HandleInvalid):
-            muninn.open(handles.issue(secret, holding.row, holding.incarnation, Access.READ_ONLY, sizeBytes, tenant))
-    for row in (holding.row + 1, 256, 1 << 24, (1 << 32) - 1):
+            muninn.open(handles.issue(secret, openBuffer.row, openBuffer.incarnation, Access.READ_ONLY, sizeBytes, tenant))
+    for row in (openBuffer.row + 1, 256, 1 << 24, (1 << 32) - 1):
         with pytest.raises(BufferNotFound):
             muninn.open(handles.issue(secret, row, 1, Access.READ_ONLY, 3, "default"))
 
@@ -546,12 +546,12 @@ def test_whatTheBrokerDidNotHearIsToldAgain(domain: str, actor: Start, monkeypat
     actor().join()
     muninn.domainInfo()
     here = current()
-    own = Releases(here.tables, here.standing, here.client, here.kick)
+    own = Releases(here.tables, here.standing, here.client, here.wake)
     own._released.append((0, 1))
     with monkeypatch.context() as patch:
         patch.setattr(current().client, "once", lambda *_, **__: None)
-        assert not own.settleReleased() and list(own._released) == [(0, 1)]
-    eventually(own.settleReleased, "the broker heard of it")
+        assert not own.tryReclaimReleased() and list(own._released) == [(0, 1)]
+    eventually(own.tryReclaimReleased, "the broker heard of it")
     assert not own._released
 
 
@@ -595,24 +595,24 @@ def test_anEndThatWasInterruptedIsDoneAgain(domain: str, actor: Start, monkeypat
     actor("held = muninn.share(np.zeros(10000), name='a')").do("1")
     buffer = muninn.open("a")
     table = current().leaseTable
-    vacate, calls = table.vacate, []
+    release, calls = table.release, []
 
     def interrupted(index: int) -> None:
         calls.append(index)
         if len(calls) == 1:
             raise KeyboardInterrupt
-        vacate(index)
+        release(index)
 
-    monkeypatch.setattr(table, "vacate", interrupted)
+    monkeypatch.setattr(table, "release", interrupted)
     with pytest.raises(KeyboardInterrupt):
         buffer.close()
     eventually(lambda: _ownLeases() == 0, "somebody went on with it")
 
 
-def test_whatInterruptsAnOpenSharesItsHolding(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: two holdings of one buffer, which did not keep each other's threads out of a turn."""
+def test_whatInterruptsAnOpenSharesItsOpenBuffer(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: two open buffers of one buffer, which did not keep each other's threads out of an access."""
     actor("held = muninn.share(np.zeros(10000), name='a', access='readWrite')").do("1")
-    own = current().holdings
+    own = current().openBuffers
     mappings = own.memory
     between: list[muninn.MuninnBuffer] = []
 
@@ -623,4 +623,4 @@ def test_whatInterruptsAnOpenSharesItsHolding(domain: str, actor: Start, monkeyp
 
     monkeypatch.setattr(own, "memory", interrupted)
     buffer = muninn.open("a")
-    assert buffer._holding is between[0]._holding and _ownLeases() == 1
+    assert buffer._openBuffer is between[0]._openBuffer and _ownLeases() == 1

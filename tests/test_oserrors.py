@@ -15,7 +15,7 @@ import pytest
 
 import muninn
 from muninn.errors import DescriptorsExhausted, HostMemoryFull, MuninnError, PermissionDenied, PlatformUnsupported
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.system import oserrors, processes
 from muninn.system.oserrors import fileError, missingShm
 from muninn.system.processes import ownPidNamespace, pidOf, processIsGone, startTimeOf
@@ -138,7 +138,7 @@ def test_aBrokerThatHasChangedItsRootServesNothingMore(domain: str, actor: Calla
     other = actor("muninn.open('gone').close(); muninn.free('gone')")
     jailed.do(f"muninn.share(np.arange(3), name='gone').close(); os.chroot({str(tmp_path)!r}); os.chdir('/')")
     assert other.do("muninn.free('gone'); muninn.domainInfo()['brokerPid']") == other.pid
-    assert [each[0] for each in Places(os.getuid(), domain).segments()] == [0]
+    assert [each[0] for each in Paths(os.getuid(), domain).segments()] == [0]
 
 
 def test_withoutProcNobodyIsTakenForGone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Claims: one owner at a time, known by name, and taken over when that one is proven dead."""
+"""Claims: one owner at a time, known by name, and taken over when that one is confirmed dead."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def address() -> Iterator[int]:
 
 
 @given(st.integers(0, 4093), st.integers(0, (1 << 32) - 1))
-def test_aClaimNamesItsOwner(slot: int, generation: int) -> None:
+def test_anOwnerLockNamesItsOwner(slot: int, generation: int) -> None:
     key = MemberKey(slot, generation)
-    assert ownerlock.ownerOf(ownerlock.claimWord(key)) == (slot, generation & 0x7FFFF)
-    assert ownerlock.belongsTo(ownerlock.claimWord(key) | 1 << 31, key)
+    assert ownerlock.ownerOf(ownerlock.ownerLockWord(key)) == (slot, generation & 0x7FFFF)
+    assert ownerlock.belongsTo(ownerlock.ownerLockWord(key) | 1 << 31, key)
 
 
 def test_isFreeOrOwned(address: int) -> None:
@@ -78,7 +78,7 @@ def test_aReleaseOrADeathEndsASleep(address: int, monkeypatch: pytest.MonkeyPatc
     assert waiting.ended() is False
 
 
-def test_anHeirWakesWhoWasWaitingForTheDead(address: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aSuccessorWakesWhoWasWaitingForTheDead(address: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: whoever took over from the dead forgot that others waited, and its release woke nobody."""
     monkeypatch.setattr(claiming, "_CHECK_NS", 60_000_000_000)
     claiming.acquire(address, _THEIRS, lambda *_: False, 0)
@@ -88,19 +88,19 @@ def test_anHeirWakesWhoWasWaitingForTheDead(address: int, monkeypatch: pytest.Mo
     assert waiting.ended() is True
 
 
-def test_ofTwoHeirsOneGetsIt(address: int) -> None:
-    """Another took the claim over while we asked whether its owner was dead. Broken: the claim was stored, and not compared."""
+def test_ofTwoSuccessorsOneGetsIt(address: int) -> None:
+    """Another took the owner lock over while we asked whether its owner was dead. Broken: the owner lock was stored, and not compared."""
     claiming.acquire(address, _THEIRS, lambda *_: False, 0)
-    heir = MemberKey(9, 1)
+    successor = MemberKey(9, 1)
 
     def isDead(slot: int, generation: int) -> bool:
         if slot != _THEIRS.slot:
             return False
-        claiming.acquire(address, heir, lambda *_: True, 0)
+        claiming.acquire(address, successor, lambda *_: True, 0)
         return True
 
     assert claiming.acquire(address, _MINE, isDead, 0.05) is None
-    assert ownerlock.belongsTo(atomics.loadAcquire32(address), heir)
+    assert ownerlock.belongsTo(atomics.loadAcquire32(address), successor)
 
 
 def test_anAcquisitionThatWasInterruptedIsTakenUpAgain(address: int) -> None:

@@ -1,4 +1,4 @@
-"""Owners: what a process has of a claim is never out of step with the claim, whatever interrupts it, and nobody waits out of turn for long."""
+"""Owners: what a process has of an owner lock is never out of step with the owner lock, whatever interrupts it, and nobody waits out of turn for long."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def test_aLockThatIsInterruptedAtAnyBytecodeIsGivenBack(domain: str, how: str) -
     lock = muninn.Lock("l")
 
     def check() -> None:
-        assert not lock._holding.hasTurns()
-        assert atomics.loadAcquire32(lock._holding.claimAddress) == 0
+        assert not lock._openBuffer.hasScopes()
+        assert atomics.loadAcquire32(lock._openBuffer.ownerLockAddress) == 0
 
     assert _interruptedEverywhere(_takers(lock)[how], check) > 5
 
@@ -111,8 +111,8 @@ def test_isFoundByWhoLooksAtTheClass(domain: str) -> None:
         assert stack.enter_context(lock) is lock and stack.enter_context(lock.held(1)) is lock
         view = stack.enter_context(buffer.write())
         view += 1
-        assert lock._holding.hasTurns()
-    assert not lock._holding.hasTurns() and buffer.generation == 2
+        assert lock._openBuffer.hasScopes()
+    assert not lock._openBuffer.hasScopes() and buffer.generation == 2
     muninn.Lock.__exit__(muninn.Lock.__enter__(lock), None, None, None)
 
 
@@ -125,15 +125,15 @@ def test_anAcquisitionHasHappenedOrNot(domain: str) -> None:
         lock.release()
 
     def check() -> None:
-        if lock._holding.hasTurns():
+        if lock._openBuffer.hasScopes():
             lock.release()  # the caller had it: it was interrupted between the two
-        assert atomics.loadAcquire32(lock._holding.claimAddress) == 0
+        assert atomics.loadAcquire32(lock._openBuffer.ownerLockAddress) == 0
 
     _interruptedEverywhere(usesAcquire, check)
 
 
 @pytest.mark.parametrize("before", ["", "fence", "torn"])
-def test_aTurnThatIsInterruptedAtAnyBytecodeIsEnded(domain: str, before: str) -> None:
+def test_anAccessThatIsInterruptedAtAnyBytecodeIsEnded(domain: str, before: str) -> None:
     """Broken: 42 of 100 Ctrl-Cs left the buffer in nobody's turn for ever."""
     buffer = muninn.share(np.zeros(4), name="w")
     if before == "fence":
@@ -145,8 +145,8 @@ def test_aTurnThatIsInterruptedAtAnyBytecodeIsEnded(domain: str, before: str) ->
 
     def check() -> None:
         gc.collect() if before == "torn" else None
-        assert not buffer._held().hasTurns()
-        assert atomics.loadAcquire32(buffer._held().claimAddress) == 0
+        assert not buffer._held().hasScopes()
+        assert atomics.loadAcquire32(buffer._held().ownerLockAddress) == 0
         with buffer.write(timeout=5.0):
             pass
         assert buffer.generation % 2 == 0
@@ -154,7 +154,7 @@ def test_aTurnThatIsInterruptedAtAnyBytecodeIsEnded(domain: str, before: str) ->
     assert _interruptedEverywhere(usesWrite, check) > 20
 
 
-def test_aReadersTurnThatIsInterruptedAtAnyBytecodeIsEnded(domain: str) -> None:
+def test_aReadersAccessThatIsInterruptedAtAnyBytecodeIsEnded(domain: str) -> None:
     buffer = muninn.share(np.zeros(4), name="w")
 
     def usesRead() -> None:
@@ -162,7 +162,7 @@ def test_aReadersTurnThatIsInterruptedAtAnyBytecodeIsEnded(domain: str) -> None:
             pass
 
     def check() -> None:
-        eventually(lambda: not buffer._held().hasTurns(), "the turn has ended")
+        eventually(lambda: not buffer._held().hasScopes(), "the access has ended")
         with buffer.write(timeout=5.0):
             pass
 
@@ -250,7 +250,7 @@ def test_aHandlerTakesALockForWhichItsThreadWaits(domain: str, actor: Start) -> 
         signal.signal(signal.SIGUSR1, previous)
 
 
-def test_aTurnWhoseObjectIsGoneIsEnded(domain: str, actor: Start) -> None:
+def test_anAccessWhoseObjectIsGoneIsEnded(domain: str, actor: Start) -> None:
     """Broken: nobody could end it, and it was held until the process was dead."""
     buffer = muninn.share(np.zeros(4), name="w", access="readWrite")
     buffer.write().__enter__()
@@ -323,20 +323,20 @@ def test_threadsAndProcessesWaitInOneOrder(domain: str, actor: Start) -> None:
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_anHeirThatDoesNotComeIsPassedOver(domain: str, actor: Start, end: str) -> None:
-    """Nobody takes a free lock before its heir; but a stopped or dead heir is not waited for."""
+def test_aSuccessorThatDoesNotComeIsPassedOver(domain: str, actor: Start, end: str) -> None:
+    """Nobody takes a free lock before its successor; but a stopped or dead successor is not waited for."""
     lock = muninn.Lock("l")
     waiter = actor("lock = muninn.Lock('l')")
     lock.acquire()
-    heirAddress = lock._holding.claimAddress - layout.ROW_CLAIM_OFFSET + layout.ROW_HEIR_OFFSET
+    successorAddress = lock._openBuffer.ownerLockAddress - layout.ROW_OWNER_LOCK_OFFSET + layout.ROW_SUCCESSOR_OFFSET
     waiter.begin("lock.acquire()")
-    eventually(lambda: atomics.loadAcquire32(heirAddress), "somebody waits")
+    eventually(lambda: atomics.loadAcquire32(successorAddress), "somebody waits")
     getattr(waiter, end)()
     lock.release()
     for _ in range(20):
         assert lock.acquire(timeout=5)
         lock.release()
-    assert atomics.loadAcquire32(heirAddress) == 0
+    assert atomics.loadAcquire32(successorAddress) == 0
     if end == "stop":
         waiter.resume()
         assert waiter.result() is True
@@ -344,16 +344,16 @@ def test_anHeirThatDoesNotComeIsPassedOver(domain: str, actor: Start, end: str) 
 
 def test_aWaiterThatGivesUpLeavesNoPlaceKept(domain: str, actor: Start) -> None:
     lock, other = muninn.Lock("l"), actor("lock = muninn.Lock('l')")
-    heirAddress = lock._holding.claimAddress - layout.ROW_CLAIM_OFFSET + layout.ROW_HEIR_OFFSET
+    successorAddress = lock._openBuffer.ownerLockAddress - layout.ROW_OWNER_LOCK_OFFSET + layout.ROW_SUCCESSOR_OFFSET
     with lock:
         other.do("try:\n    lock.acquire(timeout=0.05)\nexcept TimeoutError:\n    pass")
-        assert atomics.loadAcquire32(heirAddress) == 0
-        assert atomics.loadAcquire32(heirAddress - layout.ROW_HEIR_OFFSET + layout.ROW_ARRIVALS_OFFSET) == 1
+        assert atomics.loadAcquire32(successorAddress) == 0
+        assert atomics.loadAcquire32(successorAddress - layout.ROW_SUCCESSOR_OFFSET + layout.ROW_ARRIVALS_OFFSET) == 1
 
 
 def test_arrivalsMayWrap(domain: str, actor: Start) -> None:
     lock = muninn.Lock("l")
-    arrivals = lock._holding.claimAddress - layout.ROW_CLAIM_OFFSET + layout.ROW_ARRIVALS_OFFSET
+    arrivals = lock._openBuffer.ownerLockAddress - layout.ROW_OWNER_LOCK_OFFSET + layout.ROW_ARRIVALS_OFFSET
     others = [actor("lock = muninn.Lock('l')") for _ in range(3)]
     with lock:
         atomics.storeRelease32(arrivals, 0xFFFFFFFE)
@@ -364,7 +364,7 @@ def test_arrivalsMayWrap(domain: str, actor: Start) -> None:
 
 
 def test_readersGetAWholeCopyOfWhatIsWrittenWithoutAPause(domain: str, actor: Start) -> None:
-    """Broken: the word was even for microseconds between two turns, and a read ended with TimeoutError."""
+    """Broken: the word was even for microseconds between two accesses, and a read ended with TimeoutError."""
     buffer = muninn.share(np.zeros(1 << 16), name="w", access="readWrite")
     writer = actor("buffer = muninn.open('w', access='readWrite')")
     writer.begin(
@@ -379,8 +379,8 @@ def test_readersGetAWholeCopyOfWhatIsWrittenWithoutAPause(domain: str, actor: St
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.4])
-def test_aReaderIsLetInAfterTheTurnThatItFoundAWriterIn(domain: str, actor: Start, seconds: float) -> None:
-    """Broken: a timeout that was longer than a turn, and shorter than four, ended most reads."""
+def test_aReaderIsLetInAfterTheAccessThatItFoundAWriterIn(domain: str, actor: Start, seconds: float) -> None:
+    """Broken: a timeout that was longer than an access, and shorter than four, ended most reads."""
     buffer = muninn.share(np.zeros(8), name="w", access="readWrite")
     writer = actor("buffer = muninn.open('w', access='readWrite')")
     writer.begin(f"for _ in range(8):\n    with buffer.write() as view:\n        time.sleep({seconds}); view += 1\n1")
@@ -394,7 +394,7 @@ def test_aReaderIsLetInAfterTheTurnThatItFoundAWriterIn(domain: str, actor: Star
 def test_readersThatDoNotStarveCostWritersNothing(domain: str) -> None:
     """A word that says that nobody has read since: it goes back to 0 once a writer has looked."""
     buffer = muninn.share(np.zeros(4), name="w")
-    word = buffer._held().claimAddress - layout.ROW_CLAIM_OFFSET + layout.ROW_READERS_OFFSET
+    word = buffer._held().ownerLockAddress - layout.ROW_OWNER_LOCK_OFFSET + layout.ROW_READERS_OFFSET
     buffer.read()
     assert atomics.loadAcquire32(word) == 0
     with buffer.read(stream=None):
@@ -429,15 +429,15 @@ def test_greenletsAreThreads(domain: str, actor: Start) -> None:
 
 @pytest.mark.parametrize("timeout", [0, 0.002])
 def test_aReadThatDoesNotWaitIsToldWhoWrites(domain: str, actor: Start, timeout: float) -> None:
-    """Broken: beside one writer that computes inside its turn it said that the buffer is written without a pause."""
+    """Broken: beside one writer that computes inside its access it said that the buffer is written without a pause."""
     buffer = muninn.share(np.arange(4), name="a", access="readWrite")
     assert buffer.read(timeout=timeout).sum() == 6
     with buffer.write():
         told = Background(lambda: buffer.read(timeout=timeout)).ended()
     assert isinstance(told, TimeoutError) and str(told) == f"another thread has been writing 'a' for {timeout} s"
-    other = actor("turn = muninn.open('a', access='readWrite').write()")
-    other.do("turn.__enter__()[:] = 1")
+    other = actor("scope = muninn.open('a', access='readWrite').write()")
+    other.do("scope.__enter__()[:] = 1")
     with pytest.raises(TimeoutError, match=f"another process has been writing 'a' for {timeout} s"):
         buffer.read(timeout=timeout)
-    other.do("turn.__exit__(None, None, None)")
+    other.do("scope.__exit__(None, None, None)")
     assert buffer.read(timeout=timeout).sum() == 4

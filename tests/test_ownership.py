@@ -14,7 +14,7 @@ import pytest
 from test_folders import asStranger, needsRoot, strange
 
 import muninn
-from muninn.broker.descriptorstore import Vault
+from muninn.broker.descriptorstore import DescriptorStore
 from muninn.broker.journal import Journal
 from muninn.cli.domainchecks import modes
 from muninn.control import layout
@@ -24,7 +24,7 @@ from muninn.control.header import unlinkFile
 from muninn.control.lockfile import LockFile
 from muninn.errors import ControlBlockInvalid, DomainChanged, WriterDied
 from muninn.storage import segments
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.system import descriptors
 from support import Actor, eventually
 
@@ -35,7 +35,7 @@ _STRANGER = 65534
 
 def files(domain: str) -> list[Path]:
     """The regular files of the domain."""
-    folder = Path(Places(os.getuid(), domain).directory)
+    folder = Path(Paths(os.getuid(), domain).directory)
     return [path for path in (*folder.iterdir(), Path(f"/dev/shm/muninn-{os.getuid()}-{domain}")) if path.is_file()]
 
 
@@ -57,7 +57,7 @@ def test_whatOthersCouldOnlyReadIsPutRight(domain: str, actor: Start, caplog: py
 
 def test_whatAWriterLeftHalfWrittenIsNotGivenOutAsWholeAfterAChmod(domain: str, actor: Start) -> None:
     """Broken: a new block was made, for which the torn buffer was of generation 0."""
-    maker = actor("a = muninn.share(np.arange(3), name='a', lifetime='keep')\nturn = a.write(); turn.__enter__()[:] = 7")
+    maker = actor("a = muninn.share(np.arange(3), name='a', lifetime='keep')\nscope = a.write(); scope.__enter__()[:] = 7")
     for path in files(domain):
         path.chmod(0o444)
     maker.kill()
@@ -72,7 +72,7 @@ def test_whatOthersCouldHaveWrittenIsRefusedAtOnce(domain: str, actor: Start, wh
     path.chmod(0o622)
     if which == "journal":
         maker.kill()
-        os.unlink(Places(os.getuid(), domain).linkPath)  # so that it is adopted from
+        os.unlink(Paths(os.getuid(), domain).linkPath)  # so that it is adopted from
         os.unlink(f"/dev/shm/muninn-{os.getuid()}-{domain}")
     with pytest.raises(ControlBlockInvalid, match=f"{path} has mode 0622: others may have written") as caught:
         muninn.open("a")
@@ -97,11 +97,11 @@ def test_anOwnFileOfThePublicNameKeepsItsMode(domain: str) -> None:
 # --- as another user, whom modes concern ------------------------------------------------------------------------------------------------
 
 
-def blockOf(places: Places) -> int:
+def blockOf(paths: Paths) -> int:
     """The identity of the domain's block, made if there is none, as whoever calls."""
-    lockFile = LockFile(places)
+    lockFile = LockFile(paths)
     try:
-        block = openOrCreate(lockFile.places, lockFile, Geometry.of(4, 64, 4))
+        block = openOrCreate(lockFile.paths, lockFile, Geometry.of(4, 64, 4))
         try:
             return block.identity
         finally:
@@ -112,7 +112,7 @@ def blockOf(places: Places) -> int:
 
 @needsRoot
 @pytest.mark.parametrize("mode", [0, 0o400, 0o044])
-def test_aFileThatItsUserMayNotOpenIsPutRight(strange: Places, mode: int) -> None:
+def test_aFileThatItsUserMayNotOpenIsPutRight(strange: Paths, mode: int) -> None:
     """Broken: MNN-0019, which said to remove the block once its owner was known."""
     identity = asStranger(lambda: blockOf(strange))()
     assert isinstance(identity, int)
@@ -122,7 +122,7 @@ def test_aFileThatItsUserMayNotOpenIsPutRight(strange: Places, mode: int) -> Non
 
 
 @needsRoot
-def test_anotherUsersBlockInTheDirectoryIsReplaced(strange: Places) -> None:
+def test_anotherUsersBlockInTheDirectoryIsReplaced(strange: Paths) -> None:
     """Broken: nobody could join any more, until somebody removed it."""
     assert isinstance(asStranger(lambda: blockOf(strange))(), int)
     os.unlink(strange.linkPath)
@@ -134,7 +134,7 @@ def test_anotherUsersBlockInTheDirectoryIsReplaced(strange: Places) -> None:
 
 
 @needsRoot
-def test_anotherUsersLockFileInTheDirectoryIsNamed(strange: Places) -> None:
+def test_anotherUsersLockFileInTheDirectoryIsNamed(strange: Paths) -> None:
     """Broken: a bare PermissionError, for ever."""
     asStranger(lambda: blockOf(strange))()
     os.chown(strange.lockPath, 0, 0)
@@ -146,26 +146,26 @@ def test_anotherUsersLockFileInTheDirectoryIsNamed(strange: Places) -> None:
 
 # --- a uid that changes in the middle -----------------------------------------------------------------------------------------------------
 
-_MAKERS: dict[str, Callable[[Places], object]] = {
-    "directory": lambda places: places.makeDirectory(),
-    "lock": lambda places: LockFile(places),
+_MAKERS: dict[str, Callable[[Paths], object]] = {
+    "directory": lambda paths: paths.makeDirectory(),
+    "lock": lambda paths: LockFile(paths),
     "block": blockOf,
-    "segment": lambda places: segments.create(places, 0, 1, 4096),
-    "journal": lambda places: Journal(places, 1),
-    "copy": lambda places: descriptors.opened(f"{places.directory}/x", os.O_CREAT | os.O_RDWR, maker=places.uid),
-    "hatch": lambda places: Vault().open(places.hatchPath(1), places.uid),
+    "segment": lambda paths: segments.create(paths, 0, 1, 4096),
+    "journal": lambda paths: Journal(paths, 1),
+    "copy": lambda paths: descriptors.opened(f"{paths.directory}/x", os.O_CREAT | os.O_RDWR, maker=paths.uid),
+    "hatch": lambda paths: DescriptorStore().open(paths.descriptorServerPath(1), paths.uid),
 }
 
 
-def foreign(places: Places) -> list[str]:
+def foreign(paths: Paths) -> list[str]:
     """What belongs to another user under the names of the domain."""
-    roots = [path for path in Path("/dev/shm").iterdir() if path.name.startswith(places.stem)]
-    return [str(path) for root in roots for path in (root, *root.rglob("*")) if path.lstat().st_uid != places.uid]
+    roots = [path for path in Path("/dev/shm").iterdir() if path.name.startswith(paths.stem)]
+    return [str(path) for root in roots for path in (root, *root.rglob("*")) if path.lstat().st_uid != paths.uid]
 
 
 @needsRoot
 @pytest.mark.parametrize("what", _MAKERS)
-def test_whatAnotherUidHasMadeGoesAgain(strange: Places, what: str) -> None:
+def test_whatAnotherUidHasMadeGoesAgain(strange: Paths, what: str) -> None:
     """Broken: root's files in the directory of a user, who could use his domain no more. Root is who the uid has changed to."""
     if what == "lock":
         os.mkdir(f"/dev/shm/{strange.stem}.d", 0o700)
@@ -185,27 +185,27 @@ def test_whatAnotherUidHasMadeGoesAgain(strange: Places, what: str) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda places: blockOf(places),
-        lambda places: segments.create(places, 0, 1, 4096),
-        lambda places: segments.open_(places, 0, 1, 4096),
-        lambda places: segments.unlink(places, 0, 1),
-        lambda places: places.segmentKeys(),
-        lambda places: Journal(places, 1),
-        lambda places: unlinkFile(places.linkPath),
+        lambda paths: blockOf(paths),
+        lambda paths: segments.create(paths, 0, 1, 4096),
+        lambda paths: segments.open_(paths, 0, 1, 4096),
+        lambda paths: segments.unlink(paths, 0, 1),
+        lambda paths: paths.segmentKeys(),
+        lambda paths: Journal(paths, 1),
+        lambda paths: unlinkFile(paths.linkPath),
     ],
     ids=["block", "create", "open", "unlink", "list", "journal", "remove"],
 )
-def test_whatTheRightsForbidIsATypedError(domain: str, call: Callable[[Places], object]) -> None:
+def test_whatTheRightsForbidIsATypedError(domain: str, call: Callable[[Paths], object]) -> None:
     """Broken: bare PermissionErrors. The stranger is whom the uid has changed to."""
-    places = Places(0, domain)
-    blockOf(places)
-    os.close(segments.create(places, 0, 1, 4096).release())
-    said = str(asStranger(lambda: call(places))())
+    paths = Paths(0, domain)
+    blockOf(paths)
+    os.close(segments.create(paths, 0, 1, 4096).release())
+    said = str(asStranger(lambda: call(paths))())
     assert "DomainChanged" in said and "has changed its uid meanwhile, which was 0" in said
 
 
 @needsRoot
-def test_whatTheRightsForbidWithoutAChangeSaysWhatToDo(strange: Places) -> None:
+def test_whatTheRightsForbidWithoutAChangeSaysWhatToDo(strange: Paths) -> None:
     asStranger(lambda: blockOf(strange))()
     path = f"{strange.directory}/segment-{1:016x}-0-1"
     Path(path).touch(0o600)
@@ -239,7 +239,7 @@ segments.unlink = changing
 
 
 def segmentsOf(member: Actor) -> object:
-    return member.do("muninn.session.membership.current().places.segments()")
+    return member.do("muninn.session.membership.current().paths.segments()")
 
 
 _TOGGLING = """
@@ -271,7 +271,7 @@ os._exit(0)
 
 
 @needsRoot
-def test_aThreadAtWorkWhileTheUidChangesSeesTypedErrorsOnly(strange: Places) -> None:
+def test_aThreadAtWorkWhileTheUidChangesSeesTypedErrorsOnly(strange: Paths) -> None:
     """Broken: PermissionErrors, and root's lock file and block in the directory of the other uid."""
     done = subprocess.run([sys.executable, "-c", _TOGGLING], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.strip() == "True 0", done.stdout + done.stderr

@@ -30,7 +30,7 @@ import hatch_build
 """
 
 
-def hatch(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def descriptorServer(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run([sys.executable, "-c", _STUBS + code], capture_output=True, text=True, timeout=60, check=False, env=settings)
 
@@ -85,7 +85,7 @@ def test_numpyIsHeldDownByWhatNeedsThatOnly() -> None:
 
 def test_linksInWhatPypiShowsLeadSomewhere() -> None:
     """Broken: PyPI shows the README without the files beside it."""
-    done = hatch(
+    done = descriptorServer(
         "hook = hatch_build.CustomMetadataHook(); hook.root = sys.argv[1] if sys.argv[1:] else '.'\n"
         "metadata = {'urls': {'Source': 'https://example.org/x'}}; hook.update(metadata); print(metadata['readme']['text'])"
     )
@@ -101,14 +101,14 @@ def test_withoutACompilerItSaysSo(tmp_path: Path) -> None:
     """Broken: a traceback of subprocess, which ended with `No such file or directory: 'cc'`."""
     _withHeader(tmp_path)
     code = f"hook = hatch_build.CustomBuildHook(); hook.root = {str(tmp_path)!r}; hook.initialize('standard', {{}})"
-    done = hatch(code, CC="no-such-compiler")
+    done = descriptorServer(code, CC="no-such-compiler")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "needs a C compiler" in done.stderr and "'no-such-compiler'" in done.stderr and "apt install gcc" in done.stderr
     (tmp_path / "cshim" / "broken.c").write_text("this is not C\n")
-    done = hatch(code)
+    done = descriptorServer(code)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "can not be compiled" in done.stderr and "broken.c" in done.stderr
-    done = hatch(code, CC='gcc "')
+    done = descriptorServer(code, CC='gcc "')
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "variable CC is 'gcc \"', which can not be read" in done.stderr
 
@@ -123,14 +123,14 @@ def _withHeader(at: Path) -> None:
 def test_theHeaderIsGeneratedByTheBuild(tmp_path: Path) -> None:
     code = _checkout(tmp_path)
     (tmp_path / "cshim" / "layout.h").write_text("what an earlier layout gave\n")
-    assert hatch(code).returncode == 0
+    assert descriptorServer(code).returncode == 0
     assert (tmp_path / "cshim" / "layout.h").read_text() == (ROOT / "cshim" / "layout.h").read_text()
 
 
 def test_aLayoutOfWhichNoHeaderCanBeMadeIsSaid(tmp_path: Path) -> None:
     code = _checkout(tmp_path)
     (tmp_path / "muninn" / "control" / "layout.py").write_text("import nothing\n")
-    done = hatch(code)
+    done = descriptorServer(code)
     assert done.returncode == 1 and "header can not be generated" in done.stderr
 
 
@@ -147,7 +147,7 @@ def _checkout(at: Path) -> str:
 
 def test_anEmptyCompilerIsTheUsualOne(tmp_path: Path) -> None:
     """Broken: `CC=`, as a script has it that unsets nothing, was an IndexError."""
-    done = hatch(_checkout(tmp_path), CC="", CFLAGS="")
+    done = descriptorServer(_checkout(tmp_path), CC="", CFLAGS="")
     assert (done.returncode, done.stdout) == (0, "muninn/_shim/libmuninn.so\n1\n"), done.stderr
     assert [each.name for each in (tmp_path / "muninn" / "_shim").iterdir()] == ["libmuninn.so"], "and a copy for the checkout"
 
@@ -156,9 +156,9 @@ def test_aCheckoutThatCanNotBeWrittenIsBuilt(tmp_path: Path) -> None:
     """Broken: an `OSError` for a mount that is read-only, of which a wheel needs to write nothing."""
     code = _checkout(tmp_path)
     (tmp_path / "muninn" / "_shim").write_text("a file, where root too can make no directory\n")
-    done = hatch(code)
+    done = descriptorServer(code)
     assert (done.returncode, done.stdout) == (0, "muninn/_shim/libmuninn.so\n1\n"), done.stderr
-    done = hatch(code.replace("'standard'", "'editable'"))
+    done = descriptorServer(code.replace("'standard'", "'editable'"))
     assert done.returncode == 1 and "Traceback" not in done.stderr and "an editable install has its C part there" in done.stderr
 
 

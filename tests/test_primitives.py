@@ -19,7 +19,7 @@ def test_primitivesKeepTheirPromisesUnderSanitizers() -> None:
     run = subprocess.run(["make", "--no-print-directory", "sanitize"], cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert run.returncode == 0, run.stdout + run.stderr
     for promise in (
-        "all primitives keep their promises", "the hatch keeps its promises", "a watcher is woken when it is wanted",
+        "all primitives keep their promises", "the descriptor server keeps its promises", "a watcher is woken when it is wanted",
         "reserve keeps its promises", "the passes over rows keep their promises", "owners keep their promises",
     ):  # fmt: skip
         assert promise in run.stdout

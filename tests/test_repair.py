@@ -24,14 +24,14 @@ from muninn.control.header import unlinkBlock
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DomainDraining, HostMemoryFull, WriterDied
 from muninn.session.membership import current
 from muninn.storage import segments
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
 
 
 def _ruin(domain: str) -> None:
-    path = f"/dev/shm{Places(os.getuid(), domain).blockName}"
+    path = f"/dev/shm{Paths(os.getuid(), domain).blockName}"
     with open(path, "r+b") as file:
         file.write(b"\xff" * 4096)
 
@@ -60,7 +60,7 @@ def test_bringsBackWhatLivedAndNothingElse(domain: str, actor: Start) -> None:
 def test_aRepairThatWasKilledLeavesABlockOfAnotherVersionToTheNext(domain: str, actor: Start) -> None:
     """Broken: who came after it took the block for one of its own version."""
     _makeAndEnd(actor)
-    path = f"/dev/shm{Places(os.getuid(), domain).blockName}"
+    path = f"/dev/shm{Paths(os.getuid(), domain).blockName}"
     with open(path, "r+b") as file:
         file.seek(layout.VERSION_OFFSET)
         file.write((layout.VERSION + 1).to_bytes(4, "little"))
@@ -88,15 +88,15 @@ def test_isRefusedWhileSomebodyIsInTheDomain(domain: str, actor: Start) -> None:
 
 def test_isRefusedWhileAMemberLivesThatHasLostItsByte(domain: str, actor: Start) -> None:
     """A backup of `/dev/shm` reads the lock file, and closes it. Broken: repair believed the free byte, and a second writer was let in."""
-    writer = actor("held = muninn.share(np.arange(3), name='a')\nturn = held.write()\nview = turn.__enter__()")
-    writer.do(f"open({Places(os.getuid(), domain).lockPath!r}).close()")
+    writer = actor("held = muninn.share(np.arange(3), name='a')\nscope = held.write()\nview = scope.__enter__()")
+    writer.do(f"open({Paths(os.getuid(), domain).lockPath!r}).close()")
     writer.stop()  # it takes the byte again when it looks next
     with pytest.raises(BrokerUnavailable, match=str(writer.pid)):
         admin.repair()
     with pytest.raises(TimeoutError):
         muninn.open("a", access="readWrite").write(timeout=0.2).__enter__()
     writer.resume()
-    writer.do("view[:] = 7\nturn.__exit__(None, None, None)")
+    writer.do("view[:] = 7\nscope.__exit__(None, None, None)")
     assert muninn.open("a").read().tolist() == [7, 7, 7]
 
 
@@ -104,12 +104,12 @@ def test_aWithdrawnBlockSaysWhoIsInItToo(domain: str, actor: Start) -> None:
     """A repair had withdrawn it, and died. Broken: the next one could not read it, and believed the free bytes."""
     other = actor().join()
     other.stop()
-    places = Places(os.getuid(), domain)
-    with open(places.linkPath, "r+b") as file:
+    paths = Paths(os.getuid(), domain)
+    with open(paths.linkPath, "r+b") as file:
         file.seek(layout.VERSION_OFFSET)
         file.write(bytes(4))
     other.resume()
-    other.do(f"open({places.lockPath!r}).close()")
+    other.do(f"open({paths.lockPath!r}).close()")
     other.stop()
     with pytest.raises(BrokerUnavailable, match=str(other.pid)):
         admin.repair()
@@ -125,7 +125,7 @@ def test_repairingTwiceIsFine(domain: str, actor: Start) -> None:
 def test_aTornJournalBringsBackWhatStandsBeforeTheTear(domain: str, actor: Start) -> None:
     _makeAndEnd(actor)
     _ruin(domain)
-    for ofBlock, epoch in Places(os.getuid(), domain).journals():
+    for ofBlock, epoch in Paths(os.getuid(), domain).journals():
         path = ofBlock.journalPath(epoch)
         os.truncate(path, os.stat(path).st_size // 3)
     recovered = admin.repair()["recovered"]
@@ -156,16 +156,16 @@ def test_theNextTermComesAfterAllThatTheJournalsRemember(domain: str, actor: Sta
     """Broken: the new block began with epoch 1, and the rows in it were of a later one."""
     _makeAndEnd(actor)
     actor().join().kill()
-    last = max(epoch for _, epoch in Places(os.getuid(), domain).journals())
+    last = max(epoch for _, epoch in Paths(os.getuid(), domain).journals())
     _ruin(domain)
     admin.repair()
     assert current().election.epoch() > last
 
 
 def _lose(domain: str, *paths: str) -> None:
-    places = Places(os.getuid(), domain)
+    paths = Paths(os.getuid(), domain)
     for path in paths or ("blockPath", "linkPath"):
-        os.unlink(getattr(places, path))
+        os.unlink(getattr(paths, path))
 
 
 def test_whoComesAfterTheBlockWasLostAdoptsFirst(domain: str, actor: Start) -> None:
@@ -199,16 +199,16 @@ def test_theBlocksPublicNameAloneIsNotNeeded(domain: str, actor: Start) -> None:
     second = actor("held = muninn.open('a', access='readWrite')\nheld.array[0] = 7\nmuninn.share(np.arange(2), name='b')")
     assert first.do("held.array.tolist()") == [7, 1, 2] and first.do("muninn.open('b').array.tolist()") == [0, 1]
     assert second.do("muninn.domainInfo()['brokerPid']") == first.pid
-    eventually(lambda: os.path.exists(Places(os.getuid(), domain).blockPath), "the broker restores the name")
+    eventually(lambda: os.path.exists(Paths(os.getuid(), domain).blockPath), "the broker restores the name")
 
 
 def test_twoLivingBlocksOfOneNameDoNotMix(domain: str, actor: Start) -> None:
     """Everything of the domain was removed while processes live (logind's RemoveIPC, `rm -r /dev/shm/*`)."""
     first, second = actor("held = muninn.share(np.arange(3), name='a')"), actor("held = muninn.open('a')")
     kept = first.do("view = held.array\nview.tolist()")
-    places = Places(os.getuid(), domain)
-    os.unlink(places.blockPath)
-    shutil.rmtree(places.directory, ignore_errors=True)
+    paths = Paths(os.getuid(), domain)
+    os.unlink(paths.blockPath)
+    shutil.rmtree(paths.directory, ignore_errors=True)
     newcomer = actor("mine = muninn.share(np.full(3, 100), name='a')")
     assert first.do("muninn.share(np.arange(3), name='again').array.tolist()") == [0, 1, 2], (
         "whoever creates in it finds out, and joins anew"
@@ -231,8 +231,8 @@ def test_aBlockWhoseDirectoryOrLockFileIsRemovedIsLost(domain: str, actor: Start
     """Its public name is there still. Broken: its broker resigned in a loop, as there was no place for a journal."""
     first = actor("held = muninn.share(np.arange(3), name='a')")
     epoch = "muninn.session.membership.current().election.epoch()"
-    places, before = Places(os.getuid(), domain), first.do(epoch)
-    shutil.rmtree(places.directory, ignore_errors=True) if removed == "directory" else os.unlink(places.lockPath)
+    paths, before = Paths(os.getuid(), domain), first.do(epoch)
+    shutil.rmtree(paths.directory, ignore_errors=True) if removed == "directory" else os.unlink(paths.lockPath)
     assert first.do("muninn.share(np.arange(2), name='b').array.tolist()") == [0, 1]
     newcomer = actor("muninn.open('b').array.tolist()")
     assert first.do("len(muninn.domainInfo()['members'])") == 2 and newcomer.do(epoch) < before + 20
@@ -263,19 +263,19 @@ def test_whoHasNothingToDoInALostBlockLeavesItByItself(domain: str, actor: Start
 
 
 @pytest.mark.parametrize("removed", [("blockPath", "linkPath"), ("lockPath",), ("blockPath", "linkPath", "lockPath")])
-def test_aTurnInALostBlockIsOverBeforeAnotherBegins(
+def test_anAccessInALostBlockIsOverBeforeAnotherBegins(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, removed: tuple[str, ...]
 ) -> None:
     """Broken: without its lock file nothing said that somebody was in the block, and two wrote one segment at once."""
     actor("held = muninn.share(np.arange(3), name='a', access='readWrite')")
-    writer = actor("held = muninn.open('a', access='readWrite')\nturn = held.write()\nview = turn.__enter__()")
+    writer = actor("held = muninn.open('a', access='readWrite')\nscope = held.write()\nview = scope.__enter__()")
     _lose(domain, *removed)
     monkeypatch.setattr(block, "_LEAVING_SECONDS", 5.0)
     with pytest.raises(BrokerUnavailable, match=str(writer.pid)):
         muninn.open("a")
     with pytest.raises(ActorError, match="BrokerUnavailable"):
         writer.do("muninn.listBuffers()")
-    writer.do("view[:] = 7\nturn.__exit__(None, None, None)")
+    writer.do("view[:] = 7\nscope.__exit__(None, None, None)")
     with muninn.open("a", access="readWrite").write(timeout=5) as view:
         assert view.tolist() == [7, 7, 7]
 
@@ -286,9 +286,9 @@ def test_aLockInALostBlockIsReleasedBeforeAnotherHasIt(
 ) -> None:
     """Everything was removed. Broken: where there was no segment nobody looked for those who were in the block, and two had one lock."""
     holder = actor("lock = muninn.Lock('l')\nlock.acquire()")
-    places = Places(os.getuid(), domain)
-    os.unlink(places.blockPath)
-    shutil.rmtree(places.directory, ignore_errors=True)
+    paths = Paths(os.getuid(), domain)
+    os.unlink(paths.blockPath)
+    shutil.rmtree(paths.directory, ignore_errors=True)
     with monkeypatch.context() as patched:
         patched.setattr(block, "_LEAVING_SECONDS", 0.5)
         if not saysKernel:
@@ -317,15 +317,15 @@ def test_aBrokerWhoseBlockWasLostEndsNothingOfTheNextOnes(lab: Lab) -> None:
     """It does not know yet. Broken: what another block had was older to it: journals were dropped, and segments collected."""
     broker = lab.broker(lab.member())
     lab.block.put(layout.ADOPTED_OFFSET, (1).to_bytes(4, "little"))
-    unlinkBlock(lab.places)
-    later = create(lab.places, lab.lockFile, lab.block.geometry, None)
-    journal.Journal(later.places, 1).close()
-    os.close(segments.create(later.places, 0, 1, 4096))
-    broker._upkeep._collectOrphans()
-    broker._upkeep.snapshot.want()
-    while broker._upkeep.snapshot.isDue():
-        broker._upkeep.snapshot.workOnce()
-    assert later.places.segments() == [(0, 1)] and later.places.epochsOf("journal")
+    unlinkBlock(lab.paths)
+    later = create(lab.paths, lab.lockFile, lab.block.geometry, None)
+    journal.Journal(later.paths, 1).close()
+    os.close(segments.create(later.paths, 0, 1, 4096))
+    broker._maintenance._collectOrphans()
+    broker._maintenance.snapshot.want()
+    while broker._maintenance.snapshot.isDue():
+        broker._maintenance.snapshot.workOnce()
+    assert later.paths.segments() == [(0, 1)] and later.paths.epochsOf("journal")
     later.close()
 
 
@@ -333,8 +333,8 @@ def test_anAdoptionThatFailsLeavesNothingOfItsOwn(domain: str, actor: Start, mon
     """In the middle, as when `/dev/shm` is full. Broken: each attempt left as much as had been written."""
     _makeAndEnd(actor)
     _lose(domain)
-    places = Places(os.getuid(), domain)
-    before = sorted(os.listdir(places.directory))
+    paths = Paths(os.getuid(), domain)
+    before = sorted(os.listdir(paths.directory))
     inserted = list[object]()
 
     def insert(*_: object) -> None:
@@ -349,7 +349,7 @@ def test_anAdoptionThatFailsLeavesNothingOfItsOwn(domain: str, actor: Start, mon
         inserted.clear()
         with pytest.raises(HostMemoryFull):
             admin.repair()
-    assert sorted(os.listdir(places.directory)) == before
+    assert sorted(os.listdir(paths.directory)) == before
     assert sorted(each["name"] for each in muninn.listBuffers()) == ["n0", "n2"]
 
 
@@ -409,18 +409,18 @@ setattr(owner, '{step}', dying)
 
 
 def _ruinLink(domain: str) -> None:
-    with contextlib.suppress(FileNotFoundError), open(Places(os.getuid(), domain).linkPath, "r+b") as file:
+    with contextlib.suppress(FileNotFoundError), open(Paths(os.getuid(), domain).linkPath, "r+b") as file:
         file.write(b"\xff" * 4096)
 
 
 def test_whatAJournalKnowsAndNobodyUnderstandsIsKept(domain: str, actor: Start) -> None:
     """A journal of another version of Muninn. Broken: its segments were collected as orphans."""
     _makeAndEnd(actor)
-    places = Places(os.getuid(), domain)
-    of, epoch = places.journals()[0]
+    paths = Paths(os.getuid(), domain)
+    of, epoch = paths.journals()[0]
     os.unlink(of.journalPath(epoch))
     written = journal.Journal(of, epoch)
-    for key in places.segmentKeys():
+    for key in paths.segmentKeys():
         written.append("live", row=key.row, incarnation=key.incarnation, description=b"of another version")
     written.close()
     before = leftovers(domain)
@@ -430,13 +430,13 @@ def test_whatAJournalKnowsAndNobodyUnderstandsIsKept(domain: str, actor: Start) 
     muninn.share(b"x", name="mine")
     current().leave()
     actor().join().kill()
-    assert set(before) < set(leftovers(domain)) and len(places.journals()) > 1
+    assert set(before) < set(leftovers(domain)) and len(paths.journals()) > 1
 
 
 def test_whatASoundBlockCallsLivingIsKept(domain: str, actor: Start) -> None:
     """Its journals were removed. Broken: repair removed all segments, as no journal knew them."""
     _makeAndEnd(actor)
-    for ofBlock, epoch in Places(os.getuid(), domain).journals():
+    for ofBlock, epoch in Paths(os.getuid(), domain).journals():
         os.unlink(ofBlock.journalPath(epoch))
     result = admin.repair()
     assert (result["recovered"], len(result["discarded"])) == (["n0", "n2"], 0)
@@ -445,10 +445,10 @@ def test_whatASoundBlockCallsLivingIsKept(domain: str, actor: Start) -> None:
 
 def test_whatASoundBlockCallsLivingAndNobodyUnderstandsIsKept(domain: str, actor: Start) -> None:
     _makeAndEnd(actor)
-    places = Places(os.getuid(), domain)
-    for ofBlock, epoch in places.journals():
+    paths = Paths(os.getuid(), domain)
+    for ofBlock, epoch in paths.journals():
         os.unlink(ofBlock.journalPath(epoch))
-    with open(places.linkPath, "r+b") as file:
+    with open(paths.linkPath, "r+b") as file:
         geometry = Geometry.of(*_limits())
         file.seek(geometry.rowsOffset + layout.ROW_MODE_OFFSET)
         file.write(b"\xff")  # of the first row
@@ -459,9 +459,9 @@ def test_whatASoundBlockCallsLivingAndNobodyUnderstandsIsKept(domain: str, actor
 def test_whatAJournalEndedDoesNotLiveByTheOldBlock(domain: str, actor: Start) -> None:
     """Its broker died between the record and the change of the row."""
     _makeAndEnd(actor)
-    places = Places(os.getuid(), domain)
-    key = places.segmentKeys()[0]
-    ofBlock, epoch = places.journals()[-1]
+    paths = Paths(os.getuid(), domain)
+    key = paths.segmentKeys()[0]
+    ofBlock, epoch = paths.journals()[-1]
     with open(ofBlock.journalPath(epoch), "ab") as file:
         file.write(journal._framed("free", {"row": key.row, "incarnation": key.incarnation}))
     result = admin.repair()
@@ -477,10 +477,10 @@ def test_aDomainWhoseEpochsAreHalfUsedUpBeginsAnew(domain: str, actor: Start) ->
     """Broken: at 2 to the 24 the epoch ran over into the incarnation, and nothing could be created or freed any more."""
     _makeAndEnd(actor)
     actor(
-        "from muninn.storage.paths import Places\nfrom muninn.control.lockfile import LockFile\nfrom muninn.control.block import openOrCreate\n"
+        "from muninn.storage.paths import Paths\nfrom muninn.control.lockfile import LockFile\nfrom muninn.control.block import openOrCreate\n"
         "from muninn.control.election import Election\nfrom muninn.control.geometry import Geometry\nfrom muninn.control.rowstate import MAX_EPOCH\n"
-        "places = Places(os.getuid(), os.environ['MUNINN_DOMAIN'])\n"
-        "Election(openOrCreate(places, LockFile(places), Geometry.of(256, 16384, 2048))).startAt(MAX_EPOCH - 3)"
+        "paths = Paths(os.getuid(), os.environ['MUNINN_DOMAIN'])\n"
+        "Election(openOrCreate(paths, LockFile(paths), Geometry.of(256, 16384, 2048))).startAt(MAX_EPOCH - 3)"
     ).kill()
     for number in range(4):
         fresh = actor(f"muninn.share(np.arange(3) + {number}, name='k{number}')")

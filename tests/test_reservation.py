@@ -28,7 +28,7 @@ def _joined(role: str, actor: Start) -> membership.Membership:
 
 
 def _isClean(current: membership.Membership) -> bool:
-    return not current.rows.notFree() and not current.holdings.creating._byName
+    return not current.rows.notFree() and not current.openBuffers.creating._byName
 
 
 @pytest.mark.parametrize("op", ["create", "commit"])
@@ -149,10 +149,10 @@ def test_aNameIsOneThreadsUntilItsMakingEnds(domain: str) -> None:
         # The first was cut short: it never left its name.
     with second.begun():
         second.takeName()
-        assert creating.isAny() and not creating.undertakings.isUnderWay(first)
+        assert creating.isAny() and not creating.cleanups.isUnderWay(first)
         second.leaveName()
     assert not creating.isAny() and creating._byName == {}
-    assert not creating.undertakings.awaitSettled(0.01) and creating.undertakings.settle()
+    assert not creating.cleanups.awaitDone(0.01) and creating.cleanups.run()
 
 
 #: What comes in the middle of the creation of its name, on the same thread, and how it ends. Broken: it waited for its own thread.
@@ -193,11 +193,11 @@ def test_whatInterruptsACreationDoesNotWaitForIt(domain: str, actor: Start, monk
 
 
 def test_whatAnotherThreadCreatesIsWaitedFor(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    described, gate, describe = threading.Event(), threading.Event(), creation._describe
+    described, semaphore, describe = threading.Event(), threading.Event(), creation._describe
 
     def slow(*arguments: Any) -> Any:
         described.set()
-        gate.wait(60)
+        semaphore.wait(60)
         return describe(*arguments)
 
     monkeypatch.setattr(creation, "_describe", slow)
@@ -206,7 +206,7 @@ def test_whatAnotherThreadCreatesIsWaitedFor(domain: str, monkeypatch: pytest.Mo
     with pytest.raises(BufferExists, match="another thread of this process is creating 'n'"):
         muninn.share(np.zeros(4), name="n")
     waiting = [Background(call).asleep() for call in (lambda: muninn.array("n", 4, "i8"), lambda: muninn.open("n", timeout=60))]
-    gate.set()
+    semaphore.set()
     assert making.ended().array.sum() == 6 and [each.ended().array.sum() for each in waiting] == [6, 6]
 
 

@@ -13,67 +13,67 @@ import pytest
 from muninn.control import layout
 from muninn.errors import BufferFreed, ControlBlockInvalid, HostMemoryFull
 from muninn.storage import segments
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.system import pages
 from support import eventually, leftovers
 
 
 @pytest.fixture
-def places(domain: str) -> Places:
-    made = Places(os.getuid(), domain)
+def paths(domain: str) -> Paths:
+    made = Paths(os.getuid(), domain)
     made.makeDirectory()
     return made
 
 
-def test_whatOneMappingWritesTheOtherReads(places: Places) -> None:
-    fd = segments.create(places, 1, 2, 8192)
+def test_whatOneMappingWritesTheOtherReads(paths: Paths) -> None:
+    fd = segments.create(paths, 1, 2, 8192)
     writing = segments.Mapping(fd, 8192, writable=True)
-    other = segments.open_(places, 1, 2, 8192)
+    other = segments.open_(paths, 1, 2, 8192)
     reading = segments.Mapping(other, 8192, writable=False)
     data = np.arange(1024)
     segments.reserve(fd, writing, 1, data.ctypes.data, data.nbytes)
     copy = np.empty_like(data)
     segments.atomics.copy(copy.ctypes.data, reading.address, data.nbytes)
-    assert (copy == data).all() and places.segments() == [(1, 2)]
+    assert (copy == data).all() and paths.segments() == [(1, 2)]
     for mapping in (writing, reading, reading):
         mapping.close()
     os.close(fd)
     os.close(other)
 
 
-def test_aLeftoverOfADeadCreatorIsReplaced(places: Places) -> None:
-    first, second = segments.create(places, 1, 2, 4096), segments.create(places, 1, 2, 8192)
+def test_aLeftoverOfADeadCreatorIsReplaced(paths: Paths) -> None:
+    first, second = segments.create(paths, 1, 2, 4096), segments.create(paths, 1, 2, 8192)
     assert os.fstat(second).st_size == 8192 and os.fstat(first).st_ino != os.fstat(second).st_ino
     os.close(first)
     os.close(second)
 
 
-def test_unlinkingTwiceIsFine(places: Places, domain: str) -> None:
-    os.close(segments.create(places, 1, 2, 4096))
-    segments.unlink(places, 1, 2)
-    segments.unlink(places, 1, 2)
+def test_unlinkingTwiceIsFine(paths: Paths, domain: str) -> None:
+    os.close(segments.create(paths, 1, 2, 4096))
+    segments.unlink(paths, 1, 2)
+    segments.unlink(paths, 1, 2)
     assert leftovers(domain) == []
     with pytest.raises(BufferFreed):
-        segments.open_(places, 1, 2, 4096)
+        segments.open_(paths, 1, 2, 4096)
 
 
-def test_aTruncatedSegmentIsNotMapped(places: Places) -> None:
-    fd = segments.create(places, 1, 2, 8192)
+def test_aTruncatedSegmentIsNotMapped(paths: Paths) -> None:
+    fd = segments.create(paths, 1, 2, 8192)
     os.ftruncate(fd, 4096)
     with pytest.raises(ControlBlockInvalid):
-        segments.open_(places, 1, 2, 8192)
+        segments.open_(paths, 1, 2, 8192)
     os.close(fd)
 
 
-def test_aLinkInPlaceOfASegmentIsNotFollowed(places: Places, domain: str) -> None:
-    os.symlink("/etc/passwd", f"/dev/shm{places.segmentName(1, 2)}")
+def test_aLinkInPlaceOfASegmentIsNotFollowed(paths: Paths, domain: str) -> None:
+    os.symlink("/etc/passwd", f"/dev/shm{paths.segmentName(1, 2)}")
     with pytest.raises(OSError, match="symbolic"):
-        segments.open_(places, 1, 2, 1)
+        segments.open_(paths, 1, 2, 1)
 
 
-def test_aFullShmIsAnErrorBeforeAnyTouch(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aFullShmIsAnErrorBeforeAnyTouch(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel's answer is played; `test_takeover` has a real full /dev/shm in a namespace of its own."""
-    fd = segments.create(places, 1, 2, 8192)
+    fd = segments.create(paths, 1, 2, 8192)
     mapping = segments.Mapping(fd, 8192, writable=True)
 
     def full(*_: int) -> None:
@@ -87,9 +87,9 @@ def test_aFullShmIsAnErrorBeforeAnyTouch(places: Places, monkeypatch: pytest.Mon
     os.close(fd)
 
 
-def test_progressAddsUpWhateverTheNumberOfThreads(places: Places) -> None:
+def test_progressAddsUpWhateverTheNumberOfThreads(paths: Paths) -> None:
     sizeBytes = segments.CHUNK_BYTES * 2 + 4096
-    fd = segments.create(places, 1, 2, sizeBytes)
+    fd = segments.create(paths, 1, 2, sizeBytes)
     mapping = segments.Mapping(fd, sizeBytes, writable=True)
     seen: list[int] = []
     segments.reserve(fd, mapping, 3, progress=seen.append)
@@ -98,10 +98,10 @@ def test_progressAddsUpWhateverTheNumberOfThreads(places: Places) -> None:
     os.close(fd)
 
 
-def test_noThreadIsAtWorkWhenAReservationIsInterrupted(places: Places) -> None:
+def test_noThreadIsAtWorkWhenAReservationIsInterrupted(paths: Paths) -> None:
     """Broken: threads of a pool copied on into the mapping that a second Ctrl-C had unmapped, and the process died of SIGSEGV."""
     sizeBytes = segments._SLICE_BYTES * 2 * 3
-    fd = segments.create(places, 1, 2, sizeBytes)
+    fd = segments.create(paths, 1, 2, sizeBytes)
     mapping = segments.Mapping(fd, sizeBytes, writable=True)
     source = np.ones(sizeBytes, np.uint8)
     before = _threads()
@@ -123,9 +123,9 @@ def _threads() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
-def test_whatThreadsCopiedIsWhatWasThere(places: Places) -> None:
+def test_whatThreadsCopiedIsWhatWasThere(paths: Paths) -> None:
     sizeBytes = segments._SLICE_BYTES * 2 + 3 * layout.PAGE_BYTES
-    fd = segments.create(places, 1, 2, sizeBytes)
+    fd = segments.create(paths, 1, 2, sizeBytes)
     mapping = segments.Mapping(fd, sizeBytes, writable=True)
     source = np.arange((sizeBytes - 5) // 8 * 8 // 8)
     segments.reserve(fd, mapping, 2, source.ctypes.data, source.nbytes)
@@ -136,9 +136,9 @@ def test_whatThreadsCopiedIsWhatWasThere(places: Places) -> None:
     os.close(fd)
 
 
-def test_aKernelThatCanNotPopulateIsHelpedByFallocate(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aKernelThatCanNotPopulateIsHelpedByFallocate(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     sizeBytes = segments._SLICE_BYTES
-    fd = segments.create(places, 1, 2, sizeBytes)
+    fd = segments.create(paths, 1, 2, sizeBytes)
     mapping = segments.Mapping(fd, sizeBytes, writable=True)
     source = np.arange(sizeBytes // 8)
     monkeypatch.setattr(segments.atomics, "reserve", lambda *_: -errno.EINVAL)
@@ -150,9 +150,9 @@ def test_aKernelThatCanNotPopulateIsHelpedByFallocate(places: Places, monkeypatc
     os.close(fd)
 
 
-def test_whatCanNotFitIsRefusedBeforeAPageIsTaken(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatCanNotFitIsRefusedBeforeAPageIsTaken(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: `reserve` asked nobody, and the kernel's out-of-memory killer had the answer."""
-    fd = segments.create(places, 0, 1, 4 * layout.PAGE_BYTES)
+    fd = segments.create(paths, 0, 1, 4 * layout.PAGE_BYTES)
     mapping = segments.Mapping(fd, 4 * layout.PAGE_BYTES, writable=True)
     monkeypatch.setattr(segments.hostmemory, "availableBytes", lambda: layout.PAGE_BYTES)
     monkeypatch.setattr(segments.hostmemory, "_kept", (0.0, 0))
@@ -185,10 +185,10 @@ def test_aMountSaysWhetherItHasHugePages(machine: str, mounts: list[str], expect
     assert pages.offered(machine, "\n".join(mounts) + "\n") == expected
 
 
-def test_asksForHugePagesWhereTheyAreOffered(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_asksForHugePagesWhereTheyAreOffered(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(segments.atomics, "advise", lambda address, sizeBytes, advice: asked.append(advice) or 0)
-    fd = segments.create(places, 1, 2, pages.HUGE_PAGE_BYTES)
+    fd = segments.create(paths, 1, 2, pages.HUGE_PAGE_BYTES)
     mapping = segments.Mapping(fd, pages.HUGE_PAGE_BYTES, writable=True)
     os.close(fd)
     for offer, expected in (("never", []), ("unavailable", []), ("advise", [14]), ("within_size", [14]), ("always", [14])):
@@ -199,21 +199,21 @@ def test_asksForHugePagesWhereTheyAreOffered(places: Places, monkeypatch: pytest
     mapping.close()
 
 
-def test_aLimitOfThisProcessIsNamed(places: Places) -> None:
+def test_aLimitOfThisProcessIsNamed(paths: Paths) -> None:
     """Broken: `OSError: File too large`, and `mmap: Cannot allocate memory`, without a word of whose limit that is."""
-    os.close(segments.create(places, 0, 1, 1 << 40))  # sparse
+    os.close(segments.create(paths, 0, 1, 1 << 40))  # sparse
     pages, files = resource.getrlimit(resource.RLIMIT_AS), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_AS, (1 << 40, pages[1]))
     try:
         with pytest.raises(HostMemoryFull, match="ulimit -v"):
-            segments.mapped(places, 0, 1, 1 << 40)
+            segments.mapped(paths, 0, 1, 1 << 40)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, pages)
-        segments.unlink(places, 0, 1)
+        segments.unlink(paths, 0, 1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, files[1]))
     try:
         with pytest.raises(HostMemoryFull, match=f"process {os.getpid()} may write no file of more than 4096 bytes"):
-            segments.create(places, 0, 2, 8192)
+            segments.create(paths, 0, 2, 8192)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, files)
-    assert places.segmentKeys() == []
+    assert paths.segmentKeys() == []

@@ -255,7 +255,7 @@ def test_fastModeMemoryOutlivesItsOwnerAndTheBroker(domain: str, actor: Start) -
     assert late.do("muninn.open('v', timeout=20).array[:3].tolist()") == [500, 1, 2]
 
 
-def test_aPretendedGpuHasAnEnd(domain: str) -> None:
+def test_aEmulatedGpuHasAnEnd(domain: str) -> None:
     os.environ["MUNINN_HOST_GPU_BYTES"] = "2M"
     try:
         with pytest.raises(errors.QuotaExceeded):

@@ -51,7 +51,7 @@ def start() -> Iterator[Start]:
 def test_answersWhatAGpuAnsweredOrWhatIsDeclared(tmp_path: Path) -> None:
     ledger = f"test-{secrets.token_hex(6)}"
     settings = {"LD_LIBRARY_PATH": str(LIBRARY), "STANDIN_DOMAIN": ledger, "STANDIN_DEVICES": "2"}
-    command = [sys.executable, "-W", "ignore", str(STANDIN / "settle"), "--beside", str(STANDIN / "seen.json")]
+    command = [sys.executable, "-W", "ignore", str(STANDIN / "tryReclaim"), "--beside", str(STANDIN / "seen.json")]
     done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=110, check=False)
     Path(f"/dev/shm/standin-{os.getuid()}-{ledger}").unlink(missing_ok=True)
     assert done.returncode == 0 and "; 0 otherwise" in done.stdout, done.stdout + done.stderr
@@ -66,7 +66,11 @@ recorded = {"device": "G", "answers": [["1", "a", "SUCCESS"], ["1", "b", [1, Fal
 print(compare(given, recorded, {}), compare(given, recorded, {("3", "e"): 0, ("3", "f"): "y"}), sep="\\n")
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(STANDIN / "settle")}, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(STANDIN / "tryReclaim")},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.stdout.splitlines() == [
         "(2, ['1          b: [1, True], and G said [1, False]', '3          e: 0, and G said 1'])",
@@ -454,7 +458,7 @@ def test_theLogTellsEachCall(start: Start, tmp_path: Path) -> None:
 ADD = """
 enter()
 from numba import cuda
-import twins
+import references
 @cuda.jit("void(float32[::1], float32[::1], float32[::1])")
 def vectorAdd(a, b, c):
     i = cuda.grid(1)
@@ -482,20 +486,20 @@ def test_numbaSharesWithAnotherProcess(start: Start) -> None:
     assert other.do(f"get(openMemory({raw!r}), 10)") == list(range(10))
 
 
-def test_kernelsRunTheirTwin(start: Start) -> None:
+def test_kernelsRunTheirReference(start: Start) -> None:
     actor = start(ADD)
     actor.do(
-        "def twin(launch):\n    a, b, c = (twins.numbaArray(launch, first, np.float32) for first in (0, 7, 14))\n    c[:] = a + b\n"
-        "twins.register('vectorAdd', twin)"
+        "def reference(launch):\n    a, b, c = (references.numbaArray(launch, first, np.float32) for first in (0, 7, 14))\n    c[:] = a + b\n"
+        "references.register('vectorAdd', reference)"
     )
     assert actor.do("vectorAdd[2, 64](a, a, c); bool((c.copy_to_host() == x + x).all())") is True
 
 
-def test_kernelsWithoutATwinAreRefusedAtOnce(start: Start) -> None:
+def test_kernelsWithoutAReferenceAreRefusedAtOnce(start: Start) -> None:
     with pytest.raises(ActorError, match="NOT_SUPPORTED"):
         start(ADD).do("vectorAdd[2, 64](a, a, c)")
 
 
-def test_aFailingTwinKillsTheContext(start: Start) -> None:
-    actor = start(ADD + "twins.register('vectorAdd', lambda launch: 1 / 0)")
+def test_aFailingReferenceKillsTheContext(start: Start) -> None:
+    actor = start(ADD + "references.register('vectorAdd', lambda launch: 1 / 0)")
     assert actor.do("vectorAdd[2, 64](a, a, c); code(cu.cuCtxSynchronize())") == "LAUNCH_FAILED"

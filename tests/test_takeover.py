@@ -20,7 +20,7 @@ from muninn.control import layout
 from muninn.errors import BufferExists
 from muninn.session.membership import current
 from muninn.storage import segments
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -154,14 +154,14 @@ def test_nothingIsLostOrLeakedWhenBrokersDieInTheMiddleOfRequests(domain: str, a
     random = Random(seed)
     worker = actor(_WORKER).join()
     kept: list[str] = []
-    for turn in range(8):
+    for scope in range(8):
         broker = actor(_KEEPER)
         eventually(lambda broker=broker: brokerOf(worker) == broker.pid, "the member that stays is broker")
-        worker.begin(f"work({turn * 40}, 40)")
+        worker.begin(f"work({scope * 40}, 40)")
         time.sleep(random.uniform(0, 0.06))
         broker.kill()
         kept += worker.result()
-        assert sorted(worker.do("[each['name'] for each in muninn.listBuffers()]")) == sorted(kept), f"seed {seed}, round {turn}"
+        assert sorted(worker.do("[each['name'] for each in muninn.listBuffers()]")) == sorted(kept), f"seed {seed}, round {scope}"
     rows = current().rows
     eventually(lambda: all(state.state == layout.ROW_LIVE for _, state in rows.notFree()), f"no row is left half way (seed {seed})")
     assert len(leftovers(domain)) == len(kept) == len(rows.notFree()), f"seed {seed}"
@@ -172,9 +172,9 @@ def test_aMemberKilledInTheMiddleOfARequestLeavesWholeBuffersOnly(domain: str, a
     seed = 7
     random = Random(seed)
     muninn.domainInfo()
-    for turn in range(8):
+    for scope in range(8):
         worker = actor(_WORKER)
-        worker.begin(f"work({turn * 1000}, 1000)")
+        worker.begin(f"work({scope * 1000}, 1000)")
         time.sleep(random.uniform(0, 0.08))
         worker.kill()
     eventually(lambda: len(muninn.domainInfo()["members"]) == 1, f"the dead are reclaimed (seed {seed})")
@@ -334,7 +334,7 @@ def test_collectsSegmentsThatNoRowVouchesFor(domain: str, actor: Start) -> None:
     keeper = actor("kept = muninn.share(b'x', name='kept')")
     identity = keeper.do("muninn.session.membership.current().block.identity")
     for row, incarnation in ((0, 77), (5, 1), (400000, 3)):
-        os.close(segments.create(Places(os.getuid(), domain, identity), row, incarnation, 4096))
+        os.close(segments.create(Paths(os.getuid(), domain, identity), row, incarnation, 4096))
     assert len(leftovers(domain)) == 4
     keeper.kill()
     muninn.share(b"y", name="next")
@@ -353,7 +353,7 @@ def test_fastModeMemoryGoesOnWithItsHoldersAndEndsWithTheLast(domain: str, actor
 
 
 def test_aNamedFastModeBufferSurvivesAPoliteTakeover(domain: str, actor: Start) -> None:
-    """Nobody has it open, so the broker's vault is all that keeps it; the broker hands its office on."""
+    """Nobody has it open, so the broker's descriptor store is all that keeps it; the broker hands its office on."""
     owner = actor("mine = muninn.share(np.arange(6), name='f', mode='fastMode')")
     muninn.domainInfo()
     second = actor().join()

@@ -37,10 +37,10 @@ def test_areIssuedInOrderAndPendUntilTheyAreDone(tickets: Tickets) -> None:
 def test_aFullRingMakesTheNextOneWait(tickets: Tickets) -> None:
     for _ in range(TICKET_RING):
         tickets.issue(_MINE)
-    assert tickets.issue(_MINE) is None and not tickets.awaitRoom(0.01)
+    assert tickets.issue(_MINE) is None and not tickets.awaitFreeTicket(0.01)
     thread = threading.Timer(0.05, tickets.complete, (1, _MINE))
     thread.start()
-    assert tickets.awaitRoom(60) and tickets.issue(_MINE) == TICKET_RING + 1
+    assert tickets.awaitFreeTicket(60) and tickets.issue(_MINE) == TICKET_RING + 1
     thread.join()
     assert tickets.state(1) == TICKET_DONE, "its slot is another ticket's now"
 
@@ -74,7 +74,7 @@ def test_manyMembersGetDifferentTickets(tickets: Tickets) -> None:
         key = MemberKey(slot, 1)
         for _ in range(50):
             while (ticket := tickets.issue(key)) is None:
-                assert tickets.awaitRoom(60)
+                assert tickets.awaitFreeTicket(60)
             got.append(ticket)
             tickets.complete(ticket, key)
 
@@ -151,7 +151,7 @@ def test_whatTheGpuHadReachedIsDone(tickets: Tickets) -> None:
     """Its process was killed before it could say so."""
     ticket = tickets.issue(_THEIRS, layout.TICKET_WRITING)
     assert ticket
-    tickets.makeSure(ticket, _THEIRS)
+    tickets.markCompletedByDevice(ticket, _THEIRS)
     atomics.storeRelease64(tickets.fenceAddress(ticket), ticket)
     assert tickets.poison(_THEIRS) == 0
     assert tickets.state(ticket) == TICKET_DONE and tickets.torn() is None
@@ -162,36 +162,36 @@ def test_ofAWorkThatCouldStillFailTheGpusWordIsNotEnough(tickets: Tickets) -> No
     ticket = tickets.issue(_THEIRS, layout.TICKET_WRITING)
     assert ticket
     atomics.storeRelease64(tickets.fenceAddress(ticket), ticket)
-    assert tickets.state(ticket) == TICKET_PENDING and tickets.turns(reading=False) == [ticket]
+    assert tickets.state(ticket) == TICKET_PENDING and tickets.scopes(reading=False) == [ticket]
     assert tickets.poison(_THEIRS) == 1 and tickets.torn() == ticket
 
 
 @pytest.mark.parametrize("kind", [layout.TICKET_PENDING, layout.TICKET_READING, layout.TICKET_WRITING])
-def test_aSureTicketIsOverWhenTheGpuSaysSo(tickets: Tickets, kind: int) -> None:
+def test_aTicketCompletedByTheDeviceIsOverWhenTheGpuSaysSo(tickets: Tickets, kind: int) -> None:
     """Its process is stopped. Broken: the ring was full of what was long done, and everybody waited."""
     issued = [tickets.issue(_THEIRS, kind) for _ in range(TICKET_RING)]
     for ticket in issued:
         assert ticket is not None
-        tickets.makeSure(ticket, _THEIRS)
+        tickets.markCompletedByDevice(ticket, _THEIRS)
     assert tickets.issue(_MINE) is None and tickets.state(1) == TICKET_PENDING
     atomics.storeRelease64(tickets.fenceAddress(1), 1)
     assert tickets.await_(1, 0) == TICKET_DONE
-    assert tickets.turns(reading=True) == ([] if kind == layout.TICKET_PENDING else issued[1:])
+    assert tickets.scopes(reading=True) == ([] if kind == layout.TICKET_PENDING else issued[1:])
     atomics.storeRelease64(tickets.fenceAddress(2), 2)
-    assert tickets.issue(_MINE) == TICKET_RING + 1 and tickets.awaitRoom(0) and tickets.issue(_MINE) == TICKET_RING + 2
+    assert tickets.issue(_MINE) == TICKET_RING + 1 and tickets.awaitFreeTicket(0) and tickets.issue(_MINE) == TICKET_RING + 2
     tickets.complete(2, _THEIRS)
     tickets.complete(3, _THEIRS)
     assert [tickets.state(ticket) for ticket in (2, 3, 4)] == [TICKET_DONE, TICKET_DONE, TICKET_PENDING]
 
 
-def test_onlyItsMemberMakesATicketSure(tickets: Tickets) -> None:
+def test_onlyItsMemberMakesATicketCompletedByTheDevice(tickets: Tickets) -> None:
     ticket = tickets.issue(_MINE)
     assert ticket
-    tickets.makeSure(ticket, _THEIRS)
+    tickets.markCompletedByDevice(ticket, _THEIRS)
     atomics.storeRelease64(tickets.fenceAddress(ticket), ticket)
     assert tickets.state(ticket) == TICKET_PENDING
     tickets.complete(ticket, _MINE)
-    tickets.makeSure(ticket, _MINE)
+    tickets.markCompletedByDevice(ticket, _MINE)
     assert tickets.state(ticket) == TICKET_DONE
 
 
@@ -208,7 +208,7 @@ def test_whoSleepsOverATicketThatEveryoneForgotWakes(tickets: Tickets, monkeypat
     """Nobody wakes it: the GPU wrote the word, and the signaller is stopped."""
     ticket = tickets.issue(_THEIRS)
     assert ticket
-    tickets.makeSure(ticket, _THEIRS)
+    tickets.markCompletedByDevice(ticket, _THEIRS)
     waiting = Background(lambda: tickets.await_(ticket, 60)).asleep()
     atomics.storeRelease64(tickets.fenceAddress(ticket), ticket)
     assert waiting.ended() == TICKET_DONE
@@ -221,13 +221,13 @@ def test_ticketsGoOnBeyondTheHalfThatASlotKeeps(tickets: Tickets, last: int) -> 
     for number in range(3 * TICKET_RING):
         ticket = tickets.issue(_MINE, layout.TICKET_WRITING)
         assert ticket == last + 1 + number
-        assert tickets.state(ticket) == TICKET_PENDING and tickets.turns(reading=True) == [ticket] and tickets.torn() is None
-        tickets.makeSure(ticket, _MINE)
+        assert tickets.state(ticket) == TICKET_PENDING and tickets.scopes(reading=True) == [ticket] and tickets.torn() is None
+        tickets.markCompletedByDevice(ticket, _MINE)
         if number % 2:
             tickets.complete(ticket, _MINE)
         else:
             atomics.storeRelease64(tickets.fenceAddress(ticket), ticket)
-        assert tickets.state(ticket) == TICKET_DONE and tickets.turns(reading=True) == []
+        assert tickets.state(ticket) == TICKET_DONE and tickets.scopes(reading=True) == []
     theirs = tickets.issue(_THEIRS, layout.TICKET_WRITING)
     assert tickets.poison(_THEIRS) == 1 and tickets.torn() == theirs
 
@@ -245,17 +245,17 @@ def test_whoReadLastLongAgoTakesNobodysSlot(tickets: Tickets, monkeypatch: pytes
     assert tickets.issue(_THEIRS) == TICKET_RING + 2
 
 
-def test_aDeadWritersTurnIsTornAndADeadReadersIsNot(tickets: Tickets) -> None:
+def test_aDeadWritersAccessIsTornAndADeadReadersIsNot(tickets: Tickets) -> None:
     written, reading = tickets.issue(_THEIRS, layout.TICKET_WRITING), tickets.issue(_THEIRS, layout.TICKET_READING)
-    assert tickets.turns(reading=True) == [written, reading] and tickets.turns(reading=False) == [written]
+    assert tickets.scopes(reading=True) == [written, reading] and tickets.scopes(reading=False) == [written]
     assert tickets.poison(_THEIRS) == 1
-    assert tickets.torn() == written and tickets.turns(reading=True) == []
+    assert tickets.torn() == written and tickets.scopes(reading=True) == []
     again = tickets.issue(_MINE, layout.TICKET_WRITING)
     assert again and tickets.torn() is None, "the next writer repairs it"
     tickets.complete(again, _MINE)
     signalled = tickets.issue(_THEIRS)
     assert tickets.poison(_THEIRS) == 1
-    assert signalled and tickets.torn() is None, "what somebody signals for himself is no writer's turn"
+    assert signalled and tickets.torn() is None, "what somebody signals for himself is no write access"
 
 
 def test_whatIsTornStaysTornUntilTheNextWriter(tickets: Tickets) -> None:

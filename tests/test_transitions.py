@@ -34,11 +34,11 @@ def test_aSlotIsFreedAsTheTableSaysAndNotOtherwise(lab: Lab, before: int) -> Non
     key, word = MemberKey(0, 7), 7 << layout.MEMBER_GENERATION.shift | before
     atomics.exchangeSeqCst64(lab.block.memberAddress(0), word)
     if any((each.before, each.after) == (before, layout.MEMBER_FREE) for each in MEMBER_TRANSITIONS):
-        lab.members.vacate(key, before)
+        lab.members.release(key, before)
         assert lab.members.state(0) == (layout.MEMBER_FREE, 7)
     else:
         with pytest.raises(IllegalTransition):
-            lab.members.vacate(key, before)
+            lab.members.release(key, before)
         assert atomics.loadSeqCst64(lab.block.memberAddress(0)) == word
 
 

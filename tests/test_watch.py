@@ -58,10 +58,10 @@ def test_whoeverWatchesTheOldBrokerIsWokenByAnElection(lab: Lab, broker: Member)
 
 @pytest.mark.usefixtures("patient")
 def test_whatCameBeforeTheSleepIsSeen(lab: Lab, broker: Member) -> None:
-    """Broken: a watcher that compares neither its kicks nor the election word, or does not look whether the robust word is a dead one's."""
+    """Broken: a watcher that compares neither its wake-ups nor the election word, or does not look whether the robust word is a dead one's."""
     watcher, old = Watcher(lab.block, 1), lab.election.term()
     watcher.look()
-    watcher.kick()
+    watcher.wake()
     watcher.sleep(broker.key.slot, old.word(), _MINUTE_NS)
     watcher.look()
     lab.elect(5)
@@ -81,14 +81,14 @@ def test_theKernelWakesOneAndThatOneTheOthers(lab: Lab, broker: Member) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-def test_aKickWakesOnesOwnThreadAndNobodyElse(lab: Lab, broker: Member) -> None:
-    """Broken: a kick disturbed the broker's robust word, which all members watch."""
-    kicked, other = Watcher(lab.block, 1), Watcher(lab.block, 2)
-    sleeping, still = _asleep(lab, kicked), _asleep(lab, other)
-    kicked.kick()
+def test_aWakeUpWakesOnesOwnThreadAndNobodyElse(lab: Lab, broker: Member) -> None:
+    """Broken: a wake-up disturbed the broker's robust word, which all members watch."""
+    woken, other = Watcher(lab.block, 1), Watcher(lab.block, 2)
+    sleeping, still = _asleep(lab, woken), _asleep(lab, other)
+    woken.wake()
     sleeping.ended()
     assert still.asleep().isRunning()
-    other.kick()
+    other.wake()
     still.ended()
 
 
@@ -121,7 +121,7 @@ def test_whoIsIdleSleepsWhileOthersWork(domain: str, actor: Callable[..., Actor]
 
 
 def test_withoutWaitvItWorksAsWell(domain: str, actor: Callable[..., Actor]) -> None:
-    """A kick is heard, and so is the broker's death, where a sandbox or an old kernel lacks `futex_waitv`."""
+    """A wake is heard, and so is the broker's death, where a sandbox or an old kernel lacks `futex_waitv`."""
     broker = actor("held = muninn.share(np.ones(2), name='its')")
     others = [actor(_WITHOUT_WAITV).join() for _ in range(3)]
     for each in others:

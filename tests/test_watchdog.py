@@ -44,7 +44,7 @@ class Peer:
     def __init__(self, lab: Lab, broker: Broker) -> None:
         self._broker = broker
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.connect(lab.places.socketPath(lab.election.epoch()))
+        self.socket.connect(lab.paths.socketPath(lab.election.epoch()))
         self.socket.settimeout(30)
 
     def ask(self, raw: bytes, descriptors: list[int] | None = None) -> dict[str, object] | None:
@@ -145,7 +145,7 @@ def test_whatADeadMemberHadIsTakenBack(served: tuple[Lab, Broker, Member]) -> No
     held, half = lab.make(directory, own, "held"), directory.grant(dead.key, usage("half"), 0)
     dead.leases.take(*held, 1000)
     ticket = Tickets(lab.block.rowAddress(held[0]), lab.block.fencesAddress(held[0])).issue(dead.key)
-    claiming.acquire(lab.block.rowAddress(held[0]) + layout.ROW_CLAIM_OFFSET, dead.key, lambda *_: False, 0)
+    claiming.acquire(lab.block.rowAddress(held[0]) + layout.ROW_OWNER_LOCK_OFFSET, dead.key, lambda *_: False, 0)
     assert ticket is not None
     broker._reclaimer.reclaim(dead.key)
     broker._reclaimer.reclaim(dead.key)
@@ -188,22 +188,22 @@ def test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce(served: tuple[Lab, Bro
     lease = own.leases.take(row, incarnation, 1000)
     eventually(lambda: broker.step(0.001) or own.leases.revocation(lease), "its lease is revoked")
     assert own.leases.revocation(lease) == "lifetimeEnded"
-    assert broker._upkeep.untilDeadline() > 1000
-    own.leases.release(lease)
-    broker.execute({"op": "settle", "row": row, "incarnation": incarnation}, [])
+    assert broker._maintenance.untilDeadline() > 1000
+    own.leases.giveBack(lease)
+    broker.execute({"op": "tryReclaim", "row": row, "incarnation": incarnation}, [])
     assert lab.rows.state(row).state == layout.ROW_FREE
 
 
 def test_aBrokerThatCanNotCompareClocksEndsNoLifetime(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
     lab, broker, own = served
     row, _ = lab.make(broker._directory, own, deadlineMs=monotonicMs() - 5)
-    while broker._upkeep._chores:
-        broker._upkeep.workOnce()
+    while broker._maintenance._chores:
+        broker._maintenance.workOnce()
     monkeypatch.setattr(clock, "_own", clock.TimeNamespace(0, 0, 0))
-    broker._upkeep.endLifetimes()
-    assert lab.rows.state(row).state == layout.ROW_LIVE and broker._upkeep.untilDeadline() > 1000
+    broker._maintenance.endLifetimes()
+    assert lab.rows.state(row).state == layout.ROW_LIVE and broker._maintenance.untilDeadline() > 1000
     monkeypatch.undo()
-    broker._upkeep.endLifetimes()
+    broker._maintenance.endLifetimes()
     assert lab.rows.state(row).state == layout.ROW_FREE
 
 
@@ -229,7 +229,7 @@ def test_aMemberKilledBeforeItsHelloIsFound(served: tuple[Lab, Broker, Member], 
     os.waitpid(ended, 0)
     start = layout.MEMBERS_OFFSET + dead.key.slot * layout.MEMBER_BYTES
     lab.block.bytes[start + layout.MEMBER_PID_OFFSET : start + layout.MEMBER_PID_OFFSET + 4] = ended.to_bytes(4, "little")
-    broker._upkeep._sweepAt = 0.0
+    broker._maintenance._sweepAt = 0.0
     eventually(lambda: broker.step(0) or lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE, "its slot is free")
 
 
@@ -242,9 +242,9 @@ def test_whatADeadHolderHadLetGoOfIsCollectedToo(served: tuple[Lab, Broker, Memb
     leased = [dead.leases.take(*made, 1000) for made in (brief, dying)]
     broker._directory.free(*dying)
     for lease in leased:
-        dead.leases.release(lease)
+        dead.leases.giveBack(lease)
     broker._reclaimer.leave(dead.key)
-    broker._upkeep.settleUnheld()
+    broker._maintenance.tryReclaimUnheld()
     lab.settled(broker)
     assert lab.rows.notFree() == []
 
@@ -279,14 +279,14 @@ def test_theBackgroundThreadSurvivesAnErrorThatNobodyForesaw(domain: str, actor:
     keeper = actor().join()
     member = current()
     fail = [OSError(errno.EMFILE, "no descriptor"), RuntimeError("dictionary changed size")]
-    renewAll = member.holdings.renewAll
+    renewAll = member.openBuffers.renewAll
 
     def failing() -> None:
         if fail:
             raise fail.pop()
         renewAll()
 
-    member.holdings.renewAll = failing  # type: ignore[method-assign]
+    member.openBuffers.renewAll = failing  # type: ignore[method-assign]
     keeper.kill()
     eventually(lambda: muninn.domainInfo()["brokerPid"] == os.getpid(), "the successor serves")
     assert not fail
@@ -332,14 +332,14 @@ def test_whatTheDeadHeldLastGoesWithThem(served: tuple[Lab, Broker, Member]) -> 
     assert lab.rows.state(row).state == layout.ROW_FREE
 
 
-def test_theSlotsOfDeadClaimersAndOfTheCondemnedAreGivenBack(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: `reclaim` without CLAIMING; `adopt` without those that an earlier broker had condemned."""
+def test_theSlotsOfDeadClaimersAndOfTheMarkedDeadAreGivenBack(served: tuple[Lab, Broker, Member]) -> None:
+    """Broken: `reclaim` without CLAIMING; `adopt` without those that an earlier broker had marked dead."""
     lab, broker, own = served
-    condemned = lab.member()
+    markedDead = lab.member()
     claimer = MemberTable(lab.block).claim(preferred=False)
-    assert lab.members.condemn(condemned.key)
+    assert lab.members.markDead(markedDead.key)
     dead = broker._deathWatch.adopt(own.key)
-    assert sorted(dead) == sorted([claimer, condemned.key])
+    assert sorted(dead) == sorted([claimer, markedDead.key])
     for key in dead:
         broker._reclaimer.reclaim(key)
     assert lab.members.occupied() == [own.key.slot]
@@ -363,7 +363,7 @@ def test_whoWaitsForTheDeadIsWoken(served: tuple[Lab, Broker, Member], monkeypat
     lab, broker, own = served
     dead, waiter = lab.member(), lab.member()
     row, _ = lab.make(broker._directory, own)
-    address = lab.block.rowAddress(row) + layout.ROW_CLAIM_OFFSET
+    address = lab.block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET
     claiming.acquire(address, dead.key, lambda *_: False, 0)
 
     def isDead(slot: int, generation: int) -> bool:
@@ -374,15 +374,15 @@ def test_whoWaitsForTheDeadIsWoken(served: tuple[Lab, Broker, Member], monkeypat
             raise InterruptedError
 
     reading = Background(lambda: generations.Generation(lab.block.rowAddress(row)).wait(0, None, check))
-    heir = Background(lambda: claiming.acquire(address, waiter.key, isDead, 60))
+    successor = Background(lambda: claiming.acquire(address, waiter.key, isDead, 60))
     reading.asleep()
-    heir.asleep()
+    successor.asleep()
     broker._reclaimer.reclaim(dead.key)
-    assert heir.ended() is False
+    assert successor.ended() is False
     assert isinstance(reading.ended(), InterruptedError)
 
 
-def test_aDeathThatIsNotYetProvenIsLookedAtAgain(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aDeathThatIsNotYetConfirmedIsLookedAtAgain(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
     """The pidfd is readable, and the kernel still holds the byte.
 
     Broken: the one event of the pidfd was all that there was; `confirm` kept the pidfd.
@@ -394,7 +394,7 @@ def test_aDeathThatIsNotYetProvenIsLookedAtAgain(served: tuple[Lab, Broker, Memb
         os._exit(0)
     pidfd = os.pidfd_open(ended)
     os.waitpid(ended, 0)
-    monkeypatch.setattr(broker._members, "isProvenDead", lambda *_: proofs.pop(0) if len(proofs) > 1 else proofs[0])
+    monkeypatch.setattr(broker._members, "isConfirmedDead", lambda *_: proofs.pop(0) if len(proofs) > 1 else proofs[0])
     broker._deathWatch.follow(dead.key, pidfd)
     for _ in range(20):
         broker.step(0.001)
@@ -455,7 +455,7 @@ def test_whoDiesBeforeItsHelloIsReadIsNobodysFault(
         monkeypatch.setattr(module, "pidOf", lambda descriptor: next(answers, -1))
     caplog.set_level(logging.INFO, "muninn")
     sweeps: list[None] = []
-    monkeypatch.setattr(broker._upkeep, "sweepSoon", lambda: sweeps.append(None))
+    monkeypatch.setattr(broker._maintenance, "sweepSoon", lambda: sweeps.append(None))
     answer = Peer(lab, broker).ask(_hello(lab.member()), [pidfd])
     assert answer is not None and answer.get("error") == (None if looks else 20)
     assert {record.levelname for record in caplog.records} == {"INFO"}
@@ -486,8 +486,8 @@ def test_whoEndsBeforeItsHelloIsLookedForAtOnce(served: tuple[Lab, Broker, Membe
     """Nobody has its pidfd. Broken: it was left to the next sweep."""
     lab, broker, _ = served
     swept: list[int] = []
-    monkeypatch.setattr(broker._upkeep, "_sweepMembers", lambda: swept.append(1))
-    broker._upkeep._sweepAt = time.monotonic() + 1000
+    monkeypatch.setattr(broker._maintenance, "_sweepMembers", lambda: swept.append(1))
+    broker._maintenance._sweepAt = time.monotonic() + 1000
     peer = Peer(lab, broker)
     broker.step(0)
     peer.socket.close()
@@ -512,7 +512,7 @@ def test_nobodyWaitsForTheMemoryOfWhatWasFreed(served: tuple[Lab, Broker, Member
 def test_rowsThatNobodyMadeAreNotTouched(served: tuple[Lab, Broker, Member], row: int) -> None:
     """Broken: the range of a row was not looked at before it was read."""
     _, broker, _ = served
-    for op in ("commit", "abandon", "fetch", "free", "settle"):
+    for op in ("commit", "abandon", "fetch", "free", "tryReclaim"):
         assert broker.execute({"op": op, "row": row, "incarnation": 1}, [])[0]["error"] == 13
 
 
@@ -569,7 +569,7 @@ def test_aLeaseOnARowThatTheTableDoesNotHaveIsClearedAndNoMore(served: tuple[Lab
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_aClaimOfASlotThatTheTableDoesNotHaveIsNobodys(served: tuple[Lab, Broker, Member]) -> None:
+def test_anOwnerLockOfASlotThatTheTableDoesNotHaveIsNobodys(served: tuple[Lab, Broker, Member]) -> None:
     """Broken, whatever stood behind the table was taken for a member; here for one that lives, and whose lock nobody would ever get."""
     lab, _, own = served
     beyond = 40
@@ -636,11 +636,11 @@ def test_aBrokersOwnClosesAreSettledBetweenSteps(domain: str) -> None:
     assert member.election.heartbeat() > beats + 3
 
 
-def test_aClaimOfTheDeadIsNobodysForEver(lab: Lab) -> None:
+def test_anOwnerLockOfTheDeadIsNobodysForEver(lab: Lab) -> None:
     """Broken: it kept the owner's slot and 19 bits of its generation, which are a living member's again after 2^19 members of that slot."""
     broker, dead = lab.broker(lab.member()), lab.member()
     lab.rows.grow(1)
-    address = lab.block.rowAddress(3) + layout.ROW_CLAIM_OFFSET
+    address = lab.block.rowAddress(3) + layout.ROW_OWNER_LOCK_OFFSET
     claiming.acquire(address, dead.key, lambda *_: False, 0)
     dead.die()
     broker._reclaimer.reclaim(dead.key)
@@ -705,7 +705,7 @@ def test_nothingIsTakenForLostBeforeAllWasBrought(lab: Lab) -> None:
         row, incarnation = old._directory.grant(member.key, usage(f"f{number}", mode=Mode.FAST, gpu=0), 1 << 40)
         old._directory.rows.describe(row, describe(f"f{number}", mode=Mode.FAST, gpu=0, transport="memfd"))
         old._directory.commit(member.key, row, incarnation, os.memfd_create("f"))
-    held = old.bequeath()
+    held = old.handOver()
     before.die()
     broker = lab.settled(lab.broker(lab.member()))
     peer, nonce = Peer(lab, broker), member.table.identity(member.key.slot).nonce
@@ -716,7 +716,7 @@ def test_nothingIsTakenForLostBeforeAllWasBrought(lab: Lab) -> None:
         answer = peer.ask(msgpack.packb({**message, "allocations": [list(pair) for pair, _ in batch]}), first + [each for _, each in batch])
         assert answer is not None and "error" not in answer
     assert len(broker._directory.rows.inState(layout.ROW_LIVE)) == count
-    assert not broker._directory.lacksMemory("f0") and not broker._upkeep._mayBeLost
+    assert not broker._directory.lacksMemory("f0") and not broker._maintenance._mayBeLost
     for _, descriptor in held:
         os.close(descriptor)
 
@@ -728,7 +728,7 @@ def test_aGrantWaitsForWhoMayHaveTheMemoryOfTheName(lab: Lab) -> None:
     row, incarnation = old._directory.grant(member.key, usage("f", mode=Mode.FAST, gpu=0), 1 << 40)
     old._directory.rows.describe(row, describe("f", mode=Mode.FAST, gpu=0, transport="memfd"))
     old._directory.commit(member.key, row, incarnation, os.memfd_create("f"))
-    for _, descriptor in old.bequeath():
+    for _, descriptor in old.handOver():
         os.close(descriptor)
     broker = lab.settled(lab.broker(lab.member()))
     create = {

@@ -37,7 +37,7 @@ def evict(name: str | None = None, tenant: str | None = None, pid: int | None = 
     reply, _ = request("evict", name=wantedName, tenant=wantedTenant, pid=pid or 0, reason=reason)
     if not reply["buffers"]:
         wanted = " and ".join(f"{what} {value!r}" for what, value in (("name", name), ("tenant", tenant)) if value is not None)
-        raise BufferNotFound(f"there is no buffer of {wanted} in domain {membership.current().places.domain!r}", LOOK)
+        raise BufferNotFound(f"there is no buffer of {wanted} in domain {membership.current().paths.domain!r}", LOOK)
     return int(reply["revoked"])
 
 
@@ -110,9 +110,9 @@ def repair() -> dict[str, Any]:
     from muninn.broker.repair import rebuild
     from muninn.config import loadSettings
     from muninn.control.geometry import Geometry
-    from muninn.storage.paths import Places
+    from muninn.storage.paths import Paths
 
     control = loadSettings().control
     if membership.isJoined():
         raise BrokerUnavailable(f"this process is in domain {control.domain!r} itself", "Repair from another process")
-    return rebuild(Places(os.geteuid(), control.domain), Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases))
+    return rebuild(Paths(os.geteuid(), control.domain), Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases))

@@ -14,7 +14,7 @@ from muninn.errors import BufferFreed
 from muninn.interop.dtypes import dtypeOf
 from muninn.session.lateimports import load
 from muninn.session.membership import current
-from muninn.session.openbuffer import Holding, checkExpiry
+from muninn.session.openbuffer import OpenBuffer, checkExpiry
 from muninn.system.clock import monotonicMs
 from muninn.terms import Access, Renew
 
@@ -22,50 +22,50 @@ from muninn.terms import Access, Renew
 class Attachment:
     """The hold of one `MuninnBuffer`, and the properties of the buffer."""
 
-    __slots__ = ("__weakref__", "_array", "_expiresMs", "_holding", "_isLender", "_renewal", "_writable")
+    __slots__ = ("__weakref__", "_array", "_expiresMs", "_isLender", "_openBuffer", "_renewal", "_writable")
 
     @classmethod
-    def _of(cls, holding: Holding, access: Access, renew: Renew = Renew.AUTO) -> Self:
-        """A buffer object on a holding."""
+    def _of(cls, openBuffer: OpenBuffer, access: Access, renew: Renew = Renew.AUTO) -> Self:
+        """A buffer object on an open buffer."""
         buffer = cls.__new__(cls)
-        buffer._bind(holding, access, renew)
+        buffer._bind(openBuffer, access, renew)
         return buffer
 
-    def _bind(self, holding: Holding, access: Access, renew: Renew) -> None:
+    def _bind(self, openBuffer: OpenBuffer, access: Access, renew: Renew) -> None:
         self._writable = access is not Access.READ_ONLY
         if self._writable:
-            holding.allowWriting()
-        self._renewal = holding.renewal() if renew is Renew.AUTO else None
-        self._expiresMs = 0 if renew is Renew.AUTO else monotonicMs() + holding.ttlMs
-        self._holding: Holding | None = holding
+            openBuffer.allowWriting()
+        self._renewal = openBuffer.renewal() if renew is Renew.AUTO else None
+        self._expiresMs = 0 if renew is Renew.AUTO else monotonicMs() + openBuffer.ttlMs
+        self._openBuffer: OpenBuffer | None = openBuffer
         self._isLender = False
         self._array: np.ndarray[Any, np.dtype[Any]] | None = None
 
-    def _checked(self) -> Holding:
+    def _checked(self) -> OpenBuffer:
         """The holding, for one more operation: open, not freed, lease in force. After a fork it is taken anew."""
-        holding = self._held()
-        if holding.context.isStale():
-            holding = self._reopen(holding)
+        openBuffer = self._held()
+        if openBuffer.context.isStale():
+            openBuffer = self._reopen(openBuffer)
         if self._expiresMs:
-            checkExpiry(holding.description.name, self._expiresMs)
-            self._expiresMs = monotonicMs() + holding.ttlMs
-        holding.check()
-        return holding
+            checkExpiry(openBuffer.description.name, self._expiresMs)
+            self._expiresMs = monotonicMs() + openBuffer.ttlMs
+        openBuffer.check()
+        return openBuffer
 
-    def _held(self) -> Holding:
+    def _held(self) -> OpenBuffer:
         """The holding, whatever has become of what it holds. Raises `BufferFreed` once this object is closed."""
-        holding = self._holding  # read once: a finalizer may close this object between two reads
-        if holding is None:
+        openBuffer = self._openBuffer  # read once: a finalizer may close this object between two reads
+        if openBuffer is None:
             raise BufferFreed("this buffer object is closed", "Open the name again")
-        return holding
+        return openBuffer
 
-    def _reopen(self, old: Holding) -> Holding:
+    def _reopen(self, old: OpenBuffer) -> OpenBuffer:
         """In a forked child: the parent's lease is not ours, so take one, in the same control block."""
-        holding = current().requireSame(old.tables, old.description.name).holdings.hold(old.row, old.incarnation)
-        if holding is None:
+        openBuffer = current().requireSame(old.tables, old.description.name).openBuffers.hold(old.row, old.incarnation)
+        if openBuffer is None:
             raise BufferFreed(f"{old.description.name!r} was freed")
-        self._bind(holding, Access.READ_WRITE if self._writable else Access.READ_ONLY, Renew.ON_USE if self._expiresMs else Renew.AUTO)
-        return holding
+        self._bind(openBuffer, Access.READ_WRITE if self._writable else Access.READ_ONLY, Renew.ON_USE if self._expiresMs else Renew.AUTO)
+        return openBuffer
 
     @property
     def _description(self) -> Any:
@@ -120,9 +120,11 @@ class Attachment:
     @property
     def handle(self) -> bytes:
         """64 opaque bytes that open this buffer, with the rights of this object, wherever they are taken in this domain."""
-        holding = self._checked()
-        secret = holding.tables.block.secret
+        openBuffer = self._checked()
+        secret = openBuffer.tables.block.secret
         access = Access.READ_WRITE if self._writable else Access.READ_ONLY
-        description = holding.description
-        issued: bytes = load().handles.issue(secret, holding.row, holding.incarnation, access, description.sizeBytes, description.tenant)
+        description = openBuffer.description
+        issued: bytes = load().handles.issue(
+            secret, openBuffer.row, openBuffer.incarnation, access, description.sizeBytes, description.tenant
+        )
         return issued

@@ -1,6 +1,6 @@
 """`MuninnBuffer`: what users get, one object per open.
 
-It is a view of a holding (the process's one lease and one mapping of that buffer) with rights of its own. Closing it twice is fine;
+It is a view of an open buffer (the process's one lease and one mapping of that buffer) with rights of its own. Closing it twice is fine;
 arrays taken from it keep the memory.
 """
 
@@ -74,9 +74,9 @@ class MuninnBuffer(Protocols):
 
     def describe(self) -> dict[str, Any]:
         """Everything there is to say about the buffer, as a plain dict."""
-        holding = self._checked()
-        described = describeRow(holding.tables, holding.context.gpus, holding.row, holding.description)
-        if holding.description.kind == layout.ROW_KIND_ARRAY and self.dtype.fields is not None:
+        openBuffer = self._checked()
+        described = describeRow(openBuffer.tables, openBuffer.context.gpus, openBuffer.row, openBuffer.description)
+        if openBuffer.description.kind == layout.ROW_KIND_ARRAY and self.dtype.fields is not None:
             described["dtype"] = shown(self.dtype)  # the row alone knows no fields
         if self.gpu is not None:
             described["gpu"] = self.gpu  # as this process counts them, and not as the one that made it
@@ -86,7 +86,7 @@ class MuninnBuffer(Protocols):
     def deviceArray(self, gpu: int | None = None) -> Any:
         """The live bytes as an array that kernels take: Numba's device array of `shape` and `dtype`, no copy, no fence.
 
-        On pretended GPUs, where kernels are their CPU twins, it is `array`.
+        On emulated GPUs, where kernels are their CPU references, it is `array`.
 
         Parameters
         ----------
@@ -100,10 +100,10 @@ class MuninnBuffer(Protocols):
         BarPressureHigh
             The host memory can not be mapped for GPUs: the budget is used up.
         """
-        holding = self._checked()
-        memory, description = holding.memory, holding.description
-        memory.device = deviceOf(holding.context)
-        return views.deviceArray(memory, 0, description.shape, dtypeOf(holding), self._writable, gpu)
+        openBuffer = self._checked()
+        memory, description = openBuffer.memory, openBuffer.description
+        memory.device = deviceOf(openBuffer.context)
+        return views.deviceArray(memory, 0, description.shape, dtypeOf(openBuffer), self._writable, gpu)
 
     @named
     def write(self, timeout: float | None = None, *, stream: Any = WITHOUT_STREAM) -> Writing:
@@ -120,7 +120,7 @@ class MuninnBuffer(Protocols):
         Raises
         ------
         RuntimeError
-            This thread is inside a turn of this buffer already.
+            This thread is inside an access of this buffer already.
         """
         if not self._writable:
             raise PermissionDenied(f"{self.name!r} is open for reading", 'Open it with access="readWrite"')
@@ -128,7 +128,7 @@ class MuninnBuffer(Protocols):
 
     @named
     def read(self, out: np.ndarray[Any, Any] | None = None, timeout: float | None = None, *, stream: Any = WITHOUT_STREAM) -> Any:
-        """A private copy of one whole generation on the host, never torn; with a stream, a reader's turn for kernels.
+        """A private copy of one whole generation on the host, never torn; with a stream, a read access for kernels.
 
         Parameters
         ----------
@@ -136,7 +136,7 @@ class MuninnBuffer(Protocols):
             A C-contiguous array of the same shape and dtype that takes the copy; None makes one.
         timeout
             Seconds after which there is no whole copy yet: `TimeoutError`; 10 when not given. A buffer that is written without a pause is
-            copied in a reader's turn. Of a stream's turn: seconds to wait for a writer, as long as that one lives when not given; its
+            copied in a read access. Of a stream's turn: seconds to wait for a writer, as long as that one lives when not given; its
             stream then waits for at most as long.
         stream
             ``with buffer.read(stream=s) as view:`` copies nothing: the view is `deviceArray()`, the stream waits for who writes, and
@@ -149,7 +149,7 @@ class MuninnBuffer(Protocols):
         OwnerDied
             The last writer died before its kernels were done.
         RuntimeError
-            This thread is inside a writer's turn of this buffer: its bytes are in that turn's view.
+            This thread is inside a write access of this buffer: its bytes are in that access's view.
         """
         if stream is not WITHOUT_STREAM:
             return Reading(self, stream, timeoutOf("read", timeout))
@@ -222,21 +222,21 @@ class MuninnBuffer(Protocols):
         BarPressureHigh
             The budget of mapped host memory is used up.
         """
-        holding = self._checked()
-        holding.memory.device = device = deviceOf(holding.context)
-        return holding.memory.devicePointer(device, progress)
+        openBuffer = self._checked()
+        openBuffer.memory.device = device = deviceOf(openBuffer.context)
+        return openBuffer.memory.devicePointer(device, progress)
 
     def close(self) -> None:
         """Give this object's hold back. Arrays taken from it stay valid, and keep the memory, until they are gone."""
         if self._isLender:
             aside.refuseOwn()  # it waits for who has it open
-        holding, self._holding, self._renewal, self._array = self._holding, None, None, None
-        if holding is not None:
-            context = holding.context
+        openBuffer, self._openBuffer, self._renewal, self._array = self._openBuffer, None, None, None
+        if openBuffer is not None:
+            context = openBuffer.context
             if self._isLender and not context.isStale():
-                context.lent.takeBack(holding.row, holding.incarnation, holding.description.name)
-            last = [holding]  # perhaps the last reference: without arrays on it, memory and lease go here and now
-            del holding
+                context.lent.takeBack(openBuffer.row, openBuffer.incarnation, openBuffer.description.name)
+            last = [openBuffer]  # perhaps the last reference: without arrays on it, memory and lease go here and now
+            del openBuffer
             context.releases.letGo(last)
 
     def free(self) -> None:
@@ -244,12 +244,12 @@ class MuninnBuffer(Protocols):
 
         Raises `DomainChanged`, and frees nothing, where this process is in another control block by now.
         """
-        holding = self._held()
-        row, incarnation, tables, client = holding.row, holding.incarnation, holding.tables, holding.context.client
+        openBuffer = self._held()
+        row, incarnation, tables, client = openBuffer.row, openBuffer.incarnation, openBuffer.tables, openBuffer.context.client
         if tables.rows.mayBeFreed(row, incarnation):  # said by its own block; the same numbers are a stranger's buffer in any other
-            membership = current().requireSame(tables, holding.description.name)
+            membership = current().requireSame(tables, openBuffer.description.name)
             tables, client = membership.tables, membership.client
-        del holding  # `close` is to let go of the last one
+        del openBuffer  # `close` is to let go of the last one
         try:
             if not self._isLender:  # then first: the broker finds no hold of this process, and need not be told of its end later
                 self.close()
@@ -268,7 +268,7 @@ class MuninnBuffer(Protocols):
         return _unpickle, (self.name, self.handle)
 
     def _repr_html_(self) -> str:
-        return htmlOf(None if self._holding is None else self.describe(), self._writable)
+        return htmlOf(None if self._openBuffer is None else self.describe(), self._writable)
 
 
 def _unpickle(name: str, handle: bytes) -> MuninnBuffer:

@@ -27,7 +27,7 @@ from muninn.interop.dtypes import asDtype, shown
 from muninn.interop.hostarrays import Flat, flatOf
 from muninn.interop.hostarrays import fill as fillMemory
 from muninn.session import creation
-from muninn.session.openbuffer import Holding
+from muninn.session.openbuffer import OpenBuffer
 from muninn.terms import AccessWord, RenewWord, asRenew
 
 _ALIGNMENT = 256
@@ -92,7 +92,7 @@ class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<muninn.Bundle {self.buffer!r} of {len(self)} arrays>" if self.buffer._holding else "<muninn.Bundle closed>"
+        return f"<muninn.Bundle {self.buffer!r} of {len(self)} arrays>" if self.buffer._openBuffer else "<muninn.Bundle closed>"
 
     def __reduce__(self) -> tuple[Any, tuple[MuninnBuffer]]:
         return Bundle, (self.buffer,)
@@ -102,7 +102,7 @@ class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
 
 
 class BundleDraft:
-    """A bundle that is being filled: ``draft[key]`` is a writable array, and nobody sees any of it before `publish`.
+    """A bundle that is being filled: ``spec[key]`` is a writable array, and nobody sees any of it before `publish`.
 
     It holds its memory from the beginning, so that a loader can read files straight into place.
     """
@@ -153,8 +153,8 @@ def _loaded(caller: str, specs: Mapping[str, tuple[Any, Any]], fill: Callable[[B
     def write(flat: Flat) -> None:
         fill(BundleDraft(entries, flat))
 
-    holding = creation.create(wanted, fill=lambda memory: fillMemory(memory, sizeBytes, write), progress=options.progress)
-    return Bundle(MuninnBuffer._of(holding, wanted.access, renewal))
+    openBuffer = creation.create(wanted, fill=lambda memory: fillMemory(memory, sizeBytes, write), progress=options.progress)
+    return Bundle(MuninnBuffer._of(openBuffer, wanted.access, renewal))
 
 
 @named
@@ -176,9 +176,9 @@ def shareBundle(arrays: Mapping[str, Any], name: str | None = None, **options: U
     given = optionsOf(shareBundle, name=name, **options)
     sources = {key: asArray(array) for key, array in _items("shareBundle: arrays", arrays)}
 
-    def fill(draft: BundleDraft) -> None:
+    def fill(spec: BundleDraft) -> None:
         for key, source in sources.items():
-            np.copyto(draft[key], source)
+            np.copyto(spec[key], source)
 
     return _loaded("shareBundle", {key: (source.shape, source.dtype) for key, source in sources.items()}, fill, given)
 
@@ -232,10 +232,10 @@ def _asPair(key: Any, spec: Any) -> tuple[Any, Any]:
     return shape, dtype
 
 
-def _unpacked(holding: Holding) -> dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]:
+def _unpacked(openBuffer: OpenBuffer) -> dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]:
     """The entries of a bundle's manifest, copied and then checked against the bundle's size."""
-    description = holding.description
-    raw = holding.memory.copyBytes(description.metaBytes, description.metaOffset)
+    description = openBuffer.description
+    raw = openBuffer.memory.copyBytes(description.metaBytes, description.metaOffset)
     try:
         entries = {key: (offset, tuple(shape), asDtype(dtype)) for key, offset, shape, dtype in msgpack.unpackb(raw)}
     except (ValueError, TypeError, RecursionError, InvalidDtype, msgpack.UnpackException) as error:

@@ -48,7 +48,7 @@ def lingering(tables: Tables, known: set[str]) -> list[dict[str, Any]]:
             found.setdefault(key, []).append(Mapper(pid, sizeBytes))
     if not found:
         _unburdened.add(tables.block)
-    identity = tables.places.identity
+    identity = tables.paths.identity
     return [
         _described(tables, key, mappers)
         for key, mappers in sorted(found.items())
@@ -74,7 +74,7 @@ def _pids(members: set[int]) -> list[int]:
 
 def _freed(tables: Tables, pid: int) -> dict[SegmentKey, int]:
     """The freed segments of this domain that a process maps, with their bytes."""
-    mark, sizes = tables.places.segmentMark.encode(), dict[SegmentKey, int]()
+    mark, sizes = tables.paths.segmentMark.encode(), dict[SegmentKey, int]()
     try:
         with openFile(f"/proc/{pid}/maps", "rb") as maps:
             raw = maps.read()
@@ -84,7 +84,7 @@ def _freed(tables: Tables, pid: int) -> dict[SegmentKey, int]:
         return sizes
     for line in raw.splitlines():
         if mark in line and line.endswith(b" (deleted)"):
-            key = tables.places.segmentOf(line.partition(mark)[2].removesuffix(b" (deleted)").decode(errors="replace"))
+            key = tables.paths.segmentOf(line.partition(mark)[2].removesuffix(b" (deleted)").decode(errors="replace"))
             first, _, last = line.partition(b" ")[0].partition(b"-")
             if key is not None:
                 sizes[key] = sizes.get(key, 0) + int(last, 16) - int(first, 16)

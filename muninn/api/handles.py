@@ -8,11 +8,11 @@ from __future__ import annotations
 from muninn.errors import BufferNotFound, HandleInvalid, PermissionDenied
 from muninn.session.lateimports import load
 from muninn.session.membership import current
-from muninn.session.openbuffer import Holding
+from muninn.session.openbuffer import OpenBuffer
 from muninn.terms import Access, asTenant
 
 
-def held(handle: bytes, name: str | None = None, access: Access | None = None, tenant: str | None = None) -> tuple[Holding, Access]:
+def held(handle: bytes, name: str | None = None, access: Access | None = None, tenant: str | None = None) -> tuple[OpenBuffer, Access]:
     """The holding of what a handle names, and the rights that it gives. `name` only makes the error clearer.
 
     Raises
@@ -22,10 +22,10 @@ def held(handle: bytes, name: str | None = None, access: Access | None = None, t
     membership, capabilities = current(), load().handles
     capability = capabilities.check(membership.block.secret, handle)
     inRange = capability.row < membership.rows.count()
-    holding = membership.holdings.hold(capability.row, capability.incarnation) if inRange else None
-    if holding is None:
+    openBuffer = membership.openBuffers.hold(capability.row, capability.incarnation) if inRange else None
+    if openBuffer is None:
         raise BufferNotFound(f"the buffer {name!r} of this handle was freed" if name else "the buffer of this handle was freed")
-    description = holding.description
+    description = openBuffer.description
     if capability.tenantDigest != capabilities.tenantDigest(description.tenant) or capability.sizeBytes != description.sizeBytes:
         raise HandleInvalid(f"the handle does not match the buffer {description.name!r}")
     if tenant is not None and asTenant(tenant) != description.tenant:
@@ -33,4 +33,4 @@ def held(handle: bytes, name: str | None = None, access: Access | None = None, t
     granted = capability.access
     if access is not None and access is not Access.READ_ONLY and granted is Access.READ_ONLY:
         raise PermissionDenied(f"the handle of {description.name!r} allows reading only")
-    return holding, granted if access is None else access
+    return openBuffer, granted if access is None else access

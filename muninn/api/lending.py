@@ -42,16 +42,16 @@ def shareDevice(caller: str, value: Any, copy: bool, options: BufferOptions) -> 
     target = gpu if preferredGpu is None and asked is Mode.FAST else preferredGpu
     wanted = specOf(caller, source.shape, source.dtype, replace(options, mode=asked.value, preferredGpu=target))
     if copy:
-        holding = creation.create(
+        openBuffer = creation.create(
             wanted, put=lambda address: device.copyNow(address, source.address, wanted.sizeBytes, gpu), progress=options.progress
         )
-        return MuninnBuffer._of(holding, wanted.access, renewal)
+        return MuninnBuffer._of(openBuffer, wanted.access, renewal)
     if wanted.manifest:
         raise InvalidArgument(f"dtype {shown(source.dtype)} can not be shared where it lies", "Share a copy (copy=True)")
-    holding = creation.create(wanted._replace(lent=LentMemory(source.address, source.keepAlive)), progress=options.progress)
-    buffer = MuninnBuffer._of(holding, wanted.access, renewal)
+    openBuffer = creation.create(wanted._replace(lent=LentMemory(source.address, source.keepAlive)), progress=options.progress)
+    buffer = MuninnBuffer._of(openBuffer, wanted.access, renewal)
     buffer._isLender = True
-    holding.context.lent.add(holding.row, holding.incarnation, holding.memory)
+    openBuffer.context.lent.add(openBuffer.row, openBuffer.incarnation, openBuffer.memory)
     return buffer
 
 

@@ -35,7 +35,7 @@ _ANSWER_SECONDS = 1.0
 _LOOK_SECONDS = 0.001
 _TRANSPORT_REASONS = {
     "segment": "hostMemory: it has a name that outlives every process",
-    "memfd": "pretendedVram: the host back-end passes it by descriptor, and it outlives its owner",
+    "memfd": "emulatedVram: the host back-end passes it by descriptor, and it outlives its owner",
 }
 
 
@@ -56,7 +56,7 @@ def listBuffers() -> list[dict[str, Any]]:
         for each in over:
             row, incarnation = map(int, each["bufferId"].split("."))
             with contextlib.suppress(MuninnError):
-                membership.client.once("settle", row=row, incarnation=incarnation)
+                membership.client.once("tryReclaim", row=row, incarnation=incarnation)
         clock.sleep(_LOOK_SECONDS)
         described = _listed(membership, membership.rows.notFree())
     described += lingering(membership.tables, {buffer["bufferId"] for buffer in described})
@@ -97,7 +97,7 @@ def domainInfo() -> dict[str, Any]:
     broker = next((member["pid"] for member in members if member["slot"] == term.slot), None)
     why = Drain(membership.block).reason()
     return {
-        "domain": membership.places.domain,
+        "domain": membership.paths.domain,
         "brokerPid": broker,
         "epoch": term.epoch,
         "draining": why is not None,
@@ -154,7 +154,7 @@ class _Moment:
             "reserve": "lazy" if description.flags & layout.ROW_FLAG_LAZY else "full",
             "transport": description.transport,
             "transportReason": _transportReason(tables, row, description),
-            "segment": tables.places.segmentName(row, state.incarnation, description.origin) if mapped else None,
+            "segment": tables.paths.segmentName(row, state.incarnation, description.origin) if mapped else None,
             "hugePages": self._ofHugePages() if mapped else None,
             "peerable": mapped or not topology["staged"],
             "topology": topology,
@@ -162,7 +162,7 @@ class _Moment:
         }
 
     def _importers(self, holds: list[leases.Hold]) -> list[dict[str, Any]]:
-        """The processes that have a buffer. One may be two members: it has imported Muninn anew, or joined again beside its own turn."""
+        """The processes that have a buffer. One may be two members: it has imported Muninn anew, or joined again beside its own access."""
         if len(holds) < 2:
             return [self._describeHold(hold) for hold in holds]
         found: dict[tuple[int, int, int], dict[str, Any]] = {}

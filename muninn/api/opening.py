@@ -24,7 +24,7 @@ from muninn.errors import (
 from muninn.session.member import Membership
 from muninn.session.membership import current
 from muninn.session.names import LOOK, NameWait, absent
-from muninn.session.openbuffer import Holding
+from muninn.session.openbuffer import OpenBuffer
 from muninn.system import clock
 from muninn.system.deadlines import deadlineOf
 from muninn.terms import (
@@ -84,10 +84,10 @@ def openAny(
     wanted, renewal = asAccess(access, caller), asRenew(renew, caller)
     if not isinstance(name, str) and isinstance(name, bytes | bytearray | memoryview):
         return MuninnBuffer._of(*held(bytes(name), None, wanted, tenant), renewal)
-    holding = _findAnywhere(asName(name), None if timeout is None else secondsOf(caller, timeout))
-    if tenant is not None and holding.description.tenant != asTenant(tenant):
+    openBuffer = _findAnywhere(asName(name), None if timeout is None else secondsOf(caller, timeout))
+    if tenant is not None and openBuffer.description.tenant != asTenant(tenant):
         raise PermissionDenied(f"{name!r} belongs to another tenant than {tenant!r}")
-    return MuninnBuffer._of(holding, wanted, renewal)
+    return MuninnBuffer._of(openBuffer, wanted, renewal)
 
 
 @named
@@ -108,7 +108,7 @@ def free(name: str) -> None:
     membership.client.free(*pair)
 
 
-def _findAnywhere(name: str, timeout: float | None) -> Holding:
+def _findAnywhere(name: str, timeout: float | None) -> OpenBuffer:
     """`_find`, once more if the control block was removed meanwhile: this process is in another one then."""
     membership = current()
     try:
@@ -119,24 +119,24 @@ def _findAnywhere(name: str, timeout: float | None) -> Holding:
         return _find(current(), name, timeout)
 
 
-def _find(membership: Membership, name: str, timeout: float | None) -> Holding:
+def _find(membership: Membership, name: str, timeout: float | None) -> OpenBuffer:
     try:
-        holding = membership.holdings.known(name) if timeout is not None else membership.holdings.find(name)
+        openBuffer = membership.openBuffers.known(name) if timeout is not None else membership.openBuffers.find(name)
     except HolderSilent:
         if timeout is None:
             raise
-        holding = None
-    if holding is None and timeout is not None:
-        waiting, deadline = NameWait(membership.holdings, name), deadlineOf(timeout)
-        while (holding := _lookOut(waiting, deadline)) is None and waiting.sleep(deadline):
+        openBuffer = None
+    if openBuffer is None and timeout is not None:
+        waiting, deadline = NameWait(membership.openBuffers, name), deadlineOf(timeout)
+        while (openBuffer := _lookOut(waiting, deadline)) is None and waiting.sleep(deadline):
             pass
-    if holding is None:
+    if openBuffer is None:
         waited = "" if timeout is None else f" within {timeout} s"
         raise absent(membership.tables, name, waited, LOOK if waited else None)
-    return holding
+    return openBuffer
 
 
-def _lookOut(waiting: NameWait, deadline: float | None) -> Holding | None:
+def _lookOut(waiting: NameWait, deadline: float | None) -> OpenBuffer | None:
     """See `NameWait.look`. Memory that a process is still to bring is waited for too, while there is time."""
     while True:
         try:

@@ -16,7 +16,7 @@ from muninn.errors import ControlBlockInvalid
 from muninn.interop import arrays, readonly
 from muninn.interop.dtypes import dtypeOf, shown
 from muninn.interop.hostarrays import flatOf
-from muninn.session.openbuffer import Holding
+from muninn.session.openbuffer import OpenBuffer
 from muninn.sync import fences
 from muninn.sync.snapshots import READ_BOUND_SECONDS, snapshot
 
@@ -34,12 +34,12 @@ class Protocols(Attachment):
         """
         return self._view(self._checked())
 
-    def _view(self, holding: Holding) -> np.ndarray[Any, np.dtype[Any]]:
+    def _view(self, openBuffer: OpenBuffer) -> np.ndarray[Any, np.dtype[Any]]:
         if self._array is None:
-            description = holding.description
-            flat = flatOf(holding.memory, description.sizeBytes, writable=self._writable)
+            description = openBuffer.description
+            flat = flatOf(openBuffer.memory, description.sizeBytes, writable=self._writable)
             try:
-                self._array = flat.view(dtypeOf(holding)).reshape(description.shape)
+                self._array = flat.view(dtypeOf(openBuffer)).reshape(description.shape)
             except ValueError as error:
                 raise ControlBlockInvalid(f"the row of {description.name!r} states a shape that its bytes do not have: {error}") from error
         return self._array.view()  # an array of the caller's own, whose shape and flags it may change
@@ -62,24 +62,24 @@ class Protocols(Attachment):
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """For real GPUs: VRAM, and host memory that `open` or `deviceArray` has mapped. Any other buffer has no such attribute."""
-        holding = self._checked()
-        memory = holding.memory
+        openBuffer = self._checked()
+        memory = openBuffer.memory
         if memory.device is None or not memory.isMapped() or memory.device.runsKernelsOnHost:
             raise AttributeError(f"{self.name!r} is not mapped for a GPU")
         address = memory.devicePointer(memory.device)
         # Who takes it waits for the stream named in it: the default one, when that has to wait for a writer itself.
-        stream = arrays.LEGACY_STREAM if fences.behindWriters(holding) else None
-        return arrays.cudaArrayInterface(address, self.shape, None, dtypeOf(holding), not self._writable, stream)
+        stream = arrays.LEGACY_STREAM if fences.behindWriters(openBuffer) else None
+        return arrays.cudaArrayInterface(address, self.shape, None, dtypeOf(openBuffer), not self._writable, stream)
 
     def __dlpack__(self, *, stream: Any = None, **keywords: Any) -> Any:
-        holding = self._checked()
+        openBuffer = self._checked()
         if not self._writable:
-            readonly.tellBorrower(holding.description, keywords)
-        if holding.memory.isHostVisible:
+            readonly.tellBorrower(openBuffer.description, keywords)
+        if openBuffer.memory.isHostVisible:
             return self.array.__dlpack__(stream=stream, **keywords)
         if (consumer := arrays.consumerStream(stream)) is not None:
-            fences.holdBack(holding, consumer, writing=False, timeout=None)
-        return views.tensor(holding.memory, self.shape, dtypeOf(holding), self._writable, **keywords)
+            fences.holdBack(openBuffer, consumer, writing=False, timeout=None)
+        return views.tensor(openBuffer.memory, self.shape, dtypeOf(openBuffer), self._writable, **keywords)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return views.tensorDevice(self._checked().memory)
@@ -90,8 +90,8 @@ class Protocols(Attachment):
         return self.shape[0]
 
     def __repr__(self) -> str:
-        if self._holding is None:
+        if self._openBuffer is None:
             return "<MuninnBuffer closed>"
-        description = self._holding.description
+        description = self._openBuffer.description
         where = description.mode.value if self.gpu is None else f"{description.mode.value} gpu={self.gpu}"
         return f"<MuninnBuffer {description.name!r} {description.dtype}{list(description.shape)} {asText(description.sizeBytes)} {where}>"

@@ -33,7 +33,7 @@ from muninn.session.creation import Source
 from muninn.session.member import Membership
 from muninn.session.membership import current
 from muninn.session.names import NameWait
-from muninn.session.openbuffer import Holding
+from muninn.session.openbuffer import OpenBuffer
 from muninn.session.spec import BufferSpec
 from muninn.sync.lock import Lock
 from muninn.system.deadlines import deadlineOf, remaining
@@ -110,15 +110,15 @@ def _shared(caller: str, value: Any, copy: bool, options: BufferOptions) -> Muni
     source, progress = asArray(value), options.progress
     wanted = specOf(caller, source.shape, source.dtype, options)
     if source.flags.c_contiguous:
-        holding = creation.create(wanted, source=Source(addressOf(source), source.nbytes), progress=progress)
+        openBuffer = creation.create(wanted, source=Source(addressOf(source), source.nbytes), progress=progress)
     else:
         wanted = wanted._replace(reserve=Reserve.FULL)  # the copy touches every page, and on a full host that is to be an error
 
         def write(flat: Flat) -> None:
             np.copyto(flat.view(source.dtype).reshape(source.shape), source)
 
-        holding = creation.create(wanted, fill=lambda memory: fillMemory(memory, source.nbytes, write), progress=progress)
-    return MuninnBuffer._of(holding, wanted.access, renewal)
+        openBuffer = creation.create(wanted, fill=lambda memory: fillMemory(memory, source.nbytes, write), progress=progress)
+    return MuninnBuffer._of(openBuffer, wanted.access, renewal)
 
 
 @named
@@ -148,8 +148,8 @@ def loadArray(
     def write(flat: Flat) -> None:
         fill(flat.view(np.dtype(dtype)).reshape(wanted.shape))
 
-    holding = creation.create(wanted, fill=lambda memory: fillMemory(memory, wanted.sizeBytes, write), progress=given.progress)
-    return MuninnBuffer._of(holding, wanted.access, renewal)
+    openBuffer = creation.create(wanted, fill=lambda memory: fillMemory(memory, wanted.sizeBytes, write), progress=given.progress)
+    return MuninnBuffer._of(openBuffer, wanted.access, renewal)
 
 
 @named
@@ -185,9 +185,9 @@ def array(
     (lengths, itemType), own, renewal = asItems(shape, dtype), asAccess(access, "array"), asRenew(given.renew, "array")
     asName(name)  # None, which makes a name up elsewhere, is none here
     wanted = specOf("array", lengths, itemType, given)
-    holding = _attachOrCreate(current(), wanted, secondsOf("array", timeout), given.progress)
-    _compare(holding, lengths, itemType, wanted.mode)
-    return MuninnBuffer._of(holding, own, renewal)
+    openBuffer = _attachOrCreate(current(), wanted, secondsOf("array", timeout), given.progress)
+    _compare(openBuffer, lengths, itemType, wanted.mode)
+    return MuninnBuffer._of(openBuffer, own, renewal)
 
 
 @named
@@ -203,7 +203,7 @@ def shareOnce(
     Parameters
     ----------
     loader
-        Returns the array to share. It runs in one process only; when that one dies, or the loader raises, the next one takes its turn.
+        Returns the array to share. It runs in one process only; when that one dies, or the loader raises, the next one takes its access.
     timeout
         Seconds to wait for another's loader; None waits as long as that process lives.
     copy
@@ -220,24 +220,24 @@ def shareOnce(
     given = optionsOf(shareOnce, name=name, **options)
     requireCallable("shareOnce: loader", loader)
     membership, deadline = current(), deadlineOf(timeoutOf("shareOnce", timeout))
-    holding = membership.holdings.find(asName(name))
-    if holding is None:
+    openBuffer = membership.openBuffers.find(asName(name))
+    if openBuffer is None:
         with Lock(f"shareOnce:{_asLockName(name)}").held(remaining(deadline)):
-            holding = _openOrLoad(membership, name, loader, deadline, copy, given)
-    if holding.description.kind != layout.ROW_KIND_ARRAY:
+            openBuffer = _openOrLoad(membership, name, loader, deadline, copy, given)
+    if openBuffer.description.kind != layout.ROW_KIND_ARRAY:
         raise BufferMismatch(f"{name!r} is a bundle of arrays", "Open it by muninn.openBundle")
-    return MuninnBuffer._of(holding, Access.READ_ONLY)
+    return MuninnBuffer._of(openBuffer, Access.READ_ONLY)
 
 
 def _openOrLoad(
     membership: Membership, name: str, loader: Callable[[], Any], deadline: float | None, copy: bool, options: BufferOptions
-) -> Holding:
+) -> OpenBuffer:
     """The holding of a name that nobody else loads by `shareOnce` now; who shares it otherwise is waited for."""
-    waiting, loaded = NameWait(membership.holdings, name), None
+    waiting, loaded = NameWait(membership.openBuffers, name), None
     while True:
-        holding = waiting.look()
-        if holding is not None:
-            return holding
+        openBuffer = waiting.look()
+        if openBuffer is not None:
+            return openBuffer
         if not waiting.isComing:
             loaded = loader() if loaded is None else loaded
             with contextlib.suppress(BufferExists):  # somebody has shared the name since the look
@@ -254,12 +254,12 @@ def _asLockName(name: str) -> str:
     return digestOf(encoded, 32).hex()
 
 
-def _attachOrCreate(membership: Membership, wanted: BufferSpec, timeout: float, progress: Callable[[int], None] | None) -> Holding:
-    waiting, deadline = NameWait(membership.holdings, wanted.name), deadlineOf(timeout)
+def _attachOrCreate(membership: Membership, wanted: BufferSpec, timeout: float, progress: Callable[[int], None] | None) -> OpenBuffer:
+    waiting, deadline = NameWait(membership.openBuffers, wanted.name), deadlineOf(timeout)
     while True:
-        holding = waiting.look()
-        if holding is not None:
-            return holding
+        openBuffer = waiting.look()
+        if openBuffer is not None:
+            return openBuffer
         try:
             return creation.create(wanted, progress=progress)
         except BufferExists:
@@ -268,11 +268,11 @@ def _attachOrCreate(membership: Membership, wanted: BufferSpec, timeout: float, 
                 raise
 
 
-def _compare(holding: Holding, shape: tuple[int, ...], dtype: np.dtype[Any], mode: Mode) -> None:
-    description = holding.description
+def _compare(openBuffer: OpenBuffer, shape: tuple[int, ...], dtype: np.dtype[Any], mode: Mode) -> None:
+    description = openBuffer.description
     if description.kind != layout.ROW_KIND_ARRAY:
         raise BufferMismatch(f"{description.name!r} is a bundle of arrays", "Open it by muninn.openBundle")
-    there = (description.shape, dtypeOf(holding), asMode(description.mode))
+    there = (description.shape, dtypeOf(openBuffer), asMode(description.mode))
     if there != (shape, dtype, mode):
         raise BufferMismatch(
             f"{description.name!r} has shape {there[0]}, dtype {shown(there[1])} and {there[2].value}; "

@@ -18,6 +18,6 @@ def createStream(gpu: int = 0) -> Stream:
     Raises
     ------
     DeviceUnavailable
-        There is no such GPU, not even a pretended one.
+        There is no such GPU, not even an emulated one.
     """
     return current().gpus.chosen().createStream(gpu)

@@ -1,7 +1,7 @@
 """Views: a buffer's bytes as what kernels and other libraries take.
 
 On real GPUs that is a Numba device array, `__cuda_array_interface__` or a DLPack tensor, all on the same bytes, and each of them keeps
-the memory mapped. On pretended GPUs kernels are their CPU twins, and a numpy array is what they take.
+the memory mapped. On emulated GPUs kernels are their CPU references, and a numpy array is what they take.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Exposed:
 
 
 def deviceArray(memory: Memory, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], writable: bool, gpu: int | None = None) -> Any:
-    """The array for kernels of `gpu`: Numba's device array on a real one, numpy's on a pretended one. No copy, no fence.
+    """The array for kernels of `gpu`: Numba's device array on a real one, numpy's on an emulated one. No copy, no fence.
 
     Raises
     ------

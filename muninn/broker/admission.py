@@ -65,7 +65,7 @@ class Admission:
             _, uid = messages.peerOf(connection)
             if uid != os.geteuid():
                 _log.warning("refused a connection of uid %d", uid)
-            elif self._hasRoom() or (self._economize() and self._hasRoom()):
+            elif self._hasDescriptors() or (self._economize() and self._hasDescriptors()):
                 return connection
             else:
                 self._giveWay()
@@ -94,7 +94,7 @@ class Admission:
         self.close()
         return descriptors.ownSocket(listener.accept())
 
-    def _hasRoom(self) -> bool:
+    def _hasDescriptors(self) -> bool:
         """Whether a member could be served whose connection has just been accepted."""
         try:
             taken = [descriptors.duplicate(self._anyFd) for _ in range(_PASSING_DESCRIPTORS)]

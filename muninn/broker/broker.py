@@ -41,7 +41,7 @@ from muninn.broker.handlers.context import Answer, TermContext
 from muninn.broker.handlers.table import HANDLERS
 from muninn.broker.inbox import Inbox, duplicated
 from muninn.broker.journal import Journal, dropCopies
-from muninn.broker.maintenance import SWEEP_SECONDS, Upkeep
+from muninn.broker.maintenance import SWEEP_SECONDS, Maintenance
 from muninn.broker.policy.limits import Limits
 from muninn.broker.reclaiming import Reclaimer
 from muninn.broker.server import Server
@@ -59,7 +59,7 @@ from muninn.wire import messages, requests
 from muninn.wire.messages import Message
 
 _log = Log("muninn.broker")
-#: How many steps with something to serve may come before a piece of upkeep; a busy broker knows no other.
+#: How many steps with something to serve may come before a piece of maintenance; a busy broker knows no other.
 _SERVED_FIRST = 16
 
 
@@ -87,11 +87,11 @@ class Broker:
         self._inbox = Inbox(wakeFd)
         self._thread = 0  # the one that serves
         self._isServing = False
-        self._served = 0  # steps since the last piece of upkeep
-        dropCopies(block.places)  # first of all: it may be the room that everything else needs
-        self._journal = Journal(block.places, term.epoch)
+        self._served = 0  # steps since the last piece of maintenance
+        dropCopies(block.paths)  # first of all: it may be the room that everything else needs
+        self._journal = Journal(block.paths, term.epoch)
         try:
-            self._server = Server(block.places.socketPath(term.epoch), block.places.uid, wakeFd, self)
+            self._server = Server(block.paths.socketPath(term.epoch), block.paths.uid, wakeFd, self)
         except OSError:
             self._journal.close()
             raise
@@ -99,11 +99,11 @@ class Broker:
         self._deathWatch = DeathWatch(members, self._server.watch, self._server.unwatch)
         self._reclaimer = Reclaimer(block, members, self._directory, self._deathWatch.forget)
         self._admission = Admission(members, election, term, own, wakeFd, self._deathWatch.economize, abler)
-        self._upkeep = Upkeep(
+        self._maintenance = Maintenance(
             block, term.epoch, own, self._directory, self._deathWatch, self._reclaimer, self._journal, self._mayStillBring
         )
         context = TermContext(
-            block, members, election, term, self._own, Drain(block), self._directory, self._deathWatch, self._reclaimer, self._upkeep,
+            block, members, election, term, self._own, Drain(block), self._directory, self._deathWatch, self._reclaimer, self._maintenance,
             self._beat, self._mayStillBring,
         )  # fmt: skip
         self._handlers: dict[str, Callable[[Session, Message, list[Descriptor]], Answer]] = {
@@ -116,10 +116,10 @@ class Broker:
         """Fence the predecessors, listen, and say so. What they left half done follows while requests are served already."""
         self._directory.fence()
         self._server.listen()
-        self._directory.vault.open(self._block.places.hatchPath(self._term.epoch), self._block.places.uid)
+        self._directory.descriptorStore.open(self._block.paths.descriptorServerPath(self._term.epoch), self._block.paths.uid)
         self._election.announce(self._term.epoch)
         self._journal.note("begin", epoch=self._term.epoch)
-        self._upkeep.takeOver()
+        self._maintenance.takeOver()
 
     def isDeposed(self) -> bool:
         return self._election.term() != self._term
@@ -127,8 +127,8 @@ class Broker:
     def step(self, timeoutSeconds: float) -> None:
         """Wait for something to do, at most so long, and do it. Raises `Deposed` when the term has ended."""
         timeoutSeconds = min(timeoutSeconds, deathwatch.RETRY_SECONDS if self._deathWatch.suspects() else SWEEP_SECONDS)
-        mayWait = not self._upkeep.isPending() and self._inbox.isEmpty()
-        seconds = min(timeoutSeconds, self._upkeep.untilDeadline()) if mayWait else 0
+        mayWait = not self._maintenance.isPending() and self._inbox.isEmpty()
+        seconds = min(timeoutSeconds, self._maintenance.untilDeadline()) if mayWait else 0
         events = self._server.wait(seconds)
         with self._lock:
             self._thread, self._isServing = atomics.threadId(), True
@@ -150,10 +150,10 @@ class Broker:
             self._pidfdEnded(pidfd)
         self._served += 1
         if not descriptors or self._served > _SERVED_FIRST:
-            self._doUpkeep()
+            self._doMaintenance()
 
     def _serveInbox(self) -> None:
-        """Answer what this process asks. What it asks meanwhile has its turn after the other members."""
+        """Answer what this process asks. What it asks meanwhile has its access after the other members."""
         for _ in range(_SERVED_FIRST):
             if (asked := self._inbox.take()) is None:
                 return
@@ -171,11 +171,11 @@ class Broker:
             raise Deposed
         self._election.beat()
 
-    def _doUpkeep(self) -> None:
+    def _doMaintenance(self) -> None:
         self._served = 0
         try:
-            self._upkeep.endLifetimes()
-            self._upkeep.workOnce()
+            self._maintenance.endLifetimes()
+            self._maintenance.workOnce()
         except Deposed:
             if self.isDeposed():
                 raise
@@ -186,7 +186,7 @@ class Broker:
         self._inbox.shut()
         with self._lock:
             self._server.endConnections()
-            for part in (self._deathWatch, self._directory.vault, self._journal, self._admission):
+            for part in (self._deathWatch, self._directory.descriptorStore, self._journal, self._admission):
                 part.close()
             self._server.close()
 
@@ -195,25 +195,25 @@ class Broker:
         self._inbox.shut()
         self._server.closeInChild()
         self._admission.close()
-        for holder in (self._journal, self._directory.vault, self._deathWatch):
+        for holder in (self._journal, self._directory.descriptorStore, self._deathWatch):
             holder.closeInChild()
 
-    def bequeath(self) -> list[tuple[tuple[int, int], Descriptor]]:
-        """The descriptors in the vault, which are the caller's from now on: to bring to the successor, or to die with."""
+    def handOver(self) -> list[tuple[tuple[int, int], Descriptor]]:
+        """The descriptors in the descriptor store, which are the caller's from now on: to bring to the successor, or to die with."""
         with self._lock:
-            return self._directory.vault.takeAll()
+            return self._directory.descriptorStore.takeAll()
 
     def inherit(self, allocations: list[tuple[tuple[int, int], Descriptor]]) -> None:
         """Keep descriptors that this member still has of an earlier term."""
         self._directory.keep([pair for pair, _ in allocations], [descriptor for _, descriptor in allocations])
-        self._upkeep.collectLost()
+        self._maintenance.collectLost()
 
     def _pidfdEnded(self, pidfd: int) -> None:
         death = self._deathWatch.confirm(pidfd)
         if death is Death.CONFIRMED:
             self._reclaimer.begin(self._deathWatch.memberOf(pidfd))
         if death is not Death.SUSPECTED:
-            self._upkeep.settleUnheld()
+            self._maintenance.tryReclaimUnheld()
 
     # --- what the server asks -----------------------------------------------------------------------------------------
 
@@ -222,11 +222,11 @@ class Broker:
 
     def disconnected(self, session: Session) -> None:
         if session.key is not None and self._deathWatch.disconnected(session.key):
-            self._upkeep.sweepSoon()
+            self._maintenance.sweepSoon()
 
     def hungUp(self, session: Session) -> None:
         if session.key is None:
-            self._upkeep.sweepSoon()  # it died before its hello, so nobody has its pidfd
+            self._maintenance.sweepSoon()  # it died before its hello, so nobody has its pidfd
         else:
             self._deathWatch.suspect(session.key)
 
@@ -283,12 +283,12 @@ class Broker:
             knownEnd = self._directory.catalog.nextDeadline()
             reply = self.reply(self._own, message, descriptors)
             if self._directory.catalog.nextDeadline() != knownEnd or (
-                self._upkeep.snapshot.isDue() and not self._upkeep.snapshot.isUnderWay()
+                self._maintenance.snapshot.isDue() and not self._maintenance.snapshot.isUnderWay()
             ):
                 self._server.wake()  # the thread that serves sleeps until the first lifetime that it knew of
             return reply
 
     def _mayStillBring(self) -> bool:
         """After a takeover: whether a member that lives, a holder or the broker before, has not brought yet all memory that it may have."""
-        greeted = {session.key for session in self._server.sessions.values() if not session.bringsMore}
-        return any(key not in greeted and not self._members.isNoticedDead(key) for key in self._members.live() if key != self._own.key)
+        connected = {session.key for session in self._server.sessions.values() if not session.bringsMore}
+        return any(key not in connected and not self._members.isSuspectedDead(key) for key in self._members.live() if key != self._own.key)

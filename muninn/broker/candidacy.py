@@ -23,7 +23,7 @@ from muninn.system.logs import Log
 from muninn.system.oserrors import fileError, missingShm
 
 _log = Log("muninn.broker")
-#: What a broker opens for itself: journal and copy, sockets, an epoll and its hatch's; and what it needs in passing.
+#: What a broker opens for itself: journal and copy, sockets, an epoll and its descriptor server's; and what it needs in passing.
 OWN_DESCRIPTORS = 16
 _LEAST_FILE_BYTES = 1 << 20  # a journal of few buffers
 _ROW_FILE_BYTES = 2048  # twice a record, twice over
@@ -72,13 +72,13 @@ class Candidacy:
         spare = max(0, (0xFFFFFFFF if limit == resource.RLIM_INFINITY else limit) - taken)
         if spare <= OWN_DESCRIPTORS:
             self._reason = DescriptorsExhausted(
-                f"{self._who()} may open {limit} descriptors and has {taken} open: too few to serve {self._block.places.domain!r}",
+                f"{self._who()} may open {limit} descriptors and has {taken} open: too few to serve {self._block.paths.domain!r}",
                 "Raise its `ulimit -n`, or run `python -m muninn keep`, which serves instead",
             )
         return spare
 
     def _isOwnUid(self) -> bool:
-        uid = self._block.places.uid
+        uid = self._block.paths.uid
         if os.geteuid() != uid:
             self._reason = DomainChanged(f"{self._who()} joined as uid {uid}, and is uid {os.geteuid()} now", "Ask again: it joins anew")
         return os.geteuid() == uid
@@ -96,7 +96,7 @@ class Candidacy:
         wanted = _LEAST_FILE_BYTES + RowTable(self._block).countInState(layout.ROW_LIVE) * _ROW_FILE_BYTES
         if limit < wanted:
             self._reason = BrokerUnavailable(
-                f"{self._who()} may write no file of more than {limit} bytes: the journal of {self._block.places.domain!r} needs more",
+                f"{self._who()} may write no file of more than {limit} bytes: the journal of {self._block.paths.domain!r} needs more",
                 "Raise its `ulimit -f`, or run `python -m muninn keep`, which serves instead",
             )
         return limit >= wanted
@@ -136,7 +136,7 @@ class Candidacy:
         spare, slot = self._ablest(self._key.slot)
         return slot if spare > own and spare >= self._wanted() else None
 
-    def heir(self) -> int | None:
+    def successor(self) -> int | None:
         """The slot of the member that can serve best, for who resigns; None: whoever stands first."""
         spare, slot = self._ablest(self._key.slot)
         return slot if spare > OWN_DESCRIPTORS else None

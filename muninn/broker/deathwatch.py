@@ -12,7 +12,7 @@ A process of another PID namespace can not be found by its pid; the broker there
 keeps the pidfd that such a member sent.
 
 A death is suspected when a connection ends or a pidfd is readable. A death is confirmed
-when the member's byte lock is free as well (`MemberTable.isProvenDead`). Only a
+when the member's byte lock is free as well (`MemberTable.isConfirmedDead`). Only a
 confirmed death is passed on to reclaiming (`reclaiming.py`). The kernel frees the byte
 lock last, so a suspected death is looked at again after a few milliseconds, for a
 bounded number of times; then the periodic sweep (`adopt`) finds it. A stale read of a
@@ -73,7 +73,7 @@ class DeathWatch:
         self._pidfds[key] = kept
         self._memberOf[kept.number] = key
 
-    def greeted(self, key: MemberKey, pidfd: int | Descriptor) -> None:
+    def connected(self, key: MemberKey, pidfd: int | Descriptor) -> None:
         """A member has connected, and sent a pidfd, which is the death watch's from now on."""
         self._connected[key] += 1
         if len(self._pidfds) >= MAX_PIDFDS and self._canBeLookedUp(key):
@@ -125,7 +125,7 @@ class DeathWatch:
             if key == own or (isWatched and not self._members.isMarked(slot)):
                 continue
             # A pidfd does not end with an exec. A child that was forked before may keep the connection open, too.
-            if state == layout.MEMBER_DEAD or self._members.isProvenDead(key, None if pidfd is None else pidfd.number):
+            if state == layout.MEMBER_DEAD or self._members.isConfirmedDead(key, None if pidfd is None else pidfd.number):
                 dead.append(key)
             elif state == layout.MEMBER_LIVE and pidfd is None:
                 self._followByPid(key)
@@ -146,7 +146,7 @@ class DeathWatch:
         if key is None:
             self._suspects.pop(pidfd, None)
             return Death.UNWATCHED
-        if self._members.isProvenDead(key, pidfd):
+        if self._members.isConfirmedDead(key, pidfd):
             self._suspects.pop(pidfd, None)
             return Death.CONFIRMED
         if self._suspects.setdefault(pidfd, RETRIES) > 0:

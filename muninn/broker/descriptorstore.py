@@ -1,7 +1,7 @@
-"""The vault: descriptors of memory that has no name in `/dev/shm`.
+"""The descriptor store: descriptors of memory that has no name in `/dev/shm`.
 
 fastMode memory lives as long as somebody holds a descriptor of it. Its holders do, and the broker does too, so that it outlives the
-process that made it and can be handed to a newcomer, through the hatch once that is open. After a broker's death the holders bring
+process that made it and can be handed to a newcomer, through the descriptor server once that is open. After a broker's death the holders bring
 their descriptors to the successor with their first message.
 """
 
@@ -13,36 +13,38 @@ import os
 from muninn.system import ownership
 from muninn.system.descriptors import Descriptor, own
 from muninn.system.logs import Log
-from muninn.wire.descriptorserver import Hatch
+from muninn.wire.descriptorserver import DescriptorServer
 
 _log = Log("muninn.broker")
 
 
-class Vault:
+class DescriptorStore:
     """Descriptors by (row, incarnation)."""
 
     def __init__(self) -> None:
         self._descriptors: dict[tuple[int, int], Descriptor] = {}
-        self._hatch: Hatch | None = None
+        self._descriptorServer: DescriptorServer | None = None
 
     def open(self, path: str, uid: int | None = None) -> None:
         """Hand out what is here, and what comes, at a socket of this path; where that can not be, by requests only."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # of a broker of a block that was withdrawn
         try:
-            self._hatch = Hatch(path)
+            self._descriptorServer = DescriptorServer(path)
             ownership.requireMade(path, uid, 0o600)
         except FileNotFoundError as error:
-            _log.info("the hatch was removed: %s", error)  # by a successor, while this process stood still in the middle of this
+            _log.info(
+                "the descriptor server was removed: %s", error
+            )  # by a successor, while this process stood still in the middle of this
             return
         except OSError as error:
-            _log.warning("the hatch can not be opened: %s", error)
+            _log.warning("the descriptor server can not be opened: %s", error)
             return
         for (row, incarnation), descriptor in self._descriptors.items():
-            self._hatch.put(row, incarnation, descriptor.number)
+            self._descriptorServer.put(row, incarnation, descriptor.number)
 
     def put(self, row: int, incarnation: int, descriptor: int | Descriptor) -> None:
-        """Keep a descriptor, which is the vault's from now on; a second one for the same memory is closed."""
+        """Keep a descriptor, which is the descriptor store's from now on; a second one for the same memory is closed."""
         brought, kept = own(descriptor), self._descriptors.get((row, incarnation))
         if kept is not None and kept.isOurs():
             if kept.number != brought.number:
@@ -51,8 +53,8 @@ class Vault:
                 brought.release()  # one number has one owner
             return
         self._descriptors[row, incarnation] = brought
-        if self._hatch is not None:
-            self._hatch.put(row, incarnation, brought)
+        if self._descriptorServer is not None:
+            self._descriptorServer.put(row, incarnation, brought)
 
     def get(self, row: int, incarnation: int) -> int | None:
         """The descriptor; None when it is not here, or the program has closed it."""
@@ -66,7 +68,7 @@ class Vault:
             kept.close()
 
     def takeAll(self) -> list[tuple[tuple[int, int], Descriptor]]:
-        """Empty the vault: what was in it is the caller's."""
+        """Empty the descriptor store: what was in it is the caller's."""
         taken = [(pair, kept) for pair, kept in self._descriptors.items() if kept.isOurs()]
         for pair in self._descriptors:
             self._withdraw(pair)
@@ -74,21 +76,21 @@ class Vault:
         return taken
 
     def close(self) -> None:
-        if self._hatch is not None:
-            self._hatch.close()
+        if self._descriptorServer is not None:
+            self._descriptorServer.close()
         for kept in self._descriptors.values():
             kept.close()
         self._descriptors.clear()
 
     def closeInChild(self) -> None:
-        """In a forked child: let go of the descriptors. The hatch's thread was not forked, and keeps its memory."""
+        """In a forked child: let go of the descriptors. The descriptor server's thread was not forked, and keeps its memory."""
         for kept in self._descriptors.values():
             kept.close()
         self._descriptors.clear()
 
     def _withdraw(self, pair: tuple[int, int]) -> None:
-        if self._hatch is not None:
-            self._hatch.take(*pair)
+        if self._descriptorServer is not None:
+            self._descriptorServer.take(*pair)
 
     def __len__(self) -> int:
         return len(self._descriptors)

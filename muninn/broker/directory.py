@@ -38,7 +38,7 @@ import contextlib
 from collections.abc import Callable
 
 from muninn.broker.catalog import Catalog
-from muninn.broker.descriptorstore import Vault
+from muninn.broker.descriptorstore import DescriptorStore
 from muninn.broker.halfmade import HalfMade, createRecord
 from muninn.broker.holders import Holders
 from muninn.broker.journal import Journal, Record
@@ -66,7 +66,7 @@ class Directory:
         self, block: ControlBlock, members: MemberTable, epoch: int, journal: Journal, makeCatalog: Callable[[RowTable], Catalog]
     ) -> None:
         self.rows = RowTable(block)
-        self.vault = Vault()
+        self.descriptorStore = DescriptorStore()
         self._block = block
         self._members = members
         self._epoch = epoch
@@ -74,7 +74,7 @@ class Directory:
         self._index = NameIndex(block, epoch)
         self._makeCatalog = makeCatalog
         self._catalog: Catalog | None = None
-        self._halfMade = HalfMade(block.places, epoch, journal)
+        self._halfMade = HalfMade(block.paths, epoch, journal)
         self.holders = Holders(block, members, self.rows)
 
     @property
@@ -103,7 +103,7 @@ class Directory:
         for row, incarnation in pairs:
             descriptor = descriptors.pop(0)
             if self.exists(row, incarnation) and self.rows.state(row).state != layout.ROW_FREE:
-                self.vault.put(row, incarnation, descriptor)
+                self.descriptorStore.put(row, incarnation, descriptor)
             else:
                 own(descriptor).close()
 
@@ -151,7 +151,7 @@ class Directory:
                 own(descriptor).close()
             raise ProtocolViolation(f"row {row}.{incarnation} is not being created by slot {member.slot}")
         if descriptor is not None:
-            self.vault.put(row, incarnation, descriptor)
+            self.descriptorStore.put(row, incarnation, descriptor)
         if isRepeated:
             return
         try:
@@ -161,7 +161,7 @@ class Directory:
             self._journal.append("live", row=row, incarnation=incarnation, description=description.packed())
         except Exception:
             if self._journal.hindrance is None:  # otherwise it is asked of the successor
-                self._bury(row, state)
+                self._reclaim(row, state)
             raise
         isIndexed = self._index.insert(description.name.encode(), row, incarnation)
         self.rows.change(row, state, self._epoch, layout.ROW_LIVE)
@@ -170,7 +170,7 @@ class Directory:
 
     def _checkedDescription(self, row: int, incarnation: int) -> RowDescription:
         description = self.rows.description(row)
-        if description.mode is Mode.FAST and description.transport != "cudaIpc" and self.vault.get(row, incarnation) is None:
+        if description.mode is Mode.FAST and description.transport != "cudaIpc" and self.descriptorStore.get(row, incarnation) is None:
             raise ProtocolViolation(f"the fastMode buffer {description.name!r} came without its descriptor")
         return description
 
@@ -178,7 +178,7 @@ class Directory:
         """The creator gives up; what there is of the segment goes."""
         state = self.rows.state(row)
         if (state.state, state.creator, state.incarnation) == (layout.ROW_CREATING, member.slot, incarnation):
-            self._bury(row, state)
+            self._reclaim(row, state)
 
     # --- finding -----------------------------------------------------------------------------------------------------
 
@@ -187,7 +187,7 @@ class Directory:
         row = self._namedRow(name)
         if row is None:
             return None
-        state = self.settle(row)
+        state = self.tryReclaim(row)
         if state.state == layout.ROW_LIVE:
             self._index.insert(name.encode(), row, state.incarnation)
         if state.state not in (layout.ROW_LIVE, layout.ROW_CREATING):
@@ -212,7 +212,7 @@ class Directory:
         """The same of a row."""
         state = self.rows.state(row)
         isNameless = state.state == layout.ROW_LIVE and self.rows.isFastMode(row) and self.rows.needsDescriptor(row)
-        return isNameless and self.vault.get(row, state.incarnation) is None
+        return isNameless and self.descriptorStore.get(row, state.incarnation) is None
 
     # --- ending ------------------------------------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ class Directory:
             self._journal.note("free", row=row, incarnation=state.incarnation)
             self.rows.change(row, state, self._epoch, layout.ROW_DYING)
             self._unname(row, state)
-        self.settle(row)
+        self.tryReclaim(row)
 
     def endLifetime(self, row: int) -> bool:
         """Free the row, once, if it has a deadline that has passed; whether it was freed."""
@@ -236,7 +236,7 @@ class Directory:
         self.free(row, state.incarnation)
         return True
 
-    def settle(self, row: int) -> RowState:
+    def tryReclaim(self, row: int) -> RowState:
         """Take a row as far as its holders allow; returns its state then. Safe to call at any time, for any row."""
         state = self.rows.state(row)
         if state.state in _HELD_BY_NAME and clock.isOver(self.rows.deadlineMs(row)) and self.endLifetime(row):
@@ -252,7 +252,7 @@ class Directory:
         if state.state == layout.ROW_PROBING and self.holders.isHeld(row):
             return self.rows.change(row, state, self._epoch, layout.ROW_LIVE)
         isOver = state.state in (layout.ROW_PROBING, layout.ROW_DYING) and not self.holders.isHeld(row)
-        return self._bury(row, state) if isOver or state.state == layout.ROW_DEAD else state
+        return self._reclaim(row, state) if isOver or state.state == layout.ROW_DEAD else state
 
     def ownerGone(self, row: int) -> None:
         """The memory of a LIVE row was its creator's own, and went with it: who holds it is told at its next use."""
@@ -268,22 +268,22 @@ class Directory:
         self.ownerGone(row)
 
     def orphaned(self, row: int) -> None:
-        """The creator of a CREATING row is proven dead."""
+        """The creator of a CREATING row is confirmed dead."""
         state = self.rows.state(row)
         if state.state == layout.ROW_CREATING:
-            self._bury(row, state)
+            self._reclaim(row, state)
 
-    def _bury(self, row: int, state: RowState) -> RowState:
+    def _reclaim(self, row: int, state: RowState) -> RowState:
         """→ DEAD → memory gone → FREE."""
         if state.state != layout.ROW_DEAD:
             state = self.rows.change(row, state, self._epoch, layout.ROW_DEAD)
         # After DEAD, which is never taken back: a broker deposed before it must not take the name of what lives on. Also that of a row
         # that was never LIVE: its broker may have died between the index entry and LIVE.
         self._unname(row, state)
-        segments.unlink(self._block.places, row, state.incarnation)
+        segments.unlink(self._block.paths, row, state.incarnation)
         if origin := self.rows.origin(row):  # it was adopted, and its segment is named by the block that made it
-            segments.unlink(self._block.places, row, state.incarnation, origin)
-        self.vault.drop(row, state.incarnation)
+            segments.unlink(self._block.paths, row, state.incarnation, origin)
+        self.descriptorStore.drop(row, state.incarnation)
         self.catalog.remove(row)
         self._halfMade.forget(row)
         self._journal.note("gone", row=row, incarnation=state.incarnation)

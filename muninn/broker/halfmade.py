@@ -17,7 +17,7 @@ from muninn.broker.policy.usage import Usage
 from muninn.control import layout
 from muninn.control.rows import RowTable
 from muninn.errors import ControlBlockInvalid, MuninnError
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.terms import asMode
 
 #: The fields of a `create` record. One that lacks any is of another version, and says nothing.
@@ -27,8 +27,8 @@ _GRANTED = {"row": int, "incarnation": int, "slot": int, "name": str, "tenant": 
 class HalfMade:
     """The `create` records of the rows that are CREATING, by row."""
 
-    def __init__(self, places: Places, epoch: int, journal: Journal) -> None:
-        self._places = places
+    def __init__(self, paths: Paths, epoch: int, journal: Journal) -> None:
+        self._places = paths
         self._epoch = epoch
         self._journal = journal
         self._records: dict[int, Record] = {}

@@ -32,7 +32,7 @@ class Holders:
 
     def isTorn(self, row: int) -> bool:
         """Whether it is a `Lock` whose holder died: what it protects may outlive every process, so whoever takes it next is told."""
-        return bool(atomics.loadAcquire32(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET)) and self._rows.isLock(row)
+        return bool(atomics.loadAcquire32(self._block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET)) and self._rows.isLock(row)
 
     def isHeld(self, row: int) -> bool:
         return leases.countHolds(self._block, self._members, row, self._rows.state(row).incarnation) > 0
@@ -41,7 +41,7 @@ class Holders:
         """Whether the row's creator was seen to die: its name is free from then on, its memory when the death is proven."""
         state = self._rows.state(row)
         creator = MemberKey(state.creator, self._members.state(state.creator)[1]) if state.creator < self._members.count else None
-        return state.state == layout.ROW_CREATING and creator is not None and self._members.isNoticedDead(creator)
+        return state.state == layout.ROW_CREATING and creator is not None and self._members.isSuspectedDead(creator)
 
     def revoke(self, row: int, reason: str, pid: int = 0) -> int:
         """Revoke the leases on a row, all or those of one process; returns how many were."""

@@ -1,8 +1,8 @@
 """The inbox: what the broker's own process asks of the thread that serves.
 
 The directory is changed on that thread alone: Python runs signal handlers on the main thread, between any two bytecodes, and what they
-raise, or ask in their turn, must not meet a change that is half done. Whoever asks puts his question in and waits for the answer; when he
-is interrupted the question is forsaken, and either never served or served to its end.
+raise, or ask in their access, must not meet a change that is half done. Whoever asks puts his question in and waits for the answer; when he
+is interrupted the question is abandoned, and either never served or served to its end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from muninn.wire.messages import Message
 class Asked:
     """One question, and its answer once it is there. The descriptors in it are the inbox's, those in the answer the asker's."""
 
-    __slots__ = ("_done", "_error", "_isForsaken", "_reply", "descriptors", "message", "received")
+    __slots__ = ("_done", "_error", "_isAbandoned", "_reply", "descriptors", "message", "received")
 
     def __init__(self, message: Message, descriptors: list[Descriptor]) -> None:
         self.message = message
@@ -30,7 +30,7 @@ class Asked:
         self.received: list[Descriptor] = []
         self._reply: Message | None = None
         self._error: BaseException | None = None
-        self._isForsaken = False
+        self._isAbandoned = False
         self._done = Latch()
 
     def answer(self, reply: Message, received: list[Descriptor]) -> None:
@@ -45,15 +45,15 @@ class Asked:
 
     def _end(self) -> None:
         self._done.set()
-        if self._isForsaken:
+        if self._isAbandoned:
             self._drop()
 
-    def isForsaken(self) -> bool:
+    def isAbandoned(self) -> bool:
         """Whether nobody waits for the answer any more: a question that was not served yet need not be."""
-        return self._isForsaken
+        return self._isAbandoned
 
-    def forsake(self) -> None:
-        self._isForsaken = True
+    def disconnect(self) -> None:
+        self._isAbandoned = True
         if self._done.isSet():
             self._drop()
 
@@ -94,14 +94,14 @@ class Inbox:
                 self.refuse()
             return asked.awaited(seconds)
         except BaseException:
-            asked.forsake()
+            asked.disconnect()
             raise
 
     def take(self) -> Asked | None:
         """The next question that somebody waits for."""
         while self._waiting:
             asked = self._waiting.popleft()  # only the thread that serves takes, until the inbox is shut
-            if not asked.isForsaken():
+            if not asked.isAbandoned():
                 self._taken = asked
                 return asked
             messages.closeAll(asked.descriptors)

@@ -30,7 +30,7 @@ import msgpack
 
 from muninn.control import layout
 from muninn.errors import ControlBlockInvalid, DomainChanged, HostMemoryFull, MuninnError, PlatformUnsupported
-from muninn.storage.paths import COPY_SUFFIX, Places
+from muninn.storage.paths import COPY_SUFFIX, Paths
 from muninn.system import atomics
 from muninn.system.descriptors import Named
 from muninn.system.files import openFile
@@ -64,10 +64,10 @@ class Journal:
         Whether the file was removed, as far as this has been seen.
     """
 
-    def __init__(self, places: Places, epoch: int) -> None:
+    def __init__(self, paths: Paths, epoch: int) -> None:
         self.hindrance: MuninnError | None = None
-        self._path = places.journalPath(epoch)
-        self._uid = places.uid
+        self._path = paths.journalPath(epoch)
+        self._uid = paths.uid
         self._file = _opened(self._path, self._uid)
         self._length = 0
         self._copy: Named | None = None
@@ -249,21 +249,21 @@ def _unlinkQuietly(path: str) -> None:
         os.unlink(path)
 
 
-def dropCopies(places: Places) -> None:
+def dropCopies(paths: Paths) -> None:
     """Remove the copies that brokers did not finish. One that still works at its own finds it gone, and keeps its journal."""
-    for path in places.copies():
+    for path in paths.copies():
         _unlinkQuietly(path)
 
 
-def dropEmpty(places: Places, before: int) -> None:
+def dropEmpty(paths: Paths, before: int) -> None:
     """Remove this block's journals of earlier epochs, all fenced, that tell of nothing but the beginning of a term: with their brokers
     dying one after another there would be more and more, and no room for the copy after which they go.
     """
-    for epoch in places.epochsOf("journal"):
-        path = places.journalPath(epoch)
+    for epoch in paths.epochsOf("journal"):
+        path = paths.journalPath(epoch)
         with contextlib.suppress(FileNotFoundError, ControlBlockInvalid):  # the next one says of which others could have written
             isShort = epoch < before and os.stat(path).st_size <= _EMPTY_BYTES
-            if isShort and all(record["op"] == "begin" for record in read(places, epoch)):
+            if isShort and all(record["op"] == "begin" for record in read(paths, epoch)):
                 os.unlink(path)
 
 
@@ -291,12 +291,12 @@ def replay(raw: bytes, only: str = "") -> Iterator[Record]:
         offset += _FRAME.size + length
 
 
-def read(places: Places, epoch: int, only: str = "") -> list[Record]:
+def read(paths: Paths, epoch: int, only: str = "") -> list[Record]:
     """The records of an epoch's journal, or those of one kind; none when it is gone.
 
     Raises `ControlBlockInvalid` when others could have written it.
     """
-    path = places.journalPath(epoch)
+    path = paths.journalPath(epoch)
     try:
         with openFile(path, "rb") as file:
             requireUnwritten(os.fstat(file.fileno()), path)

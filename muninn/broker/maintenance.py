@@ -1,4 +1,4 @@
-"""Upkeep: what a broker does on the side, one piece at a time, while it serves.
+"""Maintenance: what a broker does on the side, one piece at a time, while it serves.
 
 After a takeover: finish the rows that predecessors left half done, reclaim the dead, collect what nobody vouches for, copy what
 lives into this epoch's journal. Later: end lifetimes, copy the journal anew when most of it is over, and look for deaths that nobody
@@ -36,7 +36,7 @@ _SLICE_ROWS = 256
 _SLICE_ENDS = _SLICE_SETTLED = 32
 
 
-class Upkeep:
+class Maintenance:
     """The chores of one broker's term. The caller holds the broker's lock.
 
     Parameters
@@ -52,7 +52,7 @@ class Upkeep:
         journal: Journal, mayStillCome: Callable[[], bool],
     ) -> None:  # fmt: skip
         self._block = block
-        self._places = block.places
+        self._places = block.paths
         self._epoch = epoch
         self._own = own
         self._directory = directory
@@ -67,7 +67,7 @@ class Upkeep:
 
     def takeOver(self) -> None:
         """There is everything to do that predecessors may have left."""
-        self._chores.extend((self.settleUnheld, self._sweepMembers, self._collectOrphans, self._dropLeftovers, self._indexNames))
+        self._chores.extend((self.tryReclaimUnheld, self._sweepMembers, self._collectOrphans, self._dropLeftovers, self._indexNames))
         self.snapshot.want()
 
     def isPending(self) -> bool:
@@ -116,7 +116,7 @@ class Upkeep:
         if dead := self._deathWatch.adopt(self._own):
             for key in dead:
                 self._reclaimer.begin(key)
-            self.settleUnheld()
+            self.tryReclaimUnheld()
         self.collectLost()
         self._journal.look()
         if not self._block.restoreNames():
@@ -150,10 +150,10 @@ class Upkeep:
 
         Those that another block made are that one's, until this one has adopted all that lived there.
         """
-        places = self._places
-        left = iter(places.segmentKeys()) if left is None else left
+        paths = self._places
+        left = iter(paths.segmentKeys()) if left is None else left
         if not (keys := list(islice(left, _SLICE_SETTLED))):
-            self.settleUnheld()
+            self.tryReclaimUnheld()
             return
         self._chores.append(lambda: self._collectOrphans(left))
         if not (orphans := [key for key in keys if self._isOrphan(key)]):
@@ -161,8 +161,8 @@ class Upkeep:
         with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):  # or the next term collects them
             # Of a block that has lost its names others may be newer, and theirs in use.
             for key in orphans if self._block.hasName() else ():
-                _log.warning("collected the orphaned segment %s", places.segmentName(key.row, key.incarnation, key.origin))
-                segments.unlink(places, key.row, key.incarnation, key.origin)
+                _log.warning("collected the orphaned segment %s", paths.segmentName(key.row, key.incarnation, key.origin))
+                segments.unlink(paths, key.row, key.incarnation, key.origin)
 
     def _isOrphan(self, key: SegmentKey) -> bool:
         rows = self._directory.rows
@@ -174,21 +174,21 @@ class Upkeep:
             return True
         return not isOwn and rows.origin(key.row) != key.origin
 
-    def settleUnheld(self, first: int = 0) -> None:
+    def tryReclaimUnheld(self, first: int = 0) -> None:
         """Rows that nobody will ever close, a slice at a time: their last holder died after it had let go and before it had said so."""
         rows = self._directory.rows
         end = min(first + _SLICE_ROWS, rows.count())
         unsettled = sorted({*rows.ending(first, end), *rows.lastClosed(first, end)})
         for row in unsettled[:_SLICE_SETTLED]:
-            self._directory.settle(row)
+            self._directory.tryReclaim(row)
         following = unsettled[_SLICE_SETTLED] if len(unsettled) > _SLICE_SETTLED else end
         if following < rows.count():
-            self._chores.append(lambda: self.settleUnheld(following))
+            self._chores.append(lambda: self.tryReclaimUnheld(following))
 
     def _dropLeftovers(self) -> None:
         """What predecessors listened at, and the journals in which they did not come to write anything: each takes a page."""
         dropEmpty(self._places, self._epoch)
-        for kind, pathOf in (("broker", self._places.socketPath), ("hatch", self._places.hatchPath)):
+        for kind, pathOf in (("broker", self._places.socketPath), ("hatch", self._places.descriptorServerPath)):
             for epoch in self._places.epochsOf(kind):
                 if epoch < self._epoch:
                     with contextlib.suppress(FileNotFoundError):

@@ -26,7 +26,7 @@ from muninn.system import atomics
 from muninn.system.logs import Log
 
 _log = Log("muninn.broker")
-_CLAIM_BITS = 0x7FFFFFFF
+_OWNER_LOCK_BITS = 0x7FFFFFFF
 #: How many rows of the dead are settled in one step: each costs about as much as serving a request.
 _SLICE_ROWS = 32
 
@@ -48,7 +48,7 @@ class Reclaimer:
         self._underWay: dict[MemberKey, Iterator[int]] = {}
 
     def reclaim(self, key: MemberKey) -> None:
-        """Take back everything of a member that is proven dead. Idempotent, and harmless when somebody else has done it."""
+        """Take back everything of a member that is confirmed dead. Idempotent, and harmless when somebody else has done it."""
         self.begin(key)
         while key in self._underWay:
             self._goOn(key)
@@ -86,9 +86,9 @@ class Reclaimer:
         if generation != key.generation or state == layout.MEMBER_FREE:
             return
         if state == layout.MEMBER_CLAIMING:
-            self._members.vacate(key, layout.MEMBER_CLAIMING)
+            self._members.release(key, layout.MEMBER_CLAIMING)
             return
-        if not self._members.condemn(key):
+        if not self._members.markDead(key):
             return
         owned = self._directory.rows.ownedBy(key.slot)
         for done, row in enumerate(owned, 1):
@@ -102,10 +102,10 @@ class Reclaimer:
         rows = list(dict.fromkeys(held))
         for done, row in enumerate(rows, 1):
             if row < self._directory.rows.count():  # what a lease word says is not checked by anybody before
-                self._directory.settle(row)
+                self._directory.tryReclaim(row)
             if done % _SLICE_ROWS == 0:
                 yield len(rows) - done
-        self._members.vacate(key, layout.MEMBER_DEAD)
+        self._members.release(key, layout.MEMBER_DEAD)
         _log.info("reclaimed member %d.%d: %d leases", key.slot, key.generation, len(held))
 
     def leave(self, key: MemberKey, isBroker: bool = False) -> None:
@@ -122,10 +122,10 @@ class Reclaimer:
             return
         first, indices = self._block.rowAddress(0), atomics.indexBuffer(count)
         claimed = atomics.scan32(
-            first + layout.ROW_CLAIM_OFFSET, layout.ROW_BYTES, count, _CLAIM_BITS, ownerlock.claimWord(key), indices, count
+            first + layout.ROW_OWNER_LOCK_OFFSET, layout.ROW_BYTES, count, _OWNER_LOCK_BITS, ownerlock.ownerLockWord(key), indices, count
         )
         for row in list(indices[: min(claimed, count)]):
-            ownerlock.markDead(self._block.rowAddress(row) + layout.ROW_CLAIM_OFFSET, key)
+            ownerlock.markDead(self._block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET, key)
             Generation(self._block.rowAddress(row)).wake()
         for row in self._pendingOf(key, count):
             Tickets(self._block.rowAddress(row), self._block.fencesAddress(row)).poison(key)

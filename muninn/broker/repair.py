@@ -10,7 +10,7 @@ stays, with its journals.
 
 A block is made so when there is none (its names were removed from outside), when the first process of a domain finds that the epochs are
 half used up, and by `muninn doctor --repair`. The last two withdraw the old block first; all hold CREATE, and none begins while a slot
-byte is locked, or while the old block, where it can be read, names a member that is not proven dead. fastMode memory had no name and is
+byte is locked, or while the old block, where it can be read, names a member that is not confirmed dead. fastMode memory had no name and is
 gone with its holders.
 """
 
@@ -35,7 +35,7 @@ from muninn.control.rowstate import MAX_EPOCH
 from muninn.control.withdrawal import Withdrawal, reinstate
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid
 from muninn.storage import segments
-from muninn.storage.paths import SHM_ROOT, Places, SegmentKey
+from muninn.storage.paths import SHM_ROOT, Paths, SegmentKey
 from muninn.system import atomics
 from muninn.system.logs import Log
 from muninn.terms import Mode
@@ -64,14 +64,14 @@ class Adoption:
 
     def fill(self, block: ControlBlock) -> Any:
         """Install the rows in a block that nobody can open yet; returns what is to be done once it can be found."""
-        places = block.places
-        older = [(ofBlock, epoch) for ofBlock, epoch in places.journals() if ofBlock.identity != block.identity]
+        paths = block.paths
+        older = [(ofBlock, epoch) for ofBlock, epoch in paths.journals() if ofBlock.identity != block.identity]
         living, unread, ended = _livingRows(older)
         self._addRows(living, unread, ended)
-        there = set(places.segmentKeys())
+        there = set(paths.segmentKeys())
         wanted = _newestOfName(living, there)
         adopted = self._install(block, wanted, _firstEpoch(older))
-        intact = {key for key, description in wanted.items() if _isWhole(places, key, description)}
+        intact = {key for key, description in wanted.items() if _isWhole(paths, key, description)}
         self.kept = sorted((there & (unread | intact)) - adopted)
         self.discarded = sorted(there - adopted - set(self.kept))
         if not self.kept:
@@ -79,8 +79,8 @@ class Adoption:
 
         def published() -> None:
             for key in self.discarded:
-                _log.warning("nothing knows the segment %s: it was removed", places.segmentName(key.row, key.incarnation, key.origin))
-                segments.unlink(places, key.row, key.incarnation, key.origin)
+                _log.warning("nothing knows the segment %s: it was removed", paths.segmentName(key.row, key.incarnation, key.origin))
+                segments.unlink(paths, key.row, key.incarnation, key.origin)
             for ofBlock, epoch in older if not self.kept else ():
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(ofBlock.journalPath(epoch))
@@ -103,11 +103,11 @@ class Adoption:
 
     def _install(self, block: ControlBlock, wanted: dict[SegmentKey, RowDescription], epoch: int) -> set[SegmentKey]:
         """Write the rows whose segments are there; returns their segments. The words are changed as always."""
-        rows, index, journal = RowTable(block), NameIndex(block), Journal(block.places, epoch)
+        rows, index, journal = RowTable(block), NameIndex(block), Journal(block.paths, epoch)
         adopted: set[SegmentKey] = set()
         try:
             for key, description in sorted(wanted.items()):
-                if key.row >= block.geometry.maxBuffers or not _isWhole(block.places, key, description):
+                if key.row >= block.geometry.maxBuffers or not _isWhole(block.paths, key, description):
                     continue
                 while key.row >= rows.count():
                     rows.grow(epoch)
@@ -147,7 +147,7 @@ def adopt(block: ControlBlock) -> Any:
     return Adoption().fill(block)
 
 
-def rebuild(places: Places, limits: Geometry) -> dict[str, Any]:
+def rebuild(paths: Paths, limits: Geometry) -> dict[str, Any]:
     """Put a sound control block in place of whatever is there, and say what became of its buffers: see `admin.repair`.
 
     Raises
@@ -155,38 +155,38 @@ def rebuild(places: Places, limits: Geometry) -> dict[str, Any]:
     BrokerUnavailable
         A process of the domain still runs: it would go on with the old block.
     """
-    lockFile = LockFile(places)
-    places = lockFile.places
+    lockFile = LockFile(paths)
+    paths = lockFile.paths
     try:
-        adoption = _begunAnew(places, lockFile, limits)
+        adoption = _begunAnew(paths, lockFile, limits)
         if isinstance(adoption, int):
             raise BrokerUnavailable(
-                f"process {adoption} is still in domain {places.domain!r}",
+                f"process {adoption} is still in domain {paths.domain!r}",
                 "End it, and repair again until nobody is named; where the block can be read, `python -m muninn` names all members",
             )
         return {
             "recovered": sorted(adoption.recovered),
-            "discarded": [places.segmentName(key.row, key.incarnation, key.origin) for key in adoption.discarded],
-            "kept": [places.segmentName(key.row, key.incarnation, key.origin) for key in adoption.kept],
+            "discarded": [paths.segmentName(key.row, key.incarnation, key.origin) for key in adoption.discarded],
+            "kept": [paths.segmentName(key.row, key.incarnation, key.origin) for key in adoption.kept],
         }
     finally:
         lockFile.close()
 
 
-def renew(places: Places, lockFile: LockFile, limits: Geometry) -> None:
+def renew(paths: Paths, lockFile: LockFile, limits: Geometry) -> None:
     """Begin the domain anew, with all that lives in it, if nobody is in it: its epochs are half used up."""
-    _begunAnew(places, lockFile, limits)
+    _begunAnew(paths, lockFile, limits)
 
 
-def _begunAnew(places: Places, lockFile: LockFile, limits: Geometry) -> Adoption | int:
+def _begunAnew(paths: Paths, lockFile: LockFile, limits: Geometry) -> Adoption | int:
     """The adoption by a new block; the pid of a process that is in the old one, which then stays."""
     with lockFile.creating():
         try:
-            reinstate(places, lockFile)  # or one that a repair had withdrawn, and died, could not say anything
-            old = openExisting(places, lockFile)
+            reinstate(paths, lockFile)  # or one that a repair had withdrawn, and died, could not say anything
+            old = openExisting(paths, lockFile)
         except ControlBlockInvalid:
             old = None
-        withdrawal = Withdrawal(places, lockFile)
+        withdrawal = Withdrawal(paths, lockFile)
         try:
             # A byte that is free proves nothing: a member may have lost it, and not have seen that yet.
             if holder := withdrawal.holder() or (MemberTable(old).inhabitant() if old is not None else 0):
@@ -194,7 +194,7 @@ def _begunAnew(places: Places, lockFile: LockFile, limits: Geometry) -> Adoption
                 return holder
             adoption = Adoption(old)
             try:
-                create(places, lockFile, limits, adoption.fill).close()
+                create(paths, lockFile, limits, adoption.fill).close()
             except BaseException:
                 withdrawal.giveBack()
                 raise
@@ -205,13 +205,13 @@ def _begunAnew(places: Places, lockFile: LockFile, limits: Geometry) -> Adoption
                 old.close()
 
 
-def _firstEpoch(journals: list[tuple[Places, int]]) -> int:
+def _firstEpoch(journals: list[tuple[Paths, int]]) -> int:
     """After all that the journals remember, while there is room."""
     last = max((epoch for _, epoch in journals), default=0)
     return last + 1 if last < RENEWAL_EPOCH else 1
 
 
-def _livingRows(journals: list[tuple[Places, int]]) -> tuple[dict[SegmentKey, RowDescription], set[SegmentKey], set[SegmentKey]]:
+def _livingRows(journals: list[tuple[Paths, int]]) -> tuple[dict[SegmentKey, RowDescription], set[SegmentKey], set[SegmentKey]]:
     """What lived when the journals ended, what they know without a description that can be read, and what they ended.
 
     In each block's journals the last word counts. What one block's journals ended does not live by another's, which is older: a block
@@ -221,24 +221,24 @@ def _livingRows(journals: list[tuple[Places, int]]) -> tuple[dict[SegmentKey, Ro
     unread: set[SegmentKey] = set()
     ended: set[SegmentKey] = set()
     originOf: dict[tuple[int, int, int], int] = {}
-    for places, epoch in journals:
-        for record in read(places, epoch):
+    for paths, epoch in journals:
+        for record in read(paths, epoch):
             row, incarnation = record.get("row"), record.get("incarnation")
             if not isinstance(row, int) or not isinstance(incarnation, int):
                 continue
-            named = (places.identity, row, incarnation)
+            named = (paths.identity, row, incarnation)
             if record["op"] == "live":
                 try:
                     description = RowDescription.unpacked(record["description"])
                 except (ControlBlockInvalid, KeyError, TypeError, ValueError):
                     unread.add(SegmentKey(*named))
                     continue
-                originOf[named] = description.origin or places.identity
+                originOf[named] = description.origin or paths.identity
                 key = SegmentKey(originOf[named], row, incarnation)
                 living[key] = description
                 ended.discard(key)
             elif record["op"] in ("free", "gone"):
-                key = SegmentKey(originOf.get(named, places.identity), row, incarnation)
+                key = SegmentKey(originOf.get(named, paths.identity), row, incarnation)
                 ended.add(key)
                 unread.discard(key)
     return {key: description for key, description in living.items() if key not in ended}, unread, ended
@@ -256,9 +256,9 @@ def _newestOfName(living: dict[SegmentKey, RowDescription], there: set[SegmentKe
     return {key: living[key] for key in newest.values()}
 
 
-def _isWhole(places: Places, key: SegmentKey, description: RowDescription) -> bool:
+def _isWhole(paths: Paths, key: SegmentKey, description: RowDescription) -> bool:
     try:
-        sizeBytes = os.lstat(f"{SHM_ROOT}{places.segmentName(key.row, key.incarnation, key.origin)}").st_size
+        sizeBytes = os.lstat(f"{SHM_ROOT}{paths.segmentName(key.row, key.incarnation, key.origin)}").st_size
     except FileNotFoundError:
         return False
     return sizeBytes >= description.segmentBytes

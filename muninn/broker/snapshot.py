@@ -37,7 +37,7 @@ class Snapshot:
 
     def __init__(self, block: ControlBlock, epoch: int, directory: Directory, journal: Journal) -> None:
         self._block = block
-        self._places = block.places
+        self._places = block.paths
         self._epoch = epoch
         self._directory = directory
         self._journal = journal
@@ -56,17 +56,17 @@ class Snapshot:
     def isDue(self) -> bool:
         if self._next is not None:
             return True
-        isWanted = self._journal.isNameless or self._isWanted or self._journal.isTooLong() or self._isRoomShort()
+        isWanted = self._journal.isNameless or self._isWanted or self._journal.isTooLong() or self._isMemoryShort()
         return isWanted and clock.now() >= self._retryAt
 
-    def _isRoomShort(self) -> bool:
+    def _isMemoryShort(self) -> bool:
         """Whether there is room for a copy, but hardly: what the journal grows by takes it away, and then it would grow for ever."""
         wasted, vouched = self._journal.wastedBytes(), self._journal.vouchedBytes
         if wasted >= max(self._lookAtBytes, vouched // 8 + _LEAST_WASTE_BYTES):
-            self._isShort, self._lookAtBytes = self._roomBytes() < vouched * 3 // 2 + 2 * SLACK_BYTES, wasted + _LOOK_BYTES
+            self._isShort, self._lookAtBytes = self._availableBytes() < vouched * 3 // 2 + 2 * SLACK_BYTES, wasted + _LOOK_BYTES
         return self._isShort
 
-    def _roomBytes(self) -> int:
+    def _availableBytes(self) -> int:
         room = os.statvfs(self._places.directory)
         return room.f_bavail * room.f_frsize if room.f_blocks else 1 << 62  # 0 blocks: a file system without a limit
 
@@ -90,7 +90,7 @@ class Snapshot:
         # A journal of the whole term knows what it vouches for; a later one has still to read it.
         ofRowsBytes = self._directory.rows.countInState(layout.ROW_LIVE) * _RECORD_BYTES
         wantedBytes = PAGE_BYTES + (ofRowsBytes if self._isWanted else self._journal.vouchedBytes)
-        if self._roomBytes() < wantedBytes:
+        if self._availableBytes() < wantedBytes:
             self._giveUp(f"{wantedBytes} bytes for a copy are not there")
             return
         halfMade = self._directory.halfMade()

@@ -171,7 +171,7 @@ def runKeep(arguments: argparse.Namespace) -> int:
 
     stop = _stopped()
     member = membership.joinPreferred()
-    domain, pid = member.places.domain, os.getpid()
+    domain, pid = member.paths.domain, os.getpid()
     _say(arguments, {"domain": domain, "pid": pid}, f"keeping domain {domain!r} as process {pid}, until Ctrl-C")
     admin.keep(stop)
     return 0
@@ -188,9 +188,9 @@ def runLoad(arguments: argparse.Namespace) -> int:
         _checkShareable(source)
         if source.isBundle:
 
-            def fill(draft: muninn.BundleDraft) -> None:
+            def fill(spec: muninn.BundleDraft) -> None:
                 for key in source.entries:
-                    source.readInto(key, draft[key], progress)
+                    source.readInto(key, spec[key], progress)
 
             loaded: Any = muninn.loadBundle(source.entries, fill, **keywords)
         else:

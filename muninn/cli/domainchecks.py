@@ -15,15 +15,15 @@ from muninn.config.sizes import asText
 def domain() -> Finding:
     from muninn.config import loadSettings
     from muninn.control.header import openNamed, readHeader
-    from muninn.storage.paths import Places
+    from muninn.storage.paths import Paths
 
-    places = Places(os.geteuid(), loadSettings().control.domain)
-    orphans = len(places.segments())
+    paths = Paths(os.geteuid(), loadSettings().control.domain)
+    orphans = len(paths.segments())
     left = f", and {counted(orphans, 'segment')} {'is' if orphans == 1 else 'are'} left over" if orphans else ""
-    named = openNamed(places)
+    named = openNamed(paths)
     if named is None:
         return Finding(
-            "ok", f"{places.domain!r}: nobody is in it{left}", "The next process that joins adopts what journals know" if orphans else ""
+            "ok", f"{paths.domain!r}: nobody is in it{left}", "The next process that joins adopts what journals know" if orphans else ""
         )
     fd, path = named
     try:
@@ -47,37 +47,37 @@ def domain() -> Finding:
 def names() -> Finding:
     """Names that belong to a domain of this user, and are another's: Muninn avoids them, a person should know."""
     from muninn.config import loadSettings
-    from muninn.storage.paths import SHM_ROOT, Places
+    from muninn.storage.paths import SHM_ROOT, Paths
 
-    places = Places(os.geteuid(), loadSettings().control.domain)
-    stem = places.stem
+    paths = Paths(os.geteuid(), loadSettings().control.domain)
+    stem = paths.stem
     strangers = []
     with os.scandir(SHM_ROOT) as entries:
         for entry in entries:
             if entry.name == stem or entry.name.startswith(f"{stem}."):
                 status = entry.stat(follow_symlinks=False)
-                if status.st_uid != places.uid or stat.S_ISLNK(status.st_mode):
+                if status.st_uid != paths.uid or stat.S_ISLNK(status.st_mode):
                     strangers.append(f"{entry.path} (uid {status.st_uid}'s)")
     if not strangers:
         return Finding("ok", "no other user's file has a name of this domain")
-    found = f"not this user's own: {', '.join(sorted(strangers)[:5])}; the domain is in {places.directory}"
+    found = f"not this user's own: {', '.join(sorted(strangers)[:5])}; the domain is in {paths.directory}"
     return Finding("warn", found, "Let their owner or root remove them: Muninn leaves them alone")
 
 
 def modes() -> Finding:
     """Files of the domain that are not this user's alone. What others could only read is put right by whoever opens it."""
     from muninn.config import loadSettings
-    from muninn.storage.paths import Places
+    from muninn.storage.paths import Paths
     from muninn.system.ownership import isWritableByOthers
 
-    places = Places(os.geteuid(), loadSettings().control.domain)
-    folder = places.directory
+    paths = Paths(os.geteuid(), loadSettings().control.domain)
+    folder = paths.directory
     entries = [folder, *(os.path.join(folder, name) for name in os.listdir(folder))] if os.path.isdir(folder) else []
     found: dict[str, os.stat_result] = {}
     for path in entries:
         with contextlib.suppress(FileNotFoundError):  # its broker was faster
             found[path] = os.lstat(path)
-    if foreign := sorted(path for path, status in found.items() if status.st_uid != places.uid):
+    if foreign := sorted(path for path, status in found.items() if status.st_uid != paths.uid):
         return Finding("fail", f"in the domain's directory, and another user's: {', '.join(foreign[:5])}", "Remove them")
     if shared := sorted(path for path, status in found.items() if isWritableByOthers(status)):
         return Finding(

@@ -1,6 +1,6 @@
 """The control block as a mapping: made once, checked by everyone who opens it.
 
-Algorithm. The block has two names of one file: `Places.linkPath` in the domain's own directory, which counts, and the POSIX name in
+Algorithm. The block has two names of one file: `Paths.linkPath` in the domain's own directory, which counts, and the POSIX name in
 `/dev/shm`, which another user may have taken and a cleaner may remove. A creator works under the lock file's CREATE byte. It fills a
 draft that nobody opens (the rows of what older journals vouch for are installed there, see `broker/repair.py`), stores the version in it
 and gives the whole block its names by one rename and one link: a creator that dies half way leaves a draft, which the next one
@@ -40,7 +40,7 @@ from muninn.control.header import (
 from muninn.control.lockfile import LockFile
 from muninn.control.withdrawal import inhabitantOf, reinstate
 from muninn.errors import BrokerUnavailable, DomainChanged, HostMemoryFull
-from muninn.storage.paths import SHM_ROOT, Places
+from muninn.storage.paths import SHM_ROOT, Paths
 from muninn.system import atomics, clock, descriptors
 from muninn.system.clock import monotonicMs as monotonicMs  # the clock of its words
 from muninn.system.descriptors import Descriptor
@@ -75,7 +75,7 @@ class ControlBlock:
         The names that belong to this block.
     """
 
-    def __init__(self, places: Places, lockFile: LockFile, fd: Descriptor, geometry: Geometry) -> None:
+    def __init__(self, paths: Paths, lockFile: LockFile, fd: Descriptor, geometry: Geometry) -> None:
         self.lockFile: Final = lockFile
         self.geometry: Final = geometry
         self._status = os.fstat(fd.number)
@@ -95,7 +95,7 @@ class ControlBlock:
         self._areaBytes: Final = geometry.areaBytes
         self.secret: Final = bytes(self.bytes[layout.SECRET_OFFSET : layout.SECRET_OFFSET + layout.SECRET_BYTES])
         self.identity: Final = int.from_bytes(self.bytes[layout.IDENTITY_OFFSET : layout.IDENTITY_OFFSET + 8], "little")
-        self.places: Final = places._replace(identity=self.identity, folder=lockFile.places.folder)
+        self.paths: Final = paths._replace(identity=self.identity, folder=lockFile.paths.folder)
         self._isMapped = True
         fd.close()  # last: whoever called closes it after any error
 
@@ -123,7 +123,7 @@ class ControlBlock:
 
     def _reopened(self) -> Descriptor:
         """A descriptor, for a moment: one that is kept may be closed by the program, and its number be somebody else's then."""
-        for path in (self.places.linkPath, self.places.blockPath, self.places.draftPath):
+        for path in (self.paths.linkPath, self.paths.blockPath, self.paths.temporaryPath):
             if not self._isAt(path):
                 continue
             try:
@@ -133,7 +133,7 @@ class ControlBlock:
             if os.path.samestat(os.fstat(fd.number), self._status):
                 return fd
             fd.close()
-        raise missingShm() or DomainChanged(f"the control block of {self.places.stem} was removed from /dev/shm", "Try again")
+        raise missingShm() or DomainChanged(f"the control block of {self.paths.stem} was removed from /dev/shm", "Try again")
 
     def put(self, offset: int, raw: bytes) -> None:
         """Write a description. Plain stores: a word that is changed later publishes them."""
@@ -152,44 +152,44 @@ class ControlBlock:
 
         Without the lock file that its slot bytes are in nobody joins it, whatever leads to it.
         """
-        return self._hasLockFile() and (self._isAt(self.places.linkPath) or self._isAt(self.places.blockPath))
+        return self._hasLockFile() and (self._isAt(self.paths.linkPath) or self._isAt(self.paths.blockPath))
 
     def dropJournals(self, before: int) -> None:
         """Remove its own journals of epochs before one, and other blocks', which are older, once all that those vouch for was adopted.
 
         The caller holds CREATE, and this is the domain's block: one that lost its names without knowing it would drop the next one's.
         """
-        for ofBlock, epoch in self.places.journals():
+        for ofBlock, epoch in self.paths.journals():
             if epoch < before if ofBlock.identity == self.identity else self.hasAdopted():
                 unlinkFile(ofBlock.journalPath(epoch))
 
-    def requireDraft(self) -> None:
+    def requireTemporary(self) -> None:
         """Raise `DomainChanged` if what is to get the domain's name may be another's draft: CREATE goes when the program reads its file."""
         self.lockFile.requireCreating()
-        if not self._isAt(self.places.draftPath):
-            raise DomainChanged(f"another process has created the control block of {self.places.stem} meanwhile", "Try again")
+        if not self._isAt(self.paths.temporaryPath):
+            raise DomainChanged(f"another process has created the control block of {self.paths.stem} meanwhile", "Try again")
 
-    def dropDraft(self) -> None:
+    def dropTemporary(self) -> None:
         """Remove what was made for it before it had a name: the draft and its own journals, which take room. The caller holds CREATE."""
-        places = self.places
-        if not self._isAt(places.draftPath) or self._isAt(places.linkPath) or self._isAt(places.blockPath):
+        paths = self.paths
+        if not self._isAt(paths.temporaryPath) or self._isAt(paths.linkPath) or self._isAt(paths.blockPath):
             return
-        for epoch in places.epochsOf("journal"):
-            unlinkFile(places.journalPath(epoch))
-        unlinkFile(places.draftPath)
+        for epoch in paths.epochsOf("journal"):
+            unlinkFile(paths.journalPath(epoch))
+        unlinkFile(paths.temporaryPath)
 
     def restoreNames(self) -> bool:
         """Give the block a name back that was removed from outside; False when it has lost both, and nobody finds it any more."""
-        if self._hasLockFile() and self._isAt(self.places.linkPath) and self._isAt(self.places.blockPath):
+        if self._hasLockFile() and self._isAt(self.paths.linkPath) and self._isAt(self.paths.blockPath):
             return True
         with self.lockFile.creating():
             if not self.hasName():
                 return False
-            giveNames(self.places, self.places.linkPath if self._isAt(self.places.linkPath) else self.places.blockPath)
+            giveNames(self.paths, self.paths.linkPath if self._isAt(self.paths.linkPath) else self.paths.blockPath)
             return True
 
     def _hasLockFile(self) -> bool:
-        status = _found(self.places.lockPath)
+        status = _found(self.paths.lockPath)
         return status is not None and status.st_ino == self.lockFile.inode
 
     def _isAt(self, path: str) -> bool:
@@ -214,7 +214,7 @@ def _found(path: str) -> os.stat_result | None:
         return None
 
 
-def openOrCreate(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | None = None) -> ControlBlock:
+def openOrCreate(paths: Paths, lockFile: LockFile, limits: Geometry, adopt: Adopt | None = None) -> ControlBlock:
     """The control block of the domain; made with `limits` when there is none.
 
     Parameters
@@ -233,30 +233,30 @@ def openOrCreate(places: Places, lockFile: LockFile, limits: Geometry, adopt: Ad
     """
     deadline = clock.now() + _LEAVING_SECONDS
     while True:
-        block = openExisting(places, lockFile)
+        block = openExisting(paths, lockFile)
         if block is not None:
             return block
         with lockFile.creating():
-            reinstate(places, lockFile)
-            block = openExisting(places, lockFile)
+            reinstate(paths, lockFile)
+            block = openExisting(paths, lockFile)
             if block is not None:
                 return block
             # What those who live in a block without a name still use there must not be adopted: they find out, and leave it.
-            inhabitant = inhabitantOf(places, lockFile)
+            inhabitant = inhabitantOf(paths, lockFile)
             if not inhabitant:
-                _discard(places)
-                return create(places, lockFile, limits, adopt)
+                _discard(paths)
+                return create(paths, lockFile, limits, adopt)
         if clock.now() > deadline:
             raise BrokerUnavailable(
-                f"process {inhabitant} is at work in the control block of {places.domain!r}, which was removed from /dev/shm",
+                f"process {inhabitant} is at work in the control block of {paths.domain!r}, which was removed from /dev/shm",
                 "End that process, or what it does there",
             )
         clock.sleep(_LOOK_SECONDS)
 
 
-def openExisting(places: Places, lockFile: LockFile) -> ControlBlock | None:
+def openExisting(paths: Paths, lockFile: LockFile) -> ControlBlock | None:
     """The control block of the domain; None when there is none that somebody may join. Raises `ControlBlockInvalid`."""
-    named = openNamed(places, lockFile)
+    named = openNamed(paths, lockFile)
     if named is None:
         return None
     fd, path = named
@@ -265,26 +265,26 @@ def openExisting(places: Places, lockFile: LockFile) -> ControlBlock | None:
         if geometry is None:
             fd.close()
             return None
-        return ControlBlock(places, lockFile, fd, geometry)
+        return ControlBlock(paths, lockFile, fd, geometry)
     except BaseException:
         with contextlib.suppress(OSError):  # a mapping that failed has not taken it
             fd.close()
         raise
 
 
-def _discard(places: Places) -> None:
+def _discard(paths: Paths) -> None:
     """Remove what is at the block's names and is no block of now: of another boot with all that it named. The caller holds CREATE."""
-    named = openNamed(places)
+    named = openNamed(paths)
     if named is None:
         return
     header = Header.of(named[0])
     named[0].close()
     if header is not None and header.magic == layout.MAGIC and not isOfThisBoot(header.boot):
-        for key in places.segmentKeys():
-            unlinkFile(f"{SHM_ROOT}{places.segmentName(key.row, key.incarnation, key.origin)}")
-        for ofBlock, epoch in places.journals():
+        for key in paths.segmentKeys():
+            unlinkFile(f"{SHM_ROOT}{paths.segmentName(key.row, key.incarnation, key.origin)}")
+        for ofBlock, epoch in paths.journals():
             unlinkFile(ofBlock.journalPath(epoch))
-    unlinkBlock(places)
+    unlinkBlock(paths)
 
 
 def _blockError(error: OSError, what: str, fix: str) -> Exception:
@@ -293,14 +293,14 @@ def _blockError(error: OSError, what: str, fix: str) -> Exception:
     return fileError(error, what)
 
 
-def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | None) -> ControlBlock:
+def create(paths: Paths, lockFile: LockFile, limits: Geometry, adopt: Adopt | None) -> ControlBlock:
     """Make a block, whole, and put it in the place of whatever has the names. The caller holds CREATE."""
-    for left in (places.draftPath, *places.copies()):  # of a creator, and of brokers, that died: nobody is in the domain
+    for left in (paths.temporaryPath, *paths.copies()):  # of a creator, and of brokers, that died: nobody is in the domain
         unlinkFile(left)
     try:
-        fd = descriptors.opened(places.draftPath, os.O_RDWR | os.O_CREAT | os.O_EXCL, maker=places.uid)
+        fd = descriptors.opened(paths.temporaryPath, os.O_RDWR | os.O_CREAT | os.O_EXCL, maker=paths.uid)
     except OSError as error:
-        raise fileError(error, places.draftPath) from error
+        raise fileError(error, paths.temporaryPath) from error
     boot = bootId()
     try:
         os.ftruncate(fd.number, limits.totalBytes)
@@ -309,21 +309,21 @@ def create(places: Places, lockFile: LockFile, limits: Geometry, adopt: Adopt | 
         os.pwrite(fd.number, HEADER.pack(layout.MAGIC, 0, boot, limits.totalBytes, *limits), 0)
         os.pwrite(fd.number, os.urandom(layout.SECRET_BYTES), layout.SECRET_OFFSET)
         os.pwrite(fd.number, IDENTITY.pack(identity, lockFile.inode, 0, layout.VERSION), layout.IDENTITY_OFFSET)
-        block = ControlBlock(places, lockFile, fd, limits)
+        block = ControlBlock(paths, lockFile, fd, limits)
     except OSError as error:
         fd.close()
-        unlinkFile(places.draftPath)
+        unlinkFile(paths.temporaryPath)
         neededBytes = limits.totalBytes if error.errno == errno.ENOMEM else limits.rowsOffset  # addresses for all, pages for what all have
         raise _blockError(error, f"{exactly(neededBytes)} for the control block", "Enlarge /dev/shm, or free what is in it") from error
     try:
         published = adopt(block) if adopt is not None else None
         # SYNC version: pairs with readHeader in every process that opens the block; header, secret and rows are visible before it.
         atomics.storeRelease32(block.address + layout.VERSION_OFFSET, layout.VERSION)
-        block.requireDraft()
-        os.rename(places.draftPath, places.linkPath)
-        giveNames(places, places.linkPath)
+        block.requireTemporary()
+        os.rename(paths.temporaryPath, paths.linkPath)
+        giveNames(paths, paths.linkPath)
     except BaseException:
-        block.dropDraft()
+        block.dropTemporary()
         block.close()
         raise
     if published is not None:

@@ -1,8 +1,8 @@
 """Generations: how a buffer's content is published and read without locks.
 
-The generation word is a seqlock. It is odd while someone who holds the writer claim writes, and goes up by two with every
-publication. Readers never write. A writer that is killed half way leaves the word odd and the claim in a dead member's name:
-readers say so (`WriterDied`), and the next writer takes the claim over, writes, and makes the word even again.
+The generation word is a seqlock. It is odd while someone who holds the owner lock writes, and goes up by two with every
+publication. Readers never write. A writer that is killed half way leaves the word odd and the owner lock in a dead member's name:
+readers say so (`WriterDied`), and the next writer takes the owner lock over, writes, and makes the word even again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from muninn.system.deadlines import deadlineOf, sleepNs
 from muninn.system.green import sleepOn
 
 _COPY_ATTEMPTS = 64
-#: How many publications a copy lets by, and how long it looks at writers, before it takes a reader's turn, which makes the next writer wait
-#: for it. Some publish seldom, and are inside a turn all the time.
+#: How many publications a copy lets by, and how long it looks at writers, before it takes a read access, which makes the next writer wait
+#: for it. Some publish seldom, and are inside an access all the time.
 _PATIENCE, _PATIENCE_SECONDS = 3, 0.01
 #: How often a waiter asks whether a writer that is half way still lives; the reclaiming broker wakes it sooner.
 _CHECK_NS = 200_000_000
@@ -35,12 +35,12 @@ class Streams(NamedTuple):
     ----------
     last
         The last fence that any stream was given; 0: there never was one.
-    settle
+    awaitWriters
         Waits until no stream writes what was published so far, at most so many seconds: `TimeoutError`.
     """
 
     last: Callable[[], int]
-    settle: Callable[[float], object]
+    awaitWriters: Callable[[float], object]
 
 
 #: Of memory that only CPUs write.
@@ -48,7 +48,7 @@ NO_STREAMS = Streams(lambda: 0, lambda seconds: None)
 
 
 class Starved(Exception):
-    """Writers left no room for a whole copy. Who gets this takes a reader's turn and copies then, or is told there who keeps the turn."""
+    """Writers left no room for a whole copy. Who gets this takes a read access and copies then, or is told there who keeps the access."""
 
 
 class Generation:
@@ -63,7 +63,7 @@ class Generation:
         return int(atomics.loadAcquire64(self._word))
 
     def begin(self) -> int:
-        """Make the word odd; the caller holds the writer claim. It is odd already when the last writer died."""
+        """Make the word odd; the caller holds the owner lock. It is odd already when the last writer died."""
         value = int(atomics.loadAcquire64(self._word))
         if not value & 1:
             # SYNC write: pairs with seqRead. An exchange, so that no write to the data is seen before the word is odd.
@@ -80,9 +80,9 @@ class Generation:
         return value
 
     def isLeft(self, value: int, isUnclaimed: Callable[[], bool]) -> bool:
-        """Whether a writer died or gave up in the turn that made the word `value`, which was read before this.
+        """Whether a writer died or gave up in the access that made the word `value`, which was read before this.
 
-        Odd is not enough for the second look: a turn may end, the claim be free for a moment, and the next turn begin in between.
+        Odd is not enough for the second look: an access may end, the owner lock be free for a moment, and the next turn begin in between.
         """
         return bool(value & 1) and isUnclaimed() and self.value() == value
 
@@ -103,18 +103,18 @@ class Generation:
         timeout: float,
         writerIsDead: Callable[[], bool],
         streams: Streams = NO_STREAMS,
-        canTakeTurn: bool = False,
+        canTakeScope: bool = False,
     ) -> int | None:
         """Copy `sizeBytes` of one generation, never torn, to private memory; returns the generation.
 
         None when a writer died half way, and `TimeoutError` when writers never leave room for a whole copy within `timeout` seconds; for
-        a caller that can take a reader's turn it is always `Starved` instead, and sooner.
+        a caller that can take a read access it is always `Starved` instead, and sooner.
         """
 
         def attempt() -> int:
-            return int(atomics.seqRead(self._word, source, target, sizeBytes, _PATIENCE if canTakeTurn else _COPY_ATTEMPTS))
+            return int(atomics.seqRead(self._word, source, target, sizeBytes, _PATIENCE if canTakeScope else _COPY_ATTEMPTS))
 
-        return self._copied(attempt, f"of {sizeBytes} bytes ", timeout, writerIsDead, streams, canTakeTurn)
+        return self._copied(attempt, f"of {sizeBytes} bytes ", timeout, writerIsDead, streams, canTakeScope)
 
     def copyBy(
         self,
@@ -122,7 +122,7 @@ class Generation:
         timeout: float,
         writerIsDead: Callable[[], bool],
         streams: Streams = NO_STREAMS,
-        canTakeTurn: bool = False,
+        canTakeScope: bool = False,
     ) -> int | None:
         """`copy` for memory that the CPU does not reach: `copy` copies all of it, and is called again if somebody wrote meanwhile."""
 
@@ -133,7 +133,7 @@ class Generation:
             copy()
             return value if self.value() == value else -errno.EAGAIN
 
-        return self._copied(attempt, "", timeout, writerIsDead, streams, canTakeTurn)
+        return self._copied(attempt, "", timeout, writerIsDead, streams, canTakeScope)
 
     def _copied(
         self,
@@ -142,7 +142,7 @@ class Generation:
         timeout: float,
         writerIsDead: Callable[[], bool],
         streams: Streams,
-        canTakeTurn: bool,
+        canTakeScope: bool,
     ) -> int | None:
         begun = clock.now()
         deadline, impatientAt, patientUntil = begun + timeout, begun + _PATIENCE_SECONDS, 0
@@ -152,32 +152,32 @@ class Generation:
                 if self.isLeft(value, writerIsDead):
                     return None
                 patientUntil = patientUntil or value + 2 * _PATIENCE
-                if canTakeTurn and (value >= patientUntil or impatientAt <= clock.now()):
+                if canTakeScope and (value >= patientUntil or impatientAt <= clock.now()):
                     raise Starved
             else:
                 # A publication may come before the kernels that it announces are done. Their ticket was there before it.
                 last = streams.last()
                 if last:
-                    streams.settle(max(0.0, deadline - clock.now()))
+                    streams.awaitWriters(max(0.0, deadline - clock.now()))
                 result = attempt()
                 if result == value or (result >= 0 and streams.last() == last):
                     return result
-                if canTakeTurn and result == -errno.EAGAIN:
+                if canTakeScope and result == -errno.EAGAIN:
                     raise Starved
             if (remaining := deadline - clock.now()) <= 0:
-                if canTakeTurn:
+                if canTakeScope:
                     raise Starved
                 raise TimeoutError(f"no whole copy {what}within {timeout} s: the buffer is written without a pause")
             if value & 1:
                 aside.refuseOwn()
-                seconds = min(remaining, max(0.0, impatientAt - clock.now())) if canTakeTurn else remaining
+                seconds = min(remaining, max(0.0, impatientAt - clock.now())) if canTakeScope else remaining
                 sleepOn(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(seconds * 1e9)))
 
     def wait(self, after: int, timeout: float | None, check: Callable[[], None]) -> int | None:
         """Wait until an even generation above `after` is published, and return the last one; None when the time runs out.
 
         An odd word says that the generation before it was published, although somebody is inside the next turn already: a writer that
-        computes inside its turns leaves the word even for microseconds only, which a waiter may never see.
+        computes inside its accesses leaves the word even for microseconds only, which a waiter may never see.
 
         `check` is called after every wake-up and raises what ends the wait: a dead writer, a lease that went, a cancellation.
         """

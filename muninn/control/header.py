@@ -20,7 +20,7 @@ from muninn.control.geometry import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.errors import ControlBlockInvalid
 from muninn.storage.folders import warnOfStranger
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.system import descriptors, ownership
 from muninn.system.descriptors import Descriptor, Known
 from muninn.system.files import openFile
@@ -103,69 +103,69 @@ def checkVersion(version: int, path: str) -> None:
         )
 
 
-def openNamed(places: Places, lockFile: LockFile | None = None) -> tuple[Descriptor, str] | None:
+def openNamed(paths: Paths, lockFile: LockFile | None = None) -> tuple[Descriptor, str] | None:
     """A descriptor of the domain's control block, and the name that led to it; None when there is none that is ours.
 
     Only a regular file of this uid that nobody else may write is ours, and nobody else may read it from now on; with a lock file given
     also only a block of that lock file, since another one's slot bytes are not in it. Raises `ControlBlockInvalid` for a block in the
     domain's own directory that others may write: that it is there says that there may be members.
     """
-    for path, opened in ((places.linkPath, _openedLink), (places.blockPath, _openedName)):
-        fd = opened(places)
+    for path, opened in ((paths.linkPath, _openedLink), (paths.blockPath, _openedName)):
+        fd = opened(paths)
         if fd is None:
             continue
         status = os.fstat(fd.number)
-        if path == places.linkPath and status.st_uid == places.uid:
+        if path == paths.linkPath and status.st_uid == paths.uid:
             ownership.requireUnwritten(status, path)
-        header = Header.of(fd) if _mayBeOurs(status, path, places) else None
+        header = Header.of(fd) if _mayBeOurs(status, path, paths) else None
         if header is None:
             isMeant = False
         elif header.magic == layout.MAGIC:
             isMeant = lockFile is None or header.lockInode == lockFile.inode
         else:  # some other file that has the public name keeps its mode, by which it is left alone
-            isMeant = path == places.linkPath or isOurs(status, path, places)
+            isMeant = path == paths.linkPath or isOurs(status, path, paths)
         if isMeant:
-            ownership.putRight(path, places.uid, fd)
+            ownership.putRight(path, paths.uid, fd)
             return fd, path
         fd.close()
     return None
 
 
-def _openedLink(places: Places) -> Descriptor | None:
+def _openedLink(paths: Paths) -> Descriptor | None:
     try:
         with contextlib.suppress(PermissionError):
-            return descriptors.opened(places.linkPath, os.O_RDWR | os.O_NONBLOCK)
-        status = os.lstat(places.linkPath)
-        if status.st_uid != places.uid:  # nobody of this domain can be in it, and whoever makes one replaces it
-            _warned(status, places.linkPath, places)
+            return descriptors.opened(paths.linkPath, os.O_RDWR | os.O_NONBLOCK)
+        status = os.lstat(paths.linkPath)
+        if status.st_uid != paths.uid:  # nobody of this domain can be in it, and whoever makes one replaces it
+            _warned(status, paths.linkPath, paths)
             return None
-        ownership.putRight(places.linkPath, places.uid)
-        return descriptors.opened(places.linkPath, os.O_RDWR | os.O_NONBLOCK)
+        ownership.putRight(paths.linkPath, paths.uid)
+        return descriptors.opened(paths.linkPath, os.O_RDWR | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     except OSError as error:
-        typed = fileError(error, places.linkPath)
+        typed = fileError(error, paths.linkPath)
         if typed is not error:
             raise typed from error
         raise ControlBlockInvalid(
-            f"{places.linkPath} can not be opened: {error.strerror}", "Remove it, once you know who made it"
+            f"{paths.linkPath} can not be opened: {error.strerror}", "Remove it, once you know who made it"
         ) from error
 
 
-def _openedName(places: Places) -> Descriptor | None:
+def _openedName(paths: Paths) -> Descriptor | None:
     try:
         # Looked at first: to open what a stranger holds a lease on (F_SETLEASE) takes as long as he likes, up to 45 s.
-        if not _mayBeOurs(os.lstat(places.blockPath), places.blockPath, places):
+        if not _mayBeOurs(os.lstat(paths.blockPath), paths.blockPath, paths):
             return None
-        memory = posix_ipc.SharedMemory(places.blockName)
+        memory = posix_ipc.SharedMemory(paths.blockName)
     except FileNotFoundError:
         return None
     except posix_ipc.ExistentialError:
         return None
     except (posix_ipc.Error, ValueError, OSError) as error:
-        if isinstance(error, OSError) and (typed := fileError(error, places.blockName)) is not error:
+        if isinstance(error, OSError) and (typed := fileError(error, paths.blockName)) is not error:
             raise typed from error
-        warnOfStranger(places.blockPath, places.uid, str(error))
+        warnOfStranger(paths.blockPath, paths.uid, str(error))
         return None
     try:
         return descriptors.duplicate(memory.fd)
@@ -173,25 +173,25 @@ def _openedName(places: Places) -> Descriptor | None:
         memory.close_fd()
 
 
-def isOurs(status: os.stat_result, path: str, places: Places) -> bool:
+def isOurs(status: os.stat_result, path: str, paths: Paths) -> bool:
     """Whether it is to be replaced or removed as a block of ours, by the look of it."""
-    return (not status.st_mode & 0o077 and _mayBeOurs(status, path, places)) or _warned(status, path, places)
+    return (not status.st_mode & 0o077 and _mayBeOurs(status, path, paths)) or _warned(status, path, paths)
 
 
-def _mayBeOurs(status: os.stat_result, path: str, places: Places) -> bool:
+def _mayBeOurs(status: os.stat_result, path: str, paths: Paths) -> bool:
     """Whether it is worth a look: as long as others could only read it, what it says is this user's."""
-    return ownership.isOwnFile(status, places.uid) or _warned(status, path, places)
+    return ownership.isOwnFile(status, paths.uid) or _warned(status, path, paths)
 
 
-def _warned(status: os.stat_result, path: str, places: Places) -> bool:
-    warnOfStranger(path, places.uid, f"uid {status.st_uid}'s, {stat.filemode(status.st_mode)}")
+def _warned(status: os.stat_result, path: str, paths: Paths) -> bool:
+    warnOfStranger(path, paths.uid, f"uid {status.st_uid}'s, {stat.filemode(status.st_mode)}")
     return False
 
 
-def giveNames(places: Places, path: str) -> None:
+def giveNames(paths: Paths, path: str) -> None:
     """Let both names lead to the file at `path`, which is one of them. The caller holds CREATE."""
     wanted = os.lstat(path)
-    for other in (places.linkPath, places.blockPath):
+    for other in (paths.linkPath, paths.blockPath):
         try:
             status = os.lstat(other)
         except FileNotFoundError:
@@ -200,19 +200,19 @@ def giveNames(places: Places, path: str) -> None:
             continue
         if os.path.samestat(status, wanted):
             continue
-        if not isOurs(status, other, places):
+        if not isOurs(status, other, paths):
             continue
-        unlinkFile(places.draftPath)
-        os.link(path, places.draftPath, follow_symlinks=False)
-        os.rename(places.draftPath, other)  # in one step: nobody finds none
+        unlinkFile(paths.temporaryPath)
+        os.link(path, paths.temporaryPath, follow_symlinks=False)
+        os.rename(paths.temporaryPath, other)  # in one step: nobody finds none
 
 
-def unlinkBlock(places: Places) -> None:
+def unlinkBlock(paths: Paths) -> None:
     """Take both names away. What is not ours is left alone."""
     with contextlib.suppress(OSError, posix_ipc.Error):  # gone already
-        if isOurs(os.lstat(places.blockPath), places.blockPath, places):
-            posix_ipc.unlink_shared_memory(places.blockName)
-    unlinkFile(places.linkPath)
+        if isOurs(os.lstat(paths.blockPath), paths.blockPath, paths):
+            posix_ipc.unlink_shared_memory(paths.blockName)
+    unlinkFile(paths.linkPath)
 
 
 def unlinkFile(path: str) -> None:

@@ -172,27 +172,27 @@ MAX_TENANT_BYTES = 64
 ROW_NAME_OFFSET = ROW_TENANT_OFFSET + MAX_TENANT_BYTES  # 128 B, UTF-8
 MAX_NAME_BYTES = 128
 ROW_ORIGIN_OFFSET = ROW_NAME_OFFSET + MAX_NAME_BYTES  # u64, identity in the segment's name; 0: that of this block, otherwise it was adopted
-# owner: whoever holds the writer claim; odd while it writes. Readers futex-wait on the low half. A stale read costs one more wait
+# owner: whoever holds the owner lock; odd while it writes. Readers futex-wait on the low half. A stale read costs one more wait
 # or a retry.
 ROW_GENERATION_OFFSET = 448 - CACHE_LINE_BYTES  # u64
 # owner: members, CAS. {contended:1 | slot generation:19 | slot+1:12}; 0: nobody. See control/ownerlock.py.
-ROW_CLAIM_OFFSET = ROW_GENERATION_OFFSET + 8  # u32
+ROW_OWNER_LOCK_OFFSET = ROW_GENERATION_OFFSET + 8  # u32
 OWNER_SLOT, OWNER_GENERATION, OWNER_CONTENDED = BitField(0, 12, 32), BitField(12, 19, 32), BitField(31, 1, 32)
 OWNER_DEAD = OWNER_SLOT.top  # slot+1 of an owner that died: a slot that no table has
 # owner: members, fetch-add. A stale read costs one more wait.
-ROW_TICKET_WAKE_OFFSET = ROW_CLAIM_OFFSET + 4  # u32, changes whenever a ticket completes
+ROW_TICKET_WAKE_OFFSET = ROW_OWNER_LOCK_OFFSET + 4  # u32, changes whenever a ticket completes
 ROW_TICKET_NEXT_OFFSET = ROW_TICKET_WAKE_OFFSET + 4  # u64, last ticket issued
-# owner: readers, fetch-add, whenever a reader's turn begins or ends; 0: there never was one. Writers futex-wait on it. A stale read costs
+# owner: readers, fetch-add, whenever a read access begins or ends; 0: there never was one. Writers futex-wait on it. A stale read costs
 # one more look at the leases.
 ROW_READERS_OFFSET = ROW_TICKET_NEXT_OFFSET + 8  # u32
-# owner: who waits for the claim, CAS to the lower number; who takes it, or waits no longer for the heir, CAS to 0. A stale read costs a
+# owner: who waits for the owner lock, CAS to the lower number; who takes it, or waits no longer for the successor, CAS to 0. A stale read costs a
 # turn out of order. See cshim/owners.h.
-ROW_HEIR_OFFSET = ROW_READERS_OFFSET + 4  # u32, number of the waiter to whom a free claim is left; 0: to anybody
+ROW_SUCCESSOR_OFFSET = ROW_READERS_OFFSET + 4  # u32, number of the waiter to whom a free claim is left; 0: to anybody
 # owner: members, CAS that raises. A torn writer is the last one, or there is none: both are compared. A stale read is that of a reader who
 # was a moment earlier.
-ROW_LAST_WRITER_OFFSET = ROW_READERS_OFFSET + 8  # u64, the last ticket of a writer's turn
+ROW_LAST_WRITER_OFFSET = ROW_READERS_OFFSET + 8  # u64, the last ticket of a write access
 ROW_TORN_OFFSET = ROW_LAST_WRITER_OFFSET + 8  # u64, the last of them that was poisoned
-# owner: who waits for the claim, fetch-add. It wraps: numbers are compared by their distance, and of two waiters more than 2^31 arrivals
+# owner: who waits for the owner lock, fetch-add. It wraps: numbers are compared by their distance, and of two waiters more than 2^31 arrivals
 # apart the later one is let in first.
 ROW_ARRIVALS_OFFSET = ROW_TORN_OFFSET + 8  # u32, the number of the last waiter that came
 # owner: the signalling member, CAS; anyone completes a sure one that a GPU has reached; the broker poisons those of the dead.
@@ -230,8 +230,8 @@ FENCE_BYTES = TICKET_RING * 8  # TICKET_RING x u64, the last ticket of that slot
 LEASE_HOLD_OFFSET = 0  # u64
 LEASE_ROW, LEASE_REASON, LEASE_GENERATION, LEASE_INCARNATION = BitField(0, 20), BitField(20, 8), BitField(28, 12), BitField(40, 24)
 # owner: the member, CAS. {reading:1 | expiry:63}: the monotonic ms of the host at which the lease expires, and whether the holder is
-# inside a reader's turn. A stale expiry costs an early or late refusal by the holder itself. `reading` is set before the writer's claim
-# is looked at, and read after the claim was taken.
+# inside a read access. A stale expiry costs an early or late refusal by the holder itself. `reading` is set before the owner lock
+# is looked at, and read after the owner lock was taken.
 LEASE_EXPIRY_OFFSET = LEASE_HOLD_OFFSET + 8  # u64
 LEASE_EXPIRY, LEASE_READING = BitField(0, 63), BitField(63, 1)
 LEASE_BYTES = 16

@@ -2,10 +2,10 @@
 
 Each member has an area of lease slots that only it fills. A refcount is a scan of these slots, never a counter, so a death at any
 instruction leaves nothing that is not its own and can be found. Words are {hold, expiry}. The holder exchanges `hold`; the broker
-may CAS a revocation reason into it, and clears the slots of a member that is proven dead. An expired or revoked lease refuses new
+may CAS a revocation reason into it, and clears the slots of a member that is confirmed dead. An expired or revoked lease refuses new
 operations; the memory stays until the holder lets go or dies.
 
-Beside the expiry stands whether the holder is inside a reader's turn: who writes waits until nobody is (`readersOf`), and a reader that
+Beside the expiry stands whether the holder is inside a read access: who writes waits until nobody is (`readersOf`), and a reader that
 died is none, once its lease is cleared.
 """
 
@@ -47,7 +47,7 @@ def reasonName(reason: int) -> str:
 
 
 def scanHolds(block: ControlBlock, members: MemberTable, row: int | None = None) -> list[Hold]:
-    """Every lease on `row`, or every one, whatever the state of its member: a claim that ended without being reclaimed still counts."""
+    """Every lease on `row`, or every one, whatever the state of its member: an owner lock that ended without being reclaimed still counts."""
     mask, value = (0, 0) if row is None else (_ROW_MASK, row + 1)
     room = _scan(block, mask, value)
     while True:
@@ -90,7 +90,7 @@ def _holdOf(slot: int, position: int, word: int, expiry: int) -> Hold:
 
 
 def readersOf(block: ControlBlock, members: MemberTable, row: int, incarnation: int) -> bool:
-    """Whether any holder of (row, incarnation) is inside a reader's turn."""
+    """Whether any holder of (row, incarnation) is inside a read access."""
     mask, value = _holdsOn(row, incarnation)
     for slot in members.occupied():
         first = block.areaAddress(slot)
@@ -137,7 +137,7 @@ def revoke(block: ControlBlock, hold: Hold, reason: str) -> bool:
 
 
 def clearDead(block: ControlBlock, members: MemberTable, key: MemberKey) -> list[int]:
-    """Clear all leases of a member that is proven dead and condemned; returns the rows that it held.
+    """Clear all leases of a member that is confirmed dead and marked dead; returns the rows that it held.
 
     The slot's generation is in each word, so nothing of the slot's next member can match.
     """

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 
 from muninn.control import layout
 from muninn.errors import BrokerUnavailable, DomainChanged
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.system import atomics, clock, oserrors, ownership
 from muninn.system.descriptors import Named
 from muninn.system.files import openFile
@@ -32,11 +32,11 @@ _RETAKE_SECONDS = 1.0
 class LockFile:
     """The byte locks of one domain, as this process sees them."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, paths: Paths) -> None:
         #: Where everything of the domain is.
-        self.places = places.makeDirectory()
+        self.paths = paths.makeDirectory()
         oserrors.joined()
-        self._file = _opened(self.places.lockPath, self.places.uid)
+        self._file = _opened(self.paths.lockPath, self.paths.uid)
         #: Which file it is: a control block says whose bytes are those of its slots.
         self.inode = self._file.inode
         self._slots: set[int] = set()

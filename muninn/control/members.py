@@ -27,8 +27,8 @@ _STATE_MASK, _GENERATION_SHIFT, _GENERATION_MASK = layout.MEMBER_STATE.mask, lay
 _FUTEX_OWNER_DIED = layout.ROBUST_OWNER_DIED.mask
 #: How much of a full table an error has room for.
 _PROGRAMS_SHOWN, _PIDS_SHOWN = 4, 6
-#: The bits of a generation that a claim has room for.
-CLAIM_GENERATION_MASK = layout.OWNER_GENERATION.top
+#: The bits of a generation that an owner lock has room for.
+OWNER_LOCK_GENERATION_MASK = layout.OWNER_GENERATION.top
 
 
 class MemberIdentity(NamedTuple):
@@ -49,7 +49,7 @@ class MemberIdentity(NamedTuple):
 
 
 class MemberKey(NamedTuple):
-    """One member for ever: a slot and the generation of its claim."""
+    """One member for ever: a slot and the generation of its owner lock."""
 
     slot: int
     generation: int
@@ -71,14 +71,14 @@ class MemberTable:
         return word & _STATE_MASK, word >> _GENERATION_SHIFT
 
     def isCurrent(self, key: MemberKey) -> bool:
-        """Whether the slot still belongs to that claim."""
+        """Whether the slot still belongs to that owner lock."""
         return self.state(key.slot) == (layout.MEMBER_LIVE, key.generation)
 
     def occupied(self) -> list[int]:
         """The slots that are not FREE."""
         first, stride, indices = self._block.memberAddress(0), layout.MEMBER_BYTES, atomics.indexBuffer(self.count)
         slots = set[int]()
-        # In the order in which a claim goes through them, so one that changes meanwhile is not missed.
+        # In the order in which an owner lock goes through them, so one that changes meanwhile is not missed.
         for state in (layout.MEMBER_CLAIMING, layout.MEMBER_LIVE, layout.MEMBER_DEAD):
             slots.update(indices[: atomics.scan64(first, stride, self.count, _STATE_MASK, state, indices, self.count)])
         return sorted(slots)
@@ -89,12 +89,12 @@ class MemberTable:
         return [MemberKey(slot, generation) for slot, state, generation in states if state == layout.MEMBER_LIVE]
 
     def there(self) -> list[MemberKey]:
-        """The claims that are LIVE, and whose process is not proven dead."""
-        return [key for key in self.live() if not self.isProvenDead(key)]
+        """The claims that are LIVE, and whose process is not confirmed dead."""
+        return [key for key in self.live() if not self.isConfirmedDead(key)]
 
     def isThere(self, slot: int) -> bool:
         """Whether a process that lives has the slot; what another left in it is still to be taken back."""
-        return not self.isProvenDead(MemberKey(slot, self.state(slot)[1]))
+        return not self.isConfirmedDead(MemberKey(slot, self.state(slot)[1]))
 
     def identity(self, slot: int) -> MemberIdentity:
         start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + _IDENTITY_OFFSET
@@ -120,7 +120,7 @@ class MemberTable:
 
     # --- death -------------------------------------------------------------------------------------------------------
 
-    def isNoticedDead(self, key: MemberKey) -> bool:
+    def isSuspectedDead(self, key: MemberKey) -> bool:
         """Whether the kernel has marked the member's robust word, or the slot is no longer its own."""
         word = atomics.loadAcquire32(self.robustAddress(key.slot))
         return not self.isCurrent(key) or word == 0 or bool(word & _FUTEX_OWNER_DIED)
@@ -130,14 +130,14 @@ class MemberTable:
         return bool(atomics.loadAcquire32(self.robustAddress(slot)) & _FUTEX_OWNER_DIED)
 
     def isOwnerDead(self, slot: int, generationBits: int, own: MemberKey) -> bool:
-        """Whether a claim's owner (slot, low bits of its generation) is proven dead: never `own`."""
+        """Whether an owner lock's owner (slot, low bits of its generation) is confirmed dead: never `own`."""
         state, generation = self.state(slot)
-        if generation & CLAIM_GENERATION_MASK != generationBits:
+        if generation & OWNER_LOCK_GENERATION_MASK != generationBits:
             return True
         key = MemberKey(slot, generation)
-        return key != own and (state == layout.MEMBER_FREE or self.isProvenDead(key))
+        return key != own and (state == layout.MEMBER_FREE or self.isConfirmedDead(key))
 
-    def isProvenDead(self, key: MemberKey, pidfd: int | None = None) -> bool:
+    def isConfirmedDead(self, key: MemberKey, pidfd: int | None = None) -> bool:
         """Whether nothing of the member runs or writes any more: its byte lock is free *and* its process is gone, or runs another program.
 
         Parameters
@@ -164,10 +164,10 @@ class MemberTable:
         return self.isMarked(key.slot) and (not pid or pid < 0 or image.isReplaced(pid, identity.nonce))
 
     def predecessors(self, key: MemberKey) -> list[MemberKey]:
-        """The claims of programs that ran in the process of `key` before it, until an exec: proven dead, and not taken back yet."""
+        """The claims of programs that ran in the process of `key` before it, until an exec: confirmed dead, and not taken back yet."""
         own = self.identity(key.slot)
         found = [other for other in self.live() if other != key and self.identity(other.slot).process == own.process]
-        return [other for other in found if self.isProvenDead(other)]
+        return [other for other in found if self.isConfirmedDead(other)]
 
     def anyEnded(self) -> bool:
         """Whether some slot is taken, and its byte free: its member has ended, or is about to."""
@@ -180,11 +180,11 @@ class MemberTable:
 
     def othersAlive(self, own: MemberKey) -> list[MemberKey]:
         """The members but for `own` that nobody has noticed to be dead."""
-        return [key for key in self.live() if key != own and not self.isNoticedDead(key)]
+        return [key for key in self.live() if key != own and not self.isSuspectedDead(key)]
 
     def inhabitant(self) -> int:
-        """The pid of a member that is not proven dead, its byte locked or not; 0: there is none."""
-        return next((self.identity(key.slot).pid for key in self.live() if not self.isProvenDead(key)), 0)
+        """The pid of a member that is not confirmed dead, its byte locked or not; 0: there is none."""
+        return next((self.identity(key.slot).pid for key in self.live() if not self.isConfirmedDead(key)), 0)
 
     def preferredOther(self, own: MemberKey) -> int | None:
         """The slot of another member that stays: whom a leaving broker names, and whom others let go first; None when there is none."""
@@ -207,7 +207,7 @@ class MemberTable:
             if word & _STATE_MASK not in (layout.MEMBER_FREE, layout.MEMBER_CLAIMING) or not lockFile.lockSlot(slot):
                 continue
             generation = ((word >> _GENERATION_SHIFT) + 1) & _GENERATION_MASK or 1
-            # SYNC claim: pairs with isProvenDead. The byte is ours before the state says CLAIMING, so CLAIMING with a free byte is
+            # SYNC claim: pairs with isConfirmedDead. The byte is ours before the state says CLAIMING, so CLAIMING with a free byte is
             # a dead claim.
             if atomics.casSeqCst64(address, word, generation << _GENERATION_SHIFT | layout.MEMBER_CLAIMING) != word:
                 lockFile.unlockSlot(slot)
@@ -216,7 +216,7 @@ class MemberTable:
             try:
                 self._prepare(slot, preferred)
             except BaseException:
-                self.vacate(key, layout.MEMBER_CLAIMING)
+                self.release(key, layout.MEMBER_CLAIMING)
                 lockFile.unlockSlot(slot)
                 raise
             return key
@@ -275,12 +275,12 @@ class MemberTable:
         # SYNC spare: pairs with spareDescriptors; nothing else goes with it.
         atomics.storeRelease32(self._block.memberAddress(slot) + layout.MEMBER_SPARE_OFFSET, min(count, 0xFFFFFFFF))
 
-    def condemn(self, key: MemberKey) -> bool:
-        """LIVE → DEAD, once death is proven: the claim takes no more leases. False when somebody else was faster."""
+    def markDead(self, key: MemberKey) -> bool:
+        """LIVE → DEAD, once death is proven: the owner lock takes no more leases. False when somebody else was faster."""
         live, dead = (_wordOf(key, state) for state in (layout.MEMBER_LIVE, layout.MEMBER_DEAD))
         return atomics.casSeqCst64(self._block.memberAddress(key.slot), live, dead) in (live, dead)
 
-    def vacate(self, key: MemberKey, state: int) -> None:
+    def release(self, key: MemberKey, state: int) -> None:
         """`state` → FREE, when nothing of the member is left in the control block."""
         requireMember(state, layout.MEMBER_FREE)
         # The CAS alone: a deposed broker that comes here late finds another generation. What the slot holds besides is its next

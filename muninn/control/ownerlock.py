@@ -4,7 +4,7 @@ A claim is 32 bits {contended, slot generation, slot+1}, so a waiter knows whom 
 *proven* dead; noticed is not enough, since another thread of a dying process may still be writing. The writer's right to a buffer
 and `muninn.Lock` are claims. They belong to processes.
 
-Locks and turns take them in C (`cshim/owners.c`), together with what this process remembers of them, and in the order in which waiters
+Locks and accesses take them in C (`cshim/owners.c`), together with what this process remembers of them, and in the order in which waiters
 came. Here is what the word says, and what the broker does to a dead owner's.
 """
 
@@ -18,7 +18,7 @@ _SLOT_MASK, _CONTENDED = layout.OWNER_SLOT.mask, layout.OWNER_CONTENDED.mask
 _GENERATION_SHIFT, _GENERATION_MASK = layout.OWNER_GENERATION.shift, layout.OWNER_GENERATION.top
 
 
-def claimWord(key: MemberKey) -> int:
+def ownerLockWord(key: MemberKey) -> int:
     """What the word says while `key` owns it."""
     return (key.generation & _GENERATION_MASK) << _GENERATION_SHIFT | (key.slot + 1)
 
@@ -34,7 +34,7 @@ def belongsTo(word: int, key: MemberKey) -> bool:
 
 
 def markDead(address: int, key: MemberKey) -> None:
-    """Let a claim of `key`, whose death is proven, say that nobody who lives owns it, and make the waiters look at it.
+    """Let an owner lock of `key`, whose death is proven, say that nobody who lives owns it, and make the waiters look at it.
 
     A claim that nobody wants stays as it is for ever, and the bits of the owner's generation come again after 2^19 members of that slot.
     """

@@ -76,7 +76,7 @@ class Tickets:
     # --- who signals -------------------------------------------------------------------------------------------------
 
     def issue(self, key: MemberKey, status: int = layout.TICKET_PENDING) -> int | None:
-        """Reserve the next ticket, PENDING, READING or WRITING; None when the ring's oldest is still pending (`awaitRoom`).
+        """Reserve the next ticket, PENDING, READING or WRITING; None when the ring's oldest is still pending (`awaitFreeTicket`).
 
         One that is done from the start, DONE, READ or WRITTEN, is never seen open.
         """
@@ -96,7 +96,7 @@ class Tickets:
                     _raise(self._lastWriter, ticket)
                 return ticket
 
-    def awaitRoom(self, seconds: float) -> bool:
+    def awaitFreeTicket(self, seconds: float) -> bool:
         """Wait until the ring has room for another ticket; False when it has none after so long."""
         deadline = clock.now() + seconds
         while True:
@@ -109,7 +109,7 @@ class Tickets:
             aside.refuseOwn()
             sleepOn(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
 
-    def makeSure(self, ticket: int, key: MemberKey) -> None:
+    def markCompletedByDevice(self, ticket: int, key: MemberKey) -> None:
         """From now on the GPU's word alone says that the ticket is done."""
         address = self._slot(ticket)
         word = int(atomics.loadAcquire64(address))
@@ -162,15 +162,15 @@ class Tickets:
             aside.refuseOwn()
             sleepOn(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
 
-    def turns(self, *, reading: bool) -> list[int]:
-        """The tickets of turns whose work is not over, oldest first: of those who write, and if `reading` of those who read."""
+    def scopes(self, *, reading: bool) -> list[int]:
+        """The tickets of accesses whose work is not over, oldest first: of those who write, and if `reading` of those who read."""
         found = self._matching(layout.TICKET_TURN_MASK, layout.TICKET_WRITING)
         if reading:
             found += self._matching(_STATUS_MASK, layout.TICKET_READING)
         return sorted(self._whole(word) for word in map(self._seen, found) if word & layout.TICKET_OPEN_BIT)
 
     def lastWriter(self) -> int:
-        """The last ticket of a writer's turn; 0: none."""
+        """The last ticket of a write access; 0: none."""
         return int(atomics.loadAcquire64(self._lastWriter))
 
     def torn(self) -> int | None:
@@ -196,7 +196,7 @@ class Tickets:
         return _OPEN_MASK, _ofMember(key)
 
     def poison(self, key: MemberKey) -> int:
-        """Poison every pending ticket of a member that is proven dead; returns how many."""
+        """Poison every pending ticket of a member that is confirmed dead; returns how many."""
         poisoned = 0
         for address in self._matching(*self.openOf(key)):
             # Its GPU may have come to a fence that is sure, and its CPU never to saying so: that one is done.
@@ -230,7 +230,7 @@ class Tickets:
         return last + (ahead if ahead < _HALF else ahead - _TICKET_MASK - 1)
 
     def _seen(self, address: int) -> int:
-        """A slot's word; a sure ticket that its GPU has come to is completed for it first."""
+        """A slot's word; a ticket completed by the device that its GPU has come to is completed for it first."""
         word = int(atomics.loadAcquire64(address))
         ends = _ENDS.get(word & _STATUS_MASK)
         if ends is None or not word & layout.TICKET_SURE_BIT:

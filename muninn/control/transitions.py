@@ -37,7 +37,7 @@ class Transition(NamedTuple):
 ROW_TRANSITIONS = (
     Transition(layout.ROW_FREE, layout.ROW_CREATING, Actor.BROKER, "a creator is granted the row, or a repair adopts a buffer"),
     Transition(layout.ROW_CREATING, layout.ROW_LIVE, Actor.BROKER, "the creator commits"),
-    Transition(layout.ROW_CREATING, layout.ROW_DEAD, Actor.BROKER, "the creator gives up, or is proven dead"),
+    Transition(layout.ROW_CREATING, layout.ROW_DEAD, Actor.BROKER, "the creator gives up, or is confirmed dead"),
     Transition(layout.ROW_LIVE, layout.ROW_PROBING, Actor.BROKER, "no process seems to hold a buffer that goes with its last lease"),
     Transition(layout.ROW_LIVE, layout.ROW_DYING, Actor.BROKER, "the buffer is freed"),
     Transition(layout.ROW_PROBING, layout.ROW_LIVE, Actor.BROKER, "a process holds it after all"),
@@ -48,10 +48,12 @@ ROW_TRANSITIONS = (
 )
 MEMBER_TRANSITIONS = (
     Transition(layout.MEMBER_FREE, layout.MEMBER_CLAIMING, Actor.MEMBER, "a process claims the slot"),
-    Transition(layout.MEMBER_CLAIMING, layout.MEMBER_CLAIMING, Actor.MEMBER, "another process takes over a claim whose process died"),
+    Transition(layout.MEMBER_CLAIMING, layout.MEMBER_CLAIMING, Actor.MEMBER, "another process takes over an owner lock whose process died"),
     Transition(layout.MEMBER_CLAIMING, layout.MEMBER_LIVE, Actor.MEMBER, "the member enters"),
-    Transition(layout.MEMBER_CLAIMING, layout.MEMBER_FREE, Actor.MEMBER, "the claim fails; the broker does it for a process that died"),
-    Transition(layout.MEMBER_LIVE, layout.MEMBER_DEAD, Actor.BROKER, "the member has left, or is proven dead"),
+    Transition(
+        layout.MEMBER_CLAIMING, layout.MEMBER_FREE, Actor.MEMBER, "the owner lock fails; the broker does it for a process that died"
+    ),
+    Transition(layout.MEMBER_LIVE, layout.MEMBER_DEAD, Actor.BROKER, "the member has left, or is confirmed dead"),
     Transition(layout.MEMBER_DEAD, layout.MEMBER_FREE, Actor.BROKER, "nothing of the member is left"),
 )
 _ROW_PAIRS = frozenset((each.before, each.after) for each in ROW_TRANSITIONS)

@@ -12,19 +12,19 @@ import os
 from muninn.control import layout
 from muninn.control.header import Header, checkVersion, openNamed
 from muninn.control.lockfile import LockFile, removedFileHolder
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 
 #: How long the descriptors of this user's processes may be looked through.
 _SCAN_SECONDS = 1.0
 
 
-def inhabitantOf(places: Places, lockFile: LockFile) -> int:
+def inhabitantOf(paths: Paths, lockFile: LockFile) -> int:
     """The pid of another process that has a slot in a block of the domain, whichever; 0: nobody has.
 
     With its lock file a block loses what says that somebody is in it. Then whoever has that file open still is; a lock is held there,
     perhaps, also when there is no segment. Where there are some, even a process counts that has lost its byte.
     """
-    return lockFile.anyLocked() or removedFileHolder(places.lockPath, _SCAN_SECONDS, amongAll=bool(places.segmentKeys()))
+    return lockFile.anyLocked() or removedFileHolder(paths.lockPath, _SCAN_SECONDS, amongAll=bool(paths.segmentKeys()))
 
 
 class Withdrawal:
@@ -33,9 +33,9 @@ class Withdrawal:
     Who joins meanwhile has its slot first and reads the version second, so it is seen by `holder`, or sees that it has to wait.
     """
 
-    def __init__(self, places: Places, lockFile: LockFile) -> None:
-        self._places, self._lockFile = places, lockFile
-        named = openNamed(places)
+    def __init__(self, paths: Paths, lockFile: LockFile) -> None:
+        self._places, self._lockFile = paths, lockFile
+        named = openNamed(paths)
         self._fd = None if named is None else named[0]
         if self._fd is not None:
             self._before = os.pread(self._fd.number, 4, layout.VERSION_OFFSET)
@@ -58,13 +58,13 @@ class Withdrawal:
             self._fd = None
 
 
-def reinstate(places: Places, lockFile: LockFile) -> None:
+def reinstate(paths: Paths, lockFile: LockFile) -> None:
     """Give a block its version back that somebody was withdrawing, and died. The caller holds CREATE, as who withdraws does.
 
     Whoever withdraws removes the names first and anything else later, so a block that has a name is whole. One of another version is left
     alone: `ControlBlockInvalid`.
     """
-    named = openNamed(places, lockFile)
+    named = openNamed(paths, lockFile)
     if named is None:
         return
     fd, path = named

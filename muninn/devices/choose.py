@@ -33,7 +33,7 @@ def chooseDevice(settings: DeviceSettings, usedBytes: UsedBytes | None = None) -
     Parameters
     ----------
     settings
-        `device` is `"auto"`, `"host"` or `"cuda"`; the others are the number of pretended GPUs and the bytes of each, and the bytes of
+        `device` is `"auto"`, `"host"` or `"cuda"`; the others are the number of emulated GPUs and the bytes of each, and the bytes of
         host memory that may be mapped for real ones.
     usedBytes
         Bytes that the domain holds on a GPU; see `HostDevice`.

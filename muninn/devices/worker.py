@@ -21,11 +21,11 @@ from muninn.system.threads import AnyThread
 
 #: One piece of work; it is given the stream's error, and decides what that means to it.
 Item = Callable[[BaseException | None], object]
-#: Work with its lane and its number there, and whether it could fail by itself; None ends the worker.
-Items = SimpleQueue["tuple[Lane, int, Item, bool] | None"]
+#: Work with its stream worker and its number there, and whether it could fail by itself; None ends the worker.
+Items = SimpleQueue["tuple[StreamWorker, int, Item, bool] | None"]
 
 
-class Lane:
+class StreamWorker:
     """The work of one stream: a queue, two counts, and the first error.
 
     Parameters
@@ -37,7 +37,7 @@ class Lane:
     def __init__(self, name: str, begin: Callable[[], object] | None = None) -> None:
         self._name, self._begin = name, begin
         self._pid = os.getpid()
-        #: Work with its lane, so that an idle worker holds none; None ends the worker after what came before.
+        #: Work with its stream worker, so that an idle worker holds none; None ends the worker after what came before.
         # Not a list under the condition: the garbage collector puts at any point of any thread, and this put is made for that.
         self.items: Items = SimpleQueue()
         self._changed = Condition()
@@ -46,7 +46,7 @@ class Lane:
         self._trace: TracebackType | None = None
         #: An error that somebody was told, and the last piece of work that was submitted before that.
         self._told: tuple[BaseException | None, int] = (None, 0)
-        self._tellings = 0
+        self._errorCursor = 0
         self._thread: AnyThread | None = None
         self.worker = 0  # that thread
         self._shut = False
@@ -121,7 +121,7 @@ class Lane:
             self._doubts -= wasDoubtful
             self._changed.notifyAll()
 
-    def isSure(self) -> bool:
+    def isCompletedByDevice(self) -> bool:
         """Whether nothing that was given to the worker so far can fail any more, or has failed."""
         with self._changed:
             return self._error is None and not self._doubts
@@ -140,17 +140,17 @@ class Lane:
         with self._changed:
             if self._error is not None:
                 self._told = self._error, self._submitted
-                self._tellings += 1
+                self._errorCursor += 1
             self._error = self._trace = None
 
-    def tellings(self) -> int:
+    def errorCursor(self) -> int:
         """How many errors were told and forgotten."""
-        return self._tellings
+        return self._errorCursor
 
-    def toldSince(self, tellings: int) -> BaseException | None:
+    def toldSince(self, errorCursor: int) -> BaseException | None:
         """The last error that was told when more of them have been by now."""
         with self._changed:
-            return self._told[0] if self._tellings != tellings else None
+            return self._told[0] if self._errorCursor != errorCursor else None
 
     def errorOf(self, number: int) -> BaseException | None:
         """What stands in the way of that piece of work."""
@@ -191,15 +191,15 @@ def _runNext(items: Items) -> bool:
     queued = items.get()
     if queued is None:
         return False
-    lane, number, item, isDoubtful = queued
-    lane.worker = atomics.threadId()
+    worker, number, item, isDoubtful = queued
+    worker.worker = atomics.threadId()
     error: BaseException | None = None
     try:
-        item(lane.errorOf(number))
+        item(worker.errorOf(number))
     except BaseException as raised:  # a SystemExit too: a thread has nobody else to tell
         error = raised
     del queued, item  # what the work held is released before anybody is told that it is done
-    lane.finish(error, isDoubtful)
+    worker.finish(error, isDoubtful)
     error = None  # its traceback holds this frame
     return True
 

@@ -1,4 +1,4 @@
-"""Kernels for GPUs. Each strides over its elements, so any number of blocks is right; `twins` says the same in numpy.
+"""Kernels for GPUs. Each strides over its elements, so any number of blocks is right; `references` says the same in numpy.
 
 Integers are kept unsigned by hand: Numba makes a float64 of an int64 and a uint64, which would be slow, and wrong above 2**53.
 """

@@ -1,4 +1,4 @@
-"""Running a kernel by its name, on a GPU or by its twin; and its code, for whoever wants to see it without a GPU."""
+"""Running a kernel by its name, on a GPU or by its CPU reference; and its code, for whoever wants to see it without a GPU."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _NUMBERS = {"uint64": np.uint64, "int64": np.int64, "float32": np.float32}
 
 
 def launch(name: str, *arguments: Any, stream: Any = None) -> None:
-    """Run a kernel: on a GPU when its arrays are there, else its twin, here and now.
+    """Run a kernel: on a GPU when its arrays are there, else its CPU reference, here and now.
 
     Parameters
     ----------
     name
         One of `KERNELS`.
     arguments
-        As the kernel's twin has them. Arrays are numpy's, or have `__cuda_array_interface__`; all of one kind.
+        As the kernel's CPU reference has them. Arrays are numpy's, or have `__cuda_array_interface__`; all of one kind.
     stream
         In which it runs: `createStream`'s, or any other that Muninn takes; None is the default stream. It is not waited for.
 
@@ -57,10 +57,10 @@ def launch(name: str, *arguments: Any, stream: Any = None) -> None:
     if all(isinstance(array, np.ndarray) for array in arrays):
         from muninn.kernels import references
 
-        twin = functools.partial(getattr(references, name), *arguments)
+        reference = functools.partial(getattr(references, name), *arguments)
         # A stream may have to wait first, for another's turn: what runs here and now would not.
         queue = _queueOf(stream)
-        twin() if queue is None else queue.submit(twin)
+        reference() if queue is None else queue.submit(reference)
         return
     device = _deviceKernels()
     given = tuple(_NUMBERS[kind](argument) if kind in _NUMBERS else argument for argument, kind in zip(arguments, types, strict=True))
@@ -118,7 +118,7 @@ def _blocksFor(name: str, arrays: list[Any], blockThreads: int) -> int:
 
 
 def _queueOf(stream: Any) -> Stream | None:
-    """The stream in which a twin runs, by whatever stands for it; None: a default stream, which does it here and now."""
+    """The stream in which a CPU reference runs, by whatever stands for it; None: a default stream, which does it here and now."""
     if isinstance(stream, Stream):
         return stream
     handle = streamHandle(stream)

@@ -1,4 +1,4 @@
-"""The kernels' twins for the CPU: the same names, arguments and results, on numpy arrays. They are what a pretended GPU runs."""
+"""The kernels' CPU references for the CPU: the same names, arguments and results, on numpy arrays. They are what an emulated GPU runs."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def markDirty(scratch: Array, base: Array, sliceElements: int, flags: Array) -> 
 
 def sliceDigests(data: Array, sliceElements: int, digests: Array) -> None:
     """Add to each ``digests[i]`` the digest of slice i of uint64 `data`: the sum of splitmix64(element ^ splitmix64(index in it))."""
-    places = _mixed(np.arange(sliceElements, dtype=np.uint64))
+    paths = _mixed(np.arange(sliceElements, dtype=np.uint64))
     for number in range(digests.size):
         part = data[number * sliceElements : (number + 1) * sliceElements]
-        digests[number : number + 1] += _mixed(part ^ places[: part.size]).sum(dtype=np.uint64)
+        digests[number : number + 1] += _mixed(part ^ paths[: part.size]).sum(dtype=np.uint64)
 
 
 def _pattern(seed: int, first: int, count: int) -> Array:

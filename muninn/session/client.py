@@ -32,7 +32,7 @@ from muninn.system.descriptors import Descriptor
 from muninn.system.logs import Log
 from muninn.system.oserrors import missingShm
 from muninn.wire import messages, requests
-from muninn.wire.descriptorserver import HatchClient
+from muninn.wire.descriptorserver import DescriptorClient
 from muninn.wire.messages import Message
 
 _log = Log("muninn.member")
@@ -45,11 +45,11 @@ class Client:
 
     def __init__(self, context: ClientContext) -> None:
         self._context = context
-        self._hatch = HatchClient(context.places)
+        self._descriptorServer = DescriptorClient(context.paths)
         self._lines = Lines()
         self._connector = Connector(context, self._lines)
         self._later: deque[Message] = deque()
-        self._turnedAwayBy, self._greetAgainAt = -1, 0.0  # the epoch whose broker had no room for this member
+        self._turnedAwayBy, self._connectAgainAt = -1, 0.0  # the epoch whose broker had no room for this member
 
     def request(self, op: str, descriptors: Sequence[Descriptor] = (), **fields: object) -> tuple[Message, list[Descriptor]]:
         """Ask, and return the answer and the descriptors in it, which are the caller's.
@@ -78,7 +78,7 @@ class Client:
                 reply, received = self._ask(message, descriptors, stall, deadline)
             except (BrokerLost, Deposed, BlockLost):
                 if self._context.isLost():
-                    domain = self._context.places.domain
+                    domain = self._context.paths.domain
                     raise DomainChanged(f"the control block of {domain!r} was removed from /dev/shm", "Try again") from None
                 if (missing := missingShm()) is not None:
                     raise missing from None  # and with it the sockets
@@ -112,7 +112,7 @@ class Client:
         election = self._context.election
         epoch = election.epoch()
         if self._context.broker() is None and election.readyEpoch() == epoch:
-            descriptor = self._hatch.fetch(epoch, row, incarnation)
+            descriptor = self._descriptorServer.fetch(epoch, row, incarnation)
             if descriptor is not None:
                 return descriptor
         reply, descriptors = self.request("fetch", row=row, incarnation=incarnation)
@@ -144,7 +144,7 @@ class Client:
     def later(self, message: Message) -> None:
         """Let the background thread ask this, once it can; nobody hears the answer. A grant is asked for again, and given back."""
         self._later.append(message)
-        self._context.kick()
+        self._context.wake()
 
     def askLater(self) -> bool:
         """Ask what was to be asked later; False when the broker does not answer now. For the background thread."""
@@ -174,19 +174,19 @@ class Client:
             if clock.now() > deadline:
                 raise BrokerUnavailable(f"no broker took back within {self._context.requestTimeoutMs} ms what was not brought to its end")
             self._context.requireSlot()
-            self._context.kick()
+            self._context.wake()
             if (term := self._context.election.term()).slot is None:
                 self._context.campaign(term)  # which tells why nobody serves: what was to be asked later is not asked before somebody does
             clock.sleep(RETRY_SECONDS)
 
-    def greet(self) -> bool:
+    def connect(self) -> bool:
         """Connect to the broker of now, if there is no connection yet; False when it does not answer. For the background thread too.
 
         Where no descriptor is left, here or there, it is not tried again for a while; who asks for something does.
         """
         epoch = self._context.election.epoch()
         self._lines.thin()
-        isTurnedAway = epoch == self._turnedAwayBy and clock.now() < self._greetAgainAt
+        isTurnedAway = epoch == self._turnedAwayBy and clock.now() < self._connectAgainAt
         if isTurnedAway or self._lines.isAny(epoch):
             return True
         try:
@@ -201,25 +201,25 @@ class Client:
         except DescriptorsExhausted as error:
             if epoch != self._turnedAwayBy:
                 _log.warning("not connected to the broker of epoch %d: %s", epoch, error.reason)
-            self._turnedAwayBy, self._greetAgainAt = epoch, clock.now() + _TURNED_AWAY_SECONDS
+            self._turnedAwayBy, self._connectAgainAt = epoch, clock.now() + _TURNED_AWAY_SECONDS
         return True
 
-    def hasGreeted(self, epoch: int) -> bool:
+    def isConnected(self, epoch: int) -> bool:
         """Whether the broker of `epoch`, or of a later one, has what this member brought."""
-        return self._connector.greeted >= epoch
+        return self._connector.connected >= epoch
 
     def _deadline(self) -> float:
         return clock.now() + self._context.requestTimeoutMs / 1000
 
-    def forsake(self, epoch: int) -> None:
+    def disconnect(self, epoch: int) -> None:
         """The term of `epoch` has begun: whoever waits for an answer of an earlier one must look again, and what is connected to one is
         closed. Waits no longer than they take to look up.
         """
-        self._hatch.forsake(epoch)
-        self._lines.forsake(epoch)
+        self._descriptorServer.disconnect(epoch)
+        self._lines.disconnect(epoch)
 
     def close(self) -> None:
-        self._hatch.close()
+        self._descriptorServer.close()
         self._lines.close()
 
     def closeInChild(self) -> None:
@@ -227,7 +227,7 @@ class Client:
         forked in the middle of a request, whose answer is the parent's.
         """
         self._connector.isForked = True
-        self._hatch.closeInChild()
+        self._descriptorServer.closeInChild()
         self._lines.closeInChild()
 
     # --- one attempt -------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.control.election import Election, Term
 from muninn.control.members import MemberKey, MemberTable
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.system.descriptors import Descriptor
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class ClientContext(NamedTuple):
     """What the client needs of its membership."""
 
-    places: Places
+    paths: Paths
     members: MemberTable
     election: Election
     key: MemberKey
@@ -36,6 +36,6 @@ class ClientContext(NamedTuple):
     #: ((row, incarnation), descriptor) of the memory held here that has no name.
     allocations: Callable[[], list[tuple[tuple[int, int], Descriptor]]]
     #: Make the background thread look around.
-    kick: Callable[[], None] = lambda: None
+    wake: Callable[[], None] = lambda: None
     #: Raises `DomainChanged` when this process has lost its slot.
     requireSlot: Callable[[], None] = lambda: None

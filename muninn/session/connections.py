@@ -89,7 +89,7 @@ class Lines:
         """Whether there is one to the broker of `epoch`, idle or not, that is not `butFor`."""
         return any(line is not None and line is not butFor and line.epoch == epoch for line in self._known())
 
-    def forsake(self, epoch: int) -> None:
+    def disconnect(self, epoch: int) -> None:
         """End all lines to brokers of before `epoch`, also those that somebody waits on."""
         for line in self._known():
             if line is not None and line.epoch < epoch:

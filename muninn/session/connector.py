@@ -45,7 +45,7 @@ class Connector:
     def __init__(self, context: ClientContext, lines: Lines) -> None:
         self._context = context
         self._lines = lines
-        self.greeted = -1
+        self.connected = -1
         self.isForked = False
 
     def open(self, stall: StallDetector, deadline: float) -> Line:
@@ -63,9 +63,9 @@ class Connector:
             raise DescriptorsExhausted(f"no descriptor is left for a socket: {error.strerror}") from error
         line = self._lines.made(connection, term.epoch)
         try:
-            connection.connect(self._context.places.socketPath(term.epoch))
+            connection.connect(self._context.paths.socketPath(term.epoch))
             self._hello(line, stall, deadline)
-            self.greeted = term.epoch
+            self.connected = term.epoch
         except OSError as error:
             # Gone, or its queue of connections is full: a broker that does not accept does not beat either.
             line.close()
@@ -82,7 +82,7 @@ class Connector:
         if term.slot == context.key.slot:
             context.campaign(term)  # it is us, and our thread is about to serve
             raise BrokerLost
-        if term.slot is None or context.members.isNoticedDead(MemberKey(term.slot, context.members.state(term.slot)[1])):
+        if term.slot is None or context.members.isSuspectedDead(MemberKey(term.slot, context.members.state(term.slot)[1])):
             context.campaign(term)
             raise BrokerLost
         ready = context.election.readyEpoch()
@@ -102,7 +102,7 @@ class Connector:
             raise DescriptorsExhausted(f"no descriptor is left for a pidfd: {os.strerror(-pidfd.number)}")
         held: list[tuple[tuple[int, int], Descriptor]] = []
         try:
-            held = context.allocations() if self.greeted != line.epoch else []
+            held = context.allocations() if self.connected != line.epoch else []
             batch, rest = held[: requests.FULL_BATCH], held[requests.FULL_BATCH :]
             hello = {"op": "hello", "slot": context.key.slot, "generation": context.key.generation, "nonce": context.nonce}
             self._bring(line, hello, batch, (pidfd,), stall, deadline)
@@ -145,7 +145,7 @@ class Connector:
                 self._deposeIfStalled(term, stall)
                 spinNs = 0
             answer = messages.receive(connection)
-        except (OSError, ValueError) as error:  # ended, or closed by `Lines.forsake`
+        except (OSError, ValueError) as error:  # ended, or closed by `Lines.disconnect`
             raise BrokerLost from error
         if answer is None:
             raise BrokerLost

@@ -1,4 +1,4 @@
-"""What the open buffers of one membership have in common: all that a buffer, a turn or a lock needs of the session that it belongs to.
+"""What the open buffers of one membership have in common: all that a buffer, an access or a lock needs of the session that it belongs to.
 
 It is made once, when the process joins, and kept by each open buffer: so what memory needs for its end lives as long as the memory.
 """
@@ -26,7 +26,7 @@ class Context:
     isStale
         `Standing.isStale`.
     owners
-        The turns and locks of this process, which keep their holdings.
+        The accesses and locks of this process, which keep their open buffers.
     """
 
     tables: Tables

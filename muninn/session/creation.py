@@ -32,7 +32,7 @@ from muninn.wire import messages
 
 if TYPE_CHECKING:
     from muninn.devices.port import Allocation, Device
-    from muninn.session.openbuffer import Holding
+    from muninn.session.openbuffer import OpenBuffer
 
 _log = Log("muninn.devices")
 #: After how much of a copy to a GPU `progress` is told.
@@ -53,7 +53,7 @@ def create(
     source: Source | None = None,
     progress: Progress | None = None,
     put: Callable[[int], None] | None = None,
-) -> Holding:
+) -> OpenBuffer:
     """Make the buffer.
 
     Parameters
@@ -75,15 +75,15 @@ def create(
         requireCallable("progress", progress)
     while True:
         membership = current()
-        making = Making(membership.client, membership.holdings.creating, wanted.name)
+        making = Making(membership.client, membership.openBuffers.creating, wanted.name)
         with making.begun():
             try:
                 making.takeName()
                 with contextlib.suppress(Departing):
                     membership.departure.check()
-                    holding = _create(membership, making, wanted, fill, source, progress, put)
+                    openBuffer = _create(membership, making, wanted, fill, source, progress, put)
                     making.end()
-                    return holding
+                    return openBuffer
             except DomainChanged:
                 if not membership.isLost():
                     raise
@@ -102,7 +102,7 @@ def _create(
     source: Source | None,
     progress: Progress | None,
     put: Callable[[int], None] | None,
-) -> Holding:
+) -> OpenBuffer:
     device = _deviceFor(membership, wanted)
     # A driver knows better than a sum over rows what its GPU has left; and two processes may mean two GPUs by one number.
     capacity = 0 if device is None or device.usedBytes is None else device.memoryInfo(wanted.gpu).totalBytes
@@ -121,16 +121,16 @@ def _create(
         with typedErrors(f"memory for {wanted.name!r}"):
             made = _makeBytes(tables, wanted, device, row, incarnation, source, progress)
     except BaseException:
-        tables.leases.release(index)
+        tables.leases.giveBack(index)
         raise
-    memory = membership.holdings.memory(made, index, row, incarnation, wanted.access, wanted.lifetime)
+    memory = membership.openBuffers.memory(made, index, row, incarnation, wanted.access, wanted.lifetime)
     description = _describe(wanted, made)
     tables.rows.describe(row, description, getattr(made, "handle", b""))
     _fill(memory, wanted, fill)
     if put is not None:
         put(made.address)
     _commit(making, made)
-    return membership.holdings.created(row, incarnation, description, memory)
+    return membership.openBuffers.created(row, incarnation, description, memory)
 
 
 def _fill(memory: Memory, wanted: BufferSpec, fill: Callable[[Memory], None] | None) -> None:
@@ -169,7 +169,7 @@ def _makeBytes(
         return allocation
     if not wanted.segmentBytes:
         return NoBytes()
-    fd = segments.create(tables.places, row, incarnation, wanted.segmentBytes)
+    fd = segments.create(tables.paths, row, incarnation, wanted.segmentBytes)
     try:
         mapping = segments.Mapping(fd, wanted.segmentBytes, writable=True)
         try:

@@ -35,10 +35,10 @@ def isAstray(uid: int) -> bool:
 
 def requireWhole(tables: Tables) -> None:
     """Raise `DomainChanged` when the calling thread alone has another uid, by a system call of its own: the process is in one domain."""
-    if isDisplaced(tables.places.uid) and _uidOfOwnThread(tables) == tables.places.uid:
+    if isDisplaced(tables.paths.uid) and _uidOfOwnThread(tables) == tables.paths.uid:
         raise DomainChanged(
-            f"this process joined {tables.places.domain!r} as uid {tables.places.uid}, and this thread alone is uid {os.geteuid()} now",
-            f"Ask from a thread of uid {tables.places.uid}, or change the uid of all threads, as `os.setuid` does",
+            f"this process joined {tables.paths.domain!r} as uid {tables.paths.uid}, and this thread alone is uid {os.geteuid()} now",
+            f"Ask from a thread of uid {tables.paths.uid}, or change the uid of all threads, as `os.setuid` does",
         )
 
 
@@ -52,9 +52,9 @@ def _uidOfOwnThread(tables: Tables) -> int | None:
         return None
 
 
-def standAside(election: Election, slot: int, heir: int | None) -> None:
+def standAside(election: Election, slot: int, successor: int | None) -> None:
     """While the process is astray its background thread can serve nobody, and connect to nobody: it renews what is held."""
     clock.sleep(_PAUSE_SECONDS)
     term = election.term()
     if term.slot == slot:
-        election.replace(term, heir)
+        election.replace(term, successor)

@@ -1,7 +1,7 @@
 """Departure: leaving a domain while other threads of the process may still be at work in it.
 
 A slot that is given back is believed to be nobody's: its claims are taken over, its leases are swept away. So it is given back only while
-no thread is inside a turn, holds a `Lock` or creates, and none begins between that look and the good-bye: whoever begins takes first and
+no thread is inside an access, holds a `Lock` or creates, and none begins between that look and the good-bye: whoever begins takes first and
 looks at `isOn` afterwards, whoever leaves sets it first and looks for takers afterwards. At least one of the two sees the other. A taker
 that sees a departure steps back, waits until it is over, and begins again, under the process's next membership if this one has ended.
 """
@@ -39,7 +39,7 @@ class Departure:
         self._leaver = 0
 
     def check(self) -> None:
-        """After a turn, a lock or a name was taken: raises `Departing` when it is to be given back, and taken under the next membership."""
+        """After an access, a lock or a name was taken: raises `Departing` when it is to be given back, and taken under the next membership."""
         # SYNC depart: pairs with begin. What is taken is visible before this is read; the interpreter's lock orders both.
         if self.isOn and green.identity() != self._leaver:
             raise Departing
@@ -76,11 +76,11 @@ class Departure:
 
 
 def stayWhile(isInside: Callable[[], bool], owners: Owners) -> None:
-    """Of a control block that nobody finds: wait for the turns, locks and creations of this process in it, which end or end with it.
+    """Of a control block that nobody finds: wait for the accesses, locks and creations of this process in it, which end or end with it.
 
     Nobody makes the next block meanwhile.
     """
-    owners.depart(True)  # whoever takes a claim from now on sees it, and gives it back; whoever has one is seen here
+    owners.depart(True)  # whoever takes an owner lock from now on sees it, and gives it back; whoever has one is seen here
     while isInside():
         clock.sleep(_STAY_SECONDS)
 

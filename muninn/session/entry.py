@@ -24,7 +24,7 @@ from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
 from muninn.control.rowstate import MAX_EPOCH
 from muninn.errors import ControlBlockInvalid, TableFull
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.system import atomics, clock
 
 _BOUND_SECONDS = 10.0
@@ -39,7 +39,7 @@ class Entry(NamedTuple):
     key: MemberKey
 
 
-def enter(places: Places, lockFile: LockFile, control: Control, preferred: bool, undo: contextlib.ExitStack) -> Entry:
+def enter(paths: Paths, lockFile: LockFile, control: Control, preferred: bool, undo: contextlib.ExitStack) -> Entry:
     """Claim a slot in the domain's block, made if there is none; what takes it back is pushed to `undo`.
 
     Raises
@@ -51,22 +51,22 @@ def enter(places: Places, lockFile: LockFile, control: Control, preferred: bool,
     mayRenew = True
     while True:
         with contextlib.ExitStack() as attempt:
-            block = openOrCreate(places, lockFile, limits, adopt)
+            block = openOrCreate(paths, lockFile, limits, adopt)
             attempt.callback(block.close)
             if mayRenew and Election(block).epoch() >= RENEWAL_EPOCH:
                 mayRenew = False  # if somebody is in it, the next one will
-                renew(places, lockFile, limits)
+                renew(paths, lockFile, limits)
                 continue
             members = MemberTable(block)
             key = _claim(members, preferred, deadline)
             attempt.callback(lockFile.unlockSlot, key.slot)
-            attempt.callback(members.vacate, key, layout.MEMBER_CLAIMING)
+            attempt.callback(members.release, key, layout.MEMBER_CLAIMING)
             # SYNC retire: pairs with `retire` and with Withdrawal. Slot first and version second here, the other way round there.
             if not block.isRetired() and block.hasName():
                 undo.push(attempt.pop_all())
                 return Entry(block, members, key)
         if clock.now() > deadline:
-            raise ControlBlockInvalid(f"{places.blockName} was withdrawn again and again", "Try again")
+            raise ControlBlockInvalid(f"{paths.blockName} was withdrawn again and again", "Try again")
 
 
 def _claim(members: MemberTable, preferred: bool, deadline: float) -> MemberKey:
@@ -86,9 +86,9 @@ def retire(entry: Entry, rows: RowTable) -> None:
     The names go before the journals, so no death leaves a block whose journals are gone. The lock file stays: its bytes mean something only
     while it is one file.
     """
-    block, places = entry.block, entry.block.places
+    block, paths = entry.block, entry.block.paths
     if not block.hasName():
-        return  # and the lock file may be closed: what was removed is forsaken by itself
+        return  # and the lock file may be closed: what was removed is abandoned by itself
     with block.lockFile.creating():
         if not block.hasName():
             return  # withdrawn by another who left at the same time: who claims a slot in it now must go on noticing
@@ -100,7 +100,7 @@ def retire(entry: Entry, rows: RowTable) -> None:
         if _isWanted(entry, rows):
             atomics.exchangeSeqCst32(version, layout.VERSION)
             return
-        unlinkBlock(places)
+        unlinkBlock(paths)
         block.dropJournals(MAX_EPOCH + 1)
 
 
@@ -109,4 +109,4 @@ def _isWanted(entry: Entry, rows: RowTable) -> bool:
     would leave it without one.
     """
     others = any(slot != entry.key.slot for slot in entry.members.occupied())
-    return others or Drain(entry.block).isOn() or bool(rows.notFree() or entry.block.places.segmentKeys())
+    return others or Drain(entry.block).isOn() or bool(rows.notFree() or entry.block.paths.segmentKeys())

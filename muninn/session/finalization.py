@@ -32,7 +32,7 @@ class _LoneRole(BrokerRole):
         self.broker = broker
 
 
-class LoneMembership(Membership):
+class FinalizingMembership(Membership):
     """One process in one domain, for the rest of a thread's life."""
 
     _role = _LoneRole

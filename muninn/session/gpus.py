@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from muninn.config import Settings
 from muninn.control import layout
 from muninn.control.rows import RowTable
-from muninn.system.cleanups import Undertakings
+from muninn.system.cleanups import Cleanups
 from muninn.system.forks import Guard
 from muninn.system.oserrors import typedErrors
 from muninn.system.threads import refuseImports
@@ -44,7 +44,7 @@ class Gpus:
         self.device: Device | None = None
         self.promised: set[tuple[int, int]] = set()
         self.fenceWords: dict[int, Registration] = {}
-        self.signalling = Undertakings(wake)
+        self.signalling = Cleanups(wake)
 
     def chosen(self) -> Device:
         """The back-end that the settings ask for. Its memory is counted by the rows of the whole domain."""

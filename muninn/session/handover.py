@@ -1,4 +1,4 @@
-"""Bequest: what a member kept when it left the broker's office, until its successor has it.
+"""Handover: what a member kept when it left the broker's office, until its successor has it.
 
 Descriptors of memory without a name, which would end with the last of them. They are private to this process; a death of it before the
 successor has asked loses what nobody else has open.
@@ -12,7 +12,7 @@ from muninn.system.descriptors import Descriptor, duplicate
 Allocation = tuple[tuple[int, int], Descriptor]
 
 
-class Bequest:
+class Handover:
     """What one member has kept. It is false when there is nothing."""
 
     def __init__(self) -> None:

@@ -136,12 +136,12 @@ class LeaseTable:
         word = incarnation << _INCARNATION_SHIFT | self._generationField | (row + 1)
         return self._first + index * layout.LEASE_BYTES, word
 
-    def release(self, index: int) -> None:
+    def giveBack(self, index: int) -> None:
         """Give the slot back."""
-        self.vacate(index)
+        self.release(index)
         self.forget(index)
 
-    def vacate(self, index: int) -> None:
+    def release(self, index: int) -> None:
         """Nothing is held in the slot any more, which is still its owner's. Twice is once.
 
         One that is another member's by now is left alone: this process has left, or was thought dead.
@@ -167,8 +167,8 @@ class LeaseTable:
         return expiryMs
 
     def setReading(self, index: int, isReading: bool) -> None:
-        """Say whether this process is inside a reader's turn. The caller looks at the writer's claim *afterwards*."""
-        # SYNC reading: pairs with readersOf in a writer that has the claim. Reading first and claim second here, the other way round there.
+        """Say whether this process is inside a read access. The caller looks at the owner lock *afterwards*."""
+        # SYNC reading: pairs with readersOf in a writer that has the owner lock. Reading first and claim second here, the other way round there.
         self._changeExpiry(index, _EXPIRY_MASK, _READING if isReading else 0)
 
     def _changeExpiry(self, index: int, kept: int, changed: int) -> None:

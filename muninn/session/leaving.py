@@ -1,7 +1,7 @@
 """Leaving: how a membership ends while its process goes on, or as its exit handlers run.
 
 A polite end saves the others the work of a death, and every step of it may be skipped by one. The order is: threads come out of their
-turns, leases are given back, the office goes to another member, the broker is told good-bye and takes the slot back, the thread ends, and
+accesses, leases are given back, the office goes to another member, the broker is told good-bye and takes the slot back, the thread ends, and
 the last member withdraws the control block. The lock file is closed last: that drops every byte lock of this process on it.
 """
 
@@ -17,7 +17,7 @@ from muninn.session.client import Client
 from muninn.session.credentials import isDisplaced
 from muninn.session.departure import Departure, keepPromises
 from muninn.session.entry import Entry, retire
-from muninn.session.openbuffers import Holdings
+from muninn.session.openbuffers import OpenBuffers
 from muninn.session.role import BrokerRole
 from muninn.session.standing import Standing
 from muninn.session.tables import Tables
@@ -43,7 +43,7 @@ class Leaving:
         lockFile: LockFile,
         role: BrokerRole,
         client: Client,
-        holdings: Holdings,
+        openBuffers: OpenBuffers,
         worker: Worker,
     ) -> None:
         self._tables = tables
@@ -52,48 +52,48 @@ class Leaving:
         self._lockFile = lockFile
         self._role = role
         self._client = client
-        self._holdings = holdings
+        self._openBuffers = openBuffers
         self._worker = worker
 
     def leave(self) -> None:
         """Say good-bye: close what is open, hand the broker's office on, give the slot back. Everything in it may be skipped by a death.
-        While a thread is inside a turn, holds a lock or creates, or a GPU is at work, nothing is given back before the process ends.
+        While a thread is inside an access, holds a lock or creates, or a GPU is at work, nothing is given back before the process ends.
         """
         with changing.lock:  # who joins anew waits: closing the lock file drops every byte lock of this process on it
             if self._standing.isStale() or self._hasMovedOut():
                 return
             self._departure.begin()
             try:
-                self._holdings.owners.depart(True)
+                self._openBuffers.owners.depart(True)
                 self._leave()
             finally:
-                self._holdings.owners.depart(False)
+                self._openBuffers.owners.depart(False)
                 self._departure.end()
 
     def _leave(self) -> None:
-        tables, standing, role, holdings = self._tables, self._standing, self._role, self._holdings
-        isAtRest = self._departure.awaitOutside(holdings.isInside, self._worker.thread) and self._keepPromises()
+        tables, standing, role, openBuffers = self._tables, self._standing, self._role, self._openBuffers
+        isAtRest = self._departure.awaitOutside(openBuffers.isInside, self._worker.thread) and self._keepPromises()
         if isAtRest:
-            holdings.closeAll()
+            openBuffers.closeAll()
         role.isPreferred = False  # or our thread would ask for the office back
         term = tables.election.term()
         if term.slot == tables.key.slot and tables.members.othersAlive(tables.key):
-            # First the office, then good-bye as anybody else: so the successor gets what the vault holds.
+            # First the office, then good-bye as anybody else: so the successor gets what the descriptor store holds.
             role.handOverUntil = clock.now() + 2 * tables.settings.control.takeoverMs / 1000
             tables.election.replace(term, tables.members.preferredOther(tables.key))
             self._worker.wake()
         if not isAtRest:
             # Good-bye says that all is done. A death says so too, and is proven when it has come.
-            say = _log.info if holdings.isInside() else _log.warning
-            say("threads or GPUs are at work for this process: it does not leave %s before it ends", tables.places.domain)
+            say = _log.info if openBuffers.isInside() else _log.warning
+            say("threads or GPUs are at work for this process: it does not leave %s before it ends", tables.paths.domain)
             with contextlib.suppress(MuninnError):
-                self._client.request("ping")  # answered by the successor, once it has what the vault held
+                self._client.request("ping")  # answered by the successor, once it has what the descriptor store held
             return
         # Whoever is broker, we ourselves perhaps, takes the slot back. No other could while this process lives: its death is not proven.
         standing.isLeaving = True
         with tables.leaseLock:
             standing.hasLeft = True  # before the slot is another's: an interruption may come at any point
-            holdings.owners.end()
+            openBuffers.owners.end()
         with contextlib.suppress(MuninnError):
             self._client.request("leave")
         term = tables.election.term()
@@ -107,8 +107,8 @@ class Leaving:
         self._close()
 
     def _keepPromises(self) -> bool:
-        holdings = self._holdings
-        return keepPromises(holdings.gpus, self._tables.settings.devices.ipcGraceMs / 1000, holdings.isAtWork)
+        openBuffers = self._openBuffers
+        return keepPromises(openBuffers.gpus, self._tables.settings.devices.ipcGraceMs / 1000, openBuffers.isAtWork)
 
     def retire(self) -> None:
         """Withdraw the control block, if we are the last and nothing is shared."""
@@ -121,13 +121,13 @@ class Leaving:
         Raises `BrokerUnavailable` while threads of this process are at work in the block that is lost.
         """
         self._worker.thread.join(LEAVE_BOUND_SECONDS)
-        if self._holdings.isInside():
-            where = f"the control block of {self._tables.places.domain!r} that was removed"
-            raise BrokerUnavailable(f"threads of this process have turns or locks in {where}", "End those first")
+        if self._openBuffers.isInside():
+            where = f"the control block of {self._tables.paths.domain!r} that was removed"
+            raise BrokerUnavailable(f"threads of this process have accesses or locks in {where}", "End those first")
         self._close()
 
     def _close(self) -> None:
-        self._role.bequest.drop()
+        self._role.handover.drop()
         self._client.close()
         self._lockFile.close()
 
@@ -136,15 +136,15 @@ class Leaving:
         tables, departure = self._tables, self._departure
         departure.begin()
         try:
-            if not departure.awaitOutside(self._holdings.isInside, threading.current_thread()):
+            if not departure.awaitOutside(self._openBuffers.isInside, threading.current_thread()):
                 raise BrokerUnavailable(
-                    f"this process joined as uid {tables.places.uid}, is uid {os.geteuid()} now, and has turns or locks in "
-                    f"{tables.places.domain!r}",
+                    f"this process joined as uid {tables.paths.uid}, is uid {os.geteuid()} now, and has turns or locks in "
+                    f"{tables.paths.domain!r}",
                     "End those first",
                 )
             with tables.leaseLock:
                 self._standing.hasLeft = self._standing.isStopping = True
-                self._holdings.owners.end()
+                self._openBuffers.owners.end()
             tables.members.disown()
             self._worker.wake()
             self.abandon()
@@ -153,7 +153,7 @@ class Leaving:
 
     def _hasMovedOut(self) -> bool:
         """At the end: whether there was another uid's membership, which can tell nobody. Its death gives up what is not given up here."""
-        uid = self._tables.places.uid
+        uid = self._tables.paths.uid
         if isDisplaced(uid):
             with contextlib.suppress(MuninnError):
                 self.moveOut()

@@ -1,4 +1,4 @@
-"""Memory: what a holding has mapped, with the lease that covers it, and how its bytes are reached from the CPU and from kernels.
+"""Memory: what an open buffer has mapped, with the lease that covers it, and how its bytes are reached from the CPU and from kernels.
 
 Host memory the CPU reaches as it is, and kernels of real GPUs once it is registered, which happens at the first `devicePointer` and
 lasts as long as the mapping. VRAM is reached by kernels as it is, and by the CPU through copies.

@@ -1,7 +1,7 @@
 """Membership: this process's place in a domain, from its entry to its end, put together of the parts that do the work.
 
 `tables` has the shared memory, `worker` the one background thread that a membership costs, `role` its part as broker, `client` the talk
-with the broker, `holdings` the open buffers, and `leaving` the end. Nothing depends on a polite end: `leave` at exit only saves the broker
+with the broker, `openBuffers` the open buffers, and `leaving` the end. Nothing depends on a polite end: `leave` at exit only saves the broker
 the work. A forked child finds its identity page wiped and joins anew.
 """
 
@@ -29,7 +29,7 @@ from muninn.session.handover import Allocation
 from muninn.session.leases import LeaseTable
 from muninn.session.leaving import Leaving
 from muninn.session.lending import Lent
-from muninn.session.openbuffers import Holdings
+from muninn.session.openbuffers import OpenBuffers
 from muninn.session.owners import Owners
 from muninn.session.releases import Releases
 from muninn.session.role import BrokerRole
@@ -37,7 +37,7 @@ from muninn.session.standing import Standing
 from muninn.session.tables import Tables
 from muninn.session.wakeup import Wakeup
 from muninn.session.worker import Worker
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.system import atomics
 
 
@@ -57,9 +57,9 @@ class Membership:
 
     def __init__(self, settings: Settings, isPreferred: bool = False) -> None:
         with contextlib.ExitStack() as undo:
-            self._lockFile = LockFile(Places(os.geteuid(), settings.control.domain))  # files are the effective uid's
+            self._lockFile = LockFile(Paths(os.geteuid(), settings.control.domain))  # files are the effective uid's
             undo.callback(self._lockFile.close)
-            entry = enter(self._lockFile.places, self._lockFile, settings.control, isPreferred, undo)
+            entry = enter(self._lockFile.paths, self._lockFile, settings.control, isPreferred, undo)
             self.tables = tables = Tables.of(settings, *entry)
             self.wakeup = Wakeup(tables.block, tables.key.slot)
             undo.callback(self.wakeup.close)
@@ -71,9 +71,9 @@ class Membership:
             releases = Releases(tables, standing, self.client, self.wakeup.wake)
             lent, owners = Lent(tables, self.client), Owners(tables.block.geometry.maxBuffers)
             context = Context(tables, standing.isStale, self.departure, self.client, self.gpus, releases, lent, owners)
-            self.holdings = Holdings(context, self.wakeup.wake)
-            self.worker = Worker(tables, standing, self._lockFile, self.wakeup, self.role, self.client, self.holdings)
-            self.leaving = Leaving(tables, standing, self.departure, self._lockFile, self.role, self.client, self.holdings, self.worker)
+            self.openBuffers = OpenBuffers(context, self.wakeup.wake)
+            self.worker = Worker(tables, standing, self._lockFile, self.wakeup, self.role, self.client, self.openBuffers)
+            self.leaving = Leaving(tables, standing, self.departure, self._lockFile, self.role, self.client, self.openBuffers, self.worker)
             self._begin()
             undo.pop_all()
         # Not in `leave`: buffers that are still referenced reach the block, and finalizers wake the thread, until the last of them is gone.
@@ -86,7 +86,7 @@ class Membership:
         nonce = tables.members.identity(tables.key.slot).nonce
         return Client(
             ClientContext(
-                tables.places, tables.members, tables.election, tables.key, nonce, control.takeoverMs, control.requestTimeoutMs,
+                tables.paths, tables.members, tables.election, tables.key, nonce, control.takeoverMs, control.requestTimeoutMs,
                 lambda: role.broker, lambda term: role.campaign(term), self.isLost, self._allocations, self.wakeup.wake,
                 lambda: self.worker.requireSlot(),
             )
@@ -94,7 +94,7 @@ class Membership:
 
     def _allocations(self) -> list[Allocation]:
         """What this member brings to a new broker: the nameless memory that it has open, and what it kept as broker before."""
-        return [*self.holdings.allocations(), *self.role.bequest.duplicates()]
+        return [*self.openBuffers.allocations(), *self.role.handover.duplicates()]
 
     def _begin(self) -> None:
         self.worker.begin()
@@ -106,8 +106,8 @@ class Membership:
         return self.tables.settings
 
     @property
-    def places(self) -> Places:
-        return self.tables.places
+    def paths(self) -> Paths:
+        return self.tables.paths
 
     @property
     def block(self) -> ControlBlock:
@@ -156,7 +156,7 @@ class Membership:
         self.tables.requireSame(other, name)
         return self
 
-    def kick(self) -> None:
+    def wake(self) -> None:
         """See `Wakeup.wake`."""
         self.wakeup.wake()
 

@@ -14,7 +14,7 @@ from muninn.config import loadSettings
 from muninn.errors import BrokerUnavailable
 from muninn.session.credentials import isDisplaced, requireWhole
 from muninn.session.departure import awaitPast
-from muninn.session.finalization import LoneMembership
+from muninn.session.finalization import FinalizingMembership
 from muninn.session.lateimports import load, patiently, settingsToJoin
 from muninn.session.leaving import LEAVE_BOUND_SECONDS, changing
 from muninn.session.member import Membership
@@ -33,7 +33,7 @@ _joining: dict[str, Job[Membership]] = {}
 def current() -> Membership:
     """The membership of this process; it joins at the first use, and again after a fork."""
     membership = _current
-    if membership is None or membership.isStale() or os.geteuid() != membership.places.uid:
+    if membership is None or membership.isStale() or os.geteuid() != membership.paths.uid:
         return _joinNow()
     return membership
 
@@ -46,7 +46,7 @@ def _joinNow(preferred: bool = False) -> Membership:
     global _current
     if sys.is_finalizing():
         load()  # raises where this process has never joined: nothing can be imported any more
-        _current = LoneMembership(loadSettings() if _current is None else _current.settings)
+        _current = FinalizingMembership(loadSettings() if _current is None else _current.settings)
         return _current
     if _current is not None and not _current.isStale():
         requireWhole(_current.tables)
@@ -85,7 +85,7 @@ def _partFrom(old: Membership) -> bool:
     elif old.isLost():
         old.leaving.abandon()
     elif not old.isStale():
-        if not isDisplaced(old.places.uid):
+        if not isDisplaced(old.paths.uid):
             return False
         old.leaving.moveOut()
     return True

@@ -9,8 +9,8 @@ successor is asked once; and because the index is a hint, there is a question no
 from __future__ import annotations
 
 from muninn.errors import BufferNotFound
-from muninn.session.openbuffer import Holding
-from muninn.session.openbuffers import Holdings
+from muninn.session.openbuffer import OpenBuffer
+from muninn.session.openbuffers import OpenBuffers
 from muninn.session.tables import Tables
 from muninn.system import aside, atomics
 from muninn.system.clock import monotonicMs
@@ -27,7 +27,7 @@ _ASK_MS = 10_000
 
 def absent(tables: Tables, name: str, waited: str = "", fix: str | None = LOOK) -> BufferNotFound:
     """The error for a name that nobody has."""
-    return BufferNotFound(f"there is no buffer {name!r} in domain {tables.places.domain!r}{waited}", fix)
+    return BufferNotFound(f"there is no buffer {name!r} in domain {tables.paths.domain!r}{waited}", fix)
 
 
 class NameWait:
@@ -39,29 +39,29 @@ class NameWait:
         Whether the broker said that somebody is creating it.
     """
 
-    def __init__(self, holdings: Holdings, name: str) -> None:
-        self._holdings = holdings
+    def __init__(self, openBuffers: OpenBuffers, name: str) -> None:
+        self._openBuffers = openBuffers
         self._name = name
-        self._word = holdings.tables.index.wakeAddress(name.encode())
+        self._word = openBuffers.tables.index.wakeAddress(name.encode())
         self._seen = 0
         self._asked: tuple[int, int] | None = None
         self._askAgainMs = 0
         self.isComing = False
 
-    def look(self) -> Holding | None:
+    def look(self) -> OpenBuffer | None:
         """The name's holding, if it is there. Whatever comes or goes from here on ends the next `sleep`."""
         # SYNC names: pairs with NameIndex.tell; the word is read before the look, so nothing that comes afterwards is missed.
         self._seen = int(atomics.loadAcquire32(self._word))
-        holdings = self._holdings
-        holding = holdings.known(self._name)
-        if holding is None and self._mayBeKnownToTheBroker():
-            holding, self.isComing = holdings.asked(self._name)
-        return holding
+        openBuffers = self._openBuffers
+        openBuffer = openBuffers.known(self._name)
+        if openBuffer is None and self._mayBeKnownToTheBroker():
+            openBuffer, self.isComing = openBuffers.asked(self._name)
+        return openBuffer
 
     def _mayBeKnownToTheBroker(self) -> bool:
         # While the name is coming, the word also says that it has gone; otherwise only that the index can not tell is news.
         told = self._seen if self.isComing else self._seen >> 16
-        state, now = (self._holdings.tables.election.epoch(), told), monotonicMs()
+        state, now = (self._openBuffers.tables.election.epoch(), told), monotonicMs()
         if state == self._asked and now < self._askAgainMs:
             return False
         self._asked, self._askAgainMs = state, now + _ASK_MS
@@ -76,6 +76,6 @@ class NameWait:
         if timeoutNs <= 0:
             return False
         aside.refuseOwn()
-        self._holdings.creating.refuseOwn(self._name)
+        self._openBuffers.creating.refuseOwn(self._name)
         sleepOn(self._word, self._seen, timeoutNs)
         return True

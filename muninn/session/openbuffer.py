@@ -1,4 +1,4 @@
-"""A holding: one buffer that this process has open.
+"""An open buffer: one buffer that this process has open.
 
 It is one lease, one mapping at one address, and any number of `MuninnBuffer` objects on it. The lease lasts as long as the memory is
 mapped, arrays that outlive `close()` included, so what the table of leases says about who holds memory is true.
@@ -28,7 +28,7 @@ class Renewal:
     __slots__ = ("__weakref__",)
 
 
-class Holding:
+class OpenBuffer:
     """One buffer that this process has open. It ends when the last buffer object lets go of it."""
 
     __slots__ = (
@@ -38,13 +38,13 @@ class Holding:
         "_owner",
         "_renewAtMs",
         "_renewal",
-        "claimAddress",
         "context",
         "description",
         "fencing",
         "generation",
         "incarnation",
         "memory",
+        "ownerLockAddress",
         "row",
         "tables",
         "tickets",
@@ -65,7 +65,7 @@ class Holding:
         self.tickets = Tickets(rowAddress, block.fencesAddress(row))
         self.fencing = _thread.RLock()  # what is shown of fences, and what streams are made to wait for, in one order
         self._owner = 0
-        self.claimAddress = rowAddress + layout.ROW_CLAIM_OFFSET
+        self.ownerLockAddress = rowAddress + layout.ROW_OWNER_LOCK_OFFSET
         self._leaseAddress, self._leaseWord = tables.leases.held(memory.leaseIndex, row, incarnation)
         self._renewal: weakref.ref[Renewal] | None = None
         self._renewAtMs = monotonicMs() + self.ttlMs // 2 if isFresh else 0  # what was kept may be about to run out
@@ -76,20 +76,20 @@ class Holding:
 
     @property
     def owner(self) -> int:
-        """What this process has of the claim, by its address. Bound when it is first asked for: most who open a buffer never write."""
+        """What this process has of the owner lock, by its address. Bound when it is first asked for: most who open a buffer never write."""
         if not self._owner:
             tables = self.tables
-            expiryAddress, word = self._leaseAddress + layout.LEASE_EXPIRY_OFFSET, ownerlock.claimWord(tables.key)
+            expiryAddress, word = self._leaseAddress + layout.LEASE_EXPIRY_OFFSET, ownerlock.ownerLockWord(tables.key)
             rowAddress = tables.block.rowAddress(self.row)
             self._owner = self.context.owners.bind(self.row, self.incarnation, rowAddress, expiryAddress, self, word)
         return self._owner
 
     def isOwn(self, word: int) -> bool:
-        """Whether a claim is this process's."""
+        """Whether an owner lock is this process's."""
         return ownerlock.belongsTo(word, self.tables.key)
 
     def isWriting(self) -> bool:
-        """Whether this thread is inside a writer's turn."""
+        """Whether this thread is inside a write access."""
         return bool(self._owner) and bool(atomics.ownerWrites(self._owner, green.identity()))
 
     def refuseOwnWriter(self) -> None:
@@ -97,8 +97,8 @@ class Holding:
         if self.isWriting():
             raise RuntimeError(f"this thread is writing {self.description.name!r}: what it has written so far is in the view of its turn")
 
-    def hasTurns(self, notOf: int = 0) -> bool:
-        """Whether any thread of this process, save one, is inside a turn, or any at all has the lock."""
+    def hasScopes(self, notOf: int = 0) -> bool:
+        """Whether any thread of this process, save one, is inside an access, or any at all has the lock."""
         return bool(self._owner) and bool(atomics.ownerIsBusy(self._owner, 0 if self.description.kind == layout.ROW_KIND_LOCK else notOf))
 
     def renewal(self) -> Renewal:

@@ -12,10 +12,10 @@ from typing import TypeVar, cast
 _Kept = TypeVar("_Kept")
 
 
-class Living(weakref.WeakValueDictionary[tuple[int, int], _Kept]):
+class Registry(weakref.WeakValueDictionary[tuple[int, int], _Kept]):
     """What lives, by (row, incarnation), one each."""
 
-    def settled(self, pair: tuple[int, int], value: _Kept) -> _Kept:
+    def keepFirst(self, pair: tuple[int, int], value: _Kept) -> _Kept:
         """What lives under `pair`: `value`, if there is nothing yet.
 
         One step decides, so that two never live: neither of two threads, nor of a thread and what it is interrupted by.

@@ -1,7 +1,7 @@
 """Releases: what this process has let go of, until its memory is unmapped, its lease given back and the broker told.
 
 A lease belongs to a `Lease` object before it is taken, and memory to a lease. When nobody keeps the object any more, its tenure is among
-those in `LeaseTable.gone`. `settleGone` then undoes it, on the thread that closes or on the background thread; a finalizer itself does no
+those in `LeaseTable.gone`. `reclaimGone` then undoes it, on the thread that closes or on the background thread; a finalizer itself does no
 more than to say so. The order is: unmap, give the lease back, tell the broker. Each step may be done twice, because a signal handler may
 come between a step and the note that it was done. A death at any point leaves the lease to the broker, and the mapping to the kernel.
 """
@@ -39,7 +39,7 @@ class Releases:
         self._released: deque[tuple[int, int]] = deque()
         self._ofDevices: deque[Tenure] = deque()
         #: Held by who undoes what is gone; whoever comes to it meanwhile on the same thread leaves it to the one that it interrupted.
-        self._settling = _thread.RLock()
+        self._reclaiming = _thread.RLock()
         #: The thread that is about to undo what it lets go of, and needs nobody else for it.
         self.closing = 0
         tables.leases.onGone = self._onGone
@@ -50,7 +50,7 @@ class Releases:
 
     def giveUp(self, index: int, row: int, incarnation: int) -> None:
         """Take back a lease that came to nothing. While it stood, the broker may have let the row be because of it."""
-        self._tables.leases.vacate(index)
+        self._tables.leases.release(index)
         self._released.append((row, incarnation))
         self._tables.leases.forget(index)
         self._wake()
@@ -60,7 +60,7 @@ class Releases:
         if self._isStale():
             self._dropGone()
         elif self.closing != green.identity():
-            self.settleGone()
+            self.reclaimGone()
             if self._released or self._tables.leases.gone:
                 self._wake()
 
@@ -78,25 +78,25 @@ class Releases:
         try:
             last.clear()
             if not self._isStale():
-                self.settleReleased()
+                self.tryReclaimReleased()
         except BaseException:
             self._wake()  # the background thread does the rest
             raise
         finally:
             self.closing = 0
 
-    def settleGone(self) -> None:
+    def reclaimGone(self) -> None:
         """Unmap what nobody has any more, and give the leases back."""
         gone = self._tables.leases.gone
-        while (gone or self._ofDevices) and not self._settling._is_owned():  # type: ignore[attr-defined]
+        while (gone or self._ofDevices) and not self._reclaiming._is_owned():  # type: ignore[attr-defined]
             if not aside.isOwn():
-                with self._settling:
+                with self._reclaiming:
                     self._endAll(gone)
-            elif self._settling.acquire(blocking=False):  # no signal comes between this and the next step: they do not reach this thread
+            elif self._reclaiming.acquire(blocking=False):  # no signal comes between this and the next step: they do not reach this thread
                 try:
                     self._endAll(gone)
                 finally:
-                    self._settling.release()
+                    self._reclaiming.release()
             else:
                 return  # whoever is about it may wait for this very thread, for what a finalizer asks of the broker in the middle of it
             while self._ofDevices:
@@ -118,7 +118,7 @@ class Releases:
             return
         if not table.isOwner(tenure):
             return
-        table.vacate(tenure.index)
+        table.release(tenure.index)
         if tenure.isTold or not self._tables.rows.isLive(tenure.row, tenure.incarnation):
             self._released.append((tenure.row, tenure.incarnation))
         table.forget(tenure.index)
@@ -151,9 +151,9 @@ class Releases:
         """Whether the broker is to be told of anything, now or once what is gone was undone."""
         return bool(self._released or self._tables.leases.gone)
 
-    def settleReleased(self, atMost: int = 1 << 30) -> bool:
+    def tryReclaimReleased(self, atMost: int = 1 << 30) -> bool:
         """Tell the broker of buffers that may have had their last lease; False when it does not answer now, and is to be told again."""
-        self.settleGone()
+        self.reclaimGone()
         for _ in range(atMost):
             if not self._released:
                 break
@@ -162,7 +162,7 @@ class Releases:
                 released = self._released[0]
                 self._released.remove(released)
                 with contextlib.suppress(BufferFreed):  # then it is gone already
-                    if self._client.once("settle", row=released[0], incarnation=released[1]) is None:
+                    if self._client.once("tryReclaim", row=released[0], incarnation=released[1]) is None:
                         return False
                 answered = True
             except (IndexError, ValueError):

@@ -2,7 +2,7 @@
 
 A creation may be interrupted between any two bytecodes: while its question is under way, say, so that nobody here knows what was
 granted. What is asked is noted before it is asked, and `giveUp` takes back whatever can have come of it: the same grant is asked for
-again, which returns the same row, and that is given back. Should that be cut short too, the end of its `Undertaking` leaves it to the
+again, which returns the same row, and that is given back. Should that be cut short too, the end of its `Cleanup` leaves it to the
 background thread. Meanwhile the name is taken in this process: the broker takes a second request of one process for the first one
 repeated, so threads of a process are told apart here. So is the thread that is creating it: what interrupts that, or is called by it, a
 progress report say, must not wait for its end.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from muninn.errors import BrokerUnavailable, BufferExists, HolderSilent, MuninnError
 from muninn.system import aside, clock, green
-from muninn.system.cleanups import Undertaking, Undertakings
+from muninn.system.cleanups import Cleanup, Cleanups
 from muninn.system.descriptors import Descriptor
 from muninn.terms import INTERNAL_PREFIX
 from muninn.wire.requests import LATER
@@ -34,7 +34,7 @@ class Creating:
     """The names that this process is creating now, and by which makings."""
 
     def __init__(self, wake: Callable[[], object]) -> None:
-        self.undertakings = Undertakings(wake)
+        self.cleanups = Cleanups(wake)
         self._byName: dict[str, Making] = {}
         self._changing = _thread.RLock()
 
@@ -62,7 +62,7 @@ class Creating:
 
     def _underWay(self, name: str) -> Making | None:
         making = self._byName.get(name)
-        return making if making is not None and self.undertakings.isUnderWay(making) else None
+        return making if making is not None and self.cleanups.isUnderWay(making) else None
 
     def refuseOwn(self, name: str) -> None:
         """Before a wait for the name: raises `BrokerUnavailable` when it would be a wait for the calling thread."""
@@ -98,9 +98,9 @@ class Making:
         self._mayBeLive = False
         self._isOver = self._isUnanswered = False
 
-    def begun(self) -> Undertaking:
+    def begun(self) -> Cleanup:
         """For the `with` statement around all of it: whatever ends that, `undo` is called unless `leaveName` was."""
-        return self._creating.undertakings.begin(self)
+        return self._creating.cleanups.begin(self)
 
     def takeName(self) -> None:
         """Raises `BufferExists` while another thread of this process is creating it, or this one is, and was interrupted."""
@@ -112,12 +112,12 @@ class Making:
     def leaveName(self) -> None:
         """Nothing is left to be done. Again, or of a name that was not taken, is fine."""
         self._creating.leave(self._name, self)
-        self._creating.undertakings.end(self)
+        self._creating.cleanups.end(self)
 
     def grant(self, **fields: Any) -> tuple[int, int]:
         """Ask for a row that is this process's to fill; returns (row, incarnation). Raises whatever forbids it."""
         aside.refuseOwn()
-        if not self._creating.undertakings.awaitSettled(_UNDONE_SECONDS):
+        if not self._creating.cleanups.awaitDone(_UNDONE_SECONDS):
             raise BrokerUnavailable("the background thread stands still")
         self._client.awaitLater()
         self._question = fields

@@ -1,8 +1,8 @@
 """The broker's role: a member's campaign for the office, its terms as broker, and what it keeps from one term for the next.
 
 Any member may be elected. The one whose slot is in the election word makes a `Broker` and serves on its background thread until it is
-deposed, fails, or the process leaves. What the broker had in its hands goes into the bequest *before* the office is given up: from then
-on another thread may already say hello to the successor, and brings the bequest with it. A death in between loses nothing but what nobody
+deposed, fails, or the process leaves. What the broker had in its hands goes into the handover *before* the office is given up: from then
+on another thread may already say hello to the successor, and brings the handover with it. A death in between loses nothing but what nobody
 else has open.
 """
 
@@ -18,7 +18,7 @@ from muninn.control.block import BlockLost
 from muninn.control.election import Term
 from muninn.control.rows import Deposed
 from muninn.session.credentials import isAstray, isDisplaced
-from muninn.session.handover import Allocation, Bequest
+from muninn.session.handover import Allocation, Handover
 from muninn.session.lateimports import load
 from muninn.session.standing import Standing
 from muninn.session.tables import Tables
@@ -55,7 +55,7 @@ class BrokerRole:
         self._wakeup = wakeup
         self.isPreferred = isPreferred
         self.broker: Broker | None = None
-        self.bequest = Bequest()
+        self.handover = Handover()
         self.candidacy = Candidacy(tables.block, tables.members, tables.key)
         self.handOverUntil = 0.0
         self.threadId = 0
@@ -87,26 +87,26 @@ class BrokerRole:
         try:
             broker = self._made(term, self.candidacy.abler)
             broker.start()
-            broker.inherit([*self.bequest.taken(), *held()])  # the others bring theirs with their hello
+            broker.inherit([*self.handover.taken(), *held()])  # the others bring theirs with their hello
             self.broker = broker
             attend(broker)
         except Deposed:
             _log.info("deposed as broker of epoch %d", term.epoch)
         except BlockLost:
-            if not isAstray(tables.places.uid):  # who may not look, or looks elsewhere, finds no name
-                self._forsakeBlock()
+            if not isAstray(tables.paths.uid):  # who may not look, or looks elsewhere, finds no name
+                self._abandonBlock()
         except Exception as error:
             # Whatever it is, another member may do better; a broker that can not serve must not sit in office.
-            if not isDisplaced(tables.places.uid) and tables.election.term() == term:
+            if not isDisplaced(tables.paths.uid) and tables.election.term() == term:
                 self.candidacy.resigned(term, error)  # who is another uid by now, or deposed, has not failed in office
             self.broker = None
             if broker is not None:
-                self.bequest.keep(broker.bequeath())
-            tables.election.replace(term, self.candidacy.heir())
+                self.handover.keep(broker.handOver())
+            tables.election.replace(term, self.candidacy.successor())
         finally:
-            # The bequest first: once there is no broker here, another thread may say hello to the successor, with what we have then.
+            # The handover first: once there is no broker here, another thread may say hello to the successor, with what we have then.
             if broker is not None:
-                self.bequest.keep(broker.bequeath())
+                self.handover.keep(broker.handOver())
             self.broker = None
             if broker is not None:
                 broker.close()
@@ -119,10 +119,10 @@ class BrokerRole:
         """Be sure that the background thread ends and this process joins anew at its next call. What is mapped stays."""
         self._standing.isLost = self._standing.isStopping = True
 
-    def _forsakeBlock(self) -> None:
+    def _abandonBlock(self) -> None:
         """Nobody finds this control block any more: join anew at the next call, as whoever is elected next does."""
         tables = self._tables
-        _log.warning("the control block of %s was removed from /dev/shm: this process joins anew", tables.places.domain)
+        _log.warning("the control block of %s was removed from /dev/shm: this process joins anew", tables.paths.domain)
         self.loseBlock()
         tables.election.replace(tables.election.term(), None)
 

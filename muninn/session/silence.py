@@ -40,4 +40,4 @@ def _others(tables: Tables, row: int) -> list[int]:
     members = tables.members
     without = {tables.key.slot, tables.election.term().slot}
     slots = {hold.slot for hold in leases.scanHolds(tables.block, members, row)} - without
-    return [slot for slot in sorted(slots) if not members.isNoticedDead(MemberKey(slot, members.state(slot)[1]))]
+    return [slot for slot in sorted(slots) if not members.isSuspectedDead(MemberKey(slot, members.state(slot)[1]))]

@@ -17,7 +17,7 @@ from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
 from muninn.errors import DomainChanged
 from muninn.session.leases import LeaseTable
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.system.forks import Identity
 
 
@@ -36,7 +36,7 @@ class Tables:
     """
 
     settings: Settings
-    places: Places
+    paths: Paths
     block: ControlBlock
     members: MemberTable
     key: MemberKey
@@ -51,7 +51,7 @@ class Tables:
     def of(settings: Settings, block: ControlBlock, members: MemberTable, key: MemberKey) -> Tables:
         """Those of a slot that was claimed in a control block."""
         return Tables(
-            settings, block.places, block, members, key, Election(block), RowTable(block), NameIndex(block),
+            settings, block.paths, block, members, key, Election(block), RowTable(block), NameIndex(block),
             LeaseTable(block, members, key), _thread.RLock(), Identity(members.identity(key.slot).nonce),
         )  # fmt: skip
 
@@ -61,16 +61,16 @@ class Tables:
         return self.settings.security.leaseTtlMs
 
     def isDead(self, slot: int, generationBits: int) -> bool:
-        """Whether a claim's owner (slot, low bits of its generation) is proven dead: never this process, always beyond the table."""
+        """Whether an owner lock's owner (slot, low bits of its generation) is confirmed dead: never this process, always beyond the table."""
         return slot >= self.members.count or self.members.isOwnerDead(slot, generationBits, self.key)
 
     def requireSame(self, other: Tables, name: str) -> None:
         """Raises `DomainChanged` for what belongs to another control block: a row means something in its own only."""
         self.requireSameDomain(other, name)
         if other.block.identity != self.block.identity:
-            raise DomainChanged(f"{name!r} belongs to a control block of {self.places.stem} that is no more")
+            raise DomainChanged(f"{name!r} belongs to a control block of {self.paths.stem} that is no more")
 
     def requireSameDomain(self, other: Tables, name: str) -> None:
         """The same for what has a name and no bytes: in a later control block it is made anew."""
-        if other.places.stem != self.places.stem:
-            raise DomainChanged(f"{name!r} belongs to {other.places.stem}, and this process is in {self.places.stem} now")
+        if other.paths.stem != self.paths.stem:
+            raise DomainChanged(f"{name!r} belongs to {other.paths.stem}, and this process is in {self.paths.stem} now")

@@ -20,7 +20,7 @@ class Wakeup:
     def wake(self) -> None:
         """Make the background thread look around, and nobody else's. Takes no lock: finalizers call it."""
         self.event.set()
-        self.watcher.kick()
+        self.watcher.wake()
 
     def close(self) -> None:
         self.event.close()

@@ -19,7 +19,7 @@ from muninn.errors import BrokerUnavailable, DomainChanged, MuninnError
 from muninn.session.client import Client
 from muninn.session.credentials import isAstray, isDisplaced, standAside
 from muninn.session.departure import stayWhile
-from muninn.session.openbuffers import Holdings
+from muninn.session.openbuffers import OpenBuffers
 from muninn.session.role import BrokerRole
 from muninn.session.standing import Standing
 from muninn.session.tables import Tables
@@ -53,7 +53,14 @@ class Worker:
     """That of one membership."""
 
     def __init__(
-        self, tables: Tables, standing: Standing, lockFile: LockFile, wakeup: Wakeup, role: BrokerRole, client: Client, holdings: Holdings
+        self,
+        tables: Tables,
+        standing: Standing,
+        lockFile: LockFile,
+        wakeup: Wakeup,
+        role: BrokerRole,
+        client: Client,
+        openBuffers: OpenBuffers,
     ) -> None:
         self._tables = tables
         self._standing = standing
@@ -61,7 +68,7 @@ class Worker:
         self._wakeup = wakeup
         self._role = role
         self._client = client
-        self._holdings = holdings
+        self._openBuffers = openBuffers
         self._entered = Latch()
         self._failure: BaseException | None = None
         self.robustList = ctypes.create_string_buffer(atomics.robustListBytes())
@@ -79,10 +86,10 @@ class Worker:
         """Wait until the slot is this thread's. Raises `BrokerUnavailable`, and gives the slot back, when it is not soon."""
         if not self._entered.wait(_JOIN_BOUND_SECONDS) or self._failure is not None:
             tables = self._tables
-            tables.members.vacate(tables.key, layout.MEMBER_CLAIMING)
+            tables.members.release(tables.key, layout.MEMBER_CLAIMING)
             self._lockFile.close()
             reason = self._failure or "its thread did not start"
-            raise BrokerUnavailable(f"this process could not join {tables.places.domain!r}: {reason}")
+            raise BrokerUnavailable(f"this process could not join {tables.paths.domain!r}: {reason}")
 
     def enter(self) -> None:
         """Be what the kernel reports the end of: the calling thread."""
@@ -104,7 +111,7 @@ class Worker:
         self.enter()
         while not self._standing.isStopping:
             try:
-                self._attend()
+                self._step()
             except MuninnError as error:
                 if not self._standing.isLeaving:  # what was under way when our slot was given back is refused, and nobody waits for it
                     _log.error("the background thread goes on after: %s", error)
@@ -114,33 +121,33 @@ class Worker:
                 _log.exception("the background thread goes on")
                 clock.sleep(_RESIGNED_PAUSE_SECONDS)
         if self._standing.isLost:
-            stayWhile(self._holdings.isInside, self._holdings.owners)
+            stayWhile(self._openBuffers.isInside, self._openBuffers.owners)
             self._lockFile.close()
 
-    def _attend(self) -> None:
+    def _step(self) -> None:
         tables, role = self._tables, self._role
         self._wakeup.watcher.look()
         self.requireSlot()
-        if isAstray(tables.places.uid):
-            standAside(tables.election, tables.key.slot, role.candidacy.heir())
+        if isAstray(tables.paths.uid):
+            standAside(tables.election, tables.key.slot, role.candidacy.successor())
         term = tables.election.term()
-        self._client.forsake(term.epoch)
-        self._holdings.renewAll()
+        self._client.disconnect(term.epoch)
+        self._openBuffers.renewAll()
         if term.slot == tables.key.slot:
-            role.serve(term, self._holdings.allocations, self._attendAsBroker)
-        elif term.slot is None or tables.members.isNoticedDead(MemberKey(term.slot, tables.members.state(term.slot)[1])):
+            role.serve(term, self._openBuffers.allocations, self._stepAsBroker)
+        elif term.slot is None or tables.members.isSuspectedDead(MemberKey(term.slot, tables.members.state(term.slot)[1])):
             role.campaign(term)
         else:
             role.candidacy.measureSometimes()
             self._follow(term)
 
-    def _attendAsBroker(self, broker: Broker) -> None:
+    def _stepAsBroker(self, broker: Broker) -> None:
         seconds = self._untilRenewal()
-        while not self._standing.isStopping and not isDisplaced(self._tables.places.uid):
-            broker.step(0.0 if self._holdings.context.releases.hasReleased() else seconds)
+        while not self._standing.isStopping and not isDisplaced(self._tables.paths.uid):
+            broker.step(0.0 if self._openBuffers.context.releases.hasReleased() else seconds)
             self.requireSlot()
-            self._holdings.renewAll()
-            self._holdings.context.releases.settleReleased(_SETTLED_PER_STEP)
+            self._openBuffers.renewAll()
+            self._openBuffers.context.releases.tryReclaimReleased(_SETTLED_PER_STEP)
             seconds = self._untilRenewal() if self._undo() else _RESIGNED_PAUSE_SECONDS
             self._client.askLater()
 
@@ -154,27 +161,27 @@ class Worker:
 
     def _follow(self, term: Term) -> None:
         told = Told.ALL
-        if not self._standing.isLeaving and (told := self._deal(term)) is Told.NO_ANSWER:
+        if not self._standing.isLeaving and (told := self._syncWithBroker(term)) is Told.NO_ANSWER:
             return
         assert term.slot is not None
         seconds = self._untilRenewal() if told is Told.ALL else _RESIGNED_PAUSE_SECONDS
         self._wakeup.watcher.sleep(term.slot, term.word(), int(seconds * 1e9))
 
-    def _deal(self, term: Term) -> Told:
+    def _syncWithBroker(self, term: Term) -> Told:
         """Say hello to the broker of `term`, and what it is to know."""
         members, key, role = self._tables.members, self._tables.key, self._role
-        if not self._client.greet():
+        if not self._client.connect():
             return Told.NO_ANSWER
-        if role.bequest and self._client.hasGreeted(term.epoch):
-            role.bequest.drop()
+        if role.handover and self._client.isConnected(term.epoch):
+            role.handover.drop()
         if role.isPreferred and not members.identity(term.slot or 0).flags & layout.MEMBER_FLAG_PREFERRED:
             self._client.once("yield", slot=key.slot, generation=key.generation)
-        isAll = self._holdings.context.releases.settleReleased() and self._client.askLater() and self._undo()
+        isAll = self._openBuffers.context.releases.tryReclaimReleased() and self._client.askLater() and self._undo()
         return Told.ALL if isAll else Told.NOT_ALL
 
     def _undo(self) -> bool:
         """Undo what was cut short; False when some of it can not be undone yet."""
-        return self._holdings.creating.undertakings.settle() and self._holdings.gpus.signalling.settle()
+        return self._openBuffers.creating.cleanups.run() and self._openBuffers.gpus.signalling.run()
 
     def _untilRenewal(self) -> float:
         return min(_LONGEST_SLEEP_SECONDS, self._tables.ttlMs / 3000)

@@ -30,7 +30,7 @@ class SegmentKey(NamedTuple):
     incarnation: int
 
 
-class Places(NamedTuple):
+class Paths(NamedTuple):
     """The names that belong to one domain, and to one control block of it once `identity` is known.
 
     `folder` is the name of the domain's directory once that is settled; until then it is looked up at each use.
@@ -61,7 +61,7 @@ class Places(NamedTuple):
         return f"{self.directory}/block"
 
     @property
-    def draftPath(self) -> str:
+    def temporaryPath(self) -> str:
         """A control block in the making, which nobody opens. Only who holds CREATE makes one."""
         return f"{self.directory}/block.new"
 
@@ -102,14 +102,14 @@ class Places(NamedTuple):
     def socketPath(self, epoch: int) -> str:
         return f"{self.directory}/broker-{self.identity:016x}-{epoch}.sock"
 
-    def hatchPath(self, epoch: int) -> str:
-        return f"{self.directory}/hatch-{self.identity:016x}-{epoch}.sock"
+    def descriptorServerPath(self, epoch: int) -> str:
+        return f"{self.directory}/descriptorServer-{self.identity:016x}-{epoch}.sock"
 
     def epochsOf(self, kind: str) -> list[int]:
-        """The epochs of this block, ascending, that left a `journal`, or a `broker` or `hatch` socket, behind."""
+        """The epochs of this block, ascending, that left a `journal`, or a `broker` or `descriptorServer` socket, behind."""
         return sorted(epoch for identity, epoch in self._marked(kind) if identity == self.identity)
 
-    def journals(self) -> list[tuple[Places, int]]:
+    def journals(self) -> list[tuple[Paths, int]]:
         """All journals, of whichever block: its places and the epoch. Those of one block are in the order of their epochs."""
         return [(self._replace(identity=identity), epoch) for identity, epoch in sorted(self._marked("journal"))]
 
@@ -132,6 +132,6 @@ class Places(NamedTuple):
     def _found(self) -> str:
         return folders.found(self.stem, self.uid)
 
-    def makeDirectory(self) -> Places:
+    def makeDirectory(self) -> Paths:
         """The same with the directory that is the domain's now, made if there is none. Raises what `folders.made` does."""
         return self._replace(folder=folders.made(self.stem, self.uid))

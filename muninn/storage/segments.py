@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 from muninn.config.sizes import exactly
 from muninn.errors import BufferFreed, ControlBlockInvalid, DomainChanged, HostMemoryFull
-from muninn.storage.paths import SHM_ROOT, Places
+from muninn.storage.paths import SHM_ROOT, Paths
 from muninn.system import atomics, descriptors, hostmemory, ownership, threads
 from muninn.system.descriptors import Descriptor, Known
 from muninn.system.oserrors import fileError, missingShm, requireFileBytes
@@ -56,7 +56,7 @@ class Mapping:
         Whether this process may write them; `allowWriting` may make it so later, in place.
     """
 
-    __slots__ = ("__weakref__", "_place", "_protecting", "address", "sizeBytes", "writable")
+    __slots__ = ("__weakref__", "_cell", "_protecting", "address", "sizeBytes", "writable")
 
     def __init__(self, file: int | Known | str, sizeBytes: int, writable: bool) -> None:
         self.address = 0
@@ -64,13 +64,13 @@ class Mapping:
         self.writable = writable
         self._protecting = _thread.RLock()  # a finalizer may come here while its thread is inside
         # Whoever is interrupted between two steps has mapped nothing, or what goes with this object.
-        self._place = place = atomics.Place(None, sizeBytes)
+        self._cell = cell = atomics.AddressCell(None, sizeBytes)
         alignment = alignmentOf(sizeBytes)
         if isinstance(file, str):
-            atomics.checked(atomics.mapPath(file.encode(), os.geteuid(), sizeBytes, alignment, writable, place), file)
+            atomics.checked(atomics.mapPath(file.encode(), os.geteuid(), sizeBytes, alignment, writable, cell), file)
         else:
-            atomics.checked(atomics.mapFile(file, sizeBytes, alignment, writable, place), "mmap")
-        self.address = place.address or 0
+            atomics.checked(atomics.mapFile(file, sizeBytes, alignment, writable, cell), "mmap")
+        self.address = cell.address or 0
 
     def allowWriting(self) -> None:
         """Make a read-only mapping writable, where it is."""
@@ -95,7 +95,7 @@ class Mapping:
         """Unmap. The address must not be used afterwards; a second call does nothing."""
         self.address = 0
         if atomics is not None:  # else the interpreter has let go of the modules, and the place is unmapped with its object
-            atomics.unmapOnce(self._place)
+            atomics.unmapOnce(self._cell)
 
     def closeThen(self, closed: Callable[[], object]) -> None:
         """Unmap, and say so."""
@@ -103,16 +103,16 @@ class Mapping:
         closed()
 
 
-def create(places: Places, row: int, incarnation: int, sizeBytes: int) -> Descriptor:
+def create(paths: Paths, row: int, incarnation: int, sizeBytes: int) -> Descriptor:
     """Create the segment, sparse; returns its descriptor. A left-over of that name is from a dead creator of this row and goes."""
-    path = f"{SHM_ROOT}{places.segmentName(row, incarnation)}"
+    path = f"{SHM_ROOT}{paths.segmentName(row, incarnation)}"
     requireFileBytes(path, sizeBytes)
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        fd = descriptors.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, maker=places.uid)
+        fd = descriptors.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, maker=paths.uid)
     except FileNotFoundError:
-        raise missingShm() or DomainChanged(f"the directory of {places.stem} was removed from /dev/shm", "Try again") from None
+        raise missingShm() or DomainChanged(f"the directory of {paths.stem} was removed from /dev/shm", "Try again") from None
     except OSError as error:
         raise fileError(error, path) from error
     try:
@@ -124,7 +124,7 @@ def create(places: Places, row: int, incarnation: int, sizeBytes: int) -> Descri
     return fd
 
 
-def open_(places: Places, row: int, incarnation: int, sizeBytes: int, origin: int = 0) -> Descriptor:
+def open_(paths: Paths, row: int, incarnation: int, sizeBytes: int, origin: int = 0) -> Descriptor:
     """A descriptor of an existing segment of at least `sizeBytes`; mapping more than there is would be a SIGBUS later.
 
     Parameters
@@ -132,7 +132,7 @@ def open_(places: Places, row: int, incarnation: int, sizeBytes: int, origin: in
     origin
         The identity of the block that made it, if that is another one than this.
     """
-    path = f"{SHM_ROOT}{places.segmentName(row, incarnation, origin)}"
+    path = f"{SHM_ROOT}{paths.segmentName(row, incarnation, origin)}"
     try:
         fd = descriptors.opened(path, os.O_RDWR)
     except FileNotFoundError:
@@ -140,23 +140,23 @@ def open_(places: Places, row: int, incarnation: int, sizeBytes: int, origin: in
     except OSError as error:
         raise fileError(error, path) from error
     status = os.fstat(fd.number)
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != places.uid or status.st_size < sizeBytes:
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != paths.uid or status.st_size < sizeBytes:
         fd.close()
         raise ControlBlockInvalid(
             f"{path} has {status.st_size} bytes where its row states {sizeBytes}, and is uid {status.st_uid}'s",
             "Free the buffer: its memory was truncated or replaced from outside",
         )
-    ownership.putRight(path, places.uid, fd)
+    ownership.putRight(path, paths.uid, fd)
     return fd
 
 
-def mapped(places: Places, row: int, incarnation: int, sizeBytes: int, origin: int = 0) -> Mapping:
+def mapped(paths: Paths, row: int, incarnation: int, sizeBytes: int, origin: int = 0) -> Mapping:
     """An existing segment, mapped for reading. Raises what `open_` does."""
-    path = f"{SHM_ROOT}{places.segmentName(row, incarnation, origin)}"
+    path = f"{SHM_ROOT}{paths.segmentName(row, incarnation, origin)}"
     try:
         return Mapping(path, sizeBytes, writable=False)
     except OSError:
-        fd = open_(places, row, incarnation, sizeBytes, origin)  # which knows what is wrong with it
+        fd = open_(paths, row, incarnation, sizeBytes, origin)  # which knows what is wrong with it
     try:
         return Mapping(fd, sizeBytes, writable=False)
     except OSError as error:
@@ -165,13 +165,13 @@ def mapped(places: Places, row: int, incarnation: int, sizeBytes: int, origin: i
         fd.close()
 
 
-def unlink(places: Places, row: int, incarnation: int, origin: int = 0) -> None:
+def unlink(paths: Paths, row: int, incarnation: int, origin: int = 0) -> None:
     """Remove the name; the memory goes with the last mapping. Removing it twice is fine.
 
     The kernel gives a large segment's pages back in whoever lets go last, which takes a second for some ten GiB. That is not to be
     the caller, on whom others wait: a descriptor outlives the name, and a thread closes it.
     """
-    path = f"{SHM_ROOT}{places.segmentName(row, incarnation, origin)}"
+    path = f"{SHM_ROOT}{paths.segmentName(row, incarnation, origin)}"
     held = None
     try:
         if os.lstat(path).st_size >= _SLOW_TO_FREE_BYTES:
@@ -205,7 +205,7 @@ def reserve(
 ) -> None:
     """Allocate every page of a segment, in parallel, and copy `source` into it on the way.
 
-    It goes by slices of some 30 ms: between two of them Ctrl-C and `progress` have their turn, and no thread is at work on the memory.
+    It goes by slices of some 30 ms: between two of them Ctrl-C and `progress` have their access, and no thread is at work on the memory.
 
     Parameters
     ----------
@@ -223,7 +223,7 @@ def reserve(
     HostMemoryFull
         `/dev/shm` ended before the segment did. What was allocated is the caller's to unlink.
     """
-    _requireRoom(mapping.sizeBytes)
+    _requireAvailable(mapping.sizeBytes)
     workers = threads or min(8, len(os.sched_getaffinity(0)))
     # Whole chunks, so that huge pages are not cut; and some of them, so that progress is seen of what one slice could hold.
     chunks = max(1, mapping.sizeBytes // CHUNK_BYTES // 8)
@@ -253,10 +253,10 @@ def _reserveSlice(fd: int, mapping: Mapping, offset: int, length: int, source: i
     atomics.copy(target, source, copied)
 
 
-def _requireRoom(sizeBytes: int) -> None:
+def _requireAvailable(sizeBytes: int) -> None:
     """Refuse what can not fit before a page of it is taken. What is not enough in spite of this is an error of the reservation."""
     status = os.statvfs(SHM_ROOT)
-    hostmemory.requireRoom(sizeBytes)
+    hostmemory.requireAvailable(sizeBytes)
     # Without blocks it is as large as the memory: a tmpfs of size=0, or a ramfs.
     if status.f_blocks and sizeBytes > (free := status.f_bavail * status.f_frsize):
         raise HostMemoryFull(f"{exactly(sizeBytes)} do not fit: {SHM_ROOT} has room for {exactly(free)}")

@@ -26,7 +26,7 @@ async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], obje
     loop, cancelled = asyncio.get_running_loop(), threading.Event()
     future: asyncio.Future[int] = loop.create_future()
 
-    def settle(value: int, error: BaseException | None) -> None:
+    def resolve(value: int, error: BaseException | None) -> None:
         if future.done():
             return  # cancelled meanwhile
         if error is not None:
@@ -41,7 +41,7 @@ async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], obje
         except BaseException as error:
             failure = error
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-            loop.call_soon_threadsafe(settle, value, failure)
+            loop.call_soon_threadsafe(resolve, value, failure)
 
     # Not of a pool, which the interpreter waits for when it ends: what this waits for may never come.
     threads.start(run, "muninn-wait")

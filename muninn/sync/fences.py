@@ -16,7 +16,7 @@ from muninn.control.tickets import DONE_AT_ONCE
 from muninn.devices.port import FenceWord
 from muninn.errors import OwnerDied
 from muninn.session.gpus import deviceOf
-from muninn.session.openbuffer import Holding
+from muninn.session.openbuffer import OpenBuffer
 from muninn.system import aside, clock
 from muninn.system.deadlines import deadlineOf, remaining
 
@@ -28,105 +28,105 @@ _ISSUE_BOUND_SECONDS = 30.0
 _SLICE_SECONDS = 1.0
 
 
-def signal(holding: Holding, stream: Any, kind: int = layout.TICKET_PENDING, place: int | None = None) -> int:
+def signal(openBuffer: OpenBuffer, stream: Any, kind: int = layout.TICKET_PENDING, errorCursor: int | None = None) -> int:
     """Issue a ticket, and complete it when `stream` gets there. Raises `TimeoutError` when the ring stays full.
 
-    From a `place` on (`Stream.place`) the stream's errors are the ticket's, whoever else was told of them meanwhile.
+    From a `errorCursor` on (`Stream.errorCursor`) the stream's errors are the ticket's, whoever else was told of them meanwhile.
     """
-    return _issued(holding, *_meant(holding, stream), kind, place)
+    return _issued(openBuffer, *_meant(openBuffer, stream), kind, errorCursor)
 
 
-def mend(holding: Holding) -> None:
+def mend(openBuffer: OpenBuffer) -> None:
     """Say that what the last writer had left half written was written anew by this CPU. The caller has not published it yet."""
-    if holding.tickets.torn() is not None:
-        _issued(holding, None, None, layout.TICKET_WRITING, None)
+    if openBuffer.tickets.torn() is not None:
+        _issued(openBuffer, None, None, layout.TICKET_WRITING, None)
 
 
-def _issued(holding: Holding, device: Device | None, stream: Any, kind: int, place: int | None) -> int:
+def _issued(openBuffer: OpenBuffer, device: Device | None, stream: Any, kind: int, errorCursor: int | None) -> int:
     deadline = clock.now() + _ISSUE_BOUND_SECONDS
     while True:
-        ticket = _attempted(holding, device, stream, kind, place)
+        ticket = _attempted(openBuffer, device, stream, kind, errorCursor)
         if ticket is not None:
             return ticket
-        if not holding.tickets.awaitRoom(max(0.0, deadline - clock.now())):
+        if not openBuffer.tickets.awaitFreeTicket(max(0.0, deadline - clock.now())):
             raise TimeoutError(
-                f"{layout.TICKET_RING} tickets of {holding.description.name!r} have been pending for {_ISSUE_BOUND_SECONDS:.3g} s"
+                f"{layout.TICKET_RING} tickets of {openBuffer.description.name!r} have been pending for {_ISSUE_BOUND_SECONDS:.3g} s"
             )
 
 
 class _Signalling:
     """One attempt at a ticket."""
 
-    __slots__ = ("_holding", "promising")
+    __slots__ = ("_openBuffer", "promising")
 
-    def __init__(self, holding: Holding) -> None:
-        self._holding = holding
+    def __init__(self, openBuffer: OpenBuffer) -> None:
+        self._openBuffer = openBuffer
         self.promising = 0  #: the ticket that is being given to a stream
 
     def undo(self) -> bool:
         """Poison what was issued and is no stream's: nobody may have known which ticket it was. False while a thread signals."""
-        holding = self._holding
-        gpus = holding.context.gpus
-        if not holding.fencing.acquire(blocking=False):
+        openBuffer = self._openBuffer
+        gpus = openBuffer.context.gpus
+        if not openBuffer.fencing.acquire(blocking=False):
             return False
         try:
-            gpus.promised.discard((holding.row, self.promising))
-            holding.tickets.abandon(holding.tables.key, {ticket for row, ticket in list(gpus.promised) if row == holding.row})
+            gpus.promised.discard((openBuffer.row, self.promising))
+            openBuffer.tickets.abandon(openBuffer.tables.key, {ticket for row, ticket in list(gpus.promised) if row == openBuffer.row})
         finally:
-            holding.fencing.release()
+            openBuffer.fencing.release()
         return True
 
 
-def _attempted(holding: Holding, device: Device | None, stream: Any, kind: int, place: int | None) -> int | None:
+def _attempted(openBuffer: OpenBuffer, device: Device | None, stream: Any, kind: int, errorCursor: int | None) -> int | None:
     """A ticket that the stream completes; None when the ring has no room."""
-    gpus, key, tickets = holding.context.gpus, holding.tables.key, holding.tickets
+    gpus, key, tickets = openBuffer.context.gpus, openBuffer.tables.key, openBuffer.tickets
     if device is None:  # nobody but the caller can have done anything, and that is done
         return tickets.issue(key, DONE_AT_ONCE[kind])
-    signalling = _Signalling(holding)
+    signalling = _Signalling(openBuffer)
     # A thread of this process must not let a GPU wait for a ticket before the word that ends the wait is in its stream: the two streams
     # may be one, or one wait for the other as a default stream does. So nobody sees a ticket whose fence is not recorded.
-    with aside.unlessTaken(holding.fencing), gpus.signalling.begin(signalling):
+    with aside.unlessTaken(openBuffer.fencing), gpus.signalling.begin(signalling):
         ticket = tickets.issue(key, kind)
         if ticket is not None:
             signalling.promising = ticket
-            _promise(holding, device, stream, ticket, place)
+            _promise(openBuffer, device, stream, ticket, errorCursor)
             signalling.promising = 0
         gpus.signalling.end(signalling)
         return ticket
 
 
-def _promise(holding: Holding, device: Device, stream: Any, ticket: int, place: int | None) -> None:
+def _promise(openBuffer: OpenBuffer, device: Device, stream: Any, ticket: int, errorCursor: int | None) -> None:
     """Let `stream` complete the ticket when it gets there."""
-    gpus, key, tickets = holding.context.gpus, holding.tables.key, holding.tickets
+    gpus, key, tickets = openBuffer.context.gpus, openBuffer.tables.key, openBuffer.tickets
 
     def isSound() -> bool:
-        return place is None or stream.errorSince(place) is None
+        return errorCursor is None or stream.errorSince(errorCursor) is None
 
     def onReached(error: BaseException | None) -> None:
-        # By the holding: until then its lease stands, so nobody else's tickets are in this row.
+        # By the open buffer: until then its lease stands, so nobody else's tickets are in this row.
         isDone = error is None and isSound()
-        holding.tickets.complete(ticket, key, layout.TICKET_DONE if isDone else layout.TICKET_POISONED)
-        gpus.promised.discard((holding.row, ticket))
+        openBuffer.tickets.complete(ticket, key, layout.TICKET_DONE if isDone else layout.TICKET_POISONED)
+        gpus.promised.discard((openBuffer.row, ticket))
 
     try:
-        gpus.promised.add((holding.row, ticket))
-        if device.recordFence(stream, onReached, _wordOf(holding, device, ticket)) and isSound():
-            tickets.makeSure(ticket, key)
+        gpus.promised.add((openBuffer.row, ticket))
+        if device.recordFence(stream, onReached, _wordOf(openBuffer, device, ticket)) and isSound():
+            tickets.markCompletedByDevice(ticket, key)
     except BaseException as error:
         onReached(error)  # nobody else would complete the ticket, and its waiters must not hang
         raise
 
 
-def wait(holding: Holding, stream: Any, ticket: int | None, timeout: float | None) -> int:
+def wait(openBuffer: OpenBuffer, stream: Any, ticket: int | None, timeout: float | None) -> int:
     """Hold `stream`, or without one the caller, until the ticket is done; returns the ticket."""
-    last = holding.tickets.last()
+    last = openBuffer.tickets.last()
     if ticket is not None and not 0 <= ticket <= last:
-        raise ValueError(f"ticket {ticket} of {holding.description.name!r} was never issued; the last one is {last}")
-    return _held(holding, stream, ticket, timeout, mindsDeath=True)
+        raise ValueError(f"ticket {ticket} of {openBuffer.description.name!r} was never issued; the last one is {last}")
+    return _held(openBuffer, stream, ticket, timeout, mindsDeath=True)
 
 
-def _held(holding: Holding, stream: Any, ticket: int | None, timeout: float | None, *, mindsDeath: bool) -> int:
-    tickets = holding.tickets
+def _held(openBuffer: OpenBuffer, stream: Any, ticket: int | None, timeout: float | None, *, mindsDeath: bool) -> int:
+    tickets = openBuffer.tickets
     wanted = tickets.last() if ticket is None else ticket
     if wanted == 0:
         return 0
@@ -134,26 +134,26 @@ def _held(holding: Holding, stream: Any, ticket: int | None, timeout: float | No
 
     def isReachedInTime(seconds: float) -> bool:
         left = remaining(deadline)
-        if _isOver(holding, wanted, seconds if left is None else min(seconds, left), mindsDeath):
+        if _isOver(openBuffer, wanted, seconds if left is None else min(seconds, left), mindsDeath):
             return True
         if deadline is not None and clock.now() >= deadline:
-            raise TimeoutError(f"ticket {wanted} of {holding.description.name!r} was not done within {timeout:.3g} s")
+            raise TimeoutError(f"ticket {wanted} of {openBuffer.description.name!r} was not done within {timeout:.3g} s")
         return False
 
     if stream is None:
         while not isReachedInTime(_SLICE_SECONDS):
             pass
         return wanted
-    device, stream = deviceOf(holding.context), streamOf(holding, stream)
+    device, stream = deviceOf(openBuffer.context), streamOf(openBuffer, stream)
     # One that waits here and now must not keep the others from what it waits for.
-    with contextlib.nullcontext() if stream.isSynchronous else aside.unlessTaken(holding.fencing):
+    with contextlib.nullcontext() if stream.isSynchronous else aside.unlessTaken(openBuffer.fencing):
         if tickets.state(wanted) != layout.TICKET_DONE:
             # A GPU's wait for a word can not be called off, so one that has a limit is the host's.
-            device.delayStream(stream, isReachedInTime, None if timeout is not None else _wordOf(holding, device, wanted))
+            device.delayStream(stream, isReachedInTime, None if timeout is not None else _wordOf(openBuffer, device, wanted))
     return wanted
 
 
-def holdBack(holding: Holding, stream: Any, *, writing: bool, timeout: float | None) -> None:
+def holdBack(openBuffer: OpenBuffer, stream: Any, *, writing: bool, timeout: float | None) -> None:
     """Let `stream` wait for those who write, and if it will write itself also for those who read; without a stream, the caller.
 
     Raises
@@ -161,76 +161,76 @@ def holdBack(holding: Holding, stream: Any, *, writing: bool, timeout: float | N
     OwnerDied
         Who wrote last died half way; whoever writes next does not mind.
     """
-    tickets = holding.tickets
+    tickets = openBuffer.tickets
     if not tickets.last():
         return
     deadline = deadlineOf(timeout)
     lastWriter = tickets.lastWriter()
-    for ticket in tickets.turns(reading=writing):
+    for ticket in tickets.scopes(reading=writing):
         # What earlier writers leave half written, the last one writes anew. A caller looks when it has waited for all: since then the dead
         # one may have had a successor. A stream can not look.
-        _held(holding, stream, ticket, remaining(deadline), mindsDeath=not writing and stream is not None and ticket >= lastWriter)
+        _held(openBuffer, stream, ticket, remaining(deadline), mindsDeath=not writing and stream is not None and ticket >= lastWriter)
     if not writing and (torn := tickets.torn()) is not None:
-        raise _died(holding, torn)
+        raise _died(openBuffer, torn)
 
 
-def behindWriters(holding: Holding) -> bool:
+def behindWriters(openBuffer: OpenBuffer) -> bool:
     """Put the default stream behind those who write; False when nobody does."""
-    if not holding.tickets.turns(reading=False):
+    if not openBuffer.tickets.scopes(reading=False):
         return False
-    holdBack(holding, defaultStream(holding), writing=False, timeout=None)
+    holdBack(openBuffer, defaultStream(openBuffer), writing=False, timeout=None)
     return True
 
 
-def streamOf(holding: Holding, stream: Any) -> Any:
+def streamOf(openBuffer: OpenBuffer, stream: Any) -> Any:
     """The stream that is meant, which can be used; None means the default one, and stays None where no GPU has any work of this process."""
-    return defaultStream(holding) if stream is None else deviceOf(holding.context).asStream(stream, _gpuOf(holding) or 0)
+    return defaultStream(openBuffer) if stream is None else deviceOf(openBuffer.context).asStream(stream, _gpuOf(openBuffer) or 0)
 
 
-def usableStream(holding: Holding, stream: Any) -> Any:
+def usableStream(openBuffer: OpenBuffer, stream: Any) -> Any:
     """The same, and what the stream has failed with is raised now: who gives it work should know."""
-    meant = streamOf(holding, stream)
+    meant = streamOf(openBuffer, stream)
     if meant is not None:
         meant.check()
     return meant
 
 
-def defaultStream(holding: Holding) -> Any:
+def defaultStream(openBuffer: OpenBuffer) -> Any:
     """What a kernel runs in if no stream is named: the default stream of the buffer's GPU, or of the one that is worked on."""
-    gpu = _gpuOf(holding)
-    return None if gpu is None else deviceOf(holding.context).asStream(None, gpu)
+    gpu = _gpuOf(openBuffer)
+    return None if gpu is None else deviceOf(openBuffer.context).asStream(None, gpu)
 
 
-def _gpuOf(holding: Holding) -> int | None:
+def _gpuOf(openBuffer: OpenBuffer) -> int | None:
     """Whose default streams are meant: the buffer's GPU, or of host memory the one that is worked on, if there is one."""
-    gpu = holding.memory.gpu
-    return deviceOf(holding.context).workingGpu() if gpu is None else gpu
+    gpu = openBuffer.memory.gpu
+    return deviceOf(openBuffer.context).workingGpu() if gpu is None else gpu
 
 
-def _meant(holding: Holding, stream: Any) -> tuple[Device | None, Any]:
-    """The device and the stream that is meant; no device where no GPU, not even a pretended one, can have any work of this process."""
+def _meant(openBuffer: OpenBuffer, stream: Any) -> tuple[Device | None, Any]:
+    """The device and the stream that is meant; no device where no GPU, not even an emulated one, can have any work of this process."""
     if stream is not None:
-        return deviceOf(holding.context), streamOf(holding, stream)
-    chosen = defaultStream(holding) if holding.context.gpus.device is not None or not holding.memory.isHostVisible else None
-    return (None, None) if chosen is None else (deviceOf(holding.context), chosen)
+        return deviceOf(openBuffer.context), streamOf(openBuffer, stream)
+    chosen = defaultStream(openBuffer) if openBuffer.context.gpus.device is not None or not openBuffer.memory.isHostVisible else None
+    return (None, None) if chosen is None else (deviceOf(openBuffer.context), chosen)
 
 
-def _wordOf(holding: Holding, device: Device, ticket: int) -> FenceWord:
+def _wordOf(openBuffer: OpenBuffer, device: Device, ticket: int) -> FenceWord:
     """The ticket's fence word, as the GPUs of this process find it. Their pages are registered a chunk of rows at a time."""
-    tables, fenceWords = holding.tables, holding.context.gpus.fenceWords
-    first = holding.row // layout.ROW_CHUNK * layout.ROW_CHUNK
+    tables, fenceWords = openBuffer.tables, openBuffer.context.gpus.fenceWords
+    first = openBuffer.row // layout.ROW_CHUNK * layout.ROW_CHUNK
     start = tables.block.fencesAddress(first)
     with aside.unlessTaken(tables.leaseLock):
         registration = fenceWords.get(first)
         if registration is None:
             registration = device.registerHost(start, layout.ROW_CHUNK * layout.FENCE_BYTES, True)
             fenceWords[first] = registration
-    return FenceWord(registration.devicePointer + holding.tickets.fenceAddress(ticket) - start, ticket)
+    return FenceWord(registration.devicePointer + openBuffer.tickets.fenceAddress(ticket) - start, ticket)
 
 
-def behindWork(holding: Holding, action: Callable[[], object], seconds: float = float("inf")) -> None:
+def behindWork(openBuffer: OpenBuffer, action: Callable[[], object], seconds: float = float("inf")) -> None:
     """Call `action` once the GPUs have done what this process gave them, or after so many seconds."""
-    device, deadline = deviceOf(holding.context), clock.now() + seconds
+    device, deadline = deviceOf(openBuffer.context), clock.now() + seconds
     try:
         while not device.awaitWork(min(_SLICE_SECONDS, max(0.0, deadline - clock.now()))) and clock.now() < deadline:
             pass
@@ -238,16 +238,16 @@ def behindWork(holding: Holding, action: Callable[[], object], seconds: float = 
         action()
 
 
-def _isOver(holding: Holding, ticket: int, seconds: float, mindsDeath: bool) -> bool:
-    state = holding.tickets.await_(ticket, seconds)
+def _isOver(openBuffer: OpenBuffer, ticket: int, seconds: float, mindsDeath: bool) -> bool:
+    state = openBuffer.tickets.await_(ticket, seconds)
     if state != layout.TICKET_PENDING:
         # Whoever ended it may have died before this: a GPU's wait has no other end.
-        holding.tickets.raiseFence(ticket)
+        openBuffer.tickets.raiseFence(ticket)
     if state == layout.TICKET_POISONED and mindsDeath:
-        raise _died(holding, ticket)
+        raise _died(openBuffer, ticket)
     return state != layout.TICKET_PENDING
 
 
-def _died(holding: Holding, ticket: int) -> OwnerDied:
-    reason = f"before ticket {ticket} of {holding.description.name!r} was done, the member that promised it died, or its stream failed"
+def _died(openBuffer: OpenBuffer, ticket: int) -> OwnerDied:
+    reason = f"before ticket {ticket} of {openBuffer.description.name!r} was done, the member that promised it died, or its stream failed"
     return OwnerDied(reason)

@@ -1,6 +1,6 @@
 """`muninn.Lock`: a named lock between processes that survives its holder's death.
 
-It is the writer claim of a row without memory, so it is found, leased and reclaimed like a buffer. Who has it is in the owner of the
+It is the owner lock of a row without memory, so it is found, leased and reclaimed like a buffer. Who has it is in the owner of the
 row (`control/owners.py`): of all processes and all their threads one, which may take it again.
 """
 
@@ -15,7 +15,7 @@ from muninn.errors import BufferExists, BufferNotFound
 from muninn.session import creation, owners
 from muninn.session.membership import current
 from muninn.session.names import NameWait
-from muninn.session.openbuffer import Holding
+from muninn.session.openbuffer import OpenBuffer
 from muninn.session.spec import lockSpec
 from muninn.system import atomics
 from muninn.system.deadlines import deadlineOf
@@ -25,10 +25,10 @@ _CREATION_BOUND_SECONDS = 30.0
 _NO_BOOL = "leave it out to wait, or pass timeout=0 not to"
 
 
-class _Taking(atomics.Turn):
+class _Taking(atomics.AccessScope):
     """What takes a lock and gives it back. Each is one step of C: nothing can interrupt one half way."""
 
-    _holding: Holding
+    _openBuffer: OpenBuffer
     name: str
 
     if TYPE_CHECKING:
@@ -38,11 +38,11 @@ class _Taking(atomics.Turn):
         __exit__ = atomics.lockExit
 
     def _await(self, until: tuple[float | None, float | None] | None, word: int) -> bool:
-        holding = self._holding
+        openBuffer = self._openBuffer
         deadline, timeout = until or (None, None)
-        isDead = owners.awaitOwner(holding.claimAddress, holding.tables.key, holding.tables.isDead, deadline, word)
+        isDead = owners.awaitOwner(openBuffer.ownerLockAddress, openBuffer.tables.key, openBuffer.tables.isDead, deadline, word)
         if isDead is None:
-            other = "thread" if holding.isOwn(word) else "process"
+            other = "thread" if openBuffer.isOwn(word) else "process"
             raise TimeoutError(f"another {other} has held lock {self.name!r} for {timeout} s")
         return isDead
 
@@ -72,20 +72,20 @@ class Lock(_Taking):
     def __init__(self, name: str) -> None:
         super().__init__(None, _CALLS, id(self), id(self))
         self.name = asName(name)
-        self._holding = self._found()
-        self._owner = self._holding.owner
+        self._openBuffer = self._found()
+        self._owner = self._openBuffer.owner
 
-    def _found(self) -> Holding:
+    def _found(self) -> OpenBuffer:
         membership = current()
-        holding = membership.holdings.known(INTERNAL_PREFIX + self.name)
-        if holding is not None:
-            return holding
+        openBuffer = membership.openBuffers.known(INTERNAL_PREFIX + self.name)
+        if openBuffer is not None:
+            return openBuffer
         wanted = lockSpec(self.name)
-        waiting, deadline = NameWait(membership.holdings, wanted.name), deadlineOf(_CREATION_BOUND_SECONDS)
+        waiting, deadline = NameWait(membership.openBuffers, wanted.name), deadlineOf(_CREATION_BOUND_SECONDS)
         while True:
-            holding = waiting.look()
-            if holding is not None:
-                return holding
+            openBuffer = waiting.look()
+            if openBuffer is not None:
+                return openBuffer
             try:
                 return creation.create(wanted)
             except BufferExists:
@@ -134,12 +134,12 @@ class Lock(_Taking):
         return _Held(self, timeoutOf("Lock.held", timeout))
 
     def _attach(self) -> None:
-        holding = self._holding
-        holding.context.departure.awaitEnd()
-        if holding.context.isStale():
-            current().tables.requireSameDomain(holding.tables, self.name)
-            holding = self._holding = self._found()
-        self._owner = holding.owner
+        openBuffer = self._openBuffer
+        openBuffer.context.departure.awaitEnd()
+        if openBuffer.context.isStale():
+            current().tables.requireSameDomain(openBuffer.tables, self.name)
+            openBuffer = self._openBuffer = self._found()
+        self._owner = openBuffer.owner
 
     def _deadlineOf(self, timeout: float | None) -> tuple[float | None, float | None]:
         if isTruth(timeout):  # as `blocking` of Python's own locks
@@ -159,7 +159,7 @@ class _Held(_Taking):
 
     def __init__(self, lock: Lock, timeout: float | None) -> None:
         super().__init__(lock._owner, _HELD_CALLS, id(self), id(lock))
-        self._lock, self._timeout, self._holding, self.name = lock, timeout, lock._holding, lock.name
+        self._lock, self._timeout, self._openBuffer, self.name = lock, timeout, lock._openBuffer, lock.name
         self._isTimed = timeout is not None
         self.showIn(lock)
 
@@ -171,7 +171,7 @@ class _Held(_Taking):
 
     def _attach(self) -> None:
         self._lock._attach()
-        self._holding, self._owner = self._lock._holding, self._lock._owner
+        self._openBuffer, self._owner = self._lock._openBuffer, self._lock._owner
 
     def _deadlineOf(self, timeout: None) -> tuple[float | None, float | None]:
         return deadlineOf(self._timeout), self._timeout

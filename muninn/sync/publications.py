@@ -26,13 +26,13 @@ def nextOf(
     cancelled: threading.Event | None = None,
 ) -> int:
     """`MuninnBuffer.waitNext`; ends soon with `InterruptedError` once `cancelled` is set."""
-    holding = buffer._checked()
+    openBuffer = buffer._checked()
     if after is not None and asInteger(after) is None:
         raise TypeError(f"waitNext: after must be a generation, as waitNext returns it, not {type(after).__name__}")
     if out is not None:
-        checkFits(holding, out)
+        checkFits(openBuffer, out)
     deadline = deadlineOf(timeout)
-    published = holding.generation.value() & ~1
+    published = openBuffer.generation.value() & ~1
     if after is None or published <= after:
         published = _awaited(buffer, published if after is None else after, timeout, cancelled)
     if out is None:
@@ -42,16 +42,16 @@ def nextOf(
 
 
 def _awaited(buffer: Opened, known: int, timeout: float | None, cancelled: threading.Event | None) -> int:
-    holding = buffer._checked()
-    generation = holding.generation
+    openBuffer = buffer._checked()
+    generation = openBuffer.generation
 
     def check() -> None:
         if cancelled is not None and cancelled.is_set():
             raise InterruptedError
         buffer._checked().refuseOwnWriter()  # it would wait for itself
         value = generation.value()
-        if value & ~1 <= known and generation.isLeft(value, lambda: writerIsDead(holding)):
-            raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
+        if value & ~1 <= known and generation.isLeft(value, lambda: writerIsDead(openBuffer)):
+            raise WriterDied(f"a writer of {openBuffer.description.name!r} died or gave up half way")
 
     value = generation.wait(known, timeout, check)
     if value is None:

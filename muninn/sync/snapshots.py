@@ -10,7 +10,7 @@ from muninn.control import ownerlock
 from muninn.control.generations import Starved, Streams
 from muninn.errors import InvalidArgument, WriterDied
 from muninn.interop.dtypes import dtypeOf, shown
-from muninn.session.openbuffer import Holding
+from muninn.session.openbuffer import OpenBuffer
 from muninn.sync import fences
 from muninn.sync.access import Copying
 from muninn.system import atomics, clock
@@ -19,21 +19,21 @@ from muninn.system import atomics, clock
 READ_BOUND_SECONDS = 10.0
 
 
-def snapshot(holding: Holding, out: np.ndarray[Any, Any] | None, timeout: float) -> np.ndarray[Any, np.dtype[Any]]:
+def snapshot(openBuffer: OpenBuffer, out: np.ndarray[Any, Any] | None, timeout: float) -> np.ndarray[Any, np.dtype[Any]]:
     """The bytes of one generation in `out`, or in a new array; what kernels still write is waited for."""
     if out is None:
-        out = np.empty(holding.description.shape, dtypeOf(holding))
+        out = np.empty(openBuffer.description.shape, dtypeOf(openBuffer))
     else:
-        checkFits(holding, out)
-    copyInto(holding, out, timeout)
+        checkFits(openBuffer, out)
+    copyInto(openBuffer, out, timeout)
     return out
 
 
-def checkFits(holding: Holding, out: np.ndarray[Any, Any]) -> None:
+def checkFits(openBuffer: OpenBuffer, out: np.ndarray[Any, Any]) -> None:
     """Raises `InvalidArgument`, or `TypeError`, for what no copy goes into."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a numpy array, not {type(out).__name__}")
-    shape, dtype = holding.description.shape, dtypeOf(holding)
+    shape, dtype = openBuffer.description.shape, dtypeOf(openBuffer)
     if out.shape != shape or out.dtype != dtype:
         problem = f"out has shape {out.shape} and dtype {shown(out.dtype)}, the buffer {shape} and {shown(dtype)}"
     elif not out.flags.writeable:
@@ -45,42 +45,42 @@ def checkFits(holding: Holding, out: np.ndarray[Any, Any]) -> None:
     raise InvalidArgument(problem, "Pass a C-contiguous, writable array of the same shape and dtype")
 
 
-def copyInto(holding: Holding, out: np.ndarray[Any, Any], timeout: float) -> int:
+def copyInto(openBuffer: OpenBuffer, out: np.ndarray[Any, Any], timeout: float) -> int:
     """`snapshot` into an array that fits; returns the generation that is in it."""
-    target, memory, tickets = out.__array_interface__["data"][0], holding.memory, holding.tickets
-    # What nearly all find: nobody is inside a writer's turn, and no stream was ever given one.
+    target, memory, tickets = out.__array_interface__["data"][0], openBuffer.memory, openBuffer.tickets
+    # What nearly all find: nobody is inside a write access, and no stream was ever given one.
     isHostOnly = memory.isHostVisible and not tickets.last()
-    copied = holding.generation.copyNow(memory.source.address, target, holding.description.sizeBytes) if isHostOnly else None
-    return _awaitCopy(holding, target, timeout) if copied is None or tickets.last() else copied
+    copied = openBuffer.generation.copyNow(memory.source.address, target, openBuffer.description.sizeBytes) if isHostOnly else None
+    return _awaitCopy(openBuffer, target, timeout) if copied is None or tickets.last() else copied
 
 
-def _awaitCopy(holding: Holding, target: int, timeout: float) -> int:
+def _awaitCopy(openBuffer: OpenBuffer, target: int, timeout: float) -> int:
     """Copy one whole generation to `target` as soon as there is one; returns it."""
-    memory, sizeBytes = holding.memory, holding.description.sizeBytes
+    memory, sizeBytes = openBuffer.memory, openBuffer.description.sizeBytes
     deadline = clock.now() + timeout
-    streams = Streams(holding.tickets.last, lambda seconds: fences.holdBack(holding, None, writing=False, timeout=seconds))
+    streams = Streams(openBuffer.tickets.last, lambda seconds: fences.holdBack(openBuffer, None, writing=False, timeout=seconds))
 
     def isDead() -> bool:
-        holding.refuseOwnWriter()  # somebody writes: if it is this thread, it would wait for itself
-        return writerIsDead(holding)
+        openBuffer.refuseOwnWriter()  # somebody writes: if it is this thread, it would wait for itself
+        return writerIsDead(openBuffer)
 
-    def copy(seconds: float, canTakeTurn: bool) -> int | None:
+    def copy(seconds: float, canTakeScope: bool) -> int | None:
         if memory.isHostVisible:
             address = memory.source.address
-            return holding.generation.copy(address, target, sizeBytes, seconds, isDead, streams, canTakeTurn)
-        return holding.generation.copyBy(lambda: memory.copyOut(target, sizeBytes), seconds, isDead, streams, canTakeTurn)
+            return openBuffer.generation.copy(address, target, sizeBytes, seconds, isDead, streams, canTakeScope)
+        return openBuffer.generation.copyBy(lambda: memory.copyOut(target, sizeBytes), seconds, isDead, streams, canTakeScope)
 
     try:
         copied = copy(timeout, True)
     except Starved:
-        with Copying(holding, deadline, timeout):
+        with Copying(openBuffer, deadline, timeout):
             copied = copy(max(0.0, deadline - clock.now()), False)
     if copied is None:
-        raise WriterDied(f"a writer of {holding.description.name!r} died or gave up half way")
+        raise WriterDied(f"a writer of {openBuffer.description.name!r} died or gave up half way")
     return copied
 
 
-def writerIsDead(holding: Holding) -> bool:
-    """Whether nobody who lives is writing: the claim is free, or in a dead member's name."""
-    owner = ownerlock.ownerOf(int(atomics.loadAcquire32(holding.claimAddress)))
-    return owner is None or holding.tables.isDead(*owner)
+def writerIsDead(openBuffer: OpenBuffer) -> bool:
+    """Whether nobody who lives is writing: the owner lock is free, or in a dead member's name."""
+    owner = ownerlock.ownerOf(int(atomics.loadAcquire32(openBuffer.ownerLockAddress)))
+    return owner is None or openBuffer.tables.isDead(*owner)

@@ -16,17 +16,17 @@ from typing import Any, TypeVar
 
 from muninn.system.library import LIBRARY as LIBRARY
 from muninn.system.library import Missing, loaded
+from muninn.system.structures import AccessScope as AccessScope
+from muninn.system.structures import AddressCell as AddressCell
 from muninn.system.structures import Descriptor as Descriptor
 from muninn.system.structures import Known as Known
 from muninn.system.structures import MappedPlace
-from muninn.system.structures import Place as Place
 from muninn.system.structures import Received as Received
-from muninn.system.structures import Turn as Turn
 from muninn.system.structures import closedByProgram as closedByProgram
 
 _U32, _U64, _I32, _I64 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64
 _ADDRESS, _SIZE = ctypes.c_void_p, ctypes.c_size_t
-#: About what a sleep and a wake-up cost; nothing on a single processor, where the hatch could not run meanwhile.
+#: About what a sleep and a wake-up cost; nothing on a single processor, where the descriptor server could not run meanwhile.
 SPIN_NS = 100_000 if len(os.sched_getaffinity(0)) > 1 else 0
 
 
@@ -58,7 +58,9 @@ class _Python(ctypes.Structure):
 class _Calls(ctypes.Structure):
     """`struct mnnCalls`."""
 
-    _fields_ = tuple((name, ctypes.c_void_p) for name in ("python", "attach", "deadline", "await_", "settle", "end", "linger", "refuse"))
+    _fields_ = tuple(
+        (name, ctypes.c_void_p) for name in ("python", "attach", "deadline", "await_", "awaitOthers", "end", "linger", "refuse")
+    )
 
 
 _FUNCTIONS = (
@@ -80,13 +82,13 @@ def callsOf(functions: Iterable[Any]) -> int:
     return ctypes.addressof(calls)
 
 
-_TURN = ctypes.POINTER(Turn)
+_TURN = ctypes.POINTER(AccessScope)
 _asMethod = ctypes.pythonapi.PyInstanceMethod_New
 _asMethod.restype, _asMethod.argtypes = ctypes.py_object, (ctypes.py_object,)
 
 
 def _method(name: str, result: Any, *optional: str, arguments: int = 0, isPublic: bool = False) -> Any:
-    """A C function that is a method of a `Turn`: a call of it runs no bytecode, between which a handler of a signal could raise.
+    """A C function that is a method of a `AccessScope`: a call of it runs no bytecode, between which a handler of a signal could raise.
 
     One that is public refuses what it does not take, for 0.03 µs more.
     """
@@ -115,7 +117,7 @@ scan64 = _bound(_quick, "mnnScan64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64, _A
 raiseField64 = _bound(_quick, "mnnRaiseField64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64)
 
 unmapOnce = _bound(_slow, "mnnUnmapOnce", _I32, ctypes.POINTER(MappedPlace))
-Place.__del__ = _asMethod(unmapOnce)  # type: ignore[attr-defined]
+AddressCell.__del__ = _asMethod(unmapOnce)  # type: ignore[attr-defined]
 
 _LEASES = (_ADDRESS, _U64, _U64, _U32, _U32, _U64, _U64, _ADDRESS, _U32)
 scanLeases = _bound(_quick, "mnnScanLeases", _U32, *_LEASES)
@@ -128,7 +130,7 @@ futexWake32 = _bound(_quick, "mnnFutexWake32", _I32, _ADDRESS, ctypes.c_int32)
 #: How many `futexWake32` wakes at most: everybody.
 FUTEX_ALL = 0x7FFFFFFF
 watch = _bound(_slow, "mnnWatch", _I32, _ADDRESS, _ADDRESS, _U32, _ADDRESS, _U32, _U32, _I64, _I64)
-kickWatcher = _bound(_quick, "mnnKickWatcher", None, _ADDRESS, _ADDRESS, _U32)
+wakeWatcher = _bound(_quick, "mnnWakeWatcher", None, _ADDRESS, _ADDRESS, _U32)
 spinWhile64 = _bound(_slow, "mnnSpinWhile64", _U64, _ADDRESS, _U64, _I64)
 awaitReadable = _bound(_slow, "mnnAwaitReadable", _I32, _I32, _I64, _I64)
 
@@ -144,8 +146,8 @@ writingEnter = _method("mnnWritingEnter", ctypes.py_object)
 writingExit = _method("mnnWritingExit", ctypes.py_object, arguments=3)
 readingEnter = _method("mnnReadingEnter", ctypes.py_object)
 readingExit = _method("mnnReadingExit", ctypes.py_object, arguments=3)
-turnDrop = _method("mnnTurnDrop", None)
-turnEnd = _bound(_quick, "mnnTurnEnd", None, _TURN)
+scopeDrop = _method("mnnAccessScopeDrop", None)
+scopeEnd = _bound(_quick, "mnnAccessScopeEnd", None, _TURN)
 
 robustListBytes = _bound(_quick, "mnnRobustListBytes", _SIZE)
 robustHold = _bound(_quick, "mnnRobustHold", _I32, _ADDRESS, _ADDRESS)
@@ -194,12 +196,14 @@ seqRead = _bound(_slow, "mnnSeqRead", _I64, _ADDRESS, _ADDRESS, _ADDRESS, _U64, 
 _sumRows = _bound(_slow, "mnnSumRows", _I32, _ADDRESS, _U32, _ADDRESS, _ADDRESS, _U32)
 findName = _bound(_slow, "mnnFindName", _I64, _ADDRESS, _U32, ctypes.c_char_p, _U32)
 
-_hatchOpen = _bound(_slow, "mnnHatchOpen", _I32, ctypes.c_char_p, _ADDRESS)
-hatchPut = _bound(_slow, "mnnHatchPut", _I32, _ADDRESS, _U32, _U64, _I32)
-hatchTake = _bound(_slow, "mnnHatchTake", None, _ADDRESS, _U32, _U64)
-hatchClose = _bound(_slow, "mnnHatchClose", None, _ADDRESS)
-hatchConnect: Callable[[bytes], Descriptor] = _bound(_quick, "mnnHatchConnect", _owner, ctypes.c_char_p)
-hatchFetch: Callable[[int | Known, int, int, int, int], Descriptor] = _bound(_slow, "mnnHatchFetch", _owner, _I32, _U32, _U64, _I64, _I64)
+_descriptorServerOpen = _bound(_slow, "mnnDescriptorServerOpen", _I32, ctypes.c_char_p, _ADDRESS)
+descriptorServerPut = _bound(_slow, "mnnDescriptorServerPut", _I32, _ADDRESS, _U32, _U64, _I32)
+descriptorServerTake = _bound(_slow, "mnnDescriptorServerTake", None, _ADDRESS, _U32, _U64)
+descriptorServerClose = _bound(_slow, "mnnDescriptorServerClose", None, _ADDRESS)
+descriptorServerConnect: Callable[[bytes], Descriptor] = _bound(_quick, "mnnDescriptorServerConnect", _owner, ctypes.c_char_p)
+descriptorServerFetch: Callable[[int | Known, int, int, int, int], Descriptor] = _bound(
+    _slow, "mnnDescriptorServerFetch", _owner, _I32, _U32, _U64, _I64, _I64
+)
 
 mapFile = _bound(_slow, "mnnMap", _I32, _I32, _U64, _U64, _I32, ctypes.POINTER(MappedPlace))
 mapPath = _bound(_slow, "mnnMapPath", _I32, ctypes.c_char_p, _U32, _U64, _U64, _I32, ctypes.POINTER(MappedPlace))
@@ -223,11 +227,11 @@ def opened(made: _Opened, what: str | None = None) -> _Opened:
     return made
 
 
-def mapped(fd: int | Known, sizeBytes: int, writable: bool, alignment: int = 0, place: MappedPlace | None = None) -> int:
-    """Map a file from its beginning, shared; returns the address, and puts it in `place` in the same step. Raises `OSError`."""
-    place = MappedPlace() if place is None else place
-    checked(mapFile(fd, sizeBytes, alignment, writable, place), "mmap")
-    return place.address or 0
+def mapped(fd: int | Known, sizeBytes: int, writable: bool, alignment: int = 0, cell: MappedPlace | None = None) -> int:
+    """Map a file from its beginning, shared; returns the address, and puts it in `cell` in the same step. Raises `OSError`."""
+    cell = MappedPlace() if cell is None else cell
+    checked(mapFile(fd, sizeBytes, alignment, writable, cell), "mmap")
+    return cell.address or 0
 
 
 def mappedWipedOnFork(sizeBytes: int) -> int:
@@ -237,11 +241,11 @@ def mappedWipedOnFork(sizeBytes: int) -> int:
     return address.value or 0
 
 
-def openedHatch(path: str) -> int:
-    """A hatch that serves at `path`; what it is called by from then on. Raises `OSError`."""
-    hatch = ctypes.c_void_p()
-    checked(_hatchOpen(path.encode(), ctypes.byref(hatch)), path)
-    return hatch.value or 0
+def openedDescriptorServer(path: str) -> int:
+    """A descriptor server that serves at `path`; what it is called by from then on. Raises `OSError`."""
+    descriptorServer = ctypes.c_void_p()
+    checked(_descriptorServerOpen(path.encode(), ctypes.byref(descriptorServer)), path)
+    return descriptorServer.value or 0
 
 
 def privateWord() -> tuple[Any, int]:

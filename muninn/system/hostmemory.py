@@ -2,7 +2,7 @@
 to read it takes longer than to share an array.
 
 A memfd has no file system that could be full. Allocating its pages goes on until the kernel's out-of-memory killer ends some
-process, perhaps another one; so a pretended GPU asks first, before each chunk. The sources are `/proc/meminfo` and the memory
+process, perhaps another one; so an emulated GPU asks first, before each chunk. The sources are `/proc/meminfo` and the memory
 controllers of this process's control group and its ancestors (versions 2 and 1).
 """
 
@@ -39,10 +39,10 @@ def availableBytes() -> int:
         host = sum(int(fields.get(key, "0 kB").split()[0]) * 1024 for key in ("MemAvailable", "SwapFree"))
     else:  # a /proc with subset=pid; this is sysinfo(2), which does not count what the page cache would give back
         host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([host, *_groupRooms(_membership())])
+    return min([host, *_groupsAvailable(_membership())])
 
 
-def roomFor(sizeBytes: int) -> int:
+def availableFor(sizeBytes: int) -> int:
     """The same, for an allocation of so much, which is about to be made where there is room."""
     global _kept
     until, available = _kept
@@ -52,9 +52,9 @@ def roomFor(sizeBytes: int) -> int:
     return available
 
 
-def requireRoom(sizeBytes: int, spareBytes: int = 0) -> None:
+def requireAvailable(sizeBytes: int, spareBytes: int = 0) -> None:
     """Raise `HostMemoryFull` where there is no room for an allocation of so much that leaves `spareBytes`."""
-    if sizeBytes <= (available := roomFor(sizeBytes)) - spareBytes:
+    if sizeBytes <= (available := availableFor(sizeBytes)) - spareBytes:
         return
     group, kept = groupLimit(), f" (and {exactly(spareBytes)} more, for the host's own work)" if spareBytes else ""
     what = f"{exactly(sizeBytes)} do not fit{kept}"
@@ -75,7 +75,7 @@ def groupLimit() -> GroupLimit | None:
     return min(_groupLimits(_membership()), key=lambda found: found.leftBytes, default=None)
 
 
-def _groupRooms(membership: str) -> Iterator[int]:
+def _groupsAvailable(membership: str) -> Iterator[int]:
     return (found.leftBytes for found in _groupLimits(membership))
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 _U32, _U64, _I32 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int
 
 
-class Turn(ctypes.Structure):
-    """`struct mnnTurn`: what Python sets of it when it begins, and what the C part keeps in it. Its classes are in `api`."""
+class AccessScope(ctypes.Structure):
+    """`struct mnnAccessScope`: what Python sets of it when it begins, and what the C part keeps in it. Its classes are in `api`."""
 
     _fields_ = (
         ("_owner", ctypes.c_void_p), ("_calls", ctypes.c_void_p), ("_object", ctypes.c_void_p), ("_given", ctypes.c_void_p),
@@ -22,7 +22,7 @@ class Turn(ctypes.Structure):
         ("_isTimed", _U32), ("_recovered", _U32), ("_isThreads", _U32), ("_unused", _U32), ("_shownIn", ctypes.c_void_p),
     )  # fmt: skip
 
-    def showIn(self, lock: Turn) -> None:
+    def showIn(self, lock: AccessScope) -> None:
         """Let `lock`, of which this is one use, say whether it was taken over from the dead. It has to live as long."""
         self._shownIn = ctypes.addressof(lock)
 
@@ -31,14 +31,14 @@ class Turn(ctypes.Structure):
 
 
 class MappedPlace(ctypes.Structure):
-    """`struct mnnPlace`: where something is mapped, if it is."""
+    """`struct mnnAddressCell`: where something is mapped, if it is."""
 
     _fields_ = (("address", ctypes.c_void_p), ("sizeBytes", _U64))
     address: int | None
     sizeBytes: int
 
 
-class Place(MappedPlace):
+class AddressCell(MappedPlace):
     """The same of something that goes with the object, whose end unmaps it in one call of C."""
 
 

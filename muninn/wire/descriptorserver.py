@@ -1,7 +1,7 @@
-"""The hatch: descriptors of memory that has no name, handed out by a C thread of the broker's process.
+"""The descriptor server: descriptors of memory that has no name, handed out by a C thread of the broker's process.
 
 What it saves is the interpreter at both ends: whoever opens VRAM does not wait for the broker's process to get to it, however busy
-with Python that is. It decides nothing. What it hands out is what the vault holds, and whether the row is live its asker sees for
+with Python that is. It decides nothing. What it hands out is what the descriptor store holds, and whether the row is live its asker sees for
 itself, behind a lease. What it does not have, or does not say in time, the broker is asked by a request.
 """
 
@@ -11,17 +11,17 @@ import _thread
 import errno
 
 from muninn.errors import DescriptorsExhausted
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.system import atomics, clock
 from muninn.system.atomics import SPIN_NS
 from muninn.system.descriptors import Descriptor, Known
 
 _TIMEOUT_NS = 20_000_000
-#: How long a hatch that did not answer is left alone.
+#: How long a descriptor server that did not answer is left alone.
 _SHUNNED_SECONDS = 1.0
 
 
-class Hatch:
+class DescriptorServer:
     """The broker's side: what is put here is handed out until it is taken back. The descriptors stay the caller's.
 
     Raises
@@ -31,30 +31,30 @@ class Hatch:
     """
 
     def __init__(self, path: str) -> None:
-        self._hatch: int | None = atomics.openedHatch(path)
+        self._descriptorServer: int | None = atomics.openedDescriptorServer(path)
 
     def put(self, row: int, incarnation: int, descriptor: int | Known) -> None:
         """Hand it out from now on. Raises `OSError` when there is no memory for that."""
-        if self._hatch is not None:
-            atomics.checked(atomics.hatchPut(self._hatch, row, incarnation, descriptor), "the hatch")
+        if self._descriptorServer is not None:
+            atomics.checked(atomics.descriptorServerPut(self._descriptorServer, row, incarnation, descriptor), "the descriptor server")
 
     def take(self, row: int, incarnation: int) -> None:
         """Hand it out no more; from then on it may be closed."""
-        if self._hatch is not None:
-            atomics.hatchTake(self._hatch, row, incarnation)
+        if self._descriptorServer is not None:
+            atomics.descriptorServerTake(self._descriptorServer, row, incarnation)
 
     def close(self) -> None:
         """End the thread and all connections. Again is fine."""
-        if self._hatch is not None:
-            atomics.hatchClose(self._hatch)
-            self._hatch = None
+        if self._descriptorServer is not None:
+            atomics.descriptorServerClose(self._descriptorServer)
+            self._descriptorServer = None
 
 
-class HatchClient:
+class DescriptorClient:
     """A member's side: one connection, made at the first use and anew for each epoch."""
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
+    def __init__(self, paths: Paths) -> None:
+        self._places = paths
         self._using = _thread.RLock()
         self._connection: Descriptor | None = None
         self._epoch = -1
@@ -74,7 +74,7 @@ class HatchClient:
             if self._connection is not None and not self._connection.isOurs():
                 self._disconnect()
             if self._connection is None and clock.now() >= self._shunnedUntil:
-                connected: Descriptor = atomics.hatchConnect(self._places.hatchPath(epoch).encode())
+                connected: Descriptor = atomics.descriptorServerConnect(self._places.descriptorServerPath(epoch).encode())
                 self._connection = connected if connected.number >= 0 else None
                 self._shunnedUntil = clock.now() + _SHUNNED_SECONDS
             # In hand, and given back when it owes no answer: a handler that comes here in the middle finds none, and asks the broker.
@@ -83,7 +83,7 @@ class HatchClient:
                 return None
             got = Descriptor(-errno.EINTR)
             try:
-                got = atomics.hatchFetch(connection, row, incarnation, SPIN_NS, _TIMEOUT_NS)
+                got = atomics.descriptorServerFetch(connection, row, incarnation, SPIN_NS, _TIMEOUT_NS)
             finally:
                 isSound = got.number >= 0 or got.number == -errno.ENOENT  # otherwise its next answer could be the one to this question
                 if isSound and self._connection is None:
@@ -94,8 +94,8 @@ class HatchClient:
                 raise DescriptorsExhausted("a descriptor sent to this process was lost, because it may open no more")
             return got if got.number >= 0 else None
 
-    def forsake(self, epoch: int) -> None:
-        """Let go of a hatch of before `epoch`: it answers no more, and where this process is the next broker nobody fetches."""
+    def disconnect(self, epoch: int) -> None:
+        """Let go of a descriptor server of before `epoch`: it answers no more, and where this process is the next broker nobody fetches."""
         with self._using:
             if self._epoch < epoch:
                 self._disconnect()

@@ -50,7 +50,7 @@ OPERATIONS: dict[str, Operation] = {
     "find": Operation({"name": str}),  # the answer names a row where there is one
     "fetch": Operation(_ROW, answer={"found": bool}),
     "free": Operation(_ROW, mayComeLate=True),
-    "settle": Operation(_ROW, mayComeLate=True),
+    "tryReclaim": Operation(_ROW, mayComeLate=True),
     "recall": Operation(_ROW),
     "evict": Operation({"name": str, "tenant": str, "pid": int, "reason": str}, answer={"revoked": int, "buffers": int}),
     "drain": Operation({"on": bool, "reason": str}, answer={"holds": int}),

@@ -1,4 +1,4 @@
-/* The hatch under threads, forks, garbage and a lack of descriptors. Run under
+/* The descriptor server under threads, forks, garbage and a lack of descriptors. Run under
  * AddressSanitizer and UndefinedBehaviorSanitizer by `make test`. */
 #define _GNU_SOURCE
 #include "check.h"
@@ -47,16 +47,16 @@ static uint64_t numberOf(int fd)
 	return (uint64_t)about.st_size;
 }
 
-static MnnHatch *opened(void)
+static MnnDescriptorServer *opened(void)
 {
-	MnnHatch *hatch = NULL;
-	CHECK(mnnHatchOpen(path, &hatch) == 0 && hatch);
-	return hatch;
+	MnnDescriptorServer *descriptorServer = NULL;
+	CHECK(mnnDescriptorServerOpen(path, &descriptorServer) == 0 && descriptorServer);
+	return descriptorServer;
 }
 
 static int connected(void)
 {
-	int connection = mnnHatchConnect(path);
+	int connection = mnnDescriptorServerConnect(path);
 	CHECK(connection >= 0);
 	return connection;
 }
@@ -64,30 +64,30 @@ static int connected(void)
 static void handsOutWhatItHas(void)
 {
 	int before = descriptors();
-	MnnHatch *hatch = opened();
+	MnnDescriptorServer *descriptorServer = opened();
 	int fd = numbered(77), connection = connected();
-	CHECK(mnnHatchFetch(connection, 3, 5, SPIN_NS, BOUND_NS) == -ENOENT);
-	CHECK(mnnHatchPut(hatch, 3, 5, fd) == 0 && mnnHatchPut(hatch, 40000, 1, fd) == 0);
-	int got = mnnHatchFetch(connection, 3, 5, SPIN_NS, BOUND_NS),
-		far = mnnHatchFetch(connection, 40000, 1, 0, BOUND_NS);
+	CHECK(mnnDescriptorServerFetch(connection, 3, 5, SPIN_NS, BOUND_NS) == -ENOENT);
+	CHECK(mnnDescriptorServerPut(descriptorServer, 3, 5, fd) == 0 && mnnDescriptorServerPut(descriptorServer, 40000, 1, fd) == 0);
+	int got = mnnDescriptorServerFetch(connection, 3, 5, SPIN_NS, BOUND_NS),
+		far = mnnDescriptorServerFetch(connection, 40000, 1, 0, BOUND_NS);
 	CHECK(got >= 0 && got != fd && numberOf(got) == 77 && fcntl(got, F_GETFD) == FD_CLOEXEC);
 	CHECK(far >= 0 && numberOf(far) == 77);
-	CHECK(mnnHatchFetch(connection, 3, 4, SPIN_NS, BOUND_NS) == -ENOENT);
-	CHECK(mnnHatchFetch(connection, 2, 5, SPIN_NS, BOUND_NS) == -ENOENT);
-	CHECK(mnnHatchFetch(connection, UINT32_MAX, 0, SPIN_NS, BOUND_NS) == -ENOENT);
-	CHECK(mnnHatchFetch(connection, 3, 0, SPIN_NS, BOUND_NS) == -ENOENT);
-	mnnHatchTake(hatch, 3, 4); /* of another incarnation: nothing */
-	mnnHatchTake(hatch, 40001, 1);
-	int again = mnnHatchFetch(connection, 3, 5, SPIN_NS, BOUND_NS);
+	CHECK(mnnDescriptorServerFetch(connection, 3, 4, SPIN_NS, BOUND_NS) == -ENOENT);
+	CHECK(mnnDescriptorServerFetch(connection, 2, 5, SPIN_NS, BOUND_NS) == -ENOENT);
+	CHECK(mnnDescriptorServerFetch(connection, UINT32_MAX, 0, SPIN_NS, BOUND_NS) == -ENOENT);
+	CHECK(mnnDescriptorServerFetch(connection, 3, 0, SPIN_NS, BOUND_NS) == -ENOENT);
+	mnnDescriptorServerTake(descriptorServer, 3, 4); /* of another incarnation: nothing */
+	mnnDescriptorServerTake(descriptorServer, 40001, 1);
+	int again = mnnDescriptorServerFetch(connection, 3, 5, SPIN_NS, BOUND_NS);
 	CHECK(again >= 0);
-	mnnHatchTake(hatch, 3, 5);
-	CHECK(mnnHatchFetch(connection, 3, 5, SPIN_NS, BOUND_NS) == -ENOENT);
+	mnnDescriptorServerTake(descriptorServer, 3, 5);
+	CHECK(mnnDescriptorServerFetch(connection, 3, 5, SPIN_NS, BOUND_NS) == -ENOENT);
 	struct stat about;
 	CHECK(stat(path, &about) == 0 && (about.st_mode & 0777) == 0600);
-	mnnHatchClose(hatch);
+	mnnDescriptorServerClose(descriptorServer);
 	CHECK(stat(path, &about) == -1 && errno == ENOENT);
-	CHECK(mnnHatchFetch(connection, 3, 5, SPIN_NS, BOUND_NS) == -EPIPE);
-	CHECK(mnnHatchConnect(path) == -ENOENT);
+	CHECK(mnnDescriptorServerFetch(connection, 3, 5, SPIN_NS, BOUND_NS) == -EPIPE);
+	CHECK(mnnDescriptorServerConnect(path) == -ENOENT);
 	int own[] = {fd, connection, got, far, again};
 	for (size_t i = 0; i < sizeof own / sizeof *own; i++)
 		close(own[i]);
@@ -96,21 +96,21 @@ static void handsOutWhatItHas(void)
 
 static void refusesWhatItCanNotBe(void)
 {
-	MnnHatch *hatch = opened(), *other = NULL;
-	CHECK(mnnHatchOpen(path, &other) == -EADDRINUSE && !other);
-	CHECK(mnnHatchOpen("/dev/shm/there/is/no/such/folder", &other) == -ENOENT);
+	MnnDescriptorServer *descriptorServer = opened(), *other = NULL;
+	CHECK(mnnDescriptorServerOpen(path, &other) == -EADDRINUSE && !other);
+	CHECK(mnnDescriptorServerOpen("/dev/shm/there/is/no/such/folder", &other) == -ENOENT);
 	char far[300];
 	memset(far, 'x', sizeof far);
 	far[sizeof far - 1] = 0;
-	CHECK(mnnHatchOpen(far, &other) == -ENAMETOOLONG && mnnHatchConnect(far) == -ENAMETOOLONG);
-	mnnHatchClose(hatch);
+	CHECK(mnnDescriptorServerOpen(far, &other) == -ENAMETOOLONG && mnnDescriptorServerConnect(far) == -ENAMETOOLONG);
+	mnnDescriptorServerClose(descriptorServer);
 }
 
 static void hangsUpOnGarbage(void)
 {
-	MnnHatch *hatch = opened();
+	MnnDescriptorServer *descriptorServer = opened();
 	int fd = numbered(9), connection = connected();
-	CHECK(mnnHatchPut(hatch, 1, 1, fd) == 0);
+	CHECK(mnnDescriptorServerPut(descriptorServer, 1, 1, fd) == 0);
 	char garbage[70000];
 	memset(garbage, 0xA5, sizeof garbage);
 	const size_t sizes[] = {0, 1, 15, 17, 4096, sizeof garbage};
@@ -126,7 +126,7 @@ static void hangsUpOnGarbage(void)
 		close(stranger);
 	}
 	/* It is admitted by now */
-	int sender = connected(), got = mnnHatchFetch(sender, 1, 1, SPIN_NS, BOUND_NS);
+	int sender = connected(), got = mnnDescriptorServerFetch(sender, 1, 1, SPIN_NS, BOUND_NS);
 	CHECK(got >= 0);
 	close(got);
 	int before = descriptors();
@@ -143,7 +143,7 @@ static void hangsUpOnGarbage(void)
 		.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
 	memcpy(CMSG_DATA(header), &fd, sizeof fd);
 	CHECK(sendmsg(sender, &message, 0) == sizeof request);
-	got = mnnHatchFetch(connection, 1, 1, SPIN_NS, BOUND_NS);
+	got = mnnDescriptorServerFetch(connection, 1, 1, SPIN_NS, BOUND_NS);
 	CHECK(got >= 0 && numberOf(got) == 9);
 	close(got);
 	CHECK(descriptors() == before);
@@ -152,13 +152,13 @@ static void hangsUpOnGarbage(void)
 		if (send(sender, request, sizeof request, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 &&
 			errno != EAGAIN)
 			break;
-	got = mnnHatchFetch(connection, 1, 1, SPIN_NS, BOUND_NS);
+	got = mnnDescriptorServerFetch(connection, 1, 1, SPIN_NS, BOUND_NS);
 	CHECK(got >= 0 && numberOf(got) == 9);
-	mnnHatchClose(hatch);
+	mnnDescriptorServerClose(descriptorServer);
 	close(got), close(sender), close(connection), close(fd);
 }
 
-static MnnHatch *busy;
+static MnnDescriptorServer *busy;
 static int over;
 
 /* Row r of incarnation i has a file of the size r * 2^32 + i, whatever incarnation
@@ -171,7 +171,7 @@ static void *fetches(void *unused)
 	for (int round = 0; round < ROUNDS; round++)
 		for (uint32_t row = 0; row < ROWS; row++)
 			for (uint64_t incarnation = 1; incarnation <= 2; incarnation++) {
-				int fd = mnnHatchFetch(connection, row, incarnation, SPIN_NS, BOUND_NS);
+				int fd = mnnDescriptorServerFetch(connection, row, incarnation, SPIN_NS, BOUND_NS);
 				CHECK(fd >= 0 || fd == -ENOENT);
 				if (fd < 0)
 					continue;
@@ -190,9 +190,9 @@ static void *changes(void *unused)
 		uint32_t row = round % ROWS;
 		uint64_t incarnation = 1 + round / ROWS % 2;
 		int fd = numbered(((uint64_t)row << 32) + incarnation);
-		CHECK(mnnHatchPut(busy, row, incarnation, fd) == 0);
+		CHECK(mnnDescriptorServerPut(busy, row, incarnation, fd) == 0);
 		usleep(50);
-		mnnHatchTake(busy, row, incarnation);
+		mnnDescriptorServerTake(busy, row, incarnation);
 		close(fd); /* its number is another file's at once */
 	}
 	return NULL;
@@ -213,21 +213,21 @@ static void neverHandsOutAnothersFile(void)
 	}
 	__atomic_store_n(&over, 1, __ATOMIC_RELEASE);
 	pthread_join(changer, NULL);
-	mnnHatchClose(busy);
+	mnnDescriptorServerClose(busy);
 	CHECK(found > 0);
 	printf("%llu descriptors were the right ones\n", (unsigned long long)found);
 }
 
 static void outlivesItsClientsAndTheirChildren(void)
 {
-	MnnHatch *hatch = opened();
+	MnnDescriptorServer *descriptorServer = opened();
 	int fd = numbered(4);
-	CHECK(mnnHatchPut(hatch, 1, 1, fd) == 0);
+	CHECK(mnnDescriptorServerPut(descriptorServer, 1, 1, fd) == 0);
 	int hold[2];
 	CHECK(pipe(hold) == 0);
 	int connection = connected();
 	/* It is admitted by now: the child has both ends */
-	int got = mnnHatchFetch(connection, 1, 1, SPIN_NS, BOUND_NS);
+	int got = mnnDescriptorServerFetch(connection, 1, 1, SPIN_NS, BOUND_NS);
 	CHECK(got >= 0);
 	close(got);
 	pid_t child = fork();
@@ -237,11 +237,11 @@ static void outlivesItsClientsAndTheirChildren(void)
 		close(hold[1]);
 		_exit(read(hold[0], &byte, 1) != 0);
 	}
-	/* The hatch closes its end; the child still has it */
+	/* The descriptor server closes its end; the child still has it */
 	CHECK(send(connection, "garbage", 7, MSG_NOSIGNAL) == 7);
 	for (int round = 0; round < 100; round++) {
 		int another = connected();
-		got = mnnHatchFetch(another, 1, 1, SPIN_NS, BOUND_NS);
+		got = mnnDescriptorServerFetch(another, 1, 1, SPIN_NS, BOUND_NS);
 		CHECK(got >= 0 && numberOf(got) == 4);
 		close(got), close(another);
 	}
@@ -256,16 +256,16 @@ static void outlivesItsClientsAndTheirChildren(void)
 	close(hold[0]), close(hold[1]);
 	int status;
 	CHECK(waitpid(child, &status, 0) == child && status == 0);
-	mnnHatchClose(hatch);
+	mnnDescriptorServerClose(descriptorServer);
 	close(connection), close(fd);
 }
 
 static void saysWhenNoDescriptorIsLeft(void)
 {
-	MnnHatch *hatch = opened();
+	MnnDescriptorServer *descriptorServer = opened();
 	int fd = numbered(4), connection = connected();
-	CHECK(mnnHatchPut(hatch, 1, 1, fd) == 0);
-	int got = mnnHatchFetch(connection, 1, 1, SPIN_NS, BOUND_NS);
+	CHECK(mnnDescriptorServerPut(descriptorServer, 1, 1, fd) == 0);
+	int got = mnnDescriptorServerFetch(connection, 1, 1, SPIN_NS, BOUND_NS);
 	CHECK(got >= 0);
 	close(got);
 	struct rlimit before, few;
@@ -275,15 +275,15 @@ static void saysWhenNoDescriptorIsLeft(void)
 	int taken[FEW], count = 0;
 	while ((taken[count] = dup(fd)) >= 0)
 		count++;
-	CHECK(mnnHatchFetch(connection, 1, 1, SPIN_NS, BOUND_NS) == -EMFILE);
-	CHECK(mnnHatchConnect(path) == -EMFILE);
+	CHECK(mnnDescriptorServerFetch(connection, 1, 1, SPIN_NS, BOUND_NS) == -EMFILE);
+	CHECK(mnnDescriptorServerConnect(path) == -EMFILE);
 	while (count)
 		close(taken[--count]);
 	CHECK(setrlimit(RLIMIT_NOFILE, &before) == 0);
 	int later = connected();
-	got = mnnHatchFetch(later, 1, 1, SPIN_NS, BOUND_NS);
+	got = mnnDescriptorServerFetch(later, 1, 1, SPIN_NS, BOUND_NS);
 	CHECK(got >= 0);
-	mnnHatchClose(hatch);
+	mnnDescriptorServerClose(descriptorServer);
 	close(got), close(later), close(connection), close(fd);
 }
 
@@ -295,7 +295,7 @@ static void aSilentPeerIsLeftInTime(void)
 	CHECK(silent >= 0 && bind(silent, (struct sockaddr *)&address, sizeof address) == 0 &&
 		listen(silent, 8) == 0);
 	int connection = connected();
-	CHECK(mnnHatchFetch(connection, 1, 1, SPIN_NS, 1000000) == -ETIMEDOUT);
+	CHECK(mnnDescriptorServerFetch(connection, 1, 1, SPIN_NS, 1000000) == -ETIMEDOUT);
 	int peer = accept(silent, NULL, NULL);
 	/* Found, and no descriptor; no answer that there is; likewise */
 	const int32_t answers[][2] = {{0, 0}, {5, 0}, {-7, 0}};
@@ -303,7 +303,7 @@ static void aSilentPeerIsLeftInTime(void)
 	CHECK(peer >= 0 && recv(peer, asked, sizeof asked, 0) == sizeof asked);
 	for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
 		CHECK(send(peer, answers[i], 4, 0) == 4);
-		CHECK(mnnHatchFetch(connection, 1, 1, SPIN_NS, BOUND_NS) == -EPROTO);
+		CHECK(mnnDescriptorServerFetch(connection, 1, 1, SPIN_NS, BOUND_NS) == -EPROTO);
 	}
 	int before = descriptors();
 	/* A descriptor with a word that is no answer */
@@ -318,16 +318,16 @@ static void aSilentPeerIsLeftInTime(void)
 		.cmsg_len = CMSG_LEN(sizeof peer), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
 	memcpy(CMSG_DATA(header), &peer, sizeof peer);
 	CHECK(sendmsg(peer, &message, 0) == 4);
-	CHECK(mnnHatchFetch(connection, 1, 1, SPIN_NS, BOUND_NS) == -EPROTO && descriptors() == before);
+	CHECK(mnnDescriptorServerFetch(connection, 1, 1, SPIN_NS, BOUND_NS) == -EPROTO && descriptors() == before);
 	CHECK(send(peer, answers, 8, 0) == 8);
-	CHECK(mnnHatchFetch(connection, 1, 1, SPIN_NS, BOUND_NS) == -EPROTO);
+	CHECK(mnnDescriptorServerFetch(connection, 1, 1, SPIN_NS, BOUND_NS) == -EPROTO);
 	close(peer), close(silent), close(connection);
 	unlink(path);
 }
 
 int main(void)
 {
-	snprintf(path, sizeof path, "/dev/shm/hatch-test-%d", getpid());
+	snprintf(path, sizeof path, "/dev/shm/descriptor server-test-%d", getpid());
 	handsOutWhatItHas();
 	refusesWhatItCanNotBe();
 	hangsUpOnGarbage();
@@ -335,6 +335,6 @@ int main(void)
 	outlivesItsClientsAndTheirChildren();
 	saysWhenNoDescriptorIsLeft();
 	aSilentPeerIsLeftInTime();
-	puts("the hatch keeps its promises");
+	puts("the descriptor server keeps its promises");
 	return 0;
 }

@@ -1,4 +1,4 @@
-/* Locks, turns and their order, with an interpreter that is made up here: what is
+/* Locks, accesses and their order, with an interpreter that is made up here: what is
  * taken is given back, whatever its callbacks do; what is said to be held, read or
  * written is; nobody is passed over, and nobody dead or stopped is waited for. Run
  * under AddressSanitizer and UndefinedBehaviorSanitizer by `make test`. */
@@ -31,7 +31,7 @@ struct function {
 	int calls;
 };
 
-static struct object none, true_, false_, holding, view, error;
+static struct object none, true_, false_, openBuffer, view, error;
 static unsigned long me = ME;
 static int exceptions, refused;
 static unsigned long awaited;
@@ -110,7 +110,7 @@ static void *refuses(void *self, void *reason, void *two)
 	return raised();
 }
 
-static struct function whoAmI = {.run = identify}, attach, deadline, await, settle, end, linger,
+static struct function whoAmI = {.run = identify}, attach, deadline, await, awaitOthers, end, linger,
 					   refuse;
 /* What names the callers: `plainIdent` while threads are threads. */
 static struct function plainIdent, *named = &whoAmI;
@@ -136,7 +136,7 @@ static struct mnnPython python = {
 	&plainIdent,
 };
 static struct mnnCalls calls = {
-	&python, &attach, &deadline, &await, &settle, &end, &linger, &refuse};
+	&python, &attach, &deadline, &await, &awaitOthers, &end, &linger, &refuse};
 
 /* --- a row, and what this process has of it --- */
 
@@ -146,8 +146,8 @@ static struct mnnOwner owner;
 static uint64_t expiry;
 
 static uint32_t *word(size_t offset) { return (uint32_t *)(row + offset); }
-static uint32_t *claim(void) { return word(MNN_ROW_CLAIM_OFFSET); }
-static uint32_t *heir(void) { return word(MNN_ROW_HEIR_OFFSET); }
+static uint32_t *claim(void) { return word(MNN_ROW_OWNER_LOCK_OFFSET); }
+static uint32_t *successor(void) { return word(MNN_ROW_SUCCESSOR_OFFSET); }
 static uint64_t *generation(void) { return (uint64_t *)(row + MNN_ROW_GENERATION_OFFSET); }
 static uint32_t look(const uint32_t *address) { return __atomic_load_n(address, __ATOMIC_SEQ_CST); }
 static void put(uint32_t *address, uint32_t value)
@@ -155,9 +155,9 @@ static void put(uint32_t *address, uint32_t value)
 	__atomic_store_n(address, value, __ATOMIC_SEQ_CST);
 }
 
-static struct mnnTurn turnOf(uint32_t kind)
+static struct mnnAccessScope scopeOf(uint32_t kind)
 {
-	return (struct mnnTurn){
+	return (struct mnnAccessScope){
 		.owner = &owner, .calls = &calls, .self = &view, .given = &view, .kind = kind};
 }
 
@@ -176,22 +176,22 @@ static void begin(void)
 	expiry = 77;
 	me = ME;
 	exceptions = refused = 0;
-	holding.references = 0;
+	openBuffer.references = 0;
 	attach = (struct function){.run = gives};
 	deadline = (struct function){.run = says};
 	await = (struct function){.run = notAwaited};
-	settle = (struct function){.run = gives};
+	awaitOthers = (struct function){.run = gives};
 	end = (struct function){.run = says};
 	linger = (struct function){.run = says};
 	refuse = (struct function){.run = refuses};
-	mnnOwnerBind(&owner, &all, row, &expiry, &holding, OURS, 1);
+	mnnOwnerBind(&owner, &all, row, &expiry, &openBuffer, OURS, 1);
 }
 
 /* Nothing is left of what was done. */
 static void isAtRest(void)
 {
 	CHECK(look(claim()) == 0 && owner.depth == 0 && owner.readers == NULL &&
-		holding.references == 0 && expiry == 77);
+		openBuffer.references == 0 && expiry == 77);
 }
 
 static bool wasRefused(void *result, int reason)
@@ -201,9 +201,9 @@ static bool wasRefused(void *result, int reason)
 	return was;
 }
 
-static bool takes(struct mnnTurn *turn)
+static bool takes(struct mnnAccessScope *scope)
 {
-	void *result = mnnLockAcquire(turn, &none);
+	void *result = mnnLockAcquire(scope, &none);
 	CHECK((result == NULL) == (exceptions != 0) && (result == NULL || result == &true_));
 	exceptions = 0;
 	return result != NULL;
@@ -214,8 +214,8 @@ static bool takes(struct mnnTurn *turn)
 static void aLockIsTakenAndGivenBack(void)
 {
 	begin();
-	struct mnnTurn one = turnOf(MNN_KIND_LOCK), other = turnOf(MNN_KIND_LOCK);
-	CHECK(takes(&one) && look(claim()) == OURS && holding.references == 1 && !one.recovered);
+	struct mnnAccessScope one = scopeOf(MNN_KIND_LOCK), other = scopeOf(MNN_KIND_LOCK);
+	CHECK(takes(&one) && look(claim()) == OURS && openBuffer.references == 1 && !one.recovered);
 	CHECK(takes(&other) && owner.depth == 2 && mnnOwnerWrites(&owner, ME) &&
 		!mnnOwnerWrites(&owner, ANOTHER));
 	CHECK(mnnOwnerIsBusy(&owner, ANOTHER) && !mnnOwnerIsBusy(&owner, ME));
@@ -237,8 +237,8 @@ static void aLockIsTakenAndGivenBack(void)
 static void aThreadMayBecomeGreenOnes(void)
 {
 	begin();
-	struct mnnTurn lock = turnOf(MNN_KIND_LOCK), early = turnOf(MNN_KIND_HOST),
-				   late = turnOf(MNN_KIND_HOST);
+	struct mnnAccessScope lock = scopeOf(MNN_KIND_LOCK), early = scopeOf(MNN_KIND_HOST),
+				   late = scopeOf(MNN_KIND_HOST);
 	named = &plainIdent;
 	CHECK(takes(&lock) && mnnOwnerWrites(&owner, (uint64_t)pthread_self()));
 	named = &whoAmI;
@@ -265,19 +265,19 @@ static void aThreadMayBecomeGreenOnes(void)
 static void aChildHasNothing(void)
 {
 	begin();
-	struct mnnTurn turn = turnOf(MNN_KIND_LOCK);
-	CHECK(takes(&turn));
+	struct mnnAccessScope scope = scopeOf(MNN_KIND_LOCK);
+	CHECK(takes(&scope));
 	struct mnnOwner before = owner;
 	memset(&owner, 0, sizeof owner);
-	CHECK(wasRefused(mnnLockRelease(&turn), MNN_REFUSED_VOID) && look(claim()) == OURS &&
+	CHECK(wasRefused(mnnLockRelease(&scope), MNN_REFUSED_VOID) && look(claim()) == OURS &&
 		!mnnOwnerIsBusy(&owner, 0));
 	owner = before;
 	mnnOwnerBind(&owner, &all, row, &expiry, &none, OURS, 1);
-	CHECK(owner.depth == 1 && owner.holding == &holding); /* what is in use stays */
-	CHECK(mnnLockRelease(&turn) == &none);
+	CHECK(owner.depth == 1 && owner.openBuffer == &openBuffer); /* what is in use stays */
+	CHECK(mnnLockRelease(&scope) == &none);
 	isAtRest();
 	put(claim(), OURS); /* of an earlier life of this process */
-	CHECK(takes(&turn) && turn.recovered && mnnLockRelease(&turn) == &none);
+	CHECK(takes(&scope) && scope.recovered && mnnLockRelease(&scope) == &none);
 	isAtRest();
 }
 
@@ -287,7 +287,7 @@ static void *ends(void *self, void *one, void *said)
 	(void)self, (void)one;
 	awaited = valueOf(said);
 	put(claim(), 0);
-	put(heir(), 0);
+	put(successor(), 0);
 	return given(&false_);
 }
 static void *isDead(void *self, void *one, void *said)
@@ -300,7 +300,7 @@ static void *isTimeOver(void *self, void *one, void *said)
 {
 	(void)self, (void)one;
 	awaited = valueOf(said);
-	CHECK(look(heir()) == look(word(MNN_ROW_ARRIVALS_OFFSET)));
+	CHECK(look(successor()) == look(word(MNN_ROW_ARRIVALS_OFFSET)));
 	return raised();
 }
 static void *passes(void *self, void *one, void *two)
@@ -314,51 +314,51 @@ static void *passes(void *self, void *one, void *two)
 static void waitersComeInTheirOrder(void)
 {
 	begin();
-	struct mnnTurn turn = turnOf(MNN_KIND_LOCK);
+	struct mnnAccessScope scope = scopeOf(MNN_KIND_LOCK);
 	put(claim(), THEIRS);
 	await.run = isTimeOver;
 	/* Who gives up leaves no place kept */
-	CHECK(!takes(&turn) && awaited == (THEIRS | CONTENDED) && look(heir()) == 0);
+	CHECK(!takes(&scope) && awaited == (THEIRS | CONTENDED) && look(successor()) == 0);
 	await.run = ends;
-	CHECK(takes(&turn) && look(claim()) == (OURS | CONTENDED)); /* others may wait too */
-	CHECK(mnnLockRelease(&turn) == &none);
-	put(heir(), 1);
+	CHECK(takes(&scope) && look(claim()) == (OURS | CONTENDED)); /* others may wait too */
+	CHECK(mnnLockRelease(&scope) == &none);
+	put(successor(), 1);
 	awaited = 1;
-	/* A free claim is its heir's */
-	CHECK(takes(&turn) && awaited == CONTENDED && await.calls == 3);
-	CHECK(mnnLockRelease(&turn) == &none);
-	put(heir(), 1);
+	/* A free claim is its successor's */
+	CHECK(takes(&scope) && awaited == CONTENDED && await.calls == 3);
+	CHECK(mnnLockRelease(&scope) == &none);
+	put(successor(), 1);
 	await = (struct function){.run = passes};
 	int64_t since = mnnMonotonicNs();
 	/* Which is not waited for for ever */
-	CHECK(takes(&turn) && mnnMonotonicNs() - since >= MNN_HEIR_NS && look(heir()) == 0);
-	CHECK(mnnLockRelease(&turn) == &none);
+	CHECK(takes(&scope) && mnnMonotonicNs() - since >= MNN_SUCCESSOR_NS && look(successor()) == 0);
+	CHECK(mnnLockRelease(&scope) == &none);
 	isAtRest();
 }
 
 static void numbersMayWrap(void)
 {
 	begin();
-	struct mnnTurn turn = turnOf(MNN_KIND_LOCK);
+	struct mnnAccessScope scope = scopeOf(MNN_KIND_LOCK);
 	put(claim(), THEIRS);
 	put(word(MNN_ROW_ARRIVALS_OFFSET), UINT32_MAX - 1);
-	put(heir(), 1); /* who came after the wrap */
+	put(successor(), 1); /* who came after the wrap */
 	await.run = isTimeOver;
-	CHECK(!takes(&turn) && look(word(MNN_ROW_ARRIVALS_OFFSET)) == UINT32_MAX);
-	CHECK(!takes(&turn) && look(word(MNN_ROW_ARRIVALS_OFFSET)) == 1); /* 0 is nobody's number */
+	CHECK(!takes(&scope) && look(word(MNN_ROW_ARRIVALS_OFFSET)) == UINT32_MAX);
+	CHECK(!takes(&scope) && look(word(MNN_ROW_ARRIVALS_OFFSET)) == 1); /* 0 is nobody's number */
 	put(claim(), 0);
 }
 
 static void theDeadAreSucceeded(void)
 {
 	begin();
-	struct mnnTurn turn = turnOf(MNN_KIND_LOCK);
+	struct mnnAccessScope scope = scopeOf(MNN_KIND_LOCK);
 	put(claim(), THEIRS);
 	await.run = isDead;
-	CHECK(takes(&turn) && turn.recovered && look(claim()) == (OURS | CONTENDED) &&
-		mnnLockRelease(&turn) == &none);
+	CHECK(takes(&scope) && scope.recovered && look(claim()) == (OURS | CONTENDED) &&
+		mnnLockRelease(&scope) == &none);
 	await.run = notAwaited;
-	CHECK(takes(&turn) && !turn.recovered && mnnLockRelease(&turn) == &none);
+	CHECK(takes(&scope) && !scope.recovered && mnnLockRelease(&scope) == &none);
 	isAtRest();
 }
 
@@ -366,7 +366,7 @@ static void theDeadAreSucceeded(void)
 static void whoRaisesLeavesItToTheNextOne(void)
 {
 	begin();
-	struct mnnTurn lock = turnOf(MNN_KIND_LOCK), held = turnOf(MNN_KIND_LOCK);
+	struct mnnAccessScope lock = scopeOf(MNN_KIND_LOCK), held = scopeOf(MNN_KIND_LOCK);
 	held.shownIn = &lock;
 	put(claim(), THEIRS);
 	await.run = isDead;
@@ -389,19 +389,19 @@ static void *stays(void *self, void *one, void *two)
 static void nothingBeginsWhileAnotherThreadLeaves(void)
 {
 	begin();
-	struct mnnTurn turn = turnOf(MNN_KIND_LOCK), reader = turnOf(MNN_KIND_STREAM);
+	struct mnnAccessScope scope = scopeOf(MNN_KIND_LOCK), reader = scopeOf(MNN_KIND_STREAM);
 	all.leaver = ANOTHER;
 	attach = (struct function){.run = stays};
-	CHECK(takes(&turn) && attach.calls == 1);
+	CHECK(takes(&scope) && attach.calls == 1);
 	all.leaver = ANOTHER;
-	CHECK(takes(&turn) && owner.depth == 2); /* what was begun goes on */
-	CHECK(mnnLockRelease(&turn) == &none && mnnLockRelease(&turn) == &none);
+	CHECK(takes(&scope) && owner.depth == 2); /* what was begun goes on */
+	CHECK(mnnLockRelease(&scope) == &none && mnnLockRelease(&scope) == &none);
 	CHECK(mnnReadingEnter(&reader) == &view && all.leaver == 0);
 	CHECK(mnnReadingExit(&reader, &none, &none, &none) == &false_);
 	isAtRest();
 	all.leaver = ANOTHER;
 	attach.run = raises;
-	CHECK(!takes(&turn));
+	CHECK(!takes(&scope));
 	isAtRest();
 }
 
@@ -416,13 +416,13 @@ static void *sleeps(void *argument)
 static void aReleaseWakes(void)
 {
 	begin();
-	struct mnnTurn turn = turnOf(MNN_KIND_LOCK);
-	CHECK(takes(&turn));
+	struct mnnAccessScope scope = scopeOf(MNN_KIND_LOCK);
+	CHECK(takes(&scope));
 	put(claim(), OURS | CONTENDED);
 	pthread_t sleeper;
 	CHECK(pthread_create(&sleeper, NULL, sleeps, NULL) == 0);
 	usleep(100000);
-	CHECK(mnnLockRelease(&turn) == &none);
+	CHECK(mnnLockRelease(&scope) == &none);
 	CHECK(pthread_join(sleeper, NULL) == 0);
 	isAtRest();
 }
@@ -432,23 +432,23 @@ static void aReleaseWakes(void)
 static void whatIsWrittenIsPublished(void)
 {
 	begin();
-	struct mnnTurn turn = turnOf(MNN_KIND_HOST), nested = turnOf(MNN_KIND_HOST),
-				   reader = turnOf(MNN_KIND_HOST);
-	CHECK(mnnWritingEnter(&turn) == &view && *generation() == 1 && look(claim()) == OURS &&
-		settle.calls == 0);
+	struct mnnAccessScope scope = scopeOf(MNN_KIND_HOST), nested = scopeOf(MNN_KIND_HOST),
+				   reader = scopeOf(MNN_KIND_HOST);
+	CHECK(mnnWritingEnter(&scope) == &view && *generation() == 1 && look(claim()) == OURS &&
+		awaitOthers.calls == 0);
 	CHECK(wasRefused(mnnWritingEnter(&nested), MNN_REFUSED_WRITING) &&
 		wasRefused(mnnReadingEnter(&reader), MNN_REFUSED_WRITING));
-	CHECK(mnnWritingExit(&turn, &none, &none, &none) == &false_ && *generation() == 2);
+	CHECK(mnnWritingExit(&scope, &none, &none, &none) == &false_ && *generation() == 2);
 	isAtRest();
-	CHECK(mnnWritingEnter(&turn) == &view &&
-		mnnWritingExit(&turn, &error, &error, &none) == &false_ && *generation() == 3);
+	CHECK(mnnWritingEnter(&scope) == &view &&
+		mnnWritingExit(&scope, &error, &error, &none) == &false_ && *generation() == 3);
 	isAtRest();
-	CHECK(mnnWritingEnter(&turn) == &view && *generation() == 3); /* half written since then */
-	CHECK(mnnWritingExit(&turn, &none, &none, &none) == &false_ && *generation() == 4);
+	CHECK(mnnWritingEnter(&scope) == &view && *generation() == 3); /* half written since then */
+	CHECK(mnnWritingExit(&scope, &none, &none, &none) == &false_ && *generation() == 4);
 	/* Which is over */
-	CHECK(mnnWritingExit(&turn, &none, &none, &none) == &false_ && *generation() == 4);
-	CHECK(mnnWritingEnter(&turn) == &view);
-	mnnTurnDrop(&turn); /* nobody can end it any more */
+	CHECK(mnnWritingExit(&scope, &none, &none, &none) == &false_ && *generation() == 4);
+	CHECK(mnnWritingEnter(&scope) == &view);
+	mnnAccessScopeDrop(&scope); /* nobody can end it any more */
 	CHECK(*generation() == 5);
 	isAtRest();
 }
@@ -456,15 +456,15 @@ static void whatIsWrittenIsPublished(void)
 static void whatFailsOnTheWayInIsGivenBack(void)
 {
 	begin();
-	struct mnnTurn turn = turnOf(MNN_KIND_STREAM), timed = turnOf(MNN_KIND_HOST);
+	struct mnnAccessScope scope = scopeOf(MNN_KIND_STREAM), timed = scopeOf(MNN_KIND_HOST);
 	long views = view.references;
-	settle.run = raises;
-	CHECK(mnnWritingEnter(&turn) == NULL && exceptions == 1 && settle.calls == 1 &&
+	awaitOthers.run = raises;
+	CHECK(mnnWritingEnter(&scope) == NULL && exceptions == 1 && awaitOthers.calls == 1 &&
 		*generation() == 0);
 	isAtRest();
-	turn.kind = MNN_KIND_HOST;
+	scope.kind = MNN_KIND_HOST;
 	put(word(MNN_ROW_READERS_OFFSET), 3); /* somebody has read: perhaps somebody does */
-	CHECK(mnnWritingEnter(&turn) == NULL && settle.calls == 2);
+	CHECK(mnnWritingEnter(&scope) == NULL && awaitOthers.calls == 2);
 	isAtRest();
 	timed.isTimed = 1;
 	deadline.run = raises;
@@ -475,7 +475,7 @@ static void whatFailsOnTheWayInIsGivenBack(void)
 	CHECK(view.references == views);
 }
 
-static struct mnnTurn *lasting;
+static struct mnnAccessScope *lasting;
 static void *handsOver(void *self, void *one, void *two)
 {
 	(void)self, (void)one, (void)two;
@@ -486,47 +486,47 @@ static void *handsOver(void *self, void *one, void *two)
 static void aTurnLastsUntilItsWorkIsOver(void)
 {
 	begin();
-	struct mnnTurn turn = turnOf(MNN_KIND_STREAM);
-	lasting = &turn;
+	struct mnnAccessScope scope = scopeOf(MNN_KIND_STREAM);
+	lasting = &scope;
 	linger.run = handsOver;
 	end.run = raises;
-	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == NULL &&
+	CHECK(mnnWritingEnter(&scope) == &view && mnnWritingExit(&scope, &none, &none, &none) == NULL &&
 		exceptions == 1);
 	CHECK(linger.calls == 1 && look(claim()) == OURS && !mnnOwnerWrites(&owner, ME) &&
 		mnnOwnerIsBusy(&owner, ME));
-	mnnTurnEnd(&turn);
-	mnnTurnEnd(&turn);
+	mnnAccessScopeEnd(&scope);
+	mnnAccessScopeEnd(&scope);
 	CHECK(*generation() == 1); /* half written */
 	isAtRest();
 	linger = (struct function){.run = raises};
-	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == NULL &&
+	CHECK(mnnWritingEnter(&scope) == &view && mnnWritingExit(&scope, &none, &none, &none) == NULL &&
 		exceptions == 1 && linger.calls == 3);
 	isAtRest(); /* and is not held for ever where nobody can be told */
-	struct mnnTurn reader = turnOf(MNN_KIND_STREAM);
+	struct mnnAccessScope reader = scopeOf(MNN_KIND_STREAM);
 	linger = (struct function){.run = handsOver};
 	CHECK(mnnReadingEnter(&reader) == &view);
 	exceptions = 0;
 	lasting = &reader;
-	mnnTurnDrop(&reader);
+	mnnAccessScopeDrop(&reader);
 	CHECK(linger.calls == 1 && expiry == (77 | READING) && !mnnOwnerReads(&owner, ME));
-	mnnTurnEnd(&reader);
+	mnnAccessScopeEnd(&reader);
 	isAtRest();
 }
 
 static void whoMendsSaysSo(void)
 {
 	begin();
-	struct mnnTurn turn = turnOf(MNN_KIND_HOST);
+	struct mnnAccessScope scope = scopeOf(MNN_KIND_HOST);
 	*(uint64_t *)(row + MNN_ROW_TORN_OFFSET) = 9;
 	*(uint64_t *)(row + MNN_ROW_LAST_WRITER_OFFSET) = 9;
-	CHECK(mnnWritingEnter(&turn) == &view &&
-		mnnWritingExit(&turn, &none, &none, &none) == &false_ && end.calls == 1);
+	CHECK(mnnWritingEnter(&scope) == &view &&
+		mnnWritingExit(&scope, &none, &none, &none) == &false_ && end.calls == 1);
 	end.run = raises;
-	CHECK(mnnWritingEnter(&turn) == &view && mnnWritingExit(&turn, &none, &none, &none) == NULL &&
+	CHECK(mnnWritingEnter(&scope) == &view && mnnWritingExit(&scope, &none, &none, &none) == NULL &&
 		*generation() == 3);
 	*(uint64_t *)(row + MNN_ROW_LAST_WRITER_OFFSET) = 10;
-	CHECK(mnnWritingEnter(&turn) == &view &&
-		mnnWritingExit(&turn, &none, &none, &none) == &false_ && end.calls == 2);
+	CHECK(mnnWritingEnter(&scope) == &view &&
+		mnnWritingExit(&scope, &none, &none, &none) == &false_ && end.calls == 2);
 	isAtRest();
 }
 
@@ -535,8 +535,8 @@ static void whoMendsSaysSo(void)
 static void readersAreInsideTogether(void)
 {
 	begin();
-	struct mnnTurn one = turnOf(MNN_KIND_STREAM), other = turnOf(MNN_KIND_STREAM),
-				   writer = turnOf(MNN_KIND_HOST);
+	struct mnnAccessScope one = scopeOf(MNN_KIND_STREAM), other = scopeOf(MNN_KIND_STREAM),
+				   writer = scopeOf(MNN_KIND_HOST);
 	put(word(MNN_ROW_READERS_OFFSET), UINT32_MAX);
 	CHECK(mnnReadingEnter(&one) == &view && expiry == (77 | READING) &&
 		look(word(MNN_ROW_READERS_OFFSET)) == 1);
@@ -554,21 +554,21 @@ static void readersAreInsideTogether(void)
 static void aReaderWaitsForAWriter(void)
 {
 	begin();
-	struct mnnTurn turn = turnOf(MNN_KIND_STREAM);
+	struct mnnAccessScope scope = scopeOf(MNN_KIND_STREAM);
 	put(claim(), THEIRS);
 	await.run = isTimeOver;
-	CHECK(mnnReadingEnter(&turn) == NULL && awaited == (THEIRS | CONTENDED) && look(heir()) == 0 &&
+	CHECK(mnnReadingEnter(&scope) == NULL && awaited == (THEIRS | CONTENDED) && look(successor()) == 0 &&
 		expiry == 77);
 	await.run = ends;
-	CHECK(mnnReadingEnter(&turn) == &view && mnnReadingExit(&turn, &none, &none, &none) == &false_);
+	CHECK(mnnReadingEnter(&scope) == &view && mnnReadingExit(&scope, &none, &none, &none) == &false_);
 	put(claim(), THEIRS);
 	await.run = isDead;
 	/* The next writer takes it */
-	CHECK(mnnReadingEnter(&turn) == &view && look(claim()) == (THEIRS | CONTENDED));
-	CHECK(mnnReadingExit(&turn, &none, &none, &none) == &false_);
+	CHECK(mnnReadingEnter(&scope) == &view && look(claim()) == (THEIRS | CONTENDED));
+	CHECK(mnnReadingExit(&scope, &none, &none, &none) == &false_);
 	put(claim(), 0);
-	settle.run = raises;
-	CHECK(mnnReadingEnter(&turn) == NULL);
+	awaitOthers.run = raises;
+	CHECK(mnnReadingEnter(&scope) == NULL);
 	isAtRest();
 }
 
@@ -585,14 +585,14 @@ static void *awaitsReaders(void *argument)
 static void aReaderThatLeavesWakesTheWriter(void)
 {
 	begin();
-	struct mnnTurn turn = turnOf(MNN_KIND_STREAM);
-	CHECK(mnnReadingEnter(&turn) == &view);
+	struct mnnAccessScope scope = scopeOf(MNN_KIND_STREAM);
+	CHECK(mnnReadingEnter(&scope) == &view);
 	put(claim(), THEIRS);
 	readersSeen = look(word(MNN_ROW_READERS_OFFSET));
 	pthread_t sleeper;
 	CHECK(pthread_create(&sleeper, NULL, awaitsReaders, NULL) == 0);
 	usleep(100000);
-	CHECK(mnnReadingExit(&turn, &none, &none, &none) == &false_);
+	CHECK(mnnReadingExit(&scope, &none, &none, &none) == &false_);
 	CHECK(pthread_join(sleeper, NULL) == 0);
 	put(claim(), 0);
 	isAtRest();
@@ -600,10 +600,10 @@ static void aReaderThatLeavesWakesTheWriter(void)
 
 /* --- processes --- */
 
-static void *sleepsOnTheClaim(void *self, void *one, void *said)
+static void *sleepsOnTheOwnerLock(void *self, void *one, void *said)
 {
 	(void)self, (void)one;
-	mnnFutexWait32(claim(), (uint32_t)valueOf(said), MNN_HEIR_NS);
+	mnnFutexWait32(claim(), (uint32_t)valueOf(said), MNN_SUCCESSOR_NS);
 	return given(&false_);
 }
 
@@ -611,20 +611,20 @@ static void processesTakeTurns(void)
 {
 	enum { PROCESSES = 4, ROUNDS = 400 };
 	begin();
-	await.run = sleepsOnTheClaim;
+	await.run = sleepsOnTheOwnerLock;
 	uint64_t *counter = (uint64_t *)(row + MNN_ROW_BYTES);
 	*counter = 0;
 	for (uint32_t child = 0; child < PROCESSES; child++)
 		if (fork() == 0) {
-			mnnOwnerBind(&owner, &all, row, &expiry, &holding, OURS + child, 2);
-			struct mnnTurn turn = turnOf(MNN_KIND_LOCK);
+			mnnOwnerBind(&owner, &all, row, &expiry, &openBuffer, OURS + child, 2);
+			struct mnnAccessScope scope = scopeOf(MNN_KIND_LOCK);
 			for (int round = 0; round < ROUNDS; round++) {
-				CHECK(takes(&turn));
+				CHECK(takes(&scope));
 				uint64_t seen = *(volatile uint64_t *)counter;
 				if (round % 16 == 0)
 					usleep(10);
 				*(volatile uint64_t *)counter = seen + 1;
-				CHECK(mnnLockRelease(&turn) == &none);
+				CHECK(mnnLockRelease(&scope) == &none);
 			}
 			_exit(0);
 		}
@@ -632,7 +632,7 @@ static void processesTakeTurns(void)
 		int status;
 		CHECK(wait(&status) > 0 && status == 0);
 	}
-	CHECK(*counter == PROCESSES * ROUNDS && look(heir()) == 0);
+	CHECK(*counter == PROCESSES * ROUNDS && look(successor()) == 0);
 	isAtRest();
 }
 

@@ -1,4 +1,4 @@
-/* Watching the end of a process, a change of term and kicks, between real processes.
+/* Watching the end of a process, a change of term and wake-ups, between real processes.
  * Run under AddressSanitizer and UndefinedBehaviorSanitizer by `make test`. */
 #define _GNU_SOURCE
 #include "check.h"
@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { WATCHERS = 5, KICKS = 2000 };
+enum { WATCHERS = 5, WAKES = 2000 };
 static const int64_t MS = 1000000, BOUND_NS = 20000000000;
 
 /* What the processes share. */
@@ -69,9 +69,9 @@ static void endOf(pid_t child, int number)
 	CHECK(waitpid(child, &status, 0) == child && (number != 0 || status == 0));
 }
 
-static int watchFor(struct mnnKick *kick, int64_t ns)
+static int watchFor(struct mnnWake *wake, int64_t ns)
 {
-	return mnnWatch(&words->robust, &words->election, 0, kick, 0, 3, ns, 1000 * MS);
+	return mnnWatch(&words->robust, &words->election, 0, wake, 0, 3, ns, 1000 * MS);
 }
 
 static void theEndIsToldToAll(void)
@@ -80,72 +80,72 @@ static void theEndIsToldToAll(void)
 	for (int i = 0; i < WATCHERS; i++) {
 		watching[i] = fork();
 		if (watching[i] == 0) {
-			struct mnnKick kick = {0};
-			_exit(watchFor(&kick, BOUND_NS) == 0 && (words->robust & FUTEX_OWNER_DIED) ? 0 : 1);
+			struct mnnWake wake = {0};
+			_exit(watchFor(&wake, BOUND_NS) == 0 && (words->robust & FUTEX_OWNER_DIED) ? 0 : 1);
 		}
 	}
 	usleep(50000);
 	endOf(doomed, SIGKILL);
 	for (int i = 0; i < WATCHERS; i++)
 		endOf(watching[i], 0);
-	struct mnnKick kick = {0};
-	CHECK(watchFor(&kick, BOUND_NS) == 0); /* the dead are not waited for */
+	struct mnnWake wake = {0};
+	CHECK(watchFor(&wake, BOUND_NS) == 0); /* the dead are not waited for */
 	words->robust = 0;
-	CHECK(watchFor(&kick, BOUND_NS) == 0);
+	CHECK(watchFor(&wake, BOUND_NS) == 0);
 }
 
-struct kicked {
-	struct mnnKick kick;
+struct woken {
+	struct mnnWake wake;
 	uint32_t seen;
 };
 
 static void *watchingThread(void *argument)
 {
-	struct kicked *kicked = argument;
-	for (uint32_t seen = 0; seen < KICKS;
-		seen = __atomic_load_n(&kicked->kick.count, __ATOMIC_SEQ_CST)) {
-		__atomic_store_n(&kicked->seen, seen, __ATOMIC_SEQ_CST);
-		CHECK(mnnWatch(&words->robust, &words->election, 0, &kicked->kick, seen, 3, BOUND_NS,
+	struct woken *woken = argument;
+	for (uint32_t seen = 0; seen < WAKES;
+		seen = __atomic_load_n(&woken->wake.count, __ATOMIC_SEQ_CST)) {
+		__atomic_store_n(&woken->seen, seen, __ATOMIC_SEQ_CST);
+		CHECK(mnnWatch(&words->robust, &words->election, 0, &woken->wake, seen, 3, BOUND_NS,
 				  1000 * MS) == 0);
 	}
-	__atomic_store_n(&kicked->seen, KICKS, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&woken->seen, WAKES, __ATOMIC_SEQ_CST);
 	return NULL;
 }
 
-/* Each kick is given once the thread has seen the one before, at all distances from
+/* Each wake is given once the thread has seen the one before, at all distances from
  * its falling asleep. */
-static void noKickIsLost(void)
+static void noWakeIsLost(void)
 {
 	pid_t living = holder();
-	struct kicked kicked = {0};
+	struct woken woken = {0};
 	pthread_t thread;
-	CHECK(pthread_create(&thread, NULL, watchingThread, &kicked) == 0);
-	for (uint32_t i = 0; i < KICKS; i++) {
-		while (__atomic_load_n(&kicked.seen, __ATOMIC_SEQ_CST) != i)
+	CHECK(pthread_create(&thread, NULL, watchingThread, &woken) == 0);
+	for (uint32_t i = 0; i < WAKES; i++) {
+		while (__atomic_load_n(&woken.seen, __ATOMIC_SEQ_CST) != i)
 			sched_yield();
 		if (i % 3 == 0)
 			usleep(50);
-		mnnKickWatcher(&kicked.kick, &words->robust, 3);
+		mnnWakeWatcher(&woken.wake, &words->robust, 3);
 	}
 	pthread_join(thread, NULL);
-	CHECK(kicked.seen == KICKS);
+	CHECK(woken.seen == WAKES);
 	endOf(living, SIGKILL);
 }
 
-static void kicksWakeNobodyElse(void)
+static void wakesWakeNobodyElse(void)
 {
 	pid_t living = holder();
 	pid_t other = fork();
 	if (other == 0) {
-		struct mnnKick kick = {0};
+		struct mnnWake wake = {0};
 		int64_t end = nowNs() + 300 * MS;
-		_exit(watchFor(&kick, 300 * MS) == -ETIMEDOUT && nowNs() >= end ? 0 : 1);
+		_exit(watchFor(&wake, 300 * MS) == -ETIMEDOUT && nowNs() >= end ? 0 : 1);
 	}
-	struct mnnKick own = {0};
+	struct mnnWake own = {0};
 	for (int i = 0; i < 1000; i++)
-		mnnKickWatcher(&own, &words->robust, 35);
+		mnnWakeWatcher(&own, &words->robust, 35);
 	CHECK(mnnWatch(&words->robust, &words->election, 0, &own, 0, 35, BOUND_NS, 1000 * MS) == 0);
-	mnnKickWatcher(&own, NULL, 35);
+	mnnWakeWatcher(&own, NULL, 35);
 	CHECK(own.count == 1001 &&
 		mnnWatch(&words->robust, &words->election, 0, &own, 1001, 35, MS, 1000 * MS) == -ETIMEDOUT);
 	endOf(other, 0);
@@ -155,13 +155,13 @@ static void kicksWakeNobodyElse(void)
 static void aTermThatHasEndedIsSeen(void)
 {
 	pid_t living = holder();
-	struct mnnKick kick = {0};
+	struct mnnWake wake = {0};
 	words->election = 1;
-	CHECK(watchFor(&kick, BOUND_NS) == 0);
+	CHECK(watchFor(&wake, BOUND_NS) == 0);
 	words->election = 0;
 	pid_t watching = fork();
 	if (watching == 0)
-		_exit(watchFor(&kick, BOUND_NS) == 0 ? 0 : 1);
+		_exit(watchFor(&wake, BOUND_NS) == 0 ? 0 : 1);
 	usleep(50000);
 	__atomic_store_n(&words->election, 7, __ATOMIC_SEQ_CST);
 	syscall(SYS_futex, &words->robust, FUTEX_WAKE, 1000, NULL, NULL, 0);
@@ -172,50 +172,50 @@ static void aTermThatHasEndedIsSeen(void)
 
 static void *sleepingThread(void *argument)
 {
-	struct kicked *kicked = argument;
-	__atomic_store_n(&kicked->seen, 1, __ATOMIC_SEQ_CST);
-	CHECK(mnnWatch(&words->robust, &words->election, 0, &kicked->kick, 0, 3, BOUND_NS,
+	struct woken *woken = argument;
+	__atomic_store_n(&woken->seen, 1, __ATOMIC_SEQ_CST);
+	CHECK(mnnWatch(&words->robust, &words->election, 0, &woken->wake, 0, 3, BOUND_NS,
 			  100 * BOUND_NS) == 0);
 	return NULL;
 }
 
 /* It looks by itself only after more than its bound: what ends the sleep before is
- * the kick's wake-up. */
-static void aKickWakesTheSleeper(void)
+ * the wake's wake-up. */
+static void aWakeWakesTheSleeper(void)
 {
 	pid_t living = holder();
-	struct kicked kicked = {0};
+	struct woken woken = {0};
 	pthread_t thread;
-	CHECK(pthread_create(&thread, NULL, sleepingThread, &kicked) == 0);
-	while (__atomic_load_n(&kicked.seen, __ATOMIC_SEQ_CST) == 0)
+	CHECK(pthread_create(&thread, NULL, sleepingThread, &woken) == 0);
+	while (__atomic_load_n(&woken.seen, __ATOMIC_SEQ_CST) == 0)
 		sched_yield();
 	usleep(100000);
 	int64_t before = nowNs();
-	mnnKickWatcher(&kicked.kick, &words->robust, 3);
+	mnnWakeWatcher(&woken.wake, &words->robust, 3);
 	pthread_join(thread, NULL);
 	CHECK(nowNs() < before + BOUND_NS / 2);
 	endOf(living, SIGKILL);
 }
 
-/* Kicks of slot 3 are nothing to a sleeper of slot 4, though both sleep on the one
+/* Wakes of slot 3 are nothing to a sleeper of slot 4, though both sleep on the one
  * robust word. */
-static void aKickOfAnotherSlotLetsSleep(void)
+static void aWakeOfAnotherSlotLetsSleep(void)
 {
 	pid_t living = holder();
 	pid_t other = fork();
 	if (other == 0) {
-		struct mnnKick kick = {0};
+		struct mnnWake wake = {0};
 		struct rusage usage;
-		CHECK(mnnWatch(&words->robust, &words->election, 0, &kick, 0, 4, 500 * MS, BOUND_NS) ==
+		CHECK(mnnWatch(&words->robust, &words->election, 0, &wake, 0, 4, 500 * MS, BOUND_NS) ==
 			-ETIMEDOUT);
 		CHECK(getrusage(RUSAGE_SELF, &usage) == 0);
 		_exit(usage.ru_nvcsw < 100 ? 0 : 1);
 	}
-	struct mnnKick own = {0};
+	struct mnnWake own = {0};
 	CHECK(watchFor(&own, MS) == -ETIMEDOUT); /* now it is known how this process sleeps */
 	int status;
 	while (waitpid(other, &status, WNOHANG) == 0) {
-		mnnKickWatcher(&own, &words->robust, 3);
+		mnnWakeWatcher(&own, &words->robust, 3);
 		usleep(100);
 	}
 	CHECK(status == 0);
@@ -242,17 +242,17 @@ int main(void)
 	words = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	CHECK(words != MAP_FAILED);
 	theEndIsToldToAll();
-	aKickWakesTheSleeper();
-	noKickIsLost();
-	kicksWakeNobodyElse();
-	aKickOfAnotherSlotLetsSleep();
+	aWakeWakesTheSleeper();
+	noWakeIsLost();
+	wakesWakeNobodyElse();
+	aWakeOfAnotherSlotLetsSleep();
 	aTermThatHasEndedIsSeen();
 	forbidWaitv();
 	theEndIsToldToAll();
-	aKickWakesTheSleeper();
-	noKickIsLost();
-	kicksWakeNobodyElse();
-	aKickOfAnotherSlotLetsSleep();
+	aWakeWakesTheSleeper();
+	noWakeIsLost();
+	wakesWakeNobodyElse();
+	aWakeOfAnotherSlotLetsSleep();
 	aTermThatHasEndedIsSeen();
 	puts("a watcher is woken when it is wanted");
 	return 0;

@@ -97,7 +97,7 @@ class _Server:
         self._device = platforms.PLATFORMS[platformName].makeDevice()
         self._connection = connection
         self._allocation: Any = None
-        self._gate = threading.Event()
+        self._semaphore = threading.Event()
         self._stream: Any = None
 
     def serve(self) -> None:
@@ -140,11 +140,11 @@ class _Server:
     def signal(self, descriptor: int, gpu: int) -> None:
         """Record a fence behind work that waits for `release`; a packet of its own says that it was reached."""
         self._stream = self._device.createStream(gpu)
-        self._stream.submit(lambda: self._gate.wait(WATCHDOG_SECONDS))
+        self._stream.submit(lambda: self._semaphore.wait(WATCHDOG_SECONDS))
         self._device.recordFence(self._stream, lambda error: send(self._connection, {"reached": error is None}))
 
     def release(self, descriptor: int) -> None:
-        self._gate.set()
+        self._semaphore.set()
 
 
 if __name__ == "__main__":

@@ -146,15 +146,15 @@ def test_importOfOnesOwnAllocationIsAnAlias(device: Device) -> None:
 def test_survivesTheAllocatorsSigkill(device: Device, platform: Platform, startPeer: StartPeer) -> None:
     if not platform.outlivesOwner:
         pytest.skip(f"{platform.name}: memory goes with its owner by design")
-    peer, heir = startPeer(), startPeer()
+    peer, successor = startPeer(), startPeer()
     with borrow(device, peer, MIB) as allocation:
         peer.ask("write", offset=0, data=b"legacy".hex())
         assert peer.kill() == -signal.SIGKILL
         assert readBytes(device, allocation.address, 6) == b"legacy"
         writeBytes(device, allocation.address, b"mine")
         # And it can be handed on, long after its creator.
-        assert lend(heir, allocation).get("error") is None
-        assert bytes.fromhex(heir.ask("read", offset=0, sizeBytes=6)["data"]) == b"minecy"
+        assert lend(successor, allocation).get("error") is None
+        assert bytes.fromhex(successor.ask("read", offset=0, sizeBytes=6)["data"]) == b"minecy"
 
 
 def test_readOnlyImportCanNotBeWritten(device: Device, startPeer: StartPeer) -> None:
@@ -338,13 +338,13 @@ def test_copiesBetweenAllPlaces(device: Device) -> None:
         ):
             source = ctypes.create_string_buffer(data, len(data))
             result = ctypes.create_string_buffer(len(data))
-            places = [ctypes.addressof(source), first.address, second.address, other.address, ctypes.addressof(result)]
+            paths = [ctypes.addressof(source), first.address, second.address, other.address, ctypes.addressof(result)]
             if not isNear:
-                places.remove(other.address)
+                paths.remove(other.address)
                 for pair in ((other.address, second.address), (second.address, other.address)):
                     with pytest.raises(TopologyNotPeerable):
                         device.copy(*pair, len(data), stream)
-            for origin, target in itertools.pairwise(places):
+            for origin, target in itertools.pairwise(paths):
                 device.copy(target, origin, len(data), stream)
             device.asStream(stream).synchronize()
             assert result.raw == data
@@ -358,16 +358,16 @@ def test_copyOfNothingIsFineAndOfLessIsNot(device: Device) -> None:
 
 
 def test_copyUnderWayKeepsItsMemoryMapped(device: Device) -> None:
-    gate = threading.Event()
+    semaphore = threading.Event()
     stream = device.createStream(0)
     result = ctypes.create_string_buffer(6)
     allocation = device.allocate(0, MIB)
     writeBytes(device, allocation.address, b"kept!!")
-    stream.submit(gate.wait)
+    stream.submit(semaphore.wait)
     device.copy(ctypes.addressof(result), allocation.address, 6, stream, keepAlive=allocation.anchor)
     allocation.close()
     del allocation
     gc.collect()
-    gate.set()
+    semaphore.set()
     stream.synchronize()
     assert result.raw == b"kept!!"

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(2 * WATCHDOG_SECONDS)
 StartPeer = Callable[[], Peer]
 
 
-class Gate:
+class HostSemaphore:
     """Holds a stream until it is opened."""
 
     def __init__(self) -> None:
@@ -50,37 +50,37 @@ def test_runsWorkInOrder(device: Device) -> None:
 
 
 def test_submitReturnsBeforeTheWorkRan(device: Device) -> None:
-    gate, done = Gate(), threading.Event()
+    semaphore, done = HostSemaphore(), threading.Event()
     with device.createStream(0) as stream:
-        stream.submit(gate)
+        stream.submit(semaphore)
         stream.submit(done.set)
         assert not stream.query()
         assert not done.is_set()
-        gate.open()
+        semaphore.open()
         stream.synchronize(WATCHDOG_SECONDS)
         assert done.is_set()
         assert stream.query()
 
 
 def test_synchronizeTimesOut(device: Device) -> None:
-    gate = Gate()
+    semaphore = HostSemaphore()
     stream = device.createStream(0)
-    stream.submit(gate)
+    stream.submit(semaphore)
     for timeout in (0, 0.01):
         with pytest.raises(TimeoutError):
             stream.synchronize(timeout)
-    gate.open()
+    semaphore.open()
     stream.synchronize(WATCHDOG_SECONDS)
 
 
 def test_keepsTheFirstErrorAndRunsNothingMore(device: Device) -> None:
     stream, ran = device.createStream(0), threading.Event()
-    gate = Gate()
-    stream.submit(gate)
+    semaphore = HostSemaphore()
+    stream.submit(semaphore)
     stream.submit(fail)
     stream.submit(ran.set)
     stream.submit(lambda: [][0])
-    gate.open()
+    semaphore.open()
     for use in (stream.synchronize, stream.synchronize, stream.query, lambda: stream.submit(ran.set)):
         with pytest.raises(ZeroDivisionError):
             use()
@@ -119,15 +119,15 @@ def test_severalThreadsSubmitAndSynchronize(device: Device) -> None:
 
 
 def test_closedStreamFinishesWhatItHas(device: Device) -> None:
-    gate, done = Gate(), threading.Event()
+    semaphore, done = HostSemaphore(), threading.Event()
     stream = device.createStream(0)
-    stream.submit(gate)
+    stream.submit(semaphore)
     stream.submit(done.set)
     stream.close()
     stream.close()
     with pytest.raises(InvalidArgument):
         stream.submit(done.clear)
-    gate.open()
+    semaphore.open()
     assert done.wait(WATCHDOG_SECONDS)
 
 
@@ -152,15 +152,15 @@ def test_closedStreamRefusesEverything(device: Device) -> None:
 
 
 def test_droppedStreamFinishesWhatItHas(device: Device) -> None:
-    gate, done = Gate(), threading.Event()
+    semaphore, done = HostSemaphore(), threading.Event()
     stream = device.createStream(0)
-    stream.submit(gate)
+    stream.submit(semaphore)
     stream.submit(done.set)
     reference = weakref.ref(stream)
     del stream
     gc.collect()
     assert reference() is None
-    gate.open()
+    semaphore.open()
     assert done.wait(WATCHDOG_SECONDS)
 
 
@@ -218,13 +218,13 @@ def test_refusesHandlesThatCanNotBe(device: Device, shape: object) -> None:
 
 
 def test_fenceIsReachedAfterWhatCameBefore(device: Device) -> None:
-    stream, gate = device.createStream(0), Gate()
+    stream, semaphore = device.createStream(0), HostSemaphore()
     seen: list[object] = []
-    stream.submit(gate)
+    stream.submit(semaphore)
     stream.submit(lambda: seen.append("work"))
     device.recordFence(stream, seen.append)
     assert seen == []
-    gate.open()
+    semaphore.open()
     stream.synchronize()
     assert seen == ["work", None]
 
@@ -237,7 +237,7 @@ def test_fenceOfTheDefaultStreamIsReached(device: Device) -> None:
 
 
 def test_fenceIsToldOfTheStreamsError(device: Device) -> None:
-    stream, gate = device.createStream(0), Gate()
+    stream, semaphore = device.createStream(0), HostSemaphore()
     errors: list[BaseException | None] = []
     told = threading.Semaphore(0)
 
@@ -245,19 +245,19 @@ def test_fenceIsToldOfTheStreamsError(device: Device) -> None:
         errors.append(error)
         told.release()
 
-    stream.submit(gate)
+    stream.submit(semaphore)
     stream.submit(fail)
     device.recordFence(stream, onReached)
-    gate.open()
+    semaphore.open()
     assert told.acquire(timeout=WATCHDOG_SECONDS)
     assert [type(error) for error in errors] == [ZeroDivisionError]
 
 
 def test_delayHoldsLaterWorkOfOneStreamOnly(device: Device) -> None:
     writer, reader, other = device.createStream(0), device.createStream(last(device)), device.createStream(last(device))
-    gate, reached = Gate(), Gate()
+    semaphore, reached = HostSemaphore(), HostSemaphore()
     order: list[str] = []
-    writer.submit(gate)
+    writer.submit(semaphore)
     writer.submit(lambda: order.append("written"))
     device.recordFence(writer, lambda error: reached.open())
     device.delayStream(reader, reached.ready)
@@ -265,7 +265,7 @@ def test_delayHoldsLaterWorkOfOneStreamOnly(device: Device) -> None:
     assert not reader.query()
     assert order == []
     assert other.query()
-    gate.open()
+    semaphore.open()
     reader.synchronize(WATCHDOG_SECONDS)
     assert order == ["written", "read"]
 
@@ -289,11 +289,11 @@ def test_delayThatCanNotEndFailsTheStream(device: Device) -> None:
     def ready(seconds: float) -> bool:
         raise OwnerDied("the writer was killed")
 
-    stream, gate, ran = device.createStream(0), Gate(), threading.Event()
-    stream.submit(gate)
+    stream, semaphore, ran = device.createStream(0), HostSemaphore(), threading.Event()
+    stream.submit(semaphore)
     device.delayStream(stream, ready)
     stream.submit(ran.set)
-    gate.open()
+    semaphore.open()
     with pytest.raises(OwnerDied):
         stream.synchronize()
     assert not ran.is_set()

@@ -27,7 +27,7 @@ import numpy as np
 import muninn
 from muninn.kernels import references
 from muninn.session import gpus, membership
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from tests.crash.worker import BOUND_SECONDS, ELEMENTS, mismatches
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ CANARIES, CANARY_ELEMENTS = 8, 1 << 18
 #: Who makes the buffer: VRAM that outlives its owner, the same by a broker, host memory that kernels write, and VRAM that was lent.
 ROLES = ("owner", "owner", "broker", "host", "lender")
 #: How many rounds a buffer of zeros stays where a dead process's memory was.
-HEIRS = 2
+SUCCESSORS = 2
 #: What a domain may leave behind in a GPU's books: granules of contexts that are on their way out.
 _SLACK_BYTES = 64 << 20
 
@@ -66,14 +66,14 @@ def assemble() -> None:
     CUBIN.write_bytes(cubin)
 
 
-class Lane:
+class StreamWorker:
     """One after the other: an owner, its importer, a kill of either, and the look of the one that is left."""
 
     def __init__(self, number: int, seed: int) -> None:
         self.random = random.Random(seed * 1000 + number)
         self.name = f"victim{number}"
-        self.kills, self.failures, self.heirsDamaged = 0, list[str](), 0
-        self.heirs: deque[muninn.MuninnBuffer] = deque()
+        self.kills, self.failures, self.successorsDamaged = 0, list[str](), 0
+        self.successors: deque[muninn.MuninnBuffer] = deque()
 
     def start(self, role: str, seed: int, domain: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -134,28 +134,28 @@ class Lane:
             if role == "broker":
                 removeDirectory(domain)
 
-    def inherit(self, last: subprocess.Popen[str], heir: subprocess.Popen[str]) -> None:
+    def inherit(self, last: subprocess.Popen[str], successor: subprocess.Popen[str]) -> None:
         """The broker died with its buffer: a newcomer finds it whole, is the only one that is left in the end, and leaves nothing."""
-        self.hear(heir, "whole")
+        self.hear(successor, "whole")
         self.kill(last)
-        assert heir.stdin is not None
-        heir.stdin.write("\n")
-        heir.stdin.flush()
-        self.hear(heir, "alone, and nothing is left")
-        if status := heir.wait(BOUND_SECONDS):
-            raise RuntimeError(f"the heir ended with status {status}")
-        self.letGo(heir)
+        assert successor.stdin is not None
+        successor.stdin.write("\n")
+        successor.stdin.flush()
+        self.hear(successor, "alone, and nothing is left")
+        if status := successor.wait(BOUND_SECONDS):
+            raise RuntimeError(f"the successor ended with status {status}")
+        self.letGo(successor)
 
     def succeed(self, mode: str) -> None:
         """All who wrote are dead: their memory is somebody else's next, and stays what that one makes it."""
-        self.heirs.append(muninn.array(f"heir-{secrets.token_hex(4)}", ELEMENTS, np.uint64, mode=mode))
-        while len(self.heirs) > HEIRS:
+        self.successors.append(muninn.array(f"heir-{secrets.token_hex(4)}", ELEMENTS, np.uint64, mode=mode))
+        while len(self.successors) > SUCCESSORS:
             self.retire()
 
     def retire(self) -> None:
-        heir = self.heirs.popleft()
-        self.heirsDamaged += bool(heir.read().any())
-        heir.free()
+        successor = self.successors.popleft()
+        self.successorsDamaged += bool(successor.read().any())
+        successor.free()
 
     def look(self, seed: int) -> None:
         """Its owner is dead, and the buffer is whole for a newcomer."""
@@ -177,34 +177,34 @@ class Lane:
 
 def removeDirectory(domain: str) -> None:
     """What a domain keeps for its next members: an empty lock file. There will be none."""
-    shutil.rmtree(Places(os.getuid(), domain).directory, ignore_errors=True)
+    shutil.rmtree(Paths(os.getuid(), domain).directory, ignore_errors=True)
 
 
-def run(kills: int, lanes: int, seed: int, seconds: float) -> dict[str, object]:
+def run(kills: int, workers: int, seed: int, seconds: float) -> dict[str, object]:
     """Kill so many, or as many as there is time for; what was seen."""
     os.environ["MUNINN_DOMAIN"] = f"crash-{secrets.token_hex(4)}"
     assemble()
     canary = np.zeros(CANARY_ELEMENTS, np.uint64)
     references.fillPattern(canary, 1)
     kept = [muninn.share(canary, f"canary{number}", mode="fastMode") for number in range(CANARIES)]
-    # This process's own context may grow by one granule, 2 MiB, once in its life, when several lanes work at a time: on one H200 no more once
+    # This process's own context may grow by one granule, 2 MiB, once in its life, when several stream workers work at a time: on one H200 no more once
     # something was freed in it. It goes with the process; so that is let happen before anything is counted.
     muninn.share(canary, mode="fastMode").free()
     device = gpus.deviceOf(membership.current())
     freeBefore = device.memoryInfo(0).freeBytes
-    working = [Lane(number, seed) for number in range(lanes)]
+    working = [StreamWorker(number, seed) for number in range(workers)]
     started = time.monotonic()
 
-    def work(lane: Lane) -> None:
-        while sum(each.kills for each in working) < kills and not lane.failures and time.monotonic() < started + seconds:
-            lane.round()
+    def work(worker: StreamWorker) -> None:
+        while sum(each.kills for each in working) < kills and not worker.failures and time.monotonic() < started + seconds:
+            worker.round()
 
-    with ThreadPoolExecutor(lanes) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, working))
-    for lane in working:
-        while lane.heirs:
-            lane.retire()
-    damaged = sum(not np.array_equal(buffer.read(), canary) for buffer in kept) + sum(lane.heirsDamaged for lane in working)
+    for worker in working:
+        while worker.successors:
+            worker.retire()
+    damaged = sum(not np.array_equal(buffer.read(), canary) for buffer in kept) + sum(worker.successorsDamaged for worker in working)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         left = [each["name"] for each in muninn.listBuffers() if not each["name"].startswith("canary")]
@@ -218,10 +218,10 @@ def run(kills: int, lanes: int, seed: int, seconds: float) -> dict[str, object]:
     membership.current().leave()
     removeDirectory(os.environ["MUNINN_DOMAIN"])
     return {
-        "kills": sum(lane.kills for lane in working),
+        "kills": sum(worker.kills for worker in working),
         "asked": kills,
         "seconds": round(time.monotonic() - started, 1),
-        "failures": [failure for lane in working for failure in lane.failures],
+        "failures": [failure for worker in working for failure in worker.failures],
         "canariesDamaged": damaged,
         "buffersLeft": left,
         "membersLeft": members - 1,
@@ -234,10 +234,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash")
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no more of them after that")
-    parser.add_argument("--lanes", type=int, default=min(8, max(1, (os.cpu_count() or 2) - 2)), help="how many owners at a time")
+    parser.add_argument("--stream workers", type=int, default=min(8, max(1, (os.cpu_count() or 2) - 2)), help="how many owners at a time")
     parser.add_argument("--seed", type=int, default=20261123)
     arguments = parser.parse_args()
-    seen = run(arguments.kills, arguments.lanes, arguments.seed, arguments.seconds)
+    seen = run(arguments.kills, arguments.workers, arguments.seed, arguments.seconds)
     print(json.dumps(seen, indent=2))
     isWhole = int(str(seen["kills"])) >= arguments.kills
     isClean = isWhole and not seen["failures"] and not seen["canariesDamaged"] and not seen["buffersLeft"] and not seen["membersLeft"]

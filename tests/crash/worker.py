@@ -1,7 +1,7 @@
 """What is killed: a process whose kernels write a shared buffer without a pause. `python -m tests.crash.worker ROLE NAME CUBIN SEED`.
 
 The kernel is `fillPattern`, assembled before, so that a process is at work a moment after its start. It says "at work" once its first
-launches are queued, and never ends by itself. A worker of the role `heir` writes nothing and is not killed: it says what it finds.
+launches are queued, and never ends by itself. A worker of the role `successor` writes nothing and is not killed: it says what it finds.
 """
 
 from __future__ import annotations

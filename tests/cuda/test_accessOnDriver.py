@@ -54,7 +54,7 @@ def test_anothersStreamIsToldOnceOfTheDead(buffer: muninn.MuninnBuffer, actor: S
     other.open()
     with device().onGpu(0):
         mine = int(cu.cuStreamCreate(1)[1])
-    writer.do("s.submit(lambda: gate.wait(60))\nwith b.write(stream=s): pass")
+    writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
     with buffer.read(stream=mine):
         pass
     writer.kill()
@@ -74,7 +74,7 @@ def test_whoWasToldTakesNothingFromTicketsThatWerePromisedBefore(domain: str, ac
     """Broken: the error of another library's stream is told once; what had been promised before that was then called whole."""
     made, _, other = (muninn.share(np.zeros(BYTES, np.uint8), name, mode="fastMode") for name in ("made", "a", "other"))
     writer, reader = actor(OTHER), actor(OTHER + LONG_KERNEL)
-    writer.do("s.submit(lambda: gate.wait(60))\nwith b.write(stream=s): pass")
+    writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
     reader.do("made, other = (muninn.open(name, access='readWrite') for name in ('made', 'other')); made.open(); other.open()")
     reader.do("with b.read(stream=mine): longKernel()")
     reader.do(f"with made.write(stream=mine): d.copy(made.open(), p, {BYTES}, mine)")
@@ -93,11 +93,11 @@ def test_whoWasToldTakesNothingFromTicketsThatWerePromisedBefore(domain: str, ac
     assert not isReaderTold() and other.read(timeout=60).shape == (BYTES,)
 
 
-def test_whatAnotherThreadWasToldIsTheTurnsErrorToo(domain: str, actor: Start) -> None:
-    """Broken: the error of the default stream was told to whoever came first, and the turn made from torn bytes was whole to all others."""
+def test_whatAnotherThreadWasToldIsTheAccessesErrorToo(domain: str, actor: Start) -> None:
+    """Broken: the error of the default stream was told to whoever came first, and the access made from torn bytes was whole to all others."""
     source, made, other = (muninn.share(np.zeros(BYTES, np.uint8), name, mode="fastMode") for name in ("a", "made", "other"))
     writer = actor(OTHER)
-    writer.do("s.submit(lambda: gate.wait(60))\nwith b.write(stream=s): pass")
+    writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
     with source.read(stream=None), made.write(stream=None):
         device().copy(made.open(), source.open(), BYTES, None)
         writer.kill()
@@ -124,7 +124,7 @@ def test_aDeathThatWasSaidByHalfEndsAGpusWait(buffer: muninn.MuninnBuffer, monke
 
 
 def test_theLegacyDefaultStreamIsOneUnderBothItsHandles(buffer: muninn.MuninnBuffer) -> None:
-    """Broken: 0 and 1 had a lane each, and what the one waited for was nothing to the other's tickets."""
+    """Broken: 0 and 1 had a stream worker each, and what the one waited for was nothing to the other's tickets."""
     there = device()
     assert there.asStream(1) is there.asStream(0) is there.asStream(None)
     with buffer.write(stream=1):
@@ -133,7 +133,7 @@ def test_theLegacyDefaultStreamIsOneUnderBothItsHandles(buffer: muninn.MuninnBuf
 
 
 def test_thePerThreadDefaultStreamIsEachThreadsOwn(buffer: muninn.MuninnBuffer) -> None:
-    """Broken: two threads' streams had one lane: what one waited for, the other's tickets waited for, and was told of."""
+    """Broken: two threads' streams had one stream worker: what one waited for, the other's tickets waited for, and was told of."""
     there = device()
     mine = there.asStream(2)
     assert there.asStream(2) is mine
@@ -156,9 +156,9 @@ def test_aStreamOnItsWayToAWordIsNotLeftBehind(domain: str, actor: Start) -> Non
     buffer = muninn.share(np.zeros(BYTES, np.uint8), "a")
     writer, waiter = actor(OTHER), actor(OTHER + LONG_KERNEL)
     waiter.do("longKernel()")
-    writer.do("s.submit(lambda: gate.wait(60)); b.signal(s)")
+    writer.do("s.submit(lambda: semaphore.wait(60)); b.signal(s)")
     waiter.do("b.wait(mine)")
-    writer.do("gate.set(); s.synchronize(30)")
+    writer.do("semaphore.set(); s.synchronize(30)")
     buffer.free()
     del buffer
     for each in (writer, waiter):
@@ -196,7 +196,7 @@ def test_nothingOfOursBreaksAnothersCapture(domain: str, actor: Start) -> None:
 
     buffers = {mode: muninn.share(np.zeros(BYTES, np.uint8), mode, mode=mode) for mode in ("fastMode", "bigMode")}
     there = device()
-    started, ended, gate, answers = threading.Event(), threading.Event(), threading.Event(), list[str]()
+    started, ended, semaphore, answers = threading.Event(), threading.Event(), threading.Event(), list[str]()
     stands = there.createStream(0)
 
     def capture() -> None:
@@ -209,7 +209,7 @@ def test_nothingOfOursBreaksAnothersCapture(domain: str, actor: Start) -> None:
 
     capturing = Background(capture)
     assert started.wait(60)
-    stands.submit(lambda: gate.wait(60))
+    stands.submit(lambda: semaphore.wait(60))
     closed = []
     for mode, buffer in buffers.items():
         stream, opened = there.createStream(0), muninn.share(np.zeros(BYTES, np.uint8), f"{mode}2", mode=mode)
@@ -228,7 +228,7 @@ def test_nothingOfOursBreaksAnothersCapture(domain: str, actor: Start) -> None:
         there.asStream(None).synchronize(60)
     del opened, each
     time.sleep(0.3)
-    gate.set()
+    semaphore.set()
     stands.synchronize(60)  # an address that was unmapped under its copies would have failed the context
     ended.set()
     capturing.ended()

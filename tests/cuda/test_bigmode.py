@@ -98,9 +98,9 @@ def test_aCopyBetweenMappedBuffersWaitsForNobody(domain: str, actor: Start) -> N
     muninn.share(np.full(4096, 7, np.uint8), "a")
     muninn.share(np.zeros(4096, np.uint8), "b")
     copier = actor(DEVICE + "import threading\na, b = muninn.open('a'), muninn.open('b', access='readWrite')\np, q = a.open(), b.open()")
-    copier.do("s, gate = d.createStream(0), threading.Event(); s.submit(lambda: gate.wait(60)); d.copy(q, p, 4096, s)")
+    copier.do("s, semaphore = d.createStream(0), threading.Event(); s.submit(lambda: semaphore.wait(60)); d.copy(q, p, 4096, s)")
     assert copier.do("int(b.read().sum())") == 0
-    assert copier.do("gate.set(); s.synchronize(60); int(b.read().sum())") == 7 * 4096
+    assert copier.do("semaphore.set(); s.synchronize(60); int(b.read().sum())") == 7 * 4096
 
 
 @pytest.mark.usefixtures("standin")
@@ -114,7 +114,7 @@ def test_whatTheDriverCanNotMapIsTheSameError(domain: str, actor: Start) -> None
 
 @pytest.mark.usefixtures("standin")
 def test_whatIsClosedComesBackWhenNoMoreCanBeMapped(domain: str, actor: Start) -> None:
-    """Broken: to give memory back the reaper first asked for some, which there was none of, and asked again, and again."""
+    """Broken: to give memory back the deferred free first asked for some, which there was none of, and asked again, and again."""
     for name in "ab":
         muninn.share(np.zeros(4 * MIB, np.uint8), name)
     full = actor("import gc\na, b = muninn.open('a'), muninn.open('b'); a.open()", STANDIN_HOST_MAPPED=str(5 * MIB))

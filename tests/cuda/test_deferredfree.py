@@ -1,4 +1,4 @@
-"""The reaper: memory comes back behind the work that uses it, whatever else the process is at, and nobody waits for it for ever."""
+"""The deferred free: memory comes back behind the work that uses it, whatever else the process is at, and nobody waits for it for ever."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 import muninn
 from muninn.devices.cuda import deferredfree
-from muninn.devices.cuda.deferredfree import Reaper
+from muninn.devices.cuda.deferredfree import DeferredFree
 from muninn.devices.cuda.semaphores import WAITS, Waits
 from muninn.session import gpus, membership
 from support import Actor, Background, eventually
@@ -29,71 +29,71 @@ def device(domain: str) -> Iterator[Any]:
 def test_aCopyBehindTheHostsWorkDoesNotMeetTheFreeingOfAnother(device: Any) -> None:
     """Broken: the copy of ordinary memory and the freeing waited for the stream inside the driver, and the stream for a thread outside."""
     made, freed = (muninn.share(np.zeros(MIB, np.uint8), name, mode="fastMode") for name in "ab")
-    stream, source, gate = device.createStream(0), np.ones(MIB, np.uint8), threading.Event()
-    stream.submit(lambda: gate.wait(60))
+    stream, source, semaphore = device.createStream(0), np.ones(MIB, np.uint8), threading.Event()
+    stream.submit(lambda: semaphore.wait(60))
     device.copy(made.open(), source.ctypes.data, MIB, stream)
     freed.free()
     del freed
     other = device.createStream(0)
     Background(lambda: other.submit(lambda: None)).ended()
-    gate.set()
+    semaphore.set()
     stream.synchronize(60)
     assert made.read(timeout=60).all()
 
 
 def test_memoryComesBackAlthoughSomeStreamAlwaysWaits(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deferredfree, "_QUIET_BOUND_SECONDS", 0.01)
-    ways, synchronizing = list[str](), Reaper._awaitBySynchronizing
-    monkeypatch.setattr(Reaper, "_awaitBySynchronizing", lambda *given: (ways.append("synchronized"), synchronizing(*given)))
-    stream, gate = device.createStream(0), threading.Event()
-    stream.submit(lambda: gate.wait(60))
+    ways, synchronizing = list[str](), DeferredFree._awaitBySynchronizing
+    monkeypatch.setattr(DeferredFree, "_awaitBySynchronizing", lambda *given: (ways.append("synchronized"), synchronizing(*given)))
+    stream, semaphore = device.createStream(0), threading.Event()
+    stream.submit(lambda: semaphore.wait(60))
     freed = muninn.share(np.zeros(MIB, np.uint8), "a", mode="fastMode")
     freed.free()
     del freed
     eventually(lambda: ways, "it does not look for a quiet moment for ever")
     assert not device.awaitWork(0.05), "the stream's work is still to come"
-    gate.set()
+    semaphore.set()
     assert device.awaitWork(60)
 
 
 def test_givesBackWhatComesBehindAnError(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: its thread ended, and no memory was given back any more."""
     fails = [True]
-    real = Reaper._awaitByPage
+    real = DeferredFree._awaitByPage
 
     def failing(*given: Any) -> bool:
         if fails.pop() if fails else False:
             raise ValueError("no reason")
         return real(*given)
 
-    monkeypatch.setattr(Reaper, "_awaitByPage", failing)
-    buried = threading.Event()
-    device._reaper.start()
-    device._reaper.bury(buried.set)
-    assert buried.wait(60) and not fails, "it is tried again"
+    monkeypatch.setattr(DeferredFree, "_awaitByPage", failing)
+    reclaimed = threading.Event()
+    device._deferredFree.start()
+    device._deferredFree.defer(reclaimed.set)
+    assert reclaimed.wait(60) and not fails, "it is tried again"
     assert device.awaitWork(60)
 
 
 def test_whatIsFreedWithTheDriversLockComesAtAQuietMoment(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: it was freed once the context was synchronized, although streams waited for the host again by then."""
     monkeypatch.setattr(deferredfree, "_QUIET_BOUND_SECONDS", 0.01)
-    waits, disposed, synchronizing = [WAITS.begin()], list[str](), Reaper._awaitBySynchronizing
-    monkeypatch.setattr(Reaper, "_awaitBySynchronizing", lambda *given: (synchronizing(*given), disposed.append("synchronized")))
-    device._reaper.start()
-    device._reaper.bury(lambda: disposed.append("with the lock"))
-    device._reaper.bury(lambda: disposed.append("without"), False)
+    waits, disposed, synchronizing = [WAITS.begin()], list[str](), DeferredFree._awaitBySynchronizing
+    monkeypatch.setattr(DeferredFree, "_awaitBySynchronizing", lambda *given: (synchronizing(*given), disposed.append("synchronized")))
+    device._deferredFree.start()
+    device._deferredFree.defer(lambda: disposed.append("with the lock"))
+    device._deferredFree.defer(lambda: disposed.append("without"), False)
     eventually(lambda: "without" in disposed, "what needs no lock is given back")
-    assert not device._reaper.drain(0.2) and "with the lock" not in disposed
+    assert not device._deferredFree.drain(0.2) and "with the lock" not in disposed
     waits.pop().end()
-    assert device._reaper.drain(60)
+    assert device._deferredFree.drain(60)
     assert disposed.index("with the lock") > disposed.index("without") and disposed.count("with the lock") == 1
 
 
 def test_nobodyIsKeptFromWaitingWhileAContextIsSynchronized(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: where there was no page of host memory to wait by, whoever captured a stream could not go on, nor end its capture."""
     entered, leave = threading.Event(), threading.Event()
-    monkeypatch.setattr(Reaper, "_awaitByPage", lambda *_: False)
-    monkeypatch.setattr(Reaper, "_awaitBySynchronizing", lambda *_: (entered.set(), leave.wait(60)))
+    monkeypatch.setattr(DeferredFree, "_awaitByPage", lambda *_: False)
+    monkeypatch.setattr(DeferredFree, "_awaitBySynchronizing", lambda *_: (entered.set(), leave.wait(60)))
     awaiting = Background(lambda: device.awaitWork(60))
     assert entered.wait(60)
     Background(WAITS.begin).ended().end()
@@ -105,17 +105,17 @@ def test_ordinaryMemoryIsReadWhenTheStreamComesToIt(device: Any) -> None:
     """Broken: it was read when the host's part of the stream came to it: what the stream waited for by an event did not count."""
     from cuda.bindings import driver as cu
 
-    first, second, gate = device.createStream(0), device.createStream(0), threading.Event()
+    first, second, semaphore = device.createStream(0), device.createStream(0), threading.Event()
     host, target, sevens = np.zeros(4096, np.uint8), device.allocate(0, 4096), device.allocate(0, 4096)
     filled = np.full(4096, 7, np.uint8)
     device.copyNow(sevens.address, filled.ctypes.data, 4096, 0)
-    first.submit(lambda: gate.wait(60))
+    first.submit(lambda: semaphore.wait(60))
     device.copy(host.ctypes.data, sevens.address, 4096, first)
     with device.onGpu(0):
         event = cu.cuEventCreate(2)[1]
         assert int(cu.cuEventRecord(event, first.handle)[0]) == int(cu.cuStreamWaitEvent(second.handle, event, 0)[0]) == 0
     device.copy(target.address, host.ctypes.data, 4096, second)
-    gate.set()
+    semaphore.set()
     second.synchronize(60)
     out = np.zeros(4096, np.uint8)
     device.copyNow(out.ctypes.data, target.address, 4096, 0)
@@ -141,7 +141,7 @@ def test_waitsEndAndBeginAroundTheFreeing() -> None:
 
     freeing = Background(free).asleep()
     for _ in range(2):
-        first.end()  # who was interrupted, and the lane
+        first.end()  # who was interrupted, and the stream worker
     assert not entered.is_set()
     second.end()
     assert entered.wait(60)
@@ -155,13 +155,13 @@ def test_ordinaryMemoryIsCopiedPieceByPiece(device: Any, sizeBytes: int) -> None
     """Of every size around that of a piece: in order, behind what the stream was given, and to the last byte."""
     source = np.random.default_rng(sizeBytes).integers(0, 256, sizeBytes, dtype=np.uint8)
     target, out, stream = device.allocate(0, sizeBytes), np.zeros(sizeBytes + 2, np.uint8), device.createStream(0)
-    gate, expected = threading.Event(), source.copy()
-    stream.submit(lambda: gate.wait(60))
+    semaphore, expected = threading.Event(), source.copy()
+    stream.submit(lambda: semaphore.wait(60))
     device.copy(target.address, source.ctypes.data, sizeBytes, stream)
     copying = Background(lambda: device.copy(out.ctypes.data + 1, target.address, sizeBytes, stream))
     copying.ended()
     assert not out.any(), "the stream has not come to it"
-    gate.set()
+    semaphore.set()
     stream.synchronize(60)
     assert np.array_equal(out[1:-1], expected) and out[0] == out[-1] == 0
 

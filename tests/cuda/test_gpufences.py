@@ -20,7 +20,7 @@ from support import Actor, ActorError, Background, eventually
 Start = Callable[..., Actor]
 DEVICE = (
     "import threading\nfrom muninn.session import gpus, membership\n"
-    "b = muninn.open('a', access='readWrite')\nd = gpus.deviceOf(membership.current())\ns = d.createStream(0)\ngate = threading.Event()\n"
+    "b = muninn.open('a', access='readWrite')\nd = gpus.deviceOf(membership.current())\ns = d.createStream(0)\nsemaphore = threading.Event()\n"
 )
 
 
@@ -35,7 +35,7 @@ def buffer(request: pytest.FixtureRequest, domain: str) -> muninn.MuninnBuffer:
 
 def test_aStreamWaitsForAnotherProcesssStream(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     writer = actor(DEVICE + "p = b.open()")
-    writer.do("s.submit(lambda: gate.wait(60)); v = d.allocate(0, 16); src = np.full(16, 5, np.uint8)")
+    writer.do("s.submit(lambda: semaphore.wait(60)); v = d.allocate(0, 16); src = np.full(16, 5, np.uint8)")
     writer.do("d.copy(v.address, src.ctypes.data, 16, s); d.copy(p, v.address, 16, s); t = b.signal(s)")
     stream, mine, out = device().createStream(0), buffer.open(), np.zeros(16, np.uint8)
     assert buffer.wait(stream) == 1
@@ -43,7 +43,7 @@ def test_aStreamWaitsForAnotherProcesssStream(buffer: muninn.MuninnBuffer, actor
     device().copy(landing.address, mine, 16, stream)
     time.sleep(0.05)
     assert not stream.query()
-    writer.do("gate.set()")
+    writer.do("semaphore.set()")
     stream.synchronize(30)
     device().copyNow(out.ctypes.data, landing.address, 16, 0)
     assert out.tolist() == [5] * 16
@@ -60,16 +60,16 @@ def test_noCpuStandsBetweenTwoGpus(buffer: muninn.MuninnBuffer, actor: Start, tm
 
 
 def test_theHostWaitsToo(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    writer = actor(DEVICE + "s.submit(lambda: gate.wait(60)); t = b.signal(s)")
+    writer = actor(DEVICE + "s.submit(lambda: semaphore.wait(60)); t = b.signal(s)")
     waiting = Background(lambda: buffer.wait(None, timeout=60)).asleep()
     with pytest.raises(TimeoutError):
         buffer.wait(None, 1, timeout=0.05)
-    writer.do("gate.set()")
+    writer.do("semaphore.set()")
     assert waiting.ended() == 1
 
 
 def test_aKilledSignallersWaitersAreToldAndDoNotHang(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    writer = actor(DEVICE + "s.submit(lambda: gate.wait(60)); t = b.signal(s)")
+    writer = actor(DEVICE + "s.submit(lambda: semaphore.wait(60)); t = b.signal(s)")
     stream = device().createStream(0)
     buffer.wait(stream)
     hosts = Background(lambda: buffer.wait(None))
@@ -91,7 +91,7 @@ def test_aKilledSignallersWaitersAreToldAndDoNotHang(buffer: muninn.MuninnBuffer
 @pytest.mark.parametrize("dies", [True, False])
 def test_whatTheGpuHasReachedCountsAlthoughItsProcessStandsStill(buffer: muninn.MuninnBuffer, actor: Start, dies: bool) -> None:
     writer = actor(DEVICE)
-    # Its lane never tells of the fence: only the GPU does.
+    # Its stream worker never tells of the fence: only the GPU does.
     writer.do("from muninn.devices.cuda import streams\nstreams.Events.wait = lambda self, event: time.sleep(600)\nt = b.signal(s)")
     word = membership.current().block.fencesAddress(0) + 8 * (1 % layout.TICKET_RING)
     from muninn.system import atomics
@@ -105,9 +105,9 @@ def test_whatTheGpuHasReachedCountsAlthoughItsProcessStandsStill(buffer: muninn.
     stream.synchronize(30)
 
 
-def test_whatWaitsForTheDeadIsNoSureTicket(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+def test_whatWaitsForTheDeadIsNotCompletedByTheDevice(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     """Its GPU went on over what was half written, and came to its fence; what its CPU has to say is what counts."""
-    dying = actor(DEVICE + "s.submit(lambda: gate.wait(60)); t = b.signal(s)")
+    dying = actor(DEVICE + "s.submit(lambda: semaphore.wait(60)); t = b.signal(s)")
     between = actor(DEVICE + "b.wait(s, 1); u = b.signal(s)")
     dying.kill()
     with pytest.raises(OwnerDied):
@@ -116,23 +116,23 @@ def test_whatWaitsForTheDeadIsNoSureTicket(buffer: muninn.MuninnBuffer, actor: S
 
 
 def test_aWaitWithALimitEndsByItself(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    writer = actor(DEVICE + "s.submit(lambda: gate.wait(60)); t = b.signal(s)")
+    writer = actor(DEVICE + "s.submit(lambda: semaphore.wait(60)); t = b.signal(s)")
     stream = device().createStream(0)
     buffer.wait(stream, timeout=0.1)
     with pytest.raises(TimeoutError):
         stream.synchronize(30)
-    writer.do("gate.set()")
+    writer.do("semaphore.set()")
 
 
 def test_stoppedSignallersAreWaitedFor(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    writer = actor(DEVICE + "s.submit(lambda: gate.wait(60)); t = b.signal(s)")
+    writer = actor(DEVICE + "s.submit(lambda: semaphore.wait(60)); t = b.signal(s)")
     stream = device().createStream(0)
     buffer.wait(stream)
     writer.stop()
     with pytest.raises(TimeoutError):
         stream.synchronize(0.2)
     writer.resume()
-    writer.do("gate.set()")
+    writer.do("semaphore.set()")
     stream.synchronize(30)
 
 
@@ -140,19 +140,19 @@ def test_hostAndGpuMembersWaitForEachOther(buffer: muninn.MuninnBuffer, actor: S
     if buffer.mode == "fastMode":
         pytest.skip("VRAM of a real GPU can not be opened by the host back-end")
     pretending = actor(DEVICE, MUNINN_DEVICE="host")
-    pretending.do("s.submit(lambda: gate.wait(60)); t = b.signal(s)")
+    pretending.do("s.submit(lambda: semaphore.wait(60)); t = b.signal(s)")
     stream = device().createStream(0)
     buffer.wait(stream)
     assert not stream.query()
-    pretending.do("gate.set()")
+    pretending.do("semaphore.set()")
     stream.synchronize(30)
     ticket = buffer.signal(stream)
     pretending.do(f"b.wait(s, {ticket}); s.synchronize(30)")
 
 
-def test_turnsFenceByThemselves(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+def test_accessesFenceByThemselves(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     writer = actor(DEVICE)
-    writer.do("s.submit(lambda: gate.wait(60))")
+    writer.do("s.submit(lambda: semaphore.wait(60))")
     writer.do("with b.write(stream=s) as view: d.copy(b.open(), d.allocate(0, 4096).address, 0, s)")
     assert buffer.generation == 2, "it is announced before it is done"
     stream = device().createStream(0)
@@ -160,33 +160,33 @@ def test_turnsFenceByThemselves(buffer: muninn.MuninnBuffer, actor: Start) -> No
         assert view.shape == (4096,)
     assert not stream.query(), "the reader's stream waits for the writer's"
     reading = Background(lambda: buffer.read(timeout=60)).asleep()
-    writer.do("gate.set()")
+    writer.do("semaphore.set()")
     stream.synchronize(30)
     assert reading.ended().shape == (4096,)
 
 
 def test_theInterfaceNamesTheStreamThatWaitsForAWriter(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    writer = actor(DEVICE + "s.submit(lambda: gate.wait(60))\nwith b.write(stream=s) as view: pass")
+    writer = actor(DEVICE + "s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s) as view: pass")
     buffer.open()
     assert buffer.__cuda_array_interface__["stream"] == 1
     assert not device().asStream(None).query()
-    writer.do("gate.set()")
+    writer.do("semaphore.set()")
     device().asStream(None).synchronize(30)
     assert buffer.__cuda_array_interface__["stream"] is None
 
 
 def test_aWriterWaitsForThoseWhoRead(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    reader = actor(DEVICE + "s.submit(lambda: gate.wait(60))\nwith b.read(stream=s) as view: pass")
+    reader = actor(DEVICE + "s.submit(lambda: semaphore.wait(60))\nwith b.read(stream=s) as view: pass")
     stream = device().createStream(0)
     with buffer.write(stream=stream):
         pass
     assert not stream.query()
-    reader.do("gate.set()")
+    reader.do("semaphore.set()")
     stream.synchronize(30)
 
 
 def test_aDeadReaderTakesNothingFromAnybody(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    reader = actor(DEVICE + "s.submit(lambda: gate.wait(60))\nwith b.read(stream=s) as view: pass")
+    reader = actor(DEVICE + "s.submit(lambda: semaphore.wait(60))\nwith b.read(stream=s) as view: pass")
     stream = device().createStream(0)
     with buffer.write(stream=stream):
         pass
@@ -196,7 +196,7 @@ def test_aDeadReaderTakesNothingFromAnybody(buffer: muninn.MuninnBuffer, actor: 
 
 
 def test_aDeadWritersBytesAreNotRead(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    writer = actor(DEVICE + "s.submit(lambda: gate.wait(60))\nwith b.write(stream=s) as view: pass")
+    writer = actor(DEVICE + "s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s) as view: pass")
     assert buffer.generation == 2
     writer.kill()
     for use in (buffer.read, lambda: buffer.read(stream=None).__enter__()):

@@ -1,4 +1,4 @@
-"""Kernels as they are launched: on a GPU against their twins, and on the stand-in through the twins that its driver calls."""
+"""Kernels as they are launched: on a GPU against their CPU references, and on the stand-in through the CPU references that its driver calls."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_aKernelRunsInAStreamOfMuninn(domain: str) -> None:
     """Broken: `launch` passed the stream on as it was, and Numba takes none but its own."""
     from numba import cuda
 
-    buffer, stream, gate = muninn.array("a", 5000, np.uint64, mode="fastMode"), muninn.createStream(), threading.Event()
-    stream.submit(lambda: gate.wait(60))
+    buffer, stream, semaphore = muninn.array("a", 5000, np.uint64, mode="fastMode"), muninn.createStream(), threading.Event()
+    stream.submit(lambda: semaphore.wait(60))
     expected = np.zeros(5000, np.uint64)
     references.fillPattern(expected, 42)
     with buffer.write(stream=stream) as view:
         launch.launch("fillPattern", view, 42, stream=stream)
     assert not stream.query()
-    gate.set()
+    semaphore.set()
     assert np.array_equal(buffer.read(), expected)
     theirs = cuda.external_stream(stream.handle)  # for kernels of one's own, and the same stream to Muninn
     wrong = cuda.to_device(np.zeros(1, np.uint64))
@@ -72,7 +72,7 @@ def test_aKernelCanNotWriteWhatIsOpenForReading(domain: str, actor: Start, mode:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("size", [1, 255, 257, 1_000_003])
-def test_everyKernelDoesOnTheGpuWhatItsTwinDoes(size: int) -> None:
+def test_everyKernelDoesOnTheGpuWhatItsReferenceDoes(size: int) -> None:
     from numba import cuda
 
     rng = np.random.default_rng(size)

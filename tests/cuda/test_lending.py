@@ -74,10 +74,10 @@ def test_theOwnerWaitsForTheKernelsOfAnImporterThatCloses(domain: str, actor: St
     """Broken: its lease went before its kernels, and the owner used its memory again while they still wrote."""
     owner = actor(LEND)
     importer = actor("import threading\nfrom muninn.session import gpus, membership\ntheirs = muninn.open('a', access='readWrite')")
-    importer.do("d = gpus.deviceOf(membership.current()); s = d.createStream(0); gate = threading.Event(); p = theirs.open()")
+    importer.do("d = gpus.deviceOf(membership.current()); s = d.createStream(0); semaphore = threading.Event(); p = theirs.open()")
     importer.do("source = d.allocate(0, 8000); sevens = np.full(1000, 7); d.copyNow(source.address, sevens.ctypes.data, 8000, 0)")
-    importer.do("import signal; signal.signal(signal.SIGUSR1, lambda *_: gate.set())")
-    importer.do("s.submit(lambda: gate.wait(60)); d.copy(p, source.address, 8000, s)")
+    importer.do("import signal; signal.signal(signal.SIGUSR1, lambda *_: semaphore.set())")
+    importer.do("s.submit(lambda: semaphore.wait(60)); d.copy(p, source.address, 8000, s)")
     importer.begin(ends)
     owner.begin("buffer.close()")
     time.sleep(0.3)

@@ -46,19 +46,19 @@ def test_anArrayIsOnTheGpuThatItIsOn(copy: bool) -> None:
 def test_theHandleOfADefaultStreamIsThatOfTheBuffersGpu(two: Any) -> None:
     """Broken: 0, which is what PyTorch calls the default stream of each GPU, was always the first GPU's."""
     buffer = muninn.share(np.zeros(BYTES, np.uint8), "a", mode="fastMode", preferredGpu=1)
-    address, gate, ones = buffer.open(), threading.Event(), np.ones(BYTES, np.uint8)
+    address, semaphore, ones = buffer.open(), threading.Event(), np.ones(BYTES, np.uint8)
     first, second = two.asStream(None, 0), two.asStream(None, 1)
     with two.allocate(1, BYTES) as source:
         two.copyNow(source.address, ones.ctypes.data, BYTES, 1)
         with buffer.write(stream=0):
-            second.submit(lambda: gate.wait(60))
+            second.submit(lambda: semaphore.wait(60))
             two.copy(address, source.address, BYTES, second)
         waiting = two.createStream(1)
         buffer.wait(waiting)
         assert not waiting.query(), "the fence is behind the work of the second GPU"
         capsule = buffer.__dlpack__(stream=1, max_version=(1, 0))
         assert first.query() and not second.query()
-        gate.set()
+        semaphore.set()
         assert buffer.read(timeout=60).all() and capsule is not None
 
 
@@ -66,14 +66,14 @@ def test_theHandleOfADefaultStreamIsThatOfTheBuffersGpu(two: Any) -> None:
 def test_hostMemoryStaysAsLongAsAnyGpuUsesIt(two: Any, gpu: int) -> None:
     """Broken: the first GPU was waited for, and the memory was unmapped under the second one."""
     buffer = muninn.share(np.full(BYTES, 7, np.uint8), "a")
-    stream, gate, out = two.createStream(gpu), threading.Event(), np.zeros(BYTES, np.uint8)
+    stream, semaphore, out = two.createStream(gpu), threading.Event(), np.zeros(BYTES, np.uint8)
     with two.allocate(gpu, BYTES) as target:
-        stream.submit(lambda: gate.wait(60))
+        stream.submit(lambda: semaphore.wait(60))
         two.copy(target.address, buffer.open(), BYTES, stream)
         buffer.free()
         del buffer
         time.sleep(0.3)
-        gate.set()
+        semaphore.set()
         stream.synchronize(30)
         two.copyNow(out.ctypes.data, target.address, BYTES, gpu)
     assert (out == 7).all()

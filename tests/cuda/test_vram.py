@@ -78,12 +78,12 @@ def test_survivesTheKillOfItsOwner(domain: str, actor: Start) -> None:
 
 def test_survivesTheKillOfTheBrokerThatMadeIt(domain: str, actor: Start) -> None:
     broker = actor("buffer = muninn.share(np.arange(100), 'a', mode='fastMode')")
-    heir = actor("theirs = muninn.open('a')")
+    successor = actor("theirs = muninn.open('a')")
     assert muninn.domainInfo()["brokerPid"] == broker.pid
     broker.kill()
     newcomer = actor("third = muninn.open('a')")
     assert newcomer.do("int(third.read().sum())") == 4950
-    heir.kill()
+    successor.kill()
     assert newcomer.do("int(third.read().sum())") == 4950
 
 
@@ -91,9 +91,11 @@ def test_survivesTheEndOfABrokerWhoseGpuIsAtWork(domain: str, actor: Start) -> N
     """Broken: it said no good-bye, since others' work could still come, and did not hand its office on either."""
     broker = actor("import threading\nfrom muninn.session import gpus, membership\nmuninn.domainInfo()", MUNINN_IPC_GRACE_MS="200")
     broker.do("a = muninn.share(np.full(4096, 7, np.uint8), 'a', mode='fastMode'); a.close(); del a")
-    broker.do("c = muninn.share(np.zeros(8), 'c'); d = gpus.deviceOf(membership.current()); s, gate = d.createStream(0), threading.Event()")
+    broker.do(
+        "c = muninn.share(np.zeros(8), 'c'); d = gpus.deviceOf(membership.current()); s, semaphore = d.createStream(0), threading.Event()"
+    )
     muninn.domainInfo()
-    broker.do("s.submit(lambda: gate.wait(60)); c.signal(s)")
+    broker.do("s.submit(lambda: semaphore.wait(60)); c.signal(s)")
     assert broker.leave() == 0
     assert int(muninn.open("a", timeout=60).read().sum()) == 7 * 4096
 
@@ -237,13 +239,13 @@ def test_makingABufferWaitsForNoKernel(domain: str, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(cudaDevice, "_DRAIN_SECONDS", 600.0)
     first = muninn.share(np.zeros(MIB, np.uint8), "a", mode="fastMode")
-    gate, stream = threading.Event(), gpus.deviceOf(membership.current()).createStream(0)
-    stream.submit(lambda: gate.wait(100))
+    semaphore, stream = threading.Event(), gpus.deviceOf(membership.current()).createStream(0)
+    stream.submit(lambda: semaphore.wait(100))
     first.free()
     del first
     made = Background(lambda: muninn.share(np.ones(MIB, np.uint8), "b", mode="fastMode").read())
     assert made.ended().all() and not stream.query()
-    gate.set()
+    semaphore.set()
     stream.synchronize(30)
 
 
@@ -267,15 +269,15 @@ def test_aClosedStreamsHandleMayBeAnothersStream(domain: str) -> None:
     assert buffer.generation == 2 * len(others)
 
 
-def test_aTurnsLimitIsWhatWasSaid(domain: str) -> None:
+def test_anAccessesLimitIsWhatWasSaid(domain: str) -> None:
     """Broken: ten seconds, which is what a snapshot waits, were taken for no limit."""
     from muninn.session import gpus, membership
 
     buffer = muninn.share(np.zeros(4096, np.uint8), "a", mode="fastMode")
     asked, delay = list[object](), gpus.deviceOf(membership.current())
-    stands, gate = delay.createStream(0), threading.Event()
+    stands, semaphore = delay.createStream(0), threading.Event()
     reads = {timeout: delay.createStream(0) for timeout in (None, 10.0, 0.05)}
-    stands.submit(lambda: gate.wait(60))
+    stands.submit(lambda: semaphore.wait(60))
     with buffer.write(stream=stands):
         pass
     original = delay.delayStream
@@ -286,5 +288,5 @@ def test_aTurnsLimitIsWhatWasSaid(domain: str) -> None:
     assert [word is None for word in asked] == [False, True, True], "what has a limit is waited for by the host"
     with pytest.raises(TimeoutError):
         reads[0.05].synchronize(30)
-    gate.set()
+    semaphore.set()
     reads[None].synchronize(30)

@@ -15,7 +15,7 @@ from muninn.api.opening import openAny
 from muninn.control import layout, leases
 from muninn.errors import BufferExists, BufferFreed, BufferNotFound, OwnerDied, WriterDied
 from muninn.session import membership
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 
 _WORDS = 64
 _BOUND_SECONDS = 20.0
@@ -213,7 +213,7 @@ def _census(member: membership.Membership) -> tuple[list[int], list[str], int, l
         if slot not in slots
         for hold in leases.holdsOf(member.block, member.members, slot)
     ]
-    return pids, [name for name in names if name not in _locks(names)], len(member.places.segments()), held, _inVain(member, len(pids))
+    return pids, [name for name in names if name not in _locks(names)], len(member.paths.segments()), held, _inVain(member, len(pids))
 
 
 def _locks(names: list[str]) -> list[str]:
@@ -249,8 +249,8 @@ def ownPid() -> int:
 
 def nothingIsLeft(domain: str) -> bool:
     """Whether the block and everything that it named are gone."""
-    places = Places(os.getuid(), domain)
-    return not places.segments() and not os.path.exists(f"/dev/shm{places.blockName}")
+    paths = Paths(os.getuid(), domain)
+    return not paths.segments() and not os.path.exists(f"/dev/shm{paths.blockName}")
 
 
 def wholeLife() -> None:

@@ -1,7 +1,7 @@
 """Fail points: every place where a process changes what others can see, by name.
 
 A point is a call: of a primitive that stores to a shared word, or of a system call that makes, removes or announces something. Its
-name says where and what, as in `directory.Directory._bury:unlink`; a second such call in a function ends in `#2`. Nothing is
+name says where and what, as in `directory.Directory._reclaim:unlink`; a second such call in a function ends in `#2`. Nothing is
 written beside the calls, so no point can be forgotten and none costs anything: `arm` puts recording stand-ins in the place of the
 modules through which the calls are made, in this process and for the rest of its life. The package itself knows nothing of it.
 """
@@ -173,7 +173,7 @@ def _names(code: types.CodeType, instruction: int) -> dict[str, str]:
 
 @cache
 def _places() -> dict[tuple[str, int | None, int | None], dict[str, str]]:
-    places: dict[tuple[str, int | None, int | None], dict[str, str]] = {}
+    paths: dict[tuple[str, int | None, int | None], dict[str, str]] = {}
     for point in allPoints():
-        places.setdefault((point.file, point.line, point.column), {})[point.change] = point.name
-    return places
+        paths.setdefault((point.file, point.line, point.column), {})[point.change] = point.name
+    return paths

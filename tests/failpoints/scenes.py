@@ -211,12 +211,12 @@ def _awaitFate(player: Player, meanwhile: Callable[[], Any]) -> None:
 def _broker(stage: Stage, deed: Deed | None, second: Deed | None) -> Any:
     victim = stage.enter("victim")
     victim.call(plays.prepare)
-    heir = stage.enter("heir")
-    heir.call(plays.join)
+    successor = stage.enter("heir")
+    successor.call(plays.join)
     client = stage.enter("client")
     if second is not None:
         client.call(plays.holdBack)  # a third one has the memory of `vram`, which would go with the other two
-        heir.call(meet, second._replace(cue=1))
+        successor.call(meet, second._replace(cue=1))
     _happens(victim, deed)
     client.call(plays.holdBack)
     doomed = stage.enter("doomed")
@@ -236,8 +236,8 @@ def _broker(stage: Stage, deed: Deed | None, second: Deed | None) -> Any:
     if victim.fate == "stopped":
         return _comesBack(victim)
     if second is not None:
-        _awaitFate(heir, lambda: client.call(plays.everything, "client"))
-        return heir.fate != "alive"
+        _awaitFate(successor, lambda: client.call(plays.everything, "client"))
+        return successor.fate != "alive"
     return True
 
 

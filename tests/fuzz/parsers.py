@@ -149,7 +149,7 @@ class DescriptionTarget(Target):
         dtypes.plain(description.dtype)
 
 
-def _holding(raw: bytes, sizeBytes: int) -> Any:
+def _openBuffer(raw: bytes, sizeBytes: int) -> Any:
     memory = SimpleNamespace(copyBytes=lambda *_: raw)
     return SimpleNamespace(description=describe("bundle", sizeBytes=sizeBytes, metaBytes=len(raw)), memory=memory)
 
@@ -169,7 +169,7 @@ class ManifestTarget(Target):
         ]  # fmt: skip
 
     def run(self, raw: bytes) -> None:
-        for offset, shape, dtype in bundle._unpacked(_holding(raw, 4096)).values():
+        for offset, shape, dtype in bundle._unpacked(_openBuffer(raw, 4096)).values():
             sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             np.zeros(4096, np.uint8)[offset : offset + sizeBytes].view(dtype).reshape(shape)
 

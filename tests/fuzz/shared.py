@@ -34,10 +34,10 @@ from muninn.control.ownerlock import ownerOf
 from muninn.control.rows import Deposed
 from muninn.errors import MuninnError
 from muninn.session.membership import Membership
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.system import atomics
 from muninn.wire import messages
-from muninn.wire.descriptorserver import Hatch, HatchClient
+from muninn.wire.descriptorserver import DescriptorClient, DescriptorServer
 
 _PATCH = struct.Struct("<IQ")
 _GEOMETRY = Geometry.of(8, 256, 64)
@@ -141,7 +141,7 @@ class BlockTarget(_PatchTarget):
         self._snapshot = bytes(lab.block.bytes)
         settings = SimpleNamespace(security=SimpleNamespace(leaseTtlMs=1000))
         self._seen = SimpleNamespace(
-            rows=lab.rows, members=lab.members, block=lab.block, places=lab.places, election=lab.election, settings=settings, key=self._own.key, gpus=None,
+            rows=lab.rows, members=lab.members, block=lab.block, paths=lab.paths, election=lab.election, settings=settings, key=self._own.key, gpus=None,
         )  # fmt: skip
         self._seen.tables = self._seen
         listing.current = lambda: self._seen  # type: ignore[assignment,return-value]
@@ -169,7 +169,7 @@ class BlockTarget(_PatchTarget):
                     seen.rows.description(row)
                     leases.scanHolds(seen.block, seen.members, row)
         for row in range(seen.rows.count()):
-            owner = ownerOf(atomics.loadAcquire32(seen.block.rowAddress(row) + layout.ROW_CLAIM_OFFSET))
+            owner = ownerOf(atomics.loadAcquire32(seen.block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET))
             if owner is not None:  # a slot that no member has among them
                 Membership.isDead(seen, *owner)
 
@@ -194,8 +194,8 @@ class BlockTarget(_PatchTarget):
             if broker is not None:
                 broker.close()
             os.close(wakeFd)
-            for epoch in lab.places.epochsOf("journal"):
-                os.unlink(lab.places.journalPath(epoch))
+            for epoch in lab.paths.epochsOf("journal"):
+                os.unlink(lab.paths.journalPath(epoch))
 
     def close(self) -> None:
         self._lab.close()
@@ -207,7 +207,7 @@ def _requests() -> list[dict[str, Any]]:
     create = {"tenant": "default", "mode": "bigMode", "gpu": -1, "sizeBytes": 4096, "gpuCapacityBytes": 0, "deadlineMs": 0}
     return [
         {"op": "find", "name": "a"}, {"op": "create", "name": "new", **create}, {"op": "create", "name": "half", **create}, {"op": "free", **row},
-        {"op": "settle", "row": 1, "incarnation": 1}, {"op": "fetch", "row": 2, "incarnation": 1}, {"op": "evict", "name": "", "tenant": "", "pid": 0, "reason": "quota"},
+        {"op": "tryReclaim", "row": 1, "incarnation": 1}, {"op": "fetch", "row": 2, "incarnation": 1}, {"op": "evict", "name": "", "tenant": "", "pid": 0, "reason": "quota"},
         {"op": "drain", "on": False, "reason": ""}, {"op": "find", "name": "d"},
     ]  # fmt: skip
 
@@ -237,7 +237,7 @@ class SocketTarget(MessageTarget):
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
                 connection.setblocking(False)
-                connection.connect(self._lab.places.socketPath(self._lab.election.epoch()))
+                connection.connect(self._lab.paths.socketPath(self._lab.election.epoch()))
                 self._steps()
                 if how & 1:
                     self._hello(connection)
@@ -281,18 +281,18 @@ class SocketTarget(MessageTarget):
         removeDomain(self._domain)
 
 
-class HatchTarget(Target):
-    """Packets to a hatch by somebody who is no member, with descriptors or without: it goes on, and serves who asks properly."""
+class DescriptorServerTarget(Target):
+    """Packets to a descriptor server by somebody who is no member, with descriptors or without: it goes on, and serves who asks properly."""
 
     name, share = "hatch", 5
 
     def open(self) -> None:
-        self._places = Places(os.getuid(), f"test-{secrets.token_hex(6)}")
+        self._places = Paths(os.getuid(), f"test-{secrets.token_hex(6)}")
         self._places.makeDirectory()
-        self._hatch, self._client = Hatch(self._places.hatchPath(1)), HatchClient(self._places)
+        self._descriptorServer, self._client = DescriptorServer(self._places.descriptorServerPath(1)), DescriptorClient(self._places)
         self._file = os.memfd_create("fuzzed")
         os.ftruncate(self._file, 77)
-        self._hatch.put(1, 1, self._file)
+        self._descriptorServer.put(1, 1, self._file)
 
     def seeds(self) -> list[bytes]:
         asked = [
@@ -307,7 +307,7 @@ class HatchTarget(Target):
         how, packet = (raw[0], raw[1:]) if raw else (0, b"")
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection, contextlib.suppress(OSError):
             connection.setblocking(False)
-            connection.connect(self._places.hatchPath(1))
+            connection.connect(self._places.descriptorServerPath(1))
             for _ in range(1 + (how >> 3 & 3)):
                 socket.send_fds(connection, [packet], [2] * (how & 7))
         got = None
@@ -318,7 +318,7 @@ class HatchTarget(Target):
 
     def close(self) -> None:
         self._client.close()
-        self._hatch.close()
+        self._descriptorServer.close()
         os.close(self._file)
         removeDomain(self._places.domain)
 
@@ -370,4 +370,4 @@ class DomainTarget(_PatchTarget):
 _OPERATIONS: tuple[tuple[Any, ...], ...] = (
     ("view",), ("open", 10, "a", "readWrite"), ("probe",), ("openRead", "b"), ("openRead", "c"), ("writeNamed", "d"), ("acquire", "l"), ("freeName", "a"),
 )  # fmt: skip
-TARGETS = [HeaderTarget, BlockTarget, SocketTarget, HatchTarget, DomainTarget]
+TARGETS = [HeaderTarget, BlockTarget, SocketTarget, DescriptorServerTarget, DomainTarget]

@@ -22,7 +22,7 @@ from failpoints import player
 import muninn
 from interrupts import calls, stage
 from interrupts.stage import KINDS, ROLES, USUAL_KINDS, Stage, Trial
-from interrupts.tracing import Place
+from interrupts.tracing import AddressCell
 from muninn.control import layout
 from muninn.storage import segments
 
@@ -150,19 +150,17 @@ def performSet(wanted: Set) -> list[Result]:
     return results
 
 
-def _chosen(wanted: Set, kind: str, passes: dict[Place, int]) -> list[Trial]:
+def _chosen(wanted: Set, kind: str, passes: dict[AddressCell, int]) -> list[Trial]:
     """The trials of a set: each place at its first pass and at its last, or some of them."""
     isAnywhere = kind in ("reenter", "raise")
-    places = [
-        (place, hit) for place, total in passes.items() for hit in dict.fromkeys((1, total)) if isAnywhere or place.mayBeInterrupted()
-    ]
+    paths = [(place, hit) for place, total in passes.items() for hit in dict.fromkeys((1, total)) if isAnywhere or place.mayBeInterrupted()]
     chance = random.Random(f"{wanted.seed} {wanted.role} {wanted.call} {kind}")
     if wanted.sample is not None:
-        places = chance.sample(places, min(wanted.sample, len(places)))
+        paths = chance.sample(paths, min(wanted.sample, len(paths)))
     elif wanted.stride > 1:
-        places = places[chance.randrange(wanted.stride) :: wanted.stride]
+        paths = paths[chance.randrange(wanted.stride) :: wanted.stride]
     first = chance.randrange(len(calls.REENTRIES))
-    return [Trial(wanted.call, kind, place, hit, first + number) for number, (place, hit) in enumerate(places)]
+    return [Trial(wanted.call, kind, place, hit, first + number) for number, (place, hit) in enumerate(paths)]
 
 
 def _perform(scene: Stage, trial: Trial) -> tuple[bool, list[str]]:

@@ -288,7 +288,7 @@ def _list(_: Any) -> None:
     assert muninn.domainInfo()["members"]
 
 
-#: In the order in which trials take turns.
+#: In the order in which trials take accesses.
 REENTRIES: tuple[Callable[[Any], None], ...] = (
     _freeAnother, _openAnother, _list, _lockAnother, _closeThat, _writeAnother, _collect,
 )  # fmt: skip

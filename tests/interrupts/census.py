@@ -58,12 +58,12 @@ def _inProcess(threads: int, files: list[str]) -> list[str]:
     wrong += [f"slot {hold.position} still has a lease on row {hold.row}" for hold in held]
     if found := mappings():
         wrong.append(f"{found} mappings that nobody uses")
-    if member.holdings.creating._byName:
-        wrong.append(f"{list(member.holdings.creating._byName)} are being created for ever")
-    if any(each._open or each._left for each in (member.holdings.creating.undertakings, member.gpus.signalling)):
+    if member.openBuffers.creating._byName:
+        wrong.append(f"{list(member.openBuffers.creating._byName)} are being created for ever")
+    if any(each._open or each._left for each in (member.openBuffers.creating.cleanups, member.gpus.signalling)):
         wrong.append("what was begun is never undone")
-    if any(holding is not None and holding.hasTurns() for holding in [each() for each in member.holdings._all.valuerefs()]):
-        wrong.append("a lock is held for ever, or a turn")
+    if any(openBuffer is not None and openBuffer.hasScopes() for openBuffer in [each() for each in member.openBuffers._all.valuerefs()]):
+        wrong.append("a lock is held for ever, or an access")
     if (there := threading.active_count()) > threads:
         wrong.append(f"{there - threads} threads too many: {[thread.name for thread in threading.enumerate()]}")
     left = descriptors()
@@ -99,7 +99,7 @@ def _ofDomain(pids: list[int]) -> list[str]:
     found = sorted(member.members.identity(slot).pid for slot in member.members.occupied())
     if found != sorted(pids):
         wrong.append(f"the members are {found} and not {sorted(pids)}")
-    segments = len(member.places.segments())
+    segments = len(member.paths.segments())
     if segments != len(STANDING):
         wrong.append(f"{segments} segments of {len(STANDING)} buffers")
     return wrong

@@ -25,7 +25,7 @@ from failpoints.player import Player, PlayerError
 
 import muninn
 from interrupts import calls, census, tracing
-from interrupts.tracing import Place
+from interrupts.tracing import AddressCell
 from muninn.errors import BrokerUnavailable, BufferExists, BufferFreed, BufferNotFound, ControlBlockInvalid, MuninnError
 from muninn.session import membership
 
@@ -50,7 +50,7 @@ class Trial(NamedTuple):
 
     call: str
     kind: str
-    place: Place
+    place: AddressCell
     hit: int
     number: int
 
@@ -74,10 +74,10 @@ class Stage:
         if self._actor is not None:
             self._actor.call(_warm, name)
 
-    def rehearse(self, name: str) -> dict[Place, int]:
+    def rehearse(self, name: str) -> dict[AddressCell, int]:
         """How often the call passes each place when nothing happens to it."""
         actor = self._begin()
-        found: dict[Place, int] = actor.call(_rehearse, name)
+        found: dict[AddressCell, int] = actor.call(_rehearse, name)
         self._end(actor)
         return found
 
@@ -161,7 +161,7 @@ def _warm(name: str) -> None:
         _rehearse(name)
 
 
-def _rehearse(name: str) -> dict[Place, int]:
+def _rehearse(name: str) -> dict[AddressCell, int]:
     call = calls.CALLS[name]
     kit = call.prepare() if call.prepare else None
     passes = tracing.rehearse(call.act, kit, call.act.__code__ if call.isWhole else None)

@@ -24,7 +24,7 @@ import muninn
 _PACKAGE = muninn.__file__.rpartition("/")[0] + "/"
 
 
-class Place(NamedTuple):
+class AddressCell(NamedTuple):
     """One bytecode. It is the same in all processes that were forked from one."""
 
     file: str
@@ -52,7 +52,7 @@ class _Passes:
     """How often each place was passed: what a trace function fills."""
 
     def __init__(self, isLookedAt: Callable[[CodeType], bool]) -> None:
-        self.count: dict[Place, int] = {}
+        self.count: dict[AddressCell, int] = {}
         self._isLookedAt = isLookedAt
         self._codes: dict[CodeType, bool] = {}
 
@@ -72,17 +72,17 @@ class _Passes:
         return self._onBytecode
 
 
-def placeOf(frame: FrameType) -> Place:
+def placeOf(frame: FrameType) -> AddressCell:
     code = frame.f_code
     opcode = dis.opname[code.co_code[frame.f_lasti]]
-    return Place(code.co_filename, code.co_qualname, code.co_firstlineno, frame.f_lasti, frame.f_lineno or 0, opcode)
+    return AddressCell(code.co_filename, code.co_qualname, code.co_firstlineno, frame.f_lasti, frame.f_lineno or 0, opcode)
 
 
 def _isOfPackage(code: CodeType) -> bool:
     return code.co_filename.startswith(_PACKAGE)
 
 
-def rehearse(act: Callable[[Any], object], kit: Any, body: CodeType | None) -> dict[Place, int]:
+def rehearse(act: Callable[[Any], object], kit: Any, body: CodeType | None) -> dict[AddressCell, int]:
     """How often an undisturbed call passes each place, in the order of first passes. `body` is the program's own code to look at."""
     passes = _Passes(lambda code: _isOfPackage(code) or code is body)
     with _Traced(passes.onCall):
@@ -115,7 +115,7 @@ class Outcome(NamedTuple):
 class _Visit:
     """A trace function that does a deed before the `hit`-th pass of a place; without one it sends a signal."""
 
-    def __init__(self, place: Place, hit: int, deed: Callable[[], object] | None) -> None:
+    def __init__(self, place: AddressCell, hit: int, deed: Callable[[], object] | None) -> None:
         self._place, self._deed, self._hit = place, deed, hit
         self.isDone = False
 
@@ -186,7 +186,13 @@ class _Second:
 
 
 def interrupt(
-    act: Callable[[Any], object], kit: Any, place: Place, hit: int, deed: Callable[[], object] | None, body: CodeType | None, later: int = 0
+    act: Callable[[Any], object],
+    kit: Any,
+    place: AddressCell,
+    hit: int,
+    deed: Callable[[], object] | None,
+    body: CodeType | None,
+    later: int = 0,
 ) -> Outcome:
     """Call `act(kit)`, and do something before the `hit`-th pass of `place`; without a `deed`, that is a Ctrl-C.
 

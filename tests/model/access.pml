@@ -1,11 +1,11 @@
 /*
- * Turns: kernels that write and read one buffer, a turn a member, with a death possible between any two steps.
+ * Turns: kernels that write and read one buffer, an access a member, with a death possible between any two steps.
  *
- * A member enters a turn, gives its stream one kernel, issues a ticket for it, and leaves; the kernel runs at any later time, once the
- * tickets that it waits for are over. Writers have the claim (ownerlocks.pml). Readers say so in a word of their own, which only they write
+ * A member enters an access, gives its stream one kernel, issues a ticket for it, and leaves; the kernel runs at any later time, once the
+ * tickets that it waits for are over. Writers have the owner lock (ownerlocks.pml). Readers say so in a word of their own, which only they write
  * while they live. COPIES is `read()` on the host: it looks at the generation, waits for kernels, copies, and looks again.
  *
- * What must hold: no kernel runs beside a writer's; none overtakes what was given to a stream before its turn began; a copy that is
+ * What must hold: no kernel runs beside a writer's; none overtakes what was given to a stream before its access began; a copy that is
  * accepted has no kernel of its generation still to come; and nobody waits for ever.
  *
  * The reader's word is the only one that a plain store could delay (PLAIN_READING): all others are changed by locked instructions.
@@ -39,10 +39,10 @@
 #define WRITER_RUNS 4
 
 byte claim = NOBODY;
-byte generation;           /* odd while somebody is inside a writer's turn */
+byte generation;           /* odd while somebody is inside a write access */
 bool reading[N];           /* the flag in each lease */
 bool delayed[N];           /* a plain store of it that has not reached memory */
-byte ticket[N];            /* the role of the turn whose work is not over, or NONE */
+byte ticket[N];            /* the role of the access whose work is not over, or NONE */
 byte kernel[N];
 bool published[N];         /* the kernel's turn has been published, or would have been */
 bool waits[9];             /* by p * N + q: p's kernel waits for q's ticket */

@@ -61,7 +61,7 @@
 #define REFUSED 255
 
 /* ---- shared memory --------------------------------------------------------------------------------------------------------- */
-byte epoch, office = NOBODY;                 /* the election word */
+byte epoch, context = NOBODY;                 /* the election word */
 byte rowState, rowEpoch, rowInc, rowMaker;   /* the state word of the row */
 byte described;                              /* the description: which incarnation it is of; plain stores */
 bool lastClose;                              /* a part of it */
@@ -144,7 +144,7 @@ inline create() {
 	fi
 }
 
-/* Holdings._map */
+/* Open buffers._map */
 inline open() {
 	i = 0;
 	d_step { if :: rowState == LIVE -> i = rowInc :: else fi };
@@ -262,8 +262,8 @@ inline scan() {
 #endif
 }
 
-/* Directory._bury */
-inline bury() {
+/* Directory._reclaim */
+inline defer() {
 	if
 	:: s != DEAD ->
 #ifdef UNLINK_BEFORE_DEAD
@@ -311,15 +311,15 @@ inline settle() {
 		if
 		:: held && s == PROBING -> CHANGE(LIVE, sm, si)
 		:: held && s == DYING
-		:: !held -> bury()
+		:: !held -> defer()
 		fi
-	:: s == DEAD -> bury()
+	:: s == DEAD -> defer()
 	:: else
 	fi;
 	held = false
 }
 
-/* Reclaimer.reclaim; `d` is proven dead */
+/* Reclaimer.reclaim; `d` is confirmed dead */
 inline reclaim() {
 	d_step { dg = gen[d] };
 	if /* condemn */
@@ -335,7 +335,7 @@ inline reclaim() {
 	};
 	READ;
 	if
-	:: s == CREATING && sm == d -> bury() /* Directory.orphaned */
+	:: s == CREATING && sm == d -> defer() /* Directory.orphaned */
 	:: else
 	fi;
 #ifndef NO_SETTLE_AFTER_DEATH
@@ -346,7 +346,7 @@ inline reclaim() {
 	:: !(member[d] == CONDEMNED && gen[d] == dg)
 	fi;
 #ifndef NO_SETTLE_AFTER_DEATH
-	settle(); /* Upkeep.settleUnheld */
+	settle(); /* Maintenance.tryReclaimUnheld */
 #endif
 	dg = false; d = 0
 }
@@ -382,7 +382,7 @@ inline serve() {
 			scan();
 			if
 			:: held
-			:: else -> CHANGE(DYING, sm, si); bury()
+			:: else -> CHANGE(DYING, sm, si); defer()
 			fi
 #else
 			CHANGE(DYING, sm, si);
@@ -435,12 +435,12 @@ proctype Broker(byte p) {
 	follow:
 		do
 		:: atomic {
-			office != p && (office == NOBODY || threadGone[office]) && epoch < MAX_EPOCH ->
-			epoch++; office = p; e = epoch; break
+			context != p && (context == NOBODY || threadGone[context]) && epoch < MAX_EPOCH ->
+			epoch++; context = p; e = epoch; break
 		}
 		:: atomic { /* the heartbeat stood still */
-			office != p && office != NOBODY && spurious < SPURIOUS && epoch < MAX_EPOCH ->
-			spurious++; epoch++; office = p; e = epoch; break
+			context != p && context != NOBODY && spurious < SPURIOUS && epoch < MAX_EPOCH ->
+			spurious++; epoch++; context = p; e = epoch; break
 		}
 		od;
 	fencing:
@@ -450,7 +450,7 @@ proctype Broker(byte p) {
 #endif
 #ifndef NO_ADOPT
 		if
-		:: HALF_DONE -> settle(); FORGET /* Upkeep._finishRows */
+		:: HALF_DONE -> settle(); FORGET /* Maintenance._finishRows */
 		:: else
 		fi;
 #endif
@@ -463,7 +463,7 @@ proctype Broker(byte p) {
 		:: epoch == e && IS_GONE(2) -> d = 2; reclaim(); FORGET
 #endif
 #ifndef NO_ADOPT
-		:: epoch == e && !settled -> settled = true; settle(); FORGET /* Upkeep._collectOrphans */
+		:: epoch == e && !settled -> settled = true; settle(); FORGET /* Maintenance._collectOrphans */
 #endif
 #ifdef TTL_REAPS
 		:: d_step { epoch == e && lease[0] != 0 -> lease[0] = 0 }
@@ -536,14 +536,14 @@ proctype Quiescence() {
 		:: k < N ->
 			assert(!alive[k] || req[k] == NONE);
 			if
-			:: !alive[k] && office != NOBODY && alive[office] -> assert(member[k] == VACANT && lease[k] == 0)
+			:: !alive[k] && context != NOBODY && alive[context] -> assert(member[k] == VACANT && lease[k] == 0)
 			:: else
 			fi;
 			k++
 		:: else -> break
 		od;
 		if
-		:: office != NOBODY && alive[office] ->
+		:: context != NOBODY && alive[context] ->
 			assert(rowState == FREE || (rowState == LIVE && !lastClose));
 			k = 1;
 			do
@@ -564,7 +564,7 @@ init {
 	byte p;
 	atomic {
 		rowMaker = NOBODY;
-		epoch = 1; office = 0;
+		epoch = 1; context = 0;
 #ifdef THERE_IS_ONE
 		/* one that nobody holds any more */
 		rowState = LIVE; rowEpoch = 1; rowInc = 1; described = 1; there[1] = true;

@@ -135,7 +135,7 @@ inline join() {
 	skip;
 	d_step { SLOT(b, p) = MEMBER; inside[p] = true; inBlock[p] = b };
 	assertOne();
-	/* Upkeep._collectOrphans, of whoever is elected */
+	/* Maintenance._collectOrphans, of whoever is elected */
 	if
 	:: d_step { segment && !rowOf[b] && !shared && !VOUCHED && named == b } -> removeSegment()
 	:: else
@@ -166,8 +166,8 @@ inline share() {
 	fi
 }
 
-/* Membership._forsakeBlock: both names are gone */
-inline forsake() {
+/* Membership._abandonBlock: both names are gone */
+inline disconnect() {
 	d_step { SLOT(b, p) = VACANT; inside[p] = false; inBlock[p] = NOTHING };
 	locked[p] = false;
 	b = NOTHING
@@ -227,7 +227,7 @@ proctype Member(byte p) {
 			:: else
 			fi;
 			if
-			:: named != b -> forsake()
+			:: named != b -> disconnect()
 			:: else -> leave()
 			fi
 		:: else -> break
@@ -238,7 +238,7 @@ proctype Member(byte p) {
 		fi;
 		/* it stays, and finds out if its block is lost */
 		if
-		:: p == 0 -> named != b; forsake()
+		:: p == 0 -> named != b; disconnect()
 		:: else
 		fi;
 		false

@@ -1,7 +1,7 @@
 /*
  * Claims and generations: the right to write, publication, and reading without locks.
  *
- * N members write, publish and read one buffer of two words, with a death possible between any two steps. Writers own the claim;
+ * N members write, publish and read one buffer of two words, with a death possible between any two steps. Writers own the owner lock;
  * a waiter may take over what a dead one owned. Each member has a store buffer of its own: plain and release stores wait in it,
  * in order (x86-TSO), a locked instruction drains it, and so does the end of the process before its death can be proven.
  *
@@ -21,15 +21,15 @@
 #define ROOM 3
 
 byte claim = NOBODY;       /* the owner; contended is the other half of the word */
-byte heir, arrivals;       /* the number of the waiter to whom a free claim is left, 0: to anybody; the last number */
+byte successor, arrivals;       /* the number of the waiter to whom a free claim is left, 0: to anybody; the last number */
 byte number[N];            /* of who waits; 0: it has not had to */
-byte bypassed[N];          /* how often others took a free claim from a waiter that was the heir */
+byte bypassed[N];          /* how often others took a free claim from a waiter that was the successor */
 bool contended;
 byte generation;           /* odd while somebody writes */
 byte data[2];
 
 bool alive[N], threadGone[N], asleep[N];
-byte owners;               /* how many believe that the claim is theirs, and run */
+byte owners;               /* how many believe that the owner lock is theirs, and run */
 byte deaths;
 
 /* the store buffers: {0, 1: data, 2: generation} and the value */
@@ -71,41 +71,41 @@ inline store(where, value) {
 #define IS_DEAD(x) (alive[x] == false)
 #endif
 
-/* takeFrom: of a claim that says NOBODY, or a dead member. A waiter may have been lost with its wake-up, so contention is kept. */
+/* takeFrom: of an owner lock that says NOBODY, or a dead member. A waiter may have been lost with its wake-up, so contention is kept. */
 #define TAKE(p) \
 	DRAIN(p); claim = p; owners++; \
 	if :: number[p] != 0 -> contended = true :: else fi; \
-	if :: number[p] != 0 && heir == number[p] -> heir = 0 :: else fi; \
+	if :: number[p] != 0 && successor == number[p] -> successor = 0 :: else fi; \
 	number[p] = 0; bypassed[p] = 0
 
-/* who is the heir is passed by: only by one that looked before there was an heir, and by each of them once */
+/* who is the successor is passed by: only by one that looked before there was a successor, and by each of them once */
 #define PASS(p) \
-	if :: heir != 0 && heir == number[0] && p != 0 -> bypassed[0]++ :: else fi; \
-	if :: heir != 0 && heir == number[1] && p != 1 -> bypassed[1]++ :: else fi; \
-	if :: heir != 0 && heir == number[N - 1] && p != N - 1 && N > 2 -> bypassed[N - 1]++ :: else fi
+	if :: successor != 0 && successor == number[0] && p != 0 -> bypassed[0]++ :: else fi; \
+	if :: successor != 0 && successor == number[1] && p != 1 -> bypassed[1]++ :: else fi; \
+	if :: successor != 0 && successor == number[N - 1] && p != N - 1 && N > 2 -> bypassed[N - 1]++ :: else fi
 
-/* arrive: take a number, and be the heir if nobody came earlier */
+/* arrive: take a number, and be the successor if nobody came earlier */
 #define ARRIVE(p) \
 	if :: number[p] == 0 -> arrivals++; number[p] = arrivals :: else fi; \
-	if :: heir == 0 || heir > number[p] -> heir = number[p] :: else fi; \
+	if :: successor == 0 || successor > number[p] -> successor = number[p] :: else fi; \
 	contended = true
 
 /* take, of cshim/owners.c */
 inline acquire() {
 	do
 	:: true ->
-		seen = heir;
+		seen = successor;
 		if
 #ifdef NO_HEIR
 		:: d_step { claim == NOBODY -> PASS(p); TAKE(p) }; break
 #else
 		:: d_step { claim == NOBODY && (seen == 0 || seen == number[p]) -> PASS(p); TAKE(p) }; break
-		/* left to its heir: until it has taken it, or the bound of 5 ms is over */
-		:: d_step { claim == NOBODY && seen != 0 && seen != number[p] -> ARRIVE(p); asleep[p] = (heir != number[p]) }
+		/* left to its successor: until it has taken it, or the bound of 5 ms is over */
+		:: d_step { claim == NOBODY && seen != 0 && seen != number[p] -> ARRIVE(p); asleep[p] = (successor != number[p]) }
 			if
 			:: !asleep[p]
 #ifndef NO_PASSING
-			:: d_step { asleep[p] -> asleep[p] = false; if :: heir == seen -> heir = 0 :: else fi }
+			:: d_step { asleep[p] -> asleep[p] = false; if :: successor == seen -> successor = 0 :: else fi }
 #endif
 			fi
 #endif

@@ -152,7 +152,7 @@ def _plain(text: str) -> str:
     return text.replace(_ADDED_OPENING, "").replace(_ADDED_CLOSING, "")
 
 
-class Place(NamedTuple):
+class AddressCell(NamedTuple):
     """Where a source has a quote.
 
     Attributes
@@ -182,7 +182,7 @@ class Place(NamedTuple):
         return source[: self.start] + new + source[self.end :]
 
 
-def placesOf(quote: str, source: str, file: str) -> list[Place]:
+def placesOf(quote: str, source: str, file: str) -> list[AddressCell]:
     """Where the source of a file has what the quote says."""
     reduced = _reduced(source, file)
     # A quote from the middle of brackets does not show that its newlines end no statement.
@@ -208,7 +208,7 @@ def placesOf(quote: str, source: str, file: str) -> list[Place]:
         elif quote[-1] in " \t":
             while source[end : end + 1] in (" ", "\t"):
                 end += 1
-        found.append(Place(start, end, before, behind))
+        found.append(AddressCell(start, end, before, behind))
     # The indentation of a statement tells it from the same one in another place.
     exact = [place for place, indent in zip(found, indents) if indent == leading]
     return exact or [place for place, indent in zip(found, indents) if indent == -1 or indent >= leading]

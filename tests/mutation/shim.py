@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutation.mutant import Mutant
 
 _SHIM = "cshim/primitives.c"
-_HATCH = "cshim/descriptorserver.c"
+_DESCRIPTOR_SERVER = "cshim/descriptorserver.c"
 _WATCH = "cshim/watch.c"
 _RESERVE = "cshim/reserve.c"
 _LEASES = "cshim/leases.c"
@@ -15,58 +15,60 @@ _SANITIZED = "test_primitives.py::test_primitivesKeepTheirPromisesUnderSanitizer
 MUTANTS = [
     Mutant(
         _OWNERS,
-        "leave(owner, isWhole || !shown(turn)->recovered ? 0 : DEAD_OWNER);",
+        "leave(owner, isWhole || !shown(scope)->recovered ? 0 : DEAD_OWNER);",
         "leave(owner, 0);",
         "what the dead left is told until a block has ended",
         "test_lock.py",
     ),
     Mutant(
         _OWNERS,
-        "return turn->shownIn != NULL ? turn->shownIn : turn;",
-        "return turn;",
+        "return scope->shownIn != NULL ? scope->shownIn : scope;",
+        "return scope;",
         "a bounded wait tells of the dead too",
         "test_lock.py",
     ),
-    Mutant(_OWNERS, "\tif (heir == 0 || heir == waiter->number)\n", "\tif (1)\n", "a free claim is left to its heir", _SANITIZED),
+    Mutant(
+        _OWNERS, "\tif (successor == 0 || successor == waiter->number)\n", "\tif (1)\n", "a free claim is left to its successor", _SANITIZED
+    ),
     Mutant(
         _OWNERS,
-        "\tcas32(heirOf(owner), heir, 0);\n\twaiter->passing = 0;\n\treturn false;\n",
+        "\tcas32(successorOf(owner), successor, 0);\n\twaiter->passing = 0;\n\treturn false;\n",
         "\treturn true;\n",
-        "an heir that does not come is passed over",
+        "a successor that does not come is passed over",
         _SANITIZED,
     ),
     Mutant(
         _OWNERS,
-        "cas32(heirOf(owner), waiter->number, 0))\n\t\tmnnFutexWake32",
+        "cas32(successorOf(owner), waiter->number, 0))\n\t\tmnnFutexWake32",
         "0)\n\t\tmnnFutexWake32",
         "who gives up keeps no place",
         _SANITIZED,
     ),
-    Mutant(_OWNERS, "(int32_t)(heir - waiter->number) > 0", "heir > waiter->number", "arrivals may wrap", _SANITIZED),
+    Mutant(_OWNERS, "(int32_t)(successor - waiter->number) > 0", "successor > waiter->number", "arrivals may wrap", _SANITIZED),
     Mutant(
         _OWNERS,
-        "\tif (mnnExchangeSeqCst32(claimOf(owner), word) & CONTENDED)\n\t\tmnnFutexWake32(claimOf(owner), INT_MAX);\n",
-        "\tmnnExchangeSeqCst32(claimOf(owner), word);\n",
+        "\tif (mnnExchangeSeqCst32(ownerLockOf(owner), word) & CONTENDED)\n\t\tmnnFutexWake32(ownerLockOf(owner), INT_MAX);\n",
+        "\tmnnExchangeSeqCst32(ownerLockOf(owner), word);\n",
         "a release wakes who waits",
         _SANITIZED,
     ),
     Mutant(
         _OWNERS,
-        "\t\tleave(owner, isWhole || !shown(turn)->recovered ? 0 : DEAD_OWNER);\n\t\tdrop(owner, turn->calls->python);\n\t}\n\treturn gave",
+        "\t\tleave(owner, isWhole || !shown(scope)->recovered ? 0 : DEAD_OWNER);\n\t\tdrop(owner, scope->calls->python);\n\t}\n\treturn gave",
         "\t\towner->depth = 0;\n\t}\n\treturn gave",
         "a lock is given back",
         _SANITIZED,
     ),
     Mutant(
         _OWNERS,
-        "\tif (owner->depth == 0)\n\t\treturn refuse(turn, MNN_REFUSED_NOT_HELD);\n",
+        "\tif (owner->depth == 0)\n\t\treturn refuse(scope, MNN_REFUSED_NOT_HELD);\n",
         "",
         "only its holder releases a lock",
         _SANITIZED,
     ),
     Mutant(
         _OWNERS,
-        "\tif (!isMine && !hasIt(owner, who))\n\t\treturn refuse(turn, MNN_REFUSED_OTHER_THREAD);\n",
+        "\tif (!isMine && !hasIt(owner, who))\n\t\treturn refuse(scope, MNN_REFUSED_OTHER_THREAD);\n",
         "",
         "another thread does not release it",
         _SANITIZED,
@@ -90,9 +92,9 @@ MUTANTS = [
     ),
     Mutant(
         _OWNERS,
-        "turn->who == who || (turn->isThreads && turn->thread == (uint64_t)pthread_self())",
-        "turn->who == who",
-        "a thread in a reader's turn stays in it when it becomes green ones",
+        "scope->who == who || (scope->isThreads && scope->thread == (uint64_t)pthread_self())",
+        "scope->who == who",
+        "a thread in a read access stays in it when it becomes green ones",
         _SANITIZED,
     ),
     Mutant(
@@ -104,19 +106,19 @@ MUTANTS = [
     ),
     Mutant(
         _OWNERS,
-        "\tif (isVoid(owner))\n\t\treturn refuse(turn, MNN_REFUSED_VOID);\n",
+        "\tif (isVoid(owner))\n\t\treturn refuse(scope, MNN_REFUSED_VOID);\n",
         "",
         "a forked child does not release its parent's lock",
         _SANITIZED,
     ),
     Mutant(
         _OWNERS,
-        "static void keep(struct mnnOwner *owner, const struct mnnPython *python) { python->keep(owner->holding); }",
+        "static void keep(struct mnnOwner *owner, const struct mnnPython *python) { python->keep(owner->openBuffer); }",
         "static void keep(struct mnnOwner *owner, const struct mnnPython *python) { (void)owner, (void)python; }",
         "a lock is held although nobody kept the object",
         _SANITIZED,
     ),
-    Mutant(_OWNERS, "\t\t\t\tshown(turn)->recovered = isDead || isLeft;\n", "", "who takes a lock over from the dead is told", _SANITIZED),
+    Mutant(_OWNERS, "\t\t\t\tshown(scope)->recovered = isDead || isLeft;\n", "", "who takes a lock over from the dead is told", _SANITIZED),
     Mutant(
         _OWNERS,
         "\t\tif (isDeparting(owner, me.who) && !mnnOwnerWrites(owner, me.who)) {",
@@ -126,8 +128,8 @@ MUTANTS = [
     ),
     Mutant(
         _OWNERS,
-        "\tendWriting(turn, isWhole);\n\treturn gave",
-        "\tendWriting(turn, true);\n\treturn gave",
+        "\tendWriting(scope, isWhole);\n\treturn gave",
+        "\tendWriting(scope, true);\n\treturn gave",
         "what was not written to its end is not published",
         _SANITIZED,
     ),
@@ -172,16 +174,16 @@ MUTANTS = [
     ),
     Mutant(
         _OWNERS,
-        "\tchangeReaders(owner);\n\tif (load32(claimOf(owner)) != 0)\n\t\tmnnFutexWake32(readersOf(owner), INT_MAX);\n",
+        "\tchangeReaders(owner);\n\tif (load32(ownerLockOf(owner)) != 0)\n\t\tmnnFutexWake32(readersOf(owner), INT_MAX);\n",
         "",
         "a reader that leaves wakes the writer",
         _SANITIZED,
     ),
     Mutant(
         _OWNERS,
-        "\tturn->thread = turn->who = NO_THREAD;\n\tlinger",
+        "\tscope->thread = scope->who = NO_THREAD;\n\tlinger",
         "\tlinger",
-        "a turn that lasts is no turn of its thread any more",
+        "an access that lasts is no access of its thread any more",
         _SANITIZED,
     ),
     Mutant(
@@ -278,35 +280,35 @@ MUTANTS = [
         "test_primitives.py",
     ),
     Mutant(
-        _HATCH,
+        _DESCRIPTOR_SERVER,
         "incarnation && entry->incarnation == incarnation && !fstat",
         "incarnation && !fstat",
         "another buffer's memory is not handed out",
         "test_primitives.py",
     ),
     Mutant(
-        _HATCH,
-        "\tepoll_ctl(hatch->epoll, EPOLL_CTL_DEL, connection, NULL);\n",
+        _DESCRIPTOR_SERVER,
+        "\tepoll_ctl(descriptorServer->epoll, EPOLL_CTL_DEL, connection, NULL);\n",
         "",
         "a child's copy of a connection is no connection",
         "test_primitives.py",
     ),
     Mutant(
-        _HATCH,
+        _DESCRIPTOR_SERVER,
         "\tif (got != sizeof request || answer",
         "\tif (got <= 0 || answer",
         "what is no request is hung up on",
         "test_primitives.py",
     ),
     Mutant(
-        _HATCH,
-        "\tif (row < hatch->room && hatch->entries[row].incarnation == incarnation)\n",
-        "\tif (row < hatch->room)\n",
+        _DESCRIPTOR_SERVER,
+        "\tif (row < descriptorServer->room && descriptorServer->entries[row].incarnation == incarnation)\n",
+        "\tif (row < descriptorServer->room)\n",
         "a buffer that is gone takes no other's memory along",
         "test_primitives.py",
     ),
     Mutant(
-        _HATCH,
+        _DESCRIPTOR_SERVER,
         "\tif (fd >= 0)\n\t\tclose(fd);\n\tif (message.msg_flags",
         "\tif (message.msg_flags",
         "what comes with garbage is closed",
@@ -320,22 +322,30 @@ MUTANTS = [
         _SANITIZED + " test_descriptorserver.py::test_aLateAnswerIsNobodys",
     ),
     Mutant(_SHIM, "\t\tif (ready)\n", "\t\tif (ready > 0)\n", "a signal ends a wait", _SANITIZED),
-    Mutant(_HATCH, "chmod(hatch->address.sun_path, 0600) || listen", "listen", "a hatch is its owner's only", "test_primitives.py"),
+    Mutant(
+        _DESCRIPTOR_SERVER,
+        "chmod(descriptorServer->address.sun_path, 0600) || listen",
+        "listen",
+        "a descriptor server is its owner's only",
+        "test_primitives.py",
+    ),
     Mutant(_WATCH, "\t\t\twakeAll(robust);\n", "", "whoever finds the broker dead wakes all", "test_watch.py"),
     Mutant(_WATCH, "word == 0 || (word & FUTEX_OWNER_DIED) != 0", "word == 0", "the dead are not waited for", "test_watch.py"),
     Mutant(
         _WATCH,
-        " || __atomic_load_n(&kick->count, __ATOMIC_SEQ_CST) != kickSeen)\n\t\t\treturn 0;",
+        " || __atomic_load_n(&wake->count, __ATOMIC_SEQ_CST) != wakeSeen)\n\t\t\treturn 0;",
         ")\n\t\t\treturn 0;",
-        "a kick ends the sleep",
+        "a wake-up ends the sleep",
         "test_primitives.py",
     ),
-    Mutant(_WATCH, "\tif (robust != NULL && __atomic", "\tif (0 && __atomic", "a kick is heard without futex_waitv", "test_primitives.py"),
+    Mutant(
+        _WATCH, "\tif (robust != NULL && __atomic", "\tif (0 && __atomic", "a wake-up is heard without futex_waitv", "test_primitives.py"
+    ),
     Mutant(
         _WATCH,
         "bitOf(uint32_t slot) { return 1U << (slot % 32); }",
         "bitOf(uint32_t slot) { return slot ? ~0U : 0; }",
-        "a kick wakes nobody else, without futex_waitv too",
+        "a wake-up wakes nobody else, without futex_waitv too",
         "test_primitives.py",
     ),
     Mutant(_WATCH, "\t\tif (mnnMonotonicNs() >= end)\n", "\t\tif (0)\n", "no sleep is without a bound", "test_watch.py"),

@@ -120,7 +120,7 @@ class Soak:
                 self._fill()
                 if now >= killAt:
                     killAt = max(killAt + KILL_SECONDS, now)
-                    brokerAt = self._disturb(now, brokerAt)
+                    brokerAt = self._wakeWatchers(now, brokerAt)
                 if self._part == "storm" and now >= stopAt and self._stopBroker():
                     stopAt = now + STOP_SECONDS
                 if now >= lineAt:
@@ -141,7 +141,7 @@ class Soak:
         if self._anchor.pid not in self._crowd.workers:
             raise RuntimeError("the anchor has ended")
 
-    def _disturb(self, now: float, brokerAt: float) -> float:
+    def _wakeWatchers(self, now: float, brokerAt: float) -> float:
         """What this part of the soak is about, once a second; returns when the broker is to be killed next."""
         if self._part == "unrest":
             self._unsettleOne()

@@ -14,7 +14,7 @@ from muninn.control.header import readHeader
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberTable
 from muninn.control.rows import RowTable
-from muninn.storage.paths import Places
+from muninn.storage.paths import Paths
 from muninn.system import atomics, descriptors
 
 
@@ -31,13 +31,13 @@ class Sight:
     """A domain from outside. It exists already; its block stays readable here when it is withdrawn."""
 
     def __init__(self, domain: str) -> None:
-        self.places = Places(os.getuid(), domain)
-        memory = posix_ipc.SharedMemory(self.places.blockName)
-        geometry = readHeader(memory.fd, self.places.blockName)
+        self.paths = Paths(os.getuid(), domain)
+        memory = posix_ipc.SharedMemory(self.paths.blockName)
+        geometry = readHeader(memory.fd, self.paths.blockName)
         assert geometry is not None
-        self._block = ControlBlock(self.places, LockFile(self.places), descriptors.duplicate(memory.fd), geometry)
+        self._block = ControlBlock(self.paths, LockFile(self.paths), descriptors.duplicate(memory.fd), geometry)
         memory.close_fd()
-        self.places = self._block.places
+        self.paths = self._block.paths
         self._members, self._rows, self._election = MemberTable(self._block), RowTable(self._block), Election(self._block)
 
     def epoch(self) -> int:
@@ -72,16 +72,16 @@ class Sight:
         return sum(sizes.values())
 
     def _isOurs(self, entry: str) -> bool:
-        return entry == self.places.stem or entry.startswith(f"{self.places.stem}.")
+        return entry == self.paths.stem or entry.startswith(f"{self.paths.stem}.")
 
     def orphans(self) -> dict[tuple[int, int], int]:
         """The segments, and their bytes, for which no row vouches now."""
         found = {}
-        for origin, row, incarnation in self.places.segmentKeys():
+        for origin, row, incarnation in self.paths.segmentKeys():
             state = self._rows.state(row) if row < self._rows.count() else None
             if state is None or state.state == layout.ROW_FREE or state.incarnation != incarnation:
                 try:
-                    found[row, incarnation] = os.stat(f"/dev/shm{self.places.segmentName(row, incarnation, origin)}").st_size
+                    found[row, incarnation] = os.stat(f"/dev/shm{self.paths.segmentName(row, incarnation, origin)}").st_size
                 except FileNotFoundError:
                     continue
         return found

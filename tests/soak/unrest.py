@@ -1,7 +1,7 @@
 """What a worker of the soak does to itself when it is told: be interrupted, fork, replace itself, end while a thread of it is at work.
 
 None of it is a death that others are told of by a signal, and each leaves something half done: a step that an exception cuts off, a
-child that must not take itself for its parent, a turn whose process runs another program, a turn that goes on while its process ends.
+child that must not take itself for its parent, an access whose process runs another program, an access that goes on while its process ends.
 """
 
 from __future__ import annotations
@@ -80,17 +80,17 @@ def fork(chance: random.Random) -> None:
 
 
 def replace(role: str, chance: random.Random) -> None:
-    """Run another program in this process, half way in a turn and with a lock held, now and then."""
+    """Run another program in this process, half way in an access and with a lock held, now and then."""
     if chance.random() < 0.5:
-        turn = _halfWritten(chance)  # kept: its end would be the turn's
-        turn.__enter__()[:1] = 1
+        scope = _halfWritten(chance)  # kept: its end would be the access's
+        scope.__enter__()[:1] = 1
         muninn.Lock(f"lock-{chance.randrange(3)}").acquire(timeout=30)  # last: who goes on, after an error, must not hold it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # until the next program has its handler
     os.execv(sys.executable, [sys.executable, "-m", "tests.soak.worker", role, str(chance.randrange(1 << 32))])
 
 
 def endBusy(chance: random.Random) -> None:
-    """End while a daemon thread is inside a turn, which nobody else may enter before it is really over."""
+    """End while a daemon thread is inside an access, which nobody else may enter before it is really over."""
     inside = threading.Event()
 
     def work() -> None:

@@ -22,8 +22,8 @@ static _Thread_local Context *stack[STACK_DEPTH];
 static _Thread_local int depth;
 static pthread_mutex_t initLock = PTHREAD_MUTEX_INITIALIZER;
 
-static void beforeFork(void) { pthread_mutex_lock(&gate); }
-static void afterForkParent(void) { pthread_mutex_unlock(&gate); }
+static void beforeFork(void) { pthread_mutex_lock(&semaphore); }
+static void afterForkParent(void) { pthread_mutex_unlock(&semaphore); }
 static void afterForkChild(void)
 {
 	driver.forked = true;
@@ -33,7 +33,7 @@ static void afterForkChild(void)
 		if (physical && physical->fd >= 0)
 			close(physical->fd), physical->fd = -1;
 	}
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 }
 
 /* STANDIN_P2P: "full", "none", or a row of 0 and 1 per device, by index of the host. */
@@ -95,11 +95,11 @@ API CUresult cuInit(unsigned flags)
 		if (!result) {
 			pthread_atfork(beforeFork, afterForkParent, afterForkChild);
 			driver.ready = true;
-			const char *twins = getenv("STANDIN_TWINS");
-			void *library = twins && *twins ? dlopen(twins, RTLD_NOW) : NULL;
+			const char *references = getenv("STANDIN_TWINS");
+			void *library = references && *references ? dlopen(references, RTLD_NOW) : NULL;
 			void (*enrol)(void) = NULL;
 			if (library)
-				*(void **)&enrol = dlsym(library, "standinTwins");
+				*(void **)&enrol = dlsym(library, "standinReferences");
 			if (enrol)
 				enrol();
 		} else {
@@ -321,10 +321,10 @@ static bool contextEver(Context *context)
 	if (context >= primaries && context < primaries + driver.deviceCount)
 		return true;
 	bool found = false;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	for (Context *each = created; each && !found; each = each->next)
 		found = each == context;
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return found;
 }
 
@@ -367,11 +367,11 @@ API CUresult cuDevicePrimaryCtxRetain(Context **context, CUdevice device)
 		return INVALID_VALUE;
 	if (!known(device))
 		return INVALID_DEVICE;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	CUresult result = primaries[device].retained ? OK : takeContext(&primaries[device]);
 	if (!result)
 		primaries[device].retained++;
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	if (!result)
 		*context = &primaries[device];
 	return result;
@@ -382,11 +382,11 @@ API CUresult cuDevicePrimaryCtxRetain(Context **context, CUdevice device)
 static void dropMemory(Context *context)
 {
 	streamIdle(context);
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	for (size_t i = mappingCount(); i-- > 0;)
 		if (mappingAt(i)->context == context && mappingAt(i)->kind != KIND_VMM)
 			mappingRemove(mappingAt(i));
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	context->peers = 0;
 	atomic_store(&context->error, OK);
 }
@@ -396,9 +396,9 @@ API CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device)
 	CALL("device=%d", device);
 	if (!known(device))
 		return INVALID_DEVICE;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	int left = primaries[device].retained ? --primaries[device].retained : -1;
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	if (left < 0)
 		return INVALID_CONTEXT;
 	if (!left) {
@@ -452,11 +452,11 @@ API CUresult cuCtxCreate_v2(Context **context, unsigned flags, CUdevice device)
 		return OUT_OF_MEMORY;
 	made->device = device;
 	made->flags = flags;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	CUresult result = takeContext(made);
 	if (!result)
 		made->next = created, created = made;
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	if (result)
 		free(made);
 	else

@@ -133,11 +133,11 @@ API CUresult cuEventDestroy_v2(Event *event)
 typedef struct {
 	Event *event;
 	uint64_t number;
-} Place;
+} AddressCell;
 
 static CUresult reach(void *given, CUresult before)
 {
-	Place *place = given;
+	AddressCell *place = given;
 	Page *page = place->event->page;
 	uint64_t at = place->number % RING;
 	atomic_store(&page->ns[at], nowNs());
@@ -167,7 +167,7 @@ API CUresult cuEventRecord(Event *asked, struct Stream *stream)
 		return OK;
 	}
 	Page *page = event->page;
-	Place place = {event, atomic_load(&page->recorded) + 1};
+	AddressCell place = {event, atomic_load(&page->recorded) + 1};
 	uint64_t at = place.number % RING;
 	atomic_store(&page->recorder[at], getpid());
 	atomic_store(&page->recorderStart[at], atomic_load(&started));
@@ -253,7 +253,7 @@ API CUresult cuEventSynchronize(Event *asked)
 
 static CUresult waitForEvent(void *given, CUresult before)
 {
-	Place *place = given;
+	AddressCell *place = given;
 	CUresult result = before ? before : awaitNumber(place->event->page, place->number);
 	eventUnref(place->event);
 	return result;
@@ -267,7 +267,7 @@ API CUresult cuStreamWaitEvent(struct Stream *stream, Event *asked, unsigned fla
 	Event *event = eventRef(asked);
 	if (!event)
 		return INVALID_HANDLE;
-	Place place = {event,
+	AddressCell place = {event,
 		atomic_load(
 			&event->page->recorded)}; /* what was recorded until now, whatever is recorded later */
 	CUresult result = streamSubmit(stream, waitForEvent, &place, sizeof place, false);

@@ -42,7 +42,7 @@ API CUresult cuIpcGetMemHandle(CUipcHandle *out, CUdeviceptr address)
 	if (!out)
 		return INVALID_VALUE;
 	CUresult result = INVALID_VALUE;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Mapping *mapping = mappingFind(address);
 	if (mapping && mapping->kind == KIND_DEVICE) {
 		Handle handle = {.magic = MEMORY_MAGIC,
@@ -56,7 +56,7 @@ API CUresult cuIpcGetMemHandle(CUipcHandle *out, CUdeviceptr address)
 		memcpy(out, &handle, sizeof handle);
 		result = OK;
 	}
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -126,13 +126,13 @@ API CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *address, CUipcHandle raw, unsign
 	CHECK(openPeer(&handle, &fd));
 	CUresult result = OK;
 	uint64_t made = 0;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Mapping *before = openedBefore(&handle);
 	if (before)
 		before->opens++, made = before->base;
 	else
 		result = mapImport(&handle, fd, context, &made);
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	close(fd);
 	*address = made;
 	return result;
@@ -141,22 +141,22 @@ API CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *address, CUipcHandle raw, unsign
 API CUresult cuIpcCloseMemHandle(CUdeviceptr address)
 {
 	CONTEXT_CALL("address=%#llx", address);
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Mapping *mapping = mappingFind(address);
 	bool right = mapping && mapping->kind == KIND_IPC && mapping->base == address;
 	bool last = right && --mapping->opens == 0;
 	Context *owner = right ? mapping->context : NULL;
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	if (!right)
 		return INVALID_VALUE;
 	if (!last)
 		return OK;
 	CUresult result = freeingIdle(owner);
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	mapping = mappingFind(address);
 	if (mapping && mapping->kind == KIND_IPC && !mapping->opens)
 		mappingRemove(mapping);
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 

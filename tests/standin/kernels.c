@@ -1,10 +1,10 @@
 /* Kernels: a cubin is read for the names and parameters of its kernels, and a launch
- * runs a CPU twin that a test has registered.
+ * runs a CPU reference that a test has registered.
  *
  * Nothing interprets device code. `.nv.info.<kernel>` lists each parameter's offset and
  * size (attribute 0x17); the values are copied at the launch, so the caller's arrays
- * may go. A kernel without a twin is NOT_SUPPORTED when it is launched, not later.
- * Twins and libraries belong to the process.
+ * may go. A kernel without a CPU reference is NOT_SUPPORTED when it is launched, not later.
+ * CPU references and libraries belong to the process.
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -22,7 +22,7 @@ enum {
 	MAX_BLOCK = 1024
 };
 
-/* What a twin gets. `parameters[i]` points to the value of the i-th; device
+/* What a CPU reference gets. `parameters[i]` points to the value of the i-th; device
  * addresses in them go through standinHostPointer. */
 typedef struct {
 	const char *name;
@@ -33,7 +33,7 @@ typedef struct {
 	void *stream;
 } Launch;
 /* 0, or the error that the context dies of */
-typedef int (*Twin)(const Launch *launch, void *data);
+typedef int (*Reference)(const Launch *launch, void *data);
 
 typedef struct Kernel {
 	struct Kernel *next;
@@ -52,21 +52,21 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static Library *libraries;
 static struct {
 	char part[256];
-	Twin twin;
+	Reference reference;
 	void *data;
-} twins[MAX_TWINS];
-static int twinCount;
+} references[MAX_TWINS];
+static int referenceCount;
 
-/* Run `twin` for each launch of a kernel whose name contains `part`; the newest
+/* Run `reference` for each launch of a kernel whose name contains `part`; the newest
  * registration wins. */
-API CUresult standinRegisterKernel(const char *part, Twin twin, void *data)
+API CUresult standinRegisterKernel(const char *part, Reference reference, void *data)
 {
 	pthread_mutex_lock(&lock);
-	bool full = twinCount == MAX_TWINS;
+	bool full = referenceCount == MAX_TWINS;
 	if (!full) {
-		snprintf(twins[twinCount].part, sizeof twins[0].part, "%s", part);
-		twins[twinCount].twin = twin;
-		twins[twinCount++].data = data;
+		snprintf(references[referenceCount].part, sizeof references[0].part, "%s", part);
+		references[referenceCount].reference = reference;
+		references[referenceCount++].data = data;
 	}
 	pthread_mutex_unlock(&lock);
 	return full ? OUT_OF_MEMORY : OK;
@@ -373,13 +373,13 @@ API CUresult cuOccupancyMaxPotentialBlockSize(
 
 typedef struct {
 	Kernel *kernel;
-	Twin twin;
+	Reference reference;
 	void *data;
 	Launch launch;
 	char *values;
 } Queued;
 
-static CUresult runTwin(void *given, CUresult before)
+static CUresult runReference(void *given, CUresult before)
 {
 	Queued *queued = given;
 	void *parameters[MAX_PARAMETERS];
@@ -388,7 +388,7 @@ static CUresult runTwin(void *given, CUresult before)
 		parameters[i] = queued->values + queued->kernel->offsets[i];
 	queued->launch.parameters = parameters;
 	if (!before)
-		result = queued->twin(&queued->launch, queued->data);
+		result = queued->reference(&queued->launch, queued->data);
 	free(queued->values);
 	return result;
 }
@@ -448,14 +448,14 @@ static CUresult launchNow(
 	Queued queued = {.kernel = kernel};
 	pthread_mutex_lock(&lock);
 	bool known = kernelKnown(kernel);
-	for (int i = twinCount; known && i-- > 0 && !queued.twin;)
-		if (strstr(kernel->name, twins[i].part))
-			queued.twin = twins[i].twin, queued.data = twins[i].data;
+	for (int i = referenceCount; known && i-- > 0 && !queued.reference;)
+		if (strstr(kernel->name, references[i].part))
+			queued.reference = references[i].reference, queued.data = references[i].data;
 	pthread_mutex_unlock(&lock);
 	if (!known)
 		return INVALID_HANDLE;
-	logLine("launch %.200s, twin=%s", kernel->name, queued.twin ? "yes" : "no");
-	if (!queued.twin)
+	logLine("launch %.200s, reference=%s", kernel->name, queued.reference ? "yes" : "no");
+	if (!queued.reference)
 		return NOT_SUPPORTED;
 	CUresult result;
 	queued.values = packParameters(kernel, parameters, extra, &result);
@@ -468,7 +468,7 @@ static CUresult launchNow(
 		.parameterCount = kernel->parameterCount,
 		.parameterBytes = kernel->sizes,
 		.stream = config->stream};
-	result = streamSubmit(config->stream, runTwin, &queued, sizeof queued, false);
+	result = streamSubmit(config->stream, runReference, &queued, sizeof queued, false);
 	if (result)
 		free(queued.values);
 	return result;

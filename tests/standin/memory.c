@@ -22,7 +22,7 @@
 enum { SMALL = 1 << 20, ALIGNMENT = 512, POISON = 0xA5, POISON_BYTES = 1 << 20 };
 static const uint64_t TRAILER_MAGIC = 0x6e6974726169c5c5u;
 
-pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+pthread_mutex_t semaphore = PTHREAD_MUTEX_INITIALIZER;
 static Mapping **table; /* sorted by base */
 static size_t count, room;
 static Physical *physicals;
@@ -254,7 +254,7 @@ static bool lostWithExporter(const Mapping *mapping)
 CUresult resolve(uint64_t address, uint64_t *bytes, int how, char **where, Physical **held)
 {
 	CUresult result = OK;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	size_t at = indexAfter(address);
 	Mapping *mapping = at < count && table[at]->base <= address ? table[at] : NULL;
 	*held = NULL;
@@ -279,7 +279,7 @@ CUresult resolve(uint64_t address, uint64_t *bytes, int how, char **where, Physi
 			*where = (char *)address;
 		}
 	}
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -287,15 +287,15 @@ void physicalUnpin(Physical *held)
 {
 	if (!held)
 		return;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	physicalRelease(held);
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 }
 
 static bool covered(uint64_t address, uint64_t bytes, bool device)
 {
 	bool all = true;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	for (uint64_t at = address; all && at < address + (bytes ? bytes : 1);) {
 		Mapping *mapping = mappingFind(at);
 		bool isHost = mapping && (mapping->kind == KIND_HOST || mapping->kind == KIND_REGISTERED);
@@ -303,7 +303,7 @@ static bool covered(uint64_t address, uint64_t bytes, bool device)
 		if (all)
 			at = mapping->base + mapping->bytes;
 	}
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return all;
 }
 
@@ -347,7 +347,7 @@ API CUresult cuMemAlloc_v2(CUdeviceptr *address, size_t bytes)
 	if (bytes > driver.memoryBytes)
 		return OUT_OF_MEMORY;
 	CUresult result = OK;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Mapping *made = bytes <= SMALL ? placeInBlock(context, roundUp(bytes, ALIGNMENT), bytes) : NULL;
 	if (!made) {
 		Physical *physical;
@@ -368,7 +368,7 @@ API CUresult cuMemAlloc_v2(CUdeviceptr *address, size_t bytes)
 	}
 	if (made)
 		*address = made->base;
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -378,7 +378,7 @@ API CUresult cuMemAllocManaged(CUdeviceptr *address, size_t bytes, unsigned flag
 	if (!address || !bytes || (flags != 1 && flags != 2))
 		return INVALID_VALUE;
 	CUresult result;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Physical *physical;
 	result = physicalCreate(&physical, context->device, roundUp(bytes, GRANULE), false, false);
 	if (!result) {
@@ -393,7 +393,7 @@ API CUresult cuMemAllocManaged(CUdeviceptr *address, size_t bytes, unsigned flag
 		else
 			result = OUT_OF_MEMORY;
 	}
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -402,20 +402,20 @@ API CUresult cuMemFree_v2(CUdeviceptr address)
 	CONTEXT_CALL("address=%#llx", address);
 	if (!address)
 		return OK;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Mapping *mapping = mappingFind(address);
 	bool right = mapping && mapping->base == address &&
 		(mapping->kind == KIND_DEVICE || mapping->kind == KIND_MANAGED);
 	Context *owner = right ? mapping->context : NULL;
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	if (!right)
 		return INVALID_VALUE;
 	CUresult result = freeingIdle(owner); /* freeing waits for the device, as on the real one */
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	mapping = mappingFind(address);
 	if (mapping && mapping->base == address)
 		mappingRemove(mapping);
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -433,13 +433,13 @@ API CUresult cuMemGetInfo_v2(size_t *freeBytes, size_t *totalBytes)
 API CUresult cuMemGetAddressRange_v2(CUdeviceptr *base, size_t *bytes, CUdeviceptr address)
 {
 	CONTEXT_CALL("address=%#llx", address);
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Mapping *mapping = mappingFind(address);
 	if (mapping && base)
 		*base = mapping->base;
 	if (mapping && bytes)
 		*bytes = mapping->bytes;
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return mapping ? OK : NOT_FOUND;
 }
 
@@ -457,7 +457,7 @@ API CUresult cuMemHostAlloc(void **address, size_t bytes, unsigned flags)
 	if (!address || !bytes || flags > 7)
 		return INVALID_VALUE;
 	CUresult result = OUT_OF_MEMORY;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	void *made = overBudget(bytes) ? MAP_FAILED
 								   : mmap(NULL, roundUp(bytes, PAGE), PROT_READ | PROT_WRITE,
 										 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -473,7 +473,7 @@ API CUresult cuMemHostAlloc(void **address, size_t bytes, unsigned flags)
 			munmap(made, roundUp(bytes, PAGE));
 		}
 	}
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -497,19 +497,19 @@ API CUresult cuMemFreeHost(void *address)
 {
 	refuseDestroyed();
 	CONTEXT_CALL("address=%p", address);
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Mapping *mapping = mappingFind((uint64_t)address);
 	bool right = mapping && mapping->kind == KIND_HOST && mapping->base == (uint64_t)address;
 	Context *owner = right ? mapping->context : NULL;
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	if (!right)
 		return INVALID_VALUE;
 	CUresult result = freeingIdle(owner);
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	mapping = mappingFind((uint64_t)address);
 	if (mapping)
 		mappingRemove(mapping);
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -548,7 +548,7 @@ API CUresult cuMemHostRegister_v2(void *address, size_t bytes, unsigned flags)
 	if (!hostMapped(base, bytes, !(flags & 8)))
 		return INVALID_VALUE;
 	CUresult result = OK;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	size_t at = indexAfter(base);
 	if (at < count && table[at]->base < base + bytes)
 		result = HOST_MEMORY_ALREADY_REGISTERED;
@@ -560,27 +560,27 @@ API CUresult cuMemHostRegister_v2(void *address, size_t bytes, unsigned flags)
 				 .context = context,
 				 .flags = flags}))
 		result = OUT_OF_MEMORY;
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
 API CUresult cuMemHostUnregister(void *address)
 {
 	CONTEXT_CALL("address=%p", address);
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Mapping *mapping = mappingFind((uint64_t)address);
 	bool right = mapping && mapping->kind == KIND_REGISTERED && mapping->base == (uint64_t)address;
 	Context *owner = right ? mapping->context : NULL;
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	if (!right)
 		return mapping && mapping->kind == KIND_REGISTERED ? INVALID_VALUE
 														   : HOST_MEMORY_NOT_REGISTERED;
 	CUresult result = freeingIdle(owner);
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	mapping = mappingFind((uint64_t)address);
 	if (mapping)
 		mappingRemove(mapping);
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -589,10 +589,10 @@ API CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *device, void *host, unsig
 	CONTEXT_CALL("host=%p, flags=%u", host, flags);
 	if (!device || flags)
 		return INVALID_VALUE;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Mapping *mapping = mappingFind((uint64_t)host);
 	bool right = mapping && (mapping->kind == KIND_HOST || mapping->kind == KIND_REGISTERED);
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	if (!right)
 		return INVALID_VALUE;
 	*device = (CUdeviceptr)host;
@@ -602,13 +602,13 @@ API CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *device, void *host, unsig
 API CUresult cuMemHostGetFlags(unsigned *flags, void *host)
 {
 	CONTEXT_CALL("host=%p", host);
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Mapping *mapping = mappingFind((uint64_t)host);
 	bool right = flags && mapping &&
 		(mapping->kind == KIND_HOST || mapping->kind == KIND_REGISTERED);
 	if (right)
 		*flags = mapping->flags | 2;
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return right ? OK : INVALID_VALUE;
 }
 
@@ -622,7 +622,7 @@ static CUresult attributeOf(void *data, int attribute, uint64_t address)
 		return INVALID_VALUE;
 	memset(data, 0, sizes[attribute]);
 	CUresult result = OK;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Mapping *mapping = mappingFind(address);
 	bool host = mapping && (mapping->kind == KIND_HOST || mapping->kind == KIND_REGISTERED);
 	uint64_t value = 0;
@@ -693,7 +693,7 @@ static CUresult attributeOf(void *data, int attribute, uint64_t address)
 		else
 			*(uint64_t *)data = value;
 	}
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -726,9 +726,9 @@ API CUresult cuPointerSetAttribute(const void *value, int attribute, CUdeviceptr
 	return value && attribute == 6 ? OK : INVALID_VALUE;
 }
 
-/* --- for twins of kernels, and for tests --- */
+/* --- for CPU references of kernels, and for tests --- */
 
-/* Where a twin finds device memory; NULL when it may not. The memory stays as long
+/* Where a CPU reference finds device memory; NULL when it may not. The memory stays as long
  * as the launch that gave the address. */
 API void *standinHostPointer(CUdeviceptr address, uint64_t bytes, int write)
 {

@@ -6,7 +6,7 @@
  * vmm, copies, streams, captures, freeing, events, ipc, kernels, entries (the table
  * behind cuGetProcAddress).
  *
- * Locks, outermost first: the submission lock of streams.c, a stream's own, `gate` of
+ * Locks, outermost first: the submission lock of streams.c, a stream's own, `semaphore` of
  * memory.c, the ledger's. Nobody waits for work while he holds one.
  */
 #ifndef STANDIN_H
@@ -173,7 +173,7 @@ void contextAdopt(Context *context); /* for this thread */
 typedef enum { KIND_DEVICE, KIND_IPC, KIND_VMM, KIND_MANAGED, KIND_HOST, KIND_REGISTERED } Kind;
 
 /* Device memory: a memfd of `bytes`, and a trailer page that says what it is. Under
- * `gate`. */
+ * `semaphore`. */
 typedef struct Physical {
 	struct Physical *next;
 	int fd, device; /* device: index of the host, not ordinal */
@@ -207,7 +207,7 @@ typedef struct {
 	uint64_t exporterStart, id;
 } Mapping;
 
-extern pthread_mutex_t gate;
+extern pthread_mutex_t semaphore;
 
 Mapping *mappingFind(uint64_t address); /* under gate */
 /* Under gate; takes a reference of the physical; NULL when it overlaps */

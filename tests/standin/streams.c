@@ -76,7 +76,7 @@ static void *workOff(void *given)
 	Stream *stream = given;
 	uint64_t delay = settingBytes("STANDIN_DELAY", 0);
 	working = stream;
-	contextAdopt(stream->context); /* a twin's interpreter may collect what needs one to be freed */
+	contextAdopt(stream->context); /* a CPU reference's interpreter may collect what needs one to be freed */
 	pthread_mutex_lock(&stream->lock);
 	for (;;) {
 		while (!stream->head && !stream->closing)
@@ -201,11 +201,11 @@ static Item *itemNew(Work work, const void *arguments, size_t bytes)
 typedef struct {
 	Stream *stream;
 	uint64_t upTo;
-} Place;
+} AddressCell;
 
 static CUresult waitForPlace(void *given, CUresult before)
 {
-	Place *place = given;
+	AddressCell *place = given;
 	Stream *stream = place->stream;
 	pthread_mutex_lock(&stream->lock);
 	while (stream->done < place->upTo)
@@ -219,7 +219,7 @@ static CUresult waitForPlace(void *given, CUresult before)
 static void orderAfter(Stream *stream, Stream *other)
 {
 	pthread_mutex_lock(&other->lock);
-	Place place = {other, other->submitted};
+	AddressCell place = {other, other->submitted};
 	bool idle = other->done >= other->submitted;
 	pthread_mutex_unlock(&other->lock);
 	if (idle)
@@ -260,7 +260,7 @@ CUresult streamSubmit(Stream *handle, Work work, const void *arguments, size_t b
 	} else if (legacy && !(stream->flags & STREAM_NON_BLOCKING)) {
 		orderAfter(stream, legacy);
 	}
-	Place place = {stream, push(stream, item)};
+	AddressCell place = {stream, push(stream, item)};
 	if (wait)
 		stream->refs++;
 	Context *context = stream->context;
@@ -275,7 +275,7 @@ bool streamIsWorker(void) { return working; }
 
 CUresult streamIdle(Context *context)
 {
-	Place places[256];
+	AddressCell paths[256];
 	int found = 0;
 	pthread_mutex_lock(&submitLock);
 	for (Stream *each = streams; each && found < 256; each = each->next)
@@ -284,13 +284,13 @@ CUresult streamIdle(Context *context)
 			pthread_mutex_lock(&each->lock);
 			if (each->done < each->submitted) {
 				each->refs++;
-				places[found++] = (Place){each, each->submitted};
+				paths[found++] = (AddressCell){each, each->submitted};
 			}
 			pthread_mutex_unlock(&each->lock);
 		}
 	pthread_mutex_unlock(&submitLock);
 	for (int i = 0; i < found; i++)
-		waitForPlace(&places[i], OK);
+		waitForPlace(&paths[i], OK);
 	return atomic_load(&context->error);
 }
 
@@ -537,7 +537,7 @@ static bool reached(const Word *word, uint64_t now)
 static CUresult waitWord(void *given, CUresult before)
 {
 	Word *word = given;
-	for (unsigned turn = 0; !before; turn++) {
+	for (unsigned scope = 0; !before; scope++) {
 		uint64_t bytes = word->wide ? 8 : 4;
 		char *where;
 		Physical *held;
@@ -547,7 +547,7 @@ static CUresult waitWord(void *given, CUresult before)
 		physicalUnpin(held);
 		if (reached(word, now))
 			break;
-		usleep(turn < 100 ? 10 : 500);
+		usleep(scope < 100 ? 10 : 500);
 	}
 	return before;
 }

@@ -1,6 +1,6 @@
-"""CPU twins of kernels, for programs that run on the stand-in driver: `register("vectorAdd", function)`.
+"""CPU references of kernels, for programs that run on the stand-in driver: `register("vectorAdd", function)`.
 
-Belongs to the process that registers; the driver calls the twin on the worker thread of the stream that the kernel was launched on.
+Belongs to the process that registers; the driver calls the CPU reference on the worker thread of the stream that the kernel was launched on.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def driver() -> ctypes.CDLL:
 
 
 def deviceView(address: int, count: int, dtype: Any, writable: bool = True) -> np.ndarray[Any, Any]:
-    """What lies at a device address, as only a twin may see it."""
+    """What lies at a device address, as only a CPU reference may see it."""
     size = count * np.dtype(dtype).itemsize
     where = driver().standinHostPointer(address, size, int(writable))
     if not where:
@@ -66,7 +66,7 @@ def register(part: str, function: Callable[[Launch], None]) -> None:
         try:
             function(launch.contents)
         except Exception as error:
-            print(f"twin of {part}: {error!r}")
+            print(f"CPU reference of {part}: {error!r}")
             return LAUNCH_FAILED
         return 0
 

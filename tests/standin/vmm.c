@@ -4,7 +4,7 @@
  * A handle is this process's, and each import makes another one, also of memory that it
  * has; the descriptor is what crosses processes, and the memory lives as long as any
  * process has a handle, a mapping or a descriptor. Ranges, handles and mappings are
- * under `gate`.
+ * under `semaphore`.
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -52,7 +52,7 @@ static bool handleKnown(const VmmHandle *handle)
 	return false;
 }
 
-static void handleSettle(VmmHandle *handle)
+static void handleTryReclaim(VmmHandle *handle)
 {
 	if (handle->releases || handle->mappings)
 		return;
@@ -67,7 +67,7 @@ static void handleSettle(VmmHandle *handle)
 void vmmUnmapped(VmmHandle *handle)
 {
 	handle->mappings--;
-	handleSettle(handle);
+	handleTryReclaim(handle);
 }
 
 static bool aligned(uint64_t value) { return value && value % GRANULE == 0; }
@@ -101,13 +101,13 @@ API CUresult cuMemCreate(
 	if (!handle || flags || !aligned(bytes))
 		return INVALID_VALUE;
 	CHECK(checkProp(prop));
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Physical *made = NULL;
 	CUresult result = physicalCreate(
 		&made, prop->location.id, bytes, true, prop->requestedHandleTypes & 1);
 	if (!result && !(*handle = handleNew(made, false)))
 		result = OUT_OF_MEMORY;
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -115,13 +115,13 @@ API CUresult cuMemRelease(VmmHandle *handle)
 {
 	CALL("handle=%p", (void *)handle);
 	CUresult result = INVALID_VALUE;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	if (handleKnown(handle)) {
 		handle->releases--;
-		handleSettle(handle);
+		handleTryReclaim(handle);
 		result = OK;
 	}
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -130,14 +130,14 @@ API CUresult cuMemRetainAllocationHandle(VmmHandle **handle, void *address)
 	CALL("address=%p", address);
 	if (!handle)
 		return INVALID_VALUE;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Mapping *mapping = mappingFind((uint64_t)address);
 	bool right = mapping && mapping->kind == KIND_VMM;
 	if (right) {
 		mapping->handle->releases++;
 		*handle = mapping->handle;
 	}
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return right ? OK : INVALID_VALUE;
 }
 
@@ -145,7 +145,7 @@ API CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop, V
 {
 	CALL("handle=%p", (void *)handle);
 	CUresult result = INVALID_VALUE;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	if (prop && handleKnown(handle)) {
 		*prop = (CUmemAllocationProp){
 			.type = 1, .requestedHandleTypes = handle->physical->exportable, .location = {1, 0}};
@@ -154,7 +154,7 @@ API CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop, V
 				prop->location.id = i;
 		result = OK;
 	}
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -167,7 +167,7 @@ API CUresult cuMemExportToShareableHandle(
 	if (type != 1 || !driver.vmmFd)
 		return NOT_SUPPORTED;
 	CUresult result = INVALID_VALUE;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	if (handleKnown(handle) && handle->physical->exportable && !handle->imported) {
 		int fd = fcntl(handle->physical->fd, F_DUPFD_CLOEXEC, 3);
 		result = fd < 0 ? OPERATING_SYSTEM : OK;
@@ -176,7 +176,7 @@ API CUresult cuMemExportToShareableHandle(
 			ledgerShare(handle->physical->nonce);
 		}
 	}
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -188,12 +188,12 @@ API CUresult cuMemImportFromShareableHandle(VmmHandle **handle, void *shared, in
 	if (type != 1 || !driver.vmmFd)
 		return NOT_SUPPORTED;
 	Trailer trailer;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Physical *made = NULL;
 	CUresult result = physicalImport(&made, (int)(intptr_t)shared, true, &trailer);
 	if (!result && !(*handle = handleNew(made, true)))
 		result = OUT_OF_MEMORY;
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result == INVALID_VALUE ? UNKNOWN : result; /* a descriptor of something else */
 }
 
@@ -231,10 +231,10 @@ API CUresult cuMemAddressReserve(CUdeviceptr *address, size_t bytes, size_t alig
 		return OUT_OF_MEMORY;
 	}
 	*range = (Range){.base = start, .bytes = bytes};
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	range->next = ranges;
 	ranges = range;
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	*address = start;
 	return OK;
 }
@@ -253,7 +253,7 @@ API CUresult cuMemAddressFree(CUdeviceptr address, size_t bytes)
 {
 	CALL("address=%#llx, bytes=%zu", address, bytes);
 	CUresult result = INVALID_VALUE;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Range **link = &ranges;
 	while (*link && ((*link)->base != address || (*link)->bytes != bytes))
 		link = &(*link)->next;
@@ -264,7 +264,7 @@ API CUresult cuMemAddressFree(CUdeviceptr address, size_t bytes)
 		free(range);
 		result = OK;
 	}
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -276,7 +276,7 @@ API CUresult cuMemMap(
 	if (flags || offset || !aligned(bytes) || address % GRANULE)
 		return INVALID_VALUE;
 	CUresult result = INVALID_VALUE;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	bool reserved = false;
 	for (Range *each = ranges; each && !reserved; each = each->next)
 		reserved = each->base <= address && address + bytes <= each->base + each->bytes;
@@ -293,7 +293,7 @@ API CUresult cuMemMap(
 			result = OK;
 		}
 	}
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -313,14 +313,14 @@ static bool wholeMappings(uint64_t address, uint64_t bytes)
 API CUresult cuMemUnmap(CUdeviceptr address, size_t bytes)
 {
 	CALL("address=%#llx, bytes=%zu", address, bytes);
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	bool right = wholeMappings(address, bytes);
 	for (uint64_t at = address; right && at < address + bytes;) {
 		Mapping *mapping = mappingFind(at);
 		at += mapping->bytes;
 		mappingRemove(mapping);
 	}
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return right ? OK : INVALID_VALUE;
 }
 
@@ -332,7 +332,7 @@ API CUresult cuMemSetAccess(
 	if (!access || !entries)
 		return INVALID_VALUE;
 	CUresult result = OK;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	if (!wholeMappings(address, bytes))
 		result = INVALID_VALUE;
 	for (size_t i = 0; i < entries && !result; i++) {
@@ -354,7 +354,7 @@ API CUresult cuMemSetAccess(
 			at += mapping->bytes;
 		}
 	}
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return result;
 }
 
@@ -364,11 +364,11 @@ API CUresult cuMemGetAccess(
 	CALL("address=%#llx", address);
 	if (!flags || !location || location->id < 0 || location->id >= driver.deviceCount)
 		return INVALID_VALUE;
-	pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&semaphore);
 	Mapping *mapping = mappingFind(address);
 	bool right = mapping && mapping->kind == KIND_VMM;
 	if (right)
 		*flags = mapping->access[location->id];
-	pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&semaphore);
 	return right ? OK : INVALID_VALUE;
 }

@@ -161,7 +161,7 @@ class Hands:
         writing.__exit__(None, None, None)
 
     def beginReading(self, key: int, timeout: float) -> None:
-        """Be inside a reader's turn for kernels; `endReading` ends it, or a death."""
+        """Be inside a read access for kernels; `endReading` ends it, or a death."""
         reading = self._buffer(key).read(timeout=timeout, stream=None)
         reading.__enter__()
         self.reading[key] = reading

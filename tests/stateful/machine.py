@@ -54,7 +54,7 @@ class DomainMachine(RuleBasedStateMachine):
         self.trace = DomainMachine.trace = []
         self._keys = 0
         self._born = 0
-        self._turn = 0
+        self._scope = 0
 
     @initialize()
     def begin(self) -> None:
@@ -311,7 +311,7 @@ class DomainMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._owned(0, lambda each: not each.buffer.isFreed) is not None)
     @rule(pick=_picks)
     def beginReading(self, pick: int) -> None:
-        """A turn for kernels keeps writers out, and is kept out by one that lives."""
+        """An access for kernels keeps writers out, and is kept out by one that lives."""
         key = self._owned(pick, lambda each: not each.isArray and each.buffer.kind == "array" and not each.buffer.isFreed)
         if key is None or self._isReading(key):
             return
@@ -627,8 +627,8 @@ class DomainMachine(RuleBasedStateMachine):
         DomainMachine.steps += 1
         if not self.running:
             return  # who comes next, at the latest in `teardown`, compares
-        self._turn += 1
-        observer = self._puppet(self._turn)
+        self._scope += 1
+        observer = self._puppet(self._scope)
         self._require(not (outcome := observer.do("probe")).error, f"{observer}.probe came to {outcome}")
         self._expectedView(observer)
         self.reference.settle()

@@ -26,7 +26,7 @@ class Published:
     isTorn: bool = False
     #: Who is in the middle of a write, and by which of its numbers.
     writer: tuple[Puppet, int] | None = None
-    #: Who is inside a reader's turn, and by which of its numbers.
+    #: Who is inside a read access, and by which of its numbers.
     readers: list[tuple[Puppet, int]] = field(default_factory=list)
     #: Nobody holds it any more, and the broker may not know yet.
     isLingering: bool = False

@@ -29,6 +29,6 @@ muninn.array("name", shape=3, dtype="f8", access="readOnly", timeout=1.5, mode="
 muninn.loadArray((3,), "f4", filled, "name", mode="bigMode", access="readOnly", numaNode=1)
 muninn.shareOnce("name", lambda: A, timeout=3, access="readWrite", copy=True, lifetime="lastClose")
 assert_type(muninn.shareBundle({"a": A}, "name", mode="fastMode", access="readOnly"), muninn.Bundle)
-muninn.loadBundle({"a": ((3,), "f4")}, lambda draft: None, name="name", reserve="full", renew="onUse")
+muninn.loadBundle({"a": ((3,), "f4")}, lambda spec: None, name="name", reserve="full", renew="onUse")
 muninn.open("name", "readWrite", 1.0, tenant="t", renew="onUse")
 muninn.openBundle("name", access="readMostly")

@@ -51,7 +51,7 @@ def fetch(context: TermContext, session: Session, message: Message, _: list[Desc
     """A descriptor of memory without a name, if it has been brought to this broker."""
     session.member()
     row, incarnation = _named(context, message)
-    descriptor = context.directory.vault.get(row, incarnation)
+    descriptor = context.directory.descriptorStore.get(row, incarnation)
     if descriptor is not None:
         return {"found": True}, (descriptor,)
     if context.directory.rows.isLive(row, incarnation) and context.mayStillBring():
@@ -73,12 +73,12 @@ def recall(context: TermContext, session: Session, message: Message, _: list[Des
     return {}, ()
 
 
-def settle(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+def tryReclaim(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
     """A holder has let go: the row may be at its end."""
     session.member()
     row, incarnation = _named(context, message)
     if context.directory.rows.state(row).incarnation == incarnation:
-        context.directory.settle(row)
+        context.directory.tryReclaim(row)
     return {}, ()
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from muninn.broker.deathwatch import DeathWatch
 from muninn.broker.directory import Directory
-from muninn.broker.maintenance import Upkeep
+from muninn.broker.maintenance import Maintenance
 from muninn.broker.reclaiming import Reclaimer
 from muninn.broker.sessions import Session
 from muninn.control.block import ControlBlock
@@ -47,7 +47,7 @@ class TermContext:
     directory: Directory
     deathWatch: DeathWatch
     reclaimer: Reclaimer
-    maintenance: Upkeep
+    maintenance: Maintenance
     beat: Callable[[], None]
     mayStillBring: Callable[[], bool]
 

@@ -30,7 +30,7 @@ def hello(context: TermContext, session: Session, message: Message, descriptors:
         raise ProtocolViolation(f"hello does not match member slot {key.slot}")
     requests.allocationsOf(message, descriptors[1:])  # before anything is believed
     session.key = key
-    context.deathWatch.greeted(key, descriptors.pop(0))
+    context.deathWatch.connected(key, descriptors.pop(0))
     bring(context, session, message, descriptors)
     return {"epoch": context.term.epoch}, ()
 
@@ -49,7 +49,7 @@ def leave(context: TermContext, session: Session, _: Message, __: list[Descripto
     """A member gives its slot back, with everything that it still has."""
     key = session.member()
     context.reclaimer.leave(key, isBroker=key == context.own.key)
-    context.maintenance.settleUnheld()
+    context.maintenance.tryReclaimUnheld()
     return {}, ()
 
 

@@ -14,7 +14,7 @@ HANDLERS: dict[str, Handler] = {
     "find": names.find,
     "fetch": buffers.fetch,
     "free": buffers.free,
-    "settle": buffers.settle,
+    "tryReclaim": buffers.tryReclaim,
     "recall": buffers.recall,
     "evict": domain.evict,
     "drain": domain.drain,

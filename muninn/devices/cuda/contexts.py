@@ -28,7 +28,7 @@ class Contexts:
         self._gpus = gpus
         #: By the context's id: its address may become another's.
         self._events: dict[int, Events] = {}
-        self._noticed: set[int] = set()
+        self._suspected: set[int] = set()
 
     def eventsOf(self, context: Any) -> Events:
         """The events of a context, which is known from then on."""
@@ -37,9 +37,9 @@ class Contexts:
     def notice(self) -> None:
         """Remember this thread's current context: it may be one of the program's own, and work on the memory that is asked for."""
         current = int(call(cu.cuCtxGetCurrent))
-        if current and current not in self._noticed:
+        if current and current not in self._suspected:
             self.eventsOf(cu.CUcontext(current))
-            self._noticed.add(current)
+            self._suspected.add(current)
 
     def known(self) -> dict[int, Any]:
         """The contexts in which this process may have given GPUs work, by their ids: the primary ones, and those that it was shown."""

@@ -16,7 +16,7 @@ from muninn.devices.cuda import driver
 from muninn.devices.cuda.contexts import ON_DEVICE, Contexts
 from muninn.devices.cuda.driver import NON_BLOCKING, DriverError, call, typed
 from muninn.devices.cuda.gpu import Gpu
-from muninn.devices.cuda.registration import Seams
+from muninn.devices.cuda.registration import WindowBoundaries
 from muninn.devices.cuda.streams import CudaStream
 from muninn.errors import TopologyNotPeerable
 from muninn.interop.streams import DEFAULT_HANDLES
@@ -28,18 +28,18 @@ class Copies:
 
     Parameters
     ----------
-    seams
+    window boundaries
         Where a copy must be cut, between two registrations of host memory.
     """
 
-    def __init__(self, gpus: list[Gpu], contexts: Contexts, seams: Seams) -> None:
-        self._gpus, self._contexts, self._seams = gpus, contexts, seams
+    def __init__(self, gpus: list[Gpu], contexts: Contexts, boundaries: WindowBoundaries) -> None:
+        self._gpus, self._contexts, self._boundaries = gpus, contexts, boundaries
         self._copiers: dict[int, Any] = {}
         self._making = _thread.RLock()
 
     def submit(self, stream: CudaStream, target: int, source: int, sizeBytes: int, keepAlive: object) -> None:
         """Copy in a stream, by the way that blocks no caller."""
-        parts = self._seams.parts(target, source, sizeBytes)
+        parts = self._boundaries.parts(target, source, sizeBytes)
         try:
             # For memory that the driver does not know, it lets the caller wait until the stream comes to it; here the worker waits.
             # The driver does the same for a copy from host memory to host memory, whether it knows them or not.
@@ -61,7 +61,7 @@ class Copies:
         """Copy, and return when it is done. The caller has entered the GPU's context."""
         copier = self.copier(gpu)
         try:
-            for offset, partBytes in self._seams.parts(target, source, sizeBytes):
+            for offset, partBytes in self._boundaries.parts(target, source, sizeBytes):
                 call(cu.cuMemcpyAsync, target + offset, source + offset, partBytes, copier)
         except DriverError as error:
             self._refuseApart(error, target, source, gpu)

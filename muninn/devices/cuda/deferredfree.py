@@ -1,4 +1,4 @@
-"""The reaper: gives memory back behind the work that may still use it.
+"""The deferred free: gives memory back behind the work that may still use it.
 
 Unmapping memory that a kernel uses ends the whole context with ILLEGAL_ADDRESS, and the driver does not wait by itself. Whoever
 closes may hold locks, may be the garbage collector, and may be what the kernel waits for. So a thread of its own waits for every
@@ -39,7 +39,7 @@ _QUIET_BOUND_SECONDS = 2.0
 _CAPTURING = frozenset(("STREAM_CAPTURE_UNSUPPORTED", "STREAM_CAPTURE_IMPLICIT"))
 
 
-class _Remains(NamedTuple):
+class _Deferred(NamedTuple):
     """What is to be disposed of. `locks`: by a call that waits for the GPU with the driver's lock. `isMark`: once all before it was."""
 
     dispose: Callable[[], object]
@@ -48,7 +48,7 @@ class _Remains(NamedTuple):
     isMark: bool = False
 
 
-class Reaper:
+class DeferredFree:
     """One thread, started before there is anything that it could be needed for.
 
     Parameters
@@ -64,7 +64,7 @@ class Reaper:
         #: Contexts that were destroyed or have failed.
         self._over: set[int] = set()
         #: Put by finalizers, at any point of any thread: nothing but this queue is made for that.
-        self._remains: SimpleQueue[_Remains] = SimpleQueue()
+        self._deferred: SimpleQueue[_Deferred] = SimpleQueue()
         self._starting = _thread.RLock()
         self._thread: AnyThread | None = None
 
@@ -72,29 +72,29 @@ class Reaper:
         """Start the thread, unless it runs."""
         with self._starting:
             if self._thread is None:
-                self._thread = threads.start(self._run, "muninn-reaper")
+                self._thread = threads.start(self._run, "muninn-deferred free")
 
-    def bury(self, dispose: Callable[[], object], locks: bool = True) -> None:
+    def defer(self, dispose: Callable[[], object], locks: bool = True) -> None:
         """Call `dispose` once what the GPUs were given so far is done. Takes no lock; `start` was called before.
 
         `locks`: it frees memory in a way that waits for the GPU once more, with the driver's lock.
         """
         if not driver.isForked():
-            self._remains.put(_Remains(dispose, True, locks))
+            self._deferred.put(_Deferred(dispose, True, locks))
 
     def drain(self, seconds: float, isBehindWork: bool = False) -> bool:
-        """Wait until everything buried so far was given back, and if wanted all work is done; False when that takes longer."""
+        """Wait until everything reclaimed so far was given back, and if wanted all work is done; False when that takes longer."""
         reached = Latch()
         self.start()
-        self._remains.put(_Remains(reached.set, isBehindWork, False, isMark=not isBehindWork))
+        self._deferred.put(_Deferred(reached.set, isBehindWork, False, isMark=not isBehindWork))
         return reached.wait(seconds)
 
     def _run(self) -> None:
         driver.leaveCaptures()
         while True:
-            batch = [self._remains.get()]
-            while not self._remains.empty():
-                batch.append(self._remains.get())
+            batch = [self._deferred.get()]
+            while not self._deferred.empty():
+                batch.append(self._deferred.get())
             try:
                 self._dispose(batch)
             except Exception:
@@ -102,13 +102,13 @@ class Reaper:
                 _log.exception("device memory was not given back, and is tried again")
                 clock.sleep(_ERROR_PAUSE_SECONDS)
             while batch:  # and it holds nothing, until the next one, that it has disposed of
-                self._remains.put(batch.pop(0))
+                self._deferred.put(batch.pop(0))
 
-    def _dispose(self, batch: list[_Remains]) -> None:
+    def _dispose(self, batch: list[_Deferred]) -> None:
         """Wait for the work that may use it, and dispose of it. What has to be tried again stays in the batch."""
-        behind = any(remains.isBehindWork for remains in batch)
+        behind = any(deferred.isBehindWork for deferred in batch)
         contexts = {number: each for number, each in self._contexts().items() if self._isThere(number, each)} if behind else {}
-        if not behind and not any(remains.locks for remains in batch):
+        if not behind and not any(deferred.locks for deferred in batch):
             _disposeNow(batch)
             return
         with WAITS.none(_QUIET_BOUND_SECONDS) as isQuiet:
@@ -120,10 +120,10 @@ class Reaper:
         for number, each in contexts.items():
             self._awaitBySynchronizing(number, each)
         with WAITS.none(0) as isQuiet:
-            kept = [] if isQuiet else [remains._replace(isBehindWork=False) for remains in batch if remains.locks]
+            kept = [] if isQuiet else [deferred._replace(isBehindWork=False) for deferred in batch if deferred.locks]
             if kept:
-                kept += [remains for remains in batch if remains.isMark]
-                batch[:] = [remains for remains in batch if not remains.locks and not remains.isMark]
+                kept += [deferred for deferred in batch if deferred.isMark]
+                batch[:] = [deferred for deferred in batch if not deferred.locks and not deferred.isMark]
             _disposeNow(batch)
             batch += kept
 
@@ -171,7 +171,7 @@ def _page() -> int:
     return int(call(cu.cuMemHostAlloc, PAGE_BYTES, cu.CU_MEMHOSTALLOC_PORTABLE))
 
 
-def _disposeNow(batch: list[_Remains]) -> None:
+def _disposeNow(batch: list[_Deferred]) -> None:
     while batch:
         try:
             batch.pop(0).dispose()

@@ -14,12 +14,12 @@ from cuda.bindings import driver as cu
 from muninn.devices.cuda import driver, registration, vmm
 from muninn.devices.cuda.contexts import Contexts
 from muninn.devices.cuda.copies import Copies
-from muninn.devices.cuda.deferredfree import Reaper
+from muninn.devices.cuda.deferredfree import DeferredFree
 from muninn.devices.cuda.driver import DriverError, call, typed
 from muninn.devices.cuda.gpu import Entered, Gpu
 from muninn.devices.cuda.hostparts import HostParts
-from muninn.devices.cuda.ipc import LegacyMemory
-from muninn.devices.cuda.semaphores import Gates
+from muninn.devices.cuda.ipc import IpcMemory
+from muninn.devices.cuda.semaphores import HostSemaphores
 from muninn.devices.cuda.staging import Staging
 from muninn.devices.cuda.streamtable import StreamTable
 from muninn.devices.handle import gpuText, unpacked
@@ -68,14 +68,14 @@ class CudaDevice(Device):
             raise typed(error, "the GPUs can not be asked") from error
         self.gpuCount = len(self._gpus)
         self._budget = registration.Budget(mappedWindowBytes)
-        self._seams = registration.Seams()
+        self._boundaries = registration.WindowBoundaries()
         self._windowBytes = windowBytes
         self._contexts = Contexts(self._gpus)
-        self._reaper = Reaper(self._contexts.known)
-        self._legacy = LegacyMemory(self._reaper)
-        hostParts = HostParts(Gates(self._contexts.enteredSome), Staging(self._contexts.enteredSome))
+        self._deferredFree = DeferredFree(self._contexts.known)
+        self._legacy = IpcMemory(self._deferredFree)
+        hostParts = HostParts(HostSemaphores(self._contexts.enteredSome), Staging(self._contexts.enteredSome))
         self._streams = StreamTable(self._contexts, hostParts, self._gpu)
-        self._copies = Copies(self._gpus, self._contexts, self._seams)
+        self._copies = Copies(self._gpus, self._contexts, self._boundaries)
         self._peers: dict[int, list[Gpu]] = {}
 
     # --- GPUs --------------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ class CudaDevice(Device):
 
     def memoryInfo(self, gpu: int) -> MemoryInfo:
         with self._working(gpu, "the GPU's memory can not be asked"):
-            self._reaper.drain(_DRAIN_SECONDS)
+            self._deferredFree.drain(_DRAIN_SECONDS)
             return MemoryInfo(*(int(value) for value in call(cu.cuMemGetInfo)))
 
     def canAccessPeer(self, gpu: int, peer: int) -> bool:
@@ -128,7 +128,7 @@ class CudaDevice(Device):
                 made = self._allocated(chosen, sizeBytes)
             except DriverError as error:
                 # What was closed a moment ago may still wait for the work that used it.
-                if error.code != "OUT_OF_MEMORY" or not self._reaper.drain(_DRAIN_SECONDS):
+                if error.code != "OUT_OF_MEMORY" or not self._deferredFree.drain(_DRAIN_SECONDS):
                     raise
                 made = self._allocated(chosen, sizeBytes)
             self._zero(made)
@@ -136,7 +136,7 @@ class CudaDevice(Device):
 
     def _allocated(self, gpu: Gpu, sizeBytes: int) -> Allocation:
         if gpu.hasDescriptors:
-            return vmm.allocate(self._reaper, gpu, self._peersOf(gpu), sizeBytes, self._version)
+            return vmm.allocate(self._deferredFree, gpu, self._peersOf(gpu), sizeBytes, self._version)
         return self._legacy.allocate(gpu, sizeBytes)
 
     def _zero(self, made: Allocation) -> None:
@@ -153,7 +153,7 @@ class CudaDevice(Device):
             self._contexts.notice()
             with home.entered(), driver.BeyondCaptures():
                 if stated.transport == "vmm":
-                    return vmm.importDescriptor(self._reaper, home, self._peersOf(home), descriptor, sizeBytes, writable, stated)
+                    return vmm.importDescriptor(self._deferredFree, home, self._peersOf(home), descriptor, sizeBytes, writable, stated)
                 return self._legacy.importHandle(home, sizeBytes, stated)
         except DriverError as error:
             raise typed(error, f"GPU {home.index}: {sizeBytes} bytes can not be opened") from error
@@ -188,12 +188,12 @@ class CudaDevice(Device):
                 progress(part)
 
         with self._working(self._contexts.someGpu().index, f"{sizeBytes} bytes of host memory can not be mapped") as gpu:
-            given = (self._reaper, gpu, address, sizeBytes, writable, counting, self._budget, self._seams, self._windowBytes)
+            given = (self._deferredFree, gpu, address, sizeBytes, writable, counting, self._budget, self._boundaries, self._windowBytes)
             try:
                 return registration.register(*given)
             except BarPressureHigh:
                 # As in `allocate`; but what was counted is counted once.
-                if mapped or not self._reaper.drain(_DRAIN_SECONDS):
+                if mapped or not self._deferredFree.drain(_DRAIN_SECONDS):
                     raise
                 return registration.register(*given)
 
@@ -232,7 +232,7 @@ class CudaDevice(Device):
         return self._gpu(gpu).entered()
 
     def awaitWork(self, seconds: float) -> bool:
-        return self._reaper.drain(seconds, isBehindWork=True)
+        return self._deferredFree.drain(seconds, isBehindWork=True)
 
     def recordFence(self, stream: object, onReached: OnReached, word: FenceWord | None = None) -> bool:
         chosen = self._streams.find(stream)

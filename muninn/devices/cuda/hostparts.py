@@ -13,16 +13,16 @@ from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import call
 from muninn.devices.cuda.events import Events
 from muninn.devices.cuda.gpu import Entered
-from muninn.devices.cuda.semaphores import Gate, Gates, Wait
+from muninn.devices.cuda.semaphores import HostSemaphore, HostSemaphores, Wait
 from muninn.devices.cuda.staging import Pieces, Staging
-from muninn.devices.worker import Item, Lane
+from muninn.devices.worker import Item, StreamWorker
 from muninn.system import atomics
 
 
 class HostParts(NamedTuple):
     """What all streams use for the host's part in them."""
 
-    gates: Gates
+    semaphores: HostSemaphores
     staging: Staging
 
 
@@ -63,8 +63,8 @@ def emptying(events: Events, filled: Any, target: int, piece: int, sizeBytes: in
 class StreamEnd:
     """The last item of a stream's worker: the stream is destroyed, and its gate and pieces are given back for another."""
 
-    def __init__(self, context: Any, handle: int, host: HostParts, gate: Gate, pieces: list[Pieces]) -> None:
-        self._context, self._handle, self._host, self._gate, self._pieces = context, handle, host, gate, pieces
+    def __init__(self, context: Any, handle: int, host: HostParts, semaphore: HostSemaphore, pieces: list[Pieces]) -> None:
+        self._context, self._handle, self._host, self._semaphore, self._pieces = context, handle, host, semaphore, pieces
 
     def __call__(self, error: BaseException | None) -> None:
         if self._handle:
@@ -77,12 +77,12 @@ class StreamEnd:
         if self._handle:
             with Entered(self._context):
                 call(cu.cuStreamDestroy, self._handle)
-        self._host.gates.giveBack(self._gate)
+        self._host.semaphores.giveBack(self._semaphore)
         while self._pieces:
             self._host.staging.giveBack(self._pieces.pop())
 
 
-def retire(lane: Lane, end: StreamEnd) -> None:
+def retire(worker: StreamWorker, end: StreamEnd) -> None:
     """Let the worker finish what the stream was given, and end it then. The garbage collector calls this, at any point of any thread."""
-    if not driver.isForked() and not lane.endWith(end):
+    if not driver.isForked() and not worker.endWith(end):
         end.atOnce()

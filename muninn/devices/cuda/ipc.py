@@ -17,7 +17,7 @@ from typing import Any
 from cuda.bindings import driver as cu
 
 from muninn.devices.cuda import driver
-from muninn.devices.cuda.deferredfree import Reaper
+from muninn.devices.cuda.deferredfree import DeferredFree
 from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gpu import Gpu
 from muninn.devices.handle import IPC_BYTES, LENT_IN_PLACE, NO_DESCRIPTOR_EXPORT, REASONS, Handle
@@ -39,16 +39,16 @@ class Lent:
 
     __slots__ = ("__weakref__", "_finalizer", "address", "closed", "isImported")
 
-    def __init__(self, reaper: Reaper, address: int, dispose: Callable[[], object], isImported: bool) -> None:
+    def __init__(self, deferredFree: DeferredFree, address: int, dispose: Callable[[], object], isImported: bool) -> None:
         self.address, self.isImported = address, isImported
         self.closed: list[Callable[[], object]] = []
-        reaper.start()
-        self._finalizer = weakref.finalize(self, reaper.bury, _Disposal(dispose, self.closed))
+        deferredFree.start()
+        self._finalizer = weakref.finalize(self, deferredFree.defer, _Disposal(dispose, self.closed))
         self._finalizer.atexit = False
 
 
 class _Disposal:
-    """What the reaper does with lent memory; it must not hold the `Lent`."""
+    """What the deferred free does with lent memory; it must not hold the `Lent`."""
 
     def __init__(self, dispose: Callable[[], object], closed: list[Callable[[], object]]) -> None:
         self._dispose, self._closed = dispose, closed
@@ -61,7 +61,7 @@ class _Disposal:
                 closed()
 
 
-class LegacyAllocation(Allocation):
+class IpcAllocation(Allocation):
     """Memory behind a 64-byte handle."""
 
     def __init__(self, gpu: Gpu, lent: Lent, sizeBytes: int, handle: Handle) -> None:
@@ -101,15 +101,15 @@ class LegacyAllocation(Allocation):
             super().closeThen(closed)
 
 
-class LegacyMemory:
+class IpcMemory:
     """What this process exports and imports by 64-byte handles."""
 
-    def __init__(self, reaper: Reaper) -> None:
-        self._reaper = reaper
+    def __init__(self, deferredFree: DeferredFree) -> None:
+        self._deferredFree = deferredFree
         self._own: weakref.WeakValueDictionary[tuple[bytes, int], Lent] = weakref.WeakValueDictionary()
         self._changing = _thread.RLock()
 
-    def allocate(self, gpu: Gpu, sizeBytes: int) -> LegacyAllocation:
+    def allocate(self, gpu: Gpu, sizeBytes: int) -> IpcAllocation:
         """New memory of `gpu`, not zeroed. The caller has entered its context. Raises `DriverError`."""
         address = int(call(cu.cuMemAlloc, sizeBytes))
         try:
@@ -119,7 +119,7 @@ class LegacyMemory:
             raise
         return self._allocation(gpu, address, sizeBytes, handle, lambda: _inside(gpu, cu.cuMemFree, address))
 
-    def lend(self, gpu: Gpu, address: int, sizeBytes: int, owner: object) -> LegacyAllocation:
+    def lend(self, gpu: Gpu, address: int, sizeBytes: int, owner: object) -> IpcAllocation:
         """What somebody else allocated, where it lies; `owner` is held. The caller has entered its context."""
         try:
             base, rangeBytes = (int(value) for value in call(cu.cuMemGetAddressRange, address))
@@ -131,20 +131,20 @@ class LegacyMemory:
         kept = [owner]
         return self._allocation(gpu, address, sizeBytes, handle, kept.clear)
 
-    def _allocation(self, gpu: Gpu, address: int, sizeBytes: int, handle: Handle, dispose: Any) -> LegacyAllocation:
-        lent = Lent(self._reaper, address, dispose, False)
+    def _allocation(self, gpu: Gpu, address: int, sizeBytes: int, handle: Handle, dispose: Any) -> IpcAllocation:
+        lent = Lent(self._deferredFree, address, dispose, False)
         with self._changing:
             self._own[handle.ipc, handle.offset] = lent
-        return LegacyAllocation(gpu, lent, sizeBytes, handle)
+        return IpcAllocation(gpu, lent, sizeBytes, handle)
 
-    def importHandle(self, gpu: Gpu, sizeBytes: int, handle: Handle) -> LegacyAllocation:
+    def importHandle(self, gpu: Gpu, sizeBytes: int, handle: Handle) -> IpcAllocation:
         """Map what `handle` names. The caller has entered the context of `gpu`."""
         if sizeBytes > handle.sizeBytes:
             raise IpcHandleMismatch(f"the handle states {handle.sizeBytes} bytes where {sizeBytes} were announced")
         with self._changing:
             own = self._own.get((handle.ipc, handle.offset))
         if own is not None:
-            return LegacyAllocation(gpu, own, sizeBytes, handle)
+            return IpcAllocation(gpu, own, sizeBytes, handle)
         opened = cu.CUipcMemHandle()
         ctypes.memmove(opened.getPtr(), handle.ipc, IPC_BYTES)
         try:
@@ -154,10 +154,10 @@ class LegacyMemory:
                 raise
             raise IpcHandleMismatch(f"the memory of process {handle.ownerPid} can not be opened: {error}") from error
         # The driver counts how often a handle was opened, and each close counts one down.
-        lent = Lent(self._reaper, base + handle.offset, lambda: _inside(gpu, cu.cuIpcCloseMemHandle, base), True)
+        lent = Lent(self._deferredFree, base + handle.offset, lambda: _inside(gpu, cu.cuIpcCloseMemHandle, base), True)
         if handle.offset + sizeBytes > (rangeBytes := int(call(cu.cuMemGetAddressRange, base)[1])):
             raise IpcHandleMismatch(f"{handle.offset} + {sizeBytes} bytes reach beyond the exporter's allocation of {rangeBytes}")
-        return LegacyAllocation(gpu, lent, sizeBytes, handle)
+        return IpcAllocation(gpu, lent, sizeBytes, handle)
 
 
 def _exported(gpu: Gpu, address: int, sizeBytes: int, offset: int, reason: int) -> Handle:

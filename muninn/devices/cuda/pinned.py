@@ -38,7 +38,7 @@ class Pool(ABC, Generic[Part]):
             return self._free.pop()
 
     def giveBack(self, part: Part) -> None:
-        self._free.append(part)  # one step: lanes do it
+        self._free.append(part)  # one step: stream workers do it
 
     @abstractmethod
     def _made(self) -> list[Part]:

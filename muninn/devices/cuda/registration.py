@@ -18,7 +18,7 @@ from collections.abc import Callable
 from cuda.bindings import driver as cu
 
 from muninn.config.sizes import exactly
-from muninn.devices.cuda.deferredfree import Reaper
+from muninn.devices.cuda.deferredfree import DeferredFree
 from muninn.devices.cuda.driver import DriverError, call, guard, typed
 from muninn.devices.cuda.gpu import Gpu
 from muninn.devices.port import Registration
@@ -29,7 +29,7 @@ WINDOW_BYTES = 64 << 30
 _FLAGS = cu.CU_MEMHOSTREGISTER_PORTABLE | cu.CU_MEMHOSTREGISTER_DEVICEMAP
 
 
-class Seams:
+class WindowBoundaries:
     """Where one window ends and the next begins: kernels pass over, and a copy must not (INVALID_VALUE, seen on an H100)."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Seams:
         """(offset, bytes) of the copies that a copy is to be made of; one, nearly always."""
         if not self._at:
             return [(0, sizeBytes)]
-        offsets = {seam - start for seam in self._at for start in (target, source)}
+        offsets = {boundary - start for boundary in self._at for start in (target, source)}
         cuts = [0, *sorted(offset for offset in offsets if 0 < offset < sizeBytes), sizeBytes]
         return [(start, end - start) for start, end in itertools.pairwise(cuts)]
 
@@ -80,12 +80,21 @@ class Budget:
 class CudaRegistration(Registration):
     """Registered memory. It is given back when it is closed or collected, behind the work that uses it."""
 
-    def __init__(self, reaper: Reaper, gpu: Gpu, windows: list[int], sizeBytes: int, writable: bool, budget: Budget, seams: Seams) -> None:
+    def __init__(
+        self,
+        deferredFree: DeferredFree,
+        gpu: Gpu,
+        windows: list[int],
+        sizeBytes: int,
+        writable: bool,
+        budget: Budget,
+        boundaries: WindowBoundaries,
+    ) -> None:
         self.devicePointer, self.sizeBytes, self.writable = windows[0], sizeBytes, writable
-        reaper.start()
+        deferredFree.start()
         #: Called behind the unregistration; shared with the finalizer, which must not hold this object.
         self._closed: list[Callable[[], object]] = []
-        self._finalizer = weakref.finalize(self, reaper.bury, _Unregister(gpu, windows, sizeBytes, budget, seams, self._closed))
+        self._finalizer = weakref.finalize(self, deferredFree.defer, _Unregister(gpu, windows, sizeBytes, budget, boundaries, self._closed))
         self._finalizer.atexit = False
 
     def close(self) -> None:
@@ -98,12 +107,19 @@ class CudaRegistration(Registration):
 
 
 class _Unregister:
-    """What the reaper does with a registration."""
+    """What the deferred free does with a registration."""
 
     def __init__(
-        self, gpu: Gpu, windows: list[int], sizeBytes: int, budget: Budget, seams: Seams, closed: list[Callable[[], object]]
+        self, gpu: Gpu, windows: list[int], sizeBytes: int, budget: Budget, boundaries: WindowBoundaries, closed: list[Callable[[], object]]
     ) -> None:
-        self._gpu, self._windows, self._sizeBytes, self._budget, self._seams, self._closed = gpu, windows, sizeBytes, budget, seams, closed
+        self._gpu, self._windows, self._sizeBytes, self._budget, self._boundaries, self._closed = (
+            gpu,
+            windows,
+            sizeBytes,
+            budget,
+            boundaries,
+            closed,
+        )
 
     def __call__(self) -> None:
         try:
@@ -112,20 +128,20 @@ class _Unregister:
                     call(cu.cuMemHostUnregister, window)
         finally:
             self._budget.giveBack(self._sizeBytes)
-            self._seams.remove(self._windows)
+            self._boundaries.remove(self._windows)
             for closed in self._closed:
                 closed()
 
 
 def register(
-    reaper: Reaper,
+    deferredFree: DeferredFree,
     gpu: Gpu,
     address: int,
     sizeBytes: int,
     writable: bool,
     progress: Callable[[int], None] | None,
     budget: Budget,
-    seams: Seams,
+    boundaries: WindowBoundaries,
     windowBytes: int,
 ) -> CudaRegistration:
     """Register whole pages from `address` on; see `Device.registerHost`."""
@@ -149,8 +165,8 @@ def register(
             if progress is not None:
                 progress(part)
         undo.pop_all()
-    seams.add(windows)
-    return CudaRegistration(reaper, gpu, windows, sizeBytes, writable, budget, seams)
+    boundaries.add(windows)
+    return CudaRegistration(deferredFree, gpu, windows, sizeBytes, writable, budget, boundaries)
 
 
 def _registerWindow(address: int, sizeBytes: int, flags: int) -> None:

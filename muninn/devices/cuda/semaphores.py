@@ -17,7 +17,7 @@ _WORD_BYTES = 8
 _PAGE_WORDS = 512
 
 
-class Gate:
+class HostSemaphore:
     """A word in pinned host memory at which one stream after another waits for the host, and how far it was opened.
 
     Its numbers go on from stream to stream: one that has ended for the host may still be on its way to a number that was reached.
@@ -38,13 +38,13 @@ class Gate:
         atomics.storeRelease64(self._host, number)
 
 
-class Gates(Pool[Gate]):
+class HostSemaphores(Pool[HostSemaphore]):
     """Gates that no stream has."""
 
-    def _made(self) -> list[Gate]:
+    def _made(self) -> list[HostSemaphore]:
         host = pinned(_PAGE_WORDS * _WORD_BYTES)
         device = int(call(cu.cuMemHostGetDevicePointer, host, 0))
-        return [Gate(host + at * _WORD_BYTES, device + at * _WORD_BYTES) for at in range(_PAGE_WORDS)]
+        return [HostSemaphore(host + at * _WORD_BYTES, device + at * _WORD_BYTES) for at in range(_PAGE_WORDS)]
 
 
 class Waits:
@@ -99,7 +99,7 @@ class Waits:
 
 
 class Wait:
-    """One of them. It ends once, whoever says so: who was interrupted does not know whether the lane has it."""
+    """One of them. It ends once, whoever says so: who was interrupted does not know whether the stream worker has it."""
 
     __slots__ = ("_waits",)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from muninn.devices.cuda.pinned import Pool, pinned
 
-#: Enough for the turns between the host and a GPU (some 20 µs) not to matter beside the copying (some 200 µs).
+#: Enough for the accesses between the host and a GPU (some 20 µs) not to matter beside the copying (some 200 µs).
 PIECE_BYTES = 4 << 20
 
 Pieces = tuple[int, int]

@@ -1,9 +1,9 @@
 """Streams of real GPUs, and the host's part in them.
 
 What the host has to do in a stream (work of `submit`, fences that are told to the layer above, waits for other processes) is done by
-a thread per stream, the stream's lane, and not by the driver's callbacks: those run Python on the driver's thread, stop all streams
-while they wait for the interpreter, and are not called at all once a kernel has failed. The lane waits for an event that was
-recorded in the stream; a stream that must wait for the lane waits for a word in pinned memory, its gate.
+a thread per stream, the stream's stream worker, and not by the driver's callbacks: those run Python on the driver's thread, stop all streams
+while they wait for the interpreter, and are not called at all once a kernel has failed. The stream worker waits for an event that was
+recorded in the stream; a stream that must wait for the stream worker waits for a word in pinned memory, its gate.
 
 Fences between GPUs need no host at all: `recordFence` lets the stream write a word of shared memory, and `delayStream` lets a stream
 of another process wait for it (`cuStreamWriteValue64`, `cuStreamWaitValue64`). Interprocess events would do the same until a recorder
@@ -31,7 +31,7 @@ from muninn.devices.cuda.hostparts import HostParts, StreamEnd, emptying, ending
 from muninn.devices.cuda.semaphores import WAITS
 from muninn.devices.cuda.staging import Pieces, cut
 from muninn.devices.port import FenceWord, OnReached, Ready, Stream
-from muninn.devices.worker import Item, Lane, awaitReady
+from muninn.devices.worker import Item, StreamWorker, awaitReady
 from muninn.errors import InvalidArgument
 from muninn.interop.streams import PER_THREAD_HANDLE
 from muninn.system import aside, atomics, clock
@@ -59,13 +59,13 @@ class CudaStream(Stream):
         self.gpu, self.handle, self.isOwned, self._isDefault = gpu, handle, isOwned, isDefault
         self._events, self._staging = events, host.staging
         self._thread = atomics.threadId() if handle == PER_THREAD_HANDLE else None
-        self._lane = Lane(f"muninn-stream-{gpu}-{handle:x}", driver.leaveCaptures)
+        self._worker = StreamWorker(f"muninn-stream-{gpu}-{handle:x}", driver.leaveCaptures)
         self._submitting = _thread.RLock()
-        self._gate = host.gates.take()
+        self._semaphore = host.semaphores.take()
         #: At most one pair; a list, because the finalizer must not hold the stream.
         self._pieces: list[Pieces] = []
-        end = StreamEnd(events.context, handle if isOwned else 0, host, self._gate, self._pieces)
-        self._finalizer = weakref.finalize(self, retire, self._lane, end)
+        end = StreamEnd(events.context, handle if isOwned else 0, host, self._semaphore, self._pieces)
+        self._finalizer = weakref.finalize(self, retire, self._worker, end)
         self._finalizer.atexit = False
 
     # --- the port ----------------------------------------------------------------------------------------------------
@@ -87,9 +87,9 @@ class CudaStream(Stream):
         events = self._events
         with self._submission():
             # What can fail comes before the word is in the stream: it can not be taken back, and must not come when it is another's.
-            self._lane.start()
+            self._worker.start()
             event = events.take()
-            isSure = word is not None and self._lane.isSure()
+            isCompletedByDevice = word is not None and self._worker.isCompletedByDevice()
             if word is not None:
                 # By default a memory barrier comes with it: what the stream wrote is visible before the word (cuda.h).
                 call(cu.cuStreamWriteValue64, self.handle, word.address, word.value, 0)
@@ -105,8 +105,8 @@ class CudaStream(Stream):
                 finally:
                     onReached(failure)
 
-            self._lane.put(item, isDoubtful=False)
-        return isSure
+            self._worker.put(item, isDoubtful=False)
+        return isCompletedByDevice
 
     def delay(self, ready: Ready, word: FenceWord | None) -> None:
         """The port's `delayStream`."""
@@ -116,7 +116,7 @@ class CudaStream(Stream):
             if word is None:
                 self._awaitHost(lambda error: awaitReady(ready) if error is None else None)
                 return
-            self._lane.start()
+            self._worker.start()
             passed = events.take()
 
             def item(error: BaseException | None) -> None:
@@ -131,7 +131,7 @@ class CudaStream(Stream):
             try:
                 call(cu.cuStreamWaitValue64, self.handle, word.address, word.value, _REACHED)
                 call(cu.cuEventRecord, passed, self.handle)
-                self._lane.put(endingWait(item, wait))
+                self._worker.put(endingWait(item, wait))
             except BaseException:
                 wait.end()
                 raise
@@ -150,9 +150,9 @@ class CudaStream(Stream):
         self.check()
         under: deque[Any] = deque()  # the events of the copies from the pieces that are not known to be over
         with self._submission():
-            before: Any = self._events.record(self.handle)  # what the stream has come to; the lane knows only its own
+            before: Any = self._events.record(self.handle)  # what the stream has come to; the stream worker knows only its own
             try:
-                for (offset, sizeBytes), piece in zip(cut(parts), self._inTurn(), strict=False):
+                for (offset, sizeBytes), piece in zip(cut(parts), self._inRotation(), strict=False):
                     before = under.popleft() if len(under) == 2 else before
                     # In a stream that has failed too: the GPU's part can not be called off, and copies what is there.
                     self._awaitHost(filling(self._events, before, piece, source + offset, sizeBytes), isDoubtful=False)
@@ -168,7 +168,7 @@ class CudaStream(Stream):
         events, numbers = self._events, deque[int]()
         with self._submission():
             try:
-                for (offset, sizeBytes), piece in zip(cut(parts), self._inTurn(), strict=False):
+                for (offset, sizeBytes), piece in zip(cut(parts), self._inRotation(), strict=False):
                     if len(numbers) == 2:
                         self._await(numbers.popleft())
                     call(cu.cuMemcpyAsync, piece, source + offset, sizeBytes, self.handle)
@@ -181,41 +181,41 @@ class CudaStream(Stream):
     # --- the host's part ---------------------------------------------------------------------------------------------
 
     def _awaitHost(self, item: Item, isDoubtful: bool = True) -> None:
-        """Let the stream wait here until the lane has done `item`."""
+        """Let the stream wait here until the stream worker has done `item`."""
         self._await(self._promiseHost(item, isDoubtful))
 
     def _promiseHost(self, item: Item, isDoubtful: bool = True) -> int:
-        """Give `item` to the lane; returns the number that the gate is opened to behind it."""
-        gate, number = self._gate, self._gate.ask()
+        """Give `item` to the stream worker; returns the number that the gate is opened to behind it."""
+        semaphore, number = self._semaphore, self._semaphore.ask()
 
         def opening(error: BaseException | None) -> None:
             try:
                 item(error)
             finally:
-                gate.open(number)  # the GPU is never left waiting
+                semaphore.open(number)  # the GPU is never left waiting
 
         wait = WAITS.begin()
         try:
-            self._lane.put(endingWait(opening, wait), isDoubtful)
+            self._worker.put(endingWait(opening, wait), isDoubtful)
         except BaseException:
             wait.end()
             raise
         return number
 
     def _await(self, number: int) -> None:
-        call(cu.cuStreamWaitValue64, self.handle, self._gate.deviceAddress, number, _REACHED)
+        call(cu.cuStreamWaitValue64, self.handle, self._semaphore.deviceAddress, number, _REACHED)
 
     def _holdUntil(self, reached: list[Any], held: object) -> None:
-        """Keep `held`, and let the lane go no further, until these events are reached."""
+        """Keep `held`, and let the stream worker go no further, until these events are reached."""
         events = self._events
 
         def item(error: BaseException | None, kept: object = held) -> None:
             for event in reached:
                 events.wait(event)
 
-        self._lane.put(item, isDoubtful=False)
+        self._worker.put(item, isDoubtful=False)
 
-    def _inTurn(self) -> Iterator[int]:
+    def _inRotation(self) -> Iterator[int]:
         """The two pieces, without an end."""
         if not self._pieces:
             self._pieces.append(self._staging.take())
@@ -223,7 +223,7 @@ class CudaStream(Stream):
 
     @contextmanager
     def _submission(self) -> Iterator[None]:
-        """What is put into the stream and into its lane comes in one order.
+        """What is put into the stream and into its stream worker comes in one order.
 
         Raises `InvalidArgument` once it was closed, and while it is captured: what is submitted then is not done, but written down for a
         graph, and an event in it could not be asked for.
@@ -235,18 +235,18 @@ class CudaStream(Stream):
 
     def checkOpen(self) -> None:
         """`InvalidArgument` once it was closed, and to a thread to which its handle means another stream."""
-        self._lane.checkOpen()
+        self._worker.checkOpen()
         if self._thread is not None and self._thread != atomics.threadId():
             raise InvalidArgument("this is the per-thread default stream of another thread", "Use a stream of muninn.createStream")
 
-    def place(self) -> int:
-        return self._lane.tellings()
+    def errorCursor(self) -> int:
+        return self._worker.errorCursor()
 
-    def errorSince(self, place: int) -> BaseException | None:
-        return self._lane.toldSince(place)
+    def errorSince(self, errorCursor: int) -> BaseException | None:
+        return self._worker.toldSince(errorCursor)
 
     def isOpen(self) -> bool:
-        return self._lane.isOpen()
+        return self._worker.isOpen()
 
     def __cuda_stream__(self) -> tuple[int, int]:
         """(version of the protocol, handle): what cuda.core, Numba, CuPy and PyTorch take a stream by."""
@@ -255,13 +255,13 @@ class CudaStream(Stream):
 
     def isQuiet(self) -> bool:
         """Whether the host has nothing to do in it."""
-        return self._lane.error is None and self._lane.isIdle()
+        return self._worker.error is None and self._worker.isIdle()
 
     def synchronize(self, timeout: float | None = None) -> None:
         deadline = deadlineOf(timeout)
         self.checkOpen()
         with self._toldOnce():
-            self._lane.wait(timeout)
+            self._worker.wait(timeout)
         if aside.isOwn() and not self.query():
             raise aside.refusal()
         if deadline is None:
@@ -276,7 +276,7 @@ class CudaStream(Stream):
     def query(self) -> bool:
         self.checkOpen()
         with self._toldOnce():
-            if not self._lane.isIdle():
+            if not self._worker.isIdle():
                 return False
         with Entered(self._events.context), driver.BeyondCaptures():
             try:
@@ -291,21 +291,21 @@ class CudaStream(Stream):
         """Raise the stream's error, if its host part failed; the GPU's own is told by the driver."""
         driver.guard()
         with self._toldOnce():
-            self._lane.check()
+            self._worker.check()
 
     @contextmanager
     def _toldOnce(self) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            if error is self._lane.error and not self.isOwned:
-                self._lane.forgetError()
+            if error is self._worker.error and not self.isOwned:
+                self._worker.forgetError()
             raise
 
     def close(self) -> None:
         if not self._isDefault and not driver.isForked():
             with self._submitting:  # whoever is about to use the handle has done so
-                self._lane.shut()
+                self._worker.shut()
             self._finalizer()
 
     def _typed(self, use: Callable[[], object]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from cuda.bindings import driver as cu
 
-from muninn.devices.cuda.deferredfree import Reaper
+from muninn.devices.cuda.deferredfree import DeferredFree
 from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gpu import Gpu
 from muninn.devices.handle import DESCRIPTOR_EXPORT, REASONS, Handle
@@ -36,11 +36,11 @@ class VmmMapping:
 
     __slots__ = ("__weakref__", "_finalizer", "address", "descriptor")
 
-    def __init__(self, reaper: Reaper, physical: Any, descriptor: Descriptor, address: int, sizeBytes: int) -> None:
+    def __init__(self, deferredFree: DeferredFree, physical: Any, descriptor: Descriptor, address: int, sizeBytes: int) -> None:
         self.descriptor = kept = descriptor
         self.address = address
-        reaper.start()
-        self._finalizer = weakref.finalize(self, reaper.bury, lambda: _unmap(physical, kept, address, sizeBytes), False)
+        deferredFree.start()
+        self._finalizer = weakref.finalize(self, deferredFree.defer, lambda: _unmap(physical, kept, address, sizeBytes), False)
         self._finalizer.atexit = False  # the kernel does it then
 
 
@@ -83,7 +83,7 @@ class VmmAllocation(Allocation):
         self._mapping = None
 
 
-def allocate(reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], sizeBytes: int, driverVersion: int) -> VmmAllocation:
+def allocate(deferredFree: DeferredFree, gpu: Gpu, peers: Sequence[Gpu], sizeBytes: int, driverVersion: int) -> VmmAllocation:
     """New memory of `gpu`, mapped for it and for `peers`; not zeroed. Raises `DriverError`, and leaves nothing behind then."""
     allocatedBytes = granulesUp(gpu, sizeBytes)
     with contextlib.ExitStack() as undo:
@@ -91,14 +91,14 @@ def allocate(reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], sizeBytes: int, dri
         undo.callback(call, cu.cuMemRelease, physical)
         descriptor = descriptors.own(int(call(cu.cuMemExportToShareableHandle, physical, _POSIX, 0)))
         fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
-        mapping = _mapped(reaper, gpu, peers, physical, descriptor, allocatedBytes, True)
+        mapping = _mapped(deferredFree, gpu, peers, physical, descriptor, allocatedBytes, True)
         undo.pop_all()
     handle = Handle("vmm", driverVersion, gpu.uuid, os.getpid(), DESCRIPTOR_EXPORT, 0, allocatedBytes)
     return VmmAllocation(gpu, mapping, sizeBytes, True, handle)
 
 
 def importDescriptor(
-    reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], descriptor: int, sizeBytes: int, writable: bool, handle: Handle
+    deferredFree: DeferredFree, gpu: Gpu, peers: Sequence[Gpu], descriptor: int, sizeBytes: int, writable: bool, handle: Handle
 ) -> VmmAllocation:
     """Map what a peer exported. The driver knows its own descriptors; anything else, or less memory than stated, is `IpcHandleMismatch`."""
     if handle.offset or granulesUp(gpu, handle.sizeBytes) != handle.sizeBytes or sizeBytes > handle.sizeBytes:
@@ -112,7 +112,7 @@ def importDescriptor(
     try:
         physical = call(cu.cuMemImportFromShareableHandle, own.number, _POSIX)
         try:
-            mapping = _mapped(reaper, gpu, peers, physical, own, handle.sizeBytes, writable)
+            mapping = _mapped(deferredFree, gpu, peers, physical, own, handle.sizeBytes, writable)
         except BaseException:
             call(cu.cuMemRelease, physical)
             raise
@@ -131,7 +131,7 @@ def granulesUp(gpu: Gpu, sizeBytes: int) -> int:
 
 
 def _mapped(
-    reaper: Reaper, gpu: Gpu, peers: Sequence[Gpu], physical: Any, descriptor: Descriptor, sizeBytes: int, writable: bool
+    deferredFree: DeferredFree, gpu: Gpu, peers: Sequence[Gpu], physical: Any, descriptor: Descriptor, sizeBytes: int, writable: bool
 ) -> VmmMapping:
     # By hand and not by an ExitStack: half of the interpreter's time of an open is spent here.
     gpus = (gpu, *peers)
@@ -146,7 +146,7 @@ def _mapped(
     except BaseException:
         call(cu.cuMemAddressFree, address, sizeBytes)
         raise
-    return VmmMapping(reaper, physical, descriptor, address, sizeBytes)
+    return VmmMapping(deferredFree, physical, descriptor, address, sizeBytes)
 
 
 @functools.cache

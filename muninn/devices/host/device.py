@@ -1,7 +1,7 @@
 """The host back-end: any number of emulated GPUs whose memory is shared host memory.
 
 It is what runs where there is no GPU, and a product there: buffers, fences and promotion work between processes as on GPUs, and the
-CPU twins of the kernels run on it. A device address is the CPU's own. All GPUs reach each other, except the pairs that were
+CPU references of the kernels run on it. A device address is the CPU's own. All GPUs reach each other, except the pairs that were
 declared `staged` to exercise that route. Their capacity is a number in the configuration, and nothing but accounting enforces it.
 """
 
@@ -25,7 +25,7 @@ from muninn.system.pages import pagesUp
 _NAMESPACE = uuid.UUID("6d756e69-6e6e-5f68-6f73-745f67707500")
 
 
-class _Claim:
+class _Reserved:
     """Bytes of a GPU that an allocation of this process takes, for as long as its mapping lasts."""
 
     __slots__ = ("__weakref__", "gpu", "sizeBytes")
@@ -38,16 +38,16 @@ class _Ledger:
     """What this process allocated; the whole truth only while nobody counts for the domain."""
 
     def __init__(self) -> None:
-        self._claims: weakref.WeakSet[_Claim] = weakref.WeakSet()
+        self._reservations: weakref.WeakSet[_Reserved] = weakref.WeakSet()
         self._changing = _thread.RLock()
 
     def used(self, gpu: int) -> int:
         with self._changing:
             return self._sum(gpu)
 
-    def claim(self, gpu: int, sizeBytes: int, counted: int | None, limit: int) -> _Claim:
+    def reserve(self, gpu: int, sizeBytes: int, counted: int | None, limit: int) -> _Reserved:
         """Take the bytes; `counted` is what the domain says is taken, None: only this process is asked."""
-        claim = _Claim(gpu, sizeBytes)
+        reserved = _Reserved(gpu, sizeBytes)
         with self._changing:
             used = self._sum(gpu) if counted is None else counted
             if used + sizeBytes > limit:
@@ -55,11 +55,11 @@ class _Ledger:
                     f"GPU {gpu}: {exactly(used)} used + {exactly(sizeBytes)} wanted > {exactly(limit)} pretended (devices.hostGpuBytes)",
                     "Free buffers on this GPU, or raise [devices] hostGpuBytes",
                 )
-            self._claims.add(claim)
-        return claim
+            self._reservations.add(reserved)
+        return reserved
 
     def _sum(self, gpu: int) -> int:
-        return sum(claim.sizeBytes for claim in self._claims if claim.gpu == gpu)
+        return sum(reserved.sizeBytes for reserved in self._reservations if reserved.gpu == gpu)
 
 
 class HostRegistration(Registration):
@@ -105,7 +105,7 @@ class HostDevice(Device):
         staged: Collection[tuple[int, int]] = (),
     ) -> None:
         if gpuCount < 0 or gpuBytes < 0:
-            raise InvalidArgument(f"{gpuCount} GPUs of {gpuBytes} bytes can not be pretended")
+            raise InvalidArgument(f"{gpuCount} GPUs of {gpuBytes} bytes can not be emulated")
         self.gpuCount, self.reason = gpuCount, reason
         self.usedBytes = usedBytes
         self._gpuBytes = gpuBytes
@@ -135,7 +135,7 @@ class HostDevice(Device):
         counted = None
         if self.usedBytes is not None:
             counted = self.usedBytes(gpu) - (allocatedBytes if admitted else 0)
-        return memory.allocate(gpu, sizeBytes, self._ledger.claim(gpu, allocatedBytes, counted, self._gpuBytes))
+        return memory.allocate(gpu, sizeBytes, self._ledger.reserve(gpu, allocatedBytes, counted, self._gpuBytes))
 
     def importAllocation(self, gpu: int, descriptor: int, sizeBytes: int, writable: bool, handle: bytes = b"") -> Allocation:
         self.requireGpu(gpu)

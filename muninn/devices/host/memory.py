@@ -22,7 +22,7 @@ from muninn.system.oserrors import fileError, requireFileBytes
 from muninn.system.pages import alignmentOf, pagesUp
 
 TRANSPORT = "memfd"
-_REASON = "a pretended GPU's memory is a sealed memfd"
+_REASON = "an emulated GPU's memory is a sealed memfd"
 #: How much is allocated between two looks at the room that is left.
 _CHUNK_BYTES = 256 << 20
 #: What is left to the host: below that, its own work would make it reclaim.
@@ -35,21 +35,21 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 class Mapping:
     """One mapping, until it is collected: the anchor of an allocation."""
 
-    __slots__ = ("__weakref__", "_place", "address", "claim")
+    __slots__ = ("__weakref__", "_cell", "address", "reserved")
 
-    def __init__(self, fd: Known, sizeBytes: int, writable: bool, claim: object) -> None:
+    def __init__(self, fd: Known, sizeBytes: int, writable: bool, reserved: object) -> None:
         alignment = alignmentOf(sizeBytes)
         #: What the device counts these bytes by; it goes with the mapping.
-        self.claim = claim
+        self.reserved = reserved
         # Whoever is interrupted between two steps has mapped nothing, or what goes with this object.
-        self._place = atomics.Place(None, sizeBytes)
-        self.address = int(atomics.mapped(fd, sizeBytes, writable=writable, alignment=alignment, place=self._place))
+        self._cell = atomics.AddressCell(None, sizeBytes)
+        self.address = int(atomics.mapped(fd, sizeBytes, writable=writable, alignment=alignment, cell=self._cell))
 
 
 class MemfdAllocation(Allocation):
     """A mapped memfd and its descriptor, which becomes this object's, also when it can not be mapped."""
 
-    def __init__(self, gpu: int, fd: Descriptor, sizeBytes: int, writable: bool, claim: object = None) -> None:
+    def __init__(self, gpu: int, fd: Descriptor, sizeBytes: int, writable: bool, reserved: object = None) -> None:
         self.gpu, self.sizeBytes, self.writable = gpu, sizeBytes, writable
         self.allocatedBytes = pagesUp(sizeBytes)
         self.transport, self.transportReason, self.handle = TRANSPORT, _REASON, b""
@@ -60,7 +60,7 @@ class MemfdAllocation(Allocation):
         self._finalizer = weakref.finalize(self, self._kept.close)
         self._finalizer.atexit = False
         try:
-            self._mapping: Mapping | None = Mapping(fd, self.allocatedBytes, writable, claim)
+            self._mapping: Mapping | None = Mapping(fd, self.allocatedBytes, writable, reserved)
         except OSError as error:
             self._finalizer()
             raise _typed(error, f"{sizeBytes} bytes can not be mapped") from error
@@ -103,7 +103,7 @@ class MemfdAllocation(Allocation):
             self._finalizer()
 
 
-def allocate(gpu: int, sizeBytes: int, claim: object) -> MemfdAllocation:
+def allocate(gpu: int, sizeBytes: int, reserved: object) -> MemfdAllocation:
     """New memory: allocated, sealed, mapped. Raises `HostMemoryFull` or `DescriptorsExhausted`, and leaves nothing behind then."""
     checkSize(sizeBytes)
     requireFileBytes(f"{exactly(sizeBytes)} for GPU {gpu}", pagesUp(sizeBytes))
@@ -114,7 +114,7 @@ def allocate(gpu: int, sizeBytes: int, claim: object) -> MemfdAllocation:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     except OSError as error:
         raise _typed(error, f"{exactly(sizeBytes)} for GPU {gpu}") from error
-    return MemfdAllocation(gpu, fd, sizeBytes, True, claim)
+    return MemfdAllocation(gpu, fd, sizeBytes, True, reserved)
 
 
 def importDescriptor(gpu: int, descriptor: int | Known, sizeBytes: int, writable: bool) -> MemfdAllocation:
@@ -142,7 +142,7 @@ def checkSize(sizeBytes: int) -> None:
 def _fill(fd: int, sizeBytes: int) -> None:
     for offset in range(0, sizeBytes, _CHUNK_BYTES):
         wanted = sizeBytes - offset
-        hostmemory.requireRoom(wanted, _SPARE_BYTES)
+        hostmemory.requireAvailable(wanted, _SPARE_BYTES)
         os.posix_fallocate(fd, offset, min(_CHUNK_BYTES, wanted))
 
 

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 
 from muninn.devices.port import OnReached, Ready, Stream
-from muninn.devices.worker import Item, Lane, awaitReady
+from muninn.devices.worker import Item, StreamWorker, awaitReady
 from muninn.interop.streams import DEFAULT_HANDLES
 
 #: Small integers: nothing that a CUDA library could take for a pointer to its own stream.
@@ -82,30 +82,30 @@ class WorkerStream(HostStream):
     def __init__(self, gpu: int) -> None:
         self.gpu = gpu
         self.handle = next(_HANDLES)
-        self._lane = Lane(f"muninn-stream-{self.handle}")
-        # Not a method of the lane: an error that was raised holds its catcher's frames, and they may hold the stream.
-        self._finalizer = weakref.finalize(self, self._lane.items.put, None)
+        self._worker = StreamWorker(f"muninn-stream-{self.handle}")
+        # Not a method of the stream worker: an error that was raised holds its catcher's frames, and they may hold the stream.
+        self._finalizer = weakref.finalize(self, self._worker.items.put, None)
         self._finalizer.atexit = False
         _workers[self.handle] = self
 
     def checkOpen(self) -> None:
-        self._lane.checkOpen()
+        self._worker.checkOpen()
 
     def enqueue(self, item: Item) -> None:
-        self._lane.put(item)
+        self._worker.put(item)
 
     def synchronize(self, timeout: float | None = None) -> None:
-        self._lane.checkOpen()
-        self._lane.wait(timeout)
+        self._worker.checkOpen()
+        self._worker.wait(timeout)
 
     def isFinished(self, seconds: float) -> bool:
         """Whether everything submitted is over after so long, whatever came of it; also of a stream that was closed."""
-        return not self._lane.awaitFinished(seconds)
+        return not self._worker.awaitFinished(seconds)
 
     def query(self) -> bool:
-        self._lane.checkOpen()
-        return self._lane.isIdle()
+        self._worker.checkOpen()
+        return self._worker.isIdle()
 
     def close(self) -> None:
-        self._lane.shut()
+        self._worker.shut()
         self._finalizer()

@@ -41,10 +41,10 @@ class Stream(Closable):
     def check(self) -> None:
         """Raise what the host's part of the stream has failed with, without asking for its work."""
 
-    def place(self) -> int:
+    def errorCursor(self) -> int:
         """For `errorSince`: how many errors were told so far and forgotten, of a stream that goes on behind them."""
         return 0
 
-    def errorSince(self, place: int) -> BaseException | None:
-        """The last error that was told and forgotten since `place`; None: there was none."""
+    def errorSince(self, errorCursor: int) -> BaseException | None:
+        """The last error that was told and forgotten since `errorCursor`; None: there was none."""
         return None

@@ -82,7 +82,7 @@ def actors3(raw: str) -> object:
 
 
 @question("6-8", isAlone=True)
-def deathOfALegacyExporter() -> Iterator[tuple[str, object]]:
+def deathOfAnIpcExporter() -> Iterator[tuple[str, object]]:
     with actors(3) as (owner, importer, other):
         before = other.do("freeBytes()")
         raw = owner.do("a = alloc(256 << 20); put(a, np.arange(64, dtype=np.int32)); memoryHandle(a)")

@@ -30,12 +30,12 @@ def kernels():
     return {{name: ok(cu.cuModuleGetFunction(ok(answer), name.encode())) for name in ("count", "poke")}}
 def launch(kernel, stream, *words):
     return cu.cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, stream, (words, (ctypes.c_uint64,) * len(words)), 0)
-gateAt = pinned(4096); gateWord = ctypes.c_uint64.from_address(gateAt); gateWord.value = 0; gates = 0
+gateAt = pinned(4096); gateWord = ctypes.c_uint64.from_address(gateAt); gateWord.value = 0; semaphores = 0
 def closed(stream, seconds=0.5):
     "Let a stream stand until the CPU opens it, by itself after so long."
     global gates; gates += 1
     ok(cu.cuStreamWaitValue64(stream, gateAt, gates, 0))
-    timer = threading.Timer(seconds, setattr, (gateWord, "value", gates)); timer.daemon = True; timer.start(); return timer
+    timer = threading.Timer(seconds, setattr, (gateWord, "value", semaphores)); timer.daemon = True; timer.start(); return timer
 def waited(call):
     "Its answer, and whether it took until the gate opened."
     began = time.monotonic(); answer = call(); took = time.monotonic() - began

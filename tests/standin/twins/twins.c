@@ -1,4 +1,4 @@
-/* Twins of Muninn's kernels, for programs that run on the stand-in without knowing it:
+/* CPU references of Muninn's kernels, for programs that run on the stand-in without knowing it:
  * STANDIN_TWINS names this library.
  *
  * They say the same as `muninn/kernels/references.py`; `tests/cuda/test_kernels.py`
@@ -17,8 +17,8 @@ typedef struct {
 	void *stream;
 } Launch;
 
-typedef int (*Twin)(const Launch *launch, void *data);
-extern int standinRegisterKernel(const char *part, Twin twin, void *data);
+typedef int (*Reference)(const Launch *launch, void *data);
+extern int standinRegisterKernel(const char *part, Reference reference, void *data);
 extern void *standinHostPointer(uint64_t address, uint64_t bytes, int write);
 
 enum { LAUNCH_FAILED = 719, COUNT = 2, DATA = 4, ARRAY = 7 };
@@ -97,7 +97,7 @@ static int countMismatches(const Launch *launch, void *unused)
 	return 0;
 }
 
-void standinTwins(void)
+void standinReferences(void)
 {
 	standinRegisterKernel("readSum", readSum, NULL);
 	standinRegisterKernel("copyElements", copyElements, NULL);
