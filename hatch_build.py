@@ -1,7 +1,9 @@
-"""Compile the C primitives into the package, say in the wheel's name for which platform that was, and make the README's links absolute.
+"""Compile the C primitives into the package, say in the wheel's name for which platform
+that was, and make the README's links absolute.
 
-`cshim/layout.h` is generated before: `muninn/control/layout.py` is the description of the control block, and the header follows it. It is
-kept in the repository too, so that the C part compiles without Python.
+`cshim/layout.h` is generated before: `muninn/control/layout.py` is the description of
+the control block, and the header follows it. It is kept in the repository too, so that
+the C part compiles without Python.
 """
 
 from __future__ import annotations
@@ -19,13 +21,27 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-FLAGS = ["-std=c11", "-O2", "-g", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+FLAGS = [
+    "-std=c11",
+    "-O2",
+    "-g",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+]
 NO_COMPILER = (
-    "Muninn is being built from source, which needs a C compiler, and {compiler!r} can not be run ({why}). "
-    "Install gcc (Debian, Ubuntu: apt install gcc; Fedora: dnf install gcc; Alpine: apk add gcc musl-dev linux-headers), "
+    "Muninn is being built from source, which needs a C compiler, and {compiler!r} can not be "
+    "run ({why}). "
+    "Install gcc (Debian, Ubuntu: apt install gcc; Fedora: dnf install gcc; Alpine: apk add "
+    "gcc musl-dev linux-headers), "
     "name another compiler in the variable CC, or install a wheel."
 )
-#: Prints the header. `muninn/__init__.py` does not run: it imports what a build need not have.
+#: Prints the header. `muninn/__init__.py` does not run: it imports what a build need
+#: not have.
 HEADER_PROGRAM = """
 import sys, types
 sys.modules["muninn"] = types.ModuleType("muninn")
@@ -37,7 +53,9 @@ _LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)\s]+)(\))")
 
 
 def absolute(readme: str, source: str) -> str:
-    """The page with its links to files of the checkout leading to `source`, the checkout's place on the web."""
+    """The page with its links to files of the checkout leading to `source`, the
+    checkout's place on the web.
+    """
     return _LINK.sub(lambda match: f"{match[1]}{source}/blob/main/{match[2]}{match[3]}", readme)
 
 
@@ -46,7 +64,10 @@ class CustomMetadataHook(MetadataHookInterface):
 
     def update(self, metadata: dict[str, Any]) -> None:
         text = (Path(self.root) / "README.md").read_text()
-        metadata["readme"] = {"content-type": "text/markdown", "text": absolute(text, metadata["urls"]["Source"])}
+        metadata["readme"] = {
+            "content-type": "text/markdown",
+            "text": absolute(text, metadata["urls"]["Source"]),
+        }
 
 
 def words(variable: str, usual: str) -> list[str]:
@@ -55,23 +76,37 @@ def words(variable: str, usual: str) -> list[str]:
     try:
         return shlex.split(text) or shlex.split(usual)
     except ValueError as error:
-        raise SystemExit(f"The variable {variable} is {text!r}, which can not be read as a command: {error}.") from None
+        raise SystemExit(
+            f"The variable {variable} is {text!r}, which can not be read as a command: {error}."
+        ) from None
 
 
 def generateHeader(root: Path) -> None:
-    """Make `cshim/layout.h` what `muninn/control/layout.py` says, or end the build with what is wrong."""
+    """Make `cshim/layout.h` what `muninn/control/layout.py` says, or end the build with
+    what is wrong.
+    """
     try:
         run = subprocess.run(
-            [sys.executable, "-IB", "-c", HEADER_PROGRAM, str(root / "muninn")], check=True, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-IB", "-c", HEADER_PROGRAM, str(root / "muninn")],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
         )
     except subprocess.CalledProcessError as error:
-        raise SystemExit(f"Muninn's C header can not be generated: Python ended with status {error.returncode}, see above.") from None
+        raise SystemExit(
+            "Muninn's C header can not be generated: Python ended with status "
+            f"{error.returncode}, see above."
+        ) from None
     header = root / "cshim" / "layout.h"
-    if not header.exists() or header.read_text() != run.stdout:  # and leave it alone where nothing can be written
+    # and leave it alone where nothing can be written
+    if not header.exists() or header.read_text() != run.stdout:
         try:
             replaceFile(header, run.stdout.encode(), 0o644)
         except OSError as error:
-            raise SystemExit(f"{header} is not what muninn/control/layout.py gives, and can not be written ({error.strerror}).") from None
+            raise SystemExit(
+                f"{header} is not what muninn/control/layout.py gives, and can not be written "
+                f"({error.strerror})."
+            ) from None
 
 
 def compiled(root: Path, target: Path) -> None:
@@ -79,15 +114,24 @@ def compiled(root: Path, target: Path) -> None:
     compiler = words("CC", "cc")
     sources = map(str, sorted((root / "cshim").glob("*.c")))
     try:
-        subprocess.run([*compiler, *FLAGS, *words("CFLAGS", ""), "-o", str(target), *sources], check=True)
+        subprocess.run(
+            [*compiler, *FLAGS, *words("CFLAGS", ""), "-o", str(target), *sources], check=True
+        )
     except OSError as error:
-        raise SystemExit(NO_COMPILER.format(compiler=compiler[0], why=error.strerror or error)) from None
+        raise SystemExit(
+            NO_COMPILER.format(compiler=compiler[0], why=error.strerror or error)
+        ) from None
     except subprocess.CalledProcessError as error:
-        raise SystemExit(f"Muninn's C part can not be compiled: {compiler[0]} ended with status {error.returncode}, see above.") from None
+        raise SystemExit(
+            f"Muninn's C part can not be compiled: {compiler[0]} ended with status "
+            f"{error.returncode}, see above."
+        ) from None
 
 
 def replaceFile(target: Path, content: bytes, mode: int) -> None:
-    """Write a file under a name of its own, then rename it: a process that maps the old one keeps it whole, and several builds may run."""
+    """Write a file under a name of its own, then rename it: a process that maps the old
+    one keeps it whole, and several builds may run.
+    """
     target.parent.mkdir(exist_ok=True)
     descriptor, fresh = tempfile.mkstemp(dir=target.parent, prefix=target.name)
     try:
@@ -108,13 +152,15 @@ def placed(library: Path, target: Path) -> None:
 class CustomBuildHook(BuildHookInterface[Any]):
     """Runs before every wheel, editable ones included.
 
-    A wheel takes the library that was compiled for it, whatever other builds do in the same checkout; the checkout gets a copy, which an
-    editable install can not do without.
+    A wheel takes the library that was compiled for it, whatever other builds do in the
+    same checkout; the checkout gets a copy, which an editable install can not do
+    without.
     """
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         target = Path(self.root) / "muninn" / "_shim" / "libmuninn.so"
-        self._folder = tempfile.TemporaryDirectory(prefix="muninn-build")  # until the wheel is whole
+        # until the wheel is whole
+        self._folder = tempfile.TemporaryDirectory(prefix="muninn-build")
         library = Path(self._folder.name) / target.name
         generateHeader(Path(self.root))
         compiled(Path(self.root), library)
@@ -123,9 +169,12 @@ class CustomBuildHook(BuildHookInterface[Any]):
         except OSError as error:
             if version == "editable":
                 raise SystemExit(
-                    f"{target.parent} can not be written ({error.strerror}): an editable install has its C part there."
+                    f"{target.parent} can not be written ({error.strerror}): an editable "
+                    "install has its C part there."
                 ) from None
         if version != "editable":
             build_data.setdefault("force_include", {})[str(library)] = "muninn/_shim/libmuninn.so"
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        build_data["tag"] = (
+            f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        )

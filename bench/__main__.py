@@ -32,10 +32,20 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench", description="Measure Muninn beside its peers. Takes some minutes; a quiet machine helps."
+        prog="python -m bench",
+        description="Measure Muninn beside its peers. Takes some minutes; a quiet machine helps.",
     )
-    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: whether it runs, not what it shows")
-    parser.add_argument("--only", action="append", choices=sorted(GROUPS), help="only this group of rows (may be repeated)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="small sizes and few rounds: whether it runs, not what it shows",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=sorted(GROUPS),
+        help="only this group of rows (may be repeated)",
+    )
     arguments = parser.parse_args()
     console, options = Console(), Options(arguments.quick)
     rows: list[Row] = []

@@ -18,7 +18,9 @@ _OF_HUGE = pages.hugePages() in pages.OFFERS_HUGE or None
 
 
 def streaming(options: Options) -> list[Row]:
-    """Seconds of a read of all bytes; the ratio is of throughputs, private over shared, so below 1 is faster."""
+    """Seconds of a read of all bytes; the ratio is of throughputs, private over shared,
+    so below 1 is faster.
+    """
     newDomain()
     sizeBytes, rounds = options.pick(4 << 30, 64 << 20), options.pick(5, 2)
     return [row for readers in (1, 2) for row in _streamBy(readers, sizeBytes, rounds)]
@@ -28,7 +30,10 @@ def _streamBy(readers: int, sizeBytes: int, rounds: int) -> list[Row]:
     buffer = muninn.MuninnBuffer(sizeBytes, name="stream", access="readWrite")
     buffer.array[:] = 1
     shared = [Peer("streamShared", "stream", 1) for _ in range(readers)]
-    private, alike = ([Peer("streamPrivate", sizeBytes, 1, isHuge) for _ in range(readers)] for isHuge in (True, False))
+    private, alike = (
+        [Peer("streamPrivate", sizeBytes, 1, isHuge) for _ in range(readers)]
+        for isHuge in (True, False)
+    )
     everybody = (*shared, *private, *alike)
     for peer in everybody:
         peer.line()
@@ -38,13 +43,23 @@ def _streamBy(readers: int, sizeBytes: int, rounds: int) -> list[Row]:
             peer.say()
         return statistics.mean(peer.line()[0] for peer in peers)
 
-    ours, huge, small = zip(*((scope(shared), scope(private), scope(alike)) for _ in range(rounds)), strict=True)
+    ours, huge, small = zip(
+        *((scope(shared), scope(private), scope(alike)) for _ in range(rounds)), strict=True
+    )
     for peer in everybody:
         peer.end()
     buffer.free()
     what = f"streaming read of {sizeBytes >> 20} MiB by {readers} process{'es' * (readers > 1)}"
     return [
-        Row(what, "s", list(ours), list(small), "of private memory without huge pages", 1 / 0.97, 1.0),
+        Row(
+            what,
+            "s",
+            list(ours),
+            list(small),
+            "of private memory without huge pages",
+            1 / 0.97,
+            1.0,
+        ),
         Row(what, "s", list(ours), list(huge), "of private memory", _OF_HUGE and 1 / 0.97, 1.0),
     ]
 
@@ -72,11 +87,29 @@ def sharing(options: Options) -> list[Row]:
             path.unlink(missing_ok=True)
 
     ours(), private(), file()
-    mine, copied, written = zip(*((ours(), private(), file()) for _ in range(options.pick(9, 2))), strict=True)
+    mine, copied, written = zip(
+        *((ours(), private(), file()) for _ in range(options.pick(9, 2))), strict=True
+    )
     what = f"share(array) of {array.nbytes >> 20} MiB, huge={pages.hugePages()} in /dev/shm"
     return [
-        Row(what, "s", list(mine), list(written), "writing the same bytes to a file in /dev/shm", 1.1, 1.0),
-        Row(what, "s", list(mine), list(copied), "np.copyto into fresh memory", _OF_HUGE and 1.15, 1.0),
+        Row(
+            what,
+            "s",
+            list(mine),
+            list(written),
+            "writing the same bytes to a file in /dev/shm",
+            1.1,
+            1.0,
+        ),
+        Row(
+            what,
+            "s",
+            list(mine),
+            list(copied),
+            "np.copyto into fresh memory",
+            _OF_HUGE and 1.15,
+            1.0,
+        ),
     ]
 
 

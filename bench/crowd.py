@@ -32,23 +32,48 @@ def takeover(options: Options) -> list[Row]:
         owner.end()
         newDomain()
     return [
-        Row("broker killed → open, p50", "ms", [quantile(opened, 0.5)], [], "", 20.0, 5.0, f"{kills} kills"),
+        Row(
+            "broker killed → open, p50",
+            "ms",
+            [quantile(opened, 0.5)],
+            [],
+            "",
+            20.0,
+            5.0,
+            f"{kills} kills",
+        ),
         Row("broker killed → open, p99", "ms", [quantile(opened, 0.99)], [], "", 100.0, 20.0),
-        Row("broker killed → share + free, p50", "ms", [quantile(shared, 0.5)], [], "", 20.0, 5.0, "needs the new broker"),
-        Row("broker killed → share + free, p99", "ms", [quantile(shared, 0.99)], [], "", 100.0, 20.0),
+        Row(
+            "broker killed → share + free, p50",
+            "ms",
+            [quantile(shared, 0.5)],
+            [],
+            "",
+            20.0,
+            5.0,
+            "needs the new broker",
+        ),
+        Row(
+            "broker killed → share + free, p99", "ms", [quantile(shared, 0.99)], [], "", 100.0, 20.0
+        ),
     ]
 
 
 def crowding(options: Options) -> list[Row]:
     """Open latency in a full domain against that in an empty one."""
-    few, many = _openTimes(10, 2, options), _openTimes(options.pick(10_000, 300), options.pick(200, 6), options)
+    few, many = (
+        _openTimes(10, 2, options),
+        _openTimes(options.pick(10_000, 300), options.pick(200, 6), options),
+    )
     what = f"open + close with {options.pick(10_000, 300)} buffers, {options.pick(200, 6)} members"
     return [Row(what, "µs", many, few, "with 10 and 2", 1.5, 1.1)]
 
 
 def _openTimes(buffers: int, members: int, options: Options) -> list[float]:
     newDomain()
-    kept = [muninn.share(np.zeros(16), name=f"buffer{index}") for index in range(min(buffers, 1000))]
+    kept = [
+        muninn.share(np.zeros(16), name=f"buffer{index}") for index in range(min(buffers, 1000))
+    ]
     for buffer in kept:
         buffer.close()
     for index in range(len(kept), buffers):
@@ -67,7 +92,9 @@ def _openTimes(buffers: int, members: int, options: Options) -> list[float]:
 
 
 def waking(options: Options) -> list[Row]:
-    """share + free beside members that sleep, and beside processes that wait for other names; the two domains take accesses."""
+    """share + free beside members that sleep, and beside processes that wait for other
+    names; the two domains take accesses.
+    """
     many, waiters = options.pick(100, 6), options.pick(60, 4)
     rows: list[Row] = []
     for part, crowd, few, limit in (
@@ -92,11 +119,34 @@ def waking(options: Options) -> list[Row]:
         share = (_processorSeconds(sleeping) - used) / (time.perf_counter() - began) * 100
         for peer in (*peers[0], *peers[1]):
             peer.end(kill=True)
-        what = f"{len(crowd)} idle members" if part == "idle" else f"{len(crowd)} that wait for names"
+        what = (
+            f"{len(crowd)} idle members" if part == "idle" else f"{len(crowd)} that wait for names"
+        )
         beside = "with 2" if part == "idle" else "with none"
-        rows.append(Row(f"share + free with {what}", "µs", [one for one, _ in times], [other for _, other in times], beside, limit, 1.0))
+        rows.append(
+            Row(
+                f"share + free with {what}",
+                "µs",
+                [one for one, _ in times],
+                [other for _, other in times],
+                beside,
+                limit,
+                1.0,
+            )
+        )
         if part == "idle":
-            rows.append(Row(f"processor time of {what} meanwhile", "%", [round(share, 3)], [], "", 2.0, 0.0, "of a core, all together"))
+            rows.append(
+                Row(
+                    f"processor time of {what} meanwhile",
+                    "%",
+                    [round(share, 3)],
+                    [],
+                    "",
+                    2.0,
+                    0.0,
+                    "of a core, all together",
+                )
+            )
     return rows
 
 
@@ -105,7 +155,9 @@ def _processorSeconds(processes: list[psutil.Process]) -> float:
 
 
 def idling(options: Options) -> list[Row]:
-    """Processor time of a member and of the broker that have nothing to do, in % of a core."""
+    """Processor time of a member and of the broker that have nothing to do, in % of a
+    core.
+    """
     newDomain()
     span = options.pick(20, 2)
     owner = Peer("broker")
@@ -113,13 +165,22 @@ def idling(options: Options) -> list[Row]:
     member = Peer("idle", "kept")
     member.line()
     time.sleep(0.5)
-    idlers = {name: [psutil.Process(peer.pid)] for name, peer in (("the broker", owner), ("a member", member))}
+    idlers = {
+        name: [psutil.Process(peer.pid)]
+        for name, peer in (("the broker", owner), ("a member", member))
+    }
     before = {name: _processorSeconds(processes) for name, processes in idlers.items()}
     time.sleep(span)
-    used = {name: round((_processorSeconds(processes) - before[name]) / span * 100, 3) for name, processes in idlers.items()}
+    used = {
+        name: round((_processorSeconds(processes) - before[name]) / span * 100, 3)
+        for name, processes in idlers.items()
+    }
     for peer in (member, owner):
         peer.end(kill=True)
-    return [Row(f"idle processor time of {name}", "%", [share], [], "", 0.2, 0.0, f"over {span} s") for name, share in used.items()]
+    return [
+        Row(f"idle processor time of {name}", "%", [share], [], "", 0.2, 0.0, f"over {span} s")
+        for name, share in used.items()
+    ]
 
 
 def memory(options: Options) -> list[Row]:
@@ -134,4 +195,15 @@ def memory(options: Options) -> list[Row]:
             peer.end()
     one.free()
     added = statistics.median(ours) - statistics.median(plain)
-    return [Row("resident memory that a member adds", "MiB", [added], [], "", 8.0, None, "over a process with numpy and psutil")]
+    return [
+        Row(
+            "resident memory that a member adds",
+            "MiB",
+            [added],
+            [],
+            "",
+            8.0,
+            None,
+            "over a process with numpy and psutil",
+        )
+    ]

@@ -1,4 +1,6 @@
-"""What the CUDA measurements and their peer processes share: the device, its driver's time, the sizes, and how they wait."""
+"""What the CUDA measurements and their peer processes share: the device, its driver's
+time, the sizes, and how they wait.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def sizesOf(options: Options) -> tuple[int, ...]:
     return (MIB, GIB, 16 * GIB)
 
 
-def inScope(rounds: int, ours: Callable[[], float], peer: Callable[[], float]) -> tuple[list[float], list[float]]:
+def inScope(
+    rounds: int, ours: Callable[[], float], peer: Callable[[], float]
+) -> tuple[list[float], list[float]]:
     ours()
     peer()
     pairs = [(ours(), peer()) for _ in range(rounds)]
@@ -47,7 +51,11 @@ def inScope(rounds: int, ours: Callable[[], float], peer: Callable[[], float]) -
 def timedDriver() -> Iterator[list[float]]:
     """Add up the seconds that this thread spends in the driver's calls."""
     spent, own = [0.0], threading.get_ident()
-    originals = {name: getattr(cu, name) for name in dir(cu) if name.startswith("cu") and callable(getattr(cu, name))}
+    originals = {
+        name: getattr(cu, name)
+        for name in dir(cu)
+        if name.startswith("cu") and callable(getattr(cu, name))
+    }
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any) -> Any:

@@ -1,4 +1,6 @@
-"""Fences between the streams of two processes: Muninn's tickets beside the driver's interprocess events. Needs a GPU."""
+"""Fences between the streams of two processes: Muninn's tickets beside the driver's
+interprocess events. Needs a GPU.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,33 @@ from muninn.devices.cuda.driver import call
 
 
 def fencing(options: Options) -> list[Row]:
-    """There and back between the streams of two processes: by Muninn's tickets, and by bare interprocess events."""
+    """There and back between the streams of two processes: by Muninn's tickets, and by
+    bare interprocess events.
+    """
     newDomain()
     exchanges, rounds = options.pick(300, 30), options.pick(9, 2)
     ours, peers = [], []
     for _ in range(rounds):
         ours.append(byTickets(exchanges))
         peers.append(byEvents(exchanges))
-    return [Row("signal→wait between two processes' streams, one way", "µs", ours, peers, "bare interprocess events", None, None)]
+    return [
+        Row(
+            "signal→wait between two processes' streams, one way",
+            "µs",
+            ours,
+            peers,
+            "bare interprocess events",
+            None,
+            None,
+        )
+    ]
 
 
 def byTickets(exchanges: int) -> float:
-    there, back = (muninn.array(name, 8, np.uint8, mode="fastMode", access="readWrite") for name in ("there", "back"))
+    there, back = (
+        muninn.array(name, 8, np.uint8, mode="fastMode", access="readWrite")
+        for name in ("there", "back")
+    )
     peer = Peer("answerTickets", exchanges)
     peer.line()
     stream = device().createStream(0)
@@ -49,7 +66,9 @@ def byTickets(exchanges: int) -> float:
 def byEvents(exchanges: int) -> float:
     """The same with events: who has recorded says so by a counter in shared memory."""
     call(cu.cuCtxSetCurrent, call(cu.cuDevicePrimaryCtxRetain, 0))
-    interprocess = int(cu.CUevent_flags.CU_EVENT_INTERPROCESS) | int(cu.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+    interprocess = int(cu.CUevent_flags.CU_EVENT_INTERPROCESS) | int(
+        cu.CUevent_flags.CU_EVENT_DISABLE_TIMING
+    )
     event = call(cu.cuEventCreate, interprocess)
     counters = muninn.array("counters", 2, np.uint64)
     raw = ctypes.string_at(call(cu.cuIpcGetEventHandle, event).getPtr(), 64)

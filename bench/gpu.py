@@ -1,6 +1,8 @@
-"""`python -m bench.gpu`: what CUDA costs, beside the driver alone, in one run. Needs a GPU; on the stand-in it is a rehearsal.
+"""`python -m bench.gpu`: what CUDA costs, beside the driver alone, in one run. Needs a
+GPU; on the stand-in it is a rehearsal.
 
-Rows whose title begins with "beside" have nothing to reach. On the stand-in no figure but "without the driver's time" means anything.
+Rows whose title begins with "beside" have nothing to reach. On the stand-in no figure
+but "without the driver's time" means anything.
 """
 
 from __future__ import annotations
@@ -29,11 +31,13 @@ from bench.table import RESULTS, tableOf, write
 from muninn.devices.cuda.driver import call
 from muninn.kernels import launch
 
-# --- opening -------------------------------------------------------------------------------------------------------------
+# --- opening -------------------------------------------------------------------------
 
 
 def opening(options: Options) -> list[Row]:
-    """The open in another process: of VRAM by `vmm`, by `cudaIpc`, and as PyTorch does it; and of host memory."""
+    """The open in another process: of VRAM by `vmm`, by `cudaIpc`, and as PyTorch does
+    it; and of host memory.
+    """
     rows: list[Row] = []
     rounds = options.pick(21, 5)
     for sizeBytes in sizesOf(options):
@@ -43,19 +47,61 @@ def opening(options: Options) -> list[Row]:
         owned = muninn.MuninnBuffer(sizeBytes, mode="fastMode", name="vmm", access="readWrite")
         ours, driver = told("openVram", "vmm", rounds)
         owned.free()
-        lent = muninn.share(cuda.device_array(sizeBytes, np.uint8), "ipc", copy=False, access="readWrite")
+        lent = muninn.share(
+            cuda.device_array(sizeBytes, np.uint8), "ipc", copy=False, access="readWrite"
+        )
         legacy, _ = told("openVram", "ipc", rounds)
         lent.free()
         size = title(sizeBytes)
         rows.append(Row(f"open fastMode {size}, vmm, p50", "ms", ours, [], "", 2.0, 0.5))
-        rows.append(Row(f"beside: open {size}, vmm: the driver's time in it", "ms", driver, [], "", None, None))
-        rows.append(Row(f"beside: open {size}, vmm", "ms", ours, legacy, "cudaIpc through Muninn", None, None))
+        rows.append(
+            Row(
+                f"beside: open {size}, vmm: the driver's time in it",
+                "ms",
+                driver,
+                [],
+                "",
+                None,
+                None,
+            )
+        )
+        rows.append(
+            Row(
+                f"beside: open {size}, vmm",
+                "ms",
+                ours,
+                legacy,
+                "cudaIpc through Muninn",
+                None,
+                None,
+            )
+        )
         if torchs := openedByTorch(sizeBytes, options.pick(7, 2)):
-            rows.append(Row(f"beside: open {size}, vmm", "ms", ours[: len(torchs)], torchs, "torch.multiprocessing", None, None))
+            rows.append(
+                Row(
+                    f"beside: open {size}, vmm",
+                    "ms",
+                    ours[: len(torchs)],
+                    torchs,
+                    "torch.multiprocessing",
+                    None,
+                    None,
+                )
+            )
     newDomain()
     sizeBytes = sizesOf(options)[-1]
     with muninn.array("big", sizeBytes, np.uint8, lifetime="lastClose"):
-        rows.append(Row(f"open bigMode {title(sizeBytes)}, p50", "ms", told("openBig", "big", rounds), [], "", 2.0, 0.5))
+        rows.append(
+            Row(
+                f"open bigMode {title(sizeBytes)}, p50",
+                "ms",
+                told("openBig", "big", rounds),
+                [],
+                "",
+                2.0,
+                0.5,
+            )
+        )
     return rows
 
 
@@ -68,7 +114,9 @@ def told(function: str, *arguments: object) -> Any:
 
 
 def openedByTorch(sizeBytes: int, rounds: int) -> list[float]:
-    """Milliseconds of what a receiver of `torch.multiprocessing` does with a tensor's handle; empty where torch has no CUDA."""
+    """Milliseconds of what a receiver of `torch.multiprocessing` does with a tensor's
+    handle; empty where torch has no CUDA.
+    """
     try:
         import torch
         from torch.multiprocessing.reductions import reduce_tensor
@@ -107,14 +155,26 @@ def ownShare(options: Options) -> list[Row]:
             buffer.close()
             device().memoryInfo(0)  # behind it, the memory is given back
     owner.end()
-    return [Row("open fastMode 1 MiB, without the driver's time", "µs", [statistics.median(shares)], [], "", 150.0, None)]
+    return [
+        Row(
+            "open fastMode 1 MiB, without the driver's time",
+            "µs",
+            [statistics.median(shares)],
+            [],
+            "",
+            150.0,
+            None,
+        )
+    ]
 
 
-# --- streaming -----------------------------------------------------------------------------------------------------------
+# --- streaming ----------------------------------------------------------------------
 
 
 def streaming(options: Options) -> list[Row]:
-    """A kernel that reads every byte: shared VRAM against private, a bigMode mapping against plain pinned memory."""
+    """A kernel that reads every byte: shared VRAM against private, a bigMode mapping
+    against plain pinned memory.
+    """
     newDomain()
     from numba import cuda
 
@@ -126,9 +186,21 @@ def streaming(options: Options) -> list[Row]:
     shared = muninn.open("streamed", access="readWrite").deviceArray().view(np.uint64)
     private = cuda.device_array(sizeBytes // 8, np.uint64)
     launch.launch("copyElements", private, shared)
-    ours, peers = inScope(rounds, lambda: read(shared, result, passes), lambda: read(private, result, passes))
+    ours, peers = inScope(
+        rounds, lambda: read(shared, result, passes), lambda: read(private, result, passes)
+    )
     maker.end()
-    rows = [Row(f"kernel reads {title(sizeBytes)} of shared VRAM", "ms", ours, peers, "private VRAM", 1 / 0.99, 1.0)]
+    rows = [
+        Row(
+            f"kernel reads {title(sizeBytes)} of shared VRAM",
+            "ms",
+            ours,
+            peers,
+            "private VRAM",
+            1 / 0.99,
+            1.0,
+        )
+    ]
     hostBytes = sizeBytes if sizeBytes < GIB else 2 * GIB
     mapped = muninn.array("mapped", hostBytes // 8, np.uint64)
     view = mapped.deviceArray()
@@ -138,7 +210,17 @@ def streaming(options: Options) -> list[Row]:
     pinned = cuda.as_cuda_array(Exposed(plain, hostBytes // 8), sync=False)
     ours, peers = inScope(rounds, lambda: read(view, result, 1), lambda: read(pinned, result, 1))
     call(cu.cuMemFreeHost, plain)
-    rows.append(Row(f"kernel reads {title(hostBytes)} of a bigMode mapping", "ms", ours, peers, "cuMemHostAlloc", 1 / 0.97, 1.0))
+    rows.append(
+        Row(
+            f"kernel reads {title(hostBytes)} of a bigMode mapping",
+            "ms",
+            ours,
+            peers,
+            "cuMemHostAlloc",
+            1 / 0.97,
+            1.0,
+        )
+    )
     gigabytes = hostBytes / statistics.median(ours) / 1e6
     rows.append(Row("beside: bigMode read by a kernel", "GB/s", [gigabytes], [], "", None, None))
     mapped.free()
@@ -149,7 +231,13 @@ class Exposed:
     """Memory at an address, as Numba takes it."""
 
     def __init__(self, address: int, count: int) -> None:
-        self.__cuda_array_interface__ = {"version": 3, "shape": (count,), "typestr": "<u8", "data": (address, False), "strides": None}
+        self.__cuda_array_interface__ = {
+            "version": 3,
+            "shape": (count,),
+            "typestr": "<u8",
+            "data": (address, False),
+            "strides": None,
+        }
 
 
 def read(array: Any, result: Any, passes: int) -> float:
@@ -166,11 +254,13 @@ def read(array: Any, result: Any, passes: int) -> float:
     return elapsed
 
 
-# --- registration ----------------------------------------------------------------------------------------------------------
+# --- registration -------------------------------------------------------------------
 
 
 def registering(options: Options) -> list[Row]:
-    """Mapping a bigMode buffer for kernels, beside the bare call on memory of the same size and kind."""
+    """Mapping a bigMode buffer for kernels, beside the bare call on memory of the same
+    size and kind.
+    """
     newDomain()
     sizeBytes = 64 * MIB if IS_REHEARSAL or options.quick else 4 * GIB
     buffer = muninn.array("registered", sizeBytes, np.uint8)
@@ -193,7 +283,12 @@ def registering(options: Options) -> list[Row]:
 
     def plain() -> float:
         started = time.perf_counter()
-        call(cu.cuMemHostRegister, address, sizeBytes, cu.CU_MEMHOSTREGISTER_PORTABLE | cu.CU_MEMHOSTREGISTER_DEVICEMAP)
+        call(
+            cu.cuMemHostRegister,
+            address,
+            sizeBytes,
+            cu.CU_MEMHOSTREGISTER_PORTABLE | cu.CU_MEMHOSTREGISTER_DEVICEMAP,
+        )
         elapsed = time.perf_counter() - started
         call(cu.cuMemHostUnregister, address)
         return elapsed / (sizeBytes / GIB)
@@ -201,7 +296,17 @@ def registering(options: Options) -> list[Row]:
     mine, theirs = inScope(options.pick(5, 2), ours, plain)
     buffer.free()
     os.close(descriptor)
-    return [Row("mapping host memory for kernels, a GiB", "s", mine, theirs, "bare cuMemHostRegister", None, None)]
+    return [
+        Row(
+            "mapping host memory for kernels, a GiB",
+            "s",
+            mine,
+            theirs,
+            "bare cuMemHostRegister",
+            None,
+            None,
+        )
+    ]
 
 
 GROUPS: dict[str, Callable[[Options], list[Row]]] = {
@@ -214,9 +319,20 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="Measure the CUDA back-end beside the driver alone.")
-    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: whether it runs, not what it shows")
-    parser.add_argument("--only", action="append", choices=sorted(GROUPS), help="only this group of rows (may be repeated)")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gpu", description="Measure the CUDA back-end beside the driver alone."
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="small sizes and few rounds: whether it runs, not what it shows",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=sorted(GROUPS),
+        help="only this group of rows (may be repeated)",
+    )
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     arguments = parser.parse_args()
     options, rows = Options(arguments.quick), list[Row]()
@@ -235,7 +351,11 @@ def main() -> int:
     if arguments.json:
         shown = [{**row._asdict(), "median": row.compared, "verdict": row.verdict} for row in rows]
         arguments.json.write_text(json.dumps({"device": name, "rows": shown}))
-    return 1 if any(row.verdict == "SHORT" for row in rows) and not (arguments.quick or IS_REHEARSAL) else 0
+    return (
+        1
+        if any(row.verdict == "SHORT" for row in rows) and not (arguments.quick or IS_REHEARSAL)
+        else 0
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""What every measurement shares: rounds that take accesses, medians, processes, and a domain of its own.
+"""What every measurement shares: rounds that take accesses, medians, processes, and a
+domain of its own.
 
-A figure of a busy machine means little alone, so every row is a ratio: ours and the peer's are measured in turn, round by round,
-and the ratio of each round is what counts. What is shown is the median, with the smallest and largest.
+A figure of a busy machine means little alone, so every row is a ratio: ours and the
+peer's are measured in turn, round by round, and the ratio of each round is what counts.
+What is shown is the median, with the smallest and largest.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ ROOT = Path(__file__).parent.parent
 
 
 class Row(NamedTuple):
-    """One line of the table. `ours` and `peer` are in `unit`; `limit` and `goal` bound the ratio, or with no peer `ours` itself."""
+    """One line of the table. `ours` and `peer` are in `unit`; `limit` and `goal` bound
+    the ratio, or with no peer `ours` itself.
+    """
 
     what: str
     unit: str
@@ -34,7 +38,11 @@ class Row(NamedTuple):
 
     @property
     def ratios(self) -> list[float]:
-        return [mine / other for mine, other in zip(self.ours, self.peer, strict=True)] if self.peer else []
+        return (
+            [mine / other for mine, other in zip(self.ours, self.peer, strict=True)]
+            if self.peer
+            else []
+        )
 
     @property
     def compared(self) -> float:
@@ -80,7 +88,9 @@ def quantile(values: Sequence[float], part: float) -> float:
 
 
 def newDomain() -> str:
-    """Leave the domain of before, and choose another of one's own for this process and those that it starts."""
+    """Leave the domain of before, and choose another of one's own for this process and
+    those that it starts.
+    """
     from muninn.session import membership
 
     if membership._current is not None:
@@ -90,26 +100,40 @@ def newDomain() -> str:
 
 
 def environment() -> dict[str, str]:
-    """For child processes: the checkout is importable, and compiled modules are kept as they would be on a user's machine."""
+    """For child processes: the checkout is importable, and compiled modules are kept as
+    they would be on a user's machine.
+    """
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])}
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]),
+    }
 
 
 class Peer:
-    """Another Python process that runs `bench.parts:function(*arguments)` and talks in lines of JSON."""
+    """Another Python process that runs `bench.parts:function(*arguments)` and talks in
+    lines of JSON.
+    """
 
     def __init__(self, function: str, *arguments: object) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.parts", function, json.dumps(arguments)], cwd=ROOT, env=environment(), text=True, bufsize=1,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [sys.executable, "-m", "bench.parts", function, json.dumps(arguments)],
+            cwd=ROOT,
+            env=environment(),
+            text=True,
+            bufsize=1,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         self.pid = self.process.pid
 
     def line(self) -> Any:
         assert self.process.stdout is not None
         text = self.process.stdout.readline()
         if not text:
-            raise RuntimeError(f"{self.process.args!r:.200} ended with status {self.process.wait()}")
+            raise RuntimeError(
+                f"{self.process.args!r:.200} ended with status {self.process.wait()}"
+            )
         return json.loads(text)
 
     def say(self) -> None:

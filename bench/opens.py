@@ -16,13 +16,33 @@ from bench.harness import ROOT, Options, Peer, Row, environment, microseconds, n
 
 def importing(options: Options) -> list[Row]:
     def run(module: str) -> float:
-        return seconds(lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True, cwd=ROOT, env=environment())) * 1e3
+        return (
+            seconds(
+                lambda: subprocess.run(
+                    [sys.executable, "-c", f"import {module}"],
+                    check=True,
+                    cwd=ROOT,
+                    env=environment(),
+                )
+            )
+            * 1e3
+        )
 
     for module in ("muninn", "numpy"):
         run(module)
     rounds = options.pick(25, 5)
     pairs = [(run("muninn"), run("numpy")) for _ in range(rounds)]
-    return [Row("import muninn, as a process", "ms", [ours for ours, _ in pairs], [peer for _, peer in pairs], "import numpy", 2.0, 1.5)]
+    return [
+        Row(
+            "import muninn, as a process",
+            "ms",
+            [ours for ours, _ in pairs],
+            [peer for _, peer in pairs],
+            "import numpy",
+            2.0,
+            1.5,
+        )
+    ]
 
 
 def opening(options: Options) -> list[Row]:
@@ -53,8 +73,18 @@ def opening(options: Options) -> list[Row]:
     muninn.open("kept").free()
     owner.end()
     return [
-        Row("open + close, first in a joined process", "µs", firsts, peers, "pyshmem open + close", 1.0, 0.5),
-        Row("open + close, beside", "µs", firsts, plain, "shared_memory attach + close", None, None),
+        Row(
+            "open + close, first in a joined process",
+            "µs",
+            firsts,
+            peers,
+            "pyshmem open + close",
+            1.0,
+            0.5,
+        ),
+        Row(
+            "open + close, beside", "µs", firsts, plain, "shared_memory attach + close", None, None
+        ),
         Row("open of what this process has open", "µs", again, [], "", 10.0, 3.0),
     ]
 
@@ -66,11 +96,23 @@ def exchanging(options: Options) -> list[Row]:
     ours, peers, notified = [], [], []
     for scope in range(rounds):
         ours.append(_exchangeOurs(exchanges, payload, out))
-        peers.append(_exchangePyshmem(exchanges, payload, out, f"mb{os.getpid()}{scope}", notify=False))
-        notified.append(_exchangePyshmem(exchanges, payload, out, f"mn{os.getpid()}{scope}", notify=True))
+        peers.append(
+            _exchangePyshmem(exchanges, payload, out, f"mb{os.getpid()}{scope}", notify=False)
+        )
+        notified.append(
+            _exchangePyshmem(exchanges, payload, out, f"mn{os.getpid()}{scope}", notify=True)
+        )
     return [
         Row("64 KiB there and back, p50", "µs", ours, peers, "pyshmem write/read_after", 0.5, 0.2),
-        Row("64 KiB there and back, beside", "µs", ours, notified, "pyshmem with notify=True", None, None),
+        Row(
+            "64 KiB there and back, beside",
+            "µs",
+            ours,
+            notified,
+            "pyshmem with notify=True",
+            None,
+            None,
+        ),
     ]
 
 
@@ -94,7 +136,9 @@ def _exchangeOurs(exchanges: int, payload: np.ndarray, out: np.ndarray) -> float
     return result
 
 
-def _exchangePyshmem(exchanges: int, payload: np.ndarray, out: np.ndarray, prefix: str, notify: bool) -> float:
+def _exchangePyshmem(
+    exchanges: int, payload: np.ndarray, out: np.ndarray, prefix: str, notify: bool
+) -> float:
     request = pyshmem.create(f"{prefix}q", shape=payload.shape, dtype=payload.dtype, notify=notify)
     answer = pyshmem.create(f"{prefix}a", shape=payload.shape, dtype=payload.dtype, notify=notify)
     peer = Peer("echoPyshmem", prefix, exchanges)

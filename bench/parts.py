@@ -1,4 +1,6 @@
-"""The other processes of the benchmarks: `python -m bench.parts FUNCTION '[ARGUMENTS]'`. Each talks in lines of JSON."""
+"""The other processes of the benchmarks: `python -m bench.parts FUNCTION
+'[ARGUMENTS]'`. Each talks in lines of JSON.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def streamShared(name: str, rounds: int) -> None:
 
 
 def streamPrivate(sizeBytes: int, rounds: int, isHuge: bool) -> None:
-    """Read private memory of that size the same way, with huge pages where the kernel gives them, or without."""
+    """Read private memory of that size the same way, with huge pages where the kernel
+    gives them, or without.
+    """
     import mmap
 
     import numpy as np
@@ -147,7 +151,9 @@ def shareVram(name: str, sizeBytes: int) -> None:
 
 
 def openVram(name: str, rounds: int) -> None:
-    """Milliseconds of each open of it, up to the pointer that kernels take; and of the driver's part of as many more."""
+    """Milliseconds of each open of it, up to the pointer that kernels take; and of the
+    driver's part of as many more.
+    """
     import muninn
     from bench.driver import timedDriver
 
@@ -233,7 +239,10 @@ def answerEvents(exchanges: int, raw: str) -> None:
 
     initialise()
     call(cu.cuCtxSetCurrent, call(cu.cuDevicePrimaryCtxRetain, 0))
-    event = call(cu.cuEventCreate, int(cu.CUevent_flags.CU_EVENT_INTERPROCESS) | int(cu.CUevent_flags.CU_EVENT_DISABLE_TIMING))
+    event = call(
+        cu.cuEventCreate,
+        int(cu.CUevent_flags.CU_EVENT_INTERPROCESS) | int(cu.CUevent_flags.CU_EVENT_DISABLE_TIMING),
+    )
     theirs, stream = openEvent(raw), call(cu.cuStreamCreate, 1)
     shown = muninn.open("counters", access="readWrite").array
     say(ctypes.string_at(call(cu.cuIpcGetEventHandle, event).getPtr(), 64).hex())

@@ -26,21 +26,52 @@ def tableOf(rows: list[Row], title: str = "Muninn beside its peers, in one run")
         table.add_column(heading, overflow="fold")
     for row in rows:
         ratio = shown(row.ratios, "×") if row.peer else "-"
-        bounds = [("-" if bound is None else f"{bound:.3g}{' ×' if row.peer else f' {row.unit}'}") for bound in (row.limit, row.goal)]
+        bounds = [
+            ("-" if bound is None else f"{bound:.3g}{' ×' if row.peer else f' {row.unit}'}")
+            for bound in (row.limit, row.goal)
+        ]
         peer = f"{shown(row.peer, row.unit)} {row.peerName}" if row.peer else row.note or "-"
         colour = {"SHORT": "red", "goal": "green"}.get(row.verdict, "")
-        table.add_row(row.what, shown(row.ours, row.unit), peer, ratio, *bounds, f"[{colour}]{row.verdict}" if colour else row.verdict)
+        table.add_row(
+            row.what,
+            shown(row.ours, row.unit),
+            peer,
+            ratio,
+            *bounds,
+            f"[{colour}]{row.verdict}" if colour else row.verdict,
+        )
     return table
 
 
 def write(rows: list[Row], path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    machine = f"{platform.machine()}, {os.cpu_count()} processors, Linux {platform.release()}, Python {platform.python_version()}"
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} processors, Linux "
+        f"{platform.release()}, Python {platform.python_version()}"
+    )
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["what", "unit", "ours", "peer", "peerName", "ratio", "must", "goFor", "verdict", "note", "machine"])
+        writer.writerow(
+            [
+                "what",
+                "unit",
+                "ours",
+                "peer",
+                "peerName",
+                "ratio",
+                "must",
+                "goFor",
+                "verdict",
+                "note",
+                "machine",
+            ]
+        )
         for row in rows:
-            peer, ratio = (statistics.median(row.peer), statistics.median(row.ratios)) if row.peer else ("", "")
+            peer, ratio = (
+                (statistics.median(row.peer), statistics.median(row.ratios))
+                if row.peer
+                else ("", "")
+            )
             writer.writerow(
                 [
                     row.what,

@@ -72,7 +72,8 @@ static void drop(MnnDescriptorServer *descriptorServer, int connection)
 {
 	for (uint32_t i = 0; i < descriptorServer->connected; i++)
 		if (descriptorServer->connections[i] == connection) {
-			descriptorServer->connections[i] = descriptorServer->connections[--descriptorServer->connected];
+			descriptorServer->connections[i] =
+				descriptorServer->connections[--descriptorServer->connected];
 			break;
 		}
 	/* A forked child may have it too: closing alone would not end its events. */
@@ -83,7 +84,8 @@ static void drop(MnnDescriptorServer *descriptorServer, int connection)
 static int keep(MnnDescriptorServer *descriptorServer, int connection)
 {
 	if (descriptorServer->connected == descriptorServer->connectionRoom) {
-		uint32_t room = descriptorServer->connectionRoom ? descriptorServer->connectionRoom * 2 : BATCH;
+		uint32_t room = descriptorServer->connectionRoom ? descriptorServer->connectionRoom * 2
+														 : BATCH;
 		int *grown = realloc(descriptorServer->connections, room * sizeof *grown);
 		if (!grown)
 			return -ENOMEM;
@@ -98,7 +100,8 @@ static int keep(MnnDescriptorServer *descriptorServer, int connection)
 
 static void admit(MnnDescriptorServer *descriptorServer)
 {
-	int connection = mnnOwned(accept4(descriptorServer->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC));
+	int connection = mnnOwned(
+		accept4(descriptorServer->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC));
 	if (connection < 0) {
 		struct timespec pause = {0, PAUSE_NS};
 		if (connection == -EMFILE || connection == -ENFILE || connection == -ENOMEM ||
@@ -132,7 +135,9 @@ static int answer(MnnDescriptorServer *descriptorServer, int connection, const R
 	} control = {{0}};
 	struct msghdr message = {.msg_iov = &content, .msg_iovlen = 1};
 	pthread_mutex_lock(&descriptorServer->lock);
-	const Entry *entry = request->row < descriptorServer->room ? &descriptorServer->entries[request->row] : NULL;
+	const Entry *entry = request->row < descriptorServer->room
+		? &descriptorServer->entries[request->row]
+		: NULL;
 	if (entry && isThere(entry, request->incarnation)) {
 		reply.result = 0;
 		message.msg_control = control.bytes;
@@ -167,7 +172,9 @@ static void *run(void *given)
 	for (;;) {
 		/* The program may close these descriptors, and open its own under their
 		 * numbers: then nobody is served any more. */
-		int count = mnnIsMarked(descriptorServer->epoll) ? epoll_wait(descriptorServer->epoll, events, BATCH, -1) : -1;
+		int count = mnnIsMarked(descriptorServer->epoll)
+			? epoll_wait(descriptorServer->epoll, events, BATCH, -1)
+			: -1;
 		if (count < 0 && errno == EINTR)
 			continue;
 		if (count < 0 || !mnnIsMarked(descriptorServer->epoll))
@@ -193,9 +200,11 @@ static int listenAt(MnnDescriptorServer *descriptorServer)
 	if ((descriptorServer->listener = mnnOwned(
 			 socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0))) < 0)
 		return descriptorServer->listener;
-	if (bind(descriptorServer->listener, (struct sockaddr *)&descriptorServer->address, sizeof descriptorServer->address))
+	if (bind(descriptorServer->listener, (struct sockaddr *)&descriptorServer->address,
+			sizeof descriptorServer->address))
 		return -errno;
-	if (chmod(descriptorServer->address.sun_path, 0600) || listen(descriptorServer->listener, SOMAXCONN)) {
+	if (chmod(descriptorServer->address.sun_path, 0600) ||
+		listen(descriptorServer->listener, SOMAXCONN)) {
 		int result = -errno;
 		unlink(descriptorServer->address.sun_path);
 		return result;
@@ -251,7 +260,8 @@ int mnnDescriptorServerOpen(const char *path, MnnDescriptorServer **out)
 	return result;
 }
 
-int mnnDescriptorServerPut(MnnDescriptorServer *descriptorServer, uint32_t row, uint64_t incarnation, int fd)
+int mnnDescriptorServerPut(
+	MnnDescriptorServer *descriptorServer, uint32_t row, uint64_t incarnation, int fd)
 {
 	int result = 0;
 	struct stat status;
@@ -262,7 +272,8 @@ int mnnDescriptorServerPut(MnnDescriptorServer *descriptorServer, uint32_t row, 
 		uint32_t room = row < UINT32_MAX / 2 ? (row + 1) * 2 : UINT32_MAX;
 		Entry *grown = realloc(descriptorServer->entries, room * sizeof *grown);
 		if (grown) {
-			memset(grown + descriptorServer->room, 0, (room - descriptorServer->room) * sizeof *grown);
+			memset(
+				grown + descriptorServer->room, 0, (room - descriptorServer->room) * sizeof *grown);
 			descriptorServer->entries = grown;
 			descriptorServer->room = room;
 		}
@@ -275,7 +286,8 @@ int mnnDescriptorServerPut(MnnDescriptorServer *descriptorServer, uint32_t row, 
 	return result;
 }
 
-void mnnDescriptorServerTake(MnnDescriptorServer *descriptorServer, uint32_t row, uint64_t incarnation)
+void mnnDescriptorServerTake(
+	MnnDescriptorServer *descriptorServer, uint32_t row, uint64_t incarnation)
 {
 	pthread_mutex_lock(&descriptorServer->lock);
 	if (row < descriptorServer->room && descriptorServer->entries[row].incarnation == incarnation)
@@ -290,7 +302,8 @@ void mnnDescriptorServerClose(MnnDescriptorServer *descriptorServer)
 		 * the thread sleeps on what nobody can reach, and keeps its memory. */
 		pthread_mutex_lock(&descriptorServer->lock);
 		if (descriptorServer->room)
-			memset(descriptorServer->entries, 0, descriptorServer->room * sizeof *descriptorServer->entries);
+			memset(descriptorServer->entries, 0,
+				descriptorServer->room * sizeof *descriptorServer->entries);
 		pthread_mutex_unlock(&descriptorServer->lock);
 		pthread_detach(descriptorServer->thread);
 		unlink(descriptorServer->address.sun_path);

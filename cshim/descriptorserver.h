@@ -26,10 +26,12 @@ typedef struct MnnDescriptorServer MnnDescriptorServer;
 MNN_API int mnnDescriptorServerOpen(const char *path, MnnDescriptorServer **out);
 /* Hand out duplicates of `fd` for (row, incarnation) from now on, and of none that
  * was there for that row before. -ENOMEM. */
-MNN_API int mnnDescriptorServerPut(MnnDescriptorServer *descriptorServer, uint32_t row, uint64_t incarnation, int fd);
+MNN_API int mnnDescriptorServerPut(
+	MnnDescriptorServer *descriptorServer, uint32_t row, uint64_t incarnation, int fd);
 /* No more; when it returns, the thread does not use that descriptor. Of another
  * incarnation: nothing. */
-MNN_API void mnnDescriptorServerTake(MnnDescriptorServer *descriptorServer, uint32_t row, uint64_t incarnation);
+MNN_API void mnnDescriptorServerTake(
+	MnnDescriptorServer *descriptorServer, uint32_t row, uint64_t incarnation);
 /* End the thread and every connection, and remove `path`. */
 MNN_API void mnnDescriptorServerClose(MnnDescriptorServer *descriptorServer);
 

@@ -1,8 +1,10 @@
-/* The control block for C. Generated: change `muninn/control/layout.py`, which has the drawing and says who writes which word, and run
+/* The control block for C. Generated: change `muninn/control/layout.py`, which has the
+ * drawing and says which process writes which word, and run
  *
  *     python -m muninn.control.cheader > cshim/layout.h
  *
- * Offsets that end in _OFFSET are relative to the structure that they are in; a _MASK is a field's bits where they are in the word.
+ * Offsets that end in _OFFSET are relative to the structure that they are in; a _MASK is
+ * a field's bits where they are in the word.
  */
 #ifndef MUNINN_LAYOUT_H
 #define MUNINN_LAYOUT_H

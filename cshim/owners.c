@@ -116,7 +116,8 @@ int mnnOwnerWrites(const struct mnnOwner *owner, uint64_t who)
 int mnnOwnerReads(const struct mnnOwner *owner, uint64_t who)
 {
 	if (!isVoid(owner))
-		for (const struct mnnAccessScope *scope = owner->readers; scope != NULL; scope = scope->next)
+		for (const struct mnnAccessScope *scope = owner->readers; scope != NULL;
+			scope = scope->next)
 			if (isInScope(scope, who))
 				return 1;
 	return 0;
@@ -185,7 +186,8 @@ static uint32_t arrive(struct mnnOwner *owner, struct waiter *waiter)
 	uint32_t successor = load32(successorOf(owner));
 	/* SYNC successor: pairs with isKept. Bounded: each failure says that an earlier one
 	 * has become the successor, or that the successor has gone. */
-	while (successor != waiter->number && (successor == 0 || (int32_t)(successor - waiter->number) > 0)) {
+	while (successor != waiter->number &&
+		(successor == 0 || (int32_t)(successor - waiter->number) > 0)) {
 		uint32_t found = mnnCasSeqCst32(successorOf(owner), successor, waiter->number);
 		if (found == successor)
 			break;
@@ -431,7 +433,8 @@ void *mnnLockExit(struct mnnAccessScope *scope, void *kind, void *error, void *t
 	(void)error, (void)trace;
 	/* By the thread, which is known without Python: a handler that raised there
 	 * would leave the lock held. */
-	return unlock(scope, 0, !isVoid(scope->owner) && scope->owner->thread == (uint64_t)pthread_self(),
+	return unlock(scope, 0,
+		!isVoid(scope->owner) && scope->owner->thread == (uint64_t)pthread_self(),
 		kind == scope->calls->python->none);
 }
 

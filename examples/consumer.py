@@ -1,6 +1,7 @@
 """Print what `producer.py` publishes, until nothing new comes for two seconds.
 
-A slow consumer misses publications, and sees none twice and none half: a buffer has its latest content and no history.
+A slow consumer misses publications, and sees none twice and none half: a buffer has its
+latest content and no history.
 """
 
 import argparse
@@ -13,14 +14,22 @@ import muninn
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--buffer", default="example/ticks", help="name of the buffer (default: %(default)s)")
-    parser.add_argument("--wait", type=given.seconds, default=30.0, help="seconds to wait for the buffer to appear (default: %(default)s)")
+    parser.add_argument(
+        "--buffer", default="example/ticks", help="name of the buffer (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--wait",
+        type=given.seconds,
+        default=30.0,
+        help="seconds to wait for the buffer to appear (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     with muninn.open(arguments.buffer, timeout=arguments.wait) as buffer:
         generation, content = 0, numpy.empty(buffer.shape, buffer.dtype)
         while True:
             try:
-                generation = buffer.waitNext(timeout=2.0, after=generation, out=content)  # the generation that is in `content`
+                # the generation that is in `content`
+                generation = buffer.waitNext(timeout=2.0, after=generation, out=content)
             except TimeoutError:
                 print("nothing new for 2 s")
                 return

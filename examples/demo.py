@@ -1,6 +1,8 @@
-"""What Muninn is for, on real input: one copy of a model for all workers, and a broker that may be killed.
+"""What Muninn is for, on real input: one copy of a model for all workers, and a broker
+that may be killed.
 
-`make demo` runs this. Every figure is measured here and now, every owner lock is checked, and the exit status is 0 only if all of them hold.
+`make demo` runs this. Every figure is measured here and now, every owner lock is
+checked, and the exit status is 0 only if all of them hold.
 """
 
 from __future__ import annotations
@@ -19,7 +21,14 @@ from typing import Any
 import model
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 HERE = Path(__file__).parent
@@ -29,11 +38,17 @@ console = Console(highlight=False)
 
 
 class Program:
-    """A Python process that has nothing to do with this one but the domain, and talks in lines of JSON."""
+    """A Python process that has nothing to do with this one but the domain, and talks
+    in lines of JSON.
+    """
 
     def __init__(self, script: str, argument: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / script), argument], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            [sys.executable, str(HERE / script), argument],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
         )
         self.pid = self._process.pid
 
@@ -67,17 +82,34 @@ def share() -> tuple[Program, dict[str, Any]]:
     """Start the sharer and show how the file goes into shared memory."""
     sharer = Program("sharer.py", NAME)
     before = sharer.line()["pssBefore"]
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("model.safetensors → shared memory", total=(model.folder() / "model.safetensors").stat().st_size)
+        task = progress.add_task(
+            "model.safetensors → shared memory",
+            total=(model.folder() / "model.safetensors").stat().st_size,
+        )
         while "shared" not in (answer := sharer.line()):
             progress.advance(task, answer["read"])
     return sharer, {**answer, "pssBefore": before}
 
 
 def gather(title: str, argument: str) -> tuple[list[Program], list[dict[str, Any]]]:
-    """Start the workers, wait until each has embedded the text, and then ask all of them what they hold."""
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), console=console, transient=True) as progress:
+    """Start the workers, wait until each has embedded the text, and then ask all of
+    them what they hold.
+    """
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
         task = progress.add_task(title, total=WORKERS)
         programs = [Program("embedder.py", argument) for _ in range(WORKERS)]
         answers = []
@@ -98,7 +130,10 @@ def table(answers: list[dict[str, Any]], reference: dict[str, Any]) -> Table:
     for heading in ("worker", "open", "memory it added (Pss)", "result"):
         shown.add_column(heading, justify="right" if heading != "result" else "left")
     for answer in answers:
-        same = (answer["vectors"], answer["checksum"]) == (reference["vectors"], reference["checksum"])
+        same = (answer["vectors"], answer["checksum"]) == (
+            reference["vectors"],
+            reference["checksum"],
+        )
         shown.add_row(
             str(answer["pid"]),
             f"{answer['seconds'] * 1e6:.0f} µs",
@@ -110,18 +145,25 @@ def table(answers: list[dict[str, Any]], reference: dict[str, Any]) -> Table:
 
 def closest(answer: dict[str, Any]) -> str:
     """Which two sentences the vectors say are most alike: the result is of some use."""
-    vectors = np.frombuffer(bytes.fromhex(answer["vectors"]), np.float32).reshape(len(model.SENTENCES), -1)
+    vectors = np.frombuffer(bytes.fromhex(answer["vectors"]), np.float32).reshape(
+        len(model.SENTENCES), -1
+    )
     similarity = vectors @ vectors.T - 2 * np.eye(len(vectors))
     first, second = np.unravel_index(similarity.argmax(), similarity.shape)
     return f"“{model.SENTENCES[first][:44]}…”\n     “{model.SENTENCES[second][:44]}…”"
 
 
 def succession(sharer: Program, private: dict[str, Any]) -> list[str]:
-    """Kill the broker, and let a newcomer open and share. Returns what was not as it should be."""
+    """Kill the broker, and let a newcomer open and share. Returns what was not as it
+    should be.
+    """
     import muninn
 
     before = muninn.domainInfo()
-    console.print(f"\n[bold]3[/]  kill -9 {sharer.pid}: the process that shared the model, broker of epoch {before['epoch']}")
+    console.print(
+        f"\n[bold]3[/]  kill -9 {sharer.pid}: the process that shared the model, broker of "
+        f"epoch {before['epoch']}"
+    )
     muninn.openBundle(NAME).close()
     killed = time.perf_counter()
     sharer.kill()
@@ -137,7 +179,10 @@ def succession(sharer: Program, private: dict[str, Any]) -> list[str]:
     console.print(f"   first open by another member    {opened * 1e3:8.2f} ms after the kill")
     console.print(f"   first share, by the new broker  {created * 1e3:8.2f} ms after the kill")
     result = "equal, bit for bit" if same else "DIFFERENT"
-    console.print(f"   a fifth worker, {answer['pid']}: opened in {answer['seconds'] * 1e6:.0f} µs, results {result}")
+    console.print(
+        f"   a fifth worker, {answer['pid']}: opened in {answer['seconds'] * 1e6:.0f} µs, "
+        f"results {result}"
+    )
     console.print(f"   broker now: process {after['brokerPid']}, epoch {after['epoch']}")
     fifth.end()
     checks = {
@@ -155,24 +200,40 @@ def main() -> int:
 
     programs: list[Program] = []
     try:
-        console.print(f"[bold]1[/]  One process shares a real model, {WORKERS} unrelated ones find it by its name")
+        console.print(
+            f"[bold]1[/]  One process shares a real model, {WORKERS} unrelated ones find it "
+            "by its name"
+        )
         sharer, shared = share()
         programs.append(sharer)
-        console.print(f"   {shared['tensors']} tensors and the vocabulary: {mib(shared['shared'])} in one bundle, {NAME!r}\n")
+        console.print(
+            f"   {shared['tensors']} tensors and the vocabulary: {mib(shared['shared'])} in "
+            f"one bundle, {NAME!r}\n"
+        )
         workers, answers = gather("workers on the shared model", NAME)
         programs += workers
-        once = sharer.ask()["pss"] - shared["pssBefore"] + sum(answer["added"] for answer in answers)
+        once = (
+            sharer.ask()["pss"] - shared["pssBefore"] + sum(answer["added"] for answer in answers)
+        )
         console.print(f"[bold]2[/]  The same work with {WORKERS} private copies, to compare")
         copies, privates = gather("workers on private copies", "--private")
         programs += copies
         console.print(table(answers, privates[0]))
         copied = sum(answer["added"] for answer in privates)
-        console.print(f"\n   held once   {mib(once):>10}  by the sharer and {WORKERS} workers together")
+        console.print(
+            f"\n   held once   {mib(once):>10}  by the sharer and {WORKERS} workers together"
+        )
         reading = f"{privates[0]['seconds'] * 1e3:.0f} ms to read each"
-        console.print(f"   {WORKERS} copies    {mib(copied):>10}  by {WORKERS} workers together, and {reading}")
+        console.print(
+            f"   {WORKERS} copies    {mib(copied):>10}  by {WORKERS} workers together, and "
+            f"{reading}"
+        )
         console.print(f"   most alike, they all say:\n     {closest(answers[0])}")
         failures = succession(sharer, privates[0])
-        if any((each["vectors"], each["checksum"]) != (privates[0]["vectors"], privates[0]["checksum"]) for each in answers):
+        if any(
+            (each["vectors"], each["checksum"]) != (privates[0]["vectors"], privates[0]["checksum"])
+            for each in answers
+        ):
             failures.append("every worker's results are equal to a private copy's")
         if once >= copied:
             failures.append("sharing takes less memory than copies")
@@ -192,7 +253,8 @@ def main() -> int:
     console.print(
         "\n[bold red]The demo failed."
         if failures
-        else f"\n[bold green]All of it holds.[/] {copied / once:.1f} times less memory, and the model outlived its owner."
+        else f"\n[bold green]All of it holds.[/] {copied / once:.1f} times less memory, and "
+        "the model outlived its owner."
     )
     return 1 if failures else 0
 

@@ -1,6 +1,8 @@
-"""Embeds text with a model: `python embedder.py NAME` takes the shared one, `python embedder.py --private` reads a copy of its own.
+"""Embeds text with a model: `python embedder.py NAME` takes the shared one, `python
+embedder.py --private` reads a copy of its own.
 
-It prints one line of JSON about what that cost, waits for a line on its standard input, and ends.
+It prints one line of JSON about what that cost, waits for a line on its standard input,
+and ends.
 """
 
 from __future__ import annotations
@@ -22,13 +24,17 @@ from muninn.formats import openFile
 
 
 def pss() -> int:
-    """Bytes of this process's memory, what is shared divided among its sharers (`/proc/self/smaps_rollup`)."""
+    """Bytes of this process's memory, what is shared divided among its sharers
+    (`/proc/self/smaps_rollup`).
+    """
     with open("/proc/self/smaps_rollup") as file:
         return next(int(line.split()[1]) << 10 for line in file if line.startswith("Pss:"))
 
 
 def shared(name: str) -> tuple[dict[str, np.ndarray], float]:
-    """The tensors of the bundle, and the seconds that opening it took in a process that is a member already."""
+    """The tensors of the bundle, and the seconds that opening it took in a process that
+    is a member already.
+    """
     muninn.domainInfo()
     started = time.perf_counter()
     bundle = muninn.openBundle(name)
@@ -51,11 +57,26 @@ def embed(name: str | None) -> None:
     before = pss()
     tensors, seconds = private() if name is None else shared(name)
     if missing := {model.VOCABULARY, model.WORDS} - tensors.keys():
-        sys.exit(f"the bundle {name!r} has no {' and no '.join(sorted(missing))}: share the model by sharer.py")
-    vectors = embedded(model.SENTENCES, tensors[model.VOCABULARY].tobytes().decode(), tensors[model.WORDS])
-    checksum = hashlib.sha256(b"".join(tensors[key].tobytes() for key in sorted(tensors))).hexdigest()
+        sys.exit(
+            f"the bundle {name!r} has no {' and no '.join(sorted(missing))}: share the model "
+            "by sharer.py"
+        )
+    vectors = embedded(
+        model.SENTENCES, tensors[model.VOCABULARY].tobytes().decode(), tensors[model.WORDS]
+    )
+    checksum = hashlib.sha256(
+        b"".join(tensors[key].tobytes() for key in sorted(tensors))
+    ).hexdigest()
     print(
-        json.dumps({"pid": os.getpid(), "seconds": seconds, "pssBefore": before, "vectors": vectors.tobytes().hex(), "checksum": checksum}),
+        json.dumps(
+            {
+                "pid": os.getpid(),
+                "seconds": seconds,
+                "pssBefore": before,
+                "vectors": vectors.tobytes().hex(),
+                "checksum": checksum,
+            }
+        ),
         flush=True,
     )
     for _ in sys.stdin:

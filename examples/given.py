@@ -1,4 +1,6 @@
-"""What the command lines of the examples have in common: numbers that are checked, and refusals that are said in one line."""
+"""What the command lines of the examples have in common: numbers that are checked, and
+refusals that are said in one line.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def gib(text: str) -> float:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a program to its end. What Muninn refuses ends it with a line and not with a traceback."""
+    """Run a program to its end. What Muninn refuses ends it with a line and not with a
+    traceback.
+    """
     try:
         sys.exit(main())
     except muninn.MuninnError as error:

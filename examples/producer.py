@@ -1,4 +1,5 @@
-"""Publish a small array, again and again. Start `consumer.py` in another terminal, before this or after.
+"""Publish a small array, again and again. Start `consumer.py` in another terminal,
+before this or after.
 
 The buffer goes by itself when both have ended.
 """
@@ -13,9 +14,18 @@ import muninn
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--buffer", default="example/ticks", help="name of the buffer (default: %(default)s)")
-    parser.add_argument("--count", type=given.count, default=10, help="how many publications (default: %(default)s)")
-    parser.add_argument("--seconds", type=given.seconds, default=0.2, help="pause between two (default: %(default)s)")
+    parser.add_argument(
+        "--buffer", default="example/ticks", help="name of the buffer (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--count", type=given.count, default=10, help="how many publications (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=given.seconds,
+        default=0.2,
+        help="pause between two (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     with muninn.array(arguments.buffer, shape=4, dtype="f8", lifetime="lastClose") as buffer:
         for number in range(1, arguments.count + 1):

@@ -1,6 +1,7 @@
 """Shares a model and stays: `python sharer.py NAME`. The demo kills it.
 
-Every tensor of the model's file and the tokenizer's vocabulary go into one bundle; the file is read straight into shared memory.
+Every tensor of the model's file and the tokenizer's vocabulary go into one bundle; the
+file is read straight into shared memory.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ def share(name: str) -> None:
         def fill(spec: muninn.BundleDraft) -> None:
             spec[model.VOCABULARY][:] = vocabulary
             for key in source.entries:
-                source.readInto(key, spec[key], progress=lambda count: print(json.dumps({"read": count}), flush=True))
+                source.readInto(
+                    key,
+                    spec[key],
+                    progress=lambda count: print(json.dumps({"read": count}), flush=True),
+                )
 
         bundle = muninn.loadBundle(specs, fill, name=name, access="readOnly")
     print(json.dumps({"shared": bundle.nbytes, "tensors": len(source.entries)}), flush=True)

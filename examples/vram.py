@@ -1,6 +1,8 @@
-"""Two processes, one GPU: a producer's kernels write frames into VRAM and a consumer's read them there, fenced, without a host copy.
+"""Two processes, one GPU: a producer's kernels write frames into VRAM and a consumer's
+read them there, fenced, without a host copy.
 
-`python examples/vram.py [FRAMES] [MIB]` starts both, and shows what the driver was asked for while frames were exchanged. Needs a GPU.
+`python examples/vram.py [FRAMES] [MIB]` starts both, and shows what the driver was
+asked for while frames were exchanged. Needs a GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ COPIES = ("cuMemcpy",)
 
 
 def recorded() -> Counter[str]:
-    """Count the driver's calls of this process from now on: Muninn's and Numba's go through the same bindings."""
+    """Count the driver's calls of this process from now on: Muninn's and Numba's go
+    through the same bindings.
+    """
     from cuda.bindings import driver
 
     calls: Counter[str] = Counter()
@@ -49,7 +53,9 @@ def produce(names: list[str], frames: int, words: int) -> dict[str, Any]:
     """Write frame after frame; each time the consumer has taken the last one."""
     from numba import cuda
 
-    frame = muninn.MuninnBuffer(words * 8, mode="fastMode", name=names[0], access="readWrite", lifetime="lastClose")
+    frame = muninn.MuninnBuffer(
+        words * 8, mode="fastMode", name=names[0], access="readWrite", lifetime="lastClose"
+    )
     taken = muninn.array(names[1], 1, np.int64, lifetime="lastClose")
     stream = cuda.stream()
     calls: Counter[str] = Counter()
@@ -64,7 +70,9 @@ def produce(names: list[str], frames: int, words: int) -> dict[str, Any]:
 
 
 def consume(names: list[str], frames: int, words: int) -> dict[str, Any]:
-    """Check frame after frame on the GPU; only the count of what was wrong leaves it, at the end."""
+    """Check frame after frame on the GPU; only the count of what was wrong leaves it,
+    at the end.
+    """
     from numba import cuda
 
     frame, taken = (muninn.open(name, access="readWrite", timeout=60) for name in names)
@@ -82,15 +90,22 @@ def consume(names: list[str], frames: int, words: int) -> dict[str, Any]:
     stream.synchronize()
     seconds = time.perf_counter() - started
     seen = dict(calls)
-    frame.wait(None)  # raises if the producer died before its kernels had written what was read here
+    # raises if the producer died before its kernels had written what was read here
+    frame.wait(None)
     return {"calls": seen, "wrong": int(wrong.copy_to_host()[0]), "seconds": seconds}
 
 
 def answersOf(frames: int, words: int) -> dict[str, Any]:
-    """What both processes say at their end. When one fails, so does this: the other waits for it."""
+    """What both processes say at their end. When one fails, so does this: the other
+    waits for it.
+    """
     numbers = [f"example/vram-{os.getpid()}", str(frames), str(words)]
     sides = {
-        side: subprocess.Popen([sys.executable, "-W", "ignore", __file__, side, *numbers], stdout=subprocess.PIPE, text=True)
+        side: subprocess.Popen(
+            [sys.executable, "-W", "ignore", __file__, side, *numbers],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for side in ("produce", "consume")
     }
     until = time.monotonic() + 300
@@ -109,32 +124,56 @@ def answersOf(frames: int, words: int) -> dict[str, Any]:
 
 def side(name: str, prefix: str, frames: str, words: str) -> None:
     """One of the two processes."""
-    answer = {"produce": produce, "consume": consume}[name]([f"{prefix}/frame", f"{prefix}/taken"], int(frames), int(words))
+    answer = {"produce": produce, "consume": consume}[name](
+        [f"{prefix}/frame", f"{prefix}/taken"], int(frames), int(words)
+    )
     print(json.dumps(answer))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("frames", metavar="FRAMES", type=given.count, nargs="?", default=200, help="how many (default: %(default)s)")
-    parser.add_argument("mib", metavar="MIB", type=given.count, nargs="?", default=64, help="the size of each (default: %(default)s)")
+    parser.add_argument(
+        "frames",
+        metavar="FRAMES",
+        type=given.count,
+        nargs="?",
+        default=200,
+        help="how many (default: %(default)s)",
+    )
+    parser.add_argument(
+        "mib",
+        metavar="MIB",
+        type=given.count,
+        nargs="?",
+        default=64,
+        help="the size of each (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     frames, mib = arguments.frames, arguments.mib
     words = mib << 17
     with muninn.MuninnBuffer(4096, mode="fastMode") as probe:
         transport, reason = probe.describe()["transport"], probe.describe()["transportReason"]
         if transport == "memfd":
-            print("this machine has no GPU that a driver shows: there is nothing to see here", file=sys.stderr)
+            print(
+                "this machine has no GPU that a driver shows: there is nothing to see here",
+                file=sys.stderr,
+            )
             return 2
     print(f"{frames} frames of {mib} MiB in VRAM, by {transport} ({reason})")
     answers = answersOf(frames, words)
     consumed, copies = answers["consume"], 0
     for name, calls in (("producer", answers["produce"]), ("consumer", consumed["calls"])):
         copies += sum(count for call, count in calls.items() if call.startswith(COPIES))
-        often = ", ".join(f"{call} {count}" for call, count in sorted(calls.items()) if count >= frames)
+        often = ", ".join(
+            f"{call} {count}" for call, count in sorted(calls.items()) if count >= frames
+        )
         print(f"{name}: {often}")
     rate = frames * mib / 1024 / consumed["seconds"]
     wrong = consumed["wrong"]
-    print(f"copies in either process: {copies}; elements that were not the producer's: {wrong}; {rate:.1f} GiB/s through both kernels")
+    print(
+        f"copies in either process: {copies}; elements that were not the producer's: {wrong}; "
+        f"{rate:.1f} GiB/s through both kernels"
+    )
     return 0 if copies == 0 and wrong == 0 else 1
 
 

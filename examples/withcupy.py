@@ -1,7 +1,8 @@
 """CuPy: an array in VRAM in two processes, without a copy.
 
-`python examples/withcupy.py` shares a tensor and starts a second, unrelated process that opens it by name, doubles it in place, and ends.
-Needs a GPU and CuPy; says so otherwise, with exit status 2.
+`python examples/withcupy.py` shares a tensor and starts a second, unrelated process
+that opens it by name, doubles it in place, and ends. Needs a GPU and CuPy; says so
+otherwise, with exit status 2.
 """
 
 from __future__ import annotations
@@ -38,10 +39,15 @@ def main() -> int:
     name = f"example/withcupy-{os.getpid()}"
     buffer = muninn.share(mine, name, access="readWrite", lifetime="lastClose")
     view = cupy.asarray(buffer)
-    subprocess.run([sys.executable, "-W", "ignore", __file__, "other", name], check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", __file__, "other", name], check=True, timeout=300
+    )
     buffer.wait(None, timeout=60)
     right = bool((view == 2 * mine).all())
-    print(f"CuPy {cupy.__version__}, {view.size} elements on GPU {view.device.id}: {'both processes see one array' if right else 'WRONG'}")
+    print(
+        f"CuPy {cupy.__version__}, {view.size} elements on GPU {view.device.id}: "
+        f"{'both processes see one array' if right else 'WRONG'}"
+    )
     return 0 if right else 1
 
 

@@ -1,8 +1,10 @@
-"""JAX: an array that two processes read, without a copy. JAX's arrays do not change, so the writer is numpy or a kernel.
+"""JAX: an array that two processes read, without a copy. JAX's arrays do not change, so
+the writer is numpy or a kernel.
 
-`python examples/withjax.py` shares a tensor and starts a second, unrelated process that opens it by name, doubles it in place, and ends.
-On a machine with a GPU and JAX's CUDA plug-in the array is in VRAM; else it is in host memory. Says so when JAX is missing, with
-exit status 2.
+`python examples/withjax.py` shares a tensor and starts a second, unrelated process that
+opens it by name, doubles it in place, and ends. On a machine with a GPU and JAX's CUDA
+plug-in the array is in VRAM; else it is in host memory. Says so when JAX is missing,
+with exit status 2.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import os
 import subprocess
 import sys
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or the first process takes most of the GPU's memory
+# or the first process takes most of the GPU's memory
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 try:
     import jax
     import jax.numpy
@@ -51,7 +54,9 @@ def main() -> int:
     mine = np.arange(1_000_000, dtype=np.float32)
     name, mode = f"example/withjax-{os.getpid()}", "fastMode" if isOnGpu() else "bigMode"
     buffer = muninn.share(mine, name, mode=mode, access="readWrite", lifetime="lastClose")
-    subprocess.run([sys.executable, "-W", "ignore", __file__, "other", name], check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", __file__, "other", name], check=True, timeout=300
+    )
     buffer.wait(None, timeout=60)
     view = jax.numpy.from_dlpack(buffer)
     right = bool((np.asarray(view) == 2 * mine).all())

@@ -1,7 +1,8 @@
 """PyTorch: a tensor in two processes, without a copy and without torch.multiprocessing.
 
-`python examples/withtorch.py` shares a tensor and starts a second, unrelated process that opens it by name, doubles it in place, and ends.
-On a machine with a GPU the tensor is in VRAM and outlives its maker; else it is in host memory.
+`python examples/withtorch.py` shares a tensor and starts a second, unrelated process
+that opens it by name, doubles it in place, and ends. On a machine with a GPU the tensor
+is in VRAM and outlives its maker; else it is in host memory.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def other(name: str) -> None:
     assert tensor.device.type == place()
     if place() == "cuda":
         stream = torch.cuda.current_stream()
-        with buffer.write(stream=stream):  # the stream waits for who still reads or writes, and signals
+        # the stream waits for who still reads or writes, and signals
+        with buffer.write(stream=stream):
             tensor.mul_(2)
     else:
         with buffer.write():
@@ -39,12 +41,18 @@ def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()
     mine = torch.arange(1_000_000, dtype=torch.float32, device=place())
     name = f"example/withtorch-{os.getpid()}"
-    buffer = muninn.share(mine, name, access="readWrite", lifetime="lastClose")  # by itself it would stay until somebody frees it
+    # by itself it would stay until somebody frees it
+    buffer = muninn.share(mine, name, access="readWrite", lifetime="lastClose")
     view = torch.from_dlpack(buffer)
-    subprocess.run([sys.executable, "-W", "ignore", __file__, "other", name], check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", __file__, "other", name], check=True, timeout=300
+    )
     buffer.wait(None, timeout=60)
     right = bool((view == 2 * mine).all())
-    print(f"PyTorch {torch.__version__}, {view.numel()} elements on {view.device}: {'both processes see one tensor' if right else 'WRONG'}")
+    print(
+        f"PyTorch {torch.__version__}, {view.numel()} elements on {view.device}: "
+        f"{'both processes see one tensor' if right else 'WRONG'}"
+    )
     return 0 if right else 1
 
 

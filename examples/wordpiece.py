@@ -1,7 +1,8 @@
-"""WordPiece, as BERT's uncased models use it: lower case, words and punctuation apart, and of each word the longest known piece first.
+"""WordPiece, as BERT's uncased models use it: lower case, words and punctuation apart,
+and of each word the longest known piece first.
 
-Source: Wu et al., "Google's Neural Machine Translation System" (2016), section 4.1, and the vocabulary's own convention that a
-piece inside a word begins with ``##``.
+Source: Wu et al., "Google's Neural Machine Translation System" (2016), section 4.1, and
+the vocabulary's own convention that a piece inside a word begins with ``##``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ _MAX_WORD = 100
 
 def tokens(text: str, idOf: dict[str, int]) -> list[int]:
     """The ids of `text`, without the markers of beginning and end."""
-    plain = "".join(char for char in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(char) != "Mn")
+    plain = "".join(
+        char
+        for char in unicodedata.normalize("NFD", text.lower())
+        if unicodedata.category(char) != "Mn"
+    )
     return [piece for word in re.findall(r"\w+|[^\w\s]", plain) for piece in _pieces(word, idOf)]
 
 
@@ -24,7 +29,14 @@ def _pieces(word: str, idOf: dict[str, int]) -> list[int]:
     pieces: list[int] = []
     start = 0
     while start < len(word) <= _MAX_WORD:
-        end = next((end for end in range(len(word), start, -1) if ("##" * (start > 0)) + word[start:end] in idOf), None)
+        end = next(
+            (
+                end
+                for end in range(len(word), start, -1)
+                if ("##" * (start > 0)) + word[start:end] in idOf
+            ),
+            None,
+        )
         if end is None:
             return [idOf["[UNK]"]]
         pieces.append(idOf[("##" * (start > 0)) + word[start:end]])

@@ -3,10 +3,12 @@
     buffer = muninn.share(array, name="weights")      # one script
     buffer = muninn.open("weights"); buffer.array      # another, unrelated one: the same bytes
 
-The map, outside in: `cli` (python -m muninn) → `api` (what is exported here) → `broker` (policy: what the one broker of a domain
-decides) → `control` (shared memory and liveness) → `cshim` (C primitives). `devices` is the port to GPUs, with the host back-end;
-`config`, `formats`, `terms` and `errors` are what their names say. Nothing is joined, mapped or started by importing; the first
-call joins the domain. See `CONTRIBUTING.md` for the reading order and `docs/design/` for the decisions.
+The map, outside in: `cli` (python -m muninn) → `api` (what is exported here) → `broker`
+(policy: what the one broker of a domain decides) → `control` (shared memory and
+liveness) → `cshim` (C primitives). `devices` is the port to GPUs, with the host
+back-end; `config`, `formats`, `terms` and `errors` are what their names say. Nothing is
+joined, mapped or started by importing; the first call joins the domain. See
+`CONTRIBUTING.md` for the reading order and `docs/design/` for the decisions.
 """
 
 from muninn import errors

@@ -1,6 +1,8 @@
-"""Arguments: a call that does not fit is a `TypeError` that names the function which was called, and the keyword that was meant.
+"""Arguments: a call that does not fit is a `TypeError` that names the function which
+was called, and the keyword that was meant.
 
-Python says the first by itself where a function lists all its keywords, and the second from 3.13 on.
+Python says the first by itself where a function lists all its keywords, and the second
+from 3.13 on.
 """
 
 from __future__ import annotations
@@ -18,13 +20,16 @@ from muninn.terms import nearest
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-#: What is longer is for ever: 31 years, which every clock and system call can still count in nanoseconds.
+#: What is longer is for ever: 31 years, which every clock and system call can still
+#: count in nanoseconds.
 LONGEST_SECONDS = 1e9
 _NUMBERS = (float, int)
 
 
 def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Let a keyword that `function` does not have be answered with the nearest one that it has."""
+    """Let a keyword that `function` does not have be answered with the nearest one that
+    it has.
+    """
 
     @functools.wraps(function)
     def call(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
@@ -33,7 +38,8 @@ def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         except ArgumentError as error:
             raise unwrapped(error) from None
         except TypeError as error:
-            if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # it was not called
+            # it was not called
+            if error.__traceback__ is not None and error.__traceback__.tb_next is None:
                 checkKeywords(callerOf(function), keywords, keywordsOf(function))
             raise
 
@@ -41,8 +47,14 @@ def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 
 def unwrapped(error: ArgumentError) -> Exception:
-    """What a call of C meant: up to Python 3.11 one that is made at the limit of recursion says that its argument is wrong."""
-    return RecursionError("maximum recursion depth exceeded in a call of Muninn's") if "RecursionError" in str(error) else error
+    """What a call of C meant: up to Python 3.11 one that is made at the limit of
+    recursion says that its argument is wrong.
+    """
+    return (
+        RecursionError("maximum recursion depth exceeded in a call of Muninn's")
+        if "RecursionError" in str(error)
+        else error
+    )
 
 
 def callerOf(function: Callable[..., Any]) -> str:
@@ -55,30 +67,42 @@ def checkKeywords(what: str, given: Iterable[str], known: Iterable[str]) -> None
     names = set(known)
     for keyword in given:
         if keyword not in names:
-            raise TypeError(f"{what}() got an unexpected keyword argument {keyword!r}{_hint(keyword, names)}") from None
+            raise TypeError(
+                f"{what}() got an unexpected keyword argument {keyword!r}{_hint(keyword, names)}"
+            ) from None
 
 
 @functools.cache
 def keywordsOf(function: Callable[..., Any]) -> frozenset[str]:
     """The keywords that a function takes: the parameters in its signature."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    listed = frozenset(name for name, each in inspect.signature(function).parameters.items() if each.kind in kinds)
+    listed = frozenset(
+        name for name, each in inspect.signature(function).parameters.items() if each.kind in kinds
+    )
     return listed - {"self"}
 
 
 def _hint(keyword: str, names: set[str]) -> str:
     meant = nearest(keyword.replace("_", ""), sorted(names))
-    return f": did you mean {meant!r}?" if meant else f": it takes {', '.join(sorted(names)) or 'none'}"
+    return (
+        f": did you mean {meant!r}?"
+        if meant
+        else f": it takes {', '.join(sorted(names)) or 'none'}"
+    )
 
 
 def requireCallable(what: str, value: object) -> None:
-    """Raises `TypeError` for what can not be called; before anything is made that it would be called for."""
+    """Raises `TypeError` for what can not be called; before anything is made that it
+    would be called for.
+    """
     if not callable(value):
         raise TypeError(f"{what} must be a function, not {type(value).__name__}")
 
 
 def asInteger(value: Any) -> int | None:
-    """An integer of any kind, numpy's among them; None when it is none. True and False are none."""
+    """An integer of any kind, numpy's among them; None when it is none. True and False
+    are none.
+    """
     if type(value) is int:
         return value
     if isTruth(value):
@@ -90,7 +114,9 @@ def asInteger(value: Any) -> int | None:
 
 
 def isTruth(value: object) -> bool:
-    """Whether it is True or False, also numpy's: Python takes the one for a number, and numpy the other."""
+    """Whether it is True or False, also numpy's: Python takes the one for a number, and
+    numpy the other.
+    """
     return type(value).__name__ in ("bool", "bool_")
 
 
@@ -107,7 +133,11 @@ def secondsOf(what: str, timeout: float) -> float:
     if type(timeout) in _NUMBERS and 0 <= timeout <= LONGEST_SECONDS:
         return timeout  # what nearly all give
     try:
-        seconds = float(timeout) if not isinstance(timeout, str | bytes | bytearray) and not isTruth(timeout) else None
+        seconds = (
+            float(timeout)
+            if not isinstance(timeout, str | bytes | bytearray) and not isTruth(timeout)
+            else None
+        )
     except OverflowError:  # an integer that no float can hold
         seconds = math.inf if timeout > 0 else -math.inf
     except (TypeError, ValueError):
@@ -115,7 +145,10 @@ def secondsOf(what: str, timeout: float) -> float:
     if seconds is None:
         raise TypeError(f"{what}: timeout must be seconds, not {type(timeout).__name__}")
     if not seconds >= 0:
-        raise InvalidArgument(f"{what}: timeout {timeout!r} can not be waited for", "Use seconds from 0 up, or leave it out")
+        raise InvalidArgument(
+            f"{what}: timeout {timeout!r} can not be waited for",
+            "Use seconds from 0 up, or leave it out",
+        )
     return min(seconds, LONGEST_SECONDS)
 
 

@@ -1,7 +1,8 @@
 """The errors of Muninn: one class for each row of `errortable`, by its name.
 
-A class has the code, the meaning and the usual fix of its row; here stand only its name, for type checkers, and its base classes. Nothing
-here is shared between processes; a code crosses the socket as its number.
+A class has the code, the meaning and the usual fix of its row; here stand only its
+name, for type checkers, and its base classes. Nothing here is shared between processes;
+a code crosses the socket as its number.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class MuninnError(Exception):
     Attributes
     ----------
     code
-        ``"MNN-0011"``: stable, and the heading to look up in ``docs/troubleshooting.md``.
+        ``"MNN-0011"``: stable, and the heading to look up in
+        ``docs/troubleshooting.md``.
     number
         The same as an integer, which C returns negated.
     """
@@ -168,6 +170,8 @@ class HolderSilent(BrokerUnavailable): ...
 ERROR_OF_NUMBER: dict[int, type[MuninnError]] = {
     errorClass.number: errorClass
     for errorClass in tuple(globals().values())
-    if isinstance(errorClass, type) and issubclass(errorClass, MuninnError) and errorClass is not MuninnError
+    if isinstance(errorClass, type)
+    and issubclass(errorClass, MuninnError)
+    and errorClass is not MuninnError
 }
 assert len(ERROR_OF_NUMBER) == len(ERRORS)

@@ -1,8 +1,9 @@
 """Every error of Muninn, as data: one table.
 
-A row is a code that is never reused, a name, what it means, what usually mends it, and who can mend it: `retry` (the same call may
-succeed later), `caller` (the arguments or the program are wrong) or `fatal` (this buffer or this domain is lost). `errors` makes a class of
-each row.
+A row is a code that is never reused, a name, what it means, what usually mends it, and
+who can mend it: `retry` (the same call may succeed later), `caller` (the arguments or
+the program are wrong) or `fatal` (this buffer or this domain is lost). `errors` makes a
+class of each row.
 """
 
 from __future__ import annotations
@@ -23,8 +24,20 @@ class ErrorRow(NamedTuple):
 ERRORS: tuple[ErrorRow, ...] = tuple(
     ErrorRow(f"MNN-{number:04d}", *rest)
     for number, *rest in (
-        (1, "InvalidConfig", "Config parse or validation failed", "Correct the key that is named", "caller"),
-        (2, "UnsupportedMode", "Mode string not recognised", "Use `bigMode` or `fastMode`", "caller"),
+        (
+            1,
+            "InvalidConfig",
+            "Config parse or validation failed",
+            "Correct the key that is named",
+            "caller",
+        ),
+        (
+            2,
+            "UnsupportedMode",
+            "Mode string not recognised",
+            "Use `bigMode` or `fastMode`",
+            "caller",
+        ),
         (
             3,
             "IpcHandleMismatch",
@@ -32,7 +45,13 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             "Use the same driver and runtime on both sides, and open again",
             "caller",
         ),
-        (4, "LeaseExpired", "Lease TTL exceeded", 'Open the buffer again; renew sooner, or use renew="auto"', "retry"),
+        (
+            4,
+            "LeaseExpired",
+            "Lease TTL exceeded",
+            'Open the buffer again; renew sooner, or use renew="auto"',
+            "retry",
+        ),
         (
             5,
             "TopologyNotPeerable",
@@ -40,7 +59,13 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             "Go through the host by `read()`, or place the buffer on the other GPU",
             "caller",
         ),
-        (6, "PromotionDenied", "Over budget, or promotion not allowed", "Raise the budget, or ask for a smaller window", "retry"),
+        (
+            6,
+            "PromotionDenied",
+            "Over budget, or promotion not allowed",
+            "Raise the budget, or ask for a smaller window",
+            "retry",
+        ),
         (
             7,
             "NvmeSpillUnavailable",
@@ -55,7 +80,13 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             "Use the owner's tenant, or open with the access that the buffer was shared with",
             "caller",
         ),
-        (9, "BarPressureHigh", "Mapped-window budget exhausted", "Close mapped buffers, or raise the budget", "retry"),
+        (
+            9,
+            "BarPressureHigh",
+            "Mapped-window budget exhausted",
+            "Close mapped buffers, or raise the budget",
+            "retry",
+        ),
         (
             10,
             "OwnerDied",
@@ -70,7 +101,13 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             "Check the name with `python -m muninn list`; give `timeout=` to wait for it",
             "retry",
         ),
-        (12, "BufferMismatch", "The name exists with another shape, dtype or mode", "Free the old buffer, or use another name", "caller"),
+        (
+            12,
+            "BufferMismatch",
+            "The name exists with another shape, dtype or mode",
+            "Free the old buffer, or use another name",
+            "caller",
+        ),
         (
             13,
             "BufferFreed",
@@ -78,8 +115,20 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             "Open the name again, or share the data again",
             "caller",
         ),
-        (14, "LeaseRevoked", "The lease was revoked", "Close the buffer; open it again if the reason allows", "retry"),
-        (15, "HostMemoryFull", "The host has no room for these bytes", 'Free buffers, enlarge /dev/shm, or use reserve="lazy"', "retry"),
+        (
+            14,
+            "LeaseRevoked",
+            "The lease was revoked",
+            "Close the buffer; open it again if the reason allows",
+            "retry",
+        ),
+        (
+            15,
+            "HostMemoryFull",
+            "The host has no room for these bytes",
+            'Free buffers, enlarge /dev/shm, or use reserve="lazy"',
+            "retry",
+        ),
         (
             16,
             "QuotaExceeded",
@@ -94,7 +143,13 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             "Close what is not used; raise the limit named in [control] and restart the domain",
             "retry",
         ),
-        (18, "HandleInvalid", "The handle is forged, damaged, stale, or of another domain", "Ask the owner for a new handle", "caller"),
+        (
+            18,
+            "HandleInvalid",
+            "The handle is forged, damaged, stale, or of another domain",
+            "Ask the owner for a new handle",
+            "caller",
+        ),
         (
             19,
             "ControlBlockInvalid",
@@ -109,9 +164,27 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             "Use one version of Muninn in all processes",
             "caller",
         ),
-        (21, "BrokerUnavailable", "No broker answered in time", "Try again; `python -m muninn doctor` says who holds the domain", "retry"),
-        (22, "WriterDied", "A writer died half way; the bytes may be torn", "Write the buffer again: the next writer repairs it", "retry"),
-        (23, "FileInvalid", "The file can not be read as what it claims to be", "Check the path and that the file is whole", "caller"),
+        (
+            21,
+            "BrokerUnavailable",
+            "No broker answered in time",
+            "Try again; `python -m muninn doctor` says who holds the domain",
+            "retry",
+        ),
+        (
+            22,
+            "WriterDied",
+            "A writer died half way; the bytes may be torn",
+            "Write the buffer again: the next writer repairs it",
+            "retry",
+        ),
+        (
+            23,
+            "FileInvalid",
+            "The file can not be read as what it claims to be",
+            "Check the path and that the file is whole",
+            "caller",
+        ),
         (
             24,
             "DomainDraining",
@@ -119,11 +192,41 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             "Wait until maintenance is over, or use another domain",
             "retry",
         ),
-        (25, "DescriptorsExhausted", "The process or the host has no file descriptor left", "Close files, or raise `ulimit -n`", "retry"),
-        (26, "InvalidArgument", "An argument has a value that can not work", "Pass a value that the reason allows", "caller"),
-        (27, "InvalidDtype", "The data type can not live in shared memory", "Use a fixed-size dtype without Python objects", "caller"),
-        (28, "BufferExists", "A buffer of this name exists already", "Open it, free it, or use another name", "caller"),
-        (29, "DeviceUnavailable", "No such device, or its driver failed", "Run `python -m muninn doctor`", "caller"),
+        (
+            25,
+            "DescriptorsExhausted",
+            "The process or the host has no file descriptor left",
+            "Close files, or raise `ulimit -n`",
+            "retry",
+        ),
+        (
+            26,
+            "InvalidArgument",
+            "An argument has a value that can not work",
+            "Pass a value that the reason allows",
+            "caller",
+        ),
+        (
+            27,
+            "InvalidDtype",
+            "The data type can not live in shared memory",
+            "Use a fixed-size dtype without Python objects",
+            "caller",
+        ),
+        (
+            28,
+            "BufferExists",
+            "A buffer of this name exists already",
+            "Open it, free it, or use another name",
+            "caller",
+        ),
+        (
+            29,
+            "DeviceUnavailable",
+            "No such device, or its driver failed",
+            "Run `python -m muninn doctor`",
+            "caller",
+        ),
         (
             30,
             "ForkedAfterCuda",
@@ -131,7 +234,13 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             'Start processes by "spawn" or "forkserver"',
             "caller",
         ),
-        (31, "PlatformUnsupported", "This kernel or machine lacks something that Muninn needs", "Run `python -m muninn doctor`", "fatal"),
+        (
+            31,
+            "PlatformUnsupported",
+            "This kernel or machine lacks something that Muninn needs",
+            "Run `python -m muninn doctor`",
+            "fatal",
+        ),
         (
             32,
             "NotHostVisible",
@@ -146,7 +255,13 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             "Open the name again: this process is in another control block now",
             "caller",
         ),
-        (34, "ThreadsExhausted", "No thread can be started", "Raise the limit that is reached", "retry"),
+        (
+            34,
+            "ThreadsExhausted",
+            "No thread can be started",
+            "Raise the limit that is reached",
+            "retry",
+        ),
         (
             35,
             "HolderSilent",

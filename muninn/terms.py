@@ -1,6 +1,7 @@
 """The words that users pass as strings, and the checks of the names that they choose.
 
-The position of a word in its tuple is what the control block stores: words are only ever appended.
+The position of a word in its tuple is what the control block stores: words are only
+ever appended.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from muninn.errors import InvalidArgument, MuninnError, UnsupportedMode
 
 MAX_NAME_BYTES = 127
 MAX_TENANT_BYTES = 63
-#: What stands before the name of an internal row (a lock); users can not type it, because control characters are refused.
+#: What stands before the name of an internal row (a lock); users can not type it,
+#: because control characters are refused.
 INTERNAL_PREFIX = "\x01"
 
 
@@ -40,20 +42,25 @@ class Lifetime(enum.StrEnum):
 
 
 class Renew(enum.StrEnum):
-    """Who renews a lease: the member's background thread while it is held, or only its use."""
+    """Who renews a lease: the member's background thread while it is held, or only its
+    use.
+    """
 
     AUTO = "auto"
     ON_USE = "onUse"
 
 
 class Reserve(enum.StrEnum):
-    """Whether a segment's pages are allocated when it is created, or at their first touch."""
+    """Whether a segment's pages are allocated when it is created, or at their first
+    touch.
+    """
 
     FULL = "full"
     LAZY = "lazy"
 
 
-#: The same words for type checkers, which take a string for no member of an enumeration.
+#: The same words for type checkers, which take a string for no member of an
+#: enumeration.
 ModeWord = Literal["bigMode", "fastMode"]
 AccessWord = Literal["readOnly", "readMostly", "readWrite"]
 LifetimeWord = Literal["keep", "lastClose"]
@@ -78,17 +85,27 @@ def nearest(name: str, known: list[str]) -> str:
     return next((meant[found] for found in get_close_matches(name.lower(), meant, 1)), "")
 
 
-def _choice(words: Mapping[str, _Word], what: str, value: object, error: type[MuninnError], caller: str) -> _Word:
+def _choice(
+    words: Mapping[str, _Word], what: str, value: object, error: type[MuninnError], caller: str
+) -> _Word:
     word = words.get(str(value))
     if word is None:
         meant = nearest(str(value), list(words))
-        where, hint = f"{caller}: " if caller else "", f" (did you mean {meant!r}?)" if meant else ""
-        raise error(f"{where}{what} {value!r} is not known{hint}", f"Use {' or '.join(f'`{each}`' for each in words)}")
+        where, hint = (
+            f"{caller}: " if caller else "",
+            f" (did you mean {meant!r}?)" if meant else "",
+        )
+        raise error(
+            f"{where}{what} {value!r} is not known{hint}",
+            f"Use {' or '.join(f'`{each}`' for each in words)}",
+        )
     return word
 
 
 def _byText(kind: type[_Word]) -> Mapping[str, _Word]:
-    """The words of a kind by what users write: asking an enumeration for a member takes twice as long, and each open asks for two."""
+    """The words of a kind by what users write: asking an enumeration for a member takes
+    twice as long, and each open asks for two.
+    """
     return {word.value: word for word in kind}
 
 
@@ -97,7 +114,9 @@ _RENEWS, _RESERVES = _byText(Renew), _byText(Reserve)
 
 
 def asMode(value: object, caller: str = "") -> Mode:
-    """`value` as a `Mode`, or `UnsupportedMode`, which names the function `caller` that a user called; so do those below."""
+    """`value` as a `Mode`, or `UnsupportedMode`, which names the function `caller` that
+    a user called; so do those below.
+    """
     return _choice(_MODES, "mode", value, UnsupportedMode, caller)
 
 
@@ -122,16 +141,21 @@ def asReserve(value: object, caller: str = "") -> Reserve:
 
 
 def asName(value: object) -> str:
-    """A buffer's name: 1 to 127 bytes of UTF-8 without control characters; anything else is `InvalidArgument`."""
+    """A buffer's name: 1 to 127 bytes of UTF-8 without control characters; anything
+    else is `InvalidArgument`.
+    """
     return _text("name", value, MAX_NAME_BYTES)
 
 
 def asTenant(value: object) -> str:
-    """A tenant's name: 1 to 63 bytes of UTF-8 without control characters; anything else is `InvalidArgument`."""
+    """A tenant's name: 1 to 63 bytes of UTF-8 without control characters; anything else
+    is `InvalidArgument`.
+    """
     return _text("tenant", value, MAX_TENANT_BYTES)
 
 
-#: What joins letters, or keeps them apart, in Persian, Indic scripts and emoji; Python calls them control characters.
+#: What joins letters, or keeps them apart, in Persian, Indic scripts and emoji; Python
+#: calls them control characters.
 _JOINERS = dict.fromkeys((0x200C, 0x200D), "x")
 
 
@@ -145,5 +169,7 @@ def _text(what: str, value: object, maxBytes: int) -> str:
     if not 0 < length <= maxBytes:
         raise InvalidArgument(f"{what} has {length} bytes", f"Use 1 to {maxBytes} bytes of UTF-8")
     if not value.isprintable() and not value.translate(_JOINERS).isprintable():
-        raise InvalidArgument(f"{what} {value!r} has control characters", "Use printable characters")
+        raise InvalidArgument(
+            f"{what} {value!r} has control characters", "Use printable characters"
+        )
     return value

@@ -1,6 +1,8 @@
-"""Run each notebook and keep what its cells print: `python ops/notebooks.py`, after a change of them or of what they show.
+"""Run each notebook and keep what its cells print: `python ops/notebooks.py`, after a
+change of them or of what they show.
 
-Nobody writes outputs by hand; tests/test_notebooks.py compares them with what the cells print then.
+Nobody writes outputs by hand; tests/test_notebooks.py compares them with what the cells
+print then.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Lay Markdown out with one sentence a line, so that a change of a sentence is a change of a line.
+"""Lay Markdown out with one sentence a line, so that a change of a sentence is a change
+of a line.
 
     python ops/sentences.py            # rewrite the pages of this checkout
     python ops/sentences.py --check    # name the pages that would change, and exit with 1
 
-A page renders the same before and after: paragraphs and items of lists are laid out, everything else (code, tables, headings, quotations,
-HTML, front matter) stays as it is.
+A page renders the same before and after: paragraphs and items of lists are laid out,
+everything else (code, tables, headings, quotations, HTML, front matter) stays as it is.
 """
 
 from __future__ import annotations
@@ -20,15 +21,25 @@ _KEPT = re.compile(r"^ *(\||#{1,6} |>|<|(?:-{3,}|\*{3,}|={3,}) *$)|(?: {2}|\\)$"
 _WHOLE = re.compile(r"(`+).+?\1|!?\[[^\]]*\]\([^)\s]*\)")  # code and links: no sentence ends inside
 _END = re.compile(r"""(?<=[.!?])(["')*_]*) (?=["'(*_]*[A-Z0-9\x00])""")
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|resp|approx)|^\W*\d+)\.$")
-_MARKER = re.compile(r"^(?:\d+[.)]|[-+*#>|=])(?:\s|$)")  # what would begin a list or a heading at the beginning of a line
+# what would begin a list or a heading at the beginning of a line
+_MARKER = re.compile(r"^(?:\d+[.)]|[-+*#>|=])(?:\s|$)")
 
 
 def pages() -> list[Path]:
-    return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md"), *ROOT.glob(".github/**/*.md")])
+    return sorted(
+        [
+            *ROOT.glob("*.md"),
+            *ROOT.glob("docs/**/*.md"),
+            *ROOT.glob("tests/**/*.md"),
+            *ROOT.glob(".github/**/*.md"),
+        ]
+    )
 
 
 def sentences(paragraph: str) -> list[str]:
-    """The sentences of a paragraph of one line; a label in bold stays with the sentence that it labels."""
+    """The sentences of a paragraph of one line; a label in bold stays with the sentence
+    that it labels.
+    """
     kept: list[str] = []
 
     def hide(match: re.Match[str]) -> str:

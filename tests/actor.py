@@ -1,4 +1,6 @@
-"""A process that does what a test tells it: one line of JSON in, one line out. Run by `support.Actor`, never imported."""
+"""A process that does what a test tells it: one line of JSON in, one line out. Run by
+`support.Actor`, never imported.
+"""
 
 import ast
 import json
@@ -10,11 +12,16 @@ def evaluate(code: str, names: dict[str, object]) -> object:
     tree = ast.parse(code)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, "<test>", "exec"), names)
-    return eval(compile(ast.Expression(last.value), "<test>", "eval"), names) if last is not None else None
+    return (
+        eval(compile(ast.Expression(last.value), "<test>", "eval"), names)
+        if last is not None
+        else None
+    )
 
 
 def main() -> None:
-    # Answers go where the test reads; what the code prints goes to stderr, so that the two can not mix.
+    # Answers go where the test reads; what the code prints goes to stderr, so that the
+    # two can not mix.
     answers, sys.stdout = sys.stdout, sys.stderr
     names: dict[str, object] = {"__name__": "__main__"}
     for line in sys.stdin:

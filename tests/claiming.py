@@ -1,4 +1,6 @@
-"""The owner lock of a member that a test plays: the word alone, without what a process remembers of it and without an order of waiters."""
+"""The owner lock of a member that a test plays: the word alone, without what a process
+remembers of it and without an order of waiters.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ _CONTENDED = 1 << 31
 _CHECK_NS = 50_000_000
 
 
-def acquire(address: int, key: MemberKey, isDead: Callable[[int, int], bool], timeout: float | None) -> bool | None:
+def acquire(
+    address: int, key: MemberKey, isDead: Callable[[int, int], bool], timeout: float | None
+) -> bool | None:
     """Own the owner lock.
 
     Parameters
@@ -26,8 +30,10 @@ def acquire(address: int, key: MemberKey, isDead: Callable[[int, int], bool], ti
     Returns
     -------
     bool or None
-        True: owned. False: owned, taken over from an owner that died, or from an acquisition of this process that was interrupted (the
-        caller holds the lock that keeps its threads apart, so nobody else can have it here). None: the time ran out.
+        True: owned. False: owned, taken over from an owner that died, or from an
+        acquisition of this process that was interrupted (the caller holds the lock that
+        keeps its threads apart, so nobody else can have it here). None: the time ran
+        out.
     """
     mine = ownerLockWord(key)
     if atomics.casSeqCst32(address, 0, mine) == 0:
@@ -39,8 +45,8 @@ def acquire(address: int, key: MemberKey, isDead: Callable[[int, int], bool], ti
         if belongsTo(word, key):
             return False
         if owner is None or isDead(*owner):
-            # SYNC claim: pairs with release; what the last owner wrote is visible. A waiter may have been lost with its wake, so
-            # contention is kept.
+            # SYNC claim: pairs with release; what the last owner wrote is visible. A
+            # waiter may have been lost with its wake, so contention is kept.
             if atomics.casSeqCst32(address, word, mine | word & _CONTENDED) == word:
                 return owner is None
             continue

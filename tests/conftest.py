@@ -15,20 +15,23 @@ from lab import Lab
 from muninn.session import membership
 from support import Actor
 
-#: A process loads one driver, or none: these are run by themselves (`make test`, `make gpu`).
+#: A process loads one driver, or none: these are run by themselves (`make test`, `make
+#: gpu`).
 collect_ignore = [] if os.environ.get("TEST_DRIVER") else ["cuda"]  # pylint: disable=invalid-name
 
 
 @pytest.fixture
 def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A fresh domain for this process and for the actors that it starts."""
-    name = f"{os.environ.get('TEST_DOMAINS', 'test')}-{secrets.token_hex(6)}"  # what `make mutation` has to kill, it can so find
+    # what `make mutation` has to kill, it can so find
+    name = f"{os.environ.get('TEST_DOMAINS', 'test')}-{secrets.token_hex(6)}"
     monkeypatch.setenv("MUNINN_DOMAIN", name)
     yield name
     if "multiprocessing.forkserver" in sys.modules:
         # It keeps the environment of the test that began it, and with that the domain.
         sys.modules["multiprocessing.forkserver"]._forkserver._stop()
-    current, membership._current = membership._current, None  # whatever comes of its end, the next test joins anew
+    # whatever comes of its end, the next test joins anew
+    current, membership._current = membership._current, None
     try:
         if current is not None:
             current.leave()
@@ -59,11 +62,16 @@ def lab(domain: str) -> Iterator[Lab]:
 
 
 def removeDomain(name: str, uid: int | None = None) -> None:
-    """Remove everything of a domain that nobody is in any more, and of those that a test named after it; another user's, if so wanted."""
+    """Remove everything of a domain that nobody is in any more, and of those that a
+    test named after it; another user's, if so wanted.
+    """
     stem = f"muninn-{os.getuid() if uid is None else uid}-{name}"
     for entry in os.listdir("/dev/shm"):
         if entry == stem or entry.startswith((f"{stem}.", f"{stem}-")):
             path = f"/dev/shm/{entry}"
             while os.path.lexists(path):
-                with contextlib.suppress(FileNotFoundError):  # a thread that has just stopped to serve removes its sockets
-                    shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+                # a thread that has just stopped to serve removes its sockets
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(
+                        path
+                    ) else os.unlink(path)

@@ -1,4 +1,6 @@
-"""The graph of imports, file by file: those inside functions and under `TYPE_CHECKING` count like all others."""
+"""The graph of imports, file by file: those inside functions and under `TYPE_CHECKING`
+count like all others.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,12 @@ Graph = Mapping[str, frozenset[str]]
 
 
 def graphOf(root: Path, package: str) -> Graph:
-    """The graph of a package that lies in `root`. What is imported from outside of it is left out."""
-    files = {_nameOf(path.relative_to(root)): path for path in sorted((root / package).rglob("*.py"))}
+    """The graph of a package that lies in `root`. What is imported from outside of it
+    is left out.
+    """
+    files = {
+        _nameOf(path.relative_to(root)): path for path in sorted((root / package).rglob("*.py"))
+    }
     return {name: frozenset(_imported(path, name, files)) - {name} for name, path in files.items()}
 
 
@@ -23,12 +29,17 @@ def _nameOf(path: Path) -> str:
 def _imported(path: Path, name: str, files: Mapping[str, Path]) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (_module(alias.name, files) for alias in node.names if _module(alias.name, files))
+            yield from (
+                _module(alias.name, files) for alias in node.names if _module(alias.name, files)
+            )
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(node, name, isPackage=path.name == "__init__.py")
             for alias in node.names:
-                # A name of a package is a module of it, or something that its `__init__` defines.
-                found = _module(f"{base}.{alias.name}" if f"{base}.{alias.name}" in files else base, files)
+                # A name of a package is a module of it, or something that its
+                # `__init__` defines.
+                found = _module(
+                    f"{base}.{alias.name}" if f"{base}.{alias.name}" in files else base, files
+                )
                 if found:
                     yield found
 

@@ -1,7 +1,9 @@
-"""A domain inside one process: a control block, and as many members and brokers on it as a test wants, without threads or sockets.
+"""A domain inside one process: a control block, and as many members and brokers on it
+as a test wants, without threads or sockets.
 
-Brokers are given by their epochs, so a test can let a deposed one act after its successor has begun. The byte locks of one process
-do not exclude each other: what needs proof of death is tested with real processes (`support.Actor`).
+Brokers are given by their epochs, so a test can let a deposed one act after its
+successor has begun. The byte locks of one process do not exclude each other: what needs
+proof of death is tested with real processes (`support.Actor`).
 """
 
 from __future__ import annotations
@@ -65,10 +67,14 @@ class Member:
 class Lab:
     """A control block and what stands on it."""
 
-    def __init__(self, domain: str, maxMembers: int = 8, maxBuffers: int = 512, maxLeases: int = 256) -> None:
+    def __init__(
+        self, domain: str, maxMembers: int = 8, maxBuffers: int = 512, maxLeases: int = 256
+    ) -> None:
         self.paths = Paths(os.getuid(), domain)
         self.lockFile = LockFile(self.paths)
-        self.block = openOrCreate(self.paths, self.lockFile, Geometry.of(maxMembers, maxBuffers, maxLeases))
+        self.block = openOrCreate(
+            self.paths, self.lockFile, Geometry.of(maxMembers, maxBuffers, maxLeases)
+        )
         self.paths = self.block.paths
         self.members = MemberTable(self.block)
         self.election = Election(self.block)
@@ -83,7 +89,9 @@ class Lab:
         """The directory of the broker of `epoch`, in office from now on if `fence`."""
         journal = Journal(self.paths, epoch)
         self._closers.append(journal)
-        made = Directory(self.block, self.members, epoch, journal, lambda rows: Catalog(rows, LIMITS))
+        made = Directory(
+            self.block, self.members, epoch, journal, lambda rows: Catalog(rows, LIMITS)
+        )
         if fence:
             made.fence()
         return made
@@ -101,7 +109,9 @@ class Lab:
         return made
 
     def settled(self, broker: Broker) -> Broker:
-        """The broker, once it has done what it does on the side at the beginning of its term."""
+        """The broker, once it has done what it does on the side at the beginning of its
+        term.
+        """
         for _ in range(50):
             broker.step(0)
         return broker
@@ -111,7 +121,9 @@ class Lab:
         assert term is not None
         return term
 
-    def make(self, directory: Directory, creator: Member, name: str = "a", **changes: object) -> tuple[int, int]:
+    def make(
+        self, directory: Directory, creator: Member, name: str = "a", **changes: object
+    ) -> tuple[int, int]:
         """A LIVE row without memory; returns (row, incarnation)."""
         row, incarnation = directory.grant(creator.key, usage(name), 0)
         directory.rows.describe(row, describe(name, **changes))
@@ -143,6 +155,10 @@ def bring(rows: RowTable, row: int, state: int, epoch: int = 1) -> None:
     """Change a row to `state` by the shortest way of legal transitions."""
     ways = [[rows.state(row).state]]
     while (way := ways.pop(0))[-1] != state:
-        ways += [[*way, each.after] for each in ROW_TRANSITIONS if each.before == way[-1] and each.after not in way]
+        ways += [
+            [*way, each.after]
+            for each in ROW_TRANSITIONS
+            if each.before == way[-1] and each.after not in way
+        ]
     for each in way[1:]:
         rows.change(row, rows.state(row), epoch, each)

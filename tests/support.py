@@ -1,4 +1,6 @@
-"""What multi-process tests share: actors, a domain of one's own, and waiting with a bound."""
+"""What multi-process tests share: actors, a domain of one's own, and waiting with a
+bound.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ class Actor:
     code
         Run first; ``import muninn`` and numpy as np are done already.
     launcher
-        What the process is started by: a program and its arguments, to which this one's are added.
+        What the process is started by: a program and its arguments, to which this one's
+        are added.
     environment
         On top of the test's own.
     """
@@ -56,7 +59,9 @@ class Actor:
         self._process.stdin.flush()
 
     def result(self, bound: float = BOUND_SECONDS) -> Any:
-        """The value of what `begin` sent last. Raises `ActorError` when it raised, and fails the test when it hangs."""
+        """The value of what `begin` sent last. Raises `ActorError` when it raised, and
+        fails the test when it hangs.
+        """
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
@@ -88,9 +93,13 @@ class Actor:
         return self
 
     def stop(self) -> None:
-        """SIGSTOP, and wait until no thread runs any more: each stops by itself, when it next comes to the kernel."""
+        """SIGSTOP, and wait until no thread runs any more: each stops by itself, when
+        it next comes to the kernel.
+        """
         os.kill(self.pid, signal.SIGSTOP)
-        eventually(lambda: set(self._threadStates()) == {"T"}, f"all threads of {self.pid} have stopped")
+        eventually(
+            lambda: set(self._threadStates()) == {"T"}, f"all threads of {self.pid} have stopped"
+        )
 
     def _threadStates(self) -> Iterator[str]:
         for stat in Path(f"/proc/{self.pid}/task").glob("*/stat"):
@@ -101,7 +110,9 @@ class Actor:
         os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL, and wait until the kernel is through with it. Harmless when it is dead already."""
+        """SIGKILL, and wait until the kernel is through with it. Harmless when it is
+        dead already.
+        """
         self._process.kill()
         self._process.wait(BOUND_SECONDS)
         for pipe in (self._process.stdin, self._process.stdout):
@@ -118,7 +129,9 @@ class Actor:
 
 
 def eventually(condition: Callable[[], Any], what: str, bound: float = BOUND_SECONDS) -> Any:
-    """Wait until `condition` is true and return its value; fail the test when it never is."""
+    """Wait until `condition` is true and return its value; fail the test when it never
+    is.
+    """
     deadline = time.monotonic() + bound
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {bound} s: {what}"
@@ -130,12 +143,18 @@ def leftovers(domain: str) -> list[str]:
     """The segments of the domain, by their names below `/dev/shm`."""
     folder = f"muninn-{os.getuid()}-{domain}.d"
     with contextlib.suppress(FileNotFoundError):
-        return sorted(f"{folder}/{entry}" for entry in os.listdir(f"/dev/shm/{folder}") if entry.startswith("segment-"))
+        return sorted(
+            f"{folder}/{entry}"
+            for entry in os.listdir(f"/dev/shm/{folder}")
+            if entry.startswith("segment-")
+        )
     return []
 
 
 class Background:
-    """A call on a thread of its own. `ended` fails the test when it does not return; a wait that was lost would sleep on."""
+    """A call on a thread of its own. `ended` fails the test when it does not return; a
+    wait that was lost would sleep on.
+    """
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self.value: Any = None
@@ -152,7 +171,9 @@ class Background:
         return self._thread.is_alive()
 
     def asleep(self) -> Background:
-        """Once it has had time to fall asleep. A test that is too fast here passes, and never fails for it."""
+        """Once it has had time to fall asleep. A test that is too fast here passes, and
+        never fails for it.
+        """
         time.sleep(0.1)
         assert self.isRunning(), self.value
         return self

@@ -1,4 +1,6 @@
-"""Turns: who is inside keeps others out, and what was given to a stream is waited for, whoever reads or writes next."""
+"""Turns: who is inside keeps others out, and what was given to a stream is waited for,
+whoever reads or writes next.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from support import Actor, ActorError, Background, eventually
 
 Start = Callable[..., Actor]
 BYTES = 1 << 16
-#: Another process: `fill(stream, n)` lets a stream stand until `semaphore` is set, and then fill the buffer with n.
+#: Another process: `fill(stream, n)` lets a stream stand until `semaphore` is set, and
+#: then fill the buffer with n.
 OTHER = f"""
 import threading
 from muninn.session import gpus, membership; from muninn.sync import readers
@@ -67,8 +70,12 @@ def isTorn(buffer: muninn.MuninnBuffer) -> bool:
     return isTold(buffer.read(stream=None))
 
 
-def test_twoThreadsOnTheDefaultStreamDoNotWaitForEachOtherForEver(buffer: muninn.MuninnBuffer) -> None:
-    """Broken: a ticket was shown before the word that ends it was in the stream; another thread put its wait before that word."""
+def test_twoThreadsOnTheDefaultStreamDoNotWaitForEachOtherForEver(
+    buffer: muninn.MuninnBuffer,
+) -> None:
+    """Broken: a ticket was shown before the word that ends it was in the stream;
+    another thread put its wait before that word.
+    """
 
     def scopes(scope: Callable[[], Any]) -> None:
         for _ in range(300):
@@ -76,7 +83,8 @@ def test_twoThreadsOnTheDefaultStreamDoNotWaitForEachOtherForEver(buffer: muninn
                 pass
 
     workers = [
-        Background(lambda scope=scope: scopes(scope)) for scope in (lambda: buffer.write(stream=None), lambda: buffer.read(stream=None)) * 2
+        Background(lambda scope=scope: scopes(scope))
+        for scope in (lambda: buffer.write(stream=None), lambda: buffer.read(stream=None)) * 2
     ]
     for worker in workers:
         worker.ended()
@@ -84,8 +92,12 @@ def test_twoThreadsOnTheDefaultStreamDoNotWaitForEachOtherForEver(buffer: muninn
     assert buffer.generation == 1200
 
 
-def test_aSnapshotThatWaitedForAPublicationWaitsForItsKernels(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """Broken: `read()` looked for kernels before it waited for the generation, and copied what they had not written yet."""
+def test_aSnapshotThatWaitedForAPublicationWaitsForItsKernels(
+    buffer: muninn.MuninnBuffer, actor: Start
+) -> None:
+    """Broken: `read()` looked for kernels before it waited for the generation, and
+    copied what they had not written yet.
+    """
     writer = actor(OTHER)
     writer.do("scope = inside(b.write(stream=s)); fill(s, 5)")
     reading = Background(lambda: content(buffer)).asleep()
@@ -95,8 +107,12 @@ def test_aSnapshotThatWaitedForAPublicationWaitsForItsKernels(buffer: muninn.Mun
     assert reading.ended() == [5] and buffer.generation == 2
 
 
-def test_aReaderThatComesWhileSomebodyIsWritingComesBehind(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """Broken: it waited for those who had left, and read beside the one that was inside."""
+def test_aReaderThatComesWhileSomebodyIsWritingComesBehind(
+    buffer: muninn.MuninnBuffer, actor: Start
+) -> None:
+    """Broken: it waited for those who had left, and read beside the one that was
+    inside.
+    """
     writer, reader = actor(OTHER), actor(OTHER)
     writer.do("scope = inside(b.write(stream=s)); fill(s, 5)")
     with pytest.raises(ActorError) as raised:
@@ -110,10 +126,14 @@ def test_aReaderThatComesWhileSomebodyIsWritingComesBehind(buffer: muninn.Muninn
     assert reader.do("s.synchronize(30); bytesOf(target)") == [5]
 
 
-def test_aWriterThatComesWhileSomebodyIsReadingComesBehind(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+def test_aWriterThatComesWhileSomebodyIsReadingComesBehind(
+    buffer: muninn.MuninnBuffer, actor: Start
+) -> None:
     """Broken: it overtook the reader's kernels, which had no ticket yet."""
     reader, writer = actor(OTHER), actor(OTHER)
-    reader.do("scope = inside(b.read(stream=s)); s.submit(lambda: semaphore.wait(60)); target = taken(s)")
+    reader.do(
+        "scope = inside(b.read(stream=s)); s.submit(lambda: semaphore.wait(60)); target = taken(s)"
+    )
     for stream in ("", ", stream=s"):
         with pytest.raises(ActorError) as raised:
             writer.do(f"b.write(timeout=0.05{stream}).__enter__()")
@@ -145,16 +165,25 @@ def test_readersAreInsideTogether(buffer: muninn.MuninnBuffer, actor: Start) -> 
         pass
 
 
-def test_aReaderInsideDoesNotWaitForTheWriterThatWaitsForIt(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+def test_aReaderInsideDoesNotWaitForTheWriterThatWaitsForIt(
+    buffer: muninn.MuninnBuffer, actor: Start
+) -> None:
     reader, writer = actor(OTHER), actor(OTHER)
     reader.do("one = inside(b.read(stream=s))")
     writer.begin("with b.write(stream=s): pass")
     time.sleep(0.05)
-    assert reader.do("two = inside(b.read(timeout=30, stream=t)); two.__exit__(None, None, None); one.__exit__(None, None, None)") is False
+    assert (
+        reader.do(
+            "two = inside(b.read(timeout=30, stream=t)); two.__exit__(None, None, None); one.__exit__(None, None, None)"
+        )
+        is False
+    )
     writer.result()
 
 
-def test_aReaderThatLeavesWakesTheWriter(buffer: muninn.MuninnBuffer, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aReaderThatLeavesWakesTheWriter(
+    buffer: muninn.MuninnBuffer, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken: the writer slept on until its next look, every 50 ms."""
     monkeypatch.setattr(readers, "_CHECK_NS", 60_000_000_000)
     reader = actor(OTHER)
@@ -166,7 +195,9 @@ def test_aReaderThatLeavesWakesTheWriter(buffer: muninn.MuninnBuffer, actor: Sta
 
 def test_aDeadReaderKeepsNobodyOut(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     reader = actor(OTHER)
-    reader.do("scope = inside(b.read(stream=s)); s.submit(lambda: semaphore.wait(60)); target = taken(s)")
+    reader.do(
+        "scope = inside(b.read(stream=s)); s.submit(lambda: semaphore.wait(60)); target = taken(s)"
+    )
     writing = Background(lambda: buffer.write(stream=None).__enter__()).asleep()
     reader.kill()
     assert writing.ended() is not None
@@ -199,8 +230,12 @@ def test_oneThreadIsInsideOneKindOfAccess(buffer: muninn.MuninnBuffer) -> None:
     assert buffer.generation == 2
 
 
-def test_whatAFailedAccessGaveItsStreamIsWaitedFor(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """Broken: an access that ended by an exception had no ticket, and its kernels overwrote what the next writer had published."""
+def test_whatAFailedAccessGaveItsStreamIsWaitedFor(
+    buffer: muninn.MuninnBuffer, actor: Start
+) -> None:
+    """Broken: an access that ended by an exception had no ticket, and its kernels
+    overwrote what the next writer had published.
+    """
     first = actor(OTHER)
     with pytest.raises(ActorError, match="no reason"):
         first.do("with b.write(stream=s): fill(s, 7); raise ValueError('no reason')")
@@ -214,7 +249,9 @@ def test_whatAFailedAccessGaveItsStreamIsWaitedFor(buffer: muninn.MuninnBuffer, 
 
 
 def test_whatADeadWriterToreIsMendedByTheNextOne(domain: str, actor: Start) -> None:
-    """Broken: a CPU's turn has no ticket, and readers went on being told of the dead writer for ever."""
+    """Broken: a CPU's turn has no ticket, and readers went on being told of the dead
+    writer for ever.
+    """
     buffer, writer = muninn.share(np.zeros(BYTES, np.uint8), "a", mode="bigMode"), actor(OTHER)
     writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
     writer.kill()
@@ -228,13 +265,16 @@ def test_whatADeadWriterToreIsMendedByTheNextOne(domain: str, actor: Start) -> N
     assert content(buffer) == [9] and not isTorn(buffer)
 
 
-def test_whatADeadWriterToreStaysTornHoweverManySignal(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+def test_whatADeadWriterToreStaysTornHoweverManySignal(
+    buffer: muninn.MuninnBuffer, actor: Start
+) -> None:
     """Broken: its ticket left the ring, and what was half written was read as whole."""
     writer = actor(OTHER)
     writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
     writer.kill()
     eventually(lambda: isTorn(buffer), "readers are told")
-    with contextlib.suppress(OwnerDied):  # a look of ours that came before the death was known still waits there
+    # a look of ours that came before the death was known still waits there
+    with contextlib.suppress(OwnerDied):
         device().asStream(None).synchronize(60)
     for _ in range(70):
         buffer.wait(None, buffer.signal())
@@ -243,10 +283,16 @@ def test_whatADeadWriterToreStaysTornHoweverManySignal(buffer: muninn.MuninnBuff
         buffer.read(timeout=60)
 
 
-def test_aWriterThatCameBehindTheDeadOneMendsItAll(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """Broken: its stream failed with the dead one's error, and what it had written was called half written, three accesses long."""
+def test_aWriterThatCameBehindTheDeadOneMendsItAll(
+    buffer: muninn.MuninnBuffer, actor: Start
+) -> None:
+    """Broken: its stream failed with the dead one's error, and what it had written was
+    called half written, three accesses long.
+    """
     first, second = actor(OTHER), actor(OTHER)
-    first.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): fill(s, 5, stands=False)")
+    first.do(
+        "s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): fill(s, 5, stands=False)"
+    )
     second.do("with b.write(stream=s): fill(s, 2, stands=False)")
     first.kill()
     assert second.do("s.synchronize(60)") is None
@@ -271,10 +317,16 @@ CANNOT = {
 def test_anAccessThatCanPromiseNothingLastsUntilItsWorkIsOver(
     buffer: muninn.MuninnBuffer, actor: Start, kind: str, before: str, inside: str, error: str
 ) -> None:
-    """Broken: it let go, and its kernels came between, or behind, those of the next writer."""
+    """Broken: it let go, and its kernels came between, or behind, those of the next
+    writer.
+    """
     first, second = actor(OTHER), actor(OTHER)
     first.do(before)
-    work = "fill(s, 5)" if kind == "write" else "s.submit(lambda: semaphore.wait(60)); target = taken(s)"
+    work = (
+        "fill(s, 5)"
+        if kind == "write"
+        else "s.submit(lambda: semaphore.wait(60)); target = taken(s)"
+    )
     with pytest.raises(ActorError) as raised:
         first.do(f"with b.{kind}(stream=s): {work}{inside}")
     assert raised.value.kind == error
@@ -283,7 +335,9 @@ def test_anAccessThatCanPromiseNothingLastsUntilItsWorkIsOver(
     assert raised.value.kind == "TimeoutError"
     with pytest.raises(ActorError) as raised:
         first.do("b.write(timeout=0.3, stream=t).__enter__()")
-    assert raised.value.kind == "TimeoutError", "nor does it come in itself; and it is no access of that thread any more"
+    assert raised.value.kind == "TimeoutError", (
+        "nor does it come in itself; and it is no access of that thread any more"
+    )
     second.begin("with b.write(stream=s): fill(s, 2, stands=False)")
     first.do("other.set(); semaphore.set()")
     second.result()
@@ -295,8 +349,12 @@ def test_anAccessThatCanPromiseNothingLastsUntilItsWorkIsOver(
 
 
 @pytest.mark.parametrize("kind", ["write", "read"])
-def test_anAccessEndsAlsoWhereNoThreadCanBeHad(buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """Broken: the thread that was to end it could not be started either, and nobody wrote the buffer again."""
+def test_anAccessEndsAlsoWhereNoThreadCanBeHad(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Broken: the thread that was to end it could not be started either, and nobody
+    wrote the buffer again.
+    """
     stream = device().createStream(0)
 
     def refused(self: threading.Thread) -> None:
@@ -314,10 +372,16 @@ def test_anAccessEndsAlsoWhereNoThreadCanBeHad(buffer: muninn.MuninnBuffer, monk
 
 
 @pytest.mark.parametrize("how", ["snapshot", "stream"])
-def test_aReaderIsNotToldOfADeathThatALaterWriterMends(buffer: muninn.MuninnBuffer, actor: Start, how: str) -> None:
-    """Broken: it waited for both, and was told of the first, whose bytes were the second's by then; its stream kept that for ever."""
+def test_aReaderIsNotToldOfADeathThatALaterWriterMends(
+    buffer: muninn.MuninnBuffer, actor: Start, how: str
+) -> None:
+    """Broken: it waited for both, and was told of the first, whose bytes were the
+    second's by then; its stream kept that for ever.
+    """
     first, second, reader = actor(OTHER), actor(OTHER), actor(OTHER)
-    first.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): fill(s, 5, stands=False)")
+    first.do(
+        "s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): fill(s, 5, stands=False)"
+    )
     second.do("with b.write(stream=s): fill(s, 2, stands=False)")
     if how == "stream":
         reader.do("with b.read(stream=s): target = taken(s)")
@@ -329,8 +393,12 @@ def test_aReaderIsNotToldOfADeathThatALaterWriterMends(buffer: muninn.MuninnBuff
         assert reading.ended() == [2]
 
 
-def test_aCopyIsNotToldOfADeathThatWasMendedWhileItWaited(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: who was the last writer was read before the wait, and the one that wrote all anew meanwhile did not count."""
+def test_aCopyIsNotToldOfADeathThatWasMendedWhileItWaited(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: who was the last writer was read before the wait, and the one that wrote
+    all anew meanwhile did not count.
+    """
     buffer, writer = muninn.share(np.zeros(BYTES, np.uint8), "a", mode="bigMode"), actor(OTHER)
     writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
     awaited = Tickets.await_
@@ -349,8 +417,12 @@ def test_aCopyIsNotToldOfADeathThatWasMendedWhileItWaited(domain: str, actor: St
     assert reading.ended() == [9]
 
 
-def test_whoIsInsideAnAccessDoesNotLeaveTheDomain(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """Broken: it said good-bye, which others took for the end of its work, and its kernels wrote what the next writer had published."""
+def test_whoIsInsideAnAccessDoesNotLeaveTheDomain(
+    buffer: muninn.MuninnBuffer, actor: Start
+) -> None:
+    """Broken: it said good-bye, which others took for the end of its work, and its
+    kernels wrote what the next writer had published.
+    """
     first, second = actor(OTHER, MUNINN_IPC_GRACE_MS="200"), actor(OTHER)
     first.do("scope = inside(b.write(stream=s)); fill(s, 5); membership.current().leave()")
     with pytest.raises(ActorError) as raised:
@@ -367,12 +439,18 @@ def test_oneThreadBeginsAnAccessAndAnotherEndsIt(buffer: muninn.MuninnBuffer, ac
         Background(scope.__enter__).ended()
         scope.__exit__(None, None, None)
     other = actor(OTHER)
-    other.do("with b.write(timeout=60): pass" if buffer.mode == "bigMode" else "with b.write(timeout=60, stream=s): pass")
+    other.do(
+        "with b.write(timeout=60): pass"
+        if buffer.mode == "bigMode"
+        else "with b.write(timeout=60, stream=s): pass"
+    )
     assert buffer.generation == 4
 
 
 @pytest.mark.parametrize("kind", ["write", "read"])
-def test_anAccessesLimitIsForAllThatItWaitsFor(buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_anAccessesLimitIsForAllThatItWaitsFor(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """Broken: each of the things that an access waits for was given all of the time."""
     asked, holdBack = list[float | None](), fences.holdBack
 
@@ -390,8 +468,12 @@ def test_anAccessesLimitIsForAllThatItWaitsFor(buffer: muninn.MuninnBuffer, monk
     assert asked[0] is None and asked[1] is not None and asked[1] <= 59.95
 
 
-def test_anAccessThatEndsAsTheNextBeginsIsNotTheNextOnes(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """Broken: a thread was taken to be inside already by an access that another thread ended meanwhile, and came in beside the writer."""
+def test_anAccessThatEndsAsTheNextBeginsIsNotTheNextOnes(
+    buffer: muninn.MuninnBuffer, actor: Start
+) -> None:
+    """Broken: a thread was taken to be inside already by an access that another thread
+    ended meanwhile, and came in beside the writer.
+    """
     writer, first = actor(OTHER), buffer.read(stream=None)
     first.__enter__()
     writer.begin("scope = inside(b.write(stream=s, timeout=60))")

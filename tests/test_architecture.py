@@ -1,4 +1,6 @@
-"""The walls of the house: imports point inward, nothing heavy is loaded, modules keep their size."""
+"""The walls of the house: imports point inward, nothing heavy is loaded, modules keep
+their size.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ import pytest
 from imports import circlesOf, graphOf, layersOf
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
-#: The packages, bottom up: each imports only those above it in this list, and what is `EVERYBODYS`.
+#: The packages, bottom up: each imports only those above it in this list, and what is
+#: `EVERYBODYS`.
 LAYERS = (
     "system", "storage", "control", "wire", "interop", "devices", "kernels", "formats", "broker", "session", "sync", "api", "cli",
 )  # fmt: skip
@@ -56,12 +59,16 @@ def test_aPlantedCircleIsFound(tmp_path: Path, late: str) -> None:
     (planted / "__init__.py").touch()
     (planted / "directory.py").write_text("from muninn.broker.catalog import Catalog\n")
     (planted / "catalog.py").write_text(late)
-    assert circlesOf(graphOf(tmp_path, "muninn")) == [["muninn.broker.catalog", "muninn.broker.directory"]]
+    assert circlesOf(graphOf(tmp_path, "muninn")) == [
+        ["muninn.broker.catalog", "muninn.broker.directory"]
+    ]
 
 
 @pytest.mark.parametrize("folder", LAYERS)
 def test_importsPointInward(folder: str) -> None:
-    allowed = {*LAYERS[: LAYERS.index(folder)], *EVERYBODYS} - {other for each, other in FORBIDDEN if each == folder}
+    allowed = {*LAYERS[: LAYERS.index(folder)], *EVERYBODYS} - {
+        other for each, other in FORBIDDEN if each == folder
+    }
     assert layersOf(graphOf(PACKAGE.parent, "muninn")).get(folder, set()) - allowed == set()
 
 
@@ -75,7 +82,9 @@ def test_modulesAndFunctionsKeepTheirSize() -> None:
         assert text.count("\n") <= MAX_LINES, f"{path} has outgrown its walls"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                assert (node.end_lineno or 0) - node.lineno <= MAX_FUNCTION_LINES, f"{path}:{node.lineno} {node.name}"
+                assert (node.end_lineno or 0) - node.lineno <= MAX_FUNCTION_LINES, (
+                    f"{path}:{node.lineno} {node.name}"
+                )
 
 
 def test_everyModuleSaysWhatItIs() -> None:
@@ -84,7 +93,9 @@ def test_everyModuleSaysWhatItIs() -> None:
 
 
 def test_wordsAreReachedThroughTheirPrimitivesOnly() -> None:
-    """`ctypes` itself is for the bindings, and for private memory in a few places that are named here."""
+    """`ctypes` itself is for the bindings, and for private memory in a few places that
+    are named here.
+    """
     allowed = {
         "system/atomics.py",
         "system/library.py",
@@ -103,7 +114,9 @@ def test_wordsAreReachedThroughTheirPrimitivesOnly() -> None:
         "devices/cuda/ipc.py",
         "devices/cuda/driver.py",
     }  # other people's structures, and the driver's
-    using = {str(path.relative_to(PACKAGE)) for path in modules() if "import ctypes" in path.read_text()}
+    using = {
+        str(path.relative_to(PACKAGE)) for path in modules() if "import ctypes" in path.read_text()
+    }
     assert using <= allowed
 
 
@@ -112,24 +125,39 @@ def test_importingLoadsNoGpuLibraryAndStartsNothing() -> None:
         "import sys, threading, os; import muninn; heavy = {'numba', 'cuda', 'torch', 'cupy', 'asyncio', 'rich', 'psutil', 'safetensors'};"
         "print(sorted(heavy & set(sys.modules)), threading.active_count())"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert printed == "[] 1\n"
 
 
 @pytest.mark.parametrize("folder", ["system", "storage", "control", "wire", "broker", "session"])
 def test_noArraysBelowInterop(folder: str) -> None:
-    """A process in a domain works on addresses and bytes: `interop` alone makes arrays of them."""
+    """A process in a domain works on addresses and bytes: `interop` alone makes arrays
+    of them.
+    """
     imported = {
         name.split(".")[0]
         for path in (PACKAGE / folder).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
-        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(getattr(node, "module", ""))])
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [str(getattr(node, "module", ""))]
+        )
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
     assert "numpy" not in imported
 
 
 def test_joiningLoadsNoLibrary(domain: str) -> None:
-    """Broken: `hashlib` was loaded for one of its functions, and with it libcrypto: 3.4 MiB resident in each member."""
+    """Broken: `hashlib` was loaded for one of its functions, and with it libcrypto: 3.4
+    MiB resident in each member.
+    """
     code = "import sys, muninn; muninn.share(b'x').handle; print({'_hashlib', 'psutil', 'asyncio'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "set()\n"
+    )

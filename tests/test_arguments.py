@@ -1,4 +1,6 @@
-"""Arguments that do not fit: the error names the function that was called, and what was meant."""
+"""Arguments that do not fit: the error names the function that was called, and what was
+meant.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +23,47 @@ from support import Actor
 A = np.arange(3)
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "share": (lambda: muninn.share(A, nmae="x"), "share.*'nmae': did you mean 'name'"),  # type: ignore[call-arg]
-    "shareCase": (lambda: muninn.share(A, lifetime_ms=5), "share.*'lifetime_ms': did you mean 'lifetimeMs'"),  # type: ignore[call-arg]
-    "shareOther": (lambda: muninn.share(A, gpu=0), "share.*'gpu': it takes access, array,.*preferredGpu"),  # type: ignore[call-arg]
+    "shareCase": (
+        lambda: muninn.share(A, lifetime_ms=5),
+        "share.*'lifetime_ms': did you mean 'lifetimeMs'",
+    ),  # type: ignore[call-arg]
+    "shareOther": (
+        lambda: muninn.share(A, gpu=0),
+        "share.*'gpu': it takes access, array,.*preferredGpu",
+    ),  # type: ignore[call-arg]
     "array": (lambda: muninn.array("n", 3, mod="fastMode"), "array.*'mod': did you mean 'mode'"),
     "arrayInside": (lambda: muninn.array("n", 3, kind=3), "array.*'kind': it takes"),
-    "shareOnce": (lambda: muninn.shareOnce("n", lambda: pytest.fail("loaded"), mod="bigMode"), "shareOnce.*'mod': did you mean 'mode'"),
-    "loadArray": (lambda: muninn.loadArray(3, "f4", lambda _: None, progres=1), "loadArray.*'progres': did you mean 'progress'"),
+    "shareOnce": (
+        lambda: muninn.shareOnce("n", lambda: pytest.fail("loaded"), mod="bigMode"),
+        "shareOnce.*'mod': did you mean 'mode'",
+    ),
+    "loadArray": (
+        lambda: muninn.loadArray(3, "f4", lambda _: None, progres=1),
+        "loadArray.*'progres': did you mean 'progress'",
+    ),
     "open": (lambda: muninn.open("n", acess="readOnly"), "open.*'acess': did you mean 'access'"),  # type: ignore[arg-type]
-    "openBundle": (lambda: muninn.openBundle("n", tenat="x"), "openBundle.*'tenat': did you mean 'tenant'"),  # type: ignore[call-arg]
-    "shareBundle": (lambda: muninn.shareBundle({"a": A}, mod="x"), "shareBundle.*'mod': did you mean 'mode'"),
-    "MuninnBuffer": (lambda: muninn.MuninnBuffer(3, nam="x"), "MuninnBuffer.*'nam': did you mean 'name'"),  # type: ignore[call-arg]
+    "openBundle": (
+        lambda: muninn.openBundle("n", tenat="x"),
+        "openBundle.*'tenat': did you mean 'tenant'",
+    ),  # type: ignore[call-arg]
+    "shareBundle": (
+        lambda: muninn.shareBundle({"a": A}, mod="x"),
+        "shareBundle.*'mod': did you mean 'mode'",
+    ),
+    "MuninnBuffer": (
+        lambda: muninn.MuninnBuffer(3, nam="x"),
+        "MuninnBuffer.*'nam': did you mean 'name'",
+    ),  # type: ignore[call-arg]
     "Lock": (lambda: muninn.Lock(nam="x"), "Lock.*'nam': did you mean 'name'"),  # type: ignore[call-arg]
     "createStream": (lambda: muninn.createStream(gp=0), "createStream.*'gp': did you mean 'gpu'"),  # type: ignore[call-arg]
-    "acquire": (lambda: muninn.Lock("n").acquire(tmeout=1), "Lock.acquire.*'tmeout': did you mean 'timeout'"),  # type: ignore[call-arg]
-    "held": (lambda: muninn.Lock("n").held(timout=1), "Lock.held.*'timout': did you mean 'timeout'"),  # type: ignore[call-arg]
+    "acquire": (
+        lambda: muninn.Lock("n").acquire(tmeout=1),
+        "Lock.acquire.*'tmeout': did you mean 'timeout'",
+    ),  # type: ignore[call-arg]
+    "held": (
+        lambda: muninn.Lock("n").held(timout=1),
+        "Lock.held.*'timout': did you mean 'timeout'",
+    ),  # type: ignore[call-arg]
     "release": (lambda: muninn.Lock("n").release(foo=1), "takes exactly 1 argument"),  # type: ignore[call-arg]
     "lockHasNoSelf": (lambda: muninn.Lock("n", tmo=1), "Lock.*'tmo': it takes name$"),  # type: ignore[call-arg]
     "listBuffers": (lambda: muninn.listBuffers(mod="bigMode"), "listBuffers.*'mod': it takes none"),  # type: ignore[call-arg]
@@ -45,19 +74,36 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("name", sorted(WRONG))
 def test_aKeywordThatIsNoneIsNamedWithTheNearest(domain: str, name: str) -> None:
-    """Broken: Python names what the function calls in its access, after the loader had run, and never the nearest."""
+    """Broken: Python names what the function calls in its access, after the loader had
+    run, and never the nearest.
+    """
     call, said = WRONG[name]
     with pytest.raises(TypeError, match=said):
         call()
     assert muninn.listBuffers() == []
 
 
-def test_aLockIsNotWaitedForASecondBecauseItIsTrue(domain: str, actor: Callable[..., Actor]) -> None:
-    """As the first argument of Python's own locks. Broken: True was one second, and False none."""
+def test_aLockIsNotWaitedForASecondBecauseItIsTrue(
+    domain: str, actor: Callable[..., Actor]
+) -> None:
+    """As the first argument of Python's own locks. Broken: True was one second, and
+    False none.
+    """
     actor("lock = muninn.Lock('lock'); lock.acquire()")
     lock: Any = muninn.Lock("lock")
-    for arguments in ((True,), (False,), (np.True_,), (np.False_,), (False, 1), (True, -1), (None, True), (None, False)):
-        with pytest.raises(TypeError, match=r"Lock.acquire.*leave it out to wait, or pass timeout=0"):
+    for arguments in (
+        (True,),
+        (False,),
+        (np.True_,),
+        (np.False_,),
+        (False, 1),
+        (True, -1),
+        (None, True),
+        (None, False),
+    ):
+        with pytest.raises(
+            TypeError, match=r"Lock.acquire.*leave it out to wait, or pass timeout=0"
+        ):
             lock.acquire(*arguments)
     with pytest.raises(ValueError, match="-1 can not be waited for"):
         lock.acquire(-1)
@@ -75,24 +121,59 @@ def test_aLockIsNotWaitedForASecondBecauseItIsTrue(domain: str, actor: Callable[
 
 #: Call → what the error says: which argument it is, and what came.
 KINDS: dict[str, tuple[Callable[[], Any], str]] = {
-    "list": (lambda: muninn.shareBundle([A]), "shareBundle: arrays must be a mapping by key, such as a dict, not list"),  # type: ignore[arg-type]
-    "generator": (lambda: muninn.shareBundle(each for each in [("a", A)]), "arrays must be a mapping.*not generator"),  # type: ignore[arg-type]
+    "list": (
+        lambda: muninn.shareBundle([A]),
+        "shareBundle: arrays must be a mapping by key, such as a dict, not list",
+    ),  # type: ignore[arg-type]
+    "generator": (
+        lambda: muninn.shareBundle(each for each in [("a", A)]),
+        "arrays must be a mapping.*not generator",
+    ),  # type: ignore[arg-type]
     "array": (lambda: muninn.shareBundle(A), "arrays must be a mapping.*not ndarray"),  # type: ignore[arg-type]
-    "specs": (lambda: muninn.loadBundle([("a", 3)], print), "loadBundle: specs must be a mapping.*not list"),  # type: ignore[arg-type]
-    "spec": (lambda: muninn.loadBundle({"a": 3}, print), r"specs\['a'\] must be a pair of shape and dtype, not 3"),  # type: ignore[dict-item]
-    "three": (lambda: muninn.loadBundle({"a": (3, "f4", 1)}, print), "must be a pair of shape and dtype"),  # type: ignore[dict-item]
-    "fillBundle": (lambda: muninn.loadBundle({"a": (3, "f4")}, None), "loadBundle: fill must be a function, not NoneType"),  # type: ignore[arg-type]
-    "fill": (lambda: muninn.loadArray(3, "f4", A), "loadArray: fill must be a function, not ndarray"),  # type: ignore[arg-type]
-    "loader": (lambda: muninn.shareOnce("n", A), "shareOnce: loader must be a function, not ndarray"),  # type: ignore[arg-type]
-    "progress": (lambda: muninn.share(A, name="n", progress=3), "progress must be a function, not int"),  # type: ignore[arg-type]
-    "progressFast": (lambda: muninn.array("n", 3, mode="fastMode", progress=3), "progress must be a function"),  # type: ignore[arg-type]
-    "copy": (lambda: muninn.share(A, name="n", copy="no"), "share: copy must be True or False, not str"),  # type: ignore[arg-type]
+    "specs": (
+        lambda: muninn.loadBundle([("a", 3)], print),
+        "loadBundle: specs must be a mapping.*not list",
+    ),  # type: ignore[arg-type]
+    "spec": (
+        lambda: muninn.loadBundle({"a": 3}, print),
+        r"specs\['a'\] must be a pair of shape and dtype, not 3",
+    ),  # type: ignore[dict-item]
+    "three": (
+        lambda: muninn.loadBundle({"a": (3, "f4", 1)}, print),
+        "must be a pair of shape and dtype",
+    ),  # type: ignore[dict-item]
+    "fillBundle": (
+        lambda: muninn.loadBundle({"a": (3, "f4")}, None),
+        "loadBundle: fill must be a function, not NoneType",
+    ),  # type: ignore[arg-type]
+    "fill": (
+        lambda: muninn.loadArray(3, "f4", A),
+        "loadArray: fill must be a function, not ndarray",
+    ),  # type: ignore[arg-type]
+    "loader": (
+        lambda: muninn.shareOnce("n", A),
+        "shareOnce: loader must be a function, not ndarray",
+    ),  # type: ignore[arg-type]
+    "progress": (
+        lambda: muninn.share(A, name="n", progress=3),
+        "progress must be a function, not int",
+    ),  # type: ignore[arg-type]
+    "progressFast": (
+        lambda: muninn.array("n", 3, mode="fastMode", progress=3),
+        "progress must be a function",
+    ),  # type: ignore[arg-type]
+    "copy": (
+        lambda: muninn.share(A, name="n", copy="no"),
+        "share: copy must be True or False, not str",
+    ),  # type: ignore[arg-type]
 }
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_anArgumentOfAnotherKindIsNamed(domain: str, name: str) -> None:
-    """Broken: `'list' object has no attribute 'items'`, `'int' object is not callable`, or it was taken."""
+    """Broken: `'list' object has no attribute 'items'`, `'int' object is not callable`,
+    or it was taken.
+    """
     call, said = KINDS[name]
     with pytest.raises(TypeError, match=said):
         call()
@@ -103,7 +184,10 @@ def test_whatIsNoUnicodeIsRefusedWhereverItIsAName(domain: str) -> None:
     """Broken: a bare UnicodeEncodeError, from the middle of a creation."""
     with pytest.raises(InvalidDtype, match="not valid Unicode"):
         muninn.array("n", 3, [("\ud800", "i4")])
-    for call in (lambda: muninn.shareBundle({"\ud800": A}), lambda: muninn.loadBundle({"\ud800": (3, "f4")}, print)):
+    for call in (
+        lambda: muninn.shareBundle({"\ud800": A}),
+        lambda: muninn.loadBundle({"\ud800": (3, "f4")}, print),
+    ):
         with pytest.raises(InvalidArgument, match="not valid Unicode"):
             call()
     assert muninn.listBuffers() == []
@@ -111,7 +195,9 @@ def test_whatIsNoUnicodeIsRefusedWhereverItIsAName(domain: str) -> None:
 
 @pytest.mark.parametrize("name", ["read", "open", "share", "acquire", "list"])
 def test_aCallAtTheLimitOfRecursionSaysSo(domain: str, name: str) -> None:
-    """Broken, up to Python 3.11: a bare ctypes.ArgumentError, which nobody who expects a RecursionError catches."""
+    """Broken, up to Python 3.11: a bare ctypes.ArgumentError, which nobody who expects
+    a RecursionError catches.
+    """
     buffer, lock = muninn.share(A, name="a"), muninn.Lock("lock")
 
     def acquire() -> None:
@@ -145,7 +231,10 @@ def test_integersOfNumpyAreIntegers(domain: str) -> None:
     one, zero = np.int64(60_000), np.uint8(0)
     buffer = muninn.share(A, name="a", mode="fastMode", preferredGpu=zero, lifetimeMs=one)  # type: ignore[arg-type]
     assert buffer.gpu == 0 and buffer.deviceArray(zero) is not None
-    assert asInteger(one) == 60_000 and [asInteger(each) for each in (True, np.True_, 1.0, "1", None)] == [None] * 5
+    assert (
+        asInteger(one) == 60_000
+        and [asInteger(each) for each in (True, np.True_, 1.0, "1", None)] == [None] * 5
+    )
     with pytest.raises(TypeError, match="preferredGpu must be an int, not bool"):
         muninn.share(A, mode="fastMode", preferredGpu=True)
 
@@ -175,24 +264,36 @@ def test_aGenerationIsAnInteger(domain: str, after: object) -> None:
     ("call", "said"),
     [
         (lambda: muninn.array("a", mode="fastMode"), "missing.*'shape'"),  # type: ignore[call-arg]
-        (lambda: muninn.array("a", 3, name="a", mode="fastMode"), "multiple values for argument 'name'"),  # type: ignore[misc]
+        (
+            lambda: muninn.array("a", 3, name="a", mode="fastMode"),
+            "multiple values for argument 'name'",
+        ),  # type: ignore[misc]
         (lambda: muninn.shareOnce("x", mode="fastMode"), "missing.*'loader'"),  # type: ignore[call-arg]
         (lambda: muninn.loadArray((2,), "f8", mode="fastMode"), "missing.*'fill'"),  # type: ignore[call-arg]
         (lambda: muninn.loadBundle({}, tenant="t"), "missing.*'fill'"),  # type: ignore[call-arg]
         (lambda: muninn.shareBundle(access="readOnly"), "missing.*'arrays'"),  # type: ignore[call-arg]
         (lambda: muninn.array("a", shpe=3), "'shpe': did you mean 'shape'"),  # type: ignore[call-arg]
-        (lambda: muninn.shareBundle({"a": A}, fill=3), "shareBundle.*'fill': it takes access, arrays"),
+        (
+            lambda: muninn.shareBundle({"a": A}, fill=3),
+            "shareBundle.*'fill': it takes access, arrays",
+        ),
     ],
 )
-def test_aKeywordThatIsRightIsNotBlamedForAnotherArgument(domain: str, call: Callable[[], Any], said: str) -> None:
-    """Broken: what a function passes on was unexpected when an argument was missing or there twice."""
+def test_aKeywordThatIsRightIsNotBlamedForAnotherArgument(
+    domain: str, call: Callable[[], Any], said: str
+) -> None:
+    """Broken: what a function passes on was unexpected when an argument was missing or
+    there twice.
+    """
     with pytest.raises(TypeError, match=said):
         call()
     assert muninn.listBuffers() == []
 
 
 @pytest.mark.parametrize("name", ["می\u200cخواهم", "👨\u200d👩\u200d👧"])
-def test_aNameMayHaveWhatItsScriptNeeds(domain: str, actor: Callable[..., Actor], name: str) -> None:
+def test_aNameMayHaveWhatItsScriptNeeds(
+    domain: str, actor: Callable[..., Actor], name: str
+) -> None:
     muninn.share(A, name=name)
     assert actor().do(f"muninn.open({name!r}).array.tolist()") == [0, 1, 2]
     with pytest.raises(ValueError, match="control characters"):

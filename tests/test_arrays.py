@@ -1,4 +1,6 @@
-"""A foreign array on a GPU is described alike whatever protocol it speaks, and each thing that it says is checked first."""
+"""A foreign array on a GPU is described alike whatever protocol it speaks, and each
+thing that it says is checked first.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ from hypothesis import strategies as st
 
 from muninn.errors import InvalidArgument, InvalidDtype
 from muninn.interop import capsules, dlpack
-from muninn.interop.arrays import ForeignArray, consumerStream, cudaArrayInterface, describeArray, isOnDevice
+from muninn.interop.arrays import (
+    ForeignArray,
+    consumerStream,
+    cudaArrayInterface,
+    describeArray,
+    isOnDevice,
+)
 
 _FAKE_ADDRESS = 0x7F0000001000
 _STRUCTURE = np.dtype([("id", "<u4"), ("at", "<f8", (2,))], align=True)
@@ -24,20 +32,45 @@ class Interface:
     """An array that speaks `__cuda_array_interface__`."""
 
     def __init__(self, **changes: Any) -> None:
-        stated = {"shape": (2, 3), "typestr": "<f4", "data": (_FAKE_ADDRESS, False), "version": 3, **changes}
-        self.__cuda_array_interface__ = {key: value for key, value in stated.items() if value is not ...}
+        stated = {
+            "shape": (2, 3),
+            "typestr": "<f4",
+            "data": (_FAKE_ADDRESS, False),
+            "version": 3,
+            **changes,
+        }
+        self.__cuda_array_interface__ = {
+            key: value for key, value in stated.items() if value is not ...
+        }
 
 
 class Tensor:
     """An array that speaks DLPack only."""
 
-    def __init__(self, device: tuple[int, int] = (capsules.CUDA, 1), exported: tuple[int, int] | None = None, **keywords: Any) -> None:
-        self.owner, self.device, self.exported, self.keywords = set[int](), device, exported or device, keywords
+    def __init__(
+        self,
+        device: tuple[int, int] = (capsules.CUDA, 1),
+        exported: tuple[int, int] | None = None,
+        **keywords: Any,
+    ) -> None:
+        self.owner, self.device, self.exported, self.keywords = (
+            set[int](),
+            device,
+            exported or device,
+            keywords,
+        )
         self.streams: list[Any] = []
 
     def __dlpack__(self, *, stream: Any = None, max_version: Any = None) -> Any:  # pylint: disable=invalid-name
         self.streams.append(stream)
-        return dlpack.exportCapsule(_FAKE_ADDRESS, (2, 3), "f4", self.exported, self.owner, **{"maxVersion": max_version, **self.keywords})
+        return dlpack.exportCapsule(
+            _FAKE_ADDRESS,
+            (2, 3),
+            "f4",
+            self.exported,
+            self.owner,
+            **{"maxVersion": max_version, **self.keywords},
+        )
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.device
@@ -81,13 +114,15 @@ def torch() -> Any:
     return pytest.importorskip("torch", reason="torch is not installed: make interop")
 
 
-# --- __cuda_array_interface__ ---
+# --- __cuda_array_interface__ -------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [0, 1, 2, 3])
 def test_readsEveryVersionOfTheInterface(version: int) -> None:
     value = Interface(version=version)
-    assert describeArray(value) == ForeignArray(_FAKE_ADDRESS, (2, 3), None, np.dtype("<f4"), False, None, None, False, value)
+    assert describeArray(value) == ForeignArray(
+        _FAKE_ADDRESS, (2, 3), None, np.dtype("<f4"), False, None, None, False, value
+    )
     assert describeArray(Interface(version=version, stream=None)).isOrdered
 
 
@@ -112,7 +147,9 @@ def test_anAxisOfOneElementMayHaveAnyStride() -> None:
     assert describeArray(Interface(shape=(1, 3), strides=(999, 4))).strides is None
 
 
-@pytest.mark.parametrize(("stream", "expected"), [(..., None), (None, None), (1, 1), (2, 2), (0x55AA1234, 0x55AA1234)])
+@pytest.mark.parametrize(
+    ("stream", "expected"), [(..., None), (None, None), (1, 1), (2, 2), (0x55AA1234, 0x55AA1234)]
+)
 def test_namesTheStreamToWaitFor(stream: Any, expected: int | None) -> None:
     assert describeArray(Interface(stream=stream)).stream == expected
 
@@ -126,16 +163,38 @@ def test_readOnlyIsKept() -> None:
     assert describeArray(Interface(data=(_FAKE_ADDRESS, np.True_))).readOnly
 
 
-@pytest.mark.parametrize("typestr", ["|b1", "|i1", "<i8", ">i4", "|u1", "<f2", "<f8", "<c16", "<M8[ns]", "<m8[25us]", "|S5", "<U3", "|V7"])
+@pytest.mark.parametrize(
+    "typestr",
+    [
+        "|b1",
+        "|i1",
+        "<i8",
+        ">i4",
+        "|u1",
+        "<f2",
+        "<f8",
+        "<c16",
+        "<M8[ns]",
+        "<m8[25us]",
+        "|S5",
+        "<U3",
+        "|V7",
+    ],
+)
 def test_knowsEveryTypestrOfFixedSize(typestr: str) -> None:
     assert describeArray(Interface(typestr=typestr)).dtype == np.dtype(typestr)
 
 
 def test_fieldsAreReadFromTheirDescription() -> None:
     descr = np.lib.format.dtype_to_descr(_STRUCTURE)
-    # The padding has become part of the list, and the dtype is the same for all that is read and written.
+    # The padding has become part of the list, and the dtype is the same for all that is
+    # read and written.
     found = describeArray(Interface(typestr=_STRUCTURE.str, descr=descr)).dtype
-    assert (found.names, found.itemsize, found["at"]) == (("id", "at"), _STRUCTURE.itemsize, _STRUCTURE["at"])
+    assert (found.names, found.itemsize, found["at"]) == (
+        ("id", "at"),
+        _STRUCTURE.itemsize,
+        _STRUCTURE["at"],
+    )
     assert describeArray(Interface(typestr="<f4", descr=[("", "<f4")])).dtype == np.float32
     assert describeArray(Interface(typestr="|V8", descr=[("", "|V8")])).dtype == np.dtype("V8")
 
@@ -220,7 +279,12 @@ _ODD = st.one_of(
     st.binary(max_size=5),
 )
 _NESTED = st.recursive(
-    _ODD, lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=2), inner, max_size=2)
+    _ODD,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(max_size=2), inner, max_size=2)
+    ),
 )
 _LENGTHS = st.lists(st.integers(-2, 9) | st.integers(0, 2**64), max_size=6).map(tuple)
 _TYPES = st.sampled_from(["<f4", ">i8", "|V8", "|S3", "|b1", "<M8[s]"]) | st.from_regex(
@@ -258,7 +322,7 @@ def test_hostileInterfacesAreRefusedOrDescribeWhatCanBe(stated: dict[str, Any]) 
         assert found.stream is None or found.stream > 0
 
 
-# --- DLPack ---
+# --- DLPack -------------------------------------------------------------------------
 
 
 def test_describesATensor() -> None:
@@ -268,7 +332,10 @@ def test_describesATensor() -> None:
     assert value.streams == [1]
 
 
-@pytest.mark.skipif(not capsules.NUMPY_IS_VERSIONED, reason="numpy 2.0 makes legacy capsules only: pip install 'numpy>=2.1'")
+@pytest.mark.skipif(
+    not capsules.NUMPY_IS_VERSIONED,
+    reason="numpy 2.0 makes legacy capsules only: pip install 'numpy>=2.1'",
+)
 def test_aReadOnlyTensorStaysReadOnly() -> None:
     assert describeArray(Tensor(readOnly=True)).readOnly
 
@@ -284,7 +351,9 @@ def test_keepsATensorsMemory() -> None:
 
 
 class OldTensor(Tensor):
-    """As PyTorch's: its interface is of the second version, and says nothing of streams."""
+    """As PyTorch's: its interface is of the second version, and says nothing of
+    streams.
+    """
 
     @property
     def __cuda_array_interface__(self) -> Any:
@@ -307,13 +376,17 @@ def test_anInterfaceThatSaysNothingOfStreamsIsNotBelieved() -> None:
 
 
 def test_whatDlpackHasNoWordForIsTakenByTheInterface(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dlpack, "takeTensor", lambda *_: (_ for _ in ()).throw(InvalidDtype("float4")))
+    monkeypatch.setattr(
+        dlpack, "takeTensor", lambda *_: (_ for _ in ()).throw(InvalidDtype("float4"))
+    )
     assert not describeArray(OldTensor()).isOrdered
 
 
 def test_whatTheProducerRefusesToLendIsRefused(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's conjugates: their bytes are not their values, and only DLPack says so."""
-    monkeypatch.setattr(dlpack, "takeTensor", lambda *_: (_ for _ in ()).throw(BufferError("conjugate bit")))
+    monkeypatch.setattr(
+        dlpack, "takeTensor", lambda *_: (_ for _ in ()).throw(BufferError("conjugate bit"))
+    )
     with pytest.raises(BufferError, match="conjugate"):
         describeArray(OldTensor())
 
@@ -323,7 +396,10 @@ def test_managedMemoryIsCudas() -> None:
         describeArray(Tensor((capsules.CUDA_MANAGED, 0), exported=(capsules.CUDA, 0)))
 
 
-@pytest.mark.parametrize(("device", "where"), [((1, 0), "host memory"), ((3, 0), "host memory"), ((10, 0), "device type 10")])
+@pytest.mark.parametrize(
+    ("device", "where"),
+    [((1, 0), "host memory"), ((3, 0), "host memory"), ((10, 0), "device type 10")],
+)
 def test_refusesMemoryThatIsNotCudasUnasked(device: tuple[int, int], where: str) -> None:
     value = Tensor(device, exported=(1, 0))
     with pytest.raises(TypeError, match=where):
@@ -372,16 +448,25 @@ def test_tensorsOfTheCpuAreNotOnADevice(torch: Any) -> None:
             describeArray(value)
 
 
-# --- What we offer ---
+# --- What we offer ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [None, 1, 2, 0x55AA1234])
 @pytest.mark.parametrize("readOnly", [False, True])
-@pytest.mark.parametrize("dtype", ["?", "i1", ">i4", "f2", "c16", "M8[us]", "S5", "V7", _STRUCTURE], ids=str)
+@pytest.mark.parametrize(
+    "dtype", ["?", "i1", ">i4", "f2", "c16", "M8[us]", "S5", "V7", _STRUCTURE], ids=str
+)
 def test_whatWeOfferIsReadAsItWas(dtype: Any, readOnly: bool, stream: int | None) -> None:
     itemBytes = np.dtype(dtype).itemsize
-    for shape, strides in (((2, 3), None), ((2, 3), (itemBytes, 2 * itemBytes)), ((), None), ((3,), (-itemBytes,))):
-        value = Interface(**cudaArrayInterface(_FAKE_ADDRESS, shape, strides, dtype, readOnly, stream))
+    for shape, strides in (
+        ((2, 3), None),
+        ((2, 3), (itemBytes, 2 * itemBytes)),
+        ((), None),
+        ((3,), (-itemBytes,)),
+    ):
+        value = Interface(
+            **cudaArrayInterface(_FAKE_ADDRESS, shape, strides, dtype, readOnly, stream)
+        )
         found = describeArray(value)
         assert (found.address, found.shape, found.strides, found.readOnly, found.stream) == (
             _FAKE_ADDRESS,
@@ -408,32 +493,51 @@ def test_nothingHasNoAddress() -> None:
     assert cudaArrayInterface(_FAKE_ADDRESS, (0, 3), None, "f4", False, None)["data"] == (0, False)
 
 
-@pytest.mark.parametrize("dtype", ["O", "S0", [("a", "O")], {"names": ["a", "b"], "formats": ["<i4", "<i2"], "offsets": [0, 2]}], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    ["O", "S0", [("a", "O")], {"names": ["a", "b"], "formats": ["<i4", "<i2"], "offsets": [0, 2]}],
+    ids=str,
+)
 def test_refusesElementsThatTheInterfaceHasNoWordFor(dtype: Any) -> None:
     with pytest.raises(InvalidDtype):
         cudaArrayInterface(_FAKE_ADDRESS, (2,), None, dtype, False, None)
 
 
 def test_bfloat16IsNotOfferedAsBytes() -> None:
-    library = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed: pip install ml_dtypes")
+    library = pytest.importorskip(
+        "ml_dtypes", reason="ml_dtypes is not installed: pip install ml_dtypes"
+    )
     with pytest.raises(InvalidDtype, match="bfloat16"):
         cudaArrayInterface(_FAKE_ADDRESS, (2,), None, library.bfloat16, False, None)
 
 
-@pytest.mark.parametrize(("shape", "strides", "stream"), [((-1,), None, 1), ((2,), (4, 4), 1), ((2,), None, 0), ((2,), None, -1)])
+@pytest.mark.parametrize(
+    ("shape", "strides", "stream"),
+    [((-1,), None, 1), ((2,), (4, 4), 1), ((2,), None, 0), ((2,), None, -1)],
+)
 def test_refusesToOfferWhatCanNotBe(shape: Any, strides: Any, stream: int) -> None:
     with pytest.raises(InvalidArgument):
         cudaArrayInterface(_FAKE_ADDRESS, shape, strides, "f4", False, stream)
 
 
-@pytest.mark.parametrize(("stream", "expected"), [(None, 1), (1, 1), (2, 2), (3, 3), (2**64 - 1, 2**64 - 1), (np.int64(7), 7), (-1, None)])
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [(None, 1), (1, 1), (2, 2), (3, 3), (2**64 - 1, 2**64 - 1), (np.int64(7), 7), (-1, None)],
+)
 def test_aConsumerNamesItsStream(stream: Any, expected: int | None) -> None:
     assert consumerStream(stream) == expected
 
 
 @pytest.mark.parametrize(
     ("stream", "error"),
-    [(0, InvalidArgument), (-2, InvalidArgument), (2**64, InvalidArgument), (True, TypeError), (1.0, TypeError), ("1", TypeError)],
+    [
+        (0, InvalidArgument),
+        (-2, InvalidArgument),
+        (2**64, InvalidArgument),
+        (True, TypeError),
+        (1.0, TypeError),
+        ("1", TypeError),
+    ],
 )
 def test_refusesStreamsThatAreNone(stream: Any, error: type[Exception]) -> None:
     with pytest.raises(error):

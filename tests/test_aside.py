@@ -24,7 +24,8 @@ from muninn.system.aside import Job, Latch
 from support import Background, eventually
 
 PACKAGE = Path(muninn.__file__).parent
-#: Locks that a thread must not meet while it has them, each for a reason that its own comment gives.
+#: Locks that a thread must not meet while it has them, each for a reason that its own
+#: comment gives.
 NOT_MET_AGAIN = {"session/releases.py", "sync/readers.py"}
 
 
@@ -37,11 +38,20 @@ def test_aLatchLetsEverybodyThrough() -> None:
 
 
 def test_aHandlerMayWaitForWhatItsThreadWaitsFor() -> None:
-    """Broken, with `threading.Event`: the handler waited for the event's own lock, which the thread that it interrupted had."""
+    """Broken, with `threading.Event`: the handler waited for the event's own lock,
+    which the thread that it interrupted had.
+    """
     latch, seen = Latch(), list[bool]()
     before = signal.signal(signal.SIGALRM, lambda *_: seen.append(latch.wait(60)))
     try:
-        helper = Background(lambda: (time.sleep(0.05), signal.raise_signal(signal.SIGALRM), time.sleep(0.05), latch.set()))
+        helper = Background(
+            lambda: (
+                time.sleep(0.05),
+                signal.raise_signal(signal.SIGALRM),
+                time.sleep(0.05),
+                latch.set(),
+            )
+        )
         assert latch.wait(60)
         helper.ended()
         eventually(lambda: seen == [True], "the handler has waited too")
@@ -77,7 +87,9 @@ def test_whatAJobRaisesIsRaisedWhereItIsWaitedFor() -> None:
 
 
 def test_whatAJobRaisesKeepsNothingOnceItIsForgotten() -> None:
-    """Broken: the error had the frames of the job, and the job the error, so what a failed join held stayed until the garbage collector came."""
+    """Broken: the error had the frames of the job, and the job the error, so what a
+    failed join held stayed until the garbage collector came.
+    """
 
     class Held:
         pass
@@ -101,13 +113,21 @@ def test_whatAJobRaisesKeepsNothingOnceItIsForgotten() -> None:
 
 
 def test_aLockMayBeMetAgainOnItsOwnThread() -> None:
-    """By a handler or a finalizer, in the middle of what it guards. Broken: whoever came again waited for himself."""
-    plain = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "threading.Lock()" in path.read_text()}
+    """By a handler or a finalizer, in the middle of what it guards. Broken: whoever
+    came again waited for himself.
+    """
+    plain = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if "threading.Lock()" in path.read_text()
+    }
     assert plain <= NOT_MET_AGAIN
 
 
 class _Held:
-    """What this thread has, for which a finalizer on one of Muninn's threads would have to wait."""
+    """What this thread has, for which a finalizer on one of Muninn's threads would have
+    to wait.
+    """
 
     def __init__(self, undo: contextlib.ExitStack) -> None:
         self.undo, self.lock = undo, muninn.Lock("l")
@@ -136,25 +156,47 @@ class _Held:
         self.undo.enter_context(lock)
 
 
-#: What this thread does before, and the call that would have to wait for it. Broken: each stood still, and with it the thread that serves.
+#: What this thread does before, and the call that would have to wait for it. Broken:
+#: each stood still, and with it the thread that serves.
 _WAITS: dict[str, tuple[Callable[[_Held], object], Callable[[_Held], object]]] = {
     "a lock": (lambda held: held.lock.acquire(), lambda held: held.lock.acquire()),
-    "a lock, for a while": (lambda held: held.lock.acquire(), lambda held: held.lock.acquire(timeout=60)),
-    "a write access": (lambda held: held.has(held.buffer.write()), lambda held: held.buffer.write().__enter__()),
+    "a lock, for a while": (
+        lambda held: held.lock.acquire(),
+        lambda held: held.lock.acquire(timeout=60),
+    ),
+    "a write access": (
+        lambda held: held.has(held.buffer.write()),
+        lambda held: held.buffer.write().__enter__(),
+    ),
     "a copy": (lambda held: held.has(held.buffer.write()), lambda held: held.buffer.read()),
-    "a read access": (lambda held: held.has(held.buffer.write()), lambda held: held.buffer.read(stream=None).__enter__()),
+    "a read access": (
+        lambda held: held.has(held.buffer.write()),
+        lambda held: held.buffer.read(stream=None).__enter__(),
+    ),
     "readers": (lambda held: held.readsOnStream(), lambda held: held.buffer.write().__enter__()),
     "a generation": (lambda held: None, lambda held: held.buffer.waitNext(timeout=60)),
     "a name": (lambda held: None, lambda held: muninn.open("nobody's", timeout=60)),
     "a new array": (lambda held: None, lambda held: muninn.array("new", 4)),
     "a new lock": (lambda held: None, lambda held: muninn.Lock("new")),
-    "what another loads": (lambda held: None, lambda held: muninn.shareOnce("new", lambda: np.zeros(4))),
+    "what another loads": (
+        lambda held: None,
+        lambda held: muninn.shareOnce("new", lambda: np.zeros(4)),
+    ),
     "a ticket": (lambda held: held.signals(), lambda held: held.buffer.wait()),
-    "room for a ticket": (lambda held: held.signals(TICKET_RING), lambda held: held.buffer.signal(held.stream)),
+    "room for a ticket": (
+        lambda held: held.signals(TICKET_RING),
+        lambda held: held.buffer.signal(held.stream),
+    ),
     "a stream": (lambda held: None, lambda held: held.stream.synchronize()),
     "a departure": (lambda held: held.departs(), lambda held: held.lock.acquire()),
-    "whoever opens": (lambda held: held.has(held.member.leaseLock), lambda held: muninn.open("other")),
-    "whoever signals": (lambda held: held.has(held.openBuffer.fencing), lambda held: held.buffer.signal(held.stream)),
+    "whoever opens": (
+        lambda held: held.has(held.member.leaseLock),
+        lambda held: muninn.open("other"),
+    ),
+    "whoever signals": (
+        lambda held: held.has(held.openBuffer.fencing),
+        lambda held: held.buffer.signal(held.stream),
+    ),
     "a join": (lambda held: held.member.leave(), lambda held: muninn.domainInfo()),
 }
 

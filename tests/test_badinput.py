@@ -1,4 +1,6 @@
-"""Bad input: a typed error with code, reason and fix, nothing leaked, and everybody else unharmed."""
+"""Bad input: a typed error with code, reason and fix, nothing leaked, and everybody
+else unharmed.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,13 @@ def test_everyMistakeHasItsError(domain: str, call: Callable[[], Any], code: str
 
 
 @pytest.mark.parametrize(
-    "call", [lambda: muninn.share([1, 2]), lambda: muninn.share(3), lambda: muninn.share(b"x", name=3), lambda: muninn.MuninnBuffer(1.5)]
+    "call",
+    [
+        lambda: muninn.share([1, 2]),
+        lambda: muninn.share(3),
+        lambda: muninn.share(b"x", name=3),
+        lambda: muninn.MuninnBuffer(1.5),
+    ],
 )
 def test_wrongTypesAreTypeErrors(domain: str, call: Callable[[], Any]) -> None:
     with pytest.raises(TypeError):
@@ -150,9 +158,12 @@ def test_withoutDescriptorsThereIsAnErrorAndAfterwardsNot(domain: str, actor: St
 
 
 @pytest.mark.parametrize(
-    ("offset", "damage"), [(0, b"garbage!"), (8, b"\x63\0\0\0"), (32, b"\xff" * 8), (40, b"\0" * 4), (52, b"\x07\0\0\0")]
+    ("offset", "damage"),
+    [(0, b"garbage!"), (8, b"\x63\0\0\0"), (32, b"\xff" * 8), (40, b"\0" * 4), (52, b"\x07\0\0\0")],
 )
-def test_aDamagedControlBlockIsRefusedAndNothingIsLost(domain: str, actor: Start, offset: int, damage: bytes) -> None:
+def test_aDamagedControlBlockIsRefusedAndNothingIsLost(
+    domain: str, actor: Start, offset: int, damage: bytes
+) -> None:
     actor("muninn.share(b'kept', name='kept')").leave()
     with open(f"/dev/shm/muninn-{os.getuid()}-{domain}", "r+b") as file:
         file.seek(offset)
@@ -198,5 +209,7 @@ print("survived")
 def test_aFullSharedMemoryIsAnErrorAndNoSigbus(domain: str) -> None:
     script = f"mount -t tmpfs -o size=20m tmpfs /dev/shm && exec {sys.executable} -c '{_FULL}'"
     flags = ["-m"] if os.getuid() == 0 else ["-rm"]
-    run = subprocess.run(["unshare", *flags, "sh", "-c", script], capture_output=True, text=True, timeout=100)
+    run = subprocess.run(
+        ["unshare", *flags, "sh", "-c", script], capture_output=True, text=True, timeout=100
+    )
     assert run.stdout == "survived\n", f"needs root, or user namespaces: {run.stderr}"

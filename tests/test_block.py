@@ -1,4 +1,6 @@
-"""The control block: whole and of this version, or a typed error; made once, whoever comes at the same time."""
+"""The control block: whole and of this version, or a typed error; made once, whoever
+comes at the same time.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from muninn.control.block import ControlBlock, create, openOrCreate
 from muninn.control.geometry import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.control.withdrawal import Withdrawal
-from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DomainChanged, HostMemoryFull, TableFull
+from muninn.errors import (
+    BrokerUnavailable,
+    ControlBlockInvalid,
+    DomainChanged,
+    HostMemoryFull,
+    TableFull,
+)
 from muninn.storage.paths import Paths
 from support import Actor, ActorError, Background, eventually
 
@@ -65,7 +73,9 @@ def test_aBlockThatNeverHadAnIdentityIsReplaced(lab: Lab) -> None:
 
 
 def test_aWithdrawnBlockIsGivenBack(lab: Lab) -> None:
-    """Whoever withdrew it died half way. Broken: unless a slot was locked a new one took its place, and all buffers went with it."""
+    """Whoever withdrew it died half way. Broken: unless a slot was locked a new one
+    took its place, and all buffers went with it.
+    """
     before = os.stat(lab.paths.blockPath).st_ino
     damage(lab, layout.VERSION_OFFSET, bytes(4))
     openAgain(lab)
@@ -74,7 +84,9 @@ def test_aWithdrawnBlockIsGivenBack(lab: Lab) -> None:
 
 @pytest.mark.parametrize("identity", [None, bytes(8)])
 def test_aWithdrawnBlockOfAnotherVersionIsRefused(lab: Lab, identity: bytes | None) -> None:
-    """A repair or an exit of it was killed half way. Broken: it was given this program's version, and its words were believed."""
+    """A repair or an exit of it was killed half way. Broken: it was given this
+    program's version, and its words were believed.
+    """
     damage(lab, layout.VERSION_OFFSET, struct.pack("<I", layout.VERSION + 1))
     if identity is not None:
         damage(lab, layout.IDENTITY_OFFSET, identity)
@@ -88,7 +100,9 @@ def test_aWithdrawnBlockOfAnotherVersionIsRefused(lab: Lab, identity: bytes | No
 
 def test_aBlockKnowsItsVersionWhileItIsWithdrawn(lab: Lab) -> None:
     """A program of another version makes the block, and dies as it withdraws it."""
-    assert lab.block.bytes[layout.LAYOUT_VERSION_OFFSET : layout.LAYOUT_VERSION_OFFSET + 4] == struct.pack("<I", layout.VERSION)
+    assert lab.block.bytes[
+        layout.LAYOUT_VERSION_OFFSET : layout.LAYOUT_VERSION_OFFSET + 4
+    ] == struct.pack("<I", layout.VERSION)
     damage(lab, layout.LAYOUT_VERSION_OFFSET, struct.pack("<I", layout.VERSION + 7))
     damage(lab, layout.VERSION_OFFSET, bytes(4))
     with pytest.raises(ControlBlockInvalid, match=f"version {layout.VERSION + 7}"):
@@ -96,7 +110,9 @@ def test_aBlockKnowsItsVersionWhileItIsWithdrawn(lab: Lab) -> None:
 
 
 def test_aNewBlockRemovesTheCopiesOfTheDead(lab: Lab) -> None:
-    """Of brokers that died while they copied. Broken: nobody came in where a copy had the room that the new block needs."""
+    """Of brokers that died while they copied. Broken: nobody came in where a copy had
+    the room that the new block needs.
+    """
     left = f"{lab.paths.journalPath(3)}.new"
     with open(left, "wb") as file:
         file.write(b"x")
@@ -112,14 +128,18 @@ def test_bothNamesLeadToOneBlock(lab: Lab) -> None:
         os.unlink(path)
         assert lab.block.hasName()
         openAgain(lab)
-        assert lab.block.restoreNames() and os.path.samefile(lab.paths.blockPath, lab.paths.linkPath)
+        assert lab.block.restoreNames() and os.path.samefile(
+            lab.paths.blockPath, lab.paths.linkPath
+        )
     os.unlink(lab.paths.blockPath)
     os.unlink(lab.paths.linkPath)
     assert not lab.block.hasName() and not lab.block.restoreNames()
 
 
 def test_aBlockOfAnotherLockFileIsNotJoined(lab: Lab) -> None:
-    """Its slot bytes are in a file that is gone. Broken: whoever came took living members' slots for free."""
+    """Its slot bytes are in a file that is gone. Broken: whoever came took living
+    members' slots for free.
+    """
     os.rename(lab.paths.directory, f"{lab.paths.directory}.old")
     other = LockFile(lab.paths)
     block = openOrCreate(lab.paths, other, lab.block.geometry)
@@ -140,8 +160,12 @@ def test_aFailedCreationLeavesWhatWasThere(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("step", ["adoption", "rename", "link"])
-def test_aFailedCreationTakesWithItWhatItMade(lab: Lab, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """On a full `/dev/shm`. Broken: each attempt left a draft and a journal, in the room that the next one needed."""
+def test_aFailedCreationTakesWithItWhatItMade(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """On a full `/dev/shm`. Broken: each attempt left a draft and a journal, in the
+    room that the next one needed.
+    """
     Journal(lab.paths, 1).close()
     made: list[Paths] = []
 
@@ -167,7 +191,9 @@ def test_aFailedCreationTakesWithItWhatItMade(lab: Lab, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("hasEnded", [False, True])
 def test_whoHasLostCreateGivesNothingTheDomainsName(lab: Lab, actor: Start, hasEnded: bool) -> None:
-    """A read of the lock file drops it. Broken: the draft of whoever was let in, half filled, got the name."""
+    """A read of the lock file drops it. Broken: the draft of whoever was let in, half
+    filled, got the name.
+    """
     other = actor(
         "from muninn.control.block import create\nfrom muninn.control.lockfile import LockFile\nfrom muninn.storage.paths import Paths\n"
         f"file = LockFile(Paths(os.getuid(), {lab.paths.domain!r}))\nfrom muninn.control.geometry import Geometry\n"
@@ -213,8 +239,12 @@ def test_aBlockNameThatAnotherUserTookIsAvoided(domain: str, actor: Start, mode:
 
 
 def test_aFirstProcessWithAHardUmaskLeavesADomainForAll(domain: str, actor: Start) -> None:
-    """Broken: files of mode 0, which no other process of the user could open; root can, and looks at the modes."""
-    first = actor("os.umask(0o777)\nmuninn.share(np.arange(3), name='a')\nmuninn.share(np.arange(3), name='b', mode='fastMode')")
+    """Broken: files of mode 0, which no other process of the user could open; root can,
+    and looks at the modes.
+    """
+    first = actor(
+        "os.umask(0o777)\nmuninn.share(np.arange(3), name='a')\nmuninn.share(np.arange(3), name='b', mode='fastMode')"
+    )
     directory = Paths(os.getuid(), domain).directory
     modes = {entry.name: oct(entry.stat().st_mode & 0o777) for entry in os.scandir(directory)}
     assert set(modes.values()) == {"0o600"} and len(modes) >= 6, modes
@@ -233,7 +263,9 @@ def test_aBlockOfAnotherBootGoesWithAllThatItNamed(lab: Lab) -> None:
 
 
 def test_aBlockThatSomebodyStillUsesIsNotReplaced(domain: str, actor: Start) -> None:
-    """Its last member but one was killed while it withdrew it: the version reads 0, and a member lives in it."""
+    """Its last member but one was killed while it withdrew it: the version reads 0, and
+    a member lives in it.
+    """
     member = actor("buffer = muninn.share(b'x', name='a')")
     member.do(
         "from muninn.session.membership import current\nfrom muninn.system import atomics; from muninn.control import layout\natomics.exchangeSeqCst32(current().block.address + layout.VERSION_OFFSET, 0)"
@@ -301,13 +333,23 @@ def test_aGeometryHasRoomForEachOfItsParts(limits: tuple[int, int, int]) -> None
             Geometry.of(*limits)
         return
     geometry = Geometry.of(*limits)
-    ends = (layout.HEADER_BYTES, geometry.indexOffset, geometry.rowsOffset, geometry.areasOffset, geometry.totalBytes)
+    ends = (
+        layout.HEADER_BYTES,
+        geometry.indexOffset,
+        geometry.rowsOffset,
+        geometry.areasOffset,
+        geometry.totalBytes,
+    )
     assert list(ends) == sorted(ends) and all(end % layout.PAGE_BYTES == 0 for end in ends)
     assert geometry.indexSlots >= 2 * geometry.maxBuffers >= 2 * limits[1]
 
 
-def test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: `openOrCreate` made a block without the CREATE byte; `creating` waited without a bound."""
+def test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: `openOrCreate` made a block without the CREATE byte; `creating` waited
+    without a bound.
+    """
     paths = Paths(os.getuid(), domain)
     lockFile = LockFile(paths)
     holder = actor(
@@ -322,7 +364,9 @@ def test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver(domain: str, actor
     lockFile.close()
 
 
-def test_aCreatorThatDiesHalfWayLeavesNobodysBlock(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aCreatorThatDiesHalfWayLeavesNobodysBlock(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken: the header was written with its version, before the secret was."""
 
     class Died(BaseException):

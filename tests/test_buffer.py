@@ -31,14 +31,16 @@ Start = Callable[..., Actor]
 _STRANGER = 65534
 
 
-# --- publishing and reading --------------------------------------------------------------------------------------------------------
+# --- publishing and reading ---------------------------------------------------------
 
 
 def test_publishesGenerationsToWaitingReaders(domain: str, actor: Start) -> None:
     mine = muninn.share(np.zeros(100), name="g")
     reader = actor("buffer = muninn.open('g')")
     assert mine.generation == 0
-    reader.begin("generation = buffer.waitNext(50, after=0); generation, float(buffer.read().sum())")
+    reader.begin(
+        "generation = buffer.waitNext(50, after=0); generation, float(buffer.read().sum())"
+    )
     with mine.write() as view:
         view[:] = 3
     assert reader.result() == [2, 300.0]
@@ -69,7 +71,9 @@ def test_readsAreNeverTorn(domain: str, actor: Start) -> None:
 
 def test_aDeadWriterIsSeenAndRepaired(domain: str, actor: Start) -> None:
     mine = muninn.share(np.zeros(10), name="d")
-    writer = actor("buffer = muninn.open('d', access='readWrite'); scope = buffer.write(); view = scope.__enter__(); view[:5] = 1")
+    writer = actor(
+        "buffer = muninn.open('d', access='readWrite'); scope = buffer.write(); view = scope.__enter__(); view[:5] = 1"
+    )
     assert mine.generation == 1
     with pytest.raises(TimeoutError):
         mine.read(timeout=0.05)
@@ -85,8 +89,12 @@ def test_aDeadWriterIsSeenAndRepaired(domain: str, actor: Start) -> None:
 
 
 @pytest.mark.parametrize("takes", [False, True])
-def test_aWriterThatPublishesWithoutAPauseIsNotCalledDead(domain: str, monkeypatch: pytest.MonkeyPatch, takes: bool) -> None:
-    """Broken: between its turns the owner lock is free, and the next turn's odd word was taken for that of the one before."""
+def test_aWriterThatPublishesWithoutAPauseIsNotCalledDead(
+    domain: str, monkeypatch: pytest.MonkeyPatch, takes: bool
+) -> None:
+    """Broken: between its turns the owner lock is free, and the next turn's odd word
+    was taken for that of the one before.
+    """
     mine = muninn.share(np.zeros(2))
     generation = mine._checked().generation
     generation.begin()
@@ -100,8 +108,12 @@ def test_aWriterThatPublishesWithoutAPauseIsNotCalledDead(domain: str, monkeypat
     assert mine.waitNext(50, after=4, out=np.empty(2) if takes else None) == 6
 
 
-def test_whatWasPublishedBeforeAWriterDiedIsTold(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: one that published, and gave up its next turn before the waiter looked, was said to have died before it published."""
+def test_whatWasPublishedBeforeAWriterDiedIsTold(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: one that published, and gave up its next turn before the waiter looked,
+    was said to have died before it published.
+    """
     mine = muninn.share(np.zeros(2))
     generation, check = mine._checked().generation, publications.writerIsDead
 
@@ -118,8 +130,12 @@ def test_whatWasPublishedBeforeAWriterDiedIsTold(domain: str, monkeypatch: pytes
         mine.waitNext(50, after=2)
 
 
-def test_aCopyInsideAnAccessDoesNotWaitForAWriterThatWaitsForIt(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: of what a writer had given up, and the next writer was about to write anew, a starved copy was a timeout for both."""
+def test_aCopyInsideAnAccessDoesNotWaitForAWriterThatWaitsForIt(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: of what a writer had given up, and the next writer was about to write
+    anew, a starved copy was a timeout for both.
+    """
     mine, copy = muninn.share(np.zeros(2), name="left"), generations.Generation.copy
     other = actor("buffer = muninn.open('left', access='readWrite')")
     with pytest.raises(ZeroDivisionError), mine.write():
@@ -128,9 +144,15 @@ def test_aCopyInsideAnAccessDoesNotWaitForAWriterThatWaitsForIt(domain: str, act
     def starved(*arguments: Any) -> int | None:
         if arguments[-1]:
             raise generations.Starved
-        other.begin("scope = buffer.write(timeout=60); scope.__enter__()[:] = 1; scope.__exit__(None, None, None)")
+        other.begin(
+            "scope = buffer.write(timeout=60); scope.__enter__()[:] = 1; scope.__exit__(None, None, None)"
+        )
         eventually(
-            lambda: ownerlock.ownerOf(int(atomics.loadAcquire32(mine._checked().ownerLockAddress))) is not None, "it waits for the access"
+            lambda: (
+                ownerlock.ownerOf(int(atomics.loadAcquire32(mine._checked().ownerLockAddress)))
+                is not None
+            ),
+            "it waits for the access",
         )
         return copy(*arguments)
 
@@ -156,7 +178,9 @@ def test_writersTakeAccesses(domain: str, actor: Start) -> None:
     mine = muninn.share(np.zeros(1, "i8"), name="c", access="readWrite")
     writers = [actor("buffer = muninn.open('c', access='readWrite')") for _ in range(3)]
     for writer in writers:
-        writer.begin("for _ in range(200):\n    with buffer.write() as view:\n        view[0] = view[0] + 1\nTrue")
+        writer.begin(
+            "for _ in range(200):\n    with buffer.write() as view:\n        view[0] = view[0] + 1\nTrue"
+        )
     assert all(writer.result() for writer in writers)
     assert mine.read()[0] == 600
     assert mine.generation == 1200
@@ -174,7 +198,9 @@ def test_aWaitEndsWithItsTime(domain: str, actor: Start) -> None:
     mine = muninn.share(np.zeros(1), name="w")
     with pytest.raises(TimeoutError):
         mine.waitNext(0.02)
-    holder = actor("buffer = muninn.open('w', access='readWrite'); scope = buffer.write(); scope.__enter__()")
+    holder = actor(
+        "buffer = muninn.open('w', access='readWrite'); scope = buffer.write(); scope.__enter__()"
+    )
     with pytest.raises(TimeoutError), mine.write(timeout=0.02):
         pass
     holder.do("scope.__exit__(None, None, None)")
@@ -182,7 +208,9 @@ def test_aWaitEndsWithItsTime(domain: str, actor: Start) -> None:
 
 
 def test_waitsInAsyncio(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: whoever had its publication woke all who waited for the next: forty tasks took sixteen hundred wakings for each."""
+    """Broken: whoever had its publication woke all who waited for the next: forty tasks
+    took sixteen hundred wakings for each.
+    """
     mine = muninn.share(np.zeros(1))
     wake, wakings = generations.Generation.wake, list[None]()
     monkeypatch.setattr(generations.Generation, "wake", lambda self: wakings.append(wake(self)))  # type: ignore[func-returns-value]
@@ -205,7 +233,14 @@ def test_waitsInAsyncio(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not wakings
     asyncio.run(cancel())
     assert wakings == [None]
-    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("muninn-wait")], "the waiting threads end")
+    eventually(
+        lambda: (
+            not [
+                thread for thread in threading.enumerate() if thread.name.startswith("muninn-wait")
+            ]
+        ),
+        "the waiting threads end",
+    )
 
 
 def test_readsIntoWhatItIsGiven(domain: str) -> None:
@@ -225,15 +260,19 @@ def test_readsIntoWhatItIsGiven(domain: str) -> None:
             mine.read(wrong)
     for noArray in ([0.0] * 6, bytearray(48), "x", memoryview(bytearray(48)), 5):
         for copy in (mine.read, lambda out: mine.waitNext(1, after=-1, out=out)):
-            with pytest.raises(TypeError, match=f"out must be a numpy array, not {type(noArray).__name__}"):
+            with pytest.raises(
+                TypeError, match=f"out must be a numpy array, not {type(noArray).__name__}"
+            ):
                 copy(noArray)  # type: ignore[operator]
 
 
-# --- fences ------------------------------------------------------------------------------------------------------------------------
+# --- fences -------------------------------------------------------------------------
 
 
 def test_aConsumerTakesNoPublicationTwice(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: a publication between `waitNext` and `read` was read, and then returned by the next `waitNext`: read twice."""
+    """Broken: a publication between `waitNext` and `read` was read, and then returned
+    by the next `waitNext`: read twice.
+    """
     with muninn.share(np.zeros(3), name="a") as buffer:
         publish, out = muninn.open("a", access="readWrite"), np.empty(3)
         copyNow = generations.Generation.copyNow
@@ -248,7 +287,9 @@ def test_aConsumerTakesNoPublicationTwice(domain: str, monkeypatch: pytest.Monke
             view += 1
         monkeypatch.setattr(generations.Generation, "copyNow", between)
         known = buffer.waitNext(5, after=0, out=out)
-        assert (known, out[0]) == (4, 2), "the generation that is in it, not the one that was awaited"
+        assert (known, out[0]) == (4, 2), (
+            "the generation that is in it, not the one that was awaited"
+        )
         with pytest.raises(TimeoutError):
             buffer.waitNext(0.01, after=known, out=out)
         with pytest.raises(errors.InvalidArgument):
@@ -259,7 +300,9 @@ def test_aConsumerTakesNoPublicationTwice(domain: str, monkeypatch: pytest.Monke
 def test_aConsumerThatIsSlowerTakesEachOnce(domain: str, actor: Start) -> None:
     buffer, out = muninn.array("a", 1 << 14, "f8"), np.empty(1 << 14)
     producer = actor("buffer = muninn.open('a', access='readWrite')")
-    producer.begin("for number in range(1, 401):\n    with buffer.write() as view: view[:] = number")
+    producer.begin(
+        "for number in range(1, 401):\n    with buffer.write() as view: view[:] = number"
+    )
     known, taken = 0, list[float]()
     while not taken or taken[-1] < 400:
         known = buffer.waitNext(30, after=known, out=out)
@@ -296,17 +339,23 @@ def test_aDeadPromiseIsPoisoned(domain: str, actor: Start) -> None:
         mine.wait(None, 99)
 
 
-# --- leases ------------------------------------------------------------------------------------------------------------------------
+# --- leases -------------------------------------------------------------------------
 
 
 def test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot(domain: str, actor: Start) -> None:
     muninn.domainInfo()
     other = actor(
-        "mine = muninn.share(b'x', name='l'); strict = muninn.open('l', renew='onUse'); auto = muninn.open('l')", MUNINN_LEASE_TTL_MS="60"
+        "mine = muninn.share(b'x', name='l'); strict = muninn.open('l', renew='onUse'); auto = muninn.open('l')",
+        MUNINN_LEASE_TTL_MS="60",
     )
     other.do("time.sleep(0.3)")
     assert other.do("auto.array[0] == 120 and auto.describe()['importers'][0]['lease']") == "ok"
-    assert other.do("try:\n    strict.array\nexcept muninn.errors.LeaseExpired as error:\n    code = error.code\ncode") == "MNN-0004"
+    assert (
+        other.do(
+            "try:\n    strict.array\nexcept muninn.errors.LeaseExpired as error:\n    code = error.code\ncode"
+        )
+        == "MNN-0004"
+    )
 
 
 def test_aRevokedLeaseForbidsAndFreesNothing(domain: str) -> None:
@@ -326,7 +375,10 @@ def test_aLifetimeEnds(domain: str, actor: Start) -> None:
     other = actor()
     mine = muninn.share(b"x", name="short", lifetimeMs=1000)
     other.do("other = muninn.open('short')")
-    eventually(lambda: not [each for each in muninn.listBuffers() if each["state"] == "live"], "its time is over")
+    eventually(
+        lambda: not [each for each in muninn.listBuffers() if each["state"] == "live"],
+        "its time is over",
+    )
     with pytest.raises((errors.LeaseRevoked, errors.BufferFreed)):
         mine.read()
     other.do("other.close()")
@@ -355,7 +407,12 @@ def test_freeingKeepsWhatIsMapped(domain: str, actor: Start) -> None:
     with pytest.raises(errors.BufferNotFound):
         muninn.open("k")
     assert other.do("int(array.sum())") == 36
-    assert other.do("try:\n    other.read()\nexcept muninn.errors.BufferFreed as error:\n    code = error.code\ncode") == "MNN-0013"
+    assert (
+        other.do(
+            "try:\n    other.read()\nexcept muninn.errors.BufferFreed as error:\n    code = error.code\ncode"
+        )
+        == "MNN-0013"
+    )
     muninn.share(b"new", name="k")
     assert other.do("muninn.open('k').array.tobytes().decode()") == "new"
     other.do("del array; other.close()")
@@ -366,19 +423,35 @@ def test_closingTwiceIsFineAndUseAfterwardsIsNot(domain: str) -> None:
     with muninn.share(b"x") as mine:
         mine.close()
     mine.close()
-    for use in (lambda: mine.array, lambda: mine.name, mine.read, mine.describe, mine.free, mine.signal, lambda: mine.handle):
+    for use in (
+        lambda: mine.array,
+        lambda: mine.name,
+        mine.read,
+        mine.describe,
+        mine.free,
+        mine.signal,
+        lambda: mine.handle,
+    ):
         with pytest.raises(errors.BufferFreed):
             use()
     assert "closed" in repr(mine)
     assert "closed" in mine._repr_html_()
 
 
-# --- what others take it for -----------------------------------------------------------------------------------------------------------
+# --- what others take it for --------------------------------------------------------
 
 
 def test_describesItself(domain: str) -> None:
     described = muninn.share(np.zeros((2, 3), "f4"), name="d", tenant="org/x").describe()
-    fixed = {"mode": "bigMode", "gpu": None, "size": 24, "access": "readMostly", "tenant": "org/x", "leaseTtlMs": 120_000, "peerable": True}
+    fixed = {
+        "mode": "bigMode",
+        "gpu": None,
+        "size": 24,
+        "access": "readMostly",
+        "tenant": "org/x",
+        "leaseTtlMs": 120_000,
+        "peerable": True,
+    }
     assert fixed.items() <= described.items()
     assert described["topology"] == {"p2p": [], "staged": []}
     assert described["shape"] == [2, 3]
@@ -398,7 +471,9 @@ def test_isAnArrayToNumpyAndDlpack(domain: str) -> None:
         len(muninn.share(np.array(1.0)))
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="memoryview of a Python object needs Python 3.12")
+@pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="memoryview of a Python object needs Python 3.12"
+)
 def test_isAMemoryview(domain: str) -> None:
     mine = muninn.share(np.arange(4.0))
     assert memoryview(mine).format == "d"
@@ -412,7 +487,9 @@ def test_showsItselfInNotebooks(domain: str) -> None:
 
 
 def test_aForkedChildDoesNotEndItsParentsAccess(domain: str) -> None:
-    """Broken: the child published what its parent was half through, and gave the parent's claim away."""
+    """Broken: the child published what its parent was half through, and gave the
+    parent's claim away.
+    """
     buffer = muninn.share(np.zeros(4), name="a")
     with buffer.write() as view:
         child = os.fork()
@@ -425,7 +502,9 @@ def test_aForkedChildDoesNotEndItsParentsAccess(domain: str) -> None:
     assert buffer.generation == 2 and buffer.read().sum() == 4
 
 
-def test_whoWaitsForAWriterThatGivesUpIsToldAtOnce(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoWaitsForAWriterThatGivesUpIsToldAtOnce(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken: a writer that raised woke nobody, which the next look every 0.2 s hid."""
     monkeypatch.setattr(generations, "_CHECK_NS", 60_000_000_000)
     buffer = muninn.share(np.zeros(4), name="a")
@@ -469,8 +548,12 @@ def test_aWriterKeepsTheOthersOut(domain: str, actor: Start) -> None:
 
 
 def test_anObjectOfAnotherDomainIsRefused(domain: str, actor: Callable[..., Actor]) -> None:
-    """Inherited by fork, used after a change of domain. Broken: (row, incarnation) named another buffer there, and its bytes were the answer."""
-    other = actor("held = muninn.share(np.full(3, 666), name='payroll')", MUNINN_DOMAIN=f"{domain}-b").join()
+    """Inherited by fork, used after a change of domain. Broken: (row, incarnation)
+    named another buffer there, and its bytes were the answer.
+    """
+    other = actor(
+        "held = muninn.share(np.full(3, 666), name='payroll')", MUNINN_DOMAIN=f"{domain}-b"
+    ).join()
     parent = actor("a = muninn.share(np.arange(3), name='mine')\nlock = muninn.Lock('l')")
     code = f"""
 reading, writing = os.pipe()
@@ -487,7 +570,9 @@ os.waitpid(child, 0)
 os.read(reading, 1000).decode()
 """
     assert parent.do(code) == "DomainChanged DomainChanged DomainChanged"
-    assert parent.do("a.array.tolist()") == [0, 1, 2] and other.do("held.array.tolist()") == [666] * 3
+    assert (
+        parent.do("a.array.tolist()") == [0, 1, 2] and other.do("held.array.tolist()") == [666] * 3
+    )
 
 
 _KINDS = {
@@ -503,8 +588,12 @@ except muninn.MuninnError as error: said = type(error).__name__
 
 @pytest.mark.parametrize("made", _KINDS.values(), ids=_KINDS)
 @pytest.mark.parametrize("removed", ["everything", "block"])
-def test_freeingWhatWasOfALostBlockFreesNothingOfTheNext(domain: str, actor: Start, removed: str, made: str) -> None:
-    """Broken: row and incarnation were freed in the block that came after it, where they are a stranger's buffer."""
+def test_freeingWhatWasOfALostBlockFreesNothingOfTheNext(
+    domain: str, actor: Start, removed: str, made: str
+) -> None:
+    """Broken: row and incarnation were freed in the block that came after it, where
+    they are a stranger's buffer.
+    """
     holder = actor(f"mine = {made}")
     paths = Paths(os.getuid(), domain)
     os.unlink(paths.blockPath)
@@ -515,7 +604,11 @@ def test_freeingWhatWasOfALostBlockFreesNothingOfTheNext(domain: str, actor: Sta
             os.unlink(path)
     precious = muninn.share(np.full(3, 7), name="precious")
     assert holder.do(f"{_FREED}\nsaid") == "DomainChanged"
-    assert precious.read().tolist() == [7, 7, 7] and muninn.open("precious").read().tolist() == [7, 7, 7]
+    assert precious.read().tolist() == [7, 7, 7] and muninn.open("precious").read().tolist() == [
+        7,
+        7,
+        7,
+    ]
     holder.do("mine.close()")
 
 
@@ -531,7 +624,9 @@ def test_freeingWhatWasOfALostBlockFreesNothingOfTheNext(domain: str, actor: Sta
     ],
     ids=["domain", "uid"],
 )
-def test_freeingWhatIsOfAnotherDomainFreesNothingInThisOne(domain: str, actor: Start, change: str, made: str) -> None:
+def test_freeingWhatIsOfAnotherDomainFreesNothingInThisOne(
+    domain: str, actor: Start, change: str, made: str
+) -> None:
     """What a forked child inherited. Broken: as above."""
     parent = actor(f"mine = {made}")
     code = f"""
@@ -557,6 +652,8 @@ os.read(reading, 1000).decode()
 
 def test_freeingWhatIsFreeAlreadyIsFineWhereverTheProcessIs(domain: str, actor: Start) -> None:
     """Its own block says so, and nobody joins another one for it."""
-    changing = actor("mine = muninn.share(np.arange(3), name='mine'); again = muninn.open('mine'); mine.free()")
+    changing = actor(
+        "mine = muninn.share(np.arange(3), name='mine'); again = muninn.open('mine'); mine.free()"
+    )
     code = f"os.environ['MUNINN_DOMAIN'] = '{domain}-b'; muninn.session.membership.current().leave(); again.free(); muninn.session.membership.isJoined()"
     assert changing.do(code) is False

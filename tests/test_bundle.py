@@ -18,13 +18,19 @@ from muninn.api.bundle import _unpacked
 from support import Actor, leftovers
 
 Start = Callable[..., Actor]
-ARRAYS = {"wte": np.arange(12, dtype="f4").reshape(3, 4), "ln/β": np.array([1, 2], ">i8"), "flag": np.array(True)}
+ARRAYS = {
+    "wte": np.arange(12, dtype="f4").reshape(3, 4),
+    "ln/β": np.array([1, 2], ">i8"),
+    "flag": np.array(True),
+}
 
 
 def test_anotherProcessFindsEveryArray(domain: str, actor: Start) -> None:
     bundle = muninn.shareBundle(ARRAYS, name="model")
     other = actor("bundle = muninn.openBundle('model')")
-    assert other.do("sorted(bundle), float(bundle['wte'].sum()), bundle['ln/β'].tolist(), bool(bundle['flag'])") == [
+    assert other.do(
+        "sorted(bundle), float(bundle['wte'].sum()), bundle['ln/β'].tolist(), bool(bundle['flag'])"
+    ) == [
         sorted(ARRAYS),
         66.0,
         [1, 2],
@@ -39,7 +45,9 @@ def test_anotherProcessFindsEveryArray(domain: str, actor: Start) -> None:
 def test_pickledBundlesOpenElsewhere(domain: str, actor: Start) -> None:
     bundle = muninn.shareBundle(ARRAYS)
     text = pickle.dumps(bundle).hex()
-    assert actor("import pickle").do(f"int(pickle.loads(bytes.fromhex('{text}'))['wte'].sum())") == 66
+    assert (
+        actor("import pickle").do(f"int(pickle.loads(bytes.fromhex('{text}'))['wte'].sum())") == 66
+    )
 
 
 def test_bundlesAndArraysAreNotMistakenForEachOther(domain: str) -> None:
@@ -68,7 +76,9 @@ def test_aLoaderThatFailsLeavesNothing(domain: str) -> None:
     [({}, errors.InvalidArgument), ({"a": np.zeros(0)}, errors.InvalidArgument), ({"a": np.array([{}], object)}, errors.InvalidDtype),
      ({1: np.zeros(1)}, TypeError), ({"a": np.zeros(1, "i4,f4")}, errors.InvalidDtype), ({"a": [1, 2]}, TypeError)],
 )  # fmt: skip
-def test_refusesWhatCanNotBeShared(domain: str, arrays: dict[str, object], error: type[Exception]) -> None:
+def test_refusesWhatCanNotBeShared(
+    domain: str, arrays: dict[str, object], error: type[Exception]
+) -> None:
     with pytest.raises(error):
         muninn.shareBundle(arrays, name="bad")
     assert muninn.listBuffers() == []
@@ -87,7 +97,9 @@ def test_aDamagedManifestIsRefused(domain: str) -> None:
 
 
 def test_aBundleIsPublishedAsAWhole(domain: str) -> None:
-    """Its bytes are a buffer: one writer at a time, generations, and reads that are never torn."""
+    """Its bytes are a buffer: one writer at a time, generations, and reads that are
+    never torn.
+    """
     with muninn.shareBundle({"a": np.arange(5), "b": np.ones(3, "f4")}, name="model") as bundle:
         with bundle.buffer.write():
             bundle["a"][:] = 7
@@ -95,7 +107,9 @@ def test_aBundleIsPublishedAsAWhole(domain: str) -> None:
         assert bundle.buffer.generation == 2
         with muninn.openBundle("model") as seen:
             whole = seen.buffer.read()
-            assert (whole.dtype, whole.shape) == (np.uint8, (bundle.nbytes,)) and np.array_equal(whole, seen.buffer.array)
+            assert (whole.dtype, whole.shape) == (np.uint8, (bundle.nbytes,)) and np.array_equal(
+                whole, seen.buffer.array
+            )
             assert whole[:40].view("i8").tolist() == [7] * 5 and seen["b"].tolist() == [2, 2, 2]
 
 
@@ -107,8 +121,14 @@ def test_aBundleIsPublishedAsAWhole(domain: str) -> None:
     ],
 )  # fmt: skip
 def test_aManifestOfWhatNoBundleHoldsIsRefused(entries: object) -> None:
-    """Whole as msgpack, and none of ours. Broken, the errors were those of numpy, some only when an array was asked for."""
+    """Whole as msgpack, and none of ours. Broken, the errors were those of numpy, some
+    only when an array was asked for.
+    """
     raw = msgpack.packb(entries)
     memory = SimpleNamespace(copyBytes=lambda *_: raw)
     with pytest.raises(errors.ControlBlockInvalid, match="manifest"):
-        _unpacked(SimpleNamespace(description=describe("model", sizeBytes=4096, metaBytes=len(raw)), memory=memory))  # type: ignore[arg-type]
+        _unpacked(
+            SimpleNamespace(
+                description=describe("model", sizeBytes=4096, metaBytes=len(raw)), memory=memory
+            )
+        )  # type: ignore[arg-type]

@@ -42,22 +42,34 @@ def test_aBrokerThatComesToItsLimitsLetsAnotherServe(domain: str, actor: Start) 
     resource.setrlimit(resource.RLIMIT_NOFILE, (128, limits[1]))
     current().role.candidacy.measure()
     try:
-        broker.do("files = []\ntry:\n    while True: files.append(open('/dev/null'))\nexcept OSError: pass")
-        assert actor("muninn.share(b'z').close()").do("muninn.domainInfo()['brokerPid']") == able.pid
+        broker.do(
+            "files = []\ntry:\n    while True: files.append(open('/dev/null'))\nexcept OSError: pass"
+        )
+        assert (
+            actor("muninn.share(b'z').close()").do("muninn.domainInfo()['brokerPid']") == able.pid
+        )
         assert epochNow() == epoch + 1
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_aNewcomerThatNobodyCanTakeIsToldWhy(domain: str, actor: Start) -> None:
-    """Broken: `BrokerUnavailable` after the request timeout, and never a word of descriptors."""
+    """Broken: `BrokerUnavailable` after the request timeout, and never a word of
+    descriptors.
+    """
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     broker = actor(_FEW + "muninn.share(b'x', name='x')")
     epoch = broker.do("muninn.domainInfo()['epoch']")
-    broker.do("files = []\ntry:\n    while True: files.append(open('/dev/null'))\nexcept OSError: pass")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + OWN_DESCRIPTORS - 2, limits[1]))
+    broker.do(
+        "files = []\ntry:\n    while True: files.append(open('/dev/null'))\nexcept OSError: pass"
+    )
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + OWN_DESCRIPTORS - 2, limits[1])
+    )
     try:
-        with pytest.raises(DescriptorsExhausted, match=rf"process {broker.pid} .* may open 64 descriptors"):
+        with pytest.raises(
+            DescriptorsExhausted, match=rf"process {broker.pid} .* may open 64 descriptors"
+        ):
             muninn.share(b"y")
         assert muninn.open("x").nbytes == 1, "an open asks nobody"
     finally:
@@ -69,7 +81,9 @@ def test_aNewcomerThatNobodyCanTakeIsToldWhy(domain: str, actor: Start) -> None:
 
 
 def test_whoCanNotServeDoesNotStand(domain: str, actor: Start) -> None:
-    """A journal that may not grow, say. Broken: it was elected, and its term was an error for everybody."""
+    """A journal that may not grow, say. Broken: it was elected, and its term was an
+    error for everybody.
+    """
     broker = actor().join()
     limited = actor(_FEW + "limit(resource.RLIMIT_FSIZE, 65536)\nmuninn.domainInfo()").join()
     broker.kill()
@@ -77,21 +91,33 @@ def test_whoCanNotServeDoesNotStand(domain: str, actor: Start) -> None:
         limited.do("muninn.share(b'x')")
     able = actor().join()
     assert able.do("muninn.share(b'y', name='y').name") == "y"
-    assert eventually(lambda: limited.do("muninn.domainInfo()['brokerPid']"), "somebody serves") == able.pid
+    assert (
+        eventually(lambda: limited.do("muninn.domainInfo()['brokerPid']"), "somebody serves")
+        == able.pid
+    )
     assert limited.do("muninn.share(b'z', name='z').name") == "z"
 
 
 @pytest.mark.parametrize("fileBytes", [0, 50_000, 100_000])
-def test_aBrokerThatMayWriteNoLongerJournalLetsAnotherServe(domain: str, actor: Start, fileBytes: int) -> None:
-    """Broken: everybody was told that /dev/shm is full, and to free buffers, for as long as that broker lived."""
+def test_aBrokerThatMayWriteNoLongerJournalLetsAnotherServe(
+    domain: str, actor: Start, fileBytes: int
+) -> None:
+    """Broken: everybody was told that /dev/shm is full, and to free buffers, for as
+    long as that broker lived.
+    """
     broker = actor("import resource\nmuninn.share(b'x', name='x')")
     able = actor().join()
     assert muninn.domainInfo()["brokerPid"] == broker.pid
-    broker.do(f"resource.setrlimit(resource.RLIMIT_FSIZE, ({fileBytes}, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))")
+    broker.do(
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({fileBytes}, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))"
+    )
     for number in range(300):  # 150 KB of journal
         muninn.share(b"y", name=f"y{number}").close()
     assert muninn.domainInfo()["brokerPid"] in (os.getpid(), able.pid)
-    assert {each["name"] for each in muninn.listBuffers()} == {"x", *(f"y{number}" for number in range(300))}
+    assert {each["name"] for each in muninn.listBuffers()} == {
+        "x",
+        *(f"y{number}" for number in range(300)),
+    }
     muninn.free("y0")
     assert broker.do("muninn.open('y1').nbytes") == 1, "it goes on as a member"
     with pytest.raises(ActorError, match="write no file of more than .* Raise its `ulimit -f`"):
@@ -107,7 +133,9 @@ def test_theAblestIsChosen(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     assert standing.choice(term) == own.key.slot, "who can serve all asks for nobody else"
     monkeypatch.setattr(standing, "_spare", lambda: OWN_DESCRIPTORS + 2)
     assert (standing.choice(term), standing.abler()) == (many.key.slot, many.key.slot)
-    assert standing.choice(Term(1, many.key.slot)) == own.key.slot, "not the one whose term has ended"
+    assert standing.choice(Term(1, many.key.slot)) == own.key.slot, (
+        "not the one whose term has ended"
+    )
     many.die()
     assert (standing.choice(term), standing.abler()) == (own.key.slot, None)
     monkeypatch.setattr(standing, "_spare", lambda: 0)
@@ -150,20 +178,33 @@ def test_aBrokerThatResignsSaysWhyInOneLine(lab: Lab, caplog: pytest.LogCaptureF
     """What has a type and a fix needs no traceback; what nobody knows does."""
     member = lab.member()
     standing = Candidacy(lab.block, lab.members, member.key)
-    known = (OSError(errno.EBADF, "descriptor 4 was closed by the program"), BrokerUnavailable("the journal needs more", "Raise it"))
+    known = (
+        OSError(errno.EBADF, "descriptor 4 was closed by the program"),
+        BrokerUnavailable("the journal needs more", "Raise it"),
+    )
     for error in (*known, OSError(errno.EFBIG, "File too large"), RuntimeError("no luck")):
         standing.resigned(Term(1, None), error)
     *told, unknown = caplog.records
     assert [each.exc_info for each in told] == [None] * 3 and unknown.exc_info is not None
-    assert "Let it close only what it has opened itself" in told[0].getMessage() and "Raise it" in told[1].getMessage()
+    assert (
+        "Let it close only what it has opened itself" in told[0].getMessage()
+        and "Raise it" in told[1].getMessage()
+    )
 
 
 def test_whoSeesAnotherMemoryIsNobodysSuccessor(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its root may have a `/proc`: broken, it was told of as one that can serve, chosen by others, and stood aside, again and again."""
+    """Its root may have a `/proc`: broken, it was told of as one that can serve, chosen
+    by others, and stood aside, again and again.
+    """
     member, other = lab.member(), lab.member()
-    standing, choosing = Candidacy(lab.block, lab.members, member.key), Candidacy(lab.block, lab.members, other.key)
+    standing, choosing = (
+        Candidacy(lab.block, lab.members, member.key),
+        Candidacy(lab.block, lab.members, other.key),
+    )
     assert standing.choice(Term(1, None)) == member.key.slot == choosing.successor()
-    monkeypatch.setattr(candidacy, "missingShm", lambda: PlatformUnsupported("another root", "Go back"))
+    monkeypatch.setattr(
+        candidacy, "missingShm", lambda: PlatformUnsupported("another root", "Go back")
+    )
     standing.measure()
     assert choosing.successor() is None
     with pytest.raises(PlatformUnsupported, match="another root"):
@@ -171,8 +212,12 @@ def test_whoSeesAnotherMemoryIsNobodysSuccessor(lab: Lab, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("begins", [True, False])
-def test_aPauseThatBeginsOrEndsInBetweenIsNoReason(lab: Lab, monkeypatch: pytest.MonkeyPatch, begins: bool) -> None:
-    """Broken: who asked in that very moment was told of the one failure, as of one that lasts."""
+def test_aPauseThatBeginsOrEndsInBetweenIsNoReason(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, begins: bool
+) -> None:
+    """Broken: who asked in that very moment was told of the one failure, as of one that
+    lasts.
+    """
     now = 100.0
     monkeypatch.setattr(candidacy.clock, "now", lambda: now)
     standing = Candidacy(lab.block, lab.members, lab.member().key)

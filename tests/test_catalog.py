@@ -45,7 +45,9 @@ def test_aForgottenNameIsFreeAndItsBytesStillCount(lab: Lab) -> None:
         (Mode.FAST, "b", 201, "devices.hostGpuBytes"),
     ],
 )
-def test_refusesAboveTheLimitThatItNames(lab: Lab, mode: Mode, tenant: str, sizeBytes: int, key: str) -> None:
+def test_refusesAboveTheLimitThatItNames(
+    lab: Lab, mode: Mode, tenant: str, sizeBytes: int, key: str
+) -> None:
     catalog = Catalog(lab.rows, _LIMITS)
     catalog.add(1, usage("a", sizeBytes=500))
     catalog.quotas.admit(tenant, mode, 0, 100, 200)
@@ -80,7 +82,9 @@ def test_aDamagedRowStopsNobody(lab: Lab) -> None:
     directory, member = lab.directory(1), lab.member()
     row, _ = lab.make(directory, member, "broken")
     lab.make(directory, member, "whole")
-    lab.block.bytes[lab.block.geometry.rowsOffset + row * layout.ROW_BYTES + layout.ROW_MODE_OFFSET] = 99
+    lab.block.bytes[
+        lab.block.geometry.rowsOffset + row * layout.ROW_BYTES + layout.ROW_MODE_OFFSET
+    ] = 99
     assert Catalog(lab.rows, _LIMITS).find("whole") is not None
 
 
@@ -109,7 +113,9 @@ def test_aRowForgetsNoOthersName(lab: Lab) -> None:
 
 
 def test_aNameThatIsNotInTheIndexIsFoundInTheRows(lab: Lab) -> None:
-    """Rows that found no room in the index. Broken: what the index did not have was free for others."""
+    """Rows that found no room in the index. Broken: what the index did not have was
+    free for others.
+    """
     directory, member = lab.directory(1), lab.member()
     rows = [lab.make(directory, member, f"n{number}") for number in range(5)]
     for number, row in enumerate(rows):
@@ -117,12 +123,16 @@ def test_aNameThatIsNotInTheIndexIsFoundInTheRows(lab: Lab) -> None:
     catalog = Catalog(lab.rows, _LIMITS)
     assert [catalog.find(f"n{number}") for number in range(6)] == [*(row for row, _ in rows), None]
     assert catalog.indexNames(3) and not catalog.indexNames(512)
-    assert [directory._index.candidates(f"n{number}".encode()) for number in range(5)] == [[row] for row in rows]
+    assert [directory._index.candidates(f"n{number}".encode()) for number in range(5)] == [
+        [row] for row in rows
+    ]
     assert [catalog.find(f"n{number}") for number in range(6)] == [*(row for row, _ in rows), None]
 
 
 def test_aNameIsNobodysOnceAllAreInTheIndex(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked on any thread: the one that serves may put the name into the index between the look there and the look at how far it came."""
+    """Asked on any thread: the one that serves may put the name into the index between
+    the look there and the look at how far it came.
+    """
     directory, member = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, member, "late")
     directory._index.remove(b"late", row, incarnation)
@@ -156,14 +166,23 @@ def test_aNameThatTheIndexHasNoRoomForIsKept(lab: Lab, monkeypatch: pytest.Monke
 
 
 def test_whatWasThereBeforeCountsUntilItIsGone(lab: Lab) -> None:
-    """Broken: the sums of rows of an earlier term were never lowered; of a half-made row they were, though it was never counted."""
+    """Broken: the sums of rows of an earlier term were never lowered; of a half-made
+    row they were, though it was never counted.
+    """
     directory, member = lab.directory(1), lab.member()
-    rows = [lab.make(directory, member, f"n{number}", tenant=tenant) for number, tenant in enumerate(("default", "other", "default"))]
+    rows = [
+        lab.make(directory, member, f"n{number}", tenant=tenant)
+        for number, tenant in enumerate(("default", "other", "default"))
+    ]
     half = directory.grant(member.key, usage("half"), 0)
     os.unlink(lab.paths.journalPath(1))
     successor = lab.directory(2)
     sums = successor.catalog.quotas._sums
-    assert (sums[Mode.BIG,], sums[Mode.BIG, "default"], sums[Mode.BIG, "other"]) == (3 * PAGE, 2 * PAGE, PAGE)
+    assert (sums[Mode.BIG,], sums[Mode.BIG, "default"], sums[Mode.BIG, "other"]) == (
+        3 * PAGE,
+        2 * PAGE,
+        PAGE,
+    )
     successor.free(*rows[0])
     successor.free(*rows[1])
     successor.abandon(member.key, *half)
@@ -183,7 +202,9 @@ def test_manyTenantsHaveASumEach(lab: Lab) -> None:
     for number in range(250):
         lab.make(directory, member, f"n{number}", tenant=f"t{number}")
     sums = Catalog(lab.rows, _LIMITS).quotas._sums
-    assert sums[Mode.BIG,] == 250 * PAGE and all(sums[Mode.BIG, f"t{number}"] == PAGE for number in range(250))
+    assert sums[Mode.BIG,] == 250 * PAGE and all(
+        sums[Mode.BIG, f"t{number}"] == PAGE for number in range(250)
+    )
 
 
 def test_theNextDeadlineFollowsWhatComesAndGoes(lab: Lab) -> None:

@@ -9,14 +9,26 @@ import pytest
 from muninn.system import cgroups, threads
 
 
-def test_theLimitOfTasksIsTheLeastOfTheGroupAndItsAncestors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_theLimitOfTasksIsTheLeastOfTheGroupAndItsAncestors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken: the error named `pids.max`, and never its value."""
     (tmp_path / "pids" / "a" / "b").mkdir(parents=True)
-    for path, text in (("pids/a/pids.max", "40\n"), ("pids/a/b/pids.max", "60\n"), ("pids/pids.max", "100\n")):
+    for path, text in (
+        ("pids/a/pids.max", "40\n"),
+        ("pids/a/b/pids.max", "60\n"),
+        ("pids/pids.max", "100\n"),
+    ):
         (tmp_path / path).write_text(text)
     found = list(cgroups.directories("pids", "8:pids:/a/b\n4:memory:/x\n", str(tmp_path)))
-    assert found == [(1, f"{tmp_path}/pids/a/b"), (1, f"{tmp_path}/pids/a"), (1, f"{tmp_path}/pids")]
-    monkeypatch.setattr(cgroups, "directories", lambda controller: found if controller == "pids" else [])
+    assert found == [
+        (1, f"{tmp_path}/pids/a/b"),
+        (1, f"{tmp_path}/pids/a"),
+        (1, f"{tmp_path}/pids"),
+    ]
+    monkeypatch.setattr(
+        cgroups, "directories", lambda controller: found if controller == "pids" else []
+    )
     assert cgroups.mostTasks() == 40
     assert "tasks of the control group 40 (`pids.max`)" in threads.exhausted().reason
     (tmp_path / "pids/a/pids.max").unlink()

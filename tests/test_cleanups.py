@@ -1,4 +1,6 @@
-"""`system/cleanups.py`: the end of a block is noticed, whatever ends it and whoever keeps its frames."""
+"""`system/cleanups.py`: the end of a block is noticed, whatever ends it and whoever
+keeps its frames.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ class _Deed:
 
 
 def _cutShort(cleanups: Cleanups, deed: _Deed) -> BaseException:
-    """Begin it, and be interrupted, also in what undoes it; returns what keeps the frames."""
+    """Begin it, and be interrupted, also in what undoes it; returns what keeps the
+    frames.
+    """
     try:
         with cleanups.begin(deed):
             try:
@@ -58,5 +62,7 @@ def test_whatCanNotBeUndoneYetKeepsNobodyElse() -> None:
 
 
 def test_aCleanupIsEnteredAndLeftInC() -> None:
-    """Broken: with an `__exit__` of Python's, an interruption at its first bytecode would leave a frame that keeps it."""
+    """Broken: with an `__exit__` of Python's, an interruption at its first bytecode
+    would leave a frame that keeps it.
+    """
     assert not {"__enter__", "__exit__"} & set(vars(Cleanup))

@@ -1,4 +1,6 @@
-"""The client: it asks whoever is broker now, says hello first, and takes no answer for that to another question."""
+"""The client: it asks whoever is broker now, says hello first, and takes no answer for
+that to another question.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ class Serving:
 def serve(lab: Lab) -> Iterator[Callable[[], Serving]]:
     """Elect another broker, and let it serve.
 
-    What else there is to be of members is made before it: to a sweep in this process, a member that is being made is a dead one.
+    What else there is to be of members is made before it: to a sweep in this process, a
+    member that is being made is a dead one.
     """
     made: list[Serving] = []
 
@@ -66,7 +69,11 @@ def serve(lab: Lab) -> Iterator[Callable[[], Serving]]:
 
 
 def _client(
-    lab: Lab, member: Member, takeoverMs: int = 100, allocations: Allocations = list, campaign: Callable[[Term], None] = lambda term: None
+    lab: Lab,
+    member: Member,
+    takeoverMs: int = 100,
+    allocations: Allocations = list,
+    campaign: Callable[[Term], None] = lambda term: None,
 ) -> Client:
     nonce = member.table.identity(member.key.slot).nonce
     return Client(
@@ -114,8 +121,12 @@ def test_aNewBrokerIsAskedOnANewConnection(lab: Lab, serve: Callable[[], Serving
     client.close()
 
 
-def test_anAnswerThatNobodyTookIsNotTheNextOnes(lab: Lab, serve: Callable[[], Serving], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C came before the answer. Broken: the connection was kept, and the next question got that answer."""
+def test_anAnswerThatNobodyTookIsNotTheNextOnes(
+    lab: Lab, serve: Callable[[], Serving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C came before the answer. Broken: the connection was kept, and the next
+    question got that answer.
+    """
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -124,14 +135,18 @@ def test_anAnswerThatNobodyTookIsNotTheNextOnes(lab: Lab, serve: Callable[[], Se
     serve()
     client.request("ping")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(connector, "messages", SimpleNamespace(**{**vars(messages), "receive": interrupted}))
+        patch.setattr(
+            connector, "messages", SimpleNamespace(**{**vars(messages), "receive": interrupted})
+        )
         client.request("find", name="a")
     assert client.request("ping")[0] == {"epoch": 1}
     client.close()
 
 
 def test_nothingIsAskedBeforeTheHello(lab: Lab, serve: Callable[[], Serving]) -> None:
-    """Broken: a hello that failed left its connection, on which the next request went without one."""
+    """Broken: a hello that failed left its connection, on which the next request went
+    without one.
+    """
     failing = [True]
 
     def allocations() -> list[tuple[tuple[int, int], int]]:
@@ -149,7 +164,9 @@ def test_nothingIsAskedBeforeTheHello(lab: Lab, serve: Callable[[], Serving]) ->
 
 
 def test_whoAsksAnEarlierBrokerIsCalledAway(lab: Lab, serve: Callable[[], Serving]) -> None:
-    """Broken: `disconnect` did nothing, and the wait went on until the old broker's time was over."""
+    """Broken: `disconnect` did nothing, and the wait went on until the old broker's
+    time was over.
+    """
     client, first = _client(lab, lab.member(), takeoverMs=40_000), serve()
     client.request("ping")
     eventually(lambda: _connected(first.broker), "the hello")
@@ -164,7 +181,9 @@ def test_whoAsksAnEarlierBrokerIsCalledAway(lab: Lab, serve: Callable[[], Servin
 
 
 def test_nothingStaysConnectedToAnEarlierBroker(lab: Lab, serve: Callable[[], Serving]) -> None:
-    """Whoever is the next broker itself asks nobody again. Broken: it kept a socket of the last, and one of its descriptor server, for its term."""
+    """Whoever is the next broker itself asks nobody again. Broken: it kept a socket of
+    the last, and one of its descriptor server, for its term.
+    """
     own, client = lab.member(), _client(lab, lab.member())
     first = serve()
     with first.broker._lock:
@@ -173,11 +192,15 @@ def test_nothingStaysConnectedToAnEarlierBroker(lab: Lab, serve: Callable[[], Se
     client.request("ping")
     descriptor = client.fetch(*made)
     assert descriptor is not None
-    connections = [line.connection.fileno() for line in client._lines._idle] + [client._descriptorServer._connection]
+    connections = [line.connection.fileno() for line in client._lines._idle] + [
+        client._descriptorServer._connection
+    ]
     assert len(connections) == 2
     os.close(descriptor)
     client.disconnect(1)
-    assert all(stat.S_ISSOCK(os.fstat(each).st_mode) for each in connections), "they are of this term"
+    assert all(stat.S_ISSOCK(os.fstat(each).st_mode) for each in connections), (
+        "they are of this term"
+    )
     client.disconnect(2)
     for each in connections:
         with pytest.raises(OSError, match="Bad file descriptor"):
@@ -196,8 +219,12 @@ def test_aHelloBringsTheMemoryThatHasNoName(lab: Lab, serve: Callable[[], Servin
     client.close()
 
 
-def test_aQuestionInTheMiddleOfAnotherIsAnsweredToo(lab: Lab, serve: Callable[[], Serving], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal handler or a finalizer may ask anywhere. Broken: it waited for the lock that its own thread held, until its time was over."""
+def test_aQuestionInTheMiddleOfAnotherIsAnsweredToo(
+    lab: Lab, serve: Callable[[], Serving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler or a finalizer may ask anywhere. Broken: it waited for the lock
+    that its own thread held, until its time was over.
+    """
     client, _ = _client(lab, lab.member()), serve()
     client.request("ping")
     exchange, nested = Connector.exchange, list[object]()
@@ -215,7 +242,9 @@ def test_aQuestionInTheMiddleOfAnotherIsAnsweredToo(lab: Lab, serve: Callable[[]
     for _ in range(2):
         client.request("ping")
         client.connect()
-        assert len(client._lines._idle) == 1, "nobody has needed the other since, and it costs the broker a descriptor"
+        assert len(client._lines._idle) == 1, (
+            "nobody has needed the other since, and it costs the broker a descriptor"
+        )
     kept = list(client._lines._idle)
     client.connect()
     client.connect()
@@ -228,7 +257,15 @@ def test_whatIsAskedLaterIsAskedOnce(lab: Lab, serve: Callable[[], Serving]) -> 
     """A grant that nobody waited for is asked for again, and given back."""
     member = lab.member()
     client, serving = _client(lab, member), serve()
-    fields = {"name": "a", "tenant": "t", "mode": "bigMode", "gpu": -1, "sizeBytes": 4096, "gpuCapacityBytes": 0, "deadlineMs": 0}
+    fields = {
+        "name": "a",
+        "tenant": "t",
+        "mode": "bigMode",
+        "gpu": -1,
+        "sizeBytes": 4096,
+        "gpuCapacityBytes": 0,
+        "deadlineMs": 0,
+    }
     row = client.request("create", **fields)[0]["row"]
     client.later({"op": "create", **fields})
     assert client.askLater() and lab.rows.state(row).state == layout.ROW_FREE
@@ -237,7 +274,9 @@ def test_whatIsAskedLaterIsAskedOnce(lab: Lab, serve: Callable[[], Serving]) -> 
 
 
 def test_whoWaitsForWhatIsToBeAskedLaterIsToldWhyNobodyServes(lab: Lab) -> None:
-    """Broken: it said after 30 s, each time, that nobody took back what was cut short, and never why."""
+    """Broken: it said after 30 s, each time, that nobody took back what was cut short,
+    and never why.
+    """
     member = lab.member()
 
     def refuse(term: Term) -> None:

@@ -1,4 +1,6 @@
-"""The clock: a program may stop, move and replace Python's time, and neither it nor the others notice anything."""
+"""The clock: a program may stop, move and replace Python's time, and neither it nor the
+others notice anything.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,16 @@ from muninn.system import clock
 from support import Actor, ActorError, eventually
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
-#: What reads or counts by Python's `time`. `threading`'s locks, events and joins, `SimpleQueue` and `select` wait in C.
+#: What reads or counts by Python's `time`. `threading`'s locks, events and joins,
+#: `SimpleQueue` and `select` wait in C.
 CLOCKED_MODULES = {"time", "datetime", "sched", "selectors"}
 CLOCKED_ATTRIBUTES = {"wait_for", "as_completed", "Queue", "LifoQueue", "PriorityQueue"}
 CLOCKED_WITH_TIMEOUT = {"run", "communicate", "check_output", "check_call", "call", "map"}
 #: Module → why it may.
 ALLOWED: dict[str, str] = {}
 
-#: As freezegun and time-machine do: whoever imported a function of `time`, before or after, gets another one.
+#: As freezegun and time-machine do: whoever imported a function of `time`, before or
+#: after, gets another one.
 REPLACED = """
 import sys
 def replaceTime(answer, sleep):
@@ -46,8 +50,12 @@ MOVED = REPLACED + "replaceTime(lambda name, call: call() * 1000 + 10**15, lambd
 
 
 @pytest.mark.parametrize("replaced", [FROZEN, MOVED], ids=["frozen", "moved"])
-def test_waitsEndInTimeWhateverAProgramMakesOfPythonsTime(actor: Callable[..., Actor], replaced: str) -> None:
-    other = actor("b = muninn.share(np.arange(3), name='there')\nlock = muninn.Lock('lock'); lock.acquire()")
+def test_waitsEndInTimeWhateverAProgramMakesOfPythonsTime(
+    actor: Callable[..., Actor], replaced: str
+) -> None:
+    other = actor(
+        "b = muninn.share(np.arange(3), name='there')\nlock = muninn.Lock('lock'); lock.acquire()"
+    )
     here = actor(replaced)
     began = time.monotonic()
     with pytest.raises(ActorError, match="BufferNotFound"):
@@ -62,18 +70,27 @@ def test_waitsEndInTimeWhateverAProgramMakesOfPythonsTime(actor: Callable[..., A
 
 
 @pytest.mark.parametrize("replaced", [FROZEN, MOVED], ids=["frozen", "moved"])
-def test_aBrokerWhoseTimeIsReplacedFreesWhatIsOverAndNothingElse(actor: Callable[..., Actor], replaced: str) -> None:
+def test_aBrokerWhoseTimeIsReplacedFreesWhatIsOverAndNothingElse(
+    actor: Callable[..., Actor], replaced: str
+) -> None:
     broker = actor("kept = muninn.share(np.arange(3), name='mine')")
     broker.do(replaced)
     other = actor("b = muninn.share(np.arange(3), name='hour', lifetimeMs=3_600_000)")
     other.do("muninn.share(np.arange(3), name='moment', lifetimeMs=300).close()")
     broker.do("d = muninn.share(np.arange(4), name='more')")
-    eventually(lambda: other.do("sorted(each['name'] for each in muninn.listBuffers())") == ["hour", "mine", "more"], "the moment is over")
+    eventually(
+        lambda: (
+            other.do("sorted(each['name'] for each in muninn.listBuffers())")
+            == ["hour", "mine", "more"]
+        ),
+        "the moment is over",
+    )
     assert other.do("int(b.array.sum())") == 3
     assert 0 < broker.do("muninn.open('hour').describe()['endsInMs']") <= 3_600_000
 
 
-#: As libfaketime does it: two hours ahead, for whoever is started with this before the C library.
+#: As libfaketime does it: two hours ahead, for whoever is started with this before the
+#: C library.
 _PRELOADED = """
 #define _GNU_SOURCE
 #include <sys/syscall.h>
@@ -92,23 +109,46 @@ def test_aClockBeforeTheCLibrarysIsNotAsked(actor: Callable[..., Actor], tmp_pat
     """Broken: two hours ahead of all others, it freed what they had shared for an hour."""
     (tmp_path / "clock.c").write_text(_PRELOADED)
     library = str(tmp_path / "clock.so")
-    subprocess.run([*shlex.split(os.environ.get("CC") or "cc"), "-shared", "-fPIC", "-o", library, str(tmp_path / "clock.c")], check=True)
+    subprocess.run(
+        [
+            *shlex.split(os.environ.get("CC") or "cc"),
+            "-shared",
+            "-fPIC",
+            "-o",
+            library,
+            str(tmp_path / "clock.c"),
+        ],
+        check=True,
+    )
     broker = actor("from muninn.system import clock", LD_PRELOAD=library)
     assert broker.do("time.monotonic()") - time.monotonic() > 7000, "it is before the C library's"
     before = time.monotonic()
-    assert before <= broker.do("muninn.share(np.arange(3), name='mine'); clock.now()") <= time.monotonic()
+    assert (
+        before
+        <= broker.do("muninn.share(np.arange(3), name='mine'); clock.now()")
+        <= time.monotonic()
+    )
     other = actor("b = muninn.share(np.arange(3), name='hour', lifetimeMs=3_600_000)")
     other.do("muninn.share(np.arange(3), name='moment', lifetimeMs=300).close()")
-    eventually(lambda: other.do("sorted(each['name'] for each in muninn.listBuffers())") == ["hour", "mine"], "the moment is over")
+    eventually(
+        lambda: (
+            other.do("sorted(each['name'] for each in muninn.listBuffers())") == ["hour", "mine"]
+        ),
+        "the moment is over",
+    )
     assert broker.do("began = clock.now(); clock.sleep(0.2); clock.now() - began") >= 0.2
 
 
 def test_aThreadOutlivesALogThatRaises(actor: Callable[..., Actor]) -> None:
-    """Broken: `logging` asks `time.time`, which a program had patched, and what that raised ended the background thread: a death to all."""
+    """Broken: `logging` asks `time.time`, which a program had patched, and what that
+    raised ended the background thread: a death to all.
+    """
     here = actor(
         "import unittest.mock\nb = muninn.share(np.arange(3), name='kept')\nfrom muninn.session import membership\nm = membership.current()"
     )
-    here.do("for name in ('time', 'time_ns'): unittest.mock.patch(f'time.{name}', side_effect=StopIteration).start()")
+    here.do(
+        "for name in ('time', 'time_ns'): unittest.mock.patch(f'time.{name}', side_effect=StopIteration).start()"
+    )
     here.do(
         "renew, called = m.openBuffers.renewAll, []\ndef fail(): called.append(1); m.openBuffers.renewAll = renew; raise OSError('once')"
     )
@@ -120,7 +160,9 @@ def test_aThreadOutlivesALogThatRaises(actor: Callable[..., Actor]) -> None:
 
 def test_isTheKernelsMonotonicClock() -> None:
     assert time.monotonic() <= clock.now() <= time.monotonic()
-    assert time.monotonic_ns() // 1_000_000 <= clock.monotonicMs() <= time.monotonic_ns() // 1_000_000
+    assert (
+        time.monotonic_ns() // 1_000_000 <= clock.monotonicMs() <= time.monotonic_ns() // 1_000_000
+    )
 
 
 def test_sleepsToItsEndThroughSignals() -> None:
@@ -152,16 +194,23 @@ def test_aHandlerThatRaisesEndsASleep() -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
-# --- time namespaces -------------------------------------------------------------------------------------------------
+# --- time namespaces ----------------------------------------------------------------
 
-#: Starts a program whose CLOCK_MONOTONIC is a day and some ahead of the host's, and its CLOCK_BOOTTIME by another number.
+#: Starts a program whose CLOCK_MONOTONIC is a day and some ahead of the host's, and its
+#: CLOCK_BOOTTIME by another number.
 AHEAD = ("unshare", "--time", "--monotonic", "100000", "--boottime", "300000")
 
 
 def skipWithoutTimeNamespaces() -> None:
-    tried = subprocess.run([*AHEAD, "true"], capture_output=True, text=True, check=False) if shutil.which("unshare") else None
+    tried = (
+        subprocess.run([*AHEAD, "true"], capture_output=True, text=True, check=False)
+        if shutil.which("unshare")
+        else None
+    )
     if tried is None or tried.returncode:
-        pytest.skip(f"no time namespace can be made here: {tried.stderr.strip() if tried else 'there is no program unshare'}")
+        pytest.skip(
+            f"no time namespace can be made here: {tried.stderr.strip() if tried else 'there is no program unshare'}"
+        )
 
 
 def test_aMemberAheadOfTheHostSharesOpensAndWaits(actor: Callable[..., Actor]) -> None:
@@ -170,15 +219,23 @@ def test_aMemberAheadOfTheHostSharesOpensAndWaits(actor: Callable[..., Actor]) -
     ahead = actor("b = muninn.share(np.arange(4), name='aheads', lifetimeMs=3_600_000)", AHEAD)
     assert ahead.do("time.monotonic()") > host.do("time.monotonic()") + 90_000
     for each in (host, ahead):
-        ends = each.do("{e['name']: (e['endsInMs'], e['ageMs'], e['importers'][0]['lease']) for e in muninn.listBuffers()}")
+        ends = each.do(
+            "{e['name']: (e['endsInMs'], e['ageMs'], e['importers'][0]['lease']) for e in muninn.listBuffers()}"
+        )
         assert set(ends) == {"hosts", "aheads"}
         for endsInMs, ageMs, lease in ends.values():
             assert 0 < endsInMs <= 3_600_000 and 0 <= ageMs < 3_600_000 and lease == "ok"
-        assert all(0 <= age < 3_600_000 for age in each.do("[m['ageMs'] for m in muninn.domainInfo()['members']]"))
+        assert all(
+            0 <= age < 3_600_000
+            for age in each.do("[m['ageMs'] for m in muninn.domainInfo()['members']]")
+        )
     ahead.do("a = muninn.open('hosts'); h = a.array.tolist()")
     host.do("muninn.share(np.arange(3), name='moment', lifetimeMs=300).close()")
     ahead.do("muninn.share(np.arange(3), name='instant', lifetimeMs=300).close()")
-    eventually(lambda: host.do("len(muninn.listBuffers())") == 2, "both short lifetimes are over, and the long ones are not")
+    eventually(
+        lambda: host.do("len(muninn.listBuffers())") == 2,
+        "both short lifetimes are over, and the long ones are not",
+    )
     with pytest.raises(ActorError, match="TimeoutError"):
         ahead.do("a.waitNext(timeout=0.2)")
     assert isinstance(host.do("with b.write() as view: view[:] = 7"), type(None))
@@ -186,31 +243,51 @@ def test_aMemberAheadOfTheHostSharesOpensAndWaits(actor: Callable[..., Actor]) -
 
 
 @pytest.mark.parametrize("which", ["ahead", "host"])
-def test_aBrokerOfAnotherTimeNamespaceEndsLifetimesWhenTheyAreOver(actor: Callable[..., Actor], which: str) -> None:
+def test_aBrokerOfAnotherTimeNamespaceEndsLifetimesWhenTheyAreOver(
+    actor: Callable[..., Actor], which: str
+) -> None:
     skipWithoutTimeNamespaces()
     launchers = ((), AHEAD) if which == "host" else (AHEAD, ())
     broker, other = (actor("", launcher) for launcher in launchers)
     broker.join()
     other.do("b = muninn.share(np.arange(3), name='hour', lifetimeMs=3_600_000)")
     other.do("muninn.share(np.arange(3), name='moment', lifetimeMs=400).close()")
-    eventually(lambda: other.do("[each['name'] for each in muninn.listBuffers()]") == ["hour"], "the moment is over")
+    eventually(
+        lambda: other.do("[each['name'] for each in muninn.listBuffers()]") == ["hour"],
+        "the moment is over",
+    )
     assert other.do("b.array.tolist()") == [0, 1, 2]
     broker.kill()  # and its death is proven across the namespaces, the other one elected
     assert other.do("muninn.share(np.arange(2), name='next').array.tolist()") == [0, 1]
-    eventually(lambda: len(other.do("muninn.domainInfo()['members']")) == 1, "the dead member's slot is taken back")
+    eventually(
+        lambda: len(other.do("muninn.domainInfo()['members']")) == 1,
+        "the dead member's slot is taken back",
+    )
 
 
 def test_aForkedChildInANewTimeNamespaceKnowsItsOffset(actor: Callable[..., Actor]) -> None:
     skipWithoutTimeNamespaces()
-    here = actor("import ctypes, signal\nlibc = ctypes.CDLL(None, use_errno=True)\nb = muninn.share(np.arange(3), name='parents')")
-    here.do("assert libc.unshare(0x80) == 0, ctypes.get_errno()\nopen('/proc/self/timens_offsets', 'w').write('monotonic 5000 0')")
-    here.do("again = muninn.share(np.arange(3), name='again', lifetimeMs=3_600_000)")  # unshare moves the children only
+    here = actor(
+        "import ctypes, signal\nlibc = ctypes.CDLL(None, use_errno=True)\nb = muninn.share(np.arange(3), name='parents')"
+    )
+    here.do(
+        "assert libc.unshare(0x80) == 0, ctypes.get_errno()\nopen('/proc/self/timens_offsets', 'w').write('monotonic 5000 0')"
+    )
+    # unshare moves the children only
+    here.do("again = muninn.share(np.arange(3), name='again', lifetimeMs=3_600_000)")
     here.do(
         "child = os.fork()\nif child == 0:\n    signal.alarm(30)\n"
         "    muninn.share(np.arange(3), name='childs', lifetimeMs=3_600_000)\n    time.sleep(60)"
     )
     other = actor()
-    ends = eventually(lambda: (e := other.do("{e['name']: e['endsInMs'] for e in muninn.listBuffers()}")) and "childs" in e and e, "shared")
+    ends = eventually(
+        lambda: (
+            (e := other.do("{e['name']: e['endsInMs'] for e in muninn.listBuffers()}"))
+            and "childs" in e
+            and e
+        ),
+        "shared",
+    )
     here.do("os.kill(child, 9); os.waitpid(child, 0)[0] == child")
     assert 3_000_000 < ends["childs"] <= 3_600_000 and 3_000_000 < ends["again"] <= 3_600_000
 
@@ -226,9 +303,15 @@ def test_whoCanNotKnowItsClockBelievesNoDeadline(monkeypatch: pytest.MonkeyPatch
 
 def test_theOffsetIsReadAsTheKernelWritesIt() -> None:
     text = "monotonic      100000         5\nboottime           -3 500000000\n"
-    assert clock.namespaceOf(7, 7, text) == clock.TimeNamespace(7, 100_000 * 10**9 + 5, -3 * 10**9 + 500_000_000)
-    assert clock.namespaceOf(7, 7, "1 2 3\n7 4 5\n") == clock.TimeNamespace(7, 2 * 10**9 + 3, 4 * 10**9 + 5)
-    assert clock.namespaceOf(0xEFFFFFFA, 8, text) == clock.TimeNamespace(0xEFFFFFFA, 0, 0), "who unshared is not moved itself"
+    assert clock.namespaceOf(7, 7, text) == clock.TimeNamespace(
+        7, 100_000 * 10**9 + 5, -3 * 10**9 + 500_000_000
+    )
+    assert clock.namespaceOf(7, 7, "1 2 3\n7 4 5\n") == clock.TimeNamespace(
+        7, 2 * 10**9 + 3, 4 * 10**9 + 5
+    )
+    assert clock.namespaceOf(0xEFFFFFFA, 8, text) == clock.TimeNamespace(0xEFFFFFFA, 0, 0), (
+        "who unshared is not moved itself"
+    )
     for damaged in ("", "monotonic 1 0\n", "monotonic a b\nboottime 1 1\n"):
         assert clock.namespaceOf(7, 7, damaged).inode == 0
 
@@ -237,19 +320,32 @@ def clocked(source: str) -> Iterator[str]:
     """What in a module's source counts by Python's `time`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] in CLOCKED_MODULES)
+            yield from (
+                alias.name for alias in node.names if alias.name.split(".")[0] in CLOCKED_MODULES
+            )
         elif isinstance(node, ast.ImportFrom):
             if (node.module or "").split(".")[0] in CLOCKED_MODULES:
                 yield node.module or ""
             yield from (alias.name for alias in node.names if alias.name in CLOCKED_ATTRIBUTES)
         elif isinstance(node, ast.Attribute) and node.attr in CLOCKED_ATTRIBUTES:
             yield node.attr
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CLOCKED_WITH_TIMEOUT:
-            yield from (f"{node.func.attr}(timeout)" for keyword in node.keywords if keyword.arg == "timeout")
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in CLOCKED_WITH_TIMEOUT
+        ):
+            yield from (
+                f"{node.func.attr}(timeout)"
+                for keyword in node.keywords
+                if keyword.arg == "timeout"
+            )
 
 
 def test_nothingCountsByPythonsTime() -> None:
-    found = {str(path.relative_to(PACKAGE)): set(clocked(path.read_text())) for path in PACKAGE.rglob("*.py")}
+    found = {
+        str(path.relative_to(PACKAGE)): set(clocked(path.read_text()))
+        for path in PACKAGE.rglob("*.py")
+    }
     found = {module: uses for module, uses in found.items() if uses and module not in ALLOWED}
     assert not found, "use muninn.system.clock, or say in ALLOWED why not"
 
@@ -263,11 +359,15 @@ def test_nothingCountsByPythonsTime() -> None:
 )  # fmt: skip
 def test_aUseOfPythonsTimeIsFound(planted: str) -> None:
     assert list(clocked(planted))
-    assert not list(clocked("import threading, queue\nqueue.SimpleQueue(); threading.Event().wait(1)"))
+    assert not list(
+        clocked("import threading, queue\nqueue.SimpleQueue(); threading.Event().wait(1)")
+    )
 
 
 def test_theFilesOfAProcessWhoseFirstThreadHasEndedAreRead() -> None:
-    """Broken: /proc/self is empty then; its time namespace was unknown, and doctor knew neither mounts nor PID namespace."""
+    """Broken: /proc/self is empty then; its time namespace was unknown, and doctor knew
+    neither mounts nor PID namespace.
+    """
     code = """
 import ctypes, os, threading
 from muninn.cli import doctor

@@ -26,7 +26,9 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 def test_laterSourcesWin(folder: Path) -> None:
     file = folder / "muninn.toml"
-    file.write_text('[control]\ntakeoverMs = 400\nmaxMembers = 10\n[memory]\nbigModeMaxBytes = "2G"\n')
+    file.write_text(
+        '[control]\ntakeoverMs = 400\nmaxMembers = 10\n[memory]\nbigModeMaxBytes = "2G"\n'
+    )
     environ = {"MUNINN_CONFIG": str(file), "MUNINN_TAKEOVER_MS": "500"}
     settings = loadSettings(environ, {"maxLeases": 9})
     assert settings.control.takeoverMs == 500
@@ -50,7 +52,16 @@ def test_variablesAreNamedAfterKeys() -> None:
 
 @pytest.mark.parametrize(
     ("text", "sizeBytes"),
-    [("0", 0), ("17", 17), ("64K", 65536), ("512G", 512 << 30), ("1.5M", 3 << 19), ("2 GiB", 2 << 30), ("1tb", 1 << 40), ("7B", 7)],
+    [
+        ("0", 0),
+        ("17", 17),
+        ("64K", 65536),
+        ("512G", 512 << 30),
+        ("1.5M", 3 << 19),
+        ("2 GiB", 2 << 30),
+        ("1tb", 1 << 40),
+        ("7B", 7),
+    ],
 )
 def test_readsSizes(text: str, sizeBytes: int) -> None:
     assert asBytes(text) == sizeBytes
@@ -59,7 +70,9 @@ def test_readsSizes(text: str, sizeBytes: int) -> None:
 @pytest.mark.parametrize("text", ["9" * 20, "9" * 500, "-" + "1" * 30])
 def test_aNumberWithTooManyDigitsIsOutOfRange(text: str) -> None:
     """Broken: it was said to be no whole number."""
-    with pytest.raises(InvalidConfig, match=r"requestTimeoutMs: [-19]{1,40} is not between 100 and 3600000"):
+    with pytest.raises(
+        InvalidConfig, match=r"requestTimeoutMs: [-19]{1,40} is not between 100 and 3600000"
+    ):
         loadSettings({"MUNINN_REQUEST_TIMEOUT_MS": text})
 
 
@@ -86,7 +99,24 @@ def test_writesSizesAsItReadsThem(sizeBytes: int, text: str, exact: str) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["", "K", "-1", "1Q", "1e3", "99999999P", "1 0", "0x10", "٣K", "1.K", "9" * 5000, "9" * 400 + ".5", "1\nK", "nan", "inf"]
+    "text",
+    [
+        "",
+        "K",
+        "-1",
+        "1Q",
+        "1e3",
+        "99999999P",
+        "1 0",
+        "0x10",
+        "٣K",
+        "1.K",
+        "9" * 5000,
+        "9" * 400 + ".5",
+        "1\nK",
+        "nan",
+        "inf",
+    ],
 )
 def test_refusesWhatIsNoSize(text: str) -> None:
     with pytest.raises(InvalidArgument):
@@ -116,7 +146,11 @@ def test_refusesWhatIsNoSize(text: str) -> None:
         ("[memory]\n[control]\n'takeoverMs' = -1\n", ":3", "between"),
         ("control.takeoverMs = -1\n", ":1", "between"),
         ("# c\ncontrol = { takeoverMs = -1 }\n", ":2", "between"),
-        ('[tenancy]\ndefaultTenant = """\n[control]\ntakeoverMs = 1\n"""\n', ":2", "control characters"),
+        (
+            '[tenancy]\ndefaultTenant = """\n[control]\ntakeoverMs = 1\n"""\n',
+            ":2",
+            "control characters",
+        ),
         ("[tenancy]\ndefaultTenant = 3\n", ":2", "no text"),
         ("[memory]\nbigModeMaxBytes = 1.5\n", ":2", "whole number"),
         ("[memory]\nbigModeMaxBytes = -1\n", ":2", "between"),
@@ -142,7 +176,9 @@ def test_aKeyThatIsNoneIsAnsweredByThoseOfItsTable(folder: Path) -> None:
     """Broken: the keys of all tables, and not the one that was meant."""
     file = folder / "bad.toml"
     file.write_text("[memory]\nbigmodeMax = 1\n")
-    with pytest.raises(InvalidConfig, match=r"bigmodeMax is not known \(bigModeMaxBytes\?\)") as caught:
+    with pytest.raises(
+        InvalidConfig, match=r"bigmodeMax is not known \(bigModeMaxBytes\?\)"
+    ) as caught:
         loadSettings({"MUNINN_CONFIG": str(file)})
     assert caught.value.fix == "Use one of bigModeMaxBytes, fastModeMaxBytes, prefaultThreads"
 
@@ -163,7 +199,11 @@ def test_refusesAFileThatCanNotBeRead(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("variable", "nearest"),
-    [("MUNINN_TAKEOVER", "MUNINN_TAKEOVER_MS"), ("MUNINN_takeoverMs", "MUNINN_TAKEOVER_MS"), ("MUNINN_DOMIAN", "MUNINN_DOMAIN")],
+    [
+        ("MUNINN_TAKEOVER", "MUNINN_TAKEOVER_MS"),
+        ("MUNINN_takeoverMs", "MUNINN_TAKEOVER_MS"),
+        ("MUNINN_DOMIAN", "MUNINN_DOMAIN"),
+    ],
 )
 def test_warnsOnceOfAVariableThatMeansNothing(
     variable: str, nearest: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -171,13 +211,18 @@ def test_warnsOnceOfAVariableThatMeansNothing(
     """Broken: every call failed, also where the variable was none of the user's making."""
     monkeypatch.setattr(variables, "_warned", set())
     for _ in range(3):
-        assert loadSettings({variable: "1"}).control.takeoverMs == loadSettings({}).control.takeoverMs
-    assert [record.getMessage() for record in caplog.records] == [f"{variable!r} means nothing to Muninn: did you mean {nearest}?"]
+        assert (
+            loadSettings({variable: "1"}).control.takeoverMs == loadSettings({}).control.takeoverMs
+        )
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{variable!r} means nothing to Muninn: did you mean {nearest}?"
+    ]
     loadSettings({"MUNINN_XYZZY": "1"})
     assert caplog.records[-1].getMessage() == "'MUNINN_XYZZY' means nothing to Muninn"
 
 
-#: As `kubectl exec … env` prints them for Services `muninn` and `muninn-metrics`, and Docker for a linked container.
+#: As `kubectl exec … env` prints them for Services `muninn` and `muninn-metrics`, and
+#: Docker for a linked container.
 LINKS = {
     "MUNINN_SERVICE_HOST": "10.96.7.21",
     "MUNINN_SERVICE_PORT": "8080",
@@ -212,7 +257,8 @@ def test_aHandlerThatRaisesDoesNotKeepAProgramFromJoining(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("variable", "words"), [("MUNINN_UDS_PATH", "sockets live in"), ("MUNINN_NVME_ENABLED", "not yet in this version")]
+    ("variable", "words"),
+    [("MUNINN_UDS_PATH", "sockets live in"), ("MUNINN_NVME_ENABLED", "not yet in this version")],
 )
 def test_saysWhyAVariableOfTheSpecificationMeansNothing(variable: str, words: str) -> None:
     with pytest.raises(InvalidConfig, match=words):
@@ -234,7 +280,12 @@ def test_readsTheFileAsUtf8WhateverTheLocale(folder: Path, monkeypatch: pytest.M
 
 def test_loadsNoParserUntilItIsCalled() -> None:
     code = "import sys; import muninn.config; print('tomllib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
+    )
 
 
 def test_whatIsReturnedStaysAsItIs() -> None:
@@ -252,10 +303,15 @@ def test_namesTheVariableOrArgumentThatIsWrong() -> None:
 
 
 def test_everyLimitThatIsTakenMakesAControlBlock() -> None:
-    """Rows come in whole chunks; broken, the largest `maxBuffers` was one chunk more than a control block can say."""
+    """Rows come in whole chunks; broken, the largest `maxBuffers` was one chunk more
+    than a control block can say.
+    """
     largest = {"maxMembers": 4094, "maxBuffers": 1_048_320, "maxLeases": 65_536}
     control = loadSettings({}, largest).control
-    assert Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases).maxBuffers == control.maxBuffers
+    assert (
+        Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases).maxBuffers
+        == control.maxBuffers
+    )
     for key, value in largest.items():
         with pytest.raises(InvalidConfig, match=key):
             loadSettings({}, {key: value + 1})

@@ -1,4 +1,6 @@
-"""Creating a buffer: nobody sees it before it is whole, one of many creates it, and one that fails leaves nothing."""
+"""Creating a buffer: nobody sees it before it is whole, one of many creates it, and one
+that fails leaves nothing.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ def nothingIsLeft(domain: str) -> bool:
     return muninn.listBuffers() == [] and leftovers(domain) == [] and current().rows.notFree() == []
 
 
-# --- names -----------------------------------------------------------------------------------------------------------------------
+# --- names --------------------------------------------------------------------------
 
 
 def test_aNameIsTakenUntilItIsFreed(domain: str, actor: Start) -> None:
@@ -43,7 +45,11 @@ def test_aNameIsTakenUntilItIsFreed(domain: str, actor: Start) -> None:
     assert len(leftovers(domain)) == 1
 
 
-@pytest.mark.parametrize("name", ["x" * 127, "ä" * 63, "with space/slash.and:colon", "日本語", ".", "../../etc/passwd", "%s{0}"], ids=ascii)
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 127, "ä" * 63, "with space/slash.and:colon", "日本語", ".", "../../etc/passwd", "%s{0}"],
+    ids=ascii,
+)
 def test_anyPrintableNameWorks(domain: str, actor: Start, name: str) -> None:
     muninn.share(np.arange(4), name=name)
     assert actor().do(f"int(muninn.open({name!r}).array.sum())") == 6
@@ -77,11 +83,13 @@ def test_freeByNameNeedsNoOpen(domain: str, actor: Start) -> None:
     eventually(lambda: nothingIsLeft(domain), "its memory is gone")
 
 
-# --- whole or not at all -------------------------------------------------------------------------------------------------------------
+# --- whole or not at all ------------------------------------------------------------
 
 
 def test_nobodySeesABufferThatIsNotFilled(domain: str, actor: Start) -> None:
-    loader = actor("def fill(array):\n    for i in range(200):\n        array[i] = 1; time.sleep(0.001)").join()
+    loader = actor(
+        "def fill(array):\n    for i in range(200):\n        array[i] = 1; time.sleep(0.001)"
+    ).join()
     loader.begin("muninn.loadArray(200, 'i8', fill, 'slow').name")
     eventually(lambda: current().rows.notFree(), "it is filling")
     with pytest.raises(BufferNotFound):
@@ -108,7 +116,9 @@ def test_aFillThatRaisesLeavesNothing(domain: str) -> None:
 
 
 def test_aCreatorThatGaveUpHoldsNothingOfTheRowsNextBuffer(domain: str) -> None:
-    """The error holds the frames that hold the memory. Broken: the next buffer of that row was never let go."""
+    """The error holds the frames that hold the memory. Broken: the next buffer of that
+    row was never let go.
+    """
 
     def fill(_: object) -> None:
         raise OSError("the disk is gone")
@@ -156,7 +166,7 @@ def test_everyWayToCreateTakesTheSameKeywords(domain: str) -> None:
     assert sum(done) == 5 * 4096 + 8192, "the bundle has a page for its manifest"
 
 
-# --- rights --------------------------------------------------------------------------------------------------------------------------
+# --- rights -------------------------------------------------------------------------
 
 
 def test_aBufferMadeReadOnlyIsThereAndReadOnly(domain: str, actor: Start) -> None:
@@ -176,18 +186,29 @@ def test_whoAttachesForReadingDoesNotForbidOthersToWrite(domain: str, actor: Sta
     assert reader.array.sum() == 12
 
 
-# --- attach or create ----------------------------------------------------------------------------------------------------------------
+# --- attach or create ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "keywords"),
-    [((4, 3), "f4", {}), ((12,), "f4", {}), ((3, 4), "i4", {}), ((3, 4), ">f4", {}), ((3, 4), "f4", {"mode": "fastMode"}), ((), "V48", {})],
+    [
+        ((4, 3), "f4", {}),
+        ((12,), "f4", {}),
+        ((3, 4), "i4", {}),
+        ((3, 4), ">f4", {}),
+        ((3, 4), "f4", {"mode": "fastMode"}),
+        ((), "V48", {}),
+    ],
 )
-def test_anotherShapeTypeOrModeIsAMismatch(domain: str, shape: Any, dtype: str, keywords: dict[str, str]) -> None:
+def test_anotherShapeTypeOrModeIsAMismatch(
+    domain: str, shape: Any, dtype: str, keywords: dict[str, str]
+) -> None:
     muninn.array("a", (3, 4), "f4").close()
     with pytest.raises(BufferMismatch, match=r"\(3, 4\)"):
         muninn.array("a", shape, dtype, **keywords)
-    assert [each["importers"] for each in muninn.listBuffers()] == [[]], "nothing is held for the sake of the comparison"
+    assert [each["importers"] for each in muninn.listBuffers()] == [[]], (
+        "nothing is held for the sake of the comparison"
+    )
 
 
 def test_aBundleIsNoArray(domain: str) -> None:
@@ -202,7 +223,10 @@ def test_aBundleIsNoArray(domain: str) -> None:
 
 def test_structuredArraysAttachToo(domain: str, actor: Start) -> None:
     muninn.array("a", 3, [("x", "<i4"), ("y", ">f8")]).array["y"] = 2
-    assert actor().do("float(muninn.array('a', 3, [('x', '<i4'), ('y', '>f8')]).array['y'].sum())") == 6
+    assert (
+        actor().do("float(muninn.array('a', 3, [('x', '<i4'), ('y', '>f8')]).array['y'].sum())")
+        == 6
+    )
     with pytest.raises(BufferMismatch):
         muninn.array("a", 3, [("x", "<i4"), ("z", ">f8")])
 
@@ -212,7 +236,9 @@ def test_manyProcessesThatAttachAtOnceShareOneBuffer(domain: str, actor: Start) 
     actors = [actor().join() for _ in range(6)]
     for scope in range(5):
         for number, each in enumerate(actors):
-            each.begin(f"b = muninn.array('a{scope}', 6, 'i8'); b.array[{number}] = {number} + 1; b.describe()['bufferId']")
+            each.begin(
+                f"b = muninn.array('a{scope}', 6, 'i8'); b.array[{number}] = {number} + 1; b.describe()['bufferId']"
+            )
         assert len({each.result() for each in actors}) == 1
         assert muninn.open(f"a{scope}").array.tolist() == list(range(1, 7))
     assert len(muninn.listBuffers()) == 5 == len(leftovers(domain))
@@ -248,7 +274,12 @@ def test_whoeverAttachesWhileTheCreatorDiesCreatesAnew(domain: str, actor: Start
 
 
 def test_oneOfManyLoadsForAll(domain: str, actor: Start) -> None:
-    actors = [actor("calls = []\ndef load():\n    calls.append(1)\n    time.sleep(0.1)\n    return np.arange(10)").join() for _ in range(5)]
+    actors = [
+        actor(
+            "calls = []\ndef load():\n    calls.append(1)\n    time.sleep(0.1)\n    return np.arange(10)"
+        ).join()
+        for _ in range(5)
+    ]
     for each in actors:
         each.begin("int(muninn.shareOnce('once', load).array.sum()), len(calls)")
     results = [each.result() for each in actors]
@@ -277,7 +308,9 @@ def test_openWaitsForTheNameAndWakesWhenItAppears(domain: str, actor: Start) -> 
     for each in waiters:
         each.begin("int(muninn.open('late', timeout=60).array.sum())")
     found: list[int] = []
-    thread = threading.Thread(target=lambda: found.append(int(muninn.open("late", timeout=60).array.sum())))
+    thread = threading.Thread(
+        target=lambda: found.append(int(muninn.open("late", timeout=60).array.sum()))
+    )
     thread.start()
     time.sleep(0.05)
     muninn.share(np.arange(5), name="late")
@@ -292,7 +325,7 @@ def test_openOfAMissingNameEnds(domain: str, timeout: float | None) -> None:
         muninn.open("nothing", timeout=timeout)
 
 
-# --- memory: sparse, bound, watched -----------------------------------------------------------------------------------------------------
+# --- memory: sparse, bound, watched -------------------------------------------------
 
 
 def test_lazyBuffersMayBeLargerThanTheMachine(domain: str, actor: Start) -> None:
@@ -300,20 +333,30 @@ def test_lazyBuffersMayBeLargerThanTheMachine(domain: str, actor: Start) -> None
     buffer = muninn.MuninnBuffer("128G", name="sparse", reserve="lazy")
     assert buffer.nbytes == size and buffer.describe()["reserve"] == "lazy"
     buffer.array[-1], buffer.array[size // 2] = 7, 8
-    assert actor().do(f"a = muninn.open('sparse').array; int(a[-1]), int(a[{size // 2}]), int(a[12345]), a.nbytes") == [7, 8, 0, size]
+    assert actor().do(
+        f"a = muninn.open('sparse').array; int(a[-1]), int(a[{size // 2}]), int(a[12345]), a.nbytes"
+    ) == [7, 8, 0, size]
     (segment,) = leftovers(domain)
     assert os.stat(f"/dev/shm/{segment}").st_blocks * 512 < 16 << 20
     buffer.free()
 
 
-@pytest.mark.parametrize("array", [np.arange(9), np.arange(18)[::2], np.zeros(3, "i4,f8")], ids=["plain", "strided", "structured"])
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(9), np.arange(18)[::2], np.zeros(3, "i4,f8")],
+    ids=["plain", "strided", "structured"],
+)
 def test_lazyBuffersCarryWhatWasShared(domain: str, array: np.ndarray[Any, Any]) -> None:
     muninn.share(array, name="a", reserve="lazy").close()
     np.testing.assert_array_equal(muninn.open("a").array, array)
 
 
 def test_pagesAreBoundToTheNodeThatWasAskedFor(domain: str) -> None:
-    nodes = [entry.removeprefix("node") for entry in os.listdir("/sys/devices/system/node") if entry.removeprefix("node").isdigit()]
+    nodes = [
+        entry.removeprefix("node")
+        for entry in os.listdir("/sys/devices/system/node")
+        if entry.removeprefix("node").isdigit()
+    ]
     if not nodes:
         pytest.skip("this machine names no NUMA node in /sys/devices/system/node")
     buffer = muninn.share(np.ones(1 << 16), name="bound", numaNode=int(nodes[-1]))
@@ -329,13 +372,19 @@ def test_aNodeThatIsNotThereIsRefused(domain: str, node: Any) -> None:
     assert nothingIsLeft(domain)
 
 
-@pytest.mark.parametrize(("mode", "reserve"), [("bigMode", "full"), ("bigMode", "lazy"), ("fastMode", "full")])
+@pytest.mark.parametrize(
+    ("mode", "reserve"), [("bigMode", "full"), ("bigMode", "lazy"), ("fastMode", "full")]
+)
 @pytest.mark.parametrize("sizeBytes", [1, 4096, (16 << 20) + 1, 50 << 20])
 def test_progressSumsToTheSize(domain: str, sizeBytes: int, mode: str, reserve: str) -> None:
-    """Broken: in fastMode, and where pages are allocated at the first touch, it was never called."""
+    """Broken: in fastMode, and where pages are allocated at the first touch, it was
+    never called.
+    """
 
     def shareIt(progress: Callable[[int], None]) -> muninn.MuninnBuffer:
-        return muninn.share(np.zeros(sizeBytes, np.uint8), mode=mode, reserve=reserve, progress=progress)
+        return muninn.share(
+            np.zeros(sizeBytes, np.uint8), mode=mode, reserve=reserve, progress=progress
+        )
 
     def makeIt(progress: Callable[[int], None]) -> muninn.MuninnBuffer:
         return muninn.MuninnBuffer(sizeBytes, mode, reserve=reserve, progress=progress)
@@ -361,7 +410,7 @@ def test_aCopyToAGpuIsToldOfInPiecesAndMayBeEndedThere(domain: str) -> None:
     assert muninn.listBuffers() == [] and nothingIsLeft(domain)
 
 
-# --- sizes and shapes ---------------------------------------------------------------------------------------------------------------------
+# --- sizes and shapes ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [0, -1, 1 << 57, "0", "-1K", "1.5.2G", "", "G", "lots"])
@@ -409,7 +458,14 @@ def test_shapesThatCanNotBeAreRefused(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shape"), [(3, (3,)), (np.int64(3), (3,)), ((), ()), ([2, np.int8(3)], (2, 3)), (np.array([4, 5]), (4, 5))]
+    ("value", "shape"),
+    [
+        (3, (3,)),
+        (np.int64(3), (3,)),
+        ((), ()),
+        ([2, np.int8(3)], (2, 3)),
+        (np.array([4, 5]), (4, 5)),
+    ],
 )
 def test_shapesAreWhatNumpyTakes(value: Any, shape: tuple[int, ...]) -> None:
     assert asShape(value) == shape

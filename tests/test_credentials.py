@@ -1,4 +1,6 @@
-"""A process that changes its uid in place: each call works or says so, the office goes to another, and the end is quiet."""
+"""A process that changes its uid in place: each call works or says so, the office goes
+to another, and the end is quiet.
+"""
 
 from __future__ import annotations
 
@@ -31,20 +33,39 @@ def strange(domain: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("change", _CHANGES.values(), ids=_CHANGES)
-def test_whoeverChangesItsUidJoinsTheDomainOfTheNewOne(domain: str, actor: Start, change: str) -> None:
-    """Broken: a traceback of the broker's thread, PermissionErrors, and a log that the control block was removed."""
+def test_whoeverChangesItsUidJoinsTheDomainOfTheNewOne(
+    domain: str, actor: Start, change: str
+) -> None:
+    """Broken: a traceback of the broker's thread, PermissionErrors, and a log that the
+    control block was removed.
+    """
     changing = actor("held = muninn.share(np.arange(3), name='a'); lock = muninn.Lock('l')")
     other = actor("held = muninn.open('a')")
     changing.do(change)
     assert changing.do("muninn.share(np.arange(2), name='b').array.tolist()") == [0, 1]
     assert changing.do(_WHERE) == f"muninn-{_STRANGER}-{domain}"
-    for call in ("held.array", "held.read()", "held.generation", "held.waitNext(timeout=0)", "held.free()", "lock.acquire()"):
+    for call in (
+        "held.array",
+        "held.read()",
+        "held.generation",
+        "held.waitNext(timeout=0)",
+        "held.free()",
+        "lock.acquire()",
+    ):
         with pytest.raises(ActorError) as caught:
             changing.do(call + "; 0")
         assert caught.value.kind == "DomainChanged", call
-    assert changing.do("held.close(); muninn.open('b').array.tolist()") == [0, 1], "which is in the same row of its block"
-    assert other.do("held.array.tolist(), muninn.share(np.ones(1), name='c').name") == [[0, 1, 2], "c"]
-    eventually(lambda: len(muninn.domainInfo()["members"]) == 2, "the slot of the old uid was taken back while the process lives")
+    assert changing.do("held.close(); muninn.open('b').array.tolist()") == [0, 1], (
+        "which is in the same row of its block"
+    )
+    assert other.do("held.array.tolist(), muninn.share(np.ones(1), name='c').name") == [
+        [0, 1, 2],
+        "c",
+    ]
+    eventually(
+        lambda: len(muninn.domainInfo()["members"]) == 2,
+        "the slot of the old uid was taken back while the process lives",
+    )
     assert changing.leave() == 0
 
 
@@ -55,12 +76,17 @@ def test_aBrokerOfAnotherUidHandsItsOfficeOnBeforeItIsAsked(actor: Start) -> Non
     changing.do(f"os.seteuid({_STRANGER})")
     eventually(lambda: other.do("muninn.domainInfo()['brokerPid']") == other.pid, "another serves")
     changing.do("os.seteuid(0)")
-    assert changing.do("held.array.tolist(), muninn.share(np.ones(1), name='b').name") == [[0, 1, 2], "b"]
+    assert changing.do("held.array.tolist(), muninn.share(np.ones(1), name='b').name") == [
+        [0, 1, 2],
+        "b",
+    ]
     assert other.do("muninn.open('a').array.tolist()") == [0, 1, 2]
 
 
 def test_aThreadThatChangesItsUidAloneIsToldSo(actor: Start) -> None:
-    changing = actor("import ctypes, threading; held = muninn.share(np.arange(3), name='a'); said = []")
+    changing = actor(
+        "import ctypes, threading; held = muninn.share(np.arange(3), name='a'); said = []"
+    )
     changing.do(
         f"""
 def run():
@@ -73,11 +99,16 @@ thread = threading.Thread(target=run); thread.start(); thread.join()
 """
     )
     assert f"this thread alone is uid {_STRANGER} now" in changing.do("said[0]")
-    assert changing.do("held.array.tolist(), muninn.share(np.ones(1), name='b').name") == [[0, 1, 2], "b"]
+    assert changing.do("held.array.tolist(), muninn.share(np.ones(1), name='b').name") == [
+        [0, 1, 2],
+        "b",
+    ]
 
 
 @pytest.mark.parametrize("change", _CHANGES.values(), ids=_CHANGES)
 def test_theEndOfAProcessWithAnotherUidIsQuiet(domain: str, change: str) -> None:
     code = f"import os, time, muninn, numpy; held = muninn.share(numpy.arange(3), name='a'); {change}; time.sleep(0.3)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,6 @@
-"""Deadlines: any timeout that a user can think of is waited for, or refused at once by a name that says where."""
+"""Deadlines: any timeout that a user can think of is waited for, or refused at once by
+a name that says where.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ from muninn.errors import InvalidArgument
         (None, None),
     ],
 )
-def test_infinityAndWhatNobodyLivesToSeeAreForEver(timeout: float | None, seconds: float | None) -> None:
+def test_infinityAndWhatNobodyLivesToSeeAreForEver(
+    timeout: float | None, seconds: float | None
+) -> None:
     assert timeoutOf("f", timeout) == seconds
     if timeout is not None:
         assert secondsOf("f", timeout) == (LONGEST_SECONDS if seconds is None else seconds)
@@ -83,7 +87,9 @@ def _calls() -> dict[str, Callable[[float], object]]:
 
 
 def test_eachFunctionTakesInfinityAndSaysItsNameOtherwise(domain: str) -> None:
-    """Broken: OverflowError from deep inside, a NaN that was waited for, a negative one that was taken for 0."""
+    """Broken: OverflowError from deep inside, a NaN that was waited for, a negative one
+    that was taken for 0.
+    """
     for name, call in _calls().items():
         for timeout in (math.inf, 1e10, 10**400):
             call(timeout)

@@ -10,7 +10,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_theDemoHolds() -> None:
-    done = subprocess.run([sys.executable, "examples/demo.py"], cwd=ROOT, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(
+        [sys.executable, "examples/demo.py"], cwd=ROOT, capture_output=True, text=True, timeout=110
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("equal, bit for bit") == 5
     assert "All of it holds." in done.stdout

@@ -1,4 +1,6 @@
-"""Descriptors: none of ours is a standard stream, and none is used or closed once its number is somebody else's."""
+"""Descriptors: none of ours is a standard stream, and none is used or closed once its
+number is somebody else's.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from muninn.wire import messages
 from support import Actor, Background, eventually
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
-#: What makes a descriptor, by the name that it is called by. `open` is for a moment, and for reading.
+#: What makes a descriptor, by the name that it is called by. `open` is for a moment,
+#: and for reading.
 MAKERS = {
     "os.open",
     "os.dup",
@@ -66,13 +69,22 @@ def daemonize(work):
 
 
 def startedWithClosedStreams(code: str, *closed: int) -> str:
-    """What `code` leaves in `said`, from a process that began without these descriptors."""
+    """What `code` leaves in `said`, from a process that began without these
+    descriptors.
+    """
     there, back = os.pipe()
     high = fcntl.fcntl(back, fcntl.F_DUPFD, 200)
     closing = " ".join(f"{fd}{'<' if fd == 0 else '>'}&-" for fd in closed)
-    program = f"import os, sys, ctypes, muninn, numpy as np\n{code}\nos.write({high}, str(said).encode())"
+    program = (
+        f"import os, sys, ctypes, muninn, numpy as np\n{code}\nos.write({high}, str(said).encode())"
+    )
     try:
-        subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closing}', sys.executable, program], pass_fds=[high], timeout=60, check=False)
+        subprocess.run(
+            ["sh", "-c", f'exec "$0" -c "$1" {closing}', sys.executable, program],
+            pass_fds=[high],
+            timeout=60,
+            check=False,
+        )
     finally:
         os.close(back)
         os.close(high)
@@ -81,7 +93,9 @@ def startedWithClosedStreams(code: str, *closed: int) -> str:
 
 
 @pytest.mark.parametrize("closed", [(0, 1, 2), (2,), (0,)])
-def test_noDescriptorIsAStandardStreamOfAProgramStartedWithout(domain: str, actor: Callable[..., Actor], closed: tuple[int, ...]) -> None:
+def test_noDescriptorIsAStandardStreamOfAProgramStartedWithout(
+    domain: str, actor: Callable[..., Actor], closed: tuple[int, ...]
+) -> None:
     code = """
 b = muninn.share(np.arange(4), name='d')
 v = muninn.share(np.arange(4), name='vram', mode='fastMode')
@@ -107,7 +121,11 @@ def test_theCommandWorksWithoutStandardStreams(domain: str) -> None:
 
 def test_whatIsMovedKeepsItsFileAndIsClosedOnExec() -> None:
     low = os.open("/dev/null", os.O_RDONLY)
-    for make in (lambda: descriptors.own(os.dup(low)), lambda: descriptors.duplicate(low), descriptors.eventfd):
+    for make in (
+        lambda: descriptors.own(os.dup(low)),
+        lambda: descriptors.duplicate(low),
+        descriptors.eventfd,
+    ):
         made = make()
         assert made.number > 2 and fcntl.fcntl(made, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
         made.close()
@@ -119,7 +137,11 @@ def test_whatIsMovedKeepsItsFileAndIsClosedOnExec() -> None:
 def made(source: str) -> Iterator[str]:
     """What in a module's source makes a descriptor."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and f"{node.value.id}.{node.attr}" in MAKERS:
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and f"{node.value.id}.{node.attr}" in MAKERS
+        ):
             yield f"{node.value.id}.{node.attr}"
 
 
@@ -128,11 +150,22 @@ def test_everyDescriptorIsMadeWhereItIsMoved() -> None:
         source = path.read_text()
         for call in ast.walk(ast.parse(source)):
             # What is handed to `own` at once is moved at once. A type is no call.
-            if isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] in ("own", "ownSocket"):
-                source = source.replace(ast.get_source_segment(path.read_text(), call) or "", "moved()")
-        calls = {ast.unparse(each.func) for each in ast.walk(ast.parse(source)) if isinstance(each, ast.Call)} & MAKERS
+            if isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] in (
+                "own",
+                "ownSocket",
+            ):
+                source = source.replace(
+                    ast.get_source_segment(path.read_text(), call) or "", "moved()"
+                )
+        calls = {
+            ast.unparse(each.func)
+            for each in ast.walk(ast.parse(source))
+            if isinstance(each, ast.Call)
+        } & MAKERS
         calls |= {name for name in made(source) if name.startswith("fcntl.")}
-        assert not calls or str(path.relative_to(PACKAGE)) in ALLOWED, f"{path} makes {calls} by itself: see muninn/system/descriptors.py"
+        assert not calls or str(path.relative_to(PACKAGE)) in ALLOWED, (
+            f"{path} makes {calls} by itself: see muninn/system/descriptors.py"
+        )
 
 
 def test_aDescriptorThatIsSomebodyElsesIsForgottenAndNotClosed() -> None:
@@ -146,7 +179,11 @@ def test_aDescriptorThatIsSomebodyElsesIsForgottenAndNotClosed() -> None:
         assert kept.isOurs() and kept.checked() == number
         os.close(number)
         assert not kept.isOurs()
-        for theirs in (lambda: os.eventfd(0), lambda: os.open(__file__, os.O_RDONLY), lambda: os.pidfd_open(os.getpid())):
+        for theirs in (
+            lambda: os.eventfd(0),
+            lambda: os.open(__file__, os.O_RDONLY),
+            lambda: os.pidfd_open(os.getpid()),
+        ):
             os.dup2(other := theirs(), number)
             os.close(other) if other != number else None
             assert not kept.isOurs()
@@ -176,7 +213,7 @@ def test_aSocketThatIsSomebodyElsesIsForgottenAndNotClosed() -> None:
     os.close(theirs)
 
 
-# --- programs that close what is not theirs ----------------------------------------------------------------------------
+# --- programs that close what is not theirs -----------------------------------------
 
 USES = """
 def work():
@@ -200,22 +237,37 @@ def areWhole(files):
 
 
 @pytest.mark.parametrize("isBroker", [True, False])
-def test_aDaemonThatClosesEverythingAfterItsForkStillWorks(actor: Callable[..., Actor], isBroker: bool) -> None:
+def test_aDaemonThatClosesEverythingAfterItsForkStillWorks(
+    actor: Callable[..., Actor], isBroker: bool
+) -> None:
     other = actor("k = muninn.share(np.arange(2), name='kept')" if not isBroker else "")
     here = actor(DAEMON + "NAME = 'of the daemon'\n" + USES)
-    here.do("k = muninn.share(np.arange(2), name='kept')" if isBroker else "k = muninn.open('kept')")
+    here.do(
+        "k = muninn.share(np.arange(2), name='kept')" if isBroker else "k = muninn.open('kept')"
+    )
     here.do("v = muninn.share(np.arange(9), name='parents', mode='fastMode')")
-    assert here.do("daemonize(work)") == f"[[0, 1, 2], [0, 1, 2, 3, 4], [0, 1], {2 if isBroker else 3}]"
-    assert here.do("v.read().tolist()") == list(range(9)) and other.do("muninn.open('kept').array.tolist()") == [0, 1]
+    assert (
+        here.do("daemonize(work)")
+        == f"[[0, 1, 2], [0, 1, 2, 3, 4], [0, 1], {2 if isBroker else 3}]"
+    )
+    assert here.do("v.read().tolist()") == list(range(9)) and other.do(
+        "muninn.open('kept').array.tolist()"
+    ) == [0, 1]
 
 
 @pytest.mark.parametrize("isBroker", [True, False])
 def test_theFilesOfAForkedChildAreLeftAlone(actor: Callable[..., Actor], isBroker: bool) -> None:
-    """Broken: Muninn closed them by the numbers that its own had, and locked one of them."""
+    """Broken: Muninn closed them by the numbers that its own had, and locked one of
+    them.
+    """
     other = actor("k = muninn.share(np.arange(2), name='kept')" if not isBroker else "")
     here = actor(DAEMON + FILES + "NAME = 'of the daemon'\n" + USES)
-    here.do("k = muninn.share(np.arange(2), name='kept')" if isBroker else "k = muninn.open('kept')")
-    here.do("v = muninn.share(np.arange(9), name='parents', mode='fastMode'); w = muninn.open('parents')")
+    here.do(
+        "k = muninn.share(np.arange(2), name='kept')" if isBroker else "k = muninn.open('kept')"
+    )
+    here.do(
+        "v = muninn.share(np.arange(9), name='parents', mode='fastMode'); w = muninn.open('parents')"
+    )
     here.do(
         "import gc\ndef careful():\n    global v, w, k\n    files = openFiles('child')\n    done = work()\n    v = w = k = None\n"
         "    gc.collect()\n    muninn.listBuffers()\n    return done[:2], areWhole(files)"
@@ -225,19 +277,32 @@ def test_theFilesOfAForkedChildAreLeftAlone(actor: Callable[..., Actor], isBroke
 
 
 @pytest.mark.parametrize("isBroker", [True, False])
-def test_aProgramThatClosesItsDescriptorsKeepsItsFilesAndItsSlot(actor: Callable[..., Actor], isBroker: bool) -> None:
+def test_aProgramThatClosesItsDescriptorsKeepsItsFilesAndItsSlot(
+    actor: Callable[..., Actor], isBroker: bool
+) -> None:
     other = actor("k = muninn.share(np.arange(2), name='kept')" if not isBroker else "")
     here = actor(FILES + "NAME = 'afterwards'\n" + USES)
-    here.do("k = muninn.share(np.arange(2), name='kept')" if isBroker else "k = muninn.open('kept')")
+    here.do(
+        "k = muninn.share(np.arange(2), name='kept')" if isBroker else "k = muninn.open('kept')"
+    )
     other.join()
-    here.do("u = muninn.share(np.arange(4), name='before')\nf = muninn.share(np.arange(5), name='fast', mode='fastMode'); view = f.array")
+    here.do(
+        "u = muninn.share(np.arange(4), name='before')\nf = muninn.share(np.arange(5), name='fast', mode='fastMode'); view = f.array"
+    )
     here.do("os.closerange(3, 256)\nfiles = openFiles('parent')")
     assert here.do("work()[:3]") == [[0, 1, 2], [0, 1, 2, 3, 4], [0, 1]]
     assert here.do("len(muninn.domainInfo()['members'])") == 2, "it is one member, as before"
-    assert other.do("muninn.open('before').array.tolist()") == [0, 1, 2, 3] == here.do("u.array.tolist()")
+    assert (
+        other.do("muninn.open('before').array.tolist()")
+        == [0, 1, 2, 3]
+        == here.do("u.array.tolist()")
+    )
     # Broken: this memory could not be handed on, and so nothing was answered any more.
     assert here.do("view.tolist()") == list(range(5))
-    assert here.do("u.close(); muninn.free('before'); muninn.free('afterwards'); areWhole(files)") is True
+    assert (
+        here.do("u.close(); muninn.free('before'); muninn.free('afterwards'); areWhole(files)")
+        is True
+    )
     locks = Path("/proc/locks").read_text()
     assert f" {here.pid} " in locks, "its slot's byte is locked again"
     assert here.leave() == 0
@@ -253,15 +318,25 @@ _NUMBER_OF = {
 
 
 @pytest.mark.parametrize("closed", _NUMBER_OF)
-def test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn(actor: Callable[..., Actor], closed: str) -> None:
-    """Broken: its next eventfd had the number of the one that was lost, whose end closed it; so each term failed. Each share took 30 s, and
-    where the eventfd alone was lost, the end of the process 10 s.
+def test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn(
+    actor: Callable[..., Actor], closed: str
+) -> None:
+    """Broken: its next eventfd had the number of the one that was lost, whose end
+    closed it; so each term failed. Each share took 30 s, and where the eventfd alone
+    was lost, the end of the process 10 s.
     """
-    here = actor("membership = muninn.session.membership.current(); k = muninn.share(np.arange(2), name='kept')")
+    here = actor(
+        "membership = muninn.session.membership.current(); k = muninn.share(np.arange(2), name='kept')"
+    )
     here.do(f"os.close{'range' if closed == 'everything' else ''}({_NUMBER_OF[closed]})")
     if closed == "everything":
-        assert here.do("muninn.share(np.arange(3)).array.tolist(), muninn.Lock('l').acquire(timeout=10)") == [[0, 1, 2], True]
-    eventually(lambda: here.do(f"all(each is not None and each.isOurs() for each in {_OPEN})"), "what was lost is made anew")
+        assert here.do(
+            "muninn.share(np.arange(3)).array.tolist(), muninn.Lock('l').acquire(timeout=10)"
+        ) == [[0, 1, 2], True]
+    eventually(
+        lambda: here.do(f"all(each is not None and each.isOurs() for each in {_OPEN})"),
+        "what was lost is made anew",
+    )
     assert here.do("muninn.domainInfo()['brokerPid']") == here.pid
     assert actor().do("muninn.open('kept').array.tolist()") == [0, 1]
     assert here.leave() == 0
@@ -293,16 +368,29 @@ def test_aLongWaitLooksWhetherTheProgramHasClosedWhatItWaitsBy() -> None:
     poll.close()
 
 
-# --- what is interrupted --------------------------------------------------------------------------------------------------
+# --- what is interrupted ------------------------------------------------------------
 
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("kind", ["a file", "a memfd", "an eventfd", "a duplicate", "a pidfd", "a message", "an exported allocation"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "a file",
+        "a memfd",
+        "an eventfd",
+        "a duplicate",
+        "a pidfd",
+        "a message",
+        "an exported allocation",
+    ],
+)
 def test_nothingThatIsOpenedOutlivesAnInterruptionAtAnyBytecode(kind: str) -> None:
-    """Broken: between the call that opened and the object that was to close it, a Ctrl-C lost the descriptor for ever."""
+    """Broken: between the call that opened and the object that was to close it, a
+    Ctrl-C lost the descriptor for ever.
+    """
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     some = descriptors.opened("/dev/null", os.O_RDONLY)
     with near, far:
@@ -313,7 +401,11 @@ def test_nothingThatIsOpenedOutlivesAnInterruptionAtAnyBytecode(kind: str) -> No
             "an eventfd": lambda _: descriptors.eventfd(),
             "a duplicate": lambda _: descriptors.duplicate(some),
             "a pidfd": lambda _: processes.processIsGone(os.getpid(), 1),
-            "a message": lambda _: (messages._trays.clear(), messages.send(near, {}, [some]), messages.receive(far)),
+            "a message": lambda _: (
+                messages._trays.clear(),
+                messages.send(near, {}, [some]),
+                messages.receive(far),
+            ),
             "an exported allocation": lambda _: allocation.exportDescriptor(writable=False),
         }
         passes = tracing.rehearse(acts[kind], None, None)
@@ -327,11 +419,13 @@ def test_nothingThatIsOpenedOutlivesAnInterruptionAtAnyBytecode(kind: str) -> No
 
 
 def test_wakingKeepsTheInterpretersLock() -> None:
-    """Broken: whoever was woken took it, and a Ctrl-C that came before a finalizer had it again was lost: one in four where buffers go by
-    themselves.
+    """Broken: whoever was woken took it, and a Ctrl-C that came before a finalizer had
+    it again was lost: one in four where buffers go by themselves.
     """
     event, woken, before = descriptors.OwnEvent(), list[int](), sys.getswitchinterval()
-    waiting = Background(lambda: woken.append(len(select.select([event.number], [], [], 60)[0]))).asleep()
+    waiting = Background(
+        lambda: woken.append(len(select.select([event.number], [], [], 60)[0]))
+    ).asleep()
     sys.setswitchinterval(1000)
     try:
         for _ in range(100):

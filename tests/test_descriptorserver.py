@@ -1,4 +1,6 @@
-"""The descriptor server: the descriptor store's descriptors without the broker's interpreter, and the broker asked wherever it says nothing."""
+"""The descriptor server: the descriptor store's descriptors without the broker's
+interpreter, and the broker asked wherever it says nothing.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ def test_aClosedDescriptorServerIsAskedNoMore(path: str, client: DescriptorClien
 
 
 def test_aLateAnswerIsNobodys(path: str, client: DescriptorClient) -> None:
-    """Broken: a connection whose answer had not come in time was used on, and the next question got that answer."""
+    """Broken: a connection whose answer had not come in time was used on, and the next
+    question got that answer.
+    """
     descriptor = numbered(1)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as slow:
         slow.bind(path)
@@ -104,9 +108,13 @@ def test_aLateAnswerIsNobodys(path: str, client: DescriptorClient) -> None:
 
 
 def test_eachEpochHasItsDescriptorServer(lab: Lab, client: DescriptorClient) -> None:
-    """Broken: the connection to the descriptor server of before was used on, and what a deposed broker had kept was the answer."""
+    """Broken: the connection to the descriptor server of before was used on, and what a
+    deposed broker had kept was the answer.
+    """
     descriptors = [numbered(1), numbered(2)]
-    descriptorServers = [DescriptorServer(lab.paths.descriptorServerPath(epoch)) for epoch in (1, 2)]
+    descriptorServers = [
+        DescriptorServer(lab.paths.descriptorServerPath(epoch)) for epoch in (1, 2)
+    ]
     for descriptorServer, descriptor in zip(descriptorServers, descriptors, strict=True):
         descriptorServer.put(0, 1, descriptor)
     assert [numberOf(client.fetch(epoch, 0, 1)) for epoch in (1, 2)] == [1, 2]
@@ -117,9 +125,17 @@ def test_eachEpochHasItsDescriptorServer(lab: Lab, client: DescriptorClient) -> 
         os.close(descriptor)
 
 
-def test_aHandlerInTheMiddleOfAFetchFetchesToo(path: str, client: DescriptorClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And one that raises there leaves nothing. Broken: what it had interrupted kept the descriptor server for itself for ever."""
-    descriptorServer, descriptor, fetch = DescriptorServer(path), numbered(7), atomics.descriptorServerFetch
+def test_aHandlerInTheMiddleOfAFetchFetchesToo(
+    path: str, client: DescriptorClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that raises there leaves nothing. Broken: what it had interrupted kept
+    the descriptor server for itself for ever.
+    """
+    descriptorServer, descriptor, fetch = (
+        DescriptorServer(path),
+        numbered(7),
+        atomics.descriptorServerFetch,
+    )
     descriptorServer.put(1, 1, descriptor)
     assert numberOf(client.fetch(1, 1, 1)) == 7
     nested = list[int | None]()
@@ -163,29 +179,45 @@ def test_oneThreadAtATimeAndTheOthersAskTheBroker(path: str, client: DescriptorC
 
 
 def test_aMemberWithoutDescriptorsIsTold(domain: str, actor: Start) -> None:
-    actor("held = muninn.share(b'x', 'a', mode='fastMode'); more = muninn.share(b'y', 'b', mode='fastMode')").do("1")
+    actor(
+        "held = muninn.share(b'x', 'a', mode='fastMode'); more = muninn.share(b'y', 'b', mode='fastMode')"
+    ).do("1")
     other = actor(
         "b = muninn.open('b'); from muninn.session.membership import current; from muninn.wire import descriptorserver; import resource"
     )
-    other.do("descriptorserver._TIMEOUT_NS = 30_000_000_000")  # on a busy machine it would give up, and have room for the broker's answer
-    other.do("h = current().openBuffers; row = [r for r, s in current().rows.notFree() if current().rows.description(r).name == 'a'][0]")
-    other.do("inc = current().rows.state(row).incarnation; soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)")
+    # on a busy machine it would give up, and have room for the broker's answer
+    other.do("descriptorserver._TIMEOUT_NS = 30_000_000_000")
+    other.do(
+        "h = current().openBuffers; row = [r for r, s in current().rows.notFree() if current().rows.description(r).name == 'a'][0]"
+    )
+    other.do(
+        "inc = current().rows.state(row).incarnation; soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)"
+    )
     other.do("current().client.fetch(row, inc)")
-    other.do("resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir('/proc/self/fd'))) + 3, hard)); taken = []")
+    other.do(
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir('/proc/self/fd'))) + 3, hard)); taken = []"
+    )
     other.do("try:\n  while True: taken.append(os.dup(0))\nexcept OSError: pass")
     kind = "try: current().client.fetch(row, inc); kind = ''\nexcept muninn.MuninnError as error: kind = type(error).__name__"
     assert other.do(f"{kind}\nkind") == DescriptorsExhausted.__name__
-    other.do("[os.close(each) for each in taken]; resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))")
+    other.do(
+        "[os.close(each) for each in taken]; resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))"
+    )
     assert other.do("bytes(muninn.open('a').array).decode()") == "x"
 
 
 def test_opensDoNotWaitForTheBrokersInterpreter(domain: str, actor: Start) -> None:
-    """The broker's process is busy with C code that keeps the interpreter, and the open is over before that is."""
-    broker = actor("held = muninn.share(np.arange(8), 'a', mode='fastMode', access='readWrite'); import ctypes")
+    """The broker's process is busy with C code that keeps the interpreter, and the open
+    is over before that is.
+    """
+    broker = actor(
+        "held = muninn.share(np.arange(8), 'a', mode='fastMode', access='readWrite'); import ctypes"
+    )
     broker.do("more = muninn.share(np.arange(9), 'b', mode='fastMode')")
     assert muninn.domainInfo()["brokerPid"] == broker.pid
     assert muninn.open("a").array.sum() == 28
-    # Below takeoverMs: nobody may take it for dead. `usleep` through PyDLL keeps the interpreter's lock.
+    # Below takeoverMs: nobody may take it for dead. `usleep` through PyDLL keeps the
+    # interpreter's lock.
     broker.begin("t = time.monotonic(); ctypes.PyDLL(None).usleep(400_000); time.monotonic()")
     time.sleep(0.05)
     assert muninn.open("b").array.sum() == 36
@@ -200,7 +232,9 @@ def test_theBrokerIsAskedWhereThereIsNoDescriptorServer(domain: str, actor: Star
 
 
 def test_aStoppedBrokersDescriptorServerEndsInATakeover(domain: str, actor: Start) -> None:
-    """Its thread is stopped with it. Broken: whoever waited at the descriptor server waited for ever."""
+    """Its thread is stopped with it. Broken: whoever waited at the descriptor server
+    waited for ever.
+    """
     broker = actor("held = muninn.share(b'x', 'a', mode='fastMode')")
     other = actor("b = muninn.open('a')")
     other.do("from muninn.session.membership import current; b.close(); del b")
@@ -216,7 +250,9 @@ def test_aStoppedBrokersDescriptorServerEndsInATakeover(domain: str, actor: Star
 
 
 def test_aForkedChildHasADescriptorServerOfItsOwn(domain: str, actor: Start) -> None:
-    actor("held = muninn.share(b'x', 'a', mode='fastMode'); more = muninn.share(b'y', 'b', mode='fastMode')").do("1")
+    actor(
+        "held = muninn.share(b'x', 'a', mode='fastMode'); more = muninn.share(b'y', 'b', mode='fastMode')"
+    ).do("1")
     other = actor("b = muninn.open('a')")
     other.do("""
 r, w = os.pipe()

@@ -1,4 +1,6 @@
-"""The descriptor store: one descriptor for each piece of memory, and none that is forgotten."""
+"""The descriptor store: one descriptor for each piece of memory, and none that is
+forgotten.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def _isOpen(descriptor: int) -> bool:
 
 
 def test_whatIsBroughtTwiceIsKeptOnce() -> None:
-    """Each holder brings a descriptor after a takeover. Broken: all but the first stayed open for ever."""
+    """Each holder brings a descriptor after a takeover. Broken: all but the first
+    stayed open for ever.
+    """
     descriptorStore = DescriptorStore()
     first, second = os.memfd_create("a"), os.memfd_create("a")
     descriptorStore.put(1, 1, first)
@@ -38,13 +42,17 @@ def test_whatIsTakenIsTheTakers() -> None:
     descriptorStore.put(2, 5, descriptor)
     taken = descriptorStore.takeAll()
     descriptorStore.close()
-    assert [(pair, each.number) for pair, each in taken] == [((2, 5), descriptor)] and _isOpen(descriptor)
+    assert [(pair, each.number) for pair, each in taken] == [((2, 5), descriptor)] and _isOpen(
+        descriptor
+    )
     del taken
     assert not _isOpen(descriptor)
 
 
 def test_aDescriptorServerThatCanNotBeOpenedIsDoneWithout(tmp_path: Path) -> None:
-    """No thread left, say. Broken: the broker resigned, although each request hands out what the descriptor server would."""
+    """No thread left, say. Broken: the broker resigned, although each request hands out
+    what the descriptor server would.
+    """
     descriptorStore = DescriptorStore()
     descriptorStore.open(str(tmp_path / "missing" / "hatch"))
     descriptorStore.put(1, 1, os.memfd_create("kept"))
@@ -52,8 +60,12 @@ def test_aDescriptorServerThatCanNotBeOpenedIsDoneWithout(tmp_path: Path) -> Non
     descriptorStore.close()
 
 
-def test_aDescriptorServerThatASuccessorHasRemovedIsNobodysConcern(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its process was stopped while its term began. Broken: a warning on the program's standard error."""
+def test_aDescriptorServerThatASuccessorHasRemovedIsNobodysConcern(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its process was stopped while its term began. Broken: a warning on the program's
+    standard error.
+    """
     caplog.set_level("INFO")
     DescriptorStore().open(str(tmp_path / "removed" / "hatch"))
     DescriptorStore().open(str(tmp_path / ("long" * 60)))

@@ -1,4 +1,6 @@
-"""The handle of device memory: what is not one, or not ours, is refused before any driver sees it."""
+"""The handle of device memory: what is not one, or not ours, is refused before any
+driver sees it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ def test_anotherDriverIsNamedWithOurs() -> None:
         handle.unpacked(GOOD.packed(), 12040)
 
 
-@pytest.mark.parametrize("field", [{"sizeBytes": 0}, {"sizeBytes": 1 << 47}, {"offset": 1 << 47}, {"reason": 0}, {"reason": 99}])
+@pytest.mark.parametrize(
+    "field",
+    [{"sizeBytes": 0}, {"sizeBytes": 1 << 47}, {"offset": 1 << 47}, {"reason": 0}, {"reason": 99}],
+)
 def test_whatCanNotBeIsRefused(field: dict[str, int]) -> None:
     with pytest.raises(IpcHandleMismatch, match="damaged"):
         handle.unpacked(GOOD._replace(**field).packed(), 13000)  # type: ignore[arg-type]

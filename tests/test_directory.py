@@ -12,7 +12,14 @@ from muninn.broker.journal import Journal
 from muninn.broker.policy.limits import Limits
 from muninn.control import layout
 from muninn.control.index import NameIndex
-from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, HostMemoryFull, ProtocolViolation, QuotaExceeded
+from muninn.errors import (
+    BufferExists,
+    BufferFreed,
+    ControlBlockInvalid,
+    HostMemoryFull,
+    ProtocolViolation,
+    QuotaExceeded,
+)
 from muninn.storage import segments
 from muninn.system import atomics
 from muninn.system.clock import monotonicMs
@@ -47,21 +54,31 @@ def test_theNameOfADeadCreatorIsGrantedAtOnce(lab: Lab) -> None:
 
 
 def test_theNameOfWhatIsOverIsFree(lab: Lab) -> None:
-    """Broken: until the broker came to it, which at the beginning of a term is last, it was found, and nobody could make it anew."""
+    """Broken: until the broker came to it, which at the beginning of a term is last, it
+    was found, and nobody could make it anew.
+    """
     directory, member, other = lab.directory(1), lab.member(), lab.member()
     over = lab.make(directory, member, "a", deadlineMs=monotonicMs() - 1)
     lease = other.leases.take(*over, 1000)
     granted = directory.grant(other.key, usage("a"), 0)
     assert granted[0] != over[0] and directory.find("a") == (*granted, False)
-    assert other.leases.revocation(lease) == "lifetimeEnded" and lab.rows.state(over[0]).state == layout.ROW_DYING
+    assert (
+        other.leases.revocation(lease) == "lifetimeEnded"
+        and lab.rows.state(over[0]).state == layout.ROW_DYING
+    )
     row, _ = lab.make(directory, member, "b", deadlineMs=monotonicMs() - 1)
     assert directory.tryReclaim(row).state == layout.ROW_FREE and directory.find("b") is None
     lasts = lab.make(directory, member, "c", deadlineMs=monotonicMs() + 3_600_000)
-    assert directory.tryReclaim(lasts[0]).state == layout.ROW_LIVE and directory.find("c") == (*lasts, True)
+    assert directory.tryReclaim(lasts[0]).state == layout.ROW_LIVE and directory.find("c") == (
+        *lasts,
+        True,
+    )
 
 
 def test_aSuccessorKnowsTheNamesThatWereGranted(lab: Lab) -> None:
-    """Broken: the catalog without the journals: a repeated request leaves a second row behind."""
+    """Broken: the catalog without the journals: a repeated request leaves a second row
+    behind.
+    """
     member = lab.member()
     granted = lab.directory(1).grant(member.key, usage("half", sizeBytes=4096), 0)
     for epoch in (2, 3):
@@ -76,10 +93,17 @@ def test_aHalfMadeRowGoesWithItsMemoryAndItsIndexEntry(lab: Lab, state: str) -> 
     row, incarnation = directory.grant(member.key, usage(), 0)
     os.close(segments.create(lab.paths, row, incarnation, 4096))
     directory.rows.describe(row, describe())
-    directory._index.insert(b"a", row, incarnation)  # its broker died right after this step of the commit
-    directory.abandon(member.key, row, incarnation) if state == "abandoned" else directory.orphaned(row)
+    # its broker died right after this step of the commit
+    directory._index.insert(b"a", row, incarnation)
+    directory.abandon(member.key, row, incarnation) if state == "abandoned" else directory.orphaned(
+        row
+    )
     assert directory.rows.state(row).state == layout.ROW_FREE
-    assert lab.paths.segments() == [] and directory._index.candidates(b"a") == [] and directory.find("a") is None
+    assert (
+        lab.paths.segments() == []
+        and directory._index.candidates(b"a") == []
+        and directory.find("a") is None
+    )
 
 
 def test_onlyItsCreatorCommitsARow(lab: Lab) -> None:
@@ -95,7 +119,9 @@ def test_onlyItsCreatorCommitsARow(lab: Lab) -> None:
 
 
 def test_aCommitThatIsRepeatedAfterTheFreeSaysSo(lab: Lab) -> None:
-    """The answer was lost with its broker, and somebody freed the buffer meanwhile. Broken: the creator was told of a protocol violation."""
+    """The answer was lost with its broker, and somebody freed the buffer meanwhile.
+    Broken: the creator was told of a protocol violation.
+    """
     directory, creator = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, creator)
     creator.leases.take(row, incarnation, 1000)
@@ -105,7 +131,9 @@ def test_aCommitThatIsRepeatedAfterTheFreeSaysSo(lab: Lab) -> None:
 
 
 def test_aCommitOfAnotherDamagesNothingInTheDescriptorStore(lab: Lab) -> None:
-    """Broken: `commit` put the descriptor into the descriptor store before it looked whose row it is, and dropped the right one with it."""
+    """Broken: `commit` put the descriptor into the descriptor store before it looked
+    whose row it is, and dropped the right one with it.
+    """
     directory, creator, other = lab.directory(1), lab.member(), lab.member()
     row, incarnation = directory.grant(creator.key, usage(mode=Mode.FAST, gpu=0), 1 << 30)
     directory.rows.describe(row, describe(mode=Mode.FAST, gpu=0))
@@ -131,7 +159,11 @@ def test_aCommitUnderAnotherNameFreesTheGrantedOne(lab: Lab) -> None:
     row, incarnation = directory.grant(member.key, usage("granted"), 0)
     directory.rows.describe(row, describe("described"))
     directory.commit(member.key, row, incarnation, None)
-    assert directory.find("granted") is None and directory.find("described") == (row, incarnation, True)
+    assert directory.find("granted") is None and directory.find("described") == (
+        row,
+        incarnation,
+        True,
+    )
 
 
 def test_fastModeNeedsItsDescriptor(lab: Lab) -> None:
@@ -154,12 +186,18 @@ def test_aFreedNameIsFreeAtOnceAndItsMemoryWithTheLastHolder(lab: Lab) -> None:
     directory.tryReclaim(row)
     with pytest.raises(BufferFreed):
         directory.free(row, incarnation + 1)
-    assert directory.rows.state(row).state == layout.ROW_FREE and directory.find("a") == (*again, True)
+    assert directory.rows.state(row).state == layout.ROW_FREE and directory.find("a") == (
+        *again,
+        True,
+    )
 
 
 def test_lastCloseGoesWithItsLastLeaseAndKeepDoesNot(lab: Lab) -> None:
     directory, member = lab.directory(1), lab.member()
-    keep, brief = lab.make(directory, member, "keep"), lab.make(directory, member, "brief", lifetime=Lifetime.LAST_CLOSE)
+    keep, brief = (
+        lab.make(directory, member, "keep"),
+        lab.make(directory, member, "brief", lifetime=Lifetime.LAST_CLOSE),
+    )
     lease = member.leases.take(*brief, 1000)
     assert directory.tryReclaim(brief[0]).state == layout.ROW_LIVE
     member.leases.giveBack(lease)
@@ -218,7 +256,9 @@ def test_aFreeIsOfOneIncarnation(lab: Lab) -> None:
 
 
 def test_namesThatComeAndGoAreTold(lab: Lab) -> None:
-    """Broken: `commit` or `_unname` told nobody, which the next look every half second hid."""
+    """Broken: `commit` or `_unname` told nobody, which the next look every half second
+    hid.
+    """
     directory, member = lab.directory(1), lab.member()
 
     address = NameIndex(lab.block).wakeAddress(b"a")
@@ -238,7 +278,9 @@ def test_namesThatComeAndGoAreTold(lab: Lab) -> None:
 
 
 def test_aNameThatNobodyDescribedIsToldWhenItGoes(lab: Lab) -> None:
-    """Broken: only a description's name was told, and who waited for a creation that was given up slept on."""
+    """Broken: only a description's name was told, and who waited for a creation that
+    was given up slept on.
+    """
     directory, member = lab.directory(1), lab.member()
     row, incarnation = directory.grant(member.key, usage("a"), 0)
     before = int(atomics.loadAcquire32(NameIndex(lab.block).wakeAddress(b"a")))
@@ -275,7 +317,9 @@ def test_whatNoQuotaAllowsIsNotGranted(lab: Lab) -> None:
 
 
 def test_aCommitThatIsRepeatedChangesNothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: it was done again, and a full `/dev/shm` then reclaimed a buffer that lived."""
+    """Broken: it was done again, and a full `/dev/shm` then reclaimed a buffer that
+    lived.
+    """
     directory, member = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, member)
 
@@ -288,10 +332,21 @@ def test_aCommitThatIsRepeatedChangesNothing(lab: Lab, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    "changes", [{"row": []}, {"row": None}, {"slot": None}, {"name": 3}, {"sizeBytes": "4096"}, {"tenant": {}}, {"mode": "none"}]
+    "changes",
+    [
+        {"row": []},
+        {"row": None},
+        {"slot": None},
+        {"name": 3},
+        {"sizeBytes": "4096"},
+        {"tenant": {}},
+        {"mode": "none"},
+    ],
 )
 def test_aGrantThatTheJournalTellsWrongIsNoGrant(lab: Lab, changes: dict[str, object]) -> None:
-    """Whole records, as a program of another version may write them; broken, each successor resigned over them."""
+    """Whole records, as a program of another version may write them; broken, each
+    successor resigned over them.
+    """
     member = lab.member()
     row, incarnation = lab.directory(1).grant(member.key, usage("half"), 0)
     plain = {

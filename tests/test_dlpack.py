@@ -1,4 +1,6 @@
-"""Memory that is lent by DLPack comes back exactly once, whoever gives it back and when; what others lend is checked before it is used."""
+"""Memory that is lent by DLPack comes back exactly once, whoever gives it back and
+when; what others lend is checked before it is used.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +25,26 @@ from support import BOUND_SECONDS
 
 _VERSIONED = (1, 1)
 _FAKE_ADDRESS = 0x7F0000001000
-_DTYPES = [np.dtype(name) for name in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")]
+_DTYPES = [
+    np.dtype(name)
+    for name in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
+]
 
 needsVersioned = pytest.mark.skipif(
-    not capsules.NUMPY_IS_VERSIONED, reason="numpy 2.0 makes legacy capsules only: pip install 'numpy>=2.1'"
+    not capsules.NUMPY_IS_VERSIONED,
+    reason="numpy 2.0 makes legacy capsules only: pip install 'numpy>=2.1'",
 )
 _bothKinds = pytest.mark.parametrize(
-    "maxVersion", [pytest.param(None, id="legacy"), pytest.param(_VERSIONED, id="versioned", marks=needsVersioned)]
+    "maxVersion",
+    [
+        pytest.param(None, id="legacy"),
+        pytest.param(_VERSIONED, id="versioned", marks=needsVersioned),
+    ],
 )
 
-_newCapsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(("PyCapsule_New", ctypes.pythonapi))
+_newCapsule = ctypes.PYFUNCTYPE(
+    ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p
+)(("PyCapsule_New", ctypes.pythonapi))
 
 
 class Owner:
@@ -45,11 +57,23 @@ class Owner:
 class Lender:
     """An object that lends its memory by our exporter, as DLPack 1.x asks for it."""
 
-    def __init__(self, array: np.ndarray[Any, Any], device: tuple[int, int] = (capsules.CPU, 0), **keywords: Any) -> None:
+    def __init__(
+        self,
+        array: np.ndarray[Any, Any],
+        device: tuple[int, int] = (capsules.CPU, 0),
+        **keywords: Any,
+    ) -> None:
         self.owner, self.device, self.keywords = Owner(array), device, keywords
         self.asked: list[tuple[Any, Any]] = []
 
-    def __dlpack__(self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None) -> Any:  # pylint: disable=invalid-name
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: Any = None,
+        dl_device: Any = None,
+        copy: Any = None,
+    ) -> Any:  # pylint: disable=invalid-name
         self.asked.append((stream, max_version))
         return lend(self.owner, maxVersion=max_version, device=self.device, **self.keywords)
 
@@ -67,7 +91,14 @@ class LegacyLender(Lender):
 
 def lend(owner: Owner, device: tuple[int, int] = (capsules.CPU, 0), **keywords: Any) -> Any:
     array = owner.array
-    return exportCapsule(array.ctypes.data, array.shape, array.dtype, device, owner, **{"strides": array.strides, **keywords})
+    return exportCapsule(
+        array.ctypes.data,
+        array.shape,
+        array.dtype,
+        device,
+        owner,
+        **{"strides": array.strides, **keywords},
+    )
 
 
 @pytest.fixture
@@ -77,14 +108,18 @@ def torch() -> Any:
 
 def managedAddress(capsule: Any) -> int:
     """Where the structure in an unconsumed capsule is."""
-    return next(ctypes.addressof(capsules.managedOf(capsule, name)) for name in capsules.MANAGED if capsules.isCapsuleOf(capsule, name))
+    return next(
+        ctypes.addressof(capsules.managedOf(capsule, name))
+        for name in capsules.MANAGED
+        if capsules.isCapsuleOf(capsule, name)
+    )
 
 
 def sample(dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     return np.arange(24).reshape(2, 3, 4).astype(dtype)
 
 
-# --- Lending ---
+# --- Lending ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [pytest.param(Lender, marks=needsVersioned), LegacyLender])
@@ -94,7 +129,8 @@ def test_numpySeesTheLentMemoryItself(kind: type[Lender], dtype: np.dtype[Any]) 
     seen = np.from_dlpack(kind(array))
     assert (seen.shape, seen.strides, seen.dtype) == (array.shape, array.strides, dtype)
     assert np.shares_memory(seen, array)
-    # numpy takes for read-only whatever can not say that it is not, and some of its versions take everything.
+    # numpy takes for read-only whatever can not say that it is not, and some of its
+    # versions take everything.
     assert seen.flags.writeable == (kind is Lender and np.from_dlpack(array).flags.writeable)
     np.testing.assert_array_equal(seen, array)
 
@@ -127,10 +163,18 @@ def test_keepsEveryLayout(array: np.ndarray[Any, Any], maxVersion: Any) -> None:
 
 @needsVersioned
 @pytest.mark.parametrize(
-    ("maxVersion", "name"), [(None, "dltensor"), ((0, 9), "dltensor"), ((1, 0), "dltensor_versioned"), ((2, 0), "dltensor_versioned")]
+    ("maxVersion", "name"),
+    [
+        (None, "dltensor"),
+        ((0, 9), "dltensor"),
+        ((1, 0), "dltensor_versioned"),
+        ((2, 0), "dltensor_versioned"),
+    ],
 )
 def test_aConsumerGetsTheNewestKindThatItUnderstands(maxVersion: Any, name: str) -> None:
-    assert f'"{name}"' in repr(exportCapsule(_FAKE_ADDRESS, (2,), "f4", (2, 0), None, maxVersion=maxVersion))
+    assert f'"{name}"' in repr(
+        exportCapsule(_FAKE_ADDRESS, (2,), "f4", (2, 0), None, maxVersion=maxVersion)
+    )
 
 
 @needsVersioned
@@ -146,9 +190,18 @@ def test_stridesAreAlwaysStated() -> None:
 def test_memoryOfADeviceIsNeverTouched(device: tuple[int, int], maxVersion: Any) -> None:
     """The address leads nowhere: to read it would end this process."""
     owner = Owner(np.empty(0))
-    back = importCapsule(exportCapsule(_FAKE_ADDRESS, (2, 3), "f2", device, owner, maxVersion=maxVersion, strides=(2, 4)))
+    back = importCapsule(
+        exportCapsule(
+            _FAKE_ADDRESS, (2, 3), "f2", device, owner, maxVersion=maxVersion, strides=(2, 4)
+        )
+    )
     assert (back.deviceType, back.deviceId) == device
-    assert (back.address, back.shape, back.strides, back.dtype) == (_FAKE_ADDRESS, (2, 3), (2, 4), np.float16)
+    assert (back.address, back.shape, back.strides, back.dtype) == (
+        _FAKE_ADDRESS,
+        (2, 3),
+        (2, 4),
+        np.float16,
+    )
 
 
 def test_numpyRefusesMemoryOfADevice() -> None:
@@ -173,14 +226,20 @@ def test_readOnlyMemoryIsNotLentWhereThatCanNotBeSaid() -> None:
         np.from_dlpack(LegacyLender(np.arange(3), readOnly=True))
 
 
-@pytest.mark.parametrize("dtype", ["i4,f8", "S4", "U3", "M8[s]", "m8[ms]", "V7", "g", "G", "O", ">i4", ">f8"])
+@pytest.mark.parametrize(
+    "dtype", ["i4,f8", "S4", "U3", "M8[s]", "m8[ms]", "V7", "g", "G", "O", ">i4", ">f8"]
+)
 def test_refusesElementsThatDlpackHasNoWordFor(dtype: str) -> None:
     with pytest.raises(BufferError, match="DLPack"):
         exportCapsule(_FAKE_ADDRESS, (1,), dtype, (2, 0), None)
 
 
 def test_bfloat16IsOneOfTheWords() -> None:
-    name = np.dtype(pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed: pip install ml_dtypes").bfloat16)
+    name = np.dtype(
+        pytest.importorskip(
+            "ml_dtypes", reason="ml_dtypes is not installed: pip install ml_dtypes"
+        ).bfloat16
+    )
     back = importCapsule(exportCapsule(_FAKE_ADDRESS, (4,), name, (2, 0), None))
     assert (back.dtype, back.strides) == (name, None)
 
@@ -203,7 +262,9 @@ def test_bfloat16IsOneOfTheWords() -> None:
         (_FAKE_ADDRESS, (2,), None, (4, 0)),
     ],
 )
-def test_refusesToLendWhatCanNotBe(address: int, shape: tuple[int, ...], strides: Any, device: tuple[int, int]) -> None:
+def test_refusesToLendWhatCanNotBe(
+    address: int, shape: tuple[int, ...], strides: Any, device: tuple[int, int]
+) -> None:
     with pytest.raises(InvalidArgument):
         exportCapsule(address, shape, "f4", device, None, strides=strides)
 
@@ -219,7 +280,7 @@ def test_refusesAVersionThatIsNone(maxVersion: Any) -> None:
         exportCapsule(_FAKE_ADDRESS, (2,), "f4", (2, 0), None, maxVersion=maxVersion)
 
 
-# --- Giving back ---
+# --- Giving back --------------------------------------------------------------------
 
 
 @_bothKinds
@@ -236,7 +297,9 @@ def test_thousandLoansLeaveNothingBehind(maxVersion: Any) -> None:
         assert owners[-1]() is None
     blocks = sys.getallocatedblocks()
     for _ in range(1000):
-        importCapsule(exportCapsule(_FAKE_ADDRESS, (2, 3), "f4", (2, 0), None, maxVersion=maxVersion))
+        importCapsule(
+            exportCapsule(_FAKE_ADDRESS, (2, 3), "f4", (2, 0), None, maxVersion=maxVersion)
+        )
     gc.collect()
     assert sys.getallocatedblocks() - blocks < 500
 
@@ -283,7 +346,9 @@ def test_onlyOneThreadGetsACapsule() -> None:
         taken: list[Any] = []
         barrier = threading.Barrier(4)
 
-        def take(capsule: Any = capsule, taken: list[Any] = taken, barrier: threading.Barrier = barrier) -> None:
+        def take(
+            capsule: Any = capsule, taken: list[Any] = taken, barrier: threading.Barrier = barrier
+        ) -> None:
             barrier.wait(BOUND_SECONDS)
             try:
                 taken.append(importCapsule(capsule))
@@ -302,7 +367,9 @@ def test_onlyOneThreadGetsACapsule() -> None:
 
 
 def takenByHand(maxVersion: Any) -> tuple[weakref.ref[Owner], int, int]:
-    """(owner, structure, deleter) of a capsule that was renamed, as a consumer written in C does it."""
+    """(owner, structure, deleter) of a capsule that was renamed, as a consumer written
+    in C does it.
+    """
     owner = Owner(np.arange(3))
     seen, capsule = weakref.ref(owner), lend(owner, maxVersion=maxVersion)
     name = b"dltensor_versioned" if maxVersion else b"dltensor"
@@ -326,14 +393,21 @@ def test_theDeleterNeedsNoGil(maxVersion: Any) -> None:
 def test_theDeleterMayRunOnAThreadThatPythonDoesNotKnow(maxVersion: Any) -> None:
     seen, managed, deleter = takenByHand(maxVersion)
     libc, thread = ctypes.CDLL(None), ctypes.c_ulong()
-    assert libc.pthread_create(ctypes.byref(thread), None, ctypes.c_void_p(deleter), ctypes.c_void_p(managed)) == 0
+    assert (
+        libc.pthread_create(
+            ctypes.byref(thread), None, ctypes.c_void_p(deleter), ctypes.c_void_p(managed)
+        )
+        == 0
+    )
     assert libc.pthread_join(thread, None) == 0
     assert seen() is None
 
 
 @_bothKinds
 def test_givingBackKeepsTheExceptionThatIsInFlight(maxVersion: Any, torch: Any) -> None:
-    """The interpreter drops the arguments of a failed call while its exception is pending: a deleter that is Python code loses it."""
+    """The interpreter drops the arguments of a failed call while its exception is
+    pending: a deleter that is Python code loses it.
+    """
     for take in (lambda capsule: capsule, importCapsule, torch.utils.dlpack.from_dlpack):
         owner = Owner(np.arange(3.0))
         seen = weakref.ref(owner)
@@ -393,7 +467,14 @@ def test_exitWithLiveLoansIsClean(withTorch: bool, request: pytest.FixtureReques
         else "",
     )
     root = Path(__file__).parent.parent
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=BOUND_SECONDS, check=False, cwd=root)
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=BOUND_SECONDS,
+        check=False,
+        cwd=root,
+    )
     assert (ended.returncode, ended.stderr, ended.stdout) == (0, "", "")
 
 
@@ -413,18 +494,28 @@ def test_theDeleterMayBeCalledAfterTheInterpreterHasEnded() -> None:
     """As a C++ library does that keeps a tensor in a static variable."""
     root = Path(__file__).parent.parent
     ended = subprocess.run(
-        [sys.executable, "-c", _AFTER_EXIT], capture_output=True, text=True, timeout=BOUND_SECONDS, check=False, cwd=root
+        [sys.executable, "-c", _AFTER_EXIT],
+        capture_output=True,
+        text=True,
+        timeout=BOUND_SECONDS,
+        check=False,
+        cwd=root,
     )
     assert (ended.returncode, ended.stderr, ended.stdout) == (0, "", "")
 
 
-# --- Borrowing ---
+# --- Borrowing ----------------------------------------------------------------------
 
 
 def test_borrowsFromNumpy() -> None:
     array = np.arange(12.0).reshape(3, 4)[:, ::2]
     seen, taken = weakref.ref(array.base), takeTensor(array, stream=7)
-    assert (taken.address, taken.shape, taken.strides, taken.dtype) == (array.ctypes.data, (3, 2), (32, 16), np.float64)
+    assert (taken.address, taken.shape, taken.strides, taken.dtype) == (
+        array.ctypes.data,
+        (3, 2),
+        (32, 16),
+        np.float64,
+    )
     assert (taken.deviceType, taken.deviceId, taken.readOnly) == (capsules.CPU, 0, False)
     array = None  # type: ignore[assignment]
     assert seen() is not None
@@ -454,11 +545,23 @@ def test_torchSeesTheLentMemoryItself(torch: Any) -> None:
 
 
 def test_borrowsFromTorch(torch: Any) -> None:
-    for dtype in (torch.bool, torch.int8, torch.uint8, torch.int64, torch.float16, torch.float32, torch.complex64):
+    for dtype in (
+        torch.bool,
+        torch.int8,
+        torch.uint8,
+        torch.int64,
+        torch.float16,
+        torch.float32,
+        torch.complex64,
+    ):
         tensor = torch.arange(12).reshape(3, 4).to(dtype).t()
         taken = takeTensor(tensor, stream=7)
         itemBytes = tensor.element_size()
-        assert (taken.address, taken.shape, taken.strides) == (tensor.data_ptr(), (4, 3), (itemBytes, 4 * itemBytes))
+        assert (taken.address, taken.shape, taken.strides) == (
+            tensor.data_ptr(),
+            (4, 3),
+            (itemBytes, 4 * itemBytes),
+        )
         assert (taken.deviceType, taken.dtype) == (capsules.CPU, tensor.numpy().dtype)
     assert takeTensor(torch.tensor(3.5), None).shape == ()
 
@@ -474,7 +577,11 @@ def test_bfloat16IsAskedForByName(torch: Any) -> None:
 
 
 def test_tellsAStreamToDevicesOnly() -> None:
-    for device, told in (((capsules.CPU, 0), None), ((capsules.CUDA_HOST, 0), None), ((capsules.CUDA, 1), 7)):
+    for device, told in (
+        ((capsules.CPU, 0), None),
+        ((capsules.CUDA_HOST, 0), None),
+        ((capsules.CUDA, 1), 7),
+    ):
         lender = Lender(np.arange(3), device)
         assert takeTensor(lender, 7).deviceType == device[0]
         assert lender.asked == [(told, capsules.MAX_VERSION)]
@@ -493,7 +600,17 @@ class _Stating:
 
 
 @pytest.mark.parametrize(
-    "value", [3, None, object(), _Stating(None), _Stating((1,)), _Stating(("cpu", 0)), _Stating((1, 0)), _Stating((1, 0), 5)]
+    "value",
+    [
+        3,
+        None,
+        object(),
+        _Stating(None),
+        _Stating((1,)),
+        _Stating(("cpu", 0)),
+        _Stating((1, 0)),
+        _Stating((1, 0), 5),
+    ],
 )
 def test_refusesWhatDoesNotSpeakDlpack(value: Any) -> None:
     with pytest.raises(TypeError):
@@ -516,10 +633,19 @@ class Hostile:
         self._extents = (ctypes.c_int64 * 128)()
         shape, strides = fields.pop("shape", (2,)), fields.pop("strides", None)
         self._extents[: len(shape)] = shape
-        self.managed = capsules.ManagedVersioned(major=1, minor=1) if versioned else capsules.Managed()
+        self.managed = (
+            capsules.ManagedVersioned(major=1, minor=1) if versioned else capsules.Managed()
+        )
         self.managed.deleter = ctypes.cast(self._deleter, ctypes.c_void_p).value
         tensor = self.managed.tensor
-        tensor.data, tensor.deviceType, tensor.ndim, tensor.code, tensor.bits, tensor.lanes = _FAKE_ADDRESS, 2, len(shape), 2, 32, 1
+        tensor.data, tensor.deviceType, tensor.ndim, tensor.code, tensor.bits, tensor.lanes = (
+            _FAKE_ADDRESS,
+            2,
+            len(shape),
+            2,
+            32,
+            1,
+        )
         tensor.shape = 0 if withoutLengths else ctypes.addressof(self._extents)
         if strides is not None:
             self._extents[64 : 64 + len(strides)] = strides
@@ -590,7 +716,11 @@ def test_aProducerNeedsNoDeleter() -> None:
     del imported
 
 
-_INT64 = st.one_of(st.integers(-3, 9), st.sampled_from([2**31, 2**62, 2**63 - 1, -(2**63)]), st.integers(-(2**63), 2**63 - 1))
+_INT64 = st.one_of(
+    st.integers(-3, 9),
+    st.sampled_from([2**31, 2**62, 2**63 - 1, -(2**63)]),
+    st.integers(-(2**63), 2**63 - 1),
+)
 _WORD = st.one_of(st.integers(0, 9), st.integers(0, 2**64 - 1), st.just(_FAKE_ADDRESS))
 
 
@@ -614,7 +744,9 @@ _WORD = st.one_of(st.integers(0, 9), st.integers(0, 2**64 - 1), st.just(_FAKE_AD
         },
     ),
 )
-def test_hostileTensorsAreRefusedOrDescribeWhatCanBe(versioned: bool, shape: list[int], strides: Any, fields: dict[str, Any]) -> None:
+def test_hostileTensorsAreRefusedOrDescribeWhatCanBe(
+    versioned: bool, shape: list[int], strides: Any, fields: dict[str, Any]
+) -> None:
     if not versioned:
         fields = {key: value for key, value in fields.items() if key not in ("flags", "major")}
     hostile = Hostile(versioned, shape=shape, strides=strides, **fields)
@@ -624,6 +756,9 @@ def test_hostileTensorsAreRefusedOrDescribeWhatCanBe(versioned: bool, shape: lis
         assert hostile.released == 0
         return
     assert 0 <= imported.address < 2**64 and all(length >= 0 for length in imported.shape)
-    assert np.prod([int(length) for length in imported.shape], dtype=object) * imported.dtype.itemsize < 2**63
+    assert (
+        np.prod([int(length) for length in imported.shape], dtype=object) * imported.dtype.itemsize
+        < 2**63
+    )
     del imported
     assert hostile.released == 1

@@ -1,4 +1,6 @@
-"""Whatever a fixed-size array is, it arrives in another process as it was; what can not live in shared memory is refused by name."""
+"""Whatever a fixed-size array is, it arrives in another process as it was; what can not
+live in shared memory is refused by name.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,28 @@ from support import Actor, leftovers
 Start = Callable[..., Actor]
 
 _RANDOM = np.random.default_rng(20261123)
-_NESTED = np.dtype([("id", "<u4"), ("at", [("x", ">f8"), ("y", "<f8")]), ("tags", "S5", (2,)), ("when", "M8[ms]")], align=True)
+_NESTED = np.dtype(
+    [("id", "<u4"), ("at", [("x", ">f8"), ("y", "<f8")]), ("tags", "S5", (2,)), ("when", "M8[ms]")],
+    align=True,
+)
 
 
-@pytest.mark.parametrize("text", [*"?bBhHiIlLqQefdgFDG", "S5", "U3", "V7", ">f8", ">U2", "M8", "M8[ns]", ">m8[25s]", "m8", "M8[D]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *"?bBhHiIlLqQefdgFDG",
+        "S5",
+        "U3",
+        "V7",
+        ">f8",
+        ">U2",
+        "M8",
+        "M8[ns]",
+        ">m8[25s]",
+        "m8",
+        "M8[D]",
+    ],
+)
 def test_aTypeIsNamedAsByNumpy(text: str) -> None:
     assert nameOf(np.dtype(text)) == np.dtype(text).name
 
@@ -77,9 +97,19 @@ def test_everyKindOfArrayArrivesInAnotherProcess(domain: str, actor: Start, mode
     reader = actor(_READER)
     for name, source in _ARRAYS.items():
         with muninn.share(source, name=name, mode=mode) as shared:
-            assert (shared.shape, shared.dtype, shared.nbytes) == (source.shape, source.dtype, source.nbytes), name
-            assert shared.array.flags.c_contiguous and shared.array.tobytes() == source.tobytes(), name
-            expected = [list(source.shape), repr(shared.dtype), hashlib.sha256(source.tobytes()).hexdigest()]
+            assert (shared.shape, shared.dtype, shared.nbytes) == (
+                source.shape,
+                source.dtype,
+                source.nbytes,
+            ), name
+            assert shared.array.flags.c_contiguous and shared.array.tobytes() == source.tobytes(), (
+                name
+            )
+            expected = [
+                list(source.shape),
+                repr(shared.dtype),
+                hashlib.sha256(source.tobytes()).hexdigest(),
+            ]
             assert reader.do(f"seen({name!r})") == expected, name
             shared.free()
     assert leftovers(domain) == []
@@ -122,8 +152,12 @@ class _OnlyArray:
 
 
 @pytest.mark.parametrize("kind", [_OnlyDlpack, _OnlyInterface, _OnlyArray])
-@pytest.mark.parametrize("array", [np.arange(6.0).reshape(2, 3), np.arange(9)[::2]], ids=["contiguous", "strided"])
-def test_sharesWhatSpeaksAnArrayProtocol(domain: str, kind: Callable[..., Any], array: np.ndarray[Any, Any]) -> None:
+@pytest.mark.parametrize(
+    "array", [np.arange(6.0).reshape(2, 3), np.arange(9)[::2]], ids=["contiguous", "strided"]
+)
+def test_sharesWhatSpeaksAnArrayProtocol(
+    domain: str, kind: Callable[..., Any], array: np.ndarray[Any, Any]
+) -> None:
     shared = muninn.share(kind(array), name="a")
     assert shared.dtype == array.dtype
     np.testing.assert_array_equal(muninn.open("a").array, array)
@@ -150,7 +184,12 @@ def test_refusesMaskedArraysInsteadOfLosingTheMask(domain: str) -> None:
 
 def test_refusesMemoryOfARealGpuOnTheHostBackEnd(domain: str) -> None:
     class OnGpu:
-        __cuda_array_interface__ = {"version": 3, "shape": (4,), "typestr": "<f4", "data": (0x7F0000000000, False)}
+        __cuda_array_interface__ = {
+            "version": 3,
+            "shape": (4,),
+            "typestr": "<f4",
+            "data": (0x7F0000000000, False),
+        }
 
     for value in (OnGpu(), _OnlyDlpack(np.arange(3), (2, 0))):
         with pytest.raises(DeviceUnavailable):
@@ -158,7 +197,9 @@ def test_refusesMemoryOfARealGpuOnTheHostBackEnd(domain: str) -> None:
     assert muninn.listBuffers() == [] and leftovers(domain) == []
 
 
-_OVERLAPPING = np.dtype({"names": ["a", "b"], "formats": ["<i4", "<i2"], "offsets": [0, 2], "itemsize": 8})
+_OVERLAPPING = np.dtype(
+    {"names": ["a", "b"], "formats": ["<i4", "<i2"], "offsets": [0, 2], "itemsize": 8}
+)
 
 
 @pytest.mark.parametrize(
@@ -187,9 +228,15 @@ def test_refusesArraysOfSuchTypes(domain: str) -> None:
 
 @pytest.mark.parametrize("mode", ["bigMode", "fastMode"])
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e5m2", "float8_e4m3fn", "int4"])
-def test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade(domain: str, name: str, mode: str) -> None:
-    """Broken: a name that could neither be opened nor made, or `data type '<f1' not understood` of a buffer that was there."""
-    library = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed: pip install ml_dtypes")
+def test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade(
+    domain: str, name: str, mode: str
+) -> None:
+    """Broken: a name that could neither be opened nor made, or `data type '<f1' not
+    understood` of a buffer that was there.
+    """
+    library = pytest.importorskip(
+        "ml_dtypes", reason="ml_dtypes is not installed: pip install ml_dtypes"
+    )
     value = np.zeros(3, getattr(library, name))
     for make in (
         lambda: muninn.share(value, name="a", mode=mode),
@@ -201,14 +248,21 @@ def test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade(domain: str, nam
         with pytest.raises(InvalidDtype, match=rf"{name}.*view\('u[0-9]'\)"):
             make()
     assert muninn.listBuffers() == [] and leftovers(domain) == []
-    assert muninn.share(value.view(f"u{value.itemsize}"), name="a", mode=mode).read().view(value.dtype).tolist() == [0, 0, 0]
+    assert muninn.share(value.view(f"u{value.itemsize}"), name="a", mode=mode).read().view(
+        value.dtype
+    ).tolist() == [0, 0, 0]
 
 
 def test_anElementMayBeAnArray(domain: str, actor: Start) -> None:
-    """As numpy.zeros has it. Broken: the array was made, and then was another one than was asked for, each time."""
+    """As numpy.zeros has it. Broken: the array was made, and then was another one than
+    was asked for, each time.
+    """
     for _ in range(2):
         assert muninn.array("a", 5, ("<f4", (3,))).array.shape == np.zeros(5, ("<f4", (3,))).shape
-    assert actor().do("muninn.open('a').array.shape, str(muninn.open('a').dtype)") == [[5, 3], "float32"]
+    assert actor().do("muninn.open('a').array.shape, str(muninn.open('a').dtype)") == [
+        [5, 3],
+        "float32",
+    ]
     with pytest.raises(InvalidArgument, match="at most 8 lengths"):
         muninn.array("b", (1,) * 8, ("<f4", (3,)))
 
@@ -227,11 +281,15 @@ def test_plainTypesNeedNoManifest() -> None:
 
 
 def test_describesTheFieldsOfAStructuredArray(domain: str) -> None:
-    assert muninn.share(np.zeros(3, "i4,>f8")).describe()["dtype"] == "[('f0', '<i4'), ('f1', '>f8')]"
+    assert (
+        muninn.share(np.zeros(3, "i4,>f8")).describe()["dtype"] == "[('f0', '<i4'), ('f1', '>f8')]"
+    )
     assert muninn.share(np.zeros(3, "f4")).describe()["dtype"] == "float32"
 
 
-@pytest.mark.parametrize("description", [",f8", "2**9,f8", [["a"]], {"tuple": 7}, [{"tuple": ["a", "<f8", "x"]}], 3])
+@pytest.mark.parametrize(
+    "description", [",f8", "2**9,f8", [["a"]], {"tuple": 7}, [{"tuple": ["a", "<f8", "x"]}], 3]
+)
 def test_aDescriptionThatNobodyWroteIsATypedError(description: object) -> None:
     with pytest.raises(ControlBlockInvalid, match="damaged"):
         _described(msgpack.packb({"descr": description}))

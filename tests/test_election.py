@@ -24,7 +24,12 @@ def test_ofManyWhoSawTheSameTermEndOneWins(lab: Lab) -> None:
         barrier = threading.Barrier(8)
         won: list[Term | None] = []
 
-        def stand(slot: int, old: Term = old, barrier: threading.Barrier = barrier, won: list[Term | None] = won) -> None:
+        def stand(
+            slot: int,
+            old: Term = old,
+            barrier: threading.Barrier = barrier,
+            won: list[Term | None] = won,
+        ) -> None:
             barrier.wait()
             won.append(lab.election.replace(old, slot))
 

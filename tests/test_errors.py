@@ -12,7 +12,9 @@ from muninn.errortable import ERRORS
 
 
 def test_codesGoUpWithoutGaps() -> None:
-    assert [row.code for row in ERRORS] == [f"MNN-{number:04d}" for number in range(1, len(ERRORS) + 1)]
+    assert [row.code for row in ERRORS] == [
+        f"MNN-{number:04d}" for number in range(1, len(ERRORS) + 1)
+    ]
 
 
 def test_everyRowIsWhole() -> None:
@@ -26,6 +28,13 @@ def test_everyRowIsWhole() -> None:
 @pytest.mark.parametrize("number", sorted(ERROR_OF_NUMBER))
 def test_errorsSayCodeReasonAndFix(number: int) -> None:
     error = ERROR_OF_NUMBER[number]("something happened")
-    assert str(error).startswith(f"MNN-{number:04d} {type(error).__name__}: something happened. Fix: ")
+    assert str(error).startswith(
+        f"MNN-{number:04d} {type(error).__name__}: something happened. Fix: "
+    )
     copy = pickle.loads(pickle.dumps(ERROR_OF_NUMBER[number]("why", "do this")))
-    assert (type(copy), copy.reason, copy.fix, copy.code) == (type(error), "why", "do this", error.code)
+    assert (type(copy), copy.reason, copy.fix, copy.code) == (
+        type(error),
+        "why",
+        "do this",
+        error.code,
+    )

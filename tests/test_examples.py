@@ -26,11 +26,16 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
-@pytest.mark.parametrize(("name", "library"), [("withnumba", "numpy"), ("withtorch", "torch"), ("withjax", "jax")])
+@pytest.mark.parametrize(
+    ("name", "library"), [("withnumba", "numpy"), ("withtorch", "torch"), ("withjax", "jax")]
+)
 def test_aTensorIsSharedWithEachLibrary(domain: str, name: str, library: str) -> None:
     if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed" + (": make interop" if library == "torch" else ""))
-    for _ in range(2):  # broken: the second found the name taken, which the first had left with its memory
+        pytest.skip(
+            f"{library} is not installed" + (": make interop" if library == "torch" else "")
+        )
+    # broken: the second found the name taken, which the first had left with its memory
+    for _ in range(2):
         ran = run(name)
         assert ran.returncode == 0, ran.stderr
         assert "both processes see one" in ran.stdout
@@ -58,7 +63,9 @@ def test_whatNeedsAGpuSaysSo(domain: str, name: str) -> None:
         ("vram", ("-1",)),
     ],
 )
-def test_aNumberThatCanNotBeIsAUsageError(domain: str, name: str, arguments: tuple[str, ...]) -> None:
+def test_aNumberThatCanNotBeIsAUsageError(
+    domain: str, name: str, arguments: tuple[str, ...]
+) -> None:
     """Broken: tracebacks, a wait of a minute, or `-1 frames … -0.0 GiB/s`."""
     ran = run(name, *arguments)
     assert ran.returncode == 2
@@ -76,8 +83,13 @@ def test_aNumberThatCanNotBeIsAUsageError(domain: str, name: str, arguments: tup
         ("sharer", ("array",), "MNN-0028"),
     ],
 )
-def test_whatIsRefusedIsSaidInALine(domain: str, name: str, arguments: tuple[str, ...], expected: str) -> None:
-    with muninn.share(b"abc", name="array") as array, muninn.shareBundle({"key": b"abc"}, name="another") as another:
+def test_whatIsRefusedIsSaidInALine(
+    domain: str, name: str, arguments: tuple[str, ...], expected: str
+) -> None:
+    with (
+        muninn.share(b"abc", name="array") as array,
+        muninn.shareBundle({"key": b"abc"}, name="another") as another,
+    ):
         ran = run(name, *arguments)
         array.free()
         another.free()
@@ -87,7 +99,9 @@ def test_whatIsRefusedIsSaidInALine(domain: str, name: str, arguments: tuple[str
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_eachExplainsItself(domain: str, name: str) -> None:
-    """Broken: some took `--help` for a number and ended with a traceback, others for nothing and ran, or for the name of what they share."""
+    """Broken: some took `--help` for a number and ended with a traceback, others for
+    nothing and ran, or for the name of what they share.
+    """
     ran = run(name, "--help")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith("usage: ") and "Traceback" not in run(name, "--bogus").stderr

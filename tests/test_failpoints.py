@@ -1,4 +1,6 @@
-"""The fail points: they are found, they cost nothing, and a sample of what `make failpoints` performs ends well."""
+"""The fail points: they are found, they cost nothing, and a sample of what `make
+failpoints` performs ends well.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,12 @@ def test_eachChangeOfSharedStateHasAName() -> None:
 
 
 def test_noPointIsLostWhenItsNameChanges() -> None:
-    """`renamed.txt` has each name that changed since the points were first counted, and what it is called now."""
-    pairs = [line.split() for line in (_TESTS / "failpoints" / "renamed.txt").read_text().splitlines()]
+    """`renamed.txt` has each name that changed since the points were first counted, and
+    what it is called now.
+    """
+    pairs = [
+        line.split() for line in (_TESTS / "failpoints" / "renamed.txt").read_text().splitlines()
+    ]
     assert all(len(pair) == 2 for pair in pairs)
     old, new = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     names = {point.name for point in points.allPoints()}
@@ -51,9 +57,17 @@ def test_thePackageKnowsNothingOfIt() -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("count", [15, pytest.param(120, marks=pytest.mark.long)])
 def test_aSampleOfTheScenesEndsWell(count: int) -> None:
-    """`MUNINN_SEED` chooses another sample; a failure prints the scene, and `--only` replays it."""
+    """`MUNINN_SEED` chooses another sample; a failure prints the scene, and `--only`
+    replays it.
+    """
     seed = os.environ.get("MUNINN_SEED", "20261123")
     command = [sys.executable, "-m", "failpoints", "--sample", str(count), "--seed", seed]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(_TESTS)}, capture_output=True, text=True, timeout=590)
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(_TESTS)},
+        capture_output=True,
+        text=True,
+        timeout=590,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "failures: 0" in done.stdout

@@ -1,4 +1,6 @@
-"""Fences between processes: a ticket is done when its stream gets there, and a promise whose maker died is an error, never a hang."""
+"""Fences between processes: a ticket is done when its stream gets there, and a promise
+whose maker died is an error, never a hang.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ def test_ticketsOfTwoStreamsAreDoneOutOfOrder(domain: str, actor: Start) -> None
 
 
 def test_whatTheStreamWroteIsThereWhenTheTicketIs(domain: str, actor: Start) -> None:
-    writer = actor(_STREAMS + "buffer = muninn.share(np.zeros(1000), name='a', access='readWrite'); stream = stopped('go')")
+    writer = actor(
+        _STREAMS
+        + "buffer = muninn.share(np.zeros(1000), name='a', access='readWrite'); stream = stopped('go')"
+    )
     writer.do("stream.submit(lambda: buffer.array.fill(7)); ticket = buffer.signal(stream)")
     buffer = muninn.open("a")
     mine, seen = muninn.createStream(), list[float]()
@@ -96,7 +101,9 @@ def test_theTicketsOfTheDeadArePoisoned(domain: str, actor: Start, dies: str) ->
 
 def test_aFailedStreamsTicketIsPoisoned(domain: str, actor: Start) -> None:
     buffer = muninn.share(np.zeros(4), name="a")
-    other = actor("buffer = muninn.open('a'); stream = muninn.createStream(); stream.submit(lambda: 1 / 0); buffer.signal(stream)")
+    other = actor(
+        "buffer = muninn.open('a'); stream = muninn.createStream(); stream.submit(lambda: 1 / 0); buffer.signal(stream)"
+    )
     with pytest.raises(OwnerDied):
         buffer.wait(timeout=60)
     with pytest.raises(ActorError, match="ZeroDivisionError"):
@@ -115,7 +122,9 @@ def test_aStreamWaitsNoLongerThanItMay(domain: str, actor: Start) -> None:
 def test_aFullRingMakesTheNextSignalWait(domain: str, actor: Start) -> None:
     buffer = muninn.share(np.zeros(4), name="a")
     other = actor(_STREAMS + "buffer = muninn.open('a'); stream = stopped('go')")
-    assert other.do(f"[buffer.signal(stream) for _ in range({layout.TICKET_RING})]") == list(range(1, layout.TICKET_RING + 1))
+    assert other.do(f"[buffer.signal(stream) for _ in range({layout.TICKET_RING})]") == list(
+        range(1, layout.TICKET_RING + 1)
+    )
     thread = threading.Thread(target=buffer.signal)
     thread.start()
     thread.join(0.05)
@@ -164,7 +173,9 @@ def test_aFreedBufferPromisesNothing(domain: str) -> None:
 
 
 def test_aSignalWithoutAStreamIsNeverOpen(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: a second Ctrl-C left a ticket pending for ever, and whoever waited for the last one hung."""
+    """Broken: a second Ctrl-C left a ticket pending for ever, and whoever waited for
+    the last one hung.
+    """
     buffer = muninn.share(np.zeros(4))
     tickets = buffer._held().tickets
     issue = type(tickets).issue
@@ -180,8 +191,12 @@ def test_aSignalWithoutAStreamIsNeverOpen(domain: str, monkeypatch: pytest.Monke
     assert buffer.wait(timeout=60) == 1 and buffer.signal() == 2
 
 
-def test_aSignalThatIsCutShortIsPoisoned(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody knows yet which ticket it was, or the stream does not have it; and the frames of what was interrupted are kept."""
+def test_aSignalThatIsCutShortIsPoisoned(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows yet which ticket it was, or the stream does not have it; and the
+    frames of what was interrupted are kept.
+    """
     buffer, stream = muninn.share(np.zeros(4), name="a"), muninn.createStream()
     other = actor("buffer = muninn.open('a')")
     tickets, device = buffer._held().tickets, deviceOf(buffer._held().context)
@@ -194,7 +209,9 @@ def test_aSignalThatIsCutShortIsPoisoned(domain: str, actor: Start, monkeypatch:
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    for number, (kind, name, cut) in enumerate([(type(tickets), "issue", issued), (type(device), "recordFence", stopped)], 1):
+    for number, (kind, name, cut) in enumerate(
+        [(type(tickets), "issue", issued), (type(device), "recordFence", stopped)], 1
+    ):
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt) as kept:
             patched.setattr(kind, name, cut)
             patched.setattr(type(tickets), "complete", stopped)

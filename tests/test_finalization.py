@@ -1,4 +1,6 @@
-"""`session/finalization.py`, `session/lateimports.py`, `sync/asyncwait.py` and `system/threads.py`: what works when an interpreter ends, in whatever order it does so."""
+"""`session/finalization.py`, `session/lateimports.py`, `sync/asyncwait.py` and
+`system/threads.py`: what works when an interpreter ends, in whatever order it does so.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ atexit.register(late)
 """
 
 
-#: An object whose `__del__` runs in the middle of the end: builtins are restored after all exit handlers, and when nothing can be imported.
+#: An object whose `__del__` runs in the middle of the end: builtins are restored after
+#: all exit handlers, and when nothing can be imported.
 LAST = """
 import builtins, copy, os
 items = np.zeros(2, [("x", "f4"), ("y", "i2")])
@@ -91,14 +94,20 @@ REFUSED = {
 
 
 def _ended(code: str, bound: float = 60) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=bound)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=bound
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
 @pytest.mark.parametrize("isBroker", [True, False], ids=["broker", "member"])
-@pytest.mark.parametrize("held", ["", "lock = muninn.Lock('l')\nlock.acquire()\n"], ids=["left", "stays"])
-def test_anObjectThatLivesToTheEndMayFree(domain: str, actor: Callable[..., Actor], isBroker: bool, held: str) -> None:
+@pytest.mark.parametrize(
+    "held", ["", "lock = muninn.Lock('l')\nlock.acquire()\n"], ids=["left", "stays"]
+)
+def test_anObjectThatLivesToTheEndMayFree(
+    domain: str, actor: Callable[..., Actor], isBroker: bool, held: str
+) -> None:
     """Broken: ImportError, since nothing can be imported then, and the buffer stayed."""
     if not isBroker:
         actor().join()
@@ -110,15 +119,23 @@ def test_anObjectThatLivesToTheEndMayFree(domain: str, actor: Callable[..., Acto
 @pytest.mark.parametrize("isFirst", [True, False], ids=["registeredBefore", "registeredAfter"])
 @pytest.mark.parametrize("isJoined", [True, False], ids=["joined", "firstUse"])
 def test_anExitHandlerMayShare(domain: str, size: int, isFirst: bool, isJoined: bool) -> None:
-    """Broken: RuntimeError, since pools take nothing any more, and Python 3.12 starts no thread."""
+    """Broken: RuntimeError, since pools take nothing any more, and Python 3.12 starts
+    no thread.
+    """
     late = LATE.format(size=size)
-    code = HEAD.format(before=late if isFirst else "") + ("" if isFirst else late) + ("muninn.domainInfo()\n" if isJoined else "")
+    code = (
+        HEAD.format(before=late if isFirst else "")
+        + ("" if isFirst else late)
+        + ("muninn.domainInfo()\n" if isJoined else "")
+    )
     assert _ended(code) == "0\n"
     eventually(lambda: muninn.listBuffers() == [], "nothing is left")
 
 
 def test_whatNobodyWillPublishKeepsNoProcess(domain: str) -> None:
-    """Broken: the interpreter waited for the thread of a pool, which waited for a publication."""
+    """Broken: the interpreter waited for the thread of a pool, which waited for a
+    publication.
+    """
     code = """
 import asyncio
 b = muninn.share(np.arange(3), name="b", lifetime="lastClose")
@@ -135,16 +152,28 @@ task._log_destroy_pending = False
 @pytest.mark.parametrize("held", HELD)
 @pytest.mark.parametrize("name", [*WORKING, *OF_BUFFERS, *REFUSED, "waitNextAsync"])
 def test_whatIsCalledAtTheVeryEndWorksOrIsRefused(domain: str, name: str, held: str) -> None:
-    """Broken: a bare ImportError, from imports inside of functions and from numpy's own."""
-    call = {**WORKING, **OF_BUFFERS, **REFUSED, "waitNextAsync": "b.waitNextAsync(timeout=1).send(None)"}[name]
+    """Broken: a bare ImportError, from imports inside of functions and from numpy's
+    own.
+    """
+    call = {
+        **WORKING,
+        **OF_BUFFERS,
+        **REFUSED,
+        "waitNextAsync": "b.waitNextAsync(timeout=1).send(None)",
+    }[name]
     code = HEAD.format(before="") + LAST.format(isJoined=True, call=call, held=HELD[held])
     assert _ended(code) == ("works" if name in WORKING or name in OF_BUFFERS else "refused")
-    eventually(lambda: {buffer["name"] for buffer in muninn.listBuffers()} <= {"b"}, "what was shared at the end is freed")
+    eventually(
+        lambda: {buffer["name"] for buffer in muninn.listBuffers()} <= {"b"},
+        "what was shared at the end is freed",
+    )
 
 
 @pytest.mark.parametrize("name", [*WORKING, *REFUSED])
 def test_whoHasNeverJoinedIsRefusedAtTheVeryEnd(domain: str, name: str) -> None:
-    code = HEAD.format(before="") + LAST.format(isJoined=False, call={**WORKING, **REFUSED}[name], held=HELD["builtins"])
+    code = HEAD.format(before="") + LAST.format(
+        isJoined=False, call={**WORKING, **REFUSED}[name], held=HELD["builtins"]
+    )
     assert _ended(code) == "refused"
 
 

@@ -1,4 +1,6 @@
-"""The domain's directory: one for all processes of the user, whatever other users and umasks do to its name."""
+"""The domain's directory: one for all processes of the user, whatever other users and
+umasks do to its name.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,12 @@ def giveUp(path: str) -> None:
 
 @needsRoot
 @pytest.mark.parametrize("what", _TAKEN)
-def test_aNameThatAnotherUserTookIsAvoided(domain: str, stem: str, actor: Start, caplog: pytest.LogCaptureFixture, what: str) -> None:
-    """Broken: MNN-0019 for as long as the stranger liked. And once the name is free, newcomers must not begin a second domain there."""
+def test_aNameThatAnotherUserTookIsAvoided(
+    domain: str, stem: str, actor: Start, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """Broken: MNN-0019 for as long as the stranger liked. And once the name is free,
+    newcomers must not begin a second domain there.
+    """
     path = f"/dev/shm/{stem}.d"
     take(path, what)
     maker = actor("held = muninn.share(np.arange(3), name='a')")
@@ -64,33 +70,46 @@ def test_aNameThatAnotherUserTookIsAvoided(domain: str, stem: str, actor: Start,
     if what == "directory":
         assert not os.listdir(path)
     giveUp(path)
-    assert actor().do("muninn.open('a').array.tolist(), len(muninn.domainInfo()['members'])") == [[0, 1, 2], 3]
+    assert actor().do("muninn.open('a').array.tolist(), len(muninn.domainInfo()['members'])") == [
+        [0, 1, 2],
+        3,
+    ]
     take(path, "directory")
-    assert actor().do("muninn.open('a').array.tolist(), len(muninn.domainInfo()['members'])") == [[0, 1, 2], 4]
+    assert actor().do("muninn.open('a').array.tolist(), len(muninn.domainInfo()['members'])") == [
+        [0, 1, 2],
+        4,
+    ]
     giveUp(path)
     maker.kill()
 
 
 @needsRoot
 @pytest.mark.parametrize("what", ["directory", "link", "fifo"])
-def test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere(stem: str, actor: Start, what: str) -> None:
+def test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere(
+    stem: str, actor: Start, what: str
+) -> None:
     take(f"/dev/shm/{stem}", what)
     maker = actor("muninn.share(np.arange(3), name='a', lifetime='keep')")
     with muninn.open("a") as buffer:
         assert buffer.read().tolist() == [0, 1, 2]
         buffer.free()
     maker.kill()
-    eventually(lambda: not muninn.listBuffers() and len(muninn.domainInfo()["members"]) == 1, "the last process is left with nothing")
+    eventually(
+        lambda: not muninn.listBuffers() and len(muninn.domainInfo()["members"]) == 1,
+        "the last process is left with nothing",
+    )
     muninn.session.membership.current().leave()
     assert os.lstat(f"/dev/shm/{stem}").st_uid == _STRANGER  # left alone, by root too
     giveUp(f"/dev/shm/{stem}")
 
 
-# --- who settles on which ---------------------------------------------------------------------------------------------------------------
+# --- who settles on which -----------------------------------------------------------
 
 
 def asStranger(call: Callable[[], object]) -> Callable[[], object]:
-    """Run it in a forked child that is another user; call the result for what it returned."""
+    """Run it in a forked child that is another user; call the result for what it
+    returned.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -125,7 +144,9 @@ def strange(domain: str) -> Iterator[Paths]:
 
 @needsRoot
 def test_processesThatComeTogetherSettleOnOneDirectory(strange: Paths) -> None:
-    """Broken: a process that met the stranger's name, and one that met it free, began a domain each."""
+    """Broken: a process that met the stranger's name, and one that met it free, began a
+    domain each.
+    """
     elsewhere = 0
     wanted = f"/dev/shm/{strange.stem}.d"
     for attempt in range(30):
@@ -137,7 +158,9 @@ def test_processesThatComeTogetherSettleOnOneDirectory(strange: Paths) -> None:
                 pass
             return folders.made(strange.stem, _STRANGER)
 
-        os.mkdir(wanted)  # and where root does not give it up it is there before anybody comes, however slow the machine
+        # and where root does not give it up it is there before anybody comes, however
+        # slow the machine
+        os.mkdir(wanted)
         coming = [asStranger(come) for _ in range(3)]
         while time.monotonic() < start + 0.003:  # root is the stranger here
             with contextlib.suppress(OSError):
@@ -173,7 +196,9 @@ def test_theUmaskOfTheFirstProcessKeepsNobodyOut(strange: Paths) -> None:
 
 @pytest.mark.parametrize("mode", [0o755, 0o500, 0o000, 0o711])
 def test_aDirectoryInWhichNobodyElseCouldWriteIsSetRight(domain: str, mode: int) -> None:
-    """Broken: MNN-0019, which said that the directory should belong to the user to whom it belonged."""
+    """Broken: MNN-0019, which said that the directory should belong to the user to whom
+    it belonged.
+    """
     paths = Paths(os.getuid(), domain)
     LockFile(paths).close()
     os.chmod(paths.directory, mode)
@@ -189,10 +214,14 @@ def test_aDirectoryInWhichOthersCouldWriteIsNotBelieved(domain: str) -> None:
         LockFile(paths)
 
 
-def test_whoSettlesWaitsForTheOtherAndNotForEver(domain: str, stem: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoSettlesWaitsForTheOtherAndNotForEver(
+    domain: str, stem: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process was stopped, or died, while it chose the directory."""
     os.mkdir(f"/dev/shm/{stem}.d", 0o700)
-    holder = actor(f"import fcntl\nfd = os.open('/dev/shm/{stem}.d', os.O_RDONLY)\nfcntl.flock(fd, fcntl.LOCK_EX)")
+    holder = actor(
+        f"import fcntl\nfd = os.open('/dev/shm/{stem}.d', os.O_RDONLY)\nfcntl.flock(fd, fcntl.LOCK_EX)"
+    )
     monkeypatch.setattr(folders, "_BOUND_SECONDS", 0.1)
     with pytest.raises(BrokerUnavailable):
         LockFile(Paths(os.getuid(), domain))

@@ -44,7 +44,9 @@ def test_whatAnotherThreadHeldIsFreeInAChild() -> None:
 
 @pytest.mark.parametrize("isWhole", [True, False])
 def test_aForkInsideALockLeavesItAsItIsAndTheChildWithout(isWhole: bool) -> None:
-    """Broken: a handler that forks inside a join or a departure has a child that can never join."""
+    """Broken: a handler that forks inside a join or a departure has a child that can
+    never join.
+    """
     guard = Guard(isWhole)
 
     def frees() -> bool:
@@ -105,8 +107,12 @@ print(set(forked), isFree())
 
 @pytest.mark.parametrize("what", ["forks", "raises"])
 def test_aHandlerInTheMiddleOfAForkLeavesNoLockTaken(what: str) -> None:
-    """Broken: the parent kept the lock for ever, and no other thread of it could join or leave; nor could the handler's child."""
-    done = subprocess.run([sys.executable, "-c", NESTED, what], capture_output=True, text=True, timeout=60)
+    """Broken: the parent kept the lock for ever, and no other thread of it could join
+    or leave; nor could the handler's child.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", NESTED, what], capture_output=True, text=True, timeout=60
+    )
     assert (done.stdout, done.stderr) == ("{0} True\n", "")
 
 
@@ -142,11 +148,19 @@ os._exit(0)
 
 
 @pytest.mark.parametrize("delay", ["0", "0.002", "0.004", "0.008"])
-def test_aChildServesWhateverItsParentWasAboutToDo(domain: str, actor: Callable[..., Actor], delay: str) -> None:
-    """Broken: the parent's background thread was importing the broker when it was forked, and the child's could never do so."""
+def test_aChildServesWhateverItsParentWasAboutToDo(
+    domain: str, actor: Callable[..., Actor], delay: str
+) -> None:
+    """Broken: the parent's background thread was importing the broker when it was
+    forked, and the child's could never do so.
+    """
     broker = actor("b = muninn.share(np.ones(4), name='w')")
     with subprocess.Popen(
-        [sys.executable, "-c", CHILD, delay], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", CHILD, delay],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "4.0\n"
@@ -179,11 +193,16 @@ os.waitpid(children[0], 0)
 """
 
 
-def test_aHandlerThatForksLeavesTheAnswerToTheParent(domain: str, actor: Callable[..., Actor]) -> None:
+def test_aHandlerThatForksLeavesTheAnswerToTheParent(
+    domain: str, actor: Callable[..., Actor]
+) -> None:
     """Broken: child and parent waited at one socket, and either took the answer."""
     broker = actor("b = muninn.share(np.ones(4), name='w')")
     with subprocess.Popen(
-        [sys.executable, "-c", FORKED], stdout=subprocess.PIPE, text=True, env={**os.environ, "MUNINN_TAKEOVER_MS": "60000"}
+        [sys.executable, "-c", FORKED],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "MUNINN_TAKEOVER_MS": "60000"},
     ) as process:
         assert process.stdout is not None
         broker.stop()

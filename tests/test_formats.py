@@ -24,7 +24,11 @@ from safetensors.numpy import save_file
 from muninn.errors import FileInvalid
 from muninn.formats import openFile
 
-ARRAYS = {"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.array([1, 2], np.int64), "c": np.array(True)}
+ARRAYS = {
+    "a": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "b": np.array([1, 2], np.int64),
+    "c": np.array(True),
+}
 
 
 @pytest.fixture
@@ -53,7 +57,8 @@ def readAll(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 def same(left: dict[str, np.ndarray[Any, Any]], right: dict[str, np.ndarray[Any, Any]]) -> bool:
     return left.keys() == right.keys() and all(
-        np.array_equal(left[key], right[key]) and left[key].dtype == right[key].dtype for key in left
+        np.array_equal(left[key], right[key]) and left[key].dtype == right[key].dtype
+        for key in left
     )
 
 
@@ -96,7 +101,14 @@ def test_readsNpz(folder: Path, save: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "array", [ARRAYS["a"], np.asfortranarray(ARRAYS["a"]), np.array(3.5), np.array([(1, 2.0)], "i4,f8"), np.arange(4, dtype=">u2")]
+    "array",
+    [
+        ARRAYS["a"],
+        np.asfortranarray(ARRAYS["a"]),
+        np.array(3.5),
+        np.array([(1, 2.0)], "i4,f8"),
+        np.arange(4, dtype=">u2"),
+    ],
 )
 def test_readsNpy(folder: Path, array: np.ndarray[Any, Any]) -> None:
     np.save(folder / "x.npy", array)
@@ -130,7 +142,10 @@ def test_readsNpy(folder: Path, array: np.ndarray[Any, Any]) -> None:
         safetensors({"w": 3}, b"1234"),
         safetensors({"w": {**tensor(0, 4), "data_offsets": [True, 4]}}, b"1234"),
         safetensors({"w": {**tensor(0, 4), "data_offsets": "04"}}, b"1234"),
-        safetensors(b'{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"1"),
+        safetensors(
+            b'{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+            b"1",
+        ),
         safetensors({"w": tensor(0, 4, (1,), "F4")}, b"1234"),
         safetensors({"w": {**tensor(0, 4), "dtype": ["F32"]}}, b"1234"),
         safetensors({"w": tensor(0, 4, [1] * 65)}, b"1234"),
@@ -138,7 +153,9 @@ def test_readsNpy(folder: Path, array: np.ndarray[Any, Any]) -> None:
         safetensors({"w": tensor(0, 4), "__metadata__": {"a": 1}}, b"1234"),
         safetensors(b" " + json.dumps({"w": tensor(0, 4)}).encode(), b"1234"),
         safetensors(json.dumps({"w": tensor(0, 4)}).encode("utf-16"), b"1234"),
-        safetensors(b'{"w":{"dtype":"U8","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,1]}}', b"1"),
+        safetensors(
+            b'{"w":{"dtype":"U8","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,1]}}', b"1"
+        ),
     ],
 )
 def test_refusesDamagedSafetensors(folder: Path, raw: bytes) -> None:
@@ -150,7 +167,9 @@ def test_refusesDamagedSafetensors(folder: Path, raw: bytes) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_takesNoSafetensorsThatItsLibraryRefuses(folders: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_takesNoSafetensorsThatItsLibraryRefuses(
+    folders: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     numbers = st.integers(-2, 12)
     part = st.fixed_dictionaries(
         {
@@ -159,7 +178,10 @@ def test_takesNoSafetensorsThatItsLibraryRefuses(folders: pytest.TempPathFactory
             "data_offsets": st.lists(numbers, min_size=2, max_size=2),
         }
     )
-    raw = safetensors(data.draw(st.dictionaries(st.sampled_from("abc"), part, max_size=3)), data.draw(st.binary(max_size=12)))
+    raw = safetensors(
+        data.draw(st.dictionaries(st.sampled_from("abc"), part, max_size=3)),
+        data.draw(st.binary(max_size=12)),
+    )
     path = folders.mktemp("fuzz") / "x.safetensors"
     path.write_bytes(raw)
     ours = theirs = None
@@ -186,7 +208,9 @@ def test_refusesEveryTruncation(folder: Path, suffix: str) -> None:
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_damageIsRefusedOrHarmless(folders: pytest.TempPathFactory, data: st.DataObject) -> None:
-    path = folders.mktemp("fuzz") / f"x{data.draw(st.sampled_from(['.npy', '.npz', '.safetensors']))}"
+    path = (
+        folders.mktemp("fuzz") / f"x{data.draw(st.sampled_from(['.npy', '.npz', '.safetensors']))}"
+    )
     write(path)
     raw = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
@@ -252,7 +276,10 @@ def npyBytes(array: np.ndarray[Any, Any]) -> bytes:
         (npzOf(("a/", b"")), r"no \.npy file"),
         (npzOf(("a.npy", b"hello, this is none")), "header of a is damaged"),
         (npzOf(("a.npy", npyBytes(ARRAYS["a"])), ("a.npy", npyBytes(ARRAYS["b"]))), "twice"),
-        (npzOf(("a.npy", npyBytes(ARRAYS["a"])), method=zipfile.ZIP_BZIP2), "compressed by method 12"),
+        (
+            npzOf(("a.npy", npyBytes(ARRAYS["a"])), method=zipfile.ZIP_BZIP2),
+            "compressed by method 12",
+        ),
     ],
 )
 def test_refusesOddArchives(folder: Path, make: Callable[[Path], None], words: str) -> None:
@@ -262,7 +289,9 @@ def test_refusesOddArchives(folder: Path, make: Callable[[Path], None], words: s
 
 
 def test_comparesTheChecksumsOfAnArchive(folder: Path) -> None:
-    """Deflated data whose checksum is another's: it decodes without a complaint, to the right number of bytes."""
+    """Deflated data whose checksum is another's: it decodes without a complaint, to the
+    right number of bytes.
+    """
     path = folder / "x.npz"
     np.savez_compressed(path, a=ARRAYS["a"])
     with zipfile.ZipFile(path) as archive:
@@ -297,7 +326,11 @@ def test_noticesThatAFileIsShortenedMeanwhile(folder: Path) -> None:
 def test_refusesATargetThatDoesNotFit(folder: Path) -> None:
     np.save(folder / "x.npy", ARRAYS["a"])
     with openFile(folder / "x.npy") as source:
-        for target in (np.empty((4, 3), np.float32), np.empty((3, 4)), np.empty((3, 4), np.float32, order="F")):
+        for target in (
+            np.empty((4, 3), np.float32),
+            np.empty((3, 4)),
+            np.empty((3, 4), np.float32, order="F"),
+        ):
             with pytest.raises(ValueError):
                 source.readInto("", target)
 

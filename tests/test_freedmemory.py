@@ -13,12 +13,18 @@ from muninn.api import freedmemory
 from support import Actor, eventually
 
 
-def test_freedMemoryThatAForkedChildMapsIsListedAsTheirs(domain: str, actor: Callable[..., Actor]) -> None:
+def test_freedMemoryThatAForkedChildMapsIsListedAsTheirs(
+    domain: str, actor: Callable[..., Actor]
+) -> None:
     """Broken: nobody was shown as its holder, and 400 MiB did not come back."""
-    parent = actor("b = muninn.share(np.ones(1 << 20, 'u1'), name='big')\npid = os.fork()\nif not pid: time.sleep(60); os._exit(0)")
+    parent = actor(
+        "b = muninn.share(np.ones(1 << 20, 'u1'), name='big')\npid = os.fork()\nif not pid: time.sleep(60); os._exit(0)"
+    )
     pid = parent.do("pid")
     parent.do("b.free()\ndel b")
-    (freed,) = eventually(lambda: [each for each in muninn.listBuffers() if each["state"] == "freed"], "it is listed")
+    (freed,) = eventually(
+        lambda: [each for each in muninn.listBuffers() if each["state"] == "freed"], "it is listed"
+    )
     assert [holder["pid"] for holder in freed["importers"]] == [pid]
     assert freed["size"] == 1 << 20
     assert [each["state"] for each in muninn.listBuffers()] == ["freed"]
@@ -37,10 +43,14 @@ def test_whatIsInUseIsListedOnce(domain: str, actor: Callable[..., Actor]) -> No
 def test_processesAreLookedThroughWhereAnyMayMapWhatWasFreed(
     domain: str, actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: each list read `/proc/<pid>/maps` of all processes, which took forty times as long as the list."""
+    """Broken: each list read `/proc/<pid>/maps` of all processes, which took forty
+    times as long as the list.
+    """
     looked: list[set[int]] = []
     pids = freedmemory._pids
-    monkeypatch.setattr(freedmemory, "_pids", lambda members: looked.append(members) or pids(members))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(
+        freedmemory, "_pids", lambda members: looked.append(members) or pids(members)
+    )  # type: ignore[func-returns-value]
     kept = muninn.share(np.ones(8), name="a")
     for _ in range(3):
         assert [each["name"] for each in muninn.listBuffers()] == ["a"]

@@ -1,4 +1,6 @@
-"""Generations: odd while somebody writes, up by two with each publication, and read whole or not at all."""
+"""Generations: odd while somebody writes, up by two with each publication, and read
+whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def row() -> Iterator[int]:
 def test_isOddWhileSomebodyWrites(row: int) -> None:
     generation = Generation(row)
     assert generation.value() == 0
-    assert generation.begin() == 1 and generation.begin() == 1, "the next writer finds it odd when the last one died"
+    assert generation.begin() == 1 and generation.begin() == 1, (
+        "the next writer finds it odd when the last one died"
+    )
     assert generation.value() == 1, "and who reads sees that"
     assert generation.publish(1) == 2 == generation.value()
 
@@ -46,12 +50,16 @@ def test_waitsForAPublicationAfterTheOneThatIsKnown(row: int) -> None:
 
 
 def test_whatWasPublishedIsSeenAlthoughSomebodyWritesAgain(row: int) -> None:
-    """Broken: only an even word was believed, and a writer that computes inside its accesses leaves it odd nearly always."""
+    """Broken: only an even word was believed, and a writer that computes inside its
+    accesses leaves it odd nearly always.
+    """
     generation = Generation(row)
     generation.publish(generation.begin())
     generation.begin()
     assert generation.wait(0, 0, lambda: None) == 2
-    assert generation.wait(2, 0.01, lambda: None) is None, "and what is being written is not published"
+    assert generation.wait(2, 0.01, lambda: None) is None, (
+        "and what is being written is not published"
+    )
 
 
 def test_whatItsCheckRaisesEndsAWait(row: int) -> None:
@@ -79,7 +87,12 @@ def test_aCopyIsNeverTorn(row: int) -> None:
     copy = np.empty_like(shared)
     try:
         for _ in range(200):
-            assert generation.copy(shared.ctypes.data, copy.ctypes.data, copy.nbytes, 60, lambda: False) is not None
+            assert (
+                generation.copy(
+                    shared.ctypes.data, copy.ctypes.data, copy.nbytes, 60, lambda: False
+                )
+                is not None
+            )
             assert (copy == copy[0]).all()
     finally:
         stop.set()
@@ -96,7 +109,9 @@ def test_aWriterThatDiedIsSaidAndOneThatIsSlowIsATimeout(row: int) -> None:
 
 
 def test_aPublicationAndAWakeUpEndASleep(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: `publish` or `wake` without its wake-up, which the next look every 0.2 s hid."""
+    """Broken: `publish` or `wake` without its wake-up, which the next look every 0.2 s
+    hid.
+    """
     monkeypatch.setattr(generations, "_CHECK_NS", 60_000_000_000)
     generation, stop = Generation(row), threading.Event()
 
@@ -114,7 +129,9 @@ def test_aPublicationAndAWakeUpEndASleep(row: int, monkeypatch: pytest.MonkeyPat
 
 
 def test_aWriterThatEndedJustNowHasNotDied(row: int) -> None:
-    """It published and let go between the look at the word and the look at the owner lock. Broken: the word was not read again."""
+    """It published and let go between the look at the word and the look at the owner
+    lock. Broken: the word was not read again.
+    """
     generation = Generation(row)
     begun = generation.begin()
     source, target = np.arange(4.0), np.empty(4)
@@ -137,12 +154,16 @@ def test_anAccessThatEndedIsNotTakenForTheNextOne(row: int) -> None:
         return True
 
     assert not generation.isLeft(begun, isUnclaimed), "it ended, and the next one has begun"
-    assert generation.isLeft(begun + 2, lambda: True) and not generation.isLeft(begun + 2, lambda: False)
+    assert generation.isLeft(begun + 2, lambda: True) and not generation.isLeft(
+        begun + 2, lambda: False
+    )
     assert not generation.isLeft(generation.publish(begun + 2), lambda: True)
 
 
 class Fences:
-    """Streams that write; each fence takes a moment, and is done once it was waited for."""
+    """Streams that write; each fence takes a moment, and is done once it was waited
+    for.
+    """
 
     def __init__(self) -> None:
         self.issued, self.settled, self.waits = 0, 0, list[float]()
@@ -156,7 +177,9 @@ class Fences:
 
 
 def test_whatStreamsStillWriteOfAGenerationIsWaitedFor(row: int) -> None:
-    """Broken: a copy was made as soon as the word was even, and the kernels that it announced were still at work."""
+    """Broken: a copy was made as soon as the word was even, and the kernels that it
+    announced were still at work.
+    """
     generation, fences = Generation(row), Fences()
     source, target, seen = np.zeros(4), np.empty(4), list[int]()
 
@@ -165,15 +188,29 @@ def test_whatStreamsStillWriteOfAGenerationIsWaitedFor(row: int) -> None:
 
     assert generation.copyBy(copy, 5, lambda: False, fences.streams()) == 0 and fences.waits == []
     begun = generation.begin()
-    publishing = threading.Timer(0.05, lambda: (setattr(fences, "issued", 1), generation.publish(begun)))
+    publishing = threading.Timer(
+        0.05, lambda: (setattr(fences, "issued", 1), generation.publish(begun))
+    )
     publishing.start()
     assert generation.copyBy(copy, 5, lambda: False, fences.streams()) == 2 and seen == [0, 1]
     publishing.join()
-    assert generation.copy(source.ctypes.data, target.ctypes.data, source.nbytes, 5, lambda: False, fences.streams()) == 2
+    assert (
+        generation.copy(
+            source.ctypes.data,
+            target.ctypes.data,
+            source.nbytes,
+            5,
+            lambda: False,
+            fences.streams(),
+        )
+        == 2
+    )
     assert len(fences.waits) == 2 and all(0 < seconds <= 5 for seconds in fences.waits)
 
 
-def test_aGenerationThatCameMeanwhileIsSettledToo(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aGenerationThatCameMeanwhileIsSettledToo(
+    row: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its kernels were announced between the look at the fences and the copy."""
     generation, fences, read = Generation(row), Fences(), atomics.seqRead
     source, target = np.zeros(4), np.empty(4)
@@ -187,12 +224,24 @@ def test_aGenerationThatCameMeanwhileIsSettledToo(row: int, monkeypatch: pytest.
         return int(read(*arguments))
 
     monkeypatch.setattr(generations.atomics, "seqRead", overtaken)
-    assert generation.copy(source.ctypes.data, target.ctypes.data, source.nbytes, 5, lambda: False, fences.streams()) == 2
+    assert (
+        generation.copy(
+            source.ctypes.data,
+            target.ctypes.data,
+            source.nbytes,
+            5,
+            lambda: False,
+            fences.streams(),
+        )
+        == 2
+    )
     assert fences.settled == 2
 
 
 def test_aCopyDuringWhichTheGenerationChangedIsMadeAgain() -> None:
-    """The copy itself changes the word here, so that it is between the two looks. Broken: `seqRead` without the second look."""
+    """The copy itself changes the word here, so that it is between the two looks.
+    Broken: `seqRead` without the second look.
+    """
     word, source = ctypes.c_uint64(2), ctypes.c_uint64(4)
     address = ctypes.addressof(word)
     assert atomics.seqRead(address, ctypes.addressof(source), address, 8, 1) == -errno.EAGAIN
@@ -201,8 +250,12 @@ def test_aCopyDuringWhichTheGenerationChangedIsMadeAgain() -> None:
 
 
 @pytest.mark.parametrize("turns", ["short", "long"])
-def test_aReaderThatCanTakeAnAccessIsPatientForAWhileOnly(row: int, scopes: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: it let three publications by, however long each of them took; who writes for 0.4 s made a read of 1 s a TimeoutError."""
+def test_aReaderThatCanTakeAnAccessIsPatientForAWhileOnly(
+    row: int, scopes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: it let three publications by, however long each of them took; who writes
+    for 0.4 s made a read of 1 s a TimeoutError.
+    """
     generation, now = Generation(row), 100.0
     generation.begin()
 

@@ -1,4 +1,6 @@
-"""fastMode on emulated GPUs: VRAM between processes, that nobody's death takes from the others, with an end to it."""
+"""fastMode on emulated GPUs: VRAM between processes, that nobody's death takes from the
+others, with an end to it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,13 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.errors import BufferExists, DeviceUnavailable, HolderSilent, PermissionDenied, QuotaExceeded
+from muninn.errors import (
+    BufferExists,
+    DeviceUnavailable,
+    HolderSilent,
+    PermissionDenied,
+    QuotaExceeded,
+)
 from support import Actor, ActorError, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -36,7 +44,10 @@ def test_vramIsSharedBetweenProcesses(domain: str, actor: Start) -> None:
 
 
 def test_saysHowAndWhere(domain: str, actor: Start) -> None:
-    other = actor("b = muninn.MuninnBuffer('1M', mode='fastMode', preferredGpu=2, name='a')", MUNINN_HOST_GPUS="3")
+    other = actor(
+        "b = muninn.MuninnBuffer('1M', mode='fastMode', preferredGpu=2, name='a')",
+        MUNINN_HOST_GPUS="3",
+    )
     described = other.do("b.describe()")
     assert {
         "mode": "fastMode",
@@ -70,11 +81,17 @@ def test_anAccessOfAStreamWhoseGpuDoesNotReachTheMemoryIsRefused(domain: str, ac
     """Broken: it was given an array that no kernel of that stream could use."""
     apart = actor(APART, MUNINN_HOST_GPUS="2")
     for scope in ("write", "read"):
-        with pytest.raises(ActorError, match="GPU 1 .* does not reach the memory of GPU 0") as raised:
+        with pytest.raises(
+            ActorError, match="GPU 1 .* does not reach the memory of GPU 0"
+        ) as raised:
             apart.do(f"enter(b.{scope}(stream=far))")
         assert raised.value.kind == "TopologyNotPeerable"
-        assert apart.do(f"enter(b.{scope}(timeout=9, stream=near)), enter(b.{scope}(timeout=9, stream=None))") == [[10], [10]]
-    assert apart.do("enter(muninn.share(np.arange(10), 'big').write(stream=far))") == [10], "host memory is there for all"
+        assert apart.do(
+            f"enter(b.{scope}(timeout=9, stream=near)), enter(b.{scope}(timeout=9, stream=None))"
+        ) == [[10], [10]]
+    assert apart.do("enter(muninn.share(np.arange(10), 'big').write(stream=far))") == [10], (
+        "host memory is there for all"
+    )
     assert apart.do("b.generation") == 4
 
 
@@ -82,7 +99,9 @@ def test_openedTwiceIsOneMemory(domain: str, actor: Start) -> None:
     first = muninn.share(np.arange(10), name="a", mode="fastMode")
     assert muninn.open("a").open() == muninn.open(first.handle).open() == first.open()
     other = actor("one = muninn.open('a'); two = muninn.open('a', access='readWrite')")
-    assert other.do("one.open() == two.open(), one.array.flags.writeable, two.array.flags.writeable") == [True, False, True]
+    assert other.do(
+        "one.open() == two.open(), one.array.flags.writeable, two.array.flags.writeable"
+    ) == [True, False, True]
 
 
 def test_readOnlyVramIsReadOnly(domain: str, actor: Start) -> None:
@@ -110,7 +129,9 @@ def test_vramSurvivesItsOwner(domain: str, actor: Start, brokerToo: bool) -> Non
 
 
 def test_vramSurvivesEveryBroker(domain: str, actor: Start) -> None:
-    """Each is killed while it is broker: its successor is brought the descriptor by who still holds the buffer."""
+    """Each is killed while it is broker: its successor is brought the descriptor by who
+    still holds the buffer.
+    """
     first = actor("mine = muninn.share(np.arange(6), name='a', mode='fastMode')").join()
     holder = actor("theirs = muninn.open('a')")
     second = actor().join()
@@ -126,7 +147,9 @@ def test_vramSurvivesEveryBroker(domain: str, actor: Start) -> None:
 
 
 def test_memoryThatAStoppedProcessHasIsNotLost(domain: str, actor: Start) -> None:
-    """The broker is killed, and the other holder is stopped. Broken: fatal, nobody was named, and the fix was to make it anew, which failed."""
+    """The broker is killed, and the other holder is stopped. Broken: fatal, nobody was
+    named, and the fix was to make it anew, which failed.
+    """
     owner = actor("mine = muninn.share(np.arange(6), name='a', mode='fastMode')")
     holder = actor("theirs = muninn.open('a')")
     holder.stop()
@@ -138,7 +161,8 @@ def test_memoryThatAStoppedProcessHasIsNotLost(domain: str, actor: Start) -> Non
         (lambda: muninn.shareOnce("a", lambda: np.arange(6), mode="fastMode"), HolderSilent),
     ):
         with pytest.raises(
-            muninn.MuninnError, match=rf"'a' has not come to the new broker: process {holder.pid} \([^)]*\) may have it"
+            muninn.MuninnError,
+            match=rf"'a' has not come to the new broker: process {holder.pid} \([^)]*\) may have it",
         ) as caught:
             call()
         assert type(caught.value) is kind and f"kill -CONT {holder.pid}" in caught.value.fix
@@ -170,8 +194,14 @@ def test_lostVramIsAnErrorAndThenANameThatIsFree(domain: str, actor: Start) -> N
 
 def test_aGpuHasAnEndThatAllProcessesShare(domain: str, actor: Start) -> None:
     size = {"MUNINN_HOST_GPU_BYTES": "4M"}
-    one, two = actor("a = muninn.MuninnBuffer('3M', mode='fastMode', name='a')", **size), actor(**size)
-    for attempt in ("muninn.MuninnBuffer('2M', mode='fastMode')", "muninn.share(np.zeros(2 << 20, 'u1'), mode='fastMode')"):
+    one, two = (
+        actor("a = muninn.MuninnBuffer('3M', mode='fastMode', name='a')", **size),
+        actor(**size),
+    )
+    for attempt in (
+        "muninn.MuninnBuffer('2M', mode='fastMode')",
+        "muninn.share(np.zeros(2 << 20, 'u1'), mode='fastMode')",
+    ):
         with pytest.raises(ActorError, match=r"MNN-0016 QuotaExceeded.*hostGpuBytes"):
             two.do(attempt)
     two.do("b = muninn.MuninnBuffer('1M', mode='fastMode')")
@@ -202,7 +232,11 @@ def test_whatTheDeadHeldIsThereAgain(domain: str, actor: Start) -> None:
     ],
 )
 def test_whatCanNotBeHadIsRefusedAndLeavesNothing(
-    domain: str, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], keywords: dict[str, Any], error: type[muninn.MuninnError]
+    domain: str,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    keywords: dict[str, Any],
+    error: type[muninn.MuninnError],
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -216,10 +250,14 @@ def test_whatCanNotBeHadIsRefusedAndLeavesNothing(
 def test_attachesAndLoadsOnceInVramToo(domain: str, actor: Start) -> None:
     actors = [actor().join() for _ in range(3)]
     for each in actors:
-        each.begin("b = muninn.array('a', 8, 'i8', mode='fastMode'); b.describe()['bufferId'], b.mode, int(b.array.sum())")
+        each.begin(
+            "b = muninn.array('a', 8, 'i8', mode='fastMode'); b.describe()['bufferId'], b.mode, int(b.array.sum())"
+        )
     assert len({str(each.result()) for each in actors}) == 1
     for each in actors:
-        each.begin("c = muninn.shareOnce('once', lambda: np.full(5, os.getpid()), mode='fastMode'); int(c.array[0])")
+        each.begin(
+            "c = muninn.shareOnce('once', lambda: np.full(5, os.getpid()), mode='fastMode'); int(c.array[0])"
+        )
     assert len({each.result() for each in actors}) == 1
     bundle = muninn.shareBundle({"w": np.arange(5)}, name="bundle", mode="fastMode")
     assert actors[0].do("int(muninn.openBundle('bundle')['w'].sum())") == 10

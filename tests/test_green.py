@@ -1,4 +1,6 @@
-"""Green threads: the thread that serves is a real one, and who waits lets the others run."""
+"""Green threads: the thread that serves is a real one, and who waits lets the others
+run.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,22 @@ from muninn.system.green import Condition
 from support import Actor, eventually
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
-#: What libraries put something of their own in the place of, in the modules that the thread that serves comes through.
+#: What libraries put something of their own in the place of, in the modules that the
+#: thread that serves comes through.
 REPLACED = {
-    "threading": {"Thread", "Lock", "RLock", "Event", "Condition", "Semaphore", "local", "get_ident", "current_thread", "Timer", "Barrier"},
+    "threading": {
+        "Thread",
+        "Lock",
+        "RLock",
+        "Event",
+        "Condition",
+        "Semaphore",
+        "local",
+        "get_ident",
+        "current_thread",
+        "Timer",
+        "Barrier",
+    },
     "_thread": {"start_new_thread", "allocate_lock", "get_ident", "_local"},
     "select": {"select", "poll", "epoll"},
     "socket": {"socket", "socketpair", "fromfd"},
@@ -38,7 +53,8 @@ ALLOWED = {
     ("system/green.py", "queue.SimpleQueue"): "its type",
 }
 
-#: A library that makes green threads, as far as Muninn can tell: nothing of what it replaces works without its loop.
+#: A library that makes green threads, as far as Muninn can tell: nothing of what it
+#: replaces works without its loop.
 PRETENDED = """
 import _thread, queue, select, socket, threading
 def replaced(*_, **__): raise AssertionError('something of the library, on a thread that its loop does not run')
@@ -78,7 +94,9 @@ def patch(request: pytest.FixtureRequest) -> str:
 
 def ended(code: str) -> str:
     """What a program prints in the end."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip()
 
@@ -86,15 +104,27 @@ def ended(code: str) -> str:
 def replaceable(path: Path) -> Iterator[str]:
     """What a module uses of what is replaced."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.attr in REPLACED.get(node.value.id, ()):
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.attr in REPLACED.get(node.value.id, ())
+        ):
             yield f"{node.value.id}.{node.attr}"
         elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{each.name}" for each in node.names if each.name in REPLACED.get(node.module or "", ()))
+            yield from (
+                f"{node.module}.{each.name}"
+                for each in node.names
+                if each.name in REPLACED.get(node.module or "", ())
+            )
 
 
 def annotations(path: Path) -> set[str]:
     """The names that stand in annotations only."""
-    found = (getattr(node, field, None) for node in ast.walk(ast.parse(path.read_text())) for field in ("annotation", "returns"))
+    found = (
+        getattr(node, field, None)
+        for node in ast.walk(ast.parse(path.read_text()))
+        for field in ("annotation", "returns")
+    )
     return {name for each in found if each is not None for name in _attributes(each)}
 
 
@@ -107,7 +137,18 @@ def _attributes(node: ast.AST) -> Iterator[str]:
 def test_nothingIsTakenFromWhatIsReplaced() -> None:
     found = {
         (str(path.relative_to(PACKAGE)), name)
-        for package in ("system", "storage", "control", "wire", "interop", "devices", "broker", "session", "sync", "api")
+        for package in (
+            "system",
+            "storage",
+            "control",
+            "wire",
+            "interop",
+            "devices",
+            "broker",
+            "session",
+            "sync",
+            "api",
+        )
         for path in (PACKAGE / package).rglob("*.py")
         for name in set(replaceable(path)) - annotations(path)
     }
@@ -116,7 +157,9 @@ def test_nothingIsTakenFromWhatIsReplaced() -> None:
 
 @pytest.mark.parametrize("isImported", [False, True])
 def test_aProgramWhoseThreadsWereReplacedIsServedByARealOne(domain: str, isImported: bool) -> None:
-    """Broken: `share` never returned, since its background thread was one of the library's."""
+    """Broken: `share` never returned, since its background thread was one of the
+    library's.
+    """
     work = """
 import numpy as np, muninn
 b = muninn.share(np.arange(3), name='b', access='readWrite')
@@ -130,8 +173,16 @@ stream.synchronize()
 print(muninn.open('b').read().tolist(), [each['name'] for each in muninn.listBuffers()])
 b.free(); f.free()
 """
-    order = ("import muninn, numpy, muninn.session.membership, muninn.devices.choose, muninn.devices.host.streams\n", PRETENDED)
-    assert ended("".join(order if isImported else ("import logging, weakref, numpy\n", PRETENDED)) + work) == "[7, 1, 2] ['b', 'f']"
+    order = (
+        "import muninn, numpy, muninn.session.membership, muninn.devices.choose, muninn.devices.host.streams\n",
+        PRETENDED,
+    )
+    assert (
+        ended(
+            "".join(order if isImported else ("import logging, weakref, numpy\n", PRETENDED)) + work
+        )
+        == "[7, 1, 2] ['b', 'f']"
+    )
 
 
 def test_whoWaitsLetsTheOthersRun(domain: str, actor: Callable[..., Actor], patch: str) -> None:
@@ -139,9 +190,20 @@ def test_whoWaitsLetsTheOthersRun(domain: str, actor: Callable[..., Actor], patc
     actor(
         "b = muninn.share(np.zeros(3), name='b', access='readWrite'); scope = b.write(); scope.__enter__(); lock = muninn.Lock('lock'); lock.acquire()"
     )
-    waits = ("muninn.open('none', timeout=0.5)", "b.waitNext(0.5)", "b.read(timeout=0.5)", "b.write(0.5).__enter__()", "lock.acquire(0.5)")
+    waits = (
+        "muninn.open('none', timeout=0.5)",
+        "b.waitNext(0.5)",
+        "b.read(timeout=0.5)",
+        "b.write(0.5).__enter__()",
+        "lock.acquire(0.5)",
+    )
     code = f"{patch}import muninn\nb, lock = muninn.open('b', access='readWrite'), muninn.Lock('lock')\n{TICKING}\nsleep(0.02)\n"
-    counted = [int(each) for each in ended(code + "".join(f"print(ticksWhile(lambda: {wait}))\n" for wait in waits)).split()]
+    counted = [
+        int(each)
+        for each in ended(
+            code + "".join(f"print(ticksWhile(lambda: {wait}))\n" for wait in waits)
+        ).split()
+    ]
     assert len(counted) == len(waits) and min(counted) >= 5, counted
 
 
@@ -165,7 +227,9 @@ b.free()
 
 
 def test_greenThreadsAreKnownWheneverTheLibraryMakesThem(domain: str, patch: str) -> None:
-    """Broken: who runs was asked as it was at the first use, so locks kept nobody out; and the end was a KeyError of Muninn's thread."""
+    """Broken: who runs was asked as it was at the first use, so locks kept nobody out;
+    and the end was a KeyError of Muninn's thread.
+    """
     early = """
 import numpy as np, muninn
 b, lock, plain = muninn.share(np.zeros(1), name='b', access='readWrite'), muninn.Lock('lock'), [0]
@@ -191,8 +255,18 @@ print(join(spawn(other)))
 lock.release()
 b.free()
 """
-    done = subprocess.run([sys.executable, "-c", early + patch + work], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout.split("\n") == ["60 60", "another thread has held lock 'lock' for 0.05 s", ""], done.stdout + done.stderr[-3000:]
+    done = subprocess.run(
+        [sys.executable, "-c", early + patch + work],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split("\n") == [
+        "60 60",
+        "another thread has held lock 'lock' for 0.05 s",
+        "",
+    ], done.stdout + done.stderr[-3000:]
     assert "Error" not in done.stderr and "Exception" not in done.stderr
 
 
@@ -210,17 +284,26 @@ muninn.free('once')
     assert ended(patch + work) == "True 1"
 
 
-def test_theBrokerGoesOnWhileTheProgramComputes(domain: str, actor: Callable[..., Actor], patch: str) -> None:
+def test_theBrokerGoesOnWhileTheProgramComputes(
+    domain: str, actor: Callable[..., Actor], patch: str
+) -> None:
     """The hub runs nobody meanwhile; other processes are served all the same."""
     work = "import numpy as np, muninn\nb = muninn.share(np.arange(3), name='b')\nprint('there', flush=True)\nend = __import__('sys').stdin.fileno()\n"
     # A wait that no library knows: it blocks the hub.
     work += "import ctypes\nctypes.CDLL(None).read(end, ctypes.create_string_buffer(1), 1)\n"
-    with subprocess.Popen([sys.executable, "-c", patch + work], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as busy:
+    with subprocess.Popen(
+        [sys.executable, "-c", patch + work],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as busy:
         assert busy.stdin is not None and busy.stdout is not None
         try:
             assert busy.stdout.readline() == "there\n"
             other = actor()
-            assert other.do("muninn.share(np.arange(2), name='c').free(); muninn.open('b').array.tolist()") == [0, 1, 2]
+            assert other.do(
+                "muninn.share(np.arange(2), name='c').free(); muninn.open('b').array.tolist()"
+            ) == [0, 1, 2]
             assert other.do("muninn.domainInfo()['brokerPid']") == busy.pid
         finally:
             busy.stdin.close()

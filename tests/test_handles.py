@@ -1,4 +1,6 @@
-"""Handles: 64 bytes that say what they say only in the domain that issued them, and unaltered."""
+"""Handles: 64 bytes that say what they say only in the domain that issued them, and
+unaltered.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,25 @@ from muninn.wire import handles
 _SECRET = bytes(range(32))
 
 
-@given(st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 24) - 1), st.sampled_from(ACCESSES), st.integers(0, (1 << 64) - 1), st.text())
-def test_saysWhatWasIssued(row: int, incarnation: int, access: Access, sizeBytes: int, tenant: str) -> None:
+@given(
+    st.integers(0, (1 << 32) - 1),
+    st.integers(0, (1 << 24) - 1),
+    st.sampled_from(ACCESSES),
+    st.integers(0, (1 << 64) - 1),
+    st.text(),
+)
+def test_saysWhatWasIssued(
+    row: int, incarnation: int, access: Access, sizeBytes: int, tenant: str
+) -> None:
     handle = handles.issue(_SECRET, row, incarnation, access, sizeBytes, tenant)
     assert len(handle) == handles.HANDLE_BYTES
-    assert handles.check(_SECRET, handle) == (row, incarnation, access, sizeBytes, handles.tenantDigest(tenant))
+    assert handles.check(_SECRET, handle) == (
+        row,
+        incarnation,
+        access,
+        sizeBytes,
+        handles.tenantDigest(tenant),
+    )
 
 
 @given(st.integers(0, 64 * 8 - 1))
@@ -42,7 +58,9 @@ def test_refusesTheHandleOfAnotherDomain() -> None:
 
 @pytest.mark.parametrize("head", [(b"MNNX", 1, 0), (b"MNNH", 2, 0), (b"MNNH", 1, len(ACCESSES))])
 def test_refusesWhatAnotherVersionSigned(head: tuple[bytes, int, int]) -> None:
-    """The MAC is right. Broken: only the MAC was looked at, and the fields were read as this version writes them."""
+    """The MAC is right. Broken: only the MAC was looked at, and the fields were read as
+    this version writes them.
+    """
     body = handles._BODY.pack(*head, 1, 2, 3, bytes(16))
     with pytest.raises(HandleInvalid):
         handles.check(_SECRET, body + handles._mac(_SECRET, body))

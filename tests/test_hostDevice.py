@@ -1,4 +1,6 @@
-"""What the host back-end promises beyond the port: sealed memfds, typed exhaustion, accounting, threads, forks, and how it is chosen."""
+"""What the host back-end promises beyond the port: sealed memfds, typed exhaustion,
+accounting, threads, forks, and how it is chosen.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,11 @@ def test_memoryIsPrivateAndCanNotBeResizedByAnyone() -> None:
             with pytest.raises(PermissionError):
                 os.ftruncate(descriptor, sizeBytes)
         with pytest.raises(PermissionError):
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_FUTURE_WRITE if hasattr(fcntl, "F_SEAL_FUTURE_WRITE") else 0x10)
+            fcntl.fcntl(
+                descriptor,
+                fcntl.F_ADD_SEALS,
+                fcntl.F_SEAL_FUTURE_WRITE if hasattr(fcntl, "F_SEAL_FUTURE_WRITE") else 0x10,
+            )
         assert fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
         os.close(descriptor)
 
@@ -175,7 +181,9 @@ def test_failedMappingIsTypedAndLeavesNothing(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_whatIsInterruptedBehindItsMappingMapsNothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: the mapping was nobody's until a later step, and a Ctrl-C between the two left it for ever."""
+    """Broken: the mapping was nobody's until a later step, and a Ctrl-C between the two
+    left it for ever.
+    """
 
     def mappings() -> int:
         return Path("/proc/self/maps").read_text().count("/memfd:muninn-gpu")
@@ -472,24 +480,58 @@ def test_importLoadsNoGpuLibrary() -> None:
         "print([name for name in set(sys.modules) - before if name.split('.')[0] in ('numba', 'cuda', 'cupy', 'torch')])"
     )
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    printed = subprocess.check_output([sys.executable, "-c", code], env=variables, text=True, timeout=WATCHDOG_SECONDS)
+    printed = subprocess.check_output(
+        [sys.executable, "-c", code], env=variables, text=True, timeout=WATCHDOG_SECONDS
+    )
     assert printed.strip() == "[]"
 
 
 @pytest.mark.parametrize(
     ("membership", "files", "rooms"),
     [
-        ("0::/a/b\n", {"a/memory.max": "1000", "a/memory.current": "400", "a/b/memory.max": "max", "a/b/memory.current": "1"}, [600]),
-        ("0::/\n", {"memory.max": "500", "memory.current": "700", "memory.stat": "anon 1\ninactive_file 300\n"}, [100]),
+        (
+            "0::/a/b\n",
+            {
+                "a/memory.max": "1000",
+                "a/memory.current": "400",
+                "a/b/memory.max": "max",
+                "a/b/memory.current": "1",
+            },
+            [600],
+        ),
+        (
+            "0::/\n",
+            {
+                "memory.max": "500",
+                "memory.current": "700",
+                "memory.stat": "anon 1\ninactive_file 300\n",
+            },
+            [100],
+        ),
         ("0::/\n", {"memory.max": "500", "memory.current": "700"}, [0]),
-        ("3:cpu:/\n4:memory:/x\n", {"memory/x/memory.limit_in_bytes": "80", "memory/x/memory.usage_in_bytes": "30"}, [50]),
-        ("4:memory:/\n", {"memory/memory.limit_in_bytes": str((1 << 63) - 4096), "memory/memory.usage_in_bytes": "30"}, []),
+        (
+            "3:cpu:/\n4:memory:/x\n",
+            {"memory/x/memory.limit_in_bytes": "80", "memory/x/memory.usage_in_bytes": "30"},
+            [50],
+        ),
+        (
+            "4:memory:/\n",
+            {
+                "memory/memory.limit_in_bytes": str((1 << 63) - 4096),
+                "memory/memory.usage_in_bytes": "30",
+            },
+            [],
+        ),
         ("4:memory:/not/mounted\n", {}, []),
         ("", {}, []),
     ],
 )
 def test_controlGroupsLimitTheAvailableMemory(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, membership: str, files: dict[str, str], rooms: list[int]
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    membership: str,
+    files: dict[str, str],
+    rooms: list[int],
 ) -> None:
     directory: Path = request.getfixturevalue("tmp_path")
     for name, text in files.items():
@@ -507,24 +549,34 @@ def test_theControlGroupThatIsFullIsNamed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(hostmemory, "_CONTROL_GROUPS", str(tmp_path))
     monkeypatch.setattr(hostmemory, "_membership", lambda: "0::/\n")
     monkeypatch.setattr(hostmemory, "_kept", (0.0, 0))
-    with pytest.raises(HostMemoryFull, match=f"100M do not fit: {tmp_path}/memory.max allows 64M, and has room for 34M") as raised:
+    with pytest.raises(
+        HostMemoryFull,
+        match=f"100M do not fit: {tmp_path}/memory.max allows 64M, and has room for 34M",
+    ) as raised:
         hostmemory.requireAvailable(100 * MIB)
     assert "raise its limit" in raised.value.fix
-    with pytest.raises(HostMemoryFull, match=r"20M do not fit \(and 16M more, for the host's own work\).* has room for 34M"):
+    with pytest.raises(
+        HostMemoryFull,
+        match=r"20M do not fit \(and 16M more, for the host's own work\).* has room for 34M",
+    ):
         hostmemory.requireAvailable(20 * MIB, 16 * MIB)
     (tmp_path / "memory.max").write_text(str(1 << 59))
     with pytest.raises(HostMemoryFull, match="do not fit: this machine's memory has room for"):
         hostmemory.requireAvailable(1 << 57)
 
 
-def test_theAvailableMemoryOfAMomentAgoIsForWhatIsSmallAndStillThere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_theAvailableMemoryOfAMomentAgoIsForWhatIsSmallAndStillThere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now, rooms = 100.0, [10 * MIB]
     monkeypatch.setattr(hostmemory.clock, "now", lambda: now)
     monkeypatch.setattr(hostmemory, "availableBytes", lambda: rooms[-1])
     monkeypatch.setattr(hostmemory, "_kept", (0.0, 0))
     assert hostmemory.availableFor(MIB // 2) == 10 * MIB
     rooms.append(4 * MIB)
-    assert hostmemory.availableFor(MIB) == 9 * MIB + MIB // 2, "of a moment ago, less what was taken meanwhile"
+    assert hostmemory.availableFor(MIB) == 9 * MIB + MIB // 2, (
+        "of a moment ago, less what was taken meanwhile"
+    )
     assert hostmemory.availableFor(MIB + 1) == 4 * MIB, "of now: it is not small"
     rooms.append(20 * MIB)
     for _ in range(2):

@@ -1,4 +1,6 @@
-"""Surroundings that are broken or hostile: a full `/dev/shm`, no descriptors, bytes from strangers. Each a typed error, and everybody else unharmed."""
+"""Surroundings that are broken or hostile: a full `/dev/shm`, no descriptors, bytes
+from strangers. Each a typed error, and everybody else unharmed.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,13 @@ import pytest
 
 import muninn
 from muninn.control import layout
-from muninn.errors import BufferNotFound, ControlBlockInvalid, HandleInvalid, MuninnError, ProtocolViolation
+from muninn.errors import (
+    BufferNotFound,
+    ControlBlockInvalid,
+    HandleInvalid,
+    MuninnError,
+    ProtocolViolation,
+)
 from muninn.session.membership import current
 from muninn.terms import Access
 from muninn.wire import handles, requests
@@ -32,7 +40,9 @@ Start = Callable[..., Actor]
 
 @contextlib.contextmanager
 def unharmed(domain: str, actor: Start) -> Iterator[Actor]:
-    """While the body does its worst, two members share, open and write; afterwards broker, epoch, buffers and members are as before."""
+    """While the body does its worst, two members share, open and write; afterwards
+    broker, epoch, buffers and members are as before.
+    """
     broker = actor("kept = muninn.share(np.arange(8), name='kept')")
     worker = actor("""
 import threading
@@ -55,7 +65,8 @@ thread = threading.Thread(target=work); thread.start()
     muninn.share(b"x").close()
     before = muninn.domainInfo()
     assert before["brokerPid"] == broker.pid
-    current().client.request("ping")  # so that the broker has this process's connection and pidfd when they are counted
+    # so that the broker has this process's connection and pidfd when they are counted
+    current().client.request("ping")
     descriptors = broker.do("len(os.listdir('/proc/self/fd'))")
     yield broker
     worker.do("stop.set(); thread.join()")
@@ -64,11 +75,17 @@ thread = threading.Thread(target=work); thread.start()
     assert (after["brokerPid"], after["epoch"]) == (before["brokerPid"], before["epoch"])
     assert {each["pid"] for each in after["members"]} == {each["pid"] for each in before["members"]}
     assert [each["name"] for each in muninn.listBuffers()] == ["kept"]
-    eventually(lambda: len(current().rows.notFree()) == 1 == len(leftovers(domain)), "no row and no segment is left half way")
-    eventually(lambda: broker.do("len(os.listdir('/proc/self/fd'))") <= descriptors, "the broker has no descriptor more than before")
+    eventually(
+        lambda: len(current().rows.notFree()) == 1 == len(leftovers(domain)),
+        "no row and no segment is left half way",
+    )
+    eventually(
+        lambda: broker.do("len(os.listdir('/proc/self/fd'))") <= descriptors,
+        "the broker has no descriptor more than before",
+    )
 
 
-# --- strangers on the socket -----------------------------------------------------------------------------------------------------------
+# --- strangers on the socket --------------------------------------------------------
 
 
 def socketPath(domain: str) -> str:
@@ -115,9 +132,15 @@ _PACKETS: dict[str, bytes] = {
     "beforeHello": msgpack.packb({"op": "find", "name": "kept"}),
     "freeBeforeHello": msgpack.packb({"op": "free", "row": 0, "incarnation": 1}),
     "leaveBeforeHello": msgpack.packb({"op": "leave"}),
-    "helloOfNobody": msgpack.packb({"op": "hello", "slot": 99999, "generation": 1, "nonce": 1, "allocations": []}),
-    "helloOfTheBroker": msgpack.packb({"op": "hello", "slot": 0, "generation": 1, "nonce": 12345, "allocations": []}),
-    "helloBelowZero": msgpack.packb({"op": "hello", "slot": -1, "generation": -1, "nonce": -1, "allocations": []}),
+    "helloOfNobody": msgpack.packb(
+        {"op": "hello", "slot": 99999, "generation": 1, "nonce": 1, "allocations": []}
+    ),
+    "helloOfTheBroker": msgpack.packb(
+        {"op": "hello", "slot": 0, "generation": 1, "nonce": 12345, "allocations": []}
+    ),
+    "helloBelowZero": msgpack.packb(
+        {"op": "hello", "slot": -1, "generation": -1, "nonce": -1, "allocations": []}
+    ),
 }
 
 
@@ -128,13 +151,20 @@ def test_malformedPacketsAreAnsweredOnceAndDropped(domain: str, actor: Start, na
     with stranger(domain) as connection:
         connection.send(_PACKETS[name])
         answer = told(connection)
-        assert answer is not None and answer["error"] == ProtocolViolation.number and answer["reason"] and answer["fix"]
+        assert (
+            answer is not None
+            and answer["error"] == ProtocolViolation.number
+            and answer["reason"]
+            and answer["fix"]
+        )
         assert told(connection) is None, "then it hangs up"
     assert muninn.domainInfo()["epoch"] == epoch and muninn.open("kept").array.sum() == 28
 
 
 def test_strangersDisturbNobody(domain: str, actor: Start) -> None:
-    """Random bytes, mutated requests, packets that are too long, descriptors that nobody asked for, and connections that say nothing."""
+    """Random bytes, mutated requests, packets that are too long, descriptors that
+    nobody asked for, and connections that say nothing.
+    """
     seed = 20261123
     random = Random(seed)
     with unharmed(domain, actor):
@@ -147,16 +177,24 @@ def test_strangersDisturbNobody(domain: str, actor: Start) -> None:
                 elif packet:
                     packet[random.randrange(len(packet))] = random.randrange(256)
                 descriptors = array.array("i", [0] * random.choice([0, 0, 1, 253]))
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if descriptors else []
+                rights = (
+                    [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if descriptors else []
+                )
                 connection.sendmsg([packet], rights)
                 if random.random() < 0.7:
                     answer = told(connection)
-                    assert answer is None or "error" in answer or answer.keys() <= {"epoch"}, f"seed {seed}"
+                    assert answer is None or "error" in answer or answer.keys() <= {"epoch"}, (
+                        f"seed {seed}"
+                    )
         with stranger(domain) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
             connection.send(bytes(100_000))
             answer = told(connection)
-            assert answer is not None and answer["error"] == ProtocolViolation.number and "65536" in answer["reason"]
+            assert (
+                answer is not None
+                and answer["error"] == ProtocolViolation.number
+                and "65536" in answer["reason"]
+            )
         for each in silent:
             each.close()
 
@@ -172,14 +210,29 @@ def test_aPeerThatDoesNotReadIsDropped(domain: str, actor: Start) -> None:
 
 
 _HOSTILE_NUMBERS = (-1, 0, 1, 2**31, 2**40, 2**63, 2**64 - 1)
-_HOSTILE_TEXTS = ("", "kept", "x" * 200, "\0", "\x01", "ä" * 100, "\x1b[31m", "../..", "fastMode", "x" * 60_000)
+_HOSTILE_TEXTS = (
+    "",
+    "kept",
+    "x" * 200,
+    "\0",
+    "\x01",
+    "ä" * 100,
+    "\x1b[31m",
+    "../..",
+    "fastMode",
+    "x" * 60_000,
+)
 
 
 def test_aMemberWhoseRequestsMakeNoSenseGetsErrors(domain: str, actor: Start) -> None:
-    """Well-formed, from a member, and with fields that can not be: an error each, or an answer; the broker goes on."""
+    """Well-formed, from a member, and with fields that can not be: an error each, or an
+    answer; the broker goes on.
+    """
     seed = 7
     random = Random(seed)
-    operations = [op for op in requests.OPERATIONS if op not in ("hello", "leave", "drain", "yield", "evict")]
+    operations = [
+        op for op in requests.OPERATIONS if op not in ("hello", "leave", "drain", "yield", "evict")
+    ]
     with unharmed(domain, actor):
         client = current().client
         for _ in range(600):
@@ -189,7 +242,10 @@ def test_aMemberWhoseRequestsMakeNoSenseGetsErrors(domain: str, actor: Start) ->
                 str: _HOSTILE_TEXTS,
                 list: ([], [[1]], [["a", 2]], [[0, 1]] * 300),
             }
-            fields = {name: random.choice(choices[kind]) for name, kind in requests.OPERATIONS[op].request.items()}
+            fields = {
+                name: random.choice(choices[kind])
+                for name, kind in requests.OPERATIONS[op].request.items()
+            }
             if op in ("free", "commit", "abandon", "tryReclaim") and fields.get("row") == 0:
                 continue  # it is a member, so what it may free it may free
             try:
@@ -199,7 +255,9 @@ def test_aMemberWhoseRequestsMakeNoSenseGetsErrors(domain: str, actor: Start) ->
                 if op == "create":
                     client.request("abandon", row=reply["row"], incarnation=reply["incarnation"])
             except MuninnError as error:
-                assert error.reason and error.fix and error.code not in ("MNN-0021",), f"seed {seed}: {op} {fields}"
+                assert error.reason and error.fix and error.code not in ("MNN-0021",), (
+                    f"seed {seed}: {op} {fields}"
+                )
 
 
 @pytest.mark.parametrize("op", ["evict", "drain"])
@@ -208,44 +266,75 @@ def test_operatorsMistakesAreErrors(domain: str, op: str) -> None:
     client = current().client
     for reason in ("", "nonsense", "\0", "x" * 60_000):
         fields: dict[str, Any] = (
-            {"name": "nothing", "tenant": "", "pid": 2**40, "reason": reason} if op == "evict" else {"on": False, "reason": reason}
+            {"name": "nothing", "tenant": "", "pid": 2**40, "reason": reason}
+            if op == "evict"
+            else {"on": False, "reason": reason}
         )
         with contextlib.suppress(MuninnError):
             client.request(op, **fields)
     assert bytes(muninn.open("kept").array) == b"x" and not muninn.domainInfo()["draining"]
 
 
-# --- handles -------------------------------------------------------------------------------------------------------------------------------
+# --- handles ------------------------------------------------------------------------
 
 
 def test_everyAlterationOfAHandleIsRefused(domain: str) -> None:
     handle = muninn.share(b"x", name="a", tenant="t").handle
     random = Random(1)
-    altered = [handle[:length] for length in range(64)] + [handle + b"\0", handle * 2, b"\0" * 64, b"\xff" * 64, handle[::-1]]
-    altered += [bytes(byte ^ (1 << bit % 8) * (position == bit // 8) for position, byte in enumerate(handle)) for bit in range(512)]
+    altered = [handle[:length] for length in range(64)] + [
+        handle + b"\0",
+        handle * 2,
+        b"\0" * 64,
+        b"\xff" * 64,
+        handle[::-1],
+    ]
+    altered += [
+        bytes(
+            byte ^ (1 << bit % 8) * (position == bit // 8) for position, byte in enumerate(handle)
+        )
+        for bit in range(512)
+    ]
     altered += [random.randbytes(64) for _ in range(50)]
     for each in altered:
         with pytest.raises(HandleInvalid) as caught:
             muninn.open(each)
         assert caught.value.fix
     assert bytes(muninn.open(handle).array) == b"x"
-    assert [len(each["importers"]) for each in muninn.listBuffers()] == [0], "who was refused holds nothing"
+    assert [len(each["importers"]) for each in muninn.listBuffers()] == [0], (
+        "who was refused holds nothing"
+    )
 
 
 def test_handlesThatAreWellSignedAndNameNothingAreRefused(domain: str) -> None:
-    """As one that was issued long ago: its row is another buffer's now, or of a table that has shrunk."""
+    """As one that was issued long ago: its row is another buffer's now, or of a table
+    that has shrunk.
+    """
     buffer = muninn.share(b"0123", name="a")
-    secret, row, incarnation = current().block.secret, buffer._checked().row, buffer._checked().incarnation
-    for wrongRow, wrongIncarnation in ((row, incarnation + 1), (row, 0), (row + 1, 0), (2**32 - 1, 1), (100_000, 1)):
+    secret, row, incarnation = (
+        current().block.secret,
+        buffer._checked().row,
+        buffer._checked().incarnation,
+    )
+    for wrongRow, wrongIncarnation in (
+        (row, incarnation + 1),
+        (row, 0),
+        (row + 1, 0),
+        (2**32 - 1, 1),
+        (100_000, 1),
+    ):
         with pytest.raises(BufferNotFound):
-            muninn.open(handles.issue(secret, wrongRow, wrongIncarnation, Access.READ_WRITE, 4, "default"))
+            muninn.open(
+                handles.issue(secret, wrongRow, wrongIncarnation, Access.READ_WRITE, 4, "default")
+            )
     for size, tenant in ((5, "default"), (4, "other")):
         with pytest.raises(HandleInvalid):
             muninn.open(handles.issue(secret, row, incarnation, Access.READ_WRITE, size, tenant))
 
 
 def test_aHandleOfAnotherDomainOpensNothing(domain: str, actor: Start) -> None:
-    """Both domains have a buffer of that name in that row; the handle is still of one of them."""
+    """Both domains have a buffer of that name in that row; the handle is still of one
+    of them.
+    """
     handle = muninn.share(b"x", name="a").handle
     other = actor("mine = muninn.share(b'y', name='a')", MUNINN_DOMAIN=f"{domain}-other")
     with pytest.raises(ActorError, match="MNN-0018"):
@@ -255,7 +344,7 @@ def test_aHandleOfAnotherDomainOpensNothing(domain: str, actor: Start) -> None:
     other.leave()
 
 
-# --- the control block -------------------------------------------------------------------------------------------------------------------
+# --- the control block --------------------------------------------------------------
 
 
 def blockPath(domain: str) -> Path:
@@ -278,7 +367,9 @@ def test_aBlockOfAnotherVersionIsLeftAlone(domain: str, actor: Start) -> None:
 
 
 def test_aHeaderThatIsDamagedAnywhereIsRefusedOrHarmless(domain: str, actor: Start) -> None:
-    """Every byte of the header's description, turned over: refused by its name, or taken for a block of before the boot, and never a crash."""
+    """Every byte of the header's description, turned over: refused by its name, or
+    taken for a block of before the boot, and never a crash.
+    """
     actor("muninn.share(b'kept', name='kept')").leave()
     whole = blockPath(domain).read_bytes()
     segment = leftovers(domain)[0]
@@ -286,7 +377,9 @@ def test_aHeaderThatIsDamagedAnywhereIsRefusedOrHarmless(domain: str, actor: Sta
     for offset in range(layout.SECRET_OFFSET):
         if offset in range(layout.VERSION_OFFSET + 4, layout.BOOT_ID_OFFSET + 16):
             continue  # nothing, or another boot: tested below
-        blockPath(domain).write_bytes(whole[:offset] + bytes([whole[offset] ^ 0xFF]) + whole[offset + 1 :])
+        blockPath(domain).write_bytes(
+            whole[:offset] + bytes([whole[offset] ^ 0xFF]) + whole[offset + 1 :]
+        )
         with pytest.raises(ControlBlockInvalid):
             muninn.domainInfo()
         assert Path(f"/dev/shm/{segment}").read_bytes() == content
@@ -308,14 +401,18 @@ def test_aBlockThatWasCutOffIsRefusedOrMadeAnew(domain: str, actor: Start, lengt
     actor("muninn.share(b'kept', name='kept')").leave()
     os.truncate(blockPath(domain), length)
     if length < layout.ELECTION_OFFSET:
-        assert bytes(muninn.open("kept").array) == b"kept", "it is no block any more: a new one adopts what the journal vouches for"
+        assert bytes(muninn.open("kept").array) == b"kept", (
+            "it is no block any more: a new one adopts what the journal vouches for"
+        )
         return
     with pytest.raises(ControlBlockInvalid):
         muninn.domainInfo()
 
 
 @pytest.mark.parametrize("kind", ["directory", "link", "foreign"])
-def test_whatIsNoControlBlockIsNotTakenForOne(domain: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+def test_whatIsNoControlBlockIsNotTakenForOne(
+    domain: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
     path = blockPath(domain)
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious" * 1000)
@@ -331,7 +428,7 @@ def test_whatIsNoControlBlockIsNotTakenForOne(domain: str, tmp_path: Path, caplo
     assert "left alone" in caplog.text
 
 
-# --- no descriptors ------------------------------------------------------------------------------------------------------------------------
+# --- no descriptors -----------------------------------------------------------------
 
 _WITHOUT = """
 import resource
@@ -377,7 +474,9 @@ def descriptors():
     ],
 )
 @pytest.mark.parametrize("joined", [True, False], ids=["member", "stranger"])
-def test_withoutDescriptorsItIsAnErrorAndThenItWorks(domain: str, actor: Start, code: str, joined: bool) -> None:
+def test_withoutDescriptorsItIsAnErrorAndThenItWorks(
+    domain: str, actor: Start, code: str, joined: bool
+) -> None:
     muninn.share(np.arange(8), name="kept")
     muninn.share(np.arange(8), name="vram", mode="fastMode")
     held = muninn.open("vram")
@@ -401,7 +500,9 @@ def test_aBrokerWithoutDescriptorsGivesItsOfficeUp(domain: str, actor: Start) ->
     muninn.share(b"x", name="mine")
     broker.begin("without(0, 'time.sleep(1.5)')")
     late = actor()
-    assert late.do("muninn.share(b'y', name='late').close(); sorted(each['name'] for each in muninn.listBuffers())") == [
+    assert late.do(
+        "muninn.share(b'y', name='late').close(); sorted(each['name'] for each in muninn.listBuffers())"
+    ) == [
         "kept",
         "late",
         "mine",
@@ -410,11 +511,13 @@ def test_aBrokerWithoutDescriptorsGivesItsOfficeUp(domain: str, actor: Start) ->
     assert broker.do("int(kept.array.sum()); muninn.share(b'z', name='again').name") == "again"
 
 
-# --- a full /dev/shm ------------------------------------------------------------------------------------------------------------------------
+# --- a full /dev/shm ----------------------------------------------------------------
 
 
 def inSmallShm(script: str, size: str) -> str:
-    """Run a script in a mount namespace of its own, whose `/dev/shm` has `size`; returns what it printed."""
+    """Run a script in a mount namespace of its own, whose `/dev/shm` has `size`;
+    returns what it printed.
+    """
     flags = ["-m"] if os.getuid() == 0 else ["-rm"]
     environment = {
         **os.environ,
@@ -423,8 +526,16 @@ def inSmallShm(script: str, size: str) -> str:
         "MUNINN_MAX_BUFFERS": "256",
     }
     command = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {sys.executable} -c '{script}'"
-    done = subprocess.run(["unshare", *flags, "sh", "-c", command], env=environment, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, f"status {done.returncode} (mounting needs root, or user namespaces): {done.stdout}{done.stderr}"
+    done = subprocess.run(
+        ["unshare", *flags, "sh", "-c", command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, (
+        f"status {done.returncode} (mounting needs root, or user namespaces): {done.stdout}{done.stderr}"
+    )
     return done.stdout
 
 
@@ -510,12 +621,14 @@ def test_aFullShmIsAnErrorWhateverIsMade(domain: str) -> None:
 
 
 def test_noRoomForTheControlBlockIsAnErrorToo(domain: str) -> None:
-    """And nothing is left of each attempt: no descriptor, no mapping, no slot. With room it works."""
+    """And nothing is left of each attempt: no descriptor, no mapping, no slot. With
+    room it works.
+    """
     for size in ("4k", "8k", "12k", "16k", "32k"):
         assert inSmallShm(_NO_ROOM_TO_JOIN, size) == "MNN-0015 True\n" * 3 + "0 0\nthere\n", size
 
 
-# --- tables that are full -----------------------------------------------------------------------------------------------------------------
+# --- tables that are full -----------------------------------------------------------
 
 
 def test_fullTablesAreErrorsThatPass(domain: str, actor: Start) -> None:
@@ -525,7 +638,9 @@ def test_fullTablesAreErrorsThatPass(domain: str, actor: Start) -> None:
         with pytest.raises(ActorError, match=r"MNN-0017 TableFull.*maxLeases"):
             first.do(attempt)
     first.do("held.pop().close(); held.append(muninn.share(b'x', name='more'))")
-    second = actor("for number in range(247):\n    muninn.share(b'x', name=f'b{number}').close()", **limits)
+    second = actor(
+        "for number in range(247):\n    muninn.share(b'x', name=f'b{number}').close()", **limits
+    )
     with pytest.raises(ActorError, match=r"MNN-0017 TableFull.*maxBuffers"):
         second.do("muninn.share(b'x', name='last')")
     second.do("muninn.free('b7'); muninn.share(b'x', name='last').close()")
@@ -538,7 +653,9 @@ def test_fullTablesAreErrorsThatPass(domain: str, actor: Start) -> None:
 
 def test_quotasNameTheLimitAndCountWhatIsThere(domain: str, actor: Start) -> None:
     small = actor(
-        "b = muninn.MuninnBuffer('6M', name='a', tenant='t')", MUNINN_BIG_MODE_MAX_BYTES="10M", MUNINN_DEFAULT_PINNED_HOST_QUOTA="8M"
+        "b = muninn.MuninnBuffer('6M', name='a', tenant='t')",
+        MUNINN_BIG_MODE_MAX_BYTES="10M",
+        MUNINN_DEFAULT_PINNED_HOST_QUOTA="8M",
     )
     with pytest.raises(ActorError, match=r"MNN-0016 QuotaExceeded.*bigModeMaxBytes"):
         small.do("muninn.MuninnBuffer('5M')")
@@ -555,10 +672,16 @@ def test_aDrainingDomainCreatesNothingAndKeepsWhatThereIs(domain: str, actor: St
     buffer = muninn.share(np.arange(5), name="a")
     admin.drain(reason="maintenance")
     other = actor()
-    for attempt in ("muninn.share(b'x')", "muninn.array('new', 3)", "muninn.shareOnce('new', lambda: np.arange(3))"):
+    for attempt in (
+        "muninn.share(b'x')",
+        "muninn.array('new', 3)",
+        "muninn.shareOnce('new', lambda: np.arange(3))",
+    ):
         with pytest.raises(ActorError, match="MNN-0024 DomainDraining"):
             other.do(attempt)
-    assert other.do("int(muninn.open('a').array.sum()), int(muninn.array('a', 5, 'i8').array.sum())") == [10, 10]
+    assert other.do(
+        "int(muninn.open('a').array.sum()), int(muninn.array('a', 5, 'i8').array.sum())"
+    ) == [10, 10]
     admin.drain(on=False)
     other.do("muninn.share(b'x', name='b')")
     assert buffer.array.sum() == 10

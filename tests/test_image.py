@@ -1,4 +1,6 @@
-"""`control/image.py`, and what follows: an exec ends the member that the process was, and nothing else does as it pleases."""
+"""`control/image.py`, and what follows: an exec ends the member that the process was,
+and nothing else does as it pleases.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,15 @@ def test_tellsOneProgramOfAProcessFromTheNext(domain: str, actor: Start) -> None
     assert not image.isReplaced(other.pid, nonce), "who is gone was not replaced"
 
 
-@pytest.mark.parametrize("child", ["", "pid = os.fork()\nif not pid: time.sleep(60); os._exit(0)\n"], ids=["alone", "withAChild"])
+@pytest.mark.parametrize(
+    "child",
+    ["", "pid = os.fork()\nif not pid: time.sleep(60); os._exit(0)\n"],
+    ids=["alone", "withAChild"],
+)
 def test_anExecGivesBackWhatTheProgramHeld(domain: str, actor: Start, child: str) -> None:
-    """A child that keeps the parent's connection hides the exec from the broker's socket. Broken: pid and start time had not changed."""
+    """A child that keeps the parent's connection hides the exec from the broker's
+    socket. Broken: pid and start time had not changed.
+    """
     buffer = muninn.share(bytes(4), name="a", access="readWrite")
     other = actor(
         "b = muninn.open('a', access='readWrite')\ngone = muninn.share(b'x', name='gone', lifetime='lastClose')\n"
@@ -58,14 +66,21 @@ def test_anExecGivesBackWhatTheProgramHeld(domain: str, actor: Start, child: str
     assert bytes(buffer.read()) == bytes([7] * 4)
     eventually(lambda: _pids() == [os.getpid()], "its slot was given back")
     # The child still maps it, and holds nothing.
-    eventually(lambda: [each["name"] for each in muninn.listBuffers() if each["state"] != "freed"] == ["a"], "what goes with its last user")
+    eventually(
+        lambda: (
+            [each["name"] for each in muninn.listBuffers() if each["state"] != "freed"] == ["a"]
+        ),
+        "what goes with its last user",
+    )
     lock.release()
     if pid:
         os.kill(pid, 9)
 
 
 def test_anExecIsFoundThoughNobodyWaitsForWhatItHeld(domain: str, actor: Start) -> None:
-    """A child that Python knows nothing of keeps its connection, its pidfd tells of no exec, and nobody asks: the broker looks all the same."""
+    """A child that Python knows nothing of keeps its connection, its pidfd tells of no
+    exec, and nobody asks: the broker looks all the same.
+    """
     muninn.share(bytes(4), name="a")
     other = actor(
         "import ctypes\ngone = muninn.share(b'x', name='gone', lifetime='lastClose')\nlibc = ctypes.CDLL(None)\npid = libc.fork()\n"
@@ -74,7 +89,12 @@ def test_anExecIsFoundThoughNobodyWaitsForWhatItHeld(domain: str, actor: Start) 
     child = other.do("pid")
     other.begin(_SLEEP)
     eventually(lambda: _pids() == [os.getpid()], "its slot was given back")
-    eventually(lambda: [each["name"] for each in muninn.listBuffers() if each["state"] != "freed"] == ["a"], "what goes with its last user")
+    eventually(
+        lambda: (
+            [each["name"] for each in muninn.listBuffers() if each["state"] != "freed"] == ["a"]
+        ),
+        "what goes with its last user",
+    )
     os.kill(child, 9)
 
 
@@ -82,11 +102,15 @@ def test_aBrokerThatExecsIsReplaced(domain: str, actor: Start) -> None:
     broker = actor().join()
     muninn.domainInfo()
     broker.begin(_SLEEP)
-    eventually(lambda: _pids() == [os.getpid()], "the broker is another, and has taken its slot back")
+    eventually(
+        lambda: _pids() == [os.getpid()], "the broker is another, and has taken its slot back"
+    )
 
 
 def test_aProgramThatReplacesItselfFindsNothingOfItsPast(domain: str, actor: Start) -> None:
-    """As an auto-reloader does. Broken: each of its lives was a member more, with its buffers, until the last one ended."""
+    """As an auto-reloader does. Broken: each of its lives was a member more, with its
+    buffers, until the last one ended.
+    """
     code = (
         "import os, sys, muninn\nn = int(sys.argv[1])\nb = muninn.share(bytes(8), name='a', lifetime='lastClose')\n"
         "lock = muninn.Lock('l')\nlock.acquire(timeout=30)\n"
@@ -94,7 +118,9 @@ def test_aProgramThatReplacesItselfFindsNothingOfItsPast(domain: str, actor: Sta
         "print(len(muninn.domainInfo()['members']), [each['name'] for each in muninn.listBuffers()], lock.recovered)"
     )
     caller = actor("import subprocess, sys")
-    done = caller.do(f"subprocess.run([sys.executable, '-c', {code!r}, '3', {code!r}], capture_output=True, text=True, timeout=60).stdout")
+    done = caller.do(
+        f"subprocess.run([sys.executable, '-c', {code!r}, '3', {code!r}], capture_output=True, text=True, timeout=60).stdout"
+    )
     assert done == "1 ['a'] True\n"
 
 
@@ -119,7 +145,9 @@ def test_anExecOfAChildIsNotItsParents(domain: str, actor: Start, how: str) -> N
 
 
 def test_aThreadThatEndedByItselfIsNoProof(domain: str, actor: Start) -> None:
-    """At the interpreter's end daemon threads go before others have stopped writing. Broken: the robust word was believed alone."""
+    """At the interpreter's end daemon threads go before others have stopped writing.
+    Broken: the robust word was believed alone.
+    """
     muninn.domainInfo()
     other = actor().join()
     members, key = current().members, _keyOf(other.pid)
@@ -129,7 +157,9 @@ def test_aThreadThatEndedByItselfIsNoProof(domain: str, actor: Start) -> None:
 
 
 def test_aByteThatWasLostIsNoProofWhileTheProgramRuns(lab: Lab) -> None:
-    """A program may close descriptors that are not its own. Broken: a marked word and a free byte were enough."""
+    """A program may close descriptors that are not its own. Broken: a marked word and a
+    free byte were enough.
+    """
     member = lab.member()
     asking = MemberTable(lab.block)  # of the same process, which does not see its own byte
     atomics.exchangeSeqCst32(asking.robustAddress(member.key.slot), _OWNER_DIED)
@@ -139,8 +169,12 @@ def test_aByteThatWasLostIsNoProofWhileTheProgramRuns(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("isByPidfd", [False, True])
-def test_aByteThatWasLostIsNoProofOfAnythingElse(lab: Lab, monkeypatch: pytest.MonkeyPatch, isByPidfd: bool) -> None:
-    """The process runs, and the thread that answers for the member does, even if the process may not be looked into."""
+def test_aByteThatWasLostIsNoProofOfAnythingElse(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, isByPidfd: bool
+) -> None:
+    """The process runs, and the thread that answers for the member does, even if the
+    process may not be looked into.
+    """
     member = lab.member()
     asking = MemberTable(lab.block)  # of the same process, which does not see its own byte
     pidfd = os.pidfd_open(os.getpid()) if isByPidfd else None

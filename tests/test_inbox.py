@@ -48,7 +48,9 @@ def test_whoAsksGetsItsAnswer(inbox: Inbox) -> None:
 
 
 def test_aNameThatNobodyHasIsToldWithoutTheThreadThatServes(domain: str) -> None:
-    """Reading changes nothing, so it may be interrupted. Broken: each look for a name that is not there was two switches of threads."""
+    """Reading changes nothing, so it may be interrupted. Broken: each look for a name
+    that is not there was two switches of threads.
+    """
     membership = current()
     eventually(lambda: membership.role.broker is not None, "its own broker")
     broker = membership.role.broker
@@ -91,7 +93,9 @@ def test_theEndOfATermIsToldToAllWhoAsk(inbox: Inbox) -> None:
 
 
 def test_anErrorThatWasRaisedKeepsNothingOfItsAsker(inbox: Inbox) -> None:
-    """Broken: the question kept its error, and with it the frames of who asked: what that had open stayed until the collector ran."""
+    """Broken: the question kept its error, and with it the frames of who asked: what
+    that had open stayed until the collector ran.
+    """
 
     class Open: ...
 

@@ -1,4 +1,6 @@
-"""The name index: against a dictionary it may know too much, never too little while it has room."""
+"""The name index: against a dictionary it may know too much, never too little while it
+has room.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from muninn.system import atomics
 _operations = st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=120)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(_operations)
 def test_findsWhatADictionaryFinds(operations: list[tuple[bool, int]]) -> None:
     with opened(f"test-{secrets.token_hex(6)}") as lab:
@@ -59,7 +63,9 @@ def test_aTombstoneDoesNotEndAProbe(lab: Lab, monkeypatch: pytest.MonkeyPatch) -
     assert sorted(index.candidates(b"new")) == [(3, 2), (9, 1)]
 
 
-def test_withoutRoomTheNameIsNotIndexedAndNothingElseIsHarmed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_withoutRoomTheNameIsNotIndexedAndNothingElseIsHarmed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("muninn.control.index.zlib.crc32", lambda name: 0)
     index = NameIndex(lab.block)
     for row in range(layout.MAX_INDEX_PROBES + 5):
@@ -76,7 +82,9 @@ def test_aHintOutOfRangeIsNoHint(lab: Lab) -> None:
 
 
 def test_anEntryThatCameInBetweenIsKept(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A deposed broker and its successor insert at once. Broken: the entry was stored, and not compared."""
+    """A deposed broker and its successor insert at once. Broken: the entry was stored,
+    and not compared.
+    """
     index = NameIndex(lab.block)
     load = atomics.loadAcquire64
     came: list[int] = []
@@ -96,11 +104,16 @@ def test_anEntryThatCameInBetweenIsKept(lab: Lab, monkeypatch: pytest.MonkeyPatc
 
 def _words(lab: Lab) -> list[int]:
     first = lab.block.address + lab.block.geometry.indexOffset
-    return [int(atomics.loadAcquire64(first + 8 * slot)) for slot in range(lab.block.geometry.indexSlots)]
+    return [
+        int(atomics.loadAcquire64(first + 8 * slot))
+        for slot in range(lab.block.geometry.indexSlots)
+    ]
 
 
 def test_namesThatHaveComeAndGoneLeaveNothing(lab: Lab) -> None:
-    """Broken: tombstones were for ever: after 300,000 names an open took half as long again, and a look for no name 64 probes."""
+    """Broken: tombstones were for ever: after 300,000 names an open took half as long
+    again, and a look for no name 64 probes.
+    """
     index = NameIndex(lab.block, 7)
     kept = {b"kept-%d" % number: number for number in range(50)}
     for name, row in kept.items():
@@ -114,8 +127,12 @@ def test_namesThatHaveComeAndGoneLeaveNothing(lab: Lab) -> None:
     assert not any(_words(lab))
 
 
-def test_anEntryIsInsertedOnceAlsoBehindATombstone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: who asked the broker for a name had it put before the entry that it had, and one of the two stayed for ever."""
+def test_anEntryIsInsertedOnceAlsoBehindATombstone(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: who asked the broker for a name had it put before the entry that it had,
+    and one of the two stayed for ever.
+    """
     monkeypatch.setattr("muninn.control.index.zlib.crc32", lambda name: 5)
     index = NameIndex(lab.block, 1)
     for row in range(4):
@@ -124,8 +141,12 @@ def test_anEntryIsInsertedOnceAlsoBehindATombstone(lab: Lab, monkeypatch: pytest
     assert index.insert(b"3", 3, 1) and index.candidates(b"3") == [(0, 1), (2, 1), (3, 1)]
 
 
-def test_anEntryBehindATombstoneIsNotCutOffByADeposedBroker(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At each step of the old broker's removal, the new one inserts behind, and takes away what was before."""
+def test_anEntryBehindATombstoneIsNotCutOffByADeposedBroker(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each step of the old broker's removal, the new one inserts behind, and takes
+    away what was before.
+    """
     monkeypatch.setattr("muninn.control.index.zlib.crc32", lambda name: 5)
     swap, load, loadToo = atomics.casSeqCst64, atomics.loadAcquire64, atomics.loadSeqCst64
     for halt in range(24):
@@ -136,7 +157,9 @@ def test_anEntryBehindATombstoneIsNotCutOffByADeposedBroker(lab: Lab, monkeypatc
             new.remove(b"first", 1, 1)  # its tombstone is the new broker's
         calls = [0]
 
-        def meanwhile(new: NameIndex = new, calls: list[int] = calls, halt: int = halt % 12) -> None:
+        def meanwhile(
+            new: NameIndex = new, calls: list[int] = calls, halt: int = halt % 12
+        ) -> None:
             calls[0] += 1
             if calls[0] == halt:
                 new.insert(b"third", 3, 1)
@@ -144,7 +167,9 @@ def test_anEntryBehindATombstoneIsNotCutOffByADeposedBroker(lab: Lab, monkeypatc
                 new.remove(b"third", 3, 1)
                 new.remove(b"first", 1, 1)
 
-        def steps(call: Callable[..., int], meanwhile: Callable[[], None] = meanwhile) -> Callable[..., int]:
+        def steps(
+            call: Callable[..., int], meanwhile: Callable[[], None] = meanwhile
+        ) -> Callable[..., int]:
             return lambda *arguments: meanwhile() or call(*arguments)  # type: ignore[func-returns-value]
 
         with monkeypatch.context() as patch:

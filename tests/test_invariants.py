@@ -1,6 +1,8 @@
-"""The invariants I-1 to I-10 of the design, each with a test that fails when it is taken away.
+"""The invariants I-1 to I-10 of the design, each with a test that fails when it is
+taken away.
 
-Each docstring says what was broken to see its test fail. Deposed brokers are in-process objects with an older epoch (`lab.py`); what needs a death is done with real processes.
+Each docstring says what was broken to see its test fail. Deposed brokers are in-process
+objects with an older epoch (`lab.py`); what needs a death is done with real processes.
 """
 
 from __future__ import annotations
@@ -36,14 +38,14 @@ from tests.lab import bring
 Start = Callable[..., Actor]
 
 
-# --- I-1: a refcount is a scan --------------------------------------------------------------------------------------------
+# --- I-1: a refcount is a scan ------------------------------------------------------
 
 
 def test_i1TheRefcountFollowsTheLeasesThatThereAreWhateverHappenedBefore(lab: Lab) -> None:
     """Broken.
 
-    `countHolds` returned what a counter, raised by `take` and lowered by `release`, said; a slot cleared for a dead member is not
-    in it.
+    `countHolds` returned what a counter, raised by `take` and lowered by `release`,
+    said; a slot cleared for a dead member is not in it.
     """
     directory, creator, other = lab.directory(1), lab.member(), lab.member()
     row, incarnation = lab.make(directory, creator)
@@ -62,14 +64,17 @@ def test_i1AKilledHolderLeavesNoReference(domain: str, actor: Start) -> None:
     del buffer
     assert [each["name"] for each in muninn.listBuffers()] == ["a"]
     holder.kill()
-    eventually(lambda: not muninn.listBuffers() and not leftovers(domain), "the buffer went with its last holder")
+    eventually(
+        lambda: not muninn.listBuffers() and not leftovers(domain),
+        "the buffer went with its last holder",
+    )
 
 
 def test_i1TheNextMemberOfASlotInheritsNoReference(lab: Lab) -> None:
     """Broken.
 
-    `Reclaimer.reclaim` without `clearDead`: the leases of the dead count again, if only until the slot's next member overwrites
-    them.
+    `Reclaimer.reclaim` without `clearDead`: the leases of the dead count again, if only
+    until the slot's next member overwrites them.
     """
     broker = lab.settled(lab.broker(own := lab.member()))
     dead = lab.member()
@@ -78,7 +83,11 @@ def test_i1TheNextMemberOfASlotInheritsNoReference(lab: Lab) -> None:
         dead.leases.take(row, incarnation, 1000)
     broker._reclaimer.reclaim(dead.key)
     area = lab.block.areaAddress(dead.key.slot)
-    assert [atomics.loadSeqCst64(area + index * layout.LEASE_BYTES) for index in range(3)] == [0, 0, 0]
+    assert [atomics.loadSeqCst64(area + index * layout.LEASE_BYTES) for index in range(3)] == [
+        0,
+        0,
+        0,
+    ]
     assert lab.member().key.slot == dead.key.slot
 
 
@@ -91,19 +100,27 @@ def test_i1QuotaUseIsTheSumOverTheRows(lab: Lab) -> None:
     assert successor.catalog.quotas._sums[describe().mode, "default"] == 3 * describe().segmentBytes
 
 
-# --- I-2: lease first and state second, state first and leases second -----------------------------------------------------
+# --- I-2: lease first and state second, state first and leases second ---------------
 
 
 def test_i2AFreeNeverReclaimsWhatAnOpenerHolds(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An opener takes its lease at each point of a free. Broken: `settle` counted the leases before `PROBING`, and used that count."""
+    """An opener takes its lease at each point of a free. Broken: `settle` counted the
+    leases before `PROBING`, and used that count.
+    """
     for point in range(6):
         directory, creator, opener = lab.directory(10 + point), lab.member(), lab.member()
-        row, incarnation = lab.make(directory, creator, f"n{point}", lifetime=describe().lifetime.LAST_CLOSE)
+        row, incarnation = lab.make(
+            directory, creator, f"n{point}", lifetime=describe().lifetime.LAST_CLOSE
+        )
         steps = itertools.count()
         opened: list[bool] = []
 
         def openNow(
-            step: int, row: int = row, incarnation: int = incarnation, opener: Member = opener, opened: list[bool] = opened
+            step: int,
+            row: int = row,
+            incarnation: int = incarnation,
+            opener: Member = opener,
+            opened: list[bool] = opened,
         ) -> None:
             if step == point and not opened:
                 index = opener.leases.take(row, incarnation, 1000)
@@ -129,8 +146,13 @@ def test_i2AFreeNeverReclaimsWhatAnOpenerHolds(lab: Lab, monkeypatch: pytest.Mon
         monkeypatch.setattr(directory.holders, "isHeld", counting)
         state = directory.tryReclaim(row)
         if opened == [True]:
-            assert state.state in (layout.ROW_LIVE, layout.ROW_PROBING), f"reclaimed under its opener at point {point}"
-            assert lab.rows.state(row).state == layout.ROW_LIVE or directory.tryReclaim(row).state == layout.ROW_LIVE
+            assert state.state in (layout.ROW_LIVE, layout.ROW_PROBING), (
+                f"reclaimed under its opener at point {point}"
+            )
+            assert (
+                lab.rows.state(row).state == layout.ROW_LIVE
+                or directory.tryReclaim(row).state == layout.ROW_LIVE
+            )
         else:
             assert state.state == layout.ROW_FREE
         for each in (creator, opener):
@@ -142,7 +164,9 @@ def test_i2AFreeNeverReclaimsWhatAnOpenerHolds(lab: Lab, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("state", [layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD])
 @pytest.mark.parametrize("held", [False, True])
 def test_i2AnyoneMayFinishOrAbortAHalfDoneFree(lab: Lab, state: int, held: bool) -> None:
-    """Broken: `_finishRows` left DYING rows to their broker; `settle` reclaimed a held PROBING row."""
+    """Broken: `_finishRows` left DYING rows to their broker; `settle` reclaimed a held
+    PROBING row.
+    """
     directory, member = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, member)
     os.close(segments.create(lab.paths, row, incarnation, layout.PAGE_BYTES))
@@ -170,17 +194,23 @@ def test_i2AStaleExpectationDoesNotChangeTheRow(lab: Lab) -> None:
         directory.rows.change(row, stale, 1, layout.ROW_DYING)
 
 
-# --- I-3: the epoch fences ------------------------------------------------------------------------------------------------
+# --- I-3: the epoch fences ----------------------------------------------------------
 
 
 @pytest.fixture
 def deposed(lab: Lab) -> Iterator[tuple[Lab, Directory, Member, dict[str, tuple[int, int]]]]:
-    """A broker of epoch 1 with rows in every state, and a successor of epoch 2 in office."""
+    """A broker of epoch 1 with rows in every state, and a successor of epoch 2 in
+    office.
+    """
     old, member = lab.directory(1), lab.member()
     made = {}
     for name in ("live", "probing", "dying", "dead"):
         made[name] = lab.make(old, member, name)
-    for name, state in (("probing", layout.ROW_PROBING), ("dying", layout.ROW_DYING), ("dead", layout.ROW_DEAD)):
+    for name, state in (
+        ("probing", layout.ROW_PROBING),
+        ("dying", layout.ROW_DYING),
+        ("dead", layout.ROW_DEAD),
+    ):
         row, _ = made[name]
         bring(old.rows, row, state)
     made["creating"] = old.grant(member.key, usage("creating"), 0)
@@ -191,8 +221,15 @@ def deposed(lab: Lab) -> Iterator[tuple[Lab, Directory, Member, dict[str, tuple[
 
 def _words(lab: Lab) -> list[int]:
     geometry = lab.block.geometry
-    index = [atomics.loadAcquire64(lab.block.address + geometry.indexOffset + slot * 8) for slot in range(geometry.indexSlots)]
-    return [lab.rows.word(row) for row in range(lab.rows.count())] + index + [atomics.loadAcquire64(lab.block.rowsReadyAddress)]
+    index = [
+        atomics.loadAcquire64(lab.block.address + geometry.indexOffset + slot * 8)
+        for slot in range(geometry.indexSlots)
+    ]
+    return (
+        [lab.rows.word(row) for row in range(lab.rows.count())]
+        + index
+        + [atomics.loadAcquire64(lab.block.rowsReadyAddress)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,14 +245,25 @@ def _words(lab: Lab) -> list[int]:
         lambda old, member, made: old.grant(member.key, usage("new"), 0),
         lambda old, member, made: old.rows.grow(1),
     ],
-    ids=["free", "settleProbing", "settleDying", "settleDead", "abandon", "orphaned", "commit", "grant", "grow"],
+    ids=[
+        "free",
+        "settleProbing",
+        "settleDying",
+        "settleDead",
+        "abandon",
+        "orphaned",
+        "commit",
+        "grant",
+        "grow",
+    ],
 )
 def test_i3WhatADeposedBrokerStillDoesFails(
     deposed: tuple[Lab, Directory, Member, dict[str, tuple[int, int]]],
     act: Callable[[Directory, Member, dict[str, tuple[int, int]]], object],
 ) -> None:
-    """Broken: `fence` did nothing (all but grow fail); `change` without the comparison of epochs (all); `grow` without it (grow); `_reclaim`
-    unlinked before it had made the row DEAD.
+    """Broken: `fence` did nothing (all but grow fail); `change` without the comparison
+    of epochs (all); `grow` without it (grow); `_reclaim` unlinked before it had made
+    the row DEAD.
     """
     lab, old, member, made = deposed
     before = [word for word in _words(lab) if word]
@@ -225,10 +273,17 @@ def test_i3WhatADeposedBrokerStillDoesFails(
         act(old, member, made)
     # An index entry is a hint, and the only thing that a late commit may leave.
     entries = {word for word in _words(lab) if word} - set(before)
-    assert not {word for word in entries if word & 0xF in range(6) and word in [lab.rows.word(row) for row in range(lab.rows.count())]}
+    assert not {
+        word
+        for word in entries
+        if word & 0xF in range(6)
+        and word in [lab.rows.word(row) for row in range(lab.rows.count())]
+    }
     assert [lab.rows.state(row).state for row, _ in made.values()] == [2, 3, 4, 5, 1]
     there = set(lab.paths.segments())
-    assert there >= {made[name] for name in ("live", "probing", "dying", "creating")}, "unlinked before the row was its own to bury"
+    assert there >= {made[name] for name in ("live", "probing", "dying", "creating")}, (
+        "unlinked before the row was its own to bury"
+    )
 
 
 def test_i3AWordRememberedFromBeforeTheFenceIsStale(lab: Lab) -> None:
@@ -242,7 +297,9 @@ def test_i3AWordRememberedFromBeforeTheFenceIsStale(lab: Lab) -> None:
 
 
 def test_i3RowsThatASuccessorAddsAreNotTheOldBrokers(lab: Lab) -> None:
-    """Broken: `grow` did not stamp the rows that it adds: they read epoch 0, which everybody may change."""
+    """Broken: `grow` did not stamp the rows that it adds: they read epoch 0, which
+    everybody may change.
+    """
     old = lab.directory(1)
     new = lab.directory(2)
     row = new.rows.grow(2)
@@ -251,7 +308,9 @@ def test_i3RowsThatASuccessorAddsAreNotTheOldBrokers(lab: Lab) -> None:
 
 
 def test_i3ADeposedBrokerTakesNoNameOfWhatLives(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was deposed between PROBING and the end of the name. Broken: the name went first, and then the row could not be changed."""
+    """It was deposed between PROBING and the end of the name. Broken: the name went
+    first, and then the row could not be changed.
+    """
     old, member, holder = lab.directory(1), lab.member(), lab.member()
     row, incarnation = lab.make(old, member, "kept", lifetime=Lifetime.LAST_CLOSE)
     change = old.rows.change
@@ -281,8 +340,8 @@ def test_i3TheJournalOfADeposedBrokerIsADeadFile(lab: Lab) -> None:
 def test_i3ALateSlotCleanupLeavesTheNextMemberItsLeases(lab: Lab) -> None:
     """Broken.
 
-    `release` set `leaseHigh` to 0 before its CAS, as it once did: a scan then misses the lease, and the memory is reclaimed under
-    its holder.
+    `release` set `leaseHigh` to 0 before its CAS, as it once did: a scan then misses
+    the lease, and the memory is reclaimed under its holder.
     """
     directory, creator, dead = lab.directory(1), lab.member(), lab.member()
     row, incarnation = lab.make(directory, creator)
@@ -310,7 +369,9 @@ def test_i3ALateIndexRemovalLeavesTheNextBuffersEntry(lab: Lab) -> None:
 
 
 def test_i3ADeposedBrokerDoesNotDrain(lab: Lab) -> None:
-    """Broken: `fence` left the drain word alone, so a word of the old epoch could still be changed."""
+    """Broken: `fence` left the drain word alone, so a word of the old epoch could still
+    be changed.
+    """
     old = lab.settled(lab.broker(first := lab.member()))
     new = lab.settled(lab.broker(lab.member()))
     with pytest.raises(Deposed):
@@ -322,7 +383,7 @@ def test_i3ADeposedBrokerDoesNotDrain(lab: Lab) -> None:
     assert first.key.slot == 0
 
 
-# --- I-4: a TTL refuses, and reclaims nothing ------------------------------------------------------------------------------
+# --- I-4: a TTL refuses, and reclaims nothing ---------------------------------------
 
 
 def test_i4AnExpiredLeaseKeepsItsMemory(domain: str, actor: Start) -> None:
@@ -354,12 +415,14 @@ def test_i4ARevokedLeaseIsNoReclaim(lab: Lab) -> None:
     assert directory.tryReclaim(row).state == layout.ROW_FREE
 
 
-# --- I-5: noticing and proving ----------------------------------------------------------------------------------------------
+# --- I-5: noticing and proving ------------------------------------------------------
 
 
 def _keyOf(pid: int) -> MemberKey:
     member = current()
-    return next(key for key in member.members.live() if member.members.identity(key.slot).pid == pid)
+    return next(
+        key for key in member.members.live() if member.members.identity(key.slot).pid == pid
+    )
 
 
 def test_i5AZombieIsConfirmedDead(domain: str, actor: Start) -> None:
@@ -403,10 +466,13 @@ def test_i5AStrangerWithTheSamePidIsNotTheMember() -> None:
     assert processIsGone((1 << 22) - 7, 1)
 
 
-def test_i5WithoutADescriptorNobodyIsDead(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_i5WithoutADescriptorNobodyIsDead(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken.
 
-    A pidfd that can not be opened (EMFILE) counted as a death, as it once did, and the successor reclaimed every living member.
+    A pidfd that can not be opened (EMFILE) counted as a death, as it once did, and the
+    successor reclaimed every living member.
     """
     import errno
 
@@ -422,7 +488,9 @@ def test_i5WithoutADescriptorNobodyIsDead(domain: str, actor: Start, monkeypatch
 
 
 def test_i5ALockThatIsHeldIsNoDeath(domain: str, actor: Start) -> None:
-    """A readable pidfd alone proves nothing: the kernel may still be closing files. Broken: `isConfirmedDead` without the byte lock."""
+    """A readable pidfd alone proves nothing: the kernel may still be closing files.
+    Broken: `isConfirmedDead` without the byte lock.
+    """
     member = current()
     other = actor().join()
     ended = subprocess.Popen([sys.executable, "-c", ""])
@@ -444,7 +512,9 @@ def test_i5AnExecIsSuspectedAndConfirmed(domain: str, actor: Start) -> None:
     pidfd = os.pidfd_open(other.pid)
     other.begin("os.execv('/bin/sleep', ['sleep', '60'])")
     eventually(lambda: member.members.isSuspectedDead(key), "the robust word is marked")
-    eventually(lambda: not member.block.lockFile.slotIsLocked(key.slot), "the byte lock is gone too")
+    eventually(
+        lambda: not member.block.lockFile.slotIsLocked(key.slot), "the byte lock is gone too"
+    )
     assert member.members.isConfirmedDead(key, pidfd) and member.members.isConfirmedDead(key)
     eventually(lambda: muninn.domainInfo()["brokerPid"] == os.getpid(), "a successor")
     os.close(pidfd)
@@ -460,17 +530,29 @@ def test_i5NothingIsReclaimedBeforeTheConfirmation(lab: Lab) -> None:
     assert lab.members.isCurrent(other.key)
 
 
-# --- I-6: a stuck broker is deposed ----------------------------------------------------------------------------------------
+# --- I-6: a stuck broker is deposed -------------------------------------------------
 
 
 def test_i6AStandingHeartbeatIsTimedByTheObserver(lab: Lab) -> None:
-    """Broken: `StallDetector.isStalled` was never true (or compared clocks that the broker wrote)."""
+    """Broken: `StallDetector.isStalled` was never true (or compared clocks that the
+    broker wrote).
+    """
     from muninn.session.clientcontext import ClientContext
     from muninn.session.stalldetector import StallDetector
 
     member = lab.member()
     context = ClientContext(
-        lab.paths, member.table, lab.election, member.key, 1, 30, 1000, lambda: None, lambda term: None, lambda: False, list
+        lab.paths,
+        member.table,
+        lab.election,
+        member.key,
+        1,
+        30,
+        1000,
+        lambda: None,
+        lambda term: None,
+        lambda: False,
+        list,
     )
     lab.elect(5)
     stall = StallDetector(context)
@@ -480,13 +562,16 @@ def test_i6AStandingHeartbeatIsTimedByTheObserver(lab: Lab) -> None:
     assert not stall.isStalled()
 
 
-# --- I-7: half-done changes are finished -----------------------------------------------------------------------------------
+# --- I-7: half-done changes are finished --------------------------------------------
 
 
-def test_i7ASuccessorFinishesWhateverStepTheBrokerDiedAt(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_i7ASuccessorFinishesWhateverStepTheBrokerDiedAt(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A free is cut off after each of its steps, and its successor too.
 
-    Broken: `_reclaim` freed the row before it unlinked the segment; `_finishRows` skipped a state.
+    Broken: `_reclaim` freed the row before it unlinked the segment; `_finishRows`
+    skipped a state.
     """
 
     class Died(Exception):
@@ -532,7 +617,9 @@ def test_i7ASuccessorFinishesWhateverStepTheBrokerDiedAt(lab: Lab, monkeypatch: 
 
 
 def test_i7EachStepMayBeRepeated(lab: Lab) -> None:
-    """Broken: `commit` refused a LIVE row; `grant` made a second row for a repeated request."""
+    """Broken: `commit` refused a LIVE row; `grant` made a second row for a repeated
+    request.
+    """
     directory, member = lab.directory(1), lab.member()
     row, incarnation = directory.grant(member.key, usage(), 0)
     assert directory.grant(member.key, usage(), 0) == (row, incarnation)
@@ -549,7 +636,7 @@ def test_i7EachStepMayBeRepeated(lab: Lab) -> None:
     assert directory.rows.state(row).state == layout.ROW_FREE
 
 
-# --- I-8: hostile bytes -----------------------------------------------------------------------------------------------------
+# --- I-8: hostile bytes -------------------------------------------------------------
 
 
 def test_i8BytesAreCopiedBeforeTheyAreChecked(lab: Lab) -> None:
@@ -580,11 +667,13 @@ def test_i8ADamagedRowIsATypedError(lab: Lab) -> None:
         lab.block.bytes[start : start + layout.ROW_BYTES] = whole
 
 
-# --- I-9: fork makes a stranger ---------------------------------------------------------------------------------------------
+# --- I-9: fork makes a stranger -----------------------------------------------------
 
 
 def test_i9AForkedChildJoinsAnew(domain: str) -> None:
-    """Broken: `Identity` on a page without MADV_WIPEONFORK: the child releases its parent's leases and renews in its name."""
+    """Broken: `Identity` on a page without MADV_WIPEONFORK: the child releases its
+    parent's leases and renews in its name.
+    """
     buffer = muninn.share(b"x" * 10, name="a", lifetime="lastClose")
     parent = current()
     reading, writing = os.pipe()
@@ -611,30 +700,41 @@ def test_i9AForkedChildJoinsAnew(domain: str) -> None:
 
 
 def test_i9AForkedChildOfTheBrokerDoesNotKeepItAlive(domain: str, actor: Start) -> None:
-    """The child of a killed broker holds copies of all its descriptors. Broken: open-file-description locks instead of POSIX ones."""
+    """The child of a killed broker holds copies of all its descriptors. Broken:
+    open-file-description locks instead of POSIX ones.
+    """
     broker = actor("held = muninn.share(b'x', name='a', lifetime='lastClose')")
     follower = actor().join()
-    child = broker.do("child = os.fork()\nif child == 0:\n    time.sleep(600)\n    os._exit(0)\nchild")
+    child = broker.do(
+        "child = os.fork()\nif child == 0:\n    time.sleep(600)\n    os._exit(0)\nchild"
+    )
     try:
         broker.kill()
         assert follower.do("muninn.share(b'y', name='b').name") == "b"
         # Its memory is mapped by the child, and listed as freed.
         eventually(
-            lambda: [each["name"] for each in muninn.listBuffers() if each["state"] == "live"] == ["b"], "what the dead broker held is gone"
+            lambda: (
+                [each["name"] for each in muninn.listBuffers() if each["state"] == "live"] == ["b"]
+            ),
+            "what the dead broker held is gone",
         )
         assert [each["pid"] for each in muninn.domainInfo()["members"]].count(broker.pid) == 0
     finally:
         os.kill(child, signal.SIGKILL)
 
 
-# --- I-10: no end is special -------------------------------------------------------------------------------------------------
+# --- I-10: no end is special --------------------------------------------------------
 
 
 @pytest.mark.parametrize("end", ["leave", "kill", "exit", "abort", "stopThenKill"])
 def test_i10EveryEndIsTheSame(domain: str, actor: Start, end: str) -> None:
-    """Broken: `Reclaimer.reclaim` left to the member's own `leave`: only that end cleans up."""
+    """Broken: `Reclaimer.reclaim` left to the member's own `leave`: only that end
+    cleans up.
+    """
     muninn.domainInfo()
-    member = actor("held = [muninn.share(b'x' * 100, name=f'n{i}', lifetime='lastClose') for i in range(3)]")
+    member = actor(
+        "held = [muninn.share(b'x' * 100, name=f'n{i}', lifetime='lastClose') for i in range(3)]"
+    )
     assert len(muninn.listBuffers()) == 3
     if end == "leave":
         assert member.leave() == 0
@@ -645,12 +745,16 @@ def test_i10EveryEndIsTheSame(domain: str, actor: Start, end: str) -> None:
         member.kill()
     else:
         member.begin("os._exit(3)" if end == "exit" else "os.abort()")
-    eventually(lambda: not muninn.listBuffers() and leftovers(domain) == [], "nothing is left of it")
+    eventually(
+        lambda: not muninn.listBuffers() and leftovers(domain) == [], "nothing is left of it"
+    )
     eventually(lambda: len(muninn.domainInfo()["members"]) == 1, "its slot is free")
 
 
 def test_i10AMemberKilledWhileItClaimsLeavesItsSlot(lab: Lab) -> None:
-    """It holds no byte and has no robust word yet. Broken: `claim` took FREE slots only, as it once did."""
+    """It holds no byte and has no robust word yet. Broken: `claim` took FREE slots
+    only, as it once did.
+    """
     address = lab.block.memberAddress(0)
     atomics.exchangeSeqCst64(address, 5 << 32 | layout.MEMBER_CLAIMING)
     member = lab.member()

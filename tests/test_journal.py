@@ -1,4 +1,6 @@
-"""The journal: what is whole is replayed, and nothing after the first record that is not."""
+"""The journal: what is whole is replayed, and nothing after the first record that is
+not.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,10 @@ def test_replaysWhatWasAppended(paths: Paths) -> None:
     written.append("create", row=1, name="ä")
     written.append("gone", row=1)
     written.close()
-    assert journal.read(paths, 7) == [{"op": "create", "row": 1, "name": "ä"}, {"op": "gone", "row": 1}]
+    assert journal.read(paths, 7) == [
+        {"op": "create", "row": 1, "name": "ä"},
+        {"op": "gone", "row": 1},
+    ]
 
 
 def test_aJournalThatIsGoneHasNoRecords(paths: Paths) -> None:
@@ -117,13 +122,17 @@ def test_closingTwiceIsFine(paths: Paths) -> None:
 
 
 def test_nothingOfARecordThatDidNotFitStays(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: its beginning stayed in the file, behind whatever shorter record came next."""
+    """Broken: its beginning stayed in the file, behind whatever shorter record came
+    next.
+    """
     written = Journal(paths, 6)
     written.append("create", row=1)
     size = os.stat(paths.journalPath(6)).st_size
     pwrite = os.pwrite
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[: len(data) // 2], offset))
+        patch.setattr(
+            os, "pwrite", lambda fd, data, offset: pwrite(fd, data[: len(data) // 2], offset)
+        )
         with pytest.raises(HostMemoryFull):
             written.append("create", row=2, name="x" * 100)
     assert os.stat(paths.journalPath(6)).st_size == size
@@ -148,18 +157,34 @@ def test_theCopyTakesTheJournalsPlaceWithAllThatCameMeanwhile(paths: Paths) -> N
     assert written.finishCopy()
     written.append("gone", row=2)
     written.close()
-    assert [(record["op"], record["row"]) for record in journal.read(paths, 8)] == [("live", 2), ("live", 1), ("gone", 2)]
-    assert [entry for entry in os.listdir(paths.directory) if entry.startswith("journal")] == [os.path.basename(paths.journalPath(8))]
+    assert [(record["op"], record["row"]) for record in journal.read(paths, 8)] == [
+        ("live", 2),
+        ("live", 1),
+        ("gone", 2),
+    ]
+    assert [entry for entry in os.listdir(paths.directory) if entry.startswith("journal")] == [
+        os.path.basename(paths.journalPath(8))
+    ]
 
 
-def test_aCopyThatDoesNotFitLeavesTheJournalAsItIs(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: what was appended while the copy was full was refused, or the copy took the journal's place without it."""
+def test_aCopyThatDoesNotFitLeavesTheJournalAsItIs(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: what was appended while the copy was full was refused, or the copy took
+    the journal's place without it.
+    """
     written = Journal(paths, 9)
     written.append("live", row=1)
     written.beginCopy()
     pwrite, copyFd = os.pwrite, written._copyFd
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[: len(data) // 2 if fd == copyFd else None], offset))
+        patch.setattr(
+            os,
+            "pwrite",
+            lambda fd, data, offset: pwrite(
+                fd, data[: len(data) // 2 if fd == copyFd else None], offset
+            ),
+        )
         written.append("live", row=2)
     assert not written.isCopying() and not written.finishCopy()
     written.close()
@@ -167,7 +192,9 @@ def test_aCopyThatDoesNotFitLeavesTheJournalAsItIs(paths: Paths, monkeypatch: py
 
 
 def test_isTooLongWhenMostOfItIsOver(paths: Paths) -> None:
-    """Broken: what vouches was not counted: the journal of many buffers was copied again and again."""
+    """Broken: what vouches was not counted: the journal of many buffers was copied
+    again and again.
+    """
     written = Journal(paths, 10)
     for row in range(1000):
         written.append("live", row=row, description=bytes(400))
@@ -210,4 +237,6 @@ def test_recordsOfOneKindAreThoseOfAll(paths: Paths) -> None:
     for length in (len(content), len(content) - 1, len(content) // 2):
         wanted = [record for record in journal.replay(content[:length]) if record["op"] == "create"]
         assert list(journal.replay(content[:length], "create")) == wanted
-    assert journal.read(paths, 12, only="create") == [record for record in journal.read(paths, 12) if record["op"] == "create"]
+    assert journal.read(paths, 12, only="create") == [
+        record for record in journal.read(paths, 12) if record["op"] == "create"
+    ]

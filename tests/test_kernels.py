@@ -1,4 +1,6 @@
-"""Kernels: CPU references against what they say they do, GPU code against the CPU references under the simulator, and code for each kind of GPU."""
+"""Kernels: CPU references against what they say they do, GPU code against the CPU
+references under the simulator, and code for each kind of GPU.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ def test_thePatternGoesOnBeyondThePartsOfTheReference() -> None:
 
 
 @given(words, st.integers(1, 9), st.sets(st.integers(0, 69)))
-def test_markDirtyMarksTheSlicesThatDiffer(values: list[int], sliceElements: int, changed: set[int]) -> None:
+def test_markDirtyMarksTheSlicesThatDiffer(
+    values: list[int], sliceElements: int, changed: set[int]
+) -> None:
     base = np.array(values, np.uint64)
     scratch, flags = base.copy(), np.zeros(-(-len(values) // sliceElements), np.uint8)
     changed = {index for index in changed if index < len(values)}
@@ -82,8 +86,12 @@ def test_markDirtyMarksTheSlicesThatDiffer(values: list[int], sliceElements: int
 def test_sliceDigestsAreThoseOfEachSlice(values: list[int], sliceElements: int) -> None:
     digests = np.zeros(-(-len(values) // sliceElements), np.uint64)
     references.sliceDigests(np.array(values, np.uint64), sliceElements, digests)
-    parts = [values[first : first + sliceElements] for first in range(0, len(values), sliceElements)]
-    assert digests.tolist() == [sum(mixed(value ^ mixed(at)) for at, value in enumerate(part)) & _MASK for part in parts]
+    parts = [
+        values[first : first + sliceElements] for first in range(0, len(values), sliceElements)
+    ]
+    assert digests.tolist() == [
+        sum(mixed(value ^ mixed(at)) for at, value in enumerate(part)) & _MASK for part in parts
+    ]
 
 
 def test_copyAndScaleAdd() -> None:
@@ -103,7 +111,12 @@ def test_unknownKernelsAndArgumentsAreRefused() -> None:
 
 def test_importingThemLoadsNoNumba() -> None:
     code = "import sys, muninn.kernels.launch, muninn.kernels.references; print('numba' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+        == "False\n"
+    )
 
 
 _SIMULATED = """
@@ -136,8 +149,14 @@ print("same")
 
 
 def test_aReferenceRunsWhenItsStreamComesToIt(domain: str) -> None:
-    """Broken: it ran here and now, before those whose turn its stream still had to wait for."""
-    buffer, stream, semaphore = muninn.array("a", 4, np.uint64, mode="fastMode"), muninn.createStream(), threading.Event()
+    """Broken: it ran here and now, before those whose turn its stream still had to wait
+    for.
+    """
+    buffer, stream, semaphore = (
+        muninn.array("a", 4, np.uint64, mode="fastMode"),
+        muninn.createStream(),
+        threading.Event(),
+    )
     stream.submit(lambda: semaphore.wait(60))
     with buffer.write(stream=stream) as view:
         launch.launch("fillPattern", view, 42, stream=stream)
@@ -156,9 +175,16 @@ class Foreign:
         return 0, self._handle
 
 
-@pytest.mark.parametrize("named", [lambda stream: stream, lambda stream: stream.handle, lambda stream: Foreign(stream.handle)])
-def test_aReferenceKeepsTheOrderOfAStreamHoweverThatIsNamed(domain: str, named: Callable[[Any], object]) -> None:
-    """Broken: it overtook what the stream had been given, unless the stream was passed itself."""
+@pytest.mark.parametrize(
+    "named",
+    [lambda stream: stream, lambda stream: stream.handle, lambda stream: Foreign(stream.handle)],
+)
+def test_aReferenceKeepsTheOrderOfAStreamHoweverThatIsNamed(
+    domain: str, named: Callable[[Any], object]
+) -> None:
+    """Broken: it overtook what the stream had been given, unless the stream was passed
+    itself.
+    """
     stream, semaphore, data = muninn.createStream(), threading.Event(), np.zeros(8, np.uint64)
     stream.submit(lambda: semaphore.wait(60))
     stream.submit(lambda: data.fill(1))
@@ -172,7 +198,9 @@ def test_aReferenceKeepsTheOrderOfAStreamHoweverThatIsNamed(domain: str, named: 
 
 
 def test_whatIsNoStreamAndNoArrayIsSaid(domain: str) -> None:
-    """Broken: a stream that is none was passed over, and what is no array was an error of numpy or of Numba."""
+    """Broken: a stream that is none was passed over, and what is no array was an error
+    of numpy or of Numba.
+    """
     data, out = np.zeros(8, np.uint64), np.zeros(1, np.uint64)
     with pytest.raises(InvalidArgument, match="no stream"):
         launch.launch("fillPattern", data, 3, stream=1 << 40)
@@ -195,7 +223,9 @@ def test_theGpuCodeDoesWhatItsReferencesDoUnderTheSimulator() -> None:
 
 @pytest.mark.parametrize("name", launch.KERNELS)
 def test_compilesAndAssemblesForEachKindOfGpu(name: str) -> None:
-    nvjitlink = pytest.importorskip("cuda.bindings.nvjitlink", reason="cuda-bindings is not installed: make test installs it")
+    nvjitlink = pytest.importorskip(
+        "cuda.bindings.nvjitlink", reason="cuda-bindings is not installed: make test installs it"
+    )
     for major, minor in CAPABILITIES:
         ptx = launch.ptxOf(name, (major, minor))
         assert f".target sm_{major}{minor}" in ptx
@@ -213,7 +243,9 @@ def test_compilesAndAssemblesForEachKindOfGpu(name: str) -> None:
 
 @pytest.mark.parametrize("isThere", [True, False])
 def test_numbaCudaComesBeforeItsSuccessor(tmp_path: Path, isThere: bool) -> None:
-    """With numba-cuda its own target, else that of numba-cuda-mlir, of which there is an emulated one here."""
+    """With numba-cuda its own target, else that of numba-cuda-mlir, of which there is
+    an emulated one here.
+    """
     (tmp_path / "numba_cuda_mlir").mkdir()
     (tmp_path / "numba_cuda_mlir" / "__init__.py").write_text("")
     (tmp_path / "numba_cuda_mlir" / "types.py").write_text("")
@@ -228,10 +260,18 @@ def test_numbaCudaComesBeforeItsSuccessor(tmp_path: Path, isThere: bool) -> None
 
 
 def test_compilesForTheSuccessorToo() -> None:
-    pytest.importorskip("numba_cuda_mlir", reason="numba-cuda-mlir is not installed: pip install numba-cuda-mlir")
+    pytest.importorskip(
+        "numba_cuda_mlir", reason="numba-cuda-mlir is not installed: pip install numba-cuda-mlir"
+    )
     hidden = "import sys; sys.modules['numba_cuda'] = None\n"
     compiled = "from muninn.kernels import launch; print(sum('.f64' in launch.ptxOf(name, (9, 0)) for name in launch.KERNELS))"
-    ran = subprocess.run([sys.executable, "-c", hidden + compiled], capture_output=True, text=True, check=False, timeout=110)
+    ran = subprocess.run(
+        [sys.executable, "-c", hidden + compiled],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
     if "CUDA driver library cannot be found" in ran.stderr:
         pytest.skip("numba-cuda-mlir compiles where a driver is: ops/standin.sh has one")
     assert ran.stdout == "0\n", ran.stderr
@@ -253,7 +293,9 @@ def kernelsBeside(tmp_path: Path, prepare: str, said: str) -> None:
 
 
 def test_aNumpyThatNumbaCompilesNothingBesideIsNamed(tmp_path: Path) -> None:
-    """Broken: `module 'numpy' has no attribute 'row_stack'`, an AttributeError out of the first launch."""
+    """Broken: `module 'numpy' has no attribute 'row_stack'`, an AttributeError out of
+    the first launch.
+    """
     prepare = "import numpy, importlib.metadata as m; numpy.__version__, m.version = '2.5.2', lambda name: '{}'"
     wanted = "MNN-0029 DeviceUnavailable: numba-cuda 0.30.4 compiles no kernel beside numpy 2.5.2. Fix: pip install 'numpy<2.5'"
     hidden = "import numba.cuda; " + prepare.format("0.30.4")
@@ -262,7 +304,9 @@ def test_aNumpyThatNumbaCompilesNothingBesideIsNamed(tmp_path: Path) -> None:
 
 
 def test_aLibraryOfTheToolkitThatIsMissingIsNamed(tmp_path: Path) -> None:
-    """Broken: `DynamicLibNotFoundError`, of a library of NVIDIA's, where numba-cuda-mlir is installed without its extras."""
+    """Broken: `DynamicLibNotFoundError`, of a library of NVIDIA's, where
+    numba-cuda-mlir is installed without its extras.
+    """
     prepare = (
         "from cuda.pathfinder import DynamicLibNotFoundError\n"
         "import numba.cuda\n"
@@ -270,5 +314,7 @@ def test_aLibraryOfTheToolkitThatIsMissingIsNamed(tmp_path: Path) -> None:
         "numba.cuda.compile_ptx = compile_ptx"
     )
     kernelsBeside(
-        tmp_path, prepare, "MNN-0029 DeviceUnavailable: kernels can not be compiled: Failure finding libnvrtc.so.13. Fix: Install"
+        tmp_path,
+        prepare,
+        "MNN-0029 DeviceUnavailable: kernels can not be compiled: Failure finding libnvrtc.so.13. Fix: Install",
     )

@@ -1,4 +1,6 @@
-"""`layout.py` is the only description: the C header is generated from it, and the compiled library has its numbers."""
+"""`layout.py` is the only description: the C header is generated from it, and the
+compiled library has its numbers.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,17 @@ def numbersOfLibrary() -> dict[str, int]:
     """The table of the compiled library, up to its end."""
     address = ctypes.addressof(_Number.in_dll(ctypes.CDLL(str(atomics.LIBRARY)), "mnnNumbers"))
     found: dict[str, int] = {}
-    while (number := _Number.from_address(address + len(found) * ctypes.sizeof(_Number))).name is not None:
+    while (
+        number := _Number.from_address(address + len(found) * ctypes.sizeof(_Number))
+    ).name is not None:
         found[number.name.decode()] = number.value
     return found
 
 
 def test_theHeaderIsWhatTheLayoutGives() -> None:
-    assert HEADER.read_text() == cheader.text(), "run: python -m muninn.control.cheader > cshim/layout.h"
+    assert HEADER.read_text() == cheader.text(), (
+        "run: python -m muninn.control.cheader > cshim/layout.h"
+    )
 
 
 def test_theLibraryWasCompiledWithTheNumbersOfTheLayout() -> None:
@@ -46,12 +52,15 @@ def test_theLibraryWasCompiledWithTheNumbersOfTheLayout() -> None:
 
 def test_everyNumberAndEveryFieldIsInTheHeader() -> None:
     numbers, fields = (
-        {name for name, value in vars(layout).items() if isinstance(value, kind) and name.isupper()} for kind in (int, BitField)
+        {name for name, value in vars(layout).items() if isinstance(value, kind) and name.isupper()}
+        for kind in (int, BitField)
     )
     lines = re.findall(r"^#define MNN_(\w+) ([\w()]+)$", HEADER.read_text(), re.MULTILINE)
     assert numbers
     assert fields
-    assert {name for name, _ in lines} == numbers | {f"{name}_{part}" for name in fields for part in ("SHIFT", "MASK")}
+    assert {name for name, _ in lines} == numbers | {
+        f"{name}_{part}" for name in fields for part in ("SHIFT", "MASK")
+    }
 
 
 def test_headerAndModuleSayTheSameMagic() -> None:
@@ -61,10 +70,20 @@ def test_headerAndModuleSayTheSameMagic() -> None:
 
 
 def test_theBuildHookMakesTheHeaderWithoutWhatMuninnNeeds() -> None:
-    program = re.search(r'^HEADER_PROGRAM = """(.*?)"""', (ROOT / "hatch_build.py").read_text(), re.MULTILINE | re.DOTALL)
+    program = re.search(
+        r'^HEADER_PROGRAM = """(.*?)"""',
+        (ROOT / "hatch_build.py").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
     assert program is not None
-    # As the hook does it, and without site-packages: a build has neither numpy nor posix_ipc.
-    run = subprocess.run([sys.executable, "-ISB", "-c", program[1], str(ROOT / "muninn")], capture_output=True, text=True, timeout=60)
+    # As the hook does it, and without site-packages: a build has neither numpy nor
+    # posix_ipc.
+    run = subprocess.run(
+        [sys.executable, "-ISB", "-c", program[1], str(ROOT / "muninn")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert run.returncode == 0, run.stderr
     assert run.stdout == cheader.text()
 
@@ -92,7 +111,10 @@ def test_partsFollowEachOtherWithoutOverlap(limits: tuple[int, int, int]) -> Non
     geometry = Geometry.of(*limits)
     ends = [
         (layout.MEMBERS_OFFSET, layout.MEMBERS_OFFSET + geometry.maxMembers * layout.MEMBER_BYTES),
-        (geometry.indexOffset, geometry.indexOffset + geometry.indexSlots * layout.INDEX_ENTRY_BYTES),
+        (
+            geometry.indexOffset,
+            geometry.indexOffset + geometry.indexSlots * layout.INDEX_ENTRY_BYTES,
+        ),
         (geometry.rowsOffset, geometry.rowsOffset + geometry.maxBuffers * layout.ROW_BYTES),
         (geometry.fencesOffset, geometry.fencesOffset + geometry.maxBuffers * layout.FENCE_BYTES),
         (geometry.areasOffset, geometry.areasOffset + geometry.maxMembers * geometry.areaBytes),
@@ -104,7 +126,15 @@ def test_partsFollowEachOtherWithoutOverlap(limits: tuple[int, int, int]) -> Non
 
 
 @pytest.mark.parametrize(
-    "sizes", [(0, 256, 1, 512), (5000, 256, 1, 512), (1, 255, 1, 512), (1, 256, 0, 512), (1, 256, 1, 500), (1, 256, 1, 1 << 40)]
+    "sizes",
+    [
+        (0, 256, 1, 512),
+        (5000, 256, 1, 512),
+        (1, 255, 1, 512),
+        (1, 256, 0, 512),
+        (1, 256, 1, 500),
+        (1, 256, 1, 1 << 40),
+    ],
 )
 def test_refusesImpossibleSizes(sizes: tuple[int, int, int, int]) -> None:
     with pytest.raises(ControlBlockInvalid):

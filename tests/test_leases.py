@@ -1,4 +1,6 @@
-"""Leases: one's own slots, counted by scan, revoked by a reason, and cleared for the dead alone."""
+"""Leases: one's own slots, counted by scan, revoked by a reason, and cleared for the
+dead alone.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ def test_aHeldRowIsFoundByItsHolder(lab: Lab) -> None:
     member = lab.member()
     index = member.leases.take(7, 3, 1000)
     (hold,) = leases.scanHolds(lab.block, lab.members, 7)
-    assert (hold.slot, hold.position, hold.row, hold.incarnation, hold.reason) == (member.key.slot, index, 7, 3, "")
+    assert (hold.slot, hold.position, hold.row, hold.incarnation, hold.reason) == (
+        member.key.slot,
+        index,
+        7,
+        3,
+        "",
+    )
     assert leases.scanHolds(lab.block, lab.members, 8) == []
     member.leases.giveBack(index)
     assert leases.countHolds(lab.block, lab.members, 7) == 0
@@ -40,15 +48,23 @@ def test_moreLeasesThanTheTableHasAreRefused(lab: Lab) -> None:
 
 
 def test_aLeaseThatNobodyKeepsIsAmongThoseThatAreGone(lab: Lab) -> None:
-    """Broken: an exception between the taking of a lease and its bookkeeping left it held for ever."""
+    """Broken: an exception between the taking of a lease and its bookkeeping left it
+    held for ever.
+    """
     member = lab.member()
     index = member.leases.take(7, 3, 1000)
     assert not member.leases.gone
     number = int(index)
     del index
     (tenure,) = member.leases.gone
-    assert (tenure.index, tenure.row, tenure.incarnation) == (number, 7, 3) and member.leases.isOwner(tenure)
-    assert leases.countHolds(lab.block, lab.members, 7) == 1, "it is held until somebody gives it back"
+    assert (tenure.index, tenure.row, tenure.incarnation) == (
+        number,
+        7,
+        3,
+    ) and member.leases.isOwner(tenure)
+    assert leases.countHolds(lab.block, lab.members, 7) == 1, (
+        "it is held until somebody gives it back"
+    )
     member.leases.giveBack(tenure.index)
     assert not member.leases.isOwner(tenure)
 
@@ -59,7 +75,12 @@ def test_aSlotHasOneOwnerWhateverTheHintsSay(lab: Lab) -> None:
     first = member.leases.take(7, 3, 1000)
     member.leases._free += [int(first), int(first)]
     second = member.leases.take(8, 3, 1000)
-    assert second != first and leases.countHolds(lab.block, lab.members, 7) == leases.countHolds(lab.block, lab.members, 8) == 1
+    assert (
+        second != first
+        and leases.countHolds(lab.block, lab.members, 7)
+        == leases.countHolds(lab.block, lab.members, 8)
+        == 1
+    )
 
 
 def test_aNumberThatWasLostIsFoundAgain(lab: Lab) -> None:
@@ -115,8 +136,12 @@ def test_clearingTheDeadNamesTheirRowsAndLeavesTheOthers(lab: Lab) -> None:
     assert leases.countHolds(lab.block, lab.members, 2) == 1
 
 
-def test_aRevocationRevivesNoLeaseThatWasGivenBackMeanwhile(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: the reason was stored, and not compared: a lease that nobody would ever give back."""
+def test_aRevocationRevivesNoLeaseThatWasGivenBackMeanwhile(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: the reason was stored, and not compared: a lease that nobody would ever
+    give back.
+    """
     member = lab.member()
     index = member.leases.take(7, 3, 1000)
     (hold,) = leases.scanHolds(lab.block, lab.members, 7)
@@ -148,11 +173,15 @@ def test_readersAreThoseThatSaySo(lab: Lab) -> None:
     assert isRead()
     one.leases.giveBack(held[one])
     assert not isRead(), "who holds nothing reads nothing"
-    assert one.leases.take(7, 3, 60_000) == held[one] and not isRead(), "nor does the slot's next lease"
+    assert one.leases.take(7, 3, 60_000) == held[one] and not isRead(), (
+        "nor does the slot's next lease"
+    )
 
 
 def test_aReaderIsFoundAmongManyLeases(lab: Lab) -> None:
-    """Broken: eight were looked at, and each close behind a kernel leaves one until the kernel is over."""
+    """Broken: eight were looked at, and each close behind a kernel leaves one until the
+    kernel is over.
+    """
     member = lab.member()
     held = [member.leases.take(7, 3, 60_000) for _ in range(40)]
     member.leases.setReading(held[-1], True)
@@ -166,11 +195,18 @@ def test_readingAndTheExpiryLeaveEachOtherAlone(lab: Lab) -> None:
     index = member.leases.take(7, 3, 1000)
     expiry = member.leases.expiryMs(index)
     member.leases.setReading(index, True)
-    assert member.leases.expiryMs(index) == expiry and leases.scanHolds(lab.block, lab.members, 7)[0].expiryMs == expiry
+    assert (
+        member.leases.expiryMs(index) == expiry
+        and leases.scanHolds(lab.block, lab.members, 7)[0].expiryMs == expiry
+    )
     renewed = member.leases.renew(index, 60_000)
-    assert renewed == member.leases.expiryMs(index) > expiry and leases.readersOf(lab.block, lab.members, 7, 3)
+    assert renewed == member.leases.expiryMs(index) > expiry and leases.readersOf(
+        lab.block, lab.members, 7, 3
+    )
     member.leases.setReading(index, False)
-    assert member.leases.expiryMs(index) == renewed and not leases.readersOf(lab.block, lab.members, 7, 3)
+    assert member.leases.expiryMs(index) == renewed and not leases.readersOf(
+        lab.block, lab.members, 7, 3
+    )
 
 
 def test_aDeadReaderIsNone(lab: Lab) -> None:
@@ -200,7 +236,9 @@ def test_allLeasesAreFoundInOneScan(lab: Lab) -> None:
 
 
 def test_aScanDoesNotGoBeyondAnArea(lab: Lab) -> None:
-    """Broken: what a damaged slot says of its leases was believed, and the next area read as this one's."""
+    """Broken: what a damaged slot says of its leases was believed, and the next area
+    read as this one's.
+    """
     first, second = lab.member(), lab.member()
     second.leases.take(5, 1, 1000)
     high = lab.block.memberAddress(first.key.slot) + layout.MEMBER_LEASE_HIGH_OFFSET
@@ -210,7 +248,9 @@ def test_aScanDoesNotGoBeyondAnArea(lab: Lab) -> None:
 
 
 def test_leasesThatComeDuringAScanAreFound(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The room is what the first look counted. Broken: more than that were cut off, or written beyond it."""
+    """The room is what the first look counted. Broken: more than that were cut off, or
+    written beyond it.
+    """
     member, scan = lab.member(), atomics.scanLeases
     member.leases.take(0, 1, 1000)
 

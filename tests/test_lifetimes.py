@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from muninn.broker.lifetimes import Lifetimes
 
-_operations = st.lists(st.tuples(st.integers(0, 9), st.one_of(st.none(), st.integers(1, 20))), max_size=200)
+_operations = st.lists(
+    st.tuples(st.integers(0, 9), st.one_of(st.none(), st.integers(1, 20))), max_size=200
+)
 
 
 @given(_operations)
@@ -24,11 +26,15 @@ def test_findsWhatASortedListFinds(operations: list[tuple[int, int | None]]) -> 
             lifetimes.put(row, deadlineMs)
             model[row] = deadlineMs
         expected = sorted((deadline, each) for each, deadline in model.items())
-        assert lifetimes.all() == expected and lifetimes.first() == (expected[0] if expected else None)
+        assert lifetimes.all() == expected and lifetimes.first() == (
+            expected[0] if expected else None
+        )
 
 
 def test_theSoonestIsFoundWithoutLookingAtTheOthers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: each step of the broker sorted all deadlines, several times: 12,000 of them took share and free from 1.7 to 6 ms."""
+    """Broken: each step of the broker sorted all deadlines, several times: 12,000 of
+    them took share and free from 1.7 to 6 ms.
+    """
     lifetimes = Lifetimes()
     for row in range(1000):
         lifetimes.put(row, 10_000 - row)

@@ -1,4 +1,6 @@
-"""`cli/limits.py` and `cli/finding.py`: what `doctor` says of limits, and of checks that do not come to their end."""
+"""`cli/limits.py` and `cli/finding.py`: what `doctor` says of limits, and of checks
+that do not come to their end.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,10 @@ def test_aThreadThatCanNotBeHadIsAFinding(monkeypatch: pytest.MonkeyPatch) -> No
 def test_tooFewDescriptorsFailWhereMuninnDoes(domain: str, isEnough: bool) -> None:
     """Broken: a warning, and the advice to raise the limit to what it was."""
     most = (
-        admin.fewestDescriptors() - len(os.listdir("/proc/thread-self/fd")) + 4 + (8 if isEnough else -1)
+        admin.fewestDescriptors()
+        - len(os.listdir("/proc/thread-self/fd"))
+        + 4
+        + (8 if isEnough else -1)
     )  # the standard streams, and one that counts
 
     def run(*code: str) -> str:
@@ -64,9 +69,17 @@ def test_tooFewDescriptorsFailWhereMuninnDoes(domain: str, isEnough: bool) -> No
         )  # fmt: skip
         return done.stdout + done.stderr
 
-    said = next(line for line in run("-m", "muninn", "doctor").splitlines() if " descriptors " in line)
-    assert said.split()[0] == ("warn" if isEnough else "fail") and "LimitNOFILE" in said and "ulimit -n" not in said
-    assert ("shared" in (shared := run("-c", SHARING))) == isEnough and ("MNN-0025" in shared) != isEnough
+    said = next(
+        line for line in run("-m", "muninn", "doctor").splitlines() if " descriptors " in line
+    )
+    assert (
+        said.split()[0] == ("warn" if isEnough else "fail")
+        and "LimitNOFILE" in said
+        and "ulimit -n" not in said
+    )
+    assert ("shared" in (shared := run("-c", SHARING))) == isEnough and (
+        "MNN-0025" in shared
+    ) != isEnough
 
 
 def test_thereMayBeNoDescriptorLeftForAnother(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,14 +92,28 @@ def test_thereMayBeNoDescriptorLeftForAnother(monkeypatch: pytest.MonkeyPatch) -
     ("group", "tasks", "verdict", "said"),
     [
         (None, None, "ok", "limits neither"),
-        (GroupLimit("/g/memory.max", 8 * GIB, 4 * GIB), 4096, "ok", "/g/memory.max allows 8G, of which 4G are free; at most 4096 threads"),
-        (GroupLimit("/g/memory.max", 8 * GIB, GIB - 1), None, "warn", "Raise it (`docker run --memory"),
+        (
+            GroupLimit("/g/memory.max", 8 * GIB, 4 * GIB),
+            4096,
+            "ok",
+            "/g/memory.max allows 8G, of which 4G are free; at most 4096 threads",
+        ),
+        (
+            GroupLimit("/g/memory.max", 8 * GIB, GIB - 1),
+            None,
+            "warn",
+            "Raise it (`docker run --memory",
+        ),
         (None, 60, "warn", "Raise `pids.max`"),
         (GroupLimit("/g/memory.max", GIB, 0), 3, "fail", "; raise `pids.max`"),
     ],
 )
 def test_theControlGroupsLimitsAreFound(
-    monkeypatch: pytest.MonkeyPatch, group: GroupLimit | None, tasks: int | None, verdict: str, said: str
+    monkeypatch: pytest.MonkeyPatch,
+    group: GroupLimit | None,
+    tasks: int | None,
+    verdict: str,
+    said: str,
 ) -> None:
     """Broken: "ok: none of files, memory or threads" in a container of 64 MB."""
     monkeypatch.setattr(hostmemory, "groupLimit", lambda: group)
@@ -97,6 +124,10 @@ def test_theControlGroupsLimitsAreFound(
 
 def test_theLimitOfDataIsFound(monkeypatch: pytest.MonkeyPatch) -> None:
     real: Callable[[int], tuple[int, int]] = resource.getrlimit
-    monkeypatch.setattr(resource, "getrlimit", lambda limit: (100 << 20,) * 2 if limit == resource.RLIMIT_DATA else real(limit))
+    monkeypatch.setattr(
+        resource,
+        "getrlimit",
+        lambda limit: (100 << 20,) * 2 if limit == resource.RLIMIT_DATA else real(limit),
+    )
     assert "`ulimit -d` is 100M" in limits.processLimits().found
     assert atomics.LIBRARY.exists() and "data 104857600 (`ulimit -d`)" in threads.exhausted().reason

@@ -1,4 +1,6 @@
-"""What there is, as plain dicts: every buffer once, its holders, its members; damaged rows hide nothing else."""
+"""What there is, as plain dicts: every buffer once, its holders, its members; damaged
+rows hide nothing else.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,11 @@ def test_describeHasTheSchemaAndIsJson(domain: str) -> None:
     assert expected.items() <= described.items()
     assert os.path.exists(f"/dev/shm{described['segment']}")
     (holder,) = described["importers"]
-    assert (holder["pid"], holder["lease"], holder["revoked"]) == (os.getpid(), "ok", None) and holder["program"]
+    assert (holder["pid"], holder["lease"], holder["revoked"]) == (
+        os.getpid(),
+        "ok",
+        None,
+    ) and holder["program"]
 
 
 def test_listsEveryBufferByNameAndNoLocks(domain: str, actor: Start) -> None:
@@ -54,36 +60,59 @@ def test_listsEveryBufferByNameAndNoLocks(domain: str, actor: Start) -> None:
     listed = muninn.listBuffers()
     assert [each["name"] for each in listed] == ["a", "b", "c", "ä"]
     assert all(each.keys() == _KEYS for each in listed)
-    assert [[hold["pid"] for hold in each["importers"]] for each in listed] == [[other.pid], [other.pid], [os.getpid()], [other.pid]]
+    assert [[hold["pid"] for hold in each["importers"]] for each in listed] == [
+        [other.pid],
+        [other.pid],
+        [os.getpid()],
+        [other.pid],
+    ]
     assert [each["kind"] for each in listed] == ["array", "array", "bundle", "array"]
-    assert listed[2]["dtype"] is None and mine.describe()["entries"] == {"w": {"shape": [3], "dtype": "<i8"}}
-    assert other.do("[each['bufferId'] for each in muninn.listBuffers()]") == [each["bufferId"] for each in listed]
+    assert listed[2]["dtype"] is None and mine.describe()["entries"] == {
+        "w": {"shape": [3], "dtype": "<i8"}
+    }
+    assert other.do("[each['bufferId'] for each in muninn.listBuffers()]") == [
+        each["bufferId"] for each in listed
+    ]
 
 
 def test_aProcessThatIsTwoMembersIsOneImporter(domain: str, actor: Start) -> None:
-    """As one that has imported Muninn anew is. Broken: its pid was listed twice, and three importers of two processes."""
+    """As one that has imported Muninn anew is. Broken: its pid was listed twice, and
+    three importers of two processes.
+    """
     other = actor("a = muninn.share(np.arange(3), name='w')")
-    other.do("import sys; [sys.modules.pop(each) for each in list(sys.modules) if each.split('.')[0] == 'muninn']")
+    other.do(
+        "import sys; [sys.modules.pop(each) for each in list(sys.modules) if each.split('.')[0] == 'muninn']"
+    )
     other.do("import muninn as anew; b = anew.open('w')")
     mine = muninn.open("w")
     for described in (mine.describe(), muninn.listBuffers()[0]):
-        assert sorted(hold["pid"] for hold in described["importers"]) == sorted([other.pid, os.getpid()])
+        assert sorted(hold["pid"] for hold in described["importers"]) == sorted(
+            [other.pid, os.getpid()]
+        )
     assert [member["pid"] for member in muninn.domainInfo()["members"]].count(other.pid) == 2
 
 
 def test_whatIsOverIsNotLive(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: until a broker had come to it, it was listed as live, with an end before now."""
+    """Broken: until a broker had come to it, it was listed as live, with an end before
+    now.
+    """
     monkeypatch.setattr(Maintenance, "endLifetimes", lambda self: None)
     muninn.share(b"x", name="left", lifetimeMs=30).close()
     held = muninn.share(b"x", name="held", lifetimeMs=30)
     clock.sleep(0.05)
-    assert [(each["name"], each["state"], each["endsInMs"]) for each in muninn.listBuffers()] == [("held", "dying", 0)]
+    assert [(each["name"], each["state"], each["endsInMs"]) for each in muninn.listBuffers()] == [
+        ("held", "dying", 0)
+    ]
     held.close()
     assert muninn.listBuffers() == []
 
 
-def test_whatTheDeadHeldAndWasFreedIsNotListed(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: until the death was proven to the broker, it was listed as dying, and nobody held it."""
+def test_whatTheDeadHeldAndWasFreedIsNotListed(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: until the death was proven to the broker, it was listed as dying, and
+    nobody held it.
+    """
     isConfirmed, confirm = threading.Event(), DeathWatch.confirm
 
     def confirmedLater(watch: DeathWatch, pidfd: int) -> Death:
@@ -96,10 +125,14 @@ def test_whatTheDeadHeldAndWasFreedIsNotListed(domain: str, actor: Start, monkey
     mine, other = muninn.share(b"x", name="a"), actor("held = muninn.open('a')")
     mine.free()
     mine.close()
-    assert [(each["state"], len(each["importers"])) for each in muninn.listBuffers()] == [("dying", 1)]
+    assert [(each["state"], len(each["importers"])) for each in muninn.listBuffers()] == [
+        ("dying", 1)
+    ]
     other.kill()
     monkeypatch.setattr(listing, "_ANSWER_SECONDS", 0.01)
-    assert [(each["state"], each["importers"]) for each in muninn.listBuffers()] == [("dying", [])], "what no broker comes to is told"
+    assert [(each["state"], each["importers"]) for each in muninn.listBuffers()] == [
+        ("dying", [])
+    ], "what no broker comes to is told"
     monkeypatch.setattr(listing, "_ANSWER_SECONDS", 30.0)
     proving = threading.Timer(0.1, isConfirmed.set)
     proving.start()
@@ -107,8 +140,12 @@ def test_whatTheDeadHeldAndWasFreedIsNotListed(domain: str, actor: Start, monkey
     proving.join()
 
 
-def test_aListingCostsOneScanHoweverManyRowsThereAre(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: the leases of all members were looked through for each row: 10 s for 10,000 buffers and 200 members."""
+def test_aListingCostsOneScanHoweverManyRowsThereAre(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: the leases of all members were looked through for each row: 10 s for
+    10,000 buffers and 200 members.
+    """
     other = actor("held = [muninn.share(b'x', name=f'b{number}') for number in range(30)]")
     calls = Counter[str]()
 
@@ -119,7 +156,9 @@ def test_aListingCostsOneScanHoweverManyRowsThereAre(domain: str, actor: Start, 
     for name in ("scan64", "scan32", "scanLeases"):
         monkeypatch.setattr(atomics, name, counted(name))
     listed = muninn.listBuffers()
-    assert len(listed) == 30 and all([hold["pid"] for hold in each["importers"]] == [other.pid] for each in listed)
+    assert len(listed) == 30 and all(
+        [hold["pid"] for hold in each["importers"]] == [other.pid] for each in listed
+    )
     assert sum(calls.values()) < 10, calls
 
 
@@ -130,40 +169,71 @@ def test_aFreedBufferIsListedAsDyingWhileItIsHeld(domain: str, actor: Start) -> 
     muninn.share(b"y", name="a")
     assert sorted(each["state"] for each in muninn.listBuffers()) == ["dying", "live"]
     other.do("held.close()")
-    eventually(lambda: [each["state"] for each in muninn.listBuffers()] == ["live"], "the holder has let go")
+    eventually(
+        lambda: [each["state"] for each in muninn.listBuffers()] == ["live"],
+        "the holder has let go",
+    )
 
 
 def test_domainInfoSaysWhoIsThere(domain: str, actor: Start) -> None:
     other = actor("held = [muninn.share(b'x') for _ in range(3)]")
     info = muninn.domainInfo()
     assert json.loads(json.dumps(info)) == info
-    assert (info["domain"], info["brokerPid"], info["epoch"] > 0, info["draining"]) == (domain, other.pid, True, False)
+    assert (info["domain"], info["brokerPid"], info["epoch"] > 0, info["draining"]) == (
+        domain,
+        other.pid,
+        True,
+        False,
+    )
     assert info["drainReason"] is None
-    assert {each["pid"]: each["leases"] for each in info["members"]} == {other.pid: 3, os.getpid(): 0}
+    assert {each["pid"]: each["leases"] for each in info["members"]} == {
+        other.pid: 3,
+        os.getpid(): 0,
+    }
     (theirs,) = (each for each in info["members"] if each["pid"] == other.pid)
     assert theirs["program"] == "actor.py" and theirs["preferred"] is False and theirs["ageMs"] >= 0
 
 
 def test_theDeadHoldNothing(domain: str, actor: Start) -> None:
-    """Broken: until a broker had taken it back, what a killed process had was listed as held, by a lease that was ok."""
-    broker, holder, witness = (actor("held = muninn.array('a', 3, 'f8')", MUNINN_TAKEOVER_MS="60000") for _ in range(3))
+    """Broken: until a broker had taken it back, what a killed process had was listed as
+    held, by a lease that was ok.
+    """
+    broker, holder, witness = (
+        actor("held = muninn.array('a', 3, 'f8')", MUNINN_TAKEOVER_MS="60000") for _ in range(3)
+    )
     broker.stop()
     holder.kill()
-    assert witness.do("[each['pid'] for each in muninn.listBuffers()[0]['importers']]") == [broker.pid, witness.pid]
-    assert witness.do("[each['pid'] for each in held.describe()['importers']]") == [broker.pid, witness.pid]
+    assert witness.do("[each['pid'] for each in muninn.listBuffers()[0]['importers']]") == [
+        broker.pid,
+        witness.pid,
+    ]
+    assert witness.do("[each['pid'] for each in held.describe()['importers']]") == [
+        broker.pid,
+        witness.pid,
+    ]
     assert f"({holder.pid})" not in witness.do("held._repr_html_()")
     info = witness.do("muninn.domainInfo()")
-    assert ([each["pid"] for each in info["members"]], info["brokerPid"]) == ([broker.pid, witness.pid], broker.pid)
+    assert ([each["pid"] for each in info["members"]], info["brokerPid"]) == (
+        [broker.pid, witness.pid],
+        broker.pid,
+    )
     broker.resume()
 
 
-def test_aBrokerThatWasKilledIsNone(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: whoever came first after the last member was killed was told that this one was there, and broker."""
+def test_aBrokerThatWasKilledIsNone(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: whoever came first after the last member was killed was told that this
+    one was there, and broker.
+    """
     actor("held = muninn.share(b'x', name='a')").kill()
     with monkeypatch.context() as patched:
         patched.setattr(Candidacy, "stand", lambda *_: None)
         info = muninn.domainInfo()
-        assert ([each["pid"] for each in info["members"]], info["brokerPid"]) == ([os.getpid()], None)
+        assert ([each["pid"] for each in info["members"]], info["brokerPid"]) == (
+            [os.getpid()],
+            None,
+        )
         assert [each["importers"] for each in muninn.listBuffers()] == [[]]
 
 
@@ -187,11 +257,19 @@ def test_aBrokerThatWasKilledIsNone(domain: str, actor: Start, monkeypatch: pyte
         (layout.ROW_SHAPE_OFFSET, b"\xff" * 8),
     ],
 )
-def test_aDamagedRowIsATypedErrorAndHidesNoOther(domain: str, actor: Start, offset: int, damage: bytes) -> None:
-    """Written over from outside, as a stray pointer would; the others open, list, share and free as before."""
+def test_aDamagedRowIsATypedErrorAndHidesNoOther(
+    domain: str, actor: Start, offset: int, damage: bytes
+) -> None:
+    """Written over from outside, as a stray pointer would; the others open, list, share
+    and free as before.
+    """
     muninn.share(np.arange(10), name="hurt").close()
     muninn.share(np.arange(10), name="well").close()
-    row = int(next(each["bufferId"] for each in muninn.listBuffers() if each["name"] == "hurt").partition(".")[0])
+    row = int(
+        next(each["bufferId"] for each in muninn.listBuffers() if each["name"] == "hurt").partition(
+            "."
+        )[0]
+    )
     with open(f"/dev/shm{current().paths.blockName}", "r+b") as file:
         file.seek(current().block.geometry.rowsOffset + row * layout.ROW_BYTES + offset)
         file.write(damage)
@@ -211,7 +289,9 @@ def test_showsItselfInNotebooksWithoutTrustingNames(domain: str) -> None:
     name, tenant = "<script>alert('a&b')</script>", "<b>"
     buffer = muninn.share(np.zeros(3, "i4,f8"), name=name, tenant=tenant)
     html = buffer._repr_html_()
-    assert "<script>" not in html and "&lt;script&gt;alert(&#x27;a&amp;b&#x27;)&lt;/script&gt;" in html
+    assert (
+        "<script>" not in html and "&lt;script&gt;alert(&#x27;a&amp;b&#x27;)&lt;/script&gt;" in html
+    )
     assert f"({os.getpid()})" in html and "read-write here, shared readMostly" in html
     assert "read-only here" in muninn.open(name)._repr_html_()
     muninn.free(name)

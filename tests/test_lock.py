@@ -20,9 +20,14 @@ Start = Callable[..., Actor]
 
 def test_processesTakeAccesses(domain: str, actor: Start) -> None:
     counter = muninn.array("counter", (1,), "i8")
-    workers = [actor("lock = muninn.Lock('scopes'); counter = muninn.array('counter', (1,), 'i8').array") for _ in range(3)]
+    workers = [
+        actor("lock = muninn.Lock('scopes'); counter = muninn.array('counter', (1,), 'i8').array")
+        for _ in range(3)
+    ]
     for worker in workers:
-        worker.begin("for _ in range(300):\n    with lock:\n        counter[0] = counter[0] + 1\nTrue")
+        worker.begin(
+            "for _ in range(300):\n    with lock:\n        counter[0] = counter[0] + 1\nTrue"
+        )
     assert all(worker.result() for worker in workers)
     assert counter.array[0] == 900
 
@@ -84,7 +89,9 @@ def test_aBoundedWaitTellsOfTheDeadToo(domain: str, actor: Start) -> None:
 
 
 def test_whatTheDeadLeftIsToldUntilABlockHasEnded(domain: str, actor: Start) -> None:
-    """Broken: Ctrl-C at the first statement of the block, and nobody ever heard that the data may be half changed."""
+    """Broken: Ctrl-C at the first statement of the block, and nobody ever heard that
+    the data may be half changed.
+    """
     mine = muninn.Lock("dying")
     actor("lock = muninn.Lock('dying'); lock.acquire()").kill()
     for take in (lambda: mine, lambda: mine.held(50)):
@@ -100,12 +107,20 @@ def test_whatTheDeadLeftIsToldUntilABlockHasEnded(domain: str, actor: Start) -> 
 
 @pytest.mark.parametrize("seconds", [0, 0.002])
 @pytest.mark.parametrize("what", ["lock", "buffer"])
-def test_aTryIsNotRefusedForAWaiterThatDied(domain: str, actor: Start, what: str, seconds: float) -> None:
-    """Broken: a free claim was kept for the dead, from each try anew: whoever had less than 5 ms never got it, and "another has held it"."""
+def test_aTryIsNotRefusedForAWaiterThatDied(
+    domain: str, actor: Start, what: str, seconds: float
+) -> None:
+    """Broken: a free claim was kept for the dead, from each try anew: whoever had less
+    than 5 ms never got it, and "another has held it".
+    """
     lock, buffer = muninn.Lock("l"), muninn.array("b", 4)
-    waiter = actor("import threading; lock = muninn.Lock('l'); b = muninn.open('b', access='readWrite')")
+    waiter = actor(
+        "import threading; lock = muninn.Lock('l'); b = muninn.open('b', access='readWrite')"
+    )
     successor = (
-        (lock if what == "lock" else buffer)._openBuffer.ownerLockAddress - layout.ROW_OWNER_LOCK_OFFSET + layout.ROW_SUCCESSOR_OFFSET
+        (lock if what == "lock" else buffer)._openBuffer.ownerLockAddress
+        - layout.ROW_OWNER_LOCK_OFFSET
+        + layout.ROW_SUCCESSOR_OFFSET
     )
     waiting = "lock.acquire" if what == "lock" else "lambda: b.write().__enter__()"
     with lock if what == "lock" else buffer.write():
@@ -162,7 +177,9 @@ def test_locksAreNotListedAsBuffers(domain: str) -> None:
 
 
 def test_isHeldAlthoughNobodyKeptTheObject(domain: str, actor: Start) -> None:
-    """Broken: the last object of a lock took the lock with it, and another process got one of the same name."""
+    """Broken: the last object of a lock took the lock with it, and another process got
+    one of the same name.
+    """
     muninn.Lock("l").acquire()
     gc.collect()
     with pytest.raises(ActorError) as caught:
@@ -180,7 +197,9 @@ def _othersCanTakeIt(actor: Start) -> bool:
 
 
 def test_aReleaseTooManyLeavesTheLockWhole(domain: str, actor: Start) -> None:
-    """Broken: the depth went below zero, and the next `acquire` of this process took nothing."""
+    """Broken: the depth went below zero, and the next `acquire` of this process took
+    nothing.
+    """
     lock = muninn.Lock("l")
     for _ in range(2):
         with pytest.raises(RuntimeError):
@@ -205,7 +224,9 @@ def test_aForkedChildDoesNotReleaseItsParentsLock(domain: str, actor: Start) -> 
 
 
 def test_aLockWhoseOnlyUserDiedIsRecovered(domain: str, actor: Callable[..., Actor]) -> None:
-    """What it protects may outlive every process. Broken: the lock went with its last user, and the next one was told that all is well."""
+    """What it protects may outlive every process. Broken: the lock went with its last
+    user, and the next one was told that all is well.
+    """
     muninn.domainInfo()
     holder = actor("lock = muninn.Lock('l')\nlock.acquire()")
     holder.kill()

@@ -16,8 +16,12 @@ from muninn.terms import Lifetime, Mode
 from tests.lab import bring
 
 
-def test_isDoneAlthoughThereIsAlwaysSomethingToServe(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: maintenance waited for a step without events, so a broker that was asked all the time never looked for unreported deaths."""
+def test_isDoneAlthoughThereIsAlwaysSomethingToServe(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: maintenance waited for a step without events, so a broker that was asked
+    all the time never looked for unreported deaths.
+    """
     broker = lab.settled(lab.broker(lab.member()))
     maintenance, done = broker._maintenance, []
     monkeypatch.setattr(maintenance, "collectLost", lambda: done.append("swept"))
@@ -30,7 +34,9 @@ def test_isDoneAlthoughThereIsAlwaysSomethingToServe(lab: Lab, monkeypatch: pyte
 
 
 def test_whatIsSaidToBeLostCanBeMadeAnewAtOnce(lab: Lab) -> None:
-    """Broken: the row of lost memory kept its name until the next sweep, so `OwnerDied` was followed by `BufferExists` for seconds."""
+    """Broken: the row of lost memory kept its name until the next sweep, so `OwnerDied`
+    was followed by `BufferExists` for seconds.
+    """
     broker = lab.settled(lab.broker(member := lab.member()))
     directory = broker._directory
     row, incarnation = directory.grant(member.key, usage(mode=Mode.FAST, gpu=0), 1 << 20)
@@ -43,7 +49,9 @@ def test_whatIsSaidToBeLostCanBeMadeAnewAtOnce(lab: Lab) -> None:
 
 
 def test_segmentsThatNoRowVouchesForAreCollected(lab: Lab) -> None:
-    """Also those of an earlier buffer of a row that lives. Broken: `_collectOrphans` without the incarnation."""
+    """Also those of an earlier buffer of a row that lives. Broken: `_collectOrphans`
+    without the incarnation.
+    """
     directory, member = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, member)
     for segment in ((row, incarnation), (row, incarnation + 1), (row + 1, 1), (9999, 1)):
@@ -54,7 +62,9 @@ def test_segmentsThatNoRowVouchesForAreCollected(lab: Lab) -> None:
 
 
 def test_whatPredecessorsLeftIsSettledInSlices(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: all orphans went in one step, and 256 rows in one, during which the broker served nobody and did not beat."""
+    """Broken: all orphans went in one step, and 256 rows in one, during which the
+    broker served nobody and did not beat.
+    """
     member = lab.member()
     old = lab.directory(1)
     for number in range(100):
@@ -65,7 +75,9 @@ def test_whatPredecessorsLeftIsSettledInSlices(lab: Lab, monkeypatch: pytest.Mon
     broker, done = lab.broker(member), [0]
     for owner, name in ((segments, "unlink"), (broker._directory, "tryReclaim")):
         real = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *given, real=real: (done.append(done.pop() + 1), real(*given))[1])
+        monkeypatch.setattr(
+            owner, name, lambda *given, real=real: (done.append(done.pop() + 1), real(*given))[1]
+        )
     most = 0
     while broker._maintenance.isPending():
         done[:] = [0]
@@ -76,7 +88,9 @@ def test_whatPredecessorsLeftIsSettledInSlices(lab: Lab, monkeypatch: pytest.Mon
 
 
 def test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing(lab: Lab) -> None:
-    """Neither a copy nor a page a term. Broken: each left a journal that told of nothing, and its copy until the successor's third chore."""
+    """Neither a copy nor a page a term. Broken: each left a journal that told of
+    nothing, and its copy until the successor's third chore.
+    """
     first = lab.settled(lab.broker(member := lab.member()))
     lab.make(first._directory, member, "live")
     for _ in range(5):
@@ -91,7 +105,9 @@ def test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing(lab: Lab) -> None:
 
 
 def test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes(lab: Lab) -> None:
-    """Broken: no snapshot; the older journals were dropped before the names in them were known."""
+    """Broken: no snapshot; the older journals were dropped before the names in them
+    were known.
+    """
     member = lab.member()
     old = lab.broker(member)
     lab.make(old._directory, member, "live")
@@ -104,7 +120,9 @@ def test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes(lab: Lab) -> None:
     assert new._directory.grant(member.key, usage("half"), 0) == half
 
 
-def test_theOldJournalsStayWhenThereIsNoRoomForANewOne(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_theOldJournalsStayWhenThereIsNoRoomForANewOne(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken: they were dropped although the snapshot was not whole."""
     member = lab.member()
     lab.make(lab.broker(member)._directory, member, "live")
@@ -155,7 +173,9 @@ def test_aSuccessorFinishesWhatWasBegun(lab: Lab) -> None:
     """Broken: rows between two states stayed so."""
     directory, member = lab.directory(1), lab.member()
     rows = [lab.make(directory, member, name)[0] for name in ("probing", "dying", "dead")]
-    for row, state in zip(rows, (layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD), strict=True):
+    for row, state in zip(
+        rows, (layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD), strict=True
+    ):
         bring(directory.rows, row, state)
     lab.elect(5)
     lab.settled(lab.broker(member))
@@ -163,7 +183,9 @@ def test_aSuccessorFinishesWhatWasBegun(lab: Lab) -> None:
 
 
 def test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf(lab: Lab) -> None:
-    """Broken: only what the dead still held was looked at: the last close that they did not come to tell of was nobody's."""
+    """Broken: only what the dead still held was looked at: the last close that they did
+    not come to tell of was nobody's.
+    """
     broker = lab.settled(lab.broker(member := lab.member()))
     dead = lab.member()
     row, _ = lab.make(broker._directory, member, lifetime=Lifetime.LAST_CLOSE)
@@ -173,7 +195,9 @@ def test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf(lab: Lab) -> None:
 
 
 def test_theJournalOfATermDoesNotGrowWithWhatIsOver(lab: Lab) -> None:
-    """Broken: each share left 572 bytes for ever, and a broker that lived long filled `/dev/shm` with its journal."""
+    """Broken: each share left 572 bytes for ever, and a broker that lived long filled
+    `/dev/shm` with its journal.
+    """
     broker = lab.settled(lab.broker(member := lab.member()))
     kept = [lab.make(broker._directory, member, f"kept{number}") for number in range(3)]
     half = broker._directory.grant(member.key, usage("half"), 0)
@@ -191,8 +215,12 @@ def test_theJournalOfATermDoesNotGrowWithWhatIsOver(lab: Lab) -> None:
     assert successor._directory.grant(member.key, usage("half"), 0) == half
 
 
-def test_aJournalIsCopiedWhileThereIsStillRoomForACopy(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: when most of it was over it had taken that room itself, and went on until `/dev/shm` was full."""
+def test_aJournalIsCopiedWhileThereIsStillRoomForACopy(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: when most of it was over it had taken that room itself, and went on until
+    `/dev/shm` was full.
+    """
     broker = lab.settled(lab.broker(member := lab.member()))
     for number in range(200):
         lab.make(broker._directory, member, f"kept{number}")
@@ -200,7 +228,11 @@ def test_aJournalIsCopiedWhileThereIsStillRoomForACopy(lab: Lab, monkeypatch: py
     diskBytes = written._length + written.vouchedBytes + (30 << 10)
 
     def room(_: str) -> SimpleNamespace:
-        taken = sum(os.stat(f"{lab.paths.directory}/{name}").st_size for name in os.listdir(lab.paths.directory) if "journal" in name)
+        taken = sum(
+            os.stat(f"{lab.paths.directory}/{name}").st_size
+            for name in os.listdir(lab.paths.directory)
+            if "journal" in name
+        )
         return SimpleNamespace(f_blocks=1, f_frsize=1, f_bavail=diskBytes - taken)
 
     monkeypatch.setattr(os, "statvfs", room)
@@ -213,7 +245,9 @@ def test_aJournalIsCopiedWhileThereIsStillRoomForACopy(lab: Lab, monkeypatch: py
 
 
 def test_whatChangesWhileTheJournalIsCopiedIsInTheCopy(lab: Lab) -> None:
-    """Broken: a row that was freed behind the copier lived on in the copy; one that was made behind it was lost."""
+    """Broken: a row that was freed behind the copier lived on in the copy; one that was
+    made behind it was lost.
+    """
     broker = lab.settled(lab.broker(member := lab.member()))
     directory, maintenance = broker._directory, broker._maintenance
     rows = [lab.make(directory, member, f"n{number}") for number in range(200)]
@@ -248,7 +282,9 @@ def test_aDeposedBrokersCopyDoesNotBringItsJournalBack(lab: Lab) -> None:
 
 @pytest.mark.parametrize("seenBy", ["a record", "a sweep", "a sweep, since it was moved away"])
 def test_aJournalThatWasRemovedIsWrittenAnew(lab: Lab, seenBy: str) -> None:
-    """By a cleaner. Broken: the broker went on writing into a file that nobody would ever find."""
+    """By a cleaner. Broken: the broker went on writing into a file that nobody would
+    ever find.
+    """
     broker = lab.settled(lab.broker(member := lab.member()))
     rows = [lab.make(broker._directory, member, f"n{number}") for number in range(100)]
     path = lab.paths.journalPath(broker._term.epoch)
@@ -276,7 +312,9 @@ def test_aDeposedBrokersJournalIsNotWrittenAnew(lab: Lab) -> None:
 
 
 def test_aSuccessorRemovesTheCopyThatItsPredecessorDidNotFinish(lab: Lab) -> None:
-    """Broken: each broker that was killed while it copied left as much as all descriptions."""
+    """Broken: each broker that was killed while it copied left as much as all
+    descriptions.
+    """
     old = lab.settled(lab.broker(lab.member()))
     old._maintenance.snapshot.want()
     old._maintenance.workOnce()
@@ -286,9 +324,13 @@ def test_aSuccessorRemovesTheCopyThatItsPredecessorDidNotFinish(lab: Lab) -> Non
 
 
 def test_lifetimesThatEndTogetherEndInSlices(lab: Lab) -> None:
-    """Broken: all of them ended in one step, during which the broker served nobody and did not beat."""
+    """Broken: all of them ended in one step, during which the broker served nobody and
+    did not beat.
+    """
     broker = lab.settled(lab.broker(own := lab.member()))
-    rows = [lab.make(broker._directory, own, f"b{number}", deadlineMs=1)[0] for number in range(100)]
+    rows = [
+        lab.make(broker._directory, own, f"b{number}", deadlineMs=1)[0] for number in range(100)
+    ]
 
     def left() -> int:
         return sum(lab.rows.state(row).state == layout.ROW_LIVE for row in rows)

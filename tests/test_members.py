@@ -23,7 +23,11 @@ from support import Actor, eventually
 def test_aMemberSaysWhoItIs(lab: Lab) -> None:
     member = lab.member()
     identity = lab.members.identity(member.key.slot)
-    assert (identity.pid, identity.uid, identity.startTime) == (os.getpid(), os.getuid(), startTimeOf(os.getpid()))
+    assert (identity.pid, identity.uid, identity.startTime) == (
+        os.getpid(),
+        os.getuid(),
+        startTimeOf(os.getpid()),
+    )
     assert identity.pidNamespace == ownPidNamespace() and identity.nonce != 0
     assert lab.members.program(member.key.slot) == programName()
     assert lab.members.live() == [member.key]
@@ -42,16 +46,24 @@ def test_aMemberSaysWhoItIs(lab: Lab) -> None:
         ("missing", "python"),
     ],
 )
-def test_aProgramMayHaveAnythingForItsName(lab: Lab, monkeypatch: pytest.MonkeyPatch, arguments: object, shown: str) -> None:
+def test_aProgramMayHaveAnythingForItsName(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, arguments: object, shown: str
+) -> None:
     """Broken: a bare AttributeError or TypeError of whatever was called first."""
     monkeypatch.setattr(sys, "executable", "/usr/bin/python")
-    monkeypatch.delattr(sys, "argv") if arguments == "missing" else monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.delattr(sys, "argv") if arguments == "missing" else monkeypatch.setattr(
+        sys, "argv", arguments
+    )
     assert lab.members.program(lab.member().key.slot) == shown
 
 
 def test_eachClaimGetsASlotOfItsOwnUntilTheTableIsFull(lab: Lab) -> None:
     members = [lab.member() for _ in range(lab.members.count)]
-    assert [each.key.slot for each in members] == list(range(lab.members.count)) == lab.members.occupied()
+    assert (
+        [each.key.slot for each in members]
+        == list(range(lab.members.count))
+        == lab.members.occupied()
+    )
     with pytest.raises(TableFull):
         lab.member()
 
@@ -84,7 +96,9 @@ def test_anOwnerLockThatFailsLeavesTheSlotFree(lab: Lab, monkeypatch: pytest.Mon
 
 
 def test_aSlotThatIsAnothersByNowIsSuspectedDead(lab: Lab) -> None:
-    """Its robust word is held, and by somebody else. Broken: whoever had the slot before lived on in the next one."""
+    """Its robust word is held, and by somebody else. Broken: whoever had the slot
+    before lived on in the next one.
+    """
     member = lab.member()
     assert not lab.members.isSuspectedDead(member.key)
     assert lab.members.isSuspectedDead(member.key._replace(generation=member.key.generation - 1))
@@ -105,7 +119,9 @@ def test_aSlotWithoutARobustWordIsSuspectedDead(lab: Lab) -> None:
 
 def test_leaseHighIsNeverBelievedAboveTheTable(lab: Lab) -> None:
     member = lab.member()
-    atomics.storeRelease32(lab.block.memberAddress(member.key.slot) + layout.MEMBER_LEASE_HIGH_OFFSET, 1 << 31)
+    atomics.storeRelease32(
+        lab.block.memberAddress(member.key.slot) + layout.MEMBER_LEASE_HIGH_OFFSET, 1 << 31
+    )
     assert lab.members.leaseHigh(member.key.slot) == lab.block.geometry.maxLeases
 
 
@@ -113,7 +129,9 @@ def test_knowsItsOwnPidfdFromOtherDescriptors(lab: Lab) -> None:
     member = lab.member()
     pidfd, null = os.pidfd_open(os.getpid()), os.open("/dev/null", os.O_RDONLY)
     parent = os.pidfd_open(os.getppid())
-    assert lab.members.isPidOf(os.getpid(), member.key) and not lab.members.isPidOf(os.getppid(), member.key)
+    assert lab.members.isPidOf(os.getpid(), member.key) and not lab.members.isPidOf(
+        os.getppid(), member.key
+    )
     assert [pidOf(each) for each in (pidfd, null, parent)] == [os.getpid(), None, os.getppid()]
     for descriptor in (pidfd, null, parent):
         os.close(descriptor)
@@ -125,7 +143,9 @@ def test_aPidThatNobodyHasIsGone() -> None:
 
 
 def test_nobodyProvesItselfDead(lab: Lab) -> None:
-    """One's own byte lock is invisible to oneself, so half way through a claim the slot looks deserted. Broken: the nonce was not compared."""
+    """One's own byte lock is invisible to oneself, so half way through a claim the slot
+    looks deserted. Broken: the nonce was not compared.
+    """
     table = MemberTable(lab.block)
     key = table.claim(preferred=False)
     assert not table.isConfirmedDead(key)
@@ -136,7 +156,10 @@ def test_aPidOfAnotherNamespaceProvesNothing(lab: Lab) -> None:
     """Broken: the pid was looked up in this namespace, where nobody has it."""
     member = lab.member()
     start = layout.MEMBERS_OFFSET + member.key.slot * layout.MEMBER_BYTES
-    for offset, size, value in ((layout.MEMBER_PID_OFFSET, 4, 1 << 21), (layout.MEMBER_PID_NAMESPACE_OFFSET, 8, 1)):
+    for offset, size, value in (
+        (layout.MEMBER_PID_OFFSET, 4, 1 << 21),
+        (layout.MEMBER_PID_NAMESPACE_OFFSET, 8, 1),
+    ):
         lab.block.bytes[start + offset : start + offset + size] = value.to_bytes(size, "little")
     assert not lab.members.isConfirmedDead(member.key)
     member.die()
@@ -147,15 +170,25 @@ def test_theByteOfASlotIsItsMembersOnly(domain: str, actor: Callable[..., Actor]
     """Broken: `lockSlot` said yes whoever had the byte: two processes in one slot."""
     other = actor().join()
     member = current()
-    (key,) = (key for key in member.members.live() if member.members.identity(key.slot).pid == other.pid)
-    assert not member.block.lockFile.lockSlot(key.slot) and member.block.lockFile.slotIsLocked(key.slot)
+    (key,) = (
+        key for key in member.members.live() if member.members.identity(key.slot).pid == other.pid
+    )
+    assert not member.block.lockFile.lockSlot(key.slot) and member.block.lockFile.slotIsLocked(
+        key.slot
+    )
 
 
 def test_aByteThatIsLostByAReadIsTakenAgain(domain: str, actor: Callable[..., Actor]) -> None:
-    """POSIX locks go with any descriptor of the file. Broken: only a descriptor of ours that was closed was missed."""
+    """POSIX locks go with any descriptor of the file. Broken: only a descriptor of ours
+    that was closed was missed.
+    """
     other = actor("here = muninn.session.membership.current()").join()
     path = current().paths.lockPath
-    (key,) = (key for key in current().members.live() if current().members.identity(key.slot).pid == other.pid)
+    (key,) = (
+        key
+        for key in current().members.live()
+        if current().members.identity(key.slot).pid == other.pid
+    )
     isLocked = current().block.lockFile.slotIsLocked
     other.do(f"open({path!r}).close()")
     assert not isLocked(key.slot) or other.do("here.block.lockFile._retakeAt") > 0
@@ -180,7 +213,9 @@ def test_whoseByteIsAnothersByNowIsInItNoMore(lab: Lab, actor: Callable[..., Act
 
 
 def test_anOwnerLockThatWasTakenBackIsNotEntered(lab: Lab) -> None:
-    """Its byte was lost before it was LIVE. Broken: the process took itself for a member, in a slot that was free."""
+    """Its byte was lost before it was LIVE. Broken: the process took itself for a
+    member, in a slot that was free.
+    """
     table = MemberTable(lab.block)
     key = table.claim(preferred=False)
     lab.members.release(key, layout.MEMBER_CLAIMING)
@@ -189,7 +224,9 @@ def test_anOwnerLockThatWasTakenBackIsNotEntered(lab: Lab) -> None:
     assert lab.members.state(key.slot)[0] == layout.MEMBER_FREE
 
 
-def test_aSlotThatChangedSinceItWasReadIsNotClaimed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aSlotThatChangedSinceItWasReadIsNotClaimed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken: the owner lock did not look whether its CAS had succeeded."""
     lockSlot = lab.lockFile.lockSlot
 
@@ -204,7 +241,9 @@ def test_aSlotThatChangedSinceItWasReadIsNotClaimed(lab: Lab, monkeypatch: pytes
 
 
 def test_whatOneBrokerMarkedDeadAnotherMayGoOnWith(lab: Lab) -> None:
-    """Broken: `markDead` said no to a slot that is DEAD already, and what the first broker had not come to stayed."""
+    """Broken: `markDead` said no to a slot that is DEAD already, and what the first
+    broker had not come to stayed.
+    """
     member = lab.member()
     assert lab.members.markDead(member.key) and lab.members.markDead(member.key)
     lab.members.release(member.key, layout.MEMBER_DEAD)
@@ -228,11 +267,19 @@ ctypes.CDLL(None).pthread_exit(None)
 
 @pytest.mark.parametrize("joined", ["", "before"])
 def test_aProcessWhoseFirstThreadHasEndedIsAMemberAndServes(domain: str, joined: str) -> None:
-    """Broken: /proc/self is empty then; as broker it refused every hello, and could join in no new domain."""
+    """Broken: /proc/self is empty then; as broker it refused every hello, and could
+    join in no new domain.
+    """
 
     def start(*arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", LEADERLESS, *arguments, joined]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     with start("w", "") as broker:
         assert broker.stdout is not None and broker.stdout.readline() == "6.0 True\n"
@@ -245,6 +292,10 @@ def test_aProcessWhoseFirstThreadHasEndedIsAMemberAndServes(domain: str, joined:
 def test_aProgramMayHaveANameThatIsNoText(domain: str, tmp_path: Path, name: bytes) -> None:
     """Broken: `UnicodeEncodeError` at the first call."""
     script = os.fsencode(tmp_path) + b"/" + name
-    Path(os.fsdecode(script)).write_text("import muninn\nprint([each['program'] for each in muninn.domainInfo()['members']] != [])\n")
-    done = subprocess.run([os.fsencode(sys.executable), script], capture_output=True, timeout=60, check=False)
+    Path(os.fsdecode(script)).write_text(
+        "import muninn\nprint([each['program'] for each in muninn.domainInfo()['members']] != [])\n"
+    )
+    done = subprocess.run(
+        [os.fsencode(sys.executable), script], capture_output=True, timeout=60, check=False
+    )
     assert done.stdout == b"True\n", done.stderr[-1000:]

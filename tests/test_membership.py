@@ -29,11 +29,16 @@ from support import Actor, ActorError, Background, eventually
 
 
 def test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye(
-    domain: str, actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    domain: str,
+    actor: Callable[..., Actor],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The background thread may have a request under way when the slot is given back: that it is refused is no error.
+    """The background thread may have a request under way when the slot is given back:
+    that it is refused is no error.
 
-    Broken: the soak saw `ProtocolViolation: member slot 4 was given back` logged by one of some thirty processes that ended politely.
+    Broken: the soak saw `ProtocolViolation: member slot 4 was given back` logged by one
+    of some thirty processes that ended politely.
     """
     actor().join()  # the broker is another
     muninn.domainInfo()
@@ -55,7 +60,9 @@ def test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye(
 
 
 def test_leavesQuietlyWhereItMayOpenNothingMore(domain: str) -> None:
-    """Broken: the directory could not be listed, and the handler at the exit printed a traceback of an OSError."""
+    """Broken: the directory could not be listed, and the handler at the exit printed a
+    traceback of an OSError.
+    """
     code = "import resource, muninn; muninn.listBuffers(); resource.setrlimit(resource.RLIMIT_NOFILE, (3, 64))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
@@ -64,7 +71,9 @@ def test_leavesQuietlyWhereItMayOpenNothingMore(domain: str) -> None:
 def test_whoIsDeposedWhileItsTermBeginsHasNotFailedInOffice(
     domain: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A successor removes what its predecessors listened at, while one of them may stand still in the middle of its beginning."""
+    """A successor removes what its predecessors listened at, while one of them may
+    stand still in the middle of its beginning.
+    """
     muninn.listBuffers()
     current, begun, start = membership.current(), list[int](), Broker.start
 
@@ -84,13 +93,18 @@ def test_whoIsDeposedWhileItsTermBeginsHasNotFailedInOffice(
 
 
 def test_hasLoadedWhatASuccessorNeeds(domain: str, actor: Callable[..., Actor]) -> None:
-    """Importing the broker takes 15 ms, which is three times what the rest of a takeover does.
+    """Importing the broker takes 15 ms, which is three times what the rest of a
+    takeover does.
 
-    Broken: the import had gone from the background thread, as one that nobody used, and each takeover waited for it.
+    Broken: the import had gone from the background thread, as one that nobody used, and
+    each takeover waited for it.
     """
     actor().join()
     follower = actor("import sys").join()
-    eventually(lambda: follower.do("'muninn.broker.broker' in sys.modules"), "a follower has loaded the broker")
+    eventually(
+        lambda: follower.do("'muninn.broker.broker' in sys.modules"),
+        "a follower has loaded the broker",
+    )
 
 
 def _blockPath(domain: str) -> str:
@@ -100,7 +114,9 @@ def _blockPath(domain: str) -> str:
 def test_nobodyStaysInABlockThatWasWithdrawnMeanwhile(
     domain: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Broken: who joined did not look again after it had its slot, and was alone in a block that nobody finds."""
+    """Broken: who joined did not look again after it had its slot, and was alone in a
+    block that nobody finds.
+    """
     claim, withdrawn = MemberTable.claim, list[int]()
 
     def late(table: MemberTable, preferred: bool) -> MemberKey:
@@ -113,12 +129,20 @@ def test_nobodyStaysInABlockThatWasWithdrawnMeanwhile(
 
     monkeypatch.setattr(MemberTable, "claim", late)
     muninn.share(b"x", name="a")
-    assert withdrawn and os.path.exists(_blockPath(domain)) and not membership.current().block.isRetired()
+    assert (
+        withdrawn
+        and os.path.exists(_blockPath(domain))
+        and not membership.current().block.isRetired()
+    )
     assert "joins anew" not in caplog.text, "it was never a member of the block that was withdrawn"
 
 
-def test_nobodyJoinsABlockThatIsBeingWithdrawn(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A repair has looked for members already, and the block has its names still. Broken: who came lived in the block that was replaced."""
+def test_nobodyJoinsABlockThatIsBeingWithdrawn(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repair has looked for members already, and the block has its names still.
+    Broken: who came lived in the block that was replaced.
+    """
     claim, claimed = MemberTable.claim, list[int]()
 
     def late(table: MemberTable, preferred: bool) -> MemberKey:
@@ -134,14 +158,19 @@ def test_nobodyJoinsABlockThatIsBeingWithdrawn(domain: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(domain: str, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    """Two leave at once, and a third has begun to claim a slot: one withdraws the block, the other finds the owner lock (found by the model).
+def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(
+    domain: str, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Two leave at once, and a third has begun to claim a slot: one withdraws the
+    block, the other finds the owner lock (found by the model).
 
-    Broken: the other gave the block, which had no name any more, its version back: the third stayed in it, alone for ever.
+    Broken: the other gave the block, which had no name any more, its version back: the
+    third stayed in it, alone for ever.
     """
     muninn.domainInfo()
     leaving = membership.current()
-    lockFile = LockFile(leaving.paths)  # its own: whoever finds its block gone closes the one that it has
+    # its own: whoever finds its block gone closes the one that it has
+    lockFile = LockFile(leaving.paths)
     creating = LockFile.creating
 
     def withdraw() -> None:
@@ -175,8 +204,12 @@ def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(domain: str, mon
     later.close()
 
 
-def test_whoWithdrawsTheBlockSaysSoBeforeItLooks(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: slots first and version second on both sides, so that neither saw the other."""
+def test_whoWithdrawsTheBlockSaysSoBeforeItLooks(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: slots first and version second on both sides, so that neither saw the
+    other.
+    """
     muninn.domainInfo()
     current = membership.current()
     occupied, seen = current.members.occupied, list[bool]()
@@ -213,25 +246,37 @@ def test_aBlockThatOthersAreInStays(domain: str, actor: Callable[..., Actor]) ->
     assert bytes(muninn.open("a").array) == b"x"
 
 
-def test_whateverTheSlotsLastMemberLeftInTheRobustWordIsForgotten(domain: str, actor: Callable[..., Actor]) -> None:
-    """Broken: a word that still named a thread made the slot useless: nobody could join in it."""
+def test_whateverTheSlotsLastMemberLeftInTheRobustWordIsForgotten(
+    domain: str, actor: Callable[..., Actor]
+) -> None:
+    """Broken: a word that still named a thread made the slot useless: nobody could join
+    in it.
+    """
     muninn.domainInfo()
     atomics.exchangeSeqCst32(membership.current().members.robustAddress(1), 4242)
     assert actor().do("muninn.domainInfo()['members'][1]['slot']") == 1
 
 
-def test_anOwnerLockOfTheSlotsLastMemberIsADeadOnes(domain: str, actor: Callable[..., Actor]) -> None:
-    """Broken: the generation in the owner lock was not compared, and the dead kept their locks until the slot's next member died."""
+def test_anOwnerLockOfTheSlotsLastMemberIsADeadOnes(
+    domain: str, actor: Callable[..., Actor]
+) -> None:
+    """Broken: the generation in the owner lock was not compared, and the dead kept
+    their locks until the slot's next member died.
+    """
     other = actor().join()
     muninn.domainInfo()
     current = membership.current()
-    (key,) = (key for key in current.members.live() if current.members.identity(key.slot).pid == other.pid)
+    (key,) = (
+        key for key in current.members.live() if current.members.identity(key.slot).pid == other.pid
+    )
     assert not current.tables.isDead(key.slot, key.generation & 0x7FFFF)
     assert current.tables.isDead(key.slot, key.generation - 1 & 0x7FFFF)
     assert not current.tables.isDead(current.key.slot, current.key.generation & 0x7FFFF)
 
 
-def test_aNewTermCallsAwayWhoAsksAnEarlierBroker(domain: str, actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aNewTermCallsAwayWhoAsksAnEarlierBroker(
+    domain: str, actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken: the background thread did not tell the client of the new term."""
     broker = actor().join()
     muninn.domainInfo()
@@ -244,13 +289,21 @@ def test_aNewTermCallsAwayWhoAsksAnEarlierBroker(domain: str, actor: Callable[..
 
 
 def test_whatWasUnderWayAtTheGoodByeIsNoError(
-    domain: str, actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    domain: str,
+    actor: Callable[..., Actor],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The thread was waiting for its answer when the slot was given back. Broken: the refusal was logged as an error."""
+    """The thread was waiting for its answer when the slot was given back. Broken: the
+    refusal was logged as an error.
+    """
     actor().join()
     muninn.domainInfo()
     current = membership.current()
-    tryReclaimReleased, asking = current.openBuffers.context.releases.tryReclaimReleased, threading.Event()
+    tryReclaimReleased, asking = (
+        current.openBuffers.context.releases.tryReclaimReleased,
+        threading.Event(),
+    )
 
     def underWay() -> bool:
         if threading.current_thread() is not current.worker.thread:
@@ -267,8 +320,12 @@ def test_whatWasUnderWayAtTheGoodByeIsNoError(
     assert not caplog.records, caplog.text
 
 
-def test_aTableThatIsFullOfTheDeadIsWaitedFor(domain: str, actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kills in quick succession fill the slots faster than they are taken back (found by the fail points). Broken: `TableFull` at once."""
+def test_aTableThatIsFullOfTheDeadIsWaitedFor(
+    domain: str, actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills in quick succession fill the slots faster than they are taken back (found
+    by the fail points). Broken: `TableFull` at once.
+    """
     monkeypatch.setenv("MUNINN_MAX_MEMBERS", "3")
     broker = actor().join()
     doomed = [actor().join() for _ in range(2)]
@@ -296,8 +353,12 @@ inside.wait(60)
 
 
 @pytest.mark.parametrize("what", ["lock", "turn"])
-def test_aThreadThatIsInsideKeepsTheSlot(domain: str, actor: Callable[..., Actor], what: str) -> None:
-    """A process that comes to its end while a daemon thread of it is at work. Broken: it gave the slot back, and the next one was let in."""
+def test_aThreadThatIsInsideKeepsTheSlot(
+    domain: str, actor: Callable[..., Actor], what: str
+) -> None:
+    """A process that comes to its end while a daemon thread of it is at work. Broken:
+    it gave the slot back, and the next one was let in.
+    """
     buffer = muninn.share(bytes(4), name="a", access="readWrite")
     ending = actor(f"what = {what!r}" + INSIDE)
     ending.do("membership._leaveAtExit()")
@@ -316,7 +377,9 @@ def test_aThreadThatIsInsideKeepsTheSlot(domain: str, actor: Callable[..., Actor
 
 
 @pytest.mark.parametrize("what", ["lock", "turn", "create", "open"])
-def test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn(domain: str, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+def test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn(
+    domain: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     """Broken: it began under the slot that was given back a moment later."""
     buffer, lock = muninn.share(bytes(4), name="a", access="readWrite"), muninn.Lock("l")
     muninn.share(b"x", name="other").close()
@@ -330,7 +393,11 @@ def test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn(domain: str, monke
         if what == "turn":
             with buffer.write():
                 return buffer._checked().tables.key
-        return (muninn.share(b"y", name="b") if what == "create" else muninn.open("other"))._checked().tables.key
+        return (
+            (muninn.share(b"y", name="b") if what == "create" else muninn.open("other"))
+            ._checked()
+            .tables.key
+        )
 
     def looking() -> bool:
         if not begun:
@@ -348,7 +415,9 @@ def test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn(domain: str, monke
 
 
 def test_aLeaseThatIsGivenBackLateIsNotTheNextMembers(domain: str) -> None:
-    """Memory goes when its last array does, perhaps after the slot is another's. Broken: the other's lease was cleared."""
+    """Memory goes when its last array does, perhaps after the slot is another's.
+    Broken: the other's lease was cleared.
+    """
     buffer = muninn.share(b"x", name="a")
     table, index = membership.current().leaseTable, buffer._checked().memory.leaseIndex
     address = table.held(index, 0, 1)[0]
@@ -375,25 +444,37 @@ def mine():
 
 
 def test_aJoinThatIsInterruptedIsTheOnlyOne(domain: str, actor: Callable[..., Actor]) -> None:
-    """Broken: what was built so far was taken apart under its thread, which died of SIGSEGV or was a second member."""
+    """Broken: what was built so far was taken apart under its thread, which died of
+    SIGSEGV or was a second member.
+    """
     other = actor().join()
-    hit = actor(f"{_SIGNALLED}\ndef stop(*_): raise KeyboardInterrupt\nsignal.signal(signal.SIGALRM, stop)")
+    hit = actor(
+        f"{_SIGNALLED}\ndef stop(*_): raise KeyboardInterrupt\nsignal.signal(signal.SIGALRM, stop)"
+    )
     with pytest.raises(ActorError, match="KeyboardInterrupt"):
         hit.do("muninn.listBuffers()")
-    hit.do("signal.signal(signal.SIGALRM, signal.SIG_IGN); muninn.share(np.arange(3), name='after').close()")
+    hit.do(
+        "signal.signal(signal.SIGALRM, signal.SIG_IGN); muninn.share(np.arange(3), name='after').close()"
+    )
     assert hit.do("mine()") == 1 and other.do("int(muninn.open('after').array.sum())") == 3
     assert hit.leave() == 0
 
 
 def test_aHandlerMayCallWhileItsProcessJoins(domain: str, actor: Callable[..., Actor]) -> None:
     """Broken: the handler waited for the lock of the join that it had interrupted."""
-    hit = actor(f"{_SIGNALLED}\ndef share(*_): muninn.share(np.arange(3), name='handled')\nsignal.signal(signal.SIGALRM, share)")
+    hit = actor(
+        f"{_SIGNALLED}\ndef share(*_): muninn.share(np.arange(3), name='handled')\nsignal.signal(signal.SIGALRM, share)"
+    )
     hit.do("muninn.share(np.arange(4), name='main')")
     assert hit.do("int(muninn.open('handled').array.sum()), mine()") == [3, 1]
 
 
-def test_aBlockThatIsWantedKeepsItsVersionWhileTheLastLeaves(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: it had none while the last process looked whether it was wanted, and a death or Ctrl-C there took every named buffer with it."""
+def test_aBlockThatIsWantedKeepsItsVersionWhileTheLastLeaves(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: it had none while the last process looked whether it was wanted, and a
+    death or Ctrl-C there took every named buffer with it.
+    """
     muninn.share(b"x", name="a")
     current = membership.current()
     version, stored = current.block.address + layout.VERSION_OFFSET, list[int]()
@@ -410,8 +491,12 @@ def test_aBlockThatIsWantedKeepsItsVersionWhileTheLastLeaves(domain: str, monkey
 
 
 @pytest.mark.parametrize("dies", ["exchangeSeqCst32", "unlink"])
-def test_whoDiesWhileItWithdrawsTheBlockLosesNothing(domain: str, actor: Callable[..., Actor], dies: str) -> None:
-    """Somebody has shared meanwhile, or nobody has. Broken: the next process made a new block beside the journals of the old one."""
+def test_whoDiesWhileItWithdrawsTheBlockLosesNothing(
+    domain: str, actor: Callable[..., Actor], dies: str
+) -> None:
+    """Somebody has shared meanwhile, or nobody has. Broken: the next process made a new
+    block beside the journals of the old one.
+    """
     for number in range(1, 6):
         leaving = actor(
             "import signal\nfrom muninn.session import membership\nfrom muninn.system import atomics\nmuninn.domainInfo()\ncurrent = membership.current()\n"

@@ -16,7 +16,8 @@ from muninn.wire import messages, requests
 
 Pair = tuple[socket.socket, socket.socket]
 _values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.text(), lambda inner: st.lists(inner, max_size=4)
+    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.text(),
+    lambda inner: st.lists(inner, max_size=4),
 )
 
 
@@ -44,7 +45,14 @@ def test_garbageIsAProtocolViolationOrAMap(raw: bytes) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"\x91" * 5000 + b"\xc0", msgpack.packb([1]), msgpack.packb({1: 2}), msgpack.packb({"a": 1}) + b"\x00", b"\xdf\xff\xff\xff\xff"],
+    [
+        b"",
+        b"\x91" * 5000 + b"\xc0",
+        msgpack.packb([1]),
+        msgpack.packb({1: 2}),
+        msgpack.packb({"a": 1}) + b"\x00",
+        b"\xdf\xff\xff\xff\xff",
+    ],
 )
 def test_refusesWhatIsNoMapWithTextKeys(raw: bytes) -> None:
     with pytest.raises(ProtocolViolation):
@@ -112,7 +120,9 @@ def test_anErrorWithANumberThatNoErrorHasIsAProtocolViolation(number: object) ->
     ("op", "answer"),
     [("create", {}), ("create", {"row": "0", "incarnation": 1}), ("create", {"row": True, "incarnation": 1}), ("find", {"live": True}), ("fetch", {}), ("evict", {"revoked": 1})],
 )  # fmt: skip
-def test_anAnswerThatLacksWhatWasAskedForIsAProtocolViolation(op: str, answer: dict[str, object]) -> None:
+def test_anAnswerThatLacksWhatWasAskedForIsAProtocolViolation(
+    op: str, answer: dict[str, object]
+) -> None:
     with pytest.raises(ProtocolViolation, match=op):
         requests.answered(op, answer)
     requests.answered("find", {})

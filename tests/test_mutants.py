@@ -1,4 +1,6 @@
-"""A mutant finds what it quotes however the source is laid out, and leaves a source that can be run."""
+"""A mutant finds what it quotes however the source is laid out, and leaves a source
+that can be run.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,12 @@ def decide(first, second, third):
 """
 
 
-_SHORT = ast.unparse(ast.parse(_LONG)).replace("(first and second)", "first and second").replace("'", '"') + "\n"
+_SHORT = (
+    ast.unparse(ast.parse(_LONG))
+    .replace("(first and second)", "first and second")
+    .replace("'", '"')
+    + "\n"
+)
 
 
 def _mutated(source: str, old: str, new: str, file: str = "some.py") -> str:
@@ -49,11 +56,16 @@ def _mutated(source: str, old: str, new: str, file: str = "some.py") -> str:
         ('        raise KeyError("two  spaces", first)\n', "        pass\n"),
         ("    return first or second\n", "    return first\n"),
         ("return first or", "return"),
-        ('        raise KeyError("two  spaces", first)\n    return first or second\n', "        return second\n"),
+        (
+            '        raise KeyError("two  spaces", first)\n    return first or second\n',
+            "        return second\n",
+        ),
     ],
 )
 def test_layoutTakesNoPart(old: str, new: str) -> None:
-    """Line breaks, comments, trailing commas and the parentheses of a long expression do not move a quote."""
+    """Line breaks, comments, trailing commas and the parentheses of a long expression
+    do not move a quote.
+    """
     expected = ast.dump(ast.parse(_SHORT.replace(old, new)))
     assert ast.dump(ast.parse(_mutated(_SHORT, old, new))) == expected
     assert ast.dump(ast.parse(_mutated(_LONG, old, new))) == expected
@@ -73,7 +85,9 @@ def test_layoutTakesNoPart(old: str, new: str) -> None:
     ],
 )
 def test_whatIsNotLayoutCounts(quote: str, source: str, count: int) -> None:
-    """The ends of statements, their indentation, words and what is in strings tell quotes apart."""
+    """The ends of statements, their indentation, words and what is in strings tell
+    quotes apart.
+    """
     assert len(placesOf(quote, source, "some.py")) == count
 
 
@@ -88,5 +102,12 @@ def test_everyMutantQuotesItsSourceOnce() -> None:
     """All of them, and what comes of each can be run."""
     program = "from tests.mutation.__main__ import MUTANTS, misplaced; print(*misplaced(MUTANTS), sep='\\n')"
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
-    done = subprocess.run([sys.executable, "-c", program], cwd=_ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=_ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert not done.stdout.strip(), done.stdout

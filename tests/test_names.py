@@ -1,4 +1,6 @@
-"""Waiting for a name: woken for one's own, asking only when the broker may know more than the index."""
+"""Waiting for a name: woken for one's own, asking only when the broker may know more
+than the index.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ Start = Callable[..., Actor]
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks and questions that nobody wakes for come after a minute: what only they would mend, hangs."""
+    """Looks and questions that nobody wakes for come after a minute: what only they
+    would mend, hangs.
+    """
     monkeypatch.setattr(names, "_LOOK_NS", 60_000_000_000)
     monkeypatch.setattr(names, "_ASK_MS", 1 << 40)
 
@@ -52,7 +56,9 @@ def test_aNameHasOneOfManyWords(domain: str) -> None:
 
 @pytest.mark.usefixtures("patient")
 def test_whoWaitsForANameIsWokenForItsOwn(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: one word for all names: each waiter woke, and asked the broker, whenever any came or went."""
+    """Broken: one word for all names: each waiter woke, and asked the broker, whenever
+    any came or went.
+    """
     asked = _asked(monkeypatch)
     waiting = NameWait(current().openBuffers, "mine")
     assert waiting.look() is None and asked == ["mine"]
@@ -62,13 +68,17 @@ def test_whoWaitsForANameIsWokenForItsOwn(domain: str, monkeypatch: pytest.Monke
     kept = muninn.share(np.arange(4), name="mine")
     sleeping.ended()
     found = waiting.look()
-    assert found is not None and (found.row, found.incarnation) == (kept._checked().row, kept._checked().incarnation)
+    assert found is not None and (found.row, found.incarnation) == (
+        kept._checked().row,
+        kept._checked().incarnation,
+    )
 
 
 @pytest.mark.usefixtures("patient")
 def test_whatSharesTheWordIsNotAskedFor(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: whoever was woken asked the broker, which the index had answered."""
-    muninn.share(np.ones(2)).close()  # there is a broker now: its successor, and so the first one, is asked once more
+    # there is a broker now: its successor, and so the first one, is asked once more
+    muninn.share(np.ones(2)).close()
     asked = _asked(monkeypatch)
     waiting = NameWait(current().openBuffers, "mine")
     waiting.look()
@@ -80,7 +90,9 @@ def test_whatSharesTheWordIsNotAskedFor(domain: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("patient")
-def test_aNameThatTheIndexHasNoRoomForIsAskedFor(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aNameThatTheIndexHasNoRoomForIsAskedFor(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waiting = NameWait(current().openBuffers, "mine")
     assert waiting.look() is None
     monkeypatch.setattr(NameIndex, "insert", lambda *_: False)
@@ -105,7 +117,9 @@ def test_aNewBrokerIsAskedOnce(domain: str, actor: Start, monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("patient")
 def test_aNameThatIsGivenUpIsToldToo(domain: str, actor: Start) -> None:
-    """Its creator was described by nobody yet: the word is that of the grant's name. Broken: waiters of such a name slept on."""
+    """Its creator was described by nobody yet: the word is that of the grant's name.
+    Broken: waiters of such a name slept on.
+    """
     muninn.domainInfo()
     creator = actor().join()
     creator.begin("muninn.loadArray(4, 'f8', lambda view: time.sleep(600), name='mine')")
@@ -129,7 +143,9 @@ def test_manyWaitersCostTheBrokerNothing(domain: str, actor: Start) -> None:
     broker = current().role.broker
     assert broker is not None
     served, find = list[str](), broker._handlers["find"]
-    broker._handlers["find"] = lambda session, message, descriptors: served.append(message["name"]) or find(session, message, descriptors)  # type: ignore[func-returns-value]
+    broker._handlers["find"] = lambda session, message, descriptors: (
+        served.append(message["name"]) or find(session, message, descriptors)
+    )  # type: ignore[func-returns-value]
     waiting = [actor().join() for _ in range(4)]
     for number, each in enumerate(waiting):
         each.begin(f"int(muninn.open('late-{number}', timeout=60).array.sum())")

@@ -1,4 +1,6 @@
-"""The notebooks run, and say what they should; one of them goes on after its kernel was killed."""
+"""The notebooks run, and say what they should; one of them goes on after its kernel was
+killed.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ SHARING = NOTEBOOKS[0]
 
 
 @pytest.fixture(autouse=True)
-def jupyterAtHome(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, domain: str) -> None:
+def jupyterAtHome(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, domain: str
+) -> None:
     """Kernels in a domain and a folder of the test's own."""
     folder: Path = request.getfixturevalue("tmp_path")
     for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
@@ -33,7 +37,9 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.notebook = nbformat.read(path, as_version=4)
-        self.client = NotebookClient(self.notebook, timeout=int(BOUND_SECONDS), kernel_name="python3")
+        self.client = NotebookClient(
+            self.notebook, timeout=int(BOUND_SECONDS), kernel_name="python3"
+        )
         self._next = 0
 
     def to(self, tag: str | None = None) -> Run:
@@ -49,7 +55,10 @@ class Run:
     def text(self, tag: str) -> str:
         """What the cell with `tag` has printed and shown."""
         (cell,) = (cell for cell in self.notebook.cells if tag in cell.metadata.get("tags", ()))
-        shown = (output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
+        shown = (
+            output.get("text") or output.get("data", {}).get("text/plain", "")
+            for output in cell.outputs
+        )
         return "".join(shown)
 
     def html(self, tag: str) -> str:
@@ -80,7 +89,11 @@ def sharing() -> Iterator[Run]:
 def test_isAValidNotebook(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert not any(output.output_type == "error" for cell in notebook.cells for output in cell.get("outputs", ()))
+    assert not any(
+        output.output_type == "error"
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+    )
 
 
 def printed(notebook: nbformat.NotebookNode) -> list[str]:
@@ -89,7 +102,10 @@ def printed(notebook: nbformat.NotebookNode) -> list[str]:
     for cell in notebook.cells:
         data = [output.get("data", {}) for output in cell.get("outputs", ())]
         texts = [output.get("text", "") for output in cell.get("outputs", ())]
-        parts = [*texts, *(each.get(kind, "") for each in data for kind in ("text/plain", "text/html"))]
+        parts = [
+            *texts,
+            *(each.get(kind, "") for each in data for kind in ("text/plain", "text/html")),
+        ]
         shown.append(re.sub(r"\(\d+\)", "(pid)", "".join(parts)))
     return shown
 
@@ -115,7 +131,9 @@ def checkSecondHalf(run: Run) -> None:
 def test_sharingSaysWhatItShould(sharing: Run, domain: str) -> None:
     checkFirstHalf(sharing.to("restart"))
     checkSecondHalf(sharing.to())
-    assert printed(nbformat.read(SHARING, as_version=4)) == printed(sharing.notebook), "as it was kept: python ops/notebooks.py"
+    assert printed(nbformat.read(SHARING, as_version=4)) == printed(sharing.notebook), (
+        "as it was kept: python ops/notebooks.py"
+    )
 
 
 def test_sharingGoesOnAfterItsKernelWasKilled(sharing: Run, domain: str) -> None:
@@ -132,7 +150,9 @@ def test_sharingLeavesNothingBehind(domain: str) -> None:
     run = Run(SHARING)
     with run.client.setup_kernel():
         run.to()
-    eventually(lambda: not muninn.listBuffers(), "the buffers of the notebook are gone with its kernel")
+    eventually(
+        lambda: not muninn.listBuffers(), "the buffers of the notebook are gone with its kernel"
+    )
     eventually(lambda: leftovers(domain) == [], "the segments of the notebook are gone")
 
 

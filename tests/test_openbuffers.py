@@ -1,4 +1,6 @@
-"""A process has a buffer once: one mapping at one address, one lease, for as long as an object or an array of it lives."""
+"""A process has a buffer once: one mapping at one address, one lease, for as long as an
+object or an array of it lives.
+"""
 
 from __future__ import annotations
 
@@ -50,15 +52,19 @@ def holdersOf(name: str) -> list[int]:
     return sorted(hold["pid"] for hold in described["importers"])
 
 
-# --- one mapping, one lease ----------------------------------------------------------------------------------------------------------
+# --- one mapping, one lease ---------------------------------------------------------
 
 
 def test_aProcessMapsAndLeasesABufferOnce(domain: str, actor: Start) -> None:
     muninn.share(np.arange(100_000), name="a").close()
     other = actor(_MAPPED)
-    other.do("buffers = [muninn.open('a') for _ in range(20)] + [muninn.open('a', access='readWrite') for _ in range(5)]")
+    other.do(
+        "buffers = [muninn.open('a') for _ in range(20)] + [muninn.open('a', access='readWrite') for _ in range(5)]"
+    )
     other.do("arrays = [each.array for each in buffers] + [np.asarray(each) for each in buffers]")
-    assert other.do("len({each.ctypes.data for each in arrays}), len({each.open() for each in buffers}), mapped()") == [1, 1, 1]
+    assert other.do(
+        "len({each.ctypes.data for each in arrays}), len({each.open() for each in buffers}), mapped()"
+    ) == [1, 1, 1]
     assert holdersOf("a") == [other.pid]
     other.do("for each in buffers: each.close()\nbuffers.clear()")
     assert holdersOf("a") == [other.pid], "the arrays keep it"
@@ -86,8 +92,12 @@ def test_threadsThatOpenAtOnceShareOneMapping(domain: str) -> None:
         assert holdersOf(f"a{number}") == [os.getpid()]
 
 
-def test_whoOpensWhatAnotherThreadHasJustMadeSharesItsOpenBuffer(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: the maker had an open buffer, and so a lock between threads, of its own: two threads were in `write()` or a `Lock` at once."""
+def test_whoOpensWhatAnotherThreadHasJustMadeSharesItsOpenBuffer(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: the maker had an open buffer, and so a lock between threads, of its own:
+    two threads were in `write()` or a `Lock` at once.
+    """
     actor().join()
     commit, opened = creation._commit, list[muninn.MuninnBuffer]()
 
@@ -99,16 +109,23 @@ def test_whoOpensWhatAnotherThreadHasJustMadeSharesItsOpenBuffer(domain: str, ac
     made = muninn.share(np.zeros(4), name="a", access="readWrite")
     assert made._held() is opened[0]._held()
     with made.write():
-        assert isinstance(Background(lambda: opened[0].write(timeout=0.01).__enter__()).ended(), TimeoutError)
+        assert isinstance(
+            Background(lambda: opened[0].write(timeout=0.01).__enter__()).ended(), TimeoutError
+        )
 
 
 def test_writingIsAllowedInPlaceAtTheSameAddress(domain: str, actor: Start) -> None:
     muninn.share(np.zeros(1000), name="a")
     other = actor(
-        _MAPPED + "reader = muninn.open('a'); before = reader.array; writer = muninn.open('a', access='readWrite'); writer.array[:] = 2"
+        _MAPPED
+        + "reader = muninn.open('a'); before = reader.array; writer = muninn.open('a', access='readWrite'); writer.array[:] = 2"
     )
-    assert other.do("reader.open() == writer.open() == before.ctypes.data == writer.array.ctypes.data, mapped()") == [True, 1]
-    assert other.do("float(before.sum()), before.flags.writeable, reader.array.flags.writeable, reader.writable") == [
+    assert other.do(
+        "reader.open() == writer.open() == before.ctypes.data == writer.array.ctypes.data, mapped()"
+    ) == [True, 1]
+    assert other.do(
+        "float(before.sum()), before.flags.writeable, reader.array.flags.writeable, reader.writable"
+    ) == [
         2000.0,
         False,
         False,
@@ -129,7 +146,13 @@ def test_readOnlyViewsRefuseToBeWritten(domain: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "view", [np.asarray, lambda buffer: memoryview(buffer.array), np.from_dlpack, lambda buffer: buffer.array[3:].reshape(-1, 1)]
+    "view",
+    [
+        np.asarray,
+        lambda buffer: memoryview(buffer.array),
+        np.from_dlpack,
+        lambda buffer: buffer.array[3:].reshape(-1, 1),
+    ],
 )
 def test_anyViewKeepsTheMemoryAndTheBuffer(domain: str, view: Callable[[Any], Any]) -> None:
     held = view(muninn.share(np.arange(10)))
@@ -138,11 +161,16 @@ def test_anyViewKeepsTheMemoryAndTheBuffer(domain: str, view: Callable[[Any], An
     assert int(np.asarray(held).sum()) in (45, 42)
     del held
     gc.collect()
-    eventually(lambda: muninn.listBuffers() == [] and leftovers(domain) == [], "it went with its last view")
+    eventually(
+        lambda: muninn.listBuffers() == [] and leftovers(domain) == [], "it went with its last view"
+    )
 
 
 def test_aBufferIsTakenUpAgainFromAnArrayOfIt(domain: str, actor: Start) -> None:
-    other = actor(_MAPPED + "array = muninn.share(np.arange(10), name='a', lifetime='lastClose').array\nagain = muninn.open('a')")
+    other = actor(
+        _MAPPED
+        + "array = muninn.share(np.arange(10), name='a', lifetime='lastClose').array\nagain = muninn.open('a')"
+    )
     assert other.do("again.open() == array.ctypes.data, mapped()") == [True, 1]
     other.do("again.close(); del array")
     eventually(lambda: leftovers(domain) == [], "it went with its last user")
@@ -171,23 +199,38 @@ def test_openingCostsNoDescriptor(domain: str, actor: Start) -> None:
     assert other.do("len(os.listdir('/proc/self/fd'))") <= before
 
 
-# --- leases ----------------------------------------------------------------------------------------------------------------------------
+# --- leases -------------------------------------------------------------------------
 
 
 def test_useRenewsAStrictLease(domain: str, actor: Start) -> None:
-    other = actor("strict = muninn.share(b'x', name='a', renew='onUse')", MUNINN_LEASE_TTL_MS="1000")
+    other = actor(
+        "strict = muninn.share(b'x', name='a', renew='onUse')", MUNINN_LEASE_TTL_MS="1000"
+    )
     other.do("for _ in range(6):\n    time.sleep(0.2); strict.array")
     assert other.do("bytes(muninn.open('a').array).decode()") == "x"
     other.do("time.sleep(1.1)")
-    for use in ("strict.array", "strict.read()", "strict.write().__enter__()", "strict.waitNext(1)", "strict.signal()", "strict.handle"):
+    for use in (
+        "strict.array",
+        "strict.read()",
+        "strict.write().__enter__()",
+        "strict.waitNext(1)",
+        "strict.signal()",
+        "strict.handle",
+    ):
         with pytest.raises(ActorError, match="MNN-0004 LeaseExpired"):
             other.do(use)
-    assert other.do("strict.name, bytes(muninn.open('a', renew='onUse').array).decode()") == ["a", "x"], "opened again"
+    assert other.do("strict.name, bytes(muninn.open('a', renew='onUse').array).decode()") == [
+        "a",
+        "x",
+    ], "opened again"
 
 
 def test_anExpiredLeaseKeepsItsMemory(domain: str, actor: Start) -> None:
     """Refused are new operations; what is mapped stays."""
-    other = actor("strict = muninn.share(np.arange(9), renew='onUse'); array = strict.array", MUNINN_LEASE_TTL_MS="50")
+    other = actor(
+        "strict = muninn.share(np.arange(9), renew='onUse'); array = strict.array",
+        MUNINN_LEASE_TTL_MS="50",
+    )
     other.do("time.sleep(0.2)")
     assert other.do("int(array.sum())") == 36
     assert len(muninn.listBuffers()) == 1 == len(leftovers(domain))
@@ -220,7 +263,11 @@ def test_evictingOneProcessLeavesTheOthers(domain: str, actor: Start) -> None:
 def test_aTenantThatIsNamedMustMatch(domain: str, actor: Start) -> None:
     buffer = muninn.share(b"x", name="a", tenant="alice")
     handle = buffer.handle
-    assert muninn.open("a", tenant="alice").tenant == muninn.open(handle, tenant="alice").tenant == "alice"
+    assert (
+        muninn.open("a", tenant="alice").tenant
+        == muninn.open(handle, tenant="alice").tenant
+        == "alice"
+    )
     other = actor()
     for attempt in ("muninn.open('a', tenant='bob')", f"muninn.open({handle!r}, tenant='bob')"):
         with pytest.raises(ActorError, match=r"PermissionDenied.*bob"):
@@ -228,7 +275,7 @@ def test_aTenantThatIsNamedMustMatch(domain: str, actor: Start) -> None:
     assert holdersOf("a") == [os.getpid()], "who was refused holds nothing"
 
 
-# --- handles and pickles ------------------------------------------------------------------------------------------------------------------
+# --- handles and pickles ------------------------------------------------------------
 
 
 def test_aHandleNamesOneBufferForEver(domain: str, actor: Start) -> None:
@@ -259,7 +306,9 @@ def test_picklesAreSmallAndCarryTheRights(domain: str, actor: Start) -> None:
     assert len(pickle.dumps(buffer)) < 400
     assert pickle.loads(pickle.dumps(buffer)).open() == buffer.open()
     other = actor("import pickle")
-    assert other.do(f"b = pickle.loads({pickle.dumps(buffer)!r}); b.array[0] = 9; b.writable") is True
+    assert (
+        other.do(f"b = pickle.loads({pickle.dumps(buffer)!r}); b.array[0] = 9; b.writable") is True
+    )
     assert buffer.array[0] == 9
     assert other.do(f"pickle.loads({pickle.dumps(muninn.open('a'))!r}).writable") is False
 
@@ -279,7 +328,7 @@ def test_workersOfEveryKindWriteTheSameBytes(domain: str, method: str) -> None:
     assert buffer.array.tolist() == [6, 7, 8, 9, 10] and buffer.generation == 12
 
 
-# --- fork ------------------------------------------------------------------------------------------------------------------------------------
+# --- fork ---------------------------------------------------------------------------
 
 
 def test_aForkedChildJoinsAnewAndTheParentsLeasesStay(domain: str, actor: Start) -> None:
@@ -311,8 +360,12 @@ assert os.read(said, 1) == b'x'
 """)
     child = parent.do("child")
     assert parent.do("int(kept.array[0]), int(kept.generation)") == [100, 2]
-    assert holdersOf("a") == holdersOf("brief") == sorted([parent.pid, child]) and holdersOf("child") == [child]
-    assert sorted(each["pid"] for each in muninn.domainInfo()["members"]) == sorted([os.getpid(), parent.pid, child])
+    assert holdersOf("a") == holdersOf("brief") == sorted([parent.pid, child]) and holdersOf(
+        "child"
+    ) == [child]
+    assert sorted(each["pid"] for each in muninn.domainInfo()["members"]) == sorted(
+        [os.getpid(), parent.pid, child]
+    )
     parent.do("os.write(tell, b'x')")
     assert parent.do("os.waitpid(child, 0)[1]") == 0
     eventually(lambda: len(muninn.domainInfo()["members"]) == 2, "the child's slot is free")
@@ -329,12 +382,18 @@ _LETTING_GO = [
 
 
 @pytest.mark.parametrize("child", _LETTING_GO, ids=["ends", "closes", "drops", "exits"])
-def test_aForkedChildThatLetsGoTakesNothingFromItsParent(domain: str, actor: Start, child: str) -> None:
+def test_aForkedChildThatLetsGoTakesNothingFromItsParent(
+    domain: str, actor: Start, child: str
+) -> None:
     muninn.share(np.arange(5), name="a")
     parent = actor("buffer = muninn.open('a'); brief = muninn.share(b'x')")
-    parent.do(f"child = os.fork()\nif child == 0:\n    {child}\n    os._exit(0)\nassert os.waitpid(child, 0)[1] == 0")
+    parent.do(
+        f"child = os.fork()\nif child == 0:\n    {child}\n    os._exit(0)\nassert os.waitpid(child, 0)[1] == 0"
+    )
     assert parent.do("int(buffer.array.sum()), bytes(brief.array).decode()") == [10, "x"]
-    assert sorted(each["pid"] for each in muninn.domainInfo()["members"]) == sorted([os.getpid(), parent.pid])
+    assert sorted(each["pid"] for each in muninn.domainInfo()["members"]) == sorted(
+        [os.getpid(), parent.pid]
+    )
     assert sorted(len(each["importers"]) for each in muninn.listBuffers()) == [1, 1]
 
 
@@ -350,7 +409,10 @@ if child == 0:
 """)
     assert broker.do("os.read(said, 100).decode()") == "True 10"
     assert broker.do("os.waitpid(child, 0)[1]") == 0
-    assert current().election.term().slot is not None and muninn.domainInfo()["brokerPid"] == broker.pid
+    assert (
+        current().election.term().slot is not None
+        and muninn.domainInfo()["brokerPid"] == broker.pid
+    )
 
 
 def test_aChildHasItsBuffersAfterItsParentWasKilled(domain: str, actor: Start) -> None:
@@ -372,15 +434,26 @@ assert os.read(said, 1) == b'x'
     child = parent.do("child")
     parent.kill()
     try:
-        assert eventually(lambda: muninn.array("told", 1, "i8").array[0] == 11, "the child has its buffer")
-        eventually(lambda: holdersOf("a") == [child], "the parent's lease is reclaimed, the child's stands")
+        assert eventually(
+            lambda: muninn.array("told", 1, "i8").array[0] == 11, "the child has its buffer"
+        )
+        eventually(
+            lambda: holdersOf("a") == [child], "the parent's lease is reclaimed, the child's stands"
+        )
     finally:
         os.kill(child, 9)
-    eventually(lambda: [each["name"] for each in muninn.listBuffers()] == ["told"], "it went with the child")
+    eventually(
+        lambda: [each["name"] for each in muninn.listBuffers()] == ["told"],
+        "it went with the child",
+    )
 
 
-def test_theRowIsReadAgainAfterTheLease(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was freed, and its memory gone, between the look and the lease. Broken: what the row had said was opened all the same."""
+def test_theRowIsReadAgainAfterTheLease(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was freed, and its memory gone, between the look and the lease. Broken: what
+    the row had said was opened all the same.
+    """
     other = actor("held = muninn.share(b'x', name='a')")
     table = current().leaseTable
     take = table.take
@@ -412,7 +485,9 @@ def test_anOpenThatFailsGivesItsLeaseBack(domain: str, actor: Start) -> None:
 
 
 def test_whatOnlyArraysHoldAndWasFreedIsNoBuffer(domain: str) -> None:
-    """Broken: a handle took up the memory of a freed buffer again, since it was still mapped."""
+    """Broken: a handle took up the memory of a freed buffer again, since it was still
+    mapped.
+    """
     buffer = muninn.share(np.arange(3), name="a")
     array, handle = buffer.array, buffer.handle
     buffer.free()
@@ -421,7 +496,9 @@ def test_whatOnlyArraysHoldAndWasFreedIsNoBuffer(domain: str) -> None:
     assert array.sum() == 3
 
 
-def test_aHintThatIsAnotherNamesIsNotBelieved(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aHintThatIsAnotherNamesIsNotBelieved(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two names may have one hash. Broken: whatever the index named was opened."""
     actor("held = muninn.share(b'x', name='b')").do("1")
     member = current()
@@ -432,7 +509,9 @@ def test_aHintThatIsAnotherNamesIsNotBelieved(domain: str, actor: Start, monkeyp
 
 
 def test_memoryIsUnmappedBeforeItsLeaseIsGivenBack() -> None:
-    """Broken: the other way round: it could be reclaimed, and its name made anew, while it was still mapped here."""
+    """Broken: the other way round: it could be reclaimed, and its name made anew, while
+    it was still mapped here.
+    """
     order: list[str] = []
 
     class Source:
@@ -447,7 +526,9 @@ def test_memoryIsUnmappedBeforeItsLeaseIsGivenBack() -> None:
 
 
 def test_anIdleHoldersLeaseIsRenewed(domain: str, actor: Start) -> None:
-    """Broken: the background thread renewed nothing: an operator saw holders expire that had the buffer open."""
+    """Broken: the background thread renewed nothing: an operator saw holders expire
+    that had the buffer open.
+    """
     holder = actor("held = muninn.share(b'x', name='a')", MUNINN_LEASE_TTL_MS="600")
     first = holder.do("muninn.listBuffers()[0]['importers'][0]['lease']")
     holder.do("time.sleep(1.5)")
@@ -455,7 +536,9 @@ def test_anIdleHoldersLeaseIsRenewed(domain: str, actor: Start) -> None:
     assert (first, hold["lease"]) == ("ok", "ok")
 
 
-def test_memoryThatAHolderIsYetToBringIsWaitedFor(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memoryThatAHolderIsYetToBringIsWaitedFor(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken: the first "not yet" of a new broker was the end."""
     actor("held = muninn.share(b'x', name='a', mode='fastMode')").do("1")
     client = current().client
@@ -463,7 +546,11 @@ def test_memoryThatAHolderIsYetToBringIsWaitedFor(domain: str, actor: Start, mon
 
     def slow(op: str, *arguments: Any, **fields: Any) -> Any:
         asked.append(op)
-        return ({"found": False}, []) if op == "fetch" and asked.count("fetch") < 4 else request(op, *arguments, **fields)
+        return (
+            ({"found": False}, [])
+            if op == "fetch" and asked.count("fetch") < 4
+            else request(op, *arguments, **fields)
+        )
 
     monkeypatch.setattr(client, "request", slow)
     monkeypatch.setattr(client._descriptorServer, "fetch", lambda epoch, row, incarnation: None)
@@ -471,15 +558,20 @@ def test_memoryThatAHolderIsYetToBringIsWaitedFor(domain: str, actor: Start, mon
     assert asked.count("fetch") == 4
 
 
-def test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken: it was opened until a broker came to it, and lost right afterwards."""
-    keeper = actor("held = [muninn.share(b'x', name=name, lifetimeMs=1500) for name in ('open', 'kept', 'cold')]")
+    keeper = actor(
+        "held = [muninn.share(b'x', name=name, lifetimeMs=1500) for name in ('open', 'kept', 'cold')]"
+    )
     mine, array = muninn.open("open"), muninn.open("kept").array
     handle, known = mine.handle, current().openBuffers.known
     assert known("open") is not None and known("kept") is not None
     keeper.stop()
     with monkeypatch.context() as spied:
-        spied.setattr(Directory, "endLifetime", lambda *_: False)  # this process may be broker by now
+        # this process may be broker by now
+        spied.setattr(Directory, "endLifetime", lambda *_: False)
         clock.sleep(1.6)
         with monkeypatch.context() as unknown:
             unknown.setattr(clock, "_own", clock.TimeNamespace(0, 0, 0))
@@ -496,10 +588,17 @@ def test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt(domain: str, actor: S
     keeper.resume()
 
 
-def test_aHolderThatStandsStillIsNotCalledDead(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: memory whose holder was stopped when the broker died was OwnerDied, "Recreate the buffer", after a second."""
+def test_aHolderThatStandsStillIsNotCalledDead(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: memory whose holder was stopped when the broker died was OwnerDied,
+    "Recreate the buffer", after a second.
+    """
     monkeypatch.setattr(openbuffers, "_FETCH_ATTEMPTS", 20)
-    broker, keeper = actor("b = muninn.array('other', 1, 'u1')"), actor("held = muninn.share(b'x', name='a', mode='fastMode')")
+    broker, keeper = (
+        actor("b = muninn.array('other', 1, 'u1')"),
+        actor("held = muninn.share(b'x', name='a', mode='fastMode')"),
+    )
     current()
     keeper.stop()
     broker.kill()
@@ -510,12 +609,23 @@ def test_aHolderThatStandsStillIsNotCalledDead(domain: str, actor: Start, monkey
 
 
 def test_aHandleThatDoesNotMatchItsBufferIsRefused(domain: str) -> None:
-    """Its MAC is right, and what it says is not. Broken: only the row was looked at; its range was not."""
+    """Its MAC is right, and what it says is not. Broken: only the row was looked at;
+    its range was not.
+    """
     buffer = muninn.share(b"xyz", name="a")
     openBuffer, secret = buffer._checked(), current().block.secret
     for sizeBytes, tenant in ((4, "default"), (3, "other")):
         with pytest.raises(HandleInvalid):
-            muninn.open(handles.issue(secret, openBuffer.row, openBuffer.incarnation, Access.READ_ONLY, sizeBytes, tenant))
+            muninn.open(
+                handles.issue(
+                    secret,
+                    openBuffer.row,
+                    openBuffer.incarnation,
+                    Access.READ_ONLY,
+                    sizeBytes,
+                    tenant,
+                )
+            )
     for row in (openBuffer.row + 1, 256, 1 << 24, (1 << 32) - 1):
         with pytest.raises(BufferNotFound):
             muninn.open(handles.issue(secret, row, 1, Access.READ_ONLY, 3, "default"))
@@ -534,14 +644,18 @@ def test_aCreationThatFailsGivesItsLeaseBack(domain: str, monkeypatch: pytest.Mo
 
 
 def test_aNameIsWhatIsCalledSoNow(domain: str, actor: Start) -> None:
-    """Broken: a process that had an earlier buffer of that name open got that one again."""
+    """Broken: a process that had an earlier buffer of that name open got that one
+    again.
+    """
     old = muninn.share(b"old", name="a")
     array = old.array
     actor().do("muninn.free('a'); muninn.share(b'new', name='a').name")
     assert bytes(muninn.open("a").array) == b"new" and bytes(array) == b"old"
 
 
-def test_whatTheBrokerDidNotHearIsToldAgain(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatTheBrokerDidNotHearIsToldAgain(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken: a last close that was told while there was no broker was forgotten."""
     actor().join()
     muninn.domainInfo()
@@ -555,8 +669,12 @@ def test_whatTheBrokerDidNotHearIsToldAgain(domain: str, actor: Start, monkeypat
     assert not own._released
 
 
-def test_aLeaseThatCameTooLateDoesNotKeepTheRow(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The broker sees the lease and lets the row be, the opener sees the row's end and gives up. Broken: nobody came back to it."""
+def test_aLeaseThatCameTooLateDoesNotKeepTheRow(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker sees the lease and lets the row be, the opener sees the row's end and
+    gives up. Broken: nobody came back to it.
+    """
     other = actor("b = muninn.share(b'x', name='a')")
     table = current().leaseTable
     take = table.take
@@ -569,11 +687,17 @@ def test_aLeaseThatCameTooLateDoesNotKeepTheRow(domain: str, actor: Start, monke
     monkeypatch.setattr(table, "take", late)
     with pytest.raises(BufferNotFound):
         muninn.open("a")
-    eventually(lambda: not current().rows.notFree() and not leftovers(domain), "nothing is left of the row")
+    eventually(
+        lambda: not current().rows.notFree() and not leftovers(domain), "nothing is left of the row"
+    )
 
 
-def test_whatIsInterruptedHalfWayHoldsNothing(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: Ctrl-C between the mapping and its bookkeeping left a lease and a mapping of nobody's."""
+def test_whatIsInterruptedHalfWayHoldsNothing(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: Ctrl-C between the mapping and its bookkeeping left a lease and a mapping
+    of nobody's.
+    """
     actor("held = muninn.share(np.zeros(10000), name='a')").do("1")
     muninn.domainInfo()
     gone: list[segments.Mapping] = []
@@ -590,7 +714,9 @@ def test_whatIsInterruptedHalfWayHoldsNothing(domain: str, actor: Start, monkeyp
     assert muninn.open("a").array.sum() == 0
 
 
-def test_anEndThatWasInterruptedIsDoneAgain(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anEndThatWasInterruptedIsDoneAgain(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken: Ctrl-C in a close left the lease held for ever."""
     actor("held = muninn.share(np.zeros(10000), name='a')").do("1")
     buffer = muninn.open("a")
@@ -609,8 +735,12 @@ def test_anEndThatWasInterruptedIsDoneAgain(domain: str, actor: Start, monkeypat
     eventually(lambda: _ownLeases() == 0, "somebody went on with it")
 
 
-def test_whatInterruptsAnOpenSharesItsOpenBuffer(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: two open buffers of one buffer, which did not keep each other's threads out of an access."""
+def test_whatInterruptsAnOpenSharesItsOpenBuffer(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: two open buffers of one buffer, which did not keep each other's threads
+    out of an access.
+    """
     actor("held = muninn.share(np.zeros(10000), name='a', access='readWrite')").do("1")
     own = current().openBuffers
     mappings = own.memory

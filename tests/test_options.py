@@ -1,4 +1,6 @@
-"""The options of a buffer: declared once, known to type checkers, shown by every function that takes them."""
+"""The options of a buffer: declared once, known to type checkers, shown by every
+function that takes them.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ MAKERS: dict[str, Callable[..., Any]] = {
 
 
 def test_typeCheckersKnowTheOptionsOfTheDataclass() -> None:
-    """Broken: an option that was added in one place only, which a checker would refuse or Python would."""
+    """Broken: an option that was added in one place only, which a checker would refuse
+    or Python would.
+    """
     assert typing.get_type_hints(AllKeywords) == typing.get_type_hints(BufferOptions)
 
 
@@ -61,7 +65,9 @@ def test_literalTypesAreTheWordsOfTheirEnumerations(words: Any, kind: type[enum.
 def test_signaturesListEveryOptionAndItsDefault(name: str) -> None:
     """Broken: `help` showed `**keywords`."""
     parameters = inspect.signature(MAKERS[name]).parameters
-    assert parameters.keys() >= OPTIONS and all(each.kind is not each.VAR_KEYWORD for each in parameters.values())
+    assert parameters.keys() >= OPTIONS and all(
+        each.kind is not each.VAR_KEYWORD for each in parameters.values()
+    )
     own = {"mode": {"MuninnBuffer"}, "access": {"array"}, "name": {"array", "shareOnce"}}
     for field in dataclasses.fields(BufferOptions):
         parameter = parameters[field.name]
@@ -73,31 +79,65 @@ def test_signaturesListEveryOptionAndItsDefault(name: str) -> None:
 def test_docstringsDescribeEveryOption(name: str) -> None:
     text = inspect.getdoc(MAKERS[name]) or ""
     section = text.partition("Parameters\n----------\n")[2].partition("\n\n")[0]
-    described = [each for line in re.findall(r"^(\w+(?:, \w+)*)$", section, re.MULTILINE) for each in line.split(", ")]
-    assert sorted(described) == sorted(inspect.signature(MAKERS[name]).parameters) and "**options" not in text
+    described = [
+        each
+        for line in re.findall(r"^(\w+(?:, \w+)*)$", section, re.MULTILINE)
+        for each in line.split(", ")
+    ]
+    assert (
+        sorted(described) == sorted(inspect.signature(MAKERS[name]).parameters)
+        and "**options" not in text
+    )
 
 
 def test_positionsAreWhatTheyWere(domain: str) -> None:
     shared = muninn.share(A, "a", "bigMode", "readWrite", "tenant", None, "lastClose")
     made = muninn.MuninnBuffer(8, "bigMode", None, "readOnly", "b", "tenant")
-    assert [(each.name, each.access, each.tenant) for each in (shared, made)] == [("a", "readWrite", "tenant"), ("b", "readOnly", "tenant")]
+    assert [(each.name, each.access, each.tenant) for each in (shared, made)] == [
+        ("a", "readWrite", "tenant"),
+        ("b", "readOnly", "tenant"),
+    ]
     with pytest.raises(TypeError, match="positional argument"):
         muninn.share(A, "c", "bigMode", "readWrite", "tenant", None, "lastClose", 5)  # type: ignore[misc]
 
 
 #: Call → what the error says: the function that was called, and the nearest right word.
 WORDS: dict[str, tuple[Callable[[], Any], str]] = {
-    "mode": (lambda: muninn.share(A, mode="fastmod"), r"^share: mode 'fastmod' is not known \(did you mean 'fastMode'\?\)$"),  # type: ignore[arg-type]
+    "mode": (
+        lambda: muninn.share(A, mode="fastmod"),
+        r"^share: mode 'fastmod' is not known \(did you mean 'fastMode'\?\)$",
+    ),  # type: ignore[arg-type]
     "far": (lambda: muninn.share(A, mode="x"), r"^share: mode 'x' is not known$"),  # type: ignore[arg-type]
-    "fast": (lambda: muninn.MuninnBuffer(8, "bigmode"), r"^MuninnBuffer: mode 'bigmode' .*'bigMode'"),  # type: ignore[arg-type]
-    "access": (lambda: muninn.loadArray(3, "f4", print, access="readwrite"), r"^loadArray: access 'readwrite' .*'readWrite'"),  # type: ignore[arg-type]
-    "own": (lambda: muninn.array("n", 3, access="readonly"), r"^array: access 'readonly' .*'readOnly'"),  # type: ignore[arg-type]
-    "renew": (lambda: muninn.shareBundle({"a": A}, renew="onuse"), r"^shareBundle: renew 'onuse' .*'onUse'"),  # type: ignore[arg-type]
-    "reserve": (lambda: muninn.loadBundle({"a": (3, "f4")}, print, reserve="lasy"), r"^loadBundle: reserve 'lasy' .*'lazy'"),  # type: ignore[arg-type]
-    "lifetime": (lambda: muninn.shareOnce("n", lambda: A, lifetime="lastclose"), r"^shareOnce: lifetime 'lastclose' .*'lastClose'"),  # type: ignore[arg-type]
+    "fast": (
+        lambda: muninn.MuninnBuffer(8, "bigmode"),
+        r"^MuninnBuffer: mode 'bigmode' .*'bigMode'",
+    ),  # type: ignore[arg-type]
+    "access": (
+        lambda: muninn.loadArray(3, "f4", print, access="readwrite"),
+        r"^loadArray: access 'readwrite' .*'readWrite'",
+    ),  # type: ignore[arg-type]
+    "own": (
+        lambda: muninn.array("n", 3, access="readonly"),
+        r"^array: access 'readonly' .*'readOnly'",
+    ),  # type: ignore[arg-type]
+    "renew": (
+        lambda: muninn.shareBundle({"a": A}, renew="onuse"),
+        r"^shareBundle: renew 'onuse' .*'onUse'",
+    ),  # type: ignore[arg-type]
+    "reserve": (
+        lambda: muninn.loadBundle({"a": (3, "f4")}, print, reserve="lasy"),
+        r"^loadBundle: reserve 'lasy' .*'lazy'",
+    ),  # type: ignore[arg-type]
+    "lifetime": (
+        lambda: muninn.shareOnce("n", lambda: A, lifetime="lastclose"),
+        r"^shareOnce: lifetime 'lastclose' .*'lastClose'",
+    ),  # type: ignore[arg-type]
     "copy": (lambda: muninn.shareOnce("n", lambda: A, copy=1), r"^shareOnce: copy must be"),  # type: ignore[arg-type]
     "open": (lambda: muninn.open("n", "readwrite"), r"^open: access 'readwrite' .*'readWrite'"),  # type: ignore[arg-type]
-    "openBundle": (lambda: muninn.openBundle("n", renew="aut"), r"^openBundle: renew 'aut' .*'auto'"),  # type: ignore[arg-type]
+    "openBundle": (
+        lambda: muninn.openBundle("n", renew="aut"),
+        r"^openBundle: renew 'aut' .*'auto'",
+    ),  # type: ignore[arg-type]
 }
 
 
@@ -112,26 +152,58 @@ def test_aWrongWordIsAnsweredWithTheFunctionAndTheNearestWord(domain: str, name:
 
 
 def _marked(path: Path) -> set[int]:
-    return {number for number, line in enumerate(path.read_text().splitlines(), 1) if line.endswith("# rejected")}
+    return {
+        number
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if line.endswith("# rejected")
+    }
 
 
 def _byMypy(path: Path) -> set[int]:
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--no-pretty", "--hide-error-context", str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--no-error-summary",
+        "--no-pretty",
+        "--hide-error-context",
+        str(path),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    return {int(number) for number in re.findall(rf"^{re.escape(str(path.relative_to(ROOT)))}:(\d+): error", done.stdout, re.MULTILINE)}
+    return {
+        int(number)
+        for number in re.findall(
+            rf"^{re.escape(str(path.relative_to(ROOT)))}:(\d+): error", done.stdout, re.MULTILINE
+        )
+    }
 
 
 def _byPyright(path: Path) -> set[int]:
-    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "pyright",
+        "--outputjson",
+        "--pythonpath",
+        sys.executable,
+        str(path),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    return {each["range"]["start"]["line"] + 1 for each in json.loads(done.stdout)["generalDiagnostics"] if each["severity"] == "error"}
+    return {
+        each["range"]["start"]["line"] + 1
+        for each in json.loads(done.stdout)["generalDiagnostics"]
+        if each["severity"] == "error"
+    }
 
 
 @pytest.mark.parametrize("name", ["accepted", "rejected"])
 @pytest.mark.parametrize(("checker", "found"), [("mypy", _byMypy), ("pyright", _byPyright)])
-def test_checkersSeeWrongWordsAndMisspeltKeywords(checker: str, found: Callable[[Path], set[int]], name: str) -> None:
+def test_checkersSeeWrongWordsAndMisspeltKeywords(
+    checker: str, found: Callable[[Path], set[int]], name: str
+) -> None:
     pytest.importorskip(checker, reason=f"{checker} is not installed: it is in the extra `test`")
     path = TYPED / f"{name}.py"
     assert found(path) == _marked(path)

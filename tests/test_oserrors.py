@@ -1,4 +1,6 @@
-"""`system/oserrors.py`: what a refusal means is told with its reason and its fix, and what can work does."""
+"""`system/oserrors.py`: what a refusal means is told with its reason and its fix, and
+what can work does.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ from typing import Any, NoReturn
 import pytest
 
 import muninn
-from muninn.errors import DescriptorsExhausted, HostMemoryFull, MuninnError, PermissionDenied, PlatformUnsupported
+from muninn.errors import (
+    DescriptorsExhausted,
+    HostMemoryFull,
+    MuninnError,
+    PermissionDenied,
+    PlatformUnsupported,
+)
 from muninn.storage.paths import Paths
 from muninn.system import oserrors, processes
 from muninn.system.oserrors import fileError, missingShm
@@ -24,15 +32,44 @@ from support import Actor, ActorError
 SHARING = "import muninn, numpy; print(muninn.share(numpy.arange(3), name='n').array.tolist())"
 WORKS = "[0, 1, 2]"
 USER = 12345
-#: What is done to the mount namespace → what a program says that shares there, and what `doctor` finds.
+#: What is done to the mount namespace → what a program says that shares there, and what
+#: `doctor` finds.
 MOUNTS = {
-    "readOnly": ("mount -t tmpfs -o ro tmpfs /dev/shm", "MNN-0031.*is mounted read-only.*remount,rw", "fail  /dev/shm"),
-    "rootOnly": ("mount -t tmpfs -o mode=0755 tmpfs /dev/shm", "MNN-0031.*uid 12345 may not write.*chmod 1777", "fail  /dev/shm"),
-    "hidden": ("mount -t tmpfs -o mode=0700 tmpfs /dev/shm", "MNN-0031.*uid 12345 may not write.*chmod 1777", "fail  /dev/shm"),
-    "unlisted": ("mount -t tmpfs -o mode=1733 tmpfs /dev/shm", "MNN-0031.*uid 12345 may not list.*chmod 1777", "fail  /dev/shm"),
-    "missing": ("mount -t tmpfs -o mode=0755 tmpfs /dev", "MNN-0031.*/dev/shm is not there.*mount -t tmpfs", "fail  /dev/shm"),
-    "file": ("mount -t tmpfs -o mode=0755 tmpfs /dev && touch /dev/shm", "MNN-0031.*/dev/shm is no directory", "fail  /dev/shm"),
-    "withoutInodes": ("mount -t tmpfs -o nr_inodes=3,mode=1777 tmpfs /dev/shm", "MNN-0015.*no inodes left.*nr_inodes", "fail  /dev/shm"),
+    "readOnly": (
+        "mount -t tmpfs -o ro tmpfs /dev/shm",
+        "MNN-0031.*is mounted read-only.*remount,rw",
+        "fail  /dev/shm",
+    ),
+    "rootOnly": (
+        "mount -t tmpfs -o mode=0755 tmpfs /dev/shm",
+        "MNN-0031.*uid 12345 may not write.*chmod 1777",
+        "fail  /dev/shm",
+    ),
+    "hidden": (
+        "mount -t tmpfs -o mode=0700 tmpfs /dev/shm",
+        "MNN-0031.*uid 12345 may not write.*chmod 1777",
+        "fail  /dev/shm",
+    ),
+    "unlisted": (
+        "mount -t tmpfs -o mode=1733 tmpfs /dev/shm",
+        "MNN-0031.*uid 12345 may not list.*chmod 1777",
+        "fail  /dev/shm",
+    ),
+    "missing": (
+        "mount -t tmpfs -o mode=0755 tmpfs /dev",
+        "MNN-0031.*/dev/shm is not there.*mount -t tmpfs",
+        "fail  /dev/shm",
+    ),
+    "file": (
+        "mount -t tmpfs -o mode=0755 tmpfs /dev && touch /dev/shm",
+        "MNN-0031.*/dev/shm is no directory",
+        "fail  /dev/shm",
+    ),
+    "withoutInodes": (
+        "mount -t tmpfs -o nr_inodes=3,mode=1777 tmpfs /dev/shm",
+        "MNN-0015.*no inodes left.*nr_inodes",
+        "fail  /dev/shm",
+    ),
     "small": (
         "mount -t tmpfs -o size=64k,mode=1777 tmpfs /dev/shm",
         "MNN-0015.*no room for .* for the control block",
@@ -41,7 +78,11 @@ MOUNTS = {
     "unlimited": ("mount -t tmpfs -o size=0,mode=1777 tmpfs /dev/shm", WORKS, "ok    /dev/shm"),
     "ramfs": ("mount -t ramfs ramfs /dev/shm && chmod 1777 /dev/shm", WORKS, "warn  /dev/shm"),
     "processesOnly": ("mount -t proc -o subset=pid proc /proc", WORKS, "ok    /proc"),
-    "withoutProc": ("umount -l /proc", "MNN-0031.*/proc.* is not there.*mount -t proc", "fail  /proc"),
+    "withoutProc": (
+        "umount -l /proc",
+        "MNN-0031.*/proc.* is not there.*mount -t proc",
+        "fail  /proc",
+    ),
 }
 
 
@@ -53,9 +94,21 @@ def root() -> None:
 
 
 def elsewhere(setup: str, *command: str) -> str:
-    """What a program of an ordinary user prints in a mount namespace of its own; one that may use this Python is root."""
+    """What a program of an ordinary user prints in a mount namespace of its own; one
+    that may use this Python is root.
+    """
     asUser = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
-    command = ("unshare", "-m", "sh", "-c", f'{setup} && exec "$@"', "x", *asUser, sys.executable, *command)
+    command = (
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        f'{setup} && exec "$@"',
+        "x",
+        *asUser,
+        sys.executable,
+        *command,
+    )
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout + done.stderr
 
@@ -77,7 +130,9 @@ def test_saysWhatIsWrongWithTheMachineOrWorks(domain: str, name: str) -> None:
 
 
 class Matching(str):
-    """Equal to a text in which the pattern is found; whole lines of tracebacks are shown where it is not."""
+    """Equal to a text in which the pattern is found; whole lines of tracebacks are
+    shown where it is not.
+    """
 
     __hash__ = str.__hash__
 
@@ -89,25 +144,39 @@ class Matching(str):
 
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("isBroker", [False, True])
-def test_aProcessThatHasChangedItsRootKeepsWhatItHas(domain: str, actor: Callable[..., Actor], tmp_path: Path, isBroker: bool) -> None:
-    """Broken: "the segment is gone: open it again", "the directory was removed: try again"; a broker told its members of an error of its own."""
+def test_aProcessThatHasChangedItsRootKeepsWhatItHas(
+    domain: str, actor: Callable[..., Actor], tmp_path: Path, isBroker: bool
+) -> None:
+    """Broken: "the segment is gone: open it again", "the directory was removed: try
+    again"; a broker told its members of an error of its own.
+    """
     other = None if isBroker else actor("b = muninn.share(np.arange(5), name='later')")
-    jailed = actor("held = muninn.share(np.arange(4), name='held', access='readWrite'); lock = muninn.Lock('lock')")
+    jailed = actor(
+        "held = muninn.share(np.arange(4), name='held', access='readWrite'); lock = muninn.Lock('lock')"
+    )
     other = other or actor("muninn.open('held'); b = muninn.share(np.arange(5), name='later')")
     jailed.do(f"os.chroot({str(tmp_path)!r}); os.chdir('/')")
     for _ in range(2):
-        assert jailed.do("with held.write() as view: view[0] = 7\nwith lock: pass\nheld.array.tolist()") == [7, 1, 2, 3]
+        assert jailed.do(
+            "with held.write() as view: view[0] = 7\nwith lock: pass\nheld.array.tolist()"
+        ) == [7, 1, 2, 3]
         for call in ("muninn.open('later')", "muninn.share(np.arange(3))"):
             with pytest.raises(ActorError, match="PlatformUnsupported.*changed its root directory"):
                 jailed.do(call)
-        assert other.do("muninn.share(np.arange(3)).array.tolist(), muninn.open('held').array.tolist()") == [[0, 1, 2], [7, 1, 2, 3]]
+        assert other.do(
+            "muninn.share(np.arange(3)).array.tolist(), muninn.open('held').array.tolist()"
+        ) == [[0, 1, 2], [7, 1, 2, 3]]
         assert other.do("muninn.domainInfo()['brokerPid']") == other.pid
 
 
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("isBound", [False, True])
-def test_aBrokerThatHasChangedItsRootKeepsNobodyOut(domain: str, actor: Callable[..., Actor], tmp_path: Path, isBound: bool) -> None:
-    """It was alone, and only waits now. Broken: each newcomer was told of a wrong version, as there was no `/proc` to tell who says hello."""
+def test_aBrokerThatHasChangedItsRootKeepsNobodyOut(
+    domain: str, actor: Callable[..., Actor], tmp_path: Path, isBound: bool
+) -> None:
+    """It was alone, and only waits now. Broken: each newcomer was told of a wrong
+    version, as there was no `/proc` to tell who says hello.
+    """
     jailed = actor("held = muninn.share(np.arange(4), name='held')")
     (tmp_path / "dev" / "shm").mkdir(parents=True)
     if isBound:
@@ -116,7 +185,9 @@ def test_aBrokerThatHasChangedItsRootKeepsNobodyOut(domain: str, actor: Callable
         jailed.do(f"os.chroot({str(tmp_path)!r}); os.chdir('/')")
         for count in range(2):
             newcomer = actor(f"muninn.share(np.arange(3), name='n{count}')")
-            assert newcomer.do("muninn.open('held').array.tolist(), muninn.domainInfo()['brokerPid']") == [[0, 1, 2, 3], newcomer.pid]
+            assert newcomer.do(
+                "muninn.open('held').array.tolist(), muninn.domainInfo()['brokerPid']"
+            ) == [[0, 1, 2, 3], newcomer.pid]
             assert jailed.do("len(muninn.domainInfo()['members'])") == 2
             newcomer.kill()
         assert jailed.do("held.array.tolist()") == [0, 1, 2, 3]
@@ -132,17 +203,27 @@ def test_aBrokerThatHasChangedItsRootKeepsNobodyOut(domain: str, actor: Callable
 
 
 @pytest.mark.usefixtures("root")
-def test_aBrokerThatHasChangedItsRootServesNothingMore(domain: str, actor: Callable[..., Actor], tmp_path: Path) -> None:
-    """Not who is connected either: broken, a row was freed whose segment stayed, as it is not in that root."""
-    jailed = actor("held = muninn.share(np.arange(4), name='held'); muninn.share(np.arange(3), name='gone').close()")
+def test_aBrokerThatHasChangedItsRootServesNothingMore(
+    domain: str, actor: Callable[..., Actor], tmp_path: Path
+) -> None:
+    """Not who is connected either: broken, a row was freed whose segment stayed, as it
+    is not in that root.
+    """
+    jailed = actor(
+        "held = muninn.share(np.arange(4), name='held'); muninn.share(np.arange(3), name='gone').close()"
+    )
     other = actor("muninn.open('gone').close(); muninn.free('gone')")
-    jailed.do(f"muninn.share(np.arange(3), name='gone').close(); os.chroot({str(tmp_path)!r}); os.chdir('/')")
+    jailed.do(
+        f"muninn.share(np.arange(3), name='gone').close(); os.chroot({str(tmp_path)!r}); os.chdir('/')"
+    )
     assert other.do("muninn.free('gone'); muninn.domainInfo()['brokerPid']") == other.pid
     assert [each[0] for each in Paths(os.getuid(), domain).segments()] == [0]
 
 
 def test_withoutProcNobodyIsTakenForGone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that began at another time is another one; where nothing tells when it began, nothing is proven."""
+    """A process that began at another time is another one; where nothing tells when it
+    began, nothing is proven.
+    """
 
     def missing(path: str, *_: object, **__: object) -> NoReturn:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
@@ -150,7 +231,13 @@ def test_withoutProcNobodyIsTakenForGone(monkeypatch: pytest.MonkeyPatch) -> Non
     own, began, stat = ownPidNamespace(), startTimeOf(os.getpid()), os.stat
     monkeypatch.setattr(processes, "openFile", missing)
     monkeypatch.setattr(processes, "hasProc", lambda: False)
-    monkeypatch.setattr(processes.os, "stat", lambda path, **more: missing(path) if str(path).startswith("/proc/") else stat(path, **more))
+    monkeypatch.setattr(
+        processes.os,
+        "stat",
+        lambda path, **more: (
+            missing(path) if str(path).startswith("/proc/") else stat(path, **more)
+        ),
+    )
     assert not processIsGone(os.getpid(), began) and ownPidNamespace() == own
     with pytest.raises(PlatformUnsupported, match="/proc/thread-self/fdinfo/0 is not there"):
         pidOf(0)
@@ -159,16 +246,24 @@ def test_withoutProcNobodyIsTakenForGone(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("root")
-def test_aRootThatHasTheSameMemoryIsAsGood(domain: str, actor: Callable[..., Actor], tmp_path: Path) -> None:
+def test_aRootThatHasTheSameMemoryIsAsGood(
+    domain: str, actor: Callable[..., Actor], tmp_path: Path
+) -> None:
     jailed = actor("held = muninn.share(np.arange(4), name='held')")
     other = actor("b = muninn.share(np.arange(5), name='later')")
     (tmp_path / "dev" / "shm").mkdir(parents=True)
     subprocess.run(["mount", "--bind", "/dev/shm", tmp_path / "dev" / "shm"], check=True)
     try:
         jailed.do(f"os.chroot({str(tmp_path)!r}); os.chdir('/')")
-        assert jailed.do("muninn.share(np.arange(3), name='more'); muninn.open('later').array.tolist()") == [0, 1, 2, 3, 4]
+        assert jailed.do(
+            "muninn.share(np.arange(3), name='more'); muninn.open('later').array.tolist()"
+        ) == [0, 1, 2, 3, 4]
         assert other.do("muninn.open('more').array.tolist()") == [0, 1, 2]
-        assert jailed.do("sorted(each['name'] for each in muninn.listBuffers())") == ["held", "later", "more"]
+        assert jailed.do("sorted(each['name'] for each in muninn.listBuffers())") == [
+            "held",
+            "later",
+            "more",
+        ]
     finally:
         jailed.kill()
         subprocess.run(["umount", tmp_path / "dev" / "shm"], check=True)
@@ -181,23 +276,54 @@ _DIES = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
 @pytest.mark.parametrize(
     ("limit", "code", "said"),
     [
-        ("FSIZE", "muninn.share(np.zeros(9999))", "HostMemoryFull.*may write no file of more than 4096 bytes"),
-        ("FSIZE", "muninn.share(np.zeros(9999), mode='fastMode')", "HostMemoryFull.*may write no file of more than 4096 bytes"),
-        ("FSIZE", f"{_DIES}muninn.share(np.zeros(9999))", "HostMemoryFull.*may write no file of more than 4096 bytes"),
-        ("FSIZE", f"{_DIES}muninn.MuninnBuffer(9999, reserve='lazy')", "HostMemoryFull.*may write no file of more than 4096 bytes"),
-        ("FSIZE", f"{_DIES}muninn.share(np.zeros(9999), mode='fastMode')", "HostMemoryFull.*may write no file of more than 4096 bytes"),
+        (
+            "FSIZE",
+            "muninn.share(np.zeros(9999))",
+            "HostMemoryFull.*may write no file of more than 4096 bytes",
+        ),
+        (
+            "FSIZE",
+            "muninn.share(np.zeros(9999), mode='fastMode')",
+            "HostMemoryFull.*may write no file of more than 4096 bytes",
+        ),
+        (
+            "FSIZE",
+            f"{_DIES}muninn.share(np.zeros(9999))",
+            "HostMemoryFull.*may write no file of more than 4096 bytes",
+        ),
+        (
+            "FSIZE",
+            f"{_DIES}muninn.MuninnBuffer(9999, reserve='lazy')",
+            "HostMemoryFull.*may write no file of more than 4096 bytes",
+        ),
+        (
+            "FSIZE",
+            f"{_DIES}muninn.share(np.zeros(9999), mode='fastMode')",
+            "HostMemoryFull.*may write no file of more than 4096 bytes",
+        ),
         ("AS", "muninn.MuninnBuffer(64 << 20)", "HostMemoryFull.*`ulimit -v` is [0-9.]+[MG]"),
         ("AS", "muninn.MuninnBuffer(64 << 20, mode='fastMode')", "HostMemoryFull.*ulimit -v"),
     ],
 )
-def test_aLimitOfTheProcessIsNamed(domain: str, actor: Callable[..., Actor], limit: str, code: str, said: str) -> None:
+def test_aLimitOfTheProcessIsNamed(
+    domain: str, actor: Callable[..., Actor], limit: str, code: str, said: str
+) -> None:
     """Broken: "File too large", and that buffers be freed."""
-    program = actor("import resource\nmuninn.domainInfo(); muninn.MuninnBuffer(8, mode='fastMode').free()", MUNINN_DEVICE="host")
-    size = "4096" if limit == "FSIZE" else "(int(open('/proc/self/statm').read().split()[0]) + 4096) * 4096"
+    program = actor(
+        "import resource\nmuninn.domainInfo(); muninn.MuninnBuffer(8, mode='fastMode').free()",
+        MUNINN_DEVICE="host",
+    )
+    size = (
+        "4096"
+        if limit == "FSIZE"
+        else "(int(open('/proc/self/statm').read().split()[0]) + 4096) * 4096"
+    )
     program.do(f"resource.setrlimit(resource.RLIMIT_{limit}, ({size}, resource.RLIM_INFINITY))")
     with pytest.raises(ActorError, match=said):
         program.do(code)
-    program.do(f"resource.setrlimit(resource.RLIMIT_{limit}, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)); {code}")
+    program.do(
+        f"resource.setrlimit(resource.RLIMIT_{limit}, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)); {code}"
+    )
 
 
 def test_aMissingThreadIsNamed(domain: str, actor: Callable[..., Actor]) -> None:
@@ -205,10 +331,19 @@ def test_aMissingThreadIsNamed(domain: str, actor: Callable[..., Actor]) -> None
     program = actor(
         "from muninn.system import threads, atomics\ndef refused(*_): raise RuntimeError\nthreads.threading.Thread.start = refused"
     )
-    program.do("threads._thread.start_new_thread = refused; threads.LateThread.__init__.__defaults__ = (refused,)")
-    with pytest.raises(ActorError, match="ThreadsExhausted.*no thread can be started.*ulimit -u.*ulimit -d"):
+    program.do(
+        "threads._thread.start_new_thread = refused; threads.LateThread.__init__.__defaults__ = (refused,)"
+    )
+    with pytest.raises(
+        ActorError, match="ThreadsExhausted.*no thread can be started.*ulimit -u.*ulimit -d"
+    ):
         program.do("muninn.share(np.arange(3))")
-    assert program.do("try: muninn.listBuffers()\nexcept muninn.errors.ThreadsExhausted as error: found = error.code\nfound") == "MNN-0034"
+    assert (
+        program.do(
+            "try: muninn.listBuffers()\nexcept muninn.errors.ThreadsExhausted as error: found = error.code\nfound"
+        )
+        == "MNN-0034"
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,8 +353,16 @@ def test_aMissingThreadIsNamed(domain: str, actor: Callable[..., Actor]) -> None
         (OSError(errno.EDQUOT, "Disk quota exceeded"), HostMemoryFull, "quota of uid"),
         (OSError(errno.EROFS, "Read-only file system"), PlatformUnsupported, "remount,rw"),
         (OSError(errno.EACCES, "Permission denied"), PermissionDenied, "x: Permission denied"),
-        (OSError(errno.EAGAIN, "mmap: Resource temporarily unavailable"), HostMemoryFull, "ulimit -l"),
-        (OSError(errno.ENOENT, "No such file or directory", "/proc/self/ns/pid"), PlatformUnsupported, "mount -t proc"),
+        (
+            OSError(errno.EAGAIN, "mmap: Resource temporarily unavailable"),
+            HostMemoryFull,
+            "ulimit -l",
+        ),
+        (
+            OSError(errno.ENOENT, "No such file or directory", "/proc/self/ns/pid"),
+            PlatformUnsupported,
+            "mount -t proc",
+        ),
     ],
 )
 def test_anErrorOfTheSystemHasAType(error: OSError, kind: type[MuninnError], words: str) -> None:
@@ -245,12 +388,18 @@ def test_aFullDirectoryIsToldFromFullMemory(monkeypatch: pytest.MonkeyPatch) -> 
     assert "no inodes left" not in str(fileError(error, "x"))
 
 
-def test_anotherMemoryThanAtTheBeginningIsNoticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_anotherMemoryThanAtTheBeginningIsNoticed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(oserrors, "_seen", {})
     monkeypatch.setattr(oserrors, "SHM_ROOT", str(tmp_path))
     assert missingShm() is None
     oserrors.joined()
     assert missingShm() is None
     (tmp_path / "other").mkdir()
-    monkeypatch.setattr(oserrors, "_identity", lambda path: (0, 0) if path == str(tmp_path) else oserrors._seen[path])
+    monkeypatch.setattr(
+        oserrors,
+        "_identity",
+        lambda path: (0, 0) if path == str(tmp_path) else oserrors._seen[path],
+    )
     assert "another one" in str(missingShm())

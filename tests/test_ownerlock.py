@@ -1,4 +1,6 @@
-"""Claims: one owner at a time, known by name, and taken over when that one is confirmed dead."""
+"""Claims: one owner at a time, known by name, and taken over when that one is confirmed
+dead.
+"""
 
 from __future__ import annotations
 
@@ -65,31 +67,43 @@ def test_aReleaseWakesEveryWaiter(address: int) -> None:
 
 
 def test_aReleaseOrADeathEndsASleep(address: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: `release` or `markDead` without its wake-up, which the next look every 50 ms hid."""
+    """Broken: `release` or `markDead` without its wake-up, which the next look every 50
+    ms hid.
+    """
     monkeypatch.setattr(claiming, "_CHECK_NS", 60_000_000_000)
     claiming.acquire(address, _THEIRS, lambda *_: False, 0)
     waiting = Background(lambda: claiming.acquire(address, _MINE, lambda *_: False, 60)).asleep()
     claiming.release(address)
     assert waiting.ended() is True
     died = threading.Event()
-    waiting = Background(lambda: claiming.acquire(address, _THEIRS, lambda *_: died.is_set(), 60)).asleep()
+    waiting = Background(
+        lambda: claiming.acquire(address, _THEIRS, lambda *_: died.is_set(), 60)
+    ).asleep()
     died.set()
     ownerlock.markDead(address, _MINE)
     assert waiting.ended() is False
 
 
-def test_aSuccessorWakesWhoWasWaitingForTheDead(address: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: whoever took over from the dead forgot that others waited, and its release woke nobody."""
+def test_aSuccessorWakesWhoWasWaitingForTheDead(
+    address: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: whoever took over from the dead forgot that others waited, and its
+    release woke nobody.
+    """
     monkeypatch.setattr(claiming, "_CHECK_NS", 60_000_000_000)
     claiming.acquire(address, _THEIRS, lambda *_: False, 0)
-    waiting = Background(lambda: claiming.acquire(address, MemberKey(9, 1), lambda *_: False, 60)).asleep()
+    waiting = Background(
+        lambda: claiming.acquire(address, MemberKey(9, 1), lambda *_: False, 60)
+    ).asleep()
     assert claiming.acquire(address, _MINE, lambda *_: True, 0) is False
     claiming.release(address)
     assert waiting.ended() is True
 
 
 def test_ofTwoSuccessorsOneGetsIt(address: int) -> None:
-    """Another took the owner lock over while we asked whether its owner was dead. Broken: the owner lock was stored, and not compared."""
+    """Another took the owner lock over while we asked whether its owner was dead.
+    Broken: the owner lock was stored, and not compared.
+    """
     claiming.acquire(address, _THEIRS, lambda *_: False, 0)
     successor = MemberKey(9, 1)
 
@@ -104,6 +118,8 @@ def test_ofTwoSuccessorsOneGetsIt(address: int) -> None:
 
 
 def test_anAcquisitionThatWasInterruptedIsTakenUpAgain(address: int) -> None:
-    """Ctrl-C came between the CAS and the return. Broken: the process waited for itself."""
+    """Ctrl-C came between the CAS and the return. Broken: the process waited for
+    itself.
+    """
     claiming.acquire(address, _MINE, lambda *_: False, 0)
     assert claiming.acquire(address, _MINE, lambda *_: False, 0.05) is False

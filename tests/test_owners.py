@@ -1,4 +1,6 @@
-"""Owners: what a process has of an owner lock is never out of step with the owner lock, whatever interrupts it, and nobody waits out of turn for long."""
+"""Owners: what a process has of an owner lock is never out of step with the owner lock,
+whatever interrupts it, and nobody waits out of turn for long.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Stop(KeyboardInterrupt):
 
 
 class Bell:
-    """Letting go of it sends this process SIGINT: the interpreter raises at the next bytecode at which it looks for signals."""
+    """Letting go of it sends this process SIGINT: the interpreter raises at the next
+    bytecode at which it looks for signals.
+    """
 
     __del__ = _thread.interrupt_main
 
@@ -44,7 +48,9 @@ def _ringingAt(position: int, count: list[int]) -> Iterator[None]:
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         frame.f_trace_opcodes = True
-        if event == "opcode" and (frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_name.startswith("uses")):
+        if event == "opcode" and (
+            frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_name.startswith("uses")
+        ):
             count[0] += 1
             if count[0] == position:
                 sys.settrace(None)  # or the interpreter would raise in here
@@ -117,7 +123,9 @@ def test_isFoundByWhoLooksAtTheClass(domain: str) -> None:
 
 
 def test_anAcquisitionHasHappenedOrNot(domain: str) -> None:
-    """Broken: between the lock and the return there were bytecodes at which nobody knew."""
+    """Broken: between the lock and the return there were bytecodes at which nobody
+    knew.
+    """
     lock = muninn.Lock("l")
 
     def usesAcquire() -> None:
@@ -193,13 +201,19 @@ def test_realSignalsLeaveNothingHeld(domain: str, what: str, actor: Start) -> No
 
 
 def test_aHandlerMayDoWhateverItsThreadIsDoing(domain: str) -> None:
-    """On the thread that holds the lock and writes: it comes in again, or is told at once. Broken: it waited for its own thread."""
+    """On the thread that holds the lock and writes: it comes in again, or is told at
+    once. Broken: it waited for its own thread.
+    """
     lock, buffer, said = muninn.Lock("l"), muninn.array("w", 4), list[str]()
 
     def handler(*_: object) -> None:
         with lock:
             said.append("lock")
-        for call in (lambda: buffer.write().__enter__(), buffer.read, lambda: buffer.read(stream=None).__enter__()):
+        for call in (
+            lambda: buffer.write().__enter__(),
+            buffer.read,
+            lambda: buffer.read(stream=None).__enter__(),
+        ):
             try:
                 call()
             except RuntimeError as error:
@@ -256,14 +270,23 @@ def test_anAccessWhoseObjectIsGoneIsEnded(domain: str, actor: Start) -> None:
     buffer.write().__enter__()
     with pytest.raises(WriterDied):
         buffer.read()
-    assert actor("buffer = muninn.open('w', access='readWrite')").do("with buffer.write(timeout=5): pass\n1") == 1
+    assert (
+        actor("buffer = muninn.open('w', access='readWrite')").do(
+            "with buffer.write(timeout=5): pass\n1"
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize("what", ["lock", "write"])
 def test_aForkedChildHasNothing(domain: str, what: str, actor: Start) -> None:
-    parent = actor("lock, buffer = muninn.Lock('l'), muninn.array('w', 4); readEnd, writeEnd = os.pipe()")
+    parent = actor(
+        "lock, buffer = muninn.Lock('l'), muninn.array('w', 4); readEnd, writeEnd = os.pipe()"
+    )
     use = "lock" if what == "lock" else "buffer.write()"
-    take = "lock.acquire(timeout=0.2)" if what == "lock" else "buffer.write(timeout=0.2).__enter__()"
+    take = (
+        "lock.acquire(timeout=0.2)" if what == "lock" else "buffer.write(timeout=0.2).__enter__()"
+    )
     said = parent.do(
         f"with {use}:\n"
         "    pid = os.fork()\n"
@@ -277,7 +300,12 @@ def test_aForkedChildHasNothing(domain: str, what: str, actor: Start) -> None:
         "said"
     )
     assert said == "refused"
-    assert parent.do("lock.acquire(timeout=5); lock.release(); buffer.write(timeout=5).__enter__() is not None") is True
+    assert (
+        parent.do(
+            "lock.acquire(timeout=5); lock.release(); buffer.write(timeout=5).__enter__() is not None"
+        )
+        is True
+    )
 
 
 GREEDY = """
@@ -296,7 +324,9 @@ def hold(what, seconds, pause):
 
 @pytest.mark.parametrize("what", ["lock", "write"])
 def test_aWaiterIsLetInAlthoughTheHolderRetakesAtOnce(domain: str, actor: Start, what: str) -> None:
-    """Broken: 83 times against 17, and waits of two seconds, although it was free dozens of times."""
+    """Broken: 83 times against 17, and waits of two seconds, although it was free
+    dozens of times.
+    """
     greedy, other = actor(GREEDY), actor(GREEDY)
     greedy.begin(f"hold({what!r}, 0.02, 0)")
     other.begin(f"hold({what!r}, 0.02, 0)")
@@ -324,11 +354,17 @@ def test_threadsAndProcessesWaitInOneOrder(domain: str, actor: Start) -> None:
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_aSuccessorThatDoesNotComeIsPassedOver(domain: str, actor: Start, end: str) -> None:
-    """Nobody takes a free lock before its successor; but a stopped or dead successor is not waited for."""
+    """Nobody takes a free lock before its successor; but a stopped or dead successor is
+    not waited for.
+    """
     lock = muninn.Lock("l")
     waiter = actor("lock = muninn.Lock('l')")
     lock.acquire()
-    successorAddress = lock._openBuffer.ownerLockAddress - layout.ROW_OWNER_LOCK_OFFSET + layout.ROW_SUCCESSOR_OFFSET
+    successorAddress = (
+        lock._openBuffer.ownerLockAddress
+        - layout.ROW_OWNER_LOCK_OFFSET
+        + layout.ROW_SUCCESSOR_OFFSET
+    )
     waiter.begin("lock.acquire()")
     eventually(lambda: atomics.loadAcquire32(successorAddress), "somebody waits")
     getattr(waiter, end)()
@@ -344,27 +380,45 @@ def test_aSuccessorThatDoesNotComeIsPassedOver(domain: str, actor: Start, end: s
 
 def test_aWaiterThatGivesUpLeavesNoPlaceKept(domain: str, actor: Start) -> None:
     lock, other = muninn.Lock("l"), actor("lock = muninn.Lock('l')")
-    successorAddress = lock._openBuffer.ownerLockAddress - layout.ROW_OWNER_LOCK_OFFSET + layout.ROW_SUCCESSOR_OFFSET
+    successorAddress = (
+        lock._openBuffer.ownerLockAddress
+        - layout.ROW_OWNER_LOCK_OFFSET
+        + layout.ROW_SUCCESSOR_OFFSET
+    )
     with lock:
         other.do("try:\n    lock.acquire(timeout=0.05)\nexcept TimeoutError:\n    pass")
         assert atomics.loadAcquire32(successorAddress) == 0
-        assert atomics.loadAcquire32(successorAddress - layout.ROW_SUCCESSOR_OFFSET + layout.ROW_ARRIVALS_OFFSET) == 1
+        assert (
+            atomics.loadAcquire32(
+                successorAddress - layout.ROW_SUCCESSOR_OFFSET + layout.ROW_ARRIVALS_OFFSET
+            )
+            == 1
+        )
 
 
 def test_arrivalsMayWrap(domain: str, actor: Start) -> None:
     lock = muninn.Lock("l")
-    arrivals = lock._openBuffer.ownerLockAddress - layout.ROW_OWNER_LOCK_OFFSET + layout.ROW_ARRIVALS_OFFSET
+    arrivals = (
+        lock._openBuffer.ownerLockAddress
+        - layout.ROW_OWNER_LOCK_OFFSET
+        + layout.ROW_ARRIVALS_OFFSET
+    )
     others = [actor("lock = muninn.Lock('l')") for _ in range(3)]
     with lock:
         atomics.storeRelease32(arrivals, 0xFFFFFFFE)
         for count, other in enumerate(others):
             other.begin("with lock: pass\n1")
-            eventually(lambda count=count: atomics.loadAcquire32(arrivals) == (0xFFFFFFFF, 1, 2)[count], "it waits")  # type: ignore[misc]
+            eventually(
+                lambda count=count: atomics.loadAcquire32(arrivals) == (0xFFFFFFFF, 1, 2)[count],
+                "it waits",
+            )  # type: ignore[misc]
     assert [other.result() for other in others] == [1, 1, 1]
 
 
 def test_readersGetAWholeCopyOfWhatIsWrittenWithoutAPause(domain: str, actor: Start) -> None:
-    """Broken: the word was even for microseconds between two accesses, and a read ended with TimeoutError."""
+    """Broken: the word was even for microseconds between two accesses, and a read ended
+    with TimeoutError.
+    """
     buffer = muninn.share(np.zeros(1 << 16), name="w", access="readWrite")
     writer = actor("buffer = muninn.open('w', access='readWrite')")
     writer.begin(
@@ -379,11 +433,17 @@ def test_readersGetAWholeCopyOfWhatIsWrittenWithoutAPause(domain: str, actor: St
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.4])
-def test_aReaderIsLetInAfterTheAccessThatItFoundAWriterIn(domain: str, actor: Start, seconds: float) -> None:
-    """Broken: a timeout that was longer than an access, and shorter than four, ended most reads."""
+def test_aReaderIsLetInAfterTheAccessThatItFoundAWriterIn(
+    domain: str, actor: Start, seconds: float
+) -> None:
+    """Broken: a timeout that was longer than an access, and shorter than four, ended
+    most reads.
+    """
     buffer = muninn.share(np.zeros(8), name="w", access="readWrite")
     writer = actor("buffer = muninn.open('w', access='readWrite')")
-    writer.begin(f"for _ in range(8):\n    with buffer.write() as view:\n        time.sleep({seconds}); view += 1\n1")
+    writer.begin(
+        f"for _ in range(8):\n    with buffer.write() as view:\n        time.sleep({seconds}); view += 1\n1"
+    )
     eventually(lambda: buffer.generation & 1, "it writes")
     begun = buffer.generation
     buffer.read(timeout=20)
@@ -392,9 +452,13 @@ def test_aReaderIsLetInAfterTheAccessThatItFoundAWriterIn(domain: str, actor: St
 
 
 def test_readersThatDoNotStarveCostWritersNothing(domain: str) -> None:
-    """A word that says that nobody has read since: it goes back to 0 once a writer has looked."""
+    """A word that says that nobody has read since: it goes back to 0 once a writer has
+    looked.
+    """
     buffer = muninn.share(np.zeros(4), name="w")
-    word = buffer._held().ownerLockAddress - layout.ROW_OWNER_LOCK_OFFSET + layout.ROW_READERS_OFFSET
+    word = (
+        buffer._held().ownerLockAddress - layout.ROW_OWNER_LOCK_OFFSET + layout.ROW_READERS_OFFSET
+    )
     buffer.read()
     assert atomics.loadAcquire32(word) == 0
     with buffer.read(stream=None):
@@ -423,18 +487,25 @@ tell(lambda: lock.acquire(timeout=0.05))
 
 
 def test_greenletsAreThreads(domain: str, actor: Start) -> None:
-    """Of two on one thread, one waits for the other, and does not come in as if it were that."""
+    """Of two on one thread, one waits for the other, and does not come in as if it were
+    that.
+    """
     assert actor(GREENLETS).do("said") == [True, None, "TimeoutError", "RuntimeError", True]
 
 
 @pytest.mark.parametrize("timeout", [0, 0.002])
 def test_aReadThatDoesNotWaitIsToldWhoWrites(domain: str, actor: Start, timeout: float) -> None:
-    """Broken: beside one writer that computes inside its access it said that the buffer is written without a pause."""
+    """Broken: beside one writer that computes inside its access it said that the buffer
+    is written without a pause.
+    """
     buffer = muninn.share(np.arange(4), name="a", access="readWrite")
     assert buffer.read(timeout=timeout).sum() == 6
     with buffer.write():
         told = Background(lambda: buffer.read(timeout=timeout)).ended()
-    assert isinstance(told, TimeoutError) and str(told) == f"another thread has been writing 'a' for {timeout} s"
+    assert (
+        isinstance(told, TimeoutError)
+        and str(told) == f"another thread has been writing 'a' for {timeout} s"
+    )
     other = actor("scope = muninn.open('a', access='readWrite').write()")
     other.do("scope.__enter__()[:] = 1")
     with pytest.raises(TimeoutError, match=f"another process has been writing 'a' for {timeout} s"):

@@ -1,4 +1,6 @@
-"""A file of the domain is its user's alone: put right where others could only read, refused where they could write."""
+"""A file of the domain is its user's alone: put right where others could only read,
+refused where they could write.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,19 @@ _STRANGER = 65534
 def files(domain: str) -> list[Path]:
     """The regular files of the domain."""
     folder = Path(Paths(os.getuid(), domain).directory)
-    return [path for path in (*folder.iterdir(), Path(f"/dev/shm/muninn-{os.getuid()}-{domain}")) if path.is_file()]
+    return [
+        path
+        for path in (*folder.iterdir(), Path(f"/dev/shm/muninn-{os.getuid()}-{domain}"))
+        if path.is_file()
+    ]
 
 
-def test_whatOthersCouldOnlyReadIsPutRight(domain: str, actor: Start, caplog: pytest.LogCaptureFixture) -> None:
-    """Broken: no newcomer could join, and was told after ten seconds that the block was removed."""
+def test_whatOthersCouldOnlyReadIsPutRight(
+    domain: str, actor: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Broken: no newcomer could join, and was told after ten seconds that the block was
+    removed.
+    """
     maker = actor("held = muninn.share(np.arange(3), name='a')")
     paths = files(domain)
     assert len(paths) >= 5, "block, by both names, lock, segment, journal"
@@ -48,16 +58,25 @@ def test_whatOthersCouldOnlyReadIsPutRight(domain: str, actor: Start, caplog: py
         path.chmod(0o644)
     with caplog.at_level(logging.WARNING):
         assert muninn.open("a").array.tolist() == [0, 1, 2]
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in paths if not path.name.startswith("journal")}
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode)
+        for path in paths
+        if not path.name.startswith("journal")
+    }
     assert set(modes.values()) == {0o600}, modes
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 3 and all("had mode 0644" in text for text in said), said  # block, lock, segment
+    # block, lock, segment
+    assert len(said) == 3 and all("had mode 0644" in text for text in said), said
     assert maker.do("len(muninn.domainInfo()['members'])") == 2
 
 
-def test_whatAWriterLeftHalfWrittenIsNotGivenOutAsWholeAfterAChmod(domain: str, actor: Start) -> None:
+def test_whatAWriterLeftHalfWrittenIsNotGivenOutAsWholeAfterAChmod(
+    domain: str, actor: Start
+) -> None:
     """Broken: a new block was made, for which the torn buffer was of generation 0."""
-    maker = actor("a = muninn.share(np.arange(3), name='a', lifetime='keep')\nscope = a.write(); scope.__enter__()[:] = 7")
+    maker = actor(
+        "a = muninn.share(np.arange(3), name='a', lifetime='keep')\nscope = a.write(); scope.__enter__()[:] = 7"
+    )
     for path in files(domain):
         path.chmod(0o444)
     maker.kill()
@@ -74,7 +93,9 @@ def test_whatOthersCouldHaveWrittenIsRefusedAtOnce(domain: str, actor: Start, wh
         maker.kill()
         os.unlink(Paths(os.getuid(), domain).linkPath)  # so that it is adopted from
         os.unlink(f"/dev/shm/muninn-{os.getuid()}-{domain}")
-    with pytest.raises(ControlBlockInvalid, match=f"{path} has mode 0622: others may have written") as caught:
+    with pytest.raises(
+        ControlBlockInvalid, match=f"{path} has mode 0622: others may have written"
+    ) as caught:
         muninn.open("a")
     finding = modes()
     assert finding.verdict == "fail" and str(path) in finding.found
@@ -94,7 +115,7 @@ def test_anOwnFileOfThePublicNameKeepsItsMode(domain: str) -> None:
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (bytes(1 << 16), 0o644)
 
 
-# --- as another user, whom modes concern ------------------------------------------------------------------------------------------------
+# --- as another user, whom modes concern --------------------------------------------
 
 
 def blockOf(paths: Paths) -> int:
@@ -139,12 +160,16 @@ def test_anotherUsersLockFileInTheDirectoryIsNamed(strange: Paths) -> None:
     asStranger(lambda: blockOf(strange))()
     os.chown(strange.lockPath, 0, 0)
     said = str(asStranger(lambda: blockOf(strange))())
-    assert "ControlBlockInvalid" in said and f"{strange.lockPath} is uid 0's" in said and "Remove it" in said
+    assert (
+        "ControlBlockInvalid" in said
+        and f"{strange.lockPath} is uid 0's" in said
+        and "Remove it" in said
+    )
     os.unlink(strange.lockPath)
     assert isinstance(asStranger(lambda: blockOf(strange))(), int)
 
 
-# --- a uid that changes in the middle -----------------------------------------------------------------------------------------------------
+# --- a uid that changes in the middle -----------------------------------------------
 
 _MAKERS: dict[str, Callable[[Paths], object]] = {
     "directory": lambda paths: paths.makeDirectory(),
@@ -152,7 +177,9 @@ _MAKERS: dict[str, Callable[[Paths], object]] = {
     "block": blockOf,
     "segment": lambda paths: segments.create(paths, 0, 1, 4096),
     "journal": lambda paths: Journal(paths, 1),
-    "copy": lambda paths: descriptors.opened(f"{paths.directory}/x", os.O_CREAT | os.O_RDWR, maker=paths.uid),
+    "copy": lambda paths: descriptors.opened(
+        f"{paths.directory}/x", os.O_CREAT | os.O_RDWR, maker=paths.uid
+    ),
     "hatch": lambda paths: DescriptorStore().open(paths.descriptorServerPath(1), paths.uid),
 }
 
@@ -160,13 +187,20 @@ _MAKERS: dict[str, Callable[[Paths], object]] = {
 def foreign(paths: Paths) -> list[str]:
     """What belongs to another user under the names of the domain."""
     roots = [path for path in Path("/dev/shm").iterdir() if path.name.startswith(paths.stem)]
-    return [str(path) for root in roots for path in (root, *root.rglob("*")) if path.lstat().st_uid != paths.uid]
+    return [
+        str(path)
+        for root in roots
+        for path in (root, *root.rglob("*"))
+        if path.lstat().st_uid != paths.uid
+    ]
 
 
 @needsRoot
 @pytest.mark.parametrize("what", _MAKERS)
 def test_whatAnotherUidHasMadeGoesAgain(strange: Paths, what: str) -> None:
-    """Broken: root's files in the directory of a user, who could use his domain no more. Root is who the uid has changed to."""
+    """Broken: root's files in the directory of a user, who could use his domain no
+    more. Root is who the uid has changed to.
+    """
     if what == "lock":
         os.mkdir(f"/dev/shm/{strange.stem}.d", 0o700)
         os.chown(f"/dev/shm/{strange.stem}.d", _STRANGER, _STRANGER)
@@ -215,7 +249,9 @@ def test_whatTheRightsForbidWithoutAChangeSaysWhatToDo(strange: Paths) -> None:
 
 @needsRoot
 def test_aBrokerWhoseUidChangesInTheMiddleOfARequestGivesItsOfficeUp(actor: Start) -> None:
-    """Broken: whoever had asked got a PermissionError that concerned the broker's process."""
+    """Broken: whoever had asked got a PermissionError that concerned the broker's
+    process.
+    """
     broker = actor("held = muninn.share(np.arange(3), name='a')")
     other = actor().join()
     broker.do(
@@ -235,7 +271,9 @@ segments.unlink = changing
     broker.do("held.close()")
     assert other.do("muninn.free('a')") is None
     assert other.do("muninn.domainInfo()['brokerPid']") == other.pid
-    eventually(lambda: not segmentsOf(other), "the successor removes what its predecessor could not")
+    eventually(
+        lambda: not segmentsOf(other), "the successor removes what its predecessor could not"
+    )
 
 
 def segmentsOf(member: Actor) -> object:
@@ -272,8 +310,16 @@ os._exit(0)
 
 @needsRoot
 def test_aThreadAtWorkWhileTheUidChangesSeesTypedErrorsOnly(strange: Paths) -> None:
-    """Broken: PermissionErrors, and root's lock file and block in the directory of the other uid."""
-    done = subprocess.run([sys.executable, "-c", _TOGGLING], capture_output=True, text=True, timeout=60, check=False)
+    """Broken: PermissionErrors, and root's lock file and block in the directory of the
+    other uid.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _TOGGLING], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.stdout.strip() == "True 0", done.stdout + done.stderr
-    assert [path for path in foreign(strange) if path.count("/") > 3 or not path.startswith(f"/dev/shm/{strange.stem}.d")] == []
+    assert [
+        path
+        for path in foreign(strange)
+        if path.count("/") > 3 or not path.startswith(f"/dev/shm/{strange.stem}.d")
+    ] == []
     assert isinstance(asStranger(lambda: blockOf(strange))(), int)

@@ -1,4 +1,6 @@
-"""The C functions: their own test programs under sanitizers, and the Python bindings of each."""
+"""The C functions: their own test programs under sanitizers, and the Python bindings of
+each.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ HEADERS = [path for path in sorted((ROOT / "cshim").glob("*.h")) if path.name !=
 
 
 def test_primitivesKeepTheirPromisesUnderSanitizers() -> None:
-    run = subprocess.run(["make", "--no-print-directory", "sanitize"], cwd=ROOT, capture_output=True, text=True, timeout=110)
+    run = subprocess.run(
+        ["make", "--no-print-directory", "sanitize"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     for promise in (
         "all primitives keep their promises", "the descriptor server keeps its promises", "a watcher is woken when it is wanted",
@@ -26,7 +34,11 @@ def test_primitivesKeepTheirPromisesUnderSanitizers() -> None:
 
 
 def test_everyPrimitiveIsBound() -> None:
-    declared = {name for header in HEADERS for name in re.findall(r"MNN_API [\w ]+?\*?(mnn\w+)\(", header.read_text())}
+    declared = {
+        name
+        for header in HEADERS
+        for name in re.findall(r"MNN_API [\w ]+?\*?(mnn\w+)\(", header.read_text())
+    }
     source = Path(atomics.__file__).read_text()
     assert declared == set(re.findall(r'"(mnn\w+)"', source))
 
@@ -36,7 +48,8 @@ def test_wordsKeepAllTheirBits(width: int, top: int) -> None:
     word = (ctypes.c_uint32 if width == 32 else ctypes.c_uint64)(top)
     address = ctypes.addressof(word)
     calls = {
-        name: getattr(atomics, f"{name}{width}") for name in ("loadAcquire", "loadSeqCst", "exchangeSeqCst", "casSeqCst", "fetchAddAcqRel")
+        name: getattr(atomics, f"{name}{width}")
+        for name in ("loadAcquire", "loadSeqCst", "exchangeSeqCst", "casSeqCst", "fetchAddAcqRel")
     }
     assert calls["loadAcquire"](address) == calls["loadSeqCst"](address) == top
     assert calls["exchangeSeqCst"](address, 5) == top

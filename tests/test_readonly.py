@@ -16,7 +16,8 @@ import muninn
 from support import BOUND_SECONDS
 
 WARNED = "^PyTorch has no read-only tensors"
-#: `from_dlpack` of PyTorch, where that is not installed: what it passes on, and that a function written in C may call it.
+#: `from_dlpack` of PyTorch, where that is not installed: what it passes on, and that a
+#: function written in C may call it.
 PYTORCH = """
 def from_dlpack(value, *, device=None, copy=None):
     keywords = {} if copy is None else {"copy": copy}
@@ -40,9 +41,17 @@ def torch() -> Any:
 
 @pytest.mark.parametrize("mode", ["bigMode", "fastMode"])
 def test_pyTorchIsWarnedOfMemoryThatItMayNotWrite(domain: str, pyTorch: Any, mode: str) -> None:
-    """PyTorch has no read-only tensors: an in-place operation ended the process, without a word before it."""
-    with muninn.share(np.ones(3), name=mode, mode=mode), muninn.open(mode) as reading, muninn.open(mode, access="readWrite") as writing:
-        with pytest.warns(UserWarning, match=WARNED + '.*muninn.open\\(name, access="readWrite"\\)') as warned:
+    """PyTorch has no read-only tensors: an in-place operation ended the process,
+    without a word before it.
+    """
+    with (
+        muninn.share(np.ones(3), name=mode, mode=mode),
+        muninn.open(mode) as reading,
+        muninn.open(mode, access="readWrite") as writing,
+    ):
+        with pytest.warns(
+            UserWarning, match=WARNED + '.*muninn.open\\(name, access="readWrite"\\)'
+        ) as warned:
             pyTorch(reading)
         assert [each.filename for each in warned] == [__file__], "where the program calls PyTorch"
         with warnings.catch_warnings():
@@ -57,11 +66,15 @@ def test_theFixOfWhatWasSharedForReadingIsACopy(domain: str, pyTorch: Any) -> No
         for reading in (mine, muninn.open("a")):
             with pytest.warns(UserWarning, match=WARNED) as warned:
                 pyTorch(reading)
-            assert "readWrite" not in str(warned[0].message) and "tensor.clone()" in str(warned[0].message)
+            assert "readWrite" not in str(warned[0].message) and "tensor.clone()" in str(
+                warned[0].message
+            )
 
 
 def test_aLineWarnsOnceWhateverItTakes(domain: str, pyTorch: Any) -> None:
-    """Broken: the text began with the buffer's name, so that each name warned, and no filter of the command line caught them."""
+    """Broken: the text began with the buffer's name, so that each name warned, and no
+    filter of the command line caught them.
+    """
     for name in "abc":
         muninn.share(np.ones(3), name=name)
     with warnings.catch_warnings(record=True) as warned:
@@ -89,7 +102,12 @@ def test_whatPyTorchDoesWithABufferThatIsOpenForReading(domain: str, torch: Any)
     muninn.share(np.ones(3), name="a")
     with muninn.open("a") as reading:
         address = reading.array.__array_interface__["data"][0]
-        for share in (torch.from_dlpack, torch.as_tensor, torch.asarray, torch.utils.dlpack.from_dlpack):
+        for share in (
+            torch.from_dlpack,
+            torch.as_tensor,
+            torch.asarray,
+            torch.utils.dlpack.from_dlpack,
+        ):
             with pytest.warns(UserWarning, match=WARNED) as warned:
                 tensor = share(reading)
             assert tensor.data_ptr() == address and [each.filename for each in warned] == [__file__]
@@ -118,18 +136,28 @@ def test_aFilterOfTheCommandLineFindsTheWarning(domain: str) -> None:
     muninn.share(np.ones(3), name="a")
     for action, said in (("default", True), ("ignore:PyTorch has no read-only tensors", False)):
         command = [sys.executable, "-W", action, "-c", textwrap.dedent(program)]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=BOUND_SECONDS, check=True)
+        ran = subprocess.run(
+            command, capture_output=True, text=True, timeout=BOUND_SECONDS, check=True
+        )
         assert ("in-place" in ran.stderr) is said
 
 
 def test_aCapsuleThatCanNotSayItIsRefusedWithWhatHelps(domain: str) -> None:
-    """Broken: numpy's `Cannot export readonly array`, whatever the reader was to do about it. JAX asks so."""
+    """Broken: numpy's `Cannot export readonly array`, whatever the reader was to do
+    about it. JAX asks so.
+    """
     muninn.share(np.ones(3), name="a")
     with muninn.open("a") as reading:
-        with pytest.raises(BufferError, match=r"^'a' is open for reading.*Fix: muninn.open\(name, access=\"readWrite\"\)"):
+        with pytest.raises(
+            BufferError,
+            match=r"^'a' is open for reading.*Fix: muninn.open\(name, access=\"readWrite\"\)",
+        ):
             reading.__dlpack__(stream=None)
         assert "dltensor" in repr(reading.__dlpack__(copy=True))
-    with muninn.share(np.ones(3), name="b", access="readOnly") as mine, pytest.raises(BufferError, match=r"Fix: Give it a copy"):
+    with (
+        muninn.share(np.ones(3), name="b", access="readOnly") as mine,
+        pytest.raises(BufferError, match=r"Fix: Give it a copy"),
+    ):
         mine.__dlpack__()
     with muninn.open("a", access="readWrite") as writing:
         assert "dltensor" in repr(writing.__dlpack__())

@@ -1,4 +1,6 @@
-"""Repair: whatever became of the control block, what the journals and the segments agree on is there again."""
+"""Repair: whatever became of the control block, what the journals and the segments
+agree on is there again.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,13 @@ from muninn.control import block, layout, lockfile
 from muninn.control.block import create
 from muninn.control.geometry import Geometry
 from muninn.control.header import unlinkBlock
-from muninn.errors import BrokerUnavailable, ControlBlockInvalid, DomainDraining, HostMemoryFull, WriterDied
+from muninn.errors import (
+    BrokerUnavailable,
+    ControlBlockInvalid,
+    DomainDraining,
+    HostMemoryFull,
+    WriterDied,
+)
 from muninn.session.membership import current
 from muninn.storage import segments
 from muninn.storage.paths import Paths
@@ -57,7 +65,9 @@ def test_bringsBackWhatLivedAndNothingElse(domain: str, actor: Start) -> None:
     eventually(lambda: len(leftovers(domain)) == 3, "nothing else is left")
 
 
-def test_aRepairThatWasKilledLeavesABlockOfAnotherVersionToTheNext(domain: str, actor: Start) -> None:
+def test_aRepairThatWasKilledLeavesABlockOfAnotherVersionToTheNext(
+    domain: str, actor: Start
+) -> None:
     """Broken: who came after it took the block for one of its own version."""
     _makeAndEnd(actor)
     path = f"/dev/shm{Paths(os.getuid(), domain).blockName}"
@@ -73,7 +83,10 @@ def test_aRepairThatWasKilledLeavesABlockOfAnotherVersionToTheNext(domain: str, 
     dying.kill()
     with pytest.raises(ControlBlockInvalid, match=f"version {layout.VERSION + 1}"):
         current()
-    assert admin.repair()["recovered"] == ["n0", "n2"] and muninn.open("n2").array.tolist() == [2] * 1000
+    assert (
+        admin.repair()["recovered"] == ["n0", "n2"]
+        and muninn.open("n2").array.tolist() == [2] * 1000
+    )
 
 
 def test_isRefusedWhileSomebodyIsInTheDomain(domain: str, actor: Start) -> None:
@@ -87,8 +100,12 @@ def test_isRefusedWhileSomebodyIsInTheDomain(domain: str, actor: Start) -> None:
 
 
 def test_isRefusedWhileAMemberLivesThatHasLostItsByte(domain: str, actor: Start) -> None:
-    """A backup of `/dev/shm` reads the lock file, and closes it. Broken: repair believed the free byte, and a second writer was let in."""
-    writer = actor("held = muninn.share(np.arange(3), name='a')\nscope = held.write()\nview = scope.__enter__()")
+    """A backup of `/dev/shm` reads the lock file, and closes it. Broken: repair
+    believed the free byte, and a second writer was let in.
+    """
+    writer = actor(
+        "held = muninn.share(np.arange(3), name='a')\nscope = held.write()\nview = scope.__enter__()"
+    )
     writer.do(f"open({Paths(os.getuid(), domain).lockPath!r}).close()")
     writer.stop()  # it takes the byte again when it looks next
     with pytest.raises(BrokerUnavailable, match=str(writer.pid)):
@@ -101,7 +118,9 @@ def test_isRefusedWhileAMemberLivesThatHasLostItsByte(domain: str, actor: Start)
 
 
 def test_aWithdrawnBlockSaysWhoIsInItToo(domain: str, actor: Start) -> None:
-    """A repair had withdrawn it, and died. Broken: the next one could not read it, and believed the free bytes."""
+    """A repair had withdrawn it, and died. Broken: the next one could not read it, and
+    believed the free bytes.
+    """
     other = actor().join()
     other.stop()
     paths = Paths(os.getuid(), domain)
@@ -134,8 +153,12 @@ def test_aTornJournalBringsBackWhatStandsBeforeTheTear(domain: str, actor: Start
 
 
 def test_whatWasFreedAndStillHeldIsNotBroughtBack(domain: str, actor: Start) -> None:
-    """It was DYING when all died. Broken: only what was gone altogether counted as freed."""
-    maker = actor("held = muninn.share(b'x', name='a')\nview = held.array\nmuninn.share(b'y', name='b')\nheld.free()")
+    """It was DYING when all died. Broken: only what was gone altogether counted as
+    freed.
+    """
+    maker = actor(
+        "held = muninn.share(b'x', name='a')\nview = held.array\nmuninn.share(b'y', name='b')\nheld.free()"
+    )
     assert maker.do("bytes(view).decode()") == "x"
     maker.kill()
     _ruin(domain)
@@ -169,7 +192,9 @@ def _lose(domain: str, *paths: str) -> None:
 
 
 def test_whoComesAfterTheBlockWasLostAdoptsFirst(domain: str, actor: Start) -> None:
-    """Broken: the new block's first broker collected the segments as orphans, and dropped the journals that vouched for them."""
+    """Broken: the new block's first broker collected the segments as orphans, and
+    dropped the journals that vouched for them.
+    """
     _makeAndEnd(actor)
     _lose(domain)
     other = actor("names = sorted(each['name'] for each in muninn.listBuffers())")
@@ -193,18 +218,31 @@ def test_whatWasAdoptedIsAdoptedAgain(domain: str, actor: Start) -> None:
 
 
 def test_theBlocksPublicNameAloneIsNotNeeded(domain: str, actor: Start) -> None:
-    """`rm /dev/shm/muninn-*` while processes live. Broken: a second block of the name, whose broker collected what was in use."""
+    """`rm /dev/shm/muninn-*` while processes live. Broken: a second block of the name,
+    whose broker collected what was in use.
+    """
     first = actor("held = muninn.share(np.arange(3), name='a', access='readWrite')")
     _lose(domain, "blockPath")
-    second = actor("held = muninn.open('a', access='readWrite')\nheld.array[0] = 7\nmuninn.share(np.arange(2), name='b')")
-    assert first.do("held.array.tolist()") == [7, 1, 2] and first.do("muninn.open('b').array.tolist()") == [0, 1]
+    second = actor(
+        "held = muninn.open('a', access='readWrite')\nheld.array[0] = 7\nmuninn.share(np.arange(2), name='b')"
+    )
+    assert first.do("held.array.tolist()") == [7, 1, 2] and first.do(
+        "muninn.open('b').array.tolist()"
+    ) == [0, 1]
     assert second.do("muninn.domainInfo()['brokerPid']") == first.pid
-    eventually(lambda: os.path.exists(Paths(os.getuid(), domain).blockPath), "the broker restores the name")
+    eventually(
+        lambda: os.path.exists(Paths(os.getuid(), domain).blockPath), "the broker restores the name"
+    )
 
 
 def test_twoLivingBlocksOfOneNameDoNotMix(domain: str, actor: Start) -> None:
-    """Everything of the domain was removed while processes live (logind's RemoveIPC, `rm -r /dev/shm/*`)."""
-    first, second = actor("held = muninn.share(np.arange(3), name='a')"), actor("held = muninn.open('a')")
+    """Everything of the domain was removed while processes live (logind's RemoveIPC,
+    `rm -r /dev/shm/*`).
+    """
+    first, second = (
+        actor("held = muninn.share(np.arange(3), name='a')"),
+        actor("held = muninn.open('a')"),
+    )
     kept = first.do("view = held.array\nview.tolist()")
     paths = Paths(os.getuid(), domain)
     os.unlink(paths.blockPath)
@@ -219,7 +257,9 @@ def test_twoLivingBlocksOfOneNameDoNotMix(domain: str, actor: Start) -> None:
         first.do("held.array")
     first.do("muninn.share(np.full(2, 5), name='x')")
     assert second.do("muninn.open('x').array.tolist()") == [5, 5], "so does whoever asks for a name"
-    assert newcomer.do("(muninn.open('x').array.tolist(), mine.array.tolist(), len(muninn.domainInfo()['members']))") == [
+    assert newcomer.do(
+        "(muninn.open('x').array.tolist(), mine.array.tolist(), len(muninn.domainInfo()['members']))"
+    ) == [
         [5, 5],
         [100] * 3,
         3,
@@ -227,12 +267,18 @@ def test_twoLivingBlocksOfOneNameDoNotMix(domain: str, actor: Start) -> None:
 
 
 @pytest.mark.parametrize("removed", ["directory", "lockPath"])
-def test_aBlockWhoseDirectoryOrLockFileIsRemovedIsLost(domain: str, actor: Start, removed: str) -> None:
-    """Its public name is there still. Broken: its broker resigned in a loop, as there was no place for a journal."""
+def test_aBlockWhoseDirectoryOrLockFileIsRemovedIsLost(
+    domain: str, actor: Start, removed: str
+) -> None:
+    """Its public name is there still. Broken: its broker resigned in a loop, as there
+    was no place for a journal.
+    """
     first = actor("held = muninn.share(np.arange(3), name='a')")
     epoch = "muninn.session.membership.current().election.epoch()"
     paths, before = Paths(os.getuid(), domain), first.do(epoch)
-    shutil.rmtree(paths.directory, ignore_errors=True) if removed == "directory" else os.unlink(paths.lockPath)
+    shutil.rmtree(paths.directory, ignore_errors=True) if removed == "directory" else os.unlink(
+        paths.lockPath
+    )
     assert first.do("muninn.share(np.arange(2), name='b').array.tolist()") == [0, 1]
     newcomer = actor("muninn.open('b').array.tolist()")
     assert first.do("len(muninn.domainInfo()['members'])") == 2 and newcomer.do(epoch) < before + 20
@@ -249,10 +295,19 @@ def test_nothingIsAdoptedWhileSomebodyLivesInTheLostBlock(domain: str, actor: St
     assert muninn.open("a").array.tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("removed", [("blockPath", "linkPath"), ("lockPath",), ("blockPath", "linkPath", "lockPath")])
-def test_whoHasNothingToDoInALostBlockLeavesItByItself(domain: str, actor: Start, removed: tuple[str, ...]) -> None:
-    """Broken: members that asked for nothing stayed in it, and kept whoever came out for ever; its broker waited for a newcomer's CREATE."""
-    first, second = actor("held = muninn.share(np.arange(3), name='a')"), actor("held = muninn.open('a')")
+@pytest.mark.parametrize(
+    "removed", [("blockPath", "linkPath"), ("lockPath",), ("blockPath", "linkPath", "lockPath")]
+)
+def test_whoHasNothingToDoInALostBlockLeavesItByItself(
+    domain: str, actor: Start, removed: tuple[str, ...]
+) -> None:
+    """Broken: members that asked for nothing stayed in it, and kept whoever came out
+    for ever; its broker waited for a newcomer's CREATE.
+    """
+    first, second = (
+        actor("held = muninn.share(np.arange(3), name='a')"),
+        actor("held = muninn.open('a')"),
+    )
     _lose(domain, *removed)
     assert muninn.open("a").array.tolist() == [0, 1, 2]
     for each in (first, second):
@@ -262,13 +317,19 @@ def test_whoHasNothingToDoInALostBlockLeavesItByItself(domain: str, actor: Start
     assert len(muninn.domainInfo()["members"]) == 3
 
 
-@pytest.mark.parametrize("removed", [("blockPath", "linkPath"), ("lockPath",), ("blockPath", "linkPath", "lockPath")])
+@pytest.mark.parametrize(
+    "removed", [("blockPath", "linkPath"), ("lockPath",), ("blockPath", "linkPath", "lockPath")]
+)
 def test_anAccessInALostBlockIsOverBeforeAnotherBegins(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, removed: tuple[str, ...]
 ) -> None:
-    """Broken: without its lock file nothing said that somebody was in the block, and two wrote one segment at once."""
+    """Broken: without its lock file nothing said that somebody was in the block, and
+    two wrote one segment at once.
+    """
     actor("held = muninn.share(np.arange(3), name='a', access='readWrite')")
-    writer = actor("held = muninn.open('a', access='readWrite')\nscope = held.write()\nview = scope.__enter__()")
+    writer = actor(
+        "held = muninn.open('a', access='readWrite')\nscope = held.write()\nview = scope.__enter__()"
+    )
     _lose(domain, *removed)
     monkeypatch.setattr(block, "_LEAVING_SECONDS", 5.0)
     with pytest.raises(BrokerUnavailable, match=str(writer.pid)):
@@ -284,7 +345,9 @@ def test_anAccessInALostBlockIsOverBeforeAnotherBegins(
 def test_aLockInALostBlockIsReleasedBeforeAnotherHasIt(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, saysKernel: bool
 ) -> None:
-    """Everything was removed. Broken: where there was no segment nobody looked for those who were in the block, and two had one lock."""
+    """Everything was removed. Broken: where there was no segment nobody looked for
+    those who were in the block, and two had one lock.
+    """
     holder = actor("lock = muninn.Lock('l')\nlock.acquire()")
     paths = Paths(os.getuid(), domain)
     os.unlink(paths.blockPath)
@@ -300,7 +363,9 @@ def test_aLockInALostBlockIsReleasedBeforeAnotherHasIt(
         holder.do("muninn.Lock('l').acquire(timeout=0.2)")
 
 
-def test_oneProcessIsAskedForEachLockFile(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oneProcessIsAskedForEachLockFile(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken: a first join looked at every descriptor of every member of every domain."""
     pids = {f"/proc/{actor().join().pid}/fd" for _ in range(3)}
     listdir, asked = os.listdir, list[str]()
@@ -314,7 +379,9 @@ def _refuse(*_: object) -> None:
 
 
 def test_aBrokerWhoseBlockWasLostEndsNothingOfTheNextOnes(lab: Lab) -> None:
-    """It does not know yet. Broken: what another block had was older to it: journals were dropped, and segments collected."""
+    """It does not know yet. Broken: what another block had was older to it: journals
+    were dropped, and segments collected.
+    """
     broker = lab.broker(lab.member())
     lab.block.put(layout.ADOPTED_OFFSET, (1).to_bytes(4, "little"))
     unlinkBlock(lab.paths)
@@ -329,8 +396,12 @@ def test_aBrokerWhoseBlockWasLostEndsNothingOfTheNextOnes(lab: Lab) -> None:
     later.close()
 
 
-def test_anAdoptionThatFailsLeavesNothingOfItsOwn(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the middle, as when `/dev/shm` is full. Broken: each attempt left as much as had been written."""
+def test_anAdoptionThatFailsLeavesNothingOfItsOwn(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle, as when `/dev/shm` is full. Broken: each attempt left as much as
+    had been written.
+    """
     _makeAndEnd(actor)
     _lose(domain)
     paths = Paths(os.getuid(), domain)
@@ -353,14 +424,20 @@ def test_anAdoptionThatFailsLeavesNothingOfItsOwn(domain: str, actor: Start, mon
     assert sorted(each["name"] for each in muninn.listBuffers()) == ["n0", "n2"]
 
 
-def test_repairKeepsWhoJoinsMeanwhileOut(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: it looked for members first, and whoever joined after that lived in a block without a name."""
+def test_repairKeepsWhoJoinsMeanwhileOut(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: it looked for members first, and whoever joined after that lived in a
+    block without a name.
+    """
     _makeAndEnd(actor)
     installing, joiner = repair.Adoption._install, list[Actor]()
 
     def slowly(*arguments: Any) -> Any:
         joiner.append(actor())
-        joiner[0].begin("muninn.share(b'mine', name='mine')\nsorted(each['name'] for each in muninn.listBuffers())")
+        joiner[0].begin(
+            "muninn.share(b'mine', name='mine')\nsorted(each['name'] for each in muninn.listBuffers())"
+        )
         time.sleep(0.3)
         assert joiner[0].isBusy()
         return installing(*arguments)
@@ -372,8 +449,12 @@ def test_repairKeepsWhoJoinsMeanwhileOut(domain: str, actor: Start, monkeypatch:
 
 @pytest.mark.parametrize("step", ["unlink", "rename", "link", "storeRelease32", "pwrite"])
 @pytest.mark.parametrize("ruined", [True, False])
-def test_aRepairThatIsKilledLosesNothing(domain: str, actor: Start, step: str, ruined: bool) -> None:
-    """At each of its calls of one kind, before and after. Broken: a program that came next dropped what was not installed yet."""
+def test_aRepairThatIsKilledLosesNothing(
+    domain: str, actor: Start, step: str, ruined: bool
+) -> None:
+    """At each of its calls of one kind, before and after. Broken: a program that came
+    next dropped what was not installed yet.
+    """
     _makeAndEnd(actor)
     for number in range(1, 40):
         if ruined:
@@ -409,19 +490,26 @@ setattr(owner, '{step}', dying)
 
 
 def _ruinLink(domain: str) -> None:
-    with contextlib.suppress(FileNotFoundError), open(Paths(os.getuid(), domain).linkPath, "r+b") as file:
+    with (
+        contextlib.suppress(FileNotFoundError),
+        open(Paths(os.getuid(), domain).linkPath, "r+b") as file,
+    ):
         file.write(b"\xff" * 4096)
 
 
 def test_whatAJournalKnowsAndNobodyUnderstandsIsKept(domain: str, actor: Start) -> None:
-    """A journal of another version of Muninn. Broken: its segments were collected as orphans."""
+    """A journal of another version of Muninn. Broken: its segments were collected as
+    orphans.
+    """
     _makeAndEnd(actor)
     paths = Paths(os.getuid(), domain)
     of, epoch = paths.journals()[0]
     os.unlink(of.journalPath(epoch))
     written = journal.Journal(of, epoch)
     for key in paths.segmentKeys():
-        written.append("live", row=key.row, incarnation=key.incarnation, description=b"of another version")
+        written.append(
+            "live", row=key.row, incarnation=key.incarnation, description=b"of another version"
+        )
     written.close()
     before = leftovers(domain)
     _ruin(domain)
@@ -434,7 +522,9 @@ def test_whatAJournalKnowsAndNobodyUnderstandsIsKept(domain: str, actor: Start) 
 
 
 def test_whatASoundBlockCallsLivingIsKept(domain: str, actor: Start) -> None:
-    """Its journals were removed. Broken: repair removed all segments, as no journal knew them."""
+    """Its journals were removed. Broken: repair removed all segments, as no journal
+    knew them.
+    """
     _makeAndEnd(actor)
     for ofBlock, epoch in Paths(os.getuid(), domain).journals():
         os.unlink(ofBlock.journalPath(epoch))
@@ -474,7 +564,9 @@ def _limits() -> tuple[int, int, int]:
 
 
 def test_aDomainWhoseEpochsAreHalfUsedUpBeginsAnew(domain: str, actor: Start) -> None:
-    """Broken: at 2 to the 24 the epoch ran over into the incarnation, and nothing could be created or freed any more."""
+    """Broken: at 2 to the 24 the epoch ran over into the incarnation, and nothing could
+    be created or freed any more.
+    """
     _makeAndEnd(actor)
     actor(
         "from muninn.storage.paths import Paths\nfrom muninn.control.lockfile import LockFile\nfrom muninn.control.block import openOrCreate\n"
@@ -484,8 +576,13 @@ def test_aDomainWhoseEpochsAreHalfUsedUpBeginsAnew(domain: str, actor: Start) ->
     ).kill()
     for number in range(4):
         fresh = actor(f"muninn.share(np.arange(3) + {number}, name='k{number}')")
-        assert fresh.do("current = muninn.session.membership.current()\ncurrent.election.epoch()") < 1000
-        assert fresh.do(f"[int(muninn.open(f'k{{n}}').array[0]) for n in range({number + 1})]") == list(range(number + 1))
+        assert (
+            fresh.do("current = muninn.session.membership.current()\ncurrent.election.epoch()")
+            < 1000
+        )
+        assert fresh.do(
+            f"[int(muninn.open(f'k{{n}}').array[0]) for n in range({number + 1})]"
+        ) == list(range(number + 1))
         fresh.kill()
     assert muninn.open("n2").array.tolist() == [2] * 1000
     muninn.free("n0")
@@ -502,7 +599,9 @@ def test_aDrainIsTakenOverByTheNextBlock(domain: str, actor: Start) -> None:
 
 
 def test_aWriterThatDiedIsRememberedWhenADomainBeginsAnew(domain: str, actor: Start) -> None:
-    actor("held = muninn.share(np.arange(3), name='a', access='readWrite')\nheld.write().__enter__()[0] = 9").kill()
+    actor(
+        "held = muninn.share(np.arange(3), name='a', access='readWrite')\nheld.write().__enter__()[0] = 9"
+    ).kill()
     admin.repair()
     with pytest.raises(WriterDied):
         muninn.open("a").read()

@@ -1,4 +1,6 @@
-"""`session/reservation.py`: a creation that is cut short leaves nothing, wherever that happens."""
+"""`session/reservation.py`: a creation that is cut short leaves nothing, wherever that
+happens.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def _isClean(current: membership.Membership) -> bool:
 def test_whatIsInterruptedIsTakenBack(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, role: str, isAsked: bool, op: str
 ) -> None:
-    """Broken: Ctrl-C while a grant was under way left a name that was nobody's, and that nobody could have."""
+    """Broken: Ctrl-C while a grant was under way left a name that was nobody's, and
+    that nobody could have.
+    """
     current = _joined(role, actor)
     real, armed = current.client.request, [op]
 
@@ -76,7 +80,8 @@ def test_whatIsInterruptedTwiceIsTakenBackByTheBackgroundThread(
         return answer
 
     monkeypatch.setattr(current.client, "request", request)
-    # Its traceback keeps all frames, as a notebook does. Broken: so the name was taken for ever.
+    # Its traceback keeps all frames, as a notebook does. Broken: so the name was taken
+    # for ever.
     with pytest.raises(KeyboardInterrupt) as kept:
         muninn.share(np.arange(3), name="a")
     muninn.share(np.arange(3), name="a").free()
@@ -90,7 +95,9 @@ def test_whatIsInterruptedTwiceIsTakenBackByTheBackgroundThread(
 def test_whatIsCutShortAfterItsCommitIsThereForNobody(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, role: str, cut: str
 ) -> None:
-    """The first Ctrl-C comes when the name is there for everybody, the second at the first bytecode of what takes it back."""
+    """The first Ctrl-C comes when the name is there for everybody, the second at the
+    first bytecode of what takes it back.
+    """
     current = _joined(role, actor)
     real = current.client.request
 
@@ -119,7 +126,9 @@ def test_whatIsCutShortAfterItsCommitIsThereForNobody(
 def test_aBrokerThatDoesNotAnswerIsNotWaitedForTwice(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, role: str, op: str
 ) -> None:
-    """Broken: when the time of a request was over, what it may have granted was asked for again, for as long once more."""
+    """Broken: when the time of a request was over, what it may have granted was asked
+    for again, for as long once more.
+    """
     current = _joined(role, actor)
     real, asked = current.client.request, list[str]()
 
@@ -130,7 +139,10 @@ def test_aBrokerThatDoesNotAnswerIsNotWaitedForTwice(
             raise BrokerUnavailable("the answer did not come in time")
         return answer
 
-    with monkeypatch.context() as patched, pytest.raises(BrokerUnavailable, match="did not come in time"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(BrokerUnavailable, match="did not come in time"),
+    ):
         patched.setattr(current.client, "request", request)
         muninn.share(np.arange(3), name="a")
     assert asked == ["create", "commit"][: 1 + (op == "commit")]
@@ -155,7 +167,8 @@ def test_aNameIsOneThreadsUntilItsMakingEnds(domain: str) -> None:
     assert not creating.cleanups.awaitDone(0.01) and creating.cleanups.run()
 
 
-#: What comes in the middle of the creation of its name, on the same thread, and how it ends. Broken: it waited for its own thread.
+#: What comes in the middle of the creation of its name, on the same thread, and how it
+#: ends. Broken: it waited for its own thread.
 _IN_BETWEEN: dict[str, tuple[Callable[[], object], type[Exception]]] = {
     "array": (lambda: muninn.array("n", 4), BrokerUnavailable),
     "open": (lambda: muninn.open("n", timeout=60), BrokerUnavailable),
@@ -167,7 +180,9 @@ _IN_BETWEEN: dict[str, tuple[Callable[[], object], type[Exception]]] = {
 
 @pytest.mark.parametrize("role", ["member", "broker"])
 @pytest.mark.parametrize("what", _IN_BETWEEN)
-def test_whatInterruptsACreationDoesNotWaitForIt(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, role: str, what: str) -> None:
+def test_whatInterruptsACreationDoesNotWaitForIt(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, role: str, what: str
+) -> None:
     _joined(role, actor)
     (call, kind), describe, seen = _IN_BETWEEN[what], creation._describe, list[bool]()
 
@@ -205,12 +220,19 @@ def test_whatAnotherThreadCreatesIsWaitedFor(domain: str, monkeypatch: pytest.Mo
     assert described.wait(60)
     with pytest.raises(BufferExists, match="another thread of this process is creating 'n'"):
         muninn.share(np.zeros(4), name="n")
-    waiting = [Background(call).asleep() for call in (lambda: muninn.array("n", 4, "i8"), lambda: muninn.open("n", timeout=60))]
+    waiting = [
+        Background(call).asleep()
+        for call in (lambda: muninn.array("n", 4, "i8"), lambda: muninn.open("n", timeout=60))
+    ]
     semaphore.set()
-    assert making.ended().array.sum() == 6 and [each.ended().array.sum() for each in waiting] == [6, 6]
+    assert making.ended().array.sum() == 6 and [each.ended().array.sum() for each in waiting] == [
+        6,
+        6,
+    ]
 
 
-#: In the middle of a grant, when the row has changed and its name is not noted yet, a signal reaches the main thread.
+#: In the middle of a grant, when the row has changed and its name is not noted yet, a
+#: signal reaches the main thread.
 _SIGNALLED = """
 import signal, threading
 from muninn.broker.catalog import Catalog
@@ -228,8 +250,12 @@ Catalog.add = signalled
 
 
 def test_aChangeOfTheDirectoryIsNotInterrupted(domain: str, actor: Start) -> None:
-    """Broken: the broker's own process changed the directory on the thread that Ctrl-C stops, between one word and the next."""
-    broker = actor(f"{_SIGNALLED}\ndef stop(*_): raise KeyboardInterrupt\nsignal.signal(signal.SIGALRM, stop)")
+    """Broken: the broker's own process changed the directory on the thread that Ctrl-C
+    stops, between one word and the next.
+    """
+    broker = actor(
+        f"{_SIGNALLED}\ndef stop(*_): raise KeyboardInterrupt\nsignal.signal(signal.SIGALRM, stop)"
+    )
     with pytest.raises(ActorError, match="KeyboardInterrupt"):
         broker.do("armed.append(1); muninn.share(np.arange(3), name='a')")
     assert broker.do(f"membership.current().rows.inState({layout.ROW_CREATING})") == []
@@ -238,19 +264,31 @@ def test_aChangeOfTheDirectoryIsNotInterrupted(domain: str, actor: Start) -> Non
 
 
 def test_aHandlerCallsInTheMiddleOfAChange(domain: str, actor: Start) -> None:
-    """Broken: it changed the directory in the middle of the change that it had interrupted."""
+    """Broken: it changed the directory in the middle of the change that it had
+    interrupted.
+    """
     handler = "def handle(*_): muninn.free('k'); muninn.share(np.arange(6), name='h')"
     broker = actor(f"{_SIGNALLED}\n{handler}\nsignal.signal(signal.SIGALRM, handle)")
     broker.do("armed.append(1); muninn.share(np.arange(3), name='a')")
-    assert actor().do("int(muninn.open('a').array.sum()), int(muninn.open('h').array.sum())") == [3, 15]
+    assert actor().do("int(muninn.open('a').array.sum()), int(muninn.open('h').array.sum())") == [
+        3,
+        15,
+    ]
     assert broker.do("sorted(row['name'] for row in muninn.listBuffers())") == ["a", "h"]
 
 
-def test_aFinalizerOnTheThreadThatServesIsNotWaitedFor(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The garbage collector chooses the thread. What needs no answer is done later; what needs one is refused at once."""
+def test_aFinalizerOnTheThreadThatServesIsNotWaitedFor(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The garbage collector chooses the thread. What needs no answer is done later;
+    what needs one is refused at once.
+    """
     from muninn.broker.catalog import Catalog
 
-    victim, named = muninn.share(np.arange(3), name="victim"), muninn.share(np.arange(3), name="named")
+    victim, named = (
+        muninn.share(np.arange(3), name="victim"),
+        muninn.share(np.arange(3), name="named"),
+    )
     add, seen = Catalog.add, list[Any]()
 
     def finalizing(self: Catalog, row: int, usage: Any) -> None:
@@ -258,7 +296,11 @@ def test_aFinalizerOnTheThreadThatServesIsNotWaitedFor(domain: str, monkeypatch:
         if usage.name == "a" and not seen:
             victim.free()
             muninn.free("named")
-            for call in (lambda: muninn.share(np.arange(2), name="b"), lambda: muninn.open("c"), lambda: muninn.free("c")):
+            for call in (
+                lambda: muninn.share(np.arange(2), name="b"),
+                lambda: muninn.open("c"),
+                lambda: muninn.free("c"),
+            ):
                 try:
                     call()
                 except muninn.MuninnError as error:
@@ -268,5 +310,7 @@ def test_aFinalizerOnTheThreadThatServesIsNotWaitedFor(domain: str, monkeypatch:
     made = muninn.share(np.arange(4), name="a")
     assert seen == ["BrokerUnavailable"] * 3 and made.array.sum() == 6
     named.close()
-    eventually(lambda: [row["name"] for row in muninn.listBuffers()] == ["a"], "the others are free")
+    eventually(
+        lambda: [row["name"] for row in muninn.listBuffers()] == ["a"], "the others are free"
+    )
     assert os.getpid() in {member["pid"] for member in muninn.domainInfo()["members"]}

@@ -1,4 +1,6 @@
-"""Rows: words and descriptions come back as they went in, and a change is from exactly what was read."""
+"""Rows: words and descriptions come back as they went in, and a change is from exactly
+what was read.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,20 @@ _u64 = st.integers(0, (1 << 62) - 1)
 
 
 def _text(most: int) -> st.SearchStrategy[str]:
-    return st.text(st.characters(codec="utf-8"), max_size=most).filter(lambda text: len(text.encode()) <= most)
+    return st.text(st.characters(codec="utf-8"), max_size=most).filter(
+        lambda text: len(text.encode()) <= most
+    )
 
 
-@given(st.builds(RowState, st.integers(0, 5), st.integers(0, 4095), st.integers(0, (1 << 24) - 1), st.integers(0, (1 << 24) - 1)))
+@given(
+    st.builds(
+        RowState,
+        st.integers(0, 5),
+        st.integers(0, 4095),
+        st.integers(0, (1 << 24) - 1),
+        st.integers(0, (1 << 24) - 1),
+    )
+)
 def test_aStateSurvivesItsWord(state: RowState) -> None:
     assert RowState.of(state.word()) == state
 
@@ -48,10 +60,16 @@ def test_randomBytesAreADescriptionInRangeOrATypedError(raw: bytes) -> None:
         description = RowDescription.unpacked(raw)
     except ControlBlockInvalid:
         return
-    assert description.sizeBytes <= description.segmentBytes and len(description.shape) <= layout.MAX_NDIM
+    assert (
+        description.sizeBytes <= description.segmentBytes
+        and len(description.shape) <= layout.MAX_NDIM
+    )
 
 
-@pytest.mark.parametrize("changes", [{"sizeBytes": 5000}, {"segmentBytes": 1 << 63}, {"metaOffset": 4096, "metaBytes": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"sizeBytes": 5000}, {"segmentBytes": 1 << 63}, {"metaOffset": 4096, "metaBytes": 1}],
+)
 def test_sizesThatDoNotFitTheSegmentAreRefused(changes: dict[str, int]) -> None:
     """What a reader would map, or read, beyond the memory's end."""
     with pytest.raises(ControlBlockInvalid):
@@ -85,10 +103,17 @@ def test_findsRowsByStateLifetimeAndMode(lab: Lab) -> None:
     directory, member = lab.directory(1), lab.member()
     rows = [
         lab.make(directory, member, name, lifetime=lifetime)[0]
-        for name, lifetime in (("a", Lifetime.KEEP), ("b", Lifetime.LAST_CLOSE), ("c", Lifetime.LAST_CLOSE))
+        for name, lifetime in (
+            ("a", Lifetime.KEEP),
+            ("b", Lifetime.LAST_CLOSE),
+            ("c", Lifetime.LAST_CLOSE),
+        )
     ]
     assert lab.rows.inState(layout.ROW_LIVE) == rows
-    assert lab.rows.lastClosed(0, lab.rows.count()) == rows[1:] and lab.rows.lastClosed(rows[2], lab.rows.count()) == rows[2:]
+    assert (
+        lab.rows.lastClosed(0, lab.rows.count()) == rows[1:]
+        and lab.rows.lastClosed(rows[2], lab.rows.count()) == rows[2:]
+    )
     assert lab.rows.lastClosed(5, 5) == []
     assert lab.rows.fastMode() == []
     lab.rows.describe(rows[0], describe(mode=Mode.FAST))
@@ -99,12 +124,20 @@ def test_findsRowsByStateLifetimeAndMode(lab: Lab) -> None:
 def test_describingClearsWhatTheLastBufferLeft(lab: Lab) -> None:
     directory, member = lab.directory(1), lab.member()
     row, _ = lab.make(directory, member)
-    for offset in (layout.ROW_GENERATION_OFFSET, layout.ROW_TICKETS_OFFSET, layout.ROW_TICKET_NEXT_OFFSET):
+    for offset in (
+        layout.ROW_GENERATION_OFFSET,
+        layout.ROW_TICKETS_OFFSET,
+        layout.ROW_TICKET_NEXT_OFFSET,
+    ):
         atomics.storeRelease64(lab.block.rowAddress(row) + offset, 77)
     lab.rows.describe(row, describe("b"))
     assert atomics.loadAcquire64(lab.block.rowAddress(row) + layout.ROW_GENERATION_OFFSET) == 0
     assert atomics.loadAcquire64(lab.block.rowAddress(row) + layout.ROW_TICKETS_OFFSET) == 0
-    assert lab.rows.nameIs(row, b"b") and not lab.rows.nameIs(row, b"a") and not lab.rows.nameIs(row, b"bb")
+    assert (
+        lab.rows.nameIs(row, b"b")
+        and not lab.rows.nameIs(row, b"a")
+        and not lab.rows.nameIs(row, b"bb")
+    )
 
 
 def test_liveIsALiveRowOfThisIncarnation(lab: Lab) -> None:
@@ -119,11 +152,19 @@ def test_liveIsALiveRowOfThisIncarnation(lab: Lab) -> None:
 def test_aNameIsComparedWhole(lab: Lab) -> None:
     """Two names may share their hash. Broken: only the lengths were compared."""
     row, _ = lab.make(lab.directory(1), lab.member(), "name")
-    assert lab.rows.nameIs(row, b"name") and not lab.rows.nameIs(row, b"nama") and not lab.rows.nameIs(row, b"nam")
+    assert (
+        lab.rows.nameIs(row, b"name")
+        and not lab.rows.nameIs(row, b"nama")
+        and not lab.rows.nameIs(row, b"nam")
+    )
 
 
-def test_whoeverIsDeposedWhileTheTableGrowsIsTold(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: `grow` did not look whether its CAS had succeeded: the rows were the successor's to count."""
+def test_whoeverIsDeposedWhileTheTableGrowsIsTold(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: `grow` did not look whether its CAS had succeeded: the rows were the
+    successor's to count.
+    """
     allocate = lab.block.allocate
 
     def slowly(offset: int, sizeBytes: int) -> None:
@@ -137,7 +178,9 @@ def test_whoeverIsDeposedWhileTheTableGrowsIsTold(lab: Lab, monkeypatch: pytest.
 
 
 def test_rowsHaveTheirPagesBeforeTheyCount(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: `grow` without `allocate`: on a full `/dev/shm` the first touch was a SIGBUS."""
+    """Broken: `grow` without `allocate`: on a full `/dev/shm` the first touch was a
+    SIGBUS.
+    """
 
     def full(offset: int, sizeBytes: int) -> None:
         raise HostMemoryFull("full")
@@ -150,13 +193,17 @@ def test_rowsHaveTheirPagesBeforeTheyCount(lab: Lab, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("length", [0, 1, 359, 361])
 def test_aDescriptionOfAnotherLengthIsATypedError(length: int) -> None:
-    """As a journal may have it, from a program of another version; broken, `doctor --repair` ended by it."""
+    """As a journal may have it, from a program of another version; broken, `doctor
+    --repair` ended by it.
+    """
     with pytest.raises(ControlBlockInvalid, match=f"{length} bytes"):
         RowDescription.unpacked(bytes(length))
 
 
 def test_aFreeRowIsFoundWhereverItIs(lab: Lab) -> None:
-    """Broken: rows that became free below the last one that was found were never used again."""
+    """Broken: rows that became free below the last one that was found were never used
+    again.
+    """
     lab.rows.grow(1)
     lab.rows.grow(1)
     for row in range(300):
@@ -174,7 +221,9 @@ def test_aFreeRowIsFoundWhereverItIs(lab: Lab) -> None:
 
 
 def test_aRowWhoseIncarnationsAreUsedUpIsNotGranted(lab: Lab) -> None:
-    """Broken: they began at 1 again, and a handle of 2 to the 24 buffers ago opened the new one."""
+    """Broken: they began at 1 again, and a handle of 2 to the 24 buffers ago opened the
+    new one.
+    """
 
     def useUp(row: int) -> None:
         word = lab.rows.state(row)._replace(incarnation=MAX_INCARNATION).word()

@@ -72,7 +72,9 @@ def test_aLinkInPlaceOfASegmentIsNotFollowed(paths: Paths, domain: str) -> None:
 
 
 def test_aFullShmIsAnErrorBeforeAnyTouch(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's answer is played; `test_takeover` has a real full /dev/shm in a namespace of its own."""
+    """The kernel's answer is played; `test_takeover` has a real full /dev/shm in a
+    namespace of its own.
+    """
     fd = segments.create(paths, 1, 2, 8192)
     mapping = segments.Mapping(fd, 8192, writable=True)
 
@@ -99,7 +101,9 @@ def test_progressAddsUpWhateverTheNumberOfThreads(paths: Paths) -> None:
 
 
 def test_noThreadIsAtWorkWhenAReservationIsInterrupted(paths: Paths) -> None:
-    """Broken: threads of a pool copied on into the mapping that a second Ctrl-C had unmapped, and the process died of SIGSEGV."""
+    """Broken: threads of a pool copied on into the mapping that a second Ctrl-C had
+    unmapped, and the process died of SIGSEGV.
+    """
     sizeBytes = segments._SLICE_BYTES * 2 * 3
     fd = segments.create(paths, 1, 2, sizeBytes)
     mapping = segments.Mapping(fd, sizeBytes, writable=True)
@@ -136,7 +140,9 @@ def test_whatThreadsCopiedIsWhatWasThere(paths: Paths) -> None:
     os.close(fd)
 
 
-def test_aKernelThatCanNotPopulateIsHelpedByFallocate(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aKernelThatCanNotPopulateIsHelpedByFallocate(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizeBytes = segments._SLICE_BYTES
     fd = segments.create(paths, 1, 2, sizeBytes)
     mapping = segments.Mapping(fd, sizeBytes, writable=True)
@@ -150,8 +156,12 @@ def test_aKernelThatCanNotPopulateIsHelpedByFallocate(paths: Paths, monkeypatch:
     os.close(fd)
 
 
-def test_whatCanNotFitIsRefusedBeforeAPageIsTaken(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: `reserve` asked nobody, and the kernel's out-of-memory killer had the answer."""
+def test_whatCanNotFitIsRefusedBeforeAPageIsTaken(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: `reserve` asked nobody, and the kernel's out-of-memory killer had the
+    answer.
+    """
     fd = segments.create(paths, 0, 1, 4 * layout.PAGE_BYTES)
     mapping = segments.Mapping(fd, 4 * layout.PAGE_BYTES, writable=True)
     monkeypatch.setattr(segments.hostmemory, "availableBytes", lambda: layout.PAGE_BYTES)
@@ -173,9 +183,17 @@ _SHM = "24 21 0:22 / /dev/shm rw,nosuid - tmpfs tmpfs rw,size=24684084k"
     [
         ("always within_size advise [never] deny force", [_ROOT, _SHM], "never"),
         ("always within_size [advise] never deny force", [_ROOT, _SHM], "never"),
-        ("always within_size advise [never] deny force", [_SHM + ",huge=advise,inode64", _ROOT], "advise"),
+        (
+            "always within_size advise [never] deny force",
+            [_SHM + ",huge=advise,inode64", _ROOT],
+            "advise",
+        ),
         ("always within_size advise [never] deny force", [_SHM + ",huge=always", _SHM], "never"),
-        ("always within_size advise [never] deny force", [_SHM, _SHM + ",huge=within_size"], "within_size"),
+        (
+            "always within_size advise [never] deny force",
+            [_SHM, _SHM + ",huge=within_size"],
+            "within_size",
+        ),
         ("always within_size advise never [deny] force", [_SHM + ",huge=always"], "never"),
         ("always within_size advise never deny [force]", [_SHM], "always"),
         ("always within_size advise [never] deny force", [_ROOT], "never"),
@@ -187,11 +205,19 @@ def test_aMountSaysWhetherItHasHugePages(machine: str, mounts: list[str], expect
 
 def test_asksForHugePagesWhereTheyAreOffered(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(segments.atomics, "advise", lambda address, sizeBytes, advice: asked.append(advice) or 0)
+    monkeypatch.setattr(
+        segments.atomics, "advise", lambda address, sizeBytes, advice: asked.append(advice) or 0
+    )
     fd = segments.create(paths, 1, 2, pages.HUGE_PAGE_BYTES)
     mapping = segments.Mapping(fd, pages.HUGE_PAGE_BYTES, writable=True)
     os.close(fd)
-    for offer, expected in (("never", []), ("unavailable", []), ("advise", [14]), ("within_size", [14]), ("always", [14])):
+    for offer, expected in (
+        ("never", []),
+        ("unavailable", []),
+        ("advise", [14]),
+        ("within_size", [14]),
+        ("always", [14]),
+    ):
         monkeypatch.setattr(segments, "hugePages", lambda offer=offer: offer)
         asked.clear()
         segments.advise(mapping, None)
@@ -200,7 +226,9 @@ def test_asksForHugePagesWhereTheyAreOffered(paths: Paths, monkeypatch: pytest.M
 
 
 def test_aLimitOfThisProcessIsNamed(paths: Paths) -> None:
-    """Broken: `OSError: File too large`, and `mmap: Cannot allocate memory`, without a word of whose limit that is."""
+    """Broken: `OSError: File too large`, and `mmap: Cannot allocate memory`, without a
+    word of whose limit that is.
+    """
     os.close(segments.create(paths, 0, 1, 1 << 40))  # sparse
     pages, files = resource.getrlimit(resource.RLIMIT_AS), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_AS, (1 << 40, pages[1]))
@@ -212,7 +240,9 @@ def test_aLimitOfThisProcessIsNamed(paths: Paths) -> None:
         segments.unlink(paths, 0, 1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, files[1]))
     try:
-        with pytest.raises(HostMemoryFull, match=f"process {os.getpid()} may write no file of more than 4096 bytes"):
+        with pytest.raises(
+            HostMemoryFull, match=f"process {os.getpid()} may write no file of more than 4096 bytes"
+        ):
             segments.create(paths, 0, 2, 8192)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, files)

@@ -1,4 +1,6 @@
-"""Sharing and finding arrays, between processes that have nothing in common but the domain."""
+"""Sharing and finding arrays, between processes that have nothing in common but the
+domain.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ Start = Callable[..., Actor]
 def test_bothSeeTheSameBytes(domain: str, actor: Start) -> None:
     mine = muninn.share(np.arange(12.0).reshape(3, 4), name="a")
     other = actor("buffer = muninn.open('a', access='readWrite')")
-    assert other.do("buffer.shape, buffer.dtype.str, float(buffer.array.sum())") == [[3, 4], "<f8", 66.0]
+    assert other.do("buffer.shape, buffer.dtype.str, float(buffer.array.sum())") == [
+        [3, 4],
+        "<f8",
+        66.0,
+    ]
     other.do("buffer.array[1, 2] = 100")
     assert mine.array[1, 2] == 100
 
@@ -50,7 +56,9 @@ def test_anyFixedTypeArrivesAsItIs(domain: str, value: np.ndarray[Any, Any]) -> 
         muninn.free("v")
 
 
-@pytest.mark.parametrize("value", [b"bytes", bytearray(b"bytes"), memoryview(b"bytes"), array.array("i", [1, 2, 3])])
+@pytest.mark.parametrize(
+    "value", [b"bytes", bytearray(b"bytes"), memoryview(b"bytes"), array.array("i", [1, 2, 3])]
+)
 def test_takesWhateverHasABuffer(domain: str, value: Any) -> None:
     assert muninn.share(value).array.tobytes() == memoryview(value).tobytes()
 
@@ -71,7 +79,9 @@ def test_takesWhatSpeaksDlpack(domain: str) -> None:
 
 def test_unnamedBuffersGoWithTheirLastUser(domain: str, actor: Start) -> None:
     mine = muninn.share(np.arange(4))
-    other = actor(f"import pickle; buffer = pickle.loads(bytes.fromhex('{pickle.dumps(mine).hex()}'))")
+    other = actor(
+        f"import pickle; buffer = pickle.loads(bytes.fromhex('{pickle.dumps(mine).hex()}'))"
+    )
     mine.close()
     assert other.do("int(buffer.array.sum())") == 6
     assert len(leftovers(domain)) == 1
@@ -99,7 +109,9 @@ def test_waitsForANameToAppear(domain: str, actor: Start) -> None:
 def test_attachesOrCreatesOnce(domain: str, actor: Start) -> None:
     actors = [actor() for _ in range(4)]
     for each in actors:
-        each.begin("buffer = muninn.array('shared', (3,), 'i8'); buffer.array[0] + 0; buffer.describe()['bufferId']")
+        each.begin(
+            "buffer = muninn.array('shared', (3,), 'i8'); buffer.array[0] + 0; buffer.describe()['bufferId']"
+        )
     assert len({each.result() for each in actors}) == 1
     assert muninn.array("shared", (3,), "i8").array.tolist() == [0, 0, 0]
     for shape, dtype in (((4,), "i8"), ((3,), "f8")):
@@ -111,7 +123,9 @@ def test_loadsOnce(domain: str, actor: Start) -> None:
     load = "def load():\n    open('/dev/shm/muninn-{}-{}.d/loaded', 'a').write('x')\n    time.sleep(0.2)\n    return np.arange(5)\n"
     actors = [actor(load.format(os.getuid(), domain)) for _ in range(3)]
     for each in actors:
-        each.begin("buffer = muninn.shareOnce('once', load); int(buffer.array.sum()), buffer.writable")
+        each.begin(
+            "buffer = muninn.shareOnce('once', load); int(buffer.array.sum()), buffer.writable"
+        )
     assert [each.result() for each in actors] == [[10, False]] * 3
     with open(f"/dev/shm/muninn-{os.getuid()}-{domain}.d/loaded") as file:
         assert file.read() == "x"
@@ -122,7 +136,9 @@ def test_anotherLoadsWhenTheLoaderDies(domain: str, actor: Start) -> None:
     first = actor()
     first.begin("muninn.shareOnce('once', lambda: time.sleep(1000))")
     second = actor()
-    eventually(lambda: muninn.Lock("shareOnce:once") and _isHeld("shareOnce:once"), "the first is loading")
+    eventually(
+        lambda: muninn.Lock("shareOnce:once") and _isHeld("shareOnce:once"), "the first is loading"
+    )
     second.begin("int(muninn.shareOnce('once', lambda: np.arange(4)).array.sum())")
     first.kill()
     assert second.result() == 6
@@ -215,7 +231,12 @@ def test_aForkedChildTakesALeaseOfItsOwn(domain: str, actor: Start) -> None:
         "said = os.read(readEnd, 100).decode(); os.waitpid(pid, 0); said"
     )
     assert parent.do(child) == "45 True True"
-    assert parent.do("len([each for each in buffer.describe()['importers'] if each['pid'] == os.getpid()])") == 1
+    assert (
+        parent.do(
+            "len([each for each in buffer.describe()['importers'] if each['pid'] == os.getpid()])"
+        )
+        == 1
+    )
     assert muninn.open("f").array.sum() == 45
 
 
@@ -249,7 +270,9 @@ def test_fastModeMemoryOutlivesItsOwnerAndTheBroker(domain: str, actor: Start) -
     holder = actor("held = muninn.open('v', access='readWrite')")
     assert holder.do("held.describe()['transport'], held.gpu") == ["memfd", 0]
     owner.kill()
-    eventually(lambda: muninn.domainInfo()["brokerPid"] not in (None, owner.pid), "another is broker")
+    eventually(
+        lambda: muninn.domainInfo()["brokerPid"] not in (None, owner.pid), "another is broker"
+    )
     late = actor()
     holder.do("held.array[0] = 500")
     assert late.do("muninn.open('v', timeout=20).array[:3].tolist()") == [500, 1, 2]
@@ -280,10 +303,14 @@ def test_shareOnceOpensWhatAnotherSharedMeanwhile(domain: str, actor: Start) -> 
 
 def test_shareOnceWaitsForWhatAnotherIsSharing(domain: str, actor: Start) -> None:
     """Broken: the loader ran, and then there was `BufferExists`."""
-    other = actor("def fill(view):\n    while not os.path.exists(path): time.sleep(0.01)\n    view[:] = 3").join()
+    other = actor(
+        "def fill(view):\n    while not os.path.exists(path): time.sleep(0.01)\n    view[:] = 3"
+    ).join()
     other.do(f"path = '/dev/shm/{domain}.go'")
     other.begin("kept = muninn.loadArray(4, 'f8', fill, name='once')")
-    eventually(lambda: current().client.request("find", name="once")[0], "the name is being created")
+    eventually(
+        lambda: current().client.request("find", name="once")[0], "the name is being created"
+    )
     loaded = list[int]()
 
     def load() -> Any:
@@ -303,8 +330,12 @@ def test_shareOnceWaitsForWhatAnotherIsSharing(domain: str, actor: Start) -> Non
 def test_shareOnceLoadsWhenTheOtherGivesUp(domain: str, actor: Start) -> None:
     other = actor().join()
     other.begin("muninn.loadArray(4, 'f8', lambda view: time.sleep(600), name='once')")
-    eventually(lambda: current().client.request("find", name="once")[0], "the name is being created")
-    waiting = Background(lambda: muninn.shareOnce("once", lambda: np.arange(4)).array.sum()).asleep()
+    eventually(
+        lambda: current().client.request("find", name="once")[0], "the name is being created"
+    )
+    waiting = Background(
+        lambda: muninn.shareOnce("once", lambda: np.arange(4)).array.sum()
+    ).asleep()
     other.kill()
     assert waiting.ended() == 6
 
@@ -338,18 +369,24 @@ def test_whatALoaderFindsTakenIsItsOwnError(domain: str) -> None:
     ids=["array", "shareOnce", "share", "MuninnBuffer"],
 )
 def test_aNameWhoseMemoryNobodyHasIsFree(domain: str, actor: Start, call: str, ending: str) -> None:
-    """A program that is run again. Broken: every second run was told that the owner had died, or that the name exists."""
+    """A program that is run again. Broken: every second run was told that the owner had
+    died, or that the name exists.
+    """
     for _ in range(3):
         run = actor(f"b = {call}", MUNINN_DEVICE="host")
         assert run.do("[each['name'] for each in muninn.listBuffers()]") == ["f"]
         getattr(run, ending)()
     last = actor(MUNINN_DEVICE="host")
-    assert last.do("[each['name'] for each in muninn.listBuffers() if each['state'] == 'live']") == []
+    assert (
+        last.do("[each['name'] for each in muninn.listBuffers() if each['state'] == 'live']") == []
+    )
     with pytest.raises(ActorError, match="BufferNotFound"):
         last.do("muninn.open('f')")
 
 
-@pytest.mark.parametrize("call", ["array('f', 10, mode='fastMode')", "share(np.arange(10.0), name='f', mode='fastMode')"])
+@pytest.mark.parametrize(
+    "call", ["array('f', 10, mode='fastMode')", "share(np.arange(10.0), name='f', mode='fastMode')"]
+)
 def test_aNameIsFreeAsSoonAsItsOnlyHoldersDied(domain: str, actor: Start, call: str) -> None:
     """Others are there, and may have had it too until they have said what they bring."""
     both = actor(f"b = muninn.{call}", MUNINN_DEVICE="host")

@@ -1,4 +1,6 @@
-"""Slices of what runs for long by itself: `make mutation` and `make soak`. What it prints is shown when it fails."""
+"""Slices of what runs for long by itself: `make mutation` and `make soak`. What it
+prints is shown when it fails.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def said(*command: str) -> str:
-    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=800)
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=800
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -20,7 +24,9 @@ def said(*command: str) -> str:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seconds", [6, pytest.param(36, marks=pytest.mark.long)])
 def test_aSampleOfTheMutantsIsNoticed(seconds: int) -> None:
-    assert " 0 not as they should be" in said("tests.mutation", "--quick", "--seconds", str(seconds))
+    assert " 0 not as they should be" in said(
+        "tests.mutation", "--quick", "--seconds", str(seconds)
+    )
 
 
 @pytest.mark.timeout(900)

@@ -1,4 +1,6 @@
-"""The stand-in driver itself: that unmodified cuda-bindings and Numba find in it a driver that does not hide what a real one would show."""
+"""The stand-in driver itself: that unmodified cuda-bindings and Numba find in it a
+driver that does not hide what a real one would show.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ STANDIN = ROOT / "tests" / "standin"
 MIB = 1 << 20
 Start = Callable[..., Actor]
 
-pytest.importorskip("cuda.bindings.driver", reason="the stand-in needs cuda-bindings: pip install -e '.[cuda]'")
+pytest.importorskip(
+    "cuda.bindings.driver", reason="the stand-in needs cuda-bindings: pip install -e '.[cuda]'"
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,14 +33,23 @@ def built() -> None:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start processes on the stand-in, with a ledger of their own; the settings are given without their prefix, in lower case."""
+    """Start processes on the stand-in, with a ledger of their own; the settings are
+    given without their prefix, in lower case.
+    """
     started: list[Actor] = []
     ledger = f"test-{secrets.token_hex(6)}"
 
     def begin(code: str = "", **settings: object) -> Actor:
         environment = {f"STANDIN_{name.upper()}": str(value) for name, value in settings.items()}
         prepare = f"import sys; sys.path.insert(0, {str(STANDIN)!r})\nfrom probe import *\n"
-        started.append(Actor(prepare + (code or "enter()"), LD_LIBRARY_PATH=str(LIBRARY), STANDIN_DOMAIN=ledger, **environment))
+        started.append(
+            Actor(
+                prepare + (code or "enter()"),
+                LD_LIBRARY_PATH=str(LIBRARY),
+                STANDIN_DOMAIN=ledger,
+                **environment,
+            )
+        )
         return started[-1]
 
     yield begin
@@ -45,14 +58,28 @@ def start() -> Iterator[Start]:
     Path(f"/dev/shm/standin-{os.getuid()}-{ledger}").unlink(missing_ok=True)
 
 
-# --- what hardware answered ---
+# --- what hardware answered ---------------------------------------------------------
 
 
 def test_answersWhatAGpuAnsweredOrWhatIsDeclared(tmp_path: Path) -> None:
     ledger = f"test-{secrets.token_hex(6)}"
     settings = {"LD_LIBRARY_PATH": str(LIBRARY), "STANDIN_DOMAIN": ledger, "STANDIN_DEVICES": "2"}
-    command = [sys.executable, "-W", "ignore", str(STANDIN / "tryReclaim"), "--beside", str(STANDIN / "seen.json")]
-    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=110, check=False)
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        str(STANDIN / "tryReclaim"),
+        "--beside",
+        str(STANDIN / "seen.json"),
+    ]
+    done = subprocess.run(
+        command,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
     Path(f"/dev/shm/standin-{os.getuid()}-{ledger}").unlink(missing_ok=True)
     assert done.returncode == 0 and "; 0 otherwise" in done.stdout, done.stdout + done.stderr
 
@@ -78,18 +105,24 @@ print(compare(given, recorded, {}), compare(given, recorded, {("3", "e"): 0, ("3
     ], done.stderr
 
 
-# --- devices ---
+# --- devices ------------------------------------------------------------------------
 
 
 def test_hasAsManyDevicesAndPeersAsTheEnvironmentSays(start: Start) -> None:
     actor = start("ok(cu.cuInit(0))", devices=3, p2p="010,100,000", memory="64M")
     assert actor.do("ok(cu.cuDeviceGetCount())") == 3
-    assert actor.do("[[ok(cu.cuDeviceCanAccessPeer(a, b)) for b in range(3)] for a in range(3)]") == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+    assert actor.do(
+        "[[ok(cu.cuDeviceCanAccessPeer(a, b)) for b in range(3)] for a in range(3)]"
+    ) == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
     assert actor.do("ok(cu.cuDeviceTotalMem(2))") == 64 * MIB
-    assert len(set(actor.do("[bytes(ok(cu.cuDeviceGetUuid(i)).bytes).hex() for i in range(3)]"))) == 3
+    assert (
+        len(set(actor.do("[bytes(ok(cu.cuDeviceGetUuid(i)).bytes).hex() for i in range(3)]"))) == 3
+    )
 
 
-def test_uuidFollowsTheDeviceAndNotItsOrdinal(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uuidFollowsTheDeviceAndNotItsOrdinal(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ask = "ok(cu.cuInit(0)); [bytes(ok(cu.cuDeviceGetUuid(i)).bytes).hex() for i in range(ok(cu.cuDeviceGetCount()))]"
     first, second = start("ok(cu.cuInit(0))", devices=2).do(ask)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
@@ -115,12 +148,14 @@ def test_childOfAForkIsRefused(start: Start) -> None:
     assert start().do(code) == "NOT_INITIALIZED"
 
 
-# --- memory ---
+# --- memory -------------------------------------------------------------------------
 
 
 def test_copiesBetweenHostAndDevice(start: Start) -> None:
     actor = start()
-    actor.do("a, b = alloc(400), alloc(400); put(a, np.arange(100, dtype=np.int32)); ok(cu.cuMemcpyDtoD(b, a, 400))")
+    actor.do(
+        "a, b = alloc(400), alloc(400); put(a, np.arange(100, dtype=np.int32)); ok(cu.cuMemcpyDtoD(b, a, 400))"
+    )
     assert actor.do("get(b, 100)") == list(range(100))
     assert actor.do("ok(cu.cuMemsetD32(b + 4, 7, 2)); get(b, 4)") == [0, 7, 7, 3]
 
@@ -133,8 +168,17 @@ def test_hostFaultsOnADeviceAddress(start: Start) -> None:
 
 def test_smallAllocationsShareABlockAndAreFreed(start: Start) -> None:
     actor = start("enter(); before = freeBytes(); a = [alloc(1000) for _ in range(1000)]")
-    assert actor.do("len(set(a)), all(x % 256 == 0 for x in a), before - freeBytes()") == [1000, True, 2 * MIB]
-    assert actor.do("[ok(cu.cuMemFree(x)) for x in a[::2]]; b = [alloc(1000) for _ in range(500)]; before - freeBytes()") == 2 * MIB
+    assert actor.do("len(set(a)), all(x % 256 == 0 for x in a), before - freeBytes()") == [
+        1000,
+        True,
+        2 * MIB,
+    ]
+    assert (
+        actor.do(
+            "[ok(cu.cuMemFree(x)) for x in a[::2]]; b = [alloc(1000) for _ in range(500)]; before - freeBytes()"
+        )
+        == 2 * MIB
+    )
     assert actor.do(
         "ok(cu.cuMemGetAddressRange(b[3] + 17)) == (cu.CUdeviceptr(b[3]), 1000) or int(ok(cu.cuMemGetAddressRange(b[3] + 17))[0]) == b[3]"
     )
@@ -147,7 +191,9 @@ def test_freshMemoryIsNotZero(start: Start) -> None:
 
 def test_refusesForeignPointers(start: Start) -> None:
     actor = start("enter(); a = alloc(4096); x = np.zeros(4096, np.uint8)")
-    assert actor.do("code(cu.cuMemFree(a + 512)), code(cu.cuMemcpyHtoD(x.ctypes.data, x.ctypes.data, 16))") == [
+    assert actor.do(
+        "code(cu.cuMemFree(a + 512)), code(cu.cuMemcpyHtoD(x.ctypes.data, x.ctypes.data, 16))"
+    ) == [
         "INVALID_VALUE",
         "INVALID_VALUE",
     ]
@@ -155,34 +201,53 @@ def test_refusesForeignPointers(start: Start) -> None:
 
 
 def test_pointersSayWhatTheyAre(start: Start) -> None:
-    actor = start("enter(); a = alloc(4096); h = pinned(4096); attribute = cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE")
+    actor = start(
+        "enter(); a = alloc(4096); h = pinned(4096); attribute = cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE"
+    )
     assert actor.do("[int(ok(cu.cuPointerGetAttribute(attribute, p))) for p in (a, h)]") == [2, 1]
-    assert actor.do("code(cu.cuPointerGetAttribute(attribute, np.zeros(4).ctypes.data))") == "INVALID_VALUE"
+    assert (
+        actor.do("code(cu.cuPointerGetAttribute(attribute, np.zeros(4).ctypes.data))")
+        == "INVALID_VALUE"
+    )
 
 
 def test_registersHostMemoryOnce(start: Start) -> None:
-    actor = start("enter(); import mmap; m = mmap.mmap(-1, 16 << 20); base = np.frombuffer(m, np.uint8).ctypes.data", host_mapped="8M")
+    actor = start(
+        "enter(); import mmap; m = mmap.mmap(-1, 16 << 20); base = np.frombuffer(m, np.uint8).ctypes.data",
+        host_mapped="8M",
+    )
     register = "code(cu.cuMemHostRegister(base + {} * MIB, {} * MIB, 3))"
     assert actor.do(register.format(0, 4)) == "SUCCESS"
     assert actor.do(register.format(2, 4)) == "HOST_MEMORY_ALREADY_REGISTERED"
     assert actor.do(register.format(4, 8)) == "OUT_OF_MEMORY"
     assert actor.do("int(ok(cu.cuMemHostGetDevicePointer(base + 5, 0))) - base") == 5
-    assert actor.do("code(cu.cuMemHostUnregister(base)), code(cu.cuMemHostUnregister(base))") == ["SUCCESS", "HOST_MEMORY_NOT_REGISTERED"]
+    assert actor.do("code(cu.cuMemHostUnregister(base)), code(cu.cuMemHostUnregister(base))") == [
+        "SUCCESS",
+        "HOST_MEMORY_NOT_REGISTERED",
+    ]
 
 
 def test_readOnlyMemoryNeedsTheReadOnlyFlag(start: Start) -> None:
     actor = start(
         "enter(); import mmap; m = mmap.mmap(-1, 1 << 20, prot=mmap.PROT_READ); base = np.frombuffer(m, np.uint8).ctypes.data; a = alloc(64)"
     )
-    assert actor.do("code(cu.cuMemHostRegister(base, MIB, 3)), code(cu.cuMemHostRegister(base, MIB, 3 | 8))") == [
+    assert actor.do(
+        "code(cu.cuMemHostRegister(base, MIB, 3)), code(cu.cuMemHostRegister(base, MIB, 3 | 8))"
+    ) == [
         "INVALID_VALUE",
         "SUCCESS",
     ]
-    assert actor.do("ok(cu.cuMemcpyHtoD(a, base, 64)); code(cu.cuMemcpyDtoH(base, a, 64))") == "INVALID_VALUE"
-    assert start(read_only=0).do("x = np.zeros(64); code(cu.cuMemHostRegister(x.ctypes.data, 512, 8))") == "NOT_SUPPORTED"
+    assert (
+        actor.do("ok(cu.cuMemcpyHtoD(a, base, 64)); code(cu.cuMemcpyDtoH(base, a, 64))")
+        == "INVALID_VALUE"
+    )
+    assert (
+        start(read_only=0).do("x = np.zeros(64); code(cu.cuMemHostRegister(x.ctypes.data, 512, 8))")
+        == "NOT_SUPPORTED"
+    )
 
 
-# --- accounting ---
+# --- accounting ---------------------------------------------------------------------
 
 
 def test_countsOverProcessesAndForgetsTheKilled(start: Start) -> None:
@@ -224,12 +289,14 @@ def test_eachContextTakesMemory(start: Start) -> None:
     assert first.do("freeBytes()") == 10 * MIB
 
 
-# --- sharing ---
+# --- sharing ------------------------------------------------------------------------
 
 
 def test_sharesMemoryByHandle(start: Start) -> None:
     owner, other = start(), start()
-    raw = owner.do("a = [alloc(400) for _ in range(3)][1]; put(a, np.arange(100, dtype=np.int32)); memoryHandle(a)")
+    raw = owner.do(
+        "a = [alloc(400) for _ in range(3)][1]; put(a, np.arange(100, dtype=np.int32)); memoryHandle(a)"
+    )
     assert other.do(f"p = openMemory({raw!r}); get(p, 3)") == [0, 1, 2]
     other.do("put(p, np.array([9], np.int32))")
     assert owner.do("get(a, 2)") == [9, 1]
@@ -251,9 +318,13 @@ def test_staleAndForgedHandlesAreRefused(start: Start) -> None:
 
 
 @pytest.mark.parametrize(("policy", "answer"), [("keep", "SUCCESS"), ("lost", "INVALID_VALUE")])
-def test_importOutlivesItsExporterAsTheEnvironmentSays(start: Start, policy: str, answer: str) -> None:
+def test_importOutlivesItsExporterAsTheEnvironmentSays(
+    start: Start, policy: str, answer: str
+) -> None:
     owner, other = start(), start(ipc_death=policy)
-    other.do(f"x = np.zeros(16, np.int32); p = openMemory({owner.do('memoryHandle(alloc(4096))')!r}); get(p, 1)")
+    other.do(
+        f"x = np.zeros(16, np.int32); p = openMemory({owner.do('memoryHandle(alloc(4096))')!r}); get(p, 1)"
+    )
     owner.kill()
     assert other.do("code(cu.cuMemcpyDtoH(x.ctypes.data, p, 64))") == answer
 
@@ -261,7 +332,10 @@ def test_importOutlivesItsExporterAsTheEnvironmentSays(start: Start, policy: str
 def test_peersAreNeededToOpenWhatLiesElsewhere(start: Start) -> None:
     owner = start("enter(1)", devices=2, p2p="none")
     raw = owner.do("memoryHandle(alloc(4096))")
-    assert start("enter(0)", devices=2, p2p="none").do(f"code(tryOpen({raw!r}))") == "PEER_ACCESS_UNSUPPORTED"
+    assert (
+        start("enter(0)", devices=2, p2p="none").do(f"code(tryOpen({raw!r}))")
+        == "PEER_ACCESS_UNSUPPORTED"
+    )
     assert start("enter(0)", devices=2, p2p="full").do(f"code(tryOpen({raw!r}))") == "SUCCESS"
 
 
@@ -270,13 +344,17 @@ def test_sharesVirtualMemoryByDescriptor(start: Start) -> None:
     descriptor = owner.do(
         "h = ok(cu.cuMemCreate(4 * MIB, prop(), 0)); a = mapHandle(h, 4 * MIB); put(a, np.arange(8, dtype=np.int32)); exportFd(h)"
     )
-    other.do(f"h = importFd(fetchFd({owner.pid}, {descriptor})); p = mapHandle(h, 4 * MIB, writable=False)")
+    other.do(
+        f"h = importFd(fetchFd({owner.pid}, {descriptor})); p = mapHandle(h, 4 * MIB, writable=False)"
+    )
     assert other.do("get(p, 3)") == [0, 1, 2]
     assert other.do("code(cu.cuMemsetD8(p, 1, 16))") == "INVALID_VALUE"
     owner.kill()
     assert other.do("get(p, 8)") == list(range(8))
     assert other.do("ok(cu.cuMemRelease(h)); get(p, 1)") == [0]
-    assert other.do("code(cu.cuMemUnmap(p, 2 * MIB)), code(cu.cuMemUnmap(p, 4 * MIB)), code(cu.cuMemAddressFree(p, 4 * MIB))") == [
+    assert other.do(
+        "code(cu.cuMemUnmap(p, 2 * MIB)), code(cu.cuMemUnmap(p, 4 * MIB)), code(cu.cuMemAddressFree(p, 4 * MIB))"
+    ) == [
         "INVALID_VALUE",
         "SUCCESS",
         "SUCCESS",
@@ -286,56 +364,98 @@ def test_sharesVirtualMemoryByDescriptor(start: Start) -> None:
 
 def test_virtualMemoryChecksWhatItIsGiven(start: Start) -> None:
     actor = start("enter(); h = ok(cu.cuMemCreate(2 * MIB, prop(), 0)); r, w = os.pipe()")
-    assert actor.do("code(cu.cuMemCreate(4096, prop(), 0)), code(cu.cuMemImportFromShareableHandle(r, POSIX_FD))") == [
+    assert actor.do(
+        "code(cu.cuMemCreate(4096, prop(), 0)), code(cu.cuMemImportFromShareableHandle(r, POSIX_FD))"
+    ) == [
         "INVALID_VALUE",
         "UNKNOWN",
     ]
     assert actor.do("code(cu.cuMemMap(1 << 21, 2 * MIB, 0, h, 0))") == "INVALID_VALUE"
-    assert actor.do("p = mapHandle(h, 2 * MIB); k = ok(cu.cuMemRetainAllocationHandle(p)); int(k) == int(h)") is True
-    assert actor.do("[code(cu.cuMemRelease(h)) for _ in range(3)]") == ["SUCCESS", "SUCCESS", "INVALID_VALUE"]
-    assert actor.do("code(cu.cuMemAddressFree(p, 2 * MIB)), code(cu.cuIpcGetMemHandle(p))") == ["INVALID_VALUE", "INVALID_VALUE"]
+    assert (
+        actor.do(
+            "p = mapHandle(h, 2 * MIB); k = ok(cu.cuMemRetainAllocationHandle(p)); int(k) == int(h)"
+        )
+        is True
+    )
+    assert actor.do("[code(cu.cuMemRelease(h)) for _ in range(3)]") == [
+        "SUCCESS",
+        "SUCCESS",
+        "INVALID_VALUE",
+    ]
+    assert actor.do("code(cu.cuMemAddressFree(p, 2 * MIB)), code(cu.cuIpcGetMemHandle(p))") == [
+        "INVALID_VALUE",
+        "INVALID_VALUE",
+    ]
 
 
 def test_eachImportIsAHandleOfItsOwnAndCanNotBeExported(start: Start) -> None:
-    actor = start("enter(); h = ok(cu.cuMemCreate(2 * MIB, prop(), 0)); fd = exportFd(h); i = importFd(fd); j = importFd(fd)")
+    actor = start(
+        "enter(); h = ok(cu.cuMemCreate(2 * MIB, prop(), 0)); fd = exportFd(h); i = importFd(fd); j = importFd(fd)"
+    )
     assert actor.do("len({int(h), int(i), int(j)})") == 3
-    assert actor.do("a, b = mapHandle(h, 2 * MIB), mapHandle(i, 2 * MIB); put(a, np.arange(3, dtype=np.int32)); get(b, 3)") == [0, 1, 2]
+    assert actor.do(
+        "a, b = mapHandle(h, 2 * MIB), mapHandle(i, 2 * MIB); put(a, np.arange(3, dtype=np.int32)); get(b, 3)"
+    ) == [0, 1, 2]
     assert actor.do("code(cu.cuMemExportToShareableHandle(i, POSIX_FD, 0))") == "INVALID_VALUE"
-    assert actor.do("[code(cu.cuMemRelease(x)) for x in (h, h, i)]") == ["SUCCESS", "INVALID_VALUE", "SUCCESS"]
+    assert actor.do("[code(cu.cuMemRelease(x)) for x in (h, h, i)]") == [
+        "SUCCESS",
+        "INVALID_VALUE",
+        "SUCCESS",
+    ]
     assert actor.do("c = mapHandle(j, 2 * MIB); get(c, 3)") == [0, 1, 2]
     assert actor.do("code(cu.cuMemSetAccess(c, 2 * MIB, [access(True, 99)], 1))") == "INVALID_VALUE"
 
 
 def test_mayLackDescriptors(start: Start) -> None:
     actor = start(vmm_fd=0)
-    attribute = "cu.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED"
-    assert actor.do(f"ok(cu.cuDeviceGetAttribute({attribute}, 0)), code(cu.cuMemCreate(2 * MIB, prop(), 0))") == [0, "NOT_SUPPORTED"]
+    attribute = (
+        "cu.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED"
+    )
+    assert actor.do(
+        f"ok(cu.cuDeviceGetAttribute({attribute}, 0)), code(cu.cuMemCreate(2 * MIB, prop(), 0))"
+    ) == [0, "NOT_SUPPORTED"]
     assert actor.do("code(cu.cuMemCreate(2 * MIB, prop(shared=False), 0))") == "SUCCESS"
 
 
-# --- streams and events ---
+# --- streams and events -------------------------------------------------------------
 
 
 def test_pinnedCopiesAreQueuedAndPageableOnesWait(start: Start) -> None:
     actor = start(delay=300000)
-    actor.do("s = stream(); a = alloc(1 << 17); h = pinned(1 << 17); x = np.zeros(1 << 17, np.uint8)")
-    assert actor.do("ok(cu.cuMemcpyHtoDAsync(a, h, 4096, s)); code(cu.cuStreamQuery(s))") == "NOT_READY"
-    assert actor.do("ok(cu.cuMemcpyHtoDAsync(a, x.ctypes.data, 1 << 17, s)); code(cu.cuStreamQuery(s))") == "SUCCESS"
+    actor.do(
+        "s = stream(); a = alloc(1 << 17); h = pinned(1 << 17); x = np.zeros(1 << 17, np.uint8)"
+    )
+    assert (
+        actor.do("ok(cu.cuMemcpyHtoDAsync(a, h, 4096, s)); code(cu.cuStreamQuery(s))")
+        == "NOT_READY"
+    )
+    assert (
+        actor.do(
+            "ok(cu.cuMemcpyHtoDAsync(a, x.ctypes.data, 1 << 17, s)); code(cu.cuStreamQuery(s))"
+        )
+        == "SUCCESS"
+    )
     assert actor.do("ok(cu.cuMemcpyDtoDAsync(a, a + 2048, 1024, s)); q = code(cu.cuStreamQuery(s)); ok(cu.cuStreamSynchronize(s)); q, code(cu.cuStreamQuery(s))") == [
         "NOT_READY", "SUCCESS",
     ]  # fmt: skip
 
 
 def test_aWaitingStreamDoesNotHoldUpOthers(start: Start) -> None:
-    actor = start("enter(); s, t = stream(), stream(); word, a = pinned(64), alloc(64); ctypes.memset(word, 0, 64)")
+    actor = start(
+        "enter(); s, t = stream(), stream(); word, a = pinned(64), alloc(64); ctypes.memset(word, 0, 64)"
+    )
     actor.do(
         "ok(cu.cuStreamWaitValue64(s, word, 1, 0)); ok(cu.cuMemsetD32Async(a, 5, 4, s)); ok(cu.cuMemsetD32Async(a, 3, 4, t)); ok(cu.cuStreamSynchronize(t))"
     )
     assert (
-        actor.do("h = pinned(16); ok(cu.cuMemcpyDtoHAsync(h, a, 16, t)); ok(cu.cuStreamSynchronize(t)); ctypes.c_int.from_address(h).value")
+        actor.do(
+            "h = pinned(16); ok(cu.cuMemcpyDtoHAsync(h, a, 16, t)); ok(cu.cuStreamSynchronize(t)); ctypes.c_int.from_address(h).value"
+        )
         == 3
     )
-    assert actor.do("code(cu.cuStreamQuery(s)), ok(cu.cuStreamWriteValue64(t, word, 1, 0)), ok(cu.cuStreamSynchronize(s)), get(a, 1)") == [
+    assert actor.do(
+        "code(cu.cuStreamQuery(s)), ok(cu.cuStreamWriteValue64(t, word, 1, 0)), ok(cu.cuStreamSynchronize(s)), get(a, 1)"
+    ) == [
         "NOT_READY",
         None,
         None,
@@ -349,10 +469,19 @@ def test_theLegacyStreamIsOrderedWithBlockingOnes(start: Start) -> None:
 
 
 def test_eventsOrderStreamsAndMeasure(start: Start) -> None:
-    actor = start("enter(); s, t = stream(), stream(); a = alloc(64); e, f = (ok(cu.cuEventCreate(0)) for _ in range(2))", delay=50000)
-    actor.do("ok(cu.cuEventRecord(e, s)); ok(cu.cuMemsetD32Async(a, 5, 4, s)); ok(cu.cuEventRecord(f, s)); q = code(cu.cuEventQuery(f))")
-    actor.do("h = pinned(16); ok(cu.cuStreamWaitEvent(t, f, 0)); ok(cu.cuMemcpyDtoHAsync(h, a, 16, t)); ok(cu.cuStreamSynchronize(t))")
-    assert actor.do("q, ctypes.c_int.from_address(h).value, code(cu.cuEventQuery(f)), ok(cu.cuEventElapsedTime(e, f)) > 40") == [
+    actor = start(
+        "enter(); s, t = stream(), stream(); a = alloc(64); e, f = (ok(cu.cuEventCreate(0)) for _ in range(2))",
+        delay=50000,
+    )
+    actor.do(
+        "ok(cu.cuEventRecord(e, s)); ok(cu.cuMemsetD32Async(a, 5, 4, s)); ok(cu.cuEventRecord(f, s)); q = code(cu.cuEventQuery(f))"
+    )
+    actor.do(
+        "h = pinned(16); ok(cu.cuStreamWaitEvent(t, f, 0)); ok(cu.cuMemcpyDtoHAsync(h, a, 16, t)); ok(cu.cuStreamSynchronize(t))"
+    )
+    assert actor.do(
+        "q, ctypes.c_int.from_address(h).value, code(cu.cuEventQuery(f)), ok(cu.cuEventElapsedTime(e, f)) > 40"
+    ) == [
         "NOT_READY",
         5,
         "SUCCESS",
@@ -362,26 +491,41 @@ def test_eventsOrderStreamsAndMeasure(start: Start) -> None:
 
 def test_eventsCrossProcesses(start: Start) -> None:
     owner, other = (
-        start("enter(); s = stream(); word = pinned(64); ctypes.memset(word, 0, 64); a = alloc(64); put(a, np.zeros(16, np.int32))"),
+        start(
+            "enter(); s = stream(); word = pinned(64); ctypes.memset(word, 0, 64); a = alloc(64); put(a, np.zeros(16, np.int32))"
+        ),
         start(),
     )
     owner.do("e = ok(cu.cuEventCreate(2 | 4))")
     memory, event = owner.do("memoryHandle(a)"), owner.do("eventHandle(e)")
-    owner.do("ok(cu.cuStreamWaitValue64(s, word, 1, 0)); ok(cu.cuMemsetD32Async(a, 6, 16, s)); ok(cu.cuEventRecord(e, s))")
-    other.do(f"t = stream(); p = openMemory({memory!r}); f = openEvent({event!r}); h = pinned(64); ok(cu.cuStreamWaitEvent(t, f, 0))")
-    assert other.do("ok(cu.cuMemcpyDtoHAsync(h, p, 64, t)); code(cu.cuStreamQuery(t)), code(cu.cuEventQuery(f))") == [
+    owner.do(
+        "ok(cu.cuStreamWaitValue64(s, word, 1, 0)); ok(cu.cuMemsetD32Async(a, 6, 16, s)); ok(cu.cuEventRecord(e, s))"
+    )
+    other.do(
+        f"t = stream(); p = openMemory({memory!r}); f = openEvent({event!r}); h = pinned(64); ok(cu.cuStreamWaitEvent(t, f, 0))"
+    )
+    assert other.do(
+        "ok(cu.cuMemcpyDtoHAsync(h, p, 64, t)); code(cu.cuStreamQuery(t)), code(cu.cuEventQuery(f))"
+    ) == [
         "NOT_READY",
         "NOT_READY",
     ]
     owner.do("ctypes.c_uint64.from_address(word).value = 1")
-    assert other.do("ok(cu.cuStreamSynchronize(t)); ctypes.c_int.from_address(h).value, code(cu.cuEventQuery(f))") == [6, "SUCCESS"]
+    assert other.do(
+        "ok(cu.cuStreamSynchronize(t)); ctypes.c_int.from_address(h).value, code(cu.cuEventQuery(f))"
+    ) == [6, "SUCCESS"]
     assert owner.do("code(cu.cuEventCreate(4))") == "INVALID_VALUE"
 
 
-@pytest.mark.parametrize(("policy", "answer"), [("pending", "NOT_READY"), ("done", "SUCCESS"), ("error", "LAUNCH_FAILED")])
+@pytest.mark.parametrize(
+    ("policy", "answer"),
+    [("pending", "NOT_READY"), ("done", "SUCCESS"), ("error", "LAUNCH_FAILED")],
+)
 def test_anEventOfTheDeadIsAsTheEnvironmentSays(start: Start, policy: str, answer: str) -> None:
     owner, other = (
-        start("enter(); s = stream(); word = pinned(64); ctypes.memset(word, 0, 64); e = ok(cu.cuEventCreate(2 | 4))"),
+        start(
+            "enter(); s = stream(); word = pinned(64); ctypes.memset(word, 0, 64); e = ok(cu.cuEventCreate(2 | 4))"
+        ),
         start(dead_event=policy),
     )
     owner.do("ok(cu.cuStreamWaitValue64(s, word, 1, 0)); ok(cu.cuEventRecord(e, s))")
@@ -391,8 +535,15 @@ def test_anEventOfTheDeadIsAsTheEnvironmentSays(start: Start, policy: str, answe
 
 
 def test_alittlePageableMemoryIsSetAside(start: Start) -> None:
-    actor = start("enter(); s = stream(); a = alloc(4096); x = np.ones(1024, np.int32)", delay=300000)
-    assert actor.do("ok(cu.cuMemcpyHtoDAsync(a, x.ctypes.data, 4096, s)); x[:] = 2; code(cu.cuStreamQuery(s))") == "NOT_READY"
+    actor = start(
+        "enter(); s = stream(); a = alloc(4096); x = np.ones(1024, np.int32)", delay=300000
+    )
+    assert (
+        actor.do(
+            "ok(cu.cuMemcpyHtoDAsync(a, x.ctypes.data, 4096, s)); x[:] = 2; code(cu.cuStreamQuery(s))"
+        )
+        == "NOT_READY"
+    )
     assert actor.do("ok(cu.cuStreamSynchronize(s)); get(a, 1024)") == [1] * 1024
 
 
@@ -406,40 +557,67 @@ def test_alittlePageableMemoryIsSetAside(start: Start) -> None:
 )
 def test_whatIsUnmappedUnderWorkKillsTheContext(start: Start, work: str, error: str) -> None:
     actor = start(
-        "enter(); s = stream(); h = ok(cu.cuMemCreate(2 * MIB, prop(), 0)); a = mapHandle(h, 2 * MIB); b = alloc(64)", delay=100000
+        "enter(); s = stream(); h = ok(cu.cuMemCreate(2 * MIB, prop(), 0)); a = mapHandle(h, 2 * MIB); b = alloc(64)",
+        delay=100000,
     )
-    actor.do("e = ok(cu.cuEventCreate(0)); attribute = cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE")
+    actor.do(
+        "e = ok(cu.cuEventCreate(0)); attribute = cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE"
+    )
     actor.do(f"{work}; ok(cu.cuMemUnmap(a, 2 * MIB))")
-    assert actor.do("code(cu.cuStreamSynchronize(s)), code(cu.cuMemAlloc(64)), code(cu.cuEventQuery(e))") == [error] * 3
-    assert actor.do("code(cu.cuPointerGetAttribute(attribute, b)), code(cu.cuStreamDestroy(s))") == ["SUCCESS", error]
+    assert (
+        actor.do(
+            "code(cu.cuStreamSynchronize(s)), code(cu.cuMemAlloc(64)), code(cu.cuEventQuery(e))"
+        )
+        == [error] * 3
+    )
+    assert actor.do(
+        "code(cu.cuPointerGetAttribute(attribute, b)), code(cu.cuStreamDestroy(s))"
+    ) == ["SUCCESS", error]
 
 
 def test_aThreadHasADefaultStreamInEachContext(start: Start) -> None:
     actor = start("enter()")
-    actor.do("h = pinned(64); ok(cu.cuMemsetD8(h, 0, 64)); ok(cu.cuCtxSynchronize()); ok(cu.cuStreamWaitValue64(2, h, 1, 0))")
-    assert actor.do("q = code(cu.cuStreamQuery(2)); c = ok(cu.cuCtxCreate(None, 0, 0)); q, code(cu.cuStreamQuery(2))") == [
+    actor.do(
+        "h = pinned(64); ok(cu.cuMemsetD8(h, 0, 64)); ok(cu.cuCtxSynchronize()); ok(cu.cuStreamWaitValue64(2, h, 1, 0))"
+    )
+    assert actor.do(
+        "q = code(cu.cuStreamQuery(2)); c = ok(cu.cuCtxCreate(None, 0, 0)); q, code(cu.cuStreamQuery(2))"
+    ) == [
         "NOT_READY",
         "SUCCESS",
     ]
 
 
 def test_hostFunctionsRunInTheirPlaceAndMayAskLittle(start: Start) -> None:
-    actor = start("enter(); s = stream(); t = stream(); e = ok(cu.cuEventCreate(0)); seen = []; import ctypes", delay=50000)
+    actor = start(
+        "enter(); s = stream(); t = stream(); e = ok(cu.cuEventCreate(0)); seen = []; import ctypes",
+        delay=50000,
+    )
     asked = "cu.cuMemAlloc(64), cu.cuStreamQuery(t), cu.cuEventQuery(e), cu.cuStreamSynchronize(t)"
-    actor.do(f"@ctypes.CFUNCTYPE(None, ctypes.c_void_p)\ndef note(_): seen.extend(code(answer) for answer in ({asked}))\n")
+    actor.do(
+        f"@ctypes.CFUNCTYPE(None, ctypes.c_void_p)\ndef note(_): seen.extend(code(answer) for answer in ({asked}))\n"
+    )
     actor.do(
         "ok(cu.cuLaunchHostFunc(s, cu.CUhostFn(ctypes.cast(note, ctypes.c_void_p).value), 0)); early = len(seen); ok(cu.cuStreamSynchronize(s))"
     )
     assert actor.do("early, seen") == [0, ["NOT_PERMITTED", "SUCCESS", "SUCCESS", "SUCCESS"]]
 
 
-# --- faults and the log ---
+# --- faults and the log -------------------------------------------------------------
 
 
 def test_faultsComeAtTheCallThatIsNamed(start: Start) -> None:
     actor = start(faults="cuMemAlloc:2:3,cuStreamCreate:304:1")
-    assert actor.do("[code(cu.cuMemAlloc(64)) for _ in range(4)]") == ["SUCCESS", "SUCCESS", "OUT_OF_MEMORY", "SUCCESS"]
-    assert actor.do("[code(cu.cuStreamCreate(0)) for _ in range(2)]") == ["OPERATING_SYSTEM", "SUCCESS"]
+    assert actor.do("[code(cu.cuMemAlloc(64)) for _ in range(4)]") == [
+        "SUCCESS",
+        "SUCCESS",
+        "OUT_OF_MEMORY",
+        "SUCCESS",
+    ]
+    assert actor.do("[code(cu.cuStreamCreate(0)) for _ in range(2)]") == [
+        "OPERATING_SYSTEM",
+        "SUCCESS",
+    ]
 
 
 def test_theLogTellsEachCall(start: Start, tmp_path: Path) -> None:
@@ -453,7 +631,7 @@ def test_theLogTellsEachCall(start: Start, tmp_path: Path) -> None:
     assert any("cuMemAlloc_v2(bytes=64)" in line for line in lines)
 
 
-# --- Numba ---
+# --- Numba --------------------------------------------------------------------------
 
 ADD = """
 enter()
@@ -481,8 +659,13 @@ def test_numbaCopiesThereAndBack(start: Start) -> None:
 
 
 def test_numbaSharesWithAnotherProcess(start: Start) -> None:
-    owner, other = start("from numba import cuda"), start("from numba import cuda; cuda.current_context()")
-    raw = owner.do("d = cuda.to_device(np.arange(10, dtype=np.int32)); memoryHandle(int(d.device_ctypes_pointer.value))")
+    owner, other = (
+        start("from numba import cuda"),
+        start("from numba import cuda; cuda.current_context()"),
+    )
+    raw = owner.do(
+        "d = cuda.to_device(np.arange(10, dtype=np.int32)); memoryHandle(int(d.device_ctypes_pointer.value))"
+    )
     assert other.do(f"get(openMemory({raw!r}), 10)") == list(range(10))
 
 

@@ -1,4 +1,6 @@
-"""A broker that dies or is stuck costs the others a moment, once; and whoever dies when, nothing is lost or leaked."""
+"""A broker that dies or is stuck costs the others a moment, once; and whoever dies
+when, nothing is lost or leaked.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def test_survivesTheDeathOfTheBroker(domain: str, actor: Start) -> None:
     assert muninn.open("kept").array.sum() == 28
     muninn.share(b"more", name="next")
     assert brokerPid() != broker.pid
-    eventually(lambda: len(muninn.domainInfo()["members"]) == 1, "the dead broker's slot is reclaimed")
+    eventually(
+        lambda: len(muninn.domainInfo()["members"]) == 1, "the dead broker's slot is reclaimed"
+    )
     assert len(leftovers(domain)) == 2
 
 
@@ -80,18 +84,22 @@ def test_deposesAStoppedBrokerAndIgnoresItWhenItComesBack(domain: str, actor: St
 @pytest.mark.parametrize("count", [5])
 def test_reclaimsWhatAKilledMemberHeld(domain: str, actor: Start, count: int) -> None:
     muninn.domainInfo()
-    member = actor(f"held = [muninn.share(b'x' * 100, lifetime='lastClose', name=f'b{{i}}') for i in range({count})]")
+    member = actor(
+        f"held = [muninn.share(b'x' * 100, lifetime='lastClose', name=f'b{{i}}') for i in range({count})]"
+    )
     assert len(muninn.listBuffers()) == count
     member.kill()
     eventually(lambda: not muninn.listBuffers(), "the buffers of the dead member are gone")
     assert leftovers(domain) == []
 
 
-# --- stuck brokers ---------------------------------------------------------------------------------------------------------
+# --- stuck brokers ------------------------------------------------------------------
 
 
 def test_aBrokerInACCallCostsTheOthersOneTakeover(domain: str, actor: Start) -> None:
-    """`PyDLL` keeps the GIL, so nothing of that process's Python runs, and its background thread neither."""
+    """`PyDLL` keeps the GIL, so nothing of that process's Python runs, and its
+    background thread neither.
+    """
     broker = actor("import ctypes\nbuffer = muninn.share(np.arange(8), name='kept')")
     assert brokerPid() == broker.pid
     epoch = epochNow()
@@ -107,7 +115,9 @@ def test_aBrokerInACCallCostsTheOthersOneTakeover(domain: str, actor: Start) -> 
 
 
 def test_aBrokerStoppedDuringARequestIsDeposed(domain: str, actor: Start) -> None:
-    """It is stopped with a request in its socket, which it will read when it is no broker any more."""
+    """It is stopped with a request in its socket, which it will read when it is no
+    broker any more.
+    """
     broker, member = actor().join(), actor().join()
     assert member.do("muninn.domainInfo()['brokerPid']") == broker.pid
     for number in range(3):
@@ -122,7 +132,7 @@ def test_aBrokerStoppedDuringARequestIsDeposed(domain: str, actor: Start) -> Non
     assert len(leftovers(domain)) == 3
 
 
-# --- deaths in the middle ------------------------------------------------------------------------------------------------------
+# --- deaths in the middle -----------------------------------------------------------
 
 _KEEPER = """
 import threading
@@ -148,27 +158,40 @@ def work(first, count):
 """
 
 
-def test_nothingIsLostOrLeakedWhenBrokersDieInTheMiddleOfRequests(domain: str, actor: Start) -> None:
-    """A worker creates and frees without a pause while the broker is killed again and again, at a random moment of whatever it is doing."""
+def test_nothingIsLostOrLeakedWhenBrokersDieInTheMiddleOfRequests(
+    domain: str, actor: Start
+) -> None:
+    """A worker creates and frees without a pause while the broker is killed again and
+    again, at a random moment of whatever it is doing.
+    """
     seed = 20261123
     random = Random(seed)
     worker = actor(_WORKER).join()
     kept: list[str] = []
     for scope in range(8):
         broker = actor(_KEEPER)
-        eventually(lambda broker=broker: brokerOf(worker) == broker.pid, "the member that stays is broker")
+        eventually(
+            lambda broker=broker: brokerOf(worker) == broker.pid, "the member that stays is broker"
+        )
         worker.begin(f"work({scope * 40}, 40)")
         time.sleep(random.uniform(0, 0.06))
         broker.kill()
         kept += worker.result()
-        assert sorted(worker.do("[each['name'] for each in muninn.listBuffers()]")) == sorted(kept), f"seed {seed}, round {scope}"
+        assert sorted(worker.do("[each['name'] for each in muninn.listBuffers()]")) == sorted(
+            kept
+        ), f"seed {seed}, round {scope}"
     rows = current().rows
-    eventually(lambda: all(state.state == layout.ROW_LIVE for _, state in rows.notFree()), f"no row is left half way (seed {seed})")
+    eventually(
+        lambda: all(state.state == layout.ROW_LIVE for _, state in rows.notFree()),
+        f"no row is left half way (seed {seed})",
+    )
     assert len(leftovers(domain)) == len(kept) == len(rows.notFree()), f"seed {seed}"
     assert all(muninn.open(name).array[-1] == int(name[1:]) for name in kept)
 
 
-def test_aMemberKilledInTheMiddleOfARequestLeavesWholeBuffersOnly(domain: str, actor: Start) -> None:
+def test_aMemberKilledInTheMiddleOfARequestLeavesWholeBuffersOnly(
+    domain: str, actor: Start
+) -> None:
     seed = 7
     random = Random(seed)
     muninn.domainInfo()
@@ -177,9 +200,14 @@ def test_aMemberKilledInTheMiddleOfARequestLeavesWholeBuffersOnly(domain: str, a
         worker.begin(f"work({scope * 1000}, 1000)")
         time.sleep(random.uniform(0, 0.08))
         worker.kill()
-    eventually(lambda: len(muninn.domainInfo()["members"]) == 1, f"the dead are reclaimed (seed {seed})")
+    eventually(
+        lambda: len(muninn.domainInfo()["members"]) == 1, f"the dead are reclaimed (seed {seed})"
+    )
     rows = current().rows
-    eventually(lambda: all(state.state == layout.ROW_LIVE for _, state in rows.notFree()), f"no row is left half way (seed {seed})")
+    eventually(
+        lambda: all(state.state == layout.ROW_LIVE for _, state in rows.notFree()),
+        f"no row is left half way (seed {seed})",
+    )
     for name in nameList():
         assert (muninn.open(name).array == int(name[1:])).all(), f"seed {seed}"
     assert len(leftovers(domain)) == len(nameList()), f"seed {seed}"
@@ -197,7 +225,10 @@ def test_aSuccessorThatIsKilledTooIsSucceeded(domain: str, actor: Start) -> None
         assert last.do("int(muninn.open('kept').array.sum())") == 10
         assert last.do("muninn.share(b'x').close()") is None
         if chain:
-            eventually(lambda: brokerOf(last) in {each.pid for each in chain}, "the next that stays is broker")
+            eventually(
+                lambda: brokerOf(last) in {each.pid for each in chain},
+                "the next that stays is broker",
+            )
     eventually(lambda: len(muninn.domainInfo()["members"]) == 2, "the dead are reclaimed")
 
 
@@ -212,7 +243,7 @@ def test_allBrokersKilledAtOnceAreSucceeded(domain: str, actor: Start) -> None:
     eventually(lambda: len(leftovers(domain)) == 2, "and its memory")
 
 
-# --- members that stay -------------------------------------------------------------------------------------------------------
+# --- members that stay --------------------------------------------------------------
 
 
 def test_aMemberThatStaysTakesOverPolitely(domain: str, actor: Start) -> None:
@@ -227,7 +258,9 @@ def test_aMemberThatStaysTakesOverPolitely(domain: str, actor: Start) -> None:
     muninn.share(b"z", name="c")
     assert brokerPid() == keeper.pid, "one that stays does not replace another"
     keeper.kill()
-    eventually(lambda: brokerPid() == second.pid, "the other one that stays is preferred, or takes over")
+    eventually(
+        lambda: brokerPid() == second.pid, "the other one that stays is preferred, or takes over"
+    )
     second.do("stop.set(); keeper.join(30); keeper.is_alive()")
     muninn.share(b"w", name="d")
     assert brokerPid() == os.getpid()
@@ -244,22 +277,32 @@ def test_leavingHandsOverAtOnce(domain: str, actor: Start) -> None:
     eventually(lambda: len(muninn.domainInfo()["members"]) == 1, "its slot is given back")
 
 
-# --- what nobody is left for ---------------------------------------------------------------------------------------------------
+# --- what nobody is left for --------------------------------------------------------
 
 
 def test_theNextMemberAdoptsWhatAllTheDeadLeft(domain: str, actor: Start) -> None:
-    members = [actor(f"kept = muninn.share(np.full(9, {number}), name='n{number}')\nbrief = muninn.share(b'x')") for number in range(3)]
+    members = [
+        actor(
+            f"kept = muninn.share(np.full(9, {number}), name='n{number}')\nbrief = muninn.share(b'x')"
+        )
+        for number in range(3)
+    ]
     for each in members:
         os.kill(each.pid, signal.SIGKILL)
     for each in members:
         each.kill()
     assert [int(muninn.open(f"n{number}").array.sum()) for number in range(3)] == [0, 9, 18]
-    eventually(lambda: nameList() == ["n0", "n1", "n2"] and len(leftovers(domain)) == 3, "what lived with the dead is gone")
+    eventually(
+        lambda: nameList() == ["n0", "n1", "n2"] and len(leftovers(domain)) == 3,
+        "what lived with the dead is gone",
+    )
     eventually(lambda: len(muninn.domainInfo()["members"]) == 1, "their slots are free")
 
 
 def test_collectsTheRowsOfDeadCreators(domain: str, actor: Start) -> None:
-    """A creator is killed between grant and commit, with memory made already; once under a living broker, once together with it."""
+    """A creator is killed between grant and commit, with memory made already; once
+    under a living broker, once together with it.
+    """
     code = """
 from muninn.session import creation
 commit = creation._commit
@@ -269,17 +312,27 @@ creation._commit = lambda *arguments: time.sleep(600)
     rows = current().rows
     creator = actor(code)
     creator.begin("muninn.share(np.arange(1000), name='half')")
-    eventually(lambda: rows.countInState(layout.ROW_CREATING) and leftovers(domain), "it is half way")
+    eventually(
+        lambda: rows.countInState(layout.ROW_CREATING) and leftovers(domain), "it is half way"
+    )
     assert nameList() == []
     creator.kill()
-    eventually(lambda: not rows.notFree() and leftovers(domain) == [], "its row and its memory are collected")
+    eventually(
+        lambda: not rows.notFree() and leftovers(domain) == [],
+        "its row and its memory are collected",
+    )
     broker = actor(code + _KEEPER)
     eventually(lambda: brokerPid() == broker.pid, "the next creator is broker")
     broker.begin("muninn.share(np.arange(1000), name='half')")
-    eventually(lambda: rows.countInState(layout.ROW_CREATING) and leftovers(domain), "it is half way")
+    eventually(
+        lambda: rows.countInState(layout.ROW_CREATING) and leftovers(domain), "it is half way"
+    )
     broker.kill()
     muninn.share(b"x", name="half").free()
-    eventually(lambda: not rows.notFree() and leftovers(domain) == [], "its row and its memory are collected")
+    eventually(
+        lambda: not rows.notFree() and leftovers(domain) == [],
+        "its row and its memory are collected",
+    )
 
 
 def test_aRepeatedCreateFindsItsRowUnderASuccessor(domain: str, actor: Start) -> None:
@@ -290,7 +343,15 @@ def test_aRepeatedCreateFindsItsRowUnderASuccessor(domain: str, actor: Start) ->
     broker = actor(_KEEPER)
     eventually(lambda: brokerPid() == broker.pid, "another is broker")
     member = current()
-    fields = {"name": "a", "tenant": "default", "mode": "bigMode", "gpu": -1, "sizeBytes": 4096, "gpuCapacityBytes": 0, "deadlineMs": 0}
+    fields = {
+        "name": "a",
+        "tenant": "default",
+        "mode": "bigMode",
+        "gpu": -1,
+        "sizeBytes": 4096,
+        "gpuCapacityBytes": 0,
+        "deadlineMs": 0,
+    }
     first, _ = member.client.request("create", **fields)
     broker.kill()
     again, _ = member.client.request("create", **fields)
@@ -303,7 +364,8 @@ def test_aRepeatedCreateFindsItsRowUnderASuccessor(domain: str, actor: Start) ->
 def test_aNameIsCreatedByOneOfManyThreads(domain: str) -> None:
     """Broken.
 
-    The broker gave each of them the same row, as if one had asked twice, and all but the last had memory that nobody else saw.
+    The broker gave each of them the same row, as if one had asked twice, and all but
+    the last had memory that nobody else saw.
     """
     for number in range(30):
         barrier, made, refused = threading.Barrier(4), list[object](), list[BufferExists]()
@@ -344,7 +406,10 @@ def test_collectsSegmentsThatNoRowVouchesFor(domain: str, actor: Start) -> None:
 
 def test_fastModeMemoryGoesOnWithItsHoldersAndEndsWithTheLast(domain: str, actor: Start) -> None:
     muninn.domainInfo()
-    owner = actor("mine = muninn.share(np.arange(6), name='f', mode='fastMode', lifetime='lastClose')", MUNINN_DEVICE="host")
+    owner = actor(
+        "mine = muninn.share(np.arange(6), name='f', mode='fastMode', lifetime='lastClose')",
+        MUNINN_DEVICE="host",
+    )
     holder = actor("theirs = muninn.open('f')", MUNINN_DEVICE="host")
     owner.kill()
     assert holder.do("int(np.asarray(theirs.array).sum())") == 15
@@ -353,7 +418,9 @@ def test_fastModeMemoryGoesOnWithItsHoldersAndEndsWithTheLast(domain: str, actor
 
 
 def test_aNamedFastModeBufferSurvivesAPoliteTakeover(domain: str, actor: Start) -> None:
-    """Nobody has it open, so the broker's descriptor store is all that keeps it; the broker hands its office on."""
+    """Nobody has it open, so the broker's descriptor store is all that keeps it; the
+    broker hands its office on.
+    """
     owner = actor("mine = muninn.share(np.arange(6), name='f', mode='fastMode')")
     muninn.domainInfo()
     second = actor().join()
@@ -368,11 +435,13 @@ def test_aNamedFastModeBufferSurvivesAPoliteTakeover(domain: str, actor: Start) 
     assert second.do("int(muninn.open('f').array.sum())") == 15
 
 
-# --- many, and limits ------------------------------------------------------------------------------------------------------------
+# --- many, and limits ---------------------------------------------------------------
 
 
 def test_sixtyMembersJoinAndLeaveAtOnce(domain: str, actor: Start) -> None:
-    """Forked from one parent, so that they come at the same time; half of them leave, half of them just end."""
+    """Forked from one parent, so that they come at the same time; half of them leave,
+    half of them just end.
+    """
     muninn.share(np.arange(4), name="common")
     parent = actor("muninn.domainInfo()")
     parent.do("""
@@ -397,12 +466,16 @@ for number in range(60):
     children.append(child)
 """)
     assert parent.do("[os.waitpid(child, 0)[1] for child in children]") == [0] * 60
-    eventually(lambda: nameList() == ["common"] and len(leftovers(domain)) == 1, "what they had is gone")
+    eventually(
+        lambda: nameList() == ["common"] and len(leftovers(domain)) == 1, "what they had is gone"
+    )
     eventually(lambda: len(muninn.domainInfo()["members"]) == 2, "their slots are free")
 
 
 @pytest.mark.parametrize("company", [False, True], ids=["alone", "inCompany"])
-def test_joiningAndLeavingLeavesNothingInTheProcess(domain: str, actor: Start, company: bool) -> None:
+def test_joiningAndLeavingLeavesNothingInTheProcess(
+    domain: str, actor: Start, company: bool
+) -> None:
     if company:
         muninn.share(b"x", name="kept")
     member = actor("""
@@ -427,7 +500,9 @@ for _ in range(3):
 
 
 def test_aFullShmStopsNeitherTakeoverNorFrees(domain: str, tmp_path: Path) -> None:
-    """In a mount namespace of its own, whose /dev/shm has a few MiB and is filled to the last page."""
+    """In a mount namespace of its own, whose /dev/shm has a few MiB and is filled to
+    the last page.
+    """
     script = tmp_path / "full.py"
     script.write_text("""
 import os, sys
@@ -462,14 +537,26 @@ print("good")
         "MUNINN_MAX_MEMBERS": "8",
         "MUNINN_MAX_BUFFERS": "256",
     }
-    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], capture_output=True).returncode:
-        pytest.skip("this machine allows no mount namespace (unshare -rm), so /dev/shm can not be filled without harming others")
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], env=environment, capture_output=True, text=True, timeout=120)
+    if subprocess.run(
+        ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], capture_output=True
+    ).returncode:
+        pytest.skip(
+            "this machine allows no mount namespace (unshare -rm), so /dev/shm can not be filled without harming others"
+        )
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0 and "good" in done.stdout, done.stdout + done.stderr
 
 
 def test_aTakeoverDoesNotWaitForRowsThatNobodyAsksFor(domain: str, actor: Start) -> None:
-    """Broken: each successor began to read 131,072 rows and was deposed before it was through, 42 terms in 30 s."""
+    """Broken: each successor began to read 131,072 rows and was deposed before it was
+    through, 42 terms in 30 s.
+    """
     impatient = {"MUNINN_TAKEOVER_MS": "100"}
     broker = actor(
         """

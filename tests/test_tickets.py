@@ -31,7 +31,11 @@ def test_areIssuedInOrderAndPendUntilTheyAreDone(tickets: Tickets) -> None:
     assert [tickets.issue(_MINE) for _ in range(3)] == [1, 2, 3] and tickets.last() == 3
     assert tickets.state(2) == TICKET_PENDING == tickets.await_(2, 0.01)
     tickets.complete(2, _MINE)
-    assert [tickets.state(ticket) for ticket in (1, 2, 3)] == [TICKET_PENDING, TICKET_DONE, TICKET_PENDING]
+    assert [tickets.state(ticket) for ticket in (1, 2, 3)] == [
+        TICKET_PENDING,
+        TICKET_DONE,
+        TICKET_PENDING,
+    ]
 
 
 def test_aFullRingMakesTheNextOneWait(tickets: Tickets) -> None:
@@ -95,8 +99,12 @@ def test_aCompletionEndsASleep(tickets: Tickets, monkeypatch: pytest.MonkeyPatch
     assert waiting.ended() == TICKET_DONE
 
 
-def test_aCompletionBetweenTheLookAndTheSleepIsSeen(tickets: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: a completion woke those who slept, and left the word that says so as it was."""
+def test_aCompletionBetweenTheLookAndTheSleepIsSeen(
+    tickets: Tickets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: a completion woke those who slept, and left the word that says so as it
+    was.
+    """
     monkeypatch.setattr(ticketing, "_CHECK_NS", 60_000_000_000)
     tickets.issue(_MINE)
     state = Tickets.state
@@ -111,14 +119,18 @@ def test_aCompletionBetweenTheLookAndTheSleepIsSeen(tickets: Tickets, monkeypatc
 
 
 def test_aMemberThatDiedBetweenTwoStepsStopsNobody(tickets: Tickets) -> None:
-    """It had reserved ticket 1 and not moved `next` on. Broken: whoever came next looked at the same ticket for ever."""
+    """It had reserved ticket 1 and not moved `next` on. Broken: whoever came next
+    looked at the same ticket for ever.
+    """
     tickets.issue(_THEIRS)
     atomics.exchangeSeqCst64(tickets._next, 0)
     assert Background(lambda: tickets.issue(_MINE)).ended() == 2
 
 
 def test_aTicketThatWasOvertakenIsDone(tickets: Tickets) -> None:
-    """Broken: the state of whatever ticket had the slot was taken for that of the one that was asked for."""
+    """Broken: the state of whatever ticket had the slot was taken for that of the one
+    that was asked for.
+    """
     for ticket in range(1, TICKET_RING + 2):
         tickets.issue(_MINE)
         if ticket <= TICKET_RING:
@@ -158,7 +170,9 @@ def test_whatTheGpuHadReachedIsDone(tickets: Tickets) -> None:
 
 
 def test_ofAWorkThatCouldStillFailTheGpusWordIsNotEnough(tickets: Tickets) -> None:
-    """Its stream waits for somebody who died: the GPU went on over what was half written."""
+    """Its stream waits for somebody who died: the GPU went on over what was half
+    written.
+    """
     ticket = tickets.issue(_THEIRS, layout.TICKET_WRITING)
     assert ticket
     atomics.storeRelease64(tickets.fenceAddress(ticket), ticket)
@@ -166,9 +180,13 @@ def test_ofAWorkThatCouldStillFailTheGpusWordIsNotEnough(tickets: Tickets) -> No
     assert tickets.poison(_THEIRS) == 1 and tickets.torn() == ticket
 
 
-@pytest.mark.parametrize("kind", [layout.TICKET_PENDING, layout.TICKET_READING, layout.TICKET_WRITING])
+@pytest.mark.parametrize(
+    "kind", [layout.TICKET_PENDING, layout.TICKET_READING, layout.TICKET_WRITING]
+)
 def test_aTicketCompletedByTheDeviceIsOverWhenTheGpuSaysSo(tickets: Tickets, kind: int) -> None:
-    """Its process is stopped. Broken: the ring was full of what was long done, and everybody waited."""
+    """Its process is stopped. Broken: the ring was full of what was long done, and
+    everybody waited.
+    """
     issued = [tickets.issue(_THEIRS, kind) for _ in range(TICKET_RING)]
     for ticket in issued:
         assert ticket is not None
@@ -178,10 +196,18 @@ def test_aTicketCompletedByTheDeviceIsOverWhenTheGpuSaysSo(tickets: Tickets, kin
     assert tickets.await_(1, 0) == TICKET_DONE
     assert tickets.scopes(reading=True) == ([] if kind == layout.TICKET_PENDING else issued[1:])
     atomics.storeRelease64(tickets.fenceAddress(2), 2)
-    assert tickets.issue(_MINE) == TICKET_RING + 1 and tickets.awaitFreeTicket(0) and tickets.issue(_MINE) == TICKET_RING + 2
+    assert (
+        tickets.issue(_MINE) == TICKET_RING + 1
+        and tickets.awaitFreeTicket(0)
+        and tickets.issue(_MINE) == TICKET_RING + 2
+    )
     tickets.complete(2, _THEIRS)
     tickets.complete(3, _THEIRS)
-    assert [tickets.state(ticket) for ticket in (2, 3, 4)] == [TICKET_DONE, TICKET_DONE, TICKET_PENDING]
+    assert [tickets.state(ticket) for ticket in (2, 3, 4)] == [
+        TICKET_DONE,
+        TICKET_DONE,
+        TICKET_PENDING,
+    ]
 
 
 def test_onlyItsMemberMakesATicketCompletedByTheDevice(tickets: Tickets) -> None:
@@ -195,7 +221,9 @@ def test_onlyItsMemberMakesATicketCompletedByTheDevice(tickets: Tickets) -> None
     assert tickets.state(ticket) == TICKET_DONE
 
 
-def test_aSlotThatIsAnothersByNowIsNotPoisoned(tickets: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aSlotThatIsAnothersByNowIsNotPoisoned(
+    tickets: Tickets, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It was the dead one's when it was found."""
     mine, theirs = tickets.issue(_MINE), tickets.issue(_THEIRS)
     slots = [tickets._slot(number) for number in range(TICKET_RING)]
@@ -204,7 +232,9 @@ def test_aSlotThatIsAnothersByNowIsNotPoisoned(tickets: Tickets, monkeypatch: py
     assert [tickets.state(ticket) for ticket in (mine, theirs)] == [TICKET_PENDING, TICKET_POISONED]
 
 
-def test_whoSleepsOverATicketThatEveryoneForgotWakes(tickets: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoSleepsOverATicketThatEveryoneForgotWakes(
+    tickets: Tickets, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody wakes it: the GPU wrote the word, and the signaller is stopped."""
     ticket = tickets.issue(_THEIRS)
     assert ticket
@@ -221,7 +251,11 @@ def test_ticketsGoOnBeyondTheHalfThatASlotKeeps(tickets: Tickets, last: int) -> 
     for number in range(3 * TICKET_RING):
         ticket = tickets.issue(_MINE, layout.TICKET_WRITING)
         assert ticket == last + 1 + number
-        assert tickets.state(ticket) == TICKET_PENDING and tickets.scopes(reading=True) == [ticket] and tickets.torn() is None
+        assert (
+            tickets.state(ticket) == TICKET_PENDING
+            and tickets.scopes(reading=True) == [ticket]
+            and tickets.torn() is None
+        )
         tickets.markCompletedByDevice(ticket, _MINE)
         if number % 2:
             tickets.complete(ticket, _MINE)
@@ -232,8 +266,12 @@ def test_ticketsGoOnBeyondTheHalfThatASlotKeeps(tickets: Tickets, last: int) -> 
     assert tickets.poison(_THEIRS) == 1 and tickets.torn() == theirs
 
 
-def test_whoReadLastLongAgoTakesNobodysSlot(tickets: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It looked at `next`, and others issued more than a ring of tickets. Broken: an old ticket took the slot of a later one."""
+def test_whoReadLastLongAgoTakesNobodysSlot(
+    tickets: Tickets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked at `next`, and others issued more than a ring of tickets. Broken: an
+    old ticket took the slot of a later one.
+    """
     last, late = Tickets.last, [0]
     monkeypatch.setattr(Tickets, "last", lambda own: late.pop() if late else last(own))
     stale, late[:] = late[:], []
@@ -246,8 +284,13 @@ def test_whoReadLastLongAgoTakesNobodysSlot(tickets: Tickets, monkeypatch: pytes
 
 
 def test_aDeadWritersAccessIsTornAndADeadReadersIsNot(tickets: Tickets) -> None:
-    written, reading = tickets.issue(_THEIRS, layout.TICKET_WRITING), tickets.issue(_THEIRS, layout.TICKET_READING)
-    assert tickets.scopes(reading=True) == [written, reading] and tickets.scopes(reading=False) == [written]
+    written, reading = (
+        tickets.issue(_THEIRS, layout.TICKET_WRITING),
+        tickets.issue(_THEIRS, layout.TICKET_READING),
+    )
+    assert tickets.scopes(reading=True) == [written, reading] and tickets.scopes(reading=False) == [
+        written
+    ]
     assert tickets.poison(_THEIRS) == 1
     assert tickets.torn() == written and tickets.scopes(reading=True) == []
     again = tickets.issue(_MINE, layout.TICKET_WRITING)
@@ -255,7 +298,9 @@ def test_aDeadWritersAccessIsTornAndADeadReadersIsNot(tickets: Tickets) -> None:
     tickets.complete(again, _MINE)
     signalled = tickets.issue(_THEIRS)
     assert tickets.poison(_THEIRS) == 1
-    assert signalled and tickets.torn() is None, "what somebody signals for himself is no write access"
+    assert signalled and tickets.torn() is None, (
+        "what somebody signals for himself is no write access"
+    )
 
 
 def test_whatIsTornStaysTornUntilTheNextWriter(tickets: Tickets) -> None:
@@ -273,8 +318,12 @@ def test_whatIsTornStaysTornUntilTheNextWriter(tickets: Tickets) -> None:
 
 
 @pytest.mark.parametrize("end", ["poison", "complete"])
-def test_aTicketIsTornBeforeItIsSeenToBeOver(tickets: Tickets, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
-    """Who sees that nobody is writing any more looks whether it was torn, and only then."""
+def test_aTicketIsTornBeforeItIsSeenToBeOver(
+    tickets: Tickets, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Who sees that nobody is writing any more looks whether it was torn, and only
+    then.
+    """
     assert tickets.issue(_THEIRS, layout.TICKET_WRITING) == 1
     seen, cas = list[int | None](), atomics.casSeqCst64
 

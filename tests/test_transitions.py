@@ -6,11 +6,25 @@ import pytest
 
 from muninn.control import layout
 from muninn.control.members import MemberKey
-from muninn.control.transitions import MEMBER_TRANSITIONS, ROW_TRANSITIONS, IllegalTransition, Transition, requireMember, requireRow
+from muninn.control.transitions import (
+    MEMBER_TRANSITIONS,
+    ROW_TRANSITIONS,
+    IllegalTransition,
+    Transition,
+    requireMember,
+    requireRow,
+)
 from muninn.system import atomics
 from tests.lab import Lab
 
-ROW_STATES = (layout.ROW_FREE, layout.ROW_CREATING, layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD)
+ROW_STATES = (
+    layout.ROW_FREE,
+    layout.ROW_CREATING,
+    layout.ROW_LIVE,
+    layout.ROW_PROBING,
+    layout.ROW_DYING,
+    layout.ROW_DEAD,
+)
 MEMBER_STATES = (layout.MEMBER_FREE, layout.MEMBER_CLAIMING, layout.MEMBER_LIVE, layout.MEMBER_DEAD)
 
 
@@ -22,7 +36,11 @@ def test_aRowIsChangedAsTheTableSaysAndNotOtherwise(lab: Lab, before: int, after
     atomics.exchangeSeqCst64(lab.block.rowAddress(0), word)
     old = lab.rows.state(0)
     if any((each.before, each.after) == (before, after) for each in ROW_TRANSITIONS):
-        assert lab.rows.change(0, old, 1, after) == lab.rows.state(0) == old._replace(state=after, epoch=1)
+        assert (
+            lab.rows.change(0, old, 1, after)
+            == lab.rows.state(0)
+            == old._replace(state=after, epoch=1)
+        )
     else:
         with pytest.raises(IllegalTransition, match=f"from state {before} to {after}"):
             lab.rows.change(0, old, 1, after)
@@ -33,7 +51,9 @@ def test_aRowIsChangedAsTheTableSaysAndNotOtherwise(lab: Lab, before: int, after
 def test_aSlotIsFreedAsTheTableSaysAndNotOtherwise(lab: Lab, before: int) -> None:
     key, word = MemberKey(0, 7), 7 << layout.MEMBER_GENERATION.shift | before
     atomics.exchangeSeqCst64(lab.block.memberAddress(0), word)
-    if any((each.before, each.after) == (before, layout.MEMBER_FREE) for each in MEMBER_TRANSITIONS):
+    if any(
+        (each.before, each.after) == (before, layout.MEMBER_FREE) for each in MEMBER_TRANSITIONS
+    ):
         lab.members.release(key, before)
         assert lab.members.state(0) == (layout.MEMBER_FREE, 7)
     else:

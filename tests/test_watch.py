@@ -1,4 +1,6 @@
-"""Watching: a member sleeps until it is wanted, is never forgotten, and is not woken for others."""
+"""Watching: a member sleeps until it is wanted, is never forgotten, and is not woken
+for others.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def test_whoeverWatchesTheOldBrokerIsWokenByAnElection(lab: Lab, broker: Member)
 
 @pytest.mark.usefixtures("patient")
 def test_whatCameBeforeTheSleepIsSeen(lab: Lab, broker: Member) -> None:
-    """Broken: a watcher that compares neither its wake-ups nor the election word, or does not look whether the robust word is a dead one's."""
+    """Broken: a watcher that compares neither its wake-ups nor the election word, or
+    does not look whether the robust word is a dead one's.
+    """
     watcher, old = Watcher(lab.block, 1), lab.election.term()
     watcher.look()
     watcher.wake()
@@ -72,7 +76,9 @@ def test_whatCameBeforeTheSleepIsSeen(lab: Lab, broker: Member) -> None:
 
 @pytest.mark.usefixtures("patient")
 def test_theKernelWakesOneAndThatOneTheOthers(lab: Lab, broker: Member) -> None:
-    """Broken: a watcher that found the broker dead and told nobody: all but one went on sleeping."""
+    """Broken: a watcher that found the broker dead and told nobody: all but one went on
+    sleeping.
+    """
     sleeping = [_asleep(lab, Watcher(lab.block, slot)) for slot in range(1, 4)]
     broker.die()
     atomics.futexWake32(broker.table.robustAddress(broker.key.slot), 1)
@@ -101,11 +107,18 @@ def test_aSleepHasABound(lab: Lab, broker: Member) -> None:
 def _switches(pid: int) -> int:
     """How often the threads of a process have slept."""
     stats = (stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/status"))
-    return sum(int(line.split()[1]) for stat in stats for line in stat.splitlines() if line.startswith("voluntary_ctxt_switches"))
+    return sum(
+        int(line.split()[1])
+        for stat in stats
+        for line in stat.splitlines()
+        if line.startswith("voluntary_ctxt_switches")
+    )
 
 
 def test_whoIsIdleSleepsWhileOthersWork(domain: str, actor: Callable[..., Actor]) -> None:
-    """Broken: each last close, and each name that came or went, woke the background thread of every member."""
+    """Broken: each last close, and each name that came or went, woke the background
+    thread of every member.
+    """
     actor("broker = muninn.share(np.ones(2), name='its')")
     idle = [actor().join() for _ in range(3)]
     waiting = actor().join()
@@ -116,18 +129,28 @@ def test_whoIsIdleSleepsWhileOthersWork(domain: str, actor: Callable[..., Actor]
     for _ in range(300):
         muninn.share(np.ones(2)).close()
         muninn.share(np.ones(2), name="n").free()
-    woken = [_switches(each.pid) - count for each, count in zip((*idle, waiting), before, strict=True)]
+    woken = [
+        _switches(each.pid) - count for each, count in zip((*idle, waiting), before, strict=True)
+    ]
     assert all(count < 150 for count in woken), woken
 
 
 def test_withoutWaitvItWorksAsWell(domain: str, actor: Callable[..., Actor]) -> None:
-    """A wake is heard, and so is the broker's death, where a sandbox or an old kernel lacks `futex_waitv`."""
+    """A wake is heard, and so is the broker's death, where a sandbox or an old kernel
+    lacks `futex_waitv`.
+    """
     broker = actor("held = muninn.share(np.ones(2), name='its')")
     others = [actor(_WITHOUT_WAITV).join() for _ in range(3)]
     for each in others:
         each.do("muninn.share(np.ones(4)).close()")
         assert each.do("np.asarray(muninn.open('its').array).sum()") == 2
-    eventually(lambda: [buffer["name"] for buffer in muninn.listBuffers()] == ["its"], "what they closed is gone")
+    eventually(
+        lambda: [buffer["name"] for buffer in muninn.listBuffers()] == ["its"],
+        "what they closed is gone",
+    )
     broker.kill()
     for each in others:
-        assert each.do("muninn.share(np.ones(4)).close() or muninn.domainInfo()['brokerPid']") != broker.pid
+        assert (
+            each.do("muninn.share(np.ones(4)).close() or muninn.domainInfo()['brokerPid']")
+            != broker.pid
+        )

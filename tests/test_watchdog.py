@@ -1,4 +1,6 @@
-"""The broker and its watchdog: the dead are reclaimed whole, peers that talk nonsense are let go, and nothing of that ends a term."""
+"""The broker and its watchdog: the dead are reclaimed whole, peers that talk nonsense
+are let go, and nothing of that ends a term.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class Peer:
         self.socket.settimeout(30)
 
     def ask(self, raw: bytes, descriptors: list[int] | None = None) -> dict[str, object] | None:
-        """Send, let the broker work, and return the answer; None when it has closed the connection without one."""
+        """Send, let the broker work, and return the answer; None when it has closed the
+        connection without one.
+        """
         socket.send_fds(self.socket, [raw], descriptors or [])
         for _ in range(6):
             self._broker.step(0)
@@ -68,7 +72,13 @@ def _deep(depth: int) -> bytes:
 
 def _hello(member: Member, **changes: object) -> bytes:
     nonce = member.table.identity(member.key.slot).nonce
-    plain = {"op": "hello", "slot": member.key.slot, "generation": member.key.generation, "nonce": nonce, "allocations": []}
+    plain = {
+        "op": "hello",
+        "slot": member.key.slot,
+        "generation": member.key.generation,
+        "nonce": nonce,
+        "allocations": [],
+    }
     return bytes(msgpack.packb({**plain, **changes}))
 
 
@@ -89,12 +99,16 @@ def _hello(member: Member, **changes: object) -> bytes:
         msgpack.packb({"op": "free", "row": 0, "incarnation": 0}),
         b"\x82\xa2op\xa4find\xa4name" + _deep(500),
         b"\x82\xa2op" + _deep(500) + b"\xa4name\xa1x",
-        msgpack.packb({"op": "hello", "slot": 1 << 40, "generation": 1, "nonce": 1, "allocations": []}),
+        msgpack.packb(
+            {"op": "hello", "slot": 1 << 40, "generation": 1, "nonce": 1, "allocations": []}
+        ),
         msgpack.packb({"op": "bring", "allocations": [[1 << 63, 1 << 63]]}),
         b"x" * messages.MAX_MESSAGE_BYTES,
     ],
 )
-def test_nonsenseIsAnsweredWithAnErrorAndHarmsNobody(served: tuple[Lab, Broker, Member], raw: bytes) -> None:
+def test_nonsenseIsAnsweredWithAnErrorAndHarmsNobody(
+    served: tuple[Lab, Broker, Member], raw: bytes
+) -> None:
     lab, broker, _ = served
     good = Peer(lab, broker)
     peer = Peer(lab, broker)
@@ -119,7 +133,11 @@ def test_anErrorThatNobodyForesawEndsTheConnectionOnly(served: tuple[Lab, Broker
 def test_aHelloNeedsAPidfdOfTheMemberItself(served: tuple[Lab, Broker, Member]) -> None:
     lab, broker, _ = served
     member = lab.member()
-    descriptors = [os.open("/dev/null", os.O_RDONLY), os.memfd_create("x"), os.pidfd_open(os.getppid())]
+    descriptors = [
+        os.open("/dev/null", os.O_RDONLY),
+        os.memfd_create("x"),
+        os.pidfd_open(os.getppid()),
+    ]
     for descriptor in descriptors:
         answer = Peer(lab, broker).ask(_hello(member), [descriptor])
         assert answer is not None and answer["error"] == 20
@@ -132,7 +150,15 @@ def test_aHelloNeedsAPidfdOfTheMemberItself(served: tuple[Lab, Broker, Member]) 
 
 def test_namesThatNoRowCanHoldAreRefused(served: tuple[Lab, Broker, Member]) -> None:
     _, broker, _ = served
-    fields = {"op": "create", "tenant": "t", "mode": "bigMode", "gpu": -1, "sizeBytes": 4096, "gpuCapacityBytes": 0, "deadlineMs": 0}
+    fields = {
+        "op": "create",
+        "tenant": "t",
+        "mode": "bigMode",
+        "gpu": -1,
+        "sizeBytes": 4096,
+        "gpuCapacityBytes": 0,
+        "deadlineMs": 0,
+    }
     for name in ("", "x" * 60000, "ä" * 100):
         assert broker.execute({**fields, "name": name}, [])[0]["error"] == 26
     assert broker.execute({**fields, "name": "ok", "tenant": "x" * 100}, [])[0]["error"] == 26
@@ -144,21 +170,29 @@ def test_whatADeadMemberHadIsTakenBack(served: tuple[Lab, Broker, Member]) -> No
     directory = broker._directory
     held, half = lab.make(directory, own, "held"), directory.grant(dead.key, usage("half"), 0)
     dead.leases.take(*held, 1000)
-    ticket = Tickets(lab.block.rowAddress(held[0]), lab.block.fencesAddress(held[0])).issue(dead.key)
-    claiming.acquire(lab.block.rowAddress(held[0]) + layout.ROW_OWNER_LOCK_OFFSET, dead.key, lambda *_: False, 0)
+    ticket = Tickets(lab.block.rowAddress(held[0]), lab.block.fencesAddress(held[0])).issue(
+        dead.key
+    )
+    claiming.acquire(
+        lab.block.rowAddress(held[0]) + layout.ROW_OWNER_LOCK_OFFSET, dead.key, lambda *_: False, 0
+    )
     assert ticket is not None
     broker._reclaimer.reclaim(dead.key)
     broker._reclaimer.reclaim(dead.key)
     assert leases.countHolds(lab.block, lab.members, held[0]) == 0
     assert lab.rows.state(half[0]).state == layout.ROW_FREE
-    assert Tickets(lab.block.rowAddress(held[0]), lab.block.fencesAddress(held[0])).state(ticket) == layout.TICKET_POISONED
+    assert (
+        Tickets(lab.block.rowAddress(held[0]), lab.block.fencesAddress(held[0])).state(ticket)
+        == layout.TICKET_POISONED
+    )
     assert lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
 
 
 def test_aRequestOfTheDeadThatIsReadLateGrantsNothing(served: tuple[Lab, Broker, Member]) -> None:
     """It was in the socket when its sender died.
 
-    Broken: the session's member was believed for ever; the row then belonged to nobody and stayed CREATING.
+    Broken: the session's member was believed for ever; the row then belonged to nobody
+    and stayed CREATING.
     """
     lab, broker, _ = served
     dead = lab.member()
@@ -181,8 +215,12 @@ def test_aRequestOfTheDeadThatIsReadLateGrantsNothing(served: tuple[Lab, Broker,
     os.close(pidfd)
 
 
-def test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: the deadline stayed in the catalog: the broker asked for its next event every 0 s until the holder let go."""
+def test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce(
+    served: tuple[Lab, Broker, Member],
+) -> None:
+    """Broken: the deadline stayed in the catalog: the broker asked for its next event
+    every 0 s until the holder let go.
+    """
     lab, broker, own = served
     row, incarnation = lab.make(broker._directory, own, deadlineMs=monotonicMs() + 5)
     lease = own.leases.take(row, incarnation, 1000)
@@ -194,21 +232,29 @@ def test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce(served: tuple[Lab, Bro
     assert lab.rows.state(row).state == layout.ROW_FREE
 
 
-def test_aBrokerThatCanNotCompareClocksEndsNoLifetime(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aBrokerThatCanNotCompareClocksEndsNoLifetime(
+    served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab, broker, own = served
     row, _ = lab.make(broker._directory, own, deadlineMs=monotonicMs() - 5)
     while broker._maintenance._chores:
         broker._maintenance.workOnce()
     monkeypatch.setattr(clock, "_own", clock.TimeNamespace(0, 0, 0))
     broker._maintenance.endLifetimes()
-    assert lab.rows.state(row).state == layout.ROW_LIVE and broker._maintenance.untilDeadline() > 1000
+    assert (
+        lab.rows.state(row).state == layout.ROW_LIVE and broker._maintenance.untilDeadline() > 1000
+    )
     monkeypatch.undo()
     broker._maintenance.endLifetimes()
     assert lab.rows.state(row).state == layout.ROW_FREE
 
 
-def test_aLifetimeThatEndsBeforeTheCommitEndsNothingElse(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: the deadline counted from the grant; the free of a CREATING row raised, and the broker resigned."""
+def test_aLifetimeThatEndsBeforeTheCommitEndsNothingElse(
+    served: tuple[Lab, Broker, Member],
+) -> None:
+    """Broken: the deadline counted from the grant; the free of a CREATING row raised,
+    and the broker resigned.
+    """
     lab, broker, own = served
     past = monotonicMs() - 1
     row, incarnation = broker._directory.grant(own.key, usage("slow", deadlineMs=past), 0)
@@ -220,7 +266,9 @@ def test_aLifetimeThatEndsBeforeTheCommitEndsNothingElse(served: tuple[Lab, Brok
     assert lab.rows.state(row).state == layout.ROW_FREE
 
 
-def test_aMemberKilledBeforeItsHelloIsFound(served: tuple[Lab, Broker, Member], actor: Start) -> None:
+def test_aMemberKilledBeforeItsHelloIsFound(
+    served: tuple[Lab, Broker, Member], actor: Start
+) -> None:
     lab, broker, _ = served
     dead = lab.member()
     ended = os.fork()
@@ -228,13 +276,20 @@ def test_aMemberKilledBeforeItsHelloIsFound(served: tuple[Lab, Broker, Member], 
         os._exit(0)
     os.waitpid(ended, 0)
     start = layout.MEMBERS_OFFSET + dead.key.slot * layout.MEMBER_BYTES
-    lab.block.bytes[start + layout.MEMBER_PID_OFFSET : start + layout.MEMBER_PID_OFFSET + 4] = ended.to_bytes(4, "little")
+    lab.block.bytes[start + layout.MEMBER_PID_OFFSET : start + layout.MEMBER_PID_OFFSET + 4] = (
+        ended.to_bytes(4, "little")
+    )
     broker._maintenance._sweepAt = 0.0
-    eventually(lambda: broker.step(0) or lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE, "its slot is free")
+    eventually(
+        lambda: broker.step(0) or lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE,
+        "its slot is free",
+    )
 
 
 def test_whatADeadHolderHadLetGoOfIsCollectedToo(served: tuple[Lab, Broker, Member]) -> None:
-    """It died after the release and before it said so. Broken: only the rows that the dead still held were looked at."""
+    """It died after the release and before it said so. Broken: only the rows that the
+    dead still held were looked at.
+    """
     lab, broker, own = served
     dead = lab.member()
     brief = lab.make(broker._directory, own, "brief", lifetime=describe().lifetime.LAST_CLOSE)
@@ -250,8 +305,11 @@ def test_whatADeadHolderHadLetGoOfIsCollectedToo(served: tuple[Lab, Broker, Memb
 
 
 def test_aBrokerWithoutDescriptorsGivesWay(domain: str, actor: Start) -> None:
-    """Broken: it logged each refused connection, and its heart went on beating, so nobody was served for as long as that lasted."""
-    broker = actor("import resource\nmuninn.share(b'warm').close()")  # what is imported at the first use is imported
+    """Broken: it logged each refused connection, and its heart went on beating, so
+    nobody was served for as long as that lasted.
+    """
+    # what is imported at the first use is imported
+    broker = actor("import resource\nmuninn.share(b'warm').close()")
     broker.do("""
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
@@ -267,7 +325,8 @@ exhaust()
     assert muninn.share(b"x", name="a").name == "a"
     assert muninn.domainInfo()["brokerPid"] == os.getpid()
     with pytest.raises(ActorError) as caught:
-        broker.do("exhaust()\nmuninn.share(b'y', name='b')")  # what its office took is free since it gave way
+        # what its office took is free since it gave way
+        broker.do("exhaust()\nmuninn.share(b'y', name='b')")
     assert caught.value.kind == "DescriptorsExhausted"
     broker.do("[os.close(fd) for fd in taken]; None")
     assert broker.do("muninn.share(b'y', name='b').name") == "b"
@@ -293,7 +352,8 @@ def test_theBackgroundThreadSurvivesAnErrorThatNobodyForesaw(domain: str, actor:
 
 
 def test_aMemberThatIsElectedWhileItSettlesServesAtOnce(domain: str, actor: Start) -> None:
-    """The background thread tells a broker of a released buffer, and that one is killed before it answers.
+    """The background thread tells a broker of a released buffer, and that one is killed
+    before it answers.
 
     Broken: it asked on, for itself to serve, until the request timed out.
     """
@@ -309,21 +369,33 @@ def test_aMemberThatIsElectedWhileItSettlesServesAtOnce(domain: str, actor: Star
     deadline = time.monotonic() + member.settings.control.requestTimeoutMs / 2000
     muninn.share(b"y", name="next")
     assert muninn.domainInfo()["brokerPid"] == os.getpid()
-    assert time.monotonic() < deadline, "far below the request timeout, which is what the fault cost"
+    assert time.monotonic() < deadline, (
+        "far below the request timeout, which is what the fault cost"
+    )
     eventually(lambda: len(leftovers(domain)) == 1, "the released buffer is gone")
 
 
-def test_aRowOfAnEpochThatHasNotComeIsAnErrorAndNoDeposition(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: `Deposed` from a damaged word made the broker begin its term anew, without end."""
+def test_aRowOfAnEpochThatHasNotComeIsAnErrorAndNoDeposition(
+    served: tuple[Lab, Broker, Member],
+) -> None:
+    """Broken: `Deposed` from a damaged word made the broker begin its term anew,
+    without end.
+    """
     lab, broker, own = served
     row, incarnation = lab.make(broker._directory, own)
-    atomics.exchangeSeqCst64(lab.block.rowAddress(row), lab.rows.state(row)._replace(epoch=9999).word())
-    assert broker.execute({"op": "free", "row": row, "incarnation": incarnation}, [])[0]["error"] == 19
+    atomics.exchangeSeqCst64(
+        lab.block.rowAddress(row), lab.rows.state(row)._replace(epoch=9999).word()
+    )
+    assert (
+        broker.execute({"op": "free", "row": row, "incarnation": incarnation}, [])[0]["error"] == 19
+    )
     assert broker.execute({"op": "ping"}, [])[0] == {"epoch": 1}
 
 
 def test_whatTheDeadHeldLastGoesWithThem(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: `reclaim` cleared the leases, and left their rows to the next one who would look."""
+    """Broken: `reclaim` cleared the leases, and left their rows to the next one who
+    would look.
+    """
     lab, broker, own = served
     dead = lab.member()
     row, incarnation = lab.make(broker._directory, own, lifetime=describe().lifetime.LAST_CLOSE)
@@ -332,8 +404,12 @@ def test_whatTheDeadHeldLastGoesWithThem(served: tuple[Lab, Broker, Member]) -> 
     assert lab.rows.state(row).state == layout.ROW_FREE
 
 
-def test_theSlotsOfDeadClaimersAndOfTheMarkedDeadAreGivenBack(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: `reclaim` without CLAIMING; `adopt` without those that an earlier broker had marked dead."""
+def test_theSlotsOfDeadClaimersAndOfTheMarkedDeadAreGivenBack(
+    served: tuple[Lab, Broker, Member],
+) -> None:
+    """Broken: `reclaim` without CLAIMING; `adopt` without those that an earlier broker
+    had marked dead.
+    """
     lab, broker, own = served
     markedDead = lab.member()
     claimer = MemberTable(lab.block).claim(preferred=False)
@@ -346,17 +422,25 @@ def test_theSlotsOfDeadClaimersAndOfTheMarkedDeadAreGivenBack(served: tuple[Lab,
 
 
 def test_aPidOfAnotherNamespaceIsNotFollowed(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: the process that has that number here was followed; its end would be the member's."""
+    """Broken: the process that has that number here was followed; its end would be the
+    member's.
+    """
     lab, broker, own = served
     member = lab.member()
-    start = layout.MEMBERS_OFFSET + member.key.slot * layout.MEMBER_BYTES + layout.MEMBER_PID_NAMESPACE_OFFSET
+    start = (
+        layout.MEMBERS_OFFSET
+        + member.key.slot * layout.MEMBER_BYTES
+        + layout.MEMBER_PID_NAMESPACE_OFFSET
+    )
     lab.block.bytes[start : start + 8] = (1).to_bytes(8, "little")
     broker._deathWatch.forget(member.key)
     assert broker._deathWatch.adopt(own.key) == []
     assert member.key not in broker._deathWatch._pidfds
 
 
-def test_whoWaitsForTheDeadIsWoken(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoWaitsForTheDeadIsWoken(
+    served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken: `_poison` without one of its wake-ups, which the waiters' own looks hid."""
     for module in (claiming, generations):
         monkeypatch.setattr(module, "_CHECK_NS", 60_000_000_000)
@@ -373,7 +457,9 @@ def test_whoWaitsForTheDeadIsWoken(served: tuple[Lab, Broker, Member], monkeypat
         if not lab.members.isCurrent(dead.key):
             raise InterruptedError
 
-    reading = Background(lambda: generations.Generation(lab.block.rowAddress(row)).wait(0, None, check))
+    reading = Background(
+        lambda: generations.Generation(lab.block.rowAddress(row)).wait(0, None, check)
+    )
     successor = Background(lambda: claiming.acquire(address, waiter.key, isDead, 60))
     reading.asleep()
     successor.asleep()
@@ -382,7 +468,9 @@ def test_whoWaitsForTheDeadIsWoken(served: tuple[Lab, Broker, Member], monkeypat
     assert isinstance(reading.ended(), InterruptedError)
 
 
-def test_aDeathThatIsNotYetConfirmedIsLookedAtAgain(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aDeathThatIsNotYetConfirmedIsLookedAtAgain(
+    served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The pidfd is readable, and the kernel still holds the byte.
 
     Broken: the one event of the pidfd was all that there was; `confirm` kept the pidfd.
@@ -394,7 +482,11 @@ def test_aDeathThatIsNotYetConfirmedIsLookedAtAgain(served: tuple[Lab, Broker, M
         os._exit(0)
     pidfd = os.pidfd_open(ended)
     os.waitpid(ended, 0)
-    monkeypatch.setattr(broker._members, "isConfirmedDead", lambda *_: proofs.pop(0) if len(proofs) > 1 else proofs[0])
+    monkeypatch.setattr(
+        broker._members,
+        "isConfirmedDead",
+        lambda *_: proofs.pop(0) if len(proofs) > 1 else proofs[0],
+    )
     broker._deathWatch.follow(dead.key, pidfd)
     for _ in range(20):
         broker.step(0.001)
@@ -418,7 +510,9 @@ def test_aDeposedBrokerServesNobody(served: tuple[Lab, Broker, Member]) -> None:
     assert successor.execute({"op": "ping"}, [])[0] == {"epoch": 2}
 
 
-def test_anotherUserIsRefused(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anotherUserIsRefused(
+    served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken: whoever could connect was served."""
     lab, broker, _ = served
     monkeypatch.setattr(messages, "peerOf", lambda connection: (1, os.getuid() + 1))
@@ -440,11 +534,16 @@ def test_aHelloOfTheDeadIsRefused(served: tuple[Lab, Broker, Member]) -> None:
 
 @pytest.mark.parametrize("looks", [0, 1], ids=("beforeItIsLookedAt", "afterIt"))
 def test_whoDiesBeforeItsHelloIsReadIsNobodysFault(
-    served: tuple[Lab, Broker, Member], looks: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    served: tuple[Lab, Broker, Member],
+    looks: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its pidfd names nobody any more. Broken: a warning said that the hello was false, in the notebook of whoever was broker.
+    """Its pidfd names nobody any more. Broken: a warning said that the hello was false,
+    in the notebook of whoever was broker.
 
-    Broken again: who died between two looks at its pidfd was called false by the second one.
+    Broken again: who died between two looks at its pidfd was called false by the second
+    one.
     """
     lab, broker, _ = served
     with subprocess.Popen(["sleep", "60"]) as child:
@@ -459,13 +558,17 @@ def test_whoDiesBeforeItsHelloIsReadIsNobodysFault(
     answer = Peer(lab, broker).ask(_hello(lab.member()), [pidfd])
     assert answer is not None and answer.get("error") == (None if looks else 20)
     assert {record.levelname for record in caplog.records} == {"INFO"}
-    assert any("died before its hello" in record.message for record in caplog.records) == (not looks)
+    assert any("died before its hello" in record.message for record in caplog.records) == (
+        not looks
+    )
     assert bool(sweeps) == (not looks), "nobody has its pidfd, so it is looked for"
     os.close(pidfd)
 
 
 def test_descriptorsThatNobodyAskedForAreClosed(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: only a handler closed what came with a request; `bring` kept the memory of rows that are not there."""
+    """Broken: only a handler closed what came with a request; `bring` kept the memory
+    of rows that are not there.
+    """
     _, broker, _ = served
     for message in (
         {"op": "ping"},
@@ -482,7 +585,9 @@ def test_descriptorsThatNobodyAskedForAreClosed(served: tuple[Lab, Broker, Membe
         os.close(reading)
 
 
-def test_whoEndsBeforeItsHelloIsLookedForAtOnce(served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoEndsBeforeItsHelloIsLookedForAtOnce(
+    served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody has its pidfd. Broken: it was left to the next sweep."""
     lab, broker, _ = served
     swept: list[int] = []
@@ -497,7 +602,9 @@ def test_whoEndsBeforeItsHelloIsLookedForAtOnce(served: tuple[Lab, Broker, Membe
 
 
 def test_nobodyWaitsForTheMemoryOfWhatWasFreed(served: tuple[Lab, Broker, Member]) -> None:
-    """A holder that has not said hello may bring what lives. Broken: it was waited for also when the row was freed."""
+    """A holder that has not said hello may bring what lives. Broken: it was waited for
+    also when the row was freed.
+    """
     lab, broker, own = served
     lab.member()
     row, incarnation = lab.make(broker._directory, own)
@@ -524,22 +631,34 @@ def test_numbersOfARequestAreNumbersInRange(value: object) -> None:
 
 
 def test_eachAllocationComesWithItsDescriptor() -> None:
-    """Broken: the numbers of both were not compared, and a descriptor was asked for that was not there."""
+    """Broken: the numbers of both were not compared, and a descriptor was asked for
+    that was not there.
+    """
     assert requests.allocationsOf({"allocations": [[1, 2]]}, [7]) == [(1, 2)]
-    for allocations, descriptors in (([[1, 2]], []), ([], [7]), ([[1, 2, 3]], [7]), ([[1, "2"]], [7]), ([7], [7])):
+    for allocations, descriptors in (
+        ([[1, 2]], []),
+        ([], [7]),
+        ([[1, 2, 3]], [7]),
+        ([[1, "2"]], [7]),
+        ([7], [7]),
+    ):
         with pytest.raises(ProtocolViolation):
             requests.allocationsOf({"allocations": allocations}, descriptors)
 
 
 @pytest.mark.parametrize("fields", [{}, {"row": 1}, {"row": 1, "incarnation": 1, "more": 1}])
 def test_aRequestHasItsFieldsAndNoOthers(fields: dict[str, int]) -> None:
-    """Broken: `checked` looked at no keys; what was missing was a `KeyError` of the broker's."""
+    """Broken: `checked` looked at no keys; what was missing was a `KeyError` of the
+    broker's.
+    """
     with pytest.raises(ProtocolViolation):
         requests.checked({"op": "free", **fields})
 
 
 def test_aBrokerThatIsAskedWithoutAPauseFindsTheDeadToo(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: what a broker does on the side was done in steps without a request only, so a domain with one a second never swept."""
+    """Broken: what a broker does on the side was done in steps without a request only,
+    so a domain with one a second never swept.
+    """
     lab, broker, _ = served
     dead = lab.member()
     ended = os.fork()
@@ -547,7 +666,9 @@ def test_aBrokerThatIsAskedWithoutAPauseFindsTheDeadToo(served: tuple[Lab, Broke
         os._exit(0)
     os.waitpid(ended, 0)
     start = layout.MEMBERS_OFFSET + dead.key.slot * layout.MEMBER_BYTES
-    lab.block.bytes[start + layout.MEMBER_PID_OFFSET : start + layout.MEMBER_PID_OFFSET + 4] = ended.to_bytes(4, "little")
+    lab.block.bytes[start + layout.MEMBER_PID_OFFSET : start + layout.MEMBER_PID_OFFSET + 4] = (
+        ended.to_bytes(4, "little")
+    )
 
     def stepIsBusy() -> bool:
         os.eventfd_write(broker._server._wakeFd, 1)
@@ -557,8 +678,12 @@ def test_aBrokerThatIsAskedWithoutAPauseFindsTheDeadToo(served: tuple[Lab, Broke
     eventually(stepIsBusy, "its slot is free", bound=20.0)
 
 
-def test_aLeaseOnARowThatTheTableDoesNotHaveIsClearedAndNoMore(served: tuple[Lab, Broker, Member]) -> None:
-    """In a child, since what was read then lay outside of the block: broken, every broker of the domain died of it, one after the other."""
+def test_aLeaseOnARowThatTheTableDoesNotHaveIsClearedAndNoMore(
+    served: tuple[Lab, Broker, Member],
+) -> None:
+    """In a child, since what was read then lay outside of the block: broken, every
+    broker of the domain died of it, one after the other.
+    """
     lab, broker, _ = served
     dead = lab.member()
     dead.leases.take(1_000_000, 1, 1000)
@@ -569,8 +694,12 @@ def test_aLeaseOnARowThatTheTableDoesNotHaveIsClearedAndNoMore(served: tuple[Lab
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_anOwnerLockOfASlotThatTheTableDoesNotHaveIsNobodys(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken, whatever stood behind the table was taken for a member; here for one that lives, and whose lock nobody would ever get."""
+def test_anOwnerLockOfASlotThatTheTableDoesNotHaveIsNobodys(
+    served: tuple[Lab, Broker, Member],
+) -> None:
+    """Broken, whatever stood behind the table was taken for a member; here for one that
+    lives, and whose lock nobody would ever get.
+    """
     lab, _, own = served
     beyond = 40
     atomics.storeRelease64(lab.block.memberAddress(beyond), 7 << 32 | layout.MEMBER_LIVE)
@@ -579,10 +708,15 @@ def test_anOwnerLockOfASlotThatTheTableDoesNotHaveIsNobodys(served: tuple[Lab, B
     assert not Tables.isDead(seen, own.key.slot, own.key.generation)  # type: ignore[arg-type]
 
 
-def _deadWithMany(lab: Lab, broker: Broker, own: Member, count: int = 200) -> tuple[Member, list[int]]:
+def _deadWithMany(
+    lab: Lab, broker: Broker, own: Member, count: int = 200
+) -> tuple[Member, list[int]]:
     """A dead member that was the last to hold so many buffers."""
     dead = lab.member()
-    rows = [lab.make(broker._directory, own, f"b{number}", lifetime=describe().lifetime.LAST_CLOSE) for number in range(count)]
+    rows = [
+        lab.make(broker._directory, own, f"b{number}", lifetime=describe().lifetime.LAST_CLOSE)
+        for number in range(count)
+    ]
     for row, incarnation in rows:
         dead.leases.take(row, incarnation, 1000)
     return dead, [row for row, _ in rows]
@@ -593,7 +727,9 @@ def _freeAmong(lab: Lab, rows: list[int]) -> int:
 
 
 def test_aDeathWithManyLeasesIsReclaimedInSlices(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: 5,000 buffers took one step of 0.77 s, in which the broker served nobody and did not beat."""
+    """Broken: 5,000 buffers took one step of 0.77 s, in which the broker served nobody
+    and did not beat.
+    """
     lab, broker, own = served
     dead, rows = _deadWithMany(lab, broker, own)
     broker._reclaimer.leave(dead.key)
@@ -604,7 +740,10 @@ def test_aDeathWithManyLeasesIsReclaimedInSlices(served: tuple[Lab, Broker, Memb
     broker._reclaimer.begin(dead.key)  # another look finds the same death
     for _ in range(20):
         broker.step(60)
-    assert _freeAmong(lab, rows) == len(rows) and lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
+    assert (
+        _freeAmong(lab, rows) == len(rows)
+        and lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
+    )
     assert lab.election.heartbeat() > beats + 3
 
 
@@ -614,20 +753,30 @@ def test_aSuccessorFinishesWhatWasBegun(served: tuple[Lab, Broker, Member]) -> N
     broker._reclaimer.begin(dead.key)
     assert _freeAmong(lab, rows) < len(rows)
     lab.settled(lab.broker(lab.member()))
-    assert _freeAmong(lab, rows) == len(rows) and lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
+    assert (
+        _freeAmong(lab, rows) == len(rows)
+        and lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
+    )
 
 
 def test_aBrokerThatLeavesFinishesWhatItHasBegun(served: tuple[Lab, Broker, Member]) -> None:
-    """It may be the last one. Broken: the slot of the dead kept the block from being withdrawn."""
+    """It may be the last one. Broken: the slot of the dead kept the block from being
+    withdrawn.
+    """
     lab, broker, own = served
     dead, rows = _deadWithMany(lab, broker, own)
     broker._reclaimer.begin(dead.key)
     broker.execute({"op": "leave"}, [])
-    assert _freeAmong(lab, rows) == len(rows) and lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
+    assert (
+        _freeAmong(lab, rows) == len(rows)
+        and lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
+    )
 
 
 def test_aBrokersOwnClosesAreSettledBetweenSteps(domain: str) -> None:
-    """Broken: thousands that its own process closed at once were settled in one go, without a beat."""
+    """Broken: thousands that its own process closed at once were settled in one go,
+    without a beat.
+    """
     many = [muninn.share(b"x") for _ in range(200)]
     member = current()
     beats = member.election.heartbeat()
@@ -637,7 +786,9 @@ def test_aBrokersOwnClosesAreSettledBetweenSteps(domain: str) -> None:
 
 
 def test_anOwnerLockOfTheDeadIsNobodysForEver(lab: Lab) -> None:
-    """Broken: it kept the owner's slot and 19 bits of its generation, which are a living member's again after 2^19 members of that slot."""
+    """Broken: it kept the owner's slot and 19 bits of its generation, which are a
+    living member's again after 2^19 members of that slot.
+    """
     broker, dead = lab.broker(lab.member()), lab.member()
     lab.rows.grow(1)
     address = lab.block.rowAddress(3) + layout.ROW_OWNER_LOCK_OFFSET
@@ -647,20 +798,32 @@ def test_anOwnerLockOfTheDeadIsNobodysForEver(lab: Lab) -> None:
     owner = ownerlock.ownerOf(atomics.loadAcquire32(address))
     assert owner is not None and owner[0] >= layout.MAX_MEMBERS_LIMIT
     following = lab.member()
-    assert claiming.acquire(address, following.key, lambda slot, _: slot >= lab.members.count, 0) is False, "recovered"
+    assert (
+        claiming.acquire(address, following.key, lambda slot, _: slot >= lab.members.count, 0)
+        is False
+    ), "recovered"
     ownerlock.markDead(address, dead.key)
-    assert ownerlock.belongsTo(atomics.loadAcquire32(address), following.key), "a late broker does not take it from its next owner"
+    assert ownerlock.belongsTo(atomics.loadAcquire32(address), following.key), (
+        "a late broker does not take it from its next owner"
+    )
 
 
-def test_manyMembersCostADescriptorEach(domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: two each. A death is proven all the same, also where a forked child keeps the connection."""
+def test_manyMembersCostADescriptorEach(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: two each. A death is proven all the same, also where a forked child keeps
+    the connection.
+    """
     monkeypatch.setattr(deathwatch, "MAX_PIDFDS", 1)
     monkeypatch.setattr(maintenance, "SWEEP_SECONDS", 0.1)
     muninn.share(b"mine", name="mine")
     before = len(os.listdir("/proc/self/fd"))
     members = [actor("held = muninn.share(b'x')") for _ in range(4)]
     pipes = 2 * len(members)
-    eventually(lambda: len(os.listdir("/proc/self/fd")) <= before + pipes + 4 + 1, "one for each, and a pidfd")
+    eventually(
+        lambda: len(os.listdir("/proc/self/fd")) <= before + pipes + 4 + 1,
+        "one for each, and a pidfd",
+    )
     members[3].do("import os, signal\nchild = os.fork()\nif child == 0:\n    signal.pause()")
     child = members[3].do("child")
     try:
@@ -674,7 +837,9 @@ def test_manyMembersCostADescriptorEach(domain: str, actor: Start, monkeypatch: 
 
 
 def test_withoutDescriptorsTheKnownAreWatchedByTheirConnections(domain: str, actor: Start) -> None:
-    """Broken: the broker had no room for one more, while it held two descriptors for each of the others."""
+    """Broken: the broker had no room for one more, while it held two descriptors for
+    each of the others.
+    """
     broker = actor("import resource\nmuninn.share(b'x', name='x')")
     members = [actor("muninn.share(b'y')") for _ in range(6)]
     broker.do("""
@@ -689,31 +854,55 @@ except OSError:
 for _ in range(2):
     os.close(files.pop())
 """)
-    assert actor("z = muninn.share(b'z', name='z')").do("muninn.domainInfo()['brokerPid']") == broker.pid
+    assert (
+        actor("z = muninn.share(b'z', name='z')").do("muninn.domainInfo()['brokerPid']")
+        == broker.pid
+    )
     for member in members:
         member.kill()
-    broker.do("[os.close(each) for each in files]; resource.setrlimit(resource.RLIMIT_NOFILE, limit)")
-    eventually(lambda: len(broker.do("muninn.domainInfo()['members']")) == 2, "the dead are reclaimed")
+    broker.do(
+        "[os.close(each) for each in files]; resource.setrlimit(resource.RLIMIT_NOFILE, limit)"
+    )
+    eventually(
+        lambda: len(broker.do("muninn.domainInfo()['members']")) == 2, "the dead are reclaimed"
+    )
 
 
 def test_nothingIsTakenForLostBeforeAllWasBrought(lab: Lab) -> None:
-    """One who holds more than a message takes. Broken: what came with the second message had been given up after the first."""
+    """One who holds more than a message takes. Broken: what came with the second
+    message had been given up after the first.
+    """
     member, count = lab.member(), requests.FULL_BATCH + 3
     before = lab.member()
     old = lab.settled(lab.broker(before))
     for number in range(count):
-        row, incarnation = old._directory.grant(member.key, usage(f"f{number}", mode=Mode.FAST, gpu=0), 1 << 40)
-        old._directory.rows.describe(row, describe(f"f{number}", mode=Mode.FAST, gpu=0, transport="memfd"))
+        row, incarnation = old._directory.grant(
+            member.key, usage(f"f{number}", mode=Mode.FAST, gpu=0), 1 << 40
+        )
+        old._directory.rows.describe(
+            row, describe(f"f{number}", mode=Mode.FAST, gpu=0, transport="memfd")
+        )
         old._directory.commit(member.key, row, incarnation, os.memfd_create("f"))
     held = old.handOver()
     before.die()
     broker = lab.settled(lab.broker(lab.member()))
     peer, nonce = Peer(lab, broker), member.table.identity(member.key.slot).nonce
-    hello = {"op": "hello", "slot": member.key.slot, "generation": member.key.generation, "nonce": nonce}
-    for message, batch in ((hello, held[: requests.FULL_BATCH]), ({"op": "bring"}, held[requests.FULL_BATCH :])):
+    hello = {
+        "op": "hello",
+        "slot": member.key.slot,
+        "generation": member.key.generation,
+        "nonce": nonce,
+    }
+    for message, batch in (
+        (hello, held[: requests.FULL_BATCH]),
+        ({"op": "bring"}, held[requests.FULL_BATCH :]),
+    ):
         assert len(broker._directory.rows.inState(layout.ROW_LIVE)) == count
         first = [os.pidfd_open(os.getpid())] if message is hello else []
-        answer = peer.ask(msgpack.packb({**message, "allocations": [list(pair) for pair, _ in batch]}), first + [each for _, each in batch])
+        answer = peer.ask(
+            msgpack.packb({**message, "allocations": [list(pair) for pair, _ in batch]}),
+            first + [each for _, each in batch],
+        )
         assert answer is not None and "error" not in answer
     assert len(broker._directory.rows.inState(layout.ROW_LIVE)) == count
     assert not broker._directory.lacksMemory("f0") and not broker._maintenance._mayBeLost
@@ -741,7 +930,8 @@ def test_aGrantWaitsForWhoMayHaveTheMemoryOfTheName(lab: Lab) -> None:
         "gpuCapacityBytes": 0,
         "deadlineMs": 0,
     }
-    assert broker.execute(create, [])[0]["row"] == requests.LATER  # `member` and the broker before have not said hello
+    # `member` and the broker before have not said hello
+    assert broker.execute(create, [])[0]["row"] == requests.LATER
     assert broker._directory.find("f") is not None
     for each in (member, before):
         each.die()

@@ -15,13 +15,20 @@ from muninn.terms import asName, asTenant
 _OF_A_MEMBER = 2
 
 
-def evict(name: str | None = None, tenant: str | None = None, pid: int | None = None, reason: str = "evicted") -> int:
-    """Revoke leases: their holders' next operation is `LeaseRevoked`, and the memory goes when they let go or die.
+def evict(
+    name: str | None = None,
+    tenant: str | None = None,
+    pid: int | None = None,
+    reason: str = "evicted",
+) -> int:
+    """Revoke leases: their holders' next operation is `LeaseRevoked`, and the memory
+    goes when they let go or die.
 
     Parameters
     ----------
     name, tenant, pid
-        Whose leases; what is None is not asked for, but one of the first two must be given.
+        Whose leases; what is None is not asked for, but one of the first two must be
+        given.
     reason
         One of `muninn.control.leases.REVOCATION_REASONS`.
 
@@ -32,17 +39,28 @@ def evict(name: str | None = None, tenant: str | None = None, pid: int | None = 
     """
     if name is None and tenant is None:
         raise TypeError("evict needs a name or a tenant")
-    wantedName, wantedTenant = "" if name is None else asName(name), "" if tenant is None else asTenant(tenant)
+    wantedName, wantedTenant = (
+        "" if name is None else asName(name),
+        "" if tenant is None else asTenant(tenant),
+    )
     request = membership.current().client.request
     reply, _ = request("evict", name=wantedName, tenant=wantedTenant, pid=pid or 0, reason=reason)
     if not reply["buffers"]:
-        wanted = " and ".join(f"{what} {value!r}" for what, value in (("name", name), ("tenant", tenant)) if value is not None)
-        raise BufferNotFound(f"there is no buffer of {wanted} in domain {membership.current().paths.domain!r}", LOOK)
+        wanted = " and ".join(
+            f"{what} {value!r}"
+            for what, value in (("name", name), ("tenant", tenant))
+            if value is not None
+        )
+        raise BufferNotFound(
+            f"there is no buffer of {wanted} in domain {membership.current().paths.domain!r}", LOOK
+        )
     return int(reply["revoked"])
 
 
 class Holder(NamedTuple):
-    """A lease on a buffer, and whose it is. A pid is that of the holder's own PID namespace: of several containers each may have a 1."""
+    """A lease on a buffer, and whose it is. A pid is that of the holder's own PID
+    namespace: of several containers each may have a 1.
+    """
 
     hold: leases.Hold
     pid: int
@@ -57,9 +75,16 @@ def holders(name: str) -> list[Holder]:
     if not found.get("live"):
         raise absent(member.tables, name)
     holds = leases.scanHolds(member.block, member.members, found["row"])
-    living = [hold for hold in holds if hold.incarnation == found["incarnation"] and member.members.isThere(hold.slot)]
+    living = [
+        hold
+        for hold in holds
+        if hold.incarnation == found["incarnation"] and member.members.isThere(hold.slot)
+    ]
     identities = [(hold, member.members.identity(hold.slot)) for hold in living]
-    return [Holder(hold, it.pid, member.members.program(hold.slot), it.process) for hold, it in identities]
+    return [
+        Holder(hold, it.pid, member.members.program(hold.slot), it.process)
+        for hold, it in identities
+    ]
 
 
 def revoke(held: list[Holder]) -> int:
@@ -69,36 +94,45 @@ def revoke(held: list[Holder]) -> int:
 
 
 def drain(on: bool = True, reason: str = "") -> int:
-    """Let the domain create nothing new, or again. Returns how many leases are still held."""
+    """Let the domain create nothing new, or again. Returns how many leases are still
+    held.
+    """
     reply, _ = membership.current().client.request("drain", on=on, reason=reason[:200])
     return int(reply["holds"])
 
 
 def keep(stop: threading.Event) -> None:
-    """Be an ordinary member that stays, and is preferred as broker, until `stop` is set."""
+    """Be an ordinary member that stays, and is preferred as broker, until `stop` is
+    set.
+    """
     member = membership.joinPreferred()
     stop.wait()
     member.leave()
 
 
 def fewestDescriptors() -> int:
-    """How many descriptors a process that has as many open as this one must be allowed, to join a domain and be its broker."""
+    """How many descriptors a process that has as many open as this one must be allowed,
+    to join a domain and be its broker.
+    """
     import os
 
     from muninn.broker.candidacy import OWN_DESCRIPTORS
 
-    taken = len(os.listdir("/proc/thread-self/fd"))  # with the one that lists them, as the broker counts
+    # with the one that lists them, as the broker counts
+    taken = len(os.listdir("/proc/thread-self/fd"))
     return taken + _OF_A_MEMBER + OWN_DESCRIPTORS + 1
 
 
 def repair() -> dict[str, Any]:
-    """Rebuild a control block that is damaged or of another version, from the journals. Nobody may be in the domain.
+    """Rebuild a control block that is damaged or of another version, from the journals.
+    Nobody may be in the domain.
 
     Returns
     -------
     dict
-        ``recovered``: the names of the buffers that are there again; ``discarded``: segments that nothing knew; ``kept``: segments that
-        a journal, or the old block, knows and that could not be taken over.
+        ``recovered``: the names of the buffers that are there again; ``discarded``:
+        segments that nothing knew; ``kept``: segments that a journal, or the old block,
+        knows and that could not be taken over.
 
     Raises
     ------
@@ -114,5 +148,10 @@ def repair() -> dict[str, Any]:
 
     control = loadSettings().control
     if membership.isJoined():
-        raise BrokerUnavailable(f"this process is in domain {control.domain!r} itself", "Repair from another process")
-    return rebuild(Paths(os.geteuid(), control.domain), Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases))
+        raise BrokerUnavailable(
+            f"this process is in domain {control.domain!r} itself", "Repair from another process"
+        )
+    return rebuild(
+        Paths(os.geteuid(), control.domain),
+        Geometry.of(control.maxMembers, control.maxBuffers, control.maxLeases),
+    )

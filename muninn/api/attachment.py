@@ -1,7 +1,9 @@
-"""What a buffer object has: its hold on an open buffer, with rights of its own, and what is read from that.
+"""What a buffer object has: its hold on an open buffer, with rights of its own, and
+what is read from that.
 
-Each method takes the hold by `_checked`, which refuses a buffer that was freed, a lease that was revoked or has run out, and takes a lease
-of its own in a forked child. `_held` is for what the description alone says: it stays true after the end of the buffer.
+Each method takes the hold by `_checked`, which refuses a buffer that was freed, a lease
+that was revoked or has run out, and takes a lease of its own in a forked child. `_held`
+is for what the description alone says: it stays true after the end of the buffer.
 """
 
 from __future__ import annotations
@@ -22,7 +24,15 @@ from muninn.terms import Access, Renew
 class Attachment:
     """The hold of one `MuninnBuffer`, and the properties of the buffer."""
 
-    __slots__ = ("__weakref__", "_array", "_expiresMs", "_isLender", "_openBuffer", "_renewal", "_writable")
+    __slots__ = (
+        "__weakref__",
+        "_array",
+        "_expiresMs",
+        "_isLender",
+        "_openBuffer",
+        "_renewal",
+        "_writable",
+    )
 
     @classmethod
     def _of(cls, openBuffer: OpenBuffer, access: Access, renew: Renew = Renew.AUTO) -> Self:
@@ -42,7 +52,9 @@ class Attachment:
         self._array: np.ndarray[Any, np.dtype[Any]] | None = None
 
     def _checked(self) -> OpenBuffer:
-        """The holding, for one more operation: open, not freed, lease in force. After a fork it is taken anew."""
+        """The holding, for one more operation: open, not freed, lease in force. After a
+        fork it is taken anew.
+        """
         openBuffer = self._held()
         if openBuffer.context.isStale():
             openBuffer = self._reopen(openBuffer)
@@ -53,18 +65,31 @@ class Attachment:
         return openBuffer
 
     def _held(self) -> OpenBuffer:
-        """The holding, whatever has become of what it holds. Raises `BufferFreed` once this object is closed."""
-        openBuffer = self._openBuffer  # read once: a finalizer may close this object between two reads
+        """The holding, whatever has become of what it holds. Raises `BufferFreed` once
+        this object is closed.
+        """
+        # read once: a finalizer may close this object between two reads
+        openBuffer = self._openBuffer
         if openBuffer is None:
             raise BufferFreed("this buffer object is closed", "Open the name again")
         return openBuffer
 
     def _reopen(self, old: OpenBuffer) -> OpenBuffer:
-        """In a forked child: the parent's lease is not ours, so take one, in the same control block."""
-        openBuffer = current().requireSame(old.tables, old.description.name).openBuffers.hold(old.row, old.incarnation)
+        """In a forked child: the parent's lease is not ours, so take one, in the same
+        control block.
+        """
+        openBuffer = (
+            current()
+            .requireSame(old.tables, old.description.name)
+            .openBuffers.hold(old.row, old.incarnation)
+        )
         if openBuffer is None:
             raise BufferFreed(f"{old.description.name!r} was freed")
-        self._bind(openBuffer, Access.READ_WRITE if self._writable else Access.READ_ONLY, Renew.ON_USE if self._expiresMs else Renew.AUTO)
+        self._bind(
+            openBuffer,
+            Access.READ_WRITE if self._writable else Access.READ_ONLY,
+            Renew.ON_USE if self._expiresMs else Renew.AUTO,
+        )
         return openBuffer
 
     @property
@@ -119,12 +144,19 @@ class Attachment:
 
     @property
     def handle(self) -> bytes:
-        """64 opaque bytes that open this buffer, with the rights of this object, wherever they are taken in this domain."""
+        """64 opaque bytes that open this buffer, with the rights of this object,
+        wherever they are taken in this domain.
+        """
         openBuffer = self._checked()
         secret = openBuffer.tables.block.secret
         access = Access.READ_WRITE if self._writable else Access.READ_ONLY
         description = openBuffer.description
         issued: bytes = load().handles.issue(
-            secret, openBuffer.row, openBuffer.incarnation, access, description.sizeBytes, description.tenant
+            secret,
+            openBuffer.row,
+            openBuffer.incarnation,
+            access,
+            description.sizeBytes,
+            description.tenant,
         )
         return issued

@@ -1,7 +1,7 @@
 """`MuninnBuffer`: what users get, one object per open.
 
-It is a view of an open buffer (the process's one lease and one mapping of that buffer) with rights of its own. Closing it twice is fine;
-arrays taken from it keep the memory.
+It is a view of an open buffer (the process's one lease and one mapping of that buffer)
+with rights of its own. Closing it twice is fine; arrays taken from it keep the memory.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class MuninnBuffer(Protocols):
 
     Raises
     ------
-    UnsupportedMode, InvalidArgument, BufferExists, QuotaExceeded, HostMemoryFull, DomainDraining
+    UnsupportedMode, InvalidArgument, BufferExists, QuotaExceeded, HostMemoryFull,
+    DomainDraining
     """
 
     __slots__ = ()
@@ -67,7 +68,15 @@ class MuninnBuffer(Protocols):
         tenant: str | None = None,
         **options: Unpack[BufferKeywords],
     ) -> None:
-        given = optionsOf(MuninnBuffer.__init__, mode=mode, preferredGpu=preferredGpu, access=access, name=name, tenant=tenant, **options)
+        given = optionsOf(
+            MuninnBuffer.__init__,
+            mode=mode,
+            preferredGpu=preferredGpu,
+            access=access,
+            name=name,
+            tenant=tenant,
+            **options,
+        )
         sizeBytes, renewal = asSize(size), asRenew(given.renew, "MuninnBuffer")
         spec = specOf("MuninnBuffer", (sizeBytes,), np.dtype(np.uint8), given)
         self._bind(creation.create(spec, progress=given.progress), spec.access, renewal)
@@ -75,23 +84,28 @@ class MuninnBuffer(Protocols):
     def describe(self) -> dict[str, Any]:
         """Everything there is to say about the buffer, as a plain dict."""
         openBuffer = self._checked()
-        described = describeRow(openBuffer.tables, openBuffer.context.gpus, openBuffer.row, openBuffer.description)
+        described = describeRow(
+            openBuffer.tables, openBuffer.context.gpus, openBuffer.row, openBuffer.description
+        )
         if openBuffer.description.kind == layout.ROW_KIND_ARRAY and self.dtype.fields is not None:
             described["dtype"] = shown(self.dtype)  # the row alone knows no fields
         if self.gpu is not None:
-            described["gpu"] = self.gpu  # as this process counts them, and not as the one that made it
+            # as this process counts them, and not as the one that made it
+            described["gpu"] = self.gpu
         return described
 
     @named
     def deviceArray(self, gpu: int | None = None) -> Any:
-        """The live bytes as an array that kernels take: Numba's device array of `shape` and `dtype`, no copy, no fence.
+        """The live bytes as an array that kernels take: Numba's device array of `shape`
+        and `dtype`, no copy, no fence.
 
         On emulated GPUs, where kernels are their CPU references, it is `array`.
 
         Parameters
         ----------
         gpu
-            Whose kernels will use it; the buffer's own GPU, or the one that is worked on, when not given.
+            Whose kernels will use it; the buffer's own GPU, or the one that is worked
+            on, when not given.
 
         Raises
         ------
@@ -103,19 +117,24 @@ class MuninnBuffer(Protocols):
         openBuffer = self._checked()
         memory, description = openBuffer.memory, openBuffer.description
         memory.device = deviceOf(openBuffer.context)
-        return views.deviceArray(memory, 0, description.shape, dtypeOf(openBuffer), self._writable, gpu)
+        return views.deviceArray(
+            memory, 0, description.shape, dtypeOf(openBuffer), self._writable, gpu
+        )
 
     @named
     def write(self, timeout: float | None = None, *, stream: Any = WITHOUT_STREAM) -> Writing:
-        """Publish: ``with buffer.write() as view:`` gives the array to one writer at a time, and readers see all of it or nothing.
+        """Publish: ``with buffer.write() as view:`` gives the array to one writer at a
+        time, and readers see all of it or nothing.
 
         Parameters
         ----------
         timeout
-            Seconds to wait for another writer; None waits as long as that one lives. `TimeoutError` when they are over.
+            Seconds to wait for another writer; None waits as long as that one lives.
+            `TimeoutError` when they are over.
         stream
-            If given, kernels write: the view is `deviceArray()`, the stream waits for those who still read or write, and leaving
-            signals. None is the default stream, and what is meant for a buffer in VRAM.
+            If given, kernels write: the view is `deviceArray()`, the stream waits for
+            those who still read or write, and leaving signals. None is the default
+            stream, and what is meant for a buffer in VRAM.
 
         Raises
         ------
@@ -123,24 +142,36 @@ class MuninnBuffer(Protocols):
             This thread is inside an access of this buffer already.
         """
         if not self._writable:
-            raise PermissionDenied(f"{self.name!r} is open for reading", 'Open it with access="readWrite"')
+            raise PermissionDenied(
+                f"{self.name!r} is open for reading", 'Open it with access="readWrite"'
+            )
         return Writing(self, timeoutOf("write", timeout), stream)
 
     @named
-    def read(self, out: np.ndarray[Any, Any] | None = None, timeout: float | None = None, *, stream: Any = WITHOUT_STREAM) -> Any:
-        """A private copy of one whole generation on the host, never torn; with a stream, a read access for kernels.
+    def read(
+        self,
+        out: np.ndarray[Any, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        stream: Any = WITHOUT_STREAM,
+    ) -> Any:
+        """A private copy of one whole generation on the host, never torn; with a
+        stream, a read access for kernels.
 
         Parameters
         ----------
         out
-            A C-contiguous array of the same shape and dtype that takes the copy; None makes one.
+            A C-contiguous array of the same shape and dtype that takes the copy; None
+            makes one.
         timeout
-            Seconds after which there is no whole copy yet: `TimeoutError`; 10 when not given. A buffer that is written without a pause is
-            copied in a read access. Of a stream's turn: seconds to wait for a writer, as long as that one lives when not given; its
-            stream then waits for at most as long.
+            Seconds after which there is no whole copy yet: `TimeoutError`; 10 when not
+            given. A buffer that is written without a pause is copied in a read access.
+            Of a stream's turn: seconds to wait for a writer, as long as that one lives
+            when not given; its stream then waits for at most as long.
         stream
-            ``with buffer.read(stream=s) as view:`` copies nothing: the view is `deviceArray()`, the stream waits for who writes, and
-            the next writer's stream waits for what this one was given inside. None is the default stream.
+            ``with buffer.read(stream=s) as view:`` copies nothing: the view is
+            `deviceArray()`, the stream waits for who writes, and the next writer's
+            stream waits for what this one was given inside. None is the default stream.
 
         Raises
         ------
@@ -149,27 +180,40 @@ class MuninnBuffer(Protocols):
         OwnerDied
             The last writer died before its kernels were done.
         RuntimeError
-            This thread is inside a write access of this buffer: its bytes are in that access's view.
+            This thread is inside a write access of this buffer: its bytes are in that
+            access's view.
         """
         if stream is not WITHOUT_STREAM:
             return Reading(self, stream, timeoutOf("read", timeout))
-        return snapshot(self._checked(), out, READ_BOUND_SECONDS if timeout is None else secondsOf("read", timeout))
+        return snapshot(
+            self._checked(),
+            out,
+            READ_BOUND_SECONDS if timeout is None else secondsOf("read", timeout),
+        )
 
     @named
-    def waitNext(self, timeout: float | None = None, after: int | None = None, out: np.ndarray[Any, Any] | None = None) -> int:
+    def waitNext(
+        self,
+        timeout: float | None = None,
+        after: int | None = None,
+        out: np.ndarray[Any, Any] | None = None,
+    ) -> int:
         """Wait until a newer generation is published; returns it.
 
-        To take each publication once, ``known = buffer.waitNext(after=known, out=frame)``. A `read()` behind it may copy a later one than
-        was returned, which the next wait then returns again.
+        To take each publication once, ``known = buffer.waitNext(after=known,
+        out=frame)``. A `read()` behind it may copy a later one than was returned, which
+        the next wait then returns again.
 
         Parameters
         ----------
         timeout
-            Seconds; None waits as long as the buffer lives. `TimeoutError` when they are over.
+            Seconds; None waits as long as the buffer lives. `TimeoutError` when they
+            are over.
         after
             The generation that is known already; the present one when not given.
         out
-            Takes a copy, as `read(out)` makes one; what is returned is then the generation that is in it.
+            Takes a copy, as `read(out)` makes one; what is returned is then the
+            generation that is in it.
 
         Raises
         ------
@@ -178,39 +222,57 @@ class MuninnBuffer(Protocols):
         return nextOf(self, timeoutOf("waitNext", timeout), after, out)
 
     @named
-    async def waitNextAsync(self, timeout: float | None = None, after: int | None = None, out: np.ndarray[Any, Any] | None = None) -> int:
-        """`waitNext` for asyncio: it waits in a thread of its own, which ends at once when the task is cancelled."""
+    async def waitNextAsync(
+        self,
+        timeout: float | None = None,
+        after: int | None = None,
+        out: np.ndarray[Any, Any] | None = None,
+    ) -> int:
+        """`waitNext` for asyncio: it waits in a thread of its own, which ends at once
+        when the task is cancelled.
+        """
         bound = timeoutOf("waitNextAsync", timeout)
         generation = self._checked().generation
-        return await waited(lambda cancelled: nextOf(self, bound, after, out, cancelled), generation.wake)
+        return await waited(
+            lambda cancelled: nextOf(self, bound, after, out, cancelled), generation.wake
+        )
 
-    # --- fences ------------------------------------------------------------------------------------------------------
+    # --- fences ----------------------------------------------------------------------
 
     @named
     def signal(self, stream: Any = None) -> int:
-        """Promise: what `stream` was given so far is done when this ticket is. Returns the ticket."""
+        """Promise: what `stream` was given so far is done when this ticket is. Returns
+        the ticket.
+        """
         return fences.signal(self._checked(), stream)
 
     @named
-    def wait(self, stream: Any = None, ticket: int | None = None, timeout: float | None = None) -> int:
-        """Make `stream` wait for a ticket, the last one issued when none is given; with no stream, wait here and now.
+    def wait(
+        self, stream: Any = None, ticket: int | None = None, timeout: float | None = None
+    ) -> int:
+        """Make `stream` wait for a ticket, the last one issued when none is given; with
+        no stream, wait here and now.
 
         Raises
         ------
         OwnerDied
-            The member that issued the ticket died before it was done, or the stream that was to complete it failed.
+            The member that issued the ticket died before it was done, or the stream
+            that was to complete it failed.
         TimeoutError
-            `timeout` seconds passed since this call. Of a stream that waits, these errors are the stream's.
+            `timeout` seconds passed since this call. Of a stream that waits, these
+            errors are the stream's.
         """
         return fences.wait(self._checked(), stream, ticket, timeoutOf("wait", timeout))
 
-    # --- the life of it ----------------------------------------------------------------------------------------------
+    # --- the life of it --------------------------------------------------------------
 
     @named
     def open(self, *, progress: Callable[[int], None] | None = None) -> int:
-        """The address at which kernels and C of this process reach the bytes; it does not change while the buffer is open.
+        """The address at which kernels and C of this process reach the bytes; it does
+        not change while the buffer is open.
 
-        On a machine with GPUs the first call maps a bigMode buffer for them, which pins its pages.
+        On a machine with GPUs the first call maps a bigMode buffer for them, which pins
+        its pages.
 
         Parameters
         ----------
@@ -227,31 +289,52 @@ class MuninnBuffer(Protocols):
         return openBuffer.memory.devicePointer(device, progress)
 
     def close(self) -> None:
-        """Give this object's hold back. Arrays taken from it stay valid, and keep the memory, until they are gone."""
+        """Give this object's hold back. Arrays taken from it stay valid, and keep the
+        memory, until they are gone.
+        """
         if self._isLender:
             aside.refuseOwn()  # it waits for who has it open
-        openBuffer, self._openBuffer, self._renewal, self._array = self._openBuffer, None, None, None
+        openBuffer, self._openBuffer, self._renewal, self._array = (
+            self._openBuffer,
+            None,
+            None,
+            None,
+        )
         if openBuffer is not None:
             context = openBuffer.context
             if self._isLender and not context.isStale():
-                context.lent.takeBack(openBuffer.row, openBuffer.incarnation, openBuffer.description.name)
-            last = [openBuffer]  # perhaps the last reference: without arrays on it, memory and lease go here and now
+                context.lent.takeBack(
+                    openBuffer.row, openBuffer.incarnation, openBuffer.description.name
+                )
+            # perhaps the last reference: without arrays on it, memory and lease go here
+            # and now
+            last = [openBuffer]
             del openBuffer
             context.releases.letGo(last)
 
     def free(self) -> None:
-        """Free the name now, and the memory when its last holder lets go. Freeing what is free already is fine.
+        """Free the name now, and the memory when its last holder lets go. Freeing what
+        is free already is fine.
 
-        Raises `DomainChanged`, and frees nothing, where this process is in another control block by now.
+        Raises `DomainChanged`, and frees nothing, where this process is in another
+        control block by now.
         """
         openBuffer = self._held()
-        row, incarnation, tables, client = openBuffer.row, openBuffer.incarnation, openBuffer.tables, openBuffer.context.client
-        if tables.rows.mayBeFreed(row, incarnation):  # said by its own block; the same numbers are a stranger's buffer in any other
+        row, incarnation, tables, client = (
+            openBuffer.row,
+            openBuffer.incarnation,
+            openBuffer.tables,
+            openBuffer.context.client,
+        )
+        # said by its own block; the same numbers are a stranger's buffer in any other
+        if tables.rows.mayBeFreed(row, incarnation):
             membership = current().requireSame(tables, openBuffer.description.name)
             tables, client = membership.tables, membership.client
         del openBuffer  # `close` is to let go of the last one
         try:
-            if not self._isLender:  # then first: the broker finds no hold of this process, and need not be told of its end later
+            # then first: the broker finds no hold of this process, and need not be told
+            # of its end later
+            if not self._isLender:
                 self.close()
             if tables.rows.mayBeFreed(row, incarnation):
                 client.free(row, incarnation)
@@ -261,7 +344,12 @@ class MuninnBuffer(Protocols):
     def __enter__(self) -> MuninnBuffer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def __reduce__(self) -> tuple[Any, tuple[str, bytes]]:

@@ -1,7 +1,8 @@
 """Bundles: many arrays in one segment, found by one name.
 
-The manifest {key: offset, shape, dtype} stands behind the data and is written before anybody can open the bundle. Tensors begin at
-multiples of 256 bytes, which is what vector units and CUDA's texture alignment ask for.
+The manifest {key: offset, shape, dtype} stands behind the data and is written before
+anybody can open the bundle. Tensors begin at multiples of 256 bytes, which is what
+vector units and CUDA's texture alignment ask for.
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ _MAX_KEYS = 1 << 20
 
 
 class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
-    """A shared set of arrays: a mapping from key to array, read-only unless opened for writing. Nothing is copied."""
+    """A shared set of arrays: a mapping from key to array, read-only unless opened for
+    writing. Nothing is copied.
+    """
 
     def __init__(self, buffer: MuninnBuffer) -> None:
         description = buffer._description
         if description.kind != layout.ROW_KIND_BUNDLE:
-            raise BufferMismatch(f"{buffer.name!r} is an array and no bundle", "Open it by muninn.open")
+            raise BufferMismatch(
+                f"{buffer.name!r} is an array and no bundle", "Open it by muninn.open"
+            )
         self.buffer = buffer
         self._entries = _unpacked(buffer._checked())
 
@@ -54,17 +59,22 @@ class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
         return self.buffer.nbytes
 
     def __getitem__(self, key: str) -> np.ndarray[Any, np.dtype[Any]]:
-        """The live bytes of one array, without a copy: a plain numpy array, and on a GPU what `MuninnBuffer.deviceArray` gives.
+        """The live bytes of one array, without a copy: a plain numpy array, and on a
+        GPU what `MuninnBuffer.deviceArray` gives.
 
-        Of a bundle that is open for reading it is read-only. numpy refuses to write to it; PyTorch does not, and the process ends by
-        SIGSEGV: `torch.from_numpy(bundle[key])` warns, `torch.from_dlpack(bundle[key])` does not. `openBundle(name, access="readWrite")`
-        gives arrays that may be changed in place, and `torch.tensor(bundle[key])` makes a copy.
+        Of a bundle that is open for reading it is read-only. numpy refuses to write to
+        it; PyTorch does not, and the process ends by SIGSEGV:
+        `torch.from_numpy(bundle[key])` warns, `torch.from_dlpack(bundle[key])` does
+        not. `openBundle(name, access="readWrite")` gives arrays that may be changed in
+        place, and `torch.tensor(bundle[key])` makes a copy.
         """
         offset, shape, dtype = self._entries[key]
         sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         memory = self.buffer._checked().memory
         if not memory.isHostVisible:
-            kernels: np.ndarray[Any, np.dtype[Any]] = views.deviceArray(memory, offset, shape, dtype, self.buffer.writable)
+            kernels: np.ndarray[Any, np.dtype[Any]] = views.deviceArray(
+                memory, offset, shape, dtype, self.buffer.writable
+            )
             return kernels
         return flatOf(memory, sizeBytes, offset, self.buffer.writable).view(dtype).reshape(shape)
 
@@ -76,7 +86,10 @@ class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
 
     def describe(self) -> dict[str, Any]:
         """`MuninnBuffer.describe`, and ``"entries"``: key to shape and dtype."""
-        entries = {key: {"shape": list(shape), "dtype": dtype.str} for key, (_, shape, dtype) in self._entries.items()}
+        entries = {
+            key: {"shape": list(shape), "dtype": dtype.str}
+            for key, (_, shape, dtype) in self._entries.items()
+        }
         return {**self.buffer.describe(), "entries": entries}
 
     def close(self) -> None:
@@ -88,11 +101,20 @@ class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
     def __enter__(self) -> Bundle:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<muninn.Bundle {self.buffer!r} of {len(self)} arrays>" if self.buffer._openBuffer else "<muninn.Bundle closed>"
+        return (
+            f"<muninn.Bundle {self.buffer!r} of {len(self)} arrays>"
+            if self.buffer._openBuffer
+            else "<muninn.Bundle closed>"
+        )
 
     def __reduce__(self) -> tuple[Any, tuple[MuninnBuffer]]:
         return Bundle, (self.buffer,)
@@ -102,12 +124,16 @@ class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
 
 
 class BundleDraft:
-    """A bundle that is being filled: ``spec[key]`` is a writable array, and nobody sees any of it before `publish`.
+    """A bundle that is being filled: ``spec[key]`` is a writable array, and nobody sees
+    any of it before `publish`.
 
-    It holds its memory from the beginning, so that a loader can read files straight into place.
+    It holds its memory from the beginning, so that a loader can read files straight
+    into place.
     """
 
-    def __init__(self, entries: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], flat: Flat) -> None:
+    def __init__(
+        self, entries: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], flat: Flat
+    ) -> None:
         self._entries = entries
         self._flat = flat
 
@@ -142,24 +168,35 @@ def loadBundle(
     return _loaded("loadBundle", specs, fill, optionsOf(loadBundle, name=name, **options))
 
 
-def _loaded(caller: str, specs: Mapping[str, tuple[Any, Any]], fill: Callable[[BundleDraft], None], options: BufferOptions) -> Bundle:
+def _loaded(
+    caller: str,
+    specs: Mapping[str, tuple[Any, Any]],
+    fill: Callable[[BundleDraft], None],
+    options: BufferOptions,
+) -> Bundle:
     """`loadBundle`; a user called the function `caller`."""
     requireCallable("loadBundle: fill", fill)
     renewal = asRenew(options.renew, caller)
     entries, sizeBytes = _laidOut(specs)
-    manifest: bytes = msgpack.packb([[key, offset, list(shape), dtype.str] for key, (offset, shape, dtype) in entries.items()])
+    manifest: bytes = msgpack.packb(
+        [[key, offset, list(shape), dtype.str] for key, (offset, shape, dtype) in entries.items()]
+    )
     wanted = specOf(caller, (sizeBytes,), np.uint8, options, layout.ROW_KIND_BUNDLE, manifest)
 
     def write(flat: Flat) -> None:
         fill(BundleDraft(entries, flat))
 
-    openBuffer = creation.create(wanted, fill=lambda memory: fillMemory(memory, sizeBytes, write), progress=options.progress)
+    openBuffer = creation.create(
+        wanted, fill=lambda memory: fillMemory(memory, sizeBytes, write), progress=options.progress
+    )
     return Bundle(MuninnBuffer._of(openBuffer, wanted.access, renewal))
 
 
 @named
 @takesOptions
-def shareBundle(arrays: Mapping[str, Any], name: str | None = None, **options: Unpack[NamedKeywords]) -> Bundle:
+def shareBundle(
+    arrays: Mapping[str, Any], name: str | None = None, **options: Unpack[NamedKeywords]
+) -> Bundle:
     """Share many arrays in one segment.
 
     Parameters
@@ -180,28 +217,45 @@ def shareBundle(arrays: Mapping[str, Any], name: str | None = None, **options: U
         for key, source in sources.items():
             np.copyto(spec[key], source)
 
-    return _loaded("shareBundle", {key: (source.shape, source.dtype) for key, source in sources.items()}, fill, given)
+    return _loaded(
+        "shareBundle",
+        {key: (source.shape, source.dtype) for key, source in sources.items()},
+        fill,
+        given,
+    )
 
 
 @named
 def openBundle(
-    name: str, access: AccessWord = "readOnly", timeout: float | None = None, *, tenant: str | None = None, renew: RenewWord = "auto"
+    name: str,
+    access: AccessWord = "readOnly",
+    timeout: float | None = None,
+    *,
+    tenant: str | None = None,
+    renew: RenewWord = "auto",
 ) -> Bundle:
     """Open a bundle, as `muninn.open`. `BufferMismatch` when the name is an array's."""
     return Bundle(openAny(name, access, timeout, tenant=tenant, renew=renew, caller="openBundle"))
 
 
-def _laidOut(specs: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], int]:
+def _laidOut(
+    specs: Mapping[str, tuple[Any, Any]],
+) -> tuple[dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], int]:
     """(entries with offsets, total bytes)."""
     items = _items("loadBundle: specs", specs)
     if not 0 < len(items) <= _MAX_KEYS:
-        raise InvalidArgument(f"a bundle of {len(items)} arrays can not be", f"Use 1 to {_MAX_KEYS} arrays")
+        raise InvalidArgument(
+            f"a bundle of {len(items)} arrays can not be", f"Use 1 to {_MAX_KEYS} arrays"
+        )
     entries: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]] = {}
     end = 0
     for key, (shape, dtype) in ((_asKey(key), _asPair(key, spec)) for key, spec in items):
         lengths, itemType = asItems(shape, dtype)
         if itemType.fields is not None:
-            raise InvalidDtype(f"{key!r} has dtype {shown(itemType)}: a bundle holds plain types", "Share it as an array of its own")
+            raise InvalidDtype(
+                f"{key!r} has dtype {shown(itemType)}: a bundle holds plain types",
+                "Share it as an array of its own",
+            )
         offset = -(-end // _ALIGNMENT) * _ALIGNMENT
         entries[key] = (offset, lengths, itemType)
         end = offset + int(np.prod(lengths, dtype=object)) * itemType.itemsize
@@ -210,7 +264,9 @@ def _laidOut(specs: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, tuple[int,
 
 def _items(what: str, given: Any) -> list[tuple[Any, Any]]:
     if not callable(getattr(given, "items", None)):
-        raise TypeError(f"{what} must be a mapping by key, such as a dict, not {type(given).__name__}")
+        raise TypeError(
+            f"{what} must be a mapping by key, such as a dict, not {type(given).__name__}"
+        )
     return list(given.items())
 
 
@@ -220,7 +276,9 @@ def _asKey(key: Any) -> str:
     try:
         key.encode()
     except UnicodeEncodeError:
-        raise InvalidArgument(f"the key {key!r} is not valid Unicode", "Use keys that can be written as UTF-8") from None
+        raise InvalidArgument(
+            f"the key {key!r} is not valid Unicode", "Use keys that can be written as UTF-8"
+        ) from None
     return key
 
 
@@ -228,28 +286,53 @@ def _asPair(key: Any, spec: Any) -> tuple[Any, Any]:
     try:
         shape, dtype = spec
     except (TypeError, ValueError):
-        raise TypeError(f"loadBundle: specs[{key!r}] must be a pair of shape and dtype, not {spec!r}") from None
+        raise TypeError(
+            f"loadBundle: specs[{key!r}] must be a pair of shape and dtype, not {spec!r}"
+        ) from None
     return shape, dtype
 
 
 def _unpacked(openBuffer: OpenBuffer) -> dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]:
-    """The entries of a bundle's manifest, copied and then checked against the bundle's size."""
+    """The entries of a bundle's manifest, copied and then checked against the bundle's
+    size.
+    """
     description = openBuffer.description
     raw = openBuffer.memory.copyBytes(description.metaBytes, description.metaOffset)
     try:
-        entries = {key: (offset, tuple(shape), asDtype(dtype)) for key, offset, shape, dtype in msgpack.unpackb(raw)}
+        entries = {
+            key: (offset, tuple(shape), asDtype(dtype))
+            for key, offset, shape, dtype in msgpack.unpackb(raw)
+        }
     except (ValueError, TypeError, RecursionError, InvalidDtype, msgpack.UnpackException) as error:
-        raise ControlBlockInvalid(f"the manifest of bundle {description.name!r} is damaged: {error}") from error
-    if not entries or not all(_isInside(key, entry, description.sizeBytes) for key, entry in entries.items()):
-        raise ControlBlockInvalid(f"the manifest of bundle {description.name!r} names no arrays, or some that are not inside of it")
+        raise ControlBlockInvalid(
+            f"the manifest of bundle {description.name!r} is damaged: {error}"
+        ) from error
+    if not entries or not all(
+        _isInside(key, entry, description.sizeBytes) for key, entry in entries.items()
+    ):
+        raise ControlBlockInvalid(
+            f"the manifest of bundle {description.name!r} names no arrays, or some that are "
+            "not inside of it"
+        )
     return entries
 
 
 def _isInside(key: Any, entry: tuple[Any, tuple[Any, ...], np.dtype[Any]], sizeBytes: int) -> bool:
-    """Whether an entry is what `_laidOut` makes, and lies within the bundle. msgpack gives any type for any other."""
+    """Whether an entry is what `_laidOut` makes, and lies within the bundle. msgpack
+    gives any type for any other.
+    """
     offset, shape, dtype = entry
-    if not isinstance(key, str) or len(shape) > layout.MAX_NDIM or any(type(number) is not int for number in (offset, *shape)):
+    if (
+        not isinstance(key, str)
+        or len(shape) > layout.MAX_NDIM
+        or any(type(number) is not int for number in (offset, *shape))
+    ):
         return False
-    if dtype.fields is not None or dtype.subdtype is not None or offset < 0 or min(shape, default=1) <= 0:
+    if (
+        dtype.fields is not None
+        or dtype.subdtype is not None
+        or offset < 0
+        or min(shape, default=1) <= 0
+    ):
         return False
     return bool(offset + math.prod(shape) * dtype.itemsize <= sizeBytes)

@@ -1,9 +1,13 @@
-"""Lingering: memory that was freed, and that processes still map without a lease: children that were forked while it was open, above all.
+"""Lingering: memory that was freed, and that processes still map without a lease:
+children that were forked while it was open, above all.
 
-Nothing of Muninn knows of it: the row and the name are gone, and the kernel gives the memory back with the last mapping. `/proc/<pid>/maps`
-tells: there a segment whose name is gone is `(deleted)`. Read for the processes of this user, those that are no members first, within a
-bound of time; what is not reached then is not shown. That takes longer than all the rest of a list, so it is done where there may be any:
-a member has forked, or this process has not yet looked and found nothing, for children of an earlier control block may have some.
+Nothing of Muninn knows of it: the row and the name are gone, and the kernel gives the
+memory back with the last mapping. `/proc/<pid>/maps` tells: there a segment whose name
+is gone is `(deleted)`. Read for the processes of this user, those that are no members
+first, within a bound of time; what is not reached then is not shown. That takes longer
+than all the rest of a list, so it is done where there may be any: a member has forked,
+or this process has not yet looked and found nothing, for children of an earlier control
+block may have some.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ from muninn.terms import Access, Lifetime, Mode
 
 #: All of this, on a machine with many processes.
 _BOUND_SECONDS = 0.2
-#: In which this process has looked, and found nothing: what comes later comes of forks that are told.
+#: In which this process has looked, and found nothing: what comes later comes of forks
+#: that are told.
 _unburdened: weakref.WeakSet[ControlBlock] = weakref.WeakSet()
 
 
@@ -35,7 +40,9 @@ class Mapper(NamedTuple):
 
 
 def lingering(tables: Tables, known: set[str]) -> list[dict[str, Any]]:
-    """Like `describe()`, one for each freed segment that other processes map, save those whose `bufferId` is `known`."""
+    """Like `describe()`, one for each freed segment that other processes map, save
+    those whose `bufferId` is `known`.
+    """
     # SYNC forked: pairs with Membership.forgetInChild.
     if tables.block in _unburdened and not atomics.loadAcquire32(tables.block.forkedAddress):
         return []
@@ -84,7 +91,9 @@ def _freed(tables: Tables, pid: int) -> dict[SegmentKey, int]:
         return sizes
     for line in raw.splitlines():
         if mark in line and line.endswith(b" (deleted)"):
-            key = tables.paths.segmentOf(line.partition(mark)[2].removesuffix(b" (deleted)").decode(errors="replace"))
+            key = tables.paths.segmentOf(
+                line.partition(mark)[2].removesuffix(b" (deleted)").decode(errors="replace")
+            )
             first, _, last = line.partition(b" ")[0].partition(b"-")
             if key is not None:
                 sizes[key] = sizes.get(key, 0) + int(last, 16) - int(first, 16)
@@ -118,7 +127,14 @@ def _described(tables: Tables, key: SegmentKey, mappers: list[Mapper]) -> dict[s
         "peerable": True,
         "topology": {"p2p": [], "staged": []},
         "importers": [
-            {"pid": mapper.pid, "program": _program(mapper.pid), "slot": None, "lease": "mapped", "leaseExpiresMs": 0, "revoked": None}
+            {
+                "pid": mapper.pid,
+                "program": _program(mapper.pid),
+                "slot": None,
+                "lease": "mapped",
+                "leaseExpiresMs": 0,
+                "revoked": None,
+            }
             for mapper in mappers
         ],
     }

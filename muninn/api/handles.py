@@ -1,6 +1,7 @@
 """Handles: opening what 64 bytes name, with at most the rights in them.
 
-A handle is a capability (`wire/handles.py`): it was made with the secret of a control block, for one buffer, one tenant and some rights.
+A handle is a capability (`wire/handles.py`): it was made with the secret of a control
+block, for one buffer, one tenant and some rights.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from muninn.session.openbuffer import OpenBuffer
 from muninn.terms import Access, asTenant
 
 
-def held(handle: bytes, name: str | None = None, access: Access | None = None, tenant: str | None = None) -> tuple[OpenBuffer, Access]:
-    """The holding of what a handle names, and the rights that it gives. `name` only makes the error clearer.
+def held(
+    handle: bytes, name: str | None = None, access: Access | None = None, tenant: str | None = None
+) -> tuple[OpenBuffer, Access]:
+    """The holding of what a handle names, and the rights that it gives. `name` only
+    makes the error clearer.
 
     Raises
     ------
@@ -22,11 +26,20 @@ def held(handle: bytes, name: str | None = None, access: Access | None = None, t
     membership, capabilities = current(), load().handles
     capability = capabilities.check(membership.block.secret, handle)
     inRange = capability.row < membership.rows.count()
-    openBuffer = membership.openBuffers.hold(capability.row, capability.incarnation) if inRange else None
+    openBuffer = (
+        membership.openBuffers.hold(capability.row, capability.incarnation) if inRange else None
+    )
     if openBuffer is None:
-        raise BufferNotFound(f"the buffer {name!r} of this handle was freed" if name else "the buffer of this handle was freed")
+        raise BufferNotFound(
+            f"the buffer {name!r} of this handle was freed"
+            if name
+            else "the buffer of this handle was freed"
+        )
     description = openBuffer.description
-    if capability.tenantDigest != capabilities.tenantDigest(description.tenant) or capability.sizeBytes != description.sizeBytes:
+    if (
+        capability.tenantDigest != capabilities.tenantDigest(description.tenant)
+        or capability.sizeBytes != description.sizeBytes
+    ):
         raise HandleInvalid(f"the handle does not match the buffer {description.name!r}")
     if tenant is not None and asTenant(tenant) != description.tenant:
         raise PermissionDenied(f"the handle is for tenant {description.tenant!r}, not {tenant!r}")

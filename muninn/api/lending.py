@@ -1,7 +1,9 @@
-"""Arrays on GPUs: shared by a copy in VRAM that outlives its maker, or lent where they lie.
+"""Arrays on GPUs: shared by a copy in VRAM that outlives its maker, or lent where they
+lie.
 
-Lent memory is its owner's. It is held as long as the buffer object that shared it is open, or the process lives; an owner that closes
-waits for those who have it open, up to a grace period, and then takes it back: they get `OwnerDied` at their next use.
+Lent memory is its owner's. It is held as long as the buffer object that shared it is
+open, or the process lives; an owner that closes waits for those who have it open, up to
+a grace period, and then takes it back: they get `OwnerDied` at their next use.
 """
 
 from __future__ import annotations
@@ -32,23 +34,41 @@ _WORK_SECONDS = 60.0
 
 
 def shareDevice(caller: str, value: Any, copy: bool, options: BufferOptions) -> MuninnBuffer:
-    """`muninn.share` for an array on a GPU; `caller` is the function that the user called."""
+    """`muninn.share` for an array on a GPU; `caller` is the function that the user
+    called.
+    """
     renewal = asRenew(options.renew, caller)
     device = deviceOf(current())
     source, gpu = _described(device, value)
-    asked, preferredGpu = Mode.FAST if options.mode is None else asMode(options.mode, caller), options.preferredGpu
+    asked, preferredGpu = (
+        Mode.FAST if options.mode is None else asMode(options.mode, caller),
+        options.preferredGpu,
+    )
     if not copy and (asked is not Mode.FAST or preferredGpu not in (None, gpu)):
-        raise InvalidArgument("an array that is shared where it lies is fastMode on its own GPU", "Leave mode and preferredGpu out")
+        raise InvalidArgument(
+            "an array that is shared where it lies is fastMode on its own GPU",
+            "Leave mode and preferredGpu out",
+        )
     target = gpu if preferredGpu is None and asked is Mode.FAST else preferredGpu
-    wanted = specOf(caller, source.shape, source.dtype, replace(options, mode=asked.value, preferredGpu=target))
+    wanted = specOf(
+        caller, source.shape, source.dtype, replace(options, mode=asked.value, preferredGpu=target)
+    )
     if copy:
         openBuffer = creation.create(
-            wanted, put=lambda address: device.copyNow(address, source.address, wanted.sizeBytes, gpu), progress=options.progress
+            wanted,
+            put=lambda address: device.copyNow(address, source.address, wanted.sizeBytes, gpu),
+            progress=options.progress,
         )
         return MuninnBuffer._of(openBuffer, wanted.access, renewal)
     if wanted.manifest:
-        raise InvalidArgument(f"dtype {shown(source.dtype)} can not be shared where it lies", "Share a copy (copy=True)")
-    openBuffer = creation.create(wanted._replace(lent=LentMemory(source.address, source.keepAlive)), progress=options.progress)
+        raise InvalidArgument(
+            f"dtype {shown(source.dtype)} can not be shared where it lies",
+            "Share a copy (copy=True)",
+        )
+    openBuffer = creation.create(
+        wanted._replace(lent=LentMemory(source.address, source.keepAlive)),
+        progress=options.progress,
+    )
     buffer = MuninnBuffer._of(openBuffer, wanted.access, renewal)
     buffer._isLender = True
     openBuffer.context.lent.add(openBuffer.row, openBuffer.incarnation, openBuffer.memory)
@@ -65,26 +85,39 @@ def hostCopy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
 
 
 def _described(device: Device, value: Any) -> tuple[ForeignArray, int]:
-    """What the array says of itself, checked, with its GPU; what its stream was given is done."""
+    """What the array says of itself, checked, with its GPU; what its stream was given
+    is done.
+    """
     if not device.reachesForeignArrays:
-        raise _unreachable(device, value)  # and nothing is asked of it: it is on a GPU that this back-end does not have
+        # and nothing is asked of it: it is on a GPU that this back-end does not have
+        raise _unreachable(device, value)
     aside.refuseOwn()  # its stream is waited for
     source = describeArray(value, device.onGpu)
     if source.strides is not None:
-        raise InvalidArgument(f"the array of shape {source.shape} is not C-contiguous", "Share a contiguous copy of it")
+        raise InvalidArgument(
+            f"the array of shape {source.shape} is not C-contiguous",
+            "Share a contiguous copy of it",
+        )
     if 0 in source.shape:
-        raise InvalidArgument(f"an array of shape {source.shape} has no bytes to share", "Share at least one element")
+        raise InvalidArgument(
+            f"an array of shape {source.shape} has no bytes to share", "Share at least one element"
+        )
     gpu = device.gpuOf(source.address)
     if gpu is None:
         raise _unreachable(device, value)
     if source.isOrdered:
         device.asStream(source.stream, gpu).synchronize()
     elif not device.awaitWork(_WORK_SECONDS):
-        raise TimeoutError(f"a {type(value).__name__} does not say which stream writes it, and work is pending after {_WORK_SECONDS:.0f} s")
+        raise TimeoutError(
+            f"a {type(value).__name__} does not say which stream writes it, and work is "
+            f"pending after {_WORK_SECONDS:.0f} s"
+        )
     return source, gpu
 
 
 def _unreachable(device: Device, value: Any) -> DeviceUnavailable:
     return DeviceUnavailable(
-        f"a {type(value).__name__} on a GPU is not the {device.backend} back-end's ({device.reason})", "Copy it to the host first"
+        f"a {type(value).__name__} on a GPU is not the {device.backend} back-end's "
+        f"({device.reason})",
+        "Copy it to the host first",
     )

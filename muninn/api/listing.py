@@ -1,4 +1,6 @@
-"""What there is: buffers, their holders, the domain, as plain dicts for people and programs."""
+"""What there is: buffers, their holders, the domain, as plain dicts for people and
+programs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ from muninn.system.clock import monotonicMs
 from muninn.system.pages import hugePages
 from muninn.terms import Mode
 
-_KINDS = {layout.ROW_KIND_ARRAY: "array", layout.ROW_KIND_BUNDLE: "bundle", layout.ROW_KIND_LOCK: "lock"}
+_KINDS = {
+    layout.ROW_KIND_ARRAY: "array",
+    layout.ROW_KIND_BUNDLE: "bundle",
+    layout.ROW_KIND_LOCK: "lock",
+}
 _STATES = {
     layout.ROW_CREATING: "creating", layout.ROW_LIVE: "live", layout.ROW_PROBING: "live",
     layout.ROW_DYING: "dying", layout.ROW_DEAD: "dying",
@@ -43,15 +49,23 @@ _TRANSPORT_REASONS = {
 def listBuffers() -> list[dict[str, Any]]:
     """`describe()` of every buffer of the domain, by name. Locks are not among them.
 
-    Memory that was freed and that other processes still map, as forked children may, is there with the state ``freed`` and no name.
+    Memory that was freed and that other processes still map, as forked children may, is
+    there with the state ``freed`` and no name.
     """
     membership = current()
     rows = membership.rows.notFree()
-    if any(state.state == layout.ROW_LIVE and membership.rows.isFastMode(row) for row, state in rows):
-        membership.client.awaitAnswer(_ANSWER_SECONDS)  # by then it has freed what nobody has the memory of
+    if any(
+        state.state == layout.ROW_LIVE and membership.rows.isFastMode(row) for row, state in rows
+    ):
+        # by then it has freed what nobody has the memory of
+        membership.client.awaitAnswer(_ANSWER_SECONDS)
         rows = membership.rows.notFree()
     described, deadline = _listed(membership, rows), clock.now() + _ANSWER_SECONDS
-    while (over := [each for each in described if _isOver(each)]) and not aside.isOwn() and clock.now() < deadline:
+    while (
+        (over := [each for each in described if _isOver(each)])
+        and not aside.isOwn()
+        and clock.now() < deadline
+    ):
         # The broker has not come to it, or is about to prove the death of who held it.
         for each in over:
             row, incarnation = map(int, each["bufferId"].split("."))
@@ -64,19 +78,26 @@ def listBuffers() -> list[dict[str, Any]]:
 
 
 def _isOver(described: dict[str, Any]) -> bool:
-    """Whether a buffer has ended, and nobody holds it: it is there only until a broker gives its memory back."""
+    """Whether a buffer has ended, and nobody holds it: it is there only until a broker
+    gives its memory back.
+    """
     return described["state"] == "dying" and not described["importers"]
 
 
 def _listed(membership: Membership, rows: list[tuple[int, RowState]]) -> list[dict[str, Any]]:
-    """`describe()` of these rows, save those of locks, and those that are not there or not yet."""
-    moment = _Moment(membership.tables, membership.gpus, leases.scanHolds(membership.block, membership.members))
+    """`describe()` of these rows, save those of locks, and those that are not there or
+    not yet.
+    """
+    moment = _Moment(
+        membership.tables, membership.gpus, leases.scanHolds(membership.block, membership.members)
+    )
     described = []
     for row, state in rows:
         description = _stableDescription(membership.tables, row, state)
         if description is None or description.kind == layout.ROW_KIND_LOCK:
             continue
-        with contextlib.suppress(ControlBlockInvalid):  # one damaged row hides no others; `doctor` reports it
+        # one damaged row hides no others; `doctor` reports it
+        with contextlib.suppress(ControlBlockInvalid):
             described.append(moment.describe(row, description))
     return described
 
@@ -88,8 +109,9 @@ def domainInfo() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``domain``, ``brokerPid`` (None between two brokers), ``epoch``, ``draining``, ``drainReason`` and ``members``: a list of
-        ``pid``, ``program``, ``slot``, ``preferred`` and ``leases``.
+        ``domain``, ``brokerPid`` (None between two brokers), ``epoch``, ``draining``,
+        ``drainReason`` and ``members``: a list of ``pid``, ``program``, ``slot``,
+        ``preferred`` and ``leases``.
     """
     membership = current()
     term = membership.election.term()
@@ -106,13 +128,19 @@ def domainInfo() -> dict[str, Any]:
     }
 
 
-def describeRow(tables: Tables, gpus: Gpus, row: int, description: RowDescription) -> dict[str, Any]:
+def describeRow(
+    tables: Tables, gpus: Gpus, row: int, description: RowDescription
+) -> dict[str, Any]:
     """One buffer as a plain dict. Sizes in bytes, times in ms."""
-    return _Moment(tables, gpus, leases.scanHolds(tables.block, tables.members, row)).describe(row, description)
+    return _Moment(tables, gpus, leases.scanHolds(tables.block, tables.members, row)).describe(
+        row, description
+    )
 
 
 class _Moment:
-    """What buffers have in common that are described together: read once, and not again for each row or holder."""
+    """What buffers have in common that are described together: read once, and not again
+    for each row or holder.
+    """
 
     def __init__(self, tables: Tables, gpus: Gpus, holds: list[leases.Hold]) -> None:
         self._tables = tables
@@ -133,7 +161,9 @@ class _Moment:
         tables, now = self._tables, self._now
         state = tables.rows.state(row)
         mapped = description.mode is Mode.BIG
-        topology: dict[str, list[str]] = {"p2p": [], "staged": []} if mapped else self._deviceTopology()
+        topology: dict[str, list[str]] = (
+            {"p2p": [], "staged": []} if mapped else self._deviceTopology()
+        )
         return {
             "bufferId": f"{row}.{state.incarnation}",
             "name": description.name,
@@ -142,7 +172,9 @@ class _Moment:
             "gpu": description.gpu if description.gpu >= 0 else None,
             "size": description.sizeBytes,
             "shape": list(description.shape),
-            "dtype": _dtypeName(description.dtype) if description.kind == layout.ROW_KIND_ARRAY else None,
+            "dtype": _dtypeName(description.dtype)
+            if description.kind == layout.ROW_KIND_ARRAY
+            else None,
             "access": description.access.value,
             "tenant": description.tenant,
             "state": _stateOf(state, description),
@@ -154,15 +186,25 @@ class _Moment:
             "reserve": "lazy" if description.flags & layout.ROW_FLAG_LAZY else "full",
             "transport": description.transport,
             "transportReason": _transportReason(tables, row, description),
-            "segment": tables.paths.segmentName(row, state.incarnation, description.origin) if mapped else None,
+            "segment": tables.paths.segmentName(row, state.incarnation, description.origin)
+            if mapped
+            else None,
             "hugePages": self._ofHugePages() if mapped else None,
             "peerable": mapped or not topology["staged"],
             "topology": topology,
-            "importers": self._importers([hold for hold in self._holders.get(row, ()) if hold.incarnation == state.incarnation]),
+            "importers": self._importers(
+                [
+                    hold
+                    for hold in self._holders.get(row, ())
+                    if hold.incarnation == state.incarnation
+                ]
+            ),
         }
 
     def _importers(self, holds: list[leases.Hold]) -> list[dict[str, Any]]:
-        """The processes that have a buffer. One may be two members: it has imported Muninn anew, or joined again beside its own access."""
+        """The processes that have a buffer. One may be two members: it has imported
+        Muninn anew, or joined again beside its own access.
+        """
         if len(holds) < 2:
             return [self._describeHold(hold) for hold in holds]
         found: dict[tuple[int, int, int], dict[str, Any]] = {}
@@ -191,7 +233,11 @@ class _Moment:
         if hold.slot not in self._programs:
             members = self._tables.members
             isBelieved = clock.knowsHostTime() and members.timeNamespace(hold.slot) != 0
-            self._programs[hold.slot] = members.identity(hold.slot).pid, members.program(hold.slot), isBelieved
+            self._programs[hold.slot] = (
+                members.identity(hold.slot).pid,
+                members.program(hold.slot),
+                isBelieved,
+            )
         pid, program, isBelieved = self._programs[hold.slot]
         expired = "expired" if isBelieved and hold.expiryMs <= self._now else "ok"
         return {
@@ -232,7 +278,9 @@ def _describeMember(tables: Tables, slot: int) -> dict[str, Any]:
 
 
 def _stableDescription(tables: Tables, row: int, state: RowState) -> RowDescription | None:
-    """The description of a row that nobody has a lease on for us: believed if the state is the same before and after."""
+    """The description of a row that nobody has a lease on for us: believed if the state
+    is the same before and after.
+    """
     if state.state == layout.ROW_CREATING:
         return None
     try:
@@ -240,4 +288,8 @@ def _stableDescription(tables: Tables, row: int, state: RowState) -> RowDescript
     except ControlBlockInvalid:
         return None
     after = tables.rows.state(row)
-    return description if (after.state, after.incarnation) == (state.state, state.incarnation) else None
+    return (
+        description
+        if (after.state, after.incarnation) == (state.state, state.incarnation)
+        else None
+    )

@@ -6,7 +6,8 @@ from typing import Any
 
 from muninn.config.sizes import asText
 
-#: Not by `html.escape`: every process would load its module, 1.5 ms, for a notebook's table, and an ending interpreter loads none.
+#: Not by `html.escape`: every process would load its module, 1.5 ms, for a notebook's
+#: table, and an ending interpreter loads none.
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
 
 
@@ -15,21 +16,34 @@ def _escaped(text: str) -> str:
 
 
 def htmlOf(described: dict[str, Any] | None, isWritable: bool) -> str:
-    """A small table for notebooks, of what `MuninnBuffer.describe` says; None stands for a buffer that is closed."""
+    """A small table for notebooks, of what `MuninnBuffer.describe` says; None stands
+    for a buffer that is closed.
+    """
     if described is None:
         return "<pre>MuninnBuffer (closed)</pre>"
-    holders = ", ".join(f"{holder['program']} ({holder['pid']})" for holder in described["importers"])
-    where = described["mode"] if described["gpu"] is None else f"{described['mode']} on GPU {described['gpu']}"
+    holders = ", ".join(
+        f"{holder['program']} ({holder['pid']})" for holder in described["importers"]
+    )
+    where = (
+        described["mode"]
+        if described["gpu"] is None
+        else f"{described['mode']} on GPU {described['gpu']}"
+    )
     rows = {
         "name": described["name"],
         "array": f"{described['dtype'] or described['kind']} {tuple(described['shape'])}",
         "size": f"{asText(described['size'])} in {where}",
-        "access": f"{'read-write' if isWritable else 'read-only'} here, shared {described['access']}",
+        "access": f"{'read-write' if isWritable else 'read-only'} here, shared "
+        f"{described['access']}",
         "generation": described["generation"],
         "held by": holders,
     }
     cells = "".join(
-        f'<tr><th style="text-align:left">{_escaped(key)}</th><td style="text-align:left">{_escaped(str(value))}</td></tr>'
+        f'<tr><th style="text-align:left">{_escaped(key)}</th><td '
+        f'style="text-align:left">{_escaped(str(value))}</td></tr>'
         for key, value in rows.items()
     )
-    return f'<table style="border-left:3px solid #4a6fa5"><caption style="text-align:left"><b>MuninnBuffer</b></caption>{cells}</table>'
+    return (
+        '<table style="border-left:3px solid #4a6fa5"><caption '
+        f'style="text-align:left"><b>MuninnBuffer</b></caption>{cells}</table>'
+    )

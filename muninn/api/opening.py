@@ -1,9 +1,10 @@
 """Finding what somebody shared: `open` by a name or a handle, and `free` by a name.
 
-`open` looks the name up in what this process has open, then in the index of the control block, and asks the broker last. The index is a
-hint: a stale entry leads to a row whose state or name is another, which is seen after the lease was taken, and costs that look; a name
-that is missing from the index costs one question to the broker. With a timeout, `open` sleeps on the word of the name until the broker
-changes it (`session/names.py`).
+`open` looks the name up in what this process has open, then in the index of the control
+block, and asks the broker last. The index is a hint: a stale entry leads to a row whose
+state or name is another, which is seen after the lease was taken, and costs that look;
+a name that is missing from the index costs one question to the broker. With a timeout,
+`open` sleeps on the word of the name until the broker changes it (`session/names.py`).
 """
 
 from __future__ import annotations
@@ -38,9 +39,14 @@ from muninn.terms import (
 
 
 def open(
-    name: str | bytes, access: AccessWord = "readOnly", timeout: float | None = None, *, tenant: str | None = None,
-    renew: RenewWord = "auto", **unknown: Never,
-) -> MuninnBuffer:  # fmt: skip
+    name: str | bytes,
+    access: AccessWord = "readOnly",
+    timeout: float | None = None,
+    *,
+    tenant: str | None = None,
+    renew: RenewWord = "auto",
+    **unknown: Never,
+) -> MuninnBuffer:
     """Open a buffer that somebody shared, by its name or by a handle.
 
     Parameters
@@ -48,7 +54,8 @@ def open(
     name
         The name, or the 64 bytes of a handle.
     access
-        ``"readOnly"``, or ``"readWrite"`` (``"readMostly"`` means the same here) where the buffer allows it.
+        ``"readOnly"``, or ``"readWrite"`` (``"readMostly"`` means the same here) where
+        the buffer allows it.
     timeout
         Seconds to wait for the name to appear; None does not wait.
     tenant
@@ -67,7 +74,9 @@ def open(
     except ArgumentError as error:
         raise unwrapped(error) from None
     if buffer._held().description.kind == layout.ROW_KIND_BUNDLE:
-        raise BufferMismatch(f"{buffer.name!r} is a bundle of arrays", "Open it by muninn.openBundle")
+        raise BufferMismatch(
+            f"{buffer.name!r} is a bundle of arrays", "Open it by muninn.openBundle"
+        )
     return buffer
 
 
@@ -84,7 +93,9 @@ def openAny(
     wanted, renewal = asAccess(access, caller), asRenew(renew, caller)
     if not isinstance(name, str) and isinstance(name, bytes | bytearray | memoryview):
         return MuninnBuffer._of(*held(bytes(name), None, wanted, tenant), renewal)
-    openBuffer = _findAnywhere(asName(name), None if timeout is None else secondsOf(caller, timeout))
+    openBuffer = _findAnywhere(
+        asName(name), None if timeout is None else secondsOf(caller, timeout)
+    )
     if tenant is not None and openBuffer.description.tenant != asTenant(tenant):
         raise PermissionDenied(f"{name!r} belongs to another tenant than {tenant!r}")
     return MuninnBuffer._of(openBuffer, wanted, renewal)
@@ -92,7 +103,8 @@ def openAny(
 
 @named
 def free(name: str) -> None:
-    """Free a buffer by its name, without opening it: the name now, the memory when its last holder lets go.
+    """Free a buffer by its name, without opening it: the name now, the memory when its
+    last holder lets go.
 
     Raises
     ------
@@ -109,7 +121,9 @@ def free(name: str) -> None:
 
 
 def _findAnywhere(name: str, timeout: float | None) -> OpenBuffer:
-    """`_find`, once more if the control block was removed meanwhile: this process is in another one then."""
+    """`_find`, once more if the control block was removed meanwhile: this process is in
+    another one then.
+    """
     membership = current()
     try:
         return _find(membership, name, timeout)
@@ -121,7 +135,11 @@ def _findAnywhere(name: str, timeout: float | None) -> OpenBuffer:
 
 def _find(membership: Membership, name: str, timeout: float | None) -> OpenBuffer:
     try:
-        openBuffer = membership.openBuffers.known(name) if timeout is not None else membership.openBuffers.find(name)
+        openBuffer = (
+            membership.openBuffers.known(name)
+            if timeout is not None
+            else membership.openBuffers.find(name)
+        )
     except HolderSilent:
         if timeout is None:
             raise
@@ -137,7 +155,9 @@ def _find(membership: Membership, name: str, timeout: float | None) -> OpenBuffe
 
 
 def _lookOut(waiting: NameWait, deadline: float | None) -> OpenBuffer | None:
-    """See `NameWait.look`. Memory that a process is still to bring is waited for too, while there is time."""
+    """See `NameWait.look`. Memory that a process is still to bring is waited for too,
+    while there is time.
+    """
     while True:
         try:
             return waiting.look()
@@ -149,4 +169,11 @@ def _lookOut(waiting: NameWait, deadline: float | None) -> OpenBuffer | None:
 def _indexed(membership: Membership, encoded: bytes) -> tuple[int, int] | None:
     """(row, incarnation) of a live name that the index knows; None says little."""
     rows = membership.rows
-    return next((pair for pair in membership.index.candidates(encoded) if rows.isLive(*pair) and rows.nameIs(pair[0], encoded)), None)
+    return next(
+        (
+            pair
+            for pair in membership.index.candidates(encoded)
+            if rows.isLive(*pair) and rows.nameIs(pair[0], encoded)
+        ),
+        None,
+    )

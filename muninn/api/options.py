@@ -1,9 +1,12 @@
-"""The options of a new buffer: one declaration, from which every function that makes a buffer takes its keywords.
+"""The options of a new buffer: one declaration, from which every function that makes a
+buffer takes its keywords.
 
-`BufferOptions` states the name, the type, the default and the description of each option. A function lists the options that it also
-takes by position, and takes the others by `**options`. Its `**options` has one of the four types below, which say the same to type
-checkers: they can not derive a function's keywords from a dataclass (`tests/test_options.py` compares both). `takesOptions` puts the
-options into the function's signature and docstring.
+`BufferOptions` states the name, the type, the default and the description of each
+option. A function lists the options that it also takes by position, and takes the
+others by `**options`. Its `**options` has one of the four types below, which say the
+same to type checkers: they can not derive a function's keywords from a dataclass
+(`tests/test_options.py` compares both). `takesOptions` puts the options into the
+function's signature and docstring.
 """
 
 from __future__ import annotations
@@ -20,25 +23,29 @@ from muninn.terms import AccessWord, LifetimeWord, ModeWord, RenewWord, ReserveW
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _Class = TypeVar("_Class", bound=type)
-#: What a docstring says where the descriptions of the options belong; the lines before it are indented as a parameter.
+#: What a docstring says where the descriptions of the options belong; the lines before
+#: it are indented as a parameter.
 _PLACE = re.compile(r"^( *)\*\*options\n +\S.*\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BufferOptions:
-    """The options of a buffer that is to be made, as the caller wrote them; `api/specs.py` checks their values.
+    """The options of a buffer that is to be made, as the caller wrote them;
+    `api/specs.py` checks their values.
 
     Attributes
     ----------
     name
-        Under which others `open` it: 1 to 127 bytes of UTF-8; None makes one up, and the buffer goes with its last user.
+        Under which others `open` it: 1 to 127 bytes of UTF-8; None makes one up, and
+        the buffer goes with its last user.
     mode
         ``"bigMode"`` (host memory) or ``"fastMode"`` (VRAM of `preferredGpu`).
     preferredGpu
         Whose VRAM, for fastMode.
     access
-        What others may do: ``"readOnly"`` (nobody writes once it is shared), ``"readMostly"`` or ``"readWrite"``; ``"readMostly"`` unless
-        configured otherwise.
+        What others may do: ``"readOnly"`` (nobody writes once it is shared),
+        ``"readMostly"`` or ``"readWrite"``; ``"readMostly"`` unless configured
+        otherwise.
     tenant
         Whose quota the bytes count against.
     lifetime
@@ -46,9 +53,11 @@ class BufferOptions:
     lifetimeMs
         Milliseconds after which the buffer is freed.
     reserve
-        ``"full"`` allocates every page now; ``"lazy"`` at the first touch, which on a full host is a SIGBUS.
+        ``"full"`` allocates every page now; ``"lazy"`` at the first touch, which on a
+        full host is a SIGBUS.
     renew
-        ``"auto"`` renews the lease while the buffer is open; ``"onUse"`` only when it is used.
+        ``"auto"`` renews the lease while the buffer is open; ``"onUse"`` only when it
+        is used.
     numaNode
         Bind the pages to this node.
     progress
@@ -105,7 +114,9 @@ class AllKeywords(NamedKeywords, total=False):
 
 
 def optionsOf(function: Callable[..., Any], **options: Unpack[AllKeywords]) -> BufferOptions:
-    """The options that the caller of `function` gave; `TypeError` for a keyword that is none."""
+    """The options that the caller of `function` gave; `TypeError` for a keyword that is
+    none.
+    """
     try:
         return BufferOptions(**options)
     except TypeError:
@@ -114,12 +125,20 @@ def optionsOf(function: Callable[..., Any], **options: Unpack[AllKeywords]) -> B
 
 
 def takesOptions(function: Function) -> Function:
-    """State the options that `function` takes as `**options` in its signature, and all of them in its docstring. Below `named`."""
+    """State the options that `function` takes as `**options` in its signature, and all
+    of them in its docstring. Below `named`.
+    """
     signature = inspect.signature(function)
-    listed = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    listed = [
+        each
+        for each in signature.parameters.values()
+        if each.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
     names = {each.name for each in listed}
     taken = [
-        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+        inspect.Parameter(
+            each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type
+        )
         for each in fields(BufferOptions)
         if each.name not in names
     ]
@@ -129,19 +148,32 @@ def takesOptions(function: Function) -> Function:
 
 
 def describesOptions(kind: _Class) -> _Class:
-    """Put the descriptions of the options into the docstring of a class whose constructor takes them."""
+    """Put the descriptions of the options into the docstring of a class whose
+    constructor takes them.
+    """
     kind.__doc__ = _withDescriptions(kind.__doc__)
     return kind
 
 
 def _withDescriptions(docstring: str | None) -> str | None:
-    """A docstring with the description of each option in place of ``**options``, save those that it describes itself."""
+    """A docstring with the description of each option in place of ``**options``, save
+    those that it describes itself.
+    """
     place = _PLACE.search(docstring or "")
     if docstring is None or place is None:  # as with python -OO
         return docstring
     indent = place[1]
-    own = {name for line in re.findall(rf"^{indent}([a-z]\w*(?:, \w+)*)$", docstring, re.MULTILINE) for name in line.split(", ")}
-    lines = [f"{indent}{line}" if line else line for name, text in _descriptions().items() if name not in own for line in (name, *text)]
+    own = {
+        name
+        for line in re.findall(rf"^{indent}([a-z]\w*(?:, \w+)*)$", docstring, re.MULTILINE)
+        for name in line.split(", ")
+    }
+    lines = [
+        f"{indent}{line}" if line else line
+        for name, text in _descriptions().items()
+        if name not in own
+        for line in (name, *text)
+    ]
     return docstring[: place.start()] + "\n".join(lines) + "\n" + docstring[place.end() :]
 
 
@@ -149,7 +181,9 @@ def _withDescriptions(docstring: str | None) -> str | None:
 def _descriptions() -> dict[str, list[str]]:
     """From each option to the lines of its description."""
     found: dict[str, list[str]] = {}
-    for line in inspect.cleandoc(BufferOptions.__doc__ or "").partition("----------\n")[2].splitlines():
+    for line in (
+        inspect.cleandoc(BufferOptions.__doc__ or "").partition("----------\n")[2].splitlines()
+    ):
         if line.startswith(" "):
             found[next(reversed(found))].append(line)
         else:

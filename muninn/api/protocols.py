@@ -1,6 +1,8 @@
-"""What other libraries take a buffer for: an array of numpy's, Python's buffer protocol, DLPack, the CUDA array interface.
+"""What other libraries take a buffer for: an array of numpy's, Python's buffer
+protocol, DLPack, the CUDA array interface.
 
-The bytes of VRAM reach numpy by a copy, and kernels of real GPUs as they are. Nothing here waits for a writer but DLPack with a stream.
+The bytes of VRAM reach numpy by a copy, and kernels of real GPUs as they are. Nothing
+here waits for a writer but DLPack with a stream.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ class Protocols(Attachment):
 
     @property
     def array(self) -> np.ndarray[Any, np.dtype[Any]]:
-        """The live bytes as an array of `shape` and `dtype`: no copy, no fence. Read-only unless opened for writing.
+        """The live bytes as an array of `shape` and `dtype`: no copy, no fence.
+        Read-only unless opened for writing.
 
-        `torch.from_dlpack` takes a read-only array without a warning, where `torch.from_numpy` has one; see `Bundle.__getitem__`.
+        `torch.from_dlpack` takes a read-only array without a warning, where
+        `torch.from_numpy` has one; see `Bundle.__getitem__`.
         """
         return self._view(self._checked())
 
@@ -41,10 +45,16 @@ class Protocols(Attachment):
             try:
                 self._array = flat.view(dtypeOf(openBuffer)).reshape(description.shape)
             except ValueError as error:
-                raise ControlBlockInvalid(f"the row of {description.name!r} states a shape that its bytes do not have: {error}") from error
-        return self._array.view()  # an array of the caller's own, whose shape and flags it may change
+                raise ControlBlockInvalid(
+                    f"the row of {description.name!r} states a shape that its bytes do not "
+                    f"have: {error}"
+                ) from error
+        # an array of the caller's own, whose shape and flags it may change
+        return self._array.view()
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, np.dtype[Any]]:
+    def __array__(
+        self, dtype: Any = None, copy: bool | None = None
+    ) -> np.ndarray[Any, np.dtype[Any]]:
         if not self._checked().memory.isHostVisible:
             if copy is False:
                 raise ValueError(f"{self.name!r} is in VRAM: an array on the host is a copy of it")
@@ -61,15 +71,20 @@ class Protocols(Attachment):
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        """For real GPUs: VRAM, and host memory that `open` or `deviceArray` has mapped. Any other buffer has no such attribute."""
+        """For real GPUs: VRAM, and host memory that `open` or `deviceArray` has mapped.
+        Any other buffer has no such attribute.
+        """
         openBuffer = self._checked()
         memory = openBuffer.memory
         if memory.device is None or not memory.isMapped() or memory.device.runsKernelsOnHost:
             raise AttributeError(f"{self.name!r} is not mapped for a GPU")
         address = memory.devicePointer(memory.device)
-        # Who takes it waits for the stream named in it: the default one, when that has to wait for a writer itself.
+        # Who takes it waits for the stream named in it: the default one, when that has
+        # to wait for a writer itself.
         stream = arrays.LEGACY_STREAM if fences.behindWriters(openBuffer) else None
-        return arrays.cudaArrayInterface(address, self.shape, None, dtypeOf(openBuffer), not self._writable, stream)
+        return arrays.cudaArrayInterface(
+            address, self.shape, None, dtypeOf(openBuffer), not self._writable, stream
+        )
 
     def __dlpack__(self, *, stream: Any = None, **keywords: Any) -> Any:
         openBuffer = self._checked()
@@ -79,7 +94,9 @@ class Protocols(Attachment):
             return self.array.__dlpack__(stream=stream, **keywords)
         if (consumer := arrays.consumerStream(stream)) is not None:
             fences.holdBack(openBuffer, consumer, writing=False, timeout=None)
-        return views.tensor(openBuffer.memory, self.shape, dtypeOf(openBuffer), self._writable, **keywords)
+        return views.tensor(
+            openBuffer.memory, self.shape, dtypeOf(openBuffer), self._writable, **keywords
+        )
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return views.tensorDevice(self._checked().memory)
@@ -93,5 +110,13 @@ class Protocols(Attachment):
         if self._openBuffer is None:
             return "<MuninnBuffer closed>"
         description = self._openBuffer.description
-        where = description.mode.value if self.gpu is None else f"{description.mode.value} gpu={self.gpu}"
-        return f"<MuninnBuffer {description.name!r} {description.dtype}{list(description.shape)} {asText(description.sizeBytes)} {where}>"
+        where = (
+            description.mode.value
+            if self.gpu is None
+            else f"{description.mode.value} gpu={self.gpu}"
+        )
+        return (
+            f"<MuninnBuffer {description.name!r} "
+            f"{description.dtype}{list(description.shape)} {asText(description.sizeBytes)} "
+            f"{where}>"
+        )

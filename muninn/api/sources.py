@@ -17,7 +17,10 @@ def asArray(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
     """`value` as a numpy array, without guessing what a list or a number might mean."""
     if isinstance(value, np.ndarray):
         if hasattr(value, "mask"):
-            raise TypeError("can not share a masked array, which would lose its mask: share its data and its mask")
+            raise TypeError(
+                "can not share a masked array, which would lose its mask: share its data and "
+                "its mask"
+            )
         source = value
     elif isOnDevice(value):
         source = lending.hostCopy(value)
@@ -29,7 +32,11 @@ def asArray(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
         try:
             source = np.asarray(memoryview(value))
         except TypeError:
-            raise TypeError(f"can not share a {type(value).__name__}: pass an array (numpy.asarray makes one)") from None
+            raise TypeError(
+                f"can not share a {type(value).__name__}: pass an array (numpy.asarray makes one)"
+            ) from None
     if source.size == 0:
-        raise InvalidArgument(f"an array of shape {source.shape} has no bytes to share", "Share at least one element")
+        raise InvalidArgument(
+            f"an array of shape {source.shape} has no bytes to share", "Share at least one element"
+        )
     return source

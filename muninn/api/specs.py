@@ -1,4 +1,6 @@
-"""From the options of a user to the specification of a buffer: each is checked, and errors are raised, before anything is made."""
+"""From the options of a user to the specification of a buffer: each is checked, and
+errors are raised, before anything is made.
+"""
 
 from __future__ import annotations
 
@@ -26,24 +28,32 @@ from muninn.terms import Lifetime, Mode, asAccess, asLifetime, asMode, asName, a
 
 _MAX_BYTES = 1 << 56
 _LONGEST_LIFETIME_MS = 1 << 50  # 35,000 years
-#: What gives integers when it is gone through, and means no lengths, or none in their order.
+#: What gives integers when it is gone through, and means no lengths, or none in their
+#: order.
 _NO_SHAPES = (bytes, bytearray, memoryview, Set, Mapping)
 
 
 def asSize(value: int | str) -> int:
     """Bytes above 0 from a number or text like ``"128G"``, or `InvalidArgument`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer | str):
-        raise TypeError(f'size must be a number of bytes or text like "128G", not {type(value).__name__}')
+        raise TypeError(
+            f'size must be a number of bytes or text like "128G", not {type(value).__name__}'
+        )
     sizeBytes = asBytes(value) if isinstance(value, str) else int(value)
     if not 0 < sizeBytes <= _MAX_BYTES:
-        raise InvalidArgument(f"a size of {exactly(sizeBytes)} can not be", f"Use 1 B to {exactly(_MAX_BYTES)}")
+        raise InvalidArgument(
+            f"a size of {exactly(sizeBytes)} can not be", f"Use 1 B to {exactly(_MAX_BYTES)}"
+        )
     return sizeBytes
 
 
 def asShape(value: Any) -> tuple[int, ...]:
     """A tuple of lengths above 0, at most 8, or `InvalidArgument`."""
     try:
-        found = [asInteger(length) for length in ((value,) if isinstance(value, int | np.integer) else value)]
+        found = [
+            asInteger(length)
+            for length in ((value,) if isinstance(value, int | np.integer) else value)
+        ]
     except TypeError:
         found = [None]
     if isinstance(value, _NO_SHAPES):
@@ -52,20 +62,31 @@ def asShape(value: Any) -> tuple[int, ...]:
     if len(shape) != len(found):
         raise InvalidArgument(f"{value!r} is no shape", "Pass a length or a tuple of lengths")
     if len(shape) > layout.MAX_NDIM or any(length <= 0 for length in shape):
-        raise InvalidArgument(f"shape {shape} can not be", f"Use at most {layout.MAX_NDIM} lengths, each above 0")
+        raise InvalidArgument(
+            f"shape {shape} can not be", f"Use at most {layout.MAX_NDIM} lengths, each above 0"
+        )
     return shape
 
 
 def asItems(shape: Any, dtype: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """The lengths, and the type of an element. Elements that are arrays themselves are further lengths, as for numpy."""
+    """The lengths, and the type of an element. Elements that are arrays themselves are
+    further lengths, as for numpy.
+    """
     itemType = asDtype(dtype)
     return asShape((*asShape(shape), *itemType.shape)), itemType.base
 
 
 def specOf(
-    caller: str, shape: Any, dtype: Any, options: BufferOptions, kind: int = layout.ROW_KIND_ARRAY, manifest: bytes = b""
+    caller: str,
+    shape: Any,
+    dtype: Any,
+    options: BufferOptions,
+    kind: int = layout.ROW_KIND_ARRAY,
+    manifest: bytes = b"",
 ) -> BufferSpec:
-    """Check the options that the caller of the function `caller` gave, and fill in those that were left out."""
+    """Check the options that the caller of the function `caller` gave, and fill in
+    those that were left out.
+    """
     membership = current()
     settings = membership.settings
     asked = asMode(options.mode, caller) if options.mode is not None else Mode.BIG
@@ -73,15 +94,21 @@ def specOf(
     text, described = encoded(itemType)
     sizeBytes = math.prod(lengths) * itemType.itemsize
     if sizeBytes > _MAX_BYTES:
-        raise InvalidArgument(f"{exactly(sizeBytes)} can not be", f"Use at most {exactly(_MAX_BYTES)}")
+        raise InvalidArgument(
+            f"{exactly(sizeBytes)} can not be", f"Use at most {exactly(_MAX_BYTES)}"
+        )
     gpu = _asGpu(membership, asked, options.preferredGpu)
     made = f"anonymous-{os.urandom(8).hex()}"
     asLasting = Lifetime.LAST_CLOSE if options.name is None else Lifetime.KEEP
     return BufferSpec(
         name=made if options.name is None else asName(options.name),
-        tenant=settings.tenancy.defaultTenant if options.tenant is None else asTenant(options.tenant),
+        tenant=settings.tenancy.defaultTenant
+        if options.tenant is None
+        else asTenant(options.tenant),
         mode=asked,
-        access=asAccess(settings.promotion.defaultPolicy if options.access is None else options.access, caller),
+        access=asAccess(
+            settings.promotion.defaultPolicy if options.access is None else options.access, caller
+        ),
         lifetime=asLasting if options.lifetime is None else asLifetime(options.lifetime, caller),
         kind=kind,
         gpu=gpu,
@@ -102,7 +129,10 @@ def _asGpu(membership: Membership, mode: Mode, preferredGpu: int | None) -> int:
         raise TypeError(f"preferredGpu must be an int, not {type(preferredGpu).__name__}")
     preferredGpu = number
     if not 0 <= preferredGpu < 1 << 15:
-        raise InvalidArgument(f"GPU {preferredGpu} can not be", "Use the number of a GPU that `python -m muninn doctor` lists")
+        raise InvalidArgument(
+            f"GPU {preferredGpu} can not be",
+            "Use the number of a GPU that `python -m muninn doctor` lists",
+        )
     if mode is Mode.FAST:
         deviceOf(membership).requireGpu(preferredGpu)
     return preferredGpu if mode is Mode.FAST else -1
@@ -119,7 +149,8 @@ def asDeadline(lifetimeMs: int | None) -> int:
         )
     if not clock.knowsHostTime():
         raise InvalidArgument(
-            f"lifetimeMs {lifetimeMs} can not be counted: this process left its time namespace, and the kernel does not tell by how much",
+            f"lifetimeMs {lifetimeMs} can not be counted: this process left its time "
+            "namespace, and the kernel does not tell by how much",
             "Fork after unshare(CLONE_NEWTIME) and share in the child, or leave lifetimeMs out",
         )
     return monotonicMs() + milliseconds

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 @named
 def createStream(gpu: int = 0) -> Stream:
-    """A new stream of a GPU, for `signal` and `wait`: a queue whose work is done in order, beside the caller.
+    """A new stream of a GPU, for `signal` and `wait`: a queue whose work is done in
+    order, beside the caller.
 
     Raises
     ------

@@ -1,7 +1,8 @@
 """Views: a buffer's bytes as what kernels and other libraries take.
 
-On real GPUs that is a Numba device array, `__cuda_array_interface__` or a DLPack tensor, all on the same bytes, and each of them keeps
-the memory mapped. On emulated GPUs kernels are their CPU references, and a numpy array is what they take.
+On real GPUs that is a Numba device array, `__cuda_array_interface__` or a DLPack
+tensor, all on the same bytes, and each of them keeps the memory mapped. On emulated
+GPUs kernels are their CPU references, and a numpy array is what they take.
 """
 
 from __future__ import annotations
@@ -20,17 +21,36 @@ _CPU, _CUDA = 1, 2  # kDLCPU, kDLCUDA (dlpack.h)
 
 
 class Exposed:
-    """A range that kernels of real GPUs reach: what Numba, CuPy and others take an array from. It keeps the memory mapped."""
+    """A range that kernels of real GPUs reach: what Numba, CuPy and others take an
+    array from. It keeps the memory mapped.
+    """
 
     __slots__ = ("__cuda_array_interface__", "_memory")
 
-    def __init__(self, memory: Memory, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], writable: bool) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        address: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        writable: bool,
+    ) -> None:
         self._memory = memory
-        self.__cuda_array_interface__ = arrays.cudaArrayInterface(address, shape, None, dtype, not writable, None)
+        self.__cuda_array_interface__ = arrays.cudaArrayInterface(
+            address, shape, None, dtype, not writable, None
+        )
 
 
-def deviceArray(memory: Memory, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], writable: bool, gpu: int | None = None) -> Any:
-    """The array for kernels of `gpu`: Numba's device array on a real one, numpy's on an emulated one. No copy, no fence.
+def deviceArray(
+    memory: Memory,
+    offset: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    writable: bool,
+    gpu: int | None = None,
+) -> Any:
+    """The array for kernels of `gpu`: Numba's device array on a real one, numpy's on an
+    emulated one. No copy, no fence.
 
     Raises
     ------
@@ -55,7 +75,10 @@ def _numba() -> Any:
     try:
         from muninn.kernels import numbacuda
     except ImportError as error:
-        raise DeviceUnavailable(f"Numba's device arrays need numba-cuda: {error}", "In Muninn's source, pip install '.[cuda]'") from error
+        raise DeviceUnavailable(
+            f"Numba's device arrays need numba-cuda: {error}",
+            "In Muninn's source, pip install '.[cuda]'",
+        ) from error
     return numbacuda
 
 
@@ -72,10 +95,21 @@ def tensor(
     """A DLPack capsule of VRAM; the keywords are those of `__dlpack__`."""
     device = tensorDevice(memory)
     if dl_device is not None and tuple(dl_device) != device:
-        raise BufferError(f"the bytes are in the VRAM of GPU {memory.gpu}, and are not copied to device {tuple(dl_device)}")
+        raise BufferError(
+            f"the bytes are in the VRAM of GPU {memory.gpu}, and are not copied to device "
+            f"{tuple(dl_device)}"
+        )
     if copy:
         raise BufferError("this is a view of shared memory; copy the tensor that you get")
-    return dlpack.exportCapsule(memory.source.address, shape, dtype, device, memory, readOnly=not writable, maxVersion=max_version)
+    return dlpack.exportCapsule(
+        memory.source.address,
+        shape,
+        dtype,
+        device,
+        memory,
+        readOnly=not writable,
+        maxVersion=max_version,
+    )
 
 
 def tensorDevice(memory: Memory) -> tuple[int, int]:

@@ -1,6 +1,8 @@
-"""Admission: whether the broker's process has descriptors left for one more member, and what a member is told that finds none.
+"""Admission: whether the broker's process has descriptors left for one more member, and
+what a member is told that finds none.
 
-A descriptor is held in reserve, so that a newcomer can be let in for as long as it takes to tell it.
+A descriptor is held in reserve, so that a newcomer can be let in for as long as it
+takes to tell it.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from muninn.system.logs import Log
 from muninn.wire import messages, requests
 
 _log = Log("muninn.broker")
-#: What the hello of a member takes in passing: its pidfd, a file of /proc, and one to go on with.
+#: What the hello of a member takes in passing: its pidfd, a file of /proc, and one to
+#: go on with.
 _PASSING_DESCRIPTORS = 3
-#: How long the hello of a newcomer is waited for, so that it reads the answer: it comes within 0.1 ms of the connection.
+#: How long the hello of a newcomer is waited for, so that it reads the answer: it comes
+#: within 0.1 ms of the connection.
 _HELLO_MS = 10
 
 
@@ -42,9 +46,15 @@ class Admission:
     """
 
     def __init__(
-        self, members: MemberTable, election: Election, term: Term, own: MemberKey, anyFd: int, economize: Callable[[], int],
+        self,
+        members: MemberTable,
+        election: Election,
+        term: Term,
+        own: MemberKey,
+        anyFd: int,
+        economize: Callable[[], int],
         abler: Callable[[], int | None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._members = members
         self._election = election
         self._term = term
@@ -56,7 +66,9 @@ class Admission:
         self._refill()
 
     def admit(self, listener: Socket) -> Socket | None:
-        """The connection of one who has come, if it may stay. Raises `OSError` when nobody can be let in any more."""
+        """The connection of one who has come, if it may stay. Raises `OSError` when
+        nobody can be let in any more.
+        """
         try:
             connection = self._accepted(listener)
         except (BlockingIOError, ConnectionAbortedError):
@@ -78,9 +90,15 @@ class Admission:
         return None
 
     def _giveWay(self) -> None:
-        """Let somebody serve who has more descriptors, and raise `Deposed`. Returns where there is nobody."""
-        if (slot := self._abler()) is not None and self._election.replace(self._term, slot) is not None:
-            _log.warning("no descriptor is left for another member: slot %d serves from now on", slot)
+        """Let somebody serve who has more descriptors, and raise `Deposed`. Returns
+        where there is nobody.
+        """
+        if (slot := self._abler()) is not None and self._election.replace(
+            self._term, slot
+        ) is not None:
+            _log.warning(
+                "no descriptor is left for another member: slot %d serves from now on", slot
+            )
             raise Deposed
 
     def _accepted(self, listener: Socket) -> Socket:
@@ -109,14 +127,16 @@ class Admission:
             poll = green.poll()
             poll.register(connection.fileno(), select.POLLIN)
             if poll.poll(_HELLO_MS):
-                # What is unread at the end would hide the answer. There is no room for its descriptors, and the kernel closes them.
+                # What is unread at the end would hide the answer. There is no room for
+                # its descriptors, and the kernel closes them.
                 connection.recv(messages.MAX_MESSAGE_BYTES)
             messages.send(connection, requests.failure(self._exhausted()))
 
     def _exhausted(self) -> DescriptorsExhausted:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return DescriptorsExhausted(
-            f"the broker, process {os.getpid()} ({self._members.program(self._own.slot)}), may open {limit} descriptors, and none is left"
+            f"the broker, process {os.getpid()} ({self._members.program(self._own.slot)}), "
+            f"may open {limit} descriptors, and none is left"
             " for another member; no other member could open more",
             "Raise `ulimit -n` of that program, or run `python -m muninn keep` where it is higher",
         )

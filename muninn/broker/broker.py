@@ -59,23 +59,33 @@ from muninn.wire import messages, requests
 from muninn.wire.messages import Message
 
 _log = Log("muninn.broker")
-#: How many steps with something to serve may come before a piece of maintenance; a busy broker knows no other.
+#: How many steps with something to serve may come before a piece of maintenance; a busy
+#: broker knows no other.
 _SERVED_FIRST = 16
 
 
 class Broker:
-    """A broker's term, from election to deposition. Writing to `wakeFd`, an eventfd of the member's, ends a step.
+    """A broker's term, from election to deposition. Writing to `wakeFd`, an eventfd of
+    the member's, ends a step.
 
     Raises
     ------
     BlockLost
-        Nobody finds the control block any more; where its directory went too, there is no place for a journal.
+        Nobody finds the control block any more; where its directory went too, there is
+        no place for a journal.
     """
 
     def __init__(
-        self, block: ControlBlock, members: MemberTable, election: Election, term: Term, own: MemberKey, limits: Limits, wakeFd: int,
+        self,
+        block: ControlBlock,
+        members: MemberTable,
+        election: Election,
+        term: Term,
+        own: MemberKey,
+        limits: Limits,
+        wakeFd: int,
         abler: Callable[[], int | None] = lambda: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not block.restoreNames():
             raise BlockLost
         self._block = block
@@ -95,28 +105,53 @@ class Broker:
         except OSError:
             self._journal.close()
             raise
-        self._directory = Directory(block, members, term.epoch, self._journal, lambda rows: Catalog(rows, limits))
+        self._directory = Directory(
+            block, members, term.epoch, self._journal, lambda rows: Catalog(rows, limits)
+        )
         self._deathWatch = DeathWatch(members, self._server.watch, self._server.unwatch)
         self._reclaimer = Reclaimer(block, members, self._directory, self._deathWatch.forget)
-        self._admission = Admission(members, election, term, own, wakeFd, self._deathWatch.economize, abler)
+        self._admission = Admission(
+            members, election, term, own, wakeFd, self._deathWatch.economize, abler
+        )
         self._maintenance = Maintenance(
-            block, term.epoch, own, self._directory, self._deathWatch, self._reclaimer, self._journal, self._mayStillBring
+            block,
+            term.epoch,
+            own,
+            self._directory,
+            self._deathWatch,
+            self._reclaimer,
+            self._journal,
+            self._mayStillBring,
         )
         context = TermContext(
-            block, members, election, term, self._own, Drain(block), self._directory, self._deathWatch, self._reclaimer, self._maintenance,
-            self._beat, self._mayStillBring,
-        )  # fmt: skip
+            block,
+            members,
+            election,
+            term,
+            self._own,
+            Drain(block),
+            self._directory,
+            self._deathWatch,
+            self._reclaimer,
+            self._maintenance,
+            self._beat,
+            self._mayStillBring,
+        )
         self._handlers: dict[str, Callable[[Session, Message, list[Descriptor]], Answer]] = {
             op: partial(handler, context) for op, handler in HANDLERS.items()
         }
 
-    # --- the term ----------------------------------------------------------------------------------------------------
+    # --- the term --------------------------------------------------------------------
 
     def start(self) -> None:
-        """Fence the predecessors, listen, and say so. What they left half done follows while requests are served already."""
+        """Fence the predecessors, listen, and say so. What they left half done follows
+        while requests are served already.
+        """
         self._directory.fence()
         self._server.listen()
-        self._directory.descriptorStore.open(self._block.paths.descriptorServerPath(self._term.epoch), self._block.paths.uid)
+        self._directory.descriptorStore.open(
+            self._block.paths.descriptorServerPath(self._term.epoch), self._block.paths.uid
+        )
         self._election.announce(self._term.epoch)
         self._journal.note("begin", epoch=self._term.epoch)
         self._maintenance.takeOver()
@@ -125,8 +160,13 @@ class Broker:
         return self._election.term() != self._term
 
     def step(self, timeoutSeconds: float) -> None:
-        """Wait for something to do, at most so long, and do it. Raises `Deposed` when the term has ended."""
-        timeoutSeconds = min(timeoutSeconds, deathwatch.RETRY_SECONDS if self._deathWatch.suspects() else SWEEP_SECONDS)
+        """Wait for something to do, at most so long, and do it. Raises `Deposed` when
+        the term has ended.
+        """
+        timeoutSeconds = min(
+            timeoutSeconds,
+            deathwatch.RETRY_SECONDS if self._deathWatch.suspects() else SWEEP_SECONDS,
+        )
         mayWait = not self._maintenance.isPending() and self._inbox.isEmpty()
         seconds = min(timeoutSeconds, self._maintenance.untilDeadline()) if mayWait else 0
         events = self._server.wait(seconds)
@@ -153,7 +193,9 @@ class Broker:
             self._doMaintenance()
 
     def _serveInbox(self) -> None:
-        """Answer what this process asks. What it asks meanwhile has its access after the other members."""
+        """Answer what this process asks. What it asks meanwhile has its access after
+        the other members.
+        """
         for _ in range(_SERVED_FIRST):
             if (asked := self._inbox.take()) is None:
                 return
@@ -166,7 +208,9 @@ class Broker:
                     raise
 
     def _beat(self) -> None:
-        """Show that this broker moves. Raises `Deposed` when nobody looks any more, and where this process can not go on."""
+        """Show that this broker moves. Raises `Deposed` when nobody looks any more, and
+        where this process can not go on.
+        """
         if self.isDeposed() or self._journal.isHindered():
             raise Deposed
         self._election.beat()
@@ -179,19 +223,31 @@ class Broker:
         except Deposed:
             if self.isDeposed():
                 raise
-            _log.error("a row of the control block carries an epoch that has not come yet; run `python -m muninn doctor`")
+            _log.error(
+                "a row of the control block carries an epoch that has not come yet; run "
+                "`python -m muninn doctor`"
+            )
 
     def close(self) -> None:
-        """Let go of everything that belongs to the term. Nothing shared is touched: it is the successor's."""
+        """Let go of everything that belongs to the term. Nothing shared is touched: it
+        is the successor's.
+        """
         self._inbox.shut()
         with self._lock:
             self._server.endConnections()
-            for part in (self._deathWatch, self._directory.descriptorStore, self._journal, self._admission):
+            for part in (
+                self._deathWatch,
+                self._directory.descriptorStore,
+                self._journal,
+                self._admission,
+            ):
                 part.close()
             self._server.close()
 
     def closeInChild(self) -> None:
-        """In a forked child, without a thread that serves: whoever waits for an answer is to know, and what descriptors are left go."""
+        """In a forked child, without a thread that serves: whoever waits for an answer
+        is to know, and what descriptors are left go.
+        """
         self._inbox.shut()
         self._server.closeInChild()
         self._admission.close()
@@ -199,13 +255,17 @@ class Broker:
             holder.closeInChild()
 
     def handOver(self) -> list[tuple[tuple[int, int], Descriptor]]:
-        """The descriptors in the descriptor store, which are the caller's from now on: to bring to the successor, or to die with."""
+        """The descriptors in the descriptor store, which are the caller's from now on:
+        to bring to the successor, or to die with.
+        """
         with self._lock:
             return self._directory.descriptorStore.takeAll()
 
     def inherit(self, allocations: list[tuple[tuple[int, int], Descriptor]]) -> None:
         """Keep descriptors that this member still has of an earlier term."""
-        self._directory.keep([pair for pair, _ in allocations], [descriptor for _, descriptor in allocations])
+        self._directory.keep(
+            [pair for pair, _ in allocations], [descriptor for _, descriptor in allocations]
+        )
         self._maintenance.collectLost()
 
     def _pidfdEnded(self, pidfd: int) -> None:
@@ -215,7 +275,7 @@ class Broker:
         if death is not Death.SUSPECTED:
             self._maintenance.tryReclaimUnheld()
 
-    # --- what the server asks -----------------------------------------------------------------------------------------
+    # --- what the server asks --------------------------------------------------------
 
     def admit(self, listener: Socket) -> Socket | None:
         return self._admission.admit(listener)
@@ -234,7 +294,11 @@ class Broker:
         """The answer to one request; a typed error of the request is an answer too."""
         try:
             request = requests.checked(message)
-            if session is not self._own and session.key is not None and not self._members.isCurrent(session.key):
+            if (
+                session is not self._own
+                and session.key is not None
+                and not self._members.isCurrent(session.key)
+            ):
                 # Nobody would ever take back what is granted now.
                 raise SenderGone(f"member slot {session.key.slot} was given back")
             return self._handlers[request["op"]](session, request, descriptors)
@@ -243,26 +307,37 @@ class Broker:
                 raise
             answer = self._journal.hinder(error)
             if self._journal.hindrance is not None:
-                raise Deposed from None  # a limit of this process's own is no answer: whoever asks, asks the successor
+                # a limit of this process's own is no answer: whoever asks, asks the
+                # successor
+                raise Deposed from None
             return requests.failure(answer), ()
         except Deposed:
             if self.isDeposed():
                 raise
             # Not ours to change, and nobody else's either: the word is damaged.
-            return requests.failure(ControlBlockInvalid("a row carries an epoch that has not come yet")), ()
+            return requests.failure(
+                ControlBlockInvalid("a row carries an epoch that has not come yet")
+            ), ()
         finally:
             messages.closeAll(descriptors)  # a handler empties the list of those that it keeps
 
-    # --- what this process asks ---------------------------------------------------------------------------------------
+    # --- what this process asks ------------------------------------------------------
 
     def lacks(self, name: str) -> bool:
-        """Whether nobody has the name, or is creating it. For any thread; False says little."""
-        return self._directory.lacks(name) and not self.isDeposed()  # last: what a successor has granted since is not known here
+        """Whether nobody has the name, or is creating it. For any thread; False says
+        little.
+        """
+        # last: what a successor has granted since is not known here
+        return self._directory.lacks(name) and not self.isDeposed()
 
-    def ask(self, message: Message, descriptors: Sequence[Descriptor], seconds: float) -> tuple[Message, list[Descriptor]]:
-        """A request of the broker's own process, from any of its threads; the descriptors in the answer are the caller's.
+    def ask(
+        self, message: Message, descriptors: Sequence[Descriptor], seconds: float
+    ) -> tuple[Message, list[Descriptor]]:
+        """A request of the broker's own process, from any of its threads; the
+        descriptors in the answer are the caller's.
 
-        Raises `Deposed` when the term has ended, `BrokerUnavailable` when a finalizer asks in the middle of what this thread serves.
+        Raises `Deposed` when the term has ended, `BrokerUnavailable` when a finalizer
+        asks in the middle of what this thread serves.
         """
         if self._thread != atomics.threadId():
             return self._inbox.ask(message, duplicated(descriptors), seconds)
@@ -272,12 +347,15 @@ class Broker:
         return reply, duplicated(lent)
 
     def execute(self, message: Message, descriptors: list[Descriptor]) -> Answer:
-        """The same, served here and now, on the thread that serves; the descriptors in the answer are borrowed."""
+        """The same, served here and now, on the thread that serves; the descriptors in
+        the answer are borrowed.
+        """
         with self._lock:
             if self._server.isClosed():
                 raise Deposed
             if self.isDeposed():
-                # The thread that serves does not know yet, and until it does this process has no other broker to ask.
+                # The thread that serves does not know yet, and until it does this
+                # process has no other broker to ask.
                 self._server.wake()
                 raise Deposed
             knownEnd = self._directory.catalog.nextDeadline()
@@ -285,10 +363,19 @@ class Broker:
             if self._directory.catalog.nextDeadline() != knownEnd or (
                 self._maintenance.snapshot.isDue() and not self._maintenance.snapshot.isUnderWay()
             ):
-                self._server.wake()  # the thread that serves sleeps until the first lifetime that it knew of
+                # the thread that serves sleeps until the first lifetime that it knew of
+                self._server.wake()
             return reply
 
     def _mayStillBring(self) -> bool:
-        """After a takeover: whether a member that lives, a holder or the broker before, has not brought yet all memory that it may have."""
-        connected = {session.key for session in self._server.sessions.values() if not session.bringsMore}
-        return any(key not in connected and not self._members.isSuspectedDead(key) for key in self._members.live() if key != self._own.key)
+        """After a takeover: whether a member that lives, a holder or the broker before,
+        has not brought yet all memory that it may have.
+        """
+        connected = {
+            session.key for session in self._server.sessions.values() if not session.bringsMore
+        }
+        return any(
+            key not in connected and not self._members.isSuspectedDead(key)
+            for key in self._members.live()
+            if key != self._own.key
+        )

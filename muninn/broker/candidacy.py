@@ -1,8 +1,11 @@
-"""Candidacy: whether this process can serve as broker, and which member could if it can not.
+"""Candidacy: whether this process can serve as broker, and which member could if it can
+not.
 
-A broker works in a process that has limits of its own, and they would become those of everybody. What a member can spend it writes into
-its slot; whoever is to choose a successor, for a broker that died or that has come to its limits, takes itself if it can serve all
-members, otherwise the one who can serve most. Who has failed in office does not stand again for a while, each time longer.
+A broker works in a process that has limits of its own, and they would become those of
+everybody. What a member can spend it writes into its slot; whoever is to choose a
+successor, for a broker that died or that has come to its limits, takes itself if it can
+serve all members, otherwise the one who can serve most. Who has failed in office does
+not stand again for a while, each time longer.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from muninn.system.logs import Log
 from muninn.system.oserrors import fileError, missingShm
 
 _log = Log("muninn.broker")
-#: What a broker opens for itself: journal and copy, sockets, an epoll and its descriptor server's; and what it needs in passing.
+#: What a broker opens for itself: journal and copy, sockets, an epoll and its
+#: descriptor server's; and what it needs in passing.
 OWN_DESCRIPTORS = 16
 _LEAST_FILE_BYTES = 1 << 20  # a journal of few buffers
 _ROW_FILE_BYTES = 2048  # twice a record, twice over
@@ -48,12 +52,16 @@ class Candidacy:
         self._reason: MuninnError | None = None
         self.measure()
 
-    # --- one's own limits --------------------------------------------------------------------------------------------
+    # --- one's own limits ------------------------------------------------------------
 
     def measure(self) -> int:
-        """Descriptors that this process could spend in office, written into its slot; 0 when it can not serve."""
+        """Descriptors that this process could spend in office, written into its slot; 0
+        when it can not serve.
+        """
         self._measureAt = clock.now() + _MEASURE_SECONDS
-        mayServe = not self._isPausing() and self._isOwnUid() and self._isHere() and self._mayWrite()
+        mayServe = (
+            not self._isPausing() and self._isOwnUid() and self._isHere() and self._mayWrite()
+        )
         spare = self._spare() if mayServe else 0
         self._members.tellSpareDescriptors(self._key.slot, spare)
         return spare
@@ -72,7 +80,8 @@ class Candidacy:
         spare = max(0, (0xFFFFFFFF if limit == resource.RLIM_INFINITY else limit) - taken)
         if spare <= OWN_DESCRIPTORS:
             self._reason = DescriptorsExhausted(
-                f"{self._who()} may open {limit} descriptors and has {taken} open: too few to serve {self._block.paths.domain!r}",
+                f"{self._who()} may open {limit} descriptors and has {taken} open: too few to "
+                f"serve {self._block.paths.domain!r}",
                 "Raise its `ulimit -n`, or run `python -m muninn keep`, which serves instead",
             )
         return spare
@@ -80,7 +89,10 @@ class Candidacy:
     def _isOwnUid(self) -> bool:
         uid = self._block.paths.uid
         if os.geteuid() != uid:
-            self._reason = DomainChanged(f"{self._who()} joined as uid {uid}, and is uid {os.geteuid()} now", "Ask again: it joins anew")
+            self._reason = DomainChanged(
+                f"{self._who()} joined as uid {uid}, and is uid {os.geteuid()} now",
+                "Ask again: it joins anew",
+            )
         return os.geteuid() == uid
 
     def _isHere(self) -> bool:
@@ -93,10 +105,14 @@ class Candidacy:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         if limit == resource.RLIM_INFINITY:
             return True
-        wanted = _LEAST_FILE_BYTES + RowTable(self._block).countInState(layout.ROW_LIVE) * _ROW_FILE_BYTES
+        wanted = (
+            _LEAST_FILE_BYTES
+            + RowTable(self._block).countInState(layout.ROW_LIVE) * _ROW_FILE_BYTES
+        )
         if limit < wanted:
             self._reason = BrokerUnavailable(
-                f"{self._who()} may write no file of more than {limit} bytes: the journal of {self._block.paths.domain!r} needs more",
+                f"{self._who()} may write no file of more than {limit} bytes: the journal of "
+                f"{self._block.paths.domain!r} needs more",
                 "Raise its `ulimit -f`, or run `python -m muninn keep`, which serves instead",
             )
         return limit >= wanted
@@ -104,18 +120,29 @@ class Candidacy:
     def _who(self) -> str:
         return f"process {os.getpid()} ({self._members.program(self._key.slot)})"
 
-    # --- whom to choose ----------------------------------------------------------------------------------------------
+    # --- whom to choose --------------------------------------------------------------
 
     def stand(self, election: Election, term: Term, isPatient: bool) -> None:
-        """Have a successor of `term` elected. Where nobody can serve, the patient sleep for a while; others get the reason as an error."""
-        wasPausing = self._isPausing()  # a pause that ends, or begins, in the midst of this keeps it from standing all the same
+        """Have a successor of `term` elected. Where nobody can serve, the patient sleep
+        for a while; others get the reason as an error.
+        """
+        # a pause that ends, or begins, in the midst of this keeps it from standing all
+        # the same
+        wasPausing = self._isPausing()
         slot = self.choice(term)
         if slot is not None:
             election.replace(term, slot)
         elif isPatient:
-            clock.sleep(min(_LONGEST_SLEEP_SECONDS, max(_FIRST_PAUSE_SECONDS, self._standsAgainAt - clock.now())))
+            clock.sleep(
+                min(
+                    _LONGEST_SLEEP_SECONDS,
+                    max(_FIRST_PAUSE_SECONDS, self._standsAgainAt - clock.now()),
+                )
+            )
         elif not (wasPausing or self._isPausing()) or self._failures > _FAILURES_UNTOLD:
-            raise self._reason or BrokerUnavailable(f"{self._who()} has failed as broker", "Its log says why")
+            raise self._reason or BrokerUnavailable(
+                f"{self._who()} has failed as broker", "Its log says why"
+            )
 
     def _isPausing(self) -> bool:
         return clock.now() < self._standsAgainAt
@@ -131,13 +158,17 @@ class Candidacy:
         return self._key.slot if own > OWN_DESCRIPTORS else None
 
     def abler(self) -> int | None:
-        """The slot of another member that can serve all, when this one, which is broker, has come to its limits; None: nobody could."""
+        """The slot of another member that can serve all, when this one, which is
+        broker, has come to its limits; None: nobody could.
+        """
         own = self.measure()
         spare, slot = self._ablest(self._key.slot)
         return slot if spare > own and spare >= self._wanted() else None
 
     def successor(self) -> int | None:
-        """The slot of the member that can serve best, for who resigns; None: whoever stands first."""
+        """The slot of the member that can serve best, for who resigns; None: whoever
+        stands first.
+        """
         spare, slot = self._ablest(self._key.slot)
         return slot if spare > OWN_DESCRIPTORS else None
 
@@ -145,26 +176,35 @@ class Candidacy:
         return OWN_DESCRIPTORS + len(self._members.othersAlive(self._key)) + 1
 
     def _ablest(self, exceptSlot: int | None) -> tuple[int, int | None]:
-        others = [key.slot for key in self._members.othersAlive(self._key) if key.slot != exceptSlot]
+        others = [
+            key.slot for key in self._members.othersAlive(self._key) if key.slot != exceptSlot
+        ]
         spare = {slot: self._members.spareDescriptors(slot) for slot in others}
         slot = max(spare, key=spare.__getitem__, default=None)
         return (0, None) if slot is None else (spare[slot], slot)
 
-    # --- how it went -------------------------------------------------------------------------------------------------
+    # --- how it went -----------------------------------------------------------------
 
     def resigned(self, term: Term, error: Exception) -> None:
         """This process has failed in office: it does not stand again for a while."""
         self._reason = _typed(error)
-        if isinstance(self._reason, DomainChanged):  # its uid was another one for a moment, and may be again
+        # its uid was another one for a moment, and may be again
+        if isinstance(self._reason, DomainChanged):
             _log.info("resigned as broker of epoch %d: %s", term.epoch, self._reason.reason)
             return
-        if self._reason.code == BrokerUnavailable.code and not isinstance(error, MuninnError) and not _isLoss(error):
+        if (
+            self._reason.code == BrokerUnavailable.code
+            and not isinstance(error, MuninnError)
+            and not _isLoss(error)
+        ):
             _log.error("resigned as broker of epoch %d", term.epoch, exc_info=error)
         else:  # it says by itself what is to be done
             _log.error("resigned as broker of epoch %d: %s", term.epoch, self._reason)
         now = clock.now()
         self._failures = 1 if now - self._standsAgainAt > _FORGOTTEN_SECONDS else self._failures + 1
-        self._standsAgainAt = now + min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1))
+        self._standsAgainAt = now + min(
+            _LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1)
+        )
         self.measure()
 
 
@@ -175,8 +215,13 @@ def _isLoss(error: Exception) -> TypeGuard[OSError]:
 def _typed(error: Exception) -> MuninnError:
     if _isLoss(error):
         return BrokerUnavailable(
-            f"process {os.getpid()} has closed descriptors that Muninn had opened in it: {error.strerror}",
+            f"process {os.getpid()} has closed descriptors that Muninn had opened in it: "
+            f"{error.strerror}",
             "Let it close only what it has opened itself",
         )
     typed = fileError(error, "serving as broker") if isinstance(error, OSError) else error
-    return typed if isinstance(typed, MuninnError) else BrokerUnavailable(f"serving as broker failed: {error}", "The log says where")
+    return (
+        typed
+        if isinstance(typed, MuninnError)
+        else BrokerUnavailable(f"serving as broker failed: {error}", "The log says where")
+    )

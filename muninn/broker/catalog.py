@@ -1,9 +1,12 @@
-"""The catalog: which names are taken, which lifetimes end, and which rows count against quotas.
+"""The catalog: which names are taken, which lifetimes end, and which rows count against
+quotas.
 
-Kept in the broker's private memory while it serves, and thrown away with it. What there was before its term is not read row by row: the
-sums come from one pass in C, and a name is looked up in the index that all processes share, whose entries are believed after a
-look at the row. An index may lack names, of rows that found no room in it or that a program of an older version made; so until
-`indexNames` has been over all rows, a name that is not in it is looked for in the rows, again by a pass in C.
+Kept in the broker's private memory while it serves, and thrown away with it. What there
+was before its term is not read row by row: the sums come from one pass in C, and a name
+is looked up in the index that all processes share, whose entries are believed after a
+look at the row. An index may lack names, of rows that found no room in it or that a
+program of an older version made; so until `indexNames` has been over all rows, a name
+that is not in it is looked for in the rows, again by a pass in C.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ class Catalog:
         self.quotas = Quotas(limits)
         self._index = NameIndex(rows.block)
         self._usages: dict[int, Usage] = {}  # of this term
-        self._rowOfName: dict[str, int] = {}  # of this term, and those that the index has no room for
+        # of this term, and those that the index has no room for
+        self._rowOfName: dict[str, int] = {}
         self._unindexed: dict[int, str] = {}  # the latter, by row
         self._indexNext, self._indexEnd = 0, rows.count()
         sums, self._marks = rows.sums()  # by row of before: whether it is counted
@@ -39,7 +43,7 @@ class Catalog:
         while (row := self._marks.find(_COUNTED | _HAS_DEADLINE, row + 1)) >= 0:
             self._lifetimes.put(row, rows.taken(row).deadlineMs)
 
-    # --- names -------------------------------------------------------------------------------------------------------
+    # --- names -----------------------------------------------------------------------
 
     def find(self, name: str) -> int | None:
         row = self._rowOfName.get(name)
@@ -49,19 +53,28 @@ class Catalog:
         for row, incarnation in self._index.candidates(raw):
             if self._rows.isNamed(row, incarnation, raw):
                 return row
-        return self._rows.findNamed(raw, self._indexNext) if self._indexNext < self._indexEnd else None
+        return (
+            self._rows.findNamed(raw, self._indexNext) if self._indexNext < self._indexEnd else None
+        )
 
     def lacks(self, name: str) -> bool:
-        """Whether no row has the name. Reading only, so for any thread; before all names are in the index it says nothing."""
-        isWhole = self._indexNext >= self._indexEnd  # first: a name may move from the rows to the index meanwhile
+        """Whether no row has the name. Reading only, so for any thread; before all
+        names are in the index it says nothing.
+        """
+        # first: a name may move from the rows to the index meanwhile
+        isWhole = self._indexNext >= self._indexEnd
         return isWhole and self.find(name) is None
 
     def indexNames(self, atMost: int) -> bool:
-        """Put the next names of before this term into the index, which most of them are in; whether there are more."""
+        """Put the next names of before this term into the index, which most of them are
+        in; whether there are more.
+        """
         end = min(self._indexNext + atMost, self._indexEnd)
         for row in self._rows.named(self._indexNext, end):
             name, incarnation = self._rows.name(row), self._rows.state(row).incarnation
-            if (row, incarnation) not in self._index.candidates(name) and not self._index.insert(name, row, incarnation):
+            if (row, incarnation) not in self._index.candidates(name) and not self._index.insert(
+                name, row, incarnation
+            ):
                 text = name.decode(errors="surrogateescape")
                 self._unindexed[row] = text
                 self._rowOfName.setdefault(text, row)
@@ -81,7 +94,9 @@ class Catalog:
         self._count(row, usage)
 
     def forgetName(self, row: int) -> None:
-        """Free the name; the bytes still count. A name of before this term is free as soon as its row can not be opened any more."""
+        """Free the name; the bytes still count. A name of before this term is free as
+        soon as its row can not be opened any more.
+        """
         usage = self._usages.get(row)
         name = self._unindexed.pop(row, None) if usage is None else usage.name
         if name is not None and self._rowOfName.get(name) == row:
@@ -92,7 +107,7 @@ class Catalog:
         self.forgetName(row)
         self._uncount(row)
 
-    # --- bytes -------------------------------------------------------------------------------------------------------
+    # --- bytes -----------------------------------------------------------------------
 
     def _count(self, row: int, usage: Usage) -> None:
         self._uncount(row)

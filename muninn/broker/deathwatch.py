@@ -1,5 +1,5 @@
-"""The death watch: how the broker notices that a member may be dead, and how it confirms
-that.
+"""The death watch: how the broker notices that a member may be dead, and how it
+confirms that.
 
 The broker alone has a death watch; it is private memory, and a successor builds its own
 from the slots of the members.
@@ -34,8 +34,8 @@ from muninn.system.processes import openPidfd, ownPidNamespace
 MAX_PIDFDS = 64
 #: How soon a death that is suspected and not yet confirmed is looked at again.
 RETRY_SECONDS = 0.005
-#: How often it is looked at before it is left to the sweeps. A process of many GiB takes its time to die, and the kernel closes
-#: its descriptors last.
+#: How often it is looked at before it is left to the sweeps. A process of many GiB
+#: takes its time to die, and the kernel closes its descriptors last.
 RETRIES = 6000
 
 
@@ -53,10 +53,13 @@ class DeathWatch:
     Parameters
     ----------
     watch, unwatch
-        Called with a descriptor that the broker's loop should, or should no longer, wait for.
+        Called with a descriptor that the broker's loop should, or should no longer,
+        wait for.
     """
 
-    def __init__(self, members: MemberTable, watch: Callable[[int], None], unwatch: Callable[[int], None]) -> None:
+    def __init__(
+        self, members: MemberTable, watch: Callable[[int], None], unwatch: Callable[[int], None]
+    ) -> None:
         self._members = members
         self._watch = watch
         self._unwatch = unwatch
@@ -66,7 +69,9 @@ class DeathWatch:
         self._connected: Counter[MemberKey] = Counter()  # connections of a member
 
     def follow(self, key: MemberKey, pidfd: int | Descriptor) -> None:
-        """Wait for the death of a member by a descriptor that is the death watch's from now on."""
+        """Wait for the death of a member by a descriptor that is the death watch's from
+        now on.
+        """
         kept = own(pidfd)
         self.forget(key)
         self._watch(kept.number)
@@ -74,7 +79,9 @@ class DeathWatch:
         self._memberOf[kept.number] = key
 
     def connected(self, key: MemberKey, pidfd: int | Descriptor) -> None:
-        """A member has connected, and sent a pidfd, which is the death watch's from now on."""
+        """A member has connected, and sent a pidfd, which is the death watch's from now
+        on.
+        """
         self._connected[key] += 1
         if len(self._pidfds) >= MAX_PIDFDS and self._canBeLookedUp(key):
             self.forget(key)
@@ -83,7 +90,9 @@ class DeathWatch:
             self.follow(key, pidfd)
 
     def disconnected(self, key: MemberKey) -> bool:
-        """A connection of a member has ended. Whether it must be looked for, because nothing else tells of its death."""
+        """A connection of a member has ended. Whether it must be looked for, because
+        nothing else tells of its death.
+        """
         self._connected[key] -= 1
         if self._connected[key] <= 0:
             del self._connected[key]
@@ -91,7 +100,9 @@ class DeathWatch:
 
     def economize(self) -> int:
         """Close the pidfds of members whose connections tell as much; returns how many."""
-        spared = [key for key in self._pidfds if key in self._connected and self._canBeLookedUp(key)]
+        spared = [
+            key for key in self._pidfds if key in self._connected and self._canBeLookedUp(key)
+        ]
         for key in spared:
             self.forget(key)
         return len(spared)
@@ -102,7 +113,8 @@ class DeathWatch:
     def forget(self, key: MemberKey) -> None:
         kept = self._pidfds.pop(key, None)
         if kept is not None:
-            if self._memberOf.get(kept.number) == key:  # not where the number is another member's by now
+            # not where the number is another member's by now
+            if self._memberOf.get(kept.number) == key:
                 del self._memberOf[kept.number]
             if kept.isOurs():
                 self._unwatch(kept.number)
@@ -112,7 +124,8 @@ class DeathWatch:
         return descriptor in self._memberOf
 
     def adopt(self, own: MemberKey) -> list[MemberKey]:
-        """Follow every member that lives and has not said hello (yet), and return those that are dead.
+        """Follow every member that lives and has not said hello (yet), and return those
+        that are dead.
 
         Those of before this term, and those that died between joining and hello.
         """
@@ -124,15 +137,20 @@ class DeathWatch:
             isWatched = pidfd is not None or key in self._connected
             if key == own or (isWatched and not self._members.isMarked(slot)):
                 continue
-            # A pidfd does not end with an exec. A child that was forked before may keep the connection open, too.
-            if state == layout.MEMBER_DEAD or self._members.isConfirmedDead(key, None if pidfd is None else pidfd.number):
+            # A pidfd does not end with an exec. A child that was forked before may keep
+            # the connection open, too.
+            if state == layout.MEMBER_DEAD or self._members.isConfirmedDead(
+                key, None if pidfd is None else pidfd.number
+            ):
                 dead.append(key)
             elif state == layout.MEMBER_LIVE and pidfd is None:
                 self._followByPid(key)
         return dead
 
     def _followByPid(self, key: MemberKey) -> None:
-        """Follow a member that has not sent a pidfd, where its pid means something. None to be had is no proof of death."""
+        """Follow a member that has not sent a pidfd, where its pid means something.
+        None to be had is no proof of death.
+        """
         identity = self._members.identity(key.slot)
         if not self._canBeLookedUp(key):
             return
@@ -141,7 +159,9 @@ class DeathWatch:
             self.follow(key, pidfd)
 
     def confirm(self, pidfd: int) -> Death:
-        """Look whether the member of a pidfd that is readable, or was suspected, is confirmed dead; if not, look again soon."""
+        """Look whether the member of a pidfd that is readable, or was suspected, is
+        confirmed dead; if not, look again soon.
+        """
         key = self._memberOf.get(pidfd)
         if key is None:
             self._suspects.pop(pidfd, None)
@@ -150,15 +170,18 @@ class DeathWatch:
             self._suspects.pop(pidfd, None)
             return Death.CONFIRMED
         if self._suspects.setdefault(pidfd, RETRIES) > 0:
-            self._suspects[pidfd] -= 1  # its byte lock is still held: the kernel is not through with it
+            # its byte lock is still held: the kernel is not through with it
+            self._suspects[pidfd] -= 1
         else:
             del self._suspects[pidfd]  # nor soon; the sweeps look again
         return Death.SUSPECTED
 
     def suspect(self, key: MemberKey) -> None:
-        """The connection of a member has ended. Look soon whether the member is dead, if its thread has ended too.
+        """The connection of a member has ended. Look soon whether the member is dead,
+        if its thread has ended too.
 
-        Another program may run in the process of the member by now. Then the pidfd stays silent, and nothing else tells of the death.
+        Another program may run in the process of the member by now. Then the pidfd
+        stays silent, and nothing else tells of the death.
         """
         kept = self._pidfds.get(key)
         if kept is not None and kept.isOurs() and self._members.isMarked(key.slot):
@@ -173,7 +196,9 @@ class DeathWatch:
         return self._memberOf[pidfd]
 
     def closeInChild(self) -> None:
-        """In a forked child: let go of the descriptors, and leave the parent's epoll as it is."""
+        """In a forked child: let go of the descriptors, and leave the parent's epoll as
+        it is.
+        """
         for kept in self._pidfds.values():
             kept.close()
         self._pidfds.clear()

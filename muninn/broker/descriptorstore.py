@@ -1,8 +1,9 @@
 """The descriptor store: descriptors of memory that has no name in `/dev/shm`.
 
-fastMode memory lives as long as somebody holds a descriptor of it. Its holders do, and the broker does too, so that it outlives the
-process that made it and can be handed to a newcomer, through the descriptor server once that is open. After a broker's death the holders bring
-their descriptors to the successor with their first message.
+fastMode memory lives as long as somebody holds a descriptor of it. Its holders do, and
+the broker does too, so that it outlives the process that made it and can be handed to a
+newcomer, through the descriptor server once that is open. After a broker's death the
+holders bring their descriptors to the successor with their first message.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class DescriptorStore:
         self._descriptorServer: DescriptorServer | None = None
 
     def open(self, path: str, uid: int | None = None) -> None:
-        """Hand out what is here, and what comes, at a socket of this path; where that can not be, by requests only."""
+        """Hand out what is here, and what comes, at a socket of this path; where that
+        can not be, by requests only.
+        """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # of a broker of a block that was withdrawn
         try:
@@ -44,7 +47,9 @@ class DescriptorStore:
             self._descriptorServer.put(row, incarnation, descriptor.number)
 
     def put(self, row: int, incarnation: int, descriptor: int | Descriptor) -> None:
-        """Keep a descriptor, which is the descriptor store's from now on; a second one for the same memory is closed."""
+        """Keep a descriptor, which is the descriptor store's from now on; a second one
+        for the same memory is closed.
+        """
         brought, kept = own(descriptor), self._descriptors.get((row, incarnation))
         if kept is not None and kept.isOurs():
             if kept.number != brought.number:
@@ -83,7 +88,9 @@ class DescriptorStore:
         self._descriptors.clear()
 
     def closeInChild(self) -> None:
-        """In a forked child: let go of the descriptors. The descriptor server's thread was not forked, and keeps its memory."""
+        """In a forked child: let go of the descriptors. The descriptor server's thread
+        was not forked, and keeps its memory.
+        """
         for kept in self._descriptors.values():
             kept.close()
         self._descriptors.clear()

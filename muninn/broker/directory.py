@@ -50,7 +50,13 @@ from muninn.control.index import NameIndex
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
 from muninn.control.rowstate import RowState
-from muninn.errors import BufferExists, BufferFreed, ControlBlockInvalid, PermissionDenied, ProtocolViolation
+from muninn.errors import (
+    BufferExists,
+    BufferFreed,
+    ControlBlockInvalid,
+    PermissionDenied,
+    ProtocolViolation,
+)
 from muninn.storage import segments
 from muninn.system import clock
 from muninn.system.descriptors import Descriptor, own
@@ -63,7 +69,12 @@ class Directory:
     """The rows of a domain, as the broker of one epoch changes them."""
 
     def __init__(
-        self, block: ControlBlock, members: MemberTable, epoch: int, journal: Journal, makeCatalog: Callable[[RowTable], Catalog]
+        self,
+        block: ControlBlock,
+        members: MemberTable,
+        epoch: int,
+        journal: Journal,
+        makeCatalog: Callable[[RowTable], Catalog],
     ) -> None:
         self.rows = RowTable(block)
         self.descriptorStore = DescriptorStore()
@@ -86,12 +97,16 @@ class Directory:
         return self._catalog
 
     def halfMade(self) -> list[Record]:
-        """The `create` records of the rows that are CREATING, those of earlier terms too: only the journal has their names."""
+        """The `create` records of the rows that are CREATING, those of earlier terms
+        too: only the journal has their names.
+        """
         _ = self.catalog  # it takes them from the older journals
         return self._halfMade.records()
 
     def fence(self) -> None:
-        """Make everything that earlier brokers still try fail. The first thing that a broker does."""
+        """Make everything that earlier brokers still try fail. The first thing that a
+        broker does.
+        """
         self.rows.fence(self._epoch)
 
     def exists(self, row: int, incarnation: int) -> bool:
@@ -99,7 +114,9 @@ class Directory:
         return 0 <= row < self.rows.count() and self.rows.state(row).incarnation == incarnation
 
     def keep(self, pairs: list[tuple[int, int]], descriptors: list[Descriptor]) -> None:
-        """Take the first descriptors for the memory of these rows; those that no row vouches for are closed."""
+        """Take the first descriptors for the memory of these rows; those that no row
+        vouches for are closed.
+        """
         for row, incarnation in pairs:
             descriptor = descriptors.pop(0)
             if self.exists(row, incarnation) and self.rows.state(row).state != layout.ROW_FREE:
@@ -107,10 +124,12 @@ class Directory:
             else:
                 own(descriptor).close()
 
-    # --- creating ----------------------------------------------------------------------------------------------------
+    # --- creating --------------------------------------------------------------------
 
     def grant(self, member: MemberKey, usage: Usage, gpuCapacityBytes: int) -> tuple[int, int]:
-        """A CREATING row for a member that will fill and commit it; returns (row, incarnation)."""
+        """A CREATING row for a member that will fill and commit it; returns (row,
+        incarnation).
+        """
         other = self._namedRow(usage.name)
         if other is not None and self.holders.isGivenUp(other):
             self.catalog.forgetName(other)
@@ -120,45 +139,74 @@ class Directory:
             if again is None:
                 raise BufferExists(f"{usage.name!r} exists already")
             return other, again
-        # Its lifetime counts from the commit on: what nobody can open yet can not be freed either.
+        # Its lifetime counts from the commit on: what nobody can open yet can not be
+        # freed either.
         usage = usage._replace(deadlineMs=0)
-        self.catalog.quotas.admit(usage.tenant, usage.mode, usage.gpu, usage.sizeBytes, gpuCapacityBytes)
+        self.catalog.quotas.admit(
+            usage.tenant, usage.mode, usage.gpu, usage.sizeBytes, gpuCapacityBytes
+        )
         row = self.rows.free(self._epoch)
         old = self.rows.state(row)
         incarnation = old.incarnation + 1  # `free` takes no row whose incarnations are used up
         granted = createRecord(row, incarnation, member.slot, usage)
         self._journal.append("create", **granted)
-        self.rows.change(row, old, self._epoch, layout.ROW_CREATING, creator=member.slot, incarnation=incarnation)
+        self.rows.change(
+            row, old, self._epoch, layout.ROW_CREATING, creator=member.slot, incarnation=incarnation
+        )
         self._halfMade.put(granted)
         self.catalog.add(row, usage)
         return row, incarnation
 
     def _grantedBefore(self, member: MemberKey, row: int) -> int | None:
-        """The incarnation, when this member repeats a request whose answer it did not get."""
+        """The incarnation, when this member repeats a request whose answer it did not
+        get.
+        """
         state = self.rows.state(row)
-        return state.incarnation if (state.state, state.creator) == (layout.ROW_CREATING, member.slot) else None
+        return (
+            state.incarnation
+            if (state.state, state.creator) == (layout.ROW_CREATING, member.slot)
+            else None
+        )
 
-    def commit(self, member: MemberKey, row: int, incarnation: int, descriptor: Descriptor | None) -> None:
-        """CREATING → LIVE: the creator has filled the memory and the description. The descriptor is the directory's from here."""
+    def commit(
+        self, member: MemberKey, row: int, incarnation: int, descriptor: Descriptor | None
+    ) -> None:
+        """CREATING → LIVE: the creator has filled the memory and the description. The
+        descriptor is the directory's from here.
+        """
         state = self.rows.state(row)
         isRepeated = state.state in _HELD_BY_NAME and state.incarnation == incarnation
-        if (state.state, state.creator, state.incarnation) == (layout.ROW_DYING, member.slot, incarnation):
+        if (state.state, state.creator, state.incarnation) == (
+            layout.ROW_DYING,
+            member.slot,
+            incarnation,
+        ):
             if descriptor is not None:
                 own(descriptor).close()
-            raise BufferFreed(f"row {row}.{incarnation} was freed as soon as it was there")  # and the first answer was lost
-        if not isRepeated and (state.state, state.creator, state.incarnation) != (layout.ROW_CREATING, member.slot, incarnation):
+            # and the first answer was lost
+            raise BufferFreed(f"row {row}.{incarnation} was freed as soon as it was there")
+        if not isRepeated and (state.state, state.creator, state.incarnation) != (
+            layout.ROW_CREATING,
+            member.slot,
+            incarnation,
+        ):
             if descriptor is not None:
                 own(descriptor).close()
-            raise ProtocolViolation(f"row {row}.{incarnation} is not being created by slot {member.slot}")
+            raise ProtocolViolation(
+                f"row {row}.{incarnation} is not being created by slot {member.slot}"
+            )
         if descriptor is not None:
             self.descriptorStore.put(row, incarnation, descriptor)
         if isRepeated:
             return
         try:
             description = self._checkedDescription(row, incarnation)
-            self.catalog.forgetName(row)  # the name of the grant, should the description say another
+            # the name of the grant, should the description say another
+            self.catalog.forgetName(row)
             self.catalog.add(row, usageOf(description))
-            self._journal.append("live", row=row, incarnation=incarnation, description=description.packed())
+            self._journal.append(
+                "live", row=row, incarnation=incarnation, description=description.packed()
+            )
         except Exception:
             if self._journal.hindrance is None:  # otherwise it is asked of the successor
                 self._reclaim(row, state)
@@ -170,17 +218,27 @@ class Directory:
 
     def _checkedDescription(self, row: int, incarnation: int) -> RowDescription:
         description = self.rows.description(row)
-        if description.mode is Mode.FAST and description.transport != "cudaIpc" and self.descriptorStore.get(row, incarnation) is None:
-            raise ProtocolViolation(f"the fastMode buffer {description.name!r} came without its descriptor")
+        if (
+            description.mode is Mode.FAST
+            and description.transport != "cudaIpc"
+            and self.descriptorStore.get(row, incarnation) is None
+        ):
+            raise ProtocolViolation(
+                f"the fastMode buffer {description.name!r} came without its descriptor"
+            )
         return description
 
     def abandon(self, member: MemberKey, row: int, incarnation: int) -> None:
         """The creator gives up; what there is of the segment goes."""
         state = self.rows.state(row)
-        if (state.state, state.creator, state.incarnation) == (layout.ROW_CREATING, member.slot, incarnation):
+        if (state.state, state.creator, state.incarnation) == (
+            layout.ROW_CREATING,
+            member.slot,
+            incarnation,
+        ):
             self._reclaim(row, state)
 
-    # --- finding -----------------------------------------------------------------------------------------------------
+    # --- finding ---------------------------------------------------------------------
 
     def find(self, name: str) -> tuple[int, int, bool] | None:
         """(row, incarnation, live) of a name; not live: it is being created."""
@@ -195,31 +253,47 @@ class Directory:
         return row, state.incarnation, state.state == layout.ROW_LIVE
 
     def _namedRow(self, name: str) -> int | None:
-        """The row that has a name. One whose lifetime is over has none from now on, whatever else is still to be done first."""
+        """The row that has a name. One whose lifetime is over has none from now on,
+        whatever else is still to be done first.
+        """
         row = self.catalog.find(name)
         return self.catalog.find(name) if row is not None and self.endLifetime(row) else row
 
     def lacks(self, name: str) -> bool:
-        """Whether nobody has the name, or is creating it. Reading only, so for any thread; False says little."""
+        """Whether nobody has the name, or is creating it. Reading only, so for any
+        thread; False says little.
+        """
         return self._catalog is not None and self._catalog.lacks(name)
 
     def lacksMemory(self, name: str) -> bool:
-        """Whether the name is that of memory without a name of its own, which nobody has brought to this broker."""
+        """Whether the name is that of memory without a name of its own, which nobody
+        has brought to this broker.
+        """
         row = self._namedRow(name)
         return row is not None and self.isLost(row)
 
     def isLost(self, row: int) -> bool:
         """The same of a row."""
         state = self.rows.state(row)
-        isNameless = state.state == layout.ROW_LIVE and self.rows.isFastMode(row) and self.rows.needsDescriptor(row)
+        isNameless = (
+            state.state == layout.ROW_LIVE
+            and self.rows.isFastMode(row)
+            and self.rows.needsDescriptor(row)
+        )
         return isNameless and self.descriptorStore.get(row, state.incarnation) is None
 
-    # --- ending ------------------------------------------------------------------------------------------------------
+    # --- ending ----------------------------------------------------------------------
 
     def free(self, row: int, incarnation: int) -> None:
-        """LIVE → DYING: the name is free at once, the memory when its last holder lets go. Freeing twice is fine."""
+        """LIVE → DYING: the name is free at once, the memory when its last holder lets
+        go. Freeing twice is fine.
+        """
         state = self.rows.state(row)
-        if state.incarnation != incarnation or state.state not in (*_HELD_BY_NAME, layout.ROW_DYING, layout.ROW_DEAD):
+        if state.incarnation != incarnation or state.state not in (
+            *_HELD_BY_NAME,
+            layout.ROW_DYING,
+            layout.ROW_DEAD,
+        ):
             raise BufferFreed(f"row {row}.{incarnation} is free already")
         if state.state in _HELD_BY_NAME:
             self._journal.note("free", row=row, incarnation=state.incarnation)
@@ -228,7 +302,9 @@ class Directory:
         self.tryReclaim(row)
 
     def endLifetime(self, row: int) -> bool:
-        """Free the row, once, if it has a deadline that has passed; whether it was freed."""
+        """Free the row, once, if it has a deadline that has passed; whether it was
+        freed.
+        """
         state = self.rows.state(row)
         if state.state not in _HELD_BY_NAME or not clock.isOver(self.rows.deadlineMs(row)):
             return False
@@ -237,9 +313,15 @@ class Directory:
         return True
 
     def tryReclaim(self, row: int) -> RowState:
-        """Take a row as far as its holders allow; returns its state then. Safe to call at any time, for any row."""
+        """Take a row as far as its holders allow; returns its state then. Safe to call
+        at any time, for any row.
+        """
         state = self.rows.state(row)
-        if state.state in _HELD_BY_NAME and clock.isOver(self.rows.deadlineMs(row)) and self.endLifetime(row):
+        if (
+            state.state in _HELD_BY_NAME
+            and clock.isOver(self.rows.deadlineMs(row))
+            and self.endLifetime(row)
+        ):
             return self.rows.state(row)
         if (
             state.state == layout.ROW_LIVE
@@ -248,14 +330,19 @@ class Directory:
             and not self.holders.isTorn(row)
         ):
             state = self.rows.change(row, state, self._epoch, layout.ROW_PROBING)
-        # SYNC free: pairs with LeaseTable.take. The state first and the leases second here, the lease first and the state second there.
+        # SYNC free: pairs with LeaseTable.take. The state first and the leases second
+        # here, the lease first and the state second there.
         if state.state == layout.ROW_PROBING and self.holders.isHeld(row):
             return self.rows.change(row, state, self._epoch, layout.ROW_LIVE)
-        isOver = state.state in (layout.ROW_PROBING, layout.ROW_DYING) and not self.holders.isHeld(row)
+        isOver = state.state in (layout.ROW_PROBING, layout.ROW_DYING) and not self.holders.isHeld(
+            row
+        )
         return self._reclaim(row, state) if isOver or state.state == layout.ROW_DEAD else state
 
     def ownerGone(self, row: int) -> None:
-        """The memory of a LIVE row was its creator's own, and went with it: who holds it is told at its next use."""
+        """The memory of a LIVE row was its creator's own, and went with it: who holds
+        it is told at its next use.
+        """
         state = self.rows.state(row)
         if state.state in _HELD_BY_NAME:
             self.holders.revoke(row, "ownerDied")
@@ -277,11 +364,13 @@ class Directory:
         """→ DEAD → memory gone → FREE."""
         if state.state != layout.ROW_DEAD:
             state = self.rows.change(row, state, self._epoch, layout.ROW_DEAD)
-        # After DEAD, which is never taken back: a broker deposed before it must not take the name of what lives on. Also that of a row
-        # that was never LIVE: its broker may have died between the index entry and LIVE.
+        # After DEAD, which is never taken back: a broker deposed before it must not
+        # take the name of what lives on. Also that of a row that was never LIVE: its
+        # broker may have died between the index entry and LIVE.
         self._unname(row, state)
         segments.unlink(self._block.paths, row, state.incarnation)
-        if origin := self.rows.origin(row):  # it was adopted, and its segment is named by the block that made it
+        # it was adopted, and its segment is named by the block that made it
+        if origin := self.rows.origin(row):
             segments.unlink(self._block.paths, row, state.incarnation, origin)
         self.descriptorStore.drop(row, state.incarnation)
         self.catalog.remove(row)
@@ -290,11 +379,14 @@ class Directory:
         return self.rows.change(row, state, self._epoch, layout.ROW_FREE, creator=0)
 
     def _unname(self, row: int, state: RowState) -> None:
-        """Free the row's name: that of its grant, which waits for a commit, and that of its description."""
+        """Free the row's name: that of its grant, which waits for a commit, and that of
+        its description.
+        """
         granted = self.catalog.nameOf(row)
         self.catalog.forgetName(row)
         names = set() if granted is None else {granted}
-        with contextlib.suppress(ControlBlockInvalid):  # the index entry of a damaged row is a stale hint, and readers check
+        # the index entry of a damaged row is a stale hint, and readers check
+        with contextlib.suppress(ControlBlockInvalid):
             described = self.rows.description(row).name
             self._index.remove(described.encode(), row, state.incarnation)
             names.add(described)

@@ -20,8 +20,18 @@ from muninn.errors import ControlBlockInvalid, MuninnError
 from muninn.storage.paths import Paths
 from muninn.terms import asMode
 
-#: The fields of a `create` record. One that lacks any is of another version, and says nothing.
-_GRANTED = {"row": int, "incarnation": int, "slot": int, "name": str, "tenant": str, "mode": str, "gpu": int, "sizeBytes": int}
+#: The fields of a `create` record. One that lacks any is of another version, and says
+#: nothing.
+_GRANTED = {
+    "row": int,
+    "incarnation": int,
+    "slot": int,
+    "name": str,
+    "tenant": str,
+    "mode": str,
+    "gpu": int,
+    "sizeBytes": int,
+}
 
 
 class HalfMade:
@@ -36,7 +46,8 @@ class HalfMade:
     def adopt(self, rows: RowTable, catalog: Catalog) -> None:
         """Take the names of CREATING rows from the journals of earlier terms.
 
-        A creator that asked for a name and lost the answer gets the same row again, and no other creator gets that name.
+        A creator that asked for a name and lost the answer gets the same row again, and
+        no other creator gets that name.
         """
         halfMade = {(row, rows.state(row).incarnation) for row in rows.inState(layout.ROW_CREATING)}
         if not halfMade:
@@ -44,21 +55,33 @@ class HalfMade:
         granted: dict[tuple[int, int], Record] = {}
         for epoch in self._places.epochsOf("journal"):
             if epoch < self._epoch:
-                with contextlib.suppress(ControlBlockInvalid):  # others may have told something in it, so it tells nothing
+                # others may have told something in it, so it tells nothing
+                with contextlib.suppress(ControlBlockInvalid):
                     granted.update(
                         {
                             (record["row"], record["incarnation"]): record
                             for record in read(self._places, epoch, only="create")
-                            if all(type(record.get(field)) is kind for field, kind in _GRANTED.items())
+                            if all(
+                                type(record.get(field)) is kind for field, kind in _GRANTED.items()
+                            )
                         }
                     )
         for row, incarnation in halfMade & granted.keys():
             record = granted[row, incarnation]
             try:
-                usage = Usage(record["name"], record["tenant"], asMode(record["mode"]), record["gpu"], record["sizeBytes"], 0)
+                usage = Usage(
+                    record["name"],
+                    record["tenant"],
+                    asMode(record["mode"]),
+                    record["gpu"],
+                    record["sizeBytes"],
+                    0,
+                )
                 catalog.add(row, usage)
             except MuninnError:
-                continue  # a mode that is none, or the name went to somebody else meanwhile: its commit will be refused
+                # a mode that is none, or the name went to somebody else meanwhile: its
+                # commit will be refused
+                continue
             self._records[row] = createRecord(row, incarnation, record["slot"], usage)
             self._journal.note("create", **self._records[row])
 
@@ -76,7 +99,12 @@ class HalfMade:
 def createRecord(row: int, incarnation: int, slot: int, usage: Usage) -> Record:
     """The fields of a `create` record."""
     return {
-        "row": row, "incarnation": incarnation, "slot": slot, "name": usage.name, "tenant": usage.tenant, "mode": usage.mode.value,
+        "row": row,
+        "incarnation": incarnation,
+        "slot": slot,
+        "name": usage.name,
+        "tenant": usage.tenant,
+        "mode": usage.mode.value,
         "gpu": usage.gpu,
         "sizeBytes": usage.sizeBytes,
-    }  # fmt: skip
+    }

@@ -1,4 +1,5 @@
-"""Holders: what keeps a row in use, as the broker reads it from the words of the members.
+"""Holders: what keeps a row in use, as the broker reads it from the words of the
+members.
 
 The broker only reads here. Members write their leases and owner locks, and the kernel
 marks the robust word of a member that ends. A refcount is a scan of the leases, never a
@@ -31,20 +32,39 @@ class Holders:
             return False
 
     def isTorn(self, row: int) -> bool:
-        """Whether it is a `Lock` whose holder died: what it protects may outlive every process, so whoever takes it next is told."""
-        return bool(atomics.loadAcquire32(self._block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET)) and self._rows.isLock(row)
+        """Whether it is a `Lock` whose holder died: what it protects may outlive every
+        process, so whoever takes it next is told.
+        """
+        return bool(
+            atomics.loadAcquire32(self._block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET)
+        ) and self._rows.isLock(row)
 
     def isHeld(self, row: int) -> bool:
-        return leases.countHolds(self._block, self._members, row, self._rows.state(row).incarnation) > 0
+        return (
+            leases.countHolds(self._block, self._members, row, self._rows.state(row).incarnation)
+            > 0
+        )
 
     def isGivenUp(self, row: int) -> bool:
-        """Whether the row's creator was seen to die: its name is free from then on, its memory when the death is proven."""
+        """Whether the row's creator was seen to die: its name is free from then on, its
+        memory when the death is proven.
+        """
         state = self._rows.state(row)
-        creator = MemberKey(state.creator, self._members.state(state.creator)[1]) if state.creator < self._members.count else None
-        return state.state == layout.ROW_CREATING and creator is not None and self._members.isSuspectedDead(creator)
+        creator = (
+            MemberKey(state.creator, self._members.state(state.creator)[1])
+            if state.creator < self._members.count
+            else None
+        )
+        return (
+            state.state == layout.ROW_CREATING
+            and creator is not None
+            and self._members.isSuspectedDead(creator)
+        )
 
     def revoke(self, row: int, reason: str, pid: int = 0) -> int:
-        """Revoke the leases on a row, all or those of one process; returns how many were."""
+        """Revoke the leases on a row, all or those of one process; returns how many
+        were.
+        """
         holds = leases.scanHolds(self._block, self._members, row)
         meant = [hold for hold in holds if pid <= 0 or self._members.identity(hold.slot).pid == pid]
         return sum(leases.revoke(self._block, hold, reason) for hold in meant)

@@ -1,14 +1,16 @@
 """When buffers end: the deadlines of the rows that have one, soonest first.
 
-A heap with lazy deletion. The soonest deadline, which each step of the broker asks for, costs the same however many there are; one that
-is added or forgotten costs the logarithm of their number.
+A heap with lazy deletion. The soonest deadline, which each step of the broker asks for,
+costs the same however many there are; one that is added or forgotten costs the
+logarithm of their number.
 """
 
 from __future__ import annotations
 
 import heapq
 
-#: The heap is built anew when there are more entries of no row in it than this, and than entries that stand.
+#: The heap is built anew when there are more entries of no row in it than this, and
+#: than entries that stand.
 _MOST_STALE = 64
 
 
@@ -27,7 +29,9 @@ class Lifetimes:
             heapq.heapify(self._heap)
 
     def forget(self, row: int) -> None:
-        """The row has no deadline, or none any more. Its entry goes when it comes to the top."""
+        """The row has no deadline, or none any more. Its entry goes when it comes to
+        the top.
+        """
         self._deadlineOf.pop(row, None)
 
     def first(self) -> tuple[int, int] | None:

@@ -1,8 +1,9 @@
 """Maintenance: what a broker does on the side, one piece at a time, while it serves.
 
-After a takeover: finish the rows that predecessors left half done, reclaim the dead, collect what nobody vouches for, copy what
-lives into this epoch's journal. Later: end lifetimes, copy the journal anew when most of it is over, and look for deaths that nobody
-reported. Each piece is idempotent, so a successor does it again.
+After a takeover: finish the rows that predecessors left half done, reclaim the dead,
+collect what nobody vouches for, copy what lives into this epoch's journal. Later: end
+lifetimes, copy the journal anew when most of it is over, and look for deaths that
+nobody reported. Each piece is idempotent, so a successor does it again.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from muninn.system.clock import monotonicMs
 from muninn.system.logs import Log
 
 _log = Log("muninn.broker")
-#: How often the broker looks for members that died without ever having said hello to it.
+#: How often the broker looks for members that died without ever having said hello to
+#: it.
 SWEEP_SECONDS = 3.0
 _SLICE_ROWS = 256
-#: How many lifetimes end, and how many rows or segments are settled, in one step: each costs about as much as serving a request.
+#: How many lifetimes end, and how many rows or segments are settled, in one step: each
+#: costs about as much as serving a request.
 _SLICE_ENDS = _SLICE_SETTLED = 32
 
 
@@ -48,9 +51,16 @@ class Maintenance:
     """
 
     def __init__(
-        self, block: ControlBlock, epoch: int, own: MemberKey, directory: Directory, deathWatch: DeathWatch, reclaimer: Reclaimer,
-        journal: Journal, mayStillCome: Callable[[], bool],
-    ) -> None:  # fmt: skip
+        self,
+        block: ControlBlock,
+        epoch: int,
+        own: MemberKey,
+        directory: Directory,
+        deathWatch: DeathWatch,
+        reclaimer: Reclaimer,
+        journal: Journal,
+        mayStillCome: Callable[[], bool],
+    ) -> None:
         self._block = block
         self._places = block.paths
         self._epoch = epoch
@@ -67,7 +77,15 @@ class Maintenance:
 
     def takeOver(self) -> None:
         """There is everything to do that predecessors may have left."""
-        self._chores.extend((self.tryReclaimUnheld, self._sweepMembers, self._collectOrphans, self._dropLeftovers, self._indexNames))
+        self._chores.extend(
+            (
+                self.tryReclaimUnheld,
+                self._sweepMembers,
+                self._collectOrphans,
+                self._dropLeftovers,
+                self._indexNames,
+            )
+        )
         self.snapshot.want()
 
     def isPending(self) -> bool:
@@ -78,7 +96,9 @@ class Maintenance:
         self._chores.append(self._sweepMembers)
 
     def workOnce(self) -> None:
-        """Do one piece; look for unreported deaths when nothing else is to be done and it is time again."""
+        """Do one piece; look for unreported deaths when nothing else is to be done and
+        it is time again.
+        """
         if self._chores:
             self._chores.popleft()()
         elif self._reclaimer.isReclaiming():
@@ -89,13 +109,17 @@ class Maintenance:
             self._sweepMembers()
 
     def untilDeadline(self) -> float:
-        """Seconds until the first lifetime ends; a day when none does, or when there is other work first."""
+        """Seconds until the first lifetime ends; a day when none does, or when there is
+        other work first.
+        """
         mayEnd = not self._chores and clock.knowsHostTime()
         first = self._directory.catalog.nextDeadline() if mayEnd else None
         return 86400.0 if first is None else max(0.0, (first[0] - monotonicMs()) / 1000)
 
     def endLifetimes(self) -> None:
-        """Free the buffers whose time is over, some at a time: the others are due at the next step."""
+        """Free the buffers whose time is over, some at a time: the others are due at
+        the next step.
+        """
         if self._chores or not clock.knowsHostTime():
             return  # a broker that can not compare clocks frees nothing by them; its successor does
         now, catalog = monotonicMs(), self._directory.catalog
@@ -111,7 +135,9 @@ class Maintenance:
             self._chores.append(self._indexNames)
 
     def _sweepMembers(self) -> None:
-        """The dead of the time before this term, those that died with their broker, and those that died before they had said hello."""
+        """The dead of the time before this term, those that died with their broker, and
+        those that died before they had said hello.
+        """
         self._sweepAt = clock.now() + SWEEP_SECONDS
         if dead := self._deathWatch.adopt(self._own):
             for key in dead:
@@ -123,18 +149,26 @@ class Maintenance:
             raise BlockLost
 
     def collectLost(self) -> None:
-        """fastMode rows whose memory went with its last holder: nobody has it, and nobody is left who could bring it."""
+        """fastMode rows whose memory went with its last holder: nobody has it, and
+        nobody is left who could bring it.
+        """
         rows = self._directory.rows.fastMode()
         if rows and self._mayStillCome():
             return
         self._mayBeLost = False
         for row in rows:
             if self._directory.isLost(row):
-                _log.info("row %d.%d has lost its memory", row, self._directory.rows.state(row).incarnation)
+                _log.info(
+                    "row %d.%d has lost its memory",
+                    row,
+                    self._directory.rows.state(row).incarnation,
+                )
                 self._directory.ownerGone(row)
 
     def mayBeBrought(self, name: str) -> bool:
-        """Whether nobody has brought the memory of that name, and somebody still may. If nobody may, the name is free."""
+        """Whether nobody has brought the memory of that name, and somebody still may.
+        If nobody may, the name is free.
+        """
         if not self._directory.lacksMemory(name):
             return False
         self.collectLost()
@@ -146,9 +180,11 @@ class Maintenance:
             self.collectLost()
 
     def _collectOrphans(self, left: Iterator[SegmentKey] | None = None) -> None:
-        """Segments that no row vouches for, a slice at a time, and then rows that nobody will ever close.
+        """Segments that no row vouches for, a slice at a time, and then rows that
+        nobody will ever close.
 
-        Those that another block made are that one's, until this one has adopted all that lived there.
+        Those that another block made are that one's, until this one has adopted all
+        that lived there.
         """
         paths = self._places
         left = iter(paths.segmentKeys()) if left is None else left
@@ -158,10 +194,14 @@ class Maintenance:
         self._chores.append(lambda: self._collectOrphans(left))
         if not (orphans := [key for key in keys if self._isOrphan(key)]):
             return
-        with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):  # or the next term collects them
+        # or the next term collects them
+        with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):
             # Of a block that has lost its names others may be newer, and theirs in use.
             for key in orphans if self._block.hasName() else ():
-                _log.warning("collected the orphaned segment %s", paths.segmentName(key.row, key.incarnation, key.origin))
+                _log.warning(
+                    "collected the orphaned segment %s",
+                    paths.segmentName(key.row, key.incarnation, key.origin),
+                )
                 segments.unlink(paths, key.row, key.incarnation, key.origin)
 
     def _isOrphan(self, key: SegmentKey) -> bool:
@@ -175,7 +215,9 @@ class Maintenance:
         return not isOwn and rows.origin(key.row) != key.origin
 
     def tryReclaimUnheld(self, first: int = 0) -> None:
-        """Rows that nobody will ever close, a slice at a time: their last holder died after it had let go and before it had said so."""
+        """Rows that nobody will ever close, a slice at a time: their last holder died
+        after it had let go and before it had said so.
+        """
         rows = self._directory.rows
         end = min(first + _SLICE_ROWS, rows.count())
         unsettled = sorted({*rows.ending(first, end), *rows.lastClosed(first, end)})
@@ -186,9 +228,14 @@ class Maintenance:
             self._chores.append(lambda: self.tryReclaimUnheld(following))
 
     def _dropLeftovers(self) -> None:
-        """What predecessors listened at, and the journals in which they did not come to write anything: each takes a page."""
+        """What predecessors listened at, and the journals in which they did not come to
+        write anything: each takes a page.
+        """
         dropEmpty(self._places, self._epoch)
-        for kind, pathOf in (("broker", self._places.socketPath), ("hatch", self._places.descriptorServerPath)):
+        for kind, pathOf in (
+            ("broker", self._places.socketPath),
+            ("hatch", self._places.descriptorServerPath),
+        ):
             for epoch in self._places.epochsOf(kind):
                 if epoch < self._epoch:
                     with contextlib.suppress(FileNotFoundError):

@@ -27,7 +27,8 @@ from muninn.system.logs import Log
 
 _log = Log("muninn.broker")
 _OWNER_LOCK_BITS = 0x7FFFFFFF
-#: How many rows of the dead are settled in one step: each costs about as much as serving a request.
+#: How many rows of the dead are settled in one step: each costs about as much as
+#: serving a request.
 _SLICE_ROWS = 32
 
 
@@ -40,7 +41,13 @@ class Reclaimer:
         Called with a member that is watched no more.
     """
 
-    def __init__(self, block: ControlBlock, members: MemberTable, directory: Directory, forget: Callable[[MemberKey], None]) -> None:
+    def __init__(
+        self,
+        block: ControlBlock,
+        members: MemberTable,
+        directory: Directory,
+        forget: Callable[[MemberKey], None],
+    ) -> None:
         self._block = block
         self._members = members
         self._directory = directory
@@ -48,13 +55,17 @@ class Reclaimer:
         self._underWay: dict[MemberKey, Iterator[int]] = {}
 
     def reclaim(self, key: MemberKey) -> None:
-        """Take back everything of a member that is confirmed dead. Idempotent, and harmless when somebody else has done it."""
+        """Take back everything of a member that is confirmed dead. Idempotent, and
+        harmless when somebody else has done it.
+        """
         self.begin(key)
         while key in self._underWay:
             self._goOn(key)
 
     def begin(self, key: MemberKey) -> None:
-        """The same, a slice now and the others by `reclaimOn`: a broker serves and beats in between."""
+        """The same, a slice now and the others by `reclaimOn`: a broker serves and
+        beats in between.
+        """
         self._forget(key)
         if key not in self._underWay:
             self._underWay[key] = self._slices(key)
@@ -76,12 +87,15 @@ class Reclaimer:
 
     def _goOn(self, key: MemberKey) -> None:
         slices = self._underWay.pop(key)
-        # What raises is not tried again in this way: the slot stays DEAD, and the next sweep finds it.
+        # What raises is not tried again in this way: the slot stays DEAD, and the next
+        # sweep finds it.
         if next(slices, None) is not None:
             self._underWay[key] = slices
 
     def _slices(self, key: MemberKey) -> Iterator[int]:
-        """One step at a time; yields what is left to do. The slot comes last: a successor that finds it DEAD does it all again."""
+        """One step at a time; yields what is left to do. The slot comes last: a
+        successor that finds it DEAD does it all again.
+        """
         state, generation = self._members.state(key.slot)
         if generation != key.generation or state == layout.MEMBER_FREE:
             return
@@ -101,7 +115,8 @@ class Reclaimer:
         self._poison(key)
         rows = list(dict.fromkeys(held))
         for done, row in enumerate(rows, 1):
-            if row < self._directory.rows.count():  # what a lease word says is not checked by anybody before
+            # what a lease word says is not checked by anybody before
+            if row < self._directory.rows.count():
                 self._directory.tryReclaim(row)
             if done % _SLICE_ROWS == 0:
                 yield len(rows) - done
@@ -109,20 +124,30 @@ class Reclaimer:
         _log.info("reclaimed member %d.%d: %d leases", key.slot, key.generation, len(held))
 
     def leave(self, key: MemberKey, isBroker: bool = False) -> None:
-        """A member said good-bye: the same, without waiting for its death. It has let go of everything that it could."""
+        """A member said good-bye: the same, without waiting for its death. It has let
+        go of everything that it could.
+        """
         self.begin(key)
         if isBroker:
             self.finish()  # perhaps nobody is left who would
 
     def _poison(self, key: MemberKey) -> None:
-        """Tell those who wait for the dead: for its tickets, for its claims, for what it was writing."""
+        """Tell those who wait for the dead: for its tickets, for its claims, for what
+        it was writing.
+        """
         rows = self._directory.rows
         count = rows.count()
         if not count:
             return
         first, indices = self._block.rowAddress(0), atomics.indexBuffer(count)
         claimed = atomics.scan32(
-            first + layout.ROW_OWNER_LOCK_OFFSET, layout.ROW_BYTES, count, _OWNER_LOCK_BITS, ownerlock.ownerLockWord(key), indices, count
+            first + layout.ROW_OWNER_LOCK_OFFSET,
+            layout.ROW_BYTES,
+            count,
+            _OWNER_LOCK_BITS,
+            ownerlock.ownerLockWord(key),
+            indices,
+            count,
         )
         for row in list(indices[: min(claimed, count)]):
             ownerlock.markDead(self._block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET, key)
@@ -131,9 +156,14 @@ class Reclaimer:
             Tickets(self._block.rowAddress(row), self._block.fencesAddress(row)).poison(key)
 
     def _pendingOf(self, key: MemberKey, count: int) -> set[int]:
-        first, indices = self._block.rowAddress(0) + layout.ROW_TICKETS_OFFSET, atomics.indexBuffer(count)
+        first, indices = (
+            self._block.rowAddress(0) + layout.ROW_TICKETS_OFFSET,
+            atomics.indexBuffer(count),
+        )
         pending: set[int] = set()
         for position in range(layout.TICKET_RING):
-            found = atomics.scan64(first + position * 8, layout.ROW_BYTES, count, *Tickets.openOf(key), indices, count)
+            found = atomics.scan64(
+                first + position * 8, layout.ROW_BYTES, count, *Tickets.openOf(key), indices, count
+            )
             pending.update(indices[: min(found, count)])
         return pending

@@ -37,8 +37,12 @@ class ServedTerm(Protocol):
     def admit(self, listener: Socket) -> Socket | None:
         """The connection of a newcomer, if the newcomer may stay."""
 
-    def reply(self, session: Session, message: Message, descriptors: list[Descriptor]) -> tuple[Message, tuple[int, ...]]:
-        """The answer to one request, and the descriptors that go with it, which stay the term's."""
+    def reply(
+        self, session: Session, message: Message, descriptors: list[Descriptor]
+    ) -> tuple[Message, tuple[int, ...]]:
+        """The answer to one request, and the descriptors that go with it, which stay
+        the term's.
+        """
 
     def disconnected(self, session: Session) -> None:
         """A connection has ended, from this side or from the other."""
@@ -48,7 +52,9 @@ class ServedTerm(Protocol):
 
 
 class Server:
-    """The sockets of one term. Writing to `wakeFd`, an eventfd of the member's, ends a wait."""
+    """The sockets of one term. Writing to `wakeFd`, an eventfd of the member's, ends a
+    wait.
+    """
 
     def __init__(self, path: str, uid: int, wakeFd: int, term: ServedTerm) -> None:
         self._path = path
@@ -60,7 +66,9 @@ class Server:
         self.sessions: dict[int, Session] = {}
 
     def listen(self) -> None:
-        """Listen at the path of the term. Members connect from now on, and are served once the thread waits."""
+        """Listen at the path of the term. Members connect from now on, and are served
+        once the thread waits.
+        """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         listener = unixSocket()
@@ -90,11 +98,14 @@ class Server:
         return self._epoll.number < 0
 
     def handle(self, descriptor: int) -> bool:
-        """Do what a readable descriptor asks for; False when it is not one of the server's."""
+        """Do what a readable descriptor asks for; False when it is not one of the
+        server's.
+        """
         if (session := self.sessions.get(descriptor)) is not None:
             (self._serve if session.isOurs() else self.drop)(session)
         elif descriptor == self._wakeFd and self._wake.isOurs():
-            with contextlib.suppress(BlockingIOError):  # one wake-up may be seen twice, the second time empty
+            # one wake-up may be seen twice, the second time empty
+            with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wakeFd)
         elif self._listener is not None and descriptor == self._listener.checked():
             self._accept(self._listener.socket)
@@ -109,7 +120,9 @@ class Server:
             self._epoll.register(connection.fileno())
 
     def drop(self, session: Session) -> None:
-        """End a connection. Its member's death, if it is one, is the death watch's to confirm."""
+        """End a connection. Its member's death, if it is one, is the death watch's to
+        confirm.
+        """
         if session.connection is not None:
             self.sessions.pop(session.connection.fileno(), None)
             if session.isOurs():
@@ -123,7 +136,9 @@ class Server:
             try:
                 received = messages.receive(session.connection, messages.MAX_DESCRIPTORS)
             except BlockingIOError:
-                return  # the event was that of a descriptor of the same number which this step has closed
+                # the event was that of a descriptor of the same number which this step
+                # has closed
+                return
             if received is None:
                 self.drop(session)
                 self._term.hungUp(session)
@@ -131,26 +146,31 @@ class Server:
             reply, descriptors = self._term.reply(session, *received)
             messages.send(session.connection, reply, descriptors)
         except MuninnError as error:
-            # Bytes that are no request: this peer does not speak our language, so it is told once and let go.
-            (_log.info if isinstance(error, SenderGone) else _log.warning)("dropped a connection: %s", error)
+            # Bytes that are no request: this peer does not speak our language, so it is
+            # told once and let go.
+            (_log.info if isinstance(error, SenderGone) else _log.warning)(
+                "dropped a connection: %s", error
+            )
             with contextlib.suppress(OSError):
                 messages.send(session.connection, requests.failure(error))
             self.drop(session)
         except OSError as error:
-            # The member is gone, or does not read its answers; it will connect again if it lives.
+            # The member is gone, or does not read its answers; it will connect again if
+            # it lives.
             _log.info("dropped a connection: %s", error)
             self.drop(session)
         except (Deposed, BlockLost):
             raise
         except Exception as error:
-            # A request that no check refused and no handler can serve. It must not go from broker to broker, and end the term of each.
+            # A request that no check refused and no handler can serve. It must not go
+            # from broker to broker, and end the term of each.
             _log.exception("dropped a connection")
             refusal = ProtocolViolation(f"the broker could not serve this: {type(error).__name__}")
             with contextlib.suppress(OSError):
                 messages.send(session.connection, requests.failure(refusal))
             self.drop(session)
 
-    # --- the end -----------------------------------------------------------------------------------------------------
+    # --- the end ---------------------------------------------------------------------
 
     def endConnections(self) -> None:
         """Drop all members, and let nobody connect any more."""
@@ -162,11 +182,14 @@ class Server:
     def close(self) -> None:
         """End the waiting and remove the name, once nothing is watched any more."""
         self._epoll.close()
-        with contextlib.suppress(FileNotFoundError, PermissionError):  # this process may be another uid by now
+        # this process may be another uid by now
+        with contextlib.suppress(FileNotFoundError, PermissionError):
             os.unlink(self._path)
 
     def closeInChild(self) -> None:
-        """In a forked child: close this process's copies, and leave the parent's connections as they are."""
+        """In a forked child: close this process's copies, and leave the parent's
+        connections as they are.
+        """
         for part in (*self.sessions.values(), self._listener, self._epoll):
             if part is not None:
                 part.close()

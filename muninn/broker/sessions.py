@@ -8,7 +8,9 @@ from muninn.system.descriptors import OwnSocket, Socket
 
 
 class SenderGone(ProtocolViolation):
-    """What a member sent before its death and is read after it: nobody's fault, and nobody waits for the answer."""
+    """What a member sent before its death and is read after it: nobody's fault, and
+    nobody waits for the answer.
+    """
 
 
 class Session:

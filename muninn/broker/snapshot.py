@@ -1,9 +1,11 @@
 """The snapshot: what lives, copied into the journal of this term, a piece at a time.
 
-At the beginning of a term, so that the journals of earlier ones may go; and again whenever most of the journal tells of what is over, or
-some of it and there would soon be no room for a copy, and when the journal was removed. What changes meanwhile is appended to the
-journal and to the copy; a row that the copy gets late, or twice, is as it was then. Without room for a copy the journals stay as they
-are, and it is tried again.
+At the beginning of a term, so that the journals of earlier ones may go; and again
+whenever most of the journal tells of what is over, or some of it and there would soon
+be no room for a copy, and when the journal was removed. What changes meanwhile is
+appended to the journal and to the copy; a row that the copy gets late, or twice, is as
+it was then. Without room for a copy the journals stay as they are, and it is tried
+again.
 """
 
 from __future__ import annotations
@@ -27,15 +29,18 @@ _PIECE_ROWS = 64
 _RETRY_SECONDS = 1.0
 #: At most so much for a row, with a frame and the names of the fields.
 _RECORD_BYTES = 512
-#: How much of a journal must tell of what is over before it is looked whether a copy must be made early, beside an eighth of what it
-#: vouches for; and by how much it grows between two looks.
+#: How much of a journal must tell of what is over before it is looked whether a copy
+#: must be made early, beside an eighth of what it vouches for; and by how much it grows
+#: between two looks.
 _LEAST_WASTE_BYTES, _LOOK_BYTES = 16 << 10, 4 << 10
 
 
 class Snapshot:
     """The copying of what lives. The caller holds the broker's lock."""
 
-    def __init__(self, block: ControlBlock, epoch: int, directory: Directory, journal: Journal) -> None:
+    def __init__(
+        self, block: ControlBlock, epoch: int, directory: Directory, journal: Journal
+    ) -> None:
         self._block = block
         self._places = block.paths
         self._epoch = epoch
@@ -44,7 +49,8 @@ class Snapshot:
         self._next: int | None = None  # the first row that the copy lacks, while there is one
         self._isWanted = False
         self._retryAt = 0.0
-        self._isShort, self._lookAtBytes = False, 0  # of room, and at so many wasted bytes it is looked again
+        # of room, and at so many wasted bytes it is looked again
+        self._isShort, self._lookAtBytes = False, 0
 
     def want(self) -> None:
         """This term's journal does not vouch for everything that lives."""
@@ -56,19 +62,30 @@ class Snapshot:
     def isDue(self) -> bool:
         if self._next is not None:
             return True
-        isWanted = self._journal.isNameless or self._isWanted or self._journal.isTooLong() or self._isMemoryShort()
+        isWanted = (
+            self._journal.isNameless
+            or self._isWanted
+            or self._journal.isTooLong()
+            or self._isMemoryShort()
+        )
         return isWanted and clock.now() >= self._retryAt
 
     def _isMemoryShort(self) -> bool:
-        """Whether there is room for a copy, but hardly: what the journal grows by takes it away, and then it would grow for ever."""
+        """Whether there is room for a copy, but hardly: what the journal grows by takes
+        it away, and then it would grow for ever.
+        """
         wasted, vouched = self._journal.wastedBytes(), self._journal.vouchedBytes
         if wasted >= max(self._lookAtBytes, vouched // 8 + _LEAST_WASTE_BYTES):
-            self._isShort, self._lookAtBytes = self._availableBytes() < vouched * 3 // 2 + 2 * SLACK_BYTES, wasted + _LOOK_BYTES
+            self._isShort, self._lookAtBytes = (
+                self._availableBytes() < vouched * 3 // 2 + 2 * SLACK_BYTES,
+                wasted + _LOOK_BYTES,
+            )
         return self._isShort
 
     def _availableBytes(self) -> int:
         room = os.statvfs(self._places.directory)
-        return room.f_bavail * room.f_frsize if room.f_blocks else 1 << 62  # 0 blocks: a file system without a limit
+        # 0 blocks: a file system without a limit
+        return room.f_bavail * room.f_frsize if room.f_blocks else 1 << 62
 
     def workOnce(self) -> None:
         """Copy a piece."""
@@ -87,7 +104,8 @@ class Snapshot:
         if self._journal.isNameless and not self._nameAnew():
             self._giveUp("it has lost its name, and this may not be its term any more")
             return
-        # A journal of the whole term knows what it vouches for; a later one has still to read it.
+        # A journal of the whole term knows what it vouches for; a later one has still
+        # to read it.
         ofRowsBytes = self._directory.rows.countInState(layout.ROW_LIVE) * _RECORD_BYTES
         wantedBytes = PAGE_BYTES + (ofRowsBytes if self._isWanted else self._journal.vouchedBytes)
         if self._availableBytes() < wantedBytes:
@@ -95,14 +113,22 @@ class Snapshot:
             return
         halfMade = self._directory.halfMade()
         self._journal.beginCopy()
-        self._journal.copy([("begin", {"epoch": self._epoch}), *(("create", record) for record in halfMade)])
+        self._journal.copy(
+            [("begin", {"epoch": self._epoch}), *(("create", record) for record in halfMade)]
+        )
         self._next = 0
 
     def _nameAnew(self) -> bool:
-        """Let a journal that was removed have a file again; not that of a deposed broker, which its successor has dropped."""
-        with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):  # whose holder may be dropping journals
+        """Let a journal that was removed have a file again; not that of a deposed
+        broker, which its successor has dropped.
+        """
+        # whose holder may be dropping journals
+        with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):
             if self._block.hasName() and Election(self._block).epoch() == self._epoch:
-                _log.warning("the journal of %s was removed from /dev/shm: it is written anew", self._places.domain)
+                _log.warning(
+                    "the journal of %s was removed from /dev/shm: it is written anew",
+                    self._places.domain,
+                )
                 self._journal.beginAnew()
                 self._journal.append("begin", epoch=self._epoch)
                 self._isWanted = True
@@ -110,7 +136,9 @@ class Snapshot:
         return False
 
     def _copied(self, first: int) -> int | None:
-        """Copy the rows from `first` on; returns where the next piece begins, None after the last."""
+        """Copy the rows from `first` on; returns where the next piece begins, None
+        after the last.
+        """
         rows = self._directory.rows
         end = min(first + _PIECE_ROWS, rows.count())
         self._journal.copy([("live", self._record(row)) for row in rows.named(first, end)])
@@ -120,14 +148,19 @@ class Snapshot:
             self._giveUp("the copy has gone")
             return None
         self._isWanted, self._isShort, self._lookAtBytes = False, False, 0
-        with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):  # or the next copy's end drops them
+        # or the next copy's end drops them
+        with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):
             if self._block.hasName():
                 self._block.dropJournals(self._epoch)
         return None
 
     def _record(self, row: int) -> Record:
         rows = self._directory.rows
-        return {"row": row, "incarnation": rows.state(row).incarnation, "description": rows.packed(row)}
+        return {
+            "row": row,
+            "incarnation": rows.state(row).incarnation,
+            "description": rows.packed(row),
+        }
 
     def _giveUp(self, why: str) -> None:
         _log.info("the journal stays as it is for now: %s", why)

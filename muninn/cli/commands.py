@@ -1,4 +1,6 @@
-"""What changes something: `alloc`, `open`, `close`, `free`, `evict`, `drain`, `keep`, `load`."""
+"""What changes something: `alloc`, `open`, `close`, `free`, `evict`, `drain`, `keep`,
+`load`.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def _stopped() -> threading.Event:
 
 
 def _hold(buffer: MuninnBuffer, stop: threading.Event, seconds: float | None = None) -> None:
-    """Keep the lease until told to stop. One that is revoked, or whose buffer is freed, is an error, and is given back."""
+    """Keep the lease until told to stop. One that is revoked, or whose buffer is freed,
+    is an error, and is given back.
+    """
     deadline = None if seconds is None else clock.now() + seconds
     while True:
         left = _LOOK_SECONDS if deadline is None else min(_LOOK_SECONDS, deadline - clock.now())
@@ -52,7 +56,9 @@ def _say(arguments: argparse.Namespace, result: dict[str, Any], text: str) -> in
 
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Any]:
-    """A progress bar on stderr, where that is a terminal; yields what to call with the bytes that are done."""
+    """A progress bar on stderr, where that is a terminal; yields what to call with the
+    bytes that are done.
+    """
     if not sys.stderr.isatty():
         yield lambda count: None
         return
@@ -61,14 +67,21 @@ def _bar(what: str, total: int) -> Iterator[Any]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[shown]}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        # Without a total it only shows that something goes on: memory is reserved before the first byte is there.
+        # Without a total it only shows that something goes on: memory is reserved
+        # before the first byte is there.
         task = progress.add_task(f"{what}: reserving memory", total=None, shown="")
         done = 0
 
         def advance(count: int) -> None:
             nonlocal done
             done += count
-            progress.update(task, completed=done, total=total, description=what, shown=f"{asText(done)} of {asText(total)}")
+            progress.update(
+                task,
+                completed=done,
+                total=total,
+                description=what,
+                shown=f"{asText(done)} of {asText(total)}",
+            )
 
         yield advance
 
@@ -83,14 +96,29 @@ def runAlloc(arguments: argparse.Namespace) -> int:
         arguments.fail("--reserve lazy is for --mode bigMode: a GPU's memory is there at once")
     with _bar(f"allocating {arguments.name}", asSize(arguments.size)) as progress:
         buffer = muninn.MuninnBuffer(
-            arguments.size, arguments.mode, arguments.gpu, arguments.access, arguments.name, arguments.tenant,
-            lifetime="keep", lifetimeMs=arguments.lifetime_ms, reserve=arguments.reserve, progress=progress,
-        )  # fmt: skip
+            arguments.size,
+            arguments.mode,
+            arguments.gpu,
+            arguments.access,
+            arguments.name,
+            arguments.tenant,
+            lifetime="keep",
+            lifetimeMs=arguments.lifetime_ms,
+            reserve=arguments.reserve,
+            progress=progress,
+        )
     with buffer:
-        stop = _stopped() if buffer.mode == "fastMode" else None  # before anybody is told that it may be stopped
+        # before anybody is told that it may be stopped
+        stop = _stopped() if buffer.mode == "fastMode" else None
         if stop is not None:
-            print("muninn: fastMode memory goes with the last process of the domain; holding it until Ctrl-C", file=sys.stderr)
-        status = _say(arguments, buffer.describe(), f"{buffer.name}: {asText(buffer.nbytes)} of {buffer.mode}")
+            print(
+                "muninn: fastMode memory goes with the last process of the domain; holding it "
+                "until Ctrl-C",
+                file=sys.stderr,
+            )
+        status = _say(
+            arguments, buffer.describe(), f"{buffer.name}: {asText(buffer.nbytes)} of {buffer.mode}"
+        )
         if stop is not None:
             _hold(buffer, stop)
     return status
@@ -99,10 +127,16 @@ def runAlloc(arguments: argparse.Namespace) -> int:
 def runOpen(arguments: argparse.Namespace) -> int:
     from muninn.api.opening import openAny
 
-    with waitingBy("--timeout"), openAny(arguments.name, arguments.access, arguments.timeout) as buffer:
+    with (
+        waitingBy("--timeout"),
+        openAny(arguments.name, arguments.access, arguments.timeout) as buffer,
+    ):
         stop = _stopped()
         bound = "" if arguments.seconds is None else f"for {arguments.seconds:g} s, or "
-        shown = f"{buffer.name}: {asText(buffer.nbytes)} of {buffer.mode} at {buffer.open():#x}; held {bound}until Ctrl-C"
+        shown = (
+            f"{buffer.name}: {asText(buffer.nbytes)} of {buffer.mode} at "
+            f"{buffer.open():#x}; held {bound}until Ctrl-C"
+        )
         if not arguments.json:
             printDescription(buffer.describe())
         status = _say(arguments, buffer.describe(), shown)
@@ -116,26 +150,44 @@ def runClose(arguments: argparse.Namespace) -> int:
 
     who = f"slot {arguments.slot}" if arguments.pid is None else f"process {arguments.pid}"
     wanted = arguments.slot if arguments.pid is None else arguments.pid
-    held = [each for each in admin.holders(arguments.name) if (each.hold.slot if arguments.pid is None else each.pid) == wanted]
+    held = [
+        each
+        for each in admin.holders(arguments.name)
+        if (each.hold.slot if arguments.pid is None else each.pid) == wanted
+    ]
     if not held:
-        raise BufferNotFound(f"{who} holds no lease on {arguments.name!r}", "Look at `python -m muninn` for who does")
+        raise BufferNotFound(
+            f"{who} holds no lease on {arguments.name!r}", "Look at `python -m muninn` for who does"
+        )
     if len({each.process for each in held}) > 1:
         slots = ", ".join(f"{each.hold.slot} ({each.program})" for each in held)
         raise InvalidArgument(
-            f"{who} may be any of several that hold {arguments.name!r}, in PID namespaces of their own: those in the slots {slots}",
+            f"{who} may be any of several that hold {arguments.name!r}, in PID namespaces of "
+            f"their own: those in the slots {slots}",
             "Give `--slot` instead of `--pid`; `describe --json` has the slots too",
         )
     if all(each.hold.reason for each in held):
-        raise LeaseRevoked(f"the lease of {who} on {arguments.name!r} was revoked before ({held[0].hold.reason})", "Wait until it lets go")
+        raise LeaseRevoked(
+            f"the lease of {who} on {arguments.name!r} was revoked before ({held[0].hold.reason})",
+            "Wait until it lets go",
+        )
     revoked = admin.revoke(held)
-    return _say(arguments, {"revoked": revoked}, f"{arguments.name}: {counted(revoked, 'lease')} of {who} revoked")
+    return _say(
+        arguments,
+        {"revoked": revoked},
+        f"{arguments.name}: {counted(revoked, 'lease')} of {who} revoked",
+    )
 
 
 def runFree(arguments: argparse.Namespace) -> int:
     import muninn
 
     muninn.free(arguments.name)
-    return _say(arguments, {"freed": arguments.name}, f"{arguments.name}: freed; its memory goes with its last holder")
+    return _say(
+        arguments,
+        {"freed": arguments.name},
+        f"{arguments.name}: freed; its memory goes with its last holder",
+    )
 
 
 def runEvict(arguments: argparse.Namespace) -> int:
@@ -156,11 +208,15 @@ def runDrain(arguments: argparse.Namespace) -> int:
     held = admin.drain(not arguments.off, arguments.reason)
     told = muninn.domainInfo()["drainReason"] or ""
     if not arguments.off and told != " ".join(arguments.reason.split()):
-        print(f"muninn: the reason is told as far as there is room for it: {printable(told)}", file=sys.stderr)
+        print(
+            f"muninn: the reason is told as far as there is room for it: {printable(told)}",
+            file=sys.stderr,
+        )
     text = (
         "the domain creates buffers again"
         if arguments.off
-        else f"the domain creates nothing new until `drain --off`; {held} lease{'s are' if held != 1 else ' is'} still held"
+        else f"the domain creates nothing new until `drain --off`; {held} "
+        f"lease{'s are' if held != 1 else ' is'} still held"
     )
     return _say(arguments, {"draining": not arguments.off, "leases": held}, text)
 
@@ -172,7 +228,11 @@ def runKeep(arguments: argparse.Namespace) -> int:
     stop = _stopped()
     member = membership.joinPreferred()
     domain, pid = member.paths.domain, os.getpid()
-    _say(arguments, {"domain": domain, "pid": pid}, f"keeping domain {domain!r} as process {pid}, until Ctrl-C")
+    _say(
+        arguments,
+        {"domain": domain, "pid": pid},
+        f"keeping domain {domain!r} as process {pid}, until Ctrl-C",
+    )
     admin.keep(stop)
     return 0
 
@@ -184,7 +244,10 @@ def runLoad(arguments: argparse.Namespace) -> int:
     from muninn.formats import openFile
 
     keywords = {"name": arguments.name, "tenant": arguments.tenant, "access": arguments.access}
-    with openFile(arguments.file) as source, _bar(f"loading {source.path.name}", source.sizeBytes) as progress:
+    with (
+        openFile(arguments.file) as source,
+        _bar(f"loading {source.path.name}", source.sizeBytes) as progress,
+    ):
         _checkShareable(source)
         if source.isBundle:
 
@@ -204,7 +267,10 @@ def runLoad(arguments: argparse.Namespace) -> int:
         if source.keptAsBits:
             kinds = ", ".join(sorted(set(source.keptAsBits.values())))
             kept = counted(len(source.keptAsBits), "array")
-            print(f"muninn: kept as the unsigned integers of their bits: {kept} of {kinds}", file=sys.stderr)
+            print(
+                f"muninn: kept as the unsigned integers of their bits: {kept} of {kinds}",
+                file=sys.stderr,
+            )
         what = counted(len(source.entries), "array")
         text = f"{arguments.name}: {what}, {asText(source.sizeBytes)}, from {source.path.name}"
         return _say(arguments, {**loaded.describe(), "keptAsBits": source.keptAsBits}, text)
@@ -219,4 +285,6 @@ def _checkShareable(source: Source) -> None:
         try:
             asItems(entry.shape, entry.dtype)
         except MuninnError as error:
-            raise type(error)(f"{source.path}: {key or 'the array'}: {error.reason}", error.fix) from None
+            raise type(error)(
+                f"{source.path}: {key or 'the array'}: {error.reason}", error.fix
+            ) from None

@@ -1,7 +1,9 @@
-"""`doctor`: what this machine can do for Muninn, one line a check, each found out by trying it.
+"""`doctor`: what this machine can do for Muninn, one line a check, each found out by
+trying it.
 
-A check returns a verdict (ok, warn, fail), what was found, and what to do about it. Only `fail` means that Muninn does not work here.
-The last one joins the domain, if there is one, as every command does; all others leave no trace.
+A check returns a verdict (ok, warn, fail), what was found, and what to do about it.
+Only `fail` means that Muninn does not work here. The last one joins the domain, if
+there is one, as every command does; all others leave no trace.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from muninn.config.sizes import asText
 
 #: Below the first, a domain has no room.
 _LEAST_SHM_BYTES, _MIN_SHM_BYTES = 1 << 20, 1 << 30
-#: A directory, a lock file, a block under two names, a journal, two sockets; and a buffer each.
+#: A directory, a lock file, a block under two names, a journal, two sockets; and a
+#: buffer each.
 _FEWEST_INODES, _MIN_INODES = 8, 1024
 
 
@@ -41,7 +44,15 @@ def runDoctor(arguments: argparse.Namespace) -> int:
         rows = []
         for name, finding in findings.items():
             first = said.setdefault(finding, name) if finding.verdict == "fail" else name
-            rows.append(Row.of((finding.verdict, name, finding.text() if first == name else f"the same as {first}")))
+            rows.append(
+                Row.of(
+                    (
+                        finding.verdict,
+                        name,
+                        finding.text() if first == name else f"the same as {first}",
+                    )
+                )
+            )
         printTable(("", "", ""), rows, wrapping=True)
     return 1 if any(finding.verdict == "fail" for finding in findings.values()) else 0
 
@@ -54,13 +65,19 @@ def _repair(arguments: argparse.Namespace) -> int:
         printJson(done)
     else:
         recovered = ", ".join(done["recovered"]) or "nothing"
-        print(f"a sound control block is in place; recovered: {recovered}; discarded: {counted(len(done['discarded']), 'segment')}")
+        print(
+            f"a sound control block is in place; recovered: {recovered}; discarded: "
+            f"{counted(len(done['discarded']), 'segment')}"
+        )
     return 0
 
 
 def _python() -> Finding:
     version = platform.python_version()
-    return Finding("ok" if sys.version_info >= (3, 11) else "fail", f"Python {version} on Linux {platform.release()}, {platform.machine()}")
+    return Finding(
+        "ok" if sys.version_info >= (3, 11) else "fail",
+        f"Python {version} on Linux {platform.release()}, {platform.machine()}",
+    )
 
 
 def _primitives() -> Finding:
@@ -75,11 +92,16 @@ def _configuration() -> Finding:
     from muninn.config import FILE_VARIABLE, loadSettings, settingsIn, strangersIn
 
     loadSettings()
-    sources = [f"{name}={os.environ[name]}" if name == FILE_VARIABLE else name for name in sorted(settingsIn(os.environ))]
+    sources = [
+        f"{name}={os.environ[name]}" if name == FILE_VARIABLE else name
+        for name in sorted(settingsIn(os.environ))
+    ]
     found = ", ".join(["the defaults", *sources])
     if not (strangers := strangersIn(os.environ)):
         return Finding("ok", found)
-    hints = (f"{name} ({nearest}?)" if nearest else name for name, nearest in sorted(strangers.items()))
+    hints = (
+        f"{name} ({nearest}?)" if nearest else name for name, nearest in sorted(strangers.items())
+    )
     return Finding("warn", found, f"Remove or correct what means nothing: {', '.join(hints)}")
 
 
@@ -91,34 +113,60 @@ def _shm() -> Finding:
     status = os.statvfs(SHM_ROOT)
     total, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
     kind, options = _mountOf(SHM_ROOT)
-    found = f"{asText(free)} free of {asText(total)}, {kind} ({options})" if total else f"as large as the memory, {kind} ({options})"
+    found = (
+        f"{asText(free)} free of {asText(total)}, {kind} ({options})"
+        if total
+        else f"as large as the memory, {kind} ({options})"
+    )
     if "ro" in options.split(",") or not os.access(SHM_ROOT, os.R_OK | os.W_OK | os.X_OK):
         return Finding(
             "fail",
             found,
-            f"Everybody must read and write it, `mount -o remount,rw,mode=1777 {SHM_ROOT}`: everything that is shared lives there",
+            f"Everybody must read and write it, `mount -o remount,rw,mode=1777 {SHM_ROOT}`: "
+            "everything that is shared lives there",
         )
     if status.f_files and status.f_ffree < _MIN_INODES:
         verdict = "fail" if status.f_ffree < _FEWEST_INODES else "warn"
         return Finding(
-            verdict, f"{found}; {status.f_ffree} inodes are free", f"`mount -o remount,nr_inodes=… {SHM_ROOT}`: each buffer is a file"
+            verdict,
+            f"{found}; {status.f_ffree} inodes are free",
+            f"`mount -o remount,nr_inodes=… {SHM_ROOT}`: each buffer is a file",
         )
     mode = os.stat(SHM_ROOT).st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        return Finding("warn", found, f"`chmod +t {SHM_ROOT}`: without the sticky bit every user may remove and rename what is another's")
+        return Finding(
+            "warn",
+            found,
+            f"`chmod +t {SHM_ROOT}`: without the sticky bit every user may remove and rename "
+            "what is another's",
+        )
     if kind not in ("tmpfs", "unknown"):
-        return Finding("warn", found, f"Mount a tmpfs at {SHM_ROOT}: on a disk's file system shared memory is as slow as the disk")
+        return Finding(
+            "warn",
+            found,
+            f"Mount a tmpfs at {SHM_ROOT}: on a disk's file system shared memory is as slow "
+            "as the disk",
+        )
     if free >= _MIN_SHM_BYTES or not total:
         return Finding("ok", found)
-    advice = f"Enlarge it (`mount -o remount,size=… {SHM_ROOT}`, or `docker run --shm-size=…`): bigMode buffers live there"
+    advice = (
+        f"Enlarge it (`mount -o remount,size=… {SHM_ROOT}`, or `docker run "
+        "--shm-size=…`): bigMode buffers live there"
+    )
     return Finding("warn" if free >= _LEAST_SHM_BYTES else "fail", found, advice)
 
 
 def _mountOf(path: str) -> tuple[str, str]:
-    """(file system, options) of what is mounted at `path`; of what is above it when nothing is."""
+    """(file system, options) of what is mounted at `path`; of what is above it when
+    nothing is.
+    """
     # Of several at one place the last is on top, and `max` takes the first.
     mounts = [line.split() for line in reversed(_text("/proc/thread-self/mounts").splitlines())]
-    best = max((mount for mount in mounts if len(mount) > 3 and _isWithin(path, mount[1])), key=lambda mount: len(mount[1]), default=None)
+    best = max(
+        (mount for mount in mounts if len(mount) > 3 and _isWithin(path, mount[1])),
+        key=lambda mount: len(mount[1]),
+        default=None,
+    )
     return (best[2], best[3]) if best else ("unknown", "")
 
 
@@ -131,33 +179,56 @@ def _proc() -> Finding:
 
     if not os.path.exists("/proc/thread-self/ns/pid"):
         return Finding(
-            "fail", "/proc is not there", "`mount -t proc proc /proc` as root: it tells whether a process is the one that it was"
+            "fail",
+            "/proc is not there",
+            "`mount -t proc proc /proc` as root: it tells whether a process is the one that it was",
         )
     if not any(bootId()):
-        return Finding("ok", "processes only (subset=pid): which boot this is and how much memory is free is not told")
+        return Finding(
+            "ok",
+            "processes only (subset=pid): which boot this is and how much memory is free is "
+            "not told",
+        )
     return Finding("ok", "tells of processes, the boot and the memory")
 
 
 def _pidNamespace() -> Finding:
     own = os.readlink("/proc/thread-self/ns/pid")
     with contextlib.suppress(OSError):
-        if own == os.readlink("/proc/1/ns/pid") and _text("/proc/1/cgroup").strip() in ("0::/", "0::/init.scope"):
+        if own == os.readlink("/proc/1/ns/pid") and _text("/proc/1/cgroup").strip() in (
+            "0::/",
+            "0::/init.scope",
+        ):
             return Finding("ok", f"{own}, the host's own")
-    return Finding("ok", f"{own}; members of other PID namespaces are recognised by the descriptors that they send")
+    return Finding(
+        "ok",
+        f"{own}; members of other PID namespaces are recognised by the descriptors that they send",
+    )
 
 
 def _seccomp() -> Finding:
-    mode = next((line.split()[1] for line in _text("/proc/thread-self/status").splitlines() if line.startswith("Seccomp:")), "?")
+    mode = next(
+        (
+            line.split()[1]
+            for line in _text("/proc/thread-self/status").splitlines()
+            if line.startswith("Seccomp:")
+        ),
+        "?",
+    )
     yama = _text("/proc/sys/kernel/yama/ptrace_scope").strip() or "absent"
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with left, right, open(os.devnull) as file:
         socket.send_fds(left, [b"x"], [file.fileno()])
         _, received, _, _ = socket.recv_fds(right, 1, 1)
         if not received:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # it got lost: there is none left
+            # it got lost: there is none left
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         works = os.fstat(received[0]).st_rdev == os.fstat(file.fileno()).st_rdev
         os.close(received[0])
-    return Finding("ok" if works else "fail", f"descriptors pass between processes (seccomp mode {mode}, Yama {yama})")
+    return Finding(
+        "ok" if works else "fail",
+        f"descriptors pass between processes (seccomp mode {mode}, Yama {yama})",
+    )
 
 
 def _hugePages() -> Finding:
@@ -165,11 +236,23 @@ def _hugePages() -> Finding:
     from muninn.system import pages
 
     offered = pages.hugePages()
-    pool = next((line.split()[1] for line in _text("/proc/meminfo").splitlines() if line.startswith("HugePages_Total:")), "0")
+    pool = next(
+        (
+            line.split()[1]
+            for line in _text("/proc/meminfo").splitlines()
+            if line.startswith("HugePages_Total:")
+        ),
+        "0",
+    )
     found = f"transparent huge pages in {SHM_ROOT}: {offered}; hugetlb pool: {pool}"
     if offered in pages.OFFERS_HUGE:
         return Finding("ok", found)
-    return Finding("warn", found, f"Large buffers are made several times as fast after `mount -o remount,huge=advise {SHM_ROOT}`, as root")
+    return Finding(
+        "warn",
+        found,
+        "Large buffers are made several times as fast after `mount -o remount,huge=advise "
+        f"{SHM_ROOT}`, as root",
+    )
 
 
 def _numa() -> Finding:
@@ -181,20 +264,33 @@ def _cuda() -> Finding:
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return Finding("ok", "no CUDA driver here (libcuda.so.1 is not found); the host back-end pretends GPUs")
+        return Finding(
+            "ok", "no CUDA driver here (libcuda.so.1 is not found); the host back-end pretends GPUs"
+        )
     if (code := driver.cuInit(0)) != 0:
-        return Finding("warn", f"libcuda.so.1 is there, and cuInit fails with {code}", "Look at `nvidia-smi`")
+        return Finding(
+            "warn", f"libcuda.so.1 is there, and cuInit fails with {code}", "Look at `nvidia-smi`"
+        )
     count, version = ctypes.c_int(), ctypes.c_int()
     driver.cuDeviceGetCount(ctypes.byref(count))
     driver.cuDriverGetVersion(ctypes.byref(version))
     names = [_gpuName(driver, number) for number in range(count.value)]
-    found = f"driver for CUDA {version.value // 1000}.{version.value % 1000 // 10}; devices: {', '.join(names) or 'none'}"
-    return Finding("ok" if names else "warn", found, "" if names else "Look at `nvidia-smi`, and at CUDA_VISIBLE_DEVICES")
+    found = (
+        f"driver for CUDA {version.value // 1000}.{version.value % 1000 // 10}; devices: "
+        f"{', '.join(names) or 'none'}"
+    )
+    return Finding(
+        "ok" if names else "warn",
+        found,
+        "" if names else "Look at `nvidia-smi`, and at CUDA_VISIBLE_DEVICES",
+    )
 
 
 def _gpuName(driver: ctypes.CDLL, number: int) -> str:
     device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
-    failed = driver.cuDeviceGet(ctypes.byref(device), number) or driver.cuDeviceGetName(name, len(name), device)
+    failed = driver.cuDeviceGet(ctypes.byref(device), number) or driver.cuDeviceGetName(
+        name, len(name), device
+    )
     return f"{number} (unknown)" if failed else f"{number} {name.value.decode(errors='replace')}"
 
 

@@ -1,4 +1,6 @@
-"""The domain, as `doctor` finds it: what is in it, and whether its files belong to this user alone."""
+"""The domain, as `doctor` finds it: what is in it, and whether its files belong to this
+user alone.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,25 @@ def domain() -> Finding:
 
     paths = Paths(os.geteuid(), loadSettings().control.domain)
     orphans = len(paths.segments())
-    left = f", and {counted(orphans, 'segment')} {'is' if orphans == 1 else 'are'} left over" if orphans else ""
+    left = (
+        f", and {counted(orphans, 'segment')} {'is' if orphans == 1 else 'are'} left over"
+        if orphans
+        else ""
+    )
     named = openNamed(paths)
     if named is None:
         return Finding(
-            "ok", f"{paths.domain!r}: nobody is in it{left}", "The next process that joins adopts what journals know" if orphans else ""
+            "ok",
+            f"{paths.domain!r}: nobody is in it{left}",
+            "The next process that joins adopts what journals know" if orphans else "",
         )
     fd, path = named
     try:
         if readHeader(fd, path) is None:
             return Finding(
-                "warn", f"{path} is withdrawn, or of another boot{left}", "The next process that joins gives it back or replaces it"
+                "warn",
+                f"{path} is withdrawn, or of another boot{left}",
+                "The next process that joins gives it back or replaces it",
             )
     finally:
         fd.close()
@@ -40,12 +50,16 @@ def domain() -> Finding:
     held = f"{counted(len(buffers), 'buffer')}, {asText(sum(buffer['size'] for buffer in buffers))}"
     found = f"{domainLine(info).removeprefix('domain ')}; {held}; layout version {layout.VERSION}"
     if info["draining"]:
-        return Finding("warn", found, "It creates nothing new: `python -m muninn drain --off` ends that")
+        return Finding(
+            "warn", found, "It creates nothing new: `python -m muninn drain --off` ends that"
+        )
     return Finding("ok", found)
 
 
 def names() -> Finding:
-    """Names that belong to a domain of this user, and are another's: Muninn avoids them, a person should know."""
+    """Names that belong to a domain of this user, and are another's: Muninn avoids
+    them, a person should know.
+    """
     from muninn.config import loadSettings
     from muninn.storage.paths import SHM_ROOT, Paths
 
@@ -60,27 +74,47 @@ def names() -> Finding:
                     strangers.append(f"{entry.path} (uid {status.st_uid}'s)")
     if not strangers:
         return Finding("ok", "no other user's file has a name of this domain")
-    found = f"not this user's own: {', '.join(sorted(strangers)[:5])}; the domain is in {paths.directory}"
+    found = (
+        f"not this user's own: {', '.join(sorted(strangers)[:5])}; the domain is in "
+        f"{paths.directory}"
+    )
     return Finding("warn", found, "Let their owner or root remove them: Muninn leaves them alone")
 
 
 def modes() -> Finding:
-    """Files of the domain that are not this user's alone. What others could only read is put right by whoever opens it."""
+    """Files of the domain that are not this user's alone. What others could only read
+    is put right by whoever opens it.
+    """
     from muninn.config import loadSettings
     from muninn.storage.paths import Paths
     from muninn.system.ownership import isWritableByOthers
 
     paths = Paths(os.geteuid(), loadSettings().control.domain)
     folder = paths.directory
-    entries = [folder, *(os.path.join(folder, name) for name in os.listdir(folder))] if os.path.isdir(folder) else []
+    entries = (
+        [folder, *(os.path.join(folder, name) for name in os.listdir(folder))]
+        if os.path.isdir(folder)
+        else []
+    )
     found: dict[str, os.stat_result] = {}
     for path in entries:
         with contextlib.suppress(FileNotFoundError):  # its broker was faster
             found[path] = os.lstat(path)
     if foreign := sorted(path for path, status in found.items() if status.st_uid != paths.uid):
-        return Finding("fail", f"in the domain's directory, and another user's: {', '.join(foreign[:5])}", "Remove them")
+        return Finding(
+            "fail",
+            f"in the domain's directory, and another user's: {', '.join(foreign[:5])}",
+            "Remove them",
+        )
     if shared := sorted(path for path, status in found.items() if isWritableByOthers(status)):
         return Finding(
-            "fail", f"others may have written to: {', '.join(shared[:5])}", f"`chmod -R go= {folder}` if nobody has; otherwise remove them"
+            "fail",
+            f"others may have written to: {', '.join(shared[:5])}",
+            f"`chmod -R go= {folder}` if nobody has; otherwise remove them",
         )
-    return Finding("ok", f"what is in {folder} is this user's alone" if found else "there is no directory of the domain")
+    return Finding(
+        "ok",
+        f"what is in {folder} is this user's alone"
+        if found
+        else "there is no directory of the domain",
+    )

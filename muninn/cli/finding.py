@@ -1,4 +1,6 @@
-"""Findings: what a check of `doctor` says, also one that could not be brought to its end."""
+"""Findings: what a check of `doctor` says, also one that could not be brought to its
+end.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class Finding(NamedTuple):
 
 
 def tried(check: Callable[[], Finding]) -> Finding:
-    """The check's finding; what it raises is one too, whatever it is: the other checks are made all the same."""
+    """The check's finding; what it raises is one too, whatever it is: the other checks
+    are made all the same.
+    """
     try:
         return check()
     except MuninnError as error:
@@ -34,11 +38,21 @@ def tried(check: Callable[[], Finding]) -> Finding:
             return _of(threads.exhausted())
         if isinstance(typed := fileError(error, str(error.filename or "a check")), MuninnError):
             return _of(typed)
-        return Finding("fail", f"{error.strerror or error}", "The kernel, a seccomp filter or a container's policy forbids it")
+        return Finding(
+            "fail",
+            f"{error.strerror or error}",
+            "The kernel, a seccomp filter or a container's policy forbids it",
+        )
     except MemoryError:
-        return Finding("fail", "there is no memory for the check", "Raise what `limits` and `control group` name")
+        return Finding(
+            "fail",
+            "there is no memory for the check",
+            "Raise what `limits` and `control group` name",
+        )
     except Exception as error:
-        return Finding("fail", f"{type(error).__name__}: {error}", "Report it, with what the other checks say")
+        return Finding(
+            "fail", f"{type(error).__name__}: {error}", "Report it, with what the other checks say"
+        )
 
 
 def _of(error: MuninnError) -> Finding:

@@ -1,4 +1,6 @@
-"""The limits that this process meets, as `doctor` finds them: its own, and those of its control group."""
+"""The limits that this process meets, as `doctor` finds them: its own, and those of its
+control group.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ def memlock() -> Finding:
     found = "unlimited" if soft == resource.RLIM_INFINITY else asText(soft)
     if soft == resource.RLIM_INFINITY or os.geteuid() == 0:
         return Finding("ok", found)
-    return Finding("warn", found, "Pinning memory for a GPU needs `ulimit -l unlimited`; the host back-end does not")
+    return Finding(
+        "warn",
+        found,
+        "Pinning memory for a GPU needs `ulimit -l unlimited`; the host back-end does not",
+    )
 
 
 def descriptors() -> Finding:
@@ -34,14 +40,19 @@ def descriptors() -> Finding:
         return Finding("ok", found)
     advice = f"Raise it: `ulimit -n {min(hard, _ADVISED_DESCRIPTORS)}`"
     if hard < _ENOUGH_DESCRIPTORS:
-        advice = "Raise both as root: `prlimit --nofile=65536 --pid …`, `LimitNOFILE=` of systemd, `docker run --ulimit nofile=65536`"
+        advice = (
+            "Raise both as root: `prlimit --nofile=65536 --pid …`, `LimitNOFILE=` of "
+            "systemd, `docker run --ulimit nofile=65536`"
+        )
     if soft < fewestDescriptors():
         return Finding("fail", f"{found}: too few to be in a domain and serve it", advice)
     return Finding("warn", found, advice)
 
 
 def processLimits() -> Finding:
-    """How large a file and the process's memory may be, and how many threads its user may have."""
+    """How large a file and the process's memory may be, and how many threads its user
+    may have.
+    """
     import resource
 
     from muninn.config import loadSettings
@@ -60,29 +71,48 @@ def processLimits() -> Finding:
         if soft == resource.RLIM_INFINITY or (option == "-u" and soft >= 64 * needed):
             continue
         low.append(f"`ulimit {option}` is {soft if option == '-u' else asText(soft)}")
-        verdict = "fail" if soft < needed and option == "-f" else "warn" if verdict == "ok" else verdict
+        verdict = (
+            "fail" if soft < needed and option == "-f" else "warn" if verdict == "ok" else verdict
+        )
     if not low:
         return Finding("ok", "none of files, memory or threads")
-    return Finding(verdict, "; ".join(low), "Raise them: a buffer is a file and is mapped whole, and Muninn's threads count with yours")
+    return Finding(
+        verdict,
+        "; ".join(low),
+        "Raise them: a buffer is a file and is mapped whole, and Muninn's threads count with yours",
+    )
 
 
 def controlGroup() -> Finding:
-    """What a container, a batch system or systemd allows. What is shared counts there, in whichever group touched it first."""
+    """What a container, a batch system or systemd allows. What is shared counts there,
+    in whichever group touched it first.
+    """
     from muninn.system import cgroups, hostmemory
 
     found, verdict, advice = list[str](), "ok", list[str]()
     if (group := hostmemory.groupLimit()) is not None:
-        found.append(f"{group.path} allows {asText(group.limitBytes)}, of which {asText(group.leftBytes)} are free")
+        found.append(
+            f"{group.path} allows {asText(group.limitBytes)}, of which "
+            f"{asText(group.leftBytes)} are free"
+        )
         if group.leftBytes < _LEAST_GROUP_BYTES:
             verdict = "warn"
             advice.append(
-                "raise it (`docker run --memory=…`, `resources.limits.memory` of a pod): shared memory counts as the group's, "
+                "raise it (`docker run --memory=…`, `resources.limits.memory` of a pod): "
+                "shared memory counts as the group's, "
                 'and what is reserved "lazy" beyond it ends the process that touches it'
             )
     if (tasks := cgroups.mostTasks()) is not None:
         found.append(f"at most {tasks} threads and processes (`pids.max`)")
         if tasks < _ENOUGH_TASKS:
             verdict = "fail" if tasks < _FEWEST_TASKS else "warn"
-            advice.append("raise `pids.max` (`docker run --pids-limit`, `TasksMax=`): Muninn has a thread in each process")
+            advice.append(
+                "raise `pids.max` (`docker run --pids-limit`, `TasksMax=`): Muninn has a "
+                "thread in each process"
+            )
     text = "; ".join(advice)
-    return Finding(verdict, "; ".join(found) or "limits neither memory nor threads", text[:1].upper() + text[1:])
+    return Finding(
+        verdict,
+        "; ".join(found) or "limits neither memory nor threads",
+        text[:1].upper() + text[1:],
+    )

@@ -31,21 +31,32 @@ def runList(arguments: argparse.Namespace) -> int:
     if arguments.json:
         printJson({**info, "buffers": buffers})
         return 0
-    printTable(_HEADINGS, [Row.of(_cells(each), _holders(each) if arguments.holders else ()) for each in buffers], _SHRINKING)
+    printTable(
+        _HEADINGS,
+        [Row.of(_cells(each), _holders(each) if arguments.holders else ()) for each in buffers],
+        _SHRINKING,
+    )
     if not buffers:
         print(f"(no buffer in domain {info['domain']!r})")
     if arguments.holders or info["draining"]:
         print()
     if arguments.holders:
         for member in sorted(info["members"], key=lambda each: _isThis(each["pid"])):
-            print(printable(f"member {member['pid']} {member['program']}{' (this command)' * _isThis(member['pid'])}"))
+            print(
+                printable(
+                    f"member {member['pid']} "
+                    f"{member['program']}{' (this command)' * _isThis(member['pid'])}"
+                )
+            )
     if arguments.holders or info["draining"]:
         print(printable(domainLine(info)))
     return 0
 
 
 def domainNow() -> dict[str, Any]:
-    """`domainInfo()`; between two brokers, as when nobody was there, of as soon as there is one."""
+    """`domainInfo()`; between two brokers, as when nobody was there, of as soon as
+    there is one.
+    """
     import muninn
 
     info, deadline = muninn.domainInfo(), clock.now() + _BROKER_SECONDS
@@ -56,12 +67,21 @@ def domainNow() -> dict[str, Any]:
 
 
 def domainLine(info: dict[str, Any]) -> str:
-    """Who is in a domain, and what is the matter with it, in a line. This command is a member like others while it looks."""
+    """Who is in a domain, and what is the matter with it, in a line. This command is a
+    member like others while it looks.
+    """
     pids = [member["pid"] for member in info["members"]]
-    draining = (", draining" + f" ({info['drainReason']})" * bool(info["drainReason"])) * info["draining"]
-    own = (" (this command)" if len(pids) == 1 else ", this command among them") * any(map(_isThis, pids))
+    draining = (", draining" + f" ({info['drainReason']})" * bool(info["drainReason"])) * info[
+        "draining"
+    ]
+    own = (" (this command)" if len(pids) == 1 else ", this command among them") * any(
+        map(_isThis, pids)
+    )
     broker = "this command" if _isThis(info["brokerPid"]) else info["brokerPid"] or "none"
-    return f"domain {info['domain']!r}: {counted(len(pids), 'member')}{own}, broker {broker}, epoch {info['epoch']}{draining}"
+    return (
+        f"domain {info['domain']!r}: {counted(len(pids), 'member')}{own}, broker {broker}, "
+        f"epoch {info['epoch']}{draining}"
+    )
 
 
 def _isThis(pid: int | None) -> bool:
@@ -71,7 +91,9 @@ def _isThis(pid: int | None) -> bool:
 def runDescribe(arguments: argparse.Namespace) -> int:
     described = _described(arguments.name)
     # This process held it only to look.
-    described["importers"] = [holder for holder in described["importers"] if holder["pid"] != os.getpid()]
+    described["importers"] = [
+        holder for holder in described["importers"] if holder["pid"] != os.getpid()
+    ]
     if arguments.json:
         printJson(described)
     else:
@@ -80,12 +102,21 @@ def runDescribe(arguments: argparse.Namespace) -> int:
 
 
 def printDescription(described: dict[str, Any]) -> None:
-    """Everything that `describe()` says, a line for each key; who holds the buffer at the end."""
+    """Everything that `describe()` says, a line for each key; who holds the buffer at
+    the end.
+    """
     entries = described.get("entries", {})
-    rows = [Row.of((key, _shown(key, value))) for key, value in described.items() if key not in ("importers", "entries")]
+    rows = [
+        Row.of((key, _shown(key, value)))
+        for key, value in described.items()
+        if key not in ("importers", "entries")
+    ]
     if entries:
         width = max(map(len, entries))
-        notes = [f"{key.ljust(width)}  {entry['dtype']}  {_shown('shape', entry['shape'])}" for key, entry in entries.items()]
+        notes = [
+            f"{key.ljust(width)}  {entry['dtype']}  {_shown('shape', entry['shape'])}"
+            for key, entry in entries.items()
+        ]
         rows.append(Row.of(("entries", str(len(entries))), notes))
     rows.append(Row.of(("importers", str(len(described["importers"]))), _holders(described)))
     printTable(("", ""), rows, wrapping=True)
@@ -123,11 +154,22 @@ def _shown(key: str, value: Any) -> str:
 def _cells(buffer: dict[str, Any]) -> tuple[str, ...]:
     gpu = "-" if buffer["gpu"] is None else str(buffer["gpu"])
     importers = str(len(buffer["importers"]))
-    return (buffer["name"], buffer["mode"], asText(buffer["size"]), buffer["tenant"], gpu, importers, _lease(buffer), age(buffer["ageMs"]))
+    return (
+        buffer["name"],
+        buffer["mode"],
+        asText(buffer["size"]),
+        buffer["tenant"],
+        gpu,
+        importers,
+        _lease(buffer),
+        age(buffer["ageMs"]),
+    )
 
 
 def _lease(buffer: dict[str, Any]) -> str:
-    """The state of a buffer's leases in a word: what is not as it should be, if anything is."""
+    """The state of a buffer's leases in a word: what is not as it should be, if
+    anything is.
+    """
     if buffer["state"] != "live":
         return str(buffer["state"])
     leases = {holder["lease"] for holder in buffer["importers"]}
@@ -135,4 +177,7 @@ def _lease(buffer: dict[str, Any]) -> str:
 
 
 def _holders(buffer: dict[str, Any]) -> list[str]:
-    return [f"held by {holder['pid']} {holder['program']} ({holder['lease']})" for holder in buffer["importers"]]
+    return [
+        f"held by {holder['pid']} {holder['program']} ({holder['lease']})"
+        for holder in buffer["importers"]
+    ]

@@ -1,6 +1,7 @@
 """The grammar of `python -m muninn`, and what is common to all commands.
 
-Exit status: 0 success, 1 an error (on stderr, with its code and fix), 2 wrong usage, 130 after Ctrl-C.
+Exit status: 0 success, 1 an error (on stderr, with its code and fix), 2 wrong usage,
+130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that this locale can not spell is no reason to fail
+            # a name that this locale can not spell is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # started with its descriptor closed; `print` would take the other one
+        # started with its descriptor closed; `print` would take the other one
+        if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the program lasts
     try:
         status = _run([_decoded(each) for each in (sys.argv[1:] if argv is None else argv)])
@@ -34,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        # Nobody reads us any more, or the disk is full. Python would complain once more when it flushes at exit.
+        # Nobody reads us any more, or the disk is full. Python would complain once more
+        # when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             print(f"muninn: {error}", file=sys.stderr)
@@ -43,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _decoded(argument: str) -> str:
-    """An argument of bytes that the locale can not spell: names are UTF-8 in every locale."""
+    """An argument of bytes that the locale can not spell: names are UTF-8 in every
+    locale.
+    """
     if argument.isascii() or not any("\udc80" <= each <= "\udcff" for each in argument):
         return argument
     try:
@@ -96,19 +102,27 @@ def runLater(arguments: argparse.Namespace) -> int:
     """What the manual has and this version has not: no page and no help names it."""
     from muninn.cli.output import printProblem
 
-    printProblem(f"{_LATER[arguments.command]} ({arguments.command}) is not in this version", arguments.json)
+    printProblem(
+        f"{_LATER[arguments.command]} ({arguments.command}) is not in this version", arguments.json
+    )
     return 2
 
 
 def _runnerOf(path: str) -> Callable[[argparse.Namespace], int]:
-    """`module:function` below `muninn.cli`; loaded only when it runs, so that `--help` is quick."""
+    """`module:function` below `muninn.cli`; loaded only when it runs, so that `--help`
+    is quick.
+    """
     module, _, name = path.partition(":")
-    runner: Callable[[argparse.Namespace], int] = getattr(import_module(f"muninn.cli.{module}"), name)
+    runner: Callable[[argparse.Namespace], int] = getattr(
+        import_module(f"muninn.cli.{module}"), name
+    )
     return runner
 
 
 def _configure(arguments: argparse.Namespace) -> None:
-    """Choose the domain and the verbosity. A configuration that is wrong ends every command but the one that says what is wrong."""
+    """Choose the domain and the verbosity. A configuration that is wrong ends every
+    command but the one that says what is wrong.
+    """
     import logging
 
     from muninn.config import loadSettings, variableOf
@@ -127,10 +141,13 @@ def _configure(arguments: argparse.Namespace) -> None:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    # What is not there yet has no grammar yet: it says so instead of complaining about its options.
+    # What is not there yet has no grammar yet: it says so instead of complaining about
+    # its options.
     early, rest = _common(json=False, domain=None).parse_known_args(argv)
     if rest and rest[0] in _LATER:
-        return argparse.Namespace(run="main:runLater", command=rest[0], json=early.json, domain=early.domain)
+        return argparse.Namespace(
+            run="main:runLater", command=rest[0], json=early.json, domain=early.domain
+        )
     return _parser().parse_args(argv)
 
 
@@ -152,24 +169,42 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= _MAX_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 to {_MAX_SECONDS}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of seconds from 0 to {_MAX_SECONDS}"
+        )
     return value
 
 
 def _named(command: argparse.ArgumentParser) -> None:
-    """The buffer's name, in its place or, as the manual of `muninctl` has it, as an option."""
+    """The buffer's name, in its place or, as the manual of `muninctl` has it, as an
+    option.
+    """
     group = command.add_mutually_exclusive_group(required=True)
     group.add_argument("name", metavar="NAME", nargs="?", default=argparse.SUPPRESS)
-    group.add_argument("--name", dest="name", metavar="NAME", default=argparse.SUPPRESS, help="the same")
+    group.add_argument(
+        "--name", dest="name", metavar="NAME", default=argparse.SUPPRESS, help="the same"
+    )
 
 
 def _common(**defaults: object) -> _Parser:
-    """The options that may stand before and after the command. After it they have no default, which would undo what stood before."""
+    """The options that may stand before and after the command. After it they have no
+    default, which would undo what stood before.
+    """
     common = _Parser(prog="python -m muninn", add_help=False)
     json = defaults.get("json", argparse.SUPPRESS)
     domain = defaults.get("domain", argparse.SUPPRESS)
-    common.add_argument("--json", action="store_true", default=json, help="print JSON and nothing else on standard output")
-    common.add_argument("--domain", metavar="D", default=domain, help="the domain (default: MUNINN_DOMAIN, or `default`)")
+    common.add_argument(
+        "--json",
+        action="store_true",
+        default=json,
+        help="print JSON and nothing else on standard output",
+    )
+    common.add_argument(
+        "--domain",
+        metavar="D",
+        default=domain,
+        help="the domain (default: MUNINN_DOMAIN, or `default`)",
+    )
     return common
 
 
@@ -177,7 +212,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m muninn", parents=[_common(json=False, domain=None)],
         description="Look at, and change, the buffers that the processes of this host share.",
-        epilog="Without a command: the buffers, and who holds each. Example: python -m muninn load model.safetensors --name model",
+        epilog="Without a command: the buffers, and who holds each. Example: python -m muninn "
+               "load model.safetensors --name model",
     )  # fmt: skip
     parser.set_defaults(run="listing:runList", command="list", mode=None, tenant=None, holders=True)
     commands = parser.add_subparsers(metavar="COMMAND")
@@ -185,7 +221,9 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, run: str, text: str, example: str) -> argparse.ArgumentParser:
         described = f"{text[0].upper()}{text[1:]}."
         epilog = f"example: python -m muninn {example}"
-        command = commands.add_parser(name, parents=[_common()], help=text, description=described, epilog=epilog)
+        command = commands.add_parser(
+            name, parents=[_common()], help=text, description=described, epilog=epilog
+        )
         command.set_defaults(run=run, command=name, fail=command.error)
         return command
 
@@ -193,43 +231,115 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--mode", help="only bigMode, or only fastMode")
     command.add_argument("--tenant", help="only this tenant's")
     command.add_argument("--holders", action="store_true", default=False, help="and who holds each")
-    command = add("describe", "listing:runDescribe", "say everything about a buffer", "describe weights --json")
+    command = add(
+        "describe",
+        "listing:runDescribe",
+        "say everything about a buffer",
+        "describe weights --json",
+    )
     _named(command)
-    command = add("alloc", "commands:runAlloc", "create a buffer of zeros", "alloc --size 4G --name scratch --tenant org/job7")
+    command = add(
+        "alloc",
+        "commands:runAlloc",
+        "create a buffer of zeros",
+        "alloc --size 4G --name scratch --tenant org/job7",
+    )
     command.add_argument("--size", required=True, help='bytes, or text such as "128G"')
     command.add_argument("--name", required=True)
     command.add_argument("--mode", default="bigMode", help="bigMode (default) or fastMode")
     command.add_argument("--tenant", help="whose quota it counts against")
     command.add_argument("--gpu", type=int, metavar="G", help="for fastMode: whose VRAM")
-    command.add_argument("--access", default="readWrite", help="readOnly, readMostly or readWrite (default)")
-    command.add_argument("--lifetime-ms", type=_count, metavar="MS", help="free it after so many milliseconds")
-    command.add_argument("--reserve", default="full", help="full (default) allocates now, lazy at the first touch")
-    command = add("open", "commands:runOpen", "open a buffer and hold it until Ctrl-C", "open weights --seconds 60")
+    command.add_argument(
+        "--access", default="readWrite", help="readOnly, readMostly or readWrite (default)"
+    )
+    command.add_argument(
+        "--lifetime-ms", type=_count, metavar="MS", help="free it after so many milliseconds"
+    )
+    command.add_argument(
+        "--reserve", default="full", help="full (default) allocates now, lazy at the first touch"
+    )
+    command = add(
+        "open",
+        "commands:runOpen",
+        "open a buffer and hold it until Ctrl-C",
+        "open weights --seconds 60",
+    )
     _named(command)
-    command.add_argument("--access", default="readOnly", help="readOnly (default), readMostly or readWrite")
-    command.add_argument("--timeout", type=_seconds, metavar="S", help="wait so many seconds for the name")
-    command.add_argument("--seconds", type=_seconds, metavar="S", help="hold it so long instead of until Ctrl-C")
-    command = add("close", "commands:runClose", "make another process let go: revoke its lease on a buffer", "close weights --pid 4711")
+    command.add_argument(
+        "--access", default="readOnly", help="readOnly (default), readMostly or readWrite"
+    )
+    command.add_argument(
+        "--timeout", type=_seconds, metavar="S", help="wait so many seconds for the name"
+    )
+    command.add_argument(
+        "--seconds", type=_seconds, metavar="S", help="hold it so long instead of until Ctrl-C"
+    )
+    command = add(
+        "close",
+        "commands:runClose",
+        "make another process let go: revoke its lease on a buffer",
+        "close weights --pid 4711",
+    )
     _named(command)
     which = command.add_mutually_exclusive_group(required=True)
-    which.add_argument("--pid", type=_count, help="the process, as it numbers itself; its next use of the buffer is LeaseRevoked")
-    which.add_argument("--slot", type=_slot, metavar="SLOT", help="or its member slot, which `describe --json` shows")
-    command = add("free", "commands:runFree", "free a buffer: its name now, its memory with its last holder", "free weights")
+    which.add_argument(
+        "--pid",
+        type=_count,
+        help="the process, as it numbers itself; its next use of the buffer is LeaseRevoked",
+    )
+    which.add_argument(
+        "--slot",
+        type=_slot,
+        metavar="SLOT",
+        help="or its member slot, which `describe --json` shows",
+    )
+    command = add(
+        "free",
+        "commands:runFree",
+        "free a buffer: its name now, its memory with its last holder",
+        "free weights",
+    )
     _named(command)
-    command = add("evict", "commands:runEvict", "revoke all leases of a buffer or a tenant", "evict --name weights")
+    command = add(
+        "evict",
+        "commands:runEvict",
+        "revoke all leases of a buffer or a tenant",
+        "evict --name weights",
+    )
     command.add_argument("--name")
     command.add_argument("--tenant")
-    command = add("drain", "commands:runDrain", "let the domain create nothing new", "drain --reason maintenance")
-    command.add_argument("--reason", default="", help="what those are told who create, list and look")
+    command = add(
+        "drain",
+        "commands:runDrain",
+        "let the domain create nothing new",
+        "drain --reason maintenance",
+    )
+    command.add_argument(
+        "--reason", default="", help="what those are told who create, list and look"
+    )
     command.add_argument("--off", action="store_true", help="let it create buffers again")
     add("keep", "commands:runKeep", "stay in the domain, and be its broker, until Ctrl-C", "keep")
     command = add(
-        "load", "commands:runLoad", "read a .npy, .npz or .safetensors file into shared memory", "load model.safetensors --name model"
+        "load",
+        "commands:runLoad",
+        "read a .npy, .npz or .safetensors file into shared memory",
+        "load model.safetensors --name model",
     )
     command.add_argument("file", metavar="FILE")
     command.add_argument("--name", required=True)
     command.add_argument("--tenant", help="whose quota it counts against")
-    command.add_argument("--access", default="readOnly", help="readOnly (default), readMostly or readWrite")
-    command = add("doctor", "doctor:runDoctor", "check what this machine can do, and say what to do about the rest", "doctor")
-    command.add_argument("--repair", action="store_true", help="rebuild a damaged control block; no process may be in the domain")
+    command.add_argument(
+        "--access", default="readOnly", help="readOnly (default), readMostly or readWrite"
+    )
+    command = add(
+        "doctor",
+        "doctor:runDoctor",
+        "check what this machine can do, and say what to do about the rest",
+        "doctor",
+    )
+    command.add_argument(
+        "--repair",
+        action="store_true",
+        help="rebuild a damaged control block; no process may be in the domain",
+    )
     return parser

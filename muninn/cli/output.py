@@ -1,8 +1,9 @@
 """How the inspector prints: text for people, JSON for programs, errors on stderr.
 
-The text is the same in a pipe and on a terminal; there it has colours too (unless NO_COLOR is set), and a list is cut to the window's
-width, a line for a line; a description goes on in the next line instead.
-What other processes wrote (names, programs) is shown without characters that a terminal would obey.
+The text is the same in a pipe and on a terminal; there it has colours too (unless
+NO_COLOR is set), and a list is cut to the window's width, a line for a line; a
+description goes on in the next line instead. What other processes wrote (names,
+programs) is shown without characters that a terminal would obey.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from muninn.errors import MuninnError
 if TYPE_CHECKING:
     from rich.console import Console
 
-_COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "-": "dim", "dying": "yellow", "expired": "yellow"}
+_COLOURS = {
+    "ok": "green",
+    "warn": "yellow",
+    "fail": "bold red",
+    "-": "dim",
+    "dying": "yellow",
+    "expired": "yellow",
+}
 _LEAST_WIDTH = 8
 
 
@@ -41,22 +49,37 @@ def printJson(value: Any) -> None:
 
 
 def printError(error: MuninnError, asJson: bool) -> None:
-    """`MNN-xxxx name: what happened. Fix: …` on stderr; with JSON the same as an object on stdout."""
+    """`MNN-xxxx name: what happened. Fix: …` on stderr; with JSON the same as an object
+    on stdout.
+    """
     print(printable(str(error)), file=sys.stderr)
     if asJson:
-        printJson({"error": {"code": error.code, "name": type(error).__name__, "reason": error.reason, "fix": error.fix}})
+        printJson(
+            {
+                "error": {
+                    "code": error.code,
+                    "name": type(error).__name__,
+                    "reason": error.reason,
+                    "fix": error.fix,
+                }
+            }
+        )
 
 
 @contextlib.contextmanager
 def waitingBy(option: str | None) -> Iterator[None]:
-    """Of a name that nobody has the fix says how a call waits for it: here it is an option, or no command does."""
+    """Of a name that nobody has the fix says how a call waits for it: here it is an
+    option, or no command does.
+    """
     from muninn.errors import BufferNotFound
 
     try:
         yield
     except BufferNotFound as error:
         check, _, _ = error.fix.partition("; give `timeout=`")
-        error.fix = f"{check}; give `{option}` to wait for it" if option and check != error.fix else check
+        error.fix = (
+            f"{check}; give `{option}` to wait for it" if option and check != error.fix else check
+        )
         raise
 
 
@@ -73,7 +96,11 @@ def problem(reason: str) -> dict[str, Any]:
 
 
 def printable(text: str) -> str:
-    return text if text.isprintable() else "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+    return (
+        text
+        if text.isprintable()
+        else "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+    )
 
 
 def counted(number: int, noun: str) -> str:
@@ -90,7 +117,12 @@ def age(milliseconds: int) -> str:
     return f"{seconds}s"
 
 
-def printTable(headings: Sequence[str], rows: Sequence[Row], shrinking: Sequence[int] = (), wrapping: bool = False) -> None:
+def printTable(
+    headings: Sequence[str],
+    rows: Sequence[Row],
+    shrinking: Sequence[int] = (),
+    wrapping: bool = False,
+) -> None:
     """Aligned lines.
 
     Parameters
@@ -103,7 +135,10 @@ def printTable(headings: Sequence[str], rows: Sequence[Row], shrinking: Sequence
         Whether the last column goes on in the next line there; otherwise lines are cut.
     """
     console = _console()
-    widths = [max([_width(heading), *(_width(row.cells[column]) for row in rows)]) for column, heading in enumerate(headings)]
+    widths = [
+        max([_width(heading), *(_width(row.cells[column]) for row in rows)])
+        for column, heading in enumerate(headings)
+    ]
     if console is not None:
         _shrink(widths, shrinking, console.width)
         if wrapping:
@@ -119,16 +154,23 @@ def printTable(headings: Sequence[str], rows: Sequence[Row], shrinking: Sequence
 
 
 def _wrapped(row: Row, room: int) -> list[Row]:
-    """The row as several, of which only the first has more than its last cell, and only the last has notes."""
+    """The row as several, of which only the first has more than its last cell, and only
+    the last has notes.
+    """
     parts = textwrap.wrap(row.cells[-1], room, break_on_hyphens=False) or [""]
     blank = ("",) * (len(row.cells) - 1)
-    lines = [Row((*(row.cells[:-1] if number == 0 else blank), part)) for number, part in enumerate(parts)]
+    lines = [
+        Row((*(row.cells[:-1] if number == 0 else blank), part))
+        for number, part in enumerate(parts)
+    ]
     lines[-1] = lines[-1]._replace(notes=row.notes)
     return lines
 
 
 def _console() -> Console | None:
-    """What draws on the terminal, or None where there is none. It knows about NO_COLOR and TERM=dumb."""
+    """What draws on the terminal, or None where there is none. It knows about NO_COLOR
+    and TERM=dumb.
+    """
     if not sys.stdout.isatty():
         return None
     from rich.console import Console
@@ -136,8 +178,12 @@ def _console() -> Console | None:
     return Console(highlight=False)
 
 
-def _printLine(console: Console | None, cells: Sequence[str], widths: Sequence[int], style: str, isCut: bool) -> None:
-    padded = [cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True)]
+def _printLine(
+    console: Console | None, cells: Sequence[str], widths: Sequence[int], style: str, isCut: bool
+) -> None:
+    padded = [
+        cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True)
+    ]
     if console is None:
         print("  ".join(padded).rstrip())
         return
@@ -165,4 +211,7 @@ def _width(text: str) -> int:
     """Columns on a terminal: East Asian characters take two, combining ones none."""
     if text.isascii():
         return len(text)
-    return sum(2 if unicodedata.east_asian_width(each) in "WF" else int(not unicodedata.combining(each)) for each in text)
+    return sum(
+        2 if unicodedata.east_asian_width(each) in "WF" else int(not unicodedata.combining(each))
+        for each in text
+    )

@@ -1,4 +1,6 @@
-"""What the kernel gives, as `doctor` finds it by trying: futexes, robust lists, pidfds, sealed memfds and byte locks."""
+"""What the kernel gives, as `doctor` finds it by trying: futexes, robust lists, pidfds,
+sealed memfds and byte locks.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +37,24 @@ def robust() -> Finding:
     from muninn.system import atomics, clock, threads
 
     word, entry = ctypes.c_uint32(0), ctypes.create_string_buffer(atomics.robustListBytes())
-    hold = lambda: atomics.checked(atomics.robustHold(ctypes.addressof(entry), ctypes.addressof(word)), "robust")  # noqa: E731
+
+    def hold() -> None:
+        atomics.checked(
+            atomics.robustHold(ctypes.addressof(entry), ctypes.addressof(word)), "robust"
+        )
+
     threads.start(hold, "doctor").join()
-    # The kernel marks the word when the thread is really gone, which is a moment after the join.
+    # The kernel marks the word when the thread is really gone, which is a moment after
+    # the join.
     for _ in range(1000):
         if atomics.loadAcquire32(ctypes.addressof(word)) & 0x40000000:
             return Finding("ok", "the kernel marks the word of a thread that has ended")
         clock.sleep(0.001)
-    return Finding("fail", "the kernel does not mark the word of a thread that has ended", "A broker's death would be noticed late")
+    return Finding(
+        "fail",
+        "the kernel does not mark the word of a thread that has ended",
+        "A broker's death would be noticed late",
+    )
 
 
 def pidfd() -> Finding:
@@ -61,7 +73,9 @@ def memfd() -> Finding:
 
     fd = atomics.opened(atomics.memfdCreate(b"muninn-doctor", 4096), "memfd_create")
     try:
-        atomics.checked(atomics.seal(fd, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL), "sealing")
+        atomics.checked(
+            atomics.seal(fd, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL), "sealing"
+        )
         with contextlib.suppress(PermissionError):
             os.ftruncate(fd.number, 0)
             return Finding("fail", "a sealed memfd was truncated")
@@ -76,8 +90,17 @@ def byteLocks() -> Finding:
     fd = atomics.opened(atomics.memfdCreate(b"muninn-doctor", 4096), "memfd_create")
     try:
         atomics.checked(atomics.byteLock(fd, 1), "fcntl(F_SETLK)")
-        # A program of its own: a fork would have to ask first which threads the libraries have started.
-        status = subprocess.run([sys.executable, "-I", "-S", "-c", _SEES_LOCK, str(int(fd))], pass_fds=[int(fd)], check=False).returncode
+        # A program of its own: a fork would have to ask first which threads the
+        # libraries have started.
+        status = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _SEES_LOCK, str(int(fd))],
+            pass_fds=[int(fd)],
+            check=False,
+        ).returncode
     finally:
         fd.close()
-    return Finding("ok", "another process sees them") if status == 0 else Finding("fail", "another process does not see them")
+    return (
+        Finding("ok", "another process sees them")
+        if status == 0
+        else Finding("fail", "another process does not see them")
+    )

@@ -1,6 +1,23 @@
-"""Configuration: `loadSettings` and what it returns. `defaults.toml` is the list of all keys."""
+"""Configuration: `loadSettings` and what it returns. `defaults.toml` is the list of all
+keys.
+"""
 
-from muninn.config.settings import FILE_VARIABLE, Settings, loadSettings, settingsIn, strangersIn, variableOf
+from muninn.config.settings import (
+    FILE_VARIABLE,
+    Settings,
+    loadSettings,
+    settingsIn,
+    strangersIn,
+    variableOf,
+)
 from muninn.config.sizes import asBytes
 
-__all__ = ["FILE_VARIABLE", "Settings", "asBytes", "loadSettings", "settingsIn", "strangersIn", "variableOf"]
+__all__ = [
+    "FILE_VARIABLE",
+    "Settings",
+    "asBytes",
+    "loadSettings",
+    "settingsIn",
+    "strangersIn",
+    "variableOf",
+]

@@ -1,9 +1,10 @@
 """The settings: what they are, where they come from, and what is refused.
 
-`loadSettings` reads the defaults, the file named by ``MUNINN_CONFIG``, the ``MUNINN_*`` variables and the caller's overrides, in
-that order, and checks every value against the tables below. Whatever does not fit is `InvalidConfig`, with the file and line, the
-variable or the argument that it came from. Settings are this process's own; nothing of them is shared but the sizes that the
-creator of a domain writes into its control block.
+`loadSettings` reads the defaults, the file named by ``MUNINN_CONFIG``, the ``MUNINN_*``
+variables and the caller's overrides, in that order, and checks every value against the
+tables below. Whatever does not fit is `InvalidConfig`, with the file and line, the
+variable or the argument that it came from. Settings are this process's own; nothing of
+them is shared but the sizes that the creator of a domain writes into its control block.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ class Devices:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings, by table. The keys are explained in ``defaults.toml``; sizes are bytes here."""
+    """All settings, by table. The keys are explained in ``defaults.toml``; sizes are
+    bytes here.
+    """
 
     server: Server
     memory: Memory
@@ -139,8 +142,16 @@ def _text(pattern: str) -> Callable[[Any], str]:
 
 _CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "server": {"logLevel": _word("debug", "info", "warning", "error")},
-    "memory": {"bigModeMaxBytes": _size(0), "fastModeMaxBytes": _size(0), "prefaultThreads": _count(0, 1024)},
-    "tenancy": {"defaultTenant": _tenant, "defaultPinnedHostQuota": _size(0), "defaultVramQuota": _size(0)},
+    "memory": {
+        "bigModeMaxBytes": _size(0),
+        "fastModeMaxBytes": _size(0),
+        "prefaultThreads": _count(0, 1024),
+    },
+    "tenancy": {
+        "defaultTenant": _tenant,
+        "defaultPinnedHostQuota": _size(0),
+        "defaultVramQuota": _size(0),
+    },
     "promotion": {"defaultPolicy": _word("readOnly", "readMostly", "readWrite")},
     "security": {"leaseTtlMs": _count(10, 1 << 40), "handleBytes": _count(64, 64)},
     "control": {
@@ -173,14 +184,20 @@ _TABLES: dict[str, type[Any]] = {
 _NOT_HERE = {
     "udsPath": "sockets live in the domain's own directory below /dev/shm",
     "udsPerm": "the domain's directory below /dev/shm is 0700, always",
-    **dict.fromkeys(("metricsPort", "enableTracing"), "metrics and traces are not yet in this version"),
     **dict.fromkeys(
-        ("nvmeEnabled", "nvmePath", "nvmePrefetch", "nvmeAioDepth", "defaultNvmeQuota"), "NVMe spill is not yet in this version"
+        ("metricsPort", "enableTracing"), "metrics and traces are not yet in this version"
     ),
     **dict.fromkeys(
-        ("enablePromotion", "defaultSliceBytes", "perGpuScratchBytes", "maxConcurrentPromotions"), "promotion is not yet in this version"
+        ("nvmeEnabled", "nvmePath", "nvmePrefetch", "nvmeAioDepth", "defaultNvmeQuota"),
+        "NVMe spill is not yet in this version",
     ),
-    **dict.fromkeys(("enablePeerProbing", "preferP2P"), "routes between GPUs are not yet in this version"),
+    **dict.fromkeys(
+        ("enablePromotion", "defaultSliceBytes", "perGpuScratchBytes", "maxConcurrentPromotions"),
+        "promotion is not yet in this version",
+    ),
+    **dict.fromkeys(
+        ("enablePeerProbing", "preferP2P"), "routes between GPUs are not yet in this version"
+    ),
 }
 
 
@@ -193,7 +210,9 @@ _KEY_OF_VARIABLE = {variableOf(key): key for key in _TABLE_OF_KEY}
 _REASON_OF_VARIABLE = {variableOf(key): reason for key, reason in _NOT_HERE.items()}
 
 
-def loadSettings(environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+def loadSettings(
+    environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
+) -> Settings:
     """The settings that hold now.
 
     Parameters
@@ -206,7 +225,8 @@ def loadSettings(environ: Mapping[str, str] | None = None, overrides: Mapping[st
     Raises
     ------
     InvalidConfig
-        An unknown key, a wrong type, a value out of range, or a file that can not be read.
+        An unknown key, a wrong type, a value out of range, or a file that can not be
+        read.
     """
     environ = os.environ if environ is None else environ
     found = dict(_defaults())
@@ -215,15 +235,23 @@ def loadSettings(environ: Mapping[str, str] | None = None, overrides: Mapping[st
     found |= _ofVariables(environ)
     if found["logLevel"].value != "error":
         variables.warnOnce(strangersIn(environ))
-    found |= {_known(key, f"argument {key}"): Found(value, f"argument {key}") for key, value in (overrides or {}).items()}
+    found |= {
+        _known(key, f"argument {key}"): Found(value, f"argument {key}")
+        for key, value in (overrides or {}).items()
+    }
     values: dict[str, dict[str, Any]] = {table: {} for table in _TABLES}
     for key, (value, where) in found.items():
         table = _TABLE_OF_KEY[key]
         try:
             values[table][key] = _CHECKS[table][key](value)
         except InvalidArgument as error:
-            raise InvalidConfig(f"{where}: {key}: {error.reason}", "Give it a value, or unset it" if value == "" else None) from None
-    return Settings(**{field.name: _TABLES[field.name](**values[field.name]) for field in fields(Settings)})
+            raise InvalidConfig(
+                f"{where}: {key}: {error.reason}",
+                "Give it a value, or unset it" if value == "" else None,
+            ) from None
+    return Settings(
+        **{field.name: _TABLES[field.name](**values[field.name]) for field in fields(Settings)}
+    )
 
 
 @cache
@@ -239,7 +267,10 @@ def _known(key: str, where: str, table: str = "") -> str:
         raise InvalidConfig(f"{where}: {key} has no meaning here: {_NOT_HERE[key]}", "Remove it")
     known = sorted(_CHECKS.get(table, _TABLE_OF_KEY))
     meant = nearest(key, known)
-    raise InvalidConfig(f"{where}: {key} is not known{f' ({meant}?)' if meant else ''}", f"Use one of {', '.join(known)}")
+    raise InvalidConfig(
+        f"{where}: {key} is not known{f' ({meant}?)' if meant else ''}",
+        f"Use one of {', '.join(known)}",
+    )
 
 
 def _ofVariables(environ: Mapping[str, str]) -> dict[str, Found]:
@@ -255,11 +286,17 @@ def _ofVariables(environ: Mapping[str, str]) -> dict[str, Found]:
 
 def settingsIn(environ: Mapping[str, str]) -> list[str]:
     """The variables that are read."""
-    return [variable for variable in environ if variable == FILE_VARIABLE or variable in _KEY_OF_VARIABLE]
+    return [
+        variable
+        for variable in environ
+        if variable == FILE_VARIABLE or variable in _KEY_OF_VARIABLE
+    ]
 
 
 def strangersIn(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that begin with ``MUNINN_`` and mean nothing, each with the known one that is nearest."""
+    """The variables that begin with ``MUNINN_`` and mean nothing, each with the known
+    one that is nearest.
+    """
     return variables.strangers(environ, {FILE_VARIABLE, *_KEY_OF_VARIABLE, *_REASON_OF_VARIABLE})
 
 
@@ -273,12 +310,16 @@ def _ofFile(path: Path) -> dict[str, Found]:
         if table not in _CHECKS:
             reason = _NOT_HERE.get(next(iter(entries), ""))
             raise InvalidConfig(
-                f"{where}: [{table}] is not known" + (f": {reason}" if reason else ""), f"Use {', '.join(f'[{each}]' for each in _CHECKS)}"
+                f"{where}: [{table}] is not known" + (f": {reason}" if reason else ""),
+                f"Use {', '.join(f'[{each}]' for each in _CHECKS)}",
             )
         for key, value in entries.items():
             where = f"{path}:{_lineOf(text, table, key)}"
             if _TABLE_OF_KEY.get(_known(key, where, table)) != table:
-                raise InvalidConfig(f"{where}: {key} belongs to [{_TABLE_OF_KEY[key]}], not to [{table}]", "Move the key")
+                raise InvalidConfig(
+                    f"{where}: {key} belongs to [{_TABLE_OF_KEY[key]}], not to [{table}]",
+                    "Move the key",
+                )
             found[key] = Found(value, where)
     return found
 
@@ -297,13 +338,19 @@ def _parsed(path: Path) -> tuple[str, dict[str, Any]]:
         return text, tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
-        raise InvalidConfig(f"{path}:{line[1] if line else text.count(chr(10)) + 1}: {error}") from error
+        raise InvalidConfig(
+            f"{path}:{line[1] if line else text.count(chr(10)) + 1}: {error}"
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidConfig(f"{path} can not be read: {getattr(error, 'strerror', None) or error}", _READABLE) from error
+        raise InvalidConfig(
+            f"{path} can not be read: {getattr(error, 'strerror', None) or error}", _READABLE
+        ) from error
 
 
 def _lineOf(text: str, table: str, key: str | None) -> int:
-    """The line of a table's heading, or of a key in it. Of a key within braces it is the line of the table."""
+    """The line of a table's heading, or of a key in it. Of a key within braces it is
+    the line of the table.
+    """
     current, heading, inText = "", 0, False
     for number, line in enumerate(text.splitlines(), 1):
         begins = not inText

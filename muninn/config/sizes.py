@@ -6,7 +6,8 @@ import re
 
 from muninn.errors import InvalidArgument
 
-# Not more digits than any size has: what follows may then convert them without a bound of its own.
+# Not more digits than any size has: what follows may then convert them without a bound
+# of its own.
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?) *([KMGTP]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 MAX_BYTES = 1 << 56
@@ -16,12 +17,19 @@ def asBytes(text: str) -> int:
     """The bytes that `text` means, at most 2**56, or `InvalidArgument`."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise InvalidArgument(f"{text[:40]!r} is no size", 'Write a number and K, M, G or T, such as "512G"')
+        raise InvalidArgument(
+            f"{text[:40]!r} is no size", 'Write a number and K, M, G or T, such as "512G"'
+        )
     number, power = match[1], _POWERS[match[2].upper()]
-    # Integers stay exact; a fraction is of the unit, and what is below a byte is cut off.
-    sizeBytes = int(number) << 10 * power if "." not in number else int(float(number) * (1 << 10 * power))
+    # Integers stay exact; a fraction is of the unit, and what is below a byte is cut
+    # off.
+    sizeBytes = (
+        int(number) << 10 * power if "." not in number else int(float(number) * (1 << 10 * power))
+    )
     if sizeBytes > MAX_BYTES:
-        raise InvalidArgument(f"{text!r} is more than any machine has", f"Use at most {exactly(MAX_BYTES)}")
+        raise InvalidArgument(
+            f"{text!r} is more than any machine has", f"Use at most {exactly(MAX_BYTES)}"
+        )
     return sizeBytes
 
 
@@ -31,15 +39,21 @@ def asText(sizeBytes: int) -> str:
     for unit, power in _POWERS.items():
         value = sizeBytes / (1 << 10 * power)
         if power > 0:
-            text = f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}".removesuffix(".0") + unit
+            text = (
+                f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}".removesuffix(".0") + unit
+            )
         if round(value) < 1 << 10:  # what would be rounded to 1024K is 1M
             break
     return text
 
 
 def exactly(sizeBytes: int) -> str:
-    """The same where sizes are compared: with the bytes behind it if it was rounded, such as 3M (3145729 bytes)."""
+    """The same where sizes are compared: with the bytes behind it if it was rounded,
+    such as 3M (3145729 bytes).
+    """
     if sizeBytes > MAX_BYTES:
         return f"{sizeBytes} bytes"
     text = asText(sizeBytes)
-    return text if sizeBytes < 1 << 10 or asBytes(text) == sizeBytes else f"{text} ({sizeBytes} bytes)"
+    return (
+        text if sizeBytes < 1 << 10 or asBytes(text) == sizeBytes else f"{text} ({sizeBytes} bytes)"
+    )

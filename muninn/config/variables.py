@@ -1,8 +1,11 @@
-"""Variables of the environment that begin with ``MUNINN_``, and are none of the settings.
+"""Variables of the environment that begin with ``MUNINN_``, and are none of the
+settings.
 
-Kubernetes writes the address of every Service into the environment of every pod of its namespace, under the Service's name, and so do
-Docker's links: a Service called `muninn` is no setting, and nothing is said about it. What else is not known is misspelt, perhaps, or meant
-for another version; a warning says so, once in the life of the process, with the name that is nearest.
+Kubernetes writes the address of every Service into the environment of every pod of its
+namespace, under the Service's name, and so do Docker's links: a Service called `muninn`
+is no setting, and nothing is said about it. What else is not known is misspelt,
+perhaps, or meant for another version; a warning says so, once in the life of the
+process, with the name that is nearest.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from muninn.terms import nearest
 
 PREFIX = "MUNINN_"
 _ADDRESS = r"(?:tcp|udp|sctp)://\S*"
-#: What follows the name of a Service or a container → what the value is like. A Service may be called `muninn-something`.
+#: What follows the name of a Service or a container → what the value is like. A Service
+#: may be called `muninn-something`.
 _LINKS = (
     (r"SERVICE_HOST", r".*"),
     (r"SERVICE_PORT(?:_[A-Z0-9_]+)?", r"\d*"),
@@ -25,7 +29,10 @@ _LINKS = (
     (r"NAME", r"/.*"),
     (r"ENV_.+", r".*"),
 )
-_PATTERNS = [(re.compile(f"{PREFIX}(?:[A-Z0-9_]+_)?{name}"), re.compile(value, re.DOTALL)) for name, value in _LINKS]
+_PATTERNS = [
+    (re.compile(f"{PREFIX}(?:[A-Z0-9_]+_)?{name}"), re.compile(value, re.DOTALL))
+    for name, value in _LINKS
+]
 #: Those that were warned of.
 _warned: set[str] = set()
 
@@ -36,9 +43,15 @@ def isLink(variable: str, value: str) -> bool:
 
 
 def strangers(environ: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:
-    """What begins with ``MUNINN_`` and means nothing: variable → the known one that is nearest, or nothing."""
+    """What begins with ``MUNINN_`` and means nothing: variable → the known one that is
+    nearest, or nothing.
+    """
     names = set(known)
-    unknown = [each for each, value in environ.items() if each.startswith(PREFIX) and each not in names and not isLink(each, value)]
+    unknown = [
+        each
+        for each, value in environ.items()
+        if each.startswith(PREFIX) and each not in names and not isLink(each, value)
+    ]
     return {each: _nearest(each, names) for each in unknown}
 
 
@@ -59,5 +72,7 @@ def _warn(variable: str, meant: str) -> None:
 
 
 def _nearest(variable: str, names: set[str]) -> str:
-    found = nearest(variable.removeprefix(PREFIX).upper(), sorted(name.removeprefix(PREFIX) for name in names))
+    found = nearest(
+        variable.removeprefix(PREFIX).upper(), sorted(name.removeprefix(PREFIX) for name in names)
+    )
     return PREFIX + found if found else ""

@@ -1,7 +1,8 @@
-"""A bit field: where some bits of a shared word are. `layout.py` names each field of each word with one.
+"""A bit field: where some bits of a shared word are. `layout.py` names each field of
+each word with one.
 
-The methods are for code that is called seldom and for tests. Code that runs with each open or lock takes `shift`, `top` and `mask` out
-once, when its module is imported.
+The methods are for code that is called seldom and for tests. Code that runs with each
+open or lock takes `shift`, `top` and `mask` out once, when its module is imported.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ class BitField(NamedTuple):
 
     @property
     def top(self) -> int:
-        """The largest value of the field, which is also the mask of a value that was shifted down."""
+        """The largest value of the field, which is also the mask of a value that was
+        shifted down.
+        """
         return (1 << self.bits) - 1
 
     @property
@@ -31,7 +34,9 @@ class BitField(NamedTuple):
         return word >> self.shift & self.top
 
     def put(self, value: int, word: int = 0) -> int:
-        """`word` with `value` in the field. Raises `ValueError` for a value that has no room there."""
+        """`word` with `value` in the field. Raises `ValueError` for a value that has no
+        room there.
+        """
         if not 0 <= value <= self.top:
             raise ValueError(f"{value} does not fit into {self.bits} bits")
         return word & ~self.mask | value << self.shift
@@ -41,7 +46,11 @@ def areDisjoint(*fields: BitField) -> bool:
     """Whether the fields are in words of one size, end within them, and share no bit."""
     seen = 0
     for field in fields:
-        if field.wordBits != fields[0].wordBits or field.shift + field.bits > field.wordBits or seen & field.mask:
+        if (
+            field.wordBits != fields[0].wordBits
+            or field.shift + field.bits > field.wordBits
+            or seen & field.mask
+        ):
             return False
         seen |= field.mask
     return True

@@ -1,8 +1,10 @@
-"""The C header of the control block, made from `layout.py`: ``python -m muninn.control.cheader > cshim/layout.h``.
+"""The C header of the control block, made from `layout.py`: ``python -m
+muninn.control.cheader > cshim/layout.h``.
 
-Each number of `layout.py` becomes ``MNN_<name>``, and each bit field ``MNN_<name>_SHIFT`` and ``MNN_<name>_MASK``, the field's bits where
-they are in the word. The last macro of the header names all of them, so that the compiled library can tell what it was made with
-(`cshim/layout.c`).
+Each number of `layout.py` becomes ``MNN_<name>``, and each bit field
+``MNN_<name>_SHIFT`` and ``MNN_<name>_MASK``, the field's bits where they are in the
+word. The last macro of the header names all of them, so that the compiled library can
+tell what it was made with (`cshim/layout.c`).
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from muninn.control import layout
 from muninn.control.bits import BitField
 
 _HEAD = """\
-/* The control block for C. Generated: change `muninn/control/layout.py`, which has the drawing and says who writes which word, and run
+/* The control block for C. Generated: change `muninn/control/layout.py`, which has the
+ * drawing and says which process writes which word, and run
  *
  *     python -m muninn.control.cheader > cshim/layout.h
  *
- * Offsets that end in _OFFSET are relative to the structure that they are in; a _MASK is a field's bits where they are in the word.
+ * Offsets that end in _OFFSET are relative to the structure that they are in; a _MASK is
+ * a field's bits where they are in the word.
  */
 #ifndef MUNINN_LAYOUT_H
 #define MUNINN_LAYOUT_H
@@ -27,7 +31,9 @@ _WIDEST_INT = (1 << 31) - 1
 
 
 def numbers() -> dict[str, int]:
-    """All numbers of the layout, by the names that C has for them but for the prefix, in the order of the source."""
+    """All numbers of the layout, by the names that C has for them but for the prefix,
+    in the order of the source.
+    """
     found: dict[str, int] = {}
     for name, value in vars(layout).items():
         if isinstance(value, BitField):
@@ -39,12 +45,24 @@ def numbers() -> dict[str, int]:
 
 def text() -> str:
     """The header."""
-    words = {f"{name}_MASK": value.wordBits for name, value in vars(layout).items() if isinstance(value, BitField)}
+    words = {
+        f"{name}_MASK": value.wordBits
+        for name, value in vars(layout).items()
+        if isinstance(value, BitField)
+    }
     magic = "".join(chr(byte) if 32 < byte < 127 else f"\\{byte:03o}" for byte in layout.MAGIC)
     lines = [f'#define MNN_MAGIC "{magic}"']
-    lines += [f"#define MNN_{name} {_written(value, words.get(name, 0))}" for name, value in numbers().items()]
-    table = " \\\n".join(["", "#define MNN_LAYOUT(NUMBER)", *(f"\tNUMBER({name}, MNN_{name})" for name in numbers())]).lstrip(" \\\n")
-    return f"{_HEAD}{chr(10).join(lines)}\n\n/* `NUMBER(name, value)` for each number above. */\n{table}\n\n#endif\n"
+    lines += [
+        f"#define MNN_{name} {_written(value, words.get(name, 0))}"
+        for name, value in numbers().items()
+    ]
+    table = " \\\n".join(
+        ["", "#define MNN_LAYOUT(NUMBER)", *(f"\tNUMBER({name}, MNN_{name})" for name in numbers())]
+    ).lstrip(" \\\n")
+    return (
+        f"{_HEAD}{chr(10).join(lines)}\n\n/* `NUMBER(name, value)` for each number above. "
+        f"*/\n{table}\n\n#endif\n"
+    )
 
 
 def _written(value: int, wordBits: int) -> str:

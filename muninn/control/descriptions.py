@@ -1,7 +1,9 @@
-"""The description of a buffer in its row: what the buffer is, and what it takes of the domain's limits.
+"""The description of a buffer in its row: what the buffer is, and what it takes of the
+domain's limits.
 
-The creator writes it while the row is CREATING, and nobody changes it until the row is FREE again: the CAS to LIVE publishes it. What
-is read is a copy, which is checked before it is believed.
+The creator writes it while the row is CREATING, and nobody changes it until the row is
+FREE again: the CAS to LIVE publishes it. What is read is a copy, which is checked
+before it is believed.
 """
 
 from __future__ import annotations
@@ -61,17 +63,43 @@ class RowDescription(NamedTuple):
             self.flags,
         )
         lengths = (len(name), len(tenant), len(dtype), TRANSPORTS.index(self.transport))
-        return _DESCRIPTION.pack(*self[:6], *words, *lengths, *shape, dtype, tenant, name, self.origin)
+        return _DESCRIPTION.pack(
+            *self[:6], *words, *lengths, *shape, dtype, tenant, name, self.origin
+        )
 
     @staticmethod
     def unpacked(raw: bytes) -> RowDescription:
-        """The description in `raw`, a private copy; `ControlBlockInvalid` when it is out of range."""
+        """The description in `raw`, a private copy; `ControlBlockInvalid` when it is
+        out of range.
+        """
         if len(raw) != _DESCRIPTION.size:
-            raise ControlBlockInvalid(f"a row's description has {len(raw)} bytes, and not {_DESCRIPTION.size}")
+            raise ControlBlockInvalid(
+                f"a row's description has {len(raw)} bytes, and not {_DESCRIPTION.size}"
+            )
         (
-            sizeBytes, segmentBytes, createdMs, deadlineMs, metaOffset, metaBytes, mode, access, lifetime, kind, gpu, ndim, flags,
-            nameLength, tenantLength, dtypeLength, transport, *shape, dtype, tenant, name, origin,
-        ) = _DESCRIPTION.unpack(raw)  # fmt: skip
+            sizeBytes,
+            segmentBytes,
+            createdMs,
+            deadlineMs,
+            metaOffset,
+            metaBytes,
+            mode,
+            access,
+            lifetime,
+            kind,
+            gpu,
+            ndim,
+            flags,
+            nameLength,
+            tenantLength,
+            dtypeLength,
+            transport,
+            *shape,
+            dtype,
+            tenant,
+            name,
+            origin,
+        ) = _DESCRIPTION.unpack(raw)
         try:
             description = RowDescription(
                 sizeBytes,
@@ -95,7 +123,9 @@ class RowDescription(NamedTuple):
             )
         except (IndexError, UnicodeDecodeError) as error:
             raise ControlBlockInvalid(f"a row's description is out of range: {error}") from error
-        inRange = 0 <= sizeBytes <= segmentBytes <= 1 << 62 and metaOffset + metaBytes <= segmentBytes
+        inRange = (
+            0 <= sizeBytes <= segmentBytes <= 1 << 62 and metaOffset + metaBytes <= segmentBytes
+        )
         if ndim > layout.MAX_NDIM or not inRange:
             raise ControlBlockInvalid(f"the row of {description.name!r} states impossible sizes")
         return description
@@ -112,7 +142,9 @@ class Taken(NamedTuple):
 
     @staticmethod
     def unpacked(raw: bytes) -> Taken:
-        """What the description in `raw` says, unchecked but for what `RowReader.sums` checks."""
+        """What the description in `raw` says, unchecked but for what `RowReader.sums`
+        checks.
+        """
         values = _DESCRIPTION.unpack(raw)
         tenant = bytes(values[_TENANT][: values[_TENANT_LENGTH]]).decode(errors="replace")
         return Taken(MODES[values[_MODE]], tenant, values[_GPU], values[1], values[3])

@@ -1,9 +1,11 @@
 """The drain: whether the domain creates nothing new, and why.
 
-The broker writes it, everybody reads it, and it outlives every process: a block that drains is not withdrawn by the last who leaves
-(`entry.retire`), and a block that takes another one's place takes its drain over (`repair`). The reason is text for people, five bytes in
-each of some words, with the broker's epoch beside them, so that a deposed broker's CAS fails as everywhere. A broker that dies between
-two of them leaves the beginning of one text and the end of another, which decides nothing.
+The broker writes it, everybody reads it, and it outlives every process: a block that
+drains is not withdrawn by the last who leaves (`entry.retire`), and a block that takes
+another one's place takes its drain over (`repair`). The reason is text for people, five
+bytes in each of some words, with the broker's epoch beside them, so that a deposed
+broker's CAS fails as everywhere. A broker that dies between two of them leaves the
+beginning of one text and the end of another, which decides nothing.
 """
 
 from __future__ import annotations
@@ -24,13 +26,17 @@ class Drain:
 
     def __init__(self, block: ControlBlock) -> None:
         self._word = block.drainAddress
-        self._texts = [block.drainAddress + 8 * (1 + index) for index in range(layout.DRAIN_REASON_WORDS)]
+        self._texts = [
+            block.drainAddress + 8 * (1 + index) for index in range(layout.DRAIN_REASON_WORDS)
+        ]
 
     def isOn(self) -> bool:
         return bool(atomics.loadAcquire64(self._word) & layout.DRAIN_ON.mask)
 
     def reason(self) -> str | None:
-        """Why nothing new is created, an empty text where nobody gave a reason; None when the domain does not drain."""
+        """Why nothing new is created, an empty text where nobody gave a reason; None
+        when the domain does not drain.
+        """
         # SYNC drain: pairs with set. The word that says so first, the reason second.
         if not self.isOn():
             return None
@@ -40,14 +46,25 @@ class Drain:
 
     def set(self, epoch: int, isOn: bool, reason: str) -> None:
         """Begin it or end it, for the broker of `epoch`. Raises `Deposed`."""
-        text = " ".join(reason.replace("\0", " ").split()).encode(errors="replace")[:MAX_REASON_BYTES]
-        text = text.decode(errors="ignore").encode().ljust(MAX_REASON_BYTES, b"\0")  # a character is not cut in half
+        text = " ".join(reason.replace("\0", " ").split()).encode(errors="replace")[
+            :MAX_REASON_BYTES
+        ]
+        # a character is not cut in half
+        text = text.decode(errors="ignore").encode().ljust(MAX_REASON_BYTES, b"\0")
         for index, address in enumerate(self._texts):
-            self._change(address, epoch, int.from_bytes(text[index * _TEXT_BYTES : (index + 1) * _TEXT_BYTES], "little"))
-        # SYNC drain: pairs with reason and with the broker's look before it creates; the reason is visible before the word.
+            self._change(
+                address,
+                epoch,
+                int.from_bytes(text[index * _TEXT_BYTES : (index + 1) * _TEXT_BYTES], "little"),
+            )
+        # SYNC drain: pairs with reason and with the broker's look before it creates;
+        # the reason is visible before the word.
         self._change(self._word, epoch, int(isOn))
 
     def _change(self, address: int, epoch: int, value: int) -> None:
         word = int(atomics.loadAcquire64(address))
-        if word >> _EPOCH_SHIFT > epoch or atomics.casSeqCst64(address, word, epoch << _EPOCH_SHIFT | value) != word:
+        if (
+            word >> _EPOCH_SHIFT > epoch
+            or atomics.casSeqCst64(address, word, epoch << _EPOCH_SHIFT | value) != word
+        ):
             raise Deposed

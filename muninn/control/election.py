@@ -1,7 +1,8 @@
 """Who is broker: one word, CASed upward by one epoch at a time.
 
-Any member may become broker by that CAS alone. What makes it safe is not that the old one has stopped, but that whatever it still does
-fails: its epoch is in every word it changes, and its successor re-stamps them first (`rows.py`).
+Any member may become broker by that CAS alone. What makes it safe is not that the old
+one has stopped, but that whatever it still does fails: its epoch is in every word it
+changes, and its successor re-stamps them first (`rows.py`).
 """
 
 from __future__ import annotations
@@ -47,39 +48,52 @@ class Election:
         return int(atomics.loadSeqCst64(self._election)) >> _EPOCH_SHIFT
 
     def replace(self, old: Term, slot: int | None) -> Term | None:
-        """End `old` and begin the next term with `slot`; None when `old` had ended already.
+        """End `old` and begin the next term with `slot`; None when `old` had ended
+        already.
 
         The word is compared whole, so of several that noticed the same death one wins.
 
         Raises
         ------
         TableFull
-            The epochs are used up. Long before, the first process of a domain begins it anew (`repair.renew`).
+            The epochs are used up. Long before, the first process of a domain begins it
+            anew (`repair.renew`).
         """
         if old.epoch >= MAX_EPOCH:
             raise TableFull(
-                f"this domain has had {old.epoch} brokers, all that its words can count", "End all its processes: the next begins anew"
+                f"this domain has had {old.epoch} brokers, all that its words can count",
+                "End all its processes: the next begins anew",
             )
         new = Term(old.epoch + 1, slot)
-        # SYNC elect: pairs with term() in the deposed broker, which reads the word before each request that it serves.
+        # SYNC elect: pairs with term() in the deposed broker, which reads the word
+        # before each request that it serves.
         if atomics.casSeqCst64(self._election, old.word(), new.word()) != old.word():
             return None
-        # Whoever waits for the old term's socket, or watches the old broker, must look again.
+        # Whoever waits for the old term's socket, or watches the old broker, must look
+        # again.
         atomics.futexWake32(self._ready, atomics.FUTEX_ALL)
         if old.slot is not None:
-            # SYNC watch: pairs with Watcher.sleep, which compares the election word as it falls asleep.
-            atomics.futexWake32(self._block.memberAddress(old.slot) + layout.MEMBER_ROBUST_OFFSET, atomics.FUTEX_ALL)
+            # SYNC watch: pairs with Watcher.sleep, which compares the election word as
+            # it falls asleep.
+            atomics.futexWake32(
+                self._block.memberAddress(old.slot) + layout.MEMBER_ROBUST_OFFSET, atomics.FUTEX_ALL
+            )
         return new
 
     def startAt(self, epoch: int) -> None:
-        """The first terms of a new block come after those that its rows carry. Nobody else uses the block yet."""
+        """The first terms of a new block come after those that its rows carry. Nobody
+        else uses the block yet.
+        """
         if self.term().epoch < epoch:
             atomics.casSeqCst64(self._election, self.term().word(), Term(epoch, None).word())
 
     def announce(self, epoch: int) -> None:
-        """Say that the socket of `epoch` listens. Never lowers the word: a deposed broker that is late changes nothing."""
+        """Say that the socket of `epoch` listens. Never lowers the word: a deposed
+        broker that is late changes nothing.
+        """
         while (seen := int(atomics.loadAcquire64(self._ready))) < epoch:
-            # SYNC ready: pairs with awaitReady; the socket exists before the word says so.
+            # SYNC ready: pairs with awaitReady; the socket exists before the word says
+            # so.
             if atomics.casSeqCst64(self._ready, seen, epoch) == seen:
                 break
         atomics.futexWake32(self._ready, atomics.FUTEX_ALL)
@@ -88,7 +102,9 @@ class Election:
         return int(atomics.loadAcquire64(self._ready))
 
     def awaitReady(self, seenReady: int, timeoutNs: int) -> None:
-        """Wait until the ready word differs from `seenReady`, somebody is elected, or the bound is reached."""
+        """Wait until the ready word differs from `seenReady`, somebody is elected, or
+        the bound is reached.
+        """
         sleepOn(self._ready, seenReady & 0xFFFFFFFF, timeoutNs)
 
     def beat(self) -> None:

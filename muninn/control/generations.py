@@ -1,8 +1,10 @@
 """Generations: how a buffer's content is published and read without locks.
 
-The generation word is a seqlock. It is odd while someone who holds the owner lock writes, and goes up by two with every
-publication. Readers never write. A writer that is killed half way leaves the word odd and the owner lock in a dead member's name:
-readers say so (`WriterDied`), and the next writer takes the owner lock over, writes, and makes the word even again.
+The generation word is a seqlock. It is odd while someone who holds the owner lock
+writes, and goes up by two with every publication. Readers never write. A writer that is
+killed half way leaves the word odd and the owner lock in a dead member's name: readers
+say so (`WriterDied`), and the next writer takes the owner lock over, writes, and makes
+the word even again.
 """
 
 from __future__ import annotations
@@ -18,13 +20,16 @@ from muninn.system.deadlines import deadlineOf, sleepNs
 from muninn.system.green import sleepOn
 
 _COPY_ATTEMPTS = 64
-#: How many publications a copy lets by, and how long it looks at writers, before it takes a read access, which makes the next writer wait
-#: for it. Some publish seldom, and are inside an access all the time.
+#: How many publications a copy lets by, and how long it looks at writers, before it
+#: takes a read access, which makes the next writer wait for it. Some publish seldom,
+#: and are inside an access all the time.
 _PATIENCE, _PATIENCE_SECONDS = 3, 0.01
-#: How often a waiter asks whether a writer that is half way still lives; the reclaiming broker wakes it sooner.
+#: How often a waiter asks whether a writer that is half way still lives; the reclaiming
+#: broker wakes it sooner.
 _CHECK_NS = 200_000_000
-#: How long a waiter looks at the word before it sleeps: about what a sleep and a wake-up cost, so a prompt answer costs no system
-#: call and a late one at most twice. Nothing on a single processor, where the writer could not run meanwhile.
+#: How long a waiter looks at the word before it sleeps: about what a sleep and a
+#: wake-up cost, so a prompt answer costs no system call and a late one at most twice.
+#: Nothing on a single processor, where the writer could not run meanwhile.
 _SPIN_NS = 60_000 if len(os.sched_getaffinity(0)) > 1 else 0
 
 
@@ -36,7 +41,8 @@ class Streams(NamedTuple):
     last
         The last fence that any stream was given; 0: there never was one.
     awaitWriters
-        Waits until no stream writes what was published so far, at most so many seconds: `TimeoutError`.
+        Waits until no stream writes what was published so far, at most so many seconds:
+        `TimeoutError`.
     """
 
     last: Callable[[], int]
@@ -48,7 +54,9 @@ NO_STREAMS = Streams(lambda: 0, lambda seconds: None)
 
 
 class Starved(Exception):
-    """Writers left no room for a whole copy. Who gets this takes a read access and copies then, or is told there who keeps the access."""
+    """Writers left no room for a whole copy. Who gets this takes a read access and
+    copies then, or is told there who keeps the access.
+    """
 
 
 class Generation:
@@ -63,26 +71,34 @@ class Generation:
         return int(atomics.loadAcquire64(self._word))
 
     def begin(self) -> int:
-        """Make the word odd; the caller holds the owner lock. It is odd already when the last writer died."""
+        """Make the word odd; the caller holds the owner lock. It is odd already when
+        the last writer died.
+        """
         value = int(atomics.loadAcquire64(self._word))
         if not value & 1:
-            # SYNC write: pairs with seqRead. An exchange, so that no write to the data is seen before the word is odd.
+            # SYNC write: pairs with seqRead. An exchange, so that no write to the data
+            # is seen before the word is odd.
             atomics.exchangeSeqCst64(self._word, value + 1)
             value += 1
         return value
 
     def publish(self, begun: int) -> int:
-        """Make the word even, and wake who waits. `begun` is what `begin` returned; returns the new generation."""
+        """Make the word even, and wake who waits. `begun` is what `begin` returned;
+        returns the new generation.
+        """
         value = begun + 1
-        # SYNC publish: pairs with seqRead and wait; the data is visible before the even generation.
+        # SYNC publish: pairs with seqRead and wait; the data is visible before the even
+        # generation.
         atomics.storeRelease64(self._word, value)
         atomics.futexWake32(self._word, atomics.FUTEX_ALL)
         return value
 
     def isLeft(self, value: int, isUnclaimed: Callable[[], bool]) -> bool:
-        """Whether a writer died or gave up in the access that made the word `value`, which was read before this.
+        """Whether a writer died or gave up in the access that made the word `value`,
+        which was read before this.
 
-        Odd is not enough for the second look: an access may end, the owner lock be free for a moment, and the next turn begin in between.
+        Odd is not enough for the second look: an access may end, the owner lock be free
+        for a moment, and the next turn begin in between.
         """
         return bool(value & 1) and isUnclaimed() and self.value() == value
 
@@ -91,7 +107,9 @@ class Generation:
         atomics.futexWake32(self._word, atomics.FUTEX_ALL)
 
     def copyNow(self, source: int, target: int, sizeBytes: int) -> int | None:
-        """`copy`, if nobody writes now; None: what was copied, if anything, is not whole."""
+        """`copy`, if nobody writes now; None: what was copied, if anything, is not
+        whole.
+        """
         copied = int(atomics.seqRead(self._word, source, target, sizeBytes, 1))
         return copied if copied >= 0 else None
 
@@ -105,16 +123,28 @@ class Generation:
         streams: Streams = NO_STREAMS,
         canTakeScope: bool = False,
     ) -> int | None:
-        """Copy `sizeBytes` of one generation, never torn, to private memory; returns the generation.
+        """Copy `sizeBytes` of one generation, never torn, to private memory; returns
+        the generation.
 
-        None when a writer died half way, and `TimeoutError` when writers never leave room for a whole copy within `timeout` seconds; for
-        a caller that can take a read access it is always `Starved` instead, and sooner.
+        None when a writer died half way, and `TimeoutError` when writers never leave
+        room for a whole copy within `timeout` seconds; for a caller that can take a
+        read access it is always `Starved` instead, and sooner.
         """
 
         def attempt() -> int:
-            return int(atomics.seqRead(self._word, source, target, sizeBytes, _PATIENCE if canTakeScope else _COPY_ATTEMPTS))
+            return int(
+                atomics.seqRead(
+                    self._word,
+                    source,
+                    target,
+                    sizeBytes,
+                    _PATIENCE if canTakeScope else _COPY_ATTEMPTS,
+                )
+            )
 
-        return self._copied(attempt, f"of {sizeBytes} bytes ", timeout, writerIsDead, streams, canTakeScope)
+        return self._copied(
+            attempt, f"of {sizeBytes} bytes ", timeout, writerIsDead, streams, canTakeScope
+        )
 
     def copyBy(
         self,
@@ -124,7 +154,9 @@ class Generation:
         streams: Streams = NO_STREAMS,
         canTakeScope: bool = False,
     ) -> int | None:
-        """`copy` for memory that the CPU does not reach: `copy` copies all of it, and is called again if somebody wrote meanwhile."""
+        """`copy` for memory that the CPU does not reach: `copy` copies all of it, and
+        is called again if somebody wrote meanwhile.
+        """
 
         def attempt() -> int:
             value = self.value()
@@ -155,7 +187,8 @@ class Generation:
                 if canTakeScope and (value >= patientUntil or impatientAt <= clock.now()):
                     raise Starved
             else:
-                # A publication may come before the kernels that it announces are done. Their ticket was there before it.
+                # A publication may come before the kernels that it announces are done.
+                # Their ticket was there before it.
                 last = streams.last()
                 if last:
                     streams.awaitWriters(max(0.0, deadline - clock.now()))
@@ -167,19 +200,28 @@ class Generation:
             if (remaining := deadline - clock.now()) <= 0:
                 if canTakeScope:
                     raise Starved
-                raise TimeoutError(f"no whole copy {what}within {timeout} s: the buffer is written without a pause")
+                raise TimeoutError(
+                    f"no whole copy {what}within {timeout} s: the buffer is written without a pause"
+                )
             if value & 1:
                 aside.refuseOwn()
-                seconds = min(remaining, max(0.0, impatientAt - clock.now())) if canTakeScope else remaining
+                seconds = (
+                    min(remaining, max(0.0, impatientAt - clock.now()))
+                    if canTakeScope
+                    else remaining
+                )
                 sleepOn(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(seconds * 1e9)))
 
     def wait(self, after: int, timeout: float | None, check: Callable[[], None]) -> int | None:
-        """Wait until an even generation above `after` is published, and return the last one; None when the time runs out.
+        """Wait until an even generation above `after` is published, and return the last
+        one; None when the time runs out.
 
-        An odd word says that the generation before it was published, although somebody is inside the next turn already: a writer that
-        computes inside its accesses leaves the word even for microseconds only, which a waiter may never see.
+        An odd word says that the generation before it was published, although somebody
+        is inside the next turn already: a writer that computes inside its accesses
+        leaves the word even for microseconds only, which a waiter may never see.
 
-        `check` is called after every wake-up and raises what ends the wait: a dead writer, a lease that went, a cancellation.
+        `check` is called after every wake-up and raises what ends the wait: a dead
+        writer, a lease that went, a cancellation.
         """
         deadline: float | None = None
         spinNs = _SPIN_NS

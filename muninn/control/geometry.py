@@ -1,7 +1,9 @@
-"""The geometry of a control block: the sizes that its creator chose, and where each part begins.
+"""The geometry of a control block: the sizes that its creator chose, and where each
+part begins.
 
-The creator writes the four numbers into the header before the version. Every process that opens the block copies and checks them
-first, since they come from shared memory; they never change. `layout.py` has the drawing.
+The creator writes the four numbers into the header before the version. Every process
+that opens the block copies and checks them first, since they come from shared memory;
+they never change. `layout.py` has the drawing.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from muninn.system.pages import pagesUp
 
 
 class Geometry(NamedTuple):
-    """The sizes that the creator of a control block chose, and the offsets that follow from them."""
+    """The sizes that the creator of a control block chose, and the offsets that follow
+    from them.
+    """
 
     maxMembers: int
     maxBuffers: int
@@ -34,7 +38,9 @@ class Geometry(NamedTuple):
 
     @staticmethod
     def of(maxMembers: int, maxBuffers: int, maxLeases: int) -> Geometry:
-        """The geometry for these limits: an index at most half full, rows in whole chunks."""
+        """The geometry for these limits: an index at most half full, rows in whole
+        chunks.
+        """
         rows = -(-maxBuffers // ROW_CHUNK) * ROW_CHUNK
         return Geometry(maxMembers, rows, maxLeases, 1 << (2 * rows - 1).bit_length()).checked()
 

@@ -1,7 +1,9 @@
-"""The header of a control block: what a file that has a name of the domain says of itself, before anybody believes it.
+"""The header of a control block: what a file that has a name of the domain says of
+itself, before anybody believes it.
 
-A name may lead to anything: to a block of an earlier boot or of another version, to one that was withdrawn, or to what another user
-put there. Nothing is opened through a link, or waited for, and only a regular file of this uid that nobody else may write is looked
+A name may lead to anything: to a block of an earlier boot or of another version, to one
+that was withdrawn, or to what another user put there. Nothing is opened through a link,
+or waited for, and only a regular file of this uid that nobody else may write is looked
 into; what it says is copied, and then checked.
 """
 
@@ -34,7 +36,9 @@ _UNKNOWN_BOOT = bytes(16)
 
 
 def bootId() -> bytes:
-    """16 bytes that change with every boot; zeros where a /proc shows processes only (subset=pid), or there is none."""
+    """16 bytes that change with every boot; zeros where a /proc shows processes only
+    (subset=pid), or there is none.
+    """
     try:
         with openFile("/proc/sys/kernel/random/boot_id") as file:
             return bytes.fromhex(file.read().strip().replace("-", ""))
@@ -73,13 +77,17 @@ class Header(NamedTuple):
         return Header(*HEADER.unpack_from(raw), *IDENTITY.unpack_from(raw, layout.IDENTITY_OFFSET))
 
     def isWithdrawn(self) -> bool:
-        """Whether it was whole once, and somebody took its version away: it has its identity, or another version is known of it."""
+        """Whether it was whole once, and somebody took its version away: it has its
+        identity, or another version is known of it.
+        """
         isOfNow = (self.magic, self.version) == (layout.MAGIC, 0) and isOfThisBoot(self.boot)
         return isOfNow and (self.identity != 0 or self.layoutVersion not in (0, layout.VERSION))
 
 
 def readHeader(fd: int | Known, path: str) -> Geometry | None:
-    """The geometry that a control block states; None when it is withdrawn or of another boot. Copied before it is checked."""
+    """The geometry that a control block states; None when it is withdrawn or of another
+    boot. Copied before it is checked.
+    """
     header = Header.of(fd)
     if header is None or header.version == 0:
         return None
@@ -88,10 +96,15 @@ def readHeader(fd: int | Known, path: str) -> Geometry | None:
     if not isOfThisBoot(header.boot):
         return None
     checkVersion(header.version, path)
-    geometry = Geometry(header.maxMembers, header.maxBuffers, header.maxLeases, header.indexSlots).checked()
+    geometry = Geometry(
+        header.maxMembers, header.maxBuffers, header.maxLeases, header.indexSlots
+    ).checked()
     sizeBytes = os.fstat(int(fd)).st_size
     if geometry.totalBytes != header.totalBytes or sizeBytes < header.totalBytes:
-        raise ControlBlockInvalid(f"{path} has {sizeBytes} bytes and states {header.totalBytes}, its sizes make {geometry.totalBytes}")
+        raise ControlBlockInvalid(
+            f"{path} has {sizeBytes} bytes and states {header.totalBytes}, its sizes make "
+            f"{geometry.totalBytes}"
+        )
     return geometry
 
 
@@ -104,11 +117,14 @@ def checkVersion(version: int, path: str) -> None:
 
 
 def openNamed(paths: Paths, lockFile: LockFile | None = None) -> tuple[Descriptor, str] | None:
-    """A descriptor of the domain's control block, and the name that led to it; None when there is none that is ours.
+    """A descriptor of the domain's control block, and the name that led to it; None
+    when there is none that is ours.
 
-    Only a regular file of this uid that nobody else may write is ours, and nobody else may read it from now on; with a lock file given
-    also only a block of that lock file, since another one's slot bytes are not in it. Raises `ControlBlockInvalid` for a block in the
-    domain's own directory that others may write: that it is there says that there may be members.
+    Only a regular file of this uid that nobody else may write is ours, and nobody else
+    may read it from now on; with a lock file given also only a block of that lock file,
+    since another one's slot bytes are not in it. Raises `ControlBlockInvalid` for a
+    block in the domain's own directory that others may write: that it is there says
+    that there may be members.
     """
     for path, opened in ((paths.linkPath, _openedLink), (paths.blockPath, _openedName)):
         fd = opened(paths)
@@ -136,7 +152,8 @@ def _openedLink(paths: Paths) -> Descriptor | None:
         with contextlib.suppress(PermissionError):
             return descriptors.opened(paths.linkPath, os.O_RDWR | os.O_NONBLOCK)
         status = os.lstat(paths.linkPath)
-        if status.st_uid != paths.uid:  # nobody of this domain can be in it, and whoever makes one replaces it
+        # nobody of this domain can be in it, and whoever makes one replaces it
+        if status.st_uid != paths.uid:
             _warned(status, paths.linkPath, paths)
             return None
         ownership.putRight(paths.linkPath, paths.uid)
@@ -148,13 +165,15 @@ def _openedLink(paths: Paths) -> Descriptor | None:
         if typed is not error:
             raise typed from error
         raise ControlBlockInvalid(
-            f"{paths.linkPath} can not be opened: {error.strerror}", "Remove it, once you know who made it"
+            f"{paths.linkPath} can not be opened: {error.strerror}",
+            "Remove it, once you know who made it",
         ) from error
 
 
 def _openedName(paths: Paths) -> Descriptor | None:
     try:
-        # Looked at first: to open what a stranger holds a lease on (F_SETLEASE) takes as long as he likes, up to 45 s.
+        # Looked at first: to open what a stranger holds a lease on (F_SETLEASE) takes
+        # as long as he likes, up to 45 s.
         if not _mayBeOurs(os.lstat(paths.blockPath), paths.blockPath, paths):
             return None
         memory = posix_ipc.SharedMemory(paths.blockName)
@@ -175,11 +194,15 @@ def _openedName(paths: Paths) -> Descriptor | None:
 
 def isOurs(status: os.stat_result, path: str, paths: Paths) -> bool:
     """Whether it is to be replaced or removed as a block of ours, by the look of it."""
-    return (not status.st_mode & 0o077 and _mayBeOurs(status, path, paths)) or _warned(status, path, paths)
+    return (not status.st_mode & 0o077 and _mayBeOurs(status, path, paths)) or _warned(
+        status, path, paths
+    )
 
 
 def _mayBeOurs(status: os.stat_result, path: str, paths: Paths) -> bool:
-    """Whether it is worth a look: as long as others could only read it, what it says is this user's."""
+    """Whether it is worth a look: as long as others could only read it, what it says is
+    this user's.
+    """
     return ownership.isOwnFile(status, paths.uid) or _warned(status, path, paths)
 
 
@@ -189,7 +212,9 @@ def _warned(status: os.stat_result, path: str, paths: Paths) -> bool:
 
 
 def giveNames(paths: Paths, path: str) -> None:
-    """Let both names lead to the file at `path`, which is one of them. The caller holds CREATE."""
+    """Let both names lead to the file at `path`, which is one of them. The caller holds
+    CREATE.
+    """
     wanted = os.lstat(path)
     for other in (paths.linkPath, paths.blockPath):
         try:

@@ -1,8 +1,10 @@
 """The name index: from a name to a row without asking anybody.
 
-An open-addressing table of words {hash, incarnation, row}, written by the broker by CAS. It is a hint: an entry may be stale, and
-is believed only after the row itself was read; a missing entry sends the opener to the broker, who knows all names. The incarnation
-in an entry keeps a deposed broker from removing the entry of a row's next buffer.
+An open-addressing table of words {hash, incarnation, row}, written by the broker by
+CAS. It is a hint: an entry may be stale, and is believed only after the row itself was
+read; a missing entry sends the opener to the broker, who knows all names. The
+incarnation in an entry keeps a deposed broker from removing the entry of a row's next
+buffer.
 """
 
 from __future__ import annotations
@@ -48,18 +50,25 @@ class NameIndex:
         return found
 
     def wakeAddress(self, name: bytes) -> int:
-        """The word that changes when the name comes or goes, among others that share it."""
+        """The word that changes when the name comes or goes, among others that share
+        it.
+        """
         return self._wakes + (zlib.crc32(name) >> 8) % layout.NAME_WAKES * 4
 
     def tell(self, name: bytes, isIndexed: bool = True) -> None:
-        """Wake who waits for the name, which has come or gone. Not indexed: the broker is to be asked for it."""
+        """Wake who waits for the name, which has come or gone. Not indexed: the broker
+        is to be asked for it.
+        """
         address = self.wakeAddress(name)
-        # SYNC names: pairs with NameWait.look; what became of the name was stored before.
+        # SYNC names: pairs with NameWait.look; what became of the name was stored
+        # before.
         atomics.fetchAddAcqRel32(address, _INDEXED if isIndexed else _NOT_INDEXED)
         atomics.futexWake32(address, atomics.FUTEX_ALL)
 
     def insert(self, name: bytes, row: int, incarnation: int) -> bool:
-        """Add an entry where the probe finds room; False: it finds none, so the name is not indexed and opens ask the broker."""
+        """Add an entry where the probe finds room; False: it finds none, so the name is
+        not indexed and opens ask the broker.
+        """
         digest = zlib.crc32(name)
         entry = self._entry(digest, row, incarnation)
         for _ in range(layout.MAX_INDEX_PROBES):
@@ -75,13 +84,16 @@ class NameIndex:
                     break
             if free is None:
                 return False
-            # SYNC index: pairs with candidates; the row's name was written by its creator before the broker was asked to commit it.
+            # SYNC index: pairs with candidates; the row's name was written by its
+            # creator before the broker was asked to commit it.
             if atomics.casSeqCst64(free[0], free[1], entry) == free[1]:
                 return True
         return False
 
     def remove(self, name: bytes, row: int, incarnation: int) -> None:
-        """Turn the entry into a tombstone, so that probes go on past it; and that into an empty slot, where no probe has to."""
+        """Turn the entry into a tombstone, so that probes go on past it; and that into
+        an empty slot, where no probe has to.
+        """
         digest = zlib.crc32(name)
         entry = self._entry(digest, row, incarnation)
         for step in range(layout.MAX_INDEX_PROBES):
@@ -94,18 +106,29 @@ class NameIndex:
     def _tidy(self, position: int) -> None:
         """Empty the run of tombstones that ends here, if nothing lies behind it.
 
-        A deposed broker may be at it too. It cuts nobody off: what lies behind is looked for while the tombstone is one's own, and only
-        one's own is emptied. An entry that came behind it since then found the tombstone and took its place.
+        A deposed broker may be at it too. It cuts nobody off: what lies behind is
+        looked for while the tombstone is one's own, and only one's own is emptied. An
+        entry that came behind it since then found the tombstone and took its place.
         """
         for _ in range(layout.MAX_INDEX_PROBES):
             address = self._at(position)
             seen = int(atomics.loadAcquire64(address))
-            if seen & _ROW_MASK != layout.INDEX_TOMBSTONE or atomics.loadAcquire64(self._at(position + 1)) != 0:
+            if (
+                seen & _ROW_MASK != layout.INDEX_TOMBSTONE
+                or atomics.loadAcquire64(self._at(position + 1)) != 0
+            ):
                 return
-            # SYNC tombstone: pairs with insert in another broker. One's own first, then the look behind it, then empty.
-            if seen != self._tombstone and atomics.casSeqCst64(address, seen, self._tombstone) != seen:
+            # SYNC tombstone: pairs with insert in another broker. One's own first, then
+            # the look behind it, then empty.
+            if (
+                seen != self._tombstone
+                and atomics.casSeqCst64(address, seen, self._tombstone) != seen
+            ):
                 return
-            if atomics.loadSeqCst64(self._at(position + 1)) != 0 or atomics.casSeqCst64(address, self._tombstone, 0) != self._tombstone:
+            if (
+                atomics.loadSeqCst64(self._at(position + 1)) != 0
+                or atomics.casSeqCst64(address, self._tombstone, 0) != self._tombstone
+            ):
                 return
             position -= 1
 
@@ -114,4 +137,6 @@ class NameIndex:
 
     @staticmethod
     def _entry(digest: int, row: int, incarnation: int) -> int:
-        return (digest >> _DIGEST_SHIFT) << _HASH_SHIFT | incarnation << _INCARNATION_SHIFT | (row + 1)
+        return (
+            (digest >> _DIGEST_SHIFT) << _HASH_SHIFT | incarnation << _INCARNATION_SHIFT | (row + 1)
+        )

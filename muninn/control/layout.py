@@ -1,48 +1,62 @@
 """The control block, byte by byte.
 
-One POSIX shared-memory object per domain. This file is its only description: a drawing, offsets each derived from the one
-before, the fields of each word that has some (`BitField`), and assertions. `cshim/layout.h` is generated from it (`cheader.py`), and
-tests compare the header and the compiled library with it. The object is written by every member of the domain (the owner lines below
-say which member writes which word) and survives all of them.
+One POSIX shared-memory object per domain. This file is its only description: a drawing,
+offsets each derived from the one before, the fields of each word that has some
+(`BitField`), and assertions. `cshim/layout.h` is generated from it (`cheader.py`), and
+tests compare the header and the compiled library with it. The object is written by
+every member of the domain (the owner lines below say which member writes which word)
+and survives all of them.
 
     ┌──────────────────────────────┐ 0
-    │ header, 4 KiB                │ magic, version (stored last), sizes, election, ready, heartbeat, ...
+    │ header, 4 KiB                │ magic, version (stored last), sizes, election, ...
     ├──────────────────────────────┤ MEMBERS_OFFSET
     │ member slots                 │ maxMembers x 256 B: state, robust word, identity
     ├──────────────────────────────┤ Geometry.indexOffset
     │ name index                   │ indexSlots x 8 B: {hash, incarnation, row}, a hint
-    ├──────────────────────────────┤ Geometry.rowsOffset         (grown in chunks of ROW_CHUNK rows: `rowsReady`)
-    │ buffer rows                  │ maxBuffers x 832 B: state, description, generation, claim, tickets, handle
-    ├──────────────────────────────┤ Geometry.fencesOffset       (grown with the rows)
+    ├──────────────────────────────┤ Geometry.rowsOffset   (grown by ROW_CHUNK rows: `rowsReady`)
+    │ buffer rows                  │ maxBuffers x 832 B: state, description, owner lock, ...
+    ├──────────────────────────────┤ Geometry.fencesOffset (grown with the rows)
     │ fence words                  │ maxBuffers x 256 B: what GPUs write and wait for
-    ├──────────────────────────────┤ Geometry.areasOffset        (grown when a member joins)
+    ├──────────────────────────────┤ Geometry.areasOffset  (grown when a member joins)
     │ member areas                 │ maxMembers x maxLeases x 16 B: lease slots {hold, expiry}
     └──────────────────────────────┘ Geometry.totalBytes
 
-The object is sparse. Header, slots and index are allocated when it is created; rows and areas with `posix_fallocate` just before
-their first use, so that a full `/dev/shm` is an error and never a SIGBUS. Nobody touches a row at or above `rowsReady`, nor the area
+The object is sparse. Header, slots and index are allocated when it is created; rows and
+areas with `posix_fallocate` just before their first use, so that a full `/dev/shm` is
+an error and never a SIGBUS. Nobody touches a row at or above `rowsReady`, nor the area
 of a slot that has never been LIVE: reading a hole would allocate it.
 
-All integers are little-endian and naturally aligned. Offsets named ``*_OFFSET`` are relative to the structure that they are in.
+All integers are little-endian and naturally aligned. Offsets named ``*_OFFSET`` are
+relative to the structure that they are in.
 
 Counters, and what happens at their end:
 
-=====================  ====  ============================================================================================
+=====================  ====
+============================================================================================
 counter                bits  at its end
-=====================  ====  ============================================================================================
-epoch                    24  from half of it on the first process of a domain begins it anew (`repair.renew`); at the end
-                             no further term begins (`TableFull`). The election word would have room for 48 bits, rows have 24
+=====================  ====
+============================================================================================
+epoch                    24  from half of it on the first process of a domain begins it
+anew (`repair.renew`); at the end
+                             no further term begins (`TableFull`). The election word
+                             would have room for 48 bits, rows have 24
 incarnation of a row     24  the row is granted no more until the domain begins anew
 rows (`rowsReady`)       40  bounded by maxBuffers
-generation of a slot     32  begins at 1 again. Leases carry 12 bits of it, tickets 16, claims 19. What a dead member left is cleared
-                             or marked before its slot is given back, so only a broker that was deposed, and stopped in between a look
-                             and its CAS for exactly so many members of that slot, could take one for the other
+generation of a slot     32  begins at 1 again. Leases carry 12 bits of it, tickets 16,
+claims 19. What a dead member left is cleared
+                             or marked before its slot is given back, so only a broker
+                             that was deposed, and stopped in between a look and its CAS
+                             for exactly so many members of that slot, could take one
+                             for the other
 publications             64  never
-tickets                  64  never; the ring keeps 32 bits, of which half are enough to tell before from after
+tickets                  64  never; the ring keeps 32 bits, of which half are enough to
+tell before from after
 heartbeat                64  never
-wake words            16-32  wrap: they are compared with what was read a moment before, and every sleep has a bound
+wake words            16-32  wrap: they are compared with what was read a moment before,
+and every sleep has a bound
 times                    63  never, in milliseconds
-=====================  ====  ============================================================================================
+=====================  ====
+============================================================================================
 """
 
 from __future__ import annotations
@@ -51,14 +65,17 @@ from muninn.control.bits import BitField, areDisjoint
 from muninn.system.pages import PAGE_BYTES
 
 MAGIC = b"MUNINN\x00\x01"
-#: Changes with any change of this file; members of different versions refuse each other by MNN-0019.
+#: Changes with any change of this file; members of different versions refuse each other
+#: by MNN-0019.
 VERSION = 5
 CACHE_LINE_BYTES = 64
 
-# --- header ------------------------------------------------------------------------------------------------------------
-# owner: the creator, under the lock file's CREATE byte; never written again once VERSION is stored. A stale read costs nothing.
+# --- header --------------------------------------------------------------------------
+# owner: the creator, under the lock file's CREATE byte; never written again once
+# VERSION is stored. A stale read costs nothing.
 MAGIC_OFFSET = 0
-VERSION_OFFSET = MAGIC_OFFSET + 8  # u32, release store, last of all: anything else is valid once this is
+# u32, release store, last of all: anything else is valid once this is
+VERSION_OFFSET = MAGIC_OFFSET + 8
 BOOT_ID_OFFSET = VERSION_OFFSET + 8  # 16 B, /proc/sys/kernel/random/boot_id
 TOTAL_BYTES_OFFSET = BOOT_ID_OFFSET + 16  # u64
 MAX_MEMBERS_OFFSET = TOTAL_BYTES_OFFSET + 8  # u32
@@ -67,89 +84,120 @@ MAX_LEASES_OFFSET = MAX_BUFFERS_OFFSET + 4  # u32, per member
 INDEX_SLOTS_OFFSET = MAX_LEASES_OFFSET + 4  # u32, a power of two
 SECRET_OFFSET = INDEX_SLOTS_OFFSET + 4  # 32 B, the key of the domain's capabilities
 SECRET_BYTES = 32
-# owner: the creator, as above. Random, never 0: two blocks of one name are told apart by it, and so is everything that belongs to one of
-# them: its segments, journals and sockets are named by it, and the objects in a process remember it.
+# owner: the creator, as above. Random, never 0: two blocks of one name are told apart
+# by it, and so is everything that belongs to one of them: its segments, journals and
+# sockets are named by it, and the objects in a process remember it.
 IDENTITY_OFFSET = SECRET_OFFSET + SECRET_BYTES  # u64
 LOCK_INODE_OFFSET = IDENTITY_OFFSET + 8  # u64, of the lock file whose bytes are those of the slots
-ADOPTED_OFFSET = LOCK_INODE_OFFSET + 8  # u32, 1: what journals of other blocks vouched for is in the rows here
-# owner: the creator, and whoever takes the version away, before it does; at this offset in every version of this file. It says whose the
-# block is while VERSION is 0: it is never 0 in a block that was whole.
+# u32, 1: what journals of other blocks vouched for is in the rows here
+ADOPTED_OFFSET = LOCK_INODE_OFFSET + 8
+# owner: the creator, and whoever takes the version away, before it does; at this offset
+# in every version of this file. It says whose the block is while VERSION is 0: it is
+# never 0 in a block that was whole.
 LAYOUT_VERSION_OFFSET = ADOPTED_OFFSET + 4  # u32
-# owner: any member, CAS {epoch, slot+1} -> {epoch+1, slot+1}. A stale read costs a failed CAS or a connection to a dead socket.
+# owner: any member, CAS {epoch, slot+1} -> {epoch+1, slot+1}. A stale read costs a
+# failed CAS or a connection to a dead socket.
 ELECTION_OFFSET = 2 * CACHE_LINE_BYTES  # u64 {epoch:48 | slot+1:16}; slot+1 = 0: nobody
 ELECTION_SLOT, ELECTION_EPOCH = BitField(0, 16), BitField(16, 48)
-# owner: the broker, CAS upward to its own epoch. Clients futex-wait on the low half. A stale read costs one more wait.
+# owner: the broker, CAS upward to its own epoch. Clients futex-wait on the low half. A
+# stale read costs one more wait.
 READY_OFFSET = ELECTION_OFFSET + CACHE_LINE_BYTES  # u64, epoch whose socket listens
-# owner: the broker, fetch-add. Observers compare two reads; a stale read delays a deposition.
+# owner: the broker, fetch-add. Observers compare two reads; a stale read delays a
+# deposition.
 HEARTBEAT_OFFSET = READY_OFFSET + CACHE_LINE_BYTES  # u64
-# owner: the broker, CAS {epoch:24 | count:40}. A stale read hides rows that the broker can still name.
+# owner: the broker, CAS {epoch:24 | count:40}. A stale read hides rows that the broker
+# can still name.
 ROWS_READY_OFFSET = HEARTBEAT_OFFSET + CACHE_LINE_BYTES  # u64
 ROWS_READY_COUNT, ROWS_READY_EPOCH = BitField(0, 40), BitField(40, 24)
-# owner: the broker, CAS; every successor re-stamps the epoch. A stale read lets one more buffer be created, or shows half a reason.
-DRAIN_OFFSET = ROWS_READY_OFFSET + CACHE_LINE_BYTES  # u64 {epoch:24 | draining:1}: the domain creates nothing new
+# owner: the broker, CAS; every successor re-stamps the epoch. A stale read lets one
+# more buffer be created, or shows half a reason. u64 {epoch:24 | draining:1}: the
+# domain creates nothing new
+DRAIN_OFFSET = ROWS_READY_OFFSET + CACHE_LINE_BYTES
 DRAIN_REASON_WORDS = 31  # x u64 {epoch:24 | text:40} behind it: why, for people
 DRAIN_ON, DRAIN_TEXT, DRAIN_EPOCH = BitField(0, 1), BitField(0, 40), BitField(40, 24)
-# owner: a forked child of any member, once and for all. A stale read hides freed memory of a child from one list.
-FORKED_OFFSET = DRAIN_OFFSET + 8 * (1 + DRAIN_REASON_WORDS)  # u32, 1: processes that are no members may map what is here
+# owner: a forked child of any member, once and for all. A stale read hides freed memory
+# of a child from one list. u32, 1: processes that are no members may map what is here
+FORKED_OFFSET = DRAIN_OFFSET + 8 * (1 + DRAIN_REASON_WORDS)
 HEADER_BYTES = PAGE_BYTES
-# owner: the broker, fetch-add, then futex wake: a name of this hash has come or gone (+1), or has come and is not in the index (+2^16).
-# A stale read costs one more look. The low half that runs over costs one more question; the same word after 2^16 changes between a
-# look and the sleep costs the half second until the next look.
+# owner: the broker, fetch-add, then futex wake: a name of this hash has come or gone
+# (+1), or has come and is not in the index (+2^16). A stale read costs one more look.
+# The low half that runs over costs one more question; the same word after 2^16 changes
+# between a look and the sleep costs the half second until the next look.
 NAME_WAKES = 512  # a power of two
-NAME_WAKES_OFFSET = HEADER_BYTES - NAME_WAKES * 4  # NAME_WAKES x u32 {changes outside of the index:16 | changes in it:16}
+# NAME_WAKES x u32 {changes outside of the index:16 | changes in it:16}
+NAME_WAKES_OFFSET = HEADER_BYTES - NAME_WAKES * 4
 NAME_WAKE_INDEXED, NAME_WAKE_NOT_INDEXED = BitField(0, 16, 32), BitField(16, 16, 32)
 
-# --- member slot -------------------------------------------------------------------------------------------------------
+# --- member slot ---------------------------------------------------------------------
 MEMBERS_OFFSET = HEADER_BYTES
-# owner: the member; after proof of its death the reclaiming member. CAS on the exact word. A stale read costs a scan more or less
-# of an area.
+# owner: the member; after proof of its death the reclaiming member. CAS on the exact
+# word. A stale read costs a scan more or less of an area.
 MEMBER_STATE_OFFSET = 0  # u64 {generation:32 | unused:24 | state:8}
 MEMBER_STATE, MEMBER_GENERATION = BitField(0, 8), BitField(32, 32)
-# owner: the member's background thread (its tid); the kernel ORs FUTEX_OWNER_DIED when that thread ends.
-MEMBER_ROBUST_OFFSET = MEMBER_STATE_OFFSET + 8  # u32, the kernel's FUTEX_WAITERS, FUTEX_OWNER_DIED and FUTEX_TID_MASK
-ROBUST_TID, ROBUST_OWNER_DIED, ROBUST_WAITERS = BitField(0, 30, 32), BitField(30, 1, 32), BitField(31, 1, 32)
-# owner: the member, before LIVE (identity), at any time (flags, leaseHigh). A stale leaseHigh is too low only for leases that
-# re-check the row.
+# owner: the member's background thread (its tid); the kernel ORs FUTEX_OWNER_DIED when
+# that thread ends. u32, the kernel's FUTEX_WAITERS, FUTEX_OWNER_DIED and FUTEX_TID_MASK
+MEMBER_ROBUST_OFFSET = MEMBER_STATE_OFFSET + 8
+ROBUST_TID, ROBUST_OWNER_DIED, ROBUST_WAITERS = (
+    BitField(0, 30, 32),
+    BitField(30, 1, 32),
+    BitField(31, 1, 32),
+)
+# owner: the member, before LIVE (identity), at any time (flags, leaseHigh). A stale
+# leaseHigh is too low only for leases that re-check the row.
 MEMBER_FLAGS_OFFSET = MEMBER_ROBUST_OFFSET + 4  # u32, MEMBER_FLAG_*
 MEMBER_PID_OFFSET = MEMBER_FLAGS_OFFSET + 4  # u32
 MEMBER_UID_OFFSET = MEMBER_PID_OFFSET + 4  # u32
-MEMBER_START_TIME_OFFSET = MEMBER_UID_OFFSET + 4  # u64, clock ticks since boot, /proc/<pid>/stat field 22, on the host's clock
+# u64, clock ticks since boot, /proc/<pid>/stat field 22, on the host's clock
+MEMBER_START_TIME_OFFSET = MEMBER_UID_OFFSET + 4
 MEMBER_PID_NAMESPACE_OFFSET = MEMBER_START_TIME_OFFSET + 8  # u64, inode of /proc/self/ns/pid
 MEMBER_NONCE_OFFSET = MEMBER_PID_NAMESPACE_OFFSET + 8  # u64, random, never 0
 MEMBER_JOINED_MS_OFFSET = MEMBER_NONCE_OFFSET + 8  # u64, monotonic ms of the host
-MEMBER_LEASE_HIGH_OFFSET = MEMBER_JOINED_MS_OFFSET + 8  # u32, lease slots ever used; raised before the slot is
-# owner: the member, before LIVE and whenever it measures anew. A stale read costs a hand-over to a member that hands over again.
-MEMBER_SPARE_OFFSET = MEMBER_LEASE_HIGH_OFFSET + 4  # u32, descriptors that it could spend as broker; 0: it can not serve now
+# u32, lease slots ever used; raised before the slot is
+MEMBER_LEASE_HIGH_OFFSET = MEMBER_JOINED_MS_OFFSET + 8
+# owner: the member, before LIVE and whenever it measures anew. A stale read costs a
+# hand-over to a member that hands over again. u32, descriptors that it could spend as
+# broker; 0: it can not serve now
+MEMBER_SPARE_OFFSET = MEMBER_LEASE_HIGH_OFFSET + 4
 MEMBER_PROGRAM_OFFSET = 72  # 64 B, UTF-8, zero padded
 MEMBER_PROGRAM_BYTES = 64
-# owner: the member, before LIVE. Whose clock it counts by; a stale read shows a wrong expiry in a list, and decides nothing.
-MEMBER_TIME_NAMESPACE_OFFSET = MEMBER_PROGRAM_OFFSET + MEMBER_PROGRAM_BYTES  # u64, inode of /proc/self/ns/time; 0: its times mean nothing
+# owner: the member, before LIVE. Whose clock it counts by; a stale read shows a wrong
+# expiry in a list, and decides nothing. u64, inode of /proc/self/ns/time; 0: its times
+# mean nothing
+MEMBER_TIME_NAMESPACE_OFFSET = MEMBER_PROGRAM_OFFSET + MEMBER_PROGRAM_BYTES
 MEMBER_BYTES = 256
 
 MEMBER_FREE, MEMBER_CLAIMING, MEMBER_LIVE, MEMBER_DEAD = 0, 1, 2, 3
 #: The member stays (`python -m muninn keep`) and is preferred as broker.
 MEMBER_FLAG_PREFERRED = 1
 
-# --- name index --------------------------------------------------------------------------------------------------------
-# owner: the broker, CAS. {hash:20 | incarnation:24 | row+1:20}. 0: never used, ends a probe. A stale or missing entry costs a question
-# to the broker.
+# --- name index ----------------------------------------------------------------------
+# owner: the broker, CAS. {hash:20 | incarnation:24 | row+1:20}. 0: never used, ends a
+# probe. A stale or missing entry costs a question to the broker.
 INDEX_ENTRY_BYTES = 8
 INDEX_ROW, INDEX_INCARNATION, INDEX_HASH = BitField(0, 20), BitField(20, 24), BitField(44, 20)
 INDEX_TOMBSTONE_EPOCH = BitField(20, 44)
-INDEX_TOMBSTONE = INDEX_ROW.top  # row+1 of an entry that was removed; the other 44 bits are the epoch of the broker that did
+# row+1 of an entry that was removed; the other 44 bits are the epoch of the broker that
+# did
+INDEX_TOMBSTONE = INDEX_ROW.top
 MAX_INDEX_PROBES = 64
 
-# --- buffer row --------------------------------------------------------------------------------------------------------
+# --- buffer row ----------------------------------------------------------------------
 ROW_CHUNK = 256
-# owner: the broker, CAS on the exact word; every successor re-stamps the epoch. A stale read costs a failed CAS, or an open that is
-# taken back.
+# owner: the broker, CAS on the exact word; every successor re-stamps the epoch. A stale
+# read costs a failed CAS, or an open that is taken back.
 ROW_STATE_OFFSET = 0  # u64 {incarnation:24 | epoch:24 | creator slot:12 | state:4}
-ROW_STATE, ROW_CREATOR, ROW_EPOCH, ROW_INCARNATION = BitField(0, 4), BitField(4, 12), BitField(16, 24), BitField(40, 24)
+ROW_STATE, ROW_CREATOR, ROW_EPOCH, ROW_INCARNATION = (
+    BitField(0, 4),
+    BitField(4, 12),
+    BitField(16, 24),
+    BitField(40, 24),
+)
 # owner: the creator while CREATING, nobody after. Published by the CAS to LIVE.
 ROW_SIZE_OFFSET = ROW_STATE_OFFSET + 8  # u64, bytes of data as the user sees them
 ROW_SEGMENT_BYTES_OFFSET = ROW_SIZE_OFFSET + 8  # u64, bytes of the segment or allocation
 ROW_CREATED_MS_OFFSET = ROW_SEGMENT_BYTES_OFFSET + 8  # u64, monotonic ms of the host
-ROW_DEADLINE_MS_OFFSET = ROW_CREATED_MS_OFFSET + 8  # u64, monotonic ms of the host at which lifetimeMs ends; 0: never
+# u64, monotonic ms of the host at which lifetimeMs ends; 0: never
+ROW_DEADLINE_MS_OFFSET = ROW_CREATED_MS_OFFSET + 8
 ROW_META_OFFSET_OFFSET = ROW_DEADLINE_MS_OFFSET + 8  # u64, where in the segment the manifest starts
 ROW_META_BYTES_OFFSET = ROW_META_OFFSET_OFFSET + 8  # u32, 0: no manifest
 ROW_MODE_OFFSET = ROW_META_BYTES_OFFSET + 4  # u8, index into terms.MODES
@@ -171,72 +219,101 @@ ROW_TENANT_OFFSET = ROW_DTYPE_OFFSET + MAX_DTYPE_BYTES  # 64 B, UTF-8
 MAX_TENANT_BYTES = 64
 ROW_NAME_OFFSET = ROW_TENANT_OFFSET + MAX_TENANT_BYTES  # 128 B, UTF-8
 MAX_NAME_BYTES = 128
-ROW_ORIGIN_OFFSET = ROW_NAME_OFFSET + MAX_NAME_BYTES  # u64, identity in the segment's name; 0: that of this block, otherwise it was adopted
-# owner: whoever holds the owner lock; odd while it writes. Readers futex-wait on the low half. A stale read costs one more wait
-# or a retry.
+# u64, identity in the segment's name; 0: that of this block, otherwise it was adopted
+ROW_ORIGIN_OFFSET = ROW_NAME_OFFSET + MAX_NAME_BYTES
+# owner: whoever holds the owner lock; odd while it writes. Readers futex-wait on the
+# low half. A stale read costs one more wait or a retry.
 ROW_GENERATION_OFFSET = 448 - CACHE_LINE_BYTES  # u64
-# owner: members, CAS. {contended:1 | slot generation:19 | slot+1:12}; 0: nobody. See control/ownerlock.py.
+# owner: members, CAS. {contended:1 | slot generation:19 | slot+1:12}; 0: nobody. See
+# control/ownerlock.py.
 ROW_OWNER_LOCK_OFFSET = ROW_GENERATION_OFFSET + 8  # u32
-OWNER_SLOT, OWNER_GENERATION, OWNER_CONTENDED = BitField(0, 12, 32), BitField(12, 19, 32), BitField(31, 1, 32)
+OWNER_SLOT, OWNER_GENERATION, OWNER_CONTENDED = (
+    BitField(0, 12, 32),
+    BitField(12, 19, 32),
+    BitField(31, 1, 32),
+)
 OWNER_DEAD = OWNER_SLOT.top  # slot+1 of an owner that died: a slot that no table has
 # owner: members, fetch-add. A stale read costs one more wait.
 ROW_TICKET_WAKE_OFFSET = ROW_OWNER_LOCK_OFFSET + 4  # u32, changes whenever a ticket completes
 ROW_TICKET_NEXT_OFFSET = ROW_TICKET_WAKE_OFFSET + 4  # u64, last ticket issued
-# owner: readers, fetch-add, whenever a read access begins or ends; 0: there never was one. Writers futex-wait on it. A stale read costs
-# one more look at the leases.
+# owner: readers, fetch-add, whenever a read access begins or ends; 0: there never was
+# one. Writers futex-wait on it. A stale read costs one more look at the leases.
 ROW_READERS_OFFSET = ROW_TICKET_NEXT_OFFSET + 8  # u32
-# owner: who waits for the owner lock, CAS to the lower number; who takes it, or waits no longer for the successor, CAS to 0. A stale read costs a
-# turn out of order. See cshim/owners.h.
-ROW_SUCCESSOR_OFFSET = ROW_READERS_OFFSET + 4  # u32, number of the waiter to whom a free claim is left; 0: to anybody
-# owner: members, CAS that raises. A torn writer is the last one, or there is none: both are compared. A stale read is that of a reader who
-# was a moment earlier.
+# owner: who waits for the owner lock, CAS to the lower number; who takes it, or waits
+# no longer for the successor, CAS to 0. A stale read costs a turn out of order. See
+# cshim/owners.h. u32, number of the waiter to whom a free claim is left; 0: to anybody
+ROW_SUCCESSOR_OFFSET = ROW_READERS_OFFSET + 4
+# owner: members, CAS that raises. A torn writer is the last one, or there is none: both
+# are compared. A stale read is that of a reader who was a moment earlier.
 ROW_LAST_WRITER_OFFSET = ROW_READERS_OFFSET + 8  # u64, the last ticket of a write access
 ROW_TORN_OFFSET = ROW_LAST_WRITER_OFFSET + 8  # u64, the last of them that was poisoned
-# owner: who waits for the owner lock, fetch-add. It wraps: numbers are compared by their distance, and of two waiters more than 2^31 arrivals
-# apart the later one is let in first.
+# owner: who waits for the owner lock, fetch-add. It wraps: numbers are compared by
+# their distance, and of two waiters more than 2^31 arrivals apart the later one is let
+# in first.
 ROW_ARRIVALS_OFFSET = ROW_TORN_OFFSET + 8  # u32, the number of the last waiter that came
-# owner: the signalling member, CAS; anyone completes a sure one that a GPU has reached; the broker poisons those of the dead.
-# {low half of the ticket:32 | slot generation:16 | slot:12 | status:4}
+# owner: the signalling member, CAS; anyone completes a sure one that a GPU has reached;
+# the broker poisons those of the dead. {low half of the ticket:32 | slot generation:16
+# | slot:12 | status:4}
 ROW_TICKETS_OFFSET = 448  # TICKET_RING x u64
-TICKET_STATUS, TICKET_SLOT, TICKET_GENERATION, TICKET_NUMBER = BitField(0, 4), BitField(4, 12), BitField(16, 16), BitField(32, 32)
+TICKET_STATUS, TICKET_SLOT, TICKET_GENERATION, TICKET_NUMBER = (
+    BitField(0, 4),
+    BitField(4, 12),
+    BitField(16, 16),
+    BitField(32, 32),
+)
 TICKET_RING = 32
-# owner: the creator while CREATING, nobody after. What an importer of device memory needs beside, or instead of, a descriptor.
-ROW_HANDLE_OFFSET = ROW_TICKETS_OFFSET + TICKET_RING * 8  # 128 B, as the device back-end made it, zero padded
+# owner: the creator while CREATING, nobody after. What an importer of device memory
+# needs beside, or instead of, a descriptor. 128 B, as the device back-end made it, zero
+# padded
+ROW_HANDLE_OFFSET = ROW_TICKETS_OFFSET + TICKET_RING * 8
 MAX_HANDLE_BYTES = 128
 ROW_BYTES = ROW_HANDLE_OFFSET + MAX_HANDLE_BYTES
 
 ROW_FREE, ROW_CREATING, ROW_LIVE, ROW_PROBING, ROW_DYING, ROW_DEAD = 0, 1, 2, 3, 4, 5
 ROW_KIND_ARRAY, ROW_KIND_BUNDLE, ROW_KIND_LOCK = 0, 1, 2
 ROW_FLAG_LAZY = 1
-#: A ticket promises that work is over. What somebody signals is PENDING, then DONE, or POISONED when its member died before. A writer's
-#: turn is WRITING, then WRITTEN, or TORN; a reader's is READING, then READ in any case: who reads leaves nothing half done. A ticket is
-#: sure when the GPU's word alone says that it is over: no part of the host could still make it a failure. Whose work is not over has
-#: bit 3; of those, bit 0 says that it is sure, and bits 2 and 1 whose it is.
+#: A ticket promises that work is over. What somebody signals is PENDING, then DONE, or
+#: POISONED when its member died before. A writer's turn is WRITING, then WRITTEN, or
+#: TORN; a reader's is READING, then READ in any case: who reads leaves nothing half
+#: done. A ticket is sure when the GPU's word alone says that it is over: no part of the
+#: host could still make it a failure. Whose work is not over has bit 3; of those, bit 0
+#: says that it is sure, and bits 2 and 1 whose it is.
 TICKET_DONE, TICKET_POISONED, TICKET_READ, TICKET_WRITTEN, TICKET_TORN = 1, 2, 3, 4, 5
 TICKET_PENDING, TICKET_PENDING_SURE = 8, 9
 TICKET_READING = 11
 TICKET_WRITING, TICKET_WRITING_SURE = 12, 13
 TICKET_OPEN_BIT, TICKET_SURE_BIT, TICKET_TURN_MASK = 8, 1, 14
 
-# --- fence words -------------------------------------------------------------------------------------------------------
-# owner: the signaller of the slot's pending ticket, by its GPU or its CPU; the broker raises those of the dead. They only grow, while
-# the row's buffer lives. On pages of their own, because GPUs map them: a kernel that writes at random meets no other word here. A
-# stale read costs a GPU that waits a little longer.
-FENCE_BYTES = TICKET_RING * 8  # TICKET_RING x u64, the last ticket of that slot of the ring whose work is over
+# --- fence words ---------------------------------------------------------------------
+# owner: the signaller of the slot's pending ticket, by its GPU or its CPU; the broker
+# raises those of the dead. They only grow, while the row's buffer lives. On pages of
+# their own, because GPUs map them: a kernel that writes at random meets no other word
+# here. A stale read costs a GPU that waits a little longer. TICKET_RING x u64, the last
+# ticket of that slot of the ring whose work is over
+FENCE_BYTES = TICKET_RING * 8
 
-# --- member area -------------------------------------------------------------------------------------------------------
-# owner: the member, exchange; the broker CASes the revocation. {incarnation:24 | slot generation:12 | reason:8 | row+1:20}; 0: not held.
-# The generation keeps a deposed broker, that still clears the slots of a dead member, off those of its slot's next member.
+# --- member area ---------------------------------------------------------------------
+# owner: the member, exchange; the broker CASes the revocation. {incarnation:24 | slot
+# generation:12 | reason:8 | row+1:20}; 0: not held. The generation keeps a deposed
+# broker, that still clears the slots of a dead member, off those of its slot's next
+# member.
 LEASE_HOLD_OFFSET = 0  # u64
-LEASE_ROW, LEASE_REASON, LEASE_GENERATION, LEASE_INCARNATION = BitField(0, 20), BitField(20, 8), BitField(28, 12), BitField(40, 24)
-# owner: the member, CAS. {reading:1 | expiry:63}: the monotonic ms of the host at which the lease expires, and whether the holder is
-# inside a read access. A stale expiry costs an early or late refusal by the holder itself. `reading` is set before the owner lock
-# is looked at, and read after the owner lock was taken.
+LEASE_ROW, LEASE_REASON, LEASE_GENERATION, LEASE_INCARNATION = (
+    BitField(0, 20),
+    BitField(20, 8),
+    BitField(28, 12),
+    BitField(40, 24),
+)
+# owner: the member, CAS. {reading:1 | expiry:63}: the monotonic ms of the host at which
+# the lease expires, and whether the holder is inside a read access. A stale expiry
+# costs an early or late refusal by the holder itself. `reading` is set before the owner
+# lock is looked at, and read after the owner lock was taken.
 LEASE_EXPIRY_OFFSET = LEASE_HOLD_OFFSET + 8  # u64
 LEASE_EXPIRY, LEASE_READING = BitField(0, 63), BitField(63, 1)
 LEASE_BYTES = 16
 
-#: A slot and a row are stored as one more than they are, and the largest value of the field is no slot and no row.
+#: A slot and a row are stored as one more than they are, and the largest value of the
+#: field is no slot and no row.
 MAX_MEMBERS_LIMIT = OWNER_SLOT.top - 1
 MAX_BUFFERS_LIMIT = LEASE_ROW.top - 1
 MAX_LEASES_LIMIT = 1 << 16
@@ -250,18 +327,46 @@ assert ROW_ORIGIN_OFFSET % 8 == 0 and ROW_ORIGIN_OFFSET + 8 <= ROW_GENERATION_OF
 assert ROW_ARRIVALS_OFFSET + 4 <= ROW_TICKETS_OFFSET
 assert ROW_BYTES % CACHE_LINE_BYTES == 0 and ROW_CHUNK * ROW_BYTES % PAGE_BYTES == 0
 assert ROW_CHUNK * FENCE_BYTES % PAGE_BYTES == 0
-assert ROW_TICKET_NEXT_OFFSET % 8 == 0 and ROW_READERS_OFFSET % 4 == 0 and ROW_LAST_WRITER_OFFSET % 8 == 0
+assert (
+    ROW_TICKET_NEXT_OFFSET % 8 == 0
+    and ROW_READERS_OFFSET % 4 == 0
+    and ROW_LAST_WRITER_OFFSET % 8 == 0
+)
 assert MEMBER_START_TIME_OFFSET % 8 == 0
-assert ELECTION_OFFSET % CACHE_LINE_BYTES == READY_OFFSET % CACHE_LINE_BYTES == HEARTBEAT_OFFSET % CACHE_LINE_BYTES == 0
-assert ROW_GENERATION_OFFSET % CACHE_LINE_BYTES == 0 and ROW_HANDLE_OFFSET + MAX_HANDLE_BYTES == ROW_BYTES
-assert areDisjoint(ELECTION_SLOT, ELECTION_EPOCH) and areDisjoint(ROWS_READY_COUNT, ROWS_READY_EPOCH)
-assert areDisjoint(DRAIN_TEXT, DRAIN_EPOCH) and areDisjoint(NAME_WAKE_INDEXED, NAME_WAKE_NOT_INDEXED)
-assert areDisjoint(MEMBER_STATE, MEMBER_GENERATION) and areDisjoint(ROBUST_TID, ROBUST_OWNER_DIED, ROBUST_WAITERS)
-assert areDisjoint(INDEX_ROW, INDEX_INCARNATION, INDEX_HASH) and areDisjoint(INDEX_ROW, INDEX_TOMBSTONE_EPOCH)
-assert areDisjoint(ROW_STATE, ROW_CREATOR, ROW_EPOCH, ROW_INCARNATION) and INDEX_ROW.top == INDEX_TOMBSTONE
+assert (
+    ELECTION_OFFSET % CACHE_LINE_BYTES
+    == READY_OFFSET % CACHE_LINE_BYTES
+    == HEARTBEAT_OFFSET % CACHE_LINE_BYTES
+    == 0
+)
+assert (
+    ROW_GENERATION_OFFSET % CACHE_LINE_BYTES == 0
+    and ROW_HANDLE_OFFSET + MAX_HANDLE_BYTES == ROW_BYTES
+)
+assert areDisjoint(ELECTION_SLOT, ELECTION_EPOCH) and areDisjoint(
+    ROWS_READY_COUNT, ROWS_READY_EPOCH
+)
+assert areDisjoint(DRAIN_TEXT, DRAIN_EPOCH) and areDisjoint(
+    NAME_WAKE_INDEXED, NAME_WAKE_NOT_INDEXED
+)
+assert areDisjoint(MEMBER_STATE, MEMBER_GENERATION) and areDisjoint(
+    ROBUST_TID, ROBUST_OWNER_DIED, ROBUST_WAITERS
+)
+assert areDisjoint(INDEX_ROW, INDEX_INCARNATION, INDEX_HASH) and areDisjoint(
+    INDEX_ROW, INDEX_TOMBSTONE_EPOCH
+)
+assert (
+    areDisjoint(ROW_STATE, ROW_CREATOR, ROW_EPOCH, ROW_INCARNATION)
+    and INDEX_ROW.top == INDEX_TOMBSTONE
+)
 assert areDisjoint(OWNER_SLOT, OWNER_GENERATION, OWNER_CONTENDED)
 assert areDisjoint(TICKET_STATUS, TICKET_SLOT, TICKET_GENERATION, TICKET_NUMBER)
-assert areDisjoint(LEASE_ROW, LEASE_REASON, LEASE_GENERATION, LEASE_INCARNATION) and areDisjoint(LEASE_EXPIRY, LEASE_READING)
-assert ROW_EPOCH.bits == ROWS_READY_EPOCH.bits <= ELECTION_EPOCH.bits and ROWS_READY_EPOCH == DRAIN_EPOCH
+assert areDisjoint(LEASE_ROW, LEASE_REASON, LEASE_GENERATION, LEASE_INCARNATION) and areDisjoint(
+    LEASE_EXPIRY, LEASE_READING
+)
+assert (
+    ROW_EPOCH.bits == ROWS_READY_EPOCH.bits <= ELECTION_EPOCH.bits
+    and ROWS_READY_EPOCH == DRAIN_EPOCH
+)
 assert ROW_INCARNATION.bits == INDEX_INCARNATION.bits == LEASE_INCARNATION.bits
 assert ROW_CREATOR.bits == OWNER_SLOT.bits == TICKET_SLOT.bits and INDEX_ROW.bits == LEASE_ROW.bits

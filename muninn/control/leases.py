@@ -1,12 +1,15 @@
 """Lease slots: who holds which buffer, until when.
 
-Each member has an area of lease slots that only it fills. A refcount is a scan of these slots, never a counter, so a death at any
-instruction leaves nothing that is not its own and can be found. Words are {hold, expiry}. The holder exchanges `hold`; the broker
-may CAS a revocation reason into it, and clears the slots of a member that is confirmed dead. An expired or revoked lease refuses new
-operations; the memory stays until the holder lets go or dies.
+Each member has an area of lease slots that only it fills. A refcount is a scan of these
+slots, never a counter, so a death at any instruction leaves nothing that is not its own
+and can be found. Words are {hold, expiry}. The holder exchanges `hold`; the broker may
+CAS a revocation reason into it, and clears the slots of a member that is confirmed
+dead. An expired or revoked lease refuses new operations; the memory stays until the
+holder lets go or dies.
 
-Beside the expiry stands whether the holder is inside a read access: who writes waits until nobody is (`readersOf`), and a reader that
-died is none, once its lease is cleared.
+Beside the expiry stands whether the holder is inside a read access: who writes waits
+until nobody is (`readersOf`), and a reader that died is none, once its lease is
+cleared.
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ def reasonName(reason: int) -> str:
 
 
 def scanHolds(block: ControlBlock, members: MemberTable, row: int | None = None) -> list[Hold]:
-    """Every lease on `row`, or every one, whatever the state of its member: an owner lock that ended without being reclaimed still counts."""
+    """Every lease on `row`, or every one, whatever the state of its member: an owner
+    lock that ended without being reclaimed still counts.
+    """
     mask, value = (0, 0) if row is None else (_ROW_MASK, row + 1)
     room = _scan(block, mask, value)
     while True:
@@ -58,26 +63,48 @@ def scanHolds(block: ControlBlock, members: MemberTable, row: int | None = None)
         room = 2 * found
 
 
-def countHolds(block: ControlBlock, members: MemberTable, row: int, incarnation: int | None = None) -> int:
+def countHolds(
+    block: ControlBlock, members: MemberTable, row: int, incarnation: int | None = None
+) -> int:
     """How many leases there are on `row`; the refcount.
 
-    With an incarnation, those on that one only: a creator that gave up lets go of its memory later than of its row.
+    With an incarnation, those on that one only: a creator that gave up lets go of its
+    memory later than of its row.
     """
-    return _scan(block, *((_ROW_MASK, row + 1) if incarnation is None else _holdsOn(row, incarnation)))
+    return _scan(
+        block, *((_ROW_MASK, row + 1) if incarnation is None else _holdsOn(row, incarnation))
+    )
 
 
 def heldBy(block: ControlBlock, members: MemberTable, slot: int) -> int:
     """How many leases a member has."""
     high = members.leaseHigh(slot)
-    return high - int(atomics.scan64(block.areaAddress(slot), layout.LEASE_BYTES, high, _ROW_MASK, 0, None, 0)) if high else 0
+    return (
+        high
+        - int(
+            atomics.scan64(block.areaAddress(slot), layout.LEASE_BYTES, high, _ROW_MASK, 0, None, 0)
+        )
+        if high
+        else 0
+    )
 
 
 def _scan(block: ControlBlock, mask: int, value: int, into: bytearray | None = None) -> int:
-    """Count the holds of all members whose words match, and describe as many as there is room for."""
+    """Count the holds of all members whose words match, and describe as many as there
+    is room for.
+    """
     geometry = block.geometry
     address, room = (atomics.addressOfBytes(into), len(into) // _LEASE.size) if into else (None, 0)
     found: int = atomics.scanLeases(
-        block.address, geometry.areasOffset, geometry.areaBytes, geometry.maxMembers, geometry.maxLeases, mask, value, address, room
+        block.address,
+        geometry.areasOffset,
+        geometry.areaBytes,
+        geometry.maxMembers,
+        geometry.maxLeases,
+        mask,
+        value,
+        address,
+        room,
     )
     return found
 
@@ -85,7 +112,12 @@ def _scan(block: ControlBlock, mask: int, value: int, into: bytearray | None = N
 def _holdOf(slot: int, position: int, word: int, expiry: int) -> Hold:
     reason = word >> _REASON_SHIFT & _REASON_MASK
     return Hold(
-        slot, position, (word & _ROW_MASK) - 1, word >> _INCARNATION_SHIFT, reasonName(reason) if reason else "", expiry & _EXPIRY_MASK
+        slot,
+        position,
+        (word & _ROW_MASK) - 1,
+        word >> _INCARNATION_SHIFT,
+        reasonName(reason) if reason else "",
+        expiry & _EXPIRY_MASK,
     )
 
 
@@ -95,21 +127,30 @@ def readersOf(block: ControlBlock, members: MemberTable, row: int, incarnation: 
     for slot in members.occupied():
         first = block.areaAddress(slot)
         high = members.leaseHigh(slot)
-        # One, nearly always; but each that is given back while a GPU is at work stands until the work is done.
+        # One, nearly always; but each that is given back while a GPU is at work stands
+        # until the work is done.
         found = atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, None, 0) if high else 0
         if not found:
             continue
         indices = atomics.indexBuffer(high)
         found = atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, indices, high)
         for index in indices[: min(found, high)]:
-            if atomics.loadSeqCst64(first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET) & _READING:
+            if (
+                atomics.loadSeqCst64(
+                    first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET
+                )
+                & _READING
+            ):
                 return True
     return False
 
 
 def _holdsOn(row: int, incarnation: int) -> tuple[int, int]:
     """(mask, value) of the holds on one incarnation of a row."""
-    return _ROW_MASK | _INCARNATION_MASK << _INCARNATION_SHIFT, row + 1 | incarnation << _INCARNATION_SHIFT
+    return (
+        _ROW_MASK | _INCARNATION_MASK << _INCARNATION_SHIFT,
+        row + 1 | incarnation << _INCARNATION_SHIFT,
+    )
 
 
 def holdsOf(block: ControlBlock, members: MemberTable, slot: int) -> list[Hold]:
@@ -119,27 +160,40 @@ def holdsOf(block: ControlBlock, members: MemberTable, slot: int) -> list[Hold]:
         address = first + index * layout.LEASE_BYTES
         word = int(atomics.loadSeqCst64(address))
         if word & _ROW_MASK:
-            holds.append(_holdOf(slot, index, word, int(atomics.loadAcquire64(address + layout.LEASE_EXPIRY_OFFSET))))
+            holds.append(
+                _holdOf(
+                    slot,
+                    index,
+                    word,
+                    int(atomics.loadAcquire64(address + layout.LEASE_EXPIRY_OFFSET)),
+                )
+            )
     return holds
 
 
 def revoke(block: ControlBlock, hold: Hold, reason: str) -> bool:
     """CAS a reason into a lease; False when the holder has let go meanwhile.
 
-    It forbids new operations and frees nothing, so one that a deposed broker gets in late is harmless.
+    It forbids new operations and frees nothing, so one that a deposed broker gets in
+    late is harmless.
     """
     address = block.areaAddress(hold.slot) + hold.position * layout.LEASE_BYTES
     word = atomics.loadSeqCst64(address)
     same = (word & _ROW_MASK) == hold.row + 1 and word >> _INCARNATION_SHIFT == hold.incarnation
     if not same or word >> _REASON_SHIFT & _REASON_MASK:
         return False
-    return bool(atomics.casSeqCst64(address, word, word | REVOCATION_REASONS.index(reason) << _REASON_SHIFT) == word)
+    return bool(
+        atomics.casSeqCst64(address, word, word | REVOCATION_REASONS.index(reason) << _REASON_SHIFT)
+        == word
+    )
 
 
 def clearDead(block: ControlBlock, members: MemberTable, key: MemberKey) -> list[int]:
-    """Clear all leases of a member that is confirmed dead and marked dead; returns the rows that it held.
+    """Clear all leases of a member that is confirmed dead and marked dead; returns the
+    rows that it held.
 
-    The slot's generation is in each word, so nothing of the slot's next member can match.
+    The slot's generation is in each word, so nothing of the slot's next member can
+    match.
     """
     rows = []
     for index in range(members.leaseHigh(key.slot)):

@@ -1,9 +1,12 @@
-"""The domain's lock file: one byte for the creation of the control block, one byte for each member slot.
+"""The domain's lock file: one byte for the creation of the control block, one byte for
+each member slot.
 
-POSIX byte locks belong to the process and go when its last thread has passed `exit_files`, after its memory: they are half of a
-proof of death (`members.py`). They also go when the process closes *any* descriptor of the file, so it is opened once per process
-and domain, here, and the descriptor is not handed out. A program that reads the file, as a backup of `/dev/shm` does, drops them all the
-same: the byte of a slot is taken again once in a while, and nobody believes a free byte alone.
+POSIX byte locks belong to the process and go when its last thread has passed
+`exit_files`, after its memory: they are half of a proof of death (`members.py`). They
+also go when the process closes *any* descriptor of the file, so it is opened once per
+process and domain, here, and the descriptor is not handed out. A program that reads the
+file, as a backup of `/dev/shm` does, drops them all the same: the byte of a slot is
+taken again once in a while, and nobody believes a free byte alone.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from muninn.system.oserrors import fileError
 _CREATE_BYTE = 0
 _FIRST_SLOT_BYTE = 16
 _CREATE_BOUND_SECONDS = 10.0
-#: How often the byte of a slot is taken again, at the most: who asks for it comes with each request.
+#: How often the byte of a slot is taken again, at the most: who asks for it comes with
+#: each request.
 _RETAKE_SECONDS = 1.0
 
 
@@ -44,9 +48,11 @@ class LockFile:
         self._reopening = _thread.RLock()
 
     def restore(self) -> None:
-        """See that the locks of this process are there: they go when the program closes the file, of which it need not know.
+        """See that the locks of this process are there: they go when the program closes
+        the file, of which it need not know.
 
-        They go with any descriptor of it, of which nothing tells: so they are taken again, which changes nothing where they are there.
+        They go with any descriptor of it, of which nothing tells: so they are taken
+        again, which changes nothing where they are there.
 
         Raises
         ------
@@ -60,10 +66,13 @@ class LockFile:
             self._retake()
 
     def _fd(self) -> int:
-        """The descriptor, to be used at once; opened again, with the locks that were on it, if the program has closed it."""
+        """The descriptor, to be used at once; opened again, with the locks that were on
+        it, if the program has closed it.
+        """
         if self._file.isOurs() or self._file.number < 0:
             return self._file.number
-        with self._reopening:  # one at a time: to close a second one would drop the locks of the first
+        # one at a time: to close a second one would drop the locks of the first
+        with self._reopening:
             if not self._file.isOurs():
                 self._reopen()
             return self._file.number
@@ -72,32 +81,53 @@ class LockFile:
         try:
             self._file.reopen()
         except OSError as error:
-            raise DomainChanged(f"the program closed Muninn's lock file, and it can not be opened again: {error}", "Try again") from error
+            raise DomainChanged(
+                f"the program closed Muninn's lock file, and it can not be opened again: {error}",
+                "Try again",
+            ) from error
         self._retake()
 
     def _retake(self) -> None:
-        """Lock the byte of each slot of ours, which it may be already. Raises `DomainChanged` when another process has one."""
-        lost = [slot for slot in list(self._slots) if atomics.byteLock(self._file.number, _FIRST_SLOT_BYTE + slot) == -errno.EAGAIN]
+        """Lock the byte of each slot of ours, which it may be already. Raises
+        `DomainChanged` when another process has one.
+        """
+        lost = [
+            slot
+            for slot in list(self._slots)
+            if atomics.byteLock(self._file.number, _FIRST_SLOT_BYTE + slot) == -errno.EAGAIN
+        ]
         if lost:
             self._slots.clear()
-            raise DomainChanged(f"the program closed Muninn's lock file, and another process took slot {lost[0]}", "Try again")
+            raise DomainChanged(
+                f"the program closed Muninn's lock file, and another process took slot {lost[0]}",
+                "Try again",
+            )
 
     @contextmanager
     def creating(self, boundSeconds: float = _CREATE_BOUND_SECONDS) -> Iterator[None]:
-        """Hold the CREATE byte. Its holder may have been stopped, so the wait is bounded: `BrokerUnavailable`.
+        """Hold the CREATE byte. Its holder may have been stopped, so the wait is
+        bounded: `BrokerUnavailable`.
 
-        Raises `DomainChanged` when this process has closed the file: it is in the domain no more.
+        Raises `DomainChanged` when this process has closed the file: it is in the
+        domain no more.
         """
         deadline = clock.now() + boundSeconds
         while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) != 0:
             if failure == -errno.EBADF:
-                raise DomainChanged("this process has left its control block, and closed the lock file", "Try again")
+                raise DomainChanged(
+                    "this process has left its control block, and closed the lock file", "Try again"
+                )
             if failure != -errno.EAGAIN:
-                raise BrokerUnavailable(f"the lock file can not be locked: {os.strerror(-failure)}", "Raise the limit of file locks")
+                raise BrokerUnavailable(
+                    f"the lock file can not be locked: {os.strerror(-failure)}",
+                    "Raise the limit of file locks",
+                )
             if clock.now() >= deadline:
                 holder = atomics.byteHolder(self._fd(), _CREATE_BYTE)
                 raise BrokerUnavailable(
-                    f"process {holder} has been creating the control block for {boundSeconds:.0f} s", "End that process"
+                    f"process {holder} has been creating the control block for "
+                    f"{boundSeconds:.0f} s",
+                    "End that process",
                 )
             clock.sleep(0.001)
         try:
@@ -106,15 +136,26 @@ class LockFile:
             atomics.byteUnlock(self._fd(), _CREATE_BYTE)
 
     def requireCreating(self) -> None:
-        """Before a step that can not be undone: raise `DomainChanged` if CREATE was lost, as slots' bytes are, and another has it."""
+        """Before a step that can not be undone: raise `DomainChanged` if CREATE was
+        lost, as slots' bytes are, and another has it.
+        """
         if int(atomics.byteHolder(self._fd(), _CREATE_BYTE)) > 0:
-            raise DomainChanged("the program closed Muninn's lock file, and another process creates the control block", "Try again")
+            raise DomainChanged(
+                "the program closed Muninn's lock file, and another process creates the "
+                "control block",
+                "Try again",
+            )
 
     def lockSlot(self, slot: int) -> bool:
-        """Take the byte of a slot for the rest of this process's life; False when another process has it."""
+        """Take the byte of a slot for the rest of this process's life; False when
+        another process has it.
+        """
         failure = int(atomics.byteLock(self._fd(), _FIRST_SLOT_BYTE + slot))
         if failure not in (0, -errno.EAGAIN, -errno.EACCES):
-            raise BrokerUnavailable(f"the lock file can not be locked: {os.strerror(-failure)}", "Raise the limit of file locks")
+            raise BrokerUnavailable(
+                f"the lock file can not be locked: {os.strerror(-failure)}",
+                "Raise the limit of file locks",
+            )
         if failure:
             return False
         self._slots.add(slot)
@@ -125,7 +166,9 @@ class LockFile:
         atomics.byteUnlock(self._fd(), _FIRST_SLOT_BYTE + slot)
 
     def slotIsLocked(self, slot: int) -> bool:
-        """Whether *another* process has the byte; one's own locks are invisible to oneself."""
+        """Whether *another* process has the byte; one's own locks are invisible to
+        oneself.
+        """
         return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0
 
     def anyLocked(self) -> int:
@@ -141,7 +184,8 @@ class LockFile:
 def _opened(path: str, uid: int) -> Named:
     try:
         with suppress(FileNotFoundError):
-            ownership.putRight(path, uid)  # its maker may have died before it could undo what the umask took away
+            # its maker may have died before it could undo what the umask took away
+            ownership.putRight(path, uid)
         return Named(path, os.O_RDWR | os.O_CREAT, uid)
     except FileNotFoundError:
         raise DomainChanged(f"the directory of {path} was removed", "Try again") from None
@@ -150,10 +194,11 @@ def _opened(path: str, uid: int) -> Named:
 
 
 def removedFileHolder(path: str, boundSeconds: float, amongAll: bool) -> int:
-    """The pid of another process of this user that has a lock file of this name open which is gone; 0: none that can be seen.
+    """The pid of another process of this user that has a lock file of this name open
+    which is gone; 0: none that can be seen.
 
-    Asked of one process for each file that has byte locks, unless `amongAll`: a look at each process of the machine would be felt at each
-    first join.
+    Asked of one process for each file that has byte locks, unless `amongAll`: a look at
+    each process of the machine would be felt at each first join.
     """
     wanted, deadline = f"{path} (deleted)", clock.now() + boundSeconds
     others = set[str]()
@@ -176,7 +221,9 @@ def _processes() -> list[tuple[int, str]]:
 
 
 def _lockers() -> list[tuple[int, str]]:
-    """The processes that have byte locks, each with the device and inode of a file; all processes, where the kernel does not say."""
+    """The processes that have byte locks, each with the device and inode of a file; all
+    processes, where the kernel does not say.
+    """
     try:
         with openFile("/proc/locks") as file:
             fields = [line.split() for line in file]

@@ -1,11 +1,14 @@
-"""Claims: words in shared memory that one member at a time owns, and that survive their owner's death.
+"""Claims: words in shared memory that one member at a time owns, and that survive their
+owner's death.
 
-A claim is 32 bits {contended, slot generation, slot+1}, so a waiter knows whom it waits for and can ask whether that one is
-*proven* dead; noticed is not enough, since another thread of a dying process may still be writing. The writer's right to a buffer
-and `muninn.Lock` are claims. They belong to processes.
+A claim is 32 bits {contended, slot generation, slot+1}, so a waiter knows whom it waits
+for and can ask whether that one is *proven* dead; noticed is not enough, since another
+thread of a dying process may still be writing. The writer's right to a buffer and
+`muninn.Lock` are claims. They belong to processes.
 
-Locks and accesses take them in C (`cshim/owners.c`), together with what this process remembers of them, and in the order in which waiters
-came. Here is what the word says, and what the broker does to a dead owner's.
+Locks and accesses take them in C (`cshim/owners.c`), together with what this process
+remembers of them, and in the order in which waiters came. Here is what the word says,
+and what the broker does to a dead owner's.
 """
 
 from __future__ import annotations
@@ -34,12 +37,15 @@ def belongsTo(word: int, key: MemberKey) -> bool:
 
 
 def markDead(address: int, key: MemberKey) -> None:
-    """Let an owner lock of `key`, whose death is proven, say that nobody who lives owns it, and make the waiters look at it.
+    """Let an owner lock of `key`, whose death is proven, say that nobody who lives owns
+    it, and make the waiters look at it.
 
-    A claim that nobody wants stays as it is for ever, and the bits of the owner's generation come again after 2^19 members of that slot.
+    A claim that nobody wants stays as it is for ever, and the bits of the owner's
+    generation come again after 2^19 members of that slot.
     """
     while belongsTo(word := int(atomics.loadAcquire32(address)), key):
-        # SYNC claim: pairs with take in cshim/owners.c. Bounded: it is marked contended once.
+        # SYNC claim: pairs with take in cshim/owners.c. Bounded: it is marked contended
+        # once.
         if atomics.casSeqCst32(address, word, word & _CONTENDED | layout.OWNER_DEAD) == word:
             break
     atomics.futexWake32(address, atomics.FUTEX_ALL)

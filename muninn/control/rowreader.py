@@ -1,7 +1,9 @@
-"""The rows of a control block, as every process reads them: single words, descriptions, and scans over all rows.
+"""The rows of a control block, as every process reads them: single words, descriptions,
+and scans over all rows.
 
-Nothing here changes a word. An answer may be out of date when it is given. A caller that needs it to last holds a lease on the row, or
-reads the same state word before and after.
+Nothing here changes a word. An answer may be out of date when it is given. A caller
+that needs it to last holds a lease on the row, or reads the same state word before and
+after.
 """
 
 from __future__ import annotations
@@ -29,11 +31,14 @@ class RowReader:
         self._block = block
         self._first = block.rowAddress(0)
 
-    # --- reading -----------------------------------------------------------------------------------------------------
+    # --- reading ---------------------------------------------------------------------
 
     def count(self) -> int:
         """Rows that may be touched."""
-        return min(int(atomics.loadAcquire64(self._block.rowsReadyAddress)) & _COUNT_MASK, self._block.geometry.maxBuffers)
+        return min(
+            int(atomics.loadAcquire64(self._block.rowsReadyAddress)) & _COUNT_MASK,
+            self._block.geometry.maxBuffers,
+        )
 
     def word(self, row: int) -> int:
         return int(atomics.loadSeqCst64(self._first + row * layout.ROW_BYTES))
@@ -42,9 +47,14 @@ class RowReader:
         return RowState.of(self.word(row))
 
     def mayBeFreed(self, row: int, incarnation: int) -> bool:
-        """Whether nobody has freed it yet: it is LIVE, or the broker is just looking whether anybody holds it."""
+        """Whether nobody has freed it yet: it is LIVE, or the broker is just looking
+        whether anybody holds it.
+        """
         state = self.state(row)
-        return state.incarnation == incarnation and state.state in (layout.ROW_LIVE, layout.ROW_PROBING)
+        return state.incarnation == incarnation and state.state in (
+            layout.ROW_LIVE,
+            layout.ROW_PROBING,
+        )
 
     def isLive(self, row: int, incarnation: int) -> bool:
         word = int(atomics.loadSeqCst64(self._first + row * layout.ROW_BYTES))
@@ -55,47 +65,84 @@ class RowReader:
         start = self._block.rowsOffset + row * layout.ROW_BYTES
         content = self._block.bytes
         nameStart = start + layout.ROW_NAME_OFFSET
-        return content[start + layout.ROW_NAME_LENGTH_OFFSET] == len(name) and content[nameStart : nameStart + len(name)] == name
+        return (
+            content[start + layout.ROW_NAME_LENGTH_OFFSET] == len(name)
+            and content[nameStart : nameStart + len(name)] == name
+        )
 
     def isNamed(self, row: int, incarnation: int, name: bytes) -> bool:
         """Whether the row can be opened, in that incarnation, by that name."""
         if row >= self.count():
             return False
         state = self.state(row)
-        return state.state in (layout.ROW_LIVE, layout.ROW_PROBING) and state.incarnation == incarnation and self.nameIs(row, name)
+        return (
+            state.state in (layout.ROW_LIVE, layout.ROW_PROBING)
+            and state.incarnation == incarnation
+            and self.nameIs(row, name)
+        )
 
     def name(self, row: int) -> bytes:
         """A private copy of the name's bytes, unchecked."""
         start = self._block.rowsOffset + row * layout.ROW_BYTES
-        length = min(self._block.bytes[start + layout.ROW_NAME_LENGTH_OFFSET], layout.MAX_NAME_BYTES)
-        return bytes(self._block.bytes[start + layout.ROW_NAME_OFFSET : start + layout.ROW_NAME_OFFSET + length])
+        length = min(
+            self._block.bytes[start + layout.ROW_NAME_LENGTH_OFFSET], layout.MAX_NAME_BYTES
+        )
+        return bytes(
+            self._block.bytes[
+                start + layout.ROW_NAME_OFFSET : start + layout.ROW_NAME_OFFSET + length
+            ]
+        )
 
     def taken(self, row: int) -> Taken:
-        """What the row takes, as its description says, unchecked but for what `sums` checks."""
+        """What the row takes, as its description says, unchecked but for what `sums`
+        checks.
+        """
         return Taken.unpacked(self.packed(row))
 
     def sums(self) -> tuple[dict[Taken, int], bytearray]:
-        """The bytes of the rows that take memory, by mode, tenant and GPU (the rest of a key is 0); and for each row whether it was counted
-        (1), and has a deadline (2).
+        """The bytes of the rows that take memory, by mode, tenant and GPU (the rest of
+        a key is 0); and for each row whether it was counted (1), and has a deadline
+        (2).
         """
         sums, marks = atomics.summedRows(self._first, self.count())
-        return {self.taken(row)._replace(sizeBytes=0, deadlineMs=0): total for row, total in sums}, marks
+        return {
+            self.taken(row)._replace(sizeBytes=0, deadlineMs=0): total for row, total in sums
+        }, marks
 
     def findNamed(self, name: bytes, first: int) -> int | None:
-        """The row from `first` on that can be opened by that name, by looking at all of them."""
+        """The row from `first` on that can be opened by that name, by looking at all of
+        them.
+        """
         count = self.count() - first
-        found = int(atomics.findName(self._first + first * layout.ROW_BYTES, count, name, len(name))) if count > 0 else -1
+        found = (
+            int(atomics.findName(self._first + first * layout.ROW_BYTES, count, name, len(name)))
+            if count > 0
+            else -1
+        )
         return None if found < 0 else first + found
 
     def deadlineMs(self, row: int) -> int:
-        """When the lifetime of a row ends that can be opened, in monotonic milliseconds of the host; 0: never."""
-        return int(atomics.loadAcquire64(self._first + row * layout.ROW_BYTES + layout.ROW_DEADLINE_MS_OFFSET))
+        """When the lifetime of a row ends that can be opened, in monotonic milliseconds
+        of the host; 0: never.
+        """
+        return int(
+            atomics.loadAcquire64(
+                self._first + row * layout.ROW_BYTES + layout.ROW_DEADLINE_MS_OFFSET
+            )
+        )
 
     def isLock(self, row: int) -> bool:
-        return self._block.bytes[self._block.rowAddress(row) - self._block.address + layout.ROW_KIND_OFFSET] == layout.ROW_KIND_LOCK
+        return (
+            self._block.bytes[
+                self._block.rowAddress(row) - self._block.address + layout.ROW_KIND_OFFSET
+            ]
+            == layout.ROW_KIND_LOCK
+        )
 
     def description(self, row: int) -> RowDescription:
-        """The description; meaningful to whoever holds a lease on the row, or reads the same state word before and after."""
+        """The description; meaningful to whoever holds a lease on the row, or reads the
+        same state word before and after.
+        """
         return RowDescription.unpacked(self.packed(row))
 
     def packed(self, row: int) -> bytes:
@@ -109,27 +156,41 @@ class RowReader:
         return bytes(self._block.bytes[start : start + layout.MAX_HANDLE_BYTES])
 
     def origin(self, row: int) -> int:
-        """The identity of the block that made the row's segment, if another one did; 0: this one."""
-        return int(atomics.loadAcquire64(self._first + row * layout.ROW_BYTES + layout.ROW_ORIGIN_OFFSET))
+        """The identity of the block that made the row's segment, if another one did; 0:
+        this one.
+        """
+        return int(
+            atomics.loadAcquire64(self._first + row * layout.ROW_BYTES + layout.ROW_ORIGIN_OFFSET)
+        )
 
     def ownedBy(self, slot: int) -> list[int]:
-        """The rows that can be opened and whose memory is their creator's, and goes with it: transport `cudaIpc`."""
+        """The rows that can be opened and whose memory is their creator's, and goes
+        with it: transport `cudaIpc`.
+        """
         creator = slot << _CREATOR_SHIFT
         live = (
-            row for state in (layout.ROW_LIVE, layout.ROW_PROBING) for row in self._matching(_STATE_MASK | _CREATED_MASK, state | creator)
+            row
+            for state in (layout.ROW_LIVE, layout.ROW_PROBING)
+            for row in self._matching(_STATE_MASK | _CREATED_MASK, state | creator)
         )
         return [row for row in live if not self.needsDescriptor(row)]
 
     def isFastMode(self, row: int) -> bool:
         """What the row's description says, in whatever state it is."""
-        return self._block.bytes[self._block.rowsOffset + row * layout.ROW_BYTES + layout.ROW_MODE_OFFSET] == MODES.index(Mode.FAST)
+        return self._block.bytes[
+            self._block.rowsOffset + row * layout.ROW_BYTES + layout.ROW_MODE_OFFSET
+        ] == MODES.index(Mode.FAST)
 
     def needsDescriptor(self, row: int) -> bool:
-        """Whether this fastMode row is opened by a descriptor; otherwise its memory is its creator's, and opened by the row's handle."""
+        """Whether this fastMode row is opened by a descriptor; otherwise its memory is
+        its creator's, and opened by the row's handle.
+        """
         return self._transport(row) != "cudaIpc"
 
     def _transport(self, row: int) -> str:
-        index = self._block.bytes[self._block.rowsOffset + row * layout.ROW_BYTES + layout.ROW_TRANSPORT_OFFSET]
+        index = self._block.bytes[
+            self._block.rowsOffset + row * layout.ROW_BYTES + layout.ROW_TRANSPORT_OFFSET
+        ]
         return TRANSPORTS[index] if index < len(TRANSPORTS) else ""
 
     def inState(self, state: int) -> list[int]:
@@ -145,35 +206,61 @@ class RowReader:
         return [(row, state) for row, state in states if state.state != layout.ROW_FREE]
 
     def countInState(self, state: int) -> int:
-        return int(atomics.scan64(self._first, layout.ROW_BYTES, self.count(), _STATE_MASK, state, None, 0))
+        return int(
+            atomics.scan64(self._first, layout.ROW_BYTES, self.count(), _STATE_MASK, state, None, 0)
+        )
 
     def fastMode(self) -> list[int]:
         """The rows whose description says fastMode, in whatever state."""
         count = self.count()
         indices = atomics.indexBuffer(count)
-        found = atomics.scan32(self._first + layout.ROW_MODE_OFFSET, layout.ROW_BYTES, count, 0xFF, MODES.index(Mode.FAST), indices, count)
+        found = atomics.scan32(
+            self._first + layout.ROW_MODE_OFFSET,
+            layout.ROW_BYTES,
+            count,
+            0xFF,
+            MODES.index(Mode.FAST),
+            indices,
+            count,
+        )
         return list(indices[: min(found, count)])
 
     def ending(self, first: int, end: int) -> list[int]:
-        """The rows from `first` to `end` whose end is decided, and waits for their holders."""
+        """The rows from `first` to `end` whose end is decided, and waits for their
+        holders.
+        """
         if first >= end:
             return []
         indices, found = atomics.indexBuffer(end - first), list[int]()
         for state in (layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD):
             count = atomics.scan64(
-                self._first + first * layout.ROW_BYTES, layout.ROW_BYTES, end - first, _STATE_MASK, state, indices, end - first
+                self._first + first * layout.ROW_BYTES,
+                layout.ROW_BYTES,
+                end - first,
+                _STATE_MASK,
+                state,
+                indices,
+                end - first,
             )
             found += (first + index for index in indices[: min(count, end - first)])
         return found
 
     def named(self, first: int, end: int) -> list[int]:
-        """The rows from `first` to `end` that can be opened by their name, LIVE or PROBING."""
+        """The rows from `first` to `end` that can be opened by their name, LIVE or
+        PROBING.
+        """
         if first >= end:
             return []
         indices, found = atomics.indexBuffer(end - first), list[int]()
         for state in (layout.ROW_LIVE, layout.ROW_PROBING):
             count = atomics.scan64(
-                self._first + first * layout.ROW_BYTES, layout.ROW_BYTES, end - first, _STATE_MASK, state, indices, end - first
+                self._first + first * layout.ROW_BYTES,
+                layout.ROW_BYTES,
+                end - first,
+                _STATE_MASK,
+                state,
+                indices,
+                end - first,
             )
             found += (first + index for index in indices[: min(count, end - first)])
         return found
@@ -185,13 +272,23 @@ class RowReader:
         indices = atomics.indexBuffer(end - first)
         field = LIFETIMES.index(Lifetime.LAST_CLOSE) << _LIFETIME_SHIFT
         address = self._first + first * layout.ROW_BYTES + layout.ROW_MODE_OFFSET
-        found = atomics.scan32(address, layout.ROW_BYTES, end - first, 0xFF << _LIFETIME_SHIFT, field, indices, end - first)
+        found = atomics.scan32(
+            address,
+            layout.ROW_BYTES,
+            end - first,
+            0xFF << _LIFETIME_SHIFT,
+            field,
+            indices,
+            end - first,
+        )
         rows = (first + index for index in indices[: min(found, end - first)])
         return [row for row in rows if self.state(row).state == layout.ROW_LIVE]
 
     def createdBy(self, slot: int) -> list[int]:
         """The CREATING rows of a member."""
-        return self._matching(_STATE_MASK | _CREATED_MASK, layout.ROW_CREATING | slot << _CREATOR_SHIFT)
+        return self._matching(
+            _STATE_MASK | _CREATED_MASK, layout.ROW_CREATING | slot << _CREATOR_SHIFT
+        )
 
     def _matching(self, mask: int, value: int) -> list[int]:
         count = self.count()

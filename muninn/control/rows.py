@@ -1,9 +1,11 @@
 """Buffer rows: the directory of the domain, one row a buffer.
 
-The state word of a row is changed by the broker only, by CAS on the exact word that it read. Each word carries the epoch of who
-wrote it: a successor first raises the epoch in all of them (`fence`), after which a deposed broker's remembered words are stale and
-the ones that it reads anew are above its own epoch. The description is written by the creating member while the row is CREATING,
-and does not change until the row is FREE again.
+The state word of a row is changed by the broker only, by CAS on the exact word that it
+read. Each word carries the epoch of who wrote it: a successor first raises the epoch in
+all of them (`fence`), after which a deposed broker's remembered words are stale and the
+ones that it reads anew are above its own epoch. The description is written by the
+creating member while the row is CREATING, and does not change until the row is FREE
+again.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ _FREE_SCAN_ROWS = 1024
 
 
 class Deposed(Exception):
-    """This broker's term has ended: the word that it wanted to change belongs to a later epoch."""
+    """This broker's term has ended: the word that it wanted to change belongs to a
+    later epoch.
+    """
 
 
 class RowTable(RowReader):
@@ -36,47 +40,71 @@ class RowTable(RowReader):
         super().__init__(block)
         self._freeFrom = 0  # a hint: no row below was FREE when this table was last asked for one
 
-    # --- what the creator writes -------------------------------------------------------------------------------------
+    # --- what the creator writes -----------------------------------------------------
 
     def describe(self, row: int, description: RowDescription, handle: bytes = b"") -> None:
-        """Write the description, and clear what the row's last buffer left. The row is CREATING and the caller's."""
+        """Write the description, and clear what the row's last buffer left. The row is
+        CREATING and the caller's.
+        """
         offset = self._block.rowsOffset + row * layout.ROW_BYTES
-        self._block.put(self._block.geometry.fencesOffset + row * layout.FENCE_BYTES, bytes(layout.FENCE_BYTES))
-        self._block.put(offset + layout.ROW_GENERATION_OFFSET, bytes(layout.ROW_HANDLE_OFFSET - layout.ROW_GENERATION_OFFSET))
-        self._block.put(offset + layout.ROW_HANDLE_OFFSET, handle.ljust(layout.MAX_HANDLE_BYTES, b"\0"))
+        self._block.put(
+            self._block.geometry.fencesOffset + row * layout.FENCE_BYTES, bytes(layout.FENCE_BYTES)
+        )
+        self._block.put(
+            offset + layout.ROW_GENERATION_OFFSET,
+            bytes(layout.ROW_HANDLE_OFFSET - layout.ROW_GENERATION_OFFSET),
+        )
+        self._block.put(
+            offset + layout.ROW_HANDLE_OFFSET, handle.ljust(layout.MAX_HANDLE_BYTES, b"\0")
+        )
         self._block.put(offset + DESCRIPTION_OFFSET, description.packed())
 
-    # --- what the broker writes --------------------------------------------------------------------------------------
+    # --- what the broker writes ------------------------------------------------------
 
     def change(self, row: int, old: RowState, epoch: int, state: int, **changes: int) -> RowState:
-        """CAS the row from exactly `old` to `state`, stamped with `epoch`. Raises `Deposed` when that is not possible any more."""
+        """CAS the row from exactly `old` to `state`, stamped with `epoch`. Raises
+        `Deposed` when that is not possible any more.
+        """
         if old.epoch > epoch:
             raise Deposed
         requireRow(old.state, state)
         new = old._replace(state=state, epoch=epoch, **changes)
-        # SYNC row: pairs with isLive in openers (a lease first, then this word) and with fence in a successor (its epoch makes
-        # `old` stale).
-        if atomics.casSeqCst64(self._first + row * layout.ROW_BYTES, old.word(), new.word()) != old.word():
+        # SYNC row: pairs with isLive in openers (a lease first, then this word) and
+        # with fence in a successor (its epoch makes `old` stale).
+        if (
+            atomics.casSeqCst64(self._first + row * layout.ROW_BYTES, old.word(), new.word())
+            != old.word()
+        ):
             raise Deposed
         if state == layout.ROW_FREE:
             self._freeFrom = min(self._freeFrom, row)
         return new
 
     def fence(self, epoch: int) -> None:
-        """Raise the epoch of every row, of the row count and of the drain's words to `epoch`.
+        """Raise the epoch of every row, of the row count and of the drain's words to
+        `epoch`.
 
         The count first: from there on nobody else adds rows.
         """
-        for address, words in ((self._block.rowsReadyAddress, 1), (self._block.drainAddress, 1 + layout.DRAIN_REASON_WORDS)):
-            atomics.raiseField64(address, 8, words, _COUNT_EPOCH_MASK, (epoch & _EPOCH_MASK) << _COUNT_EPOCH_SHIFT)
+        for address, words in (
+            (self._block.rowsReadyAddress, 1),
+            (self._block.drainAddress, 1 + layout.DRAIN_REASON_WORDS),
+        ):
+            atomics.raiseField64(
+                address, 8, words, _COUNT_EPOCH_MASK, (epoch & _EPOCH_MASK) << _COUNT_EPOCH_SHIFT
+            )
         field = (epoch & _EPOCH_MASK) << _EPOCH_SHIFT
-        atomics.raiseField64(self._first, layout.ROW_BYTES, self.count(), _EPOCH_MASK << _EPOCH_SHIFT, field)
+        atomics.raiseField64(
+            self._first, layout.ROW_BYTES, self.count(), _EPOCH_MASK << _EPOCH_SHIFT, field
+        )
 
     def free(self, epoch: int) -> int:
-        """A FREE row; the table grows by a chunk when there is none. Raises `TableFull` or `HostMemoryFull`.
+        """A FREE row; the table grows by a chunk when there is none. Raises `TableFull`
+        or `HostMemoryFull`.
 
-        A row whose incarnations are used up stays FREE: a handle or a late broker could take its next buffer for an earlier one. It is used
-        again when the domain has begun anew.
+        A row whose incarnations are used up stays FREE: a handle or a late broker could
+        take its next buffer for an earlier one. It is used again when the domain has
+        begun anew.
         """
         for first in dict.fromkeys((self._freeFrom, 0)):
             row = self._firstFree(first)
@@ -86,19 +114,25 @@ class RowTable(RowReader):
         return self.grow(epoch)
 
     def _firstFree(self, first: int) -> int | None:
-        """The first FREE row from `first` on that has an incarnation left. A scan goes to the end of its range, so the ranges are short."""
+        """The first FREE row from `first` on that has an incarnation left. A scan goes
+        to the end of its range, so the ranges are short.
+        """
         count = self.count()
         for start in range(first, count, _FREE_SCAN_ROWS):
             wanted = min(_FREE_SCAN_ROWS, count - start)
             address, indices = self._first + start * layout.ROW_BYTES, atomics.indexBuffer(wanted)
-            found = atomics.scan64(address, layout.ROW_BYTES, wanted, _STATE_MASK, layout.ROW_FREE, indices, wanted)
+            found = atomics.scan64(
+                address, layout.ROW_BYTES, wanted, _STATE_MASK, layout.ROW_FREE, indices, wanted
+            )
             for index in indices[: min(found, wanted)]:
                 if self.state(start + index).incarnation < MAX_INCARNATION:
                     return int(start + index)
         return None
 
     def grow(self, epoch: int) -> int:
-        """Add a chunk of FREE rows; returns the first. Raises `TableFull` or `HostMemoryFull`."""
+        """Add a chunk of FREE rows; returns the first. Raises `TableFull` or
+        `HostMemoryFull`.
+        """
         block = self._block
         word = int(atomics.loadAcquire64(block.rowsReadyAddress))
         count = word & _COUNT_MASK
@@ -106,14 +140,29 @@ class RowTable(RowReader):
             raise Deposed
         if count >= block.geometry.maxBuffers:
             raise TableFull(
-                f"all {count} buffer rows are taken", "Free buffers, use bundles, or raise control.maxBuffers and restart the domain"
+                f"all {count} buffer rows are taken",
+                "Free buffers, use bundles, or raise control.maxBuffers and restart the domain",
             )
-        block.allocate(block.geometry.rowsOffset + count * layout.ROW_BYTES, layout.ROW_CHUNK * layout.ROW_BYTES)
-        block.allocate(block.geometry.fencesOffset + count * layout.FENCE_BYTES, layout.ROW_CHUNK * layout.FENCE_BYTES)
-        # New rows read zero, FREE of epoch 0, which any deposed broker could still change: they are stamped before the count shows them.
+        block.allocate(
+            block.geometry.rowsOffset + count * layout.ROW_BYTES,
+            layout.ROW_CHUNK * layout.ROW_BYTES,
+        )
+        block.allocate(
+            block.geometry.fencesOffset + count * layout.FENCE_BYTES,
+            layout.ROW_CHUNK * layout.FENCE_BYTES,
+        )
+        # New rows read zero, FREE of epoch 0, which any deposed broker could still
+        # change: they are stamped before the count shows them.
         field = (epoch & _EPOCH_MASK) << _EPOCH_SHIFT
-        atomics.raiseField64(self._first + count * layout.ROW_BYTES, layout.ROW_BYTES, layout.ROW_CHUNK, _EPOCH_MASK << _EPOCH_SHIFT, field)
-        # SYNC rowsReady: pairs with count(); the chunk's pages exist and are stamped before the count says so.
+        atomics.raiseField64(
+            self._first + count * layout.ROW_BYTES,
+            layout.ROW_BYTES,
+            layout.ROW_CHUNK,
+            _EPOCH_MASK << _EPOCH_SHIFT,
+            field,
+        )
+        # SYNC rowsReady: pairs with count(); the chunk's pages exist and are stamped
+        # before the count says so.
         if atomics.casSeqCst64(block.rowsReadyAddress, word, word + layout.ROW_CHUNK) != word:
             raise Deposed
         return count

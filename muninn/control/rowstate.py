@@ -1,7 +1,9 @@
-"""The state word of a row: in which state the row is, which member creates it, in which term it was changed and for which incarnation.
+"""The state word of a row: in which state the row is, which member creates it, in which
+term it was changed and for which incarnation.
 
-The broker alone changes the word, by CAS. The epoch in it fences a deposed broker: a successor raises the epoch of all words first
-(`RowTable.fence`). The incarnation tells a row's buffer from all that had the row before.
+The broker alone changes the word, by CAS. The epoch in it fences a deposed broker: a
+successor raises the epoch of all words first (`RowTable.fence`). The incarnation tells
+a row's buffer from all that had the row before.
 """
 
 from __future__ import annotations
@@ -36,4 +38,9 @@ class RowState(NamedTuple):
         )
 
     def word(self) -> int:
-        return self.state | self.creator << _CREATOR_SHIFT | self.epoch << _EPOCH_SHIFT | self.incarnation << _INCARNATION_SHIFT
+        return (
+            self.state
+            | self.creator << _CREATOR_SHIFT
+            | self.epoch << _EPOCH_SHIFT
+            | self.incarnation << _INCARNATION_SHIFT
+        )

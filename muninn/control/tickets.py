@@ -1,15 +1,19 @@
 """Tickets: the fences of a buffer, as a ring of words.
 
-`issue` reserves a ticket and its ring slot in the signalling member's name; `complete` says that everything before it in the stream
-is done. The ring is small: a slot whose older ticket is still pending makes the next one wait, so a waiter that finds its slot
-overwritten knows that its ticket is over, and takes it for done. The tickets of a dead member are poisoned by the broker, and waiters
-wake with an error instead of hanging.
+`issue` reserves a ticket and its ring slot in the signalling member's name; `complete`
+says that everything before it in the stream is done. The ring is small: a slot whose
+older ticket is still pending makes the next one wait, so a waiter that finds its slot
+overwritten knows that its ticket is over, and takes it for done. The tickets of a dead
+member are poisoned by the broker, and waiters wake with an error instead of hanging.
 
-Beside each ring slot stands a fence word, for GPUs: the last ticket of that slot whose work is over. The signaller's GPU may write it
-from its stream, and a waiter's GPU may wait for it to reach its ticket, without a CPU between them. It says "go on", and of a ticket
-that is *sure* also that the work came to something: then whoever looks completes it, should the signaller's CPU stand still.
+Beside each ring slot stands a fence word, for GPUs: the last ticket of that slot whose
+work is over. The signaller's GPU may write it from its stream, and a waiter's GPU may
+wait for it to reach its ticket, without a CPU between them. It says "go on", and of a
+ticket that is *sure* also that the work came to something: then whoever looks completes
+it, should the signaller's CPU stand still.
 
-Tickets are numbers of 64 bits, of which a ring slot keeps the lower half: the other half is the one that is nearest to `last`.
+Tickets are numbers of 64 bits, of which a ring slot keeps the lower half: the other
+half is the one that is nearest to `last`.
 """
 
 from __future__ import annotations
@@ -34,7 +38,9 @@ _OPEN_MASK = layout.TICKET_GENERATION.mask | layout.TICKET_SLOT.mask | layout.TI
 
 
 class _Ends(NamedTuple):
-    """What a ticket of one kind is to be when its work is over, and when it never will be."""
+    """What a ticket of one kind is to be when its work is over, and when it never will
+    be.
+    """
 
     done: int
     poisoned: int
@@ -73,10 +79,11 @@ class Tickets:
         """The last ticket that was issued; 0: none."""
         return int(atomics.loadAcquire64(self._next))
 
-    # --- who signals -------------------------------------------------------------------------------------------------
+    # --- who signals -----------------------------------------------------------------
 
     def issue(self, key: MemberKey, status: int = layout.TICKET_PENDING) -> int | None:
-        """Reserve the next ticket, PENDING, READING or WRITING; None when the ring's oldest is still pending (`awaitFreeTicket`).
+        """Reserve the next ticket, PENDING, READING or WRITING; None when the ring's
+        oldest is still pending (`awaitFreeTicket`).
 
         One that is done from the start, DONE, READ or WRITTEN, is never seen open.
         """
@@ -85,11 +92,13 @@ class Tickets:
             address = self._slot(ticket)
             word = self._seen(address)
             if _isIn(word, ticket) or _isBehind(ticket, word):
-                # Somebody reserved this ticket, or later ones, and has not moved `next` on: do it for it, and try the next one.
+                # Somebody reserved this ticket, or later ones, and has not moved `next`
+                # on: do it for it, and try the next one.
                 atomics.casSeqCst64(self._next, ticket - 1, ticket)
             elif word & layout.TICKET_OPEN_BIT:
                 return None
-            # SYNC ticket: pairs with state(); the slot names its member before `next` shows the ticket.
+            # SYNC ticket: pairs with state(); the slot names its member before `next`
+            # shows the ticket.
             elif atomics.casSeqCst64(address, word, _ticketWord(ticket, key, status)) == word:
                 atomics.casSeqCst64(self._next, ticket - 1, ticket)
                 if status in (layout.TICKET_WRITING, layout.TICKET_WRITTEN):
@@ -97,7 +106,9 @@ class Tickets:
                 return ticket
 
     def awaitFreeTicket(self, seconds: float) -> bool:
-        """Wait until the ring has room for another ticket; False when it has none after so long."""
+        """Wait until the ring has room for another ticket; False when it has none after
+        so long.
+        """
         deadline = clock.now() + seconds
         while True:
             wake, ticket = atomics.loadAcquire32(self._wake), self.last() + 1
@@ -117,22 +128,30 @@ class Tickets:
             atomics.casSeqCst64(address, word, word | layout.TICKET_SURE_BIT)
 
     def complete(self, ticket: int, key: MemberKey, status: int = layout.TICKET_DONE) -> None:
-        """Pending → done, or poisoned if `status` says so, each as the ticket's kind has it; and wake who waits, GPUs too."""
+        """Pending → done, or poisoned if `status` says so, each as the ticket's kind
+        has it; and wake who waits, GPUs too.
+        """
         address = self._slot(ticket)
         if status == layout.TICKET_DONE:
             self.raiseFence(ticket)  # before the slot may become another's
-        while _isIn(word := int(atomics.loadAcquire64(address)), ticket) and word & _OPEN_MASK == _ofMember(key):
+        while _isIn(
+            word := int(atomics.loadAcquire64(address)), ticket
+        ) and word & _OPEN_MASK == _ofMember(key):
             ends = _ENDS.get(word & _STATUS_MASK, _ENDS[layout.TICKET_PENDING])
             after = ends.done if status == layout.TICKET_DONE else ends.poisoned
             self._sayTorn(ticket, after)
-            # SYNC ticket: pairs with state(); what the stream wrote is visible before DONE. Bounded: it is made sure once.
+            # SYNC ticket: pairs with state(); what the stream wrote is visible before
+            # DONE. Bounded: it is made sure once.
             if atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | after) == word:
                 break
-        self.raiseFence(ticket)  # a GPU that goes on because of a poisoned ticket can be told why already
+        # a GPU that goes on because of a poisoned ticket can be told why already
+        self.raiseFence(ticket)
         self._wakeAll()
 
     def abandon(self, key: MemberKey, meant: Set[int]) -> None:
-        """Poison the open tickets of `key` that nobody will complete: those that are not `meant`. None is issued in its name meanwhile."""
+        """Poison the open tickets of `key` that nobody will complete: those that are
+        not `meant`. None is issued in its name meanwhile.
+        """
         for address in self._matching(*self.openOf(key)):
             word = int(atomics.loadAcquire64(address))
             ticket = self._whole(word)
@@ -142,16 +161,20 @@ class Tickets:
                     _raise(self._lastWriter, ticket)
                 self.complete(ticket, key, layout.TICKET_POISONED)
 
-    # --- who waits ---------------------------------------------------------------------------------------------------
+    # --- who waits -------------------------------------------------------------------
 
     def state(self, ticket: int) -> int:
-        """PENDING, DONE or POISONED, whatever its kind. A slot that a later ticket has taken says that this one is DONE."""
+        """PENDING, DONE or POISONED, whatever its kind. A slot that a later ticket has
+        taken says that this one is DONE.
+        """
         word = self._seen(self._slot(ticket))
         status = word & _STATUS_MASK if _isIn(word, ticket) else layout.TICKET_DONE
         return _SIMPLY.get(status, status)
 
     def await_(self, ticket: int, seconds: float) -> int:
-        """Wait at most `seconds` for the ticket to leave PENDING; returns its state then."""
+        """Wait at most `seconds` for the ticket to leave PENDING; returns its state
+        then.
+        """
         deadline = clock.now() + seconds
         while True:
             wake = atomics.loadAcquire32(self._wake)
@@ -163,56 +186,75 @@ class Tickets:
             sleepOn(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
 
     def scopes(self, *, reading: bool) -> list[int]:
-        """The tickets of accesses whose work is not over, oldest first: of those who write, and if `reading` of those who read."""
+        """The tickets of accesses whose work is not over, oldest first: of those who
+        write, and if `reading` of those who read.
+        """
         found = self._matching(layout.TICKET_TURN_MASK, layout.TICKET_WRITING)
         if reading:
             found += self._matching(_STATUS_MASK, layout.TICKET_READING)
-        return sorted(self._whole(word) for word in map(self._seen, found) if word & layout.TICKET_OPEN_BIT)
+        return sorted(
+            self._whole(word) for word in map(self._seen, found) if word & layout.TICKET_OPEN_BIT
+        )
 
     def lastWriter(self) -> int:
         """The last ticket of a write access; 0: none."""
         return int(atomics.loadAcquire64(self._lastWriter))
 
     def torn(self) -> int | None:
-        """The last writer's ticket, if it died before its work was done: the bytes are half written, until somebody writes them anew."""
+        """The last writer's ticket, if it died before its work was done: the bytes are
+        half written, until somebody writes them anew.
+        """
         last = self.lastWriter()
         torn = int(atomics.loadAcquire64(self._torn))
         return torn if torn and torn >= last else None
 
     def fenceAddress(self, ticket: int) -> int:
-        """Where the ticket's fence word is: once it has reached the ticket, a GPU may go on."""
+        """Where the ticket's fence word is: once it has reached the ticket, a GPU may
+        go on.
+        """
         return self._fences + (ticket % layout.TICKET_RING) * 8
 
     def raiseFence(self, ticket: int) -> None:
-        """Fence word → `ticket`, unless a later one is over already. The ticket is over."""
-        # SYNC fence: pairs with the GPU that waits for `ticket` or more (Device.delayStream).
+        """Fence word → `ticket`, unless a later one is over already. The ticket is
+        over.
+        """
+        # SYNC fence: pairs with the GPU that waits for `ticket` or more
+        # (Device.delayStream).
         _raise(self.fenceAddress(ticket), ticket)
 
-    # --- who proves a death ------------------------------------------------------------------------------------------
+    # --- who proves a death ----------------------------------------------------------
 
     @staticmethod
     def openOf(key: MemberKey) -> tuple[int, int]:
-        """(mask, value) of the ring slots that hold a ticket of `key` whose work is not over."""
+        """(mask, value) of the ring slots that hold a ticket of `key` whose work is not
+        over.
+        """
         return _OPEN_MASK, _ofMember(key)
 
     def poison(self, key: MemberKey) -> int:
-        """Poison every pending ticket of a member that is confirmed dead; returns how many."""
+        """Poison every pending ticket of a member that is confirmed dead; returns how
+        many.
+        """
         poisoned = 0
         for address in self._matching(*self.openOf(key)):
-            # Its GPU may have come to a fence that is sure, and its CPU never to saying so: that one is done.
+            # Its GPU may have come to a fence that is sure, and its CPU never to saying
+            # so: that one is done.
             word = self._seen(address)
             if word & _OPEN_MASK != _ofMember(key):
                 continue
             ends = _ENDS.get(word & _STATUS_MASK, _ENDS[layout.TICKET_PENDING])
             self._sayTorn(self._whole(word), ends.poisoned)
-            changed = atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | ends.poisoned) == word
+            changed = (
+                atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | ends.poisoned) == word
+            )
             poisoned += changed and ends.poisoned != ends.done
-            # A GPU's wait has no other end; whoever waits there asks for the ticket's state behind it.
+            # A GPU's wait has no other end; whoever waits there asks for the ticket's
+            # state behind it.
             self.raiseFence(self._whole(word))
             self._wakeAll()
         return poisoned
 
-    # --- words -------------------------------------------------------------------------------------------------------
+    # --- words -----------------------------------------------------------------------
 
     def _slot(self, ticket: int) -> int:
         return self._ring + (ticket % layout.TICKET_RING) * 8
@@ -220,23 +262,30 @@ class Tickets:
     def _matching(self, mask: int, value: int) -> list[int]:
         """The addresses of the slots that read so."""
         indices = atomics.indexBuffer(layout.TICKET_RING)
-        found = atomics.scan64(self._ring, 8, layout.TICKET_RING, mask, value, indices, layout.TICKET_RING)
+        found = atomics.scan64(
+            self._ring, 8, layout.TICKET_RING, mask, value, indices, layout.TICKET_RING
+        )
         return [self._ring + 8 * index for index in indices[: min(found, layout.TICKET_RING)]]
 
     def _whole(self, word: int) -> int:
-        """The ticket in a slot's word. It is at most one ahead of `last`, and not half of all tickets behind."""
+        """The ticket in a slot's word. It is at most one ahead of `last`, and not half
+        of all tickets behind.
+        """
         last = self.last()
         ahead = (word >> _TICKET_SHIFT) - last & _TICKET_MASK
         return last + (ahead if ahead < _HALF else ahead - _TICKET_MASK - 1)
 
     def _seen(self, address: int) -> int:
-        """A slot's word; a ticket completed by the device that its GPU has come to is completed for it first."""
+        """A slot's word; a ticket completed by the device that its GPU has come to is
+        completed for it first.
+        """
         word = int(atomics.loadAcquire64(address))
         ends = _ENDS.get(word & _STATUS_MASK)
         if ends is None or not word & layout.TICKET_SURE_BIT:
             return word
         ticket = self._whole(word)
-        # SYNC fence: pairs with the GPU that writes the word (Device.recordFence); what its stream wrote is visible.
+        # SYNC fence: pairs with the GPU that writes the word (Device.recordFence); what
+        # its stream wrote is visible.
         if int(atomics.loadAcquire64(self.fenceAddress(ticket))) < ticket:
             return word
         over = word & ~_STATUS_MASK | ends.done
@@ -246,7 +295,9 @@ class Tickets:
         return over if before == word else before
 
     def _sayTorn(self, ticket: int, status: int) -> None:
-        """Before a ticket is seen to be torn: the ring forgets it sooner than the bytes are whole again."""
+        """Before a ticket is seen to be torn: the ring forgets it sooner than the bytes
+        are whole again.
+        """
         if status == layout.TICKET_TORN:
             _raise(self._torn, ticket)
 
@@ -267,7 +318,9 @@ def _isIn(word: int, ticket: int) -> bool:
 
 def _isBehind(ticket: int, word: int) -> bool:
     """Whether a slot's word is that of a later ticket."""
-    return word & _STATUS_MASK != 0 and 0 < ((word >> _TICKET_SHIFT) - ticket & _TICKET_MASK) < _HALF
+    return (
+        word & _STATUS_MASK != 0 and 0 < ((word >> _TICKET_SHIFT) - ticket & _TICKET_MASK) < _HALF
+    )
 
 
 def _ofMember(key: MemberKey) -> int:
@@ -276,5 +329,7 @@ def _ofMember(key: MemberKey) -> int:
 
 
 def _ticketWord(ticket: int, key: MemberKey, status: int) -> int:
-    member = (key.generation & _GENERATION_MASK) << _GENERATION_SHIFT | (key.slot & _SLOT_MASK) << _SLOT_SHIFT
+    member = (key.generation & _GENERATION_MASK) << _GENERATION_SHIFT | (
+        key.slot & _SLOT_MASK
+    ) << _SLOT_SHIFT
     return (ticket & _TICKET_MASK) << _TICKET_SHIFT | member | status

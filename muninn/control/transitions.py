@@ -1,13 +1,16 @@
 """The legal transitions of a row's state and of a member slot's, as data.
 
-`RowTable.change` and the methods of `MemberTable` ask here before their CAS, so a caller that is wrong changes nothing. A word that
-another process changed meanwhile is no such case: then the CAS fails.
+`RowTable.change` and the methods of `MemberTable` ask here before their CAS, so a
+caller that is wrong changes nothing. A word that another process changed meanwhile is
+no such case: then the CAS fails.
 
-A row that is FREE is granted (CREATING), committed (LIVE) and freed (DYING). A row that goes with its last lease is PROBING while the
-broker looks whether any process holds it, and LIVE again if one does. DEAD is never taken back: from there on the broker removes the
-memory, and then the row is FREE. A slot that is FREE is claimed by a member (CLAIMING), which enters (LIVE); a broker that has proven
-its death marks it (DEAD), reclaims what it held and frees the slot. A claim that was begun and not finished is taken over by the next
-process that claims the slot, or taken back.
+A row that is FREE is granted (CREATING), committed (LIVE) and freed (DYING). A row that
+goes with its last lease is PROBING while the broker looks whether any process holds it,
+and LIVE again if one does. DEAD is never taken back: from there on the broker removes
+the memory, and then the row is FREE. A slot that is FREE is claimed by a member
+(CLAIMING), which enters (LIVE); a broker that has proven its death marks it (DEAD),
+reclaims what it held and frees the slot. A claim that was begun and not finished is
+taken over by the next process that claims the slot, or taken back.
 """
 
 from __future__ import annotations
@@ -35,10 +38,25 @@ class Transition(NamedTuple):
 
 
 ROW_TRANSITIONS = (
-    Transition(layout.ROW_FREE, layout.ROW_CREATING, Actor.BROKER, "a creator is granted the row, or a repair adopts a buffer"),
+    Transition(
+        layout.ROW_FREE,
+        layout.ROW_CREATING,
+        Actor.BROKER,
+        "a creator is granted the row, or a repair adopts a buffer",
+    ),
     Transition(layout.ROW_CREATING, layout.ROW_LIVE, Actor.BROKER, "the creator commits"),
-    Transition(layout.ROW_CREATING, layout.ROW_DEAD, Actor.BROKER, "the creator gives up, or is confirmed dead"),
-    Transition(layout.ROW_LIVE, layout.ROW_PROBING, Actor.BROKER, "no process seems to hold a buffer that goes with its last lease"),
+    Transition(
+        layout.ROW_CREATING,
+        layout.ROW_DEAD,
+        Actor.BROKER,
+        "the creator gives up, or is confirmed dead",
+    ),
+    Transition(
+        layout.ROW_LIVE,
+        layout.ROW_PROBING,
+        Actor.BROKER,
+        "no process seems to hold a buffer that goes with its last lease",
+    ),
     Transition(layout.ROW_LIVE, layout.ROW_DYING, Actor.BROKER, "the buffer is freed"),
     Transition(layout.ROW_PROBING, layout.ROW_LIVE, Actor.BROKER, "a process holds it after all"),
     Transition(layout.ROW_PROBING, layout.ROW_DYING, Actor.BROKER, "the buffer is freed meanwhile"),
@@ -47,21 +65,40 @@ ROW_TRANSITIONS = (
     Transition(layout.ROW_DEAD, layout.ROW_FREE, Actor.BROKER, "its memory is gone"),
 )
 MEMBER_TRANSITIONS = (
-    Transition(layout.MEMBER_FREE, layout.MEMBER_CLAIMING, Actor.MEMBER, "a process claims the slot"),
-    Transition(layout.MEMBER_CLAIMING, layout.MEMBER_CLAIMING, Actor.MEMBER, "another process takes over an owner lock whose process died"),
+    Transition(
+        layout.MEMBER_FREE, layout.MEMBER_CLAIMING, Actor.MEMBER, "a process claims the slot"
+    ),
+    Transition(
+        layout.MEMBER_CLAIMING,
+        layout.MEMBER_CLAIMING,
+        Actor.MEMBER,
+        "another process takes over an owner lock whose process died",
+    ),
     Transition(layout.MEMBER_CLAIMING, layout.MEMBER_LIVE, Actor.MEMBER, "the member enters"),
     Transition(
-        layout.MEMBER_CLAIMING, layout.MEMBER_FREE, Actor.MEMBER, "the owner lock fails; the broker does it for a process that died"
+        layout.MEMBER_CLAIMING,
+        layout.MEMBER_FREE,
+        Actor.MEMBER,
+        "the owner lock fails; the broker does it for a process that died",
     ),
-    Transition(layout.MEMBER_LIVE, layout.MEMBER_DEAD, Actor.BROKER, "the member has left, or is confirmed dead"),
-    Transition(layout.MEMBER_DEAD, layout.MEMBER_FREE, Actor.BROKER, "nothing of the member is left"),
+    Transition(
+        layout.MEMBER_LIVE,
+        layout.MEMBER_DEAD,
+        Actor.BROKER,
+        "the member has left, or is confirmed dead",
+    ),
+    Transition(
+        layout.MEMBER_DEAD, layout.MEMBER_FREE, Actor.BROKER, "nothing of the member is left"
+    ),
 )
 _ROW_PAIRS = frozenset((each.before, each.after) for each in ROW_TRANSITIONS)
 _MEMBER_PAIRS = frozenset((each.before, each.after) for each in MEMBER_TRANSITIONS)
 
 
 class IllegalTransition(RuntimeError):
-    """A mistake of the program's: it asked for a transition that is not in the table. Nothing was changed."""
+    """A mistake of the program's: it asked for a transition that is not in the table.
+    Nothing was changed.
+    """
 
 
 def requireRow(before: int, after: int) -> None:

@@ -33,8 +33,9 @@ def chooseDevice(settings: DeviceSettings, usedBytes: UsedBytes | None = None) -
     Parameters
     ----------
     settings
-        `device` is `"auto"`, `"host"` or `"cuda"`; the others are the number of emulated GPUs and the bytes of each, and the bytes of
-        host memory that may be mapped for real ones.
+        `device` is `"auto"`, `"host"` or `"cuda"`; the others are the number of
+        emulated GPUs and the bytes of each, and the bytes of host memory that may be
+        mapped for real ones.
     usedBytes
         Bytes that the domain holds on a GPU; see `HostDevice`.
 
@@ -43,7 +44,8 @@ def chooseDevice(settings: DeviceSettings, usedBytes: UsedBytes | None = None) -
     DeviceUnavailable
         `"cuda"` was asked for and is not to be had.
     ForkedAfterCuda
-        A parent of this process initialised CUDA before the fork, and `device` is not `"host"`.
+        A parent of this process initialised CUDA before the fork, and `device` is not
+        `"host"`.
     InvalidConfig
         `device` is something else.
     """
@@ -54,10 +56,15 @@ def chooseDevice(settings: DeviceSettings, usedBytes: UsedBytes | None = None) -
         if count:
             from muninn.devices.cuda import CudaDevice
 
-            why = f'devices.device = "{settings.device}": the driver has {count} GPU{"s" if count > 1 else ""}'
+            why = (
+                f'devices.device = "{settings.device}": the driver has {count} '
+                f"GPU{'s' if count > 1 else ''}"
+            )
             return CudaDevice(why, settings.mappedWindowBytes)
         if settings.device == "cuda":
-            raise DeviceUnavailable(f"there is no CUDA device: {missing}", 'Set [devices] device to "auto" or "host"')
+            raise DeviceUnavailable(
+                f"there is no CUDA device: {missing}", 'Set [devices] device to "auto" or "host"'
+            )
         return _host(settings, usedBytes, f'devices.device = "auto": {missing}')
     raise InvalidConfig(f"devices.device is {settings.device!r}", "Use `auto`, `host` or `cuda`")
 
@@ -69,7 +76,9 @@ def _host(settings: DeviceSettings, usedBytes: UsedBytes | None, reason: str) ->
 
 
 def _realGpus() -> tuple[int, str]:
-    """How many GPUs a driver shows, and what is missing when there are none. What is looked for first costs least."""
+    """How many GPUs a driver shows, and what is missing when there are none. What is
+    looked for first costs least.
+    """
     try:
         # Loading it is the only test that the loader's search path does not fool.
         ctypes.CDLL(_DRIVER_LIBRARY)
@@ -80,6 +89,9 @@ def _realGpus() -> tuple[int, str]:
     except ImportError as error:
         return (
             0,
-            f"{_DRIVER_LIBRARY} is there, but the bindings are not ({error}): in Muninn's source, pip install '.[cuda]'",
+            (
+                f"{_DRIVER_LIBRARY} is there, but the bindings are not ({error}): in Muninn's "
+                "source, pip install '.[cuda]'"
+            ),
         )
     return findGpus()

@@ -1,7 +1,9 @@
-"""The handle: what an exporter of device memory tells its importers, in at most 128 bytes.
+"""The handle: what an exporter of device memory tells its importers, in at most 128
+bytes.
 
-It says which driver and which GPU made the memory, so that a mismatch is an error with both names in it and not a fault of a kernel,
-and how much there is. It comes through shared memory and is hostile until it was checked here.
+It says which driver and which GPU made the memory, so that a mismatch is an error with
+both names in it and not a fault of a kernel, and how much there is. It comes through
+shared memory and is hostile until it was checked here.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from typing import NamedTuple
 
 from muninn.errors import IpcHandleMismatch
 
-#: Why memory has the transport that it has, by its number in the handle: a word for programs, and a sentence for people.
+#: Why memory has the transport that it has, by its number in the handle: a word for
+#: programs, and a sentence for people.
 REASONS = (
     "",
     "descriptorExport: the GPU exports memory as a descriptor, so it outlives its owner",
@@ -55,24 +58,43 @@ class Handle(NamedTuple):
 
     def packed(self) -> bytes:
         return _LAYOUT.pack(
-            _MAGICS[self.transport], self.driverVersion, self.gpuUuid, self.ownerPid, self.reason, self.offset, self.sizeBytes, self.ipc
+            _MAGICS[self.transport],
+            self.driverVersion,
+            self.gpuUuid,
+            self.ownerPid,
+            self.reason,
+            self.offset,
+            self.sizeBytes,
+            self.ipc,
         )
 
 
 def unpacked(raw: bytes, driverVersion: int) -> Handle:
-    """The handle in `raw`, zero padded or not, made by a driver of the same version; else `IpcHandleMismatch`."""
+    """The handle in `raw`, zero padded or not, made by a driver of the same version;
+    else `IpcHandleMismatch`.
+    """
     if len(raw) < _LAYOUT.size or raw[:4] not in _KINDS or any(raw[_LAYOUT.size :]):
-        raise IpcHandleMismatch("the handle is none of the CUDA back-end", "Use the same back-end in all processes (MUNINN_DEVICE)")
-    magic, version, gpuUuid, ownerPid, reason, offset, sizeBytes, ipc = _LAYOUT.unpack(raw[: _LAYOUT.size])
+        raise IpcHandleMismatch(
+            "the handle is none of the CUDA back-end",
+            "Use the same back-end in all processes (MUNINN_DEVICE)",
+        )
+    magic, version, gpuUuid, ownerPid, reason, offset, sizeBytes, ipc = _LAYOUT.unpack(
+        raw[: _LAYOUT.size]
+    )
     if not 0 < reason < len(REASONS) or not 0 < sizeBytes < 1 << 47 or offset >= 1 << 47:
         raise IpcHandleMismatch("the handle is damaged")
     if version != driverVersion:
-        raise IpcHandleMismatch(f"it was exported by CUDA driver {_dotted(version)}, and this process has {_dotted(driverVersion)}")
+        raise IpcHandleMismatch(
+            f"it was exported by CUDA driver {_dotted(version)}, and this process has "
+            f"{_dotted(driverVersion)}"
+        )
     return Handle(_KINDS[magic], version, gpuUuid, ownerPid, reason, offset, sizeBytes, ipc)
 
 
 def reasonIn(raw: bytes) -> str:
-    """Why the memory behind a handle has its transport, for people; empty when it is no handle."""
+    """Why the memory behind a handle has its transport, for people; empty when it is no
+    handle.
+    """
     try:
         version = _LAYOUT.unpack(raw[: _LAYOUT.size])[1]
         return REASONS[unpacked(raw, version).reason]

@@ -1,9 +1,12 @@
-"""The worker of a stream: a thread that does the host's work in one stream, one piece after the other.
+"""The worker of a stream: a thread that does the host's work in one stream, one piece
+after the other.
 
-Both back-ends use it: an emulated stream is nothing else, and a real one gives it what the host has to do between two pieces of the GPU's
-work. The thread starts with the first piece. An idle worker holds no reference to the stream, so a stream that is dropped is collected;
-its worker then does what was submitted, and its thread ends. Threads are daemons: a process never waits for a stream at its exit. Only
-this process reads and writes what is here, and nothing of it survives the process.
+Both back-ends use it: an emulated stream is nothing else, and a real one gives it what
+the host has to do between two pieces of the GPU's work. The thread starts with the
+first piece. An idle worker holds no reference to the stream, so a stream that is
+dropped is collected; its worker then does what was submitted, and its thread ends.
+Threads are daemons: a process never waits for a stream at its exit. Only this process
+reads and writes what is here, and nothing of it survives the process.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from muninn.system.threads import AnyThread
 
 #: One piece of work; it is given the stream's error, and decides what that means to it.
 Item = Callable[[BaseException | None], object]
-#: Work with its stream worker and its number there, and whether it could fail by itself; None ends the worker.
+#: Work with its stream worker and its number there, and whether it could fail by
+#: itself; None ends the worker.
 Items = SimpleQueue["tuple[StreamWorker, int, Item, bool] | None"]
 
 
@@ -37,14 +41,17 @@ class StreamWorker:
     def __init__(self, name: str, begin: Callable[[], object] | None = None) -> None:
         self._name, self._begin = name, begin
         self._pid = os.getpid()
-        #: Work with its stream worker, so that an idle worker holds none; None ends the worker after what came before.
-        # Not a list under the condition: the garbage collector puts at any point of any thread, and this put is made for that.
+        #: Work with its stream worker, so that an idle worker holds none; None ends the
+        #: worker after what came before.
+        # Not a list under the condition: the garbage collector puts at any point of any
+        # thread, and this put is made for that.
         self.items: Items = SimpleQueue()
         self._changed = Condition()
         self._submitted = self._finished = self._doubts = 0
         self._error: BaseException | None = None
         self._trace: TracebackType | None = None
-        #: An error that somebody was told, and the last piece of work that was submitted before that.
+        #: An error that somebody was told, and the last piece of work that was
+        #: submitted before that.
         self._told: tuple[BaseException | None, int] = (None, 0)
         self._errorCursor = 0
         self._thread: AnyThread | None = None
@@ -52,7 +59,9 @@ class StreamWorker:
         self._shut = False
 
     def put(self, item: Item, isDoubtful: bool = True) -> None:
-        """Give the worker `item`, which fails by itself, if it is doubtful, or else only if the stream has failed."""
+        """Give the worker `item`, which fails by itself, if it is doubtful, or else
+        only if the stream has failed.
+        """
         self._check()
         with self._changed:
             self.checkOpen()
@@ -73,14 +82,20 @@ class StreamWorker:
     def wait(self, timeout: float | None) -> None:
         """Wait for what it was given so far, and raise its error."""
         if pending := self.awaitFinished(timeout):
-            raise TimeoutError(f"{pending} operations of the stream are still pending after {timeout} s")
+            raise TimeoutError(
+                f"{pending} operations of the stream are still pending after {timeout} s"
+            )
         self._raise()
 
     def awaitFinished(self, timeout: float | None) -> int:
-        """Wait for what it was given so far; returns how much of it is not done after `timeout` seconds."""
+        """Wait for what it was given so far; returns how much of it is not done after
+        `timeout` seconds.
+        """
         self._check()
         if atomics.threadId() == self.worker:
-            raise InvalidArgument("a stream's own work waits for the stream", "Synchronize from outside")
+            raise InvalidArgument(
+                "a stream's own work waits for the stream", "Synchronize from outside"
+            )
         deadline = deadlineOf(timeout)
         with self._changed:
             target = self._submitted
@@ -108,7 +123,8 @@ class StreamWorker:
 
     def shut(self) -> None:
         """Refuse more work."""
-        if os.getpid() == self._pid:  # in a forked child the lock may be held by a thread that is not there
+        # in a forked child the lock may be held by a thread that is not there
+        if os.getpid() == self._pid:
             with self._changed:
                 self._shut = True
 
@@ -122,7 +138,9 @@ class StreamWorker:
             self._changed.notifyAll()
 
     def isCompletedByDevice(self) -> bool:
-        """Whether nothing that was given to the worker so far can fail any more, or has failed."""
+        """Whether nothing that was given to the worker so far can fail any more, or has
+        failed.
+        """
         with self._changed:
             return self._error is None and not self._doubts
 
@@ -136,7 +154,9 @@ class StreamWorker:
         self._raise()
 
     def forgetError(self) -> None:
-        """Go on as if nothing had failed: somebody has been told. What was submitted before that comes behind the failure all the same."""
+        """Go on as if nothing had failed: somebody has been told. What was submitted
+        before that comes behind the failure all the same.
+        """
         with self._changed:
             if self._error is not None:
                 self._told = self._error, self._submitted
@@ -159,7 +179,8 @@ class StreamWorker:
             return self._error or (told if number <= until else None)
 
     def endWith(self, item: Item) -> bool:
-        """`item` is the last that the worker does, after all that it was given; False: there is no worker, for it was given nothing.
+        """`item` is the last that the worker does, after all that it was given; False:
+        there is no worker, for it was given nothing.
 
         Takes no lock: the collector calls it.
         """
@@ -172,11 +193,15 @@ class StreamWorker:
     def _raise(self) -> None:
         error = self._error
         if error is not None:
-            raise error.with_traceback(self._trace)  # else each raise would add its frames to the last one's
+            # else each raise would add its frames to the last one's
+            raise error.with_traceback(self._trace)
 
     def _check(self) -> None:
         if os.getpid() != self._pid:
-            raise DeviceUnavailable("the stream belongs to the parent process: a fork copies no threads", "Create a stream in the child")
+            raise DeviceUnavailable(
+                "the stream belongs to the parent process: a fork copies no threads",
+                "Create a stream in the child",
+            )
 
 
 def _work(items: Items, begin: Callable[[], object] | None) -> None:

@@ -1,7 +1,8 @@
 """numpy's own files: ``.npy``, one array, and ``.npz``, a ZIP archive of them.
 
-Headers are read by numpy, which never unpickles here; the bytes go straight into the target. An array takes all of its file or
-member, so that reading it reaches the end, where `zipfile` compares the checksum.
+Headers are read by numpy, which never unpickles here; the bytes go straight into the
+target. An array takes all of its file or member, so that reading it reaches the end,
+where `zipfile` compares the checksum.
 """
 
 from __future__ import annotations
@@ -17,32 +18,65 @@ from muninn.formats.source import CHUNK_BYTES, Entry, Progress, Source
 
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _ENCRYPTED = 1
-_HEADER_DAMAGE = (ValueError, SyntaxError, tokenize.TokenError, EOFError, TypeError, MemoryError, RecursionError)
-#: What `zipfile` raises on damage. Of its own errors are the first; the others come through from what it calls.
-_ARCHIVE_DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+_HEADER_DAMAGE = (
+    ValueError,
+    SyntaxError,
+    tokenize.TokenError,
+    EOFError,
+    TypeError,
+    MemoryError,
+    RecursionError,
+)
+#: What `zipfile` raises on damage. Of its own errors are the first; the others come
+#: through from what it calls.
+_ARCHIVE_DAMAGE = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 
-#: What the ZIP library raises for a damaged archive; an unknown compression or an encryption is one here.
+#: What the ZIP library raises for a damaged archive; an unknown compression or an
+#: encryption is one here.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 def _header(file: IO[bytes], source: Source, key: str) -> tuple[Entry, bool]:
-    """(entry, Fortran order) of the array that begins where `file` stands; afterwards it stands at the data."""
+    """(entry, Fortran order) of the array that begins where `file` stands; afterwards
+    it stands at the data.
+    """
     try:
         version = np.lib.format.read_magic(file)
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        readers = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
         if version not in readers:
-            raise source.refuse(f"version {version} of the header of {key or 'the array'} is not known", "Save it without field names")
+            raise source.refuse(
+                f"version {version} of the header of {key or 'the array'} is not known",
+                "Save it without field names",
+            )
         shape, fortran, dtype = readers[version](file)
     except _HEADER_DAMAGE as error:
         raise source.refuse(f"the header of {key or 'the array'} is damaged: {error}") from error
     return source.checkedEntry(key, shape, dtype), fortran
 
 
-def _fill(file: IO[bytes], source: Source, target: np.ndarray[Any, Any], fortran: bool, progress: Progress | None) -> None:
+def _fill(
+    file: IO[bytes],
+    source: Source,
+    target: np.ndarray[Any, Any],
+    fortran: bool,
+    progress: Progress | None,
+) -> None:
     if not fortran or target.ndim < 2:
         source.fill(file, target, progress)
         return
-    # The file has the columns one after the other. They are turned some at a time, so that no second copy of the array is needed.
+    # The file has the columns one after the other. They are turned some at a time, so
+    # that no second copy of the array is needed.
     turned = target.T
     count = max(1, CHUNK_BYTES // max(1, target.nbytes // max(1, len(turned))))
     for start in range(0, len(turned), count):
@@ -62,7 +96,9 @@ class NpySource(Source):
         self._dataOffset = self._file.tell()
         there = self._fileBytes - self._dataOffset
         if there != entry.sizeBytes:
-            raise self.refuse(f"its header states {entry.sizeBytes} bytes of data, and it has {there}")
+            raise self.refuse(
+                f"its header states {entry.sizeBytes} bytes of data, and it has {there}"
+            )
         self.entries = {"": entry}
 
     def _readInto(self, key: str, target: np.ndarray[Any, Any], progress: Progress | None) -> None:
@@ -95,7 +131,8 @@ class NpzSource(Source):
             raise self.refuse(f"its member {name!r} is there twice")
         if member.flag_bits & _ENCRYPTED or member.compress_type not in _METHODS:
             raise self.refuse(
-                f"its member {name!r} is encrypted, or compressed by method {member.compress_type}", "Use numpy.savez_compressed"
+                f"its member {name!r} is encrypted, or compressed by method {member.compress_type}",
+                "Use numpy.savez_compressed",
             )
         try:
             with self._archive.open(member) as file:
@@ -104,7 +141,9 @@ class NpzSource(Source):
         except (*_ARCHIVE_DAMAGE, OSError) as error:
             raise self.refuse(f"{key} is damaged: {error}") from error
         if there != entry.sizeBytes:
-            raise self.refuse(f"the header of {key} states {entry.sizeBytes} bytes of data, and it has {there}")
+            raise self.refuse(
+                f"the header of {key} states {entry.sizeBytes} bytes of data, and it has {there}"
+            )
         self._members[key] = member
         self.entries[key] = entry
 

@@ -1,4 +1,6 @@
-"""The choice of the format: by the ending of the file's name. The file is opened here, and checked to be a regular one."""
+"""The choice of the format: by the ending of the file's name. The file is opened here,
+and checked to be a regular one.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,11 @@ from muninn.formats.npy import NpySource, NpzSource
 from muninn.formats.safetensors import SafetensorsSource
 from muninn.formats.source import Source
 
-_FORMATS: dict[str, type[Source]] = {".npy": NpySource, ".npz": NpzSource, ".safetensors": SafetensorsSource}
+_FORMATS: dict[str, type[Source]] = {
+    ".npy": NpySource,
+    ".npz": NpzSource,
+    ".safetensors": SafetensorsSource,
+}
 
 
 def openFile(path: str | os.PathLike[str]) -> Source:
@@ -20,12 +26,16 @@ def openFile(path: str | os.PathLike[str]) -> Source:
     Raises
     ------
     FileInvalid
-        It is missing, unreadable, no regular file, of another kind, truncated, or damaged.
+        It is missing, unreadable, no regular file, of another kind, truncated, or
+        damaged.
     """
     source = Path(path)
     kind = _FORMATS.get(source.suffix.lower())
     if kind is None:
-        raise FileInvalid(f"{source}: files of kind {source.suffix or '(none)'} are not known", f"Use one of {', '.join(_FORMATS)}")
+        raise FileInvalid(
+            f"{source}: files of kind {source.suffix or '(none)'} are not known",
+            f"Use one of {', '.join(_FORMATS)}",
+        )
     try:
         # Before it is opened: opening a pipe waits for its writer.
         if not stat.S_ISREG(source.stat().st_mode):
@@ -38,4 +48,6 @@ def openFile(path: str | os.PathLike[str]) -> Source:
             raise
     except (OSError, ValueError) as error:
         # ValueError: a path with a NUL in it.
-        raise FileInvalid(f"{source} can not be read: {getattr(error, 'strerror', None) or error}") from error
+        raise FileInvalid(
+            f"{source} can not be read: {getattr(error, 'strerror', None) or error}"
+        ) from error

@@ -1,9 +1,12 @@
-"""The ``.safetensors`` format: eight bytes of header length, a JSON header, and the tensors without gaps.
+"""The ``.safetensors`` format: eight bytes of header length, a JSON header, and the
+tensors without gaps.
 
-It is read here and not by the library of that name, because that one hands out copies, and a model is to be read once, straight
-into the segment. The checks are those of the format's specification (https://github.com/huggingface/safetensors#format): the header
-fits into the file, offsets are in range, without gap or overlap, and match shape and dtype. bfloat16 and the 8-bit floats are
-unknown to numpy: they are kept bit by bit as unsigned integers of their size, and `Source.keptAsBits` says which those are.
+It is read here and not by the library of that name, because that one hands out copies,
+and a model is to be read once, straight into the segment. The checks are those of the
+format's specification (https://github.com/huggingface/safetensors#format): the header
+fits into the file, offsets are in range, without gap or overlap, and match shape and
+dtype. bfloat16 and the 8-bit floats are unknown to numpy: they are kept bit by bit as
+unsigned integers of their size, and `Source.keptAsBits` says which those are.
 """
 
 from __future__ import annotations
@@ -19,10 +22,24 @@ from muninn.formats.source import Progress, Source
 _LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 100_000_000  # the specification's bound
 _DTYPES = {
-    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
-    "F16": "<f2", "F32": "<f4", "F64": "<f8", "C64": "<c8",
-}  # fmt: skip
-_BITS = {"BF16": "<u2", **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), "u1")}
+    "BOOL": "?",
+    "U8": "u1",
+    "I8": "i1",
+    "U16": "<u2",
+    "I16": "<i2",
+    "U32": "<u4",
+    "I32": "<i4",
+    "U64": "<u8",
+    "I64": "<i8",
+    "F16": "<f2",
+    "F32": "<f4",
+    "F64": "<f8",
+    "C64": "<c8",
+}
+_BITS = {
+    "BF16": "<u2",
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), "u1"),
+}
 
 
 class SafetensorsSource(Source):
@@ -31,10 +48,14 @@ class SafetensorsSource(Source):
     def _read(self) -> None:
         raw = self._file.read(_LENGTH.size)
         if len(raw) < _LENGTH.size:
-            raise self.refuse(f"it has {len(raw)} bytes, and the header's length alone takes {_LENGTH.size}")
+            raise self.refuse(
+                f"it has {len(raw)} bytes, and the header's length alone takes {_LENGTH.size}"
+            )
         (headerBytes,) = _LENGTH.unpack(raw)
         if headerBytes > min(_MAX_HEADER_BYTES, self._fileBytes - _LENGTH.size):
-            raise self.refuse(f"it states a header of {headerBytes} bytes, and has {self._fileBytes} in all")
+            raise self.refuse(
+                f"it states a header of {headerBytes} bytes, and has {self._fileBytes} in all"
+            )
         header = self._parsed(self._file.read(headerBytes))
         self._dataOffset = _LENGTH.size + headerBytes
         self._begins: dict[str, int] = {}
@@ -53,14 +74,17 @@ class SafetensorsSource(Source):
             return dict(pairs)
 
         try:
-            # Decoded here: given bytes, `json` would also take UTF-16, which the format does not know.
+            # Decoded here: given bytes, `json` would also take UTF-16, which the format
+            # does not know.
             header = json.loads(raw.decode(), object_pairs_hook=unique)
         except (ValueError, RecursionError) as error:
             raise self.refuse(f"its header is damaged: {error}") from error
         if not isinstance(header, dict) or not raw.startswith(b"{"):
             raise self.refuse("its header is no JSON object")
         metadata = header.get("__metadata__", {})
-        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        if not isinstance(metadata, dict) or not all(
+            isinstance(value, str) for value in metadata.values()
+        ):
             raise self.refuse("its __metadata__ is no map of texts")
         return header
 
@@ -71,11 +95,19 @@ class SafetensorsSource(Source):
         except (KeyError, TypeError, ValueError) as error:
             raise self.refuse(f"{key} is not described as the format asks: {error!r}") from error
         if known is None:
-            raise self.refuse(f"{key} has the dtype {str(kind)[:40]!r}, which has no counterpart here", "Convert it to another dtype")
+            raise self.refuse(
+                f"{key} has the dtype {str(kind)[:40]!r}, which has no counterpart here",
+                "Convert it to another dtype",
+            )
         entry = self.checkedEntry(key, shape, np.dtype(known))
-        whole = all(isinstance(offset, int) and not isinstance(offset, bool) for offset in (begin, end))
+        whole = all(
+            isinstance(offset, int) and not isinstance(offset, bool) for offset in (begin, end)
+        )
         if not whole or begin < 0 or end - begin != entry.sizeBytes:
-            raise self.refuse(f"{key} has the offsets {str(begin)[:40]} and {str(end)[:40]}, which do not match its shape and dtype")
+            raise self.refuse(
+                f"{key} has the offsets {str(begin)[:40]} and {str(end)[:40]}, which do not "
+                "match its shape and dtype"
+            )
         if kind in _BITS:
             self.keptAsBits[key] = kind
         self.entries[key] = entry
@@ -84,7 +116,9 @@ class SafetensorsSource(Source):
     def _checkCover(self, dataBytes: int) -> None:
         """The tensors cover the data: one after the other, to its end."""
         end = 0
-        for key in sorted(self.entries, key=lambda each: (self._begins[each], self.entries[each].sizeBytes)):
+        for key in sorted(
+            self.entries, key=lambda each: (self._begins[each], self.entries[each].sizeBytes)
+        ):
             if self._begins[key] != end:
                 raise self.refuse(f"{key} begins at {self._begins[key]}, where {end} was expected")
             end += self.entries[key].sizeBytes

@@ -1,7 +1,8 @@
 """The contract of a file format: entries first, bytes when they are asked for.
 
-A source belongs to one thread of one process. It keeps the file open, so that what was checked is what is read, also when somebody
-puts another file in its place meanwhile; one that is shortened or overwritten in place is noticed where its bytes run out.
+A source belongs to one thread of one process. It keeps the file open, so that what was
+checked is what is read, also when somebody puts another file in its place meanwhile;
+one that is shortened or overwritten in place is noticed where its bytes run out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy as np
 from muninn.errors import FileInvalid
 
 Progress = Callable[[int], None]
-#: Bytes read at a time: large enough for the disk, small enough for a smooth progress bar.
+#: Bytes read at a time: large enough for the disk, small enough for a smooth progress
+#: bar.
 CHUNK_BYTES = 8 << 20
 
 
@@ -50,7 +52,8 @@ class Source(ABC):
     isBundle
         Whether the file holds named arrays; otherwise its one entry has the key ``""``.
     keptAsBits
-        Key to the file's name of a type that numpy does not know, for the entries that are kept as unsigned integers of its size.
+        Key to the file's name of a type that numpy does not know, for the entries that
+        are kept as unsigned integers of its size.
     """
 
     entries: dict[str, Entry]
@@ -67,7 +70,9 @@ class Source(ABC):
     def sizeBytes(self) -> int:
         return sum(entry.sizeBytes for entry in self.entries.values())
 
-    def readInto(self, key: str, target: np.ndarray[Any, Any], progress: Progress | None = None) -> None:
+    def readInto(
+        self, key: str, target: np.ndarray[Any, Any], progress: Progress | None = None
+    ) -> None:
         """Read one entry into an array.
 
         Parameters
@@ -80,15 +85,24 @@ class Source(ABC):
         Raises
         ------
         FileInvalid
-            The file ends early, is damaged, or the disk fails. What is in `target` then is no array.
+            The file ends early, is damaged, or the disk fails. What is in `target` then
+            is no array.
         """
         entry = self.entries[key]
-        if (target.shape, target.dtype) != (entry.shape, entry.dtype) or not target.flags.c_contiguous:
-            raise ValueError(f"the target of {key!r} must be a C-contiguous array of shape {entry.shape} and dtype {entry.dtype}")
+        if (target.shape, target.dtype) != (
+            entry.shape,
+            entry.dtype,
+        ) or not target.flags.c_contiguous:
+            raise ValueError(
+                f"the target of {key!r} must be a C-contiguous array of shape {entry.shape} "
+                f"and dtype {entry.dtype}"
+            )
         try:
             self._readInto(key, target, progress)
         except OSError as error:
-            raise self.refuse(f"{key or 'the array'} can not be read: {error.strerror or error}") from error
+            raise self.refuse(
+                f"{key or 'the array'} can not be read: {error.strerror or error}"
+            ) from error
 
     def close(self) -> None:
         self._file.close()
@@ -96,7 +110,12 @@ class Source(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     @abstractmethod
@@ -104,7 +123,9 @@ class Source(ABC):
         """Read and check the headers, and set `entries`."""
 
     @abstractmethod
-    def _readInto(self, key: str, target: np.ndarray[Any, Any], progress: Progress | None) -> None: ...
+    def _readInto(
+        self, key: str, target: np.ndarray[Any, Any], progress: Progress | None
+    ) -> None: ...
 
     def refuse(self, reason: str, fix: str | None = None) -> FileInvalid:
         """The error that says what is wrong with this file."""
@@ -119,14 +140,23 @@ class Source(ABC):
             raise self.refuse(f"the key {key!r} is not valid Unicode") from None
         if dtype.hasobject:
             raise self.refuse(
-                f"{what} holds Python objects, which are never unpickled here", "Save it again as an array of numbers or text"
+                f"{what} holds Python objects, which are never unpickled here",
+                "Save it again as an array of numbers or text",
             )
         lengths = shape if isinstance(shape, list | tuple) else [-1]
-        if any(isinstance(length, bool) or not isinstance(length, int) or length < 0 for length in lengths) or len(lengths) > 64:
+        if (
+            any(
+                isinstance(length, bool) or not isinstance(length, int) or length < 0
+                for length in lengths
+            )
+            or len(lengths) > 64
+        ):
             raise self.refuse(f"the shape {str(shape)[:80]} of {what} can not be")
         return Entry(tuple(lengths), dtype)
 
-    def fill(self, file: IO[bytes], target: np.ndarray[Any, Any], progress: Progress | None) -> None:
+    def fill(
+        self, file: IO[bytes], target: np.ndarray[Any, Any], progress: Progress | None
+    ) -> None:
         """Read exactly the bytes of a C-contiguous `target` from where `file` stands."""
         view = memoryview(target.reshape(-1).view(np.uint8))  # type: ignore[arg-type]  # numpy declares the protocol from Python 3.12 on
         done = 0

@@ -1,1 +1,3 @@
-"""What other libraries of this process bring and take: arrays, streams, element types, DLPack."""
+"""What other libraries of this process bring and take: arrays, streams, element types,
+DLPack.
+"""

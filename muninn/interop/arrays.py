@@ -1,9 +1,13 @@
-"""Arrays of other libraries in GPU memory, described alike, whichever of the two protocols they speak.
+"""Arrays of other libraries in GPU memory, described alike, whichever of the two
+protocols they speak.
 
-`__cuda_array_interface__` (versions 0 to 3, https://nvidia.github.io/numba-cuda/user/cuda_array_interface.html) is asked first: since its
-third version it says which stream the memory must be waited for. Where it does not (PyTorch's is of the second), `__dlpack__` is asked:
-there the producer orders its work before a stream that it is given, and refuses what its bytes alone do not say, such as a conjugate
-that was put off. What the objects say was written by others; each field is checked, and no byte of the memory is touched.
+`__cuda_array_interface__` (versions 0 to 3,
+https://nvidia.github.io/numba-cuda/user/cuda_array_interface.html) is asked first:
+since its third version it says which stream the memory must be waited for. Where it
+does not (PyTorch's is of the second), `__dlpack__` is asked: there the producer orders
+its work before a stream that it is given, and refuses what its bytes alone do not say,
+such as a conjugate that was put off. What the objects say was written by others; each
+field is checked, and no byte of the memory is touched.
 
 Nothing here is shared between processes.
 """
@@ -27,7 +31,8 @@ LEGACY_STREAM = 1
 _NO_ORDER = -1
 _INTERFACE_VERSION = 3
 _MAX_HANDLE_BITS = 64
-#: A typestr of numpy's array interface, but for bit fields and Python objects; numpy itself would read much more.
+#: A typestr of numpy's array interface, but for bit fields and Python objects; numpy
+#: itself would read much more.
 _TYPESTR = re.compile(r"[<>|=]?[biufcmMSUV][0-9]{1,9}(\[[0-9]{0,9}[A-Za-z]{1,2}\])?", re.ASCII)
 _SHOWN_CHARACTERS = 40
 
@@ -50,12 +55,13 @@ class ForeignArray(NamedTuple):
     readOnly
         Whether its owner forbids writing.
     stream
-        The handle of the stream that must be waited for before the memory is touched; None: there is nothing to wait for.
+        The handle of the stream that must be waited for before the memory is touched;
+        None: there is nothing to wait for.
     deviceId
         The GPU, as CUDA counts in this process; None when the array does not say.
     isOrdered
-        Whether waiting for `stream` is enough. Otherwise the array does not say what is under way, and all work of this process is
-        to be waited for.
+        Whether waiting for `stream` is enough. Otherwise the array does not say what is
+        under way, and all work of this process is to be waited for.
     keepAlive
         Hold it for as long as the memory is used.
     """
@@ -72,20 +78,28 @@ class ForeignArray(NamedTuple):
 
 
 def isOnDevice(value: Any) -> bool:
-    """Whether an object says that its memory is on a GPU or the like, out of the CPU's reach. Never raises."""
+    """Whether an object says that its memory is on a GPU or the like, out of the CPU's
+    reach. Never raises.
+    """
     try:
         interface = getattr(value, "__cuda_array_interface__", None)
-    except Exception:  # a stranger's property: PyTorch's raises for tensors that need a gradient, and DLPack says where they are
+    except Exception:
+        # a stranger's property: PyTorch's raises for tensors that need a gradient, and
+        # DLPack says where they are
         interface = None
     if interface is not None:
         return True
     try:
         return dlpack.deviceOf(value)[0] not in capsules.HOST_DEVICES
-    except Exception:  # what does not know where it is, the caller takes as host memory, and hears why it is not
+    except Exception:
+        # what does not know where it is, the caller takes as host memory, and hears why
+        # it is not
         return False
 
 
-def describeArray(value: Any, onGpu: Callable[[int], AbstractContextManager[object]] = nullcontext) -> ForeignArray:
+def describeArray(
+    value: Any, onGpu: Callable[[int], AbstractContextManager[object]] = nullcontext
+) -> ForeignArray:
     """The array that an object stands for.
 
     Parameters
@@ -93,23 +107,27 @@ def describeArray(value: Any, onGpu: Callable[[int], AbstractContextManager[obje
     value
         Has `__cuda_array_interface__`, or `__dlpack__` and `__dlpack_device__`.
     onGpu
-        Makes a GPU, by its index, the current one while the producer is asked: PyTorch exports tensors of the current one only.
+        Makes a GPU, by its index, the current one while the producer is asked: PyTorch
+        exports tensors of the current one only.
 
     Returns
     -------
     ForeignArray
-        Of a DLPack tensor, `stream` is the legacy default stream, before which the producer has put its work.
+        Of a DLPack tensor, `stream` is the legacy default stream, before which the
+        producer has put its work.
 
     Raises
     ------
     TypeError
-        It speaks neither protocol, its memory is not CUDA's, it has a mask, or a field is not of the type that it must be.
+        It speaks neither protocol, its memory is not CUDA's, it has a mask, or a field
+        is not of the type that it must be.
     InvalidArgument
         A field has a value that can not be.
     InvalidDtype
         Its elements can not be told from their bytes; a `TypeError` as well.
     BufferError
-        What it exports by DLPack can not be. Whatever else its own methods raise is passed on.
+        What it exports by DLPack can not be. Whatever else its own methods raise is
+        passed on.
     """
     try:
         interface = getattr(value, "__cuda_array_interface__", None)
@@ -129,21 +147,43 @@ def describeArray(value: Any, onGpu: Callable[[int], AbstractContextManager[obje
 def _fromTensor(value: Any, onGpu: Callable[[int], AbstractContextManager[object]]) -> ForeignArray:
     deviceType, deviceId = dlpack.deviceOf(value)
     if deviceType not in (capsules.CUDA, capsules.CUDA_MANAGED):
-        where = "host memory" if deviceType in capsules.HOST_DEVICES else f"memory of DLPack's device type {deviceType}"
+        where = (
+            "host memory"
+            if deviceType in capsules.HOST_DEVICES
+            else f"memory of DLPack's device type {deviceType}"
+        )
         raise TypeError(f"{type(value).__name__} is in {where}, not on a CUDA device")
     with onGpu(deviceId):
         taken = dlpack.takeTensor(value, LEGACY_STREAM)
     if taken.deviceType != deviceType:
-        raise TypeError(f"{type(value).__name__} states device type {deviceType} and exports memory of {taken.deviceType}")
+        raise TypeError(
+            f"{type(value).__name__} states device type {deviceType} and exports memory of "
+            f"{taken.deviceType}"
+        )
     if taken.deviceId < 0:
-        raise InvalidArgument(f"{type(value).__name__} is on GPU {taken.deviceId}, which can not be")
+        raise InvalidArgument(
+            f"{type(value).__name__} is on GPU {taken.deviceId}, which can not be"
+        )
     return ForeignArray(
-        taken.address, taken.shape, taken.strides, taken.dtype, taken.readOnly, LEGACY_STREAM, taken.deviceId, True, keepAlive=taken
+        taken.address,
+        taken.shape,
+        taken.strides,
+        taken.dtype,
+        taken.readOnly,
+        LEGACY_STREAM,
+        taken.deviceId,
+        True,
+        keepAlive=taken,
     )
 
 
 def cudaArrayInterface(
-    address: int, shape: Sequence[int], strides: Sequence[int] | None, dtype: Any, readOnly: bool, stream: int | None
+    address: int,
+    shape: Sequence[int],
+    strides: Sequence[int] | None,
+    dtype: Any,
+    readOnly: bool,
+    stream: int | None,
 ) -> dict[str, Any]:
     """What `__cuda_array_interface__` returns, version 3.
 
@@ -152,25 +192,38 @@ def cudaArrayInterface(
     address
         Of the element with all indices 0, for the device.
     shape, strides
-        Lengths in elements, and strides in bytes; None when the elements follow each other in C order.
+        Lengths in elements, and strides in bytes; None when the elements follow each
+        other in C order.
     dtype
-        Any of fixed size without Python objects; fields are described as numpy's array interface does.
+        Any of fixed size without Python objects; fields are described as numpy's array
+        interface does.
     readOnly
         Whether the consumer must not write.
     stream
-        The handle of the stream that the consumer must wait for; None: there is nothing to wait for.
+        The handle of the stream that the consumer must wait for; None: there is nothing
+        to wait for.
 
     Raises
     ------
     InvalidArgument
-        `stream` is 0, which the interface forbids as ambiguous, or can be no handle; or the layout can not be.
+        `stream` is 0, which the interface forbids as ambiguous, or can be no handle; or
+        the layout can not be.
     InvalidDtype
         The interface has no word for `dtype`.
     """
     itemType: _Dtype = np.dtype(dtype)
-    if itemType.hasobject or not itemType.itemsize or (itemType.kind == "V" and itemType.type is not np.void):
-        raise InvalidDtype(f"__cuda_array_interface__ has no word for dtype {itemType}", "Take the array by DLPack")
-    lengths, steps = _integers(tuple(shape), "the shape"), None if strides is None else _integers(tuple(strides), "the strides")
+    if (
+        itemType.hasobject
+        or not itemType.itemsize
+        or (itemType.kind == "V" and itemType.type is not np.void)
+    ):
+        raise InvalidDtype(
+            f"__cuda_array_interface__ has no word for dtype {itemType}", "Take the array by DLPack"
+        )
+    lengths, steps = (
+        _integers(tuple(shape), "the shape"),
+        None if strides is None else _integers(tuple(strides), "the strides"),
+    )
     if problem := layouts.layoutProblem(address, lengths, steps, itemType.itemsize):
         raise InvalidArgument(f"an array can not be lent: {problem}")
     interface = {
@@ -190,12 +243,14 @@ def cudaArrayInterface(
 
 
 def consumerStream(stream: object) -> int | None:
-    """The handle of the stream that a consumer wants to be made to wait, as it passed it to our `__dlpack__(stream=)`.
+    """The handle of the stream that a consumer wants to be made to wait, as it passed
+    it to our `__dlpack__(stream=)`.
 
     Parameters
     ----------
     stream
-        None or 1: the legacy default stream; 2: the one of this thread; above: a handle; -1: the consumer orders the work itself.
+        None or 1: the legacy default stream; 2: the one of this thread; above: a
+        handle; -1: the consumer orders the work itself.
 
     Returns
     -------
@@ -220,12 +275,17 @@ def _fromInterface(interface: Any, value: object) -> ForeignArray:
     if missing := [key for key in ("shape", "typestr", "data", "version") if key not in interface]:
         raise InvalidArgument(f"__cuda_array_interface__ has no {' and no '.join(missing)}")
     if not 0 <= (version := _integer(interface["version"], "its version")) <= _INTERFACE_VERSION:
-        raise InvalidArgument(f"__cuda_array_interface__ of version {version} is not known; {_INTERFACE_VERSION} is the newest that is")
+        raise InvalidArgument(
+            f"__cuda_array_interface__ of version {version} is not known; "
+            f"{_INTERFACE_VERSION} is the newest that is"
+        )
     if interface.get("mask") is not None:
         raise TypeError("the array has a mask, without which its elements mean nothing")
     address, readOnly = _dataOf(interface["data"])
     shape = _integers(interface["shape"], "its shape")
-    strides = None if interface.get("strides") is None else _integers(interface["strides"], "its strides")
+    strides = (
+        None if interface.get("strides") is None else _integers(interface["strides"], "its strides")
+    )
     dtype = _dtypeOf(interface["typestr"], interface.get("descr"))
     if problem := layouts.layoutProblem(address, shape, strides, dtype.itemsize):
         raise InvalidArgument(f"the array can not be: {problem}")
@@ -235,7 +295,15 @@ def _fromInterface(interface: Any, value: object) -> ForeignArray:
     stream = _streamOf(interface.get("stream"))
     isOrdered = "stream" in interface
     return ForeignArray(
-        address, shape, layouts.packedStrides(shape, strides, dtype.itemsize), dtype, readOnly, stream, None, isOrdered, value
+        address,
+        shape,
+        layouts.packedStrides(shape, strides, dtype.itemsize),
+        dtype,
+        readOnly,
+        stream,
+        None,
+        isOrdered,
+        value,
     )
 
 
@@ -249,7 +317,9 @@ def _dataOf(data: Any) -> tuple[int, bool]:
 
 
 def _dtypeOf(typestr: Any, descr: Any) -> _Dtype:
-    """The dtype by its text; of a structure, by the list of fields that may come with it."""
+    """The dtype by its text; of a structure, by the list of fields that may come with
+    it.
+    """
     if not isinstance(typestr, str):
         raise TypeError(f"its typestr is a {type(typestr).__name__}")
     if not _TYPESTR.fullmatch(typestr):
@@ -260,13 +330,27 @@ def _dtypeOf(typestr: Any, descr: Any) -> _Dtype:
         if dtype.kind == "V" and isinstance(descr, list) and descr != [("", typestr)]:
             structure = np.lib.format.descr_to_dtype(descr)
             if structure.itemsize != dtype.itemsize:
-                raise InvalidArgument(f"its fields take {structure.itemsize} bytes, and its typestr {typestr} says {dtype.itemsize}")
+                raise InvalidArgument(
+                    f"its fields take {structure.itemsize} bytes, and its typestr {typestr} "
+                    f"says {dtype.itemsize}"
+                )
             dtype = structure
     # What numpy raises for descriptions that it did not write.
-    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SyntaxError, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        SyntaxError,
+        RecursionError,
+    ) as error:
         if isinstance(error, InvalidArgument):
             raise
-        raise InvalidArgument(f"its typestr {typestr[:_SHOWN_CHARACTERS]!r}, or its descr, is not one of numpy's: {error}") from None
+        raise InvalidArgument(
+            f"its typestr {typestr[:_SHOWN_CHARACTERS]!r}, or its descr, is not one of "
+            f"numpy's: {error}"
+        ) from None
     if dtype.hasobject or dtype.itemsize == 0:
         raise InvalidDtype(f"its dtype {dtype} has no size, or holds Python objects")
     return dtype
@@ -278,7 +362,10 @@ def _streamOf(stream: object) -> int | None:
         return None
     handle = _integer(stream, "its stream")
     if handle == 0:
-        raise InvalidArgument("stream 0 is ambiguous and so forbidden", "Pass 1 for the legacy default stream, 2 for that of the thread")
+        raise InvalidArgument(
+            "stream 0 is ambiguous and so forbidden",
+            "Pass 1 for the legacy default stream, 2 for that of the thread",
+        )
     if handle < 0:
         raise InvalidArgument(f"{handle} is not a stream's handle")
     return handle
@@ -288,12 +375,16 @@ def _integers(values: Any, what: str) -> tuple[int, ...]:
     if not isinstance(values, (tuple, list)):
         raise TypeError(f"{what} is a {type(values).__name__}, not a tuple")
     if len(values) > layouts.MAX_DIMENSIONS:
-        raise InvalidArgument(f"{what} has {len(values)} dimensions, and {layouts.MAX_DIMENSIONS} is the most")
+        raise InvalidArgument(
+            f"{what} has {len(values)} dimensions, and {layouts.MAX_DIMENSIONS} is the most"
+        )
     return tuple(_integer(each, what) for each in values)
 
 
 def _integer(value: Any, what: str) -> int:
-    """An integer that can be shown: Python refuses to print those of thousands of digits."""
+    """An integer that can be shown: Python refuses to print those of thousands of
+    digits.
+    """
     if isinstance(value, bool):
         raise TypeError(f"{what} is no integer but a bool")
     try:

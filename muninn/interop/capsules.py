@@ -1,8 +1,11 @@
-"""The capsules of DLPack: the C structures of dlpack.h 1.x (https://github.com/dmlc/dlpack), and Python's functions for capsules.
+"""The capsules of DLPack: the C structures of dlpack.h 1.x
+(https://github.com/dmlc/dlpack), and Python's functions for capsules.
 
-The legacy structure is `DLManagedTensor`, whose capsule is named `dltensor`. `DLManagedTensorVersioned`, named `dltensor_versioned`, alone
-can say that memory is read-only. A capsule is consumed once: its consumer takes the structure, renames the capsule to `used_...`, and calls
-the structure's deleter when it is done. Nothing here is shared between processes.
+The legacy structure is `DLManagedTensor`, whose capsule is named `dltensor`.
+`DLManagedTensorVersioned`, named `dltensor_versioned`, alone can say that memory is
+read-only. A capsule is consumed once: its consumer takes the structure, renames the
+capsule to `used_...`, and calls the structure's deleter when it is done. Nothing here
+is shared between processes.
 """
 
 from __future__ import annotations
@@ -49,7 +52,9 @@ class Managed(ctypes.Structure):
 
 
 class ManagedVersioned(ctypes.Structure):
-    """`DLManagedTensorVersioned`. Everything before `tensor` stays where it is in all versions."""
+    """`DLManagedTensorVersioned`. Everything before `tensor` stays where it is in all
+    versions.
+    """
 
     _fields_ = (
         ("major", ctypes.c_uint32),
@@ -61,21 +66,37 @@ class ManagedVersioned(ctypes.Structure):
     )
 
 
-MANAGED: dict[bytes, type[Managed | ManagedVersioned]] = {LEGACY: Managed, VERSIONED: ManagedVersioned}
-assert (ctypes.sizeof(Tensor), ctypes.sizeof(Managed), ctypes.sizeof(ManagedVersioned)) == (48, 64, 80)
+MANAGED: dict[bytes, type[Managed | ManagedVersioned]] = {
+    LEGACY: Managed,
+    VERSIONED: ManagedVersioned,
+}
+assert (ctypes.sizeof(Tensor), ctypes.sizeof(Managed), ctypes.sizeof(ManagedVersioned)) == (
+    48,
+    64,
+    80,
+)
 
 
-# Prototypes of our own: setting the types of `ctypes.pythonapi`'s functions would set them for every library of the process.
-isCapsuleOf = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_IsValid", ctypes.pythonapi))
-_capsulePointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
-renameCapsule = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_SetName", ctypes.pythonapi))
+# Prototypes of our own: setting the types of `ctypes.pythonapi`'s functions would set
+# them for every library of the process.
+isCapsuleOf = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_IsValid", ctypes.pythonapi)
+)
+_capsulePointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+renameCapsule = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_SetName", ctypes.pythonapi)
+)
 _incref = ctypes.PYFUNCTYPE(None, ctypes.py_object)(("Py_IncRef", ctypes.pythonapi))
-#: Called with the GIL, though a deleter must not need that: numpy does the same, and not all producers keep to it.
+#: Called with the GIL, though a deleter must not need that: numpy does the same, and
+#: not all producers keep to it.
 Deleter = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
 
 USED = {LEGACY: b"used_dltensor", VERSIONED: b"used_dltensor_versioned"}
 for _name in USED.values():
-    # A renamed capsule points at these bytes for as long as it is there, which may be longer than this module.
+    # A renamed capsule points at these bytes for as long as it is there, which may be
+    # longer than this module.
     _incref(_name)
 
 
@@ -85,7 +106,9 @@ def managedOf(capsule: object, name: bytes) -> Managed | ManagedVersioned:
 
 
 def wantsVersioned(maxVersion: object) -> bool:
-    """Whether a consumer that says so takes a versioned capsule, which can say that memory is read-only."""
+    """Whether a consumer that says so takes a versioned capsule, which can say that
+    memory is read-only.
+    """
     if maxVersion is None:
         return False
     if not isinstance(maxVersion, tuple) or len(maxVersion) != 2:

@@ -1,16 +1,21 @@
-"""DLPack: memory lent to another library of this process, and borrowed from one, as a capsule around a C structure.
+"""DLPack: memory lent to another library of this process, and borrowed from one, as a
+capsule around a C structure.
 
 The structures and the rules of capsules are in `capsules`.
 
-*Lending.* The deleter and the destructor of the capsule are numpy's. A consumer may call them on a thread without the GIL, while an
-exception is being raised, and after the interpreter has ended. A ctypes callback survives none but the first: Python code can not
-run while an exception is in flight, so the exception of `f(torch.from_dlpack(x))` would become a SystemError when the interpreter
-drops the argument, and a callback is freed before the last tensor is. So a small array, the carrier, is exported by numpy; it holds
-the owner of the lent memory and the shape, and the tensor in its capsule is then made to describe the lent memory instead. Numpy
-drops the carrier when the deleter runs, and nothing has to be remembered here.
+*Lending.* The deleter and the destructor of the capsule are numpy's. A consumer may
+call them on a thread without the GIL, while an exception is being raised, and after the
+interpreter has ended. A ctypes callback survives none but the first: Python code can
+not run while an exception is in flight, so the exception of `f(torch.from_dlpack(x))`
+would become a SystemError when the interpreter drops the argument, and a callback is
+freed before the last tensor is. So a small array, the carrier, is exported by numpy; it
+holds the owner of the lent memory and the shape, and the tensor in its capsule is then
+made to describe the lent memory instead. Numpy drops the carrier when the deleter runs,
+and nothing has to be remembered here.
 
-*Borrowing.* What another library states is checked before anything is made of it, and no byte of the memory is touched: it may be on
-a GPU. An `Imported` calls the deleter once, when it is collected. Not at exit: the kernel gives everything back then.
+*Borrowing.* What another library states is checked before anything is made of it, and
+no byte of the memory is touched: it may be on a GPU. An `Imported` calls the deleter
+once, when it is collected. Not at exit: the kernel gives everything back then.
 
 Nothing here is shared between processes.
 """
@@ -54,22 +59,32 @@ from muninn.system.forks import Guard
 _MAX_DEVICE_ID = (1 << 31) - 1
 
 _Dtype = np.dtype[Any]
-#: (`DLDataTypeCode`, bits) of the types that both sides have; bfloat16 is numpy's only where ml_dtypes was imported.
+#: (`DLDataTypeCode`, bits) of the types that both sides have; bfloat16 is numpy's only
+#: where ml_dtypes was imported.
 _DTYPES: dict[tuple[int, int], _Dtype] = {
     (code, 8 * itemBytes): np.dtype(f"{kind}{itemBytes}")
-    for code, kind, sizes in ((0, "i", (1, 2, 4, 8)), (1, "u", (1, 2, 4, 8)), (2, "f", (2, 4, 8)), (5, "c", (8, 16)), (6, "b", (1,)))
+    for code, kind, sizes in (
+        (0, "i", (1, 2, 4, 8)),
+        (1, "u", (1, 2, 4, 8)),
+        (2, "f", (2, 4, 8)),
+        (5, "c", (8, 16)),
+        (6, "b", (1,)),
+    )
     for itemBytes in sizes
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _BFLOAT16 = (4, 16)
 
 
-#: Between looking at a capsule and renaming it, no other thread may take it. A collection that runs meanwhile may import as well.
+#: Between looking at a capsule and renaming it, no other thread may take it. A
+#: collection that runs meanwhile may import as well.
 _taking = Guard()
 
 
 class _Carrier(np.ndarray[Any, _Dtype]):
-    """What numpy exports for us: the lengths, then the strides, of the lent array, and whoever owns its memory."""
+    """What numpy exports for us: the lengths, then the strides, of the lent array, and
+    whoever owns its memory.
+    """
 
     owner: object
 
@@ -90,18 +105,33 @@ class Imported:
     deviceType, deviceId
         As the producer states them (`CPU`, `CUDA`, ...).
     readOnly
-        Whether the producer forbids writing. A legacy capsule can not say so, and gives False.
+        Whether the producer forbids writing. A legacy capsule can not say so, and gives
+        False.
     holder
         What else is kept alive with this object.
     """
 
-    __slots__ = ("__weakref__", "address", "deviceId", "deviceType", "dtype", "holder", "readOnly", "shape", "strides")
+    __slots__ = (
+        "__weakref__",
+        "address",
+        "deviceId",
+        "deviceType",
+        "dtype",
+        "holder",
+        "readOnly",
+        "shape",
+        "strides",
+    )
 
     def __init__(self, tensor: Tensor, readOnly: bool, holder: object) -> None:
         self.shape, elementStrides = _extentsOf(tensor)
         self.dtype = _dtypeOf(tensor)
         itemBytes = self.dtype.itemsize
-        strides = None if elementStrides is None else tuple(stride * itemBytes for stride in elementStrides)
+        strides = (
+            None
+            if elementStrides is None
+            else tuple(stride * itemBytes for stride in elementStrides)
+        )
         self.address = tensor.data + tensor.byteOffset
         if 0 not in self.shape and not tensor.data:
             raise BufferError(f"a tensor of shape {self.shape} has no memory")
@@ -132,56 +162,88 @@ def exportCapsule(
     shape
         Lengths, in elements; empty for one element without dimensions.
     dtype
-        bool, (u)int8 to 64, float16 to 64, complex64 and 128, or bfloat16 of ml_dtypes; in native byte order.
+        bool, (u)int8 to 64, float16 to 64, complex64 and 128, or bfloat16 of ml_dtypes;
+        in native byte order.
     device
         `(CPU, 0)`, `(CUDA, gpu)` or `(CUDA_HOST, gpu)`.
     owner
-        Held until the consumer calls the deleter, or the capsule is collected without having been consumed.
+        Held until the consumer calls the deleter, or the capsule is collected without
+        having been consumed.
     readOnly
         Whether the consumer must not write.
     maxVersion
-        What the consumer said it understands: from `(1, 0)` on it gets a versioned capsule, and a legacy one else. With numpy 2.0 it
-        gets a legacy one always.
+        What the consumer said it understands: from `(1, 0)` on it gets a versioned
+        capsule, and a legacy one else. With numpy 2.0 it gets a legacy one always.
     strides
         In bytes; None when the elements follow each other in C order.
 
     Raises
     ------
     BufferError
-        DLPack has no word for it: the dtype, a stride that is no multiple of an element, or read-only memory in a legacy capsule.
+        DLPack has no word for it: the dtype, a stride that is no multiple of an
+        element, or read-only memory in a legacy capsule.
     InvalidArgument
         The layout or the device can not be.
     TypeError
         `maxVersion` is no pair of integers.
     """
-    address, lengths, itemType = operator.index(address), tuple(operator.index(length) for length in shape), np.dtype(dtype)
+    address, lengths, itemType = (
+        operator.index(address),
+        tuple(operator.index(length) for length in shape),
+        np.dtype(dtype),
+    )
     code, bits = _codeOf(itemType)
-    stepsBytes = compactStrides(lengths, itemType.itemsize) if strides is None else tuple(operator.index(step) for step in strides)
+    stepsBytes = (
+        compactStrides(lengths, itemType.itemsize)
+        if strides is None
+        else tuple(operator.index(step) for step in strides)
+    )
     if problem := layoutProblem(address, lengths, stepsBytes, itemType.itemsize):
         raise InvalidArgument(f"an array can not be lent: {problem}")
     if any(step % itemType.itemsize for step in stepsBytes):
-        raise BufferError(f"strides of {stepsBytes} bytes are not whole elements of {itemType}, in which DLPack counts them")
+        raise BufferError(
+            f"strides of {stepsBytes} bytes are not whole elements of {itemType}, in which "
+            "DLPack counts them"
+        )
     _checkDevice(device)
     name = VERSIONED if wantsVersioned(maxVersion) and NUMPY_IS_VERSIONED else LEGACY
     if readOnly and name == LEGACY:
         raise BufferError(
-            "this memory is read-only, which a legacy DLPack capsule can not say: ask with max_version=(1, 0), numpy 2.1 or newer"
+            "this memory is read-only, which a legacy DLPack capsule can not say: ask with "
+            "max_version=(1, 0), numpy 2.1 or newer"
         )
     carrier = _Carrier((max(1, 2 * len(lengths)),), np.int64)
     carrier[: 2 * len(lengths)] = (*lengths, *(step // itemType.itemsize for step in stepsBytes))
     carrier.owner = owner
-    capsule = carrier.__dlpack__(max_version=(MAJOR_VERSION, 0)) if name == VERSIONED else carrier.__dlpack__()
+    capsule = (
+        carrier.__dlpack__(max_version=(MAJOR_VERSION, 0))
+        if name == VERSIONED
+        else carrier.__dlpack__()
+    )
     managed = managedOf(capsule, name)
-    # Always there, also for compact arrays: consumers of 1.2 and newer rely on strides. No memory is NULL, as the header asks.
-    extents = carrier.__array_interface__["data"][0]  # `ctypes` imports something each time, which an ending interpreter refuses
-    managed.tensor = Tensor(0 if 0 in lengths else address, *device, len(lengths), code, bits, 1, extents, extents + 8 * len(lengths), 0)
+    # Always there, also for compact arrays: consumers of 1.2 and newer rely on strides.
+    # No memory is NULL, as the header asks. `ctypes` imports something each time, which
+    # an ending interpreter refuses
+    extents = carrier.__array_interface__["data"][0]
+    managed.tensor = Tensor(
+        0 if 0 in lengths else address,
+        *device,
+        len(lengths),
+        code,
+        bits,
+        1,
+        extents,
+        extents + 8 * len(lengths),
+        0,
+    )
     if isinstance(managed, ManagedVersioned):
         managed.flags = FLAG_READ_ONLY if readOnly else 0
     return capsule
 
 
 def importCapsule(capsule: object, holder: object = None) -> Imported:
-    """Consume a capsule, legacy or versioned. One that is refused is not consumed, and releases its memory when it is collected.
+    """Consume a capsule, legacy or versioned. One that is refused is not consumed, and
+    releases its memory when it is collected.
 
     Raises
     ------
@@ -200,7 +262,10 @@ def importCapsule(capsule: object, holder: object = None) -> Imported:
         readOnly = False
         if isinstance(managed, ManagedVersioned):
             if managed.major != MAJOR_VERSION:
-                raise BufferError(f"the tensor is of DLPack {managed.major}.{managed.minor}, and only {MAJOR_VERSION}.x is understood")
+                raise BufferError(
+                    f"the tensor is of DLPack {managed.major}.{managed.minor}, and only "
+                    f"{MAJOR_VERSION}.x is understood"
+                )
             readOnly = bool(managed.flags & FLAG_READ_ONLY)
         imported = Imported(managed.tensor, readOnly, holder)
         renameCapsule(capsule, USED[name])
@@ -216,15 +281,17 @@ def takeTensor(value: Any, stream: int | None) -> Imported:
     value
         Has `__dlpack__` and `__dlpack_device__`.
     stream
-        The consumer's stream by the rules of `__dlpack__`: the producer makes it wait for what writes the memory. Not said to
-        producers of host memory, which know no streams.
+        The consumer's stream by the rules of `__dlpack__`: the producer makes it wait
+        for what writes the memory. Not said to producers of host memory, which know no
+        streams.
 
     Raises
     ------
     TypeError
         `value` does not speak DLPack.
     BufferError
-        It can not export its memory, or what it exports can not be. Whatever else its own methods raise is passed on.
+        It can not export its memory, or what it exports can not be. Whatever else its
+        own methods raise is passed on.
     """
     deviceType, _ = deviceOf(value)
     asked = None if deviceType in HOST_DEVICES else stream
@@ -236,7 +303,9 @@ def takeTensor(value: Any, stream: int | None) -> Imported:
 
 
 def deviceOf(value: Any) -> tuple[int, int]:
-    """The (`DLDeviceType`, index) where an object says its memory is; `TypeError` when it says no such thing."""
+    """The (`DLDeviceType`, index) where an object says its memory is; `TypeError` when
+    it says no such thing.
+    """
     if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
         raise TypeError(f"{type(value).__name__} does not speak DLPack")
     stated = value.__dlpack_device__()
@@ -253,8 +322,13 @@ def _release(managed: Managed | ManagedVersioned) -> None:
 
 def _checkDevice(device: tuple[int, int]) -> None:
     deviceType, deviceId = device
-    if deviceType not in (CPU, CUDA, CUDA_HOST) or not 0 <= deviceId <= (0 if deviceType == CPU else _MAX_DEVICE_ID):
-        raise InvalidArgument(f"{device} is no device: (1, 0) is the CPU, (2, gpu) a GPU and (3, gpu) pinned host memory")
+    if deviceType not in (CPU, CUDA, CUDA_HOST) or not 0 <= deviceId <= (
+        0 if deviceType == CPU else _MAX_DEVICE_ID
+    ):
+        raise InvalidArgument(
+            f"{device} is no device: (1, 0) is the CPU, (2, gpu) a GPU and (3, gpu) pinned "
+            "host memory"
+        )
 
 
 def _codeOf(dtype: _Dtype) -> tuple[int, int]:
@@ -262,10 +336,14 @@ def _codeOf(dtype: _Dtype) -> tuple[int, int]:
     if dtype.name == "bfloat16":
         return _BFLOAT16
     if not dtype.isnative:
-        raise BufferError(f"dtype {dtype} is not in this machine's byte order, and DLPack has no other")
+        raise BufferError(
+            f"dtype {dtype} is not in this machine's byte order, and DLPack has no other"
+        )
     if dtype not in _CODES:
         what = "a structured dtype" if dtype.fields is not None else f"dtype {dtype}"
-        raise BufferError(f"DLPack has no word for {what}: it has bool, integers, floats and complex numbers")
+        raise BufferError(
+            f"DLPack has no word for {what}: it has bool, integers, floats and complex numbers"
+        )
     return _CODES[dtype]
 
 
@@ -277,14 +355,18 @@ def _dtypeOf(tensor: Tensor) -> _Dtype:
         try:
             return np.dtype("bfloat16")
         except TypeError:
-            raise BufferError("the elements are bfloat16, which numpy knows once ml_dtypes is imported") from None
+            raise BufferError(
+                "the elements are bfloat16, which numpy knows once ml_dtypes is imported"
+            ) from None
     if (code, bits) not in _DTYPES:
         raise BufferError(f"elements of type code {code} with {bits} bits are not known to numpy")
     return _DTYPES[code, bits]
 
 
 def _extentsOf(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """(shape, strides in elements or None). How many there are is checked before one is read."""
+    """(shape, strides in elements or None). How many there are is checked before one is
+    read.
+    """
     ndim = int(tensor.ndim)
     if not 0 <= ndim <= MAX_DIMENSIONS:
         raise BufferError(f"the tensor has {ndim} dimensions, and {MAX_DIMENSIONS} is the most")

@@ -1,7 +1,8 @@
 """Data types as text in a row, and back.
 
-A plain dtype is its `dtype.str` in the row. One with fields, or longer than the row has room for, is a description in the segment's
-manifest. Types that hold Python objects can not be shared.
+A plain dtype is its `dtype.str` in the row. One with fields, or longer than the row has
+room for, is a description in the segment's manifest. Types that hold Python objects can
+not be shared.
 """
 
 from __future__ import annotations
@@ -17,21 +18,45 @@ from muninn.control.layout import MAX_DTYPE_BYTES, ROW_KIND_BUNDLE
 from muninn.errors import ControlBlockInvalid, InvalidDtype
 from muninn.system.threads import endingError
 
-#: What numpy raises for descriptions that it did not write; it reads repeats as Python does.
-_DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SyntaxError, RecursionError)
+#: What numpy raises for descriptions that it did not write; it reads repeats as Python
+#: does.
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    SyntaxError,
+    RecursionError,
+)
 
 
-#: What `dtype.isbuiltin` says of a type that a library has registered, as ml_dtypes its bfloat16.
+#: What `dtype.isbuiltin` says of a type that a library has registered, as ml_dtypes its
+#: bfloat16.
 _OF_A_LIBRARY = 2
 #: What numpy calls the types of a kind, before their bits.
-_KINDS = {"i": "int", "u": "uint", "f": "float", "c": "complex", "S": "bytes", "U": "str", "V": "void"}
+_KINDS = {
+    "i": "int",
+    "u": "uint",
+    "f": "float",
+    "c": "complex",
+    "S": "bytes",
+    "U": "str",
+    "V": "void",
+}
 
 
 def nameOf(dtype: np.dtype[Any]) -> str:
-    """The `name` of a plain type of numpy's own, for which numpy imports something each time: an ending interpreter refuses that."""
+    """The `name` of a plain type of numpy's own, for which numpy imports something each
+    time: an ending interpreter refuses that.
+    """
     if dtype.kind in "mM":
         return dtype.type.__name__ + dtype.str[3:]
-    return f"{_KINDS[dtype.kind]}{8 * dtype.itemsize}" if dtype.kind in _KINDS else dtype.type.__name__.rstrip("_")
+    return (
+        f"{_KINDS[dtype.kind]}{8 * dtype.itemsize}"
+        if dtype.kind in _KINDS
+        else dtype.type.__name__.rstrip("_")
+    )
 
 
 def shown(dtype: np.dtype[Any]) -> str:
@@ -49,9 +74,13 @@ def asDtype(value: Any) -> np.dtype[Any]:
     except (TypeError, ValueError, SyntaxError) as error:  # numpy reads repeats as Python does
         raise InvalidDtype(f"{value!r} is no dtype: {error}") from None
     if dtype.hasobject:
-        raise InvalidDtype(f"dtype {shown(dtype)} holds Python objects, which are addresses of one process")
+        raise InvalidDtype(
+            f"dtype {shown(dtype)} holds Python objects, which are addresses of one process"
+        )
     if dtype.itemsize == 0:
-        raise InvalidDtype(f"dtype {shown(dtype)} has no size", "Give the type a length, as in `S16` or `V8`")
+        raise InvalidDtype(
+            f"dtype {shown(dtype)} has no size", "Give the type a length, as in `S16` or `V8`"
+        )
     if dtype.isbuiltin == _OF_A_LIBRARY:
         raise _unreadable(dtype)
     return dtype
@@ -59,8 +88,10 @@ def asDtype(value: Any) -> np.dtype[Any]:
 
 def _unreadable(dtype: np.dtype[Any]) -> InvalidDtype:
     return InvalidDtype(
-        f"dtype {shown(dtype)} is not numpy's own: by its text, {dtype.str}, another process would read it as another one, or not at all",
-        f"Share its bits, `array.view('u{dtype.itemsize}')`, and view what was opened as the type again",
+        f"dtype {shown(dtype)} is not numpy's own: by its text, {dtype.str}, another process "
+        "would read it as another one, or not at all",
+        f"Share its bits, `array.view('u{dtype.itemsize}')`, and view what was opened as the "
+        "type again",
     )
 
 
@@ -72,14 +103,18 @@ def encoded(dtype: np.dtype[Any]) -> tuple[str, bytes]:
         description = np.lib.format.dtype_to_descr(dtype)
     except ValueError as error:
         raise InvalidDtype(
-            f"dtype {shown(dtype)} can not be described: {error}", "Copy to a dtype whose fields follow each other"
+            f"dtype {shown(dtype)} can not be described: {error}",
+            "Copy to a dtype whose fields follow each other",
         ) from None
     except ImportError as error:
         raise endingError(f"numpy can not describe {dtype.str} any more") from error
     try:
         manifest: bytes = msgpack.packb({"descr": _listed(description)})
     except UnicodeEncodeError:
-        raise InvalidDtype(f"dtype {dtype!r} has a name that is not valid Unicode", "Use names that can be written as UTF-8") from None
+        raise InvalidDtype(
+            f"dtype {dtype!r} has a name that is not valid Unicode",
+            "Use names that can be written as UTF-8",
+        ) from None
     if dtype.fields is not None and not _readsBack(manifest, dtype):
         raise _unreadable(dtype)
     return f"|V{dtype.itemsize}", manifest
@@ -108,7 +143,9 @@ class Described(Protocol):
 
 
 def dtypeOf(buffer: Described) -> np.dtype[Any]:
-    """The dtype of a buffer. A bundle's manifest describes its arrays; the bundle itself is bytes, as its row says."""
+    """The dtype of a buffer. A bundle's manifest describes its arrays; the bundle
+    itself is bytes, as its row says.
+    """
     description = buffer.description
     if not description.metaBytes or description.kind == ROW_KIND_BUNDLE:
         return plain(description.dtype)
@@ -136,7 +173,9 @@ def _described(raw: bytes) -> np.dtype[Any]:
 
 
 def _listed(descr: Any) -> Any:
-    """msgpack knows no tuples; a marker keeps them apart from lists, which mean something else in a dtype."""
+    """msgpack knows no tuples; a marker keeps them apart from lists, which mean
+    something else in a dtype.
+    """
     if isinstance(descr, tuple):
         return {"tuple": [_listed(part) for part in descr]}
     return [_listed(part) for part in descr] if isinstance(descr, list) else descr

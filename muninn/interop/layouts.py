@@ -1,4 +1,6 @@
-"""Layouts of arrays in memory: strides, and whether an array can lie so. Numbers only; no byte of the memory is touched."""
+"""Layouts of arrays in memory: strides, and whether an array can lie so. Numbers only;
+no byte of the memory is touched.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,34 @@ _MAX_ADDRESS = 1 << 64
 
 def compactStrides(shape: tuple[int, ...], itemBytes: int) -> tuple[int, ...]:
     """The strides, in bytes, of an array whose elements follow each other in C order."""
-    return tuple(itemBytes * math.prod(max(1, length) for length in shape[axis + 1 :]) for axis in range(len(shape)))
+    return tuple(
+        itemBytes * math.prod(max(1, length) for length in shape[axis + 1 :])
+        for axis in range(len(shape))
+    )
 
 
-def packedStrides(shape: tuple[int, ...], strides: tuple[int, ...] | None, itemBytes: int) -> tuple[int, ...] | None:
-    """`strides`, in bytes; None when they are those of C order, where an axis of one element may have any."""
+def packedStrides(
+    shape: tuple[int, ...], strides: tuple[int, ...] | None, itemBytes: int
+) -> tuple[int, ...] | None:
+    """`strides`, in bytes; None when they are those of C order, where an axis of one
+    element may have any.
+    """
     if strides is None or 0 in shape:
         return None
     axes = zip(shape, strides, compactStrides(shape, itemBytes), strict=True)
-    return None if all(length == 1 or stride == compact for length, stride, compact in axes) else strides
+    return (
+        None
+        if all(length == 1 or stride == compact for length, stride, compact in axes)
+        else strides
+    )
 
 
-def layoutProblem(address: int, shape: tuple[int, ...], strides: tuple[int, ...] | None, itemBytes: int) -> str | None:
-    """Why no array can lie so (strides in bytes), or None. Numbers that are too long to be shown are not."""
+def layoutProblem(
+    address: int, shape: tuple[int, ...], strides: tuple[int, ...] | None, itemBytes: int
+) -> str | None:
+    """Why no array can lie so (strides in bytes), or None. Numbers that are too long to
+    be shown are not.
+    """
     if len(shape) > MAX_DIMENSIONS:
         return f"it has {len(shape)} dimensions, and {MAX_DIMENSIONS} is the most"
     if strides is not None and len(strides) != len(shape):
@@ -42,7 +59,10 @@ def layoutProblem(address: int, shape: tuple[int, ...], strides: tuple[int, ...]
     if 0 in shape:
         return None
     reaches = [(length - 1) * step for length, step in zip(shape, steps, strict=True)]
-    low, high = sum(reach for reach in reaches if reach < 0), sum(reach for reach in reaches if reach > 0) + itemBytes
+    low, high = (
+        sum(reach for reach in reaches if reach < 0),
+        sum(reach for reach in reaches if reach > 0) + itemBytes,
+    )
     if address + low < 0 or address + high > _MAX_ADDRESS:
         return "its elements reach beyond the addresses that there are"
     return None

@@ -1,11 +1,14 @@
-"""Read-only memory: what a library of this process is told when it takes a buffer that is open for reading.
+"""Read-only memory: what a library of this process is told when it takes a buffer that
+is open for reading.
 
-DLPack says it by a flag of its versioned capsules. JAX asks for a capsule without a version, and is refused. PyTorch asks for the
-versioned one and does not look at the flag: its tensors can all be written, and writing to this one is a fault. So the program is
-warned, at the line where it calls PyTorch.
+DLPack says it by a flag of its versioned capsules. JAX asks for a capsule without a
+version, and is refused. PyTorch asks for the versioned one and does not look at the
+flag: its tensors can all be written, and writing to this one is a fault. So the program
+is warned, at the line where it calls PyTorch.
 
-Of a plain array PyTorch takes the same without a word here: numpy answers for its arrays itself, and a subclass that did not would
-come back from each operation and each slice.
+Of a plain array PyTorch takes the same without a word here: numpy answers for its
+arrays itself, and a subclass that did not would come back from each operation and each
+slice.
 """
 
 from __future__ import annotations
@@ -26,13 +29,15 @@ if TYPE_CHECKING:
 
     from muninn.control.descriptions import RowDescription
 
-#: PyTorch's functions that take memory by DLPack: those that copy all of it, and those that do not.
+#: PyTorch's functions that take memory by DLPack: those that copy all of it, and those
+#: that do not.
 _COPYING = {"tensor", "new_tensor"}
 _SHARING = {"from_dlpack", "as_tensor", "asarray"}
 
 
 def tellBorrower(description: RowDescription, asked: dict[str, Any]) -> None:
-    """Refuse, warn or let pass, once memory that is open for reading is asked for. Called by `__dlpack__`, and looks who called that.
+    """Refuse, warn or let pass, once memory that is open for reading is asked for.
+    Called by `__dlpack__`, and looks who called that.
 
     Parameters
     ----------
@@ -50,16 +55,25 @@ def tellBorrower(description: RowDescription, asked: dict[str, Any]) -> None:
         return
     mayBeWritten = description.access is not Access.READ_ONLY
     if not capsules.wantsVersioned(asked.get("max_version")):
-        opened = 'muninn.open(name, access="readWrite"), also where a library only reads, as JAX does; or give it'
+        opened = (
+            'muninn.open(name, access="readWrite"), also where a library only reads, as '
+            "JAX does; or give it"
+        )
         raise BufferError(
-            f"{description.name!r} is open for reading, which a DLPack capsule without a version can not say, and none with one was "
+            f"{description.name!r} is open for reading, which a DLPack capsule without a "
+            "version can not say, and none with one was "
             f"asked for. Fix: {opened if mayBeWritten else 'Give it'} a copy, buffer.read()"
         )
     borrower = sys._getframe(1).f_back
     if borrower is not None and _isPyTorch(borrower) and not _isCopied(borrower, asked):
-        fix = 'To change what is shared, muninn.open(name, access="readWrite"); else' if mayBeWritten else "It was shared readOnly:"
+        fix = (
+            'To change what is shared, muninn.open(name, access="readWrite"); else'
+            if mayBeWritten
+            else "It was shared readOnly:"
+        )
         warnings.warn(
-            "PyTorch has no read-only tensors, and this memory is open for reading: an in-place operation on a tensor that shares it ends "
+            "PyTorch has no read-only tensors, and this memory is open for reading: an "
+            "in-place operation on a tensor that shares it ends "
             f"the process by SIGSEGV. {fix} tensor.clone()",
             UserWarning,
             stacklevel=3 + _depth(borrower),
@@ -80,7 +94,9 @@ def _depth(frame: FrameType) -> int:
 
 
 def _isCopied(borrower: FrameType, asked: dict[str, Any]) -> bool:
-    """Whether PyTorch will keep nothing but a copy, as far as can be told from its `from_dlpack`, and from the call that led there."""
+    """Whether PyTorch will keep nothing but a copy, as far as can be told from its
+    `from_dlpack`, and from the call that led there.
+    """
     # A device that is named and not passed on is another one than the memory's.
     if borrower.f_locals.get("device") is not None and "dl_device" not in asked:
         return True
@@ -93,29 +109,45 @@ def _isCopied(borrower: FrameType, asked: dict[str, Any]) -> bool:
 
 
 def _namesInCall(frame: FrameType) -> set[str]:
-    """What the expression that a frame is at names: the attributes, and its functions by the names that they were made with."""
+    """What the expression that a frame is at names: the attributes, and its functions
+    by the names that they were made with.
+    """
     names = set()
     for name in _namesAt(frame.f_code, frame.f_lasti):
         value = frame.f_locals.get(name, frame.f_globals.get(name))
-        names.add(value.__name__ if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)) else name)
+        names.add(
+            value.__name__
+            if isinstance(value, (types.FunctionType, types.BuiltinFunctionType))
+            else name
+        )
     return names
 
 
-@functools.lru_cache(maxsize=64)  # reading the code takes longer than the rest of `__dlpack__`, and a loop asks each time
+# reading the code takes longer than the rest of `__dlpack__`, and a loop asks each time
+@functools.lru_cache(maxsize=64)
 def _namesAt(code: types.CodeType, offset: int) -> frozenset[str]:
     """The names in the expression of the instruction at an offset."""
     import dis
 
-    whole = dis.Positions(*next(itertools.islice(code.co_positions(), offset // 2, None)))  # one of each two bytes of code
-    parts = [each for each in dis.get_instructions(code) if each.opname.startswith("LOAD_") and _isWithin(each.positions, whole)]
+    # one of each two bytes of code
+    whole = dis.Positions(*next(itertools.islice(code.co_positions(), offset // 2, None)))
+    parts = [
+        each
+        for each in dis.get_instructions(code)
+        if each.opname.startswith("LOAD_") and _isWithin(each.positions, whole)
+    ]
     named = [part.argval if isinstance(part.argval, tuple) else (part.argval,) for part in parts]
     return frozenset(name for names in named for name in names if isinstance(name, str))
 
 
 def _isWithin(part: dis.Positions | None, whole: dis.Positions | None) -> bool:
-    """Whether source is within other source; by the line where Python was told to forget columns (`-X no_debug_ranges`)."""
+    """Whether source is within other source; by the line where Python was told to
+    forget columns (`-X no_debug_ranges`).
+    """
     if part is None or whole is None or part.lineno is None or whole.lineno is None:
         return False
     if None in part or None in whole:
         return part.lineno == whole.lineno
-    return bool((whole[0], whole[2]) <= (part[0], part[2]) and (part[1], part[3]) <= (whole[1], whole[3]))
+    return bool(
+        (whole[0], whole[2]) <= (part[0], part[2]) and (part[1], part[3]) <= (whole[1], whole[3])
+    )

@@ -1,6 +1,8 @@
-"""Kernels for GPUs. Each strides over its elements, so any number of blocks is right; `references` says the same in numpy.
+"""Kernels for GPUs. Each strides over its elements, so any number of blocks is right;
+`references` says the same in numpy.
 
-Integers are kept unsigned by hand: Numba makes a float64 of an int64 and a uint64, which would be slow, and wrong above 2**53.
+Integers are kept unsigned by hand: Numba makes a float64 of an int64 and a uint64,
+which would be slow, and wrong above 2**53.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ BLOCK_THREADS = 256
 
 @cuda.jit(device=True, inline="always")  # type: ignore[untyped-decorator]
 def _mixed(value: Any) -> Any:
-    # splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014). Its constants are written here because
-    # numba-cuda-mlir (0.6.0) takes no global above 2**63.
+    # splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators,
+    # OOPSLA 2014). Its constants are written here because numba-cuda-mlir (0.6.0) takes
+    # no global above 2**63.
     value = value + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -44,7 +47,9 @@ def _addUp(partial: Any, result: Any, position: Any) -> None:
 
 @cuda.jit  # type: ignore[untyped-decorator]
 def readSum(data: Any, result: Any) -> None:
-    """Add the sum of uint64 `data` to ``result[0]``: reads every byte once, writes hardly any."""
+    """Add the sum of uint64 `data` to ``result[0]``: reads every byte once, writes
+    hardly any.
+    """
     partial = np.uint64(0)
     for index in range(cuda.grid(1), data.size, cuda.gridsize(1)):
         partial = partial + data[index]
@@ -67,7 +72,9 @@ def scaleAdd(y: Any, a: Any, x: Any) -> None:
 
 @cuda.jit  # type: ignore[untyped-decorator]
 def fillPattern(data: Any, seed: Any) -> None:
-    """Write the pattern of `seed`: element i of uint64 `data` becomes splitmix64(seed + i)."""
+    """Write the pattern of `seed`: element i of uint64 `data` becomes splitmix64(seed +
+    i).
+    """
     for index in range(cuda.grid(1), data.size, cuda.gridsize(1)):
         data[index] = _mixed(seed + np.uint64(index))
 
@@ -84,7 +91,9 @@ def countMismatches(data: Any, seed: Any, result: Any) -> None:
 
 @cuda.jit  # type: ignore[untyped-decorator]
 def markDirty(scratch: Any, base: Any, sliceElements: Any, flags: Any) -> None:
-    """Set ``flags[i]`` to 1 where any of the `sliceElements` uint64 elements of slice i differ. All who write it write the same."""
+    """Set ``flags[i]`` to 1 where any of the `sliceElements` uint64 elements of slice i
+    differ. All who write it write the same.
+    """
     for index in range(cuda.grid(1), scratch.size, cuda.gridsize(1)):
         if scratch[index] != base[index]:
             flags[index // sliceElements] = 1
@@ -92,7 +101,9 @@ def markDirty(scratch: Any, base: Any, sliceElements: Any, flags: Any) -> None:
 
 @cuda.jit  # type: ignore[untyped-decorator]
 def sliceDigests(data: Any, sliceElements: Any, digests: Any) -> None:
-    """Add to each ``digests[i]`` the digest of slice i of uint64 `data`: the sum of splitmix64(element ^ splitmix64(index in it))."""
+    """Add to each ``digests[i]`` the digest of slice i of uint64 `data`: the sum of
+    splitmix64(element ^ splitmix64(index in it)).
+    """
     for number in range(cuda.blockIdx.x, digests.size, cuda.gridDim.x):
         first = number * sliceElements
         partial = np.uint64(0)

@@ -1,4 +1,6 @@
-"""Running a kernel by its name, on a GPU or by its CPU reference; and its code, for whoever wants to see it without a GPU."""
+"""Running a kernel by its name, on a GPU or by its CPU reference; and its code, for
+whoever wants to see it without a GPU.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from muninn.devices.port import Stream
 from muninn.errors import DeviceUnavailable, InvalidArgument
 from muninn.interop.streams import DEFAULT_HANDLES, streamHandle
 
-#: Every kernel, and the types of its arguments: an array by its element, a number by itself.
+#: Every kernel, and the types of its arguments: an array by its element, a number by
+#: itself.
 KERNELS: dict[str, tuple[str, ...]] = {
     "readSum": ("uint64[::1]", "uint64[::1]"),
     "copyElements": ("uint64[::1]", "uint64[::1]"),
@@ -29,41 +32,57 @@ _NUMBERS = {"uint64": np.uint64, "int64": np.int64, "float32": np.float32}
 
 
 def launch(name: str, *arguments: Any, stream: Any = None) -> None:
-    """Run a kernel: on a GPU when its arrays are there, else its CPU reference, here and now.
+    """Run a kernel: on a GPU when its arrays are there, else its CPU reference, here
+    and now.
 
     Parameters
     ----------
     name
         One of `KERNELS`.
     arguments
-        As the kernel's CPU reference has them. Arrays are numpy's, or have `__cuda_array_interface__`; all of one kind.
+        As the kernel's CPU reference has them. Arrays are numpy's, or have
+        `__cuda_array_interface__`; all of one kind.
     stream
-        In which it runs: `createStream`'s, or any other that Muninn takes; None is the default stream. It is not waited for.
+        In which it runs: `createStream`'s, or any other that Muninn takes; None is the
+        default stream. It is not waited for.
 
     Raises
     ------
     InvalidArgument
         There is no such kernel, or it takes another number of arguments.
     DeviceUnavailable
-        The arrays are on a GPU, and Numba, or what it compiles by, is not installed, or not beside this version of numpy.
+        The arrays are on a GPU, and Numba, or what it compiles by, is not installed, or
+        not beside this version of numpy.
     """
     types = KERNELS.get(name)
     if types is None or len(types) != len(arguments):
-        raise InvalidArgument(f"no kernel {name!r} takes {len(arguments)} arguments", f"Use one of {', '.join(KERNELS)}")
-    arrays = [argument for argument, kind in zip(arguments, types, strict=True) if kind not in _NUMBERS]
+        raise InvalidArgument(
+            f"no kernel {name!r} takes {len(arguments)} arguments",
+            f"Use one of {', '.join(KERNELS)}",
+        )
+    arrays = [
+        argument for argument, kind in zip(arguments, types, strict=True) if kind not in _NUMBERS
+    ]
     for array in arrays:
         if not isinstance(array, np.ndarray) and not hasattr(array, "__cuda_array_interface__"):
-            raise TypeError(f"{name} takes arrays of numpy or of a GPU, not {type(array).__name__}: of a buffer pass its deviceArray()")
+            raise TypeError(
+                f"{name} takes arrays of numpy or of a GPU, not {type(array).__name__}: of a "
+                "buffer pass its deviceArray()"
+            )
     if all(isinstance(array, np.ndarray) for array in arrays):
         from muninn.kernels import references
 
         reference = functools.partial(getattr(references, name), *arguments)
-        # A stream may have to wait first, for another's turn: what runs here and now would not.
+        # A stream may have to wait first, for another's turn: what runs here and now
+        # would not.
         queue = _queueOf(stream)
         reference() if queue is None else queue.submit(reference)
         return
     device = _deviceKernels()
-    given = tuple(_NUMBERS[kind](argument) if kind in _NUMBERS else argument for argument, kind in zip(arguments, types, strict=True))
+    given = tuple(
+        _NUMBERS[kind](argument) if kind in _NUMBERS else argument
+        for argument, kind in zip(arguments, types, strict=True)
+    )
     blocks = _blocksFor(name, arrays, device.BLOCK_THREADS)
     if blocks:
         try:
@@ -73,14 +92,20 @@ def launch(name: str, *arguments: Any, stream: Any = None) -> None:
 
 
 def ptxOf(name: str, computeCapability: tuple[int, int]) -> str:
-    """The PTX of a kernel for one kind of GPU, such as ``(9, 0)``. Needs Numba and the CUDA toolkit, and no GPU."""
+    """The PTX of a kernel for one kind of GPU, such as ``(9, 0)``. Needs Numba and the
+    CUDA toolkit, and no GPU.
+    """
     device = _deviceKernels()
     from muninn.kernels.numbacuda import types
 
     named = {kind: getattr(types, kind.removesuffix("[::1]")) for kind in KERNELS[name]}
-    signature = types.void(*(named[kind][::1] if kind.endswith("[::1]") else named[kind] for kind in KERNELS[name]))
+    signature = types.void(
+        *(named[kind][::1] if kind.endswith("[::1]") else named[kind] for kind in KERNELS[name])
+    )
     try:
-        ptx, _ = device.cuda.compile_ptx(getattr(device, name).py_func, signature, cc=computeCapability)
+        ptx, _ = device.cuda.compile_ptx(
+            getattr(device, name).py_func, signature, cc=computeCapability
+        )
     except _libraryMissing() as error:
         raise _typed(error) from error
     return str(ptx)
@@ -90,7 +115,9 @@ def _deviceKernels() -> ModuleType:
     try:
         from muninn.kernels import device, numbacuda
     except ImportError as error:
-        raise DeviceUnavailable(f"kernels need numba-cuda: {error}", "In Muninn's source, pip install '.[cuda]'") from error
+        raise DeviceUnavailable(
+            f"kernels need numba-cuda: {error}", "In Muninn's source, pip install '.[cuda]'"
+        ) from error
     numbacuda.requireCompiler()
     return device
 
@@ -106,19 +133,28 @@ def _libraryMissing() -> type[Exception]:
 def _typed(error: Exception) -> DeviceUnavailable:
     why = str(error).strip().partition("\n")[0]
     return DeviceUnavailable(
-        f"kernels can not be compiled: {why}", "Install the CUDA toolkit's libraries: in Muninn's source, pip install '.[cuda]'"
+        f"kernels can not be compiled: {why}",
+        "Install the CUDA toolkit's libraries: in Muninn's source, pip install '.[cuda]'",
     )
 
 
 def _blocksFor(name: str, arrays: list[Any], blockThreads: int) -> int:
-    """A block a slice for the digests of slices, else as many as it takes to give each thread one element."""
+    """A block a slice for the digests of slices, else as many as it takes to give each
+    thread one element.
+    """
     sizes = [int(np.prod(array.shape)) for array in arrays]
-    wanted = sizes[-1] if name == "sliceDigests" else -(-(sizes[1] if name == "copyElements" else sizes[0]) // blockThreads)
+    wanted = (
+        sizes[-1]
+        if name == "sliceDigests"
+        else -(-(sizes[1] if name == "copyElements" else sizes[0]) // blockThreads)
+    )
     return min(wanted, _MAX_BLOCKS)
 
 
 def _queueOf(stream: Any) -> Stream | None:
-    """The stream in which a CPU reference runs, by whatever stands for it; None: a default stream, which does it here and now."""
+    """The stream in which a CPU reference runs, by whatever stands for it; None: a
+    default stream, which does it here and now.
+    """
     if isinstance(stream, Stream):
         return stream
     handle = streamHandle(stream)
@@ -126,7 +162,10 @@ def _queueOf(stream: Any) -> Stream | None:
         return None
     queue = workerOf(handle)
     if queue is None:
-        reason = f"{type(stream).__name__} {handle:#x} is no stream in which the CPU works, and the arrays are the CPU's"
+        reason = (
+            f"{type(stream).__name__} {handle:#x} is no stream in which the CPU works, "
+            "and the arrays are the CPU's"
+        )
         raise InvalidArgument(reason, "Use a stream of createStream, or None")
     return queue
 

@@ -1,6 +1,8 @@
-"""The one place that imports Numba's CUDA target, which takes half a second and needs the CUDA toolkit's libraries.
+"""The one place that imports Numba's CUDA target, which takes half a second and needs
+the CUDA toolkit's libraries.
 
-It is numba-cuda's where that is installed, and else that of its successor numba-cuda-mlir, which compiles the same kernels.
+It is numba-cuda's where that is installed, and else that of its successor
+numba-cuda-mlir, which compiles the same kernels.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from cuda.bindings import driver
 
 from muninn.errors import DeviceUnavailable
 
-#: The last numba-cuda that compiles nothing beside numpy 2.5, of which it takes what is no more there.
+#: The last numba-cuda that compiles nothing beside numpy 2.5, of which it takes what is
+#: no more there.
 _LAST_WITHOUT_NUMPY_2_5 = (0, 30, 4)
 
 
@@ -31,7 +34,9 @@ cuda, types = _target()
 
 
 def _obstacle() -> str:
-    """Why this target compiles no kernel, going by the versions of what is installed; empty if it does."""
+    """Why this target compiles no kernel, going by the versions of what is installed;
+    empty if it does.
+    """
     import numpy
 
     if _version(numpy.__version__) < (2, 5) or cuda.__name__ != "numba.cuda":
@@ -42,7 +47,9 @@ def _obstacle() -> str:
         installed = metadata.version("numba-cuda")
     except metadata.PackageNotFoundError:
         return ""
-    return f"numba-cuda {installed} compiles no kernel beside numpy {numpy.__version__}" * (_version(installed) <= _LAST_WITHOUT_NUMPY_2_5)
+    return f"numba-cuda {installed} compiles no kernel beside numpy {numpy.__version__}" * (
+        _version(installed) <= _LAST_WITHOUT_NUMPY_2_5
+    )
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -53,17 +60,24 @@ _OBSTACLE = _obstacle()
 
 
 def requireCompiler() -> None:
-    """Raise `DeviceUnavailable` where no kernel can be compiled. To make arrays of `on` nothing is compiled."""
+    """Raise `DeviceUnavailable` where no kernel can be compiled. To make arrays of `on`
+    nothing is compiled.
+    """
     if _OBSTACLE:
-        raise DeviceUnavailable(_OBSTACLE, "pip install 'numpy<2.5', or put numba-cuda-mlir in the place of numba-cuda")
+        raise DeviceUnavailable(
+            _OBSTACLE, "pip install 'numpy<2.5', or put numba-cuda-mlir in the place of numba-cuda"
+        )
 
 
-#: Numba's table of devices is filled without a lock: two threads that use it first at once get "key already in dictionary".
+#: Numba's table of devices is filled without a lock: two threads that use it first at
+#: once get "key already in dictionary".
 _entering = _thread.RLock()
 
 
 def on(gpu: int | None, exposed: object) -> Any:
-    """A device array on what has `__cuda_array_interface__`, for kernels of `gpu`, or of the GPU that is worked on; keeps `exposed`."""
+    """A device array on what has `__cuda_array_interface__`, for kernels of `gpu`, or
+    of the GPU that is worked on; keeps `exposed`.
+    """
     before = driver.cuCtxGetCurrent()[1]
     try:
         with _entering:
@@ -72,5 +86,6 @@ def on(gpu: int | None, exposed: object) -> Any:
             with cuda.gpus[gpu]:
                 return cuda.as_cuda_array(exposed, sync=False)
     finally:
-        if int(before):  # Numba makes a primary context this thread's; a program may have one of its own
+        # Numba makes a primary context this thread's; a program may have one of its own
+        if int(before):
             driver.cuCtxSetCurrent(before)

@@ -1,4 +1,6 @@
-"""The kernels' CPU references for the CPU: the same names, arguments and results, on numpy arrays. They are what an emulated GPU runs."""
+"""The kernels' CPU references for the CPU: the same names, arguments and results, on
+numpy arrays. They are what an emulated GPU runs.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
-_STEP, _FIRST, _SECOND = (np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_STEP, _FIRST, _SECOND = (
+    np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
 #: Elements that are mixed at a time: what stays in the processor's cache.
 _PART = 1 << 15
 
@@ -28,7 +32,9 @@ def scaleAdd(y: Array, a: float, x: Array) -> None:
 
 
 def fillPattern(data: Array, seed: int) -> None:
-    """Write the pattern of `seed`: element i of uint64 `data` becomes splitmix64(seed + i)."""
+    """Write the pattern of `seed`: element i of uint64 `data` becomes splitmix64(seed +
+    i).
+    """
     for first in range(0, data.size, _PART):
         data[first : first + _PART] = _pattern(seed, first, min(_PART, data.size - first))
 
@@ -41,12 +47,16 @@ def countMismatches(data: Array, seed: int, result: Array) -> None:
 
 
 def markDirty(scratch: Array, base: Array, sliceElements: int, flags: Array) -> None:
-    """Set ``flags[i]`` to 1 where any of the `sliceElements` uint64 elements of slice i differ."""
+    """Set ``flags[i]`` to 1 where any of the `sliceElements` uint64 elements of slice i
+    differ.
+    """
     flags[np.unique(np.flatnonzero(scratch != base[: scratch.size]) // sliceElements)] = 1
 
 
 def sliceDigests(data: Array, sliceElements: int, digests: Array) -> None:
-    """Add to each ``digests[i]`` the digest of slice i of uint64 `data`: the sum of splitmix64(element ^ splitmix64(index in it))."""
+    """Add to each ``digests[i]`` the digest of slice i of uint64 `data`: the sum of
+    splitmix64(element ^ splitmix64(index in it)).
+    """
     paths = _mixed(np.arange(sliceElements, dtype=np.uint64))
     for number in range(digests.size):
         part = data[number * sliceElements : (number + 1) * sliceElements]

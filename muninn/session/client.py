@@ -22,7 +22,13 @@ from collections.abc import Sequence
 
 from muninn.control.block import BlockLost
 from muninn.control.rows import Deposed
-from muninn.errors import BrokerUnavailable, BufferFreed, DescriptorsExhausted, DomainChanged, MuninnError
+from muninn.errors import (
+    BrokerUnavailable,
+    BufferFreed,
+    DescriptorsExhausted,
+    DomainChanged,
+    MuninnError,
+)
 from muninn.session.clientcontext import ClientContext
 from muninn.session.connections import Lines
 from muninn.session.connector import BrokerLost, Connector
@@ -36,7 +42,8 @@ from muninn.wire.descriptorserver import DescriptorClient
 from muninn.wire.messages import Message
 
 _log = Log("muninn.member")
-#: How long the background thread leaves a broker alone that has no room, or that it has no descriptor to connect to.
+#: How long the background thread leaves a broker alone that has no room, or that it has
+#: no descriptor to connect to.
 _TURNED_AWAY_SECONDS = 2.0
 
 
@@ -49,9 +56,12 @@ class Client:
         self._lines = Lines()
         self._connector = Connector(context, self._lines)
         self._later: deque[Message] = deque()
-        self._turnedAwayBy, self._connectAgainAt = -1, 0.0  # the epoch whose broker had no room for this member
+        # the epoch whose broker had no room for this member
+        self._turnedAwayBy, self._connectAgainAt = -1, 0.0
 
-    def request(self, op: str, descriptors: Sequence[Descriptor] = (), **fields: object) -> tuple[Message, list[Descriptor]]:
+    def request(
+        self, op: str, descriptors: Sequence[Descriptor] = (), **fields: object
+    ) -> tuple[Message, list[Descriptor]]:
         """Ask, and return the answer and the descriptors in it, which are the caller's.
 
         Raises
@@ -68,7 +78,11 @@ class Client:
                 raise aside.refusal()
             self.later(message)
             return {}, []
-        if op == "find" and (broker := self._context.broker()) is not None and broker.lacks(str(fields["name"])):
+        if (
+            op == "find"
+            and (broker := self._context.broker()) is not None
+            and broker.lacks(str(fields["name"]))
+        ):
             return {}, []
         deadline = self._deadline()
         stall = StallDetector(self._context)
@@ -79,11 +93,15 @@ class Client:
             except (BrokerLost, Deposed, BlockLost):
                 if self._context.isLost():
                     domain = self._context.paths.domain
-                    raise DomainChanged(f"the control block of {domain!r} was removed from /dev/shm", "Try again") from None
+                    raise DomainChanged(
+                        f"the control block of {domain!r} was removed from /dev/shm", "Try again"
+                    ) from None
                 if (missing := missingShm()) is not None:
                     raise missing from None  # and with it the sockets
                 if clock.now() >= deadline:
-                    raise BrokerUnavailable(f"no broker answered {op!r} within {self._context.requestTimeoutMs} ms") from None
+                    raise BrokerUnavailable(
+                        f"no broker answered {op!r} within {self._context.requestTimeoutMs} ms"
+                    ) from None
                 clock.sleep(RETRY_SECONDS)
                 continue
             try:
@@ -99,7 +117,8 @@ class Client:
             self.request("free", row=row, incarnation=incarnation)
 
     def fetch(self, row: int, incarnation: int) -> Descriptor | None:
-        """A descriptor of memory that has no name, the caller's; None when a new broker does not have it yet.
+        """A descriptor of memory that has no name, the caller's; None when a new broker
+        does not have it yet.
 
         It says nothing about the row: whoever holds a lease on it looks for himself.
 
@@ -119,12 +138,16 @@ class Client:
         return descriptors[0] if reply["found"] and descriptors else None
 
     def once(self, op: str, **fields: object) -> Message | None:
-        """Ask the broker of now a single time, and return its answer; None when there is none.
+        """Ask the broker of now a single time, and return its answer; None when there
+        is none.
 
-        For the background thread: while it waits it may itself be elected, and then it has to serve and not to ask again.
+        For the background thread: while it waits it may itself be elected, and then it
+        has to serve and not to ask again.
         """
         try:
-            reply, received = self._ask({"op": op, **fields}, (), StallDetector(self._context), self._deadline())
+            reply, received = self._ask(
+                {"op": op, **fields}, (), StallDetector(self._context), self._deadline()
+            )
         except (BrokerLost, Deposed, BrokerUnavailable):
             return None
         messages.closeAll(received)
@@ -132,7 +155,9 @@ class Client:
         return reply
 
     def awaitAnswer(self, seconds: float) -> bool:
-        """Wait until a broker answers; False when none does within so long. What it does first when its term begins is done then."""
+        """Wait until a broker answers; False when none does within so long. What it
+        does first when its term begins is done then.
+        """
         deadline = clock.now() + seconds
         with contextlib.suppress(MuninnError):
             while not aside.isOwn() and clock.now() < deadline:
@@ -142,12 +167,16 @@ class Client:
         return False
 
     def later(self, message: Message) -> None:
-        """Let the background thread ask this, once it can; nobody hears the answer. A grant is asked for again, and given back."""
+        """Let the background thread ask this, once it can; nobody hears the answer. A
+        grant is asked for again, and given back.
+        """
         self._later.append(message)
         self._context.wake()
 
     def askLater(self) -> bool:
-        """Ask what was to be asked later; False when the broker does not answer now. For the background thread."""
+        """Ask what was to be asked later; False when the broker does not answer now.
+        For the background thread.
+        """
         while self._later:
             message = self._later[0]  # it stays until it is done: `awaitLater` looks for it
             try:
@@ -157,12 +186,15 @@ class Client:
             if reply is None:
                 return False
             if message["op"] == "create" and reply.get("row", requests.LATER) != requests.LATER:
-                self._later.append({"op": "abandon", "row": reply["row"], "incarnation": reply["incarnation"]})
+                self._later.append(
+                    {"op": "abandon", "row": reply["row"], "incarnation": reply["incarnation"]}
+                )
             self._later.popleft()
         return True
 
     def awaitLater(self) -> None:
-        """Before a grant: what is yet to be given back may be the very row that would be granted again.
+        """Before a grant: what is yet to be given back may be the very row that would
+        be granted again.
 
         Raises
         ------
@@ -172,17 +204,24 @@ class Client:
         deadline = self._deadline()
         while self._later:
             if clock.now() > deadline:
-                raise BrokerUnavailable(f"no broker took back within {self._context.requestTimeoutMs} ms what was not brought to its end")
+                raise BrokerUnavailable(
+                    f"no broker took back within {self._context.requestTimeoutMs} ms what was "
+                    "not brought to its end"
+                )
             self._context.requireSlot()
             self._context.wake()
             if (term := self._context.election.term()).slot is None:
-                self._context.campaign(term)  # which tells why nobody serves: what was to be asked later is not asked before somebody does
+                # which tells why nobody serves: what was to be asked later is not asked
+                # before somebody does
+                self._context.campaign(term)
             clock.sleep(RETRY_SECONDS)
 
     def connect(self) -> bool:
-        """Connect to the broker of now, if there is no connection yet; False when it does not answer. For the background thread too.
+        """Connect to the broker of now, if there is no connection yet; False when it
+        does not answer. For the background thread too.
 
-        Where no descriptor is left, here or there, it is not tried again for a while; who asks for something does.
+        Where no descriptor is left, here or there, it is not tried again for a while;
+        who asks for something does.
         """
         epoch = self._context.election.epoch()
         self._lines.thin()
@@ -193,7 +232,9 @@ class Client:
             line = self._connector.open(StallDetector(self._context), self._deadline())
             self._turnedAwayBy = -1
             if self._lines.isAny(epoch, butFor=line):
-                line.close()  # another thread has asked meanwhile: a member costs its broker one descriptor, if it can
+                # another thread has asked meanwhile: a member costs its broker one
+                # descriptor, if it can
+                line.close()
             else:
                 self._lines.giveBack(line)
         except BrokerLost:
@@ -205,15 +246,18 @@ class Client:
         return True
 
     def isConnected(self, epoch: int) -> bool:
-        """Whether the broker of `epoch`, or of a later one, has what this member brought."""
+        """Whether the broker of `epoch`, or of a later one, has what this member
+        brought.
+        """
         return self._connector.connected >= epoch
 
     def _deadline(self) -> float:
         return clock.now() + self._context.requestTimeoutMs / 1000
 
     def disconnect(self, epoch: int) -> None:
-        """The term of `epoch` has begun: whoever waits for an answer of an earlier one must look again, and what is connected to one is
-        closed. Waits no longer than they take to look up.
+        """The term of `epoch` has begun: whoever waits for an answer of an earlier one
+        must look again, and what is connected to one is closed. Waits no longer than
+        they take to look up.
         """
         self._descriptorServer.disconnect(epoch)
         self._lines.disconnect(epoch)
@@ -223,17 +267,22 @@ class Client:
         self._lines.close()
 
     def closeInChild(self) -> None:
-        """Close this process's copies of the parent's connections, without ending them, and ask nothing more: a signal handler may have
-        forked in the middle of a request, whose answer is the parent's.
+        """Close this process's copies of the parent's connections, without ending them,
+        and ask nothing more: a signal handler may have forked in the middle of a
+        request, whose answer is the parent's.
         """
         self._connector.isForked = True
         self._descriptorServer.closeInChild()
         self._lines.closeInChild()
 
-    # --- one attempt -------------------------------------------------------------------------------------------------
+    # --- one attempt -----------------------------------------------------------------
 
     def _ask(
-        self, message: Message, descriptors: Sequence[Descriptor], stall: StallDetector, deadline: float
+        self,
+        message: Message,
+        descriptors: Sequence[Descriptor],
+        stall: StallDetector,
+        deadline: float,
     ) -> tuple[Message, list[Descriptor]]:
         broker = self._context.broker()
         if broker is not None:
@@ -242,7 +291,8 @@ class Client:
         try:
             answer = self._connector.exchange(line, message, descriptors, stall, deadline)
         except BaseException:
-            line.close()  # whatever else it brings could be taken for the answer to another question
+            # whatever else it brings could be taken for the answer to another question
+            line.close()
             raise
         self._lines.giveBack(line)
         return answer

@@ -1,6 +1,8 @@
-"""The context of a client: what the client needs of the process in its domain, and no more.
+"""The context of a client: what the client needs of the process in its domain, and no
+more.
 
-The membership makes it once, when the process joins. Everything in it may be used from any thread.
+The membership makes it once, when the process joins. Everything in it may be used from
+any thread.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class ClientContext(NamedTuple):
     broker: Callable[[], Broker | None]
     #: Ask for the succession of a term.
     campaign: Callable[[Term], None]
-    #: Whether this process has to join anew, because nobody finds the control block any more.
+    #: Whether this process has to join anew, because nobody finds the control block any
+    #: more.
     isLost: Callable[[], bool]
     #: ((row, incarnation), descriptor) of the memory held here that has no name.
     allocations: Callable[[], list[tuple[tuple[int, int], Descriptor]]]

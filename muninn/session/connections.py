@@ -1,9 +1,11 @@
 """Lines: this member's connections to the broker of one epoch.
 
-Nobody waits for a line that is in use: who asks takes one that is idle or makes another, has it alone, and gives it back. Taking and
-giving back are one step each, so a signal handler or a finalizer that asks in the middle of its own thread's question simply takes
-another; and a line that was in anybody's hands when he was interrupted goes with them, since what it still brings could be taken for the
-answer to another question.
+Nobody waits for a line that is in use: who asks takes one that is idle or makes
+another, has it alone, and gives it back. Taking and giving back are one step each, so a
+signal handler or a finalizer that asks in the middle of its own thread's question
+simply takes another; and a line that was in anybody's hands when he was interrupted
+goes with them, since what it still brings could be taken for the answer to another
+question.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import weakref
 
 from muninn.system.descriptors import OwnSocket, Socket
 
-#: So many wait for the next question; a process with more threads that ask at once connects anew for those beyond.
+#: So many wait for the next question; a process with more threads that ask at once
+#: connects anew for those beyond.
 KEPT = 4
 
 
@@ -52,7 +55,9 @@ class Lines:
         self._all: weakref.WeakValueDictionary[int, Line] = weakref.WeakValueDictionary()
 
     def take(self, epoch: int) -> Line | None:
-        """An idle line to the broker of `epoch`, which is the caller's until he gives it back or lets it go."""
+        """An idle line to the broker of `epoch`, which is the caller's until he gives
+        it back or lets it go.
+        """
         while self._idle:
             try:
                 line = self._idle.pop()
@@ -77,7 +82,9 @@ class Lines:
             line.close()
 
     def thin(self) -> None:
-        """Close those that nobody has asked by since the last call, all but one: each costs the broker a descriptor."""
+        """Close those that nobody has asked by since the last call, all but one: each
+        costs the broker a descriptor.
+        """
         for line in self._idle[:-1]:  # who asks takes the last
             if line.hasRested:
                 with contextlib.suppress(ValueError):  # somebody asks by it just now
@@ -86,11 +93,18 @@ class Lines:
             line.hasRested = True
 
     def isAny(self, epoch: int, butFor: Line | None = None) -> bool:
-        """Whether there is one to the broker of `epoch`, idle or not, that is not `butFor`."""
-        return any(line is not None and line is not butFor and line.epoch == epoch for line in self._known())
+        """Whether there is one to the broker of `epoch`, idle or not, that is not
+        `butFor`.
+        """
+        return any(
+            line is not None and line is not butFor and line.epoch == epoch
+            for line in self._known()
+        )
 
     def disconnect(self, epoch: int) -> None:
-        """End all lines to brokers of before `epoch`, also those that somebody waits on."""
+        """End all lines to brokers of before `epoch`, also those that somebody waits
+        on.
+        """
         for line in self._known():
             if line is not None and line.epoch < epoch:
                 line.callAway()

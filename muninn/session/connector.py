@@ -37,9 +37,11 @@ class Connector:
     Attributes
     ----------
     greeted
-        The epoch of the last broker that has got a hello, and with it what this member brings.
+        The epoch of the last broker that has got a hello, and with it what this member
+        brings.
     isForked
-        Whether this is the copy in a forked child, which asks nothing: a signal handler may have forked in the middle of a request.
+        Whether this is the copy in a forked child, which asks nothing: a signal handler
+        may have forked in the middle of a request.
     """
 
     def __init__(self, context: ClientContext, lines: Lines) -> None:
@@ -51,7 +53,9 @@ class Connector:
     def open(self, stall: StallDetector, deadline: float) -> Line:
         """A line to the broker of now, which is the caller's."""
         if self.isForked:
-            raise BrokerUnavailable("this process was forked while it was asking", "Ask again: it joins anew")
+            raise BrokerUnavailable(
+                "this process was forked while it was asking", "Ask again: it joins anew"
+            )
         term = self._context.election.term()
         line = self._lines.take(term.epoch)
         if line is not None:
@@ -60,14 +64,17 @@ class Connector:
         try:
             connection = descriptors.unixSocket()
         except OSError as error:
-            raise DescriptorsExhausted(f"no descriptor is left for a socket: {error.strerror}") from error
+            raise DescriptorsExhausted(
+                f"no descriptor is left for a socket: {error.strerror}"
+            ) from error
         line = self._lines.made(connection, term.epoch)
         try:
             connection.connect(self._context.paths.socketPath(term.epoch))
             self._hello(line, stall, deadline)
             self.connected = term.epoch
         except OSError as error:
-            # Gone, or its queue of connections is full: a broker that does not accept does not beat either.
+            # Gone, or its queue of connections is full: a broker that does not accept
+            # does not beat either.
             line.close()
             self._deposeIfStalled(term, stall)
             raise BrokerLost from error
@@ -77,12 +84,16 @@ class Connector:
         return line
 
     def _awaitBroker(self, term: Term, stall: StallDetector) -> None:
-        """Return when the socket of `term` listens; otherwise do what can be done about it, and `BrokerLost`."""
+        """Return when the socket of `term` listens; otherwise do what can be done about
+        it, and `BrokerLost`.
+        """
         context = self._context
         if term.slot == context.key.slot:
             context.campaign(term)  # it is us, and our thread is about to serve
             raise BrokerLost
-        if term.slot is None or context.members.isSuspectedDead(MemberKey(term.slot, context.members.state(term.slot)[1])):
+        if term.slot is None or context.members.isSuspectedDead(
+            MemberKey(term.slot, context.members.state(term.slot)[1])
+        ):
             context.campaign(term)
             raise BrokerLost
         ready = context.election.readyEpoch()
@@ -99,12 +110,19 @@ class Connector:
         context = self._context
         pidfd = atomics.pidfdOpen(os.getpid())
         if pidfd.number < 0:
-            raise DescriptorsExhausted(f"no descriptor is left for a pidfd: {os.strerror(-pidfd.number)}")
+            raise DescriptorsExhausted(
+                f"no descriptor is left for a pidfd: {os.strerror(-pidfd.number)}"
+            )
         held: list[tuple[tuple[int, int], Descriptor]] = []
         try:
             held = context.allocations() if self.connected != line.epoch else []
             batch, rest = held[: requests.FULL_BATCH], held[requests.FULL_BATCH :]
-            hello = {"op": "hello", "slot": context.key.slot, "generation": context.key.generation, "nonce": context.nonce}
+            hello = {
+                "op": "hello",
+                "slot": context.key.slot,
+                "generation": context.key.generation,
+                "nonce": context.nonce,
+            }
             self._bring(line, hello, batch, (pidfd,), stall, deadline)
             while len(batch) == requests.FULL_BATCH:
                 batch, rest = rest[: requests.FULL_BATCH], rest[requests.FULL_BATCH :]
@@ -126,16 +144,25 @@ class Connector:
         requests.raiseFailure(self.exchange(line, message, descriptors, stall, deadline)[0])
 
     def exchange(
-        self, line: Line, message: Message, descriptors: Sequence[Descriptor], stall: StallDetector, deadline: float
+        self,
+        line: Line,
+        message: Message,
+        descriptors: Sequence[Descriptor],
+        stall: StallDetector,
+        deadline: float,
     ) -> tuple[Message, list[Descriptor]]:
-        """Send, and wait for the answer as long as the broker moves. After any error the line is to be closed."""
+        """Send, and wait for the answer as long as the broker moves. After any error
+        the line is to be closed.
+        """
         term = self._context.election.term()
         connection = line.connection
         spinNs = SPIN_NS  # a broker that is awake answers sooner than this thread would wake up
         try:
             messages.send(connection, message, descriptors)
             stall.isStalled()
-            while result := green.awaitReadable(connection.fileno(), spinNs, int(stall.remaining() * 1e9)):
+            while result := green.awaitReadable(
+                connection.fileno(), spinNs, int(stall.remaining() * 1e9)
+            ):
                 if (
                     result not in (-errno.ETIMEDOUT, -errno.EINTR)
                     or self._context.election.epoch() != line.epoch

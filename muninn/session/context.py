@@ -1,6 +1,8 @@
-"""What the open buffers of one membership have in common: all that a buffer, an access or a lock needs of the session that it belongs to.
+"""What the open buffers of one membership have in common: all that a buffer, an access
+or a lock needs of the session that it belongs to.
 
-It is made once, when the process joins, and kept by each open buffer: so what memory needs for its end lives as long as the memory.
+It is made once, when the process joins, and kept by each open buffer: so what memory
+needs for its end lives as long as the memory.
 """
 
 from __future__ import annotations

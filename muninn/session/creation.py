@@ -1,7 +1,8 @@
-"""Creating a buffer: granted by the broker, filled here, and only then there for everybody.
+"""Creating a buffer: granted by the broker, filled here, and only then there for
+everybody.
 
-The steps are grant, description, memory, fill, commit. Until the commit nobody else can open the buffer; a creator that fails gives
-up, and for one that dies the broker does.
+The steps are grant, description, memory, fill, commit. Until the commit nobody else can
+open the buffer; a creator that fails gives up, and for one that dies the broker does.
 """
 
 from __future__ import annotations
@@ -61,9 +62,11 @@ def create(
     fill
         Called with the memory before anybody else can open it.
     source
-        Host memory whose bytes are copied in, in parallel with the reservation. The caller keeps it.
+        Host memory whose bytes are copied in, in parallel with the reservation. The
+        caller keeps it.
     put
-        Called with the address of the memory, which may be a GPU's, before anybody else can open it.
+        Called with the address of the memory, which may be a GPU's, before anybody else
+        can open it.
     progress
         Called with the bytes that are ready since the last call.
 
@@ -104,16 +107,28 @@ def _create(
     put: Callable[[int], None] | None,
 ) -> OpenBuffer:
     device = _deviceFor(membership, wanted)
-    # A driver knows better than a sum over rows what its GPU has left; and two processes may mean two GPUs by one number.
-    capacity = 0 if device is None or device.usedBytes is None else device.memoryInfo(wanted.gpu).totalBytes
+    # A driver knows better than a sum over rows what its GPU has left; and two
+    # processes may mean two GPUs by one number.
+    capacity = (
+        0
+        if device is None or device.usedBytes is None
+        else device.memoryInfo(wanted.gpu).totalBytes
+    )
     try:
         row, incarnation = making.grant(
-            name=wanted.name, tenant=wanted.tenant, mode=wanted.mode.value, gpu=wanted.gpu, sizeBytes=wanted.segmentBytes,
-            gpuCapacityBytes=capacity, deadlineMs=wanted.deadlineMs,
-        )  # fmt: skip
+            name=wanted.name,
+            tenant=wanted.tenant,
+            mode=wanted.mode.value,
+            gpu=wanted.gpu,
+            sizeBytes=wanted.segmentBytes,
+            gpuCapacityBytes=capacity,
+            deadlineMs=wanted.deadlineMs,
+        )
     except HolderSilent:
         silent = holderSilent(membership.tables, wanted.name)
-        raise BufferExists(f"{wanted.name!r} exists already, and {silent.reason}", silent.fix) from None
+        raise BufferExists(
+            f"{wanted.name!r} exists already, and {silent.reason}", silent.fix
+        ) from None
     tables = membership.tables
     with tables.leaseLock:
         index = tables.leases.take(row, incarnation, tables.ttlMs)
@@ -123,7 +138,9 @@ def _create(
     except BaseException:
         tables.leases.giveBack(index)
         raise
-    memory = membership.openBuffers.memory(made, index, row, incarnation, wanted.access, wanted.lifetime)
+    memory = membership.openBuffers.memory(
+        made, index, row, incarnation, wanted.access, wanted.lifetime
+    )
     description = _describe(wanted, made)
     tables.rows.describe(row, description, getattr(made, "handle", b""))
     _fill(memory, wanted, fill)
@@ -160,7 +177,9 @@ def _makeBytes(
 ) -> Bytes:
     if device is not None:
         allocation = _allocated(device, wanted)
-        _log.info("%r: transport %s (%s)", wanted.name, allocation.transport, allocation.transportReason)
+        _log.info(
+            "%r: transport %s (%s)", wanted.name, allocation.transport, allocation.transportReason
+        )
         try:
             _fillAllocation(device, wanted, allocation, source, progress)
         except BaseException:
@@ -184,11 +203,23 @@ def _makeBytes(
 
 def _allocated(device: Device, wanted: BufferSpec) -> Allocation:
     lent = wanted.lent
-    return device.allocate(wanted.gpu, wanted.segmentBytes) if lent is None else device.lend(lent.address, wanted.sizeBytes, lent.keepAlive)
+    return (
+        device.allocate(wanted.gpu, wanted.segmentBytes)
+        if lent is None
+        else device.lend(lent.address, wanted.sizeBytes, lent.keepAlive)
+    )
 
 
-def _fillAllocation(device: Device, wanted: BufferSpec, allocation: Allocation, source: Source | None, progress: Progress | None) -> None:
-    """Copy `source` there, in pieces if anybody wants to be told; what is not copied is ready as it is."""
+def _fillAllocation(
+    device: Device,
+    wanted: BufferSpec,
+    allocation: Allocation,
+    source: Source | None,
+    progress: Progress | None,
+) -> None:
+    """Copy `source` there, in pieces if anybody wants to be told; what is not copied is
+    ready as it is.
+    """
     address, sizeBytes = (0, 0) if source is None else source
     pieceBytes = _PIECE_BYTES if progress is not None else max(1, sizeBytes)
     for offset in range(0, sizeBytes, pieceBytes):
@@ -211,10 +242,15 @@ def _fillSegment(
     try:
         segments.advise(mapping, wanted.numaNode)
     except OSError as error:
-        raise InvalidArgument(str(error.strerror), "Leave numaNode out, or name a node that `python -m muninn doctor` lists") from error
+        raise InvalidArgument(
+            str(error.strerror),
+            "Leave numaNode out, or name a node that `python -m muninn doctor` lists",
+        ) from error
     address, sizeBytes = (None, 0) if source is None else source
     if wanted.reserve is Reserve.FULL:
-        segments.reserve(fd, mapping, tables.settings.memory.prefaultThreads, address, sizeBytes, progress)
+        segments.reserve(
+            fd, mapping, tables.settings.memory.prefaultThreads, address, sizeBytes, progress
+        )
         return
     if address is not None:
         segments.copyIn(mapping, address, sizeBytes)

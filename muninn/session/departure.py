@@ -1,9 +1,13 @@
-"""Departure: leaving a domain while other threads of the process may still be at work in it.
+"""Departure: leaving a domain while other threads of the process may still be at work
+in it.
 
-A slot that is given back is believed to be nobody's: its claims are taken over, its leases are swept away. So it is given back only while
-no thread is inside an access, holds a `Lock` or creates, and none begins between that look and the good-bye: whoever begins takes first and
-looks at `isOn` afterwards, whoever leaves sets it first and looks for takers afterwards. At least one of the two sees the other. A taker
-that sees a departure steps back, waits until it is over, and begins again, under the process's next membership if this one has ended.
+A slot that is given back is believed to be nobody's: its claims are taken over, its
+leases are swept away. So it is given back only while no thread is inside an access,
+holds a `Lock` or creates, and none begins between that look and the good-bye: whoever
+begins takes first and looks at `isOn` afterwards, whoever leaves sets it first and
+looks for takers afterwards. At least one of the two sees the other. A taker that sees a
+departure steps back, waits until it is over, and begins again, under the process's next
+membership if this one has ended.
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ from muninn.session.gpus import Gpus
 from muninn.session.owners import Owners
 from muninn.system import aside, clock, green
 
-#: How long a departure waits for the threads that are inside; they may be there for ever, and a process that ends gives all back too.
+#: How long a departure waits for the threads that are inside; they may be there for
+#: ever, and a process that ends gives all back too.
 _OUTSIDE_SECONDS = 0.2
 _LOOK_SECONDS = 0.001
 _PAST_SECONDS = 1.0
@@ -39,13 +44,18 @@ class Departure:
         self._leaver = 0
 
     def check(self) -> None:
-        """After an access, a lock or a name was taken: raises `Departing` when it is to be given back, and taken under the next membership."""
-        # SYNC depart: pairs with begin. What is taken is visible before this is read; the interpreter's lock orders both.
+        """After an access, a lock or a name was taken: raises `Departing` when it is to
+        be given back, and taken under the next membership.
+        """
+        # SYNC depart: pairs with begin. What is taken is visible before this is read;
+        # the interpreter's lock orders both.
         if self.isOn and green.identity() != self._leaver:
             raise Departing
 
     def begin(self) -> None:
-        """From now on nobody begins anything. The caller looks for those who have *afterwards*."""
+        """From now on nobody begins anything. The caller looks for those who have
+        *afterwards*.
+        """
         # SYNC depart: pairs with check.
         self._leaver = green.identity()
         self.isOn = True
@@ -59,7 +69,9 @@ class Departure:
         self.isOn = False
 
     def awaitOutside(self, isInside: Callable[[], bool], ownThread: object) -> bool:
-        """Wait a moment for the other threads to come out; False when somebody is still inside."""
+        """Wait a moment for the other threads to come out; False when somebody is still
+        inside.
+        """
         deadline = clock.now() + _OUTSIDE_SECONDS
         while isInside():
             if clock.now() > deadline or not _anyOther(ownThread):
@@ -68,7 +80,9 @@ class Departure:
         return True
 
     def awaitEnd(self) -> None:
-        """Wait until it is known whether the membership has ended; not on the thread that leaves."""
+        """Wait until it is known whether the membership has ended; not on the thread
+        that leaves.
+        """
         deadline = clock.now() + _OVER_SECONDS
         while self.isOn and green.identity() != self._leaver and clock.now() < deadline:
             aside.refuseOwn()  # a departure ends with that thread
@@ -76,17 +90,21 @@ class Departure:
 
 
 def stayWhile(isInside: Callable[[], bool], owners: Owners) -> None:
-    """Of a control block that nobody finds: wait for the accesses, locks and creations of this process in it, which end or end with it.
+    """Of a control block that nobody finds: wait for the accesses, locks and creations
+    of this process in it, which end or end with it.
 
     Nobody makes the next block meanwhile.
     """
-    owners.depart(True)  # whoever takes an owner lock from now on sees it, and gives it back; whoever has one is seen here
+    # whoever takes an owner lock from now on sees it, and gives it back; whoever has
+    # one is seen here
+    owners.depart(True)
     while isInside():
         clock.sleep(_STAY_SECONDS)
 
 
 def keepPromises(gpus: Gpus, seconds: float, isAtWork: Callable[[], bool]) -> bool:
-    """Let streams come to what others wait for; False when that takes longer than so many seconds.
+    """Let streams come to what others wait for; False when that takes longer than so
+    many seconds.
 
     Parameters
     ----------
@@ -102,10 +120,16 @@ def keepPromises(gpus: Gpus, seconds: float, isAtWork: Callable[[], bool]) -> bo
 
 
 def awaitPast(members: MemberTable, key: MemberKey) -> None:
-    """After an exec: wait a moment until the broker has taken back what the program before this one held, which its user takes for gone."""
+    """After an exec: wait a moment until the broker has taken back what the program
+    before this one held, which its user takes for gone.
+    """
     deadline = clock.now() + _PAST_SECONDS
     past = members.predecessors(key)
-    while any(members.state(each.slot) in ((layout.MEMBER_LIVE, each.generation), (layout.MEMBER_DEAD, each.generation)) for each in past):
+    while any(
+        members.state(each.slot)
+        in ((layout.MEMBER_LIVE, each.generation), (layout.MEMBER_DEAD, each.generation))
+        for each in past
+    ):
         if clock.now() > deadline:
             return
         clock.sleep(_LOOK_SECONDS)
@@ -113,4 +137,6 @@ def awaitPast(members: MemberTable, key: MemberKey) -> None:
 
 def _anyOther(ownThread: object) -> bool:
     """Whether a thread of this process could come out of anything while this one waits."""
-    return green.areGreen() or any(each not in (threading.current_thread(), ownThread) for each in threading.enumerate())
+    return green.areGreen() or any(
+        each not in (threading.current_thread(), ownThread) for each in threading.enumerate()
+    )

@@ -1,9 +1,12 @@
-"""The door of a domain: a slot in its control block for who comes, and the end of the block after the last who goes.
+"""The door of a domain: a slot in its control block for who comes, and the end of the
+block after the last who goes.
 
-Who joins has its slot first and reads the block's version second. Who withdraws the block takes the version first and reads the slots
-second. Both are sequentially consistent, so one of two that meet sees the other: the one steps back and opens the block anew, or the
-other gives the version back. Every step may be the last of a process: a block that is left without its version is whole, and the next
-process gives it back (`control/block.py`).
+Who joins has its slot first and reads the block's version second. Who withdraws the
+block takes the version first and reads the slots second. Both are sequentially
+consistent, so one of two that meet sees the other: the one steps back and opens the
+block anew, or the other gives the version back. Every step may be the last of a
+process: a block that is left without its version is whole, and the next process gives
+it back (`control/block.py`).
 """
 
 from __future__ import annotations
@@ -39,8 +42,11 @@ class Entry(NamedTuple):
     key: MemberKey
 
 
-def enter(paths: Paths, lockFile: LockFile, control: Control, preferred: bool, undo: contextlib.ExitStack) -> Entry:
-    """Claim a slot in the domain's block, made if there is none; what takes it back is pushed to `undo`.
+def enter(
+    paths: Paths, lockFile: LockFile, control: Control, preferred: bool, undo: contextlib.ExitStack
+) -> Entry:
+    """Claim a slot in the domain's block, made if there is none; what takes it back is
+    pushed to `undo`.
 
     Raises
     ------
@@ -61,16 +67,21 @@ def enter(paths: Paths, lockFile: LockFile, control: Control, preferred: bool, u
             key = _claim(members, preferred, deadline)
             attempt.callback(lockFile.unlockSlot, key.slot)
             attempt.callback(members.release, key, layout.MEMBER_CLAIMING)
-            # SYNC retire: pairs with `retire` and with Withdrawal. Slot first and version second here, the other way round there.
+            # SYNC retire: pairs with `retire` and with Withdrawal. Slot first and
+            # version second here, the other way round there.
             if not block.isRetired() and block.hasName():
                 undo.push(attempt.pop_all())
                 return Entry(block, members, key)
         if clock.now() > deadline:
-            raise ControlBlockInvalid(f"{paths.blockName} was withdrawn again and again", "Try again")
+            raise ControlBlockInvalid(
+                f"{paths.blockName} was withdrawn again and again", "Try again"
+            )
 
 
 def _claim(members: MemberTable, preferred: bool, deadline: float) -> MemberKey:
-    """A member slot. A full table with dead members in it is not full for long: the broker is about to take their slots back."""
+    """A member slot. A full table with dead members in it is not full for long: the
+    broker is about to take their slots back.
+    """
     while True:
         try:
             return members.claim(preferred)
@@ -81,21 +92,25 @@ def _claim(members: MemberTable, preferred: bool, deadline: float) -> MemberKey:
 
 
 def retire(entry: Entry, rows: RowTable) -> None:
-    """Withdraw the control block, if nobody else is in it, nothing is shared, and it does not drain.
+    """Withdraw the control block, if nobody else is in it, nothing is shared, and it
+    does not drain.
 
-    The names go before the journals, so no death leaves a block whose journals are gone. The lock file stays: its bytes mean something only
-    while it is one file.
+    The names go before the journals, so no death leaves a block whose journals are
+    gone. The lock file stays: its bytes mean something only while it is one file.
     """
     block, paths = entry.block, entry.block.paths
     if not block.hasName():
         return  # and the lock file may be closed: what was removed is abandoned by itself
     with block.lockFile.creating():
         if not block.hasName():
-            return  # withdrawn by another who left at the same time: who claims a slot in it now must go on noticing
+            # withdrawn by another who left at the same time: who claims a slot in it
+            # now must go on noticing
+            return
         if _isWanted(entry, rows):
             return
         version = block.address + layout.VERSION_OFFSET
-        # SYNC retire: pairs with `enter`. Version first and slots second here, slot first and version second there.
+        # SYNC retire: pairs with `enter`. Version first and slots second here, slot
+        # first and version second there.
         atomics.exchangeSeqCst32(version, 0)
         if _isWanted(entry, rows):
             atomics.exchangeSeqCst32(version, layout.VERSION)
@@ -105,8 +120,12 @@ def retire(entry: Entry, rows: RowTable) -> None:
 
 
 def _isWanted(entry: Entry, rows: RowTable) -> bool:
-    """Whether others are in the block, or it says what is shared, or that nothing is to be. Then its version is not touched: a death
-    would leave it without one.
+    """Whether others are in the block, or it says what is shared, or that nothing is to
+    be. Then its version is not touched: a death would leave it without one.
     """
     others = any(slot != entry.key.slot for slot in entry.members.occupied())
-    return others or Drain(entry.block).isOn() or bool(rows.notFree() or entry.block.paths.segmentKeys())
+    return (
+        others
+        or Drain(entry.block).isOn()
+        or bool(rows.notFree() or entry.block.paths.segmentKeys())
+    )

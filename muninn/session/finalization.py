@@ -1,8 +1,11 @@
-"""Alone: a membership while the interpreter is finalised, when no thread but one gets it any more.
+"""Alone: a membership while the interpreter is finalised, when no thread but one gets
+it any more.
 
-Objects that live to the end have their `__del__` called then, and may free a buffer. Exit handlers have run, so this process has left, as a
-rule. It joins once more: the thread that asks is the member, the kernel reports its end, and if nobody else serves, it does what it asks by
-itself. What is left over is a death's to take back. Nothing is imported here: `lateimports.py` has done that.
+Objects that live to the end have their `__del__` called then, and may free a buffer.
+Exit handlers have run, so this process has left, as a rule. It joins once more: the
+thread that asks is the member, the kernel reports its end, and if nobody else serves,
+it does what it asks by itself. What is left over is a death's to take back. Nothing is
+imported here: `lateimports.py` has done that.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from muninn.session.role import BrokerRole
 
 #: What the kernel reads when the last thread ends, after the last object has gone.
 _endless: list[object] = []
-#: What a new broker has to do first, a piece a step; the first step makes this the thread that serves.
+#: What a new broker has to do first, a piece a step; the first step makes this the
+#: thread that serves.
 _STEPS = 8
 
 

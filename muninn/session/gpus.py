@@ -1,6 +1,8 @@
-"""The GPUs of this process: the device, chosen once at its first use, and what its streams have still to do for others.
+"""The GPUs of this process: the device, chosen once at its first use, and what its
+streams have still to do for others.
 
-Private to the process. A death takes all of it back: the broker poisons the tickets that were promised.
+Private to the process. A death takes all of it back: the broker poisons the tickets
+that were promised.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ class Gpus:
         self.signalling = Cleanups(wake)
 
     def chosen(self) -> Device:
-        """The back-end that the settings ask for. Its memory is counted by the rows of the whole domain."""
+        """The back-end that the settings ask for. Its memory is counted by the rows of
+        the whole domain.
+        """
         with _lock.lock:
             if self.device is None:
                 refuseImports("this process has not used a GPU yet")
@@ -64,7 +68,9 @@ class Gpus:
         rows = self._rows
         held = (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING)
         described = (rows.description(row) for row, state in rows.notFree() if state.state in held)
-        return sum(each.segmentBytes for each in described if each.mode is Mode.FAST and each.gpu == gpu)
+        return sum(
+            each.segmentBytes for each in described if each.mode is Mode.FAST and each.gpu == gpu
+        )
 
 
 class UsesGpus(Protocol):

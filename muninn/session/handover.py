@@ -1,7 +1,9 @@
-"""Handover: what a member kept when it left the broker's office, until its successor has it.
+"""Handover: what a member kept when it left the broker's office, until its successor
+has it.
 
-Descriptors of memory without a name, which would end with the last of them. They are private to this process; a death of it before the
-successor has asked loses what nobody else has open.
+Descriptors of memory without a name, which would end with the last of them. They are
+private to this process; a death of it before the successor has asked loses what nobody
+else has open.
 """
 
 from __future__ import annotations

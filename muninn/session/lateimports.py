@@ -1,6 +1,8 @@
-"""Loading: what calls need and `import muninn` does not. It takes 15 ms, at the first join.
+"""Loading: what calls need and `import muninn` does not. It takes 15 ms, at the first
+join.
 
-When the interpreter is finalised nothing can be imported any more, so what an object's `__del__` may need then is all here.
+When the interpreter is finalised nothing can be imported any more, so what an object's
+`__del__` may need then is all here.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ _PAUSE_SECONDS = 0.01
 
 
 def load() -> Loaded:
-    """Import them, at the first call. Its caller keeps forks away: what a thread is importing stays half imported in another one's child.
+    """Import them, at the first call. Its caller keeps forks away: what a thread is
+    importing stays half imported in another one's child.
 
     Later calls import nothing, so they work also when the interpreter ends.
     """
@@ -46,7 +49,8 @@ def load() -> Loaded:
 def patiently(call: Callable[[], Value]) -> Value:
     """What `call` returns, which may import something.
 
-    A uid that may not look into the libraries, for a moment only, finds nothing there, and the interpreter would remember that.
+    A uid that may not look into the libraries, for a moment only, finds nothing there,
+    and the interpreter would remember that.
     """
     try:
         return call()

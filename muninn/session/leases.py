@@ -1,7 +1,10 @@
-"""The leases of this process: which of its member's lease slots it holds, and which Python object keeps each.
+"""The leases of this process: which of its member's lease slots it holds, and which
+Python object keeps each.
 
-The words are in shared memory (`control/leases.py`), and this process alone fills them. What is here is private: the owner of each slot,
-and what is to be undone once nobody keeps a lease. A crash loses it, and the words say by themselves what is to be reclaimed.
+The words are in shared memory (`control/leases.py`), and this process alone fills them.
+What is here is private: the owner of each slot, and what is to be undone once nobody
+keeps a lease. A crash loses it, and the words say by themselves what is to be
+reclaimed.
 """
 
 from __future__ import annotations
@@ -27,29 +30,45 @@ _READING, _EXPIRY_MASK = layout.LEASE_READING.mask, layout.LEASE_EXPIRY.mask
 
 
 class Lease:
-    """Whoever keeps it keeps a slot. When nobody does any more, its tenure is among those in `LeaseTable.gone`."""
+    """Whoever keeps it keeps a slot. When nobody does any more, its tenure is among
+    those in `LeaseTable.gone`.
+    """
 
     __slots__ = ("__weakref__", "tenure")
     tenure: Tenure
 
 
 class Tenure(weakref.ref[Lease]):
-    """A slot from its taking to its end: what is to be undone once nobody keeps its `Lease`.
+    """A slot from its taking to its end: what is to be undone once nobody keeps its
+    `Lease`.
 
-    It exists, and is what the table knows as the slot's owner, before the slot is taken: whatever comes between two steps of taking one,
-    an exception of a signal handler above all, ends the lease, and by that the tenure.
+    It exists, and is what the table knows as the slot's owner, before the slot is
+    taken: whatever comes between two steps of taking one, an exception of a signal
+    handler above all, ends the lease, and by that the tenure.
 
     Attributes
     ----------
     source, mapped
-        The memory that the lease covers, and its registration for kernels, if there is one.
+        The memory that the lease covers, and its registration for kernels, if there is
+        one.
     isTold
         Whether the broker is to be told of the end: the row may go with this lease.
     isClosing, isClosed
         How far the memory's end has come.
     """
 
-    __slots__ = ("incarnation", "index", "isBorrowed", "isClosed", "isClosing", "isTold", "mapped", "row", "source", "waker")
+    __slots__ = (
+        "incarnation",
+        "index",
+        "isBorrowed",
+        "isClosed",
+        "isClosing",
+        "isTold",
+        "mapped",
+        "row",
+        "source",
+        "waker",
+    )
     row: int
     incarnation: int
     index: int
@@ -64,7 +83,9 @@ class Tenure(weakref.ref[Lease]):
 
 
 class LeaseIndex(int):
-    """The number of a slot, which is held as long as somebody keeps `lease`, or `LeaseTable.release` is called."""
+    """The number of a slot, which is held as long as somebody keeps `lease`, or
+    `LeaseTable.release` is called.
+    """
 
     lease: Lease
 
@@ -72,8 +93,9 @@ class LeaseIndex(int):
 class LeaseTable:
     """The lease slots of this member.
 
-    Which slots are taken is what `_owners` says, and each change of it is one step, of threads and of what interrupts them; `_free` is a
-    hint. A slot is its owner's alone from `_claim` to `forget`.
+    Which slots are taken is what `_owners` says, and each change of it is one step, of
+    threads and of what interrupts them; `_free` is a hint. A slot is its owner's alone
+    from `_claim` to `forget`.
     """
 
     def __init__(self, block: ControlBlock, members: MemberTable, key: MemberKey) -> None:
@@ -84,28 +106,38 @@ class LeaseTable:
         self._owners: dict[int, Tenure] = {}
         self._fresh = itertools.count()
         self._free: list[int] = []
-        #: Tenures whose leases are gone. They come here without a step of Python's, from whatever let go of them.
+        #: Tenures whose leases are gone. They come here without a step of Python's,
+        #: from whatever let go of them.
         self.gone: deque[Tenure] = deque()
         #: Called afterwards.
         self.onGone: Callable[[object], object] | None = None
 
     def take(self, row: int, incarnation: int, ttlMs: int) -> LeaseIndex:
-        """Hold (row, incarnation) in a slot of one's own. The caller reads the row's state *afterwards*. Raises `TableFull`."""
+        """Hold (row, incarnation) in a slot of one's own. The caller reads the row's
+        state *afterwards*. Raises `TableFull`.
+        """
         lease = Lease()
-        waker = weakref.ref(lease, self.onGone)  # the callbacks of one object are called the last one first
+        # the callbacks of one object are called the last one first
+        waker = weakref.ref(lease, self.onGone)
         tenure = Tenure(lease, self.gone.append)  # which is called with the tenure itself
         lease.tenure = tenure
         tenure.index, tenure.row, tenure.incarnation, tenure.waker = -1, row, incarnation, waker
         tenure.source, tenure.mapped = None, []
-        tenure.isTold, tenure.isBorrowed, tenure.isClosing, tenure.isClosed = True, False, False, False
+        tenure.isTold, tenure.isBorrowed, tenure.isClosing, tenure.isClosed = (
+            True,
+            False,
+            False,
+            False,
+        )
         index = self._claim(tenure)
         while (high := int(atomics.loadAcquire32(self._highAddress))) <= index:
-            # SYNC leaseHigh: pairs with MemberTable.leaseHigh in a scan; raised before the slot is used, in one total order with it.
+            # SYNC leaseHigh: pairs with MemberTable.leaseHigh in a scan; raised before
+            # the slot is used, in one total order with it.
             atomics.casSeqCst32(self._highAddress, high, index + 1)
         address, word = self.held(index, row, incarnation)
         atomics.storeRelease64(address + layout.LEASE_EXPIRY_OFFSET, monotonicMs() + ttlMs)
-        # SYNC lease: pairs with scanHolds after LIVE→DYING in the broker. Lease first and row second here, row first and leases
-        # second there.
+        # SYNC lease: pairs with scanHolds after LIVE→DYING in the broker. Lease first
+        # and row second here, row first and leases second there.
         atomics.exchangeSeqCst64(address, word)
         taken = LeaseIndex(index)
         taken.lease = lease
@@ -119,9 +151,13 @@ class LeaseTable:
                 if self._owners.setdefault(index, tenure) is tenure:
                     return index
             if not isLastTry:
-                # A number that was taken from the list by somebody who came no further is on it no more.
+                # A number that was taken from the list by somebody who came no further
+                # is on it no more.
                 self._free += [index for index in range(self._max) if index not in self._owners]
-        raise TableFull(f"this process holds {self._max} leases, all that it may", "Close buffers, use bundles, or raise control.maxLeases")
+        raise TableFull(
+            f"this process holds {self._max} leases, all that it may",
+            "Close buffers, use bundles, or raise control.maxLeases",
+        )
 
     def tenures(self) -> list[Tenure]:
         """Those of all slots that are taken."""
@@ -142,13 +178,16 @@ class LeaseTable:
         self.forget(index)
 
     def release(self, index: int) -> None:
-        """Nothing is held in the slot any more, which is still its owner's. Twice is once.
+        """Nothing is held in the slot any more, which is still its owner's. Twice is
+        once.
 
-        One that is another member's by now is left alone: this process has left, or was thought dead.
+        One that is another member's by now is left alone: this process has left, or was
+        thought dead.
         """
         address = self._first + index * layout.LEASE_BYTES
         word = atomics.loadAcquire64(address)
-        # SYNC release: pairs with scanHolds; what the holder did with the memory comes before. The broker may revoke it meanwhile, once.
+        # SYNC release: pairs with scanHolds; what the holder did with the memory comes
+        # before. The broker may revoke it meanwhile, once.
         while word & _GENERATION_MASK << _GENERATION_SHIFT == self._generationField:
             found = atomics.casSeqCst64(address, word, 0)
             if found == word:
@@ -167,20 +206,38 @@ class LeaseTable:
         return expiryMs
 
     def setReading(self, index: int, isReading: bool) -> None:
-        """Say whether this process is inside a read access. The caller looks at the owner lock *afterwards*."""
-        # SYNC reading: pairs with readersOf in a writer that has the owner lock. Reading first and claim second here, the other way round there.
+        """Say whether this process is inside a read access. The caller looks at the
+        owner lock *afterwards*.
+        """
+        # SYNC reading: pairs with readersOf in a writer that has the owner lock.
+        # Reading first and claim second here, the other way round there.
         self._changeExpiry(index, _EXPIRY_MASK, _READING if isReading else 0)
 
     def _changeExpiry(self, index: int, kept: int, changed: int) -> None:
         address = self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET
         # Bounded: only threads of this process change it.
-        while atomics.casSeqCst64(address, word := int(atomics.loadAcquire64(address)), word & kept | changed) != word:
+        while (
+            atomics.casSeqCst64(
+                address, word := int(atomics.loadAcquire64(address)), word & kept | changed
+            )
+            != word
+        ):
             pass
 
     def expiryMs(self, index: int) -> int:
-        return int(atomics.loadAcquire64(self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET)) & _EXPIRY_MASK
+        return (
+            int(
+                atomics.loadAcquire64(
+                    self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET
+                )
+            )
+            & _EXPIRY_MASK
+        )
 
     def revocation(self, index: int) -> str:
         """Why the broker revoked the lease, or an empty string."""
-        reason = atomics.loadAcquire64(self._first + index * layout.LEASE_BYTES) >> _REASON_SHIFT & _REASON_MASK
+        reason = (
+            atomics.loadAcquire64(self._first + index * layout.LEASE_BYTES) >> _REASON_SHIFT
+            & _REASON_MASK
+        )
         return reasonName(reason) if reason else ""

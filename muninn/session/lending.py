@@ -1,8 +1,10 @@
-"""Lending: memory of this process that others use where it lies, from the sharing of it until it is taken back.
+"""Lending: memory of this process that others use where it lies, from the sharing of it
+until it is taken back.
 
-Lent memory is its owner's. It is held as long as the buffer object that shared it is open, or the process lives. An owner that closes
-waits for those who have it open, up to a grace period, and then takes it back: the broker revokes their leases, and they get `OwnerDied`
-at their next use. A death of the owner does the same without the wait.
+Lent memory is its owner's. It is held as long as the buffer object that shared it is
+open, or the process lives. An owner that closes waits for those who have it open, up to
+a grace period, and then takes it back: the broker revokes their leases, and they get
+`OwnerDied` at their next use. A death of the owner does the same without the wait.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class Lent:
         self._memories[row, incarnation] = memory
 
     def takeBack(self, row: int, incarnation: int, name: str) -> None:
-        """End the sharing of an array, if it is lent: wait for its importers, then revoke what they hold and free the name."""
+        """End the sharing of an array, if it is lent: wait for its importers, then
+        revoke what they hold and free the name.
+        """
         if self._memories.pop((row, incarnation), None) is None:
             return
         self._awaitImporters([(row, incarnation)])
@@ -48,10 +52,15 @@ class Lent:
             self._awaitImporters(self._memories)
 
     def forgetFreed(self) -> None:
-        """Let go of what somebody has freed, and all others have let go of: nobody is lent it any more."""
+        """Let go of what somebody has freed, and all others have let go of: nobody is
+        lent it any more.
+        """
         tables = self._tables
         for pair in list(self._memories):
-            if not tables.rows.isLive(*pair) and leases.countHolds(tables.block, tables.members, *pair) <= 1:
+            if (
+                not tables.rows.isLive(*pair)
+                and leases.countHolds(tables.block, tables.members, *pair) <= 1
+            ):
                 del self._memories[pair]
 
     def _awaitImporters(self, pairs: Iterable[tuple[int, int]]) -> None:
@@ -64,4 +73,7 @@ class Lent:
 
 def _othersHold(tables: Tables, row: int, incarnation: int) -> bool:
     holds = leases.scanHolds(tables.block, tables.members, row)
-    return any(hold.slot != tables.key.slot and hold.incarnation == incarnation and not hold.reason for hold in holds)
+    return any(
+        hold.slot != tables.key.slot and hold.incarnation == incarnation and not hold.reason
+        for hold in holds
+    )

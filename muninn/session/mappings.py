@@ -1,7 +1,9 @@
-"""Memory: what an open buffer has mapped, with the lease that covers it, and how its bytes are reached from the CPU and from kernels.
+"""Memory: what an open buffer has mapped, with the lease that covers it, and how its
+bytes are reached from the CPU and from kernels.
 
-Host memory the CPU reaches as it is, and kernels of real GPUs once it is registered, which happens at the first `devicePointer` and
-lasts as long as the mapping. VRAM is reached by kernels as it is, and by the CPU through copies.
+Host memory the CPU reaches as it is, and kernels of real GPUs once it is registered,
+which happens at the first `devicePointer` and lasts as long as the mapping. VRAM is
+reached by kernels as it is, and by the CPU through copies.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 
 
 class Bytes(Protocol):
-    """A range of this process's addresses: a segment's mapping, or a device's allocation."""
+    """A range of this process's addresses: a segment's mapping, or a device's
+    allocation.
+    """
 
     @property
     def address(self) -> int: ...
@@ -49,7 +53,8 @@ class NoBytes:
 
 
 class Memory:
-    """Mapped memory and the lease that covers it; both go when the last holding *and* the last array on it are gone.
+    """Mapped memory and the lease that covers it; both go when the last holding *and*
+    the last array on it are gone.
 
     Attributes
     ----------
@@ -62,9 +67,25 @@ class Memory:
         Whether the buffer allows writing to anybody.
     """
 
-    __slots__ = ("__weakref__", "_lease", "_mapped", "_mapping", "device", "isHostVisible", "leaseIndex", "mayBeWritten", "source")
+    __slots__ = (
+        "__weakref__",
+        "_lease",
+        "_mapped",
+        "_mapping",
+        "device",
+        "isHostVisible",
+        "leaseIndex",
+        "mayBeWritten",
+        "source",
+    )
 
-    def __init__(self, source: Bytes, leaseIndex: LeaseIndex, device: Device | None = None, mayBeWritten: bool = True) -> None:
+    def __init__(
+        self,
+        source: Bytes,
+        leaseIndex: LeaseIndex,
+        device: Device | None = None,
+        mayBeWritten: bool = True,
+    ) -> None:
         self.source = source
         self.mayBeWritten = mayBeWritten
         self.leaseIndex = int(leaseIndex)
@@ -72,7 +93,8 @@ class Memory:
         self.device = device
         self.isHostVisible = not isinstance(source, Allocation) or source.isHostVisible
         self._mapping = _thread.RLock()
-        #: At most one registration; a list that the lease's tenure has too, which outlives the memory.
+        #: At most one registration; a list that the lease's tenure has too, which
+        #: outlives the memory.
         self._mapped: list[Registration] = lease.tenure.mapped
 
     @staticmethod
@@ -90,7 +112,7 @@ class Memory:
         """Whose VRAM it is, as this process counts GPUs."""
         return self.source.gpu if isinstance(self.source, Allocation) else None
 
-    # --- the CPU -----------------------------------------------------------------------------------------------------
+    # --- the CPU ---------------------------------------------------------------------
 
     def copyOut(self, target: int, sizeBytes: int, offset: int = 0) -> None:
         """Copy bytes to a host address, wherever they are, and wait for it."""
@@ -117,13 +139,15 @@ class Memory:
         else:
             self.device.copyNow(target, source, sizeBytes, self.gpu or 0)
 
-    # --- kernels -----------------------------------------------------------------------------------------------------
+    # --- kernels ---------------------------------------------------------------------
 
     def devicePointer(self, device: Device, progress: Callable[[int], None] | None = None) -> int:
-        """Where kernels of all GPUs find it; host memory is registered for that at the first call. It never changes.
+        """Where kernels of all GPUs find it; host memory is registered for that at the
+        first call. It never changes.
 
-        It is registered for writing wherever the buffer allows that, whatever this process may: a registration for reading would have to
-        be taken from under the kernels that use it, when somebody here opens the buffer for writing.
+        It is registered for writing wherever the buffer allows that, whatever this
+        process may: a registration for reading would have to be taken from under the
+        kernels that use it, when somebody here opens the buffer for writing.
 
         Raises
         ------
@@ -140,12 +164,18 @@ class Memory:
                     if self.mayBeWritten and isinstance(source, Mapping):
                         meanwhile.enter_context(source.writableMeanwhile())
                         isWritable = True
-                    self._mapped.append(device.registerHost(source.address, source.sizeBytes, isWritable, progress))
+                    self._mapped.append(
+                        device.registerHost(source.address, source.sizeBytes, isWritable, progress)
+                    )
             return self._mapped[0].devicePointer
 
     def isBorrowed(self) -> bool:
         """Whether it is memory of another process, which that one takes back."""
-        return isinstance(self.source, Allocation) and self.source.transport == "cudaIpc" and not self.source.isOwned
+        return (
+            isinstance(self.source, Allocation)
+            and self.source.transport == "cudaIpc"
+            and not self.source.isOwned
+        )
 
     def isMapped(self) -> bool:
         """Whether kernels of real GPUs reach it now."""
@@ -153,7 +183,9 @@ class Memory:
 
 
 def _gone(source: Bytes, mapped: list[Registration], closed: Callable[[], object]) -> None:
-    """End memory that nobody has any more, and say so: now, or when kernels that may still use it are done."""
+    """End memory that nobody has any more, and say so: now, or when kernels that may
+    still use it are done.
+    """
 
     def close() -> None:
         source.closeThen(closed)
@@ -165,5 +197,11 @@ def _gone(source: Bytes, mapped: list[Registration], closed: Callable[[], object
 
 
 def exported(source: Bytes) -> tuple[Descriptor, ...]:
-    """A new descriptor of memory that has no name and can be handed on; nothing for all other memory."""
-    return (source.exportDescriptor(),) if isinstance(source, Allocation) and source.transport != "cudaIpc" else ()
+    """A new descriptor of memory that has no name and can be handed on; nothing for all
+    other memory.
+    """
+    return (
+        (source.exportDescriptor(),)
+        if isinstance(source, Allocation) and source.transport != "cudaIpc"
+        else ()
+    )

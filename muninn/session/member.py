@@ -1,8 +1,11 @@
-"""Membership: this process's place in a domain, from its entry to its end, put together of the parts that do the work.
+"""Membership: this process's place in a domain, from its entry to its end, put together
+of the parts that do the work.
 
-`tables` has the shared memory, `worker` the one background thread that a membership costs, `role` its part as broker, `client` the talk
-with the broker, `openBuffers` the open buffers, and `leaving` the end. Nothing depends on a polite end: `leave` at exit only saves the broker
-the work. A forked child finds its identity page wiped and joins anew.
+`tables` has the shared memory, `worker` the one background thread that a membership
+costs, `role` its part as broker, `client` the talk with the broker, `openBuffers` the
+open buffers, and `leaving` the end. Nothing depends on a polite end: `leave` at exit
+only saves the broker the work. A forked child finds its identity page wiped and joins
+anew.
 """
 
 from __future__ import annotations
@@ -57,7 +60,8 @@ class Membership:
 
     def __init__(self, settings: Settings, isPreferred: bool = False) -> None:
         with contextlib.ExitStack() as undo:
-            self._lockFile = LockFile(Paths(os.geteuid(), settings.control.domain))  # files are the effective uid's
+            # files are the effective uid's
+            self._lockFile = LockFile(Paths(os.geteuid(), settings.control.domain))
             undo.callback(self._lockFile.close)
             entry = enter(self._lockFile.paths, self._lockFile, settings.control, isPreferred, undo)
             self.tables = tables = Tables.of(settings, *entry)
@@ -70,13 +74,40 @@ class Membership:
             self.client = self._connected()
             releases = Releases(tables, standing, self.client, self.wakeup.wake)
             lent, owners = Lent(tables, self.client), Owners(tables.block.geometry.maxBuffers)
-            context = Context(tables, standing.isStale, self.departure, self.client, self.gpus, releases, lent, owners)
+            context = Context(
+                tables,
+                standing.isStale,
+                self.departure,
+                self.client,
+                self.gpus,
+                releases,
+                lent,
+                owners,
+            )
             self.openBuffers = OpenBuffers(context, self.wakeup.wake)
-            self.worker = Worker(tables, standing, self._lockFile, self.wakeup, self.role, self.client, self.openBuffers)
-            self.leaving = Leaving(tables, standing, self.departure, self._lockFile, self.role, self.client, self.openBuffers, self.worker)
+            self.worker = Worker(
+                tables,
+                standing,
+                self._lockFile,
+                self.wakeup,
+                self.role,
+                self.client,
+                self.openBuffers,
+            )
+            self.leaving = Leaving(
+                tables,
+                standing,
+                self.departure,
+                self._lockFile,
+                self.role,
+                self.client,
+                self.openBuffers,
+                self.worker,
+            )
             self._begin()
             undo.pop_all()
-        # Not in `leave`: buffers that are still referenced reach the block, and finalizers wake the thread, until the last of them is gone.
+        # Not in `leave`: buffers that are still referenced reach the block, and
+        # finalizers wake the thread, until the last of them is gone.
         for owner, letGo in ((tables, tables.block.close), (self.wakeup, self.wakeup.event.close)):
             weakref.finalize(owner, letGo).atexit = False
         self.worker.awaitEntry()
@@ -86,20 +117,32 @@ class Membership:
         nonce = tables.members.identity(tables.key.slot).nonce
         return Client(
             ClientContext(
-                tables.paths, tables.members, tables.election, tables.key, nonce, control.takeoverMs, control.requestTimeoutMs,
-                lambda: role.broker, lambda term: role.campaign(term), self.isLost, self._allocations, self.wakeup.wake,
+                tables.paths,
+                tables.members,
+                tables.election,
+                tables.key,
+                nonce,
+                control.takeoverMs,
+                control.requestTimeoutMs,
+                lambda: role.broker,
+                lambda term: role.campaign(term),
+                self.isLost,
+                self._allocations,
+                self.wakeup.wake,
                 lambda: self.worker.requireSlot(),
             )
-        )  # fmt: skip
+        )
 
     def _allocations(self) -> list[Allocation]:
-        """What this member brings to a new broker: the nameless memory that it has open, and what it kept as broker before."""
+        """What this member brings to a new broker: the nameless memory that it has
+        open, and what it kept as broker before.
+        """
         return [*self.openBuffers.allocations(), *self.role.handover.duplicates()]
 
     def _begin(self) -> None:
         self.worker.begin()
 
-    # --- what it has ---------------------------------------------------------------------------------------------------------
+    # --- what it has -----------------------------------------------------------------
 
     @property
     def settings(self) -> Settings:
@@ -141,14 +184,16 @@ class Membership:
     def leaseLock(self) -> _thread.RLock:
         return self.tables.leaseLock
 
-    # --- what is asked of it ---------------------------------------------------------------------------------------------
+    # --- what is asked of it ---------------------------------------------------------
 
     def isStale(self) -> bool:
         """Whether this is a forked child, or the membership has ended: join anew."""
         return self.standing.isStale()
 
     def isLost(self) -> bool:
-        """Whether nobody finds the control block any more, or another process has the slot."""
+        """Whether nobody finds the control block any more, or another process has the
+        slot.
+        """
         return self.standing.isLost
 
     def requireSame(self, other: Tables, name: str) -> Membership:
@@ -165,7 +210,9 @@ class Membership:
         self.leaving.leave()
 
     def forgetInChild(self) -> None:
-        """In a forked child: close this process's copies of the parent's descriptors; of what is shared, only say that there is a child."""
+        """In a forked child: close this process's copies of the parent's descriptors;
+        of what is shared, only say that there is a child.
+        """
         # SYNC forked: pairs with lingering. What this child maps was mapped before.
         atomics.storeRelease32(self.block.forkedAddress, 1)
         broker, self.role.broker = self.role.broker, None  # that is the parent's

@@ -1,7 +1,9 @@
-"""The membership of this process: joined at the first use, once more after a fork or when the one before has ended, and left at exit.
+"""The membership of this process: joined at the first use, once more after a fork or
+when the one before has ended, and left at exit.
 
-One process is one member. The join runs on a thread that signals do not reach; whoever is interrupted while waiting for it leaves it
-running, and the next call finds it, or its end.
+One process is one member. The join runs on a thread that signals do not reach; whoever
+is interrupted while waiting for it leaves it running, and the next call finds it, or
+its end.
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ from muninn.system.oserrors import typedErrors
 _JOIN_BOUND_SECONDS = 10.0
 
 _current: Membership | None = None
-#: The join that is under way, if one is. Looked up and put in by single steps of C, since a signal handler may come to join as well.
+#: The join that is under way, if one is. Looked up and put in by single steps of C,
+#: since a signal handler may come to join as well.
 _joining: dict[str, Job[Membership]] = {}
 
 
 def current() -> Membership:
-    """The membership of this process; it joins at the first use, and again after a fork."""
+    """The membership of this process; it joins at the first use, and again after a
+    fork.
+    """
     membership = _current
     if membership is None or membership.isStale() or os.geteuid() != membership.paths.uid:
         return _joinNow()
@@ -39,9 +44,11 @@ def current() -> Membership:
 
 
 def _joinNow(preferred: bool = False) -> Membership:
-    """Join on a thread that signals do not reach, and wait for it: one process is one member, and no half of one is ever seen.
+    """Join on a thread that signals do not reach, and wait for it: one process is one
+    member, and no half of one is ever seen.
 
-    Whoever is interrupted meanwhile leaves the join running; the next call finds it, or its end.
+    Whoever is interrupted meanwhile leaves the join running; the next call finds it, or
+    its end.
     """
     global _current
     if sys.is_finalizing():
@@ -52,11 +59,14 @@ def _joinNow(preferred: bool = False) -> Membership:
         requireWhole(_current.tables)
     refuseOwn()  # the join waits for the background thread of the membership before
     if green.areGreen():
-        load()  # here, and not where the locks of imports would have to be met by a real thread and a green one
+        # here, and not where the locks of imports would have to be met by a real thread
+        # and a green one
+        load()
     job = _joining.setdefault("now", Job(lambda: _joinAside(preferred)))
     if job.isOwn() or (_current is not None and _current.departure.isOwn()):
         raise BrokerUnavailable(
-            "a finalizer or a handler ran on the thread that joins or leaves the domain, and can not wait for it",
+            "a finalizer or a handler ran on the thread that joins or leaves the domain, and "
+            "can not wait for it",
             "Close buffers before their objects are garbage, and before the program ends",
         )
     membership = job.result(2 * _JOIN_BOUND_SECONDS + LEAVE_BOUND_SECONDS)
@@ -79,7 +89,9 @@ def _joinAside(preferred: bool) -> Membership:
 
 
 def _partFrom(old: Membership) -> bool:
-    """Give up the membership before, if it is not in force any more; False when it is. Raises `BrokerUnavailable` as `abandon` does."""
+    """Give up the membership before, if it is not in force any more; False when it is.
+    Raises `BrokerUnavailable` as `abandon` does.
+    """
     if old.tables.identity.isWiped():
         old.forgetInChild()
     elif old.isLost():

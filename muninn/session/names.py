@@ -1,9 +1,11 @@
 """Waiting for a name to come or to go, without asking for it again and again.
 
-The control block has some words for all names, chosen by a name's hash; the broker changes the word of each name that comes or
-goes, and wakes who sleeps on it. Who is woken looks into the index. The broker itself is asked at first, and again only when it may
-know more than the index does: it says so in the word when a name found no room there. A broker that died may have told nobody, so its
-successor is asked once; and because the index is a hint, there is a question now and then.
+The control block has some words for all names, chosen by a name's hash; the broker
+changes the word of each name that comes or goes, and wakes who sleeps on it. Who is
+woken looks into the index. The broker itself is asked at first, and again only when it
+may know more than the index does: it says so in the word when a name found no room
+there. A broker that died may have told nobody, so its successor is asked once; and
+because the index is a hint, there is a question now and then.
 """
 
 from __future__ import annotations
@@ -20,14 +22,17 @@ from muninn.system.green import sleepOn
 #: What to do about a name that nobody has, where waiting for it is no help.
 LOOK = "Check the name with `python -m muninn list`"
 
-#: A name is looked up in the index again at least so often; the broker wakes waiters sooner.
+#: A name is looked up in the index again at least so often; the broker wakes waiters
+#: sooner.
 _LOOK_NS = 500_000_000
 _ASK_MS = 10_000
 
 
 def absent(tables: Tables, name: str, waited: str = "", fix: str | None = LOOK) -> BufferNotFound:
     """The error for a name that nobody has."""
-    return BufferNotFound(f"there is no buffer {name!r} in domain {tables.paths.domain!r}{waited}", fix)
+    return BufferNotFound(
+        f"there is no buffer {name!r} in domain {tables.paths.domain!r}{waited}", fix
+    )
 
 
 class NameWait:
@@ -49,8 +54,11 @@ class NameWait:
         self.isComing = False
 
     def look(self) -> OpenBuffer | None:
-        """The name's holding, if it is there. Whatever comes or goes from here on ends the next `sleep`."""
-        # SYNC names: pairs with NameIndex.tell; the word is read before the look, so nothing that comes afterwards is missed.
+        """The name's holding, if it is there. Whatever comes or goes from here on ends
+        the next `sleep`.
+        """
+        # SYNC names: pairs with NameIndex.tell; the word is read before the look, so
+        # nothing that comes afterwards is missed.
         self._seen = int(atomics.loadAcquire32(self._word))
         openBuffers = self._openBuffers
         openBuffer = openBuffers.known(self._name)
@@ -59,7 +67,8 @@ class NameWait:
         return openBuffer
 
     def _mayBeKnownToTheBroker(self) -> bool:
-        # While the name is coming, the word also says that it has gone; otherwise only that the index can not tell is news.
+        # While the name is coming, the word also says that it has gone; otherwise only
+        # that the index can not tell is news.
         told = self._seen if self.isComing else self._seen >> 16
         state, now = (self._openBuffers.tables.election.epoch(), told), monotonicMs()
         if state == self._asked and now < self._askAgainMs:
@@ -68,9 +77,11 @@ class NameWait:
         return True
 
     def sleep(self, deadline: float | None) -> bool:
-        """Until something of this name may have changed, at most half a second; False when the deadline has passed.
+        """Until something of this name may have changed, at most half a second; False
+        when the deadline has passed.
 
-        Raises `BrokerUnavailable` when the calling thread itself is creating it, and has been interrupted by this.
+        Raises `BrokerUnavailable` when the calling thread itself is creating it, and
+        has been interrupted by this.
         """
         timeoutNs = sleepNs(deadline, _LOOK_NS)
         if timeoutNs <= 0:

@@ -1,7 +1,8 @@
 """An open buffer: one buffer that this process has open.
 
-It is one lease, one mapping at one address, and any number of `MuninnBuffer` objects on it. The lease lasts as long as the memory is
-mapped, arrays that outlive `close()` included, so what the table of leases says about who holds memory is true.
+It is one lease, one mapping at one address, and any number of `MuninnBuffer` objects on
+it. The lease lasts as long as the memory is mapped, arrays that outlive `close()`
+included, so what the table of leases says about who holds memory is true.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Renewal:
 
 
 class OpenBuffer:
-    """One buffer that this process has open. It ends when the last buffer object lets go of it."""
+    """One buffer that this process has open. It ends when the last buffer object lets
+    go of it.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -51,7 +54,14 @@ class OpenBuffer:
     )  # fmt: skip
 
     def __init__(
-        self, context: Context, row: int, incarnation: int, description: RowDescription, memory: Memory, *, isFresh: bool = False
+        self,
+        context: Context,
+        row: int,
+        incarnation: int,
+        description: RowDescription,
+        memory: Memory,
+        *,
+        isFresh: bool = False,
     ) -> None:
         self.context = context
         self.tables = tables = context.tables
@@ -63,12 +73,16 @@ class OpenBuffer:
         rowAddress = block.rowAddress(row)
         self.generation = Generation(rowAddress)
         self.tickets = Tickets(rowAddress, block.fencesAddress(row))
-        self.fencing = _thread.RLock()  # what is shown of fences, and what streams are made to wait for, in one order
+        # what is shown of fences, and what streams are made to wait for, in one order
+        self.fencing = _thread.RLock()
         self._owner = 0
         self.ownerLockAddress = rowAddress + layout.ROW_OWNER_LOCK_OFFSET
-        self._leaseAddress, self._leaseWord = tables.leases.held(memory.leaseIndex, row, incarnation)
+        self._leaseAddress, self._leaseWord = tables.leases.held(
+            memory.leaseIndex, row, incarnation
+        )
         self._renewal: weakref.ref[Renewal] | None = None
-        self._renewAtMs = monotonicMs() + self.ttlMs // 2 if isFresh else 0  # what was kept may be about to run out
+        # what was kept may be about to run out
+        self._renewAtMs = monotonicMs() + self.ttlMs // 2 if isFresh else 0
 
     @property
     def ttlMs(self) -> int:
@@ -76,12 +90,19 @@ class OpenBuffer:
 
     @property
     def owner(self) -> int:
-        """What this process has of the owner lock, by its address. Bound when it is first asked for: most who open a buffer never write."""
+        """What this process has of the owner lock, by its address. Bound when it is
+        first asked for: most who open a buffer never write.
+        """
         if not self._owner:
             tables = self.tables
-            expiryAddress, word = self._leaseAddress + layout.LEASE_EXPIRY_OFFSET, ownerlock.ownerLockWord(tables.key)
+            expiryAddress, word = (
+                self._leaseAddress + layout.LEASE_EXPIRY_OFFSET,
+                ownerlock.ownerLockWord(tables.key),
+            )
             rowAddress = tables.block.rowAddress(self.row)
-            self._owner = self.context.owners.bind(self.row, self.incarnation, rowAddress, expiryAddress, self, word)
+            self._owner = self.context.owners.bind(
+                self.row, self.incarnation, rowAddress, expiryAddress, self, word
+            )
         return self._owner
 
     def isOwn(self, word: int) -> bool:
@@ -95,11 +116,20 @@ class OpenBuffer:
     def refuseOwnWriter(self) -> None:
         """Before something that waits for writers: this thread would wait for itself."""
         if self.isWriting():
-            raise RuntimeError(f"this thread is writing {self.description.name!r}: what it has written so far is in the view of its turn")
+            raise RuntimeError(
+                f"this thread is writing {self.description.name!r}: what it has written so "
+                "far is in the view of its turn"
+            )
 
     def hasScopes(self, notOf: int = 0) -> bool:
-        """Whether any thread of this process, save one, is inside an access, or any at all has the lock."""
-        return bool(self._owner) and bool(atomics.ownerIsBusy(self._owner, 0 if self.description.kind == layout.ROW_KIND_LOCK else notOf))
+        """Whether any thread of this process, save one, is inside an access, or any at
+        all has the lock.
+        """
+        return bool(self._owner) and bool(
+            atomics.ownerIsBusy(
+                self._owner, 0 if self.description.kind == layout.ROW_KIND_LOCK else notOf
+            )
+        )
 
     def renewal(self) -> Renewal:
         """A token: while anybody keeps it, the background thread renews the lease."""
@@ -114,32 +144,45 @@ class OpenBuffer:
         return self._renewal is not None and self._renewal() is not None
 
     def isLive(self) -> bool:
-        """Whether it may be opened. A lifetime that is over has ended, whether or not a broker has come to it yet."""
+        """Whether it may be opened. A lifetime that is over has ended, whether or not a
+        broker has come to it yet.
+        """
         deadlineMs = self.description.deadlineMs
-        return self.tables.rows.isLive(self.row, self.incarnation) and not (deadlineMs and clock.isOver(deadlineMs))
+        return self.tables.rows.isLive(self.row, self.incarnation) and not (
+            deadlineMs and clock.isOver(deadlineMs)
+        )
 
     def check(self) -> None:
-        """Before a new operation: the lease still allows it. Renews the lease when half of it has passed.
+        """Before a new operation: the lease still allows it. Renews the lease when half
+        of it has passed.
 
         Raises
         ------
         LeaseRevoked, BufferFreed
         """
         if atomics.loadAcquire64(self._leaseAddress) != self._leaseWord:
-            reason = self.tables.leases.revocation(self.memory.leaseIndex) or "given back, as this process left the domain"
+            reason = (
+                self.tables.leases.revocation(self.memory.leaseIndex)
+                or "given back, as this process left the domain"
+            )
             if reason == "ownerDied":
-                raise OwnerDied(f"the memory of {self.description.name!r} went with the process that owned it")
+                raise OwnerDied(
+                    f"the memory of {self.description.name!r} went with the process that owned it"
+                )
             raise LeaseRevoked(f"the lease on {self.description.name!r} was revoked: {reason}")
         if not self.tables.rows.isLive(self.row, self.incarnation):
             raise BufferFreed(f"{self.description.name!r} was freed")
         now = monotonicMs()
         if 0 < self.description.deadlineMs <= now and clock.knowsHostTime():
-            raise LeaseRevoked(f"the lease on {self.description.name!r} was revoked: lifetimeEnded")  # as its broker is about to say
+            # as its broker is about to say
+            raise LeaseRevoked(f"the lease on {self.description.name!r} was revoked: lifetimeEnded")
         if now >= self._renewAtMs:
             self.renew()
 
     def renew(self) -> None:
-        self._renewAtMs = self.tables.leases.renew(self.memory.leaseIndex, self.ttlMs) - self.ttlMs // 2
+        self._renewAtMs = (
+            self.tables.leases.renew(self.memory.leaseIndex, self.ttlMs) - self.ttlMs // 2
+        )
 
     def allowWriting(self) -> None:
         """Let this process write; the buffer's access must allow it."""

@@ -1,7 +1,10 @@
-"""Owners: what this process has of the claims in shared memory; the Python end of `cshim/owners.h`, which says why it is C.
+"""Owners: what this process has of the claims in shared memory; the Python end of
+`cshim/owners.h`, which says why it is C.
 
-Private memory that reads zero in a forked child, one owner a row, of each membership. It is changed by the C part alone, in one call
-together with the shared word that it goes with. What needs Python is called back from there: the methods that `callsOf` names.
+Private memory that reads zero in a forked child, one owner a row, of each membership.
+It is changed by the C part alone, in one call together with the shared word that it
+goes with. What needs Python is called back from there: the methods that `callsOf`
+names.
 """
 
 from __future__ import annotations
@@ -17,17 +20,26 @@ from muninn.system.green import identity, sleepOn
 
 _OWNER_BYTES = 128
 _LEAVER_OFFSET = 8
-#: How long a waiter sleeps before it looks at its owner again; the reclaiming broker wakes it sooner.
+#: How long a waiter sleeps before it looks at its owner again; the reclaiming broker
+#: wakes it sooner.
 _CHECK_NS = 50_000_000
 #: How long a free claim is left to its successor, as in `cshim/owners.h`.
 _SUCCESSOR_NS = 5_000_000
 
 KIND_LOCK, KIND_HOST, KIND_STREAM = 0, 1, 2
-REFUSED_WRITING, REFUSED_READING, REFUSED_NOT_HELD, REFUSED_OTHER_THREAD, REFUSED_VOID = 1, 2, 3, 4, 5
+REFUSED_WRITING, REFUSED_READING, REFUSED_NOT_HELD, REFUSED_OTHER_THREAD, REFUSED_VOID = (
+    1,
+    2,
+    3,
+    4,
+    5,
+)
 
 
 def callsOf(kind: type[atomics.AccessScope]) -> int:
-    """The methods of a class of accesses that the C part calls, by the address of their table."""
+    """The methods of a class of accesses that the C part calls, by the address of their
+    table.
+    """
     names = ("_attach", "_deadlineOf", "_await", "_awaitOthers", "_end", "_linger", "_refuse")
     return atomics.callsOf(getattr(kind, name, None) for name in names)
 
@@ -38,17 +50,36 @@ class Owners:
     def __init__(self, rows: int) -> None:
         sizeBytes = (rows + 1) * _OWNER_BYTES
         self._first = atomics.mappedWipedOnFork(sizeBytes)
-        # Whoever is inside an access, or holds a lock, keeps an open buffer, and that keeps this.
+        # Whoever is inside an access, or holds a lock, keeps an open buffer, and that
+        # keeps this.
         weakref.finalize(self, atomics.unmap, self._first, sizeBytes).atexit = False
 
-    def bind(self, row: int, incarnation: int, rowAddress: int, expiryAddress: int, openBuffer: object, ownerLockWord: int) -> int:
+    def bind(
+        self,
+        row: int,
+        incarnation: int,
+        rowAddress: int,
+        expiryAddress: int,
+        openBuffer: object,
+        ownerLockWord: int,
+    ) -> int:
         """The owner of a row's claim, by its address."""
         address = self._first + (row + 1) * _OWNER_BYTES
-        atomics.ownerBind(address, self._first, rowAddress, expiryAddress, id(openBuffer), ownerLockWord, incarnation)
+        atomics.ownerBind(
+            address,
+            self._first,
+            rowAddress,
+            expiryAddress,
+            id(openBuffer),
+            ownerLockWord,
+            incarnation,
+        )
         return address
 
     def depart(self, isOn: bool) -> None:
-        """Nobody but this thread begins anything, until it is said that the departure is over."""
+        """Nobody but this thread begins anything, until it is said that the departure
+        is over.
+        """
         atomics.storeRelease64(self._first + _LEAVER_OFFSET, identity() if isOn else 0)
 
     def end(self) -> None:
@@ -56,20 +87,28 @@ class Owners:
         atomics.storeRelease32(self._first, 1)
 
 
-def awaitOwner(address: int, key: MemberKey, isDead: Callable[[int, int], bool], deadline: float | None, word: int) -> bool | None:
+def awaitOwner(
+    address: int,
+    key: MemberKey,
+    isDead: Callable[[int, int], bool],
+    deadline: float | None,
+    word: int,
+) -> bool | None:
     """Between two attempts at an owner lock that says `word`.
 
     Returns
     -------
     bool or None
-        True: its owner is confirmed dead. False: try again. None: the time is over, and nothing was waited for.
+        True: its owner is confirmed dead. False: try again. None: the time is over, and
+        nothing was waited for.
     """
     owner = ownerOf(word)
     isOwn = belongsTo(word, key)
     if owner is not None and not isOwn and isDead(*owner):
         return True
-    # A free claim is nobody's to refuse, and the successor for whom it is kept may have died: whoever asks, a try-lock too, stays until that one
-    # has come or is passed over.
+    # A free claim is nobody's to refuse, and the successor for whom it is kept may have
+    # died: whoever asks, a try-lock too, stays until that one has come or is passed
+    # over.
     remainingNs = sleepNs(deadline, _CHECK_NS) if owner is not None else _SUCCESSOR_NS
     if remainingNs <= 0:
         return None

@@ -1,6 +1,8 @@
-"""Living: what a process has of each row, one of a kind, found for as long as somebody keeps it.
+"""Living: what a process has of each row, one of a kind, found for as long as somebody
+keeps it.
 
-Private to the process. Threads, and a call and what interrupts it, may want one at the same time; one step decides whose there is.
+Private to the process. Threads, and a call and what interrupts it, may want one at the
+same time; one step decides whose there is.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ class Registry(weakref.WeakValueDictionary[tuple[int, int], _Kept]):
     def keepFirst(self, pair: tuple[int, int], value: _Kept) -> _Kept:
         """What lives under `pair`: `value`, if there is nothing yet.
 
-        One step decides, so that two never live: neither of two threads, nor of a thread and what it is interrupted by.
+        One step decides, so that two never live: neither of two threads, nor of a
+        thread and what it is interrupted by.
         """
         wanted = weakref.KeyedRef(value, self._remove, pair)  # type: ignore[attr-defined]
         while (found := self.data.setdefault(pair, wanted)()) is None:  # type: ignore[attr-defined]

@@ -1,11 +1,15 @@
-"""A making: one creation's talk with the broker, from the grant to the commit, which leaves nothing half done behind.
+"""A making: one creation's talk with the broker, from the grant to the commit, which
+leaves nothing half done behind.
 
-A creation may be interrupted between any two bytecodes: while its question is under way, say, so that nobody here knows what was
-granted. What is asked is noted before it is asked, and `giveUp` takes back whatever can have come of it: the same grant is asked for
-again, which returns the same row, and that is given back. Should that be cut short too, the end of its `Cleanup` leaves it to the
-background thread. Meanwhile the name is taken in this process: the broker takes a second request of one process for the first one
-repeated, so threads of a process are told apart here. So is the thread that is creating it: what interrupts that, or is called by it, a
-progress report say, must not wait for its end.
+A creation may be interrupted between any two bytecodes: while its question is under
+way, say, so that nobody here knows what was granted. What is asked is noted before it
+is asked, and `giveUp` takes back whatever can have come of it: the same grant is asked
+for again, which returns the same row, and that is given back. Should that be cut short
+too, the end of its `Cleanup` leaves it to the background thread. Meanwhile the name is
+taken in this process: the broker takes a second request of one process for the first
+one repeated, so threads of a process are told apart here. So is the thread that is
+creating it: what interrupts that, or is called by it, a progress report say, must not
+wait for its end.
 """
 
 from __future__ import annotations
@@ -26,7 +30,8 @@ if TYPE_CHECKING:
 
 #: How long a grant waits until what was cut short is on its way back.
 _UNDONE_SECONDS = 10.0
-#: How long the members have to bring a new broker the memory that they hold, before a name is taken for one of theirs.
+#: How long the members have to bring a new broker the memory that they hold, before a
+#: name is taken for one of theirs.
 _BROUGHT_SECONDS, _BROUGHT_PAUSE_SECONDS = 1.0, 0.002
 
 
@@ -39,7 +44,9 @@ class Creating:
         self._changing = _thread.RLock()
 
     def take(self, name: str, making: Making) -> bool:
-        """Whether the name is this making's from now on. One whose maker was cut short has none any more."""
+        """Whether the name is this making's from now on. One whose maker was cut short
+        has none any more.
+        """
         with self._changing:
             if not self.has(name):
                 self._byName.pop(name, None)
@@ -56,7 +63,9 @@ class Creating:
         return self._underWay(name) is not None
 
     def isOwn(self, name: str) -> bool:
-        """Whether the calling thread itself is creating it, and was interrupted, or calls this in the midst of it."""
+        """Whether the calling thread itself is creating it, and was interrupted, or
+        calls this in the midst of it.
+        """
         making = self._underWay(name)
         return making is not None and making.thread == green.identity()
 
@@ -65,11 +74,14 @@ class Creating:
         return making if making is not None and self.cleanups.isUnderWay(making) else None
 
     def refuseOwn(self, name: str) -> None:
-        """Before a wait for the name: raises `BrokerUnavailable` when it would be a wait for the calling thread."""
+        """Before a wait for the name: raises `BrokerUnavailable` when it would be a
+        wait for the calling thread.
+        """
         if self.isOwn(name):
             raise BrokerUnavailable(
                 f"{_midst(name)}: what comes in between can not wait for the end of it",
-                "Use it before or after the call that creates it; a handler of a signal can note what is to be done",
+                "Use it before or after the call that creates it; a handler of a signal can "
+                "note what is to be done",
             )
 
     def isAny(self) -> bool:
@@ -86,7 +98,17 @@ class Making:
         The thread that creates.
     """
 
-    __slots__ = ("_client", "_creating", "_granted", "_isOver", "_isUnanswered", "_mayBeLive", "_name", "_question", "thread")
+    __slots__ = (
+        "_client",
+        "_creating",
+        "_granted",
+        "_isOver",
+        "_isUnanswered",
+        "_mayBeLive",
+        "_name",
+        "_question",
+        "thread",
+    )
 
     def __init__(self, client: Client, creating: Creating, name: str) -> None:
         self._client = client
@@ -99,11 +121,15 @@ class Making:
         self._isOver = self._isUnanswered = False
 
     def begun(self) -> Cleanup:
-        """For the `with` statement around all of it: whatever ends that, `undo` is called unless `leaveName` was."""
+        """For the `with` statement around all of it: whatever ends that, `undo` is
+        called unless `leaveName` was.
+        """
         return self._creating.cleanups.begin(self)
 
     def takeName(self) -> None:
-        """Raises `BufferExists` while another thread of this process is creating it, or this one is, and was interrupted."""
+        """Raises `BufferExists` while another thread of this process is creating it, or
+        this one is, and was interrupted.
+        """
         if not self._creating.take(self._name, self):
             if self._creating.isOwn(self._name):
                 raise BufferExists(_midst(self._name))
@@ -115,7 +141,9 @@ class Making:
         self._creating.cleanups.end(self)
 
     def grant(self, **fields: Any) -> tuple[int, int]:
-        """Ask for a row that is this process's to fill; returns (row, incarnation). Raises whatever forbids it."""
+        """Ask for a row that is this process's to fill; returns (row, incarnation).
+        Raises whatever forbids it.
+        """
         aside.refuseOwn()
         if not self._creating.cleanups.awaitDone(_UNDONE_SECONDS):
             raise BrokerUnavailable("the background thread stands still")
@@ -125,7 +153,10 @@ class Making:
         try:
             while (granted := self._client.request("create", **fields)[0])["row"] == LATER:
                 if clock.now() > deadline:
-                    raise HolderSilent(f"whether {self._name!r} exists is not known before a process that may have its memory says so")
+                    raise HolderSilent(
+                        f"whether {self._name!r} exists is not known before a process that "
+                        "may have its memory says so"
+                    )
                 clock.sleep(_BROUGHT_PAUSE_SECONDS)
         except HolderSilent:
             self._question = None  # nothing was granted
@@ -155,11 +186,15 @@ class Making:
         self._isOver = True
 
     def giveUp(self) -> None:
-        """Take back whatever was granted. The error that led here is the one that counts; a broker that is not there hears it later."""
+        """Take back whatever was granted. The error that led here is the one that
+        counts; a broker that is not there hears it later.
+        """
         if self._isOver or self._question is None:
             return
         if self._isUnanswered:
-            self.undo()  # a broker that did not answer for the time that a call may take is not waited for as long again
+            # a broker that did not answer for the time that a call may take is not
+            # waited for as long again
+            self.undo()
             return
         try:
             if self._granted is None:
@@ -176,12 +211,15 @@ class Making:
         self._isOver = True
 
     def undo(self) -> bool:
-        """Let the background thread take back what may have been granted: the maker was cut short, or has no broker to ask."""
+        """Let the background thread take back what may have been granted: the maker was
+        cut short, or has no broker to ask.
+        """
         if not self._isOver and self._question is not None:
             if self._granted is None:
                 self._client.later({"op": "create", **self._question})
             else:
-                # No grant of this process is asked for before that was asked, so it can not be of what the program shares since.
+                # No grant of this process is asked for before that was asked, so it can
+                # not be of what the program shares since.
                 row, incarnation = self._granted
                 for op in ("abandon", "free") if self._mayBeLive else ("abandon",):
                     self._client.later({"op": op, "row": row, "incarnation": incarnation})
@@ -191,7 +229,10 @@ class Making:
 
 
 def _midst(name: str) -> str:
-    return f"this thread was interrupted while it is creating {_shown(name)}, or calls this in the midst of that"
+    return (
+        f"this thread was interrupted while it is creating {_shown(name)}, or calls this "
+        "in the midst of that"
+    )
 
 
 def _shown(name: str) -> str:

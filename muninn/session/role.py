@@ -1,9 +1,11 @@
-"""The broker's role: a member's campaign for the office, its terms as broker, and what it keeps from one term for the next.
+"""The broker's role: a member's campaign for the office, its terms as broker, and what
+it keeps from one term for the next.
 
-Any member may be elected. The one whose slot is in the election word makes a `Broker` and serves on its background thread until it is
-deposed, fails, or the process leaves. What the broker had in its hands goes into the handover *before* the office is given up: from then
-on another thread may already say hello to the successor, and brings the handover with it. A death in between loses nothing but what nobody
-else has open.
+Any member may be elected. The one whose slot is in the election word makes a `Broker`
+and serves on its background thread until it is deposed, fails, or the process leaves.
+What the broker had in its hands goes into the handover *before* the office is given up:
+from then on another thread may already say hello to the successor, and brings the
+handover with it. A death in between loses nothing but what nobody else has open.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ class BrokerRole:
         The background thread, as the kernel counts threads.
     """
 
-    def __init__(self, tables: Tables, standing: Standing, wakeup: Wakeup, isPreferred: bool) -> None:
+    def __init__(
+        self, tables: Tables, standing: Standing, wakeup: Wakeup, isPreferred: bool
+    ) -> None:
         self._tables = tables
         self._standing = standing
         self._wakeup = wakeup
@@ -61,18 +65,27 @@ class BrokerRole:
         self.threadId = 0
 
     def campaign(self, term: Term) -> None:
-        """Stand for the succession of `term`. Called by the background thread, and by any that waits for an answer."""
+        """Stand for the succession of `term`. Called by the background thread, and by
+        any that waits for an answer.
+        """
         tables = self._tables
         if clock.now() < self.handOverUntil:
-            tables.election.awaitReady(tables.election.readyEpoch(), _HEAD_START_NS)  # we are leaving, and others are there
+            # we are leaving, and others are there
+            tables.election.awaitReady(tables.election.readyEpoch(), _HEAD_START_NS)
             return
         onThread = atomics.threadId() == self.threadId
         if term.slot != tables.key.slot:
-            if not self.isPreferred and onThread and tables.members.preferredOther(tables.key) is not None:
+            if (
+                not self.isPreferred
+                and onThread
+                and tables.members.preferredOther(tables.key) is not None
+            ):
                 tables.election.awaitReady(tables.election.readyEpoch(), _HEAD_START_NS)
             self.candidacy.stand(tables.election, term, onThread)
 
-    def serve(self, term: Term, held: Callable[[], list[Allocation]], attend: Callable[[Broker], object]) -> None:
+    def serve(
+        self, term: Term, held: Callable[[], list[Allocation]], attend: Callable[[Broker], object]
+    ) -> None:
         """Be broker for `term`, as long as `attend` does not return.
 
         Parameters
@@ -87,24 +100,29 @@ class BrokerRole:
         try:
             broker = self._made(term, self.candidacy.abler)
             broker.start()
-            broker.inherit([*self.handover.taken(), *held()])  # the others bring theirs with their hello
+            # the others bring theirs with their hello
+            broker.inherit([*self.handover.taken(), *held()])
             self.broker = broker
             attend(broker)
         except Deposed:
             _log.info("deposed as broker of epoch %d", term.epoch)
         except BlockLost:
-            if not isAstray(tables.paths.uid):  # who may not look, or looks elsewhere, finds no name
+            # who may not look, or looks elsewhere, finds no name
+            if not isAstray(tables.paths.uid):
                 self._abandonBlock()
         except Exception as error:
-            # Whatever it is, another member may do better; a broker that can not serve must not sit in office.
+            # Whatever it is, another member may do better; a broker that can not serve
+            # must not sit in office.
             if not isDisplaced(tables.paths.uid) and tables.election.term() == term:
-                self.candidacy.resigned(term, error)  # who is another uid by now, or deposed, has not failed in office
+                # who is another uid by now, or deposed, has not failed in office
+                self.candidacy.resigned(term, error)
             self.broker = None
             if broker is not None:
                 self.handover.keep(broker.handOver())
             tables.election.replace(term, self.candidacy.successor())
         finally:
-            # The handover first: once there is no broker here, another thread may say hello to the successor, with what we have then.
+            # The handover first: once there is no broker here, another thread may say
+            # hello to the successor, with what we have then.
             if broker is not None:
                 self.handover.keep(broker.handOver())
             self.broker = None
@@ -113,16 +131,32 @@ class BrokerRole:
 
     def _made(self, term: Term, abler: Callable[[], int | None]) -> Broker:
         tables, wakeFd = self._tables, self._wakeup.event.checked()
-        return load().broker(tables.block, tables.members, tables.election, term, tables.key, limitsOf(tables.settings), wakeFd, abler)
+        return load().broker(
+            tables.block,
+            tables.members,
+            tables.election,
+            term,
+            tables.key,
+            limitsOf(tables.settings),
+            wakeFd,
+            abler,
+        )
 
     def loseBlock(self) -> None:
-        """Be sure that the background thread ends and this process joins anew at its next call. What is mapped stays."""
+        """Be sure that the background thread ends and this process joins anew at its
+        next call. What is mapped stays.
+        """
         self._standing.isLost = self._standing.isStopping = True
 
     def _abandonBlock(self) -> None:
-        """Nobody finds this control block any more: join anew at the next call, as whoever is elected next does."""
+        """Nobody finds this control block any more: join anew at the next call, as
+        whoever is elected next does.
+        """
         tables = self._tables
-        _log.warning("the control block of %s was removed from /dev/shm: this process joins anew", tables.paths.domain)
+        _log.warning(
+            "the control block of %s was removed from /dev/shm: this process joins anew",
+            tables.paths.domain,
+        )
         self.loseBlock()
         tables.election.replace(tables.election.term(), None)
 
@@ -130,4 +164,9 @@ class BrokerRole:
 def limitsOf(settings: Settings) -> Limits:
     """What a broker of these settings allows."""
     memory, tenancy = settings.memory, settings.tenancy
-    return Limits(memory.bigModeMaxBytes, memory.fastModeMaxBytes, tenancy.defaultPinnedHostQuota, tenancy.defaultVramQuota)
+    return Limits(
+        memory.bigModeMaxBytes,
+        memory.fastModeMaxBytes,
+        tenancy.defaultPinnedHostQuota,
+        tenancy.defaultVramQuota,
+    )

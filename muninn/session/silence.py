@@ -1,7 +1,9 @@
-"""Silence: a process that has memory without a name, and does not bring it to the broker that has taken over.
+"""Silence: a process that has memory without a name, and does not bring it to the
+broker that has taken over.
 
-It is stopped, as a rule, or has changed its uid. The memory is not lost while it lives, so nobody makes the name anew; who asks for it is
-told which process it is, and that the same may work later.
+It is stopped, as a rule, or has changed its uid. The memory is not lost while it lives,
+so nobody makes the name anew; who asks for it is told which process it is, and that the
+same may work later.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from muninn.session.tables import Tables
 
 
 def holderSilent(tables: Tables, name: str, row: int | None = None) -> HolderSilent:
-    """The error that names those who hold the buffer, but for this process and the broker, which do not have it.
+    """The error that names those who hold the buffer, but for this process and the
+    broker, which do not have it.
 
     Parameters
     ----------
@@ -22,16 +25,28 @@ def holderSilent(tables: Tables, name: str, row: int | None = None) -> HolderSil
     """
     encoded, rows = name.encode(), tables.rows
     if row is None:
-        found = (row for row, incarnation in tables.index.candidates(encoded) if rows.isLive(row, incarnation))
+        found = (
+            row
+            for row, incarnation in tables.index.candidates(encoded)
+            if rows.isLive(row, incarnation)
+        )
         row = next((row for row in found if rows.nameIs(row, encoded)), None)
     holders = [] if row is None else _others(tables, row)
     if not holders:  # it was broker before, and has nothing else of it
-        return HolderSilent(f"nobody has brought the memory of {name!r} to the new broker, and a process that may have it stands still")
-    names = [f"process {tables.members.identity(slot).pid} ({tables.members.program(slot)})" for slot in holders]
+        return HolderSilent(
+            f"nobody has brought the memory of {name!r} to the new broker, and a process that "
+            "may have it stands still"
+        )
+    names = [
+        f"process {tables.members.identity(slot).pid} ({tables.members.program(slot)})"
+        for slot in holders
+    ]
     pids = " ".join(str(tables.members.identity(slot).pid) for slot in holders)
     return HolderSilent(
-        f"the memory of {name!r} has not come to the new broker: {' and '.join(names)} may have it and stands still",
-        f"Let it go on (`kill -CONT {pids}` if it is stopped) or end it, and try again; to give the memory up, free the name",
+        f"the memory of {name!r} has not come to the new broker: {' and '.join(names)} may "
+        "have it and stands still",
+        f"Let it go on (`kill -CONT {pids}` if it is stopped) or end it, and try again; to "
+        "give the memory up, free the name",
     )
 
 
@@ -40,4 +55,8 @@ def _others(tables: Tables, row: int) -> list[int]:
     members = tables.members
     without = {tables.key.slot, tables.election.term().slot}
     slots = {hold.slot for hold in leases.scanHolds(tables.block, members, row)} - without
-    return [slot for slot in sorted(slots) if not members.isSuspectedDead(MemberKey(slot, members.state(slot)[1]))]
+    return [
+        slot
+        for slot in sorted(slots)
+        if not members.isSuspectedDead(MemberKey(slot, members.state(slot)[1]))
+    ]

@@ -1,7 +1,8 @@
 """The specification of a buffer: what a process wants to create, as plain values.
 
-`api` checks the options of a user and builds a `BufferSpec`; `session/creation.py` creates what it says. Only the creating process
-has it: the row of the new buffer states the same for all others.
+`api` checks the options of a user and builds a `BufferSpec`; `session/creation.py`
+creates what it says. Only the creating process has it: the row of the new buffer states
+the same for all others.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ from muninn.terms import INTERNAL_PREFIX, Access, Lifetime, Mode, Reserve
 
 
 class LentMemory(NamedTuple):
-    """Device memory that is shared where it lies, and the object that keeps it allocated."""
+    """Device memory that is shared where it lies, and the object that keeps it
+    allocated.
+    """
 
     address: int
     keepAlive: Any
 
 
 class BufferSpec(NamedTuple):
-    """A buffer as its creator wants it, with every option checked. Nothing of it exists yet."""
+    """A buffer as its creator wants it, with every option checked. Nothing of it exists
+    yet.
+    """
 
     name: str
     tenant: str
@@ -31,7 +36,8 @@ class BufferSpec(NamedTuple):
     kind: int
     gpu: int
     shape: tuple[int, ...]
-    #: As it stands in the row: `numpy.dtype.str`, or ``|V`` and the size of what `manifest` describes.
+    #: As it stands in the row: `numpy.dtype.str`, or ``|V`` and the size of what
+    #: `manifest` describes.
     dtype: str
     sizeBytes: int
     manifest: bytes
@@ -55,7 +61,18 @@ class BufferSpec(NamedTuple):
 def lockSpec(name: str) -> BufferSpec:
     """The spec of a row without memory, for `muninn.Lock`."""
     return BufferSpec(
-        INTERNAL_PREFIX + name, "internal", Mode.BIG, Access.READ_WRITE, Lifetime.LAST_CLOSE, layout.ROW_KIND_LOCK, -1, (),
-        "|u1", 0, b"",
-        Reserve.LAZY, 0, None,
-    )  # fmt: skip
+        INTERNAL_PREFIX + name,
+        "internal",
+        Mode.BIG,
+        Access.READ_WRITE,
+        Lifetime.LAST_CLOSE,
+        layout.ROW_KIND_LOCK,
+        -1,
+        (),
+        "|u1",
+        0,
+        b"",
+        Reserve.LAZY,
+        0,
+        None,
+    )

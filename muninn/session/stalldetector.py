@@ -26,7 +26,9 @@ class StallDetector:
         self._since = 0.0
 
     def isStalled(self) -> bool:
-        """Look at the broker's words; whether neither epoch, ready word nor heartbeat has moved for `takeoverMs`."""
+        """Look at the broker's words; whether neither epoch, ready word nor heartbeat
+        has moved for `takeoverMs`.
+        """
         election, now = self._context.election, clock.now()
         seen = (election.epoch(), election.readyEpoch(), election.heartbeat())
         if seen != self._seen:

@@ -1,6 +1,8 @@
-"""Standing: how far one membership has come, from its entry to its end. Private to the process; a forked child finds it ended.
+"""Standing: how far one membership has come, from its entry to its end. Private to the
+process; a forked child finds it ended.
 
-Each flag is set once and never taken back, by one step, so a thread, a signal handler and a finalizer may look at any time.
+Each flag is set once and never taken back, by one step, so a thread, a signal handler
+and a finalizer may look at any time.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class Standing:
     Parameters
     ----------
     isAlone
-        Whether the membership has no thread: then it goes on while the interpreter is finalised.
+        Whether the membership has no thread: then it goes on while the interpreter is
+        finalised.
     """
 
     isExiting = False  #: whether this process runs its exit handlers: soon no thread will run
@@ -39,4 +42,9 @@ class Standing:
 
     def isStale(self) -> bool:
         """Whether this is a forked child, or the membership has ended: join anew."""
-        return self._identity.isWiped() or self.hasLeft or self.isLost or (self.isExiting and not self._isAlone and sys.is_finalizing())
+        return (
+            self._identity.isWiped()
+            or self.hasLeft
+            or self.isLost
+            or (self.isExiting and not self._isAlone and sys.is_finalizing())
+        )

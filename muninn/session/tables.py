@@ -1,7 +1,10 @@
-"""The tables of one domain, as one process sees them: the shared memory that a member works in, and its place there.
+"""The tables of one domain, as one process sees them: the shared memory that a member
+works in, and its place there.
 
-One frozen object, made when a process has claimed its slot. It has no thread and asks no broker, so every part of a session may have it.
-The words themselves are in the control block: `control/` says for each table which processes write it, and what survives a crash.
+One frozen object, made when a process has claimed its slot. It has no thread and asks
+no broker, so every part of a session may have it. The words themselves are in the
+control block: `control/` says for each table which processes write it, and what
+survives a crash.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ class Tables:
     identity
         A number that reads zero in a forked child.
     leaseLock
-        Held by a thread while it opens a buffer, or gives leases back: an interruption finds either all of it or nothing.
+        Held by a thread while it opens a buffer, or gives leases back: an interruption
+        finds either all of it or nothing.
     """
 
     settings: Settings
@@ -51,9 +55,18 @@ class Tables:
     def of(settings: Settings, block: ControlBlock, members: MemberTable, key: MemberKey) -> Tables:
         """Those of a slot that was claimed in a control block."""
         return Tables(
-            settings, block.paths, block, members, key, Election(block), RowTable(block), NameIndex(block),
-            LeaseTable(block, members, key), _thread.RLock(), Identity(members.identity(key.slot).nonce),
-        )  # fmt: skip
+            settings,
+            block.paths,
+            block,
+            members,
+            key,
+            Election(block),
+            RowTable(block),
+            NameIndex(block),
+            LeaseTable(block, members, key),
+            _thread.RLock(),
+            Identity(members.identity(key.slot).nonce),
+        )
 
     @property
     def ttlMs(self) -> int:
@@ -61,16 +74,29 @@ class Tables:
         return self.settings.security.leaseTtlMs
 
     def isDead(self, slot: int, generationBits: int) -> bool:
-        """Whether an owner lock's owner (slot, low bits of its generation) is confirmed dead: never this process, always beyond the table."""
-        return slot >= self.members.count or self.members.isOwnerDead(slot, generationBits, self.key)
+        """Whether an owner lock's owner (slot, low bits of its generation) is confirmed
+        dead: never this process, always beyond the table.
+        """
+        return slot >= self.members.count or self.members.isOwnerDead(
+            slot, generationBits, self.key
+        )
 
     def requireSame(self, other: Tables, name: str) -> None:
-        """Raises `DomainChanged` for what belongs to another control block: a row means something in its own only."""
+        """Raises `DomainChanged` for what belongs to another control block: a row means
+        something in its own only.
+        """
         self.requireSameDomain(other, name)
         if other.block.identity != self.block.identity:
-            raise DomainChanged(f"{name!r} belongs to a control block of {self.paths.stem} that is no more")
+            raise DomainChanged(
+                f"{name!r} belongs to a control block of {self.paths.stem} that is no more"
+            )
 
     def requireSameDomain(self, other: Tables, name: str) -> None:
-        """The same for what has a name and no bytes: in a later control block it is made anew."""
+        """The same for what has a name and no bytes: in a later control block it is
+        made anew.
+        """
         if other.paths.stem != self.paths.stem:
-            raise DomainChanged(f"{name!r} belongs to {other.paths.stem}, and this process is in {self.paths.stem} now")
+            raise DomainChanged(
+                f"{name!r} belongs to {other.paths.stem}, and this process is in "
+                f"{self.paths.stem} now"
+            )

@@ -1,6 +1,8 @@
-"""Wakeup: what the background thread sleeps on, and how the other threads of its process end that sleep.
+"""Wakeup: what the background thread sleeps on, and how the other threads of its
+process end that sleep.
 
-While it serves as broker it sleeps on an eventfd among its sockets, otherwise on the broker's robust word. Private to the process.
+While it serves as broker it sleeps on an eventfd among its sockets, otherwise on the
+broker's robust word. Private to the process.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ class Wakeup:
         self.watcher = Watcher(block, slot)
 
     def wake(self) -> None:
-        """Make the background thread look around, and nobody else's. Takes no lock: finalizers call it."""
+        """Make the background thread look around, and nobody else's. Takes no lock:
+        finalizers call it.
+        """
         self.event.set()
         self.watcher.wake()
 

@@ -1,9 +1,10 @@
 """How a member's background thread sleeps until it is wanted, and is woken alone.
 
-It waits for three words at once (`cshim/watch.h`): the robust word of the broker, which the kernel marks at the broker's end and
-which all members watch; the election word, which changes with each term; and a word of this process, which a wake-up changes. A wake
-wakes one's own thread and nobody else's. Nothing that comes between the look and the sleep is missed, because each word is compared
-with what was seen of it.
+It waits for three words at once (`cshim/watch.h`): the robust word of the broker, which
+the kernel marks at the broker's end and which all members watch; the election word,
+which changes with each term; and a word of this process, which a wake-up changes. A
+wake wakes one's own thread and nobody else's. Nothing that comes between the look and
+the sleep is missed, because each word is compared with what was seen of it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.system import atomics
 
-#: The kernel wakes one watcher of a broker that died, and that one wakes the others. Should it be stopped or killed before that, they
-#: look after so long. A look is some microseconds in C, without the interpreter.
+#: The kernel wakes one watcher of a broker that died, and that one wakes the others.
+#: Should it be stopped or killed before that, they look after so long. A look is some
+#: microseconds in C, without the interpreter.
 _LOOK_NS = 1_000_000_000
 
 
@@ -23,29 +25,42 @@ class Watcher:
     def __init__(self, block: ControlBlock, slot: int) -> None:
         self._block = block
         self._slot = slot
-        # The process's own: its wake-ups, and whether the thread sleeps where only a bit of the robust word tells it from others.
+        # The process's own: its wake-ups, and whether the thread sleeps where only a
+        # bit of the robust word tells it from others.
         self._words = atomics.indexBuffer(2)
         self._wakeOwner = atomics.addressOf(self._words)
         self._seen = 0
         self._robust: int | None = None
 
     def look(self) -> None:
-        """What is asked from here on ends the next sleep. Called before the thread looks for work."""
+        """What is asked from here on ends the next sleep. Called before the thread
+        looks for work.
+        """
         self._seen = int(atomics.loadAcquire32(self._wakeOwner))
 
     def sleep(self, slot: int, electionWord: int, timeoutNs: int) -> None:
-        """Sleep until the broker in `slot` dies, the election word differs, somebody wake-ups, or the bound is reached.
+        """Sleep until the broker in `slot` dies, the election word differs, somebody
+        wake-ups, or the bound is reached.
 
         Returns at once if that has come since `look`.
         """
         self._robust = self._block.memberAddress(slot) + layout.MEMBER_ROBUST_OFFSET
-        # SYNC watch: pairs with Election.replace, with `wake`, and with the kernel's exit_robust_list.
+        # SYNC watch: pairs with Election.replace, with `wake`, and with the kernel's
+        # exit_robust_list.
         atomics.watch(
-            self._robust, self._block.electionAddress, electionWord & 0xFFFFFFFF, self._wakeOwner, self._seen, self._slot, max(0, timeoutNs),
+            self._robust,
+            self._block.electionAddress,
+            electionWord & 0xFFFFFFFF,
+            self._wakeOwner,
+            self._seen,
+            self._slot,
+            max(0, timeoutNs),
             _LOOK_NS,
-        )  # fmt: skip
+        )
 
     def wake(self) -> None:
-        """Make the thread look around. Takes no lock and wakes nobody else: finalizers and signal handlers call it."""
+        """Make the thread look around. Takes no lock and wakes nobody else: finalizers
+        and signal handlers call it.
+        """
         # SYNC wake: pairs with `look`; what the thread is to see was stored before.
         atomics.wakeWatcher(self._wakeOwner, self._robust, self._slot)

@@ -1,8 +1,11 @@
-"""The background thread of a membership: it holds the slot's robust word, so that the kernel tells the other members when it ends.
+"""The background thread of a membership: it holds the slot's robust word, so that the
+kernel tells the other members when it ends.
 
-While its process is the elected broker it serves. Otherwise it sleeps on the broker's robust word until the broker dies, leases are to be
-renewed, or another thread of the process wakes it. In both cases it renews leases, tells the broker of released buffers, and undoes what
-signal handlers have cut short. An end of this thread says to the others that the whole process is dead, so no error ends it.
+While its process is the elected broker it serves. Otherwise it sleeps on the broker's
+robust word until the broker dies, leases are to be renewed, or another thread of the
+process wakes it. In both cases it renews leases, tells the broker of released buffers,
+and undoes what signal handlers have cut short. An end of this thread says to the others
+that the whole process is dead, so no error ends it.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ if TYPE_CHECKING:
     from muninn.broker.broker import Broker
 
 _log = Log("muninn.member")
-#: How many of its own released buffers a broker's process settles between two steps, in which it serves others and beats.
+#: How many of its own released buffers a broker's process settles between two steps, in
+#: which it serves others and beats.
 _SETTLED_PER_STEP = 32
 _LONGEST_SLEEP_SECONDS = 60.0
 _RESIGNED_PAUSE_SECONDS = 0.05
@@ -83,13 +87,17 @@ class Worker:
         self.thread = threads.start(self._run, "muninn")
 
     def awaitEntry(self) -> None:
-        """Wait until the slot is this thread's. Raises `BrokerUnavailable`, and gives the slot back, when it is not soon."""
+        """Wait until the slot is this thread's. Raises `BrokerUnavailable`, and gives
+        the slot back, when it is not soon.
+        """
         if not self._entered.wait(_JOIN_BOUND_SECONDS) or self._failure is not None:
             tables = self._tables
             tables.members.release(tables.key, layout.MEMBER_CLAIMING)
             self._lockFile.close()
             reason = self._failure or "its thread did not start"
-            raise BrokerUnavailable(f"this process could not join {tables.paths.domain!r}: {reason}")
+            raise BrokerUnavailable(
+                f"this process could not join {tables.paths.domain!r}: {reason}"
+            )
 
     def enter(self) -> None:
         """Be what the kernel reports the end of: the calling thread."""
@@ -97,8 +105,11 @@ class Worker:
             self._role.threadId = atomics.threadId()
             members, key = self._tables.members, self._tables.key
             robustWord = members.robustAddress(key.slot)
-            atomics.exchangeSeqCst32(robustWord, 0)  # what the slot's last member left; nobody watches a slot that is not LIVE
-            atomics.checked(atomics.robustHold(ctypes.addressof(self.robustList), robustWord), "the robust list")
+            # what the slot's last member left; nobody watches a slot that is not LIVE
+            atomics.exchangeSeqCst32(robustWord, 0)
+            atomics.checked(
+                atomics.robustHold(ctypes.addressof(self.robustList), robustWord), "the robust list"
+            )
             members.enter(key)
         except BaseException as error:
             self._failure = error
@@ -113,11 +124,14 @@ class Worker:
             try:
                 self._step()
             except MuninnError as error:
-                if not self._standing.isLeaving:  # what was under way when our slot was given back is refused, and nobody waits for it
+                # what was under way when our slot was given back is refused, and nobody
+                # waits for it
+                if not self._standing.isLeaving:
                     _log.error("the background thread goes on after: %s", error)
                 clock.sleep(_RESIGNED_PAUSE_SECONDS)
             except Exception:
-                # An end of this thread says to the others that the whole process is dead; no descriptor left, say, is not the end.
+                # An end of this thread says to the others that the whole process is
+                # dead; no descriptor left, say, is not the end.
                 _log.exception("the background thread goes on")
                 clock.sleep(_RESIGNED_PAUSE_SECONDS)
         if self._standing.isLost:
@@ -135,7 +149,9 @@ class Worker:
         self._openBuffers.renewAll()
         if term.slot == tables.key.slot:
             role.serve(term, self._openBuffers.allocations, self._stepAsBroker)
-        elif term.slot is None or tables.members.isSuspectedDead(MemberKey(term.slot, tables.members.state(term.slot)[1])):
+        elif term.slot is None or tables.members.isSuspectedDead(
+            MemberKey(term.slot, tables.members.state(term.slot)[1])
+        ):
             role.campaign(term)
         else:
             role.candidacy.measureSometimes()
@@ -152,7 +168,9 @@ class Worker:
             self._client.askLater()
 
     def requireSlot(self) -> None:
-        """Be sure that this process still has what says that it is in its slot. Raises `DomainChanged`, and then it joins anew."""
+        """Be sure that this process still has what says that it is in its slot. Raises
+        `DomainChanged`, and then it joins anew.
+        """
         try:
             self._lockFile.restore()
         except DomainChanged:
@@ -174,9 +192,16 @@ class Worker:
             return Told.NO_ANSWER
         if role.handover and self._client.isConnected(term.epoch):
             role.handover.drop()
-        if role.isPreferred and not members.identity(term.slot or 0).flags & layout.MEMBER_FLAG_PREFERRED:
+        if (
+            role.isPreferred
+            and not members.identity(term.slot or 0).flags & layout.MEMBER_FLAG_PREFERRED
+        ):
             self._client.once("yield", slot=key.slot, generation=key.generation)
-        isAll = self._openBuffers.context.releases.tryReclaimReleased() and self._client.askLater() and self._undo()
+        isAll = (
+            self._openBuffers.context.releases.tryReclaimReleased()
+            and self._client.askLater()
+            and self._undo()
+        )
         return Told.ALL if isAll else Told.NOT_ALL
 
     def _undo(self) -> bool:

@@ -1,1 +1,3 @@
-"""Memory that has a name or a file: where a domain keeps it, and the segments behind bigMode buffers."""
+"""Memory that has a name or a file: where a domain keeps it, and the segments behind
+bigMode buffers.
+"""

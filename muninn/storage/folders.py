@@ -1,14 +1,20 @@
-"""The domain's directory: which one it is, where another user may have taken the name that is wanted, and mode 0700 whatever the umask.
+"""The domain's directory: which one it is, where another user may have taken the name
+that is wanted, and mode 0700 whatever the umask.
 
-Algorithm. The wanted name is `<stem>.d`. While a stranger has it, the directory gets the same name with six random digits after it, which
-nobody can take first. A directory is *established* by the lock file in it, and a domain has one established directory at most, which stays
-the domain's for as long as it is there: when the stranger's name becomes free, newcomers still find the other by a look through `/dev/shm`.
+Algorithm. The wanted name is `<stem>.d`. While a stranger has it, the directory gets
+the same name with six random digits after it, which nobody can take first. A directory
+is *established* by the lock file in it, and a domain has one established directory at
+most, which stays the domain's for as long as it is there: when the stranger's name
+becomes free, newcomers still find the other by a look through `/dev/shm`.
 
-A process that finds none makes one, by `mkdir`, and looks through `/dev/shm` afterwards; whatever this user has there by then it locks
-(`flock`, in the order of the names, without which two could wait for one another) and looks again. If that is the same, it makes the lock
-file in the first of them and removes the others. Of two processes that made different directories one looks after both were made, so it
-waits for the other's lock and then finds an established directory. A death lets go of its locks, and leaves a directory that the next
-process takes; the sticky bit of `/dev/shm` keeps strangers from what is ours.
+A process that finds none makes one, by `mkdir`, and looks through `/dev/shm`
+afterwards; whatever this user has there by then it locks (`flock`, in the order of the
+names, without which two could wait for one another) and looks again. If that is the
+same, it makes the lock file in the first of them and removes the others. Of two
+processes that made different directories one looks after both were made, so it waits
+for the other's lock and then finds an established directory. A death lets go of its
+locks, and leaves a directory that the next process takes; the sticky bit of `/dev/shm`
+keeps strangers from what is ours.
 """
 
 from __future__ import annotations
@@ -29,7 +35,9 @@ from muninn.system.oserrors import SHM_ROOT, fileError
 LOCK_NAME = "lock"
 _BOUND_SECONDS = 10.0
 _LOOK_SECONDS = 0.001
-_RANDOM_BYTES = 3  # the path of a socket has 107 bytes, of which the longest uid, domain and epoch leave seven
+# the path of a socket has 107 bytes, of which the longest uid, domain and epoch leave
+# seven
+_RANDOM_BYTES = 3
 _NO_DESCRIPTOR = "no descriptor is left to lock the directory with"
 _log = Log("muninn.control")
 #: What was warned of, once.
@@ -37,7 +45,9 @@ _strangers: set[tuple[str, str]] = set()
 
 
 def found(stem: str, uid: int) -> str:
-    """The name of the directory that the domain is in; of the one that it would get, when it is in none. Changes nothing."""
+    """The name of the directory that the domain is in; of the one that it would get,
+    when it is in none. Changes nothing.
+    """
     if _isEstablished(f"{stem}.d", uid):
         return f"{stem}.d"
     own = _own(stem, uid)
@@ -45,7 +55,8 @@ def found(stem: str, uid: int) -> str:
 
 
 def made(stem: str, uid: int) -> str:
-    """The name of the domain's directory, which is there from now on, of mode 0700 and with its lock file.
+    """The name of the domain's directory, which is there from now on, of mode 0700 and
+    with its lock file.
 
     Raises
     ------
@@ -70,24 +81,36 @@ def made(stem: str, uid: int) -> str:
             _make(wanted, uid)
         ownership.requireUid(wanted, uid)  # another one sees no lock file in it
         if clock.now() > deadline:
-            raise BrokerUnavailable(f"which directory {stem!r} is in was not settled within {_BOUND_SECONDS:.0f} s", "Try again")
+            raise BrokerUnavailable(
+                f"which directory {stem!r} is in was not settled within {_BOUND_SECONDS:.0f} s",
+                "Try again",
+            )
 
 
 def warnOfStranger(path: str, uid: int, what: str) -> None:
     """Say once that a name of ours is somebody else's."""
     if (path, what) not in _strangers:
         _strangers.add((path, what))
-        _log.warning("%s is left alone, it is not uid %d's own: %s; `python -m muninn doctor` says more", path, uid, what)
+        _log.warning(
+            "%s is left alone, it is not uid %d's own: %s; `python -m muninn doctor` says more",
+            path,
+            uid,
+            what,
+        )
 
 
 def _own(stem: str, uid: int) -> list[str]:
-    """The directories of this user that have a name of the domain, the wanted one first."""
+    """The directories of this user that have a name of the domain, the wanted one
+    first.
+    """
     name = re.compile(rf"{re.escape(stem)}\.d(?:\.[0-9a-f]{{{2 * _RANDOM_BYTES}}})?")
     try:
         entries = os.listdir(SHM_ROOT)
     except OSError as error:
         raise fileError(error, SHM_ROOT) from error
-    return sorted(entry for entry in entries if name.fullmatch(entry) and _isOwn(_status(entry), uid))
+    return sorted(
+        entry for entry in entries if name.fullmatch(entry) and _isOwn(_status(entry), uid)
+    )
 
 
 def _status(name: str) -> os.stat_result | None:
@@ -106,25 +129,32 @@ def _isEstablished(name: str, uid: int) -> bool:
 
 
 def _isPrivate(name: str, uid: int) -> bool:
-    """Whether it is this user's, and nobody else's to use: made so, unless others could have written there."""
+    """Whether it is this user's, and nobody else's to use: made so, unless others could
+    have written there.
+    """
     status = _status(name)
     if status is None or not _isOwn(status, uid):
         return False
     if status.st_mode & 0o022:
         raise ControlBlockInvalid(
-            f"{SHM_ROOT}/{name} is uid {uid}'s and has mode {stat.S_IMODE(status.st_mode):04o}: others may have put something there",
+            f"{SHM_ROOT}/{name} is uid {uid}'s and has mode "
+            f"{stat.S_IMODE(status.st_mode):04o}: others may have put something there",
             f"`chmod 700 {SHM_ROOT}/{name}` if nobody has; otherwise remove it",
         )
     if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
         with contextlib.suppress(FileNotFoundError):  # not chosen after all
-            os.chmod(f"{SHM_ROOT}/{name}", 0o700)  # after a umask that took bits away, or by hand; of others nobody could write
+            # after a umask that took bits away, or by hand; of others nobody could
+            # write
+            os.chmod(f"{SHM_ROOT}/{name}", 0o700)
     return True
 
 
 def _warnIfTaken(wanted: str, uid: int) -> None:
     status = _status(wanted)
     if status is not None and not _isOwn(status, uid):
-        warnOfStranger(f"{SHM_ROOT}/{wanted}", uid, f"uid {status.st_uid}'s, {stat.filemode(status.st_mode)}")
+        warnOfStranger(
+            f"{SHM_ROOT}/{wanted}", uid, f"uid {status.st_uid}'s, {stat.filemode(status.st_mode)}"
+        )
 
 
 def _make(wanted: str, uid: int) -> None:
@@ -144,7 +174,9 @@ def _make(wanted: str, uid: int) -> None:
 
 
 def _established(stem: str, uid: int, own: list[str], deadline: float) -> bool:
-    """Settle on the first of this user's directories; False when there are others by now, or one is established."""
+    """Settle on the first of this user's directories; False when there are others by
+    now, or one is established.
+    """
     with contextlib.ExitStack() as held:
         for name in own:
             if not held.enter_context(_locked(name, deadline)):
@@ -160,19 +192,26 @@ def _established(stem: str, uid: int, own: list[str], deadline: float) -> bool:
 
 @contextlib.contextmanager
 def _locked(name: str, deadline: float) -> Iterator[bool]:
-    """Hold the lock of a directory; False when it is gone. The lock is given back by itself: a forked child may have the descriptor too."""
+    """Hold the lock of a directory; False when it is gone. The lock is given back by
+    itself: a forked child may have the descriptor too.
+    """
     try:
         fd = descriptors.opened(f"{SHM_ROOT}/{name}", os.O_RDONLY | os.O_DIRECTORY)
-    except (FileNotFoundError, PermissionError):  # it was removed, or somebody has just changed its mode
+    except (FileNotFoundError, PermissionError):
+        # it was removed, or somebody has just changed its mode
         yield False
         return
     except OSError as error:
-        raise DescriptorsExhausted(f"{SHM_ROOT}/{name}: {_NO_DESCRIPTOR}: {error.strerror}") from error
+        raise DescriptorsExhausted(
+            f"{SHM_ROOT}/{name}: {_NO_DESCRIPTOR}: {error.strerror}"
+        ) from error
     try:
         while not _isTaken(fd):
             if clock.now() > deadline:
                 raise BrokerUnavailable(
-                    f"another process of this user has locked {SHM_ROOT}/{name} for {_BOUND_SECONDS:.0f} s", "End it: it may be stopped"
+                    f"another process of this user has locked {SHM_ROOT}/{name} for "
+                    f"{_BOUND_SECONDS:.0f} s",
+                    "End it: it may be stopped",
                 )
             clock.sleep(_LOOK_SECONDS)
         yield True
@@ -182,7 +221,8 @@ def _locked(name: str, deadline: float) -> Iterator[bool]:
 
 
 def _isTaken(fd: Descriptor) -> bool:
-    # SYNC directory: pairs with itself in another process, which sees the lock file that this one has made meanwhile.
+    # SYNC directory: pairs with itself in another process, which sees the lock file
+    # that this one has made meanwhile.
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -191,9 +231,12 @@ def _isTaken(fd: Descriptor) -> bool:
 
 
 def _makeLock(path: str, uid: int) -> None:
-    """Make the lock file. A death may leave one whose mode the umask has made; `LockFile` sets it right."""
+    """Make the lock file. A death may leave one whose mode the umask has made;
+    `LockFile` sets it right.
+    """
     try:
-        # Never one that is there: to close it would drop all byte locks of this process on it.
+        # Never one that is there: to close it would drop all byte locks of this process
+        # on it.
         descriptors.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, maker=uid).close()
     except FileExistsError:
         return

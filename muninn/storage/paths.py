@@ -1,9 +1,12 @@
 """Where a domain's things are: names in `/dev/shm`, and nothing else.
 
-One uid and one domain name give one place, whatever the environment, so that two programs of one user can not disagree. It is
-all one tmpfs: it goes together at a reboot. Everything is in one directory of mode 0700 (`folders.py`), which no other user can write
-to or plant anything in; only the control block has a second name outside, by which POSIX shared memory is opened. Segments, journals and
-sockets carry the identity of the control block that they belong to, so nothing of two blocks is ever mistaken for one another's.
+One uid and one domain name give one place, whatever the environment, so that two
+programs of one user can not disagree. It is all one tmpfs: it goes together at a
+reboot. Everything is in one directory of mode 0700 (`folders.py`), which no other user
+can write to or plant anything in; only the control block has a second name outside, by
+which POSIX shared memory is opened. Segments, journals and sockets carry the identity
+of the control block that they belong to, so nothing of two blocks is ever mistaken for
+one another's.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ _SEGMENT = re.compile(r"segment-([0-9a-f]{16})-(\d+)-(\d+)")
 
 
 class SegmentKey(NamedTuple):
-    """One segment: the identity of the block that made it, and the row and incarnation that it was made for."""
+    """One segment: the identity of the block that made it, and the row and incarnation
+    that it was made for.
+    """
 
     origin: int
     row: int
@@ -31,9 +36,11 @@ class SegmentKey(NamedTuple):
 
 
 class Paths(NamedTuple):
-    """The names that belong to one domain, and to one control block of it once `identity` is known.
+    """The names that belong to one domain, and to one control block of it once
+    `identity` is known.
 
-    `folder` is the name of the domain's directory once that is settled; until then it is looked up at each use.
+    `folder` is the name of the domain's directory once that is settled; until then it
+    is looked up at each use.
     """
 
     uid: int
@@ -52,7 +59,9 @@ class Paths(NamedTuple):
 
     @property
     def blockPath(self) -> str:
-        """The control block's public name. Another user may be there first, and then it has only `linkPath`."""
+        """The control block's public name. Another user may be there first, and then it
+        has only `linkPath`.
+        """
         return f"{SHM_ROOT}{self.blockName}"
 
     @property
@@ -62,17 +71,24 @@ class Paths(NamedTuple):
 
     @property
     def temporaryPath(self) -> str:
-        """A control block in the making, which nobody opens. Only who holds CREATE makes one."""
+        """A control block in the making, which nobody opens. Only who holds CREATE
+        makes one.
+        """
         return f"{self.directory}/block.new"
 
     def segmentName(self, row: int, incarnation: int, origin: int = 0) -> str:
         """The segment of one buffer, below `/dev/shm`."""
-        return f"/{self.folder or self._found()}/segment-{origin or self.identity:016x}-{row}-{incarnation}"
+        origin = origin or self.identity
+        return f"/{self.folder or self._found()}/segment-{origin:016x}-{row}-{incarnation}"
 
     def segmentKeys(self) -> list[SegmentKey]:
         """The segments that exist now, whichever block made them."""
         matches = (_SEGMENT.fullmatch(entry) for entry in self._entries())
-        return [SegmentKey(int(match[1], 16), int(match[2]), int(match[3])) for match in matches if match]
+        return [
+            SegmentKey(int(match[1], 16), int(match[2]), int(match[3]))
+            for match in matches
+            if match
+        ]
 
     @property
     def segmentMark(self) -> str:
@@ -106,20 +122,37 @@ class Paths(NamedTuple):
         return f"{self.directory}/descriptorServer-{self.identity:016x}-{epoch}.sock"
 
     def epochsOf(self, kind: str) -> list[int]:
-        """The epochs of this block, ascending, that left a `journal`, or a `broker` or `descriptorServer` socket, behind."""
+        """The epochs of this block, ascending, that left a `journal`, or a `broker` or
+        `descriptorServer` socket, behind.
+        """
         return sorted(epoch for identity, epoch in self._marked(kind) if identity == self.identity)
 
     def journals(self) -> list[tuple[Paths, int]]:
-        """All journals, of whichever block: its places and the epoch. Those of one block are in the order of their epochs."""
-        return [(self._replace(identity=identity), epoch) for identity, epoch in sorted(self._marked("journal"))]
+        """All journals, of whichever block: its places and the epoch. Those of one
+        block are in the order of their epochs.
+        """
+        return [
+            (self._replace(identity=identity), epoch)
+            for identity, epoch in sorted(self._marked("journal"))
+        ]
 
     def copies(self) -> list[str]:
-        """The paths of the copies of journals, of whichever block, that are not whole. Nothing depends on them."""
-        return [f"{self.directory}/{entry}" for entry in self._entries() if entry.startswith("journal-") and entry.endswith(COPY_SUFFIX)]
+        """The paths of the copies of journals, of whichever block, that are not whole.
+        Nothing depends on them.
+        """
+        return [
+            f"{self.directory}/{entry}"
+            for entry in self._entries()
+            if entry.startswith("journal-") and entry.endswith(COPY_SUFFIX)
+        ]
 
     def _marked(self, kind: str) -> list[tuple[int, int]]:
         pattern = re.compile(rf"{kind}-([0-9a-f]{{16}})-(\d+)(?:\.sock)?")
-        return [(int(match[1], 16), int(match[2])) for match in map(pattern.fullmatch, self._entries()) if match]
+        return [
+            (int(match[1], 16), int(match[2]))
+            for match in map(pattern.fullmatch, self._entries())
+            if match
+        ]
 
     def _entries(self) -> list[str]:
         try:
@@ -133,5 +166,7 @@ class Paths(NamedTuple):
         return folders.found(self.stem, self.uid)
 
     def makeDirectory(self) -> Paths:
-        """The same with the directory that is the domain's now, made if there is none. Raises what `folders.made` does."""
+        """The same with the directory that is the domain's now, made if there is none.
+        Raises what `folders.made` does.
+        """
         return self._replace(folder=folders.made(self.stem, self.uid))

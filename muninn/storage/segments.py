@@ -1,9 +1,12 @@
 """Segments: the named shared memory behind bigMode buffers.
 
-A segment is a file in the domain's own directory on `/dev/shm`, named after the identity of the control block that made it, its row
-and incarnation: whoever finds one knows which row vouches for it, and nobody else can foresee or plant one. Its creator allocates every
-page before anybody maps it (`reserve="full"`): a full `/dev/shm` is then an error of the creator, and never a SIGBUS of a reader. Each
-process maps a segment once. A segment outlives all processes; only the broker unlinks it, when its row is DEAD.
+A segment is a file in the domain's own directory on `/dev/shm`, named after the
+identity of the control block that made it, its row and incarnation: whoever finds one
+knows which row vouches for it, and nobody else can foresee or plant one. Its creator
+allocates every page before anybody maps it (`reserve="full"`): a full `/dev/shm` is
+then an error of the creator, and never a SIGBUS of a reader. Each process maps a
+segment once. A segment outlives all processes; only the broker unlinks it, when its row
+is DEAD.
 """
 
 from __future__ import annotations
@@ -23,14 +26,17 @@ from muninn.system.descriptors import Descriptor, Known
 from muninn.system.oserrors import fileError, missingShm, requireFileBytes
 from muninn.system.pages import HUGE_PAGE_BYTES, OFFERS_HUGE, alignmentOf, hugePages, pagesUp
 
-#: What is copied at a time: large enough to amortise the calls, small enough for a smooth progress bar.
+#: What is copied at a time: large enough to amortise the calls, small enough for a
+#: smooth progress bar.
 CHUNK_BYTES = 16 << 20
-#: What each thread reserves between two moments at which the caller may be interrupted: about 30 ms.
+#: What each thread reserves between two moments at which the caller may be interrupted:
+#: about 30 ms.
 _SLICE_BYTES = 32 << 20
 #: Less is done before a thread has been started.
 _PARALLEL_BYTES = 8 << 20
 _MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23
-#: Segments of at least so many bytes are worth huge pages: reading them from end to end is a fifth faster than with small ones.
+#: Segments of at least so many bytes are worth huge pages: reading them from end to end
+#: is a fifth faster than with small ones.
 _HUGE_SEGMENT_BYTES = 64 << 20
 #: Freeing so many bytes takes some milliseconds.
 _SLOW_TO_FREE_BYTES = 256 << 20
@@ -44,7 +50,8 @@ class Mapping:
     Parameters
     ----------
     file
-        A descriptor, or the path of a file of this user, which is looked up and mapped in one step.
+        A descriptor, or the path of a file of this user, which is looked up and mapped
+        in one step.
 
     Attributes
     ----------
@@ -53,7 +60,8 @@ class Mapping:
     sizeBytes
         How many there are.
     writable
-        Whether this process may write them; `allowWriting` may make it so later, in place.
+        Whether this process may write them; `allowWriting` may make it so later, in
+        place.
     """
 
     __slots__ = ("__weakref__", "_cell", "_protecting", "address", "sizeBytes", "writable")
@@ -63,11 +71,15 @@ class Mapping:
         self.sizeBytes = sizeBytes
         self.writable = writable
         self._protecting = _thread.RLock()  # a finalizer may come here while its thread is inside
-        # Whoever is interrupted between two steps has mapped nothing, or what goes with this object.
+        # Whoever is interrupted between two steps has mapped nothing, or what goes with
+        # this object.
         self._cell = cell = atomics.AddressCell(None, sizeBytes)
         alignment = alignmentOf(sizeBytes)
         if isinstance(file, str):
-            atomics.checked(atomics.mapPath(file.encode(), os.geteuid(), sizeBytes, alignment, writable, cell), file)
+            atomics.checked(
+                atomics.mapPath(file.encode(), os.geteuid(), sizeBytes, alignment, writable, cell),
+                file,
+            )
         else:
             atomics.checked(atomics.mapFile(file, sizeBytes, alignment, writable, cell), "mmap")
         self.address = cell.address or 0
@@ -81,7 +93,9 @@ class Mapping:
 
     @contextlib.contextmanager
     def writableMeanwhile(self) -> Iterator[None]:
-        """For what asks how it is mapped, once: a driver that is to let kernels write. The CPU may not, afterwards as before."""
+        """For what asks how it is mapped, once: a driver that is to let kernels write.
+        The CPU may not, afterwards as before.
+        """
         with self._protecting:
             if not self.writable:
                 atomics.checked(atomics.protect(self.address, self.sizeBytes, 1), "mprotect")
@@ -94,7 +108,9 @@ class Mapping:
     def close(self) -> None:
         """Unmap. The address must not be used afterwards; a second call does nothing."""
         self.address = 0
-        if atomics is not None:  # else the interpreter has let go of the modules, and the place is unmapped with its object
+        # else the interpreter has let go of the modules, and the place is unmapped with
+        # its object
+        if atomics is not None:
             atomics.unmapOnce(self._cell)
 
     def closeThen(self, closed: Callable[[], object]) -> None:
@@ -104,7 +120,9 @@ class Mapping:
 
 
 def create(paths: Paths, row: int, incarnation: int, sizeBytes: int) -> Descriptor:
-    """Create the segment, sparse; returns its descriptor. A left-over of that name is from a dead creator of this row and goes."""
+    """Create the segment, sparse; returns its descriptor. A left-over of that name is
+    from a dead creator of this row and goes.
+    """
     path = f"{SHM_ROOT}{paths.segmentName(row, incarnation)}"
     requireFileBytes(path, sizeBytes)
     try:
@@ -112,7 +130,9 @@ def create(paths: Paths, row: int, incarnation: int, sizeBytes: int) -> Descript
             os.unlink(path)
         fd = descriptors.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, maker=paths.uid)
     except FileNotFoundError:
-        raise missingShm() or DomainChanged(f"the directory of {paths.stem} was removed from /dev/shm", "Try again") from None
+        raise missingShm() or DomainChanged(
+            f"the directory of {paths.stem} was removed from /dev/shm", "Try again"
+        ) from None
     except OSError as error:
         raise fileError(error, path) from error
     try:
@@ -125,7 +145,8 @@ def create(paths: Paths, row: int, incarnation: int, sizeBytes: int) -> Descript
 
 
 def open_(paths: Paths, row: int, incarnation: int, sizeBytes: int, origin: int = 0) -> Descriptor:
-    """A descriptor of an existing segment of at least `sizeBytes`; mapping more than there is would be a SIGBUS later.
+    """A descriptor of an existing segment of at least `sizeBytes`; mapping more than
+    there is would be a SIGBUS later.
 
     Parameters
     ----------
@@ -143,7 +164,8 @@ def open_(paths: Paths, row: int, incarnation: int, sizeBytes: int, origin: int 
     if not stat.S_ISREG(status.st_mode) or status.st_uid != paths.uid or status.st_size < sizeBytes:
         fd.close()
         raise ControlBlockInvalid(
-            f"{path} has {status.st_size} bytes where its row states {sizeBytes}, and is uid {status.st_uid}'s",
+            f"{path} has {status.st_size} bytes where its row states {sizeBytes}, and is uid "
+            f"{status.st_uid}'s",
             "Free the buffer: its memory was truncated or replaced from outside",
         )
     ownership.putRight(path, paths.uid, fd)
@@ -166,10 +188,12 @@ def mapped(paths: Paths, row: int, incarnation: int, sizeBytes: int, origin: int
 
 
 def unlink(paths: Paths, row: int, incarnation: int, origin: int = 0) -> None:
-    """Remove the name; the memory goes with the last mapping. Removing it twice is fine.
+    """Remove the name; the memory goes with the last mapping. Removing it twice is
+    fine.
 
-    The kernel gives a large segment's pages back in whoever lets go last, which takes a second for some ten GiB. That is not to be
-    the caller, on whom others wait: a descriptor outlives the name, and a thread closes it.
+    The kernel gives a large segment's pages back in whoever lets go last, which takes a
+    second for some ten GiB. That is not to be the caller, on whom others wait: a
+    descriptor outlives the name, and a thread closes it.
     """
     path = f"{SHM_ROOT}{paths.segmentName(row, incarnation, origin)}"
     held = None
@@ -193,19 +217,33 @@ def unlink(paths: Paths, row: int, incarnation: int, origin: int = 0) -> None:
 
 
 def advise(mapping: Mapping, node: int | None) -> None:
-    """Before the first page exists: huge pages where the machine offers them, and the NUMA node that was asked for."""
+    """Before the first page exists: huge pages where the machine offers them, and the
+    NUMA node that was asked for.
+    """
     if mapping.sizeBytes >= HUGE_PAGE_BYTES and hugePages() in OFFERS_HUGE:
-        atomics.checked(atomics.advise(mapping.address, mapping.sizeBytes, _MADV_HUGEPAGE), "madvise(MADV_HUGEPAGE)")
+        atomics.checked(
+            atomics.advise(mapping.address, mapping.sizeBytes, _MADV_HUGEPAGE),
+            "madvise(MADV_HUGEPAGE)",
+        )
     if node is not None:
-        atomics.checked(atomics.bindNode(mapping.address, mapping.sizeBytes, node), f"mbind to NUMA node {node}")
+        atomics.checked(
+            atomics.bindNode(mapping.address, mapping.sizeBytes, node), f"mbind to NUMA node {node}"
+        )
 
 
 def reserve(
-    fd: int, mapping: Mapping, threads: int, source: int | None = None, sourceBytes: int = 0, progress: Progress | None = None
+    fd: int,
+    mapping: Mapping,
+    threads: int,
+    source: int | None = None,
+    sourceBytes: int = 0,
+    progress: Progress | None = None,
 ) -> None:
-    """Allocate every page of a segment, in parallel, and copy `source` into it on the way.
+    """Allocate every page of a segment, in parallel, and copy `source` into it on the
+    way.
 
-    It goes by slices of some 30 ms: between two of them Ctrl-C and `progress` have their access, and no thread is at work on the memory.
+    It goes by slices of some 30 ms: between two of them Ctrl-C and `progress` have
+    their access, and no thread is at work on the memory.
 
     Parameters
     ----------
@@ -221,11 +259,13 @@ def reserve(
     Raises
     ------
     HostMemoryFull
-        `/dev/shm` ended before the segment did. What was allocated is the caller's to unlink.
+        `/dev/shm` ended before the segment did. What was allocated is the caller's to
+        unlink.
     """
     _requireAvailable(mapping.sizeBytes)
     workers = threads or min(8, len(os.sched_getaffinity(0)))
-    # Whole chunks, so that huge pages are not cut; and some of them, so that progress is seen of what one slice could hold.
+    # Whole chunks, so that huge pages are not cut; and some of them, so that progress
+    # is seen of what one slice could hold.
     chunks = max(1, mapping.sizeBytes // CHUNK_BYTES // 8)
     sliceBytes = min(_SLICE_BYTES * workers, chunks * CHUNK_BYTES)
     try:
@@ -237,29 +277,41 @@ def reserve(
                 progress(length)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise HostMemoryFull(f"{exactly(mapping.sizeBytes)} do not fit into {SHM_ROOT}: {error.strerror}") from error
+            raise HostMemoryFull(
+                f"{exactly(mapping.sizeBytes)} do not fit into {SHM_ROOT}: {error.strerror}"
+            ) from error
         raise fileError(error, f"{exactly(mapping.sizeBytes)} in {SHM_ROOT}") from error
 
 
-def _reserveSlice(fd: int, mapping: Mapping, offset: int, length: int, source: int, copied: int, workers: int) -> None:
+def _reserveSlice(
+    fd: int, mapping: Mapping, offset: int, length: int, source: int, copied: int, workers: int
+) -> None:
     """One slice; raises `OSError` where there is no room for it."""
     target = mapping.address + offset
     isHuge = mapping.sizeBytes >= _HUGE_SEGMENT_BYTES
-    if length >= _PARALLEL_BYTES and atomics.reserve(target, length, source, copied, workers, isHuge) == 0:
+    if (
+        length >= _PARALLEL_BYTES
+        and atomics.reserve(target, length, source, copied, workers, isHuge) == 0
+    ):
         return
-    # Populating fails where a touch is a SIGBUS. What fallocate then says is the reason, or it succeeds on a kernel that can not populate.
+    # Populating fails where a touch is a SIGBUS. What fallocate then says is the
+    # reason, or it succeeds on a kernel that can not populate.
     if atomics.advise(target, length, _MADV_POPULATE_WRITE) != 0:
         os.posix_fallocate(fd, offset, length)
     atomics.copy(target, source, copied)
 
 
 def _requireAvailable(sizeBytes: int) -> None:
-    """Refuse what can not fit before a page of it is taken. What is not enough in spite of this is an error of the reservation."""
+    """Refuse what can not fit before a page of it is taken. What is not enough in spite
+    of this is an error of the reservation.
+    """
     status = os.statvfs(SHM_ROOT)
     hostmemory.requireAvailable(sizeBytes)
     # Without blocks it is as large as the memory: a tmpfs of size=0, or a ramfs.
     if status.f_blocks and sizeBytes > (free := status.f_bavail * status.f_frsize):
-        raise HostMemoryFull(f"{exactly(sizeBytes)} do not fit: {SHM_ROOT} has room for {exactly(free)}")
+        raise HostMemoryFull(
+            f"{exactly(sizeBytes)} do not fit: {SHM_ROOT} has room for {exactly(free)}"
+        )
 
 
 def copyIn(mapping: Mapping, source: int, sizeBytes: int) -> None:
@@ -271,6 +323,19 @@ def copyIn(mapping: Mapping, source: int, sizeBytes: int) -> None:
 
 
 def populate(mapping: Mapping, offset: int, sizeBytes: int) -> None:
-    """Allocate a range, from a page's beginning, of a lazily reserved segment; where a touch would be a SIGBUS it is an error."""
-    if sizeBytes and (result := atomics.advise(mapping.address + offset, pagesUp(sizeBytes), _MADV_POPULATE_WRITE)) != 0:
-        raise HostMemoryFull(f"{SHM_ROOT} is full at {exactly(offset)} of {exactly(mapping.sizeBytes)}: {os.strerror(-result)}")
+    """Allocate a range, from a page's beginning, of a lazily reserved segment; where a
+    touch would be a SIGBUS it is an error.
+    """
+    if (
+        sizeBytes
+        and (
+            result := atomics.advise(
+                mapping.address + offset, pagesUp(sizeBytes), _MADV_POPULATE_WRITE
+            )
+        )
+        != 0
+    ):
+        raise HostMemoryFull(
+            f"{SHM_ROOT} is full at {exactly(offset)} of {exactly(mapping.sizeBytes)}: "
+            f"{os.strerror(-result)}"
+        )

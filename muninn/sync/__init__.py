@@ -1,1 +1,3 @@
-"""How those who share a buffer wait for each other: fences, readers and writers, snapshots, `Lock`."""
+"""How those who share a buffer wait for each other: fences, readers and writers,
+snapshots, `Lock`.
+"""

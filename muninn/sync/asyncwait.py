@@ -1,4 +1,6 @@
-"""Waiting for asyncio: in a thread of its own, which the end of the interpreter does not wait for."""
+"""Waiting for asyncio: in a thread of its own, which the end of the interpreter does
+not wait for.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +45,13 @@ async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], obje
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
             loop.call_soon_threadsafe(resolve, value, failure)
 
-    # Not of a pool, which the interpreter waits for when it ends: what this waits for may never come.
+    # Not of a pool, which the interpreter waits for when it ends: what this waits for
+    # may never come.
     threads.start(run, "muninn-wait")
     try:
         return await future
     finally:
-        if future.cancelled() or not future.done():  # else its thread has ended, and the others would be woken for nothing
+        # else its thread has ended, and the others would be woken for nothing
+        if future.cancelled() or not future.done():
             cancelled.set()
             wake()

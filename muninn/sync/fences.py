@@ -1,8 +1,10 @@
 """Fences: tickets of a buffer, tied to streams.
 
-`signal` promises that what a stream was given so far is done once the ticket is; `wait` holds a stream, or the caller, until then.
-Between GPUs the ticket's fence word does it, which one GPU writes and another waits for, with no CPU between them. A dead writer's
-tickets are poisoned by the broker, which raises their fence words too, so a waiter gets `OwnerDied` and does not hang.
+`signal` promises that what a stream was given so far is done once the ticket is; `wait`
+holds a stream, or the caller, until then. Between GPUs the ticket's fence word does it,
+which one GPU writes and another waits for, with no CPU between them. A dead writer's
+tickets are poisoned by the broker, which raises their fence words too, so a waiter gets
+`OwnerDied` and does not hang.
 """
 
 from __future__ import annotations
@@ -23,26 +25,38 @@ from muninn.system.deadlines import deadlineOf, remaining
 if TYPE_CHECKING:
     from muninn.devices.port import Device
 
-#: How long `signal` waits for the ring's oldest ticket: a stream that is stuck for longer is the program's error.
+#: How long `signal` waits for the ring's oldest ticket: a stream that is stuck for
+#: longer is the program's error.
 _ISSUE_BOUND_SECONDS = 30.0
 _SLICE_SECONDS = 1.0
 
 
-def signal(openBuffer: OpenBuffer, stream: Any, kind: int = layout.TICKET_PENDING, errorCursor: int | None = None) -> int:
-    """Issue a ticket, and complete it when `stream` gets there. Raises `TimeoutError` when the ring stays full.
+def signal(
+    openBuffer: OpenBuffer,
+    stream: Any,
+    kind: int = layout.TICKET_PENDING,
+    errorCursor: int | None = None,
+) -> int:
+    """Issue a ticket, and complete it when `stream` gets there. Raises `TimeoutError`
+    when the ring stays full.
 
-    From a `errorCursor` on (`Stream.errorCursor`) the stream's errors are the ticket's, whoever else was told of them meanwhile.
+    From a `errorCursor` on (`Stream.errorCursor`) the stream's errors are the ticket's,
+    whoever else was told of them meanwhile.
     """
     return _issued(openBuffer, *_meant(openBuffer, stream), kind, errorCursor)
 
 
 def mend(openBuffer: OpenBuffer) -> None:
-    """Say that what the last writer had left half written was written anew by this CPU. The caller has not published it yet."""
+    """Say that what the last writer had left half written was written anew by this CPU.
+    The caller has not published it yet.
+    """
     if openBuffer.tickets.torn() is not None:
         _issued(openBuffer, None, None, layout.TICKET_WRITING, None)
 
 
-def _issued(openBuffer: OpenBuffer, device: Device | None, stream: Any, kind: int, errorCursor: int | None) -> int:
+def _issued(
+    openBuffer: OpenBuffer, device: Device | None, stream: Any, kind: int, errorCursor: int | None
+) -> int:
     deadline = clock.now() + _ISSUE_BOUND_SECONDS
     while True:
         ticket = _attempted(openBuffer, device, stream, kind, errorCursor)
@@ -50,7 +64,8 @@ def _issued(openBuffer: OpenBuffer, device: Device | None, stream: Any, kind: in
             return ticket
         if not openBuffer.tickets.awaitFreeTicket(max(0.0, deadline - clock.now())):
             raise TimeoutError(
-                f"{layout.TICKET_RING} tickets of {openBuffer.description.name!r} have been pending for {_ISSUE_BOUND_SECONDS:.3g} s"
+                f"{layout.TICKET_RING} tickets of {openBuffer.description.name!r} have been "
+                f"pending for {_ISSUE_BOUND_SECONDS:.3g} s"
             )
 
 
@@ -64,27 +79,36 @@ class _Signalling:
         self.promising = 0  #: the ticket that is being given to a stream
 
     def undo(self) -> bool:
-        """Poison what was issued and is no stream's: nobody may have known which ticket it was. False while a thread signals."""
+        """Poison what was issued and is no stream's: nobody may have known which ticket
+        it was. False while a thread signals.
+        """
         openBuffer = self._openBuffer
         gpus = openBuffer.context.gpus
         if not openBuffer.fencing.acquire(blocking=False):
             return False
         try:
             gpus.promised.discard((openBuffer.row, self.promising))
-            openBuffer.tickets.abandon(openBuffer.tables.key, {ticket for row, ticket in list(gpus.promised) if row == openBuffer.row})
+            openBuffer.tickets.abandon(
+                openBuffer.tables.key,
+                {ticket for row, ticket in list(gpus.promised) if row == openBuffer.row},
+            )
         finally:
             openBuffer.fencing.release()
         return True
 
 
-def _attempted(openBuffer: OpenBuffer, device: Device | None, stream: Any, kind: int, errorCursor: int | None) -> int | None:
+def _attempted(
+    openBuffer: OpenBuffer, device: Device | None, stream: Any, kind: int, errorCursor: int | None
+) -> int | None:
     """A ticket that the stream completes; None when the ring has no room."""
     gpus, key, tickets = openBuffer.context.gpus, openBuffer.tables.key, openBuffer.tickets
     if device is None:  # nobody but the caller can have done anything, and that is done
         return tickets.issue(key, DONE_AT_ONCE[kind])
     signalling = _Signalling(openBuffer)
-    # A thread of this process must not let a GPU wait for a ticket before the word that ends the wait is in its stream: the two streams
-    # may be one, or one wait for the other as a default stream does. So nobody sees a ticket whose fence is not recorded.
+    # A thread of this process must not let a GPU wait for a ticket before the word that
+    # ends the wait is in its stream: the two streams may be one, or one wait for the
+    # other as a default stream does. So nobody sees a ticket whose fence is not
+    # recorded.
     with aside.unlessTaken(openBuffer.fencing), gpus.signalling.begin(signalling):
         ticket = tickets.issue(key, kind)
         if ticket is not None:
@@ -95,7 +119,9 @@ def _attempted(openBuffer: OpenBuffer, device: Device | None, stream: Any, kind:
         return ticket
 
 
-def _promise(openBuffer: OpenBuffer, device: Device, stream: Any, ticket: int, errorCursor: int | None) -> None:
+def _promise(
+    openBuffer: OpenBuffer, device: Device, stream: Any, ticket: int, errorCursor: int | None
+) -> None:
     """Let `stream` complete the ticket when it gets there."""
     gpus, key, tickets = openBuffer.context.gpus, openBuffer.tables.key, openBuffer.tickets
 
@@ -103,9 +129,12 @@ def _promise(openBuffer: OpenBuffer, device: Device, stream: Any, ticket: int, e
         return errorCursor is None or stream.errorSince(errorCursor) is None
 
     def onReached(error: BaseException | None) -> None:
-        # By the open buffer: until then its lease stands, so nobody else's tickets are in this row.
+        # By the open buffer: until then its lease stands, so nobody else's tickets are
+        # in this row.
         isDone = error is None and isSound()
-        openBuffer.tickets.complete(ticket, key, layout.TICKET_DONE if isDone else layout.TICKET_POISONED)
+        openBuffer.tickets.complete(
+            ticket, key, layout.TICKET_DONE if isDone else layout.TICKET_POISONED
+        )
         gpus.promised.discard((openBuffer.row, ticket))
 
     try:
@@ -118,14 +147,26 @@ def _promise(openBuffer: OpenBuffer, device: Device, stream: Any, ticket: int, e
 
 
 def wait(openBuffer: OpenBuffer, stream: Any, ticket: int | None, timeout: float | None) -> int:
-    """Hold `stream`, or without one the caller, until the ticket is done; returns the ticket."""
+    """Hold `stream`, or without one the caller, until the ticket is done; returns the
+    ticket.
+    """
     last = openBuffer.tickets.last()
     if ticket is not None and not 0 <= ticket <= last:
-        raise ValueError(f"ticket {ticket} of {openBuffer.description.name!r} was never issued; the last one is {last}")
+        raise ValueError(
+            f"ticket {ticket} of {openBuffer.description.name!r} was never issued; the last "
+            f"one is {last}"
+        )
     return _held(openBuffer, stream, ticket, timeout, mindsDeath=True)
 
 
-def _held(openBuffer: OpenBuffer, stream: Any, ticket: int | None, timeout: float | None, *, mindsDeath: bool) -> int:
+def _held(
+    openBuffer: OpenBuffer,
+    stream: Any,
+    ticket: int | None,
+    timeout: float | None,
+    *,
+    mindsDeath: bool,
+) -> int:
     tickets = openBuffer.tickets
     wanted = tickets.last() if ticket is None else ticket
     if wanted == 0:
@@ -137,7 +178,10 @@ def _held(openBuffer: OpenBuffer, stream: Any, ticket: int | None, timeout: floa
         if _isOver(openBuffer, wanted, seconds if left is None else min(seconds, left), mindsDeath):
             return True
         if deadline is not None and clock.now() >= deadline:
-            raise TimeoutError(f"ticket {wanted} of {openBuffer.description.name!r} was not done within {timeout:.3g} s")
+            raise TimeoutError(
+                f"ticket {wanted} of {openBuffer.description.name!r} was not done within "
+                f"{timeout:.3g} s"
+            )
         return False
 
     if stream is None:
@@ -146,15 +190,23 @@ def _held(openBuffer: OpenBuffer, stream: Any, ticket: int | None, timeout: floa
         return wanted
     device, stream = deviceOf(openBuffer.context), streamOf(openBuffer, stream)
     # One that waits here and now must not keep the others from what it waits for.
-    with contextlib.nullcontext() if stream.isSynchronous else aside.unlessTaken(openBuffer.fencing):
+    with (
+        contextlib.nullcontext() if stream.isSynchronous else aside.unlessTaken(openBuffer.fencing)
+    ):
         if tickets.state(wanted) != layout.TICKET_DONE:
-            # A GPU's wait for a word can not be called off, so one that has a limit is the host's.
-            device.delayStream(stream, isReachedInTime, None if timeout is not None else _wordOf(openBuffer, device, wanted))
+            # A GPU's wait for a word can not be called off, so one that has a limit is
+            # the host's.
+            device.delayStream(
+                stream,
+                isReachedInTime,
+                None if timeout is not None else _wordOf(openBuffer, device, wanted),
+            )
     return wanted
 
 
 def holdBack(openBuffer: OpenBuffer, stream: Any, *, writing: bool, timeout: float | None) -> None:
-    """Let `stream` wait for those who write, and if it will write itself also for those who read; without a stream, the caller.
+    """Let `stream` wait for those who write, and if it will write itself also for those
+    who read; without a stream, the caller.
 
     Raises
     ------
@@ -167,9 +219,16 @@ def holdBack(openBuffer: OpenBuffer, stream: Any, *, writing: bool, timeout: flo
     deadline = deadlineOf(timeout)
     lastWriter = tickets.lastWriter()
     for ticket in tickets.scopes(reading=writing):
-        # What earlier writers leave half written, the last one writes anew. A caller looks when it has waited for all: since then the dead
-        # one may have had a successor. A stream can not look.
-        _held(openBuffer, stream, ticket, remaining(deadline), mindsDeath=not writing and stream is not None and ticket >= lastWriter)
+        # What earlier writers leave half written, the last one writes anew. A caller
+        # looks when it has waited for all: since then the dead one may have had a
+        # successor. A stream can not look.
+        _held(
+            openBuffer,
+            stream,
+            ticket,
+            remaining(deadline),
+            mindsDeath=not writing and stream is not None and ticket >= lastWriter,
+        )
     if not writing and (torn := tickets.torn()) is not None:
         raise _died(openBuffer, torn)
 
@@ -183,12 +242,20 @@ def behindWriters(openBuffer: OpenBuffer) -> bool:
 
 
 def streamOf(openBuffer: OpenBuffer, stream: Any) -> Any:
-    """The stream that is meant, which can be used; None means the default one, and stays None where no GPU has any work of this process."""
-    return defaultStream(openBuffer) if stream is None else deviceOf(openBuffer.context).asStream(stream, _gpuOf(openBuffer) or 0)
+    """The stream that is meant, which can be used; None means the default one, and
+    stays None where no GPU has any work of this process.
+    """
+    return (
+        defaultStream(openBuffer)
+        if stream is None
+        else deviceOf(openBuffer.context).asStream(stream, _gpuOf(openBuffer) or 0)
+    )
 
 
 def usableStream(openBuffer: OpenBuffer, stream: Any) -> Any:
-    """The same, and what the stream has failed with is raised now: who gives it work should know."""
+    """The same, and what the stream has failed with is raised now: who gives it work
+    should know.
+    """
     meant = streamOf(openBuffer, stream)
     if meant is not None:
         meant.check()
@@ -196,27 +263,39 @@ def usableStream(openBuffer: OpenBuffer, stream: Any) -> Any:
 
 
 def defaultStream(openBuffer: OpenBuffer) -> Any:
-    """What a kernel runs in if no stream is named: the default stream of the buffer's GPU, or of the one that is worked on."""
+    """What a kernel runs in if no stream is named: the default stream of the buffer's
+    GPU, or of the one that is worked on.
+    """
     gpu = _gpuOf(openBuffer)
     return None if gpu is None else deviceOf(openBuffer.context).asStream(None, gpu)
 
 
 def _gpuOf(openBuffer: OpenBuffer) -> int | None:
-    """Whose default streams are meant: the buffer's GPU, or of host memory the one that is worked on, if there is one."""
+    """Whose default streams are meant: the buffer's GPU, or of host memory the one that
+    is worked on, if there is one.
+    """
     gpu = openBuffer.memory.gpu
     return deviceOf(openBuffer.context).workingGpu() if gpu is None else gpu
 
 
 def _meant(openBuffer: OpenBuffer, stream: Any) -> tuple[Device | None, Any]:
-    """The device and the stream that is meant; no device where no GPU, not even an emulated one, can have any work of this process."""
+    """The device and the stream that is meant; no device where no GPU, not even an
+    emulated one, can have any work of this process.
+    """
     if stream is not None:
         return deviceOf(openBuffer.context), streamOf(openBuffer, stream)
-    chosen = defaultStream(openBuffer) if openBuffer.context.gpus.device is not None or not openBuffer.memory.isHostVisible else None
+    chosen = (
+        defaultStream(openBuffer)
+        if openBuffer.context.gpus.device is not None or not openBuffer.memory.isHostVisible
+        else None
+    )
     return (None, None) if chosen is None else (deviceOf(openBuffer.context), chosen)
 
 
 def _wordOf(openBuffer: OpenBuffer, device: Device, ticket: int) -> FenceWord:
-    """The ticket's fence word, as the GPUs of this process find it. Their pages are registered a chunk of rows at a time."""
+    """The ticket's fence word, as the GPUs of this process find it. Their pages are
+    registered a chunk of rows at a time.
+    """
     tables, fenceWords = openBuffer.tables, openBuffer.context.gpus.fenceWords
     first = openBuffer.row // layout.ROW_CHUNK * layout.ROW_CHUNK
     start = tables.block.fencesAddress(first)
@@ -225,14 +304,23 @@ def _wordOf(openBuffer: OpenBuffer, device: Device, ticket: int) -> FenceWord:
         if registration is None:
             registration = device.registerHost(start, layout.ROW_CHUNK * layout.FENCE_BYTES, True)
             fenceWords[first] = registration
-    return FenceWord(registration.devicePointer + openBuffer.tickets.fenceAddress(ticket) - start, ticket)
+    return FenceWord(
+        registration.devicePointer + openBuffer.tickets.fenceAddress(ticket) - start, ticket
+    )
 
 
-def behindWork(openBuffer: OpenBuffer, action: Callable[[], object], seconds: float = float("inf")) -> None:
-    """Call `action` once the GPUs have done what this process gave them, or after so many seconds."""
+def behindWork(
+    openBuffer: OpenBuffer, action: Callable[[], object], seconds: float = float("inf")
+) -> None:
+    """Call `action` once the GPUs have done what this process gave them, or after so
+    many seconds.
+    """
     device, deadline = deviceOf(openBuffer.context), clock.now() + seconds
     try:
-        while not device.awaitWork(min(_SLICE_SECONDS, max(0.0, deadline - clock.now()))) and clock.now() < deadline:
+        while (
+            not device.awaitWork(min(_SLICE_SECONDS, max(0.0, deadline - clock.now())))
+            and clock.now() < deadline
+        ):
             pass
     finally:
         action()
@@ -249,5 +337,8 @@ def _isOver(openBuffer: OpenBuffer, ticket: int, seconds: float, mindsDeath: boo
 
 
 def _died(openBuffer: OpenBuffer, ticket: int) -> OwnerDied:
-    reason = f"before ticket {ticket} of {openBuffer.description.name!r} was done, the member that promised it died, or its stream failed"
+    reason = (
+        f"before ticket {ticket} of {openBuffer.description.name!r} was done, the member "
+        "that promised it died, or its stream failed"
+    )
     return OwnerDied(reason)

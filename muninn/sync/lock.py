@@ -1,7 +1,8 @@
 """`muninn.Lock`: a named lock between processes that survives its holder's death.
 
-It is the owner lock of a row without memory, so it is found, leased and reclaimed like a buffer. Who has it is in the owner of the
-row (`control/owners.py`): of all processes and all their threads one, which may take it again.
+It is the owner lock of a row without memory, so it is found, leased and reclaimed like
+a buffer. Who has it is in the owner of the row (`control/owners.py`): of all processes
+and all their threads one, which may take it again.
 """
 
 from __future__ import annotations
@@ -26,21 +27,34 @@ _NO_BOOL = "leave it out to wait, or pass timeout=0 not to"
 
 
 class _Taking(atomics.AccessScope):
-    """What takes a lock and gives it back. Each is one step of C: nothing can interrupt one half way."""
+    """What takes a lock and gives it back. Each is one step of C: nothing can interrupt
+    one half way.
+    """
 
     _openBuffer: OpenBuffer
     name: str
 
     if TYPE_CHECKING:
 
-        def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+        def __exit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            trace: TracebackType | None,
+        ) -> None: ...
     else:
         __exit__ = atomics.lockExit
 
     def _await(self, until: tuple[float | None, float | None] | None, word: int) -> bool:
         openBuffer = self._openBuffer
         deadline, timeout = until or (None, None)
-        isDead = owners.awaitOwner(openBuffer.ownerLockAddress, openBuffer.tables.key, openBuffer.tables.isDead, deadline, word)
+        isDead = owners.awaitOwner(
+            openBuffer.ownerLockAddress,
+            openBuffer.tables.key,
+            openBuffer.tables.isDead,
+            deadline,
+            word,
+        )
         if isDead is None:
             other = "thread" if openBuffer.isOwn(word) else "process"
             raise TimeoutError(f"another {other} has held lock {self.name!r} for {timeout} s")
@@ -48,8 +62,15 @@ class _Taking(atomics.AccessScope):
 
     def _refuse(self, reason: int) -> None:
         if reason == owners.REFUSED_VOID:
-            raise RuntimeError(f"lock {self.name!r} is not held by this process: the one that it was forked from may hold it")
-        what = "held by another thread" if reason == owners.REFUSED_OTHER_THREAD else "not held by this process"
+            raise RuntimeError(
+                f"lock {self.name!r} is not held by this process: the one that it was forked "
+                "from may hold it"
+            )
+        what = (
+            "held by another thread"
+            if reason == owners.REFUSED_OTHER_THREAD
+            else "not held by this process"
+        )
         raise RuntimeError(f"lock {self.name!r} is {what}")
 
 
@@ -64,8 +85,9 @@ class Lock(_Taking):
     Attributes
     ----------
     recovered
-        Whether the last acquisition took the lock over from a holder that had died: what it protects may be half changed. If an
-        exception leaves the ``with`` block then, the next one is told as well.
+        Whether the last acquisition took the lock over from a holder that had died:
+        what it protects may be half changed. If an exception leaves the ``with`` block
+        then, the next one is told as well.
     """
 
     @named
@@ -81,7 +103,10 @@ class Lock(_Taking):
         if openBuffer is not None:
             return openBuffer
         wanted = lockSpec(self.name)
-        waiting, deadline = NameWait(membership.openBuffers, wanted.name), deadlineOf(_CREATION_BOUND_SECONDS)
+        waiting, deadline = (
+            NameWait(membership.openBuffers, wanted.name),
+            deadlineOf(_CREATION_BOUND_SECONDS),
+        )
         while True:
             openBuffer = waiting.look()
             if openBuffer is not None:
@@ -91,22 +116,27 @@ class Lock(_Taking):
             except BufferExists:
                 if not waiting.sleep(deadline):
                     break
-        raise BufferNotFound(f"the lock {self.name!r} could not be attached within {_CREATION_BOUND_SECONDS:.0f} s")
+        raise BufferNotFound(
+            f"the lock {self.name!r} could not be attached within {_CREATION_BOUND_SECONDS:.0f} s"
+        )
 
     @property
     def recovered(self) -> bool:
         return bool(self._recovered)
 
-    def acquire(self, timeout: float | None = None, blocking: None = None, **unknown: Never) -> bool:
+    def acquire(
+        self, timeout: float | None = None, blocking: None = None, **unknown: Never
+    ) -> bool:
         """Take the lock, again if this thread has it.
 
-        As with Python's own locks, an exception of a signal handler may come between this and the next statement; ``with lock:`` leaves
-        nothing held.
+        As with Python's own locks, an exception of a signal handler may come between
+        this and the next statement; ``with lock:`` leaves nothing held.
 
         Parameters
         ----------
         timeout
-            Seconds; None waits as long as the holder lives. `TimeoutError` when they are over.
+            Seconds; None waits as long as the holder lives. `TimeoutError` when they
+            are over.
         blocking
             Of Python's own locks, and refused: `timeout` says it.
         """
@@ -121,7 +151,9 @@ class Lock(_Taking):
     if TYPE_CHECKING:
 
         def release(self) -> None:
-            """Give the lock back, once for each `acquire`. `RuntimeError` when this thread does not have it."""
+            """Give the lock back, once for each `acquire`. `RuntimeError` when this
+            thread does not have it.
+            """
 
         def __enter__(self) -> Lock: ...
     else:
@@ -159,7 +191,12 @@ class _Held(_Taking):
 
     def __init__(self, lock: Lock, timeout: float | None) -> None:
         super().__init__(lock._owner, _HELD_CALLS, id(self), id(lock))
-        self._lock, self._timeout, self._openBuffer, self.name = lock, timeout, lock._openBuffer, lock.name
+        self._lock, self._timeout, self._openBuffer, self.name = (
+            lock,
+            timeout,
+            lock._openBuffer,
+            lock.name,
+        )
         self._isTimed = timeout is not None
         self.showIn(lock)
 

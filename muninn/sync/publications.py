@@ -1,7 +1,8 @@
 """Publications: waiting for a buffer's next generation, and taking it.
 
-A copy that is made behind a wait may be of a later generation than the one that was waited for. So what wants each publication once has the
-copy made here, and is told which one it is.
+A copy that is made behind a wait may be of a later generation than the one that was
+waited for. So what wants each publication once has the copy made here, and is told
+which one it is.
 """
 
 from __future__ import annotations
@@ -25,10 +26,15 @@ def nextOf(
     out: np.ndarray[Any, Any] | None,
     cancelled: threading.Event | None = None,
 ) -> int:
-    """`MuninnBuffer.waitNext`; ends soon with `InterruptedError` once `cancelled` is set."""
+    """`MuninnBuffer.waitNext`; ends soon with `InterruptedError` once `cancelled` is
+    set.
+    """
     openBuffer = buffer._checked()
     if after is not None and asInteger(after) is None:
-        raise TypeError(f"waitNext: after must be a generation, as waitNext returns it, not {type(after).__name__}")
+        raise TypeError(
+            "waitNext: after must be a generation, as waitNext returns it, not "
+            f"{type(after).__name__}"
+        )
     if out is not None:
         checkFits(openBuffer, out)
     deadline = deadlineOf(timeout)
@@ -41,7 +47,9 @@ def nextOf(
     return copyInto(buffer._checked(), out, READ_BOUND_SECONDS if left is None else left)
 
 
-def _awaited(buffer: Opened, known: int, timeout: float | None, cancelled: threading.Event | None) -> int:
+def _awaited(
+    buffer: Opened, known: int, timeout: float | None, cancelled: threading.Event | None
+) -> int:
     openBuffer = buffer._checked()
     generation = openBuffer.generation
 
@@ -51,7 +59,9 @@ def _awaited(buffer: Opened, known: int, timeout: float | None, cancelled: threa
         buffer._checked().refuseOwnWriter()  # it would wait for itself
         value = generation.value()
         if value & ~1 <= known and generation.isLeft(value, lambda: writerIsDead(openBuffer)):
-            raise WriterDied(f"a writer of {openBuffer.description.name!r} died or gave up half way")
+            raise WriterDied(
+                f"a writer of {openBuffer.description.name!r} died or gave up half way"
+            )
 
     value = generation.wait(known, timeout, check)
     if value is None:

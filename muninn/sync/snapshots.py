@@ -1,4 +1,6 @@
-"""Snapshots: a private copy of one whole generation on the host, never torn, wherever the bytes are."""
+"""Snapshots: a private copy of one whole generation on the host, never torn, wherever
+the bytes are.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,12 @@ from muninn.system import atomics, clock
 READ_BOUND_SECONDS = 10.0
 
 
-def snapshot(openBuffer: OpenBuffer, out: np.ndarray[Any, Any] | None, timeout: float) -> np.ndarray[Any, np.dtype[Any]]:
-    """The bytes of one generation in `out`, or in a new array; what kernels still write is waited for."""
+def snapshot(
+    openBuffer: OpenBuffer, out: np.ndarray[Any, Any] | None, timeout: float
+) -> np.ndarray[Any, np.dtype[Any]]:
+    """The bytes of one generation in `out`, or in a new array; what kernels still write
+    is waited for.
+    """
     if out is None:
         out = np.empty(openBuffer.description.shape, dtypeOf(openBuffer))
     else:
@@ -35,22 +41,38 @@ def checkFits(openBuffer: OpenBuffer, out: np.ndarray[Any, Any]) -> None:
         raise TypeError(f"out must be a numpy array, not {type(out).__name__}")
     shape, dtype = openBuffer.description.shape, dtypeOf(openBuffer)
     if out.shape != shape or out.dtype != dtype:
-        problem = f"out has shape {out.shape} and dtype {shown(out.dtype)}, the buffer {shape} and {shown(dtype)}"
+        problem = (
+            f"out has shape {out.shape} and dtype {shown(out.dtype)}, the buffer "
+            f"{shape} and {shown(dtype)}"
+        )
     elif not out.flags.writeable:
         problem = "out can not be written"
     elif not out.flags.c_contiguous:
         problem = f"out is not C-contiguous: its strides are {out.strides}"
     else:
         return
-    raise InvalidArgument(problem, "Pass a C-contiguous, writable array of the same shape and dtype")
+    raise InvalidArgument(
+        problem, "Pass a C-contiguous, writable array of the same shape and dtype"
+    )
 
 
 def copyInto(openBuffer: OpenBuffer, out: np.ndarray[Any, Any], timeout: float) -> int:
     """`snapshot` into an array that fits; returns the generation that is in it."""
-    target, memory, tickets = out.__array_interface__["data"][0], openBuffer.memory, openBuffer.tickets
-    # What nearly all find: nobody is inside a write access, and no stream was ever given one.
+    target, memory, tickets = (
+        out.__array_interface__["data"][0],
+        openBuffer.memory,
+        openBuffer.tickets,
+    )
+    # What nearly all find: nobody is inside a write access, and no stream was ever
+    # given one.
     isHostOnly = memory.isHostVisible and not tickets.last()
-    copied = openBuffer.generation.copyNow(memory.source.address, target, openBuffer.description.sizeBytes) if isHostOnly else None
+    copied = (
+        openBuffer.generation.copyNow(
+            memory.source.address, target, openBuffer.description.sizeBytes
+        )
+        if isHostOnly
+        else None
+    )
     return _awaitCopy(openBuffer, target, timeout) if copied is None or tickets.last() else copied
 
 
@@ -58,17 +80,25 @@ def _awaitCopy(openBuffer: OpenBuffer, target: int, timeout: float) -> int:
     """Copy one whole generation to `target` as soon as there is one; returns it."""
     memory, sizeBytes = openBuffer.memory, openBuffer.description.sizeBytes
     deadline = clock.now() + timeout
-    streams = Streams(openBuffer.tickets.last, lambda seconds: fences.holdBack(openBuffer, None, writing=False, timeout=seconds))
+    streams = Streams(
+        openBuffer.tickets.last,
+        lambda seconds: fences.holdBack(openBuffer, None, writing=False, timeout=seconds),
+    )
 
     def isDead() -> bool:
-        openBuffer.refuseOwnWriter()  # somebody writes: if it is this thread, it would wait for itself
+        # somebody writes: if it is this thread, it would wait for itself
+        openBuffer.refuseOwnWriter()
         return writerIsDead(openBuffer)
 
     def copy(seconds: float, canTakeScope: bool) -> int | None:
         if memory.isHostVisible:
             address = memory.source.address
-            return openBuffer.generation.copy(address, target, sizeBytes, seconds, isDead, streams, canTakeScope)
-        return openBuffer.generation.copyBy(lambda: memory.copyOut(target, sizeBytes), seconds, isDead, streams, canTakeScope)
+            return openBuffer.generation.copy(
+                address, target, sizeBytes, seconds, isDead, streams, canTakeScope
+            )
+        return openBuffer.generation.copyBy(
+            lambda: memory.copyOut(target, sizeBytes), seconds, isDead, streams, canTakeScope
+        )
 
     try:
         copied = copy(timeout, True)
@@ -81,6 +111,8 @@ def _awaitCopy(openBuffer: OpenBuffer, target: int, timeout: float) -> int:
 
 
 def writerIsDead(openBuffer: OpenBuffer) -> bool:
-    """Whether nobody who lives is writing: the owner lock is free, or in a dead member's name."""
+    """Whether nobody who lives is writing: the owner lock is free, or in a dead
+    member's name.
+    """
     owner = ownerlock.ownerOf(int(atomics.loadAcquire32(openBuffer.ownerLockAddress)))
     return owner is None or openBuffer.tables.isDead(*owner)

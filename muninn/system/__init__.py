@@ -1,1 +1,3 @@
-"""What the kernel and the C part give: atomics, time, descriptors, threads, memory of the host. No word of the control block."""
+"""What the kernel and the C part give: atomics, time, descriptors, threads, memory of
+the host. No word of the control block.
+"""

@@ -1,12 +1,16 @@
-"""Aside: work that nothing of the program's may cut in half runs on another thread, while its caller waits.
+"""Aside: work that nothing of the program's may cut in half runs on another thread,
+while its caller waits.
 
-Python runs signal handlers on the main thread only, between any two bytecodes, and what they raise ends whatever was under way there.
-So what changes several things in a row runs on a thread that signals never reach; its caller only waits, which may be interrupted at
-any moment and be waited for again. All here is private to the process.
+Python runs signal handlers on the main thread only, between any two bytecodes, and what
+they raise ends whatever was under way there. So what changes several things in a row
+runs on a thread that signals never reach; its caller only waits, which may be
+interrupted at any moment and be waited for again. All here is private to the process.
 
-A finalizer of the program's may run on such a thread too, when the garbage collector happens to. It must not wait there: what it waits
-for may wait for that very thread, which perhaps serves a whole domain. So each wait that a public call can come to asks `refuseOwn` as
-soon as the call can not go on at once. What the thread itself waits for goes other ways.
+A finalizer of the program's may run on such a thread too, when the garbage collector
+happens to. It must not wait there: what it waits for may wait for that very thread,
+which perhaps serves a whole domain. So each wait that a public call can come to asks
+`refuseOwn` as soon as the call can not go on at once. What the thread itself waits for
+goes other ways.
 """
 
 from __future__ import annotations
@@ -33,16 +37,20 @@ def markOwn() -> None:
 
 
 def isOwn() -> bool:
-    """Whether the calling thread is one of Muninn's: what else of the program's runs here is a finalizer."""
+    """Whether the calling thread is one of Muninn's: what else of the program's runs
+    here is a finalizer.
+    """
     return hasattr(_marks, "isOwn")
 
 
 def refusal() -> BrokerUnavailable:
     """What is raised where a finalizer would have to wait on one of Muninn's threads."""
     return BrokerUnavailable(
-        "a finalizer ran on Muninn's own thread, as the garbage collector chose, and this call would have to wait there, perhaps for that "
+        "a finalizer ran on Muninn's own thread, as the garbage collector chose, and this "
+        "call would have to wait there, perhaps for that "
         "very thread",
-        "Keep objects that call Muninn when they end out of reference cycles, or let them call on a thread of yours",
+        "Keep objects that call Muninn when they end out of reference cycles, or let them "
+        "call on a thread of yours",
     )
 
 
@@ -53,12 +61,16 @@ def refuseOwn() -> None:
 
 
 def unlessTaken(lock: Lock) -> Lock | _Tried:
-    """A lock, to be entered at once: on one of Muninn's threads only while nobody has it who may be waiting for that thread."""
+    """A lock, to be entered at once: on one of Muninn's threads only while nobody has
+    it who may be waiting for that thread.
+    """
     return _Tried(lock) if isOwn() else lock
 
 
 class _Tried:
-    """A lock that is entered without a wait. No signal comes between two steps of it: they do not reach this thread."""
+    """A lock that is entered without a wait. No signal comes between two steps of it:
+    they do not reach this thread.
+    """
 
     __slots__ = ("_lock",)
 
@@ -74,7 +86,9 @@ class _Tried:
 
 
 class Job(Generic[Value]):
-    """One call on a thread of its own, which any number of callers may wait for. Whoever is interrupted leaves it running."""
+    """One call on a thread of its own, which any number of callers may wait for.
+    Whoever is interrupted leaves it running.
+    """
 
     def __init__(self, call: Callable[[], Value]) -> None:
         self._call = call
@@ -89,9 +103,12 @@ class Job(Generic[Value]):
         return bool(self._thread == atomics.threadId())
 
     def result(self, seconds: float) -> Value | None:
-        """What the call returned; None when it is not over in time. Raises what it raised, `RuntimeError` when no thread can be had."""
+        """What the call returned; None when it is not over in time. Raises what it
+        raised, `RuntimeError` when no thread can be had.
+        """
         if self._chance:
-            # More than one may be started, when this was interrupted just here; only the first has anything to do.
+            # More than one may be started, when this was interrupted just here; only
+            # the first has anything to do.
             threads.startBare(self._run)
         if not self._done.wait(seconds):
             return None
@@ -100,7 +117,9 @@ class Job(Generic[Value]):
             try:
                 raise error
             finally:
-                del self, error  # the error has this frame, and would have itself: a circle keeps for a while what it had in its hands
+                # the error has this frame, and would have itself: a circle keeps for a
+                # while what it had in its hands
+                del self, error
         return self._outcome[0]
 
     def _run(self) -> None:

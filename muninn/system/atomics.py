@@ -1,8 +1,10 @@
 """The C functions, as Python calls: the only way to a shared word.
 
-Names are those of the headers in `cshim/` without their prefix; addresses are integers. What returns at once goes through `PyDLL`,
-which keeps the interpreter's lock and costs 0.2 µs; what may sleep, copy or fault many pages goes through `CDLL`, which lets other
-threads run meanwhile. The functions are bare ctypes objects: a Python wrapper would cost more than most of them do.
+Names are those of the headers in `cshim/` without their prefix; addresses are integers.
+What returns at once goes through `PyDLL`, which keeps the interpreter's lock and costs
+0.2 µs; what may sleep, copy or fault many pages goes through `CDLL`, which lets other
+threads run meanwhile. The functions are bare ctypes objects: a Python wrapper would
+cost more than most of them do.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from muninn.system.structures import closedByProgram as closedByProgram
 
 _U32, _U64, _I32, _I64 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64
 _ADDRESS, _SIZE = ctypes.c_void_p, ctypes.c_size_t
-#: About what a sleep and a wake-up cost; nothing on a single processor, where the descriptor server could not run meanwhile.
+#: About what a sleep and a wake-up cost; nothing on a single processor, where the
+#: descriptor server could not run meanwhile.
 SPIN_NS = 100_000 if len(os.sched_getaffinity(0)) > 1 else 0
 
 
@@ -38,7 +41,8 @@ def _prototyped(prototype: Any, name: str, named: Any = None) -> Any:
 
 
 def _bound(library: Any, name: str, result: Any, *arguments: Any) -> Any:
-    function = library[name]  # one function may be bound in two ways, where an attribute is one object
+    # one function may be bound in two ways, where an attribute is one object
+    function = library[name]
     function.restype, function.argtypes = result, arguments
     return function
 
@@ -49,35 +53,78 @@ class _Python(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_void_p)
         for name in (
-            "call", "keep", "drop", "number", "valueOf", "fetch", "restore", "item", "none", "true", "false",
-            "names", "identName", "plainIdent",
+            "call",
+            "keep",
+            "drop",
+            "number",
+            "valueOf",
+            "fetch",
+            "restore",
+            "item",
+            "none",
+            "true",
+            "false",
+            "names",
+            "identName",
+            "plainIdent",
         )
-    )  # fmt: skip
+    )
 
 
 class _Calls(ctypes.Structure):
     """`struct mnnCalls`."""
 
     _fields_ = tuple(
-        (name, ctypes.c_void_p) for name in ("python", "attach", "deadline", "await_", "awaitOthers", "end", "linger", "refuse")
+        (name, ctypes.c_void_p)
+        for name in (
+            "python",
+            "attach",
+            "deadline",
+            "await_",
+            "awaitOthers",
+            "end",
+            "linger",
+            "refuse",
+        )
     )
 
 
 _FUNCTIONS = (
-    "PyObject_CallFunctionObjArgs", "Py_IncRef", "Py_DecRef", "PyLong_FromUnsignedLong", "PyLong_AsUnsignedLongMask", "PyErr_Fetch",
-    "PyErr_Restore", "PyDict_GetItemWithError",
-)  # fmt: skip
-_python = _Python(*(ctypes.cast(getattr(ctypes.pythonapi, each), ctypes.c_void_p) for each in _FUNCTIONS), id(None), id(True), id(False))
-#: What the C part has the address of, for as long as the process lives. A library has put a function of Python's in the place of this one
-#: when it makes green threads.
-_kept: list[Any] = [vars(threading), "get_ident", threading.get_ident if isinstance(threading.get_ident, BuiltinFunctionType) else None]
-_python.names, _python.identName, _python.plainIdent = (None if each is None else id(each) for each in _kept)
+    "PyObject_CallFunctionObjArgs",
+    "Py_IncRef",
+    "Py_DecRef",
+    "PyLong_FromUnsignedLong",
+    "PyLong_AsUnsignedLongMask",
+    "PyErr_Fetch",
+    "PyErr_Restore",
+    "PyDict_GetItemWithError",
+)
+_python = _Python(
+    *(ctypes.cast(getattr(ctypes.pythonapi, each), ctypes.c_void_p) for each in _FUNCTIONS),
+    id(None),
+    id(True),
+    id(False),
+)
+#: What the C part has the address of, for as long as the process lives. A library has
+#: put a function of Python's in the place of this one when it makes green threads.
+_kept: list[Any] = [
+    vars(threading),
+    "get_ident",
+    threading.get_ident if isinstance(threading.get_ident, BuiltinFunctionType) else None,
+]
+_python.names, _python.identName, _python.plainIdent = (
+    None if each is None else id(each) for each in _kept
+)
 
 
 def callsOf(functions: Iterable[Any]) -> int:
-    """The `struct mnnCalls` of these functions, in the order of its fields, by its address; None stands for one that is never called."""
+    """The `struct mnnCalls` of these functions, in the order of its fields, by its
+    address; None stands for one that is never called.
+    """
     functions = list(functions)
-    calls = _Calls(ctypes.addressof(_python), *(None if each is None else id(each) for each in functions))
+    calls = _Calls(
+        ctypes.addressof(_python), *(None if each is None else id(each) for each in functions)
+    )
     _kept.append((calls, functions))
     return ctypes.addressof(calls)
 
@@ -87,14 +134,19 @@ _asMethod = ctypes.pythonapi.PyInstanceMethod_New
 _asMethod.restype, _asMethod.argtypes = ctypes.py_object, (ctypes.py_object,)
 
 
-def _method(name: str, result: Any, *optional: str, arguments: int = 0, isPublic: bool = False) -> Any:
-    """A C function that is a method of a `AccessScope`: a call of it runs no bytecode, between which a handler of a signal could raise.
+def _method(
+    name: str, result: Any, *optional: str, arguments: int = 0, isPublic: bool = False
+) -> Any:
+    """A C function that is a method of a `AccessScope`: a call of it runs no bytecode,
+    between which a handler of a signal could raise.
 
     One that is public refuses what it does not take, for 0.03 µs more.
     """
     objects = [ctypes.py_object] * (arguments + len(optional))
     prototype = ctypes.PYFUNCTYPE(result, _TURN, *objects)
-    named: Any = ((1, "turn"), *((1, each, None) for each in optional)) if optional or isPublic else None
+    named: Any = (
+        ((1, "turn"), *((1, each, None) for each in optional)) if optional or isPublic else None
+    )
     return _asMethod(_prototyped(prototype, name, named))
 
 
@@ -111,7 +163,8 @@ casSeqCst64 = _bound(_quick, "mnnCasSeqCst64", _U64, _ADDRESS, _U64, _U64)
 fetchAddAcqRel32 = _bound(_quick, "mnnFetchAddAcqRel32", _U32, _ADDRESS, _U32)
 fetchAddAcqRel64 = _bound(_quick, "mnnFetchAddAcqRel64", _U64, _ADDRESS, _U64)
 
-# A full table is scanned in some 10 µs, which is less than giving the interpreter away and getting it back may take.
+# A full table is scanned in some 10 µs, which is less than giving the interpreter away
+# and getting it back may take.
 scan32 = _bound(_quick, "mnnScan32", _U32, _ADDRESS, _SIZE, _U32, _U32, _U32, _ADDRESS, _U32)
 scan64 = _bound(_quick, "mnnScan64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64, _ADDRESS, _U32)
 raiseField64 = _bound(_quick, "mnnRaiseField64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64)
@@ -134,7 +187,9 @@ wakeWatcher = _bound(_quick, "mnnWakeWatcher", None, _ADDRESS, _ADDRESS, _U32)
 spinWhile64 = _bound(_slow, "mnnSpinWhile64", _U64, _ADDRESS, _U64, _I64)
 awaitReadable = _bound(_slow, "mnnAwaitReadable", _I32, _I32, _I64, _I64)
 
-ownerBind = _bound(_quick, "mnnOwnerBind", None, _ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _U32, _U32)
+ownerBind = _bound(
+    _quick, "mnnOwnerBind", None, _ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _U32, _U32
+)
 ownerWrites = _bound(_quick, "mnnOwnerWrites", _I32, _ADDRESS, _U64)
 ownerReads = _bound(_quick, "mnnOwnerReads", _I32, _ADDRESS, _U64)
 ownerIsBusy = _bound(_quick, "mnnOwnerIsBusy", _I32, _ADDRESS, _U64)
@@ -156,8 +211,9 @@ byteUnlock = _bound(_quick, "mnnByteUnlock", _I32, _I32, _I64)
 byteHolder = _bound(_quick, "mnnByteHolder", _I32, _I32, _I64)
 rangeHolder = _bound(_quick, "mnnRangeHolder", _I32, _I32, _I64, _I64)
 
-# A result that is an object is made of the number before the call returns, in C.
-# mypy takes a method for what `def` makes: those that are functions of C are put into their classes here.
+# A result that is an object is made of the number before the call returns, in C. mypy
+# takes a method for what `def` makes: those that are functions of C are put into their
+# classes here.
 _KNOWN = ctypes.POINTER(Known)
 _owner = _prototyped(ctypes.PYFUNCTYPE(Descriptor, _I32), "mnnKnown")
 known: Callable[[int | Known], Known] = _prototyped(ctypes.PYFUNCTYPE(Known, _I32), "mnnKnown")
@@ -172,7 +228,9 @@ Received.__del__ = _asMethod(_bound(_quick, "mnnDropReceived", None, ctypes.POIN
 eventSet: Callable[[Known], None] = _bound(_quick, "mnnEventSet", None, _KNOWN)
 own: Callable[[int], Descriptor] = _bound(_quick, "mnnOwn", _owner, _I32)
 mark = _bound(_quick, "mnnOwn", _I32, _I32)
-openFile: Callable[[bytes, int, int], Descriptor] = _bound(_slow, "mnnOpen", _owner, ctypes.c_char_p, _I32, _U32)
+openFile: Callable[[bytes, int, int], Descriptor] = _bound(
+    _slow, "mnnOpen", _owner, ctypes.c_char_p, _I32, _U32
+)
 eventfd: Callable[[], Descriptor] = _bound(_quick, "mnnEventfd", _owner)
 duplicate: Callable[[int | Known], Descriptor] = _bound(_quick, "mnnDuplicate", _owner, _I32)
 receive = _bound(_slow, "mnnReceive", _I64, _I32, _ADDRESS, _U64, _U32, ctypes.POINTER(Received))
@@ -181,7 +239,9 @@ pidfdDead = _bound(_quick, "mnnPidfdDead", _I32, _I32)
 threadId = _bound(_quick, "mnnThreadId", _U32)
 blockSignals = _bound(_quick, "mnnBlockSignals", _I32)
 
-memfdCreate: Callable[[bytes, int], Descriptor] = _bound(_slow, "mnnMemfdCreate", _owner, ctypes.c_char_p, _U64)
+memfdCreate: Callable[[bytes, int], Descriptor] = _bound(
+    _slow, "mnnMemfdCreate", _owner, ctypes.c_char_p, _U64
+)
 seal = _bound(_quick, "mnnSeal", _I32, _I32, _I32)
 unmap = _bound(_slow, "mnnUnmap", _I32, _ADDRESS, _U64)
 protect = _bound(_slow, "mnnProtect", _I32, _ADDRESS, _U64, _I32)
@@ -192,7 +252,8 @@ copy = _bound(_slow, "mnnCopy", None, _ADDRESS, _ADDRESS, _U64)
 reserve = _bound(_slow, "mnnReserve", _I32, _ADDRESS, _U64, _ADDRESS, _U64, _U32, _I32)
 seqRead = _bound(_slow, "mnnSeqRead", _I64, _ADDRESS, _ADDRESS, _ADDRESS, _U64, _U32)
 
-# A pass over all rows takes some 20 ms for 131,072 of them: too long to keep the interpreter from the program's threads.
+# A pass over all rows takes some 20 ms for 131,072 of them: too long to keep the
+# interpreter from the program's threads.
 _sumRows = _bound(_slow, "mnnSumRows", _I32, _ADDRESS, _U32, _ADDRESS, _ADDRESS, _U32)
 findName = _bound(_slow, "mnnFindName", _I64, _ADDRESS, _U32, ctypes.c_char_p, _U32)
 
@@ -200,13 +261,17 @@ _descriptorServerOpen = _bound(_slow, "mnnDescriptorServerOpen", _I32, ctypes.c_
 descriptorServerPut = _bound(_slow, "mnnDescriptorServerPut", _I32, _ADDRESS, _U32, _U64, _I32)
 descriptorServerTake = _bound(_slow, "mnnDescriptorServerTake", None, _ADDRESS, _U32, _U64)
 descriptorServerClose = _bound(_slow, "mnnDescriptorServerClose", None, _ADDRESS)
-descriptorServerConnect: Callable[[bytes], Descriptor] = _bound(_quick, "mnnDescriptorServerConnect", _owner, ctypes.c_char_p)
+descriptorServerConnect: Callable[[bytes], Descriptor] = _bound(
+    _quick, "mnnDescriptorServerConnect", _owner, ctypes.c_char_p
+)
 descriptorServerFetch: Callable[[int | Known, int, int, int, int], Descriptor] = _bound(
     _slow, "mnnDescriptorServerFetch", _owner, _I32, _U32, _U64, _I64, _I64
 )
 
 mapFile = _bound(_slow, "mnnMap", _I32, _I32, _U64, _U64, _I32, ctypes.POINTER(MappedPlace))
-mapPath = _bound(_slow, "mnnMapPath", _I32, ctypes.c_char_p, _U32, _U64, _U64, _I32, ctypes.POINTER(MappedPlace))
+mapPath = _bound(
+    _slow, "mnnMapPath", _I32, ctypes.c_char_p, _U32, _U64, _U64, _I32, ctypes.POINTER(MappedPlace)
+)
 _mapWipedOnFork = _bound(_quick, "mnnMapWipedOnFork", _I32, _U64, _ADDRESS)
 
 
@@ -227,29 +292,43 @@ def opened(made: _Opened, what: str | None = None) -> _Opened:
     return made
 
 
-def mapped(fd: int | Known, sizeBytes: int, writable: bool, alignment: int = 0, cell: MappedPlace | None = None) -> int:
-    """Map a file from its beginning, shared; returns the address, and puts it in `cell` in the same step. Raises `OSError`."""
+def mapped(
+    fd: int | Known,
+    sizeBytes: int,
+    writable: bool,
+    alignment: int = 0,
+    cell: MappedPlace | None = None,
+) -> int:
+    """Map a file from its beginning, shared; returns the address, and puts it in `cell`
+    in the same step. Raises `OSError`.
+    """
     cell = MappedPlace() if cell is None else cell
     checked(mapFile(fd, sizeBytes, alignment, writable, cell), "mmap")
     return cell.address or 0
 
 
 def mappedWipedOnFork(sizeBytes: int) -> int:
-    """Private memory that reads zero in a forked child; returns the address. Raises `OSError`."""
+    """Private memory that reads zero in a forked child; returns the address. Raises
+    `OSError`.
+    """
     address = ctypes.c_void_p()
     checked(_mapWipedOnFork(sizeBytes, ctypes.byref(address)), "madvise(MADV_WIPEONFORK)")
     return address.value or 0
 
 
 def openedDescriptorServer(path: str) -> int:
-    """A descriptor server that serves at `path`; what it is called by from then on. Raises `OSError`."""
+    """A descriptor server that serves at `path`; what it is called by from then on.
+    Raises `OSError`.
+    """
     descriptorServer = ctypes.c_void_p()
     checked(_descriptorServerOpen(path.encode(), ctypes.byref(descriptorServer)), path)
     return descriptorServer.value or 0
 
 
 def privateWord() -> tuple[Any, int]:
-    """A word of 64 bits that is this process's own, and its address; it lasts as long as the first of the two is kept."""
+    """A word of 64 bits that is this process's own, and its address; it lasts as long
+    as the first of the two is kept.
+    """
     word = ctypes.c_uint64(0)
     return word, ctypes.addressof(word)
 
@@ -261,7 +340,9 @@ _mains: list[Any] = []
 
 
 def startThread(run: Callable[[], object]) -> None:
-    """A thread of the C library's that calls `run`. Raises `RuntimeError` when it has none."""
+    """A thread of the C library's that calls `run`. Raises `RuntimeError` when it has
+    none.
+    """
 
     def main(_: int | None) -> None:
         run()
@@ -289,11 +370,24 @@ def addressOfBytes(room: bytearray) -> int:
 
 
 def summedRows(first: int, count: int) -> tuple[list[tuple[int, int]], bytearray]:
-    """The sums that `rows.h` describes, each with a row that it is for; and the mark of each row."""
+    """The sums that `rows.h` describes, each with a row that it is for; and the mark of
+    each row.
+    """
     marks, room = bytearray(count), 1 << 8
     while count:
         sums = (ctypes.c_uint64 * (2 * room))()
-        if _sumRows(first, count, ctypes.byref(ctypes.c_char.from_buffer(marks)), ctypes.byref(sums), room) >= 0:
-            return [(sums[entry] - 1, sums[entry + 1]) for entry in range(0, 2 * room, 2) if sums[entry]], marks
+        if (
+            _sumRows(
+                first,
+                count,
+                ctypes.byref(ctypes.c_char.from_buffer(marks)),
+                ctypes.byref(sums),
+                room,
+            )
+            >= 0
+        ):
+            return [
+                (sums[entry] - 1, sums[entry + 1]) for entry in range(0, 2 * room, 2) if sums[entry]
+            ], marks
         room *= 4
     return [], marks

@@ -1,7 +1,9 @@
-"""Control groups: the limits that a container, a batch system or systemd sets to the processes of a group. Reading only.
+"""Control groups: the limits that a container, a batch system or systemd sets to the
+processes of a group. Reading only.
 
-A process is in one group of each hierarchy, and what limits its ancestors limits it too. Version 2 has one hierarchy for all
-controllers, version 1 one for each; both may be there at once.
+A process is in one group of each hierarchy, and what limits its ancestors limits it
+too. Version 2 has one hierarchy for all controllers, version 1 one for each; both may
+be there at once.
 """
 
 from __future__ import annotations
@@ -18,8 +20,11 @@ _UNLIMITED = 1 << 60
 _OWN = "/proc/thread-self/cgroup"
 
 
-def directories(controller: str, membership: str | None = None, root: str = ROOT) -> Iterator[tuple[int, str]]:
-    """(version of the interface, directory) of each group that this process is in, and of their ancestors.
+def directories(
+    controller: str, membership: str | None = None, root: str = ROOT
+) -> Iterator[tuple[int, str]]:
+    """(version of the interface, directory) of each group that this process is in, and
+    of their ancestors.
 
     Parameters
     ----------
@@ -34,7 +39,8 @@ def directories(controller: str, membership: str | None = None, root: str = ROOT
             version, top = 1, f"{root}/{controller}"
         else:
             continue
-        # In a container the path may be the host's, and then only the root is mounted: what can not be read does not limit.
+        # In a container the path may be the host's, and then only the root is mounted:
+        # what can not be read does not limit.
         parts = [part for part in path.split("/") if part]
         for depth in range(len(parts), -1, -1):
             yield version, "/".join([top, *parts[:depth]])
@@ -47,7 +53,9 @@ def limitIn(path: str) -> int | None:
 
 
 def mostTasks() -> int | None:
-    """How many threads and processes this process's groups may have at most; None: as many as they like."""
+    """How many threads and processes this process's groups may have at most; None: as
+    many as they like.
+    """
     limits = (limitIn(os.path.join(directory, "pids.max")) for _, directory in directories("pids"))
     return min((limit for limit in limits if limit is not None), default=None)
 

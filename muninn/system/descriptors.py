@@ -1,13 +1,18 @@
-"""Descriptors of ours: never one of the standard streams, and never used or closed once the number is somebody else's.
+"""Descriptors of ours: never one of the standard streams, and never used or closed once
+the number is somebody else's.
 
-A number below 3 is what C libraries print to. A program that was started with closed standard streams gives these numbers to whatever
-opens first, and what a library prints to its standard error would then go into the lock file or the control block. So whatever is opened
-for Muninn is moved above them here, in Python as in C (`mnnOwn`), and `tests/test_descriptors.py` finds what is opened otherwise.
+A number below 3 is what C libraries print to. A program that was started with closed
+standard streams gives these numbers to whatever opens first, and what a library prints
+to its standard error would then go into the lock file or the control block. So whatever
+is opened for Muninn is moved above them here, in Python as in C (`mnnOwn`), and
+`tests/test_descriptors.py` finds what is opened otherwise.
 
-Programs close descriptors that are not theirs: a daemon closes all of them after its fork, and so does many a program before an exec.
-The numbers go to its own files next. What is kept open for longer than a call is therefore a `Descriptor`: it knows which file it was, and
-each descriptor of ours has a mark besides (F_SETSIG of a signal that nothing asks for), since an eventfd or an epoll is no file of its own.
-A descriptor that is lost is forgotten and not closed.
+Programs close descriptors that are not theirs: a daemon closes all of them after its
+fork, and so does many a program before an exec. The numbers go to its own files next.
+What is kept open for longer than a call is therefore a `Descriptor`: it knows which
+file it was, and each descriptor of ours has a mark besides (F_SETSIG of a signal that
+nothing asks for), since an eventfd or an epoll is no file of its own. A descriptor that
+is lost is forgotten and not closed.
 """
 
 from __future__ import annotations
@@ -31,14 +36,22 @@ _LOOK_SECONDS = 0.5
 
 
 def own(descriptor: int | Descriptor) -> Descriptor:
-    """Make a new descriptor ours, which may have another number from now on. Raises `OSError`, and then it is closed."""
-    return descriptor if isinstance(descriptor, Descriptor) else atomics.opened(atomics.own(descriptor))
+    """Make a new descriptor ours, which may have another number from now on. Raises
+    `OSError`, and then it is closed.
+    """
+    return (
+        descriptor
+        if isinstance(descriptor, Descriptor)
+        else atomics.opened(atomics.own(descriptor))
+    )
 
 
 def opened(path: str, flags: int, mode: int = 0o600, maker: int | None = None) -> Descriptor:
-    """Open a file, close-on-exec and not through a link; what it makes has this mode, whatever the umask takes away.
+    """Open a file, close-on-exec and not through a link; what it makes has this mode,
+    whatever the umask takes away.
 
-    What a process makes for `maker`, a uid, which is not its own any more, goes again: `DomainChanged`.
+    What a process makes for `maker`, a uid, which is not its own any more, goes again:
+    `DomainChanged`.
     """
     made = atomics.opened(atomics.openFile(os.fsencode(path), flags | os.O_NOFOLLOW, mode), path)
     if flags & os.O_CREAT:
@@ -62,7 +75,9 @@ def eventfd() -> Descriptor:
 
 
 class Socket(_socket.socket):
-    """A socket of Python's without what `socket` puts around it, which libraries replace (`green.py`)."""
+    """A socket of Python's without what `socket` puts around it, which libraries
+    replace (`green.py`).
+    """
 
     def accept(self) -> Socket:
         """The next connection."""
@@ -82,13 +97,19 @@ def epoll() -> select.epoll:
 def unixSocket() -> Socket:
     """A socket as brokers and members use it, which does not block."""
     low = []
-    while (made := Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)).fileno() < FIRST:
+    while (
+        made := Socket(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        )
+    ).fileno() < FIRST:
         low.append(made)
     return ownSocket(made)
 
 
 def ownSocket(made: Socket) -> Socket:
-    """The socket, or another object of it, by a number of ours; it does not block from now on."""
+    """The socket, or another object of it, by a number of ours; it does not block from
+    now on.
+    """
     if made.fileno() < FIRST:
         made = Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, own(made.detach()).release())
     else:
@@ -115,7 +136,8 @@ class OwnSocket(Known):
 class OwnPoll(Known):
     """An epoll object that is kept."""
 
-    #: An epoll object closes its number when it goes. One whose number is somebody else's must not go.
+    #: An epoll object closes its number when it goes. One whose number is somebody
+    #: else's must not go.
     _kept: ClassVar[list[select.epoll]] = []
 
     def __init__(self) -> None:
@@ -131,7 +153,8 @@ class OwnPoll(Known):
             self.poll.unregister(descriptor)
 
     def wait(self, seconds: float, *needed: Known | OwnEvent | None) -> list[int]:
-        """The descriptors that have something, after so long at most. Raises `OSError` once the program has closed this, or a needed one.
+        """The descriptors that have something, after so long at most. Raises `OSError`
+        once the program has closed this, or a needed one.
 
         What was closed wakes nobody any more, so a long wait is one of many looks.
         """
@@ -139,7 +162,9 @@ class OwnPoll(Known):
         while True:
             self.checked()
             left = deadline - clock.now()
-            events = [descriptor for descriptor, _ in self.poll.poll(max(0.0, min(left, _LOOK_SECONDS)))]
+            events = [
+                descriptor for descriptor, _ in self.poll.poll(max(0.0, min(left, _LOOK_SECONDS)))
+            ]
             if not events:
                 for each in needed:
                     if each is not None and not each.isOurs():
@@ -189,22 +214,27 @@ class OwnEvent(_Kept):
         """The number; of another eventfd, in the place of one that was lost."""
         if self.number >= 0 and not self.isOurs():
             if isinstance(self._kept, Descriptor):
-                self._kept.release()  # or its end would close the next one, which may get the same number
+                # or its end would close the next one, which may get the same number
+                self._kept.release()
             self._kept = eventfd()
         return self.number
 
     def set(self) -> None:
-        """Wake whoever waits for it. Takes no lock: finalizers and signal handlers call it.
+        """Wake whoever waits for it. Takes no lock: finalizers and signal handlers call
+        it.
 
-        It keeps the interpreter's lock: whoever is woken would take that, and a Ctrl-C that comes until a finalizer has it again is lost.
+        It keeps the interpreter's lock: whoever is woken would take that, and a Ctrl-C
+        that comes until a finalizer has it again is lost.
         """
         atomics.eventSet(self._kept)
 
 
 class Named(_Kept):
-    """A descriptor of a file that has a name: one that is lost can be opened again. It is closed when that is asked for alone.
+    """A descriptor of a file that has a name: one that is lost can be opened again. It
+    is closed when that is asked for alone.
 
-    The end of the object does not close it: the locks that the process has on the file would go.
+    The end of the object does not close it: the locks that the process has on the file
+    would go.
     """
 
     __slots__ = ("_flags", "_path")
@@ -223,14 +253,18 @@ class Named(_Kept):
         self._path = path
 
     def reopen(self) -> None:
-        """Open the file by its name. Raises `OSError`, also when the name leads to another file by now."""
+        """Open the file by its name. Raises `OSError`, also when the name leads to
+        another file by now.
+        """
         again, before = opened(self._path, self._flags), self._kept
         if (again.device, again.inode) != (before.device, before.inode):
             raise OSError(errno.ESTALE, f"{self._path} is another file by now")
         self._kept = _lasting(again)
 
     def checked(self) -> int:
-        """The number, to be used at once. Raises `OSError` when it was lost and can not be opened again."""
+        """The number, to be used at once. Raises `OSError` when it was lost and can not
+        be opened again.
+        """
         if not self.isOurs():
             if self.number < 0:
                 raise OSError(errno.EBADF, f"{self._path} was closed")

@@ -1,7 +1,8 @@
 """Digests: BLAKE2b, as the standard library has it.
 
-Of `hashlib` it is one function, and importing that loads the whole of libcrypto: 3.4 MiB resident in each process that joins. So it is
-taken from where `hashlib` takes it, and from `hashlib` only where an interpreter was built without.
+Of `hashlib` it is one function, and importing that loads the whole of libcrypto: 3.4
+MiB resident in each process that joins. So it is taken from where `hashlib` takes it,
+and from `hashlib` only where an interpreter was built without.
 """
 
 from __future__ import annotations
@@ -18,5 +19,7 @@ def digestOf(data: bytes, sizeBytes: int, key: bytes = b"") -> bytes:
 
 
 def isSameMac(one: bytes, other: bytes, key: bytes) -> bool:
-    """Whether two MACs under `key` are the same, in a time that tells nothing of how far they agree: their own MACs are compared."""
+    """Whether two MACs under `key` are the same, in a time that tells nothing of how
+    far they agree: their own MACs are compared.
+    """
     return digestOf(one, 64, key) == digestOf(other, 64, key)

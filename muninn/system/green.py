@@ -1,13 +1,17 @@
-"""Green threads: what gevent and eventlet make of Python's threads, and how Muninn lives with it.
+"""Green threads: what gevent and eventlet make of Python's threads, and how Muninn
+lives with it.
 
-They put functions of their own in the place of those in `_thread`, `threading`, `select` and `socket`, so that whatever would wait lets the
-other green threads of its thread run. The thread that serves must be a real one all the same, or it would stand still with the program; and
-a lock that is met by both must be a real one. So what Muninn needs of these modules it takes from copies that nobody has changed, and
+They put functions of their own in the place of those in `_thread`, `threading`,
+`select` and `socket`, so that whatever would wait lets the other green threads of its
+thread run. The thread that serves must be a real one all the same, or it would stand
+still with the program; and a lock that is met by both must be a real one. So what
+Muninn needs of these modules it takes from copies that nobody has changed, and
 `tests/test_green.py` holds that it takes it from nowhere else.
 
-Who waits for another process, or for that thread, lets the others run: `pause` for as long as it likes, and `sleepOn` in short steps,
-because no futex wakes a green thread. Whoever is inside a lock of this process may be met there by another green thread of the same thread,
-just as by a handler of a signal (`aside.py`).
+Who waits for another process, or for that thread, lets the others run: `pause` for as
+long as it likes, and `sleepOn` in short steps, because no futex wakes a green thread.
+Whoever is inside a lock of this process may be met there by another green thread of the
+same thread, just as by a handler of a signal (`aside.py`).
 """
 
 from __future__ import annotations
@@ -47,7 +51,8 @@ def _original(name: str) -> Any:
 _select, _threads = _original("select"), _original("_thread")
 epoll: Callable[[], select.epoll] = _select.epoll
 poll: Callable[[], select.poll] = _select.poll
-#: A thread whatever else was made of threads. Raises `RuntimeError` when none can be had.
+#: A thread whatever else was made of threads. Raises `RuntimeError` when none can be
+#: had.
 startThread: Callable[[Callable[..., object], tuple[Any, ...]], int] = _threads.start_new_thread
 #: Each thread's own, whichever of its green threads asks.
 Local: type[threading.local] = _threads._local
@@ -64,21 +69,29 @@ def identity() -> int:
 
 
 def _sleeper() -> Callable[[float], object] | None:
-    """What lets the others of the calling thread run; None when nobody could: it has no green threads, or is the loop that runs them."""
+    """What lets the others of the calling thread run; None when nobody could: it has no
+    green threads, or is the loop that runs them.
+    """
     if not areGreen():
         return None
     modules = sys.modules
-    if (hubs := modules.get("gevent._hub_local")) is not None and (hub := hubs.get_hub_if_exists()) is not None:
+    if (hubs := modules.get("gevent._hub_local")) is not None and (
+        hub := hubs.get_hub_if_exists()
+    ) is not None:
         gevent = modules["gevent"]
         return None if gevent.getcurrent() is hub else gevent.sleep
-    if (hubs := modules.get("eventlet.hubs")) is not None and (hub := getattr(hubs._threadlocal, "hub", None)) is not None:
+    if (hubs := modules.get("eventlet.hubs")) is not None and (
+        hub := getattr(hubs._threadlocal, "hub", None)
+    ) is not None:
         eventlet = modules["eventlet"]
         return None if eventlet.getcurrent() is hub.greenlet else eventlet.sleep
     return None
 
 
 def pause(seconds: float) -> bool:
-    """Let the other green threads run for so long; False, at once, when there are none. What ends the calling one is raised."""
+    """Let the other green threads run for so long; False, at once, when there are none.
+    What ends the calling one is raised.
+    """
     sleep = _sleeper()
     if sleep is None:
         return False
@@ -87,7 +100,8 @@ def pause(seconds: float) -> bool:
 
 
 def sleepOn(address: int, expected: int, timeoutNs: int) -> int:
-    """As `atomics.futexWait32`: sleep while the word says `expected`, at most so long, or until woken; whoever calls it looks again.
+    """As `atomics.futexWait32`: sleep while the word says `expected`, at most so long,
+    or until woken; whoever calls it looks again.
 
     Where there are green threads it ends after a moment.
     """
@@ -101,18 +115,23 @@ def sleepOn(address: int, expected: int, timeoutNs: int) -> int:
 
 
 def awaitReadable(descriptor: int, spinNs: int, timeoutNs: int) -> int:
-    """As `atomics.awaitReadable`, which ends after a moment where there are green threads."""
+    """As `atomics.awaitReadable`, which ends after a moment where there are green
+    threads.
+    """
     sleep = _sleeper()
     if sleep is None:
         return int(atomics.awaitReadable(descriptor, spinNs, timeoutNs))
-    if (result := int(atomics.awaitReadable(descriptor, spinNs, 0))) == -errno.ETIMEDOUT and timeoutNs > 0:
+    if (
+        result := int(atomics.awaitReadable(descriptor, spinNs, 0))
+    ) == -errno.ETIMEDOUT and timeoutNs > 0:
         sleep(min(timeoutNs, _LOOK_NS) / 1e9)
         result = int(atomics.awaitReadable(descriptor, 0, 0))
     return result
 
 
 class Condition:
-    """As `threading.Condition` with a lock that may be taken again, between threads and green threads alike.
+    """As `threading.Condition` with a lock that may be taken again, between threads and
+    green threads alike.
 
     What waits may wake up for nothing.
     """
@@ -128,11 +147,17 @@ class Condition:
         self._lock.__exit__(*raised)
 
     def wait(self, seconds: float | None = None) -> None:
-        """Leave the lock, until somebody notifies or the time is over, and take it again."""
+        """Leave the lock, until somebody notifies or the time is over, and take it
+        again.
+        """
         seen = atomics.loadAcquire32(self._address)
         saved = self._lock._release_save()  # type: ignore[attr-defined]
         try:
-            sleepOn(self._address, seen, int(min(_LONGEST_SECONDS, _LONGEST_SECONDS if seconds is None else seconds) * 1e9))
+            sleepOn(
+                self._address,
+                seen,
+                int(min(_LONGEST_SECONDS, _LONGEST_SECONDS if seconds is None else seconds) * 1e9),
+            )
         finally:
             self._lock._acquire_restore(saved)  # type: ignore[attr-defined]
 

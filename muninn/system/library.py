@@ -1,4 +1,6 @@
-"""The compiled library of the C part: where it is, and what stands for it where it can not be loaded."""
+"""The compiled library of the C part: where it is, and what stands for it where it can
+not be loaded.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +16,33 @@ LIBRARY = Path(__file__).resolve().parent.parent / "_shim" / "libmuninn.so"
 
 
 class Missing:
-    """What stands for a library that can not be loaded: an import goes on, so that `doctor` can say it, and each call says why."""
+    """What stands for a library that can not be loaded: an import goes on, so that
+    `doctor` can say it, and each call says why.
+    """
 
     def __init__(self, why: OSError) -> None:
         self._why = str(why)
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         def refuse(*_: object, **__: object) -> Any:
-            raise PlatformUnsupported(f"the C primitives can not be loaded: {self._why}", _howToLoad())
+            raise PlatformUnsupported(
+                f"the C primitives can not be loaded: {self._why}", _howToLoad()
+            )
 
         return refuse
 
 
 def _howToLoad() -> str:
     if getattr(sys, "frozen", False):
-        return "Let the program that packs yours take all of Muninn, its C library too: `pyinstaller --collect-all muninn …`"
+        return (
+            "Let the program that packs yours take all of Muninn, its C library too: "
+            "`pyinstaller --collect-all muninn …`"
+        )
     if not LIBRARY.parent.parent.is_dir():
-        return f"Install Muninn, or unpack it: no library is loaded from within a zip file, as {LIBRARY.parents[2]} may be one"
+        return (
+            "Install Muninn, or unpack it: no library is loaded from within a zip file, "
+            f"as {LIBRARY.parents[2]} may be one"
+        )
     return "Install Muninn where a C compiler is: `make setup`, or `pip install .`"
 
 

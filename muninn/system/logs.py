@@ -1,6 +1,8 @@
-"""Logs: what Muninn says by `logging`, which runs a program's code: handlers, filters, and a `time.time` that it may have replaced.
+"""Logs: what Muninn says by `logging`, which runs a program's code: handlers, filters,
+and a `time.time` that it may have replaced.
 
-What that raises must not end the thread that speaks: the end of the background thread tells the others that the process is dead.
+What that raises must not end the thread that speaks: the end of the background thread
+tells the others that the process is dead.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ _USUAL = "warning"
 
 
 def setLevel(level: str) -> None:
-    """The level of all loggers below `muninn`, unless the program has set one itself, or nothing else than the usual is wanted."""
+    """The level of all loggers below `muninn`, unless the program has set one itself,
+    or nothing else than the usual is wanted.
+    """
     if level != _USUAL and (logger := logging.getLogger("muninn")).level == logging.NOTSET:
         logger.setLevel(level.upper())
 

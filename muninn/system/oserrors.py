@@ -1,8 +1,10 @@
-"""Surroundings: what a refusal says about `/dev/shm`, `/proc` and the limits of this process, as an error with its reason and its fix.
+"""Surroundings: what a refusal says about `/dev/shm`, `/proc` and the limits of this
+process, as an error with its reason and its fix.
 
-One errno has many reasons. `EACCES` may mean that nobody but root can write to `/dev/shm`, `ENOENT` that it is not there, or that this
-process has another root directory than it had when it joined; `ENOSPC` that there are no inodes left in it. Which one it is shows when it
-is looked at.
+One errno has many reasons. `EACCES` may mean that nobody but root can write to
+`/dev/shm`, `ENOENT` that it is not there, or that this process has another root
+directory than it had when it joined; `ENOSPC` that there are no inodes left in it.
+Which one it is shows when it is looked at.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from muninn.system import ownership
 SHM_ROOT = "/dev/shm"
 _MOUNT = f"`mount -t tmpfs -o mode=1777 tmpfs {SHM_ROOT}` as root"
 _NO_SUCH = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-#: What `/dev/shm` was when this process joined, and its root directory; nothing before that.
+#: What `/dev/shm` was when this process joined, and its root directory; nothing before
+#: that.
 _seen: dict[str, tuple[int, int] | None] = {}
 
 
@@ -40,7 +43,9 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 @contextmanager
 def typedErrors(what: str) -> Iterator[None]:
-    """An `OSError` of the body that has a type of its own, above all that no descriptor is left, becomes one."""
+    """An `OSError` of the body that has a type of its own, above all that no descriptor
+    is left, becomes one.
+    """
     try:
         yield
     except MuninnError:
@@ -53,20 +58,26 @@ def typedErrors(what: str) -> Iterator[None]:
 
 
 def fileError(error: OSError, path: str) -> Exception:
-    """The typed error for what failed at `path`, or in the middle of what is so called; the error itself when it has no type."""
+    """The typed error for what failed at `path`, or in the middle of what is so called;
+    the error itself when it has no type.
+    """
     # posix_ipc puts EMFILE and ENFILE into words of its own and leaves the number out.
-    if error.errno in (errno.EMFILE, errno.ENFILE) or (error.errno is None and "files" in str(error)):
+    if error.errno in (errno.EMFILE, errno.ENFILE) or (
+        error.errno is None and "files" in str(error)
+    ):
         return DescriptorsExhausted(f"{path}: {error.strerror or error}")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _full(error, path)
     if error.errno == errno.ENOMEM:
         return HostMemoryFull(
             f"{path}: {error.strerror}{_addressLimits()}",
-            "Close or free buffers, or raise this program's `ulimit -v`, its `ulimit -d`, and vm.max_map_count",
+            "Close or free buffers, or raise this program's `ulimit -v`, its `ulimit -d`, and "
+            "vm.max_map_count",
         )
     if error.errno == errno.EAGAIN and "mmap" in str(error):
         return HostMemoryFull(
-            f"{path}: this program locks all its memory (mlockall), and may lock {resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]} bytes",
+            f"{path}: this program locks all its memory (mlockall), and may lock "
+            f"{resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]} bytes",
             "Raise its `ulimit -l`, or let it lock what it needs only",
         )
     if error.errno == errno.EFBIG:
@@ -79,14 +90,23 @@ def fileError(error: OSError, path: str) -> Exception:
 
 def _addressLimits() -> str:
     """Which limits of the process there are to what it may map."""
-    limits = ((option, resource.getrlimit(limit)[0]) for option, limit in (("-v", resource.RLIMIT_AS), ("-d", resource.RLIMIT_DATA)))
-    return "".join(f"; `ulimit {option}` is {exactly(soft)}" for option, soft in limits if soft != resource.RLIM_INFINITY)
+    limits = (
+        (option, resource.getrlimit(limit)[0])
+        for option, limit in (("-v", resource.RLIMIT_AS), ("-d", resource.RLIMIT_DATA))
+    )
+    return "".join(
+        f"; `ulimit {option}` is {exactly(soft)}"
+        for option, soft in limits
+        if soft != resource.RLIM_INFINITY
+    )
 
 
 def requireFileBytes(path: str, sizeBytes: int) -> None:
-    """Before a file of this size is made, on a thread of the program's: beyond its limit comes a signal, and SIGXFSZ ends the process.
+    """Before a file of this size is made, on a thread of the program's: beyond its
+    limit comes a signal, and SIGXFSZ ends the process.
 
-    Python has it ignored, until a program gives it back its default action. Muninn's own threads block signals, and get EFBIG.
+    Python has it ignored, until a program gives it back its default action. Muninn's
+    own threads block signals, and get EFBIG.
     """
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if limit != resource.RLIM_INFINITY and sizeBytes > limit:
@@ -96,16 +116,23 @@ def requireFileBytes(path: str, sizeBytes: int) -> None:
 def filesLimited(path: str) -> HostMemoryFull:
     """There may be room, but not for this process."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    return HostMemoryFull(f"{path}: process {os.getpid()} may write no file of more than {limit} bytes", "Raise its `ulimit -f`")
+    return HostMemoryFull(
+        f"{path}: process {os.getpid()} may write no file of more than {limit} bytes",
+        "Raise its `ulimit -f`",
+    )
 
 
 def _full(error: OSError, path: str) -> HostMemoryFull:
     if error.errno == errno.EDQUOT:
-        return HostMemoryFull(f"{path}: {error.strerror}", f"Raise the quota of uid {os.geteuid()} in {SHM_ROOT}, or free buffers")
+        return HostMemoryFull(
+            f"{path}: {error.strerror}",
+            f"Raise the quota of uid {os.geteuid()} in {SHM_ROOT}, or free buffers",
+        )
     if not hasInodes():
         return HostMemoryFull(
             f"{path}: {SHM_ROOT} has no inodes left, which every file needs",
-            f"Remove files there, or raise their number: `mount -o remount,nr_inodes=… {SHM_ROOT}` as root",
+            "Remove files there, or raise their number: `mount -o remount,nr_inodes=… "
+            f"{SHM_ROOT}` as root",
         )
     return HostMemoryFull(f"{path}: {error.strerror}")
 
@@ -124,18 +151,22 @@ def _unusable(error: OSError, path: str) -> PlatformUnsupported | None:
     if error.errno in _NO_SUCH and (missing := missingShm()) is not None:
         return missing  # first: in another root neither is there, and that is why
     if error.errno in _NO_SUCH and (error.filename or "").startswith("/proc"):
-        return PlatformUnsupported(f"{path}: {error.filename} is not there", "Mount it: `mount -t proc proc /proc` as root")
+        return PlatformUnsupported(
+            f"{path}: {error.filename} is not there", "Mount it: `mount -t proc proc /proc` as root"
+        )
     if error.errno == errno.EROFS:
         return PlatformUnsupported(
             f"{path}: {SHM_ROOT} is mounted read-only",
-            f"`mount -o remount,rw {SHM_ROOT}` as root, or give the container one that it may write (`--tmpfs {SHM_ROOT}`)",
+            f"`mount -o remount,rw {SHM_ROOT}` as root, or give the container one that it may "
+            f"write (`--tmpfs {SHM_ROOT}`)",
         )
     isRefused = error.errno in (errno.EACCES, errno.EPERM) and os.path.isdir(SHM_ROOT)
     if isRefused and not os.access(SHM_ROOT, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         status = os.stat(SHM_ROOT)
         right = "list" if os.access(SHM_ROOT, os.W_OK | os.X_OK, effective_ids=True) else "write to"
         return PlatformUnsupported(
-            f"{path}: uid {os.geteuid()} may not {right} {SHM_ROOT}, which is uid {status.st_uid}'s and {stat.filemode(status.st_mode)}",
+            f"{path}: uid {os.geteuid()} may not {right} {SHM_ROOT}, which is uid "
+            f"{status.st_uid}'s and {stat.filemode(status.st_mode)}",
             f"`chmod 1777 {SHM_ROOT}` as root",
         )
     return None
@@ -147,17 +178,23 @@ def hasProc() -> bool:
 
 
 def isMoved() -> bool:
-    """Whether `/dev/shm` is another one than when this process joined, or is gone. A look of a microsecond."""
+    """Whether `/dev/shm` is another one than when this process joined, or is gone. A
+    look of a microsecond.
+    """
     return bool(_seen) and _identity(SHM_ROOT) != _seen[SHM_ROOT]
 
 
 def missingShm() -> PlatformUnsupported | None:
-    """The error to be raised where nothing can be found because there is no `/dev/shm`, or another one than before; None: it is there."""
+    """The error to be raised where nothing can be found because there is no `/dev/shm`,
+    or another one than before; None: it is there.
+    """
     if isMoved():
         if _seen["/"] != _identity("/"):
             return PlatformUnsupported(
-                f"this process has changed its root directory since it joined, and its domain is in the {SHM_ROOT} of the old one",
-                f"Open and share what it needs before that, or `mount --bind {SHM_ROOT} NEW{SHM_ROOT}` first",
+                "this process has changed its root directory since it joined, and its domain "
+                f"is in the {SHM_ROOT} of the old one",
+                f"Open and share what it needs before that, or `mount --bind {SHM_ROOT} "
+                f"NEW{SHM_ROOT}` first",
             )
         return PlatformUnsupported(
             f"{SHM_ROOT} is another one than when this process joined its domain",
@@ -166,4 +203,6 @@ def missingShm() -> PlatformUnsupported | None:
     if os.path.isdir(SHM_ROOT):
         return None
     found = "is no directory" if os.path.lexists(SHM_ROOT) else "is not there"
-    return PlatformUnsupported(f"{SHM_ROOT} {found}", f"Remove what is in its place, if anything, and mount it: {_MOUNT}")
+    return PlatformUnsupported(
+        f"{SHM_ROOT} {found}", f"Remove what is in its place, if anything, and mount it: {_MOUNT}"
+    )

@@ -1,11 +1,15 @@
 """Ownership: a file of the domain is its user's alone.
 
-The directory keeps others out (`folders.py`), so a file's own mode matters after somebody has opened both, as an administrator does by
-`chmod -R`; and for the block's public name, which is outside. Where others could only read, nothing can have been changed: whoever opens
-the file puts its mode right. Where they could write nothing is believed before a person has said so, by a `chmod`.
+The directory keeps others out (`folders.py`), so a file's own mode matters after
+somebody has opened both, as an administrator does by `chmod -R`; and for the block's
+public name, which is outside. Where others could only read, nothing can have been
+changed: whoever opens the file puts its mode right. Where they could write nothing is
+believed before a person has said so, by a `chmod`.
 
-A process may change its effective uid at any moment, and so between any two steps of a thread. What it makes then is another user's, and
-as root it may make it in this user's directory, where it would keep this user out for ever: whoever has made a file looks whose it is.
+A process may change its effective uid at any moment, and so between any two steps of a
+thread. What it makes then is another user's, and as root it may make it in this user's
+directory, where it would keep this user out for ever: whoever has made a file looks
+whose it is.
 """
 
 from __future__ import annotations
@@ -43,7 +47,8 @@ def requireUnwritten(status: os.stat_result, path: str) -> None:
 
 
 def putRight(path: str, uid: int, fd: Known | None = None) -> None:
-    """See that a file of the domain is nobody else's to read either, and its user's to open; by a descriptor where there is one.
+    """See that a file of the domain is nobody else's to read either, and its user's to
+    open; by a descriptor where there is one.
 
     Raises
     ------
@@ -53,19 +58,26 @@ def putRight(path: str, uid: int, fd: Known | None = None) -> None:
     status = os.lstat(path) if fd is None else os.fstat(fd.number)
     if status.st_uid != uid:
         raise ControlBlockInvalid(
-            f"{path} is uid {status.st_uid}'s, among the files of uid {uid}", "Remove it: nobody of its domain can use it"
+            f"{path} is uid {status.st_uid}'s, among the files of uid {uid}",
+            "Remove it: nobody of its domain can use it",
         )
     requireUnwritten(status, path)
     if (mode := stat.S_IMODE(status.st_mode)) != _PRIVATE and stat.S_ISREG(status.st_mode):
         os.chmod(path if fd is None else fd.number, _PRIVATE)
-        if mode & ~_PRIVATE:  # others' bits do not come from a umask, which takes some away until the file's maker gives them back
-            _log.warning("%s had mode %04o, and has %04o again: others could read it", path, mode, _PRIVATE)
+        # others' bits do not come from a umask, which takes some away until the file's
+        # maker gives them back
+        if mode & ~_PRIVATE:
+            _log.warning(
+                "%s had mode %04o, and has %04o again: others could read it", path, mode, _PRIVATE
+            )
 
 
 def requireMade(path: str, uid: int | None, mode: int, fd: Known | None = None) -> None:
-    """Look whose it is that this process has just made there, and give it its mode, whatever the umask took away.
+    """Look whose it is that this process has just made there, and give it its mode,
+    whatever the umask took away.
 
-    What is another user's goes again, and that is `DomainChanged`; None: whoever this thread is now is meant.
+    What is another user's goes again, and that is `DomainChanged`; None: whoever this
+    thread is now is meant.
     """
     uid = os.geteuid() if uid is None else uid
     status = os.lstat(path) if fd is None else os.fstat(fd.number)
@@ -76,7 +88,9 @@ def requireMade(path: str, uid: int | None, mode: int, fd: Known | None = None) 
         except PermissionError as error:
             raise refusal(error, path) from error
         return
-    with contextlib.suppress(OSError):  # of another uid by now, which may not: a directory in /dev/shm is avoided as a stranger's
+    # of another uid by now, which may not: a directory in /dev/shm is avoided as a
+    # stranger's
+    with contextlib.suppress(OSError):
         (os.rmdir if stat.S_ISDIR(status.st_mode) else os.unlink)(path)
     raise _changed(path, uid, f"made as uid {status.st_uid}")
 
@@ -94,13 +108,17 @@ def refusal(error: OSError, path: str) -> MuninnError:
     if matches and (os.geteuid() != int(matches[0][1]) or _isAllowedNow(matches[0].string)):
         return _changed(matches[0].string, int(matches[0][1]), error.strerror or "refused")
     return PermissionDenied(
-        f"{path}: {error.strerror} ({error.filename})" if len(paths) > 1 and paths[0] != paths[1] else f"{path}: {error.strerror}",
+        f"{path}: {error.strerror} ({error.filename})"
+        if len(paths) > 1 and paths[0] != paths[1]
+        else f"{path}: {error.strerror}",
         f"Let uid {os.geteuid()} use it; if this process has changed its uid meanwhile, ask again",
     )
 
 
 def _changed(path: str, uid: int, what: str) -> DomainChanged:
-    return DomainChanged(f"{path}: {what}: this process has changed its uid meanwhile, which was {uid}", "Ask again")
+    return DomainChanged(
+        f"{path}: {what}: this process has changed its uid meanwhile, which was {uid}", "Ask again"
+    )
 
 
 def _isAllowedNow(path: str) -> bool:

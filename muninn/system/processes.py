@@ -1,7 +1,9 @@
-"""Processes, as the kernel tells of them: whether one has ended, when it began, its PID namespace and what a person would call it.
+"""Processes, as the kernel tells of them: whether one has ended, when it began, its PID
+namespace and what a person would call it.
 
-A pid alone names nobody, since the kernel gives it to another process later. A process is told from all others by its pid, its start
-time and its PID namespace; a pidfd stays that process's. `kill(pid, 0)` is never asked: it succeeds on zombies and on strangers.
+A pid alone names nobody, since the kernel gives it to another process later. A process
+is told from all others by its pid, its start time and its PID namespace; a pidfd stays
+that process's. `kill(pid, 0)` is never asked: it succeeds on zombies and on strangers.
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ from muninn.system.descriptors import Descriptor
 from muninn.system.files import openFile
 from muninn.system.oserrors import fileError, hasProc
 
-#: What pidfd_open says of a number that no process has: nobody's, or that of another process's thread (EINVAL, since Linux 6.15 ENOENT).
+#: What pidfd_open says of a number that no process has: nobody's, or that of another
+#: process's thread (EINVAL, since Linux 6.15 ENOENT).
 _NO_SUCH_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
-#: This process's PID namespace, as it was read last: after a chroot there may be no /proc.
+#: This process's PID namespace, as it was read last: after a chroot there may be no
+#: /proc.
 _seen: dict[str, int] = {}
 
 
 def processIsGone(pid: int, startTime: int) -> bool:
-    """Whether the process that had `pid` and began at `startTime` has ended (a zombie has).
+    """Whether the process that had `pid` and began at `startTime` has ended (a zombie
+    has).
 
     False when this process has no descriptor left to find out.
     """
@@ -36,13 +41,16 @@ def processIsGone(pid: int, startTime: int) -> bool:
 
 
 def pidOf(pidfd: int) -> int | None:
-    """The process that a pidfd names; -1 when it has ended, also in the eyes of its parent; None when this is no pidfd.
+    """The process that a pidfd names; -1 when it has ended, also in the eyes of its
+    parent; None when this is no pidfd.
 
     Raises `PlatformUnsupported` where there is no `/proc` to tell.
     """
     try:
         with openFile(f"/proc/thread-self/fdinfo/{pidfd}") as file:
-            return next((int(line.partition(":")[2]) for line in file if line.startswith("Pid:")), None)
+            return next(
+                (int(line.partition(":")[2]) for line in file if line.startswith("Pid:")), None
+            )
     except FileNotFoundError as error:
         if not hasProc():
             raise fileError(error, "who says hello") from error
@@ -54,13 +62,15 @@ def pidOf(pidfd: int) -> int | None:
 def openPidfd(pid: int, startTime: int) -> Descriptor:
     """A pidfd of the process that had `pid` and began at `startTime`.
 
-    Its number is `-ESRCH` when that one has ended, another `-errno` when there is no telling.
+    Its number is `-ESRCH` when that one has ended, another `-errno` when there is no
+    telling.
     """
     pidfd: Descriptor = atomics.pidfdOpen(pid)
     if pidfd.number < 0:
         return Descriptor(-errno.ESRCH) if -pidfd.number in _NO_SUCH_PROCESS else pidfd
     try:
-        # The descriptor is opened first: whatever has the pid now, what is read of /proc next is of it or of a later one.
+        # The descriptor is opened first: whatever has the pid now, what is read of
+        # /proc next is of it or of a later one.
         sameProcess = startTimeOf(pid) == startTime
     except OSError:
         pidfd.close()
@@ -72,7 +82,9 @@ def openPidfd(pid: int, startTime: int) -> Descriptor:
 
 
 def startTimeOf(pid: int) -> int:
-    """Clock ticks since boot, of the host's clock, at which the process began; 0 when there is none. Raises `OSError` without a `/proc`."""
+    """Clock ticks since boot, of the host's clock, at which the process began; 0 when
+    there is none. Raises `OSError` without a `/proc`.
+    """
     try:
         with openFile(f"/proc/{pid}/stat", "rb") as file:
             return clock.bootTicks(int(file.read().rpartition(b")")[2].split()[19]))
@@ -84,7 +96,8 @@ def startTimeOf(pid: int) -> int:
 
 def ownPidNamespace() -> int:
     """The inode of this process's PID namespace, which it never leaves."""
-    # Of this thread, here and wherever /proc is asked about ourselves: a process whose first thread has ended has an empty /proc/self.
+    # Of this thread, here and wherever /proc is asked about ourselves: a process whose
+    # first thread has ended has an empty /proc/self.
     try:
         _seen["pid"] = os.stat("/proc/thread-self/ns/pid").st_ino
     except FileNotFoundError:
@@ -94,7 +107,9 @@ def ownPidNamespace() -> int:
 
 
 def programName() -> str:
-    """What a person would call this process: the script, the module, or the notebook's kernel. The program may have put anything there."""
+    """What a person would call this process: the script, the module, or the notebook's
+    kernel. The program may have put anything there.
+    """
     arguments = getattr(sys, "argv", None)
     first = arguments[0] if isinstance(arguments, list | tuple) and arguments else ""
     main = os.fsdecode(first) if isinstance(first, str | bytes) else ""

@@ -1,7 +1,7 @@
 """The structures that the C part shares with Python, as `cshim/*.h` declares them.
 
-Their objects own what they name: a descriptor, a mapping, the descriptors of a message. The methods of C are put into the classes by
-`atomics.py`, which binds the functions.
+Their objects own what they name: a descriptor, a mapping, the descriptors of a message.
+The methods of C are put into the classes by `atomics.py`, which binds the functions.
 """
 
 from __future__ import annotations
@@ -14,19 +14,36 @@ _U32, _U64, _I32 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int
 
 
 class AccessScope(ctypes.Structure):
-    """`struct mnnAccessScope`: what Python sets of it when it begins, and what the C part keeps in it. Its classes are in `api`."""
+    """`struct mnnAccessScope`: what Python sets of it when it begins, and what the C
+    part keeps in it. Its classes are in `api`.
+    """
 
     _fields_ = (
-        ("_owner", ctypes.c_void_p), ("_calls", ctypes.c_void_p), ("_object", ctypes.c_void_p), ("_given", ctypes.c_void_p),
-        ("_next", ctypes.c_void_p), ("_begun", _U64), ("_thread", _U64), ("_who", _U64), ("_state", _U32), ("_kind", _U32),
-        ("_isTimed", _U32), ("_recovered", _U32), ("_isThreads", _U32), ("_unused", _U32), ("_shownIn", ctypes.c_void_p),
-    )  # fmt: skip
+        ("_owner", ctypes.c_void_p),
+        ("_calls", ctypes.c_void_p),
+        ("_object", ctypes.c_void_p),
+        ("_given", ctypes.c_void_p),
+        ("_next", ctypes.c_void_p),
+        ("_begun", _U64),
+        ("_thread", _U64),
+        ("_who", _U64),
+        ("_state", _U32),
+        ("_kind", _U32),
+        ("_isTimed", _U32),
+        ("_recovered", _U32),
+        ("_isThreads", _U32),
+        ("_unused", _U32),
+        ("_shownIn", ctypes.c_void_p),
+    )
 
     def showIn(self, lock: AccessScope) -> None:
-        """Let `lock`, of which this is one use, say whether it was taken over from the dead. It has to live as long."""
+        """Let `lock`, of which this is one use, say whether it was taken over from the
+        dead. It has to live as long.
+        """
         self._shownIn = ctypes.addressof(lock)
 
-    # A structure has no hash of its own, since most can change: this is a place in memory, and the object is one.
+    # A structure has no hash of its own, since most can change: this is a place in
+    # memory, and the object is one.
     __hash__ = object.__hash__
 
 
@@ -39,16 +56,20 @@ class MappedPlace(ctypes.Structure):
 
 
 class AddressCell(MappedPlace):
-    """The same of something that goes with the object, whose end unmaps it in one call of C."""
+    """The same of something that goes with the object, whose end unmaps it in one call
+    of C.
+    """
 
 
 class Known(ctypes.Structure):
-    """`struct mnnDescriptor`: a descriptor, and what it was when it was looked at. It is somebody else's to close.
+    """`struct mnnDescriptor`: a descriptor, and what it was when it was looked at. It
+    is somebody else's to close.
 
     Attributes
     ----------
     number
-        Under which it is open; below 0: it was closed, or an error if it could not be opened.
+        Under which it is open; below 0: it was closed, or an error if it could not be
+        opened.
     inode
         Which file it is, on its device.
     """
@@ -61,7 +82,9 @@ class Known(ctypes.Structure):
     if TYPE_CHECKING:
 
         def isOurs(self) -> bool:
-            """Whether the number still is what it was. One that was closed and opened again by somebody else is not."""
+            """Whether the number still is what it was. One that was closed and opened
+            again by somebody else is not.
+            """
 
         def close(self) -> None:
             """Close it, if it still is what it was; again is fine."""
@@ -80,7 +103,9 @@ class Known(ctypes.Structure):
         return self.number, self._mark, self.device, self.inode
 
     def checked(self) -> int:
-        """The number, to be used at once. Raises `OSError` when it is somebody else's by now."""
+        """The number, to be used at once. Raises `OSError` when it is somebody else's
+        by now.
+        """
         if not self.isOurs():
             raise closedByProgram(self.number)
         return self.number
@@ -88,15 +113,23 @@ class Known(ctypes.Structure):
 
 def closedByProgram(number: int) -> OSError:
     """What a descriptor of ours is refused by that is somebody else's by now."""
-    return OSError(errno.EBADF, f"descriptor {number} was closed by the program, and perhaps opened again for something else")
+    return OSError(
+        errno.EBADF,
+        f"descriptor {number} was closed by the program, and perhaps opened again for "
+        "something else",
+    )
 
 
 class Descriptor(Known):
-    """A descriptor that goes with the object. What opens returns one in the same step, so no exception comes before it has an owner."""
+    """A descriptor that goes with the object. What opens returns one in the same step,
+    so no exception comes before it has an owner.
+    """
 
 
 class Received(ctypes.Structure):
-    """`struct mnnReceived`: the descriptors that came with a message. Those that nobody takes go with the object."""
+    """`struct mnnReceived`: the descriptors that came with a message. Those that nobody
+    takes go with the object.
+    """
 
     _fields_ = (("count", _U32), ("flags", _I32), ("_numbers", _I32 * 253))
     count: int

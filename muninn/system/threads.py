@@ -1,9 +1,11 @@
 """Threads: those that Muninn starts, also where Python starts none any more.
 
-Until the interpreter is finalised, exit handlers run and may use Muninn for the first time, or again after it has left. Python 3.12 refuses
-to start a thread there, though those that exist go on (3.11 and 3.13 start them). Then the C library starts it. Once `sys.is_finalizing()`,
-no thread gets the interpreter any more, and a Python that is asked for one waits for it for ever: there nobody asks. Where a library makes
-green threads of threads, Muninn's are real ones (`green.py`).
+Until the interpreter is finalised, exit handlers run and may use Muninn for the first
+time, or again after it has left. Python 3.12 refuses to start a thread there, though
+those that exist go on (3.11 and 3.13 start them). Then the C library starts it. Once
+`sys.is_finalizing()`, no thread gets the interpreter any more, and a Python that is
+asked for one waits for it for ever: there nobody asks. Where a library makes green
+threads of threads, Muninn's are real ones (`green.py`).
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ _LIMITS = (
 
 
 def exhausted() -> ThreadsExhausted:
-    """No thread can be had: a limit of the process, of its user or of its container is reached."""
+    """No thread can be had: a limit of the process, of its user or of its container is
+    reached.
+    """
     shown = [f"{what} {_shown(limit)} ({option})" for what, limit, option in _LIMITS]
     if (most := cgroups.mostTasks()) is not None:
         shown.append(f"tasks of the control group {most} (`pids.max`)")
@@ -43,12 +47,17 @@ def _shown(limit: int) -> str:
 
 
 class LateThread:
-    """A daemon thread that `threading` does not know: one that the C library started, if nothing else is said.
+    """A daemon thread that `threading` does not know: one that the C library started,
+    if nothing else is said.
 
     Python knows it while it runs its code, as any thread of a C library.
     """
 
-    def __init__(self, target: Callable[[], object], begin: Callable[[Callable[[], object]], object] = atomics.startThread) -> None:
+    def __init__(
+        self,
+        target: Callable[[], object],
+        begin: Callable[[Callable[[], object]], object] = atomics.startThread,
+    ) -> None:
         self._target = target
         self._ended = Latch()
         begin(self._run)
@@ -74,7 +83,9 @@ AnyThread: TypeAlias = "threading.Thread | LateThread | NoThread"
 
 
 def start(target: Callable[[], object], name: str) -> AnyThread:
-    """A daemon thread that calls `target`. Raises `ThreadsExhausted` when none can be had, `RuntimeError` at the very end."""
+    """A daemon thread that calls `target`. Raises `ThreadsExhausted` when none can be
+    had, `RuntimeError` at the very end.
+    """
     refuseAtEnd()
     if green.areGreen():
         return _started(target)
@@ -87,12 +98,15 @@ def start(target: Callable[[], object], name: str) -> AnyThread:
 
 
 def _known(target: Callable[[], object]) -> None:
-    """Call `target` on a thread that `threading` knows, and will look for by its identity when it ends."""
+    """Call `target` on a thread that `threading` knows, and will look for by its
+    identity when it ends.
+    """
     began = green.identity()
     try:
         target()
     finally:
-        if (ends := green.identity()) != began:  # a library has made green threads of threads meanwhile
+        # a library has made green threads of threads meanwhile
+        if (ends := green.identity()) != began:
             running: dict[int, Any] = threading._active  # type: ignore[attr-defined]
             running[ends] = running.pop(began, None)  # or its end is a KeyError
 
@@ -124,12 +138,19 @@ def _last(target: Callable[[], object]) -> LateThread:
 
 
 def endingError(reason: str) -> BrokerUnavailable:
-    """What is raised for what can not be done any more because the interpreter is finalised."""
-    return BrokerUnavailable(f"the interpreter is ending, and {reason}", "Do it before, in an exit handler (atexit) at the latest")
+    """What is raised for what can not be done any more because the interpreter is
+    finalised.
+    """
+    return BrokerUnavailable(
+        f"the interpreter is ending, and {reason}",
+        "Do it before, in an exit handler (atexit) at the latest",
+    )
 
 
 def refuseImports(reason: str) -> None:
-    """Raises `endingError` when the interpreter is being finalised: nothing can be imported any more."""
+    """Raises `endingError` when the interpreter is being finalised: nothing can be
+    imported any more.
+    """
     if sys.is_finalizing():
         raise endingError(reason)
 

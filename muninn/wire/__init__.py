@@ -1,1 +1,3 @@
-"""What crosses the socket between a member and its broker: messages, requests, handles, and the server of descriptors."""
+"""What crosses the socket between a member and its broker: messages, requests, handles,
+and the server of descriptors.
+"""

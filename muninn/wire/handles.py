@@ -1,8 +1,9 @@
 """Capabilities: the 64 opaque bytes by which a buffer is handed to somebody.
 
-A handle names one incarnation of one row, states the rights and the tenant, and carries a MAC under the domain's secret. Within one
-uid this keeps accidents apart, not attackers: whoever may read the control block may read the secret. Handles are checked, in this
-order: length, magic, version, MAC, and then the row.
+A handle names one incarnation of one row, states the rights and the tenant, and carries
+a MAC under the domain's secret. Within one uid this keeps accidents apart, not
+attackers: whoever may read the control block may read the secret. Handles are checked,
+in this order: length, magic, version, MAC, and then the row.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def tenantDigest(tenant: str) -> bytes:
     return digestOf(tenant.encode(), 16)
 
 
-def issue(secret: bytes, row: int, incarnation: int, access: Access, sizeBytes: int, tenant: str) -> bytes:
+def issue(
+    secret: bytes, row: int, incarnation: int, access: Access, sizeBytes: int, tenant: str
+) -> bytes:
     """The handle of a buffer.
 
     Returns
@@ -43,7 +46,9 @@ def issue(secret: bytes, row: int, incarnation: int, access: Access, sizeBytes: 
     bytes
         `HANDLE_BYTES` long.
     """
-    body = _BODY.pack(_MAGIC, _VERSION, ACCESSES.index(access), row, incarnation, sizeBytes, tenantDigest(tenant))
+    body = _BODY.pack(
+        _MAGIC, _VERSION, ACCESSES.index(access), row, incarnation, sizeBytes, tenantDigest(tenant)
+    )
     return body + _mac(secret, body)
 
 

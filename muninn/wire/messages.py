@@ -1,7 +1,9 @@
-"""Messages between a member and its broker: one msgpack map of at most 64 KiB per `SOCK_SEQPACKET` packet, with descriptors beside it.
+"""Messages between a member and its broker: one msgpack map of at most 64 KiB per
+`SOCK_SEQPACKET` packet, with descriptors beside it.
 
-The kernel keeps packets whole, says who sent them (`SO_PEERCRED`) and when the other end has died. Bytes from a peer are hostile
-until they are checked: a packet that is too long, is not a map with text keys, or lost its descriptors (`MSG_CTRUNC`: the receiver
+The kernel keeps packets whole, says who sent them (`SO_PEERCRED`) and when the other
+end has died. Bytes from a peer are hostile until they are checked: a packet that is too
+long, is not a map with text keys, or lost its descriptors (`MSG_CTRUNC`: the receiver
 has none left) is refused, and what came with it closed.
 """
 
@@ -27,7 +29,8 @@ MAX_MESSAGE_BYTES = 64 << 10
 MAX_DESCRIPTORS = 253
 
 Message = dict[str, Any]
-#: As plain numbers: those of `socket` are enumerations, whose operators cost a microsecond.
+#: As plain numbers: those of `socket` are enumerations, whose operators cost a
+#: microsecond.
 _DESCRIPTOR_LOST, _CUT = int(socket.MSG_CTRUNC), int(socket.MSG_TRUNC)
 _CREDENTIALS = struct.Struct("iII")
 
@@ -37,7 +40,8 @@ def packed(message: Message) -> bytes:
     raw: bytes = msgpack.packb(message)
     if len(raw) > MAX_MESSAGE_BYTES:
         raise ProtocolViolation(
-            f"a message of {len(raw)} bytes is above {MAX_MESSAGE_BYTES}", "Use shorter names, or fewer of them at a time"
+            f"a message of {len(raw)} bytes is above {MAX_MESSAGE_BYTES}",
+            "Use shorter names, or fewer of them at a time",
         )
     return raw
 
@@ -47,20 +51,30 @@ def unpacked(raw: bytes | memoryview) -> Message:
     try:
         message = msgpack.unpackb(raw, strict_map_key=True)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
-        raise ProtocolViolation(f"{len(raw)} bytes are no message: {error or type(error).__name__}") from None
+        raise ProtocolViolation(
+            f"{len(raw)} bytes are no message: {error or type(error).__name__}"
+        ) from None
     if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):
         raise ProtocolViolation("a message is no map with text keys")
     return message
 
 
-def send(connection: _socket.socket, message: Message, descriptors: Sequence[int | Descriptor] = ()) -> None:
+def send(
+    connection: _socket.socket, message: Message, descriptors: Sequence[int | Descriptor] = ()
+) -> None:
     """Send one message; the descriptors stay the caller's."""
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", map(int, descriptors)))] if descriptors else []
+    ancillary = (
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", map(int, descriptors)))]
+        if descriptors
+        else []
+    )
     connection.sendmsg([packed(message)], ancillary, socket.MSG_NOSIGNAL)
 
 
 class _Tray:
-    """Where a message is put down. One is used by one call at a time, and kept for the next: its pages cost more than the message."""
+    """Where a message is put down. One is used by one call at a time, and kept for the
+    next: its pages cost more than the message.
+    """
 
     __slots__ = ("address", "received", "room")
 
@@ -73,8 +87,12 @@ class _Tray:
 _trays: list[_Tray] = []
 
 
-def receive(connection: _socket.socket, maxDescriptors: int = 1) -> tuple[Message, list[Descriptor]] | None:
-    """Receive one message and its descriptors, which are the caller's then; None when the other end is gone."""
+def receive(
+    connection: _socket.socket, maxDescriptors: int = 1
+) -> tuple[Message, list[Descriptor]] | None:
+    """Receive one message and its descriptors, which are the caller's then; None when
+    the other end is gone.
+    """
     _awaitMessage(connection)
     try:
         tray = _trays.pop()
@@ -82,10 +100,14 @@ def receive(connection: _socket.socket, maxDescriptors: int = 1) -> tuple[Messag
         tray = _Tray()
     received, length = tray.received, -errno.EINTR
     while length == -errno.EINTR:  # again: a signal handler has run, and raised nothing
-        length = atomics.receive(connection.fileno(), tray.address, MAX_MESSAGE_BYTES, maxDescriptors, received)
+        length = atomics.receive(
+            connection.fileno(), tray.address, MAX_MESSAGE_BYTES, maxDescriptors, received
+        )
     atomics.checked(length, "a message")
     if received.flags & _DESCRIPTOR_LOST:
-        raise DescriptorsExhausted("a descriptor sent to this process was lost, because it may open no more")
+        raise DescriptorsExhausted(
+            "a descriptor sent to this process was lost, because it may open no more"
+        )
     if received.flags & _CUT:
         raise ProtocolViolation(f"a message is longer than {MAX_MESSAGE_BYTES} bytes")
     if not length and not received.count:
@@ -94,7 +116,9 @@ def receive(connection: _socket.socket, maxDescriptors: int = 1) -> tuple[Messag
     try:
         taken = [atomics.opened(received.take(index)) for index in range(received.count)]
     except OSError as error:
-        raise DescriptorsExhausted(f"a descriptor sent to this process can not be kept: {error.strerror}") from error
+        raise DescriptorsExhausted(
+            f"a descriptor sent to this process can not be kept: {error.strerror}"
+        ) from error
     _trays.append(tray)  # an error, or an interruption, drops it, and with it what nobody took
     return message, taken
 
@@ -111,7 +135,9 @@ def _awaitMessage(connection: _socket.socket) -> None:
 
 def peerOf(connection: _socket.socket) -> tuple[int, int]:
     """(pid, uid) of the other end, as the kernel says."""
-    pid, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    pid, uid, _ = _CREDENTIALS.unpack(
+        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    )
     return pid, uid
 
 

@@ -1,7 +1,8 @@
 """What a member may ask its broker: the fields of each request and of its answer.
 
-The table `OPERATIONS` is the only description, and both ends use it: the broker checks each request before anything acts on it,
-and the member checks each answer. Nothing here is shared memory, and nothing survives a crash.
+The table `OPERATIONS` is the only description, and both ends use it: the broker checks
+each request before anything acts on it, and the member checks each answer. Nothing here
+is shared memory, and nothing survives a crash.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from muninn.wire.messages import MAX_DESCRIPTORS, Message
 
 #: How much memory a `hello` or a `bring` brings when another `bring` follows.
 FULL_BATCH = MAX_DESCRIPTORS - 1
-#: The row of a `create` that is to be asked again: whether anybody has the memory of that name is not known yet.
+#: The row of a `create` that is to be asked again: whether anybody has the memory of
+#: that name is not known yet.
 LATER = -1
 _ROW = {"row": int, "incarnation": int}
 
@@ -27,11 +29,14 @@ class Operation(NamedTuple):
     Attributes
     ----------
     request
-        The type of each field of the request. Every field is required, and no other is allowed.
+        The type of each field of the request. Every field is required, and no other is
+        allowed.
     answer
-        The type of each field that the answer must have. Other fields may stand beside them.
+        The type of each field that the answer must have. Other fields may stand beside
+        them.
     mayComeLate
-        Whether a member that can not wait may say it without an answer: it may come late, and twice. All else is `aside.refusal`.
+        Whether a member that can not wait may say it without an answer: it may come
+        late, and twice. All else is `aside.refusal`.
     """
 
     request: Mapping[str, type]
@@ -43,7 +48,16 @@ OPERATIONS: dict[str, Operation] = {
     "hello": Operation({"slot": int, "generation": int, "nonce": int, "allocations": list}),
     "bring": Operation({"allocations": list}),
     "create": Operation(
-        {"name": str, "tenant": str, "mode": str, "gpu": int, "sizeBytes": int, "gpuCapacityBytes": int, "deadlineMs": int}, answer=_ROW
+        {
+            "name": str,
+            "tenant": str,
+            "mode": str,
+            "gpu": int,
+            "sizeBytes": int,
+            "gpuCapacityBytes": int,
+            "deadlineMs": int,
+        },
+        answer=_ROW,
     ),
     "commit": Operation(_ROW),
     "abandon": Operation(_ROW, mayComeLate=True),
@@ -52,7 +66,10 @@ OPERATIONS: dict[str, Operation] = {
     "free": Operation(_ROW, mayComeLate=True),
     "tryReclaim": Operation(_ROW, mayComeLate=True),
     "recall": Operation(_ROW),
-    "evict": Operation({"name": str, "tenant": str, "pid": int, "reason": str}, answer={"revoked": int, "buffers": int}),
+    "evict": Operation(
+        {"name": str, "tenant": str, "pid": int, "reason": str},
+        answer={"revoked": int, "buffers": int},
+    ),
     "drain": Operation({"on": bool, "reason": str}, answer={"holds": int}),
     "yield": Operation({"slot": int, "generation": int}),
     "leave": Operation({}),
@@ -65,16 +82,29 @@ def checked(message: Message) -> Message:
     op = message.get("op")
     operation = OPERATIONS.get(op) if isinstance(op, str) else None
     if operation is None:
-        raise ProtocolViolation(f"{op!r:.80} is no request" if isinstance(op, str) else "a message without an op is no request")
+        raise ProtocolViolation(
+            f"{op!r:.80} is no request"
+            if isinstance(op, str)
+            else "a message without an op is no request"
+        )
     fields = operation.request
     if message.keys() - {"op"} != fields.keys():
-        raise ProtocolViolation(f"the fields of {op!r} are {sorted(fields)}, not {sorted(message.keys() - {'op'})!r:.200}")
+        raise ProtocolViolation(
+            f"the fields of {op!r} are {sorted(fields)}, not "
+            f"{sorted(message.keys() - {'op'})!r:.200}"
+        )
     for field, kind in fields.items():
         value = message[field]
-        wrongInteger = kind is int and (isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < 1 << 64)
+        wrongInteger = kind is int and (
+            isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < 1 << 64
+        )
         if not isinstance(value, kind) or wrongInteger:
-            # Its type only: the text of a value that is nested deep enough is an error of its own.
-            raise ProtocolViolation(f"{field} of {op!r} is a {type(value).__name__}, or out of range, and must be {kind.__name__}")
+            # Its type only: the text of a value that is nested deep enough is an error
+            # of its own.
+            raise ProtocolViolation(
+                f"{field} of {op!r} is a {type(value).__name__}, or out of range, and must be "
+                f"{kind.__name__}"
+            )
     return message
 
 
@@ -82,10 +112,16 @@ def allocationsOf(message: Message, descriptors: list[Descriptor]) -> list[tuple
     """(row, incarnation) of each descriptor that came with the message."""
     allocations: list[Any] = message["allocations"]
     pairs = [
-        tuple(pair) for pair in allocations if isinstance(pair, list) and len(pair) == 2 and all(isinstance(number, int) for number in pair)
+        tuple(pair)
+        for pair in allocations
+        if isinstance(pair, list)
+        and len(pair) == 2
+        and all(isinstance(number, int) for number in pair)
     ]
     if len(pairs) != len(allocations) or len(pairs) != len(descriptors):
-        raise ProtocolViolation(f"{len(descriptors)} descriptors came for {len(allocations)} allocations")
+        raise ProtocolViolation(
+            f"{len(descriptors)} descriptors came for {len(allocations)} allocations"
+        )
     return pairs
 
 
@@ -98,12 +134,21 @@ def raiseFailure(reply: Message) -> None:
     """Raise what the broker answered, if it is an error."""
     if "error" in reply:
         number = reply["error"]
-        errorClass = ERROR_OF_NUMBER.get(number, ProtocolViolation) if isinstance(number, int) else ProtocolViolation
-        raise errorClass(f"{reply.get('reason')!s:.4000}", f"{reply['fix']!s:.4000}" if reply.get("fix") else None)
+        errorClass = (
+            ERROR_OF_NUMBER.get(number, ProtocolViolation)
+            if isinstance(number, int)
+            else ProtocolViolation
+        )
+        raise errorClass(
+            f"{reply.get('reason')!s:.4000}",
+            f"{reply['fix']!s:.4000}" if reply.get("fix") else None,
+        )
 
 
 def answered(op: str, reply: Message) -> None:
-    """Raise what the broker answered, if it is an error, and refuse an answer that lacks what `op` asks for."""
+    """Raise what the broker answered, if it is an error, and refuse an answer that
+    lacks what `op` asks for.
+    """
     raiseFailure(reply)
     fields = _ROW if op == "find" and reply.get("live") else OPERATIONS[op].answer
     for field, kind in fields.items():

@@ -67,7 +67,8 @@ static void handsOutWhatItHas(void)
 	MnnDescriptorServer *descriptorServer = opened();
 	int fd = numbered(77), connection = connected();
 	CHECK(mnnDescriptorServerFetch(connection, 3, 5, SPIN_NS, BOUND_NS) == -ENOENT);
-	CHECK(mnnDescriptorServerPut(descriptorServer, 3, 5, fd) == 0 && mnnDescriptorServerPut(descriptorServer, 40000, 1, fd) == 0);
+	CHECK(mnnDescriptorServerPut(descriptorServer, 3, 5, fd) == 0 &&
+		mnnDescriptorServerPut(descriptorServer, 40000, 1, fd) == 0);
 	int got = mnnDescriptorServerFetch(connection, 3, 5, SPIN_NS, BOUND_NS),
 		far = mnnDescriptorServerFetch(connection, 40000, 1, 0, BOUND_NS);
 	CHECK(got >= 0 && got != fd && numberOf(got) == 77 && fcntl(got, F_GETFD) == FD_CLOEXEC);
@@ -102,7 +103,8 @@ static void refusesWhatItCanNotBe(void)
 	char far[300];
 	memset(far, 'x', sizeof far);
 	far[sizeof far - 1] = 0;
-	CHECK(mnnDescriptorServerOpen(far, &other) == -ENAMETOOLONG && mnnDescriptorServerConnect(far) == -ENAMETOOLONG);
+	CHECK(mnnDescriptorServerOpen(far, &other) == -ENAMETOOLONG &&
+		mnnDescriptorServerConnect(far) == -ENAMETOOLONG);
 	mnnDescriptorServerClose(descriptorServer);
 }
 
@@ -318,7 +320,8 @@ static void aSilentPeerIsLeftInTime(void)
 		.cmsg_len = CMSG_LEN(sizeof peer), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
 	memcpy(CMSG_DATA(header), &peer, sizeof peer);
 	CHECK(sendmsg(peer, &message, 0) == 4);
-	CHECK(mnnDescriptorServerFetch(connection, 1, 1, SPIN_NS, BOUND_NS) == -EPROTO && descriptors() == before);
+	CHECK(mnnDescriptorServerFetch(connection, 1, 1, SPIN_NS, BOUND_NS) == -EPROTO &&
+		descriptors() == before);
 	CHECK(send(peer, answers, 8, 0) == 8);
 	CHECK(mnnDescriptorServerFetch(connection, 1, 1, SPIN_NS, BOUND_NS) == -EPROTO);
 	close(peer), close(silent), close(connection);

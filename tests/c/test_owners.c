@@ -110,8 +110,8 @@ static void *refuses(void *self, void *reason, void *two)
 	return raised();
 }
 
-static struct function whoAmI = {.run = identify}, attach, deadline, await, awaitOthers, end, linger,
-					   refuse;
+static struct function whoAmI = {.run = identify}, attach, deadline, await, awaitOthers, end,
+					   linger, refuse;
 /* What names the callers: `plainIdent` while threads are threads. */
 static struct function plainIdent, *named = &whoAmI;
 static void *item(void *names, void *key)
@@ -238,7 +238,7 @@ static void aThreadMayBecomeGreenOnes(void)
 {
 	begin();
 	struct mnnAccessScope lock = scopeOf(MNN_KIND_LOCK), early = scopeOf(MNN_KIND_HOST),
-				   late = scopeOf(MNN_KIND_HOST);
+						  late = scopeOf(MNN_KIND_HOST);
 	named = &plainIdent;
 	CHECK(takes(&lock) && mnnOwnerWrites(&owner, (uint64_t)pthread_self()));
 	named = &whoAmI;
@@ -433,7 +433,7 @@ static void whatIsWrittenIsPublished(void)
 {
 	begin();
 	struct mnnAccessScope scope = scopeOf(MNN_KIND_HOST), nested = scopeOf(MNN_KIND_HOST),
-				   reader = scopeOf(MNN_KIND_HOST);
+						  reader = scopeOf(MNN_KIND_HOST);
 	CHECK(mnnWritingEnter(&scope) == &view && *generation() == 1 && look(claim()) == OURS &&
 		awaitOthers.calls == 0);
 	CHECK(wasRefused(mnnWritingEnter(&nested), MNN_REFUSED_WRITING) &&
@@ -536,7 +536,7 @@ static void readersAreInsideTogether(void)
 {
 	begin();
 	struct mnnAccessScope one = scopeOf(MNN_KIND_STREAM), other = scopeOf(MNN_KIND_STREAM),
-				   writer = scopeOf(MNN_KIND_HOST);
+						  writer = scopeOf(MNN_KIND_HOST);
 	put(word(MNN_ROW_READERS_OFFSET), UINT32_MAX);
 	CHECK(mnnReadingEnter(&one) == &view && expiry == (77 | READING) &&
 		look(word(MNN_ROW_READERS_OFFSET)) == 1);
@@ -557,10 +557,11 @@ static void aReaderWaitsForAWriter(void)
 	struct mnnAccessScope scope = scopeOf(MNN_KIND_STREAM);
 	put(claim(), THEIRS);
 	await.run = isTimeOver;
-	CHECK(mnnReadingEnter(&scope) == NULL && awaited == (THEIRS | CONTENDED) && look(successor()) == 0 &&
-		expiry == 77);
+	CHECK(mnnReadingEnter(&scope) == NULL && awaited == (THEIRS | CONTENDED) &&
+		look(successor()) == 0 && expiry == 77);
 	await.run = ends;
-	CHECK(mnnReadingEnter(&scope) == &view && mnnReadingExit(&scope, &none, &none, &none) == &false_);
+	CHECK(
+		mnnReadingEnter(&scope) == &view && mnnReadingExit(&scope, &none, &none, &none) == &false_);
 	put(claim(), THEIRS);
 	await.run = isDead;
 	/* The next writer takes it */

@@ -1,7 +1,9 @@
-"""The other process of the suite: makes its own device and does what it is told, over a socket that also carries descriptors.
+"""The other process of the suite: makes its own device and does what it is told, over a
+socket that also carries descriptors.
 
-Run as `python peer.py <platform> <socket>`. A request is JSON `{"do": name, ...}`; the answer is JSON, with `{"error": name of the
-class}` when it failed. Every wait is bounded by an alarm, which ends the process.
+Run as `python peer.py <platform> <socket>`. A request is JSON `{"do": name, ...}`; the
+answer is JSON, with `{"error": name of the class}` when it failed. Every wait is
+bounded by an alarm, which ends the process.
 """
 
 from __future__ import annotations
@@ -30,13 +32,19 @@ class Peer:
     def __init__(self, platformName: str, environment: dict[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(WATCHDOG_SECONDS)
-        variables = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        variables = {
+            **os.environ,
+            **environment,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
         command = [sys.executable, "-m", __name__, platformName, str(theirs.fileno())]
         self.process = subprocess.Popen(command, env=variables, pass_fds=[theirs.fileno()])
         theirs.close()
 
     def ask(self, do: str, descriptor: int = -1, **arguments: object) -> dict[str, Any]:
-        """Do something there; the answer has a `descriptor` when one came with it, and the caller closes it."""
+        """Do something there; the answer has a `descriptor` when one came with it, and
+        the caller closes it.
+        """
         self.tell(do, descriptor, **arguments)
         return self.hear()
 
@@ -44,7 +52,9 @@ class Peer:
         send(self._socket, {"do": do, **arguments}, descriptor)
 
     def hear(self, seconds: float = WATCHDOG_SECONDS) -> dict[str, Any]:
-        """The next answer; `TimeoutError` when there is none in time, and `EOFError` when there will be none."""
+        """The next answer; `TimeoutError` when there is none in time, and `EOFError`
+        when there will be none.
+        """
         self._socket.settimeout(seconds)
         return receive(self._socket)
 
@@ -62,7 +72,9 @@ class Peer:
 
 
 def send(connection: socket.socket, message: dict[str, Any], descriptor: int = -1) -> None:
-    socket.send_fds(connection, [json.dumps(message).encode()], [descriptor] if int(descriptor) >= 0 else [])
+    socket.send_fds(
+        connection, [json.dumps(message).encode()], [descriptor] if int(descriptor) >= 0 else []
+    )
 
 
 def receive(connection: socket.socket) -> dict[str, Any]:
@@ -93,7 +105,11 @@ class _Server:
     """What the peer can do; a method per request."""
 
     def __init__(self, platformName: str, connection: socket.socket) -> None:
-        platforms = importlib.import_module(f"{__package__}.platforms") if __package__ else importlib.import_module("platforms")
+        platforms = (
+            importlib.import_module(f"{__package__}.platforms")
+            if __package__
+            else importlib.import_module("platforms")
+        )
         self._device = platforms.PLATFORMS[platformName].makeDevice()
         self._connection = connection
         self._allocation: Any = None
@@ -119,14 +135,20 @@ class _Server:
     def uuids(self, descriptor: int) -> dict[str, Any]:
         return {"uuids": [self._device.gpuUuid(gpu) for gpu in range(self._device.gpuCount)]}
 
-    def allocate(self, descriptor: int, gpu: int, sizeBytes: int) -> tuple[dict[str, Any], Descriptor]:
+    def allocate(
+        self, descriptor: int, gpu: int, sizeBytes: int
+    ) -> tuple[dict[str, Any], Descriptor]:
         self._allocation = self._device.allocate(gpu, sizeBytes)
         handle = base64.b64encode(self._allocation.handle).decode()
         return {"handle": handle}, self._allocation.exportDescriptor()
 
-    def adopt(self, descriptor: int, gpu: int, sizeBytes: int, writable: bool, handle: str) -> dict[str, Any]:
+    def adopt(
+        self, descriptor: int, gpu: int, sizeBytes: int, writable: bool, handle: str
+    ) -> dict[str, Any]:
         try:
-            self._allocation = self._device.importAllocation(gpu, descriptor, sizeBytes, writable, base64.b64decode(handle))
+            self._allocation = self._device.importAllocation(
+                gpu, descriptor, sizeBytes, writable, base64.b64decode(handle)
+            )
         finally:
             os.close(descriptor)
         return {}
@@ -138,10 +160,14 @@ class _Server:
         writeBytes(self._device, self._allocation.address + offset, bytes.fromhex(data))
 
     def signal(self, descriptor: int, gpu: int) -> None:
-        """Record a fence behind work that waits for `release`; a packet of its own says that it was reached."""
+        """Record a fence behind work that waits for `release`; a packet of its own says
+        that it was reached.
+        """
         self._stream = self._device.createStream(gpu)
         self._stream.submit(lambda: self._semaphore.wait(WATCHDOG_SECONDS))
-        self._device.recordFence(self._stream, lambda error: send(self._connection, {"reached": error is None}))
+        self._device.recordFence(
+            self._stream, lambda error: send(self._connection, {"reached": error is None})
+        )
 
     def release(self, descriptor: int) -> None:
         self._semaphore.set()

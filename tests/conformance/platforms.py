@@ -1,4 +1,6 @@
-"""The platforms that the suite runs on. A platform's name is all that a peer process needs to make its own device."""
+"""The platforms that the suite runs on. A platform's name is all that a peer process
+needs to make its own device.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def last(device: Device) -> int:
 
 
 class Platform(NamedTuple):
-    """One back-end in one environment. Which of them run is said by TEST_DRIVER, since a process loads one driver only.
+    """One back-end in one environment. Which of them run is said by TEST_DRIVER, since
+    a process loads one driver only.
 
     Attributes
     ----------
@@ -39,7 +42,8 @@ class Platform(NamedTuple):
     environment
         What a peer process needs in addition, to get the same.
     outlivesOwner
-        Whether memory lives on in its importers when the process that allocated it is killed.
+        Whether memory lives on in its importers when the process that allocated it is
+        killed.
     exactAccounting
         Whether `memoryInfo` counts nothing but this suite's own allocations.
     """
@@ -51,7 +55,8 @@ class Platform(NamedTuple):
     exactAccounting: bool = True
 
 
-#: By the value of TEST_DRIVER: `make test` runs the first two, each in a process of its own, and `make gpu` the third.
+#: By the value of TEST_DRIVER: `make test` runs the first two, each in a process of its
+#: own, and `make gpu` the third.
 _OF_DRIVER = {
     "": (Platform("host", hostDevice),),
     "standin": (Platform("standin", cudaDevice),),

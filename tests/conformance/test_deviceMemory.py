@@ -35,7 +35,9 @@ StartPeer = Callable[[], Peer]
 
 
 def openDescriptors(device: Device) -> int:
-    device.memoryInfo(0)  # what was closed before may be given back by another thread, and is not counted as taken
+    # what was closed before may be given back by another thread, and is not counted as
+    # taken
+    device.memoryInfo(0)
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -43,7 +45,9 @@ def alias(device: Device, allocation: Allocation, writable: bool = True) -> Allo
     """Export and import again in this process."""
     descriptor = allocation.exportDescriptor()
     try:
-        return device.importAllocation(allocation.gpu, descriptor, allocation.sizeBytes, writable, allocation.handle)
+        return device.importAllocation(
+            allocation.gpu, descriptor, allocation.sizeBytes, writable, allocation.handle
+        )
     finally:
         descriptor.close()
 
@@ -53,7 +57,14 @@ def lend(peer: Peer, allocation: Allocation, writable: bool = True) -> dict[str,
     descriptor = allocation.exportDescriptor()
     handle = base64.b64encode(allocation.handle).decode()
     try:
-        return peer.ask("adopt", descriptor, gpu=allocation.gpu, sizeBytes=allocation.sizeBytes, writable=writable, handle=handle)
+        return peer.ask(
+            "adopt",
+            descriptor,
+            gpu=allocation.gpu,
+            sizeBytes=allocation.sizeBytes,
+            writable=writable,
+            handle=handle,
+        )
     finally:
         descriptor.close()
 
@@ -62,7 +73,9 @@ def borrow(device: Device, peer: Peer, sizeBytes: int) -> Allocation:
     """Import what a peer allocates."""
     answer = peer.ask("allocate", gpu=0, sizeBytes=sizeBytes)
     try:
-        return device.importAllocation(0, answer["descriptor"], sizeBytes, True, base64.b64decode(answer["handle"]))
+        return device.importAllocation(
+            0, answer["descriptor"], sizeBytes, True, base64.b64decode(answer["handle"])
+        )
     finally:
         os.close(answer["descriptor"])
 
@@ -105,13 +118,19 @@ def test_gpuIsAnInteger(device: Device, gpu: object) -> None:
 def test_topologyHasEveryPairOnce(device: Device) -> None:
     topology = device.topology()
     pairs = topology["p2p"] + topology["staged"]
-    assert sorted(pairs) == sorted(f"{low}-{high}" for high in range(device.gpuCount) for low in range(high))
+    assert sorted(pairs) == sorted(
+        f"{low}-{high}" for high in range(device.gpuCount) for low in range(high)
+    )
     assert all(device.canAccessPeer(gpu, gpu) for gpu in range(device.gpuCount))
 
 
 def test_statesWhatItAllocated(device: Device) -> None:
     with device.allocate(last(device), 100) as allocation:
-        assert (allocation.gpu, allocation.sizeBytes, allocation.writable) == (last(device), 100, True)
+        assert (allocation.gpu, allocation.sizeBytes, allocation.writable) == (
+            last(device),
+            100,
+            True,
+        )
         assert allocation.allocatedBytes >= 100
         assert allocation.transport in ("memfd", "vmm", "cudaIpc")
         assert allocation.transportReason
@@ -136,14 +155,24 @@ def test_bytesAreVisibleBothWays(device: Device, startPeer: StartPeer) -> None:
 
 
 def test_importOfOnesOwnAllocationIsAnAlias(device: Device) -> None:
-    with device.allocate(last(device), MIB) as allocation, alias(device, allocation) as first, alias(device, allocation) as second:
+    with (
+        device.allocate(last(device), MIB) as allocation,
+        alias(device, allocation) as first,
+        alias(device, allocation) as second,
+    ):
         writeBytes(device, first.address, b"one memory")
-        assert readBytes(device, second.address, 10) == readBytes(device, allocation.address, 10) == b"one memory"
+        assert (
+            readBytes(device, second.address, 10)
+            == readBytes(device, allocation.address, 10)
+            == b"one memory"
+        )
         first.close()
         assert readBytes(device, second.address, 10) == b"one memory"
 
 
-def test_survivesTheAllocatorsSigkill(device: Device, platform: Platform, startPeer: StartPeer) -> None:
+def test_survivesTheAllocatorsSigkill(
+    device: Device, platform: Platform, startPeer: StartPeer
+) -> None:
     if not platform.outlivesOwner:
         pytest.skip(f"{platform.name}: memory goes with its owner by design")
     peer, successor = startPeer(), startPeer()
@@ -251,7 +280,12 @@ def forgedDescriptors() -> dict[str, int]:
     os.close(writeEnd)
     unsealed = os.memfd_create("forged", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(unsealed, MIB)
-    return {"pipe": readEnd, "unsealed": unsealed, "device": os.open("/dev/zero", os.O_RDWR), "directory": os.open("/", os.O_RDONLY)}
+    return {
+        "pipe": readEnd,
+        "unsealed": unsealed,
+        "device": os.open("/dev/zero", os.O_RDWR),
+        "directory": os.open("/", os.O_RDONLY),
+    }
 
 
 def test_refusesForgedDescriptors(device: Device) -> None:
@@ -272,7 +306,9 @@ def test_refusesMoreBytesThanThereAre(device: Device) -> None:
     with device.allocate(0, MIB) as allocation:
         descriptor = allocation.exportDescriptor()
         with pytest.raises(IpcHandleMismatch):
-            device.importAllocation(0, descriptor, allocation.allocatedBytes + 1, True, allocation.handle)
+            device.importAllocation(
+                0, descriptor, allocation.allocatedBytes + 1, True, allocation.handle
+            )
         device.importAllocation(0, descriptor, 1, True, allocation.handle).close()
         descriptor.close()
 
@@ -303,7 +339,10 @@ def test_leaksNoDescriptorOver1000Cycles(device: Device) -> None:
 def test_severalThreadsAllocateImportAndClose(device: Device) -> None:
     def work(number: int) -> None:
         for step in range(20):
-            with device.allocate(number % device.gpuCount, 8 * PAGE_BYTES) as allocation, alias(device, allocation) as other:
+            with (
+                device.allocate(number % device.gpuCount, 8 * PAGE_BYTES) as allocation,
+                alias(device, allocation) as other,
+            ):
                 mark = bytes([number, step]) * 8
                 writeBytes(device, allocation.address, mark)
                 assert readBytes(device, other.address, 16) == mark
@@ -328,8 +367,13 @@ def test_registersHostMemory(device: Device) -> None:
 
 
 def test_copiesBetweenAllPlaces(device: Device) -> None:
-    """Between GPUs that do not reach each other it is an error that says so. Seen on two H200: a bare INVALID_VALUE of the driver."""
-    data, isNear = os.urandom(MIB + 3), device.canAccessPeer(0, last(device)) and device.canAccessPeer(last(device), 0)
+    """Between GPUs that do not reach each other it is an error that says so. Seen on
+    two H200: a bare INVALID_VALUE of the driver.
+    """
+    data, isNear = (
+        os.urandom(MIB + 3),
+        device.canAccessPeer(0, last(device)) and device.canAccessPeer(last(device), 0),
+    )
     for stream in (None, device.createStream(0)):
         with (
             device.allocate(0, len(data)) as first,
@@ -338,7 +382,13 @@ def test_copiesBetweenAllPlaces(device: Device) -> None:
         ):
             source = ctypes.create_string_buffer(data, len(data))
             result = ctypes.create_string_buffer(len(data))
-            paths = [ctypes.addressof(source), first.address, second.address, other.address, ctypes.addressof(result)]
+            paths = [
+                ctypes.addressof(source),
+                first.address,
+                second.address,
+                other.address,
+                ctypes.addressof(result),
+            ]
             if not isNear:
                 paths.remove(other.address)
                 for pair in ((other.address, second.address), (second.address, other.address)):
@@ -352,7 +402,11 @@ def test_copiesBetweenAllPlaces(device: Device) -> None:
 
 def test_copyOfNothingIsFineAndOfLessIsNot(device: Device) -> None:
     device.copy(0, 0, 0)
-    for target, source, sizeBytes in ((PAGE_BYTES, PAGE_BYTES, -1), (0, PAGE_BYTES, 1), (PAGE_BYTES, 0, 1)):
+    for target, source, sizeBytes in (
+        (PAGE_BYTES, PAGE_BYTES, -1),
+        (0, PAGE_BYTES, 1),
+        (PAGE_BYTES, 0, 1),
+    ):
         with pytest.raises(InvalidArgument):
             device.copy(target, source, sizeBytes)
 
@@ -364,7 +418,9 @@ def test_copyUnderWayKeepsItsMemoryMapped(device: Device) -> None:
     allocation = device.allocate(0, MIB)
     writeBytes(device, allocation.address, b"kept!!")
     stream.submit(semaphore.wait)
-    device.copy(ctypes.addressof(result), allocation.address, 6, stream, keepAlive=allocation.anchor)
+    device.copy(
+        ctypes.addressof(result), allocation.address, 6, stream, keepAlive=allocation.anchor
+    )
     allocation.close()
     del allocation
     gc.collect()

@@ -1,4 +1,6 @@
-"""The rules of the device port about streams and fences: order, asynchrony, errors, waiting for other processes."""
+"""The rules of the device port about streams and fences: order, asynchrony, errors,
+waiting for other processes.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,12 @@ def test_keepsTheFirstErrorAndRunsNothingMore(device: Device) -> None:
     stream.submit(ran.set)
     stream.submit(lambda: [][0])
     semaphore.open()
-    for use in (stream.synchronize, stream.synchronize, stream.query, lambda: stream.submit(ran.set)):
+    for use in (
+        stream.synchronize,
+        stream.synchronize,
+        stream.query,
+        lambda: stream.submit(ran.set),
+    ):
         with pytest.raises(ZeroDivisionError):
             use()
     assert not ran.is_set()
@@ -194,7 +201,13 @@ def test_takesStreamsInEveryShape(device: Device) -> None:
     stream = device.createStream(last(device))
     number = stream.handle
     assert device.asStream(stream) is stream
-    for shape in (number, ByProtocol(number), Foreign(handle=number), Foreign(ptr=number), Foreign(cuda_stream=number)):
+    for shape in (
+        number,
+        ByProtocol(number),
+        Foreign(handle=number),
+        Foreign(ptr=number),
+        Foreign(cuda_stream=number),
+    ):
         ran = threading.Event()
         same = device.asStream(shape)
         same.submit(ran.set)
@@ -254,7 +267,11 @@ def test_fenceIsToldOfTheStreamsError(device: Device) -> None:
 
 
 def test_delayHoldsLaterWorkOfOneStreamOnly(device: Device) -> None:
-    writer, reader, other = device.createStream(0), device.createStream(last(device)), device.createStream(last(device))
+    writer, reader, other = (
+        device.createStream(0),
+        device.createStream(last(device)),
+        device.createStream(last(device)),
+    )
     semaphore, reached = HostSemaphore(), HostSemaphore()
     order: list[str] = []
     writer.submit(semaphore)

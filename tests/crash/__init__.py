@@ -1,1 +1,3 @@
-"""Owners and importers of VRAM, killed while their kernels run: `python -m tests.crash`."""
+"""Owners and importers of VRAM, killed while their kernels run: `python -m
+tests.crash`.
+"""

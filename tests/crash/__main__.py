@@ -1,9 +1,13 @@
-"""`python -m tests.crash --kills 1000`: kill owners and importers mid-kernel, and see that nothing else is touched, lost or kept.
+"""`python -m tests.crash --kills 1000`: kill owners and importers mid-kernel, and see
+that nothing else is touched, lost or kept.
 
-Between the buffers that are written and killed lie others, full of a pattern, that nobody writes. After every kill the victim's buffer
-is opened by somebody else, who finds it whole or gone, as it should be; where it was, a buffer of zeros is made at once, which is to stay
-zero although the memory was a dead kernel's a moment ago. At the end the patterns are what they were, the GPU's free memory is what it
-was, and the domain is empty. Some owners are the brokers of a domain of their own; they take their directory with them.
+Between the buffers that are written and killed lie others, full of a pattern, that
+nobody writes. After every kill the victim's buffer is opened by somebody else, who
+finds it whole or gone, as it should be; where it was, a buffer of zeros is made at
+once, which is to stay zero although the memory was a dead kernel's a moment ago. At the
+end the patterns are what they were, the GPU's free memory is what it was, and the
+domain is empty. Some owners are the brokers of a domain of their own; they take their
+directory with them.
 """
 
 from __future__ import annotations
@@ -33,11 +37,13 @@ from tests.crash.worker import BOUND_SECONDS, ELEMENTS, mismatches
 ROOT = Path(__file__).parents[2]
 CUBIN = ROOT / "build" / "gpu" / "fillPattern.cubin"
 CANARIES, CANARY_ELEMENTS = 8, 1 << 18
-#: Who makes the buffer: VRAM that outlives its owner, the same by a broker, host memory that kernels write, and VRAM that was lent.
+#: Who makes the buffer: VRAM that outlives its owner, the same by a broker, host memory
+#: that kernels write, and VRAM that was lent.
 ROLES = ("owner", "owner", "broker", "host", "lender")
 #: How many rounds a buffer of zeros stays where a dead process's memory was.
 SUCCESSORS = 2
-#: What a domain may leave behind in a GPU's books: granules of contexts that are on their way out.
+#: What a domain may leave behind in a GPU's books: granules of contexts that are on
+#: their way out.
 _SLACK_BYTES = 64 << 20
 
 
@@ -53,7 +59,10 @@ def assemble() -> None:
     attributes, device = cu.CUdevice_attribute, call(cu.cuDeviceGet, 0)
     capability = tuple(
         int(call(cu.cuDeviceGetAttribute, attribute, device))
-        for attribute in (attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
+        for attribute in (
+            attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        )
     )
     ptx = launch.ptxOf("fillPattern", (capability[0], capability[1]))
     handle = nvjitlink.create(1, [f"-arch=sm_{capability[0]}{capability[1]}"])
@@ -67,7 +76,9 @@ def assemble() -> None:
 
 
 class StreamWorker:
-    """One after the other: an owner, its importer, a kill of either, and the look of the one that is left."""
+    """One after the other: an owner, its importer, a kill of either, and the look of
+    the one that is left.
+    """
 
     def __init__(self, number: int, seed: int) -> None:
         self.random = random.Random(seed * 1000 + number)
@@ -100,10 +111,16 @@ class StreamWorker:
             pipe.close()
 
     def round(self) -> None:
-        """An owner and two importers: the first importer dies, then the owner, then the one that was left and is at work still."""
+        """An owner and two importers: the first importer dies, then the owner, then the
+        one that was left and is at work still.
+        """
         seed = self.random.getrandbits(60)
         role = self.random.choice(ROLES)
-        domain = f"{os.environ['MUNINN_DOMAIN']}-{secrets.token_hex(4)}" if role == "broker" else os.environ["MUNINN_DOMAIN"]
+        domain = (
+            f"{os.environ['MUNINN_DOMAIN']}-{secrets.token_hex(4)}"
+            if role == "broker"
+            else os.environ["MUNINN_DOMAIN"]
+        )
         owner = self.start(role, seed, domain)
         started = [owner]
         try:
@@ -124,7 +141,13 @@ class StreamWorker:
                 self.look(seed)
             self.kill(importers[1])
             self.succeed("bigMode" if role == "host" else "fastMode")
-        except (RuntimeError, OSError, subprocess.TimeoutExpired, muninn.MuninnError, AssertionError) as error:
+        except (
+            RuntimeError,
+            OSError,
+            subprocess.TimeoutExpired,
+            muninn.MuninnError,
+            AssertionError,
+        ) as error:
             self.failures.append(f"{self.name} {role}: {error}")
         finally:
             for process in started:
@@ -135,7 +158,9 @@ class StreamWorker:
                 removeDirectory(domain)
 
     def inherit(self, last: subprocess.Popen[str], successor: subprocess.Popen[str]) -> None:
-        """The broker died with its buffer: a newcomer finds it whole, is the only one that is left in the end, and leaves nothing."""
+        """The broker died with its buffer: a newcomer finds it whole, is the only one
+        that is left in the end, and leaves nothing.
+        """
         self.hear(successor, "whole")
         self.kill(last)
         assert successor.stdin is not None
@@ -147,8 +172,12 @@ class StreamWorker:
         self.letGo(successor)
 
     def succeed(self, mode: str) -> None:
-        """All who wrote are dead: their memory is somebody else's next, and stays what that one makes it."""
-        self.successors.append(muninn.array(f"heir-{secrets.token_hex(4)}", ELEMENTS, np.uint64, mode=mode))
+        """All who wrote are dead: their memory is somebody else's next, and stays what
+        that one makes it.
+        """
+        self.successors.append(
+            muninn.array(f"heir-{secrets.token_hex(4)}", ELEMENTS, np.uint64, mode=mode)
+        )
         while len(self.successors) > SUCCESSORS:
             self.retire()
 
@@ -187,8 +216,10 @@ def run(kills: int, workers: int, seed: int, seconds: float) -> dict[str, object
     canary = np.zeros(CANARY_ELEMENTS, np.uint64)
     references.fillPattern(canary, 1)
     kept = [muninn.share(canary, f"canary{number}", mode="fastMode") for number in range(CANARIES)]
-    # This process's own context may grow by one granule, 2 MiB, once in its life, when several stream workers work at a time: on one H200 no more once
-    # something was freed in it. It goes with the process; so that is let happen before anything is counted.
+    # This process's own context may grow by one granule, 2 MiB, once in its life, when
+    # several stream workers work at a time: on one H200 no more once something was
+    # freed in it. It goes with the process; so that is let happen before anything is
+    # counted.
     muninn.share(canary, mode="fastMode").free()
     device = gpus.deviceOf(membership.current())
     freeBefore = device.memoryInfo(0).freeBytes
@@ -196,7 +227,11 @@ def run(kills: int, workers: int, seed: int, seconds: float) -> dict[str, object
     started = time.monotonic()
 
     def work(worker: StreamWorker) -> None:
-        while sum(each.kills for each in working) < kills and not worker.failures and time.monotonic() < started + seconds:
+        while (
+            sum(each.kills for each in working) < kills
+            and not worker.failures
+            and time.monotonic() < started + seconds
+        ):
             worker.round()
 
     with ThreadPoolExecutor(workers) as pool:
@@ -204,10 +239,14 @@ def run(kills: int, workers: int, seed: int, seconds: float) -> dict[str, object
     for worker in working:
         while worker.successors:
             worker.retire()
-    damaged = sum(not np.array_equal(buffer.read(), canary) for buffer in kept) + sum(worker.successorsDamaged for worker in working)
+    damaged = sum(not np.array_equal(buffer.read(), canary) for buffer in kept) + sum(
+        worker.successorsDamaged for worker in working
+    )
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        left = [each["name"] for each in muninn.listBuffers() if not each["name"].startswith("canary")]
+        left = [
+            each["name"] for each in muninn.listBuffers() if not each["name"].startswith("canary")
+        ]
         freeAfter = device.memoryInfo(0).freeBytes
         if not left and freeAfter >= freeBefore - _SLACK_BYTES:
             break
@@ -233,14 +272,27 @@ def run(kills: int, workers: int, seed: int, seconds: float) -> dict[str, object
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash")
     parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no more of them after that")
-    parser.add_argument("--stream workers", type=int, default=min(8, max(1, (os.cpu_count() or 2) - 2)), help="how many owners at a time")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="begin no more of them after that"
+    )
+    parser.add_argument(
+        "--stream workers",
+        type=int,
+        default=min(8, max(1, (os.cpu_count() or 2) - 2)),
+        help="how many owners at a time",
+    )
     parser.add_argument("--seed", type=int, default=20261123)
     arguments = parser.parse_args()
     seen = run(arguments.kills, arguments.workers, arguments.seed, arguments.seconds)
     print(json.dumps(seen, indent=2))
     isWhole = int(str(seen["kills"])) >= arguments.kills
-    isClean = isWhole and not seen["failures"] and not seen["canariesDamaged"] and not seen["buffersLeft"] and not seen["membersLeft"]
+    isClean = (
+        isWhole
+        and not seen["failures"]
+        and not seen["canariesDamaged"]
+        and not seen["buffersLeft"]
+        and not seen["membersLeft"]
+    )
     return 0 if isClean and int(str(seen["freeBytesLost"])) <= _SLACK_BYTES else 1
 
 

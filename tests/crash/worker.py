@@ -1,7 +1,10 @@
-"""What is killed: a process whose kernels write a shared buffer without a pause. `python -m tests.crash.worker ROLE NAME CUBIN SEED`.
+"""What is killed: a process whose kernels write a shared buffer without a pause.
+`python -m tests.crash.worker ROLE NAME CUBIN SEED`.
 
-The kernel is `fillPattern`, assembled before, so that a process is at work a moment after its start. It says "at work" once its first
-launches are queued, and never ends by itself. A worker of the role `successor` writes nothing and is not killed: it says what it finds.
+The kernel is `fillPattern`, assembled before, so that a process is at work a moment
+after its start. It says "at work" once its first launches are queued, and never ends by
+itself. A worker of the role `successor` writes nothing and is not killed: it says what
+it finds.
 """
 
 from __future__ import annotations
@@ -22,36 +25,62 @@ from muninn.kernels import references
 BOUND_SECONDS = 120
 ELEMENTS = 1 << 20
 _THREADS, _BLOCKS = 256, 512
-#: Launches between two waits: enough to keep the GPU busy, few enough to be killed in any of them.
+#: Launches between two waits: enough to keep the GPU busy, few enough to be killed in
+#: any of them.
 _BATCH = 16
 
 
 class Kernel:
-    """A kernel of a cubin, with the arguments that Numba would give it: an array is seven of them."""
+    """A kernel of a cubin, with the arguments that Numba would give it: an array is
+    seven of them.
+    """
 
     def __init__(self, cubin: bytes, name: str) -> None:
         self._library = call(cu.cuLibraryLoadData, cubin, [], [], 0, [], [], 0)
         count = int(call(cu.cuLibraryGetKernelCount, self._library))
         kernels = call(cu.cuLibraryEnumerateKernels, count, self._library)
         self._function = next(
-            call(cu.cuKernelGetFunction, kernel) for kernel in kernels if name.encode() in call(cu.cuKernelGetName, kernel)
+            call(cu.cuKernelGetFunction, kernel)
+            for kernel in kernels
+            if name.encode() in call(cu.cuKernelGetName, kernel)
         )
 
     def launch(self, stream: int, address: int, elements: int, seed: int) -> None:
         values = (0, 0, elements, 8, address, elements, 8, seed)
         words = [ctypes.c_uint64(value) for value in values]
         pointers = (ctypes.c_void_p * len(words))(*(ctypes.addressof(word) for word in words))
-        call(cu.cuLaunchKernel, self._function, _BLOCKS, 1, 1, _THREADS, 1, 1, 0, stream, ctypes.addressof(pointers), 0)
+        call(
+            cu.cuLaunchKernel,
+            self._function,
+            _BLOCKS,
+            1,
+            1,
+            _THREADS,
+            1,
+            1,
+            0,
+            stream,
+            ctypes.addressof(pointers),
+            0,
+        )
 
 
 def opened(role: str, name: str) -> muninn.MuninnBuffer:
     if role in ("owner", "broker", "host"):
         mode = "bigMode" if role == "host" else "fastMode"
-        return muninn.MuninnBuffer(ELEMENTS * 8, mode=mode, name=name, access="readWrite", lifetime="lastClose")
+        return muninn.MuninnBuffer(
+            ELEMENTS * 8, mode=mode, name=name, access="readWrite", lifetime="lastClose"
+        )
     if role == "lender":
         from numba import cuda
 
-        return muninn.share(cuda.device_array(ELEMENTS, np.uint64), name, access="readWrite", lifetime="lastClose", copy=False)
+        return muninn.share(
+            cuda.device_array(ELEMENTS, np.uint64),
+            name,
+            access="readWrite",
+            lifetime="lastClose",
+            copy=False,
+        )
     return muninn.open(name, access="readWrite", timeout=30)
 
 
@@ -63,10 +92,15 @@ def mismatches(buffer: muninn.MuninnBuffer, seed: int) -> int:
 
 
 def inherit(name: str, seed: int) -> None:
-    """See that the buffer is whole; once all others are dead, be the one that is left, and see that nothing else is."""
+    """See that the buffer is whole; once all others are dead, be the one that is left,
+    and see that nothing else is.
+    """
     with muninn.open(name, timeout=30) as buffer:
         wrong = mismatches(buffer, seed)
-        print("whole" if wrong == 0 else f"{wrong} elements are not what every writer wrote", flush=True)
+        print(
+            "whole" if wrong == 0 else f"{wrong} elements are not what every writer wrote",
+            flush=True,
+        )
         sys.stdin.readline()
     deadline = time.monotonic() + BOUND_SECONDS / 2
     while time.monotonic() < deadline:
@@ -75,7 +109,12 @@ def inherit(name: str, seed: int) -> None:
             break
         time.sleep(0.01)
     names = [each["name"] for each in buffers]
-    print("alone, and nothing is left" if len(members) == 1 and not names else f"{len(members)} members, {names}", flush=True)
+    print(
+        "alone, and nothing is left"
+        if len(members) == 1 and not names
+        else f"{len(members)} members, {names}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -87,7 +126,10 @@ def main() -> None:
     buffer = opened(role, name)
     address = buffer.open()
     call(cu.cuCtxSetCurrent, call(cu.cuDevicePrimaryCtxRetain, 0))
-    kernel, stream = Kernel(Path(cubin).read_bytes(), "fillPattern"), int(call(cu.cuStreamCreate, 1))
+    kernel, stream = (
+        Kernel(Path(cubin).read_bytes(), "fillPattern"),
+        int(call(cu.cuStreamCreate, 1)),
+    )
     said = False
     while True:
         for _ in range(_BATCH):

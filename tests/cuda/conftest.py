@@ -1,4 +1,6 @@
-"""Tests of the whole library on a CUDA driver: the stand-in (`make test`) or a GPU's own (`make gpu`), as TEST_DRIVER says."""
+"""Tests of the whole library on a CUDA driver: the stand-in (`make test`) or a GPU's
+own (`make gpu`), as TEST_DRIVER says.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,18 @@ ON_STANDIN = os.environ.get("TEST_DRIVER") == "standin"
 
 @pytest.fixture
 def standin() -> None:
-    """For tests that need what only the stand-in does: injected faults, missing features, a log of the driver's calls."""
+    """For tests that need what only the stand-in does: injected faults, missing
+    features, a log of the driver's calls.
+    """
     if not ON_STANDIN:
         pytest.skip("a GPU's own driver injects no faults and lacks no features")
 
 
 @pytest.fixture
 def freeBytes(actor: Callable[..., Actor]) -> Iterator[Callable[[], int]]:
-    """The GPU's free memory, as a process sees it that holds nothing itself but its context."""
+    """The GPU's free memory, as a process sees it that holds nothing itself but its
+    context.
+    """
     watcher = actor("from muninn.devices.cuda import CudaDevice\nd = CudaDevice(); d.memoryInfo(0)")
     yield lambda: int(watcher.do("d.memoryInfo(0).freeBytes"))
 

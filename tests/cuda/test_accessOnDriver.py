@@ -1,4 +1,6 @@
-"""Turns on a driver: the rules of `tests/test_access.py` by GPUs that wait for words, and what else a driver's streams can be."""
+"""Turns on a driver: the rules of `tests/test_access.py` by GPUs that wait for words,
+and what else a driver's streams can be.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,10 @@ from muninn.sync import fences
 from support import Actor, ActorError, Background, eventually
 
 Start = Callable[..., Actor]
-#: For another process: `mine` is another library's stream, and stands from `longKernel()` to `endKernel()`. Muninn knows nothing of that. It is not done
-#: in the tests' own process: who frees memory meanwhile, as what is left of other tests does, has the driver's lock until the kernel ends.
+#: For another process: `mine` is another library's stream, and stands from
+#: `longKernel()` to `endKernel()`. Muninn knows nothing of that. It is not done in the
+#: tests' own process: who frees memory meanwhile, as what is left of other tests does,
+#: has the driver's lock until the kernel ends.
 LONG_KERNEL = """
 from cuda.bindings import driver as cu
 from muninn.system import atomics
@@ -30,8 +34,12 @@ def endKernel(): atomics.storeRelease64(word, 1)
 """
 
 
-def test_nobodyWaitsForATicketWhoseWordIsNotInItsStream(buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: a thread put its wait into the default stream before the word that another one was about to put there."""
+def test_nobodyWaitsForATicketWhoseWordIsNotInItsStream(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: a thread put its wait into the default stream before the word that
+    another one was about to put there.
+    """
     wordOf, between, waits = fences._wordOf, threading.Event(), list[Background]()
 
     def slowly(*arguments: Any) -> Any:
@@ -47,7 +55,9 @@ def test_nobodyWaitsForATicketWhoseWordIsNotInItsStream(buffer: muninn.MuninnBuf
 
 
 def test_anothersStreamIsToldOnceOfTheDead(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """Broken: it stayed poisoned, and can not be made anew: PyTorch's are a pool. Writers were not told, and readers told nonsense."""
+    """Broken: it stayed poisoned, and can not be made anew: PyTorch's are a pool.
+    Writers were not told, and readers told nonsense.
+    """
     from cuda.bindings import driver as cu
 
     writer, other = actor(OTHER), muninn.share(np.zeros(BYTES, np.uint8), "b", mode=buffer.mode)
@@ -71,11 +81,18 @@ def test_anothersStreamIsToldOnceOfTheDead(buffer: muninn.MuninnBuffer, actor: S
 
 
 def test_whoWasToldTakesNothingFromTicketsThatWerePromisedBefore(domain: str, actor: Start) -> None:
-    """Broken: the error of another library's stream is told once; what had been promised before that was then called whole."""
-    made, _, other = (muninn.share(np.zeros(BYTES, np.uint8), name, mode="fastMode") for name in ("made", "a", "other"))
+    """Broken: the error of another library's stream is told once; what had been
+    promised before that was then called whole.
+    """
+    made, _, other = (
+        muninn.share(np.zeros(BYTES, np.uint8), name, mode="fastMode")
+        for name in ("made", "a", "other")
+    )
     writer, reader = actor(OTHER), actor(OTHER + LONG_KERNEL)
     writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
-    reader.do("made, other = (muninn.open(name, access='readWrite') for name in ('made', 'other')); made.open(); other.open()")
+    reader.do(
+        "made, other = (muninn.open(name, access='readWrite') for name in ('made', 'other')); made.open(); other.open()"
+    )
     reader.do("with b.read(stream=mine): longKernel()")
     reader.do(f"with made.write(stream=mine): d.copy(made.open(), p, {BYTES}, mine)")
     writer.kill()
@@ -94,20 +111,31 @@ def test_whoWasToldTakesNothingFromTicketsThatWerePromisedBefore(domain: str, ac
 
 
 def test_whatAnotherThreadWasToldIsTheAccessesErrorToo(domain: str, actor: Start) -> None:
-    """Broken: the error of the default stream was told to whoever came first, and the access made from torn bytes was whole to all others."""
-    source, made, other = (muninn.share(np.zeros(BYTES, np.uint8), name, mode="fastMode") for name in ("a", "made", "other"))
+    """Broken: the error of the default stream was told to whoever came first, and the
+    access made from torn bytes was whole to all others.
+    """
+    source, made, other = (
+        muninn.share(np.zeros(BYTES, np.uint8), name, mode="fastMode")
+        for name in ("a", "made", "other")
+    )
     writer = actor(OTHER)
     writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
     with source.read(stream=None), made.write(stream=None):
         device().copy(made.open(), source.open(), BYTES, None)
         writer.kill()
-        assert Background(lambda: eventually(lambda: isTorn(other), "another thread is told")).ended(60)
+        assert Background(
+            lambda: eventually(lambda: isTorn(other), "another thread is told")
+        ).ended(60)
     with pytest.raises(OwnerDied):
         made.read(timeout=60)
 
 
-def test_aDeathThatWasSaidByHalfEndsAGpusWait(buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: the broker poisoned the ticket, and died before it raised the fence word: its successor saw nothing left to do."""
+def test_aDeathThatWasSaidByHalfEndsAGpusWait(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: the broker poisoned the ticket, and died before it raised the fence word:
+    its successor saw nothing left to do.
+    """
     from muninn.control.members import MemberKey
 
     dead, stream = MemberKey(5, 70000), device().createStream(0)
@@ -124,7 +152,9 @@ def test_aDeathThatWasSaidByHalfEndsAGpusWait(buffer: muninn.MuninnBuffer, monke
 
 
 def test_theLegacyDefaultStreamIsOneUnderBothItsHandles(buffer: muninn.MuninnBuffer) -> None:
-    """Broken: 0 and 1 had a stream worker each, and what the one waited for was nothing to the other's tickets."""
+    """Broken: 0 and 1 had a stream worker each, and what the one waited for was nothing
+    to the other's tickets.
+    """
     there = device()
     assert there.asStream(1) is there.asStream(0) is there.asStream(None)
     with buffer.write(stream=1):
@@ -133,14 +163,22 @@ def test_theLegacyDefaultStreamIsOneUnderBothItsHandles(buffer: muninn.MuninnBuf
 
 
 def test_thePerThreadDefaultStreamIsEachThreadsOwn(buffer: muninn.MuninnBuffer) -> None:
-    """Broken: two threads' streams had one stream worker: what one waited for, the other's tickets waited for, and was told of."""
+    """Broken: two threads' streams had one stream worker: what one waited for, the
+    other's tickets waited for, and was told of.
+    """
     there = device()
     mine = there.asStream(2)
     assert there.asStream(2) is mine
     theirs = Background(lambda: there.asStream(2)).ended()
     assert theirs is not mine
-    for use in (lambda: buffer.signal(mine), lambda: buffer.write(stream=mine).__enter__(), mine.synchronize):
-        assert isinstance(Background(use).ended(), InvalidArgument), "its handle means another stream there"
+    for use in (
+        lambda: buffer.signal(mine),
+        lambda: buffer.write(stream=mine).__enter__(),
+        mine.synchronize,
+    ):
+        assert isinstance(Background(use).ended(), InvalidArgument), (
+            "its handle means another stream there"
+        )
     stands = threading.Event()
     mine.submit(lambda: stands.wait(60))
     buffer.signal(2)
@@ -152,7 +190,9 @@ def test_thePerThreadDefaultStreamIsEachThreadsOwn(buffer: muninn.MuninnBuffer) 
 
 
 def test_aStreamOnItsWayToAWordIsNotLeftBehind(domain: str, actor: Start) -> None:
-    """Broken: the word began at 0 again for the row's next buffer, before the stream had come to waiting for it."""
+    """Broken: the word began at 0 again for the row's next buffer, before the stream
+    had come to waiting for it.
+    """
     buffer = muninn.share(np.zeros(BYTES, np.uint8), "a")
     writer, waiter = actor(OTHER), actor(OTHER + LONG_KERNEL)
     waiter.do("longKernel()")
@@ -167,7 +207,11 @@ def test_aStreamOnItsWayToAWordIsNotLeftBehind(domain: str, actor: Start) -> Non
     others = [muninn.share(np.zeros(BYTES, np.uint8), f"other{number}") for number in range(3)]
     waiter.do("endKernel(); d.asStream(mine).synchronize(30)")
     eventually(
-        lambda: any(each["name"] == "late" for each in muninn.listBuffers()) or muninn.share(np.zeros(8), "late"), "and the row is free"
+        lambda: (
+            any(each["name"] == "late" for each in muninn.listBuffers())
+            or muninn.share(np.zeros(8), "late")
+        ),
+        "and the row is free",
     )
     assert len(others) == 3
 
@@ -179,7 +223,14 @@ def test_aCapturedStreamIsRefusedAndItsCaptureGoesOn(buffer: muninn.MuninnBuffer
     with there.onGpu(0):
         stream = int(cu.cuStreamCreate(1)[1])
         buffer.wait(stream)
-        assert int(cu.cuStreamBeginCapture(stream, cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)[0]) == 0
+        assert (
+            int(
+                cu.cuStreamBeginCapture(
+                    stream, cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+                )[0]
+            )
+            == 0
+        )
         with pytest.raises(InvalidArgument):
             buffer.signal(stream)
         status, graph = cu.cuStreamEndCapture(stream)
@@ -191,18 +242,32 @@ def test_aCapturedStreamIsRefusedAndItsCaptureGoesOn(buffer: muninn.MuninnBuffer
 
 
 def test_nothingOfOursBreaksAnothersCapture(domain: str, actor: Start) -> None:
-    """Broken: our threads asked for events, and synchronized contexts, which ends the capture of any stream (`torch.cuda.graph`)."""
+    """Broken: our threads asked for events, and synchronized contexts, which ends the
+    capture of any stream (`torch.cuda.graph`).
+    """
     from cuda.bindings import driver as cu
 
-    buffers = {mode: muninn.share(np.zeros(BYTES, np.uint8), mode, mode=mode) for mode in ("fastMode", "bigMode")}
+    buffers = {
+        mode: muninn.share(np.zeros(BYTES, np.uint8), mode, mode=mode)
+        for mode in ("fastMode", "bigMode")
+    }
     there = device()
-    started, ended, semaphore, answers = threading.Event(), threading.Event(), threading.Event(), list[str]()
+    started, ended, semaphore, answers = (
+        threading.Event(),
+        threading.Event(),
+        threading.Event(),
+        list[str](),
+    )
     stands = there.createStream(0)
 
     def capture() -> None:
         with there.onGpu(0):
             stream = int(cu.cuStreamCreate(1)[1])
-            answers.append(cu.cuStreamBeginCapture(stream, cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL)[0].name)
+            answers.append(
+                cu.cuStreamBeginCapture(
+                    stream, cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
+                )[0].name
+            )
             started.set()
             ended.wait(60)
             answers.append(cu.cuStreamEndCapture(stream)[0].name)
@@ -212,7 +277,10 @@ def test_nothingOfOursBreaksAnothersCapture(domain: str, actor: Start) -> None:
     stands.submit(lambda: semaphore.wait(60))
     closed = []
     for mode, buffer in buffers.items():
-        stream, opened = there.createStream(0), muninn.share(np.zeros(BYTES, np.uint8), f"{mode}2", mode=mode)
+        stream, opened = (
+            there.createStream(0),
+            muninn.share(np.zeros(BYTES, np.uint8), f"{mode}2", mode=mode),
+        )
         for each in (buffer, opened):
             with each.write(stream=stream):
                 pass
@@ -229,7 +297,8 @@ def test_nothingOfOursBreaksAnothersCapture(domain: str, actor: Start) -> None:
     del opened, each
     time.sleep(0.3)
     semaphore.set()
-    stands.synchronize(60)  # an address that was unmapped under its copies would have failed the context
+    # an address that was unmapped under its copies would have failed the context
+    stands.synchronize(60)
     ended.set()
     capturing.ended()
     assert answers == ["CUDA_SUCCESS", "CUDA_SUCCESS"] and len(closed) == 2

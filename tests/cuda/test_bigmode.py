@@ -1,4 +1,6 @@
-"""bigMode on a driver: host memory that kernels use through one contiguous pointer, in windows, under a budget."""
+"""bigMode on a driver: host memory that kernels use through one contiguous pointer, in
+windows, under a budget.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,18 @@ DEVICE = "from muninn.session import gpus, membership\nd = gpus.deviceOf(members
 
 def test_oneStablePointerForKernels(domain: str, actor: Start) -> None:
     muninn.share(np.arange(3 * MIB, dtype=np.uint8), "a")
-    other = actor(DEVICE + "b = muninn.open('a', access='readWrite'); p = b.open(); out = np.zeros(5, np.uint8)")
+    other = actor(
+        DEVICE
+        + "b = muninn.open('a', access='readWrite'); p = b.open(); out = np.zeros(5, np.uint8)"
+    )
     assert other.do("b.open() == p == muninn.open('a', access='readWrite').open()")
     other.do("d.copyNow(out.ctypes.data, p + 3 * (1 << 20) - 5, 5, 0)")
     assert other.do("out.tolist()") == list(range(251, 256))
-    # From the GPU's memory into the mapping, as a kernel would write it: every process sees it.
-    other.do("v = d.allocate(0, 4); src = np.array([9, 8, 7, 6], np.uint8); d.copyNow(v.address, src.ctypes.data, 4, 0)")
+    # From the GPU's memory into the mapping, as a kernel would write it: every process
+    # sees it.
+    other.do(
+        "v = d.allocate(0, 4); src = np.array([9, 8, 7, 6], np.uint8); d.copyNow(v.address, src.ctypes.data, 4, 0)"
+    )
     other.do("d.copyNow(p, v.address, 4, 0)")
     assert muninn.open("a").array[:5].tolist() == [9, 8, 7, 6, 4]
 
@@ -33,7 +41,9 @@ def test_isTakenByLibrariesOnceItIsMapped(domain: str, actor: Start) -> None:
     muninn.share(np.arange(12.0).reshape(3, 4), "a")
     other = actor("b = muninn.open('a', access='readWrite')")
     assert other.do("hasattr(b, '__cuda_array_interface__')") is False
-    assert other.do("kernel = b.deviceArray(); kernel.shape, str(kernel.dtype), kernel.device_ctypes_pointer.value == b.open()") == [
+    assert other.do(
+        "kernel = b.deviceArray(); kernel.shape, str(kernel.dtype), kernel.device_ctypes_pointer.value == b.open()"
+    ) == [
         [3, 4],
         "float64",
         True,
@@ -56,9 +66,13 @@ def test_windowsMakeOneRange(domain: str, actor: Start) -> None:
         "from muninn.devices.cuda import CudaDevice\nimport mmap, ctypes\n"
         "d = CudaDevice(windowBytes=1 << 20)\nm = mmap.mmap(-1, 5 << 20)\naddress = ctypes.addressof(ctypes.c_char.from_buffer(m))\nseen = []"
     )
-    windows.do("r = d.registerHost(address, (5 << 20) - 4096, True, seen.append); m[(3 << 20) - 2:(3 << 20) + 2] = b'abcd'")
+    windows.do(
+        "r = d.registerHost(address, (5 << 20) - 4096, True, seen.append); m[(3 << 20) - 2:(3 << 20) + 2] = b'abcd'"
+    )
     assert windows.do("seen") == [MIB] * 4 + [MIB - 4096]
-    windows.do("out = np.zeros(4, np.uint8); d.copyNow(out.ctypes.data, r.devicePointer + (3 << 20) - 2, 4, 0)")
+    windows.do(
+        "out = np.zeros(4, np.uint8); d.copyNow(out.ctypes.data, r.devicePointer + (3 << 20) - 2, 4, 0)"
+    )
     assert windows.do("out.tobytes().decode()") == "abcd"
     windows.do("done = []; r.closeThen(lambda: done.append(1)); d.memoryInfo(0)")
     assert windows.do("done") == [1]
@@ -66,8 +80,13 @@ def test_windowsMakeOneRange(domain: str, actor: Start) -> None:
 
 
 @pytest.mark.usefixtures("standin")
-@pytest.mark.parametrize(("code", "kind"), [("2", "BarPressureHigh"), ("1", "InvalidArgument"), ("999", "DeviceUnavailable")])
-def test_aWindowThatFailsHalfWayLeavesNothingMapped(domain: str, actor: Start, code: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("2", "BarPressureHigh"), ("1", "InvalidArgument"), ("999", "DeviceUnavailable")],
+)
+def test_aWindowThatFailsHalfWayLeavesNothingMapped(
+    domain: str, actor: Start, code: str, kind: str
+) -> None:
     windows = actor(
         "from muninn.devices.cuda import CudaDevice\nimport mmap, ctypes\n"
         "d = CudaDevice(mappedWindowBytes=6 << 20, windowBytes=1 << 20)\nm = mmap.mmap(-1, 5 << 20)\n"
@@ -89,16 +108,25 @@ def test_theBudgetOfMappedMemoryIsKept(domain: str, actor: Start) -> None:
     with pytest.raises(ActorError, match="mappedWindowBytes") as raised:
         small.do("b.open()")
     assert raised.value.kind == "BarPressureHigh"
-    assert small.do("int(b.read().sum()), len(b.describe()['importers'])") == [0, 1], "it is open for the CPU all the same"
+    assert small.do("int(b.read().sum()), len(b.describe()['importers'])") == [0, 1], (
+        "it is open for the CPU all the same"
+    )
     small.do("import gc; a.close(); gc.collect(); b.open()")
 
 
 def test_aCopyBetweenMappedBuffersWaitsForNobody(domain: str, actor: Start) -> None:
-    """Broken: the driver lets the caller of a copy from host to host wait until the stream has come to it."""
+    """Broken: the driver lets the caller of a copy from host to host wait until the
+    stream has come to it.
+    """
     muninn.share(np.full(4096, 7, np.uint8), "a")
     muninn.share(np.zeros(4096, np.uint8), "b")
-    copier = actor(DEVICE + "import threading\na, b = muninn.open('a'), muninn.open('b', access='readWrite')\np, q = a.open(), b.open()")
-    copier.do("s, semaphore = d.createStream(0), threading.Event(); s.submit(lambda: semaphore.wait(60)); d.copy(q, p, 4096, s)")
+    copier = actor(
+        DEVICE
+        + "import threading\na, b = muninn.open('a'), muninn.open('b', access='readWrite')\np, q = a.open(), b.open()"
+    )
+    copier.do(
+        "s, semaphore = d.createStream(0), threading.Event(); s.submit(lambda: semaphore.wait(60)); d.copy(q, p, 4096, s)"
+    )
     assert copier.do("int(b.read().sum())") == 0
     assert copier.do("semaphore.set(); s.synchronize(60); int(b.read().sum())") == 7 * 4096
 
@@ -114,10 +142,15 @@ def test_whatTheDriverCanNotMapIsTheSameError(domain: str, actor: Start) -> None
 
 @pytest.mark.usefixtures("standin")
 def test_whatIsClosedComesBackWhenNoMoreCanBeMapped(domain: str, actor: Start) -> None:
-    """Broken: to give memory back the deferred free first asked for some, which there was none of, and asked again, and again."""
+    """Broken: to give memory back the deferred free first asked for some, which there
+    was none of, and asked again, and again.
+    """
     for name in "ab":
         muninn.share(np.zeros(4 * MIB, np.uint8), name)
-    full = actor("import gc\na, b = muninn.open('a'), muninn.open('b'); a.open()", STANDIN_HOST_MAPPED=str(5 * MIB))
+    full = actor(
+        "import gc\na, b = muninn.open('a'), muninn.open('b'); a.open()",
+        STANDIN_HOST_MAPPED=str(5 * MIB),
+    )
     with pytest.raises(ActorError) as raised:
         full.do("b.open()")
     assert raised.value.kind == BarPressureHigh.__name__
@@ -127,7 +160,10 @@ def test_whatIsClosedComesBackWhenNoMoreCanBeMapped(domain: str, actor: Start) -
 
 def test_aReadOnlyOpenIsReadOnlyForCpuAndKernels(domain: str, actor: Start) -> None:
     muninn.share(np.arange(4096, dtype=np.uint8), "a", access="readOnly")
-    reader = actor(DEVICE + "a = muninn.open('a'); p = a.open(); v = d.allocate(0, 4096); out = np.zeros(3, np.uint8)")
+    reader = actor(
+        DEVICE
+        + "a = muninn.open('a'); p = a.open(); v = d.allocate(0, 4096); out = np.zeros(3, np.uint8)"
+    )
     reader.do("d.copyNow(out.ctypes.data, p + 1, 3, 0)")
     assert reader.do("out.tolist()") == [1, 2, 3]
     with pytest.raises(ActorError) as raised:
@@ -138,17 +174,26 @@ def test_aReadOnlyOpenIsReadOnlyForCpuAndKernels(domain: str, actor: Start) -> N
 
 
 def test_openedForWritingLaterItKeepsItsPointer(domain: str, actor: Start) -> None:
-    """Broken: the registration for reading was taken from under the kernels that used it, for as long as another one took."""
+    """Broken: the registration for reading was taken from under the kernels that used
+    it, for as long as another one took.
+    """
     muninn.share(np.arange(4096, dtype=np.uint8), "a")
-    reader = actor(DEVICE + "calls = []; register = d.registerHost\nd.registerHost = lambda *a: calls.append(a) or register(*a)")
+    reader = actor(
+        DEVICE
+        + "calls = []; register = d.registerHost\nd.registerHost = lambda *a: calls.append(a) or register(*a)"
+    )
     reader.do("a = muninn.open('a'); p = a.open(); b = muninn.open('a', access='readWrite')")
     assert reader.do("b.open() == p and len(calls) == 1")
 
 
 def test_mappingForKernelsAllowsTheCpuNothingMore(domain: str, actor: Start) -> None:
     muninn.share(np.arange(4096, dtype=np.uint8), "a")
-    reader = actor(DEVICE + "import ctypes; a = muninn.open('a'); p = a.open(); out = np.zeros(3, np.uint8)")
-    reader.do("v = d.allocate(0, 3); d.copyNow(v.address, p, 3, 0); d.copyNow(out.ctypes.data, v.address, 3, 0)")
+    reader = actor(
+        DEVICE + "import ctypes; a = muninn.open('a'); p = a.open(); out = np.zeros(3, np.uint8)"
+    )
+    reader.do(
+        "v = d.allocate(0, 3); d.copyNow(v.address, p, 3, 0); d.copyNow(out.ctypes.data, v.address, 3, 0)"
+    )
     assert reader.do("out.tolist(), a.array.flags.writeable") == [[0, 1, 2], False]
     reader.begin("ctypes.memset(p, 1, 1)")
     with pytest.raises(AssertionError, match="ended with status -11"):
@@ -157,7 +202,9 @@ def test_mappingForKernelsAllowsTheCpuNothingMore(domain: str, actor: Start) -> 
 
 def test_aMappingForReadingBecomesOneForWriting(domain: str, actor: Start) -> None:
     muninn.share(np.arange(4096, dtype=np.uint8), "a")
-    reader = actor(DEVICE + "a = muninn.open('a'); p = a.open(); b = muninn.open('a', access='readWrite')")
+    reader = actor(
+        DEVICE + "a = muninn.open('a'); p = a.open(); b = muninn.open('a', access='readWrite')"
+    )
     reader.do("b.array[5] = 99")
     reader.do(
         "src = np.full(3, 77, np.uint8); v = d.allocate(0, 3); d.copyNow(v.address, src.ctypes.data, 3, 0); d.copyNow(p, v.address, 3, 0)"
@@ -180,9 +227,13 @@ def test_itsLeaseLastsAsLongAsItIsMapped(domain: str, actor: Start) -> None:
     buffer = muninn.share(np.zeros(MIB, np.uint8), "a")
     mapped = actor("a = muninn.open('a'); kernel = a.deviceArray(); a.close()")
     assert mapped.do("kernel.shape") == [MIB]
-    assert len(buffer.describe()["importers"]) == 2, "a device array keeps the memory, and the lease with it"
+    assert len(buffer.describe()["importers"]) == 2, (
+        "a device array keeps the memory, and the lease with it"
+    )
     mapped.do("import gc; del kernel; gc.collect()")
-    mapped.do("for _ in range(3000):\n    if len(muninn.listBuffers()[0]['importers']) == 1: break\n    time.sleep(0.01)")
+    mapped.do(
+        "for _ in range(3000):\n    if len(muninn.listBuffers()[0]['importers']) == 1: break\n    time.sleep(0.01)"
+    )
     assert len(buffer.describe()["importers"]) == 1
 
 
@@ -192,5 +243,8 @@ def test_registersNoRangeTwice(domain: str) -> None:
     muninn.domainInfo()
     device = gpus.deviceOf(membership.current())
     source = ctypes.create_string_buffer(MIB)
-    with device.registerHost(ctypes.addressof(source), MIB, True), pytest.raises(InvalidArgument, match="registered|REGISTERED"):
+    with (
+        device.registerHost(ctypes.addressof(source), MIB, True),
+        pytest.raises(InvalidArgument, match="registered|REGISTERED"),
+    ):
         device.registerHost(ctypes.addressof(source), MIB, True)

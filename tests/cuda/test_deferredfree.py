@@ -1,4 +1,6 @@
-"""The deferred free: memory comes back behind the work that uses it, whatever else the process is at, and nobody waits for it for ever."""
+"""The deferred free: memory comes back behind the work that uses it, whatever else the
+process is at, and nobody waits for it for ever.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def device(domain: str) -> Iterator[Any]:
 
 
 def test_aCopyBehindTheHostsWorkDoesNotMeetTheFreeingOfAnother(device: Any) -> None:
-    """Broken: the copy of ordinary memory and the freeing waited for the stream inside the driver, and the stream for a thread outside."""
+    """Broken: the copy of ordinary memory and the freeing waited for the stream inside
+    the driver, and the stream for a thread outside.
+    """
     made, freed = (muninn.share(np.zeros(MIB, np.uint8), name, mode="fastMode") for name in "ab")
     stream, source, semaphore = device.createStream(0), np.ones(MIB, np.uint8), threading.Event()
     stream.submit(lambda: semaphore.wait(60))
@@ -41,10 +45,16 @@ def test_aCopyBehindTheHostsWorkDoesNotMeetTheFreeingOfAnother(device: Any) -> N
     assert made.read(timeout=60).all()
 
 
-def test_memoryComesBackAlthoughSomeStreamAlwaysWaits(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memoryComesBackAlthoughSomeStreamAlwaysWaits(
+    device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(deferredfree, "_QUIET_BOUND_SECONDS", 0.01)
     ways, synchronizing = list[str](), DeferredFree._awaitBySynchronizing
-    monkeypatch.setattr(DeferredFree, "_awaitBySynchronizing", lambda *given: (ways.append("synchronized"), synchronizing(*given)))
+    monkeypatch.setattr(
+        DeferredFree,
+        "_awaitBySynchronizing",
+        lambda *given: (ways.append("synchronized"), synchronizing(*given)),
+    )
     stream, semaphore = device.createStream(0), threading.Event()
     stream.submit(lambda: semaphore.wait(60))
     freed = muninn.share(np.zeros(MIB, np.uint8), "a", mode="fastMode")
@@ -74,11 +84,23 @@ def test_givesBackWhatComesBehindAnError(device: Any, monkeypatch: pytest.Monkey
     assert device.awaitWork(60)
 
 
-def test_whatIsFreedWithTheDriversLockComesAtAQuietMoment(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: it was freed once the context was synchronized, although streams waited for the host again by then."""
+def test_whatIsFreedWithTheDriversLockComesAtAQuietMoment(
+    device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: it was freed once the context was synchronized, although streams waited
+    for the host again by then.
+    """
     monkeypatch.setattr(deferredfree, "_QUIET_BOUND_SECONDS", 0.01)
-    waits, disposed, synchronizing = [WAITS.begin()], list[str](), DeferredFree._awaitBySynchronizing
-    monkeypatch.setattr(DeferredFree, "_awaitBySynchronizing", lambda *given: (synchronizing(*given), disposed.append("synchronized")))
+    waits, disposed, synchronizing = (
+        [WAITS.begin()],
+        list[str](),
+        DeferredFree._awaitBySynchronizing,
+    )
+    monkeypatch.setattr(
+        DeferredFree,
+        "_awaitBySynchronizing",
+        lambda *given: (synchronizing(*given), disposed.append("synchronized")),
+    )
     device._deferredFree.start()
     device._deferredFree.defer(lambda: disposed.append("with the lock"))
     device._deferredFree.defer(lambda: disposed.append("without"), False)
@@ -86,14 +108,23 @@ def test_whatIsFreedWithTheDriversLockComesAtAQuietMoment(device: Any, monkeypat
     assert not device._deferredFree.drain(0.2) and "with the lock" not in disposed
     waits.pop().end()
     assert device._deferredFree.drain(60)
-    assert disposed.index("with the lock") > disposed.index("without") and disposed.count("with the lock") == 1
+    assert (
+        disposed.index("with the lock") > disposed.index("without")
+        and disposed.count("with the lock") == 1
+    )
 
 
-def test_nobodyIsKeptFromWaitingWhileAContextIsSynchronized(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: where there was no page of host memory to wait by, whoever captured a stream could not go on, nor end its capture."""
+def test_nobodyIsKeptFromWaitingWhileAContextIsSynchronized(
+    device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: where there was no page of host memory to wait by, whoever captured a
+    stream could not go on, nor end its capture.
+    """
     entered, leave = threading.Event(), threading.Event()
     monkeypatch.setattr(DeferredFree, "_awaitByPage", lambda *_: False)
-    monkeypatch.setattr(DeferredFree, "_awaitBySynchronizing", lambda *_: (entered.set(), leave.wait(60)))
+    monkeypatch.setattr(
+        DeferredFree, "_awaitBySynchronizing", lambda *_: (entered.set(), leave.wait(60))
+    )
     awaiting = Background(lambda: device.awaitWork(60))
     assert entered.wait(60)
     Background(WAITS.begin).ended().end()
@@ -102,18 +133,28 @@ def test_nobodyIsKeptFromWaitingWhileAContextIsSynchronized(device: Any, monkeyp
 
 
 def test_ordinaryMemoryIsReadWhenTheStreamComesToIt(device: Any) -> None:
-    """Broken: it was read when the host's part of the stream came to it: what the stream waited for by an event did not count."""
+    """Broken: it was read when the host's part of the stream came to it: what the
+    stream waited for by an event did not count.
+    """
     from cuda.bindings import driver as cu
 
     first, second, semaphore = device.createStream(0), device.createStream(0), threading.Event()
-    host, target, sevens = np.zeros(4096, np.uint8), device.allocate(0, 4096), device.allocate(0, 4096)
+    host, target, sevens = (
+        np.zeros(4096, np.uint8),
+        device.allocate(0, 4096),
+        device.allocate(0, 4096),
+    )
     filled = np.full(4096, 7, np.uint8)
     device.copyNow(sevens.address, filled.ctypes.data, 4096, 0)
     first.submit(lambda: semaphore.wait(60))
     device.copy(host.ctypes.data, sevens.address, 4096, first)
     with device.onGpu(0):
         event = cu.cuEventCreate(2)[1]
-        assert int(cu.cuEventRecord(event, first.handle)[0]) == int(cu.cuStreamWaitEvent(second.handle, event, 0)[0]) == 0
+        assert (
+            int(cu.cuEventRecord(event, first.handle)[0])
+            == int(cu.cuStreamWaitEvent(second.handle, event, 0)[0])
+            == 0
+        )
     device.copy(target.address, host.ctypes.data, 4096, second)
     semaphore.set()
     second.synchronize(60)
@@ -150,15 +191,25 @@ def test_waitsEndAndBeginAroundTheFreeing() -> None:
     assert freeing.ended() is True
 
 
-@pytest.mark.parametrize("sizeBytes", [1, (4 << 20) - 1, 4 << 20, (4 << 20) + 1, (8 << 20) + 3, (21 << 20) + 7])
+@pytest.mark.parametrize(
+    "sizeBytes", [1, (4 << 20) - 1, 4 << 20, (4 << 20) + 1, (8 << 20) + 3, (21 << 20) + 7]
+)
 def test_ordinaryMemoryIsCopiedPieceByPiece(device: Any, sizeBytes: int) -> None:
-    """Of every size around that of a piece: in order, behind what the stream was given, and to the last byte."""
+    """Of every size around that of a piece: in order, behind what the stream was given,
+    and to the last byte.
+    """
     source = np.random.default_rng(sizeBytes).integers(0, 256, sizeBytes, dtype=np.uint8)
-    target, out, stream = device.allocate(0, sizeBytes), np.zeros(sizeBytes + 2, np.uint8), device.createStream(0)
+    target, out, stream = (
+        device.allocate(0, sizeBytes),
+        np.zeros(sizeBytes + 2, np.uint8),
+        device.createStream(0),
+    )
     semaphore, expected = threading.Event(), source.copy()
     stream.submit(lambda: semaphore.wait(60))
     device.copy(target.address, source.ctypes.data, sizeBytes, stream)
-    copying = Background(lambda: device.copy(out.ctypes.data + 1, target.address, sizeBytes, stream))
+    copying = Background(
+        lambda: device.copy(out.ctypes.data + 1, target.address, sizeBytes, stream)
+    )
     copying.ended()
     assert not out.any(), "the stream has not come to it"
     semaphore.set()
@@ -170,7 +221,11 @@ def test_twoStreamsCopyAtOnceThroughPiecesOfTheirOwn(device: Any) -> None:
     size = (9 << 20) + 5
     streams, kept = [device.createStream(0) for _ in range(3)], list[Any]()
     for number, stream in enumerate(streams):
-        source, target, out = np.full(size, number + 1, np.uint8), device.allocate(0, size), np.zeros(size, np.uint8)
+        source, target, out = (
+            np.full(size, number + 1, np.uint8),
+            device.allocate(0, size),
+            np.zeros(size, np.uint8),
+        )
         kept.append((source, target, out))
         for _ in range(3):
             device.copy(target.address, source.ctypes.data, size, stream)

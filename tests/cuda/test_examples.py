@@ -14,7 +14,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.mark.parametrize(
     ("name", "arguments", "expected"),
     [
-        ("vram", ("20", "2"), "copies in either process: 0; elements that were not the producer's: 0"),
+        (
+            "vram",
+            ("20", "2"),
+            "copies in either process: 0; elements that were not the producer's: 0",
+        ),
         ("stream", ("0.05", "2", "2"), "elements that were not what was written: 0"),
         ("withnumba", (), "both processes see one array"),
     ],
@@ -27,20 +31,30 @@ def test_runsAsItSays(domain: str, name: str, arguments: tuple[str, ...], expect
 
 
 def test_oneProcessDoesNotWaitForAnotherThatFailed(domain: str) -> None:
-    """Broken: the consumer waited a minute for what the producer could not make, and said that it was not there."""
+    """Broken: the consumer waited a minute for what the producer could not make, and
+    said that it was not there.
+    """
     command = [sys.executable, "-W", "ignore", str(EXAMPLES / "vram.py"), "3", "100000000"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert ran.returncode == 1
-    assert ran.stderr.startswith("MNN-") and ran.stderr.endswith("the other process ended with status 1\n")
+    assert ran.stderr.startswith("MNN-") and ran.stderr.endswith(
+        "the other process ended with status 1\n"
+    )
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["withtorch", "withcupy", "withjax"])
 def test_sharesTensorsWithEachLibraryOnTheGpu(domain: str, name: str) -> None:
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore", str(EXAMPLES / f"{name}.py")], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-W", "ignore", str(EXAMPLES / f"{name}.py")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     if ran.returncode == 2:
         pytest.skip(ran.stderr.strip())
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "both processes see one" in ran.stdout and "cpu" not in ran.stdout.lower().replace("+cpu", "")
+    assert "both processes see one" in ran.stdout and "cpu" not in ran.stdout.lower().replace(
+        "+cpu", ""
+    )

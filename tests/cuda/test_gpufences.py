@@ -1,4 +1,6 @@
-"""Fences between processes on a driver: words that one GPU writes and another waits for, and what becomes of the dead."""
+"""Fences between processes on a driver: words that one GPU writes and another waits
+for, and what becomes of the dead.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,12 @@ def buffer(request: pytest.FixtureRequest, domain: str) -> muninn.MuninnBuffer:
 
 def test_aStreamWaitsForAnotherProcesssStream(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     writer = actor(DEVICE + "p = b.open()")
-    writer.do("s.submit(lambda: semaphore.wait(60)); v = d.allocate(0, 16); src = np.full(16, 5, np.uint8)")
-    writer.do("d.copy(v.address, src.ctypes.data, 16, s); d.copy(p, v.address, 16, s); t = b.signal(s)")
+    writer.do(
+        "s.submit(lambda: semaphore.wait(60)); v = d.allocate(0, 16); src = np.full(16, 5, np.uint8)"
+    )
+    writer.do(
+        "d.copy(v.address, src.ctypes.data, 16, s); d.copy(p, v.address, 16, s); t = b.signal(s)"
+    )
     stream, mine, out = device().createStream(0), buffer.open(), np.zeros(16, np.uint8)
     assert buffer.wait(stream) == 1
     landing = device().allocate(0, 16)
@@ -50,8 +56,12 @@ def test_aStreamWaitsForAnotherProcesssStream(buffer: muninn.MuninnBuffer, actor
 
 
 @pytest.mark.usefixtures("standin")
-def test_noCpuStandsBetweenTwoGpus(buffer: muninn.MuninnBuffer, actor: Start, tmp_path: Path) -> None:
-    """The waiter's stream goes on although the signaller's CPU never says a word: it is stopped before its GPU comes to the fence."""
+def test_noCpuStandsBetweenTwoGpus(
+    buffer: muninn.MuninnBuffer, actor: Start, tmp_path: Path
+) -> None:
+    """The waiter's stream goes on although the signaller's CPU never says a word: it is
+    stopped before its GPU comes to the fence.
+    """
     writer = actor(DEVICE, STANDIN_LOG=str(tmp_path / "log"))
     writer.do("t = b.signal(s); s.synchronize()")
     log = (tmp_path / "log").read_text()
@@ -68,7 +78,9 @@ def test_theHostWaitsToo(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     assert waiting.ended() == 1
 
 
-def test_aKilledSignallersWaitersAreToldAndDoNotHang(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+def test_aKilledSignallersWaitersAreToldAndDoNotHang(
+    buffer: muninn.MuninnBuffer, actor: Start
+) -> None:
     writer = actor(DEVICE + "s.submit(lambda: semaphore.wait(60)); t = b.signal(s)")
     stream = device().createStream(0)
     buffer.wait(stream)
@@ -89,10 +101,14 @@ def test_aKilledSignallersWaitersAreToldAndDoNotHang(buffer: muninn.MuninnBuffer
 
 
 @pytest.mark.parametrize("dies", [True, False])
-def test_whatTheGpuHasReachedCountsAlthoughItsProcessStandsStill(buffer: muninn.MuninnBuffer, actor: Start, dies: bool) -> None:
+def test_whatTheGpuHasReachedCountsAlthoughItsProcessStandsStill(
+    buffer: muninn.MuninnBuffer, actor: Start, dies: bool
+) -> None:
     writer = actor(DEVICE)
     # Its stream worker never tells of the fence: only the GPU does.
-    writer.do("from muninn.devices.cuda import streams\nstreams.Events.wait = lambda self, event: time.sleep(600)\nt = b.signal(s)")
+    writer.do(
+        "from muninn.devices.cuda import streams\nstreams.Events.wait = lambda self, event: time.sleep(600)\nt = b.signal(s)"
+    )
     word = membership.current().block.fencesAddress(0) + 8 * (1 % layout.TICKET_RING)
     from muninn.system import atomics
 
@@ -105,8 +121,12 @@ def test_whatTheGpuHasReachedCountsAlthoughItsProcessStandsStill(buffer: muninn.
     stream.synchronize(30)
 
 
-def test_whatWaitsForTheDeadIsNotCompletedByTheDevice(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """Its GPU went on over what was half written, and came to its fence; what its CPU has to say is what counts."""
+def test_whatWaitsForTheDeadIsNotCompletedByTheDevice(
+    buffer: muninn.MuninnBuffer, actor: Start
+) -> None:
+    """Its GPU went on over what was half written, and came to its fence; what its CPU
+    has to say is what counts.
+    """
     dying = actor(DEVICE + "s.submit(lambda: semaphore.wait(60)); t = b.signal(s)")
     between = actor(DEVICE + "b.wait(s, 1); u = b.signal(s)")
     dying.kill()
@@ -165,8 +185,12 @@ def test_accessesFenceByThemselves(buffer: muninn.MuninnBuffer, actor: Start) ->
     assert reading.ended().shape == (4096,)
 
 
-def test_theInterfaceNamesTheStreamThatWaitsForAWriter(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    writer = actor(DEVICE + "s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s) as view: pass")
+def test_theInterfaceNamesTheStreamThatWaitsForAWriter(
+    buffer: muninn.MuninnBuffer, actor: Start
+) -> None:
+    writer = actor(
+        DEVICE + "s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s) as view: pass"
+    )
     buffer.open()
     assert buffer.__cuda_array_interface__["stream"] == 1
     assert not device().asStream(None).query()
@@ -176,7 +200,9 @@ def test_theInterfaceNamesTheStreamThatWaitsForAWriter(buffer: muninn.MuninnBuff
 
 
 def test_aWriterWaitsForThoseWhoRead(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    reader = actor(DEVICE + "s.submit(lambda: semaphore.wait(60))\nwith b.read(stream=s) as view: pass")
+    reader = actor(
+        DEVICE + "s.submit(lambda: semaphore.wait(60))\nwith b.read(stream=s) as view: pass"
+    )
     stream = device().createStream(0)
     with buffer.write(stream=stream):
         pass
@@ -186,7 +212,9 @@ def test_aWriterWaitsForThoseWhoRead(buffer: muninn.MuninnBuffer, actor: Start) 
 
 
 def test_aDeadReaderTakesNothingFromAnybody(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    reader = actor(DEVICE + "s.submit(lambda: semaphore.wait(60))\nwith b.read(stream=s) as view: pass")
+    reader = actor(
+        DEVICE + "s.submit(lambda: semaphore.wait(60))\nwith b.read(stream=s) as view: pass"
+    )
     stream = device().createStream(0)
     with buffer.write(stream=stream):
         pass
@@ -196,7 +224,9 @@ def test_aDeadReaderTakesNothingFromAnybody(buffer: muninn.MuninnBuffer, actor: 
 
 
 def test_aDeadWritersBytesAreNotRead(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    writer = actor(DEVICE + "s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s) as view: pass")
+    writer = actor(
+        DEVICE + "s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s) as view: pass"
+    )
     assert buffer.generation == 2
     writer.kill()
     for use in (buffer.read, lambda: buffer.read(stream=None).__enter__()):
@@ -230,7 +260,9 @@ def test_manyTicketsOfManyThreads(buffer: muninn.MuninnBuffer) -> None:
 
 def test_takesNumbasStreamsAndIntegers(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     other = actor(DEVICE + "from numba import cuda\nn = cuda.stream()")
-    assert other.do("b.wait(n, b.signal(n)), b.wait(0, b.signal(0)), b.wait(int(n.handle), b.signal(int(n.handle)))")
+    assert other.do(
+        "b.wait(n, b.signal(n)), b.wait(0, b.signal(0)), b.wait(int(n.handle), b.signal(int(n.handle)))"
+    )
     other.do("n.synchronize()")
     with pytest.raises(ActorError) as raised:
         other.do("b.signal('stream')")
@@ -238,7 +270,9 @@ def test_takesNumbasStreamsAndIntegers(buffer: muninn.MuninnBuffer, actor: Start
 
 
 def test_aClosedStreamIsNeverShownToTheDriver(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """A driver does not answer for a stream that was destroyed: it dies of a SIGSEGV (seen on an H100)."""
+    """A driver does not answer for a stream that was destroyed: it dies of a SIGSEGV
+    (seen on an H100).
+    """
     other = actor(DEVICE + "s.close()")
     uses = ("b.signal(s)", "b.wait(s)", "b.write(stream=s).__enter__()", "b.read(stream=s).__enter__()",
             "s.__cuda_stream__()", "s.query()", "s.synchronize(1)", "d.copy(1 << 20, 1 << 21, 16, s)")  # fmt: skip
@@ -250,7 +284,9 @@ def test_aClosedStreamIsNeverShownToTheDriver(buffer: muninn.MuninnBuffer, actor
     assert other.do("b.generation % 2") == 0
 
 
-def test_whoEndsPolitelyKeepsWhatItsStreamsPromised(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+def test_whoEndsPolitelyKeepsWhatItsStreamsPromised(
+    buffer: muninn.MuninnBuffer, actor: Start
+) -> None:
     """Broken: a producer that ended behind its last frame took the frame with it."""
     writer = actor(DEVICE + "s.submit(lambda: time.sleep(0.4)); t = b.signal(s)")
     assert writer.leave() == 0

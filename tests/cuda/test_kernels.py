@@ -1,4 +1,6 @@
-"""Kernels as they are launched: on a GPU against their CPU references, and on the stand-in through the CPU references that its driver calls."""
+"""Kernels as they are launched: on a GPU against their CPU references, and on the
+stand-in through the CPU references that its driver calls.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,16 @@ def test_aKernelWritesSharedMemory(domain: str, actor: Start, mode: str) -> None
 
 
 def test_aKernelRunsInAStreamOfMuninn(domain: str) -> None:
-    """Broken: `launch` passed the stream on as it was, and Numba takes none but its own."""
+    """Broken: `launch` passed the stream on as it was, and Numba takes none but its
+    own.
+    """
     from numba import cuda
 
-    buffer, stream, semaphore = muninn.array("a", 5000, np.uint64, mode="fastMode"), muninn.createStream(), threading.Event()
+    buffer, stream, semaphore = (
+        muninn.array("a", 5000, np.uint64, mode="fastMode"),
+        muninn.createStream(),
+        threading.Event(),
+    )
     stream.submit(lambda: semaphore.wait(60))
     expected = np.zeros(5000, np.uint64)
     references.fillPattern(expected, 42)
@@ -44,7 +52,8 @@ def test_aKernelRunsInAStreamOfMuninn(domain: str) -> None:
     assert not stream.query()
     semaphore.set()
     assert np.array_equal(buffer.read(), expected)
-    theirs = cuda.external_stream(stream.handle)  # for kernels of one's own, and the same stream to Muninn
+    # for kernels of one's own, and the same stream to Muninn
+    theirs = cuda.external_stream(stream.handle)
     wrong = cuda.to_device(np.zeros(1, np.uint64))
     with buffer.read(stream=theirs) as view:
         launch.launch("countMismatches", view, 42, wrong, stream=theirs)
@@ -59,10 +68,10 @@ def test_aKernelRunsInAStreamOfMuninn(domain: str) -> None:
 def test_aKernelCanNotWriteWhatIsOpenForReading(domain: str, actor: Start, mode: str) -> None:
     shared = np.arange(5000, dtype=np.uint64)
     buffer = muninn.share(shared, "a", mode=mode, access="readOnly")
-    reader = actor("from muninn.kernels import launch; from numba import cuda; b = muninn.open('a')")
-    result = (
-        "result = cuda.to_device(np.zeros(1, np.uint64)); launch.launch('readSum', b.deviceArray(), result); int(result.copy_to_host()[0])"
+    reader = actor(
+        "from muninn.kernels import launch; from numba import cuda; b = muninn.open('a')"
     )
+    result = "result = cuda.to_device(np.zeros(1, np.uint64)); launch.launch('readSum', b.deviceArray(), result); int(result.copy_to_host()[0])"
     assert reader.do(result) == shared.sum()
     with pytest.raises(ActorError) as raised:
         reader.do("launch.launch('fillPattern', b.deviceArray(), 42); cuda.synchronize()")
@@ -92,9 +101,15 @@ def test_everyKernelDoesOnTheGpuWhatItsReferenceDoes(size: int) -> None:
     }
     assert calls.keys() == launch.KERNELS.keys()
     for name, arguments in calls.items():
-        onGpu = [cuda.to_device(argument) if isinstance(argument, np.ndarray) else argument for argument in arguments]
+        onGpu = [
+            cuda.to_device(argument) if isinstance(argument, np.ndarray) else argument
+            for argument in arguments
+        ]
         launch.launch(name, *onGpu)
-        mine = [argument.copy() if isinstance(argument, np.ndarray) else argument for argument in arguments]
+        mine = [
+            argument.copy() if isinstance(argument, np.ndarray) else argument
+            for argument in arguments
+        ]
         launch.launch(name, *mine)
         for got, expected in zip(onGpu, mine, strict=True):
             if isinstance(expected, np.ndarray):

@@ -1,4 +1,6 @@
-"""Arrays of other libraries: shared by a copy that outlives its maker, or lent where they lie by `cudaIpc`."""
+"""Arrays of other libraries: shared by a copy that outlives its maker, or lent where
+they lie by `cudaIpc`.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,24 @@ LEND = "from numba import cuda\nmine = cuda.to_device(np.arange(1000))\nbuffer =
 
 
 def test_anArrayOnAGpuIsCopiedToVramThatOutlivesItsMaker(domain: str, actor: Start) -> None:
-    maker = actor("from numba import cuda\nmuninn.share(cuda.to_device(np.arange(1000.0).reshape(10, 100)), 'a')")
+    maker = actor(
+        "from numba import cuda\nmuninn.share(cuda.to_device(np.arange(1000.0).reshape(10, 100)), 'a')"
+    )
     theirs = muninn.open("a")
-    assert (theirs.shape, theirs.dtype, theirs.mode, theirs.describe()["transport"]) == ((10, 100), np.float64, "fastMode", "vmm")
+    assert (theirs.shape, theirs.dtype, theirs.mode, theirs.describe()["transport"]) == (
+        (10, 100),
+        np.float64,
+        "fastMode",
+        "vmm",
+    )
     maker.kill()
     assert theirs.read().sum() == 499500
 
 
 def test_anArrayOnAGpuMayGoToTheHost(domain: str, actor: Start) -> None:
-    actor("from numba import cuda\nmuninn.share(cuda.to_device(np.arange(1000)), 'a', mode='bigMode')")
+    actor(
+        "from numba import cuda\nmuninn.share(cuda.to_device(np.arange(1000)), 'a', mode='bigMode')"
+    )
     assert muninn.open("a").array.sum() == 499500
 
 
@@ -38,7 +49,10 @@ def test_lentMemoryIsTheSameMemory(domain: str, actor: Start) -> None:
     owner = actor(LEND)
     theirs = muninn.open("a", access="readWrite")
     described = theirs.describe()
-    assert (described["transport"], described["transportReason"].partition(":")[0]) == ("cudaIpc", "lentInPlace")
+    assert (described["transport"], described["transportReason"].partition(":")[0]) == (
+        "cudaIpc",
+        "lentInPlace",
+    )
     owner.do("mine.copy_to_device(np.full(1000, 3))")
     assert theirs.read().tolist() == [3] * 1000
     with theirs.write() as view:
@@ -47,13 +61,17 @@ def test_lentMemoryIsTheSameMemory(domain: str, actor: Start) -> None:
 
 
 def test_aPartOfAnAllocationIsLentWithItsOffset(domain: str, actor: Start) -> None:
-    actor("from numba import cuda\nmine = cuda.to_device(np.arange(1000))\nbuffer = muninn.share(mine[100:200], 'a', copy=False)")
+    actor(
+        "from numba import cuda\nmine = cuda.to_device(np.arange(1000))\nbuffer = muninn.share(mine[100:200], 'a', copy=False)"
+    )
     assert muninn.open("a").read().tolist() == list(range(100, 200))
 
 
 def test_theOwnerOpensAnAlias(domain: str, actor: Start) -> None:
     owner = actor(LEND)
-    assert owner.do("alias = muninn.open('a'); alias.open() == buffer.open() == mine.device_ctypes_pointer.value")
+    assert owner.do(
+        "alias = muninn.open('a'); alias.open() == buffer.open() == mine.device_ctypes_pointer.value"
+    )
     assert owner.do("muninn.open(buffer.handle).open() == alias.open()")
 
 
@@ -62,20 +80,37 @@ def test_theImportersDeathIsNothingToTheOwner(domain: str, actor: Start, freeByt
     importer = actor("theirs = muninn.open('a')")
     assert importer.do("int(theirs.read().sum())") == 499500
     importer.kill()
-    eventually(lambda: len(owner.do("buffer.describe()['importers']")) == 1, "its lease is taken back")
+    eventually(
+        lambda: len(owner.do("buffer.describe()['importers']")) == 1, "its lease is taken back"
+    )
     assert owner.do("int(buffer.read().sum())") == 499500
     assert actor("theirs = muninn.open('a')").do("int(theirs.read().sum())") == 499500
 
 
 @pytest.mark.parametrize(
-    "ends", ["theirs.close(); del theirs", "membership.current().leave()", "theirs.close(); del theirs; membership.current().leave()"]
+    "ends",
+    [
+        "theirs.close(); del theirs",
+        "membership.current().leave()",
+        "theirs.close(); del theirs; membership.current().leave()",
+    ],
 )
-def test_theOwnerWaitsForTheKernelsOfAnImporterThatCloses(domain: str, actor: Start, ends: str) -> None:
-    """Broken: its lease went before its kernels, and the owner used its memory again while they still wrote."""
+def test_theOwnerWaitsForTheKernelsOfAnImporterThatCloses(
+    domain: str, actor: Start, ends: str
+) -> None:
+    """Broken: its lease went before its kernels, and the owner used its memory again
+    while they still wrote.
+    """
     owner = actor(LEND)
-    importer = actor("import threading\nfrom muninn.session import gpus, membership\ntheirs = muninn.open('a', access='readWrite')")
-    importer.do("d = gpus.deviceOf(membership.current()); s = d.createStream(0); semaphore = threading.Event(); p = theirs.open()")
-    importer.do("source = d.allocate(0, 8000); sevens = np.full(1000, 7); d.copyNow(source.address, sevens.ctypes.data, 8000, 0)")
+    importer = actor(
+        "import threading\nfrom muninn.session import gpus, membership\ntheirs = muninn.open('a', access='readWrite')"
+    )
+    importer.do(
+        "d = gpus.deviceOf(membership.current()); s = d.createStream(0); semaphore = threading.Event(); p = theirs.open()"
+    )
+    importer.do(
+        "source = d.allocate(0, 8000); sevens = np.full(1000, 7); d.copyNow(source.address, sevens.ctypes.data, 8000, 0)"
+    )
     importer.do("import signal; signal.signal(signal.SIGUSR1, lambda *_: semaphore.set())")
     importer.do("s.submit(lambda: semaphore.wait(60)); d.copy(p, source.address, 8000, s)")
     importer.begin(ends)
@@ -103,9 +138,13 @@ def test_theOwnersDeathIsToldAtTheNextUse(domain: str, actor: Start) -> None:
     assert muninn.share(np.arange(3), "a").read().tolist() == [0, 1, 2], "the name is free again"
 
 
-def test_theOwnersDeathBehindTheImportersCloseLeavesNothing(domain: str, actor: Start, freeBytes: Free) -> None:
+def test_theOwnersDeathBehindTheImportersCloseLeavesNothing(
+    domain: str, actor: Start, freeBytes: Free
+) -> None:
     before = freeBytes()
-    owner = actor("from numba import cuda\nbuffer = muninn.share(cuda.device_array(64 << 20, np.uint8), 'a', copy=False)")
+    owner = actor(
+        "from numba import cuda\nbuffer = muninn.share(cuda.device_array(64 << 20, np.uint8), 'a', copy=False)"
+    )
     theirs = muninn.open("a")
     theirs.close()
     owner.kill()
@@ -191,7 +230,9 @@ def test_aHandleThatCanNotBeOpenedIsTyped(domain: str, actor: Start) -> None:
 
 @pytest.mark.usefixtures("standin")
 def test_gpusWithoutDescriptorsShareTheirMemoryByHandle(domain: str, actor: Start) -> None:
-    owner = actor("buffer = muninn.share(np.arange(1000), 'a', mode='fastMode')", STANDIN_VMM_FD="0")
+    owner = actor(
+        "buffer = muninn.share(np.arange(1000), 'a', mode='fastMode')", STANDIN_VMM_FD="0"
+    )
     theirs = muninn.open("a")
     assert theirs.read().sum() == 499500
     assert theirs.describe()["transportReason"].startswith("noDescriptorExport")

@@ -17,14 +17,22 @@ Start = Callable[..., Actor]
 
 
 def run(code: str) -> str:
-    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=100, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.strip()
 
 
 @pytest.mark.parametrize("who", ["muninn", "numba"])
 def test_aForkAfterCudaIsANamedError(domain: str, who: str) -> None:
-    begin = {"muninn": "b.read()", "numba": "from numba import cuda; cuda.to_device(np.arange(3))"}[who]
+    begin = {"muninn": "b.read()", "numba": "from numba import cuda; cuda.to_device(np.arange(3))"}[
+        who
+    ]
     mode = {"muninn": "fastMode", "numba": "bigMode"}[who]
     printed = run(f"""
         import os, numpy as np, muninn
@@ -111,7 +119,9 @@ for t in threads: t.join(100)
 
 
 def test_aContextOfTheCallersOwnStaysCurrent(domain: str, actor: Start) -> None:
-    """A program with a context of its own, beside the primary one that Muninn and Numba use."""
+    """A program with a context of its own, beside the primary one that Muninn and Numba
+    use.
+    """
     other = actor("""
 from cuda.bindings import driver as cu
 from muninn.session import gpus, membership
@@ -124,11 +134,15 @@ current = int(cu.cuCtxGetCurrent()[1])
     # A stream of that context waits and signals like any other.
     other.do("s = cu.cuStreamCreate(1)[1]; t = b.signal(s); b.wait(s, t)")
     assert other.do("int(cu.cuStreamSynchronize(s)[0]), b.wait(None, t)") == [0, 1]
-    assert other.do("out = np.zeros(100, int); int(cu.cuMemcpyDtoH(out.ctypes.data, b.open(), out.nbytes)[0]), int(out.sum())") == [0, 4950]
+    assert other.do(
+        "out = np.zeros(100, int); int(cu.cuMemcpyDtoH(out.ctypes.data, b.open(), out.nbytes)[0]), int(out.sum())"
+    ) == [0, 4950]
 
 
 def test_theDefaultStreamIsThatOfTheCurrentContext(domain: str, actor: Start) -> None:
-    """Broken: 0 was the primary context's default stream, whatever context the program's kernels run in."""
+    """Broken: 0 was the primary context's default stream, whatever context the
+    program's kernels run in.
+    """
     other = actor("""
 import ctypes
 from cuda.bindings import driver as cu
@@ -144,7 +158,9 @@ with b.write(stream=0): cu.cuStreamWaitValue64(0, at, 1, 0); cu.cuMemcpyAsync(p,
 
 
 def test_memoryStaysForTheKernelsOfAnyContextThatGotIt(domain: str, actor: Start) -> None:
-    """Broken: the primary context was waited for, and the memory was unmapped under the other one."""
+    """Broken: the primary context was waited for, and the memory was unmapped under the
+    other one.
+    """
     other = actor("""
 import ctypes, gc, threading
 from cuda.bindings import driver as cu
@@ -160,7 +176,9 @@ b.free(); del b; gc.collect(); time.sleep(0.3); word.value = 1
 
 
 def test_aContextThatIsDestroyedTakesNothingOfOursAlong(domain: str, actor: Start) -> None:
-    """Broken: the words at which streams wait for the host were memory of whatever context came first; a page was freed in the dead one."""
+    """Broken: the words at which streams wait for the host were memory of whatever
+    context came first; a page was freed in the dead one.
+    """
     other = actor("""
 import gc
 from cuda.bindings import driver as cu
@@ -172,5 +190,7 @@ assert d.awaitWork(60)  # in that context too
 cu.cuStreamDestroy(s); cu.cuCtxDestroy(own)
 """)
     other.do("mine.submit(lambda: None); mine.synchronize(30)")
-    other.do("b.free(); del b; gc.collect(); c = muninn.share(np.ones(4096, np.uint8), 'c', mode='fastMode')")
+    other.do(
+        "b.free(); del b; gc.collect(); c = muninn.share(np.ones(4096, np.uint8), 'c', mode='fastMode')"
+    )
     assert other.do("d.awaitWork(60), int(c.read().sum())") == [True, 4096]

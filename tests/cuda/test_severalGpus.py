@@ -1,4 +1,6 @@
-"""Several GPUs: whose memory an array is, whose default stream is meant, and who still uses what is given back."""
+"""Several GPUs: whose memory an array is, whose default stream is meant, and who still
+uses what is given back.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ BYTES = 1 << 16
 
 @pytest.fixture(autouse=True)
 def two(domain: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The device, which has at least two GPUs. What one of them has room for is never above the caps, which are the broker's."""
+    """The device, which has at least two GPUs. What one of them has room for is never
+    above the caps, which are the broker's.
+    """
     for cap in ("MUNINN_DEFAULT_VRAM_QUOTA", "MUNINN_FAST_MODE_MAX_BYTES"):
         monkeypatch.setenv(cap, "16T")
     muninn.domainInfo()
@@ -33,7 +37,9 @@ def two(domain: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("copy", [True, False])
 def test_anArrayIsOnTheGpuThatItIsOn(copy: bool) -> None:
-    """Broken: whatever GPU an array was on, the bindings said 0. The copy went to the wrong one, unordered, and a loan named the wrong one."""
+    """Broken: whatever GPU an array was on, the bindings said 0. The copy went to the
+    wrong one, unordered, and a loan named the wrong one.
+    """
     from numba import cuda
 
     with cuda.gpus[1]:
@@ -44,7 +50,9 @@ def test_anArrayIsOnTheGpuThatItIsOn(copy: bool) -> None:
 
 
 def test_theHandleOfADefaultStreamIsThatOfTheBuffersGpu(two: Any) -> None:
-    """Broken: 0, which is what PyTorch calls the default stream of each GPU, was always the first GPU's."""
+    """Broken: 0, which is what PyTorch calls the default stream of each GPU, was always
+    the first GPU's.
+    """
     buffer = muninn.share(np.zeros(BYTES, np.uint8), "a", mode="fastMode", preferredGpu=1)
     address, semaphore, ones = buffer.open(), threading.Event(), np.ones(BYTES, np.uint8)
     first, second = two.asStream(None, 0), two.asStream(None, 1)
@@ -64,7 +72,9 @@ def test_theHandleOfADefaultStreamIsThatOfTheBuffersGpu(two: Any) -> None:
 
 @pytest.mark.parametrize("gpu", [0, 1])
 def test_hostMemoryStaysAsLongAsAnyGpuUsesIt(two: Any, gpu: int) -> None:
-    """Broken: the first GPU was waited for, and the memory was unmapped under the second one."""
+    """Broken: the first GPU was waited for, and the memory was unmapped under the
+    second one.
+    """
     buffer = muninn.share(np.full(BYTES, 7, np.uint8), "a")
     stream, semaphore, out = two.createStream(gpu), threading.Event(), np.zeros(BYTES, np.uint8)
     with two.allocate(gpu, BYTES) as target:
@@ -80,11 +90,18 @@ def test_hostMemoryStaysAsLongAsAnyGpuUsesIt(two: Any, gpu: int) -> None:
 
 
 def test_eachGpuHasItsOwnRoom(domain: str, actor: Start, two: Any) -> None:
-    """Broken: one process a GPU, each of which calls its own 0, had the room of one GPU together."""
+    """Broken: one process a GPU, each of which calls its own 0, had the room of one GPU
+    together.
+    """
     sizeBytes = min(each.totalBytes for each in (two.memoryInfo(0), two.memoryInfo(1))) * 6 // 10
     makers = [actor("", CUDA_VISIBLE_DEVICES=str(gpu)) for gpu in (0, 1)]
     for number, maker in enumerate(makers):
-        assert maker.do(f"b = muninn.MuninnBuffer({sizeBytes}, mode='fastMode', name='a{number}'); b.gpu") == 0
+        assert (
+            maker.do(
+                f"b = muninn.MuninnBuffer({sizeBytes}, mode='fastMode', name='a{number}'); b.gpu"
+            )
+            == 0
+        )
     with pytest.raises(ActorError) as raised:
         makers[0].do(f"muninn.MuninnBuffer({sizeBytes}, mode='fastMode', name='b')")
     assert raised.value.kind == "QuotaExceeded"
@@ -93,28 +110,44 @@ def test_eachGpuHasItsOwnRoom(domain: str, actor: Start, two: Any) -> None:
 def test_aBufferSaysWhichGpuItIsOnHere(domain: str, actor: Start) -> None:
     muninn.share(np.arange(10.0), "a", mode="fastMode", preferredGpu=1)
     turned = actor("b = muninn.open('a')", CUDA_VISIBLE_DEVICES="1,0")
-    assert turned.do("b.gpu, b.describe()['gpu'], 'gpu=0' in repr(b), int(b.read().sum())") == [0, 0, True, 45]
+    assert turned.do("b.gpu, b.describe()['gpu'], 'gpu=0' in repr(b), int(b.read().sum())") == [
+        0,
+        0,
+        True,
+        45,
+    ]
 
 
 def test_anArrayForAGpuThatDoesNotReachItIsRefused(two: Any) -> None:
-    """Seen on two H200: `deviceArray(1)` of memory on GPU 0 answered an array, and a kernel of GPU 1 that read it failed with its context."""
+    """Seen on two H200: `deviceArray(1)` of memory on GPU 0 answered an array, and a
+    kernel of GPU 1 that read it failed with its context.
+    """
     buffer = muninn.share(np.arange(10), "a", mode="fastMode", preferredGpu=0)
     if two.canAccessPeer(1, 0):
         assert buffer.deviceArray(1).shape == (10,)
     else:
-        with pytest.raises(TopologyNotPeerable, match="GPU 1 .* does not reach the memory of GPU 0"):
+        with pytest.raises(
+            TopologyNotPeerable, match="GPU 1 .* does not reach the memory of GPU 0"
+        ):
             buffer.deviceArray(1)
     assert buffer.deviceArray(0).shape == buffer.deviceArray().shape == (10,)
-    assert muninn.share(np.arange(10), "b").deviceArray(1).shape == (10,), "host memory is mapped for all"
+    assert muninn.share(np.arange(10), "b").deviceArray(1).shape == (10,), (
+        "host memory is mapped for all"
+    )
 
 
 @pytest.mark.usefixtures("standin")
 def test_gpusThatDoNotReachEachOtherAreNamed(actor: Start) -> None:
-    """Broken: a copy between them was a bare INVALID_VALUE, and an array for the other one was one that its kernels could not read.
+    """Broken: a copy between them was a bare INVALID_VALUE, and an array for the other
+    one was one that its kernels could not read.
 
-    So was a copy that `share` makes for another GPU, and a turn of a stream of the other one.
+    So was a copy that `share` makes for another GPU, and a turn of a stream of the
+    other one.
     """
-    apart = actor("from muninn.session import gpus, membership\nb = muninn.share(np.arange(10), 'a', mode='fastMode')", STANDIN_P2P="none")
+    apart = actor(
+        "from muninn.session import gpus, membership\nb = muninn.share(np.arange(10), 'a', mode='fastMode')",
+        STANDIN_P2P="none",
+    )
     for code in (
         "b.deviceArray(1)",
         "b.write(stream=muninn.createStream(1)).__enter__()",
@@ -127,5 +160,7 @@ def test_gpusThatDoNotReachEachOtherAreNamed(actor: Start) -> None:
         with pytest.raises(ActorError, match=r"MNN-0005.*(GPUs \[0, 1\]|GPU 1 .* GPU 0)") as raised:
             apart.do(code)
         assert raised.value.kind == "TopologyNotPeerable"
-    assert apart.do("muninn.share(b.read(), 'c', mode='fastMode', preferredGpu=1).gpu") == 1, "by the host, as the error says"
+    assert apart.do("muninn.share(b.read(), 'c', mode='fastMode', preferredGpu=1).gpu") == 1, (
+        "by the host, as the error says"
+    )
     assert apart.do("b.deviceArray(0).shape, int(b.read().sum())") == [[10], 45]

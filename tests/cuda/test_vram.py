@@ -1,4 +1,6 @@
-"""fastMode on a driver: VRAM between processes by `vmm`, that nobody's death takes from the others."""
+"""fastMode on a driver: VRAM between processes by `vmm`, that nobody's death takes from
+the others.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ MIB = 1 << 20
 def test_vramIsSharedBetweenProcesses(domain: str, actor: Start) -> None:
     buffer = muninn.share(np.arange(1000), name="a", mode="fastMode")
     other = actor("theirs = muninn.open('a', access='readWrite')")
-    assert other.do("int(theirs.read().sum()), theirs.mode, theirs.gpu, theirs.describe()['transport']") == [499500, "fastMode", 0, "vmm"]
+    assert other.do(
+        "int(theirs.read().sum()), theirs.mode, theirs.gpu, theirs.describe()['transport']"
+    ) == [499500, "fastMode", 0, "vmm"]
     other.do("with theirs.write() as view: view.copy_to_device(np.full(1000, 7))")
     assert buffer.generation == 2 and buffer.read().tolist() == [7] * 1000
     assert leftovers(domain) == [], "VRAM has no name"
@@ -49,10 +53,14 @@ def test_theCpuIsToldThatItDoesNotReachIt(domain: str) -> None:
 def test_structuredTypesAndBundlesLiveInVramToo(domain: str, actor: Start) -> None:
     records = np.array([(1, 2.5), (3, 4.5)], dtype=[("count", "i4"), ("mass", "f8")])
     muninn.share(records, name="records", mode="fastMode")
-    muninn.shareBundle({"w": np.ones((3, 4), np.float32), "b": np.arange(4)}, name="model", mode="fastMode")
+    muninn.shareBundle(
+        {"w": np.ones((3, 4), np.float32), "b": np.arange(4)}, name="model", mode="fastMode"
+    )
     other = actor("r = muninn.open('records'); model = muninn.openBundle('model')")
     assert other.do("str(r.dtype), r.read()['mass'].tolist()") == [str(records.dtype), [2.5, 4.5]]
-    assert other.do("sorted(model), model['b'].copy_to_host().tolist(), float(model['w'].copy_to_host().sum())") == [
+    assert other.do(
+        "sorted(model), model['b'].copy_to_host().tolist(), float(model['w'].copy_to_host().sum())"
+    ) == [
         ["b", "w"],
         [0, 1, 2, 3],
         12.0,
@@ -88,9 +96,16 @@ def test_survivesTheKillOfTheBrokerThatMadeIt(domain: str, actor: Start) -> None
 
 
 def test_survivesTheEndOfABrokerWhoseGpuIsAtWork(domain: str, actor: Start) -> None:
-    """Broken: it said no good-bye, since others' work could still come, and did not hand its office on either."""
-    broker = actor("import threading\nfrom muninn.session import gpus, membership\nmuninn.domainInfo()", MUNINN_IPC_GRACE_MS="200")
-    broker.do("a = muninn.share(np.full(4096, 7, np.uint8), 'a', mode='fastMode'); a.close(); del a")
+    """Broken: it said no good-bye, since others' work could still come, and did not
+    hand its office on either.
+    """
+    broker = actor(
+        "import threading\nfrom muninn.session import gpus, membership\nmuninn.domainInfo()",
+        MUNINN_IPC_GRACE_MS="200",
+    )
+    broker.do(
+        "a = muninn.share(np.full(4096, 7, np.uint8), 'a', mode='fastMode'); a.close(); del a"
+    )
     broker.do(
         "c = muninn.share(np.zeros(8), 'c'); d = gpus.deviceOf(membership.current()); s, semaphore = d.createStream(0), threading.Event()"
     )
@@ -109,14 +124,19 @@ def test_theBrokerHoldsItWhenNobodyElseDoes(domain: str, actor: Start) -> None:
 
 def test_itsMemoryComesBackWhenAllAreGone(domain: str, actor: Start, freeBytes: Free) -> None:
     before = freeBytes()
-    holders = [actor("buffer = muninn.array('a', 64 << 20, 'u1', mode='fastMode', lifetime='lastClose')") for _ in range(2)]
+    holders = [
+        actor("buffer = muninn.array('a', 64 << 20, 'u1', mode='fastMode', lifetime='lastClose')")
+        for _ in range(2)
+    ]
     assert freeBytes() <= before - 64 * MIB
     for holder in holders:
         holder.kill()
     eventually(lambda: freeBytes() >= before - MIB, "the memory is free again")
 
 
-def test_whatDoesNotFitIsAnErrorAndLeavesNothing(domain: str, actor: Start, freeBytes: Free) -> None:
+def test_whatDoesNotFitIsAnErrorAndLeavesNothing(
+    domain: str, actor: Start, freeBytes: Free
+) -> None:
     before = freeBytes()
     total = 1 << 42
     with pytest.raises(QuotaExceeded):
@@ -152,7 +172,9 @@ def test_readOnlyIsReadOnlyForKernelsToo(domain: str, actor: Start) -> None:
         ("cuDevicePrimaryCtxRetain:2:1", "QuotaExceeded"),
     ],
 )
-def test_anOpenThatFailsIsTypedAndLeavesNoLease(domain: str, actor: Start, fault: str, kind: str) -> None:
+def test_anOpenThatFailsIsTypedAndLeavesNoLease(
+    domain: str, actor: Start, fault: str, kind: str
+) -> None:
     buffer = muninn.share(np.arange(100), "a", mode="fastMode")
     other = actor("descriptors = len(os.listdir('/proc/self/fd'))", STANDIN_FAULTS=fault)
     with pytest.raises(ActorError) as raised:
@@ -174,9 +196,12 @@ def test_anOpenThatFailsIsTypedAndLeavesNoLease(domain: str, actor: Start, fault
         "cuMemsetD8Async:1:1",
     ],
 )
-def test_aCreationThatFailsLeavesNothing(domain: str, actor: Start, freeBytes: Free, fault: str) -> None:
+def test_aCreationThatFailsLeavesNothing(
+    domain: str, actor: Start, freeBytes: Free, fault: str
+) -> None:
     maker = actor("from muninn.session import gpus, membership", STANDIN_FAULTS=fault)
-    maker.do("gpus.deviceOf(membership.current()).memoryInfo(0).freeBytes")  # its context takes memory too
+    # its context takes memory too
+    maker.do("gpus.deviceOf(membership.current()).memoryInfo(0).freeBytes")
     before = freeBytes()
     with pytest.raises(ActorError) as raised:
         maker.do("muninn.array('a', 8 << 20, 'u1', mode='fastMode')")
@@ -210,7 +235,9 @@ def test_aGpuIsFoundByWhatItIsAndNotByItsNumber(domain: str, actor: Start) -> No
 
 def test_theHostBackEndAndTheDriversDoNotMix(domain: str, actor: Start) -> None:
     muninn.share(np.arange(100), "real", mode="fastMode")
-    pretending = actor("muninn.share(np.arange(100), 'pretended', mode='fastMode')", MUNINN_DEVICE="host")
+    pretending = actor(
+        "muninn.share(np.arange(100), 'pretended', mode='fastMode')", MUNINN_DEVICE="host"
+    )
     with pytest.raises(ActorError) as raised:
         pretending.do("muninn.open('real')")
     assert raised.value.kind == "IpcHandleMismatch"
@@ -233,7 +260,9 @@ def test_closingWhileAKernelReadsIsNoFault(domain: str) -> None:
 
 
 def test_makingABufferWaitsForNoKernel(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: a share behind a close waited for all work of the GPU, up to five seconds, to learn how large the GPU is."""
+    """Broken: a share behind a close waited for all work of the GPU, up to five
+    seconds, to learn how large the GPU is.
+    """
     from muninn.devices.cuda import device as cudaDevice
     from muninn.session import gpus, membership
 
@@ -250,7 +279,9 @@ def test_makingABufferWaitsForNoKernel(domain: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_aClosedStreamsHandleMayBeAnothersStream(domain: str) -> None:
-    """Broken: the number was taken for that of the closed one for as long as somebody kept that."""
+    """Broken: the number was taken for that of the closed one for as long as somebody
+    kept that.
+    """
     from cuda.bindings import driver as cu
 
     from muninn.session import gpus, membership
@@ -281,11 +312,15 @@ def test_anAccessesLimitIsWhatWasSaid(domain: str) -> None:
     with buffer.write(stream=stands):
         pass
     original = delay.delayStream
-    delay.delayStream = lambda stream, ready, word=None: asked.append(word) or original(stream, ready, word)  # type: ignore[method-assign]
+    delay.delayStream = lambda stream, ready, word=None: (
+        asked.append(word) or original(stream, ready, word)
+    )  # type: ignore[method-assign]
     for timeout, stream in reads.items():
         with buffer.read(timeout=timeout, stream=stream):
             pass
-    assert [word is None for word in asked] == [False, True, True], "what has a limit is waited for by the host"
+    assert [word is None for word in asked] == [False, True, True], (
+        "what has a limit is waited for by the host"
+    )
     with pytest.raises(TimeoutError):
         reads[0.05].synchronize(30)
     semaphore.set()

@@ -1,8 +1,9 @@
 """Perform the scenes: `make failpoints`, or a sample of them in the tests.
 
-Singles: each role, each point that it passes, at its first and at its last pass, before and after the change, killed and stopped.
-Pairs: each ordered pair of a first end and one during the recovery from it. Repeats: each point of a client, more often in one domain
-than any table has rows.
+Singles: each role, each point that it passes, at its first and at its last pass, before
+and after the change, killed and stopped. Pairs: each ordered pair of a first end and
+one during the recovery from it. Repeats: each point of a client, more often in one
+domain than any table has rows.
 """
 
 from __future__ import annotations
@@ -92,10 +93,14 @@ class Task(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 when every scene ended well and none of the points is unknown."""
+    """Returns the exit status: 0 when every scene ended well and none of the points is
+    unknown.
+    """
     parser = argparse.ArgumentParser(prog="failpoints", description=__doc__)
     parser.add_argument("--seed", type=int, default=20261123, help="of the sample")
-    parser.add_argument("--sample", type=int, help="perform so many scenes only, chosen by the seed")
+    parser.add_argument(
+        "--sample", type=int, help="perform so many scenes only, chosen by the seed"
+    )
     parser.add_argument("--only", help="perform only the scenes whose description holds this text")
     options = parser.parse_args(arguments)
     _prepare()
@@ -109,8 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare() -> None:
-    """What all players inherit: every module, warm caches, small tables, a journal that is copied often, and a broker that looks for silent
-    deaths often.
+    """What all players inherit: every module, warm caches, small tables, a journal that
+    is copied often, and a broker that looks for silent deaths often.
     """
     for module in pkgutil.walk_packages(muninn.__path__, "muninn."):
         if not module.name.endswith("__main__"):
@@ -131,7 +136,11 @@ def plan(passes: dict[str, dict[str, int]]) -> list[Task]:
                 for hit, isBefore in dict.fromkeys(((1, True), (1, False), (total, True))):
                     tasks.append(Task("single", Scene(role, Deed(point, hit, isBefore, how))))
     for role, second in (("client", "broker"), ("broker", "successor")):
-        tasks += [Task("pair", Scene(role, Deed(a), Deed(b))) for a in sorted(passes[role]) for b in sorted(passes[second])]
+        tasks += [
+            Task("pair", Scene(role, Deed(a), Deed(b)))
+            for a in sorted(passes[role])
+            for b in sorted(passes[second])
+        ]
     tasks += [Task("repeat", Scene("client", Deed(point))) for point in sorted(passes["client"])]
     return tasks
 
@@ -171,7 +180,11 @@ def _performAll(tasks: list[Task]) -> tuple[Counter[str], list[tuple[Task, str]]
 
 
 def _report(
-    passes: dict[str, dict[str, int]], tasks: list[Task], outcomes: Counter[str], failures: list[tuple[Task, str]], seed: int
+    passes: dict[str, dict[str, int]],
+    tasks: list[Task],
+    outcomes: Counter[str],
+    failures: list[tuple[Task, str]],
+    seed: int,
 ) -> bool:
     """Print the result; returns whether each point was passed, or is known not to be."""
     known = {point.name for point in points.allPoints()}

@@ -1,7 +1,9 @@
-"""A player: a forked process that does what it is told, and dies or stops where it is told.
+"""A player: a forked process that does what it is told, and dies or stops where it is
+told.
 
-It is forked from a process that has imported everything and joined nothing, so that one costs milliseconds. Its messages are
-pickles on a socket pair; what it writes to stderr goes to a file that is shown when a scene fails.
+It is forked from a process that has imported everything and joined nothing, so that one
+costs milliseconds. Its messages are pickles on a socket pair; what it writes to stderr
+goes to a file that is shown when a scene fails.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ _cue = mmap.mmap(-1, mmap.PAGESIZE)
 
 
 class Deed(NamedTuple):
-    """What happens to a player: at which point, at which pass of it, before or after the change, and by which signal.
+    """What happens to a player: at which point, at which pass of it, before or after
+    the change, and by which signal.
 
     `cue` is how many other deeds of the scene must have been done first.
     """
@@ -80,7 +83,9 @@ class Player:
             self._socket.sendall(_LENGTH.pack(len(raw)) + raw)
 
     def result(self) -> Any:
-        """What the call returned; None when the player died or stopped in it, and `fate` says so, or when there is none."""
+        """What the call returned; None when the player died or stopped in it, and
+        `fate` says so, or when there is none.
+        """
         if not self._isAsked:
             return None
         deadline = time.monotonic() + BOUND_SECONDS
@@ -130,7 +135,9 @@ class Player:
             pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
             if pid:
                 self.fate = "stopped" if os.WIFSTOPPED(status) else "dead"
-                if self.fate == "dead" and not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
+                if self.fate == "dead" and not (
+                    os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+                ):
                     raise self._error(f"ended with status {status}")
         return self.fate
 

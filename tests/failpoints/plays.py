@@ -1,4 +1,6 @@
-"""What players do: a bit of everything that the library offers, and looking whether all is well afterwards."""
+"""What players do: a bit of everything that the library offers, and looking whether all
+is well afterwards.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ _SHARED = ("kept", "precious", "vram")
 
 
 def prepare() -> None:
-    """Make what is there before anything happens, unless it is there. `precious` nobody writes, `kept` everybody does."""
+    """Make what is there before anything happens, unless it is there. `precious` nobody
+    writes, `kept` everybody does.
+    """
     for name in ("precious", "kept"):
         if name not in {each["name"] for each in muninn.listBuffers() if each["state"] == "live"}:
             muninn.share(np.full(_WORDS, 7), name=name).close()
@@ -32,7 +36,9 @@ def prepare() -> None:
 
 
 def _vram() -> muninn.MuninnBuffer:
-    """The memory of a GPU goes with the last who had it; its name is free once the broker has seen that."""
+    """The memory of a GPU goes with the last who had it; its name is free once the
+    broker has seen that.
+    """
     deadline = time.monotonic() + _BOUND_SECONDS
     while True:
         try:
@@ -46,7 +52,9 @@ def _vram() -> muninn.MuninnBuffer:
 
 
 def join() -> None:
-    """Be a member, and one of those by whom the memory of `vram`, and the lock that others take, outlive their makers."""
+    """Be a member, and one of those by whom the memory of `vram`, and the lock that
+    others take, outlive their makers.
+    """
     _held[:] = [muninn.open("vram"), muninn.Lock("held")]
 
 
@@ -64,7 +72,9 @@ def holdBack() -> None:
             stand(term)
 
     member.role.campaign = campaign  # type: ignore[method-assign]
-    member.client._context = member.client._connector._context = member.client._context._replace(campaign=campaign)
+    member.client._context = member.client._connector._context = member.client._context._replace(
+        campaign=campaign
+    )
 
 
 def hold() -> None:
@@ -90,7 +100,9 @@ def holdForAMoment() -> None:
 
 
 def everything(tag: str, isExclusive: bool = True) -> None:
-    """A bit of everything, under names of the player's own; what others may block is left out unless `isExclusive`."""
+    """A bit of everything, under names of the player's own; what others may block is
+    left out unless `isExclusive`.
+    """
     if isExclusive:
         _common()
     _bigMode(tag)
@@ -127,7 +139,9 @@ def _fastMode(tag: str) -> None:
     muninn.open(f"{tag}-fast").close()
     mine.free()
     mine.close()
-    with muninn.share(np.arange(9), name=f"{tag}-constant", mode="fastMode", access="readOnly") as constant:
+    with muninn.share(
+        np.arange(9), name=f"{tag}-constant", mode="fastMode", access="readOnly"
+    ) as constant:
         assert muninn.open(constant.handle).array.sum() == 36
         constant.free()
 
@@ -163,7 +177,9 @@ def _sum(name: str) -> int:
 
 
 def inspect(alive: list[int]) -> None:
-    """All is well: what was there is there, and of the dead nothing is left. `alive` are the pids of the members that there are."""
+    """All is well: what was there is there, and of the dead nothing is left. `alive`
+    are the pids of the members that there are.
+    """
     member = membership.current()
     tidy()
     assert _sum("precious") == 7 * _WORDS
@@ -200,12 +216,17 @@ def _endLeftover(name: str) -> None:
         muninn.free(name)
 
 
-def _census(member: membership.Membership) -> tuple[list[int], list[str], int, list[str], list[str]]:
-    """Who is a member; which buffers there are; how many segments; which leases of the absent; what the broker holds in vain."""
+def _census(
+    member: membership.Membership,
+) -> tuple[list[int], list[str], int, list[str], list[str]]:
+    """Who is a member; which buffers there are; how many segments; which leases of the
+    absent; what the broker holds in vain.
+    """
     slots = member.members.occupied()
     pids = sorted(member.members.identity(slot).pid for slot in slots)
     names = sorted(
-        member.rows.description(row).name if state.state == layout.ROW_LIVE else f"{row} is {state}" for row, state in member.rows.notFree()
+        member.rows.description(row).name if state.state == layout.ROW_LIVE else f"{row} is {state}"
+        for row, state in member.rows.notFree()
     )
     held = [
         f"slot {slot} holds row {hold.row}"
@@ -213,20 +234,34 @@ def _census(member: membership.Membership) -> tuple[list[int], list[str], int, l
         if slot not in slots
         for hold in leases.holdsOf(member.block, member.members, slot)
     ]
-    return pids, [name for name in names if name not in _locks(names)], len(member.paths.segments()), held, _inVain(member, len(pids))
+    return (
+        pids,
+        [name for name in names if name not in _locks(names)],
+        len(member.paths.segments()),
+        held,
+        _inVain(member, len(pids)),
+    )
 
 
 def _locks(names: list[str]) -> list[str]:
-    """The rows behind `muninn.Lock`: they have no memory, and are kept like any named buffer."""
+    """The rows behind `muninn.Lock`: they have no memory, and are kept like any named
+    buffer.
+    """
     return [name for name in names if name.startswith("\x01")]
 
 
 def _inVain(member: membership.Membership, members: int) -> list[str]:
-    """The broker's descriptors that stand for nobody: more pidfds or connections than members, more memory than there is."""
+    """The broker's descriptors that stand for nobody: more pidfds or connections than
+    members, more memory than there is.
+    """
     slot = member.election.term().slot
     assert slot is not None
     folder = f"/proc/{member.members.identity(slot).pid}/fd"
-    kinds = [os.readlink(f"{folder}/{entry}") for entry in os.listdir(folder) if os.path.lexists(f"{folder}/{entry}")]
+    kinds = [
+        os.readlink(f"{folder}/{entry}")
+        for entry in os.listdir(folder)
+        if os.path.lexists(f"{folder}/{entry}")
+    ]
     pidfds = sum(kind == "anon_inode:[pidfd]" for kind in kinds)
     memories = sum(kind.startswith("/memfd:muninn") for kind in kinds)
     excess = {"pidfds": pidfds - members, "memories": memories - 2}
@@ -236,7 +271,11 @@ def _inVain(member: membership.Membership, members: int) -> list[str]:
 def names() -> list[str]:
     """What is shared in host memory, if its bytes are right."""
     assert _sum("precious") == 7 * _WORDS
-    return sorted(each["name"] for each in muninn.listBuffers() if each["mode"] == "bigMode" and each["kind"] != "lock")
+    return sorted(
+        each["name"]
+        for each in muninn.listBuffers()
+        if each["mode"] == "bigMode" and each["kind"] != "lock"
+    )
 
 
 def mend() -> None:

@@ -1,9 +1,12 @@
 """Fail points: every place where a process changes what others can see, by name.
 
-A point is a call: of a primitive that stores to a shared word, or of a system call that makes, removes or announces something. Its
-name says where and what, as in `directory.Directory._reclaim:unlink`; a second such call in a function ends in `#2`. Nothing is
-written beside the calls, so no point can be forgotten and none costs anything: `arm` puts recording stand-ins in the place of the
-modules through which the calls are made, in this process and for the rest of its life. The package itself knows nothing of it.
+A point is a call: of a primitive that stores to a shared word, or of a system call that
+makes, removes or announces something. Its name says where and what, as in
+`directory.Directory._reclaim:unlink`; a second such call in a function ends in `#2`.
+Nothing is written beside the calls, so no point can be forgotten and none costs
+anything: `arm` puts recording stand-ins in the place of the modules through which the
+calls are made, in this process and for the rest of its life. The package itself knows
+nothing of it.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from muninn.control import block
 _ROOT = Path(muninn.__file__).resolve().parent
 #: It shows a domain, and what it changes is its own.
 _INSPECTOR = "cli"
-#: What changes something that outlives the call or that others see, by the module that it is called through.
+#: What changes something that outlives the call or that others see, by the module that
+#: it is called through.
 _CHANGES: dict[str, frozenset[str]] = {
     "atomics": frozenset(
         {
@@ -65,14 +69,17 @@ class Point(NamedTuple):
 def allPoints() -> tuple[Point, ...]:
     """All points of the package, in the order of the source.
 
-    A module's name is enough for the name of a point. Where two files of one name have the same point,
-    the name of the package goes before it.
+    A module's name is enough for the name of a point. Where two files of one name have
+    the same point, the name of the package goes before it.
     """
     files = (file for file in sorted(_ROOT.rglob("*.py")) if _ROOT / _INSPECTOR not in file.parents)
     found = [point for file in files for point in _pointsOf(file)]
     counts = Counter(point.name for point in found)
     return tuple(
-        point if counts[point.name] == 1 else point._replace(name=f"{Path(point.file).parent.name}.{point.name}") for point in found
+        point
+        if counts[point.name] == 1
+        else point._replace(name=f"{Path(point.file).parent.name}.{point.name}")
+        for point in found
     )
 
 
@@ -84,7 +91,13 @@ def _pointsOf(file: Path) -> Iterator[Point]:
             continue
         name = f"{file.stem}.{function}:{change}"
         seen[name] += 1
-        yield Point(name if seen[name] == 1 else f"{name}#{seen[name]}", str(file), call.lineno, call.col_offset, change)
+        yield Point(
+            name if seen[name] == 1 else f"{name}#{seen[name]}",
+            str(file),
+            call.lineno,
+            call.col_offset,
+            change,
+        )
 
 
 def _calls(node: ast.AST, path: tuple[str, ...]) -> Iterator[tuple[str, ast.Call]]:
@@ -98,7 +111,9 @@ def _calls(node: ast.AST, path: tuple[str, ...]) -> Iterator[tuple[str, ast.Call
 
 
 def _changeOf(call: ast.Call) -> str | None:
-    """What a call changes, by the name that it is made under; None when that is nothing."""
+    """What a call changes, by the name that it is made under; None when that is
+    nothing.
+    """
     function = call.func
     if not isinstance(function, ast.Attribute):
         return None
@@ -117,21 +132,40 @@ def warm() -> None:
 
 
 def arm(reached: Reached) -> None:
-    """Call `reached` around every change that this process makes from now on, on the thread that makes it."""
+    """Call `reached` around every change that this process makes from now on, on the
+    thread that makes it.
+    """
     for name, module in list(sys.modules.items()):
         if name.startswith("muninn."):
             _standIn(module, reached)
     for change in _BLOCK_CHANGES:
-        setattr(block.ControlBlock, change, _recorded(getattr(block.ControlBlock, change), change, reached))
+        setattr(
+            block.ControlBlock,
+            change,
+            _recorded(getattr(block.ControlBlock, change), change, reached),
+        )
 
 
 def _standIn(module: types.ModuleType, reached: Reached) -> None:
     for through, changes in _CHANGES.items():
         real = vars(module).get(through)
         if isinstance(real, types.ModuleType):
-            setattr(module, through, _Recording(real, {change: _recorded(getattr(real, change), change, reached) for change in changes}))
+            setattr(
+                module,
+                through,
+                _Recording(
+                    real,
+                    {
+                        change: _recorded(getattr(real, change), change, reached)
+                        for change in changes
+                    },
+                ),
+            )
     if (socket := vars(module).get("Socket")) is not None:
-        methods = {change: _recorded(getattr(socket, change), change, reached) for change in _SOCKET_CHANGES}
+        methods = {
+            change: _recorded(getattr(socket, change), change, reached)
+            for change in _SOCKET_CHANGES
+        }
         setattr(module, "Socket", type("Socket", (socket,), methods))  # noqa: B010  # for mypy
 
 

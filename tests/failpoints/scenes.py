@@ -1,9 +1,11 @@
 """The scenes: who plays, to whom what happens, and that all is well afterwards.
 
-In every scene a player comes to a bad end at a fail point: as the *first* and only one, as an ordinary member (*client*), as *broker*,
-as the broker's *successor*, as the *last* who leaves a domain in which something is shared, or as its *mender*.
-A *pair* lets a second one come to its own while the others still recover from the first. After it the survivors and a newcomer go on
-as if nothing had happened, or the scene has failed.
+In every scene a player comes to a bad end at a fail point: as the *first* and only one,
+as an ordinary member (*client*), as *broker*, as the broker's *successor*, as the
+*last* who leaves a domain in which something is shared, or as its *mender*. A *pair*
+lets a second one come to its own while the others still recover from the first. After
+it the survivors and a newcomer go on as if nothing had happened, or the scene has
+failed.
 """
 
 from __future__ import annotations
@@ -18,7 +20,18 @@ from typing import Any, NamedTuple
 from conftest import removeDomain
 
 from failpoints import plays
-from failpoints.player import BOUND_SECONDS, Deed, Player, PlayerError, count, counted, giveCue, leave, meet, resetCue
+from failpoints.player import (
+    BOUND_SECONDS,
+    Deed,
+    Player,
+    PlayerError,
+    count,
+    counted,
+    giveCue,
+    leave,
+    meet,
+    resetCue,
+)
 
 _ENVIRONMENT = {
     "MUNINN_TAKEOVER_MS": "100", "MUNINN_MAX_MEMBERS": "8", "MUNINN_MAX_BUFFERS": "32", "MUNINN_MAX_LEASES": "16", "MUNINN_HOST_GPUS": "1",
@@ -36,7 +49,9 @@ class Scene(NamedTuple):
     second: Deed | None = None
 
     def __str__(self) -> str:
-        return f"{self.role} {self.deed}" + (f", then {_SECOND[self.role]} {self.second}" if self.second else "")
+        return f"{self.role} {self.deed}" + (
+            f", then {_SECOND[self.role]} {self.second}" if self.second else ""
+        )
 
 
 #: Who the second deed of a pair happens to.
@@ -44,7 +59,9 @@ _SECOND = {"client": "the broker", "broker": "its successor"}
 
 
 class Stage:
-    """A domain of its own and the players in it. What is left of them at the end is a failure of the scene."""
+    """A domain of its own and the players in it. What is left of them at the end is a
+    failure of the scene.
+    """
 
     def __init__(self) -> None:
         self.domain = f"scene-{secrets.token_hex(6)}"
@@ -99,7 +116,9 @@ def _happens(player: Player, deed: Deed | None) -> None:
 
 
 def perform(scene: Scene) -> bool:
-    """Whether what was to happen has happened. Raises `PlayerError` when not all is well after it."""
+    """Whether what was to happen has happened. Raises `PlayerError` when not all is
+    well after it.
+    """
     with staged() as stage:
         happened = _PERFORM[scene.role](stage, scene.deed, scene.second)
         if happened:
@@ -115,7 +134,9 @@ def rehearse(role: str) -> dict[str, int]:
 
 
 def repeat(scene: Scene) -> bool:
-    """The same end for one client after the other in one domain, more of them than any table has rows; whether it came each time."""
+    """The same end for one client after the other in one domain, more of them than any
+    table has rows; whether it came each time.
+    """
     with staged() as stage:
         host = stage.enter("host")
         host.call(plays.prepare)
@@ -133,7 +154,9 @@ def repeat(scene: Scene) -> bool:
 
 
 def _act(player: Player, function: Callable[..., Any], *arguments: Any) -> bool:
-    """Let a player do something, which it may not survive, and leave; whether something happened to it."""
+    """Let a player do something, which it may not survive, and leave; whether something
+    happened to it.
+    """
     for step, given in ((function, arguments), (leave, ())):
         player.begin(step, *given)
         player.result()
@@ -189,7 +212,9 @@ def _first(stage: Stage, deed: Deed | None, _: Deed | None) -> Any:
 
 
 def _comesBack(victim: Player) -> bool:
-    """A stopped player goes on, does what it was doing, and more; it may have been at its good-bye."""
+    """A stopped player goes on, does what it was doing, and more; it may have been at
+    its good-bye.
+    """
     victim.resume()
     victim.result()
     if victim.fate != "alive":
@@ -215,7 +240,8 @@ def _broker(stage: Stage, deed: Deed | None, second: Deed | None) -> Any:
     successor.call(plays.join)
     client = stage.enter("client")
     if second is not None:
-        client.call(plays.holdBack)  # a third one has the memory of `vram`, which would go with the other two
+        # a third one has the memory of `vram`, which would go with the other two
+        client.call(plays.holdBack)
         successor.call(meet, second._replace(cue=1))
     _happens(victim, deed)
     client.call(plays.holdBack)
@@ -281,7 +307,12 @@ def _mender(stage: Stage, deed: Deed | None, _: Deed | None) -> Any:
     return _alone(stage, deed, plays.mend)
 
 
-def _alone(stage: Stage, deed: Deed | None, act: Callable[[], Any], prepared: Callable[[], Any] | None = None) -> Any:
+def _alone(
+    stage: Stage,
+    deed: Deed | None,
+    act: Callable[[], Any],
+    prepared: Callable[[], Any] | None = None,
+) -> Any:
     maker = stage.enter("maker")
     maker.call(plays.prepare)
     maker.kill()

@@ -1,1 +1,3 @@
-"""Fuzzing of everything that reads bytes of peers, of shared memory or of files: `python -m fuzz`, from `tests/`."""
+"""Fuzzing of everything that reads bytes of peers, of shared memory or of files:
+`python -m fuzz`, from `tests/`.
+"""

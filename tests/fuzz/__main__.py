@@ -1,7 +1,8 @@
-"""`python -m fuzz --inputs 1000000 --seed N`, from `tests/`: every target, two at a time, each in a process of its own that is watched.
+"""`python -m fuzz --inputs 1000000 --seed N`, from `tests/`: every target, two at a
+time, each in a process of its own that is watched.
 
-A reader that raises what it may not, hangs, dies, takes memory or keeps descriptors is a failure: its input is printed as hex, kept in the corpus, and the
-exit status is 1.
+A reader that raises what it may not, hangs, dies, takes memory or keeps descriptors is
+a failure: its input is printed as hex, kept in the corpus, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from fuzz import files, parsers, shared
 from fuzz.engine import PROGRESS, PROGRESS_BYTES, Failure, Report, run, save
 from fuzz.target import CORPUS, Target
 
-TARGETS: dict[str, type[Target]] = {target.name: target for target in (*shared.TARGETS, *files.TARGETS, *parsers.TARGETS)}
-#: Without a new input for so long, a target hangs. Above what two processes that wait for each other may take.
+TARGETS: dict[str, type[Target]] = {
+    target.name: target for target in (*shared.TARGETS, *files.TARGETS, *parsers.TARGETS)
+}
+#: Without a new input for so long, a target hangs. Above what two processes that wait
+#: for each other may take.
 _HANG_SECONDS = 120.0
 
 
@@ -46,10 +50,19 @@ class Job:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
-    parser.add_argument("--inputs", type=int, default=0, help="how many in all; 0: as many as --seconds allow")
-    parser.add_argument("--seconds", type=float, default=600.0, help="for how long, when there is no --inputs")
+    parser.add_argument(
+        "--inputs", type=int, default=0, help="how many in all; 0: as many as --seconds allow"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=600.0, help="for how long, when there is no --inputs"
+    )
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--target", choices=sorted(TARGETS), action="append", help="only this one; may be given again")
+    parser.add_argument(
+        "--target",
+        choices=sorted(TARGETS),
+        action="append",
+        help="only this one; may be given again",
+    )
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     seed = secrets.randbelow(1 << 32) if given.seed is None else given.seed
@@ -69,29 +82,58 @@ def _drive(names: list[str], inputs: int, seconds: float, seed: int) -> int:
             while waiting and len(jobs) < 2:
                 name = waiting.pop(0)
                 count = math.ceil(inputs * TARGETS[name].share / whole) if inputs else 1 << 60
-                jobs.append(_start(name, count, 3600.0 if inputs else 2 * seconds / len(names), seed, Path(folder)))
+                jobs.append(
+                    _start(
+                        name,
+                        count,
+                        3600.0 if inputs else 2 * seconds / len(names),
+                        seed,
+                        Path(folder),
+                    )
+                )
             for job in list(jobs):
                 if (report := _ended(job)) is not None:
                     jobs.remove(job)
                     done, failed = done + report.inputs, failed + len(report.failures)
                     _tell(job.name, report, seed)
             time.sleep(0.05)
-    print(f"fuzz: {done} inputs in {time.monotonic() - started:.0f} s, {failed} failures, seed {seed}")
+    print(
+        f"fuzz: {done} inputs in {time.monotonic() - started:.0f} s, {failed} failures, seed {seed}"
+    )
     return 1 if failed else 0
 
 
 def _start(name: str, inputs: int, seconds: float, seed: int, folder: Path) -> Job:
     progress, result = folder / f"{name}.progress", folder / f"{name}.result"
     progress.write_bytes(bytes(PROGRESS_BYTES))
-    command = [sys.executable, "-m", "fuzz", "--target", name, "--inputs", str(inputs), "--seconds", str(seconds), "--seed", str(seed)]
-    # Readers that fork threads and processes are measured; a pool of numerics beside them only disturbs.
+    command = [
+        sys.executable,
+        "-m",
+        "fuzz",
+        "--target",
+        name,
+        "--inputs",
+        str(inputs),
+        "--seconds",
+        str(seconds),
+        "--seed",
+        str(seed),
+    ]
+    # Readers that fork threads and processes are measured; a pool of numerics beside
+    # them only disturbs.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, "--worker", str(progress), str(result)], cwd=Path(__file__).parents[1], env=environment)
+    process = subprocess.Popen(
+        [*command, "--worker", str(progress), str(result)],
+        cwd=Path(__file__).parents[1],
+        env=environment,
+    )
     return Job(name, process, progress, result)
 
 
 def _ended(job: Job) -> Report | None:
-    """The report of a target that has ended, by itself or because it hung; None while it goes on."""
+    """The report of a target that has ended, by itself or because it hung; None while
+    it goes on.
+    """
     status = job.process.poll()
     content = job.progress.read_bytes()
     done, length = PROGRESS.unpack_from(content)
@@ -105,7 +147,11 @@ def _ended(job: Job) -> Report | None:
     if status is None:
         job.process.kill()
         job.process.wait()
-    what = f"no end within {_HANG_SECONDS:.0f} s" if status is None else f"the process ended with status {status}"
+    what = (
+        f"no end within {_HANG_SECONDS:.0f} s"
+        if status is None
+        else f"the process ended with status {status}"
+    )
     return Report(done, 0.0, [Failure(content[PROGRESS.size : PROGRESS.size + length], what)])
 
 
@@ -117,7 +163,8 @@ def _tell(name: str, report: Report, seed: int) -> None:
     )
     for failure in report.failures:
         print(
-            f"  {failure.what.rstrip()}\n  input, kept as {save(str(CORPUS / name), failure.raw)}: {failure.raw.hex()[:4000]}", flush=True
+            f"  {failure.what.rstrip()}\n  input, kept as {save(str(CORPUS / name), failure.raw)}: {failure.raw.hex()[:4000]}",
+            flush=True,
         )
 
 

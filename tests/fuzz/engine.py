@@ -1,6 +1,8 @@
-"""Runs one target: its corpus, its seeds, all that it always tries, and then mutations, until there were enough.
+"""Runs one target: its corpus, its seeds, all that it always tries, and then mutations,
+until there were enough.
 
-What is being tried stands in a file that the driver reads, so that it knows the input also when this process hangs or is gone.
+What is being tried stands in a file that the driver reads, so that it knows the input
+also when this process hangs or is gone.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def run(target: Target, inputs: int, seconds: float, seed: int, progress: mmap.m
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     target.open()
-    resource.setrlimit(resource.RLIMIT_AS, (_virtualBytes() + _MAX_GROWTH_BYTES, resource.RLIM_INFINITY))
+    resource.setrlimit(
+        resource.RLIMIT_AS, (_virtualBytes() + _MAX_GROWTH_BYTES, resource.RLIM_INFINITY)
+    )
     random = Random(f"{target.name} {seed}")
     failures: dict[tuple[object, ...], Failure] = {}
     known: set[tuple[object, ...]] = set()
@@ -86,8 +90,12 @@ def _inputs(target: Target, pool: list[bytes], random: Random) -> Iterator[bytes
         yield target.mutated(random, random.choice(pool), random.choice(pool))[:MAX_INPUT_BYTES]
 
 
-def _place(target: Target, raw: bytes, failures: dict[tuple[object, ...], Failure]) -> tuple[object, ...]:
-    """Where reading ended: the type of its exception and the line that raised it. A failure is kept once for each place."""
+def _place(
+    target: Target, raw: bytes, failures: dict[tuple[object, ...], Failure]
+) -> tuple[object, ...]:
+    """Where reading ended: the type of its exception and the line that raised it. A
+    failure is kept once for each place.
+    """
     try:
         target.run(raw)
     except target.allowed as error:
@@ -103,7 +111,11 @@ def _raisedAt(error: BaseException) -> tuple[object, ...]:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return (type(error), trace.tb_frame.f_code, trace.tb_lineno) if trace is not None else (type(error),)
+    return (
+        (type(error), trace.tb_frame.f_code, trace.tb_lineno)
+        if trace is not None
+        else (type(error),)
+    )
 
 
 def _used() -> tuple[int, int]:
@@ -115,11 +127,17 @@ def _grown(base: tuple[int, int]) -> str:
     descriptors, resident = _used()
     if descriptors > base[0] + 3:
         return f"{descriptors - base[0]} descriptors were left open"
-    return f"{(resident - base[1]) >> 10} MiB were taken" if resident - base[1] > _MAX_RESIDENT_GROWTH_KIB else ""
+    return (
+        f"{(resident - base[1]) >> 10} MiB were taken"
+        if resident - base[1] > _MAX_RESIDENT_GROWTH_KIB
+        else ""
+    )
 
 
 def _culprit(target: Target, batch: list[bytes]) -> bytes:
-    """The first of a batch that leaves a descriptor, or takes memory, when it is tried again."""
+    """The first of a batch that leaves a descriptor, or takes memory, when it is tried
+    again.
+    """
     for raw in batch:
         before = _used()
         _place(target, raw, {})

@@ -18,7 +18,8 @@ from muninn.config import loadSettings, settings
 from muninn.config.settings import DEFAULTS, FILE_VARIABLE
 from muninn.formats import openFile
 
-#: What a file says that it holds is only believed up to here: the target makes the arrays that a caller would.
+#: What a file says that it holds is only believed up to here: the target makes the
+#: arrays that a caller would.
 _MAX_READ_BYTES = 1 << 20
 
 
@@ -139,7 +140,9 @@ class SafetensorsTarget(_FileTarget):
             {"a": {"dtype": "U8", "shape": [], "data_offsets": [0, 1]}}, {"a": {"dtype": "U8", "shape": [1 << 62, 4], "data_offsets": [0, 1 << 64]}},
         )  # fmt: skip
         texts = [json.dumps(header).encode() for header in headers]
-        return [struct.pack("<Q", len(text)) + text + bytes(22) for text in texts] + [struct.pack("<Q", 1 << 63) + b"{}"]
+        return [struct.pack("<Q", len(text)) + text + bytes(22) for text in texts] + [
+            struct.pack("<Q", 1 << 63) + b"{}"
+        ]
 
 
 TARGETS = [ConfigTarget, VariablesTarget, NpyTarget, NpzTarget, SafetensorsTarget]

@@ -1,4 +1,6 @@
-"""Readers that only compute: messages, journals, descriptions, manifests, handles, sizes."""
+"""Readers that only compute: messages, journals, descriptions, manifests, handles,
+sizes.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,12 @@ class MessageTarget(Target):
             {}, {"epoch": 3}, {"row": 1, "incarnation": 2, "live": True}, {"found": True}, {"error": 11, "reason": "no", "fix": "do"},
             {"error": 99, "reason": None, "fix": ""}, {"revoked": 1, "buffers": 2}, {"holds": 3}, {"yielded": True},
         ]  # fmt: skip
-        return [*asked, *(msgpack.packb(answer) for answer in answers), b"\x81\xa2op" + b"\x91" * 600 + b"\xc0", b"\xdf\xff\xff\xff\xff"]
+        return [
+            *asked,
+            *(msgpack.packb(answer) for answer in answers),
+            b"\x81\xa2op" + b"\x91" * 600 + b"\xc0",
+            b"\xdf\xff\xff\xff\xff",
+        ]
 
     def run(self, raw: bytes) -> None:
         message = messages.unpacked(raw)
@@ -91,7 +98,14 @@ class JournalTarget(Target):
 
     def seeds(self) -> list[bytes]:
         whole = sampleJournal()
-        return [whole, whole[:60], framed(msgpack.packb({"op": "gone", "row": 1, "incarnation": 1})), framed(b"\xc0"), framed(b""), b""]
+        return [
+            whole,
+            whole[:60],
+            framed(msgpack.packb({"op": "gone", "row": 1, "incarnation": 1})),
+            framed(b"\xc0"),
+            framed(b""),
+            b"",
+        ]
 
     def all(self) -> Iterable[bytes]:
         yield from eachLength(sampleJournal())
@@ -103,7 +117,9 @@ class JournalTarget(Target):
 
 
 class RecordTarget(Target):
-    """A journal's bytes, with checksums that are right: what a program of another version might have written."""
+    """A journal's bytes, with checksums that are right: what a program of another
+    version might have written.
+    """
 
     name, share = "record", 80
 
@@ -113,7 +129,8 @@ class RecordTarget(Target):
     def run(self, raw: bytes) -> None:
         for record in journal.replay(framed(raw)):
             if "description" in record:
-                with contextlib.suppress(MuninnError, TypeError):  # which `repair` takes for a record that says nothing
+                # which `repair` takes for a record that says nothing
+                with contextlib.suppress(MuninnError, TypeError):
                     RowDescription.unpacked(record["description"])
 
 
@@ -151,7 +168,9 @@ class DescriptionTarget(Target):
 
 def _openBuffer(raw: bytes, sizeBytes: int) -> Any:
     memory = SimpleNamespace(copyBytes=lambda *_: raw)
-    return SimpleNamespace(description=describe("bundle", sizeBytes=sizeBytes, metaBytes=len(raw)), memory=memory)
+    return SimpleNamespace(
+        description=describe("bundle", sizeBytes=sizeBytes, metaBytes=len(raw)), memory=memory
+    )
 
 
 class ManifestTarget(Target):
@@ -216,7 +235,9 @@ class HandleTarget(Target):
 
     def run(self, raw: bytes) -> None:
         capability = handles.check(self._secret, raw)
-        issued = handles._BODY.pack(b"MNNH", 1, list(Access).index(capability.access), *capability[:2], *capability[3:])
+        issued = handles._BODY.pack(
+            b"MNNH", 1, list(Access).index(capability.access), *capability[:2], *capability[3:]
+        )
         assert raw[: len(issued)] == issued, "a handle that was altered was taken"
 
 
@@ -226,7 +247,17 @@ class SizeTarget(Target):
     name, share = "size", 150
 
     def seeds(self) -> list[bytes]:
-        return [b"64K", b"1.5M", b"512GiB", b"0", b" 7 P", b"999999999999999999", b"0.000000000000000001T", "٣K".encode(), b"1e5"]
+        return [
+            b"64K",
+            b"1.5M",
+            b"512GiB",
+            b"0",
+            b" 7 P",
+            b"999999999999999999",
+            b"0.000000000000000001T",
+            "٣K".encode(),
+            b"1e5",
+        ]
 
     def run(self, raw: bytes) -> None:
         assert 0 <= asBytes(raw.decode(errors="surrogateescape")) <= 1 << 56
@@ -240,12 +271,23 @@ class GeometryTarget(Target):
     def seeds(self) -> list[bytes]:
         return [
             struct.pack("<4I", *geometry)
-            for geometry in (Geometry.of(8, 512, 256), Geometry.of(1, 1, 1), Geometry.of(4094, 1_048_320, 65_536))
+            for geometry in (
+                Geometry.of(8, 512, 256),
+                Geometry.of(1, 1, 1),
+                Geometry.of(4094, 1_048_320, 65_536),
+            )
         ]
 
     def run(self, raw: bytes) -> None:
         geometry = Geometry(*struct.unpack("<4I", raw[:16].ljust(16, b"\0"))).checked()
-        assert 0 < geometry.indexOffset < geometry.rowsOffset < geometry.areasOffset < geometry.totalBytes < 1 << 36
+        assert (
+            0
+            < geometry.indexOffset
+            < geometry.rowsOffset
+            < geometry.areasOffset
+            < geometry.totalBytes
+            < 1 << 36
+        )
 
 
 TARGETS = [

@@ -1,6 +1,8 @@
-"""Shared memory and sockets that somebody has scribbled on: a joiner and a broker of it, in this process and as processes of their own.
+"""Shared memory and sockets that somebody has scribbled on: a joiner and a broker of
+it, in this process and as processes of their own.
 
-The block's inputs are patches {offset, bits to turn over}, so that each stays near to what a sound block has.
+The block's inputs are patches {offset, bits to turn over}, so that each stays near to
+what a sound block has.
 """
 
 from __future__ import annotations
@@ -54,7 +56,16 @@ class HeaderTarget(Target):
         os.ftruncate(self._file, _GEOMETRY.totalBytes)
 
     def seeds(self) -> list[bytes]:
-        return [struct.pack("<8sIxxxx16sQIIII", layout.MAGIC, layout.VERSION, bootId(), _GEOMETRY.totalBytes, *_GEOMETRY)]
+        return [
+            struct.pack(
+                "<8sIxxxx16sQIIII",
+                layout.MAGIC,
+                layout.VERSION,
+                bootId(),
+                _GEOMETRY.totalBytes,
+                *_GEOMETRY,
+            )
+        ]
 
     def all(self) -> Iterable[bytes]:
         yield from eachBit(self.seeds()[0])
@@ -63,7 +74,9 @@ class HeaderTarget(Target):
     def run(self, raw: bytes) -> None:
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, raw, 0)
-        os.ftruncate(self._file, max(len(raw), _GEOMETRY.totalBytes) if len(raw) >= 56 else len(raw))
+        os.ftruncate(
+            self._file, max(len(raw), _GEOMETRY.totalBytes) if len(raw) >= 56 else len(raw)
+        )
         geometry = readHeader(self._file, "it")
         assert geometry is None or geometry.totalBytes <= os.fstat(self._file).st_size
 
@@ -72,7 +85,9 @@ class HeaderTarget(Target):
 
 
 def _words() -> list[int]:
-    """Where the words are that somebody may find changed: all of them of the first members, rows and leases."""
+    """Where the words are that somebody may find changed: all of them of the first
+    members, rows and leases.
+    """
     header = [
         layout.ELECTION_OFFSET,
         layout.READY_OFFSET,
@@ -82,11 +97,23 @@ def _words() -> list[int]:
         layout.DRAIN_OFFSET,
         layout.FORKED_OFFSET,
     ]
-    members = [layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + offset for slot in range(4) for offset in range(0, 136, 4)]
-    rows = [_GEOMETRY.rowsOffset + row * layout.ROW_BYTES + offset for row in range(6) for offset in range(0, layout.ROW_BYTES, 4)]
+    members = [
+        layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + offset
+        for slot in range(4)
+        for offset in range(0, 136, 4)
+    ]
+    rows = [
+        _GEOMETRY.rowsOffset + row * layout.ROW_BYTES + offset
+        for row in range(6)
+        for offset in range(0, layout.ROW_BYTES, 4)
+    ]
     states = [_GEOMETRY.rowsOffset + row * layout.ROW_BYTES for row in range(6)] * 8
     index = [_GEOMETRY.indexOffset + position * 8 for position in range(_GEOMETRY.indexSlots)]
-    areas = [_GEOMETRY.areasOffset + slot * _GEOMETRY.areaBytes + position * 8 for slot in range(4) for position in range(16)]
+    areas = [
+        _GEOMETRY.areasOffset + slot * _GEOMETRY.areaBytes + position * 8
+        for slot in range(4)
+        for position in range(16)
+    ]
     return header * 20 + members + rows + states + index[::8] + areas * 2
 
 
@@ -95,10 +122,19 @@ _WORDS = _words()
 
 class _PatchTarget(Target):
     def seeds(self) -> list[bytes]:
-        return [b"", *(_PATCH.pack(offset, bits) for offset in _WORDS[::37] for bits in (1, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF))]
+        return [
+            b"",
+            *(
+                _PATCH.pack(offset, bits)
+                for offset in _WORDS[::37]
+                for bits in (1, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
+            ),
+        ]
 
     def mutated(self, random: Random, raw: bytes, other: bytes) -> bytes:
-        patches = [raw[at : at + _PATCH.size] for at in range(0, len(raw) - _PATCH.size + 1, _PATCH.size)]
+        patches = [
+            raw[at : at + _PATCH.size] for at in range(0, len(raw) - _PATCH.size + 1, _PATCH.size)
+        ]
         for _ in range(random.randrange(1, 4)):
             bits = random.choice(
                 (
@@ -110,7 +146,9 @@ class _PatchTarget(Target):
                     0xFF << 8 * random.randrange(8),
                 )
             )
-            patches.insert(random.randrange(len(patches) + 1), _PATCH.pack(random.choice(_WORDS), bits))
+            patches.insert(
+                random.randrange(len(patches) + 1), _PATCH.pack(random.choice(_WORDS), bits)
+            )
         random.shuffle(patches)
         return b"".join(patches[: random.randrange(1, _MAX_PATCHES)])
 
@@ -123,7 +161,9 @@ def patches(raw: bytes, size: int) -> Iterable[tuple[int, int]]:
 
 
 class BlockTarget(_PatchTarget):
-    """A block with words that are wrong: what a joiner, an opener, an observer and a broker read of it, and what a broker then does."""
+    """A block with words that are wrong: what a joiner, an opener, an observer and a
+    broker read of it, and what a broker then does.
+    """
 
     name, share = "block", 2
     allowed = (MuninnError, Deposed)
@@ -169,7 +209,9 @@ class BlockTarget(_PatchTarget):
                     seen.rows.description(row)
                     leases.scanHolds(seen.block, seen.members, row)
         for row in range(seen.rows.count()):
-            owner = ownerOf(atomics.loadAcquire32(seen.block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET))
+            owner = ownerOf(
+                atomics.loadAcquire32(seen.block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET)
+            )
             if owner is not None:  # a slot that no member has among them
                 Membership.isDead(seen, *owner)
 
@@ -180,8 +222,12 @@ class BlockTarget(_PatchTarget):
         try:
             term = lab.election.replace(lab.election.term(), self._own.key.slot)
             if term is None:
-                return  # bits of the word that no term has: nobody can be elected, and `doctor` says so
-            broker = Broker(lab.block, self._own.table, lab.election, term, self._own.key, LIMITS, wakeFd)
+                # bits of the word that no term has: nobody can be elected, and `doctor`
+                # says so
+                return
+            broker = Broker(
+                lab.block, self._own.table, lab.election, term, self._own.key, LIMITS, wakeFd
+            )
             broker.start()
             for message in _requests():
                 with contextlib.suppress(*self.allowed):
@@ -204,7 +250,14 @@ class BlockTarget(_PatchTarget):
 
 def _requests() -> list[dict[str, Any]]:
     row = {"row": 0, "incarnation": 1}
-    create = {"tenant": "default", "mode": "bigMode", "gpu": -1, "sizeBytes": 4096, "gpuCapacityBytes": 0, "deadlineMs": 0}
+    create = {
+        "tenant": "default",
+        "mode": "bigMode",
+        "gpu": -1,
+        "sizeBytes": 4096,
+        "gpuCapacityBytes": 0,
+        "deadlineMs": 0,
+    }
     return [
         {"op": "find", "name": "a"}, {"op": "create", "name": "new", **create}, {"op": "create", "name": "half", **create}, {"op": "free", **row},
         {"op": "tryReclaim", "row": 1, "incarnation": 1}, {"op": "fetch", "row": 2, "incarnation": 1}, {"op": "evict", "name": "", "tenant": "", "pid": 0, "reason": "quota"},
@@ -241,7 +294,8 @@ class SocketTarget(MessageTarget):
                 self._steps()
                 if how & 1:
                     self._hello(connection)
-                with contextlib.suppress(OSError):  # longer than a packet may be, or hung up on already
+                # longer than a packet may be, or hung up on already
+                with contextlib.suppress(OSError):
                     socket.send_fds(connection, [packet or b"\0"], [2] * (how >> 1 & 7))
                 self._steps()
                 with contextlib.suppress(OSError, MuninnError):
@@ -282,14 +336,19 @@ class SocketTarget(MessageTarget):
 
 
 class DescriptorServerTarget(Target):
-    """Packets to a descriptor server by somebody who is no member, with descriptors or without: it goes on, and serves who asks properly."""
+    """Packets to a descriptor server by somebody who is no member, with descriptors or
+    without: it goes on, and serves who asks properly.
+    """
 
     name, share = "hatch", 5
 
     def open(self) -> None:
         self._places = Paths(os.getuid(), f"test-{secrets.token_hex(6)}")
         self._places.makeDirectory()
-        self._descriptorServer, self._client = DescriptorServer(self._places.descriptorServerPath(1)), DescriptorClient(self._places)
+        self._descriptorServer, self._client = (
+            DescriptorServer(self._places.descriptorServerPath(1)),
+            DescriptorClient(self._places),
+        )
         self._file = os.memfd_create("fuzzed")
         os.ftruncate(self._file, 77)
         self._descriptorServer.put(1, 1, self._file)
@@ -305,7 +364,10 @@ class DescriptorServerTarget(Target):
 
     def run(self, raw: bytes) -> None:
         how, packet = (raw[0], raw[1:]) if raw else (0, b"")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection, contextlib.suppress(OSError):
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection,
+            contextlib.suppress(OSError),
+        ):
             connection.setblocking(False)
             connection.connect(self._places.descriptorServerPath(1))
             for _ in range(1 + (how >> 3 & 3)):
@@ -324,7 +386,9 @@ class DescriptorServerTarget(Target):
 
 
 class DomainTarget(_PatchTarget):
-    """A block with words that are wrong, in a domain of real processes: each operation ends, and by an error with a code if not well."""
+    """A block with words that are wrong, in a domain of real processes: each operation
+    ends, and by an error with a code if not well.
+    """
 
     name, share = "domain", 0.05
     _environment = {
@@ -357,7 +421,9 @@ class DomainTarget(_PatchTarget):
                 for op, *arguments in _OPERATIONS:
                     outcome = puppet.do(op, *arguments)
                     isTyped = issubclass(getattr(errors, outcome.error, Exception), MuninnError)
-                    assert outcome.error in ("", "TimeoutError") or isTyped, f"{puppet}.{op}{arguments} came to {outcome}"
+                    assert outcome.error in ("", "TimeoutError") or isTyped, (
+                        f"{puppet}.{op}{arguments} came to {outcome}"
+                    )
         finally:
             for puppet in puppets:
                 puppet.kill()

@@ -1,4 +1,6 @@
-"""What a target is: one reader of bytes, the bytes that it knows, and the errors that it may raise."""
+"""What a target is: one reader of bytes, the bytes that it knows, and the errors that
+it may raise.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class Target:
         raise NotImplementedError
 
     def all(self) -> Iterable[bytes]:
-        """Inputs that are always tried, besides the corpus: every truncation, every bit."""
+        """Inputs that are always tried, besides the corpus: every truncation, every
+        bit.
+        """
         return ()
 
     def mutated(self, random: Random, raw: bytes, other: bytes) -> bytes:
@@ -70,7 +74,9 @@ class Target:
 
 
 def mutated(random: Random, raw: bytes, other: bytes) -> bytes:
-    """One to a few changes: bits, bytes, known bad values, pieces doubled, cut out, and taken from the other."""
+    """One to a few changes: bits, bytes, known bad values, pieces doubled, cut out, and
+    taken from the other.
+    """
     changed = bytearray(raw)
     for _ in range(1 << random.randrange(4) if random.random() < 0.7 else 1):
         at = random.randrange(len(changed) + 1)

@@ -1,4 +1,6 @@
-"""Each target reads its corpus, its seeds and some mutations of them, and answers as it may. `make fuzz` does much more of it."""
+"""Each target reads its corpus, its seeds and some mutations of them, and answers as it
+may. `make fuzz` does much more of it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def test_noInputIsMoreThanAnAnswer(capfd: pytest.CaptureFixture[str], inputs: in
 
 
 def test_aReaderThatRaisesIsAFailureAndItsInputIsKept(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     """The fuzzer itself: what it is for is noticed."""
     from fuzz import __main__ as driver

@@ -1,6 +1,7 @@
 """Interrupt every public call: `make interrupts`, or a sample of it in the tests.
 
-For each role, call and kind of interruption: each bytecode that an undisturbed call executes, at its first pass and at its last.
+For each role, call and kind of interruption: each bytecode that an undisturbed call
+executes, at its first pass and at its last.
 """
 
 from __future__ import annotations
@@ -61,13 +62,31 @@ class Result(NamedTuple):
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 when nothing was wrong after any interruption."""
     parser = argparse.ArgumentParser(prog="interrupts", description=__doc__)
-    parser.add_argument("--call", action="append", choices=list(calls.CALLS), help="only this call; more than once for several")
+    parser.add_argument(
+        "--call",
+        action="append",
+        choices=list(calls.CALLS),
+        help="only this call; more than once for several",
+    )
     parser.add_argument("--role", action="append", choices=ROLES, help="only in this role")
-    parser.add_argument("--kind", action="append", choices=KINDS, help="only this kind of interruption")
-    parser.add_argument("--stride", type=int, default=1, help="only each n-th of the bytecodes, from one that the seed chooses")
-    parser.add_argument("--sample", type=int, help="only so many bytecodes of each call, role and kind, chosen by the seed")
+    parser.add_argument(
+        "--kind", action="append", choices=KINDS, help="only this kind of interruption"
+    )
+    parser.add_argument(
+        "--stride",
+        type=int,
+        default=1,
+        help="only each n-th of the bytecodes, from one that the seed chooses",
+    )
+    parser.add_argument(
+        "--sample",
+        type=int,
+        help="only so many bytecodes of each call, role and kind, chosen by the seed",
+    )
     parser.add_argument("--seed", type=int, default=20261128)
-    parser.add_argument("--most", type=int, default=20, help="give a call, role and kind up after so many failures")
+    parser.add_argument(
+        "--most", type=int, default=20, help="give a call, role and kind up after so many failures"
+    )
     parser.add_argument("--jobs", type=int, default=_JOBS)
     options = parser.parse_args(arguments)
     _prepare()
@@ -81,12 +100,16 @@ def main(arguments: list[str] | None = None) -> int:
     random.Random(options.seed).shuffle(sets)  # those that take long are not all at the end
     results = list(_performAll(sets, options.jobs))
     failures = _report(results)
-    print(f"trials: {sum(result.trials for result in results)}  failures: {failures}  seed: {options.seed}")
+    print(
+        f"trials: {sum(result.trials for result in results)}  failures: {failures}  seed: {options.seed}"
+    )
     return 1 if failures or not results else 0
 
 
 def _prepare() -> None:
-    """What all processes inherit: every module, small tables, and segments of several chunks."""
+    """What all processes inherit: every module, small tables, and segments of several
+    chunks.
+    """
     for module in pkgutil.walk_packages(muninn.__path__, "muninn."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
@@ -109,11 +132,18 @@ def _performAll(sets: list[Set], jobs: int) -> Iterator[Result]:
 def _shown(results: list[Result]) -> list[Result]:
     for result in results:
         for trial, wrong in result.failures[:_SHOWN]:
-            print(f"FAILED {result.role} {trial.call} {trial.kind}: at {trial.place}, pass {trial.hit}", flush=True)
+            print(
+                f"FAILED {result.role} {trial.call} {trial.kind}: at {trial.place}, pass {trial.hit}",
+                flush=True,
+            )
             for each in wrong:
                 said, _, log = each.strip().partition("--- its stderr ---")
                 for part in (said, "\n".join(log.splitlines()[:_LINES])):
-                    print("".join(f"    {line}\n" for line in part.strip().splitlines()[-_LINES:]), end="", flush=True)
+                    print(
+                        "".join(f"    {line}\n" for line in part.strip().splitlines()[-_LINES:]),
+                        end="",
+                        flush=True,
+                    )
     return results
 
 
@@ -138,7 +168,18 @@ def performSet(wanted: Set) -> list[Result]:
                     scene = None
                 if len(failures) >= wanted.most:
                     break
-            results.append(Result(wanted.role, wanted.call, kind, len(passes), trials, passedBy, failures, time.monotonic() - began))
+            results.append(
+                Result(
+                    wanted.role,
+                    wanted.call,
+                    kind,
+                    len(passes),
+                    trials,
+                    passedBy,
+                    failures,
+                    time.monotonic() - began,
+                )
+            )
         if scene is not None:
             wrong = scene.close(isSound=True)
             if wrong and results:
@@ -151,16 +192,26 @@ def performSet(wanted: Set) -> list[Result]:
 
 
 def _chosen(wanted: Set, kind: str, passes: dict[AddressCell, int]) -> list[Trial]:
-    """The trials of a set: each place at its first pass and at its last, or some of them."""
+    """The trials of a set: each place at its first pass and at its last, or some of
+    them.
+    """
     isAnywhere = kind in ("reenter", "raise")
-    paths = [(place, hit) for place, total in passes.items() for hit in dict.fromkeys((1, total)) if isAnywhere or place.mayBeInterrupted()]
+    paths = [
+        (place, hit)
+        for place, total in passes.items()
+        for hit in dict.fromkeys((1, total))
+        if isAnywhere or place.mayBeInterrupted()
+    ]
     chance = random.Random(f"{wanted.seed} {wanted.role} {wanted.call} {kind}")
     if wanted.sample is not None:
         paths = chance.sample(paths, min(wanted.sample, len(paths)))
     elif wanted.stride > 1:
         paths = paths[chance.randrange(wanted.stride) :: wanted.stride]
     first = chance.randrange(len(calls.REENTRIES))
-    return [Trial(wanted.call, kind, place, hit, first + number) for number, (place, hit) in enumerate(paths)]
+    return [
+        Trial(wanted.call, kind, place, hit, first + number)
+        for number, (place, hit) in enumerate(paths)
+    ]
 
 
 def _perform(scene: Stage, trial: Trial) -> tuple[bool, list[str]]:
@@ -172,9 +223,14 @@ def _perform(scene: Stage, trial: Trial) -> tuple[bool, list[str]]:
 
 def _report(results: list[Result]) -> int:
     """Print the table; returns how many failures there were."""
-    print(f"\n{'call':18} {'role':9} {'kind':8} {'bytecodes':>9} {'trials':>7} {'passed by':>9} {'failures':>8} {'seconds':>8}")
+    print(
+        f"\n{'call':18} {'role':9} {'kind':8} {'bytecodes':>9} {'trials':>7} {'passed by':>9} {'failures':>8} {'seconds':>8}"
+    )
     order = {name: number for number, name in enumerate(calls.CALLS)}
-    for result in sorted(results, key=lambda result: (order[result.call], ROLES.index(result.role), KINDS.index(result.kind))):
+    for result in sorted(
+        results,
+        key=lambda result: (order[result.call], ROLES.index(result.role), KINDS.index(result.kind)),
+    ):
         print(
             f"{result.call:18} {result.role:9} {result.kind:8} {result.bytecodes:9} {result.trials:7} {result.passedBy:9} "
             f"{len(result.failures):8} {result.seconds:8.1f}"

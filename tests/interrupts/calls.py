@@ -1,7 +1,9 @@
-"""The public calls, each as it is interrupted, and what a signal handler or a finalizer calls in the middle of them.
+"""The public calls, each as it is interrupted, and what a signal handler or a finalizer
+calls in the middle of them.
 
-A call has a *kit*, prepared before, and names of its own, which begin with ``mine-``. What everybody knows, and what stays, are
-`precious`, `written`, `pack` and the lock `common`.
+A call has a *kit*, prepared before, and names of its own, which begin with ``mine-``.
+What everybody knows, and what stays, are `precious`, `written`, `pack` and the lock
+`common`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from muninn.system import atomics
 WORDS = 16
 OWN = "mine-"
 STANDING = ("pack", "precious", "written")
-#: Of several chunks, once `prepareProcess` has made them small: it is reserved by threads.
+#: Of several chunks, once `prepareProcess` has made them small: it is reserved by
+#: threads.
 LARGE_BYTES = 64 << 10
 BOUND_SECONDS = 5.0
 
@@ -35,9 +38,11 @@ class Call(NamedTuple):
     prepare
         Makes the kit; a call without one may be a newcomer's first.
     ends
-        Whether it ends the life of what is in its kit, so that a second one may find it freed.
+        Whether it ends the life of what is in its kit, so that a second one may find it
+        freed.
     isWhole
-        Whether the program's own bytecodes in `act` are interrupted too: a ``with`` statement holds on to what it entered.
+        Whether the program's own bytecodes in `act` are interrupted too: a ``with``
+        statement holds on to what it entered.
     """
 
     act: Callable[[Any], Any]
@@ -155,7 +160,8 @@ def _acquire(kit: muninn.Lock) -> None:
         kit.acquire(BOUND_SECONDS)
         kit.release()
     finally:
-        if atomics.ownerIsBusy(kit._owner, 0):  # interrupted between the two: it is the caller's to give back
+        # interrupted between the two: it is the caller's to give back
+        if atomics.ownerIsBusy(kit._owner, 0):
             atomics.lockRelease(kit)
 
 
@@ -249,7 +255,7 @@ CALLS: dict[str, Call] = {
 }
 
 
-# --- what comes between two bytecodes ---------------------------------------------------------------------------------
+# --- what comes between two bytecodes -----------------------------------------------
 
 
 def _closeThat(kit: Any) -> None:
@@ -311,7 +317,8 @@ def tidy() -> None:
 
 
 def again(name: str, kit: Any, mayBeEnded: bool) -> None:
-    """The same call once more, of the same kit and then of a new one: as if nothing had happened.
+    """The same call once more, of the same kit and then of a new one: as if nothing had
+    happened.
 
     `mayBeEnded` says that the kit may be closed or freed by now.
     """

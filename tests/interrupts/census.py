@@ -1,4 +1,6 @@
-"""The census: what is wrong after an interrupted call, in the process that it happened to and in the domain."""
+"""The census: what is wrong after an interrupted call, in the process that it happened
+to and in the domain.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def settled(look: Callable[[], list[str]]) -> list[str]:
 
 
 def descriptors() -> list[str]:
-    """What each descriptor of this process stands for, without the numbers that differ each time."""
+    """What each descriptor of this process stands for, without the numbers that differ
+    each time.
+    """
     folder = "/proc/self/fd"
     found = []
     for entry in os.listdir(folder):
@@ -37,7 +41,10 @@ def descriptors() -> list[str]:
 def mappings() -> int:
     """How many segments, and how much memory of GPUs, this process has mapped."""
     with open("/proc/self/maps") as file:
-        return sum(("/dev/shm/muninn-" in line and "/segment-" in line) or "/memfd:muninn-gpu" in line for line in file)
+        return sum(
+            ("/dev/shm/muninn-" in line and "/segment-" in line) or "/memfd:muninn-gpu" in line
+            for line in file
+        )
 
 
 def inProcess(threads: int, files: list[str]) -> list[str]:
@@ -60,18 +67,29 @@ def _inProcess(threads: int, files: list[str]) -> list[str]:
         wrong.append(f"{found} mappings that nobody uses")
     if member.openBuffers.creating._byName:
         wrong.append(f"{list(member.openBuffers.creating._byName)} are being created for ever")
-    if any(each._open or each._left for each in (member.openBuffers.creating.cleanups, member.gpus.signalling)):
+    if any(
+        each._open or each._left
+        for each in (member.openBuffers.creating.cleanups, member.gpus.signalling)
+    ):
         wrong.append("what was begun is never undone")
-    if any(openBuffer is not None and openBuffer.hasScopes() for openBuffer in [each() for each in member.openBuffers._all.valuerefs()]):
+    if any(
+        openBuffer is not None and openBuffer.hasScopes()
+        for openBuffer in [each() for each in member.openBuffers._all.valuerefs()]
+    ):
         wrong.append("a lock is held for ever, or an access")
     if (there := threading.active_count()) > threads:
-        wrong.append(f"{there - threads} threads too many: {[thread.name for thread in threading.enumerate()]}")
+        wrong.append(
+            f"{there - threads} threads too many: {[thread.name for thread in threading.enumerate()]}"
+        )
     left = descriptors()
-    for each in [*files, *["socket"] * connections.KEPT]:  # a question in the middle of another one has a connection of its own
+    # a question in the middle of another one has a connection of its own
+    for each in [*files, *["socket"] * connections.KEPT]:
         if each in left:
             left.remove(each)
     broker = member.role.broker
-    for _ in range(len(member.client._lines._idle) + (0 if broker is None else len(broker._server.sessions))):
+    for _ in range(
+        len(member.client._lines._idle) + (0 if broker is None else len(broker._server.sessions))
+    ):
         if "socket" in left:
             left.remove("socket")  # kept for the next question, or another member's
     if left:

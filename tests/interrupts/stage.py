@@ -1,10 +1,12 @@
-"""The stage: a domain of its own, the process that is interrupted in one of three roles, and another that looks at what came of it.
+"""The stage: a domain of its own, the process that is interrupted in one of three
+roles, and another that looks at what came of it.
 
 - *broker*: the domain's broker is the interrupted process's own.
 - *member*: the broker is the other process's.
 - *newcomer*: the call is the first of a new process, which joins by it.
 
-A process is used again after each interruption as long as all is well, so that most trials cost some milliseconds.
+A process is used again after each interruption as long as all is well, so that most
+trials cost some milliseconds.
 """
 
 from __future__ import annotations
@@ -26,15 +28,25 @@ from failpoints.player import Player, PlayerError
 import muninn
 from interrupts import calls, census, tracing
 from interrupts.tracing import AddressCell
-from muninn.errors import BrokerUnavailable, BufferExists, BufferFreed, BufferNotFound, ControlBlockInvalid, MuninnError
+from muninn.errors import (
+    BrokerUnavailable,
+    BufferExists,
+    BufferFreed,
+    BufferNotFound,
+    ControlBlockInvalid,
+    MuninnError,
+)
 from muninn.session import membership
 
 ROLES = ("broker", "member", "newcomer")
-#: "signal": a Ctrl-C, wherever the interpreter looks for one. "twice": and another one, some bytecodes later. "reenter": a call of another
-#: public function, before any bytecode. "raise": KeyboardInterrupt before any bytecode, which is harder than life: for those who wonder.
+#: "signal": a Ctrl-C, wherever the interpreter looks for one. "twice": and another one,
+#: some bytecodes later. "reenter": a call of another public function, before any
+#: bytecode. "raise": KeyboardInterrupt before any bytecode, which is harder than life:
+#: for those who wonder.
 KINDS = ("signal", "twice", "reenter", "raise")
 USUAL_KINDS = KINDS[:3]
-#: When a process that does not come back says where it is; its player is given up a little later.
+#: When a process that does not come back says where it is; its player is given up a
+#: little later.
 WATCHDOG_SECONDS = 10.0
 #: A call that was made in the middle of another one, and took longer, has stood still.
 _STANDSTILL_SECONDS = 3.0
@@ -87,11 +99,16 @@ class Stage:
         isDone, wrong = actor.call(perform, trial, self.role == "newcomer")
         wrong = [f"in this process: {each}" for each in wrong]
         self._end(actor)
-        wrong += [f"for others: {each}" for each in self._other.call(lookElsewhere, trial.call, self._pids())]
+        wrong += [
+            f"for others: {each}"
+            for each in self._other.call(lookElsewhere, trial.call, self._pids())
+        ]
         return isDone, wrong
 
     def close(self, isSound: bool) -> list[str]:
-        """End all; what was wrong with the ends of the processes, if they were sound until now."""
+        """End all; what was wrong with the ends of the processes, if they were sound
+        until now.
+        """
         wrong = []
         try:
             if isSound:
@@ -137,7 +154,7 @@ class Stage:
             raise PlayerError(f"{player.name} ended with status {status}\n{player.log()}")
 
 
-# --- in the processes --------------------------------------------------------------------------------------------------
+# --- in the processes ---------------------------------------------------------------
 
 _wanted: dict[str, Any] = {}
 
@@ -156,7 +173,9 @@ def _prepareOther() -> None:
 
 
 def _warm(name: str) -> None:
-    """Remember what there is when all is well, and what is done once in a process is behind it."""
+    """Remember what there is when all is well, and what is done once in a process is
+    behind it.
+    """
     for _ in range(2):
         _rehearse(name)
 
@@ -231,25 +250,37 @@ class _Reentry:
         except (MuninnError, TimeoutError, RuntimeError):
             pass  # it says what it can not do now, and says it at once
         except Exception as error:
-            self._wrong.append(f"{self._function.__name__} in the middle of it: {type(error).__name__}: {error}")
+            self._wrong.append(
+                f"{self._function.__name__} in the middle of it: {type(error).__name__}: {error}"
+            )
         if (seconds := time.monotonic() - began) > _STANDSTILL_SECONDS:
-            self._wrong.append(f"{self._function.__name__} in the middle of it stood still for {seconds:.1f} s")
+            self._wrong.append(
+                f"{self._function.__name__} in the middle of it stood still for {seconds:.1f} s"
+            )
 
 
 def _judged(kind: str, outcome: tracing.Outcome) -> list[str]:
-    """What the interrupted call may say: that it was interrupted, or what it says when nothing happens to it."""
+    """What the interrupted call may say: that it was interrupted, or what it says when
+    nothing happens to it.
+    """
     raised = outcome.raised
     if raised is None:
         return []
     if kind != "reenter":
-        return [] if isinstance(raised, KeyboardInterrupt) else [f"the call raised {type(raised).__name__}: {raised}"]
+        return (
+            []
+            if isinstance(raised, KeyboardInterrupt)
+            else [f"the call raised {type(raised).__name__}: {raised}"]
+        )
     if isinstance(raised, BufferFreed | BufferNotFound | BufferExists):
         return []  # what came between may have closed it
     return [f"the call raised {type(raised).__name__}: {raised}"]
 
 
 def lookElsewhere(name: str, pids: list[int]) -> list[str]:
-    """In another process: everything works, and nothing is left of what was interrupted."""
+    """In another process: everything works, and nothing is left of what was
+    interrupted.
+    """
     faulthandler.dump_traceback_later(WATCHDOG_SECONDS)
     try:
         calls.elsewhere(name)

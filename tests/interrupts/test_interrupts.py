@@ -1,4 +1,6 @@
-"""The interruptions: a sample of what `make interrupts` performs ends well, and what would not is seen."""
+"""The interruptions: a sample of what `make interrupts` performs ends well, and what
+would not is seen.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from pathlib import Path
 import pytest
 
 _TESTS = Path(__file__).parents[1]
-#: `MuninnBuffer.read` remembers that it is at work, and forgets that when it is interrupted.
+#: `MuninnBuffer.read` remembers that it is at work, and forgets that when it is
+#: interrupted.
 _PLANTED = """
 import sys
 from interrupts import __main__ as interrupts
@@ -34,14 +37,23 @@ sys.exit(interrupts.main(sys.argv[1:]))
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(_TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
-        [sys.executable, *arguments], env={**os.environ, "PYTHONPATH": path}, cwd=_TESTS.parent, capture_output=True, text=True, timeout=590
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=_TESTS.parent,
+        capture_output=True,
+        text=True,
+        timeout=590,
     )
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("which", [("--call", "read", "--role", "member"), pytest.param((), marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "which", [("--call", "read", "--role", "member"), pytest.param((), marks=pytest.mark.long)]
+)
 def test_aSampleOfTheInterruptionsEndsWell(which: tuple[str, ...]) -> None:
-    """`MUNINN_SEED` chooses another sample; a failure prints the bytecode, and `--call`, `--role` and `--kind` replay its set."""
+    """`MUNINN_SEED` chooses another sample; a failure prints the bytecode, and
+    `--call`, `--role` and `--kind` replay its set.
+    """
     seed = os.environ.get("MUNINN_SEED", "20261128")
     done = _run("-m", "interrupts", "--sample", "2", "--seed", seed, *which)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -49,7 +61,20 @@ def test_aSampleOfTheInterruptionsEndsWell(which: tuple[str, ...]) -> None:
 
 
 def test_anInterruptionThatLeavesSomethingBehindIsSeen() -> None:
-    done = _run("-c", _PLANTED, "--call", "read", "--role", "member", "--kind", "raise", "--sample", "2", "--jobs", "1")
+    done = _run(
+        "-c",
+        _PLANTED,
+        "--call",
+        "read",
+        "--role",
+        "member",
+        "--kind",
+        "raise",
+        "--sample",
+        "2",
+        "--jobs",
+        "1",
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "FAILED member read raise: at " in done.stdout
     assert "somebody reads already" in done.stdout

@@ -1,12 +1,15 @@
 """Come between two bytecodes of a call.
 
-`rehearse` lists where an undisturbed call passes; `interrupt` does something at one of these places. Only frames of the package are
-looked at, and those of the program's own ``with`` statement where a call has one; and only on the calling thread.
+`rehearse` lists where an undisturbed call passes; `interrupt` does something at one of
+these places. Only frames of the package are looked at, and those of the program's own
+``with`` statement where a call has one; and only on the calling thread.
 
-CPython runs finalizers after nearly any bytecode, but signal handlers after some only: calls, jumps back, beginnings of functions. Where it
-does, the interrupted instruction is that one, and not the next, which decides what ``with`` and ``try`` make of it. So for a Ctrl-C a real
-signal is sent, just before such an instruction, and the interpreter delivers it. An exception that a trace function raises can come
-between any two bytecodes, as nothing in life does.
+CPython runs finalizers after nearly any bytecode, but signal handlers after some only:
+calls, jumps back, beginnings of functions. Where it does, the interrupted instruction
+is that one, and not the next, which decides what ``with`` and ``try`` make of it. So
+for a Ctrl-C a real signal is sent, just before such an instruction, and the interpreter
+delivers it. An exception that a trace function raises can come between any two
+bytecodes, as nothing in life does.
 """
 
 from __future__ import annotations
@@ -36,14 +39,19 @@ class AddressCell(NamedTuple):
 
     def mayBeInterrupted(self) -> bool:
         """Whether CPython looks for signals there."""
-        return self.opcode.startswith(("CALL", "RESUME", "JUMP_BACKWARD")) and self.opcode != "JUMP_BACKWARD_NO_INTERRUPT"
+        return (
+            self.opcode.startswith(("CALL", "RESUME", "JUMP_BACKWARD"))
+            and self.opcode != "JUMP_BACKWARD_NO_INTERRUPT"
+        )
 
     def __str__(self) -> str:
         return f"{self.file.rpartition('/muninn/')[2]}:{self.line} {self.function} (bytecode {self.offset})"
 
 
 class _Bell:
-    """Letting go of it sends this process SIGINT, without a bytecode at which the interpreter would look for it."""
+    """Letting go of it sends this process SIGINT, without a bytecode at which the
+    interpreter would look for it.
+    """
 
     __del__ = _thread.interrupt_main
 
@@ -75,15 +83,26 @@ class _Passes:
 def placeOf(frame: FrameType) -> AddressCell:
     code = frame.f_code
     opcode = dis.opname[code.co_code[frame.f_lasti]]
-    return AddressCell(code.co_filename, code.co_qualname, code.co_firstlineno, frame.f_lasti, frame.f_lineno or 0, opcode)
+    return AddressCell(
+        code.co_filename,
+        code.co_qualname,
+        code.co_firstlineno,
+        frame.f_lasti,
+        frame.f_lineno or 0,
+        opcode,
+    )
 
 
 def _isOfPackage(code: CodeType) -> bool:
     return code.co_filename.startswith(_PACKAGE)
 
 
-def rehearse(act: Callable[[Any], object], kit: Any, body: CodeType | None) -> dict[AddressCell, int]:
-    """How often an undisturbed call passes each place, in the order of first passes. `body` is the program's own code to look at."""
+def rehearse(
+    act: Callable[[Any], object], kit: Any, body: CodeType | None
+) -> dict[AddressCell, int]:
+    """How often an undisturbed call passes each place, in the order of first passes.
+    `body` is the program's own code to look at.
+    """
     passes = _Passes(lambda code: _isOfPackage(code) or code is body)
     with _Traced(passes.onCall):
         act(kit)
@@ -97,7 +116,8 @@ class _Traced:
         self._trace = trace
 
     def __enter__(self) -> None:
-        sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for bytecodes only if some frame has asked before
+        # Python 3.12 looks for bytecodes only if some frame has asked before
+        sys._getframe().f_trace_opcodes = True
         sys.settrace(self._trace)
 
     def __exit__(self, *_: object) -> None:
@@ -113,7 +133,9 @@ class Outcome(NamedTuple):
 
 
 class _Visit:
-    """A trace function that does a deed before the `hit`-th pass of a place; without one it sends a signal."""
+    """A trace function that does a deed before the `hit`-th pass of a place; without
+    one it sends a signal.
+    """
 
     def __init__(self, place: AddressCell, hit: int, deed: Callable[[], object] | None) -> None:
         self._place, self._deed, self._hit = place, deed, hit
@@ -121,7 +143,11 @@ class _Visit:
 
     def onCall(self, frame: FrameType, event: str, argument: Any) -> Any:
         code, place = frame.f_code, self._place
-        if self.isDone or (code.co_firstlineno, code.co_qualname, code.co_filename) != (place.firstLine, place.function, place.file):
+        if self.isDone or (code.co_firstlineno, code.co_qualname, code.co_filename) != (
+            place.firstLine,
+            place.function,
+            place.file,
+        ):
             return None
         frame.f_trace_lines, frame.f_trace_opcodes = False, True
         return self._onBytecode
@@ -143,7 +169,9 @@ class _Visit:
 
 
 def _untrace() -> None:
-    """Let nothing be traced any more: a trace function would be the next thing to be interrupted."""
+    """Let nothing be traced any more: a trace function would be the next thing to be
+    interrupted.
+    """
     sys.settrace(None)
     frame: FrameType | None = sys._getframe()
     while frame is not None:
@@ -152,7 +180,9 @@ def _untrace() -> None:
 
 
 class _Second:
-    """A signal handler that raises KeyboardInterrupt, and sends a second signal some bytecodes later, when the first is being dealt with."""
+    """A signal handler that raises KeyboardInterrupt, and sends a second signal some
+    bytecodes later, when the first is being dealt with.
+    """
 
     def __init__(self, later: int, body: CodeType | None) -> None:
         self._left, self._body = later, body
@@ -161,7 +191,11 @@ class _Second:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         while frame is not None:
             if _isOfPackage(frame.f_code) or frame.f_code is self._body:
-                frame.f_trace_lines, frame.f_trace_opcodes, frame.f_trace = False, True, self._onBytecode
+                frame.f_trace_lines, frame.f_trace_opcodes, frame.f_trace = (
+                    False,
+                    True,
+                    self._onBytecode,
+                )
             frame = frame.f_back
         sys._getframe().f_trace_opcodes = True
         sys.settrace(self._onCall)
@@ -194,9 +228,11 @@ def interrupt(
     body: CodeType | None,
     later: int = 0,
 ) -> Outcome:
-    """Call `act(kit)`, and do something before the `hit`-th pass of `place`; without a `deed`, that is a Ctrl-C.
+    """Call `act(kit)`, and do something before the `hit`-th pass of `place`; without a
+    `deed`, that is a Ctrl-C.
 
-    `later` is how many bytecodes that may be interrupted there are between it and another one; 0: there is no other.
+    `later` is how many bytecodes that may be interrupted there are between it and
+    another one; 0: there is no other.
     """
     visit = _Visit(place, hit, deed)
     if later:
@@ -209,7 +245,8 @@ def interrupt(
         finally:
             sys.settrace(None)
     except BaseException as error:
-        error.__traceback__ = error.__context__ = error.__cause__ = None  # its frames would keep what the call had in its hands
+        # its frames would keep what the call had in its hands
+        error.__traceback__ = error.__context__ = error.__cause__ = None
         return Outcome(visit.isDone, error, None)
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)

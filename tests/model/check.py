@@ -1,6 +1,8 @@
-"""Explore the models with SPIN, whole, and with each thing that the code does taken away: `make model`, or `make model QUICK=1`.
+"""Explore the models with SPIN, whole, and with each thing that the code does taken
+away: `make model`, or `make model QUICK=1`.
 
-Exits with 0 when every model holds and every mutilated one fails. Needs `spin` and a C compiler; no Python package.
+Exits with 0 when every model holds and every mutilated one fails. Needs `spin` and a C
+compiler; no Python package.
 """
 
 from __future__ import annotations
@@ -54,11 +56,17 @@ SOUND = (
     Case("buffers", "N=2 THERE_IS_ONE=1 DOES0=OPENS DOES1=REVOKES DEATHS=0 SPURIOUS=0"),
     Case("buffers", "N=3 THERE_IS_ONE=1 DOES0=OPENS DOES1=OPENS DOES2=FREES DEATHS=0 SPURIOUS=0"),
     Case("buffers", f"{_OPEN_FREE} DEATHS=1", isQuick=False),
-    Case("buffers", "N=2 THERE_IS_ONE=2 DOES0=RESTS DOES1=OPENS DEATHS=1 SPURIOUS=0", isQuick=False),
+    Case(
+        "buffers", "N=2 THERE_IS_ONE=2 DOES0=RESTS DOES1=OPENS DEATHS=1 SPURIOUS=0", isQuick=False
+    ),
     Case("buffers", "N=2 DOES0=RESTS DOES1=CREATES DEATHS=1 SPURIOUS=0", isQuick=False),
     Case("buffers", "N=2 DOES0=CREATES DOES1=OPENS DEATHS=0 SPURIOUS=1", isQuick=False),
     Case("buffers", _TWO_BROKERS, isQuick=False),
-    Case("buffers", "N=3 THERE_IS_ONE=1 DOES0=RESTS DOES1=OPENS DOES2=RESTS DEATHS=1 SPURIOUS=0", isQuick=False),
+    Case(
+        "buffers",
+        "N=3 THERE_IS_ONE=1 DOES0=RESTS DOES1=OPENS DOES2=RESTS DEATHS=1 SPURIOUS=0",
+        isQuick=False,
+    ),
 )
 MUTILATED = (
     *(Case("domain", "N=2", without) for without in ("NO_CREATE_LOCK", "NO_LOOK_AFTER_CLAIM", "LOOK_BEFORE_WITHDRAWAL")),
@@ -107,10 +115,26 @@ def explore(case: Case) -> Outcome:
     defines = [f"-D{each}" for each in (*case.parameters.split(), *case.without.split())]
     with tempfile.TemporaryDirectory(prefix="muninn-model-") as folder:
         began = time.monotonic()
-        _run([os.environ.get("SPIN", "spin"), *defines, "-a", str(HERE / f"{case.model}.pml")], folder)
+        _run(
+            [os.environ.get("SPIN", "spin"), *defines, "-a", str(HERE / f"{case.model}.pml")],
+            folder,
+        )
         optimise = "-O0" if case.without else "-O2"  # compiling them costs more than running them
         compiler = shlex.split(os.environ.get("CC") or "cc")
-        _run([*compiler, optimise, "-w", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={_MEMORY_MIB}", "-o", "pan", "pan.c"], folder)
+        _run(
+            [
+                *compiler,
+                optimise,
+                "-w",
+                "-DSAFETY",
+                "-DCOLLAPSE",
+                f"-DMEMLIM={_MEMORY_MIB}",
+                "-o",
+                "pan",
+                "pan.c",
+            ],
+            folder,
+        )
         said = _run(["./pan", "-E", "-m1000000"], folder)
     found = re.search(r"^pan:1: (.*?) \(at depth", said, re.MULTILINE)
     states = re.search(r"(\d+) states, stored", said)
@@ -118,11 +142,15 @@ def explore(case: Case) -> Outcome:
     if not states or not depth:
         raise SystemExit(f"{case}: the verifier said nothing of its states:\n{said}")
     isWhole = "Search not completed" not in said and "max search depth too small" not in said
-    return Outcome(isWhole, found[1] if found else "", int(states[1]), int(depth[1]), time.monotonic() - began)
+    return Outcome(
+        isWhole, found[1] if found else "", int(states[1]), int(depth[1]), time.monotonic() - began
+    )
 
 
 def _run(command: list[str], folder: str) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_BOUND_SECONDS)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=_BOUND_SECONDS
+    )
     if done.returncode != 0 and command[0] != "./pan":
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     return done.stdout + done.stderr
@@ -131,19 +159,31 @@ def _run(command: list[str], folder: str) -> str:
 def main() -> int:
     quick = "--quick" in sys.argv[1:]
     only = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv[1:] else ""
-    cases = [case for case in (*SOUND, *MUTILATED) if (case.isQuick or not quick) and str(case).startswith(only)]
+    cases = [
+        case
+        for case in (*SOUND, *MUTILATED)
+        if (case.isQuick or not quick) and str(case).startswith(only)
+    ]
     wrong, states, began = 0, 0, time.monotonic()
     print(f"{'states':>12} {'depth':>6} {'s':>6}  verdict")
     with ThreadPoolExecutor(2) as pool:
         for case, outcome in zip(cases, pool.map(explore, cases), strict=True):
             if case.without:
-                isRight, verdict = bool(outcome.violation), "fails, as it must" if outcome.violation else "HOLDS, AND MUST NOT"
+                isRight, verdict = (
+                    bool(outcome.violation),
+                    "fails, as it must" if outcome.violation else "HOLDS, AND MUST NOT",
+                )
             else:
                 isRight = outcome.isWhole and not outcome.violation
-                verdict = "holds" if isRight else f"FAILS: {outcome.violation or 'not explored whole'}"
+                verdict = (
+                    "holds" if isRight else f"FAILS: {outcome.violation or 'not explored whole'}"
+                )
                 states += outcome.states
             wrong += not isRight
-            print(f"{outcome.states:>12,} {outcome.depth:>6} {outcome.seconds:>6.1f}  {verdict}: {case}", flush=True)
+            print(
+                f"{outcome.states:>12,} {outcome.depth:>6} {outcome.seconds:>6.1f}  {verdict}: {case}",
+                flush=True,
+            )
     mutilated = sum(bool(case.without) for case in cases)
     print(
         f"{len(cases) - mutilated} models, {states:,} states, {mutilated} with something taken away; "

@@ -23,7 +23,13 @@ from tests.mutation import api, broker, control, outer, shim
 from tests.mutation.mutant import Mutant
 from tests.mutation.quotes import placesOf
 
-MUTANTS: list[Mutant] = [*control.MUTANTS, *broker.MUTANTS, *api.MUTANTS, *outer.MUTANTS, *shim.MUTANTS]
+MUTANTS: list[Mutant] = [
+    *control.MUTANTS,
+    *broker.MUTANTS,
+    *api.MUTANTS,
+    *outer.MUTANTS,
+    *shim.MUTANTS,
+]
 BUILD = Path("build/mutation")
 COPIED = ("muninn", "tests", "cshim", "ops", "Makefile", "pyproject.toml", "hatch_build.py")
 #: A mutant that takes longer than its tests do without it, by so much, hangs.
@@ -44,8 +50,12 @@ class Result(NamedTuple):
     how: str
 
     def isWrong(self) -> bool:
-        """Whether it is neither noticed nor explained, or explained although it is noticed."""
-        return self.outcome == "error" or (self.outcome == "survived") != bool(self.mutant.equivalent)
+        """Whether it is neither noticed nor explained, or explained although it is
+        noticed.
+        """
+        return self.outcome == "error" or (self.outcome == "survived") != bool(
+            self.mutant.equivalent
+        )
 
 
 def copied(name: str) -> Path:
@@ -62,21 +72,36 @@ def copied(name: str) -> Path:
 
 
 def compilerFlags() -> list[str]:
-    """What the build compiles the primitives with; `hatch_build` itself needs hatchling, which only a build has."""
+    """What the build compiles the primitives with; `hatch_build` itself needs
+    hatchling, which only a build has.
+    """
     for node in ast.parse(Path("hatch_build.py").read_text()).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "FLAGS":
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and node.targets[0].id == "FLAGS"
+        ):
             flags: list[str] = ast.literal_eval(node.value)
             return flags
     raise SystemExit("hatch_build.py states no FLAGS")
 
 
 def environment(root: Path, domains: str) -> dict[str, str]:
-    """For a run in the copy: other processes that a test starts find the copy's package too."""
-    return {**os.environ, "PYTHONPATH": str(root), "TEST_DOMAINS": domains, "PYTHONDONTWRITEBYTECODE": "1"}
+    """For a run in the copy: other processes that a test starts find the copy's package
+    too.
+    """
+    return {
+        **os.environ,
+        "PYTHONPATH": str(root),
+        "TEST_DOMAINS": domains,
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
 
 def runTests(root: Path, tests: str, bound: float, *options: str) -> tuple[int | None, str]:
-    """(exit status, output) of some tests in a copy; no status when they took longer than the bound."""
+    """(exit status, output) of some tests in a copy; no status when they took longer
+    than the bound.
+    """
     domains = f"test-m{os.getpid()}x{root.name}"
     paths = [f"tests/{test}" for test in tests.split()]
     process = subprocess.Popen(
@@ -91,7 +116,8 @@ def runTests(root: Path, tests: str, bound: float, *options: str) -> tuple[int |
         status, output = None, ""
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its session is its own: itself, and what it has started
+            # its session is its own: itself, and what it has started
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         removeDomains(domains)
     return status, output
@@ -106,7 +132,9 @@ def removeDomains(prefix: str) -> None:
 
 
 def baseline(mutants: list[Mutant]) -> dict[str, float]:
-    """Seconds of each test that is named, without any mutation. All must pass, or nothing that follows means anything."""
+    """Seconds of each test that is named, without any mutation. All must pass, or
+    nothing that follows means anything.
+    """
     root = copied("none")
     where = subprocess.run(
         [sys.executable, "-c", "import muninn; print(muninn.__file__)"],
@@ -173,7 +201,10 @@ def tryOut(number: int, mutant: Mutant, bound: float) -> Result:
         if status is None:
             return result("noticed", f"hung for {bound:.0f} s")
         if status == FAILED or status < 0:
-            failed = next((line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))), f"ended by signal {-status}")
+            failed = next(
+                (line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))),
+                f"ended by signal {-status}",
+            )
             return result("noticed", failed[:150])
         return result("error", f"pytest ended with {status}: {output[-800:]}")
     finally:
@@ -181,7 +212,9 @@ def tryOut(number: int, mutant: Mutant, bound: float) -> Result:
 
 
 def misplaced(mutants: list[Mutant]) -> Iterator[str]:
-    """The mutants whose text is not, or not once, in their file; those that are no source; those that name no test or are there twice."""
+    """The mutants whose text is not, or not once, in their file; those that are no
+    source; those that name no test or are there twice.
+    """
     seen = set()
     for number, mutant in enumerate(mutants):
         source = Path(mutant.file).read_text()
@@ -193,12 +226,18 @@ def misplaced(mutants: list[Mutant]) -> Iterator[str]:
                 ast.parse(applied(mutant, source))
             except SyntaxError as error:
                 yield f"{number} {mutant.file}: what comes of it is no Python, {error}: {mutant.old!r}"
-        if mutant.old == mutant.new or not mutant.tests.split() or (mutant.file, mutant.old, mutant.new) in seen:
+        if (
+            mutant.old == mutant.new
+            or not mutant.tests.split()
+            or (mutant.file, mutant.old, mutant.new) in seen
+        ):
             yield f"{number} {mutant.file}: changes nothing, names no test, or is there twice: {mutant.old!r}"
         seen.add((mutant.file, mutant.old, mutant.new))
 
 
-def sampled(numbered: list[tuple[int, Mutant]], seconds: dict[str, float], seed: int, bound: float) -> list[tuple[int, Mutant]]:
+def sampled(
+    numbered: list[tuple[int, Mutant]], seconds: dict[str, float], seed: int, bound: float
+) -> list[tuple[int, Mutant]]:
     """As many, drawn by the seed, as should take no longer than `bound` seconds."""
     chance, left = random.Random(seed), bound * PARALLEL
     found = []
@@ -213,9 +252,15 @@ def sampled(numbered: list[tuple[int, Mutant]], seconds: dict[str, float], seed:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a sample for CI")
-    parser.add_argument("--seconds", type=float, default=QUICK_SECONDS, help="that the sample takes")
+    parser.add_argument(
+        "--seconds", type=float, default=QUICK_SECONDS, help="that the sample takes"
+    )
     parser.add_argument("--seed", type=int, default=QUICK_SEED, help="of the sample")
-    parser.add_argument("--only", default="", help="numbers with commas, or text that the file, the source or what breaks has")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="numbers with commas, or text that the file, the source or what breaks has",
+    )
     asked = parser.parse_args()
     wrong = list(misplaced(MUTANTS))
     for text in wrong:
@@ -229,16 +274,24 @@ def main() -> int:
     if not numbered:
         parser.error(f"no mutant has {asked.only!r}")
     if asked.quick:
-        # The sample first, by what a test takes on the average; only what it names is run without a mutation.
+        # The sample first, by what a test takes on the average; only what it names is
+        # run without a mutation.
         guess = dict.fromkeys((test for mutant in MUTANTS for test in mutant.tests.split()), 3.0)
         numbered = sampled(numbered, guess, asked.seed, asked.seconds)
-    print(f"{len(numbered)} of {len(MUTANTS)} mutants" + (f", drawn by seed {asked.seed}" if asked.quick else ""), flush=True)
+    print(
+        f"{len(numbered)} of {len(MUTANTS)} mutants"
+        + (f", drawn by seed {asked.seed}" if asked.quick else ""),
+        flush=True,
+    )
     seconds = baseline([mutant for _, mutant in numbered])
     print(f"without a mutation {len(seconds)} tests and files pass", flush=True)
     results = []
     with ThreadPoolExecutor(PARALLEL) as pool:
         futures = [
-            pool.submit(tryOut, number, mutant, LEAST_SECONDS + TIMES_LONGER * secondsOf(mutant, seconds)) for number, mutant in numbered
+            pool.submit(
+                tryOut, number, mutant, LEAST_SECONDS + TIMES_LONGER * secondsOf(mutant, seconds)
+            )
+            for number, mutant in numbered
         ]
         for future in futures:
             result = future.result()
@@ -253,11 +306,20 @@ def main() -> int:
 
 def conclude(results: list[Result]) -> int:
     """Print the sums and everything that is wrong; returns the exit status."""
-    counts = {outcome: sum(result.outcome == outcome for result in results) for outcome in ("noticed", "survived", "error")}
-    explained = [result for result in results if result.outcome == "survived" and result.mutant.equivalent]
+    counts = {
+        outcome: sum(result.outcome == outcome for result in results)
+        for outcome in ("noticed", "survived", "error")
+    }
+    explained = [
+        result for result in results if result.outcome == "survived" and result.mutant.equivalent
+    ]
     bad = [result for result in results if result.isWrong()]
     for result in bad:
-        what = "is called equivalent and was noticed" if result.outcome == "noticed" else result.outcome
+        what = (
+            "is called equivalent and was noticed"
+            if result.outcome == "noticed"
+            else result.outcome
+        )
         print(
             f"\n{what}: {result.number} {result.mutant.file}: {result.mutant.breaks}\n- {result.mutant.old}\n+ {result.mutant.new}\n{result.how}"
         )

@@ -35,16 +35,16 @@ _PUBLICATIONS = "muninn/sync/publications.py"
 MUTANTS = [
     Mutant(_ROLE, "            if not isDisplaced(tables.paths.uid) and tables.election.term() == term:", "            if not isDisplaced(tables.paths.uid):", "who is deposed has not failed in office", "test_membership.py::test_whoIsDeposedWhileItsTermBeginsHasNotFailedInOffice"),
     Mutant("muninn/storage/paths.py", "            raise fileError(error, self.directory) from error\n", "            raise\n", "a directory that can not be listed is a typed error", "test_membership.py::test_leavesQuietlyWhereItMayOpenNothingMore"),
-    # --- what is of another block ---
+    # --- what is of another block -----------------------------------------------------
     Mutant(_BUFFER, "membership = current().requireSame(tables, openBuffer.description.name)", "membership = current()", "what is freed is of the block that it was opened in", "test_buffer.py::test_freeingWhatWasOfALostBlockFreesNothingOfTheNext test_buffer.py::test_freeingWhatIsOfAnotherDomainFreesNothingInThisOne"),
     Mutant(_BUFFER, "        if tables.rows.mayBeFreed(row, incarnation):  # said", "        if True:  # said", "what is free already is fine wherever the process is", "test_buffer.py::test_freeingWhatIsFreeAlreadyIsFineWhereverTheProcessIs"),
-    # --- credentials ---
+    # --- credentials ------------------------------------------------------------------
     Mutant("muninn/session/leaving.py", "            tables.members.disown()\n", "", "a slot of another uid is taken back", "test_credentials.py::test_whoeverChangesItsUidJoinsTheDomainOfTheNewOne"),
     Mutant("muninn/session/credentials.py", "        election.replace(term, successor)\n", "        pass\n", "a broker of another uid hands its office on", "test_credentials.py::test_aBrokerOfAnotherUidHandsItsOfficeOnBeforeItIsAsked", equivalent="a term of its own that it begins again fails at the first look at the names, and the office goes on from there"),
     Mutant("muninn/session/credentials.py", "    if isDisplaced(tables.paths.uid) and _uidOf", "    if False and _uidOf", "a thread is not taken for the process", "test_credentials.py::test_aThreadThatChangesItsUidAloneIsToldSo"),
     Mutant(_SNAPSHOTS, "    return _awaitCopy(openBuffer, target, timeout) if copied is None or tickets.last() else copied", "    return openBuffer.generation.value() - 2 if _awaitCopy(openBuffer, target, timeout) or True else 0", "what is returned is the generation that was copied", "test_buffer.py::test_aConsumerTakesNoPublicationTwice"),
     Mutant(_PUBLICATIONS, "    if after is not None and asInteger(after) is None:\n", "    if False:\n", "True is no generation", "test_arguments.py::test_aGenerationIsAnInteger"),
-    # --- readonly ---
+    # --- readonly ---------------------------------------------------------------------
     Mutant(_READONLY, "    if asked.get(\"copy\"):\n        return\n", "", "a copy is not warned of", "test_readonly.py::test_copiesAreNotWarnedOf"),
     Mutant(_READONLY, "    if borrower.f_locals.get(\"device\") is not None and \"dl_device\" not in asked:\n        return True\n", "", "what goes to another device is a copy", "test_readonly.py::test_copiesAreNotWarnedOf"),
     Mutant(_READONLY, "    return bool(names & _COPYING) and not names & _SHARING\n", "    return False\n", "what torch.tensor makes is a copy", "test_readonly.py::test_copiesAreNotWarnedOf"),
@@ -52,26 +52,26 @@ MUTANTS = [
     Mutant(_READONLY, "mayBeWritten = description.access is not Access.READ_ONLY", "mayBeWritten = True", "what nobody may write is not to be opened for writing", "test_readonly.py::test_theFixOfWhatWasSharedForReadingIsACopy"),
     Mutant(_READONLY, "stacklevel=3 + _depth(borrower)", "stacklevel=3", "the warning is of the program's line", "test_readonly.py::test_pyTorchIsWarnedOfMemoryThatItMayNotWrite"),
     Mutant(_READONLY, "            \"PyTorch has no read-only tensors, and", "            f\"{description.name!r}: PyTorch has no read-only tensors, and", "a line warns once, whatever it takes", "test_readonly.py::test_aLineWarnsOnceWhateverItTakes"),
-    # --- arguments ---
+    # --- arguments --------------------------------------------------------------------
     Mutant("muninn/terms.py", "    meant = {each.lower(): each for each in known}\n", "    meant = {each: each for each in known}\n", "the nearest word is found whatever its capitals", "test_options.py::test_aWrongWordIsAnsweredWithTheFunctionAndTheNearestWord"),
     Mutant("muninn/api/sharing.py", "_shared(\"shareOnce\", loaded, copy, options)", "_shared(\"share\", loaded, copy, options)", "an error names the function that was called", "test_options.py::test_aWrongWordIsAnsweredWithTheFunctionAndTheNearestWord"),
     Mutant("muninn/api/options.py", "if name not in own for line", "for line", "a function's own description of an option stands", "test_options.py::test_docstringsDescribeEveryOption"),
     Mutant("muninn/api/options.py", "signature.replace(parameters=[*listed, *taken])", "signature.replace(parameters=listed)", "what is passed on is a keyword", "test_arguments.py::test_aKeywordThatIsRightIsNotBlamedForAnotherArgument"),
-    # --- silence ---
+    # --- silence ----------------------------------------------------------------------
     Mutant(_HOLDINGS, "        raise holderSilent(self.tables, description.name, row)", "        raise OwnerDied(description.name)", "a holder that stands still is not called dead", "test_openbuffers.py::test_aHolderThatStandsStillIsNotCalledDead"),
     Mutant("muninn/session/silence.py", "row)} - without\n", "row)}\n", "who asks, and the broker, are not blamed", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
     Mutant(_OPENING, "            if deadline is not None and clock.now() >= deadline:\n                raise\n", "            raise\n", "memory that is to come is waited for", "test_gpus.py::test_memoryThatAStoppedProcessHasIsNotLost"),
     Mutant("muninn/cli/commands.py", "    if len({each.process for each in held}) > 1:\n", "    if False:\n", "two processes of one pid are not closed at once", "test_cli.py::test_oneOfTwoProcessesOfOnePidIsToBeChosen"),
     Mutant("muninn/cli/main.py", "        return os.fsencode(argument).decode()\n", "        return argument\n", "names are UTF-8 in every locale", "test_cli.py::test_aNameMayBeTypedInALocaleThatCanNotSpellIt"),
     Mutant("muninn/system/logs.py", ").level == logging.NOTSET:", ").level == logging.NOTSET or True:", "a level of the program's own stays", "test_logs.py"),
-    # --- doctor ---
+    # --- doctor -----------------------------------------------------------------------
     Mutant("muninn/cli/limits.py", "    if soft < fewestDescriptors():\n", "    if False:\n", "too few descriptors fail", "test_limits.py::test_tooFewDescriptorsFailWhereMuninnDoes"),
     Mutant("muninn/cli/limits.py", "        if group.leftBytes < _LEAST_GROUP_BYTES:\n", "        if False:\n", "a small control group is warned of", "test_limits.py::test_theControlGroupsLimitsAreFound"),
-    # --- dtypes ---
+    # --- dtypes -----------------------------------------------------------------------
     Mutant("muninn/interop/dtypes.py", "    if dtype.isbuiltin == _OF_A_LIBRARY:\n", "    if False:\n", "what would not read back is not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
     Mutant("muninn/interop/dtypes.py", "        return _described(manifest) == dtype\n", "        return True\n", "fields that would not read back are not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
     Mutant("muninn/api/specs.py", "(*asShape(shape), *itemType.shape)", "asShape(shape)", "an element may be an array", "test_dtypes.py::test_anElementMayBeAnArray"),
-    # --- kinds of arguments ---
+    # --- kinds of arguments -----------------------------------------------------------
     Mutant("muninn/arguments.py", "    if not callable(value):\n", "    if False:\n", "what is to be called is looked at before anything is made", "test_arguments.py::test_anArgumentOfAnotherKindIsNamed"),
     Mutant("muninn/api/bundle.py", "    if not callable(getattr(given, \"items\", None)):\n", "    if False:\n", "a bundle is made of a mapping", "test_arguments.py::test_anArgumentOfAnotherKindIsNamed"),
     Mutant("muninn/api/specs.py", "    if isinstance(value, _NO_SHAPES):\n", "    if False:\n", "what has no order is no shape", "test_creation.py::test_shapesThatCanNotBeAreRefused"),
@@ -79,12 +79,12 @@ MUTANTS = [
     Mutant("muninn/arguments.py", "in (\"bool\", \"bool_\")", "in (\"bool_\",)", "True is no timeout", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
     Mutant("muninn/sync/lock.py", "        if unknown or blocking is not None:", "        if unknown:", "what Python's own locks take is refused", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
     Mutant("muninn/arguments.py", " if \"RecursionError\" in str(error) else error", " if False else error", "a call at the limit of recursion says so", "test_arguments.py::test_aCallAtTheLimitOfRecursionSaysSo"),
-    # --- listing ---
+    # --- listing ----------------------------------------------------------------------
     Mutant(_LISTING, "            found[process] = described\n", "            found[hold.slot, 0, 0] = described\n", "a process is one importer", "test_listing.py::test_aProcessThatIsTwoMembersIsOneImporter"),
     Mutant(_ENTRY, "others or Drain(entry.block).isOn() or bool", "others or bool", "a domain that drains is not forgotten", "test_cli.py::test_aDrainOutlivesEverybodyAndTellsWhy"),
     Mutant(_LISTING, "            if hold.slot not in dead:", "            if True:", "the dead hold nothing", "test_listing.py::test_theDeadHoldNothing"),
     Mutant(_LISTING, "for key in membership.members.there()]", "for key in membership.members.live()]", "the dead are no members", "test_listing.py::test_aBrokerThatWasKilledIsNone"),
-    # --- open buffers ---
+    # --- open buffers -----------------------------------------------------------------
     Mutant(_HOLDINGS, "            description = tables.rows.description(row) if tables.rows.isLive(row, incarnation) else None\n", "            description = tables.rows.description(row)\n", "the row is read again after the lease", "test_openbuffers.py::test_theRowIsReadAgainAfterTheLease"),
     Mutant(_RELEASES, "        self._released.append((row, incarnation))\n        self._tables.leases.forget(index)\n", "        self._tables.leases.forget(index)\n", "a lease that came to nothing is told to the broker", "test_openbuffers.py::test_aLeaseThatCameTooLateDoesNotKeepTheRow"),
     Mutant(_HOLDINGS, "        except BaseException as error:\n            self.context.releases.giveUp(index, row, incarnation)\n", "        except BaseException as error:\n", "an open that fails gives its lease back", "test_openbuffers.py::test_anOpenThatFailsGivesItsLeaseBack"),
@@ -111,11 +111,11 @@ MUTANTS = [
     Mutant(_HOLDINGS, "        for _ in range(_FETCH_ATTEMPTS):", "        for _ in range(1):", "memory that a holder is to bring is waited for", "test_openbuffers.py::test_memoryThatAHolderIsYetToBringIsWaitedFor"),
     Mutant(_HOLDINGS, "        tenure.source = source\n", "", "what goes with a lease is known to it", "test_openbuffers.py::test_whatIsInterruptedHalfWayHoldsNothing"),
     Mutant(_RELEASES, "            self._end(gone[0])\n            gone.popleft()\n", "            self._end(gone.popleft())\n", "an end that was interrupted is done again", "test_openbuffers.py::test_anEndThatWasInterruptedIsDoneAgain"),
-    # --- membership ---
+    # --- membership -------------------------------------------------------------------
     Mutant(_STANDING, "        return self._identity.isWiped() or self.hasLeft", "        return self.hasLeft", "a forked child is another process", "test_invariants.py::test_i9AForkedChildJoinsAnew"),
     Mutant("muninn/session/departure.py", "    while isInside():\n        clock.sleep(_STAY", "    while False:\n        clock.sleep(_STAY", "a lost block is left when its accesses are over", "test_repair.py::test_anAccessInALostBlockIsOverBeforeAnotherBegins"),
     Mutant(_WORKER, "        if self._standing.isLost:\n            stay", "        if False:\n            stay", "who has nothing to do in a lost block leaves it", "test_repair.py::test_whoHasNothingToDoInALostBlockLeavesItByItself"),
-    # --- entry ---
+    # --- entry ------------------------------------------------------------------------
     Mutant(_ENTRY, "            if not block.isRetired() and block.hasName():\n", "            if True:\n", "nobody joins a block that was withdrawn", "test_membership.py::test_nobodyStaysInABlockThatWasWithdrawnMeanwhile"),
     Mutant(_ENTRY, "        atomics.exchangeSeqCst32(version, 0)\n", "", "who withdraws a block says so before it looks", "test_membership.py::test_whoWithdrawsTheBlockSaysSoBeforeItLooks"),
     Mutant(_ENTRY, "    return others or Drain(entry.block).isOn() or bool(rows.notFree()", "    return Drain(entry.block).isOn() or bool(rows.notFree()", "a block that others are in is not withdrawn", "test_membership.py::test_aBlockThatOthersAreInStays"),
@@ -148,7 +148,7 @@ MUTANTS = [
     Mutant("muninn/session/gpus.py", "                refuseImports(\"this process has not used a GPU yet\")\n", "", "no back-end is imported when the interpreter is finalised", "test_finalization.py::test_whatIsCalledAtTheVeryEndWorksOrIsRefused"),
     Mutant("muninn/api/listing.py", "    described += lingering(membership.tables, {buffer[\"bufferId\"] for buffer in described})\n", "", "freed memory that somebody maps is listed", "test_freedmemory.py::test_freedMemoryThatAForkedChildMapsIsListedAsTheirs"),
     Mutant("muninn/api/freedmemory.py", "        if key.origin != identity or f", "        if True or f", "what is dying is listed once", "test_freedmemory.py"),
-    # --- buffer ---
+    # --- buffer -----------------------------------------------------------------------
     Mutant(_BUFFER, "        if not self._writable:\n            raise", "        if False:\n            raise", "a buffer open for reading is not written", "test_sharing.py::test_readOnlyStaysReadOnly test_buffer.py::test_publishesGenerationsToWaitingReaders"),
     Mutant(_ATTACHMENT, "            checkExpiry(openBuffer.description.name, self._expiresMs)\n", "", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
     Mutant(_PUBLICATIONS, "        if value & ~1 <= known and generation.isLeft(value, lambda: writerIsDead(openBuffer)):", "        if generation.isLeft(value, lambda: writerIsDead(openBuffer)):", "what was published before a writer died is told", "test_buffer.py::test_whatWasPublishedBeforeAWriterDiedIsTold"),
@@ -180,7 +180,7 @@ MUTANTS = [
     Mutant(_FENCES, "mindsDeath=not writing and stream is not None and ticket >= lastWriter)", "mindsDeath=ticket >= lastWriter)", "who writes next does not mind a dead writer", "test_access.py::test_aWriterThatCameBehindTheDeadOneMendsItAll"),
     Mutant("muninn/session/departure.py", "    if gpus.promised:\n        return False\n    return gpus.device is None or not isAtWork() or gpus.device.awaitWork(seconds)", "    return True", "who is inside an access does not say good-bye", "test_access.py::test_whoIsInsideAnAccessDoesNotLeaveTheDomain"),
     Mutant("muninn/session/registry.py", "        while (found := self.data.setdefault(pair, wanted)()) is None:  # type: ignore[attr-defined]\n            _remove_dead_weakref(self.data, pair)  # type: ignore[attr-defined]\n", "        self.data[pair] = wanted\n        found = value\n", "the maker shares the open buffer of who opened meanwhile", "test_openbuffers.py::test_whoOpensWhatAnotherThreadHasJustMadeSharesItsOpenBuffer"),
-    # --- creation ---
+    # --- creation ---------------------------------------------------------------------
     Mutant(_CREATION, "            making.giveUp()\n", "", "a creation that fails leaves nothing", "test_creation.py::test_aFillThatRaisesLeavesNothing"),
     Mutant(_CREATION, "    except BaseException:\n        tables.leases.giveBack(index)\n        raise\n    memory", "    except KeyError:\n        raise\n    memory", "a creation that fails gives its lease back", "test_openbuffers.py::test_aCreationThatFailsGivesItsLeaseBack"),
     Mutant(_CREATION, "    _fill(memory, wanted, fill)\n    if put is not None:\n        put(made.address)\n    _commit(making, made)\n", "    _commit(making, made)\n    _fill(memory, wanted, fill)\n", "nobody sees a buffer that is not filled", "test_creation.py::test_nobodySeesABufferThatIsNotFilled"),
@@ -190,7 +190,7 @@ MUTANTS = [
     Mutant(_MAKING, "            if not self.has(name):\n                self._byName.pop(name, None)\n", "", "a maker that was cut short has no name any more", "test_reservation.py::test_aNameIsOneThreadsUntilItsMakingEnds"),
     Mutant(_MAKING, "            if self._granted is None:\n                self._client.later", "            if False:\n                self._client.later", "what is cut short twice is taken back", "test_reservation.py::test_whatIsInterruptedTwiceIsTakenBackByTheBackgroundThread"),
     Mutant(_MAKING, "        if not self._creating.take(self._name, self):\n", "        if False:\n", "the threads of a process are told apart", "test_takeover.py::test_aNameIsCreatedByOneOfManyThreads"),
-    # --- finalizers on own threads ---
+    # --- finalizers on own threads ----------------------------------------------------
     Mutant(_READERS, "        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for readers", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_NAMES, "        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for a name", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant("muninn/session/departure.py", "            aside.refuseOwn()  # a departure", "            pass  # a departure", "a finalizer on an own thread does not wait for a departure", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
@@ -200,7 +200,7 @@ MUTANTS = [
     Mutant(_NAMES, "        self._openBuffers.creating.refuseOwn(self._name)\n", "", "what interrupts a creation does not wait for it", "test_reservation.py::test_whatInterruptsACreationDoesNotWaitForIt"),
     Mutant(_MAKING, "making is not None and making.thread == green.identity()", "making is not None", "another thread's creation is waited for", "test_reservation.py::test_whatAnotherThreadCreatesIsWaitedFor"),
     Mutant(_MAKING, "        if self._isUnanswered:\n", "        if False:\n", "a broker that does not answer is not waited for twice", "test_reservation.py::test_aBrokerThatDoesNotAnswerIsNotWaitedForTwice"),
-    # --- lock, sharing, fences ---
+    # --- lock, sharing, fences --------------------------------------------------------
     Mutant(_SHARING, "        openBuffer = waiting.look()\n        if openBuffer is not None:\n            return openBuffer\n        if not waiting", "        if not waiting", "who waited for a loader looks again", "test_sharing.py::test_loadsOnce test_creation.py::test_oneOfManyLoadsForAll"),
     Mutant("muninn/api/handles.py", "    if capability.tenantDigest != capabilities.tenantDigest(description.tenant) or capability.sizeBytes != description.sizeBytes:", "    if False:", "a handle matches its buffer", "test_openbuffers.py::test_aHandleThatDoesNotMatchItsBufferIsRefused"),
     Mutant("muninn/api/handles.py", "access is not Access.READ_ONLY and granted is Access.READ_ONLY:", "False:", "a handle gives no more than the rights in it", "test_sharing.py::test_handlesCarryTheRightsOfTheirObject"),

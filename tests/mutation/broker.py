@@ -35,28 +35,28 @@ MUTANTS = [
     Mutant("muninn/broker/candidacy.py", "not (wasPausing or self._isPausing())", "not wasPausing", "a pause that begins in between is no reason", "test_candidacy.py::test_aPauseThatBeginsOrEndsInBetweenIsNoReason"),
     Mutant("muninn/broker/candidacy.py", "not (wasPausing or self._isPausing())", "not self._isPausing()", "a pause that ends in between is no reason", "test_candidacy.py::test_aPauseThatBeginsOrEndsInBetweenIsNoReason"),
     Mutant("muninn/broker/candidacy.py", "self._isOwnUid() and self._isHere() and", "self._isOwnUid() and", "who sees another /dev/shm does not stand", "test_candidacy.py::test_whoSeesAnotherMemoryIsNobodysSuccessor"),
-    # --- a broker that has changed its root ---
+    # --- a broker that has changed its root -------------------------------------------
     Mutant("muninn/broker/journal.py", "        if self.hindrance is None and isMoved():\n", "        if False:\n", "a broker with another /dev/shm hands its office on", "test_oserrors.py::test_aBrokerThatHasChangedItsRootServesNothingMore"),
     Mutant("muninn/broker/journal.py", "(isinstance(typed, PlatformUnsupported) and not hasProc())", "False", "a broker without /proc hands its office on", "test_oserrors.py::test_aBrokerThatHasChangedItsRootKeepsNobodyOut"),
-    # --- a program that closes descriptors of ours ---
+    # --- a program that closes descriptors of ours ------------------------------------
     Mutant(_SERVER, "self._epoll.wait(seconds, self._wake, self._listener)", "self._epoll.wait(seconds)", "a broker without its eventfd or listener begins another term", "test_descriptors.py::test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn"),
     Mutant(_CLIENT, "                self._context.campaign(term)  # which tells", "                pass  # which tells", "who waits is told why nobody serves", "test_client.py::test_whoWaitsForWhatIsToBeAskedLaterIsToldWhyNobodyServes"),
     Mutant("muninn/broker/candidacy.py", "    if _isLoss(error):\n", "    if False:\n", "the program is told that it has closed what is not its own", "test_candidacy.py::test_aBrokerThatResignsSaysWhyInOneLine"),
     Mutant(_REPAIR, "            Drain(block).set(epoch, True, why)\n", "            pass\n", "the next block takes a drain over", "test_repair.py::test_aDrainIsTakenOverByTheNextBlock"),
-    # --- capabilities ---
+    # --- capabilities -----------------------------------------------------------------
     Mutant(_CAPABILITIES, "if not isSameMac(mac, _mac(secret, body), secret) or access", "if access", "a handle has the domain's MAC", "test_handles.py"),
     Mutant(_CAPABILITIES, "    if magic != _MAGIC or version != _VERSION:", "    if False:", "a handle is of this version", "test_handles.py"),
     Mutant(_CAPABILITIES, "    if len(handle) != HANDLE_BYTES:", "    if False:", "a handle has its length", "test_handles.py"),
     Mutant(_CAPABILITIES, "digestOf(body, _MAC_BYTES, secret)", "digestOf(body, _MAC_BYTES)", "another domain's handle is none", "test_handles.py::test_refusesTheHandleOfAnotherDomain"),
     Mutant(_CAPABILITIES, " or access >= len(ACCESSES):", ":", "rights in a handle are rights that there are", "test_handles.py"),
-    # --- journal ---
+    # --- journal ----------------------------------------------------------------------
     Mutant(_JOURNAL, " or zlib.crc32(body) != checksum:", ":", "a damaged record ends the replay", "test_journal.py"),
     Mutant(_JOURNAL, "len(body) < length or zlib", "zlib", "a torn record ends the replay", "test_journal.py", "a body that is shorter than its length has another checksum; the comparison says so in words"),
     Mutant(_JOURNAL, "            os.ftruncate(fd, length)\n", "", "a record stands whole or not at all", "test_journal.py::test_nothingOfARecordThatDidNotFitStays"),
     Mutant(_JOURNAL, "        if not isinstance(record, dict) or not isinstance(record.get(\"op\"), str):", "        if False:", "a record says what it is", "test_journal.py"),
     Mutant(_JOURNAL, "    if len(body) > MAX_RECORD_BYTES:\n        raise", "    if False:\n        raise", "nothing is written that replay would not read", "test_journal.py::test_aRecordTooLongToReplayIsNotWritten"),
     Mutant(_JOURNAL, "        except HostMemoryFull as error:\n            _log.warning", "        except KeyError as error:\n            _log.warning", "an ending goes on when the journal can not grow", "test_takeover.py::test_aFullShmStopsNeitherTakeoverNorFrees"),
-    # --- directory ---
+    # --- directory --------------------------------------------------------------------
     Mutant(_DIRECTORY, "        self._journal.append(\"create\", **granted)\n", "", "a grant is in the journal first", "test_directory.py::test_aSuccessorKnowsTheNamesThatWereGranted"),
     Mutant(_DIRECTORY, "            self._journal.append(\"live\", row=row, incarnation=incarnation, description=description.packed())\n", "", "what lives is in the journal", "test_directory.py::test_theJournalTellsEachStep"),
     Mutant(_DIRECTORY, "            self._journal.note(\"free\", row=row, incarnation=state.incarnation)\n", "", "what was freed is in the journal", "test_directory.py::test_theJournalTellsEachStep"),
@@ -92,7 +92,7 @@ MUTANTS = [
     Mutant(_DIRECTORY, "        self.catalog.remove(row)\n", "", "what is gone counts no more", "test_directory.py"),
     Mutant(_HOLDERS, "row, self._rows.state(row).incarnation) > 0", "row) > 0", "holds are of the row's buffer", "test_creation.py::test_aCreatorThatGaveUpHoldsNothingOfTheRowsNextBuffer"),
     Mutant(_DIRECTORY, "            self._index.remove(described.encode(), row, state.incarnation)\n", "", "a name that is gone leaves no entry", "test_directory.py"),
-    # --- catalog and descriptor store ---
+    # --- catalog and descriptor store -------------------------------------------------
     Mutant(_CATALOG, "        if self.find(usage.name) not in (None, row):", "        if False:", "a name is taken once", "test_catalog.py::test_aNameIsTakenOnce"),
     Mutant(_CATALOG, "        self._uncount(row)\n        self._usages[row] = usage\n", "        self._usages[row] = usage\n", "a row counts once", "test_catalog.py::test_countingARowTwiceCountsItOnce"),
     Mutant(_CATALOG, "name is not None and self._rowOfName.get(name) == row:", "name in self._rowOfName:", "a row forgets no other's name", "test_catalog.py"),
@@ -107,7 +107,7 @@ MUTANTS = [
     Mutant(_VAULT, "            self._withdraw((row, incarnation))\n", "", "what is dropped is handed out no more", "test_descriptorserver.py::test_handsOutWhatTheDescriptorStoreHas"),
     Mutant(_VAULT, "            self._withdraw(pair)\n", "            pass\n", "what was taken is handed out no more", "test_descriptorserver.py::test_handsOutWhatTheDescriptorStoreHas"),
     Mutant(_VAULT, "        if self._descriptorServer is not None:\n            self._descriptorServer.put(row, incarnation, brought)\n", "", "what comes later is handed out too", "test_descriptorserver.py::test_handsOutWhatTheDescriptorStoreHas"),
-    # --- watchdog ---
+    # --- watchdog ---------------------------------------------------------------------
     Mutant(_DEATHWATCH, "        if self._members.isConfirmedDead(key, pidfd):\n", "        if True:\n", "nothing is reclaimed before the proof", "test_invariants.py::test_i5NothingIsReclaimedBeforeTheConfirmation"),
     Mutant(_RECLAIMING, "        if generation != key.generation or state == layout.MEMBER_FREE:\n            return\n", "", "a late reclaiming harms nobody", "test_watchdog.py test_invariants.py", "`condemn` and `release` compare the whole word again; this only saves them the trouble"),
     Mutant(_RECLAIMING, "        if not self._members.markDead(key):\n            return\n", "", "the dead are marked dead first", "test_watchdog.py::test_whatADeadMemberHadIsTakenBack"),
@@ -123,7 +123,7 @@ MUTANTS = [
     Mutant(_RECLAIMING, "            ownerlock.markDead(self._block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET, key)\n", "", "who waits for a dead holder is woken", "test_watchdog.py::test_whoWaitsForTheDeadIsWoken"),
     Mutant(_RECLAIMING, "            Generation(self._block.rowAddress(row)).wake()\n", "", "who waits for a dead writer is woken", "test_watchdog.py::test_whoWaitsForTheDeadIsWoken"),
     Mutant(_RECLAIMING, "        self._forget(key)\n        if key not in self._underWay:\n", "        if key not in self._underWay:\n", "the pidfd of the dead is closed", "test_watchdog.py::test_aDeathThatIsNotYetConfirmedIsLookedAtAgain"),
-    # --- maintenance ---
+    # --- maintenance ------------------------------------------------------------------
     Mutant(_UPKEEP, "self.tryReclaimUnheld, self._sweepMembers,", "self._sweepMembers,", "a successor finishes what was begun", "test_maintenance.py::test_aSuccessorFinishesWhatWasBegun", "it does the same again after the orphans; this one only does it first"),
     Mutant(_UPKEEP, "list(islice(left, _SLICE_SETTLED))", "list(left)", "orphans are collected a slice at a time", "test_maintenance.py::test_whatPredecessorsLeftIsSettledInSlices"),
     Mutant(_UPKEEP, "for row in unsettled[:_SLICE_SETTLED]:", "for row in unsettled:", "rows are settled a slice at a time", "test_maintenance.py::test_whatPredecessorsLeftIsSettledInSlices"),
@@ -136,7 +136,7 @@ MUTANTS = [
     Mutant(_UPKEEP, "        dropEmpty(self._places, self._epoch)\n", "", "journals that tell of nothing go", "test_maintenance.py::test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing"),
     Mutant(_JOURNAL, "            isShort = epoch < before and", "            isShort =", "the own journal stays", "test_maintenance.py::test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing"),
     Mutant(_JOURNAL, "all(record[\"op\"] == \"begin\" for", "all(True for", "a journal that tells of something stays", "test_journal.py::test_aJournalThatTellsOfNothingGoes"),
-    # --- candidacy and admission ---
+    # --- candidacy and admission ------------------------------------------------------
     Mutant(_CANDIDACY, "        if own < self._wanted() and spare > own and spare > OWN_DESCRIPTORS:\n            return slot\n", "", "who can not serve all lets another", "test_candidacy.py::test_theAblestIsChosen"),
     Mutant(_CANDIDACY, "if key.slot != exceptSlot]", "]", "not the one whose term has ended", "test_candidacy.py::test_theAblestIsChosen"),
     Mutant(_CANDIDACY, "return slot if spare > own and spare >= self._wanted() else None", "return None", "a broker at its limits lets another serve", "test_candidacy.py::test_aBrokerThatComesToItsLimitsLetsAnotherServe test_candidacy.py::test_theAblestIsChosen"),
@@ -149,7 +149,7 @@ MUTANTS = [
     Mutant(_ADMISSION, "                connection.recv(messages.MAX_MESSAGE_BYTES)", "                pass", "the newcomer reads the answer", "test_candidacy.py::test_aNewcomerThatNobodyCanTakeIsToldWhy"),
     Mutant(_ADMISSION, "(self._economize() and self._hasDescriptors())", "False", "the known are watched by their connections", "test_watchdog.py::test_withoutDescriptorsTheKnownAreWatchedByTheirConnections"),
     Mutant(_DEATHWATCH, "if len(self._pidfds) >= MAX_PIDFDS and self", "if False and self", "many members cost a descriptor each", "test_watchdog.py::test_manyMembersCostADescriptorEach"),
-    # --- snapshot ---
+    # --- snapshot ---------------------------------------------------------------------
     Mutant(_SNAPSHOT, "self._journal.isTooLong() or self._isMemoryShort()", "self._journal.isTooLong()", "a journal does not take the room for its copy", "test_maintenance.py::test_aJournalIsCopiedWhileThereIsStillRoomForACopy"),
     Mutant(_SNAPSHOT, "self._isWanted or self._journal.isTooLong()", "self._isWanted", "a journal that is too long is copied", "test_maintenance.py::test_theJournalOfATermDoesNotGrowWithWhatIsOver"),
     Mutant(_SNAPSHOT, ", *((\"create\", record) for record in halfMade)]", "]", "names that were granted outlive a copy", "test_maintenance.py::test_theJournalOfATermDoesNotGrowWithWhatIsOver"),
@@ -166,7 +166,7 @@ MUTANTS = [
     Mutant(_DIRECTORY, "        self.holders.revoke(row, \"lifetimeEnded\")\n", "", "a lifetime that ends refuses new operations", "test_watchdog.py::test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce"),
     Mutant(_UPKEEP, "            self.tryReclaimUnheld()\n        self.collectLost()\n", "        self.collectLost()\n", "what the dead had let go of is collected", "test_maintenance.py::test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf"),
     Mutant(_UPKEEP, "            self._chores.append(lambda: self.tryReclaimUnheld(following))\n", "            pass\n", "all rows are looked at, a slice at a time", "test_maintenance.py"),
-    # --- broker ---
+    # --- broker -----------------------------------------------------------------------
     Mutant(_BROKER, "        if self.isDeposed() or self._journal.isHindered():\n            raise Deposed\n        self._election.beat()", "        self._election.beat()", "a deposed broker serves nobody", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_BROKER, "        return self._directory.lacks(name) and not self.isDeposed()", "        return self._directory.lacks(name)", "a deposed broker does not know who has which name", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_BROKER, "                self._server.wake()\n                raise Deposed\n            knownEnd", "                self._server.wake()\n            knownEnd", "a deposed broker does not serve its own process", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
@@ -191,7 +191,7 @@ MUTANTS = [
     Mutant(_BROKER, "        self._directory.fence()\n        self._server", "        self._server", "a successor fences first", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_DIRECTORY, "            if self.exists(row, incarnation) and self.rows.state(row).state != layout.ROW_FREE:", "            if True:", "memory that no row vouches for is not kept", "test_watchdog.py::test_descriptorsThatNobodyAskedForAreClosed"),
     Mutant(_BUFFER_REQUESTS, "    if context.directory.rows.isLive(row, incarnation) and context.mayStillBring():", "    if context.mayStillBring():", "nobody waits for the memory of what is gone", "test_watchdog.py::test_nobodyWaitsForTheMemoryOfWhatWasFreed"),
-    # --- requests, client, repair ---
+    # --- requests, client, repair -----------------------------------------------------
     Mutant(_REQUESTS, "    if message.keys() - {\"op\"} != fields.keys():", "    if False:", "a request has its fields", "test_watchdog.py::test_aRequestHasItsFieldsAndNoOthers"),
     Mutant(_REQUESTS, "not -1 <= value < 1 << 64)", "False)", "numbers of a request are in range", "test_watchdog.py::test_numbersOfARequestAreNumbersInRange"),
     Mutant(_REQUESTS, "isinstance(value, bool) or not isinstance(value, int)", "not isinstance(value, int)", "a number is no truth value", "test_watchdog.py::test_numbersOfARequestAreNumbersInRange"),

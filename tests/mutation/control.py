@@ -30,16 +30,16 @@ _SURROUNDINGS = "muninn/system/oserrors.py"
 MUTANTS = [
     Mutant("muninn/control/members.py", "        except UnicodeError:  # of", "        except KeyError:  # of", "a program is called what can not be encoded", "test_members.py::test_aProgramMayHaveAnythingForItsName"),
     Mutant("muninn/system/processes.py", "isinstance(arguments, list | tuple) and arguments", "arguments is not None", "a program may have no arguments", "test_members.py::test_aProgramMayHaveAnythingForItsName"),
-    # --- a limit to files ---
+    # --- a limit to files -------------------------------------------------------------
     Mutant("muninn/storage/segments.py", "    requireFileBytes(path, sizeBytes)\n", "", "a segment beyond the limit does not end the process", "test_oserrors.py::test_aLimitOfTheProcessIsNamed"),
     Mutant("muninn/devices/host/memory.py", "    requireFileBytes(f\"{exactly(sizeBytes)} for GPU {gpu}\", pagesUp(sizeBytes))\n", "", "memory of an emulated GPU beyond the limit does not end the process", "test_oserrors.py::test_aLimitOfTheProcessIsNamed"),
-    # --- without /proc ---
+    # --- without /proc ----------------------------------------------------------------
     Mutant("muninn/system/processes.py", "        if not hasProc():\n            raise\n", "        if False:\n            raise\n", "who can not be looked up is not gone", "test_oserrors.py::test_withoutProcNobodyIsTakenForGone"),
     Mutant("muninn/system/processes.py", "        if not _seen:\n            raise\n", "        raise\n", "a process knows its own namespace", "test_oserrors.py::test_withoutProcNobodyIsTakenForGone"),
-    # --- a program that closes descriptors of ours ---
+    # --- a program that closes descriptors of ours ------------------------------------
     Mutant("muninn/system/descriptors.py", "                self._kept.release()  # or", "                pass  # or", "a lost eventfd does not close the next one", "test_descriptors.py::test_anEventThatTakesThePlaceOfALostOneIsNotClosedWithIt"),
     Mutant("muninn/system/descriptors.py", "                    if each is not None and not each.isOurs():\n", "                    if False:\n", "a long wait looks whether it can be ended", "test_descriptors.py::test_aLongWaitLooksWhetherTheProgramHasClosedWhatItWaitsBy"),
-    # --- ownership ---
+    # --- ownership --------------------------------------------------------------------
     Mutant(_OWNERSHIP, "    if isWritableByOthers(status):\n", "    if False:\n", "what others could have written is not believed", "test_ownership.py::test_whatOthersCouldHaveWrittenIsRefusedAtOnce"),
     Mutant(_OWNERSHIP, "        os.chmod(path if fd is None else fd.number, _PRIVATE)\n", "", "a mode is put right", "test_ownership.py::test_whatOthersCouldOnlyReadIsPutRight"),
     Mutant(_OWNERSHIP, "    if status.st_uid != uid:\n", "    if False:\n", "another user's file is named", "test_ownership.py::test_anotherUsersLockFileInTheDirectoryIsNamed"),
@@ -51,7 +51,7 @@ MUTANTS = [
     Mutant(_OWNERSHIP, "        (os.rmdir if stat.S_ISDIR(status.st_mode) else os.unlink)(path)\n", "        pass\n", "what is made for another uid goes again", "test_ownership.py::test_whatAnotherUidHasMadeGoesAgain"),
     Mutant(_SURROUNDINGS, "    isRefused = error.errno in (errno.EPERM, errno.EACCES) and not", "    isRefused = False and not", "what the rights forbid has a type", "test_ownership.py::test_whatTheRightsForbidIsATypedError"),
     Mutant("muninn/broker/journal.py", "        if isinstance(typed, DomainChanged) or (", "        if (", "a broker of another uid gives its office up", "test_ownership.py::test_aBrokerWhoseUidChangesInTheMiddleOfARequestGivesItsOfficeUp"),
-    # --- folders ---
+    # --- folders ----------------------------------------------------------------------
     Mutant(_FOLDERS, "        for name in own:\n            if _isEstablished(name, uid):\n                return name\n", "", "a domain stays where it is", "test_folders.py::test_aNameThatAnotherUserTookIsAvoided"),
     Mutant(_FOLDERS, "    if status.st_mode & 0o022:\n", "    if False:\n", "where others could write nothing is believed", "test_folders.py::test_aDirectoryInWhichOthersCouldWriteIsNotBelieved"),
     Mutant(_FOLDERS, "    if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:\n", "    if False:\n", "a mode is set right", "test_folders.py::test_aDirectoryInWhichNobodyElseCouldWriteIsSetRight"),
@@ -60,17 +60,17 @@ MUTANTS = [
     Mutant(_HEADER, "        if isOurs(os.lstat(paths.blockPath), paths.blockPath, paths):\n            posix_ipc.unlink", "        if True:\n            posix_ipc.unlink", "what is another user's is left alone, by root too", "test_folders.py::test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere"),
     Mutant(_GENERATIONS, "                if canTakeScope:\n                    raise Starved\n                raise TimeoutError", "                raise TimeoutError", "a reader that waits for nothing is told who writes", "test_owners.py::test_aReadThatDoesNotWaitIsToldWhoWrites"),
     Mutant("muninn/devices/host/memory.py", ", alignment=alignment, cell=self._cell))", ", alignment=alignment))", "a mapping is somebody's in the step that makes it", "test_hostDevice.py::test_whatIsInterruptedBehindItsMappingMapsNothing"),
-    # --- finalizers on own threads ---
+    # --- finalizers on own threads ----------------------------------------------------
     Mutant("muninn/session/owners.py", "    if owner is not None:\n        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for an owner lock", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_GENERATIONS, "            aside.refuseOwn()\n            sleepOn(self._word, value & 0xFFFFFFFF, remainingNs)", "            sleepOn(self._word, value & 0xFFFFFFFF, remainingNs)", "a finalizer on an own thread does not wait for a generation", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_TICKETS, "                return False\n            aside.refuseOwn()\n", "                return False\n", "a finalizer on an own thread does not wait for room", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_TICKETS, "                return state\n            aside.refuseOwn()\n", "                return state\n", "a finalizer on an own thread does not wait for a ticket", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
-    # --- forks ---
+    # --- forks ------------------------------------------------------------------------
     Mutant("muninn/system/forks.py", "        if isWhole:\n", "        if False:\n", "a fork waits for what must be whole", "test_forks.py::test_aForkWaitsForWhatMustBeWhole"),
     Mutant("muninn/system/forks.py", "        os.register_at_fork(after_in_child=partial(next, renewals))\n", "", "a child has the locks that its other threads held", "test_forks.py"),
     Mutant("muninn/system/forks.py", '{True: operator.methodcaller("release"),', "{True: bool,", "a fork gives back what it took", "test_forks.py"),
     Mutant("muninn/session/client.py", "        self._connector.isForked = True\n", "", "a child does not ask in its parent's name", "test_forks.py::test_aHandlerThatForksLeavesTheAnswerToTheParent"),
-    # --- block ---
+    # --- block ------------------------------------------------------------------------
     Mutant(_HEADER, "    if header is None or header.version == 0:\n        return None\n", "    if header is None:\n        return None\n", "a block without a version is nobody's", "test_block.py::test_aBlockThatNeverHadAnIdentityIsReplaced"),
     Mutant(_HEADER, "    if header.magic != layout.MAGIC:\n        raise", "    if False:\n        raise", "a block begins with the magic", "test_block.py::test_aDamagedHeaderIsATypedError"),
     Mutant(_HEADER, "    if not isOfThisBoot(header.boot):\n", "    if False:\n", "a block of another boot is discarded", "test_block.py::test_aBlockOfAnotherBootGoesWithAllThatItNamed"),
@@ -99,9 +99,9 @@ MUTANTS = [
     Mutant(_BLOCK, "    if header is not None and header.magic == layout.MAGIC and not isOfThisBoot(header.boot):\n", "    if False:\n", "what another boot's block named goes with it", "test_block.py::test_aBlockOfAnotherBootGoesWithAllThatItNamed"),
     Mutant(_BLOCK, "layout.VERSION_OFFSET)) != layout.VERSION\n", "layout.VERSION_OFFSET)) == 77\n", "who joins sees that the block was withdrawn", "test_membership.py::test_nobodyJoinsABlockThatIsBeingWithdrawn"),
     Mutant(_LAYOUT, "        if not sane:\n", "        if False:\n", "impossible sizes are refused", "test_layout.py"),
-    # --- logs ---
+    # --- logs -------------------------------------------------------------------------
     Mutant("muninn/system/logs.py", "with contextlib.suppress(Exception):  # and", "with contextlib.nullcontext():  # and", "what a program's logging raises ends no thread of ours", "test_clock.py::test_aThreadOutlivesALogThatRaises"),
-    # --- lockfile ---
+    # --- lockfile ---------------------------------------------------------------------
     Mutant(_LOCKFILE, "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) != 0:", "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) == 99:", "CREATE excludes", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
     Mutant("muninn/system/threads.py", "        if (ends := green.identity()) != began:", "        if (ends := began) != began:", "a thread that was begun before threads were green ends well", "test_green.py::test_greenThreadsAreKnownWheneverTheLibraryMakesThem"),
     Mutant("muninn/system/threads.py", "    if green.areGreen():\n        return _started(target)\n", "", "a thread is a real one", "test_green.py::test_aThreadIsARealOneWhateverIsMadeOfThreads"),
@@ -113,18 +113,18 @@ MUTANTS = [
     Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
     Mutant(_LOCKFILE, "        if failure:\n            return False\n", "", "a claimer that lives keeps its slot", "test_members.py::test_theByteOfASlotIsItsMembersOnly"),
     Mutant(_LOCKFILE, "            if clock.now() >= deadline:\n                holder", "            if False:\n                holder", "the wait for CREATE is bounded", "test_block.py::test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver"),
-    # --- descriptors ---
+    # --- descriptors ------------------------------------------------------------------
     Mutant("cshim/primitives.c", "\tif (isThat(fd, descriptor))\n\t\tclose(fd);", "\tif (fd >= 0)\n\t\tclose(fd);", "somebody else's descriptor is not closed", "test_descriptors.py::test_aDescriptorThatIsSomebodyElsesIsForgottenAndNotClosed"),
     Mutant(_DESCRIPTORS, "            self.socket.detach()  #", "            self.socket.close()  #", "somebody else's descriptor is not closed as a socket", "test_descriptors.py::test_aSocketThatIsSomebodyElsesIsForgottenAndNotClosed"),
     Mutant(_LOCKFILE, "        self._slots.add(slot)\n", "", "a slot's byte is locked again with the file", "test_descriptors.py::test_aProgramThatClosesItsDescriptorsKeepsItsFilesAndItsSlot"),
     Mutant(_LOCKFILE, "            self._retakeAt = clock.now() + _RETAKE_SECONDS\n            self._retake()\n", "            pass\n", "a byte that was lost by a read is taken again", "test_members.py::test_aByteThatIsLostByAReadIsTakenAgain test_members.py::test_whoseByteIsAnothersByNowIsInItNoMore"),
     Mutant(_MEMBERS, "claiming, live) != claiming:", "claiming, live) == -1:", "an owner lock that was taken back is not entered", "test_members.py::test_anOwnerLockThatWasTakenBackIsNotEntered"),
-    # --- clock ---
+    # --- clock ------------------------------------------------------------------------
     Mutant(_CLOCK, "atomics.monotonicNs() - _own.monotonicNs\n", "atomics.monotonicNs()\n", "words of time are the host's", "test_clock.py::test_aBrokerOfAnotherTimeNamespaceEndsLifetimesWhenTheyAreOver"),
     Mutant(_CLOCK, "    if own == _HOST_NAMESPACE:\n        return _HOST\n", "", "who unshared in the host's namespace is not moved itself", "test_clock.py::test_theOffsetIsReadAsTheKernelWritesIt"),
     Mutant(_CLOCK, " if own == ofChildren else _UNKNOWN", "", "the offsets of the children are not one's own", "test_clock.py::test_whoCanNotKnowItsClockBelievesNoDeadline"),
     Mutant(_CLOCK, "        while atomics.sleepUntil(deadlineNs) == -errno.EINTR:\n            pass\n", "        atomics.sleepUntil(deadlineNs)\n", "a signal ends no sleep", "test_clock.py::test_sleepsToItsEndThroughSignals"),
-    # --- members ---
+    # --- members ----------------------------------------------------------------------
     Mutant(_MEMBERS, "return not self.isCurrent(key) or word == 0", "return word == 0", "a slot that is another's is noticed", "test_members.py::test_aSlotThatIsAnothersByNowIsSuspectedDead"),
     Mutant(_MEMBERS, "or word == 0 or bool(word & _FUTEX_OWNER_DIED)", "or bool(word & _FUTEX_OWNER_DIED)", "a slot without a robust word is noticed", "test_members.py::test_aSlotWithoutARobustWordIsSuspectedDead"),
     Mutant(_MEMBERS, "or word == 0 or bool(word & _FUTEX_OWNER_DIED)", "or word == 0", "the kernel's mark is noticed", "test_takeover.py::test_survivesTheDeathOfTheBroker test_invariants.py::test_i5AnExecIsSuspectedAndConfirmed"),
@@ -146,7 +146,7 @@ MUTANTS = [
     Mutant("muninn/system/processes.py", "sameProcess = startTimeOf(pid) == startTime", "sameProcess = True", "a stranger with the same pid is not the member", "test_invariants.py::test_i5AStrangerWithTheSamePidIsNotTheMember"),
     Mutant("muninn/system/processes.py", "return Descriptor(-errno.ESRCH) if -pidfd.number in _NO_SUCH_PROCESS else pidfd", "return Descriptor(-errno.ESRCH)", "without a descriptor nobody is dead", "test_invariants.py::test_i5WithoutADescriptorNobodyIsDead"),
     Mutant("muninn/system/processes.py", "return bool(atomics.pidfdDead(pidfd) == 1)", "return False", "a process that has ended is confirmed dead without its hello", "test_invariants.py::test_i5AZombieIsConfirmedDead"),
-    # --- election and watch ---
+    # --- election and watch -----------------------------------------------------------
     Mutant(_ELECTION, "        if atomics.casSeqCst64(self._election, old.word(), new.word()) != old.word():", "        if atomics.exchangeSeqCst64(self._election, new.word()) == -1:", "of several that noticed the same death one wins", "test_election.py"),
     Mutant(_ELECTION, "        atomics.futexWake32(self._ready, atomics.FUTEX_ALL)\n        if old.slot", "        if old.slot", "an election wakes who waits for the old socket", "test_election.py"),
     Mutant(_ELECTION, "            atomics.futexWake32(self._block.memberAddress(old.slot) + layout.MEMBER_ROBUST_OFFSET, atomics.FUTEX_ALL)\n", "            pass\n", "an election wakes who watches the old broker", "test_watch.py"),
@@ -157,7 +157,7 @@ MUTANTS = [
     Mutant(_ELECTION, "atomics.fetchAddAcqRel64(self._heartbeat, 1)", "atomics.fetchAddAcqRel64(self._heartbeat, 0)", "a broker that moves is seen to move", "test_election.py::test_beatsAreCounted"),
     Mutant(_WATCH, "        atomics.wakeWatcher(self._wakeOwner, self._robust, self._slot)\n", "        pass\n", "a wake-up wakes the thread", "test_watch.py"),
     Mutant(_WATCH, "electionWord & 0xFFFFFFFF", "int(atomics.loadAcquire32(self._block.electionAddress))", "a term that ended before the sleep is seen", "test_watch.py"),
-    # --- rows ---
+    # --- rows -------------------------------------------------------------------------
     Mutant(_ROWS, "        if old.epoch > epoch:\n            raise Deposed\n        requireRow", "        requireRow", "a deposed broker changes no row that it reads anew", "test_invariants.py::test_i3WhatADeposedBrokerStillDoesFails"),
     Mutant(_ROWS, "old.word(), new.word()) != old.word():\n            raise Deposed", "self.word(row), new.word()) == -1:\n            raise Deposed", "a row is changed from exactly what was read", "test_rows.py test_invariants.py::test_i3AWordRememberedFromBeforeTheFenceIsStale"),
     Mutant(_ROWS, "        atomics.raiseField64(self._first, layout.ROW_BYTES, self.count(), _EPOCH_MASK << _EPOCH_SHIFT, field)\n\n", "\n", "a successor stamps all rows", "test_invariants.py::test_i3AWordRememberedFromBeforeTheFenceIsStale"),
@@ -180,7 +180,7 @@ MUTANTS = [
     Mutant("muninn/control/rowreader.py", "return bytes(self._block.bytes[start : start + DESCRIPTION_BYTES])", "return self._block.bytes[start : start + _DESCRIPTION.size]", "bytes are copied before they are checked", "test_invariants.py::test_i8BytesAreCopiedBeforeTheyAreChecked"),
     Mutant(_ROWS, "                if self.state(start + index).incarnation < MAX_INCARNATION:\n", "                if True:\n", "a row whose incarnations are used up is not granted", "test_rows.py::test_aRowWhoseIncarnationsAreUsedUpIsNotGranted"),
     Mutant(_ELECTION, "        if old.epoch >= MAX_EPOCH:\n", "        if False:\n", "an epoch does not run over", "test_election.py::test_noTermComesAfterTheLastEpoch"),
-    # --- index ---
+    # --- index ------------------------------------------------------------------------
     Mutant(_INDEX, "_HASH_SHIFT | incarnation << _INCARNATION_SHIFT | (row + 1)\n", "_HASH_SHIFT | (row + 1)\n", "an entry is of one incarnation", "test_invariants.py::test_i3ALateIndexRemovalLeavesTheNextBuffersEntry"),
     Mutant(_INDEX, "entry, self._tombstone))\n", "entry, 0))\n", "a removal does not end other names' probes", "test_index.py"),
     Mutant(_INDEX, "                if seen == entry:\n", "                if False:\n", "inserting twice leaves one entry", "test_index.py::test_insertingTwiceLeavesOneEntry"),
@@ -192,7 +192,7 @@ MUTANTS = [
     Mutant(_INDEX, "layout.INDEX_TOMBSTONE_EPOCH.put(epoch) | ", "", "only one's own tombstone is emptied", "test_index.py"),
     Mutant(_INDEX, "_INDEXED if isIndexed else _NOT_INDEXED", "_INDEXED", "who waits is told that the index does not know", "test_names.py"),
     Mutant(_INDEX, "        atomics.futexWake32(address, atomics.FUTEX_ALL)\n", "", "who waits for a name is woken", "test_names.py test_directory.py"),
-    # --- leases ---
+    # --- leases -----------------------------------------------------------------------
     Mutant("muninn/session/leases.py", "            atomics.casSeqCst32(self._highAddress, high, index + 1)\n", "            break\n", "a scan looks as far as leases are", "test_leases.py test_invariants.py::test_i1TheRefcountFollowsTheLeasesThatThereAreWhateverHappenedBefore"),
     Mutant("muninn/session/leases.py", "                if self._owners.setdefault(index, tenure) is tenure:\n", "                if self._owners.update({index: tenure}) is None:\n", "a slot has one owner", "test_leases.py::test_aSlotHasOneOwnerWhateverTheHintsSay"),
     Mutant("muninn/session/leases.py", "                self._free += [index for index in range(self._max) if index not in self._owners]\n", "                pass\n", "a number that was lost is found again", "test_leases.py::test_aNumberThatWasLostIsFoundAgain"),
@@ -210,7 +210,7 @@ MUTANTS = [
     Mutant("muninn/session/leases.py", "        self._changeExpiry(index, _EXPIRY_MASK, _READING if isReading else 0)\n", "        self._changeExpiry(index, 0, _READING if isReading else 0)\n", "reading keeps the expiry", "test_leases.py"),
     Mutant(_LEASES, "        indices = atomics.indexBuffer(high)\n        found = atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, indices, high)\n", "        indices = atomics.indexBuffer(8)\n        found = min(8, atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, indices, 8))\n", "a reader is found among many leases", "test_leases.py::test_aReaderIsFoundAmongManyLeases"),
     Mutant(_LEASES, "    mask, value = _holdsOn(row, incarnation)\n    for slot", "    mask, value = _ROW_MASK, row + 1\n    for slot", "readers of an earlier buffer of the row are nobody's", "test_leases.py"),
-    # --- generations ---
+    # --- generations ------------------------------------------------------------------
     Mutant(_GENERATIONS, "            atomics.exchangeSeqCst64(self._word, value + 1)\n", "", "the word is odd while somebody writes", "test_generations.py::test_isOddWhileSomebodyWrites"),
     Mutant(_GENERATIONS, "        if not value & 1:\n            # SYNC write", "        if True:\n            # SYNC write", "a repair keeps the word odd until it is whole", "test_generations.py test_buffer.py::test_aDeadWriterIsSeenAndRepaired"),
     Mutant(_GENERATIONS, "        atomics.storeRelease64(self._word, value)\n        atomics.futexWake32(self._word, atomics.FUTEX_ALL)\n", "        atomics.storeRelease64(self._word, value)\n", "a publication wakes who waits for it", "test_generations.py"),
@@ -225,9 +225,9 @@ MUTANTS = [
     Mutant(_GENERATIONS, "            check()\n", "", "a wait ends when its writer dies", "test_generations.py::test_whatItsCheckRaisesEndsAWait"),
     Mutant(_GENERATIONS, "                if last:\n                    streams.awaitWriters(max(0.0, deadline - clock.now()))\n", "", "what kernels still write is waited for", "test_generations.py test_access.py"),
     Mutant(_GENERATIONS, "if result == value or (result >= 0 and streams.last() == last):", "if result >= 0:", "a newer generation's kernels are waited for too", "test_generations.py"),
-    # --- claims ---
+    # --- claims -----------------------------------------------------------------------
     Mutant(_CLAIMS, "            break\n    atomics.futexWake32(address, atomics.FUTEX_ALL)\n", "            break\n", "who waits for a dead owner is woken", "test_ownerlock.py"),
-    # --- tickets ---
+    # --- tickets ----------------------------------------------------------------------
     Mutant(_TICKETS, "            elif word & layout.TICKET_OPEN_BIT:\n                return None\n", "", "a pending ticket keeps its place", "test_tickets.py::test_aFullRingMakesTheNextOneWait"),
     Mutant(_TICKETS, "                atomics.casSeqCst64(self._next, ticket - 1, ticket)\n            elif", "                pass\n            elif", "a ticket whose member died between two steps stops nobody", "test_tickets.py"),
     Mutant(_TICKETS, " and word & _OPEN_MASK == _ofMember(key):\n            ends", ":\n            ends", "only its member completes a ticket", "test_tickets.py::test_onlyItsMemberCompletesATicket"),
@@ -246,7 +246,7 @@ MUTANTS = [
     Mutant(_TICKETS, "if _isIn(word, ticket) or _isBehind(ticket, word):\n                # Somebody", "if _isIn(word, ticket):\n                # Somebody", "an old ticket does not take a later one's slot", "test_tickets.py::test_whoReadLastLongAgoTakesNobodysSlot"),
     Mutant(_TICKETS, "return last + (ahead if ahead < _HALF else ahead - _TICKET_MASK - 1)", "return word >> _TICKET_SHIFT", "tickets go on beyond what a slot keeps", "test_tickets.py"),
     Mutant(_TICKETS, "        if _isIn(word, ticket) and word & _OPEN_MASK == _ofMember(key):\n", "        if True:\n", "only its member makes a ticket sure", "test_tickets.py::test_onlyItsMemberMakesATicketCompletedByTheDevice"),
-    # --- segments ---
+    # --- segments ---------------------------------------------------------------------
     Mutant(_SEGMENTS, " or status.st_size < sizeBytes:", ":", "a truncated segment is not mapped", "test_segments.py::test_aTruncatedSegmentIsNotMapped"),
     Mutant(_DESCRIPTORS, "flags | os.O_NOFOLLOW", "flags", "a link in place of a segment is not followed", "test_segments.py::test_aLinkInPlaceOfASegmentIsNotFollowed"),
     Mutant(_SEGMENTS, "        with contextlib.suppress(FileNotFoundError):\n            os.unlink(path)\n        fd = descriptors", "        fd = descriptors", "what a dead creator left makes room", "test_segments.py::test_aLeftoverOfADeadCreatorIsReplaced"),
@@ -257,7 +257,7 @@ MUTANTS = [
     Mutant("muninn/system/cgroups.py", "    return min((limit for limit in limits if limit is not None), default=None)", "    return next((limit for limit in limits if limit is not None), None)", "the least limit counts", "test_cgroups.py"),
     Mutant(_SURROUNDINGS, "os.access(SHM_ROOT, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):", "os.access(SHM_ROOT, os.W_OK | os.X_OK, effective_ids=True):", "a directory that can not be listed is named", "test_oserrors.py::test_saysWhatIsWrongWithTheMachineOrWorks"),
     Mutant(_SEGMENTS, "        os.posix_fallocate(fd, offset, length)\n", "        pass\n", "a page that can not be had is an error and no SIGBUS", "test_segments.py::test_aFullShmIsAnErrorBeforeAnyTouch"),
-    # --- wire ---
+    # --- wire -------------------------------------------------------------------------
     Mutant(_WIRE, "    if received.flags & _CUT:", "    if False:", "a packet that is too long is refused", "test_messages.py::test_refusesAPacketThatIsTooLong"),
     Mutant(_WIRE, "    if received.flags & _DESCRIPTOR_LOST:", "    if False:", "lost descriptors are noticed", "test_messages.py"),
     Mutant("cshim/primitives.c", "\t\tint fd = mnnTakeReceived(received, i);\n", "\t\tint fd = -1;\n", "descriptors that came with garbage are closed", "test_messages.py::test_closesDescriptorsThatCameWithGarbage"),
@@ -265,7 +265,7 @@ MUTANTS = [
     Mutant("muninn/session/owners.py", "sleepNs(deadline, _CHECK_NS) if owner is not None else _SUCCESSOR_NS", "sleepNs(deadline, _CHECK_NS if owner is not None else _SUCCESSOR_NS)", "a free claim is not refused", "test_lock.py::test_aTryIsNotRefusedForAWaiterThatDied"),
     Mutant(_WIRE, "    if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):", "    if False:", "a message is a map with text keys", "test_messages.py::test_refusesWhatIsNoMapWithTextKeys"),
     Mutant(_WIRE, "    if len(raw) > MAX_MESSAGE_BYTES:", "    if False:", "nothing is sent that nobody would take", "test_messages.py::test_refusesToSendMoreThanAMessageMayHave"),
-    # --- descriptor server ---
+    # --- descriptor server ------------------------------------------------------------
     Mutant(_DESCRIPTOR_SERVER, "            if self._epoch != epoch:\n", "            if self._epoch < 0:\n", "each epoch has its descriptor server", "test_descriptorserver.py::test_eachEpochHasItsDescriptorServer"),
     Mutant(_DESCRIPTOR_SERVER, "                if isSound and self._connection is None:\n", "                if self._connection is None:\n", "a late answer is nobody's", "test_descriptorserver.py::test_aLateAnswerIsNobodys"),
     Mutant(_DESCRIPTOR_SERVER, "                self._shunnedUntil = clock.now() + _SHUNNED_SECONDS\n", "", "a descriptor server that does not answer is left alone", "test_descriptorserver.py::test_aClosedDescriptorServerIsAskedNoMore"),

@@ -13,14 +13,16 @@ class Mutant(NamedTuple):
     file
         Relative to the root of the repository.
     old, new
-        The text, which is there once however it is laid out (`quotes`), and what stands in its place.
-        Comments in it are not compared.
+        The text, which is there once however it is laid out (`quotes`), and what stands
+        in its place. Comments in it are not compared.
     breaks
         What does not hold any more.
     tests
-        Files below `tests/`, or tests in them (`test_x.py::test_y`), separated by spaces.
+        Files below `tests/`, or tests in them (`test_x.py::test_y`), separated by
+        spaces.
     equivalent
-        Why no test can notice, where none can. It is tried all the same: a mutant that is noticed after all is not equivalent.
+        Why no test can notice, where none can. It is tried all the same: a mutant that
+        is noticed after all is not equivalent.
     """
 
     file: str

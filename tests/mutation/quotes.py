@@ -1,9 +1,9 @@
 """Where a source has what a mutant quotes, however either is laid out.
 
-A quote is some text of a source. Whitespace outside of string literals, comments, a comma before a
-closing bracket and the parentheses that a formatter puts around a long expression take no part in the
-comparison: a reformat of the source moves no mutant. A newline counts only where it ends a statement
-of Python.
+A quote is some text of a source. Whitespace outside of string literals, comments, a
+comma before a closing bracket and the parentheses that a formatter puts around a long
+expression take no part in the comparison: a reformat of the source moves no mutant. A
+newline counts only where it ends a statement of Python.
 """
 
 from __future__ import annotations
@@ -14,16 +14,23 @@ from typing import NamedTuple
 
 _STRING = r"""(?<!\w)(?:[rRbBfFuU]{0,2})(?:\"{3}(?:\\.|[^\\])*?(?:\"{3}|\Z)|"(?:\\.|[^"\\\n])*(?:"|\Z)|'(?:\\.|[^'\\\n])*(?:'|\Z))"""
 _PYTHON = re.compile(
-    rf"(?P<comment>\#[^\n]*)|(?P<string>{_STRING})|(?P<space>(?:[ \t\f]|\\\n)+)|(?P<newline>\n)|(?P<word>\w+)|(?P<other>.)", re.S
+    rf"(?P<comment>\#[^\n]*)|(?P<string>{_STRING})|(?P<space>(?:[ \t\f]|\\\n)+)|(?P<newline>\n)|(?P<word>\w+)|(?P<other>.)",
+    re.S,
 )
-_C = re.compile(rf"(?P<comment>//[^\n]*|/\*.*?(?:\*/|\Z))|(?P<string>{_STRING})|(?P<space>(?:\s|\\\n)+)|(?P<word>\w+)|(?P<other>.)", re.S)
+_C = re.compile(
+    rf"(?P<comment>//[^\n]*|/\*.*?(?:\*/|\Z))|(?P<string>{_STRING})|(?P<space>(?:\s|\\\n)+)|(?P<word>\w+)|(?P<other>.)",
+    re.S,
+)
 #: What may stand between the end of a statement and the end of its line.
 _REST = re.compile(r"[ \t]*(?:#[^\n]*|/\*[^\n]*\*/[ \t]*|//[^\n]*)?\n")
 _OPENING, _CLOSING = "([{", ")]}"
-#: In a reduced source: parentheses that open at the end of a line and call nothing, as a formatter adds them.
+#: In a reduced source: parentheses that open at the end of a line and call nothing, as
+#: a formatter adds them.
 _ADDED_OPENING, _ADDED_CLOSING = "\x01", "\x02"
 #: A "(" behind one of these words calls nothing.
-_KEYWORD = re.compile("return|yield|in|not|and|or|if|elif|while|assert|await|else|is|lambda|del|with|from|raise|for")
+_KEYWORD = re.compile(
+    "return|yield|in|not|and|or|if|elif|while|assert|await|else|is|lambda|del|with|from|raise|for"
+)
 
 
 class _Token(NamedTuple):
@@ -34,7 +41,9 @@ class _Token(NamedTuple):
 
 
 class _Reduced(NamedTuple):
-    """A text without its layout, and where each of its characters begins and ends in the text."""
+    """A text without its layout, and where each of its characters begins and ends in
+    the text.
+    """
 
     text: str
     starts: list[int]
@@ -46,9 +55,14 @@ def _isC(file: str) -> bool:
 
 
 def _tokensOf(text: str, file: str) -> list[_Token]:
-    """What counts of a text, a newline only where no bracket of the text itself is around it."""
+    """What counts of a text, a newline only where no bracket of the text itself is
+    around it.
+    """
     lexer = _C if _isC(file) else _PYTHON
-    found = [_Token(str(each.lastgroup), each.group(), each.start(), each.end()) for each in lexer.finditer(text)]
+    found = [
+        _Token(str(each.lastgroup), each.group(), each.start(), each.end())
+        for each in lexer.finditer(text)
+    ]
     found = [each for each in found if each.kind not in ("comment", "space")]
     depths, depth = [], 0
     for each in found:
@@ -63,7 +77,10 @@ def _tokensOf(text: str, file: str) -> list[_Token]:
         lowest = lowestBehind[at] = min(lowest, depths[at])
     kept: list[_Token] = []
     for at, each in enumerate(found):
-        if each.kind == "newline" and (depths[at] > max(lowestBefore[at], lowestBehind[at]) or (kept and kept[-1].kind == "newline")):
+        if each.kind == "newline" and (
+            depths[at] > max(lowestBefore[at], lowestBehind[at])
+            or (kept and kept[-1].kind == "newline")
+        ):
             continue
         if each.text in (*_CLOSING,) and kept and kept[-1].text == "," and not _isC(file):
             kept.pop()
@@ -76,7 +93,9 @@ def _isWord(character: str) -> bool:
 
 
 def _withAddedMarked(tokens: list[_Token], text: str) -> list[_Token]:
-    """The same, where parentheses that a formatter may have added have characters of their own."""
+    """The same, where parentheses that a formatter may have added have characters of
+    their own.
+    """
     marked, opened = list(tokens), []
     for at, each in enumerate(tokens):
         if each.kind != "other":
@@ -84,7 +103,9 @@ def _withAddedMarked(tokens: list[_Token], text: str) -> list[_Token]:
         if each.text in _OPENING:
             before = tokens[at - 1] if at else None
             calls = before is not None and (
-                before.kind == "string" or before.text in (*_CLOSING,) or (before.kind == "word" and not _KEYWORD.fullmatch(before.text))
+                before.kind == "string"
+                or before.text in (*_CLOSING,)
+                or (before.kind == "word" and not _KEYWORD.fullmatch(before.text))
             )
             isLast = text[each.end :].lstrip(" \t").startswith(("\n", "#"))
             opened.append(at if each.text == "(" and isLast and not calls else -1)
@@ -123,8 +144,13 @@ def _patternOf(quote: str, file: str, newline: str) -> re.Pattern[str]:
                 parts.append(f"[ {_ADDED_OPENING}{_ADDED_CLOSING}]")
                 parts.append(between)
         if each.kind == "other" and each.text in "()":
-            parts.append(f"[{re.escape(each.text)}{_ADDED_OPENING if each.text == '(' else _ADDED_CLOSING}]")
-        elif each.text == "," and "".join(token.text for token in tokens[tokens.index(each) :]) in (",", ",\n"):
+            parts.append(
+                f"[{re.escape(each.text)}{_ADDED_OPENING if each.text == '(' else _ADDED_CLOSING}]"
+            )
+        elif each.text == "," and "".join(token.text for token in tokens[tokens.index(each) :]) in (
+            ",",
+            ",\n",
+        ):
             parts.append(",?")  # the source may have a bracket behind it
         else:
             parts.append(newline if each.kind == "newline" else re.escape(each.text))
@@ -134,7 +160,9 @@ def _patternOf(quote: str, file: str, newline: str) -> re.Pattern[str]:
 
 
 def _unmatched(text: str) -> tuple[list[int], list[int]]:
-    """Where a reduced text opens parentheses that it does not close, and where it closes those that it does not open."""
+    """Where a reduced text opens parentheses that it does not close, and where it
+    closes those that it does not open.
+    """
     opened: list[int] = []
     closed: list[int] = []
     for at, character in enumerate(text):
@@ -160,8 +188,9 @@ class AddressCell(NamedTuple):
     start, end
         The part of the source, with the layout around it that the quote has too.
     before, behind
-        In their reduced form: what the quote has before a parenthesis that a formatter opened in this
-        part and closed behind it, and what it has behind one that was opened before this part.
+        In their reduced form: what the quote has before a parenthesis that a formatter
+        opened in this part and closed behind it, and what it has behind one that was
+        opened before this part.
     """
 
     start: int
@@ -170,14 +199,24 @@ class AddressCell(NamedTuple):
     behind: list[str]
 
     def replaced(self, source: str, new: str, file: str) -> str:
-        """The source with other text here; the parentheses that a formatter put around more than this stay in pairs."""
+        """The source with other text here; the parentheses that a formatter put around
+        more than this stay in pairs.
+        """
         for text in self.before:
             reduced = _reduced(new, file)
-            at = reduced.ends[len(text) - 1] if text and _plain(reduced.text).startswith(text) else len(new) - len(new.lstrip())
+            at = (
+                reduced.ends[len(text) - 1]
+                if text and _plain(reduced.text).startswith(text)
+                else len(new) - len(new.lstrip())
+            )
             new = f"{new[:at]} ({new[at:]}"
         for text in self.behind:
             reduced = _reduced(new, file)
-            at = reduced.starts[-len(text)] if text and _plain(reduced.text).endswith(text) else len(new.rstrip())
+            at = (
+                reduced.starts[-len(text)]
+                if text and _plain(reduced.text).endswith(text)
+                else len(new.rstrip())
+            )
             new = f"{new[:at]}){new[at:]}"
         return source[: self.start] + new + source[self.end :]
 
@@ -185,8 +224,16 @@ class AddressCell(NamedTuple):
 def placesOf(quote: str, source: str, file: str) -> list[AddressCell]:
     """Where the source of a file has what the quote says."""
     reduced = _reduced(source, file)
-    # A quote from the middle of brackets does not show that its newlines end no statement.
-    matches = next((some for newline in ("\n", "\n?") if (some := [*_patternOf(quote, file, newline).finditer(reduced.text)])), [])
+    # A quote from the middle of brackets does not show that its newlines end no
+    # statement.
+    matches = next(
+        (
+            some
+            for newline in ("\n", "\n?")
+            if (some := [*_patternOf(quote, file, newline).finditer(reduced.text)])
+        ),
+        [],
+    )
     leading = len(quote) - len(quote.lstrip(" \t"))
     found, indents = [], []
     wanted = _unmatched(_reduced(quote, file).text)
@@ -197,8 +244,12 @@ def placesOf(quote: str, source: str, file: str) -> list[AddressCell]:
             last += 1
             opened, closed = _unmatched(reduced.text[first:last])
         text = reduced.text[first:last]
-        before = [_plain(text[:at]) for at in opened if text[at] == _ADDED_OPENING][: len(opened) - len(wanted[0])]
-        behind = [_plain(text[at + 1 :]) for at in closed if text[at] == _ADDED_CLOSING][: len(closed) - len(wanted[1])]
+        before = [_plain(text[:at]) for at in opened if text[at] == _ADDED_OPENING][
+            : len(opened) - len(wanted[0])
+        ]
+        behind = [_plain(text[at + 1 :]) for at in closed if text[at] == _ADDED_CLOSING][
+            : len(closed) - len(wanted[1])
+        ]
         start, end = reduced.starts[first], reduced.ends[last - 1]
         line = source.rfind("\n", 0, start) + 1
         indents.append(start - line if leading and not source[line:start].strip() else -1)
@@ -211,4 +262,6 @@ def placesOf(quote: str, source: str, file: str) -> list[AddressCell]:
         found.append(AddressCell(start, end, before, behind))
     # The indentation of a statement tells it from the same one in another place.
     exact = [place for place, indent in zip(found, indents) if indent == leading]
-    return exact or [place for place, indent in zip(found, indents) if indent == -1 or indent >= leading]
+    return exact or [
+        place for place, indent in zip(found, indents) if indent == -1 or indent >= leading
+    ]

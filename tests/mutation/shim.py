@@ -1,4 +1,6 @@
-"""Mutants of `cshim/`, compiled into the copy. What differs only in the order that x86-64 keeps anyway can not be noticed here."""
+"""Mutants of `cshim/`, compiled into the copy. What differs only in the order that
+x86-64 keeps anyway can not be noticed here.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ MUTANTS = [
         "test_lock.py",
     ),
     Mutant(
-        _OWNERS, "\tif (successor == 0 || successor == waiter->number)\n", "\tif (1)\n", "a free claim is left to its successor", _SANITIZED
+        _OWNERS,
+        "\tif (successor == 0 || successor == waiter->number)\n",
+        "\tif (1)\n",
+        "a free claim is left to its successor",
+        _SANITIZED,
     ),
     Mutant(
         _OWNERS,
@@ -44,7 +50,13 @@ MUTANTS = [
         "who gives up keeps no place",
         _SANITIZED,
     ),
-    Mutant(_OWNERS, "(int32_t)(successor - waiter->number) > 0", "successor > waiter->number", "arrivals may wrap", _SANITIZED),
+    Mutant(
+        _OWNERS,
+        "(int32_t)(successor - waiter->number) > 0",
+        "successor > waiter->number",
+        "arrivals may wrap",
+        _SANITIZED,
+    ),
     Mutant(
         _OWNERS,
         "\tif (mnnExchangeSeqCst32(ownerLockOf(owner), word) & CONTENDED)\n\t\tmnnFutexWake32(ownerLockOf(owner), INT_MAX);\n",
@@ -88,7 +100,11 @@ MUTANTS = [
         _SANITIZED,
     ),
     Mutant(
-        _OWNERS, "owner->who == who || (owner->isThreads && ", "owner->who == who || (", "what a green thread has is no other's", _SANITIZED
+        _OWNERS,
+        "owner->who == who || (owner->isThreads && ",
+        "owner->who == who || (",
+        "what a green thread has is no other's",
+        _SANITIZED,
     ),
     Mutant(
         _OWNERS,
@@ -118,7 +134,13 @@ MUTANTS = [
         "a lock is held although nobody kept the object",
         _SANITIZED,
     ),
-    Mutant(_OWNERS, "\t\t\t\tshown(scope)->recovered = isDead || isLeft;\n", "", "who takes a lock over from the dead is told", _SANITIZED),
+    Mutant(
+        _OWNERS,
+        "\t\t\t\tshown(scope)->recovered = isDead || isLeft;\n",
+        "",
+        "who takes a lock over from the dead is told",
+        _SANITIZED,
+    ),
     Mutant(
         _OWNERS,
         "\t\tif (isDeparting(owner, me.who) && !mnnOwnerWrites(owner, me.who)) {",
@@ -141,9 +163,19 @@ MUTANTS = [
         "test_buffer.py::test_whoWaitsForAWriterThatGivesUpIsToldAtOnce",
     ),
     Mutant(
-        _OWNERS, "\t\tif (settled == NULL && !isVoid(owner)) {\n", "\t\tif (0) {\n", "what fails on the way in is given back", _SANITIZED
+        _OWNERS,
+        "\t\tif (settled == NULL && !isVoid(owner)) {\n",
+        "\t\tif (0) {\n",
+        "what fails on the way in is given back",
+        _SANITIZED,
     ),
-    Mutant(_OWNERS, "\t\tif (isNested || isFree(word) || word == dead) {", "\t\tif (1) {", "a reader looks for a writer", _SANITIZED),
+    Mutant(
+        _OWNERS,
+        "\t\tif (isNested || isFree(word) || word == dead) {",
+        "\t\tif (1) {",
+        "a reader looks for a writer",
+        _SANITIZED,
+    ),
     Mutant(
         _OWNERS,
         "\t\tif (isNested || isFree(word) || word == dead) {",
@@ -216,9 +248,19 @@ MUTANTS = [
         "test_primitives.py",
     ),
     Mutant(
-        _SHIM, "\tentry->head.futex_offset = (char *)word - (char *)&entry->node;\n", "", "the kernel finds the word", "test_primitives.py"
+        _SHIM,
+        "\tentry->head.futex_offset = (char *)word - (char *)&entry->node;\n",
+        "",
+        "the kernel finds the word",
+        "test_primitives.py",
     ),
-    Mutant(_SHIM, "	if (lock.l_type == F_UNLCK)\n		return 0;\n", "", "a free byte has no holder", "test_primitives.py"),
+    Mutant(
+        _SHIM,
+        "	if (lock.l_type == F_UNLCK)\n		return 0;\n",
+        "",
+        "a free byte has no holder",
+        "test_primitives.py",
+    ),
     Mutant(
         _SHIM,
         "\treturn resultOf(poll(&poll1, 1, 0));\n",
@@ -226,7 +268,13 @@ MUTANTS = [
         "a pidfd tells the living from the dead",
         "test_primitives.py",
     ),
-    Mutant(_SHIM, "	sigdelset(&blocked, SIGSEGV);\n", "", "a fault in the background thread is a fault", "test_primitives.py"),
+    Mutant(
+        _SHIM,
+        "	sigdelset(&blocked, SIGSEGV);\n",
+        "",
+        "a fault in the background thread is a fault",
+        "test_primitives.py",
+    ),
     Mutant(
         _SHIM,
         "\treturn -pthread_sigmask(SIG_SETMASK, &blocked, NULL);\n",
@@ -241,8 +289,20 @@ MUTANTS = [
         "the kernel wipes the identity in a child",
         "test_primitives.py",
     ),
-    Mutant(_SHIM, "fchmod(fd, 0600) != 0 || ftruncate", "ftruncate", "a memfd is its owner's only", "test_primitives.py"),
-    Mutant(_SHIM, "bytes == 0 ? 0 : posix_fallocate(fd, 0, (off_t)bytes);\n", "0;\n", "a memfd has its pages", "test_primitives.py"),
+    Mutant(
+        _SHIM,
+        "fchmod(fd, 0600) != 0 || ftruncate",
+        "ftruncate",
+        "a memfd is its owner's only",
+        "test_primitives.py",
+    ),
+    Mutant(
+        _SHIM,
+        "bytes == 0 ? 0 : posix_fallocate(fd, 0, (off_t)bytes);\n",
+        "0;\n",
+        "a memfd has its pages",
+        "test_primitives.py",
+    ),
     Mutant(
         _SHIM,
         "\t\twhile ((seen & fieldMask) < field) {\n",
@@ -250,7 +310,13 @@ MUTANTS = [
         "a field is raised and never lowered",
         "test_primitives.py test_rows.py",
     ),
-    Mutant(_SHIM, "(seen & ~fieldMask) | field, 0,", "field, 0,", "raising a field leaves the others alone", "test_primitives.py"),
+    Mutant(
+        _SHIM,
+        "(seen & ~fieldMask) | field, 0,",
+        "field, 0,",
+        "raising a field leaves the others alone",
+        "test_primitives.py",
+    ),
     Mutant(
         _SHIM,
         "\t\tif (found < outMax)\n\t\t\toutIndices[found] = index;\n\t\tfound++;\n\t}\n\treturn found;\n}\n\nuint32_t mnnScan64",
@@ -329,8 +395,20 @@ MUTANTS = [
         "a descriptor server is its owner's only",
         "test_primitives.py",
     ),
-    Mutant(_WATCH, "\t\t\twakeAll(robust);\n", "", "whoever finds the broker dead wakes all", "test_watch.py"),
-    Mutant(_WATCH, "word == 0 || (word & FUTEX_OWNER_DIED) != 0", "word == 0", "the dead are not waited for", "test_watch.py"),
+    Mutant(
+        _WATCH,
+        "\t\t\twakeAll(robust);\n",
+        "",
+        "whoever finds the broker dead wakes all",
+        "test_watch.py",
+    ),
+    Mutant(
+        _WATCH,
+        "word == 0 || (word & FUTEX_OWNER_DIED) != 0",
+        "word == 0",
+        "the dead are not waited for",
+        "test_watch.py",
+    ),
     Mutant(
         _WATCH,
         " || __atomic_load_n(&wake->count, __ATOMIC_SEQ_CST) != wakeSeen)\n\t\t\treturn 0;",
@@ -339,7 +417,11 @@ MUTANTS = [
         "test_primitives.py",
     ),
     Mutant(
-        _WATCH, "\tif (robust != NULL && __atomic", "\tif (0 && __atomic", "a wake-up is heard without futex_waitv", "test_primitives.py"
+        _WATCH,
+        "\tif (robust != NULL && __atomic",
+        "\tif (0 && __atomic",
+        "a wake-up is heard without futex_waitv",
+        "test_primitives.py",
     ),
     Mutant(
         _WATCH,
@@ -348,7 +430,13 @@ MUTANTS = [
         "a wake-up wakes nobody else, without futex_waitv too",
         "test_primitives.py",
     ),
-    Mutant(_WATCH, "\t\tif (mnnMonotonicNs() >= end)\n", "\t\tif (0)\n", "no sleep is without a bound", "test_watch.py"),
+    Mutant(
+        _WATCH,
+        "\t\tif (mnnMonotonicNs() >= end)\n",
+        "\t\tif (0)\n",
+        "no sleep is without a bound",
+        "test_watch.py",
+    ),
     Mutant(
         _RESERVE,
         "\twhile (started > 0)\n\t\tpthread_join(helpers[--started], NULL);\n",
@@ -377,7 +465,19 @@ MUTANTS = [
         "a slot that is free has no leases",
         "test_leases.py",
     ),
-    Mutant(_LEASES, "position < high && position < maxLeases", "position < high", "a scan does not go beyond an area", "test_leases.py"),
-    Mutant(_LEASES, "\t\t\tif (found < outMax)\n", "", "a scan of leases writes no more than it was given room for", "test_leases.py"),
+    Mutant(
+        _LEASES,
+        "position < high && position < maxLeases",
+        "position < high",
+        "a scan does not go beyond an area",
+        "test_leases.py",
+    ),
+    Mutant(
+        _LEASES,
+        "\t\t\tif (found < outMax)\n",
+        "",
+        "a scan of leases writes no more than it was given room for",
+        "test_leases.py",
+    ),
 ]
 # fmt: on

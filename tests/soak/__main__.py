@@ -43,7 +43,8 @@ ENVIRONMENT = {
 KILL_SECONDS, STOP_SECONDS, BROKER_KILL_SECONDS, LINE_SECONDS = 1.0, 7.0, 4.0, 10.0
 TAKEOVER_SECONDS = 0.3
 MAX_SHM_BYTES = 256 << 20
-#: What the anchor may grow by without being suspected: allocators keep what they had once.
+#: What the anchor may grow by without being suspected: allocators keep what they had
+#: once.
 MAX_GROWTH_KIB = 32 << 10
 BOUND_SECONDS = 90.0
 COLUMNS = (
@@ -86,15 +87,19 @@ class Soak:
             self._crowd.killAll()
             self._removeDomain()
 
-    # --- the beginning -----------------------------------------------------------------------------------------------
+    # --- the beginning ---------------------------------------------------------------
 
     def _settledFootprint(self) -> Footprint:
-        """What the anchor takes alone in the domain and in office, after having been a follower once."""
+        """What the anchor takes alone in the domain and in office, after having been a
+        follower once.
+        """
         helper = self._crowd.start("churner", self._draw())
         self._until(lambda: self._sight.left().members == 2, "a helper has joined")
         epoch = self._sight.epoch()
         self._anchor.stop(BOUND_SECONDS)
-        self._until(lambda: self._sight.epoch() > epoch, "the helper has deposed the stopped anchor")
+        self._until(
+            lambda: self._sight.epoch() > epoch, "the helper has deposed the stopped anchor"
+        )
         self._anchor.resume()
         self._order(self._anchor, "warm")
         self._crowd.end([helper], BOUND_SECONDS)
@@ -108,11 +113,17 @@ class Soak:
     def _isAlone(self) -> bool:
         return self._sight.left().members == 1 and self._sight.brokerPid() == self._anchor.pid
 
-    # --- the middle --------------------------------------------------------------------------------------------------
+    # --- the middle ------------------------------------------------------------------
 
     def _storm(self) -> None:
         now = self._began = time.monotonic()
-        end, killAt, stopAt, brokerAt, lineAt = now + self._seconds, now + 5, now + 5, now + 5, now + LINE_SECONDS
+        end, killAt, stopAt, brokerAt, lineAt = (
+            now + self._seconds,
+            now + 5,
+            now + 5,
+            now + 5,
+            now + LINE_SECONDS,
+        )
         with self.csv.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
@@ -142,18 +153,32 @@ class Soak:
             raise RuntimeError("the anchor has ended")
 
     def _wakeWatchers(self, now: float, brokerAt: float) -> float:
-        """What this part of the soak is about, once a second; returns when the broker is to be killed next."""
+        """What this part of the soak is about, once a second; returns when the broker
+        is to be killed next.
+        """
         if self._part == "unrest":
             self._unsettleOne()
             return brokerAt
         return self._killOne(now, brokerAt)
 
     def _unsettleOne(self) -> None:
-        """Let somebody be interrupted, fork, exec, or end while a thread of it is at work."""
+        """Let somebody be interrupted, fork, exec, or end while a thread of it is at
+        work.
+        """
         deed = self._chance.choice(unrest.DEEDS)
-        calm = [worker for worker in self._crowd.workers.values() if worker is not self._anchor and worker.isAtWork and not worker.isEnding]
-        # What a lock protects is changed inside it: an interrupted body leaves that half changed, which is no fault of the lock.
-        fit = [worker for worker in calm if deed != "interrupt" or worker.role in ("reader", "churner", "lessee", "loader", "writer")]
+        calm = [
+            worker
+            for worker in self._crowd.workers.values()
+            if worker is not self._anchor and worker.isAtWork and not worker.isEnding
+        ]
+        # What a lock protects is changed inside it: an interrupted body leaves that
+        # half changed, which is no fault of the lock.
+        fit = [
+            worker
+            for worker in calm
+            if deed != "interrupt"
+            or worker.role in ("reader", "churner", "lessee", "loader", "writer")
+        ]
         if not fit:
             return
         worker = self._chance.choice(fit)
@@ -174,7 +199,12 @@ class Soak:
         victim = self._chance.choice(mortal)
         if self._part == "calm" and victim is broker:
             return brokerAt
-        if self._part == "storm" and now >= brokerAt and broker is not None and broker is not self._anchor:
+        if (
+            self._part == "storm"
+            and now >= brokerAt
+            and broker is not None
+            and broker is not self._anchor
+        ):
             victim, brokerAt = broker, now + BROKER_KILL_SECONDS
         self._tally.counts["kills"] += 1
         self._tally.counts["brokerKills"] += victim is broker
@@ -201,7 +231,10 @@ class Soak:
         left, footprint = self._sight.left(), Footprint.of(self._anchor.pid)
         counts = self._tally.counts
         if lasting:
-            self._tally.bad("leak", f"{lasting} bytes of segments for which no row has vouched since {LINE_SECONDS} s: {sorted(orphans)}")
+            self._tally.bad(
+                "leak",
+                f"{lasting} bytes of segments for which no row has vouched since {LINE_SECONDS} s: {sorted(orphans)}",
+            )
         if left.shmBytes > MAX_SHM_BYTES:
             raise RuntimeError(f"the domain has {left.shmBytes} bytes in /dev/shm")
         errors = " ".join(f"{code}:{count}" for code, count in sorted(self._tally.errors.items()))
@@ -214,24 +247,37 @@ class Soak:
         writer.writerow(row)
         print(" ".join(f"{column}={value}" for column, value in row.items()), flush=True)
 
-    # --- the end -----------------------------------------------------------------------------------------------------
+    # --- the end ---------------------------------------------------------------------
 
     def _conclude(self) -> int:
         """Let everybody end politely, and count what is left."""
-        self._crowd.end([worker for worker in self._crowd.workers.values() if worker is not self._anchor], BOUND_SECONDS)
+        self._crowd.end(
+            [worker for worker in self._crowd.workers.values() if worker is not self._anchor],
+            BOUND_SECONDS,
+        )
         if self._anchor.isStopped():
             self._anchor.resume()
         self._until(self._isAlone, "the anchor is alone again")
-        self._until(lambda: not self._sight.orphans(), "no segment is an orphan", 10, isRequired=False)
+        self._until(
+            lambda: not self._sight.orphans(), "no segment is an orphan", 10, isRequired=False
+        )
         orphanBytes = sum(self._sight.orphans().values())
         self._order(self._anchor, "clean")
         nameless = [name for name in self._anchor.freed or () if name.startswith("anonymous-")]
         if nameless:
             self._tally.bad("leak", f"buffers without a name were left: {nameless}")
-        self._until(lambda: max(self._growth()[1:]) <= 0, "the anchor has let go of descriptors and threads", 10, isRequired=False)
+        self._until(
+            lambda: max(self._growth()[1:]) <= 0,
+            "the anchor has let go of descriptors and threads",
+            10,
+            isRequired=False,
+        )
         rssKib, descriptors, threads = self._growth()
         if descriptors > 0:
-            self._tally.bad("leak", f"descriptors: {self._baselineDescriptors} became {descriptorsOf(self._anchor.pid)}")
+            self._tally.bad(
+                "leak",
+                f"descriptors: {self._baselineDescriptors} became {descriptorsOf(self._anchor.pid)}",
+            )
         takeovers = self._sight.epoch() - self._firstEpoch
         self._crowd.end([self._anchor], BOUND_SECONDS)
         left = self._sight.left()
@@ -248,15 +294,28 @@ class Soak:
             f"soak: left: {left.shmBytes + orphanBytes} bytes, {left.rows} rows, {left.leases} leases, {left.members} member slots; "
             f"{descriptors} descriptors, {threads} threads, {rssKib} KiB in the anchor"
         )
-        isClean = not any((*left, orphanBytes, max(0, descriptors), max(0, threads), isGrown, self._tally.failures))
+        isClean = not any(
+            (
+                *left,
+                orphanBytes,
+                max(0, descriptors),
+                max(0, threads),
+                isGrown,
+                self._tally.failures,
+            )
+        )
         print("soak: clean" if isClean else "soak: NOT CLEAN", flush=True)
         return 0 if isClean else 1
 
     def _growth(self) -> tuple[int, int, int]:
         now = Footprint.of(self._anchor.pid)
-        return now.rssKib - self._baseline.rssKib, now.descriptors - self._baseline.descriptors, now.threads - self._baseline.threads
+        return (
+            now.rssKib - self._baseline.rssKib,
+            now.descriptors - self._baseline.descriptors,
+            now.threads - self._baseline.threads,
+        )
 
-    # --- helpers -----------------------------------------------------------------------------------------------------
+    # --- helpers ---------------------------------------------------------------------
 
     def _draw(self) -> int:
         return self._chance.randrange(1 << 32)
@@ -267,7 +326,13 @@ class Soak:
         worker.tell(command)
         self._until(lambda: command in worker.done[before:], f"the anchor has done {command!r}")
 
-    def _until(self, holds: Callable[[], bool], what: str, bound: float = BOUND_SECONDS, isRequired: bool = True) -> None:
+    def _until(
+        self,
+        holds: Callable[[], bool],
+        what: str,
+        bound: float = BOUND_SECONDS,
+        isRequired: bool = True,
+    ) -> None:
         deadline = time.monotonic() + bound
         while not holds():
             if time.monotonic() > deadline:
@@ -288,14 +353,21 @@ class Soak:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--hours", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=None, help="of a run that is to be repeated; drawn and printed otherwise")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=None,
+        help="of a run that is to be repeated; drawn and printed otherwise",
+    )
     parser.add_argument(
         "--part", choices=("storm", "calm", "unrest"), default="storm",
         help="storm: the broker is killed and stopped too; calm: others are killed, and the broker lives; unrest: workers are interrupted, "
         "fork, exec, and end while a thread is at work",
     )  # fmt: skip
     asked = parser.parse_args()
-    return Soak(secrets.randbelow(1 << 32) if asked.seed is None else asked.seed, asked.hours, asked.part).run()
+    return Soak(
+        secrets.randbelow(1 << 32) if asked.seed is None else asked.seed, asked.hours, asked.part
+    ).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The workers of a soak as the supervisor sees them: started, heard, killed, stopped, replaced, and ended."""
+"""The workers of a soak as the supervisor sees them: started, heard, killed, stopped,
+replaced, and ended.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Tally:
         self.errors: Counter[str] = Counter()
 
     def bad(self, kind: str, text: str) -> None:
-        """Count something that must not be, and show it: on the terminal the first times, in the log always."""
+        """Count something that must not be, and show it: on the terminal the first
+        times, in the log always.
+        """
         self.counts[kind] += 1
         self._log.write(f"{time.strftime('%H:%M:%S')} {kind}: {text}\n")
         self._log.flush()
@@ -35,7 +39,10 @@ class Tally:
 
     @property
     def failures(self) -> int:
-        return sum(self.counts[kind] for kind in ("violation", "unexpected", "hang", "exit", "logged", "leak"))
+        return sum(
+            self.counts[kind]
+            for kind in ("violation", "unexpected", "hang", "exit", "logged", "leak")
+        )
 
 
 class Worker:
@@ -131,13 +138,16 @@ class Crowd:
         return worker
 
     def listen(self, seconds: float) -> None:
-        """Take in what is said within `seconds`, and look after stops, silences and what was logged."""
+        """Take in what is said within `seconds`, and look after stops, silences and
+        what was logged.
+        """
         until = time.monotonic() + seconds
         while (remaining := until - time.monotonic()) > 0:
             for key, _ in self._selector.select(remaining):
                 key.data.hear(self._tally)
                 if key.data.process.poll() is not None:
-                    self._selector.unregister(key.fileobj)  # its end of file would be an event for ever
+                    # its end of file would be an event for ever
+                    self._selector.unregister(key.fileobj)
             time.sleep(min(0.02, max(0.0, until - time.monotonic())))
         now = time.monotonic()
         for worker in list(self.workers.values()):
@@ -145,12 +155,18 @@ class Crowd:
                 worker.resume()
             if worker.process.poll() is not None:
                 if not worker.isEnding or worker.process.returncode != 0:
-                    self._tally.bad("exit", f"{worker.role} {worker.pid} ended by itself with status {worker.process.returncode}")
+                    self._tally.bad(
+                        "exit",
+                        f"{worker.role} {worker.pid} ended by itself with status {worker.process.returncode}",
+                    )
                 self.remove(worker)
             elif not worker.isStopped() and now - worker.heardAt > SILENCE_SECONDS:
                 worker.process.send_signal(signal.SIGUSR1)
                 time.sleep(0.5)
-                self._tally.bad("hang", f"{worker.role} {worker.pid} was silent for {SILENCE_SECONDS} s; its stacks are in {self._logPath}")
+                self._tally.bad(
+                    "hang",
+                    f"{worker.role} {worker.pid} was silent for {SILENCE_SECONDS} s; its stacks are in {self._logPath}",
+                )
                 worker.kill()
                 self.remove(worker)
         self._readLog()
@@ -162,7 +178,9 @@ class Crowd:
             text = file.read()
             self._stderrSeen = file.tell()
         for line in text.splitlines():
-            if " ERROR muninn" in line or line.startswith(("Exception ignored", "Fatal Python error")):
+            if " ERROR muninn" in line or line.startswith(
+                ("Exception ignored", "Fatal Python error")
+            ):
                 self._tally.bad("logged", line)
 
     def remove(self, worker: Worker) -> None:
@@ -182,7 +200,9 @@ class Crowd:
             assert worker.process.stdin is not None
             worker.process.stdin.close()
         deadline = time.monotonic() + boundSeconds
-        while any(worker.process.poll() is None for worker in workers) and time.monotonic() < deadline:
+        while (
+            any(worker.process.poll() is None for worker in workers) and time.monotonic() < deadline
+        ):
             for worker in workers:
                 worker.hear(self._tally)
             time.sleep(0.02)
@@ -193,7 +213,10 @@ class Crowd:
                 time.sleep(0.5)
                 worker.kill()
             if status != 0:
-                self._tally.bad("exit", f"{worker.role} {worker.pid} was asked to end, and did with status {status}")
+                self._tally.bad(
+                    "exit",
+                    f"{worker.role} {worker.pid} was asked to end, and did with status {status}",
+                )
             self.remove(worker)
         self._readLog()
 

@@ -1,7 +1,8 @@
-"""What a worker of the soak does, a role a class. Each checks what it sees: a `Violation` says that Muninn has broken a promise.
+"""What a worker of the soak does, a role a class. Each checks what it sees: a
+`Violation` says that Muninn has broken a promise.
 
-Everything is made of int64, and filled with one number wherever it is whole: with the generation that published it, or with the number
-that its maker chose.
+Everything is made of int64, and filled with one number wherever it is whole: with the
+generation that published it, or with the number that its maker chose.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def uniform(content: np.ndarray[Any, Any], what: str) -> int:
 
 
 class Role:
-    """One step at a time. `expected`: the errors that others' frees, evictions and deaths explain."""
+    """One step at a time. `expected`: the errors that others' frees, evictions and
+    deaths explain.
+    """
 
     expected: tuple[type[BaseException], ...] = _GONE
     pauseSeconds = 0.012
@@ -78,7 +81,9 @@ class Role:
         self.held.clear()
 
     def channel(self, access: str, renew: str = "auto") -> Any:
-        """One of the buffers that are written and read all the time, from the last time or opened anew."""
+        """One of the buffers that are written and read all the time, from the last time
+        or opened anew.
+        """
         index = self.chance.randrange(len(CHANNEL_WORDS))
         name = f"channel-{index}"
         buffer = self.held.pop(name, None)
@@ -97,7 +102,9 @@ class Role:
 
 
 class Reader(Role):
-    """Snapshots are never torn, and are of a generation between those seen before and after."""
+    """Snapshots are never torn, and are of a generation between those seen before and
+    after.
+    """
 
     expected = (*_GONE, WriterDied)
 
@@ -112,7 +119,10 @@ class Reader(Role):
         except self.expected:
             self.forget(buffer)
             raise
-        require(before <= stamp <= after and stamp % 2 == 0, f"{buffer.name} reads {stamp}, of {before} to {after}")
+        require(
+            before <= stamp <= after and stamp % 2 == 0,
+            f"{buffer.name} reads {stamp}, of {before} to {after}",
+        )
         return 1
 
     def _waitNext(self, buffer: Any) -> None:
@@ -121,7 +131,10 @@ class Reader(Role):
             value = buffer.waitNext(timeout=0.5)
         except TimeoutError:
             return
-        require(value > known and value % 2 == 0, f"waitNext of {buffer.name} gave {value} after {known}")
+        require(
+            value > known and value % 2 == 0,
+            f"waitNext of {buffer.name} gave {value} after {known}",
+        )
 
 
 class Writer(Role):
@@ -140,7 +153,10 @@ class Writer(Role):
                 if self.chance.random() < 0.02:
                     raise Interrupted
                 view[view.size // 2 :] = stamp
-                require(uniform(view, f"what a writer of {buffer.name} wrote") == stamp, "another wrote too")
+                require(
+                    uniform(view, f"what a writer of {buffer.name} wrote") == stamp,
+                    "another wrote too",
+                )
         except _GONE:
             self.forget(buffer)
             raise
@@ -171,11 +187,18 @@ class Churner(Role):
         return f"churn-{self.chance.randrange(12)}"
 
     def _array(self) -> np.ndarray[Any, Any]:
-        return np.full(self.chance.choice((1, 100, 5000, 30000)), self.chance.randrange(1 << 40), np.int64)
+        return np.full(
+            self.chance.choice((1, 100, 5000, 30000)), self.chance.randrange(1 << 40), np.int64
+        )
 
     def named(self) -> int:
         content, reserve = self._array(), self.chance.choice(("full", "lazy"))
-        buffer = muninn.share(content, self._name(), lifetime=self.chance.choice(("keep", "lastClose", None)), reserve=reserve)
+        buffer = muninn.share(
+            content,
+            self._name(),
+            lifetime=self.chance.choice(("keep", "lastClose", None)),
+            reserve=reserve,
+        )
         require((buffer.array == content).all(), "what was shared reads otherwise")
         if self.chance.random() < 0.3:
             old = self.held.pop(buffer.name, None)
@@ -204,10 +227,15 @@ class Churner(Role):
     def bundle(self) -> int:
         name, stamp = f"bundle-{self.chance.randrange(3)}", self.chance.randrange(1 << 40)
         try:
-            muninn.shareBundle({"a": np.full(100, stamp), "b": np.full((7, 9), stamp)}, name).close()
+            muninn.shareBundle(
+                {"a": np.full(100, stamp), "b": np.full((7, 9), stamp)}, name
+            ).close()
         except BufferExists:
             with muninn.openBundle(name) as found:
-                require(uniform(found["a"], "a bundle") == uniform(found["b"], "a bundle"), "a bundle is of two makers")
+                require(
+                    uniform(found["a"], "a bundle") == uniform(found["b"], "a bundle"),
+                    "a bundle is of two makers",
+                )
                 found.free()
         return 2
 
@@ -215,12 +243,17 @@ class Churner(Role):
         with muninn.open(self._name()) as buffer:
             stamp, handle = uniform(buffer.array, buffer.name), buffer.handle
         with muninn.open(handle) as again:
-            require(uniform(again.array, "what a handle opened") == stamp, "a handle opened something else")
+            require(
+                uniform(again.array, "what a handle opened") == stamp,
+                "a handle opened something else",
+            )
         return 2
 
     def freed(self) -> int:
         channels = self.chance.random() < 0.05
-        muninn.free(f"channel-{self.chance.randrange(len(CHANNEL_WORDS))}" if channels else self._name())
+        muninn.free(
+            f"channel-{self.chance.randrange(len(CHANNEL_WORDS))}" if channels else self._name()
+        )
         return 1
 
     def evicted(self) -> int:
@@ -236,7 +269,9 @@ class Churner(Role):
 
 
 class Locker(Role):
-    """No two holders at a time. The cells are a holder's number; who finds one that was not recovered has company."""
+    """No two holders at a time. The cells are a holder's number; who finds one that was
+    not recovered has company.
+    """
 
     expected = ()
 
@@ -255,11 +290,17 @@ class Locker(Role):
             cells[index, 0] = me
             count = int(cells[index, 1])
             for _ in range(self.chance.randrange(50)):
-                require(cells[index, 0] == me and cells[index, 1] == count, f"{lock} has two holders: {me} and {int(cells[index, 0])}")
+                require(
+                    cells[index, 0] == me and cells[index, 1] == count,
+                    f"{lock} has two holders: {me} and {int(cells[index, 0])}",
+                )
             if self.chance.random() < 0.1:
                 time.sleep(0.002)
             cells[index, 1] = count + 1
-            require(cells[index, 0] == me and cells[index, 1] == count + 1, f"{lock} has two holders: {me} and {int(cells[index, 0])}")
+            require(
+                cells[index, 0] == me and cells[index, 1] == count + 1,
+                f"{lock} has two holders: {me} and {int(cells[index, 0])}",
+            )
             cells[index, 0] = 0
         if self.chance.random() < 0.05:
             self._locks.pop(index)
@@ -298,10 +339,15 @@ class Lessee(Role):
         try:
             before = time.monotonic()
             uniform(buffer.read(), f"a snapshot of {buffer.name}")
-            require(before - used < ttl + 0.001, f"a lease of {ttl} s was good for {before - used} s")
+            require(
+                before - used < ttl + 0.001, f"a lease of {ttl} s was good for {before - used} s"
+            )
         except LeaseExpired as error:
             self.forget(buffer)
-            require(time.monotonic() - used >= ttl - 0.002, f"a lease of {ttl} s ended after {time.monotonic() - used} s: {error}")
+            require(
+                time.monotonic() - used >= ttl - 0.002,
+                f"a lease of {ttl} s ended after {time.monotonic() - used} s: {error}",
+            )
         except self.expected:
             self.forget(buffer)
             raise
@@ -316,7 +362,9 @@ class Loader(Role):
     def step(self) -> int:
         index = self.chance.randrange(3)
         stamp = self.chance.randrange(1 << 40)
-        with muninn.shareOnce(f"once-{index}", lambda: self._load(index, stamp), timeout=_BOUND_SECONDS) as buffer:
+        with muninn.shareOnce(
+            f"once-{index}", lambda: self._load(index, stamp), timeout=_BOUND_SECONDS
+        ) as buffer:
             uniform(buffer.array, buffer.name)
         if self.chance.random() < 0.3:
             muninn.free(f"once-{index}")
@@ -326,7 +374,10 @@ class Loader(Role):
         with muninn.array("loaders", 3, np.int64) as loaders:
             cells = loaders.array
             other = int(cells[index])
-            require(other in (0, os.getpid()) or not _isRunning(other) or cells[index] != other, f"once-{index} is loaded by {other} too")
+            require(
+                other in (0, os.getpid()) or not _isRunning(other) or cells[index] != other,
+                f"once-{index} is loaded by {other} too",
+            )
             try:
                 cells[index] = os.getpid()
                 time.sleep(0.005)
@@ -337,15 +388,25 @@ class Loader(Role):
 
 
 class Gamer(Role):
-    """fastMode: memory without a name, that lives as long as somebody holds it, through changes of brokers. And its fences."""
+    """fastMode: memory without a name, that lives as long as somebody holds it, through
+    changes of brokers. And its fences.
+    """
 
     expected = (*_GONE, BufferExists, OwnerDied, HolderSilent)
 
     def step(self) -> int:
         name = f"fast-{self.chance.randrange(4)}"
         if self.chance.random() < 0.4:
-            content = np.full(self.chance.choice((10, 9000)), self.chance.randrange(1 << 40), np.int64)
-            buffer = muninn.share(content, name, mode="fastMode", access="readWrite", lifetime=self.chance.choice(("keep", "lastClose")))
+            content = np.full(
+                self.chance.choice((10, 9000)), self.chance.randrange(1 << 40), np.int64
+            )
+            buffer = muninn.share(
+                content,
+                name,
+                mode="fastMode",
+                access="readWrite",
+                lifetime=self.chance.choice(("keep", "lastClose")),
+            )
         else:
             buffer = muninn.open(name)
         with buffer:

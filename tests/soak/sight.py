@@ -1,4 +1,6 @@
-"""What somebody who is no member sees of a domain: the control block, read word by word, and the files in `/dev/shm`."""
+"""What somebody who is no member sees of a domain: the control block, read word by
+word, and the files in `/dev/shm`.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +30,25 @@ class Left(NamedTuple):
 
 
 class Sight:
-    """A domain from outside. It exists already; its block stays readable here when it is withdrawn."""
+    """A domain from outside. It exists already; its block stays readable here when it
+    is withdrawn.
+    """
 
     def __init__(self, domain: str) -> None:
         self.paths = Paths(os.getuid(), domain)
         memory = posix_ipc.SharedMemory(self.paths.blockName)
         geometry = readHeader(memory.fd, self.paths.blockName)
         assert geometry is not None
-        self._block = ControlBlock(self.paths, LockFile(self.paths), descriptors.duplicate(memory.fd), geometry)
+        self._block = ControlBlock(
+            self.paths, LockFile(self.paths), descriptors.duplicate(memory.fd), geometry
+        )
         memory.close_fd()
         self.paths = self._block.paths
-        self._members, self._rows, self._election = MemberTable(self._block), RowTable(self._block), Election(self._block)
+        self._members, self._rows, self._election = (
+            MemberTable(self._block),
+            RowTable(self._block),
+            Election(self._block),
+        )
 
     def epoch(self) -> int:
         return self._election.epoch()
@@ -49,21 +59,41 @@ class Sight:
         return None if slot is None else self._members.identity(slot).pid
 
     def left(self) -> Left:
-        return Left(len(self._rows.notFree()), self._leases(), len(self._members.occupied()), self.shmBytes())
+        return Left(
+            len(self._rows.notFree()),
+            self._leases(),
+            len(self._members.occupied()),
+            self.shmBytes(),
+        )
 
     def _leases(self) -> int:
         """The leases in all areas, those of slots that nobody has among them."""
         total = 0
         for slot in range(self._members.count):
             for index in range(self._members.leaseHigh(slot)):
-                total += atomics.loadAcquire64(self._block.areaAddress(slot) + index * layout.LEASE_BYTES) != 0
+                total += (
+                    atomics.loadAcquire64(
+                        self._block.areaAddress(slot) + index * layout.LEASE_BYTES
+                    )
+                    != 0
+                )
         return total
 
     def shmBytes(self) -> int:
-        """Bytes of everything that the domain has in `/dev/shm`, a file with two names once."""
+        """Bytes of everything that the domain has in `/dev/shm`, a file with two names
+        once.
+        """
         sizes: dict[int, int] = {}
-        for place in (f"/dev/shm/{entry}" for entry in os.listdir("/dev/shm") if self._isOurs(entry)):
-            for path in [place, *(f"{place}/{entry}" for entry in (os.listdir(place) if os.path.isdir(place) else []))]:
+        for place in (
+            f"/dev/shm/{entry}" for entry in os.listdir("/dev/shm") if self._isOurs(entry)
+        ):
+            for path in [
+                place,
+                *(
+                    f"{place}/{entry}"
+                    for entry in (os.listdir(place) if os.path.isdir(place) else [])
+                ),
+            ]:
                 try:
                     status = os.lstat(path)
                 except FileNotFoundError:
@@ -81,7 +111,9 @@ class Sight:
             state = self._rows.state(row) if row < self._rows.count() else None
             if state is None or state.state == layout.ROW_FREE or state.incarnation != incarnation:
                 try:
-                    found[row, incarnation] = os.stat(f"/dev/shm{self.paths.segmentName(row, incarnation, origin)}").st_size
+                    found[row, incarnation] = os.stat(
+                        f"/dev/shm{self.paths.segmentName(row, incarnation, origin)}"
+                    ).st_size
                 except FileNotFoundError:
                     continue
         return found
@@ -98,7 +130,11 @@ class Footprint(NamedTuple):
     def of(pid: int) -> Footprint:
         with open(f"/proc/{pid}/status") as file:
             fields = dict(line.split(":", 1) for line in file.read().splitlines() if ":" in line)
-        return Footprint(int(fields["VmRSS"].split()[0]), len(os.listdir(f"/proc/{pid}/fd")), int(fields["Threads"]))
+        return Footprint(
+            int(fields["VmRSS"].split()[0]),
+            len(os.listdir(f"/proc/{pid}/fd")),
+            int(fields["Threads"]),
+        )
 
 
 def descriptorsOf(pid: int) -> list[str]:

@@ -1,7 +1,10 @@
-"""What a worker of the soak does to itself when it is told: be interrupted, fork, replace itself, end while a thread of it is at work.
+"""What a worker of the soak does to itself when it is told: be interrupted, fork,
+replace itself, end while a thread of it is at work.
 
-None of it is a death that others are told of by a signal, and each leaves something half done: a step that an exception cuts off, a
-child that must not take itself for its parent, an access whose process runs another program, an access that goes on while its process ends.
+None of it is a death that others are told of by a signal, and each leaves something
+half done: a step that an exception cuts off, a child that must not take itself for its
+parent, an access whose process runs another program, an access that goes on while its
+process ends.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ _SLOW_SECONDS = 0.05
 
 
 class Interrupts:
-    """SIGINT, which raises only while a role is at its step: the rehearsal of a worker is not what is tried."""
+    """SIGINT, which raises only while a role is at its step: the rehearsal of a worker
+    is not what is tried.
+    """
 
     def __init__(self) -> None:
         self._isInside = False
@@ -42,7 +47,9 @@ class Interrupts:
 
 
 def countSwallowed(count: Callable[[BaseException], None]) -> None:
-    """Python has nobody to give an interrupt to that comes in a finalizer: it prints it. That is counted; anything else is printed."""
+    """Python has nobody to give an interrupt to that comes in a finalizer: it prints
+    it. That is counted; anything else is printed.
+    """
     printed = sys.unraisablehook
 
     def swallowed(what: sys.UnraisableHookArgs) -> None:
@@ -55,7 +62,9 @@ def countSwallowed(count: Callable[[BaseException], None]) -> None:
 
 
 def fork(chance: random.Random) -> None:
-    """A child that uses what there is, and ends in one of the two ways. Nobody waits for it."""
+    """A child that uses what there is, and ends in one of the two ways. Nobody waits
+    for it.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     if os.fork():
         return
@@ -80,17 +89,25 @@ def fork(chance: random.Random) -> None:
 
 
 def replace(role: str, chance: random.Random) -> None:
-    """Run another program in this process, half way in an access and with a lock held, now and then."""
+    """Run another program in this process, half way in an access and with a lock held,
+    now and then.
+    """
     if chance.random() < 0.5:
         scope = _halfWritten(chance)  # kept: its end would be the access's
         scope.__enter__()[:1] = 1
-        muninn.Lock(f"lock-{chance.randrange(3)}").acquire(timeout=30)  # last: who goes on, after an error, must not hold it
+        # last: who goes on, after an error, must not hold it
+        muninn.Lock(f"lock-{chance.randrange(3)}").acquire(timeout=30)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # until the next program has its handler
-    os.execv(sys.executable, [sys.executable, "-m", "tests.soak.worker", role, str(chance.randrange(1 << 32))])
+    os.execv(
+        sys.executable,
+        [sys.executable, "-m", "tests.soak.worker", role, str(chance.randrange(1 << 32))],
+    )
 
 
 def endBusy(chance: random.Random) -> None:
-    """End while a daemon thread is inside an access, which nobody else may enter before it is really over."""
+    """End while a daemon thread is inside an access, which nobody else may enter before
+    it is really over.
+    """
     inside = threading.Event()
 
     def work() -> None:

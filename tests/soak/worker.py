@@ -1,7 +1,9 @@
-"""One worker of the soak: does its role over and over, and tells the supervisor what came of it, one line of JSON at a time.
+"""One worker of the soak: does its role over and over, and tells the supervisor what
+came of it, one line of JSON at a time.
 
-An ordinary worker ends politely when its standard input ends. The anchor, which lives as long as the soak, does all roles in turn and
-is told in words what to do: `warm`, `run`, `clean`.
+An ordinary worker ends politely when its standard input ends. The anchor, which lives
+as long as the soak, does all roles in turn and is told in words what to do: `warm`,
+`run`, `clean`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from tests.soak import unrest
 from tests.soak.roles import ROLES, Role, Violation, releaseAll
 
 _REPORT_SECONDS = 0.5
-#: A pipe takes lines up to PIPE_BUF whole, also from a process that is killed the moment after.
+#: A pipe takes lines up to PIPE_BUF whole, also from a process that is killed the
+#: moment after.
 _LINE_BYTES = 4000
 _PR_SET_PDEATHSIG = 1
 
@@ -48,7 +51,13 @@ class Report:
     def unexpected(self, kind: str, role: str) -> None:
         """Send the exception that is being handled, with its traceback."""
         text = f"{role}: {traceback.format_exc()}"
-        self.say(**{kind: text if len(text) < _LINE_BYTES // 2 else f"{text[: _LINE_BYTES // 4]}\n[...]\n{text[-_LINE_BYTES // 4 :]}"})
+        self.say(
+            **{
+                kind: text
+                if len(text) < _LINE_BYTES // 2
+                else f"{text[: _LINE_BYTES // 4]}\n[...]\n{text[-_LINE_BYTES // 4 :]}"
+            }
+        )
 
     def flush(self, atOnce: bool = False) -> None:
         if atOnce or time.monotonic() >= self._dueAt:
@@ -61,7 +70,9 @@ class Report:
         os.write(sys.stdout.fileno(), json.dumps(fields).encode()[:_LINE_BYTES] + b"\n")
 
 
-def step(role: Role, report: Report, interrupts: contextlib.AbstractContextManager[None] | None = None) -> None:
+def step(
+    role: Role, report: Report, interrupts: contextlib.AbstractContextManager[None] | None = None
+) -> None:
     """One step of a role; what is expected of it is counted, anything else is told."""
     try:
         with interrupts or contextlib.nullcontext():
@@ -129,7 +140,8 @@ def anchor(seed: int, report: Report) -> None:
         said = commands.next(0.05 if isRunning else 1.0)
         if said == "run":
             isRunning = True
-            kept = [muninn.Lock(f"lock-{index}") for index in range(3)]  # a lock that nobody has open forgets that its holder died
+            # a lock that nobody has open forgets that its holder died
+            kept = [muninn.Lock(f"lock-{index}") for index in range(3)]
         elif said == "warm":
             for role in roles * 4:
                 step(role, report)
@@ -150,7 +162,9 @@ def anchor(seed: int, report: Report) -> None:
 def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     faulthandler.register(signal.SIGUSR1)
-    logging.basicConfig(stream=sys.stderr, format=f"%(asctime)s {os.getpid()} %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, format=f"%(asctime)s {os.getpid()} %(levelname)s %(name)s %(message)s"
+    )
     name, seed = sys.argv[1], int(sys.argv[2])
     report = Report()
     try:

@@ -1,4 +1,6 @@
-"""What the processes of test_standin.py say to the driver, in few words. Imported by actors only, never by pytest itself."""
+"""What the processes of test_standin.py say to the driver, in few words. Imported by
+actors only, never by pytest itself.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def prop(device: int = 0, shared: bool = True) -> Any:
     made.type = cu.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
     made.location.type = cu.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
     made.location.id = device
-    made.requestedHandleTypes = POSIX_FD if shared else cu.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_NONE
+    made.requestedHandleTypes = (
+        POSIX_FD if shared else cu.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_NONE
+    )
     return made
 
 
@@ -85,7 +89,11 @@ def access(writable: bool = True, device: int = 0) -> Any:
     made.location.type = cu.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
     made.location.id = device
     flags = cu.CUmemAccess_flags
-    made.flags = flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE if writable else flags.CU_MEM_ACCESS_FLAGS_PROT_READ
+    made.flags = (
+        flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+        if writable
+        else flags.CU_MEM_ACCESS_FLAGS_PROT_READ
+    )
     return made
 
 

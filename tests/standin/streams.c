@@ -76,7 +76,8 @@ static void *workOff(void *given)
 	Stream *stream = given;
 	uint64_t delay = settingBytes("STANDIN_DELAY", 0);
 	working = stream;
-	contextAdopt(stream->context); /* a CPU reference's interpreter may collect what needs one to be freed */
+	contextAdopt(
+		stream->context); /* a CPU reference's interpreter may collect what needs one to be freed */
 	pthread_mutex_lock(&stream->lock);
 	for (;;) {
 		while (!stream->head && !stream->closing)

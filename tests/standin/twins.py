@@ -1,6 +1,8 @@
-"""CPU references of kernels, for programs that run on the stand-in driver: `register("vectorAdd", function)`.
+"""CPU references of kernels, for programs that run on the stand-in driver:
+`register("vectorAdd", function)`.
 
-Belongs to the process that registers; the driver calls the CPU reference on the worker thread of the stream that the kernel was launched on.
+Belongs to the process that registers; the driver calls the CPU reference on the worker
+thread of the stream that the kernel was launched on.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from typing import Any
 import numpy as np
 
 LAUNCH_FAILED = 719
-#: How Numba passes an array: meminfo, parent, item count, item size, data, then shape and strides.
+#: How Numba passes an array: meminfo, parent, item count, item size, data, then shape
+#: and strides.
 NUMBA_DATA = 4
 
 
@@ -27,7 +30,9 @@ class Launch(ctypes.Structure):
 
     def value(self, index: int) -> int:
         """The parameter as an unsigned integer of its own size."""
-        return int.from_bytes(ctypes.string_at(self.parameters[index], self.parameterBytes[index]), "little")
+        return int.from_bytes(
+            ctypes.string_at(self.parameters[index], self.parameterBytes[index]), "little"
+        )
 
     def values(self) -> list[int]:
         return [self.value(index) for index in range(self.parameterCount)]
@@ -38,7 +43,9 @@ kept: list[Any] = []
 
 
 def driver() -> ctypes.CDLL:
-    """The driver that this process has loaded; fails with AttributeError later when it is a real one."""
+    """The driver that this process has loaded; fails with AttributeError later when it
+    is a real one.
+    """
     library = ctypes.CDLL("libcuda.so.1")
     library.standinHostPointer.restype = ctypes.c_void_p
     library.standinHostPointer.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int]
@@ -60,7 +67,9 @@ def numbaArray(launch: Launch, first: int, dtype: Any) -> np.ndarray[Any, Any]:
 
 
 def register(part: str, function: Callable[[Launch], None]) -> None:
-    """Run `function` for each kernel whose mangled name contains `part`. When it raises, the context dies as of a failed launch."""
+    """Run `function` for each kernel whose mangled name contains `part`. When it
+    raises, the context dies as of a failed launch.
+    """
 
     def call(launch: Any, _: object) -> int:
         try:

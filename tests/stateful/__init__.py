@@ -1,1 +1,3 @@
-"""The public API against a plain model of it: random steps of real processes, kills and stops among them."""
+"""The public API against a plain model of it: random steps of real processes, kills and
+stops among them.
+"""

@@ -1,6 +1,8 @@
-"""What a puppet can do: the public API, one method an operation. Runs in the forked processes; imported before they are forked.
+"""What a puppet can do: the public API, one method an operation. Runs in the forked
+processes; imported before they are forked.
 
-Buffers are kept under numbers that the test gives, and contents are patterns that follow from one number, so that only numbers cross the socket.
+Buffers are kept under numbers that the test gives, and contents are patterns that
+follow from one number, so that only numbers cross the socket.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class Hands:
     def join(self) -> int:
         return int(muninn.domainInfo()["epoch"])
 
-    # --- making ----------------------------------------------------------------------------------------------------------
+    # --- making ----------------------------------------------------------------------
 
     def _keep(self, key: int, made: Any) -> dict[str, Any]:
         self.kept[key] = made
@@ -52,10 +54,20 @@ class Hands:
             "name": buffer.name, "identity": described["bufferId"], "generation": buffer.generation, "handle": buffer.handle.hex(), "writable": buffer.writable,
         }  # fmt: skip
 
-    def share(self, key: int, name: str | None, count: int, dtype: str, token: int, keywords: dict[str, Any]) -> dict[str, Any]:
+    def share(
+        self,
+        key: int,
+        name: str | None,
+        count: int,
+        dtype: str,
+        token: int,
+        keywords: dict[str, Any],
+    ) -> dict[str, Any]:
         return self._keep(key, muninn.share(pattern(count, dtype, token), name, **keywords))
 
-    def load(self, key: int, name: str | None, count: int, dtype: str, token: int, isBroken: bool) -> dict[str, Any]:
+    def load(
+        self, key: int, name: str | None, count: int, dtype: str, token: int, isBroken: bool
+    ) -> dict[str, Any]:
         def fill(array: np.ndarray[Any, Any]) -> None:
             array[: count // 2] = 7
             if isBroken:
@@ -76,16 +88,23 @@ class Hands:
 
         return {**self._keep(key, muninn.shareOnce(name, loader)), "loads": len(loads)}
 
-    def bundle(self, key: int, name: str | None, count: int, token: int, keywords: dict[str, Any]) -> dict[str, Any]:
+    def bundle(
+        self, key: int, name: str | None, count: int, token: int, keywords: dict[str, Any]
+    ) -> dict[str, Any]:
         return self._keep(key, muninn.shareBundle(parts(count, token), name, **keywords))
 
-    # --- finding ---------------------------------------------------------------------------------------------------------
+    # --- finding ---------------------------------------------------------------------
 
     def open(self, key: int, name: str, access: str) -> dict[str, Any]:
-        return self._keep(key, muninn.open(bytes.fromhex(name[1:]) if name.startswith("#") else name, access))
+        return self._keep(
+            key, muninn.open(bytes.fromhex(name[1:]) if name.startswith("#") else name, access)
+        )
 
     def openBundle(self, key: int, name: str, access: str) -> dict[str, Any]:
-        return self._keep(key, muninn.openBundle(bytes.fromhex(name[1:]) if name.startswith("#") else name, access))
+        return self._keep(
+            key,
+            muninn.openBundle(bytes.fromhex(name[1:]) if name.startswith("#") else name, access),
+        )
 
     def handle(self, key: int) -> str:
         return str(self._buffer(key).handle.hex())
@@ -94,13 +113,17 @@ class Hands:
         made = self.kept[key]
         return made.buffer if isinstance(made, muninn.Bundle) else made
 
-    # --- contents --------------------------------------------------------------------------------------------------------
+    # --- contents --------------------------------------------------------------------
 
     def differs(self, key: int, count: int, dtype: str, token: int, generation: int) -> str:
         """What of the buffer is not as it should be; nothing if all is."""
         made = self.kept[key]
         if isinstance(made, np.ndarray):
-            return "" if np.array_equal(made, pattern(count, dtype, token)) else f"a kept array has {made[:5]}..., not those of {token}"
+            return (
+                ""
+                if np.array_equal(made, pattern(count, dtype, token))
+                else f"a kept array has {made[:5]}..., not those of {token}"
+            )
         buffer = self._buffer(key)
         read = buffer.read(timeout=5.0)
         if buffer.generation != generation:
@@ -111,10 +134,16 @@ class Hands:
                 for part, content in parts(count, token).items()
                 if not np.array_equal(made[part], content)
             )
-        return "" if np.array_equal(read, pattern(count, dtype, token)) else f"it has {read[:5]}..., not those of {token}"
+        return (
+            ""
+            if np.array_equal(read, pattern(count, dtype, token))
+            else f"it has {read[:5]}..., not those of {token}"
+        )
 
     def check(self, expectations: list[tuple[int, str, Any]]) -> list[str]:
-        """Each of (number, the error that reading must be or nothing, how it must read otherwise)."""
+        """Each of (number, the error that reading must be or nothing, how it must read
+        otherwise).
+        """
         wrong = []
         for key, error, content in expectations:
             try:
@@ -180,7 +209,7 @@ class Hands:
     def waitNext(self, key: int, after: int) -> int:
         return self._buffer(key).waitNext(timeout=50.0, after=after)
 
-    # --- ending ----------------------------------------------------------------------------------------------------------
+    # --- ending ----------------------------------------------------------------------
 
     def keepArray(self, key: int, of: int) -> None:
         self.kept[key] = self.kept[of].array
@@ -197,7 +226,7 @@ class Hands:
     def freeName(self, name: str) -> None:
         muninn.free(name)
 
-    # --- locks -----------------------------------------------------------------------------------------------------------
+    # --- locks -----------------------------------------------------------------------
 
     def acquire(self, name: str) -> bool:
         """Take the lock without much of a wait; returns whether it was a dead holder's."""
@@ -212,7 +241,7 @@ class Hands:
     def forget(self, name: str) -> None:
         del self.locks[name]
 
-    # --- looking ---------------------------------------------------------------------------------------------------------
+    # --- looking ---------------------------------------------------------------------
 
     def probe(self) -> str:
         """Something that needs a broker, from beginning to end."""
@@ -247,7 +276,12 @@ class Hands:
 
     def describes(self, key: int) -> list[Any]:
         described = self._buffer(key).describe()
-        return [described["bufferId"], described["name"], described["state"], described["generation"]]
+        return [
+            described["bufferId"],
+            described["name"],
+            described["state"],
+            described["generation"],
+        ]
 
     def sleep(self, seconds: float) -> int:
         time.sleep(seconds)

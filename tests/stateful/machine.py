@@ -1,7 +1,10 @@
-"""The state machine: steps that Hypothesis chooses, done by puppets and by the reference, and compared after each.
+"""The state machine: steps that Hypothesis chooses, done by puppets and by the
+reference, and compared after each.
 
-A step that ends a process may leave it to the next one to meet a domain that nobody has tidied up yet. What is compared otherwise: every row with its
-holders, every member with its count of leases, every segment in `/dev/shm`, and the contents by every way that leads to them.
+A step that ends a process may leave it to the next one to meet a domain that nobody has
+tidied up yet. What is compared otherwise: every row with its holders, every member with
+its count of leases, every segment in `/dev/shm`, and the contents by every way that
+leads to them.
 """
 
 from __future__ import annotations
@@ -23,7 +26,12 @@ from stateful.reference import NamedLock, Published, Reference
 from support import BOUND_SECONDS, leftovers
 
 MAX_PUPPETS = 4
-_ENVIRONMENT = {"MUNINN_TAKEOVER_MS": "100", "MUNINN_MAX_MEMBERS": "12", "MUNINN_MAX_BUFFERS": "256", "MUNINN_MAX_LEASES": "128"}
+_ENVIRONMENT = {
+    "MUNINN_TAKEOVER_MS": "100",
+    "MUNINN_MAX_MEMBERS": "12",
+    "MUNINN_MAX_BUFFERS": "256",
+    "MUNINN_MAX_LEASES": "128",
+}
 
 _picks = st.integers(0, 1 << 16)
 _names = st.sampled_from(["a", "b", "c", "ä d"])
@@ -49,7 +57,8 @@ class DomainMachine(RuleBasedStateMachine):
         self.domain = f"test-{secrets.token_hex(6)}"
         self.reference = Reference()
         self.puppets: list[Puppet] = []
-        #: (buffer, handle, whether it allows writing) of every buffer object that there was.
+        #: (buffer, handle, whether it allows writing) of every buffer object that there
+        #: was.
         self.handles: list[tuple[Published, str, bool]] = []
         self.trace = DomainMachine.trace = []
         self._keys = 0
@@ -62,7 +71,7 @@ class DomainMachine(RuleBasedStateMachine):
             self._bear()
         self._compare()
 
-    # --- whom and what a step is about -----------------------------------------------------------------------------------
+    # --- whom and what a step is about -----------------------------------------------
 
     @property
     def running(self) -> list[Puppet]:
@@ -84,7 +93,11 @@ class DomainMachine(RuleBasedStateMachine):
 
     def _owned(self, pick: int, suits: Callable[[Any], bool] = lambda opened: True) -> int | None:
         """A number of a running puppet."""
-        keys = [key for key, each in self.reference.opened.items() if not each.puppet.isStopped and suits(each)]
+        keys = [
+            key
+            for key, each in self.reference.opened.items()
+            if not each.puppet.isStopped and suits(each)
+        ]
         return keys[pick % len(keys)] if keys else None
 
     def _isWriting(self, key: int) -> bool:
@@ -95,16 +108,19 @@ class DomainMachine(RuleBasedStateMachine):
         opened = self.reference.opened[key]
         return (opened.puppet, key) in opened.buffer.readers
 
-    # --- doing and expecting ---------------------------------------------------------------------------------------------
+    # --- doing and expecting ---------------------------------------------------------
 
     def _do(self, puppet: Puppet, op: str, *arguments: Any, error: str = "") -> Any:
-        """Do it; it must come to `error`, one of several by commas, or to a value, which is returned."""
+        """Do it; it must come to `error`, one of several by commas, or to a value,
+        which is returned.
+        """
         return self._expect(f"{puppet}.{op}{arguments}", puppet.do(op, *arguments), error)
 
     def _expect(self, what: str, outcome: Outcome, error: str = "") -> Any:
         self.trace.append(f"{what} -> {outcome.error} {outcome.value}")
         self._require(
-            outcome.error in error.split(","), f"{what} came to {outcome.error or 'success'} ({outcome.value}), not to {error or 'success'}"
+            outcome.error in error.split(","),
+            f"{what} came to {outcome.error or 'success'} ({outcome.value}), not to {error or 'success'}",
         )
         return outcome.value
 
@@ -112,11 +128,13 @@ class DomainMachine(RuleBasedStateMachine):
         if not condition:
             raise Difference(what)
 
-    # --- making ----------------------------------------------------------------------------------------------------------
+    # --- making ----------------------------------------------------------------------
 
     def _make(self, puppet: Puppet, key: int, made: dict[str, Any], **what: Any) -> Published:
         buffer = Published(identity=made["identity"], name=made["name"], **what)
-        self._require(made["generation"] == 0, f"a new buffer has the generation {made['generation']}")
+        self._require(
+            made["generation"] == 0, f"a new buffer has the generation {made['generation']}"
+        )
         lingering = self.reference.named(buffer.name)
         if lingering is not None:
             self.reference.buffers.remove(lingering)
@@ -132,39 +150,111 @@ class DomainMachine(RuleBasedStateMachine):
         return ",BufferExists" if there.isLingering else "BufferExists"
 
     @precondition(lambda self: self.running)
-    @rule(pick=_picks, name=_names | st.none(), count=_counts, dtype=_dtypes, token=_tokens, lifetime=_lifetimes, access=_accesses)
-    def share(self, pick: int, name: str | None, count: int, dtype: str, token: int, lifetime: str | None, access: str | None) -> None:
+    @rule(
+        pick=_picks,
+        name=_names | st.none(),
+        count=_counts,
+        dtype=_dtypes,
+        token=_tokens,
+        lifetime=_lifetimes,
+        access=_accesses,
+    )
+    def share(
+        self,
+        pick: int,
+        name: str | None,
+        count: int,
+        dtype: str,
+        token: int,
+        lifetime: str | None,
+        access: str | None,
+    ) -> None:
         puppet, key = self._puppet(pick), self._key()
-        keywords = {key: value for key, value in (("lifetime", lifetime), ("access", access)) if value is not None}
-        made = self._do(puppet, "share", key, name, count, dtype, token, keywords, error=self._taken(name))
+        keywords = {
+            key: value
+            for key, value in (("lifetime", lifetime), ("access", access))
+            if value is not None
+        }
+        made = self._do(
+            puppet, "share", key, name, count, dtype, token, keywords, error=self._taken(name)
+        )
         if isinstance(made, dict):
             lasting = lifetime or ("lastClose" if name is None else "keep")
             self._make(
-                puppet, key, made, kind="array", count=count, dtype=dtype, token=token, access=access or "readMostly", lifetime=lasting
+                puppet,
+                key,
+                made,
+                kind="array",
+                count=count,
+                dtype=dtype,
+                token=token,
+                access=access or "readMostly",
+                lifetime=lasting,
             )
         self._compare()
 
     @precondition(lambda self: self.running)
-    @rule(pick=_picks, name=_names, count=_counts, dtype=_dtypes, token=_tokens, isBroken=st.booleans())
-    def load(self, pick: int, name: str, count: int, dtype: str, token: int, isBroken: bool) -> None:
+    @rule(
+        pick=_picks,
+        name=_names,
+        count=_counts,
+        dtype=_dtypes,
+        token=_tokens,
+        isBroken=st.booleans(),
+    )
+    def load(
+        self, pick: int, name: str, count: int, dtype: str, token: int, isBroken: bool
+    ) -> None:
         puppet, key, taken = self._puppet(pick), self._key(), self._taken(name)
         done = "ArithmeticError" if isBroken else ""
         made = self._do(
-            puppet, "load", key, name, count, dtype, token, isBroken, error=done + taken if taken.startswith(",") else taken or done
+            puppet,
+            "load",
+            key,
+            name,
+            count,
+            dtype,
+            token,
+            isBroken,
+            error=done + taken if taken.startswith(",") else taken or done,
         )
         if isinstance(made, dict):
-            self._make(puppet, key, made, kind="array", count=count, dtype=dtype, token=token, access="readMostly", lifetime="keep")
+            self._make(
+                puppet,
+                key,
+                made,
+                kind="array",
+                count=count,
+                dtype=dtype,
+                token=token,
+                access="readMostly",
+                lifetime="keep",
+            )
         self._compare()
 
     @precondition(lambda self: self.running)
     @rule(pick=_picks, name=_names | st.none(), count=_counts, token=_tokens, lifetime=_lifetimes)
-    def shareBundle(self, pick: int, name: str | None, count: int, token: int, lifetime: str | None) -> None:
+    def shareBundle(
+        self, pick: int, name: str | None, count: int, token: int, lifetime: str | None
+    ) -> None:
         puppet, key = self._puppet(pick), self._key()
         keywords = {} if lifetime is None else {"lifetime": lifetime}
-        made = self._do(puppet, "bundle", key, name, count, token, keywords, error=self._taken(name))
+        made = self._do(
+            puppet, "bundle", key, name, count, token, keywords, error=self._taken(name)
+        )
         if isinstance(made, dict):
             lasting = lifetime or ("lastClose" if name is None else "keep")
-            self._make(puppet, key, made, kind="bundle", count=count, dtype="|u1", token=token, access="readMostly", lifetime=lasting)
+            self._make(
+                puppet,
+                key,
+                made,
+                kind="bundle",
+                count=count,
+                dtype="|u1",
+                token=token,
+                access="readMostly",
+                lifetime=lasting,
+            )
         self._compare()
 
     @precondition(lambda self: self.running)
@@ -172,8 +262,18 @@ class DomainMachine(RuleBasedStateMachine):
     def attachOrCreate(self, pick: int, name: str, count: int, dtype: str) -> None:
         puppet, key, there = self._puppet(pick), self._key(), self.reference.named(name)
         mayWrite = there is None or there.access != "readOnly"
-        fits = there is not None and (there.kind, there.count, there.dtype) == ("array", count, dtype)
-        error = "" if there is None or (fits and mayWrite) else "PermissionDenied" if fits else "BufferMismatch"
+        fits = there is not None and (there.kind, there.count, there.dtype) == (
+            "array",
+            count,
+            dtype,
+        )
+        error = (
+            ""
+            if there is None or (fits and mayWrite)
+            else "PermissionDenied"
+            if fits
+            else "BufferMismatch"
+        )
         if there is not None and there.isLingering:
             error = f",{error}"
         made = self._do(puppet, "array", key, name, count, dtype, error=error)
@@ -181,7 +281,17 @@ class DomainMachine(RuleBasedStateMachine):
             if there is not None and made["identity"] == there.identity:
                 self._attached(puppet, key, made, there)
             else:
-                self._make(puppet, key, made, kind="array", count=count, dtype=dtype, token=ZEROS, access="readWrite", lifetime="keep")
+                self._make(
+                    puppet,
+                    key,
+                    made,
+                    kind="array",
+                    count=count,
+                    dtype=dtype,
+                    token=ZEROS,
+                    access="readWrite",
+                    lifetime="keep",
+                )
         self._compare()
 
     @precondition(lambda self: self.running)
@@ -198,30 +308,66 @@ class DomainMachine(RuleBasedStateMachine):
                 self._require(made["loads"] == 0, "shareOnce loaded what was there")
             else:
                 self._require(made["loads"] == 1, "shareOnce made a buffer without its loader")
-                self._make(puppet, key, made, kind="array", count=count, dtype=dtype, token=token, access="readMostly", lifetime="keep")
+                self._make(
+                    puppet,
+                    key,
+                    made,
+                    kind="array",
+                    count=count,
+                    dtype=dtype,
+                    token=token,
+                    access="readMostly",
+                    lifetime="keep",
+                )
         self._compare()
 
-    # --- finding ---------------------------------------------------------------------------------------------------------
+    # --- finding ---------------------------------------------------------------------
 
     def _attached(self, puppet: Puppet, key: int, made: dict[str, Any], buffer: Published) -> None:
-        self._require(made["identity"] == buffer.identity, f"opened {made['identity']}, not {buffer.identity}")
-        self._require(made["generation"] == buffer.generation, f"opened generation {made['generation']}, not {buffer.generation}")
+        self._require(
+            made["identity"] == buffer.identity, f"opened {made['identity']}, not {buffer.identity}"
+        )
+        self._require(
+            made["generation"] == buffer.generation,
+            f"opened generation {made['generation']}, not {buffer.generation}",
+        )
         self.reference.attach(key, puppet, buffer, made["writable"])
         self.handles.append((buffer, made["handle"], made["writable"]))
 
-    def _opening(self, buffer: Published | None, access: str, asBundle: bool, missing: str, mayWrite: bool = True) -> str:
+    def _opening(
+        self,
+        buffer: Published | None,
+        access: str,
+        asBundle: bool,
+        missing: str,
+        mayWrite: bool = True,
+    ) -> str:
         if buffer is None:
             return missing
-        error = "PermissionDenied" if access == "readWrite" and (buffer.access == "readOnly" or not mayWrite) else ""
+        error = (
+            "PermissionDenied"
+            if access == "readWrite" and (buffer.access == "readOnly" or not mayWrite)
+            else ""
+        )
         error = error or "BufferMismatch" * ((buffer.kind == "bundle") != asBundle)
         return f"{error},{missing}" if buffer.isLingering else error
 
     @precondition(lambda self: self.running)
-    @rule(pick=_picks, name=_names, access=st.sampled_from(["readOnly", "readWrite"]), asBundle=st.sampled_from([False, False, True]))
+    @rule(
+        pick=_picks,
+        name=_names,
+        access=st.sampled_from(["readOnly", "readWrite"]),
+        asBundle=st.sampled_from([False, False, True]),
+    )
     def openNamed(self, pick: int, name: str, access: str, asBundle: bool) -> None:
         puppet, key, there = self._puppet(pick), self._key(), self.reference.named(name)
         made = self._do(
-            puppet, "openBundle" if asBundle else "open", key, name, access, error=self._opening(there, access, asBundle, "BufferNotFound")
+            puppet,
+            "openBundle" if asBundle else "open",
+            key,
+            name,
+            access,
+            error=self._opening(there, access, asBundle, "BufferNotFound"),
         )
         if isinstance(made, dict) and there is not None:
             self._attached(puppet, key, made, there)
@@ -233,9 +379,19 @@ class DomainMachine(RuleBasedStateMachine):
         puppet, key = self._puppet(pick), self._key()
         buffer, handle, mayWrite = self.handles[which % len(self.handles)]
         there = buffer if buffer in self.reference.buffers and not buffer.isFreed else None
-        # After the last member has left an empty domain, the next one's has another secret.
-        error = self._opening(there, access, buffer.kind == "bundle", "BufferNotFound,HandleInvalid", mayWrite)
-        made = self._do(puppet, "openBundle" if buffer.kind == "bundle" else "open", key, f"#{handle}", access, error=error)
+        # After the last member has left an empty domain, the next one's has another
+        # secret.
+        error = self._opening(
+            there, access, buffer.kind == "bundle", "BufferNotFound,HandleInvalid", mayWrite
+        )
+        made = self._do(
+            puppet,
+            "openBundle" if buffer.kind == "bundle" else "open",
+            key,
+            f"#{handle}",
+            access,
+            error=error,
+        )
         if isinstance(made, dict):
             self._attached(puppet, key, made, buffer)
         self._compare()
@@ -249,10 +405,12 @@ class DomainMachine(RuleBasedStateMachine):
         opened, buffer = self.reference.opened[key], self.reference.opened[key].buffer
         described = self._do(opened.puppet, "describes", key, error="BufferFreed" * buffer.isFreed)
         self._require(
-            buffer.isFreed or described == [buffer.identity, buffer.name, "live", buffer.generation], f"it describes itself as {described}"
+            buffer.isFreed
+            or described == [buffer.identity, buffer.name, "live", buffer.generation],
+            f"it describes itself as {described}",
         )
 
-    # --- writing and reading -----------------------------------------------------------------------------------------------
+    # --- writing and reading ---------------------------------------------------------
 
     def _writing(self, key: int) -> str:
         opened = self.reference.opened[key]
@@ -267,25 +425,57 @@ class DomainMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._owned(0) is not None)
     @rule(pick=_picks, token=_tokens)
     def write(self, pick: int, token: int) -> None:
-        key = self._owned(pick, lambda each: not each.isArray and (each.buffer.writer is None or each.buffer.writer[0] is not each.puppet))
+        key = self._owned(
+            pick,
+            lambda each: (
+                not each.isArray
+                and (each.buffer.writer is None or each.buffer.writer[0] is not each.puppet)
+            ),
+        )
         if key is None:
             return
         opened, buffer = self.reference.opened[key], self.reference.opened[key].buffer
         error = self._writing(key)
-        generation = self._do(opened.puppet, "write", key, buffer.count, buffer.dtype, token, 20.0 if not error else 0.02, error=error)
+        generation = self._do(
+            opened.puppet,
+            "write",
+            key,
+            buffer.count,
+            buffer.dtype,
+            token,
+            20.0 if not error else 0.02,
+            error=error,
+        )
         if not error:
             buffer.generation += 1 if buffer.isTorn else 2
             buffer.isTorn, buffer.token = False, token
-            self._require(generation == buffer.generation, f"published generation {generation}, not {buffer.generation}")
+            self._require(
+                generation == buffer.generation,
+                f"published generation {generation}, not {buffer.generation}",
+            )
         self._compare()
 
-    @precondition(lambda self: self._owned(0, lambda each: each.isWritable and not each.buffer.isFreed) is not None)
+    @precondition(
+        lambda self: (
+            self._owned(0, lambda each: each.isWritable and not each.buffer.isFreed) is not None
+        )
+    )
     @rule(pick=_picks)
     def beginWriting(self, pick: int) -> None:
         key = self._owned(
-            pick, lambda each: each.isWritable and not each.isArray and each.buffer.kind == "array" and not each.buffer.isFreed
+            pick,
+            lambda each: (
+                each.isWritable
+                and not each.isArray
+                and each.buffer.kind == "array"
+                and not each.buffer.isFreed
+            ),
         )
-        if key is None or self.reference.opened[key].buffer.writer is not None or self.reference.opened[key].buffer.readers:
+        if (
+            key is None
+            or self.reference.opened[key].buffer.writer is not None
+            or self.reference.opened[key].buffer.readers
+        ):
             return
         opened, buffer = self.reference.opened[key], self.reference.opened[key].buffer
         self._do(opened.puppet, "beginWriting", key, 20.0)
@@ -293,10 +483,19 @@ class DomainMachine(RuleBasedStateMachine):
         buffer.isTorn, buffer.writer = False, (opened.puppet, key)
         self._compare()
 
-    @precondition(lambda self: self._owned(0, lambda each: each.buffer.writer is not None) is not None)
+    @precondition(
+        lambda self: self._owned(0, lambda each: each.buffer.writer is not None) is not None
+    )
     @rule(pick=_picks, token=_tokens)
     def endWriting(self, pick: int, token: int) -> None:
-        key = next((key for key in self.reference.opened if self._isWriting(key) and not self.reference.opened[key].puppet.isStopped), None)
+        key = next(
+            (
+                key
+                for key in self.reference.opened
+                if self._isWriting(key) and not self.reference.opened[key].puppet.isStopped
+            ),
+            None,
+        )
         if key is None:
             return
         opened, buffer = self.reference.opened[key], self.reference.opened[key].buffer
@@ -312,23 +511,46 @@ class DomainMachine(RuleBasedStateMachine):
     @rule(pick=_picks)
     def beginReading(self, pick: int) -> None:
         """An access for kernels keeps writers out, and is kept out by one that lives."""
-        key = self._owned(pick, lambda each: not each.isArray and each.buffer.kind == "array" and not each.buffer.isFreed)
+        key = self._owned(
+            pick,
+            lambda each: (
+                not each.isArray and each.buffer.kind == "array" and not each.buffer.isFreed
+            ),
+        )
         if key is None or self._isReading(key):
             return
         opened, buffer = self.reference.opened[key], self.reference.opened[key].buffer
         if buffer.writer is not None and buffer.writer[0] is opened.puppet:
             error = "RuntimeError"
         else:
-            error = "TimeoutError" if buffer.writer is not None else "WriterDied" if buffer.isTorn else ""
-        self._do(opened.puppet, "beginReading", key, 0.02 if error == "TimeoutError" else 20.0, error=error)
+            error = (
+                "TimeoutError"
+                if buffer.writer is not None
+                else "WriterDied"
+                if buffer.isTorn
+                else ""
+            )
+        self._do(
+            opened.puppet,
+            "beginReading",
+            key,
+            0.02 if error == "TimeoutError" else 20.0,
+            error=error,
+        )
         if not error:
             buffer.readers.append((opened.puppet, key))
         self._compare()
 
-    @precondition(lambda self: any(not puppet.isStopped for each in self.reference.buffers for puppet, _ in each.readers))
+    @precondition(
+        lambda self: any(
+            not puppet.isStopped for each in self.reference.buffers for puppet, _ in each.readers
+        )
+    )
     @rule(pick=_picks)
     def endReading(self, pick: int) -> None:
-        key = self._owned(pick, lambda each: any(puppet is each.puppet for puppet, _ in each.buffer.readers))
+        key = self._owned(
+            pick, lambda each: any(puppet is each.puppet for puppet, _ in each.buffer.readers)
+        )
         if key is None or not self._isReading(key):
             return
         opened = self.reference.opened[key]
@@ -339,7 +561,12 @@ class DomainMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(each.writer is not None for each in self.reference.buffers))
     @rule(pick=_picks)
     def readWhileWritten(self, pick: int) -> None:
-        key = self._owned(pick, lambda each: each.buffer.writer is not None and not each.isArray and not each.buffer.isFreed)
+        key = self._owned(
+            pick,
+            lambda each: (
+                each.buffer.writer is not None and not each.isArray and not each.buffer.isFreed
+            ),
+        )
         if key is not None:
             said = self._do(self.reference.opened[key].puppet, "tryRead", key)
             self._require(said == "TimeoutError", "a reader got what is half written")
@@ -351,32 +578,60 @@ class DomainMachine(RuleBasedStateMachine):
 
         def quiet(each: Any) -> bool:
             buffer = each.buffer
-            return not (each.isArray or buffer.isFreed or buffer.isTorn or buffer.writer or buffer.readers)
+            return not (
+                each.isArray or buffer.isFreed or buffer.isTorn or buffer.writer or buffer.readers
+            )
 
         reader = self._owned(pick, quiet)
         if reader is None:
             return
         waiting, buffer = self.reference.opened[reader].puppet, self.reference.opened[reader].buffer
-        writer = self._owned(by, lambda each: each.buffer is buffer and each.isWritable and not each.isArray and each.puppet is not waiting)
+        writer = self._owned(
+            by,
+            lambda each: (
+                each.buffer is buffer
+                and each.isWritable
+                and not each.isArray
+                and each.puppet is not waiting
+            ),
+        )
         if writer is None:
             return
         waiting.begin("waitNext", reader, buffer.generation)
-        self._do(self.reference.opened[writer].puppet, "write", writer, buffer.count, buffer.dtype, token, 20.0)
+        self._do(
+            self.reference.opened[writer].puppet,
+            "write",
+            writer,
+            buffer.count,
+            buffer.dtype,
+            token,
+            20.0,
+        )
         buffer.generation, buffer.token = buffer.generation + 2, token
         seen = self._expect(f"{waiting}.waitNext", waiting.result())
         self._require(seen == buffer.generation, f"waited for {buffer.generation}, got {seen}")
         self._compare()
 
-    # --- ending ------------------------------------------------------------------------------------------------------------
+    # --- ending ----------------------------------------------------------------------
 
     @precondition(lambda self: self._owned(0) is not None)
     @rule(pick=_picks)
     def keepArray(self, pick: int) -> None:
-        key, new = self._owned(pick, lambda each: not each.isArray and each.buffer.kind == "array" and not each.buffer.isFreed), self._key()
+        key, new = (
+            self._owned(
+                pick,
+                lambda each: (
+                    not each.isArray and each.buffer.kind == "array" and not each.buffer.isFreed
+                ),
+            ),
+            self._key(),
+        )
         if key is not None:
             opened = self.reference.opened[key]
             self._do(opened.puppet, "keepArray", new, key)
-            self.reference.attach(new, opened.puppet, opened.buffer, opened.isWritable, isArray=True)
+            self.reference.attach(
+                new, opened.puppet, opened.buffer, opened.isWritable, isArray=True
+            )
             self._compare()
 
     @precondition(lambda self: self._owned(0) is not None)
@@ -403,13 +658,15 @@ class DomainMachine(RuleBasedStateMachine):
     @rule(pick=_picks, name=_names)
     def freeNamed(self, pick: int, name: str) -> None:
         there = self.reference.named(name)
-        error = "BufferNotFound" if there is None else ",BufferNotFound" if there.isLingering else ""
+        error = (
+            "BufferNotFound" if there is None else ",BufferNotFound" if there.isLingering else ""
+        )
         self._do(self._puppet(pick), "freeName", name, error=error)
         if there is not None:
             self.reference.free(there)
         self._compare()
 
-    # --- locks ---------------------------------------------------------------------------------------------------------------
+    # --- locks -----------------------------------------------------------------------
 
     @precondition(lambda self: self.running)
     @rule(pick=_picks, name=_lockNames)
@@ -422,7 +679,9 @@ class DomainMachine(RuleBasedStateMachine):
         lock = self.reference.locks.setdefault(name, NamedLock())
         lock.attached.add(puppet)
         if isFree:
-            self._require(mayBeNew or lock.depth or recovered == lock.isOrphaned, f"recovered is {recovered}")
+            self._require(
+                mayBeNew or lock.depth or recovered == lock.isOrphaned, f"recovered is {recovered}"
+            )
             lock.holder, lock.depth, lock.isOrphaned = puppet, lock.depth + 1, False
         self._compare()
 
@@ -443,15 +702,21 @@ class DomainMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(pick=_picks, name=_lockNames)
     def forgetLock(self, pick: int, name: str) -> None:
-        """Nobody keeps the object; a lock that is held is held all the same, so only one that is not is let go of."""
+        """Nobody keeps the object; a lock that is held is held all the same, so only
+        one that is not is let go of.
+        """
         lock = self.reference.locks.get(name)
-        attached = [each for each in self.running if lock is not None and each in lock.attached and lock.holder is not each]
+        attached = [
+            each
+            for each in self.running
+            if lock is not None and each in lock.attached and lock.holder is not each
+        ]
         if lock is not None and attached:
             self._do(attached[pick % len(attached)], "forget", name)
             lock.attached.discard(attached[pick % len(attached)])
             self._compare()
 
-    # --- processes -----------------------------------------------------------------------------------------------------------
+    # --- processes -------------------------------------------------------------------
 
     @precondition(lambda self: len(self.puppets) < MAX_PUPPETS)
     @rule()
@@ -477,22 +742,42 @@ class DomainMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.running) > 1)
     @rule(pick=_picks, name=_names, count=_counts, token=_tokens)
-    def killTheBrokerWhileSomebodyCreates(self, pick: int, name: str, count: int, token: int) -> None:
+    def killTheBrokerWhileSomebodyCreates(
+        self, pick: int, name: str, count: int, token: int
+    ) -> None:
         """The request meets a dying broker; it must come to what it would have come to."""
         broker = self._broker()
         others = [each for each in self.running if each is not broker]
         if broker is None or not others:
             return
         taken = self._taken(name)
-        holders = {each.puppet for each in self.reference.opened.values() if each.buffer is self.reference.named(name)}
-        if taken and holders <= {broker} and getattr(self.reference.named(name), "lifetime", "") == "lastClose":
+        holders = {
+            each.puppet
+            for each in self.reference.opened.values()
+            if each.buffer is self.reference.named(name)
+        }
+        if (
+            taken
+            and holders <= {broker}
+            and getattr(self.reference.named(name), "lifetime", "") == "lastClose"
+        ):
             taken = ",BufferExists"
         puppet, key = others[pick % len(others)], self._key()
         puppet.begin("share", key, name, count, "<i8", token, {})
         self._kill(broker)
         made = self._expect(f"{puppet}.share({key}, {name!r})", puppet.result(), taken)
         if isinstance(made, dict):
-            self._make(puppet, key, made, kind="array", count=count, dtype="<i8", token=token, access="readMostly", lifetime="keep")
+            self._make(
+                puppet,
+                key,
+                made,
+                kind="array",
+                count=count,
+                dtype="<i8",
+                token=token,
+                access="readMostly",
+                lifetime="keep",
+            )
         self._compare()
 
     @precondition(lambda self: len(self.running) > 1)
@@ -507,10 +792,22 @@ class DomainMachine(RuleBasedStateMachine):
         self._kill(puppet)
         observer = self._puppet(0)
         there = self._settled(observer, lambda view: len(view["members"]) == len(self.puppets))
-        row = next((each for each in there["buffers"] if each[1] == name and each[3] == "live"), None)
+        row = next(
+            (each for each in there["buffers"] if each[1] == name and each[3] == "live"), None
+        )
         if row is not None:
             made = self._do(observer, "open", key, name, "readOnly")
-            self._make(observer, key, made, kind="array", count=count, dtype="<i8", token=token, access="readMostly", lifetime="keep")
+            self._make(
+                observer,
+                key,
+                made,
+                kind="array",
+                count=count,
+                dtype="<i8",
+                token=token,
+                access="readMostly",
+                lifetime="keep",
+            )
         self._compare()
 
     @precondition(lambda self: len(self.running) > 1)
@@ -525,11 +822,22 @@ class DomainMachine(RuleBasedStateMachine):
             puppet.begin("share", key, name, count, "<i8", token, {})
         outcomes = [puppet.result() for puppet in pair]
         self.trace.append(f"{pair} race for {name!r} -> {outcomes}")
-        self._require(sorted(each.error for each in outcomes) == ["", "BufferExists"], f"a race for {name!r} came to {outcomes}")
+        self._require(
+            sorted(each.error for each in outcomes) == ["", "BufferExists"],
+            f"a race for {name!r} came to {outcomes}",
+        )
         for puppet, key, token, outcome in zip(pair, keys, tokens, outcomes):
             if not outcome.error:
                 self._make(
-                    puppet, key, outcome.value, kind="array", count=count, dtype="<i8", token=token, access="readMostly", lifetime="keep"
+                    puppet,
+                    key,
+                    outcome.value,
+                    kind="array",
+                    count=count,
+                    dtype="<i8",
+                    token=token,
+                    access="readMostly",
+                    lifetime="keep",
                 )
         self._compare()
 
@@ -544,7 +852,10 @@ class DomainMachine(RuleBasedStateMachine):
         for puppet, key, token in zip(pair, keys, tokens):
             puppet.begin("once", key, name, count, "<i8", token)
         made = [self._expect(f"{puppet}.once({name!r})", puppet.result()) for puppet in pair]
-        self._require(sorted(each["loads"] for each in made) == [0, 1], f"the loads were {[each['loads'] for each in made]}")
+        self._require(
+            sorted(each["loads"] for each in made) == [0, 1],
+            f"the loads were {[each['loads'] for each in made]}",
+        )
         first = 0 if made[0]["loads"] else 1
         buffer = self._make(
             pair[first],
@@ -584,7 +895,11 @@ class DomainMachine(RuleBasedStateMachine):
     @rule(pick=_picks)
     def leave(self, pick: int) -> None:
         puppet = self._puppet(pick)
-        if any(self._isWriting(key) or self._isReading(key) for key, each in self.reference.opened.items() if each.puppet is puppet):
+        if any(
+            self._isWriting(key) or self._isReading(key)
+            for key, each in self.reference.opened.items()
+            if each.puppet is puppet
+        ):
             return  # a program does not end in the middle of a with-statement without leaving it
         puppet.leave()
         self.trace.append(f"{puppet} left")
@@ -605,10 +920,14 @@ class DomainMachine(RuleBasedStateMachine):
         self.puppets.remove(puppet)
         self.reference.end(puppet)
 
-    # --- comparing -------------------------------------------------------------------------------------------------------------
+    # --- comparing -------------------------------------------------------------------
 
-    def _settled(self, observer: Puppet, isSo: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-        """The view once it is so; a request each time, since a broker that is stopped is deposed by who asks."""
+    def _settled(
+        self, observer: Puppet, isSo: Callable[[dict[str, Any]], object]
+    ) -> dict[str, Any]:
+        """The view once it is so; a request each time, since a broker that is stopped
+        is deposed by who asks.
+        """
         deadline = time.monotonic() + BOUND_SECONDS
         while True:
             view: dict[str, Any] = self._expect("view", observer.do("view"))
@@ -616,20 +935,25 @@ class DomainMachine(RuleBasedStateMachine):
             if isSo(view):
                 return view
             self._require(
-                time.monotonic() < deadline, f"it never looked as it should, but so: {view}; in /dev/shm: {leftovers(self.domain)}"
+                time.monotonic() < deadline,
+                f"it never looked as it should, but so: {view}; in /dev/shm: {leftovers(self.domain)}",
             )
             outcome = observer.do("probe")
             self._require(not outcome.error, f"{observer}.probe came to {outcome}")
             time.sleep(0.002)
 
     def _compare(self) -> None:
-        """Everything is as the reference says, soon: what a broker does on the side takes its time."""
+        """Everything is as the reference says, soon: what a broker does on the side
+        takes its time.
+        """
         DomainMachine.steps += 1
         if not self.running:
             return  # who comes next, at the latest in `teardown`, compares
         self._scope += 1
         observer = self._puppet(self._scope)
-        self._require(not (outcome := observer.do("probe")).error, f"{observer}.probe came to {outcome}")
+        self._require(
+            not (outcome := observer.do("probe")).error, f"{observer}.probe came to {outcome}"
+        )
         self._expectedView(observer)
         self.reference.settle()
         named = [
@@ -654,7 +978,11 @@ class DomainMachine(RuleBasedStateMachine):
         segments = sorted(f"muninn-{os.getuid()}-{self.domain}.{each[0]}" for each in buffers)
 
         def isSo(view: dict[str, Any]) -> bool:
-            return view["buffers"] == buffers and view["members"] == members and leftovers(self.domain) == segments
+            return (
+                view["buffers"] == buffers
+                and view["members"] == members
+                and leftovers(self.domain) == segments
+            )
 
         self.trace.append(f"expecting {buffers}, {members}")
         self._settled(observer, isSo)
@@ -662,7 +990,8 @@ class DomainMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            if not isinstance(sys.exception(), Difference):  # then there is nothing more to learn, and much to wait for
+            # then there is nothing more to learn, and much to wait for
+            if not isinstance(sys.exception(), Difference):
                 self._endAll()
         finally:
             for puppet in list(self.puppets):
@@ -670,7 +999,9 @@ class DomainMachine(RuleBasedStateMachine):
             removeDomain(self.domain)
 
     def _endAll(self) -> None:
-        """Everybody goes on, then everybody is killed; who comes then finds what is named, frees it, and leaves nothing."""
+        """Everybody goes on, then everybody is killed; who comes then finds what is
+        named, frees it, and leaves nothing.
+        """
         for puppet in self.puppets:
             if puppet.isStopped:
                 puppet.resume()
@@ -683,9 +1014,12 @@ class DomainMachine(RuleBasedStateMachine):
             self._do(last, "freeName", buffer.name)
             self.reference.free(buffer)
         self._compare()
-        self._require(not self.reference.buffers and not leftovers(self.domain), "something is left")
+        self._require(
+            not self.reference.buffers and not leftovers(self.domain), "something is left"
+        )
         self.puppets.remove(last)
         last.leave()
         self._require(
-            not os.path.exists(f"/dev/shm/muninn-{os.getuid()}-{self.domain}"), "the last to leave an empty domain leaves its control block"
+            not os.path.exists(f"/dev/shm/muninn-{os.getuid()}-{self.domain}"),
+            "the last to leave an empty domain leaves its control block",
         )

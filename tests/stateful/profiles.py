@@ -1,7 +1,9 @@
 """How long the state machine runs, and from which seeds.
 
-`MUNINN_SEED` does one round again; `MUNINN_STATEFUL=long` is for `MUNINN_STATEFUL_SECONDS`, or half an hour, from a seed that nobody has seen. They are
-taken out of the environment here, since Muninn refuses variables of its name that it does not know.
+`MUNINN_SEED` does one round again; `MUNINN_STATEFUL=long` is for
+`MUNINN_STATEFUL_SECONDS`, or half an hour, from a seed that nobody has seen. They are
+taken out of the environment here, since Muninn refuses variables of its name that it
+does not know.
 """
 
 from __future__ import annotations
@@ -39,13 +41,19 @@ _found: dict[str, str] = {}
 
 def chosen() -> Profile:
     """The profile that the environment asks for."""
-    number, length, seconds = _taken("MUNINN_SEED"), _taken("MUNINN_STATEFUL"), _taken("MUNINN_STATEFUL_SECONDS")
+    number, length, seconds = (
+        _taken("MUNINN_SEED"),
+        _taken("MUNINN_STATEFUL"),
+        _taken("MUNINN_STATEFUL_SECONDS"),
+    )
     if length not in ("", "long"):
         raise ValueError(f"MUNINN_STATEFUL is {length!r}: leave it out, or say long")
     if number:
         return Profile("one seed", int(number), 1, 600)
     if length == "long":
-        return Profile("long", secrets.randbelow(1 << 40), 1 << 20, float(seconds or 1800), steps=60)
+        return Profile(
+            "long", secrets.randbelow(1 << 40), 1 << 20, float(seconds or 1800), steps=60
+        )
     return Profile("slice", FIRST_SEED, 30, 60)
 
 

@@ -1,4 +1,6 @@
-"""Puppets: real processes that do one thing at a time, as the test says; forked of a zygote, since starting Python takes too long for thousands of steps."""
+"""Puppets: real processes that do one thing at a time, as the test says; forked of a
+zygote, since starting Python takes too long for thousands of steps.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _MAX_BYTES = 1 << 20
 
 
 class Difference(BaseException):
-    """The domain is not as it should be. No `Exception`: Hypothesis would do it all again, and processes do not fail twice in the same way."""
+    """The domain is not as it should be. No `Exception`: Hypothesis would do it all
+    again, and processes do not fail twice in the same way.
+    """
 
 
 class Outcome(NamedTuple):
@@ -49,7 +53,11 @@ class Puppet:
         if not raw:
             raise Difference(f"{self} ended by itself")
         answer = json.loads(raw)
-        return Outcome(answer["error"], answer["message"]) if "error" in answer else Outcome("", answer["value"])
+        return (
+            Outcome(answer["error"], answer["message"])
+            if "error" in answer
+            else Outcome("", answer["value"])
+        )
 
     def do(self, op: str, *arguments: Any) -> Outcome:
         self.begin(op, *arguments)
@@ -91,9 +99,12 @@ class Zygote:
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-        environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}  # it forks, and only its own thread survives that
+        # it forks, and only its own thread survives that
+        environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "stateful.zygote", str(theirs.fileno())], pass_fds=[theirs.fileno()], env=environment
+            [sys.executable, "-m", "stateful.zygote", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env=environment,
         )
         theirs.close()
 
@@ -101,7 +112,9 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             socket.send_fds(self._control, [json.dumps(environment).encode()], [theirs.fileno()])
-            assert select.select([self._control], [], [], BOUND_SECONDS)[0], "the zygote does not answer"
+            assert select.select([self._control], [], [], BOUND_SECONDS)[0], (
+                "the zygote does not answer"
+            )
             return Puppet(int(self._control.recv(100)), ours, name)
 
     def close(self) -> None:

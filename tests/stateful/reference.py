@@ -1,4 +1,6 @@
-"""The reference: what a domain is, in plain Python. It knows names, contents, holders and rights, and nothing of how they come about."""
+"""The reference: what a domain is, in plain Python. It knows names, contents, holders
+and rights, and nothing of how they come about.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,9 @@ class Reference:
         self.buffers.append(buffer)
         self.opened[key] = Opened(puppet, buffer, isWritable)
 
-    def attach(self, key: int, puppet: Puppet, buffer: Published, isWritable: bool, isArray: bool = False) -> None:
+    def attach(
+        self, key: int, puppet: Puppet, buffer: Published, isWritable: bool, isArray: bool = False
+    ) -> None:
         buffer.isLingering = False
         self.opened[key] = Opened(puppet, buffer, isWritable, isArray)
 
@@ -118,10 +122,12 @@ class Reference:
         self.buffers = [each for each in self.buffers if not each.isLingering]
         self.locks = {name: lock for name, lock in self.locks.items() if lock.attached}
 
-    # --- how it must look ------------------------------------------------------------------------------------------------
+    # --- how it must look ------------------------------------------------------------
 
     def view(self, alive: list[Puppet]) -> tuple[list[list[Any]], dict[str, int]]:
-        """What `Hands.view` must show of buffers and of members, once the broker has seen to everything."""
+        """What `Hands.view` must show of buffers and of members, once the broker has
+        seen to everything.
+        """
         buffers = sorted(
             [
                 each.identity, each.name, each.kind, "dying" if each.isFreed else "live", each.sizeBytes, _NAMES[each.dtype] if each.kind == "array" else None,
@@ -137,7 +143,9 @@ class Reference:
         return buffers, leases
 
     def reading(self, key: int) -> tuple[int, str, tuple[int, str, int, int]] | None:
-        """What reading by a number must give, for `Hands.check`; None when that is not settled."""
+        """What reading by a number must give, for `Hands.check`; None when that is not
+        settled.
+        """
         opened, buffer = self.opened[key], self.opened[key].buffer
         if opened.isArray:
             return None if buffer.isTorn or buffer.writer is not None else (key, "", buffer.content)

@@ -14,8 +14,13 @@ from stateful.profiles import Profile, chosen, short
 from stateful.puppets import Difference, Zygote
 
 PROFILE = chosen()
-#: What the environment asks for; and when it asks for nothing, a short run and a long one.
-_PROFILES = [short(), pytest.param(PROFILE, marks=pytest.mark.long)] if PROFILE.name == "slice" else [PROFILE]
+#: What the environment asks for; and when it asks for nothing, a short run and a long
+#: one.
+_PROFILES = (
+    [short(), pytest.param(PROFILE, marks=pytest.mark.long)]
+    if PROFILE.name == "slice"
+    else [PROFILE]
+)
 
 
 @pytest.fixture
@@ -40,13 +45,16 @@ def runRound(number: int, profile: Profile) -> None:
     except Difference as error:
         steps = "\n".join(DomainMachine.trace[-80:])
         pytest.fail(
-            f"{error}\nafter these steps:\n{steps}\nDo it again: MUNINN_SEED={number} python -m pytest tests/stateful", pytrace=False
+            f"{error}\nafter these steps:\n{steps}\nDo it again: MUNINN_SEED={number} python -m pytest tests/stateful",
+            pytrace=False,
         )
 
 
 @pytest.mark.timeout(PROFILE.seconds * 2 + 300)
 @pytest.mark.parametrize("profile", _PROFILES, ids=lambda profile: profile.name.replace(" ", "-"))
-def test_theApiDoesWhatTheReferenceDoes(zygote: Zygote, capsys: pytest.CaptureFixture[str], profile: Profile) -> None:
+def test_theApiDoesWhatTheReferenceDoes(
+    zygote: Zygote, capsys: pytest.CaptureFixture[str], profile: Profile
+) -> None:
     DomainMachine.zygote = zygote
     DomainMachine.steps = 0
     started = time.monotonic()

@@ -1,7 +1,10 @@
-"""A process that has imported muninn and joined nothing: what forks from it is a process of its own in a few milliseconds.
+"""A process that has imported muninn and joined nothing: what forks from it is a
+process of its own in a few milliseconds.
 
-Run by `puppets.Zygote`, with the number of a socket; never imported. Each request is the environment of a new puppet, with the socket on which that one
-is told what to do: one packet of JSON in, one out. A puppet leaves politely when its socket ends, and dies with the zygote.
+Run by `puppets.Zygote`, with the number of a socket; never imported. Each request is
+the environment of a new puppet, with the socket on which that one is told what to do:
+one packet of JSON in, one out. A puppet leaves politely when its socket ends, and dies
+with the zygote.
 """
 
 import ctypes
@@ -31,7 +34,8 @@ def serve(connection: socket.socket) -> None:
 
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for puppets: their pidfds say enough
+    # nobody waits for puppets: their pidfds say enough
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         raw, descriptors, _, _ = socket.recv_fds(control, _MAX_BYTES, 1)
         if not raw:

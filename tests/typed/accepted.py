@@ -1,4 +1,6 @@
-"""Calls that type checkers must accept; `tests/test_options.py` runs mypy and pyright on them. It is read, and not run."""
+"""Calls that type checkers must accept; `tests/test_options.py` runs mypy and pyright
+on them. It is read, and not run.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,38 @@ def filled(view: np.ndarray[Any, np.dtype[Any]]) -> None:
 
 assert_type(muninn.share(A, "name"), muninn.MuninnBuffer)
 muninn.share(A, "name", "fastMode", "readWrite", "tenant", 0, "lastClose")
-muninn.share(array=A, name="name", lifetimeMs=5, reserve="lazy", renew="onUse", numaNode=0, progress=told, copy=False)
-assert_type(muninn.MuninnBuffer(4096, "bigMode", None, "readMostly", "name", "tenant"), muninn.MuninnBuffer)
-muninn.MuninnBuffer(size="1G", mode="fastMode", preferredGpu=1, lifetime="keep", renew="auto", progress=told)
+muninn.share(
+    array=A,
+    name="name",
+    lifetimeMs=5,
+    reserve="lazy",
+    renew="onUse",
+    numaNode=0,
+    progress=told,
+    copy=False,
+)
+assert_type(
+    muninn.MuninnBuffer(4096, "bigMode", None, "readMostly", "name", "tenant"), muninn.MuninnBuffer
+)
+muninn.MuninnBuffer(
+    size="1G", mode="fastMode", preferredGpu=1, lifetime="keep", renew="auto", progress=told
+)
 assert_type(muninn.array("name", (3, 4)), muninn.MuninnBuffer)
-muninn.array("name", shape=3, dtype="f8", access="readOnly", timeout=1.5, mode="fastMode", preferredGpu=0, tenant="t")
+muninn.array(
+    "name",
+    shape=3,
+    dtype="f8",
+    access="readOnly",
+    timeout=1.5,
+    mode="fastMode",
+    preferredGpu=0,
+    tenant="t",
+)
 muninn.loadArray((3,), "f4", filled, "name", mode="bigMode", access="readOnly", numaNode=1)
 muninn.shareOnce("name", lambda: A, timeout=3, access="readWrite", copy=True, lifetime="lastClose")
 assert_type(muninn.shareBundle({"a": A}, "name", mode="fastMode", access="readOnly"), muninn.Bundle)
-muninn.loadBundle({"a": ((3,), "f4")}, lambda spec: None, name="name", reserve="full", renew="onUse")
+muninn.loadBundle(
+    {"a": ((3,), "f4")}, lambda spec: None, name="name", reserve="full", renew="onUse"
+)
 muninn.open("name", "readWrite", 1.0, tenant="t", renew="onUse")
 muninn.openBundle("name", access="readMostly")

@@ -1,4 +1,6 @@
-"""Calls that type checkers must reject, each on its line; `tests/test_options.py` runs mypy and pyright on them. It is read, and not run."""
+"""Calls that type checkers must reject, each on its line; `tests/test_options.py` runs
+mypy and pyright on them. It is read, and not run.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,3 @@
-"""The handlers of requests, a module a noun. `table` says which handler serves which operation."""
+"""The handlers of requests, a module a noun. `table` says which handler serves which
+operation.
+"""

@@ -1,4 +1,6 @@
-"""Requests about one buffer, from its creation to its end. The directory holds the protocol; a handler checks who asks for what."""
+"""Requests about one buffer, from its creation to its end. The directory holds the
+protocol; a handler checks who asks for what.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +23,30 @@ def create(context: TermContext, session: Session, message: Message, _: list[Des
     if (why := context.drain.reason()) is not None:
         raise DomainDraining(f"the domain is draining: {why}" if why else "the domain is draining")
     mode = asMode(message["mode"])
-    if not 0 <= message["sizeBytes"] < 1 << 62 or (message["sizeBytes"] == 0 and not message["name"].startswith("\x01")):
+    if not 0 <= message["sizeBytes"] < 1 << 62 or (
+        message["sizeBytes"] == 0 and not message["name"].startswith("\x01")
+    ):
         raise InvalidArgument(f"a buffer of {message['sizeBytes']} bytes can not be")
     for field, most in (("name", layout.MAX_NAME_BYTES), ("tenant", layout.MAX_TENANT_BYTES)):
         if not 0 < len(message[field].encode(errors="replace")) <= most:
             raise InvalidArgument(f"a {field} of {len(message[field])} characters can not be")
-    usage = Usage(message["name"], message["tenant"], mode, message["gpu"], message["sizeBytes"], message["deadlineMs"])
+    usage = Usage(
+        message["name"],
+        message["tenant"],
+        mode,
+        message["gpu"],
+        message["sizeBytes"],
+        message["deadlineMs"],
+    )
     if context.maintenance.mayBeBrought(message["name"]):
         return {"row": requests.LATER, "incarnation": 0}, ()
     row, incarnation = context.directory.grant(session.member(), usage, message["gpuCapacityBytes"])
     return {"row": row, "incarnation": incarnation}, ()
 
 
-def commit(context: TermContext, session: Session, message: Message, descriptors: list[Descriptor]) -> Answer:
+def commit(
+    context: TermContext, session: Session, message: Message, descriptors: list[Descriptor]
+) -> Answer:
     """The creator has filled the row: everybody may open it."""
     row, incarnation = _named(context, message)
     descriptor = descriptors.pop(0) if descriptors else None
@@ -41,7 +54,9 @@ def commit(context: TermContext, session: Session, message: Message, descriptors
     return {}, ()
 
 
-def abandon(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+def abandon(
+    context: TermContext, session: Session, message: Message, _: list[Descriptor]
+) -> Answer:
     """The creator gives the row up."""
     context.directory.abandon(session.member(), *_named(context, message))
     return {}, ()
@@ -73,7 +88,9 @@ def recall(context: TermContext, session: Session, message: Message, _: list[Des
     return {}, ()
 
 
-def tryReclaim(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
+def tryReclaim(
+    context: TermContext, session: Session, message: Message, _: list[Descriptor]
+) -> Answer:
     """A holder has let go: the row may be at its end."""
     session.member()
     row, incarnation = _named(context, message)

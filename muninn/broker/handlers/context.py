@@ -1,6 +1,8 @@
-"""What the handlers of requests may use of one term in context, and what they answer with.
+"""What the handlers of requests may use of one term in context, and what they answer
+with.
 
-The broker makes one context when its term begins, and all handlers get it. It belongs to the thread that serves.
+The broker makes one context when its term begins, and all handlers get it. It belongs
+to the thread that serves.
 """
 
 from __future__ import annotations
@@ -33,9 +35,11 @@ class TermContext:
     own
         The session of the broker's own process.
     beat
-        Shows that this broker moves. A handler calls it when it takes long. Raises `Deposed` when the term has ended.
+        Shows that this broker moves. A handler calls it when it takes long. Raises
+        `Deposed` when the term has ended.
     mayStillBring
-        Whether a member that lives has not brought yet all memory without a name that it may have.
+        Whether a member that lives has not brought yet all memory without a name that
+        it may have.
     """
 
     block: ControlBlock
@@ -52,6 +56,7 @@ class TermContext:
     mayStillBring: Callable[[], bool]
 
 
-#: Serves one request: the term, the session of the asker, the checked message, and the descriptors that came with it. A handler
-#: takes the descriptors that it keeps out of the list; the others are closed after it.
+#: Serves one request: the term, the session of the asker, the checked message, and the
+#: descriptors that came with it. A handler takes the descriptors that it keeps out of
+#: the list; the others are closed after it.
 Handler = Callable[[TermContext, Session, Message, list[Descriptor]], Answer]

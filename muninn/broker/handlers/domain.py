@@ -25,16 +25,28 @@ def evict(context: TermContext, session: Session, message: Message, _: list[Desc
         if number % _ROWS_A_BEAT == 0:
             context.beat()
         if _isCalled(directory.rows, row, message["name"], message["tenant"]):
-            rows, revoked = rows + 1, revoked + directory.holders.revoke(row, reason, message["pid"])
+            rows, revoked = (
+                rows + 1,
+                revoked + directory.holders.revoke(row, reason, message["pid"]),
+            )
     return {"revoked": revoked, "buffers": rows}, ()
 
 
 def drain(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
-    """Stop creation in the domain, or let it go on; the answer says how many leases there still are."""
+    """Stop creation in the domain, or let it go on; the answer says how many leases
+    there still are.
+    """
     session.member()
     context.drain.set(context.term.epoch, message["on"], message["reason"])
-    _log.info("draining %s", f"on: {message['reason'] or 'no reason given'}" if message["on"] else "off")
-    return {"holds": sum(leases.heldBy(context.block, context.members, key.slot) for key in context.members.there())}, ()
+    _log.info(
+        "draining %s", f"on: {message['reason'] or 'no reason given'}" if message["on"] else "off"
+    )
+    return {
+        "holds": sum(
+            leases.heldBy(context.block, context.members, key.slot)
+            for key in context.members.there()
+        )
+    }, ()
 
 
 def ping(context: TermContext, _: Session, __: Message, ___: list[Descriptor]) -> Answer:

@@ -1,4 +1,6 @@
-"""Requests about members: a member says hello, brings memory, leaves, or takes over as broker."""
+"""Requests about members: a member says hello, brings memory, leaves, or takes over as
+broker.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,17 @@ from muninn.wire import requests
 from muninn.wire.messages import Message
 
 
-def hello(context: TermContext, session: Session, message: Message, descriptors: list[Descriptor]) -> Answer:
-    """A member begins its session: it proves its slot by a nonce and by a pidfd, and brings the memory that it holds."""
+def hello(
+    context: TermContext, session: Session, message: Message, descriptors: list[Descriptor]
+) -> Answer:
+    """A member begins its session: it proves its slot by a nonce and by a pidfd, and
+    brings the memory that it holds.
+    """
     members, key = context.members, MemberKey(message["slot"], message["generation"])
     if not 0 <= key.slot < members.count:
         raise ProtocolViolation(f"there is no member slot {key.slot}")
-    # Its death can come between any two looks: what the descriptor names is read once, and the slot's owner after its nonce.
+    # Its death can come between any two looks: what the descriptor names is read once,
+    # and the slot's owner after its nonce.
     pid = pidOf(descriptors[0].number) if descriptors else None
     isKnown = members.identity(key.slot).nonce == message["nonce"]
     if not members.isCurrent(key):
@@ -35,7 +42,9 @@ def hello(context: TermContext, session: Session, message: Message, descriptors:
     return {"epoch": context.term.epoch}, ()
 
 
-def bring(context: TermContext, session: Session, message: Message, descriptors: list[Descriptor]) -> Answer:
+def bring(
+    context: TermContext, session: Session, message: Message, descriptors: list[Descriptor]
+) -> Answer:
     """A member hands descriptors of memory without a name to a new broker."""
     session.member()
     pairs = requests.allocationsOf(message, descriptors)
@@ -53,8 +62,12 @@ def leave(context: TermContext, session: Session, _: Message, __: list[Descripto
     return {}, ()
 
 
-def takeOverPolitely(context: TermContext, session: Session, _: Message, __: list[Descriptor]) -> Answer:
-    """A member that stays takes over politely. Its request was the last one of this term."""
+def takeOverPolitely(
+    context: TermContext, session: Session, _: Message, __: list[Descriptor]
+) -> Answer:
+    """A member that stays takes over politely. Its request was the last one of this
+    term.
+    """
     key, own = session.member(), context.own.member()
     if key == own or context.members.identity(own.slot).flags & layout.MEMBER_FLAG_PREFERRED:
         return {"yielded": False}, ()

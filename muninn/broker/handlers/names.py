@@ -9,7 +9,13 @@ from muninn.wire.messages import Message
 
 
 def find(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
-    """The row that has a name, live or being created; an empty answer when there is none."""
+    """The row that has a name, live or being created; an empty answer when there is
+    none.
+    """
     session.member()
     found = context.directory.find(message["name"])
-    return ({}, ()) if found is None else ({"row": found[0], "incarnation": found[1], "live": found[2]}, ())
+    return (
+        ({}, ())
+        if found is None
+        else ({"row": found[0], "incarnation": found[1], "live": found[2]}, ())
+    )

@@ -1,4 +1,6 @@
-"""The dispatch table of the broker: which handler serves which operation. The fields of each are in `wire/requests.py`."""
+"""The dispatch table of the broker: which handler serves which operation. The fields of
+each are in `wire/requests.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The limits that a broker enforces, as its own process was configured: admission caps of the domain and quotas of each tenant."""
+"""The limits that a broker enforces, as its own process was configured: admission caps
+of the domain and quotas of each tenant.
+"""
 
 from __future__ import annotations
 

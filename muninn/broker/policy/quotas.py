@@ -31,26 +31,46 @@ class Quotas:
         if taken.mode is Mode.FAST:
             self._sums[taken.gpu,] += sizeBytes
 
-    def admit(self, tenant: str, mode: Mode, gpu: int, sizeBytes: int, gpuCapacityBytes: int) -> None:
-        """Whether these bytes may be added; `QuotaExceeded` names the limit that forbids it.
+    def admit(
+        self, tenant: str, mode: Mode, gpu: int, sizeBytes: int, gpuCapacityBytes: int
+    ) -> None:
+        """Whether these bytes may be added; `QuotaExceeded` names the limit that
+        forbids it.
 
         A GPU of capacity 0 is one whose driver keeps the books.
         """
         limits = self._limits
         big = mode is Mode.BIG
-        cap, quota = (limits.bigModeMaxBytes, limits.pinnedHostQuota) if big else (limits.fastModeMaxBytes, limits.vramQuota)
+        cap, quota = (
+            (limits.bigModeMaxBytes, limits.pinnedHostQuota)
+            if big
+            else (limits.fastModeMaxBytes, limits.vramQuota)
+        )
         keys = (
-            ("memory.bigModeMaxBytes", "tenancy.defaultPinnedHostQuota") if big else ("memory.fastModeMaxBytes", "tenancy.defaultVramQuota")
+            ("memory.bigModeMaxBytes", "tenancy.defaultPinnedHostQuota")
+            if big
+            else ("memory.fastModeMaxBytes", "tenancy.defaultVramQuota")
         )
         self._compare(f"{mode} of this domain", self._sums[mode,], sizeBytes, cap, keys[0])
-        self._compare(f"{mode} of tenant {tenant!r}", self._sums[mode, tenant], sizeBytes, quota, keys[1])
+        self._compare(
+            f"{mode} of tenant {tenant!r}", self._sums[mode, tenant], sizeBytes, quota, keys[1]
+        )
         if not big and gpuCapacityBytes:
-            self._compare(f"VRAM of GPU {gpu}", self._sums[gpu,], sizeBytes, gpuCapacityBytes, "devices.hostGpuBytes")
+            self._compare(
+                f"VRAM of GPU {gpu}",
+                self._sums[gpu,],
+                sizeBytes,
+                gpuCapacityBytes,
+                "devices.hostGpuBytes",
+            )
 
     @staticmethod
     def _compare(what: str, used: int, wanted: int, limit: int, key: str) -> None:
         if used + wanted > limit:
-            raise QuotaExceeded(f"{what}: {exactly(used)} used + {exactly(wanted)} wanted > {exactly(limit)} allowed ({key})")
+            raise QuotaExceeded(
+                f"{what}: {exactly(used)} used + {exactly(wanted)} wanted > {exactly(limit)} "
+                f"allowed ({key})"
+            )
 
     def used(self, gpu: int) -> int:
         """Bytes of fastMode buffers on a GPU."""

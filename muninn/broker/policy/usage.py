@@ -21,4 +21,11 @@ class Usage(NamedTuple):
 
 def usageOf(description: RowDescription) -> Usage:
     """What a described row takes."""
-    return Usage(description.name, description.tenant, description.mode, description.gpu, description.segmentBytes, description.deadlineMs)
+    return Usage(
+        description.name,
+        description.tenant,
+        description.mode,
+        description.gpu,
+        description.segmentBytes,
+        description.deadlineMs,
+    )

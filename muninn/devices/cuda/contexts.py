@@ -1,8 +1,10 @@
-"""The contexts in which this process works: the primary ones of its GPUs, and those of the program that it has seen.
+"""The contexts in which this process works: the primary ones of its GPUs, and those of
+the program that it has seen.
 
 Here the driver is asked what an address is, too: that takes a context, and any will do.
 
-Only this process reads and writes what is here; the kernel destroys the contexts at its end.
+Only this process reads and writes what is here; the kernel destroys the contexts at its
+end.
 """
 
 from __future__ import annotations
@@ -35,25 +37,33 @@ class Contexts:
         return self._events.setdefault(int(call(cu.cuCtxGetId, context)), Events(context))
 
     def notice(self) -> None:
-        """Remember this thread's current context: it may be one of the program's own, and work on the memory that is asked for."""
+        """Remember this thread's current context: it may be one of the program's own,
+        and work on the memory that is asked for.
+        """
         current = int(call(cu.cuCtxGetCurrent))
         if current and current not in self._suspected:
             self.eventsOf(cu.CUcontext(current))
             self._suspected.add(current)
 
     def known(self) -> dict[int, Any]:
-        """The contexts in which this process may have given GPUs work, by their ids: the primary ones, and those that it was shown."""
+        """The contexts in which this process may have given GPUs work, by their ids:
+        the primary ones, and those that it was shown.
+        """
         for gpu in self._gpus:
             if gpu.isActive():
                 self.eventsOf(gpu.context)
         return {contextId: events.context for contextId, events in list(self._events.items())}
 
     def enteredSome(self) -> Entered:
-        """``with contexts.enteredSome():`` makes the primary context of `someGpu` this thread's."""
+        """``with contexts.enteredSome():`` makes the primary context of `someGpu` this
+        thread's.
+        """
         return self.someGpu().entered()
 
     def someGpu(self) -> Gpu:
-        """The GPU whose context serves for calls that need any: one that has a context already, since a context takes memory."""
+        """The GPU whose context serves for calls that need any: one that has a context
+        already, since a context takes memory.
+        """
         return next((gpu for gpu in self._gpus if gpu.isActive()), self._gpus[0])
 
     def memoryType(self, address: int) -> int | None:
@@ -68,7 +78,9 @@ class Contexts:
             return None
 
     def gpuOf(self, address: int) -> int | None:
-        """The index of the GPU whose memory the address lies in; None: it lies in no GPU's."""
+        """The index of the GPU whose memory the address lies in; None: it lies in no
+        GPU's.
+        """
         if self.memoryType(address) != ON_DEVICE:
             return None
         with self.someGpu().entered():

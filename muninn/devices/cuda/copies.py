@@ -1,7 +1,9 @@
-"""Copies: which way each takes, so that no call waits for the work that is in the stream before it.
+"""Copies: which way each takes, so that no call waits for the work that is in the
+stream before it.
 
-The driver lets the caller wait for host memory that it does not know, and for a copy from host memory to host memory, for as long as the
-stream takes to come to it. Such a copy is given to the stream's worker instead.
+The driver lets the caller wait for host memory that it does not know, and for a copy
+from host memory to host memory, for as long as the stream takes to come to it. Such a
+copy is given to the stream's worker instead.
 """
 
 from __future__ import annotations
@@ -37,15 +39,23 @@ class Copies:
         self._copiers: dict[int, Any] = {}
         self._making = _thread.RLock()
 
-    def submit(self, stream: CudaStream, target: int, source: int, sizeBytes: int, keepAlive: object) -> None:
+    def submit(
+        self, stream: CudaStream, target: int, source: int, sizeBytes: int, keepAlive: object
+    ) -> None:
         """Copy in a stream, by the way that blocks no caller."""
         parts = self._boundaries.parts(target, source, sizeBytes)
         try:
-            # For memory that the driver does not know, it lets the caller wait until the stream comes to it; here the worker waits.
-            # The driver does the same for a copy from host memory to host memory, whether it knows them or not.
-            intoType, fromType = self._contexts.memoryType(target), self._contexts.memoryType(source)
+            # For memory that the driver does not know, it lets the caller wait until
+            # the stream comes to it; here the worker waits. The driver does the same
+            # for a copy from host memory to host memory, whether it knows them or not.
+            intoType, fromType = (
+                self._contexts.memoryType(target),
+                self._contexts.memoryType(source),
+            )
             isOnGpu = ON_DEVICE in (intoType, fromType)
-            if (isOnGpu and None not in (intoType, fromType)) or (stream.handle in DEFAULT_HANDLES and stream.isQuiet()):
+            if (isOnGpu and None not in (intoType, fromType)) or (
+                stream.handle in DEFAULT_HANDLES and stream.isQuiet()
+            ):
                 stream.copy(target, source, parts, keepAlive)
             elif isOnGpu and fromType is None:
                 stream.copyIn(target, source, parts, keepAlive)
@@ -69,16 +79,25 @@ class Copies:
         call(cu.cuStreamSynchronize, copier)
 
     def _refuseApart(self, error: DriverError, target: int, source: int, gpu: int) -> None:
-        """Raise `TopologyNotPeerable` if a copy in a stream of `gpu` failed because one of the GPUs does not reach the other."""
-        gpus = {gpu, *(each for each in map(self._contexts.gpuOf, (target, source)) if each is not None)}
-        if error.code == "INVALID_VALUE" and len(gpus) > 1:  # its word for what one of them has not mapped
+        """Raise `TopologyNotPeerable` if a copy in a stream of `gpu` failed because one
+        of the GPUs does not reach the other.
+        """
+        gpus = {
+            gpu,
+            *(each for each in map(self._contexts.gpuOf, (target, source)) if each is not None),
+        }
+        # its word for what one of them has not mapped
+        if error.code == "INVALID_VALUE" and len(gpus) > 1:
             raise TopologyNotPeerable(
-                f"the driver copies nothing between GPUs {sorted(gpus)} in a stream of GPU {gpu}: {error}",
+                f"the driver copies nothing between GPUs {sorted(gpus)} in a stream of GPU "
+                f"{gpu}: {error}",
                 "Copy it by the host: from the GPU to host memory, and from there to the other one",
             ) from error
 
     def copier(self, gpu: int) -> Any:
-        """The stream of copies that the caller waits for at once. It never waits for another stream or process."""
+        """The stream of copies that the caller waits for at once. It never waits for
+        another stream or process.
+        """
         with self._making:
             if gpu not in self._copiers:
                 with self._gpus[gpu].entered(), driver.BeyondCaptures():

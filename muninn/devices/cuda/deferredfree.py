@@ -1,14 +1,19 @@
 """The deferred free: gives memory back behind the work that may still use it.
 
-Unmapping memory that a kernel uses ends the whole context with ILLEGAL_ADDRESS, and the driver does not wait by itself. Whoever
-closes may hold locks, may be the garbage collector, and may be what the kernel waits for. So a thread of its own waits for every
-context of this process that Muninn knows, since host memory and peers' memory are used by all GPUs, and then disposes. What it has not
-come to when the process ends, the kernel gives back.
+Unmapping memory that a kernel uses ends the whole context with ILLEGAL_ADDRESS, and the
+driver does not wait by itself. Whoever closes may hold locks, may be the garbage
+collector, and may be what the kernel waits for. So a thread of its own waits for every
+context of this process that Muninn knows, since host memory and peers' memory are used
+by all GPUs, and then disposes. What it has not come to when the process ends, the
+kernel gives back.
 
-There are two ways to wait for a context (both seen on an H200). To free a page of host memory, which the driver does behind all that
-the context was given, stops whoever launches, copies or allocates meanwhile: it is done when no stream waits for anything but the GPU.
-cuCtxSynchronize stops nobody, and breaks the capture of any stream of that context: it is what is left when some stream always waits.
-What is freed then may not need the driver's lock for long either: VMM memory does not; the rest is kept for a quiet moment.
+There are two ways to wait for a context (both seen on an H200). To free a page of host
+memory, which the driver does behind all that the context was given, stops whoever
+launches, copies or allocates meanwhile: it is done when no stream waits for anything
+but the GPU. cuCtxSynchronize stops nobody, and breaks the capture of any stream of that
+context: it is what is left when some stream always waits. What is freed then may not
+need the driver's lock for long either: VMM memory does not; the rest is kept for a
+quiet moment.
 """
 
 from __future__ import annotations
@@ -40,7 +45,9 @@ _CAPTURING = frozenset(("STREAM_CAPTURE_UNSUPPORTED", "STREAM_CAPTURE_IMPLICIT")
 
 
 class _Deferred(NamedTuple):
-    """What is to be disposed of. `locks`: by a call that waits for the GPU with the driver's lock. `isMark`: once all before it was."""
+    """What is to be disposed of. `locks`: by a call that waits for the GPU with the
+    driver's lock. `isMark`: once all before it was.
+    """
 
     dispose: Callable[[], object]
     isBehindWork: bool
@@ -59,11 +66,13 @@ class DeferredFree:
 
     def __init__(self, contexts: Callable[[], dict[int, Any]]) -> None:
         self._contexts = contexts
-        #: A page in each context, to be freed: at that time there may be no memory left to make one.
+        #: A page in each context, to be freed: at that time there may be no memory left
+        #: to make one.
         self._pages: dict[int, int] = {}
         #: Contexts that were destroyed or have failed.
         self._over: set[int] = set()
-        #: Put by finalizers, at any point of any thread: nothing but this queue is made for that.
+        #: Put by finalizers, at any point of any thread: nothing but this queue is made
+        #: for that.
         self._deferred: SimpleQueue[_Deferred] = SimpleQueue()
         self._starting = _thread.RLock()
         self._thread: AnyThread | None = None
@@ -75,15 +84,19 @@ class DeferredFree:
                 self._thread = threads.start(self._run, "muninn-deferred free")
 
     def defer(self, dispose: Callable[[], object], locks: bool = True) -> None:
-        """Call `dispose` once what the GPUs were given so far is done. Takes no lock; `start` was called before.
+        """Call `dispose` once what the GPUs were given so far is done. Takes no lock;
+        `start` was called before.
 
-        `locks`: it frees memory in a way that waits for the GPU once more, with the driver's lock.
+        `locks`: it frees memory in a way that waits for the GPU once more, with the
+        driver's lock.
         """
         if not driver.isForked():
             self._deferred.put(_Deferred(dispose, True, locks))
 
     def drain(self, seconds: float, isBehindWork: bool = False) -> bool:
-        """Wait until everything reclaimed so far was given back, and if wanted all work is done; False when that takes longer."""
+        """Wait until everything reclaimed so far was given back, and if wanted all work
+        is done; False when that takes longer.
+        """
         reached = Latch()
         self.start()
         self._deferred.put(_Deferred(reached.set, isBehindWork, False, isMark=not isBehindWork))
@@ -105,30 +118,52 @@ class DeferredFree:
                 self._deferred.put(batch.pop(0))
 
     def _dispose(self, batch: list[_Deferred]) -> None:
-        """Wait for the work that may use it, and dispose of it. What has to be tried again stays in the batch."""
+        """Wait for the work that may use it, and dispose of it. What has to be tried
+        again stays in the batch.
+        """
         behind = any(deferred.isBehindWork for deferred in batch)
-        contexts = {number: each for number, each in self._contexts().items() if self._isThere(number, each)} if behind else {}
+        contexts = (
+            {
+                number: each
+                for number, each in self._contexts().items()
+                if self._isThere(number, each)
+            }
+            if behind
+            else {}
+        )
         if not behind and not any(deferred.locks for deferred in batch):
             _disposeNow(batch)
             return
         with WAITS.none(_QUIET_BOUND_SECONDS) as isQuiet:
             if isQuiet:
-                contexts = {number: each for number, each in contexts.items() if not self._awaitByPage(number, each)}
+                contexts = {
+                    number: each
+                    for number, each in contexts.items()
+                    if not self._awaitByPage(number, each)
+                }
                 if not contexts:
                     _disposeNow(batch)
                     return
         for number, each in contexts.items():
             self._awaitBySynchronizing(number, each)
         with WAITS.none(0) as isQuiet:
-            kept = [] if isQuiet else [deferred._replace(isBehindWork=False) for deferred in batch if deferred.locks]
+            kept = (
+                []
+                if isQuiet
+                else [deferred._replace(isBehindWork=False) for deferred in batch if deferred.locks]
+            )
             if kept:
                 kept += [deferred for deferred in batch if deferred.isMark]
-                batch[:] = [deferred for deferred in batch if not deferred.locks and not deferred.isMark]
+                batch[:] = [
+                    deferred for deferred in batch if not deferred.locks and not deferred.isMark
+                ]
             _disposeNow(batch)
             batch += kept
 
     def _isThere(self, contextId: int, context: Any) -> bool:
-        """Whether a context is neither destroyed nor failed. To free the memory of a destroyed one in it ends the process."""
+        """Whether a context is neither destroyed nor failed. To free the memory of a
+        destroyed one in it ends the process.
+        """
         if contextId in self._over:
             return False
         try:
@@ -161,7 +196,11 @@ class DeferredFree:
                 return
             except DriverError as error:
                 if error.code not in _CAPTURING:
-                    _log.warning("a context of the GPUs runs nothing any more, and its memory is given back: %s", error)
+                    _log.warning(
+                        "a context of the GPUs runs nothing any more, and its memory is given "
+                        "back: %s",
+                        error,
+                    )
                     self._over.add(contextId)
                     return
             clock.sleep(_AGAIN_SECONDS)

@@ -1,7 +1,8 @@
 """The CUDA back-end of the device port: its nouns put together.
 
-Streams and memory of other libraries in this process (Numba, CuPy, PyTorch) are the driver's own, so theirs and Muninn's mix freely.
-Memory is `vmm` where the GPU exports descriptors, else `cudaIpc`; what others allocated is lent by `cudaIpc` where it lies.
+Streams and memory of other libraries in this process (Numba, CuPy, PyTorch) are the
+driver's own, so theirs and Muninn's mix freely. Memory is `vmm` where the GPU exports
+descriptors, else `cudaIpc`; what others allocated is lent by `cudaIpc` where it lies.
 """
 
 from __future__ import annotations
@@ -23,11 +24,22 @@ from muninn.devices.cuda.semaphores import HostSemaphores
 from muninn.devices.cuda.staging import Staging
 from muninn.devices.cuda.streamtable import StreamTable
 from muninn.devices.handle import gpuText, unpacked
-from muninn.devices.port import Allocation, Device, FenceWord, MemoryInfo, OnReached, Ready, Registration, Stream, UsedBytes
+from muninn.devices.port import (
+    Allocation,
+    Device,
+    FenceWord,
+    MemoryInfo,
+    OnReached,
+    Ready,
+    Registration,
+    Stream,
+    UsedBytes,
+)
 from muninn.errors import BarPressureHigh, DeviceUnavailable, InvalidArgument, IpcHandleMismatch
 
 _MAX_BYTES = 1 << 47
-#: How long an allocation that found no room waits for memory that was closed and is not given back yet.
+#: How long an allocation that found no room waits for memory that was closed and is not
+#: given back yet.
 _DRAIN_SECONDS = 5.0
 
 
@@ -56,7 +68,10 @@ class CudaDevice(Device):
     reachesForeignArrays = True
 
     def __init__(
-        self, reason: str = "asked for", mappedWindowBytes: int = _MAX_BYTES, windowBytes: int = registration.WINDOW_BYTES
+        self,
+        reason: str = "asked for",
+        mappedWindowBytes: int = _MAX_BYTES,
+        windowBytes: int = registration.WINDOW_BYTES,
     ) -> None:
         self.reason = reason
         self.usedBytes: UsedBytes | None = None
@@ -73,12 +88,14 @@ class CudaDevice(Device):
         self._contexts = Contexts(self._gpus)
         self._deferredFree = DeferredFree(self._contexts.known)
         self._legacy = IpcMemory(self._deferredFree)
-        hostParts = HostParts(HostSemaphores(self._contexts.enteredSome), Staging(self._contexts.enteredSome))
+        hostParts = HostParts(
+            HostSemaphores(self._contexts.enteredSome), Staging(self._contexts.enteredSome)
+        )
         self._streams = StreamTable(self._contexts, hostParts, self._gpu)
         self._copies = Copies(self._gpus, self._contexts, self._boundaries)
         self._peers: dict[int, list[Gpu]] = {}
 
-    # --- GPUs --------------------------------------------------------------------------------------------------------
+    # --- GPUs ------------------------------------------------------------------------
 
     def _gpu(self, gpu: int) -> Gpu:
         return self._gpus[self.requireGpu(gpu)]
@@ -103,7 +120,9 @@ class CudaDevice(Device):
 
     @contextlib.contextmanager
     def _working(self, gpu: int, what: str) -> Iterator[Gpu]:
-        """In the primary context of a GPU; what the driver refuses becomes an error of Muninn."""
+        """In the primary context of a GPU; what the driver refuses becomes an error of
+        Muninn.
+        """
         chosen = self._gpu(gpu)
         try:
             self._contexts.notice()
@@ -115,10 +134,12 @@ class CudaDevice(Device):
     def _peersOf(self, gpu: Gpu) -> list[Gpu]:
         """Who may map its memory: the GPUs that reach it. They are asked once."""
         if gpu.index not in self._peers:
-            self._peers[gpu.index] = [peer for peer in self._gpus if peer is not gpu and peer.canReach(gpu)]
+            self._peers[gpu.index] = [
+                peer for peer in self._gpus if peer is not gpu and peer.canReach(gpu)
+            ]
         return self._peers[gpu.index]
 
-    # --- memory ------------------------------------------------------------------------------------------------------
+    # --- memory ----------------------------------------------------------------------
 
     def allocate(self, gpu: int, sizeBytes: int, *, admitted: bool = False) -> Allocation:
         self.requireGpu(gpu)
@@ -136,7 +157,9 @@ class CudaDevice(Device):
 
     def _allocated(self, gpu: Gpu, sizeBytes: int) -> Allocation:
         if gpu.hasDescriptors:
-            return vmm.allocate(self._deferredFree, gpu, self._peersOf(gpu), sizeBytes, self._version)
+            return vmm.allocate(
+                self._deferredFree, gpu, self._peersOf(gpu), sizeBytes, self._version
+            )
         return self._legacy.allocate(gpu, sizeBytes)
 
     def _zero(self, made: Allocation) -> None:
@@ -144,7 +167,9 @@ class CudaDevice(Device):
         call(cu.cuMemsetD8Async, made.address, 0, made.allocatedBytes, copier)
         call(cu.cuStreamSynchronize, copier)
 
-    def importAllocation(self, gpu: int, descriptor: int, sizeBytes: int, writable: bool, handle: bytes = b"") -> Allocation:
+    def importAllocation(
+        self, gpu: int, descriptor: int, sizeBytes: int, writable: bool, handle: bytes = b""
+    ) -> Allocation:
         self.requireGpu(gpu)
         _checkSize(sizeBytes)
         stated = unpacked(handle, self._version)
@@ -153,13 +178,23 @@ class CudaDevice(Device):
             self._contexts.notice()
             with home.entered(), driver.BeyondCaptures():
                 if stated.transport == "vmm":
-                    return vmm.importDescriptor(self._deferredFree, home, self._peersOf(home), descriptor, sizeBytes, writable, stated)
+                    return vmm.importDescriptor(
+                        self._deferredFree,
+                        home,
+                        self._peersOf(home),
+                        descriptor,
+                        sizeBytes,
+                        writable,
+                        stated,
+                    )
                 return self._legacy.importHandle(home, sizeBytes, stated)
         except DriverError as error:
             raise typed(error, f"GPU {home.index}: {sizeBytes} bytes can not be opened") from error
 
     def _homeOf(self, gpu: int, gpuUuid: bytes) -> Gpu:
-        """The GPU of that UUID; its index may be another one here than in the exporter's process."""
+        """The GPU of that UUID; its index may be another one here than in the
+        exporter's process.
+        """
         if self._gpus[gpu].uuid == gpuUuid:
             return self._gpus[gpu]
         found = next((each for each in self._gpus if each.uuid == gpuUuid), None)
@@ -175,11 +210,19 @@ class CudaDevice(Device):
         _checkSize(sizeBytes)
         gpu = self.gpuOf(address)
         if gpu is None:
-            raise InvalidArgument(f"{address:#x} is not in a GPU's memory", "Share it as a host array")
+            raise InvalidArgument(
+                f"{address:#x} is not in a GPU's memory", "Share it as a host array"
+            )
         with self._working(gpu, "the memory can not be lent") as chosen:
             return self._legacy.lend(chosen, address, sizeBytes, owner)
 
-    def registerHost(self, address: int, sizeBytes: int, writable: bool, progress: Callable[[int], None] | None = None) -> Registration:
+    def registerHost(
+        self,
+        address: int,
+        sizeBytes: int,
+        writable: bool,
+        progress: Callable[[int], None] | None = None,
+    ) -> Registration:
         mapped = list[int]()
 
         def counting(part: int) -> None:
@@ -187,8 +230,20 @@ class CudaDevice(Device):
             if progress is not None:
                 progress(part)
 
-        with self._working(self._contexts.someGpu().index, f"{sizeBytes} bytes of host memory can not be mapped") as gpu:
-            given = (self._deferredFree, gpu, address, sizeBytes, writable, counting, self._budget, self._boundaries, self._windowBytes)
+        with self._working(
+            self._contexts.someGpu().index, f"{sizeBytes} bytes of host memory can not be mapped"
+        ) as gpu:
+            given = (
+                self._deferredFree,
+                gpu,
+                address,
+                sizeBytes,
+                writable,
+                counting,
+                self._budget,
+                self._boundaries,
+                self._windowBytes,
+            )
             try:
                 return registration.register(*given)
             except BarPressureHigh:
@@ -200,9 +255,18 @@ class CudaDevice(Device):
     def gpuOf(self, address: int) -> int | None:
         return self._contexts.gpuOf(address)
 
-    def copy(self, target: int, source: int, sizeBytes: int, stream: object = None, keepAlive: object = None) -> None:
+    def copy(
+        self,
+        target: int,
+        source: int,
+        sizeBytes: int,
+        stream: object = None,
+        keepAlive: object = None,
+    ) -> None:
         if sizeBytes < 0 or (sizeBytes > 0 and (target <= 0 or source <= 0)):
-            raise InvalidArgument(f"{sizeBytes} bytes can not be copied from {source:#x} to {target:#x}")
+            raise InvalidArgument(
+                f"{sizeBytes} bytes can not be copied from {source:#x} to {target:#x}"
+            )
         chosen = self._streams.find(stream)
         if sizeBytes:
             self._copies.submit(chosen, target, source, sizeBytes, keepAlive)
@@ -219,7 +283,7 @@ class CudaDevice(Device):
                 return gpu.index
         return int(call(cu.cuCtxGetDevice)) if current else None
 
-    # --- streams -----------------------------------------------------------------------------------------------------
+    # --- streams ---------------------------------------------------------------------
 
     def createStream(self, gpu: int) -> Stream:
         with self._working(gpu, "no stream can be made") as chosen:
@@ -234,7 +298,9 @@ class CudaDevice(Device):
     def awaitWork(self, seconds: float) -> bool:
         return self._deferredFree.drain(seconds, isBehindWork=True)
 
-    def recordFence(self, stream: object, onReached: OnReached, word: FenceWord | None = None) -> bool:
+    def recordFence(
+        self, stream: object, onReached: OnReached, word: FenceWord | None = None
+    ) -> bool:
         chosen = self._streams.find(stream)
         try:
             return chosen.recordFence(onReached, word)

@@ -1,11 +1,14 @@
-"""The driver: every call goes through `call`, which raises what it answers, and refuses to call it in a forked child.
+"""The driver: every call goes through `call`, which raises what it answers, and refuses
+to call it in a forked child.
 
-A process that was forked after CUDA was initialised has the parent's contexts as dead memory: each call of it answers
-NOT_INITIALIZED (seen on an H100, driver 580), or worse. So the process that initialised is remembered, and any other is told at once.
+A process that was forked after CUDA was initialised has the parent's contexts as dead
+memory: each call of it answers NOT_INITIALIZED (seen on an H100, driver 580), or worse.
+So the process that initialised is remembered, and any other is told at once.
 
-While some thread captures a stream for a graph, a call that might wait or allocate breaks that capture, from whatever thread it comes
-(seen on an H200, driver 580: cuEventSynchronize, cuMemAlloc and their like), unless the calling thread has said that it knows better.
-Ours does know: nothing that it touches is being captured.
+While some thread captures a stream for a graph, a call that might wait or allocate
+breaks that capture, from whatever thread it comes (seen on an H200, driver 580:
+cuEventSynchronize, cuMemAlloc and their like), unless the calling thread has said that
+it knows better. Ours does know: nothing that it touches is being captured.
 """
 
 from __future__ import annotations
@@ -19,7 +22,14 @@ from typing import Any
 
 from cuda.bindings import driver as cu
 
-from muninn.errors import DescriptorsExhausted, DeviceUnavailable, ForkedAfterCuda, InvalidArgument, MuninnError, QuotaExceeded
+from muninn.errors import (
+    DescriptorsExhausted,
+    DeviceUnavailable,
+    ForkedAfterCuda,
+    InvalidArgument,
+    MuninnError,
+    QuotaExceeded,
+)
 
 _SUCCESS = cu.CUresult.CUDA_SUCCESS
 _RELAXED = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
@@ -27,7 +37,8 @@ _RELAXED = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
 NON_BLOCKING = int(cu.CUstream_flags.CU_STREAM_NON_BLOCKING)
 _NOT_CAPTURED = int(cu.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)
 _POINTER_API_VERSION = 4000
-#: The process that initialised CUDA; none as long as nobody has. A child inherits it, and is not it.
+#: The process that initialised CUDA; none as long as nobody has. A child inherits it,
+#: and is not it.
 _owner: list[int] = []
 
 
@@ -46,13 +57,18 @@ class DriverError(Exception):
 
 
 def call(function: Callable[..., tuple[Any, ...]], *arguments: object) -> Any:
-    """The value of a driver call, a tuple of several, or None; `DriverError` when it failed."""
+    """The value of a driver call, a tuple of several, or None; `DriverError` when it
+    failed.
+    """
     try:
         answer = function(*arguments)
-    except RuntimeError as error:  # what the bindings raise for a function that the driver does not have
+    except RuntimeError as error:
+        # what the bindings raise for a function that the driver does not have
         raise DriverError(function.__name__, f"nothing ({error})") from error
     if answer[0] != _SUCCESS:
-        raise DriverError(function.__name__, str(answer[0].name).removeprefix("CUDA_").removeprefix("ERROR_"))
+        raise DriverError(
+            function.__name__, str(answer[0].name).removeprefix("CUDA_").removeprefix("ERROR_")
+        )
     return answer[1] if len(answer) == 2 else answer[1:] if len(answer) > 2 else None
 
 
@@ -71,7 +87,9 @@ def initialise() -> None:
         call(cu.cuInit, 0)
     except DriverError as error:
         if error.code == "NOT_INITIALIZED":
-            raise ForkedAfterCuda("a parent of this process initialised CUDA before the fork") from error
+            raise ForkedAfterCuda(
+                "a parent of this process initialised CUDA before the fork"
+            ) from error
         raise DeviceUnavailable(f"the CUDA driver does not start: {error}") from error
     _owner[:] = [os.getpid()]
 
@@ -93,19 +111,28 @@ def leaveCaptures() -> None:
 
 
 class BeyondCaptures:
-    """``with BeyondCaptures():`` is the same for a caller's thread, for as long as the block lasts."""
+    """``with BeyondCaptures():`` is the same for a caller's thread, for as long as the
+    block lasts.
+    """
 
     __slots__ = ("_before",)
 
     def __enter__(self) -> None:
         self._before = call(cu.cuThreadExchangeStreamCaptureMode, _RELAXED)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         call(cu.cuThreadExchangeStreamCaptureMode, self._before)
 
 
 def refuseCaptured(handle: int) -> None:
-    """`InvalidArgument` for a stream that is being captured. Of a default stream the caller has entered the context."""
+    """`InvalidArgument` for a stream that is being captured. Of a default stream the
+    caller has entered the context.
+    """
     try:
         isCaptured = int(call(cu.cuStreamIsCapturing, handle)) != _NOT_CAPTURED
     except DriverError as error:
@@ -114,28 +141,35 @@ def refuseCaptured(handle: int) -> None:
         isCaptured = True
     if isCaptured:
         raise InvalidArgument(
-            f"stream {handle:#x} is being captured for a graph", "Fence before the capture, or around the launch of the graph"
+            f"stream {handle:#x} is being captured for a graph",
+            "Fence before the capture, or around the launch of the graph",
         )
 
 
 def ordinalOf(address: int) -> int:
     """The index of the GPU whose memory an address lies in. Raises `DriverError`.
 
-    Not by the bindings' function: of this attribute it returns a part of the answer that the driver has not written, which is 0
-    (cuda-bindings 13.3, NVIDIA/cuda-python #2928).
+    Not by the bindings' function: of this attribute it returns a part of the answer
+    that the driver has not written, which is 0 (cuda-bindings 13.3, NVIDIA/cuda-python
+    #2928).
     """
     ordinal = ctypes.c_int(-1)
     attribute = int(cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL)
     status = _pointerGetAttribute()(ctypes.byref(ordinal), attribute, address)
     if status:
-        raise DriverError("cuPointerGetAttribute", cu.CUresult(status).name.removeprefix("CUDA_").removeprefix("ERROR_"))
+        raise DriverError(
+            "cuPointerGetAttribute",
+            cu.CUresult(status).name.removeprefix("CUDA_").removeprefix("ERROR_"),
+        )
     return ordinal.value
 
 
 @functools.cache
 def _pointerGetAttribute() -> Any:
     address, _ = call(cu.cuGetProcAddress, b"cuPointerGetAttribute", _POINTER_API_VERSION, 0)
-    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64)(int(address))
+    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64)(
+        int(address)
+    )
 
 
 def version() -> int:
@@ -146,7 +180,10 @@ def version() -> int:
 def typed(error: DriverError, what: str) -> MuninnError:
     """The error of Muninn that says so."""
     if error.code == "OUT_OF_MEMORY":
-        return QuotaExceeded(f"{what}: the GPU has no memory left ({error})", "Free buffers on this GPU, or use another one")
+        return QuotaExceeded(
+            f"{what}: the GPU has no memory left ({error})",
+            "Free buffers on this GPU, or use another one",
+        )
     if error.code == "OPERATING_SYSTEM" and not _hasDescriptorLeft():
         return DescriptorsExhausted(f"{what}: {error}")
     if error.code == "NOT_INITIALIZED":

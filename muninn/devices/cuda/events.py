@@ -1,4 +1,6 @@
-"""Events of the driver, to be used again and again. One that this process recorded is never shown to another."""
+"""Events of the driver, to be used again and again. One that this process recorded is
+never shown to another.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from cuda.bindings import driver as cu
 from muninn.devices.cuda.driver import DriverError, call, typed
 from muninn.devices.cuda.gpu import Entered
 
-_FLAGS = int(cu.CUevent_flags.CU_EVENT_DISABLE_TIMING) | int(cu.CUevent_flags.CU_EVENT_BLOCKING_SYNC)
+_FLAGS = int(cu.CUevent_flags.CU_EVENT_DISABLE_TIMING) | int(
+    cu.CUevent_flags.CU_EVENT_BLOCKING_SYNC
+)
 
 
 class Events:

@@ -1,7 +1,8 @@
-"""A GPU: the driver's device, what it can do, and its primary context, which other libraries of the process use too.
+"""A GPU: the driver's device, what it can do, and its primary context, which other
+libraries of the process use too.
 
-The context is retained at the first use that needs one (it costs some 500 MiB of an H100's memory) and never released: the kernel
-does that at the end of the process.
+The context is retained at the first use that needs one (it costs some 500 MiB of an
+H100's memory) and never released: the kernel does that at the end of the process.
 """
 
 from __future__ import annotations
@@ -40,9 +41,13 @@ class Gpu:
         self.device: Any = call(cu.cuDeviceGet, index)
         self.name = call(cu.cuDeviceGetName, _NAME_BYTES, self.device).partition(b"\0")[0].decode()
         self.uuid = bytes(call(cu.cuDeviceGetUuid, self.device).bytes)
-        self.hasReadOnlyRegistration = self.has(_ATTRIBUTE.CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED)
+        self.hasReadOnlyRegistration = self.has(
+            _ATTRIBUTE.CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED
+        )
         isVirtual = self.has(_ATTRIBUTE.CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED)
-        exports = self.has(_ATTRIBUTE.CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED)
+        exports = self.has(
+            _ATTRIBUTE.CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
+        )
         self.hasDescriptors = isVirtual and exports
         self.granuleBytes = self._granule() if self.hasDescriptors else 1
         self._context: Any = None
@@ -83,7 +88,9 @@ class Gpu:
         properties.type = cu.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
         properties.location.type = cu.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
         properties.location.id = self.index
-        properties.requestedHandleTypes = cu.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+        properties.requestedHandleTypes = (
+            cu.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+        )
         return properties
 
     def _granule(self) -> int:
@@ -92,7 +99,9 @@ class Gpu:
 
 
 class Entered:
-    """A context on this thread's stack, for as long as the block lasts. The caller's own context comes back behind it."""
+    """A context on this thread's stack, for as long as the block lasts. The caller's
+    own context comes back behind it.
+    """
 
     __slots__ = ("_context",)
 
@@ -102,5 +111,10 @@ class Entered:
     def __enter__(self) -> None:
         call(cu.cuCtxPushCurrent, self._context)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         call(cu.cuCtxPopCurrent)

@@ -1,4 +1,5 @@
-"""The host's part in a stream of a real GPU: the pieces of work that the stream's worker runs, and what all streams use for it.
+"""The host's part in a stream of a real GPU: the pieces of work that the stream's
+worker runs, and what all streams use for it.
 
 Only this process reads and writes what is here; nothing of it survives the process.
 """
@@ -39,7 +40,9 @@ def endingWait(item: Item, wait: Wait) -> Item:
 
 
 def filling(events: Events, before: Any, piece: int, source: int, sizeBytes: int) -> Item:
-    """Fill a piece of pinned memory, once the event `before` is reached: the GPU reads the piece up to there."""
+    """Fill a piece of pinned memory, once the event `before` is reached: the GPU reads
+    the piece up to there.
+    """
 
     def item(error: BaseException | None) -> None:
         if before is not None:
@@ -49,8 +52,12 @@ def filling(events: Events, before: Any, piece: int, source: int, sizeBytes: int
     return item
 
 
-def emptying(events: Events, filled: Any, target: int, piece: int, sizeBytes: int, held: object) -> Item:
-    """Empty a piece of pinned memory, once the event `filled` is reached: the GPU writes the piece up to there."""
+def emptying(
+    events: Events, filled: Any, target: int, piece: int, sizeBytes: int, held: object
+) -> Item:
+    """Empty a piece of pinned memory, once the event `filled` is reached: the GPU
+    writes the piece up to there.
+    """
 
     def item(error: BaseException | None, kept: object = held) -> None:
         events.wait(filled)
@@ -61,10 +68,25 @@ def emptying(events: Events, filled: Any, target: int, piece: int, sizeBytes: in
 
 
 class StreamEnd:
-    """The last item of a stream's worker: the stream is destroyed, and its gate and pieces are given back for another."""
+    """The last item of a stream's worker: the stream is destroyed, and its gate and
+    pieces are given back for another.
+    """
 
-    def __init__(self, context: Any, handle: int, host: HostParts, semaphore: HostSemaphore, pieces: list[Pieces]) -> None:
-        self._context, self._handle, self._host, self._semaphore, self._pieces = context, handle, host, semaphore, pieces
+    def __init__(
+        self,
+        context: Any,
+        handle: int,
+        host: HostParts,
+        semaphore: HostSemaphore,
+        pieces: list[Pieces],
+    ) -> None:
+        self._context, self._handle, self._host, self._semaphore, self._pieces = (
+            context,
+            handle,
+            host,
+            semaphore,
+            pieces,
+        )
 
     def __call__(self, error: BaseException | None) -> None:
         if self._handle:
@@ -73,7 +95,9 @@ class StreamEnd:
         self.atOnce()
 
     def atOnce(self) -> None:
-        """For a stream in which the host had nothing to do; the driver finishes what it was given."""
+        """For a stream in which the host had nothing to do; the driver finishes what it
+        was given.
+        """
         if self._handle:
             with Entered(self._context):
                 call(cu.cuStreamDestroy, self._handle)
@@ -83,6 +107,8 @@ class StreamEnd:
 
 
 def retire(worker: StreamWorker, end: StreamEnd) -> None:
-    """Let the worker finish what the stream was given, and end it then. The garbage collector calls this, at any point of any thread."""
+    """Let the worker finish what the stream was given, and end it then. The garbage
+    collector calls this, at any point of any thread.
+    """
     if not driver.isForked() and not worker.endWith(end):
         end.atOnce()

@@ -1,8 +1,11 @@
-"""Transport `cudaIpc`: the driver's 64-byte handles, for memory that others allocated and for GPUs that export no descriptors.
+"""Transport `cudaIpc`: the driver's 64-byte handles, for memory that others allocated
+and for GPUs that export no descriptors.
 
-The memory is its exporter's. What importers see after its death is not promised by CUDA (an H100 keeps it for them), so the layer
-above takes their leases away. A handle names a whole allocation of the driver, so ours says where in it the memory begins. The driver
-refuses to open what its own process exported; such an import is an alias of it, found by the handle.
+The memory is its exporter's. What importers see after its death is not promised by CUDA
+(an H100 keeps it for them), so the layer above takes their leases away. A handle names
+a whole allocation of the driver, so ours says where in it the memory begins. The driver
+refuses to open what its own process exported; such an import is an alias of it, found
+by the handle.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ _LAZY_PEER_ACCESS = int(cu.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS)
 
 
 class Lent:
-    """Memory of this process, or a peer's that was opened: the anchor of an allocation. What it keeps goes when it is collected.
+    """Memory of this process, or a peer's that was opened: the anchor of an allocation.
+    What it keeps goes when it is collected.
 
     Attributes
     ----------
@@ -39,11 +43,19 @@ class Lent:
 
     __slots__ = ("__weakref__", "_finalizer", "address", "closed", "isImported")
 
-    def __init__(self, deferredFree: DeferredFree, address: int, dispose: Callable[[], object], isImported: bool) -> None:
+    def __init__(
+        self,
+        deferredFree: DeferredFree,
+        address: int,
+        dispose: Callable[[], object],
+        isImported: bool,
+    ) -> None:
         self.address, self.isImported = address, isImported
         self.closed: list[Callable[[], object]] = []
         deferredFree.start()
-        self._finalizer = weakref.finalize(self, deferredFree.defer, _Disposal(dispose, self.closed))
+        self._finalizer = weakref.finalize(
+            self, deferredFree.defer, _Disposal(dispose, self.closed)
+        )
         self._finalizer.atexit = False
 
 
@@ -65,8 +77,17 @@ class IpcAllocation(Allocation):
     """Memory behind a 64-byte handle."""
 
     def __init__(self, gpu: Gpu, lent: Lent, sizeBytes: int, handle: Handle) -> None:
-        self.gpu, self.sizeBytes, self.allocatedBytes, self.writable = gpu.index, sizeBytes, handle.sizeBytes, True
-        self.transport, self.transportReason, self.handle = "cudaIpc", REASONS[handle.reason], handle.packed()
+        self.gpu, self.sizeBytes, self.allocatedBytes, self.writable = (
+            gpu.index,
+            sizeBytes,
+            handle.sizeBytes,
+            True,
+        )
+        self.transport, self.transportReason, self.handle = (
+            "cudaIpc",
+            REASONS[handle.reason],
+            handle.packed(),
+        )
         self.isHostVisible, self.isOwned = False, not lent.isImported
         self._lent: Lent | None = lent
 
@@ -81,18 +102,24 @@ class IpcAllocation(Allocation):
     def _held(self) -> Lent:
         lent = self._lent
         if lent is None:
-            raise BufferFreed(f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed")
+            raise BufferFreed(
+                f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed"
+            )
         return lent
 
     def exportDescriptor(self, writable: bool = True) -> Descriptor:
         self._held()
-        raise IpcHandleMismatch("memory of transport cudaIpc has no descriptor", "Pass its handle on")
+        raise IpcHandleMismatch(
+            "memory of transport cudaIpc has no descriptor", "Pass its handle on"
+        )
 
     def close(self) -> None:
         self._lent = None
 
     def closeThen(self, closed: Callable[[], object]) -> None:
-        """Whose memory it is may use it for something else as soon as `closed` was called: that comes behind the work of this process."""
+        """Whose memory it is may use it for something else as soon as `closed` was
+        called: that comes behind the work of this process.
+        """
         lent = self._lent
         if lent is not None and lent.isImported:
             lent.closed.append(closed)
@@ -106,32 +133,47 @@ class IpcMemory:
 
     def __init__(self, deferredFree: DeferredFree) -> None:
         self._deferredFree = deferredFree
-        self._own: weakref.WeakValueDictionary[tuple[bytes, int], Lent] = weakref.WeakValueDictionary()
+        self._own: weakref.WeakValueDictionary[tuple[bytes, int], Lent] = (
+            weakref.WeakValueDictionary()
+        )
         self._changing = _thread.RLock()
 
     def allocate(self, gpu: Gpu, sizeBytes: int) -> IpcAllocation:
-        """New memory of `gpu`, not zeroed. The caller has entered its context. Raises `DriverError`."""
+        """New memory of `gpu`, not zeroed. The caller has entered its context. Raises
+        `DriverError`.
+        """
         address = int(call(cu.cuMemAlloc, sizeBytes))
         try:
             handle = _exported(gpu, address, sizeBytes, 0, NO_DESCRIPTOR_EXPORT)
         except DriverError:
             call(cu.cuMemFree, address)
             raise
-        return self._allocation(gpu, address, sizeBytes, handle, lambda: _inside(gpu, cu.cuMemFree, address))
+        return self._allocation(
+            gpu, address, sizeBytes, handle, lambda: _inside(gpu, cu.cuMemFree, address)
+        )
 
     def lend(self, gpu: Gpu, address: int, sizeBytes: int, owner: object) -> IpcAllocation:
-        """What somebody else allocated, where it lies; `owner` is held. The caller has entered its context."""
+        """What somebody else allocated, where it lies; `owner` is held. The caller has
+        entered its context.
+        """
         try:
             base, rangeBytes = (int(value) for value in call(cu.cuMemGetAddressRange, address))
             if address + sizeBytes > base + rangeBytes:
-                raise InvalidArgument(f"{sizeBytes} bytes at {address:#x} reach beyond their allocation of {rangeBytes} bytes")
+                raise InvalidArgument(
+                    f"{sizeBytes} bytes at {address:#x} reach beyond their allocation of "
+                    f"{rangeBytes} bytes"
+                )
             handle = _exported(gpu, address, sizeBytes, address - base, LENT_IN_PLACE)
         except DriverError as error:
-            raise InvalidArgument(f"this memory can not be shared where it lies: {error}", "Share a copy (copy=True)") from error
+            raise InvalidArgument(
+                f"this memory can not be shared where it lies: {error}", "Share a copy (copy=True)"
+            ) from error
         kept = [owner]
         return self._allocation(gpu, address, sizeBytes, handle, kept.clear)
 
-    def _allocation(self, gpu: Gpu, address: int, sizeBytes: int, handle: Handle, dispose: Any) -> IpcAllocation:
+    def _allocation(
+        self, gpu: Gpu, address: int, sizeBytes: int, handle: Handle, dispose: Any
+    ) -> IpcAllocation:
         lent = Lent(self._deferredFree, address, dispose, False)
         with self._changing:
             self._own[handle.ipc, handle.offset] = lent
@@ -140,7 +182,9 @@ class IpcMemory:
     def importHandle(self, gpu: Gpu, sizeBytes: int, handle: Handle) -> IpcAllocation:
         """Map what `handle` names. The caller has entered the context of `gpu`."""
         if sizeBytes > handle.sizeBytes:
-            raise IpcHandleMismatch(f"the handle states {handle.sizeBytes} bytes where {sizeBytes} were announced")
+            raise IpcHandleMismatch(
+                f"the handle states {handle.sizeBytes} bytes where {sizeBytes} were announced"
+            )
         with self._changing:
             own = self._own.get((handle.ipc, handle.offset))
         if own is not None:
@@ -152,17 +196,30 @@ class IpcMemory:
         except DriverError as error:
             if error.code in ("OUT_OF_MEMORY", "OPERATING_SYSTEM"):
                 raise
-            raise IpcHandleMismatch(f"the memory of process {handle.ownerPid} can not be opened: {error}") from error
-        # The driver counts how often a handle was opened, and each close counts one down.
-        lent = Lent(self._deferredFree, base + handle.offset, lambda: _inside(gpu, cu.cuIpcCloseMemHandle, base), True)
+            raise IpcHandleMismatch(
+                f"the memory of process {handle.ownerPid} can not be opened: {error}"
+            ) from error
+        # The driver counts how often a handle was opened, and each close counts one
+        # down.
+        lent = Lent(
+            self._deferredFree,
+            base + handle.offset,
+            lambda: _inside(gpu, cu.cuIpcCloseMemHandle, base),
+            True,
+        )
         if handle.offset + sizeBytes > (rangeBytes := int(call(cu.cuMemGetAddressRange, base)[1])):
-            raise IpcHandleMismatch(f"{handle.offset} + {sizeBytes} bytes reach beyond the exporter's allocation of {rangeBytes}")
+            raise IpcHandleMismatch(
+                f"{handle.offset} + {sizeBytes} bytes reach beyond the exporter's allocation "
+                f"of {rangeBytes}"
+            )
         return IpcAllocation(gpu, lent, sizeBytes, handle)
 
 
 def _exported(gpu: Gpu, address: int, sizeBytes: int, offset: int, reason: int) -> Handle:
     ipc = ctypes.string_at(call(cu.cuIpcGetMemHandle, address).getPtr(), IPC_BYTES)
-    return Handle("cudaIpc", driver.version(), gpu.uuid, os.getpid(), reason, offset, sizeBytes, ipc)
+    return Handle(
+        "cudaIpc", driver.version(), gpu.uuid, os.getpid(), reason, offset, sizeBytes, ipc
+    )
 
 
 def _inside(gpu: Gpu, function: Any, address: int) -> None:

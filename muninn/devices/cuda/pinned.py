@@ -1,4 +1,6 @@
-"""Pinned host memory, which all GPUs reach at its own address. It is kept: to free it would wait for the GPU."""
+"""Pinned host memory, which all GPUs reach at its own address. It is kept: to free it
+would wait for the GPU.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ Part = TypeVar("Part")
 
 
 class Pool(ABC, Generic[Part]):
-    """Parts of pinned memory that no stream has. The memory is a primary context's, which lasts, and all contexts reach it.
+    """Parts of pinned memory that no stream has. The memory is a primary context's,
+    which lasts, and all contexts reach it.
 
     Parameters
     ----------
@@ -47,4 +50,8 @@ class Pool(ABC, Generic[Part]):
 
 def pinned(sizeBytes: int) -> int:
     """New pinned memory, by its address. Raises `DriverError`."""
-    return int(call(cu.cuMemHostAlloc, sizeBytes, cu.CU_MEMHOSTALLOC_PORTABLE | cu.CU_MEMHOSTALLOC_DEVICEMAP))
+    return int(
+        call(
+            cu.cuMemHostAlloc, sizeBytes, cu.CU_MEMHOSTALLOC_PORTABLE | cu.CU_MEMHOSTALLOC_DEVICEMAP
+        )
+    )

@@ -1,10 +1,14 @@
-"""Host memory that kernels use: registered with the driver in windows, all of them or none.
+"""Host memory that kernels use: registered with the driver in windows, all of them or
+none.
 
-A window is at most 64 GiB, because drivers have limits of their own (512 GiB a call since r580, vllm #51080) and because a failure
-late in one giant call costs what it took. All GPUs get the memory (`PORTABLE`) under one contiguous address, which unified addressing
-makes the host's own; where the driver gives another, there is no contiguous pointer and the memory is refused.
+A window is at most 64 GiB, because drivers have limits of their own (512 GiB a call
+since r580, vllm #51080) and because a failure late in one giant call costs what it
+took. All GPUs get the memory (`PORTABLE`) under one contiguous address, which unified
+addressing makes the host's own; where the driver gives another, there is no contiguous
+pointer and the memory is refused.
 
-Registering pins the pages: they can not be swapped, and a peer that truncates the file takes nothing away (seen on an H100).
+Registering pins the pages: they can not be swapped, and a peer that truncates the file
+takes nothing away (seen on an H100).
 """
 
 from __future__ import annotations
@@ -30,7 +34,9 @@ _FLAGS = cu.CU_MEMHOSTREGISTER_PORTABLE | cu.CU_MEMHOSTREGISTER_DEVICEMAP
 
 
 class WindowBoundaries:
-    """Where one window ends and the next begins: kernels pass over, and a copy must not (INVALID_VALUE, seen on an H100)."""
+    """Where one window ends and the next begins: kernels pass over, and a copy must not
+    (INVALID_VALUE, seen on an H100).
+    """
 
     def __init__(self) -> None:
         self._at: frozenset[int] = frozenset()
@@ -45,7 +51,9 @@ class WindowBoundaries:
             self._at -= set(windows[1:])
 
     def parts(self, target: int, source: int, sizeBytes: int) -> list[tuple[int, int]]:
-        """(offset, bytes) of the copies that a copy is to be made of; one, nearly always."""
+        """(offset, bytes) of the copies that a copy is to be made of; one, nearly
+        always.
+        """
         if not self._at:
             return [(0, sizeBytes)]
         offsets = {boundary - start for boundary in self._at for start in (target, source)}
@@ -54,7 +62,9 @@ class WindowBoundaries:
 
 
 class Budget:
-    """How many bytes of host memory this process may map for GPUs, and how many it does."""
+    """How many bytes of host memory this process may map for GPUs, and how many it
+    does.
+    """
 
     def __init__(self, limitBytes: int) -> None:
         self.limitBytes = limitBytes
@@ -78,7 +88,9 @@ class Budget:
 
 
 class CudaRegistration(Registration):
-    """Registered memory. It is given back when it is closed or collected, behind the work that uses it."""
+    """Registered memory. It is given back when it is closed or collected, behind the
+    work that uses it.
+    """
 
     def __init__(
         self,
@@ -92,9 +104,14 @@ class CudaRegistration(Registration):
     ) -> None:
         self.devicePointer, self.sizeBytes, self.writable = windows[0], sizeBytes, writable
         deferredFree.start()
-        #: Called behind the unregistration; shared with the finalizer, which must not hold this object.
+        #: Called behind the unregistration; shared with the finalizer, which must not
+        #: hold this object.
         self._closed: list[Callable[[], object]] = []
-        self._finalizer = weakref.finalize(self, deferredFree.defer, _Unregister(gpu, windows, sizeBytes, budget, boundaries, self._closed))
+        self._finalizer = weakref.finalize(
+            self,
+            deferredFree.defer,
+            _Unregister(gpu, windows, sizeBytes, budget, boundaries, self._closed),
+        )
         self._finalizer.atexit = False
 
     def close(self) -> None:
@@ -110,7 +127,13 @@ class _Unregister:
     """What the deferred free does with a registration."""
 
     def __init__(
-        self, gpu: Gpu, windows: list[int], sizeBytes: int, budget: Budget, boundaries: WindowBoundaries, closed: list[Callable[[], object]]
+        self,
+        gpu: Gpu,
+        windows: list[int],
+        sizeBytes: int,
+        budget: Budget,
+        boundaries: WindowBoundaries,
+        closed: list[Callable[[], object]],
     ) -> None:
         self._gpu, self._windows, self._sizeBytes, self._budget, self._boundaries, self._closed = (
             gpu,
@@ -149,7 +172,9 @@ def register(
     if address <= 0 or sizeBytes <= 0 or address + sizeBytes >= 1 << 47:
         raise InvalidArgument(f"{sizeBytes} bytes at {address:#x} are no range of addresses")
     if not writable and not gpu.hasReadOnlyRegistration:
-        raise DeviceUnavailable(f"{gpu.name} can not map what nobody may write", 'Share it with access="readMostly"')
+        raise DeviceUnavailable(
+            f"{gpu.name} can not map what nobody may write", 'Share it with access="readMostly"'
+        )
     flags = _FLAGS | (0 if writable else cu.CU_MEMHOSTREGISTER_READ_ONLY)
     budget.take(sizeBytes)
     windows: list[int] = []
@@ -161,7 +186,10 @@ def register(
             undo.callback(call, cu.cuMemHostUnregister, address + offset)
             windows.append(address + offset)
             if int(call(cu.cuMemHostGetDevicePointer, address + offset, 0)) != address + offset:
-                raise DeviceUnavailable(f"{gpu.name} maps host memory at addresses of its own: there is no contiguous pointer")
+                raise DeviceUnavailable(
+                    f"{gpu.name} maps host memory at addresses of its own: there is no "
+                    "contiguous pointer"
+                )
             if progress is not None:
                 progress(part)
         undo.pop_all()
@@ -181,5 +209,7 @@ def _refusal(error: DriverError, address: int, sizeBytes: int) -> MuninnError:
     if error.code == "OUT_OF_MEMORY":
         return BarPressureHigh(f"{what}: {error}", "Close mapped buffers, or map smaller ones")
     if error.code in ("HOST_MEMORY_ALREADY_REGISTERED", "INVALID_VALUE"):
-        return InvalidArgument(f"{what}: {error}", "Pass memory of this process that is not registered already")
+        return InvalidArgument(
+            f"{what}: {error}", "Pass memory of this process that is not registered already"
+        )
     return typed(error, what)

@@ -1,4 +1,6 @@
-"""Gates: words in pinned host memory at which streams wait for the host; and how many waits there are."""
+"""Gates: words in pinned host memory at which streams wait for the host; and how many
+waits there are.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ _PAGE_WORDS = 512
 
 
 class HostSemaphore:
-    """A word in pinned host memory at which one stream after another waits for the host, and how far it was opened.
+    """A word in pinned host memory at which one stream after another waits for the
+    host, and how far it was opened.
 
-    Its numbers go on from stream to stream: one that has ended for the host may still be on its way to a number that was reached.
+    Its numbers go on from stream to stream: one that has ended for the host may still
+    be on its way to a number that was reached.
     """
 
     def __init__(self, host: int, device: int) -> None:
@@ -34,7 +38,9 @@ class HostSemaphore:
         return self._asked
 
     def open(self, number: int) -> None:
-        """SYNC gate: pairs with the stream that waits for `number`; what the host did comes before. Numbers only grow: one thread opens."""
+        """SYNC gate: pairs with the stream that waits for `number`; what the host did
+        comes before. Numbers only grow: one thread opens.
+        """
         atomics.storeRelease64(self._host, number)
 
 
@@ -44,25 +50,32 @@ class HostSemaphores(Pool[HostSemaphore]):
     def _made(self) -> list[HostSemaphore]:
         host = pinned(_PAGE_WORDS * _WORD_BYTES)
         device = int(call(cu.cuMemHostGetDevicePointer, host, 0))
-        return [HostSemaphore(host + at * _WORD_BYTES, device + at * _WORD_BYTES) for at in range(_PAGE_WORDS)]
+        return [
+            HostSemaphore(host + at * _WORD_BYTES, device + at * _WORD_BYTES)
+            for at in range(_PAGE_WORDS)
+        ]
 
 
 class Waits:
-    """The waits of this process's streams for the host, or for other processes, that are not over.
+    """The waits of this process's streams for the host, or for other processes, that
+    are not over.
 
-    Whoever frees memory has the driver's lock until the GPU has done what it was given (seen on an H200). What a stream waits for may have
-    to come from a thread that wants this lock. So memory is freed while there is no wait, and none can begin.
+    Whoever frees memory has the driver's lock until the GPU has done what it was given
+    (seen on an H200). What a stream waits for may have to come from a thread that wants
+    this lock. So memory is freed while there is no wait, and none can begin.
     """
 
     def __init__(self) -> None:
-        self._changed = Condition()  # whose lock its owner may take again: freeing runs other people's finalizers
+        # whose lock its owner may take again: freeing runs other people's finalizers
+        self._changed = Condition()
         self._pending = 0
         self._isAwaited = False
 
     def begin(self) -> Wait:
         """Before the stream is told to wait."""
         with self._changed:
-            while self._isAwaited and not self._pending:  # who waits for there to be none is about to see it
+            # who waits for there to be none is about to see it
+            while self._isAwaited and not self._pending:
                 self._changed.wait()
             self._pending += 1
         return Wait(self)
@@ -75,7 +88,9 @@ class Waits:
 
     @contextlib.contextmanager
     def none(self, seconds: float) -> Iterator[bool]:
-        """Let there be none inside the block; False where some wait was not over after `seconds`, and then others may begin."""
+        """Let there be none inside the block; False where some wait was not over after
+        `seconds`, and then others may begin.
+        """
         with self._changed:
             self._isAwaited = True
             try:
@@ -99,7 +114,9 @@ class Waits:
 
 
 class Wait:
-    """One of them. It ends once, whoever says so: who was interrupted does not know whether the stream worker has it."""
+    """One of them. It ends once, whoever says so: who was interrupted does not know
+    whether the stream worker has it.
+    """
 
     __slots__ = ("_waits",)
 

@@ -1,14 +1,16 @@
 """Staging: pinned pieces of host memory through which streams copy what is not pinned.
 
-The driver lets the caller of such a copy wait, for as long as the stream does, and may have its lock meanwhile. So the copy goes through
-two pieces in turn: the GPU copies one while the host copies the other.
+The driver lets the caller of such a copy wait, for as long as the stream does, and may
+have its lock meanwhile. So the copy goes through two pieces in turn: the GPU copies one
+while the host copies the other.
 """
 
 from __future__ import annotations
 
 from muninn.devices.cuda.pinned import Pool, pinned
 
-#: Enough for the accesses between the host and a GPU (some 20 µs) not to matter beside the copying (some 200 µs).
+#: Enough for the accesses between the host and a GPU (some 20 µs) not to matter beside
+#: the copying (some 200 µs).
 PIECE_BYTES = 4 << 20
 
 Pieces = tuple[int, int]

@@ -1,7 +1,9 @@
-"""The streams of this process, by what stands for them: a `Stream`, a handle, or what another library has.
+"""The streams of this process, by what stands for them: a `Stream`, a handle, or what
+another library has.
 
-A stream that another library made is wrapped once, and the wrapper is kept: its error must outlive the call that wrapped it. Streams are
-found by the driver's id, because a handle is used again. Only this process reads and writes the table.
+A stream that another library made is wrapped once, and the wrapper is kept: its error
+must outlive the call that wrapped it. Streams are found by the driver's id, because a
+handle is used again. Only this process reads and writes the table.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class StreamTable:
         The GPU of an index; raises `DeviceUnavailable` if there is none.
     """
 
-    def __init__(self, contexts: Contexts, hostParts: HostParts, gpuAt: Callable[[int], Gpu]) -> None:
+    def __init__(
+        self, contexts: Contexts, hostParts: HostParts, gpuAt: Callable[[int], Gpu]
+    ) -> None:
         self._contexts, self._hostParts, self._gpuAt = contexts, hostParts, gpuAt
         self._defaults: dict[int, CudaStream] = {}
         #: `streams`, by the context's id: each thread has its own.
@@ -49,7 +53,9 @@ class StreamTable:
     def create(self, gpu: Gpu) -> CudaStream:
         """A stream of our own. The caller has entered the GPU's context."""
         raw = int(call(cu.cuStreamCreate, NON_BLOCKING))
-        stream = CudaStream(gpu.index, raw, self._contexts.eventsOf(gpu.context), self._hostParts, isOwned=True)
+        stream = CudaStream(
+            gpu.index, raw, self._contexts.eventsOf(gpu.context), self._hostParts, isOwned=True
+        )
         self._own[int(call(cu.cuStreamGetId, raw))] = stream
         return stream
 
@@ -61,7 +67,8 @@ class StreamTable:
             return stream
         if isinstance(stream, Stream):
             raise InvalidArgument(
-                f"{type(stream).__name__} is a stream of another back-end", "Use a stream of muninn.createStream, or None"
+                f"{type(stream).__name__} is a stream of another back-end",
+                "Use a stream of muninn.createStream, or None",
             )
         raw = streamHandle(stream)
         if raw in DEFAULT_HANDLES:
@@ -78,7 +85,9 @@ class StreamTable:
         return known
 
     def _default(self, raw: int, gpu: int) -> CudaStream:
-        """A default stream of a GPU: of the context that is this thread's, if that is one of this GPU, else of the primary one."""
+        """A default stream of a GPU: of the context that is this thread's, if that is
+        one of this GPU, else of the primary one.
+        """
         chosen = self._gpuAt(gpu)
         context, current = chosen.context, call(cu.cuCtxGetCurrent)
         if int(current) not in (0, int(context)) and int(call(cu.cuCtxGetDevice)) == gpu:
@@ -86,9 +95,15 @@ class StreamTable:
         events = self._contexts.eventsOf(context)
         handle = raw if raw == PER_THREAD_HANDLE else LEGACY_HANDLE
         with self._making:
-            known = vars(self._perThread).setdefault("streams", {}) if handle == PER_THREAD_HANDLE else self._defaults
+            known = (
+                vars(self._perThread).setdefault("streams", {})
+                if handle == PER_THREAD_HANDLE
+                else self._defaults
+            )
             if id(events) not in known:
-                known[id(events)] = CudaStream(gpu, handle, events, self._hostParts, isOwned=False, isDefault=True)
+                known[id(events)] = CudaStream(
+                    gpu, handle, events, self._hostParts, isOwned=False, isDefault=True
+                )
             return known[id(events)]
 
     def _adopt(self, raw: int, streamId: int) -> CudaStream:
@@ -97,11 +112,16 @@ class StreamTable:
         context = context[0] if isinstance(context, tuple) else context
         with Entered(context):
             gpu = int(call(cu.cuCtxGetDevice))
-        made = CudaStream(gpu, raw, self._contexts.eventsOf(context), self._hostParts, isOwned=False)
+        made = CudaStream(
+            gpu, raw, self._contexts.eventsOf(context), self._hostParts, isOwned=False
+        )
         with self._making:
-            for old in [each for each, wrapper in self._foreign.items() if wrapper.isQuiet()][: max(0, len(self._foreign) - _MAX_FOREIGN)]:
+            for old in [each for each, wrapper in self._foreign.items() if wrapper.isQuiet()][
+                : max(0, len(self._foreign) - _MAX_FOREIGN)
+            ]:
                 del self._foreign[old]
             there = self._foreign.get(streamId)
-            if there is None or not there.isOpen():  # a wrapper that somebody closed: the stream is not
+            # a wrapper that somebody closed: the stream is not
+            if there is None or not there.isOpen():
                 there = self._foreign[streamId] = made
             return there

@@ -1,8 +1,11 @@
-"""Transport `vmm`: physical memory of a GPU behind a POSIX descriptor, mapped into an address range of each process.
+"""Transport `vmm`: physical memory of a GPU behind a POSIX descriptor, mapped into an
+address range of each process.
 
-It lives as long as any process has a descriptor, a handle or a mapping: it outlives whoever allocated it, killed or not (seen on an
-H100). An import is a mapping like the first one, also in the process that allocated. The driver exports only what its own process
-allocated (likewise), so everybody keeps the descriptor too, and whoever is left can hand the memory on.
+It lives as long as any process has a descriptor, a handle or a mapping: it outlives
+whoever allocated it, killed or not (seen on an H100). An import is a mapping like the
+first one, also in the process that allocated. The driver exports only what its own
+process allocated (likewise), so everybody keeps the descriptor too, and whoever is left
+can hand the memory on.
 """
 
 from __future__ import annotations
@@ -32,23 +35,41 @@ _FLAGS = cu.CUmemAccess_flags
 
 
 class VmmMapping:
-    """One mapping and its descriptor, until it is collected: the anchor of an allocation."""
+    """One mapping and its descriptor, until it is collected: the anchor of an
+    allocation.
+    """
 
     __slots__ = ("__weakref__", "_finalizer", "address", "descriptor")
 
-    def __init__(self, deferredFree: DeferredFree, physical: Any, descriptor: Descriptor, address: int, sizeBytes: int) -> None:
+    def __init__(
+        self,
+        deferredFree: DeferredFree,
+        physical: Any,
+        descriptor: Descriptor,
+        address: int,
+        sizeBytes: int,
+    ) -> None:
         self.descriptor = kept = descriptor
         self.address = address
         deferredFree.start()
-        self._finalizer = weakref.finalize(self, deferredFree.defer, lambda: _unmap(physical, kept, address, sizeBytes), False)
+        self._finalizer = weakref.finalize(
+            self, deferredFree.defer, lambda: _unmap(physical, kept, address, sizeBytes), False
+        )
         self._finalizer.atexit = False  # the kernel does it then
 
 
 class VmmAllocation(Allocation):
     """A mapped piece of VMM memory."""
 
-    def __init__(self, gpu: Gpu, mapping: VmmMapping, sizeBytes: int, writable: bool, handle: Handle) -> None:
-        self.gpu, self.sizeBytes, self.allocatedBytes, self.writable = gpu.index, sizeBytes, handle.sizeBytes, writable
+    def __init__(
+        self, gpu: Gpu, mapping: VmmMapping, sizeBytes: int, writable: bool, handle: Handle
+    ) -> None:
+        self.gpu, self.sizeBytes, self.allocatedBytes, self.writable = (
+            gpu.index,
+            sizeBytes,
+            handle.sizeBytes,
+            writable,
+        )
         self.transport, self.transportReason = "vmm", REASONS[DESCRIPTOR_EXPORT]
         self.isHostVisible, self.isOwned = False, False
         self.handle = handle.packed()
@@ -65,49 +86,81 @@ class VmmAllocation(Allocation):
     def _mapped(self) -> VmmMapping:
         mapping = self._mapping
         if mapping is None:
-            raise BufferFreed(f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed")
+            raise BufferFreed(
+                f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed"
+            )
         return mapping
 
     def exportDescriptor(self, writable: bool = True) -> Descriptor:
         mapping = self._mapped()  # held while it is exported
         if writable and not self.writable:
-            raise PermissionDenied("this process was given read access only, and can not pass on more")
+            raise PermissionDenied(
+                "this process was given read access only, and can not pass on more"
+            )
         if not mapping.descriptor.isOurs():
-            raise BufferFreed("the allocation can not be passed on any more: the program closed its descriptor")
+            raise BufferFreed(
+                "the allocation can not be passed on any more: the program closed its descriptor"
+            )
         try:
             return descriptors.duplicate(mapping.descriptor.number)
         except OSError as error:
-            raise DescriptorsExhausted(f"the allocation can not be exported: {error.strerror}") from error
+            raise DescriptorsExhausted(
+                f"the allocation can not be exported: {error.strerror}"
+            ) from error
 
     def close(self) -> None:
         self._mapping = None
 
 
-def allocate(deferredFree: DeferredFree, gpu: Gpu, peers: Sequence[Gpu], sizeBytes: int, driverVersion: int) -> VmmAllocation:
-    """New memory of `gpu`, mapped for it and for `peers`; not zeroed. Raises `DriverError`, and leaves nothing behind then."""
+def allocate(
+    deferredFree: DeferredFree, gpu: Gpu, peers: Sequence[Gpu], sizeBytes: int, driverVersion: int
+) -> VmmAllocation:
+    """New memory of `gpu`, mapped for it and for `peers`; not zeroed. Raises
+    `DriverError`, and leaves nothing behind then.
+    """
     allocatedBytes = granulesUp(gpu, sizeBytes)
     with contextlib.ExitStack() as undo:
         physical = call(cu.cuMemCreate, allocatedBytes, gpu.allocationProperties(), 0)
         undo.callback(call, cu.cuMemRelease, physical)
-        descriptor = descriptors.own(int(call(cu.cuMemExportToShareableHandle, physical, _POSIX, 0)))
+        descriptor = descriptors.own(
+            int(call(cu.cuMemExportToShareableHandle, physical, _POSIX, 0))
+        )
         fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
         mapping = _mapped(deferredFree, gpu, peers, physical, descriptor, allocatedBytes, True)
         undo.pop_all()
-    handle = Handle("vmm", driverVersion, gpu.uuid, os.getpid(), DESCRIPTOR_EXPORT, 0, allocatedBytes)
+    handle = Handle(
+        "vmm", driverVersion, gpu.uuid, os.getpid(), DESCRIPTOR_EXPORT, 0, allocatedBytes
+    )
     return VmmAllocation(gpu, mapping, sizeBytes, True, handle)
 
 
 def importDescriptor(
-    deferredFree: DeferredFree, gpu: Gpu, peers: Sequence[Gpu], descriptor: int, sizeBytes: int, writable: bool, handle: Handle
+    deferredFree: DeferredFree,
+    gpu: Gpu,
+    peers: Sequence[Gpu],
+    descriptor: int,
+    sizeBytes: int,
+    writable: bool,
+    handle: Handle,
 ) -> VmmAllocation:
-    """Map what a peer exported. The driver knows its own descriptors; anything else, or less memory than stated, is `IpcHandleMismatch`."""
-    if handle.offset or granulesUp(gpu, handle.sizeBytes) != handle.sizeBytes or sizeBytes > handle.sizeBytes:
-        raise IpcHandleMismatch(f"the handle states {handle.sizeBytes} bytes where {sizeBytes} were announced")
+    """Map what a peer exported. The driver knows its own descriptors; anything else, or
+    less memory than stated, is `IpcHandleMismatch`.
+    """
+    if (
+        handle.offset
+        or granulesUp(gpu, handle.sizeBytes) != handle.sizeBytes
+        or sizeBytes > handle.sizeBytes
+    ):
+        raise IpcHandleMismatch(
+            f"the handle states {handle.sizeBytes} bytes where {sizeBytes} were announced"
+        )
     try:
         own = descriptors.duplicate(descriptor)
     except (OSError, ValueError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            raise DescriptorsExhausted(f"the descriptor can not be kept: {error.strerror}") from error
+            raise DescriptorsExhausted(
+                f"the descriptor can not be kept: {error.strerror}"
+            ) from error
         raise IpcHandleMismatch(f"{descriptor} is not an open descriptor: {error}") from error
     try:
         physical = call(cu.cuMemImportFromShareableHandle, own.number, _POSIX)
@@ -121,7 +174,9 @@ def importDescriptor(
             raise
         if error.code in ("OUT_OF_MEMORY", "OPERATING_SYSTEM"):
             raise
-        raise IpcHandleMismatch(f"the descriptor is not {handle.sizeBytes} bytes of a GPU's memory: {error}") from error
+        raise IpcHandleMismatch(
+            f"the descriptor is not {handle.sizeBytes} bytes of a GPU's memory: {error}"
+        ) from error
     return VmmAllocation(gpu, mapping, sizeBytes, writable, handle)
 
 
@@ -131,15 +186,28 @@ def granulesUp(gpu: Gpu, sizeBytes: int) -> int:
 
 
 def _mapped(
-    deferredFree: DeferredFree, gpu: Gpu, peers: Sequence[Gpu], physical: Any, descriptor: Descriptor, sizeBytes: int, writable: bool
+    deferredFree: DeferredFree,
+    gpu: Gpu,
+    peers: Sequence[Gpu],
+    physical: Any,
+    descriptor: Descriptor,
+    sizeBytes: int,
+    writable: bool,
 ) -> VmmMapping:
-    # By hand and not by an ExitStack: half of the interpreter's time of an open is spent here.
+    # By hand and not by an ExitStack: half of the interpreter's time of an open is
+    # spent here.
     gpus = (gpu, *peers)
     address = int(call(cu.cuMemAddressReserve, sizeBytes, 0, 0, 0))
     try:
         call(cu.cuMemMap, address, sizeBytes, 0, physical, 0)
         try:
-            call(cu.cuMemSetAccess, address, sizeBytes, [_grant(each, writable) for each in gpus], len(gpus))
+            call(
+                cu.cuMemSetAccess,
+                address,
+                sizeBytes,
+                [_grant(each, writable) for each in gpus],
+                len(gpus),
+            )
         except BaseException:
             call(cu.cuMemUnmap, address, sizeBytes)
             raise
@@ -155,7 +223,11 @@ def _grant(gpu: Gpu, writable: bool) -> Any:
     grant = cu.CUmemAccessDesc()
     grant.location.type = cu.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
     grant.location.id = gpu.index
-    grant.flags = _FLAGS.CU_MEM_ACCESS_FLAGS_PROT_READWRITE if writable else _FLAGS.CU_MEM_ACCESS_FLAGS_PROT_READ
+    grant.flags = (
+        _FLAGS.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+        if writable
+        else _FLAGS.CU_MEM_ACCESS_FLAGS_PROT_READ
+    )
     return grant
 
 

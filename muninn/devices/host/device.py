@@ -1,8 +1,10 @@
 """The host back-end: any number of emulated GPUs whose memory is shared host memory.
 
-It is what runs where there is no GPU, and a product there: buffers, fences and promotion work between processes as on GPUs, and the
-CPU references of the kernels run on it. A device address is the CPU's own. All GPUs reach each other, except the pairs that were
-declared `staged` to exercise that route. Their capacity is a number in the configuration, and nothing but accounting enforces it.
+It is what runs where there is no GPU, and a product there: buffers, fences and
+promotion work between processes as on GPUs, and the CPU references of the kernels run
+on it. A device address is the CPU's own. All GPUs reach each other, except the pairs
+that were declared `staged` to exercise that route. Their capacity is a number in the
+configuration, and nothing but accounting enforces it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,17 @@ from muninn.config.sizes import exactly
 from muninn.control.header import bootId
 from muninn.devices.host import memory
 from muninn.devices.host.streams import DefaultStream, HostStream, WorkerStream
-from muninn.devices.port import Allocation, Device, FenceWord, MemoryInfo, OnReached, Ready, Registration, Stream, UsedBytes
+from muninn.devices.port import (
+    Allocation,
+    Device,
+    FenceWord,
+    MemoryInfo,
+    OnReached,
+    Ready,
+    Registration,
+    Stream,
+    UsedBytes,
+)
 from muninn.errors import DeviceUnavailable, InvalidArgument, IpcHandleMismatch, QuotaExceeded
 from muninn.interop.streams import DEFAULT_HANDLES, streamHandle
 from muninn.system import atomics, clock
@@ -26,7 +38,9 @@ _NAMESPACE = uuid.UUID("6d756e69-6e6e-5f68-6f73-745f67707500")
 
 
 class _Reserved:
-    """Bytes of a GPU that an allocation of this process takes, for as long as its mapping lasts."""
+    """Bytes of a GPU that an allocation of this process takes, for as long as its
+    mapping lasts.
+    """
 
     __slots__ = ("__weakref__", "gpu", "sizeBytes")
 
@@ -35,7 +49,9 @@ class _Reserved:
 
 
 class _Ledger:
-    """What this process allocated; the whole truth only while nobody counts for the domain."""
+    """What this process allocated; the whole truth only while nobody counts for the
+    domain.
+    """
 
     def __init__(self) -> None:
         self._reservations: weakref.WeakSet[_Reserved] = weakref.WeakSet()
@@ -46,13 +62,16 @@ class _Ledger:
             return self._sum(gpu)
 
     def reserve(self, gpu: int, sizeBytes: int, counted: int | None, limit: int) -> _Reserved:
-        """Take the bytes; `counted` is what the domain says is taken, None: only this process is asked."""
+        """Take the bytes; `counted` is what the domain says is taken, None: only this
+        process is asked.
+        """
         reserved = _Reserved(gpu, sizeBytes)
         with self._changing:
             used = self._sum(gpu) if counted is None else counted
             if used + sizeBytes > limit:
                 raise QuotaExceeded(
-                    f"GPU {gpu}: {exactly(used)} used + {exactly(sizeBytes)} wanted > {exactly(limit)} pretended (devices.hostGpuBytes)",
+                    f"GPU {gpu}: {exactly(used)} used + {exactly(sizeBytes)} wanted > "
+                    f"{exactly(limit)} pretended (devices.hostGpuBytes)",
                     "Free buffers on this GPU, or raise [devices] hostGpuBytes",
                 )
             self._reservations.add(reserved)
@@ -83,8 +102,9 @@ class HostDevice(Device):
     gpuCount, gpuBytes
         How many, and the memory of each in bytes.
     usedBytes
-        Bytes that the whole domain holds on a GPU. Without it only this process's own allocations count, because nothing that
-        survives a `kill -9` knows of other processes' memfds but the directory, and the directory is not the port's.
+        Bytes that the whole domain holds on a GPU. Without it only this process's own
+        allocations count, because nothing that survives a `kill -9` knows of other
+        processes' memfds but the directory, and the directory is not the port's.
     reason
         Why this back-end was chosen.
     staged
@@ -112,7 +132,9 @@ class HostDevice(Device):
         self._staged = frozenset(frozenset(pair) for pair in staged)
         self._ledger = _Ledger()
         self._defaults = tuple(DefaultStream(gpu) for gpu in range(gpuCount))
-        self._streams: weakref.WeakValueDictionary[int, WorkerStream] = weakref.WeakValueDictionary()
+        self._streams: weakref.WeakValueDictionary[int, WorkerStream] = (
+            weakref.WeakValueDictionary()
+        )
 
     def gpuName(self, gpu: int) -> str:
         return f"Muninn host GPU {self.requireGpu(gpu)}"
@@ -135,15 +157,25 @@ class HostDevice(Device):
         counted = None
         if self.usedBytes is not None:
             counted = self.usedBytes(gpu) - (allocatedBytes if admitted else 0)
-        return memory.allocate(gpu, sizeBytes, self._ledger.reserve(gpu, allocatedBytes, counted, self._gpuBytes))
+        return memory.allocate(
+            gpu, sizeBytes, self._ledger.reserve(gpu, allocatedBytes, counted, self._gpuBytes)
+        )
 
-    def importAllocation(self, gpu: int, descriptor: int, sizeBytes: int, writable: bool, handle: bytes = b"") -> Allocation:
+    def importAllocation(
+        self, gpu: int, descriptor: int, sizeBytes: int, writable: bool, handle: bytes = b""
+    ) -> Allocation:
         self.requireGpu(gpu)
         if handle:
             raise IpcHandleMismatch("memory of a real GPU can not be mapped by the host back-end")
         return memory.importDescriptor(gpu, descriptor, sizeBytes, writable)
 
-    def registerHost(self, address: int, sizeBytes: int, writable: bool, progress: Callable[[int], None] | None = None) -> Registration:
+    def registerHost(
+        self,
+        address: int,
+        sizeBytes: int,
+        writable: bool,
+        progress: Callable[[int], None] | None = None,
+    ) -> Registration:
         memory.checkSize(sizeBytes)
         if address <= 0:
             raise InvalidArgument(f"{address} is not an address")
@@ -151,9 +183,18 @@ class HostDevice(Device):
             progress(sizeBytes)
         return HostRegistration(address, sizeBytes, writable)
 
-    def copy(self, target: int, source: int, sizeBytes: int, stream: object = None, keepAlive: object = None) -> None:
+    def copy(
+        self,
+        target: int,
+        source: int,
+        sizeBytes: int,
+        stream: object = None,
+        keepAlive: object = None,
+    ) -> None:
         if sizeBytes < 0 or (sizeBytes > 0 and (target <= 0 or source <= 0)):
-            raise InvalidArgument(f"{sizeBytes} bytes can not be copied from {source:#x} to {target:#x}")
+            raise InvalidArgument(
+                f"{sizeBytes} bytes can not be copied from {source:#x} to {target:#x}"
+            )
 
         def work(held: object = keepAlive) -> None:
             atomics.copy(target, source, sizeBytes)
@@ -162,7 +203,10 @@ class HostDevice(Device):
 
     def lend(self, address: int, sizeBytes: int, owner: object) -> Allocation:
         # The pointer is a real GPU's: the CPU would fault on it.
-        raise DeviceUnavailable("this is memory of a real GPU, and this is the host back-end", "Copy it to the host first")
+        raise DeviceUnavailable(
+            "this is memory of a real GPU, and this is the host back-end",
+            "Copy it to the host first",
+        )
 
     def gpuOf(self, address: int) -> int | None:
         return None
@@ -175,7 +219,9 @@ class HostDevice(Device):
 
     def awaitWork(self, seconds: float) -> bool:
         deadline = clock.now() + seconds
-        return all(stream.isFinished(deadline - clock.now()) for stream in list(self._streams.values()))
+        return all(
+            stream.isFinished(deadline - clock.now()) for stream in list(self._streams.values())
+        )
 
     def createStream(self, gpu: int) -> Stream:
         stream = WorkerStream(self.requireGpu(gpu))
@@ -198,7 +244,9 @@ class HostDevice(Device):
             raise InvalidArgument(reason, "Use a stream of createStream, or None")
         return known
 
-    def recordFence(self, stream: object, onReached: OnReached, word: FenceWord | None = None) -> bool:
+    def recordFence(
+        self, stream: object, onReached: OnReached, word: FenceWord | None = None
+    ) -> bool:
         self._stream(stream).recordFence(onReached)
         return False
 

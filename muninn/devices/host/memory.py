@@ -1,8 +1,9 @@
 """Memory of an emulated GPU: one sealed memfd per allocation.
 
-The creator allocates every page, then seals size and seals; whoever maps such a file can touch every byte of it for ever, whatever
-its peers do: no SIGBUS. It has no name, and lives while any process has a descriptor or a mapping: a creator that is killed takes
-nothing with it, and nothing stays behind when all are gone.
+The creator allocates every page, then seals size and seals; whoever maps such a file
+can touch every byte of it for ever, whatever its peers do: no SIGBUS. It has no name,
+and lives while any process has a descriptor or a mapping: a creator that is killed
+takes nothing with it, and nothing stays behind when all are gone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ import weakref
 
 from muninn.config.sizes import exactly
 from muninn.devices.port import Allocation
-from muninn.errors import BufferFreed, HostMemoryFull, InvalidArgument, IpcHandleMismatch, PermissionDenied
+from muninn.errors import (
+    BufferFreed,
+    HostMemoryFull,
+    InvalidArgument,
+    IpcHandleMismatch,
+    PermissionDenied,
+)
 from muninn.system import atomics, descriptors, hostmemory
 from muninn.system.descriptors import Descriptor, Known
 from muninn.system.oserrors import fileError, requireFileBytes
@@ -28,7 +35,8 @@ _CHUNK_BYTES = 256 << 20
 #: What is left to the host: below that, its own work would make it reclaim.
 _SPARE_BYTES = 64 << 20
 _MAX_BYTES = 1 << 47
-#: SHRINK and GROW are what a reader's safety needs; SEAL keeps a peer from forbidding writes to the others later.
+#: SHRINK and GROW are what a reader's safety needs; SEAL keeps a peer from forbidding
+#: writes to the others later.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -41,21 +49,29 @@ class Mapping:
         alignment = alignmentOf(sizeBytes)
         #: What the device counts these bytes by; it goes with the mapping.
         self.reserved = reserved
-        # Whoever is interrupted between two steps has mapped nothing, or what goes with this object.
+        # Whoever is interrupted between two steps has mapped nothing, or what goes with
+        # this object.
         self._cell = atomics.AddressCell(None, sizeBytes)
-        self.address = int(atomics.mapped(fd, sizeBytes, writable=writable, alignment=alignment, cell=self._cell))
+        self.address = int(
+            atomics.mapped(fd, sizeBytes, writable=writable, alignment=alignment, cell=self._cell)
+        )
 
 
 class MemfdAllocation(Allocation):
-    """A mapped memfd and its descriptor, which becomes this object's, also when it can not be mapped."""
+    """A mapped memfd and its descriptor, which becomes this object's, also when it can
+    not be mapped.
+    """
 
-    def __init__(self, gpu: int, fd: Descriptor, sizeBytes: int, writable: bool, reserved: object = None) -> None:
+    def __init__(
+        self, gpu: int, fd: Descriptor, sizeBytes: int, writable: bool, reserved: object = None
+    ) -> None:
         self.gpu, self.sizeBytes, self.writable = gpu, sizeBytes, writable
         self.allocatedBytes = pagesUp(sizeBytes)
         self.transport, self.transportReason, self.handle = TRANSPORT, _REASON, b""
         self.isHostVisible, self.isOwned = True, False
         self._kept = descriptors.own(fd)
-        # A descriptor's number is reused at once: an export must not meet a close half way.
+        # A descriptor's number is reused at once: an export must not meet a close half
+        # way.
         self._closing = _thread.RLock()
         self._finalizer = weakref.finalize(self, self._kept.close)
         self._finalizer.atexit = False
@@ -76,7 +92,9 @@ class MemfdAllocation(Allocation):
     def _mapped(self) -> Mapping:
         mapping = self._mapping
         if mapping is None:
-            raise BufferFreed(f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed")
+            raise BufferFreed(
+                f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed"
+            )
         return mapping
 
     def exportDescriptor(self, writable: bool = True) -> Descriptor:
@@ -85,15 +103,22 @@ class MemfdAllocation(Allocation):
             try:
                 fd = self._kept.checked()
             except OSError as error:
-                raise BufferFreed(f"the allocation can not be passed on any more: {error.strerror}") from error
+                raise BufferFreed(
+                    f"the allocation can not be passed on any more: {error.strerror}"
+                ) from error
             mayWrite = _mayWrite(fd)
             if writable and not mayWrite:
-                raise PermissionDenied("this process was given read access only, and can not pass on more")
+                raise PermissionDenied(
+                    "this process was given read access only, and can not pass on more"
+                )
             try:
                 if writable == mayWrite:
                     return descriptors.duplicate(fd)
-                # A second open of the same memory; its mode is 0600, so that only this uid can do that, and not the one that gets it.
-                return atomics.opened(atomics.openFile(b"/proc/thread-self/fd/%d" % fd, os.O_RDONLY, 0))
+                # A second open of the same memory; its mode is 0600, so that only this
+                # uid can do that, and not the one that gets it.
+                return atomics.opened(
+                    atomics.openFile(b"/proc/thread-self/fd/%d" % fd, os.O_RDONLY, 0)
+                )
             except OSError as error:
                 raise _typed(error, "the allocation can not be exported") from error
 
@@ -104,11 +129,14 @@ class MemfdAllocation(Allocation):
 
 
 def allocate(gpu: int, sizeBytes: int, reserved: object) -> MemfdAllocation:
-    """New memory: allocated, sealed, mapped. Raises `HostMemoryFull` or `DescriptorsExhausted`, and leaves nothing behind then."""
+    """New memory: allocated, sealed, mapped. Raises `HostMemoryFull` or
+    `DescriptorsExhausted`, and leaves nothing behind then.
+    """
     checkSize(sizeBytes)
     requireFileBytes(f"{exactly(sizeBytes)} for GPU {gpu}", pagesUp(sizeBytes))
     try:
-        # Its owner's only: another uid with a read-only descriptor could open it again for writing.
+        # Its owner's only: another uid with a read-only descriptor could open it again
+        # for writing.
         fd = descriptors.memfd(f"muninn-gpu{gpu}")
         _fill(fd.number, pagesUp(sizeBytes))
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
@@ -117,11 +145,16 @@ def allocate(gpu: int, sizeBytes: int, reserved: object) -> MemfdAllocation:
     return MemfdAllocation(gpu, fd, sizeBytes, True, reserved)
 
 
-def importDescriptor(gpu: int, descriptor: int | Known, sizeBytes: int, writable: bool) -> MemfdAllocation:
-    """Map a peer's memfd, after it has been checked that nobody can take its bytes away."""
+def importDescriptor(
+    gpu: int, descriptor: int | Known, sizeBytes: int, writable: bool
+) -> MemfdAllocation:
+    """Map a peer's memfd, after it has been checked that nobody can take its bytes
+    away.
+    """
     checkSize(sizeBytes)
     try:
-        # Dup first and check the copy: the caller's number may be closed and reused by another thread.
+        # Dup first and check the copy: the caller's number may be closed and reused by
+        # another thread.
         fd = descriptors.duplicate(descriptor)
     except (OSError, ValueError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
@@ -152,7 +185,9 @@ def _checkMemfd(fd: int, sizeBytes: int) -> None:
     except OSError:
         raise IpcHandleMismatch("the descriptor is not a memfd") from None
     if seals & _SEALS != _SEALS:
-        raise IpcHandleMismatch(f"the memfd is not sealed as its exporter seals it (seals {seals:#x})")
+        raise IpcHandleMismatch(
+            f"the memfd is not sealed as its exporter seals it (seals {seals:#x})"
+        )
     if (actual := os.fstat(fd).st_size) < pagesUp(sizeBytes):
         raise IpcHandleMismatch(f"the memfd has {actual} bytes where {sizeBytes} were announced")
 
@@ -165,5 +200,7 @@ def _typed(error: OSError, what: str) -> Exception:
     if error.errno in (errno.EACCES, errno.EPERM):
         return PermissionDenied(f"{what}: {error.strerror}")
     if error.errno in (errno.ENOSPC, errno.EAGAIN) and "mmap" not in str(error):
-        return HostMemoryFull(f"{what}: {error.strerror}", "Free buffers, or lower [devices] hostGpuBytes")
+        return HostMemoryFull(
+            f"{what}: {error.strerror}", "Free buffers, or lower [devices] hostGpuBytes"
+        )
     return fileError(error, what)

@@ -1,6 +1,8 @@
-"""Streams of emulated GPUs: a worker each, and the default stream, which has none and does its work before the call returns.
+"""Streams of emulated GPUs: a worker each, and the default stream, which has none and
+does its work before the call returns.
 
-Nothing here is shared between processes; what crosses them does so in the callables of fences.
+Nothing here is shared between processes; what crosses them does so in the callables of
+fences.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from muninn.devices.port import OnReached, Ready, Stream
 from muninn.devices.worker import Item, StreamWorker, awaitReady
 from muninn.interop.streams import DEFAULT_HANDLES
 
-#: Small integers: nothing that a CUDA library could take for a pointer to its own stream.
+#: Small integers: nothing that a CUDA library could take for a pointer to its own
+#: stream.
 _HANDLES = itertools.count(max(DEFAULT_HANDLES) + 1)
 
 
@@ -36,7 +39,9 @@ class HostStream(Stream):
         self.enqueue(lambda error: work() if error is None else None)
 
     def recordFence(self, onReached: OnReached) -> None:
-        """The port's `recordFence`. It is told of an error instead of raising it, so that whoever waits for the fence is told."""
+        """The port's `recordFence`. It is told of an error instead of raising it, so
+        that whoever waits for the fence is told.
+        """
         self.enqueue(onReached)
 
     def delay(self, ready: Ready) -> None:
@@ -46,7 +51,9 @@ class HostStream(Stream):
 
 
 class DefaultStream(HostStream):
-    """The default stream: work is done before the call returns, and its errors are raised by it."""
+    """The default stream: work is done before the call returns, and its errors are
+    raised by it.
+    """
 
     handle = 0
     isSynchronous = True
@@ -83,7 +90,8 @@ class WorkerStream(HostStream):
         self.gpu = gpu
         self.handle = next(_HANDLES)
         self._worker = StreamWorker(f"muninn-stream-{self.handle}")
-        # Not a method of the stream worker: an error that was raised holds its catcher's frames, and they may hold the stream.
+        # Not a method of the stream worker: an error that was raised holds its
+        # catcher's frames, and they may hold the stream.
         self._finalizer = weakref.finalize(self, self._worker.items.put, None)
         self._finalizer.atexit = False
         _workers[self.handle] = self
@@ -99,7 +107,9 @@ class WorkerStream(HostStream):
         self._worker.wait(timeout)
 
     def isFinished(self, seconds: float) -> bool:
-        """Whether everything submitted is over after so long, whatever came of it; also of a stream that was closed."""
+        """Whether everything submitted is over after so long, whatever came of it; also
+        of a stream that was closed.
+        """
         return not self._worker.awaitFinished(seconds)
 
     def query(self) -> bool:

@@ -8,7 +8,9 @@ from typing import Self
 
 
 class Closable(ABC):
-    """What is given back by `close`, twice if need be, and at the latest when it is collected. Never at exit: the kernel does it then."""
+    """What is given back by `close`, twice if need be, and at the latest when it is
+    collected. Never at exit: the kernel does it then.
+    """
 
     @abstractmethod
     def close(self) -> None: ...
@@ -16,5 +18,10 @@ class Closable(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
         self.close()

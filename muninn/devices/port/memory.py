@@ -1,4 +1,6 @@
-"""Memory of the port: allocations of a GPU, which other processes can import, and host memory that kernels may use."""
+"""Memory of the port: allocations of a GPU, which other processes can import, and host
+memory that kernels may use.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,13 @@ class Allocation(Closable):
     transport, transportReason
         `memfd`, `vmm` or `cudaIpc`, and why that one.
     handle
-        What an importer needs beside, or instead of, the descriptor; at most 128 bytes, empty where a descriptor is all.
+        What an importer needs beside, or instead of, the descriptor; at most 128 bytes,
+        empty where a descriptor is all.
     isHostVisible
         Whether the CPU may use its address too.
     isOwned
-        Whether the memory goes with this process, whoever else has it open: the transport `cudaIpc`, on its exporter's side.
+        Whether the memory goes with this process, whoever else has it open: the
+        transport `cudaIpc`, on its exporter's side.
     """
 
     gpu: int
@@ -62,15 +66,20 @@ class Allocation(Closable):
     def exportDescriptor(self, writable: bool = True) -> Descriptor:
         """A new descriptor of the memory, the caller's to pass on.
 
-        It goes with the object: whoever closes its number instead lets the object's end close what has the number by then.
+        It goes with the object: whoever closes its number instead lets the object's end
+        close what has the number by then.
 
-        With `writable=False` the kernel refuses to map it for writing, where the platform can do that (memfds); elsewhere it is as
-        good as the allocation's own. Raises `PermissionDenied` when this process has no more than read access itself, `BufferFreed`
-        once closed, `IpcHandleMismatch` when this transport has no descriptors, and `DescriptorsExhausted`.
+        With `writable=False` the kernel refuses to map it for writing, where the
+        platform can do that (memfds); elsewhere it is as good as the allocation's own.
+        Raises `PermissionDenied` when this process has no more than read access itself,
+        `BufferFreed` once closed, `IpcHandleMismatch` when this transport has no
+        descriptors, and `DescriptorsExhausted`.
         """
 
     def closeThen(self, closed: Callable[[], object]) -> None:
-        """Close, and call `closed` once, when this process can do nothing more to memory that is another's: now, or behind its work."""
+        """Close, and call `closed` once, when this process can do nothing more to
+        memory that is another's: now, or behind its work.
+        """
         self.close()
         closed()
 
@@ -90,4 +99,6 @@ class Registration(Closable):
 
     @abstractmethod
     def closeThen(self, closed: Callable[[], object]) -> None:
-        """Close, and call `closed` once when no work uses the memory any more: now, or later on a thread of the port's choice."""
+        """Close, and call `closed` once when no work uses the memory any more: now, or
+        later on a thread of the port's choice.
+        """

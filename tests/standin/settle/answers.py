@@ -1,7 +1,7 @@
 """Answers: what a driver said, kept in a file, and held against what another one says.
 
-A recording is JSON: `device`, `driver`, `date`, and `answers`, each of which is [number, what was asked, what was seen]. Figures and
-what was not asked are not kept.
+A recording is JSON: `device`, `driver`, `date`, and `answers`, each of which is
+[number, what was asked, what was seen]. Figures and what was not asked are not kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from asking import Figure, NotAsked
 
 Key = tuple[str, str]
 
-#: What the stand-in answers otherwise than an H100 and an H200, on purpose. ../README.md says why, under "Where it stays different".
+#: What the stand-in answers otherwise than an H100 and an H200, on purpose.
+#: ../README.md says why, under "Where it stays different".
 STAYS_DIFFERENT: dict[Key, Any] = {
     ("15-16, B", "B after truncating its file: copy from it, synchronize"): "no answer: status -7",
     ("17-18", "18 without a descriptor left: cuMemCreate"): "OPERATING_SYSTEM",
@@ -30,7 +31,11 @@ STAYS_DIFFERENT: dict[Key, Any] = {
 
 def kept(answers: list[tuple[str, str, object]]) -> dict[Key, Any]:
     """What can be compared, as JSON gives it back."""
-    return {(number, what): json.loads(json.dumps(seen)) for number, what, seen in answers if not isinstance(seen, Figure | NotAsked)}
+    return {
+        (number, what): json.loads(json.dumps(seen))
+        for number, what, seen in answers
+        if not isinstance(seen, Figure | NotAsked)
+    }
 
 
 def write(path: Path, device: str, driver: str, answers: list[tuple[str, str, object]]) -> None:
@@ -40,10 +45,14 @@ def write(path: Path, device: str, driver: str, answers: list[tuple[str, str, ob
     path.write_text(f'{json.dumps(head)[:-1]}, "answers": [\n{lines}\n]}}\n')
 
 
-def compare(answers: list[tuple[str, str, object]], recording: dict[str, Any], different: dict[Key, Any]) -> tuple[int, list[str]]:
-    """How many answers were the same as recorded, or otherwise as declared; and a line for each that was neither.
+def compare(
+    answers: list[tuple[str, str, object]], recording: dict[str, Any], different: dict[Key, Any]
+) -> tuple[int, list[str]]:
+    """How many answers were the same as recorded, or otherwise as declared; and a line
+    for each that was neither.
 
-    A question that only one of the two was asked counts for neither, since one of them may have a GPU less.
+    A question that only one of the two was asked counts for neither, since one of them
+    may have a GPU less.
     """
     recorded = {(number, what): seen for number, what, seen in recording["answers"]}
     same, otherwise = 0, []
@@ -54,5 +63,7 @@ def compare(answers: list[tuple[str, str, object]], recording: dict[str, Any], d
         if seen == expected:
             same += 1
         else:
-            otherwise.append(f"{key[0]:<10} {key[1]}: {seen}, and {recording['device']} said {recorded[key]}")
+            otherwise.append(
+                f"{key[0]:<10} {key[1]}: {seen}, and {recording['device']} said {recorded[key]}"
+            )
     return same, otherwise

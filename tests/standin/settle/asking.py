@@ -20,7 +20,9 @@ Ask = Callable[[], Iterator[tuple[str, object]]]
 
 
 class Question(NamedTuple):
-    """A function that asks, under the number of the guess; `isAlone` when nobody else may use the GPU meanwhile."""
+    """A function that asks, under the number of the guess; `isAlone` when nobody else
+    may use the GPU meanwhile.
+    """
 
     number: str
     ask: Ask
@@ -31,7 +33,9 @@ QUESTIONS: list[Question] = []
 
 
 class Figure(NamedTuple):
-    """What is measured, or a matter of the machine: two drivers that do the same may differ in it."""
+    """What is measured, or a matter of the machine: two drivers that do the same may
+    differ in it.
+    """
 
     value: object
 
@@ -43,7 +47,9 @@ class NotAsked(NamedTuple):
 
 
 def question(number: str, isAlone: bool = False) -> Callable[[Ask], Ask]:
-    """A function that yields (what was asked, what was seen), under the number of the guess; letters are questions of the design."""
+    """A function that yields (what was asked, what was seen), under the number of the
+    guess; letters are questions of the design.
+    """
 
     def add(ask: Ask) -> Ask:
         QUESTIONS.append(Question(number, ask, isAlone))
@@ -72,9 +78,20 @@ def tried(actor: Actor, what: str, code: str) -> tuple[str, object]:
 
 
 def driverThatIsThere() -> tuple[str, str]:
-    """The first device's name, and the driver's version: the kernel module's where there is one."""
+    """The first device's name, and the driver's version: the kernel module's where
+    there is one.
+    """
     with actors(1) as (one,):
-        name, version = one.do("[ok(cu.cuDeviceGetName(64, 0)).split(b'\\0')[0].decode(), ok(cu.cuDriverGetVersion())]")
+        name, version = one.do(
+            "[ok(cu.cuDeviceGetName(64, 0)).split(b'\\0')[0].decode(), ok(cu.cuDriverGetVersion())]"
+        )
     module = Path("/proc/driver/nvidia/version")
-    number = re.search(r"\b\d{3}\.[\d.]+", module.read_text()) if module.exists() and not name.startswith("Stand-in") else None
-    return name, f"{number[0] if number else 'unknown'} (CUDA {version // 1000}.{version % 1000 // 10})"
+    number = (
+        re.search(r"\b\d{3}\.[\d.]+", module.read_text())
+        if module.exists() and not name.startswith("Stand-in")
+        else None
+    )
+    return (
+        name,
+        f"{number[0] if number else 'unknown'} (CUDA {version // 1000}.{version % 1000 // 10})",
+    )

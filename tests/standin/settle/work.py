@@ -1,4 +1,6 @@
-"""What is asked about work: who waits for whom, what a failure leaves, what callbacks may do, and where resources end."""
+"""What is asked about work: who waits for whom, what a failure leaves, what callbacks
+may do, and where resources end.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,10 @@ def otherDevices() -> Iterator[tuple[str, object]]:
             yield "9, 14 of a second device without peer access", NotAsked("there is one device")
             return
         yield "can device 1 reach device 0", one.do("ok(cu.cuDeviceCanAccessPeer(1, 0))")
-        yield "14 access for device 1", one.do("code(cu.cuMemSetAccess(a, 2 << 20, [access(), access(True, 1)], 2))")
+        yield (
+            "14 access for device 1",
+            one.do("code(cu.cuMemSetAccess(a, 2 << 20, [access(), access(True, 1)], 2))"),
+        )
         raw = one.do("memoryHandle(alloc(4 << 20))")
         yield "9 opening it with device 1 current", two.do(f"enter(1); code(tryOpen('{raw}'))")
 
@@ -68,17 +73,28 @@ def otherDevices() -> Iterator[tuple[str, object]]:
 @question("12")
 def unmappingUnderWork() -> Iterator[tuple[str, object]]:
     with actors(1, _WORDS) as (one,):
-        one.do("h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); a = mapHandle(h, 2 << 20); s = stream()")
+        one.do(
+            "h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); a = mapHandle(h, 2 << 20); s = stream()"
+        )
         one.do("closed(s); ok(cu.cuMemsetD8Async(a, 1, 64, s))")
-        yield tried(one, "cuMemUnmap with a fill of it queued", "waited(lambda: cu.cuMemUnmap(a, 2 << 20))")
-        yield tried(one, "then synchronize, allocate", "[code(cu.cuStreamSynchronize(s)), code(cu.cuMemAlloc(64))]")
+        yield tried(
+            one, "cuMemUnmap with a fill of it queued", "waited(lambda: cu.cuMemUnmap(a, 2 << 20))"
+        )
+        yield tried(
+            one,
+            "then synchronize, allocate",
+            "[code(cu.cuStreamSynchronize(s)), code(cu.cuMemAlloc(64))]",
+        )
 
 
 @question("17-18")
 def ends() -> Iterator[tuple[str, object]]:
     with actors(2, _WORDS) as (one, two):
         yield "17 64 TiB of pinned host memory", one.do("code(cu.cuMemHostAlloc(1 << 46, 0))")
-        yield "64 TiB by cuMemAlloc, by cuMemCreate", one.do("[code(cu.cuMemAlloc(1 << 46)), code(cu.cuMemCreate(1 << 46, prop(), 0))]")
+        yield (
+            "64 TiB by cuMemAlloc, by cuMemCreate",
+            one.do("[code(cu.cuMemAlloc(1 << 46)), code(cu.cuMemCreate(1 << 46, prop(), 0))]"),
+        )
         raw = two.do("memoryHandle(alloc(4 << 20))")
         one.do(f"""
 import resource
@@ -108,13 +124,24 @@ except OSError: pass
 @question("21-22")
 def whoWaits() -> Iterator[tuple[str, object]]:
     with actors(1, _WORDS) as (one,):
-        one.do("s = stream(); d = alloc(4 << 20); e = alloc(4 << 20); big = pinned(4 << 20); plain = np.zeros(4 << 20, np.uint8)")
-        one.do("h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); v = mapHandle(h, 2 << 20); other = pinned(4096)")
-        one.do("m = mmap.mmap(-1, 4096); at = ctypes.addressof(ctypes.c_char.from_buffer(m)); ok(cu.cuMemHostRegister(at, 4096, 3))")
+        one.do(
+            "s = stream(); d = alloc(4 << 20); e = alloc(4 << 20); big = pinned(4 << 20); plain = np.zeros(4 << 20, np.uint8)"
+        )
+        one.do(
+            "h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); v = mapHandle(h, 2 << 20); other = pinned(4096)"
+        )
+        one.do(
+            "m = mmap.mmap(-1, 4096); at = ctypes.addressof(ctypes.c_char.from_buffer(m)); ok(cu.cuMemHostRegister(at, 4096, 3))"
+        )
         for number, what, standing, call in (
             (21, "cuMemsetD8 behind it", "0", "cu.cuMemsetD8(d, 1, 64)"),
             (21, "cuMemcpyDtoD behind it", "0", "cu.cuMemcpyDtoD(d, e, 1 << 20)"),
-            (21, "cuMemcpyHtoD from pinned memory behind it", "0", "cu.cuMemcpyHtoD(d, big, 1 << 20)"),
+            (
+                21,
+                "cuMemcpyHtoD from pinned memory behind it",
+                "0",
+                "cu.cuMemcpyHtoD(d, big, 1 << 20)",
+            ),
             (21, "cuMemAlloc", "s", "cu.cuMemAlloc(4 << 20)"),
             (21, "cuMemHostAlloc", "s", "cu.cuMemHostAlloc(4096, 0)"),
             (21, "cuMemCreate", "s", "cu.cuMemCreate(2 << 20, prop(), 0)"),
@@ -123,10 +150,30 @@ def whoWaits() -> Iterator[tuple[str, object]]:
             (21, "cuMemHostUnregister of other memory", "s", "cu.cuMemHostUnregister(at)"),
             (21, "cuMemUnmap of other memory", "s", "cu.cuMemUnmap(v, 2 << 20)"),
             (21, "cuMemRelease of other memory", "s", "cu.cuMemRelease(h)"),
-            (22, "4 MiB from pageable memory behind it", "s", "cu.cuMemcpyHtoDAsync(d, plain.ctypes.data, 4 << 20, s)"),
-            (22, "4 KiB from pageable memory behind it", "s", "cu.cuMemcpyHtoDAsync(d, plain.ctypes.data, 4096, s)"),
-            (22, "4 MiB to pageable memory behind it", "s", "cu.cuMemcpyDtoHAsync(plain.ctypes.data, d, 4 << 20, s)"),
-            (22, "4 MiB from pinned memory behind it", "s", "cu.cuMemcpyHtoDAsync(d, big, 4 << 20, s)"),
+            (
+                22,
+                "4 MiB from pageable memory behind it",
+                "s",
+                "cu.cuMemcpyHtoDAsync(d, plain.ctypes.data, 4 << 20, s)",
+            ),
+            (
+                22,
+                "4 KiB from pageable memory behind it",
+                "s",
+                "cu.cuMemcpyHtoDAsync(d, plain.ctypes.data, 4096, s)",
+            ),
+            (
+                22,
+                "4 MiB to pageable memory behind it",
+                "s",
+                "cu.cuMemcpyDtoHAsync(plain.ctypes.data, d, 4 << 20, s)",
+            ),
+            (
+                22,
+                "4 MiB from pinned memory behind it",
+                "s",
+                "cu.cuMemcpyHtoDAsync(d, big, 4 << 20, s)",
+            ),
         ):
             name = "the default stream" if standing == "0" else "a stream"
             yield tried(
@@ -137,7 +184,11 @@ def whoWaits() -> Iterator[tuple[str, object]]:
     with actors(2, _WORDS) as (one, two):
         raw = one.do("memoryHandle(alloc(4 << 20))")
         two.do(f"b = openMemory('{raw}'); s = stream()")
-        yield tried(two, "21 a stream stands: cuIpcCloseMemHandle", "closed(s); waited(lambda: cu.cuIpcCloseMemHandle(b))")
+        yield tried(
+            two,
+            "21 a stream stands: cuIpcCloseMemHandle",
+            "closed(s); waited(lambda: cu.cuIpcCloseMemHandle(b))",
+        )
 
 
 @question("23")
@@ -171,7 +222,11 @@ how = lost(s)
         )
         failure = one.do("code(cu.cuStreamSynchronize(s))")
         yield "how the stream's work failed", Figure([one.do("how"), failure])
-        yield tried(one, "who was called", "time.sleep(0.5); [f'{who} with the error' if status else who for who, status in seen]")
+        yield tried(
+            one,
+            "who was called",
+            "time.sleep(0.5); [f'{who} with the error' if status else who for who, status in seen]",
+        )
 
 
 @question("25")
@@ -186,7 +241,11 @@ s, t, e, d, seen = stream(), stream(), ok(cu.cuEventCreate(0)), alloc(64), []
 def hosted(_): seen.append(code(cu.{call}))
 at = ctypes.cast(hosted, ctypes.c_void_p).value
 """)
-            yield tried(one, call, "ok(cu.cuLaunchHostFunc(s, cu.CUhostFn(at), 0)); ok(cu.cuStreamSynchronize(s)); seen")
+            yield tried(
+                one,
+                call,
+                "ok(cu.cuLaunchHostFunc(s, cu.CUhostFn(at), 0)); ok(cu.cuStreamSynchronize(s)); seen",
+            )
 
 
 @question("27-28")
@@ -206,9 +265,14 @@ def figures() -> Iterator[tuple[str, object]]:
                 "[ok(cu.cuDeviceGetAttribute(cu.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_MODE, 0)), ok(cu.cuCtxGetStreamPriorityRange())]"
             ),
         )
-        # A stream that stands in one context, asked in another: the same stream, if it does not go by the context.
-        one.do("first = ok(cu.cuCtxGetCurrent()); closed(2, 1.0); early = code(cu.cuStreamQuery(2)); ok(cu.cuDevicePrimaryCtxRetain(0))")
-        one.do("second = ok(cu.cuCtxCreate(None, 0, 0) if ok(cu.cuDriverGetVersion()) >= 13000 else cu.cuCtxCreate(0, 0))")
+        # A stream that stands in one context, asked in another: the same stream, if it
+        # does not go by the context.
+        one.do(
+            "first = ok(cu.cuCtxGetCurrent()); closed(2, 1.0); early = code(cu.cuStreamQuery(2)); ok(cu.cuDevicePrimaryCtxRetain(0))"
+        )
+        one.do(
+            "second = ok(cu.cuCtxCreate(None, 0, 0) if ok(cu.cuDriverGetVersion()) >= 13000 else cu.cuCtxCreate(0, 0))"
+        )
         yield (
             "28 the thread's default stream while it stands: in its context, in another of that device",
             one.do("[early, code(cu.cuStreamQuery(2))]"),
@@ -218,8 +282,12 @@ def figures() -> Iterator[tuple[str, object]]:
 @question("30")
 def whoTellsAFailure() -> Iterator[tuple[str, object]]:
     with actors(1, _WORDS) as (one,):
-        one.do("s = stream(); d = alloc(64); e = ok(cu.cuEventCreate(0)); c = ok(cu.cuCtxGetCurrent()); host = pinned(4096)")
-        one.do("h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); v = mapHandle(h, 2 << 20); fd = exportFd(h)")
+        one.do(
+            "s = stream(); d = alloc(64); e = ok(cu.cuEventCreate(0)); c = ok(cu.cuCtxGetCurrent()); host = pinned(4096)"
+        )
+        one.do(
+            "h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); v = mapHandle(h, 2 << 20); fd = exportFd(h)"
+        )
         how, failure = one.do("[lost(s), code(cu.cuStreamSynchronize(s))]")
         yield "how, and what waiting for it answers", Figure([how, failure])
         for call in ("cuCtxGetCurrent()", "cuCtxSetCurrent(c)", "cuCtxPushCurrent(c)", "cuCtxPopCurrent()", "cuCtxGetDevice()", "cuCtxSynchronize()",
@@ -237,7 +305,10 @@ def whatAContextCosts() -> Iterator[tuple[str, object]]:
     with actors(1) as (one,):
         before = one.do("freeBytes()")
         with actors(1) as (other,):
-            yield "MiB that another process's context takes", Figure((before - one.do("freeBytes()")) >> 20)
+            yield (
+                "MiB that another process's context takes",
+                Figure((before - one.do("freeBytes()")) >> 20),
+            )
             other.do("0")
         time.sleep(1)
         yield "MiB taken once it has ended", (before - one.do("freeBytes()")) >> 20
@@ -254,14 +325,24 @@ def handlesOfOnesOwn() -> Iterator[tuple[str, object]]:
         )
         yield (
             "mapped twice, one writes, the other reads",
-            one.do("a, b = mapHandle(h, 256 << 20), mapHandle(i, 256 << 20); put(a, np.arange(4, dtype=np.int32)); get(b, 4)"),
+            one.do(
+                "a, b = mapHandle(h, 256 << 20), mapHandle(i, 256 << 20); put(a, np.arange(4, dtype=np.int32)); get(b, 4)"
+            ),
         )
-        yield "exporting the imported one", one.do("code(cu.cuMemExportToShareableHandle(i, POSIX_FD, 0))")
-        yield "the first one released twice", one.do("[code(cu.cuMemRelease(h)), code(cu.cuMemRelease(h))]")
+        yield (
+            "exporting the imported one",
+            one.do("code(cu.cuMemExportToShareableHandle(i, POSIX_FD, 0))"),
+        )
+        yield (
+            "the first one released twice",
+            one.do("[code(cu.cuMemRelease(h)), code(cu.cuMemRelease(h))]"),
+        )
         yield "the imported one still maps", one.do("c = mapHandle(i, 256 << 20); get(c, 4)")
         yield (
             "the same descriptor imported twice in another process: the same handle",
-            two.do(f"fd = fetchFd({one.pid}, {one.do('fd')}); j, k = importFd(fd), importFd(fd); int(j) == int(k)"),
+            two.do(
+                f"fd = fetchFd({one.pid}, {one.do('fd')}); j, k = importFd(fd), importFd(fd); int(j) == int(k)"
+            ),
         )
 
 
@@ -277,7 +358,9 @@ def lastKernelOfTheDead() -> Iterator[tuple[str, object]]:
             owner.do(
                 "h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); a = mapHandle(h, 2 << 20); put(a, np.zeros(8, np.uint64)); fd = exportFd(h)"
             )
-            importer.do(f"h = importFd(fetchFd({owner.pid}, {owner.do('fd')})); b = mapHandle(h, 2 << 20)")
+            importer.do(
+                f"h = importFd(fetchFd({owner.pid}, {owner.do('fd')})); b = mapHandle(h, 2 << 20)"
+            )
             owner.do("ok(launch(kernels()['count'], stream(), a, 1 << 40))")
             time.sleep(0.2)
             importer.do(f"""
@@ -293,7 +376,10 @@ for pause in (0.0, 0.01, 0.1, 0.5): time.sleep(pause); seen.append(look())
 """)
             moved.append(importer.do("[running, round(dead, 4), seen[0] != seen[-1]]"))
     yield "seconds until the pidfd was readable", Figure([dead for _, dead, _ in moved])
-    yield "did the kernel run before, did the word move after it", [[running, after] for running, _, after in moved]
+    yield (
+        "did the kernel run before, did the word move after it",
+        [[running, after] for running, _, after in moved],
+    )
 
 
 @question("32")
@@ -307,18 +393,26 @@ def destroyedContexts() -> Iterator[tuple[str, object]]:
         "cuCtxPushCurrent, then cuMemFreeHost of its memory": "[code(cu.cuCtxPushCurrent(c)), code(cu.cuMemFreeHost(host))]",
     }.items():
         with actors(1, _WORDS) as (one,):
-            one.do("c = ok(cu.cuCtxCreate(None, 0, 0) if ok(cu.cuDriverGetVersion()) >= 13000 else cu.cuCtxCreate(0, 0))")
-            one.do("e = ok(cu.cuEventCreate(0)); s = stream(); ok(cu.cuEventRecord(e, s)); host = pinned(4096); ok(cu.cuCtxDestroy(c))")
+            one.do(
+                "c = ok(cu.cuCtxCreate(None, 0, 0) if ok(cu.cuDriverGetVersion()) >= 13000 else cu.cuCtxCreate(0, 0))"
+            )
+            one.do(
+                "e = ok(cu.cuEventCreate(0)); s = stream(); ok(cu.cuEventRecord(e, s)); host = pinned(4096); ok(cu.cuCtxDestroy(c))"
+            )
             yield tried(one, what, code)
     with actors(1, _WORDS) as (one,):
-        one.do("first = ok(cu.cuCtxGetCurrent()); c = ok(cu.cuCtxCreate(None, 0, 0)); a = ok(cu.cuCtxGetId(c)); ok(cu.cuCtxDestroy(c))")
+        one.do(
+            "first = ok(cu.cuCtxGetCurrent()); c = ok(cu.cuCtxCreate(None, 0, 0)); a = ok(cu.cuCtxGetId(c)); ok(cu.cuCtxDestroy(c))"
+        )
         one.do("c = ok(cu.cuCtxCreate(None, 0, 0)); b = ok(cu.cuCtxGetId(c))")
         yield "is the id of another context made behind it the same", one.do("int(a) == int(b)")
 
 
 @question("33")
 def captures() -> Iterator[tuple[str, object]]:
-    """While a thread captures a stream, what another thread may do, and whether the capture comes to its end."""
+    """While a thread captures a stream, what another thread may do, and whether the
+    capture comes to its end.
+    """
     waiting = ("cuCtxSynchronize()", "cuEventSynchronize(e)", "cuMemAlloc(64)")
     more = ("cuMemFree(d)", "cuMemFreeHost(host)", "cuMemHostUnregister(at)", "cuEventQuery(e)", "cuStreamSynchronize(t)", "cuStreamQuery(t)",
             "cuMemHostAlloc(4096, 0)", "cuMemCreate(2 << 20, prop(), 0)", "cuMemHostRegister(at, 4096, 3)", "cuEventCreate(0)", "cuStreamCreate(1)",
@@ -332,7 +426,9 @@ def captures() -> Iterator[tuple[str, object]]:
                 one.do(
                     "m = mmap.mmap(-1, 4096); at = ctypes.addressof(ctypes.c_char.from_buffer(m)); ok(cu.cuMemHostRegister(at, 4096, 3))"
                 )
-                one.do("h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); v = mapHandle(h, 2 << 20); u = stream(); seen = []")
+                one.do(
+                    "h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); v = mapHandle(h, 2 << 20); u = stream(); seen = []"
+                )
                 one.do(f"""
 def other():
     ok(cu.cuCtxSetCurrent(c))
@@ -347,7 +443,9 @@ ended = code(cu.cuStreamEndCapture(s)); timer.join()
                 yield tried(one, what, "[*seen[0], ended]")
     with actors(1, _WORDS) as (one,):
         one.do("s, t, d, e = stream(), stream(), alloc(4096), ok(cu.cuEventCreate(0))")
-        one.do("begin = lambda: ok(cu.cuStreamBeginCapture(s, cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))")
+        one.do(
+            "begin = lambda: ok(cu.cuStreamBeginCapture(s, cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))"
+        )
         yield "is it capturing: before, then, the default stream then", one.do(
             "seen = [int(ok(cu.cuStreamIsCapturing(s)))]; begin(); seen += [int(ok(cu.cuStreamIsCapturing(s))), code(cu.cuStreamIsCapturing(0))]; "
             "seen + [code(cu.cuStreamEndCapture(s))]"
@@ -365,13 +463,23 @@ ended = code(cu.cuStreamEndCapture(s)); timer.join()
 
 @question("34")
 def whoStandsInTheWay() -> Iterator[tuple[str, object]]:
-    """While a thread waits within a call for a stream that stands, what another thread can do."""
-    for waits in ("cuMemFreeHost(host)", "cuMemHostUnregister(at)", "cuMemFree(d)", "cuCtxSynchronize()", "cuStreamSynchronize(t)"):
+    """While a thread waits within a call for a stream that stands, what another thread
+    can do.
+    """
+    for waits in (
+        "cuMemFreeHost(host)",
+        "cuMemHostUnregister(at)",
+        "cuMemFree(d)",
+        "cuCtxSynchronize()",
+        "cuStreamSynchronize(t)",
+    ):
         with actors(1, _WORDS) as (one,):
             one.do(
                 "s, t, d, e, host, c = stream(), stream(), alloc(4 << 20), ok(cu.cuEventCreate(0)), pinned(4096), ok(cu.cuCtxGetCurrent())"
             )
-            one.do("m = mmap.mmap(-1, 4096); at = ctypes.addressof(ctypes.c_char.from_buffer(m)); ok(cu.cuMemHostRegister(at, 4096, 3))")
+            one.do(
+                "m = mmap.mmap(-1, 4096); at = ctypes.addressof(ctypes.c_char.from_buffer(m)); ok(cu.cuMemHostRegister(at, 4096, 3))"
+            )
             one.do(
                 "f = alloc(4 << 20); big = pinned(1 << 20); ok(cu.cuEventRecord(e, s)); ok(cu.cuStreamSynchronize(s)); seen = {}; took = []"
             )
@@ -400,9 +508,13 @@ blocker.join(30); timer.join()
                 one.do("sorted(name for name, said in seen.items() if said[1] == 'waited')"),
             )
     with actors(1, _WORDS) as (one,):
-        one.do("s = stream(); c = ok(cu.cuCtxGetCurrent()); ok(cu.cuCtxSetCurrent(cu.CUcontext(0)))")
+        one.do(
+            "s = stream(); c = ok(cu.cuCtxGetCurrent()); ok(cu.cuCtxSetCurrent(cu.CUcontext(0)))"
+        )
         yield tried(
-            one, "cuStreamGetId, cuStreamGetCtx without a current context", "[code(cu.cuStreamGetId(s)), code(cu.cuStreamGetCtx(s))]"
+            one,
+            "cuStreamGetId, cuStreamGetCtx without a current context",
+            "[code(cu.cuStreamGetId(s)), code(cu.cuStreamGetCtx(s))]",
         )
 
 
@@ -416,5 +528,10 @@ def copiesThatWait() -> Iterator[tuple[str, object]]:
         "from host to host": ("more", "host"),
     }.items():
         with actors(1, _WORDS) as (one,):
-            one.do("t, d, f, host, more = stream(), alloc(4096), alloc(4096), pinned(4096), pinned(4096); timer = closed(t)")
-            yield f"cuMemcpyAsync of pinned memory {what}", one.do(f"waited(lambda: cu.cuMemcpyAsync({target}, {source}, 4096, t))")
+            one.do(
+                "t, d, f, host, more = stream(), alloc(4096), alloc(4096), pinned(4096), pinned(4096); timer = closed(t)"
+            )
+            yield (
+                f"cuMemcpyAsync of pinned memory {what}",
+                one.do(f"waited(lambda: cu.cuMemcpyAsync({target}, {source}, 4096, t))"),
+            )
