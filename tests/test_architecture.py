@@ -24,7 +24,7 @@ FORBIDDEN = {
     ("broker", "devices"): "the broker decides, and calls no driver",
     ("broker", "interop"): "nor does it know arrays",
 }
-MAX_LINES, MAX_FUNCTION_LINES = 500, 70
+MAX_LINES, MAX_FUNCTION_LINES = 420, 70
 
 
 def modules() -> list[Path]:
@@ -82,9 +82,13 @@ def test_modulesAndFunctionsKeepTheirSize() -> None:
         assert text.count("\n") <= MAX_LINES, f"{path} has outgrown its walls"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                assert (node.end_lineno or 0) - node.lineno <= MAX_FUNCTION_LINES, (
-                    f"{path}:{node.lineno} {node.name}"
-                )
+                lines = (node.end_lineno or 0) - node.lineno - docstringLines(node)
+                assert lines <= MAX_FUNCTION_LINES, f"{path}:{node.lineno} {node.name}"
+
+
+def docstringLines(node: ast.FunctionDef) -> int:
+    """How many lines of a function are what its users read."""
+    return 0 if ast.get_docstring(node) is None else (node.body[0].end_lineno or 0) - node.lineno
 
 
 def test_everyModuleSaysWhatItIs() -> None:

@@ -227,6 +227,18 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run, command=name, fail=command.error)
         return command
 
+    _addLooking(add)
+    _addHolding(add)
+    _addChanging(add)
+    return parser
+
+
+#: (name, function that runs it, what it does, an example) → its parser.
+_Add = Callable[[str, str, str, str], argparse.ArgumentParser]
+
+
+def _addLooking(add: _Add) -> None:
+    """The commands that only look."""
     command = add("list", "listing:runList", "list the buffers", "list --mode bigMode")
     command.add_argument("--mode", help="only bigMode, or only fastMode")
     command.add_argument("--tenant", help="only this tenant's")
@@ -238,6 +250,10 @@ def _parser() -> argparse.ArgumentParser:
         "describe weights --json",
     )
     _named(command)
+
+
+def _addHolding(add: _Add) -> None:
+    """The commands that create or open a buffer, or end what a process has open."""
     command = add(
         "alloc",
         "commands:runAlloc",
@@ -293,6 +309,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SLOT",
         help="or its member slot, which `describe --json` shows",
     )
+
+
+def _addChanging(add: _Add) -> None:
+    """The commands that change a buffer or the domain, or can: `doctor --repair`."""
     command = add(
         "free",
         "commands:runFree",
@@ -342,4 +362,3 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="rebuild a damaged control block; no process may be in the domain",
     )
-    return parser
