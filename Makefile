@@ -110,7 +110,7 @@ $(STANDIN)/libcuda.so.1: $(STANDIN_SOURCES) tests/standin/standin.h
 	@mv $@.new $@
 	@ln -sf libcuda.so.1 $(STANDIN)/libcuda.so
 
-$(STANDIN)/references.so: tests/standin/twins/references.c $(STANDIN)/libcuda.so.1
+$(STANDIN)/references.so: tests/standin/references/references.c $(STANDIN)/libcuda.so.1
 	@$${CC:-cc} -std=c11 -g -O2 -Wall -Wextra -Werror -fPIC -shared -o $@.new $< -L$(STANDIN) -lcuda
 	@mv $@.new $@
 
