@@ -249,7 +249,7 @@ def test_aCopyDuringWhichTheGenerationChangedIsMadeAgain() -> None:
     assert atomics.seqRead(address, ctypes.addressof(source), address, 8, 2) == 4
 
 
-@pytest.mark.parametrize("turns", ["short", "long"])
+@pytest.mark.parametrize("scopes", ["short", "long"])
 def test_aReaderThatCanTakeAnAccessIsPatientForAWhileOnly(
     row: int, scopes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
