@@ -169,8 +169,8 @@ def test_whoAsksWhileNobodyCanServeIsToldWhy(lab: Lab, monkeypatch: pytest.Monke
     for _ in range(4):
         standing.resigned(Term(1, None), RuntimeError("no luck"))
     with pytest.raises(BrokerUnavailable, match="no luck"):
-        standing.stand(lab.election, lab.election.term(), isPatient=False)
-    standing.stand(lab.election, lab.election.term(), isPatient=True)
+        standing.stand(lab.election, lab.election.term(), mayWait=False)
+    standing.stand(lab.election, lab.election.term(), mayWait=True)
     assert slept and lab.election.term().slot is None
 
 
@@ -208,7 +208,7 @@ def test_whoSeesAnotherMemoryIsNobodysSuccessor(lab: Lab, monkeypatch: pytest.Mo
     standing.measure()
     assert choosing.successor() is None
     with pytest.raises(PlatformUnsupported, match="another root"):
-        standing.stand(lab.election, Term(1, other.key.slot), isPatient=False)
+        standing.stand(lab.election, Term(1, other.key.slot), mayWait=False)
 
 
 @pytest.mark.parametrize("begins", [True, False])
@@ -235,7 +235,7 @@ def test_aPauseThatBeginsOrEndsInBetweenIsNoReason(
         return chosen
 
     monkeypatch.setattr(standing, "choice", slowly)
-    standing.stand(lab.election, lab.election.term(), isPatient=False)
+    standing.stand(lab.election, lab.election.term(), mayWait=False)
     now = 200.0
-    standing.stand(lab.election, lab.election.term(), isPatient=False)
+    standing.stand(lab.election, lab.election.term(), mayWait=False)
     assert lab.election.term().slot is not None

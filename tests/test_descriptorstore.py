@@ -54,7 +54,7 @@ def test_aDescriptorServerThatCanNotBeOpenedIsDoneWithout(tmp_path: Path) -> Non
     what the descriptor server would.
     """
     descriptorStore = DescriptorStore()
-    descriptorStore.open(str(tmp_path / "missing" / "hatch"))
+    descriptorStore.open(str(tmp_path / "missing" / "socket"))
     descriptorStore.put(1, 1, os.memfd_create("kept"))
     assert descriptorStore.get(1, 1) is not None
     descriptorStore.close()
@@ -67,7 +67,7 @@ def test_aDescriptorServerThatASuccessorHasRemovedIsNobodysConcern(
     standard error.
     """
     caplog.set_level("INFO")
-    DescriptorStore().open(str(tmp_path / "removed" / "hatch"))
+    DescriptorStore().open(str(tmp_path / "removed" / "socket"))
     DescriptorStore().open(str(tmp_path / ("long" * 60)))
     assert [each.levelname for each in caplog.records] == ["INFO", "WARNING"]
 

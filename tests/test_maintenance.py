@@ -61,7 +61,7 @@ def test_segmentsThatNoRowVouchesForAreCollected(lab: Lab) -> None:
     assert lab.paths.segments() == [(row, incarnation)]
 
 
-def test_whatPredecessorsLeftIsSettledInSlices(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatPredecessorsLeftIsReclaimedInSlices(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: all orphans went in one step, and 256 rows in one, during which the
     broker served nobody and did not beat.
     """
@@ -83,8 +83,18 @@ def test_whatPredecessorsLeftIsSettledInSlices(lab: Lab, monkeypatch: pytest.Mon
         done[:] = [0]
         broker._maintenance.workOnce()
         most = max(most, done[0])
-    assert most <= 2 * 32, "settling a row removes its segment too"
+    assert most <= 2 * 32, "reclaiming a row removes its segment too"
     assert lab.paths.segments() == [] and broker._directory.rows.ending(0, 100) == []
+
+
+def test_theSocketsOfPredecessorsAreRemoved(lab: Lab) -> None:
+    """Broken: the sockets of descriptor servers were looked for under another name."""
+    lab.elect(2)
+    for path in (lab.paths.socketPath(1), lab.paths.descriptorServerPath(1)):
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    epoch = lab.settled(lab.broker(lab.member()))._term.epoch
+    for kind in ("broker", "descriptorServer"):
+        assert lab.paths.epochsOf(kind) == [epoch]
 
 
 def test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing(lab: Lab) -> None:

@@ -180,7 +180,9 @@ _MAKERS: dict[str, Callable[[Paths], object]] = {
     "copy": lambda paths: descriptors.opened(
         f"{paths.directory}/x", os.O_CREAT | os.O_RDWR, maker=paths.uid
     ),
-    "hatch": lambda paths: DescriptorStore().open(paths.descriptorServerPath(1), paths.uid),
+    "descriptorServer": lambda paths: DescriptorStore().open(
+        paths.descriptorServerPath(1), paths.uid
+    ),
 }
 
 

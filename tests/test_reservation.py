@@ -16,7 +16,7 @@ import muninn
 from muninn.control import layout
 from muninn.errors import BrokerUnavailable, BufferExists, BufferNotFound
 from muninn.session import creation, membership
-from muninn.session.reservation import Creating, Making
+from muninn.session.reservation import Creating, Reservation
 from support import Actor, ActorError, Background, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -112,7 +112,7 @@ def test_whatIsCutShortAfterItsCommitIsThereForNobody(
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt) as kept:
         patched.setattr(current.client, "request", request)
-        patched.setattr(Making, cut, interrupted)
+        patched.setattr(Reservation, cut, interrupted)
         muninn.share(np.arange(3), name="a")
     eventually(lambda: not current.rows.inState(layout.ROW_LIVE), "the name is nobody's")
     muninn.share(np.arange(3), name="a").free()
@@ -150,9 +150,9 @@ def test_aBrokerThatDoesNotAnswerIsNotWaitedForTwice(
     eventually(lambda: _isClean(current), "nothing is left of it")
 
 
-def test_aNameIsOneThreadsUntilItsMakingEnds(domain: str) -> None:
+def test_aNameIsOneThreadsUntilItsCreationEnds(domain: str) -> None:
     client, creating = membership.current().client, Creating(lambda: None)
-    first, second = Making(client, creating, "a"), Making(client, creating, "a")
+    first, second = Reservation(client, creating, "a"), Reservation(client, creating, "a")
     with second.begun(), first.begun():
         first.takeName()
         with pytest.raises(muninn.errors.BufferExists):

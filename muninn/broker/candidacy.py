@@ -122,7 +122,7 @@ class Candidacy:
 
     # --- whom to choose --------------------------------------------------------------
 
-    def stand(self, election: Election, term: Term, isPatient: bool) -> None:
+    def stand(self, election: Election, term: Term, mayWait: bool) -> None:
         """Have a successor of `term` elected. Where nobody can serve, the patient sleep
         for a while; others get the reason as an error.
         """
@@ -132,7 +132,7 @@ class Candidacy:
         slot = self.choice(term)
         if slot is not None:
             election.replace(term, slot)
-        elif isPatient:
+        elif mayWait:
             clock.sleep(
                 min(
                     _LONGEST_SLEEP_SECONDS,

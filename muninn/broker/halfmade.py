@@ -38,7 +38,7 @@ class HalfMade:
     """The `create` records of the rows that are CREATING, by row."""
 
     def __init__(self, paths: Paths, epoch: int, journal: Journal) -> None:
-        self._places = paths
+        self._paths = paths
         self._epoch = epoch
         self._journal = journal
         self._records: dict[int, Record] = {}
@@ -53,14 +53,14 @@ class HalfMade:
         if not halfMade:
             return
         granted: dict[tuple[int, int], Record] = {}
-        for epoch in self._places.epochsOf("journal"):
+        for epoch in self._paths.epochsOf("journal"):
             if epoch < self._epoch:
                 # others may have told something in it, so it tells nothing
                 with contextlib.suppress(ControlBlockInvalid):
                     granted.update(
                         {
                             (record["row"], record["incarnation"]): record
-                            for record in read(self._places, epoch, only="create")
+                            for record in read(self._paths, epoch, only="create")
                             if all(
                                 type(record.get(field)) is kind for field, kind in _GRANTED.items()
                             )

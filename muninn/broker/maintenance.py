@@ -36,7 +36,7 @@ SWEEP_SECONDS = 3.0
 _SLICE_ROWS = 256
 #: How many lifetimes end, and how many rows or segments are settled, in one step: each
 #: costs about as much as serving a request.
-_SLICE_ENDS = _SLICE_SETTLED = 32
+_SLICE_ENDS = _SLICE_RECLAIMED = 32
 
 
 class Maintenance:
@@ -62,7 +62,7 @@ class Maintenance:
         mayStillCome: Callable[[], bool],
     ) -> None:
         self._block = block
-        self._places = block.paths
+        self._paths = block.paths
         self._epoch = epoch
         self._own = own
         self._directory = directory
@@ -186,9 +186,9 @@ class Maintenance:
         Those that another block made are that one's, until this one has adopted all
         that lived there.
         """
-        paths = self._places
+        paths = self._paths
         left = iter(paths.segmentKeys()) if left is None else left
-        if not (keys := list(islice(left, _SLICE_SETTLED))):
+        if not (keys := list(islice(left, _SLICE_RECLAIMED))):
             self.tryReclaimUnheld()
             return
         self._chores.append(lambda: self._collectOrphans(left))
@@ -206,7 +206,7 @@ class Maintenance:
 
     def _isOrphan(self, key: SegmentKey) -> bool:
         rows = self._directory.rows
-        isOwn = key.origin == self._places.identity
+        isOwn = key.origin == self._paths.identity
         if not isOwn and not self._block.hasAdopted():
             return False
         state = rows.state(key.row) if key.row < rows.count() else None
@@ -220,10 +220,10 @@ class Maintenance:
         """
         rows = self._directory.rows
         end = min(first + _SLICE_ROWS, rows.count())
-        unsettled = sorted({*rows.ending(first, end), *rows.lastClosed(first, end)})
-        for row in unsettled[:_SLICE_SETTLED]:
+        unheld = sorted({*rows.ending(first, end), *rows.lastClosed(first, end)})
+        for row in unheld[:_SLICE_RECLAIMED]:
             self._directory.tryReclaim(row)
-        following = unsettled[_SLICE_SETTLED] if len(unsettled) > _SLICE_SETTLED else end
+        following = unheld[_SLICE_RECLAIMED] if len(unheld) > _SLICE_RECLAIMED else end
         if following < rows.count():
             self._chores.append(lambda: self.tryReclaimUnheld(following))
 
@@ -231,12 +231,12 @@ class Maintenance:
         """What predecessors listened at, and the journals in which they did not come to
         write anything: each takes a page.
         """
-        dropEmpty(self._places, self._epoch)
+        dropEmpty(self._paths, self._epoch)
         for kind, pathOf in (
-            ("broker", self._places.socketPath),
-            ("hatch", self._places.descriptorServerPath),
+            ("broker", self._paths.socketPath),
+            ("descriptorServer", self._paths.descriptorServerPath),
         ):
-            for epoch in self._places.epochsOf(kind):
+            for epoch in self._paths.epochsOf(kind):
                 if epoch < self._epoch:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(pathOf(epoch))

@@ -42,7 +42,7 @@ class Snapshot:
         self, block: ControlBlock, epoch: int, directory: Directory, journal: Journal
     ) -> None:
         self._block = block
-        self._places = block.paths
+        self._paths = block.paths
         self._epoch = epoch
         self._directory = directory
         self._journal = journal
@@ -83,7 +83,7 @@ class Snapshot:
         return self._isShort
 
     def _availableBytes(self) -> int:
-        room = os.statvfs(self._places.directory)
+        room = os.statvfs(self._paths.directory)
         # 0 blocks: a file system without a limit
         return room.f_bavail * room.f_frsize if room.f_blocks else 1 << 62
 
@@ -127,7 +127,7 @@ class Snapshot:
             if self._block.hasName() and Election(self._block).epoch() == self._epoch:
                 _log.warning(
                     "the journal of %s was removed from /dev/shm: it is written anew",
-                    self._places.domain,
+                    self._paths.domain,
                 )
                 self._journal.beginAnew()
                 self._journal.append("begin", epoch=self._epoch)

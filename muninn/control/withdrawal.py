@@ -42,7 +42,7 @@ class Withdrawal:
     """
 
     def __init__(self, paths: Paths, lockFile: LockFile) -> None:
-        self._places, self._lockFile = paths, lockFile
+        self._paths, self._lockFile = paths, lockFile
         named = openNamed(paths)
         self._fd = None if named is None else named[0]
         if self._fd is not None:
@@ -54,7 +54,7 @@ class Withdrawal:
 
     def holder(self) -> int:
         """The pid of a process that is in the domain; 0: nobody is."""
-        return inhabitantOf(self._places, self._lockFile)
+        return inhabitantOf(self._paths, self._lockFile)
 
     def giveBack(self) -> None:
         """Let the block be what it was."""

@@ -20,7 +20,7 @@ from muninn.session.gpus import deviceOf
 from muninn.session.mappings import Bytes, Memory, NoBytes, exported
 from muninn.session.member import Membership
 from muninn.session.membership import current
-from muninn.session.reservation import Making
+from muninn.session.reservation import Reservation
 from muninn.session.silence import holderSilent
 from muninn.session.spec import BufferSpec
 from muninn.session.tables import Tables
@@ -78,28 +78,30 @@ def create(
         requireCallable("progress", progress)
     while True:
         membership = current()
-        making = Making(membership.client, membership.openBuffers.creating, wanted.name)
-        with making.begun():
+        reservation = Reservation(membership.client, membership.openBuffers.creating, wanted.name)
+        with reservation.begun():
             try:
-                making.takeName()
+                reservation.takeName()
                 with contextlib.suppress(Departing):
                     membership.departure.check()
-                    openBuffer = _create(membership, making, wanted, fill, source, progress, put)
-                    making.end()
+                    openBuffer = _create(
+                        membership, reservation, wanted, fill, source, progress, put
+                    )
+                    reservation.end()
                     return openBuffer
             except DomainChanged:
                 if not membership.isLost():
                     raise
                 continue  # in the control block that there is now
             finally:
-                making.giveUp()
-                making.leaveName()
+                reservation.giveUp()
+                reservation.leaveName()
         membership.departure.awaitEnd()
 
 
 def _create(
     membership: Membership,
-    making: Making,
+    reservation: Reservation,
     wanted: BufferSpec,
     fill: Callable[[Memory], None] | None,
     source: Source | None,
@@ -115,7 +117,7 @@ def _create(
         else device.memoryInfo(wanted.gpu).totalBytes
     )
     try:
-        row, incarnation = making.grant(
+        row, incarnation = reservation.grant(
             name=wanted.name,
             tenant=wanted.tenant,
             mode=wanted.mode.value,
@@ -146,7 +148,7 @@ def _create(
     _fill(memory, wanted, fill)
     if put is not None:
         put(made.address)
-    _commit(making, made)
+    _commit(reservation, made)
     return membership.openBuffers.created(row, incarnation, description, memory)
 
 
@@ -157,11 +159,11 @@ def _fill(memory: Memory, wanted: BufferSpec, fill: Callable[[Memory], None] | N
         memory.put(wanted.manifest, wanted.metaOffset)
 
 
-def _commit(making: Making, made: Bytes) -> None:
+def _commit(reservation: Reservation, made: Bytes) -> None:
     """Ask for CREATING → LIVE; memory without a name goes along as a descriptor."""
     descriptors = exported(made)
     try:
-        making.commit(descriptors)
+        reservation.commit(descriptors)
     finally:
         messages.closeAll(descriptors)
 

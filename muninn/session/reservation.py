@@ -1,4 +1,4 @@
-"""A making: one creation's talk with the broker, from the grant to the commit, which
+"""A reservation: one creation's talk with the broker, from the grant to the commit, which
 leaves nothing half done behind.
 
 A creation may be interrupted between any two bytecodes: while its question is under
@@ -40,38 +40,42 @@ class Creating:
 
     def __init__(self, wake: Callable[[], object]) -> None:
         self.cleanups = Cleanups(wake)
-        self._byName: dict[str, Making] = {}
+        self._byName: dict[str, Reservation] = {}
         self._changing = _thread.RLock()
 
-    def take(self, name: str, making: Making) -> bool:
-        """Whether the name is this making's from now on. One whose maker was cut short
+    def take(self, name: str, reservation: Reservation) -> bool:
+        """Whether the name is this reservation's from now on. One whose maker was cut short
         has none any more.
         """
         with self._changing:
             if not self.has(name):
                 self._byName.pop(name, None)
-            return self._byName.setdefault(name, making) is making
+            return self._byName.setdefault(name, reservation) is reservation
 
-    def leave(self, name: str, making: Making) -> None:
+    def leave(self, name: str, reservation: Reservation) -> None:
         """Again, or of a name that was not taken, is fine."""
         with self._changing:
-            if self._byName.get(name) is making:
+            if self._byName.get(name) is reservation:
                 self._byName.pop(name, None)
 
     def has(self, name: str) -> bool:
-        """Whether a making that is under way has the name."""
+        """Whether a reservation that is under way has the name."""
         return self._underWay(name) is not None
 
     def isOwn(self, name: str) -> bool:
         """Whether the calling thread itself is creating it, and was interrupted, or
         calls this in the midst of it.
         """
-        making = self._underWay(name)
-        return making is not None and making.thread == green.identity()
+        reservation = self._underWay(name)
+        return reservation is not None and reservation.thread == green.identity()
 
-    def _underWay(self, name: str) -> Making | None:
-        making = self._byName.get(name)
-        return making if making is not None and self.cleanups.isUnderWay(making) else None
+    def _underWay(self, name: str) -> Reservation | None:
+        reservation = self._byName.get(name)
+        return (
+            reservation
+            if reservation is not None and self.cleanups.isUnderWay(reservation)
+            else None
+        )
 
     def refuseOwn(self, name: str) -> None:
         """Before a wait for the name: raises `BrokerUnavailable` when it would be a
@@ -85,11 +89,11 @@ class Creating:
             )
 
     def isAny(self) -> bool:
-        """Whether any making is under way."""
+        """Whether any reservation is under way."""
         return any(self.has(name) for name in list(self._byName))
 
 
-class Making:
+class Reservation:
     """What one creation has asked for, and not yet brought to its end.
 
     Attributes

@@ -84,15 +84,15 @@ class BrokerRole:
             self.candidacy.stand(tables.election, term, onThread)
 
     def serve(
-        self, term: Term, held: Callable[[], list[Allocation]], attend: Callable[[Broker], object]
+        self, term: Term, held: Callable[[], list[Allocation]], run: Callable[[Broker], object]
     ) -> None:
-        """Be broker for `term`, as long as `attend` does not return.
+        """Be broker for `term`, until `run` does not return.
 
         Parameters
         ----------
         held
             What this member has open of memory without a name.
-        attend
+        run
             Called with the broker: lets it step, again and again.
         """
         tables = self._tables
@@ -103,7 +103,7 @@ class BrokerRole:
             # the others bring theirs with their hello
             broker.inherit([*self.handover.taken(), *held()])
             self.broker = broker
-            attend(broker)
+            run(broker)
         except Deposed:
             _log.info("deposed as broker of epoch %d", term.epoch)
         except BlockLost:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _log = Log("muninn.member")
 #: How many of its own released buffers a broker's process settles between two steps, in
 #: which it serves others and beats.
-_SETTLED_PER_STEP = 32
+_RECLAIMED_PER_STEP = 32
 _LONGEST_SLEEP_SECONDS = 60.0
 _RESIGNED_PAUSE_SECONDS = 0.05
 _JOIN_BOUND_SECONDS = 10.0
@@ -163,7 +163,7 @@ class Worker:
             broker.step(0.0 if self._openBuffers.context.releases.hasReleased() else seconds)
             self.requireSlot()
             self._openBuffers.renewAll()
-            self._openBuffers.context.releases.tryReclaimReleased(_SETTLED_PER_STEP)
+            self._openBuffers.context.releases.tryReclaimReleased(_RECLAIMED_PER_STEP)
             seconds = self._untilRenewal() if self._undo() else _RESIGNED_PAUSE_SECONDS
             self._client.askLater()
 

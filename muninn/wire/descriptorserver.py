@@ -61,7 +61,7 @@ class DescriptorClient:
     """A member's side: one connection, made at the first use and anew for each epoch."""
 
     def __init__(self, paths: Paths) -> None:
-        self._places = paths
+        self._paths = paths
         self._using = _thread.RLock()
         self._connection: Descriptor | None = None
         self._epoch = -1
@@ -82,7 +82,7 @@ class DescriptorClient:
                 self._disconnect()
             if self._connection is None and clock.now() >= self._shunnedUntil:
                 connected: Descriptor = atomics.descriptorServerConnect(
-                    self._places.descriptorServerPath(epoch).encode()
+                    self._paths.descriptorServerPath(epoch).encode()
                 )
                 self._connection = connected if connected.number >= 0 else None
                 self._shunnedUntil = clock.now() + _SHUNNED_SECONDS

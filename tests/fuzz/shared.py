@@ -336,18 +336,18 @@ class SocketTarget(MessageTarget):
 
 
 class DescriptorServerTarget(Target):
-    """Packets to a descriptor server by somebody who is no member, with descriptors or
-    without: it goes on, and serves who asks properly.
+    """Packets to a descriptor server by a process that is no member, with descriptors or
+    without: it goes on, and serves a member that asks properly.
     """
 
-    name, share = "hatch", 5
+    name, share = "descriptorServer", 5
 
     def open(self) -> None:
-        self._places = Paths(os.getuid(), f"test-{secrets.token_hex(6)}")
-        self._places.makeDirectory()
+        self._paths = Paths(os.getuid(), f"test-{secrets.token_hex(6)}")
+        self._paths.makeDirectory()
         self._descriptorServer, self._client = (
-            DescriptorServer(self._places.descriptorServerPath(1)),
-            DescriptorClient(self._places),
+            DescriptorServer(self._paths.descriptorServerPath(1)),
+            DescriptorClient(self._paths),
         )
         self._file = os.memfd_create("fuzzed")
         os.ftruncate(self._file, 77)
@@ -369,7 +369,7 @@ class DescriptorServerTarget(Target):
             contextlib.suppress(OSError),
         ):
             connection.setblocking(False)
-            connection.connect(self._places.descriptorServerPath(1))
+            connection.connect(self._paths.descriptorServerPath(1))
             for _ in range(1 + (how >> 3 & 3)):
                 socket.send_fds(connection, [packet], [2] * (how & 7))
         got = None
@@ -382,7 +382,7 @@ class DescriptorServerTarget(Target):
         self._client.close()
         self._descriptorServer.close()
         os.close(self._file)
-        removeDomain(self._places.domain)
+        removeDomain(self._paths.domain)
 
 
 class DomainTarget(_PatchTarget):

@@ -25,7 +25,7 @@ _READERS = "muninn/sync/readers.py"
 _READONLY = "muninn/interop/readonly.py"
 _NAMES = "muninn/session/names.py"
 _ENTRY = "muninn/session/entry.py"
-_MAKING = "muninn/session/reservation.py"
+_RESERVATION = "muninn/session/reservation.py"
 _LISTING = "muninn/api/listing.py"
 _ATTACHMENT = "muninn/api/attachment.py"
 _OPENING = "muninn/api/opening.py"
@@ -181,15 +181,15 @@ MUTANTS = [
     Mutant("muninn/session/departure.py", "    if gpus.promised:\n        return False\n    return gpus.device is None or not isAtWork() or gpus.device.awaitWork(seconds)", "    return True", "who is inside an access does not say good-bye", "test_access.py::test_whoIsInsideAnAccessDoesNotLeaveTheDomain"),
     Mutant("muninn/session/registry.py", "        while (found := self.data.setdefault(pair, wanted)()) is None:  # type: ignore[attr-defined]\n            _remove_dead_weakref(self.data, pair)  # type: ignore[attr-defined]\n", "        self.data[pair] = wanted\n        found = value\n", "the maker shares the open buffer of who opened meanwhile", "test_openbuffers.py::test_whoOpensWhatAnotherThreadHasJustMadeSharesItsOpenBuffer"),
     # --- creation ---------------------------------------------------------------------
-    Mutant(_CREATION, "            making.giveUp()\n", "", "a creation that fails leaves nothing", "test_creation.py::test_aFillThatRaisesLeavesNothing"),
+    Mutant(_CREATION, "            reservation.giveUp()\n", "", "a creation that fails leaves nothing", "test_creation.py::test_aFillThatRaisesLeavesNothing"),
     Mutant(_CREATION, "    except BaseException:\n        tables.leases.giveBack(index)\n        raise\n    memory", "    except KeyError:\n        raise\n    memory", "a creation that fails gives its lease back", "test_openbuffers.py::test_aCreationThatFailsGivesItsLeaseBack"),
-    Mutant(_CREATION, "    _fill(memory, wanted, fill)\n    if put is not None:\n        put(made.address)\n    _commit(making, made)\n", "    _commit(making, made)\n    _fill(memory, wanted, fill)\n", "nobody sees a buffer that is not filled", "test_creation.py::test_nobodySeesABufferThatIsNotFilled"),
-    Mutant(_MAKING, "            if self._granted is None:\n                again", "            if False:\n                again", "what was asked and not answered is taken back", "test_reservation.py::test_whatIsInterruptedIsTakenBack"),
-    Mutant(_MAKING, "            if self._mayBeLive:\n                self._client", "            if False:\n                self._client", "what is live and nobody's is freed", "test_reservation.py::test_whatIsInterruptedIsTakenBack"),
-    Mutant(_MAKING, "for op in (\"abandon\", \"free\") if self._mayBeLive else (\"abandon\",):", "for op in (\"abandon\",):", "what is cut short after its commit is freed", "test_reservation.py::test_whatIsCutShortAfterItsCommitIsThereForNobody"),
-    Mutant(_MAKING, "            if not self.has(name):\n                self._byName.pop(name, None)\n", "", "a maker that was cut short has no name any more", "test_reservation.py::test_aNameIsOneThreadsUntilItsMakingEnds"),
-    Mutant(_MAKING, "            if self._granted is None:\n                self._client.later", "            if False:\n                self._client.later", "what is cut short twice is taken back", "test_reservation.py::test_whatIsInterruptedTwiceIsTakenBackByTheBackgroundThread"),
-    Mutant(_MAKING, "        if not self._creating.take(self._name, self):\n", "        if False:\n", "the threads of a process are told apart", "test_takeover.py::test_aNameIsCreatedByOneOfManyThreads"),
+    Mutant(_CREATION, "    _fill(memory, wanted, fill)\n    if put is not None:\n        put(made.address)\n    _commit(reservation, made)\n", "    _commit(reservation, made)\n    _fill(memory, wanted, fill)\n", "nobody sees a buffer that is not filled", "test_creation.py::test_nobodySeesABufferThatIsNotFilled"),
+    Mutant(_RESERVATION, "            if self._granted is None:\n                again", "            if False:\n                again", "what was asked and not answered is taken back", "test_reservation.py::test_whatIsInterruptedIsTakenBack"),
+    Mutant(_RESERVATION, "            if self._mayBeLive:\n                self._client", "            if False:\n                self._client", "what is live and nobody's is freed", "test_reservation.py::test_whatIsInterruptedIsTakenBack"),
+    Mutant(_RESERVATION, "for op in (\"abandon\", \"free\") if self._mayBeLive else (\"abandon\",):", "for op in (\"abandon\",):", "what is cut short after its commit is freed", "test_reservation.py::test_whatIsCutShortAfterItsCommitIsThereForNobody"),
+    Mutant(_RESERVATION, "            if not self.has(name):\n                self._byName.pop(name, None)\n", "", "a maker that was cut short has no name any more", "test_reservation.py::test_aNameIsOneThreadsUntilItsCreationEnds"),
+    Mutant(_RESERVATION, "            if self._granted is None:\n                self._client.later", "            if False:\n                self._client.later", "what is cut short twice is taken back", "test_reservation.py::test_whatIsInterruptedTwiceIsTakenBackByTheBackgroundThread"),
+    Mutant(_RESERVATION, "        if not self._creating.take(self._name, self):\n", "        if False:\n", "the threads of a process are told apart", "test_takeover.py::test_aNameIsCreatedByOneOfManyThreads"),
     # --- finalizers on own threads ----------------------------------------------------
     Mutant(_READERS, "        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for readers", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_NAMES, "        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for a name", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
@@ -198,8 +198,8 @@ MUTANTS = [
     Mutant(_HOLDINGS, "aside.unlessTaken(tables.leaseLock)", "tables.leaseLock", "a finalizer on an own thread does not wait for who opens", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_FENCES, "aside.unlessTaken(openBuffer.fencing), gpus", "openBuffer.fencing, gpus", "a finalizer on an own thread does not wait for who signals", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_NAMES, "        self._openBuffers.creating.refuseOwn(self._name)\n", "", "what interrupts a creation does not wait for it", "test_reservation.py::test_whatInterruptsACreationDoesNotWaitForIt"),
-    Mutant(_MAKING, "making is not None and making.thread == green.identity()", "making is not None", "another thread's creation is waited for", "test_reservation.py::test_whatAnotherThreadCreatesIsWaitedFor"),
-    Mutant(_MAKING, "        if self._isUnanswered:\n", "        if False:\n", "a broker that does not answer is not waited for twice", "test_reservation.py::test_aBrokerThatDoesNotAnswerIsNotWaitedForTwice"),
+    Mutant(_RESERVATION, "reservation is not None and reservation.thread == green.identity()", "reservation is not None", "another thread's creation is waited for", "test_reservation.py::test_whatAnotherThreadCreatesIsWaitedFor"),
+    Mutant(_RESERVATION, "        if self._isUnanswered:\n", "        if False:\n", "a broker that does not answer is not waited for twice", "test_reservation.py::test_aBrokerThatDoesNotAnswerIsNotWaitedForTwice"),
     # --- lock, sharing, fences --------------------------------------------------------
     Mutant(_SHARING, "        openBuffer = waiting.look()\n        if openBuffer is not None:\n            return openBuffer\n        if not waiting", "        if not waiting", "who waited for a loader looks again", "test_sharing.py::test_loadsOnce test_creation.py::test_oneOfManyLoadsForAll"),
     Mutant("muninn/api/handles.py", "    if capability.tenantDigest != capabilities.tenantDigest(description.tenant) or capability.sizeBytes != description.sizeBytes:", "    if False:", "a handle matches its buffer", "test_openbuffers.py::test_aHandleThatDoesNotMatchItsBufferIsRefused"),

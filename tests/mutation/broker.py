@@ -13,7 +13,7 @@ _CATALOG = "muninn/broker/catalog.py"
 _VAULT = "muninn/broker/descriptorstore.py"
 _DEATHWATCH = "muninn/broker/deathwatch.py"
 _RECLAIMING = "muninn/broker/reclaiming.py"
-_UPKEEP = "muninn/broker/maintenance.py"
+_MAINTENANCE = "muninn/broker/maintenance.py"
 _BROKER = "muninn/broker/broker.py"
 _SERVER = "muninn/broker/server.py"
 _MEMBER_REQUESTS = "muninn/broker/handlers/members.py"
@@ -124,16 +124,17 @@ MUTANTS = [
     Mutant(_RECLAIMING, "            Generation(self._block.rowAddress(row)).wake()\n", "", "who waits for a dead writer is woken", "test_watchdog.py::test_whoWaitsForTheDeadIsWoken"),
     Mutant(_RECLAIMING, "        self._forget(key)\n        if key not in self._underWay:\n", "        if key not in self._underWay:\n", "the pidfd of the dead is closed", "test_watchdog.py::test_aDeathThatIsNotYetConfirmedIsLookedAtAgain"),
     # --- maintenance ------------------------------------------------------------------
-    Mutant(_UPKEEP, "self.tryReclaimUnheld, self._sweepMembers,", "self._sweepMembers,", "a successor finishes what was begun", "test_maintenance.py::test_aSuccessorFinishesWhatWasBegun", "it does the same again after the orphans; this one only does it first"),
-    Mutant(_UPKEEP, "list(islice(left, _SLICE_SETTLED))", "list(left)", "orphans are collected a slice at a time", "test_maintenance.py::test_whatPredecessorsLeftIsSettledInSlices"),
-    Mutant(_UPKEEP, "for row in unsettled[:_SLICE_SETTLED]:", "for row in unsettled:", "rows are settled a slice at a time", "test_maintenance.py::test_whatPredecessorsLeftIsSettledInSlices"),
-    Mutant(_UPKEEP, "self._collectOrphans, self._dropLeftovers", "self._dropLeftovers", "segments that no row vouches for are collected", "test_maintenance.py::test_segmentsThatNoRowVouchesForAreCollected"),
-    Mutant(_UPKEEP, "if state is None or state.incarnation != key.incarnation or state.state == layout.ROW_FREE:", "if state is None or state.state == layout.ROW_FREE:", "a segment of an earlier incarnation is collected", "test_maintenance.py::test_segmentsThatNoRowVouchesForAreCollected"),
-    Mutant(_UPKEEP, "        self.snapshot.want()\n", "", "what lives is copied into each new journal", "test_maintenance.py::test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes"),
+    Mutant(_MAINTENANCE, "self.tryReclaimUnheld, self._sweepMembers,", "self._sweepMembers,", "a successor finishes what was begun", "test_maintenance.py::test_aSuccessorFinishesWhatWasBegun", "it does the same again after the orphans; this one only does it first"),
+    Mutant(_MAINTENANCE, "list(islice(left, _SLICE_RECLAIMED))", "list(left)", "orphans are collected a slice at a time", "test_maintenance.py::test_whatPredecessorsLeftIsReclaimedInSlices"),
+    Mutant(_MAINTENANCE, "for row in unheld[:_SLICE_RECLAIMED]:", "for row in unheld:", "rows are settled a slice at a time", "test_maintenance.py::test_whatPredecessorsLeftIsReclaimedInSlices"),
+    Mutant(_MAINTENANCE, "self._collectOrphans, self._dropLeftovers", "self._dropLeftovers", "segments that no row vouches for are collected", "test_maintenance.py::test_segmentsThatNoRowVouchesForAreCollected"),
+    Mutant(_MAINTENANCE, "if state is None or state.incarnation != key.incarnation or state.state == layout.ROW_FREE:", "if state is None or state.state == layout.ROW_FREE:", "a segment of an earlier incarnation is collected", "test_maintenance.py::test_segmentsThatNoRowVouchesForAreCollected"),
+    Mutant(_MAINTENANCE, "        self.snapshot.want()\n", "", "what lives is copied into each new journal", "test_maintenance.py::test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes"),
     Mutant(_SNAPSHOT, "        except (HostMemoryFull, DescriptorsExhausted) as error:\n            self._giveUp(error.reason)", "        except (HostMemoryFull, DescriptorsExhausted):\n            self._block.dropJournals(self._epoch)", "the older journals stay when there is no room", "test_maintenance.py::test_theOldJournalsStayWhenThereIsNoRoomForANewOne"),
     Mutant(_DIRECTORY, "        _ = self.catalog  # it takes them from the older journals\n", "", "names that were granted are known before the older journals go", "test_maintenance.py"),
     Mutant(_BROKER, "        dropCopies(block.paths)  # first of all", "        # first of all", "copies of the dead go", "test_maintenance.py::test_aSuccessorRemovesTheCopyThatItsPredecessorDidNotFinish"),
-    Mutant(_UPKEEP, "        dropEmpty(self._places, self._epoch)\n", "", "journals that tell of nothing go", "test_maintenance.py::test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing"),
+    Mutant(_MAINTENANCE, '("descriptorServer", self', '("other", self', "a predecessor's sockets are removed", "test_maintenance.py::test_theSocketsOfPredecessorsAreRemoved"),
+    Mutant(_MAINTENANCE, "        dropEmpty(self._paths, self._epoch)\n", "", "journals that tell of nothing go", "test_maintenance.py::test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing"),
     Mutant(_JOURNAL, "            isShort = epoch < before and", "            isShort =", "the own journal stays", "test_maintenance.py::test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing"),
     Mutant(_JOURNAL, "all(record[\"op\"] == \"begin\" for", "all(True for", "a journal that tells of something stays", "test_journal.py::test_aJournalThatTellsOfNothingGoes"),
     # --- candidacy and admission ------------------------------------------------------
@@ -158,14 +159,14 @@ MUTANTS = [
     Mutant(_JOURNAL, "                _log.info(\"the journal is not shortened now: %s\", error.reason)\n                self.dropCopy()", "                pass", "a copy that lacks a record does not take the journal's place", "test_journal.py::test_aCopyThatDoesNotFitLeavesTheJournalAsItIs"),
     Mutant(_JOURNAL, "        result = atomics.exchangeNames(new.encode(), self._path.encode())\n", "        result = -errno.ENOSYS\n", "a deposed broker's journal stays away", "test_maintenance.py::test_aDeposedBrokersCopyDoesNotBringItsJournalBack"),
     Mutant(_JOURNAL, "        self.vouchedBytes += weight - weights[row]\n", "", "what a journal vouches for does not make it too long", "test_journal.py::test_isTooLongWhenMostOfItIsOver"),
-    Mutant(_UPKEEP, "        self._mayBeLost = False\n        for row", "        for row", "after a takeover it is looked once whether all has come", "test_watchdog.py::test_nothingIsTakenForLostBeforeAllWasBrought"),
+    Mutant(_MAINTENANCE, "        self._mayBeLost = False\n        for row", "        for row", "after a takeover it is looked once whether all has come", "test_watchdog.py::test_nothingIsTakenForLostBeforeAllWasBrought"),
     Mutant(_MEMBER_REQUESTS, "    session.bringsMore = len(pairs) >= requests.FULL_BATCH\n", "    session.bringsMore = False\n", "a full message is followed by another", "test_watchdog.py::test_nothingIsTakenForLostBeforeAllWasBrought"),
     Mutant(_BUFFER_REQUESTS, "        return {\"row\": requests.LATER, \"incarnation\": 0}, ()\n", "        pass\n", "a name is free or not once that is known", "test_watchdog.py::test_aGrantWaitsForWhoMayHaveTheMemoryOfTheName"),
-    Mutant(_UPKEEP, "        if rows and self._mayStillCome():", "        if False:", "memory that may still be brought is waited for", "test_maintenance.py"),
-    Mutant(_UPKEEP, "        if self._chores or not clock.knowsHostTime():\n", "        if self._chores:\n", "a broker that can not compare clocks ends no lifetime", "test_watchdog.py::test_aBrokerThatCanNotCompareClocksEndsNoLifetime"),
+    Mutant(_MAINTENANCE, "        if rows and self._mayStillCome():", "        if False:", "memory that may still be brought is waited for", "test_maintenance.py"),
+    Mutant(_MAINTENANCE, "        if self._chores or not clock.knowsHostTime():\n", "        if self._chores:\n", "a broker that can not compare clocks ends no lifetime", "test_watchdog.py::test_aBrokerThatCanNotCompareClocksEndsNoLifetime"),
     Mutant(_DIRECTORY, "        self.holders.revoke(row, \"lifetimeEnded\")\n", "", "a lifetime that ends refuses new operations", "test_watchdog.py::test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce"),
-    Mutant(_UPKEEP, "            self.tryReclaimUnheld()\n        self.collectLost()\n", "        self.collectLost()\n", "what the dead had let go of is collected", "test_maintenance.py::test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf"),
-    Mutant(_UPKEEP, "            self._chores.append(lambda: self.tryReclaimUnheld(following))\n", "            pass\n", "all rows are looked at, a slice at a time", "test_maintenance.py"),
+    Mutant(_MAINTENANCE, "            self.tryReclaimUnheld()\n        self.collectLost()\n", "        self.collectLost()\n", "what the dead had let go of is collected", "test_maintenance.py::test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf"),
+    Mutant(_MAINTENANCE, "            self._chores.append(lambda: self.tryReclaimUnheld(following))\n", "            pass\n", "all rows are looked at, a slice at a time", "test_maintenance.py"),
     # --- broker -----------------------------------------------------------------------
     Mutant(_BROKER, "        if self.isDeposed() or self._journal.isHindered():\n            raise Deposed\n        self._election.beat()", "        self._election.beat()", "a deposed broker serves nobody", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
     Mutant(_BROKER, "        return self._directory.lacks(name) and not self.isDeposed()", "        return self._directory.lacks(name)", "a deposed broker does not know who has which name", "test_watchdog.py::test_aDeposedBrokerServesNobody"),
@@ -219,14 +220,14 @@ MUTANTS = [
     Mutant(_REPAIR, "                description = description._replace(origin=key.origin)\n", "", "an adopted segment is found by the name that it has", "test_repair.py::test_whoComesAfterTheBlockWasLostAdoptsFirst"),
     Mutant(_REPAIR, "        withdrawal = Withdrawal(paths, lockFile)\n", "        withdrawal = Withdrawal(paths._replace(domain=\"none\", folder=\"none\"), lockFile)\n", "who joins during a repair waits for it", "test_repair.py::test_repairKeepsWhoJoinsMeanwhileOut"),
     Mutant(_REPAIR, "                self._carryGeneration(block, key)\n", "", "what was half written is still known", "test_repair.py::test_aWriterThatDiedIsRememberedWhenADomainBeginsAnew"),
-    Mutant(_UPKEEP, "orphans if self._block.hasName() else ():", "orphans:", "a broker of a lost block collects nothing", "test_repair.py::test_aBrokerWhoseBlockWasLostEndsNothingOfTheNextOnes"),
+    Mutant(_MAINTENANCE, "orphans if self._block.hasName() else ():", "orphans:", "a broker of a lost block collects nothing", "test_repair.py::test_aBrokerWhoseBlockWasLostEndsNothingOfTheNextOnes"),
     Mutant(_SNAPSHOT, "            if self._block.hasName():\n", "            if True:\n", "a broker of a lost block drops no journal", "test_repair.py::test_aBrokerWhoseBlockWasLostEndsNothingOfTheNextOnes"),
-    Mutant(_UPKEEP, "        if not isOwn and not self._block.hasAdopted():\n            return False\n", "", "another block's segments are left until they were adopted", "test_repair.py::test_whatAJournalKnowsAndNobodyUnderstandsIsKept"),
-    Mutant(_UPKEEP, "        if not self._block.restoreNames():\n            raise BlockLost\n", "", "the broker restores the block's names", "test_repair.py::test_theBlocksPublicNameAloneIsNotNeeded"),
+    Mutant(_MAINTENANCE, "        if not isOwn and not self._block.hasAdopted():\n            return False\n", "", "another block's segments are left until they were adopted", "test_repair.py::test_whatAJournalKnowsAndNobodyUnderstandsIsKept"),
+    Mutant(_MAINTENANCE, "        if not self._block.restoreNames():\n            raise BlockLost\n", "", "the broker restores the block's names", "test_repair.py::test_theBlocksPublicNameAloneIsNotNeeded"),
     Mutant(_REPAIR, "        self._addRows(living, unread, ended)\n", "", "repair keeps what a sound block calls living", "test_repair.py::test_whatASoundBlockCallsLivingIsKept"),
     Mutant(_REPAIR, "            except ControlBlockInvalid:\n                unread.add(key)\n", "            except ControlBlockInvalid:\n                pass\n", "repair keeps what a sound block calls living and nobody understands", "test_repair.py::test_whatASoundBlockCallsLivingAndNobodyUnderstandsIsKept"),
     Mutant(_REPAIR, "key in living or key in ended:", "key in living:", "what a journal ended does not live by the old block", "test_repair.py::test_whatAJournalEndedDoesNotLiveByTheOldBlock"),
-    Mutant(_UPKEEP, "        self._journal.look()\n", "", "a sweep sees that the journal was removed", "test_maintenance.py::test_aJournalThatWasRemovedIsWrittenAnew"),
+    Mutant(_MAINTENANCE, "        self._journal.look()\n", "", "a sweep sees that the journal was removed", "test_maintenance.py::test_aJournalThatWasRemovedIsWrittenAnew"),
     Mutant(_JOURNAL, "            self.isNameless |= os.fstat(self._file.number).st_nlink == 0\n", "            pass\n", "a record sees that the journal was removed", "test_maintenance.py::test_aJournalThatWasRemovedIsWrittenAnew"),
     Mutant(_SNAPSHOT, "self._block.hasName() and Election(self._block).epoch() == self._epoch:", "self._block.hasName():", "a deposed broker's journal is not written anew", "test_maintenance.py::test_aDeposedBrokersJournalIsNotWrittenAnew"),
     Mutant(_REPAIR, "    return sizeBytes >= description.segmentBytes\n", "    return True\n", "a truncated segment is not recovered", "test_repair.py::test_aTruncatedSegmentIsNotBroughtBack"),
