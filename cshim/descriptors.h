@@ -1,10 +1,11 @@
-/* A new descriptor, made ours: never 0, 1 or 2, to which C libraries print whatever is
- * there, and marked, so that it is told from what a program opens under the same number
- * later.
+/* Descriptors: each descriptor of Muninn has a number above 2, and a mark.
  *
- * The mark is F_SETSIG of the last real-time signal. Nothing asks for that signal
- * (O_ASYNC), and no other property of an open file goes with every kind of it. Include
- * after _GNU_SOURCE.
+ * C libraries print to 0, 1 and 2, whatever file is open there. And a program may close
+ * a number that is not its own, and open another file under it: that file has no mark.
+ *
+ * The mark is F_SETSIG with the last real-time signal. The signal is never sent,
+ * because O_ASYNC is not set. F_SETSIG is the only property that every kind of open
+ * file has and that other code does not use. Include this file after _GNU_SOURCE.
  */
 #ifndef MUNINN_DESCRIPTORS_H
 #define MUNINN_DESCRIPTORS_H
@@ -15,8 +16,9 @@
 
 enum { MNN_MARK = 64 };
 
-/* `fd` is what the call that made it returned: -1 becomes -errno. Returns the number
- * that it has from now on; or -errno, and then it is closed. */
+/* Move a new descriptor above 2, and mark it. `fd` is the result of the call that
+ * opened it: -1 becomes -errno. Returns the number that it has from now on; or -errno,
+ * and then it is closed. */
 static inline int mnnOwned(int fd)
 {
 	enum { FIRST = STDERR_FILENO + 1 };
@@ -30,14 +32,14 @@ static inline int mnnOwned(int fd)
 		if (fd < 0)
 			return -error;
 	}
-	fcntl(fd, F_SETSIG, MNN_MARK); /* where that can not be, the inode alone must do */
+	fcntl(fd, F_SETSIG, MNN_MARK); /* if it fails, only the inode identifies the file */
 	return fd;
 }
 
 static inline int mnnIsMarked(int fd) { return fcntl(fd, F_GETSIG) == MNN_MARK; }
 
-/* Close it, unless the program has closed it and opened something else under its
- * number. */
+/* Close the descriptor, unless the program has closed it and opened another file under
+ * its number. */
 static inline void mnnCloseOwn(int fd)
 {
 	if (mnnIsMarked(fd))

@@ -1,5 +1,5 @@
-/* See descriptorserver.h for what each function promises; here is only why it is
- * done so. */
+/* descriptorserver.h says what each function promises, and has the protocol. The
+ * comments here give reasons. */
 #define _GNU_SOURCE
 #include "descriptorserver.h"
 
@@ -30,23 +30,23 @@ typedef struct {
 } Reply;
 
 typedef struct {
-	uint64_t incarnation; /* 0: nothing */
+	uint64_t incarnation; /* 0: the entry is empty */
 	int fd;
-	/* What `fd` is: the program may close it, and open something else under its
-	 * number */
+	/* The file of `fd`: the program may close the number, and open another file under
+	 * it. */
 	dev_t device;
 	ino_t inode;
 } Entry;
 
 struct MnnDescriptorServer {
-	/* Of entries and room; held while a reply is sent, so that nobody closes what is
-	 * in it */
+	/* Covers `entries` and `room`. Held while a reply is sent, so that the broker does
+	 * not close the descriptor in it. */
 	pthread_mutex_t lock;
 	Entry *entries; /* by row */
 	uint32_t room;
 	pthread_t thread;
 	int epoll, listener, stop;
-	int *connections; /* the thread's, and `close`'s once that has ended */
+	int *connections; /* used by the thread, and by `close` after the thread has ended */
 	uint32_t connected, connectionRoom;
 	struct sockaddr_un address;
 };
@@ -76,7 +76,8 @@ static void drop(MnnDescriptorServer *descriptorServer, int connection)
 				descriptorServer->connections[--descriptorServer->connected];
 			break;
 		}
-	/* A forked child may have it too: closing alone would not end its events. */
+	/* A forked child may have a copy of the descriptor, and then closing does not
+	 * remove it from the epoll set. */
 	epoll_ctl(descriptorServer->epoll, EPOLL_CTL_DEL, connection, NULL);
 	mnnCloseOwn(connection);
 }
@@ -106,8 +107,8 @@ static void admit(MnnDescriptorServer *descriptorServer)
 		struct timespec pause = {0, PAUSE_NS};
 		if (connection == -EMFILE || connection == -ENFILE || connection == -ENOMEM ||
 			connection == -ENOBUFS)
-			/* Who waits there is still there then; without a pause this thread would
-			 * do nothing else */
+			/* The client stays in the queue of the listener, which stays readable:
+			 * without a pause this thread would spin. */
 			nanosleep(&pause, NULL);
 		return;
 	}
@@ -155,8 +156,8 @@ static int answer(MnnDescriptorServer *descriptorServer, int connection, const R
 
 static void serve(MnnDescriptorServer *descriptorServer, int connection)
 {
-	/* Descriptors that somebody sends along find no room, and are closed by the
-	 * kernel. */
+	/* There is no room for control data: the kernel closes descriptors that a client
+	 * sends along. */
 	Request request;
 	ssize_t got = recv(connection, &request, sizeof request, MSG_DONTWAIT | MSG_TRUNC);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
@@ -170,8 +171,8 @@ static void *run(void *given)
 	MnnDescriptorServer *descriptorServer = given;
 	struct epoll_event events[BATCH];
 	for (;;) {
-		/* The program may close these descriptors, and open its own under their
-		 * numbers: then nobody is served any more. */
+		/* The program may close these descriptors, and open its own files under their
+		 * numbers: then the thread serves no client any more. */
 		int count = mnnIsMarked(descriptorServer->epoll)
 			? epoll_wait(descriptorServer->epoll, events, BATCH, -1)
 			: -1;
@@ -298,8 +299,9 @@ void mnnDescriptorServerTake(
 void mnnDescriptorServerClose(MnnDescriptorServer *descriptorServer)
 {
 	if (!mnnIsMarked(descriptorServer->stop)) {
-		/* The program has closed it, and mostly the thread's other descriptors too:
-		 * the thread sleeps on what nobody can reach, and keeps its memory. */
+		/* The program has closed it, and usually the other descriptors of the thread
+		 * too. No event can wake the thread any more, so it is detached and keeps its
+		 * memory. */
 		pthread_mutex_lock(&descriptorServer->lock);
 		if (descriptorServer->room)
 			memset(descriptorServer->entries, 0,
@@ -315,7 +317,7 @@ void mnnDescriptorServerClose(MnnDescriptorServer *descriptorServer)
 	discard(descriptorServer);
 }
 
-/* --- the other side --- */
+/* --- the client --- */
 
 int mnnDescriptorServerConnect(const char *path)
 {
@@ -332,7 +334,7 @@ int mnnDescriptorServerConnect(const char *path)
 	return connection;
 }
 
-/* A signal does not end it: its bound is short. */
+/* A signal does not end the wait: its bound is short. */
 static int await(int connection, int64_t spinNs, int64_t timeoutNs)
 {
 	int64_t end = mnnMonotonicNs() + timeoutNs;

@@ -1,4 +1,4 @@
-/* See leases.h for what the function promises. */
+/* leases.h says what the function promises. */
 #include "leases.h"
 
 #include "layout.h"
@@ -21,8 +21,8 @@ uint32_t mnnScanLeases(const char *block, uint64_t areasOffset, uint64_t areaByt
 	uint32_t found = 0;
 	for (uint32_t slot = 0; slot < maxMembers; slot++) {
 		const char *member = block + MNN_MEMBERS_OFFSET + (uint64_t)slot * MNN_MEMBER_BYTES;
-		/* The area of a slot that was never LIVE is a hole; leaseHigh is 0 then,
-		 * too, but is not believed above the area. */
+		/* The area of a slot that was never LIVE is a hole in the file, and its
+		 * leaseHigh is 0. A value beyond the area is not believed. */
 		if ((load64(member + MNN_MEMBER_STATE_OFFSET) & MNN_MEMBER_STATE_MASK) == MNN_MEMBER_FREE)
 			continue;
 		uint32_t high = load32(member + MNN_MEMBER_LEASE_HIGH_OFFSET);

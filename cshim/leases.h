@@ -1,8 +1,8 @@
-/* Lease words of all members in one call: a domain has up to 4,094 areas of them, and
- * to find them one area at a time costs the interpreter more than the memory.
+/* Leases: a scan of the lease words of all members in one call.
  *
- * Only reads. Owns nothing: no policy, no allocation, no globals; preconditions as in
- * primitives.h.
+ * A domain has up to 4,094 areas of lease words. With one call per area, the
+ * interpreter would cost more than the memory. The scan only reads. No policy, no
+ * allocation, no globals; preconditions as in primitives.h.
  */
 #ifndef MUNINN_LEASES_H
 #define MUNINN_LEASES_H
@@ -16,7 +16,7 @@ extern "C" {
 
 #define MNN_API __attribute__((visibility("default")))
 
-/* One held lease slot, as it was seen: 24 bytes without a gap. */
+/* One lease that holds a row, as the scan saw it: 24 bytes without a gap. */
 struct mnnLease {
 	uint32_t slot;
 	uint32_t position;
@@ -24,12 +24,12 @@ struct mnnLease {
 	uint64_t expiry;
 };
 
-/* Count the lease words that hold a row and for which (word & mask) == value, in the
- * areas of all members whose slot is not FREE, each as far as its leases ever went;
- * store the first `outMax` of them. `block` is the control block, and the four
- * numbers are those of its geometry. Each load is SeqCst, the slot's state first,
- * then leaseHigh, then the words; the scan as a whole is no snapshot. `out` may be
- * NULL when `outMax` is 0. */
+/* Count the lease words that hold a row and for which (word & mask) == value, and store
+ * the first `outMax` of them. The scan covers the areas of all members whose slot is
+ * not FREE, each up to `leaseHigh`, the highest position that was ever used there.
+ * `block` is the control block, and the four numbers are those of its geometry. Each
+ * load is SeqCst: first the state of the slot, then leaseHigh, then the words. The scan
+ * as a whole is no snapshot. `out` may be NULL when `outMax` is 0. */
 MNN_API uint32_t mnnScanLeases(const char *block, uint64_t areasOffset, uint64_t areaBytes,
 	uint32_t maxMembers, uint32_t maxLeases, uint64_t mask, uint64_t value, struct mnnLease *out,
 	uint32_t outMax);

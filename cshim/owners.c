@@ -1,4 +1,5 @@
-/* See owners.h for what each function promises; here is only why it is done so. */
+/* owners.h says what each function promises, and has the protocol of the owner lock and
+ * of its waiting order. The comments here give reasons. */
 #define _GNU_SOURCE
 #include "owners.h"
 
@@ -12,8 +13,7 @@
 static const uint32_t CONTENDED = MNN_OWNER_CONTENDED_MASK, SLOT_MASK = MNN_OWNER_SLOT_MASK;
 static const uint32_t DEAD_OWNER = MNN_OWNER_DEAD;
 static const uint64_t NO_THREAD = UINT64_MAX;
-/* How often an access that failed to end is handed to somebody who waits for its work,
- * each time that an exception comes between. */
+/* How many times `linger` is called for one access when an exception interrupts it. */
 enum { LINGER_ATTEMPTS = 3 };
 
 static uint32_t *ownerLockOf(const struct mnnOwner *owner)
@@ -43,27 +43,28 @@ static bool cas32(uint32_t *word, uint32_t expected, uint32_t desired)
 {
 	return mnnCasSeqCst32(word, expected, desired) == expected;
 }
-static bool isFree(uint32_t claim) { return (claim & SLOT_MASK) == 0; }
+static bool isFree(uint32_t word) { return (word & SLOT_MASK) == 0; }
 
 static bool isVoid(const struct mnnOwner *owner)
 {
 	return owner == NULL || owner->row == NULL || owner->all->ended != 0;
 }
-/* Whether another thread is about to void it. It looks for what was begun after it
- * has said so: both under the interpreter's lock. */
+/* Whether another thread is leaving the domain, and will void the owner. That thread
+ * says so first, and looks for accesses second, both under the interpreter's lock: so
+ * it sees each access that was begun before. */
 static bool isDeparting(const struct mnnOwner *owner, uint64_t who)
 {
 	return owner->all->leaver != 0 && owner->all->leaver != who;
 }
 
-/* --- one's own --- */
+/* --- what this process has --- */
 
 void mnnOwnerBind(struct mnnOwner *owner, struct mnnOwners *all, char *row, uint64_t *leaseExpiry,
 	void *openBuffer, uint32_t mine, uint32_t incarnation)
 {
 	bool isSame = owner->row == row && owner->incarnation == incarnation;
 	if (isSame && (owner->depth != 0 || owner->readers != NULL))
-		return; /* then it is the same open buffer too: that is kept */
+		return; /* in use: the reference that it has keeps the open buffer the same */
 	memset(owner, 0, sizeof *owner);
 	*owner = (struct mnnOwner){.row = row,
 		.all = all,
@@ -76,14 +77,14 @@ void mnnOwnerBind(struct mnnOwner *owner, struct mnnOwners *all, char *row, uint
 /* The caller, as Python knows it. */
 struct caller {
 	uint64_t who;
-	bool isThread; /* and no green thread */
+	bool isThread; /* no library has replaced `get_ident` */
 };
 
-/* False with an exception where a library says who runs, and raised. */
+/* Find the caller. False, with an exception, when a library's `get_ident` raised. */
 static bool knowMe(const struct mnnPython *python, struct caller *me)
 {
 	*me = (struct caller){(uint64_t)pthread_self(), true};
-	/* Each time: a library may replace it at any moment, and nobody is told. */
+	/* Looked up at each call: a library may replace it at any moment. */
 	void *whoAmI = python->item(python->names, python->identName);
 	if (whoAmI == python->plainIdent || whoAmI == NULL)
 		return true;
@@ -97,8 +98,8 @@ static bool knowMe(const struct mnnPython *python, struct caller *me)
 	return true;
 }
 
-/* Whose it is, as `who`; and what a thread took before a library made green threads
- * of it is the thread's. */
+/* Whether `who` has the owner lock. A lock that a thread took before a library replaced
+ * `get_ident` belongs to that thread, and so to each of its green threads. */
 static bool hasIt(const struct mnnOwner *owner, uint64_t who)
 {
 	return owner->who == who || (owner->isThreads && owner->thread == (uint64_t)pthread_self());
@@ -135,13 +136,14 @@ int mnnOwnerIsBusy(const struct mnnOwner *owner, uint64_t notOf)
 	return 0;
 }
 
-/* The holding is kept while anything of it is here, whether or not Python keeps the
- * object by which it was taken. */
+/* The open buffer has a reference while it has a lock or an access here, even if Python
+ * drops the object by which that was begun. */
 static void keep(struct mnnOwner *owner, const struct mnnPython *python)
 {
 	python->keep(owner->openBuffer);
 }
-/* Last of all: the open buffer may end with it. */
+/* The last step of an end: the open buffer may be destroyed by it, and `owner` with
+ * it. */
 static void drop(struct mnnOwner *owner, const struct mnnPython *python)
 {
 	python->drop(owner->openBuffer);
@@ -149,14 +151,14 @@ static void drop(struct mnnOwner *owner, const struct mnnPython *python)
 
 /* --- the owner lock --- */
 
-/* One who has to wait, while it does. */
+/* A thread that takes the owner lock, until it has it or gives up. */
 struct waiter {
 	uint32_t number; /* 0: it has not had to wait yet */
-	uint32_t passing; /* the successor for whom it leaves a free claim alone */
+	uint32_t passing; /* the successor to which it leaves a free owner lock */
 	int64_t passingSinceNs;
 };
 
-/* Whether a free claim is kept for somebody else. */
+/* Whether a free owner lock is kept for another waiter. */
 static bool isKept(struct mnnOwner *owner, struct waiter *waiter)
 {
 	uint32_t successor = load32(successorOf(owner));
@@ -170,15 +172,16 @@ static bool isKept(struct mnnOwner *owner, struct waiter *waiter)
 	}
 	if (now - waiter->passingSinceNs < MNN_SUCCESSOR_NS)
 		return true;
-	/* SYNC successor: pairs with arrive, by which it may become the successor again. It is
-	 * dead, or stopped, or slow. */
+	/* SYNC successor: pairs with arrive, by which it may become the successor again. It
+	 * is dead, or stopped, or slow. */
 	cas32(successorOf(owner), successor, 0);
 	waiter->passing = 0;
 	return false;
 }
 
-/* Take a number, be the successor if nobody came earlier, and see to it that the next
- * release wakes. Returns what the owner lock says then. */
+/* Take a number, become the successor if no earlier waiter is, and set the contended
+ * bit so that the next release wakes. Returns the value of the owner lock after
+ * that. */
 static uint32_t arrive(struct mnnOwner *owner, struct waiter *waiter)
 {
 	while (waiter->number == 0)
@@ -204,14 +207,15 @@ static uint32_t arrive(struct mnnOwner *owner, struct waiter *waiter)
 	return word;
 }
 
-/* It waits no longer, and has not got it. */
+/* The waiter gives up, or enters without the lock. */
 static void depart(struct mnnOwner *owner, struct waiter *waiter)
 {
 	if (waiter->number != 0 && !isVoid(owner) && cas32(successorOf(owner), waiter->number, 0))
-		mnnFutexWake32(ownerLockOf(owner), INT_MAX); /* who has left a free claim to it */
+		/* Other waiters may have left a free lock to this one. */
+		mnnFutexWake32(ownerLockOf(owner), INT_MAX);
 }
 
-/* The owner lock is taken from the word that was seen. */
+/* Take the owner lock if it still has the value that was seen. */
 static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t word, struct caller me)
 {
 	/* Others may wait too if we did, or be asleep since a wake-up that was lost with
@@ -251,26 +255,28 @@ static void *refuse(struct mnnAccessScope *scope, unsigned long reason)
 	void *result = python->call(scope->calls->refuse, scope->self, number, NULL);
 	python->drop(number);
 	if (result != NULL)
-		python->drop(result); /* it always raises */
+		python->drop(result); /* `refuse` always raises */
 	return NULL;
 }
 
-/* Let Python sleep, or find the owner dead: 1. -1: it raised. */
-static int await(struct mnnAccessScope *scope, void *deadline, uint32_t word)
+enum awaited { AWAIT_RAISED, AWAIT_LOOK_AGAIN, AWAIT_OWNER_DEAD };
+
+/* Let Python sleep, or confirm the death of the owner that `word` names. */
+static enum awaited await(struct mnnAccessScope *scope, void *deadline, uint32_t word)
 {
 	const struct mnnPython *python = scope->calls->python;
 	void *number = python->number(word);
 	if (number == NULL)
-		return -1;
+		return AWAIT_RAISED;
 	void *isDead = python->call(scope->calls->await, scope->self, deadline, number, NULL);
 	python->drop(number);
 	if (isDead == NULL)
-		return -1;
+		return AWAIT_RAISED;
 	python->drop(isDead);
-	return isDead == python->true_;
+	return isDead == python->true_ ? AWAIT_OWNER_DEAD : AWAIT_LOOK_AGAIN;
 }
 
-/* Have an owner that is not void; what is given of an earlier one is replaced. */
+/* Get an owner that is not void. Its result replaces the result of an earlier one. */
 static bool attach(struct mnnAccessScope *scope, void **given)
 {
 	const struct mnnPython *python = scope->calls->python;
@@ -282,7 +288,8 @@ static bool attach(struct mnnAccessScope *scope, void **given)
 	*given = result;
 	if (!isVoid(scope->owner))
 		return true;
-	refuse(scope, MNN_REFUSED_VOID); /* a handler has forked, or has left the domain */
+	/* A signal handler has forked, or has left the domain, after `attach`. */
+	refuse(scope, MNN_REFUSED_VOID);
 	return false;
 }
 
@@ -309,7 +316,9 @@ static struct mnnAccessScope *shown(struct mnnAccessScope *scope)
 	return scope->shownIn != NULL ? scope->shownIn : scope;
 }
 
-/* Take the owner lock, however long it lasts. Nothing is held while Python runs. */
+/* Take the owner lock: the steps at the head of owners.h. No owner lock is held while
+ * Python runs, and a callback may void the owner: so each round begins with a look at
+ * it. */
 static enum taken take(struct mnnAccessScope *scope, void *deadline, void **given)
 {
 	struct waiter waiter = {0};
@@ -344,8 +353,8 @@ static enum taken take(struct mnnAccessScope *scope, void *deadline, void **give
 			return OURS_ALREADY;
 		}
 		if (owner->depth == 0) {
-			/* An owner without a thread is what an earlier life of this process
-			 * left. */
+			/* The word names this process, the record names no thread: an earlier life
+			 * of this process left the lock. */
 			bool isLeft = ((isDead ? word : (word = load32(ownerLockOf(owner)))) & ~CONTENDED) ==
 				owner->mine;
 			bool mayTake = isDead || isLeft || (isFree(word) && !isKept(owner, &waiter));
@@ -361,18 +370,18 @@ static enum taken take(struct mnnAccessScope *scope, void *deadline, void **give
 		word = arrive(owner, &waiter);
 		if (isFree(word) && load32(successorOf(owner)) == waiter.number)
 			continue;
-		int result = await(scope, deadline, word);
-		if (result < 0) {
+		enum awaited result = await(scope, deadline, word);
+		if (result == AWAIT_RAISED) {
 			depart(scope->owner, &waiter);
 			return RAISED;
 		}
-		isDead = result > 0;
+		isDead = result == AWAIT_OWNER_DEAD;
 	}
 }
 
 /* --- locks --- */
 
-/* An object that is handed out. */
+/* A new reference, for the caller. */
 static void *gave(struct mnnAccessScope *scope, void *object)
 {
 	scope->calls->python->keep(object);
@@ -431,8 +440,8 @@ void *mnnLockEnter(struct mnnAccessScope *scope)
 void *mnnLockExit(struct mnnAccessScope *scope, void *kind, void *error, void *trace)
 {
 	(void)error, (void)trace;
-	/* By the thread, which is known without Python: a handler that raised there
-	 * would leave the lock held. */
+	/* The owner is recognized by its thread, for which no code of Python runs: a signal
+	 * handler that raised there would leave the lock held. */
 	return unlock(scope, 0,
 		!isVoid(scope->owner) && scope->owner->thread == (uint64_t)pthread_self(),
 		kind == scope->calls->python->none);
@@ -440,7 +449,8 @@ void *mnnLockExit(struct mnnAccessScope *scope, void *kind, void *error, void *t
 
 /* --- writing --- */
 
-static bool mustSettle(const struct mnnAccessScope *scope)
+/* Whether a writer that has the owner lock must wait for readers or for fences. */
+static bool mustAwaitOthers(const struct mnnAccessScope *scope)
 {
 	const char *row = scope->owner->row;
 	/* SYNC reading: pairs with beginReading; the owner lock was taken before. */
@@ -467,9 +477,9 @@ static uint64_t begin(struct mnnOwner *owner)
 static void endWriting(struct mnnAccessScope *scope, bool isWhole)
 {
 	struct mnnOwner *owner = scope->owner;
-	scope->state = MNN_TURN_OUTSIDE;
+	scope->state = MNN_ACCESS_OUTSIDE;
 	if (isVoid(owner))
-		return; /* a child that was forked meanwhile: the access is its parent's */
+		return; /* in a child that was forked meanwhile: the parent has the access */
 	if (isWhole)
 		/* SYNC publish: pairs with seqRead and Generation.wait; the data is visible
 		 * before the even generation. */
@@ -497,20 +507,20 @@ void *mnnWritingEnter(struct mnnAccessScope *scope)
 		taken = RAISED;
 	} else
 		taken = take(scope, deadline, &given);
-	if (taken == TAKEN && mustSettle(scope)) {
+	if (taken == TAKEN && mustAwaitOthers(scope)) {
 		struct mnnOwner *owner = scope->owner;
-		void *settled = python->call(scope->calls->awaitOthers, scope->self, deadline, NULL);
-		if (settled == NULL && !isVoid(owner)) {
+		void *entered = python->call(scope->calls->awaitOthers, scope->self, deadline, NULL);
+		if (entered == NULL && !isVoid(owner)) {
 			release(owner);
 			drop(owner, python);
 		}
-		if (settled != NULL && isVoid(owner)) {
+		if (entered != NULL && isVoid(owner)) {
 			refuse(scope, MNN_REFUSED_VOID);
-			python->drop(settled);
-			settled = NULL;
+			python->drop(entered);
+			entered = NULL;
 		}
 		python->drop(given);
-		given = settled;
+		given = entered;
 	} else if (taken != TAKEN) {
 		if (taken == OURS_ALREADY)
 			refuse(scope, MNN_REFUSED_WRITING);
@@ -520,20 +530,20 @@ void *mnnWritingEnter(struct mnnAccessScope *scope)
 	forgetDeadline(scope, deadline);
 	if (given != NULL) {
 		scope->begun = begin(scope->owner);
-		scope->state = MNN_TURN_INSIDE;
+		scope->state = MNN_ACCESS_INSIDE;
 	}
 	return given;
 }
 
-/* What the stream of an access was given can not be waited for by others: so the access
- * lasts until it is over, and somebody else ends it. */
+/* `end` has failed, so no other process can wait for the work that the stream was
+ * given. The access lasts until that work is over, and another thread ends it. */
 static void linger(struct mnnAccessScope *scope)
 {
 	const struct mnnPython *python = scope->calls->python;
 	void *kind, *error, *trace, *handed = NULL;
 	python->fetch(&kind, &error, &trace);
 	for (int attempt = 0;
-		attempt < LINGER_ATTEMPTS && handed == NULL && scope->state == MNN_TURN_LINGERING;
+		attempt < LINGER_ATTEMPTS && handed == NULL && scope->state == MNN_ACCESS_LINGERING;
 		attempt++) {
 		handed = python->call(scope->calls->linger, scope->self, NULL);
 		if (handed != NULL)
@@ -550,7 +560,7 @@ static void linger(struct mnnAccessScope *scope)
 		}
 	}
 	if (handed == NULL)
-		mnnAccessScopeEnd(scope); /* better than to be held for ever */
+		mnnAccessScopeEnd(scope); /* otherwise the owner lock would be held for ever */
 	python->restore(kind, error, trace);
 }
 
@@ -558,7 +568,7 @@ static void endReading(struct mnnAccessScope *scope);
 
 void mnnAccessScopeEnd(struct mnnAccessScope *scope)
 {
-	if (scope->state == MNN_TURN_OUTSIDE)
+	if (scope->state == MNN_ACCESS_OUTSIDE)
 		return;
 	if (scope->begun != 0)
 		endWriting(scope, false);
@@ -568,7 +578,7 @@ void mnnAccessScopeEnd(struct mnnAccessScope *scope)
 
 static void *lingering(struct mnnAccessScope *scope)
 {
-	scope->state = MNN_TURN_LINGERING;
+	scope->state = MNN_ACCESS_LINGERING;
 	if (scope->begun != 0)
 		scope->owner->thread = scope->owner->who = NO_THREAD;
 	scope->thread = scope->who = NO_THREAD;
@@ -581,7 +591,7 @@ void *mnnWritingExit(struct mnnAccessScope *scope, void *kind, void *error, void
 	(void)error, (void)trace;
 	const struct mnnPython *python = scope->calls->python;
 	bool isWhole = kind == python->none;
-	if (scope->state != MNN_TURN_INSIDE)
+	if (scope->state != MNN_ACCESS_INSIDE)
 		return gave(scope, python->false_);
 	if (!isVoid(scope->owner) &&
 		(scope->kind == MNN_KIND_STREAM || (isWhole && isTorn(scope->owner)))) {
@@ -602,7 +612,8 @@ void *mnnWritingExit(struct mnnAccessScope *scope, void *kind, void *error, void
 
 static void changeReaders(struct mnnOwner *owner)
 {
-	/* Another value, and never 0, which says that nobody ever read. */
+	/* The value must change, and must not be 0: 0 says that there was no read access in
+	 * this row yet. */
 	while (__atomic_add_fetch(readersOf(owner), 1, __ATOMIC_SEQ_CST) == 0)
 		;
 }
@@ -626,11 +637,12 @@ static void beginReading(struct mnnAccessScope *scope, struct caller me)
 	scope->begun = 0;
 	scope->next = owner->readers;
 	owner->readers = scope;
-	scope->state = MNN_TURN_INSIDE;
+	scope->state = MNN_ACCESS_INSIDE;
 	keep(owner, scope->calls->python);
 	if (isFirst) {
-		/* SYNC reading: pairs with mustSettle and readersOf in a writer that has the
-		 * claim. Reading first and claim second here, the other way round there. */
+		/* SYNC reading: pairs with mustAwaitOthers and readersOf in a writer that has
+		 * the owner lock. Here the lease comes first and the owner lock second, there
+		 * the other way round. */
 		sayReading(owner, true);
 		changeReaders(owner);
 	}
@@ -639,7 +651,7 @@ static void beginReading(struct mnnAccessScope *scope, struct caller me)
 static void endReading(struct mnnAccessScope *scope)
 {
 	struct mnnOwner *owner = scope->owner;
-	scope->state = MNN_TURN_OUTSIDE;
+	scope->state = MNN_ACCESS_OUTSIDE;
 	if (isVoid(owner))
 		return;
 	for (struct mnnAccessScope **link = &owner->readers; *link != NULL; link = &(*link)->next)
@@ -655,8 +667,8 @@ static void endReading(struct mnnAccessScope *scope)
 	drop(owner, scope->calls->python);
 }
 
-/* Come in while no writer is inside; false with an exception. */
-static bool comeIn(struct mnnAccessScope *scope, void *deadline, void **given)
+/* Begin a read access when no writer is inside; false with an exception. */
+static bool enterReading(struct mnnAccessScope *scope, void *deadline, void **given)
 {
 	struct waiter waiter = {0};
 	uint32_t word = 0, dead = 0;
@@ -679,7 +691,8 @@ static bool comeIn(struct mnnAccessScope *scope, void *deadline, void **given)
 			refuse(scope, MNN_REFUSED_WRITING);
 			return false;
 		}
-		/* Then a writer that has the owner lock waits for this thread */
+		/* A writer that has the owner lock already waits for this thread's outer
+		 * access, so the nested one must not wait for the writer. */
 		bool isNested = mnnOwnerReads(owner, me.who);
 		beginReading(scope, me);
 		word = load32(ownerLockOf(owner));
@@ -691,37 +704,37 @@ static bool comeIn(struct mnnAccessScope *scope, void *deadline, void **given)
 		word = arrive(owner, &waiter);
 		if (isFree(word))
 			continue;
-		int result = await(scope, deadline, word);
-		if (result < 0) {
+		enum awaited result = await(scope, deadline, word);
+		if (result == AWAIT_RAISED) {
 			depart(scope->owner, &waiter);
 			return false;
 		}
-		dead = result > 0 ? word : 0;
+		dead = result == AWAIT_OWNER_DEAD ? word : 0;
 	}
 }
 
 void *mnnReadingEnter(struct mnnAccessScope *scope)
 {
 	const struct mnnPython *python = scope->calls->python;
-	void *given = NULL, *deadline = NULL, *settled = NULL;
-	if (scope->state != MNN_TURN_OUTSIDE)
+	void *given = NULL, *deadline = NULL, *entered = NULL;
+	if (scope->state != MNN_ACCESS_OUTSIDE)
 		return refuse(scope, MNN_REFUSED_READING);
 	if (attach(scope, &given) && knowDeadline(scope, python->none, &deadline) &&
-		comeIn(scope, deadline, &given)) {
-		settled = python->call(scope->calls->awaitOthers, scope->self, deadline, NULL);
-		if (settled == NULL)
+		enterReading(scope, deadline, &given)) {
+		entered = python->call(scope->calls->awaitOthers, scope->self, deadline, NULL);
+		if (entered == NULL)
 			endReading(scope);
 	}
 	forgetDeadline(scope, deadline);
 	if (given != NULL)
 		python->drop(given);
-	return settled;
+	return entered;
 }
 
 void *mnnReadingExit(struct mnnAccessScope *scope, void *kind, void *error, void *trace)
 {
 	(void)error, (void)trace;
-	if (scope->state != MNN_TURN_INSIDE)
+	if (scope->state != MNN_ACCESS_INSIDE)
 		return gave(scope, scope->calls->python->false_);
 	if (scope->kind == MNN_KIND_STREAM && !isVoid(scope->owner)) {
 		void *ended = scope->calls->python->call(scope->calls->end, scope->self, kind, NULL);
@@ -739,7 +752,8 @@ void *mnnReadingExit(struct mnnAccessScope *scope, void *kind, void *error, void
 
 void mnnAccessScopeDrop(struct mnnAccessScope *scope)
 {
-	if (scope->state == MNN_TURN_INSIDE && scope->kind == MNN_KIND_STREAM && !isVoid(scope->owner))
+	if (scope->state == MNN_ACCESS_INSIDE && scope->kind == MNN_KIND_STREAM &&
+		!isVoid(scope->owner))
 		lingering(scope);
 	else
 		mnnAccessScopeEnd(scope);

@@ -1,26 +1,64 @@
-/* Owners: what this process has of the claims in shared memory, and the accesses that it
- * is inside of.
+/* Owners: the owner locks that this process has, and the accesses that it is inside of.
  *
- * A process that takes a claim also has to remember that it has it: which of its
- * threads, how often, and what is to be undone. If both were steps of Python, an
- * exception of a signal handler could come between them, since CPython calls handlers
- * between any two bytecodes. So here is one call for each change of both. They are
- * called with the interpreter's lock held, which makes each of them one step for the
- * threads of a process, and nothing of Python runs inside, save where a call says so:
- * what Python has to do (asking whether an owner is dead, sleeping, mapping memory for
- * a GPU) is called back at points where nothing is held, or where all that is held is
- * undone here when the callback raises.
+ * The owner lock of a row is a word in shared memory: {contended, generation of the
+ * member's slot, slot + 1}, or 0 when it is free. All members change it. The record
+ * beside it, `struct mnnOwner`, is private to this process: which thread has the lock,
+ * how often, and what is to be undone. The record reads zero in a forked child, so a
+ * child has no lock of its parent's.
  *
- * The waiting order of a row is two words: `arrivals` counts those that have to wait,
- * and `successor` is the number of the one that is next. Whoever waits makes itself the successor
- * if there is none, or if the successor came later. While there is a successor nobody else takes
- * a free claim, so an owner lock that is retaken at once passes a waiter by once at most:
- * until it has run for the first time. A successor that does not come (it is dead, or
- * stopped) is passed over after MNN_SUCCESSOR_NS, which whoever finds a free claim waits
- * for, however little time it has: a free claim is not refused.
+ * The word and the record change in one call of C. If they were two steps of Python,
+ * the exception of a signal handler could come between them, because CPython runs
+ * handlers between any two bytecodes. The caller holds the interpreter's lock during
+ * the call, so each call is one step for the threads of the process. Some work only
+ * Python can do: ask whether an owner is confirmed dead, sleep, map memory for a GPU. A
+ * call of C calls back for it at a point where it holds no owner lock, or where it
+ * undoes what it has done if the callback raises.
  *
- * `struct mnnOwner` is private memory that reads zero in a forked child: there nobody
- * has anything.
+ * To take the owner lock, a thread goes through these steps:
+ *
+ * 1. It reads the word. If the word names this process and the record names this
+ *    thread, a lock is taken once more (`depth`), and a write access is refused.
+ * 2. If the word is free and is not kept for a successor (see below), the thread swaps
+ *    its own word in (CAS). If another member was faster, it begins again. If the word
+ *    names this process and the record names no thread, an earlier life of this process
+ *    left the lock; the thread takes it over in the same way.
+ * 3. Otherwise the thread takes a number, sets the contended bit, and calls Python with
+ *    the word that it saw. Python sleeps on the word, or finds that its owner is
+ *    confirmed dead. In that case the thread swaps its own word in for exactly the word
+ *    of the dead owner, so that one of several waiters recovers the lock.
+ * 4. To release the lock, its owner clears the record, exchanges the word with 0, and
+ *    wakes all sleepers if the contended bit was set.
+ *
+ * A stale read of the word costs one round: the CAS fails, or the futex finds another
+ * value and does not sleep. A wake-up that is lost with a waiter that dies costs
+ * nothing either: the next owner takes the contended bit over, and wakes at its
+ * release.
+ *
+ * The waiting order of a row is two words. `arrivals` counts the waiters, and each
+ * waiter takes its number from it. `successor` is the number of the waiter that is
+ * next:
+ *
+ * 1. A thread that has to wait makes itself the successor if there is none, or if the
+ *    successor has a later number (numbers may wrap).
+ * 2. While a successor is named, no other thread takes a free owner lock. So an owner
+ *    that releases and retakes at once gets ahead of a waiter at most once: before the
+ *    waiter has run for the first time.
+ * 3. The successor takes the lock, and clears `successor`. The next release wakes the
+ *    other waiters, and the earliest of them becomes the successor.
+ * 4. A successor that gives up clears `successor`, and wakes the threads that left the
+ *    free lock to it.
+ * 5. A successor that is dead or stopped is passed over: a thread that finds the lock
+ *    free for MNN_SUCCESSOR_NS clears `successor`. A thread with a shorter timeout
+ *    waits that long too, because a free lock is never refused.
+ *
+ * A stale read of `successor` costs the order of two waiters, and never the exclusion:
+ * only the CAS on the owner lock decides which thread has it.
+ *
+ * A read access takes no owner lock. It sets the reading bit of its lease first, and
+ * reads the owner lock second; a writer takes the owner lock first, and looks for
+ * reading leases second. So at least one of the two sees the other. A reader that finds
+ * a writer clears the bit again, and waits as above, with a number. It enters when the
+ * word is free, whether or not it is the successor.
  */
 #ifndef MUNINN_OWNERS_H
 #define MUNINN_OWNERS_H
@@ -31,12 +69,12 @@
 extern "C" {
 #endif
 
-/* How long a free claim is kept for its successor: some hundred times what a wake-up
- * costs on an idle machine. */
+/* How long a free owner lock is kept for the successor: some hundred times what a
+ * wake-up costs on an idle machine. */
 #define MNN_SUCCESSOR_NS 5000000
 
-/* What is called of the interpreter, as `ctypes.pythonapi` gives it; so nothing is
- * linked against it. Objects are `void *`. */
+/* The functions of the interpreter that are called here. `ctypes.pythonapi` gives them,
+ * so that this library is not linked against an interpreter. Objects are `void *`. */
 struct mnnPython {
 	void *(*call)(void *callable, ...); /* PyObject_CallFunctionObjArgs: arguments, then NULL */
 	void (*keep)(void *object); /* Py_IncRef */
@@ -45,31 +83,37 @@ struct mnnPython {
 	unsigned long (*valueOf)(void *number); /* PyLong_AsUnsignedLongMask */
 	void (*fetch)(void **kind, void **error, void **trace); /* PyErr_Fetch */
 	void (*restore)(void *kind, void *error, void *trace); /* PyErr_Restore */
-	/* PyDict_GetItemWithError, of keys that are str: it runs nothing of Python's */
+	/* PyDict_GetItemWithError. Keys are of type str, so it runs no code of Python. */
 	void *(*item)(void *dictionary, void *key);
 	void *none, *true_, *false_;
-	/* The names of `threading`, the text "get_ident", and what it names while no
-	 * library has replaced it; NULL: one had before Muninn was loaded. What has
-	 * replaced it says who is running, from then on: greenlets are threads then. */
+	/* The dictionary of the module `threading`, the text "get_ident", and the function
+	 * that this names as long as no library has replaced it. `plainIdent` is NULL if a
+	 * library had replaced it before Muninn was loaded. The replacement tells which
+	 * green thread is running: a greenlet counts as a thread then. */
 	void *names, *identName, *plainIdent;
 };
 
-/* The methods of a class of accesses. Each gets the access, and what is said here. */
+/* The methods of a class of accesses. Each gets the access, and the arguments that are
+ * named in brackets. */
 struct mnnCalls {
 	const struct mnnPython *python;
-	/* (): let `owner` be one that is not void, once nobody is leaving the domain;
-	 * return what a write access is to give its `with` */
+	/* (): wait until no thread is leaving the domain, and set `owner` to one that is
+	 * not void. Returns the value that a write access gives to its `with`. */
 	void *attach;
-	void *deadline; /* (timeout): until when; what comes back is handed to the others */
-	/* (deadline, word): the owner lock is another's, or its successor's, and says `word`.
-	 * True: that owner is dead. Otherwise sleep, or raise */
+	/* (timeout): the deadline, an object that is handed to the other methods. */
+	void *deadline;
+	/* (deadline, word): another owner has the lock, or it is kept for the successor; it
+	 * says `word`. Returns True if that owner is confirmed dead. Otherwise sleeps, or
+	 * raises. */
 	void *await;
-	/* (deadline): the owner lock is ours, and there are fences or readers. What comes
-	 * back replaces what `attach` gave */
+	/* (deadline): this process has the owner lock, and there are fences or readers. The
+	 * result replaces the result of `attach`. */
 	void *awaitOthers;
-	void *end; /* (kind): before the owner lock is given back: promise what the stream was given */
-	/* (): `end` has failed, and a GPU may be at work: see to it that mnnAccessScopeEnd is
-	 * called when it is not */
+	/* (kind): called before the owner lock is released. Promises the completion of the
+	 * work that the stream was given. */
+	void *end;
+	/* (): `end` has failed, and a GPU may be at work. Has mnnAccessScopeEnd called when
+	 * the GPU has finished. */
 	void *linger;
 	void *refuse; /* (reason): raise, MNN_REFUSED_* */
 };
@@ -82,86 +126,91 @@ enum {
 	MNN_REFUSED_VOID = 5
 };
 
-/* All owners of one membership: this, and then one owner a row. */
+/* All owners of one membership: this record, and one owner per row behind it. */
 struct mnnOwners {
-	uint32_t ended; /* the process has left the domain: all are void */
+	uint32_t ended; /* 1: the process has left the domain, and all owners are void */
 	uint32_t unused;
-	uint64_t leaver; /* the thread that is leaving it: others begin nothing. 0: none */
+	/* The thread that is leaving the domain; other threads begin no access. 0: none */
+	uint64_t leaver;
 	uint64_t unused2[14];
 };
 
 struct mnnOwner {
 	char *row; /* NULL: void */
 	struct mnnOwners *all;
-	uint64_t *leaseExpiry; /* which says `reading` */
-	void *openBuffer; /* is kept while there is anything of it here */
-	/* Whose the owner lock is: the thread, and what Python knew it by when it took it;
-	 * mnnNoThread: nobody's who could come */
+	uint64_t *leaseExpiry; /* the lease word with the reading bit */
+	void *openBuffer; /* has a reference while there is a lock or an access of it here */
+	/* The thread that took the owner lock, and the identity by which Python knew it
+	 * then. UINT64_MAX: no thread; a stream has it, and another thread ends the
+	 * access */
 	uint64_t thread, who;
-	struct mnnAccessScope *readers; /* the read access */
-	uint32_t mine; /* what the owner lock says while it is this process's */
-	uint32_t depth; /* how often it has been taken; 0: it is not ours */
+	struct mnnAccessScope *readers; /* the list of the read accesses */
+	uint32_t mine; /* the value of the owner lock while this process has it */
+	uint32_t depth; /* how often this process has taken it; 0: it does not have it */
 	uint32_t incarnation;
-	uint32_t isThreads; /* nobody had made green threads of threads when it was taken */
+	uint32_t isThreads; /* 1: no library had replaced `get_ident` when it was taken */
 	uint32_t unused[12];
 };
 
-/* One use: a `Lock` object, or one access. The memory is Python's, and lives as long
- * as its object. */
+/* One use of an owner: a `Lock` object, or one access. The memory belongs to the Python
+ * object `self`, and lives as long. */
 struct mnnAccessScope {
 	struct mnnOwner *owner;
 	const struct mnnCalls *calls;
-	void *self; /* the object */
-	void *given; /* what entering gives: NULL, whatever `attach` or `awaitOthers` returns */
-	struct mnnAccessScope *next; /* of the readers */
-	uint64_t begun; /* the odd generation of a write access */
-	uint64_t thread, who; /* of a read access */
-	uint32_t state; /* MNN_TURN_* */
+	void *self;
+	/* The result of entering a lock. NULL: the result of `attach` or `awaitOthers` is
+	 * it */
+	void *given;
+	struct mnnAccessScope *next; /* in the list of the read accesses */
+	uint64_t begun; /* the odd generation of a write access; 0 for a read access */
+	uint64_t thread, who; /* of a read access, as in the owner */
+	uint32_t state; /* MNN_ACCESS_* */
 	uint32_t kind; /* MNN_KIND_* */
-	uint32_t isTimed; /* `deadline` is asked, although no timeout was given to the call */
-	uint32_t recovered; /* the owner lock was taken over from an owner that had died */
+	uint32_t isTimed; /* 1: call `deadline`, even if the call has no timeout */
+	uint32_t recovered; /* 1: the owner lock was taken over from an owner that had died */
 	uint32_t isThreads; /* of a read access, as in the owner */
 	uint32_t unused;
-	/* Whose `recovered` says so: that of the lock, of which this is one use; NULL:
-	 * this */
+	/* The scope in which `recovered` is set: that of the lock of which this is one use.
+	 * NULL: this scope itself */
 	struct mnnAccessScope *shownIn;
 };
 
-enum { MNN_TURN_OUTSIDE = 0, MNN_TURN_INSIDE = 1, MNN_TURN_LINGERING = 2 };
+enum { MNN_ACCESS_OUTSIDE = 0, MNN_ACCESS_INSIDE = 1, MNN_ACCESS_LINGERING = 2 };
 enum { MNN_KIND_LOCK = 0, MNN_KIND_HOST = 1, MNN_KIND_STREAM = 2 };
 
-/* Let `owner` be that of a row's incarnation. It stays as it is if it is that
- * already. */
+/* Bind `owner` to one incarnation of a row. An owner of the same incarnation that is in
+ * use stays as it is. */
 MNN_API void mnnOwnerBind(struct mnnOwner *owner, struct mnnOwners *all, char *row,
 	uint64_t *leaseExpiry, void *openBuffer, uint32_t mine, uint32_t incarnation);
-/* Whether the thread that Python knows as `who` has the owner lock, or is inside a
- * read access; and whether any other thread has or is, or any at all if that one
- * is 0. */
+/* Whether the thread that Python knows as `who` has the owner lock; whether it is
+ * inside a read access; and whether any thread but `notOf` has the lock or is inside a
+ * read access (any thread at all if `notOf` is 0). */
 MNN_API int mnnOwnerWrites(const struct mnnOwner *owner, uint64_t who);
 MNN_API int mnnOwnerReads(const struct mnnOwner *owner, uint64_t who);
 MNN_API int mnnOwnerIsBusy(const struct mnnOwner *owner, uint64_t notOf);
 
-/* `lock.acquire(timeout)`: True, or NULL with an exception and without the lock. May
- * be nested. */
+/* `lock.acquire(timeout)`: True, or NULL with an exception and without the lock. A
+ * thread may nest it. */
 MNN_API void *mnnLockAcquire(struct mnnAccessScope *scope, void *timeout);
 /* `lock.release()`: None, or NULL and RuntimeError. */
 MNN_API void *mnnLockRelease(struct mnnAccessScope *scope);
-/* `with lock:`. When an exception leaves the block of one who took the lock over
- * from the dead, whoever comes next is told too: that one may not even have come so
- * far as to look. */
+/* `with lock:`. If the lock was taken over from a dead owner and an exception leaves
+ * the block, the next owner is told of the death too: the block may have ended before
+ * it looked at `recovered`. */
 MNN_API void *mnnLockEnter(struct mnnAccessScope *scope);
 MNN_API void *mnnLockExit(struct mnnAccessScope *scope, void *kind, void *error, void *trace);
 
-/* `with buffer.write()`: the owner lock, then those who read, then the odd generation.
- * Leaving publishes, or after an exception gives up. */
+/* `with buffer.write()`: takes the owner lock, waits for the readers, and makes the
+ * generation odd, in this order. Leaving publishes; after an exception it releases the
+ * lock and leaves the generation odd. */
 MNN_API void *mnnWritingEnter(struct mnnAccessScope *scope);
 MNN_API void *mnnWritingExit(struct mnnAccessScope *scope, void *kind, void *error, void *trace);
-/* A read access: no writer is inside, nor comes in. */
+/* A read access: as long as it lasts, no writer enters. */
 MNN_API void *mnnReadingEnter(struct mnnAccessScope *scope);
 MNN_API void *mnnReadingExit(struct mnnAccessScope *scope, void *kind, void *error, void *trace);
-/* `__del__` of either: an access that nobody can end any more. */
+/* `__del__` of both kinds: no program can end this access any more. */
 MNN_API void mnnAccessScopeDrop(struct mnnAccessScope *scope);
-/* The end of one that lingers; nothing when it has ended. */
+/* End an access that lingers. Does nothing if it has ended. */
 MNN_API void mnnAccessScopeEnd(struct mnnAccessScope *scope);
 
 #ifdef __cplusplus

@@ -1,4 +1,4 @@
-/* See primitives.h for what each function promises; here is only why it is done so. */
+/* primitives.h says what each function promises. The comments here give reasons. */
 #define _GNU_SOURCE
 #include "primitives.h"
 
@@ -135,13 +135,14 @@ static struct timespec timespecOf(int64_t ns)
 	return (struct timespec){.tv_sec = ns / NS_PER_SECOND, .tv_nsec = ns % NS_PER_SECOND};
 }
 
-/* The clock of the C library itself. Programs are started with another one put
- * before it (libfaketime, by LD_PRELOAD), which others would believe. */
+/* The clock of the C library itself. A library that is preloaded (libfaketime) replaces
+ * `clock_gettime`, and its time would not be that of the other processes. */
 static int (*readClock)(clockid_t, struct timespec *) = clock_gettime;
 
 __attribute__((constructor)) static void findClock(void)
 {
-	/* Kept; another C library has another name, and is asked as it comes */
+	/* The handle stays open. Another C library has another name; there the symbol is
+	 * used as the linker resolved it. */
 	void *library = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
 	void *found = library == NULL ? NULL : dlsym(library, "clock_gettime");
 	if (found != NULL)
@@ -209,7 +210,7 @@ uint64_t mnnSpinWhile64(const uint64_t *word, uint64_t value, int64_t timeoutNs)
 				return seen;
 			relax();
 		}
-		/* Whoever is to change the word may be waiting for this very processor. */
+		/* The thread that will change the word may wait for this very processor. */
 		sched_yield();
 	} while (mnnMonotonicNs() < end);
 	return value;
@@ -233,14 +234,14 @@ int mnnRobustHold(void *list, uint32_t *word)
 	memset(entry, 0, sizeof *entry);
 	entry->head.list.next = &entry->node;
 	entry->node.next = &entry->head.list;
-	/* The kernel looks for the word of an entry at a fixed distance from it. With
-	 * one entry, any distance can be the fixed one, so the entry is private and only
+	/* The kernel finds the word of each entry at one fixed distance from the entry. A
+	 * list with one entry can choose that distance, so the entry is private and only
 	 * the word is shared. */
 	entry->head.futex_offset = (char *)word - (char *)&entry->node;
 	if (syscall(SYS_set_robust_list, &entry->head, sizeof entry->head) != 0)
 		return -errno;
-	/* Last: a death before this leaves the word as it was, a death after it is
-	 * marked. */
+	/* This comes last: a death before it leaves the word as it was, and the kernel
+	 * marks a death after it. */
 	uint32_t found = mnnCasSeqCst32(word, seen, mnnThreadId());
 	return found == seen ? 0 : -EBUSY;
 }
@@ -284,7 +285,8 @@ int mnnIsKnown(const struct mnnDescriptor *descriptor)
 void mnnEventSet(const struct mnnDescriptor *event)
 {
 	if (mnnIsKnown(event))
-		/* One that can not be counted further is ready already */
+		/* If the counter is at its maximum, the write fails, and the eventfd is ready
+		 * already. */
 		eventfd_write(mnnNumber(event), 1);
 }
 
@@ -433,8 +435,9 @@ int mnnMap(int fd, uint64_t bytes, uint64_t alignment, int writable, void **out)
 		*out = address;
 		return 0;
 	}
-	/* Take more addresses than needed, put the file at an aligned place among them,
-	 * and give the rest back: only so does nobody else get in between. */
+	/* Reserve more addresses than needed, map the file at an aligned address among
+	 * them, and unmap the rest. Without the reservation, another thread could map
+	 * something there in between. */
 	uint64_t pages = (bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1), reserved = pages + alignment;
 	char *start = mmap(
 		NULL, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -458,8 +461,8 @@ int mnnMapPath(
 {
 	int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
 	if (fd >= 0 && fd <= STDERR_FILENO) {
-		/* Whatever is written to a standard stream that was closed must not come
-		 * here. */
+		/* A standard stream was closed. A library that prints to it must not write into
+		 * this file. */
 		int low = fd, error;
 		fd = fcntl(low, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
 		error = errno;

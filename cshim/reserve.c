@@ -1,4 +1,4 @@
-/* See reserve.h for what it promises; here is only why it is done so. */
+/* reserve.h says what the function promises. The comments here give reasons. */
 #define _GNU_SOURCE
 #include "reserve.h"
 
@@ -16,14 +16,14 @@
 #endif
 
 static const uint64_t HUGE_PAGE_BYTES = 2 << 20;
-/* What a thread takes at a time: whole huge pages, and so little that all threads
- * end at about the same moment. */
+/* A thread takes one piece at a time. A piece is whole huge pages, and so small that
+ * all threads end at about the same moment. */
 static const uint64_t PIECE_BYTES = 4 << 20;
 
 struct work {
 	char *target;
 	const char *source;
-	/* Next: where the next piece begins; added to by all threads */
+	/* `next` is the offset of the next piece; all threads add to it. */
 	uint64_t bytes, sourceBytes, next;
 	int huge, error;
 };
@@ -33,12 +33,13 @@ static uint64_t smaller(uint64_t one, uint64_t other) { return one < other ? one
 static int reservePiece(const struct work *work, uint64_t offset)
 {
 	uint64_t length = smaller(PIECE_BYTES, work->bytes - offset);
-	/* Some kernels grant it where the mount offers no huge pages, others refuse
-	 * (6.18, seen). Small ones follow. */
+	/* If the mount offers no huge pages, some kernels grant the collapse, and others
+	 * refuse it (6.18, observed). The populating below then takes small pages. */
 	if (work->huge && length >= HUGE_PAGE_BYTES)
 		madvise(work->target + offset, length, MADV_COLLAPSE);
-	/* Populating works in parallel, where fallocate holds the file's lock, and takes
-	 * the huge pages that the mapping asks for. It fails where a touch is a SIGBUS. */
+	/* Populating runs in parallel, whereas fallocate takes the lock of the file. It
+	 * uses the huge pages that the mapping asks for. It returns an error where an
+	 * access would get SIGBUS. */
 	if (madvise(work->target + offset, length, MADV_POPULATE_WRITE) != 0)
 		return -errno;
 	if (offset < work->sourceBytes)
@@ -75,7 +76,8 @@ int mnnReserve(void *target, uint64_t bytes, const void *source, uint64_t source
 	pthread_t helpers[MAX_HELPERS];
 	uint64_t started = 0;
 	if (wanted > 1) {
-		/* The helpers inherit it: a handler of the program's does not run on them. */
+		/* The helpers inherit the mask, so no signal handler of the program runs on
+		 * them. */
 		sigset_t all, before;
 		sigfillset(&all);
 		pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -84,7 +86,7 @@ int mnnReserve(void *target, uint64_t bytes, const void *source, uint64_t source
 		pthread_attr_setstacksize(&attributes, STACK_BYTES);
 		while (started < wanted - 1 &&
 			pthread_create(&helpers[started], &attributes, reservePieces, &work) == 0)
-			started++; /* fewer than wanted only takes longer */
+			started++; /* with fewer helpers the call only takes longer */
 		pthread_attr_destroy(&attributes);
 		pthread_sigmask(SIG_SETMASK, &before, NULL);
 	}

@@ -1,4 +1,4 @@
-/* See rows.h for what each function promises. */
+/* rows.h says what each function promises. */
 #include "rows.h"
 #include "layout.h"
 
@@ -72,7 +72,7 @@ int mnnSumRows(const void *rows, uint32_t count, uint8_t *marks, uint64_t *sums,
 			sums[2 * position] = index + 1;
 		}
 		uint64_t sum = sums[2 * position + 1] + word(row, MNN_ROW_SEGMENT_BYTES_OFFSET);
-		/* Sizes are what a creator wrote */
+		/* The sum may overflow: a creator wrote the sizes, and may have lied. */
 		sums[2 * position + 1] = sum < sums[2 * position + 1] ? UINT64_MAX : sum;
 	}
 	return (int)used;

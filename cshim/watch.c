@@ -1,4 +1,5 @@
-/* See watch.h for what each function promises; here is only why it is done so. */
+/* watch.h says what each function promises, and has the protocol. The comments here
+ * give reasons. */
 #define _GNU_SOURCE
 #include "watch.h"
 
@@ -44,8 +45,9 @@ static void sleepOnAny(uint32_t *robust, uint32_t armed, const uint32_t *electio
 	int64_t lookNs)
 {
 	int64_t now = mnnMonotonicNs();
-	/* Shared, the private word too: a wake-up of either kind finds the sleeper,
-	 * whose key is the process and the address. */
+	/* No FUTEX_PRIVATE, for the private word neither: the key of private memory is the
+	 * process and the address in both kinds, so each kind of wake-up finds the
+	 * sleeper. */
 	struct waitedWord words[WATCHED_WORDS] = {
 		{.expected = armed, .address = (uintptr_t)robust, .flags = WORD_OF_32_BITS},
 		{.expected = electionSeen, .address = (uintptr_t)election, .flags = WORD_OF_32_BITS},
@@ -56,8 +58,8 @@ static void sleepOnAny(uint32_t *robust, uint32_t armed, const uint32_t *electio
 	if (result >= 0 || errno == EAGAIN || errno == ETIMEDOUT || errno == EINTR)
 		return;
 	__atomic_store_n(&wake->sleepsOnRobust, 1, __ATOMIC_SEQ_CST);
-	/* The wake is counted before its wake-up, and was not there: between here and
-	 * the sleep it would be lost, which the bound mends. */
+	/* A waker counts first and looks at `sleepsOnRobust` second. A wake-up between this
+	 * look and the sleep is lost, and the short sleep makes up for it. */
 	if (__atomic_load_n(&wake->count, __ATOMIC_SEQ_CST) != wakeSeen)
 		return;
 	until = timespecOf(end < now + lookNs / FALLBACK_LOOKS ? end : now + lookNs / FALLBACK_LOOKS);
@@ -74,13 +76,13 @@ int mnnWatch(uint32_t *robust, const uint32_t *election, uint32_t electionSeen,
 			wakeAll(robust);
 			return 0;
 		}
-		/* The waiters bit is never taken back: it asks the kernel for a wake-up at
-		 * the owner's end, and for nothing else. */
+		/* The waiters bit stays set: it asks the kernel for a wake-up at the owner's
+		 * end, and for nothing else. */
 		if ((word & FUTEX_WAITERS) == 0 &&
 			!__atomic_compare_exchange_n(
 				robust, &word, word | FUTEX_WAITERS, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-			/* The owner has died, or another watcher has armed it: neither happens
-			 * twice */
+			/* The owner has died, or another watcher has set the bit: each happens at
+			 * most once. */
 			continue;
 		if (__atomic_load_n(election, __ATOMIC_SEQ_CST) != electionSeen ||
 			__atomic_load_n(&wake->count, __ATOMIC_SEQ_CST) != wakeSeen)

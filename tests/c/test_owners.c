@@ -479,7 +479,7 @@ static struct mnnAccessScope *lasting;
 static void *handsOver(void *self, void *one, void *two)
 {
 	(void)self, (void)one, (void)two;
-	CHECK(lasting->state == MNN_TURN_LINGERING && exceptions == 0);
+	CHECK(lasting->state == MNN_ACCESS_LINGERING && exceptions == 0);
 	return given(&none);
 }
 

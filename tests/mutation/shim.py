@@ -164,7 +164,7 @@ MUTANTS = [
     ),
     Mutant(
         _OWNERS,
-        "\t\tif (settled == NULL && !isVoid(owner)) {\n",
+        "\t\tif (entered == NULL && !isVoid(owner)) {\n",
         "\t\tif (0) {\n",
         "what fails on the way in is given back",
         _SANITIZED,
