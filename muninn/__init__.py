@@ -3,12 +3,16 @@
     buffer = muninn.share(array, name="weights")      # one script
     buffer = muninn.open("weights"); buffer.array      # another, unrelated one: the same bytes
 
-The map, outside in: `cli` (python -m muninn) → `api` (what is exported here) → `broker`
-(policy: what the one broker of a domain decides) → `control` (shared memory and
-liveness) → `cshim` (C primitives). `devices` is the port to GPUs, with the host
-back-end; `config`, `formats`, `terms` and `errors` are what their names say. Nothing is
-joined, mapped or started by importing; the first call joins the domain. See
-`CONTRIBUTING.md` for the reading order and `docs/design/` for the decisions.
+The map, from the outside in: `cli` is `python -m muninn`. `api` is what this module
+exports. `sync` lets processes wait for each other. `session` is this process in a
+domain. `broker` decides for the whole domain, in one process at a time. `formats` reads
+files, `kernels` run on GPUs, `devices` is the port to GPUs with its two back-ends, and
+`interop` translates arrays and streams of other libraries. `wire` is what crosses the
+socket, `control` the words of shared memory, `storage` memory that has a name or a
+file, and `system` what the kernel and the C primitives (`cshim/`) give. Each imports
+only packages that come after it here. The import joins, maps and starts nothing; the
+first call joins the domain. `CONTRIBUTING.md` has the reading order, `docs/design/` the
+decisions.
 """
 
 from muninn import errors

@@ -1,8 +1,9 @@
-"""Arguments: a call that does not fit is a `TypeError` that names the function which
-was called, and the keyword that was meant.
+"""The checks of arguments that every package shares: keywords, functions, integers,
+timeouts.
 
-Python says the first by itself where a function lists all its keywords, and the second
-from 3.13 on.
+A call that does not fit raises a `TypeError` that names the function which the user
+called, and the nearest keyword that it has. Python itself names the function where a
+function lists all its keywords, and the nearest keyword from 3.13 on.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from muninn.terms import nearest
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-#: What is longer is for ever: 31 years, which every clock and system call can still
-#: count in nanoseconds.
+#: A longer timeout means for ever. This is 31 years, which every clock and system call
+#: can still count in nanoseconds.
 LONGEST_SECONDS = 1e9
 _NUMBERS = (float, int)
 
 
 def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Let a keyword that `function` does not have be answered with the nearest one that
-    it has.
+    """Wrap `function` so that the error of a keyword which it does not have names the
+    nearest one that it has.
     """
 
     @functools.wraps(function)
@@ -38,7 +39,7 @@ def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         except ArgumentError as error:
             raise unwrapped(error) from None
         except TypeError as error:
-            # it was not called
+            # The traceback ends here, so `function` was never entered.
             if error.__traceback__ is not None and error.__traceback__.tb_next is None:
                 checkKeywords(callerOf(function), keywords, keywordsOf(function))
             raise
@@ -47,7 +48,7 @@ def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 
 def unwrapped(error: ArgumentError) -> Exception:
-    """What a call of C meant: up to Python 3.11 one that is made at the limit of
+    """The error that a call of C meant: up to Python 3.11 a call at the limit of
     recursion says that its argument is wrong.
     """
     return (
@@ -58,7 +59,7 @@ def unwrapped(error: ArgumentError) -> Exception:
 
 
 def callerOf(function: Callable[..., Any]) -> str:
-    """What a user called, when that was `function`."""
+    """The name by which a user calls `function`."""
     return function.__qualname__.removesuffix(".__init__")
 
 
@@ -92,16 +93,16 @@ def _hint(keyword: str, names: set[str]) -> str:
 
 
 def requireCallable(what: str, value: object) -> None:
-    """Raises `TypeError` for what can not be called; before anything is made that it
-    would be called for.
+    """Raises `TypeError` for an object that can not be called. Functions check this
+    before they make anything for which they would call it.
     """
     if not callable(value):
         raise TypeError(f"{what} must be a function, not {type(value).__name__}")
 
 
 def asInteger(value: Any) -> int | None:
-    """An integer of any kind, numpy's among them; None when it is none. True and False
-    are none.
+    """The value of an integer of any kind, numpy's among them; None when `value` is no
+    integer. True and False are none.
     """
     if type(value) is int:
         return value
@@ -114,8 +115,8 @@ def asInteger(value: Any) -> int | None:
 
 
 def isTruth(value: object) -> bool:
-    """Whether it is True or False, also numpy's: Python takes the one for a number, and
-    numpy the other.
+    """Whether a value is True or False, of Python or of numpy: Python takes its own for
+    numbers, and numpy takes both.
     """
     return type(value).__name__ in ("bool", "bool_")
 
@@ -131,7 +132,7 @@ def secondsOf(what: str, timeout: float) -> float:
         It is of no kind that is a number.
     """
     if type(timeout) in _NUMBERS and 0 <= timeout <= LONGEST_SECONDS:
-        return timeout  # what nearly all give
+        return timeout  # nearly every call
     try:
         seconds = (
             float(timeout)
@@ -153,7 +154,9 @@ def secondsOf(what: str, timeout: float) -> float:
 
 
 def timeoutOf(what: str, timeout: float | None) -> float | None:
-    """The same where None means for ever: so does infinity."""
+    """`secondsOf` for a timeout that may be None, which means for ever, as infinity
+    does.
+    """
     if timeout is None:
         return None
     seconds = secondsOf(what, timeout)

@@ -1,8 +1,8 @@
 """The errors of Muninn: one class for each row of `errortable`, by its name.
 
-A class has the code, the meaning and the usual fix of its row; here stand only its
-name, for type checkers, and its base classes. Nothing here is shared between processes;
-a code crosses the socket as its number.
+A class takes its code, its meaning and its usual fix from its row. This module states
+only its name, for type checkers, and its base classes. A code crosses the socket as its
+number; nothing else of an error is shared between processes.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from muninn.errortable import ERRORS, ErrorRow
 
 
 class MuninnError(Exception):
-    """What every error of Muninn is.
+    """The base class of all errors of Muninn.
 
     Parameters
     ----------
     reason
         What happened, with the names and numbers of this case.
     fix
-        What to do about it; the table's usual fix when not given.
+        What to do about it; the table's usual fix by default.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class MuninnError(Exception):
         ``"MNN-0011"``: stable, and the heading to look up in
         ``docs/troubleshooting.md``.
     number
-        The same as an integer, which C returns negated.
+        The number in the code. The C part returns it negated.
     """
 
     row: ClassVar[ErrorRow]

@@ -1,9 +1,9 @@
 """Every error of Muninn, as data: one table.
 
-A row is a code that is never reused, a name, what it means, what usually mends it, and
-who can mend it: `retry` (the same call may succeed later), `caller` (the arguments or
-the program are wrong) or `fatal` (this buffer or this domain is lost). `errors` makes a
-class of each row.
+A row is a code that is never reused, a name, its meaning, its usual fix and a category:
+`retry` (the same call may succeed later), `caller` (the arguments or the program are
+wrong) or `fatal` (this buffer or this domain is lost). `errors` has a class for each
+row.
 """
 
 from __future__ import annotations

@@ -14,20 +14,20 @@ from muninn.errors import InvalidArgument, MuninnError, UnsupportedMode
 
 MAX_NAME_BYTES = 127
 MAX_TENANT_BYTES = 63
-#: What stands before the name of an internal row (a lock); users can not type it,
+#: The name of an internal row (a lock) begins with this. No name of a user does,
 #: because control characters are refused.
 INTERNAL_PREFIX = "\x01"
 
 
 class Mode(enum.StrEnum):
-    """Where a buffer's bytes live."""
+    """Where a buffer's bytes are."""
 
     BIG = "bigMode"
     FAST = "fastMode"
 
 
 class Access(enum.StrEnum):
-    """What may be done with a buffer, and what a promotion writes back."""
+    """What processes may do with a buffer, and what a promotion writes back."""
 
     READ_ONLY = "readOnly"
     READ_MOSTLY = "readMostly"
@@ -35,15 +35,15 @@ class Access(enum.StrEnum):
 
 
 class Lifetime(enum.StrEnum):
-    """When a buffer goes by itself: never, or with its last lease."""
+    """When a buffer is freed by itself: never, or with its last lease."""
 
     KEEP = "keep"
     LAST_CLOSE = "lastClose"
 
 
 class Renew(enum.StrEnum):
-    """Who renews a lease: the member's background thread while it is held, or only its
-    use.
+    """What renews a lease: the member's background thread for as long as the buffer is
+    open, or only each use of the buffer.
     """
 
     AUTO = "auto"
@@ -59,8 +59,8 @@ class Reserve(enum.StrEnum):
     LAZY = "lazy"
 
 
-#: The same words for type checkers, which take a string for no member of an
-#: enumeration.
+#: The same words for type checkers, which do not accept a string where a member of an
+#: enumeration is declared.
 ModeWord = Literal["bigMode", "fastMode"]
 AccessWord = Literal["readOnly", "readMostly", "readWrite"]
 LifetimeWord = Literal["keep", "lastClose"]
@@ -78,7 +78,7 @@ _Word = TypeVar("_Word", bound=enum.StrEnum)
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """The known name that is like it, whatever its capitals; nothing when none is."""
+    """The known name that is most like `name`, whatever the capitals; "" when none is."""
     from difflib import get_close_matches
 
     meant = {each.lower(): each for each in known}
@@ -103,8 +103,8 @@ def _choice(
 
 
 def _byText(kind: type[_Word]) -> Mapping[str, _Word]:
-    """The words of a kind by what users write: asking an enumeration for a member takes
-    twice as long, and each open asks for two.
+    """The words of an enumeration by what users write. To ask the enumeration itself
+    takes twice as long, and each open asks for two words.
     """
     return {word.value: word for word in kind}
 
@@ -114,8 +114,8 @@ _RENEWS, _RESERVES = _byText(Renew), _byText(Reserve)
 
 
 def asMode(value: object, caller: str = "") -> Mode:
-    """`value` as a `Mode`, or `UnsupportedMode`, which names the function `caller` that
-    a user called; so do those below.
+    """`value` as a `Mode`, or `UnsupportedMode`. Its text names the function `caller`,
+    which a user called; the errors of the functions below do the same.
     """
     return _choice(_MODES, "mode", value, UnsupportedMode, caller)
 
@@ -154,8 +154,8 @@ def asTenant(value: object) -> str:
     return _text("tenant", value, MAX_TENANT_BYTES)
 
 
-#: What joins letters, or keeps them apart, in Persian, Indic scripts and emoji; Python
-#: calls them control characters.
+#: The characters that join letters, or keep them apart, in Persian, Indic scripts and
+#: emoji. Python calls them control characters.
 _JOINERS = dict.fromkeys((0x200C, 0x200D), "x")
 
 

@@ -1,8 +1,8 @@
-"""What other libraries take a buffer for: an array of numpy's, Python's buffer
+"""The protocols by which other libraries take a buffer: numpy's array, Python's buffer
 protocol, DLPack, the CUDA array interface.
 
-The bytes of VRAM reach numpy by a copy, and kernels of real GPUs as they are. Nothing
-here waits for a writer but DLPack with a stream.
+numpy gets the bytes of VRAM as a copy; kernels of real GPUs get them in place. Only
+`__dlpack__` with a stream waits for a writer.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from muninn.interop.hostarrays import flatOf
 from muninn.session.openbuffer import OpenBuffer
 from muninn.sync import fences
 from muninn.sync.snapshots import READ_BOUND_SECONDS, snapshot
+from muninn.terms import Access
 
 
 class Protocols(Attachment):
-    """The array of a buffer, and the protocols by which others get it."""
+    """The array of a buffer, and the protocols by which other libraries get it."""
 
     __slots__ = ()
 
@@ -49,7 +50,8 @@ class Protocols(Attachment):
                     f"the row of {description.name!r} states a shape that its bytes do not "
                     f"have: {error}"
                 ) from error
-        # an array of the caller's own, whose shape and flags it may change
+        # Each caller gets an array object of its own, whose shape and flags it may
+        # change.
         return self._array.view()
 
     def __array__(
@@ -79,8 +81,8 @@ class Protocols(Attachment):
         if memory.device is None or not memory.isMapped() or memory.device.runsKernelsOnHost:
             raise AttributeError(f"{self.name!r} is not mapped for a GPU")
         address = memory.devicePointer(memory.device)
-        # Who takes it waits for the stream named in it: the default one, when that has
-        # to wait for a writer itself.
+        # The library that takes the array waits for the stream named in it: the default
+        # stream, when that one itself waits for a writer.
         stream = arrays.LEGACY_STREAM if fences.behindWriters(openBuffer) else None
         return arrays.cudaArrayInterface(
             address, self.shape, None, dtypeOf(openBuffer), not self._writable, stream
@@ -89,7 +91,9 @@ class Protocols(Attachment):
     def __dlpack__(self, *, stream: Any = None, **keywords: Any) -> Any:
         openBuffer = self._checked()
         if not self._writable:
-            readonly.tellBorrower(openBuffer.description, keywords)
+            description = openBuffer.description
+            mayBeWritten = description.access is not Access.READ_ONLY
+            readonly.tellBorrower(description.name, mayBeWritten, keywords)
         if openBuffer.memory.isHostVisible:
             return self.array.__dlpack__(stream=stream, **keywords)
         if (consumer := arrays.consumerStream(stream)) is not None:

@@ -13,13 +13,12 @@ from typing import Any, Protocol
 import msgpack
 import numpy as np
 
-from muninn.control.descriptions import RowDescription
 from muninn.control.layout import MAX_DTYPE_BYTES, ROW_KIND_BUNDLE
 from muninn.errors import ControlBlockInvalid, InvalidDtype
 from muninn.system.threads import endingError
 
-#: What numpy raises for descriptions that it did not write; it reads repeats as Python
-#: does.
+#: What numpy raises for descriptions that it did not write: it evaluates repeats as
+#: Python does.
 _DAMAGE = (
     ValueError,
     TypeError,
@@ -30,11 +29,10 @@ _DAMAGE = (
     RecursionError,
 )
 
-
-#: What `dtype.isbuiltin` says of a type that a library has registered, as ml_dtypes its
-#: bfloat16.
+#: The value of `dtype.isbuiltin` for a type that a library has registered, as ml_dtypes
+#: does with bfloat16.
 _OF_A_LIBRARY = 2
-#: What numpy calls the types of a kind, before their bits.
+#: How numpy's names for the types of a kind begin, before the number of bits.
 _KINDS = {
     "i": "int",
     "u": "uint",
@@ -47,8 +45,8 @@ _KINDS = {
 
 
 def nameOf(dtype: np.dtype[Any]) -> str:
-    """The `name` of a plain type of numpy's own, for which numpy imports something each
-    time: an ending interpreter refuses that.
+    """The `name` of a plain type of numpy's own. numpy imports a module each time that
+    it is asked for it, which an ending interpreter refuses.
     """
     if dtype.kind in "mM":
         return dtype.type.__name__ + dtype.str[3:]
@@ -60,7 +58,9 @@ def nameOf(dtype: np.dtype[Any]) -> str:
 
 
 def shown(dtype: np.dtype[Any]) -> str:
-    """A dtype for people, by its short text where numpy can import nothing any more."""
+    """A dtype as text for people; its short text where numpy can import nothing any
+    more.
+    """
     try:
         return str(dtype)
     except ImportError:
@@ -96,7 +96,7 @@ def _unreadable(dtype: np.dtype[Any]) -> InvalidDtype:
 
 
 def encoded(dtype: np.dtype[Any]) -> tuple[str, bytes]:
-    """(text for the row, manifest); the manifest is empty for plain types."""
+    """A dtype as (text for the row, manifest); the manifest of a plain type is empty."""
     if dtype.fields is None and dtype.subdtype is None and len(dtype.str) <= MAX_DTYPE_BYTES:
         return dtype.str, b""
     try:
@@ -128,16 +128,29 @@ def _readsBack(manifest: bytes, dtype: np.dtype[Any]) -> bool:
 
 
 class Bytes(Protocol):
-    """Memory that is read by copies."""
+    """Memory whose bytes can be copied out."""
 
     def copyBytes(self, sizeBytes: int, offset: int) -> bytes: ...
 
 
-class Described(Protocol):
-    """A buffer that is open: what its row says of it, and its memory."""
+class Description(Protocol):
+    """What a row says of the elements of its buffer."""
 
     @property
-    def description(self) -> RowDescription: ...
+    def kind(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def metaOffset(self) -> int: ...
+    @property
+    def metaBytes(self) -> int: ...
+
+
+class Described(Protocol):
+    """An open buffer: the description in its row, and its memory."""
+
+    @property
+    def description(self) -> Description: ...
     @property
     def memory(self) -> Bytes: ...
 
@@ -173,7 +186,7 @@ def _described(raw: bytes) -> np.dtype[Any]:
 
 
 def _listed(descr: Any) -> Any:
-    """msgpack knows no tuples; a marker keeps them apart from lists, which mean
+    """msgpack has no tuples. A marker distinguishes them from lists, which mean
     something else in a dtype.
     """
     if isinstance(descr, tuple):

@@ -1,13 +1,13 @@
-"""Read-only memory: what a library of this process is told when it takes a buffer that
-is open for reading.
+"""Read-only memory: how a library of this process learns that the buffer which it
+takes is open for reading.
 
-DLPack says it by a flag of its versioned capsules. JAX asks for a capsule without a
-version, and is refused. PyTorch asks for the versioned one and does not look at the
-flag: its tensors can all be written, and writing to this one is a fault. So the program
-is warned, at the line where it calls PyTorch.
+DLPack says so by a flag of its versioned capsules. JAX asks for a capsule without a
+version, and is refused. PyTorch asks for a versioned one and ignores the flag: all its
+tensors can be written, and a write to this memory is a fault. So the program is warned,
+at the line where it calls PyTorch.
 
-Of a plain array PyTorch takes the same without a word here: numpy answers for its
-arrays itself, and a subclass that did not would come back from each operation and each
+When PyTorch takes a plain numpy array there is no warning: numpy itself exports its
+arrays, and a subclass of them that warned would come back from each operation and each
 slice.
 """
 
@@ -22,12 +22,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from muninn.interop import capsules
-from muninn.terms import Access
 
 if TYPE_CHECKING:
     import dis
-
-    from muninn.control.descriptions import RowDescription
 
 #: PyTorch's functions that take memory by DLPack: those that copy all of it, and those
 #: that do not.
@@ -35,14 +32,17 @@ _COPYING = {"tensor", "new_tensor"}
 _SHARING = {"from_dlpack", "as_tensor", "asarray"}
 
 
-def tellBorrower(description: RowDescription, asked: dict[str, Any]) -> None:
-    """Refuse, warn or let pass, once memory that is open for reading is asked for.
-    Called by `__dlpack__`, and looks who called that.
+def tellBorrower(name: str, mayBeWritten: bool, asked: dict[str, Any]) -> None:
+    """Refuse, warn or let pass a library that asks for memory which is open for
+    reading. `__dlpack__` calls this, and the frame that called `__dlpack__` is looked
+    at.
 
     Parameters
     ----------
-    description
-        The buffer's.
+    name
+        The buffer's name.
+    mayBeWritten
+        Whether the buffer can be opened for writing at all.
     asked
         The keywords of `__dlpack__`.
 
@@ -53,14 +53,13 @@ def tellBorrower(description: RowDescription, asked: dict[str, Any]) -> None:
     """
     if asked.get("copy"):
         return
-    mayBeWritten = description.access is not Access.READ_ONLY
     if not capsules.wantsVersioned(asked.get("max_version")):
         opened = (
             'muninn.open(name, access="readWrite"), also where a library only reads, as '
             "JAX does; or give it"
         )
         raise BufferError(
-            f"{description.name!r} is open for reading, which a DLPack capsule without a "
+            f"{name!r} is open for reading, which a DLPack capsule without a "
             "version can not say, and none with one was "
             f"asked for. Fix: {opened if mayBeWritten else 'Give it'} a copy, buffer.read()"
         )
@@ -94,10 +93,10 @@ def _depth(frame: FrameType) -> int:
 
 
 def _isCopied(borrower: FrameType, asked: dict[str, Any]) -> bool:
-    """Whether PyTorch will keep nothing but a copy, as far as can be told from its
-    `from_dlpack`, and from the call that led there.
+    """Whether PyTorch will keep only a copy, as far as the frame of its `from_dlpack`
+    and the call that led to it tell.
     """
-    # A device that is named and not passed on is another one than the memory's.
+    # PyTorch does not pass a device on when it is another one than the memory's.
     if borrower.f_locals.get("device") is not None and "dl_device" not in asked:
         return True
     # `torch.tensor` and its like are C, which has no frame.
@@ -109,8 +108,8 @@ def _isCopied(borrower: FrameType, asked: dict[str, Any]) -> bool:
 
 
 def _namesInCall(frame: FrameType) -> set[str]:
-    """What the expression that a frame is at names: the attributes, and its functions
-    by the names that they were made with.
+    """The names in the expression that a frame is at: its attributes, and its
+    functions by the names with which they were defined.
     """
     names = set()
     for name in _namesAt(frame.f_code, frame.f_lasti):
@@ -123,13 +122,14 @@ def _namesInCall(frame: FrameType) -> set[str]:
     return names
 
 
-# reading the code takes longer than the rest of `__dlpack__`, and a loop asks each time
+# Reading the bytecode takes longer than the rest of `__dlpack__`, and a loop asks again
+# for the same place.
 @functools.lru_cache(maxsize=64)
 def _namesAt(code: types.CodeType, offset: int) -> frozenset[str]:
     """The names in the expression of the instruction at an offset."""
     import dis
 
-    # one of each two bytes of code
+    # There is one position for each two bytes of code.
     whole = dis.Positions(*next(itertools.islice(code.co_positions(), offset // 2, None)))
     parts = [
         each
@@ -141,8 +141,8 @@ def _namesAt(code: types.CodeType, offset: int) -> frozenset[str]:
 
 
 def _isWithin(part: dis.Positions | None, whole: dis.Positions | None) -> bool:
-    """Whether source is within other source; by the line where Python was told to
-    forget columns (`-X no_debug_ranges`).
+    """Whether one range of source is within another. Only lines are compared where
+    Python was told to keep no columns (`-X no_debug_ranges`).
     """
     if part is None or whole is None or part.lineno is None or whole.lineno is None:
         return False
