@@ -1,3 +1,3 @@
-"""How those who share a buffer wait for each other: fences, readers and writers,
-snapshots, `Lock`.
+"""How the processes that share a buffer wait for each other: fences, read and write
+access, snapshots, `Lock`.
 """

@@ -1,18 +1,34 @@
-"""Turns: one writer at a time, and readers whose kernels are not overtaken by the next
-writer's.
+"""Read and write access: one writer at a time, and readers whose kernels no later
+writer overtakes.
 
-Inside their `with` blocks a writer keeps out everybody, and a reader with a stream
-keeps out writers; who comes meanwhile waits on the host, as for a lock, for as long as
-somebody is putting work into a stream. The work itself is waited for on the GPU: who
-enters makes the stream wait for the accesses whose work is not over (a reader for who
-writes, a writer for who reads too), and who leaves signals. So the publication may come
-before the work is done: it says "there is a newer one", and the fence says when it can
-be read.
+The host waits for a process that is inside a ``with`` block; the GPU waits for the work
+that such a block gave a stream. One of the two covers each access.
 
-Entering and leaving are C (`cshim/owners.h`), so no handler of a signal can come
-between a step of them and what belongs to it. The methods here are called from there,
-where nothing is held, or where what is held is given back when they raise. An access
-whose object is gone is ended: nobody else could.
+*Write access.* The writer takes the owner lock of the row. Then it waits until no
+process is inside a read access (`readers`), and it makes its stream wait for the
+accesses whose work is not over, of readers and of writers. Then it makes the generation
+odd, and the block runs. At the end a writer with a stream issues a ticket, which the
+stream completes. The writer stores the even generation, which is the publication, and
+releases the owner lock. An exception that leaves the block leaves the generation odd:
+readers get `WriterDied` until the next writer has repaired the buffer.
+
+*Read access.* The reader marks its lease as reading, and looks at the owner lock
+afterwards. If a writer has the lock, the reader takes the mark back and waits for it.
+Otherwise it is inside: it makes its stream wait for the accesses that write, and the
+block runs. At the end it issues a ticket, and takes the mark back. The next writer's
+stream waits for that ticket.
+
+A publication may come before its work is done: the generation says that there is a
+newer one, and the fence says when its bytes can be read. A stale read of the owner lock
+or of the mark costs one wait, which ends by itself: the writer and the reader each
+write their own word first and read the other's afterwards, so they do not both miss the
+other. A process that dies inside an access keeps the others waiting until its death is
+confirmed; then the next writer takes the owner lock over.
+
+Entering and leaving are C calls (`cshim/owners.h`), so no signal handler can interrupt
+them between two steps that belong together. C calls the methods of this module where
+nothing is held, or where it gives back what is held when they raise. When the object of
+an access is collected, its access ends: no other code could end it.
 """
 
 from __future__ import annotations
@@ -33,19 +49,19 @@ if TYPE_CHECKING:
     from muninn.devices.port import Stream
     from muninn.session.openbuffer import OpenBuffer
 
-#: No stream was named, not even the default one.
+#: The caller named no stream, not even the default one.
 WITHOUT_STREAM: Any = type(
     "WithoutStream", (), {"__repr__": lambda self: "WITHOUT_STREAM", "__slots__": ()}
 )()
-#: Until when, and how many seconds that were; None: for ever.
+#: The deadline of a wait, and how many seconds it has in all; None: for ever.
 _Until = tuple[float, float] | None
 
 
 class Opened(Protocol):
-    """A buffer object, as an access needs it."""
+    """What an access needs of a buffer object."""
 
     def _checked(self) -> OpenBuffer:
-        """The holding, for one more operation. Raises what forbids one."""
+        """The open buffer, for one more operation. Raises what forbids the operation."""
 
     def _view(self, openBuffer: OpenBuffer) -> Any:
         """The array for the host."""
@@ -55,7 +71,7 @@ class Opened(Protocol):
 
 
 class _OnOpenBuffer(atomics.AccessScope):
-    """What the accesses of an open buffer have in common."""
+    """The part that all kinds of access of an open buffer have in common."""
 
     _openBuffer: OpenBuffer
     _timeout: float | None
@@ -105,16 +121,16 @@ class _OnOpenBuffer(atomics.AccessScope):
         )
 
     def _forKernels(self, buffer: Opened, stream: Stream | None) -> Any:
-        """The view for kernels in `stream`, before that is made to wait; raises what
-        forbids one, as GPUs that do not reach each other.
+        """The view for kernels in `stream`. It is made before the stream is made to
+        wait, because it may raise, as for GPUs that do not reach each other.
         """
         return buffer.deviceArray(
             None if stream is None or self._openBuffer.memory.gpu is None else stream.gpu
         )
 
     def _refuseLeft(self) -> None:
-        """Inside a read access: nobody who lives writes, nor will before it ends, so an
-        odd word is what somebody left half written.
+        """Raise `WriterDied` if the bytes are half written. Called inside a read
+        access: no living process writes then, so an odd generation is a dead writer's.
         """
         if self._openBuffer.generation.value() & 1:
             raise WriterDied(
@@ -126,8 +142,8 @@ class _OnOpenBuffer(atomics.AccessScope):
 
 
 class Writing(_OnOpenBuffer):
-    """One write access. Leaving it by an exception leaves the buffer half written:
-    readers are told, and the next writer repairs it.
+    """One write access. An exception that leaves it leaves the buffer half written:
+    readers get `WriterDied`, and the next writer repairs the buffer.
     """
 
     def __init__(self, buffer: Opened, timeout: float | None, stream: Any) -> None:
@@ -144,8 +160,8 @@ class Writing(_OnOpenBuffer):
         openBuffer = self._openBuffer = _opened(self._buffer)
         self._owner = openBuffer.owner
         if self._stream is WITHOUT_STREAM and not openBuffer.memory.isHostVisible:
-            # kernels must write it, and theirs is the default stream if no other is
-            # named
+            # The CPU does not reach the bytes, so kernels write them; they use the
+            # default stream if the caller names no other.
             self._stream = None
         if self._stream is not WITHOUT_STREAM:
             self._kind = owners.KIND_STREAM
@@ -154,7 +170,9 @@ class Writing(_OnOpenBuffer):
         return self._buffer._view(openBuffer)
 
     def _awaitOthers(self, until: _Until) -> Any:
-        """The view, behind those whose work is not over. The owner lock is ours."""
+        """The view, after a wait for the accesses that are not over. This thread has
+        the owner lock.
+        """
         openBuffer, buffer = self._openBuffer, self._buffer
         left = None if until is None else remaining(until[0])
         if not awaitNone(openBuffer, left):
@@ -173,16 +191,16 @@ class Writing(_OnOpenBuffer):
 
     def _end(self, _: type[BaseException] | None) -> None:
         if self._stream is not WITHOUT_STREAM:
-            # Behind an error too: what the stream was given is done all the same, and
-            # nobody's work may come between.
+            # After an exception too: the stream does the work that it was given all the
+            # same, and no other work may come between.
             fences.signal(self._openBuffer, self._stream, layout.TICKET_WRITING, self._errorCursor)
         else:
             fences.mend(self._openBuffer)
 
 
 class Reading(_OnOpenBuffer):
-    """A read access on a stream: later work of the stream comes behind who wrote, and
-    the next writer's behind it.
+    """A read access on a stream: the later work of the stream comes after the writers'
+    work, and the next writer's work comes after it.
     """
 
     def __init__(self, buffer: Opened, stream: Any, timeout: float | None) -> None:
@@ -216,8 +234,8 @@ class Reading(_OnOpenBuffer):
 
 
 class Copying(_OnOpenBuffer):
-    """A read access in which the host copies: taken by a copy that writers have not
-    left room for.
+    """A read access in which the host copies. A copy takes it when the pauses between
+    publications are too short for it.
     """
 
     def __init__(self, openBuffer: OpenBuffer, deadline: float, timeout: float) -> None:
@@ -236,8 +254,8 @@ class Copying(_OnOpenBuffer):
         return self._deadline, self._timeout or 0
 
     def _awaitOthers(self, _: _Until) -> None:
-        # A writer that came meanwhile has the claim and waits for this access, so the
-        # copy would find it alive, and wait for it.
+        # A writer that came meanwhile has the owner lock and waits for this access. The
+        # copy would find that writer alive, and wait for it in turn.
         self._refuseLeft()
 
 
@@ -249,7 +267,9 @@ _WRITING_CALLS, _READING_CALLS, _COPYING_CALLS = (
 
 
 def _opened(buffer: Opened) -> OpenBuffer:
-    """The holding, for an access that is begun under a membership that stays."""
+    """The open buffer for a new access, after a thread that is leaving the domain, if
+    there is one, has left it.
+    """
     openBuffer = buffer._checked()
     if openBuffer.context.departure.isOn:
         openBuffer.context.departure.awaitEnd()
@@ -258,10 +278,10 @@ def _opened(buffer: Opened) -> OpenBuffer:
 
 
 def _endBehindWork(openBuffer: OpenBuffer, end: Callable[[], object]) -> None:
-    """Others can not wait for what the stream of an access was given: the access lasts
-    until that is over, and keeps them out.
+    """Call `end` once the work of an access is done. Its ticket could not be issued, so
+    other processes can not wait for that work; until then the access keeps them out.
     """
     try:
         threads.start(lambda: fences.behindWork(openBuffer, end), "muninn-access")
-    except RuntimeError:  # no thread can be had: it is waited for here, within limits
+    except RuntimeError:  # no thread can be started: wait here, for a limited time
         fences.behindWork(openBuffer, end, openBuffer.tables.settings.devices.ipcGraceMs / 1000)

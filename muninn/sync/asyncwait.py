@@ -1,5 +1,5 @@
-"""Waiting for asyncio: in a thread of its own, which the end of the interpreter does
-not wait for.
+"""Waiting for asyncio: on a thread of its own, for which the end of the interpreter
+does not wait.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from muninn.system.threads import refuseImports
 
 
 async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], object]) -> int:
-    """What `wait` returns or raises, on another thread.
+    """Call `wait` on another thread; returns what it returns, or raises what it raises.
 
     Parameters
     ----------
     wait
-        Called with an event: when that is set, it is to end soon.
+        Called with an event. When the event is set, `wait` must end soon.
     wake
-        Makes it look at the event.
+        Wakes `wait`, so that it looks at the event.
     """
     refuseImports("nobody can be awaited")
     import asyncio
@@ -45,13 +45,13 @@ async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], obje
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
             loop.call_soon_threadsafe(resolve, value, failure)
 
-    # Not of a pool, which the interpreter waits for when it ends: what this waits for
-    # may never come.
+    # Not a thread of a pool: the interpreter waits for those when it ends, and what
+    # this thread waits for may never come.
     threads.start(run, "muninn-wait")
     try:
         return await future
     finally:
-        # else its thread has ended, and the others would be woken for nothing
+        # Otherwise the thread has ended, and a wake-up would only wake other waiters.
         if future.cancelled() or not future.done():
             cancelled.set()
             wake()

@@ -1,10 +1,23 @@
 """Fences: tickets of a buffer, tied to streams.
 
-`signal` promises that what a stream was given so far is done once the ticket is; `wait`
-holds a stream, or the caller, until then. Between GPUs the ticket's fence word does it,
-which one GPU writes and another waits for, with no CPU between them. A dead writer's
-tickets are poisoned by the broker, which raises their fence words too, so a waiter gets
-`OwnerDied` and does not hang.
+*Signal.* The process reserves the next ticket in the ring of the row, under its own
+name (`control/tickets.py`). Then it records a fence in the stream. When the stream gets
+there, the device writes the ticket's fence word, if it can, and a thread of the process
+marks the ticket done, or poisoned if the work before it failed. If the process is
+interrupted between the two steps, its next call poisons the ticket, which no stream
+will complete.
+
+*Wait.* The process takes the ticket that is asked for, or the last one. A caller
+without a stream sleeps on the ticket's word until it is no longer pending. A stream is
+held: the GPU waits for the fence word, without a CPU between the two GPUs, or, with a
+timeout, the host waits in the stream.
+
+*Death.* When a member is confirmed dead, the broker poisons its tickets and raises
+their fence words too, so that a host and a GPU that wait both go on; the host gets
+`OwnerDied`.
+
+A stale read of a ticket costs time only: the ticket is read again after a bounded
+sleep. A ring slot that a later ticket has taken means that the ticket is over.
 """
 
 from __future__ import annotations
@@ -25,8 +38,8 @@ from muninn.system.deadlines import deadlineOf, remaining
 if TYPE_CHECKING:
     from muninn.devices.port import Device
 
-#: How long `signal` waits for the ring's oldest ticket: a stream that is stuck for
-#: longer is the program's error.
+#: How long `signal` waits for the ring's oldest ticket. A stream that is stuck for
+#: longer is an error of the program.
 _ISSUE_BOUND_SECONDS = 30.0
 _SLICE_SECONDS = 1.0
 
@@ -40,15 +53,15 @@ def signal(
     """Issue a ticket, and complete it when `stream` gets there. Raises `TimeoutError`
     when the ring stays full.
 
-    From a `errorCursor` on (`Stream.errorCursor`) the stream's errors are the ticket's,
-    whoever else was told of them meanwhile.
+    With an `errorCursor` (`Stream.errorCursor`) the ticket is also poisoned by the
+    errors that the stream has had since then and has raised elsewhere already.
     """
     return _issued(openBuffer, *_meant(openBuffer, stream), kind, errorCursor)
 
 
 def mend(openBuffer: OpenBuffer) -> None:
-    """Say that what the last writer had left half written was written anew by this CPU.
-    The caller has not published it yet.
+    """Record that this CPU has written anew what a dead writer left half written. The
+    caller has not published it yet.
     """
     if openBuffer.tickets.torn() is not None:
         _issued(openBuffer, None, None, layout.TICKET_WRITING, None)
@@ -79,8 +92,8 @@ class _Signalling:
         self.promising = 0  #: the ticket that is being given to a stream
 
     def undo(self) -> bool:
-        """Poison what was issued and is no stream's: nobody may have known which ticket
-        it was. False while a thread signals.
+        """Poison the tickets that were issued and given to no stream: an interruption
+        may have lost their numbers. False while another thread signals.
         """
         openBuffer = self._openBuffer
         gpus = openBuffer.context.gpus
@@ -100,15 +113,15 @@ class _Signalling:
 def _attempted(
     openBuffer: OpenBuffer, device: Device | None, stream: Any, kind: int, errorCursor: int | None
 ) -> int | None:
-    """A ticket that the stream completes; None when the ring has no room."""
+    """Issue a ticket that the stream completes; None when the ring has no room."""
     gpus, key, tickets = openBuffer.context.gpus, openBuffer.tables.key, openBuffer.tickets
-    if device is None:  # nobody but the caller can have done anything, and that is done
+    if device is None:  # only the caller can have done any work, and it is done
         return tickets.issue(key, DONE_AT_ONCE[kind])
     signalling = _Signalling(openBuffer)
-    # A thread of this process must not let a GPU wait for a ticket before the word that
-    # ends the wait is in its stream: the two streams may be one, or one wait for the
-    # other as a default stream does. So nobody sees a ticket whose fence is not
-    # recorded.
+    # No thread of this process may let a GPU wait for a ticket before the fence that
+    # ends the wait is in its stream: the two streams may be the same, or one may wait
+    # for the other, as a default stream does. So the threads see no ticket whose fence
+    # is not recorded yet.
     with aside.unlessTaken(openBuffer.fencing), gpus.signalling.begin(signalling):
         ticket = tickets.issue(key, kind)
         if ticket is not None:
@@ -129,8 +142,8 @@ def _promise(
         return errorCursor is None or stream.errorSince(errorCursor) is None
 
     def onReached(error: BaseException | None) -> None:
-        # By the open buffer: until then its lease stands, so nobody else's tickets are
-        # in this row.
+        # Through the open buffer, which this closure keeps: its lease stands until now,
+        # so the row is still this buffer's.
         isDone = error is None and isSound()
         openBuffer.tickets.complete(
             ticket, key, layout.TICKET_DONE if isDone else layout.TICKET_POISONED
@@ -142,7 +155,7 @@ def _promise(
         if device.recordFence(stream, onReached, _wordOf(openBuffer, device, ticket)) and isSound():
             tickets.markCompletedByDevice(ticket, key)
     except BaseException as error:
-        onReached(error)  # nobody else would complete the ticket, and its waiters must not hang
+        onReached(error)  # nothing else would complete the ticket, and its waiters would hang
         raise
 
 
@@ -189,13 +202,14 @@ def _held(
             pass
         return wanted
     device, stream = deviceOf(openBuffer.context), streamOf(openBuffer, stream)
-    # One that waits here and now must not keep the others from what it waits for.
+    # A synchronous stream waits during the call; it must not keep other threads from
+    # the work that it waits for.
     with (
         contextlib.nullcontext() if stream.isSynchronous else aside.unlessTaken(openBuffer.fencing)
     ):
         if tickets.state(wanted) != layout.TICKET_DONE:
-            # A GPU's wait for a word can not be called off, so one that has a limit is
-            # the host's.
+            # A GPU's wait for a word can not be cancelled, so the host does a wait that
+            # has a timeout.
             device.delayStream(
                 stream,
                 isReachedInTime,
@@ -205,13 +219,13 @@ def _held(
 
 
 def holdBack(openBuffer: OpenBuffer, stream: Any, *, writing: bool, timeout: float | None) -> None:
-    """Let `stream` wait for those who write, and if it will write itself also for those
-    who read; without a stream, the caller.
+    """Let `stream` wait for the accesses that write, and if it will write itself also
+    for those that read. Without a stream the caller waits.
 
     Raises
     ------
     OwnerDied
-        Who wrote last died half way; whoever writes next does not mind.
+        The last writer died half way. Not raised for a caller that will write.
     """
     tickets = openBuffer.tickets
     if not tickets.last():
@@ -219,9 +233,9 @@ def holdBack(openBuffer: OpenBuffer, stream: Any, *, writing: bool, timeout: flo
     deadline = deadlineOf(timeout)
     lastWriter = tickets.lastWriter()
     for ticket in tickets.scopes(reading=writing):
-        # What earlier writers leave half written, the last one writes anew. A caller
-        # looks when it has waited for all: since then the dead one may have had a
-        # successor. A stream can not look.
+        # The last writer writes anew what earlier ones left half written. A caller
+        # checks for a dead writer below, after it has waited for all of them, because a
+        # later writer may have repaired the buffer meanwhile. A stream can not check.
         _held(
             openBuffer,
             stream,
@@ -234,7 +248,9 @@ def holdBack(openBuffer: OpenBuffer, stream: Any, *, writing: bool, timeout: flo
 
 
 def behindWriters(openBuffer: OpenBuffer) -> bool:
-    """Put the default stream behind those who write; False when nobody does."""
+    """Let the default stream wait for the accesses that write; False when there are
+    none.
+    """
     if not openBuffer.tickets.scopes(reading=False):
         return False
     holdBack(openBuffer, defaultStream(openBuffer), writing=False, timeout=None)
@@ -242,8 +258,8 @@ def behindWriters(openBuffer: OpenBuffer) -> bool:
 
 
 def streamOf(openBuffer: OpenBuffer, stream: Any) -> Any:
-    """The stream that is meant, which can be used; None means the default one, and
-    stays None where no GPU has any work of this process.
+    """The stream that the caller means, ready for use. None means the default stream,
+    and stays None where no GPU can have any work of this process.
     """
     return (
         defaultStream(openBuffer)
@@ -253,8 +269,8 @@ def streamOf(openBuffer: OpenBuffer, stream: Any) -> Any:
 
 
 def usableStream(openBuffer: OpenBuffer, stream: Any) -> Any:
-    """The same, and what the stream has failed with is raised now: who gives it work
-    should know.
+    """`streamOf`; raises the error of a stream that has failed, before it gets more
+    work.
     """
     meant = streamOf(openBuffer, stream)
     if meant is not None:
@@ -263,24 +279,24 @@ def usableStream(openBuffer: OpenBuffer, stream: Any) -> Any:
 
 
 def defaultStream(openBuffer: OpenBuffer) -> Any:
-    """What a kernel runs in if no stream is named: the default stream of the buffer's
-    GPU, or of the one that is worked on.
+    """The stream in which a kernel runs if none is named: the default stream of the
+    buffer's GPU, or for host memory of the current GPU.
     """
     gpu = _gpuOf(openBuffer)
     return None if gpu is None else deviceOf(openBuffer.context).asStream(None, gpu)
 
 
 def _gpuOf(openBuffer: OpenBuffer) -> int | None:
-    """Whose default streams are meant: the buffer's GPU, or of host memory the one that
-    is worked on, if there is one.
+    """The GPU whose default streams are meant: the buffer's, or for host memory the
+    current GPU, if there is one.
     """
     gpu = openBuffer.memory.gpu
     return deviceOf(openBuffer.context).workingGpu() if gpu is None else gpu
 
 
 def _meant(openBuffer: OpenBuffer, stream: Any) -> tuple[Device | None, Any]:
-    """The device and the stream that is meant; no device where no GPU, not even an
-    emulated one, can have any work of this process.
+    """The device and the stream that the caller means; no device where no GPU, not even
+    an emulated one, can have any work of this process.
     """
     if stream is not None:
         return deviceOf(openBuffer.context), streamOf(openBuffer, stream)
@@ -293,8 +309,8 @@ def _meant(openBuffer: OpenBuffer, stream: Any) -> tuple[Device | None, Any]:
 
 
 def _wordOf(openBuffer: OpenBuffer, device: Device, ticket: int) -> FenceWord:
-    """The ticket's fence word, as the GPUs of this process find it. Their pages are
-    registered a chunk of rows at a time.
+    """The ticket's fence word, at its address for the GPUs of this process. The pages
+    of fence words are registered with the driver one chunk of rows at a time.
     """
     tables, fenceWords = openBuffer.tables, openBuffer.context.gpus.fenceWords
     first = openBuffer.row // layout.ROW_CHUNK * layout.ROW_CHUNK
@@ -312,8 +328,8 @@ def _wordOf(openBuffer: OpenBuffer, device: Device, ticket: int) -> FenceWord:
 def behindWork(
     openBuffer: OpenBuffer, action: Callable[[], object], seconds: float = float("inf")
 ) -> None:
-    """Call `action` once the GPUs have done what this process gave them, or after so
-    many seconds.
+    """Call `action` once the GPUs have done the work of this process, or after
+    `seconds`.
     """
     device, deadline = deviceOf(openBuffer.context), clock.now() + seconds
     try:
@@ -329,7 +345,8 @@ def behindWork(
 def _isOver(openBuffer: OpenBuffer, ticket: int, seconds: float, mindsDeath: bool) -> bool:
     state = openBuffer.tickets.await_(ticket, seconds)
     if state != layout.TICKET_PENDING:
-        # Whoever ended it may have died before this: a GPU's wait has no other end.
+        # The process that ended the ticket may have died before it raised the fence
+        # word, and only that word ends the wait of a GPU.
         openBuffer.tickets.raiseFence(ticket)
     if state == layout.TICKET_POISONED and mindsDeath:
         raise _died(openBuffer, ticket)

@@ -1,8 +1,25 @@
 """`muninn.Lock`: a named lock between processes that survives its holder's death.
 
-It is the owner lock of a row without memory, so it is found, leased and reclaimed like
-a buffer. Who has it is in the owner of the row (`control/owners.py`): of all processes
-and all their threads one, which may take it again.
+A lock is a row without memory, so processes find, lease and reclaim it like a buffer.
+Its name begins with a prefix that no buffer's name has.
+
+*Acquire.* The process writes {slot generation, slot} of its own into the owner lock of
+the row by a CAS, if the word is free. If not, it takes a number in the order of arrival
+and sleeps on the word; a free lock is reserved for the waiter that came first, for a
+few milliseconds (`cshim/owners.h`). It wakes at intervals and asks whether the member
+in the word is confirmed dead. Then it takes the lock over by a CAS on the exact word,
+and `recovered` is set: the dead holder may have left half changed what the lock
+protects. If an exception leaves the block of a process that has recovered the lock, the
+next holder gets `recovered` too.
+
+*Again.* The owner lock names a process. Which thread has it, and how often it took it,
+stands in the private memory of the process (`session/owners.py`). The same thread may
+take the lock again, and releases it as often.
+
+*Release.* The process stores a free word and wakes the next waiter.
+
+A stale read of the word costs one sleep, which is bounded: only the CAS on the exact
+word takes the lock.
 """
 
 from __future__ import annotations
@@ -27,8 +44,8 @@ _NO_BOOL = "leave it out to wait, or pass timeout=0 not to"
 
 
 class _Taking(atomics.AccessScope):
-    """What takes a lock and gives it back. Each is one step of C: nothing can interrupt
-    one half way.
+    """One use of a lock, which acquires and releases it. Each of the two is one call of
+    C, so nothing interrupts it half way.
     """
 
     _openBuffer: OpenBuffer
@@ -87,7 +104,7 @@ class Lock(_Taking):
     recovered
         Whether the last acquisition took the lock over from a holder that had died:
         what it protects may be half changed. If an exception leaves the ``with`` block
-        then, the next one is told as well.
+        then, the next acquisition sets it as well.
     """
 
     @named
@@ -130,7 +147,7 @@ class Lock(_Taking):
         """Take the lock, again if this thread has it.
 
         As with Python's own locks, an exception of a signal handler may come between
-        this and the next statement; ``with lock:`` leaves nothing held.
+        this and the next statement; ``with lock:`` leaves nothing held then.
 
         Parameters
         ----------
@@ -138,9 +155,10 @@ class Lock(_Taking):
             Seconds; None waits as long as the holder lives. `TimeoutError` when they
             are over.
         blocking
-            Of Python's own locks, and refused: `timeout` says it.
+            A parameter of Python's own locks, and refused: use `timeout`.
         """
-        if unknown or blocking is not None:  # not by `named`, which would cost a tenth of it
+        # Not by `named`, which would make each call a tenth slower.
+        if unknown or blocking is not None:
             checkKeywords("Lock.acquire", unknown, keywordsOf(Lock.acquire))
             raise TypeError(f"Lock.acquire: blocking is of Python's own locks: {_NO_BOOL}")
         try:
@@ -162,7 +180,7 @@ class Lock(_Taking):
 
     @named
     def held(self, timeout: float | None) -> _Held:
-        """``with lock.held(timeout=2.0):``, for a bounded wait."""
+        """A context manager for a bounded wait: ``with lock.held(timeout=2.0):``."""
         return _Held(self, timeoutOf("Lock.held", timeout))
 
     def _attach(self) -> None:

@@ -1,8 +1,9 @@
-"""Publications: waiting for a buffer's next generation, and taking it.
+"""Publications: waiting for a buffer's next generation, and copying it.
 
-A copy that is made behind a wait may be of a later generation than the one that was
-waited for. So what wants each publication once has the copy made here, and is told
-which one it is.
+A waiter compares the generation with the one that it knows, and sleeps on the word
+until that changes; the writer's even generation wakes it. A copy after the wait may be
+of a later generation than the wait returned. So a program that wants each publication
+once has the copy made here, and gets the generation that is in the copy.
 """
 
 from __future__ import annotations
@@ -26,9 +27,7 @@ def nextOf(
     out: np.ndarray[Any, Any] | None,
     cancelled: threading.Event | None = None,
 ) -> int:
-    """`MuninnBuffer.waitNext`; ends soon with `InterruptedError` once `cancelled` is
-    set.
-    """
+    """`MuninnBuffer.waitNext`. Raises `InterruptedError` soon after `cancelled` is set."""
     openBuffer = buffer._checked()
     if after is not None and asInteger(after) is None:
         raise TypeError(
@@ -56,7 +55,7 @@ def _awaited(
     def check() -> None:
         if cancelled is not None and cancelled.is_set():
             raise InterruptedError
-        buffer._checked().refuseOwnWriter()  # it would wait for itself
+        buffer._checked().refuseOwnWriter()  # the thread would wait for itself
         value = generation.value()
         if value & ~1 <= known and generation.isLeft(value, lambda: writerIsDead(openBuffer)):
             raise WriterDied(

@@ -1,11 +1,15 @@
-"""Readers: how a writer waits for those who are inside a read access.
+"""Readers: how a writer waits for the processes that are inside a read access.
 
-Who is inside a read access says so in this process's lease, and looks for a writer
-*afterwards*; a writer has the owner lock, and looks for readers afterwards. So at least
-one of two that come at once sees the other: then the reader steps back
-(`cshim/owners.c`). What an access gave its stream has a ticket before the access ends,
-and is waited for by that. A reader that died is out of the way once its lease is
-cleared, which is done when its death is proven.
+A reader first marks the lease of its process as reading and changes the row's word of
+readers, and *afterwards* looks at the owner lock. A writer first takes the owner lock,
+and afterwards looks for readers. So if both come at once, at least one sees the other,
+and the reader steps back (`cshim/owners.c`).
+
+The writer sleeps on the word of readers, which each reader changes when it leaves. The
+work that a reader gave its stream has a ticket before the access ends, and the writer
+waits for the ticket. When a reader dies, the broker clears its leases once the death is
+confirmed. Until then the writer waits; a stale read of the word costs it one sleep of
+at most `_CHECK_NS`.
 """
 
 from __future__ import annotations
@@ -20,13 +24,13 @@ from muninn.system.green import sleepOn
 if TYPE_CHECKING:
     from muninn.session.openbuffer import OpenBuffer
 
-#: How long a writer sleeps before it looks at the leases again: those of the dead are
-#: cleared without a word.
+#: How long a writer sleeps before it looks at the leases again: the broker that clears
+#: those of a dead member does not change the word.
 _CHECK_NS = 50_000_000
 
 
 def awaitNone(openBuffer: OpenBuffer, timeout: float | None) -> bool:
-    """Wait until nobody is inside a read access; False when somebody still is after
+    """Wait until no process is inside a read access; False when one still is after
     `timeout` seconds. The caller has the owner lock.
     """
     tables, deadline = openBuffer.tables, deadlineOf(timeout)
@@ -37,8 +41,8 @@ def awaitNone(openBuffer: OpenBuffer, timeout: float | None) -> bool:
         if not seen or not leases.readersOf(
             tables.block, tables.members, openBuffer.row, openBuffer.incarnation
         ):
-            # So that writers need not look again before somebody has read. Who has
-            # begun meanwhile has changed the word.
+            # With 0 in the word, later writers need not look at the leases. A reader
+            # that began meanwhile has changed the word, and the CAS fails.
             if seen:
                 atomics.casSeqCst32(word, seen, 0)
             return True

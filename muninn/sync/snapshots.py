@@ -1,5 +1,12 @@
 """Snapshots: a private copy of one whole generation on the host, never torn, wherever
 the bytes are.
+
+The reader reads the generation, copies the bytes, and reads the generation again. If it
+is even and the same, the copy is whole (a seqlock); a stale read costs another copy. If
+a writer is inside, the reader waits for its publication; if that writer is dead, it
+raises `WriterDied`. If streams have been given writes, the reader waits for their
+tickets too. If writers publish so often that no copy comes to its end, the reader takes
+a read access and copies inside it.
 """
 
 from __future__ import annotations
@@ -17,15 +24,15 @@ from muninn.sync import fences
 from muninn.sync.access import Copying
 from muninn.system import atomics, clock
 
-#: How long a copy waits for writers to leave room, when nobody says how long.
+#: How long a copy waits for a pause between writers, when the caller gives no timeout.
 READ_BOUND_SECONDS = 10.0
 
 
 def snapshot(
     openBuffer: OpenBuffer, out: np.ndarray[Any, Any] | None, timeout: float
 ) -> np.ndarray[Any, np.dtype[Any]]:
-    """The bytes of one generation in `out`, or in a new array; what kernels still write
-    is waited for.
+    """The bytes of one generation in `out`, or in a new array. Waits for kernels that
+    still write.
     """
     if out is None:
         out = np.empty(openBuffer.description.shape, dtypeOf(openBuffer))
@@ -36,7 +43,7 @@ def snapshot(
 
 
 def checkFits(openBuffer: OpenBuffer, out: np.ndarray[Any, Any]) -> None:
-    """Raises `InvalidArgument`, or `TypeError`, for what no copy goes into."""
+    """Raises `InvalidArgument`, or `TypeError`, if a copy can not go into `out`."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a numpy array, not {type(out).__name__}")
     shape, dtype = openBuffer.description.shape, dtypeOf(openBuffer)
@@ -63,8 +70,8 @@ def copyInto(openBuffer: OpenBuffer, out: np.ndarray[Any, Any], timeout: float) 
         openBuffer.memory,
         openBuffer.tickets,
     )
-    # What nearly all find: nobody is inside a write access, and no stream was ever
-    # given one.
+    # The common case: no process is inside a write access, and no stream was ever given
+    # work on this buffer.
     isHostOnly = memory.isHostVisible and not tickets.last()
     copied = (
         openBuffer.generation.copyNow(
@@ -86,7 +93,7 @@ def _awaitCopy(openBuffer: OpenBuffer, target: int, timeout: float) -> int:
     )
 
     def isDead() -> bool:
-        # somebody writes: if it is this thread, it would wait for itself
+        # A writer is inside; if it is this thread, the copy would wait for itself.
         openBuffer.refuseOwnWriter()
         return writerIsDead(openBuffer)
 
@@ -111,8 +118,8 @@ def _awaitCopy(openBuffer: OpenBuffer, target: int, timeout: float) -> int:
 
 
 def writerIsDead(openBuffer: OpenBuffer) -> bool:
-    """Whether nobody who lives is writing: the owner lock is free, or in a dead
-    member's name.
+    """Whether no living process is writing: the owner lock is free, or names a member
+    that is confirmed dead.
     """
     owner = ownerlock.ownerOf(int(atomics.loadAcquire32(openBuffer.ownerLockAddress)))
     return owner is None or openBuffer.tables.isDead(*owner)
