@@ -1,5 +1,5 @@
-"""The client: a member asks whichever process is broker now, and gets an answer or an
-error within a bound of time.
+"""The client: a member sends a request to the process that is broker now, and gets an
+answer or an error within a bounded time.
 
 The client owns the member's connections (`connections.py`, made by `connector.py`) and
 the requests that wait for the background thread. All of it is private memory of the
@@ -9,9 +9,9 @@ thread.
 
 An answer that does not come ends in one of three ways. The broker has died: the
 connection ends, and the client asks the successor. The broker is busy: its heartbeat
-moves, and the client waits on. The broker is stuck: its heartbeat stands still for
-`takeoverMs` (`stalldetector.py`), and the client has it replaced. Requests are
-idempotent, so the client may ask again.
+moves, and the client goes on waiting. The broker is stuck: its heartbeat stands still
+for `takeoverMs` (`stalldetector.py`), and the client starts an election (`role.py`).
+Requests are idempotent, so the client may ask again.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from muninn.wire.descriptorserver import DescriptorClient
 from muninn.wire.messages import Message
 
 _log = Log("muninn.member")
-#: How long the background thread leaves a broker alone that has no room, or that it has
-#: no descriptor to connect to.
+#: How long the background thread waits before it connects again, when the broker or
+#: this process has no descriptor left for the connection.
 _TURNED_AWAY_SECONDS = 2.0
 
 
@@ -56,24 +56,25 @@ class Client:
         self._lines = Lines()
         self._connector = Connector(context, self._lines)
         self._later: deque[Message] = deque()
-        # the epoch whose broker had no room for this member
+        # The epoch whose broker had no descriptor left for this member.
         self._turnedAwayBy, self._connectAgainAt = -1, 0.0
 
     def request(
         self, op: str, descriptors: Sequence[Descriptor] = (), **fields: object
     ) -> tuple[Message, list[Descriptor]]:
-        """Ask, and return the answer and the descriptors in it, which are the caller's.
+        """Send a request, and return the answer and the descriptors in it. The caller
+        owns the descriptors.
 
         Raises
         ------
         BrokerUnavailable
-            Nobody answered within `control.requestTimeoutMs`.
+            No broker answered within `control.requestTimeoutMs`.
         MuninnError
-            What the broker answered.
+            The error that the broker answered with.
         """
         message: Message = {"op": op, **fields}
         if aside.isOwn():
-            # A finalizer, on a thread that others wait for: it must not wait for them.
+            # A finalizer runs on a thread that others wait for: it must not wait.
             if not requests.OPERATIONS[op].mayComeLate:
                 raise aside.refusal()
             self.later(message)
@@ -97,7 +98,7 @@ class Client:
                         f"the control block of {domain!r} was removed from /dev/shm", "Try again"
                     ) from None
                 if (missing := missingShm()) is not None:
-                    raise missing from None  # and with it the sockets
+                    raise missing from None  # /dev/shm is missing, and the sockets with it
                 if clock.now() >= deadline:
                     raise BrokerUnavailable(
                         f"no broker answered {op!r} within {self._context.requestTimeoutMs} ms"
@@ -112,20 +113,21 @@ class Client:
             return reply, received
 
     def free(self, row: int, incarnation: int) -> None:
-        """Free a buffer. That somebody else was faster is fine."""
+        """Free a buffer. Nothing is raised if another process was faster."""
         with contextlib.suppress(BufferFreed):
             self.request("free", row=row, incarnation=incarnation)
 
     def fetch(self, row: int, incarnation: int) -> Descriptor | None:
-        """A descriptor of memory that has no name, the caller's; None when a new broker
-        does not have it yet.
+        """A descriptor of memory that has no name, which the caller owns; None when a
+        new broker does not have it yet.
 
-        It says nothing about the row: whoever holds a lease on it looks for himself.
+        The answer says nothing about the state of the row: the caller has a lease on
+        the row, and reads the state itself.
 
         Raises
         ------
         OwnerDied
-            Nobody has it any more.
+            No process has the memory any more.
         BrokerUnavailable, BufferFreed, DescriptorsExhausted
         """
         election = self._context.election
@@ -138,11 +140,11 @@ class Client:
         return descriptors[0] if reply["found"] and descriptors else None
 
     def once(self, op: str, **fields: object) -> Message | None:
-        """Ask the broker of now a single time, and return its answer; None when there
-        is none.
+        """Ask the present broker a single time, and return its answer; None when there
+        is no answer.
 
-        For the background thread: while it waits it may itself be elected, and then it
-        has to serve and not to ask again.
+        For the background thread: while it waits, its own process may be elected, and
+        then it must serve instead of asking again.
         """
         try:
             reply, received = self._ask(
@@ -155,8 +157,8 @@ class Client:
         return reply
 
     def awaitAnswer(self, seconds: float) -> bool:
-        """Wait until a broker answers; False when none does within so long. What it
-        does first when its term begins is done then.
+        """Wait until a broker answers; False when none answers in this time. An answer
+        says that the broker has done what comes first in its term.
         """
         deadline = clock.now() + seconds
         with contextlib.suppress(MuninnError):
@@ -167,22 +169,22 @@ class Client:
         return False
 
     def later(self, message: Message) -> None:
-        """Let the background thread ask this, once it can; nobody hears the answer. A
-        grant is asked for again, and given back.
+        """Let the background thread send this request once it can. It drops the answer;
+        if the request is a `create`, it abandons the row that was granted.
         """
         self._later.append(message)
         self._context.wake()
 
     def askLater(self) -> bool:
-        """Ask what was to be asked later; False when the broker does not answer now.
-        For the background thread.
+        """Send the requests that were queued by `later`; False when the broker does not
+        answer now. For the background thread.
         """
         while self._later:
-            message = self._later[0]  # it stays until it is done: `awaitLater` looks for it
+            message = self._later[0]  # it stays until it is done, since `awaitLater` looks for it
             try:
                 reply = self.once(**message)
             except MuninnError:
-                reply = {}  # it is as it was to be, or nobody's any more
+                reply = {}  # what was to be done is done already, or can not be done any more
             if reply is None:
                 return False
             if message["op"] == "create" and reply.get("row", requests.LATER) != requests.LATER:
@@ -193,13 +195,13 @@ class Client:
         return True
 
     def awaitLater(self) -> None:
-        """Before a grant: what is yet to be given back may be the very row that would
-        be granted again.
+        """Called before a grant: wait until the queued requests are done. One of them
+        may give back the very row that the broker would return for the new grant.
 
         Raises
         ------
         BrokerUnavailable, DomainChanged
-            And whatever keeps this process from serving, where nobody else could.
+            Also the reason why this process can not serve, if no other process can.
         """
         deadline = self._deadline()
         while self._later:
@@ -211,17 +213,17 @@ class Client:
             self._context.requireSlot()
             self._context.wake()
             if (term := self._context.election.term()).slot is None:
-                # which tells why nobody serves: what was to be asked later is not asked
-                # before somebody does
+                # This raises the reason why no process can serve. The queued requests
+                # can not be sent before one does.
                 self._context.campaign(term)
             clock.sleep(RETRY_SECONDS)
 
     def connect(self) -> bool:
-        """Connect to the broker of now, if there is no connection yet; False when it
-        does not answer. For the background thread too.
+        """Connect to the present broker, if there is no connection yet; False when it
+        does not answer. The background thread calls this too.
 
-        Where no descriptor is left, here or there, it is not tried again for a while;
-        who asks for something does.
+        When either process has no descriptor left, this does not try again for a while.
+        A request does not wait for that, and tries to connect at once.
         """
         epoch = self._context.election.epoch()
         self._lines.thin()
@@ -232,8 +234,8 @@ class Client:
             line = self._connector.open(StallDetector(self._context), self._deadline())
             self._turnedAwayBy = -1
             if self._lines.isAny(epoch, butFor=line):
-                # another thread has asked meanwhile: a member costs its broker one
-                # descriptor, if it can
+                # Another thread has connected meanwhile. A member should cost its
+                # broker only one descriptor.
                 line.close()
             else:
                 self._lines.giveBack(line)
@@ -246,8 +248,8 @@ class Client:
         return True
 
     def isConnected(self, epoch: int) -> bool:
-        """Whether the broker of `epoch`, or of a later one, has what this member
-        brought.
+        """Whether this member has brought its memory to the broker of `epoch` or of a
+        later epoch.
         """
         return self._connector.connected >= epoch
 
@@ -255,9 +257,9 @@ class Client:
         return clock.now() + self._context.requestTimeoutMs / 1000
 
     def disconnect(self, epoch: int) -> None:
-        """The term of `epoch` has begun: whoever waits for an answer of an earlier one
-        must look again, and what is connected to one is closed. Waits no longer than
-        they take to look up.
+        """The term of `epoch` has begun. Wake the threads that wait for an answer of an
+        earlier broker, so that they ask again, and close the connections to earlier
+        brokers. This waits only until these threads have woken.
         """
         self._descriptorServer.disconnect(epoch)
         self._lines.disconnect(epoch)
@@ -267,9 +269,9 @@ class Client:
         self._lines.close()
 
     def closeInChild(self) -> None:
-        """Close this process's copies of the parent's connections, without ending them,
-        and ask nothing more: a signal handler may have forked in the middle of a
-        request, whose answer is the parent's.
+        """In a forked child: close the child's copies of the parent's connections
+        without ending them, and send nothing more. A signal handler may have forked in
+        the middle of a request, and the answer belongs to the parent.
         """
         self._connector.isForked = True
         self._descriptorServer.closeInChild()
@@ -291,7 +293,7 @@ class Client:
         try:
             answer = self._connector.exchange(line, message, descriptors, stall, deadline)
         except BaseException:
-            # whatever else it brings could be taken for the answer to another question
+            # A later packet on it could be taken for the answer to another request.
             line.close()
             raise
         self._lines.giveBack(line)

@@ -1,8 +1,24 @@
-"""Creating a buffer: granted by the broker, filled here, and only then there for
-everybody.
+"""Creation: how a process creates a buffer.
 
-The steps are grant, description, memory, fill, commit. Until the commit nobody else can
-open the buffer; a creator that fails gives up, and for one that dies the broker does.
+1. The process takes the name among its own threads, and asks the broker to grant it a
+   row. The broker checks the name and the quotas, and takes the row from FREE to
+   CREATING (`reservation.py`, `broker/directory.py`).
+2. The process takes a lease on the row.
+3. It makes the memory, and copies the source into it.
+4. It writes the description into the row, with plain stores: no process reads the
+   description of a CREATING row.
+5. It fills the memory: the `fill` function, the manifest, and the `put` function.
+6. It asks the broker to commit. Memory without a name goes along as a descriptor. The
+   broker takes the row from CREATING to LIVE, which publishes the description and the
+   contents.
+
+No other process can open the buffer before the commit, because an opener accepts only a
+LIVE row. A stale read of the row's state by an opener costs it an answer that the
+buffer does not exist yet.
+
+A creator that fails gives the row back. If the creator dies, the broker reclaims the
+row; if the broker dies, the creator repeats the request to the successor, which finds
+the row by the journal and returns the same one.
 """
 
 from __future__ import annotations
@@ -36,7 +52,7 @@ if TYPE_CHECKING:
     from muninn.session.openbuffer import OpenBuffer
 
 _log = Log("muninn.devices")
-#: After how much of a copy to a GPU `progress` is told.
+#: After how many bytes of a copy to a GPU `progress` is called.
 _PIECE_BYTES = 64 << 20
 Progress = Callable[[int], None]
 
@@ -55,20 +71,20 @@ def create(
     progress: Progress | None = None,
     put: Callable[[int], None] | None = None,
 ) -> OpenBuffer:
-    """Make the buffer.
+    """Create the buffer.
 
     Parameters
     ----------
     fill
-        Called with the memory before anybody else can open it.
+        Called with the memory before another process can open it.
     source
-        Host memory whose bytes are copied in, in parallel with the reservation. The
-        caller keeps it.
+        Host memory whose bytes are copied in, in parallel with the reservation of
+        memory. The caller keeps it alive.
     put
-        Called with the address of the memory, which may be a GPU's, before anybody else
-        can open it.
+        Called with the address of the memory, which may be a GPU's, before another
+        process can open it.
     progress
-        Called with the bytes that are ready since the last call.
+        Called with the number of bytes that became ready since the last call.
 
     Raises
     ------
@@ -92,7 +108,7 @@ def create(
             except DomainChanged:
                 if not membership.isLost():
                     raise
-                continue  # in the control block that there is now
+                continue  # again, in the new control block
             finally:
                 reservation.giveUp()
                 reservation.leaveName()
@@ -109,8 +125,8 @@ def _create(
     put: Callable[[int], None] | None,
 ) -> OpenBuffer:
     device = _deviceFor(membership, wanted)
-    # A driver knows better than a sum over rows what its GPU has left; and two
-    # processes may mean two GPUs by one number.
+    # A driver knows better than a sum over rows how much memory its GPU has left; and
+    # two processes may mean two GPUs by the same number.
     capacity = (
         0
         if device is None or device.usedBytes is None
@@ -160,7 +176,7 @@ def _fill(memory: Memory, wanted: BufferSpec, fill: Callable[[Memory], None] | N
 
 
 def _commit(reservation: Reservation, made: Bytes) -> None:
-    """Ask for CREATING → LIVE; memory without a name goes along as a descriptor."""
+    """Ask for CREATING → LIVE. Memory without a name goes along as a descriptor."""
     descriptors = exported(made)
     try:
         reservation.commit(descriptors)
@@ -219,8 +235,8 @@ def _fillAllocation(
     source: Source | None,
     progress: Progress | None,
 ) -> None:
-    """Copy `source` there, in pieces if anybody wants to be told; what is not copied is
-    ready as it is.
+    """Copy `source` into the allocation, in pieces if there is a `progress` function.
+    Memory that nothing is copied into is ready as it is.
     """
     address, sizeBytes = (0, 0) if source is None else source
     pieceBytes = _PIECE_BYTES if progress is not None else max(1, sizeBytes)
@@ -284,7 +300,7 @@ def _describe(wanted: BufferSpec, made: Bytes) -> RowDescription:
 
 
 def _deviceFor(membership: Membership, wanted: BufferSpec) -> Device | None:
-    """The device whose VRAM is wanted; None for host memory."""
+    """The device on which the memory is to be allocated; None for host memory."""
     if wanted.mode is Mode.BIG:
         return None
     return deviceOf(membership)

@@ -1,12 +1,36 @@
-"""The door of a domain: a slot in its control block for who comes, and the end of the
-block after the last who goes.
+"""Entry: how a process takes a slot in the control block of a domain, and how the last
+member withdraws the block.
 
-Who joins has its slot first and reads the block's version second. Who withdraws the
-block takes the version first and reads the slots second. Both are sequentially
-consistent, so one of two that meet sees the other: the one steps back and opens the
-block anew, or the other gives the version back. Every step may be the last of a
-process: a block that is left without its version is whole, and the next process gives
-it back (`control/block.py`).
+Join.
+
+1. The process opens the control block, or creates it if there is none. If the epochs of
+   the block are half used up and no member is in it, the process first replaces it by a
+   new block (`broker/repair.py`).
+2. It claims a member slot: FREE → CLAIMING. If all slots are taken but some belong to
+   dead members, it waits, since the broker is about to reclaim those.
+3. Then it reads the block's version word and checks that the name still leads to this
+   block. If the version is gone or the name leads elsewhere, it gives the slot back and
+   starts again.
+4. The background thread of the new member enters the slot: CLAIMING → LIVE
+   (`worker.py`).
+
+Withdraw (`retire`).
+
+1. The last member holds the lock CREATE, and checks that the block still has its name,
+   that no other slot is taken, that nothing is shared, and that the domain does not
+   drain.
+2. It exchanges the version word for 0.
+3. Then it reads the slots again. If a process has come, it puts the version back.
+4. Otherwise it removes the names of the block, and then its journals.
+
+A joining process writes its slot first and reads the version second; a withdrawing
+process writes the version first and reads the slots second. All four operations are
+sequentially consistent, so at least one of the two processes sees the other: either the
+first opens the block again, or the second puts the version back. A stale read costs one
+more round, never a slot in a block that no process can find.
+
+A process may die after any step. A block that is left without its version is whole, and
+the next process puts the version back (`control/withdrawal.py`).
 """
 
 from __future__ import annotations
@@ -35,7 +59,7 @@ _FULL_PAUSE_SECONDS = 0.01
 
 
 class Entry(NamedTuple):
-    """A claimed slot, CLAIMING until the member's thread enters it."""
+    """A claimed slot, which is CLAIMING until the member's thread enters it."""
 
     block: ControlBlock
     members: MemberTable
@@ -45,8 +69,8 @@ class Entry(NamedTuple):
 def enter(
     paths: Paths, lockFile: LockFile, control: Control, preferred: bool, undo: contextlib.ExitStack
 ) -> Entry:
-    """Claim a slot in the domain's block, made if there is none; what takes it back is
-    pushed to `undo`.
+    """Claim a slot in the domain's block, which is created if there is none. The calls
+    that undo this are pushed to `undo`.
 
     Raises
     ------
@@ -60,15 +84,15 @@ def enter(
             block = openOrCreate(paths, lockFile, limits, adopt)
             attempt.callback(block.close)
             if mayRenew and Election(block).epoch() >= RENEWAL_EPOCH:
-                mayRenew = False  # if somebody is in it, the next one will
+                mayRenew = False  # while a member is in it, it stays as it is
                 renew(paths, lockFile, limits)
                 continue
             members = MemberTable(block)
             key = _claim(members, preferred, deadline)
             attempt.callback(lockFile.unlockSlot, key.slot)
             attempt.callback(members.release, key, layout.MEMBER_CLAIMING)
-            # SYNC retire: pairs with `retire` and with Withdrawal. Slot first and
-            # version second here, the other way round there.
+            # SYNC retire: pairs with `retire` and with Withdrawal. The slot is written
+            # before the version is read here; the other way round there.
             if not block.isRetired() and block.hasName():
                 undo.push(attempt.pop_all())
                 return Entry(block, members, key)
@@ -79,8 +103,8 @@ def enter(
 
 
 def _claim(members: MemberTable, preferred: bool, deadline: float) -> MemberKey:
-    """A member slot. A full table with dead members in it is not full for long: the
-    broker is about to take their slots back.
+    """Claim a member slot. While a full table has dead members in it, wait: the broker
+    is about to take their slots back.
     """
     while True:
         try:
@@ -92,25 +116,26 @@ def _claim(members: MemberTable, preferred: bool, deadline: float) -> MemberKey:
 
 
 def retire(entry: Entry, rows: RowTable) -> None:
-    """Withdraw the control block, if nobody else is in it, nothing is shared, and it
-    does not drain.
+    """Withdraw the control block, if no other member is in it, nothing is shared, and
+    the domain does not drain.
 
-    The names go before the journals, so no death leaves a block whose journals are
-    gone. The lock file stays: its bytes mean something only while it is one file.
+    The names are removed before the journals, so a death in between leaves no block
+    with a name and without journals. The lock file stays: its byte locks exclude each
+    other only while all processes open the same file.
     """
     block, paths = entry.block, entry.block.paths
     if not block.hasName():
-        return  # and the lock file may be closed: what was removed is abandoned by itself
+        return  # The block was removed, and its members give it up by themselves.
     with block.lockFile.creating():
         if not block.hasName():
-            # withdrawn by another who left at the same time: who claims a slot in it
-            # now must go on noticing
+            # Another member that left at the same time has withdrawn it. The version
+            # must stay 0, so that a process that claims a slot in it sees that.
             return
         if _isWanted(entry, rows):
             return
         version = block.address + layout.VERSION_OFFSET
-        # SYNC retire: pairs with `enter`. Version first and slots second here, slot
-        # first and version second there.
+        # SYNC retire: pairs with `enter`. The version is written before the slots are
+        # read here; the slot is written before the version is read there.
         atomics.exchangeSeqCst32(version, 0)
         if _isWanted(entry, rows):
             atomics.exchangeSeqCst32(version, layout.VERSION)
@@ -120,8 +145,8 @@ def retire(entry: Entry, rows: RowTable) -> None:
 
 
 def _isWanted(entry: Entry, rows: RowTable) -> bool:
-    """Whether others are in the block, or it says what is shared, or that nothing is to
-    be. Then its version is not touched: a death would leave it without one.
+    """Whether other members are in the block, something is shared in it, or the domain
+    drains. Then its version is not touched: a death would leave the block without one.
     """
     others = any(slot != entry.key.slot for slot in entry.members.occupied())
     return (

@@ -1,11 +1,23 @@
 """Leaving: how a membership ends while its process goes on, or as its exit handlers
 run.
 
-A polite end saves the others the work of a death, and every step of it may be skipped
-by one. The order is: threads come out of their accesses, leases are given back, the
-office goes to another member, the broker is told good-bye and takes the slot back, the
-thread ends, and the last member withdraws the control block. The lock file is closed
-last: that drops every byte lock of this process on it.
+Leaving saves the other members the work of reclaiming a dead one. The process may die
+before any of these steps; the broker then reclaims what is left:
+
+1. The departure begins (`departure.py`): from now on no thread begins an access, takes
+   a lock or creates a buffer. The process waits a moment for the threads that are
+   inside, and for the work of its GPUs that others wait for. If either goes on, the
+   process gives nothing back; the broker reclaims everything when the process ends.
+2. The process gives all its leases back.
+3. If the process is the broker and other members live, it gives the election word to a
+   successor. This comes before the good-bye, so that the successor receives the
+   descriptors that this broker had.
+4. The process asks the broker to `leave`. The broker takes the slot back. No other
+   process may, since this one is alive and its death is therefore not confirmed.
+5. The background thread ends.
+6. The last member withdraws the control block (`entry.py`).
+7. The process closes the lock file. This comes last, because the close drops every byte
+   lock that the process has on the file.
 """
 
 from __future__ import annotations
@@ -59,13 +71,12 @@ class Leaving:
         self._worker = worker
 
     def leave(self) -> None:
-        """Say good-bye: close what is open, hand the broker's office on, give the slot
-        back. Everything in it may be skipped by a death. While a thread is inside an
-        access, holds a lock or creates, or a GPU is at work, nothing is given back
-        before the process ends.
+        """Leave the domain: close what is open, let another member become broker, give
+        the slot back. While a thread is inside an access, holds a lock or creates, or a
+        GPU is at work, nothing is given back before the process ends.
         """
-        # who joins anew waits: closing the lock file drops every byte lock of this
-        # process on it
+        # A thread that joins again waits for this lock: closing the lock file would
+        # drop the byte lock of its new slot as well.
         with changing.lock:
             if self._standing.isStale() or self._hasMovedOut():
                 return
@@ -90,31 +101,32 @@ class Leaving:
         )
         if isAtRest:
             openBuffers.closeAll()
-        role.isPreferred = False  # or our thread would ask for the office back
+        # Otherwise the background thread would ask to become broker again.
+        role.isPreferred = False
         term = tables.election.term()
         if term.slot == tables.key.slot and tables.members.othersAlive(tables.key):
-            # First the office, then good-bye as anybody else: so the successor gets
-            # what the descriptor store holds.
+            # The election word goes first, and the good-bye second, as for any other
+            # member: so the successor receives what is in the descriptor store.
             role.handOverUntil = clock.now() + 2 * tables.settings.control.takeoverMs / 1000
             tables.election.replace(term, tables.members.preferredOther(tables.key))
             self._worker.wake()
         if not isAtRest:
-            # Good-bye says that all is done. A death says so too, and is proven when it
-            # has come.
+            # A good-bye would say that this process is done with everything. Its death
+            # will say so, once it is confirmed.
             say = _log.info if openBuffers.isInside() else _log.warning
             say(
                 "threads or GPUs are at work for this process: it does not leave %s before it ends",
                 tables.paths.domain,
             )
             with contextlib.suppress(MuninnError):
-                # answered by the successor, once it has what the descriptor store held
+                # The successor answers once it has what was in the descriptor store.
                 self._client.request("ping")
             return
-        # Whoever is broker, we ourselves perhaps, takes the slot back. No other could
-        # while this process lives: its death is not proven.
+        # The broker, which may be this very process, takes the slot back. No other
+        # process may: this one is alive, so its death is not confirmed.
         standing.isLeaving = True
         with tables.leaseLock:
-            # before the slot is another's: an interruption may come at any point
+            # Before the slot is another process's: an interruption may come anywhere.
             standing.hasLeft = True
             openBuffers.owners.end()
         with contextlib.suppress(MuninnError):
@@ -136,16 +148,17 @@ class Leaving:
         )
 
     def retire(self) -> None:
-        """Withdraw the control block, if we are the last and nothing is shared."""
+        """Withdraw the control block, if this is the last member and nothing is shared."""
         tables = self._tables
         retire(Entry(tables.block, tables.members, tables.key), tables.rows)
 
     def abandon(self) -> None:
-        """This process's next membership is in another block. The lock file goes first:
-        closing it later would free the next one's slot.
+        """Give up a membership whose control block is lost: the next membership of this
+        process is in another block. The lock file is closed before that one begins; a
+        later close would drop the byte lock of its slot.
 
         Raises `BrokerUnavailable` while threads of this process are at work in the
-        block that is lost.
+        lost block.
         """
         self._worker.thread.join(LEAVE_BOUND_SECONDS)
         if self._openBuffers.isInside():
@@ -161,8 +174,8 @@ class Leaving:
         self._lockFile.close()
 
     def moveOut(self) -> None:
-        """Give up the membership of another uid. Raises `BrokerUnavailable` while
-        threads are at work in it.
+        """Give up a membership that began under another uid. Raises `BrokerUnavailable`
+        while threads are at work in it.
         """
         tables, departure = self._tables, self._departure
         departure.begin()
@@ -170,7 +183,7 @@ class Leaving:
             if not departure.awaitOutside(self._openBuffers.isInside, threading.current_thread()):
                 raise BrokerUnavailable(
                     f"this process joined as uid {tables.paths.uid}, is uid {os.geteuid()} "
-                    "now, and has turns or locks in "
+                    "now, and has accesses or locks in "
                     f"{tables.paths.domain!r}",
                     "End those first",
                 )
@@ -184,8 +197,9 @@ class Leaving:
             departure.end()
 
     def _hasMovedOut(self) -> bool:
-        """At the end: whether there was another uid's membership, which can tell
-        nobody. Its death gives up what is not given up here.
+        """At the end: whether the membership began under another uid, and can therefore
+        reach no broker. What is not given up here is reclaimed after the process's
+        death.
         """
         uid = self._tables.paths.uid
         if isDisplaced(uid):

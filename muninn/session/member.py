@@ -1,11 +1,11 @@
-"""Membership: this process's place in a domain, from its entry to its end, put together
-of the parts that do the work.
+"""A membership: one process in one domain, from its entry to its end.
 
-`tables` has the shared memory, `worker` the one background thread that a membership
-costs, `role` its part as broker, `client` the talk with the broker, `openBuffers` the
-open buffers, and `leaving` the end. Nothing depends on a polite end: `leave` at exit
-only saves the broker the work. A forked child finds its identity page wiped and joins
-anew.
+`Membership` builds the parts that do the work and connects them. `tables` has the
+shared memory, `worker` the one background thread, `role` this process's part as broker,
+`client` the requests to the broker, `openBuffers` the open buffers, and `leaving` the
+end. Correctness does not depend on a call of `leave`: a process that leaves at exit
+only saves the broker the work of reclaiming. A forked child finds its identity page
+wiped, and joins the domain as a new member.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Membership:
 
     def __init__(self, settings: Settings, isPreferred: bool = False) -> None:
         with contextlib.ExitStack() as undo:
-            # files are the effective uid's
+            # The files of a domain belong to the effective uid.
             self._lockFile = LockFile(Paths(os.geteuid(), settings.control.domain))
             undo.callback(self._lockFile.close)
             entry = enter(self._lockFile.paths, self._lockFile, settings.control, isPreferred, undo)
@@ -106,8 +106,8 @@ class Membership:
             )
             self._begin()
             undo.pop_all()
-        # Not in `leave`: buffers that are still referenced reach the block, and
-        # finalizers wake the thread, until the last of them is gone.
+        # Not in `leave`: buffers that are still referenced use the block, and their
+        # finalizers wake the thread, until the last of these objects is collected.
         for owner, letGo in ((tables, tables.block.close), (self.wakeup, self.wakeup.event.close)):
             weakref.finalize(owner, letGo).atexit = False
         self.worker.awaitEntry()
@@ -134,8 +134,8 @@ class Membership:
         )
 
     def _allocations(self) -> list[Allocation]:
-        """What this member brings to a new broker: the nameless memory that it has
-        open, and what it kept as broker before.
+        """What this member brings to a new broker: descriptors of the memory without a
+        name that it has open, and those that it kept when it was broker itself.
         """
         return [*self.openBuffers.allocations(), *self.role.handover.duplicates()]
 
@@ -187,12 +187,14 @@ class Membership:
     # --- what is asked of it ---------------------------------------------------------
 
     def isStale(self) -> bool:
-        """Whether this is a forked child, or the membership has ended: join anew."""
+        """Whether this is a forked child, or the membership has ended. Then the process
+        must join again.
+        """
         return self.standing.isStale()
 
     def isLost(self) -> bool:
-        """Whether nobody finds the control block any more, or another process has the
-        slot.
+        """Whether the control block was removed from `/dev/shm`, or another process has
+        the slot.
         """
         return self.standing.isLost
 
@@ -210,12 +212,12 @@ class Membership:
         self.leaving.leave()
 
     def forgetInChild(self) -> None:
-        """In a forked child: close this process's copies of the parent's descriptors;
-        of what is shared, only say that there is a child.
+        """In a forked child: close the child's copies of the parent's descriptors. The
+        only shared word that the child writes is the one that says that it exists.
         """
         # SYNC forked: pairs with lingering. What this child maps was mapped before.
         atomics.storeRelease32(self.block.forkedAddress, 1)
-        broker, self.role.broker = self.role.broker, None  # that is the parent's
+        broker, self.role.broker = self.role.broker, None  # the parent is the broker
         self.client.closeInChild()
         if broker is not None:
             broker.closeInChild()

@@ -1,9 +1,11 @@
-"""The membership of this process: joined at the first use, once more after a fork or
-when the one before has ended, and left at exit.
+"""The membership of this process in its domain.
 
-One process is one member. The join runs on a thread that signals do not reach; whoever
-is interrupted while waiting for it leaves it running, and the next call finds it, or
-its end.
+A process joins at its first use of the domain, joins again after a fork or when its
+membership has ended, and leaves at exit. One process is one member.
+
+The join runs on a thread that signals do not reach. A thread that is interrupted while
+it waits for the join leaves the join running; the next call waits for the same join, or
+finds its result.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ from muninn.system.oserrors import typedErrors
 _JOIN_BOUND_SECONDS = 10.0
 
 _current: Membership | None = None
-#: The join that is under way, if one is. Looked up and put in by single steps of C,
-#: since a signal handler may come to join as well.
+#: The join that is under way, if there is one. Single steps of C look it up and put it
+#: in, since a signal handler may join as well.
 _joining: dict[str, Job[Membership]] = {}
 
 
 def current() -> Membership:
-    """The membership of this process; it joins at the first use, and again after a
-    fork.
+    """The membership of this process. The process joins at the first call, and again
+    at the first call after a fork.
     """
     membership = _current
     if membership is None or membership.isStale() or os.geteuid() != membership.paths.uid:
@@ -44,23 +46,24 @@ def current() -> Membership:
 
 
 def _joinNow(preferred: bool = False) -> Membership:
-    """Join on a thread that signals do not reach, and wait for it: one process is one
-    member, and no half of one is ever seen.
+    """Join on a thread that signals do not reach, and wait for it. So one process is
+    one member, and no caller ever sees a membership that is half made.
 
-    Whoever is interrupted meanwhile leaves the join running; the next call finds it, or
-    its end.
+    An interruption of the wait leaves the join running; the next call waits for the
+    same join, or finds its result.
     """
     global _current
     if sys.is_finalizing():
-        load()  # raises where this process has never joined: nothing can be imported any more
+        # Nothing can be imported any more, so this raises if the process never joined.
+        load()
         _current = FinalizingMembership(loadSettings() if _current is None else _current.settings)
         return _current
     if _current is not None and not _current.isStale():
         requireWhole(_current.tables)
     refuseOwn()  # the join waits for the background thread of the membership before
     if green.areGreen():
-        # here, and not where the locks of imports would have to be met by a real thread
-        # and a green one
+        # Not later, where a real thread and a green thread would compete for the
+        # import locks.
         load()
     job = _joining.setdefault("now", Job(lambda: _joinAside(preferred)))
     if job.isOwn() or (_current is not None and _current.departure.isOwn()):
@@ -89,7 +92,7 @@ def _joinAside(preferred: bool) -> Membership:
 
 
 def _partFrom(old: Membership) -> bool:
-    """Give up the membership before, if it is not in force any more; False when it is.
+    """Give up the `old` membership if it is not in force any more; False if it is.
     Raises `BrokerUnavailable` as `abandon` does.
     """
     if old.tables.identity.isWiped():
@@ -104,7 +107,9 @@ def _partFrom(old: Membership) -> bool:
 
 
 def joinPreferred() -> Membership:
-    """Join as a member that stays. The process must not be a member yet."""
+    """Join as a member that is preferred as broker. The process must not be a member
+    yet.
+    """
     membership = _joinNow(preferred=True)
     assert membership.role.isPreferred, "joined before as an ordinary member"
     return membership

@@ -1,8 +1,9 @@
 """An open buffer: one buffer that this process has open.
 
-It is one lease, one mapping at one address, and any number of `MuninnBuffer` objects on
-it. The lease lasts as long as the memory is mapped, arrays that outlive `close()`
-included, so what the table of leases says about who holds memory is true.
+It consists of one lease, one mapping at one address, and any number of `MuninnBuffer`
+objects on them. The lease lasts as long as the memory is mapped, also for arrays that
+outlive `close()`. So the table of leases always says correctly which processes use the
+memory.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from muninn.terms import Access
 
 
 class Renewal:
-    """What a buffer object with ``renew="auto"`` keeps."""
+    """A token that a buffer object with ``renew="auto"`` keeps."""
 
     __slots__ = ("__weakref__",)
 
 
 class OpenBuffer:
-    """One buffer that this process has open. It ends when the last buffer object lets
-    go of it.
+    """One buffer that this process has open. It ends when the last buffer object that
+    uses it is closed.
     """
 
     __slots__ = (
@@ -51,7 +52,7 @@ class OpenBuffer:
         "row",
         "tables",
         "tickets",
-    )  # fmt: skip
+    )
 
     def __init__(
         self,
@@ -73,7 +74,8 @@ class OpenBuffer:
         rowAddress = block.rowAddress(row)
         self.generation = Generation(rowAddress)
         self.tickets = Tickets(rowAddress, block.fencesAddress(row))
-        # what is shown of fences, and what streams are made to wait for, in one order
+        # Held while tickets are published and streams are made to wait for them, so
+        # that both happen in one order.
         self.fencing = _thread.RLock()
         self._owner = 0
         self.ownerLockAddress = rowAddress + layout.ROW_OWNER_LOCK_OFFSET
@@ -81,7 +83,7 @@ class OpenBuffer:
             memory.leaseIndex, row, incarnation
         )
         self._renewal: weakref.ref[Renewal] | None = None
-        # what was kept may be about to run out
+        # A lease that was kept from an earlier use may be about to run out.
         self._renewAtMs = monotonicMs() + self.ttlMs // 2 if isFresh else 0
 
     @property
@@ -90,8 +92,8 @@ class OpenBuffer:
 
     @property
     def owner(self) -> int:
-        """What this process has of the owner lock, by its address. Bound when it is
-        first asked for: most who open a buffer never write.
+        """The address of this process's part of the owner lock. It is bound at the
+        first use, since most processes that open a buffer never write to it.
         """
         if not self._owner:
             tables = self.tables
@@ -106,7 +108,7 @@ class OpenBuffer:
         return self._owner
 
     def isOwn(self, word: int) -> bool:
-        """Whether an owner lock is this process's."""
+        """Whether `word`, the value of an owner lock, names this process."""
         return ownerlock.belongsTo(word, self.tables.key)
 
     def isWriting(self) -> bool:
@@ -114,16 +116,16 @@ class OpenBuffer:
         return bool(self._owner) and bool(atomics.ownerWrites(self._owner, green.identity()))
 
     def refuseOwnWriter(self) -> None:
-        """Before something that waits for writers: this thread would wait for itself."""
+        """Called before a wait for writers: raise if this thread would wait for itself."""
         if self.isWriting():
             raise RuntimeError(
                 f"this thread is writing {self.description.name!r}: what it has written so "
-                "far is in the view of its turn"
+                "far is in the view of its write access"
             )
 
     def hasScopes(self, notOf: int = 0) -> bool:
-        """Whether any thread of this process, save one, is inside an access, or any at
-        all has the lock.
+        """Whether a thread of this process other than `notOf` is inside an access. For
+        a `Lock`: whether any thread holds it.
         """
         return bool(self._owner) and bool(
             atomics.ownerIsBusy(
@@ -132,7 +134,7 @@ class OpenBuffer:
         )
 
     def renewal(self) -> Renewal:
-        """A token: while anybody keeps it, the background thread renews the lease."""
+        """A token. While any object keeps it, the background thread renews the lease."""
         token = self._renewal() if self._renewal is not None else None
         if token is None:
             token = Renewal()
@@ -140,12 +142,14 @@ class OpenBuffer:
         return token
 
     def isRenewed(self) -> bool:
-        """Whether the background thread renews the lease: somebody has it open so."""
+        """Whether the background thread renews the lease: a buffer object with
+        ``renew="auto"`` exists.
+        """
         return self._renewal is not None and self._renewal() is not None
 
     def isLive(self) -> bool:
-        """Whether it may be opened. A lifetime that is over has ended, whether or not a
-        broker has come to it yet.
+        """Whether the buffer may be opened. It may not once its deadline has passed,
+        even if no broker has freed it yet.
         """
         deadlineMs = self.description.deadlineMs
         return self.tables.rows.isLive(self.row, self.incarnation) and not (
@@ -153,8 +157,8 @@ class OpenBuffer:
         )
 
     def check(self) -> None:
-        """Before a new operation: the lease still allows it. Renews the lease when half
-        of it has passed.
+        """Called before a new operation: check that the lease still allows it. Renews
+        the lease when half of its time has passed.
 
         Raises
         ------
@@ -174,7 +178,7 @@ class OpenBuffer:
             raise BufferFreed(f"{self.description.name!r} was freed")
         now = monotonicMs()
         if 0 < self.description.deadlineMs <= now and clock.knowsHostTime():
-            # as its broker is about to say
+            # The broker is about to revoke the lease for this reason.
             raise LeaseRevoked(f"the lease on {self.description.name!r} was revoked: lifetimeEnded")
         if now >= self._renewAtMs:
             self.renew()
@@ -185,7 +189,7 @@ class OpenBuffer:
         )
 
     def allowWriting(self) -> None:
-        """Let this process write; the buffer's access must allow it."""
+        """Make this process's mapping writable, if the buffer's access allows it."""
         if self.description.access is Access.READ_ONLY:
             raise PermissionDenied(f"{self.description.name!r} was shared readOnly")
         if isinstance(self.memory.source, segments.Mapping):
@@ -193,6 +197,6 @@ class OpenBuffer:
 
 
 def checkExpiry(name: str, expiresMs: int) -> None:
-    """Refuse an operation on a strict lease that has run out."""
+    """Raise `LeaseExpired` if a strict lease has run out."""
     if monotonicMs() >= expiresMs:
         raise LeaseExpired(f"the lease on {name!r} ran out {monotonicMs() - expiresMs} ms ago")

@@ -1,14 +1,31 @@
-"""Open buffers: what this process has open, each buffer once; and how it is opened.
+"""Open buffers: the buffers that this process has open, each of them once, and how a
+process opens a buffer.
 
-Opening takes a lease first and reads the row's state second. Freeing marks the row
-first and reads the leases second. Both are sequentially consistent, so at least one of
-two that meet sees the other: the opening gives its lease back and finds nothing, or the
-freeing leaves the memory to the lease's end. A row that is read before the lease stands
-may be another buffer's by the time the memory is mapped. So nothing is believed of a
-row before the lease, and the index of names, a hint, is checked against the row behind
-it.
+Open.
 
-Private to the process, but for the leases: a death leaves those to the broker.
+1. The process looks the name up in the name index, which gives {row, incarnation}. The
+   index is only a hint, so the process compares the name in the row as well. If the
+   index does not know the name, the process asks the broker.
+2. The process takes a lease: it exchanges {row, incarnation} into a free lease slot of
+   its own.
+3. Then it reads the row's state word. If the word is LIVE with this incarnation, the
+   lease holds, and no broker reclaims the memory before the lease ends. Otherwise the
+   process gives the lease back, and tells the broker to try to reclaim the row: the
+   broker may have kept the row because of this lease.
+4. It reads the description and maps the memory: a segment by its name, and memory
+   without a name by a descriptor that it asks for.
+
+The broker frees a row in the other order (`broker/directory.py`): it changes the state
+word first and reads the leases second. All four operations are sequentially consistent,
+so at least one of the two sees the other: the opener finds no live row, or the broker
+keeps the memory until the lease ends.
+
+A stale index entry costs one look at a row. A row that is read before the lease is
+taken may be another buffer's by the time the memory is mapped; therefore the process
+trusts nothing that it read before the lease.
+
+Only the leases are shared memory; everything else is private to the process. When the
+process dies, the broker reclaims its leases.
 """
 
 from __future__ import annotations
@@ -39,9 +56,9 @@ _FETCH_PAUSE_SECONDS = 0.005
 class OpenBuffers:
     """All open buffers of one membership.
 
-    Whatever a signal handler raises, and whatever a finalizer calls, between two steps
-    of these methods: a lease and its mapping belong to a `Lease` before they are there,
-    and when that is gone, `Releases` undoes them.
+    A signal handler may raise, and a finalizer may call, between any two steps of these
+    methods. Therefore a lease and its mapping belong to a `Lease` object before they
+    are made; when that object is gone, `Releases` undoes them.
     """
 
     def __init__(self, context: Context, wake: Callable[[], object]) -> None:
@@ -58,14 +75,14 @@ class OpenBuffers:
     # --- opening ---------------------------------------------------------------------
 
     def find(self, name: str) -> OpenBuffer | None:
-        """The holding of a name that is live now: opened before, or opened here. None
-        when there is no such buffer.
+        """The open buffer of a name that is live now; this call opens it if it is not
+        open yet. None when there is no such buffer.
         """
         return self.known(name) or self.asked(name)[0]
 
     def known(self, name: str) -> OpenBuffer | None:
-        """The holding of a live name, as far as this process and the index know. None
-        says little: the broker may know more.
+        """The open buffer of a live name, as far as this process and the index know it.
+        If this returns None, the broker may still know the name.
         """
         openBuffer = self._byName.get(name)
         if openBuffer is not None and openBuffer.isLive():
@@ -79,8 +96,8 @@ class OpenBuffers:
         return None
 
     def asked(self, name: str) -> tuple[OpenBuffer | None, bool]:
-        """What the broker knows of a name: its open buffer, if it is live; and
-        otherwise whether somebody is creating it.
+        """What the broker knows of a name: the open buffer if the name is live, and
+        otherwise whether a process is creating it.
         """
         found, _ = self.context.client.request("find", name=name)
         if not found.get("live"):
@@ -88,9 +105,9 @@ class OpenBuffers:
         return self.hold(found["row"], found["incarnation"]), False
 
     def hold(self, row: int, incarnation: int) -> OpenBuffer | None:
-        """The holding of a live row; None when it is not live (any more)."""
+        """The open buffer of a row; None when the row is not live (any more)."""
         tables = self.tables
-        # who has it may be fetching memory from the thread that serves
+        # The thread that has the lock may be waiting for the thread that serves.
         with aside.unlessTaken(tables.leaseLock):
             if self.context.isStale():
                 raise BrokerUnavailable(
@@ -100,8 +117,8 @@ class OpenBuffers:
             openBuffer = self._all.get((row, incarnation))
             if openBuffer is not None and openBuffer.isLive():
                 return openBuffer
-            # Memory that only arrays still hold is taken up again: its lease stands, so
-            # a live row stays.
+            # Memory that only arrays still use is used again: its lease is still there,
+            # so a live row stays live.
             kept = self._memories.get((row, incarnation))
             mapped = (
                 self._map(row, incarnation)
@@ -126,8 +143,8 @@ class OpenBuffers:
         self.context.releases.reclaimGone()
         index = tables.leases.take(row, incarnation, tables.ttlMs)
         try:
-            # SYNC open: pairs with Directory.tryReclaim. The lease stands; if the row
-            # is still live now, nobody reclaims it before we let go.
+            # SYNC open: pairs with Directory.tryReclaim. The lease is visible; if the
+            # row is live now, no broker reclaims it before this process lets go.
             description = (
                 tables.rows.description(row) if tables.rows.isLive(row, incarnation) else None
             )
@@ -138,7 +155,7 @@ class OpenBuffers:
         except BaseException as error:
             self.context.releases.giveUp(index, row, incarnation)
             if isinstance(error, OwnerDied) and not tables.rows.isLive(row, incarnation):
-                return None  # nobody had the memory any more, so the name is free
+                return None  # no process had the memory any more, so the name is free
             raise
         return self.memory(
             source, index, row, incarnation, description.access, description.lifetime
@@ -154,13 +171,13 @@ class OpenBuffers:
         )
 
     def _import(self, row: int, incarnation: int, description: RowDescription) -> Bytes:
-        """Ask the broker for the memory's descriptor. A new broker may have to wait for
-        a holder to bring it.
+        """Import memory without a name. Its descriptor comes from the broker; a new
+        broker may have to wait until a process that has the memory open brings it.
         """
         device, handle = self.gpus.chosen(), self.tables.rows.handle(row)
         writable = description.access is not Access.READ_ONLY
-        # The creator's index; where GPUs are numbered otherwise, the handle says which
-        # one it is.
+        # The description has the creator's number of the GPU. If this process numbers
+        # its GPUs otherwise, the handle says which GPU it is.
         gpu = description.gpu if description.gpu < device.gpuCount else 0
         given = handle if any(handle) else b""
         if description.transport == "cudaIpc":
@@ -175,7 +192,7 @@ class OpenBuffers:
                 finally:
                     descriptor.close()
             clock.sleep(_FETCH_PAUSE_SECONDS)
-        # nobody has died: the broker would have said so
+        # If the process that has the memory had died, the broker would have said so.
         raise holderSilent(self.tables, description.name, row)
 
     def memory(
@@ -198,15 +215,15 @@ class OpenBuffers:
     def created(
         self, row: int, incarnation: int, description: RowDescription, memory: Memory
     ) -> OpenBuffer:
-        """The holding of a row that this process has just committed. Another thread may
-        have been faster to open its name.
+        """The open buffer of a row that this process has just committed. Another thread
+        may have opened the name in the meantime.
         """
         with self.tables.leaseLock:
             return self._add(OpenBuffer(self.context, row, incarnation, description, memory))
 
     def _add(self, openBuffer: OpenBuffer) -> OpenBuffer:
-        """The holding of its row: this one, or the one that was made by what
-        interrupted the making of it.
+        """The open buffer to use for this row: the given one, or one that a signal
+        handler made while the given one was being made.
         """
         openBuffer = self._all.keepFirst((openBuffer.row, openBuffer.incarnation), openBuffer)
         self._byName[openBuffer.description.name] = openBuffer
@@ -215,26 +232,28 @@ class OpenBuffers:
     # --- maintenance -----------------------------------------------------------------
 
     def renewAll(self) -> None:
-        """Renew the leases that are renewed while held, if it is time."""
+        """If it is time, renew the leases of the buffers that are open with
+        ``renew="auto"``.
+        """
         if monotonicMs() < self._renewAtMs:
             return
         self._renewAtMs = monotonicMs() + self.tables.ttlMs // 4
-        # The references are copied in one step; other threads open buffers meanwhile.
+        # One step copies the references, since other threads open buffers meanwhile.
         for openBuffer in [reference() for reference in self._all.valuerefs()]:
             if openBuffer is not None and openBuffer.isRenewed():
                 openBuffer.renew()
         self.context.lent.forgetFreed()
 
     def allocations(self) -> list[tuple[tuple[int, int], Descriptor]]:
-        """((row, incarnation), descriptor) of the memory that only its holders can hand
-        on; the descriptors are the caller's to close.
+        """((row, incarnation), descriptor) of the memory that only processes which have
+        it open can pass on. The caller closes the descriptors.
         """
         made: list[tuple[tuple[int, int], Descriptor]] = []
         for reference in self._memories.valuerefs():
             memory = reference()
             if memory is not None:
-                # the program has closed its descriptor: it can not be handed on any
-                # more
+                # If the program has closed the descriptor, this process can not pass
+                # the memory on any more.
                 with contextlib.suppress(BufferFreed):
                     made.extend(
                         (reference.key, descriptor) for descriptor in exported(memory.source)
@@ -242,10 +261,11 @@ class OpenBuffers:
         return made
 
     def isInside(self) -> bool:
-        """Whether this process holds a lock or creates, or another thread of it is
-        inside an access: what does not end by leaving.
+        """Whether this process holds a lock or creates a buffer, or another of its
+        threads is inside an access. The process can not leave while this is so.
 
-        The caller's own accesses do not count: while it asks it writes nothing.
+        The calling thread's own accesses do not count: while it asks, it writes
+        nothing.
         """
         openBuffers, thread = [reference() for reference in self._all.valuerefs()], green.identity()
         return self.creating.isAny() or any(
@@ -253,8 +273,8 @@ class OpenBuffers:
         )
 
     def isAtWork(self) -> bool:
-        """Whether GPUs may be at work for this process on what others will use as soon
-        as its leases and claims are gone.
+        """Whether GPUs may be at work for this process on memory that others will use
+        as soon as its leases and owner locks are gone.
         """
         openBuffers = [reference() for reference in self._all.valuerefs()]
         isBorrower = any(tenure.isBorrowed for tenure in self.tables.leases.tenures())
@@ -277,4 +297,4 @@ class OpenBuffers:
         try:
             self.context.releases.tryReclaimReleased()
         except MuninnError:
-            return  # the domain's next broker finds these rows without a lease
+            return  # the next broker finds these rows without a lease

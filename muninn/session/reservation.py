@@ -1,15 +1,26 @@
-"""A reservation: one creation's talk with the broker, from the grant to the commit, which
-leaves nothing half done behind.
+"""A reservation: the requests of one creation to the broker, from the grant to the
+commit.
 
-A creation may be interrupted between any two bytecodes: while its question is under
-way, say, so that nobody here knows what was granted. What is asked is noted before it
-is asked, and `giveUp` takes back whatever can have come of it: the same grant is asked
-for again, which returns the same row, and that is given back. Should that be cut short
-too, the end of its `Cleanup` leaves it to the background thread. Meanwhile the name is
-taken in this process: the broker takes a second request of one process for the first
-one repeated, so threads of a process are told apart here. So is the thread that is
-creating it: what interrupts that, or is called by it, a progress report say, must not
-wait for its end.
+A reservation leaves nothing half done. A signal handler may interrupt the creating
+thread between any two bytecodes, for example after the request was sent and before the
+answer was stored, so that this process does not know which row was granted. Therefore:
+
+1. The thread takes the name in `Creating`. The broker treats a second request of the
+   same process as a repetition of the first, so the process itself must keep its
+   threads apart.
+2. The thread stores the request, and then sends it.
+3. If the creation fails or is interrupted, `giveUp` sends the same request again, and
+   the broker returns the same row. `giveUp` then abandons that row, and also frees it
+   if the commit may have happened.
+4. If `giveUp` is interrupted too, or no broker answers, the end of the `Cleanup` queues
+   the same requests for the background thread (`undo`).
+5. Then the name is released.
+
+If the process dies at any point, the broker reclaims the row of the dead creator.
+
+The reservation also knows which thread creates. A signal handler that interrupts that
+thread, or a `progress` function that it calls, must not wait for the end of the
+creation.
 """
 
 from __future__ import annotations
@@ -28,15 +39,15 @@ from muninn.wire.requests import LATER
 if TYPE_CHECKING:
     from muninn.session.client import Client
 
-#: How long a grant waits until what was cut short is on its way back.
+#: How long a grant waits until interrupted creations are queued to be taken back.
 _UNDONE_SECONDS = 10.0
-#: How long the members have to bring a new broker the memory that they hold, before a
-#: name is taken for one of theirs.
+#: How long the members have to bring a new broker the memory that they have open. After
+#: that a name that may belong to such memory counts as taken.
 _BROUGHT_SECONDS, _BROUGHT_PAUSE_SECONDS = 1.0, 0.002
 
 
 class Creating:
-    """The names that this process is creating now, and by which makings."""
+    """The names that this process is creating now, each with its reservation."""
 
     def __init__(self, wake: Callable[[], object]) -> None:
         self.cleanups = Cleanups(wake)
@@ -44,8 +55,8 @@ class Creating:
         self._changing = _thread.RLock()
 
     def take(self, name: str, reservation: Reservation) -> bool:
-        """Whether the name is this reservation's from now on. One whose maker was cut short
-        has none any more.
+        """Whether the name belongs to this reservation from now on. An interrupted
+        reservation that has ended keeps no name.
         """
         with self._changing:
             if not self.has(name):
@@ -53,7 +64,9 @@ class Creating:
             return self._byName.setdefault(name, reservation) is reservation
 
     def leave(self, name: str, reservation: Reservation) -> None:
-        """Again, or of a name that was not taken, is fine."""
+        """Release the name. A repeated call, or one for a name that was not taken, does
+        nothing.
+        """
         with self._changing:
             if self._byName.get(name) is reservation:
                 self._byName.pop(name, None)
@@ -63,8 +76,8 @@ class Creating:
         return self._underWay(name) is not None
 
     def isOwn(self, name: str) -> bool:
-        """Whether the calling thread itself is creating it, and was interrupted, or
-        calls this in the midst of it.
+        """Whether the calling thread itself is creating the name: this is called by a
+        signal handler that interrupted it, or by a function that the creation calls.
         """
         reservation = self._underWay(name)
         return reservation is not None and reservation.thread == green.identity()
@@ -78,12 +91,12 @@ class Creating:
         )
 
     def refuseOwn(self, name: str) -> None:
-        """Before a wait for the name: raises `BrokerUnavailable` when it would be a
-        wait for the calling thread.
+        """Called before a wait for the name: raises `BrokerUnavailable` when the calling
+        thread would wait for itself.
         """
         if self.isOwn(name):
             raise BrokerUnavailable(
-                f"{_midst(name)}: what comes in between can not wait for the end of it",
+                f"{_midst(name)}: a call from there can not wait for the end of it",
                 "Use it before or after the call that creates it; a handler of a signal can "
                 "note what is to be done",
             )
@@ -94,7 +107,7 @@ class Creating:
 
 
 class Reservation:
-    """What one creation has asked for, and not yet brought to its end.
+    """What one creation has asked the broker for, until it has ended.
 
     Attributes
     ----------
@@ -125,14 +138,14 @@ class Reservation:
         self._isOver = self._isUnanswered = False
 
     def begun(self) -> Cleanup:
-        """For the `with` statement around all of it: whatever ends that, `undo` is
-        called unless `leaveName` was.
+        """A context manager around the whole creation. When its body ends in any way,
+        it calls `undo`, unless `leaveName` was called.
         """
         return self._creating.cleanups.begin(self)
 
     def takeName(self) -> None:
-        """Raises `BufferExists` while another thread of this process is creating it, or
-        this one is, and was interrupted.
+        """Take the name in this process. Raises `BufferExists` while another thread of
+        this process, or this interrupted thread itself, is creating it.
         """
         if not self._creating.take(self._name, self):
             if self._creating.isOwn(self._name):
@@ -140,13 +153,13 @@ class Reservation:
             raise BufferExists(f"another thread of this process is creating {_shown(self._name)}")
 
     def leaveName(self) -> None:
-        """Nothing is left to be done. Again, or of a name that was not taken, is fine."""
+        """Release the name: nothing is left to be undone. A repeated call does nothing."""
         self._creating.leave(self._name, self)
         self._creating.cleanups.end(self)
 
     def grant(self, **fields: Any) -> tuple[int, int]:
-        """Ask for a row that is this process's to fill; returns (row, incarnation).
-        Raises whatever forbids it.
+        """Ask for a row that this process is to fill; returns (row, incarnation). Raises
+        the broker's reason if it refuses.
         """
         aside.refuseOwn()
         if not self._creating.cleanups.awaitDone(_UNDONE_SECONDS):
@@ -166,7 +179,7 @@ class Reservation:
             self._question = None  # nothing was granted
             raise
         except BrokerUnavailable:
-            self._isUnanswered = True  # whether it was granted will show
+            self._isUnanswered = True  # it is not known whether the row was granted
             raise
         except MuninnError:
             self._question = None
@@ -175,7 +188,7 @@ class Reservation:
         return self._granted
 
     def commit(self, descriptors: Sequence[Descriptor]) -> None:
-        """CREATING → LIVE; memory without a name goes along as a descriptor."""
+        """Ask for CREATING → LIVE. Memory without a name goes along as a descriptor."""
         assert self._granted is not None
         row, incarnation = self._granted
         self._mayBeLive = True
@@ -186,18 +199,19 @@ class Reservation:
             raise
 
     def end(self) -> None:
-        """All is done, and its result is somebody's."""
+        """The creation has succeeded: there is nothing to take back."""
         self._isOver = True
 
     def giveUp(self) -> None:
-        """Take back whatever was granted. The error that led here is the one that
-        counts; a broker that is not there hears it later.
+        """Take back what was granted. The error that led here is the one that the caller
+        sees, so no other is raised; if no broker answers, the background thread asks
+        later.
         """
         if self._isOver or self._question is None:
             return
         if self._isUnanswered:
-            # a broker that did not answer for the time that a call may take is not
-            # waited for as long again
+            # The call has already waited as long as it may for a broker that does not
+            # answer: the background thread goes on.
             self.undo()
             return
         try:
@@ -211,19 +225,19 @@ class Reservation:
         except BrokerUnavailable:
             self.undo()
         except MuninnError:
-            pass  # it is another's, or gone
+            pass  # the row is another process's, or gone
         self._isOver = True
 
     def undo(self) -> bool:
-        """Let the background thread take back what may have been granted: the maker was
-        cut short, or has no broker to ask.
+        """Let the background thread take back what may have been granted, since the
+        creating thread was interrupted, or no broker answers it.
         """
         if not self._isOver and self._question is not None:
             if self._granted is None:
                 self._client.later({"op": "create", **self._question})
             else:
-                # No grant of this process is asked for before that was asked, so it can
-                # not be of what the program shares since.
+                # This process asks for no other grant before these requests are done,
+                # so they can not hit a buffer that the program shares later.
                 row, incarnation = self._granted
                 for op in ("abandon", "free") if self._mayBeLive else ("abandon",):
                     self._client.later({"op": op, "row": row, "incarnation": incarnation})
@@ -235,7 +249,7 @@ class Reservation:
 def _midst(name: str) -> str:
     return (
         f"this thread was interrupted while it is creating {_shown(name)}, or calls this "
-        "in the midst of that"
+        "from inside the creation"
     )
 
 

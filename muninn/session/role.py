@@ -1,11 +1,25 @@
-"""The broker's role: a member's campaign for the office, its terms as broker, and what
-it keeps from one term for the next.
+"""The broker's role: how a member becomes broker, serves its terms, and hands over.
 
-Any member may be elected. The one whose slot is in the election word makes a `Broker`
-and serves on its background thread until it is deposed, fails, or the process leaves.
-What the broker had in its hands goes into the handover *before* the office is given up:
-from then on another thread may already say hello to the successor, and brings the
-handover with it. A death in between loses nothing but what nobody else has open.
+Takeover, as seen from one member:
+
+1. The background thread notices that the election word names no member, or a member
+   that is suspected dead. A thread that waits for an answer notices that the broker's
+   heartbeat has stood still for `takeoverMs`.
+2. If another member is preferred as broker, this member first gives it a few
+   milliseconds' head start.
+3. The member chooses the slot that should serve (`broker/candidacy.py`), and replaces
+   the election word {epoch, slot} by {epoch + 1, chosen slot} with one CAS. One of the
+   members that try at the same time wins; a member that read a stale word loses its
+   CAS, and reads the word again.
+4. The member whose slot is in the election word makes a `Broker`, and runs it on its
+   background thread (`broker/broker.py` has the order of what it does) until it is
+   deposed, fails, or the process leaves.
+
+Handover. The descriptors that the broker has of memory without a name go into the
+handover *before* the election word is given to a successor, and before `role.broker`
+is cleared. From then on another thread of the process may say hello to the successor,
+and it brings the handover along. If the process dies in between, only memory that no
+other process has open is lost.
 """
 
 from __future__ import annotations
@@ -37,7 +51,7 @@ _HEAD_START_NS = 5_000_000
 
 
 class BrokerRole:
-    """That of one member.
+    """The broker's role of one member.
 
     Attributes
     ----------
@@ -46,9 +60,9 @@ class BrokerRole:
     isPreferred
         Whether this member stays and should be broker before others.
     handOverUntil
-        Until when this process, which leaves, lets others have the office.
+        Until this time a process that leaves lets other members become broker.
     threadId
-        The background thread, as the kernel counts threads.
+        The kernel's thread id of the background thread.
     """
 
     def __init__(
@@ -65,12 +79,12 @@ class BrokerRole:
         self.threadId = 0
 
     def campaign(self, term: Term) -> None:
-        """Stand for the succession of `term`. Called by the background thread, and by
-        any that waits for an answer.
+        """Stand for election as successor of `term`. The background thread calls this,
+        and so does any thread that waits for an answer.
         """
         tables = self._tables
         if clock.now() < self.handOverUntil:
-            # we are leaving, and others are there
+            # This process leaves, and other members can serve.
             tables.election.awaitReady(tables.election.readyEpoch(), _HEAD_START_NS)
             return
         onThread = atomics.threadId() == self.threadId
@@ -86,43 +100,44 @@ class BrokerRole:
     def serve(
         self, term: Term, held: Callable[[], list[Allocation]], run: Callable[[Broker], object]
     ) -> None:
-        """Be broker for `term`, until `run` does not return.
+        """Be broker for `term`, until `run` ends.
 
         Parameters
         ----------
         held
-            What this member has open of memory without a name.
+            Returns descriptors of the memory without a name that this member has open.
         run
-            Called with the broker: lets it step, again and again.
+            Called with the broker: lets the broker take one step after another.
         """
         tables = self._tables
         broker: Broker | None = None
         try:
             broker = self._made(term, self.candidacy.abler)
             broker.start()
-            # the others bring theirs with their hello
+            # The other members bring their descriptors with their hello.
             broker.inherit([*self.handover.taken(), *held()])
             self.broker = broker
             run(broker)
         except Deposed:
             _log.info("deposed as broker of epoch %d", term.epoch)
         except BlockLost:
-            # who may not look, or looks elsewhere, finds no name
+            # A process of another uid, or with another /dev/shm, finds no name either.
             if not isAstray(tables.paths.uid):
                 self._abandonBlock()
         except Exception as error:
-            # Whatever it is, another member may do better; a broker that can not serve
-            # must not sit in office.
+            # Whatever the error is, another member may not have it; a process that can
+            # not serve must not stay broker.
             if not isDisplaced(tables.paths.uid) and tables.election.term() == term:
-                # who is another uid by now, or deposed, has not failed in office
+                # A process whose uid has changed, or that was deposed, has not failed
+                # as broker.
                 self.candidacy.resigned(term, error)
             self.broker = None
             if broker is not None:
                 self.handover.keep(broker.handOver())
             tables.election.replace(term, self.candidacy.successor())
         finally:
-            # The handover first: once there is no broker here, another thread may say
-            # hello to the successor, with what we have then.
+            # The handover comes first: once `self.broker` is None, another thread may
+            # say hello to the successor, and brings what is in the handover then.
             if broker is not None:
                 self.handover.keep(broker.handOver())
             self.broker = None
@@ -143,14 +158,14 @@ class BrokerRole:
         )
 
     def loseBlock(self) -> None:
-        """Be sure that the background thread ends and this process joins anew at its
-        next call. What is mapped stays.
+        """Let the background thread end, and this process join again at its next call.
+        What is mapped stays mapped.
         """
         self._standing.isLost = self._standing.isStopping = True
 
     def _abandonBlock(self) -> None:
-        """Nobody finds this control block any more: join anew at the next call, as
-        whoever is elected next does.
+        """The control block was removed: give it up, and join again at the next call.
+        The member that is elected next in this block does the same.
         """
         tables = self._tables
         _log.warning(
@@ -162,7 +177,7 @@ class BrokerRole:
 
 
 def limitsOf(settings: Settings) -> Limits:
-    """What a broker of these settings allows."""
+    """The limits that a broker with these settings sets to creations."""
     memory, tenancy = settings.memory, settings.tenancy
     return Limits(
         memory.bigModeMaxBytes,

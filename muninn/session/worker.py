@@ -1,11 +1,21 @@
-"""The background thread of a membership: it holds the slot's robust word, so that the
-kernel tells the other members when it ends.
+"""The background thread of a membership.
 
-While its process is the elected broker it serves. Otherwise it sleeps on the broker's
-robust word until the broker dies, leases are to be renewed, or another thread of the
-process wakes it. In both cases it renews leases, tells the broker of released buffers,
-and undoes what signal handlers have cut short. An end of this thread says to the others
-that the whole process is dead, so no error ends it.
+The thread holds the robust word of the member's slot. When the thread ends, the kernel
+marks that word and wakes the other members. The mark says that the whole process is
+suspected dead, so no error may end this thread.
+
+The thread repeats these steps:
+
+1. It checks that its process still has its slot.
+2. It closes the connections to brokers of earlier epochs.
+3. It renews the leases that are to be renewed.
+4. If its process is the elected broker, it serves until the term ends (`role.py`).
+5. If there is no broker, or the broker is suspected dead, it stands for election.
+6. Otherwise it says hello to the broker, tells it of released buffers, and undoes what
+   signal handlers have interrupted. Then it sleeps on the broker's robust word until
+   the broker dies, a renewal is due, or another thread of the process wakes it.
+
+While it serves, it does the work of steps 3 and 6 between two steps of the broker.
 """
 
 from __future__ import annotations
@@ -37,8 +47,8 @@ if TYPE_CHECKING:
     from muninn.broker.broker import Broker
 
 _log = Log("muninn.member")
-#: How many of its own released buffers a broker's process settles between two steps, in
-#: which it serves others and beats.
+#: How many buffers that its own process released a broker tries to reclaim between two
+#: steps. In each step it serves the other members and advances its heartbeat.
 _RECLAIMED_PER_STEP = 32
 _LONGEST_SLEEP_SECONDS = 60.0
 _RESIGNED_PAUSE_SECONDS = 0.05
@@ -46,15 +56,15 @@ _JOIN_BOUND_SECONDS = 10.0
 
 
 class Told(Enum):
-    """Whether the broker was told all that it is to know."""
+    """Whether the broker was told everything that it must know."""
 
     ALL = auto()
-    NOT_ALL = auto()  #: it is to be told again
+    NOT_ALL = auto()  #: the thread tells the rest later
     NO_ANSWER = auto()
 
 
 class Worker:
-    """That of one membership."""
+    """The background thread of one membership."""
 
     def __init__(
         self,
@@ -79,7 +89,7 @@ class Worker:
         self.thread: AnyThread = NoThread()
 
     def wake(self) -> None:
-        """Make the thread look around."""
+        """End the thread's sleep, so that it repeats its steps."""
         self._wakeup.wake()
 
     def begin(self) -> None:
@@ -87,8 +97,8 @@ class Worker:
         self.thread = threads.start(self._run, "muninn")
 
     def awaitEntry(self) -> None:
-        """Wait until the slot is this thread's. Raises `BrokerUnavailable`, and gives
-        the slot back, when it is not soon.
+        """Wait until the thread has entered the slot. If that takes too long, give the
+        slot back and raise `BrokerUnavailable`.
         """
         if not self._entered.wait(_JOIN_BOUND_SECONDS) or self._failure is not None:
             tables = self._tables
@@ -100,12 +110,15 @@ class Worker:
             )
 
     def enter(self) -> None:
-        """Be what the kernel reports the end of: the calling thread."""
+        """Make the calling thread the one whose end the kernel reports, and the slot
+        LIVE.
+        """
         try:
             self._role.threadId = atomics.threadId()
             members, key = self._tables.members, self._tables.key
             robustWord = members.robustAddress(key.slot)
-            # what the slot's last member left; nobody watches a slot that is not LIVE
+            # Clear what the slot's last member left. No process watches a slot that is
+            # not LIVE.
             atomics.exchangeSeqCst32(robustWord, 0)
             atomics.checked(
                 atomics.robustHold(ctypes.addressof(self.robustList), robustWord), "the robust list"
@@ -124,14 +137,14 @@ class Worker:
             try:
                 self._step()
             except MuninnError as error:
-                # what was under way when our slot was given back is refused, and nobody
-                # waits for it
+                # After the slot was given back, the broker refuses what was still under
+                # way; no thread waits for that.
                 if not self._standing.isLeaving:
                     _log.error("the background thread goes on after: %s", error)
                 clock.sleep(_RESIGNED_PAUSE_SECONDS)
             except Exception:
-                # An end of this thread says to the others that the whole process is
-                # dead; no descriptor left, say, is not the end.
+                # The end of this thread would tell the others that the process is dead.
+                # An error, such as having no descriptor left, is no reason for that.
                 _log.exception("the background thread goes on")
                 clock.sleep(_RESIGNED_PAUSE_SECONDS)
         if self._standing.isLost:
@@ -168,8 +181,8 @@ class Worker:
             self._client.askLater()
 
     def requireSlot(self) -> None:
-        """Be sure that this process still has what says that it is in its slot. Raises
-        `DomainChanged`, and then it joins anew.
+        """Make sure that this process still has its slot's byte lock. Raises
+        `DomainChanged` if another process has it; then this process joins again.
         """
         try:
             self._lockFile.restore()
@@ -186,7 +199,7 @@ class Worker:
         self._wakeup.watcher.sleep(term.slot, term.word(), int(seconds * 1e9))
 
     def _syncWithBroker(self, term: Term) -> Told:
-        """Say hello to the broker of `term`, and what it is to know."""
+        """Say hello to the broker of `term`, and tell it everything that it must know."""
         members, key, role = self._tables.members, self._tables.key, self._role
         if not self._client.connect():
             return Told.NO_ANSWER
@@ -205,7 +218,7 @@ class Worker:
         return Told.ALL if isAll else Told.NOT_ALL
 
     def _undo(self) -> bool:
-        """Undo what was cut short; False when some of it can not be undone yet."""
+        """Undo what was interrupted; False when some of it can not be undone yet."""
         return self._openBuffers.creating.cleanups.run() and self._openBuffers.gpus.signalling.run()
 
     def _untilRenewal(self) -> float:
