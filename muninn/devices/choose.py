@@ -1,4 +1,4 @@
-"""The one place where the back-end is chosen, and where it is said why."""
+"""The choice of the back-end, in one place, with the reason for it."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def chooseDevice(settings: DeviceSettings, usedBytes: UsedBytes | None = None) -
         emulated GPUs and the bytes of each, and the bytes of host memory that may be
         mapped for real ones.
     usedBytes
-        Bytes that the domain holds on a GPU; see `HostDevice`.
+        Returns the bytes that the domain has on a GPU; see `HostDevice`.
 
     Raises
     ------
     DeviceUnavailable
-        `"cuda"` was asked for and is not to be had.
+        The settings ask for `"cuda"`, and there is no CUDA device.
     ForkedAfterCuda
         A parent of this process initialised CUDA before the fork, and `device` is not
         `"host"`.
@@ -76,11 +76,11 @@ def _host(settings: DeviceSettings, usedBytes: UsedBytes | None, reason: str) ->
 
 
 def _realGpus() -> tuple[int, str]:
-    """How many GPUs a driver shows, and what is missing when there are none. What is
-    looked for first costs least.
+    """How many GPUs a driver shows, and what is missing when there are none. The
+    cheapest check comes first.
     """
     try:
-        # Loading it is the only test that the loader's search path does not fool.
+        # Only a load tells whether the library is on the loader's search path.
         ctypes.CDLL(_DRIVER_LIBRARY)
     except OSError as error:
         return 0, str(error)

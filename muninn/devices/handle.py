@@ -1,9 +1,8 @@
-"""The handle: what an exporter of device memory tells its importers, in at most 128
-bytes.
+"""The handle of device memory: at most 128 bytes from its exporter for its importers.
 
-It says which driver and which GPU made the memory, so that a mismatch is an error with
-both names in it and not a fault of a kernel, and how much there is. It comes through
-shared memory and is hostile until it was checked here.
+It names the driver and the GPU that made the memory, so that a mismatch is an error
+with both names in it and not a fault of a kernel, and it states the size. It comes
+through shared memory and is hostile until `unpacked` has checked it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 from muninn.errors import IpcHandleMismatch
 
-#: Why memory has the transport that it has, by its number in the handle: a word for
+#: The reason for the transport of a memory, by its number in the handle: a word for
 #: programs, and a sentence for people.
 REASONS = (
     "",
@@ -23,7 +22,7 @@ REASONS = (
     "lentInPlace: another library allocated it, and it is shared where it lies",
 )
 DESCRIPTOR_EXPORT, NO_DESCRIPTOR_EXPORT, LENT_IN_PLACE = 1, 2, 3
-#: Length of what `cuIpcGetMemHandle` gives.
+#: The length of the driver's handles (`cuIpcGetMemHandle`).
 IPC_BYTES = 64
 _LAYOUT = struct.Struct(f"<4sI16sIIQQ{IPC_BYTES}s")
 _KINDS = {b"MNv1": "vmm", b"MNi1": "cudaIpc"}
@@ -32,17 +31,18 @@ assert _LAYOUT.size <= 128
 
 
 class Handle(NamedTuple):
-    """
+    """A handle, unpacked.
+
     Attributes
     ----------
     transport
         `vmm` or `cudaIpc`.
     driverVersion, gpuUuid, ownerPid
-        Of the exporter.
+        The exporter's driver, GPU and process.
     reason
         Index into `REASONS`.
     offset, sizeBytes
-        Where the memory begins behind what `ipc` names, and how much of it there is.
+        Where the memory begins in the allocation that `ipc` names, and its size.
     ipc
         The driver's own handle; zeros for `vmm`.
     """
@@ -70,8 +70,8 @@ class Handle(NamedTuple):
 
 
 def unpacked(raw: bytes, driverVersion: int) -> Handle:
-    """The handle in `raw`, zero padded or not, made by a driver of the same version;
-    else `IpcHandleMismatch`.
+    """The handle in `raw`, which may be padded with zeros. Raises `IpcHandleMismatch`
+    when it is damaged, or was made by a driver of another version.
     """
     if len(raw) < _LAYOUT.size or raw[:4] not in _KINDS or any(raw[_LAYOUT.size :]):
         raise IpcHandleMismatch(
@@ -92,8 +92,8 @@ def unpacked(raw: bytes, driverVersion: int) -> Handle:
 
 
 def reasonIn(raw: bytes) -> str:
-    """Why the memory behind a handle has its transport, for people; empty when it is no
-    handle.
+    """The reason for the transport of the memory behind a handle, for people; empty
+    when `raw` is no handle.
     """
     try:
         version = _LAYOUT.unpack(raw[: _LAYOUT.size])[1]

@@ -1,12 +1,13 @@
-"""The worker of a stream: a thread that does the host's work in one stream, one piece
-after the other.
+"""The stream worker: a thread that does the host's work in one stream, one piece after
+the other.
 
-Both back-ends use it: an emulated stream is nothing else, and a real one gives it what
-the host has to do between two pieces of the GPU's work. The thread starts with the
-first piece. An idle worker holds no reference to the stream, so a stream that is
-dropped is collected; its worker then does what was submitted, and its thread ends.
-Threads are daemons: a process never waits for a stream at its exit. Only this process
-reads and writes what is here, and nothing of it survives the process.
+Both back-ends use it. A stream of an emulated GPU consists of its worker; a stream of a
+real GPU gives its worker what the host has to do between two pieces of the GPU's work.
+The thread starts with the first piece. An idle worker holds no reference to the stream,
+so a stream that the program drops is collected; the worker then does what was
+submitted, and its thread ends. The threads are daemons: a process never waits for a
+stream at its exit. Only this process reads and writes a worker, and nothing of it
+survives the process.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from muninn.system.deadlines import deadlineOf, remaining
 from muninn.system.green import Condition, SimpleQueue
 from muninn.system.threads import AnyThread
 
-#: One piece of work; it is given the stream's error, and decides what that means to it.
+#: One piece of work. It is called with the stream's error, or None, and decides what
+#: the error means to it.
 Item = Callable[[BaseException | None], object]
-#: Work with its stream worker and its number there, and whether it could fail by
+#: A piece of work with its stream worker, its number there, and whether it can fail by
 #: itself; None ends the worker.
 Items = SimpleQueue["tuple[StreamWorker, int, Item, bool] | None"]
 
@@ -35,32 +37,31 @@ class StreamWorker:
     Parameters
     ----------
     begin
-        What its thread does first.
+        Called by the thread before the first piece of work.
     """
 
     def __init__(self, name: str, begin: Callable[[], object] | None = None) -> None:
         self._name, self._begin = name, begin
         self._pid = os.getpid()
-        #: Work with its stream worker, so that an idle worker holds none; None ends the
-        #: worker after what came before.
-        # Not a list under the condition: the garbage collector puts at any point of any
-        # thread, and this put is made for that.
+        #: Each piece comes with its stream worker, so that an idle thread refers to
+        #: none.
+        # Not a list under the condition: the garbage collector may put at any point of
+        # any thread, which only this queue allows.
         self.items: Items = SimpleQueue()
         self._changed = Condition()
         self._submitted = self._finished = self._doubts = 0
         self._error: BaseException | None = None
         self._trace: TracebackType | None = None
-        #: An error that somebody was told, and the last piece of work that was
-        #: submitted before that.
+        #: The error that was raised last, and how much work was submitted before that.
         self._told: tuple[BaseException | None, int] = (None, 0)
         self._errorCursor = 0
         self._thread: AnyThread | None = None
-        self.worker = 0  # that thread
+        self.worker = 0  # the id of the thread
         self._shut = False
 
     def put(self, item: Item, isDoubtful: bool = True) -> None:
-        """Give the worker `item`, which fails by itself, if it is doubtful, or else
-        only if the stream has failed.
+        """Give the worker `item`. A doubtful one can fail by itself, the others only
+        because the stream has failed.
         """
         self._check()
         with self._changed:
@@ -71,7 +72,9 @@ class StreamWorker:
             self.items.put((self, self._submitted, item, isDoubtful))
 
     def start(self) -> None:
-        """Have the worker, for who must not fail later for want of a thread."""
+        """Start the thread, for a caller that must not fail later because no thread can
+        be started.
+        """
         if self._thread is not None:
             return
         with self._changed:
@@ -80,7 +83,7 @@ class StreamWorker:
                 self._thread = threads.start(lambda: _work(items, begin), self._name)
 
     def wait(self, timeout: float | None) -> None:
-        """Wait for what it was given so far, and raise its error."""
+        """Wait for the work that was submitted so far, and raise the stream's error."""
         if pending := self.awaitFinished(timeout):
             raise TimeoutError(
                 f"{pending} operations of the stream are still pending after {timeout} s"
@@ -88,8 +91,8 @@ class StreamWorker:
         self._raise()
 
     def awaitFinished(self, timeout: float | None) -> int:
-        """Wait for what it was given so far; returns how much of it is not done after
-        `timeout` seconds.
+        """Wait for the work that was submitted so far; returns how many pieces of it
+        are not done after `timeout` seconds.
         """
         self._check()
         if atomics.threadId() == self.worker:
@@ -110,11 +113,11 @@ class StreamWorker:
     def isIdle(self) -> bool:
         self._check()
         idle = self._finished == self._submitted
-        self._raise()  # after the look: what has finished has told its error
+        self._raise()  # after the look, so that the errors of finished work are there
         return idle
 
     def checkOpen(self) -> None:
-        """Refuse what the stream is asked for once it was closed."""
+        """`InvalidArgument` once the stream was closed."""
         if self._shut:
             raise InvalidArgument("the stream was closed", "Create another one")
 
@@ -123,13 +126,13 @@ class StreamWorker:
 
     def shut(self) -> None:
         """Refuse more work."""
-        # in a forked child the lock may be held by a thread that is not there
+        # In a forked child a thread that is not there may hold the lock.
         if os.getpid() == self._pid:
             with self._changed:
                 self._shut = True
 
     def finish(self, error: BaseException | None, wasDoubtful: bool) -> None:
-        """One piece of work is done; the first error stays."""
+        """Count one piece of work as done. The first error stays."""
         with self._changed:
             if error is not None and self._error is None:
                 self._error, self._trace = error, error.__traceback__
@@ -138,9 +141,7 @@ class StreamWorker:
             self._changed.notifyAll()
 
     def isCompletedByDevice(self) -> bool:
-        """Whether nothing that was given to the worker so far can fail any more, or has
-        failed.
-        """
+        """Whether no work that was submitted so far has failed, or can still fail."""
         with self._changed:
             return self._error is None and not self._doubts
 
@@ -154,8 +155,8 @@ class StreamWorker:
         self._raise()
 
     def forgetError(self) -> None:
-        """Go on as if nothing had failed: somebody has been told. What was submitted
-        before that comes behind the failure all the same.
+        """Go on as if nothing had failed, after the error was raised to a caller. Work
+        that was submitted before this still fails with the error.
         """
         with self._changed:
             if self._error is not None:
@@ -164,25 +165,27 @@ class StreamWorker:
             self._error = self._trace = None
 
     def errorCursor(self) -> int:
-        """How many errors were told and forgotten."""
+        """How many errors were raised and forgotten."""
         return self._errorCursor
 
     def toldSince(self, errorCursor: int) -> BaseException | None:
-        """The last error that was told when more of them have been by now."""
+        """The last error that was raised and forgotten since `errorCursor`; None: there
+        was none.
+        """
         with self._changed:
             return self._told[0] if self._errorCursor != errorCursor else None
 
     def errorOf(self, number: int) -> BaseException | None:
-        """What stands in the way of that piece of work."""
+        """The error because of which a piece of work can not be done, or None."""
         with self._changed:
             told, until = self._told
             return self._error or (told if number <= until else None)
 
     def endWith(self, item: Item) -> bool:
-        """`item` is the last that the worker does, after all that it was given; False:
-        there is no worker, for it was given nothing.
+        """Let `item` be the last piece of work, after all others. False where there is
+        no thread, because nothing was submitted.
 
-        Takes no lock: the collector calls it.
+        Takes no lock, because the garbage collector calls it.
         """
         if self._thread is None:
             return False
@@ -193,7 +196,7 @@ class StreamWorker:
     def _raise(self) -> None:
         error = self._error
         if error is not None:
-            # else each raise would add its frames to the last one's
+            # Otherwise each raise would add its frames to those of the raise before.
             raise error.with_traceback(self._trace)
 
     def _check(self) -> None:
@@ -212,7 +215,7 @@ def _work(items: Items, begin: Callable[[], object] | None) -> None:
 
 
 def _runNext(items: Items) -> bool:
-    # A function of its own: its locals are gone while the worker waits.
+    # A function of its own, so that its locals are gone while the worker waits.
     queued = items.get()
     if queued is None:
         return False
@@ -221,15 +224,15 @@ def _runNext(items: Items) -> bool:
     error: BaseException | None = None
     try:
         item(worker.errorOf(number))
-    except BaseException as raised:  # a SystemExit too: a thread has nobody else to tell
+    except BaseException as raised:  # a SystemExit too, which would end this thread only
         error = raised
-    del queued, item  # what the work held is released before anybody is told that it is done
+    del queued, item  # release what the work held before it counts as done
     worker.finish(error, isDoubtful)
     error = None  # its traceback holds this frame
     return True
 
 
 def awaitReady(ready: Ready) -> None:
-    # Bounded by `ready`, which raises when the peer that it waits for has died.
+    # `ready` bounds this loop: it raises when the process that it waits for has died.
     while not ready(READY_SLICE_SECONDS):
         pass

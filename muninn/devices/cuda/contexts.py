@@ -1,10 +1,9 @@
 """The contexts in which this process works: the primary ones of its GPUs, and those of
-the program that it has seen.
+the program that Muninn has seen.
 
-Here the driver is asked what an address is, too: that takes a context, and any will do.
-
-Only this process reads and writes what is here; the kernel destroys the contexts at its
-end.
+This module also asks the driver about addresses, which takes a context; any will do.
+Only this process reads and writes its state. The kernel destroys the contexts at the
+end of the process.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from muninn.devices.cuda.events import Events
 from muninn.devices.cuda.gpu import Entered, Gpu
 
 _MEMORY_TYPE = cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE
-#: What `memoryType` says of a GPU's memory.
+#: The value of `memoryType` for a GPU's memory.
 ON_DEVICE = int(cu.CUmemorytype.CU_MEMORYTYPE_DEVICE)
 
 
@@ -28,26 +27,27 @@ class Contexts:
 
     def __init__(self, gpus: list[Gpu]) -> None:
         self._gpus = gpus
-        #: By the context's id: its address may become another's.
+        #: By the context's id, because a later context may get its address.
         self._events: dict[int, Events] = {}
-        self._suspected: set[int] = set()
+        #: The addresses of contexts that were current in a call.
+        self._seen: set[int] = set()
 
     def eventsOf(self, context: Any) -> Events:
-        """The events of a context, which is known from then on."""
+        """The events of a context. From then on the context is known."""
         return self._events.setdefault(int(call(cu.cuCtxGetId, context)), Events(context))
 
     def notice(self) -> None:
-        """Remember this thread's current context: it may be one of the program's own,
-        and work on the memory that is asked for.
+        """Remember this thread's current context. It may be one of the program's own,
+        whose kernels work on the memory of this call.
         """
         current = int(call(cu.cuCtxGetCurrent))
-        if current and current not in self._suspected:
+        if current and current not in self._seen:
             self.eventsOf(cu.CUcontext(current))
-            self._suspected.add(current)
+            self._seen.add(current)
 
     def known(self) -> dict[int, Any]:
         """The contexts in which this process may have given GPUs work, by their ids:
-        the primary ones, and those that it was shown.
+        the active primary ones, and those that `notice` has seen.
         """
         for gpu in self._gpus:
             if gpu.isActive():
@@ -67,7 +67,7 @@ class Contexts:
         return next((gpu for gpu in self._gpus if gpu.isActive()), self._gpus[0])
 
     def memoryType(self, address: int) -> int | None:
-        """What the driver calls the memory at an address; None: it does not know it."""
+        """The driver's type of the memory at an address; None where it knows none."""
         driver.guard()
         try:
             with self.someGpu().entered():

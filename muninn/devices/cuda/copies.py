@@ -1,9 +1,9 @@
-"""Copies: which way each takes, so that no call waits for the work that is in the
+"""Copies: the way of each, chosen so that no call waits for the work that is in the
 stream before it.
 
-The driver lets the caller wait for host memory that it does not know, and for a copy
-from host memory to host memory, for as long as the stream takes to come to it. Such a
-copy is given to the stream's worker instead.
+For two kinds of copy the driver makes the caller wait until the stream comes to them:
+to or from host memory that the driver does not know, and from host memory to host
+memory. The stream worker makes such copies instead.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Copies:
 
     Parameters
     ----------
-    window boundaries
-        Where a copy must be cut, between two registrations of host memory.
+    boundaries
+        The addresses between two registrations of host memory, where a copy is cut.
     """
 
     def __init__(self, gpus: list[Gpu], contexts: Contexts, boundaries: WindowBoundaries) -> None:
@@ -42,12 +42,12 @@ class Copies:
     def submit(
         self, stream: CudaStream, target: int, source: int, sizeBytes: int, keepAlive: object
     ) -> None:
-        """Copy in a stream, by the way that blocks no caller."""
+        """Copy in a stream, in a way that does not block the caller."""
         parts = self._boundaries.parts(target, source, sizeBytes)
         try:
-            # For memory that the driver does not know, it lets the caller wait until
-            # the stream comes to it; here the worker waits. The driver does the same
-            # for a copy from host memory to host memory, whether it knows them or not.
+            # The driver copies only where it would not make the caller wait (see the
+            # head); otherwise the stream worker copies, or fills and empties pinned
+            # pieces that the driver copies.
             intoType, fromType = (
                 self._contexts.memoryType(target),
                 self._contexts.memoryType(source),
@@ -86,7 +86,7 @@ class Copies:
             gpu,
             *(each for each in map(self._contexts.gpuOf, (target, source)) if each is not None),
         }
-        # its word for what one of them has not mapped
+        # The driver says so of memory that one of the GPUs has not mapped.
         if error.code == "INVALID_VALUE" and len(gpus) > 1:
             raise TopologyNotPeerable(
                 f"the driver copies nothing between GPUs {sorted(gpus)} in a stream of GPU "
@@ -95,7 +95,7 @@ class Copies:
             ) from error
 
     def copier(self, gpu: int) -> Any:
-        """The stream of copies that the caller waits for at once. It never waits for
+        """The stream for copies whose caller waits for them at once. It never waits for
         another stream or process.
         """
         with self._making:

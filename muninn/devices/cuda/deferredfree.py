@@ -1,19 +1,22 @@
-"""The deferred free: gives memory back behind the work that may still use it.
+"""The deferred free: gives memory back after the work that may still use it.
 
-Unmapping memory that a kernel uses ends the whole context with ILLEGAL_ADDRESS, and the
-driver does not wait by itself. Whoever closes may hold locks, may be the garbage
-collector, and may be what the kernel waits for. So a thread of its own waits for every
-context of this process that Muninn knows, since host memory and peers' memory are used
-by all GPUs, and then disposes. What it has not come to when the process ends, the
-kernel gives back.
+To unmap memory that a kernel uses ends the whole context with ILLEGAL_ADDRESS, and the
+driver does not wait by itself. The thread that closes memory can not wait either: it
+may hold locks, it may run the garbage collector, and the kernel may wait for it. So a
+thread of its own takes what was closed, waits for every context of this process that
+Muninn knows, since all GPUs use host memory and peers' memory, and then disposes of it.
+At the end of the process the kernel gives back the rest.
 
-There are two ways to wait for a context (both seen on an H200). To free a page of host
-memory, which the driver does behind all that the context was given, stops whoever
-launches, copies or allocates meanwhile: it is done when no stream waits for anything
-but the GPU. cuCtxSynchronize stops nobody, and breaks the capture of any stream of that
-context: it is what is left when some stream always waits. What is freed then may not
-need the driver's lock for long either: VMM memory does not; the rest is kept for a
-quiet moment.
+There are two ways to wait for a context (both seen on an H200).
+
+*By a page.* The thread frees a page of host memory, which the driver does after all
+work of the context. Meanwhile every thread that launches, copies or allocates is
+stopped. So the thread does this only while no stream waits for anything but the GPU.
+
+*By synchronizing.* cuCtxSynchronize stops no thread, but it breaks the capture of any
+stream of that context. The thread does this when some stream still waits after
+`_QUIET_BOUND_SECONDS`. Then it disposes only of memory that does not need the driver's
+lock for long, which is VMM memory. It keeps the rest for a quiet moment.
 """
 
 from __future__ import annotations
@@ -40,13 +43,13 @@ _log = Log("muninn.devices")
 _AGAIN_SECONDS, _ERROR_PAUSE_SECONDS = 0.05, 1.0
 #: How long it looks for a moment at which no stream waits.
 _QUIET_BOUND_SECONDS = 2.0
-#: What another thread's capture answers, which will end.
+#: The driver's answers while another thread captures a stream, which will end.
 _CAPTURING = frozenset(("STREAM_CAPTURE_UNSUPPORTED", "STREAM_CAPTURE_IMPLICIT"))
 
 
 class _Deferred(NamedTuple):
-    """What is to be disposed of. `locks`: by a call that waits for the GPU with the
-    driver's lock. `isMark`: once all before it was.
+    """A thing to dispose of. `locks`: the call waits for the GPU with the driver's
+    lock. `isMark`: it is disposed of after all that came before it.
     """
 
     dispose: Callable[[], object]
@@ -56,7 +59,7 @@ class _Deferred(NamedTuple):
 
 
 class DeferredFree:
-    """One thread, started before there is anything that it could be needed for.
+    """The thread. It is started before the first memory that it could have to free.
 
     Parameters
     ----------
@@ -66,13 +69,13 @@ class DeferredFree:
 
     def __init__(self, contexts: Callable[[], dict[int, Any]]) -> None:
         self._contexts = contexts
-        #: A page in each context, to be freed: at that time there may be no memory left
-        #: to make one.
+        #: A page of each context, to wait by. It is made ahead, because there may be no
+        #: memory left when it is needed.
         self._pages: dict[int, int] = {}
         #: Contexts that were destroyed or have failed.
         self._over: set[int] = set()
-        #: Put by finalizers, at any point of any thread: nothing but this queue is made
-        #: for that.
+        #: Finalizers put into it at any point of any thread, which only this queue
+        #: allows.
         self._deferred: SimpleQueue[_Deferred] = SimpleQueue()
         self._starting = _thread.RLock()
         self._thread: AnyThread | None = None
@@ -81,21 +84,22 @@ class DeferredFree:
         """Start the thread, unless it runs."""
         with self._starting:
             if self._thread is None:
-                self._thread = threads.start(self._run, "muninn-deferred free")
+                self._thread = threads.start(self._run, "muninn-deferredfree")
 
     def defer(self, dispose: Callable[[], object], locks: bool = True) -> None:
-        """Call `dispose` once what the GPUs were given so far is done. Takes no lock;
-        `start` was called before.
+        """Call `dispose` once the GPUs have done all work that they have now. Takes no
+        lock; `start` was called before.
 
-        `locks`: it frees memory in a way that waits for the GPU once more, with the
-        driver's lock.
+        `locks`: `dispose` frees memory in a way that waits for the GPU once more, with
+        the driver's lock.
         """
         if not driver.isForked():
             self._deferred.put(_Deferred(dispose, True, locks))
 
     def drain(self, seconds: float, isBehindWork: bool = False) -> bool:
-        """Wait until everything reclaimed so far was given back, and if wanted all work
-        is done; False when that takes longer.
+        """Wait until all that was deferred so far is given back, and if
+        `isBehindWork` until the GPUs have done their work; False when that takes longer
+        than `seconds`.
         """
         reached = Latch()
         self.start()
@@ -111,15 +115,16 @@ class DeferredFree:
             try:
                 self._dispose(batch)
             except Exception:
-                # The thread must live: others' memory is given back by it too.
+                # The thread must live: it has other memory to give back.
                 _log.exception("device memory was not given back, and is tried again")
                 clock.sleep(_ERROR_PAUSE_SECONDS)
-            while batch:  # and it holds nothing, until the next one, that it has disposed of
+            # The batch is emptied, so that this thread holds nothing while it waits.
+            while batch:
                 self._deferred.put(batch.pop(0))
 
     def _dispose(self, batch: list[_Deferred]) -> None:
-        """Wait for the work that may use it, and dispose of it. What has to be tried
-        again stays in the batch.
+        """Wait for the work that may use the memory, and dispose of it. What the thread
+        has to try again stays in the batch.
         """
         behind = any(deferred.isBehindWork for deferred in batch)
         contexts = (
@@ -161,8 +166,8 @@ class DeferredFree:
             batch += kept
 
     def _isThere(self, contextId: int, context: Any) -> bool:
-        """Whether a context is neither destroyed nor failed. To free the memory of a
-        destroyed one in it ends the process.
+        """Whether a context is neither destroyed nor failed. To free memory in a
+        destroyed context ends the process.
         """
         if contextId in self._over:
             return False
@@ -175,7 +180,7 @@ class DeferredFree:
         return False
 
     def _awaitByPage(self, contextId: int, context: Any) -> bool:
-        """Wait until a context has done what it was given; False where that can not be."""
+        """Wait until a context has done its work; False where there is no page for it."""
         try:
             with Entered(context):
                 if contextId not in self._pages:

@@ -1,8 +1,9 @@
-"""The CUDA back-end of the device port: its nouns put together.
+"""The CUDA back-end of the device port: its parts put together.
 
 Streams and memory of other libraries in this process (Numba, CuPy, PyTorch) are the
 driver's own, so theirs and Muninn's mix freely. Memory is `vmm` where the GPU exports
-descriptors, else `cudaIpc`; what others allocated is lent by `cudaIpc` where it lies.
+descriptors, else `cudaIpc`. Memory that other libraries allocated is lent in place, by
+`cudaIpc`.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from muninn.devices.port import (
 from muninn.errors import BarPressureHigh, DeviceUnavailable, InvalidArgument, IpcHandleMismatch
 
 _MAX_BYTES = 1 << 47
-#: How long an allocation that found no room waits for memory that was closed and is not
-#: given back yet.
+#: How long an allocation that found no memory waits for memory that was closed and is
+#: not given back yet.
 _DRAIN_SECONDS = 5.0
 
 
@@ -60,7 +61,7 @@ class CudaDevice(Device):
     DeviceUnavailable
         The driver does not start.
     ForkedAfterCuda
-        A parent of this process has started it before the fork.
+        A parent of this process has started the driver before the fork.
     """
 
     backend = "cuda"
@@ -87,7 +88,7 @@ class CudaDevice(Device):
         self._windowBytes = windowBytes
         self._contexts = Contexts(self._gpus)
         self._deferredFree = DeferredFree(self._contexts.known)
-        self._legacy = IpcMemory(self._deferredFree)
+        self._ipc = IpcMemory(self._deferredFree)
         hostParts = HostParts(
             HostSemaphores(self._contexts.enteredSome), Staging(self._contexts.enteredSome)
         )
@@ -120,8 +121,8 @@ class CudaDevice(Device):
 
     @contextlib.contextmanager
     def _working(self, gpu: int, what: str) -> Iterator[Gpu]:
-        """In the primary context of a GPU; what the driver refuses becomes an error of
-        Muninn.
+        """Enter the primary context of a GPU. An error of the driver inside the block
+        becomes an error of Muninn.
         """
         chosen = self._gpu(gpu)
         try:
@@ -132,7 +133,9 @@ class CudaDevice(Device):
             raise typed(error, f"GPU {gpu}: {what}") from error
 
     def _peersOf(self, gpu: Gpu) -> list[Gpu]:
-        """Who may map its memory: the GPUs that reach it. They are asked once."""
+        """The GPUs that reach the memory of `gpu`, and may map it. The driver is asked
+        once.
+        """
         if gpu.index not in self._peers:
             self._peers[gpu.index] = [
                 peer for peer in self._gpus if peer is not gpu and peer.canReach(gpu)
@@ -148,7 +151,8 @@ class CudaDevice(Device):
             try:
                 made = self._allocated(chosen, sizeBytes)
             except DriverError as error:
-                # What was closed a moment ago may still wait for the work that used it.
+                # Memory that was closed a moment ago may still wait for the work that
+                # used it.
                 if error.code != "OUT_OF_MEMORY" or not self._deferredFree.drain(_DRAIN_SECONDS):
                     raise
                 made = self._allocated(chosen, sizeBytes)
@@ -160,7 +164,7 @@ class CudaDevice(Device):
             return vmm.allocate(
                 self._deferredFree, gpu, self._peersOf(gpu), sizeBytes, self._version
             )
-        return self._legacy.allocate(gpu, sizeBytes)
+        return self._ipc.allocate(gpu, sizeBytes)
 
     def _zero(self, made: Allocation) -> None:
         copier = self._copies.copier(made.gpu)
@@ -187,12 +191,12 @@ class CudaDevice(Device):
                         writable,
                         stated,
                     )
-                return self._legacy.importHandle(home, sizeBytes, stated)
+                return self._ipc.importHandle(home, sizeBytes, stated)
         except DriverError as error:
             raise typed(error, f"GPU {home.index}: {sizeBytes} bytes can not be opened") from error
 
     def _homeOf(self, gpu: int, gpuUuid: bytes) -> Gpu:
-        """The GPU of that UUID; its index may be another one here than in the
+        """The GPU of that UUID, which may have another index here than in the
         exporter's process.
         """
         if self._gpus[gpu].uuid == gpuUuid:
@@ -214,7 +218,7 @@ class CudaDevice(Device):
                 f"{address:#x} is not in a GPU's memory", "Share it as a host array"
             )
         with self._working(gpu, "the memory can not be lent") as chosen:
-            return self._legacy.lend(chosen, address, sizeBytes, owner)
+            return self._ipc.lend(chosen, address, sizeBytes, owner)
 
     def registerHost(
         self,
@@ -247,7 +251,8 @@ class CudaDevice(Device):
             try:
                 return registration.register(*given)
             except BarPressureHigh:
-                # As in `allocate`; but what was counted is counted once.
+                # As in `allocate`, but only if `progress` has counted nothing yet: it
+                # would count the same bytes twice.
                 if mapped or not self._deferredFree.drain(_DRAIN_SECONDS):
                     raise
                 return registration.register(*given)
@@ -321,7 +326,7 @@ def _checkSize(sizeBytes: int) -> None:
 
 
 def findGpus() -> tuple[int, str]:
-    """How many GPUs the driver has, and what it says when there are none.
+    """How many GPUs the driver has, and the reason when there are none.
 
     Raises
     ------

@@ -1,14 +1,15 @@
-"""The driver: every call goes through `call`, which raises what it answers, and refuses
-to call it in a forked child.
+"""The driver: every call goes through `call`, which raises the driver's error. `guard`
+refuses calls in a forked child.
 
 A process that was forked after CUDA was initialised has the parent's contexts as dead
-memory: each call of it answers NOT_INITIALIZED (seen on an H100, driver 580), or worse.
-So the process that initialised is remembered, and any other is told at once.
+memory: each of its calls answers NOT_INITIALIZED (seen on an H100, driver 580), or
+worse. So this module remembers the process that initialised, and any other process gets
+`ForkedAfterCuda` at once.
 
 While some thread captures a stream for a graph, a call that might wait or allocate
-breaks that capture, from whatever thread it comes (seen on an H200, driver 580:
-cuEventSynchronize, cuMemAlloc and their like), unless the calling thread has said that
-it knows better. Ours does know: nothing that it touches is being captured.
+breaks that capture, also from another thread (seen on an H200, driver 580:
+cuEventSynchronize, cuMemAlloc and the like), unless the calling thread has relaxed its
+capture mode. Muninn's calls relax it: they touch nothing that is captured.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ _RELAXED = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
 NON_BLOCKING = int(cu.CUstream_flags.CU_STREAM_NON_BLOCKING)
 _NOT_CAPTURED = int(cu.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)
 _POINTER_API_VERSION = 4000
-#: The process that initialised CUDA; none as long as nobody has. A child inherits it,
-#: and is not it.
+#: The pid of the process that initialised CUDA; empty before that. A forked child
+#: inherits the value, which is not its own pid.
 _owner: list[int] = []
 
 
 class DriverError(Exception):
-    """What the driver answered.
+    """An error that the driver answered.
 
     Attributes
     ----------
     code
-        Its name without the prefix, `"OUT_OF_MEMORY"`.
+        The name of the error without its prefix, as `"OUT_OF_MEMORY"`.
     """
 
     def __init__(self, function: str, code: str) -> None:
@@ -63,7 +64,7 @@ def call(function: Callable[..., tuple[Any, ...]], *arguments: object) -> Any:
     try:
         answer = function(*arguments)
     except RuntimeError as error:
-        # what the bindings raise for a function that the driver does not have
+        # The bindings raise this for a function that the driver does not have.
         raise DriverError(function.__name__, f"nothing ({error})") from error
     if answer[0] != _SUCCESS:
         raise DriverError(
@@ -73,12 +74,12 @@ def call(function: Callable[..., tuple[Any, ...]], *arguments: object) -> Any:
 
 
 def initialise() -> None:
-    """Initialise CUDA in this process. Again is fine.
+    """Initialise CUDA in this process. Further calls do nothing.
 
     Raises
     ------
     ForkedAfterCuda
-        A parent of this process has done it before the fork.
+        A parent of this process initialised CUDA before the fork.
     DeviceUnavailable
         The driver does not start.
     """
@@ -101,18 +102,22 @@ def guard() -> None:
 
 
 def isForked() -> bool:
-    """Whether this is such a child: nothing is given back here, it is the parent's."""
+    """Whether this is a child of the process that initialised CUDA. The child gives
+    nothing back, because all of it is the parent's.
+    """
     return _owner != [] and _owner[0] != os.getpid()
 
 
 def leaveCaptures() -> None:
-    """For a thread of ours, once: no capture forbids its calls, and it breaks none."""
+    """Relax the capture mode of a thread of ours, once: from then on no capture forbids
+    its calls, and they break no capture.
+    """
     call(cu.cuThreadExchangeStreamCaptureMode, _RELAXED)
 
 
 class BeyondCaptures:
-    """``with BeyondCaptures():`` is the same for a caller's thread, for as long as the
-    block lasts.
+    """``with BeyondCaptures():`` does the same for a caller's thread, for the time of
+    the block.
     """
 
     __slots__ = ("_before",)
@@ -130,8 +135,8 @@ class BeyondCaptures:
 
 
 def refuseCaptured(handle: int) -> None:
-    """`InvalidArgument` for a stream that is being captured. Of a default stream the
-    caller has entered the context.
+    """`InvalidArgument` for a stream that is being captured. For a default stream the
+    caller has entered its context.
     """
     try:
         isCaptured = int(call(cu.cuStreamIsCapturing, handle)) != _NOT_CAPTURED
@@ -149,7 +154,7 @@ def refuseCaptured(handle: int) -> None:
 def ordinalOf(address: int) -> int:
     """The index of the GPU whose memory an address lies in. Raises `DriverError`.
 
-    Not by the bindings' function: of this attribute it returns a part of the answer
+    Not by the bindings' function: for this attribute it returns a part of the answer
     that the driver has not written, which is 0 (cuda-bindings 13.3, NVIDIA/cuda-python
     #2928).
     """
@@ -178,7 +183,7 @@ def version() -> int:
 
 
 def typed(error: DriverError, what: str) -> MuninnError:
-    """The error of Muninn that says so."""
+    """The error of Muninn for an error of the driver in `what`."""
     if error.code == "OUT_OF_MEMORY":
         return QuotaExceeded(
             f"{what}: the GPU has no memory left ({error})",

@@ -1,5 +1,5 @@
-"""Events of the driver, to be used again and again. One that this process recorded is
-never shown to another.
+"""Events of the driver, used again and again. Other processes never get an event that
+this process has recorded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Events:
         return event
 
     def wait(self, event: Any) -> None:
-        """Block until the event is reached; raises what the GPU failed with."""
+        """Block until the event is reached. Raises the error of the GPU, if its work
+        failed.
+        """
         with Entered(self.context):
             try:
                 call(cu.cuEventSynchronize, event)

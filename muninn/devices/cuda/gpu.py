@@ -1,8 +1,8 @@
-"""A GPU: the driver's device, what it can do, and its primary context, which other
+"""A GPU: the driver's device, its abilities, and its primary context, which other
 libraries of the process use too.
 
-The context is retained at the first use that needs one (it costs some 500 MiB of an
-H100's memory) and never released: the kernel does that at the end of the process.
+The first use that needs the context retains it (it costs some 500 MiB of an H100's
+memory). It is never released: the kernel does that at the end of the process.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Gpu:
     Attributes
     ----------
     index, name, uuid
-        `uuid` are the 16 bytes that say in every process which GPU it is.
+        `uuid` has the 16 bytes that identify the GPU in every process.
     hasDescriptors
         Whether its memory can be exported as a POSIX descriptor.
     hasReadOnlyRegistration
         Whether host memory can be registered that the process may only read.
     granuleBytes
-        What VMM memory comes in.
+        The unit of VMM memory.
     """
 
     def __init__(self, index: int) -> None:
@@ -75,7 +75,7 @@ class Gpu:
         return self._context
 
     def isActive(self) -> bool:
-        """Whether anybody in this process uses its primary context."""
+        """Whether any library of this process uses its primary context."""
         return bool(call(cu.cuDevicePrimaryCtxGetState, self.device)[1])
 
     def entered(self) -> Entered:
@@ -83,7 +83,9 @@ class Gpu:
         return Entered(self.context)
 
     def allocationProperties(self) -> Any:
-        """What VMM memory of this GPU is: its own, pinned, exportable as a descriptor."""
+        """The properties of VMM memory: on this GPU, pinned, exportable as a
+        descriptor.
+        """
         properties = cu.CUmemAllocationProp()
         properties.type = cu.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
         properties.location.type = cu.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
@@ -99,8 +101,8 @@ class Gpu:
 
 
 class Entered:
-    """A context on this thread's stack, for as long as the block lasts. The caller's
-    own context comes back behind it.
+    """A context on this thread's stack for the time of a block. After it the caller's
+    own context is current again.
     """
 
     __slots__ = ("_context",)

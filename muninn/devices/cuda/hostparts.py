@@ -1,7 +1,7 @@
-"""The host's part in a stream of a real GPU: the pieces of work that the stream's
-worker runs, and what all streams use for it.
+"""The host's part in a stream of a real GPU: the pieces of work that the stream worker
+runs, and the memory that all streams use for them.
 
-Only this process reads and writes what is here; nothing of it survives the process.
+Only this process reads and writes them; nothing of them survives the process.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from muninn.system import atomics
 
 
 class HostParts(NamedTuple):
-    """What all streams use for the host's part in them."""
+    """The memory that all streams use for the host's part in them."""
 
     semaphores: HostSemaphores
     staging: Staging
 
 
 def endingWait(item: Item, wait: Wait) -> Item:
-    """`item`, and behind it the end of a wait of the stream that has begun."""
+    """`item`, followed by the end of a wait of the stream that has begun."""
 
     def ending(error: BaseException | None) -> None:
         try:
@@ -40,8 +40,8 @@ def endingWait(item: Item, wait: Wait) -> Item:
 
 
 def filling(events: Events, before: Any, piece: int, source: int, sizeBytes: int) -> Item:
-    """Fill a piece of pinned memory, once the event `before` is reached: the GPU reads
-    the piece up to there.
+    """Fill a piece of pinned memory after the event `before`: until then the GPU reads
+    the piece.
     """
 
     def item(error: BaseException | None) -> None:
@@ -55,8 +55,8 @@ def filling(events: Events, before: Any, piece: int, source: int, sizeBytes: int
 def emptying(
     events: Events, filled: Any, target: int, piece: int, sizeBytes: int, held: object
 ) -> Item:
-    """Empty a piece of pinned memory, once the event `filled` is reached: the GPU
-    writes the piece up to there.
+    """Empty a piece of pinned memory after the event `filled`: until then the GPU
+    writes the piece.
     """
 
     def item(error: BaseException | None, kept: object = held) -> None:
@@ -68,8 +68,8 @@ def emptying(
 
 
 class StreamEnd:
-    """The last item of a stream's worker: the stream is destroyed, and its gate and
-    pieces are given back for another.
+    """The last item of a stream worker: it destroys the stream, and gives the host
+    semaphore and the pieces back for another stream.
     """
 
     def __init__(
@@ -91,12 +91,13 @@ class StreamEnd:
     def __call__(self, error: BaseException | None) -> None:
         if self._handle:
             with Entered(self._context):
-                call(cu.cuStreamSynchronize, self._handle)  # it may still wait at the gate
+                # The stream may still wait for the host semaphore.
+                call(cu.cuStreamSynchronize, self._handle)
         self.atOnce()
 
     def atOnce(self) -> None:
-        """For a stream in which the host had nothing to do; the driver finishes what it
-        was given.
+        """End a stream in which the host had nothing to do; the driver finishes its
+        work.
         """
         if self._handle:
             with Entered(self._context):
@@ -107,8 +108,8 @@ class StreamEnd:
 
 
 def retire(worker: StreamWorker, end: StreamEnd) -> None:
-    """Let the worker finish what the stream was given, and end it then. The garbage
-    collector calls this, at any point of any thread.
+    """Let the worker finish the work of the stream, and end the stream then. The
+    garbage collector calls this, at any point of any thread.
     """
     if not driver.isForked() and not worker.endWith(end):
         end.atOnce()

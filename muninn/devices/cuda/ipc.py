@@ -1,11 +1,11 @@
-"""Transport `cudaIpc`: the driver's 64-byte handles, for memory that others allocated
-and for GPUs that export no descriptors.
+"""Transport `cudaIpc`: the driver's 64-byte handles, for memory that other libraries
+allocated and for GPUs that export no descriptors.
 
-The memory is its exporter's. What importers see after its death is not promised by CUDA
-(an H100 keeps it for them), so the layer above takes their leases away. A handle names
-a whole allocation of the driver, so ours says where in it the memory begins. The driver
-refuses to open what its own process exported; such an import is an alias of it, found
-by the handle.
+The memory belongs to its exporter. CUDA does not promise what importers see after the
+exporter's death (an H100 keeps the memory for them), so the layer above revokes their
+leases. A handle of the driver names a whole allocation, so ours also says where in it
+the memory begins. The driver refuses to open a handle that its own process exported;
+such an import is an alias of the memory, found by the handle.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _LAZY_PEER_ACCESS = int(cu.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS)
 
 class Lent:
     """Memory of this process, or a peer's that was opened: the anchor of an allocation.
-    What it keeps goes when it is collected.
+    When it is collected, the deferred free disposes of the memory.
 
     Attributes
     ----------
     closed
-        Called behind that, when no work of this process uses the memory any more.
+        Called after that, when no work of this process uses the memory any more.
     """
 
     __slots__ = ("__weakref__", "_finalizer", "address", "closed", "isImported")
@@ -60,7 +60,9 @@ class Lent:
 
 
 class _Disposal:
-    """What the deferred free does with lent memory; it must not hold the `Lent`."""
+    """The disposal of lent memory, for the deferred free. It must not refer to the
+    `Lent`.
+    """
 
     def __init__(self, dispose: Callable[[], object], closed: list[Callable[[], object]]) -> None:
         self._dispose, self._closed = dispose, closed
@@ -117,8 +119,8 @@ class IpcAllocation(Allocation):
         self._lent = None
 
     def closeThen(self, closed: Callable[[], object]) -> None:
-        """Whose memory it is may use it for something else as soon as `closed` was
-        called: that comes behind the work of this process.
+        """Close. The owner of the memory may use it for something else as soon as
+        `closed` was called, so the call comes after the work of this process.
         """
         lent = self._lent
         if lent is not None and lent.isImported:
@@ -129,7 +131,7 @@ class IpcAllocation(Allocation):
 
 
 class IpcMemory:
-    """What this process exports and imports by 64-byte handles."""
+    """The memory that this process exports and imports by 64-byte handles."""
 
     def __init__(self, deferredFree: DeferredFree) -> None:
         self._deferredFree = deferredFree
@@ -153,8 +155,8 @@ class IpcMemory:
         )
 
     def lend(self, gpu: Gpu, address: int, sizeBytes: int, owner: object) -> IpcAllocation:
-        """What somebody else allocated, where it lies; `owner` is held. The caller has
-        entered its context.
+        """Memory that another library allocated, in place; `owner` is held. The caller
+        has entered its context.
         """
         try:
             base, rangeBytes = (int(value) for value in call(cu.cuMemGetAddressRange, address))
@@ -199,8 +201,7 @@ class IpcMemory:
             raise IpcHandleMismatch(
                 f"the memory of process {handle.ownerPid} can not be opened: {error}"
             ) from error
-        # The driver counts how often a handle was opened, and each close counts one
-        # down.
+        # The driver counts how often a handle was opened; each close subtracts one.
         lent = Lent(
             self._deferredFree,
             base + handle.offset,

@@ -1,5 +1,5 @@
-"""Pinned host memory, which all GPUs reach at its own address. It is kept: to free it
-would wait for the GPU.
+"""Pinned host memory, which all GPUs reach at its own address. It is never freed,
+because a free would wait for the GPU.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Part = TypeVar("Part")
 
 
 class Pool(ABC, Generic[Part]):
-    """Parts of pinned memory that no stream has. The memory is a primary context's,
-    which lasts, and all contexts reach it.
+    """The parts of pinned memory that no stream uses. The memory belongs to a primary
+    context, which lasts, and all contexts reach it.
 
     Parameters
     ----------
@@ -41,11 +41,12 @@ class Pool(ABC, Generic[Part]):
             return self._free.pop()
 
     def giveBack(self, part: Part) -> None:
-        self._free.append(part)  # one step: stream workers do it
+        # One step, because stream workers call this without the lock.
+        self._free.append(part)
 
     @abstractmethod
     def _made(self) -> list[Part]:
-        """More of them."""
+        """Make more parts."""
 
 
 def pinned(sizeBytes: int) -> int:

@@ -2,13 +2,13 @@
 none.
 
 A window is at most 64 GiB, because drivers have limits of their own (512 GiB a call
-since r580, vllm #51080) and because a failure late in one giant call costs what it
-took. All GPUs get the memory (`PORTABLE`) under one contiguous address, which unified
-addressing makes the host's own; where the driver gives another, there is no contiguous
-pointer and the memory is refused.
+since r580, vllm #51080) and because a failure late in one giant call wastes all its
+time. All GPUs get the memory (`PORTABLE`) at one contiguous address, which is the
+host's own under unified addressing. Where the driver gives another address, there is no
+contiguous pointer, and the registration is refused.
 
-Registering pins the pages: they can not be swapped, and a peer that truncates the file
-takes nothing away (seen on an H100).
+A registration pins the pages: they can not be swapped, and a peer that truncates the
+file takes nothing away (seen on an H100).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _FLAGS = cu.CU_MEMHOSTREGISTER_PORTABLE | cu.CU_MEMHOSTREGISTER_DEVICEMAP
 
 
 class WindowBoundaries:
-    """Where one window ends and the next begins: kernels pass over, and a copy must not
-    (INVALID_VALUE, seen on an H100).
+    """The addresses where one window ends and the next begins. Kernels may work across
+    them, and a copy may not (INVALID_VALUE, seen on an H100).
     """
 
     def __init__(self) -> None:
@@ -51,9 +51,7 @@ class WindowBoundaries:
             self._at -= set(windows[1:])
 
     def parts(self, target: int, source: int, sizeBytes: int) -> list[tuple[int, int]]:
-        """(offset, bytes) of the copies that a copy is to be made of; one, nearly
-        always.
-        """
+        """(offset, bytes) of the copies into which a copy is cut; nearly always one."""
         if not self._at:
             return [(0, sizeBytes)]
         offsets = {boundary - start for boundary in self._at for start in (target, source)}
@@ -62,8 +60,8 @@ class WindowBoundaries:
 
 
 class Budget:
-    """How many bytes of host memory this process may map for GPUs, and how many it
-    does.
+    """How many bytes of host memory this process may map for GPUs, and how many it has
+    mapped.
     """
 
     def __init__(self, limitBytes: int) -> None:
@@ -88,8 +86,8 @@ class Budget:
 
 
 class CudaRegistration(Registration):
-    """Registered memory. It is given back when it is closed or collected, behind the
-    work that uses it.
+    """Registered memory. When it is closed or collected, the deferred free unregisters
+    it after the work that uses it.
     """
 
     def __init__(
@@ -104,8 +102,8 @@ class CudaRegistration(Registration):
     ) -> None:
         self.devicePointer, self.sizeBytes, self.writable = windows[0], sizeBytes, writable
         deferredFree.start()
-        #: Called behind the unregistration; shared with the finalizer, which must not
-        #: hold this object.
+        #: Called after the unregistration. The finalizer has the list too, because it
+        #: must not refer to this object.
         self._closed: list[Callable[[], object]] = []
         self._finalizer = weakref.finalize(
             self,
@@ -124,7 +122,7 @@ class CudaRegistration(Registration):
 
 
 class _Unregister:
-    """What the deferred free does with a registration."""
+    """The disposal of a registration, for the deferred free."""
 
     def __init__(
         self,

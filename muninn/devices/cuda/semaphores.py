@@ -1,5 +1,5 @@
-"""Gates: words in pinned host memory at which streams wait for the host; and how many
-waits there are.
+"""Host semaphores: words in pinned host memory at which streams wait for the host; and
+the count of such waits.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _PAGE_WORDS = 512
 
 
 class HostSemaphore:
-    """A word in pinned host memory at which one stream after another waits for the
-    host, and how far it was opened.
+    """A word in pinned host memory with a number that only grows. A stream waits until
+    the number is reached, and the host stores it.
 
-    Its numbers go on from stream to stream: one that has ended for the host may still
-    be on its way to a number that was reached.
+    One stream after another uses the word, and its numbers go on from stream to stream:
+    a stream that has ended for the host may still wait for a number that was reached.
     """
 
     def __init__(self, host: int, device: int) -> None:
@@ -45,7 +45,7 @@ class HostSemaphore:
 
 
 class HostSemaphores(Pool[HostSemaphore]):
-    """Gates that no stream has."""
+    """The host semaphores that no stream uses."""
 
     def _made(self) -> list[HostSemaphore]:
         host = pinned(_PAGE_WORDS * _WORD_BYTES)
@@ -60,21 +60,22 @@ class Waits:
     """The waits of this process's streams for the host, or for other processes, that
     are not over.
 
-    Whoever frees memory has the driver's lock until the GPU has done what it was given
-    (seen on an H200). What a stream waits for may have to come from a thread that wants
-    this lock. So memory is freed while there is no wait, and none can begin.
+    A thread that frees memory has the driver's lock until the GPU has done its work
+    (seen on an H200). If a stream waits meanwhile, the thread that would end its wait
+    may need the same lock. So memory is freed only while there is no wait, and none can
+    begin.
     """
 
     def __init__(self) -> None:
-        # whose lock its owner may take again: freeing runs other people's finalizers
+        # Its owner may take the lock again: to free memory runs finalizers of others.
         self._changed = Condition()
         self._pending = 0
         self._isAwaited = False
 
     def begin(self) -> Wait:
-        """Before the stream is told to wait."""
+        """Count a wait. Called before the stream is told to wait."""
         with self._changed:
-            # who waits for there to be none is about to see it
+            # A thread in `none` is about to see that there is no wait.
             while self._isAwaited and not self._pending:
                 self._changed.wait()
             self._pending += 1
@@ -88,8 +89,8 @@ class Waits:
 
     @contextlib.contextmanager
     def none(self, seconds: float) -> Iterator[bool]:
-        """Let there be none inside the block; False where some wait was not over after
-        `seconds`, and then others may begin.
+        """Keep waits from beginning inside the block, once there are none. Gives False
+        where some wait was not over after `seconds`; then waits may begin.
         """
         with self._changed:
             self._isAwaited = True
@@ -104,7 +105,7 @@ class Waits:
         yield False
 
     def _awaitNone(self, deadline: float | None) -> bool:
-        # Not `wait_for`, which counts by what a program can replace (`clock.py`).
+        # Not `wait_for`, whose clock a program can replace (`clock.py`).
         while self._pending:
             left = remaining(deadline)
             if not left and left is not None:
@@ -114,8 +115,8 @@ class Waits:
 
 
 class Wait:
-    """One of them. It ends once, whoever says so: who was interrupted does not know
-    whether the stream worker has it.
+    """One wait. Several calls of `end` end it once: a thread that was interrupted does
+    not know whether the stream worker has the wait already.
     """
 
     __slots__ = ("_waits",)
@@ -128,5 +129,5 @@ class Wait:
             self._waits.pop()._end()
 
 
-#: Of the process, as the driver's lock is.
+#: One for the process, as the driver's lock is.
 WAITS = Waits()

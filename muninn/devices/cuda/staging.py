@@ -1,7 +1,8 @@
-"""Staging: pinned pieces of host memory through which streams copy what is not pinned.
+"""Staging: pinned pieces of host memory through which streams copy memory that is not
+pinned.
 
-The driver lets the caller of such a copy wait, for as long as the stream does, and may
-have its lock meanwhile. So the copy goes through two pieces in turn: the GPU copies one
+The driver makes the caller of such a copy wait until the stream comes to it, and may
+hold its lock meanwhile. So the copy uses two pieces alternately: the GPU copies one
 while the host copies the other.
 """
 
@@ -9,15 +10,15 @@ from __future__ import annotations
 
 from muninn.devices.cuda.pinned import Pool, pinned
 
-#: Enough for the accesses between the host and a GPU (some 20 µs) not to matter beside
-#: the copying (some 200 µs).
+#: Large enough that a change between the host and a GPU (some 20 µs) does not matter
+#: beside the copy of a piece (some 200 µs).
 PIECE_BYTES = 4 << 20
 
 Pieces = tuple[int, int]
 
 
 class Staging(Pool[Pieces]):
-    """Pairs of pieces that no stream has, by address."""
+    """The pairs of pieces that no stream uses, by address."""
 
     def _made(self) -> list[Pieces]:
         first = pinned(2 * PIECE_BYTES)
@@ -25,7 +26,7 @@ class Staging(Pool[Pieces]):
 
 
 def cut(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """(offset, bytes) of a copy, so that each fits into a piece."""
+    """(offset, bytes) of the parts of a copy, each of which fits into a piece."""
     return [
         (at, min(PIECE_BYTES, offset + sizeBytes - at))
         for offset, sizeBytes in parts

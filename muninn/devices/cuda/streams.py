@@ -1,18 +1,19 @@
 """Streams of real GPUs, and the host's part in them.
 
-What the host has to do in a stream (work of `submit`, fences that are told to the layer
-above, waits for other processes) is done by a thread per stream, the stream's stream
-worker, and not by the driver's callbacks: those run Python on the driver's thread, stop
-all streams while they wait for the interpreter, and are not called at all once a kernel
-has failed. The stream worker waits for an event that was recorded in the stream; a
-stream that must wait for the stream worker waits for a word in pinned memory, its gate.
+A thread per stream, the stream worker, does what the host has to do in the stream: work
+of `submit`, reports of fences to the layer above, waits for other processes. The
+driver's callbacks can not do that: they run Python on the driver's thread, stop all
+streams while they wait for the interpreter, and are not called at all once a kernel has
+failed. The stream worker waits for an event that was recorded in the stream. A stream
+that must wait for the stream worker waits for a word in pinned memory, its host
+semaphore.
 
-Fences between GPUs need no host at all: `recordFence` lets the stream write a word of
+Fences between GPUs need no host at all. `recordFence` lets the stream write a word of
 shared memory, and `delayStream` lets a stream of another process wait for it
-(`cuStreamWriteValue64`, `cuStreamWaitValue64`). Interprocess events would do the same
-until a recorder is killed: its event pends for ever, with every stream and every
-context that waits for it (seen on an H100, driver 580). A word can be written by
-whoever proves the death.
+(`cuStreamWriteValue64`, `cuStreamWaitValue64`). Interprocess events would do the same,
+until the process that recorded one is killed: its event stays pending for ever, and so
+does every stream and every context that waits for it (seen on an H100, driver 580). A
+word can be written by the broker that confirms the death.
 """
 
 from __future__ import annotations
@@ -55,17 +56,17 @@ _POLL_SECONDS = 0.0002
 class CudaStream(Stream):
     """A stream of the driver: our own, another library's, or a default one.
 
-    A closed one is never shown to the driver, which would not answer an error: it dies
-    of a SIGSEGV (seen on an H100, driver 580).
+    The handle of a closed stream never reaches the driver, which would not answer an
+    error, but die of a SIGSEGV (seen on an H100, driver 580).
 
     Parameters
     ----------
     isOwned
-        Whether it is destroyed when this object goes. A stream that is somebody else's
-        can not be made anew: an error of the host's part in it is told once, and does
+        Whether the stream is destroyed with this object. A stream of another library
+        can not be made anew: an error of the host's part in it is raised once, and does
         not stay.
     isDefault
-        Whether it is a default stream, which is everybody's and is never closed.
+        Whether it is a default stream, which all libraries use and no one closes.
     """
 
     def __init__(
@@ -84,7 +85,8 @@ class CudaStream(Stream):
         self._worker = StreamWorker(f"muninn-stream-{gpu}-{handle:x}", driver.leaveCaptures)
         self._submitting = _thread.RLock()
         self._semaphore = host.semaphores.take()
-        #: At most one pair; a list, because the finalizer must not hold the stream.
+        #: At most one pair. The finalizer has the list too, as it must not refer to the
+        #: stream.
         self._pieces: list[Pieces] = []
         end = StreamEnd(
             events.context, handle if isOwned else 0, host, self._semaphore, self._pieces
@@ -110,14 +112,15 @@ class CudaStream(Stream):
         """The port's `recordFence`."""
         events = self._events
         with self._submission():
-            # What can fail comes before the word is in the stream: it can not be taken
-            # back, and must not come when it is another's.
+            # All steps that can fail come before the write of the word is in the
+            # stream: it can not be taken back, and by the time that it is done the word
+            # could be another ticket's.
             self._worker.start()
             event = events.take()
             isCompletedByDevice = word is not None and self._worker.isCompletedByDevice()
             if word is not None:
-                # By default a memory barrier comes with it: what the stream wrote is
-                # visible before the word (cuda.h).
+                # By default it is also a memory barrier: earlier writes of the stream
+                # are visible before the word (cuda.h).
                 call(cu.cuStreamWriteValue64, self.handle, word.address, word.value, 0)
             call(cu.cuEventRecord, event, self.handle)
 
@@ -150,8 +153,9 @@ class CudaStream(Stream):
                     if error is None:
                         awaitReady(ready)
                 finally:
-                    # Whoever gave `ready` holds the word by it. It may be another's,
-                    # and begin at 0 again, once the GPU has passed it.
+                    # `ready` keeps the word, so it is held until the GPU has passed the
+                    # word, which may be another buffer's afterwards and begin at 0
+                    # again.
                     events.wait(passed)
 
             wait = WAITS.begin()
@@ -166,8 +170,8 @@ class CudaStream(Stream):
     def copy(
         self, target: int, source: int, parts: list[tuple[int, int]], keepAlive: object
     ) -> None:
-        """Copy (offset, bytes) between addresses that the driver knows; `keepAlive` is
-        dropped behind it.
+        """Copy (offset, bytes) between addresses that the driver knows. `keepAlive` is
+        dropped after the copy.
         """
         self.check()
         with self._submission():
@@ -179,20 +183,21 @@ class CudaStream(Stream):
     def copyIn(
         self, target: int, source: int, parts: list[tuple[int, int]], keepAlive: object
     ) -> None:
-        """The same of host memory that the driver does not know, to where it does. It
-        is read when the stream comes to it.
+        """Copy from host memory that the driver does not know. The memory is read when
+        the stream comes to the copy.
         """
         self.check()
-        # the events of the copies from the pieces that are not known to be over
+        # The events of the copies from pieces that may not be over.
         under: deque[Any] = deque()
         with self._submission():
-            # what the stream has come to; the stream worker knows only its own
+            # The event of the earlier work of the stream, for which the stream worker
+            # waits first.
             before: Any = self._events.record(self.handle)
             try:
                 for (offset, sizeBytes), piece in zip(cut(parts), self._inRotation(), strict=False):
                     before = under.popleft() if len(under) == 2 else before
-                    # In a stream that has failed too: the GPU's part can not be called
-                    # off, and copies what is there.
+                    # Also in a stream that has failed: the GPU's part can not be
+                    # cancelled, and copies the bytes that are in the piece.
                     self._awaitHost(
                         filling(self._events, before, piece, source + offset, sizeBytes),
                         isDoubtful=False,
@@ -206,8 +211,8 @@ class CudaStream(Stream):
     def copyOut(
         self, target: int, source: int, parts: list[tuple[int, int]], keepAlive: object
     ) -> None:
-        """The same the other way round. It is written when the stream comes to it, and
-        the stream goes on behind that.
+        """Copy to host memory that the driver does not know. The memory is written when
+        the stream comes to the copy, and the stream goes on after that.
         """
         self.check()
         events, numbers = self._events, deque[int]()
@@ -237,8 +242,8 @@ class CudaStream(Stream):
         self._await(self._promiseHost(item, isDoubtful))
 
     def _promiseHost(self, item: Item, isDoubtful: bool = True) -> int:
-        """Give `item` to the stream worker; returns the number that the gate is opened
-        to behind it.
+        """Give `item` to the stream worker; returns the number that the host semaphore
+        gets after it.
         """
         semaphore, number = self._semaphore, self._semaphore.ask()
 
@@ -260,8 +265,8 @@ class CudaStream(Stream):
         call(cu.cuStreamWaitValue64, self.handle, self._semaphore.deviceAddress, number, _REACHED)
 
     def _holdUntil(self, reached: list[Any], held: object) -> None:
-        """Keep `held`, and let the stream worker go no further, until these events are
-        reached.
+        """Keep `held`, and let the stream worker do no more work, until these events
+        are reached.
         """
         events = self._events
 
@@ -272,18 +277,19 @@ class CudaStream(Stream):
         self._worker.put(item, isDoubtful=False)
 
     def _inRotation(self) -> Iterator[int]:
-        """The two pieces, without an end."""
+        """The two pieces of pinned memory alternately, without an end."""
         if not self._pieces:
             self._pieces.append(self._staging.take())
         return itertools.cycle(self._pieces[0])
 
     @contextmanager
     def _submission(self) -> Iterator[None]:
-        """What is put into the stream and into its stream worker comes in one order.
+        """Keep other submissions out, so that the stream and its stream worker get
+        their parts in the same order.
 
-        Raises `InvalidArgument` once it was closed, and while it is captured: what is
-        submitted then is not done, but written down for a graph, and an event in it
-        could not be asked for.
+        Raises `InvalidArgument` once the stream was closed, and while it is captured:
+        the driver then records work for a graph instead of doing it, and no event in it
+        could be waited for.
         """
         with self._submitting, Entered(self._events.context):
             self.checkOpen()
@@ -291,7 +297,7 @@ class CudaStream(Stream):
             yield
 
     def checkOpen(self) -> None:
-        """`InvalidArgument` once it was closed, and to a thread to which its handle
+        """`InvalidArgument` once it was closed, and in a thread in which its handle
         means another stream.
         """
         self._worker.checkOpen()
@@ -311,14 +317,14 @@ class CudaStream(Stream):
         return self._worker.isOpen()
 
     def __cuda_stream__(self) -> tuple[int, int]:
-        """(version of the protocol, handle): what cuda.core, Numba, CuPy and PyTorch
-        take a stream by.
+        """(version of the protocol, handle), by which cuda.core, Numba, CuPy and
+        PyTorch take a stream.
         """
         self.checkOpen()
         return 0, self.handle
 
     def isQuiet(self) -> bool:
-        """Whether the host has nothing to do in it."""
+        """Whether the host has nothing to do in the stream."""
         return self._worker.error is None and self._worker.isIdle()
 
     def synchronize(self, timeout: float | None = None) -> None:
@@ -352,8 +358,8 @@ class CudaStream(Stream):
         return True
 
     def check(self) -> None:
-        """Raise the stream's error, if its host part failed; the GPU's own is told by
-        the driver.
+        """Raise the stream's error, if the host's part in it failed. The driver raises
+        errors of the GPU.
         """
         driver.guard()
         with self._toldOnce():
@@ -370,7 +376,7 @@ class CudaStream(Stream):
 
     def close(self) -> None:
         if not self._isDefault and not driver.isForked():
-            with self._submitting:  # whoever is about to use the handle has done so
+            with self._submitting:  # wait for a thread that is using the handle
                 self._worker.shut()
             self._finalizer()
 

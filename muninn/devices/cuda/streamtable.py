@@ -1,9 +1,9 @@
-"""The streams of this process, by what stands for them: a `Stream`, a handle, or what
-another library has.
+"""The streams of this process. A caller names one by a `Stream`, a handle, or the
+stream object of another library.
 
-A stream that another library made is wrapped once, and the wrapper is kept: its error
-must outlive the call that wrapped it. Streams are found by the driver's id, because a
-handle is used again. Only this process reads and writes the table.
+The table wraps a stream of another library once and keeps the wrapper, because its
+error must outlive the call that wrapped it. It finds streams by the driver's id,
+because the driver uses a handle again. Only this process reads and writes the table.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class StreamTable:
     ) -> None:
         self._contexts, self._hostParts, self._gpuAt = contexts, hostParts, gpuAt
         self._defaults: dict[int, CudaStream] = {}
-        #: `streams`, by the context's id: each thread has its own.
+        #: The per-thread default streams of each thread, in its attribute `streams`.
         self._perThread = green.Local()
         #: By the stream's id.
         self._own: weakref.WeakValueDictionary[int, CudaStream] = weakref.WeakValueDictionary()
@@ -74,7 +74,7 @@ class StreamTable:
         if raw in DEFAULT_HANDLES:
             return self._default(raw, gpu)
         try:
-            refuseCaptured(raw)  # before its id is asked for: that ends the capture
+            refuseCaptured(raw)  # before `cuStreamGetId`, which ends a capture
             streamId = int(call(cu.cuStreamGetId, raw))
             known = self._own.get(streamId) or self._foreign.get(streamId)
             if known is None or not (known.isOwned or known.isOpen()):
@@ -85,8 +85,8 @@ class StreamTable:
         return known
 
     def _default(self, raw: int, gpu: int) -> CudaStream:
-        """A default stream of a GPU: of the context that is this thread's, if that is
-        one of this GPU, else of the primary one.
+        """A default stream of a GPU, in this thread's current context if that is one of
+        this GPU, else in the primary context.
         """
         chosen = self._gpuAt(gpu)
         context, current = chosen.context, call(cu.cuCtxGetCurrent)
@@ -121,7 +121,7 @@ class StreamTable:
             ]:
                 del self._foreign[old]
             there = self._foreign.get(streamId)
-            # a wrapper that somebody closed: the stream is not
+            # A program may have closed the wrapper; that does not close the stream.
             if there is None or not there.isOpen():
                 there = self._foreign[streamId] = made
             return there

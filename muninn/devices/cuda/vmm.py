@@ -1,11 +1,11 @@
 """Transport `vmm`: physical memory of a GPU behind a POSIX descriptor, mapped into an
 address range of each process.
 
-It lives as long as any process has a descriptor, a handle or a mapping: it outlives
-whoever allocated it, killed or not (seen on an H100). An import is a mapping like the
-first one, also in the process that allocated. The driver exports only what its own
-process allocated (likewise), so everybody keeps the descriptor too, and whoever is left
-can hand the memory on.
+It lives as long as any process has a descriptor, a handle or a mapping: it outlives the
+process that allocated it, killed or not (seen on an H100). An import is a mapping like
+the first one, also in the process that allocated. The driver exports only memory that
+its own process allocated (likewise), so every process keeps the descriptor too, and any
+process that is left can pass the memory on.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class VmmMapping:
         self._finalizer = weakref.finalize(
             self, deferredFree.defer, lambda: _unmap(physical, kept, address, sizeBytes), False
         )
-        self._finalizer.atexit = False  # the kernel does it then
+        self._finalizer.atexit = False  # at exit the kernel unmaps
 
 
 class VmmAllocation(Allocation):
@@ -143,8 +143,8 @@ def importDescriptor(
     writable: bool,
     handle: Handle,
 ) -> VmmAllocation:
-    """Map what a peer exported. The driver knows its own descriptors; anything else, or
-    less memory than stated, is `IpcHandleMismatch`.
+    """Map memory that a peer exported. The driver knows its own descriptors; another
+    descriptor, or less memory than stated, is `IpcHandleMismatch`.
     """
     if (
         handle.offset
@@ -194,8 +194,7 @@ def _mapped(
     sizeBytes: int,
     writable: bool,
 ) -> VmmMapping:
-    # By hand and not by an ExitStack: half of the interpreter's time of an open is
-    # spent here.
+    # No ExitStack, because the interpreter spends half of its time of an open here.
     gpus = (gpu, *peers)
     address = int(call(cu.cuMemAddressReserve, sizeBytes, 0, 0, 0))
     try:
@@ -219,7 +218,9 @@ def _mapped(
 
 @functools.cache
 def _grant(gpu: Gpu, writable: bool) -> Any:
-    """What `cuMemSetAccess` is told of a GPU; it only reads it."""
+    """The argument of `cuMemSetAccess` for a GPU. The driver only reads it, so it is
+    used again.
+    """
     grant = cu.CUmemAccessDesc()
     grant.location.type = cu.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
     grant.location.id = gpu.index

@@ -1,10 +1,10 @@
 """The host back-end: any number of emulated GPUs whose memory is shared host memory.
 
-It is what runs where there is no GPU, and a product there: buffers, fences and
-promotion work between processes as on GPUs, and the CPU references of the kernels run
-on it. A device address is the CPU's own. All GPUs reach each other, except the pairs
-that were declared `staged` to exercise that route. Their capacity is a number in the
-configuration, and nothing but accounting enforces it.
+It runs where there is no GPU, and is for use there and not only for tests: buffers and
+fences work between processes as on GPUs, and it runs the CPU references of the kernels.
+A device address is the CPU's own. All GPUs reach each other, except the pairs that a
+test declares `staged`. Their capacity is a number in the configuration, which only the
+accounting enforces.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _NAMESPACE = uuid.UUID("6d756e69-6e6e-5f68-6f73-745f67707500")
 
 
 class _Reserved:
-    """Bytes of a GPU that an allocation of this process takes, for as long as its
-    mapping lasts.
+    """Bytes of a GPU that an allocation of this process takes, while its mapping is
+    there.
     """
 
     __slots__ = ("__weakref__", "gpu", "sizeBytes")
@@ -49,8 +49,8 @@ class _Reserved:
 
 
 class _Ledger:
-    """What this process allocated; the whole truth only while nobody counts for the
-    domain.
+    """The bytes that this process has allocated. They are the whole count only where no
+    layer above counts for the domain.
     """
 
     def __init__(self) -> None:
@@ -62,8 +62,8 @@ class _Ledger:
             return self._sum(gpu)
 
     def reserve(self, gpu: int, sizeBytes: int, counted: int | None, limit: int) -> _Reserved:
-        """Take the bytes; `counted` is what the domain says is taken, None: only this
-        process is asked.
+        """Take the bytes. `counted` is the count of the domain; without it, only this
+        process's own allocations count.
         """
         reserved = _Reserved(gpu, sizeBytes)
         with self._changing:
@@ -71,7 +71,7 @@ class _Ledger:
             if used + sizeBytes > limit:
                 raise QuotaExceeded(
                     f"GPU {gpu}: {exactly(used)} used + {exactly(sizeBytes)} wanted > "
-                    f"{exactly(limit)} pretended (devices.hostGpuBytes)",
+                    f"{exactly(limit)} emulated (devices.hostGpuBytes)",
                     "Free buffers on this GPU, or raise [devices] hostGpuBytes",
                 )
             self._reservations.add(reserved)
@@ -82,13 +82,13 @@ class _Ledger:
 
 
 class HostRegistration(Registration):
-    """Host memory is what an emulated GPU computes on: its address is its address."""
+    """Host memory for an emulated GPU, which computes on it at the same address."""
 
     def __init__(self, address: int, sizeBytes: int, writable: bool) -> None:
         self.devicePointer, self.sizeBytes, self.writable = address, sizeBytes, writable
 
     def close(self) -> None:
-        """Nothing was pinned."""
+        """Does nothing, as nothing was pinned."""
 
     def closeThen(self, closed: Callable[[], object]) -> None:
         closed()
@@ -100,13 +100,13 @@ class HostDevice(Device):
     Parameters
     ----------
     gpuCount, gpuBytes
-        How many, and the memory of each in bytes.
+        The number of GPUs, and the memory of each in bytes.
     usedBytes
-        Bytes that the whole domain holds on a GPU. Without it only this process's own
-        allocations count, because nothing that survives a `kill -9` knows of other
-        processes' memfds but the directory, and the directory is not the port's.
+        Returns the bytes that the whole domain has on a GPU. Without it only this
+        process's own allocations count: only the directory knows the memfds of other
+        processes across a `kill -9`, and the port does not read the directory.
     reason
-        Why this back-end was chosen.
+        The reason for which this back-end was chosen.
     staged
         Pairs of GPUs that do not reach each other.
     """
@@ -202,7 +202,7 @@ class HostDevice(Device):
         self._stream(stream).submit(work)
 
     def lend(self, address: int, sizeBytes: int, owner: object) -> Allocation:
-        # The pointer is a real GPU's: the CPU would fault on it.
+        # The address is in the memory of a real GPU, where the CPU would fault.
         raise DeviceUnavailable(
             "this is memory of a real GPU, and this is the host back-end",
             "Copy it to the host first",

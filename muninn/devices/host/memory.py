@@ -1,9 +1,10 @@
 """Memory of an emulated GPU: one sealed memfd per allocation.
 
-The creator allocates every page, then seals size and seals; whoever maps such a file
-can touch every byte of it for ever, whatever its peers do: no SIGBUS. It has no name,
-and lives while any process has a descriptor or a mapping: a creator that is killed
-takes nothing with it, and nothing stays behind when all are gone.
+The creator allocates every page, and then seals the size and the seals. So a process
+that maps the file can touch every byte of it for ever, whatever other processes do:
+there is no SIGBUS. The file has no name, and lives while any process has a descriptor
+or a mapping. The kill of its creator loses nothing, and nothing is left when all
+processes are gone.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from muninn.system.pages import alignmentOf, pagesUp
 
 TRANSPORT = "memfd"
 _REASON = "an emulated GPU's memory is a sealed memfd"
-#: How much is allocated between two looks at the room that is left.
+#: How many bytes are allocated between two looks at the available memory.
 _CHUNK_BYTES = 256 << 20
-#: What is left to the host: below that, its own work would make it reclaim.
+#: How much memory is left to the host: with less, its own work would make it reclaim.
 _SPARE_BYTES = 64 << 20
 _MAX_BYTES = 1 << 47
-#: SHRINK and GROW are what a reader's safety needs; SEAL keeps a peer from forbidding
-#: writes to the others later.
+#: SHRINK and GROW keep a reader safe; SEAL keeps a peer from forbidding writes to the
+#: others later.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -47,10 +48,10 @@ class Mapping:
 
     def __init__(self, fd: Known, sizeBytes: int, writable: bool, reserved: object) -> None:
         alignment = alignmentOf(sizeBytes)
-        #: What the device counts these bytes by; it goes with the mapping.
+        #: The device counts these bytes by this object, which is gone with the mapping.
         self.reserved = reserved
-        # Whoever is interrupted between two steps has mapped nothing, or what goes with
-        # this object.
+        # An interruption between two steps leaves no mapping, or one that is unmapped
+        # with this object.
         self._cell = atomics.AddressCell(None, sizeBytes)
         self.address = int(
             atomics.mapped(fd, sizeBytes, writable=writable, alignment=alignment, cell=self._cell)
@@ -58,8 +59,8 @@ class Mapping:
 
 
 class MemfdAllocation(Allocation):
-    """A mapped memfd and its descriptor, which becomes this object's, also when it can
-    not be mapped.
+    """A mapped memfd and its descriptor. The object owns the descriptor from the call
+    on, also when the memory can not be mapped.
     """
 
     def __init__(
@@ -70,8 +71,8 @@ class MemfdAllocation(Allocation):
         self.transport, self.transportReason, self.handle = TRANSPORT, _REASON, b""
         self.isHostVisible, self.isOwned = True, False
         self._kept = descriptors.own(fd)
-        # A descriptor's number is reused at once: an export must not meet a close half
-        # way.
+        # The kernel reuses a descriptor's number at once, so no close may come while an
+        # export uses the number.
         self._closing = _thread.RLock()
         self._finalizer = weakref.finalize(self, self._kept.close)
         self._finalizer.atexit = False
@@ -114,8 +115,8 @@ class MemfdAllocation(Allocation):
             try:
                 if writable == mayWrite:
                     return descriptors.duplicate(fd)
-                # A second open of the same memory; its mode is 0600, so that only this
-                # uid can do that, and not the one that gets it.
+                # Open the same memory a second time. Its mode is 0600, so that only
+                # this uid can do that, and not another uid that gets the descriptor.
                 return atomics.opened(
                     atomics.openFile(b"/proc/thread-self/fd/%d" % fd, os.O_RDONLY, 0)
                 )
@@ -135,8 +136,8 @@ def allocate(gpu: int, sizeBytes: int, reserved: object) -> MemfdAllocation:
     checkSize(sizeBytes)
     requireFileBytes(f"{exactly(sizeBytes)} for GPU {gpu}", pagesUp(sizeBytes))
     try:
-        # Its owner's only: another uid with a read-only descriptor could open it again
-        # for writing.
+        # The mode must not allow others: another uid with a read-only descriptor could
+        # open the memory again for writing.
         fd = descriptors.memfd(f"muninn-gpu{gpu}")
         _fill(fd.number, pagesUp(sizeBytes))
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
@@ -148,13 +149,11 @@ def allocate(gpu: int, sizeBytes: int, reserved: object) -> MemfdAllocation:
 def importDescriptor(
     gpu: int, descriptor: int | Known, sizeBytes: int, writable: bool
 ) -> MemfdAllocation:
-    """Map a peer's memfd, after it has been checked that nobody can take its bytes
-    away.
-    """
+    """Map a peer's memfd, after a check that no process can take its bytes away."""
     checkSize(sizeBytes)
     try:
-        # Dup first and check the copy: the caller's number may be closed and reused by
-        # another thread.
+        # Duplicate first and check the duplicate: another thread may close the caller's
+        # number and reuse it.
         fd = descriptors.duplicate(descriptor)
     except (OSError, ValueError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
@@ -167,7 +166,7 @@ def importDescriptor(
 
 
 def checkSize(sizeBytes: int) -> None:
-    """`InvalidArgument` unless so many bytes could be mapped at all."""
+    """`InvalidArgument` if no machine could map so many bytes."""
     if not 0 < sizeBytes <= _MAX_BYTES:
         raise InvalidArgument(f"{sizeBytes} is not a size in bytes")
 

@@ -1,8 +1,8 @@
-"""Streams of emulated GPUs: a worker each, and the default stream, which has none and
-does its work before the call returns.
+"""Streams of emulated GPUs: one worker for each, except the default stream, which does
+its work before the call returns.
 
-Nothing here is shared between processes; what crosses them does so in the callables of
-fences.
+Nothing here is shared between processes. The callables of fences write what other
+processes read.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from muninn.devices.port import OnReached, Ready, Stream
 from muninn.devices.worker import Item, StreamWorker, awaitReady
 from muninn.interop.streams import DEFAULT_HANDLES
 
-#: Small integers: nothing that a CUDA library could take for a pointer to its own
-#: stream.
+#: Small integers, so that no CUDA library can take one for a pointer to its own stream.
 _HANDLES = itertools.count(max(DEFAULT_HANDLES) + 1)
 
 
 class HostStream(Stream):
-    """What a stream of an emulated GPU can do. `enqueue` is the one way in."""
+    """A stream of an emulated GPU. All work goes through `enqueue`."""
 
     def checkOpen(self) -> None:
         """`InvalidArgument` once it was closed."""
@@ -39,8 +38,8 @@ class HostStream(Stream):
         self.enqueue(lambda error: work() if error is None else None)
 
     def recordFence(self, onReached: OnReached) -> None:
-        """The port's `recordFence`. It is told of an error instead of raising it, so
-        that whoever waits for the fence is told.
+        """The port's `recordFence`. `onReached` gets an error of the stream, so that
+        the processes that wait for the fence learn of it; this call does not raise it.
         """
         self.enqueue(onReached)
 
@@ -51,8 +50,8 @@ class HostStream(Stream):
 
 
 class DefaultStream(HostStream):
-    """The default stream: work is done before the call returns, and its errors are
-    raised by it.
+    """The default stream: each call does its work before it returns, and raises its
+    error.
     """
 
     handle = 0
@@ -71,15 +70,15 @@ class DefaultStream(HostStream):
         return True
 
     def close(self) -> None:
-        """It belongs to the GPU, as CUDA's does."""
+        """Does nothing: the default stream belongs to the GPU, as CUDA's does."""
 
 
-#: Those of this process, by the handles by which they may be named.
+#: The streams of this process, by their handles.
 _workers: weakref.WeakValueDictionary[int, WorkerStream] = weakref.WeakValueDictionary()
 
 
 def workerOf(handle: int) -> WorkerStream | None:
-    """The stream that has the handle; None: it is none of a thread's of this process."""
+    """The stream of this process that has the handle, or None."""
     return _workers.get(handle)
 
 
@@ -90,8 +89,8 @@ class WorkerStream(HostStream):
         self.gpu = gpu
         self.handle = next(_HANDLES)
         self._worker = StreamWorker(f"muninn-stream-{self.handle}")
-        # Not a method of the stream worker: an error that was raised holds its
-        # catcher's frames, and they may hold the stream.
+        # Not a method of the stream worker, which refers to the last error: that refers
+        # to the frames that caught it, and they may refer to the stream.
         self._finalizer = weakref.finalize(self, self._worker.items.put, None)
         self._finalizer.atexit = False
         _workers[self.handle] = self
@@ -107,8 +106,8 @@ class WorkerStream(HostStream):
         self._worker.wait(timeout)
 
     def isFinished(self, seconds: float) -> bool:
-        """Whether everything submitted is over after so long, whatever came of it; also
-        of a stream that was closed.
+        """Whether all submitted work is over after at most `seconds`, with an error or
+        without; also for a stream that was closed.
         """
         return not self._worker.awaitFinished(seconds)
 

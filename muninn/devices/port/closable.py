@@ -8,8 +8,8 @@ from typing import Self
 
 
 class Closable(ABC):
-    """What is given back by `close`, twice if need be, and at the latest when it is
-    collected. Never at exit: the kernel does it then.
+    """A resource that `close` gives back, also if called twice, or else the garbage
+    collector. At exit nothing is given back: the kernel does it then.
     """
 
     @abstractmethod

@@ -15,7 +15,7 @@ from muninn.devices.port.memory import Allocation, MemoryInfo, Registration
 from muninn.devices.port.streams import Stream
 from muninn.errors import DeviceUnavailable, TopologyNotPeerable
 
-#: Bytes held on a GPU by the whole domain, as whoever keeps the directory counts them.
+#: Returns how many bytes the whole domain has on a GPU, by the count of its directory.
 UsedBytes = Callable[[int], int]
 
 
@@ -27,7 +27,7 @@ class Device(ABC):
     backend
         `"host"` or `"cuda"`.
     reason
-        Why this back-end was chosen, for people.
+        The reason for which this back-end was chosen, for people.
     runsKernelsOnHost
         Whether the CPU runs the kernels, on numpy arrays at host addresses. Otherwise
         the GPUs run them, and Numba makes the arrays.
@@ -37,7 +37,7 @@ class Device(ABC):
     gpuCount
         How many GPUs there are. Any other index is `DeviceUnavailable` everywhere.
     usedBytes
-        Set by whoever keeps the domain's directory; None: nobody does, and only this
+        Set by the layer that reads the domain's directory. Without it, only this
         process's own allocations are known. A driver that counts over all processes
         does not ask it.
     """
@@ -67,16 +67,18 @@ class Device(ABC):
 
     @abstractmethod
     def gpuName(self, gpu: int) -> str:
-        """What people call it."""
+        """The name of the GPU, for people."""
 
     @abstractmethod
     def gpuUuid(self, gpu: int) -> str:
-        """The same in all processes of this host, whatever order they see the GPUs in."""
+        """The identity of the GPU. It is the same in all processes of this host,
+        whatever the order in which they see the GPUs.
+        """
 
     @abstractmethod
     def memoryInfo(self, gpu: int) -> MemoryInfo:
-        """How much of the GPU's memory is free, over all processes. Out of date when it
-        returns: a display, not an admission.
+        """How much of the GPU's memory is free, over all processes. The answer is out
+        of date when it comes, so it is for display and admits nothing.
         """
 
     @abstractmethod
@@ -117,7 +119,7 @@ class Device(ABC):
         QuotaExceeded
             The GPU has less memory left than that.
         HostMemoryFull
-            The host memory that stands behind an emulated GPU would end.
+            The host memory behind an emulated GPU would run out.
         DescriptorsExhausted
             There is no descriptor left.
         """
@@ -126,40 +128,40 @@ class Device(ABC):
     def importAllocation(
         self, gpu: int, descriptor: int, sizeBytes: int, writable: bool, handle: bytes = b""
     ) -> Allocation:
-        """Map what another process allocated, or this one: that gives an alias, and not
-        an error.
+        """Map memory that another process allocated. Memory of this process gives an
+        alias, and no error.
 
         Parameters
         ----------
         descriptor
-            What came from the peer; stays the caller's to close. -1 where `handle` is
-            all there is.
+            The descriptor from the exporter; the caller still has to close it. -1 where
+            there is only `handle`.
         sizeBytes
-            How much is mapped; all of it must be there.
+            How many bytes are mapped; all of them must be there.
         writable
-            False maps it so that this process can not write it.
+            False maps the memory so that this process can not write it.
         handle
             The exporter's `Allocation.handle`.
 
         Raises
         ------
         IpcHandleMismatch
-            It is not what an allocation of this back-end and this size would have
-            exported.
+            No allocation of this back-end and this size exports such a descriptor and
+            handle.
         PermissionDenied
-            Write access was asked for and the descriptor does not give it.
+            The caller asks for write access, and the descriptor does not give it.
         """
 
     @abstractmethod
     def lend(self, address: int, sizeBytes: int, owner: object) -> Allocation:
-        """Make device memory that this process has, whoever allocated it, importable
-        where it lies.
+        """Make device memory of this process importable in place, also if another
+        library allocated it.
 
         Parameters
         ----------
         owner
-            Whatever keeps the memory; held as long as the allocation and its anchors
-            are.
+            The object that keeps the memory; held as long as the allocation and its
+            anchors are there.
 
         Raises
         ------
@@ -169,7 +171,7 @@ class Device(ABC):
 
     @abstractmethod
     def gpuOf(self, address: int) -> int | None:
-        """Whose device memory the address lies in; None: in no GPU's."""
+        """The GPU in whose memory the address lies; None: in no GPU's."""
 
     @abstractmethod
     def registerHost(
@@ -182,8 +184,8 @@ class Device(ABC):
         """Let kernels on all GPUs use host memory, all of it or none; a failure half
         way leaves nothing registered.
 
-        The memory outlives the registration by the caller's care (`closeThen`), and a
-        byte is registered once at a time. `progress` gets the bytes that were pinned
+        The caller keeps the memory until the registration is closed (`closeThen`), and
+        a byte is registered once at a time. `progress` gets the bytes that were pinned
         since its last call.
 
         Raises
@@ -207,28 +209,28 @@ class Device(ABC):
         """Copy between host and device, within a GPU, or across GPUs that reach each
         other, on a stream. The two ranges do not overlap.
 
-        `keepAlive` is held until the copy is done: the anchors of what it touches, so
-        that closing them meanwhile is no fault.
+        `keepAlive` is held until the copy is done: the anchors of the memory, so that
+        closing it meanwhile is no fault.
 
         Raises `TopologyNotPeerable` where one of the GPUs does not reach the other's
-        memory: there is no route through the host here.
+        memory: the port has no route through the host.
         """
 
     @abstractmethod
     def copyNow(self, target: int, source: int, sizeBytes: int, gpu: int) -> None:
-        """Copy, and return when it is done. It waits for no stream, and no stream for
-        it.
+        """Copy, and return when the copy is done. It does not wait for any stream, and
+        no stream waits for it.
         """
 
     @abstractmethod
     def workingGpu(self) -> int | None:
-        """The GPU whose default stream is meant where nothing is named; None: no GPU
-        can have been given work by this process.
+        """The current GPU, whose default stream is meant where no GPU is named; None:
+        this process can not have given work to any GPU.
         """
 
     def onGpu(self, gpu: int) -> AbstractContextManager[object]:
-        """``with device.onGpu(gpu):`` makes it the GPU that other libraries take as
-        this thread's current one.
+        """``with device.onGpu(gpu):`` makes the GPU this thread's current one for other
+        libraries.
 
         Raises `DeviceUnavailable` where there is no such GPU.
         """
@@ -236,8 +238,8 @@ class Device(ABC):
 
     @abstractmethod
     def awaitWork(self, seconds: float) -> bool:
-        """Wait until the GPUs have done what this process gave them so far; False when
-        it takes longer than that.
+        """Wait until the GPUs have done the work that this process gave them so far;
+        False when that takes longer than `seconds`.
         """
 
     @abstractmethod
@@ -247,42 +249,44 @@ class Device(ABC):
     @abstractmethod
     def asStream(self, stream: object, gpu: int = 0) -> Stream:
         """The stream that the caller means: None (the default stream of `gpu`), a
-        `Stream`, an integer handle, or what another library has.
+        `Stream`, an integer handle, or the stream object of another library.
 
-        The handle of a default stream means that of `gpu` too, in the context that is
-        this thread's, if that is one of `gpu`.
+        The handle of a default stream means that of `gpu` too, in this thread's current
+        context, if that is one of `gpu`.
 
         Raises
         ------
         TypeError
-            It is nothing that has ever been a stream.
+            It is no kind of stream.
         InvalidArgument
-            It is a stream, and not one of this device, or one that was closed.
+            It is a stream that is not of this device, or that was closed.
         """
 
     @abstractmethod
     def recordFence(
         self, stream: object, onReached: OnReached, word: FenceWord | None = None
     ) -> bool:
-        """Mark a place in a stream; returns whether `word` is sure: once the GPU has
-        written it, `onReached` can get no error any more.
+        """Record a fence at this place of a stream. Returns whether the ticket is
+        completed by the device: once the GPU has written `word`, `onReached` can get no
+        error any more.
 
-        `onReached` is called exactly once, on a thread of the port's choice, when
-        everything before the place is done, and what that wrote is visible to whoever
-        is told so: with None, or with the stream's error. It must not block, raise or
-        call the port. A back-end that can lets the GPU write `word` at that place,
-        before `onReached`; the caller writes it in `onReached` in any case.
+        The port calls `onReached` exactly once, on a thread of its choice, when
+        everything before the place is done and its writes are visible: with None, or
+        with the stream's error. `onReached` must not block, raise or call the port. A
+        back-end that can lets the GPU write `word` at that place, before `onReached`;
+        the caller writes it in `onReached` in any case.
         """
 
     @abstractmethod
     def delayStream(self, stream: object, ready: Ready, word: FenceWord | None = None) -> None:
-        """Run nothing that is submitted to `stream` later before a fence, of this or
-        any other process, is reached.
+        """Let the later work of `stream` wait until a fence, of this or any other
+        process, is reached.
 
-        `ready` is the truth, and is called on a thread of the port's choice with at
-        most `READY_SLICE_SECONDS`; what it raises becomes the stream's error. It must
-        not call the port. A back-end may let the GPU itself wait for `word` meanwhile,
-        and may ignore it: pass it only if whoever makes `ready` raise writes the word
-        as well, for nothing else ends that wait. What the GPU does by itself behind it
-        (a kernel, a copy) is then done all the same; what the host does there is not.
+        `ready` decides. The port calls it on a thread of its choice with at most
+        `READY_SLICE_SECONDS`; an exception that it raises becomes the stream's error.
+        `ready` must not call the port. A back-end may let the GPU itself wait for
+        `word` meanwhile, or ignore it. Pass `word` only if it is also written whenever
+        `ready` raises, because nothing else ends the wait of a GPU. After such an end
+        the GPU's own work (a kernel, a copy) is done all the same; the host's work in
+        the stream is not.
         """

@@ -25,21 +25,21 @@ class Allocation(Closable):
     Attributes
     ----------
     gpu
-        Whose memory it is.
+        The GPU whose memory it is.
     sizeBytes, allocatedBytes
-        What was asked for, and what it takes in whole pages or granules.
+        The size that was asked for, and the size in whole pages or granules.
     writable
         Whether this process may write it.
     transport, transportReason
-        `memfd`, `vmm` or `cudaIpc`, and why that one.
+        `memfd`, `vmm` or `cudaIpc`, and the reason for it.
     handle
-        What an importer needs beside, or instead of, the descriptor; at most 128 bytes,
-        empty where a descriptor is all.
+        The bytes that an importer needs beside, or instead of, the descriptor; at most
+        128, empty where the descriptor is enough.
     isHostVisible
         Whether the CPU may use its address too.
     isOwned
-        Whether the memory goes with this process, whoever else has it open: the
-        transport `cudaIpc`, on its exporter's side.
+        Whether the memory is freed with this process, although others may have it open:
+        the transport `cudaIpc`, on its exporter's side.
     """
 
     gpu: int
@@ -55,30 +55,32 @@ class Allocation(Closable):
     @property
     @abstractmethod
     def address(self) -> int:
-        """Where it is in this process. Raises `BufferFreed` once closed."""
+        """Its address in this process. Raises `BufferFreed` once closed."""
 
     @property
     @abstractmethod
     def anchor(self) -> object:
-        """Hold it, and the memory stays mapped. Raises `BufferFreed` once closed."""
+        """The memory stays mapped while any reference to this object is there. Raises
+        `BufferFreed` once closed.
+        """
 
     @abstractmethod
     def exportDescriptor(self, writable: bool = True) -> Descriptor:
-        """A new descriptor of the memory, the caller's to pass on.
+        """A new descriptor of the memory, for the caller to pass on.
 
-        It goes with the object: whoever closes its number instead lets the object's end
-        close what has the number by then.
+        The object closes it. A caller must not close the number: the end of the object
+        would then close another file that has got the number.
 
-        With `writable=False` the kernel refuses to map it for writing, where the
-        platform can do that (memfds); elsewhere it is as good as the allocation's own.
-        Raises `PermissionDenied` when this process has no more than read access itself,
-        `BufferFreed` once closed, `IpcHandleMismatch` when this transport has no
-        descriptors, and `DescriptorsExhausted`.
+        With `writable=False` the kernel refuses to map the descriptor for writing,
+        where the platform can do that (memfds); elsewhere it allows what the
+        allocation's own allows. Raises `PermissionDenied` when this process has no more
+        than read access itself, `BufferFreed` once closed, `IpcHandleMismatch` when
+        this transport has no descriptors, and `DescriptorsExhausted`.
         """
 
     def closeThen(self, closed: Callable[[], object]) -> None:
-        """Close, and call `closed` once, when this process can do nothing more to
-        memory that is another's: now, or behind its work.
+        """Close, and call `closed` once, when this process can no longer change memory
+        that is another's: now, or after its work.
         """
         self.close()
         closed()

@@ -9,19 +9,18 @@ from muninn.devices.port.closable import Closable
 
 
 class Stream(Closable):
-    """A queue of work on one GPU. What was submitted before it was closed is still
-    done; anything else is refused from then on.
+    """A queue of work on one GPU. Work that was submitted before it was closed is still
+    done; all other calls are refused from then on.
 
     Attributes
     ----------
     gpu
-        Where its work runs.
+        The GPU on which its work runs.
     handle
         The integer that `asStream` takes back for this stream; 0 for the default
         stream.
     isSynchronous
-        Whether what it is given is done, and what it waits for is waited for, before
-        the call returns.
+        Whether each call returns only after its work, or its wait, is done.
     """
 
     gpu: int
@@ -30,8 +29,8 @@ class Stream(Closable):
 
     @abstractmethod
     def submit(self, work: Callable[[], object]) -> None:
-        """Run `work` on the host after everything before it. It must not call the port;
-        what it raises becomes the stream's error.
+        """Run `work` on the host after everything before it. `work` must not call the
+        port; an exception that it raises becomes the stream's error.
         """
 
     @abstractmethod
@@ -46,18 +45,16 @@ class Stream(Closable):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise what the host's part of the stream has failed with, without asking for
-        its work.
+        """Raise the error of the host's part of the stream, if there is one, without
+        asking for its work.
         """
 
     def errorCursor(self) -> int:
-        """For `errorSince`: how many errors were told so far and forgotten, of a stream
-        that goes on behind them.
-        """
+        """For `errorSince`: how many errors the stream has raised and forgotten so far."""
         return 0
 
     def errorSince(self, errorCursor: int) -> BaseException | None:
-        """The last error that was told and forgotten since `errorCursor`; None: there
-        was none.
+        """The last error that the stream has raised and forgotten since `errorCursor`;
+        None: there was none.
         """
         return None
