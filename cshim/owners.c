@@ -45,6 +45,7 @@ static bool cas32(uint32_t *word, uint32_t expected, uint32_t desired)
 }
 static bool isFree(uint32_t word) { return (word & SLOT_MASK) == 0; }
 
+/* SYNC ended: pairs with Owners.end. */
 static bool isVoid(const struct mnnOwner *owner)
 {
 	return owner == NULL || owner->row == NULL || owner->all->ended != 0;
@@ -52,6 +53,7 @@ static bool isVoid(const struct mnnOwner *owner)
 /* Whether another thread is leaving the domain, and will void the owner. That thread
  * says so first, and looks for accesses second, both under the interpreter's lock: so
  * it sees each access that was begun before. */
+/* SYNC leaver: pairs with Owners.depart. */
 static bool isDeparting(const struct mnnOwner *owner, uint64_t who)
 {
 	return owner->all->leaver != 0 && owner->all->leaver != who;
@@ -197,7 +199,7 @@ static uint32_t arrive(struct mnnOwner *owner, struct waiter *waiter)
 		successor = found;
 	}
 	uint32_t word = load32(ownerLockOf(owner));
-	/* SYNC claim: pairs with release, which wakes if it finds the bit. */
+	/* SYNC claim: pairs with leave, which wakes if it finds the bit. */
 	while ((word & CONTENDED) == 0) {
 		uint32_t found = mnnCasSeqCst32(ownerLockOf(owner), word, word | CONTENDED);
 		if (found == word)
@@ -208,6 +210,7 @@ static uint32_t arrive(struct mnnOwner *owner, struct waiter *waiter)
 }
 
 /* The waiter gives up, or enters without the lock. */
+/* SYNC successor: pairs with isKept. A waiter that has left a free word alone looks again. */
 static void depart(struct mnnOwner *owner, struct waiter *waiter)
 {
 	if (waiter->number != 0 && !isVoid(owner) && cas32(successorOf(owner), waiter->number, 0))
@@ -219,7 +222,7 @@ static void depart(struct mnnOwner *owner, struct waiter *waiter)
 static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t word, struct caller me)
 {
 	/* Others may wait too if we did, or be asleep since a wake-up that was lost with
-	 * its waiter. SYNC claim: pairs with release; what the last owner wrote is
+	 * its waiter. SYNC claim: pairs with leave and markDead; what the last owner wrote is
 	 * visible. */
 	if (!cas32(ownerLockOf(owner), word,
 			owner->mine | (word & CONTENDED) | (waiter->number != 0 ? CONTENDED : 0)))
@@ -465,7 +468,7 @@ static bool isTorn(const struct mnnOwner *owner)
 }
 
 /* Odd from now on; it is odd already when the last writer died. SYNC write: pairs
- * with seqRead. An exchange, so that no write to the data is seen before. */
+ * with mnnSeqRead. An exchange, so that no write to the data is seen before. */
 static uint64_t begin(struct mnnOwner *owner)
 {
 	uint64_t value = load64(generationOf(owner));
@@ -481,7 +484,7 @@ static void endWriting(struct mnnAccessScope *scope, bool isWhole)
 	if (isVoid(owner))
 		return; /* in a child that was forked meanwhile: the parent has the access */
 	if (isWhole)
-		/* SYNC publish: pairs with seqRead and Generation.wait; the data is visible
+		/* SYNC publish: pairs with mnnSeqRead and Generation.wait; the data is visible
 		 * before the even generation. */
 		__atomic_store_n(generationOf(owner), scope->begun + 1, __ATOMIC_RELEASE);
 	release(owner);
@@ -610,6 +613,7 @@ void *mnnWritingExit(struct mnnAccessScope *scope, void *kind, void *error, void
 
 /* --- reading --- */
 
+/* SYNC reading: pairs with readersOf; the caller has changed its lease before. */
 static void changeReaders(struct mnnOwner *owner)
 {
 	/* The value must change, and must not be 0: 0 says that there was no read access in
@@ -618,6 +622,7 @@ static void changeReaders(struct mnnOwner *owner)
 		;
 }
 
+/* SYNC reading: pairs with readersOf. */
 static void sayReading(struct mnnOwner *owner, bool isReading)
 {
 	const uint64_t reading = MNN_LEASE_READING_MASK;
@@ -648,6 +653,7 @@ static void beginReading(struct mnnAccessScope *scope, struct caller me)
 	}
 }
 
+/* SYNC readers: pairs with awaitNone, which has read the count before it looked at the leases. */
 static void endReading(struct mnnAccessScope *scope)
 {
 	struct mnnOwner *owner = scope->owner;

@@ -40,6 +40,7 @@ static void wakeAll(const uint32_t *word)
 
 static uint32_t bitOf(uint32_t slot) { return 1U << (slot % 32); }
 
+/* SYNC wake: pairs with mnnWakeWatcher. Each word is compared as the thread falls asleep. */
 static void sleepOnAny(uint32_t *robust, uint32_t armed, const uint32_t *election,
 	uint32_t electionSeen, struct mnnWake *wake, uint32_t wakeSeen, uint32_t slot, int64_t end,
 	int64_t lookNs)
@@ -66,6 +67,8 @@ static void sleepOnAny(uint32_t *robust, uint32_t armed, const uint32_t *electio
 	syscall(SYS_futex, robust, FUTEX_WAIT_BITSET, armed, &until, NULL, bitOf(slot));
 }
 
+/* SYNC watch: pairs with Election.replace, and with the kernel, which marks the robust word and
+ * wakes one watcher. */
 int mnnWatch(uint32_t *robust, const uint32_t *election, uint32_t electionSeen,
 	struct mnnWake *wake, uint32_t wakeSeen, uint32_t slot, int64_t timeoutNs, int64_t lookNs)
 {
@@ -94,6 +97,7 @@ int mnnWatch(uint32_t *robust, const uint32_t *election, uint32_t electionSeen,
 	}
 }
 
+/* SYNC wake: pairs with sleepOnAny. The count is changed before the wake-up. */
 void mnnWakeWatcher(struct mnnWake *wake, uint32_t *robust, uint32_t slot)
 {
 	__atomic_fetch_add(&wake->count, 1, __ATOMIC_SEQ_CST);

@@ -330,7 +330,7 @@ class Directory:
             and not self.holders.isTorn(row)
         ):
             state = self.rows.change(row, state, self._epoch, layout.ROW_PROBING)
-        # SYNC free: pairs with LeaseTable.take. The state first and the leases second
+        # SYNC lease: pairs with LeaseTable.take. The state first and the leases second
         # here, the lease first and the state second there.
         if state.state == layout.ROW_PROBING and self.holders.isHeld(row):
             return self.rows.change(row, state, self._epoch, layout.ROW_LIVE)

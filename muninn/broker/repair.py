@@ -182,7 +182,9 @@ class Adoption:
         generation = int(atomics.loadAcquire64(source + layout.ROW_GENERATION_OFFSET))
         isTorn = int(atomics.loadAcquire64(source + layout.ROW_TORN_OFFSET)) != 0
         # A torn ticket is not carried over: an odd generation that nobody owns says the
-        # same to readers, until somebody writes anew.
+        # same to readers, until somebody writes anew. SYNC version: pairs with create,
+        # which stores the version later: no process opens the new block before, so none
+        # sees this word change.
         atomics.storeRelease64(
             target + layout.ROW_GENERATION_OFFSET, generation | 1 if isTorn else generation
         )

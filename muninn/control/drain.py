@@ -37,7 +37,8 @@ class Drain:
         """Why nothing new is created, an empty text where nobody gave a reason; None
         when the domain does not drain.
         """
-        # SYNC drain: pairs with set. The word that says so first, the reason second.
+        # SYNC drain: pairs with Drain.set. The word that says so first, the reason
+        # second.
         if not self.isOn():
             return None
         texts = (int(atomics.loadAcquire64(address)) & _TEXT_MASK for address in self._texts)
@@ -57,12 +58,13 @@ class Drain:
                 epoch,
                 int.from_bytes(text[index * _TEXT_BYTES : (index + 1) * _TEXT_BYTES], "little"),
             )
-        # SYNC drain: pairs with reason and with the broker's look before it creates;
-        # the reason is visible before the word.
+        # SYNC drain: pairs with Drain.reason; the reason is visible before the word.
         self._change(self._word, epoch, int(isOn))
 
     def _change(self, address: int, epoch: int, value: int) -> None:
         word = int(atomics.loadAcquire64(address))
+        # SYNC drain: pairs with Drain.reason. Of several words the one that says so is
+        # changed last.
         if (
             word >> _EPOCH_SHIFT > epoch
             or atomics.casSeqCst64(address, word, epoch << _EPOCH_SHIFT | value) != word

@@ -40,6 +40,8 @@ class Election:
         self._slots = block.geometry.maxMembers
 
     def term(self) -> Term:
+        # SYNC elect: pairs with Election.replace. An older word costs a broker one more
+        # request, whose changes fail by their epoch.
         word = atomics.loadSeqCst64(self._election)
         slot = (word & _SLOT_MASK) - 1
         return Term(word >> _EPOCH_SHIFT, slot if 0 <= slot < self._slots else None)
@@ -65,8 +67,8 @@ class Election:
                 "End all its processes: the next begins anew",
             )
         new = Term(old.epoch + 1, slot)
-        # SYNC elect: pairs with term() in the deposed broker, which reads the word
-        # before each request that it serves.
+        # SYNC elect: pairs with Election.term. The deposed broker reads the word before
+        # each request that it serves.
         if atomics.casSeqCst64(self._election, old.word(), new.word()) != old.word():
             return None
         # Whoever waits for the old term's socket, or watches the old broker, must look
@@ -85,6 +87,8 @@ class Election:
         else uses the block yet.
         """
         if self.term().epoch < epoch:
+            # SYNC elect: pairs with Election.term. The block has no name yet, so no
+            # other process reads the word before.
             atomics.casSeqCst64(self._election, self.term().word(), Term(epoch, None).word())
 
     def announce(self, epoch: int) -> None:
@@ -92,8 +96,8 @@ class Election:
         broker that is late changes nothing.
         """
         while (seen := int(atomics.loadAcquire64(self._ready))) < epoch:
-            # SYNC ready: pairs with awaitReady; the socket exists before the word says
-            # so.
+            # SYNC ready: pairs with Election.awaitReady; the socket exists before the
+            # word says so.
             if atomics.casSeqCst64(self._ready, seen, epoch) == seen:
                 break
         atomics.futexWake32(self._ready, atomics.FUTEX_ALL)
@@ -105,11 +109,17 @@ class Election:
         """Wait until the ready word differs from `seenReady`, somebody is elected, or
         the bound is reached.
         """
+        # SYNC ready: pairs with Election.announce. The word is compared as the thread
+        # falls asleep, so an announcement in between is not missed.
         sleepOn(self._ready, seenReady & 0xFFFFFFFF, timeoutNs)
 
     def beat(self) -> None:
         """One more thing done: observers see the broker move."""
+        # SYNC heartbeat: pairs with Election.heartbeat. Nothing else becomes visible;
+        # an observer compares two numbers.
         atomics.fetchAddAcqRel64(self._heartbeat, 1)
 
     def heartbeat(self) -> int:
+        # SYNC heartbeat: pairs with Election.beat. An older number delays a deposition
+        # by one look.
         return int(atomics.loadAcquire64(self._heartbeat))

@@ -76,8 +76,8 @@ class Generation:
         """
         value = int(atomics.loadAcquire64(self._word))
         if not value & 1:
-            # SYNC write: pairs with seqRead. An exchange, so that no write to the data
-            # is seen before the word is odd.
+            # SYNC write: pairs with mnnSeqRead. An exchange, so that no write to the
+            # data is seen before the word is odd.
             atomics.exchangeSeqCst64(self._word, value + 1)
             value += 1
         return value
@@ -87,8 +87,8 @@ class Generation:
         returns the new generation.
         """
         value = begun + 1
-        # SYNC publish: pairs with seqRead and wait; the data is visible before the even
-        # generation.
+        # SYNC publish: pairs with mnnSeqRead and Generation.wait; the data is visible
+        # before the even generation.
         atomics.storeRelease64(self._word, value)
         atomics.futexWake32(self._word, atomics.FUTEX_ALL)
         return value
@@ -104,6 +104,8 @@ class Generation:
 
     def wake(self) -> None:
         """Make waiters look again: the writer has died, or one of them is to stop."""
+        # SYNC again: pairs with Generation.wait, whose caller looks whether the writer
+        # lives. The word has not changed.
         atomics.futexWake32(self._word, atomics.FUTEX_ALL)
 
     def copyNow(self, source: int, target: int, sizeBytes: int) -> int | None:
@@ -210,6 +212,8 @@ class Generation:
                     if canTakeScope
                     else remaining
                 )
+                # SYNC publish: pairs with Generation.publish. The odd word is compared
+                # as the thread falls asleep.
                 sleepOn(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(seconds * 1e9)))
 
     def wait(self, after: int, timeout: float | None, check: Callable[[], None]) -> int | None:
@@ -239,4 +243,6 @@ class Generation:
             if remainingNs <= 0:
                 return None
             aside.refuseOwn()
+            # SYNC publish: pairs with Generation.publish. The word is compared as the
+            # thread falls asleep. SYNC again: pairs with Generation.wake.
             sleepOn(self._word, value & 0xFFFFFFFF, remainingNs)

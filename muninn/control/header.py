@@ -88,6 +88,8 @@ def readHeader(fd: int | Known, path: str) -> Geometry | None:
     """The geometry that a control block states; None when it is withdrawn or of another
     boot. Copied before it is checked.
     """
+    # SYNC version: pairs with create. What the creator wrote is visible to this process
+    # once it reads the version; until then the block is none.
     header = Header.of(fd)
     if header is None or header.version == 0:
         return None

@@ -40,6 +40,8 @@ class NameIndex:
         wanted, position, first, mask = digest >> _DIGEST_SHIFT, digest, self._first, self._mask
         found = []
         for _ in range(layout.MAX_INDEX_PROBES):
+            # SYNC index: pairs with NameIndex.insert and NameIndex.remove. An entry is
+            # a hint: the opener reads the row before it believes it.
             entry = atomics.loadAcquire64(first + (position & mask) * layout.INDEX_ENTRY_BYTES)
             if entry == 0:
                 break
@@ -74,6 +76,8 @@ class NameIndex:
         for _ in range(layout.MAX_INDEX_PROBES):
             free = None
             for step in range(layout.MAX_INDEX_PROBES):
+                # SYNC tombstone: pairs with NameIndex._tidy. An entry takes the place
+                # of the tombstone that it found, or of one that it reads anew.
                 address = self._at(digest + step)
                 seen = int(atomics.loadAcquire64(address))
                 if seen == entry:
@@ -84,8 +88,8 @@ class NameIndex:
                     break
             if free is None:
                 return False
-            # SYNC index: pairs with candidates; the row's name was written by its
-            # creator before the broker was asked to commit it.
+            # SYNC index: pairs with NameIndex.candidates; the row's name was written by
+            # its creator before the broker was asked to commit it.
             if atomics.casSeqCst64(free[0], free[1], entry) == free[1]:
                 return True
         return False
@@ -97,6 +101,8 @@ class NameIndex:
         digest = zlib.crc32(name)
         entry = self._entry(digest, row, incarnation)
         for step in range(layout.MAX_INDEX_PROBES):
+            # SYNC index: pairs with NameIndex.candidates. A probe that still reads the
+            # entry finds the row changed.
             found = int(atomics.casSeqCst64(self._at(digest + step), entry, self._tombstone))
             if found == 0:
                 return
@@ -118,8 +124,8 @@ class NameIndex:
                 or atomics.loadAcquire64(self._at(position + 1)) != 0
             ):
                 return
-            # SYNC tombstone: pairs with insert in another broker. One's own first, then
-            # the look behind it, then empty.
+            # SYNC tombstone: pairs with NameIndex.insert in another broker. One's own
+            # first, then the look behind it, then empty.
             if (
                 seen != self._tombstone
                 and atomics.casSeqCst64(address, seen, self._tombstone) != seen

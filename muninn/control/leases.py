@@ -53,6 +53,8 @@ def scanHolds(block: ControlBlock, members: MemberTable, row: int | None = None)
     """Every lease on `row`, or every one, whatever the state of its member: an owner
     lock that ended without being reclaimed still counts.
     """
+    # SYNC release: pairs with LeaseTable.release and clearDead. What a holder did with
+    # the memory comes before the word that says that it holds nothing.
     mask, value = (0, 0) if row is None else (_ROW_MASK, row + 1)
     room = _scan(block, mask, value)
     while True:
@@ -135,6 +137,9 @@ def readersOf(block: ControlBlock, members: MemberTable, row: int, incarnation: 
         indices = atomics.indexBuffer(high)
         found = atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, indices, high)
         for index in indices[: min(found, high)]:
+            # SYNC reading: pairs with LeaseTable.setReading and beginReading. The owner
+            # lock was taken before this look; a reader sets its bit before it looks at
+            # the lock.
             if (
                 atomics.loadSeqCst64(
                     first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET
@@ -182,6 +187,8 @@ def revoke(block: ControlBlock, hold: Hold, reason: str) -> bool:
     same = (word & _ROW_MASK) == hold.row + 1 and word >> _INCARNATION_SHIFT == hold.incarnation
     if not same or word >> _REASON_SHIFT & _REASON_MASK:
         return False
+    # SYNC revoke: pairs with LeaseTable.revocation. The holder refuses its next
+    # operation; one that is under way ends.
     return bool(
         atomics.casSeqCst64(address, word, word | REVOCATION_REASONS.index(reason) << _REASON_SHIFT)
         == word
@@ -199,6 +206,8 @@ def clearDead(block: ControlBlock, members: MemberTable, key: MemberKey) -> list
     for index in range(members.leaseHigh(key.slot)):
         address = block.areaAddress(key.slot) + index * layout.LEASE_BYTES
         word = atomics.loadSeqCst64(address)
+        # SYNC release: pairs with scanHolds. The member is proven dead, so whatever it
+        # did comes before.
         if (
             word
             and word >> _GENERATION_SHIFT & _GENERATION_MASK == key.generation & _GENERATION_MASK

@@ -83,6 +83,8 @@ class MemberTable:
 
     def isCurrent(self, key: MemberKey) -> bool:
         """Whether the slot still belongs to that owner lock."""
+        # SYNC dead: pairs with MemberTable.markDead. An older state costs a question to
+        # a member that is gone.
         return self.state(key.slot) == (layout.MEMBER_LIVE, key.generation)
 
     def occupied(self) -> list[int]:
@@ -127,6 +129,8 @@ class MemberTable:
         return not self.isConfirmedDead(MemberKey(slot, self.state(slot)[1]))
 
     def identity(self, slot: int) -> MemberIdentity:
+        # SYNC enter: pairs with MemberTable.enter. A caller that has read LIVE, of the
+        # same generation before and after, reads a whole identity.
         start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + _IDENTITY_OFFSET
         return MemberIdentity(*_IDENTITY.unpack(self._block.bytes[start : start + _IDENTITY.size]))
 
@@ -146,6 +150,8 @@ class MemberTable:
 
     def leaseHigh(self, slot: int) -> int:
         """How many lease slots of the member's area were ever used."""
+        # SYNC leaseHigh: pairs with LeaseTable.take and MemberTable._prepare. A lease
+        # that is taken is below what this reads, in one total order with the row.
         word = atomics.loadSeqCst32(
             self._block.memberAddress(slot) + layout.MEMBER_LEASE_HIGH_OFFSET
         )
@@ -160,6 +166,8 @@ class MemberTable:
         """Whether the kernel has marked the member's robust word, or the slot is no
         longer its own.
         """
+        # SYNC robust: pairs with Worker.enter, and with the kernel, which marks the
+        # word when the thread that holds it ends.
         word = atomics.loadAcquire32(self.robustAddress(key.slot))
         return not self.isCurrent(key) or word == 0 or bool(word & _FUTEX_OWNER_DIED)
 
@@ -189,6 +197,8 @@ class MemberTable:
             A descriptor that the member gave of itself; without it one is opened by
             pid, which works within one PID namespace.
         """
+        # SYNC claiming: pairs with MemberTable.claim. The state is read first and the
+        # byte second, so a slot that says CLAIMING and has a free byte is a dead claim.
         state, generation = self.state(key.slot)
         if generation != key.generation or state == layout.MEMBER_FREE:
             return True
@@ -266,6 +276,8 @@ class MemberTable:
 
     def spareDescriptors(self, slot: int) -> int:
         """How many descriptors the member could spend as broker, as it measured last."""
+        # SYNC spare: pairs with MemberTable.tellSpareDescriptors. An older number costs
+        # a handover to a member that hands over again.
         return int(
             atomics.loadAcquire32(self._block.memberAddress(slot) + layout.MEMBER_SPARE_OFFSET)
         )
@@ -279,6 +291,8 @@ class MemberTable:
         lockFile = self._block.lockFile
         for slot in range(self.count):
             address = self._block.memberAddress(slot)
+            # SYNC vacant: pairs with MemberTable.release. The slot that reads FREE
+            # holds nothing of its last member.
             word = atomics.loadAcquire64(address)
             # A claimer that died half way has left CLAIMING and a free byte, and
             # nothing else.
@@ -288,8 +302,9 @@ class MemberTable:
             ) or not lockFile.lockSlot(slot):
                 continue
             generation = ((word >> _GENERATION_SHIFT) + 1) & _GENERATION_MASK or 1
-            # SYNC claim: pairs with isConfirmedDead. The byte is ours before the state
-            # says CLAIMING, so CLAIMING with a free byte is a dead claim.
+            # SYNC claiming: pairs with MemberTable.isConfirmedDead. The byte is ours
+            # before the state says CLAIMING, so CLAIMING with a free byte is a dead
+            # claim.
             if (
                 atomics.casSeqCst64(
                     address, word, generation << _GENERATION_SHIFT | layout.MEMBER_CLAIMING
@@ -332,7 +347,9 @@ class MemberTable:
             block.geometry.areasOffset + slot * block.geometry.areaBytes, block.geometry.areaBytes
         )
         # Its leases are gone since the slot was vacated. Only the slot's owner lowers
-        # this word, so no late broker can hide a lease from a scan.
+        # this word, so no late broker can hide a lease from a scan. SYNC leaseHigh:
+        # pairs with MemberTable.leaseHigh. The area of the slot is empty, and a scan of
+        # the broker sees no lease of the member before.
         atomics.exchangeSeqCst32(block.memberAddress(slot) + layout.MEMBER_LEASE_HIGH_OFFSET, 0)
         self._nonce = int.from_bytes(os.urandom(8), "little") or 1
         self._unmark = image.mark(self, self._nonce)
@@ -367,7 +384,7 @@ class MemberTable:
         claiming, live = (
             _wordOf(key, state) for state in (layout.MEMBER_CLAIMING, layout.MEMBER_LIVE)
         )
-        # SYNC enter: pairs with `live` and `occupied`; the identity is visible to
+        # SYNC enter: pairs with MemberTable.identity; the identity is visible to
         # whoever reads LIVE.
         if atomics.casSeqCst64(address, claiming, live) != claiming:
             raise DomainChanged(
@@ -384,7 +401,8 @@ class MemberTable:
 
     def tellSpareDescriptors(self, slot: int, count: int) -> None:
         """Say how many descriptors this member could spend as broker."""
-        # SYNC spare: pairs with spareDescriptors; nothing else goes with it.
+        # SYNC spare: pairs with MemberTable.spareDescriptors; nothing else goes with
+        # it.
         atomics.storeRelease32(
             self._block.memberAddress(slot) + layout.MEMBER_SPARE_OFFSET, min(count, 0xFFFFFFFF)
         )
@@ -394,13 +412,17 @@ class MemberTable:
         when somebody else was faster.
         """
         live, dead = (_wordOf(key, state) for state in (layout.MEMBER_LIVE, layout.MEMBER_DEAD))
+        # SYNC dead: pairs with MemberTable.isCurrent. What the member did comes before,
+        # since its death is proven; whoever reads DEAD takes nothing of it for held.
         return atomics.casSeqCst64(self._block.memberAddress(key.slot), live, dead) in (live, dead)
 
     def release(self, key: MemberKey, state: int) -> None:
         """`state` → FREE, when nothing of the member is left in the control block."""
         requireMember(state, layout.MEMBER_FREE)
         # The CAS alone: a deposed broker that comes here late finds another generation.
-        # What the slot holds besides is its next member's to clear.
+        # What the slot holds besides is its next member's to clear. SYNC vacant: pairs
+        # with MemberTable.claim. What was reclaimed is visible to the member that
+        # claims the slot next.
         atomics.casSeqCst64(
             self._block.memberAddress(key.slot),
             _wordOf(key, state),

@@ -44,8 +44,7 @@ def markDead(address: int, key: MemberKey) -> None:
     generation come again after 2^19 members of that slot.
     """
     while belongsTo(word := int(atomics.loadAcquire32(address)), key):
-        # SYNC claim: pairs with take in cshim/owners.c. Bounded: it is marked contended
-        # once.
+        # SYNC claim: pairs with takeFrom. Bounded: it is marked contended once.
         if atomics.casSeqCst32(address, word, word & _CONTENDED | layout.OWNER_DEAD) == word:
             break
     atomics.futexWake32(address, atomics.FUTEX_ALL)

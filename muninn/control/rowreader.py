@@ -35,6 +35,8 @@ class RowReader:
 
     def count(self) -> int:
         """Rows that may be touched."""
+        # SYNC rowsReady: pairs with RowTable.grow. The pages of each row below the
+        # count exist and are stamped.
         return min(
             int(atomics.loadAcquire64(self._block.rowsReadyAddress)) & _COUNT_MASK,
             self._block.geometry.maxBuffers,
@@ -57,6 +59,8 @@ class RowReader:
         )
 
     def isLive(self, row: int, incarnation: int) -> bool:
+        # SYNC row: pairs with RowTable.change. What the creator described is visible
+        # once the word says LIVE.
         word = int(atomics.loadSeqCst64(self._first + row * layout.ROW_BYTES))
         return (word & _STATE_MASK) == layout.ROW_LIVE and word >> _INCARNATION_SHIFT == incarnation
 

@@ -69,8 +69,9 @@ class RowTable(RowReader):
             raise Deposed
         requireRow(old.state, state)
         new = old._replace(state=state, epoch=epoch, **changes)
-        # SYNC row: pairs with isLive in openers (a lease first, then this word) and
-        # with fence in a successor (its epoch makes `old` stale).
+        # SYNC row: pairs with RowReader.isLive: an opener sets its lease first and
+        # reads this word second. SYNC epoch: pairs with RowTable.fence: the epoch of a
+        # successor makes `old` stale.
         if (
             atomics.casSeqCst64(self._first + row * layout.ROW_BYTES, old.word(), new.word())
             != old.word()
@@ -90,6 +91,8 @@ class RowTable(RowReader):
             (self._block.rowsReadyAddress, 1),
             (self._block.drainAddress, 1 + layout.DRAIN_REASON_WORDS),
         ):
+            # SYNC epoch: pairs with RowTable.change. From here on a CAS of the deposed
+            # broker fails, whenever it has read the word.
             atomics.raiseField64(
                 address, 8, words, _COUNT_EPOCH_MASK, (epoch & _EPOCH_MASK) << _COUNT_EPOCH_SHIFT
             )
@@ -161,8 +164,8 @@ class RowTable(RowReader):
             _EPOCH_MASK << _EPOCH_SHIFT,
             field,
         )
-        # SYNC rowsReady: pairs with count(); the chunk's pages exist and are stamped
-        # before the count says so.
+        # SYNC rowsReady: pairs with RowReader.count; the chunk's pages exist and are
+        # stamped before the count says so.
         if atomics.casSeqCst64(block.rowsReadyAddress, word, word + layout.ROW_CHUNK) != word:
             raise Deposed
         return count

@@ -77,6 +77,7 @@ class Tickets:
 
     def last(self) -> int:
         """The last ticket that was issued; 0: none."""
+        # SYNC next: pairs with Tickets.abandon and Tickets.issue.
         return int(atomics.loadAcquire64(self._next))
 
     # --- who signals -----------------------------------------------------------------
@@ -87,6 +88,7 @@ class Tickets:
 
         One that is done from the start, DONE, READ or WRITTEN, is never seen open.
         """
+        # SYNC next: pairs with Tickets.last.
         while True:
             ticket = self.last() + 1
             address = self._slot(ticket)
@@ -97,8 +99,8 @@ class Tickets:
                 atomics.casSeqCst64(self._next, ticket - 1, ticket)
             elif word & layout.TICKET_OPEN_BIT:
                 return None
-            # SYNC ticket: pairs with state(); the slot names its member before `next`
-            # shows the ticket.
+            # SYNC ticket: pairs with Tickets.state; the slot names its member before
+            # `next` shows the ticket.
             elif atomics.casSeqCst64(address, word, _ticketWord(ticket, key, status)) == word:
                 atomics.casSeqCst64(self._next, ticket - 1, ticket)
                 if status in (layout.TICKET_WRITING, layout.TICKET_WRITTEN):
@@ -111,6 +113,8 @@ class Tickets:
         """
         deadline = clock.now() + seconds
         while True:
+            # SYNC completion: pairs with Tickets._wakeAll. The word is read before the
+            # slot, and compared as the thread falls asleep.
             wake, ticket = atomics.loadAcquire32(self._wake), self.last() + 1
             word = self._seen(self._slot(ticket))
             if not word & layout.TICKET_OPEN_BIT or _isIn(word, ticket) or _isBehind(ticket, word):
@@ -125,6 +129,8 @@ class Tickets:
         address = self._slot(ticket)
         word = int(atomics.loadAcquire64(address))
         if _isIn(word, ticket) and word & _OPEN_MASK == _ofMember(key):
+            # SYNC byDevice: pairs with Tickets._seen. From here on any process may
+            # complete the ticket by its fence word.
             atomics.casSeqCst64(address, word, word | layout.TICKET_SURE_BIT)
 
     def complete(self, ticket: int, key: MemberKey, status: int = layout.TICKET_DONE) -> None:
@@ -140,8 +146,8 @@ class Tickets:
             ends = _ENDS.get(word & _STATUS_MASK, _ENDS[layout.TICKET_PENDING])
             after = ends.done if status == layout.TICKET_DONE else ends.poisoned
             self._sayTorn(ticket, after)
-            # SYNC ticket: pairs with state(); what the stream wrote is visible before
-            # DONE. Bounded: it is made sure once.
+            # SYNC ticket: pairs with Tickets.state; what the stream wrote is visible
+            # before DONE. Bounded: it is made sure once.
             if atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | after) == word:
                 break
         # a GPU that goes on because of a poisoned ticket can be told why already
@@ -156,6 +162,8 @@ class Tickets:
             word = int(atomics.loadAcquire64(address))
             ticket = self._whole(word)
             if word & _OPEN_MASK == _ofMember(key) and ticket not in meant:
+                # SYNC next: pairs with Tickets.last. The slot names the ticket before
+                # the number shows it.
                 atomics.casSeqCst64(self._next, ticket - 1, ticket)
                 if word & layout.TICKET_TURN_MASK == layout.TICKET_WRITING:
                     _raise(self._lastWriter, ticket)
@@ -167,6 +175,8 @@ class Tickets:
         """PENDING, DONE or POISONED, whatever its kind. A slot that a later ticket has
         taken says that this one is DONE.
         """
+        # SYNC ticket: pairs with Tickets.issue and Tickets.complete. What the stream of
+        # the ticket wrote is visible once its slot says DONE.
         word = self._seen(self._slot(ticket))
         status = word & _STATUS_MASK if _isIn(word, ticket) else layout.TICKET_DONE
         return _SIMPLY.get(status, status)
@@ -177,6 +187,8 @@ class Tickets:
         """
         deadline = clock.now() + seconds
         while True:
+            # SYNC completion: pairs with Tickets._wakeAll. The word is read before the
+            # state, and compared as the thread falls asleep.
             wake = atomics.loadAcquire32(self._wake)
             state = self.state(ticket)
             remaining = deadline - clock.now()
@@ -198,12 +210,15 @@ class Tickets:
 
     def lastWriter(self) -> int:
         """The last ticket of a write access; 0: none."""
+        # SYNC raise: pairs with _raise.
         return int(atomics.loadAcquire64(self._lastWriter))
 
     def torn(self) -> int | None:
         """The last writer's ticket, if it died before its work was done: the bytes are
         half written, until somebody writes them anew.
         """
+        # SYNC raise: pairs with _raise. An older number is that of a reader that came a
+        # moment earlier.
         last = self.lastWriter()
         torn = int(atomics.loadAcquire64(self._torn))
         return torn if torn and torn >= last else None
@@ -218,8 +233,7 @@ class Tickets:
         """Fence word → `ticket`, unless a later one is over already. The ticket is
         over.
         """
-        # SYNC fence: pairs with the GPU that waits for `ticket` or more
-        # (Device.delayStream).
+        # SYNC fence: pairs with CudaStream.delay: a GPU waits for `ticket` or more.
         _raise(self.fenceAddress(ticket), ticket)
 
     # --- who proves a death ----------------------------------------------------------
@@ -244,6 +258,8 @@ class Tickets:
                 continue
             ends = _ENDS.get(word & _STATUS_MASK, _ENDS[layout.TICKET_PENDING])
             self._sayTorn(self._whole(word), ends.poisoned)
+            # SYNC ticket: pairs with Tickets.state. Its member is proven dead; what its
+            # GPU had reached was completed before.
             changed = (
                 atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | ends.poisoned) == word
             )
@@ -279,13 +295,14 @@ class Tickets:
         """A slot's word; a ticket completed by the device that its GPU has come to is
         completed for it first.
         """
+        # SYNC byDevice: pairs with Tickets.markCompletedByDevice.
         word = int(atomics.loadAcquire64(address))
         ends = _ENDS.get(word & _STATUS_MASK)
         if ends is None or not word & layout.TICKET_SURE_BIT:
             return word
         ticket = self._whole(word)
-        # SYNC fence: pairs with the GPU that writes the word (Device.recordFence); what
-        # its stream wrote is visible.
+        # SYNC fence: pairs with CudaStream.recordFence, by which a GPU writes the word;
+        # what its stream wrote is visible.
         if int(atomics.loadAcquire64(self.fenceAddress(ticket))) < ticket:
             return word
         over = word & ~_STATUS_MASK | ends.done
@@ -302,12 +319,16 @@ class Tickets:
             _raise(self._torn, ticket)
 
     def _wakeAll(self) -> None:
+        # SYNC completion: pairs with Tickets.await_ and Tickets.awaitFreeTicket. The
+        # slot was changed before the word.
         atomics.fetchAddAcqRel32(self._wake, 1)
         atomics.futexWake32(self._wake, atomics.FUTEX_ALL)
 
 
 def _raise(address: int, value: int) -> None:
     """Word → `value`, unless it is there or beyond."""
+    # SYNC raise: pairs with Tickets.torn and Tickets.lastWriter. The word is raised
+    # before the ticket is seen to be over.
     atomics.raiseField64(address, 8, 1, _WHOLE_MASK, value)
 
 

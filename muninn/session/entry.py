@@ -91,7 +91,7 @@ def enter(
             key = _claim(members, preferred, deadline)
             attempt.callback(lockFile.unlockSlot, key.slot)
             attempt.callback(members.release, key, layout.MEMBER_CLAIMING)
-            # SYNC retire: pairs with `retire` and with Withdrawal. The slot is written
+            # SYNC retire: pairs with retire and with Withdrawal. The slot is written
             # before the version is read here; the other way round there.
             if not block.isRetired() and block.hasName():
                 undo.push(attempt.pop_all())
@@ -134,7 +134,7 @@ def retire(entry: Entry, rows: RowTable) -> None:
         if _isWanted(entry, rows):
             return
         version = block.address + layout.VERSION_OFFSET
-        # SYNC retire: pairs with `enter`. The version is written before the slots are
+        # SYNC retire: pairs with enter. The version is written before the slots are
         # read here; the slot is written before the version is read there.
         atomics.exchangeSeqCst32(version, 0)
         if _isWanted(entry, rows):

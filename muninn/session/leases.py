@@ -131,13 +131,13 @@ class LeaseTable:
         )
         index = self._claim(tenure)
         while (high := int(atomics.loadAcquire32(self._highAddress))) <= index:
-            # SYNC leaseHigh: pairs with MemberTable.leaseHigh in a scan; raised before
-            # the slot is used, in one total order with it.
+            # SYNC leaseHigh: pairs with MemberTable.leaseHigh; raised before the slot
+            # is used, in one total order with it.
             atomics.casSeqCst32(self._highAddress, high, index + 1)
         address, word = self.held(index, row, incarnation)
         atomics.storeRelease64(address + layout.LEASE_EXPIRY_OFFSET, monotonicMs() + ttlMs)
-        # SYNC lease: pairs with scanHolds after LIVE→DYING in the broker. Lease first
-        # and row second here, row first and leases second there.
+        # SYNC lease: pairs with Directory.tryReclaim. Lease first and row second here,
+        # row first and leases second there.
         atomics.exchangeSeqCst64(address, word)
         taken = LeaseIndex(index)
         taken.lease = lease
@@ -215,7 +215,9 @@ class LeaseTable:
 
     def _changeExpiry(self, index: int, kept: int, changed: int) -> None:
         address = self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET
-        # Bounded: only threads of this process change it.
+        # Bounded: only threads of this process change it. SYNC expiry: pairs with
+        # LeaseTable.expiryMs, and the caller says of the reading bit with what it
+        # pairs.
         while (
             atomics.casSeqCst64(
                 address, word := int(atomics.loadAcquire64(address)), word & kept | changed
@@ -225,6 +227,8 @@ class LeaseTable:
             pass
 
     def expiryMs(self, index: int) -> int:
+        # SYNC expiry: pairs with LeaseTable._changeExpiry. An older expiry costs an
+        # early or a late refusal by this process itself.
         return (
             int(
                 atomics.loadAcquire64(
@@ -236,6 +240,8 @@ class LeaseTable:
 
     def revocation(self, index: int) -> str:
         """Why the broker revoked the lease, or an empty string."""
+        # SYNC revoke: pairs with revoke. An older word costs one more operation of this
+        # process.
         reason = (
             atomics.loadAcquire64(self._first + index * layout.LEASE_BYTES) >> _REASON_SHIFT
             & _REASON_MASK

@@ -88,5 +88,7 @@ class NameWait:
             return False
         aside.refuseOwn()
         self._openBuffers.creating.refuseOwn(self._name)
+        # SYNC names: pairs with NameIndex.tell. The word is compared as the thread
+        # falls asleep.
         sleepOn(self._word, self._seen, timeoutNs)
         return True

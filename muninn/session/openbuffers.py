@@ -143,7 +143,7 @@ class OpenBuffers:
         self.context.releases.reclaimGone()
         index = tables.leases.take(row, incarnation, tables.ttlMs)
         try:
-            # SYNC open: pairs with Directory.tryReclaim. The lease is visible; if the
+            # SYNC lease: pairs with Directory.tryReclaim. The lease is visible; if the
             # row is live now, no broker reclaims it before this process lets go.
             description = (
                 tables.rows.description(row) if tables.rows.isLive(row, incarnation) else None

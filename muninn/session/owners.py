@@ -80,10 +80,13 @@ class Owners:
         """Nobody but this thread begins anything, until it is said that the departure
         is over.
         """
+        # SYNC leaver: pairs with isDeparting, under the lock of the interpreter.
         atomics.storeRelease64(self._first + _LEAVER_OFFSET, identity() if isOn else 0)
 
     def end(self) -> None:
         """The process has left: nothing is ours any more."""
+        # SYNC ended: pairs with isVoid. From here on no access and no lock of this
+        # process is its own.
         atomics.storeRelease32(self._first, 1)
 
 
@@ -114,5 +117,7 @@ def awaitOwner(
         return None
     if owner is not None:
         aside.refuseOwn()
+    # SYNC claim: pairs with leave. The word is compared as the thread falls asleep, and
+    # its last owner wakes if the word says that somebody waits.
     sleepOn(address, word, remainingNs)
     return False

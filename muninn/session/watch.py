@@ -36,6 +36,8 @@ class Watcher:
         """What is asked from here on ends the next sleep. Called before the thread
         looks for work.
         """
+        # SYNC wake: pairs with Watcher.wake. The word is read before the look for work,
+        # so work that comes afterwards ends the next sleep.
         self._seen = int(atomics.loadAcquire32(self._wakeOwner))
 
     def sleep(self, slot: int, electionWord: int, timeoutNs: int) -> None:
@@ -45,7 +47,7 @@ class Watcher:
         Returns at once if that has come since `look`.
         """
         self._robust = self._block.memberAddress(slot) + layout.MEMBER_ROBUST_OFFSET
-        # SYNC watch: pairs with Election.replace, with `wake`, and with the kernel's
+        # SYNC watch: pairs with Election.replace, and with the kernel's
         # exit_robust_list.
         atomics.watch(
             self._robust,
@@ -62,5 +64,6 @@ class Watcher:
         """Make the thread look around. Takes no lock and wakes nobody else: finalizers
         and signal handlers call it.
         """
-        # SYNC wake: pairs with `look`; what the thread is to see was stored before.
+        # SYNC wake: pairs with Watcher.look; what the thread is to see was stored
+        # before.
         atomics.wakeWatcher(self._wakeOwner, self._robust, self._slot)

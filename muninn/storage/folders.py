@@ -221,7 +221,7 @@ def _locked(name: str, deadline: float) -> Iterator[bool]:
 
 
 def _isTaken(fd: Descriptor) -> bool:
-    # SYNC directory: pairs with itself in another process, which sees the lock file
+    # SYNC directory: pairs with _isTaken in another process, which sees the lock file
     # that this one has made meanwhile.
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -50,4 +50,6 @@ def awaitNone(openBuffer: OpenBuffer, timeout: float | None) -> bool:
         if remainingNs <= 0:
             return False
         aside.refuseOwn()
+        # SYNC readers: pairs with endReading. The count is compared as the thread falls
+        # asleep.
         sleepOn(word, seen, remainingNs)

@@ -150,6 +150,8 @@ class Condition:
         """Leave the lock, until somebody notifies or the time is over, and take it
         again.
         """
+        # SYNC changed: pairs with Condition.notifyAll. The word is read inside the
+        # lock, and compared as the thread falls asleep.
         seen = atomics.loadAcquire32(self._address)
         saved = self._lock._release_save()  # type: ignore[attr-defined]
         try:
@@ -162,6 +164,7 @@ class Condition:
             self._lock._acquire_restore(saved)  # type: ignore[attr-defined]
 
     def notifyAll(self) -> None:
-        # SYNC changed: pairs with wait, which has read the word inside the lock.
+        # SYNC changed: pairs with Condition.wait, which has read the word inside the
+        # lock.
         atomics.fetchAddAcqRel32(self._address, 1)
         atomics.futexWake32(self._address, atomics.FUTEX_ALL)

@@ -25,8 +25,8 @@ class Latch:
         self._word, self._address = atomics.privateWord()
 
     def set(self) -> None:
-        # SYNC latch: pairs with wait; what its setter did before is there for whoever
-        # was waiting.
+        # SYNC latch: pairs with Latch.wait; what its setter did before is there for
+        # whoever was waiting.
         atomics.storeRelease64(self._address, 1)
         atomics.futexWake32(self._address, atomics.FUTEX_ALL)
 
@@ -43,6 +43,7 @@ class Latch:
         while not atomics.loadAcquire64(self._address):
             if (ns := sleepNs(deadline, _SLICE_NS)) <= 0:
                 return False
-            # its low half, on the little-endian machines that there are
+            # its low half, on the little-endian machines that there are SYNC latch:
+            # pairs with Latch.set. The word is compared as the thread falls asleep.
             sleepOn(self._address, 0, ns)
         return True

@@ -38,9 +38,8 @@ class HostSemaphore:
         return self._asked
 
     def open(self, number: int) -> None:
-        """SYNC gate: pairs with the stream that waits for `number`; what the host did
-        comes before. Numbers only grow: one thread opens.
-        """
+        """Let the stream go on that waits for `number`. Numbers only grow: one thread opens."""
+        # SYNC semaphore: pairs with CudaStream._await; what the host did comes before.
         atomics.storeRelease64(self._host, number)
 
 

@@ -110,6 +110,8 @@ class CudaStream(Stream):
 
     def recordFence(self, onReached: OnReached, word: FenceWord | None) -> bool:
         """The port's `recordFence`."""
+        # SYNC fence: pairs with Tickets._seen. The GPU writes the word after what the
+        # stream wrote.
         events = self._events
         with self._submission():
             # All steps that can fail come before the write of the word is in the
@@ -139,6 +141,8 @@ class CudaStream(Stream):
 
     def delay(self, ready: Ready, word: FenceWord | None) -> None:
         """The port's `delayStream`."""
+        # SYNC fence: pairs with Tickets.raiseFence. The GPU goes on once the word has
+        # reached the ticket.
         self.check()
         events = self._events
         with self._submission():
@@ -262,6 +266,8 @@ class CudaStream(Stream):
         return number
 
     def _await(self, number: int) -> None:
+        # SYNC semaphore: pairs with HostSemaphore.open. What the host did is visible to
+        # the stream that goes on.
         call(cu.cuStreamWaitValue64, self.handle, self._semaphore.deviceAddress, number, _REACHED)
 
     def _holdUntil(self, reached: list[Any], held: object) -> None:
