@@ -13,19 +13,17 @@ the number.
 from __future__ import annotations
 
 import os
-import struct
 from typing import NamedTuple
 
 from muninn.control import layout
 from muninn.control.block import ControlBlock
+from muninn.control.memberidentity import IDENTITY_BYTES, IDENTITY_OFFSET, MemberIdentity
 from muninn.control.transitions import requireMember
 from muninn.errors import DomainChanged, TableFull
 from muninn.system import atomics, clock, image
 from muninn.system.clock import monotonicMs
 from muninn.system.processes import ownPidNamespace, pidOf, processIsGone, programName, startTimeOf
 
-_IDENTITY = struct.Struct("<IIIQQQQ")
-_IDENTITY_OFFSET = layout.MEMBER_FLAGS_OFFSET
 _STATE_MASK, _GENERATION_SHIFT, _GENERATION_MASK = (
     layout.MEMBER_STATE.mask,
     layout.MEMBER_GENERATION.shift,
@@ -36,27 +34,6 @@ _FUTEX_OWNER_DIED = layout.ROBUST_OWNER_DIED.mask
 _PROGRAMS_SHOWN, _PIDS_SHOWN = 4, 6
 #: The bits of a generation that an owner lock has room for.
 OWNER_LOCK_GENERATION_MASK = layout.OWNER_GENERATION.top
-
-
-class MemberIdentity(NamedTuple):
-    """Who claimed a slot: enough to tell a process from any other that ever had its
-    pid.
-    """
-
-    flags: int
-    pid: int
-    uid: int
-    startTime: int
-    pidNamespace: int
-    nonce: int
-    joinedMs: int
-
-    @property
-    def process(self) -> tuple[int, int, int]:
-        """What tells the process from any other, whichever programs it runs, and
-        however many members it is.
-        """
-        return self.pid, self.startTime, self.pidNamespace
 
 
 class MemberKey(NamedTuple):
@@ -131,8 +108,8 @@ class MemberTable:
     def identity(self, slot: int) -> MemberIdentity:
         # SYNC enter: pairs with MemberTable.enter. A caller that has read LIVE, of the
         # same generation before and after, reads a whole identity.
-        start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + _IDENTITY_OFFSET
-        return MemberIdentity(*_IDENTITY.unpack(self._block.bytes[start : start + _IDENTITY.size]))
+        start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + IDENTITY_OFFSET
+        return MemberIdentity.unpacked(self._block.bytes[start : start + IDENTITY_BYTES])
 
     def program(self, slot: int) -> str:
         start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + layout.MEMBER_PROGRAM_OFFSET
@@ -365,7 +342,7 @@ class MemberTable:
             monotonicMs(),
         )
         start = layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES
-        block.put(start + _IDENTITY_OFFSET, _IDENTITY.pack(*identity))
+        block.put(start + IDENTITY_OFFSET, identity.packed())
         try:
             program = os.fsencode(programName())
         except UnicodeError:  # of characters that no file's name has here

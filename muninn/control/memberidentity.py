@@ -1,0 +1,44 @@
+"""The identity of a member, as its slot states it.
+
+The member writes it while its slot is CLAIMING, and nobody changes it until the slot is
+claimed anew: the CAS to LIVE publishes it.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from muninn.control import layout
+
+_IDENTITY = struct.Struct("<IIIQQQQ")
+IDENTITY_OFFSET, IDENTITY_BYTES = layout.MEMBER_FLAGS_OFFSET, _IDENTITY.size
+assert IDENTITY_OFFSET + IDENTITY_BYTES == layout.MEMBER_JOINED_MS_OFFSET + 8
+
+
+class MemberIdentity(NamedTuple):
+    """Who claimed a slot: enough to tell a process from any other that ever had its
+    pid.
+    """
+
+    flags: int
+    pid: int
+    uid: int
+    startTime: int
+    pidNamespace: int
+    nonce: int
+    joinedMs: int
+
+    @property
+    def process(self) -> tuple[int, int, int]:
+        """What tells the process from any other, whichever programs it runs, and
+        however many members it is.
+        """
+        return self.pid, self.startTime, self.pidNamespace
+
+    def packed(self) -> bytes:
+        return _IDENTITY.pack(*self)
+
+    @staticmethod
+    def unpacked(raw: bytes | memoryview) -> MemberIdentity:
+        return MemberIdentity(*_IDENTITY.unpack(raw))
