@@ -4,7 +4,13 @@
 
 import ast
 import json
+import os
 import sys
+
+import lockorder
+
+if lockorder.VARIABLE in os.environ:
+    lockorder.install(os.environ[lockorder.VARIABLE])  # before `muninn` is imported
 
 
 def evaluate(code: str, names: dict[str, object]) -> object:

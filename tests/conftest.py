@@ -7,17 +7,43 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 
+import lockorder
 import pytest
-from lab import Lab
 
-from muninn.session import membership
-from support import Actor
+_reports, os.environ[lockorder.VARIABLE] = tempfile.mkstemp(prefix="lockorder-")
+os.close(_reports)
+lockorder.install(os.environ[lockorder.VARIABLE])
+
+from lab import Lab  # noqa: E402  # Muninn's locks are created now
+
+from muninn.session import membership  # noqa: E402
+from support import Actor  # noqa: E402
 
 #: A process loads one driver, or none: these are run by themselves (`make test`, `make
 #: gpu`).
 collect_ignore = [] if os.environ.get("TEST_DRIVER") else ["cuda"]  # pylint: disable=invalid-name
+
+
+@pytest.fixture(autouse=True)
+def lockOrder() -> Iterator[None]:
+    """Fail a test in which a thread, here or in an actor, took locks out of order."""
+    yield
+    if os.path.getsize(lockorder.reportPath):
+        with open(lockorder.reportPath, "r+") as file:
+            findings = sorted(set(file))
+            file.truncate(0)
+        pytest.fail("".join(["locks out of order (docs/design/0016):\n", *findings]))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def lockReports() -> Iterator[None]:
+    """Remove the file of the checker at the end."""
+    yield
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(lockorder.reportPath)
 
 
 @pytest.fixture

@@ -64,8 +64,8 @@ class Tables:
             RowTable(block),
             NameIndex(block),
             LeaseTable(block, members, key),
-            _thread.RLock(),
-            Identity(members.identity(key.slot).nonce),
+            leaseLock=_thread.RLock(),
+            identity=Identity(members.identity(key.slot).nonce),
         )
 
     @property

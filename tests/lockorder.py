@@ -1,0 +1,166 @@
+"""The lock-order checker: which of Muninn's locks a thread may take while it has others.
+
+`ORDER` states the order of `docs/design/0016-lock-order.md` as data. `install`, called
+before `muninn` is imported, puts a factory in the place of `_thread.RLock`. A lock that
+a module of Muninn creates is then an `_Ordered` lock, named by the module and the
+attribute; any other lock stays as it is.
+
+When a thread enters an ordered lock, the checker compares the lock with those that the
+thread owns already. It appends a line to a file when `ORDER` does not have them in this
+sequence, or does not have the lock at all. A fixture of `conftest.py` reads the file
+after each test; the actors that a test starts write to the same file.
+
+The checker adds no bytecode between taking a lock and being inside its block. It runs
+in the getter of `__enter__`, before the lock is taken; the method that the getter
+returns is the one in C. A signal handler that raises in the getter finds nothing taken.
+Which locks the thread owns is asked of the locks themselves, so leaving a lock is not
+watched.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import re
+import sys
+from types import FrameType
+from typing import Any
+
+#: Tells the actors of a test where to report.
+VARIABLE = "TEST_LOCK_ORDER"
+
+#: Outermost first: a thread that owns a lock may take those that stand below it.
+ORDER = [
+    "session.leaving.changing",
+    "kernels.numbacuda._entering",
+    "interop.dlpack._taking",
+    "session.openbuffer.fencing",
+    "session.tables.leaseLock",
+    "session.gpus._lock",
+    "broker.broker._lock",
+    "session.reservation._changing",
+    "control.lockfile._reopening",
+    "session.mappings._mapping",
+    "storage.segments._protecting",
+    "wire.descriptorserver._using",
+    "devices.cuda.streamtable._making",
+    "devices.cuda.copies._making",
+    "devices.cuda.streams._submitting",
+    "devices.cuda.deferredfree._starting",
+    "devices.cuda.semaphores._changed",
+    "devices.worker._changed",
+    "devices.cuda.ipc._changing",
+    "devices.cuda.pinned._changing",
+    "devices.cuda.registration._changing",
+    "devices.cuda.gpu._retaining",
+    "session.releases._reclaiming",
+    "devices.host.memory._closing",
+    "devices.host.device._changing",
+]
+#: Replaced by tests of this module.
+ranks = {name: rank for rank, name in enumerate(ORDER)}  # pylint: disable=invalid-name
+reportPath = os.devnull  # pylint: disable=invalid-name
+
+_PREFIX = "muninn."
+#: They create locks for other modules, after which the locks are named.
+_CREATORS = {"muninn.system.forks", "muninn.system.green"}
+#: The line that creates a lock: an assignment, or a keyword of a call.
+CREATION = re.compile(r"(\w+)(?:: [^=]+)? ?= ?(?:_thread\.RLock|Guard|Condition)\(")
+_FRAMES = 12
+_Plain: Any = _thread.RLock
+_own: Any = _thread._local()
+_names: dict[tuple[str, int], str] = {}
+
+
+class _Ordered(_Plain):  # type: ignore[misc]
+    """A lock that is compared with the order when it is entered."""
+
+    __slots__ = ("name",)
+    name: str
+
+    @property
+    def __enter__(self) -> Any:
+        if not self._is_owned():
+            _compare(self.name, _follow(self))
+        return super().__enter__
+
+
+class _Tried(_Ordered):
+    """A lock that is also acquired without a wait, which needs no order; it counts as
+    owned then. The lock of a `Guard` is not such a one: a fork acquires it, and must
+    not run any Python code there.
+    """
+
+    __slots__ = ()
+
+    @property
+    def acquire(self) -> Any:
+        _follow(self)
+        return super().acquire
+
+
+class _Factory:
+    """What stands in the place of `_thread.RLock`."""
+
+    def __call__(self) -> Any:
+        frame, isOfGuard = sys._getframe(1), False
+        while (module := frame.f_globals["__name__"]) in _CREATORS:
+            isOfGuard = isOfGuard or module.endswith(".forks")
+            if frame.f_back is None:
+                return _Plain()
+            frame = frame.f_back
+        if not module.startswith(_PREFIX):
+            return _Plain()
+        lock = (_Ordered if isOfGuard else _Tried)()
+        attribute = _nameAt(frame.f_code.co_filename, frame.f_lineno)
+        lock.name = f"{module.removeprefix(_PREFIX)}.{attribute}"
+        return lock
+
+    def __mro_entries__(self, _: object) -> tuple[Any]:
+        return (_Plain,)  # of `cleanups.Cleanup`, which only its own thread enters
+
+
+def install(path: str) -> None:
+    """Check the locks that are created from now on, and report to the file `path`."""
+    global reportPath
+    reportPath = path
+    _thread.RLock = _Factory()  # type: ignore[misc, assignment]
+
+
+def _follow(lock: _Ordered) -> list[str]:
+    """The names of the other locks that the calling thread owns. `lock` is about to
+    follow them.
+    """
+    held = [each for each in getattr(_own, "stack", ()) if each is not lock and each._is_owned()]
+    _own.stack = [*held, lock]
+    return [each.name for each in held]
+
+
+def _compare(name: str, held: list[str]) -> None:
+    rank = ranks.get(name)
+    if rank is None:
+        _report(f"{name} is not in the order of locks")
+        return
+    for each in held:
+        if ranks.get(each, -1) >= rank:
+            _report(f"{name} is taken by a thread that has {each}")
+
+
+def _report(finding: str) -> None:
+    frame: FrameType | None = sys._getframe(3)
+    path: list[str] = []
+    while frame is not None and len(path) < _FRAMES:
+        path.append(f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}")
+        frame = frame.f_back
+    with contextlib.suppress(OSError), open(reportPath, "a") as file:
+        file.write(f"{finding}, at {' < '.join(path)}\n")
+
+
+def _nameAt(path: str, line: int) -> str:
+    """What the statement in that line assigns to."""
+    if (path, line) not in _names:
+        with open(path) as file:
+            found = CREATION.search(file.read().split("\n")[line - 1])
+        _names[path, line] = found[1] if found else f"line {line}"
+    return _names[path, line]
