@@ -20,7 +20,7 @@ from muninn.system import atomics, cgroups, hostmemory, threads
 from muninn.system.hostmemory import GroupLimit
 
 GIB = 1 << 30
-SHARING = "import muninn, numpy; muninn.share(numpy.arange(3)); print('shared')"
+SHARING = "import muninn, numpy; muninn.share(numpy.arange(3)); print("answered")"
 
 
 @pytest.mark.parametrize(

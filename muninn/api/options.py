@@ -28,7 +28,7 @@ _Class = TypeVar("_Class", bound=type)
 _PLACE = re.compile(r"^( *)\*\*options\n +\S.*\n", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class BufferOptions:
     """The options of a buffer that is to be made, as the caller wrote them;
     `api/specs.py` checks their values.

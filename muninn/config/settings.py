@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,38 +26,32 @@ FILE_VARIABLE = "MUNINN_CONFIG"
 _READABLE = f"Let {FILE_VARIABLE} name a TOML file that this process may read, or unset it"
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(NamedTuple):
     logLevel: str
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(NamedTuple):
     bigModeMaxBytes: int
     fastModeMaxBytes: int
     prefaultThreads: int
 
 
-@dataclass(frozen=True, slots=True)
-class Tenancy:
+class Tenancy(NamedTuple):
     defaultTenant: str
     defaultPinnedHostQuota: int
     defaultVramQuota: int
 
 
-@dataclass(frozen=True, slots=True)
-class Promotion:
+class Promotion(NamedTuple):
     defaultPolicy: str
 
 
-@dataclass(frozen=True, slots=True)
-class Security:
+class Security(NamedTuple):
     leaseTtlMs: int
     handleBytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
+class Control(NamedTuple):
     domain: str
     takeoverMs: int
     requestTimeoutMs: int
@@ -67,8 +60,7 @@ class Control:
     maxLeases: int
 
 
-@dataclass(frozen=True, slots=True)
-class Devices:
+class Devices(NamedTuple):
     device: str
     hostGpus: int
     hostGpuBytes: int
@@ -76,8 +68,7 @@ class Devices:
     ipcGraceMs: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """All settings, by table. The keys are explained in ``defaults.toml``; sizes are
     bytes here.
     """
@@ -249,9 +240,7 @@ def loadSettings(
                 f"{where}: {key}: {error.reason}",
                 "Give it a value, or unset it" if value == "" else None,
             ) from None
-    return Settings(
-        **{field.name: _TABLES[field.name](**values[field.name]) for field in fields(Settings)}
-    )
+    return Settings(**{table: _TABLES[table](**values[table]) for table in Settings._fields})
 
 
 @cache

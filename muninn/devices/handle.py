@@ -8,7 +8,6 @@ through shared memory and is hostile until `unpacked` has checked it.
 from __future__ import annotations
 
 import struct
-import uuid
 from typing import NamedTuple
 
 from muninn.errors import IpcHandleMismatch
@@ -104,6 +103,8 @@ def reasonIn(raw: bytes) -> str:
 
 def gpuText(gpuUuid: bytes) -> str:
     """A GPU's UUID as `nvidia-smi -L` writes it."""
+    import uuid  # `import muninn` does without it, and each process with a GPU has it
+
     return f"GPU-{uuid.UUID(bytes=gpuUuid)}"
 
 

@@ -19,7 +19,7 @@ from muninn.session.releases import Releases
 from muninn.session.tables import Tables
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Context:
     """That of one membership.
 

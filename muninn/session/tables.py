@@ -24,7 +24,7 @@ from muninn.storage.paths import Paths
 from muninn.system.forks import Identity
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False, weakref_slot=True)
 class Tables:
     """What one member has of its domain.
 
