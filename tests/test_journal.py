@@ -176,7 +176,8 @@ def test_aCopyThatDoesNotFitLeavesTheJournalAsItIs(
     written = Journal(paths, 9)
     written.append("live", row=1)
     written.beginCopy()
-    pwrite, copyFd = os.pwrite, written._copyFd
+    assert written._copy is not None
+    pwrite, copyFd = os.pwrite, written._copy.number
     with monkeypatch.context() as patch:
         patch.setattr(
             os,

@@ -9,8 +9,15 @@ from lab import Lab
 
 from muninn.control import layout, leases
 from muninn.errors import TableFull
+from muninn.session.leases import LeaseTable
 from muninn.system import atomics
 from muninn.system.clock import monotonicMs
+
+
+def _setReading(table: LeaseTable, index: int, isReading: bool) -> None:
+    """Say in a lease that this process reads, or no longer, as the C part does."""
+    reading = layout.LEASE_READING.mask
+    table._changeExpiry(index, layout.LEASE_EXPIRY.mask, reading if isReading else 0)
 
 
 def test_aHeldRowIsFoundByItsHolder(lab: Lab) -> None:
@@ -166,10 +173,10 @@ def test_readersAreThoseThatSaySo(lab: Lab) -> None:
         return leases.readersOf(lab.block, lab.members, row, incarnation)
 
     assert not isRead()
-    two.leases.setReading(held[two], True)
+    _setReading(two.leases, held[two], True)
     assert isRead() and not isRead(row=8) and not isRead(incarnation=4)
-    one.leases.setReading(held[one], True)
-    two.leases.setReading(held[two], False)
+    _setReading(one.leases, held[one], True)
+    _setReading(two.leases, held[two], False)
     assert isRead()
     one.leases.giveBack(held[one])
     assert not isRead(), "who holds nothing reads nothing"
@@ -184,9 +191,9 @@ def test_aReaderIsFoundAmongManyLeases(lab: Lab) -> None:
     """
     member = lab.member()
     held = [member.leases.take(7, 3, 60_000) for _ in range(40)]
-    member.leases.setReading(held[-1], True)
+    _setReading(member.leases, held[-1], True)
     assert leases.readersOf(lab.block, lab.members, 7, 3)
-    member.leases.setReading(held[-1], False)
+    _setReading(member.leases, held[-1], False)
     assert not leases.readersOf(lab.block, lab.members, 7, 3)
 
 
@@ -194,7 +201,7 @@ def test_readingAndTheExpiryLeaveEachOtherAlone(lab: Lab) -> None:
     member = lab.member()
     index = member.leases.take(7, 3, 1000)
     expiry = member.leases.expiryMs(index)
-    member.leases.setReading(index, True)
+    _setReading(member.leases, index, True)
     assert (
         member.leases.expiryMs(index) == expiry
         and leases.scanHolds(lab.block, lab.members, 7)[0].expiryMs == expiry
@@ -203,7 +210,7 @@ def test_readingAndTheExpiryLeaveEachOtherAlone(lab: Lab) -> None:
     assert renewed == member.leases.expiryMs(index) > expiry and leases.readersOf(
         lab.block, lab.members, 7, 3
     )
-    member.leases.setReading(index, False)
+    _setReading(member.leases, index, False)
     assert member.leases.expiryMs(index) == renewed and not leases.readersOf(
         lab.block, lab.members, 7, 3
     )
@@ -211,7 +218,7 @@ def test_readingAndTheExpiryLeaveEachOtherAlone(lab: Lab) -> None:
 
 def test_aDeadReaderIsNone(lab: Lab) -> None:
     dead = lab.member()
-    dead.leases.setReading(dead.leases.take(7, 3, 60_000), True)
+    _setReading(dead.leases, dead.leases.take(7, 3, 60_000), True)
     assert leases.readersOf(lab.block, lab.members, 7, 3)
     leases.clearDead(lab.block, lab.members, dead.key)
     assert not leases.readersOf(lab.block, lab.members, 7, 3)

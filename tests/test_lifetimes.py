@@ -26,7 +26,7 @@ def test_findsWhatASortedListFinds(operations: list[tuple[int, int | None]]) -> 
             lifetimes.put(row, deadlineMs)
             model[row] = deadlineMs
         expected = sorted((deadline, each) for each, deadline in model.items())
-        assert lifetimes.all() == expected and lifetimes.first() == (
+        assert lifetimes._deadlineOf == model and lifetimes.first() == (
             expected[0] if expected else None
         )
 

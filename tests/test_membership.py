@@ -419,7 +419,7 @@ def test_aLeaseThatIsGivenBackLateIsNotTheNextMembers(domain: str) -> None:
     Broken: the other's lease was cleared.
     """
     buffer = muninn.share(b"x", name="a")
-    table, index = membership.current().leaseTable, buffer._checked().memory.leaseIndex
+    table, index = membership.current().tables.leases, buffer._checked().memory.leaseIndex
     address = table.held(index, 0, 1)[0]
     word = atomics.loadAcquire64(address)
     atomics.exchangeSeqCst64(address, word ^ 1 << 28)  # as if it were one of the next generation

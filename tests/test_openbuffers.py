@@ -455,7 +455,7 @@ def test_theRowIsReadAgainAfterTheLease(
     the row had said was opened all the same.
     """
     other = actor("held = muninn.share(b'x', name='a')")
-    table = current().leaseTable
+    table = current().tables.leases
     take = table.take
 
     def late(row: int, incarnation: int, ttlMs: int) -> int:
@@ -676,7 +676,7 @@ def test_aLeaseThatCameTooLateDoesNotKeepTheRow(
     gives up. Broken: nobody came back to it.
     """
     other = actor("b = muninn.share(b'x', name='a')")
-    table = current().leaseTable
+    table = current().tables.leases
     take = table.take
 
     def late(row: int, incarnation: int, ttlMs: int) -> int:
@@ -720,7 +720,7 @@ def test_anEndThatWasInterruptedIsDoneAgain(
     """Broken: Ctrl-C in a close left the lease held for ever."""
     actor("held = muninn.share(np.zeros(10000), name='a')").do("1")
     buffer = muninn.open("a")
-    table = current().leaseTable
+    table = current().tables.leases
     release, calls = table.release, []
 
     def interrupted(index: int) -> None:

@@ -123,6 +123,21 @@ def test_whatMakeLintChecksACommitChecks() -> None:
     assert len(recipes) == 2 and {tool or script for tool, script in checks} == set(hooks)
 
 
+def test_eachAllowedNameIsNeeded() -> None:
+    """`ops/allowednames.py` names what vulture reports without it, and nothing else."""
+    vulture = pytest.importorskip(
+        "vulture", reason="vulture is not installed: it is in the extra `lint`"
+    )
+    allowed = ROOT / "ops" / "allowednames.py"
+    search = vulture.Vulture()
+    search.scavenge(
+        [str(ROOT / path) for path in ("muninn", "bench", "ops", "examples", "hatch_build.py")],
+        exclude=[str(allowed)],
+    )
+    named = re.findall(r"^_\.(\w+)$", allowed.read_text(), re.MULTILINE)
+    assert sorted(named) == sorted({each.name for each in search.get_unused_code()})
+
+
 def test_numpyIsHeldDownByWhatNeedsThatOnly() -> None:
     assert [each for each in PROJECT["dependencies"] if each.startswith("numpy")] == ["numpy>=2.1"]
     assert "numpy>=2.1,<2.5" in PROJECT["optional-dependencies"]["cuda"]

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import claiming
 import msgpack
 import pytest
-from lab import Lab, Member, describe, usage
+from lab import Lab, Member, describe, reclaim, usage
 
 import muninn
 from muninn.broker import deathwatch, maintenance
@@ -177,8 +177,8 @@ def test_whatADeadMemberHadIsTakenBack(served: tuple[Lab, Broker, Member]) -> No
         lab.block.rowAddress(held[0]) + layout.ROW_OWNER_LOCK_OFFSET, dead.key, lambda *_: False, 0
     )
     assert ticket is not None
-    broker._reclaimer.reclaim(dead.key)
-    broker._reclaimer.reclaim(dead.key)
+    reclaim(broker, dead.key)
+    reclaim(broker, dead.key)
     assert leases.countHolds(lab.block, lab.members, held[0]) == 0
     assert lab.rows.state(half[0]).state == layout.ROW_FREE
     assert (
@@ -393,21 +393,21 @@ def test_aRowOfAnEpochThatHasNotComeIsAnErrorAndNoDeposition(
 
 
 def test_whatTheDeadHeldLastGoesWithThem(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: `reclaim` cleared the leases, and left their rows to the next one who
+    """Broken: the reclaimer cleared the leases, and left their rows to the next one who
     would look.
     """
     lab, broker, own = served
     dead = lab.member()
     row, incarnation = lab.make(broker._directory, own, lifetime=describe().lifetime.LAST_CLOSE)
     dead.leases.take(row, incarnation, 1000)
-    broker._reclaimer.reclaim(dead.key)
+    reclaim(broker, dead.key)
     assert lab.rows.state(row).state == layout.ROW_FREE
 
 
 def test_theSlotsOfDeadClaimersAndOfTheMarkedDeadAreGivenBack(
     served: tuple[Lab, Broker, Member],
 ) -> None:
-    """Broken: `reclaim` without CLAIMING; `adopt` without those that an earlier broker
+    """Broken: the reclaimer without CLAIMING; `adopt` without those that an earlier broker
     had marked dead.
     """
     lab, broker, own = served
@@ -417,7 +417,7 @@ def test_theSlotsOfDeadClaimersAndOfTheMarkedDeadAreGivenBack(
     dead = broker._deathWatch.adopt(own.key)
     assert sorted(dead) == sorted([claimer, markedDead.key])
     for key in dead:
-        broker._reclaimer.reclaim(key)
+        reclaim(broker, key)
     assert lab.members.occupied() == [own.key.slot]
 
 
@@ -463,7 +463,7 @@ def test_whoWaitsForTheDeadIsWoken(
     successor = Background(lambda: claiming.acquire(address, waiter.key, isDead, 60))
     reading.asleep()
     successor.asleep()
-    broker._reclaimer.reclaim(dead.key)
+    reclaim(broker, dead.key)
     assert successor.ended() is False
     assert isinstance(reading.ended(), InterruptedError)
 
@@ -526,7 +526,7 @@ def test_aHelloOfTheDeadIsRefused(served: tuple[Lab, Broker, Member]) -> None:
     lab, broker, _ = served
     dead, pidfd = lab.member(), os.pidfd_open(os.getpid())
     hello = _hello(dead)
-    broker._reclaimer.reclaim(dead.key)
+    reclaim(broker, dead.key)
     answer = Peer(lab, broker).ask(hello, [pidfd])
     assert answer is not None and answer["error"] == 20
     os.close(pidfd)
@@ -689,7 +689,7 @@ def test_aLeaseOnARowThatTheTableDoesNotHaveIsClearedAndNoMore(
     dead.leases.take(1_000_000, 1, 1000)
     child = os.fork()
     if child == 0:
-        broker._reclaimer.reclaim(dead.key)
+        reclaim(broker, dead.key)
         os._exit(0 if lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE else 1)
     assert os.waitpid(child, 0)[1] == 0
 
@@ -794,7 +794,7 @@ def test_anOwnerLockOfTheDeadIsNobodysForEver(lab: Lab) -> None:
     address = lab.block.rowAddress(3) + layout.ROW_OWNER_LOCK_OFFSET
     claiming.acquire(address, dead.key, lambda *_: False, 0)
     dead.die()
-    broker._reclaimer.reclaim(dead.key)
+    reclaim(broker, dead.key)
     owner = ownerlock.ownerOf(atomics.loadAcquire32(address))
     assert owner is not None and owner[0] >= layout.MAX_MEMBERS_LIMIT
     following = lab.member()

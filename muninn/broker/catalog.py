@@ -129,10 +129,6 @@ class Catalog:
         """The lifetime has ended, and what follows from it was begun."""
         self._lifetimes.forget(row)
 
-    def deadlines(self) -> list[tuple[int, int]]:
-        """(monotonic ms, row) of the rows whose lifetime ends, soonest first."""
-        return self._lifetimes.all()
-
     def nextDeadline(self) -> tuple[int, int] | None:
-        """The first of them."""
+        """(monotonic ms, row) of the row whose lifetime ends first."""
         return self._lifetimes.first()

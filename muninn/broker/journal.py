@@ -172,10 +172,6 @@ class Journal:
 
     # --- the copy --------------------------------------------------------------------
 
-    @property
-    def _copyFd(self) -> int:
-        return -1 if self._copy is None else self._copy.number
-
     def isCopying(self) -> bool:
         return self._copy is not None
 

@@ -39,7 +39,3 @@ class Lifetimes:
         while self._heap and self._deadlineOf.get(self._heap[0][1]) != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0] if self._heap else None
-
-    def all(self) -> list[tuple[int, int]]:
-        """All of them, soonest first."""
-        return sorted((deadlineMs, row) for row, deadlineMs in self._deadlineOf.items())

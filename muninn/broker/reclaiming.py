@@ -54,17 +54,10 @@ class Reclaimer:
         self._forget = forget
         self._underWay: dict[MemberKey, Iterator[int]] = {}
 
-    def reclaim(self, key: MemberKey) -> None:
-        """Take back everything of a member that is confirmed dead. Idempotent, and
-        harmless when somebody else has done it.
-        """
-        self.begin(key)
-        while key in self._underWay:
-            self._goOn(key)
-
     def begin(self, key: MemberKey) -> None:
-        """The same, a slice now and the others by `reclaimOn`: a broker serves and
-        beats in between.
+        """Take back everything of a member that is confirmed dead: a slice now, and the
+        others by `reclaimOn`, so that a broker serves and beats in between. Idempotent,
+        and harmless when another broker has done it.
         """
         self._forget(key)
         if key not in self._underWay:

@@ -205,14 +205,6 @@ class LeaseTable:
         self._changeExpiry(index, _READING, expiryMs)
         return expiryMs
 
-    def setReading(self, index: int, isReading: bool) -> None:
-        """Say whether this process is inside a read access. The caller looks at the
-        owner lock *afterwards*.
-        """
-        # SYNC reading: pairs with readersOf in a writer that has the owner lock.
-        # Reading first and claim second here, the other way round there.
-        self._changeExpiry(index, _EXPIRY_MASK, _READING if isReading else 0)
-
     def _changeExpiry(self, index: int, kept: int, changed: int) -> None:
         address = self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET
         # Bounded: only threads of this process change it. SYNC expiry: pairs with

@@ -29,7 +29,6 @@ from muninn.session.departure import Departure
 from muninn.session.entry import enter
 from muninn.session.gpus import Gpus
 from muninn.session.handover import Allocation
-from muninn.session.leases import LeaseTable
 from muninn.session.leaving import Leaving
 from muninn.session.lending import Lent
 from muninn.session.openbuffers import OpenBuffers
@@ -175,10 +174,6 @@ class Membership:
     @property
     def index(self) -> NameIndex:
         return self.tables.index
-
-    @property
-    def leaseTable(self) -> LeaseTable:
-        return self.tables.leases
 
     @property
     def leaseLock(self) -> _thread.RLock:

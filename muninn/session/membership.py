@@ -120,11 +120,6 @@ def isJoined() -> bool:
     return _current is not None and not _current.isStale()
 
 
-def isForeign(membership: Membership) -> bool:
-    """Whether `membership` is not the one of this process now."""
-    return membership is not _current or membership.isStale()
-
-
 def _leaveAtExit() -> None:
     Standing.isExiting = True
     if _current is not None and not _current.isStale():

@@ -26,14 +26,10 @@ _CHECK_NS = 50_000_000
 #: How long a free claim is left to its successor, as in `cshim/owners.h`.
 _SUCCESSOR_NS = 5_000_000
 
-KIND_LOCK, KIND_HOST, KIND_STREAM = 0, 1, 2
-REFUSED_WRITING, REFUSED_READING, REFUSED_NOT_HELD, REFUSED_OTHER_THREAD, REFUSED_VOID = (
-    1,
-    2,
-    3,
-    4,
-    5,
-)
+#: What an access is, and why one is refused, as `cshim/owners.h` numbers both; it has
+#: more of each, which only the C part tells apart.
+KIND_HOST, KIND_STREAM = 1, 2
+REFUSED_WRITING, REFUSED_OTHER_THREAD, REFUSED_VOID = 1, 4, 5
 
 
 def callsOf(kind: type[atomics.AccessScope]) -> int:

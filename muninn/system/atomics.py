@@ -191,7 +191,6 @@ ownerBind = _bound(
     _quick, "mnnOwnerBind", None, _ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _U32, _U32
 )
 ownerWrites = _bound(_quick, "mnnOwnerWrites", _I32, _ADDRESS, _U64)
-ownerReads = _bound(_quick, "mnnOwnerReads", _I32, _ADDRESS, _U64)
 ownerIsBusy = _bound(_quick, "mnnOwnerIsBusy", _I32, _ADDRESS, _U64)
 lockAcquire = _method("mnnLockAcquire", ctypes.py_object, "timeout")
 lockRelease = _method("mnnLockRelease", ctypes.py_object, isPublic=True)

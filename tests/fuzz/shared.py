@@ -19,7 +19,7 @@ from typing import Any
 
 import msgpack
 from conftest import removeDomain
-from lab import LIMITS, Lab, Member, usage
+from lab import LIMITS, Lab, Member, reclaim, usage
 from stateful.puppets import Zygote
 
 from fuzz.parsers import MessageTarget
@@ -233,7 +233,7 @@ class BlockTarget(_PatchTarget):
                 with contextlib.suppress(*self.allowed):
                     broker.execute(message, [])
                 broker.step(0)
-            broker._reclaimer.reclaim(self._other.key)
+            reclaim(broker, self._other.key)
             for _ in range(8):
                 broker.step(0)
         finally:

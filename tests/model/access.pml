@@ -266,7 +266,7 @@ proctype Fate() {
 			fi;
 			kernel[p] = NONE; ticket[p] = NONE; delayed[p] = false
 		};
-		/* Reclaimer.reclaim: its leases are cleared */
+		/* Reclaimer.begin: its leases are cleared */
 #ifndef NO_CLEARING
 		reading[p] = false;
 #endif

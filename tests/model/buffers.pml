@@ -319,7 +319,7 @@ inline settle() {
 	held = false
 }
 
-/* Reclaimer.reclaim; `d` is confirmed dead */
+/* Reclaimer.begin; `d` is confirmed dead */
 inline reclaim() {
 	d_step { dg = gen[d] };
 	if /* condemn */

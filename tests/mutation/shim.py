@@ -199,6 +199,13 @@ MUTANTS = [
     ),
     Mutant(
         _OWNERS,
+        "\t\t__atomic_fetch_and(owner->leaseExpiry, ~reading, __ATOMIC_SEQ_CST);\n",
+        "\t\t__atomic_fetch_and(owner->leaseExpiry, 0, __ATOMIC_SEQ_CST);\n",
+        "reading keeps the expiry",
+        _SANITIZED,
+    ),
+    Mutant(
+        _OWNERS,
         "\t\tsayReading(owner, true);\n\t\tchangeReaders(owner);\n",
         "\t\tsayReading(owner, true);\n",
         "a writer knows that somebody reads",

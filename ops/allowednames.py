@@ -1,0 +1,97 @@
+"""The names that vulture finds no user of, and that are used all the same: each group
+with the reason. `make lint` reads this page as code that uses them; nothing runs it.
+
+A name that is used again, or is gone, leaves the list
+(`tests/test_packaging.py::test_eachAllowedNameIsNeeded`).
+"""
+
+# What users call, or catch: the roadmap's API and its table of errors.
+_.waitNextAsync
+_.PromotionDenied
+_.NvmeSpillUnavailable
+_.READ_MOSTLY
+
+# The last argument of `__exit__`, which the language passes.
+_.trace
+
+# The commands of the inspector, which `muninn/cli/main.py` names as `module:function`.
+_.runAlloc
+_.runOpen
+_.runClose
+_.runFree
+_.runEvict
+_.runDrain
+_.runKeep
+_.runLoad
+_.runDoctor
+_.runList
+_.runDescribe
+_.runLater
+
+# The parts that bench starts in processes of their own, by name.
+_.echoOurs
+_.echoPyshmem
+_.streamShared
+_.streamPrivate
+_.openTimes
+_.shareTimes
+_.awaitName
+_.shareVram
+_.openVram
+_.openBig
+_.openTorch
+_.answerTickets
+_.answerEvents
+
+# The kernels and their CPU references, which `kernels/launch.py` takes by name; `ptxOf`
+# is for the tests that look at what is compiled.
+_.readSum
+_.copyElements
+_.scaleAdd
+_.fillPattern
+_.countMismatches
+_.markDirty
+_.sliceDigests
+_.ptxOf
+
+# Methods and fields of an access or a lock that the C part calls, reads or sets.
+_._linger
+_._awaitOthers
+_._isTimed
+_._kind
+_._shownIn
+_.identName
+_.plainIdent
+_.__del__
+
+# A word of a row that only the C part uses; the header is generated from the layout.
+_.ROW_SUCCESSOR_OFFSET
+
+# A reference that keeps memory mapped as long as the object that has it lives.
+_._memory
+
+# Part of the contract of the device port, which the conformance suite holds.
+_.anchor
+
+# A setting that `defaults.toml` and the roadmap have, and that has one legal value.
+_.handleBytes
+
+# What says why a transition of a row is legal; the tests and the documents read it.
+_.by
+_.when
+
+# The writer's half of the seqlock, which the C part does inside an access. The tests
+# write with it as a process without an owner, and the fail points are named after it.
+_.publish
+
+# What the test rigs count the leases of one member with.
+_.holdsOf
+
+# Fields of structures that belong to others: the CUDA driver, a notebook.
+_.requestedHandleTypes
+_.language_info
+
+# The build back-end finds its hooks by these names.
+_.CustomMetadataHook
+_.CustomBuildHook
+_.initialize
