@@ -185,10 +185,10 @@ def test_theNextTermComesAfterAllThatTheJournalsRemember(domain: str, actor: Sta
     assert current().election.epoch() > last
 
 
-def _lose(domain: str, *paths: str) -> None:
+def _lose(domain: str, *names: str) -> None:
     paths = Paths(os.getuid(), domain)
-    for path in paths or ("blockPath", "linkPath"):
-        os.unlink(getattr(paths, path))
+    for name in names or ("blockPath", "linkPath"):
+        os.unlink(getattr(paths, name))
 
 
 def test_whoComesAfterTheBlockWasLostAdoptsFirst(domain: str, actor: Start) -> None:

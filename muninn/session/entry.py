@@ -91,7 +91,7 @@ def enter(
             key = _claim(members, preferred, deadline)
             attempt.callback(lockFile.unlockSlot, key.slot)
             attempt.callback(members.release, key, layout.MEMBER_CLAIMING)
-            # SYNC retire: pairs with retire and with Withdrawal. The slot is written
+            # SYNC retire: pairs with retire, and with Withdrawal. The slot is written
             # before the version is read here; the other way round there.
             if not block.isRetired() and block.hasName():
                 undo.push(attempt.pop_all())
