@@ -214,7 +214,7 @@ def guesses(driver: str) -> Line:
     a GPU's (tests/standin/README.md).
     """
     recorded = ("--record", str(OUT / "answers.json"), "--beside", "tests/standin/seen.json")
-    ran = run("guesses", "-W", "ignore", "tests/standin/settle", *recorded, TEST_DRIVER=driver)
+    ran = run("guesses", "-W", "ignore", "tests/standin/guesses", *recorded, TEST_DRIVER=driver)
     last = (
         ran.stdout.strip().splitlines()
         or [f"exit status {ran.returncode}: see build/gpu/guesses.txt"]

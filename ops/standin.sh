@@ -3,7 +3,7 @@
 set -u
 here=$(cd "$(dirname "$0")/.." && pwd)
 domain=${STANDIN_DOMAIN:-run-$$}
-LD_LIBRARY_PATH="$here/build/standin" STANDIN_TWINS="$here/build/standin/references.so" STANDIN_DOMAIN="$domain" \
+LD_LIBRARY_PATH="$here/build/standin" STANDIN_REFERENCES="$here/build/standin/references.so" STANDIN_DOMAIN="$domain" \
     STANDIN_DEVICES="${STANDIN_DEVICES:-2}" TEST_DRIVER=standin "$@"
 status=$?
 rm -f "/dev/shm/standin-$(id -u)-$domain"

@@ -1,5 +1,5 @@
-"""A process that does what a test tells it: one line of JSON in, one line out. Run by
-`support.Actor`, never imported.
+"""An actor: a process that executes the commands of a test, one line of JSON in, one
+line out. `support.Actor` runs it; no module imports it.
 """
 
 import ast

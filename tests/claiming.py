@@ -1,5 +1,5 @@
-"""The owner lock of a member that a test plays: the word alone, without what a process
-remembers of it and without an order of waiters.
+"""The owner lock of a member that a test plays: only the shared word, without the
+record of the process and without the order of the waiters.
 """
 
 from __future__ import annotations

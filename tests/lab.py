@@ -86,7 +86,9 @@ class Lab:
         return Member(self.block)
 
     def directory(self, epoch: int, fence: bool = True) -> Directory:
-        """The directory of the broker of `epoch`, in office from now on if `fence`."""
+        """The directory of the broker of `epoch`; with `fence`, it stamps the rows
+        first.
+        """
         journal = Journal(self.paths, epoch)
         self._closers.append(journal)
         made = Directory(
@@ -109,7 +111,7 @@ class Lab:
         return made
 
     def settled(self, broker: Broker) -> Broker:
-        """The broker, once it has done what it does on the side at the beginning of its
+        """The broker, after it has done the maintenance that begins its
         term.
         """
         for _ in range(50):

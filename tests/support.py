@@ -1,6 +1,4 @@
-"""What multi-process tests share: actors, a domain of one's own, and waiting with a
-bound.
-"""
+"""Helpers of multi-process tests: actors, a domain per test, and waits with a bound."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Turns: who is inside keeps others out, and what was given to a stream is waited for,
-whoever reads or writes next.
+"""Accesses: a thread inside an access keeps others out, and the next reader or writer
+waits for the work that the stream was given.
 """
 
 from __future__ import annotations
@@ -249,8 +249,8 @@ def test_whatAFailedAccessGaveItsStreamIsWaitedFor(
 
 
 def test_whatADeadWriterToreIsMendedByTheNextOne(domain: str, actor: Start) -> None:
-    """Broken: a CPU's turn has no ticket, and readers went on being told of the dead
-    writer for ever.
+    """Broken: a write access of the host has no ticket, and readers went on being told
+    of the dead writer for ever.
     """
     buffer, writer = muninn.share(np.zeros(BYTES, np.uint8), "a", mode="bigMode"), actor(OTHER)
     writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
@@ -448,7 +448,7 @@ def test_oneThreadBeginsAnAccessAndAnotherEndsIt(buffer: muninn.MuninnBuffer, ac
 
 
 @pytest.mark.parametrize("kind", ["write", "read"])
-def test_anAccessesLimitIsForAllThatItWaitsFor(
+def test_theLimitOfAnAccessIsForAllThatItWaitsFor(
     buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Broken: each of the things that an access waits for was given all of the time."""
@@ -468,7 +468,7 @@ def test_anAccessesLimitIsForAllThatItWaitsFor(
     assert asked[0] is None and asked[1] is not None and asked[1] <= 59.95
 
 
-def test_anAccessThatEndsAsTheNextBeginsIsNotTheNextOnes(
+def test_anAccessThatEndsAsTheNextBeginsIsNotTakenForTheNext(
     buffer: muninn.MuninnBuffer, actor: Start
 ) -> None:
     """Broken: a thread was taken to be inside already by an access that another thread

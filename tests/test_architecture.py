@@ -1,5 +1,5 @@
-"""The walls of the house: imports point inward, nothing heavy is loaded, modules keep
-their size.
+"""The architecture: imports point inward, `import muninn` loads nothing heavy, modules
+keep their size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`system/aside.py`: what signals do not reach, and waiting for it."""
+"""`system/aside.py`: work that signals do not interrupt, and waits for it."""
 
 from __future__ import annotations
 

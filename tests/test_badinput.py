@@ -1,5 +1,5 @@
-"""Bad input: a typed error with code, reason and fix, nothing leaked, and everybody
-else unharmed.
+"""Bad input: a typed error with code, reason and fix; nothing leaks, and no other
+process is harmed.
 """
 
 from __future__ import annotations

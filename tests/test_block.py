@@ -1,5 +1,5 @@
-"""The control block: whole and of this version, or a typed error; made once, whoever
-comes at the same time.
+"""The control block: whole and of this version, or a typed error; created once, even if
+several processes come at the same time.
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ def test_aFailedCreationLeavesWhatWasThere(lab: Lab) -> None:
 def test_aFailedCreationTakesWithItWhatItMade(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """On a full `/dev/shm`. Broken: each attempt left a draft and a journal, in the
-    room that the next one needed.
+    """On a full `/dev/shm`. Broken: each attempt left an unpublished block and a
+    journal, in the space that the next attempt needed.
     """
     Journal(lab.paths, 1).close()
     made: list[Paths] = []
@@ -190,9 +190,11 @@ def test_aFailedCreationTakesWithItWhatItMade(
 
 
 @pytest.mark.parametrize("hasEnded", [False, True])
-def test_whoHasLostCreateGivesNothingTheDomainsName(lab: Lab, actor: Start, hasEnded: bool) -> None:
-    """A read of the lock file drops it. Broken: the draft of whoever was let in, half
-    filled, got the name.
+def test_aCreatorThatLostCreateGivesNothingTheDomainsName(
+    lab: Lab, actor: Start, hasEnded: bool
+) -> None:
+    """A read of the lock file drops the lock. Broken: the block of the next creator,
+    half filled, got the name.
     """
     other = actor(
         "from muninn.control.block import create\nfrom muninn.control.lockfile import LockFile\nfrom muninn.storage.paths import Paths\n"

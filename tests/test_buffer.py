@@ -1,4 +1,6 @@
-"""A buffer object: publishing and reading, fences, leases, and what others take it for."""
+"""A buffer object: publications and reads, fences, leases, and its use by other
+libraries.
+"""
 
 from __future__ import annotations
 
@@ -92,8 +94,8 @@ def test_aDeadWriterIsSeenAndRepaired(domain: str, actor: Start) -> None:
 def test_aWriterThatPublishesWithoutAPauseIsNotCalledDead(
     domain: str, monkeypatch: pytest.MonkeyPatch, takes: bool
 ) -> None:
-    """Broken: between its turns the owner lock is free, and the next turn's odd word
-    was taken for that of the one before.
+    """Broken: between two accesses the owner lock is free, and the odd word of the next
+    one was taken for that of the one before.
     """
     mine = muninn.share(np.zeros(2))
     generation = mine._checked().generation
@@ -111,7 +113,7 @@ def test_aWriterThatPublishesWithoutAPauseIsNotCalledDead(
 def test_whatWasPublishedBeforeAWriterDiedIsTold(
     domain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: one that published, and gave up its next turn before the waiter looked,
+    """Broken: one that published, and gave up its next access before the waiter looked,
     was said to have died before it published.
     """
     mine = muninn.share(np.zeros(2))
@@ -487,8 +489,8 @@ def test_showsItselfInNotebooks(domain: str) -> None:
 
 
 def test_aForkedChildDoesNotEndItsParentsAccess(domain: str) -> None:
-    """Broken: the child published what its parent was half through, and gave the
-    parent's claim away.
+    """Broken: the child published the half of its parent's write, and released the
+    parent's owner lock.
     """
     buffer = muninn.share(np.zeros(4), name="a")
     with buffer.write() as view:

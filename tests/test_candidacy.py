@@ -1,4 +1,6 @@
-"""Who serves: one that can, and when nobody can, everybody is told why."""
+"""Candidacy: a member that can serve becomes the broker; if none can, every member is
+told why.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`system/cgroups.py`: what a container, a batch system or systemd allows."""
+"""`system/cgroups.py`: the limits of a container, a batch system or systemd."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`system/cleanups.py`: the end of a block is noticed, whatever ends it and whoever
-keeps its frames.
+"""`system/cleanups.py`: the cleanup of a block runs however the block ends, even if the
+program keeps its frames.
 """
 
 from __future__ import annotations

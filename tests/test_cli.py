@@ -1,6 +1,4 @@
-"""`python -m muninn`, as people and programs use it: what it prints, where, and with
-which exit status.
-"""
+"""`python -m muninn`, as people and programs use it: its output, and its exit status."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The client: it asks whoever is broker now, says hello first, and takes no answer for
-that to another question.
+"""The client: it asks the current broker, says hello first, and never takes the answer
+to another request for its own.
 """
 
 from __future__ import annotations

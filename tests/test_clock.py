@@ -1,5 +1,5 @@
-"""The clock: a program may stop, move and replace Python's time, and neither it nor the
-others notice anything.
+"""The clock: a program may stop, move and replace Python's time, without an effect on
+itself or on others.
 """
 
 from __future__ import annotations
@@ -257,7 +257,8 @@ def test_aBrokerOfAnotherTimeNamespaceEndsLifetimesWhenTheyAreOver(
         "the moment is over",
     )
     assert other.do("b.array.tolist()") == [0, 1, 2]
-    broker.kill()  # and its death is proven across the namespaces, the other one elected
+    # Its death is confirmed across the namespaces, and the other member is elected.
+    broker.kill()
     assert other.do("muninn.share(np.arange(2), name='next').array.tolist()") == [0, 1]
     eventually(
         lambda: len(other.do("muninn.domainInfo()['members']")) == 1,

@@ -1,4 +1,6 @@
-"""Settings: where they come from, in which order, and what is refused with its place."""
+"""Settings: their sources and the order of these; a refused value is reported with its
+place.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Creating a buffer: nobody sees it before it is whole, one of many creates it, and one
-that fails leaves nothing.
+"""Creating a buffer: no process sees it before it is whole, one of many creates it, and
+a creation that fails leaves nothing.
 """
 
 from __future__ import annotations

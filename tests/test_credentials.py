@@ -1,5 +1,5 @@
-"""A process that changes its uid in place: each call works or says so, the office goes
-to another, and the end is quiet.
+"""A process that changes its uid in place: each call works or raises a typed error,
+another member becomes the broker, and the process ends without a message.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def test_whoeverChangesItsUidJoinsTheDomainOfTheNewOne(
     assert changing.leave() == 0
 
 
-def test_aBrokerOfAnotherUidHandsItsOfficeOnBeforeItIsAsked(actor: Start) -> None:
+def test_aBrokerOfAnotherUidHandsOverBeforeItIsAsked(actor: Start) -> None:
     """And a uid that comes back finds its buffers as they were."""
     changing = actor("held = muninn.share(np.arange(3), name='a')")
     other = actor().join()

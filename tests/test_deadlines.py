@@ -1,5 +1,5 @@
-"""Deadlines: any timeout that a user can think of is waited for, or refused at once by
-a name that says where.
+"""Deadlines: a wait accepts any timeout that a user can think of, or refuses it at once
+and names the argument.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Descriptors: none of ours is a standard stream, and none is used or closed once its
-number is somebody else's.
+"""Descriptors: none of Muninn's is a standard stream, and none is used or closed when
+its number leads to another file.
 """
 
 from __future__ import annotations

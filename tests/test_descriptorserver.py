@@ -1,5 +1,5 @@
-"""The descriptor server: the descriptor store's descriptors without the broker's
-interpreter, and the broker asked wherever it says nothing.
+"""The descriptor server: it gives out the descriptors of the descriptor store without
+the broker's interpreter, and a client asks the broker if it gets none.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The descriptor store: one descriptor for each piece of memory, and none that is
-forgotten.
+"""The descriptor store: it has one descriptor for each piece of memory, and closes
+each.
 """
 
 from __future__ import annotations

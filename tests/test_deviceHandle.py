@@ -1,5 +1,5 @@
-"""The handle of device memory: what is not one, or not ours, is refused before any
-driver sees it.
+"""The handle of device memory: a forged or foreign handle is refused before a driver
+sees it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The directory: what a row may become, and what is left of it afterwards: nothing."""
+"""The directory: the transitions of a row, and that nothing is left of it at the end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def test_aNameIsGrantedToOneMember(lab: Lab) -> None:
 
 
 def test_theNameOfADeadCreatorIsGrantedAtOnce(lab: Lab) -> None:
-    """Its death was noticed and not proven: the memory waits, the name need not."""
+    """The creator is suspected, not confirmed dead: the memory waits, the name need
+    not.
+    """
     directory, dead, other = lab.directory(1), lab.member(), lab.member()
     old = directory.grant(dead.key, usage(), 0)
     dead.die()

@@ -1,5 +1,5 @@
-"""Memory that is lent by DLPack comes back exactly once, whoever gives it back and
-when; what others lend is checked before it is used.
+"""Memory that is lent by DLPack comes back exactly once, in every order of releases;
+memory that others lend is checked before it is used.
 """
 
 from __future__ import annotations

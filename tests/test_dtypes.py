@@ -1,5 +1,5 @@
-"""Whatever a fixed-size array is, it arrives in another process as it was; what can not
-live in shared memory is refused by name.
+"""A fixed-size array of any dtype arrives in another process unchanged; a dtype that
+can not live in shared memory is refused by name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The fail points: they are found, they cost nothing, and a sample of what `make
+"""The fail points: they are found, they cost nothing, and a sample of those that `make
 failpoints` performs ends well.
 """
 

@@ -1,5 +1,5 @@
-"""Fences between processes: a ticket is done when its stream gets there, and a promise
-whose maker died is an error, never a hang.
+"""Fences between processes: a ticket is completed when its stream gets there; the
+ticket of a process that died is an error, never a hang.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere(
     giveUp(f"/dev/shm/{stem}")
 
 
-# --- who settles on which -----------------------------------------------------------
+# --- the choice of a directory ------------------------------------------------------
 
 
 def asStranger(call: Callable[[], object]) -> Callable[[], object]:
@@ -143,7 +143,7 @@ def strange(domain: str) -> Iterator[Paths]:
 
 
 @needsRoot
-def test_processesThatComeTogetherSettleOnOneDirectory(strange: Paths) -> None:
+def test_processesThatStartAtOnceAgreeOnOneDirectory(strange: Paths) -> None:
     """Broken: a process that met the stranger's name, and one that met it free, began a
     domain each.
     """
@@ -214,7 +214,7 @@ def test_aDirectoryInWhichOthersCouldWriteIsNotBelieved(domain: str) -> None:
         LockFile(paths)
 
 
-def test_whoSettlesWaitsForTheOtherAndNotForEver(
+def test_aProcessThatChoosesADirectoryWaitsForTheOtherAndNotForEver(
     domain: str, stem: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process was stopped, or died, while it chose the directory."""

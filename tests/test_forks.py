@@ -1,4 +1,4 @@
-"""`system/forks.py`: what a fork cuts in half and what not."""
+"""`system/forks.py`: a fork waits for the steps that it must not cut in half."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of arrays: read whole, or refused with what is wrong."""
+"""Files of arrays: read whole, or refused with the reason."""
 
 from __future__ import annotations
 

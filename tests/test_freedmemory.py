@@ -1,4 +1,4 @@
-"""`api/freedmemory.py`: freed memory that somebody still maps has holders, too."""
+"""`api/freedmemory.py`: freed memory that a process still maps has holders, too."""
 
 from __future__ import annotations
 

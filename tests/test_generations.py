@@ -1,4 +1,4 @@
-"""Generations: odd while somebody writes, up by two with each publication, and read
+"""Generations: odd while a process writes, up by two with each publication, and read
 whole or not at all.
 """
 
@@ -208,7 +208,7 @@ def test_whatStreamsStillWriteOfAGenerationIsWaitedFor(row: int) -> None:
     assert len(fences.waits) == 2 and all(0 < seconds <= 5 for seconds in fences.waits)
 
 
-def test_aGenerationThatCameMeanwhileIsSettledToo(
+def test_theKernelsOfANewerGenerationAreWaitedForToo(
     row: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its kernels were announced between the look at the fences and the copy."""
@@ -260,7 +260,7 @@ def test_aReaderThatCanTakeAnAccessIsPatientForAWhileOnly(
     generation.begin()
 
     def sleep(word: int, value: int, nanoseconds: int) -> None:
-        """Whoever looks again finds the next turn begun already."""
+        """At the next look, the next access has begun already."""
         nonlocal now
         now += max(nanoseconds / 1e9, 0.001) if scopes == "long" else 0.0001
         if scopes == "short":

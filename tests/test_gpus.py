@@ -1,5 +1,5 @@
-"""fastMode on emulated GPUs: VRAM between processes, that nobody's death takes from the
-others, with an end to it.
+"""fastMode on emulated GPUs: processes share VRAM of limited size, and the death of one
+takes it from no other.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Green threads: the thread that serves is a real one, and who waits lets the others
-run.
+"""Green threads: the background thread is a real one, and a wait of one green thread
+lets the others run.
 """
 
 from __future__ import annotations

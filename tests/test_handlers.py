@@ -1,4 +1,4 @@
-"""`broker/handlers/`: one handler for each operation that a member may ask for."""
+"""`broker/handlers/`: one handler for each operation that a member may request."""
 
 from __future__ import annotations
 

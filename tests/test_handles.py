@@ -1,6 +1,4 @@
-"""Handles: 64 bytes that say what they say only in the domain that issued them, and
-unaltered.
-"""
+"""Handles: 64 bytes that are valid only in the domain that issued them, and unaltered."""
 
 from __future__ import annotations
 

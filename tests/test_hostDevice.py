@@ -1,5 +1,5 @@
-"""What the host back-end promises beyond the port: sealed memfds, typed exhaustion,
-accounting, threads, forks, and how it is chosen.
+"""The promises of the host back-end beyond the port: sealed memfds, typed exhaustion,
+accounting, threads, forks, and the choice of the back-end.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Surroundings that are broken or hostile: a full `/dev/shm`, no descriptors, bytes
-from strangers. Each a typed error, and everybody else unharmed.
+"""Broken or hostile surroundings: a full `/dev/shm`, no descriptors, bytes from
+strangers. Each is a typed error, and no other process is harmed.
 """
 
 from __future__ import annotations
@@ -494,7 +494,7 @@ def test_withoutDescriptorsItIsAnErrorAndThenItWorks(
     eventually(lambda: len(leftovers(domain)) == 1, "no segment is left")
 
 
-def test_aBrokerWithoutDescriptorsGivesItsOfficeUp(domain: str, actor: Start) -> None:
+def test_aBrokerWithoutDescriptorsGivesItsTermUp(domain: str, actor: Start) -> None:
     broker = actor(_WITHOUT + "kept = muninn.share(np.arange(8), name='kept')")
     assert muninn.domainInfo()["brokerPid"] == broker.pid
     muninn.share(b"x", name="mine")

@@ -1,5 +1,5 @@
-"""`control/image.py`, and what follows: an exec ends the member that the process was,
-and nothing else does as it pleases.
+"""`control/image.py`: an exec ends the member that the process was, and a new program
+under the same pid is not taken for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`broker/inbox.py`: what the broker's own process asks of the thread that serves."""
+"""`broker/inbox.py`: requests of the broker's own process to its background thread."""
 
 from __future__ import annotations
 

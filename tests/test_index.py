@@ -1,5 +1,5 @@
-"""The name index: against a dictionary it may know too much, never too little while it
-has room.
+"""The name index, against a dictionary: it may have too many entries, and never too few
+while it has room.
 """
 
 from __future__ import annotations

@@ -104,8 +104,8 @@ def test_i1QuotaUseIsTheSumOverTheRows(lab: Lab) -> None:
 
 
 def test_i2AFreeNeverReclaimsWhatAnOpenerHolds(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An opener takes its lease at each point of a free. Broken: `settle` counted the
-    leases before `PROBING`, and used that count.
+    """An opener takes its lease at each point of a free. Broken: `tryReclaim` counted
+    the leases before `PROBING`, and used that count.
     """
     for point in range(6):
         directory, creator, opener = lab.directory(10 + point), lab.member(), lab.member()
@@ -164,8 +164,8 @@ def test_i2AFreeNeverReclaimsWhatAnOpenerHolds(lab: Lab, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("state", [layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD])
 @pytest.mark.parametrize("held", [False, True])
 def test_i2AnyoneMayFinishOrAbortAHalfDoneFree(lab: Lab, state: int, held: bool) -> None:
-    """Broken: `_finishRows` left DYING rows to their broker; `settle` reclaimed a held
-    PROBING row.
+    """Broken: `_finishRows` left DYING rows to their broker; `tryReclaim` reclaimed a
+    held PROBING row.
     """
     directory, member = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, member)
@@ -199,9 +199,7 @@ def test_i2AStaleExpectationDoesNotChangeTheRow(lab: Lab) -> None:
 
 @pytest.fixture
 def deposed(lab: Lab) -> Iterator[tuple[Lab, Directory, Member, dict[str, tuple[int, int]]]]:
-    """A broker of epoch 1 with rows in every state, and a successor of epoch 2 in
-    office.
-    """
+    """A broker of epoch 1 with rows in every state, and its successor of epoch 2."""
     old, member = lab.directory(1), lab.member()
     made = {}
     for name in ("live", "probing", "dying", "dead"):
@@ -282,7 +280,7 @@ def test_i3WhatADeposedBrokerStillDoesFails(
     assert [lab.rows.state(row).state for row, _ in made.values()] == [2, 3, 4, 5, 1]
     there = set(lab.paths.segments())
     assert there >= {made[name] for name in ("live", "probing", "dying", "creating")}, (
-        "unlinked before the row was its own to bury"
+        "unlinked before the broker had changed the row to DEAD"
     )
 
 
@@ -454,7 +452,7 @@ def test_i5AStoppedProcessIsAlive(domain: str, actor: Start) -> None:
     assert not member.members.isSuspectedDead(key)
     other.resume()
     other.kill()
-    eventually(lambda: member.members.isConfirmedDead(key), "the death is proven")
+    eventually(lambda: member.members.isConfirmedDead(key), "the death is confirmed")
 
 
 def test_i5AStrangerWithTheSamePidIsNotTheMember() -> None:
@@ -752,8 +750,8 @@ def test_i10EveryEndIsTheSame(domain: str, actor: Start, end: str) -> None:
 
 
 def test_i10AMemberKilledWhileItClaimsLeavesItsSlot(lab: Lab) -> None:
-    """It holds no byte and has no robust word yet. Broken: `claim` took FREE slots
-    only, as it once did.
+    """The dead claimer has no byte lock and no robust word yet. Broken: `claim` took
+    FREE slots only, as it once did.
     """
     address = lab.block.memberAddress(0)
     atomics.exchangeSeqCst64(address, 5 << 32 | layout.MEMBER_CLAIMING)

@@ -1,5 +1,5 @@
-"""The journal: what is whole is replayed, and nothing after the first record that is
-not.
+"""The journal: replay returns the whole records, and ends at the first record that is
+not whole.
 """
 
 from __future__ import annotations

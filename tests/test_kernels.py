@@ -1,4 +1,4 @@
-"""Kernels: CPU references against what they say they do, GPU code against the CPU
+"""Kernels: CPU references against their definitions, GPU code against the CPU
 references under the simulator, and code for each kind of GPU.
 """
 
@@ -148,9 +148,9 @@ print("same")
 """
 
 
-def test_aReferenceRunsWhenItsStreamComesToIt(domain: str) -> None:
-    """Broken: it ran here and now, before those whose turn its stream still had to wait
-    for.
+def test_aCpuReferenceRunsWhenItsStreamComesToIt(domain: str) -> None:
+    """Broken: it ran at once, before the accesses for which its stream still had to
+    wait.
     """
     buffer, stream, semaphore = (
         muninn.array("a", 4, np.uint64, mode="fastMode"),
@@ -179,7 +179,7 @@ class Foreign:
     "named",
     [lambda stream: stream, lambda stream: stream.handle, lambda stream: Foreign(stream.handle)],
 )
-def test_aReferenceKeepsTheOrderOfAStreamHoweverThatIsNamed(
+def test_aCpuReferenceKeepsTheOrderOfAStreamHoweverThatIsNamed(
     domain: str, named: Callable[[Any], object]
 ) -> None:
     """Broken: it overtook what the stream had been given, unless the stream was passed

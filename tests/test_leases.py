@@ -1,5 +1,5 @@
-"""Leases: one's own slots, counted by scan, revoked by a reason, and cleared for the
-dead alone.
+"""Leases: the slots of each member, counted by a scan, revoked with a reason, and
+cleared only for dead members.
 """
 
 from __future__ import annotations

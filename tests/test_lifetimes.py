@@ -1,4 +1,6 @@
-"""When buffers end: the soonest first, whatever was added and forgotten meanwhile."""
+"""The ends of lifetimes: the soonest comes first, in every order of additions and
+removals.
+"""
 
 from __future__ import annotations
 

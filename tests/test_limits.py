@@ -1,5 +1,5 @@
-"""`cli/limits.py` and `cli/finding.py`: what `doctor` says of limits, and of checks
-that do not come to their end.
+"""`cli/limits.py` and `cli/finding.py`: the report of `doctor` about limits, and about
+checks that do not end.
 """
 
 from __future__ import annotations

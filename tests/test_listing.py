@@ -1,5 +1,5 @@
-"""What there is, as plain dicts: every buffer once, its holders, its members; damaged
-rows hide nothing else.
+"""The listings, as plain dicts: every buffer once, its holders, its members; a damaged
+row hides no other.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def test_whatIsOverIsNotLive(domain: str, monkeypatch: pytest.MonkeyPatch) -> No
 def test_whatTheDeadHeldAndWasFreedIsNotListed(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: until the death was proven to the broker, it was listed as dying, and
-    nobody held it.
+    """Broken: until the broker had confirmed the death, the buffer was listed as dying,
+    without a holder.
     """
     isConfirmed, confirm = threading.Event(), DeathWatch.confirm
 

@@ -1,4 +1,4 @@
-"""Locks between processes, that survive their holders."""
+"""Locks between processes, which survive the death of their holders."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def test_whatTheDeadLeftIsToldUntilABlockHasEnded(domain: str, actor: Start) -> 
 def test_aTryIsNotRefusedForAWaiterThatDied(
     domain: str, actor: Start, what: str, seconds: float
 ) -> None:
-    """Broken: a free claim was kept for the dead, from each try anew: whoever had less
-    than 5 ms never got it, and "another has held it".
+    """Broken: a free owner lock was kept for a dead successor, anew in each attempt: a
+    thread with a timeout below 5 ms never got it, and read "another has held it".
     """
     lock, buffer = muninn.Lock("l"), muninn.array("b", 4)
     waiter = actor(

@@ -1,4 +1,4 @@
-"""`system/logs.py`: what Muninn says by `logging`."""
+"""`system/logs.py`: the log messages of Muninn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`broker/maintenance.py`: what a broker does on the side, also when it is never idle."""
+"""`broker/maintenance.py`: the maintenance of a broker, also of one that is never idle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Member slots: claimed by one, told apart by generation, and given back once."""
+"""Member slots: claimed by one process, distinguished by their generation, and given
+back once.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`session/membership.py`: one process in its domain, and how it goes."""
+"""`session/membership.py`: how a process joins a domain, and how it leaves."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_leavesQuietlyWhereItMayOpenNothingMore(domain: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_whoIsDeposedWhileItsTermBeginsHasNotFailedInOffice(
+def test_aBrokerThatIsDeposedWhileItsTermBeginsHasNotFailed(
     domain: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A successor removes what its predecessors listened at, while one of them may
@@ -352,7 +352,7 @@ inside.wait(60)
 """
 
 
-@pytest.mark.parametrize("what", ["lock", "turn"])
+@pytest.mark.parametrize("what", ["lock", "access"])
 def test_aThreadThatIsInsideKeepsTheSlot(
     domain: str, actor: Callable[..., Actor], what: str
 ) -> None:
@@ -376,7 +376,7 @@ def test_aThreadThatIsInsideKeepsTheSlot(
     assert [member["pid"] for member in muninn.domainInfo()["members"]] == [os.getpid()]
 
 
-@pytest.mark.parametrize("what", ["lock", "turn", "create", "open"])
+@pytest.mark.parametrize("what", ["lock", "access", "create", "open"])
 def test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn(
     domain: str, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -390,7 +390,7 @@ def test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn(
         if what == "lock":
             lock.acquire()
             return lock._openBuffer.tables.key
-        if what == "turn":
+        if what == "access":
             with buffer.write():
                 return buffer._checked().tables.key
         return (

@@ -1,4 +1,4 @@
-"""Packets: whole, bounded, and checked before anybody believes them."""
+"""Packets: whole, bounded, and checked before any other code uses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models of the protocol: the small ones hold, and fail when something is taken
+"""The models of the protocol: the small ones hold, and fail when one thing is taken
 away. `make model` explores the large ones too.
 """
 

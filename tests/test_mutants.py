@@ -1,5 +1,5 @@
-"""A mutant finds what it quotes however the source is laid out, and leaves a source
-that can be run.
+"""A mutant finds its quote in any layout of the source, and leaves a source that can be
+run.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Waiting for a name: woken for one's own, asking only when the broker may know more
-than the index.
+"""Waiting for a name: a waiter wakes only for its own name, and asks the broker only if
+that may know more than the index.
 """
 
 from __future__ import annotations

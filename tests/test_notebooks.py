@@ -1,5 +1,5 @@
-"""The notebooks run, and say what they should; one of them goes on after its kernel was
-killed.
+"""The notebooks run and print the expected output; one of them goes on after its kernel
+was killed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A process has a buffer once: one mapping at one address, one lease, for as long as an
-object or an array of it lives.
+"""Open buffers: a process has one mapping at one address and one lease of a buffer, as
+long as an object or an array of it lives.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""`system/oserrors.py`: what a refusal means is told with its reason and its fix, and
-what can work does.
+"""`system/oserrors.py`: a refusal of the kernel becomes an error with its reason and
+its fix, and what can work does.
 """
 
 from __future__ import annotations
@@ -221,8 +221,8 @@ def test_aBrokerThatHasChangedItsRootServesNothingMore(
 
 
 def test_withoutProcNobodyIsTakenForGone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that began at another time is another one; where nothing tells when it
-    began, nothing is proven.
+    """A process with another start time is another process; where no start time is
+    known, no death is confirmed.
     """
 
     def missing(path: str, *_: object, **__: object) -> NoReturn:

@@ -1,5 +1,5 @@
-"""Claims: one owner at a time, known by name, and taken over when that one is confirmed
-dead.
+"""Owner locks: one owner at a time, which the word names, and a takeover when the death
+of the owner is confirmed.
 """
 
 from __future__ import annotations

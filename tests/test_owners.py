@@ -1,5 +1,5 @@
-"""Owners: what a process has of an owner lock is never out of step with the owner lock,
-whatever interrupts it, and nobody waits out of turn for long.
+"""Owners: the record of a process agrees with the owner lock, whatever interrupts the
+process, and no waiter is passed by for long.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def test_anAcquisitionHasHappenedOrNot(domain: str) -> None:
 
 @pytest.mark.parametrize("before", ["", "fence", "torn"])
 def test_anAccessThatIsInterruptedAtAnyBytecodeIsEnded(domain: str, before: str) -> None:
-    """Broken: 42 of 100 Ctrl-Cs left the buffer in nobody's turn for ever."""
+    """Broken: 42 of 100 Ctrl-Cs left the buffer in an access that no thread could end."""
     buffer = muninn.share(np.zeros(4), name="w")
     if before == "fence":
         buffer.wait(None, buffer.signal())

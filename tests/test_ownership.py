@@ -1,5 +1,5 @@
-"""A file of the domain is its user's alone: put right where others could only read,
-refused where they could write.
+"""A file of the domain belongs to its user alone: its mode is corrected if others could
+only read it, and it is refused if they could write it.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def test_whatTheRightsForbidWithoutAChangeSaysWhatToDo(strange: Paths) -> None:
 
 
 @needsRoot
-def test_aBrokerWhoseUidChangesInTheMiddleOfARequestGivesItsOfficeUp(actor: Start) -> None:
+def test_aBrokerWhoseUidChangesInTheMiddleOfARequestGivesItsTermUp(actor: Start) -> None:
     """Broken: whoever had asked got a PermissionError that concerned the broker's
     process.
     """

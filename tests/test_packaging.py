@@ -1,5 +1,5 @@
-"""`hatch_build.py` and `pyproject.toml`: what is installed, and what whoever installs
-it is told.
+"""`hatch_build.py` and `pyproject.toml`: the installed files, and the messages of the
+installation.
 """
 
 from __future__ import annotations

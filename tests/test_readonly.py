@@ -1,4 +1,6 @@
-"""What other libraries are told when they take a buffer that is open for reading."""
+"""The answers that other libraries get when they take a buffer that is open for
+reading.
+"""
 
 from __future__ import annotations
 

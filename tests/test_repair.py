@@ -1,5 +1,5 @@
-"""Repair: whatever became of the control block, what the journals and the segments
-agree on is there again.
+"""Repair: whatever happened to the control block, the buffers on which journals and
+segments agree are there again.
 """
 
 from __future__ import annotations

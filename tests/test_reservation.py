@@ -1,5 +1,5 @@
-"""`session/reservation.py`: a creation that is cut short leaves nothing, wherever that
-happens.
+"""`session/reservation.py`: a creation that is cut short leaves nothing, at whatever
+point that happens.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Rows: words and descriptions come back as they went in, and a change is from exactly
-what was read.
+"""Rows: words and descriptions are read back as they were written, and a change starts
+from exactly the word that was read.
 """
 
 from __future__ import annotations

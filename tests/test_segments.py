@@ -1,4 +1,4 @@
-"""Segments: named memory of a stated size, allocated before anybody maps it."""
+"""Segments: named memory of a stated size, allocated before any process maps it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Sharing and finding arrays, between processes that have nothing in common but the
-domain.
-"""
+"""Sharing and finding arrays, between processes that have only the domain in common."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The stand-in driver itself: that unmodified cuda-bindings and Numba find in it a
-driver that does not hide what a real one would show.
+"""The stand-in driver itself: unmodified cuda-bindings and Numba find a driver in it
+that behaves like a real one.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def test_answersWhatAGpuAnsweredOrWhatIsDeclared(tmp_path: Path) -> None:
         sys.executable,
         "-W",
         "ignore",
-        str(STANDIN / "tryReclaim"),
+        str(STANDIN / "guesses"),
         "--beside",
         str(STANDIN / "seen.json"),
     ]
@@ -94,7 +94,7 @@ print(compare(given, recorded, {}), compare(given, recorded, {("3", "e"): 0, ("3
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(STANDIN / "tryReclaim")},
+        env={**os.environ, "PYTHONPATH": str(STANDIN / "guesses")},
         capture_output=True,
         text=True,
         timeout=60,
@@ -678,7 +678,7 @@ def test_kernelsRunTheirReference(start: Start) -> None:
     assert actor.do("vectorAdd[2, 64](a, a, c); bool((c.copy_to_host() == x + x).all())") is True
 
 
-def test_kernelsWithoutAReferenceAreRefusedAtOnce(start: Start) -> None:
+def test_kernelsWithoutACpuReferenceAreRefusedAtOnce(start: Start) -> None:
     with pytest.raises(ActorError, match="NOT_SUPPORTED"):
         start(ADD).do("vectorAdd[2, 64](a, a, c)")
 

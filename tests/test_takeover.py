@@ -1,5 +1,5 @@
-"""A broker that dies or is stuck costs the others a moment, once; and whoever dies
-when, nothing is lost or leaked.
+"""Takeover: a broker that dies or is stuck costs the other members a moment, once; and
+no death, at whatever time, loses or leaks a buffer.
 """
 
 from __future__ import annotations
@@ -418,8 +418,8 @@ def test_fastModeMemoryGoesOnWithItsHoldersAndEndsWithTheLast(domain: str, actor
 
 
 def test_aNamedFastModeBufferSurvivesAPoliteTakeover(domain: str, actor: Start) -> None:
-    """Nobody has it open, so the broker's descriptor store is all that keeps it; the
-    broker hands its office on.
+    """No process has the buffer open, so only the broker's descriptor store keeps it;
+    the broker hands over.
     """
     owner = actor("mine = muninn.share(np.arange(6), name='f', mode='fastMode')")
     muninn.domainInfo()

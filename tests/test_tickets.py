@@ -1,4 +1,4 @@
-"""Tickets: issued in order, completed by their member alone, and poisoned when it dies."""
+"""Tickets: issued in order, completed only by their member, and poisoned when it dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of legal transitions, and that what changes a state keeps to them."""
+"""The tables of legal transitions, and that each change of a state keeps to them."""
 
 from __future__ import annotations
 

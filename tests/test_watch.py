@@ -1,5 +1,5 @@
-"""Watching: a member sleeps until it is wanted, is never forgotten, and is not woken
-for others.
+"""Watching: the background thread sleeps until a wake-up is for it, misses none, and
+does not wake for others.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The broker and its watchdog: the dead are reclaimed whole, peers that talk nonsense
-are let go, and nothing of that ends a term.
+"""The broker and its watchdog: dead members are reclaimed completely, peers that send
+garbage are disconnected, and neither ends a term.
 """
 
 from __future__ import annotations
@@ -325,7 +325,7 @@ exhaust()
     assert muninn.share(b"x", name="a").name == "a"
     assert muninn.domainInfo()["brokerPid"] == os.getpid()
     with pytest.raises(ActorError) as caught:
-        # what its office took is free since it gave way
+        # The descriptors of its term are free since it gave its term up.
         broker.do("exhaust()\nmuninn.share(b'y', name='b')")
     assert caught.value.kind == "DescriptorsExhausted"
     broker.do("[os.close(fd) for fd in taken]; None")
@@ -351,7 +351,7 @@ def test_theBackgroundThreadSurvivesAnErrorThatNobodyForesaw(domain: str, actor:
     assert not fail
 
 
-def test_aMemberThatIsElectedWhileItSettlesServesAtOnce(domain: str, actor: Start) -> None:
+def test_aMemberThatIsElectedWhileItReportsAReleaseServesAtOnce(domain: str, actor: Start) -> None:
     """The background thread tells a broker of a released buffer, and that one is killed
     before it answers.
 
@@ -773,9 +773,9 @@ def test_aBrokerThatLeavesFinishesWhatItHasBegun(served: tuple[Lab, Broker, Memb
     )
 
 
-def test_aBrokersOwnClosesAreSettledBetweenSteps(domain: str) -> None:
-    """Broken: thousands that its own process closed at once were settled in one go,
-    without a beat.
+def test_aBrokersOwnClosesAreHandledBetweenSteps(domain: str) -> None:
+    """Broken: the broker handled thousands of closes of its own process at once,
+    without a heartbeat in between.
     """
     many = [muninn.share(b"x") for _ in range(200)]
     member = current()
@@ -811,7 +811,7 @@ def test_anOwnerLockOfTheDeadIsNobodysForEver(lab: Lab) -> None:
 def test_manyMembersCostADescriptorEach(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: two each. A death is proven all the same, also where a forked child keeps
+    """Broken: two each. A death is confirmed all the same, also if a forked child keeps
     the connection.
     """
     monkeypatch.setattr(deathwatch, "MAX_PIDFDS", 1)

@@ -132,7 +132,7 @@ class StreamWorker:
             for victim in (importers[0], owner):
                 self.kill(victim)
             if role == "broker":
-                started.append(self.start("heir", seed, domain))
+                started.append(self.start("successor", seed, domain))
                 self.inherit(importers[1], started[-1])
                 return
             if role == "lender":
@@ -176,7 +176,7 @@ class StreamWorker:
         that one makes it.
         """
         self.successors.append(
-            muninn.array(f"heir-{secrets.token_hex(4)}", ELEMENTS, np.uint64, mode=mode)
+            muninn.array(f"successor-{secrets.token_hex(4)}", ELEMENTS, np.uint64, mode=mode)
         )
         while len(self.successors) > SUCCESSORS:
             self.retire()

@@ -120,7 +120,7 @@ def inherit(name: str, seed: int) -> None:
 def main() -> None:
     role, name, cubin, seed = sys.argv[1:]
     signal.alarm(BOUND_SECONDS)
-    if role == "heir":
+    if role == "successor":
         inherit(name, int(seed))
         return
     buffer = opened(role, name)

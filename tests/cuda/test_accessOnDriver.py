@@ -1,5 +1,5 @@
-"""Turns on a driver: the rules of `tests/test_access.py` by GPUs that wait for words,
-and what else a driver's streams can be.
+"""Accesses on a driver: the rules of `tests/test_access.py` for GPUs that wait for
+words, and for the other kinds of streams that a driver has.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The deferred free: memory comes back behind the work that uses it, whatever else the
-process is at, and nobody waits for it for ever.
+process does, and no call waits for it for ever.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Fences between processes on a driver: words that one GPU writes and another waits
-for, and what becomes of the dead.
+"""Fences between processes on a driver: one GPU writes words for which another waits,
+and the fences of a dead process are poisoned.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Arrays of other libraries: shared by a copy that outlives its maker, or lent where
-they lie by `cudaIpc`.
+"""Arrays of other libraries: shared by a copy that outlives its creator, or lent in
+place by `cudaIpc`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Several GPUs: whose memory an array is, whose default stream is meant, and who still
-uses what is given back.
+"""Several GPUs: on which GPU an array is, which default stream an operation uses, and
+that memory is given back only when no stream uses it.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def test_gpusThatDoNotReachEachOtherAreNamed(actor: Start) -> None:
     """Broken: a copy between them was a bare INVALID_VALUE, and an array for the other
     one was one that its kernels could not read.
 
-    So was a copy that `share` makes for another GPU, and a turn of a stream of the
-    other one.
+    So was a copy that `share` makes for another GPU, and an access of a stream of the
+    other GPU.
     """
     apart = actor(
         "from muninn.session import gpus, membership\nb = muninn.share(np.arange(10), 'a', mode='fastMode')",

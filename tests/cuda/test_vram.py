@@ -1,5 +1,5 @@
-"""fastMode on a driver: VRAM between processes by `vmm`, that nobody's death takes from
-the others.
+"""fastMode on a driver: processes share VRAM by `vmm`, and the death of one takes it
+from no other.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def test_survivesTheKillOfTheBrokerThatMadeIt(domain: str, actor: Start) -> None
 
 
 def test_survivesTheEndOfABrokerWhoseGpuIsAtWork(domain: str, actor: Start) -> None:
-    """Broken: it said no good-bye, since others' work could still come, and did not
-    hand its office on either.
+    """Broken: the broker said no good-bye, because work of others could still come, and
+    did not hand over either.
     """
     broker = actor(
         "import threading\nfrom muninn.session import gpus, membership\nmuninn.domainInfo()",
@@ -300,7 +300,7 @@ def test_aClosedStreamsHandleMayBeAnothersStream(domain: str) -> None:
     assert buffer.generation == 2 * len(others)
 
 
-def test_anAccessesLimitIsWhatWasSaid(domain: str) -> None:
+def test_theLimitOfAnAccessIsTheGivenTimeout(domain: str) -> None:
     """Broken: ten seconds, which is what a snapshot waits, were taken for no limit."""
     from muninn.session import gpus, membership
 

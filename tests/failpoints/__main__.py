@@ -37,7 +37,7 @@ _UNPASSED = {
             "generations.Generation.publish:futexWake32",
             "generations.Generation.publish:storeRelease64",
         ),
-        "locks and turns are C, in one call (test_owners, ownerlocks.pml); this is the same for who has no owner: tests, as another member",
+        "locks and accesses are C, in one call (test_owners, ownerlocks.pml); these functions are for callers without an owner: tests that play another member",
     ),
     "readers.awaitNone:casSeqCst32": "somebody read by kernels before the last write (test_owners)",
     "tickets.Tickets.abandon:casSeqCst64": "an interruption by a signal (test_owners)",

@@ -1,5 +1,5 @@
-"""What players do: a bit of everything that the library offers, and looking whether all
-is well afterwards.
+"""The plays: a player uses a little of everything that the library offers, and checks
+afterwards that all is well.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ def _awaitFate(player: Player, meanwhile: Callable[[], Any]) -> None:
 def _broker(stage: Stage, deed: Deed | None, second: Deed | None) -> Any:
     victim = stage.enter("victim")
     victim.call(plays.prepare)
-    successor = stage.enter("heir")
+    successor = stage.enter("successor")
     successor.call(plays.join)
     client = stage.enter("client")
     if second is not None:

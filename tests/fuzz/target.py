@@ -1,5 +1,5 @@
-"""What a target is: one reader of bytes, the bytes that it knows, and the errors that
-it may raise.
+"""A fuzz target: one reader of bytes, the inputs that it knows, and the errors that it
+may raise.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def test_aReaderThatRaisesIsAFailureAndItsInputIsKept(
     capsys: pytest.CaptureFixture[str],
     request: pytest.FixtureRequest,
 ) -> None:
-    """The fuzzer itself: what it is for is noticed."""
+    """The fuzzer itself: it reports each kind of failure."""
     from fuzz import __main__ as driver
     from fuzz.engine import Failure, Report
 

@@ -1,5 +1,5 @@
-"""The census: what is wrong after an interrupted call, in the process that it happened
-to and in the domain.
+"""The census: it lists the damage after an interrupted call, in the interrupted process
+and in the domain.
 """
 
 from __future__ import annotations

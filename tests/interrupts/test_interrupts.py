@@ -1,5 +1,5 @@
-"""The interruptions: a sample of what `make interrupts` performs ends well, and what
-would not is seen.
+"""The interruptions: a sample of those that `make interrupts` performs ends well, and
+the census sees the damage of a planted fault.
 """
 
 from __future__ import annotations

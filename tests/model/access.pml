@@ -1,14 +1,19 @@
 /*
- * Turns: kernels that write and read one buffer, an access a member, with a death possible between any two steps.
+ * Accesses: kernels that write and read one buffer. Each member makes one access, and may
+ * die between any two steps.
  *
- * A member enters an access, gives its stream one kernel, issues a ticket for it, and leaves; the kernel runs at any later time, once the
- * tickets that it waits for are over. Writers have the owner lock (ownerlocks.pml). Readers say so in a word of their own, which only they write
- * while they live. COPIES is `read()` on the host: it looks at the generation, waits for kernels, copies, and looks again.
+ * A member enters an access, gives its stream one kernel, issues a ticket for it, and
+ * leaves. The kernel runs at any later time, when the tickets that it waits for are over. A
+ * writer has the owner lock (ownerlocks.pml). A reader sets the reading bit of its lease,
+ * which only the reader writes while it lives. COPIES is `read()` on the host: it reads the
+ * generation, waits for kernels, copies, and reads the generation again.
  *
- * What must hold: no kernel runs beside a writer's; none overtakes what was given to a stream before its access began; a copy that is
- * accepted has no kernel of its generation still to come; and nobody waits for ever.
+ * What must hold: no kernel runs beside a writer's kernel; no kernel overtakes work that was
+ * given to a stream before its access began; when a copy is accepted, each kernel of its
+ * generation has run; no member waits for ever.
  *
- * The reader's word is the only one that a plain store could delay (PLAIN_READING): all others are changed by locked instructions.
+ * The reading bit is the only word that a plain store could delay (PLAIN_READING). Locked
+ * instructions change all others.
  */
 #ifndef N
 #define N 3
@@ -31,30 +36,30 @@
 #define NOBODY N
 #define ROLE(p) (p == 0 -> ROLE0 : (p == 1 -> ROLE1 : ROLE2))
 
-/* kernels: what was given to a stream, and what runs */
+/* the state of a member's kernel */
 #define NONE 0
 #define READER_QUEUED 1
 #define WRITER_QUEUED 2
 #define READER_RUNS 3
 #define WRITER_RUNS 4
 
-byte claim = NOBODY;
-byte generation;           /* odd while somebody is inside a write access */
-bool reading[N];           /* the flag in each lease */
+byte ownerLock = NOBODY;
+byte generation;           /* odd while a member is inside a write access */
+bool reading[N];           /* the reading bit in each lease */
 bool delayed[N];           /* a plain store of it that has not reached memory */
 byte ticket[N];            /* the role of the access whose work is not over, or NONE */
 byte kernel[N];
-bool published[N];         /* the kernel's turn has been published, or would have been */
+bool published[N];         /* the access of the kernel has published, or would have */
 bool waits[9];             /* by p * N + q: p's kernel waits for q's ticket */
-bool behind[9];            /* by p * N + q: q's kernel was there before p's turn, and must be over before p's kernel starts */
-bool torn;                 /* the last writer's kernel never came to its end, and whoever asks is told */
+bool behind[9];            /* by p * N + q: q's kernel was there before p's access, and must be over before p's kernel starts */
+bool torn;                 /* the kernel of the last writer never ended; readers get an error */
 byte writing, readingNow;  /* kernels that run */
 bool alive[N], inside[N], told[N];
 byte deaths;
 
-#ifdef TAKE_FROM_THE_NOTICED
-bool noticed[N];
-#define IS_DEAD(x) (noticed[x] || alive[x] == false)
+#ifdef TAKE_FROM_THE_SUSPECTED
+bool suspected[N];
+#define IS_DEAD(x) (suspected[x] || alive[x] == false)
 #else
 #define IS_DEAD(x) (alive[x] == false)
 #endif
@@ -71,8 +76,8 @@ bool noticed[N];
 #define WRITERS_OVER (ticket[0] != WRITES && ticket[1] != WRITES)
 #endif
 
-/* Remember what is in streams now and must not be overtaken: for a writer all of it, for a reader what writes. */
-inline comeBehind() {
+/* Remember the kernels that must not be overtaken: for a writer all that are in streams now, for a reader those of writers. */
+inline orderBehind() {
 	d_step {
 		q = 0;
 		do
@@ -83,7 +88,7 @@ inline comeBehind() {
 	}
 }
 
-/* fences.holdBack: the tickets that are there now */
+/* fences.holdBack: wait for the tickets that are there now */
 inline holdBack() {
 	d_step {
 		q = 0;
@@ -95,37 +100,37 @@ inline holdBack() {
 	}
 }
 
-/* fences.signal: the word that ends the ticket is in the stream when the ticket is shown; the kernel may be over by then */
+/* fences.signal: the stream gets the write that ends the ticket before the ticket is visible; the kernel may be over by then. */
 inline signal() {
 	d_step { if :: kernel[p] != NONE -> ticket[p] = role :: else fi; delayed[p] = false }
 }
 
 inline write() {
-#ifdef SCAN_BEFORE_CLAIM
+#ifdef SCAN_BEFORE_OWNER_LOCK
 	NOBODY_READS;
 #endif
-	/* take, which takes over from the dead */
-	atomic { claim == NOBODY || IS_DEAD(claim) -> claim = p };
-#ifndef SCAN_BEFORE_CLAIM
-	/* Readers.awaitNone */
+	/* take, which also takes over from a dead owner */
+	atomic { ownerLock == NOBODY || IS_DEAD(ownerLock) -> ownerLock = p };
+#ifndef SCAN_BEFORE_OWNER_LOCK
+	/* readers.awaitNone */
 	NOBODY_READS;
 #endif
-	comeBehind();
+	orderBehind();
 	holdBack();
 	d_step { if :: generation % 2 == 0 -> generation++ :: else fi };
 	d_step { kernel[p] = WRITER_QUEUED };
 #ifdef TICKET_AFTER_RELEASE
 	d_step { published[p] = true; generation++ };
-	d_step { if :: claim == p -> claim = NOBODY :: else fi };
+	d_step { if :: ownerLock == p -> ownerLock = NOBODY :: else fi };
 	signal()
 #else
 	signal();
 	d_step { published[p] = true; generation++ };
-	d_step { if :: claim == p -> claim = NOBODY :: else fi }
+	d_step { if :: ownerLock == p -> ownerLock = NOBODY :: else fi }
 #endif
 }
 
-inline say() {
+inline setReading() {
 #ifdef PLAIN_READING
 	delayed[p] = true
 #else
@@ -133,25 +138,25 @@ inline say() {
 #endif
 }
 
-inline takeBack() {
+inline clearReading() {
 	d_step { reading[p] = false; delayed[p] = false }
 }
 
 inline read() {
-	/* Readers.enter */
+	/* enterReading */
 #ifdef LOOK_BEFORE_READING
-	claim == NOBODY || IS_DEAD(claim);
-	say();
+	ownerLock == NOBODY || IS_DEAD(ownerLock);
+	setReading();
 #else
 	do
-	:: say();
+	:: setReading();
 		if
-		:: claim == NOBODY || IS_DEAD(claim) -> break
+		:: ownerLock == NOBODY || IS_DEAD(ownerLock) -> break
 		:: else ->
 #ifndef NO_STEP_BACK
-			takeBack();
+			clearReading();
 #endif
-			claim == NOBODY || IS_DEAD(claim)
+			ownerLock == NOBODY || IS_DEAD(ownerLock)
 #ifdef NO_STEP_BACK
 			-> break
 #endif
@@ -161,17 +166,17 @@ inline read() {
 	if
 	:: generation % 2 == 1 || torn -> told[p] = true
 	:: else ->
-		comeBehind();
+		orderBehind();
 		holdBack();
 		d_step { kernel[p] = READER_QUEUED };
 #ifdef TICKET_AFTER_LEAVING
-		takeBack();
+		clearReading();
 		signal()
 #else
 		signal()
 #endif
 	fi;
-	takeBack()
+	clearReading()
 }
 
 inline copy() {
@@ -181,8 +186,8 @@ inline copy() {
 	do
 	:: g = generation;
 		if
-		:: g % 2 == 1 -> generation != g || claim == NOBODY || IS_DEAD(claim);
-			if :: generation == g && (claim == NOBODY || IS_DEAD(claim)) -> told[p] = true; break :: else fi
+		:: g % 2 == 1 -> generation != g || ownerLock == NOBODY || IS_DEAD(ownerLock);
+			if :: generation == g && (ownerLock == NOBODY || IS_DEAD(ownerLock)) -> told[p] = true; break :: else fi
 		:: else ->
 #ifndef WAIT_BEFORE_LOOKING
 			WRITERS_OVER;
@@ -190,7 +195,7 @@ inline copy() {
 			if
 			:: torn -> told[p] = true; break
 			:: else ->
-				ok = writing == 0; /* the copy, which takes a while */
+				ok = writing == 0; /* the copy takes a while */
 				if
 				:: d_step { generation == g -> assert(torn || (ok && writing == 0 && !UNFINISHED)) }; break
 				:: else
@@ -218,7 +223,7 @@ proctype Member(byte p) {
 	d_step { role = 0; q = 0; g = 0; ok = false; inside[p] = false }
 }
 
-/* The GPU's part of one member: its kernel starts when what it waits for is over, and comes to its end. */
+/* The stream of one member: the kernel starts when the tickets that it waits for are over, and ends later. */
 proctype Stream(byte p) {
 	do
 	:: d_step { kernel[p] == READER_QUEUED && ALL_OVER(p) ->
@@ -244,16 +249,16 @@ proctype Memory() {
 }
 #endif
 
-/* A SIGKILL; its kernel may run until the death is proven, and not after it. */
+/* A SIGKILL. The kernel of the process may run until the death is confirmed, and not after it. */
 proctype Fate() {
 	byte p;
 	do
 	:: deaths < DEATHS ->
 		atomic { select(p : 0 .. N - 1); alive[p] -> deaths++ };
-#ifdef TAKE_FROM_THE_NOTICED
-		noticed[p] = true;
+#ifdef TAKE_FROM_THE_SUSPECTED
+		suspected[p] = true;
 #endif
-#ifdef CLEAR_THE_NOTICED
+#ifdef CLEAR_THE_SUSPECTED
 		d_step { reading[p] = false; ticket[p] = NONE };
 #endif
 		d_step {
@@ -266,7 +271,7 @@ proctype Fate() {
 			fi;
 			kernel[p] = NONE; ticket[p] = NONE; delayed[p] = false
 		};
-		/* Reclaimer.begin: its leases are cleared */
+		/* Reclaimer.begin clears the leases of the dead member */
 #ifndef NO_CLEARING
 		reading[p] = false;
 #endif

@@ -1,11 +1,13 @@
 /*
  * The life of a buffer: election, grant, commit, open, close, free, revoke, reclaim, adopt.
  *
- * One row, N members. Each member is two threads: Client does what programs do, Broker is its background thread. A member may die
- * between any two steps, and a broker may be deposed between any two of its own: that it was stopped needs no transition, it just
- * takes no step. What a step reads or writes at once is one word of shared memory, or one system call.
+ * One row, N members. Each member is two threads: Client is the program, Broker is the
+ * background thread. A member may die between any two steps, and a broker may be deposed
+ * between any two of its own steps. A stopped process needs no transition: it takes no
+ * step. One step reads or writes one word of shared memory, or is one system call.
  *
- * Each -D below takes away one thing that the code does; check.py expects every one of them to fail.
+ * Each -D below takes away one thing that the code does. check.py expects each of these
+ * explorations to fail.
  */
 #ifndef N
 #define N 3
@@ -19,7 +21,7 @@
 #ifndef REJOINS
 #define REJOINS 0
 #endif
-/* what the program of each member does, one after the other */
+/* the calls that the program of each member makes, one after the other */
 #define CREATES create()
 #define OPENS open()
 #define FREES free()
@@ -49,20 +51,20 @@
 /* member states */
 #define VACANT 0
 #define MEMBER 1
-#define CONDEMNED 2
+#define MARKED_DEAD 2
 
 /* requests */
 #define NONE 0
 #define CREATE 1
 #define COMMIT 2
 #define RELEASED 3 /* free() */
-#define SETTLE 4
+#define TRY_RECLAIM 4
 #define REVOKE 5
 #define REFUSED 255
 
 /* ---- shared memory --------------------------------------------------------------------------------------------------------- */
-byte epoch, context = NOBODY;                 /* the election word */
-byte rowState, rowEpoch, rowInc, rowMaker;   /* the state word of the row */
+byte epoch, broker = NOBODY;                 /* the election word */
+byte rowState, rowEpoch, rowInc, rowCreator;   /* the state word of the row */
 byte described;                              /* the description: which incarnation it is of; plain stores */
 bool lastClose;                              /* a part of it */
 byte lease[N];                               /* lease slots: the incarnation, 0 for none; a revocation sets the bit REVOKED */
@@ -73,13 +75,13 @@ bool gen[N];
 #define HELD(k) (lease[k] & 127)
 
 /* ---- the kernel ------------------------------------------------------------------------------------------------------------ */
-bool alive[N];            /* false is a proof: the byte lock is free and the pidfd readable */
-bool threadGone[N];       /* noticed: the robust word is marked; in the code always just before the death is proven */
+bool alive[N];            /* false: confirmed dead, the byte lock is free and the pidfd readable */
+bool threadGone[N];       /* suspected: the robust word is marked; in the code this comes just before the death is confirmed */
 bool there[8];            /* which segments exist, by incarnation */
-byte req[N], reqTo[N], reqInc[N], ans[N]; /* sockets: what is asked, of which epoch's broker, about what; the answer */
+byte req[N], reqTo[N], reqInc[N], ans[N]; /* sockets: the request, the epoch of the broker that is asked, the incarnation; the answer */
 byte ended[N];            /* how many of the member's two threads have ended */
 
-/* x86-TSO: one store may wait in a member's buffer; locked instructions and system calls drain it, and so does time */
+/* x86-TSO: one store may wait in a member's buffer; a locked instruction or a system call drains it, or it drains at any other time */
 byte buffered[N], bufferedValue[N];
 #define TO_DESCRIPTION 1
 #define TO_LEASE 2
@@ -106,7 +108,7 @@ inline exchangeLease(value) {
 
 /* ---- programs -------------------------------------------------------------------------------------------------------------- */
 
-/* Client.request: ask the broker of now; when another is elected before the answer, ask that one */
+/* Client.request: ask the broker; if another broker is elected before the answer, ask the new one */
 inline ask(kind, about) {
 	d_step { DRAIN(p); req[p] = kind; reqInc[p] = about; reqTo[p] = epoch; ans[p] = 0 }
 	do
@@ -137,14 +139,14 @@ inline create() {
 		fi;
 		ask(COMMIT, i);
 		if
-		:: got == REFUSED -> skip /* it was freed since a commit whose answer was lost */
+		:: got == REFUSED -> skip /* the row was freed after a commit whose answer was lost */
 		:: else -> mapped[p] = i
 		fi;
 		close();
 	fi
 }
 
-/* Open buffers._map */
+/* OpenBuffers._map */
 inline open() {
 	i = 0;
 	d_step { if :: rowState == LIVE -> i = rowInc :: else fi };
@@ -176,8 +178,8 @@ inline open() {
 #ifdef COUNTER
 			count--;
 #endif
-#ifndef NO_SETTLE_AFTER_FAILED_OPEN
-			ask(SETTLE, i)
+#ifndef NO_TRY_RECLAIM_AFTER_FAILED_OPEN
+			ask(TRY_RECLAIM, i)
 #endif
 		fi
 	fi
@@ -190,10 +192,10 @@ inline close() {
 #ifdef COUNTER
 	count--;
 #endif
-#ifndef NO_SETTLE_AFTER_CLOSE
+#ifndef NO_TRY_RECLAIM_AFTER_CLOSE
 	d_step { if :: rowInc == i && rowState == LIVE && !lastClose -> ok = false :: else -> ok = true fi };
 	if
-	:: ok -> ok = false; ask(SETTLE, i)
+	:: ok -> ok = false; ask(TRY_RECLAIM, i)
 	:: else
 	fi;
 #endif
@@ -220,7 +222,7 @@ proctype Client(byte p) {
 		:: p == 2 -> DOES2
 		fi;
 		d_step { i = 0; got = 0; ok = false };
-		false /* it lives on, and does nothing more */
+		false /* the member lives on, and does nothing more */
 	} unless { !alive[p] };
 	d_step { ended[p]++; i = 0; got = 0; ok = false }
 }
@@ -228,21 +230,21 @@ proctype Client(byte p) {
 /* ---- brokers --------------------------------------------------------------------------------------------------------------- */
 
 /* rows.state */
-#define READ d_step { s = rowState; se = rowEpoch; si = rowInc; sm = rowMaker }
+#define READ d_step { s = rowState; se = rowEpoch; si = rowInc; sm = rowCreator }
 
-/* rows.change: a CAS of exactly what was read, stamped with the own epoch */
+/* rows.change: a CAS on exactly the word that was read; the new word has the broker's own epoch */
 #ifdef NO_EPOCH
-#define UNCHANGED (rowState == s && rowInc == si && rowMaker == sm)
+#define UNCHANGED (rowState == s && rowInc == si && rowCreator == sm)
 #else
-#define UNCHANGED (rowState == s && rowEpoch == se && rowInc == si && rowMaker == sm && se <= e)
+#define UNCHANGED (rowState == s && rowEpoch == se && rowInc == si && rowCreator == sm && se <= e)
 #endif
 #ifdef PLAIN_ROW_STORE
 #define CHANGE(to, maker, inc) \
-	d_step { rowState = to; rowEpoch = e; rowInc = inc; rowMaker = maker; s = to; se = e; si = inc; sm = maker }
+	d_step { rowState = to; rowEpoch = e; rowInc = inc; rowCreator = maker; s = to; se = e; si = inc; sm = maker }
 #else
 #define CHANGE(to, maker, inc) \
 	if \
-	:: atomic { UNCHANGED -> rowState = to; rowEpoch = e; rowInc = inc; rowMaker = maker; s = to; se = e; si = inc; sm = maker } \
+	:: atomic { UNCHANGED -> rowState = to; rowEpoch = e; rowInc = inc; rowCreator = maker; s = to; se = e; si = inc; sm = maker } \
 	:: !(UNCHANGED) -> goto deposed \
 	fi
 #endif
@@ -263,7 +265,7 @@ inline scan() {
 }
 
 /* Directory._reclaim */
-inline defer() {
+inline reclaimRow() {
 	if
 	:: s != DEAD ->
 #ifdef UNLINK_BEFORE_DEAD
@@ -276,7 +278,7 @@ inline defer() {
 	CHANGE(FREE, NOBODY, si)
 }
 
-/* segments.unlink; this is where the memory goes */
+/* segments.unlink: here the memory is given back */
 inline unlink() {
 	d_step {
 		k = 0;
@@ -289,8 +291,8 @@ inline unlink() {
 	}
 }
 
-/* Directory.settle */
-inline settle() {
+/* Directory.tryReclaim */
+inline tryReclaim() {
 	READ;
 	if
 	:: s == LIVE && lastClose ->
@@ -311,9 +313,9 @@ inline settle() {
 		if
 		:: held && s == PROBING -> CHANGE(LIVE, sm, si)
 		:: held && s == DYING
-		:: !held -> defer()
+		:: !held -> reclaimRow()
 		fi
-	:: s == DEAD -> defer()
+	:: s == DEAD -> reclaimRow()
 	:: else
 	fi;
 	held = false
@@ -322,36 +324,36 @@ inline settle() {
 /* Reclaimer.begin; `d` is confirmed dead */
 inline reclaim() {
 	d_step { dg = gen[d] };
-	if /* condemn */
-	:: d_step { member[d] == MEMBER && gen[d] == dg -> member[d] = CONDEMNED }
+	if /* MemberTable.markDead */
+	:: d_step { member[d] == MEMBER && gen[d] == dg -> member[d] = MARKED_DEAD }
 	:: member[d] != MEMBER
 	fi;
-	/* leases.clearDead: CAS of the exact word, whose generation is the dead one's */
+	/* leases.clearDead: CAS on the exact word, which has the generation of the dead member */
 	d_step {
 		if
-		:: member[d] == CONDEMNED && leaseGen[d] == dg -> lease[d] = 0
+		:: member[d] == MARKED_DEAD && leaseGen[d] == dg -> lease[d] = 0
 		:: else
 		fi
 	};
 	READ;
 	if
-	:: s == CREATING && sm == d -> defer() /* Directory.orphaned */
+	:: s == CREATING && sm == d -> reclaimRow() /* Directory.orphaned */
 	:: else
 	fi;
-#ifndef NO_SETTLE_AFTER_DEATH
-	settle(); /* what it held */
+#ifndef NO_TRY_RECLAIM_AFTER_DEATH
+	tryReclaim(); /* the rows that the dead member held */
 #endif
-	if /* vacate */
-	:: d_step { member[d] == CONDEMNED && gen[d] == dg -> member[d] = VACANT }
-	:: !(member[d] == CONDEMNED && gen[d] == dg)
+	if /* MemberTable.release */
+	:: d_step { member[d] == MARKED_DEAD && gen[d] == dg -> member[d] = VACANT }
+	:: !(member[d] == MARKED_DEAD && gen[d] == dg)
 	fi;
-#ifndef NO_SETTLE_AFTER_DEATH
-	settle(); /* Maintenance.tryReclaimUnheld */
+#ifndef NO_TRY_RECLAIM_AFTER_DEATH
+	tryReclaim(); /* Maintenance.tryReclaimUnheld */
 #endif
 	dg = false; d = 0
 }
 
-/* the broker's answer goes out on the connection of its epoch, if that is still the one that the client reads */
+/* The broker sends its answer on the connection of its epoch. The client reads it only if it has not asked another broker since. */
 #define ANSWER(value) d_step { if :: req[c] != NONE && reqTo[c] == e && ans[c] == 0 -> ans[c] = value :: else fi }
 
 inline serve() {
@@ -362,7 +364,7 @@ inline serve() {
 		:: s == FREE && si < 6 ->
 			CHANGE(CREATING, c, si + 1);
 			ANSWER(si)
-		:: s == CREATING && sm == c -> ANSWER(si) /* asked before, and the answer was lost */
+		:: s == CREATING && sm == c -> ANSWER(si) /* the request comes again: the answer was lost */
 		:: else -> ANSWER(REFUSED)
 		fi
 	:: q == COMMIT ->
@@ -382,19 +384,19 @@ inline serve() {
 			scan();
 			if
 			:: held
-			:: else -> CHANGE(DYING, sm, si); defer()
+			:: else -> CHANGE(DYING, sm, si); reclaimRow()
 			fi
 #else
 			CHANGE(DYING, sm, si);
-			settle()
+			tryReclaim()
 #endif
 		:: else
 		fi;
 		ANSWER(1)
-	:: q == SETTLE ->
+	:: q == TRY_RECLAIM ->
 		READ;
 		if
-		:: si == qi -> settle()
+		:: si == qi -> tryReclaim()
 		:: else
 		fi;
 		ANSWER(1)
@@ -402,7 +404,7 @@ inline serve() {
 		k = 0;
 		do
 		:: k < N ->
-			/* leases.revoke: read, then CAS of the exact word */
+			/* leases.revoke: read, then CAS on the exact word */
 			d_step { dg = leaseGen[k]; held = (HELD(k) == qi && qi != 0 && lease[k] < REVOKED) };
 			d_step { if :: held && lease[k] == qi && leaseGen[k] == dg -> lease[k] = qi + REVOKED :: else fi; held = false; dg = false; k++ }
 		:: else -> break
@@ -426,21 +428,21 @@ inline serve() {
 
 proctype Broker(byte p) {
 	byte e, s, se, si, sm, k, c, q, qi, d;
-	bool held, ok, dg, settled;
+	bool held, ok, dg, collected;
 	{
 		if
-		:: p == 0 -> e = 1; goto fencing /* the first is broker already */
+		:: p == 0 -> e = 1; goto fencing /* the first member is the broker at the start */
 		:: else
 		fi;
 	follow:
 		do
 		:: atomic {
-			context != p && (context == NOBODY || threadGone[context]) && epoch < MAX_EPOCH ->
-			epoch++; context = p; e = epoch; break
+			broker != p && (broker == NOBODY || threadGone[broker]) && epoch < MAX_EPOCH ->
+			epoch++; broker = p; e = epoch; break
 		}
 		:: atomic { /* the heartbeat stood still */
-			context != p && context != NOBODY && spurious < SPURIOUS && epoch < MAX_EPOCH ->
-			spurious++; epoch++; context = p; e = epoch; break
+			broker != p && broker != NOBODY && spurious < SPURIOUS && epoch < MAX_EPOCH ->
+			spurious++; epoch++; broker = p; e = epoch; break
 		}
 		od;
 	fencing:
@@ -450,20 +452,20 @@ proctype Broker(byte p) {
 #endif
 #ifndef NO_ADOPT
 		if
-		:: HALF_DONE -> settle(); FORGET /* Maintenance._finishRows */
+		:: HALF_DONE -> tryReclaim(); FORGET /* Maintenance._finishRows */
 		:: else
 		fi;
 #endif
-		settled = false;
+		collected = false;
 		do
-		:: epoch != e -> goto deposed /* looked at before each step */
+		:: epoch != e -> goto deposed /* the broker looks before each step */
 		:: epoch == e && IS_GONE(0) -> d = 0; reclaim(); FORGET
 		:: epoch == e && IS_GONE(1) -> d = 1; reclaim(); FORGET
 #if N > 2
 		:: epoch == e && IS_GONE(2) -> d = 2; reclaim(); FORGET
 #endif
 #ifndef NO_ADOPT
-		:: epoch == e && !settled -> settled = true; settle(); FORGET /* Maintenance._collectOrphans */
+		:: epoch == e && !collected -> collected = true; tryReclaim(); FORGET /* Maintenance._collectOrphans */
 #endif
 #ifdef TTL_REAPS
 		:: d_step { epoch == e && lease[0] != 0 -> lease[0] = 0 }
@@ -476,18 +478,18 @@ proctype Broker(byte p) {
 		od;
 	deposed:
 		skip;
-		d_step { e = 0; s = 0; se = 0; si = 0; sm = 0; k = 0; c = 0; q = 0; qi = 0; d = 0; held = false; dg = false; settled = false };
+		d_step { e = 0; s = 0; se = 0; si = 0; sm = 0; k = 0; c = 0; q = 0; qi = 0; d = 0; held = false; dg = false; collected = false };
 		goto follow
 	} unless { threadGone[p] };
 	d_step {
 		ended[p]++;
-		e = 0; s = 0; se = 0; si = 0; sm = 0; k = 0; c = 0; q = 0; qi = 0; d = 0; held = false; dg = false; settled = false
+		e = 0; s = 0; se = 0; si = 0; sm = 0; k = 0; c = 0; q = 0; qi = 0; d = 0; held = false; dg = false; collected = false
 	}
 }
 
 /* ---- fate ------------------------------------------------------------------------------------------------------------------ */
 
-/* A buffered store reaches memory at some time; that of a dead process does, or has never been made. */
+/* A buffered store reaches memory at some time. The store of a process that died may never reach it: then it was never made. */
 proctype Memory() {
 	byte p;
 end:	do
@@ -499,13 +501,13 @@ end:	do
 	od
 }
 
-/* The kernel's order: the robust word first, then, when nothing of the process runs any more, the byte lock and the pidfd. */
+/* The kernel's order: the robust word first; the byte lock and the pidfd when no thread of the process runs any more. */
 proctype Fate() {
 	byte p;
 	do
 	:: deaths < DEATHS ->
 		atomic { select(p : 0 .. N - 1); alive[p] && !threadGone[p] -> threadGone[p] = true; deaths++ }
-		/* other threads of it may go on for a while */
+		/* other threads of the process may run for a while */
 		d_step {
 			alive[p] = false; mapped[p] = 0;
 			buffered[p] = 0; bufferedValue[p] = 0;
@@ -526,7 +528,7 @@ proctype Fate() {
 	od
 }
 
-/* When nothing can move any more: nobody hangs, and nothing has leaked. */
+/* When no process can take a step any more: no member hangs, and nothing has leaked. */
 proctype Quiescence() {
 	byte k;
 	timeout;
@@ -536,21 +538,21 @@ proctype Quiescence() {
 		:: k < N ->
 			assert(!alive[k] || req[k] == NONE);
 			if
-			:: !alive[k] && context != NOBODY && alive[context] -> assert(member[k] == VACANT && lease[k] == 0)
+			:: !alive[k] && broker != NOBODY && alive[broker] -> assert(member[k] == VACANT && lease[k] == 0)
 			:: else
 			fi;
 			k++
 		:: else -> break
 		od;
 		if
-		:: context != NOBODY && alive[context] ->
+		:: broker != NOBODY && alive[broker] ->
 			assert(rowState == FREE || (rowState == LIVE && !lastClose));
 			k = 1;
 			do
 			:: k < 8 -> assert(!there[k] || (rowState == LIVE && rowInc == k)); k++
 			:: else -> break
 			od
-		:: else -> /* nobody is left to see to it: all are dead */
+		:: else -> /* there is no broker: then all members are dead */
 			k = 0;
 			do
 			:: k < N -> assert(!alive[k]); k++
@@ -563,10 +565,10 @@ proctype Quiescence() {
 init {
 	byte p;
 	atomic {
-		rowMaker = NOBODY;
-		epoch = 1; context = 0;
+		rowCreator = NOBODY;
+		epoch = 1; broker = 0;
 #ifdef THERE_IS_ONE
-		/* one that nobody holds any more */
+		/* a row that no member holds */
 		rowState = LIVE; rowEpoch = 1; rowInc = 1; described = 1; there[1] = true;
 #if THERE_IS_ONE == 2
 		lastClose = true;

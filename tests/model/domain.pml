@@ -1,11 +1,16 @@
 /*
- * The domain: its control block is made, joined, left, withdrawn, repaired, lost and made anew. No two members are ever in two
- * different blocks, and a buffer that was shared is never lost.
+ * The domain: its control block is created, joined, left, withdrawn, repaired, lost and
+ * created anew. No two members are ever in two different blocks, and a buffer that was
+ * shared is never lost.
  *
- * N members join, one of them shares a named buffer, they leave and join again; with REPAIRS somebody repairs, with LOSSES a cleaner takes
- * both names of the block away. A death is possible between any two steps. The lock file's CREATE byte is the kernel's: it goes with its
- * holder. A block is a file: it can be found only while it has a name, and used as long as somebody has it mapped. The two names of a block
- * are one here: whoever finds one gives the block the other.
+ * N members join, one of them shares a named buffer, they leave and join again. With
+ * REPAIRS, another process repairs the domain. With LOSSES, a cleaner removes both names of
+ * the block. A process may die between any two steps.
+ *
+ * The CREATE byte of the lock file is a lock of the kernel, which frees it at the death of
+ * its holder. A block is a file: a process finds it only while it has a name, and uses it as
+ * long as it has it mapped. The two names of a block are one here, because a process that
+ * finds one of them gives the block the other.
  */
 #ifndef N
 #define N 2
@@ -32,33 +37,33 @@
 #define MEMBER 2
 
 byte named;                /* the block that has the name; 0 for none */
-byte made;                 /* how many were made */
+byte made;                 /* the number of blocks that were created */
 bool ready[BLOCKS];        /* the version word of a block */
 bool rowOf[BLOCKS];        /* the buffer is in the block's rows */
 bool journalOf[BLOCKS];    /* a journal of the block vouches for the buffer */
 bool segment;              /* the buffer's bytes */
-bool shared;               /* somebody was told that it is there */
-byte slotState[18];        /* a slot a member and block; who claims which slot is not what is looked at here */
+bool shared;               /* a program was told that the buffer exists */
+byte slotState[18];        /* one slot per member and block: which member gets which slot is not the subject here */
 #define SLOT(b, p) slotState[(b) * N + (p)]
 
 byte creating = NOBODY;    /* the CREATE byte */
 bool locked[N];            /* the slot bytes: one file for all blocks */
-bool alive[N + 1];         /* the last is who repairs */
+bool alive[N + 1];         /* the last one is the repairer */
 bool inside[N];            /* the member believes that it is in the domain */
 byte inBlock[N];
 byte deaths;
 
 #define LOCK(who) atomic { creating == NOBODY -> creating = who }
 #define UNLOCK creating = NOBODY
-#define SOMEBODY_LOCKED (locked[0] || locked[1] || locked[N - 1])
+#define A_SLOT_IS_LOCKED (locked[0] || locked[1] || locked[N - 1])
 #define VOUCHED (journalOf[1] || journalOf[2] || journalOf[3] || journalOf[4] || journalOf[5])
 
-/* Removing a segment is right only if no journal vouches for it. */
+/* A segment may be removed only if no journal vouches for it. */
 inline removeSegment() {
 	d_step { assert(!VOUCHED && !shared); segment = false }
 }
 
-/* block.create with Adoption: `d` is a draft that nobody opens until it has the name, which it gets in one step */
+/* block.create with Adoption: `d` is a new block under a temporary name. No process opens it until it gets the name, in one step. */
 inline makeBlock(d) {
 	atomic { made < BLOCKS - 1 -> made++; d = made };
 #ifdef REPAIR_IN_PLACE
@@ -68,7 +73,7 @@ inline makeBlock(d) {
 	d_step { if :: segment && VOUCHED -> rowOf[d] = true; journalOf[d] = true :: else fi };
 #endif
 	d_step { ready[d] = true; named = d };
-	/* published: what the new block has is what there is */
+	/* From here on the journals of earlier blocks are void: the new block has taken over their rows. */
 	d_step {
 		if :: d != 1 -> journalOf[1] = false :: else fi;
 		if :: d != 2 -> journalOf[2] = false :: else fi;
@@ -82,7 +87,7 @@ inline makeBlock(d) {
 	fi
 }
 
-/* block.openOrCreate: `b` is the block that the name leads to, ready or of one's own making; NOTHING where somebody lives in a lost one */
+/* block.openOrCreate: `b` becomes the block that the name leads to, found or created; NOTHING if a member lives in a lost block */
 inline openOrCreate() {
 	b = NOTHING;
 	d_step { if :: named != NOTHING && ready[named] -> b = named :: else fi };
@@ -93,7 +98,7 @@ inline openOrCreate() {
 		LOCK(p);
 #endif
 #ifndef NO_REINSTATE
-		/* _reinstate: somebody was killed while he withdrew it */
+		/* withdrawal.reinstate: a process was killed while it withdrew the block */
 		d_step { if :: named != NOTHING && !ready[named] -> ready[named] = true :: else fi };
 #endif
 		d_step { if :: named != NOTHING && ready[named] -> b = named :: else fi };
@@ -102,7 +107,7 @@ inline openOrCreate() {
 		:: else ->
 			if
 #ifndef BESIDE_THE_LIVING
-			:: SOMEBODY_LOCKED /* inhabitantOf, until the bound is reached */
+			:: A_SLOT_IS_LOCKED /* inhabitantOf, until the bound is reached */
 #endif
 			:: else -> makeBlock(b)
 			fi
@@ -118,7 +123,7 @@ inline join() {
 	do
 	:: openOrCreate();
 		if
-		:: b == NOTHING -> skip /* a typed error; it is tried again */
+		:: b == NOTHING -> skip /* a typed error; the program tries again */
 		:: else ->
 			locked[p] = true;
 			SLOT(b, p) = CLAIMING;
@@ -135,14 +140,14 @@ inline join() {
 	skip;
 	d_step { SLOT(b, p) = MEMBER; inside[p] = true; inBlock[p] = b };
 	assertOne();
-	/* Maintenance._collectOrphans, of whoever is elected */
+	/* Maintenance._collectOrphans of the elected member */
 	if
 	:: d_step { segment && !rowOf[b] && !shared && !VOUCHED && named == b } -> removeSegment()
 	:: else
 	fi
 }
 
-/* what all this is for */
+/* the invariant: all members are in one block */
 inline assertOne() {
 	d_step {
 		k = 0;
@@ -154,7 +159,7 @@ inline assertOne() {
 	}
 }
 
-/* creation.create: the row first, the journal before anybody is told. Whoever makes one in a lost block is refused (Broker._onCreate). */
+/* creation.create: the row comes first, and the journal before the program is told. A broker in a lost block refuses. */
 inline share() {
 	if
 	:: d_step { !rowOf[b] && !segment && named == b } ->
@@ -166,7 +171,7 @@ inline share() {
 	fi
 }
 
-/* Membership._abandonBlock: both names are gone */
+/* BrokerRole._abandonBlock: both names are gone */
 inline disconnect() {
 	d_step { SLOT(b, p) = VACANT; inside[p] = false; inBlock[p] = NOTHING };
 	locked[p] = false;
@@ -182,7 +187,7 @@ inline leave() {
 	LOCK(p);
 	if
 #ifndef NO_LOOK_AT_THE_NAME
-	:: named != b /* somebody has withdrawn it: what is in it now will notice */
+	:: named != b /* another process has withdrawn the block; members that are still in it find out */
 #endif
 	:: else ->
 #ifdef WITHDRAW_WHAT_IS_WANTED
@@ -233,10 +238,10 @@ proctype Member(byte p) {
 		:: else -> break
 		od;
 		if
-		:: p == 0 -> join() /* one comes again */
+		:: p == 0 -> join() /* one member joins again */
 		:: else
 		fi;
-		/* it stays, and finds out if its block is lost */
+		/* the member stays, and finds out if its block is lost */
 		if
 		:: p == 0 -> named != b; disconnect()
 		:: else
@@ -255,13 +260,13 @@ proctype Repairer() {
 		d_step { old = named };
 #ifdef REPAIR_LOOKS_FIRST
 		if
-		:: SOMEBODY_LOCKED -> old = NOTHING
+		:: A_SLOT_IS_LOCKED -> old = NOTHING
 		:: else -> if :: old != NOTHING -> ready[old] = false :: else fi; makeBlock(d)
 		fi;
 #else
 		if :: old != NOTHING -> ready[old] = false :: else fi;
 		if
-		:: SOMEBODY_LOCKED -> if :: old != NOTHING -> ready[old] = true :: else fi
+		:: A_SLOT_IS_LOCKED -> if :: old != NOTHING -> ready[old] = true :: else fi
 		:: else -> makeBlock(d)
 		fi;
 #endif
@@ -284,12 +289,12 @@ proctype Fate() {
 			if :: creating == p -> creating = NOBODY :: else fi;
 		}
 		p = 0
-	/* the broker reclaims the slot of a dead member, some time */
+	/* the broker reclaims the slot of a dead member at some time */
 	:: atomic {
 		select(p : 0 .. N - 1); select(b : 1 .. BLOCKS - 1);
 		!alive[p] && SLOT(b, p) != VACANT -> SLOT(b, p) = VACANT; p = 0; b = 0
 	}
-	/* rm, a cleaner: while nobody makes, or withdraws, a block */
+	/* rm, or a cleaner, while no process creates or withdraws a block */
 	:: atomic { losses < LOSSES && named != NOTHING && creating == NOBODY -> losses++; named = NOTHING }
 	:: break
 	od
@@ -299,11 +304,11 @@ proctype Quiescence() {
 	byte k;
 	timeout;
 	assert(creating == NOBODY);
-	do /* whoever is in the domain can be found; that its block is ready is seen to by who looks for it */
+	do /* each member can be found; the next process that looks for the block makes it ready */
 	:: k < N -> assert(!(alive[k] && inside[k]) || named == inBlock[k]); k++
 	:: else -> break
 	od;
-	/* what was shared is there: in the rows of the block that has the name, or whoever makes the next one finds a journal */
+	/* the shared buffer is there: in the rows of the block that has the name, or in a journal for the creator of the next block */
 	assert(!shared || segment && (named != NOTHING && rowOf[named] || named == NOTHING && VOUCHED))
 }
 

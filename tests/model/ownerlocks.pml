@@ -1,12 +1,18 @@
 /*
- * Claims and generations: the right to write, publication, and reading without locks.
+ * Owner locks and generations: the right to write, publication, and reading without
+ * locks.
  *
- * N members write, publish and read one buffer of two words, with a death possible between any two steps. Writers own the owner lock;
- * a waiter may take over what a dead one owned. Each member has a store buffer of its own: plain and release stores wait in it,
- * in order (x86-TSO), a locked instruction drains it, and so does the end of the process before its death can be proven.
+ * N members write, publish and read one buffer of two words. A member may die between any
+ * two steps. A writer takes the owner lock; a waiter may take it over from a dead owner.
+ * Each member has a store buffer: plain and release stores wait in it, in order (x86-TSO).
+ * A locked instruction drains it, and so does the end of the process, before its death can
+ * be confirmed.
  *
- * With -DWEAK the stores of a buffer reach memory in any order, save that a release store waits for those before it: what ARM adds
- * for writers. Only the exchange that makes the generation odd orders what comes after it.
+ * With -DWEAK the stores of a buffer reach memory in any order, except that a release store
+ * waits for the stores before it. That is what ARM adds for writers. Only the exchange that
+ * makes the generation odd keeps later stores behind it.
+ *
+ * The protocol in words is at the head of cshim/owners.h.
  */
 #ifndef N
 #define N 3
@@ -20,16 +26,16 @@
 #define NOBODY N
 #define ROOM 3
 
-byte claim = NOBODY;       /* the owner; contended is the other half of the word */
-byte successor, arrivals;       /* the number of the waiter to whom a free claim is left, 0: to anybody; the last number */
-byte number[N];            /* of who waits; 0: it has not had to */
-byte bypassed[N];          /* how often others took a free claim from a waiter that was the successor */
+byte ownerLock = NOBODY;   /* the owner; `contended` is the other half of the word */
+byte successor, arrivals;  /* the number of the waiter that is next, 0: none; the last number */
+byte number[N];            /* the number of a waiter; 0: the member has not had to wait */
+byte bypassed[N];          /* how often others took a free owner lock while this waiter was the successor */
 bool contended;
-byte generation;           /* odd while somebody writes */
+byte generation;           /* odd while a member writes */
 byte data[2];
 
 bool alive[N], threadGone[N], asleep[N];
-byte owners;               /* how many believe that the owner lock is theirs, and run */
+byte owners;               /* how many running members believe that they have the owner lock */
 byte deaths;
 
 /* the store buffers: {0, 1: data, 2: generation} and the value */
@@ -65,26 +71,26 @@ inline store(where, value) {
 	d_step { WHERE(p, waiting[p]) = where; VALUE(p, waiting[p]) = value; waiting[p]++ }
 }
 
-#ifdef TAKE_FROM_THE_NOTICED
+#ifdef TAKE_FROM_THE_SUSPECTED
 #define IS_DEAD(x) (threadGone[x])
 #else
 #define IS_DEAD(x) (alive[x] == false)
 #endif
 
-/* takeFrom: of an owner lock that says NOBODY, or a dead member. A waiter may have been lost with its wake-up, so contention is kept. */
+/* takeFrom: the owner lock says NOBODY, or names a dead member. A waiter may have died with its wake-up, so `contended` is kept. */
 #define TAKE(p) \
-	DRAIN(p); claim = p; owners++; \
+	DRAIN(p); ownerLock = p; owners++; \
 	if :: number[p] != 0 -> contended = true :: else fi; \
 	if :: number[p] != 0 && successor == number[p] -> successor = 0 :: else fi; \
 	number[p] = 0; bypassed[p] = 0
 
-/* who is the successor is passed by: only by one that looked before there was a successor, and by each of them once */
+/* Count that p passes the successor by. Only a member that looked before there was a successor can do so, and each of them once. */
 #define PASS(p) \
 	if :: successor != 0 && successor == number[0] && p != 0 -> bypassed[0]++ :: else fi; \
 	if :: successor != 0 && successor == number[1] && p != 1 -> bypassed[1]++ :: else fi; \
 	if :: successor != 0 && successor == number[N - 1] && p != N - 1 && N > 2 -> bypassed[N - 1]++ :: else fi
 
-/* arrive: take a number, and be the successor if nobody came earlier */
+/* arrive: take a number, and become the successor if no earlier waiter is */
 #define ARRIVE(p) \
 	if :: number[p] == 0 -> arrivals++; number[p] = arrivals :: else fi; \
 	if :: successor == 0 || successor > number[p] -> successor = number[p] :: else fi; \
@@ -96,12 +102,12 @@ inline acquire() {
 	:: true ->
 		seen = successor;
 		if
-#ifdef NO_HEIR
-		:: d_step { claim == NOBODY -> PASS(p); TAKE(p) }; break
+#ifdef NO_SUCCESSOR
+		:: d_step { ownerLock == NOBODY -> PASS(p); TAKE(p) }; break
 #else
-		:: d_step { claim == NOBODY && (seen == 0 || seen == number[p]) -> PASS(p); TAKE(p) }; break
-		/* left to its successor: until it has taken it, or the bound of 5 ms is over */
-		:: d_step { claim == NOBODY && seen != 0 && seen != number[p] -> ARRIVE(p); asleep[p] = (successor != number[p]) }
+		:: d_step { ownerLock == NOBODY && (seen == 0 || seen == number[p]) -> PASS(p); TAKE(p) }; break
+		/* The lock is left to the successor until it has taken the lock, or until 5 ms are over. */
+		:: d_step { ownerLock == NOBODY && seen != 0 && seen != number[p] -> ARRIVE(p); asleep[p] = (successor != number[p]) }
 			if
 			:: !asleep[p]
 #ifndef NO_PASSING
@@ -109,9 +115,9 @@ inline acquire() {
 #endif
 			fi
 #endif
-		:: d_step { claim != NOBODY && IS_DEAD(claim) -> TAKE(p) }; break
-		:: d_step { claim != NOBODY && !IS_DEAD(claim) -> ARRIVE(p); asleep[p] = true }
-			/* futexWait: woken, or the bound of 50 ms is over */
+		:: d_step { ownerLock != NOBODY && IS_DEAD(ownerLock) -> TAKE(p) }; break
+		:: d_step { ownerLock != NOBODY && !IS_DEAD(ownerLock) -> ARRIVE(p); asleep[p] = true }
+			/* futexWait: ends with a wake-up, or after 50 ms */
 			if
 			:: !asleep[p]
 #ifndef NO_BOUND
@@ -126,7 +132,7 @@ inline acquire() {
 
 /* leave: an exchange, and then the wake-up */
 inline release() {
-	d_step { DRAIN(p); owners--; claim = NOBODY; ok = contended; contended = false };
+	d_step { DRAIN(p); owners--; ownerLock = NOBODY; ok = contended; contended = false };
 	if
 	:: ok -> d_step { ok = false; asleep[0] = false; asleep[1] = false; asleep[N - 1] = false }
 	:: else
@@ -146,7 +152,7 @@ inline write() {
 	if :: ok -> d_step { ok = false; DRAIN(p); g = g + 1; generation = g } :: else fi;
 #endif
 #endif
-	assert(owners == 1); /* and nobody else writes meanwhile */
+	assert(owners == 1); /* no other member writes meanwhile */
 #ifdef RELEASE_BEFORE_DATA
 	release();
 #endif
@@ -164,11 +170,11 @@ inline write() {
 	g = 0
 }
 
-/* seqRead: the generation, the data, the generation again; loads stay in order on x86, and on ARM by the acquires */
+/* mnnSeqRead: reads the generation, the data, and the generation again. Loads stay in order: on x86 always, on ARM by the acquires. */
 inline read() {
 	g = generation;
 	if
-	:: g % 2 == 1 -> skip /* somebody writes, or has died in it */
+	:: g % 2 == 1 -> skip /* a member writes, or has died while it wrote */
 	:: else ->
 		first = data[0];
 		second = data[1];
@@ -202,7 +208,7 @@ proctype Member(byte p) {
 proctype Memory() {
 	do
 #ifdef WEAK
-	/* the second store before the first: unless the second is the release that publishes, or both are to one place */
+	/* The second store gets ahead of the first, unless it is the release that publishes, or both are to one place. */
 	:: OVERTAKE(0)
 	:: OVERTAKE(1)
 #if N > 2
@@ -222,10 +228,10 @@ proctype Fate() {
 	do
 	:: deaths < DEATHS ->
 		atomic { select(p : 0 .. N - 1); alive[p] && !threadGone[p] -> threadGone[p] = true; deaths++ }
-		/* other threads of it may go on for a while; when it is over, its stores are in memory */
+		/* Other threads of the process may run for a while. When the process has ended, its stores are in memory. */
 		d_step {
 			alive[p] = false; DRAIN(p); asleep[p] = false;
-			if :: claim == p && owners > 0 -> owners-- :: else fi;
+			if :: ownerLock == p && owners > 0 -> owners-- :: else fi;
 			p = 0
 		}
 	:: break

@@ -1,6 +1,4 @@
-"""Mutants of what surrounds the API: the command line, sizes, and how the package is
-built.
-"""
+"""Mutants outside the API: the command line, sizes, and the build of the package."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ MUTANTS = [
         _OWNERS,
         "\tif (successor == 0 || successor == waiter->number)\n",
         "\tif (1)\n",
-        "a free claim is left to its successor",
+        "a free owner lock is left to its successor",
         _SANITIZED,
     ),
     Mutant(
@@ -47,7 +47,7 @@ MUTANTS = [
         _OWNERS,
         "cas32(successorOf(owner), waiter->number, 0))\n\t\tmnnFutexWake32",
         "0)\n\t\tmnnFutexWake32",
-        "who gives up keeps no place",
+        "a waiter that gives up is no successor any more",
         _SANITIZED,
     ),
     Mutant(
@@ -61,7 +61,7 @@ MUTANTS = [
         _OWNERS,
         "\tif (mnnExchangeSeqCst32(ownerLockOf(owner), word) & CONTENDED)\n\t\tmnnFutexWake32(ownerLockOf(owner), INT_MAX);\n",
         "\tmnnExchangeSeqCst32(ownerLockOf(owner), word);\n",
-        "a release wakes who waits",
+        "a release wakes the waiters",
         _SANITIZED,
     ),
     Mutant(
@@ -89,7 +89,7 @@ MUTANTS = [
         _OWNERS,
         "\tvoid *whoAmI = python->item(python->names, python->identName);\n",
         "\tvoid *whoAmI = python->plainIdent;\n",
-        "who runs is asked of a library that has replaced the function",
+        "a library that has replaced the function says which thread runs",
         _SANITIZED,
     ),
     Mutant(
@@ -117,7 +117,7 @@ MUTANTS = [
         _OWNERS,
         "(notOf == 0 || !hasIt(owner, notOf))",
         "!hasIt(owner, notOf)",
-        "whether anybody has it is asked of the own thread too",
+        "the question whether a thread has the lock includes the own thread",
         _SANITIZED,
     ),
     Mutant(
@@ -131,14 +131,14 @@ MUTANTS = [
         _OWNERS,
         "static void keep(struct mnnOwner *owner, const struct mnnPython *python) { python->keep(owner->openBuffer); }",
         "static void keep(struct mnnOwner *owner, const struct mnnPython *python) { (void)owner, (void)python; }",
-        "a lock is held although nobody kept the object",
+        "a lock is held even if the program drops the object",
         _SANITIZED,
     ),
     Mutant(
         _OWNERS,
         "\t\t\t\tshown(scope)->recovered = isDead || isLeft;\n",
         "",
-        "who takes a lock over from the dead is told",
+        "a thread that takes a lock over from a dead owner is told",
         _SANITIZED,
     ),
     Mutant(
@@ -159,7 +159,7 @@ MUTANTS = [
         _OWNERS,
         "\tmnnFutexWake32((uint32_t *)generationOf(owner), INT_MAX);\n",
         "",
-        "who waits for a writer that gave up is woken",
+        "a process that waits for a writer that gave up is woken",
         "test_buffer.py::test_whoWaitsForAWriterThatGivesUpIsToldAtOnce",
     ),
     Mutant(
@@ -180,7 +180,7 @@ MUTANTS = [
         _OWNERS,
         "\t\tif (isNested || isFree(word) || word == dead) {",
         "\t\tif (isFree(word) || word == dead) {",
-        "who is inside does not wait for the writer that waits for it",
+        "a thread inside a read access does not wait for the writer that waits for it",
         _SANITIZED,
     ),
     Mutant(
@@ -208,7 +208,7 @@ MUTANTS = [
         _OWNERS,
         "\t\tsayReading(owner, true);\n\t\tchangeReaders(owner);\n",
         "\t\tsayReading(owner, true);\n",
-        "a writer knows that somebody reads",
+        "a writer knows that a reader is inside",
         _SANITIZED,
     ),
     Mutant(
@@ -236,7 +236,7 @@ MUTANTS = [
         _SHIM,
         "\t\tif (before & 1)\n\t\t\treturn -EBUSY;\n",
         "",
-        "nothing is copied while somebody writes",
+        "nothing is copied while a process writes",
         "test_primitives.py test_generations.py",
     ),
     Mutant(
@@ -251,7 +251,7 @@ MUTANTS = [
         _SHIM,
         "\tif ((seen & FUTEX_TID_MASK) != 0 && (seen & FUTEX_OWNER_DIED) == 0)\n\t\treturn -EBUSY;\n",
         "",
-        "a robust word that somebody holds is refused",
+        "a robust word that another thread holds is refused",
         "test_primitives.py",
     ),
     Mutant(
@@ -335,7 +335,7 @@ MUTANTS = [
         _SHIM,
         "\tuint64_t pages = (bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1), reserved = pages + alignment;\n",
         "\tuint64_t pages = (bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1), reserved = pages;\n",
-        "an aligned mapping takes nobody's addresses",
+        "an aligned mapping takes no address of another thread's",
         "test_primitives.py test_segments.py",
     ),
     Mutant(
@@ -370,7 +370,7 @@ MUTANTS = [
         _DESCRIPTOR_SERVER,
         "\tif (got != sizeof request || answer",
         "\tif (got <= 0 || answer",
-        "what is no request is hung up on",
+        "a packet that is no request ends its connection",
         "test_primitives.py",
     ),
     Mutant(
@@ -406,7 +406,7 @@ MUTANTS = [
         _WATCH,
         "\t\t\twakeAll(robust);\n",
         "",
-        "whoever finds the broker dead wakes all",
+        "a member that finds the broker dead wakes all",
         "test_watch.py",
     ),
     Mutant(
@@ -434,7 +434,7 @@ MUTANTS = [
         _WATCH,
         "bitOf(uint32_t slot) { return 1U << (slot % 32); }",
         "bitOf(uint32_t slot) { return slot ? ~0U : 0; }",
-        "a wake-up wakes nobody else, without futex_waitv too",
+        "a wake-up wakes no other thread, without futex_waitv too",
         "test_primitives.py",
     ),
     Mutant(

@@ -90,8 +90,8 @@ class Soak:
     # --- the beginning ---------------------------------------------------------------
 
     def _settledFootprint(self) -> Footprint:
-        """What the anchor takes alone in the domain and in office, after having been a
-        follower once.
+        """The footprint of the anchor when it is alone in the domain and the broker,
+        after it was an ordinary member once.
         """
         helper = self._crowd.start("churner", self._draw())
         self._until(lambda: self._sight.left().members == 2, "a helper has joined")

@@ -1,8 +1,8 @@
-/* Calls: what every entry point does first. It writes a line to STANDIN_LOG, refuses
- * who may not call, and injects the faults of STANDIN_FAULTS.
+/* Calls: the first step of every entry point. It writes a line to STANDIN_LOG, refuses
+ * callers that may not make this call, and injects the faults of STANDIN_FAULTS.
  *
- * The counters of the faults belong to the process: "n-th call" means the n-th of this
- * process, counted from its start. Nothing here outlives it.
+ * The counters of the faults belong to the process: "n-th call" is the n-th call of
+ * this process since its start. Nothing here outlives the process.
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -69,7 +69,7 @@ static void writeLine(const char *name, const char *format, va_list arguments)
 	line[used++] = ')';
 	line[used++] = '\n';
 	if (write(logFd, line, (size_t)used) < 0)
-		return; /* a log that can not be written stops nobody */
+		return; /* the call goes on, even if its log line can not be written */
 }
 
 CUresult callBegin(const char *name, Need need, const char *format, ...)

@@ -1,10 +1,11 @@
-/* Captures: streams whose work is written down for a graph instead of being done.
+/* Captures: streams whose work is recorded for a graph instead of being done.
  *
- * What is written down is not kept: a graph made here can be destroyed, and nothing
- * else. What a capture forbids is kept: synchronizing its context, and for threads of
- * the default mode, while a capture of mode GLOBAL goes on (or one of their own), every
- * call that might wait. Who does it is refused and breaks the capture, whoever's it is.
- * Captures belong to the process.
+ * The recorded work is not kept: a program can destroy a graph made here, and nothing
+ * else. But the prohibitions of a capture are enforced. No thread may synchronize its
+ * context. While a capture of mode GLOBAL is under way, or one that the thread began, a
+ * thread of the default mode may make no call that might wait. A forbidden call is
+ * refused, and breaks the capture, even if another thread began it. Captures belong to
+ * the process.
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -29,7 +30,7 @@ static Capture captures[MAX_CAPTURES];
 static _Atomic int underway;
 static _Thread_local int mode = MODE_GLOBAL;
 
-/* Calls that might wait, or allocate: seen on an H200 of those without a mark. */
+/* Calls that might wait, or allocate. An H200 refused those without a comment. */
 static const char *const unsafe[] = {
 	"cuMemAlloc_v2",
 	"cuMemFree_v2",
@@ -40,9 +41,9 @@ static const char *const unsafe[] = {
 	"cuEventQuery",
 	"cuStreamSynchronize",
 	"cuStreamQuery",
-	"cuMemAllocHost_v2" /* taken to be */,
+	"cuMemAllocHost_v2" /* assumed */,
 	"cuMemHostRegister_v2",
-	"cuIpcCloseMemHandle" /* taken to be */,
+	"cuIpcCloseMemHandle" /* assumed */,
 };
 
 static Capture *find(const struct Stream *stream)
@@ -72,7 +73,7 @@ void captureBreak(const struct Stream *stream)
 	pthread_mutex_unlock(&lock);
 }
 
-/* Of a captured stream some questions are refused, and break its capture. */
+/* Some queries of a captured stream are refused, and break its capture. */
 CUresult captureDisturbs(const struct Stream *stream)
 {
 	if (!captureHas(stream))

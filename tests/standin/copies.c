@@ -1,11 +1,12 @@
-/* Copies and fills. Which side is a device is found from the addresses, as with unified
- * addressing; the names only say what must be one.
+/* Copies and fills. The addresses tell which side is a device, as with unified
+ * addressing; the name of a call only says which side must be one.
  *
- * Pageable host memory makes even an Async call wait, save a little that goes to a
- * device, which is set aside; pinned memory is queued; between devices nothing waits,
- * not even the call without Async. Addresses are looked up again when the work runs:
- * what was unmapped meanwhile is ILLEGAL_ADDRESS to a copy and LAUNCH_FAILED to a fill,
- * which is a kernel, and to a word that a stream writes, and stays the context's error.
+ * With pageable host memory even an Async call waits, except that a few bytes for a
+ * device are copied aside at once. With pinned memory the copy is queued. Between
+ * devices no call waits, not even one without Async. The addresses are looked up again
+ * when the work runs. If one was unmapped meanwhile, a copy ends with ILLEGAL_ADDRESS;
+ * a fill, which is a kernel, and a word that a stream writes end with LAUNCH_FAILED.
+ * The error stays that of the context.
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -16,7 +17,7 @@
 #define ADDRESS(pointer) ((unsigned long long)(pointer))
 enum { STAGED_BYTES = 64 << 10 };
 
-/* To, from: how to resolve them */
+/* `to` and `from` say how to resolve the addresses */
 typedef struct {
 	uint64_t target, source, bytes;
 	int to, from;
@@ -61,7 +62,7 @@ static CUresult runStaged(void *given, CUresult before)
 	return runCopy(&copy, before);
 }
 
-/* Set the bytes aside, so that the caller may go on and change his. */
+/* Copy the bytes aside, so that the caller may change its own. */
 static CUresult submitStaged(uint64_t target, const void *source, uint64_t bytes, Stream *stream)
 {
 	Staged *staged = malloc(sizeof *staged + bytes);
@@ -89,7 +90,7 @@ static bool mayReach(uint64_t address, uint64_t bytes, int how)
 	return true;
 }
 
-/* Two registrations side by side are one range to a kernel, and two to a copy. */
+/* A kernel sees two adjacent registrations as one range, a copy as two. */
 static bool crosses(uint64_t address, uint64_t bytes)
 {
 	Mapping *mapping = mappingFind(address);
@@ -105,7 +106,8 @@ static bool reachesBoth(const Mapping *one, const Mapping *other)
 	return false;
 }
 
-/* Memory of two GPUs of which none has both mapped (seen on two H200). */
+/* Whether the memory is of two GPUs of which neither has both mapped (seen on two
+ * H200). */
 static bool isApart(uint64_t target, uint64_t source)
 {
 	Mapping *to = mappingFind(target), *from = mappingFind(source);
@@ -164,7 +166,8 @@ API CUresult cuMemcpyDtoHAsync_v2(void *target, CUdeviceptr source, size_t bytes
 								   : INVALID_VALUE;
 }
 
-/* Numba hands the device pointers of registered host memory to these two as well. */
+/* Numba also passes the device pointers of registered host memory to these two
+ * calls. */
 static bool known(uint64_t address, uint64_t bytes)
 {
 	return isDevice(address, bytes) || isPinned(address, bytes);

@@ -1,8 +1,8 @@
-/* Devices and contexts: what cuInit reads from the environment, the attributes, the
- * primary contexts and each thread's stack of them.
+/* Devices and contexts: the settings that cuInit reads from the environment, the
+ * attributes, the primary contexts, and the stack of contexts of each thread.
  *
- * All of it belongs to the process. After a fork the child has none of it: every call
- * but the ones that need no cuInit says NOT_INITIALIZED.
+ * All of it belongs to the process. After a fork the child has none of it: each call
+ * that needs cuInit returns NOT_INITIALIZED.
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -17,23 +17,24 @@ Driver driver = {.driverVersion = 13000};
 
 enum { STACK_DEPTH = 64, MAX_HOST_DEVICES = 64 };
 static Context primaries[MAX_DEVICES];
-static Context *created; /* by cuCtxCreate; under gate */
+static Context *created; /* by cuCtxCreate; under memoryLock */
 static _Thread_local Context *stack[STACK_DEPTH];
 static _Thread_local int depth;
 static pthread_mutex_t initLock = PTHREAD_MUTEX_INITIALIZER;
 
-static void beforeFork(void) { pthread_mutex_lock(&semaphore); }
-static void afterForkParent(void) { pthread_mutex_unlock(&semaphore); }
+static void beforeFork(void) { pthread_mutex_lock(&memoryLock); }
+static void afterForkParent(void) { pthread_mutex_unlock(&memoryLock); }
 static void afterForkChild(void)
 {
 	driver.forked = true;
-	for (size_t i = 0; i < mappingCount();
-		i++) { /* what the child still had open would keep memory that nobody counts */
+	/* An open descriptor of the child would keep memory that the ledger does not
+	 * count. */
+	for (size_t i = 0; i < mappingCount(); i++) {
 		Physical *physical = mappingAt(i)->physical;
 		if (physical && physical->fd >= 0)
 			close(physical->fd), physical->fd = -1;
 	}
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 }
 
 /* STANDIN_P2P: "full", "none", or a row of 0 and 1 per device, by index of the host. */
@@ -64,7 +65,7 @@ static void readDevices(void)
 			char *end;
 			long index = strtol(visible, &end, 10);
 			if (end == visible || index < 0 || index >= host)
-				break; /* as the real one: what follows an unknown index is not visible */
+				break; /* like the real driver: devices after an unknown index are not visible */
 			driver.physical[driver.deviceCount++] = (int)index;
 			visible = *end == ',' ? end + 1 : end;
 		}
@@ -95,7 +96,7 @@ API CUresult cuInit(unsigned flags)
 		if (!result) {
 			pthread_atfork(beforeFork, afterForkParent, afterForkChild);
 			driver.ready = true;
-			const char *references = getenv("STANDIN_TWINS");
+			const char *references = getenv("STANDIN_REFERENCES");
 			void *library = references && *references ? dlopen(references, RTLD_NOW) : NULL;
 			void (*enrol)(void) = NULL;
 			if (library)
@@ -186,8 +187,7 @@ API CUresult cuDeviceGetPCIBusId(char *text, int length, CUdevice device)
 	return OK;
 }
 
-/* The figures of an H100 SXM, where cuda.h names the attribute; what is not here
- * reads 0. */
+/* The figures of an H100 SXM, by the attributes of cuda.h; other attributes read 0. */
 static int attributeOf(int attribute, int device)
 {
 	switch (attribute) {
@@ -314,23 +314,23 @@ API CUresult cuDeviceGetP2PAttribute(int *value, int attribute, CUdevice device,
 
 Context *contextPrimary(int device) { return &primaries[device]; }
 
-/* Whether it is, or once was, a context: they are never freed, since a stream's
- * worker may still look at one. */
+/* Whether it is, or once was, a context. Contexts are never freed, because the worker
+ * of a stream may still read one. */
 static bool contextEver(Context *context)
 {
 	if (context >= primaries && context < primaries + driver.deviceCount)
 		return true;
 	bool found = false;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	for (Context *each = created; each && !found; each = each->next)
 		found = each == context;
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return found;
 }
 
 bool contextKnown(Context *context) { return contextEver(context) && !context->destroyed; }
 
-/* The one that is meant, NULL being the current one; or why not. */
+/* The context that is meant (NULL is the current one), or the error. */
 static CUresult contextMeant(Context *asked, Context **context)
 {
 	*context = asked ? asked : contextCurrent();
@@ -351,7 +351,7 @@ void contextAdopt(Context *context)
 	stack[0] = context;
 }
 
-/* What a context takes of its device; under gate. */
+/* The memory that a context takes of its device; under memoryLock. */
 static CUresult takeContext(Context *context)
 {
 	context->nonce = freshNonce();
@@ -367,26 +367,26 @@ API CUresult cuDevicePrimaryCtxRetain(Context **context, CUdevice device)
 		return INVALID_VALUE;
 	if (!known(device))
 		return INVALID_DEVICE;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	CUresult result = primaries[device].retained ? OK : takeContext(&primaries[device]);
 	if (!result)
 		primaries[device].retained++;
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	if (!result)
 		*context = &primaries[device];
 	return result;
 }
 
-/* The memory that cuMemAlloc, cuMemHostAlloc and the IPC calls made in a context
- * goes with it; what VMM made does not. */
+/* The memory that cuMemAlloc, cuMemHostAlloc and the IPC calls gave in a context ends
+ * with the context; VMM memory does not. */
 static void dropMemory(Context *context)
 {
 	streamIdle(context);
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	for (size_t i = mappingCount(); i-- > 0;)
 		if (mappingAt(i)->context == context && mappingAt(i)->kind != KIND_VMM)
 			mappingRemove(mappingAt(i));
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	context->peers = 0;
 	atomic_store(&context->error, OK);
 }
@@ -396,9 +396,9 @@ API CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device)
 	CALL("device=%d", device);
 	if (!known(device))
 		return INVALID_DEVICE;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	int left = primaries[device].retained ? --primaries[device].retained : -1;
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	if (left < 0)
 		return INVALID_CONTEXT;
 	if (!left) {
@@ -452,11 +452,11 @@ API CUresult cuCtxCreate_v2(Context **context, unsigned flags, CUdevice device)
 		return OUT_OF_MEMORY;
 	made->device = device;
 	made->flags = flags;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	CUresult result = takeContext(made);
 	if (!result)
 		made->next = created, created = made;
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	if (result)
 		free(made);
 	else

@@ -1,18 +1,18 @@
-/* Entries: which function stands behind a name, as cuGetProcAddress tells; and the
- * names of errors.
+/* Entries: the table of names and functions for cuGetProcAddress, and the names of
+ * errors.
  *
- * Where a name has had two signatures, both are here with the version that brought
- * them. A name that is asked for with a newer version than STANDIN_DRIVER is not found,
- * as it would be with an old driver; any other name that is not here gets a stub that
- * says NOT_SUPPORTED.
+ * A name that has had two signatures is here twice, each with the version that brought
+ * it. A name that came with a newer version than STANDIN_DRIVER is not found, as with
+ * an old driver. Any other name that is not here gets a stub that returns
+ * NOT_SUPPORTED.
  */
 #define _GNU_SOURCE
 #include "standin.h"
 
 #include <string.h>
 
-/* The name without its suffix, the version since when it means this function, the
- * function. */
+/* The name without its suffix, the first version in which it means this function, and
+ * the function. */
 #define ENTRIES(ENTRY) \
 	ENTRY(cuInit, 0, cuInit) \
 	ENTRY(cuDriverGetVersion, 0, cuDriverGetVersion) \
@@ -170,7 +170,7 @@ static const struct {
 #define ROW(name, version, function) {#name, version, (void *)function},
 	ENTRIES(ROW)};
 
-/* What a name that nobody wrote down does. */
+/* The stub behind a name that is not in the table. */
 CUresult refuseUnknown(void)
 {
 	CALL("");
@@ -199,7 +199,7 @@ static int find(const char *name, int version, void **function)
 API CUresult cuGetProcAddress_v2(
 	const char *name, void **function, int version, uint64_t flags, int *status)
 {
-	(void)flags; /* the per-thread default stream is not told apart: it is handle 2 */
+	(void)flags; /* the per-thread default stream needs no function of its own: it is handle 2 */
 	if (!name || !function)
 		return INVALID_VALUE;
 	int found = find(name, version, function);
@@ -213,7 +213,7 @@ API CUresult cuGetProcAddress(const char *name, void **function, int version, ui
 	return cuGetProcAddress_v2(name, function, version, flags, NULL);
 }
 
-/* nvrtc crashes on a table that is neither there nor NULL. */
+/* nvrtc crashes if it gets no table and the pointer is not NULL either. */
 API CUresult cuGetExportTable(const void **table, const CUuuid *id)
 {
 	(void)id;

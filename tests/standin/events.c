@@ -1,10 +1,11 @@
-/* Events: places in streams that others wait for, in this process and in others.
+/* Events: positions in streams for which streams and threads wait, in this process and
+ * in others.
  *
- * An event is a page of counters; that of an INTERPROCESS event is a memfd, whose
- * handle is pid, descriptor and nonce. Each record takes the next number, and reaching
- * the place stores it in the ring. A record also says who made it: when that process
- * dies first, STANDIN_DEAD_EVENT says what becomes of the waiters (pending: for ever,
- * the default; done; error).
+ * An event is a page of counters. The page of an INTERPROCESS event is a memfd, and its
+ * handle is pid, descriptor and nonce. Each record takes the next number. When the
+ * stream reaches the position, it stores the number in the ring. A record also names
+ * its process: if that process dies before the stream gets there, STANDIN_DEAD_EVENT
+ * says what the waiters see (pending, the default: they wait for ever; done; error).
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -40,7 +41,7 @@ struct Event {
 	unsigned flags;
 	int fd, refs;
 	bool imported;
-	Context *context; /* it was made in; NULL when imported */
+	Context *context; /* in which it was created; NULL when imported */
 	_Atomic(struct Stream *) captured; /* the stream whose capture recorded it last */
 };
 
@@ -126,25 +127,25 @@ API CUresult cuEventDestroy_v2(Event *event)
 	pthread_mutex_unlock(&lock);
 	if (!found)
 		return INVALID_HANDLE;
-	eventUnref(event); /* waits and records under way hold it on */
+	eventUnref(event); /* waits and records under way have references of their own */
 	return OK;
 }
 
 typedef struct {
 	Event *event;
 	uint64_t number;
-} AddressCell;
+} Position;
 
 static CUresult reach(void *given, CUresult before)
 {
-	AddressCell *place = given;
-	Page *page = place->event->page;
-	uint64_t at = place->number % RING;
+	Position *position = given;
+	Page *page = position->event->page;
+	uint64_t at = position->number % RING;
 	atomic_store(&page->ns[at], nowNs());
-	atomic_store(&page->done[at], place->number); /* waiters see what the stream wrote before */
+	atomic_store(&page->done[at], position->number); /* waiters see what the stream wrote before */
 	__atomic_fetch_add(&page->changed, 1, __ATOMIC_SEQ_CST);
 	futexWake(&page->changed);
-	eventUnref(place->event);
+	eventUnref(position->event);
 	return before;
 }
 
@@ -167,14 +168,14 @@ API CUresult cuEventRecord(Event *asked, struct Stream *stream)
 		return OK;
 	}
 	Page *page = event->page;
-	AddressCell place = {event, atomic_load(&page->recorded) + 1};
-	uint64_t at = place.number % RING;
+	Position position = {event, atomic_load(&page->recorded) + 1};
+	uint64_t at = position.number % RING;
 	atomic_store(&page->recorder[at], getpid());
 	atomic_store(&page->recorderStart[at], atomic_load(&started));
-	atomic_store(&page->recorded, place.number);
-	CUresult result = streamSubmit(stream, reach, &place, sizeof place, false);
+	atomic_store(&page->recorded, position.number);
+	CUresult result = streamSubmit(stream, reach, &position, sizeof position, false);
 	if (result) {
-		atomic_store(&page->recorded, place.number - 1);
+		atomic_store(&page->recorded, position.number - 1);
 		eventUnref(event);
 	}
 	return result;
@@ -185,7 +186,7 @@ API CUresult cuEventRecordWithFlags(Event *event, struct Stream *stream, unsigne
 	return flags > 1 ? INVALID_VALUE : cuEventRecord(event, stream);
 }
 
-/* What stands in the way of asking for an event at all. */
+/* The errors that forbid any query of an event. */
 static CUresult refusal(Event *event)
 {
 	struct Stream *stream = atomic_load(&event->captured);
@@ -196,7 +197,7 @@ static CUresult refusal(Event *event)
 													  : OK;
 }
 
-/* OK, NOT_READY, or what STANDIN_DEAD_EVENT makes of a dead recorder. */
+/* OK, NOT_READY, or the outcome that STANDIN_DEAD_EVENT chooses for a dead recorder. */
 static CUresult stateOf(const Page *page, uint64_t number)
 {
 	uint64_t at = number % RING;
@@ -253,9 +254,9 @@ API CUresult cuEventSynchronize(Event *asked)
 
 static CUresult waitForEvent(void *given, CUresult before)
 {
-	AddressCell *place = given;
-	CUresult result = before ? before : awaitNumber(place->event->page, place->number);
-	eventUnref(place->event);
+	Position *position = given;
+	CUresult result = before ? before : awaitNumber(position->event->page, position->number);
+	eventUnref(position->event);
 	return result;
 }
 
@@ -267,10 +268,9 @@ API CUresult cuStreamWaitEvent(struct Stream *stream, Event *asked, unsigned fla
 	Event *event = eventRef(asked);
 	if (!event)
 		return INVALID_HANDLE;
-	AddressCell place = {event,
-		atomic_load(
-			&event->page->recorded)}; /* what was recorded until now, whatever is recorded later */
-	CUresult result = streamSubmit(stream, waitForEvent, &place, sizeof place, false);
+	/* The wait is for the newest record of this moment, not for later ones. */
+	Position position = {event, atomic_load(&event->page->recorded)};
+	CUresult result = streamSubmit(stream, waitForEvent, &position, sizeof position, false);
 	if (result)
 		eventUnref(event);
 	return result;

@@ -1,22 +1,22 @@
-/* Freeing: memory that the driver frees behind the work of its context, and who stands
- * still meanwhile.
+/* Freeing: memory that the driver frees behind the work of its context, and the threads
+ * that have to wait meanwhile.
  *
- * Whoever waits in such a call has the driver's lock. Until the work is done no other
- * thread of the process can launch, copy, record or allocate, although waiting, asking
- * and writing words go on: so a stream that stands for the host holds up the host, if a
- * thread frees something meanwhile.
+ * A thread that waits in such a call has the driver's lock. Until the work is done, no
+ * other thread of the process can launch, copy, record or allocate. Waits, queries and
+ * writes of words go on. So a stream that waits for the host blocks the host, if a
+ * thread frees memory meanwhile.
  */
 #define _GNU_SOURCE
 #include "standin.h"
 
 #include <string.h>
 
-/* Seen on an H200 of those without a mark. */
+/* An H200 lets these calls wait; seen of those without a comment. */
 static const char *const locked[] = {
 	"cuEventRecord",
 	"cuMemAlloc_v2",
 	"cuMemcpyHtoDAsync_v2",
-	"cuMemFree_v2" /* taken to be, as all that follow */,
+	"cuMemFree_v2" /* assumed, like all that follow */,
 	"cuMemFreeHost",
 	"cuMemHostUnregister",
 	"cuIpcCloseMemHandle",
@@ -45,7 +45,7 @@ static const char *const locked[] = {
 };
 
 enum { SLICE_MS = 50 };
-/* How many threads wait; counts up at each end, for the others to sleep on */
+/* The number of threads that free, and the number of frees that have ended: a futex */
 static uint32_t freeing, over;
 
 CUresult freeingIdle(Context *context)

@@ -1,9 +1,9 @@
-/* Legacy IPC: 64 bytes that name memory or an event of another process.
+/* IPC handles: 64 bytes that name memory or an event of another process.
  *
- * The bytes are the exporter's pid and start time, its descriptor and the nonce behind
- * it; the importer opens /proc/<pid>/fd/<n> and believes only what the nonce confirms.
- * STANDIN_IPC_DEATH says what importers keep when the exporter is dead or has freed the
- * memory: keep (the default) or lost.
+ * The bytes are the exporter's pid and start time, its descriptor, and the nonce of the
+ * memory behind the descriptor. The importer opens /proc/<pid>/fd/<n>, and accepts the
+ * file only if its nonce is the same. STANDIN_IPC_DEATH says whether importers keep the
+ * memory when the exporter is dead or has freed it: keep (the default) or lost.
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -42,7 +42,7 @@ API CUresult cuIpcGetMemHandle(CUipcHandle *out, CUdeviceptr address)
 	if (!out)
 		return INVALID_VALUE;
 	CUresult result = INVALID_VALUE;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Mapping *mapping = mappingFind(address);
 	if (mapping && mapping->kind == KIND_DEVICE) {
 		Handle handle = {.magic = MEMORY_MAGIC,
@@ -56,12 +56,12 @@ API CUresult cuIpcGetMemHandle(CUipcHandle *out, CUdeviceptr address)
 		memcpy(out, &handle, sizeof handle);
 		result = OK;
 	}
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
-/* The range of an import that is open already, so that opening it again counts;
- * under gate. */
+/* The range of an import that is open already: opening it again counts it up;
+ * under memoryLock. */
 static Mapping *openedBefore(const Handle *handle)
 {
 	for (size_t i = 0; i < mappingCount(); i++) {
@@ -126,13 +126,13 @@ API CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *address, CUipcHandle raw, unsign
 	CHECK(openPeer(&handle, &fd));
 	CUresult result = OK;
 	uint64_t made = 0;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Mapping *before = openedBefore(&handle);
 	if (before)
 		before->opens++, made = before->base;
 	else
 		result = mapImport(&handle, fd, context, &made);
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	close(fd);
 	*address = made;
 	return result;
@@ -141,22 +141,22 @@ API CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *address, CUipcHandle raw, unsign
 API CUresult cuIpcCloseMemHandle(CUdeviceptr address)
 {
 	CONTEXT_CALL("address=%#llx", address);
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Mapping *mapping = mappingFind(address);
 	bool right = mapping && mapping->kind == KIND_IPC && mapping->base == address;
 	bool last = right && --mapping->opens == 0;
 	Context *owner = right ? mapping->context : NULL;
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	if (!right)
 		return INVALID_VALUE;
 	if (!last)
 		return OK;
 	CUresult result = freeingIdle(owner);
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	mapping = mappingFind(address);
 	if (mapping && mapping->kind == KIND_IPC && !mapping->opens)
 		mappingRemove(mapping);
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 

@@ -1,10 +1,10 @@
-/* Kernels: a cubin is read for the names and parameters of its kernels, and a launch
+/* Kernels: the names and parameters of the kernels are read from a cubin, and a launch
  * runs a CPU reference that a test has registered.
  *
- * Nothing interprets device code. `.nv.info.<kernel>` lists each parameter's offset and
- * size (attribute 0x17); the values are copied at the launch, so the caller's arrays
- * may go. A kernel without a CPU reference is NOT_SUPPORTED when it is launched, not later.
- * CPU references and libraries belong to the process.
+ * Device code is not interpreted. `.nv.info.<kernel>` lists the offset and size of each
+ * parameter (attribute 0x17). The values are copied at the launch, so the caller may
+ * reuse its arrays. A kernel without a CPU reference is NOT_SUPPORTED at the launch,
+ * not later. CPU references and libraries belong to the process.
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -16,14 +16,14 @@
 
 enum {
 	MAX_PARAMETERS = 256,
-	MAX_TWINS = 64,
+	MAX_REFERENCES = 64,
 	PARAMETER_INFO = 0x17,
 	PARAMETER_INFO_BYTES = 12,
 	MAX_BLOCK = 1024
 };
 
-/* What a CPU reference gets. `parameters[i]` points to the value of the i-th; device
- * addresses in them go through standinHostPointer. */
+/* The argument of a CPU reference. `parameters[i]` points to the value of parameter i.
+ * A CPU reference resolves device addresses with standinHostPointer. */
 typedef struct {
 	const char *name;
 	unsigned grid[3], block[3], sharedBytes;
@@ -32,7 +32,7 @@ typedef struct {
 	const unsigned *parameterBytes;
 	void *stream;
 } Launch;
-/* 0, or the error that the context dies of */
+/* Returns 0, or the error that the context keeps */
 typedef int (*Reference)(const Launch *launch, void *data);
 
 typedef struct Kernel {
@@ -54,7 +54,7 @@ static struct {
 	char part[256];
 	Reference reference;
 	void *data;
-} references[MAX_TWINS];
+} references[MAX_REFERENCES];
 static int referenceCount;
 
 /* Run `reference` for each launch of a kernel whose name contains `part`; the newest
@@ -62,7 +62,7 @@ static int referenceCount;
 API CUresult standinRegisterKernel(const char *part, Reference reference, void *data)
 {
 	pthread_mutex_lock(&lock);
-	bool full = referenceCount == MAX_TWINS;
+	bool full = referenceCount == MAX_REFERENCES;
 	if (!full) {
 		snprintf(references[referenceCount].part, sizeof references[0].part, "%s", part);
 		references[referenceCount].reference = reference;
@@ -393,8 +393,8 @@ static CUresult runReference(void *given, CUresult before)
 	return result;
 }
 
-/* All parameters one after the other, as the kernel would find them; the caller
- * frees it. NULL when they are not what the kernel takes. */
+/* All parameters in one block, as the kernel would find them; the caller frees it. NULL
+ * if they do not fit the kernel. */
 static char *packParameters(const Kernel *kernel, void **parameters, void **extra, CUresult *result)
 {
 	unsigned bytes = 16;

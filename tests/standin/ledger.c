@@ -1,14 +1,16 @@
-/* The ledger: who holds how much of which device, over all processes of this user and
- * STANDIN_DOMAIN.
+/* The ledger: how much memory of which device each process holds, over all processes of
+ * this user and STANDIN_DOMAIN.
  *
- * One file in /dev/shm, written by every process under one robust mutex. A row is one
- * piece of device memory, with a bit for each process that holds it (importers too: the
- * memory lives as long as one of them), or what a process's context takes. Nothing is
- * subtracted when a process dies: whoever looks next finds the slot's pid and start
- * time gone, and clears its bits. Memory that was shared and that nobody has open any
- * more may still be behind a descriptor that somebody keeps, which /proc tells: until
- * then it counts. A dead holder of the mutex leaves at worst a row without holders,
- * which the next sweep drops.
+ * It is one file in /dev/shm. Every process writes it, under one robust mutex. A row is
+ * one piece of device memory, with a bit for each process that holds it (importers too:
+ * the memory lives as long as one of them); or it is the memory that the context of a
+ * process takes.
+ *
+ * A dying process subtracts nothing. The next process that reads the ledger finds that
+ * the pid and start time of the slot are gone, and clears its bits. Shared memory that
+ * no process has open any more may still be behind a descriptor, which is found in
+ * /proc: it counts as long as there is one. A process that dies with the mutex leaves
+ * at worst a row without holders, and the next sweep drops it.
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -87,15 +89,15 @@ static bool heldByAny(const Row *row)
 
 static bool keptByNobody(const Row *row) { return row->nonce && row->shared && !heldByAny(row); }
 
-/* Mark the rows in `kept` whose memory is behind a descriptor of this process: its
- * name carries the nonce. */
+/* Mark the rows in `kept` whose memory is behind a descriptor of the process `pid`: the
+ * name of the file contains the nonce. */
 static void markDescriptors(const char *pid, bool *kept)
 {
 	char path[300], name[64];
 	snprintf(path, sizeof path, "/proc/%s/fd", pid);
 	DIR *descriptors = opendir(path);
 	if (!descriptors)
-		return; /* gone, or somebody else's */
+		return; /* the process has ended, or belongs to another user */
 	for (struct dirent *each; (each = readdir(descriptors));) {
 		ssize_t length = readlinkat(dirfd(descriptors), each->d_name, name, sizeof name - 1);
 		unsigned long long nonce;
@@ -111,7 +113,7 @@ static void markDescriptors(const char *pid, bool *kept)
 	closedir(descriptors);
 }
 
-/* Drop the rows that nobody has open, and of which nobody has a descriptor. */
+/* Drop the rows that no process has open, and of which no process has a descriptor. */
 static void dropUnkept(void)
 {
 	bool *kept = calloc(ROWS, sizeof *kept);

@@ -1,12 +1,12 @@
-/* Memory: what lies where. Physical memory (a memfd each), the table of address ranges,
- * and the calls that allocate, register and ask.
+/* Memory: physical memory (each piece is a memfd), the table of address ranges, and the
+ * calls that allocate, register and query.
  *
- * A device address is in a PROT_NONE range, so that the host faults on it as it would
- * on a real one; copies and kernels use the read-write alias of the same memfd. Ranges
- * are this process's; a memfd is shared with whoever opened it through /proc/<pid>/fd
- * or got its descriptor, and dies with its last holder, however that ends. Small
- * allocations share a block of 2 MiB, as on the real driver, so handles carry an
- * offset.
+ * A device address is in a PROT_NONE range, so the host faults on it as on a real one.
+ * Copies and kernels use the read-write alias of the same memfd. Ranges belong to this
+ * process. A memfd is shared with the processes that have opened it through
+ * /proc/<pid>/fd or have received its descriptor, and ends with the last of them,
+ * however that dies. Small allocations share a block of 2 MiB, as in the real driver,
+ * so handles contain an offset.
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -22,7 +22,7 @@
 enum { SMALL = 1 << 20, ALIGNMENT = 512, POISON = 0xA5, POISON_BYTES = 1 << 20 };
 static const uint64_t TRAILER_MAGIC = 0x6e6974726169c5c5u;
 
-pthread_mutex_t semaphore = PTHREAD_MUTEX_INITIALIZER;
+pthread_mutex_t memoryLock = PTHREAD_MUTEX_INITIALIZER;
 static Mapping **table; /* sorted by base */
 static size_t count, room;
 static Physical *physicals;
@@ -254,7 +254,7 @@ static bool lostWithExporter(const Mapping *mapping)
 CUresult resolve(uint64_t address, uint64_t *bytes, int how, char **where, Physical **held)
 {
 	CUresult result = OK;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	size_t at = indexAfter(address);
 	Mapping *mapping = at < count && table[at]->base <= address ? table[at] : NULL;
 	*held = NULL;
@@ -279,7 +279,7 @@ CUresult resolve(uint64_t address, uint64_t *bytes, int how, char **where, Physi
 			*where = (char *)address;
 		}
 	}
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
@@ -287,15 +287,15 @@ void physicalUnpin(Physical *held)
 {
 	if (!held)
 		return;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	physicalRelease(held);
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 }
 
 static bool covered(uint64_t address, uint64_t bytes, bool device)
 {
 	bool all = true;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	for (uint64_t at = address; all && at < address + (bytes ? bytes : 1);) {
 		Mapping *mapping = mappingFind(at);
 		bool isHost = mapping && (mapping->kind == KIND_HOST || mapping->kind == KIND_REGISTERED);
@@ -303,7 +303,7 @@ static bool covered(uint64_t address, uint64_t bytes, bool device)
 		if (all)
 			at = mapping->base + mapping->bytes;
 	}
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return all;
 }
 
@@ -312,8 +312,8 @@ bool isPinned(uint64_t address, uint64_t bytes) { return covered(address, bytes,
 
 /* --- allocating device memory --- */
 
-/* A place of `bytes` in a block of this context, or 0 and a new block is due. Under
- * gate. */
+/* A range of `bytes` in a block of this context, or 0 if a new block is needed. Under
+ * memoryLock. */
 static Mapping *placeInBlock(Context *context, uint64_t bytes, uint64_t asked)
 {
 	for (Physical *block = physicals; block; block = block->next) {
@@ -347,7 +347,7 @@ API CUresult cuMemAlloc_v2(CUdeviceptr *address, size_t bytes)
 	if (bytes > driver.memoryBytes)
 		return OUT_OF_MEMORY;
 	CUresult result = OK;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Mapping *made = bytes <= SMALL ? placeInBlock(context, roundUp(bytes, ALIGNMENT), bytes) : NULL;
 	if (!made) {
 		Physical *physical;
@@ -368,7 +368,7 @@ API CUresult cuMemAlloc_v2(CUdeviceptr *address, size_t bytes)
 	}
 	if (made)
 		*address = made->base;
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
@@ -378,7 +378,7 @@ API CUresult cuMemAllocManaged(CUdeviceptr *address, size_t bytes, unsigned flag
 	if (!address || !bytes || (flags != 1 && flags != 2))
 		return INVALID_VALUE;
 	CUresult result;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Physical *physical;
 	result = physicalCreate(&physical, context->device, roundUp(bytes, GRANULE), false, false);
 	if (!result) {
@@ -393,7 +393,7 @@ API CUresult cuMemAllocManaged(CUdeviceptr *address, size_t bytes, unsigned flag
 		else
 			result = OUT_OF_MEMORY;
 	}
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
@@ -402,20 +402,20 @@ API CUresult cuMemFree_v2(CUdeviceptr address)
 	CONTEXT_CALL("address=%#llx", address);
 	if (!address)
 		return OK;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Mapping *mapping = mappingFind(address);
 	bool right = mapping && mapping->base == address &&
 		(mapping->kind == KIND_DEVICE || mapping->kind == KIND_MANAGED);
 	Context *owner = right ? mapping->context : NULL;
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	if (!right)
 		return INVALID_VALUE;
 	CUresult result = freeingIdle(owner); /* freeing waits for the device, as on the real one */
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	mapping = mappingFind(address);
 	if (mapping && mapping->base == address)
 		mappingRemove(mapping);
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
@@ -433,13 +433,13 @@ API CUresult cuMemGetInfo_v2(size_t *freeBytes, size_t *totalBytes)
 API CUresult cuMemGetAddressRange_v2(CUdeviceptr *base, size_t *bytes, CUdeviceptr address)
 {
 	CONTEXT_CALL("address=%#llx", address);
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Mapping *mapping = mappingFind(address);
 	if (mapping && base)
 		*base = mapping->base;
 	if (mapping && bytes)
 		*bytes = mapping->bytes;
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return mapping ? OK : NOT_FOUND;
 }
 
@@ -457,7 +457,7 @@ API CUresult cuMemHostAlloc(void **address, size_t bytes, unsigned flags)
 	if (!address || !bytes || flags > 7)
 		return INVALID_VALUE;
 	CUresult result = OUT_OF_MEMORY;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	void *made = overBudget(bytes) ? MAP_FAILED
 								   : mmap(NULL, roundUp(bytes, PAGE), PROT_READ | PROT_WRITE,
 										 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -473,7 +473,7 @@ API CUresult cuMemHostAlloc(void **address, size_t bytes, unsigned flags)
 			munmap(made, roundUp(bytes, PAGE));
 		}
 	}
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
@@ -482,8 +482,8 @@ API CUresult cuMemAllocHost_v2(void **address, size_t bytes)
 	return cuMemHostAlloc(address, bytes, 3);
 }
 
-/* The memory went with its context, and to free it there all the same ends the
- * process: "free(): invalid pointer" (seen on an H200). */
+/* The memory ended with its context. Freeing it in that context ends the process:
+ * "free(): invalid pointer" (seen on an H200). */
 static void refuseDestroyed(void)
 {
 	Context *current = contextCurrent();
@@ -497,19 +497,19 @@ API CUresult cuMemFreeHost(void *address)
 {
 	refuseDestroyed();
 	CONTEXT_CALL("address=%p", address);
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Mapping *mapping = mappingFind((uint64_t)address);
 	bool right = mapping && mapping->kind == KIND_HOST && mapping->base == (uint64_t)address;
 	Context *owner = right ? mapping->context : NULL;
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	if (!right)
 		return INVALID_VALUE;
 	CUresult result = freeingIdle(owner);
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	mapping = mappingFind((uint64_t)address);
 	if (mapping)
 		mappingRemove(mapping);
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
@@ -548,7 +548,7 @@ API CUresult cuMemHostRegister_v2(void *address, size_t bytes, unsigned flags)
 	if (!hostMapped(base, bytes, !(flags & 8)))
 		return INVALID_VALUE;
 	CUresult result = OK;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	size_t at = indexAfter(base);
 	if (at < count && table[at]->base < base + bytes)
 		result = HOST_MEMORY_ALREADY_REGISTERED;
@@ -560,27 +560,27 @@ API CUresult cuMemHostRegister_v2(void *address, size_t bytes, unsigned flags)
 				 .context = context,
 				 .flags = flags}))
 		result = OUT_OF_MEMORY;
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
 API CUresult cuMemHostUnregister(void *address)
 {
 	CONTEXT_CALL("address=%p", address);
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Mapping *mapping = mappingFind((uint64_t)address);
 	bool right = mapping && mapping->kind == KIND_REGISTERED && mapping->base == (uint64_t)address;
 	Context *owner = right ? mapping->context : NULL;
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	if (!right)
 		return mapping && mapping->kind == KIND_REGISTERED ? INVALID_VALUE
 														   : HOST_MEMORY_NOT_REGISTERED;
 	CUresult result = freeingIdle(owner);
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	mapping = mappingFind((uint64_t)address);
 	if (mapping)
 		mappingRemove(mapping);
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
@@ -589,10 +589,10 @@ API CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *device, void *host, unsig
 	CONTEXT_CALL("host=%p, flags=%u", host, flags);
 	if (!device || flags)
 		return INVALID_VALUE;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Mapping *mapping = mappingFind((uint64_t)host);
 	bool right = mapping && (mapping->kind == KIND_HOST || mapping->kind == KIND_REGISTERED);
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	if (!right)
 		return INVALID_VALUE;
 	*device = (CUdeviceptr)host;
@@ -602,13 +602,13 @@ API CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *device, void *host, unsig
 API CUresult cuMemHostGetFlags(unsigned *flags, void *host)
 {
 	CONTEXT_CALL("host=%p", host);
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Mapping *mapping = mappingFind((uint64_t)host);
 	bool right = flags && mapping &&
 		(mapping->kind == KIND_HOST || mapping->kind == KIND_REGISTERED);
 	if (right)
 		*flags = mapping->flags | 2;
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return right ? OK : INVALID_VALUE;
 }
 
@@ -622,7 +622,7 @@ static CUresult attributeOf(void *data, int attribute, uint64_t address)
 		return INVALID_VALUE;
 	memset(data, 0, sizes[attribute]);
 	CUresult result = OK;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Mapping *mapping = mappingFind(address);
 	bool host = mapping && (mapping->kind == KIND_HOST || mapping->kind == KIND_REGISTERED);
 	uint64_t value = 0;
@@ -693,7 +693,7 @@ static CUresult attributeOf(void *data, int attribute, uint64_t address)
 		else
 			*(uint64_t *)data = value;
 	}
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
@@ -728,8 +728,8 @@ API CUresult cuPointerSetAttribute(const void *value, int attribute, CUdeviceptr
 
 /* --- for CPU references of kernels, and for tests --- */
 
-/* Where a CPU reference finds device memory; NULL when it may not. The memory stays as long
- * as the launch that gave the address. */
+/* The host address of device memory, for a CPU reference; NULL if the access is not
+ * allowed. The memory stays as long as the launch that gave the address. */
 API void *standinHostPointer(CUdeviceptr address, uint64_t bytes, int write)
 {
 	char *where = NULL;

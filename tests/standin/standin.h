@@ -1,13 +1,14 @@
 /* The stand-in CUDA driver: what its modules share.
  *
- * The part of the driver's binary interface that is used here is declared anew, from
- * its documentation, so that gcc alone builds it. One noun per file: calls (log,
- * faults), ledger (accounting across processes), device (devices, contexts), memory,
- * vmm, copies, streams, captures, freeing, events, ipc, kernels, entries (the table
- * behind cuGetProcAddress).
+ * It declares the used part of the driver's binary interface itself, from the
+ * documentation, so that gcc alone builds it. One noun per file: calls (log, faults),
+ * ledger (accounting across processes), device (devices, contexts), memory, vmm,
+ * copies, streams, captures, freeing, events, ipc, kernels, entries (the table behind
+ * cuGetProcAddress).
  *
- * Locks, outermost first: the submission lock of streams.c, a stream's own, `semaphore` of
- * memory.c, the ledger's. Nobody waits for work while he holds one.
+ * Locks, outermost first: the submission lock of streams.c, a stream's own,
+ * `memoryLock` of memory.c, the ledger's. No thread waits for work while it holds one
+ * of them.
  */
 #ifndef STANDIN_H
 #define STANDIN_H
@@ -133,7 +134,7 @@ extern _Thread_local bool inHostFunction;
 CUresult ledgerOpen(void);
 /* Limit 0: an import, which takes nothing new */
 CUresult ledgerHold(uint64_t nonce, int device, uint64_t bytes, uint64_t limit);
-void ledgerShare(uint64_t nonce); /* from now on a descriptor of it may be in other hands */
+void ledgerShare(uint64_t nonce); /* from now on other processes may have a descriptor of it */
 void ledgerDrop(uint64_t nonce);
 uint64_t ledgerUsed(int device);
 #define MEMORY_NAME "standin-%016llx" /* of a memfd, by its nonce */
@@ -147,7 +148,7 @@ typedef struct Context {
 	int retained;
 	uint64_t nonce; /* of what it takes in the ledger */
 	unsigned flags;
-	_Atomic CUresult error; /* sticky: what a kernel or a copy died of */
+	_Atomic CUresult error; /* sticky: the error of a kernel or a copy */
 	_Atomic(struct Stream *) legacy;
 	uint32_t peers; /* bit per device whose memory was made accessible */
 	struct Context *next;
@@ -172,13 +173,13 @@ void contextAdopt(Context *context); /* for this thread */
 
 typedef enum { KIND_DEVICE, KIND_IPC, KIND_VMM, KIND_MANAGED, KIND_HOST, KIND_REGISTERED } Kind;
 
-/* Device memory: a memfd of `bytes`, and a trailer page that says what it is. Under
- * `semaphore`. */
+/* Device memory: a memfd of `bytes`, and a trailer page that describes it. Under
+ * `memoryLock`. */
 typedef struct Physical {
 	struct Physical *next;
 	int fd, device; /* device: index of the host, not ordinal */
 	uint64_t bytes, nonce;
-	char *alias; /* where this process really reads and writes it */
+	char *alias; /* the mapping through which this process reads and writes it */
 	uint64_t deviceVa; /* PROT_NONE range that its address is in; 0 under VMM */
 	int refs; /* mappings, handles, work under way */
 	int exportable, block;
@@ -191,7 +192,7 @@ typedef struct {
 } Trailer;
 
 typedef struct VmmHandle VmmHandle;
-void vmmUnmapped(VmmHandle *handle); /* vmm.c; under gate */
+void vmmUnmapped(VmmHandle *handle); /* vmm.c; under memoryLock */
 
 typedef struct {
 	uint64_t base, bytes;
@@ -207,26 +208,26 @@ typedef struct {
 	uint64_t exporterStart, id;
 } Mapping;
 
-extern pthread_mutex_t semaphore;
+extern pthread_mutex_t memoryLock;
 
-Mapping *mappingFind(uint64_t address); /* under gate */
-/* Under gate; takes a reference of the physical; NULL when it overlaps */
+Mapping *mappingFind(uint64_t address); /* under memoryLock */
+/* Under memoryLock; takes a reference of the physical; NULL when it overlaps */
 Mapping *mappingAdd(Mapping mapping);
-void mappingRemove(Mapping *mapping); /* under gate */
-size_t mappingCount(void); /* under gate */
-Mapping *mappingAt(size_t index); /* under gate */
-/* Under gate, refs 1 */
+void mappingRemove(Mapping *mapping); /* under memoryLock */
+size_t mappingCount(void); /* under memoryLock */
+Mapping *mappingAt(size_t index); /* under memoryLock */
+/* Under memoryLock, refs 1 */
 CUresult physicalCreate(Physical **made, int device, uint64_t bytes, bool vmm, bool exportable);
-/* Under gate, refs 1; fd stays the caller's */
+/* Under memoryLock, refs 1; fd stays the caller's */
 CUresult physicalImport(Physical **made, int fd, bool vmm, Trailer *trailer);
-Physical *physicalOf(uint64_t nonce); /* under gate */
-bool physicalKnown(const Physical *physical); /* under gate */
-void physicalRelease(Physical *physical); /* under gate */
+Physical *physicalOf(uint64_t nonce); /* under memoryLock */
+bool physicalKnown(const Physical *physical); /* under memoryLock */
+void physicalRelease(Physical *physical); /* under memoryLock */
 /* PROT_NONE, aligned to GRANULE; 0 when there is none */
 uint64_t reserveRange(uint64_t bytes);
-/* Where `address` really is, and up to `*bytes` from there; *held must be given back
- * by physicalUnpin. */
-enum { TO_READ = 0, TO_WRITE = 1, KNOWN = 2 }; /* KNOWN: plain host memory will not do */
+/* Find the host address of `address`, with at most `*bytes` from there. The caller
+ * gives *held back with physicalUnpin. */
+enum { TO_READ = 0, TO_WRITE = 1, KNOWN = 2 }; /* KNOWN: plain host memory is an error */
 CUresult resolve(uint64_t address, uint64_t *bytes, int how, char **where, Physical **held);
 void physicalUnpin(Physical *held);
 bool isDevice(uint64_t address, uint64_t bytes); /* all of it */
@@ -237,11 +238,11 @@ uint64_t roundUp(uint64_t value, uint64_t unit);
 /* --- streams.c --- */
 
 typedef struct Stream Stream;
-/* Before: the context's sticky error; what it returns becomes it */
+/* `before` is the sticky error of the context; the result becomes the sticky error */
 typedef CUresult (*Work)(void *arguments, CUresult before);
 CUresult streamSubmit(Stream *handle, Work work, const void *arguments, size_t bytes, bool wait);
 CUresult streamIdle(Context *context); /* waits for all streams of the context */
-bool streamIsWorker(void); /* whether this thread does the work of one */
+bool streamIsWorker(void); /* whether this thread is the worker of a stream */
 void futexWake(uint32_t *word);
 void futexWait(uint32_t *word, uint32_t seen, long ms);
 
@@ -250,13 +251,14 @@ void futexWait(uint32_t *word, uint32_t seen, long ms);
 bool captureHas(const struct Stream *stream);
 void captureBreak(const struct Stream *stream);
 CUresult captureDisturbs(const struct Stream *stream);
-/* OK, or why this thread may not make this call now; then captures are broken */
+/* OK, or the error for a call that this thread may not make now; then captures are
+ * broken */
 CUresult captureRefuses(const char *name);
 
 /* --- freeing.c --- */
 
 CUresult freeingIdle(Context *context); /* streamIdle, with the driver's lock */
-void freeingAwait(const char *name); /* the lock, if that call needs it */
+void freeingAwait(const char *name); /* wait for the driver's lock, if that call needs it */
 
 /* --- events.c --- */
 

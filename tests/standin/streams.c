@@ -1,11 +1,11 @@
-/* Streams: queues of work, a thread each, so that whatever was not waited for really is
- * not done yet.
+/* Streams: queues of work. Each has a thread, so work that no call has waited for may
+ * really be undone.
  *
- * A context's legacy stream (NULL) begins its work when all blocking streams have done
- * what they were given before, and they theirs after it; streams made NON_BLOCKING are
- * left alone. STANDIN_DELAY (microseconds) makes every piece of work late. Streams
- * belong to the process and die with it: their threads are detached, exit flushes
- * nothing.
+ * The default stream (NULL) of a context begins a piece of work when all blocking
+ * streams have done the work that they were given before it; and they begin later work
+ * after it. A NON_BLOCKING stream is independent. STANDIN_DELAY (microseconds) delays
+ * every piece of work. Streams belong to the process and end with it: their threads are
+ * detached, and exit does not wait for their work.
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PER_THREAD = 16 }; /* contexts that one thread has a default stream in */
+enum { PER_THREAD = 16 }; /* the number of contexts in which one thread has a default stream */
 static const uint64_t STREAM_MAGIC = 0x6d61657274735c5cu;
 
 typedef struct Item {
@@ -76,8 +76,8 @@ static void *workOff(void *given)
 	Stream *stream = given;
 	uint64_t delay = settingBytes("STANDIN_DELAY", 0);
 	working = stream;
-	contextAdopt(
-		stream->context); /* a CPU reference's interpreter may collect what needs one to be freed */
+	/* A CPU reference in Python may collect objects that need a context to be freed. */
+	contextAdopt(stream->context);
 	pthread_mutex_lock(&stream->lock);
 	for (;;) {
 		while (!stream->head && !stream->closing)
@@ -151,8 +151,8 @@ static Stream *ownOf(Context *context)
 	return NULL;
 }
 
-/* The stream that a handle means; under submitLock. 0 and 1 are the legacy stream of
- * the current context, 2 the thread's own. */
+/* The stream of a handle; under submitLock. 0 and 1 are the legacy default stream of
+ * the current context, 2 is the thread's own. */
 static CUresult streamOf(Stream *handle, Stream **found)
 {
 	if ((uintptr_t)handle <= 2) {
@@ -202,30 +202,31 @@ static Item *itemNew(Work work, const void *arguments, size_t bytes)
 typedef struct {
 	Stream *stream;
 	uint64_t upTo;
-} AddressCell;
+} Position;
 
-static CUresult waitForPlace(void *given, CUresult before)
+static CUresult waitForPosition(void *given, CUresult before)
 {
-	AddressCell *place = given;
-	Stream *stream = place->stream;
+	Position *position = given;
+	Stream *stream = position->stream;
 	pthread_mutex_lock(&stream->lock);
-	while (stream->done < place->upTo)
+	while (stream->done < position->upTo)
 		pthread_cond_wait(&stream->changed, &stream->lock);
 	pthread_mutex_unlock(&stream->lock);
 	unref(stream);
 	return before;
 }
 
-/* Let `stream` wait for what `other` was given until now; under submitLock. */
+/* Make `stream` wait for the work that `other` was given until now; under
+ * submitLock. */
 static void orderAfter(Stream *stream, Stream *other)
 {
 	pthread_mutex_lock(&other->lock);
-	AddressCell place = {other, other->submitted};
+	Position position = {other, other->submitted};
 	bool idle = other->done >= other->submitted;
 	pthread_mutex_unlock(&other->lock);
 	if (idle)
 		return;
-	Item *item = itemNew(waitForPlace, &place, sizeof place);
+	Item *item = itemNew(waitForPosition, &position, sizeof position);
 	if (!item)
 		abort();
 	other->refs++;
@@ -245,7 +246,7 @@ CUresult streamSubmit(Stream *handle, Work work, const void *arguments, size_t b
 		free(item);
 		return result;
 	}
-	if (captureHas(stream)) { /* written down, and not done */
+	if (captureHas(stream)) { /* the work is recorded, and not done */
 		pthread_mutex_unlock(&submitLock);
 		free(item);
 		if (wait)
@@ -261,14 +262,14 @@ CUresult streamSubmit(Stream *handle, Work work, const void *arguments, size_t b
 	} else if (legacy && !(stream->flags & STREAM_NON_BLOCKING)) {
 		orderAfter(stream, legacy);
 	}
-	AddressCell place = {stream, push(stream, item)};
+	Position position = {stream, push(stream, item)};
 	if (wait)
 		stream->refs++;
 	Context *context = stream->context;
 	pthread_mutex_unlock(&submitLock);
 	if (!wait)
 		return OK;
-	waitForPlace(&place, OK);
+	waitForPosition(&position, OK);
 	return atomic_load(&context->error);
 }
 
@@ -276,22 +277,23 @@ bool streamIsWorker(void) { return working; }
 
 CUresult streamIdle(Context *context)
 {
-	AddressCell paths[256];
+	Position positions[256];
 	int found = 0;
 	pthread_mutex_lock(&submitLock);
 	for (Stream *each = streams; each && found < 256; each = each->next)
-		if (each->context == context &&
-			each != working) { /* whoever frees from within the work must not wait for it */
+		/* A thread that frees within the work of a stream must not wait for that
+		 * stream. */
+		if (each->context == context && each != working) {
 			pthread_mutex_lock(&each->lock);
 			if (each->done < each->submitted) {
 				each->refs++;
-				paths[found++] = (AddressCell){each, each->submitted};
+				positions[found++] = (Position){each, each->submitted};
 			}
 			pthread_mutex_unlock(&each->lock);
 		}
 	pthread_mutex_unlock(&submitLock);
 	for (int i = 0; i < found; i++)
-		waitForPlace(&paths[i], OK);
+		waitForPosition(&positions[i], OK);
 	return atomic_load(&context->error);
 }
 
@@ -340,8 +342,8 @@ API CUresult cuStreamDestroy_v2(Stream *stream)
 	pthread_mutex_unlock(&submitLock);
 	if (!found)
 		return INVALID_HANDLE;
-	pthread_mutex_lock(
-		&stream->lock); /* what was submitted is still done, without the caller's waiting */
+	/* The submitted work is still done, and the caller does not wait for it. */
+	pthread_mutex_lock(&stream->lock);
 	stream->closing = true;
 	pthread_cond_broadcast(&stream->changed);
 	pthread_mutex_unlock(&stream->lock);
@@ -378,7 +380,7 @@ API CUresult cuStreamQuery(Stream *stream)
 	return sticky ? sticky : result;
 }
 
-/* What `which` asks of a stream, for the small getters. */
+/* The query `which` of a stream, for the small getters. */
 static CUresult tell(
 	Stream *handle, Context **context, unsigned *flags, int *priority, unsigned long long *id)
 {

@@ -1,10 +1,10 @@
-/* Virtual memory management: physical memory, address ranges and the mapping of one
- * into the other as three things, and descriptors that share the first.
+/* Virtual memory management: physical memory, address ranges, and mappings of one into
+ * the other; and descriptors, by which processes share physical memory.
  *
- * A handle is this process's, and each import makes another one, also of memory that it
- * has; the descriptor is what crosses processes, and the memory lives as long as any
- * process has a handle, a mapping or a descriptor. Ranges, handles and mappings are
- * under `semaphore`.
+ * A handle belongs to this process. Each import makes a new one, also of memory that
+ * the process has already. Only descriptors cross processes. The memory lives as long
+ * as a process has a handle, a mapping or a descriptor of it. Ranges, handles and
+ * mappings are under `memoryLock`.
  */
 #define _GNU_SOURCE
 #include "standin.h"
@@ -24,8 +24,8 @@ struct VmmHandle {
 	VmmHandle *next;
 	Physical *physical; /* one reference, as long as this is here */
 	int releases; /* how often cuMemRelease is due */
-	int mappings; /* what is mapped can be had back by cuMemRetainAllocationHandle */
-	bool imported; /* it can not be exported again, wherever it came from */
+	int mappings; /* mapped memory gives its handle back through cuMemRetainAllocationHandle */
+	bool imported; /* an imported handle can not be exported again */
 };
 
 static Range *ranges;
@@ -101,13 +101,13 @@ API CUresult cuMemCreate(
 	if (!handle || flags || !aligned(bytes))
 		return INVALID_VALUE;
 	CHECK(checkProp(prop));
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Physical *made = NULL;
 	CUresult result = physicalCreate(
 		&made, prop->location.id, bytes, true, prop->requestedHandleTypes & 1);
 	if (!result && !(*handle = handleNew(made, false)))
 		result = OUT_OF_MEMORY;
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
@@ -115,13 +115,13 @@ API CUresult cuMemRelease(VmmHandle *handle)
 {
 	CALL("handle=%p", (void *)handle);
 	CUresult result = INVALID_VALUE;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	if (handleKnown(handle)) {
 		handle->releases--;
 		handleTryReclaim(handle);
 		result = OK;
 	}
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
@@ -130,14 +130,14 @@ API CUresult cuMemRetainAllocationHandle(VmmHandle **handle, void *address)
 	CALL("address=%p", address);
 	if (!handle)
 		return INVALID_VALUE;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Mapping *mapping = mappingFind((uint64_t)address);
 	bool right = mapping && mapping->kind == KIND_VMM;
 	if (right) {
 		mapping->handle->releases++;
 		*handle = mapping->handle;
 	}
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return right ? OK : INVALID_VALUE;
 }
 
@@ -145,7 +145,7 @@ API CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop, V
 {
 	CALL("handle=%p", (void *)handle);
 	CUresult result = INVALID_VALUE;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	if (prop && handleKnown(handle)) {
 		*prop = (CUmemAllocationProp){
 			.type = 1, .requestedHandleTypes = handle->physical->exportable, .location = {1, 0}};
@@ -154,7 +154,7 @@ API CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop, V
 				prop->location.id = i;
 		result = OK;
 	}
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
@@ -167,7 +167,7 @@ API CUresult cuMemExportToShareableHandle(
 	if (type != 1 || !driver.vmmFd)
 		return NOT_SUPPORTED;
 	CUresult result = INVALID_VALUE;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	if (handleKnown(handle) && handle->physical->exportable && !handle->imported) {
 		int fd = fcntl(handle->physical->fd, F_DUPFD_CLOEXEC, 3);
 		result = fd < 0 ? OPERATING_SYSTEM : OK;
@@ -176,7 +176,7 @@ API CUresult cuMemExportToShareableHandle(
 			ledgerShare(handle->physical->nonce);
 		}
 	}
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
@@ -188,12 +188,12 @@ API CUresult cuMemImportFromShareableHandle(VmmHandle **handle, void *shared, in
 	if (type != 1 || !driver.vmmFd)
 		return NOT_SUPPORTED;
 	Trailer trailer;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Physical *made = NULL;
 	CUresult result = physicalImport(&made, (int)(intptr_t)shared, true, &trailer);
 	if (!result && !(*handle = handleNew(made, true)))
 		result = OUT_OF_MEMORY;
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result == INVALID_VALUE ? UNKNOWN : result; /* a descriptor of something else */
 }
 
@@ -207,7 +207,7 @@ API CUresult cuMemAddressReserve(CUdeviceptr *address, size_t bytes, size_t alig
 	if (!range)
 		return OUT_OF_MEMORY;
 	uint64_t slack = alignment > GRANULE ? alignment : 0, start = 0;
-	if (wished && wished % GRANULE == 0) { /* a wish: taken elsewhere when something is there */
+	if (wished && wished % GRANULE == 0) { /* a hint: another address serves if it is in use */
 		void *got = mmap((void *)wished, bytes, PROT_NONE,
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
 		if (got == (void *)wished)
@@ -231,15 +231,15 @@ API CUresult cuMemAddressReserve(CUdeviceptr *address, size_t bytes, size_t alig
 		return OUT_OF_MEMORY;
 	}
 	*range = (Range){.base = start, .bytes = bytes};
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	range->next = ranges;
 	ranges = range;
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	*address = start;
 	return OK;
 }
 
-/* Under gate. */
+/* Under memoryLock. */
 static bool anyMapped(uint64_t address, uint64_t bytes)
 {
 	for (size_t i = 0; i < mappingCount(); i++)
@@ -253,7 +253,7 @@ API CUresult cuMemAddressFree(CUdeviceptr address, size_t bytes)
 {
 	CALL("address=%#llx, bytes=%zu", address, bytes);
 	CUresult result = INVALID_VALUE;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Range **link = &ranges;
 	while (*link && ((*link)->base != address || (*link)->bytes != bytes))
 		link = &(*link)->next;
@@ -264,7 +264,7 @@ API CUresult cuMemAddressFree(CUdeviceptr address, size_t bytes)
 		free(range);
 		result = OK;
 	}
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
@@ -276,7 +276,7 @@ API CUresult cuMemMap(
 	if (flags || offset || !aligned(bytes) || address % GRANULE)
 		return INVALID_VALUE;
 	CUresult result = INVALID_VALUE;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	bool reserved = false;
 	for (Range *each = ranges; each && !reserved; each = each->next)
 		reserved = each->base <= address && address + bytes <= each->base + each->bytes;
@@ -293,11 +293,11 @@ API CUresult cuMemMap(
 			result = OK;
 		}
 	}
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
-/* Whether whole mappings, and nothing else, make up the range; under gate. */
+/* Whether whole mappings, and nothing else, make up the range; under memoryLock. */
 static bool wholeMappings(uint64_t address, uint64_t bytes)
 {
 	uint64_t at = address;
@@ -313,14 +313,14 @@ static bool wholeMappings(uint64_t address, uint64_t bytes)
 API CUresult cuMemUnmap(CUdeviceptr address, size_t bytes)
 {
 	CALL("address=%#llx, bytes=%zu", address, bytes);
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	bool right = wholeMappings(address, bytes);
 	for (uint64_t at = address; right && at < address + bytes;) {
 		Mapping *mapping = mappingFind(at);
 		at += mapping->bytes;
 		mappingRemove(mapping);
 	}
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return right ? OK : INVALID_VALUE;
 }
 
@@ -332,7 +332,7 @@ API CUresult cuMemSetAccess(
 	if (!access || !entries)
 		return INVALID_VALUE;
 	CUresult result = OK;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	if (!wholeMappings(address, bytes))
 		result = INVALID_VALUE;
 	for (size_t i = 0; i < entries && !result; i++) {
@@ -354,7 +354,7 @@ API CUresult cuMemSetAccess(
 			at += mapping->bytes;
 		}
 	}
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
 
@@ -364,11 +364,11 @@ API CUresult cuMemGetAccess(
 	CALL("address=%#llx", address);
 	if (!flags || !location || location->id < 0 || location->id >= driver.deviceCount)
 		return INVALID_VALUE;
-	pthread_mutex_lock(&semaphore);
+	pthread_mutex_lock(&memoryLock);
 	Mapping *mapping = mappingFind(address);
 	bool right = mapping && mapping->kind == KIND_VMM;
 	if (right)
 		*flags = mapping->access[location->id];
-	pthread_mutex_unlock(&semaphore);
+	pthread_mutex_unlock(&memoryLock);
 	return right ? OK : INVALID_VALUE;
 }

@@ -118,7 +118,7 @@ class Reference:
             lock.attached.discard(puppet)
 
     def settle(self) -> None:
-        """The broker has seen to everything: what nobody holds is gone."""
+        """The broker has handled everything: buffers without a holder are gone."""
         self.buffers = [each for each in self.buffers if not each.isLingering]
         self.locks = {name: lock for name, lock in self.locks.items() if lock.attached}
 

@@ -1,4 +1,4 @@
-"""The public API does what a plain model of it does, whatever processes do and die of."""
+"""The public API does what a plain model of it does, at whatever step processes die."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-/* CPU references of Muninn's kernels, for programs that run on the stand-in without knowing it:
- * STANDIN_TWINS names this library.
+/* CPU references of Muninn's kernels in C, for programs that do not register references
+ * of their own: STANDIN_REFERENCES names this library.
  *
- * They say the same as `muninn/kernels/references.py`; `tests/cuda/test_kernels.py`
- * compares the two. An array of Numba is seven parameters, of which the third is its
- * length and the fifth its address.
+ * They compute the same as `muninn/kernels/references.py`; `tests/cuda/test_kernels.py`
+ * compares the two. An array of Numba is seven parameters: the third is its length and
+ * the fifth its address.
  */
 #include <stdint.h>
 #include <string.h>

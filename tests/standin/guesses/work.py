@@ -1,5 +1,5 @@
-"""What is asked about work: who waits for whom, what a failure leaves, what callbacks
-may do, and where resources end.
+"""Questions about work: which calls wait for which, the effects of a failure, the calls
+that callbacks may make, and the ends of resources.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A question to the driver, the processes that put it, and what is an answer."""
+"""A question to the driver, the processes that ask it, and the kinds of answers."""
 
 from __future__ import annotations
 

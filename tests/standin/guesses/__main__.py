@@ -1,8 +1,8 @@
-"""Settle the guesses: ask whatever driver is there what it does, and print it. On the
+"""The guesses: ask the driver of this machine what it does, and print the answers. On the
 stand-in and on a GPU the same program.
 
-    LD_LIBRARY_PATH=build/standin python tests/standin/settle     # the stand-in
-    python tests/standin/settle                                    # the driver of this machine
+    LD_LIBRARY_PATH=build/standin python tests/standin/guesses     # the stand-in
+    python tests/standin/guesses                                    # the driver of this machine
 
 Each line is `number  what was asked: what was seen`; the numbers are those of
 ../README.md, letters are questions of the design. With `--beside RECORDING` it says
@@ -63,7 +63,7 @@ def asked(wanted: set[str]) -> list[tuple[str, str, object]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python tests/standin/settle")
+    parser = argparse.ArgumentParser(prog="python tests/standin/guesses")
     parser.add_argument("--record", type=Path, metavar="FILE")
     parser.add_argument("--beside", type=Path, metavar="RECORDING")
     parser.add_argument(

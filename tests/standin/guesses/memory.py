@@ -1,5 +1,5 @@
-"""What is asked about memory: handles, deaths, mappings, registrations, and what
-opening costs.
+"""Questions about memory: handles, deaths, mappings, registrations, and the cost of
+opening.
 """
 
 from __future__ import annotations
