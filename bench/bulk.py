@@ -1,4 +1,4 @@
-"""Rows about many bytes: streaming reads, and sharing an array."""
+"""The rows about many bytes: reading a buffer as a stream, and sharing an array."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import muninn
 from bench.harness import Options, Peer, Row, newDomain, seconds
 from muninn.system import pages
 
-#: Whether what has huge pages is a limit: pages of 4 KiB can not reach it.
+#: Whether the rows that need huge pages have a limit: pages of 4 KiB can not reach it.
 _OF_HUGE = pages.hugePages() in pages.OFFERS_HUGE or None
 
 

@@ -1,4 +1,6 @@
-"""Rows about deaths and crowds: takeover, many buffers and members, idling, memory."""
+"""The rows about deaths and crowds: takeover, many buffers and members, idle members,
+wake-ups, memory.
+"""
 
 from __future__ import annotations
 

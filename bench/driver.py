@@ -1,5 +1,5 @@
-"""What the CUDA measurements and their peer processes share: the device, its driver's
-time, the sizes, and how they wait.
+"""The parts that the CUDA measurements and their peer processes share: the device, the
+driver's time, the sizes, and the waiting.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""`python -m bench.gpu`: what CUDA costs, beside the driver alone, in one run. Needs a
-GPU; on the stand-in it is a rehearsal.
+"""`python -m bench.gpu`: measure Muninn's CUDA operations beside the same operations of
+the driver alone, in one run. It needs a GPU; on the stand-in it is a rehearsal.
 
-Rows whose title begins with "beside" have nothing to reach. On the stand-in no figure
-but "without the driver's time" means anything.
+Rows whose title begins with "beside" have no limit. On the stand-in only the figures
+"without the driver's time" mean anything.
 """
 
 from __future__ import annotations

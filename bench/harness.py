@@ -1,9 +1,9 @@
-"""What every measurement shares: rounds that take accesses, medians, processes, and a
+"""The parts that every measurement shares: rounds, medians, peer processes, and a
 domain of its own.
 
-A figure of a busy machine means little alone, so every row is a ratio: ours and the
-peer's are measured in turn, round by round, and the ratio of each round is what counts.
-What is shown is the median, with the smallest and largest.
+A figure of a busy machine means little alone, so every row is a ratio. A round measures
+Muninn and the peer one after the other, and gives one ratio. The table shows the median
+of the ratios, with the smallest and the largest.
 """
 
 from __future__ import annotations

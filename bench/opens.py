@@ -1,4 +1,4 @@
-"""Rows about importing, opening and exchanging."""
+"""The rows about the import, opening a buffer, and exchanging data."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The other processes of the benchmarks: `python -m bench.parts FUNCTION
-'[ARGUMENTS]'`. Each talks in lines of JSON.
+'[ARGUMENTS]'`. Each reads and writes lines of JSON.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How rows are shown and kept: a table for people, a CSV file for programs."""
+"""Rows as output: a table for people, a CSV file for programs."""
 
 from __future__ import annotations
 

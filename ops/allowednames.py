@@ -1,11 +1,12 @@
-"""The names that vulture finds no user of, and that are used all the same: each group
-with the reason. `make lint` reads this page as code that uses them; nothing runs it.
+"""The exceptions of vulture: names that it sees no use of, in groups, each with the
+reason why the name stays. Vulture reads this file as code that uses them; it never
+runs.
 
-A name that is used again, or is gone, leaves the list
-(`tests/test_packaging.py::test_eachAllowedNameIsNeeded`).
+`tests/test_packaging.py::test_eachAllowedNameIsNeeded` fails when a name of this list
+is used elsewhere, or no longer exists.
 """
 
-# What users call, or catch: the roadmap's API and its table of errors.
+# Names that users call or catch: the roadmap's API and its table of errors.
 _.waitNextAsync
 _.PromotionDenied
 _.NvmeSpillUnavailable
@@ -76,7 +77,7 @@ _.anchor
 # A setting that `defaults.toml` and the roadmap have, and that has one legal value.
 _.handleBytes
 
-# What says why a transition of a row is legal; the tests and the documents read it.
+# The reason for which a transition of a row is legal; tests and documents read it.
 _.by
 _.when
 
@@ -84,7 +85,7 @@ _.when
 # write with it as a process without an owner, and the fail points are named after it.
 _.publish
 
-# What the test rigs count the leases of one member with.
+# The test rigs count the leases of one member with it.
 _.holdsOf
 
 # Fields of structures that belong to others: the CUDA driver, a notebook.

@@ -1,11 +1,12 @@
-"""`make gpu`: everything that needs a real GPU, in one command and one table. Without
-one it says so, and the exit status is 2.
+"""`make gpu`: run everything that needs a real GPU, and print one table. Without a GPU
+it says so and exits with 2.
 
-With `--rehearse` the same runs on the stand-in driver, small: whether the command
-works, and nothing about a GPU. The parts: every kernel against its CPU reference and
-the rules of the device port, the library on real VRAM and the crashes; the two demos;
-the benchmarks; what the stand-in guessed; the sanitizer; processes killed by the
-hundred mid-kernel. Written to `build/gpu/`.
+With `--rehearse` the same parts run on the stand-in driver with small sizes: that shows
+whether the command works, and says nothing about a GPU. The parts are: the suite (every
+kernel against its CPU reference, the rules of the device port, the library on real
+VRAM, the crashes); the two demos; the benchmarks; the answers that the stand-in had to
+guess; the sanitizer; and hundreds of processes that are killed inside a kernel. The
+results go to `build/gpu/`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Run each notebook and keep what its cells print: `python ops/notebooks.py`, after a
-change of them or of what they show.
+"""Run each notebook and store the outputs of its cells in it. Call `python
+ops/notebooks.py` after a change of a notebook, or of something that it shows.
 
-Nobody writes outputs by hand; tests/test_notebooks.py compares them with what the cells
-print then.
+Outputs are never written by hand: tests/test_notebooks.py runs the cells and compares.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ def main() -> None:
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         NotebookClient(notebook, timeout=120, kernel_name="python3", record_timing=False).execute()
-        notebook.metadata.language_info = {"name": "python"}  # and not which one ran it
+        notebook.metadata.language_info = {"name": "python"}  # without the version that ran it
         nbformat.write(notebook, path)
 
 

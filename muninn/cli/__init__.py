@@ -1,4 +1,5 @@
 """The inspector: `python -m muninn`, or `muninctl`.
 
-`main` has the grammar, one module per group of commands does the work, `output` prints.
+`main` has the grammar and runs one command. Each group of commands has a module, which
+is loaded when one of its commands runs. `output` prints.
 """

@@ -1,5 +1,8 @@
-"""What changes something: `alloc`, `open`, `close`, `free`, `evict`, `drain`, `keep`,
-`load`.
+"""The commands that change a buffer or the domain: `alloc`, `open`, `close`, `free`,
+`evict`, `drain`, `keep`, `load`.
+
+A command joins the domain as any process does, and leaves it when it ends. `alloc` of
+fastMode memory, `open` and `keep` stay in the domain until SIGINT or SIGTERM.
 """
 
 from __future__ import annotations
@@ -34,8 +37,9 @@ def _stopped() -> threading.Event:
 
 
 def _hold(buffer: MuninnBuffer, stop: threading.Event, seconds: float | None = None) -> None:
-    """Keep the lease until told to stop. One that is revoked, or whose buffer is freed,
-    is an error, and is given back.
+    """Keep the lease until `stop` is set or `seconds` are over. If the lease is
+    revoked, or the buffer is freed, the next look raises that, and the caller closes
+    the buffer.
     """
     deadline = None if seconds is None else clock.now() + seconds
     while True:
@@ -56,8 +60,8 @@ def _say(arguments: argparse.Namespace, result: dict[str, Any], text: str) -> in
 
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Any]:
-    """A progress bar on stderr, where that is a terminal; yields what to call with the
-    bytes that are done.
+    """A progress bar on stderr, if that is a terminal. Yields a function that takes the
+    number of bytes that are done since its last call.
     """
     if not sys.stderr.isatty():
         yield lambda count: None
@@ -67,8 +71,8 @@ def _bar(what: str, total: int) -> Iterator[Any]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[shown]}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        # Without a total it only shows that something goes on: memory is reserved
-        # before the first byte is there.
+        # Muninn reserves all the memory before the first byte is written. Until then
+        # the bar has no total, and only shows that the command works.
         task = progress.add_task(f"{what}: reserving memory", total=None, shown="")
         done = 0
 
@@ -108,7 +112,7 @@ def runAlloc(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     with buffer:
-        # before anybody is told that it may be stopped
+        # The handlers are set before the message tells the user to press Ctrl-C.
         stop = _stopped() if buffer.mode == "fastMode" else None
         if stop is not None:
             print(
@@ -277,7 +281,9 @@ def runLoad(arguments: argparse.Namespace) -> int:
 
 
 def _checkShareable(source: Source) -> None:
-    """Say which array of a sound file can not be shared, before anything is allocated."""
+    """Raise an error that names the first array that can not be shared, before anything
+    is allocated.
+    """
     from muninn.api.specs import asItems
     from muninn.errors import MuninnError
 

@@ -1,9 +1,12 @@
-"""`doctor`: what this machine can do for Muninn, one line a check, each found out by
-trying it.
+"""`doctor`: the checks of what this machine can do for Muninn, a line for each.
 
-A check returns a verdict (ok, warn, fail), what was found, and what to do about it.
-Only `fail` means that Muninn does not work here. The last one joins the domain, if
-there is one, as every command does; all others leave no trace.
+A check tries the thing itself, and returns a verdict (ok, warn, fail), what it found,
+and what to do about it. Only `fail` means that Muninn does not work here. The last
+check joins the domain, if there is one, as every command does; all others leave no
+trace.
+
+The checks read `/proc/thread-self`, as Muninn does: `/proc/self` is empty in a process
+whose first thread has ended.
 """
 
 from __future__ import annotations
@@ -25,10 +28,10 @@ from muninn.cli.finding import Finding, tried
 from muninn.cli.output import Row, counted, printJson, printTable
 from muninn.config.sizes import asText
 
-#: Below the first, a domain has no room.
+#: A domain does not fit into less than the first; less than the second is a warning.
 _LEAST_SHM_BYTES, _MIN_SHM_BYTES = 1 << 20, 1 << 30
-#: A directory, a lock file, a block under two names, a journal, two sockets; and a
-#: buffer each.
+#: A domain needs an inode for each of: a directory, a lock file, a block under two
+#: names, a journal, two sockets; and one for each buffer.
 _FEWEST_INODES, _MIN_INODES = 8, 1024
 
 
@@ -157,10 +160,9 @@ def _shm() -> Finding:
 
 
 def _mountOf(path: str) -> tuple[str, str]:
-    """(file system, options) of what is mounted at `path`; of what is above it when
-    nothing is.
-    """
-    # Of several at one place the last is on top, and `max` takes the first.
+    """(file system, options) of the mount that contains `path`."""
+    # If several are mounted at one place, the last of them is on top. The list is
+    # reversed, because `max` takes the first of equals.
     mounts = [line.split() for line in reversed(_text("/proc/thread-self/mounts").splitlines())]
     best = max(
         (mount for mount in mounts if len(mount) > 3 and _isWithin(path, mount[1])),
@@ -221,7 +223,7 @@ def _seccomp() -> Finding:
         socket.send_fds(left, [b"x"], [file.fileno()])
         _, received, _, _ = socket.recv_fds(right, 1, 1)
         if not received:
-            # it got lost: there is none left
+            # The kernel drops a descriptor that the receiver has no number left for.
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         works = os.fstat(received[0]).st_rdev == os.fstat(file.fileno()).st_rdev
         os.close(received[0])
@@ -265,7 +267,7 @@ def _cuda() -> Finding:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return Finding(
-            "ok", "no CUDA driver here (libcuda.so.1 is not found); the host back-end pretends GPUs"
+            "ok", "no CUDA driver here (libcuda.so.1 is not found); the host back-end emulates GPUs"
         )
     if (code := driver.cuInit(0)) != 0:
         return Finding(

@@ -1,5 +1,5 @@
-"""The domain, as `doctor` finds it: what is in it, and whether its files belong to this
-user alone.
+"""The checks of `doctor` that look at the domain: its members and buffers, and whether
+its files belong to this user alone.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def domain() -> Finding:
 
 
 def names() -> Finding:
-    """Names that belong to a domain of this user, and are another's: Muninn avoids
-    them, a person should know.
+    """Files of other users under names of this domain. Muninn does not use them, but
+    the user should know of them.
     """
     from muninn.config import loadSettings
     from muninn.storage.paths import SHM_ROOT, Paths
@@ -82,8 +82,8 @@ def names() -> Finding:
 
 
 def modes() -> Finding:
-    """Files of the domain that are not this user's alone. What others could only read
-    is put right by whoever opens it.
+    """Files of the domain that another user owns or may have written to. If others
+    could only read a file, the next process that opens it takes that right away.
     """
     from muninn.config import loadSettings
     from muninn.storage.paths import Paths
@@ -98,7 +98,7 @@ def modes() -> Finding:
     )
     found: dict[str, os.stat_result] = {}
     for path in entries:
-        with contextlib.suppress(FileNotFoundError):  # its broker was faster
+        with contextlib.suppress(FileNotFoundError):  # its broker has removed it
             found[path] = os.lstat(path)
     if foreign := sorted(path for path, status in found.items() if status.st_uid != paths.uid):
         return Finding(

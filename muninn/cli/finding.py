@@ -1,5 +1,5 @@
-"""Findings: what a check of `doctor` says, also one that could not be brought to its
-end.
+"""Findings: the outcomes of the checks of `doctor`. A check that raises an error has a
+finding too.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Finding(NamedTuple):
 
 
 def tried(check: Callable[[], Finding]) -> Finding:
-    """The check's finding; what it raises is one too, whatever it is: the other checks
-    are made all the same.
+    """The check's finding. Any exception of the check becomes a finding, so that the
+    other checks run.
     """
     try:
         return check()
@@ -34,7 +34,7 @@ def tried(check: Callable[[], Finding]) -> Finding:
         from muninn.system import threads
         from muninn.system.oserrors import fileError
 
-        if error.errno == errno.EAGAIN and not error.filename:  # no process can be had
+        if error.errno == errno.EAGAIN and not error.filename:  # the kernel refused a new process
             return _of(threads.exhausted())
         if isinstance(typed := fileError(error, str(error.filename or "a check")), MuninnError):
             return _of(typed)

@@ -1,4 +1,4 @@
-"""The limits that this process meets, as `doctor` finds them: its own, and those of its
+"""The checks of `doctor` that look at limits: those of this process, and those of its
 control group.
 """
 
@@ -10,7 +10,8 @@ from muninn.cli.finding import Finding
 from muninn.config.sizes import asText
 
 _ENOUGH_DESCRIPTORS, _ADVISED_DESCRIPTORS = 1024, 65536
-#: Muninn's thread, its program's, and those that numerical libraries start.
+#: Each process has Muninn's thread, the program's own, and those that numerical
+#: libraries start.
 _FEWEST_TASKS, _ENOUGH_TASKS = 4, 1024
 _LEAST_GROUP_BYTES = 1 << 30
 
@@ -50,8 +51,8 @@ def descriptors() -> Finding:
 
 
 def processLimits() -> Finding:
-    """How large a file and the process's memory may be, and how many threads its user
-    may have.
+    """The limits of the size of a file, of the memory of this process, and of the
+    threads of its user.
     """
     import resource
 
@@ -84,8 +85,8 @@ def processLimits() -> Finding:
 
 
 def controlGroup() -> Finding:
-    """What a container, a batch system or systemd allows. What is shared counts there,
-    in whichever group touched it first.
+    """The limits that a container, a batch system or systemd sets. A page of shared
+    memory counts in the group of the process that touched it first.
     """
     from muninn.system import cgroups, hostmemory
 

@@ -1,4 +1,6 @@
-"""`list`, `describe`, and what the bare command prints."""
+"""The commands that only look: `list`, which is also the command without a name, and
+`describe`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from muninn.config.sizes import asText
 from muninn.system import clock
 
 _HEADINGS = ("BUFFER", "MODE", "SIZE", "TENANT", "GPU", "IMPORTERS", "LEASE", "AGE")
-#: The columns whose words people choose.
+#: The columns whose texts users choose; these give way in a narrow window.
 _SHRINKING = (0, 3)
 #: How long there may be no broker before a list says so, and how often it looks.
 _BROKER_SECONDS, _LOOK_SECONDS = 1.0, 0.01
@@ -54,8 +56,8 @@ def runList(arguments: argparse.Namespace) -> int:
 
 
 def domainNow() -> dict[str, Any]:
-    """`domainInfo()`; between two brokers, as when nobody was there, of as soon as
-    there is one.
+    """`domainInfo()`. If the domain has no broker at the moment, as after its last one
+    died or in a new domain, wait for a broker, for at most `_BROKER_SECONDS`.
     """
     import muninn
 
@@ -67,7 +69,7 @@ def domainNow() -> dict[str, Any]:
 
 
 def domainLine(info: dict[str, Any]) -> str:
-    """Who is in a domain, and what is the matter with it, in a line. This command is a
+    """The members, the broker and the state of a domain, in a line. This command is a
     member like others while it looks.
     """
     pids = [member["pid"] for member in info["members"]]
@@ -90,7 +92,7 @@ def _isThis(pid: int | None) -> bool:
 
 def runDescribe(arguments: argparse.Namespace) -> int:
     described = _described(arguments.name)
-    # This process held it only to look.
+    # This process has the buffer open only to describe it.
     described["importers"] = [
         holder for holder in described["importers"] if holder["pid"] != os.getpid()
     ]
@@ -102,8 +104,8 @@ def runDescribe(arguments: argparse.Namespace) -> int:
 
 
 def printDescription(described: dict[str, Any]) -> None:
-    """Everything that `describe()` says, a line for each key; who holds the buffer at
-    the end.
+    """Everything that `describe()` returns, a line for each key; the holders of the
+    buffer come last.
     """
     entries = described.get("entries", {})
     rows = [
@@ -167,8 +169,8 @@ def _cells(buffer: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _lease(buffer: dict[str, Any]) -> str:
-    """The state of a buffer's leases in a word: what is not as it should be, if
-    anything is.
+    """The state of a buffer's leases in a word: the bad states, if there is one,
+    otherwise `ok`.
     """
     if buffer["state"] != "live":
         return str(buffer["state"])

@@ -1,4 +1,4 @@
-"""The grammar of `python -m muninn`, and what is common to all commands.
+"""The grammar of `python -m muninn`, and the steps that all commands share.
 
 Exit status: 0 success, 1 an error (on stderr, with its code and fix), 2 wrong usage,
 130 after Ctrl-C.
@@ -25,10 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # a name that this locale can not spell is no reason to fail
+            # A command must not fail because this locale can not encode a name.
             stream.reconfigure(errors="backslashreplace")
     for name in ("stdout", "stderr"):
-        # started with its descriptor closed; `print` would take the other one
+        # The process was started with this descriptor closed, and the next file that it
+        # opens would get the number.
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the program lasts
     try:
@@ -37,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        # Nobody reads us any more, or the disk is full. Python would complain once more
-        # when it flushes at exit.
+        # The reader of the pipe has ended, or the disk is full. Python flushes once
+        # more at exit, and would print a second error; the null device takes that.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             print(f"muninn: {error}", file=sys.stderr)
@@ -47,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _decoded(argument: str) -> str:
-    """An argument of bytes that the locale can not spell: names are UTF-8 in every
-    locale.
+    """The argument, read as UTF-8 if the locale could not decode its bytes: names are
+    UTF-8 in every locale.
     """
     if argument.isascii() or not any("\udc80" <= each <= "\udcff" for each in argument):
         return argument
@@ -59,7 +60,7 @@ def _decoded(argument: str) -> str:
 
 
 class _UsageError(Exception):
-    """What is wrong with the command line, and what argparse says about it."""
+    """The command line is wrong; `text` is the message of argparse with the usage."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(reason)
@@ -67,7 +68,7 @@ class _UsageError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose errors are raised: with `--json` they are an object too."""
+    """A parser that raises its errors, so that `_run` can print them as JSON too."""
 
     def error(self, message: str) -> NoReturn:
         raise _UsageError(message, f"{self.format_usage()}{self.prog}: error: {message}")
@@ -93,13 +94,13 @@ def _run(argv: Sequence[str]) -> int:
         raise
     except OSError as error:  # a TimeoutError among them
         if error.errno == errno.ENOSPC:
-            raise  # of what is printed to: all that fills up here has an error of Muninn's
+            raise  # stdout is full: for memory that is full Muninn has errors of its own
         printProblem(str(error), asJson)
     return 1
 
 
 def runLater(arguments: argparse.Namespace) -> int:
-    """What the manual has and this version has not: no page and no help names it."""
+    """A command that the manual has and this version does not; no help text names it."""
     from muninn.cli.output import printProblem
 
     printProblem(
@@ -109,8 +110,8 @@ def runLater(arguments: argparse.Namespace) -> int:
 
 
 def _runnerOf(path: str) -> Callable[[argparse.Namespace], int]:
-    """`module:function` below `muninn.cli`; loaded only when it runs, so that `--help`
-    is quick.
+    """The function that `path` names, as `module:function` below `muninn.cli`. Its
+    module is loaded only now, so that `--help` is quick.
     """
     module, _, name = path.partition(":")
     runner: Callable[[argparse.Namespace], int] = getattr(
@@ -120,15 +121,15 @@ def _runnerOf(path: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _configure(arguments: argparse.Namespace) -> None:
-    """Choose the domain and the verbosity. A configuration that is wrong ends every
-    command but the one that says what is wrong.
+    """Choose the domain and the verbosity. A wrong configuration ends every command
+    except `doctor`, which says what is wrong with it.
     """
     import logging
 
     from muninn.config import loadSettings, variableOf
 
     overrides = {} if arguments.domain is None else {"domain": arguments.domain}
-    logging.basicConfig(format="muninn: %(message)s")  # what the settings are warned of too
+    logging.basicConfig(format="muninn: %(message)s")  # warnings about settings use it too
     try:
         settings = loadSettings(overrides=overrides)
     except InvalidConfig:
@@ -141,8 +142,8 @@ def _configure(arguments: argparse.Namespace) -> None:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    # What is not there yet has no grammar yet: it says so instead of complaining about
-    # its options.
+    # A command of a later version has no grammar yet. It says that it is not there, and
+    # not that its options are wrong.
     early, rest = _common(json=False, domain=None).parse_known_args(argv)
     if rest and rest[0] in _LATER:
         return argparse.Namespace(
@@ -176,8 +177,8 @@ def _seconds(text: str) -> float:
 
 
 def _named(command: argparse.ArgumentParser) -> None:
-    """The buffer's name, in its place or, as the manual of `muninctl` has it, as an
-    option.
+    """The buffer's name, by position or by `--name`, as the manual of `muninctl` has
+    it.
     """
     group = command.add_mutually_exclusive_group(required=True)
     group.add_argument("name", metavar="NAME", nargs="?", default=argparse.SUPPRESS)
@@ -187,8 +188,8 @@ def _named(command: argparse.ArgumentParser) -> None:
 
 
 def _common(**defaults: object) -> _Parser:
-    """The options that may stand before and after the command. After it they have no
-    default, which would undo what stood before.
+    """The options that may stand before and after the command. The parser after the
+    command has no defaults, because a default would replace a value given before it.
     """
     common = _Parser(prog="python -m muninn", add_help=False)
     json = defaults.get("json", argparse.SUPPRESS)

@@ -1,9 +1,14 @@
 """How the inspector prints: text for people, JSON for programs, errors on stderr.
 
-The text is the same in a pipe and on a terminal; there it has colours too (unless
-NO_COLOR is set), and a list is cut to the window's width, a line for a line; a
-description goes on in the next line instead. What other processes wrote (names,
-programs) is shown without characters that a terminal would obey.
+The text is the same in a pipe and on a terminal. On a terminal it has colours (unless
+NO_COLOR is set), and fits the window: a list is cut, so that each row stays one line,
+and a description goes on in the next line. Other processes wrote the names and the
+programs; a character of theirs that a terminal would obey is replaced.
+
+The columns are laid out here and not by `rich.table`: a pipe gets every text whole at
+its natural width, without the cost of loading rich, and on a terminal the columns that
+users fill give way before all others. `rich.table` has no rows that span the columns,
+as the notes below a buffer do, so rich only colours and cuts the lines.
 """
 
 from __future__ import annotations
@@ -33,14 +38,14 @@ _LEAST_WIDTH = 8
 
 
 class Row(NamedTuple):
-    """The cells of one line of a table, and the lines that are printed below it."""
+    """The cells of one line of a table, and the notes that are printed below it."""
 
     cells: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
     @staticmethod
     def of(cells: Iterable[str], notes: Iterable[str] = ()) -> Row:
-        """A row of words that others may have written."""
+        """A row of texts that other processes may have written."""
         return Row(tuple(map(printable, cells)), tuple(map(printable, notes)))
 
 
@@ -68,8 +73,8 @@ def printError(error: MuninnError, asJson: bool) -> None:
 
 @contextlib.contextmanager
 def waitingBy(option: str | None) -> Iterator[None]:
-    """Of a name that nobody has the fix says how a call waits for it: here it is an
-    option, or no command does.
+    """Adapt the fix of `BufferNotFound`, which tells a program to give `timeout=`: name
+    the `option` of this command that waits, or nothing if the command can not wait.
     """
     from muninn.errors import BufferNotFound
 
@@ -84,7 +89,7 @@ def waitingBy(option: str | None) -> Iterator[None]:
 
 
 def printProblem(reason: str, asJson: bool) -> None:
-    """An error that is none of Muninn's own, and so has no code."""
+    """Print an error that is not Muninn's own, and so has no code."""
     print(f"muninn: {printable(reason)}", file=sys.stderr)
     if asJson:
         printJson(problem(reason))
@@ -154,8 +159,8 @@ def printTable(
 
 
 def _wrapped(row: Row, room: int) -> list[Row]:
-    """The row as several, of which only the first has more than its last cell, and only
-    the last has notes.
+    """The row with its last cell wrapped: one row a line. The first line has the other
+    cells, and the last line has the notes.
     """
     parts = textwrap.wrap(row.cells[-1], room, break_on_hyphens=False) or [""]
     blank = ("",) * (len(row.cells) - 1)
@@ -168,8 +173,8 @@ def _wrapped(row: Row, room: int) -> list[Row]:
 
 
 def _console() -> Console | None:
-    """What draws on the terminal, or None where there is none. It knows about NO_COLOR
-    and TERM=dumb.
+    """The console of the terminal, or None if stdout is none. Rich honours NO_COLOR and
+    TERM=dumb.
     """
     if not sys.stdout.isatty():
         return None
@@ -195,7 +200,7 @@ def _printLine(
         if width:
             shown.truncate(width, overflow="ellipsis")
         line.append("  " if number else "").append_text(shown)
-    # The console does not ask the line whether it may be wrapped.
+    # `Console.print` ignores the `no_wrap` of the text, so it is told here.
     console.print(line, no_wrap=True, overflow="ellipsis" if isCut else "ignore", crop=isCut)
 
 

@@ -1,5 +1,5 @@
-"""What the kernel gives, as `doctor` finds it by trying: futexes, robust lists, pidfds,
-sealed memfds and byte locks.
+"""The checks of `doctor` that try what the kernel offers: futexes, robust lists,
+pidfds, sealed memfds and byte locks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 from muninn.cli.finding import Finding
 
-#: Succeeds if byte 1 of the descriptor is locked by somebody else, and byte 2 is not.
+#: Exits with 0 if another process has locked byte 1 of the descriptor, and not byte 2.
 _SEES_LOCK = """
 import fcntl, sys
 descriptor = int(sys.argv[1])
@@ -44,8 +44,8 @@ def robust() -> Finding:
         )
 
     threads.start(hold, "doctor").join()
-    # The kernel marks the word when the thread is really gone, which is a moment after
-    # the join.
+    # The kernel marks the word when the thread has ended, which is a moment after
+    # `join` returns.
     for _ in range(1000):
         if atomics.loadAcquire32(ctypes.addressof(word)) & 0x40000000:
             return Finding("ok", "the kernel marks the word of a thread that has ended")
@@ -90,8 +90,8 @@ def byteLocks() -> Finding:
     fd = atomics.opened(atomics.memfdCreate(b"muninn-doctor", 4096), "memfd_create")
     try:
         atomics.checked(atomics.byteLock(fd, 1), "fcntl(F_SETLK)")
-        # A program of its own: a fork would have to ask first which threads the
-        # libraries have started.
+        # A new program and not a fork: libraries may have started threads, and a fork
+        # beside threads is not safe.
         status = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _SEES_LOCK, str(int(fd))],
             pass_fds=[int(fd)],
