@@ -1,8 +1,8 @@
 """Admission: whether the broker's process has descriptors left for one more member, and
-what a member is told that finds none.
+what it tells a member for which it has none.
 
-A descriptor is held in reserve, so that a newcomer can be let in for as long as it
-takes to tell it.
+The broker keeps one descriptor in reserve, so that it can accept the connection of such
+a member for as long as it takes to tell it.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from muninn.system.logs import Log
 from muninn.wire import messages, requests
 
 _log = Log("muninn.broker")
-#: What the hello of a member takes in passing: its pidfd, a file of /proc, and one to
-#: go on with.
+#: How many descriptors serving a hello takes: the member's pidfd, a file of /proc, and
+#: one more for what follows.
 _PASSING_DESCRIPTORS = 3
-#: How long the hello of a newcomer is waited for, so that it reads the answer: it comes
-#: within 0.1 ms of the connection.
+#: How long the broker waits for the hello of a member that it refuses, so that the
+#: member reads the answer. A hello comes within 0.1 ms of the connection.
 _HELLO_MS = 10
 
 
 class Admission:
-    """The door of one broker.
+    """Which connections one broker accepts.
 
     Parameters
     ----------
     anyFd
         Some descriptor, which is duplicated to find out whether there are more.
     economize
-        Close what is not needed, and say how many.
+        Closes the descriptors that are not needed, and returns how many.
     abler
-        The slot of a member that could serve all; None where there is none.
+        The slot of a member that could serve all members; None if there is none.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class Admission:
         self._refill()
 
     def admit(self, listener: Socket) -> Socket | None:
-        """The connection of one who has come, if it may stay. Raises `OSError` when
-        nobody can be let in any more.
+        """Accept the next connection; returns it if it may stay. Raises `OSError` when
+        this process can accept no connection any more.
         """
         try:
             connection = self._accepted(listener)
@@ -90,8 +90,8 @@ class Admission:
         return None
 
     def _giveWay(self) -> None:
-        """Let somebody serve who has more descriptors, and raise `Deposed`. Returns
-        where there is nobody.
+        """Let a member with more descriptors become broker, and raise `Deposed`.
+        Returns if there is no such member.
         """
         if (slot := self._abler()) is not None and self._election.replace(
             self._term, slot
@@ -102,7 +102,7 @@ class Admission:
             raise Deposed
 
     def _accepted(self, listener: Socket) -> Socket:
-        """The next connection, also when no descriptor is left but the one in reserve."""
+        """The next connection, also when only the descriptor in reserve is left."""
         self._refill()
         try:
             return descriptors.ownSocket(listener.accept())
@@ -122,13 +122,13 @@ class Admission:
         return True
 
     def _refuse(self, connection: Socket) -> None:
-        """Tell a newcomer that there is no room for it."""
+        """Tell a member that no descriptor is left for it."""
         with contextlib.suppress(OSError):
             poll = green.poll()
             poll.register(connection.fileno(), select.POLLIN)
             if poll.poll(_HELLO_MS):
-                # What is unread at the end would hide the answer. There is no room for
-                # its descriptors, and the kernel closes them.
+                # A message that is unread when the connection ends would hide the
+                # answer. The kernel closes its descriptors, which are not received.
                 connection.recv(messages.MAX_MESSAGE_BYTES)
             messages.send(connection, requests.failure(self._exhausted()))
 

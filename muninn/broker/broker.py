@@ -1,10 +1,10 @@
-"""The broker: one member's term in office, from its election to its deposition.
+"""The broker: one member's term, from its election to its deposition.
 
 A broker works on its member's background thread, one `step` at a time. Other members
 ask it through its socket (`server.py`), its own process asks it through its inbox
 (`inbox.py`), and `handlers/` says what each request does. The broker keeps in its
-private memory only what its successor finds in the control block or is brought by the
-members again: a death of the broker loses nothing.
+private memory only what its successor finds in the control block, or receives from the
+members again. So a death of the broker loses nothing.
 
 Takeover. A member that notices the end of the broker, by the robust word of its slot or
 by a heartbeat that stands still, replaces the election word {epoch, slot} by one CAS
@@ -59,20 +59,20 @@ from muninn.wire import messages, requests
 from muninn.wire.messages import Message
 
 _log = Log("muninn.broker")
-#: How many steps with something to serve may come before a piece of maintenance; a busy
-#: broker knows no other.
+#: After how many steps with requests a broker does a piece of maintenance. A broker
+#: that is always busy would otherwise never do any.
 _SERVED_FIRST = 16
 
 
 class Broker:
-    """A broker's term, from election to deposition. Writing to `wakeFd`, an eventfd of
-    the member's, ends a step.
+    """A broker's term, from election to deposition. A write to `wakeFd`, an eventfd of
+    the member, ends the wait of a step.
 
     Raises
     ------
     BlockLost
-        Nobody finds the control block any more; where its directory went too, there is
-        no place for a journal.
+        The control block was removed from `/dev/shm`. If its directory was removed too,
+        there is no place for a journal.
     """
 
     def __init__(
@@ -95,10 +95,11 @@ class Broker:
         self._own = Session(None, own)
         self._lock = _thread.RLock()
         self._inbox = Inbox(wakeFd)
-        self._thread = 0  # the one that serves
+        self._thread = 0  # the thread that serves
         self._isServing = False
         self._served = 0  # steps since the last piece of maintenance
-        dropCopies(block.paths)  # first of all: it may be the room that everything else needs
+        # This comes first: it may free the memory that everything else needs.
+        dropCopies(block.paths)
         self._journal = Journal(block.paths, term.epoch)
         try:
             self._server = Server(block.paths.socketPath(term.epoch), block.paths.uid, wakeFd, self)
@@ -144,8 +145,8 @@ class Broker:
     # --- the term --------------------------------------------------------------------
 
     def start(self) -> None:
-        """Fence the predecessors, listen, and say so. What they left half done follows
-        while requests are served already.
+        """Fence the predecessors, listen, and announce the epoch. The broker finishes
+        what its predecessors left half done while it serves already.
         """
         self._directory.fence()
         self._server.listen()
@@ -160,8 +161,8 @@ class Broker:
         return self._election.term() != self._term
 
     def step(self, timeoutSeconds: float) -> None:
-        """Wait for something to do, at most so long, and do it. Raises `Deposed` when
-        the term has ended.
+        """Wait for something to do, at most `timeoutSeconds`, and do it. Raises
+        `Deposed` when the term has ended.
         """
         timeoutSeconds = min(
             timeoutSeconds,
@@ -193,8 +194,8 @@ class Broker:
             self._doMaintenance()
 
     def _serveInbox(self) -> None:
-        """Answer what this process asks. What it asks meanwhile has its access after
-        the other members.
+        """Answer the requests of this process. Requests that come meanwhile are served
+        after those of the other members.
         """
         for _ in range(_SERVED_FIRST):
             if (asked := self._inbox.take()) is None:
@@ -208,8 +209,8 @@ class Broker:
                     raise
 
     def _beat(self) -> None:
-        """Show that this broker moves. Raises `Deposed` when nobody looks any more, and
-        where this process can not go on.
+        """Advance the heartbeat. Raises `Deposed` when the term has ended, or when this
+        process can not go on.
         """
         if self.isDeposed() or self._journal.isHindered():
             raise Deposed
@@ -229,8 +230,8 @@ class Broker:
             )
 
     def close(self) -> None:
-        """Let go of everything that belongs to the term. Nothing shared is touched: it
-        is the successor's.
+        """Release everything of the term that is private to this process. Shared memory
+        is not touched, since it is the successor's now.
         """
         self._inbox.shut()
         with self._lock:
@@ -245,8 +246,8 @@ class Broker:
             self._server.close()
 
     def closeInChild(self) -> None:
-        """In a forked child, without a thread that serves: whoever waits for an answer
-        is to know, and what descriptors are left go.
+        """In a forked child, which has no thread that serves: refuse the requests that
+        wait for an answer, and close the child's copies of the descriptors.
         """
         self._inbox.shut()
         self._server.closeInChild()
@@ -255,14 +256,14 @@ class Broker:
             holder.closeInChild()
 
     def handOver(self) -> list[tuple[tuple[int, int], Descriptor]]:
-        """The descriptors in the descriptor store, which are the caller's from now on:
-        to bring to the successor, or to die with.
+        """The descriptors in the descriptor store. The caller owns them from now on, and
+        brings them to the successor.
         """
         with self._lock:
             return self._directory.descriptorStore.takeAll()
 
     def inherit(self, allocations: list[tuple[tuple[int, int], Descriptor]]) -> None:
-        """Keep descriptors that this member still has of an earlier term."""
+        """Keep descriptors that this member still has from an earlier term."""
         self._directory.keep(
             [pair for pair, _ in allocations], [descriptor for _, descriptor in allocations]
         )
@@ -286,7 +287,8 @@ class Broker:
 
     def hungUp(self, session: Session) -> None:
         if session.key is None:
-            self._maintenance.sweepSoon()  # it died before its hello, so nobody has its pidfd
+            # It died before its hello, so this broker has no pidfd of it.
+            self._maintenance.sweepSoon()
         else:
             self._deathWatch.suspect(session.key)
 
@@ -299,7 +301,7 @@ class Broker:
                 and session.key is not None
                 and not self._members.isCurrent(session.key)
             ):
-                # Nobody would ever take back what is granted now.
+                # No broker would ever reclaim what is granted now.
                 raise SenderGone(f"member slot {session.key.slot} was given back")
             return self._handlers[request["op"]](session, request, descriptors)
         except (MuninnError, PermissionError) as error:
@@ -307,37 +309,37 @@ class Broker:
                 raise
             answer = self._journal.hinder(error)
             if self._journal.hindrance is not None:
-                # a limit of this process's own is no answer: whoever asks, asks the
-                # successor
+                # A limit of this process alone is no answer: the member asks the
+                # successor.
                 raise Deposed from None
             return requests.failure(answer), ()
         except Deposed:
             if self.isDeposed():
                 raise
-            # Not ours to change, and nobody else's either: the word is damaged.
+            # No broker could change this word, since it is damaged.
             return requests.failure(
                 ControlBlockInvalid("a row carries an epoch that has not come yet")
             ), ()
         finally:
-            messages.closeAll(descriptors)  # a handler empties the list of those that it keeps
+            messages.closeAll(descriptors)  # a handler removes those that it keeps from the list
 
     # --- what this process asks ------------------------------------------------------
 
     def lacks(self, name: str) -> bool:
-        """Whether nobody has the name, or is creating it. For any thread; False says
-        little.
+        """Whether no row has the name, also none that is being created. Any thread may
+        call this. If it returns False, a request must find out.
         """
-        # last: what a successor has granted since is not known here
+        # The election word is read last: a successor may have granted the name since.
         return self._directory.lacks(name) and not self.isDeposed()
 
     def ask(
         self, message: Message, descriptors: Sequence[Descriptor], seconds: float
     ) -> tuple[Message, list[Descriptor]]:
-        """A request of the broker's own process, from any of its threads; the
-        descriptors in the answer are the caller's.
+        """Answer a request of the broker's own process, from any of its threads. The
+        caller owns the descriptors in the answer.
 
-        Raises `Deposed` when the term has ended, `BrokerUnavailable` when a finalizer
-        asks in the middle of what this thread serves.
+        Raises `Deposed` when the term has ended, and `BrokerUnavailable` when a
+        finalizer asks while this thread is serving another request.
         """
         if self._thread != atomics.threadId():
             return self._inbox.ask(message, duplicated(descriptors), seconds)
@@ -347,15 +349,15 @@ class Broker:
         return reply, duplicated(lent)
 
     def execute(self, message: Message, descriptors: list[Descriptor]) -> Answer:
-        """The same, served here and now, on the thread that serves; the descriptors in
-        the answer are borrowed.
+        """The same on the thread that serves, which serves the request at once. The
+        descriptors in the answer are borrowed.
         """
         with self._lock:
             if self._server.isClosed():
                 raise Deposed
             if self.isDeposed():
-                # The thread that serves does not know yet, and until it does this
-                # process has no other broker to ask.
+                # The thread that serves does not know this yet. Until it does, this
+                # process asks no other broker.
                 self._server.wake()
                 raise Deposed
             knownEnd = self._directory.catalog.nextDeadline()
@@ -363,13 +365,13 @@ class Broker:
             if self._directory.catalog.nextDeadline() != knownEnd or (
                 self._maintenance.snapshot.isDue() and not self._maintenance.snapshot.isUnderWay()
             ):
-                # the thread that serves sleeps until the first lifetime that it knew of
+                # The thread that serves sleeps until the first deadline that it knew.
                 self._server.wake()
             return reply
 
     def _mayStillBring(self) -> bool:
-        """After a takeover: whether a member that lives, a holder or the broker before,
-        has not brought yet all memory that it may have.
+        """After a takeover: whether a living member has not yet brought all the memory
+        that it may have, because it has it open or was the broker before.
         """
         connected = {
             session.key for session in self._server.sessions.values() if not session.bringsMore

@@ -1,11 +1,11 @@
-"""Candidacy: whether this process can serve as broker, and which member could if it can
-not.
+"""Candidacy: whether this process can serve as broker, and which member should serve.
 
-A broker works in a process that has limits of its own, and they would become those of
-everybody. What a member can spend it writes into its slot; whoever is to choose a
-successor, for a broker that died or that has come to its limits, takes itself if it can
-serve all members, otherwise the one who can serve most. Who has failed in office does
-not stand again for a while, each time longer.
+A broker works in a process that has limits of its own, and these limits would apply to
+the whole domain. Therefore each member writes into its slot how many descriptors it can
+spend as broker. A process that chooses a successor, for a broker that died or has
+reached its limits, chooses itself if it can serve all members. Otherwise it chooses the
+member that can serve most. A stale number costs one more election. A process that has
+failed as broker does not stand for a while, which is longer after each failure.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _ROW_FILE_BYTES = 2048  # twice a record, twice over
 _MEASURE_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 5.0
 _FORGOTTEN_SECONDS = 10.0
-#: So many failures in office may be accidents: who asks waits for the next attempt.
+#: So many failures as broker may be accidents: a thread that asks waits for the next
+#: attempt, and gets no error.
 _FAILURES_UNTOLD = 2
 _LONGEST_SLEEP_SECONDS = 0.25
 
@@ -55,8 +56,8 @@ class Candidacy:
     # --- one's own limits ------------------------------------------------------------
 
     def measure(self) -> int:
-        """Descriptors that this process could spend in office, written into its slot; 0
-        when it can not serve.
+        """How many descriptors this process could spend as broker; 0 if it can not
+        serve. The number is written into its slot.
         """
         self._measureAt = clock.now() + _MEASURE_SECONDS
         mayServe = (
@@ -123,11 +124,10 @@ class Candidacy:
     # --- whom to choose --------------------------------------------------------------
 
     def stand(self, election: Election, term: Term, mayWait: bool) -> None:
-        """Have a successor of `term` elected. Where nobody can serve, the patient sleep
-        for a while; others get the reason as an error.
+        """Have a successor of `term` elected. If no member can serve, a thread that may
+        wait sleeps for a while; any other gets the reason as an error.
         """
-        # a pause that ends, or begins, in the midst of this keeps it from standing all
-        # the same
+        # A pause that begins or ends during this call counts as well.
         wasPausing = self._isPausing()
         slot = self.choice(term)
         if slot is not None:
@@ -148,7 +148,7 @@ class Candidacy:
         return clock.now() < self._standsAgainAt
 
     def choice(self, term: Term) -> int | None:
-        """The slot of who should succeed `term`; None when nobody can serve."""
+        """The slot of the member that should succeed `term`; None if none can serve."""
         own = self.measure()
         if own >= OWN_DESCRIPTORS + self._members.count:
             return self._key.slot
@@ -158,16 +158,16 @@ class Candidacy:
         return self._key.slot if own > OWN_DESCRIPTORS else None
 
     def abler(self) -> int | None:
-        """The slot of another member that can serve all, when this one, which is
-        broker, has come to its limits; None: nobody could.
+        """The slot of another member that can serve all members, when this process,
+        which is broker, has reached its limits; None if there is no such member.
         """
         own = self.measure()
         spare, slot = self._ablest(self._key.slot)
         return slot if spare > own and spare >= self._wanted() else None
 
     def successor(self) -> int | None:
-        """The slot of the member that can serve best, for who resigns; None: whoever
-        stands first.
+        """The slot of the member that should follow this broker when it resigns; None
+        lets any member become broker that stands first.
         """
         spare, slot = self._ablest(self._key.slot)
         return slot if spare > OWN_DESCRIPTORS else None
@@ -186,9 +186,9 @@ class Candidacy:
     # --- how it went -----------------------------------------------------------------
 
     def resigned(self, term: Term, error: Exception) -> None:
-        """This process has failed in office: it does not stand again for a while."""
+        """This process has failed as broker: it does not stand again for a while."""
         self._reason = _typed(error)
-        # its uid was another one for a moment, and may be again
+        # Its uid was another one, perhaps for a moment only: this is no failure.
         if isinstance(self._reason, DomainChanged):
             _log.info("resigned as broker of epoch %d: %s", term.epoch, self._reason.reason)
             return
@@ -198,7 +198,7 @@ class Candidacy:
             and not _isLoss(error)
         ):
             _log.error("resigned as broker of epoch %d", term.epoch, exc_info=error)
-        else:  # it says by itself what is to be done
+        else:  # this error says by itself what is to be done
             _log.error("resigned as broker of epoch %d: %s", term.epoch, self._reason)
         now = clock.now()
         self._failures = 1 if now - self._standsAgainAt > _FORGOTTEN_SECONDS else self._failures + 1

@@ -1,12 +1,13 @@
 """The catalog: which names are taken, which lifetimes end, and which rows count against
 quotas.
 
-Kept in the broker's private memory while it serves, and thrown away with it. What there
-was before its term is not read row by row: the sums come from one pass in C, and a name
-is looked up in the index that all processes share, whose entries are believed after a
-look at the row. An index may lack names, of rows that found no room in it or that a
-program of an older version made; so until `indexNames` has been over all rows, a name
-that is not in it is looked for in the rows, again by a pass in C.
+The catalog is private memory of the broker, and ends with its term. A new broker does
+not read the older rows one by one. It takes the sums from one pass in C. It looks a
+name up in the shared name index, and then checks the row behind the entry, since the
+index is only a hint. The index may lack names: of rows for which it had no room, or of
+rows that a program of an older version made. So until `indexNames` has gone over all
+rows, the catalog looks for a name that is not in the index in the rows, again by a pass
+in C.
 """
 
 from __future__ import annotations
@@ -58,16 +59,16 @@ class Catalog:
         )
 
     def lacks(self, name: str) -> bool:
-        """Whether no row has the name. Reading only, so for any thread; before all
-        names are in the index it says nothing.
+        """Whether no row has the name. It only reads, so any thread may call it. Before
+        all names are in the index it returns False.
         """
-        # first: a name may move from the rows to the index meanwhile
+        # This is read first: a name may move from the rows to the index meanwhile.
         isWhole = self._indexNext >= self._indexEnd
         return isWhole and self.find(name) is None
 
     def indexNames(self, atMost: int) -> bool:
-        """Put the next names of before this term into the index, which most of them are
-        in; whether there are more.
+        """Put the next names of rows from before this term into the index, unless they
+        are in it; returns whether there are more.
         """
         end = min(self._indexNext + atMost, self._indexEnd)
         for row in self._rows.named(self._indexNext, end):
@@ -82,7 +83,7 @@ class Catalog:
         return end < self._indexEnd
 
     def nameOf(self, row: int) -> str | None:
-        """The name under which a row was counted last, also when that is free again."""
+        """The name under which a row was counted last, even if the name is free again."""
         usage = self._usages.get(row)
         return None if usage is None else usage.name
 
@@ -94,7 +95,7 @@ class Catalog:
         self._count(row, usage)
 
     def forgetName(self, row: int) -> None:
-        """Free the name; the bytes still count. A name of before this term is free as
+        """Free the name; the bytes still count. A name from before this term is free as
         soon as its row can not be opened any more.
         """
         usage = self._usages.get(row)

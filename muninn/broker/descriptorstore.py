@@ -1,9 +1,11 @@
 """The descriptor store: descriptors of memory that has no name in `/dev/shm`.
 
-fastMode memory lives as long as somebody holds a descriptor of it. Its holders do, and
-the broker does too, so that it outlives the process that made it and can be handed to a
-newcomer, through the descriptor server once that is open. After a broker's death the
-holders bring their descriptors to the successor with their first message.
+fastMode memory lives as long as a process has a descriptor of it. The processes that
+have it open do, and so does the broker. Therefore the memory outlives the process that
+allocated it, and another process can get a descriptor from the broker, through the
+descriptor server once that is open. The store is private memory of the broker. After
+the broker's death the members bring their descriptors to the successor with their first
+message.
 """
 
 from __future__ import annotations
@@ -27,18 +29,17 @@ class DescriptorStore:
         self._descriptorServer: DescriptorServer | None = None
 
     def open(self, path: str, uid: int | None = None) -> None:
-        """Hand out what is here, and what comes, at a socket of this path; where that
-        can not be, by requests only.
+        """Hand the descriptors out at a socket of this path. If it can not be opened,
+        only requests hand them out.
         """
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)  # of a broker of a block that was withdrawn
+            os.unlink(path)  # left by a broker of a block that was withdrawn
         try:
             self._descriptorServer = DescriptorServer(path)
             ownership.requireMade(path, uid, 0o600)
         except FileNotFoundError as error:
-            _log.info(
-                "the descriptor server was removed: %s", error
-            )  # by a successor, while this process stood still in the middle of this
+            # A successor removed it while this process stood still between two steps.
+            _log.info("the descriptor server was removed: %s", error)
             return
         except OSError as error:
             _log.warning("the descriptor server can not be opened: %s", error)
@@ -47,8 +48,8 @@ class DescriptorStore:
             self._descriptorServer.put(row, incarnation, descriptor.number)
 
     def put(self, row: int, incarnation: int, descriptor: int | Descriptor) -> None:
-        """Keep a descriptor, which is the descriptor store's from now on; a second one
-        for the same memory is closed.
+        """Keep a descriptor, which the store owns from now on. A second descriptor of
+        the same memory is closed.
         """
         brought, kept = own(descriptor), self._descriptors.get((row, incarnation))
         if kept is not None and kept.isOurs():
@@ -73,7 +74,7 @@ class DescriptorStore:
             kept.close()
 
     def takeAll(self) -> list[tuple[tuple[int, int], Descriptor]]:
-        """Empty the descriptor store: what was in it is the caller's."""
+        """Empty the store; the caller owns the descriptors from now on."""
         taken = [(pair, kept) for pair, kept in self._descriptors.items() if kept.isOurs()]
         for pair in self._descriptors:
             self._withdraw(pair)

@@ -2,34 +2,36 @@
 
 The broker of one epoch changes the rows of a domain, and no other process does. Each
 step is one CAS of the row's state word, stamped with the epoch, between two records of
-the journal. What a broker leaves half done is read off the word, and `settle` finishes
-it, in this broker or in any successor. The rows, the name index and the journal survive
-a crash of the broker; the catalog and the descriptors are private memory, which a
-successor derives from the rows or is brought again.
+the journal. The state word says what a broker has left half done, and `tryReclaim`
+finishes it, in this broker or in any successor. The rows, the name index and the
+journal survive a crash of the broker. The catalog and the descriptors are private
+memory; a successor derives the catalog from the rows, and the members bring it the
+descriptors.
 
 Create. `grant` writes a `create` record, and takes a FREE row to CREATING, with the
 next incarnation. The creator fills the memory and the description. `commit` checks the
 description, writes a `live` record, puts the name into the index, and takes the row to
-LIVE. A creator that gives up, or dies, has its row reclaimed.
+LIVE. If the creator gives up, or is confirmed dead, the broker reclaims the row.
 
 Free. An opener first takes a lease on the row, and then reads the row's state word; it
 may use the memory if the word is LIVE. The broker does it the other way round:
 
 1. It writes a `free` record, and takes the row from LIVE to DYING by a CAS. The name is
-   free from then on, and nobody new may use the row.
+   free from then on, and no opener may use the row any more.
 2. It counts the leases on the row. While there are any, the row stays DYING: each
-   holder reports its release, and each report runs `settle` again.
+   holder reports its release, and each report runs `tryReclaim` again.
 3. When it has counted none, it takes the row to DEAD by a CAS of exactly the word that
    it saw. DEAD is never taken back.
 4. It removes the name from the index, unlinks the segment, drops the descriptor, writes
    a `gone` record, and takes the row to FREE.
 
 A buffer that ends with its last close goes from LIVE to PROBING before the count, and
-back to LIVE when a lease is found: an opener that sees PROBING asks the broker. The
-opener writes before it reads, and so does the broker; at least one of them sees the
-other. A stale count costs a later `settle`, since a lease that is seen keeps the row. A
-stale state word costs a CAS that fails: a later epoch has changed the row, and this
-broker is deposed. Nothing is unlinked before the row is DEAD.
+back to LIVE when a lease is found: an opener that sees PROBING asks the broker.
+
+The opener writes before it reads, and so does the broker; at least one of them sees the
+other. A stale count of leases costs a later `tryReclaim`, since a lease that is seen
+keeps the row. A stale state word costs a CAS that fails: a later epoch has changed the
+row, and this broker is deposed. Nothing is unlinked before the row is DEAD.
 """
 
 from __future__ import annotations
@@ -97,25 +99,25 @@ class Directory:
         return self._catalog
 
     def halfMade(self) -> list[Record]:
-        """The `create` records of the rows that are CREATING, those of earlier terms
-        too: only the journal has their names.
+        """The `create` records of the rows that are CREATING, also of those that were
+        granted in earlier terms. Only the journal has their names.
         """
-        _ = self.catalog  # it takes them from the older journals
+        _ = self.catalog  # building it takes the records from the older journals
         return self._halfMade.records()
 
     def fence(self) -> None:
-        """Make everything that earlier brokers still try fail. The first thing that a
-        broker does.
+        """Raise the epoch of all rows, so that every CAS of an earlier broker fails. A
+        broker calls this before it changes anything.
         """
         self.rows.fence(self._epoch)
 
     def exists(self, row: int, incarnation: int) -> bool:
-        """Whether there is such a row, and it is that incarnation's."""
+        """Whether there is such a row, and it has this incarnation now."""
         return 0 <= row < self.rows.count() and self.rows.state(row).incarnation == incarnation
 
     def keep(self, pairs: list[tuple[int, int]], descriptors: list[Descriptor]) -> None:
-        """Take the first descriptors for the memory of these rows; those that no row
-        vouches for are closed.
+        """Take one descriptor from the front of the list for each of these rows. A
+        descriptor whose row is gone is closed.
         """
         for row, incarnation in pairs:
             descriptor = descriptors.pop(0)
@@ -127,8 +129,8 @@ class Directory:
     # --- creating --------------------------------------------------------------------
 
     def grant(self, member: MemberKey, usage: Usage, gpuCapacityBytes: int) -> tuple[int, int]:
-        """A CREATING row for a member that will fill and commit it; returns (row,
-        incarnation).
+        """Take a row to CREATING for a member that will fill and commit it; returns
+        (row, incarnation).
         """
         other = self._namedRow(usage.name)
         if other is not None and self.holders.isGivenUp(other):
@@ -139,8 +141,8 @@ class Directory:
             if again is None:
                 raise BufferExists(f"{usage.name!r} exists already")
             return other, again
-        # Its lifetime counts from the commit on: what nobody can open yet can not be
-        # freed either.
+        # The lifetime begins with the commit: a row that no process can open yet must
+        # not be freed.
         usage = usage._replace(deadlineMs=0)
         self.catalog.quotas.admit(
             usage.tenant, usage.mode, usage.gpu, usage.sizeBytes, gpuCapacityBytes
@@ -158,8 +160,8 @@ class Directory:
         return row, incarnation
 
     def _grantedBefore(self, member: MemberKey, row: int) -> int | None:
-        """The incarnation, when this member repeats a request whose answer it did not
-        get.
+        """The incarnation of the row, if this member repeats a request whose answer it
+        did not get.
         """
         state = self.rows.state(row)
         return (
@@ -172,7 +174,7 @@ class Directory:
         self, member: MemberKey, row: int, incarnation: int, descriptor: Descriptor | None
     ) -> None:
         """CREATING → LIVE: the creator has filled the memory and the description. The
-        descriptor is the directory's from here.
+        directory owns the descriptor from here on.
         """
         state = self.rows.state(row)
         isRepeated = state.state in _HELD_BY_NAME and state.incarnation == incarnation
@@ -183,7 +185,7 @@ class Directory:
         ):
             if descriptor is not None:
                 own(descriptor).close()
-            # and the first answer was lost
+            # The row was committed and freed, and the answer to the commit was lost.
             raise BufferFreed(f"row {row}.{incarnation} was freed as soon as it was there")
         if not isRepeated and (state.state, state.creator, state.incarnation) != (
             layout.ROW_CREATING,
@@ -201,14 +203,14 @@ class Directory:
             return
         try:
             description = self._checkedDescription(row, incarnation)
-            # the name of the grant, should the description say another
+            # The description may have another name than the grant.
             self.catalog.forgetName(row)
             self.catalog.add(row, usageOf(description))
             self._journal.append(
                 "live", row=row, incarnation=incarnation, description=description.packed()
             )
         except Exception:
-            if self._journal.hindrance is None:  # otherwise it is asked of the successor
+            if self._journal.hindrance is None:  # otherwise the member asks the successor
                 self._reclaim(row, state)
             raise
         isIndexed = self._index.insert(description.name.encode(), row, incarnation)
@@ -229,7 +231,7 @@ class Directory:
         return description
 
     def abandon(self, member: MemberKey, row: int, incarnation: int) -> None:
-        """The creator gives up; what there is of the segment goes."""
+        """The creator gives up: reclaim the row, with what there is of its segment."""
         state = self.rows.state(row)
         if (state.state, state.creator, state.incarnation) == (
             layout.ROW_CREATING,
@@ -241,7 +243,7 @@ class Directory:
     # --- finding ---------------------------------------------------------------------
 
     def find(self, name: str) -> tuple[int, int, bool] | None:
-        """(row, incarnation, live) of a name; not live: it is being created."""
+        """(row, incarnation, live) of a name. If it is not live, it is being created."""
         row = self._namedRow(name)
         if row is None:
             return None
@@ -253,21 +255,21 @@ class Directory:
         return row, state.incarnation, state.state == layout.ROW_LIVE
 
     def _namedRow(self, name: str) -> int | None:
-        """The row that has a name. One whose lifetime is over has none from now on,
-        whatever else is still to be done first.
+        """The row that has a name. A row whose lifetime is over loses its name here,
+        even if maintenance has not come to it yet.
         """
         row = self.catalog.find(name)
         return self.catalog.find(name) if row is not None and self.endLifetime(row) else row
 
     def lacks(self, name: str) -> bool:
-        """Whether nobody has the name, or is creating it. Reading only, so for any
-        thread; False says little.
+        """Whether no row has the name, also none that is being created. It only reads,
+        so any thread may call it. If it returns False, a request must find out.
         """
         return self._catalog is not None and self._catalog.lacks(name)
 
     def lacksMemory(self, name: str) -> bool:
-        """Whether the name is that of memory without a name of its own, which nobody
-        has brought to this broker.
+        """Whether the buffer's memory has no name in `/dev/shm`, and no member has
+        brought its descriptor to this broker.
         """
         row = self._namedRow(name)
         return row is not None and self.isLost(row)
@@ -285,8 +287,8 @@ class Directory:
     # --- ending ----------------------------------------------------------------------
 
     def free(self, row: int, incarnation: int) -> None:
-        """LIVE → DYING: the name is free at once, the memory when its last holder lets
-        go. Freeing twice is fine.
+        """LIVE → DYING: the name is free at once, and the memory when the last lease on
+        it ends. Freeing twice is fine.
         """
         state = self.rows.state(row)
         if state.incarnation != incarnation or state.state not in (
@@ -302,8 +304,8 @@ class Directory:
         self.tryReclaim(row)
 
     def endLifetime(self, row: int) -> bool:
-        """Free the row, once, if it has a deadline that has passed; whether it was
-        freed.
+        """Free the row if it has a deadline and the deadline has passed; returns
+        whether it was freed.
         """
         state = self.rows.state(row)
         if state.state not in _HELD_BY_NAME or not clock.isOver(self.rows.deadlineMs(row)):
@@ -313,8 +315,8 @@ class Directory:
         return True
 
     def tryReclaim(self, row: int) -> RowState:
-        """Take a row as far as its holders allow; returns its state then. Safe to call
-        at any time, for any row.
+        """Take a row as far towards FREE as its leases allow; returns its state then.
+        Safe to call at any time, for any row.
         """
         state = self.rows.state(row)
         if (
@@ -330,8 +332,8 @@ class Directory:
             and not self.holders.isTorn(row)
         ):
             state = self.rows.change(row, state, self._epoch, layout.ROW_PROBING)
-        # SYNC lease: pairs with LeaseTable.take. The state first and the leases second
-        # here, the lease first and the state second there.
+        # SYNC lease: pairs with LeaseTable.take. The state is written before the leases
+        # are read here; the lease is written before the state is read there.
         if state.state == layout.ROW_PROBING and self.holders.isHeld(row):
             return self.rows.change(row, state, self._epoch, layout.ROW_LIVE)
         isOver = state.state in (layout.ROW_PROBING, layout.ROW_DYING) and not self.holders.isHeld(
@@ -340,8 +342,8 @@ class Directory:
         return self._reclaim(row, state) if isOver or state.state == layout.ROW_DEAD else state
 
     def ownerGone(self, row: int) -> None:
-        """The memory of a LIVE row was its creator's own, and went with it: who holds
-        it is told at its next use.
+        """The memory of a LIVE row belonged to its creator, and went with it. Revoke the
+        leases, so that each holder is told at its next use, and free the row.
         """
         state = self.rows.state(row)
         if state.state in _HELD_BY_NAME:
@@ -364,12 +366,13 @@ class Directory:
         """→ DEAD → memory gone → FREE."""
         if state.state != layout.ROW_DEAD:
             state = self.rows.change(row, state, self._epoch, layout.ROW_DEAD)
-        # After DEAD, which is never taken back: a broker deposed before it must not
-        # take the name of what lives on. Also that of a row that was never LIVE: its
-        # broker may have died between the index entry and LIVE.
+        # After the CAS to DEAD, which is never taken back: a broker that was deposed
+        # before must not remove the name of a row that lives on. The name of a row that
+        # was never LIVE is removed as well, since its broker may have died between the
+        # index entry and LIVE.
         self._unname(row, state)
         segments.unlink(self._block.paths, row, state.incarnation)
-        # it was adopted, and its segment is named by the block that made it
+        # An adopted row: its segment has a name of the block that made it.
         if origin := self.rows.origin(row):
             segments.unlink(self._block.paths, row, state.incarnation, origin)
         self.descriptorStore.drop(row, state.incarnation)
@@ -379,13 +382,13 @@ class Directory:
         return self.rows.change(row, state, self._epoch, layout.ROW_FREE, creator=0)
 
     def _unname(self, row: int, state: RowState) -> None:
-        """Free the row's name: that of its grant, which waits for a commit, and that of
-        its description.
+        """Free the row's names: the name of its grant, while it waits for a commit, and
+        the name in its description.
         """
         granted = self.catalog.nameOf(row)
         self.catalog.forgetName(row)
         names = set() if granted is None else {granted}
-        # the index entry of a damaged row is a stale hint, and readers check
+        # The index entry of a damaged row stays as a stale hint; readers check the row.
         with contextlib.suppress(ControlBlockInvalid):
             described = self.rows.description(row).name
             self._index.remove(described.encode(), row, state.incarnation)

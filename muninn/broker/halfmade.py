@@ -1,4 +1,4 @@
-"""Half-made rows: what was granted and is not committed yet.
+"""Half-made rows: rows that were granted and are not committed yet.
 
 A row that is CREATING has no description yet; only the `create` record in the journal
 says its name and its size. The broker keeps these records in private memory, and copies
@@ -20,8 +20,8 @@ from muninn.errors import ControlBlockInvalid, MuninnError
 from muninn.storage.paths import Paths
 from muninn.terms import asMode
 
-#: The fields of a `create` record. One that lacks any is of another version, and says
-#: nothing.
+#: The fields of a `create` record. A record without one of them is of another version,
+#: and is ignored.
 _GRANTED = {
     "row": int,
     "incarnation": int,
@@ -55,7 +55,7 @@ class HalfMade:
         granted: dict[tuple[int, int], Record] = {}
         for epoch in self._paths.epochsOf("journal"):
             if epoch < self._epoch:
-                # others may have told something in it, so it tells nothing
+                # A journal that another user could have written is ignored.
                 with contextlib.suppress(ControlBlockInvalid):
                     granted.update(
                         {
@@ -79,8 +79,8 @@ class HalfMade:
                 )
                 catalog.add(row, usage)
             except MuninnError:
-                # a mode that is none, or the name went to somebody else meanwhile: its
-                # commit will be refused
+                # The mode is not valid, or another creator has the name meanwhile: the
+                # commit will be refused.
                 continue
             self._records[row] = createRecord(row, incarnation, record["slot"], usage)
             self._journal.note("create", **self._records[row])

@@ -1,5 +1,5 @@
-"""Holders: what keeps a row in use, as the broker reads it from the words of the
-members.
+"""Holders: which leases and owner locks keep a row in use, as the broker reads them
+from the words of the members.
 
 The broker only reads here. Members write their leases and owner locks, and the kernel
 marks the robust word of a member that ends. A refcount is a scan of the leases, never a
@@ -18,7 +18,7 @@ from muninn.terms import Lifetime
 
 
 class Holders:
-    """Which rows are held, and which have nobody left."""
+    """Which rows are in use, and which are not any more."""
 
     def __init__(self, block: ControlBlock, members: MemberTable, rows: RowTable) -> None:
         self._block = block
@@ -32,8 +32,9 @@ class Holders:
             return False
 
     def isTorn(self, row: int) -> bool:
-        """Whether it is a `Lock` whose holder died: what it protects may outlive every
-        process, so whoever takes it next is told.
+        """Whether the row is a `Lock` whose holder died. What the lock protects may
+        outlive every process, so the row stays, and the next process that takes the
+        lock is told.
         """
         return bool(
             atomics.loadAcquire32(self._block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET)
@@ -46,8 +47,8 @@ class Holders:
         )
 
     def isGivenUp(self, row: int) -> bool:
-        """Whether the row's creator was seen to die: its name is free from then on, its
-        memory when the death is proven.
+        """Whether the row's creator is suspected dead. The name of the row is free from
+        then on, and its memory once the death is confirmed.
         """
         state = self._rows.state(row)
         creator = (
@@ -62,8 +63,8 @@ class Holders:
         )
 
     def revoke(self, row: int, reason: str, pid: int = 0) -> int:
-        """Revoke the leases on a row, all or those of one process; returns how many
-        were.
+        """Revoke the leases on a row, all of them or those of one process; returns how
+        many were revoked.
         """
         holds = leases.scanHolds(self._block, self._members, row)
         meant = [hold for hold in holds if pid <= 0 or self._members.identity(hold.slot).pid == pid]

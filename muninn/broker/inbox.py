@@ -1,10 +1,10 @@
-"""The inbox: what the broker's own process asks of the thread that serves.
+"""The inbox: requests of the broker's own process to the thread that serves.
 
-The directory is changed on that thread alone: Python runs signal handlers on the main
-thread, between any two bytecodes, and what they raise, or ask in their access, must not
-meet a change that is half done. Whoever asks puts his question in and waits for the
-answer; when he is interrupted the question is abandoned, and either never served or
-served to its end.
+Only that thread changes the directory. Python runs signal handlers on the main thread,
+between any two bytecodes; an exception that a handler raises, or a request that it
+makes, must not meet a change that is half done. A thread puts its request into the
+inbox and waits for the answer. If the thread is interrupted, the request is abandoned:
+it is either never served, or served to its end.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from muninn.wire.messages import Message
 
 
 class Asked:
-    """One question, and its answer once it is there. The descriptors in it are the
-    inbox's, those in the answer the asker's.
+    """One request, and its answer once it is there. The inbox owns the descriptors in
+    the request, and the asking thread those in the answer.
     """
 
     __slots__ = ("_done", "_error", "_isAbandoned", "_reply", "descriptors", "message", "received")
@@ -42,7 +42,7 @@ class Asked:
         self._end()
 
     def fail(self, error: BaseException) -> None:
-        """Whoever has an answer already keeps it."""
+        """End the request with an error, unless it has an answer already."""
         if not self._done.isSet():
             self._error = error
             self._end()
@@ -53,8 +53,8 @@ class Asked:
             self._drop()
 
     def isAbandoned(self) -> bool:
-        """Whether nobody waits for the answer any more: a question that was not served
-        yet need not be.
+        """Whether no thread waits for the answer any more. Then a request that was not
+        served yet need not be served.
         """
         return self._isAbandoned
 
@@ -64,8 +64,8 @@ class Asked:
             self._drop()
 
     def _drop(self) -> None:
-        """Close what came with the answer. The asker and the thread that serves may
-        both come here: each takes what it closes.
+        """Close the descriptors of the answer. The asking thread and the thread that
+        serves may both be here: each removes a descriptor before it closes it.
         """
         while self.received:
             messages.closeAll([self.received.pop()])
@@ -79,16 +79,16 @@ class Asked:
             try:
                 raise self._error
             finally:
-                # Its traceback has this frame, and through it whatever the asker has
-                # open: a circle would keep leases for a while.
+                # The traceback refers to this frame, and through it to everything that
+                # the caller has open: a reference cycle would keep leases for a while.
                 self._error = None
         assert self._reply is not None
         return self._reply, self.received
 
 
 class Inbox:
-    """The questions of one broker's term, in the order in which they came. `wakeFd` is
-    an eventfd that the thread that serves waits for.
+    """The requests to one broker's term, in the order in which they came. `wakeFd` is
+    an eventfd for which the thread that serves waits.
     """
 
     def __init__(self, wakeFd: int) -> None:
@@ -100,13 +100,13 @@ class Inbox:
     def ask(
         self, message: Message, descriptors: list[Descriptor], seconds: float
     ) -> tuple[Message, list[Descriptor]]:
-        """Put a question in, and wait for its answer. Raises `Deposed` when the term
-        has ended, and whatever the answer is.
+        """Put a request in, and wait for its answer. Raises `Deposed` when the term has
+        ended, and the error that the request fails with.
         """
         asked = Asked(message, descriptors)
         try:
             self._waiting.append(asked)
-            self._wake.set()  # where that is lost, the thread sees it within a step
+            self._wake.set()  # if this is lost, the thread sees the request within a step
             if self._isShut:
                 self.refuse()
             return asked.awaited(seconds)
@@ -115,9 +115,9 @@ class Inbox:
             raise
 
     def take(self) -> Asked | None:
-        """The next question that somebody waits for."""
+        """The next request that a thread waits for."""
         while self._waiting:
-            # only the thread that serves takes, until the inbox is shut
+            # Until the inbox is shut, only the thread that serves takes from it.
             asked = self._waiting.popleft()
             if not asked.isAbandoned():
                 self._taken = asked
@@ -129,13 +129,14 @@ class Inbox:
         return not self._waiting
 
     def shut(self) -> None:
-        """The term has ended: who asked, or asks from now on, is to look who is broker
-        now.
+        """The term has ended: requests that wait, and those that come from now on, fail
+        with `Deposed`, so that their threads look which member is broker now.
         """
         self._isShut = True
         self.refuse()
         if self._taken is not None:
-            self._taken.fail(Deposed())  # in a forked child; anywhere else it has its answer
+            # This matters in a forked child; elsewhere the request has its answer.
+            self._taken.fail(Deposed())
 
     def refuse(self) -> None:
         while self._waiting:

@@ -1,21 +1,35 @@
 """The journal: what the broker of one epoch intended and did, one file per epoch.
 
-Records are appended as {length, CRC-32, msgpack map} before and after each change that
-takes several steps. The state words of the rows already say what is half done, and a
-successor finishes from those; the journal is what a lost or damaged control block is
-rebuilt from (`repair.py`), and an audit. A deposed broker goes on appending to its own
-file, which nobody reads further than where its successor found its end.
+Only the broker of the epoch writes its file. The journal survives a crash of every
+process, and a control block that is lost or damaged is rebuilt from it (`repair.py`).
+A successor does not need it to finish what is half done: the state words of the rows
+say that.
 
-A journal vouches for the rows that live or are being made. It knows how many bytes
-their records take, and is too long when most of it tells of what is over. Then a copy
-is begun, which gets what lives a piece at a time (`snapshot.py`) and, from its
-beginning on, whatever is appended; when it has all it takes the journal's name in one
-step. A death before that leaves the journal as it was, and a file that no name of a
-journal fits.
+Append. A record is {length, CRC-32, msgpack map}. The broker appends a record before
+and after each change that takes several steps. If a write is cut short, the broker
+truncates the file to its old length. A reader stops at the first record that is not
+whole, since its writer may have died in the middle of it. A deposed broker may go on
+appending to its own file: a stale record there costs nothing, since the fence lets none
+of its changes happen and its successor drops the file.
 
-A cleaner may remove the file. Whatever is appended after that nobody would ever read:
-the broker notices it at the next record, or at its next sweep, begins a file of that
-name anew, and copies into it what lives.
+Shorten. A journal vouches for the rows that are LIVE or CREATING, and counts how many
+bytes their records take. When most of the journal is about rows that are gone:
+
+1. The broker begins a copy under a name that no reader takes for a journal. From now on
+   it appends each record to both files.
+2. It copies the records of the rows that are there, a piece at a time (`snapshot.py`).
+3. When the copy is whole, the broker exchanges the names of the two files in one step,
+   and removes the old file. It does not rename the copy over the journal, because a
+   successor may have removed the journal of a deposed broker, and the file must not
+   appear again.
+
+A death before the exchange leaves the journal as it was, and a copy that the next
+broker removes.
+
+Removed file. A cleaner may remove the journal from `/dev/shm`. No process would ever
+read a record that is appended after that. The broker sees the removal at the next
+record or at its next sweep; it begins a new file of that name, and copies into it the
+rows that are there.
 """
 
 from __future__ import annotations
@@ -51,14 +65,14 @@ from muninn.system.ownership import refusal, requireUnwritten
 _log = Log("muninn.broker")
 Record = dict[str, Any]
 _FRAME = struct.Struct("<II")
-_KEY = msgpack.packb("op")  # the first of every record, after one byte
+_KEY = msgpack.packb("op")  # every record begins with one byte and this key
 MAX_RECORD_BYTES = 4096
-#: How much of a journal may tell of what is over, beside half as much as what it
-#: vouches for. Until a copy is whole, more is appended: the file stays under twice what
-#: it vouches for, and this.
+#: How many bytes of a journal may be about rows that are gone, in addition to half of
+#: the bytes that vouch for rows. Until a copy is whole, more is appended; so the file
+#: stays under twice the vouching bytes, plus this.
 SLACK_BYTES = 64 << 10
 _VOUCHING, _ENDING = ("create", "live"), ("free", "gone")
-#: A journal of no more may tell of the beginning of a term alone.
+#: A journal up to this size may have nothing but the beginning of a term.
 _EMPTY_BYTES = 64
 
 
@@ -68,11 +82,11 @@ class Journal:
     Attributes
     ----------
     hindrance
-        Why this process can not go on writing it, although another one could.
+        The reason why this process, but perhaps no other, can not go on writing it.
     vouchedBytes
-        What the records take that vouch for a row.
+        How many bytes the records take that vouch for a row.
     isNameless
-        Whether the file was removed, as far as this has been seen.
+        Whether this process has seen that the file was removed.
     """
 
     def __init__(self, paths: Paths, epoch: int) -> None:
@@ -92,7 +106,7 @@ class Journal:
         frame = _framed(op, fields)
         self._length = self._written(self._file, frame, self._length)
         self._weigh(op, fields, len(frame))
-        # the program has closed it since: the next record opens it anew
+        # If the program has closed the descriptor, the next record opens the file again.
         with contextlib.suppress(OSError):
             self.isNameless |= os.fstat(self._file.number).st_nlink == 0
         if self._copy is not None:
@@ -103,8 +117,8 @@ class Journal:
                 self.dropCopy()
 
     def note(self, op: str, **fields: Any) -> bool:
-        """Append a record that must not stop what it tells of; returns whether it
-        stands. On a full `/dev/shm` an ending makes room.
+        """Append a record whose failure must not stop the change; returns whether it
+        was written. On a full `/dev/shm` a free must go on, since it makes room.
         """
         try:
             self.append(op, **fields)
@@ -114,8 +128,8 @@ class Journal:
         return True
 
     def look(self) -> None:
-        """See whether the file still has its name. Another uid, which may not look,
-        says nothing.
+        """See whether the file still has its name. A process that has another uid now
+        may not look, and concludes nothing.
         """
         try:
             with contextlib.suppress(PermissionError):
@@ -134,8 +148,8 @@ class Journal:
         self._weights, self.vouchedBytes = array.array("H"), 0
 
     def hinder(self, error: MuninnError | PermissionError) -> MuninnError:
-        """The typed error for what a request failed of. One that only this process has,
-        above all since its uid is another, hinders it.
+        """The typed error for the error of a request. If only this process can have
+        this error, for example because its uid has changed, note it as a hindrance.
         """
         typed = error if isinstance(error, MuninnError) else refusal(error, self._path)
         if isinstance(typed, DomainChanged) or (
@@ -145,8 +159,8 @@ class Journal:
         return typed
 
     def isHindered(self) -> bool:
-        """Whether this process can not go on; not where it has another `/dev/shm` by
-        now: the files of the domain are not in it.
+        """Whether this process can not go on as broker. It can not either when it has
+        another `/dev/shm` now, in which the files of the domain are not.
         """
         if self.hindrance is None and isMoved():
             self.hindrance = missingShm()
@@ -157,7 +171,7 @@ class Journal:
         return self.wastedBytes() > self.vouchedBytes // 2 + SLACK_BYTES
 
     def wastedBytes(self) -> int:
-        """How much of it tells of what is over."""
+        """How many bytes are about rows that are gone."""
         return self._length - self.vouchedBytes
 
     def close(self) -> None:
@@ -165,7 +179,7 @@ class Journal:
         self._file.close()
 
     def closeInChild(self) -> None:
-        """In a forked child: let go of the files, which are the parent's."""
+        """In a forked child: close the child's copies of the parent's files."""
         self._file.close()
         if self._copy is not None:
             self._copy.close()
@@ -176,7 +190,7 @@ class Journal:
         return self._copy is not None
 
     def beginCopy(self) -> None:
-        """Begin an empty copy: from here on it gets whatever is appended. Raises
+        """Begin an empty copy. From here on `append` writes to it as well. Raises
         `HostMemoryFull`, `DescriptorsExhausted`.
         """
         self.dropCopy()
@@ -196,16 +210,16 @@ class Journal:
             self._copyLength = self._written(self._copy, b"".join(frames), self._copyLength)
 
     def finishCopy(self) -> bool:
-        """Let the copy, which has all that lives, take the journal's place. False:
-        there is none any more, or no journal of that name.
+        """Let the copy, which is whole, take the journal's place. False if there is no
+        copy any more, or no journal of that name.
         """
         if self._copy is None:
             return False
         new = self._path + COPY_SUFFIX
-        # Exchanged, and not renamed over it: a deposed broker's journal may be gone,
-        # and must not be there again.
+        # Exchanged, and not renamed over it: a successor may have removed the journal
+        # of this deposed broker, and the name must not appear again.
         result = atomics.exchangeNames(new.encode(), self._path.encode())
-        if result in (-errno.EINVAL, -errno.ENOSYS):  # a kernel, or a sandbox, that can not
+        if result in (-errno.EINVAL, -errno.ENOSYS):  # the kernel, or a sandbox, can not do it
             os.rename(new, self._path)
         elif result < 0:
             self.dropCopy()
@@ -218,7 +232,7 @@ class Journal:
         return True
 
     def dropCopy(self) -> None:
-        """The journal stays as it is. Again is fine."""
+        """Remove the copy; the journal stays as it is. A repeated call does nothing."""
         if self._copy is not None:
             self._copy.close()
             self._copy = None
@@ -282,27 +296,28 @@ def _framed(op: str, fields: Record) -> bytes:
 
 
 def _unlinkQuietly(path: str) -> None:
-    # this process may be another uid by now
+    # This process may have another uid by now.
     with contextlib.suppress(FileNotFoundError, PermissionError):
         os.unlink(path)
 
 
 def dropCopies(paths: Paths) -> None:
-    """Remove the copies that brokers did not finish. One that still works at its own
-    finds it gone, and keeps its journal.
+    """Remove the copies that brokers did not finish. A deposed broker that still works
+    at its copy finds it gone, and keeps its journal.
     """
     for path in paths.copies():
         _unlinkQuietly(path)
 
 
 def dropEmpty(paths: Paths, before: int) -> None:
-    """Remove this block's journals of earlier epochs, all fenced, that tell of nothing
-    but the beginning of a term: with their brokers dying one after another there would
-    be more and more, and no room for the copy after which they go.
+    """Remove this block's journals of earlier epochs that have nothing but the
+    beginning of a term. If brokers died one after another, there would be more and more
+    of these, and no memory left for the copy after which they are removed. Their
+    brokers are fenced.
     """
     for epoch in paths.epochsOf("journal"):
         path = paths.journalPath(epoch)
-        # the next one says of which others could have written
+        # If another user could have written the journal, it is left alone.
         with contextlib.suppress(FileNotFoundError, ControlBlockInvalid):
             isShort = epoch < before and os.stat(path).st_size <= _EMPTY_BYTES
             if isShort and all(record["op"] == "begin" for record in read(paths, epoch)):
@@ -310,11 +325,11 @@ def dropEmpty(paths: Paths, before: int) -> None:
 
 
 def replay(raw: bytes, only: str = "") -> Iterator[Record]:
-    """The records of a journal, up to the first that is not whole: a writer may have
-    died in it, and what follows is not to be trusted.
+    """The records of a journal, up to the first that is not whole. Its writer may have
+    died in the middle of it, and what follows can not be trusted.
 
-    With `only`, those of one kind; of the others nothing is looked at but the length,
-    which makes it ten times as fast.
+    With `only`, the records of one kind. Of the others only the length is read, which
+    is ten times as fast.
     """
     offset, kind = 0, _KEY + msgpack.packb(only)
     while offset + _FRAME.size <= len(raw):
@@ -342,7 +357,7 @@ def replay(raw: bytes, only: str = "") -> Iterator[Record]:
 def read(paths: Paths, epoch: int, only: str = "") -> list[Record]:
     """The records of an epoch's journal, or those of one kind; none when it is gone.
 
-    Raises `ControlBlockInvalid` when others could have written it.
+    Raises `ControlBlockInvalid` when another user could have written the file.
     """
     path = paths.journalPath(epoch)
     try:
@@ -350,6 +365,6 @@ def read(paths: Paths, epoch: int, only: str = "") -> list[Record]:
             requireUnwritten(os.fstat(file.fileno()), path)
             return list(replay(file.read(), only))
     except (FileNotFoundError, PermissionError):
-        # not to be read: its broker died before it could undo the umask, and wrote
-        # nothing
+        # A file that this uid may not read was opened by a broker that died before it
+        # could undo the effect of the umask, and had written nothing.
         return []

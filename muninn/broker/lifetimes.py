@@ -1,16 +1,16 @@
 """When buffers end: the deadlines of the rows that have one, soonest first.
 
-A heap with lazy deletion. The soonest deadline, which each step of the broker asks for,
-costs the same however many there are; one that is added or forgotten costs the
-logarithm of their number.
+They are in a heap with lazy deletion. To read the soonest deadline, as each step of the
+broker does, takes constant time. To add or to forget one takes time logarithmic in
+their number.
 """
 
 from __future__ import annotations
 
 import heapq
 
-#: The heap is built anew when there are more entries of no row in it than this, and
-#: than entries that stand.
+#: The heap is rebuilt when it has more stale entries than this, and more than valid
+#: ones.
 _MOST_STALE = 64
 
 

@@ -1,9 +1,20 @@
-"""Maintenance: what a broker does on the side, one piece at a time, while it serves.
+"""Maintenance: the work that a broker does beside its requests, one piece at a time.
 
-After a takeover: finish the rows that predecessors left half done, reclaim the dead,
-collect what nobody vouches for, copy what lives into this epoch's journal. Later: end
-lifetimes, copy the journal anew when most of it is over, and look for deaths that
-nobody reported. Each piece is idempotent, so a successor does it again.
+After a takeover the broker begins the following in this order. Long ones are done in
+slices, between which the others go on. The broker
+
+1. finishes the rows that its predecessors left half done;
+2. reclaims the members that are confirmed dead;
+3. removes the segments that no row vouches for;
+4. removes the sockets and the empty journals of its predecessors;
+5. puts names into the index that are not in it yet;
+6. copies the rows that are there into the journal of its epoch (`snapshot.py`).
+
+Later it ends lifetimes, copies the journal again when most of it is about rows that are
+gone, and every few seconds looks for deaths that no message has reported. Each piece is
+idempotent, so a successor repeats what a broker that died has begun. Nothing of it
+survives in private memory: the rows, the slots and the directory of the domain say what
+is still to be done.
 """
 
 from __future__ import annotations
@@ -30,24 +41,23 @@ from muninn.system.clock import monotonicMs
 from muninn.system.logs import Log
 
 _log = Log("muninn.broker")
-#: How often the broker looks for members that died without ever having said hello to
-#: it.
+#: How often the broker looks for members that died before they said hello to it.
 SWEEP_SECONDS = 3.0
 _SLICE_ROWS = 256
-#: How many lifetimes end, and how many rows or segments are settled, in one step: each
-#: costs about as much as serving a request.
+#: How many lifetimes end, and how many rows or segments are reclaimed, in one step.
+#: Each costs about as much as serving a request.
 _SLICE_ENDS = _SLICE_RECLAIMED = 32
 
 
 class Maintenance:
-    """The chores of one broker's term. The caller holds the broker's lock.
+    """The maintenance of one broker's term. The caller holds the broker's lock.
 
     Parameters
     ----------
     own
-        The broker's own member, which is not swept.
+        The broker's own member, which is never looked at.
     mayStillCome
-        Whether somebody who has not said hello yet may bring a descriptor.
+        Whether a member may still bring a descriptor.
     """
 
     def __init__(
@@ -76,7 +86,7 @@ class Maintenance:
         self._mayBeLost = True
 
     def takeOver(self) -> None:
-        """There is everything to do that predecessors may have left."""
+        """Queue everything that predecessors may have left to do."""
         self._chores.extend(
             (
                 self.tryReclaimUnheld,
@@ -96,8 +106,8 @@ class Maintenance:
         self._chores.append(self._sweepMembers)
 
     def workOnce(self) -> None:
-        """Do one piece; look for unreported deaths when nothing else is to be done and
-        it is time again.
+        """Do one piece. When nothing else is to be done and it is time again, look for
+        unreported deaths.
         """
         if self._chores:
             self._chores.popleft()()
@@ -109,25 +119,27 @@ class Maintenance:
             self._sweepMembers()
 
     def untilDeadline(self) -> float:
-        """Seconds until the first lifetime ends; a day when none does, or when there is
-        other work first.
+        """Seconds until the first lifetime ends; a day if none does, or if there is
+        other work to do first.
         """
         mayEnd = not self._chores and clock.knowsHostTime()
         first = self._directory.catalog.nextDeadline() if mayEnd else None
         return 86400.0 if first is None else max(0.0, (first[0] - monotonicMs()) / 1000)
 
     def endLifetimes(self) -> None:
-        """Free the buffers whose time is over, some at a time: the others are due at
-        the next step.
+        """Free the buffers whose lifetime is over, a limited number of them. The next
+        step frees the others.
         """
+        # A broker that can not compare clocks frees nothing by them: its successor
+        # does.
         if self._chores or not clock.knowsHostTime():
-            return  # a broker that can not compare clocks frees nothing by them; its successor does
+            return
         now, catalog = monotonicMs(), self._directory.catalog
         for _ in range(_SLICE_ENDS):
             first = catalog.nextDeadline()
             if first is None or first[0] > now:
                 return
-            catalog.forgetDeadline(first[1])  # whatever comes of it: it is done once
+            catalog.forgetDeadline(first[1])  # so that a failure is not repeated for ever
             self._directory.endLifetime(first[1])
 
     def _indexNames(self) -> None:
@@ -135,8 +147,8 @@ class Maintenance:
             self._chores.append(self._indexNames)
 
     def _sweepMembers(self) -> None:
-        """The dead of the time before this term, those that died with their broker, and
-        those that died before they had said hello.
+        """Reclaim the members that died before this term, that died together with their
+        broker, or that died before they had said hello.
         """
         self._sweepAt = clock.now() + SWEEP_SECONDS
         if dead := self._deathWatch.adopt(self._own):
@@ -149,8 +161,8 @@ class Maintenance:
             raise BlockLost
 
     def collectLost(self) -> None:
-        """fastMode rows whose memory went with its last holder: nobody has it, and
-        nobody is left who could bring it.
+        """Free the fastMode rows whose memory is lost: this broker does not have it,
+        and no member is left that could bring it.
         """
         rows = self._directory.rows.fastMode()
         if rows and self._mayStillCome():
@@ -166,8 +178,8 @@ class Maintenance:
                 self._directory.ownerGone(row)
 
     def mayBeBrought(self, name: str) -> bool:
-        """Whether nobody has brought the memory of that name, and somebody still may.
-        If nobody may, the name is free.
+        """Whether no member has brought the memory of that name, and a member still
+        may. If none may, this frees the name.
         """
         if not self._directory.lacksMemory(name):
             return False
@@ -175,16 +187,16 @@ class Maintenance:
         return self._mayStillCome()
 
     def collectLostOnce(self) -> None:
-        """The same, until all that could come after a takeover has come."""
+        """The same, until all memory that could come after a takeover has come."""
         if self._mayBeLost:
             self.collectLost()
 
     def _collectOrphans(self, left: Iterator[SegmentKey] | None = None) -> None:
-        """Segments that no row vouches for, a slice at a time, and then rows that
-        nobody will ever close.
+        """Remove the segments that no row vouches for, a slice at a time. After the
+        last slice, try to reclaim the rows without a lease.
 
-        Those that another block made are that one's, until this one has adopted all
-        that lived there.
+        A segment that another block made belongs to that block, until this block has
+        adopted everything that lived there.
         """
         paths = self._paths
         left = iter(paths.segmentKeys()) if left is None else left
@@ -194,9 +206,10 @@ class Maintenance:
         self._chores.append(lambda: self._collectOrphans(left))
         if not (orphans := [key for key in keys if self._isOrphan(key)]):
             return
-        # or the next term collects them
+        # If another process holds CREATE, the next term removes them.
         with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):
-            # Of a block that has lost its names others may be newer, and theirs in use.
+            # If this block has lost its names, there may be a newer block, and the
+            # segments may be in use there.
             for key in orphans if self._block.hasName() else ():
                 _log.warning(
                     "collected the orphaned segment %s",
@@ -215,8 +228,9 @@ class Maintenance:
         return not isOwn and rows.origin(key.row) != key.origin
 
     def tryReclaimUnheld(self, first: int = 0) -> None:
-        """Rows that nobody will ever close, a slice at a time: their last holder died
-        after it had let go and before it had said so.
+        """Try to reclaim the rows that have no lease any more, a slice at a time. Their
+        last holder may have died after it released its lease and before it told the
+        broker.
         """
         rows = self._directory.rows
         end = min(first + _SLICE_ROWS, rows.count())
@@ -228,8 +242,8 @@ class Maintenance:
             self._chores.append(lambda: self.tryReclaimUnheld(following))
 
     def _dropLeftovers(self) -> None:
-        """What predecessors listened at, and the journals in which they did not come to
-        write anything: each takes a page.
+        """Remove the sockets of predecessors, and the journals in which they wrote
+        nothing. Each of these files takes a page.
         """
         dropEmpty(self._paths, self._epoch)
         for kind, pathOf in (

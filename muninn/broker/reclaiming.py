@@ -1,12 +1,18 @@
-"""Reclaiming: taking back what a member had whose death is confirmed, or who has said
-good-bye.
+"""Reclaiming: how the broker takes back what a member had, after the member's death is
+confirmed or the member has said good-bye.
 
-The broker takes back in this order: the rows whose memory was the member's own, its
-leases, the rows that it was creating, its tickets and owner locks, the rows on which it
-held the last lease, and its slot. Each step is idempotent. The slot comes last, so that
-a successor of a broker that died in the middle finds the slot DEAD and does all of it
-again. Nothing of this survives the broker in private memory; the slot's state is the
-record.
+1. The broker marks the slot dead: LIVE → DEAD.
+2. It frees the rows whose memory was the member's own.
+3. It clears the member's leases.
+4. It reclaims the rows that the member was creating.
+5. It marks the member's owner locks dead and poisons its tickets, and wakes the
+   processes that wait for them.
+6. It tries to reclaim the rows on which the member had a lease.
+7. It releases the slot: DEAD → FREE.
+
+Each step is idempotent, and the slot comes last. If the broker dies in the middle, its
+successor finds the slot DEAD and repeats all steps. The state of the slot is the only
+record; the list of members under way is private memory.
 
 A member may have thousands of leases. The broker takes them back in slices, and serves
 requests and beats in between.
@@ -27,7 +33,7 @@ from muninn.system.logs import Log
 
 _log = Log("muninn.broker")
 _OWNER_LOCK_BITS = 0x7FFFFFFF
-#: How many rows of the dead are settled in one step: each costs about as much as
+#: How many rows of a dead member are reclaimed in one step. Each costs about as much as
 #: serving a request.
 _SLICE_ROWS = 32
 
@@ -38,7 +44,7 @@ class Reclaimer:
     Parameters
     ----------
     forget
-        Called with a member that is watched no more.
+        Called with a member whose death is not watched for any more.
     """
 
     def __init__(
@@ -56,8 +62,8 @@ class Reclaimer:
 
     def begin(self, key: MemberKey) -> None:
         """Take back everything of a member that is confirmed dead: a slice now, and the
-        others by `reclaimOn`, so that a broker serves and beats in between. Idempotent,
-        and harmless when another broker has done it.
+        others by `reclaimOn`. In between the broker serves and advances its heartbeat.
+        Idempotent, and harmless when another broker has done it.
         """
         self._forget(key)
         if key not in self._underWay:
@@ -74,20 +80,22 @@ class Reclaimer:
             self._goOn(key)
 
     def finish(self) -> None:
-        """All that was begun, before a term ends for which there may be no successor."""
+        """Finish everything that was begun, before a term that may have no successor
+        ends.
+        """
         while self._underWay:
             self.reclaimOn()
 
     def _goOn(self, key: MemberKey) -> None:
         slices = self._underWay.pop(key)
-        # What raises is not tried again in this way: the slot stays DEAD, and the next
-        # sweep finds it.
+        # If this raises, the member is not under way any more. Its slot stays DEAD, and
+        # the next sweep begins again.
         if next(slices, None) is not None:
             self._underWay[key] = slices
 
     def _slices(self, key: MemberKey) -> Iterator[int]:
-        """One step at a time; yields what is left to do. The slot comes last: a
-        successor that finds it DEAD does it all again.
+        """The steps of reclaiming, a slice at a time; yields how many rows are left of
+        the present step.
         """
         state, generation = self._members.state(key.slot)
         if generation != key.generation or state == layout.MEMBER_FREE:
@@ -108,7 +116,7 @@ class Reclaimer:
         self._poison(key)
         rows = list(dict.fromkeys(held))
         for done, row in enumerate(rows, 1):
-            # what a lease word says is not checked by anybody before
+            # A lease word comes from a member, and was not checked before.
             if row < self._directory.rows.count():
                 self._directory.tryReclaim(row)
             if done % _SLICE_ROWS == 0:
@@ -117,16 +125,16 @@ class Reclaimer:
         _log.info("reclaimed member %d.%d: %d leases", key.slot, key.generation, len(held))
 
     def leave(self, key: MemberKey, isBroker: bool = False) -> None:
-        """A member said good-bye: the same, without waiting for its death. It has let
-        go of everything that it could.
+        """A member said good-bye: the same, without a wait for its death. The member has
+        released everything that it could.
         """
         self.begin(key)
         if isBroker:
-            self.finish()  # perhaps nobody is left who would
+            self.finish()  # there may be no other member that would do it
 
     def _poison(self, key: MemberKey) -> None:
-        """Tell those who wait for the dead: for its tickets, for its claims, for what
-        it was writing.
+        """Wake the processes that wait for the dead member: for its tickets, for its
+        owner locks, and for what it was writing.
         """
         rows = self._directory.rows
         count = rows.count()

@@ -1,22 +1,31 @@
-"""Adoption: a new control block takes over what the journals of older ones vouch for.
+"""Adoption: a new control block takes over the buffers of older control blocks.
 
-Algorithm. The journals say which rows lived and what they were; a segment that is still
-there, under the name that such a row has, vouches for its bytes. Both together make the
-row again. An old block that can be read says it too, for which the journal was removed.
-Adoption fills a block that nobody can open yet: it installs the rows, and writes all of
-them into a journal of the new block. Then the block gets its names, in one step. Only
-after that the older journals and the segments that nothing knows are removed. A death
-before that step leaves a draft and everything as it was; a death after it leaves older
-journals, which say nothing that is not in the new one, and which the new block's broker
-removes. So nothing that is known is ever deleted before it was adopted, and what could
-not be adopted stays, with its journals.
+A process adopts when there is no block (another program removed its names), when it is
+the first process of a domain and finds that the epochs are half used up, and when a
+user runs `muninn doctor --repair`. In the last two cases the process withdraws the old
+block first. In all cases it holds the lock CREATE. It does not begin while another
+process has locked a slot byte, or while the old block, if it can be read, names a
+member that is not confirmed dead.
 
-A block is made so when there is none (its names were removed from outside), when the
-first process of a domain finds that the epochs are half used up, and by `muninn doctor
---repair`. The last two withdraw the old block first; all hold CREATE, and none begins
-while a slot byte is locked, or while the old block, where it can be read, names a
-member that is not confirmed dead. fastMode memory had no name and is gone with its
-holders.
+1. The process reads the journals of older blocks: they say which rows lived, and their
+   descriptions. If the old block can be read, its rows say the same, also for rows
+   whose journal was removed.
+2. It looks for the segments of these rows. A row is adopted only if its segment is
+   there and is long enough. If two rows have the same name, the later one counts.
+   fastMode memory had no name, and is gone with its holders.
+3. It fills a block that no other process can open yet: it installs the rows, and writes
+   each into a journal of the new block before it changes the row.
+4. It gives the block its names, in one step.
+5. Then it removes the segments that no journal and no old block knows, and the older
+   journals. If it could not adopt a known segment, it keeps that segment and all older
+   journals.
+
+A death before step 4 leaves an unfinished block that no process opens, and everything
+else as it was. A death after it leaves older journals. They say nothing that is not in
+the new journal, and the broker of the new block removes them. So nothing that is known
+is removed before it was adopted. A stale journal record costs nothing: the last record
+of a row counts, and a row that a newer block's journal has ended is not adopted from an
+older one.
 """
 
 from __future__ import annotations
@@ -57,8 +66,9 @@ class Adoption:
     Parameters
     ----------
     old
-        The block that is replaced, if it can be read: it knows what was half written,
-        what lives if its journal was removed, and whether the domain drains.
+        The block that is replaced, if it can be read. It knows which buffers were half
+        written, which rows live although their journal was removed, and whether the
+        domain drains.
     """
 
     def __init__(self, old: ControlBlock | None = None) -> None:
@@ -69,8 +79,8 @@ class Adoption:
         self.kept: list[SegmentKey] = []
 
     def fill(self, block: ControlBlock) -> Any:
-        """Install the rows in a block that nobody can open yet; returns what is to be
-        done once it can be found.
+        """Install the rows in a block that no other process can open yet; returns a
+        function that the caller calls once the block has its names.
         """
         paths = block.paths
         older = [
@@ -108,8 +118,8 @@ class Adoption:
         unread: set[SegmentKey],
         ended: set[SegmentKey],
     ) -> None:
-        """What lives by the old block's rows: its journal may have been removed. What a
-        journal has ended was to end.
+        """Add the rows that live according to the old block, since its journal may have
+        been removed. A row that a journal has ended is not added.
         """
         if self._old is None:
             return
@@ -128,8 +138,8 @@ class Adoption:
     def _install(
         self, block: ControlBlock, wanted: dict[SegmentKey, RowDescription], epoch: int
     ) -> set[SegmentKey]:
-        """Write the rows whose segments are there; returns their segments. The words
-        are changed as always.
+        """Write the rows whose segments are there; returns these segments. The state
+        words are changed by the same CAS as in a broker.
         """
         rows, index, journal = RowTable(block), NameIndex(block), Journal(block.paths, epoch)
         adopted: set[SegmentKey] = set()
@@ -143,7 +153,7 @@ class Adoption:
                     rows.grow(epoch)
                 free = rows.state(key.row)
                 if free.state != layout.ROW_FREE:
-                    continue  # another block's buffer has this row: this one is kept aside
+                    continue  # a buffer of another block has this row; this segment is kept
                 description = description._replace(origin=key.origin)
                 journal.append(
                     "live",
@@ -168,8 +178,8 @@ class Adoption:
         return adopted
 
     def _carryGeneration(self, block: ControlBlock, key: SegmentKey) -> None:
-        """How often it was published, and that its last writer died half way, if the
-        old block can still say so.
+        """Copy the generation of a buffer from the old block, if that can be read: how
+        often it was published, and whether its last writer died while writing.
         """
         old = self._old
         if (
@@ -181,8 +191,8 @@ class Adoption:
         source, target = old.rowAddress(key.row), block.rowAddress(key.row)
         generation = int(atomics.loadAcquire64(source + layout.ROW_GENERATION_OFFSET))
         isTorn = int(atomics.loadAcquire64(source + layout.ROW_TORN_OFFSET)) != 0
-        # A torn ticket is not carried over: an odd generation that nobody owns says the
-        # same to readers, until somebody writes anew. SYNC version: pairs with create,
+        # A torn ticket is not copied. An odd generation without an owner says the same
+        # to readers, until a process writes again. SYNC version: pairs with create,
         # which stores the version later: no process opens the new block before, so none
         # sees this word change.
         atomics.storeRelease64(
@@ -191,18 +201,18 @@ class Adoption:
 
 
 def adopt(block: ControlBlock) -> Any:
-    """For `openOrCreate`: the adoption by a block that is made because there is none."""
+    """For `openOrCreate`: the adoption by a block that is made where there is none."""
     return Adoption().fill(block)
 
 
 def rebuild(paths: Paths, limits: Geometry) -> dict[str, Any]:
-    """Put a sound control block in place of whatever is there, and say what became of
-    its buffers: see `admin.repair`.
+    """Replace the control block by a sound one, and say what became of its buffers: see
+    `admin.repair`.
 
     Raises
     ------
     BrokerUnavailable
-        A process of the domain still runs: it would go on with the old block.
+        A process of the domain still runs, and would go on with the old block.
     """
     lockFile = LockFile(paths)
     paths = lockFile.paths
@@ -229,27 +239,28 @@ def rebuild(paths: Paths, limits: Geometry) -> dict[str, Any]:
 
 
 def renew(paths: Paths, lockFile: LockFile, limits: Geometry) -> None:
-    """Begin the domain anew, with all that lives in it, if nobody is in it: its epochs
-    are half used up.
+    """If no member is in the domain, replace its control block, whose epochs are half
+    used up, by a new one with the same buffers.
     """
     _begunAnew(paths, lockFile, limits)
 
 
 def _begunAnew(paths: Paths, lockFile: LockFile, limits: Geometry) -> Adoption | int:
-    """The adoption by a new block; the pid of a process that is in the old one, which
-    then stays.
+    """The adoption by a new block. If a process is in the old block, that block stays,
+    and the pid of the process is returned.
     """
     with lockFile.creating():
         try:
-            # or one that a repair had withdrawn, and died, could not say anything
+            # A process may have withdrawn the block for a repair and died. Without its
+            # version the block could not be read.
             reinstate(paths, lockFile)
             old = openExisting(paths, lockFile)
         except ControlBlockInvalid:
             old = None
         withdrawal = Withdrawal(paths, lockFile)
         try:
-            # A byte that is free proves nothing: a member may have lost it, and not
-            # have seen that yet.
+            # A free byte alone does not show that a member is dead: a live member may
+            # have lost its byte and not have seen that yet.
             if holder := withdrawal.holder() or (
                 MemberTable(old).inhabitant() if old is not None else 0
             ):
@@ -269,7 +280,7 @@ def _begunAnew(paths: Paths, lockFile: LockFile, limits: Geometry) -> Adoption |
 
 
 def _firstEpoch(journals: list[tuple[Paths, int]]) -> int:
-    """After all that the journals remember, while there is room."""
+    """The epoch after all epochs of the journals, or 1 if these are half used up."""
     last = max((epoch for _, epoch in journals), default=0)
     return last + 1 if last < RENEWAL_EPOCH else 1
 
@@ -277,11 +288,12 @@ def _firstEpoch(journals: list[tuple[Paths, int]]) -> int:
 def _livingRows(
     journals: list[tuple[Paths, int]],
 ) -> tuple[dict[SegmentKey, RowDescription], set[SegmentKey], set[SegmentKey]]:
-    """What lived when the journals ended, what they know without a description that can
-    be read, and what they ended.
+    """The segments of the rows that lived when the journals ended, with descriptions;
+    those whose description can not be read; and those that a journal has ended.
 
-    In each block's journals the last word counts. What one block's journals ended does
-    not live by another's, which is older: a block adopts before its first term.
+    In the journals of one block the last record of a row counts. If the journals of one
+    block have ended a row, a record of another block does not revive it: that block is
+    older, because a block adopts before its first term.
     """
     living: dict[SegmentKey, RowDescription] = {}
     unread: set[SegmentKey] = set()
@@ -317,8 +329,8 @@ def _livingRows(
 def _newestOfName(
     living: dict[SegmentKey, RowDescription], there: set[SegmentKey]
 ) -> dict[SegmentKey, RowDescription]:
-    """The bigMode buffers whose segments are there, one a name: an earlier one was
-    freed, or there would be no later one.
+    """The bigMode buffers whose segments are there, one for each name. Of two with the
+    same name the earlier one was freed, or the later one could not have been created.
     """
     newest: dict[str, SegmentKey] = {}
     for key, description in living.items():

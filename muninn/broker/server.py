@@ -1,4 +1,4 @@
-"""The server: the sockets of one term in office.
+"""The server: the sockets of one broker's term.
 
 The server owns the broker's listening socket, the connections of the members, and the
 epoll by which the broker's thread waits. It is private memory and descriptors of the
@@ -7,8 +7,8 @@ of their connections. The socket's name, which carries the epoch, stays behind, 
 successor removes it.
 
 The server decides nothing about buffers and members. It asks its term (`ServedTerm`)
-whether a newcomer may stay, what the answer to a request is, and tells it that a
-connection has ended. Requests are served one at a time, on the thread that waits.
+whether a new connection may stay, and what the answer to a request is; it tells the
+term when a connection has ended. Requests are served one at a time, on the thread that waits.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class ServedTerm(Protocol):
     """What a server asks of the term that it serves."""
 
     def admit(self, listener: Socket) -> Socket | None:
-        """The connection of a newcomer, if the newcomer may stay."""
+        """Accept a new connection; returns it if it may stay."""
 
     def reply(
         self, session: Session, message: Message, descriptors: list[Descriptor]
     ) -> tuple[Message, tuple[int, ...]]:
-        """The answer to one request, and the descriptors that go with it, which stay
-        the term's.
+        """The answer to one request, and the descriptors that go with it, which the
+        term still owns.
         """
 
     def disconnected(self, session: Session) -> None:
@@ -52,7 +52,7 @@ class ServedTerm(Protocol):
 
 
 class Server:
-    """The sockets of one term. Writing to `wakeFd`, an eventfd of the member's, ends a
+    """The sockets of one term. A write to `wakeFd`, an eventfd of the member, ends a
     wait.
     """
 
@@ -66,8 +66,8 @@ class Server:
         self.sessions: dict[int, Session] = {}
 
     def listen(self) -> None:
-        """Listen at the path of the term. Members connect from now on, and are served
-        once the thread waits.
+        """Listen at the path of the term. Members can connect from now on; the thread
+        serves them once it waits.
         """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
@@ -87,7 +87,7 @@ class Server:
         self._epoll.unregister(descriptor)
 
     def wait(self, seconds: float) -> list[int]:
-        """The descriptors that are readable, after at most so long."""
+        """The descriptors that are readable, after at most `seconds`."""
         return self._epoll.wait(seconds, self._wake, self._listener)
 
     def wake(self) -> None:
@@ -98,13 +98,11 @@ class Server:
         return self._epoll.number < 0
 
     def handle(self, descriptor: int) -> bool:
-        """Do what a readable descriptor asks for; False when it is not one of the
-        server's.
-        """
+        """Serve a readable descriptor; False when it does not belong to the server."""
         if (session := self.sessions.get(descriptor)) is not None:
             (self._serve if session.isOurs() else self.drop)(session)
         elif descriptor == self._wakeFd and self._wake.isOurs():
-            # one wake-up may be seen twice, the second time empty
+            # One wake-up may be seen twice; the second read finds nothing.
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wakeFd)
         elif self._listener is not None and descriptor == self._listener.checked():
@@ -120,9 +118,7 @@ class Server:
             self._epoll.register(connection.fileno())
 
     def drop(self, session: Session) -> None:
-        """End a connection. Its member's death, if it is one, is the death watch's to
-        confirm.
-        """
+        """End a connection. If its member has died, the death watch confirms that."""
         if session.connection is not None:
             self.sessions.pop(session.connection.fileno(), None)
             if session.isOurs():
@@ -136,8 +132,8 @@ class Server:
             try:
                 received = messages.receive(session.connection, messages.MAX_DESCRIPTORS)
             except BlockingIOError:
-                # the event was that of a descriptor of the same number which this step
-                # has closed
+                # The event belonged to a descriptor of the same number, which this step
+                # has closed.
                 return
             if received is None:
                 self.drop(session)
@@ -146,8 +142,8 @@ class Server:
             reply, descriptors = self._term.reply(session, *received)
             messages.send(session.connection, reply, descriptors)
         except MuninnError as error:
-            # Bytes that are no request: this peer does not speak our language, so it is
-            # told once and let go.
+            # These bytes are no request: the peer does not keep the protocol, so it is
+            # told once and disconnected.
             (_log.info if isinstance(error, SenderGone) else _log.warning)(
                 "dropped a connection: %s", error
             )
@@ -162,8 +158,9 @@ class Server:
         except (Deposed, BlockLost):
             raise
         except Exception as error:
-            # A request that no check refused and no handler can serve. It must not go
-            # from broker to broker, and end the term of each.
+            # No check refused this request, and the handler failed. If the error ended
+            # this term, the member would send the same request to the next broker, and
+            # end that term too.
             _log.exception("dropped a connection")
             refusal = ProtocolViolation(f"the broker could not serve this: {type(error).__name__}")
             with contextlib.suppress(OSError):
@@ -173,16 +170,16 @@ class Server:
     # --- the end ---------------------------------------------------------------------
 
     def endConnections(self) -> None:
-        """Drop all members, and let nobody connect any more."""
+        """End the connections of all members, and accept no more."""
         for session in list(self.sessions.values()):
             self.drop(session)
         if self._listener is not None:
             self._listener.close()
 
     def close(self) -> None:
-        """End the waiting and remove the name, once nothing is watched any more."""
+        """Close the epoll and remove the socket's name, once nothing is watched."""
         self._epoll.close()
-        # this process may be another uid by now
+        # This process may have another uid by now.
         with contextlib.suppress(FileNotFoundError, PermissionError):
             os.unlink(self._path)
 

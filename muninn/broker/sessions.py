@@ -1,4 +1,4 @@
-"""Sessions: one member's connection to the broker, and who it said it is."""
+"""Sessions: one member's connection to the broker, and the member's identity."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from muninn.system.descriptors import OwnSocket, Socket
 
 
 class SenderGone(ProtocolViolation):
-    """What a member sent before its death and is read after it: nobody's fault, and
-    nobody waits for the answer.
+    """A message that a member sent before its death, and that is read after it. This is
+    no fault, and no process waits for the answer.
     """
 
 
 class Session:
-    """One member's connection, and who it said it is (checked)."""
+    """One member's connection, and its key once its hello was checked."""
 
     def __init__(self, connection: Socket | None, key: MemberKey | None = None) -> None:
         self.connection = connection
         self.key = key
-        self.bringsMore = False  # the memory that it holds came in part
+        self.bringsMore = False  # another message with the memory that it has open follows
         self._kept = None if connection is None else OwnSocket(connection)
 
     def isOurs(self) -> bool:
-        """Whether the connection's number is nobody else's by now."""
+        """Whether the number of the descriptor still belongs to this connection."""
         return self._kept is not None and self._kept.isOurs()
 
     def close(self) -> None:

@@ -1,11 +1,16 @@
-"""The snapshot: what lives, copied into the journal of this term, a piece at a time.
+"""The snapshot: the rows that are there, copied into the journal of this term, a piece
+at a time.
 
-At the beginning of a term, so that the journals of earlier ones may go; and again
-whenever most of the journal tells of what is over, or some of it and there would soon
-be no room for a copy, and when the journal was removed. What changes meanwhile is
-appended to the journal and to the copy; a row that the copy gets late, or twice, is as
-it was then. Without room for a copy the journals stay as they are, and it is tried
-again.
+The broker takes a snapshot at the beginning of a term, so that the journals of earlier
+terms can be removed. It takes another when most of the journal is about rows that are
+gone, when a part of it is and there would soon be no memory left for a copy, and when
+the journal was removed. Changes that happen meanwhile are appended to the journal and
+to the copy (`journal.py`). A row may get into the copy late or twice: each record is as
+the row was at that time, and the last one counts. If there is no memory for a copy, the
+journals stay as they are, and the broker tries again later.
+
+The snapshot is private memory. If the broker dies, its successor removes the unfinished
+copy and begins again.
 """
 
 from __future__ import annotations
@@ -24,19 +29,19 @@ from muninn.system.logs import Log
 from muninn.system.pages import PAGE_BYTES
 
 _log = Log("muninn.broker")
-#: What a piece costs must not be seen in the time of a request: some 0.2 ms.
+#: A piece takes some 0.2 ms, so that it does not delay a request much.
 _PIECE_ROWS = 64
 _RETRY_SECONDS = 1.0
-#: At most so much for a row, with a frame and the names of the fields.
+#: The most that a row takes, with the frame and the names of the fields.
 _RECORD_BYTES = 512
-#: How much of a journal must tell of what is over before it is looked whether a copy
-#: must be made early, beside an eighth of what it vouches for; and by how much it grows
-#: between two looks.
+#: How many bytes of a journal must be about rows that are gone, in addition to an eighth
+#: of the vouching bytes, before the broker looks whether it must make a copy early; and
+#: by how many bytes the journal grows between two looks.
 _LEAST_WASTE_BYTES, _LOOK_BYTES = 16 << 10, 4 << 10
 
 
 class Snapshot:
-    """The copying of what lives. The caller holds the broker's lock."""
+    """The copying of the rows that are there. The caller holds the broker's lock."""
 
     def __init__(
         self, block: ControlBlock, epoch: int, directory: Directory, journal: Journal
@@ -49,11 +54,11 @@ class Snapshot:
         self._next: int | None = None  # the first row that the copy lacks, while there is one
         self._isWanted = False
         self._retryAt = 0.0
-        # of room, and at so many wasted bytes it is looked again
+        # Whether memory is short, and at how many wasted bytes to look again.
         self._isShort, self._lookAtBytes = False, 0
 
     def want(self) -> None:
-        """This term's journal does not vouch for everything that lives."""
+        """Ask for a snapshot: this term's journal does not vouch for all rows."""
         self._isWanted = True
 
     def isUnderWay(self) -> bool:
@@ -71,8 +76,8 @@ class Snapshot:
         return isWanted and clock.now() >= self._retryAt
 
     def _isMemoryShort(self) -> bool:
-        """Whether there is room for a copy, but hardly: what the journal grows by takes
-        it away, and then it would grow for ever.
+        """Whether there is hardly enough memory for a copy. If the journal grew further
+        there would be none, and then the journal would grow for ever.
         """
         wasted, vouched = self._journal.wastedBytes(), self._journal.vouchedBytes
         if wasted >= max(self._lookAtBytes, vouched // 8 + _LEAST_WASTE_BYTES):
@@ -104,8 +109,8 @@ class Snapshot:
         if self._journal.isNameless and not self._nameAnew():
             self._giveUp("it has lost its name, and this may not be its term any more")
             return
-        # A journal of the whole term knows what it vouches for; a later one has still
-        # to read it.
+        # A journal with all rows knows its vouching bytes. At the beginning of a term
+        # they are estimated.
         ofRowsBytes = self._directory.rows.countInState(layout.ROW_LIVE) * _RECORD_BYTES
         wantedBytes = PAGE_BYTES + (ofRowsBytes if self._isWanted else self._journal.vouchedBytes)
         if self._availableBytes() < wantedBytes:
@@ -119,10 +124,10 @@ class Snapshot:
         self._next = 0
 
     def _nameAnew(self) -> bool:
-        """Let a journal that was removed have a file again; not that of a deposed
-        broker, which its successor has dropped.
+        """Begin a new file for a journal that was removed. A deposed broker does not,
+        since its successor has removed the journal.
         """
-        # whose holder may be dropping journals
+        # Under CREATE, since another process may be removing journals under it.
         with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):
             if self._block.hasName() and Election(self._block).epoch() == self._epoch:
                 _log.warning(
@@ -148,7 +153,7 @@ class Snapshot:
             self._giveUp("the copy has gone")
             return None
         self._isWanted, self._isShort, self._lookAtBytes = False, False, 0
-        # or the next copy's end drops them
+        # If another process holds CREATE, the end of the next copy removes them.
         with contextlib.suppress(BrokerUnavailable), self._block.lockFile.creating(0):
             if self._block.hasName():
                 self._block.dropJournals(self._epoch)

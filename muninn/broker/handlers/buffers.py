@@ -1,5 +1,5 @@
-"""Requests about one buffer, from its creation to its end. The directory holds the
-protocol; a handler checks who asks for what.
+"""Requests about one buffer, from its creation to its end. `broker/directory.py` has the
+protocol; a handler checks the request and the member that sent it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from muninn.wire.messages import Message
 
 
 def create(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
-    """Grant a row, whose creator fills it and commits it or gives it up."""
+    """Grant a row. Its creator fills it, and then commits it or gives it up."""
     if not context.block.hasName():
-        raise BlockLost  # nobody else would ever find what is made now
+        raise BlockLost  # no process could ever find a buffer that is created now
     if (why := context.drain.reason()) is not None:
         raise DomainDraining(f"the domain is draining: {why}" if why else "the domain is draining")
     mode = asMode(message["mode"])
@@ -47,7 +47,7 @@ def create(context: TermContext, session: Session, message: Message, _: list[Des
 def commit(
     context: TermContext, session: Session, message: Message, descriptors: list[Descriptor]
 ) -> Answer:
-    """The creator has filled the row: everybody may open it."""
+    """The creator has filled the row: from now on any process may open it."""
     row, incarnation = _named(context, message)
     descriptor = descriptors.pop(0) if descriptors else None
     context.directory.commit(session.member(), row, incarnation, descriptor)
@@ -71,12 +71,13 @@ def fetch(context: TermContext, session: Session, message: Message, _: list[Desc
         return {"found": True}, (descriptor,)
     if context.directory.rows.isLive(row, incarnation) and context.mayStillBring():
         return {"found": False}, ()
-    context.maintenance.collectLost()  # whoever is told that it is gone may make it anew at once
-    raise OwnerDied(f"nobody holds the memory of row {row}.{incarnation} any more")
+    # The name is free at once, so that a member that gets this error can create it again.
+    context.maintenance.collectLost()
+    raise OwnerDied(f"no process has the memory of row {row}.{incarnation} any more")
 
 
 def free(context: TermContext, session: Session, message: Message, _: list[Descriptor]) -> Answer:
-    """The name is free at once, the memory when the last holder lets go."""
+    """Free the name at once, and the memory when the last lease ends."""
     session.member()
     context.directory.free(*_named(context, message))
     return {}, ()
@@ -91,7 +92,7 @@ def recall(context: TermContext, session: Session, message: Message, _: list[Des
 def tryReclaim(
     context: TermContext, session: Session, message: Message, _: list[Descriptor]
 ) -> Answer:
-    """A holder has let go: the row may be at its end."""
+    """A member has released its lease: try to reclaim the row."""
     session.member()
     row, incarnation = _named(context, message)
     if context.directory.rows.state(row).incarnation == incarnation:

@@ -1,8 +1,8 @@
-"""What the handlers of requests may use of one term in context, and what they answer
-with.
+"""The context of a term: what the handlers of requests may use of the broker, and the
+type of their answers.
 
-The broker makes one context when its term begins, and all handlers get it. It belongs
-to the thread that serves.
+The broker makes one context when its term begins, and passes it to all handlers. It
+belongs to the thread that serves.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from muninn.control.members import MemberTable
 from muninn.system.descriptors import Descriptor
 from muninn.wire.messages import Message
 
-#: The answer to a request, and the descriptors that go with it, which stay the term's.
+#: The answer to a request, and the descriptors that go with it, which the term owns.
 Answer = tuple[Message, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class TermContext:
-    """One term in context, as the handlers see it.
+    """One term, as the handlers see it.
 
     Attributes
     ----------
     own
         The session of the broker's own process.
     beat
-        Shows that this broker moves. A handler calls it when it takes long. Raises
+        Advances the heartbeat. A handler that takes long calls it. Raises
         `Deposed` when the term has ended.
     mayStillBring
-        Whether a member that lives has not brought yet all memory without a name that
+        Whether a living member has not yet brought all the memory without a name that
         it may have.
     """
 
@@ -56,7 +56,7 @@ class TermContext:
     mayStillBring: Callable[[], bool]
 
 
-#: Serves one request: the term, the session of the asker, the checked message, and the
+#: Serves one request: the term, the session of the member, the checked message, and the
 #: descriptors that came with it. A handler takes the descriptors that it keeps out of
 #: the list; the others are closed after it.
 Handler = Callable[[TermContext, Session, Message, list[Descriptor]], Answer]

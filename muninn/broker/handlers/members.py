@@ -18,14 +18,14 @@ from muninn.wire.messages import Message
 def hello(
     context: TermContext, session: Session, message: Message, descriptors: list[Descriptor]
 ) -> Answer:
-    """A member begins its session: it proves its slot by a nonce and by a pidfd, and
-    brings the memory that it holds.
+    """A member begins its session: it shows that the slot is its own by a nonce and by
+    a pidfd, and brings the memory that it has open.
     """
     members, key = context.members, MemberKey(message["slot"], message["generation"])
     if not 0 <= key.slot < members.count:
         raise ProtocolViolation(f"there is no member slot {key.slot}")
-    # Its death can come between any two looks: what the descriptor names is read once,
-    # and the slot's owner after its nonce.
+    # The member may die between any two of these reads. So the descriptor is read only
+    # once, and the owner of the slot is read after the nonce.
     pid = pidOf(descriptors[0].number) if descriptors else None
     isKnown = members.identity(key.slot).nonce == message["nonce"]
     if not members.isCurrent(key):
@@ -35,7 +35,7 @@ def hello(
         raise SenderGone(f"the member of slot {key.slot} died before its hello was read")
     if not isKnown or pid is None or not members.isPidOf(pid, key):
         raise ProtocolViolation(f"hello does not match member slot {key.slot}")
-    requests.allocationsOf(message, descriptors[1:])  # before anything is believed
+    requests.allocationsOf(message, descriptors[1:])  # before anything is used
     session.key = key
     context.deathWatch.connected(key, descriptors.pop(0))
     bring(context, session, message, descriptors)
@@ -45,7 +45,7 @@ def hello(
 def bring(
     context: TermContext, session: Session, message: Message, descriptors: list[Descriptor]
 ) -> Answer:
-    """A member hands descriptors of memory without a name to a new broker."""
+    """A member brings descriptors of memory without a name to a new broker."""
     session.member()
     pairs = requests.allocationsOf(message, descriptors)
     session.bringsMore = len(pairs) >= requests.FULL_BATCH
@@ -65,8 +65,8 @@ def leave(context: TermContext, session: Session, _: Message, __: list[Descripto
 def takeOverPolitely(
     context: TermContext, session: Session, _: Message, __: list[Descriptor]
 ) -> Answer:
-    """A member that stays takes over politely. Its request was the last one of this
-    term.
+    """A member that is preferred as broker takes over, unless this broker is preferred
+    too. This is the last request of the term then.
     """
     key, own = session.member(), context.own.member()
     if key == own or context.members.identity(own.slot).flags & layout.MEMBER_FLAG_PREFERRED:

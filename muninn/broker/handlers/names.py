@@ -1,4 +1,4 @@
-"""Requests about names: whose a name is now."""
+"""Requests about names: which row has a name now."""
 
 from __future__ import annotations
 
