@@ -210,7 +210,8 @@ static uint32_t arrive(struct mnnOwner *owner, struct waiter *waiter)
 }
 
 /* The waiter gives up, or enters without the lock. */
-/* SYNC successor: pairs with isKept. A waiter that has left a free word alone looks again. */
+/* SYNC successor: pairs with isKept. A waiter that has left a free word alone looks
+ * again. */
 static void depart(struct mnnOwner *owner, struct waiter *waiter)
 {
 	if (waiter->number != 0 && !isVoid(owner) && cas32(successorOf(owner), waiter->number, 0))
@@ -222,8 +223,8 @@ static void depart(struct mnnOwner *owner, struct waiter *waiter)
 static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t word, struct caller me)
 {
 	/* Others may wait too if we did, or be asleep since a wake-up that was lost with
-	 * its waiter. SYNC claim: pairs with leave and markDead; what the last owner wrote is
-	 * visible. */
+	 * its waiter. SYNC claim: pairs with leave and markDead; what the last owner wrote
+	 * is visible. */
 	if (!cas32(ownerLockOf(owner), word,
 			owner->mine | (word & CONTENDED) | (waiter->number != 0 ? CONTENDED : 0)))
 		return false;
@@ -653,7 +654,8 @@ static void beginReading(struct mnnAccessScope *scope, struct caller me)
 	}
 }
 
-/* SYNC readers: pairs with awaitNone, which has read the count before it looked at the leases. */
+/* SYNC readers: pairs with awaitNone, which has read the count before it looked at the
+ * leases. */
 static void endReading(struct mnnAccessScope *scope)
 {
 	struct mnnOwner *owner = scope->owner;

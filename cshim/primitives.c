@@ -225,8 +225,8 @@ struct robustEntry {
 
 size_t mnnRobustListBytes(void) { return sizeof(struct robustEntry); }
 
-/* SYNC robust: pairs with MemberTable.isSuspectedDead. The kernel knows the list before the word
- * names the thread. */
+/* SYNC robust: pairs with MemberTable.isSuspectedDead. The kernel knows the list before
+ * the word names the thread. */
 int mnnRobustHold(void *list, uint32_t *word)
 {
 	struct robustEntry *entry = list;
@@ -292,8 +292,8 @@ void mnnEventSet(const struct mnnDescriptor *event)
 		eventfd_write(mnnNumber(event), 1);
 }
 
-/* SYNC number: pairs with mnnRelease in another thread. One of them gets the number, and closes it.
- */
+/* SYNC number: pairs with mnnRelease in another thread. One of them gets the number,
+ * and closes it. */
 int mnnRelease(struct mnnDescriptor *descriptor)
 {
 	return __atomic_exchange_n(&descriptor->number, -1, __ATOMIC_ACQ_REL);
@@ -338,7 +338,8 @@ int64_t mnnReceive(int socket, void *bytes, uint64_t room, uint32_t most, struct
 	return length;
 }
 
-/* SYNC received: pairs with mnnTakeReceived in another thread. One of them gets the number. */
+/* SYNC received: pairs with mnnTakeReceived in another thread. One of them gets the
+ * number. */
 int mnnTakeReceived(struct mnnReceived *received, uint32_t index)
 {
 	return __atomic_exchange_n(&received->numbers[index], -1, __ATOMIC_ACQ_REL);
@@ -491,8 +492,8 @@ int mnnMapPath(
 
 int mnnUnmap(void *address, uint64_t bytes) { return resultOf(munmap(address, bytes)); }
 
-/* SYNC place: pairs with mnnUnmapOnce in another thread. One of them gets the address, and unmaps
- * it. */
+/* SYNC place: pairs with mnnUnmapOnce in another thread. One of them gets the address,
+ * and unmaps it. */
 int mnnUnmapOnce(struct mnnAddressCell *place)
 {
 	void *address = __atomic_exchange_n(&place->address, NULL, __ATOMIC_ACQ_REL);
@@ -544,8 +545,9 @@ int mnnExchangeNames(const char *one, const char *other)
 	return resultOf(syscall(SYS_renameat2, AT_FDCWD, one, AT_FDCWD, other, EXCHANGE));
 }
 
-/* SYNC write: pairs with Generation.begin. SYNC publish: pairs with Generation.publish and
- * endWriting. The bytes belong to the even generation that is read before and after them. */
+/* SYNC write: pairs with Generation.begin. SYNC publish: pairs with Generation.publish
+ * and endWriting. The bytes belong to the even generation that is read before and after
+ * them. */
 int64_t mnnSeqRead(
 	const uint64_t *generation, const void *source, void *target, uint64_t bytes, uint32_t attempts)
 {

@@ -40,7 +40,8 @@ static void wakeAll(const uint32_t *word)
 
 static uint32_t bitOf(uint32_t slot) { return 1U << (slot % 32); }
 
-/* SYNC wake: pairs with mnnWakeWatcher. Each word is compared as the thread falls asleep. */
+/* SYNC wake: pairs with mnnWakeWatcher. Each word is compared as the thread falls
+ * asleep. */
 static void sleepOnAny(uint32_t *robust, uint32_t armed, const uint32_t *election,
 	uint32_t electionSeen, struct mnnWake *wake, uint32_t wakeSeen, uint32_t slot, int64_t end,
 	int64_t lookNs)
@@ -67,8 +68,8 @@ static void sleepOnAny(uint32_t *robust, uint32_t armed, const uint32_t *electio
 	syscall(SYS_futex, robust, FUTEX_WAIT_BITSET, armed, &until, NULL, bitOf(slot));
 }
 
-/* SYNC watch: pairs with Election.replace, and with the kernel, which marks the robust word and
- * wakes one watcher. */
+/* SYNC watch: pairs with Election.replace, and with the kernel, which marks the robust
+ * word and wakes one watcher. */
 int mnnWatch(uint32_t *robust, const uint32_t *election, uint32_t electionSeen,
 	struct mnnWake *wake, uint32_t wakeSeen, uint32_t slot, int64_t timeoutNs, int64_t lookNs)
 {

@@ -53,8 +53,8 @@ class NoBytes:
 
 
 class Memory:
-    """Mapped memory and the lease that covers it; both go when the last holding *and*
-    the last array on it are gone.
+    """Mapped memory and the lease that covers it; both end when the last open buffer
+    *and* the last array on it are gone.
 
     Attributes
     ----------

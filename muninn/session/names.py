@@ -54,8 +54,8 @@ class NameWait:
         self.isComing = False
 
     def look(self) -> OpenBuffer | None:
-        """The name's holding, if it is there. Whatever comes or goes from here on ends
-        the next `sleep`.
+        """The open buffer of the name, if it is there. Each change of a name from here
+        on ends the next `sleep`.
         """
         # SYNC names: pairs with NameIndex.tell; the word is read before the look, so
         # nothing that comes afterwards is missed.

@@ -1,5 +1,5 @@
-/* The descriptor server under threads, forks, garbage and a lack of descriptors. Run under
- * AddressSanitizer and UndefinedBehaviorSanitizer by `make test`. */
+/* The descriptor server under threads, forks, garbage and a lack of descriptors. Run
+ * under AddressSanitizer and UndefinedBehaviorSanitizer by `make test`. */
 #define _GNU_SOURCE
 #include "check.h"
 #include "descriptorserver.h"
@@ -32,7 +32,7 @@ static int descriptors(void)
 	return count;
 }
 
-/* A file that says its number by its size. */
+/* A file whose size is its number. */
 static int numbered(uint64_t number)
 {
 	int fd = memfd_create("numbered", MFD_CLOEXEC);
@@ -132,7 +132,7 @@ static void hangsUpOnGarbage(void)
 	CHECK(got >= 0);
 	close(got);
 	int before = descriptors();
-	/* Descriptors that come along are nobody's */
+	/* The server does not take descriptors that come along */
 	char request[16] = {1, 0, 0, 0, 0, 0, 0, 0, 1};
 	struct iovec content = {request, sizeof request};
 	char control[CMSG_SPACE(sizeof fd)] = {0};
@@ -149,7 +149,8 @@ static void hangsUpOnGarbage(void)
 	CHECK(got >= 0 && numberOf(got) == 9);
 	close(got);
 	CHECK(descriptors() == before);
-	/* One that asks and never reads is let go, and nobody waits for it */
+	/* A client that asks and never reads is disconnected, and the server does not
+	 * wait */
 	for (int round = 0; round < 100000; round++)
 		if (send(sender, request, sizeof request, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 &&
 			errno != EAGAIN)
@@ -163,8 +164,8 @@ static void hangsUpOnGarbage(void)
 static MnnDescriptorServer *busy;
 static int over;
 
-/* Row r of incarnation i has a file of the size r * 2^32 + i, whatever incarnation
- * is there now. */
+/* The file of row r and incarnation i has the size r * 2^32 + i, whatever incarnation
+ * the server has now. */
 static void *fetches(void *unused)
 {
 	(void)unused;
@@ -247,8 +248,8 @@ static void outlivesItsClientsAndTheirChildren(void)
 		CHECK(got >= 0 && numberOf(got) == 4);
 		close(got), close(another);
 	}
-	/* Bytes that wait at what the child still has are no events: the thread would
-	 * look for ever at what is not there. */
+	/* Bytes for the copy that the child still has must be no events: otherwise the
+	 * thread would spin on a descriptor that it does not have. */
 	struct timespec began, ended;
 	CHECK(send(connection, "garbage", 7, MSG_NOSIGNAL) == 7);
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &began);

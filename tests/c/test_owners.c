@@ -1,7 +1,8 @@
-/* Locks, accesses and their order, with an interpreter that is made up here: what is
- * taken is given back, whatever its callbacks do; what is said to be held, read or
- * written is; nobody is passed over, and nobody dead or stopped is waited for. Run
- * under AddressSanitizer and UndefinedBehaviorSanitizer by `make test`. */
+/* Locks, accesses and their order, with a fake interpreter: whatever the callbacks do,
+ * each lock that is taken is released; the functions report locks and accesses
+ * correctly; no waiter is passed over, and no waiter waits for a dead or stopped
+ * successor. `make test` runs it under AddressSanitizer and
+ * UndefinedBehaviorSanitizer. */
 #define _GNU_SOURCE
 #include "check.h"
 #include "layout.h"
@@ -112,7 +113,8 @@ static void *refuses(void *self, void *reason, void *two)
 
 static struct function whoAmI = {.run = identify}, attach, deadline, await, awaitOthers, end,
 					   linger, refuse;
-/* What names the callers: `plainIdent` while threads are threads. */
+/* The function that `threading.get_ident` names; `plainIdent`: no library has replaced
+ * it. */
 static struct function plainIdent, *named = &whoAmI;
 static void *item(void *names, void *key)
 {
@@ -146,7 +148,7 @@ static struct mnnOwner owner;
 static uint64_t expiry;
 
 static uint32_t *word(size_t offset) { return (uint32_t *)(row + offset); }
-static uint32_t *claim(void) { return word(MNN_ROW_OWNER_LOCK_OFFSET); }
+static uint32_t *ownerLock(void) { return word(MNN_ROW_OWNER_LOCK_OFFSET); }
 static uint32_t *successor(void) { return word(MNN_ROW_SUCCESSOR_OFFSET); }
 static uint64_t *generation(void) { return (uint64_t *)(row + MNN_ROW_GENERATION_OFFSET); }
 static uint32_t look(const uint32_t *address) { return __atomic_load_n(address, __ATOMIC_SEQ_CST); }
@@ -187,10 +189,10 @@ static void begin(void)
 	mnnOwnerBind(&owner, &all, row, &expiry, &openBuffer, OURS, 1);
 }
 
-/* Nothing is left of what was done. */
+/* No lock, access or reference is left. */
 static void isAtRest(void)
 {
-	CHECK(look(claim()) == 0 && owner.depth == 0 && owner.readers == NULL &&
+	CHECK(look(ownerLock()) == 0 && owner.depth == 0 && owner.readers == NULL &&
 		openBuffer.references == 0 && expiry == 77);
 }
 
@@ -215,16 +217,16 @@ static void aLockIsTakenAndGivenBack(void)
 {
 	begin();
 	struct mnnAccessScope one = scopeOf(MNN_KIND_LOCK), other = scopeOf(MNN_KIND_LOCK);
-	CHECK(takes(&one) && look(claim()) == OURS && openBuffer.references == 1 && !one.recovered);
+	CHECK(takes(&one) && look(ownerLock()) == OURS && openBuffer.references == 1 && !one.recovered);
 	CHECK(takes(&other) && owner.depth == 2 && mnnOwnerWrites(&owner, ME) &&
 		!mnnOwnerWrites(&owner, ANOTHER));
 	CHECK(mnnOwnerIsBusy(&owner, ANOTHER) && !mnnOwnerIsBusy(&owner, ME));
 	me = ANOTHER;
-	CHECK(wasRefused(mnnLockRelease(&one), MNN_REFUSED_OTHER_THREAD) && look(claim()) == OURS);
-	/* By the thread of the system, which is the same */
+	CHECK(wasRefused(mnnLockRelease(&one), MNN_REFUSED_OTHER_THREAD) && look(ownerLock()) == OURS);
+	/* mnnLockExit goes by the thread of the system, which is the same */
 	CHECK(mnnLockExit(&one, &none, &none, &none) == &none);
 	me = ME;
-	CHECK(look(claim()) == OURS && mnnLockRelease(&one) == &none);
+	CHECK(look(ownerLock()) == OURS && mnnLockRelease(&one) == &none);
 	isAtRest();
 	CHECK(wasRefused(mnnLockRelease(&one), MNN_REFUSED_NOT_HELD));
 	isAtRest();
@@ -232,8 +234,8 @@ static void aLockIsTakenAndGivenBack(void)
 	isAtRest();
 }
 
-/* What a thread has stays its own when a library makes green threads of it
- * meanwhile; what they take is theirs. */
+/* A lock that a thread has taken stays its own when a library replaces `get_ident`
+ * meanwhile; a lock that a green thread takes belongs to that green thread. */
 static void aThreadMayBecomeGreenOnes(void)
 {
 	begin();
@@ -269,24 +271,24 @@ static void aChildHasNothing(void)
 	CHECK(takes(&scope));
 	struct mnnOwner before = owner;
 	memset(&owner, 0, sizeof owner);
-	CHECK(wasRefused(mnnLockRelease(&scope), MNN_REFUSED_VOID) && look(claim()) == OURS &&
+	CHECK(wasRefused(mnnLockRelease(&scope), MNN_REFUSED_VOID) && look(ownerLock()) == OURS &&
 		!mnnOwnerIsBusy(&owner, 0));
 	owner = before;
 	mnnOwnerBind(&owner, &all, row, &expiry, &none, OURS, 1);
 	CHECK(owner.depth == 1 && owner.openBuffer == &openBuffer); /* what is in use stays */
 	CHECK(mnnLockRelease(&scope) == &none);
 	isAtRest();
-	put(claim(), OURS); /* of an earlier life of this process */
+	put(ownerLock(), OURS); /* of an earlier life of this process */
 	CHECK(takes(&scope) && scope.recovered && mnnLockRelease(&scope) == &none);
 	isAtRest();
 }
 
-/* What `await` does when it is called: one step each time. */
+/* Replacements of `await`: each does one step per call. */
 static void *ends(void *self, void *one, void *said)
 {
 	(void)self, (void)one;
 	awaited = valueOf(said);
-	put(claim(), 0);
+	put(ownerLock(), 0);
 	put(successor(), 0);
 	return given(&false_);
 }
@@ -315,22 +317,22 @@ static void waitersComeInTheirOrder(void)
 {
 	begin();
 	struct mnnAccessScope scope = scopeOf(MNN_KIND_LOCK);
-	put(claim(), THEIRS);
+	put(ownerLock(), THEIRS);
 	await.run = isTimeOver;
-	/* Who gives up leaves no place kept */
+	/* A waiter that gives up is no successor any more */
 	CHECK(!takes(&scope) && awaited == (THEIRS | CONTENDED) && look(successor()) == 0);
 	await.run = ends;
-	CHECK(takes(&scope) && look(claim()) == (OURS | CONTENDED)); /* others may wait too */
+	CHECK(takes(&scope) && look(ownerLock()) == (OURS | CONTENDED)); /* others may wait too */
 	CHECK(mnnLockRelease(&scope) == &none);
 	put(successor(), 1);
 	awaited = 1;
-	/* A free claim is its successor's */
+	/* A free owner lock is kept for the successor */
 	CHECK(takes(&scope) && awaited == CONTENDED && await.calls == 3);
 	CHECK(mnnLockRelease(&scope) == &none);
 	put(successor(), 1);
 	await = (struct function){.run = passes};
 	int64_t since = mnnMonotonicNs();
-	/* Which is not waited for for ever */
+	/* but not for ever */
 	CHECK(takes(&scope) && mnnMonotonicNs() - since >= MNN_SUCCESSOR_NS && look(successor()) == 0);
 	CHECK(mnnLockRelease(&scope) == &none);
 	isAtRest();
@@ -340,22 +342,23 @@ static void numbersMayWrap(void)
 {
 	begin();
 	struct mnnAccessScope scope = scopeOf(MNN_KIND_LOCK);
-	put(claim(), THEIRS);
+	put(ownerLock(), THEIRS);
 	put(word(MNN_ROW_ARRIVALS_OFFSET), UINT32_MAX - 1);
-	put(successor(), 1); /* who came after the wrap */
+	put(successor(), 1); /* a waiter that came after the wrap */
 	await.run = isTimeOver;
 	CHECK(!takes(&scope) && look(word(MNN_ROW_ARRIVALS_OFFSET)) == UINT32_MAX);
-	CHECK(!takes(&scope) && look(word(MNN_ROW_ARRIVALS_OFFSET)) == 1); /* 0 is nobody's number */
-	put(claim(), 0);
+	CHECK(!takes(&scope) &&
+		look(word(MNN_ROW_ARRIVALS_OFFSET)) == 1); /* no waiter has the number 0 */
+	put(ownerLock(), 0);
 }
 
 static void theDeadAreSucceeded(void)
 {
 	begin();
 	struct mnnAccessScope scope = scopeOf(MNN_KIND_LOCK);
-	put(claim(), THEIRS);
+	put(ownerLock(), THEIRS);
 	await.run = isDead;
-	CHECK(takes(&scope) && scope.recovered && look(claim()) == (OURS | CONTENDED) &&
+	CHECK(takes(&scope) && scope.recovered && look(ownerLock()) == (OURS | CONTENDED) &&
 		mnnLockRelease(&scope) == &none);
 	await.run = notAwaited;
 	CHECK(takes(&scope) && !scope.recovered && mnnLockRelease(&scope) == &none);
@@ -363,16 +366,16 @@ static void theDeadAreSucceeded(void)
 }
 
 /* An exception may come before the first statement of the block. */
-static void whoRaisesLeavesItToTheNextOne(void)
+static void anExceptionLeavesTheRecoveryToTheNextOwner(void)
 {
 	begin();
 	struct mnnAccessScope lock = scopeOf(MNN_KIND_LOCK), held = scopeOf(MNN_KIND_LOCK);
 	held.shownIn = &lock;
-	put(claim(), THEIRS);
+	put(ownerLock(), THEIRS);
 	await.run = isDead;
 	CHECK(takes(&held) && lock.recovered && !held.recovered);
-	CHECK(mnnLockExit(&held, &view, &view, &view) == &none && look(claim()) != 0 &&
-		look(claim()) != THEIRS);
+	CHECK(mnnLockExit(&held, &view, &view, &view) == &none && look(ownerLock()) != 0 &&
+		look(ownerLock()) != THEIRS);
 	CHECK(takes(&lock) && lock.recovered && mnnLockExit(&lock, &none, &none, &none) == &none);
 	await.run = notAwaited;
 	CHECK(takes(&lock) && !lock.recovered && mnnLockExit(&lock, &view, &view, &view) == &none);
@@ -408,8 +411,8 @@ static void nothingBeginsWhileAnotherThreadLeaves(void)
 static void *sleeps(void *argument)
 {
 	(void)argument;
-	while (look(claim()) == (OURS | CONTENDED))
-		mnnFutexWait32(claim(), OURS | CONTENDED, (int64_t)BOUND_SECONDS * 2 * 1000000000);
+	while (look(ownerLock()) == (OURS | CONTENDED))
+		mnnFutexWait32(ownerLock(), OURS | CONTENDED, (int64_t)BOUND_SECONDS * 2 * 1000000000);
 	return NULL;
 }
 
@@ -418,7 +421,7 @@ static void aReleaseWakes(void)
 	begin();
 	struct mnnAccessScope scope = scopeOf(MNN_KIND_LOCK);
 	CHECK(takes(&scope));
-	put(claim(), OURS | CONTENDED);
+	put(ownerLock(), OURS | CONTENDED);
 	pthread_t sleeper;
 	CHECK(pthread_create(&sleeper, NULL, sleeps, NULL) == 0);
 	usleep(100000);
@@ -434,7 +437,7 @@ static void whatIsWrittenIsPublished(void)
 	begin();
 	struct mnnAccessScope scope = scopeOf(MNN_KIND_HOST), nested = scopeOf(MNN_KIND_HOST),
 						  reader = scopeOf(MNN_KIND_HOST);
-	CHECK(mnnWritingEnter(&scope) == &view && *generation() == 1 && look(claim()) == OURS &&
+	CHECK(mnnWritingEnter(&scope) == &view && *generation() == 1 && look(ownerLock()) == OURS &&
 		awaitOthers.calls == 0);
 	CHECK(wasRefused(mnnWritingEnter(&nested), MNN_REFUSED_WRITING) &&
 		wasRefused(mnnReadingEnter(&reader), MNN_REFUSED_WRITING));
@@ -445,10 +448,10 @@ static void whatIsWrittenIsPublished(void)
 	isAtRest();
 	CHECK(mnnWritingEnter(&scope) == &view && *generation() == 3); /* half written since then */
 	CHECK(mnnWritingExit(&scope, &none, &none, &none) == &false_ && *generation() == 4);
-	/* Which is over */
+	/* The access is over */
 	CHECK(mnnWritingExit(&scope, &none, &none, &none) == &false_ && *generation() == 4);
 	CHECK(mnnWritingEnter(&scope) == &view);
-	mnnAccessScopeDrop(&scope); /* nobody can end it any more */
+	mnnAccessScopeDrop(&scope); /* no program can end it any more */
 	CHECK(*generation() == 5);
 	isAtRest();
 }
@@ -463,7 +466,7 @@ static void whatFailsOnTheWayInIsGivenBack(void)
 		*generation() == 0);
 	isAtRest();
 	scope.kind = MNN_KIND_HOST;
-	put(word(MNN_ROW_READERS_OFFSET), 3); /* somebody has read: perhaps somebody does */
+	put(word(MNN_ROW_READERS_OFFSET), 3); /* there was a reader: there may be one now */
 	CHECK(mnnWritingEnter(&scope) == NULL && awaitOthers.calls == 2);
 	isAtRest();
 	timed.isTimed = 1;
@@ -492,7 +495,7 @@ static void aTurnLastsUntilItsWorkIsOver(void)
 	end.run = raises;
 	CHECK(mnnWritingEnter(&scope) == &view && mnnWritingExit(&scope, &none, &none, &none) == NULL &&
 		exceptions == 1);
-	CHECK(linger.calls == 1 && look(claim()) == OURS && !mnnOwnerWrites(&owner, ME) &&
+	CHECK(linger.calls == 1 && look(ownerLock()) == OURS && !mnnOwnerWrites(&owner, ME) &&
 		mnnOwnerIsBusy(&owner, ME));
 	mnnAccessScopeEnd(&scope);
 	mnnAccessScopeEnd(&scope);
@@ -501,7 +504,7 @@ static void aTurnLastsUntilItsWorkIsOver(void)
 	linger = (struct function){.run = raises};
 	CHECK(mnnWritingEnter(&scope) == &view && mnnWritingExit(&scope, &none, &none, &none) == NULL &&
 		exceptions == 1 && linger.calls == 3);
-	isAtRest(); /* and is not held for ever where nobody can be told */
+	isAtRest(); /* the lock is not held for ever when `linger` fails */
 	struct mnnAccessScope reader = scopeOf(MNN_KIND_STREAM);
 	linger = (struct function){.run = handsOver};
 	CHECK(mnnReadingEnter(&reader) == &view);
@@ -542,12 +545,12 @@ static void readersAreInsideTogether(void)
 		look(word(MNN_ROW_READERS_OFFSET)) == 1);
 	CHECK(wasRefused(mnnReadingEnter(&one), MNN_REFUSED_READING) &&
 		wasRefused(mnnWritingEnter(&writer), MNN_REFUSED_READING));
-	put(claim(), THEIRS); /* a writer that waits for them */
-	CHECK(mnnReadingEnter(&other) == &view); /* who is inside does not wait for it */
+	put(ownerLock(), THEIRS); /* a writer that waits for them */
+	CHECK(mnnReadingEnter(&other) == &view); /* a nested reader does not wait for the writer */
 	CHECK(mnnReadingExit(&one, &none, &none, &none) == &false_ && expiry == (77 | READING) &&
 		mnnOwnerReads(&owner, ME));
 	CHECK(mnnReadingExit(&other, &none, &none, &none) == &false_ && expiry == 77);
-	put(claim(), 0);
+	put(ownerLock(), 0);
 	isAtRest();
 }
 
@@ -555,19 +558,19 @@ static void aReaderWaitsForAWriter(void)
 {
 	begin();
 	struct mnnAccessScope scope = scopeOf(MNN_KIND_STREAM);
-	put(claim(), THEIRS);
+	put(ownerLock(), THEIRS);
 	await.run = isTimeOver;
 	CHECK(mnnReadingEnter(&scope) == NULL && awaited == (THEIRS | CONTENDED) &&
 		look(successor()) == 0 && expiry == 77);
 	await.run = ends;
 	CHECK(
 		mnnReadingEnter(&scope) == &view && mnnReadingExit(&scope, &none, &none, &none) == &false_);
-	put(claim(), THEIRS);
+	put(ownerLock(), THEIRS);
 	await.run = isDead;
 	/* The next writer takes it */
-	CHECK(mnnReadingEnter(&scope) == &view && look(claim()) == (THEIRS | CONTENDED));
+	CHECK(mnnReadingEnter(&scope) == &view && look(ownerLock()) == (THEIRS | CONTENDED));
 	CHECK(mnnReadingExit(&scope, &none, &none, &none) == &false_);
-	put(claim(), 0);
+	put(ownerLock(), 0);
 	awaitOthers.run = raises;
 	CHECK(mnnReadingEnter(&scope) == NULL);
 	isAtRest();
@@ -588,14 +591,14 @@ static void aReaderThatLeavesWakesTheWriter(void)
 	begin();
 	struct mnnAccessScope scope = scopeOf(MNN_KIND_STREAM);
 	CHECK(mnnReadingEnter(&scope) == &view);
-	put(claim(), THEIRS);
+	put(ownerLock(), THEIRS);
 	readersSeen = look(word(MNN_ROW_READERS_OFFSET));
 	pthread_t sleeper;
 	CHECK(pthread_create(&sleeper, NULL, awaitsReaders, NULL) == 0);
 	usleep(100000);
 	CHECK(mnnReadingExit(&scope, &none, &none, &none) == &false_);
 	CHECK(pthread_join(sleeper, NULL) == 0);
-	put(claim(), 0);
+	put(ownerLock(), 0);
 	isAtRest();
 }
 
@@ -604,7 +607,7 @@ static void aReaderThatLeavesWakesTheWriter(void)
 static void *sleepsOnTheOwnerLock(void *self, void *one, void *said)
 {
 	(void)self, (void)one;
-	mnnFutexWait32(claim(), (uint32_t)valueOf(said), MNN_SUCCESSOR_NS);
+	mnnFutexWait32(ownerLock(), (uint32_t)valueOf(said), MNN_SUCCESSOR_NS);
 	return given(&false_);
 }
 
@@ -639,7 +642,7 @@ static void processesTakeTurns(void)
 
 int main(void)
 {
-	alarm(BOUND_SECONDS); /* whoever is not woken is not waited for */
+	alarm(BOUND_SECONDS); /* ends a test in which a wake-up is lost */
 	row = mmap(NULL, 2 * MNN_ROW_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	CHECK(row != MAP_FAILED);
 	aLockIsTakenAndGivenBack();
@@ -648,7 +651,7 @@ int main(void)
 	waitersComeInTheirOrder();
 	numbersMayWrap();
 	theDeadAreSucceeded();
-	whoRaisesLeavesItToTheNextOne();
+	anExceptionLeavesTheRecoveryToTheNextOwner();
 	nothingBeginsWhileAnotherThreadLeaves();
 	aReleaseWakes();
 	whatIsWrittenIsPublished();

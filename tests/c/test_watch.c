@@ -89,7 +89,7 @@ static void theEndIsToldToAll(void)
 	for (int i = 0; i < WATCHERS; i++)
 		endOf(watching[i], 0);
 	struct mnnWake wake = {0};
-	CHECK(watchFor(&wake, BOUND_NS) == 0); /* the dead are not waited for */
+	CHECK(watchFor(&wake, BOUND_NS) == 0); /* returns at once for a dead owner */
 	words->robust = 0;
 	CHECK(watchFor(&wake, BOUND_NS) == 0);
 }
@@ -179,8 +179,8 @@ static void *sleepingThread(void *argument)
 	return NULL;
 }
 
-/* It looks by itself only after more than its bound: what ends the sleep before is
- * the wake's wake-up. */
+/* The sleeper looks by itself only after more than the bound of the test, so only the
+ * wake-up can end the sleep before. */
 static void aWakeWakesTheSleeper(void)
 {
 	pid_t living = holder();
@@ -197,7 +197,7 @@ static void aWakeWakesTheSleeper(void)
 	endOf(living, SIGKILL);
 }
 
-/* Wakes of slot 3 are nothing to a sleeper of slot 4, though both sleep on the one
+/* A wake-up of slot 3 does not wake a sleeper of slot 4, although both sleep on one
  * robust word. */
 static void aWakeOfAnotherSlotLetsSleep(void)
 {
@@ -222,7 +222,7 @@ static void aWakeOfAnotherSlotLetsSleep(void)
 	endOf(living, SIGKILL);
 }
 
-/* As a sandbox does that does not know the call. */
+/* Forbid futex_waitv, as a sandbox that does not know the call. */
 static void forbidWaitv(void)
 {
 	struct sock_filter filter[] = {
