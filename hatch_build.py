@@ -1,8 +1,9 @@
-"""Compile the C primitives into the package, say in the wheel's name for which platform
-that was, and make the README's links absolute.
+"""The build hooks: they generate the header of the layout, compile the C primitives
+into the package, name the wheel after the platform, and make the links of the README
+absolute.
 
-`cshim/layout.h` is generated before: `muninn/control/layout.py` is the description of
-the control block, and the header follows it. It is kept in the repository too, so that
+`muninn/control/layout.py` describes the control block, and the hook writes
+`cshim/layout.h` from it before it compiles. The repository has the header too, so that
 the C part compiles without Python.
 """
 
@@ -40,8 +41,8 @@ NO_COMPILER = (
     "gcc musl-dev linux-headers), "
     "name another compiler in the variable CC, or install a wheel."
 )
-#: Prints the header. `muninn/__init__.py` does not run: it imports what a build need
-#: not have.
+#: Prints the header. It does not run `muninn/__init__.py`, which imports packages that
+#: a build does not need.
 HEADER_PROGRAM = """
 import sys, types
 sys.modules["muninn"] = types.ModuleType("muninn")

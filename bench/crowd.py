@@ -95,7 +95,7 @@ def _openTimes(buffers: int, members: int, options: Options) -> list[float]:
 
 def waking(options: Options) -> list[Row]:
     """share + free beside members that sleep, and beside processes that wait for other
-    names; the two domains take accesses.
+    names; the two domains are measured in turn.
     """
     many, waiters = options.pick(100, 6), options.pick(60, 4)
     rows: list[Row] = []

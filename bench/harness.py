@@ -23,8 +23,8 @@ ROOT = Path(__file__).parent.parent
 
 
 class Row(NamedTuple):
-    """One line of the table. `ours` and `peer` are in `unit`; `limit` and `goal` bound
-    the ratio, or with no peer `ours` itself.
+    """One line of the table. `ours` and `peer` are in `unit`. `limit` and `goal` bound
+    the ratio; in a row without a peer they bound `ours`.
     """
 
     what: str
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
     @property
     def compared(self) -> float:
-        """What the limit is compared with."""
+        """The figure that `limit` and `goal` bound."""
         return statistics.median(self.ratios or self.ours)
 
     @property

@@ -1,7 +1,7 @@
-"""Print what `producer.py` publishes, until nothing new comes for two seconds.
+"""Print the publications of `producer.py`, until none comes for two seconds.
 
-A slow consumer misses publications, and sees none twice and none half: a buffer has its
-latest content and no history.
+A slow consumer misses publications, because a buffer has its latest content and no
+history. It sees no publication twice, and none half written.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""What Muninn is for, on real input: one copy of a model for all workers, and a broker
-that may be killed.
+"""The demo of Muninn on real input: all workers use one copy of a model, and the broker
+is killed meanwhile.
 
-`make demo` runs this. Every figure is measured here and now, every owner lock is
-checked, and the exit status is 0 only if all of them hold.
+`make demo` runs this. It measures every figure that it prints and checks every claim
+that it makes. The exit status is 0 only if all claims hold.
 """
 
 from __future__ import annotations

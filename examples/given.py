@@ -1,5 +1,5 @@
-"""What the command lines of the examples have in common: numbers that are checked, and
-refusals that are said in one line.
+"""The parts that the command lines of the examples share: they check numbers, and print
+a refusal in one line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Publish a small array, again and again. Start `consumer.py` in another terminal,
 before this or after.
 
-The buffer goes by itself when both have ended.
+Muninn frees the buffer when both have ended.
 """
 
 import argparse

@@ -5,7 +5,7 @@ kernels stream it at once.
 of the memory that is free. One process's kernel writes a pattern into all of it; each
 of the others maps it once, and its kernels compare every element with the pattern,
 round by round. Beside them, in the same run: one process alone, and the GPU's copy
-engine, which is as fast as the bus. Needs a GPU.
+engine, which is as fast as the bus. Needs a GPU, and psutil.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def atOnce(name: str, processes: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def freeBytes() -> int:
-    """What the machine and its `/dev/shm` have left."""
+    """The free bytes of the machine, or of `/dev/shm` if that has fewer."""
     import psutil
 
     shared = os.statvfs("/dev/shm")

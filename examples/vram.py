@@ -1,8 +1,8 @@
 """Two processes, one GPU: a producer's kernels write frames into VRAM and a consumer's
 read them there, fenced, without a host copy.
 
-`python examples/vram.py [FRAMES] [MIB]` starts both, and shows what the driver was
-asked for while frames were exchanged. Needs a GPU.
+`python examples/vram.py [FRAMES] [MIB]` starts both, and shows which calls of the
+driver they made while they exchanged frames. Needs a GPU.
 """
 
 from __future__ import annotations
