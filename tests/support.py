@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -16,8 +17,26 @@ from pathlib import Path
 from typing import Any
 
 ACTOR = Path(__file__).with_name("actor.py")
+PROGRAMS = Path(__file__).with_name("programs")
 #: Above anything that a sound run needs on a busy machine, so reaching it means a hang.
 BOUND_SECONDS = 60.0
+
+
+def program(name: str, **texts: str) -> str:
+    """A program of `tests/programs`, as an actor or ``python -c`` runs it. A name of the
+    program in capitals that is also an argument is replaced by the text for it.
+    """
+    code = (PROGRAMS / f"{name}.py").read_text()
+    for placeholder, text in texts.items():
+        word = re.compile(rf"\b{placeholder}\b")
+        assert word.search(code), f"{name} has no {placeholder}"
+        lines = []
+        for line in code.split("\n"):
+            # the lines of a text stand where its name stands
+            indented = text.replace("\n", "\n" + line[: len(line) - len(line.lstrip())])
+            lines.append(word.sub(indented.replace("\\", r"\\"), line))
+        code = "\n".join(lines)
+    return code
 
 
 class ActorError(AssertionError):

@@ -5,8 +5,10 @@ keep their size.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -165,3 +167,61 @@ def test_joiningLoadsNoLibrary(domain: str) -> None:
         ).stdout
         == "set()\n"
     )
+
+
+_LONGEST_PROGRAM = 10
+
+
+def longPrograms(folder: Path) -> list[str]:
+    """Where a string of more than ten lines is a Python program, which belongs into a
+    file: editors, linters and readers find nothing in a string.
+    """
+    found = []
+    for path in sorted(folder.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        parts = {
+            part
+            for node in ast.walk(tree)
+            if isinstance(node, ast.JoinedStr)
+            for part in node.values
+        }
+        prose = {
+            node.body[0].value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and isinstance(node.body[0], ast.Expr)
+        }
+        for node in set(ast.walk(tree)) - parts - prose:
+            text = textOf(node)
+            if text.strip().count("\n") >= _LONGEST_PROGRAM and isProgram(text):
+                found.append(f"{path.relative_to(folder)}:{node.lineno}")  # type: ignore[attr-defined]
+    return found
+
+
+def textOf(node: ast.AST) -> str:
+    """What a string says; what is put into it is a name."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(
+            str(part.value) if isinstance(part, ast.Constant) else "name" for part in node.values
+        )
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def isProgram(text: str) -> bool:
+    try:
+        ast.parse(textwrap.dedent(re.sub(r"\{\w+\}", "name", text)))
+    except SyntaxError:
+        return False
+    return True
+
+
+def test_programsOfTestsAreFiles() -> None:
+    assert longPrograms(Path(__file__).parent) == []
+
+
+@pytest.mark.parametrize("kind", ["", "f"])
+def test_aPlantedProgramInAStringIsFound(tmp_path: Path, kind: str) -> None:
+    body = "import os\n" + "os.getpid()\n" * 10
+    (tmp_path / "test_planted.py").write_text(f'"""Head."""\nCODE = {kind}"""\n{body}"""\n')
+    (tmp_path / "test_short.py").write_text('CODE = """\nimport os\nos.getpid()\n"""\n')
+    assert longPrograms(tmp_path) == ["test_planted.py:2"]

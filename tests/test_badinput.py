@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 import muninn
 from muninn import errors
 from muninn.errors import MuninnError
-from support import Actor, leftovers
+from support import Actor, leftovers, program
 
 Start = Callable[..., Actor]
 
@@ -135,24 +136,7 @@ def test_garbageOnTheSocketHarmsNobody(domain: str, actor: Start) -> None:
 def test_withoutDescriptorsThereIsAnErrorAndAfterwardsNot(domain: str, actor: Start) -> None:
     muninn.share(np.arange(4.0), name="there")
     other = actor("import resource\nmuninn.open('there').close()")
-    answer = other.do(
-        "soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (max(int(fd) for fd in os.listdir('/proc/self/fd')), hard))\n"
-        "filler = []\n"
-        "try:\n"
-        "    while True:\n"
-        "        filler.append(os.dup(0))\n"
-        "except OSError:\n"
-        "    pass\n"
-        "try:\n"
-        "    muninn.open('there'); code = None\n"
-        "except muninn.errors.MuninnError as error:\n"
-        "    code = error.code\n"
-        "for fd in filler:\n"
-        "    os.close(fd)\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))\n"
-        "code"
-    )
+    answer = other.do(program("withoutDescriptors"))
     assert answer == "MNN-0025"
     assert other.do("float(muninn.open('there').array.sum())") == 6.0
 
@@ -182,32 +166,11 @@ def test_aTruncatedSegmentIsAnErrorAndCanBeFreed(domain: str, actor: Start) -> N
     assert leftovers(domain) == []
 
 
-_FULL = """
-import os, sys, numpy as np, muninn
-from muninn import errors
-small = muninn.share(np.ones(1000), name="small")
-for size in (1 << 30, 30 << 20):
-    try:
-        muninn.MuninnBuffer(size, name="big")
-    except errors.HostMemoryFull as error:
-        assert error.code == "MNN-0015"
-    else:
-        raise AssertionError("there was room")
-try:
-    muninn.share(np.ones(4 << 20), name="copy")
-except errors.HostMemoryFull:
-    pass
-assert [each["name"] for each in muninn.listBuffers()] == ["small"]
-folders = [entry for entry in os.listdir("/dev/shm") if entry.endswith(".d")]
-assert len([entry for entry in os.listdir("/dev/shm/" + folders[0]) if entry.startswith("segment-")]) == 1
-assert small.array.sum() == 1000
-fits = muninn.MuninnBuffer(1 << 20)
-print("survived")
-"""
+_FULL = program("fullSharedMemory")
 
 
 def test_aFullSharedMemoryIsAnErrorAndNoSigbus(domain: str) -> None:
-    script = f"mount -t tmpfs -o size=20m tmpfs /dev/shm && exec {sys.executable} -c '{_FULL}'"
+    script = f"mount -t tmpfs -o size=20m tmpfs /dev/shm && exec {sys.executable} -c {shlex.quote(_FULL)}"
     flags = ["-m"] if os.getuid() == 0 else ["-rm"]
     run = subprocess.run(
         ["unshare", *flags, "sh", "-c", script], capture_output=True, text=True, timeout=100

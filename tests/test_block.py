@@ -27,7 +27,7 @@ from muninn.errors import (
     TableFull,
 )
 from muninn.storage.paths import Paths
-from support import Actor, ActorError, Background, eventually
+from support import Actor, ActorError, Background, eventually, program
 
 Start = Callable[..., Actor]
 
@@ -277,24 +277,7 @@ def test_aBlockThatSomebodyStillUsesIsNotReplaced(domain: str, actor: Start) -> 
 
 def test_onlyOneBlockIsMadeByManyWhoComeAtOnce(domain: str, actor: Start) -> None:
     parent = actor()
-    parent.do("""
-reading, writing = os.pipe()
-children = []
-for number in range(12):
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.close(writing)
-            os.read(reading, 1)
-            held = muninn.share(np.arange(3), name=f'n{number}')
-            status = 0
-        finally:
-            os._exit(status)
-    children.append(child)
-os.close(reading)
-os.close(writing)
-""")
+    parent.do(program("manyJoinAtOnce"))
     assert parent.do("[os.waitpid(child, 0)[1] for child in children]") == [0] * 12
     assert len(muninn.listBuffers()) == 12
 

@@ -27,7 +27,7 @@ from muninn.session.membership import current
 from muninn.storage.paths import Paths
 from muninn.sync import publications
 from muninn.system import atomics
-from support import Actor, Background, eventually, leftovers
+from support import Actor, Background, eventually, leftovers, program
 
 Start = Callable[..., Actor]
 _STRANGER = 65534
@@ -557,20 +557,7 @@ def test_anObjectOfAnotherDomainIsRefused(domain: str, actor: Callable[..., Acto
         "held = muninn.share(np.full(3, 666), name='payroll')", MUNINN_DOMAIN=f"{domain}-b"
     ).join()
     parent = actor("a = muninn.share(np.arange(3), name='mine')\nlock = muninn.Lock('l')")
-    code = f"""
-reading, writing = os.pipe()
-if (child := os.fork()) == 0:
-    os.environ['MUNINN_DOMAIN'] = '{domain}-b'
-    seen = []
-    for use in (lambda: a.array, lambda: a.read(), lambda: lock.acquire(timeout=1)):
-        try: seen.append(repr(use()))
-        except Exception as error: seen.append(type(error).__name__)
-    os.write(writing, ' '.join(seen).encode())
-    os._exit(0)
-os.close(writing)
-os.waitpid(child, 0)
-os.read(reading, 1000).decode()
-"""
+    code = program("childInAnotherDomain", DOMAIN=domain)
     assert parent.do(code) == "DomainChanged DomainChanged DomainChanged"
     assert (
         parent.do("a.array.tolist()") == [0, 1, 2] and other.do("held.array.tolist()") == [666] * 3
@@ -631,20 +618,7 @@ def test_freeingWhatIsOfAnotherDomainFreesNothingInThisOne(
 ) -> None:
     """What a forked child inherited. Broken: as above."""
     parent = actor(f"mine = {made}")
-    code = f"""
-reading, writing = os.pipe()
-if (child := os.fork()) == 0:
-    try:
-        {change}
-        precious = muninn.share(np.full(3, 7), name='precious')
-        {_FREED.replace(chr(10), chr(10) + " " * 8)}
-        os.write(writing, f"{{said}} {{precious.read().tolist()}} {{[each['name'] for each in muninn.listBuffers()]}}".encode())
-    finally:
-        os._exit(0)
-os.close(writing)
-os.waitpid(child, 0)
-os.read(reading, 1000).decode()
-"""
+    code = program("childFreesInAnotherDomain", CHANGE=change, FREED=_FREED.strip())
     try:
         assert parent.do(code) == "DomainChanged [7, 7, 7] ['precious']"
         assert parent.do("mine.free(); [each['name'] for each in muninn.listBuffers()]") == []

@@ -21,7 +21,7 @@ import pytest
 from muninn.api.specs import asDeadline
 from muninn.errors import InvalidArgument
 from muninn.system import clock
-from support import Actor, ActorError, eventually
+from support import Actor, ActorError, eventually, program
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
 #: What reads or counts by Python's `time`. `threading`'s locks, events and joins,
@@ -369,18 +369,6 @@ def test_theFilesOfAProcessWhoseFirstThreadHasEndedAreRead() -> None:
     """Broken: /proc/self is empty then; its time namespace was unknown, and doctor knew
     neither mounts nor PID namespace.
     """
-    code = """
-import ctypes, os, threading
-from muninn.cli import doctor
-from muninn.system import clock
-def look():
-    threading.main_thread().join(0.5)
-    clock._own = clock._UNKNOWN
-    clock._HOST_NAMESPACE = 0  # as if this process were in another one, so that the offsets are read
-    print(bool(clock.learn().inode), doctor._mountOf('/dev/shm')[0] != 'unknown', bool(doctor._pidNamespace()), flush=True)
-    os._exit(0)
-threading.Thread(target=look).start()
-ctypes.CDLL(None).pthread_exit(None)
-"""
+    code = program("firstThreadEnds")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "True True True\n", done.stderr

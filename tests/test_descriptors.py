@@ -22,7 +22,7 @@ from muninn.devices.host.device import memory
 from muninn.system import atomics, descriptors, processes
 from muninn.system.descriptors import Descriptor
 from muninn.wire import messages
-from support import Actor, Background, eventually
+from support import Actor, Background, eventually, program
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
 #: What makes a descriptor, by the name that it is called by. `open` is for a moment,
@@ -46,26 +46,7 @@ ALLOWED = {
 }
 
 #: Fork as daemons do: close everything, and open the standard streams anew.
-DAEMON = """
-import sys
-def daemonize(work):
-    there, back = os.pipe()
-    if (child := os.fork()) == 0:
-        answer = 1023
-        os.dup2(back, answer)
-        os.closerange(0, 1023)
-        for fd in range(3): assert os.open('/dev/null', os.O_RDWR) == fd
-        try: said = repr(work())
-        except BaseException as error: said = type(error).__name__ + ': ' + str(error)
-        os.write(answer, said.encode())
-        os._exit(0)
-    os.close(back)
-    said = b''
-    while more := os.read(there, 4096): said += more
-    os.close(there)
-    os.waitpid(child, 0)
-    return said.decode()
-"""
+DAEMON = program("daemon")
 
 
 def startedWithClosedStreams(code: str, *closed: int) -> str:
@@ -96,19 +77,7 @@ def startedWithClosedStreams(code: str, *closed: int) -> str:
 def test_noDescriptorIsAStandardStreamOfAProgramStartedWithout(
     domain: str, actor: Callable[..., Actor], closed: tuple[int, ...]
 ) -> None:
-    code = """
-b = muninn.share(np.arange(4), name='d')
-v = muninn.share(np.arange(4), name='vram', mode='fastMode')
-muninn.open('vram')
-import warnings, logging
-warnings.warn('nobody reads this'); logging.getLogger('muninn.member').error('nor this')
-libc = ctypes.CDLL(None)
-said = [fd for fd in range(3) if libc.fcntl(fd, 1) != -1]
-for fd in range(3): libc.write(fd, b'** On entry to DGEMM parameter number 8', 40)
-said.append(muninn.share(np.arange(3)).array.tolist())
-b = muninn.open('d'); said.append(b.array.tolist())
-os.fork() or os._exit(0)
-"""
+    code = program("withoutStandardStreams")
     opening = sorted({0, 1, 2} - set(closed))
     assert startedWithClosedStreams(code, *closed) == str([*opening, [0, 1, 2], [0, 1, 2, 3]])
     assert actor().do("muninn.open('d').array.tolist()") == [0, 1, 2, 3]

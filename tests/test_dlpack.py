@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from muninn.errors import InvalidArgument
 from muninn.interop import capsules
 from muninn.interop.dlpack import exportCapsule, importCapsule, takeTensor
-from support import BOUND_SECONDS
+from support import BOUND_SECONDS, program
 
 _VERSIONED = (1, 1)
 _FAKE_ADDRESS = 0x7F0000001000
@@ -418,51 +418,14 @@ def test_givingBackKeepsTheExceptionThatIsInFlight(maxVersion: Any, torch: Any) 
         assert seen() is None
 
 
-_AT_EXIT = """
-import atexit, builtins, sys
-import numpy as np
-from muninn.interop.dlpack import exportCapsule, importCapsule
-{torch}
-class Owner:
-    def __init__(self):
-        self.array = np.arange(4.0)
-class Lender:
-    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
-        return lend(max_version)
-    def __dlpack_device__(self):
-        return (1, 0)
-def lend(version):
-    owner = Owner()
-    return exportCapsule(owner.array.ctypes.data, (4,), "f8", (1, 0), owner, maxVersion=version)
-def all():
-    made = []
-    for version in (None, (1, 1)):
-        consumed = lend(version)
-        made += [lend(version), importCapsule(lend(version)), importCapsule(consumed), consumed]
-        {tensors}
-    made += [np.from_dlpack(Lender()), importCapsule(np.arange(3).__dlpack__())]
-    return made
-kept = all()
-builtins.kept = all()
-np.kept = all()
-sys.kept = all()
-circle = all()
-circle.append(circle)
-builtins.circle = all()
-builtins.circle.append(builtins.circle)
-late = []
-atexit.register(lambda: late.extend(all()))
-atexit.register(kept.pop)
-"""
-
-
 @pytest.mark.parametrize("withTorch", [False, True], ids=["numpy", "torch"])
 def test_exitWithLiveLoansIsClean(withTorch: bool, request: pytest.FixtureRequest) -> None:
     if withTorch:
         request.getfixturevalue("torch")
-    code = _AT_EXIT.format(
-        torch="import torch" if withTorch else "",
-        tensors="made += [torch.utils.dlpack.from_dlpack(lend(version)), importCapsule(torch.arange(3).__dlpack__(max_version=version))]"
+    code = program(
+        "loansAtExit",
+        TORCH="import torch" if withTorch else "",
+        TENSORS="made += [torch.utils.dlpack.from_dlpack(lend(version)), importCapsule(torch.arange(3).__dlpack__(max_version=version))]"
         if withTorch
         else "",
     )

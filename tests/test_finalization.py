@@ -13,7 +13,7 @@ import pytest
 
 import muninn
 from muninn.system import threads
-from support import Actor, eventually
+from support import Actor, eventually, program
 
 HEAD = "import atexit, sys, threading, time\n{before}import muninn\nimport numpy as np\n"
 FREES = """
@@ -35,23 +35,6 @@ atexit.register(late)
 
 #: An object whose `__del__` runs in the middle of the end: builtins are restored after
 #: all exit handlers, and when nothing can be imported.
-LAST = """
-import builtins, copy, os
-items = np.zeros(2, [("x", "f4"), ("y", "i2")])
-b = muninn.share(np.arange(3.), name="b") if {isJoined} else None
-def use(): return {call}
-class Last:
-    def __del__(self, use=use, write=os.write, error=muninn.MuninnError, refusal=muninn.errors.BrokerUnavailable):
-        try:
-            use()
-        except refusal as refused:
-            write(1, b"refused" if "interpreter is ending" in str(refused) else str(refused).encode())
-        except BaseException as failure:
-            write(1, repr(failure).encode())
-        else:
-            write(1, b"works")
-{held}
-"""
 HELD = {"builtins": "builtins.last = Last()", "global": "last = Last()"}
 #: Calls that work in a process that has joined before.
 WORKING = {
@@ -161,7 +144,9 @@ def test_whatIsCalledAtTheVeryEndWorksOrIsRefused(domain: str, name: str, held: 
         **REFUSED,
         "waitNextAsync": "b.waitNextAsync(timeout=1).send(None)",
     }[name]
-    code = HEAD.format(before="") + LAST.format(isJoined=True, call=call, held=HELD[held])
+    code = HEAD.format(before="") + program(
+        "lastObject", IS_JOINED="True", CALL=call, HELD=HELD[held]
+    )
     assert _ended(code) == ("works" if name in WORKING or name in OF_BUFFERS else "refused")
     eventually(
         lambda: {buffer["name"] for buffer in muninn.listBuffers()} <= {"b"},
@@ -171,8 +156,11 @@ def test_whatIsCalledAtTheVeryEndWorksOrIsRefused(domain: str, name: str, held: 
 
 @pytest.mark.parametrize("name", [*WORKING, *REFUSED])
 def test_whoHasNeverJoinedIsRefusedAtTheVeryEnd(domain: str, name: str) -> None:
-    code = HEAD.format(before="") + LAST.format(
-        isJoined=False, call={**WORKING, **REFUSED}[name], held=HELD["builtins"]
+    code = HEAD.format(before="") + program(
+        "lastObject",
+        IS_JOINED="False",
+        CALL={**WORKING, **REFUSED}[name],
+        HELD=HELD["builtins"],
     )
     assert _ended(code) == "refused"
 

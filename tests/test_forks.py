@@ -14,7 +14,7 @@ import pytest
 
 import muninn
 from muninn.system.forks import Guard
-from support import Actor, Background
+from support import Actor, Background, program
 
 
 def _inChild(call: Callable[[], bool]) -> bool:
@@ -67,42 +67,7 @@ def _byAnotherThread(guard: Guard) -> bool:
     return bool(Background(lambda: guard.lock.acquire(timeout=0)).ended())
 
 
-NESTED = """
-import os, sys, signal, threading
-from muninn.system.forks import Guard
-guards, depth, forked = [Guard(isWhole=True) for _ in range(3)], 0, []
-def isFree():
-    found = []
-    thread = threading.Thread(target=lambda: found.extend(guard.lock.acquire(timeout=0) and guard.lock.release() is None for guard in guards))
-    thread.start(); thread.join()
-    return all(found)
-def fork():
-    pid = os.fork()
-    if not pid:
-        os._exit(0 if isFree() else 3)
-    forked.append(os.waitpid(pid, 0)[1])
-if sys.argv[1] == "forks":
-    hook = lambda: depth or nested()
-else:
-    def hook():
-        raise KeyboardInterrupt
-def nested():
-    global depth
-    depth += 1
-    fork()
-for at in ("before", "after_in_parent"):
-    os.register_at_fork(**{at: hook})
-def trace(frame, event, argument):
-    frame.f_trace_opcodes = frame.f_code.co_filename.endswith("forks.py")
-    if event == "opcode" and not depth:
-        hook()
-    return trace
-sys.unraisablehook = lambda _: None
-sys.settrace(trace)
-fork()
-sys.settrace(None)
-print(set(forked), isFree())
-"""
+NESTED = program("nestedForks")
 
 
 @pytest.mark.parametrize("what", ["forks", "raises"])
@@ -170,27 +135,7 @@ def test_aChildServesWhateverItsParentWasAboutToDo(
     muninn.free("w")
 
 
-FORKED = """
-import os, signal, sys, muninn
-from muninn.errors import MuninnError
-def say(*words):
-    os.write(1, (" ".join(map(str, words)) + chr(10)).encode())
-muninn.domainInfo()
-children = []
-def fork(*_):
-    children.append(os.fork())
-    say(os.getpid(), "forked")
-signal.signal(signal.SIGUSR1, fork)
-say(os.getpid(), "asks")
-try:
-    muninn.free("nothing")
-except MuninnError as error:
-    say("child" if children == [0] else "parent", type(error).__name__)
-if children == [0]:
-    say(muninn.open("w").read().sum())
-    os._exit(0)
-os.waitpid(children[0], 0)
-"""
+FORKED = program("forkedInAHandler")
 
 
 def test_aHandlerThatForksLeavesTheAnswerToTheParent(

@@ -17,7 +17,7 @@ import pytest
 
 from muninn.system import atomics, green, threads
 from muninn.system.green import Condition
-from support import Actor, eventually
+from support import Actor, eventually, program
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
 #: What libraries put something of their own in the place of, in the modules that the
@@ -69,19 +69,7 @@ PATCHES = {
     "gevent": "from gevent import monkey; monkey.patch_all()\nfrom gevent import spawn, sleep\njoin = lambda each: each.get()\n",
     "eventlet": "import warnings; warnings.simplefilter('ignore')\nimport eventlet; eventlet.monkey_patch()\nfrom eventlet import spawn, sleep\njoin = lambda each: each.wait()\n",
 }
-TICKING = """
-ticks = [0]
-def tick():
-    while True:
-        ticks[0] += 1
-        sleep(0.01)
-spawn(tick)
-def ticksWhile(call):
-    before = ticks[0]
-    try: call()
-    except (TimeoutError, muninn.MuninnError): pass
-    return ticks[0] - before
-"""
+TICKING = program("ticking")
 
 
 @pytest.fixture(params=sorted(PATCHES))
@@ -160,19 +148,7 @@ def test_aProgramWhoseThreadsWereReplacedIsServedByARealOne(domain: str, isImpor
     """Broken: `share` never returned, since its background thread was one of the
     library's.
     """
-    work = """
-import numpy as np, muninn
-b = muninn.share(np.arange(3), name='b', access='readWrite')
-with b.write() as view: view[0] = 7
-with muninn.Lock('lock'): pass
-f = muninn.share(np.arange(3.0), name='f', mode='fastMode')
-stream = muninn.createStream()
-ticket = f.signal(stream)
-f.wait(stream, ticket)
-stream.synchronize()
-print(muninn.open('b').read().tolist(), [each['name'] for each in muninn.listBuffers()])
-b.free(); f.free()
-"""
+    work = program("greenBroker")
     order = (
         "import muninn, numpy, muninn.session.membership, muninn.devices.choose, muninn.devices.host.streams\n",
         PRETENDED,
@@ -209,20 +185,7 @@ def test_whoWaitsLetsTheOthersRun(domain: str, actor: Callable[..., Actor], patc
 
 def test_aLockKeepsGreenThreadsApart(domain: str, patch: str) -> None:
     """They are threads, as the library says, and the thread is one."""
-    work = """
-import numpy as np, muninn
-b, lock = muninn.share(np.zeros(1), name='b', access='readWrite'), muninn.Lock('lock')
-plain = [0]
-def add():
-    for _ in range(10):
-        with b.write() as view:
-            seen = view[0]; sleep(0.001); view[0] = seen + 1
-        with lock:
-            seen = plain[0]; sleep(0.001); plain[0] = seen + 1
-for each in [spawn(add) for _ in range(6)]: join(each)
-print(int(b.read()[0]), plain[0])
-b.free()
-"""
+    work = program("greenLock")
     assert ended(patch + work) == "60 60"
 
 
@@ -236,25 +199,7 @@ b, lock, plain = muninn.share(np.zeros(1), name='b', access='readWrite'), muninn
 with lock, b.write(): pass
 lock.acquire()
 """
-    work = """
-lock.acquire(0); lock.release(); lock.release()  # what the thread had is its own still
-def add():
-    for _ in range(10):
-        with b.write() as view:
-            seen = view[0]; sleep(0.001); view[0] = seen + 1
-        with lock:
-            seen = plain[0]; sleep(0.001); plain[0] = seen + 1
-        with muninn.Lock('other').held(5): sleep(0.001)
-for each in [spawn(add) for _ in range(6)]: join(each)
-print(int(b.read()[0]), plain[0])
-lock.acquire()
-def other():
-    try: return lock.acquire(0.05)
-    except TimeoutError as error: return str(error)
-print(join(spawn(other)))
-lock.release()
-b.free()
-"""
+    work = program("greenIdentities")
     done = subprocess.run(
         [sys.executable, "-c", early + patch + work],
         capture_output=True,
@@ -311,19 +256,7 @@ def test_theBrokerGoesOnWhileTheProgramComputes(
 
 
 def test_aChildOfAGreenThreadJoinsAnew(domain: str, patch: str) -> None:
-    work = """
-import os, numpy as np, muninn
-b = muninn.share(np.arange(3), name='b')
-def fork():
-    there, back = os.pipe()
-    if (child := os.fork()) == 0:
-        try: os.write(back, repr(muninn.open('b').read().tolist()).encode())
-        finally: os._exit(0)
-    os.waitpid(child, 0)
-    return os.read(there, 99).decode()
-print(join(spawn(fork)))
-b.free()
-"""
+    work = program("greenFork")
     assert ended(patch + work) == "[0, 1, 2]"
 
 

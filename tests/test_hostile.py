@@ -33,7 +33,7 @@ from muninn.errors import (
 from muninn.session.membership import current
 from muninn.terms import Access
 from muninn.wire import handles, requests
-from support import Actor, ActorError, eventually, leftovers
+from support import Actor, ActorError, eventually, leftovers, program
 
 Start = Callable[..., Actor]
 
@@ -44,23 +44,7 @@ def unharmed(domain: str, actor: Start) -> Iterator[Actor]:
     broker, epoch, buffers and members are as before.
     """
     broker = actor("kept = muninn.share(np.arange(8), name='kept')")
-    worker = actor("""
-import threading
-stop, done, failed = threading.Event(), [0], []
-kept = muninn.open('kept', access='readWrite')
-def work():
-    try:
-        while not stop.is_set():
-            with muninn.share(np.full(100, done[0]), name=f'w{done[0]}') as mine:
-                assert muninn.open(mine.name).array[-1] == done[0]
-                mine.free()
-            with kept.write() as view:
-                view[0] = done[0]
-            done[0] += 1
-    except BaseException as error:
-        failed.append(repr(error))
-thread = threading.Thread(target=work); thread.start()
-""")
+    worker = actor(program("sharesInALoop"))
     eventually(lambda: worker.do("done[0]") > 0, "the worker is connected")
     muninn.share(b"x").close()
     before = muninn.domainInfo()
@@ -430,34 +414,7 @@ def test_whatIsNoControlBlockIsNotTakenForOne(
 
 # --- no descriptors -----------------------------------------------------------------
 
-_WITHOUT = """
-import resource
-def without(spare, code):
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    filler = []
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(int(fd) for fd in os.listdir('/proc/self/fd')) + 40, hard))
-        while True:
-            try:
-                filler.append(os.dup(2))
-            except OSError:
-                break
-        for _ in range(spare):
-            os.close(filler.pop())
-        try:
-            exec(code, globals())
-            return 'done'
-        except muninn.MuninnError as error:
-            return error.code
-        except BaseException as error:
-            import traceback; return "".join(traceback.format_exception(error)[-2:])
-    finally:
-        for fd in filler:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-def descriptors():
-    return len(os.listdir('/proc/self/fd'))
-"""
+_WITHOUT = program("withoutFreeDescriptors")
 
 
 @pytest.mark.parametrize(
@@ -539,81 +496,9 @@ def inSmallShm(script: str, size: str) -> str:
     return done.stdout
 
 
-_CROWDED = """
-import os, time
-import numpy as np
-import muninn
-from muninn.errors import HostMemoryFull
-small = muninn.share(np.ones(1000), name="small")
-def segments():
-    folder = muninn.session.membership.current().paths.directory
-    return sorted(entry for entry in os.listdir(folder) if entry.startswith("segment-"))
-before = segments()
-assert len(before) == 1
-def eventually(isSo, what):
-    deadline = time.monotonic() + 60
-    while not isSo():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.001)
-def full(what, make):
-    # The broker of this process copies its journal meanwhile, and a copy takes a descriptor and a page for a moment.
-    eventually(lambda: not muninn.session.membership.current().role.broker._maintenance.isPending(), "the broker has nothing to do")
-    free, descriptors = os.statvfs("/dev/shm").f_bfree, len(os.listdir("/proc/self/fd"))
-    try:
-        make()
-    except HostMemoryFull as error:
-        assert error.code == "MNN-0015" and error.reason and error.fix
-    else:
-        raise SystemExit(what + ": there was room")
-    assert segments() == before and [each["name"] for each in muninn.listBuffers()] == ["small"], what
-    eventually(lambda: os.statvfs("/dev/shm").f_bfree >= free - 1 and len(os.listdir("/proc/self/fd")) == descriptors, what)
-source = np.ones(4 << 20)
-records = np.zeros(100, [("f%d" % number, "<f8") for number in range(500)])
-full("whole", lambda: muninn.MuninnBuffer("30M", name="big"))
-full("larger than all", lambda: muninn.MuninnBuffer("1G", name="big"))
-full("copy", lambda: muninn.share(source, name="big"))
-full("strided copy", lambda: muninn.share(source[::2], name="big"))
-full("lazy copy", lambda: muninn.share(source, name="big", reserve="lazy"))
-full("lazy strided copy", lambda: muninn.share(np.ones(8 << 20)[::2], name="big", reserve="lazy"))
-full("bundle", lambda: muninn.shareBundle({"a": source}, name="big"))
-full("load", lambda: muninn.loadArray(4 << 20, "f8", lambda array: None, "big"))
-full("attach or create", lambda: muninn.array("big", 4 << 20))
-full("once", lambda: muninn.shareOnce("big", lambda: source))
-with open("/dev/shm/filler", "wb", buffering=0) as filler:
-    try:
-        while filler.write(b"x" * 4096):
-            pass
-    except OSError:
-        pass
-full("one page", lambda: muninn.share(b"x", name="big"))
-full("lazy manifest", lambda: muninn.array("big", 100, records.dtype, reserve="lazy"))
-assert small.array.sum() == 1000 and muninn.open("small").array.sum() == 1000
-with small.write() as view:
-    view[:] = 2
-assert small.read().sum() == 2000
-os.unlink("/dev/shm/filler")
-assert muninn.share(np.ones(1000), name="big").array.sum() == 1000
-assert muninn.array("lazy", 100, records.dtype, reserve="lazy").array["f7"].sum() == 0
-print("survived")
-"""
+_CROWDED = program("crowdedSharedMemory")
 
-_NO_ROOM_TO_JOIN = """
-import os, subprocess
-import muninn
-descriptors = len(os.listdir("/proc/self/fd"))
-from muninn.errors import HostMemoryFull
-for attempt in range(3):
-    try:
-        muninn.domainInfo()
-    except HostMemoryFull as error:
-        print(error.code, bool(error.fix))
-    except RuntimeError as error:
-        raise SystemExit(repr(error))
-assert os.statvfs("/dev/shm").f_bfree >= 0
-print(len(os.listdir("/proc/self/fd")) - descriptors, sum("muninn-" in line for line in open("/proc/self/maps")))
-subprocess.run(["mount", "-o", "remount,size=16m", "/dev/shm"], check=True)
-print(muninn.share(b"there", name="a").array.tobytes().decode())
-"""
+_NO_ROOM_TO_JOIN = program("noRoomToJoin")
 
 
 def test_aFullShmIsAnErrorWhateverIsMade(domain: str) -> None:

@@ -19,7 +19,7 @@ from muninn.errors import DomainChanged, TableFull
 from muninn.session.membership import current
 from muninn.system import atomics
 from muninn.system.processes import ownPidNamespace, pidOf, processIsGone, programName, startTimeOf
-from support import Actor, eventually
+from support import Actor, eventually, program
 
 
 def test_aMemberSaysWhoItIs(lab: Lab) -> None:
@@ -252,19 +252,7 @@ def test_whatOneBrokerMarkedDeadAnotherMayGoOnWith(lab: Lab) -> None:
     assert not lab.members.markDead(member.key)
 
 
-LEADERLESS = """
-import ctypes, os, sys, threading
-import muninn, numpy as np
-def work():
-    b = muninn.share(np.arange(4.), name=sys.argv[1])
-    print(muninn.open("w").read().sum() if sys.argv[2] else b.read().sum(), muninn.domainInfo()["brokerPid"] == os.getpid(), flush=True)
-    sys.stdin.readline()
-    os._exit(0)
-if sys.argv[3]:
-    muninn.domainInfo()
-threading.Thread(target=work).start()
-ctypes.CDLL(None).pthread_exit(None)
-"""
+LEADERLESS = program("firstThreadGone")
 
 
 @pytest.mark.parametrize("joined", ["", "before"])

@@ -25,7 +25,7 @@ from muninn.errors import ProtocolViolation, TableFull
 from muninn.session import entry, membership
 from muninn.storage.paths import Paths
 from muninn.system import atomics
-from support import Actor, ActorError, Background, eventually
+from support import Actor, ActorError, Background, eventually, program
 
 
 def test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye(
@@ -498,14 +498,7 @@ def test_whoDiesWhileItWithdrawsTheBlockLosesNothing(
     block beside the journals of the old one.
     """
     for number in range(1, 6):
-        leaving = actor(
-            "import signal\nfrom muninn.session import membership\nfrom muninn.system import atomics\nmuninn.domainInfo()\ncurrent = membership.current()\n"
-            f"owner = atomics if '{dies}' in dir(atomics) else os\nreal = getattr(owner, '{dies}')\ncalls = []\n"
-            "def dying(*arguments, **keywords):\n"
-            "    calls.append(1)\n"
-            f"    if len(calls) == {number}: os.kill(os.getpid(), signal.SIGKILL)\n"
-            "    return real(*arguments, **keywords)\n"
-        )
+        leaving = actor(program("diesInACall", CALL=dies, NUMBER=str(number)))
         # Its background thread may be the first to come there, in the middle of this.
         leaving.begin(f"setattr(owner, '{dies}', dying)\ncurrent.leaving.retire()")
         with contextlib.suppress(AssertionError):

@@ -13,24 +13,10 @@ from pathlib import Path
 import pytest
 from mutation.quotes import placesOf
 
+from support import program
+
 _ROOT = Path(__file__).parents[1]
-_LONG = """\
-def decide(first, second, third):
-    if (
-        first  # a comment that was wrapped
-        and second
-        # and another one
-        or third
-    ):
-        raise KeyError(
-            "two  spaces",
-            first,
-        )
-    return (
-        first
-        or second
-    )
-"""
+_LONG = program("branches")
 
 
 _SHORT = (

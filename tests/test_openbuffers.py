@@ -37,7 +37,7 @@ from muninn.storage import segments
 from muninn.system import clock
 from muninn.terms import Access
 from muninn.wire import handles
-from support import Actor, ActorError, Background, eventually, leftovers
+from support import Actor, ActorError, Background, eventually, leftovers, program
 
 Start = Callable[..., Actor]
 
@@ -333,31 +333,7 @@ def test_workersOfEveryKindWriteTheSameBytes(domain: str, method: str) -> None:
 
 def test_aForkedChildJoinsAnewAndTheParentsLeasesStay(domain: str, actor: Start) -> None:
     muninn.domainInfo()
-    parent = actor("""
-kept, brief = muninn.share(np.arange(5), name='a'), muninn.share(np.arange(7), name='brief', lifetime='lastClose')
-array = kept.array
-said, say = os.pipe()
-heard, tell = os.pipe()
-child = os.fork()
-if child == 0:
-    status = 1
-    try:
-        assert array.sum() == 10 and kept.array.sum() == 10 and brief.array.sum() == 21
-        with kept.write() as view:
-            view[0] = 100
-        mine = muninn.share(np.arange(3), name='child')
-        os.write(say, b'x')
-        os.read(heard, 1)
-        kept.close(); brief.close()
-        status = 0
-    except BaseException:
-        import traceback
-        traceback.print_exc()
-        os.write(say, b'-')
-    finally:
-        os._exit(status)
-assert os.read(said, 1) == b'x'
-""")
+    parent = actor(program("childJoinsAnew"))
     child = parent.do("child")
     assert parent.do("int(kept.array[0]), int(kept.generation)") == [100, 2]
     assert holdersOf("a") == holdersOf("brief") == sorted([parent.pid, child]) and holdersOf(
@@ -417,20 +393,7 @@ if child == 0:
 
 def test_aChildHasItsBuffersAfterItsParentWasKilled(domain: str, actor: Start) -> None:
     muninn.domainInfo()
-    parent = actor("""
-buffer = muninn.share(np.arange(5), name='a', lifetime='lastClose')
-said, say = os.pipe()
-parentPid = os.getpid()
-child = os.fork()
-if child == 0:
-    theirs = buffer.array
-    os.write(say, b'x')
-    while os.getppid() == parentPid:
-        time.sleep(0.005)
-    muninn.array('told', 1, 'i8').array[0] = buffer.array.sum() + 1
-    time.sleep(60)
-assert os.read(said, 1) == b'x'
-""")
+    parent = actor(program("childOutlivesItsParent"))
     child = parent.do("child")
     parent.kill()
     try:

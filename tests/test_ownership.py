@@ -28,7 +28,7 @@ from muninn.errors import ControlBlockInvalid, DomainChanged, WriterDied
 from muninn.storage import segments
 from muninn.storage.paths import Paths
 from muninn.system import descriptors
-from support import Actor, eventually
+from support import Actor, eventually, program
 
 __all__ = ["strange"]
 Start = Callable[..., Actor]
@@ -282,32 +282,7 @@ def segmentsOf(member: Actor) -> object:
     return member.do("muninn.session.membership.current().paths.segments()")
 
 
-_TOGGLING = """
-import os, threading, time, traceback
-import numpy, muninn
-bare, count, stop = [], 0, False
-def work():
-    global count
-    while not stop:
-        try:
-            buffer = muninn.share(numpy.full(16, count), name=f'n{count}')
-            with buffer.write() as view:
-                view[:] = count + 1
-            assert muninn.open(f'n{count}').read()[0] == count + 1
-            buffer.free()
-        except muninn.MuninnError:
-            pass
-        except BaseException:
-            bare.append(traceback.format_exc())
-        count += 1
-thread = threading.Thread(target=work); thread.start()
-for _ in range(60):
-    os.seteuid(65534); time.sleep(0.003); os.seteuid(0); time.sleep(0.02)
-stop = True; thread.join()
-print(*bare)
-print(count > 10, len(bare), flush=True)
-os._exit(0)
-"""
+_TOGGLING = program("togglingUids")
 
 
 @needsRoot

@@ -33,7 +33,7 @@ from muninn.errors import (
 from muninn.session.membership import current
 from muninn.storage import segments
 from muninn.storage.paths import Paths
-from support import Actor, ActorError, eventually, leftovers
+from support import Actor, ActorError, eventually, leftovers, program
 
 Start = Callable[..., Actor]
 
@@ -459,7 +459,7 @@ def test_aRepairThatIsKilledLosesNothing(
     for number in range(1, 40):
         if ruined:
             _ruinLink(domain)
-        repairing = actor(_KILLED.format(step=step, number=number))
+        repairing = actor(program("killedRepair", STEP=step, NUMBER=str(number)))
         repairing.begin("admin.repair()")
         with contextlib.suppress(AssertionError):
             repairing.result()
@@ -470,23 +470,6 @@ def test_aRepairThatIsKilledLosesNothing(
         assert step == "storeRelease32"
     assert sorted(each["name"] for each in muninn.listBuffers()) == ["n0", "n2"]
     assert muninn.open("n2").array.tolist() == [2] * 1000
-
-
-_KILLED = """
-import signal
-from muninn.api import admin
-from muninn.system import atomics
-calls = 0
-owner = atomics if hasattr(atomics, '{step}') else os
-real = getattr(owner, '{step}')
-def dying(*arguments, **keywords):
-    global calls
-    calls += 1
-    if calls == {number}: os.kill(os.getpid(), signal.SIGKILL)
-    result = real(*arguments, **keywords)
-    return result
-setattr(owner, '{step}', dying)
-"""
 
 
 def _ruinLink(domain: str) -> None:

@@ -17,7 +17,7 @@ from muninn.control import layout
 from muninn.errors import BrokerUnavailable, BufferExists, BufferNotFound
 from muninn.session import creation, membership
 from muninn.session.reservation import Creating, Reservation
-from support import Actor, ActorError, Background, eventually, leftovers
+from support import Actor, ActorError, Background, eventually, leftovers, program
 
 Start = Callable[..., Actor]
 
@@ -233,20 +233,7 @@ def test_whatAnotherThreadCreatesIsWaitedFor(domain: str, monkeypatch: pytest.Mo
 
 #: In the middle of a grant, when the row has changed and its name is not noted yet, a
 #: signal reaches the main thread.
-_SIGNALLED = """
-import signal, threading
-from muninn.broker.catalog import Catalog
-from muninn.session import membership
-muninn.share(np.arange(5), name="k")
-add, armed = Catalog.add, []
-def signalled(self, row, usage):
-    if armed:
-        armed.clear()
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
-        time.sleep(0.02)
-    add(self, row, usage)
-Catalog.add = signalled
-"""
+_SIGNALLED = program("signalledRequests")
 
 
 def test_aChangeOfTheDirectoryIsNotInterrupted(domain: str, actor: Start) -> None:

@@ -23,7 +23,7 @@ from muninn.errors import BufferExists
 from muninn.session.membership import current
 from muninn.storage import segments
 from muninn.storage.paths import Paths
-from support import Actor, ActorError, eventually, leftovers
+from support import Actor, ActorError, eventually, leftovers, program
 
 Start = Callable[..., Actor]
 
@@ -142,20 +142,7 @@ keeper = threading.Thread(target=admin.keep, args=(stop,), daemon=True)
 keeper.start()
 """
 
-_WORKER = """
-def work(first, count):
-    kept = []
-    for number in range(first, first + count):
-        name = f'w{number}'
-        buffer = muninn.share(np.full(600, number), name=name)
-        assert muninn.open(name).array[0] == number
-        if number % 3:
-            buffer.free()
-        else:
-            kept.append(name)
-        buffer.close()
-    return kept
-"""
+_WORKER = program("worker")
 
 
 def test_nothingIsLostOrLeakedWhenBrokersDieInTheMiddleOfRequests(
@@ -444,27 +431,7 @@ def test_sixtyMembersJoinAndLeaveAtOnce(domain: str, actor: Start) -> None:
     """
     muninn.share(np.arange(4), name="common")
     parent = actor("muninn.domainInfo()")
-    parent.do("""
-children = []
-for number in range(60):
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            assert muninn.open('common').array.sum() == 6
-            mine = muninn.share(np.full(3, number), name=f'm{number}', lifetime='lastClose')
-            assert muninn.open(f'm{number}').array[0] == number
-            if number % 2:
-                from muninn.session import membership
-                membership.current().leave()
-            status = 0
-        except BaseException as error:
-            import traceback
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    children.append(child)
-""")
+    parent.do(program("sixtyMembers"))
     assert parent.do("[os.waitpid(child, 0)[1] for child in children]") == [0] * 60
     eventually(
         lambda: nameList() == ["common"] and len(leftovers(domain)) == 1, "what they had is gone"
@@ -478,19 +445,7 @@ def test_joiningAndLeavingLeavesNothingInTheProcess(
 ) -> None:
     if company:
         muninn.share(b"x", name="kept")
-    member = actor("""
-import gc, threading
-from muninn.session import membership
-def cycle():
-    buffer = muninn.share(np.arange(3), lifetime='lastClose')
-    assert buffer.array.sum() == 3
-    membership.current().leave()
-def count():
-    gc.collect()
-    return len(os.listdir('/proc/self/fd')), threading.active_count(), sum('muninn' in line for line in open('/proc/self/maps'))
-for _ in range(3):
-    cycle()
-""")
+    member = actor(program("joinAndLeaveAgain"))
     before = member.do("count()")
     member.do("for _ in range(200): cycle()\n")
     assert member.do("count()") == before
@@ -504,32 +459,7 @@ def test_aFullShmStopsNeitherTakeoverNorFrees(domain: str, tmp_path: Path) -> No
     the last page.
     """
     script = tmp_path / "full.py"
-    script.write_text("""
-import os, sys
-import muninn
-from support import Actor, ActorError, eventually, leftovers
-broker = Actor("a = muninn.share(np.arange(1000), name='a'); b = muninn.share(b'x' * 100000, name='b')")
-assert muninn.domainInfo()["brokerPid"] == broker.pid
-with open("/dev/shm/filler", "wb", buffering=0) as filler:
-    try:
-        while filler.write(b"x" * 4096):
-            pass
-    except OSError:
-        pass
-broker.kill()
-assert muninn.open("a").array.sum() == 499500
-try:
-    muninn.share(b"x" * 50000, name="c")
-    raise SystemExit("it is not full")
-except muninn.errors.HostMemoryFull as error:
-    print(error)
-assert muninn.domainInfo()["brokerPid"] == os.getpid()
-muninn.open("b").free()
-eventually(lambda: len(leftovers(os.environ["MUNINN_DOMAIN"])) == 1, "the freed buffer's memory is there again")
-muninn.share(b"x" * 50000, name="c")
-assert sorted(each["name"] for each in muninn.listBuffers()) == ["a", "c"]
-print("good")
-""")
+    script.write_text(program("takeoverInFullSharedMemory"))
     command = f"mount -t tmpfs -o size=8m tmpfs /dev/shm && exec {sys.executable} {script}"
     environment = {
         **os.environ,
@@ -559,21 +489,7 @@ def test_aTakeoverDoesNotWaitForRowsThatNobodyAsksFor(domain: str, actor: Start)
     """
     impatient = {"MUNINN_TAKEOVER_MS": "100"}
     broker = actor(
-        """
-from muninn.session.membership import current
-from muninn.control import layout
-from muninn.control.descriptions import RowDescription
-from muninn.terms import Access, Lifetime, Mode
-muninn.share(b"first", name="first")
-member = current(); rows = member.rows; epoch = member.election.epoch()
-while rows.count() < 131072:
-    rows.grow(epoch)
-for row in range(10, 131000):
-    creating = rows.change(row, rows.state(row), epoch, layout.ROW_CREATING, incarnation=1)
-    rows.describe(row, RowDescription(1, 4096, 0, 0, 0, 0, Mode.BIG, Access.READ_WRITE, Lifetime.KEEP, 0, -1, 0, "segment", (1,), "|u1",
-                                      "default", f"many-{row}"))
-    rows.change(row, creating, epoch, layout.ROW_LIVE)
-""",
+        program("rowsThatNobodyAsksFor"),
         MUNINN_MAX_BUFFERS="131072",
     )
     others = [actor(**impatient).join() for _ in range(3)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import muninn
-from support import Actor
+from support import Actor, program
 
 Start = Callable[..., Actor]
 
@@ -34,21 +34,7 @@ def test_aForkAfterCudaIsANamedError(domain: str, who: str) -> None:
         who
     ]
     mode = {"muninn": "fastMode", "numba": "bigMode"}[who]
-    printed = run(f"""
-        import os, numpy as np, muninn
-        b = muninn.share(np.arange(10), "a", mode={mode!r}); {begin}
-        read, write = os.pipe()
-        if (pid := os.fork()) == 0:
-            said = []
-            for use in (lambda: muninn.MuninnBuffer(4096, mode="fastMode"), lambda: b.open()):
-                try:
-                    use(); said.append("nothing")
-                except muninn.MuninnError as error:
-                    said.append(f"{{error.code}} {{type(error).__name__}} {{error.fix}}")
-            os.write(write, "\\n".join(said).encode()); os._exit(0)
-        os.waitpid(pid, 0); print(os.read(read, 65536).decode())
-        print(int(b.read().sum()))
-    """)
+    printed = run(program("forkAfterCuda", MODE=repr(mode), BEGIN=begin))
     first, second, mine = printed.splitlines()
     assert first == second == 'MNN-0030 ForkedAfterCuda Start processes by "spawn" or "forkserver"'
     assert mine == "45", "the parent goes on"
@@ -97,24 +83,7 @@ def test_pickledBuffersArriveInSpawnedProcesses(domain: str, method: str, tmp_pa
 
 def test_threadsOpenAndCloseAtOnce(domain: str, actor: Start) -> None:
     muninn.share(np.arange(1000), "a", mode="fastMode")
-    many = actor("""
-import threading
-failures = []
-def work():
-    try:
-        for _ in range(15):
-            with muninn.open("a") as b:
-                assert int(b.read().sum()) == 499500
-                assert b.deviceArray().shape == (1000,)
-            with muninn.MuninnBuffer(1 << 20, mode="fastMode", access="readWrite") as c:
-                with c.write() as view: view.copy_to_device(np.ones(1 << 20, np.uint8))
-                assert c.read().all()
-    except BaseException as error:
-        failures.append(repr(error))
-threads = [threading.Thread(target=work) for _ in range(8)]
-for t in threads: t.start()
-for t in threads: t.join(100)
-""")
+    many = actor(program("threadsOpenAndClose"))
     assert many.do("failures, [t.is_alive() for t in threads]") == [[], [False] * 8]
 
 

@@ -11,27 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from support import program
+
 _TESTS = Path(__file__).parents[1]
 #: `MuninnBuffer.read` remembers that it is at work, and forgets that when it is
 #: interrupted.
-_PLANTED = """
-import sys
-from interrupts import __main__ as interrupts
-from muninn import MuninnBuffer
-
-read, busy = MuninnBuffer.read, []
-
-def forgetful(self, *arguments, **keywords):
-    if busy:
-        raise RuntimeError("somebody reads already")
-    busy.append(self)
-    value = read(self, *arguments, **keywords)
-    busy.clear()
-    return value
-
-MuninnBuffer.read = forgetful
-sys.exit(interrupts.main(sys.argv[1:]))
-"""
+_PLANTED = program("forgetfulRead")
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:

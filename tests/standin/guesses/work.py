@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 from asking import Figure, NotAsked, actors, question, tried
 
+from support import program
+
 #: `count` stores 1, 2, … in a word; `poke` stores once.
 _PTX = r"""
 .version 7.0
@@ -23,32 +25,7 @@ AGAIN: add.u64 i, i, 1; st.volatile.global.u64 [a], i; setp.lt.u64 p, i, n; @p b
 """
 
 #: The words of the processes below.
-_WORDS = f"""
-enter()
-def kernels():
-    "The kernels, or None on a driver that takes no PTX."
-    answer = cu.cuModuleLoadData({_PTX!r}.encode() + b"\\0")
-    if code(answer) == "INVALID_IMAGE": return None
-    return {{name: ok(cu.cuModuleGetFunction(ok(answer), name.encode())) for name in ("count", "poke")}}
-def launch(kernel, stream, *words):
-    return cu.cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, stream, (words, (ctypes.c_uint64,) * len(words)), 0)
-gateAt = pinned(4096); gateWord = ctypes.c_uint64.from_address(gateAt); gateWord.value = 0; semaphores = 0
-def closed(stream, seconds=0.5):
-    "Let a stream stand until the CPU opens it, by itself after so long."
-    global gates; gates += 1
-    ok(cu.cuStreamWaitValue64(stream, gateAt, gates, 0))
-    timer = threading.Timer(seconds, setattr, (gateWord, "value", semaphores)); timer.daemon = True; timer.start(); return timer
-def waited(call):
-    "Its answer, and whether it took until the gate opened."
-    began = time.monotonic(); answer = call(); took = time.monotonic() - began
-    return [code(answer), "waited" if took > 0.4 else "at once"]
-def lost(s):
-    "A stream's work fails: by a kernel, or where there is none by memory that is unmapped under it."
-    k = kernels()
-    if k: return code(launch(k["poke"], s, 0xdead000))
-    h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); a = mapHandle(h, 2 << 20); closed(s)
-    ok(cu.cuMemsetD8Async(a, 1, 64, s)); ok(cu.cuMemUnmap(a, 2 << 20)); return "unmapped"
-"""
+_WORDS = program("gpuWords", PTX=repr(_PTX))
 
 
 @question("9, 14")
@@ -483,24 +460,7 @@ def whoStandsInTheWay() -> Iterator[tuple[str, object]]:
             one.do(
                 "f = alloc(4 << 20); big = pinned(1 << 20); ok(cu.cuEventRecord(e, s)); ok(cu.cuStreamSynchronize(s)); seen = {}; took = []"
             )
-            one.do(f"""
-def one_(name, call):
-    ok(cu.cuCtxSetCurrent(c)); began = time.monotonic(); answer = call()
-    seen[name] = [code(answer), "waited" if time.monotonic() - began > 0.5 else "at once"]
-def waiting():
-    ok(cu.cuCtxSetCurrent(c)); began = time.monotonic(); answer = cu.{waits}; took.append(code(answer) + (" waited" if time.monotonic() - began > 0.5 else " at once"))
-calls = dict(
-    cuEventSynchronize=lambda: cu.cuEventSynchronize(e), cuEventQuery=lambda: cu.cuEventQuery(e), cuStreamQuery=lambda: cu.cuStreamQuery(s),
-    cuEventRecord=lambda: cu.cuEventRecord(e, s), cuStreamWriteValue64=lambda: cu.cuStreamWriteValue64(s, f, 1, 0),
-    cuMemcpyHtoDAsync=lambda: cu.cuMemcpyHtoDAsync(f, big, 1 << 20, s), cuMemCreate=lambda: cu.cuMemCreate(2 << 20, prop(), 0),
-    cuMemAlloc=lambda: cu.cuMemAlloc(4 << 20), cuPointerGetAttribute=lambda: cu.cuPointerGetAttribute(cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, f),
-    cuStreamIsCapturing=lambda: cu.cuStreamIsCapturing(s))
-timer = closed(t, 2.0); blocker = threading.Thread(target=waiting); blocker.start(); time.sleep(0.3)
-threads = [threading.Thread(target=one_, args=pair) for pair in calls.items()]
-for each in threads: each.start()
-for each in threads: each.join(30)
-blocker.join(30); timer.join()
-""")
+            one.do(program("besideAWaiter", WAITS=waits))
             name = waits.split("(", maxsplit=1)[0]
             yield f"{name} behind a stream that stands", one.do("took[0]")
             yield (
