@@ -1,4 +1,17 @@
-"""What an operator asks of a domain: evict, drain, keep, repair."""
+"""The operator's calls on a domain: evict, drain, keep, repair.
+
+*Evict.* The broker sets the revocation bits of the leases. The next operation of a
+process with such a lease is `LeaseRevoked`; the memory is freed when the process closes
+the buffer or dies.
+
+*Drain.* The broker writes the reason into the control block. From then on it refuses to
+create buffers, and what there is can still be opened and used.
+
+*Keep.* This process joins as a preferred broker, and stays until it is told to leave.
+
+*Repair.* While no process is in the domain, this process builds a new control block and
+takes over the buffers that the journals or the old block name (`broker/repair.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +24,7 @@ from muninn.session import membership
 from muninn.session.names import LOOK, absent
 from muninn.terms import asName, asTenant
 
-#: What a member has open when it looks whether it can serve.
+#: How many descriptors a member has open when it checks whether it can serve.
 _OF_A_MEMBER = 2
 
 
@@ -21,14 +34,14 @@ def evict(
     pid: int | None = None,
     reason: str = "evicted",
 ) -> int:
-    """Revoke leases: their holders' next operation is `LeaseRevoked`, and the memory
-    goes when they let go or die.
+    """Revoke leases: the next operation of their holders is `LeaseRevoked`, and the
+    memory is freed when they close the buffer or die.
 
     Parameters
     ----------
     name, tenant, pid
-        Whose leases; what is None is not asked for, but one of the first two must be
-        given.
+        The leases on this buffer, of this tenant's buffers, and of this process. None
+        selects all; a name or a tenant must be given.
     reason
         One of `muninn.control.leases.REVOCATION_REASONS`.
 
@@ -58,18 +71,18 @@ def evict(
 
 
 class Holder(NamedTuple):
-    """A lease on a buffer, and whose it is. A pid is that of the holder's own PID
-    namespace: of several containers each may have a 1.
+    """A lease on a buffer, and the process that has it. The pid is of the holder's own
+    PID namespace: several containers may each have a 1.
     """
 
     hold: leases.Hold
     pid: int
     program: str
-    process: tuple[int, int, int]  #: what tells it from any other, see `MemberIdentity.process`
+    process: tuple[int, int, int]  #: identifies the process, see `MemberIdentity.process`
 
 
 def holders(name: str) -> list[Holder]:
-    """Who holds the named buffer. Raises `BufferNotFound`."""
+    """The leases on the named buffer. Raises `BufferNotFound`."""
     member = membership.current()
     found, _ = member.client.request("find", name=asName(name))
     if not found.get("live"):
@@ -88,56 +101,54 @@ def holders(name: str) -> list[Holder]:
 
 
 def revoke(held: list[Holder]) -> int:
-    """Revoke these leases; returns how many were."""
+    """Revoke these leases; returns how many were revoked."""
     block = membership.current().block
     return sum(leases.revoke(block, holder.hold, "evicted") for holder in held)
 
 
 def drain(on: bool = True, reason: str = "") -> int:
-    """Let the domain create nothing new, or again. Returns how many leases are still
-    held.
+    """Forbid the domain to create buffers, or allow it again. Returns how many leases
+    there still are.
     """
     reply, _ = membership.current().client.request("drain", on=on, reason=reason[:200])
     return int(reply["holds"])
 
 
 def keep(stop: threading.Event) -> None:
-    """Be an ordinary member that stays, and is preferred as broker, until `stop` is
-    set.
-    """
+    """Join as a member that is preferred as broker, and stay until `stop` is set."""
     member = membership.joinPreferred()
     stop.wait()
     member.leave()
 
 
 def fewestDescriptors() -> int:
-    """How many descriptors a process that has as many open as this one must be allowed,
-    to join a domain and be its broker.
+    """The limit of descriptors that a process needs to join a domain and be its broker,
+    if it has as many open as this one.
     """
     import os
 
     from muninn.broker.candidacy import OWN_DESCRIPTORS
 
-    # with the one that lists them, as the broker counts
+    # The descriptor that lists them counts too, as for the broker.
     taken = len(os.listdir("/proc/thread-self/fd"))
     return taken + _OF_A_MEMBER + OWN_DESCRIPTORS + 1
 
 
 def repair() -> dict[str, Any]:
     """Rebuild a control block that is damaged or of another version, from the journals.
-    Nobody may be in the domain.
+    No process may be in the domain.
 
     Returns
     -------
     dict
         ``recovered``: the names of the buffers that are there again; ``discarded``:
-        segments that nothing knew; ``kept``: segments that a journal, or the old block,
-        knows and that could not be taken over.
+        segments that no journal and no block names; ``kept``: segments that a journal,
+        or the old block, names and that could not be taken over.
 
     Raises
     ------
     BrokerUnavailable
-        A process is in the domain, this one perhaps.
+        A process is in the domain; it may be this one.
     """
     import os
 

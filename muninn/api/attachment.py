@@ -1,9 +1,10 @@
-"""What a buffer object has: its hold on an open buffer, with rights of its own, and
-what is read from that.
+"""The part of a buffer object that refers to an open buffer, with rights of its own,
+and the properties that are read from it.
 
-Each method takes the hold by `_checked`, which refuses a buffer that was freed, a lease
-that was revoked or has run out, and takes a lease of its own in a forked child. `_held`
-is for what the description alone says: it stays true after the end of the buffer.
+Each method gets the open buffer by `_checked`. That refuses a buffer that was freed and
+a lease that was revoked or has expired, and in a forked child it takes a new lease.
+`_held` is for properties that the description alone states: they stay true after the
+end of the buffer.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from muninn.terms import Access, Renew
 
 
 class Attachment:
-    """The hold of one `MuninnBuffer`, and the properties of the buffer."""
+    """The reference of one `MuninnBuffer` to an open buffer, and the properties of the
+    buffer.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -52,8 +55,8 @@ class Attachment:
         self._array: np.ndarray[Any, np.dtype[Any]] | None = None
 
     def _checked(self) -> OpenBuffer:
-        """The holding, for one more operation: open, not freed, lease in force. After a
-        fork it is taken anew.
+        """The open buffer, for one more operation. Raises if this object is closed, the
+        buffer was freed, or its lease is not in force. A forked child opens it again.
         """
         openBuffer = self._held()
         if openBuffer.context.isStale():
@@ -65,18 +68,18 @@ class Attachment:
         return openBuffer
 
     def _held(self) -> OpenBuffer:
-        """The holding, whatever has become of what it holds. Raises `BufferFreed` once
-        this object is closed.
+        """The open buffer, also when the buffer was freed meanwhile. Raises
+        `BufferFreed` once this object is closed.
         """
-        # read once: a finalizer may close this object between two reads
+        # Read once, because a finalizer may close this object between two reads.
         openBuffer = self._openBuffer
         if openBuffer is None:
             raise BufferFreed("this buffer object is closed", "Open the name again")
         return openBuffer
 
     def _reopen(self, old: OpenBuffer) -> OpenBuffer:
-        """In a forked child: the parent's lease is not ours, so take one, in the same
-        control block.
+        """Open the buffer again in a forked child, in the same control block: the lease
+        is the parent's, so the child takes one of its own.
         """
         openBuffer = (
             current()
@@ -121,12 +124,12 @@ class Attachment:
 
     @property
     def gpu(self) -> int | None:
-        """The GPU whose VRAM it is, as this process counts them, or None."""
+        """The GPU whose VRAM it is, by its index in this process, or None."""
         return self._held().memory.gpu
 
     @property
     def access(self) -> str:
-        """What the buffer allows; `writable` says what this object may."""
+        """The access that the buffer allows; `writable` says what this object may do."""
         return str(self._description.access.value)
 
     @property
@@ -139,13 +142,13 @@ class Attachment:
 
     @property
     def generation(self) -> int:
-        """The publication counter: even, or odd while somebody writes."""
+        """The publication counter: even, or odd while a process writes."""
         return self._checked().generation.value()
 
     @property
     def handle(self) -> bytes:
-        """64 opaque bytes that open this buffer, with the rights of this object,
-        wherever they are taken in this domain.
+        """64 opaque bytes by which any process of this domain opens this buffer, with
+        the rights of this object.
         """
         openBuffer = self._checked()
         secret = openBuffer.tables.block.secret

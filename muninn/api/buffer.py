@@ -1,7 +1,8 @@
-"""`MuninnBuffer`: what users get, one object per open.
+"""`MuninnBuffer`: the object that users get, one for each call that opens a buffer.
 
 It is a view of an open buffer (the process's one lease and one mapping of that buffer)
-with rights of its own. Closing it twice is fine; arrays taken from it keep the memory.
+with rights of its own. A second `close` does nothing. Arrays taken from the object keep
+the memory.
 """
 
 from __future__ import annotations
@@ -82,15 +83,15 @@ class MuninnBuffer(Protocols):
         self._bind(creation.create(spec, progress=given.progress), spec.access, renewal)
 
     def describe(self) -> dict[str, Any]:
-        """Everything there is to say about the buffer, as a plain dict."""
+        """All properties of the buffer, as a plain dict."""
         openBuffer = self._checked()
         described = describeRow(
             openBuffer.tables, openBuffer.context.gpus, openBuffer.row, openBuffer.description
         )
         if openBuffer.description.kind == layout.ROW_KIND_ARRAY and self.dtype.fields is not None:
-            described["dtype"] = shown(self.dtype)  # the row alone knows no fields
+            described["dtype"] = shown(self.dtype)  # the row has no names of fields
         if self.gpu is not None:
-            # as this process counts them, and not as the one that made it
+            # The row has the index in the process that made the buffer.
             described["gpu"] = self.gpu
         return described
 
@@ -104,8 +105,8 @@ class MuninnBuffer(Protocols):
         Parameters
         ----------
         gpu
-            Whose kernels will use it; the buffer's own GPU, or the one that is worked
-            on, when not given.
+            The GPU whose kernels will use it; by default the buffer's own GPU, or for
+            host memory the current one.
 
         Raises
         ------
@@ -129,12 +130,13 @@ class MuninnBuffer(Protocols):
         Parameters
         ----------
         timeout
-            Seconds to wait for another writer; None waits as long as that one lives.
+            Seconds to wait for another writer; None waits as long as that writer lives.
             `TimeoutError` when they are over.
         stream
-            If given, kernels write: the view is `deviceArray()`, the stream waits for
-            those who still read or write, and leaving signals. None is the default
-            stream, and what is meant for a buffer in VRAM.
+            With a stream, kernels write: the view is `deviceArray()`, the stream waits
+            for the accesses that still read or write, and leaving the block signals.
+            None is the default stream, which is also used for a buffer in VRAM if no
+            stream is given.
 
         Raises
         ------
@@ -164,14 +166,15 @@ class MuninnBuffer(Protocols):
             A C-contiguous array of the same shape and dtype that takes the copy; None
             makes one.
         timeout
-            Seconds after which there is no whole copy yet: `TimeoutError`; 10 when not
-            given. A buffer that is written without a pause is copied in a read access.
-            Of a stream's turn: seconds to wait for a writer, as long as that one lives
-            when not given; its stream then waits for at most as long.
+            Seconds to wait for a whole copy, 10 by default; `TimeoutError` when they
+            are over. A buffer that is written without a pause is copied in a read
+            access. With a stream: seconds to wait for a writer, by default as long as
+            that writer lives; the stream itself then waits for at most as long.
         stream
             ``with buffer.read(stream=s) as view:`` copies nothing: the view is
-            `deviceArray()`, the stream waits for who writes, and the next writer's
-            stream waits for what this one was given inside. None is the default stream.
+            `deviceArray()`, the stream waits for the accesses that write, and the next
+            writer's stream waits for the work that the block gives this stream. None is
+            the default stream.
 
         Raises
         ------
@@ -200,9 +203,9 @@ class MuninnBuffer(Protocols):
     ) -> int:
         """Wait until a newer generation is published; returns it.
 
-        To take each publication once, ``known = buffer.waitNext(after=known,
-        out=frame)``. A `read()` behind it may copy a later one than was returned, which
-        the next wait then returns again.
+        To take each publication once, call ``known = buffer.waitNext(after=known,
+        out=frame)``. A `read()` after the wait may copy a later generation than the
+        wait returned, which the next wait then returns again.
 
         Parameters
         ----------
@@ -210,10 +213,10 @@ class MuninnBuffer(Protocols):
             Seconds; None waits as long as the buffer lives. `TimeoutError` when they
             are over.
         after
-            The generation that is known already; the present one when not given.
+            The generation that the caller knows already; by default the present one.
         out
-            Takes a copy, as `read(out)` makes one; what is returned is then the
-            generation that is in it.
+            An array that takes a copy, as for `read(out)`; the call then returns the
+            generation that is in the copy.
 
         Raises
         ------
@@ -241,8 +244,8 @@ class MuninnBuffer(Protocols):
 
     @named
     def signal(self, stream: Any = None) -> int:
-        """Promise: what `stream` was given so far is done when this ticket is. Returns
-        the ticket.
+        """Issue a ticket that is done when the work of `stream` up to now is done.
+        Returns the ticket.
         """
         return fences.signal(self._checked(), stream)
 
@@ -250,8 +253,8 @@ class MuninnBuffer(Protocols):
     def wait(
         self, stream: Any = None, ticket: int | None = None, timeout: float | None = None
     ) -> int:
-        """Make `stream` wait for a ticket, the last one issued when none is given; with
-        no stream, wait here and now.
+        """Make `stream` wait for a ticket, by default the last one issued. Without a
+        stream, this call waits.
 
         Raises
         ------
@@ -259,12 +262,12 @@ class MuninnBuffer(Protocols):
             The member that issued the ticket died before it was done, or the stream
             that was to complete it failed.
         TimeoutError
-            `timeout` seconds passed since this call. Of a stream that waits, these
-            errors are the stream's.
+            `timeout` seconds passed since this call. If a stream waits, these errors
+            become the stream's.
         """
         return fences.wait(self._checked(), stream, ticket, timeoutOf("wait", timeout))
 
-    # --- the life of it --------------------------------------------------------------
+    # --- opening and closing ---------------------------------------------------------
 
     @named
     def open(self, *, progress: Callable[[int], None] | None = None) -> int:
@@ -289,11 +292,11 @@ class MuninnBuffer(Protocols):
         return openBuffer.memory.devicePointer(device, progress)
 
     def close(self) -> None:
-        """Give this object's hold back. Arrays taken from it stay valid, and keep the
-        memory, until they are gone.
+        """Close this object. Arrays taken from it stay valid, and keep the memory until
+        they are collected.
         """
         if self._isLender:
-            aside.refuseOwn()  # it waits for who has it open
+            aside.refuseOwn()  # it waits until no other process has the buffer open
         openBuffer, self._openBuffer, self._renewal, self._array = (
             self._openBuffer,
             None,
@@ -306,15 +309,15 @@ class MuninnBuffer(Protocols):
                 context.lent.takeBack(
                     openBuffer.row, openBuffer.incarnation, openBuffer.description.name
                 )
-            # perhaps the last reference: without arrays on it, memory and lease go here
-            # and now
+            # This may be the last reference. Without arrays on the memory, the lease
+            # and the mapping are given back in this call.
             last = [openBuffer]
             del openBuffer
             context.releases.letGo(last)
 
     def free(self) -> None:
-        """Free the name now, and the memory when its last holder lets go. Freeing what
-        is free already is fine.
+        """Free the name now, and the memory when its last holder closes it. A second
+        call does nothing.
 
         Raises `DomainChanged`, and frees nothing, where this process is in another
         control block by now.
@@ -326,14 +329,15 @@ class MuninnBuffer(Protocols):
             openBuffer.tables,
             openBuffer.context.client,
         )
-        # said by its own block; the same numbers are a stranger's buffer in any other
+        # The buffer's own block decides: in another block the same numbers may be a
+        # different buffer.
         if tables.rows.mayBeFreed(row, incarnation):
             membership = current().requireSame(tables, openBuffer.description.name)
             tables, client = membership.tables, membership.client
-        del openBuffer  # `close` is to let go of the last one
+        del openBuffer  # so that `close` drops the last reference
         try:
-            # then first: the broker finds no hold of this process, and need not be told
-            # of its end later
+            # Close first: then the broker finds no lease of this process, and needs no
+            # second message when it ends.
             if not self._isLender:
                 self.close()
             if tables.rows.mayBeFreed(row, incarnation):
@@ -360,5 +364,5 @@ class MuninnBuffer(Protocols):
 
 
 def _unpickle(name: str, handle: bytes) -> MuninnBuffer:
-    """Open what was pickled; the handle decides, the name is for the error message."""
+    """Open a buffer that was pickled, by its handle. The name is for the error message."""
     return MuninnBuffer._of(*held(handle, name))

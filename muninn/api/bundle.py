@@ -1,8 +1,8 @@
 """Bundles: many arrays in one segment, found by one name.
 
-The manifest {key: offset, shape, dtype} stands behind the data and is written before
-anybody can open the bundle. Tensors begin at multiples of 256 bytes, which is what
-vector units and CUDA's texture alignment ask for.
+The manifest {key: offset, shape, dtype} stands after the data, and the creator writes
+it before any process can open the bundle. Arrays begin at multiples of 256 bytes, as
+vector units and CUDA's texture alignment require.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
         return self.buffer.nbytes
 
     def __getitem__(self, key: str) -> np.ndarray[Any, np.dtype[Any]]:
-        """The live bytes of one array, without a copy: a plain numpy array, and on a
-        GPU what `MuninnBuffer.deviceArray` gives.
+        """The live bytes of one array, without a copy: a plain numpy array, or on a GPU
+        an array as `MuninnBuffer.deviceArray` gives it.
 
-        Of a bundle that is open for reading it is read-only. numpy refuses to write to
-        it; PyTorch does not, and the process ends by SIGSEGV:
+        If the bundle is open for reading, the array is read-only. numpy refuses to
+        write to it; PyTorch does not, and the process ends by SIGSEGV:
         `torch.from_numpy(bundle[key])` warns, `torch.from_dlpack(bundle[key])` does
         not. `openBundle(name, access="readWrite")` gives arrays that may be changed in
         place, and `torch.tensor(bundle[key])` makes a copy.
@@ -124,11 +124,11 @@ class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
 
 
 class BundleDraft:
-    """A bundle that is being filled: ``spec[key]`` is a writable array, and nobody sees
-    any of it before `publish`.
+    """A bundle that is being filled: ``draft[key]`` is a writable array. No other
+    process can open the bundle before `fill` has returned.
 
-    It holds its memory from the beginning, so that a loader can read files straight
-    into place.
+    All its memory is there from the beginning, so a loader can read files straight into
+    place.
     """
 
     def __init__(
@@ -154,14 +154,14 @@ def loadBundle(
     name: str | None = None,
     **options: Unpack[NamedKeywords],
 ) -> Bundle:
-    """Make a bundle whose arrays `fill` puts in place.
+    """Make a bundle whose arrays `fill` writes.
 
     Parameters
     ----------
     specs
         Key to (shape, dtype).
     fill
-        Called once with the `BundleDraft`; what it raises abandons the bundle.
+        Called once with the `BundleDraft`. If it raises, the bundle is abandoned.
     **options
         As in `muninn.api.options.BufferOptions`.
     """
@@ -174,7 +174,7 @@ def _loaded(
     fill: Callable[[BundleDraft], None],
     options: BufferOptions,
 ) -> Bundle:
-    """`loadBundle`; a user called the function `caller`."""
+    """`loadBundle`. The user called the function `caller`."""
     requireCallable("loadBundle: fill", fill)
     renewal = asRenew(options.renew, caller)
     entries, sizeBytes = _laidOut(specs)
@@ -213,9 +213,9 @@ def shareBundle(
     given = optionsOf(shareBundle, name=name, **options)
     sources = {key: asArray(array) for key, array in _items("shareBundle: arrays", arrays)}
 
-    def fill(spec: BundleDraft) -> None:
+    def fill(draft: BundleDraft) -> None:
         for key, source in sources.items():
-            np.copyto(spec[key], source)
+            np.copyto(draft[key], source)
 
     return _loaded(
         "shareBundle",
@@ -234,7 +234,9 @@ def openBundle(
     tenant: str | None = None,
     renew: RenewWord = "auto",
 ) -> Bundle:
-    """Open a bundle, as `muninn.open`. `BufferMismatch` when the name is an array's."""
+    """Open a bundle, as `muninn.open` does. Raises `BufferMismatch` for an array's
+    name.
+    """
     return Bundle(openAny(name, access, timeout, tenant=tenant, renew=renew, caller="openBundle"))
 
 
@@ -318,8 +320,8 @@ def _unpacked(openBuffer: OpenBuffer) -> dict[str, tuple[int, tuple[int, ...], n
 
 
 def _isInside(key: Any, entry: tuple[Any, tuple[Any, ...], np.dtype[Any]], sizeBytes: int) -> bool:
-    """Whether an entry is what `_laidOut` makes, and lies within the bundle. msgpack
-    gives any type for any other.
+    """Whether an entry is one that `_laidOut` could have made, within the bundle. In a
+    damaged manifest each part may have any type that msgpack has.
     """
     offset, shape, dtype = entry
     if (

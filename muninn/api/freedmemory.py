@@ -1,13 +1,15 @@
-"""Lingering: memory that was freed, and that processes still map without a lease:
-children that were forked while it was open, above all.
+"""Freed memory: segments that were freed, and that processes still map without a lease.
+Mostly these are children that were forked while the buffer was open.
 
-Nothing of Muninn knows of it: the row and the name are gone, and the kernel gives the
-memory back with the last mapping. `/proc/<pid>/maps` tells: there a segment whose name
-is gone is `(deleted)`. Read for the processes of this user, those that are no members
-first, within a bound of time; what is not reached then is not shown. That takes longer
-than all the rest of a list, so it is done where there may be any: a member has forked,
-or this process has not yet looked and found nothing, for children of an earlier control
-block may have some.
+The control block does not know of it: the row and the name are gone, and the kernel
+gives the memory back with the last mapping. `/proc/<pid>/maps` shows it: a segment
+whose name is gone is `(deleted)` there. `lingering` reads that file for the processes
+of this user, first for those that are no members, within a bound of time; it does not
+show what it has not reached then.
+
+That takes longer than all the rest of a list. So it is done only where there may be
+such memory: when a member has forked, or until this process has looked once and found
+nothing, because children from the time of an earlier control block may have some.
 """
 
 from __future__ import annotations
@@ -25,22 +27,22 @@ from muninn.system.files import openFile
 from muninn.system.oserrors import typedErrors
 from muninn.terms import Access, Lifetime, Mode
 
-#: All of this, on a machine with many processes.
+#: The time for a look, on a machine with many processes.
 _BOUND_SECONDS = 0.2
-#: In which this process has looked, and found nothing: what comes later comes of forks
-#: that are told.
+#: The control blocks in which this process has looked and found nothing. Later freed
+#: memory comes from forks, which the block counts.
 _unburdened: weakref.WeakSet[ControlBlock] = weakref.WeakSet()
 
 
 class Mapper(NamedTuple):
-    """A process that still maps it."""
+    """A process that still maps a freed segment."""
 
     pid: int
     sizeBytes: int
 
 
 def lingering(tables: Tables, known: set[str]) -> list[dict[str, Any]]:
-    """Like `describe()`, one for each freed segment that other processes map, save
+    """A dict as of `describe()` for each freed segment that other processes map, except
     those whose `bufferId` is `known`.
     """
     # SYNC forked: pairs with Membership.forgetInChild.
@@ -64,7 +66,9 @@ def lingering(tables: Tables, known: set[str]) -> list[dict[str, Any]]:
 
 
 def _pids(members: set[int]) -> list[int]:
-    """The other processes of this user, members last: what they map their leases tell."""
+    """The other processes of this user. Members come last, because their leases tell
+    what they map.
+    """
     own, uid, pids = os.getpid(), os.geteuid(), list[int]()
     with typedErrors("/proc"):
         try:
@@ -85,7 +89,7 @@ def _freed(tables: Tables, pid: int) -> dict[SegmentKey, int]:
     try:
         with openFile(f"/proc/{pid}/maps", "rb") as maps:
             raw = maps.read()
-    except OSError:  # it has ended, or is not to be looked into
+    except OSError:  # it has ended, or may not be read
         return sizes
     if mark not in raw:
         return sizes

@@ -1,7 +1,11 @@
-"""Handles: opening what 64 bytes name, with at most the rights in them.
+"""Handles: opening a buffer by the 64 bytes that name it, with at most the rights in
+them.
 
-A handle is a capability (`wire/handles.py`): it was made with the secret of a control
-block, for one buffer, one tenant and some rights.
+A handle is a capability (`wire/handles.py`): a process made it with the secret of a
+control block, for one buffer, one tenant and stated rights. A process that opens it
+checks the bytes with the same secret, then takes a lease on the row, and then compares
+the size and the tenant in the handle with the row. A stale handle costs this look: its
+incarnation is not the row's any more.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from muninn.terms import Access, asTenant
 def held(
     handle: bytes, name: str | None = None, access: Access | None = None, tenant: str | None = None
 ) -> tuple[OpenBuffer, Access]:
-    """The holding of what a handle names, and the rights that it gives. `name` only
+    """The open buffer that a handle names, and the rights that it gives. `name` only
     makes the error clearer.
 
     Raises

@@ -1,9 +1,9 @@
-"""Arrays on GPUs: shared by a copy in VRAM that outlives its maker, or lent where they
-lie.
+"""Arrays on GPUs: shared by a copy in VRAM that outlives its maker, or lent in place.
 
-Lent memory is its owner's. It is held as long as the buffer object that shared it is
-open, or the process lives; an owner that closes waits for those who have it open, up to
-a grace period, and then takes it back: they get `OwnerDied` at their next use.
+Lent memory belongs to its owner. Muninn holds the array as long as the buffer object
+that shared it is open, or the process lives. An owner that closes the buffer waits for
+the processes that have it open, up to a grace period. Then it takes the memory back,
+and their next use is `OwnerDied`.
 """
 
 from __future__ import annotations
@@ -85,11 +85,11 @@ def hostCopy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
 
 
 def _described(device: Device, value: Any) -> tuple[ForeignArray, int]:
-    """What the array says of itself, checked, with its GPU; what its stream was given
-    is done.
+    """The array's own description, checked, and its GPU. Waits until the work of its
+    stream is done.
     """
     if not device.reachesForeignArrays:
-        # and nothing is asked of it: it is on a GPU that this back-end does not have
+        # Before any call of the array: it is on a GPU that this back-end does not have.
         raise _unreachable(device, value)
     aside.refuseOwn()  # its stream is waited for
     source = describeArray(value, device.onGpu)

@@ -1,5 +1,9 @@
-"""What there is: buffers, their holders, the domain, as plain dicts for people and
-programs.
+"""Lists of the buffers, their holders and the members of a domain, as plain dicts for
+people and programs.
+
+A list takes no locks. It reads each row's state before and after its description, and
+leaves a row out whose state has changed meanwhile. A stale read costs an entry that is
+missing, or that has just ended.
 """
 
 from __future__ import annotations
@@ -36,7 +40,8 @@ _STATES = {
     layout.ROW_CREATING: "creating", layout.ROW_LIVE: "live", layout.ROW_PROBING: "live",
     layout.ROW_DYING: "dying", layout.ROW_DEAD: "dying",
 }  # fmt: skip
-#: How long a list waits for a broker; without one it says what the last one left.
+#: How long a list waits for a broker. After that it shows the rows as the last broker
+#: left them.
 _ANSWER_SECONDS = 1.0
 _LOOK_SECONDS = 0.001
 _TRANSPORT_REASONS = {
@@ -57,7 +62,7 @@ def listBuffers() -> list[dict[str, Any]]:
     if any(
         state.state == layout.ROW_LIVE and membership.rows.isFastMode(row) for row, state in rows
     ):
-        # by then it has freed what nobody has the memory of
+        # Once the broker answers, it has freed the names of lost fastMode memory.
         membership.client.awaitAnswer(_ANSWER_SECONDS)
         rows = membership.rows.notFree()
     described, deadline = _listed(membership, rows), clock.now() + _ANSWER_SECONDS
@@ -66,7 +71,8 @@ def listBuffers() -> list[dict[str, Any]]:
         and not aside.isOwn()
         and clock.now() < deadline
     ):
-        # The broker has not come to it, or is about to prove the death of who held it.
+        # The broker has not come to the buffer yet, or is about to confirm the death of
+        # the process that held it.
         for each in over:
             row, incarnation = map(int, each["bufferId"].split("."))
             with contextlib.suppress(MuninnError):
@@ -78,15 +84,15 @@ def listBuffers() -> list[dict[str, Any]]:
 
 
 def _isOver(described: dict[str, Any]) -> bool:
-    """Whether a buffer has ended, and nobody holds it: it is there only until a broker
-    gives its memory back.
+    """Whether a buffer has ended and no process holds it. It is there only until a
+    broker reclaims it.
     """
     return described["state"] == "dying" and not described["importers"]
 
 
 def _listed(membership: Membership, rows: list[tuple[int, RowState]]) -> list[dict[str, Any]]:
-    """`describe()` of these rows, save those of locks, and those that are not there or
-    not yet.
+    """`describe()` of these rows, without locks and without rows that are being created
+    or are gone.
     """
     moment = _Moment(
         membership.tables, membership.gpus, leases.scanHolds(membership.block, membership.members)
@@ -96,7 +102,7 @@ def _listed(membership: Membership, rows: list[tuple[int, RowState]]) -> list[di
         description = _stableDescription(membership.tables, row, state)
         if description is None or description.kind == layout.ROW_KIND_LOCK:
             continue
-        # one damaged row hides no others; `doctor` reports it
+        # A damaged row must not hide the others; `doctor` reports it.
         with contextlib.suppress(ControlBlockInvalid):
             described.append(moment.describe(row, description))
     return described
@@ -138,7 +144,7 @@ def describeRow(
 
 
 class _Moment:
-    """What buffers have in common that are described together: read once, and not again
+    """What the descriptions of one list have in common. It is read once, and not again
     for each row or holder.
     """
 
@@ -149,7 +155,7 @@ class _Moment:
         self._holders: dict[int, list[leases.Hold]] = {}
         dead = {slot for slot in {hold.slot for hold in holds} if not tables.members.isThere(slot)}
         for hold in holds:
-            if hold.slot not in dead:  # the next broker takes back what they had
+            if hold.slot not in dead:  # the next broker reclaims their leases
                 self._holders.setdefault(hold.row, []).append(hold)
         self._programs: dict[int, tuple[int, str, bool]] = {}
         self._processes: dict[int, tuple[int, int, int]] = {}
@@ -202,8 +208,8 @@ class _Moment:
         }
 
     def _importers(self, holds: list[leases.Hold]) -> list[dict[str, Any]]:
-        """The processes that have a buffer. One may be two members: it has imported
-        Muninn anew, or joined again beside its own access.
+        """The processes that have a buffer open. One process may be two members: it has
+        imported Muninn anew, or joined again while an old access was still open.
         """
         if len(holds) < 2:
             return [self._describeHold(hold) for hold in holds]
@@ -252,7 +258,8 @@ class _Moment:
 
 def _stateOf(state: RowState, description: RowDescription) -> str:
     said = _STATES.get(state.state, "free")
-    # Nobody opens it any more, whether or not a broker has come to it yet.
+    # After its deadline no process opens the buffer, although a broker may not have
+    # freed it yet.
     return "dying" if said == "live" and clock.isOver(description.deadlineMs) else said
 
 
@@ -278,8 +285,8 @@ def _describeMember(tables: Tables, slot: int) -> dict[str, Any]:
 
 
 def _stableDescription(tables: Tables, row: int, state: RowState) -> RowDescription | None:
-    """The description of a row that nobody has a lease on for us: believed if the state
-    is the same before and after.
+    """The description of a row on which this process may have no lease. It is believed
+    if the state is the same before and after the read.
     """
     if state.state == layout.ROW_CREATING:
         return None

@@ -1,4 +1,4 @@
-"""What a notebook shows of a buffer."""
+"""The table that a notebook shows for a buffer."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from muninn.config.sizes import asText
 
-#: Not by `html.escape`: every process would load its module, 1.5 ms, for a notebook's
-#: table, and an ending interpreter loads none.
+#: Not `html.escape`: every process would load its module (1.5 ms) for the table of a
+#: notebook, and an ending interpreter can load none.
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
 
 
@@ -16,8 +16,8 @@ def _escaped(text: str) -> str:
 
 
 def htmlOf(described: dict[str, Any] | None, isWritable: bool) -> str:
-    """A small table for notebooks, of what `MuninnBuffer.describe` says; None stands
-    for a buffer that is closed.
+    """A small table for notebooks, from the dict of `MuninnBuffer.describe`; None for a
+    buffer that is closed.
     """
     if described is None:
         return "<pre>MuninnBuffer (closed)</pre>"

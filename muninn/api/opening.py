@@ -1,10 +1,18 @@
-"""Finding what somebody shared: `open` by a name or a handle, and `free` by a name.
+"""Finding shared buffers: `open` by a name or a handle, and `free` by a name.
 
-`open` looks the name up in what this process has open, then in the index of the control
-block, and asks the broker last. The index is a hint: a stale entry leads to a row whose
-state or name is another, which is seen after the lease was taken, and costs that look;
-a name that is missing from the index costs one question to the broker. With a timeout,
-`open` sleeps on the word of the name until the broker changes it (`session/names.py`).
+*Open.* The process looks the name up among its open buffers, then in the index of the
+control block. From the index it gets a row. It takes a lease on the row first, and then
+reads the row's state and name. If the row is live and has the name, the lease holds and
+the process maps the memory. Otherwise it gives the lease back. If the index has no such
+name, it asks the broker. With a timeout, it then sleeps on the word of the name until
+the broker changes that (`session/names.py`), and looks again.
+
+*Free.* The process finds the row in the same way, without a lease, and asks the broker
+to free that incarnation of it. The name is free at once; the memory when the last lease
+on it is gone.
+
+The index is only a hint. A stale entry costs one look at a row with another state, name
+or incarnation; an entry that is missing costs one question to the broker.
 """
 
 from __future__ import annotations
@@ -47,7 +55,7 @@ def open(
     renew: RenewWord = "auto",
     **unknown: Never,
 ) -> MuninnBuffer:
-    """Open a buffer that somebody shared, by its name or by a handle.
+    """Open a shared buffer, by its name or by a handle.
 
     Parameters
     ----------
@@ -57,7 +65,7 @@ def open(
         ``"readOnly"``, or ``"readWrite"`` (``"readMostly"`` means the same here) where
         the buffer allows it.
     timeout
-        Seconds to wait for the name to appear; None does not wait.
+        Seconds to wait until the name is there; None does not wait.
     tenant
         If given, the buffer must be this tenant's.
     renew
@@ -67,7 +75,7 @@ def open(
     ------
     BufferNotFound, PermissionDenied, HandleInvalid, DescriptorsExhausted, TableFull
     """
-    if unknown:  # not by `named`, which would cost a tenth of it
+    if unknown:  # not by `named`, which would make each call a tenth slower
         checkKeywords("open", unknown, keywordsOf(open))
     try:
         buffer = openAny(name, access, timeout, tenant=tenant, renew=renew)
@@ -89,7 +97,7 @@ def openAny(
     renew: RenewWord = "auto",
     caller: str = "open",
 ) -> MuninnBuffer:
-    """`open`, also for the bytes of a bundle; a user called the function `caller`."""
+    """`open`, also for a bundle as bytes. The user called the function `caller`."""
     wanted, renewal = asAccess(access, caller), asRenew(renew, caller)
     if not isinstance(name, str) and isinstance(name, bytes | bytearray | memoryview):
         return MuninnBuffer._of(*held(bytes(name), None, wanted, tenant), renewal)
@@ -104,7 +112,7 @@ def openAny(
 @named
 def free(name: str) -> None:
     """Free a buffer by its name, without opening it: the name now, the memory when its
-    last holder lets go.
+    last holder closes it.
 
     Raises
     ------
@@ -121,8 +129,8 @@ def free(name: str) -> None:
 
 
 def _findAnywhere(name: str, timeout: float | None) -> OpenBuffer:
-    """`_find`, once more if the control block was removed meanwhile: this process is in
-    another one then.
+    """`_find`, again if the control block was removed meanwhile: then this process
+    joins the next one.
     """
     membership = current()
     try:
@@ -155,8 +163,8 @@ def _find(membership: Membership, name: str, timeout: float | None) -> OpenBuffe
 
 
 def _lookOut(waiting: NameWait, deadline: float | None) -> OpenBuffer | None:
-    """See `NameWait.look`. Memory that a process is still to bring is waited for too,
-    while there is time.
+    """`NameWait.look`. Within the deadline it also waits for a process that has not yet
+    brought its memory to a new broker.
     """
     while True:
         try:
@@ -167,7 +175,9 @@ def _lookOut(waiting: NameWait, deadline: float | None) -> OpenBuffer | None:
 
 
 def _indexed(membership: Membership, encoded: bytes) -> tuple[int, int] | None:
-    """(row, incarnation) of a live name that the index knows; None says little."""
+    """(row, incarnation) of a live name, by the index. None does not mean that there is
+    no such name.
+    """
     rows = membership.rows
     return next(
         (

@@ -3,8 +3,8 @@ buffer takes its keywords.
 
 `BufferOptions` states the name, the type, the default and the description of each
 option. A function lists the options that it also takes by position, and takes the
-others by `**options`. Its `**options` has one of the four types below, which say the
-same to type checkers: they can not derive a function's keywords from a dataclass
+others by `**options`. Its `**options` has one of the types below, which state the same
+for type checkers: those can not derive a function's keywords from a dataclass
 (`tests/test_options.py` compares both). `takesOptions` puts the options into the
 function's signature and docstring.
 """
@@ -23,8 +23,8 @@ from muninn.terms import AccessWord, LifetimeWord, ModeWord, RenewWord, ReserveW
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _Class = TypeVar("_Class", bound=type)
-#: What a docstring says where the descriptions of the options belong; the lines before
-#: it are indented as a parameter.
+#: The place in a docstring where the descriptions of the options belong, with the
+#: indentation of a parameter.
 _PLACE = re.compile(r"^( *)\*\*options\n +\S.*\n", re.MULTILINE)
 
 
@@ -36,25 +36,25 @@ class BufferOptions:
     Attributes
     ----------
     name
-        Under which others `open` it: 1 to 127 bytes of UTF-8; None makes one up, and
-        the buffer goes with its last user.
+        The name by which processes `open` it: 1 to 127 bytes of UTF-8. None makes a
+        name up, and the buffer is freed with its last user.
     mode
         ``"bigMode"`` (host memory) or ``"fastMode"`` (VRAM of `preferredGpu`).
     preferredGpu
-        Whose VRAM, for fastMode.
+        The GPU in whose VRAM it is, for fastMode.
     access
-        What others may do: ``"readOnly"`` (nobody writes once it is shared),
-        ``"readMostly"`` or ``"readWrite"``; ``"readMostly"`` unless configured
+        What other processes may do: ``"readOnly"`` (no process writes once it is
+        shared), ``"readMostly"`` or ``"readWrite"``; ``"readMostly"`` unless configured
         otherwise.
     tenant
-        Whose quota the bytes count against.
+        The tenant whose quota the bytes count against.
     lifetime
         ``"keep"`` (default for named buffers: until freed) or ``"lastClose"``.
     lifetimeMs
         Milliseconds after which the buffer is freed.
     reserve
-        ``"full"`` allocates every page now; ``"lazy"`` at the first touch, which on a
-        full host is a SIGBUS.
+        ``"full"`` allocates every page now; ``"lazy"`` at its first touch, which is a
+        SIGBUS on a full host.
     renew
         ``"auto"`` renews the lease while the buffer is open; ``"onUse"`` only when it
         is used.
@@ -102,7 +102,7 @@ class ArrayKeywords(BufferKeywords, total=False):
 
 
 class NamedKeywords(ArrayKeywords, total=False):
-    """`**options` of a function that lists only `name`."""
+    """`**options` of a function that takes only `name` by position."""
 
     access: AccessWord | None
 
@@ -114,8 +114,8 @@ class AllKeywords(NamedKeywords, total=False):
 
 
 def optionsOf(function: Callable[..., Any], **options: Unpack[AllKeywords]) -> BufferOptions:
-    """The options that the caller of `function` gave; `TypeError` for a keyword that is
-    none.
+    """The options that the caller of `function` passed; `TypeError` for a keyword that
+    is no option.
     """
     try:
         return BufferOptions(**options)
@@ -125,8 +125,8 @@ def optionsOf(function: Callable[..., Any], **options: Unpack[AllKeywords]) -> B
 
 
 def takesOptions(function: Function) -> Function:
-    """State the options that `function` takes as `**options` in its signature, and all
-    of them in its docstring. Below `named`.
+    """State the options that `function` takes as `**options` in its signature, and
+    describe all options in its docstring. Stands below `named`.
     """
     signature = inspect.signature(function)
     listed = [
@@ -156,11 +156,11 @@ def describesOptions(kind: _Class) -> _Class:
 
 
 def _withDescriptions(docstring: str | None) -> str | None:
-    """A docstring with the description of each option in place of ``**options``, save
-    those that it describes itself.
+    """A docstring with the description of each option in place of ``**options``, except
+    the options that it describes itself.
     """
     place = _PLACE.search(docstring or "")
-    if docstring is None or place is None:  # as with python -OO
+    if docstring is None or place is None:  # python -OO keeps no docstrings
         return docstring
     indent = place[1]
     own = {

@@ -1,9 +1,21 @@
-"""Making arrays that others open: `share`, `loadArray`, `array`, `shareOnce`.
+"""Making arrays that other processes open: `share`, `loadArray`, `array`, `shareOnce`.
 
-Each checks its arguments, builds the specification of the buffer and lets
-`session/creation.py` make it. `array` and `shareOnce` open the name where it is there
-already; of several processes that make it at once the broker grants it to one, and the
-others wait for that.
+Each function checks its arguments, builds the spec of the buffer and lets
+`session/creation.py` make it. No other process can open the name before the bytes are
+in place.
+
+*array.* The process looks for the name. If it is there, the process opens it and
+compares shape, type and mode. If not, it asks the broker to create it. Of several
+processes that ask at once the broker grants the name to one; the others get
+`BufferExists`, sleep until the name is live or free again, and look again.
+
+*shareOnce.* The process looks for the name. If it is not there, it takes the lock of
+that name (`sync/lock.py`), looks again, and calls the loader only if the name is still
+not there. If the process dies in its loader, the next one takes the lock over. `share`
+does not take the lock; a buffer that a process makes by it meanwhile is waited for and
+opened.
+
+A stale look costs a refused creation, or a loaded array that is dropped.
 """
 
 from __future__ import annotations
@@ -61,7 +73,8 @@ from muninn.terms import (
 )
 
 _CREATION_BOUND_SECONDS = 60.0
-#: Names up to here are a part of the name of `shareOnce`'s lock.
+#: Names of up to so many bytes are a part of the name of `shareOnce`'s lock; longer
+#: ones are replaced by a digest.
 _LOCKED_NAME_BYTES = 100
 
 
@@ -79,29 +92,29 @@ def share(
     copy: bool = True,
     **options: Unpack[ShareKeywords],
 ) -> MuninnBuffer:
-    """Put an array where every process of this host can use it. The bytes are copied
-    once, here.
+    """Put an array where every process of this host can use it. This call copies the
+    bytes, once.
 
     Parameters
     ----------
     array
-        A numpy array, or anything that numpy takes without guessing
+        A numpy array, or any object that numpy takes without guessing
         (`__array_interface__`, the buffer protocol, `__dlpack__` on the CPU). Not a
-        list. Or an array on a GPU: anything with `__cuda_array_interface__` or
-        `__dlpack__` (Numba, CuPy, PyTorch, JAX); it goes to VRAM of the same GPU, by a
-        copy there, and outlives this process.
+        list. Or an array on a GPU: any object with `__cuda_array_interface__` or
+        `__dlpack__` (Numba, CuPy, PyTorch, JAX); it is copied to other VRAM of the same
+        GPU, and the copy outlives this process.
     copy
-        False shares an array on a GPU where it lies, without a copy. It is kept as long
-        as this buffer is open here, and goes with this process: those who have it open
-        then get `OwnerDied`. `close`, and the end of the process, wait for them for
-        `devices.ipcGraceMs`.
+        False shares an array on a GPU in place, without a copy. The array is kept as
+        long as this buffer is open here, and is gone with this process: processes that
+        still have it open get `OwnerDied`. `close`, and the end of the process, wait
+        for them for `devices.ipcGraceMs`.
     **options
         As in `muninn.api.options.BufferOptions`.
 
     Returns
     -------
     MuninnBuffer
-        Of the same shape and dtype; writable unless shared ``"readOnly"``.
+        A buffer of the same shape and dtype; writable unless shared ``"readOnly"``.
 
     Raises
     ------
@@ -121,7 +134,7 @@ def share(
 
 
 def _shared(caller: str, value: Any, copy: bool, options: BufferOptions) -> MuninnBuffer:
-    """`share`; a user called the function `caller`."""
+    """`share`. The user called the function `caller`."""
     renewal = asRenew(options.renew, caller)
     if not isTruth(copy):
         raise TypeError(f"{caller}: copy must be True or False, not {type(copy).__name__}")
@@ -139,7 +152,8 @@ def _shared(caller: str, value: Any, copy: bool, options: BufferOptions) -> Muni
             wanted, source=Source(addressOf(source), source.nbytes), progress=progress
         )
     else:
-        # the copy touches every page, and on a full host that is to be an error
+        # The copy touches every page. On a full host that must be an error, and no
+        # SIGBUS.
         wanted = wanted._replace(reserve=Reserve.FULL)
 
         def write(flat: Flat) -> None:
@@ -160,16 +174,16 @@ def loadArray(
     name: str | None = None,
     **options: Unpack[NamedKeywords],
 ) -> MuninnBuffer:
-    """Make an array that `fill` puts in place: a loader reads straight into shared
+    """Make an array that `fill` writes, so that a loader reads straight into shared
     memory.
 
     Parameters
     ----------
     shape, dtype
-        Of the array.
+        The shape and the dtype of the array.
     fill
-        Called once with the writable array, before anybody else can open it; what it
-        raises abandons the buffer.
+        Called once with the writable array, before other processes can open it. If it
+        raises, the buffer is abandoned.
     **options
         As in `muninn.api.options.BufferOptions`.
     """
@@ -204,12 +218,12 @@ def array(
     Parameters
     ----------
     name, shape, dtype
-        What must be there, or will be.
+        The name of the array, and the shape and dtype that it must have.
     access
-        What this object may do. Others may write what was created here in any case, or
-        it would be zeros for ever.
+        What this object may do. Other processes may write an array that was created
+        here in any case, or it would be zeros for ever.
     timeout
-        Seconds to wait for somebody who is creating it right now.
+        Seconds to wait while another process is creating it.
     **options
         As in `muninn.api.options.BufferOptions`.
 
@@ -226,7 +240,7 @@ def array(
         asAccess(access, "array"),
         asRenew(given.renew, "array"),
     )
-    asName(name)  # None, which makes a name up elsewhere, is none here
+    asName(name)  # refuses None, which elsewhere makes a name up
     wanted = specOf("array", lengths, itemType, given)
     openBuffer = _attachOrCreate(current(), wanted, secondsOf("array", timeout), given.progress)
     _compare(openBuffer, lengths, itemType, wanted.mode)
@@ -243,20 +257,21 @@ def shareOnce(
     copy: bool = True,
     **options: Unpack[NamedKeywords],
 ) -> MuninnBuffer:
-    """Open the named buffer; if there is none, the first who asks loads it and all
-    others wait for that.
+    """Open the named buffer. If there is none, the first caller loads it, and all other
+    callers wait for that.
 
-    Whoever loaded gets it for reading too, so that a program does not depend on who
-    came first. A buffer that somebody else makes under that name meanwhile, by `share`
-    say, is waited for and opened.
+    The caller that loaded it gets it for reading too, so that no program depends on the
+    order. If another process makes a buffer of that name meanwhile, for example by
+    `share`, this call waits for it and opens it.
 
     Parameters
     ----------
     loader
-        Returns the array to share. It runs in one process only; when that one dies, or
-        the loader raises, the next one takes its access.
+        Returns the array to share. It runs in one process only. When that process dies,
+        or the loader raises, the next caller loads.
     timeout
-        Seconds to wait for another's loader; None waits as long as that process lives.
+        Seconds to wait for another process's loader; None waits as long as that process
+        lives.
     copy
         As in `share`.
     **options
@@ -264,7 +279,9 @@ def shareOnce(
 
     Raises
     ------
-    TimeoutError BufferMismatch
+    TimeoutError
+        Another process was still loading after `timeout` seconds.
+    BufferMismatch
         The name is a bundle's.
     """
     given = optionsOf(shareOnce, name=name, **options)
@@ -287,8 +304,8 @@ def _openOrLoad(
     copy: bool,
     options: BufferOptions,
 ) -> OpenBuffer:
-    """The holding of a name that nobody else loads by `shareOnce` now; who shares it
-    otherwise is waited for.
+    """The open buffer of a name. The caller has the lock of its `shareOnce`, and this
+    function waits for a process that shares the name in another way.
     """
     waiting, loaded = NameWait(membership.openBuffers, name), None
     while True:
@@ -297,7 +314,8 @@ def _openOrLoad(
             return openBuffer
         if not waiting.isComing:
             loaded = loader() if loaded is None else loaded
-            with contextlib.suppress(BufferExists):  # somebody has shared the name since the look
+            # Another process may have shared the name since the look.
+            with contextlib.suppress(BufferExists):
                 return _shared("shareOnce", loaded, copy, options)._checked()
         if not waiting.sleep(deadline):
             raise TimeoutError(
@@ -306,7 +324,7 @@ def _openOrLoad(
 
 
 def _asLockName(name: str) -> str:
-    """`name`, or what stands for it where a lock's name has no room for all of it."""
+    """`name`, or its digest where it is too long for the name of a lock."""
     encoded = name.encode()
     if len(encoded) <= _LOCKED_NAME_BYTES:
         return name
@@ -327,7 +345,7 @@ def _attachOrCreate(
         try:
             return creation.create(wanted, progress=progress)
         except BufferExists:
-            # Somebody is creating it, and has not committed yet.
+            # Another process is creating it, and has not committed yet.
             if not waiting.sleep(deadline):
                 raise
 

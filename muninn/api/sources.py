@@ -1,4 +1,4 @@
-"""What users pass as an array, as a numpy array on the host."""
+"""The arrays that users pass, as numpy arrays on the host."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 
 from muninn.api import lending
-from muninn.errors import (
-    InvalidArgument,
-)
+from muninn.errors import InvalidArgument
 from muninn.interop.arrays import isOnDevice
 
 

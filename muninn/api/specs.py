@@ -1,5 +1,5 @@
-"""From the options of a user to the specification of a buffer: each is checked, and
-errors are raised, before anything is made.
+"""From the options of a user to the spec of a buffer. Every option is checked, and
+every error of it raised, before anything is made.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from muninn.terms import Lifetime, Mode, asAccess, asLifetime, asMode, asName, a
 
 _MAX_BYTES = 1 << 56
 _LONGEST_LIFETIME_MS = 1 << 50  # 35,000 years
-#: What gives integers when it is gone through, and means no lengths, or none in their
-#: order.
+#: Types whose iteration may give integers that are no lengths, or not in their order.
 _NO_SHAPES = (bytes, bytearray, memoryview, Set, Mapping)
 
 
@@ -69,8 +68,8 @@ def asShape(value: Any) -> tuple[int, ...]:
 
 
 def asItems(shape: Any, dtype: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """The lengths, and the type of an element. Elements that are arrays themselves are
-    further lengths, as for numpy.
+    """The lengths, and the type of an element. Elements that are arrays themselves add
+    lengths, as in numpy.
     """
     itemType = asDtype(dtype)
     return asShape((*asShape(shape), *itemType.shape)), itemType.base
@@ -84,8 +83,8 @@ def specOf(
     kind: int = layout.ROW_KIND_ARRAY,
     manifest: bytes = b"",
 ) -> BufferSpec:
-    """Check the options that the caller of the function `caller` gave, and fill in
-    those that were left out.
+    """The spec of a buffer. Checks the options that a user passed to the function
+    `caller`, and fills in the options that were left out.
     """
     membership = current()
     settings = membership.settings

@@ -1,4 +1,4 @@
-"""Streams: queues of work for a GPU that a program makes for itself."""
+"""Streams: queues of work for a GPU, which a program makes for itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @named
 def createStream(gpu: int = 0) -> Stream:
     """A new stream of a GPU, for `signal` and `wait`: a queue whose work is done in
-    order, beside the caller.
+    order, concurrently with the caller.
 
     Raises
     ------

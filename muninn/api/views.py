@@ -1,8 +1,8 @@
-"""Views: a buffer's bytes as what kernels and other libraries take.
+"""Views: the bytes of a buffer as arrays for kernels and other libraries.
 
-On real GPUs that is a Numba device array, `__cuda_array_interface__` or a DLPack
+On real GPUs a view is a Numba device array, a `__cuda_array_interface__` or a DLPack
 tensor, all on the same bytes, and each of them keeps the memory mapped. On emulated
-GPUs kernels are their CPU references, and a numpy array is what they take.
+GPUs the CPU references of the kernels run, and take a numpy array.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _CPU, _CUDA = 1, 2  # kDLCPU, kDLCUDA (dlpack.h)
 
 
 class Exposed:
-    """A range that kernels of real GPUs reach: what Numba, CuPy and others take an
-    array from. It keeps the memory mapped.
+    """A range that kernels of real GPUs reach, from which Numba, CuPy and others take
+    an array. It keeps the memory mapped.
     """
 
     __slots__ = ("__cuda_array_interface__", "_memory")
@@ -60,7 +60,7 @@ def deviceArray(
         The bytes are in the VRAM of another GPU, which this one does not reach.
     """
     device = memory.device
-    assert device is not None, "whoever calls has chosen a device"
+    assert device is not None, "the caller has chosen a device"
     home = memory.gpu if gpu is None else device.requireGpu(gpu)
     if home is not None and memory.gpu is not None:
         device.requirePeer(home, memory.gpu)
@@ -113,5 +113,5 @@ def tensor(
 
 
 def tensorDevice(memory: Memory) -> tuple[int, int]:
-    """DLPack's (kind, index) of where the bytes are."""
+    """DLPack's (kind, index) of the device on which the bytes are."""
     return (_CPU, 0) if memory.isHostVisible else (_CUDA, memory.gpu or 0)

@@ -255,9 +255,9 @@ def runLoad(arguments: argparse.Namespace) -> int:
         _checkShareable(source)
         if source.isBundle:
 
-            def fill(spec: muninn.BundleDraft) -> None:
+            def fill(draft: muninn.BundleDraft) -> None:
                 for key in source.entries:
-                    source.readInto(key, spec[key], progress)
+                    source.readInto(key, draft[key], progress)
 
             loaded: Any = muninn.loadBundle(source.entries, fill, **keywords)
         else:
